@@ -1,0 +1,207 @@
+//! config.yaml and its precedence → [`Settings`]: a flag beats a variable beats the file.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, de};
+
+use crate::cli::{base_directory, variable};
+use crate::error::Error;
+
+/// What the guard does about a verdict.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mode {
+    #[default]
+    Block,
+    Warn,
+    Off,
+}
+
+impl Mode {
+    pub const ACCEPTED: &'static str = "block, warn, off";
+
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "block" => Some(Self::Block),
+            "warn" => Some(Self::Warn),
+            "off" => Some(Self::Off),
+            _ => None,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Mode {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        // YAML 1.1 readers, and people, write `off` for false.
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Flag(bool),
+            Word(String),
+        }
+        match Written::deserialize(from)? {
+            Written::Flag(false) => Ok(Self::Off),
+            Written::Flag(true) => Err(de::Error::custom(format!("mode: expected {}", Self::ACCEPTED))),
+            Written::Word(word) => Self::parse(&word).ok_or_else(|| {
+                de::Error::custom(format!("mode cannot be {word:?}; accepted: {}", Self::ACCEPTED))
+            }),
+        }
+    }
+}
+
+/// config.yaml as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    mode: Option<Mode>,
+    real: Option<PathBuf>,
+    strict: Option<bool>,
+    timeout: Option<u64>,
+    #[serde(default)]
+    advisories: Vec<PathBuf>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub mode: Mode,
+    /// The file's only: the variable is part of [`crate::locate::Search`].
+    pub real: Option<PathBuf>,
+    pub strict: bool,
+    /// For one child process of a check.
+    pub timeout: Duration,
+    /// Extra advisory files.
+    pub advisories: Vec<PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            mode: Mode::default(),
+            real: None,
+            strict: false,
+            timeout: Duration::from_secs(120),
+            advisories: Vec::new(),
+        }
+    }
+}
+
+impl Settings {
+    /// The settings, and every fault met on the way; what is at fault has its default.
+    #[must_use]
+    pub fn read() -> (Self, Vec<Error>) {
+        let mut faults = Vec::new();
+        let mut settings = Self::default();
+        match read_file() {
+            Ok(file) => settings.take_file(file),
+            Err(fault) => faults.push(fault),
+        }
+        settings.take_variables(&mut faults);
+        (settings, faults)
+    }
+
+    fn take_file(&mut self, file: File) {
+        self.mode = file.mode.unwrap_or(self.mode);
+        self.real = file.real;
+        self.strict = file.strict.unwrap_or(self.strict);
+        self.timeout = file.timeout.map_or(self.timeout, Duration::from_secs);
+        self.advisories = file.advisories;
+    }
+
+    fn take_variables(&mut self, faults: &mut Vec<Error>) {
+        if let Some(mode) = set(variable::MODE, Mode::ACCEPTED, Mode::parse, faults) {
+            self.mode = mode;
+        }
+        let flag = |text: &str| match text {
+            "1" | "true" | "yes" => Some(true),
+            "0" | "false" | "no" => Some(false),
+            _ => None,
+        };
+        if let Some(strict) = set(variable::STRICT, "1, 0", flag, faults) {
+            self.strict = strict;
+        }
+        let seconds = |text: &str| text.parse().ok().filter(|seconds| *seconds > 0);
+        if let Some(seconds) = set(variable::TIMEOUT, "a whole number of seconds", seconds, faults) {
+            self.timeout = Duration::from_secs(seconds);
+        }
+    }
+}
+
+/// An empty variable counts as not set.
+fn set<T>(
+    name: &'static str,
+    accepted: &'static str,
+    parse: impl Fn(&str) -> Option<T>,
+    faults: &mut Vec<Error>,
+) -> Option<T> {
+    let value = env::var_os(name).filter(|value| !value.is_empty())?;
+    let parsed = value.to_str().and_then(parse);
+    if parsed.is_none() {
+        faults.push(Error::BadVariable { name, value: value.to_string_lossy().into_owned(), accepted });
+    }
+    parsed
+}
+
+/// The config file that is read, whether or not it exists.
+#[must_use]
+pub fn path() -> Option<PathBuf> {
+    match env::var_os(variable::CONFIG).filter(|value| !value.is_empty()) {
+        Some(named) => Some(named.into()),
+        None => {
+            base_directory("XDG_CONFIG_HOME", ".config").map(|base| base.join("pcluster-shim/config.yaml"))
+        }
+    }
+}
+
+fn read_file() -> Result<File, Error> {
+    let Some(path) = path() else { return Ok(File::default()) };
+    let named = env::var_os(variable::CONFIG).is_some_and(|value| value != OsStr::new(""));
+    let bad =
+        |message: &dyn fmt::Display| Error::BadFile { file: path.clone(), message: message.to_string() };
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !named => return Ok(File::default()),
+        Err(error) => return Err(bad(&error)),
+    };
+    let file: Option<File> = serde_yaml::from_str(&text).map_err(|error| bad(&error))?;
+    let mut file = file.unwrap_or_default();
+    if file.timeout == Some(0) {
+        return Err(bad(&"timeout: expected a whole number of seconds above 0"));
+    }
+    // A path in the file is meant from where the file is.
+    let base = path.parent().map(PathBuf::from).unwrap_or_default();
+    for advisories in &mut file.advisories {
+        *advisories = base.join(&advisories);
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_names_its_line_and_key() {
+        let fault = |text: &str| serde_yaml::from_str::<File>(text).unwrap_err().to_string();
+        assert!(
+            fault("mode: warn\nstrikt: true\n").contains("unknown field `strikt`"),
+            "{}",
+            fault("strikt: 1")
+        );
+        assert!(fault("mode: warn\nstrikt: true\n").contains("line 2"));
+        assert!(fault("mode: loud\n").contains("loud"));
+        assert!(fault("timeout: -1\n").contains("timeout"));
+    }
+
+    #[test]
+    fn off_is_a_mode_in_either_reading() {
+        let mode = |text: &str| serde_yaml::from_str::<File>(text).unwrap().mode;
+        assert_eq!(mode("mode: off"), Some(Mode::Off));
+        assert_eq!(mode("mode: false"), Some(Mode::Off));
+        assert_eq!(mode("mode: 'off'"), Some(Mode::Off));
+    }
+}

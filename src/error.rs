@@ -1,0 +1,139 @@
+//! What can go wrong outside a check, in one enum; the hint and the exit status by exhaustive match.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// The name that begins every line that the shim writes to stderr.
+pub const PREFIX: &str = "pcluster-shim: ";
+
+#[derive(Debug)]
+pub enum Error {
+    /// No `pcluster` on PATH but this one.
+    NoRealPcluster,
+    /// Every `pcluster` on PATH starts this shim again.
+    Loop {
+        tried: Vec<PathBuf>,
+    },
+    /// The named real pcluster cannot be one; `by` is what named it.
+    BadReal {
+        path: PathBuf,
+        by: &'static str,
+        why: &'static str,
+    },
+    CannotExec {
+        program: PathBuf,
+        source: io::Error,
+    },
+    /// A config or advisories file; `message` names line and key.
+    BadFile {
+        file: PathBuf,
+        message: String,
+    },
+    BadVariable {
+        name: &'static str,
+        value: String,
+        accepted: &'static str,
+    },
+    /// The image configuration or the arguments of `preflight check`, refused by the real pcluster.
+    Rejected {
+        stage: String,
+        message: String,
+    },
+    UnknownAdvisory {
+        id: String,
+        known: String,
+    },
+    NotATemplate {
+        file: String,
+        message: String,
+    },
+    NotYet {
+        what: &'static str,
+        instead: &'static str,
+    },
+}
+
+impl Error {
+    /// 2: the caller's input; 127: nothing to run, as a shell says it; 126: found but not to be run.
+    #[must_use]
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::NoRealPcluster | Self::Loop { .. } | Self::BadReal { .. } => 127,
+            Self::CannotExec { .. } => 126,
+            Self::BadFile { .. }
+            | Self::BadVariable { .. }
+            | Self::Rejected { .. }
+            | Self::UnknownAdvisory { .. }
+            | Self::NotATemplate { .. }
+            | Self::NotYet { .. } => 2,
+        }
+    }
+
+    /// What to do next.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        match self {
+            Self::NoRealPcluster => "Install aws-parallelcluster, activate its environment, or name \
+                                     it in PCLUSTER_SHIM_REAL."
+                .into(),
+            Self::Loop { .. } => {
+                "Name the real pcluster in PCLUSTER_SHIM_REAL, or take the looping one off PATH.".into()
+            }
+            Self::BadReal { by, .. } => {
+                format!("Set {by} to the absolute path of the pcluster that pip installed.")
+            }
+            Self::CannotExec { .. } => {
+                "Its interpreter may be gone: reinstall aws-parallelcluster in that environment.".into()
+            }
+            Self::BadFile { .. } => "Correct the file, or name another one.".into(),
+            Self::BadVariable { accepted, .. } => format!("Accepted: {accepted}."),
+            Self::Rejected { .. } => {
+                "Correct it; `pcluster build-image` would refuse it in the same way.".into()
+            }
+            Self::UnknownAdvisory { known, .. } => format!("Known: {known}."),
+            Self::NotATemplate { .. } => {
+                "Give the template as JSON or YAML, or the output of `aws cloudformation \
+                 get-template`."
+                    .into()
+            }
+            Self::NotYet { instead, .. } => (*instead).into(),
+        }
+    }
+
+    /// The message and the hint, each line with the prefix.
+    #[must_use]
+    pub fn on_stderr(&self) -> String {
+        on_stderr(&format!("{self}\n{}", self.hint()))
+    }
+}
+
+/// Prefixes each line of a message for stderr.
+#[must_use]
+pub fn on_stderr(message: &str) -> String {
+    message.lines().fold(String::new(), |text, line| text + PREFIX + line + "\n")
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoRealPcluster => write!(f, "no real pcluster was found on PATH"),
+            Self::Loop { tried } => {
+                let tried: Vec<_> = tried.iter().map(|path| path.display().to_string()).collect();
+                write!(f, "{} starts this shim again, and PATH has no other pcluster", tried.join(", "))
+            }
+            Self::BadReal { path, by, why } => write!(f, "{by} names {}, {why}", path.display()),
+            Self::CannotExec { program, source } => {
+                write!(f, "cannot run {}: {source}", program.display())
+            }
+            Self::BadFile { file, message } => write!(f, "{}: {message}", file.display()),
+            Self::BadVariable { name, value, .. } => write!(f, "{name} cannot be {value:?}"),
+            Self::Rejected { stage, message } => write!(f, "pcluster refuses the {stage}: {message}"),
+            Self::UnknownAdvisory { id, .. } => write!(f, "no advisory is called {id:?}"),
+            Self::NotATemplate { file, message } => write!(f, "{file}: {message}"),
+            Self::NotYet { what, .. } => write!(f, "{what} is not part of this version"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,78 @@
+//! The map of the house: a drop-in `pcluster` that checks `build-image` before it costs an hour.
+//!
+//! The walk of one guarded call runs down these rooms, and imports run down only:
+//!
+//! | room | owns |
+//! | --- | --- |
+//! | [`cli`] | argv and environment → what was asked |
+//! | [`config`] | config.yaml and precedence → settings |
+//! | [`preflight`] | the shim's own subcommands |
+//! | [`guard`] | the story of one check, in order |
+//! | [`locate`] | PATH → the real pcluster |
+//! | [`target`] | a launcher → its interpreter, `sys.path`, Node |
+//! | [`packages`] | `sys.path` → installed distributions |
+//! | [`advisory`] | packages × advisories → findings (pure) |
+//! | [`synth`] | the template that the real pcluster would submit |
+//! | [`template`] | template × expectation → findings (pure) |
+//! | [`report`] | findings → verdict, decision, text (pure) |
+//! | [`remember`] | what need not be found out twice |
+//! | [`child`] | the one way to run a child process |
+//! | [`progress`] | what is being done, on a terminal's stderr |
+//! | [`error`] | what can go wrong, what to do then, the exit status |
+
+pub mod advisory;
+pub mod child;
+pub mod cli;
+pub mod config;
+pub mod error;
+pub mod guard;
+pub mod locate;
+pub mod packages;
+pub mod preflight;
+pub mod progress;
+pub mod remember;
+pub mod report;
+pub mod synth;
+pub mod target;
+pub mod template;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use cli::Call;
+use error::Error;
+
+/// What `main` does once everything else has been dropped: `exec` and `exit` skip destructors.
+#[derive(Debug)]
+pub enum Outcome {
+    /// End with this status after printing both texts.
+    Exit { status: u8, stdout: String, stderr: String },
+    /// Print the text on stderr and become this program.
+    Become { program: PathBuf, arguments: Vec<OsString>, guard: locate::Guard, stderr: String },
+    /// Die by the signal that interrupted a check.
+    Die { signal: i32 },
+}
+
+impl Outcome {
+    #[must_use]
+    pub fn failed(error: &Error) -> Self {
+        Self::Exit { status: error.exit_status(), stdout: String::new(), stderr: error.on_stderr() }
+    }
+}
+
+/// Does what the command line asks for, short of the last step, which is `main`'s.
+#[must_use]
+pub fn run(command_line: Vec<OsString>) -> Outcome {
+    match Call::read(command_line) {
+        Call::PassThrough(arguments) => pass_through(arguments),
+        Call::BuildImage(arguments) => guard::build_image(arguments),
+        Call::Preflight(arguments) => preflight::run(arguments),
+    }
+}
+
+fn pass_through(arguments: Vec<OsString>) -> Outcome {
+    match locate::Search::from_environment(None).real() {
+        Ok(real) => real.become_it(arguments, String::new()),
+        Err(error) => Outcome::failed(&error),
+    }
+}

@@ -1,0 +1,306 @@
+//! PATH → the real pcluster, and how it was found. Knows what "self" is; knows nothing of Python.
+//!
+//! Self is not a path: the same file has many names, and another build of the shim is still a
+//! shim. So a candidate is compared by device and inode, and a binary is searched for [`MARKER`].
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::Serialize;
+
+use crate::Outcome;
+use crate::cli::variable;
+use crate::error::Error;
+
+/// The name that is looked up on PATH.
+pub const NAME: &str = "pcluster";
+
+/// Stands in every build of this program, old and new. Never to be changed.
+const MARKER: &str = "pcluster-shim executable 7c1e4d6a-86f5-4f0b-9a0c-2d3b51e6f0aa";
+
+/// Levels of `pcluster` starting `pcluster` past which a loop is certain.
+const DEEPEST: u32 = 100;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FoundBy {
+    Flag,
+    Variable,
+    Config,
+    Path,
+}
+
+impl FoundBy {
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Flag => "--real",
+            Self::Variable => variable::REAL,
+            Self::Config => "config.yaml's real",
+            Self::Path => "PATH",
+        }
+    }
+}
+
+/// The real pcluster.
+#[derive(Debug, Clone)]
+pub struct Real {
+    /// As found, never made canonical: launchers and multicall programs look at their own name.
+    pub path: PathBuf,
+    pub found_by: FoundBy,
+    pub guard: Guard,
+}
+
+impl Real {
+    #[must_use]
+    pub fn become_it(self, arguments: Vec<OsString>, stderr: String) -> Outcome {
+        Outcome::Become { program: self.path, arguments, guard: self.guard, stderr }
+    }
+}
+
+/// What the real program's environment says about the search, so that a program that starts
+/// `pcluster` again by exec is recognised.
+///
+/// A console script of aws-parallelcluster never does that: it gets exactly our own environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Guard {
+    Unset,
+    Set(OsString),
+}
+
+impl Guard {
+    pub fn apply(&self, command: &mut Command) {
+        match self {
+            Self::Set(value) => {
+                command.env(variable::TRIED, value);
+            }
+            // `env_remove` of an absent variable would still make std copy the environment.
+            Self::Unset if env::var_os(variable::TRIED).is_some() => {
+                command.env_remove(variable::TRIED);
+            }
+            Self::Unset => {}
+        }
+    }
+}
+
+/// One search for the real pcluster.
+#[derive(Debug)]
+pub struct Search {
+    path: OsString,
+    named: Option<(PathBuf, FoundBy)>,
+    tried: Tried,
+    own: Option<Identity>,
+}
+
+impl Search {
+    /// `named` is a flag's or the config's; the variable stands between the two.
+    #[must_use]
+    pub fn from_environment(named: Option<(PathBuf, FoundBy)>) -> Self {
+        let by_variable = env::var_os(variable::REAL)
+            .filter(|value| !value.is_empty())
+            .map(|value| (PathBuf::from(value), FoundBy::Variable));
+        let named = match named {
+            Some((path, FoundBy::Flag)) => Some((path, FoundBy::Flag)),
+            other => by_variable.or(other),
+        };
+        Self {
+            path: env::var_os("PATH").unwrap_or_default(),
+            named,
+            tried: Tried::from_environment(),
+            own: own_executable().and_then(|path| Identity::of(&path)),
+        }
+    }
+
+    /// # Errors
+    /// No candidate, only candidates that came back to us, or a named one that cannot be real.
+    pub fn real(&self) -> Result<Real, Error> {
+        if let Some((path, by)) = &self.named {
+            return self.named_real(path, *by);
+        }
+        let mut looped = Vec::new();
+        for candidate in self.candidates() {
+            match candidate.standing {
+                Standing::Usable => return Ok(self.chosen(candidate.path, FoundBy::Path)),
+                Standing::Tried => looped.push(candidate.path),
+                _ => {}
+            }
+        }
+        if looped.is_empty() { Err(Error::NoRealPcluster) } else { Err(Error::Loop { tried: looped }) }
+    }
+
+    fn named_real(&self, path: &Path, by: FoundBy) -> Result<Real, Error> {
+        let bad = |why| Error::BadReal { path: path.to_owned(), by: by.words(), why };
+        if !path.is_absolute() {
+            return Err(bad("which is not an absolute path"));
+        }
+        match self.standing(path) {
+            Some(Standing::Usable) => Ok(self.chosen(path.to_owned(), by)),
+            Some(Standing::Shim) => Err(bad("which is this shim")),
+            Some(Standing::Tried) => Err(Error::Loop { tried: vec![path.to_owned()] }),
+            Some(Standing::NotAbsolute) | None => Err(bad("which is not a file that can be executed")),
+        }
+    }
+
+    fn chosen(&self, path: PathBuf, found_by: FoundBy) -> Real {
+        let guard = if is_console_script(&path) { Guard::Unset } else { self.tried.with(&path) };
+        Real { path, found_by, guard }
+    }
+
+    /// Every executable `pcluster` on PATH, in order, and whether it may be the real one.
+    pub fn candidates(&self) -> impl Iterator<Item = Candidate> {
+        env::split_paths(&self.path).filter_map(|directory| {
+            let path = directory.join(NAME);
+            let standing = if directory.is_absolute() {
+                self.standing(&path)?
+            } else {
+                // An empty or relative entry would run whatever lies in the current directory.
+                executable(&env::current_dir().ok()?.join(&path))?;
+                Standing::NotAbsolute
+            };
+            Some(Candidate { path, standing })
+        })
+    }
+
+    /// `None`: not an executable file at all.
+    fn standing(&self, path: &Path) -> Option<Standing> {
+        let path = executable(path)?;
+        let identity = Identity::of(&path)?;
+        Some(if self.own == Some(identity) || is_shim(&path) {
+            Standing::Shim
+        } else if self.tried.holds(identity) {
+            Standing::Tried
+        } else {
+            Standing::Usable
+        })
+    }
+}
+
+#[derive(Debug)]
+pub struct Candidate {
+    pub path: PathBuf,
+    pub standing: Standing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    Usable,
+    Shim,
+    /// It was run, and ran us again.
+    Tried,
+    NotAbsolute,
+}
+
+fn executable(path: &Path) -> Option<PathBuf> {
+    which::which_in(path, None::<&OsStr>, "/").ok()
+}
+
+/// The running executable, for comparison and display. `/proc` is what `current_exe` reads on
+/// Linux; without it, the name that we were called by says where to look.
+#[must_use]
+pub fn own_executable() -> Option<PathBuf> {
+    env::current_exe().ok().or_else(|| {
+        let name = env::args_os().next()?;
+        if Path::new(&name).components().count() > 1 {
+            Some(PathBuf::from(name))
+        } else {
+            which::which_in_global(name, env::var_os("PATH")).ok()?.next()
+        }
+    })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity(u64, u64);
+
+impl Identity {
+    fn of(path: &Path) -> Option<Self> {
+        path.metadata().ok().map(|metadata| Self(metadata.dev(), metadata.ino()))
+    }
+}
+
+fn is_shim(path: &Path) -> bool {
+    let Ok(mut file) = File::open(path) else { return false };
+    let mut content = vec![0; 2];
+    if file.read_exact(&mut content).is_err() || content == b"#!" {
+        return false;
+    }
+    // Frozen programs are read whole: a few milliseconds, once a call, for those who have them.
+    file.read_to_end(&mut content).is_ok() && memchr::memmem::find(&content, MARKER.as_bytes()).is_some()
+}
+
+/// Written by an installer of aws-parallelcluster: `from pcluster.cli.entrypoint import main`.
+fn is_console_script(path: &Path) -> bool {
+    let mut head = Vec::new();
+    File::open(path).and_then(|file| file.take(4096).read_to_end(&mut head)).is_ok()
+        && head.starts_with(b"#!")
+        && memchr::memmem::find(&head, b"pcluster.cli.entrypoint").is_some()
+}
+
+/// `PCLUSTER_SHIM_TRIED`: `PID/DEPTH/PATH:PATH…`. The paths count only for the process that wrote
+/// them, which is the same one after an exec; the depth goes on counting in its children.
+#[derive(Debug, Default)]
+struct Tried {
+    depth: u32,
+    paths: Vec<PathBuf>,
+}
+
+impl Tried {
+    fn from_environment() -> Self {
+        env::var_os(variable::TRIED).and_then(|value| Self::parse(&value)).unwrap_or_default()
+    }
+
+    fn parse(value: &OsStr) -> Option<Self> {
+        let mut parts = value.as_bytes().splitn(3, |byte| *byte == b'/');
+        let mut number = || std::str::from_utf8(parts.next()?).ok()?.parse::<u32>().ok();
+        let (pid, depth) = (number()?, number()?);
+        let paths = OsStr::from_bytes(parts.next()?);
+        let same_process = pid == std::process::id() || depth >= DEEPEST;
+        let paths = if same_process { env::split_paths(paths).collect() } else { Vec::new() };
+        Some(Self { depth, paths })
+    }
+
+    fn holds(&self, candidate: Identity) -> bool {
+        self.paths.iter().any(|path| Identity::of(path) == Some(candidate))
+    }
+
+    fn with(&self, path: &Path) -> Guard {
+        let mut value = format!("{}/{}/", std::process::id(), self.depth + 1).into_bytes();
+        for tried in self.paths.iter().map(PathBuf::as_path).chain([path]) {
+            value.extend_from_slice(tried.as_os_str().as_bytes());
+            value.push(b':');
+        }
+        value.pop();
+        Guard::Set(OsString::from_vec(value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tried_counts_only_for_the_process_that_wrote_it() {
+        let own = std::process::id();
+        let read = |value: String| Tried::parse(OsStr::new(&value));
+        assert_eq!(read(format!("{own}/1//a/pcluster:/b/pcluster")).unwrap().paths.len(), 2);
+        let other = read(format!("{}/7//a/pcluster", own + 1)).unwrap();
+        assert!(other.paths.is_empty());
+        assert_eq!(other.depth, 7);
+        assert_eq!(read(format!("{}/100//a/pcluster", own + 1)).unwrap().paths.len(), 1);
+        assert!(read("nonsense".into()).is_none());
+        assert!(read(format!("{own}/x//a")).is_none());
+    }
+
+    #[test]
+    fn a_guard_reads_back_what_it_wrote() {
+        let Guard::Set(value) = Tried::default().with(Path::new("/a b/pcluster")) else { panic!() };
+        let read = Tried::parse(&value).unwrap();
+        assert_eq!(read.paths, [PathBuf::from("/a b/pcluster")]);
+        assert_eq!(read.depth, 1);
+    }
+}

@@ -1,0 +1,223 @@
+//! `sys.path` → installed distributions, as `importlib.metadata` finds them: the first on
+//! `sys.path` wins, names are normalised. Reads metadata files; starts nothing.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::remember::Fingerprint;
+
+/// The distribution that brings the real pcluster.
+pub const PCLUSTER: &str = "aws-parallelcluster";
+
+/// The header of a metadata file is at its top; a description of any length follows.
+const HEADER_AT_MOST: u64 = 64 << 10;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Distribution {
+    /// As its metadata writes it.
+    pub name: String,
+    pub version: String,
+    /// The `.dist-info` or `.egg-info`.
+    pub metadata: PathBuf,
+    pub requires: Vec<String>,
+}
+
+impl Distribution {
+    /// The program that installed it, from the INSTALLER file: `pip`, `uv`, `conda`.
+    #[must_use]
+    pub fn installer(&self) -> Option<String> {
+        let text = fs::read_to_string(self.metadata.join("INSTALLER")).ok()?;
+        Some(text.trim().to_owned()).filter(|name| !name.is_empty())
+    }
+}
+
+/// The installed distributions by normalised name.
+#[derive(Debug, Clone, Default)]
+pub struct Packages {
+    distributions: BTreeMap<String, Distribution>,
+}
+
+impl Packages {
+    /// Reads every directory of `sys_path` that there is; others hold no distributions.
+    #[must_use]
+    pub fn installed(sys_path: &[PathBuf]) -> Self {
+        let mut distributions = BTreeMap::new();
+        for directory in sys_path {
+            for distribution in in_directory(directory) {
+                distributions.entry(normalised(&distribution.name)).or_insert(distribution);
+            }
+        }
+        Self { distributions }
+    }
+
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Distribution> {
+        self.distributions.get(&normalised(name))
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Distribution)> {
+        self.distributions.iter().map(|(name, distribution)| (name.as_str(), distribution))
+    }
+
+    /// Name to version, the form in which the pure rooms take packages.
+    #[must_use]
+    pub fn versions(&self) -> BTreeMap<String, String> {
+        self.iter().map(|(name, distribution)| (name.to_owned(), distribution.version.clone())).collect()
+    }
+
+    /// Everything that is installed, and the code of it that decides about the template: an edit in
+    /// place or a development checkout changes no metadata.
+    pub fn fingerprint(&self, sys_path: &[PathBuf], digest: &mut Fingerprint) {
+        for (name, distribution) in self.iter() {
+            digest.field(name).field(&distribution.version).file(&distribution.metadata);
+            digest.file(&distribution.metadata.join("RECORD"));
+        }
+        for import in ["pcluster", "aws_cdk/aws_imagebuilder"] {
+            if let Some(directory) =
+                sys_path.iter().map(|entry| entry.join(import)).find(|path| path.is_dir())
+            {
+                code(&directory, digest);
+            }
+        }
+    }
+}
+
+/// Every file below a directory of code, bytecode aside.
+fn code(directory: &Path, digest: &mut Fingerprint) {
+    let mut entries: Vec<_> = directory.read_dir().into_iter().flatten().flatten().collect();
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let Ok(kind) = entry.file_type() else { continue };
+        let path = entry.path();
+        if kind.is_dir() {
+            if entry.file_name() != "__pycache__" {
+                code(&path, digest);
+            }
+        } else if !kind.is_fifo() && !kind.is_socket() {
+            digest.file(&path);
+        }
+    }
+}
+
+/// The distributions of one directory in the order in which the system lists it, which is the
+/// order in which Python meets them.
+fn in_directory(directory: &Path) -> Vec<Distribution> {
+    if directory.extension() == Some(OsStr::new("egg")) {
+        return read_distribution(directory.join("EGG-INFO"), "PKG-INFO").into_iter().collect();
+    }
+    let entries = directory.read_dir().into_iter().flatten().flatten();
+    entries.filter_map(|entry| in_entry(entry.path())).collect()
+}
+
+fn in_entry(path: PathBuf) -> Option<Distribution> {
+    match path.extension()?.to_str()? {
+        "dist-info" => read_distribution(path, "METADATA"),
+        "egg-info" => read_distribution(path, "PKG-INFO"),
+        "egg" => read_distribution(path.join("EGG-INFO"), "PKG-INFO"),
+        _ => None,
+    }
+}
+
+/// `None` for what an interrupted installation left behind: no metadata, or a name that begins
+/// with `~`, which pip gives to what it is about to remove.
+fn read_distribution(path: PathBuf, file: &str) -> Option<Distribution> {
+    if path.file_name()?.as_encoded_bytes().starts_with(b"~") {
+        return None;
+    }
+    let metadata = read_header(&path.join(file)).or_else(|| read_header(&path))?;
+    let (mut name, mut version, mut requires) = (None, None, Vec::new());
+    for line in metadata.lines() {
+        if line.is_empty() {
+            break;
+        }
+        match line.split_once(':') {
+            Some((field, value)) if field.eq_ignore_ascii_case("name") => name = Some(value.trim()),
+            Some((field, value)) if field.eq_ignore_ascii_case("version") => version = Some(value.trim()),
+            Some((field, value)) if field.eq_ignore_ascii_case("requires-dist") => {
+                requires.push(value.trim().to_owned());
+            }
+            _ => {}
+        }
+    }
+    Some(Distribution { name: name?.to_owned(), version: version?.to_owned(), metadata: path, requires })
+}
+
+/// The part of a metadata file that holds its header: most of these files are a long description.
+fn read_header(path: &Path) -> Option<String> {
+    let mut file = File::open(path).ok()?;
+    let mut header = vec![0; 4096];
+    let read = file.read(&mut header).ok()?;
+    header.truncate(read);
+    if read == 4096 && memchr::memmem::find(&header, b"\n\n").is_none() {
+        file.take(HEADER_AT_MOST).read_to_end(&mut header).ok()?;
+    }
+    Some(String::from_utf8_lossy(&header).replace("\r\n", "\n"))
+}
+
+/// A name in the form of PEP 503: lower case, runs of `-`, `_` and `.` made one `-`.
+#[must_use]
+pub fn normalised(name: &str) -> String {
+    let mut normal = String::with_capacity(name.len());
+    for letter in name.chars() {
+        match letter {
+            '-' | '_' | '.' if normal.ends_with('-') => {}
+            '-' | '_' | '.' => normal.push('-'),
+            _ => normal.push(letter.to_ascii_lowercase()),
+        }
+    }
+    normal
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metadata(directory: &Path, name: &str, file: &str, text: &str) {
+        fs::create_dir_all(directory.join(name)).unwrap();
+        fs::write(directory.join(name).join(file), text).unwrap();
+    }
+
+    #[test]
+    fn the_first_on_the_path_wins_whatever_the_spelling() {
+        let root = tempfile::tempdir().unwrap();
+        let (one, two) = (root.path().join("one"), root.path().join("two"));
+        metadata(
+            &one,
+            "aws_cdk.core-1.0.dist-info",
+            "METADATA",
+            "Name: aws-cdk.core\nVersion: 1.0\n\nVersion: 9",
+        );
+        metadata(&two, "aws_cdk.core-2.0.dist-info", "METADATA", "Name: aws_cdk.core\nVersion: 2.0\n");
+        metadata(&two, "Old.egg-info", "PKG-INFO", "name: Old\r\nversion: 3\r\n\r\n");
+        metadata(&two, "~ld-1.dist-info", "METADATA", "Name: tilde\nVersion: 1\n");
+        metadata(&two, "empty-1.dist-info", "RECORD", "");
+        metadata(&two, "egg-4.egg/EGG-INFO", "PKG-INFO", "Name: egg\nVersion: 4\n");
+        fs::write(two.join("flat.egg-info"), "Name: flat\nVersion: 5\n").unwrap();
+        let packages = Packages::installed(&[one, root.path().join("absent"), two]);
+        let versions = packages.versions();
+        let expected = [("aws-cdk-core", "1.0"), ("egg", "4"), ("flat", "5"), ("old", "3")];
+        assert_eq!(versions, expected.map(|(name, version)| (name.to_owned(), version.to_owned())).into());
+        assert_eq!(packages.get("AWS.CDK__core").unwrap().version, "1.0");
+    }
+
+    #[test]
+    fn a_long_header_is_read_whole() {
+        let root = tempfile::tempdir().unwrap();
+        let long = format!("Name: long\n{}Version: 7\n\n", "Classifier: x\n".repeat(1000));
+        metadata(root.path(), "long-7.dist-info", "METADATA", &long);
+        assert_eq!(Packages::installed(&[root.path().to_owned()]).get("long").unwrap().version, "7");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn normalising_twice_changes_nothing(name in "[a-zA-Z0-9._-]{1,30}") {
+            let once = normalised(&name);
+            proptest::prop_assert_eq!(normalised(&once), once.clone());
+            proptest::prop_assert!(!once.contains("--") && !once.contains('_') && !once.contains('.'));
+        }
+    }
+}

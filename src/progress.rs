@@ -1,0 +1,54 @@
+//! What is being done and for how long, on stderr: a spinner on a terminal, plain lines with `-v`.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::error::PREFIX;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// A spinner where stderr is a terminal, else nothing.
+    Terminal,
+    /// A spinner where stderr is a terminal, else plain lines.
+    Lines,
+    Silent,
+}
+
+/// One step; what it shows is gone when it is dropped.
+#[derive(Debug)]
+pub struct Step(Option<ProgressBar>);
+
+impl Progress {
+    #[must_use]
+    pub fn step(self, what: &str) -> Step {
+        match self {
+            Self::Silent => Step(None),
+            _ if std::io::stderr().is_terminal() => Step(Some(spinner(what))),
+            Self::Terminal => Step(None),
+            Self::Lines => {
+                // A reader that went away is no failure of ours.
+                let _ = writeln!(std::io::stderr(), "{PREFIX}{what}");
+                Step(None)
+            }
+        }
+    }
+}
+
+fn spinner(what: &str) -> ProgressBar {
+    let bar = ProgressBar::new_spinner().with_message(what.to_owned());
+    if let Ok(style) = ProgressStyle::with_template(&format!("{PREFIX}{{spinner}} {{msg}} ({{elapsed}})")) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}

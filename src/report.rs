@@ -1,0 +1,477 @@
+//! Findings, checks, verdict, decision, and their three renderings as text. Pure.
+//!
+//! One [`Report`]: its JSON is its own serialization; the human form and the pcluster-shaped stop
+//! are other renderings of the same value. No rendering decides anything.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::config::Mode;
+use crate::locate::FoundBy;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, serde::Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Level {
+    Info,
+    Warning,
+    Error,
+}
+
+impl Level {
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Info => "INFO",
+            Self::Warning => "WARNING",
+            Self::Error => "ERROR",
+        }
+    }
+}
+
+/// Where a finding comes from; pcluster's own results carry the validator's name in this place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Kind {
+    PackageAdvisory,
+    ImageBuilderTemplate,
+    CheckNotRun,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Finding {
+    pub id: String,
+    pub level: Level,
+    #[serde(rename = "type")]
+    pub kind: Kind,
+    /// What is wrong: one sentence without its full stop.
+    pub message: String,
+    /// What it costs: a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<String>,
+    pub evidence: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fix: Option<Fix>,
+    pub references: Vec<String>,
+}
+
+impl Finding {
+    /// The message, and where in the template.
+    fn located(&self) -> String {
+        match self.path() {
+            Some(path) => format!("{} (at {path})", self.message),
+            None => self.message.clone(),
+        }
+    }
+
+    fn path(&self) -> Option<&str> {
+        self.evidence.get("path").and_then(Value::as_str)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fix {
+    pub command: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    Passed,
+    Failed,
+    Skipped,
+    Unknown,
+}
+
+impl Status {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Check {
+    pub id: &'static str,
+    pub status: Status,
+    pub duration_ms: u64,
+    /// Answered from memory.
+    pub cached: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    Ready,
+    Blocked,
+    Unknown,
+}
+
+impl Verdict {
+    #[must_use]
+    pub fn exit_status(self) -> u8 {
+        match self {
+            Self::Ready => 0,
+            Self::Blocked => 1,
+            Self::Unknown => 3,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Blocked => "blocked",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Shim {
+    pub version: &'static str,
+    pub path: Option<PathBuf>,
+}
+
+/// What is checked; what could not be found out is null.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Subject {
+    pub path: PathBuf,
+    pub found_by: FoundBy,
+    pub launcher: Option<&'static str>,
+    pub interpreter: Option<PathBuf>,
+    pub python_version: Option<String>,
+    pub pcluster_version: Option<String>,
+    pub node: Option<PathBuf>,
+    pub node_version: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    pub schema_version: u32,
+    pub verdict: Verdict,
+    pub shim: Shim,
+    /// Null where no pcluster is involved: `preflight template`.
+    pub target: Option<Subject>,
+    pub packages: BTreeMap<String, String>,
+    pub checks: Vec<Check>,
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    #[must_use]
+    pub fn new(
+        shim: Shim,
+        target: Option<Subject>,
+        packages: BTreeMap<String, String>,
+        checks: Vec<Check>,
+        findings: Vec<Finding>,
+    ) -> Self {
+        let verdict = verdict(&checks, &findings);
+        Self { schema_version: 1, verdict, shim, target, packages, checks, findings }
+    }
+
+    fn errors(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(|finding| finding.level == Level::Error)
+    }
+
+    /// `packages: why`, for every check that could not run.
+    fn not_run(&self) -> impl Iterator<Item = String> {
+        self.checks
+            .iter()
+            .filter(|check| check.status == Status::Unknown)
+            .map(|check| format!("{}: {}", check.id, check.reason.as_deref().unwrap_or("no reason known")))
+    }
+}
+
+/// A finding of level ERROR blocks, whatever else could not be found out.
+fn verdict(checks: &[Check], findings: &[Finding]) -> Verdict {
+    if findings.iter().any(|finding| finding.level == Level::Error) {
+        Verdict::Blocked
+    } else if checks.iter().any(|check| check.status == Status::Unknown) {
+        Verdict::Unknown
+    } else {
+        Verdict::Ready
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    Exec,
+    Stop,
+}
+
+/// The only function that chooses between exec and stop.
+#[must_use]
+pub fn decide(mode: Mode, strict: bool, verdict: Verdict) -> Decision {
+    match (mode, verdict) {
+        (Mode::Block, Verdict::Blocked) => Decision::Stop,
+        (Mode::Block, Verdict::Unknown) if strict => Decision::Stop,
+        _ => Decision::Exec,
+    }
+}
+
+/// What the guard says on stderr: nothing where there is nothing to say, otherwise what is wrong,
+/// what it costs, what to do; without the prefix.
+#[must_use]
+pub fn for_stderr(report: &Report, decision: Decision) -> String {
+    let mut lines = Vec::new();
+    lines.extend(report.errors().map(Finding::located));
+    if let Some(finding) = report.errors().next() {
+        lines.truncate(MOST_LINES);
+        let hidden = report.errors().count().saturating_sub(MOST_LINES);
+        if hidden > 0 {
+            lines.push(format!("and {hidden} more findings: `pcluster preflight` shows them"));
+        }
+        lines.extend(finding.cost.clone());
+        lines.push(format!("Fix: {}", mend(finding)));
+        if decision == Decision::Exec {
+            lines.push("PCLUSTER_SHIM_MODE=warn: running pcluster build-image all the same".into());
+        }
+    } else {
+        let consequence = match decision {
+            Decision::Exec => "build-image goes on unchecked",
+            Decision::Stop => "build-image is stopped (PCLUSTER_SHIM_STRICT=1)",
+        };
+        lines.extend(report.not_run().map(|why| format!("not checked: {why}; {consequence}")));
+    }
+    lines.join("\n")
+}
+
+/// Findings of one cause come in numbers (a tag each); a screen is enough for the rest.
+const MOST_LINES: usize = 4;
+
+fn mend(finding: &Finding) -> &str {
+    finding.fix.as_ref().map_or("run `pcluster preflight` for the details", |fix| &fix.command)
+}
+
+/// What the real pcluster prints when it rejects a configuration, so that scripts keep working.
+#[must_use]
+pub fn pcluster_shaped(report: &Report) -> String {
+    let entry = |kind: Kind, message: String| json!({"level": "ERROR", "type": kind, "message": message});
+    let mut errors: Vec<Value> = report
+        .errors()
+        .map(|finding| {
+            let cost = finding.cost.as_deref().map(|cost| format!(" {cost}")).unwrap_or_default();
+            entry(finding.kind, format!("{}.{cost} Fix: {}", finding.located(), mend(finding)))
+        })
+        .collect();
+    if errors.is_empty() {
+        errors = report
+            .not_run()
+            .map(|why| {
+                let to_do = "Run `pcluster preflight` for the details, or unset PCLUSTER_SHIM_STRICT";
+                entry(Kind::CheckNotRun, format!("Not checked: {why}. Fix: {to_do}"))
+            })
+            .collect();
+    }
+    let message = match report.verdict {
+        Verdict::Blocked => "pcluster-shim stopped build-image: the image would be unusable.",
+        _ => "pcluster-shim stopped build-image: a check could not run, and strict is set.",
+    };
+    pretty(&json!({"configurationValidationErrors": errors, "message": message}))
+}
+
+/// JSON with an indent of 2 and a line feed, as pcluster prints it.
+#[must_use]
+pub fn pretty(value: &impl Serialize) -> String {
+    // Only maps with keys that are no strings fail, and there are none.
+    serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
+}
+
+/// The report for people, at most 80 columns where no single word is longer.
+#[must_use]
+pub fn human(report: &Report, color: bool) -> String {
+    let paint = Paint { color };
+    let mut text = format!("{}\n", paint.verdict(report.verdict));
+    if let Some(subject) = &report.target {
+        text += "\n";
+        text += &subject_rows(subject, &report.packages);
+    }
+    if !report.checks.is_empty() {
+        text += "\n";
+    }
+    for check in &report.checks {
+        text += &check_rows(check, &paint);
+    }
+    for (index, finding) in report.findings.iter().enumerate() {
+        let next = report.findings.get(index + 1);
+        // Findings of one cause share what they cost and how they are mended.
+        let shared = next.is_some_and(|next| (&next.cost, &next.fix) == (&finding.cost, &finding.fix));
+        text += "\n";
+        text += &finding_rows(finding, shared, &paint);
+    }
+    text
+}
+
+fn subject_rows(subject: &Subject, packages: &BTreeMap<String, String>) -> String {
+    let unknown = || "?".to_owned();
+    let path = |path: &Option<PathBuf>| path.as_ref().map_or_else(unknown, |path| path.display().to_string());
+    let found = format!("{} (by {})", subject.path.display(), subject.found_by.words());
+    let cdk = packages.get("aws-cdk-aws-imagebuilder");
+    let rows = [
+        ("pcluster", subject.pcluster_version.clone(), found),
+        ("python", subject.python_version.clone(), path(&subject.interpreter)),
+        ("node", subject.node_version.clone(), path(&subject.node)),
+        ("CDK", cdk.cloned(), "aws-cdk.aws-imagebuilder".to_owned()),
+    ];
+    rows.into_iter().fold(String::new(), |text, (name, version, what)| {
+        let version = version.unwrap_or_else(unknown);
+        text + &format!("  {name:<11}{version:<10} {what}\n")
+    })
+}
+
+fn check_rows(check: &Check, paint: &Paint) -> String {
+    let status = paint.status(check.status, &format!("{:<10}", check.status.word()));
+    let detail = match (&check.reason, check.cached) {
+        (Some(reason), _) => reason.clone(),
+        (None, true) => "remembered".into(),
+        (None, false) if check.duration_ms >= 100 => {
+            format!("{}.{} s", check.duration_ms / 1000, check.duration_ms % 1000 / 100)
+        }
+        (None, false) => String::new(),
+    };
+    let head = format!("  {:<11}{status}", check.id);
+    if detail.is_empty() {
+        return head.trim_end().to_owned() + "\n";
+    }
+    let lines = wrapped(&detail, 80 - 24);
+    head + " " + &lines.join(&format!("\n{:24}", "")) + "\n"
+}
+
+fn finding_rows(finding: &Finding, shared: bool, paint: &Paint) -> String {
+    let mut text = format!("{} {}\n", paint.level(finding.level), finding.id);
+    let mut row = |label: &str, content: &str| {
+        let lines = wrapped(content, 80 - 8);
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {label:<6}{}", lines.join("\n        "));
+    };
+    row("what", &finding.message);
+    if let Some(path) = finding.path() {
+        row("at", path);
+    }
+    if let Some(cost) = finding.cost.as_ref().filter(|_| !shared) {
+        row("cost", cost);
+    }
+    if let Some(fix) = finding.fix.as_ref().filter(|_| !shared) {
+        row("fix", &fix.command);
+    }
+    for reference in &finding.references {
+        row("see", reference);
+    }
+    text
+}
+
+/// Words in lines of at most `width` characters; a longer word stands alone.
+#[must_use]
+pub fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+struct Paint {
+    color: bool,
+}
+
+impl Paint {
+    const RED: &'static str = "31";
+    const GREEN: &'static str = "32";
+    const YELLOW: &'static str = "33";
+
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.color { format!("\x1b[1;{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    fn verdict(&self, verdict: Verdict) -> String {
+        let code = match verdict {
+            Verdict::Ready => Self::GREEN,
+            Verdict::Blocked => Self::RED,
+            Verdict::Unknown => Self::YELLOW,
+        };
+        self.paint(code, verdict.word())
+    }
+
+    fn status(&self, status: Status, text: &str) -> String {
+        match status {
+            Status::Passed | Status::Skipped => text.to_owned(),
+            Status::Failed => self.paint(Self::RED, text),
+            Status::Unknown => self.paint(Self::YELLOW, text),
+        }
+    }
+
+    fn level(&self, level: Level) -> String {
+        match level {
+            Level::Error => self.paint(Self::RED, level.word()),
+            Level::Warning => self.paint(Self::YELLOW, level.word()),
+            Level::Info => level.word().to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mode_and_verdict_is_decided_as_the_contract_says() {
+        use Decision::{Exec, Stop};
+        use Verdict::{Blocked, Ready, Unknown};
+        for (mode, strict, verdict, decision) in [
+            (Mode::Block, false, Ready, Exec),
+            (Mode::Block, false, Blocked, Stop),
+            (Mode::Block, false, Unknown, Exec),
+            (Mode::Block, true, Unknown, Stop),
+            (Mode::Block, true, Ready, Exec),
+            (Mode::Warn, false, Blocked, Exec),
+            (Mode::Warn, true, Unknown, Exec),
+            (Mode::Off, true, Blocked, Exec),
+        ] {
+            assert_eq!(decide(mode, strict, verdict), decision, "{mode:?} {strict} {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn a_finding_blocks_whatever_else_is_unknown() {
+        let check = |status| Check { id: "node", status, duration_ms: 0, cached: false, reason: None };
+        let finding = |level| Finding {
+            id: "x".into(),
+            level,
+            kind: Kind::PackageAdvisory,
+            message: String::new(),
+            cost: None,
+            evidence: Value::Null,
+            fix: None,
+            references: Vec::new(),
+        };
+        assert_eq!(verdict(&[check(Status::Unknown)], &[finding(Level::Error)]), Verdict::Blocked);
+        assert_eq!(verdict(&[check(Status::Unknown)], &[finding(Level::Warning)]), Verdict::Unknown);
+        assert_eq!(verdict(&[check(Status::Skipped)], &[finding(Level::Warning)]), Verdict::Ready);
+    }
+
+    #[test]
+    fn lines_are_as_wide_as_asked_for_and_no_word_is_lost() {
+        let text = "one two three four five sixsixsixsixsix seven";
+        let lines = wrapped(text, 10);
+        assert_eq!(lines.join(" "), text);
+        assert!(lines.iter().all(|line| line.len() <= 10 || !line.contains(' ')));
+    }
+}

@@ -1,0 +1,217 @@
+"""Synthesizes the template that `pcluster build-image` is about to submit.
+
+Runs in the interpreter of the real pcluster, with its own parser, schema and template builder.
+AWS is answered from a table: nothing here opens a connection. Python 3.6 to 3.13.
+
+    python synth.py SENTINEL REQUEST ARGUMENT...
+
+REQUEST is a JSON file, {"sysPath": [...]}; the arguments are those of pcluster, "build-image" first.
+The answer is one JSON object on stdout between two lines that hold the sentinel, because warnings,
+sitecustomize and jsii write to the same streams. Its "kind" is
+
+    template     "template" and what it was asked for: "imageId", "region", "configuration"
+    rejected     the real pcluster refuses these arguments or this configuration in its own words:
+                 "stage" is arguments, region or configuration
+    failed       the code that builds the template does not run in this environment
+    unexpected   a call to AWS that the table does not answer: "call"
+"""
+import json
+import os
+import sys
+
+
+class Rejected(Exception):
+    """The real pcluster will refuse this, and will say so itself."""
+
+
+class UnexpectedCall(BaseException):
+    """Not an Exception: pcluster turns those into messages of its own."""
+
+
+def main():
+    sentinel, request_file, arguments = sys.argv[1], sys.argv[2], sys.argv[3:]
+    # The answer goes to the stdout that we were given; whatever else is printed goes to stderr.
+    answer_fd = os.dup(1)
+    os.dup2(2, 1)
+    with open(request_file, encoding="utf-8") as file:
+        request = json.load(file)
+    sys.path[:] = request["sysPath"]
+    sys.argv[:] = ["pcluster"] + arguments
+    answer = synthesize(arguments)
+    framed = "\n{0}\n{1}\n{0}\n".format(sentinel, json.dumps(answer, default=str))
+    with os.fdopen(answer_fd, "w", encoding="utf-8") as out:
+        out.write(framed)
+    sys.stderr.flush()
+    # jsii's exit handlers wait for Node; the caller ends the process group instead.
+    os._exit(0)
+
+
+def synthesize(arguments):
+    stage = "import"
+    try:
+        answer_aws()
+        parse = real_parser()
+        stage = "arguments"
+        options = parsed(parse, arguments)
+        stage = "region"
+        region = real_region(options)
+        stage = "configuration"
+        image, configuration = real_configuration(options)
+        stage = "template"
+        template = real_template(image, region)
+    except Rejected as refusal:
+        return {"kind": "rejected", "stage": stage, "message": str(refusal)}
+    except UnexpectedCall as call:
+        return {"kind": "unexpected", "stage": stage, "call": str(call)}
+    except (Exception, SystemExit) as error:
+        return {"kind": "failed", "stage": stage, "message": described(error)}
+    return {
+        "kind": "template",
+        "template": template,
+        "imageId": options.image_id,
+        "region": region,
+        "configuration": configuration,
+    }
+
+
+def described(error):
+    text = str(error).strip().split("\n")[0]
+    return "{}: {}".format(type(error).__name__, text) if text else type(error).__name__
+
+
+def answer_aws():
+    """One point answers all of boto3: every operation of every client goes through it."""
+    from botocore.client import BaseClient
+
+    def answered(client, operation, parameters):
+        call = "{}:{}".format(client.meta.service_model.service_name, operation)
+        if call not in ANSWERS:
+            raise UnexpectedCall(call)
+        return ANSWERS[call](client.meta.region_name, parameters)
+
+    BaseClient._make_api_call = answered
+    # Signing (of an s3:// cookbook's URL) needs credentials; these are nobody's.
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        os.environ[name] = "pcluster-shim"
+    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+
+
+ACCOUNT = "123456789012"
+
+
+def describe_images(_region, parameters):
+    root = "/dev/xvda"
+    return {
+        "Images": [
+            {
+                "ImageId": image_id,
+                "Name": image_id,
+                "State": "available",
+                "Architecture": "x86_64",
+                "OwnerId": ACCOUNT,
+                "RootDeviceName": root,
+                "BlockDeviceMappings": [{"DeviceName": root, "Ebs": {"VolumeSize": 25}}],
+                "Tags": [],
+            }
+            for image_id in parameters.get("ImageIds") or ["ami-0123456789abcdef0"]
+        ]
+    }
+
+
+def get_caller_identity(_region, _parameters):
+    return {"Account": ACCOUNT, "UserId": "pcluster-shim", "Arn": "arn:aws:iam::{}:root".format(ACCOUNT)}
+
+
+def get_image(region, parameters):
+    return {
+        "image": {
+            "arn": parameters.get("imageBuildVersionArn"),
+            "outputResources": {"amis": [{"region": region, "image": "ami-0123456789abcdef0"}]},
+        }
+    }
+
+
+ANSWERS = {
+    "ec2:DescribeImages": describe_images,
+    "sts:GetCallerIdentity": get_caller_identity,
+    "imagebuilder:GetImage": get_image,
+}
+
+
+def real_parser():
+    from pcluster.cli.entrypoint import add_cli_commands, gen_parser
+    from pcluster.cli.model import load_model, package_spec
+
+    parser, parsers = gen_parser(load_model(package_spec()))
+    add_cli_commands(parsers)
+    return parser.parse_known_args
+
+
+def parsed(parse, arguments):
+    try:
+        options, unknown = parse(arguments)
+    except SystemExit as error:
+        raise Rejected("help" if not error.code else "usage")
+    except Exception as error:  # the file named by --image-configuration cannot be read
+        raise Rejected(described(error))
+    if unknown:
+        raise Rejected("unrecognized arguments: {}".format(" ".join(map(repr, unknown))))
+    if options.operation != "build-image":
+        raise Rejected("not build-image")
+    return options
+
+
+def real_region(options):
+    """As the API does it: --region, the configuration's, boto3's; two that disagree are an error."""
+    from pcluster.api.controllers.common import configure_aws_region_from_config
+    from pcluster.api.errors import ParallelClusterApiException
+
+    if options.region:
+        os.environ["AWS_DEFAULT_REGION"] = options.region
+    try:
+        configure_aws_region_from_config(options.region, options.image_configuration)
+    except ParallelClusterApiException as error:
+        content = getattr(error, "content", None)
+        raise Rejected(getattr(content, "message", None) or described(error))
+    except Exception as error:
+        # A profile that does not exist, and the like: the real pcluster stops at the same line.
+        if type(error).__module__.startswith("botocore"):
+            raise Rejected(described(error))
+        raise
+    return os.environ["AWS_DEFAULT_REGION"]
+
+
+def real_configuration(options):
+    from marshmallow import ValidationError
+    from pcluster.models.common import BadRequest, parse_config
+    from pcluster.models.imagebuilder import ImageBuilder
+
+    if not options.image_configuration:
+        raise Rejected("the configuration is empty")
+    image = ImageBuilder(image_id=options.image_id, config=options.image_configuration)
+    try:
+        configuration = parse_config(options.image_configuration)
+        image.config
+    except (ValidationError, BadRequest) as error:
+        raise Rejected(str(getattr(error, "messages", error)))
+    return image, configuration
+
+
+def real_template(image, region):
+    from pcluster.models.s3_bucket import S3Bucket
+    from pcluster.templates.cdk_builder import CDKTemplateBuilder
+
+    image._generate_artifact_dir()
+    bucket = S3Bucket(
+        service_name=image.image_id,
+        stack_name=image.image_id,
+        artifact_directory=image.s3_artifact_dir,
+        name=image.config.custom_s3_bucket or S3Bucket.get_bucket_name(ACCOUNT, region),
+        is_custom_bucket=bool(image.config.custom_s3_bucket),
+    )
+    return CDKTemplateBuilder().build_imagebuilder_template(
+        image_config=image.config, image_id=image.image_id, bucket=bucket
+    )
+
+
+main()
