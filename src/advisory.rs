@@ -302,7 +302,7 @@ mod tests {
             ("package: aws-cdk.*", "package: '*'", "package's name"),
             ("affected: mixed", "effected: mixed", "effected"),
             ("references:\n", "references: []\n  other:\n", "references"),
-            ("https://docs", "http://docs", "https"),
+            ("https://github", "http://github", "https"),
             ("title: The", "heading: The", "heading"),
         ] {
             let faulty = good.replacen(from, to, 1);

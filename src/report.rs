@@ -304,14 +304,25 @@ pub fn human(report: &Report, color: bool) -> String {
     for check in &report.checks {
         text += &check_rows(check, &paint);
     }
-    for (index, finding) in report.findings.iter().enumerate() {
-        let next = report.findings.get(index + 1);
+    let groups: Vec<&[Finding]> = report.findings.chunk_by(belong_together).collect();
+    for (index, group) in groups.iter().enumerate() {
+        let next = groups.get(index + 1).map(|group| &group[0]);
         // Findings of one cause share what they cost and how they are mended.
-        let shared = next.is_some_and(|next| (&next.cost, &next.fix) == (&finding.cost, &finding.fix));
+        let shared = next.is_some_and(|next| (&next.cost, &next.fix) == (&group[0].cost, &group[0].fix));
         text += "\n";
-        text += &finding_rows(finding, shared, &paint);
+        text += &group_rows(group, shared, &paint);
     }
     text
+}
+
+/// The same fault in several entries of one object, such as a tag each.
+fn belong_together(one: &Finding, other: &Finding) -> bool {
+    one.id == other.id && one.path().map(parent) == other.path().map(parent) && one.fix == other.fix
+}
+
+/// The path without its last `["key"]`.
+fn parent(path: &str) -> &str {
+    path.rfind("[\"").map_or(path, |end| &path[..end])
 }
 
 fn subject_rows(subject: &Subject, packages: &BTreeMap<String, String>) -> String {
@@ -349,25 +360,28 @@ fn check_rows(check: &Check, paint: &Paint) -> String {
     head + " " + &lines.join(&format!("\n{:24}", "")) + "\n"
 }
 
-fn finding_rows(finding: &Finding, shared: bool, paint: &Paint) -> String {
-    let mut text = format!("{} {}\n", paint.level(finding.level), finding.id);
-    let mut row = |label: &str, content: &str| {
-        let lines = wrapped(content, 80 - 8);
+fn group_rows(group: &[Finding], shared: bool, paint: &Paint) -> String {
+    let finding = &group[0];
+    let count = if group.len() > 1 { format!(" ({})", group.len()) } else { String::new() };
+    let mut text = format!("{} {}{count}\n", paint.level(finding.level), finding.id);
+    let mut row = |label: &str, lines: Vec<String>| {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  {label:<6}{}", lines.join("\n        "));
     };
-    row("what", &finding.message);
+    let width = 80 - 8;
+    row("what", group.iter().flat_map(|finding| wrapped(&finding.message, width)).collect());
     if let Some(path) = finding.path() {
-        row("at", path);
+        let path = if group.len() > 1 { parent(path) } else { path };
+        row("at", filled(path.split_inclusive('.'), "", width));
     }
     if let Some(cost) = finding.cost.as_ref().filter(|_| !shared) {
-        row("cost", cost);
+        row("cost", wrapped(cost, width));
     }
     if let Some(fix) = finding.fix.as_ref().filter(|_| !shared) {
-        row("fix", &fix.command);
+        row("fix", wrapped(&fix.command, width));
     }
     for reference in &finding.references {
-        row("see", reference);
+        row("see", vec![reference.clone()]);
     }
     text
 }
@@ -375,14 +389,18 @@ fn finding_rows(finding: &Finding, shared: bool, paint: &Paint) -> String {
 /// Words in lines of at most `width` characters; a longer word stands alone.
 #[must_use]
 pub fn wrapped(text: &str, width: usize) -> Vec<String> {
+    filled(text.split_whitespace(), " ", width)
+}
+
+fn filled<'a>(pieces: impl Iterator<Item = &'a str>, joint: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
+    for piece in pieces {
         match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
-                line.push(' ');
-                line.push_str(word);
+            Some(line) if line.chars().count() + joint.len() + piece.chars().count() <= width => {
+                line.push_str(joint);
+                line.push_str(piece);
             }
-            _ => lines.push(word.to_owned()),
+            _ => lines.push(piece.to_owned()),
         }
     }
     lines

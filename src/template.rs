@@ -208,7 +208,8 @@ impl Checked<'_> {
                 self.found("template-ami-tag-empty", &message, &path, Some(value), expected);
             }
             Some(value) if expected.is_some_and(|expected| value != expected) => {
-                let message = format!("gives the AMI tag {key} another value than was asked for");
+                let expected_text = expected.unwrap_or_default();
+                let message = format!("gives the AMI tag {key} the value {value}, not {expected_text:?}");
                 self.found("template-ami-tag-differs", &message, &path, Some(value), expected);
             }
             Some(_) => {}
