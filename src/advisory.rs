@@ -22,6 +22,7 @@ use pep440_rs::{Version, VersionSpecifiers};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Value, json};
 
+use crate::config::Strategy;
 use crate::packages::{PCLUSTER, normalised};
 use crate::report::{Finding, Fix, Kind, Level};
 
@@ -56,7 +57,7 @@ pub enum Affected {
 }
 
 /// Where the packages at fault have to go.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdvisedFix {
     #[serde(deserialize_with = "package")]
@@ -65,6 +66,16 @@ pub struct AdvisedFix {
     pub upgrade: VersionSpecifiers,
     #[serde(with = "specifiers")]
     pub downgrade: VersionSpecifiers,
+}
+
+impl AdvisedFix {
+    #[must_use]
+    pub fn range(&self, strategy: Strategy) -> &VersionSpecifiers {
+        match strategy {
+            Strategy::Upgrade => &self.upgrade,
+            Strategy::Downgrade => &self.downgrade,
+        }
+    }
 }
 
 /// Reads a list of advisories.
@@ -87,20 +98,16 @@ pub fn built_in() -> Vec<Advisory> {
     read(BUILT_IN).unwrap_or_default()
 }
 
-/// The findings of every advisory that matches. `mend` gives the command for a fix.
+/// The findings of every advisory that matches.
 #[must_use]
-pub fn check(
-    packages: &BTreeMap<String, String>,
-    advisories: &[Advisory],
-    mend: impl Fn(&AdvisedFix) -> String,
-) -> Vec<Finding> {
+pub fn check(packages: &BTreeMap<String, String>, advisories: &[Advisory]) -> Vec<Finding> {
     let Some(pcluster) = packages.get(PCLUSTER) else { return Vec::new() };
     advisories
         .iter()
         .filter(|advisory| contains(&advisory.pcluster, pcluster))
         .filter_map(|advisory| {
             let installed = advisory.matched(packages)?;
-            Some(advisory.finding(pcluster, &installed, mend(&advisory.fix)))
+            Some(advisory.finding(pcluster, &installed))
         })
         .collect()
 }
@@ -125,7 +132,7 @@ impl Advisory {
         }
     }
 
-    fn finding(&self, pcluster: &str, installed: &[(&str, &str)], command: String) -> Finding {
+    fn finding(&self, pcluster: &str, installed: &[(&str, &str)]) -> Finding {
         let versions: BTreeSet<&str> = installed.iter().map(|(_, version)| *version).collect();
         let versions = Vec::from_iter(versions).join(", ");
         let message = match &self.affected {
@@ -143,7 +150,7 @@ impl Advisory {
             message,
             cost: Some(self.cost.clone()),
             evidence: json!({"installed": installed, "pcluster": pcluster, "affected": self.affected.words()}),
-            fix: Some(Fix { command }),
+            fix: Some(Fix::moving(self.fix.clone())),
             references: self.references.clone(),
         }
     }
@@ -263,7 +270,7 @@ mod tests {
     }
 
     fn found(versions: &[(&str, &str)]) -> Vec<String> {
-        let findings = check(&packages(versions), &read(BUILT_IN).unwrap(), |_| "mend".into());
+        let findings = check(&packages(versions), &read(BUILT_IN).unwrap());
         findings.into_iter().map(|finding| finding.id).collect()
     }
 
@@ -322,7 +329,7 @@ mod tests {
         fn ranges_agree_with_pep_440_order(minor in 0u64..300, patch in 0u64..3) {
             let version = format!("1.{minor}.{patch}");
             let packages = packages(&[(PCLUSTER, "3.1.3"), ("aws-cdk-aws-imagebuilder", &version)]);
-            let hit = !check(&packages, &built_in(), |_| String::new()).is_empty();
+            let hit = !check(&packages, &built_in()).is_empty();
             proptest::prop_assert_eq!(hit, (minor, patch) == (153, 0));
         }
     }

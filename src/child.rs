@@ -16,6 +16,8 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use tempfile::TempDir;
 
+use crate::error::{Error, Stop};
+
 /// How often a wait looks for a signal; the end of the child itself is seen at once.
 const LOOK_FOR_SIGNALS: Duration = Duration::from_millis(50);
 
@@ -182,6 +184,16 @@ impl Group {
             let _ = kill_process_group(group, Signal::KILL);
         }
         let _ = handle.kill();
+    }
+}
+
+impl From<ChildError> for Stop {
+    /// For [`Interrupts::check`]; every other error of a child is told with what it was for.
+    fn from(error: ChildError) -> Self {
+        match error {
+            ChildError::Interrupted(signal) => Self::Interrupted(signal),
+            other => Error::repair("a child process", other.to_string(), "Run it again.").into(),
+        }
     }
 }
 

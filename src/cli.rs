@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::{InstallerChoice, Strategy};
+
 /// The names of the variables that the shim reads or sets.
 pub mod variable {
     /// `block`, `fix`, `warn` or `off`.
@@ -140,6 +142,10 @@ pub struct Preflight {
 pub enum Command {
     /// Run every check (the default)
     Check(Check),
+    /// Repair the environment: proven beside it first, then exchanged as one
+    Fix(Fix),
+    /// Put back, byte for byte, what the last fix replaced
+    Undo,
     /// Check a template that already exists
     Template {
         /// A file, or - for standard input: JSON, YAML, or the output of get-template
@@ -174,6 +180,25 @@ pub struct Check {
     /// Repair what is blocked, then check again
     #[arg(long)]
     pub fix: bool,
+}
+
+#[derive(Debug, Args, Default, Clone)]
+pub struct Fix {
+    /// Stage and prove the repair, say what it would do, and touch nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Which way to move the packages at fault (upgrade)
+    #[arg(long, value_enum)]
+    pub strategy: Option<Strategy>,
+    /// Keep the repair beside the environment, for build-image only
+    #[arg(long)]
+    pub isolated: bool,
+    /// What resolves and fetches packages (auto)
+    #[arg(long, value_enum)]
+    pub installer: Option<InstallerChoice>,
+    /// Print a requirements file that does the same by hand
+    #[arg(long)]
+    pub print_requirements: bool,
 }
 
 #[derive(Debug, Args, Default, Clone)]

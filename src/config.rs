@@ -8,6 +8,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::cli::{base_directory, variable};
@@ -18,16 +19,18 @@ use crate::error::Error;
 pub enum Mode {
     #[default]
     Block,
+    Fix,
     Warn,
     Off,
 }
 
 impl Mode {
-    pub const ACCEPTED: &'static str = "block, warn, off";
+    pub const ACCEPTED: &'static str = "block, fix, warn, off";
 
     fn parse(text: &str) -> Option<Self> {
         match text {
             "block" => Some(Self::Block),
+            "fix" => Some(Self::Fix),
             "warn" => Some(Self::Warn),
             "off" => Some(Self::Off),
             _ => None,
@@ -54,6 +57,27 @@ impl<'de> Deserialize<'de> for Mode {
     }
 }
 
+/// Which way a repair moves the packages at fault.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Strategy {
+    /// To the newest that is allowed
+    #[default]
+    Upgrade,
+    /// To the newest below the bad one
+    Downgrade,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum InstallerChoice {
+    /// uv where there is one, else the environment's pip
+    #[default]
+    Auto,
+    Uv,
+    Pip,
+}
+
 /// config.yaml as it is written.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -62,6 +86,10 @@ struct File {
     real: Option<PathBuf>,
     strict: Option<bool>,
     timeout: Option<u64>,
+    #[serde(default)]
+    installer: InstallerChoice,
+    #[serde(default)]
+    strategy: Strategy,
     #[serde(default)]
     advisories: Vec<PathBuf>,
 }
@@ -74,6 +102,8 @@ pub struct Settings {
     pub strict: bool,
     /// For one child process of a check.
     pub timeout: Duration,
+    pub installer: InstallerChoice,
+    pub strategy: Strategy,
     /// Extra advisory files.
     pub advisories: Vec<PathBuf>,
 }
@@ -85,6 +115,8 @@ impl Default for Settings {
             real: None,
             strict: false,
             timeout: Duration::from_secs(120),
+            installer: InstallerChoice::default(),
+            strategy: Strategy::default(),
             advisories: Vec::new(),
         }
     }
@@ -109,6 +141,8 @@ impl Settings {
         self.real = file.real;
         self.strict = file.strict.unwrap_or(self.strict);
         self.timeout = file.timeout.map_or(self.timeout, Duration::from_secs);
+        self.installer = file.installer;
+        self.strategy = file.strategy;
         self.advisories = file.advisories;
     }
 

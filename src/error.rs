@@ -48,13 +48,47 @@ pub enum Error {
         file: String,
         message: String,
     },
-    NotYet {
-        what: &'static str,
-        instead: &'static str,
+    /// A repair stopped at this step, the environment being what it was.
+    Repair {
+        step: &'static str,
+        message: String,
+        next: String,
+    },
+    /// A repair cannot change this environment itself.
+    NotInPlace {
+        why: String,
+        next: String,
     },
 }
 
+/// Why there is no result.
+#[derive(Debug)]
+pub enum Stop {
+    Error(Error),
+    /// This signal came: nothing is to be done but to die by it.
+    Interrupted(i32),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
 impl Error {
+    #[must_use]
+    pub fn repair(step: &'static str, message: String, next: &str) -> Self {
+        Self::Repair { step, message, next: next.to_owned() }
+    }
+
+    /// Files that a rollback could not put back.
+    #[must_use]
+    pub fn not_restored(faults: &[String]) -> Self {
+        let next =
+            "Mend that, then run `pcluster preflight`: the copies are kept, and it goes on from there.";
+        Self::repair("rollback", faults.join("; "), next)
+    }
+
     /// 2: the caller's input; 127: nothing to run, as a shell says it; 126: found but not to be run.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
@@ -65,8 +99,8 @@ impl Error {
             | Self::BadVariable { .. }
             | Self::Rejected { .. }
             | Self::UnknownAdvisory { .. }
-            | Self::NotATemplate { .. }
-            | Self::NotYet { .. } => 2,
+            | Self::NotATemplate { .. } => 2,
+            Self::Repair { .. } | Self::NotInPlace { .. } => 1,
         }
     }
 
@@ -97,7 +131,7 @@ impl Error {
                  get-template`."
                     .into()
             }
-            Self::NotYet { instead, .. } => (*instead).into(),
+            Self::Repair { next, .. } | Self::NotInPlace { next, .. } => next.clone(),
         }
     }
 
@@ -131,7 +165,8 @@ impl fmt::Display for Error {
             Self::Rejected { stage, message } => write!(f, "pcluster refuses the {stage}: {message}"),
             Self::UnknownAdvisory { id, .. } => write!(f, "no advisory is called {id:?}"),
             Self::NotATemplate { file, message } => write!(f, "{file}: {message}"),
-            Self::NotYet { what, .. } => write!(f, "{what} is not part of this version"),
+            Self::Repair { step, message, .. } => write!(f, "the repair stopped at {step}: {message}"),
+            Self::NotInPlace { why, .. } => write!(f, "the environment cannot be repaired in place: {why}"),
         }
     }
 }

@@ -25,6 +25,8 @@ def main():
         "version": ".".join(map(str, sys.version_info[:3])),
         "cacheTag": sys.implementation.cache_tag,
         "flags": flags(),
+        "prefix": sys.prefix,
+        "externallyManaged": externally_managed(),
         "sysPath": [os.path.abspath(entry) if entry else os.getcwd() for entry in sys.path],
         "environment": {
             name: value for name, value in os.environ.items() if name == "PATH" or name.startswith(SHOWN)
@@ -54,6 +56,16 @@ def leave_no_trace(directory):
         import sitecustomize  # noqa: F401
     except ImportError:
         sys.modules["sitecustomize"] = ours
+
+
+def externally_managed():
+    """The marker of PEP 668, where it counts: in no virtual environment."""
+    if sys.prefix != sys.base_prefix:
+        return None
+    import sysconfig
+
+    marker = os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")
+    return marker if os.path.exists(marker) else None
 
 
 def flags():

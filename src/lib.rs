@@ -7,7 +7,9 @@
 //! | [`cli`] | argv and environment → what was asked |
 //! | [`config`] | config.yaml and precedence → settings |
 //! | [`preflight`] | the shim's own subcommands |
-//! | [`guard`] | the story of one check, in order |
+//! | [`guard`] | the story of one guarded `build-image` |
+//! | [`repair`] | plan → stage → prove → commit → verify, and the undo |
+//! | [`examine`] | the walk of one check, in order |
 //! | [`locate`] | PATH → the real pcluster |
 //! | [`target`] | a launcher → its interpreter, `sys.path`, Node |
 //! | [`packages`] | `sys.path` → installed distributions |
@@ -25,12 +27,14 @@ pub mod child;
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod examine;
 pub mod guard;
 pub mod locate;
 pub mod packages;
 pub mod preflight;
 pub mod progress;
 pub mod remember;
+pub mod repair;
 pub mod report;
 pub mod synth;
 pub mod target;
@@ -48,7 +52,14 @@ pub enum Outcome {
     /// End with this status after printing both texts.
     Exit { status: u8, stdout: String, stderr: String },
     /// Print the text on stderr and become this program.
-    Become { program: PathBuf, arguments: Vec<OsString>, guard: locate::Guard, stderr: String },
+    Become {
+        program: PathBuf,
+        arguments: Vec<OsString>,
+        guard: locate::Guard,
+        /// PYTHONPATH, where a repair is kept beside the environment.
+        overlay: Option<OsString>,
+        stderr: String,
+    },
     /// Die by the signal that interrupted a check.
     Die { signal: i32 },
 }

@@ -60,7 +60,19 @@ pub struct Real {
 impl Real {
     #[must_use]
     pub fn become_it(self, arguments: Vec<OsString>, stderr: String) -> Outcome {
-        Outcome::Become { program: self.path, arguments, guard: self.guard, stderr }
+        Outcome::Become { program: self.path, arguments, guard: self.guard, overlay: None, stderr }
+    }
+
+    /// The same with the packages of a directory in front of the environment's.
+    #[must_use]
+    pub fn become_with(self, arguments: Vec<OsString>, overlay: &Path, stderr: String) -> Outcome {
+        let mut python_path = overlay.as_os_str().to_owned();
+        if let Some(rest) = env::var_os("PYTHONPATH").filter(|rest| !rest.is_empty()) {
+            python_path.push(":");
+            python_path.push(rest);
+        }
+        let (program, guard) = (self.path, self.guard);
+        Outcome::Become { program, arguments, guard, overlay: Some(python_path), stderr }
     }
 }
 

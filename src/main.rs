@@ -17,11 +17,14 @@ fn act(outcome: Outcome) -> ExitCode {
             print(&stdout, &stderr);
             ExitCode::from(status)
         }
-        Outcome::Become { program, arguments, guard, stderr } => {
+        Outcome::Become { program, arguments, guard, overlay, stderr } => {
             print("", &stderr);
             let mut command = Command::new(&program);
             command.args(arguments);
             guard.apply(&mut command);
+            if let Some(python_path) = overlay {
+                command.env("PYTHONPATH", python_path);
+            }
             let source = command.exec();
             act(Outcome::failed(&Error::CannotExec { program, source }))
         }

@@ -59,6 +59,11 @@ impl Packages {
         self.distributions.get(&normalised(name))
     }
 
+    #[must_use]
+    pub fn all(&self) -> &BTreeMap<String, Distribution> {
+        &self.distributions
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Distribution)> {
         self.distributions.iter().map(|(name, distribution)| (name.as_str(), distribution))
     }

@@ -14,14 +14,16 @@ use serde_json::json;
 
 use crate::Outcome;
 use crate::advisory::Advisory;
-use crate::cli::{Check, Command, Common, Format, Preflight};
+use crate::cli::{Check, Command, Common, Fix, Format, Preflight};
 use crate::config::{self, Settings};
-use crate::error::Error;
-use crate::guard::{self, Examined, Interrupted, Request};
+use crate::error::{Error, Stop, on_stderr};
+use crate::examine::{self, Examined, Request};
 use crate::locate::{FoundBy, Real, Search, Standing, own_executable};
 use crate::progress::Progress;
 use crate::remember::Memory;
-use crate::report::{self, Report, Status, wrapped};
+use crate::repair::plan::Change;
+use crate::repair::{self, Fixed, Ground, Overlay, Undone};
+use crate::report::{self, Report, Status, Verdict, wrapped};
 use crate::synth::Call;
 use crate::target;
 use crate::template::{self, Expectation};
@@ -37,6 +39,8 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
     let common = preflight.common;
     let done = match preflight.command.unwrap_or(Command::Check(preflight.check)) {
         Command::Check(check) => run_check(&check, &common),
+        Command::Fix(fix) => run_fix(&fix, &common),
+        Command::Undo => run_undo(&common),
         Command::Template { file } => run_template(&file, &common),
         Command::Where => run_where(&common),
         Command::Advisories { id } => run_advisories(id.as_deref(), &common),
@@ -44,7 +48,7 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
     match done {
         Ok(outcome) => outcome,
         Err(Stop::Error(error)) => Outcome::failed(&error),
-        Err(Stop::Interrupted(Interrupted(signal))) => Outcome::Die { signal },
+        Err(Stop::Interrupted(signal)) => Outcome::Die { signal },
     }
 }
 
@@ -59,23 +63,6 @@ fn usage(message: &clap::Error) -> Outcome {
     }
 }
 
-enum Stop {
-    Error(Error),
-    Interrupted(Interrupted),
-}
-
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        Self::Error(error)
-    }
-}
-
-impl From<Interrupted> for Stop {
-    fn from(interrupted: Interrupted) -> Self {
-        Self::Interrupted(interrupted)
-    }
-}
-
 /// Unlike the guard, `preflight` refuses settings that are at fault.
 fn settings() -> Result<Settings, Error> {
     let (settings, faults) = Settings::read();
@@ -83,7 +70,7 @@ fn settings() -> Result<Settings, Error> {
 }
 
 fn advisories(settings: &Settings) -> Result<Vec<Advisory>, Error> {
-    let (advisories, faults) = guard::read_advisories(settings);
+    let (advisories, faults) = examine::read_advisories(settings);
     faults.into_iter().next().map_or(Ok(advisories), Err)
 }
 
@@ -100,28 +87,141 @@ fn progress(common: &Common) -> Progress {
     }
 }
 
-fn run_check(check: &Check, common: &Common) -> Result<Outcome, Stop> {
-    if check.fix {
-        let instead = "Run the command that the finding names.";
-        return Err(Error::NotYet { what: "--fix", instead }.into());
-    }
+/// What every subcommand that looks at the environment begins with.
+fn with_request<T>(
+    check: &Check,
+    thorough: bool,
+    common: &Common,
+    then: impl FnOnce(&Request) -> Result<T, Stop>,
+) -> Result<T, Stop> {
     let settings = settings()?;
     let advisories = advisories(&settings)?;
     let real = search(common, &settings).real()?;
-    let request = Request {
+    then(&Request {
         real: &real,
         settings: &settings,
         advisories: &advisories,
         memory: Memory::from_environment(check.fresh),
         call: call(check),
-        thorough: true,
+        thorough,
         synthesize: !check.no_synth,
         progress: progress(common),
+    })
+}
+
+fn run_check(check: &Check, common: &Common) -> Result<Outcome, Stop> {
+    with_request(check, true, common, |request| {
+        let (mut report, mut note) = look(request)?;
+        if check.fix && report.verdict == Verdict::Blocked {
+            let fixed = repair::fix(request, options(&Fix::default(), request.settings, common))?;
+            let (after, _) = look(request)?;
+            note += &in_words(&fixed).lines().map(on_stderr).collect::<String>();
+            report = after;
+        }
+        let stderr = if common.quiet { String::new() } else { note };
+        Ok(printed(&report, common, stderr))
+    })
+}
+
+/// The report, and what is to be said before it.
+fn look(request: &Request) -> Result<(Report, String), Stop> {
+    let ground = match Ground::find(request)? {
+        Ok(ground) => ground,
+        Err(report) => return Ok((*report, String::new())),
     };
-    match guard::examine(&request)? {
-        Examined::Judged(report) => Ok(printed(&report, common)),
-        Examined::Rejected { stage, message } => Err(Error::Rejected { stage, message }.into()),
+    let note = ground.note.as_deref().map(on_stderr).unwrap_or_default();
+    let mut report = match examine::examine(request, &ground.target)? {
+        Examined::Judged(report) => *report,
+        Examined::Rejected { stage, message } => return Err(Error::Rejected { stage, message }.into()),
+    };
+    report.checks.extend(isolated_row(&ground.overlay));
+    Ok((report, note))
+}
+
+fn isolated_row(overlay: &Overlay) -> Option<report::Check> {
+    let (status, reason) = match overlay {
+        Overlay::None => return None,
+        Overlay::Bound(directory) => {
+            (Status::Passed, format!("repaired beside the environment, in {}", directory.display()))
+        }
+        Overlay::Stale => {
+            let todo =
+                "`pcluster preflight fix --isolated` makes it anew, `pcluster preflight undo` removes it";
+            (Status::Skipped, format!("stale, and not used: the environment has changed; {todo}"))
+        }
+    };
+    Some(report::Check { id: "isolated", status, duration_ms: 0, cached: false, reason: Some(reason) })
+}
+
+fn options(fix: &Fix, settings: &Settings, common: &Common) -> repair::Options {
+    repair::Options {
+        dry_run: fix.dry_run || fix.print_requirements,
+        strategy: fix.strategy.unwrap_or(settings.strategy),
+        isolated: fix.isolated,
+        installer: fix.installer.unwrap_or(settings.installer),
+        verbose: common.verbose,
     }
+}
+
+fn run_fix(fix: &Fix, common: &Common) -> Result<Outcome, Stop> {
+    with_request(&Check::default(), false, common, |request| {
+        let fixed = repair::fix(request, options(fix, request.settings, common))?;
+        let stdout = match (&fixed, common.format) {
+            (Fixed::Planned(changes), _) if fix.print_requirements => {
+                repair::plan::requirements_file(changes)
+            }
+            _ if common.quiet => String::new(),
+            (_, Format::Human) => in_words(&fixed),
+            (Fixed::Nothing, Format::Json) => report::pretty(&repair::as_json(&[], "ready", false)),
+            (Fixed::Planned(changes), Format::Json) => {
+                report::pretty(&repair::as_json(changes, "planned", fix.isolated))
+            }
+            (Fixed::Done { changes, isolated }, Format::Json) => {
+                report::pretty(&repair::as_json(changes, "repaired", *isolated))
+            }
+        };
+        Ok(Outcome::Exit { status: 0, stdout, stderr: String::new() })
+    })
+}
+
+fn in_words(fixed: &Fixed) -> String {
+    match fixed {
+        Fixed::Nothing => "ready: there is nothing to repair\n".into(),
+        Fixed::Planned(changes) => {
+            format!(
+                "proven; `pcluster preflight fix` would move {} packages:\n{}",
+                changes.len(),
+                moves(changes)
+            )
+        }
+        Fixed::Done { changes, isolated } => {
+            let place = if *isolated { ", beside the environment, for build-image" } else { "" };
+            let undo = "`pcluster preflight undo` takes it back.\n";
+            format!("repaired{place}: {} packages moved\n{}{undo}", changes.len(), moves(changes))
+        }
+    }
+}
+
+fn moves(changes: &[Change]) -> String {
+    repair::plan::summary(changes)
+        .into_iter()
+        .fold(String::new(), |text, (name, step, why)| text + &format!("  {name:<18} {step:<24} {why}\n"))
+}
+
+fn run_undo(common: &Common) -> Result<Outcome, Stop> {
+    with_request(&Check::default(), false, common, |request| {
+        let (changes, isolated) = match repair::undo(request)? {
+            Undone::InPlace(changes) => (changes, false),
+            Undone::Isolated(changes) => (changes, true),
+        };
+        let stdout = match common.format {
+            _ if common.quiet => String::new(),
+            Format::Json => report::pretty(&repair::as_json(&changes, "undone", isolated)),
+            Format::Human if isolated => "undone: the repair beside the environment is removed\n".into(),
+            Format::Human => format!("undone: {} packages are as they were\n", changes.len()),
+        };
+        Ok(Outcome::Exit { status: 0, stdout, stderr: String::new() })
+    })
 }
 
 fn call(check: &Check) -> Call {
@@ -141,26 +241,27 @@ fn call(check: &Check) -> Call {
     }
 }
 
-fn printed(report: &Report, common: &Common) -> Outcome {
+fn printed(report: &Report, common: &Common, stderr: String) -> Outcome {
     let stdout = match common.format {
         _ if common.quiet => String::new(),
         Format::Human => report::human(report, common.color.applies()),
         Format::Json => report::pretty(report),
     };
-    Outcome::Exit { status: report.verdict.exit_status(), stdout, stderr: String::new() }
+    Outcome::Exit { status: report.verdict.exit_status(), stdout, stderr }
 }
 
 fn run_template(file: &Path, common: &Common) -> Result<Outcome, Stop> {
     let since = Instant::now();
     let (name, input) = read_input(file)?;
     let template = template::parse(&input).map_err(|message| Error::NotATemplate { file: name, message })?;
-    let fix = "build the image again in an environment that `pcluster preflight` finds ready";
-    let findings = template::check(&template, &Expectation::default(), fix);
+    let command = "build the image again in an environment that `pcluster preflight` finds ready".into();
+    let fix = report::Fix { command, advised: None };
+    let findings = template::check(&template, &Expectation::default(), &fix);
     let status = if findings.is_empty() { Status::Passed } else { Status::Failed };
     let duration_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
     let check = report::Check { id: "template", status, duration_ms, cached: false, reason: None };
-    let report = Report::new(guard::shim(), None, BTreeMap::new(), vec![check], findings);
-    Ok(printed(&report, common))
+    let report = Report::new(examine::shim(), None, BTreeMap::new(), vec![check], findings);
+    Ok(printed(&report, common, String::new()))
 }
 
 fn read_input(file: &Path) -> Result<(String, Vec<u8>), Error> {
@@ -192,7 +293,7 @@ fn run_where(common: &Common) -> Result<Outcome, Stop> {
         Format::Json => report::pretty(&json!({
             "schemaVersion": 1,
             "bypassed": bypassed,
-            "shim": guard::shim(),
+            "shim": examine::shim(),
             "real": {"path": real.path, "foundBy": real.found_by},
             "interpreter": target.as_ref().ok().map(|target| &target.interpreter.executable),
             "config": config::path(),

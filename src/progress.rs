@@ -36,6 +36,15 @@ impl Progress {
     }
 }
 
+impl Progress {
+    /// What a child said, where that is wanted.
+    pub fn show(self, output: &str, wanted: bool) {
+        if wanted && self != Self::Silent {
+            let _ = std::io::stderr().write_all(output.as_bytes());
+        }
+    }
+}
+
 fn spinner(what: &str) -> ProgressBar {
     let bar = ProgressBar::new_spinner().with_message(what.to_owned());
     if let Ok(style) = ProgressStyle::with_template(&format!("{PREFIX}{{spinner}} {{msg}} ({{elapsed}})")) {

@@ -28,6 +28,12 @@ impl Fingerprint {
         new
     }
 
+    /// For names that another version of ours has to find again.
+    #[must_use]
+    pub fn environment() -> Self {
+        Self(Sha256::new())
+    }
+
     pub fn field(&mut self, content: impl AsRef<[u8]>) -> &mut Self {
         let content = content.as_ref();
         self.0.update((content.len() as u64).to_le_bytes());
@@ -88,6 +94,20 @@ impl Memory {
         let directory = self.directory.as_ref()?.join(kind);
         fs::create_dir_all(&directory).ok()?;
         Some(directory)
+    }
+
+    /// Where bytecode is kept for environments that have none of their own.
+    #[must_use]
+    pub fn bytecode(&self) -> Option<PathBuf> {
+        self.directory("bytecode")
+    }
+
+    /// Removes the bytecode of a directory that is about to go.
+    pub fn forget_bytecode(&self, directory: &Path) {
+        let below_root = directory.strip_prefix("/").unwrap_or(directory);
+        if let Some(bytecode) = self.bytecode() {
+            let _ = fs::remove_dir_all(bytecode.join(below_root));
+        }
     }
 
     /// What was kept under this key, if it is whole.

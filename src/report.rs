@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::advisory::AdvisedFix;
 use crate::config::Mode;
 use crate::locate::FoundBy;
 
@@ -74,6 +75,16 @@ impl Finding {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fix {
     pub command: String,
+    /// What the command does, where it is one of ours.
+    #[serde(skip)]
+    pub advised: Option<AdvisedFix>,
+}
+
+impl Fix {
+    #[must_use]
+    pub fn moving(advised: AdvisedFix) -> Self {
+        Self { command: "pcluster preflight fix".into(), advised: Some(advised) }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -181,6 +192,12 @@ impl Report {
         Self { schema_version: 1, verdict, shim, target, packages, checks, findings }
     }
 
+    /// Every reason why the verdict is not ready.
+    #[must_use]
+    pub fn reasons(&self) -> Vec<String> {
+        self.errors().map(Finding::located).chain(self.not_run()).collect()
+    }
+
     fn errors(&self) -> impl Iterator<Item = &Finding> {
         self.findings.iter().filter(|finding| finding.level == Level::Error)
     }
@@ -209,14 +226,17 @@ fn verdict(checks: &[Check], findings: &[Finding]) -> Verdict {
 pub enum Decision {
     Exec,
     Stop,
+    /// Repair, look again, and stop if that is still blocked.
+    Repair,
 }
 
-/// The only function that chooses between exec and stop.
+/// The only function that chooses between exec, stop and repair.
 #[must_use]
 pub fn decide(mode: Mode, strict: bool, verdict: Verdict) -> Decision {
     match (mode, verdict) {
         (Mode::Block, Verdict::Blocked) => Decision::Stop,
-        (Mode::Block, Verdict::Unknown) if strict => Decision::Stop,
+        (Mode::Fix, Verdict::Blocked) => Decision::Repair,
+        (Mode::Block | Mode::Fix, Verdict::Unknown) if strict => Decision::Stop,
         _ => Decision::Exec,
     }
 }
@@ -241,7 +261,7 @@ pub fn for_stderr(report: &Report, decision: Decision) -> String {
     } else {
         let consequence = match decision {
             Decision::Exec => "build-image goes on unchecked",
-            Decision::Stop => "build-image is stopped (PCLUSTER_SHIM_STRICT=1)",
+            Decision::Stop | Decision::Repair => "build-image is stopped (PCLUSTER_SHIM_STRICT=1)",
         };
         lines.extend(report.not_run().map(|why| format!("not checked: {why}; {consequence}")));
     }
@@ -280,6 +300,15 @@ pub fn pcluster_shaped(report: &Report) -> String {
         _ => "pcluster-shim stopped build-image: a check could not run, and strict is set.",
     };
     pretty(&json!({"configurationValidationErrors": errors, "message": message}))
+}
+
+/// The same for an error that is no finding.
+#[must_use]
+pub fn pcluster_shaped_error(what: &str, to_do: &str) -> String {
+    let error =
+        json!({"level": "ERROR", "type": Kind::CheckNotRun, "message": format!("{what}. Fix: {to_do}")});
+    let message = "pcluster-shim stopped build-image: a check could not run, and strict is set.";
+    pretty(&json!({"configurationValidationErrors": [error], "message": message}))
 }
 
 /// JSON with an indent of 2 and a line feed, as pcluster prints it.
@@ -451,7 +480,7 @@ mod tests {
 
     #[test]
     fn every_mode_and_verdict_is_decided_as_the_contract_says() {
-        use Decision::{Exec, Stop};
+        use Decision::{Exec, Repair, Stop};
         use Verdict::{Blocked, Ready, Unknown};
         for (mode, strict, verdict, decision) in [
             (Mode::Block, false, Ready, Exec),
@@ -459,6 +488,11 @@ mod tests {
             (Mode::Block, false, Unknown, Exec),
             (Mode::Block, true, Unknown, Stop),
             (Mode::Block, true, Ready, Exec),
+            (Mode::Fix, false, Blocked, Repair),
+            (Mode::Fix, true, Blocked, Repair),
+            (Mode::Fix, false, Unknown, Exec),
+            (Mode::Fix, true, Unknown, Stop),
+            (Mode::Fix, true, Ready, Exec),
             (Mode::Warn, false, Blocked, Exec),
             (Mode::Warn, true, Unknown, Exec),
             (Mode::Off, true, Blocked, Exec),

@@ -136,7 +136,7 @@ fn environment(target: &Target, call: &Call, scratch: &Scratch, memory: &Memory)
 /// Compiling CDK's modules takes some two seconds. The environment's own bytecode is used where it
 /// has some; where it has none, ours is kept apart from it: a check writes nothing into it.
 fn bytecode(target: &Target, memory: &Memory) -> Variables {
-    let own = memory.directory("bytecode").filter(|_| has_prefix(&target.interpreter.version));
+    let own = memory.bytecode().filter(|_| has_prefix(&target.interpreter.version));
     match own {
         _ if env::var_os("PYTHONPYCACHEPREFIX").is_some() => Vec::new(),
         Some(directory) if !has_bytecode(target) => {

@@ -36,6 +36,9 @@ pub struct Interpreter {
     /// What makes another run behave like this one.
     pub flags: Vec<String>,
     pub sys_path: Vec<PathBuf>,
+    pub prefix: PathBuf,
+    /// The marker of PEP 668, where it forbids changes.
+    pub externally_managed: Option<PathBuf>,
     /// PATH and a few others, as the interpreter sees them.
     environment: BTreeMap<String, String>,
 }
@@ -130,6 +133,16 @@ impl Target {
             .map(|(name, value)| set(name, value))
             .collect();
         Self { launcher, interpreter, environment: changed }
+    }
+}
+
+impl Target {
+    /// The same with the packages of a directory in front of the environment's.
+    #[must_use]
+    pub fn with_overlay(&self, overlay: &Path) -> Self {
+        let mut target = self.clone();
+        target.interpreter.sys_path.insert(0, overlay.to_owned());
+        target
     }
 }
 

@@ -63,7 +63,7 @@ impl Expectation {
 
 /// Every way in which the template falls short, each as its own finding.
 #[must_use]
-pub fn check(template: &Value, expectation: &Expectation, fix: &str) -> Vec<Finding> {
+pub fn check(template: &Value, expectation: &Expectation, fix: &Fix) -> Vec<Finding> {
     let mut checked = Checked { expectation, fix, findings: Vec::new() };
     checked.template(template);
     checked.findings
@@ -71,7 +71,7 @@ pub fn check(template: &Value, expectation: &Expectation, fix: &str) -> Vec<Find
 
 struct Checked<'a> {
     expectation: &'a Expectation,
-    fix: &'a str,
+    fix: &'a Fix,
     findings: Vec<Finding>,
 }
 
@@ -89,7 +89,7 @@ impl Checked<'_> {
             message: format!("the template {message}"),
             cost: Some(COST.to_owned()),
             evidence,
-            fix: Some(Fix { command: self.fix.to_owned() }),
+            fix: Some(self.fix.clone()),
             references: Vec::new(),
         });
     }
@@ -371,8 +371,12 @@ mod tests {
         Expectation::of("my-image", Some("3.1.3"), &configuration)
     }
 
+    fn mend() -> Fix {
+        Fix { command: "mend".into(), advised: None }
+    }
+
     fn found(template: &Value) -> Vec<(String, String)> {
-        let findings = check(template, &expectation(), "mend");
+        let findings = check(template, &expectation(), &mend());
         findings
             .into_iter()
             .map(|finding| (finding.id, finding.evidence["path"].as_str().unwrap().to_owned()))
@@ -511,13 +515,13 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_input_makes_it_panic(input in proptest::collection::vec(proptest::num::u8::ANY, 0..400)) {
-            let _ = parse(&input).map(|template| check(&template, &expectation(), ""));
+            let _ = parse(&input).map(|template| check(&template, &expectation(), &mend()));
         }
 
         #[test]
         fn no_shape_makes_it_panic(key in "[A-Za-z:]{0,8}", value in "[\\[\\]{}a-z:!, \"\n-]{0,80}") {
             let text = format!("Resources:\n  D:\n    Type: {DISTRIBUTION}\n    {key}x: {value}\n");
-            let _ = parse(text.as_bytes()).map(|template| check(&template, &Expectation::default(), ""));
+            let _ = parse(text.as_bytes()).map(|template| check(&template, &Expectation::default(), &mend()));
         }
     }
 }

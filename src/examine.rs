@@ -1,0 +1,354 @@
+//! The walk of one check, in order: launcher → interpreter → packages → advisories → node → memory
+//! → template → report.
+//!
+//! The guard, `preflight check` and the proof of a repair all walk the same way. The guard stops at
+//! the first reason to stop; the others go to the end, because a person wants to know everything.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::str::FromStr as _;
+use std::time::Instant;
+
+use pep440_rs::VersionSpecifiers;
+use serde_json::json;
+
+use crate::advisory::{self, AdvisedFix, Advisory};
+use crate::child::ChildError;
+use crate::cli::PlainBuildImage;
+use crate::config::Settings;
+use crate::error::{Error, Stop};
+use crate::locate::{Real, own_executable};
+use crate::packages::{PCLUSTER, Packages};
+use crate::progress::Progress;
+use crate::remember::{Fingerprint, Memory};
+use crate::repair::plan::Reason;
+use crate::report::{self, Check, Finding, Fix, Report, Shim, Status, Subject};
+use crate::synth::{self, Answer, Call, NoAnswer};
+use crate::target::{self, NoNode, Node, Target, Unidentified};
+use crate::template::{self, Expectation};
+
+/// The advisories that are shipped and the config's, and the files that could not be read.
+#[must_use]
+pub fn read_advisories(settings: &Settings) -> (Vec<Advisory>, Vec<Error>) {
+    let mut advisories = advisory::built_in();
+    let mut faults = Vec::new();
+    for file in &settings.advisories {
+        let read = fs::read_to_string(file)
+            .map_err(|error| error.to_string())
+            .and_then(|text| advisory::read(&text));
+        match read {
+            Ok(more) => advisories.extend(more),
+            Err(message) => faults.push(Error::BadFile { file: file.clone(), message }),
+        }
+    }
+    (advisories, faults)
+}
+
+/// What is to be examined, and how far.
+#[derive(Debug)]
+pub struct Request<'a> {
+    pub real: &'a Real,
+    pub settings: &'a Settings,
+    pub advisories: &'a [Advisory],
+    pub memory: Memory,
+    pub call: Call,
+    /// Every check, whatever the others found.
+    pub thorough: bool,
+    pub synthesize: bool,
+    pub progress: Progress,
+}
+
+#[derive(Debug)]
+pub enum Examined {
+    Judged(Box<Report>),
+    /// The real pcluster refuses the call itself.
+    Rejected {
+        stage: String,
+        message: String,
+    },
+}
+
+/// Who will run. The inner error is the report of an environment that stays unknown.
+///
+/// # Errors
+/// We were interrupted.
+pub fn identify(request: &Request) -> Result<Result<Target, Box<Report>>, Stop> {
+    let since = Instant::now();
+    let _step = request.progress.step("looking for pcluster's Python");
+    match target::identify(request.real, request.settings.timeout, &request.memory) {
+        Ok(target) => Ok(Ok(target)),
+        Err(Unidentified::Child(ChildError::Interrupted(signal))) => Err(Stop::Interrupted(signal)),
+        Err(reason) => {
+            let mut walk = Walk::new(request, None);
+            let path = request.real.path.display();
+            walk.unknown("environment", since, format!("the environment of {path} is unknown: {reason}"));
+            Ok(Err(Box::new(walk.judged())))
+        }
+    }
+}
+
+/// The walk through an environment.
+///
+/// # Errors
+/// We were interrupted.
+pub fn examine(request: &Request, target: &Target) -> Result<Examined, Stop> {
+    let mut walk = Walk::new(request, Some(target));
+    let judged = |walk: Walk| Ok(Examined::Judged(Box::new(walk.judged())));
+    let Some(packages) = walk.packages(target) else { return judged(walk) };
+    let blocked = walk.advisories();
+    if blocked && !request.thorough && is_plain(&request.call, &packages) {
+        walk.skipped("template", "an advisory blocks already");
+        return judged(walk);
+    }
+    if !request.synthesize {
+        walk.skipped("template", "--no-synth");
+        return judged(walk);
+    }
+    let node = walk.node(target)?;
+    let key = node.as_ref().map(|node| fingerprint(request, target, &packages, node).key());
+    if let Some(key) = &key
+        && request.memory.recall(VERDICTS, key).is_some()
+    {
+        walk.done("template", Status::Passed, Instant::now(), true, None);
+        return judged(walk);
+    }
+    if let Some((stage, message)) = walk.template(target, &packages)? {
+        return Ok(Examined::Rejected { stage, message });
+    }
+    if let Some(key) = &key
+        && walk.template_passed()
+    {
+        request.memory.keep(VERDICTS, key, &json!("ready"));
+    }
+    judged(walk)
+}
+
+/// Why packages have to move, as far as findings say whereto.
+#[must_use]
+pub fn reasons(report: &Report) -> Vec<Reason> {
+    let mut reasons: Vec<Reason> = Vec::new();
+    for finding in &report.findings {
+        let advised = finding.fix.as_ref().and_then(|fix| fix.advised.clone());
+        if let Some(fix) = advised.filter(|fix| reasons.iter().all(|reason| reason.fix != *fix)) {
+            reasons.push(Reason { id: finding.id.clone(), fix });
+        }
+    }
+    reasons
+}
+
+const VERDICTS: &str = "verdicts";
+
+/// Whether the call is surely one that the real pcluster takes, as far as can be told at once.
+fn is_plain(call: &Call, packages: &Packages) -> bool {
+    let Call::Given(arguments) = call else { return true };
+    let short_options = packages.get(PCLUSTER).is_some_and(|pcluster| !pcluster.version.starts_with("3.0."));
+    let Some(plain) = PlainBuildImage::read(arguments, short_options) else { return false };
+    let configuration = fs::read_to_string(plain.configuration).unwrap_or_default();
+    serde_yaml::from_str::<serde_yaml::Value>(&configuration).is_ok_and(|yaml| yaml.is_mapping())
+}
+
+/// Everything that the template depends on. Content counts for files that the arguments name,
+/// in whatever form they name them; the rest is taken as `stat` tells it.
+fn fingerprint(request: &Request, target: &Target, packages: &Packages, node: &Node) -> Fingerprint {
+    let mut key = Fingerprint::new();
+    key.field(synth::SYNTH_PY).field(&target.interpreter.version);
+    key.file(&target.interpreter.executable);
+    for entry in &target.interpreter.sys_path {
+        key.field(entry.as_os_str().as_bytes());
+    }
+    packages.fingerprint(&target.interpreter.sys_path, &mut key);
+    key.file(&node.path).field(node.version.to_string());
+    for (name, value) in env::vars_os().filter(|(name, _)| counts(name)) {
+        key.field(name.as_bytes()).field(value.as_bytes());
+    }
+    for (name, value) in &target.environment {
+        key.field(name.as_bytes()).field(value.as_deref().unwrap_or_default().as_bytes());
+    }
+    if let Some(home) = env::var_os("HOME") {
+        key.file(&Path::new(&home).join(".aws/config"));
+    }
+    let (form, arguments) = match &request.call {
+        Call::Given(arguments) => ("given", arguments),
+        Call::Minimal(options) => ("minimal", options),
+    };
+    key.field(form);
+    for argument in arguments {
+        key.field(argument.as_bytes());
+        for name in file_names(argument.as_bytes()) {
+            key.field(fs::read(OsStr::from_bytes(name)).unwrap_or_default());
+        }
+    }
+    key
+}
+
+/// The variables that botocore, Python and Node heed.
+fn counts(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    ["AWS_", "PYTHON", "NODE_", "JSII_"].iter().any(|prefix| name.starts_with(prefix.as_bytes()))
+        && !["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"]
+            .iter()
+            .any(|secret| name == secret.as_bytes())
+}
+
+/// What in `FILE`, `--option=FILE` or `-cFILE` could be a file's name.
+fn file_names(argument: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let joined = argument.iter().position(|byte| *byte == b'=').map(|equals| &argument[equals + 1..]);
+    let short = argument.strip_prefix(b"-c");
+    [Some(argument), joined, short]
+        .into_iter()
+        .flatten()
+        .filter(|name| Path::new(OsStr::from_bytes(name)).is_file())
+}
+
+/// What the walk has found so far.
+struct Walk<'a> {
+    request: &'a Request<'a>,
+    subject: Subject,
+    packages: BTreeMap<String, String>,
+    checks: Vec<Check>,
+    findings: Vec<Finding>,
+}
+
+impl<'a> Walk<'a> {
+    fn new(request: &'a Request<'a>, target: Option<&Target>) -> Self {
+        let interpreter = target.map(|target| &target.interpreter);
+        let subject = Subject {
+            path: request.real.path.clone(),
+            found_by: request.real.found_by,
+            launcher: target.map(|target| target.launcher),
+            interpreter: interpreter.map(|interpreter| interpreter.executable.clone()),
+            python_version: interpreter.map(|interpreter| interpreter.version.clone()),
+            pcluster_version: None,
+            node: None,
+            node_version: None,
+        };
+        let (packages, checks, findings) = (BTreeMap::new(), Vec::new(), Vec::new());
+        Self { request, subject, packages, checks, findings }
+    }
+
+    fn judged(self) -> Report {
+        Report::new(shim(), Some(self.subject), self.packages, self.checks, self.findings)
+    }
+
+    fn done(
+        &mut self,
+        id: &'static str,
+        status: Status,
+        since: Instant,
+        cached: bool,
+        reason: Option<String>,
+    ) {
+        let duration_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.checks.push(Check { id, status, duration_ms, cached, reason });
+    }
+
+    fn skipped(&mut self, id: &'static str, reason: &str) {
+        self.done(id, Status::Skipped, Instant::now(), false, Some(reason.to_owned()));
+    }
+
+    fn unknown(&mut self, id: &'static str, since: Instant, reason: String) {
+        self.done(id, Status::Unknown, since, false, Some(reason));
+    }
+
+    fn packages(&mut self, target: &Target) -> Option<Packages> {
+        let since = Instant::now();
+        let packages = Packages::installed(&target.interpreter.sys_path);
+        self.packages = packages.versions();
+        self.subject.pcluster_version = packages.get(PCLUSTER).map(|pcluster| pcluster.version.clone());
+        if packages.get(PCLUSTER).is_none() {
+            let (path, python) = (self.request.real.path.display(), target.interpreter.executable.display());
+            let reason = format!("the environment of {path} is unknown: {python} has no {PCLUSTER}");
+            self.unknown("environment", since, reason);
+            return None;
+        }
+        Some(packages)
+    }
+
+    /// Whether an advisory of level ERROR matches.
+    fn advisories(&mut self) -> bool {
+        let since = Instant::now();
+        self.findings = advisory::check(&self.packages, self.request.advisories);
+        let blocked = self.findings.iter().any(|finding| finding.level == report::Level::Error);
+        let status = if blocked { Status::Failed } else { Status::Passed };
+        self.done("packages", status, since, false, None);
+        blocked
+    }
+
+    fn node(&mut self, target: &Target) -> Result<Option<Node>, Stop> {
+        let since = Instant::now();
+        match target::node(target, self.request.settings.timeout, &self.request.memory) {
+            Ok(node) => {
+                self.subject.node = Some(node.path.clone());
+                self.subject.node_version = Some(node.version.to_string());
+                self.done("node", Status::Passed, since, false, None);
+                Ok(Some(node))
+            }
+            Err(NoNode::Child(ChildError::Interrupted(signal))) => Err(Stop::Interrupted(signal)),
+            Err(reason) => {
+                self.unknown("node", since, reason.to_string());
+                Ok(None)
+            }
+        }
+    }
+
+    /// The stage and the message of a refusal, if the real pcluster refuses the call.
+    fn template(&mut self, target: &Target, packages: &Packages) -> Result<Option<(String, String)>, Stop> {
+        let since = Instant::now();
+        let step = self.request.progress.step("building the template that build-image would submit");
+        let answer = synth::synthesize(
+            target,
+            &self.request.call,
+            self.request.settings.timeout,
+            &self.request.memory,
+        );
+        drop(step);
+        match answer {
+            Ok(Answer::Template { template, image_id, configuration }) => {
+                let version = packages.get(PCLUSTER).map(|pcluster| pcluster.version.as_str());
+                let expectation = Expectation::of(&image_id, version, &configuration);
+                let findings = template::check(&template, &expectation, &other_cdk(packages));
+                let status = if findings.is_empty() { Status::Passed } else { Status::Failed };
+                self.findings.extend(findings);
+                self.done("template", status, since, false, None);
+            }
+            Ok(Answer::Rejected { stage, message }) => return Ok(Some((stage, message))),
+            Ok(Answer::Failed { stage, message }) => {
+                self.unknown("template", since, format!("it cannot be built ({stage}): {message}"));
+            }
+            Ok(Answer::Unexpected { call }) => {
+                let reason = format!("building it asks AWS for {call}, which a check does not do");
+                self.unknown("template", since, reason);
+            }
+            Err(NoAnswer::Child(ChildError::Interrupted(signal))) => return Err(Stop::Interrupted(signal)),
+            Err(reason) => self.unknown("template", since, reason.to_string()),
+        }
+        Ok(None)
+    }
+
+    fn template_passed(&self) -> bool {
+        self.checks.iter().any(|check| check.id == "template" && check.status == Status::Passed)
+    }
+}
+
+/// Ourselves, as reports name us.
+#[must_use]
+pub fn shim() -> Shim {
+    Shim { version: env!("CARGO_PKG_VERSION"), path: own_executable() }
+}
+
+/// What can be done about a faulty template with no advisory to explain it: another release of CDK.
+/// The repair proves whether it helps.
+fn other_cdk(packages: &Packages) -> Fix {
+    let installed = packages.get("aws-cdk.aws-imagebuilder").map(|cdk| cdk.version.as_str());
+    let range = |operator: &str| VersionSpecifiers::from_str(&format!("{operator}{}", installed?)).ok();
+    match (range("!="), range("<")) {
+        (Some(upgrade), Some(downgrade)) => {
+            Fix::moving(AdvisedFix { packages: "aws-cdk.*".into(), upgrade, downgrade })
+        }
+        _ => Fix { command: "install aws-parallelcluster anew".into(), advised: None },
+    }
+}

@@ -1,0 +1,278 @@
+//! Where repairs of one environment keep their files, who may work on it, and which overlay counts.
+//!
+//! Two locks, both of flock(2), which die with their holder. `alone` is a file of ours: one repair
+//! at a time, for the whole of it. The other is on the environment's own directory: shared by checks,
+//! exclusive while files are exchanged, so that no check ever sees half an environment.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::child::Interrupts;
+use crate::cli::base_directory;
+use crate::error::{Error, Stop};
+use crate::examine::{self, Request};
+use crate::packages::Packages;
+use crate::progress::Progress;
+use crate::remember::Fingerprint;
+use crate::repair::plan::Change;
+use crate::repair::site_of;
+use crate::repair::transaction::Store;
+use crate::report::Report;
+use crate::target::Target;
+
+/// The state of one environment's repairs.
+#[derive(Debug)]
+pub struct Home {
+    store: Store,
+    site: PathBuf,
+}
+
+/// A lock that is given up when dropped.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "held for its lock")] File);
+
+const STATE: &str = "Set XDG_STATE_HOME to a directory that can be written.";
+
+impl Home {
+    /// Makes the state directory of this environment.
+    ///
+    /// # Errors
+    /// There is no place for state.
+    pub fn of(target: &Target) -> Result<Self, Error> {
+        let no_state = |message: String| Error::repair("state", message, STATE);
+        let home =
+            Self::find(target).ok_or_else(|| no_state("there is no HOME and no XDG_STATE_HOME".into()))?;
+        let directory = home.directory();
+        let made = fs::create_dir_all(directory);
+        made.map_err(|error| no_state(format!("cannot make {}: {error}", directory.display())))?;
+        Ok(home)
+    }
+
+    /// The same without making anything.
+    fn find(target: &Target) -> Option<Self> {
+        let site = site_of(target)?;
+        let base = base_directory("XDG_STATE_HOME", ".local/state")?;
+        let mut key = Fingerprint::environment();
+        key.field(site.as_os_str().as_encoded_bytes());
+        let directory = base.join("pcluster-shim/environments").join(&key.key()[..16]);
+        Some(Self { store: Store { directory }, site })
+    }
+
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.store.directory
+    }
+
+    #[must_use]
+    pub fn site(&self) -> &Path {
+        &self.site
+    }
+
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Waits until no other repair of this environment is at work, saying who holds it up.
+    ///
+    /// # Errors
+    /// The lock file cannot be written, or we were interrupted.
+    pub fn alone(&self, progress: Progress) -> Result<Lock, Stop> {
+        let path = self.directory().join("lock");
+        let failed = |error: io::Error| {
+            Stop::from(Error::repair("lock", format!("cannot lock {}: {error}", path.display()), STATE))
+        };
+        let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = open.map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = file.read_to_string(&mut holder);
+                let _step = progress
+                    .step(&format!("waiting for another repair of this environment (PID {})", holder.trim()));
+                wait(|| file.lock(), failed)?;
+            }
+        }
+        // Who holds it is for people to read; the lock itself does not depend on it.
+        let _ = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| write!(file, "{}", std::process::id()));
+        Ok(Lock(file))
+    }
+
+    /// For as long as files are exchanged.
+    ///
+    /// # Errors
+    /// The environment's directory cannot be opened, or we were interrupted.
+    pub fn exclusive(&self) -> Result<Lock, Stop> {
+        let failed = |error: io::Error| {
+            let message = format!("cannot lock {}: {error}", self.site.display());
+            Stop::from(Error::repair("lock", message, "Nothing was changed."))
+        };
+        let file = File::open(&self.site).map_err(failed)?;
+        wait(|| file.lock(), failed)?;
+        Ok(Lock(file))
+    }
+
+    /// For as long as the environment is read. Where it cannot be had, reading goes on without.
+    ///
+    /// # Errors
+    /// We were interrupted while a repair was at work.
+    pub fn shared(&self) -> Result<Option<Lock>, Stop> {
+        let Ok(file) = File::open(&self.site) else { return Ok(None) };
+        let without = |_| Stop::Error(Error::NoRealPcluster);
+        match wait(|| file.lock_shared(), without) {
+            Ok(()) => Ok(Some(Lock(file))),
+            Err(Stop::Interrupted(signal)) => Err(Stop::Interrupted(signal)),
+            Err(Stop::Error(_)) => Ok(None),
+        }
+    }
+
+    /// Rolls an unfinished exchange back; what to say about it.
+    ///
+    /// # Errors
+    /// Files cannot be put back, or we were interrupted.
+    pub fn recover(&self, progress: Progress) -> Result<Option<String>, Stop> {
+        if self.store.unfinished().is_none() {
+            return Ok(None);
+        }
+        let _exclusive = self.exclusive()?;
+        // Whoever had the lock may have finished in the meantime.
+        let Some(journal) = self.store.unfinished() else { return Ok(None) };
+        let _step = progress.step("rolling back a repair that was cut off");
+        self.store.restore(&journal).map_err(|faults| Error::not_restored(&faults))?;
+        self.store.tidy();
+        let count = journal.changes.len();
+        Ok(Some(format!("a repair that was cut off is rolled back: {count} packages are as they were")))
+    }
+
+    /// Keeps a proven overlay, bound to the environment as it is.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn keep_overlay(
+        &self,
+        overlay: tempfile::TempDir,
+        target: &Target,
+        packages: &Packages,
+        changes: &[Change],
+    ) -> Result<(), Error> {
+        let failed = |error: io::Error| Error::repair("isolated", error.to_string(), STATE);
+        let _ = self.forget_overlay();
+        let kept = self.overlay_directory();
+        fs::rename(overlay.keep(), &kept).map_err(failed)?;
+        let record = Isolated { environment: environment_key(target, packages), changes: changes.to_vec() };
+        let mut file = tempfile::NamedTempFile::new_in(self.directory()).map_err(failed)?;
+        file.write_all(&serde_json::to_vec(&record).unwrap_or_default()).map_err(failed)?;
+        file.persist(self.overlay_record()).map_err(|error| failed(error.error))?;
+        Ok(())
+    }
+
+    /// Removes the overlay; what it had changed, if there was one.
+    #[must_use]
+    pub fn forget_overlay(&self) -> Option<Vec<Change>> {
+        let record = self.read_overlay();
+        let _ = fs::remove_file(self.overlay_record());
+        let _ = fs::remove_dir_all(self.overlay_directory());
+        record.map(|record| record.changes)
+    }
+
+    fn overlay(&self, target: &Target) -> Overlay {
+        let Some(record) = self.read_overlay() else { return Overlay::None };
+        let packages = Packages::installed(&target.interpreter.sys_path);
+        if record.environment == environment_key(target, &packages) && self.overlay_directory().is_dir() {
+            Overlay::Bound(self.overlay_directory())
+        } else {
+            Overlay::Stale
+        }
+    }
+
+    fn overlay_directory(&self) -> PathBuf {
+        self.directory().join("isolated")
+    }
+
+    fn overlay_record(&self) -> PathBuf {
+        self.directory().join("isolated.json")
+    }
+
+    fn read_overlay(&self) -> Option<Isolated> {
+        serde_json::from_slice(&fs::read(self.overlay_record()).ok()?).ok()
+    }
+}
+
+/// A repair that is kept beside its environment.
+#[derive(Debug, Serialize, Deserialize)]
+struct Isolated {
+    /// The fingerprint of the environment that it was proven on.
+    environment: String,
+    changes: Vec<Change>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Overlay {
+    None,
+    Bound(PathBuf),
+    /// The environment has changed since.
+    Stale,
+}
+
+fn environment_key(target: &Target, packages: &Packages) -> String {
+    let mut key = Fingerprint::environment();
+    key.file(&target.interpreter.executable).field(&target.interpreter.version);
+    packages.fingerprint(&target.interpreter.sys_path, &mut key);
+    key.key()
+}
+
+/// A blocking lock gives up when a signal comes; whether it was one of those that end us is known
+/// then.
+fn wait(lock: impl Fn() -> io::Result<()>, failed: impl FnOnce(io::Error) -> Stop) -> Result<(), Stop> {
+    loop {
+        match lock() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Interrupts::caught().check()?,
+            Err(error) => return Err(failed(error)),
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+/// What a check stands on: an environment that nobody is exchanging files of.
+#[derive(Debug)]
+pub struct Ground {
+    /// With the overlay in front where there is one that counts.
+    pub target: Target,
+    pub overlay: Overlay,
+    /// What is to be said first.
+    pub note: Option<String>,
+    _shared: Option<Lock>,
+}
+
+impl Ground {
+    /// Identifies the target, rolls back what was cut off, and keeps repairs away while it lives.
+    ///
+    /// # Errors
+    /// We were interrupted, or files could not be put back. The inner error is the report of an
+    /// environment that stays unknown.
+    pub fn find(request: &Request) -> Result<Result<Self, Box<Report>>, Stop> {
+        let target = match examine::identify(request)? {
+            Ok(target) => target,
+            Err(report) => return Ok(Err(report)),
+        };
+        let Some(home) = Home::find(&target) else {
+            return Ok(Ok(Self { target, overlay: Overlay::None, note: None, _shared: None }));
+        };
+        let note = home.recover(request.progress)?;
+        let shared = home.shared()?;
+        let overlay = home.overlay(&target);
+        let target = match &overlay {
+            Overlay::Bound(directory) => target.with_overlay(directory),
+            Overlay::None | Overlay::Stale => target,
+        };
+        Ok(Ok(Self { target, overlay, note, _shared: shared }))
+    }
+}

@@ -1,0 +1,263 @@
+//! The program that resolves and fetches packages: uv where there is one, else the environment's
+//! own pip. It only ever writes into a directory of ours.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::child::{Child, ChildError, Finished, Scratch, set};
+use crate::config::InstallerChoice;
+use crate::error::{Error, Stop};
+use crate::packages::Packages;
+use crate::repair::plan::Wanted;
+use crate::target::Target;
+
+/// A resolution over a slow network takes longer than one child of a check may.
+const LIMIT_FACTOR: u32 = 10;
+
+#[derive(Debug)]
+pub enum Installer {
+    Uv(PathBuf),
+    Pip,
+}
+
+/// How one run of an installer ended.
+#[derive(Debug)]
+pub enum Installed {
+    Done { output: String },
+    Failed { message: String, output: String },
+}
+
+impl Installer {
+    /// # Errors
+    /// The one asked for is not there, or none is.
+    pub fn choose(choice: InstallerChoice, target: &Target, packages: &Packages) -> Result<Self, Error> {
+        let here = env::current_dir().unwrap_or_else(|_| "/".into());
+        let uv = which::which_in("uv", Some(target.path()), here).ok().filter(|_| uv_knows(target));
+        let has_pip = packages.get("pip").is_some();
+        let missing = |message: &str, next: &str| Err(Error::repair("installer", message.to_owned(), next));
+        match (choice, uv) {
+            (InstallerChoice::Auto | InstallerChoice::Uv, Some(uv)) => Ok(Self::Uv(uv)),
+            (InstallerChoice::Auto | InstallerChoice::Pip, _) if has_pip => Ok(Self::Pip),
+            (InstallerChoice::Uv, None) => {
+                missing("there is no uv on PATH", "Install uv, or use --installer pip.")
+            }
+            (InstallerChoice::Pip, _) => {
+                missing("the environment has no pip", "Install uv, or give the environment a pip.")
+            }
+            (InstallerChoice::Auto, _) => {
+                missing("there is no uv on PATH, and the environment has no pip", "Install uv.")
+            }
+        }
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Uv(_) => "uv",
+            Self::Pip => "pip",
+        }
+    }
+
+    /// Resolves and installs into `directory`, all that is wanted and what it needs.
+    ///
+    /// # Errors
+    /// It cannot be run, or we were interrupted. That it fails is an answer.
+    pub fn install(
+        &self,
+        wanted: &Wanted,
+        directory: &Path,
+        target: &Target,
+        limit: Duration,
+    ) -> Result<Installed, Stop> {
+        let scratch = scratch()?;
+        let file = |name: &str, lines: &[String]| {
+            let written = scratch.write(name, &(lines.join("\n") + "\n"));
+            written
+                .map_err(|error| Error::repair("stage", format!("cannot write {name}: {error}"), FREE_SPACE))
+        };
+        let requirements = file("requirements.txt", &wanted.requirements)?;
+        let constraints = file("constraints.txt", &wanted.constraints)?;
+        let mut arguments: Vec<OsString> = match self {
+            Self::Uv(_) => ["pip", "install", "--no-progress", "--color", "never"].map(OsString::from).into(),
+            Self::Pip => ["install", "--no-compile", "--no-input", "--disable-pip-version-check"]
+                .map(OsString::from)
+                .into(),
+        };
+        arguments.extend(["--target".into(), directory.into(), "-r".into(), requirements.into()]);
+        arguments.extend(["-c".into(), constraints.into()]);
+        let finished = self.run(arguments, target, limit, &scratch)?;
+        let output = format!("{}{}", text(&finished.stdout), text(&finished.stderr));
+        Ok(if finished.status.success() {
+            Installed::Done { output }
+        } else {
+            Installed::Failed { message: format!("{} {}", self.name(), ended(&finished)), output }
+        })
+    }
+
+    /// The dependencies of the environment that are not met, a line each.
+    ///
+    /// # Errors
+    /// It cannot be run, or we were interrupted.
+    pub fn broken_requirements(&self, target: &Target, limit: Duration) -> Result<BTreeSet<String>, Stop> {
+        let scratch = scratch()?;
+        let arguments = match self {
+            Self::Uv(_) => ["pip", "check", "--color", "never"].map(OsString::from).to_vec(),
+            Self::Pip => vec!["check".into(), "--disable-pip-version-check".into()],
+        };
+        let finished = self.run(arguments, target, limit, &scratch)?;
+        let output = format!("{}{}", text(&finished.stdout), text(&finished.stderr));
+        // uv: "The package `x` requires `y`, but `z` is installed"; pip: "x 1 requires y, which is
+        // not installed." or "x 1 has requirement y, but you have z."
+        let told = |line: &&str| line.contains(" requires ") || line.contains(" has requirement ");
+        Ok(output.lines().filter(told).map(str::to_owned).collect())
+    }
+
+    fn run(
+        &self,
+        mut arguments: Vec<OsString>,
+        target: &Target,
+        limit: Duration,
+        scratch: &Scratch,
+    ) -> Result<Finished, Stop> {
+        let python = &target.interpreter.executable;
+        let mut environment = target.environment.clone();
+        let program = match self {
+            Self::Uv(uv) => {
+                arguments.extend(["--python".into(), python.into()]);
+                environment.extend(uv_environment(python));
+                uv
+            }
+            Self::Pip => {
+                let flags = target.interpreter.flags.iter().map(OsString::from);
+                arguments.splice(0..0, flags.chain(["-m".into(), "pip".into()]));
+                // Neither goes together with --target.
+                environment.extend([set("PIP_USER", "0"), ("PIP_PREFIX".into(), None)]);
+                python
+            }
+        };
+        let child = Child { program, arguments, environment, limit: limit * LIMIT_FACTOR };
+        child.run(scratch).map_err(|error| match error {
+            ChildError::Interrupted(signal) => Stop::Interrupted(signal),
+            other => Error::repair("stage", other.to_string(), "Nothing was changed; run it again.").into(),
+        })
+    }
+}
+
+/// What to do about a directory that cannot be written.
+pub const FREE_SPACE: &str = "Free some space, or set TMPDIR and XDG_STATE_HOME to a place that has some.";
+
+fn scratch() -> Result<Scratch, Error> {
+    Scratch::new()
+        .map_err(|error| Error::repair("stage", format!("no temporary directory: {error}"), FREE_SPACE))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn ended(finished: &Finished) -> String {
+    match finished.status.code() {
+        Some(code) => format!("ended with status {code}"),
+        None => "was killed by a signal".into(),
+    }
+}
+
+/// uv runs on Python 3.8 and later only.
+fn uv_knows(target: &Target) -> bool {
+    !matches!(target.interpreter.version.split('.').nth(1), Some("6" | "7"))
+}
+
+/// pip's index settings, as uv understands them: uv does not read pip.conf, and a user whose
+/// packages come from a private index has said so once. What is said to uv itself wins.
+fn uv_environment(python: &Path) -> Vec<(OsString, Option<OsString>)> {
+    let settings = pip_settings(python);
+    let named = [
+        ("index-url", &["UV_DEFAULT_INDEX", "UV_INDEX_URL"][..]),
+        ("extra-index-url", &["UV_INDEX", "UV_EXTRA_INDEX_URL"]),
+        ("find-links", &["UV_FIND_LINKS"]),
+        ("trusted-host", &["UV_INSECURE_HOST"]),
+        ("no-index", &["UV_NO_INDEX"]),
+        ("cert", &["SSL_CERT_FILE"]),
+    ];
+    let mut variables = Vec::new();
+    for (setting, names) in named {
+        let said = names.iter().any(|name| env::var_os(name).is_some());
+        if let Some(value) = settings.iter().rev().find(|(name, _)| name == setting).filter(|_| !said) {
+            let separator = if setting == "find-links" { "," } else { " " };
+            let value = value.1.split_whitespace().collect::<Vec<_>>().join(separator);
+            variables.push(set(names[0], value));
+        }
+    }
+    variables
+}
+
+/// pip's settings, later ones stronger: its files in the order in which pip reads them, then
+/// `PIP_*` variables.
+fn pip_settings(python: &Path) -> Vec<(String, String)> {
+    let home = |below: &str| env::var_os("HOME").map(|home| PathBuf::from(home).join(below));
+    let config_home = env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| home(".config"));
+    let prefix = python.parent().and_then(Path::parent);
+    let mut files = vec![
+        Some(PathBuf::from("/etc/pip.conf")),
+        home(".pip/pip.conf"),
+        config_home.map(|base| base.join("pip/pip.conf")),
+        prefix.map(|prefix| prefix.join("pip.conf")),
+    ];
+    if let Some(named) = env::var_os("PIP_CONFIG_FILE") {
+        // /dev/null turns all of them off.
+        files = if named == "/dev/null" { Vec::new() } else { [files, vec![Some(named.into())]].concat() };
+    }
+    let mut settings: Vec<(String, String)> = files
+        .into_iter()
+        .flatten()
+        .filter_map(|file| fs::read_to_string(file).ok())
+        .flat_map(|text| ini_settings(&text))
+        .collect();
+    for (name, value) in env::vars() {
+        if let Some(name) = name.strip_prefix("PIP_") {
+            settings.push((name.to_lowercase().replace('_', "-"), value));
+        }
+    }
+    settings
+}
+
+/// `name = value` of the sections that count for `pip install`; lines that begin with a space go on.
+fn ini_settings(text: &str) -> Vec<(String, String)> {
+    let mut settings: Vec<(String, String)> = Vec::new();
+    let mut counts = false;
+    for line in text.lines().filter(|line| !line.trim_start().starts_with(['#', ';'])) {
+        if let Some(section) = line.trim().strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            counts = section == "global" || section == "install";
+        } else if line.starts_with([' ', '\t']) {
+            if let Some((_, value)) = settings.last_mut().filter(|_| counts) {
+                value.push(' ');
+                value.push_str(line.trim());
+            }
+        } else if let Some((name, value)) = line.split_once(['=', ':']).filter(|_| counts) {
+            settings.push((name.trim().to_lowercase().replace('_', "-"), value.trim().to_owned()));
+        }
+    }
+    settings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pip_conf_is_read_as_pip_reads_it() {
+        let text = "[global]\nindex_url = https://a/simple\n# x\n[freeze]\nindex-url=no\n[install]\n\
+                    find-links =\n  /one\n  /two\nextra-index-url: https://b\n";
+        let settings = ini_settings(text);
+        let expected = [
+            ("index-url", "https://a/simple"),
+            ("find-links", " /one /two"),
+            ("extra-index-url", "https://b"),
+        ];
+        assert_eq!(settings, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+}

@@ -1,0 +1,629 @@
+//! Files of an environment replaced as one: snapshot, journal, place; restore and recovery.
+//!
+//! The journal is written before the first change and names every file that will go or come, so
+//! whoever finds it can put everything back, as often as need be: a `Drop` does not survive
+//! SIGKILL. Nothing is ever finished by somebody else; an open journal is always rolled back.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::packages::Distribution;
+use crate::repair::fault;
+use crate::repair::plan::Change;
+
+/// A file that goes, and its copy below the snapshot.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Saved {
+    pub path: PathBuf,
+    copy: String,
+}
+
+/// Everything that is needed to put the old files back.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Journal {
+    /// Names the snapshot too.
+    pub id: String,
+    /// The directory that is locked meanwhile.
+    pub site: PathBuf,
+    pub changes: Vec<Change>,
+    removed: Vec<Saved>,
+    created: Vec<PathBuf>,
+}
+
+/// What is to be done to an environment: files that go, and files that come with their source.
+#[derive(Debug, Default)]
+pub struct Exchange {
+    pub go: BTreeSet<PathBuf>,
+    pub come: Vec<(PathBuf, Content)>,
+}
+
+#[derive(Debug)]
+pub enum Content {
+    File(PathBuf),
+    Text(String),
+}
+
+/// What went wrong, in words that name the file.
+pub type Fault = String;
+
+fn at(path: &Path, what: &str) -> impl FnOnce(io::Error) -> Fault {
+    let what = format!("{what} {}", path.display());
+    move |error| format!("{what}: {error}")
+}
+
+impl Exchange {
+    /// Replaces one distribution by its staged successor, in the directory `site`.
+    ///
+    /// # Errors
+    /// Its files are not known, or they lie outside `site`.
+    pub fn replace(
+        &mut self,
+        old: Option<&Distribution>,
+        new: &Distribution,
+        overlay: &Path,
+        site: &Path,
+    ) -> Result<(), Fault> {
+        if let Some(old) = old {
+            for file in record(old, site)? {
+                self.go.extend(bytecode_of(&file));
+                self.go.insert(file);
+            }
+        }
+        // Whether the user asked for a package by name is not ours to change.
+        let was_requested = old.is_some_and(|old| old.metadata.join("REQUESTED").exists());
+        let record_file = new.metadata.join("RECORD");
+        let mut kept = String::new();
+        let text = fs::read_to_string(&record_file).map_err(at(&record_file, "cannot read"))?;
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            let name = record_path(line);
+            let is_requested = name.ends_with(".dist-info/REQUESTED");
+            if is_bytecode(Path::new(&name)) || (is_requested && !was_requested) {
+                continue;
+            }
+            if !stays_inside(&name) || name.starts_with("bin/") {
+                return Err(format!(
+                    "{} {} brings {name}, which lies outside {}",
+                    new.name,
+                    new.version,
+                    site.display()
+                ));
+            }
+            kept.push_str(line);
+            kept.push('\n');
+            if !name.ends_with(".dist-info/RECORD") {
+                self.come.push((site.join(&name), Content::File(overlay.join(&name))));
+            }
+        }
+        let dist_info = new.metadata.file_name().unwrap_or_default();
+        self.come.push((site.join(dist_info).join("RECORD"), Content::Text(kept)));
+        Ok(())
+    }
+
+    /// A file that comes and lies there already, though it does not go.
+    #[must_use]
+    pub fn conflict(&self) -> Option<&Path> {
+        let there = self.come.iter().map(|(path, _)| path.as_path());
+        there.into_iter().find(|path| path.symlink_metadata().is_ok() && !self.go.contains(*path))
+    }
+
+    /// The directories in which something goes or comes, as far as they exist.
+    #[must_use]
+    pub fn directories(&self) -> BTreeSet<PathBuf> {
+        let files = self.go.iter().chain(self.come.iter().map(|(path, _)| path));
+        files
+            .filter_map(|file| file.ancestors().skip(1).find(|directory| directory.is_dir()))
+            .map(Path::to_owned)
+            .collect()
+    }
+}
+
+/// The files of an installed distribution.
+fn record(distribution: &Distribution, site: &Path) -> Result<Vec<PathBuf>, Fault> {
+    let file = distribution.metadata.join("RECORD");
+    let unknown = |error| {
+        let (name, version) = (&distribution.name, &distribution.version);
+        format!("{name} {version} has no RECORD of its files ({error}); it was not installed from a wheel")
+    };
+    let text = fs::read_to_string(&file).map_err(unknown)?;
+    let mut files = Vec::new();
+    for line in text.lines().filter(|line| !line.trim().is_empty()) {
+        let name = record_path(line);
+        if !stays_inside(&name) {
+            let (name_of, version) = (&distribution.name, &distribution.version);
+            return Err(format!("{name_of} {version} has {name}, which lies outside {}", site.display()));
+        }
+        let path = site.join(name);
+        if path.symlink_metadata().is_ok() {
+            files.push(path);
+        }
+    }
+    // Written by whoever installs later, and not in its own list with some installers.
+    files.extend(
+        distribution
+            .metadata
+            .read_dir()
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.is_file()),
+    );
+    Ok(files)
+}
+
+/// The first field of a line of RECORD, which is CSV: quoted where it holds a comma or a quote.
+fn record_path(line: &str) -> String {
+    match line.strip_prefix('"') {
+        None => line.split(',').next().unwrap_or_default().to_owned(),
+        Some(quoted) => {
+            let mut path = String::new();
+            let mut letters = quoted.chars().peekable();
+            while let Some(letter) = letters.next() {
+                match letter {
+                    '"' if letters.next_if_eq(&'"').is_none() => break,
+                    letter => path.push(letter),
+                }
+            }
+            path
+        }
+    }
+}
+
+fn stays_inside(name: &str) -> bool {
+    use std::path::Component;
+    !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+fn is_bytecode(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "pyc")
+}
+
+/// What Python has compiled of a source file, for whatever version.
+fn bytecode_of(source: &Path) -> Vec<PathBuf> {
+    let (Some(directory), Some(stem)) = (source.parent(), source.file_stem()) else { return Vec::new() };
+    if source.extension().is_none_or(|ending| ending != "py") {
+        return Vec::new();
+    }
+    let prefix = [stem.as_encoded_bytes(), b"."].concat();
+    let cache = directory.join("__pycache__").read_dir().into_iter().flatten().flatten();
+    cache
+        .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(&prefix))
+        .map(|entry| entry.path())
+        .filter(|path| is_bytecode(path))
+        .collect()
+}
+
+/// The files of one environment's transactions, below the state directory.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pub directory: PathBuf,
+}
+
+impl Store {
+    fn open_journal(&self) -> PathBuf {
+        self.directory.join("journal.json")
+    }
+
+    fn last_journal(&self) -> PathBuf {
+        self.directory.join("last.json")
+    }
+
+    fn snapshot(&self, id: &str) -> PathBuf {
+        self.directory.join(format!("snapshot-{id}"))
+    }
+
+    /// The journal of a transaction that nobody has closed.
+    #[must_use]
+    pub fn unfinished(&self) -> Option<Journal> {
+        let open = read(&self.open_journal())?;
+        if read(&self.last_journal()).is_some_and(|last| last.id == open.id) {
+            // Closed but for this file.
+            let _ = fs::remove_file(self.open_journal());
+            return None;
+        }
+        Some(open)
+    }
+
+    /// The journal of the last repair, for an undo.
+    #[must_use]
+    pub fn last(&self) -> Option<Journal> {
+        read(&self.last_journal())
+    }
+
+    /// Copies all that goes, then writes the journal. The environment is not touched yet.
+    ///
+    /// # Errors
+    /// Something cannot be copied or written; what was is gone again.
+    pub fn begin(
+        &self,
+        id: String,
+        site: &Path,
+        exchange: &Exchange,
+        changes: Vec<Change>,
+    ) -> Result<Journal, Fault> {
+        let snapshot = self.snapshot(&id);
+        let begun = self.copy_and_write(id, site, exchange, changes);
+        if begun.is_err() {
+            let _ = fs::remove_dir_all(snapshot);
+        }
+        begun
+    }
+
+    fn copy_and_write(
+        &self,
+        id: String,
+        site: &Path,
+        exchange: &Exchange,
+        changes: Vec<Change>,
+    ) -> Result<Journal, Fault> {
+        let snapshot = self.snapshot(&id);
+        fs::create_dir(&snapshot).map_err(at(&snapshot, "cannot make"))?;
+        let mut removed = Vec::new();
+        for (number, path) in exchange.go.iter().enumerate() {
+            let copy = number.to_string();
+            fault::at("snapshot")
+                .and_then(|()| link_or_copy(path, &snapshot.join(&copy)))
+                .map_err(at(path, "cannot keep a copy of"))?;
+            removed.push(Saved { path: path.clone(), copy });
+        }
+        let created = exchange.come.iter().map(|(path, _)| path.clone()).collect();
+        let journal = Journal { id, site: site.to_owned(), changes, removed, created };
+        write(&self.open_journal(), &journal)?;
+        Ok(journal)
+    }
+
+    /// Makes the exchange, after [`Self::begin`].
+    ///
+    /// # Errors
+    /// The first file that cannot be removed or written; [`Self::restore`] is then due.
+    pub fn exchange(&self, exchange: &Exchange) -> Result<(), Fault> {
+        for path in &exchange.go {
+            fault::at("remove").and_then(|()| remove(path)).map_err(at(path, "cannot remove"))?;
+        }
+        for (path, content) in &exchange.come {
+            fault::at("place").and_then(|()| place(content, path)).map_err(at(path, "cannot write"))?;
+        }
+        remove_empty(exchange.go.iter().map(PathBuf::as_path));
+        Ok(())
+    }
+
+    /// Makes this transaction the last one, which an undo takes back, and forgets the one before.
+    ///
+    /// # Errors
+    /// The journal cannot be written: the transaction is still open.
+    pub fn close(&self, journal: &Journal) -> Result<(), Fault> {
+        write(&self.last_journal(), journal)?;
+        fault::at("close").map_err(|error| error.to_string())?;
+        let _ = fs::remove_file(self.open_journal());
+        self.forget_but(Some(&journal.id));
+        Ok(())
+    }
+
+    /// Opens a closed transaction again, so that an undo that is cut off is finished later.
+    ///
+    /// # Errors
+    /// As of writing a file.
+    pub fn reopen(&self, journal: &Journal) -> Result<(), Fault> {
+        write(&self.open_journal(), journal)?;
+        fs::remove_file(self.last_journal()).map_err(at(&self.last_journal(), "cannot remove"))
+    }
+
+    /// Puts everything back as it was, goes on past what fails, and forgets the transaction when
+    /// nothing did.
+    ///
+    /// # Errors
+    /// Every file that could not be put back; the snapshot and the journal stay.
+    pub fn restore(&self, journal: &Journal) -> Result<(), Vec<Fault>> {
+        let snapshot = self.snapshot(&journal.id);
+        let mut faults = Vec::new();
+        let old: BTreeSet<&Path> = journal.removed.iter().map(|saved| saved.path.as_path()).collect();
+        for path in journal.created.iter().filter(|path| !old.contains(path.as_path())) {
+            for file in bytecode_of(path).iter().chain([path]) {
+                if let Err(error) = remove(file) {
+                    faults.push(at(file, "cannot remove")(error));
+                }
+            }
+        }
+        for saved in &journal.removed {
+            let copy = snapshot.join(&saved.copy);
+            if let Err(error) = fault::at("restore").and_then(|()| put_back(&copy, &saved.path)) {
+                faults.push(at(&saved.path, "cannot put back")(error));
+            }
+        }
+        remove_empty(journal.created.iter().map(PathBuf::as_path));
+        if faults.is_empty() {
+            let _ = fs::remove_file(self.open_journal());
+            let _ = fs::remove_dir_all(snapshot);
+            Ok(())
+        } else {
+            Err(faults)
+        }
+    }
+
+    /// Removes what interrupted repairs left behind: overlays, and snapshots that no journal names.
+    pub fn tidy(&self) {
+        let last = self.last().map(|journal| journal.id);
+        self.forget_but(last.as_deref());
+    }
+
+    fn forget_but(&self, id: Option<&str>) {
+        let kept = id.map(|id| format!("snapshot-{id}"));
+        for entry in self.directory.read_dir().into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let ours = name.starts_with("snapshot-") || name.starts_with(OVERLAY_PREFIX);
+            if ours && Some(&name) != kept.as_ref() {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+}
+
+/// Begins the names of the directories into which repairs are staged.
+pub const OVERLAY_PREFIX: &str = "overlay-";
+
+fn read(path: &Path) -> Option<Journal> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// To a temporary name, to the disk, and renamed.
+fn write(path: &Path, journal: &Journal) -> Result<(), Fault> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let written = || -> io::Result<()> {
+        fault::at("journal")?;
+        let mut file = tempfile::NamedTempFile::new_in(directory)?;
+        file.write_all(&serde_json::to_vec(journal)?)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        File::open(directory)?.sync_all()
+    };
+    written().map_err(at(path, "cannot write"))
+}
+
+/// Gone afterwards, whether or not it was there.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn place(content: &Content, path: &Path) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    match content {
+        Content::File(source) => link_or_copy(source, path),
+        Content::Text(text) => fs::write(path, text),
+    }
+}
+
+/// A hard link costs nothing and cannot differ; across file systems it takes a copy, with its time:
+/// bytecode is only valid for the source file's.
+fn link_or_copy(source: &Path, path: &Path) -> io::Result<()> {
+    let metadata = source.symlink_metadata()?;
+    if metadata.is_symlink() {
+        return std::os::unix::fs::symlink(fs::read_link(source)?, path);
+    }
+    if fs::hard_link(source, path).is_ok() {
+        return Ok(());
+    }
+    fs::copy(source, path)?;
+    File::options().write(true).open(path).or_else(|_| File::open(path))?.set_modified(metadata.modified()?)
+}
+
+/// Beside it and renamed over it, so that the file is never missing.
+fn put_back(copy: &Path, path: &Path) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(directory)?;
+    let beside =
+        directory.join(format!(".{}.pcluster-shim", path.file_name().unwrap_or_default().to_string_lossy()));
+    remove(&beside)?;
+    link_or_copy(copy, &beside)?;
+    if same_file(&beside, path) {
+        // rename(2) does nothing to two names of one file, and leaves both.
+        return remove(&beside);
+    }
+    fs::rename(&beside, path).inspect_err(|_| {
+        let _ = remove(&beside);
+    })
+}
+
+fn same_file(one: &Path, other: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let identity =
+        |path: &Path| path.symlink_metadata().map(|metadata| (metadata.dev(), metadata.ino())).ok();
+    identity(one).is_some() && identity(one) == identity(other)
+}
+
+/// Removes the directories of these files that are empty now, and their parents.
+fn remove_empty<'a>(files: impl Iterator<Item = &'a Path>) {
+    let directories: BTreeSet<&Path> = files.filter_map(Path::parent).collect();
+    for directory in directories.into_iter().rev() {
+        let mut directory = Some(directory);
+        // Bytecode directories stand inside the one that they belong to.
+        while let Some(empty) = directory {
+            let _ = fs::remove_dir(empty.join("__pycache__"));
+            if fs::remove_dir(empty).is_err() {
+                break;
+            }
+            directory = empty.parent();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn record_lines_are_csv() {
+        assert_eq!(record_path("a/b.py,sha256=x,1"), "a/b.py");
+        assert_eq!(record_path("\"a,b \"\"c\"\".py\",,"), "a,b \"c\".py");
+        assert_eq!(record_path(""), "");
+    }
+
+    #[test]
+    fn nothing_outside_is_ours() {
+        assert!(stays_inside("a/b"));
+        for outside in ["", "../bin/x", "/etc/passwd", "a/../../b", "./a"] {
+            assert!(!stays_inside(outside), "{outside}");
+        }
+    }
+
+    /// An environment with one distribution, and a staged successor.
+    struct Scene {
+        root: tempfile::TempDir,
+        exchange: Exchange,
+        store: Store,
+    }
+
+    fn scene() -> Scene {
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &str| root.path().join(path);
+        let file = |path: &str, text: &str| {
+            fs::create_dir_all(at(path).parent().unwrap()).unwrap();
+            fs::write(at(path), text).unwrap();
+        };
+        file("site/p/__init__.py", "old");
+        file("site/p/__pycache__/__init__.cpython-39.pyc", "compiled");
+        file("site/p/gone/only_old.py", "old");
+        file("site/p-1.dist-info/METADATA", "Name: p\nVersion: 1\n");
+        file(
+            "site/p-1.dist-info/RECORD",
+            "p/__init__.py,,\np/gone/only_old.py,,\np-1.dist-info/METADATA,,\np-1.dist-info/RECORD,,\n",
+        );
+        file("site/other.py", "not ours");
+        file("overlay/p/__init__.py", "new");
+        file("overlay/p/fresh/only_new.py", "new");
+        file("overlay/p-2.dist-info/METADATA", "Name: p\nVersion: 2\n");
+        file("overlay/p-2.dist-info/REQUESTED", "");
+        file(
+            "overlay/p-2.dist-info/RECORD",
+            "p/__init__.py,,\np/fresh/only_new.py,,\np-2.dist-info/METADATA,,\np-2.dist-info/REQUESTED,,\np-2.dist-info/RECORD,,\n",
+        );
+        fs::create_dir(at("state")).unwrap();
+        let distribution = |directory: &str, version: &str| Distribution {
+            name: "p".into(),
+            version: version.into(),
+            metadata: at(directory).join(format!("p-{version}.dist-info")),
+            requires: Vec::new(),
+        };
+        let mut exchange = Exchange::default();
+        exchange
+            .replace(
+                Some(&distribution("site", "1")),
+                &distribution("overlay", "2"),
+                &at("overlay"),
+                &at("site"),
+            )
+            .unwrap();
+        let store = Store { directory: at("state") };
+        Scene { root, exchange, store }
+    }
+
+    fn tree(directory: &Path) -> Vec<(PathBuf, String)> {
+        let mut files = Vec::new();
+        for entry in directory.read_dir().unwrap().flatten() {
+            if entry.path().is_dir() {
+                files.push((entry.path(), "directory".into()));
+                files.extend(tree(&entry.path()));
+            } else {
+                files.push((entry.path(), fs::read_to_string(entry.path()).unwrap()));
+            }
+        }
+        files.sort();
+        files
+    }
+
+    #[test]
+    fn an_exchange_leaves_the_new_files_only_and_its_undo_the_old_ones() {
+        let scene = scene();
+        let site = scene.root.path().join("site");
+        let before = tree(&site);
+        let journal = scene.store.begin("1".into(), &site, &scene.exchange, Vec::new()).unwrap();
+        scene.store.exchange(&scene.exchange).unwrap();
+        let names: Vec<String> = tree(&site)
+            .iter()
+            .map(|(path, _)| path.strip_prefix(&site).unwrap().display().to_string())
+            .collect();
+        let expected = [
+            "other.py",
+            "p",
+            "p/__init__.py",
+            "p/fresh",
+            "p/fresh/only_new.py",
+            "p-2.dist-info",
+            "p-2.dist-info/METADATA",
+            "p-2.dist-info/RECORD",
+        ];
+        let mut expected = expected.map(str::to_owned);
+        let mut names = names;
+        names.sort();
+        expected.sort();
+        assert_eq!(names, expected);
+        assert!(!fs::read_to_string(site.join("p-2.dist-info/RECORD")).unwrap().contains("REQUESTED"));
+        scene.store.close(&journal).unwrap();
+        assert!(scene.store.unfinished().is_none());
+        let last = scene.store.last().unwrap();
+        scene.store.reopen(&last).unwrap();
+        scene.store.restore(&last).unwrap();
+        assert_eq!(tree(&site), before);
+        assert_eq!(tree(&scene.store.directory), []);
+    }
+
+    #[test]
+    fn whatever_was_done_a_restore_puts_it_back() {
+        let steps = scene().exchange.go.len() + scene().exchange.come.len();
+        for done in 0..=steps {
+            let mut scene = scene();
+            let site = scene.root.path().join("site");
+            let before = tree(&site);
+            scene.store.begin("1".into(), &site, &scene.exchange, Vec::new()).unwrap();
+            // As if killed after so many steps.
+            let going = scene.exchange.go.len().min(done);
+            for path in scene.exchange.go.iter().take(going) {
+                remove(path).unwrap();
+            }
+            scene.exchange.come.truncate(done - going);
+            for (path, content) in &scene.exchange.come {
+                place(content, path).unwrap();
+            }
+            let journal = scene.store.unfinished().unwrap();
+            scene.store.restore(&journal).unwrap();
+            assert_eq!(tree(&site), before, "after {done} steps");
+            scene.store.tidy();
+            assert_eq!(tree(&scene.store.directory), []);
+        }
+    }
+
+    #[test]
+    fn a_file_of_somebody_else_in_the_way_is_seen() {
+        let scene = scene();
+        assert_eq!(scene.exchange.conflict(), None);
+        let way = scene.root.path().join("site/p/fresh/only_new.py");
+        fs::create_dir_all(way.parent().unwrap()).unwrap();
+        fs::write(&way, "").unwrap();
+        assert_eq!(scene.exchange.conflict(), Some(way.as_path()));
+    }
+
+    #[test]
+    fn a_restore_goes_on_past_a_file_that_fails_and_keeps_the_snapshot() {
+        let scene = scene();
+        let site = scene.root.path().join("site");
+        let journal = scene.store.begin("1".into(), &site, &scene.exchange, Vec::new()).unwrap();
+        scene.store.exchange(&scene.exchange).unwrap();
+        // A directory with something in it is in the way.
+        fs::create_dir_all(site.join("p/gone/only_old.py/x")).unwrap();
+        let faults = scene.store.restore(&journal).unwrap_err();
+        assert_eq!(faults.len(), 1);
+        assert!(faults[0].contains("only_old.py"), "{}", faults[0]);
+        assert_eq!(fs::read_to_string(site.join("p/__init__.py")).unwrap(), "old");
+        fs::remove_dir_all(site.join("p/gone/only_old.py")).unwrap();
+        scene.store.restore(&scene.store.unfinished().unwrap()).unwrap();
+        assert_eq!(fs::read_to_string(site.join("p/gone/only_old.py")).unwrap(), "old");
+    }
+}
