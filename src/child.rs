@@ -235,10 +235,21 @@ impl Scratch {
 #[derive(Debug)]
 pub struct Interrupts(Arc<AtomicUsize>);
 
+static CAUGHT: OnceLock<Interrupts> = OnceLock::new();
+
 impl Interrupts {
+    /// The signal that has come since the first child: the last question before exec, which would
+    /// otherwise forget it.
+    #[must_use]
+    pub fn received() -> Option<i32> {
+        match CAUGHT.get()?.check() {
+            Err(ChildError::Interrupted(signal)) => Some(signal),
+            _ => None,
+        }
+    }
+
     /// Catches them at the first call.
     pub fn caught() -> &'static Self {
-        static CAUGHT: OnceLock<Interrupts> = OnceLock::new();
         CAUGHT.get_or_init(|| {
             let received = Arc::new(AtomicUsize::new(0));
             for (signal, name) in [(SIGINT, "INT"), (SIGTERM, "TERM"), (SIGHUP, "HUP"), (SIGQUIT, "QUIT")] {

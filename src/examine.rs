@@ -109,6 +109,9 @@ pub fn examine(request: &Request, target: &Target) -> Result<Examined, Stop> {
         return judged(walk);
     }
     let node = walk.node(target)?;
+    if walk.has("template") {
+        return judged(walk);
+    }
     let key = node.as_ref().map(|node| fingerprint(request, target, &packages, node).key());
     if let Some(key) = &key
         && request.memory.recall(VERDICTS, key).is_some()
@@ -290,6 +293,11 @@ impl<'a> Walk<'a> {
             Err(NoNode::Child(ChildError::Interrupted(signal))) => Err(Stop::Interrupted(signal)),
             Err(reason) => {
                 self.unknown("node", since, reason.to_string());
+                // One that runs but says something odd may still do; otherwise the synthesis could
+                // only fail for the reason that has just been told.
+                if !matches!(reason, NoNode::Odd { .. }) {
+                    self.skipped("template", "there is no Node.js to build it with");
+                }
                 Ok(None)
             }
         }
@@ -327,6 +335,10 @@ impl<'a> Walk<'a> {
             Err(reason) => self.unknown("template", since, reason.to_string()),
         }
         Ok(None)
+    }
+
+    fn has(&self, id: &str) -> bool {
+        self.checks.iter().any(|check| check.id == id)
     }
 
     fn template_passed(&self) -> bool {

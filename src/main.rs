@@ -5,6 +5,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
 use pcluster_shim::Outcome;
+use pcluster_shim::child::Interrupts;
 use pcluster_shim::error::Error;
 
 fn main() -> ExitCode {
@@ -18,6 +19,9 @@ fn act(outcome: Outcome) -> ExitCode {
             ExitCode::from(status)
         }
         Outcome::Become { program, arguments, guard, overlay, stderr } => {
+            if let Some(signal) = Interrupts::received() {
+                return act(Outcome::Die { signal });
+            }
             print("", &stderr);
             let mut command = Command::new(&program);
             command.args(arguments);

@@ -14,6 +14,7 @@ use serde_json::json;
 
 use crate::Outcome;
 use crate::advisory::Advisory;
+use crate::child::ChildError;
 use crate::cli::{Check, Command, Common, Fix, Format, Preflight};
 use crate::config::{self, Settings};
 use crate::error::{Error, Stop, on_stderr};
@@ -25,7 +26,7 @@ use crate::repair::plan::Change;
 use crate::repair::{self, Fixed, Ground, Overlay, Undone};
 use crate::report::{self, Report, Status, Verdict, wrapped};
 use crate::synth::Call;
-use crate::target;
+use crate::target::{self, Unidentified};
 use crate::template::{self, Expectation};
 
 /// Does what `preflight` is asked for.
@@ -287,6 +288,9 @@ fn run_where(common: &Common) -> Result<Outcome, Stop> {
     let first = candidates.iter().find(|candidate| candidate.standing != Standing::NotAbsolute);
     let bypassed = first.is_none_or(|first| first.standing != Standing::Shim);
     let target = target::identify(&real, settings.timeout, &Memory::from_environment(false));
+    if let Err(Unidentified::Child(ChildError::Interrupted(signal))) = target {
+        return Err(Stop::Interrupted(signal));
+    }
     let status = u8::from(bypassed);
     let stdout = match common.format {
         _ if common.quiet => String::new(),

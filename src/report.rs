@@ -367,7 +367,7 @@ fn subject_rows(subject: &Subject, packages: &BTreeMap<String, String>) -> Strin
     ];
     rows.into_iter().fold(String::new(), |text, (name, version, what)| {
         let version = version.unwrap_or_else(unknown);
-        text + &format!("  {name:<11}{version:<10} {what}\n")
+        text + &format!("  {name:<12}{version:<10} {what}\n")
     })
 }
 
@@ -381,12 +381,12 @@ fn check_rows(check: &Check, paint: &Paint) -> String {
         }
         (None, false) => String::new(),
     };
-    let head = format!("  {:<11}{status}", check.id);
+    let head = format!("  {:<12}{status}", check.id);
     if detail.is_empty() {
         return head.trim_end().to_owned() + "\n";
     }
-    let lines = wrapped(&detail, 80 - 24);
-    head + " " + &lines.join(&format!("\n{:24}", "")) + "\n"
+    let lines = wrapped(&detail, 80 - 25);
+    head + " " + &lines.join(&format!("\n{:25}", "")) + "\n"
 }
 
 fn group_rows(group: &[Finding], shared: bool, paint: &Paint) -> String {

@@ -153,6 +153,10 @@ struct Kept {
     interpreter: Interpreter,
 }
 
+/// The variables beside PATH that an answer tells: `SHOWN` of interpreter.py.
+const TOLD: [&str; 7] =
+    ["PYTHON", "NODE_", "JSII_", "LD_LIBRARY_PATH", "DYLD_", "VIRTUAL_ENV", "CONDA_PREFIX"];
+
 /// What the answer depends on before it is asked for.
 fn asked_of(launcher: &Path, program: &Path, arguments: &[OsString]) -> Fingerprint {
     let mut key = Fingerprint::new();
@@ -160,10 +164,14 @@ fn asked_of(launcher: &Path, program: &Path, arguments: &[OsString]) -> Fingerpr
     for argument in arguments {
         key.field(argument.as_bytes());
     }
-    for name in
-        ["HOME", "PATH", "PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONNOUSERSITE", "PYTHONSAFEPATH"]
-    {
-        key.field(name).field(env::var_os(name).unwrap_or_default().as_bytes());
+    // What decides about `sys.path`, and what the answer tells: a variable that has changed since
+    // must not be taken for one that the launcher changes.
+    let told = |name: &OsStr| TOLD.iter().any(|prefix| name.as_bytes().starts_with(prefix.as_bytes()));
+    let mut variables: Vec<_> =
+        env::vars_os().filter(|(name, _)| name == "HOME" || name == "PATH" || told(name)).collect();
+    variables.sort();
+    for (name, value) in variables {
+        key.field(name.as_bytes()).field(value.as_bytes());
     }
     if env::var_os("PYTHONPATH").is_some() {
         // Its relative entries are meant from here.
@@ -448,6 +456,10 @@ fn ask_node(path: &Path, target: &Target, limit: Duration) -> Result<Version, No
     let environment = target.environment.clone();
     let child = Child { program: path, arguments: vec!["--version".into()], environment, limit };
     let finished = child.run(&scratch).map_err(NoNode::Child)?;
+    if !finished.status.success() {
+        let (program, status, stderr) = (path.to_owned(), finished.status, finished.stderr);
+        return Err(NoNode::Child(ChildError::Failed { program, status, stderr }));
+    }
     let said = String::from_utf8_lossy(&finished.stdout).trim().chars().take(80).collect::<String>();
     let version = said.strip_prefix('v').and_then(|version| Version::parse(version).ok());
     version.ok_or_else(|| NoNode::Odd { path: path.to_owned(), said })

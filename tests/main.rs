@@ -1,1 +1,16 @@
+//! The fast suite: the built binary on fake launchers, one module for each chapter of the contract.
 
+mod fakes; // fake environments of pcluster, fake Nodes, the real Python of this machine
+mod harness; // the sandbox, one run in it, the scene of a failed assertion, the snapshots
+
+mod dispatch; // what is guarded, what passes through, and that a pass-through leaves no trace
+mod failures; // checks that cannot run: each one line, delegated; strict stops
+mod interruption; // ^C, SIGTERM, SIGHUP, nohup
+mod launchers; // every form of launcher leads to its interpreter
+mod locate; // the real pcluster among shims, wrappers and debris
+mod memory; // what is remembered, until when, and what damage costs
+mod preflight; // the shim's own commands
+mod settings; // config.yaml and variables, for the guard and for preflight
+mod synthesis; // synth.py in a real Python, on stubs of what it imports
+mod templates; // preflight template, on templates that real pclusters made
+mod verdicts; // verdict × mode × strict, as scripts and people see it

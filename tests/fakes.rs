@@ -1,0 +1,232 @@
+//! Fake environments: a launcher, a Python that knows the protocol of interpreter.py and synth.py,
+//! distributions, a Node. Each writes its start into the sandbox's log. And the real Python of
+//! this machine, for what only a real one shows.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::{Call, Sandbox, on_this_machine, output};
+
+/// What `pcluster build-image` of 3.1.3 made with CDK 1.204.0, and with 1.153.0.
+pub(crate) const GOOD: &str = include_str!("fixtures/template-good.json");
+pub(crate) const BAD: &str = include_str!("fixtures/template-bad.json");
+
+/// A Python in sh. It is asked who it is, asked for a template, or runs the launcher's script;
+/// a file says what it does then, with $sentinel set and the rest of the arguments in "$@".
+const PYTHON: &str = r#"#!/bin/sh
+log=@LOG@
+fake=@FAKE@
+while [ $# -gt 0 ]; do
+    case $1 in
+    -c) echo identity >>"$log"; sentinel=$3; . "$fake/identity"; exit ;;
+    */synth.py) echo synth >>"$log"; sentinel=$2; shift 3; . "$fake/synth"; exit ;;
+    -*) shift ;;
+    *) shift; echo "real $*" >>"$log"; . "$fake/real"; exit ;;
+    esac
+done
+"#;
+
+/// The same in every installer: an sh trampoline, because a kernel may not take a script for the
+/// interpreter of a script.
+pub(crate) fn trampoline(python: &Path) -> String {
+    format!("#!/bin/sh\n'''exec' \"{}\" \"$0\" \"$@\"\n' '''\n{ENTRY}", python.display())
+}
+
+pub(crate) const ENTRY: &str = "from pcluster.cli.entrypoint import main\nmain()\n";
+
+/// Prints a file as the answer.
+const ANSWER: &str = r#"printf '\n%s\n' "$sentinel"; cat "$fake/@FILE@.json"; printf '\n%s\n' "$sentinel""#;
+
+/// A fake environment of aws-parallelcluster 3.1.3 with CDK 1.204.0, below a directory.
+#[derive(Debug)]
+pub(crate) struct Environment<'a> {
+    sandbox: &'a Sandbox,
+    pub(crate) root: PathBuf,
+}
+
+impl Sandbox {
+    /// In `venv`, which is on the default PATH; with a Node.
+    pub(crate) fn environment(&self) -> Environment<'_> {
+        node(self);
+        self.environment_in("venv")
+    }
+
+    pub(crate) fn environment_in(&self, directory: &str) -> Environment<'_> {
+        let new = Environment { sandbox: self, root: self.path(directory) };
+        let python = PYTHON
+            .replace("@LOG@", &format!("'{}'", self.path("log").display()))
+            .replace("@FAKE@", &format!("'{}'", new.path("fake").display()));
+        self.script(new.path("bin/python"), python);
+        self.script(new.path("bin/pcluster"), trampoline(&new.path("bin/python")));
+        new.is(&[]);
+        new.builds(GOOD);
+        new.really("echo \"the real pcluster: $*\"");
+        new.installs(
+            "aws-parallelcluster",
+            "3.1.3",
+            "Requires-Dist: aws-cdk.core (~=1.137)\nRequires-Dist: aws-cdk.aws-imagebuilder\n",
+        );
+        new.cdk("1.204.0");
+        self.write(new.path("site/pcluster/__init__.py"), "");
+        self.write(new.path("site/aws_cdk/aws_imagebuilder/__init__.py"), "");
+        new
+    }
+
+    /// An image configuration that is given by every guarded call.
+    pub(crate) fn build_image(&self) -> Call<'_> {
+        let configuration = self.path("work/image.yaml");
+        if !configuration.exists() {
+            self.write(
+                &configuration,
+                "Build:\n  InstanceType: c5.xlarge\n  ParentImage: ami-0123456789abcdef0\n",
+            );
+        }
+        self.pcluster(["build-image", "--image-configuration", "image.yaml", "--image-id", "my-image"])
+    }
+}
+
+/// What the fake real pcluster prints for [`Sandbox::build_image`].
+pub(crate) const REAL_OUTPUT: &str =
+    "the real pcluster: build-image --image-configuration image.yaml --image-id my-image\n";
+/// What stands in the log then.
+pub(crate) const REAL: &str = "real build-image --image-configuration image.yaml --image-id my-image";
+
+impl Environment<'_> {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Its Python says this of itself, beside what is always said.
+    pub(crate) fn is(&self, more: &[(&str, Value)]) {
+        let mut answer = json!({
+            "executable": self.path("bin/python"),
+            "version": "3.9.7",
+            "cacheTag": "cpython-39",
+            "prefix": self.path(""),
+            "flags": [],
+            "sysPath": [self.path("bin"), self.path("site")],
+            "environment": {},
+        });
+        for (key, value) in more {
+            answer[key] = value.clone();
+        }
+        self.sandbox.write(self.path("fake/identity.json"), answer.to_string());
+        self.identifies(&ANSWER.replace("@FILE@", "identity"));
+    }
+
+    /// What its Python does when it is asked who it is, in sh.
+    pub(crate) fn identifies(&self, sh: &str) {
+        self.sandbox.write(self.path("fake/identity"), sh);
+    }
+
+    /// The answer of synth.py.
+    pub(crate) fn answers(&self, answer: &Value) {
+        self.sandbox.write(self.path("fake/synth.json"), answer.to_string());
+        self.synthesizes(&ANSWER.replace("@FILE@", "synth"));
+    }
+
+    /// synth.py answers with this template.
+    pub(crate) fn builds(&self, template: &str) {
+        let template: Value = serde_json::from_str(template).unwrap();
+        self.answers(&json!({
+            "kind": "template", "template": template, "imageId": "my-image", "region": "us-east-1",
+            "configuration": {"Build": {"InstanceType": "c5.xlarge"}},
+        }));
+    }
+
+    /// What its Python does when it is asked for a template, in sh.
+    pub(crate) fn synthesizes(&self, sh: &str) {
+        self.sandbox.write(self.path("fake/synth"), sh);
+    }
+
+    /// What the real pcluster does, in sh.
+    pub(crate) fn really(&self, sh: &str) {
+        self.sandbox.write(self.path("fake/real"), sh);
+    }
+
+    /// One more distribution, or another version of it.
+    pub(crate) fn installs(&self, name: &str, version: &str, more: &str) {
+        let site = self.path("site");
+        fs::create_dir_all(&site).unwrap();
+        for entry in site.read_dir().unwrap().flatten() {
+            let file_name = entry.file_name().into_string().unwrap();
+            if file_name.starts_with(&format!("{name}-")) && file_name.ends_with(".dist-info") {
+                fs::remove_dir_all(entry.path()).unwrap();
+            }
+        }
+        let directory = site.join(format!("{name}-{version}.dist-info"));
+        self.sandbox.write(
+            directory.join("METADATA"),
+            format!("Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{more}\nText.\n"),
+        );
+        self.sandbox.write(directory.join("INSTALLER"), "pip\n");
+        self.sandbox.write(directory.join("RECORD"), "");
+    }
+
+    /// All CDK packages in this version.
+    pub(crate) fn cdk(&self, version: &str) {
+        for name in ["aws-cdk.core", "aws-cdk.aws-imagebuilder"] {
+            self.installs(name, version, "");
+        }
+    }
+
+    /// The advisory's environment: it matches, and the template is as the advisory says.
+    pub(crate) fn is_broken(&self) {
+        self.cdk("1.153.0");
+        self.builds(BAD);
+    }
+}
+
+/// A Node that is no script, so that its version may be remembered: it logs its start and prints
+/// what the file beside it holds.
+pub(crate) fn node(sandbox: &Sandbox) {
+    let path = sandbox.path("node/node");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::copy(compiled_node(), &path).unwrap();
+    sandbox.write("node/says", "v18.20.4\n");
+}
+
+fn compiled_node() -> &'static Path {
+    static NODE: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = NODE.get_or_init(|| {
+        let directory = TempDir::new().unwrap();
+        let (source, path) = (directory.path().join("node.c"), directory.path().join("node"));
+        fs::write(&source, NODE_C).unwrap();
+        output(&on_this_machine("cc"), &["-o".as_ref(), path.as_os_str(), source.as_os_str()]);
+        (directory, path)
+    });
+    path
+}
+
+const NODE_C: &str = r#"
+#include <stdio.h>
+#include <string.h>
+
+int main(int argc, char **argv) {
+    char path[4096], line[256];
+    (void)argc;
+    *strrchr(argv[0], '/') = 0;
+    snprintf(path, sizeof path, "%s/../log", argv[0]);
+    FILE *log = fopen(path, "a");
+    fputs("node\n", log);
+    fclose(log);
+    snprintf(path, sizeof path, "%s/says", argv[0]);
+    FILE *says = fopen(path, "r");
+    if (fgets(line, sizeof line, says)) fputs(line, stdout);
+    return 0;
+}
+"#;
+
+/// A real Python 3 of this machine: the interpreter itself, not a version manager's shim.
+pub(crate) fn real_python() -> &'static Path {
+    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
+    PYTHON.get_or_init(|| {
+        let named = on_this_machine("python3");
+        let code = "import sys; assert sys.version_info >= (3, 8); print(sys.executable)";
+        PathBuf::from(output(&named, &["-c".as_ref(), code.as_ref()]).trim())
+    })
+}

@@ -1,0 +1,324 @@
+//! Every form of launcher leads to its interpreter, asked as pcluster would run it; what leads to
+//! none leaves the environment unknown, in one line.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::fakes::{ENTRY, node, real_python, trampoline};
+use crate::harness::{Run, Sandbox};
+
+/// `preflight check --no-synth --format json`, which asks the launcher's interpreter and no more.
+fn check(sandbox: &Sandbox) -> (Value, Run) {
+    let run = sandbox.pcluster(["preflight", "check", "--no-synth", "--format", "json"]).run();
+    let report = serde_json::from_slice(&run.stdout).unwrap_or_default();
+    (report, run)
+}
+
+/// The fake environment is found through this launcher, in the place of its own.
+#[track_caller]
+fn found_through(sandbox: &Sandbox, launcher: &str, form: &str) {
+    let (report, run) = check(sandbox);
+    run.exits(0);
+    run.holds(report["target"]["launcher"] == form, &format!("the form {form} of {launcher:?}"));
+    let python = sandbox.path("venv/bin/python");
+    run.holds(report["target"]["interpreter"] == json!(python), "its interpreter");
+    run.holds(report["target"]["pclusterVersion"] == "3.1.3", "its packages");
+    assert_eq!(sandbox.log(), ["identity"], "asked once, and nothing else run");
+    sandbox.clear_log();
+}
+
+#[test]
+fn every_form_of_launcher_leads_to_its_interpreter() {
+    for (template, form) in [
+        ("#!/bin/sh\n'''exec' PYTHON \"$0\" \"$@\"\n' '''\n", "sh trampoline"),
+        ("#!/bin/sh\n'''exec' \"PYTHON\" \"$0\" \"$@\"\n' '''\n", "sh trampoline"),
+        ("#!/bin/sh\n'''exec' 'PYTHON' \"$0\" \"$@\"\n' '''\n", "sh trampoline"),
+        ("#!/bin/sh\n'''exec' \"PYTHON\" -E -s \"$0\" \"$@\"\n' '''\n", "sh trampoline"),
+        ("#!/bin/sh\n'''exec' \"PYTHON\" \"$0\" \"$@\" #'''\n", "sh trampoline"),
+        (
+            "#!/bin/sh\n'''exec' \"$(dirname -- \"$(realpath -- \"$0\")\")\"/'python' \"$0\" \"$@\"\n' '''\n",
+            "sh trampoline",
+        ),
+        ("#!PYTHON\n", "shebang"),
+        ("#! PYTHON -sE\n", "shebang"),
+        ("#!/usr/bin/env python\n", "env shebang"),
+        ("#!/usr/bin/env -S python -s -E\n", "env shebang"),
+        ("#!/usr/bin/env -Spython -s\n", "env shebang"),
+    ] {
+        let sandbox = Sandbox::new();
+        let environment = sandbox.environment();
+        let python = environment.path("bin/python");
+        let launcher = template.replace("PYTHON", python.to_str().unwrap()) + ENTRY;
+        sandbox.script("venv/bin/pcluster", &launcher);
+        found_through(&sandbox, &launcher, form);
+        // It is a launcher indeed: the system runs the same Python by it.
+        if !launcher.contains("env -S") || cfg!(target_os = "linux") {
+            let run = sandbox.call(sandbox.path("venv/bin/pcluster"), ["version"]).run();
+            run.exits(0).prints("the real pcluster: version\n");
+        }
+    }
+}
+
+/// Over 127 characters, and with spaces: what distlib and uv write then.
+#[test]
+fn long_paths_and_spaces_lead_to_the_interpreter() {
+    let long = "a-directory-name-that-is-long/".repeat(5);
+    for (directory, quote) in
+        [(long.as_str(), "\""), ("with some spaces", "\""), ("with some spaces", "'"), (&long, "")]
+    {
+        let sandbox = Sandbox::new();
+        node(&sandbox);
+        let environment = sandbox.environment_in(directory);
+        let python = environment.path("bin/python");
+        let line =
+            format!("#!/bin/sh\n'''exec' {quote}{}{quote} \"$0\" \"$@\"\n' '''\n{ENTRY}", python.display());
+        sandbox.script(environment.path("bin/pcluster"), line);
+        let path =
+            [sandbox.path("shim"), environment.path("bin"), sandbox.path("node"), sandbox.path("tools")];
+        let run = sandbox.build_image().path(&path).run();
+        run.exits(0).is_silent();
+        assert_eq!(sandbox.log()[..3], ["identity", "node", "synth"]);
+    }
+}
+
+/// pipx and uv tool: a link from a shared directory; uv's relocatable form is meant from its target.
+#[test]
+fn links_to_launchers_are_followed_for_the_interpreter_only() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    let relocatable =
+        "#!/bin/sh\n'''exec' \"$(dirname -- \"$(realpath -- \"$0\")\")\"/'python' \"$0\" \"$@\"\n' '''\n";
+    for launcher in [relocatable.to_owned() + ENTRY, trampoline(&environment.path("bin/python"))] {
+        sandbox.script("venv/bin/pcluster", launcher);
+        let _ = fs::remove_file(sandbox.path("local/pcluster"));
+        sandbox.link("local/pcluster", "../venv/bin/pcluster");
+        let path = ["shim", "local", "node", "tools"].map(|name| sandbox.path(name));
+        sandbox.build_image().path(&path).run().exits(0).is_silent();
+    }
+}
+
+/// Of two environments, the one that PATH names for `env python`.
+#[test]
+fn an_env_shebang_means_the_python_of_path() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    sandbox.environment_in("other").installs("aws-parallelcluster", "3.9.9", "");
+    sandbox.script("venv/bin/pcluster", format!("#!/usr/bin/env python\n{ENTRY}"));
+    fs::remove_file(sandbox.path("other/bin/pcluster")).unwrap();
+    let path = ["shim", "other/bin", "venv/bin", "tools"].map(|name| sandbox.path(name));
+    let run = sandbox.pcluster(["preflight", "--no-synth", "--format", "json"]).path(&path).run();
+    let report: Value = serde_json::from_slice(&run.stdout).unwrap();
+    run.exits(0).holds(report["target"]["pclusterVersion"] == "3.9.9", "the first python on PATH");
+}
+
+/// A real Python, with fake distributions in a directory of the sandbox.
+struct Real {
+    site: PathBuf,
+    launcher: String,
+}
+
+fn real(sandbox: &Sandbox) -> Real {
+    node(sandbox);
+    let site = sandbox.path("site");
+    for (name, version) in [("aws-parallelcluster", "3.1.3"), ("aws-cdk.aws-imagebuilder", "1.153.0")] {
+        let metadata = site.join(format!("{name}-{version}.dist-info/METADATA"));
+        sandbox.write(metadata, format!("Name: {name}\nVersion: {version}\n"));
+    }
+    sandbox.write(site.join("pcluster/cli/entrypoint.py"), "def main():\n    print('main ran')\n");
+    let launcher = format!("#!{}\n{ENTRY}", real_python().display());
+    Real { site, launcher }
+}
+
+/// A virtual environment without pip: pyvenv.cfg and a link decide about `sys.path`.
+fn venv(sandbox: &Sandbox) -> PathBuf {
+    sandbox.write("v/pyvenv.cfg", format!("home = {}\n", real_python().parent().unwrap().display()));
+    let python = sandbox.link("v/bin/python", real_python());
+    sandbox.write("v/lib/x", "");
+    let code = "import sysconfig; print(sysconfig.get_path('purelib'))";
+    let run = sandbox.call(&python, ["-c", code]).run();
+    let purelib = PathBuf::from(run.stdout().trim());
+    assert!(purelib.starts_with(&sandbox.root), "{}", purelib.display());
+    fs::create_dir_all(&purelib).unwrap();
+    purelib
+}
+
+#[track_caller]
+fn blocked(sandbox: &Sandbox, form: &str) -> Value {
+    let (report, run) = check(sandbox);
+    run.exits(1).is_silent();
+    run.holds(report["packages"]["aws-cdk-aws-imagebuilder"] == "1.153.0", "the fake distributions");
+    run.holds(report["target"]["launcher"] == form, form);
+    run.holds(!run.stdout().contains("main ran"), "pcluster's own code was run");
+    sandbox.has_no_scratch();
+    report
+}
+
+/// Where a real Python finds its packages: a virtual environment, PYTHONPATH, the user site, a .pth.
+#[test]
+fn packages_are_found_wherever_the_interpreter_finds_them() {
+    let sandbox = Sandbox::new();
+    let real = real(&sandbox);
+    let purelib = venv(&sandbox);
+    let python = sandbox.path("v/bin/python");
+    sandbox.script("venv/bin/pcluster", format!("#!{}\n{ENTRY}", python.display()));
+    let (report, run) = check(&sandbox);
+    run.exits(3).holds(report["verdict"] == "unknown", "nothing is installed yet");
+
+    // Everything is remembered, and none of this changes the launcher or the interpreter.
+    let pth = sandbox.write(purelib.join("x.pth"), real.site.to_str().unwrap());
+    blocked(&sandbox, "shebang");
+    fs::remove_file(pth).unwrap();
+    check(&sandbox).1.exits(3);
+    for entry in real.site.read_dir().unwrap().flatten() {
+        fs::rename(entry.path(), purelib.join(entry.file_name())).unwrap();
+    }
+    blocked(&sandbox, "shebang");
+}
+
+#[test]
+fn pythonpath_and_the_user_site_count() {
+    let sandbox = Sandbox::new();
+    let real = real(&sandbox);
+    sandbox.script("venv/bin/pcluster", &real.launcher);
+    let call = || sandbox.pcluster(["preflight", "--no-synth"]);
+    call().run().exits(3);
+    call().var("PYTHONPATH", &real.site).run().exits(1).is_silent();
+    call().run().exits(3);
+    // A relative entry is meant from where the call is made.
+    call().var("PYTHONPATH", "site").directory(&sandbox.root).run().exits(1);
+    call().var("PYTHONPATH", "site").run().exits(3);
+    let code = "import site; print(site.getusersitepackages())";
+    let base = sandbox.path("userbase");
+    let user = sandbox.call(real_python(), ["-c", code]).var("PYTHONUSERBASE", &base).run();
+    let user = PathBuf::from(user.stdout().trim());
+    fs::create_dir_all(user.parent().unwrap()).unwrap();
+    fs::rename(&real.site, &user).unwrap();
+    call().var("PYTHONUSERBASE", &base).run().exits(1).is_silent();
+    call().var("PYTHONUSERBASE", &base).var("PYTHONNOUSERSITE", "1").run().exits(3);
+    // A flag of the launcher hides it as well.
+    let isolated = format!("#!{} -s\n{ENTRY}", real_python().display());
+    sandbox.script("venv/bin/pcluster", isolated);
+    call().var("PYTHONUSERBASE", &base).run().exits(3);
+}
+
+#[test]
+fn a_noisy_sitecustomize_does_not_spoil_the_answer() {
+    let sandbox = Sandbox::new();
+    let real = real(&sandbox);
+    sandbox.script("venv/bin/pcluster", &real.launcher);
+    let noise = "import os, sys\nprint('noise', flush=True)\nprint('noise', file=sys.stderr)\nos.write(1, b'\\xff{}\\n')\n";
+    sandbox.write(real.site.join("sitecustomize.py"), noise);
+    let run = sandbox.pcluster(["preflight", "--no-synth"]).var("PYTHONPATH", &real.site).run();
+    run.exits(1).is_silent().holds(!run.stdout().contains("noise"), "the noise is kept apart");
+    // The same behind a wrapper, whose sitecustomize ours stands in front of.
+    let wrapper = format!("#!/bin/sh\necho noise\nexec {} \"$0.py\" \"$@\"\n", real_python().display());
+    sandbox.script("venv/bin/pcluster", wrapper);
+    sandbox.write("venv/bin/pcluster.py", ENTRY);
+    let run = sandbox.pcluster(["preflight", "--no-synth"]).var("PYTHONPATH", &real.site).run();
+    run.exits(1).is_silent().holds(!run.stdout().contains("noise"), "the noise is kept apart");
+}
+
+/// Shims of version managers, and wrappers: the launcher itself is asked.
+#[test]
+fn wrappers_are_asked_themselves() {
+    let sandbox = Sandbox::new();
+    let real = real(&sandbox);
+    let purelib = venv(&sandbox);
+    for entry in real.site.read_dir().unwrap().flatten() {
+        fs::rename(entry.path(), purelib.join(entry.file_name())).unwrap();
+    }
+    let python = sandbox.path("v/bin/python");
+    let script = sandbox.script("v/bin/pcluster", format!("#!{}\n{ENTRY}", python.display()));
+    let pyenv = format!(
+        "#!/usr/bin/env bash\nset -e\n[ -n \"$PYENV_DEBUG\" ] && set -x\nprogram=\"${{0##*/}}\"\nexport PYENV_ROOT=/x\nexec {}/\"$program\" \"$@\"\n",
+        script.parent().unwrap().display()
+    );
+    for wrapper in [
+        format!("#!/bin/bash\nexec {} \"$@\"\n", script.display()),
+        format!("#!/bin/sh\n{} \"$@\"\n", script.display()),
+        format!("#!/bin/sh\nexec {} -m pcluster.cli.entrypoint \"$@\"\n", python.display()),
+        format!("#!/bin/sh\ncd /\nunset LANG\nexec {} \"$@\"\n", script.display()),
+        pyenv,
+    ] {
+        sandbox.script("venv/bin/pcluster", &wrapper);
+        let report = blocked(&sandbox, "wrapper");
+        assert_eq!(report["target"]["interpreter"], json!(python), "{wrapper}");
+    }
+}
+
+/// What a wrapper sets is what the check sees: Node is only on the wrapper's PATH.
+#[test]
+fn what_a_wrapper_changes_counts_for_the_check() {
+    let sandbox = Sandbox::new();
+    let real = real(&sandbox);
+    fs::rename(sandbox.path("node"), sandbox.path("hidden")).unwrap();
+    sandbox.write("hidden/../log", "");
+    sandbox.write(real.site.join("pcluster/__init__.py"), "");
+    let wrapper = format!(
+        "#!/bin/sh\nexport PATH=\"{}:$PATH\" PYTHONPATH={}${{PYTHONPATH:+:$PYTHONPATH}} NODE_OPTIONS=--x\nexec {} \"$0.py\" \"$@\"\n",
+        sandbox.path("hidden").display(),
+        real.site.display(),
+        real_python().display()
+    );
+    sandbox.script("venv/bin/pcluster", wrapper);
+    sandbox.write("venv/bin/pcluster.py", ENTRY);
+    let run = sandbox.pcluster(["preflight", "--format", "json"]).run();
+    let report: Value = serde_json::from_slice(&run.stdout).unwrap();
+    run.holds(report["target"]["node"] == json!(sandbox.path("hidden/node")), "the wrapper's node");
+    run.holds(report["packages"]["aws-cdk-aws-imagebuilder"] == "1.153.0", "the wrapper's PYTHONPATH");
+    // Without the wrapper's PATH there is none.
+    sandbox.script("venv/bin/pcluster", &real.launcher);
+    let run = sandbox.pcluster(["preflight", "--format", "json"]).var("PYTHONPATH", &real.site).run();
+    let report: Value = serde_json::from_slice(&run.stdout).unwrap();
+    run.holds(report["target"]["node"] == Value::Null, "no node");
+}
+
+/// Never a guess.
+#[test]
+fn what_leads_to_no_python_is_unknown_in_one_line() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    for (name, script) in [
+        ("wrapper-silent", "#!/bin/sh\n[ \"$1\" = version ] || echo built\n"),
+        ("wrapper-talks", "#!/bin/sh\n[ \"$1\" = version ] && echo 3.1.3 || echo built\n"),
+        (
+            "wrapper-fails",
+            "#!/bin/sh\n[ \"$1\" = version ] && { echo no such thing >&2; exit 4; } || echo built\n",
+        ),
+    ] {
+        sandbox.script("venv/bin/pcluster", script);
+        let run = sandbox.build_image().run();
+        run.exits(0)
+            .prints("built\n")
+            .warns_once("environment")
+            .stderr_matches(&format!("unknown-{name}.txt"));
+        sandbox.build_image().var("PCLUSTER_SHIM_STRICT", "1").run().exits(1).warns_once("environment");
+        assert_eq!(sandbox.log(), [""; 0], "no Python was guessed");
+    }
+}
+
+#[test]
+fn a_python_without_pcluster_is_unknown() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    fs::remove_dir_all(environment.path("site")).unwrap();
+    let run = sandbox.build_image().run();
+    run.exits(0).warns_once("aws-parallelcluster").stderr_matches("unknown-no-pcluster.txt");
+}
+
+/// Trap 20: a venv whose base Python is gone says so, before the kernel says something else.
+#[test]
+fn a_dead_interpreter_is_told() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    fs::remove_file(sandbox.path("venv/bin/python")).unwrap();
+    sandbox.link("venv/bin/python", "/nonexistent/python3.9");
+    let run = sandbox.pcluster(["preflight"]).run();
+    run.exits(3).stdout_matches("preflight-dead-interpreter.txt");
+    let run = sandbox.build_image().run();
+    let own = "its interpreter";
+    run.holds(run.stderr().contains(own), "the shim says what is wrong");
+    assert!(Path::new("/nonexistent/python3.9").symlink_metadata().is_err());
+}

@@ -1,0 +1,234 @@
+//! The real pcluster among everything else that bears its name.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::harness::{BINARY, Call, Sandbox};
+
+const REAL: &str = "#!/bin/sh\necho real \"$@\"\n";
+
+/// PATH: the shim, these directories, the tools.
+fn call<'a>(sandbox: &'a Sandbox, directories: &[&str]) -> Call<'a> {
+    sandbox.pcluster(["version"]).path(&path(sandbox, directories))
+}
+
+fn path(sandbox: &Sandbox, directories: &[&str]) -> Vec<PathBuf> {
+    ["shim"].iter().chain(directories).chain(&["tools"]).map(|name| sandbox.path(name)).collect()
+}
+
+/// Traps 1 and 2: every name, copy and build of the shim is a shim.
+#[test]
+fn no_copy_or_name_of_the_shim_is_taken_for_the_real_one() {
+    let sandbox = Sandbox::new();
+    sandbox.script("real/pcluster", REAL);
+    sandbox.link("linked", sandbox.path("shim"));
+    sandbox.link("named/pcluster", BINARY);
+    fs::create_dir(sandbox.path("copied")).unwrap();
+    fs::copy(BINARY, sandbox.path("copied/pcluster")).unwrap();
+    fs::create_dir(sandbox.path("hard")).unwrap();
+    fs::hard_link(sandbox.path("copied/pcluster"), sandbox.path("hard/pcluster")).unwrap();
+    let mut other = fs::read(BINARY).unwrap();
+    other.push(b'\n');
+    sandbox.script("other/pcluster", other);
+    for before in ["shim/", "linked", "named", "copied", "hard", "other", "shim/../shim"] {
+        call(&sandbox, &[before, "real"]).run().exits(0).prints("real version\n").is_silent();
+        call(&sandbox, &[before]).run().exits(127).prints("").stderr_matches("locate-none.txt");
+    }
+    // Run from a copy, the first shim is another build of itself.
+    let all = path(&sandbox, &["copied", "hard", "other", "real"]);
+    let copied = sandbox.call(sandbox.path("copied/pcluster"), ["version"]).path(&all);
+    copied.run().exits(0).prints("real version\n").is_silent();
+}
+
+/// Trap 3: it execs whatever PATH has first, which is the shim.
+#[test]
+fn an_exec_loop_is_an_error() {
+    let sandbox = Sandbox::new();
+    sandbox.script("loop/pcluster", "#!/bin/sh\nexec pcluster \"$@\"\n");
+    call(&sandbox, &["loop"]).run().exits(127).prints("").prefixed().stderr_matches("locate-loop.txt");
+    sandbox.script("loop2/pcluster", "#!/bin/sh\nexec pcluster \"$@\"\n");
+    call(&sandbox, &["loop", "loop2"]).run().exits(127).prefixed().stderr_matches("locate-loop-of-two.txt");
+    call(&sandbox, &["loop", "loop2", "loop"]).run().exits(127).prefixed();
+}
+
+/// Trap 4: what was tried is skipped, and the next one is handed to; both orders.
+#[test]
+fn two_shim_managers_hand_on_to_the_real_one() {
+    let sandbox = Sandbox::new();
+    sandbox.script("real/pcluster", REAL);
+    // As pyenv does it: take its own directory off PATH and run what is left.
+    let takes_itself_off = format!(
+        "#!/bin/bash\nown={}:\nPATH=${{PATH//\"$own\"/}}\nexec pcluster \"$@\"\n",
+        sandbox.path("manager").display()
+    );
+    // As the careless do it: run whatever PATH has.
+    for script in [takes_itself_off.as_str(), "#!/bin/sh\nexec pcluster \"$@\"\n"] {
+        sandbox.script("manager/pcluster", script);
+        call(&sandbox, &["manager", "real"]).run().exits(0).prints("real version\n").is_silent();
+    }
+    sandbox.script("manager/pcluster", takes_itself_off);
+    let manager_first =
+        [sandbox.path("manager"), sandbox.path("shim"), sandbox.path("real"), sandbox.path("tools")];
+    let first = sandbox.call(sandbox.path("manager/pcluster"), ["version"]).path(&manager_first);
+    first.run().exits(0).prints("real version\n").is_silent();
+}
+
+/// Trap 5: the guard variable is bound to the process: what the real program starts is guarded anew.
+#[test]
+fn a_nested_call_is_guarded_like_any_other() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    environment.is_broken();
+    environment.really(
+        "case $1 in version) pcluster build-image -c image.yaml -i my-image ;; *) echo unguarded ;; esac",
+    );
+    sandbox.build_image();
+    let run = sandbox.pcluster(["version"]).run();
+    run.exits(1)
+        .prefixed()
+        .holds(run.stdout().contains("configurationValidationErrors"), "it was not stopped");
+    assert_eq!(sandbox.log(), ["real version", "identity"]);
+    // A launcher that is no console script leaves the guard variable behind it.
+    let run = sandbox.build_image().var("PCLUSTER_SHIM_TRIED", "1/7//usr/bin/pcluster").run();
+    run.exits(1).prefixed().prints(&run.stdout());
+}
+
+#[test]
+fn twenty_five_levels_of_pcluster_work() {
+    let sandbox = Sandbox::new();
+    let script = "#!/bin/sh\nif [ \"$1\" -gt 0 ]; then pcluster $(($1 - 1)); exit; fi\necho bottom\n";
+    sandbox.script("real/pcluster", script);
+    let run = sandbox.pcluster(["25"]).path(&path(&sandbox, &["real"])).run();
+    run.exits(0).prints("bottom\n").is_silent();
+}
+
+/// Every level is a new process, so only its depth tells.
+#[test]
+fn a_spawn_loop_without_end_is_ended() {
+    let sandbox = Sandbox::new();
+    sandbox.script("loop/pcluster", "#!/bin/sh\necho level >>\"$LEVELS\"\npcluster \"$@\"\n");
+    let run = call(&sandbox, &["loop"]).var("LEVELS", sandbox.path("levels")).run();
+    run.exits(127).prefixed().stderr_matches("locate-loop.txt");
+    let levels = fs::read_to_string(sandbox.path("levels")).unwrap().lines().count();
+    assert!((25..=100).contains(&levels), "{levels} levels");
+}
+
+/// Trap 17: an empty or relative entry means the current directory, where anything may lie.
+#[test]
+fn a_planted_program_in_the_current_directory_is_not_run() {
+    let sandbox = Sandbox::new();
+    sandbox.script("work/pcluster", "#!/bin/sh\necho planted\n");
+    sandbox.script("work/bin/pcluster", "#!/bin/sh\necho planted\n");
+    sandbox.script("real/pcluster", REAL);
+    let [shim, real, tools] = ["shim", "real", "tools"].map(|name| sandbox.path(name).display().to_string());
+    for planted in ["", ".", "bin", "./bin", "../work"] {
+        let with_real = sandbox.pcluster(["version"]).var("PATH", format!("{planted}:{shim}:{real}:{tools}"));
+        with_real.run().exits(0).prints("real version\n");
+        let alone = sandbox.pcluster(["version"]).var("PATH", format!("{shim}:{planted}:{tools}"));
+        alone.run().exits(127).prints("");
+    }
+    let run =
+        sandbox.pcluster(["preflight", "where"]).var("PATH", format!("{shim}::bin:{real}:{tools}")).run();
+    run.holds(run.stdout().contains("the entry of PATH is not absolute"), "where warns of it");
+}
+
+/// Trap 19, and debris of other kinds.
+#[test]
+fn what_is_no_executable_file_is_passed_over() {
+    let sandbox = Sandbox::new();
+    sandbox.script("real/pcluster", REAL);
+    fs::create_dir_all(sandbox.path("directory/pcluster")).unwrap();
+    sandbox.write("plain/pcluster", "not executable");
+    sandbox.link("dangling/pcluster", "nowhere");
+    sandbox.link("circle/pcluster", "pcluster");
+    sandbox.write("file", "in the place of a directory");
+    let debris = ["absent", "directory", "plain", "dangling", "circle", "file"];
+    call(&sandbox, &[&debris[..], &["real"]].concat()).run().exits(0).prints("real version\n").is_silent();
+    call(&sandbox, &debris).run().exits(127).stderr_matches("locate-none.txt");
+}
+
+/// Trap 19 for those whom permission bits bind.
+#[test]
+fn a_directory_that_may_not_be_entered_is_passed_over() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let sandbox = Sandbox::new();
+    sandbox.script("real/pcluster", REAL);
+    fs::create_dir(sandbox.path("locked")).unwrap();
+    fs::set_permissions(sandbox.path("locked"), fs::Permissions::from_mode(0)).unwrap();
+    let run = call(&sandbox, &["locked", "real"]).run();
+    fs::set_permissions(sandbox.path("locked"), fs::Permissions::from_mode(0o755)).unwrap();
+    run.exits(0).prints("real version\n").is_silent();
+}
+
+/// Trap 24: no real pcluster means 127, as a shell says it, for every command.
+#[test]
+fn without_a_real_pcluster_every_command_says_so() {
+    let sandbox = Sandbox::new();
+    for arguments in [
+        ["version", ""],
+        ["--help", ""],
+        ["build-image", "-h"],
+        ["preflight", "check"],
+        ["preflight", "where"],
+    ] {
+        let run = sandbox.pcluster(arguments).path(&[sandbox.path("shim")]).run();
+        run.exits(127).prints("").prefixed().stderr_matches("locate-none.txt");
+    }
+    sandbox.pcluster(["version"]).without("PATH").run().exits(127).stderr_matches("locate-none.txt");
+    sandbox.pcluster(["preflight", "--help"]).path(&[sandbox.path("shim")]).run().exits(0);
+}
+
+/// Trap 20: the message names what is gone. The kernel calls the script absent, not its interpreter.
+#[test]
+fn a_dead_interpreter_is_named_when_the_real_program_cannot_start() {
+    let sandbox = Sandbox::new();
+    sandbox.script("real/pcluster", "#!/nonexistent/bin/python\nfrom pcluster.cli.entrypoint import main\n");
+    call(&sandbox, &["real"])
+        .run()
+        .exits(126)
+        .prints("")
+        .prefixed()
+        .stderr_matches("locate-dead-interpreter.txt");
+}
+
+#[test]
+fn the_variable_names_the_real_one() {
+    let sandbox = Sandbox::new();
+    sandbox.script("other/pcluster", "#!/bin/sh\necho other\n");
+    sandbox.script("real/pcluster-3", REAL);
+    let call = |real: PathBuf| call(&sandbox, &["other"]).var("PCLUSTER_SHIM_REAL", real);
+    call(sandbox.path("real/pcluster-3")).run().exits(0).prints("real version\n").is_silent();
+    call(PathBuf::new()).run().exits(0).prints("other\n").is_silent();
+}
+
+#[test]
+fn a_variable_that_names_no_real_one_is_an_error() {
+    let sandbox = Sandbox::new();
+    sandbox.script("other/pcluster", REAL);
+    sandbox.script("work/pcluster", REAL);
+    sandbox.script("loop/pcluster", "#!/bin/sh\nexec pcluster \"$@\"\n");
+    for (real, snapshot) in [
+        (PathBuf::from("pcluster"), "real-relative.txt"),
+        (sandbox.path("absent"), "real-absent.txt"),
+        (sandbox.path("other"), "real-directory.txt"),
+        (sandbox.path("shim/pcluster"), "real-shim.txt"),
+        (sandbox.path("loop/pcluster"), "real-loop.txt"),
+    ] {
+        let run = call(&sandbox, &["other"]).var("PCLUSTER_SHIM_REAL", &real).run();
+        run.exits(127).prints("").prefixed().stderr_matches(snapshot);
+    }
+}
+
+/// A value of another program's, or of an attacker's, changes nothing.
+#[test]
+fn a_guard_variable_that_cannot_be_read_is_ignored() {
+    let sandbox = Sandbox::new();
+    sandbox.script("real/pcluster", REAL);
+    let real = sandbox.path("real/pcluster");
+    for value in
+        ["nonsense".into(), "//".into(), format!("1/5/{}", real.display()), "99999999999999/1/x".into()]
+    {
+        let run = call(&sandbox, &["real"]).var("PCLUSTER_SHIM_TRIED", &value).run();
+        run.exits(0).prints("real version\n").is_silent();
+    }
+}

@@ -1,0 +1,186 @@
+//! Verdict × mode × strict through the built binary: what stops, what goes on, what is said.
+
+use serde_json::{Value, json};
+
+use crate::fakes::{BAD, REAL, REAL_OUTPUT};
+use crate::harness::Sandbox;
+
+#[test]
+fn ready_is_silent() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    sandbox.build_image().run().exits(0).prints(REAL_OUTPUT).is_silent();
+    assert_eq!(sandbox.log(), ["identity", "node", "synth", REAL]);
+    sandbox.has_no_scratch();
+}
+
+#[test]
+fn blocked_by_an_advisory_stops_without_a_synthesis() {
+    let sandbox = Sandbox::new();
+    sandbox.environment().is_broken();
+    let run = sandbox.build_image().run();
+    run.exits(1)
+        .prefixed()
+        .stdout_matches("blocked-by-advisory.json")
+        .stderr_matches("blocked-by-advisory.txt");
+    assert_eq!(sandbox.log(), ["identity"]);
+    sandbox.has_no_scratch();
+}
+
+/// Scripts read it: the keys, their order, the indent, nothing else.
+#[test]
+fn the_stop_has_the_shape_of_a_rejected_configuration() {
+    let sandbox = Sandbox::new();
+    sandbox.environment().is_broken();
+    let run = sandbox.build_image().run();
+    let stopped: Value = serde_json::from_slice(&run.stdout).unwrap();
+    let keys: Vec<&String> = stopped.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["configurationValidationErrors", "message"]);
+    let errors = stopped["configurationValidationErrors"].as_array().unwrap();
+    assert_eq!(errors.len(), 1);
+    let keys: Vec<&String> = errors[0].as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["level", "type", "message"]);
+    assert_eq!(errors[0]["level"], "ERROR");
+    assert_eq!(errors[0]["type"], "PackageAdvisory");
+    let message = errors[0]["message"].as_str().unwrap();
+    let mend = message.split_once(" Fix: ").expect("the message ends in what to do").1;
+    run.holds(run.stderr().lines().last().unwrap().ends_with(mend), "both name the same command");
+    run.holds(run.stdout() == serde_json::to_string_pretty(&stopped).unwrap() + "\n", "indented by 2");
+}
+
+/// The fault is in the template only: nothing is known about the packages.
+#[test]
+fn blocked_by_the_template_names_each_fault_and_where() {
+    let sandbox = Sandbox::new();
+    sandbox.environment().builds(BAD);
+    let run = sandbox.build_image().run();
+    run.exits(1)
+        .prefixed()
+        .stdout_matches("blocked-by-template.json")
+        .stderr_matches("blocked-by-template.txt");
+    assert_eq!(sandbox.log(), ["identity", "node", "synth"]);
+}
+
+#[test]
+fn a_screen_is_enough_for_many_findings() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    let mut template: Value = serde_json::from_str(crate::fakes::GOOD).unwrap();
+    let ami = &mut template["Resources"]["DistributionConfiguration"]["Properties"]["Distributions"][0]["AmiDistributionConfiguration"];
+    ami["AmiTags"] = json!({});
+    environment.builds(&template.to_string());
+    let run = sandbox.build_image().run();
+    run.exits(1).prefixed().stdout_matches("blocked-many.json").stderr_matches("blocked-many.txt");
+}
+
+#[test]
+fn blocked_in_mode_warn_tells_and_goes_on() {
+    let sandbox = Sandbox::new();
+    sandbox.environment().is_broken();
+    let run = sandbox.build_image().var("PCLUSTER_SHIM_MODE", "warn").run();
+    run.exits(0).prints(REAL_OUTPUT).prefixed().stderr_matches("blocked-mode-warn.txt");
+    assert_eq!(sandbox.log().last().unwrap(), REAL);
+}
+
+#[test]
+fn mode_off_checks_nothing() {
+    let sandbox = Sandbox::new();
+    sandbox.environment().is_broken();
+    for strict in ["0", "1"] {
+        let call = sandbox.build_image().var("PCLUSTER_SHIM_MODE", "off").var("PCLUSTER_SHIM_STRICT", strict);
+        call.run().exits(0).prints(REAL_OUTPUT).is_silent();
+    }
+    assert_eq!(sandbox.log(), [REAL, REAL]);
+    assert_eq!(sandbox.tree("cache"), "");
+}
+
+#[test]
+fn unknown_warns_in_one_line_and_goes_on() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    environment.answers(&json!({"kind": "unexpected", "stage": "template", "call": "ec2:RunInstances"}));
+    for mode in ["block", "warn"] {
+        let run = sandbox.build_image().var("PCLUSTER_SHIM_MODE", mode).run();
+        run.exits(0).prints(REAL_OUTPUT).warns_once("ec2:RunInstances").stderr_matches("unknown.txt");
+    }
+}
+
+#[test]
+fn unknown_stops_where_strict_is_set_unless_the_mode_is_warn() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    environment.answers(&json!({"kind": "failed", "stage": "import", "message": "ModuleNotFoundError: No module named 'pkg_resources'"}));
+    let strict = || sandbox.build_image().var("PCLUSTER_SHIM_STRICT", "1");
+    let run = strict().run();
+    run.exits(1).prefixed().stdout_matches("unknown-strict.json").stderr_matches("unknown-strict.txt");
+    assert!(!sandbox.log().contains(&REAL.to_owned()));
+    strict().var("PCLUSTER_SHIM_MODE", "warn").run().exits(0).prints(REAL_OUTPUT).warns_once("pkg_resources");
+}
+
+/// An ERROR blocks, whatever else is unknown.
+#[test]
+fn blocked_beats_unknown() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    environment.is_broken();
+    environment.answers(&json!({"kind": "failed", "stage": "import", "message": "boom"}));
+    // Not the plain form, so the real parser has to be asked whether it takes the call.
+    let run = sandbox.build_image().argument("--suppress-validators").argument("ALL").run();
+    run.exits(1).prefixed();
+    assert_eq!(sandbox.log(), ["identity", "node", "synth"]);
+}
+
+/// What the real pcluster refuses, it refuses in its own words.
+#[test]
+fn a_refused_call_gets_the_real_answer_and_nothing_else() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    environment.really("echo refused-out; echo refused-err >&2; exit 2");
+    for (broken, cdk) in [(false, "1.204.0"), (true, "1.153.0")] {
+        environment.cdk(cdk);
+        for stage in ["arguments", "region", "configuration"] {
+            environment.answers(&json!({"kind": "rejected", "stage": stage, "message": "no"}));
+            let call = sandbox.build_image().argument("--query").argument("x").argument("--unknown");
+            let run = call.var("PCLUSTER_SHIM_STRICT", "1").run();
+            run.exits(2).prints("refused-out\n");
+            run.holds(run.stderr() == "refused-err\n", &format!("{stage}, broken {broken}"));
+        }
+    }
+}
+
+#[test]
+fn help_and_an_unreadable_configuration_start_no_python_of_ours() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    environment.is_broken();
+    environment.really("echo usage; exit 3");
+    for more in ["-h", "--help"] {
+        sandbox.build_image().argument(more).run().exits(3).prints("usage\n").is_silent();
+        sandbox.pcluster(["build-image", more]).run().exits(3).prints("usage\n").is_silent();
+    }
+    let absent = ["build-image", "-c", "absent.yaml", "-i", "my-image"];
+    sandbox.pcluster(absent).run().exits(3).prints("usage\n").is_silent();
+    assert!(sandbox.log().iter().all(|line| line.starts_with("real ")), "{:?}", sandbox.log());
+}
+
+/// What is no mapping cannot be built from: the real pcluster says so, though an advisory matches.
+#[test]
+fn a_malformed_configuration_is_left_to_the_real_pcluster() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    environment.is_broken();
+    environment.answers(&json!({"kind": "rejected", "stage": "configuration", "message": "no"}));
+    environment.really("echo bad configuration; exit 1");
+    for content in ["", "just words", "Build: [", "- a\n"] {
+        sandbox.write("work/image.yaml", content);
+        sandbox.build_image().run().exits(1).prints("bad configuration\n").is_silent();
+    }
+}
+
+#[test]
+fn a_warning_advisory_does_not_block_and_is_not_told_at_every_build() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    environment.installs("aws-cdk.core", "1.203.0", "");
+    sandbox.build_image().run().exits(0).prints(REAL_OUTPUT).is_silent();
+}
