@@ -54,6 +54,20 @@ impl Packages {
         Self { distributions }
     }
 
+    /// One distribution, without reading the others.
+    #[must_use]
+    pub fn find(sys_path: &[PathBuf], name: &str) -> Option<Distribution> {
+        let name = normalised(name);
+        let is_meant = |path: &PathBuf| {
+            let file_name = path.file_name().unwrap_or_default().to_string_lossy();
+            file_name.split('-').next().is_some_and(|stem| normalised(stem) == name)
+        };
+        sys_path.iter().find_map(|directory| {
+            let entries = directory.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
+            entries.filter(is_meant).find_map(in_entry)
+        })
+    }
+
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Distribution> {
         self.distributions.get(&normalised(name))
@@ -202,11 +216,14 @@ mod tests {
         metadata(&two, "empty-1.dist-info", "RECORD", "");
         metadata(&two, "egg-4.egg/EGG-INFO", "PKG-INFO", "Name: egg\nVersion: 4\n");
         fs::write(two.join("flat.egg-info"), "Name: flat\nVersion: 5\n").unwrap();
-        let packages = Packages::installed(&[one, root.path().join("absent"), two]);
+        let sys_path = [one, root.path().join("absent"), two];
+        let packages = Packages::installed(&sys_path);
         let versions = packages.versions();
         let expected = [("aws-cdk-core", "1.0"), ("egg", "4"), ("flat", "5"), ("old", "3")];
         assert_eq!(versions, expected.map(|(name, version)| (name.to_owned(), version.to_owned())).into());
         assert_eq!(packages.get("AWS.CDK__core").unwrap().version, "1.0");
+        assert_eq!(Packages::find(&sys_path, "AWS.CDK_core"), packages.get("aws-cdk.core").cloned());
+        assert_eq!(Packages::find(&sys_path, "absent"), None);
     }
 
     #[test]

@@ -383,7 +383,7 @@ pub fn as_json(changes: &[Change], status: &str, isolated: bool) -> serde_json::
 /// Where aws-parallelcluster is installed: the directory that is locked, and that new packages
 /// go to.
 fn site_of(target: &Target) -> Option<PathBuf> {
-    let packages = Packages::installed(&target.interpreter.sys_path);
-    let directory = packages.get(PCLUSTER)?.metadata.parent()?.to_owned();
+    let pcluster = Packages::find(&target.interpreter.sys_path, PCLUSTER)?;
+    let directory = pcluster.metadata.parent()?.to_owned();
     Some(fs::canonicalize(&directory).unwrap_or(directory))
 }
