@@ -1,6 +1,7 @@
 //! What is being done and for how long, on stderr: a spinner on a terminal, plain lines with `-v`.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -16,16 +17,21 @@ pub enum Progress {
     Silent,
 }
 
-/// One step; what it shows is gone when it is dropped.
+/// One step; what it shows is gone when it is dropped. A step inside another shows nothing: two
+/// spinners would write over each other.
 #[derive(Debug)]
 pub struct Step(Option<ProgressBar>);
+
+static SHOWN: AtomicBool = AtomicBool::new(false);
 
 impl Progress {
     #[must_use]
     pub fn step(self, what: &str) -> Step {
         match self {
             Self::Silent => Step(None),
-            _ if std::io::stderr().is_terminal() => Step(Some(spinner(what))),
+            _ if std::io::stderr().is_terminal() => {
+                Step((!SHOWN.swap(true, Ordering::SeqCst)).then(|| spinner(what)))
+            }
             Self::Terminal => Step(None),
             Self::Lines => {
                 // A reader that went away is no failure of ours.
@@ -58,6 +64,7 @@ impl Drop for Step {
     fn drop(&mut self) {
         if let Some(bar) = &self.0 {
             bar.finish_and_clear();
+            SHOWN.store(false, Ordering::SeqCst);
         }
     }
 }
