@@ -16,6 +16,7 @@
 //! | `references` | the sources |
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::str::FromStr as _;
 
 use pep440_rs::{Version, VersionSpecifiers};
@@ -183,11 +184,10 @@ fn contains(releases: &VersionSpecifiers, version: &str) -> bool {
 
 impl<'de> Deserialize<'de> for Affected {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let written = String::deserialize(from)?;
-        if written == "mixed" {
-            return Ok(Self::Mixed);
-        }
-        specifiers::parse(&written).map(Self::Releases).map_err(de::Error::custom)
+        parsed(from, |written| match written {
+            "mixed" => Ok(Self::Mixed),
+            _ => specifiers::parse(written).map(Self::Releases),
+        })
     }
 }
 
@@ -212,7 +212,7 @@ mod specifiers {
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<VersionSpecifiers, D::Error> {
-        parse(&String::deserialize(from)?).map_err(de::Error::custom)
+        parsed(from, parse)
     }
 
     pub(super) fn serialize<S: serde::Serializer>(
@@ -228,8 +228,32 @@ fn checked<'de, D: Deserializer<'de>>(
     expected: &str,
     valid: impl Fn(&str) -> bool,
 ) -> Result<String, D::Error> {
-    let text = String::deserialize(from)?;
-    if valid(&text) { Ok(text) } else { Err(de::Error::custom(format!("{text:?} is not {expected}"))) }
+    parsed(
+        from,
+        |text| if valid(text) { Ok(text.to_owned()) } else { Err(format!("{text:?} is not {expected}")) },
+    )
+}
+
+/// A text, parsed inside the visitor: only there does a refusal get its line and its key.
+fn parsed<'de, D: Deserializer<'de>, T>(
+    from: D,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<T, D::Error> {
+    struct Text<P>(P);
+
+    impl<T, P: FnOnce(&str) -> Result<T, String>> de::Visitor<'_> for Text<P> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a text")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+            (self.0)(text).map_err(E::custom)
+        }
+    }
+
+    from.deserialize_str(Text(parse))
 }
 
 fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {

@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::config::{InstallerChoice, Strategy};
 
@@ -126,7 +126,6 @@ fn is_image_id(id: &str) -> bool {
 /// Checks what `pcluster build-image` would do, before it costs an hour of EC2.
 #[derive(Debug, Parser)]
 #[command(name = "pcluster preflight", version, disable_help_subcommand = true)]
-#[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 #[command(after_help = "Exit status: 0 ready, 1 blocked, 2 usage or configuration error, 3 unknown,\n\
                         127 no real pcluster found.")]
 pub struct Preflight {
@@ -136,6 +135,19 @@ pub struct Preflight {
     pub check: Check,
     #[command(flatten)]
     pub common: Common,
+}
+
+impl Preflight {
+    /// # Errors
+    /// clap's, and options of `check` before the name of a subcommand, which would be lost.
+    pub fn read(command_line: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let read = Self::try_parse_from(command_line)?;
+        if read.command.is_some() && read.check != Check::default() {
+            let message = "the options of a subcommand stand behind its name";
+            return Err(Self::command().error(clap::error::ErrorKind::ArgumentConflict, message));
+        }
+        Ok(read)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -160,7 +172,7 @@ pub enum Command {
     },
 }
 
-#[derive(Debug, Args, Default, Clone)]
+#[derive(Debug, Args, Default, Clone, PartialEq, Eq)]
 pub struct Check {
     /// The image configuration (a minimal built-in one by default)
     #[arg(short = 'c', long, value_name = "FILE")]
@@ -304,7 +316,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_well_formed() {
-        use clap::CommandFactory as _;
         Preflight::command().debug_assert();
     }
 }

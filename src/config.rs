@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -40,20 +41,27 @@ impl Mode {
 
 impl<'de> Deserialize<'de> for Mode {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        // YAML 1.1 readers, and people, write `off` for false.
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Written {
-            Flag(bool),
-            Word(String),
-        }
-        match Written::deserialize(from)? {
-            Written::Flag(false) => Ok(Self::Off),
-            Written::Flag(true) => Err(de::Error::custom(format!("mode: expected {}", Self::ACCEPTED))),
-            Written::Word(word) => Self::parse(&word).ok_or_else(|| {
-                de::Error::custom(format!("mode cannot be {word:?}; accepted: {}", Self::ACCEPTED))
-            }),
-        }
+        from.deserialize_any(ModeVisitor)
+    }
+}
+
+/// Refusing inside the visitor gives the message its line and its key.
+struct ModeVisitor;
+
+impl de::Visitor<'_> for ModeVisitor {
+    type Value = Mode;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "one of {}", Mode::ACCEPTED)
+    }
+
+    fn visit_str<E: de::Error>(self, word: &str) -> Result<Mode, E> {
+        Mode::parse(word).ok_or_else(|| E::invalid_value(de::Unexpected::Str(word), &self))
+    }
+
+    /// YAML 1.1 readers, and people, write `off` for false.
+    fn visit_bool<E: de::Error>(self, flag: bool) -> Result<Mode, E> {
+        if flag { Err(E::invalid_value(de::Unexpected::Bool(flag), &self)) } else { Ok(Mode::Off) }
     }
 }
 
@@ -85,7 +93,7 @@ struct File {
     mode: Option<Mode>,
     real: Option<PathBuf>,
     strict: Option<bool>,
-    timeout: Option<u64>,
+    timeout: Option<NonZeroU64>,
     #[serde(default)]
     installer: InstallerChoice,
     #[serde(default)]
@@ -140,7 +148,7 @@ impl Settings {
         self.mode = file.mode.unwrap_or(self.mode);
         self.real = file.real;
         self.strict = file.strict.unwrap_or(self.strict);
-        self.timeout = file.timeout.map_or(self.timeout, Duration::from_secs);
+        self.timeout = file.timeout.map_or(self.timeout, |seconds| Duration::from_secs(seconds.get()));
         self.installer = file.installer;
         self.strategy = file.strategy;
         self.advisories = file.advisories;
@@ -203,9 +211,6 @@ fn read_file() -> Result<File, Error> {
     };
     let file: Option<File> = serde_yaml::from_str(&text).map_err(|error| bad(&error))?;
     let mut file = file.unwrap_or_default();
-    if file.timeout == Some(0) {
-        return Err(bad(&"timeout: expected a whole number of seconds above 0"));
-    }
     // A path in the file is meant from where the file is.
     let base = path.parent().map(PathBuf::from).unwrap_or_default();
     for advisories in &mut file.advisories {

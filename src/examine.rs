@@ -9,7 +9,7 @@ use std::env;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::time::Instant;
 
@@ -171,8 +171,14 @@ fn fingerprint(request: &Request, target: &Target, packages: &Packages, node: &N
     for (name, value) in &target.environment {
         key.field(name.as_bytes()).field(value.as_deref().unwrap_or_default().as_bytes());
     }
-    if let Some(home) = env::var_os("HOME") {
-        key.file(&Path::new(&home).join(".aws/config"));
+    // A profile's region stands in either.
+    for (variable, below_home) in
+        [("AWS_CONFIG_FILE", ".aws/config"), ("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials")]
+    {
+        let in_home = || env::var_os("HOME").map(|home| Path::new(&home).join(below_home));
+        if let Some(file) = env::var_os(variable).map(PathBuf::from).or_else(in_home) {
+            key.file(&file);
+        }
     }
     let (form, arguments) = match &request.call {
         Call::Given(arguments) => ("given", arguments),

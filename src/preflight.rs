@@ -8,7 +8,6 @@ use std::io::{self, Read as _};
 use std::path::Path;
 use std::time::Instant;
 
-use clap::Parser as _;
 use clap::error::ErrorKind;
 use serde_json::json;
 
@@ -33,7 +32,7 @@ use crate::template::{self, Expectation};
 #[must_use]
 pub fn run(arguments: Vec<OsString>) -> Outcome {
     let command_line = [OsString::from("pcluster preflight")].into_iter().chain(arguments);
-    let preflight = match Preflight::try_parse_from(command_line) {
+    let preflight = match Preflight::read(command_line) {
         Ok(preflight) => preflight,
         Err(message) => return usage(&message),
     };

@@ -267,6 +267,10 @@ pub fn parse(input: &[u8]) -> Result<Value, String> {
         return Err("not a template: it is empty".into());
     }
     let mut template = parse_text(text)?;
+    if let Value::String(text) = &template {
+        // `--query TemplateBody` prints the text as a JSON string.
+        template = parse_text(text)?;
+    }
     if let Some(body) = template.get_mut("TemplateBody") {
         template = match body.take() {
             Value::String(text) => parse_text(&text)?,

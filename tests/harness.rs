@@ -146,7 +146,7 @@ fn tree(directory: &Path, root: &Path, text: &mut String) {
         if shown.to_string() == "tools" {
             continue;
         }
-        let metadata = path.symlink_metadata().unwrap();
+        let Ok(metadata) = path.symlink_metadata() else { continue };
         let mode = metadata.permissions().mode() & 0o7777;
         let _ = match fs::read_link(&path) {
             Ok(target) => writeln!(text, "{shown} -> {}", target.display()),
@@ -179,7 +179,7 @@ pub(crate) struct Call<'a> {
     stdin: Vec<u8>,
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
     pub(crate) fn var(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.variables.insert(name.into(), value.into());
         self
@@ -224,7 +224,7 @@ impl Call<'_> {
     }
 
     #[track_caller]
-    pub(crate) fn run(self) -> Run {
+    pub(crate) fn run(self) -> Run<'a> {
         let streams = TempDir::new().unwrap();
         let [stdin, stdout, stderr] = ["stdin", "stdout", "stderr"].map(|name| streams.path().join(name));
         fs::write(&stdin, &self.stdin).unwrap();
@@ -250,48 +250,46 @@ impl Call<'_> {
                 None => std::thread::sleep(Duration::from_millis(2)),
             }
         };
-        let mut run = Run {
+        let run = Run {
             status,
             pid,
             stdout: fs::read(&stdout).unwrap(),
             stderr: fs::read(&stderr).unwrap(),
-            root: self.sandbox.root.clone(),
-            scene: String::new(),
+            call: self,
         };
-        run.scene = self.scene(&run);
-        assert!(!hung, "it hangs\n{}", run.scene);
+        assert!(!hung, "it hangs\n{}", run.scene());
         run
-    }
-
-    fn scene(&self, run: &Run) -> String {
-        let mut scene = format!("--- command: {}", self.program.display());
-        for argument in &self.arguments {
-            let _ = write!(scene, " {argument:?}");
-        }
-        let _ = writeln!(scene, "\n--- in {}\n--- environment:", self.directory.display());
-        for (name, value) in &self.variables {
-            let _ = writeln!(scene, "{}={}", name.display(), value.display());
-        }
-        let _ = write!(scene, "--- {}\n--- stdout:\n{}", run.status, run.stdout());
-        let _ = write!(scene, "--- stderr:\n{}--- the fakes' log:\n", run.stderr());
-        let _ = writeln!(scene, "{}", self.sandbox.log().join("\n"));
-        let _ = writeln!(scene, "--- sandbox:\n{}", self.sandbox.tree(""));
-        scene
     }
 }
 
 /// One run that has ended.
 #[derive(Debug)]
-pub(crate) struct Run {
+pub(crate) struct Run<'a> {
     pub(crate) status: ExitStatus,
     pub(crate) pid: u32,
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
-    root: PathBuf,
-    scene: String,
+    call: Call<'a>,
 }
 
-impl Run {
+impl Run<'_> {
+    fn scene(&self) -> String {
+        let call = &self.call;
+        let mut scene = format!("--- command: {}", call.program.display());
+        for argument in &call.arguments {
+            let _ = write!(scene, " {argument:?}");
+        }
+        let _ = writeln!(scene, "\n--- in {}\n--- environment:", call.directory.display());
+        for (name, value) in &call.variables {
+            let _ = writeln!(scene, "{}={}", name.display(), value.display());
+        }
+        let _ = write!(scene, "--- {}\n--- stdout:\n{}", self.status, self.stdout());
+        let _ = write!(scene, "--- stderr:\n{}--- the fakes' log:\n", self.stderr());
+        let _ = writeln!(scene, "{}", call.sandbox.log().join("\n"));
+        let _ = writeln!(scene, "--- sandbox:\n{}", call.sandbox.tree(""));
+        scene
+    }
+
     pub(crate) fn stdout(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
@@ -302,7 +300,7 @@ impl Run {
 
     #[track_caller]
     pub(crate) fn holds(&self, condition: bool, what: &str) -> &Self {
-        assert!(condition, "{what}\n{}", self.scene);
+        assert!(condition, "{what}\n{}", self.scene());
         self
     }
 
@@ -356,7 +354,7 @@ impl Run {
 
     #[track_caller]
     fn matches(&self, snapshot: &str, text: &str) {
-        let text = redacted(text, &self.root);
+        let text = redacted(text, &self.call.sandbox.root);
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots").join(snapshot);
         let assert = Assert::new().action_env("SNAPSHOTS").normalize_paths(false);
         let expected = Data::read_from(&file, Some(DataFormat::Text));
@@ -365,7 +363,7 @@ impl Run {
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(&file, text).unwrap();
         } else {
-            panic!("SNAPSHOTS=overwrite takes it over:\n{difference}\n{}", self.scene);
+            panic!("SNAPSHOTS=overwrite takes it over:\n{difference}\n{}", self.scene());
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::fakes::{ENTRY, node, real_python, trampoline};
 use crate::harness::{Run, Sandbox};
 
 /// `preflight check --no-synth --format json`, which asks the launcher's interpreter and no more.
-fn check(sandbox: &Sandbox) -> (Value, Run) {
+fn check(sandbox: &Sandbox) -> (Value, Run<'_>) {
     let run = sandbox.pcluster(["preflight", "check", "--no-synth", "--format", "json"]).run();
     let report = serde_json::from_slice(&run.stdout).unwrap_or_default();
     (report, run)

@@ -1,1 +1,322 @@
-//! todo
+//! What is remembered: a ready verdict, until anything that it depends on changes. What is
+//! damaged or cannot be written costs time, never a verdict.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::fakes::{BAD, Environment, REAL, REAL_OUTPUT};
+use crate::harness::{Call, Sandbox};
+
+const CHECKED: [&str; 4] = ["identity", "node", "synth", REAL];
+
+/// Ready once, with everything remembered.
+fn remembered(sandbox: &Sandbox) -> Environment<'_> {
+    let environment = sandbox.environment();
+    sandbox.build_image().run().exits(0).is_silent();
+    assert_eq!(sandbox.log(), CHECKED);
+    sandbox.clear_log();
+    environment
+}
+
+/// What is started by this call, the real program aside.
+#[track_caller]
+fn started(sandbox: &Sandbox, call: Call) -> Vec<String> {
+    sandbox.clear_log();
+    call.run().exits(0).is_silent();
+    sandbox.log().into_iter().filter(|line| !line.starts_with("real ")).collect()
+}
+
+#[test]
+fn an_unchanged_repeat_starts_no_python_and_no_node() {
+    let sandbox = Sandbox::new();
+    remembered(&sandbox);
+    for _ in 0..3 {
+        sandbox.build_image().run().exits(0).prints(REAL_OUTPUT).is_silent();
+    }
+    assert_eq!(sandbox.log(), [REAL, REAL, REAL]);
+}
+
+/// `preflight` remembers as well, and `--fresh` does not ask.
+#[test]
+fn preflight_says_what_was_remembered() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    let call = || sandbox.pcluster(["preflight", "--format", "json"]);
+    assert_eq!(started(&sandbox, call()), ["identity", "node", "synth"]);
+    let run = call().run();
+    run.exits(0).holds(run.stdout().contains("\"cached\": true"), "remembered");
+    assert_eq!(started(&sandbox, call()), [""; 0]);
+    assert_eq!(started(&sandbox, call().argument("--fresh")), ["identity", "node", "synth"]);
+}
+
+/// One change each, of everything that the template depends on.
+#[test]
+fn every_change_is_checked_again() {
+    type Change = fn(&Sandbox, &Environment);
+    let changes: [(&str, Change, &[&str]); 13] = [
+        ("the configuration", |sandbox, _| drop(sandbox.write("work/image.yaml", "Build: {}\n")), &["synth"]),
+        (
+            "a package's version",
+            |_, environment| environment.installs("aws-cdk.core", "1.203.0", ""),
+            &["synth"],
+        ),
+        ("a package more", |_, environment| environment.installs("jsii", "1.85.0", ""), &["synth"]),
+        (
+            "a package less",
+            |_, environment| {
+                fs::remove_dir_all(environment.path("site/aws-cdk.core-1.204.0.dist-info")).unwrap()
+            },
+            &["synth"],
+        ),
+        (
+            "METADATA edited in place",
+            |_, environment| {
+                let file = environment.path("site/aws-cdk.core-1.204.0.dist-info/METADATA");
+                let text = fs::read_to_string(&file).unwrap();
+                fs::write(file, text.replace("1.204.0", "1.204.1")).unwrap();
+            },
+            &["synth"],
+        ),
+        (
+            "RECORD, as a reinstallation of the same version leaves it",
+            |_, environment| {
+                fs::write(environment.path("site/aws-cdk.core-1.204.0.dist-info/RECORD"), "x").unwrap();
+            },
+            &["synth"],
+        ),
+        (
+            "a source file of pcluster",
+            |_, environment| fs::write(environment.path("site/pcluster/__init__.py"), "x = 1\n").unwrap(),
+            &["synth"],
+        ),
+        (
+            "a new source file of pcluster",
+            |sandbox, environment| drop(sandbox.write(environment.path("site/pcluster/a/b.py"), "")),
+            &["synth"],
+        ),
+        (
+            "a source file of the CDK package at fault",
+            |_, environment| {
+                fs::write(environment.path("site/aws_cdk/aws_imagebuilder/__init__.py"), "x = 1\n").unwrap();
+            },
+            &["synth"],
+        ),
+        (
+            "another node",
+            |sandbox, _| {
+                let node = sandbox.path("node/node");
+                let content = fs::read(&node).unwrap();
+                fs::remove_file(&node).unwrap();
+                sandbox.script("node/node", [content.as_slice(), b"\n"].concat());
+            },
+            &["node", "synth"],
+        ),
+        (
+            "a .pth file",
+            |sandbox, environment| drop(sandbox.write(environment.path("site/x.pth"), "/x\n")),
+            &["identity"],
+        ),
+        (
+            "sys.path, by a .pth file",
+            |sandbox, environment| {
+                sandbox.write(environment.path("site/x.pth"), "/x\n");
+                environment.is(&[("sysPath", json!([environment.path("site"), "/x"]))]);
+            },
+            &["identity", "synth"],
+        ),
+        (
+            "the interpreter",
+            |_, environment| {
+                let file = environment.path("bin/python");
+                let text = fs::read_to_string(&file).unwrap();
+                fs::write(file, text + "\n").unwrap();
+            },
+            &["identity", "synth"],
+        ),
+    ];
+    for (what, change, expected) in changes {
+        let sandbox = Sandbox::new();
+        let environment = remembered(&sandbox);
+        change(&sandbox, &environment);
+        assert_eq!(started(&sandbox, sandbox.build_image()), expected, "after a change of {what}");
+    }
+}
+
+/// Arguments and variables: the old call and the new one are both remembered.
+#[test]
+fn every_other_call_is_checked_for_itself() {
+    let sandbox = Sandbox::new();
+    remembered(&sandbox);
+    sandbox.write("work/other.yaml", "Build: {}\n");
+    let call = || sandbox.build_image();
+    let others: [(&str, Call, &[&str]); 8] = [
+        ("another argument", call().argument("--region").argument("eu-west-1"), &["synth"]),
+        ("the last of two", call().argument("--image-id").argument("other"), &["synth"]),
+        ("another file", call().argument("--image-configuration").argument("other.yaml"), &["synth"]),
+        ("another profile", call().var("AWS_PROFILE", "other"), &["synth"]),
+        ("another region", call().var("AWS_DEFAULT_REGION", "eu-west-1"), &["synth"]),
+        ("other options of Node", call().var("NODE_OPTIONS", "--no-warnings"), &["identity", "synth"]),
+        ("another PYTHONPATH", call().var("PYTHONPATH", "/x"), &["identity", "synth"]),
+        ("another HOME", call().var("HOME", sandbox.path("state")), &["identity", "synth"]),
+    ];
+    for (what, other, expected) in others {
+        assert_eq!(started(&sandbox, other.clone()), expected, "{what}");
+        assert_eq!(started(&sandbox, other), [""; 0], "{what}, repeated");
+    }
+    assert_eq!(started(&sandbox, call()), [""; 0], "the first call is remembered still");
+}
+
+/// Content counts, not only the name: the same file in every form of naming it.
+#[test]
+fn the_configuration_counts_in_every_form_of_naming_it() {
+    for form in ["-cimage.yaml", "-c=image.yaml", "--image-configuration=image.yaml", "--image-c=image.yaml"]
+    {
+        let sandbox = Sandbox::new();
+        sandbox.environment();
+        sandbox.build_image();
+        let call = || sandbox.pcluster(["build-image", form, "--image-id", "my-image"]);
+        assert_eq!(started(&sandbox, call()), ["identity", "node", "synth"], "{form}");
+        assert_eq!(started(&sandbox, call()), [""; 0], "{form}");
+        sandbox.write("work/image.yaml", "Build: {}\n");
+        assert_eq!(started(&sandbox, call()), ["synth"], "{form}");
+    }
+}
+
+/// AWS's own files: a profile of the same name may mean another region.
+#[test]
+fn the_files_of_aws_count() {
+    let sandbox = Sandbox::new();
+    remembered(&sandbox);
+    sandbox.write("home/.aws/config", "[default]\nregion = eu-west-1\n");
+    assert_eq!(started(&sandbox, sandbox.build_image()), ["synth"], "~/.aws/config");
+    sandbox.write("home/.aws/credentials", "[default]\nregion = eu-west-2\n");
+    assert_eq!(started(&sandbox, sandbox.build_image()), ["synth"], "~/.aws/credentials");
+    let named = || sandbox.build_image().var("AWS_CONFIG_FILE", sandbox.path("aws"));
+    sandbox.write("aws", "[default]\n");
+    assert_eq!(started(&sandbox, named()), ["synth"], "AWS_CONFIG_FILE");
+    sandbox.write("aws", "[default]\nregion = eu-west-1\n");
+    assert_eq!(started(&sandbox, named()), ["synth"], "the file in AWS_CONFIG_FILE");
+    assert_eq!(started(&sandbox, named()), [""; 0]);
+}
+
+#[test]
+fn blocked_and_unknown_are_never_remembered() {
+    for template in [true, false] {
+        let sandbox = Sandbox::new();
+        let environment = sandbox.environment();
+        if template {
+            environment.builds(BAD);
+        } else {
+            environment.answers(&json!({"kind": "failed", "stage": "import", "message": "boom"}));
+        }
+        for _ in 0..2 {
+            sandbox.clear_log();
+            let run = sandbox.build_image().run();
+            run.exits(i32::from(template)).prefixed();
+            assert!(sandbox.log().contains(&"synth".to_owned()));
+        }
+        environment.builds(crate::fakes::GOOD);
+        sandbox.build_image().run().exits(0).is_silent();
+    }
+}
+
+/// An advisory is matched at every call: it may be newer than what is remembered.
+#[test]
+fn a_remembered_environment_is_still_matched_against_the_advisories() {
+    let sandbox = Sandbox::new();
+    remembered(&sandbox);
+    sandbox.write("config/pcluster-shim/config.yaml", "advisories: [more.yaml]\n");
+    sandbox.write("config/pcluster-shim/more.yaml", crate::preflight::ADVISORY);
+    sandbox.build_image().run().exits(1).prefixed();
+}
+
+/// The answer that is remembered was given in another environment: what differs since is not
+/// taken for a change that the launcher makes.
+#[test]
+fn a_variable_of_an_earlier_call_does_not_come_back() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    let synth = fs::read_to_string(environment.path("fake/synth")).unwrap();
+    environment.synthesizes(&format!("echo \"synth with $NODE_OPTIONS/$VIRTUAL_ENV\" >>\"$log\"; {synth}"));
+    for value in ["first", "second"] {
+        let variables = json!({"NODE_OPTIONS": value, "VIRTUAL_ENV": value});
+        environment.is(&[("environment", variables)]);
+        let call = sandbox.build_image().var("NODE_OPTIONS", value).var("VIRTUAL_ENV", value);
+        call.run().exits(0).is_silent();
+        let with = format!("synth with {value}/{value}");
+        assert!(sandbox.log().contains(&with), "{:?}", sandbox.log());
+    }
+}
+
+/// Truncated, emptied, replaced with noise or with JSON of another shape: found out again.
+#[test]
+fn damaged_files_are_as_good_as_none() {
+    let sandbox = Sandbox::new();
+    remembered(&sandbox);
+    let files = files_below(sandbox.path("cache"));
+    assert_eq!(files.len(), 3, "{}", sandbox.tree("cache"));
+    for noise in [&b""[..], b"\xff\x00\xfe", b"{}", b"null", b"[1, 2]", b"{\"key\": 3, \"content\": null}"] {
+        for file in &files {
+            let whole = fs::read(file).unwrap();
+            fs::write(file, noise).unwrap();
+            assert_eq!(started(&sandbox, sandbox.build_image()).len(), 1, "{}: {noise:?}", file.display());
+            assert_eq!(started(&sandbox, sandbox.build_image()), [""; 0], "mended");
+            for length in [1, whole.len() / 2, whole.len() - 1] {
+                fs::write(file, &whole[..length]).unwrap();
+                assert_eq!(started(&sandbox, sandbox.build_image()).len(), 1, "{}: {length}", file.display());
+            }
+        }
+    }
+}
+
+fn files_below(directory: PathBuf) -> Vec<PathBuf> {
+    let entries = directory.read_dir().unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files_below(path) } else { vec![path] }).collect()
+}
+
+/// A directory in the place of a file, a file in the place of a directory, no HOME, none at all.
+#[test]
+fn a_cache_that_cannot_be_written_costs_time_only() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    sandbox.write("file", "");
+    let calls = [
+        sandbox.build_image().var("XDG_CACHE_HOME", sandbox.path("file")),
+        sandbox.build_image().var("XDG_CACHE_HOME", "/dev/null/cache"),
+        sandbox.build_image().var("XDG_CACHE_HOME", "/proc"),
+        sandbox.build_image().without("XDG_CACHE_HOME").without("HOME"),
+        sandbox.build_image().without("XDG_CACHE_HOME").var("HOME", "relative"),
+        sandbox.build_image().without("XDG_CACHE_HOME").var("HOME", ""),
+    ];
+    for call in calls {
+        for _ in 0..2 {
+            assert_eq!(started(&sandbox, call.clone()), ["identity", "node", "synth"], "{call:?}");
+        }
+    }
+    assert_eq!(sandbox.tree("cache") + &sandbox.tree("home"), "");
+    sandbox.has_no_scratch();
+    let relative = sandbox.build_image().var("XDG_CACHE_HOME", "relative");
+    assert_eq!(started(&sandbox, relative), ["identity", "node", "synth"]);
+    assert_eq!(
+        sandbox.tree("work"),
+        "work/image.yaml 644 70 bytes\n",
+        "a relative directory counts as not set"
+    );
+}
+
+/// Trap 25: many at once on a cold cache.
+#[test]
+fn many_at_once_do_not_spoil_each_others_memory() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    sandbox.build_image();
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| sandbox.build_image().run().exits(0).prints(REAL_OUTPUT).is_silent().pid);
+        }
+    });
+    assert_eq!(started(&sandbox, sandbox.build_image()), [""; 0]);
+    assert_eq!(files_below(sandbox.path("cache")).len(), 3, "no temporary file is left");
+}

@@ -1,1 +1,403 @@
-//! todo
+//! The shim's own commands: check, where, advisories, usage; human and JSON, colour, width, status.
+
+use serde_json::{Value, json};
+
+use crate::fakes::BAD;
+use crate::harness::{Run, Sandbox};
+
+/// An advisory of the user's own, on a package that every fake environment has.
+pub(crate) const ADVISORY: &str = "\
+- id: own-advisory
+  title: The core package is not to be used here
+  level: ERROR
+  pcluster: '>=3.0'
+  package: aws-cdk.core
+  affected: '<2'
+  effect: is not allowed in this company
+  cost: It would cost a talk with the platform team.
+  fix:
+    packages: aws-cdk.*
+    upgrade: '>=2'
+    downgrade: '<1'
+  references: ['https://example.com/own']
+";
+
+fn check(sandbox: &Sandbox) -> Run<'_> {
+    sandbox.pcluster(["preflight", "check"]).run()
+}
+
+fn json_of(sandbox: &Sandbox) -> (Value, Run<'_>) {
+    let run = sandbox.pcluster(["preflight", "--format", "json"]).run();
+    (serde_json::from_slice(&run.stdout).unwrap(), run)
+}
+
+/// Three verdicts, two forms, one report.
+#[test]
+fn every_verdict_in_both_forms() {
+    type Change = fn(&crate::fakes::Environment);
+    let verdicts: [(&str, i32, Change); 5] = [
+        ("ready", 0, |_| {}),
+        ("blocked", 1, |environment| environment.is_broken()),
+        ("blocked-template", 1, |environment| environment.builds(BAD)),
+        ("unknown", 3, |environment| {
+            environment.answers(&json!({"kind": "failed", "stage": "import", "message": "ModuleNotFoundError: No module named 'pkg_resources'"}));
+        }),
+        ("mixed", 0, |environment| environment.installs("aws-cdk.core", "1.203.0", "")),
+    ];
+    for (verdict, status, change) in verdicts {
+        let sandbox = Sandbox::new();
+        change(&sandbox.environment());
+        let human = check(&sandbox);
+        human.exits(status).is_silent().stdout_matches(&format!("check-{verdict}.txt"));
+        let fresh = sandbox.pcluster(["preflight", "--fresh", "--format", "json"]).run();
+        fresh.exits(status).is_silent().stdout_matches(&format!("check-{verdict}.json"));
+        let (report, run) = json_of(&sandbox);
+        run.exits(status);
+        let word = human.stdout().lines().next().unwrap().to_owned();
+        run.holds(report["verdict"] == word.as_str(), "human and JSON give the same verdict");
+        assert_eq!(
+            human.stdout(),
+            sandbox.pcluster(["preflight"]).run().stdout().replace("passed     remembered", "passed")
+        );
+        sandbox.has_no_scratch();
+    }
+}
+
+/// The keys that the contract names, with their kinds.
+#[test]
+fn the_json_has_every_key_of_the_contract() {
+    let sandbox = Sandbox::new();
+    sandbox.environment().is_broken();
+    let (report, _) = json_of(&sandbox);
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(
+        keys(&report),
+        ["schemaVersion", "verdict", "shim", "target", "packages", "checks", "findings"]
+    );
+    assert_eq!(report["schemaVersion"], 1);
+    assert_eq!(keys(&report["shim"]), ["version", "path"]);
+    let target = [
+        "path",
+        "foundBy",
+        "launcher",
+        "interpreter",
+        "pythonVersion",
+        "pclusterVersion",
+        "node",
+        "nodeVersion",
+    ];
+    assert_eq!(keys(&report["target"]), target);
+    assert_eq!(report["packages"]["aws-cdk-aws-imagebuilder"], "1.153.0");
+    for check in report["checks"].as_array().unwrap() {
+        assert_eq!(keys(check)[..4], ["id", "status", "durationMs", "cached"]);
+        assert!(check["durationMs"].is_u64() && check["cached"].is_boolean());
+        assert!(["passed", "failed", "skipped", "unknown"].contains(&check["status"].as_str().unwrap()));
+    }
+    for finding in report["findings"].as_array().unwrap() {
+        for key in ["id", "level", "type", "message", "evidence", "references"] {
+            assert!(finding.get(key).is_some(), "{key}: {finding}");
+        }
+        let kind = finding["type"].as_str().unwrap();
+        assert!(kind.ends_with("Advisory") || kind.ends_with("Template"), "{kind}");
+        assert!(finding["fix"]["command"].is_string());
+    }
+    assert_eq!(report["findings"][0]["id"], "cdk-imagebuilder-1.153.0");
+}
+
+/// 80 columns, but for a single word that is longer; and no trailing space.
+#[test]
+fn no_line_is_wider_than_a_terminal() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    environment.is_broken();
+    environment.installs("aws-cdk.core", "1.152.0", "");
+    sandbox.write("work/template", BAD);
+    let mut runs = vec![check(&sandbox), sandbox.pcluster(["preflight", "template", "template"]).run()];
+    for more in ["cdk-imagebuilder-1.153.0", "cdk-mixed-versions"] {
+        runs.push(sandbox.pcluster(["preflight", "advisories", more]).run());
+    }
+    environment.identifies(
+        "echo a long complaint of a Python that has a lot to say about what it has not got >&2; exit 1",
+    );
+    runs.push(check(&sandbox));
+    runs.push(sandbox.pcluster(["preflight", "advisories"]).run());
+    for run in runs {
+        for line in run.stdout().lines() {
+            let label_and_word = line.split_whitespace().count() <= 2;
+            let names_a_path = line.contains(sandbox.root.to_str().unwrap());
+            run.holds(
+                line.chars().count() <= 80 || label_and_word || names_a_path,
+                &format!("too wide: {line}"),
+            );
+            run.holds(line.trim_end() == line, &format!("a trailing space: {line:?}"));
+        }
+    }
+}
+
+#[test]
+fn colour_is_for_terminals_and_for_those_who_ask() {
+    let sandbox = Sandbox::new();
+    sandbox.environment().is_broken();
+    let run = |color: &str| sandbox.pcluster(["preflight", "check", "--color", color]).run();
+    run("always").exits(1).stdout_matches("check-blocked-colour.txt");
+    let plain = check(&sandbox);
+    for color in ["auto", "never"] {
+        run(color).exits(1).prints(&plain.stdout());
+    }
+    plain.holds(!plain.stdout().contains('\x1b'), "no colour on a pipe");
+    let asked = sandbox.pcluster(["preflight", "check", "--color", "always"]).var("NO_COLOR", "1").run();
+    asked.prints(&run("always").stdout());
+}
+
+/// On a terminal there is colour, unless NO_COLOR says otherwise.
+#[test]
+fn no_color_is_honoured_on_a_terminal() {
+    let sandbox = Sandbox::new();
+    sandbox.environment().is_broken();
+    let terminal = "import pty, sys; pty.spawn(sys.argv[1:])";
+    let call = || {
+        let call = sandbox.pcluster(["preflight", "check", "--no-synth"]);
+        call.under(crate::fakes::real_python(), &["-c", terminal]).var("TERM", "xterm")
+    };
+    let coloured = |run: &Run| run.stdout().contains("\x1b[1;31m");
+    let run = call().run();
+    run.holds(coloured(&run), "colour on a terminal");
+    let run = call().var("NO_COLOR", "1").run();
+    run.holds(!coloured(&run), "NO_COLOR");
+    let run = call().var("TERM", "dumb").run();
+    run.holds(!coloured(&run), "a dumb terminal");
+    let run = call().var("NO_COLOR", "").run();
+    run.holds(coloured(&run), "an empty NO_COLOR counts as not set");
+}
+
+#[test]
+fn quiet_prints_nothing_but_errors() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    for form in ["human", "json"] {
+        sandbox
+            .pcluster(["preflight", "check", "-q", "--format", form])
+            .run()
+            .exits(0)
+            .prints("")
+            .is_silent();
+    }
+    environment.is_broken();
+    sandbox.pcluster(["preflight", "-q"]).run().exits(1).prints("").is_silent();
+    sandbox.pcluster(["preflight", "-q", "where"]).run().exits(0).prints("").is_silent();
+    let run = sandbox.pcluster(["preflight", "-q", "advisories", "nonsense"]).run();
+    run.exits(2).prints("").prefixed().holds(!run.stderr.is_empty(), "errors are told");
+}
+
+#[test]
+fn verbose_tells_each_step_in_a_line() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    sandbox
+        .pcluster(["preflight", "check", "-v"])
+        .run()
+        .exits(0)
+        .prefixed()
+        .stderr_matches("check-verbose.txt");
+}
+
+#[test]
+fn no_synth_starts_nothing_where_the_interpreter_is_known() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    let call = || sandbox.pcluster(["preflight", "check", "--no-synth"]);
+    call().run().exits(0).is_silent().stdout_matches("check-no-synth.txt");
+    assert_eq!(sandbox.log(), ["identity"]);
+    sandbox.clear_log();
+    call().run().exits(0);
+    assert_eq!(sandbox.log(), [""; 0]);
+}
+
+/// With the user's own configuration, id and region: exactly these reach the real parser.
+#[test]
+fn the_options_reach_the_real_parser() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    let synth = std::fs::read_to_string(environment.path("fake/synth")).unwrap();
+    environment.synthesizes(&format!("echo \"$*\" >>\"$log\"; {synth}"));
+    sandbox.build_image();
+    sandbox
+        .pcluster(["preflight", "-c", "image.yaml", "-i", "my-image"])
+        .argument("-r")
+        .argument("eu-west-1")
+        .run()
+        .exits(0);
+    let asked = "build-image --image-configuration image.yaml --image-id my-image --region eu-west-1";
+    assert!(sandbox.log().contains(&asked.to_owned()), "{:?}", sandbox.log());
+    sandbox.clear_log();
+    sandbox.pcluster(["preflight"]).run();
+    let minimal =
+        sandbox.log().iter().any(|line| line.ends_with("image-config.yaml --image-id preflight-check"));
+    assert!(minimal, "{:?}", sandbox.log());
+}
+
+/// What the real pcluster would refuse is an error of the caller's, not a verdict.
+#[test]
+fn a_refused_configuration_is_an_error_of_configuration() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    environment.answers(
+        &json!({"kind": "rejected", "stage": "configuration", "message": "{'Bild': ['Unknown field.']}"}),
+    );
+    sandbox.build_image();
+    let run = sandbox.pcluster(["preflight", "-c", "image.yaml", "-i", "my-image"]).run();
+    run.exits(2).prints("").prefixed().stderr_matches("check-rejected.txt");
+}
+
+#[test]
+fn where_tells_what_is_guarded_and_how_it_was_found() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    sandbox.script("other/pcluster", "#!/bin/sh\n");
+    let path = ["shim", "venv/bin", "other", "tools"].map(|name| sandbox.path(name));
+    let call = |more: &[&str]| {
+        let call = sandbox.pcluster(["preflight", "where"]).path(&path);
+        more.iter().fold(call, |call, argument| call.argument(*argument)).run()
+    };
+    call(&[]).exits(0).is_silent().stdout_matches("where.txt");
+    call(&["--format", "json"]).exits(0).is_silent().stdout_matches("where.json");
+}
+
+/// Trap 6: an activated venv stands first.
+#[test]
+fn where_exits_1_where_the_shim_is_bypassed() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    let path = ["venv/bin", "shim", "tools"].map(|name| sandbox.path(name));
+    let call = || sandbox.pcluster(["preflight", "where"]).path(&path);
+    call().run().exits(1).is_silent().stdout_matches("where-bypassed.txt");
+    call().argument("--format").argument("json").run().exits(1).stdout_matches("where-bypassed.json");
+    let absent = [sandbox.path("venv/bin"), sandbox.path("tools")];
+    sandbox.pcluster(["preflight", "where"]).path(&absent).run().exits(1);
+}
+
+#[test]
+fn where_names_a_dead_interpreter_and_an_unknown_environment() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    std::fs::remove_file(environment.path("bin/python")).unwrap();
+    sandbox.pcluster(["preflight", "where"]).run().exits(0).is_silent().stdout_matches("where-dead.txt");
+}
+
+#[test]
+fn the_advisories_are_listed() {
+    let sandbox = Sandbox::new();
+    let call = |more: &[&str]| {
+        more.iter()
+            .fold(sandbox.pcluster(["preflight", "advisories"]), |call, word| call.argument(*word))
+            .run()
+    };
+    call(&[]).exits(0).is_silent().stdout_matches("advisories.txt");
+    call(&["cdk-imagebuilder-1.153.0"]).exits(0).is_silent().stdout_matches("advisories-one.txt");
+    let run = call(&["cdk-imagebuilder-1.153.0", "--format", "json"]);
+    let list: Value = serde_json::from_slice(&run.stdout).unwrap();
+    run.exits(0).is_silent().holds(list["advisories"].as_array().unwrap().len() == 1, "the one");
+    for key in
+        ["id", "title", "level", "pcluster", "package", "affected", "effect", "cost", "fix", "references"]
+    {
+        run.holds(list["advisories"][0].get(key).is_some(), key);
+    }
+    call(&["nonsense"]).exits(2).prints("").prefixed().stderr_matches("advisories-unknown.txt");
+}
+
+#[test]
+fn an_advisory_of_the_users_own_blocks() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    sandbox.write("config/pcluster-shim/config.yaml", "advisories: [own/more.yaml]\n");
+    sandbox.write("config/pcluster-shim/own/more.yaml", ADVISORY);
+    check(&sandbox).exits(1).is_silent().stdout_matches("check-own-advisory.txt");
+    sandbox
+        .pcluster(["preflight", "advisories", "own-advisory"])
+        .run()
+        .exits(0)
+        .stdout_matches("advisories-own.txt");
+    sandbox.build_image().run().exits(1).prefixed().stderr_matches("blocked-own-advisory.txt");
+}
+
+/// The file, the line and the key, for preflight; a warning and the rest of them for the guard.
+#[test]
+fn a_faulty_file_of_advisories_is_told() {
+    for (snapshot, from, to, words) in [
+        ("level", "level: ERROR", "level: LOUD", &["LOUD", "line 3"][..]),
+        ("range", "'<2'", "'two'", &["two", "line 6"]),
+        ("key", "affected:", "effected:", &["effected", "line 6"]),
+        ("missing", "  package: aws-cdk.core\n", "", &["package", "line 1"]),
+        ("yaml", "- id:", "- [id:", &["line"]),
+    ] {
+        let sandbox = Sandbox::new();
+        let environment = sandbox.environment();
+        sandbox.write("config/pcluster-shim/config.yaml", "advisories: [more.yaml]\n");
+        let faulty = ADVISORY.replacen(from, to, 1);
+        assert_ne!(faulty, ADVISORY);
+        sandbox.write("config/pcluster-shim/more.yaml", faulty);
+        let run = check(&sandbox);
+        run.exits(2).prints("").prefixed().stderr_matches(&format!("faulty-advisory-{snapshot}.txt"));
+        for word in words.iter().chain(&["more.yaml"]) {
+            run.holds(run.stderr().contains(word), &format!("{word} is named"));
+        }
+        sandbox.build_image().run().exits(0).warns_once("more.yaml");
+        environment.is_broken();
+        sandbox.build_image().run().exits(1).prefixed();
+    }
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    sandbox.write("config/pcluster-shim/config.yaml", "advisories: [absent.yaml]\n");
+    check(&sandbox).exits(2).prefixed().stderr_matches("faulty-advisory-absent.txt");
+}
+
+/// What every command takes may stand before its name as well; what would be lost may not.
+#[test]
+fn common_options_may_stand_before_the_command() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    let json = sandbox.pcluster(["preflight", "advisories", "--format", "json"]).run();
+    sandbox.pcluster(["preflight", "--format", "json", "advisories"]).run().exits(0).prints(&json.stdout());
+    let lost = sandbox.pcluster(["preflight", "-c", "image.yaml", "where"]).run();
+    lost.exits(2).prints("").stderr_matches("usage-lost.txt");
+}
+
+#[test]
+fn usage_errors_say_what_is_wrong() {
+    let sandbox = Sandbox::new();
+    for (snapshot, arguments) in [
+        ("option", ["preflight", "--nonsense"]),
+        ("command", ["preflight", "chekc"]),
+        ("value", ["preflight", "--format=xml"]),
+        ("missing", ["preflight", "template"]),
+    ] {
+        let run = sandbox.pcluster(arguments).run();
+        run.exits(2).prints("").stderr_matches(&format!("usage-{snapshot}.txt"));
+    }
+}
+
+#[test]
+fn help() {
+    let sandbox = Sandbox::new();
+    sandbox.pcluster(["preflight", "--help"]).run().exits(0).is_silent().stdout_matches("help.txt");
+    sandbox.pcluster(["preflight", "-h"]).run().exits(0).is_silent();
+    for command in ["check", "template", "where", "advisories"] {
+        let run = sandbox.pcluster(["preflight", command, "--help"]).run();
+        run.exits(0).is_silent().stdout_matches(&format!("help-{command}.txt"));
+    }
+    let run = sandbox.pcluster(["preflight", "--version"]).run();
+    run.exits(0).prints(concat!("pcluster preflight ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+/// A reader that went away is no failure of ours.
+#[test]
+fn a_reader_that_goes_away_is_no_panic() {
+    let sandbox = Sandbox::new();
+    let sh = "pcluster preflight advisories | true; echo done";
+    sandbox
+        .call(sandbox.path("tools/sh"), ["-c", &sh.replace("true", ":")])
+        .run()
+        .exits(0)
+        .prints("done\n")
+        .is_silent();
+}
