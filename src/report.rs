@@ -337,7 +337,7 @@ pub fn human(report: &Report, color: bool) -> String {
     for (index, group) in groups.iter().enumerate() {
         let next = groups.get(index + 1).map(|group| &group[0]);
         // Findings of one cause share what they cost and how they are mended.
-        let shared = next.is_some_and(|next| (&next.cost, &next.fix) == (&group[0].cost, &group[0].fix));
+        let shared = next.is_some_and(|next| mended_alike(next, &group[0]));
         text += "\n";
         text += &group_rows(group, shared, &paint);
     }
@@ -346,7 +346,12 @@ pub fn human(report: &Report, color: bool) -> String {
 
 /// The same fault in several entries of one object, such as a tag each.
 fn belong_together(one: &Finding, other: &Finding) -> bool {
-    one.id == other.id && one.path().map(parent) == other.path().map(parent) && one.fix == other.fix
+    one.id == other.id && one.path().map(parent) == other.path().map(parent) && mended_alike(one, other)
+}
+
+fn mended_alike(one: &Finding, other: &Finding) -> bool {
+    let command = |finding: &Finding| finding.fix.as_ref().map(|fix| fix.command.clone());
+    one.cost == other.cost && command(one) == command(other)
 }
 
 /// The path without its last `["key"]`.
