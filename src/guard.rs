@@ -157,7 +157,7 @@ pub fn examine(request: &Request) -> Result<Examined, Interrupted> {
         walk.done("template", Status::Passed, Instant::now(), true, None);
         return Ok(walk.judged());
     }
-    if let Some((stage, message)) = walk.template(&target, &packages)? {
+    if let Some((stage, message)) = walk.template(&target, &packages, node.is_some())? {
         return Ok(Examined::Rejected { stage, message });
     }
     if let Some(key) = &key
@@ -350,11 +350,13 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The stage and the message of a refusal, if the real pcluster refuses the call.
+    /// The stage and the message of a refusal, if the real pcluster refuses the call. It is asked
+    /// without Node too: what it refuses, it refuses before CDK runs.
     fn template(
         &mut self,
         target: &Target,
         packages: &Packages,
+        has_node: bool,
     ) -> Result<Option<(String, String)>, Interrupted> {
         let since = Instant::now();
         let step = self.request.progress.step("building the template that build-image would submit");
@@ -375,6 +377,10 @@ impl<'a> Walk<'a> {
                 self.done("template", status, since, false, None);
             }
             Ok(Answer::Rejected { stage, message }) => return Ok(Some((stage, message))),
+            // Why has been said: it is the node check's to say.
+            Ok(Answer::Failed { .. }) if !has_node => {
+                self.skipped("template", "CDK does not run without node");
+            }
             Ok(Answer::Failed { stage, message }) => {
                 self.unknown("template", since, format!("it cannot be built ({stage}): {message}"));
             }
