@@ -327,17 +327,20 @@ fn parent(path: &str) -> &str {
 
 fn subject_rows(subject: &Subject, packages: &BTreeMap<String, String>) -> String {
     let unknown = || "?".to_owned();
-    let path = |path: &Option<PathBuf>| path.as_ref().map_or_else(unknown, |path| path.display().to_string());
-    let found = format!("{} (by {})", subject.path.display(), subject.found_by.words());
+    // A path is one piece, spaces or not.
+    let path =
+        |path: &Option<PathBuf>| vec![path.as_ref().map_or_else(unknown, |path| path.display().to_string())];
+    let found = vec![subject.path.display().to_string(), format!("(by {})", subject.found_by.words())];
     let cdk = packages.get("aws-cdk-aws-imagebuilder");
     let rows = [
         ("pcluster", subject.pcluster_version.clone(), found),
         ("python", subject.python_version.clone(), path(&subject.interpreter)),
         ("node", subject.node_version.clone(), path(&subject.node)),
-        ("CDK", cdk.cloned(), "aws-cdk.aws-imagebuilder".to_owned()),
+        ("CDK", cdk.cloned(), vec!["aws-cdk.aws-imagebuilder".to_owned()]),
     ];
     rows.into_iter().fold(String::new(), |text, (name, version, what)| {
         let version = version.unwrap_or_else(unknown);
+        let what = filled(what.iter().map(String::as_str), " ", 80 - 24).join(&format!("\n{:24}", ""));
         text + &format!("  {name:<11}{version:<10} {what}\n")
     })
 }
