@@ -124,7 +124,6 @@ fn is_image_id(id: &str) -> bool {
 /// Checks what `pcluster build-image` would do, before it costs an hour of EC2.
 #[derive(Debug, Parser)]
 #[command(name = "pcluster preflight", version, disable_help_subcommand = true)]
-#[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 #[command(after_help = "Exit status: 0 ready, 1 blocked, 2 usage or configuration error, 3 unknown,\n\
                         127 no real pcluster found.")]
 pub struct Preflight {
@@ -154,7 +153,7 @@ pub enum Command {
     },
 }
 
-#[derive(Debug, Args, Default, Clone)]
+#[derive(Debug, Args, Default, Clone, PartialEq, Eq)]
 pub struct Check {
     /// The image configuration (a minimal built-in one by default)
     #[arg(short = 'c', long, value_name = "FILE")]

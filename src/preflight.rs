@@ -8,8 +8,8 @@ use std::io::{self, Read as _};
 use std::path::Path;
 use std::time::Instant;
 
-use clap::Parser as _;
 use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser as _};
 use serde_json::json;
 
 use crate::Outcome;
@@ -34,6 +34,10 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         Ok(preflight) => preflight,
         Err(message) => return usage(&message),
     };
+    if preflight.command.is_some() && preflight.check != Check::default() {
+        let message = "the options of a check stand behind `check`; the other commands do not take them\n";
+        return usage(&Preflight::command().error(ErrorKind::ArgumentConflict, message));
+    }
     let common = preflight.common;
     let done = match preflight.command.unwrap_or(Command::Check(preflight.check)) {
         Command::Check(check) => run_check(&check, &common),
