@@ -109,9 +109,6 @@ pub fn examine(request: &Request, target: &Target) -> Result<Examined, Stop> {
         return judged(walk);
     }
     let node = walk.node(target)?;
-    if walk.has("template") {
-        return judged(walk);
-    }
     let key = node.as_ref().map(|node| fingerprint(request, target, &packages, node).key());
     if let Some(key) = &key
         && request.memory.recall(VERDICTS, key).is_some()
@@ -119,7 +116,7 @@ pub fn examine(request: &Request, target: &Target) -> Result<Examined, Stop> {
         walk.done("template", Status::Passed, Instant::now(), true, None);
         return judged(walk);
     }
-    if let Some((stage, message)) = walk.template(target, &packages)? {
+    if let Some((stage, message)) = walk.template(target, &packages, node.is_some())? {
         return Ok(Examined::Rejected { stage, message });
     }
     if let Some(key) = &key
@@ -299,18 +296,19 @@ impl<'a> Walk<'a> {
             Err(NoNode::Child(ChildError::Interrupted(signal))) => Err(Stop::Interrupted(signal)),
             Err(reason) => {
                 self.unknown("node", since, reason.to_string());
-                // One that runs but says something odd may still do; otherwise the synthesis could
-                // only fail for the reason that has just been told.
-                if !matches!(reason, NoNode::Odd { .. }) {
-                    self.skipped("template", "there is no Node.js to build it with");
-                }
                 Ok(None)
             }
         }
     }
 
-    /// The stage and the message of a refusal, if the real pcluster refuses the call.
-    fn template(&mut self, target: &Target, packages: &Packages) -> Result<Option<(String, String)>, Stop> {
+    /// The stage and the message of a refusal, if the real pcluster refuses the call. It is asked
+    /// without Node too: what it refuses, it refuses before CDK runs.
+    fn template(
+        &mut self,
+        target: &Target,
+        packages: &Packages,
+        has_node: bool,
+    ) -> Result<Option<(String, String)>, Stop> {
         let since = Instant::now();
         let step = self.request.progress.step("building the template that build-image would submit");
         let answer = synth::synthesize(
@@ -330,6 +328,11 @@ impl<'a> Walk<'a> {
                 self.done("template", status, since, false, None);
             }
             Ok(Answer::Rejected { stage, message }) => return Ok(Some((stage, message))),
+            Err(NoAnswer::Child(ChildError::Interrupted(signal))) => return Err(Stop::Interrupted(signal)),
+            // Why has been said: it is the node check's to say.
+            Ok(Answer::Failed { .. }) | Err(_) if !has_node => {
+                self.skipped("template", "there is no Node.js to build it with");
+            }
             Ok(Answer::Failed { stage, message }) => {
                 self.unknown("template", since, format!("it cannot be built ({stage}): {message}"));
             }
@@ -337,14 +340,9 @@ impl<'a> Walk<'a> {
                 let reason = format!("building it asks AWS for {call}, which a check does not do");
                 self.unknown("template", since, reason);
             }
-            Err(NoAnswer::Child(ChildError::Interrupted(signal))) => return Err(Stop::Interrupted(signal)),
             Err(reason) => self.unknown("template", since, reason.to_string()),
         }
         Ok(None)
-    }
-
-    fn has(&self, id: &str) -> bool {
-        self.checks.iter().any(|check| check.id == id)
     }
 
     fn template_passed(&self) -> bool {

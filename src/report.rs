@@ -361,17 +361,17 @@ fn parent(path: &str) -> &str {
 
 fn subject_rows(subject: &Subject, packages: &BTreeMap<String, String>) -> String {
     let unknown = || "?".to_owned();
-    let path = |path: &Option<PathBuf>| path.as_ref().map_or_else(unknown, |path| path.display().to_string());
-    let found = format!("{} (by {})", subject.path.display(), subject.found_by.words());
+    let path = |path: Option<&PathBuf>| path.map_or_else(unknown, |path| path.display().to_string());
+    let version = |version: Option<&String>| version.cloned().unwrap_or_else(unknown);
     let cdk = packages.get("aws-cdk-aws-imagebuilder");
     let rows = [
-        ("pcluster", subject.pcluster_version.clone(), found),
-        ("python", subject.python_version.clone(), path(&subject.interpreter)),
-        ("node", subject.node_version.clone(), path(&subject.node)),
-        ("CDK", cdk.cloned(), "aws-cdk.aws-imagebuilder".to_owned()),
+        ("pcluster", version(subject.pcluster_version.as_ref()), path(Some(&subject.path))),
+        ("found by", String::new(), subject.found_by.words().to_owned()),
+        ("python", version(subject.python_version.as_ref()), path(subject.interpreter.as_ref())),
+        ("node", version(subject.node_version.as_ref()), path(subject.node.as_ref())),
+        ("CDK", version(cdk), "aws-cdk.aws-imagebuilder".to_owned()),
     ];
     rows.into_iter().fold(String::new(), |text, (name, version, what)| {
-        let version = version.unwrap_or_else(unknown);
         text + &format!("  {name:<12}{version:<10} {what}\n")
     })
 }

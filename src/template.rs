@@ -266,7 +266,7 @@ pub fn parse(input: &[u8]) -> Result<Value, String> {
     if text.trim().is_empty() {
         return Err("not a template: it is empty".into());
     }
-    let mut template = parse_text(text)?;
+    let mut template = parse_text(without_stages(text))?;
     if let Value::String(text) = &template {
         // `--query TemplateBody` prints the text as a JSON string.
         template = parse_text(text)?;
@@ -289,6 +289,11 @@ pub fn parse(input: &[u8]) -> Result<Value, String> {
     } else {
         Err("not a template of build-image: it has no resource of EC2 Image Builder".into())
     }
+}
+
+/// `aws cloudformation get-template --output text` ends in a line for each stage that there is.
+fn without_stages(text: &str) -> &str {
+    text.find("\nSTAGESAVAILABLE\t").map_or(text, |end| &text[..=end])
 }
 
 fn parse_text(text: &str) -> Result<Value, String> {
@@ -489,7 +494,8 @@ mod tests {
         let body_text = json!({"TemplateBody": yaml, "StagesAvailable": ["Original"]}).to_string();
         let body_value = json!({"TemplateBody": good()}).to_string();
         let body_yaml = serde_yaml::to_string(&json!({"TemplateBody": json})).unwrap();
-        for form in [json, yaml, short, body_text, body_value, body_yaml] {
+        let cli_text = format!("{yaml}\nSTAGESAVAILABLE\tOriginal\nSTAGESAVAILABLE\tProcessed\n");
+        for form in [json, yaml, short, body_text, body_value, body_yaml, cli_text] {
             assert_eq!(parse(form.as_bytes()), Ok(good()), "{form}");
         }
         let get_att = parse(b"Resources:\n  I:\n    Type: AWS::ImageBuilder::Image\n    A: !GetAtt D.Arn\n    B: !Sub '${X}'\n").unwrap();

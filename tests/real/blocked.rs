@@ -1,0 +1,186 @@
+//! The broken CDK: what is stopped before it reaches AWS, what is named, and what the modes do.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::environments::{Aws, BROKEN, GOOD, RENUMBERED, Scene, TAGS, normalised};
+
+const DISTRIBUTIONS: &str = "$.Resources.DistributionConfiguration.Properties.Distributions";
+
+/// Every CDK package that aws-parallelcluster 3.1.3 requires, in its order.
+fn required(scene: &Scene) -> Vec<String> {
+    let metadata = scene.environment.site_packages().join("aws_parallelcluster-3.1.3.dist-info/METADATA");
+    let metadata = std::fs::read_to_string(metadata).unwrap();
+    let requirements = metadata.lines().filter_map(|line| line.strip_prefix("Requires-Dist: "));
+    let name = |text: &str| text.split([' ', '(', '~', '!', '=', '<', '>']).next().unwrap().to_owned();
+    let cdk = |name: &String| name.replace(['_', '.'], "-").starts_with("aws-cdk-");
+    requirements.map(name).filter(cdk).collect()
+}
+
+#[test]
+fn the_broken_release_is_stopped_before_anything_reaches_aws() {
+    let aws = Aws::start();
+    let mut scene = Scene::of(BROKEN);
+    scene.use_aws(&aws);
+    scene.write("image.yaml", aws.configuration());
+    let call = ["build-image", "-c", "image.yaml", "-i", "my-image"];
+
+    let first = scene.shim(&call);
+    let python = scene.environment.bin("python");
+    let packages = required(&scene);
+    assert_eq!(packages.len(), 17);
+    let mend =
+        packages.iter().fold(format!("uv pip install --python {}", python.display()), |command, package| {
+            format!("{command} '{package}>=1.153.1'")
+        });
+    let message = "aws-cdk.aws-imagebuilder 1.153.0 writes AmiDistributionConfiguration as {}, so the \
+                   AMI gets no name and no tags. It would cost an hour of EC2 and an AMI that \
+                   describe-image, list-images and delete-image cannot find. Fix: ";
+    let stop = json!({
+        "configurationValidationErrors": [
+            {"level": "ERROR", "type": "PackageAdvisory", "message": format!("{message}{mend}")}
+        ],
+        "message": "pcluster-shim stopped build-image: the image would be unusable.",
+    });
+    first.ends_with(1);
+    assert_eq!(first.out(), serde_json::to_string_pretty(&stop).unwrap() + "\n", "{first}");
+    let stderr = first.err();
+    let lines: Vec<&str> = stderr.lines().collect();
+    assert_eq!(lines.len(), 3, "{first}");
+    assert!(lines.iter().all(|line| line.starts_with("pcluster-shim: ")), "{first}");
+    assert!(lines[0].contains("aws-cdk.aws-imagebuilder 1.153.0"), "{first}");
+    assert!(lines[1].contains("an hour of EC2"), "{first}");
+    assert!(lines[2].ends_with(&mend), "{first}");
+
+    // The interpreter is known now: the same answer, and nobody is started for it.
+    let (second, trace) = scene.traced("execve", &call);
+    assert_eq!((second.out(), second.err()), (first.out(), first.err()), "{second}");
+    second.ends_with(1);
+    assert_eq!(trace.executed(), [scene.path("shim/pcluster")], "{trace}");
+    aws.was_not_asked();
+}
+
+#[test]
+fn the_fault_under_another_number_is_found_in_the_template() {
+    let aws = Aws::start();
+    let mut scene = Scene::of(RENUMBERED);
+    scene.use_aws(&aws);
+    scene.write("image.yaml", aws.configuration());
+
+    let ran = scene.shim(&["build-image", "-c", "image.yaml", "-i", "my-image"]);
+    let errors = ran.stop();
+    let path = format!("{DISTRIBUTIONS}[0].AmiDistributionConfiguration");
+    let empty = "the template has an empty AmiDistributionConfiguration";
+    assert!(errors[0].starts_with(empty) && errors[0].contains(&format!("(at {path})")), "{ran}");
+    assert!(errors.iter().all(|error| error.contains(" Fix: uv pip install --python ")), "{ran}");
+    assert_eq!(errors.len(), 2 + TAGS.len(), "{ran}");
+    assert!(ran.err().lines().next().unwrap().contains(empty), "{ran}");
+    aws.was_not_asked();
+
+    let (ran, report) = scene.preflight(&["-c", "image.yaml"]);
+    ran.ends_with(1);
+    assert_eq!(report["packages"]["aws-cdk-aws-imagebuilder"], "1.152.0");
+    assert_eq!(status(&report, "packages"), "passed", "{ran}");
+    assert_eq!(status(&report, "template"), "failed", "{ran}");
+}
+
+fn status<'a>(report: &'a Value, check: &str) -> &'a str {
+    let checks = report["checks"].as_array().unwrap();
+    checks.iter().find(|entry| entry["id"] == check).unwrap()["status"].as_str().unwrap()
+}
+
+const RICH: &str = "\
+Image:
+  Name: custom-name
+  Tags:
+    - {Key: team, Value: hpc}
+    - {Key: cost centre, Value: '42'}
+Build:
+  InstanceType: c5.xlarge
+  ParentImage: ami-0123456789abcdef0
+DevSettings:
+  DistributionConfiguration:
+    Regions: eu-west-1,us-east-1
+";
+
+#[test]
+fn every_missing_piece_of_a_rich_configuration_is_named_for_every_region() {
+    let good = Scene::of(GOOD);
+    good.write("rich.yaml", RICH);
+    let (ran, report) = good.preflight(&["-c", "rich.yaml", "-i", "my-image"]);
+    ran.ends_with(0).is_silent_on_stderr();
+    assert_eq!((&report["verdict"], &report["findings"]), (&json!("ready"), &json!([])), "{ran}");
+    assert_eq!(status(&report, "template"), "passed", "{ran}");
+
+    let bad = Scene::of(RENUMBERED);
+    bad.write("rich.yaml", RICH);
+    let (ran, report) = bad.preflight(&["-c", "rich.yaml", "-i", "my-image"]);
+    ran.ends_with(1);
+    let named: BTreeSet<(String, String, String)> = report["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|finding| {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let evidence = &finding["evidence"];
+            (text(&finding["id"]), text(&evidence["path"]), text(&evidence["expected"]))
+        })
+        .collect();
+    let mut expected = BTreeSet::new();
+    for region in 0..2 {
+        let path = format!("{DISTRIBUTIONS}[{region}].AmiDistributionConfiguration");
+        let mut piece = |id: &str, path: String, value: &str| {
+            expected.insert((id.to_owned(), path, value.to_owned()));
+        };
+        piece("template-ami-configuration-empty", path.clone(), "");
+        piece("template-ami-name", format!("{path}.Name"), "custom-name {{ imagebuilder:buildDate }}");
+        for tag in TAGS {
+            let value = match tag {
+                "image_id" => "my-image",
+                "image_name" => "custom-name",
+                "version" => "3.1.3",
+                _ => "",
+            };
+            piece("template-ami-tag-missing", format!("{path}.AmiTags[\"parallelcluster:{tag}\"]"), value);
+        }
+        piece("template-ami-tag-missing", format!("{path}.AmiTags[\"team\"]"), "hpc");
+        piece("template-ami-tag-missing", format!("{path}.AmiTags[\"cost centre\"]"), "42");
+    }
+    assert_eq!(named, expected, "{ran}");
+    assert_eq!(report["findings"].as_array().unwrap().len(), expected.len(), "{ran}");
+}
+
+#[test]
+fn warn_tells_and_goes_on_and_off_does_not_look() {
+    let aws = Aws::start();
+    let mut scene = Scene::of(BROKEN);
+    scene.use_aws(&aws);
+    scene.write("image.yaml", aws.configuration());
+    let call = |id: &'static str| ["build-image", "-c", "image.yaml", "-i", id];
+    let direct = scene.direct(&call("by-hand"));
+    direct.ends_with(0).is_silent_on_stderr();
+
+    scene.set("PCLUSTER_SHIM_MODE", "warn");
+    let warned = scene.shim(&call("warned"));
+    warned.ends_with(0);
+    assert_eq!(normalised(&warned, "warned"), normalised(&direct, "by-hand"), "{warned}");
+    let stderr = warned.err();
+    assert!(stderr.lines().all(|line| line.starts_with("pcluster-shim: ")), "{warned}");
+    assert!(stderr.contains("aws-cdk.aws-imagebuilder 1.153.0"), "{warned}");
+    assert!(stderr.contains("Fix: uv pip install"), "{warned}");
+    assert!(stderr.contains("PCLUSTER_SHIM_MODE=warn"), "{warned}");
+    assert!(aws.template("warned", "body").contains("AmiDistributionConfiguration: {}"), "{warned}");
+
+    // In a HOME that knows no interpreter yet, so that a check would have to start one.
+    let mut scene = Scene::of(BROKEN);
+    scene.use_aws(&aws);
+    scene.write("image.yaml", aws.configuration());
+    scene.set("PCLUSTER_SHIM_MODE", "off");
+    let (off, trace) = scene.traced("execve", &call("unchecked"));
+    off.ends_with(0).is_silent_on_stderr();
+    assert_eq!(normalised(&off, "unchecked"), normalised(&direct, "by-hand"), "{off}");
+    let real = scene.environment.bin("pcluster");
+    assert_eq!(trace.executed()[..2], [scene.path("shim/pcluster"), real], "{trace}");
+    assert!(!scene.path("home/.cache/pcluster-shim").exists(), "{off}");
+}

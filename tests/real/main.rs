@@ -1,0 +1,17 @@
+//! The product's promise on the real pcluster, release by release: the end-to-end tests.
+//!
+//! `cargo test --test real` needs what scripts/test makes and checks first: the environments, node,
+//! strace. Nothing is skipped: what is missing fails, and says so.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
+
+mod arguments; // the real parser's reading, and refusals in its own words
+mod blocked; // the broken CDK: what is stopped, what is named, the modes
+mod environments; // what every test stands on
+mod launchers; // the ways in which pcluster is installed
+mod pass_through; // all that is not build-image
+mod ready; // the call goes on and does what it does without the shim
+mod releases; // `preflight check` on release after release
+mod signals; // Ctrl-C and its like during a synthesis
+mod stored_template; // `preflight template` on what AWS gives back
+mod unknown; // a check that cannot run

@@ -1,0 +1,49 @@
+//! A good environment: the call goes on and does what it does without the shim, and nothing is
+//! heard of the shim.
+
+use crate::environments::{Aws, GOOD, NEWEST, Scene, TAGS, normalised};
+
+#[test]
+fn the_first_release_with_the_last_cdk_builds_as_without_the_shim() {
+    builds_as_without_the_shim(GOOD);
+}
+
+#[test]
+fn the_newest_release_builds_as_without_the_shim() {
+    builds_as_without_the_shim(NEWEST);
+}
+
+fn builds_as_without_the_shim(environment: &str) {
+    let aws = Aws::start();
+    let mut scene = Scene::of(environment);
+    scene.use_aws(&aws);
+    scene.write("image.yaml", aws.configuration());
+    let call = |id: &'static str| ["build-image", "-c", "image.yaml", "-i", id];
+
+    let direct = scene.direct(&call("called-directly"));
+    direct.ends_with(0);
+    let guarded = scene.shim(&call("through-the-shim"));
+    guarded.ends_with(0);
+    assert_eq!(guarded.err(), direct.err(), "stderr\n{guarded}");
+    assert_eq!(normalised(&guarded, "through-the-shim"), normalised(&direct, "called-directly"));
+    assert!(normalised(&direct, "called-directly").contains("stack/IMAGE/UUID"), "{direct}");
+
+    let template = aws.template("through-the-shim", "body");
+    let distribution = template.split("AmiDistributionConfiguration:").nth(1).unwrap();
+    let distribution = distribution.split("Region:").next().unwrap();
+    for tag in TAGS {
+        assert!(distribution.contains(&format!("parallelcluster:{tag}:")), "{tag} in {distribution}");
+    }
+    assert!(distribution.contains("Name: through-the-shim {{ imagebuilder:buildDate }}"), "{distribution}");
+
+    // An image that the account holds again, so that the repeat gets as far as the first call.
+    aws.finish_build("through-the-shim");
+    let found = scene.shim(&["describe-image", "-i", "through-the-shim"]);
+    found.ends_with(0);
+    assert_eq!(found.json()["imageBuildStatus"], "BUILD_COMPLETE", "{found}");
+
+    // The same call again: nobody is started before the real launcher takes our place.
+    let (_, trace) = scene.traced("execve", &call("through-the-shim"));
+    let real = scene.environment.bin("pcluster");
+    assert_eq!(trace.executed()[..2], [scene.path("shim/pcluster"), real], "{trace}");
+}

@@ -1,0 +1,89 @@
+//! Ctrl-C and its like while the real pcluster's code is building the template: nothing of it
+//! goes on, nothing of it stays.
+
+use std::fs;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
+use crate::environments::{Aws, GOOD, Scene, wait_for};
+
+/// The programs that run with our mark in their environment; those that are being ended have none.
+fn alive(mark: &str) -> Vec<(i32, PathBuf)> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let marked = |pid: &i32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+    };
+    let program = |pid: i32| Some((pid, fs::read_link(format!("/proc/{pid}/exe")).ok()?));
+    pids.filter(marked).filter_map(program).collect()
+}
+
+#[derive(Clone, Copy)]
+enum To {
+    /// As `kill` does.
+    Process,
+    /// As a terminal does at Ctrl-C.
+    Group,
+}
+
+fn ends_everything(signal: Signal, to: To) {
+    let aws = Aws::start();
+    let mut scene = Scene::of(GOOD);
+    scene.use_aws(&aws);
+    scene.write("image.yaml", aws.configuration());
+    // The temporary directory is no other test's.
+    let mark = format!("REAL_TEST_MARK={}", scene.path("tmp").display());
+    scene.set("REAL_TEST_MARK", scene.path("tmp"));
+
+    let mut command =
+        scene.command(&scene.path("shim/pcluster"), &["build-image", "-c", "image.yaml", "-i", "my-image"]);
+    command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let shim = command.spawn().unwrap();
+    let pid = Pid::from_child(&shim);
+    // Synthesis is under way when its Node lives: not the one that is asked for its version, but
+    // the one that jsii has started below a Python.
+    wait_for("the synthesis", || {
+        let alive = alive(&mark);
+        let of = |name: &str| {
+            alive.iter().any(|(_, program)| {
+                program.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name))
+            })
+        };
+        (of("python") && of("node")).then_some(())
+    });
+    match to {
+        To::Process => kill_process(pid, signal),
+        To::Group => kill_process_group(pid, signal),
+    }
+    .unwrap();
+
+    let output = shim.wait_with_output().unwrap();
+    assert_eq!(output.status.signal(), Some(signal.as_raw()), "{output:?}\n{scene}");
+    assert_eq!(output.stdout, b"", "{output:?}\n{scene}");
+    // Killed is not gone at once; but it must come to that.
+    wait_for("the end of every child", || alive(&mark).is_empty().then_some(()));
+    let left: Vec<_> = fs::read_dir(scene.path("tmp")).unwrap().flatten().collect();
+    assert!(left.is_empty(), "{left:?} is left\n{scene}");
+    // The real pcluster opens its log before anything else.
+    assert!(!scene.path("home/.parallelcluster").exists(), "the real pcluster ran\n{scene}");
+    aws.was_not_asked();
+}
+
+#[test]
+fn ctrl_c() {
+    ends_everything(Signal::INT, To::Group);
+}
+
+#[test]
+fn sigterm() {
+    ends_everything(Signal::TERM, To::Process);
+}
+
+#[test]
+fn sighup() {
+    ends_everything(Signal::HUP, To::Process);
+}
