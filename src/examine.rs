@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::time::Instant;
 
-use pep440_rs::VersionSpecifiers;
+use pep440_rs::{Version, VersionSpecifiers};
 use serde_json::json;
 
 use crate::advisory::{self, AdvisedFix, Advisory};
@@ -99,6 +99,9 @@ pub fn examine(request: &Request, target: &Target) -> Result<Examined, Stop> {
     let mut walk = Walk::new(request, Some(target));
     let judged = |walk: Walk| Ok(Examined::Judged(Box::new(walk.judged())));
     let Some(packages) = walk.packages(target) else { return judged(walk) };
+    if let Some(refusal) = has_no_build_image(&packages) {
+        return Ok(refusal);
+    }
     let blocked = walk.advisories();
     if blocked && !request.thorough && is_plain(&request.call, &packages) {
         walk.skipped("template", "an advisory blocks already");
@@ -125,6 +128,15 @@ pub fn examine(request: &Request, target: &Target) -> Result<Examined, Stop> {
         request.memory.keep(VERDICTS, key, &json!("ready"));
     }
     judged(walk)
+}
+
+/// `build-image` came with 3.0.0; before it, the real parser does not know the word.
+fn has_no_build_image(packages: &Packages) -> Option<Examined> {
+    let version = &packages.get(PCLUSTER)?.version;
+    let first = Version::new([3]);
+    let before = Version::from_str(version).is_ok_and(|version| version < first);
+    let message = format!("{PCLUSTER} {version} has no build-image");
+    before.then(|| Examined::Rejected { stage: "arguments".into(), message })
 }
 
 /// Why packages have to move, as far as findings say whereto.

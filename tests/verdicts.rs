@@ -14,6 +14,16 @@ fn ready_is_silent() {
     sandbox.has_no_scratch();
 }
 
+/// aws-parallelcluster 2 has other commands, and says so itself.
+#[test]
+fn a_release_without_build_image_is_left_alone() {
+    let sandbox = Sandbox::new();
+    sandbox.environment().installs("aws-parallelcluster", "2.11.9", "");
+    sandbox.build_image().run().exits(0).prints(REAL_OUTPUT).is_silent();
+    assert_eq!(sandbox.log(), ["identity", REAL]);
+    sandbox.pcluster(["preflight"]).run().exits(2).stderr_matches("no-build-image.txt");
+}
+
 #[test]
 fn blocked_by_an_advisory_stops_without_a_synthesis() {
     let sandbox = Sandbox::new();
