@@ -17,6 +17,8 @@ use snapbox::data::DataFormat;
 use snapbox::{Assert, Data};
 use tempfile::TempDir;
 
+use crate::fakes::real_python;
+
 /// The binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_pcluster");
 
@@ -319,6 +321,14 @@ impl Run<'_> {
         self.holds(self.stdout() == stdout, &format!("expected stdout {stdout:?}"))
     }
 
+    /// The same text as another run, but for what differs from run to run.
+    #[track_caller]
+    pub(crate) fn prints_like(&self, other: &Run) -> &Self {
+        let root = &self.call.sandbox.root;
+        let same = redacted(&self.stdout(), root) == redacted(&other.stdout(), root);
+        self.holds(same, &format!("expected stdout as in\n{}", other.stdout()))
+    }
+
     /// stderr is empty.
     #[track_caller]
     pub(crate) fn is_silent(&self) -> &Self {
@@ -374,22 +384,28 @@ fn redacted(text: &str, root: &Path) -> String {
     let text = text.replace(root.to_str().unwrap(), "[SANDBOX]");
     let text = text.replace(Path::new(BINARY).to_str().unwrap(), "[BINARY]");
     let text = text.replace(env!("CARGO_PKG_VERSION"), "[VERSION]");
+    let text = text.replace(real_python().to_str().unwrap(), "[PYTHON]");
     let mut lines: Vec<String> = Vec::new();
     let mut in_fix = false;
     for line in text.split_inclusive('\n') {
         if in_fix && line.starts_with("        ") {
             continue;
         }
-        in_fix = line.starts_with("  fix   ");
+        in_fix = is_fix_row(line);
         lines.push(redacted_line(line));
     }
     lines.concat()
 }
 
+/// The row of a finding; `fix` in a list of commands stands in a wider column.
+fn is_fix_row(line: &str) -> bool {
+    line.strip_prefix("  fix   ").is_some_and(|rest| !rest.starts_with(' '))
+}
+
 fn redacted_line(line: &str) -> String {
     let (line, end) = line.strip_suffix('\n').map_or((line, ""), |line| (line, "\n"));
     let indent = &line[..line.len() - line.trim_start().len()];
-    let line = if line.starts_with("  fix   ") {
+    let line = if is_fix_row(line) {
         "  fix   [FIX]".to_owned()
     } else if line.trim_start().starts_with("\"durationMs\": ") {
         format!("{indent}\"durationMs\": [DURATION],")

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::fakes::BAD;
-use crate::harness::{Run, Sandbox, without_duration};
+use crate::harness::{Run, Sandbox};
 
 /// An advisory of the user's own, on a package that every fake environment has.
 pub(crate) const ADVISORY: &str = "\
@@ -55,10 +55,7 @@ fn every_verdict_in_both_forms() {
         run.exits(status);
         let word = human.stdout().lines().next().unwrap().to_owned();
         run.holds(report["verdict"] == word.as_str(), "human and JSON give the same verdict");
-        let again = sandbox.pcluster(["preflight"]).run();
-        let lines =
-            |text: String| text.lines().map(|line| without_duration(line).to_owned()).collect::<Vec<_>>();
-        assert_eq!(lines(human.stdout()), lines(again.stdout().replace("passed     remembered", "passed")));
+        sandbox.pcluster(["preflight", "--fresh"]).run().prints_like(&human);
         sandbox.has_no_scratch();
     }
 }
@@ -142,11 +139,11 @@ fn colour_is_for_terminals_and_for_those_who_ask() {
     run("always").exits(1).stdout_matches("check-blocked-colour.txt");
     let plain = check(&sandbox);
     for color in ["auto", "never"] {
-        run(color).exits(1).prints(&plain.stdout());
+        run(color).exits(1).prints_like(&plain);
     }
     plain.holds(!plain.stdout().contains('\x1b'), "no colour on a pipe");
     let asked = sandbox.pcluster(["preflight", "check", "--color", "always"]).var("NO_COLOR", "1").run();
-    asked.prints(&run("always").stdout());
+    asked.prints_like(&run("always"));
 }
 
 /// On a terminal there is colour, unless NO_COLOR says otherwise.

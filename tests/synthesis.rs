@@ -1,1 +1,304 @@
-//! todo
+//! synth.py in a real Python, on stubs of the few functions that it imports: every kind of answer,
+//! and that nothing spoils it. What real pclusters answer is tests/real's business.
+
+use serde_json::Value;
+
+use crate::fakes::{ENTRY, GOOD, node, real_python};
+use crate::harness::{Run, Sandbox};
+
+/// An environment of stubs. Each file may be written anew by a test.
+fn stubs(sandbox: &Sandbox) {
+    node(sandbox);
+    let launcher = format!("#!{}\n{ENTRY}", real_python().display());
+    sandbox.script("venv/bin/pcluster", launcher);
+    sandbox.write(
+        "site/aws_parallelcluster-3.1.3.dist-info/METADATA",
+        "Name: aws-parallelcluster\nVersion: 3.1.3\n",
+    );
+    sandbox.write("site/template.json", GOOD);
+    for (file, content) in STUBS {
+        sandbox.write(format!("site/{file}"), content);
+    }
+    sandbox.build_image();
+}
+
+const STUBS: [(&str, &str); 15] = [
+    ("pcluster/__init__.py", ""),
+    ("pcluster/api/__init__.py", ""),
+    ("pcluster/api/controllers/__init__.py", ""),
+    ("pcluster/cli/__init__.py", ""),
+    ("pcluster/models/__init__.py", ""),
+    ("pcluster/templates/__init__.py", ""),
+    (
+        "pcluster/cli/model.py",
+        "def package_spec(): return 'spec'\ndef load_model(spec): return {'model': spec}\n",
+    ),
+    (
+        "pcluster/cli/entrypoint.py",
+        r#"
+import argparse, os, sys
+
+def gen_parser(model):
+    parser = argparse.ArgumentParser(prog="pcluster")
+    commands = parser.add_subparsers(dest="operation")
+    build = commands.add_parser("build-image")
+    build.add_argument("-c", "--image-configuration", type=lambda name: open(name).read(), required=True)
+    build.add_argument("-i", "--image-id", required=True)
+    build.add_argument("-r", "--region")
+    return parser, commands
+
+def add_cli_commands(commands):
+    commands.add_parser("version")
+
+def main():
+    with open(os.environ["LOG"], "a") as log:
+        log.write("real " + " ".join(sys.argv[1:]) + "\n")
+    print("the real pcluster")
+"#,
+    ),
+    (
+        "pcluster/api/errors.py",
+        "class Content:\n    message = 'Bad Request: region'\nclass ParallelClusterApiException(Exception):\n    content = Content()\n",
+    ),
+    (
+        "pcluster/api/controllers/common.py",
+        r#"
+import os
+from pcluster.api.errors import ParallelClusterApiException
+
+def configure_aws_region_from_config(region, config):
+    region = region or os.environ.get("AWS_DEFAULT_REGION")
+    if not region:
+        raise ParallelClusterApiException()
+    os.environ["AWS_DEFAULT_REGION"] = region
+"#,
+    ),
+    (
+        "pcluster/models/common.py",
+        "class BadRequest(Exception):\n    pass\ndef parse_config(text):\n    if 'Build' not in text:\n        raise BadRequest('no Build')\n    return {'Build': {}, 'Text': text}\n",
+    ),
+    (
+        "pcluster/models/imagebuilder.py",
+        r#"
+from marshmallow import ValidationError
+
+class Config:
+    custom_s3_bucket = None
+
+class ImageBuilder:
+    def __init__(self, image_id, config):
+        self.image_id, self.text = image_id, config
+    @property
+    def config(self):
+        if "Unknown" in self.text:
+            raise ValidationError({"Unknown": ["Unknown field."]})
+        return Config()
+    def _generate_artifact_dir(self):
+        self.s3_artifact_dir = "dir"
+"#,
+    ),
+    (
+        "pcluster/models/s3_bucket.py",
+        "class S3Bucket:\n    def __init__(self, **given): pass\n    @staticmethod\n    def get_bucket_name(account, region): return 'bucket'\n",
+    ),
+    (
+        "pcluster/templates/cdk_builder.py",
+        r#"
+import json, os, subprocess, sys
+import botocore.client
+
+class CDKTemplateBuilder:
+    def build_imagebuilder_template(self, image_config, image_id, bucket):
+        client = botocore.client.BaseClient("ec2")
+        image = client._make_api_call("DescribeImages", {"ImageIds": ["ami-1"]})["Images"][0]
+        assert image["BlockDeviceMappings"][0]["Ebs"]["VolumeSize"]
+        identity = botocore.client.BaseClient("sts")._make_api_call("GetCallerIdentity", {})
+        assert identity["Account"]
+        with open(os.path.join(os.path.dirname(__file__), "../../template.json")) as file:
+            return json.load(file)
+"#,
+    ),
+    (
+        "marshmallow.py",
+        "class ValidationError(Exception):\n    def __init__(self, messages):\n        self.messages = messages\n",
+    ),
+];
+
+const BOTOCORE: &str = r#"
+class Meta:
+    region_name = "us-east-1"
+    def __init__(self, service):
+        class service_model:
+            service_name = service
+        self.service_model = service_model
+
+class BaseClient:
+    def __init__(self, service):
+        self.meta = Meta(service)
+        self._service_model = self.meta.service_model
+    def _make_api_call(self, operation, parameters):
+        raise RuntimeError("a call to AWS was made: " + operation)
+"#;
+
+fn checked<'a>(sandbox: &'a Sandbox, more: &[&str]) -> Run<'a> {
+    sandbox.write("site/botocore/__init__.py", "");
+    if !sandbox.path("site/botocore/client.py").exists() {
+        sandbox.write("site/botocore/client.py", BOTOCORE);
+    }
+    let call = more.iter().fold(sandbox.build_image(), |call, argument| call.argument(*argument));
+    let call = call.var("PYTHONPATH", sandbox.path("site")).var("LOG", sandbox.path("log"));
+    call.var("AWS_DEFAULT_REGION", "us-east-1").run()
+}
+
+/// The real program was started, and nothing was said.
+#[track_caller]
+fn goes_on_silently(sandbox: &Sandbox, more: &[&str]) {
+    let run = checked(sandbox, more);
+    run.exits(0).prints("the real pcluster\n").is_silent();
+    sandbox.has_no_scratch();
+}
+
+#[test]
+fn the_template_is_built_by_the_real_code() {
+    let sandbox = Sandbox::new();
+    stubs(&sandbox);
+    goes_on_silently(&sandbox, &[]);
+    // It was a check indeed: with the faulty template, the same stubs are stopped.
+    sandbox.write("site/template.json", crate::fakes::BAD);
+    sandbox.write("work/image.yaml", "Build: {} # changed\n");
+    checked(&sandbox, &[]).exits(1).prefixed();
+}
+
+/// What the configuration asks for is looked for in the template.
+#[test]
+fn the_template_is_held_to_what_was_asked_for() {
+    let sandbox = Sandbox::new();
+    stubs(&sandbox);
+    let run = checked(&sandbox, &["--image-id", "other-image"]);
+    run.exits(1).prefixed().holds(run.stderr().contains("other-image"), "another id than the template's");
+}
+
+/// In its own words, and with nothing of ours around them.
+#[test]
+fn what_the_real_code_refuses_is_left_to_it() {
+    let sandbox = Sandbox::new();
+    stubs(&sandbox);
+    for more in [&["--nonsense"][..], &["--help"], &["--image-configuration"], &["stray"]] {
+        goes_on_silently(&sandbox, more);
+    }
+    for content in ["Other: {}\n", "Build: {}\nUnknown: 1\n", ""] {
+        sandbox.write("work/image.yaml", content);
+        goes_on_silently(&sandbox, &[]);
+    }
+    sandbox.write("work/image.yaml", "Build: {}\n");
+    let call = sandbox.build_image().var("PYTHONPATH", sandbox.path("site")).var("LOG", sandbox.path("log"));
+    call.run().exits(0).prints("the real pcluster\n").is_silent();
+}
+
+/// For preflight they are errors of the caller's, with the real words.
+#[test]
+fn preflight_tells_what_is_refused() {
+    let sandbox = Sandbox::new();
+    stubs(&sandbox);
+    checked(&sandbox, &[]);
+    let preflight = |region: Option<&str>| {
+        let call = sandbox.pcluster(["preflight", "-c", "image.yaml", "-i", "my-image"]);
+        let call = call.var("PYTHONPATH", sandbox.path("site"));
+        region.map_or(call.clone(), |region| call.var("AWS_DEFAULT_REGION", region)).run()
+    };
+    preflight(None).exits(2).prints("").prefixed().stderr_matches("rejected-region.txt");
+    for (content, snapshot) in
+        [("Build: {}\nUnknown: 1\n", "schema"), ("Other: {}\n", "parse"), ("", "empty")]
+    {
+        sandbox.write("work/image.yaml", content);
+        let run = preflight(Some("us-east-1"));
+        run.exits(2).prints("").prefixed().stderr_matches(&format!("rejected-{snapshot}.txt"));
+    }
+}
+
+/// Every way in which the code of the environment does not do what is expected of it.
+#[test]
+fn what_does_not_run_is_one_line_and_goes_on() {
+    let builder = |body: &str| {
+        format!(
+            "import os, sys\nclass CDKTemplateBuilder:\n    def build_imagebuilder_template(self, image_config, image_id, bucket):\n        {body}\n"
+        )
+    };
+    for (snapshot, file, content) in [
+        ("import", "pcluster/cli/entrypoint.py", "import pkg_resources_that_is_gone\n".to_owned()),
+        ("syntax", "pcluster/models/imagebuilder.py", "def broken(:\n".into()),
+        ("exit", "pcluster/templates/cdk_builder.py", "import sys\nsys.exit('no node')\n".into()),
+        ("api", "pcluster/templates/cdk_builder.py", "class CDKTemplateBuilder: pass\n".into()),
+        (
+            "signature",
+            "pcluster/templates/cdk_builder.py",
+            "class CDKTemplateBuilder:\n    def build_imagebuilder_template(self): pass\n".into(),
+        ),
+        ("raise", "pcluster/templates/cdk_builder.py", builder("raise ValueError('two\\nlines')")),
+        ("killed", "pcluster/templates/cdk_builder.py", builder("os.kill(os.getpid(), 9)")),
+        (
+            "unexpected",
+            "pcluster/templates/cdk_builder.py",
+            "import botocore.client\n".to_owned()
+                + &builder("return botocore.client.BaseClient('ec2')._make_api_call('RunInstances', {})"),
+        ),
+        (
+            "swallowed",
+            "pcluster/templates/cdk_builder.py",
+            "import botocore.client\n".to_owned()
+                + &builder(
+                    "\n        try:\n            botocore.client.BaseClient('iam')._make_api_call('GetRole', {})\n        except Exception:\n            return {}",
+                ),
+        ),
+    ] {
+        let sandbox = Sandbox::new();
+        stubs(&sandbox);
+        sandbox.write(format!("site/{file}"), &content);
+        if file.ends_with("entrypoint.py") {
+            // Found as a console script all the same; only the check imports it.
+            sandbox.script(
+                "venv/bin/pcluster",
+                format!("#!{}\n# {ENTRY}print('the real pcluster')\n", real_python().display())
+                    .replace("\nmain()", ""),
+            );
+        }
+        let run = checked(&sandbox, &[]);
+        run.exits(0).prints("the real pcluster\n").warns_once("template");
+        // Python words these two otherwise from release to release.
+        match snapshot {
+            "syntax" => run.warns_once("(configuration): SyntaxError: "),
+            "signature" => run.warns_once("(template): TypeError: "),
+            _ => run.stderr_matches(&format!("synthesis-{snapshot}.txt")),
+        };
+        sandbox.has_no_scratch();
+    }
+}
+
+/// Warnings, prints and writes to the descriptor, from Python and from its children.
+#[test]
+fn noise_on_both_streams_does_not_spoil_the_answer() {
+    let sandbox = Sandbox::new();
+    stubs(&sandbox);
+    let noise = "import os, sys, subprocess\nprint('noise')\nprint('noise', file=sys.stderr)\nos.write(1, b'\\xff{\\n')\nsubprocess.call(['sh', '-c', 'echo noise; echo noise >&2'])\n";
+    let builder = STUBS.iter().find(|(file, _)| file.ends_with("cdk_builder.py")).unwrap().1;
+    sandbox.write("site/pcluster/templates/cdk_builder.py", noise.to_owned() + builder);
+    sandbox.write("site/sitecustomize.py", "import os\nif 'synth' in ' '.join(__import__('sys').orig_argv if hasattr(__import__('sys'), 'orig_argv') else []): print('noise')\n");
+    goes_on_silently(&sandbox, &[]);
+}
+
+/// A check leaves no bytecode and nothing else in the environment.
+#[test]
+fn nothing_is_written_into_the_environment() {
+    let sandbox = Sandbox::new();
+    stubs(&sandbox);
+    sandbox.write("site/botocore/__init__.py", "");
+    sandbox.write("site/botocore/client.py", BOTOCORE);
+    let before = sandbox.tree("site");
+    let call = sandbox.pcluster(["preflight", "--format", "json"]).var("PYTHONPATH", sandbox.path("site"));
+    let run = call.run();
+    let report: Value = serde_json::from_slice(&run.stdout).unwrap();
+    // The built-in configuration's id is not the template's: it was built and looked at.
+    run.exits(1).holds(report["checks"][2]["status"] == "failed", "the template was checked");
+    assert_eq!(sandbox.tree("site"), before);
+    sandbox.has_no_scratch();
+}
