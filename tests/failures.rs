@@ -63,9 +63,9 @@ fn a_hang_ends_at_the_time_limit() {
         let environment = sandbox.environment();
         let hangs = "sleep 1000 & sleep 1000";
         if identity {
-            environment.identifies(hangs)
+            environment.identifies(hangs);
         } else {
-            environment.synthesizes(hangs)
+            environment.synthesizes(hangs);
         }
         let run = sandbox.build_image().var("PCLUSTER_SHIM_TIMEOUT", "1").run();
         run.exits(0).prints(REAL_OUTPUT).warns_once("in 1 s").stderr_matches(snapshot);

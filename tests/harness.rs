@@ -279,7 +279,7 @@ impl Run<'_> {
         let call = &self.call;
         let mut scene = format!("--- command: {}", call.program.display());
         for argument in &call.arguments {
-            let _ = write!(scene, " {argument:?}");
+            let _ = write!(scene, " '{}'", argument.display());
         }
         let _ = writeln!(scene, "\n--- in {}\n--- environment:", call.directory.display());
         for (name, value) in &call.variables {

@@ -154,7 +154,7 @@ fn a_directory_that_may_not_be_entered_is_passed_over() {
     let sandbox = Sandbox::new();
     sandbox.script("real/pcluster", REAL);
     fs::create_dir(sandbox.path("locked")).unwrap();
-    fs::set_permissions(sandbox.path("locked"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(sandbox.path("locked"), fs::Permissions::from_mode(0o0)).unwrap();
     let run = call(&sandbox, &["locked", "real"]).run();
     fs::set_permissions(sandbox.path("locked"), fs::Permissions::from_mode(0o755)).unwrap();
     run.exits(0).prints("real version\n").is_silent();

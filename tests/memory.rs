@@ -2,7 +2,7 @@
 //! damaged or cannot be written costs time, never a verdict.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -66,7 +66,7 @@ fn every_change_is_checked_again() {
         (
             "a package less",
             |_, environment| {
-                fs::remove_dir_all(environment.path("site/aws-cdk.core-1.204.0.dist-info")).unwrap()
+                fs::remove_dir_all(environment.path("site/aws-cdk.core-1.204.0.dist-info")).unwrap();
             },
             &["synth"],
         ),
@@ -255,7 +255,7 @@ fn a_variable_of_an_earlier_call_does_not_come_back() {
 fn damaged_files_are_as_good_as_none() {
     let sandbox = Sandbox::new();
     remembered(&sandbox);
-    let files = files_below(sandbox.path("cache"));
+    let files = files_below(&sandbox.path("cache"));
     assert_eq!(files.len(), 3, "{}", sandbox.tree("cache"));
     for noise in [&b""[..], b"\xff\x00\xfe", b"{}", b"null", b"[1, 2]", b"{\"key\": 3, \"content\": null}"] {
         for file in &files {
@@ -271,9 +271,9 @@ fn damaged_files_are_as_good_as_none() {
     }
 }
 
-fn files_below(directory: PathBuf) -> Vec<PathBuf> {
+fn files_below(directory: &Path) -> Vec<PathBuf> {
     let entries = directory.read_dir().unwrap().map(|entry| entry.unwrap().path());
-    entries.flat_map(|path| if path.is_dir() { files_below(path) } else { vec![path] }).collect()
+    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }
 
 /// A directory in the place of a file, a file in the place of a directory, no HOME, none at all.
@@ -318,5 +318,5 @@ fn many_at_once_do_not_spoil_each_others_memory() {
         }
     });
     assert_eq!(started(&sandbox, sandbox.build_image()), [""; 0]);
-    assert_eq!(files_below(sandbox.path("cache")).len(), 3, "no temporary file is left");
+    assert_eq!(files_below(&sandbox.path("cache")).len(), 3, "no temporary file is left");
 }
