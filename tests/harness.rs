@@ -7,11 +7,12 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use snapbox::assert::Action;
 use snapbox::data::DataFormat;
 use snapbox::{Assert, Data};
@@ -238,6 +239,7 @@ impl<'a> Call<'a> {
             .stdin(File::open(&stdin).unwrap())
             .stdout(File::create(&stdout).unwrap())
             .stderr(File::create(&stderr).unwrap())
+            .process_group(0)
             .spawn()
             .unwrap_or_else(|error| panic!("cannot run {}: {error}", self.program.display()));
         let pid = child.id();
@@ -246,7 +248,7 @@ impl<'a> Call<'a> {
             match child.try_wait().unwrap() {
                 Some(status) => break (status, false),
                 None if started.elapsed() > HANGS => {
-                    child.kill().unwrap();
+                    let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
                     break (child.wait().unwrap(), true);
                 }
                 None => std::thread::sleep(Duration::from_millis(2)),

@@ -7,6 +7,12 @@ use crate::harness::{BINARY, Call, Sandbox};
 
 const REAL: &str = "#!/bin/sh\necho real \"$@\"\n";
 
+/// Ends by itself where the shim does not end it.
+const COUNTED: &str = "#!/bin/sh\nexport LEVEL=$((LEVEL + 1))\n[ $LEVEL -le 200 ] || exit 99\n";
+/// Runs whatever PATH has first, which is the shim.
+const LOOP: &str =
+    "#!/bin/sh\nexport LEVEL=$((LEVEL + 1))\n[ $LEVEL -le 200 ] || exit 99\nexec pcluster \"$@\"\n";
+
 /// PATH: the shim, these directories, the tools.
 fn call<'a>(sandbox: &'a Sandbox, directories: &[&str]) -> Call<'a> {
     sandbox.pcluster(["version"]).path(&path(sandbox, directories))
@@ -44,9 +50,9 @@ fn no_copy_or_name_of_the_shim_is_taken_for_the_real_one() {
 #[test]
 fn an_exec_loop_is_an_error() {
     let sandbox = Sandbox::new();
-    sandbox.script("loop/pcluster", "#!/bin/sh\nexec pcluster \"$@\"\n");
+    sandbox.script("loop/pcluster", LOOP);
     call(&sandbox, &["loop"]).run().exits(127).prints("").prefixed().stderr_matches("locate-loop.txt");
-    sandbox.script("loop2/pcluster", "#!/bin/sh\nexec pcluster \"$@\"\n");
+    sandbox.script("loop2/pcluster", LOOP);
     call(&sandbox, &["loop", "loop2"]).run().exits(127).prefixed().stderr_matches("locate-loop-of-two.txt");
     call(&sandbox, &["loop", "loop2", "loop"]).run().exits(127).prefixed();
 }
@@ -62,7 +68,7 @@ fn two_shim_managers_hand_on_to_the_real_one() {
         sandbox.path("manager").display()
     );
     // As the careless do it: run whatever PATH has.
-    for script in [takes_itself_off.as_str(), "#!/bin/sh\nexec pcluster \"$@\"\n"] {
+    for script in [takes_itself_off.as_str(), LOOP] {
         sandbox.script("manager/pcluster", script);
         call(&sandbox, &["manager", "real"]).run().exits(0).prints("real version\n").is_silent();
     }
@@ -106,7 +112,7 @@ fn twenty_five_levels_of_pcluster_work() {
 #[test]
 fn a_spawn_loop_without_end_is_ended() {
     let sandbox = Sandbox::new();
-    sandbox.script("loop/pcluster", "#!/bin/sh\necho level >>\"$LEVELS\"\npcluster \"$@\"\n");
+    sandbox.script("loop/pcluster", format!("{COUNTED}echo level >>\"$LEVELS\"\npcluster \"$@\"\n"));
     let run = call(&sandbox, &["loop"]).var("LEVELS", sandbox.path("levels")).run();
     run.exits(127).prefixed().stderr_matches("locate-loop.txt");
     let levels = fs::read_to_string(sandbox.path("levels")).unwrap().lines().count();
@@ -206,7 +212,7 @@ fn a_variable_that_names_no_real_one_is_an_error() {
     let sandbox = Sandbox::new();
     sandbox.script("other/pcluster", REAL);
     sandbox.script("work/pcluster", REAL);
-    sandbox.script("loop/pcluster", "#!/bin/sh\nexec pcluster \"$@\"\n");
+    sandbox.script("loop/pcluster", LOOP);
     for (real, snapshot) in [
         (PathBuf::from("pcluster"), "real-relative.txt"),
         (sandbox.path("absent"), "real-absent.txt"),
