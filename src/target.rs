@@ -319,9 +319,11 @@ impl Launcher {
             Some(rest) => rest.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect(),
             None => vec![argument],
         };
-        let plain = |word: &&[u8]| !word.iter().any(|byte| b"'\"\\$=".contains(byte));
-        let words: Vec<OsString> =
-            words.iter().filter(|word| plain(word)).map(|word| OsStr::from_bytes(word).to_owned()).collect();
+        // Quotes, escapes, and variables to set or to expand: left to env itself.
+        if words.iter().any(|word| word.iter().any(|byte| b"'\"\\$=".contains(byte))) {
+            return Self::Other;
+        }
+        let words: Vec<OsString> = words.iter().map(|word| OsStr::from_bytes(word).to_owned()).collect();
         match words.first() {
             Some(program) if is_python(Path::new(program)) => Self::Env { words },
             _ => Self::Other,
@@ -501,6 +503,8 @@ mod tests {
                 "#!/bin/sh\n'''exec' /v/python -E \"$0\" \"$@\"\n",
                 Launcher::Trampoline { words: words("/v/python -E"), beside_script: false },
             ),
+            ("#!/usr/bin/env -S PYTHONPATH=/x python3\n", Launcher::Other),
+            ("#!/usr/bin/env -S python3 '-W ignore'\n", Launcher::Other),
             ("#!/usr/bin/env bash\nexec pyenv", Launcher::Other),
             ("#!/bin/sh\nexec /v/bin/python \"$0\" \"$@\"\n", Launcher::Other),
             ("#!/bin/sh\n'''exec' $HOME/python \"$0\" \"$@\"\n", Launcher::Other),
