@@ -221,12 +221,13 @@ int main(int argc, char **argv) {
 }
 "#;
 
-/// A real Python 3 of this machine: the interpreter itself, not a version manager's shim.
+/// A real Python 3 of this machine: the interpreter itself, not a version manager's shim and not
+/// a virtual environment's, which has no user site.
 pub(crate) fn real_python() -> &'static Path {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
     PYTHON.get_or_init(|| {
         let named = on_this_machine("python3");
-        let code = "import sys; assert sys.version_info >= (3, 8); print(sys.executable)";
+        let code = "import sys; assert sys.version_info >= (3, 8); print(getattr(sys, '_base_executable', sys.executable))";
         PathBuf::from(output(&named, &["-c".as_ref(), code.as_ref()]).trim())
     })
 }

@@ -248,6 +248,24 @@ fn wrappers_are_asked_themselves() {
     }
 }
 
+/// `env -S` may set variables: it is asked itself, and the variable counts.
+#[test]
+#[cfg(target_os = "linux")]
+fn an_env_shebang_that_sets_a_variable_is_asked_itself() {
+    let sandbox = Sandbox::new();
+    let real = real(&sandbox);
+    let base = sandbox.path("userbase");
+    let code = "import site; print(site.getusersitepackages())";
+    let user = sandbox.call(real_python(), ["-c", code]).var("PYTHONUSERBASE", &base).run();
+    let user = PathBuf::from(user.stdout().trim());
+    fs::create_dir_all(user.parent().unwrap()).unwrap();
+    fs::rename(&real.site, &user).unwrap();
+    sandbox.link("tools/python3", real_python());
+    let launcher = format!("#!/usr/bin/env -S PYTHONUSERBASE={} python3\n{ENTRY}", base.display());
+    sandbox.script("venv/bin/pcluster", launcher);
+    blocked(&sandbox, "wrapper");
+}
+
 /// What a wrapper sets is what the check sees: Node is only on the wrapper's PATH.
 #[test]
 fn what_a_wrapper_changes_counts_for_the_check() {
