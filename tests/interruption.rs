@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::OFlags;
 
 use crate::fakes::{REAL, real_python};
-use crate::harness::{Sandbox, on_this_machine, output};
+use crate::harness::{Call, Sandbox, on_this_machine, output};
 
 /// Every child of a check holds it open, so its end is the end of the last of them.
 struct Leash(File);
@@ -50,6 +50,18 @@ fn hangs(sandbox: &Sandbox, then: &str) -> String {
     )
 }
 
+/// Whatever the suite's own caller ignores (a job in the background, nohup): nothing is ignored here.
+fn ignoring_nothing<'a>(call: Call<'a>) -> Call<'a> {
+    call.under(real_python(), &["-c", IGNORE_NOTHING])
+}
+
+const IGNORE_NOTHING: &str = "
+import os, signal, sys
+for number in (1, 2, 3, 13, 15):
+    signal.signal(number, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+";
+
 /// The child itself sends the signal, so it comes during the check and at no other time.
 #[test]
 fn a_signal_ends_the_check_and_us() {
@@ -64,7 +76,7 @@ fn a_signal_ends_the_check_and_us() {
                 "template" => environment.synthesizes(&sh),
                 _ => drop(sandbox.script("node/node", format!("#!/bin/sh\n{sh}\n"))),
             }
-            let run = sandbox.build_image().run();
+            let run = ignoring_nothing(sandbox.build_image()).run();
             run.dies_by(number(signal)).prints("").is_silent();
             run.holds(!sandbox.log().contains(&REAL.to_owned()), "the real program was started");
             leash.all_are_gone();
@@ -90,7 +102,7 @@ fn a_signal_with_the_answer_still_ends_us() {
     let environment = sandbox.environment();
     let answer = fs::read_to_string(environment.path("fake/synth")).unwrap();
     environment.synthesizes(&format!("{answer}; kill -TERM $PPID"));
-    sandbox.build_image().run().dies_by(15).prints("").is_silent();
+    ignoring_nothing(sandbox.build_image()).run().dies_by(15).prints("").is_silent();
     assert!(!sandbox.log().contains(&REAL.to_owned()));
 }
 
@@ -102,7 +114,7 @@ fn preflight_dies_by_the_signal_too() {
         let environment = sandbox.environment();
         let leash = Leash::new(&sandbox);
         environment.identifies(&hangs(&sandbox, "kill -TERM $PPID"));
-        sandbox.pcluster(arguments).run().dies_by(15).prints("").is_silent();
+        ignoring_nothing(sandbox.pcluster(arguments)).run().dies_by(15).prints("").is_silent();
         leash.all_are_gone();
         sandbox.has_no_scratch();
     }
@@ -161,11 +173,13 @@ fn the_terminal_is_left_to_the_real_program() {
 
 /// Runs a program in a terminal of its own; sends ^C when it has printed a word.
 const TERMINAL: &str = r#"
-import os, pty, sys
+import os, pty, signal, sys
 
 word, command = sys.argv[1].encode(), sys.argv[2:]
 pid, terminal = pty.fork()
 if pid == 0:
+    for number in (1, 2, 3, 13, 15):
+        signal.signal(number, signal.SIG_DFL)
     os.execv(command[0], command)
 seen, sent = b"", False
 while True:
