@@ -1,6 +1,6 @@
 //! The fast suite: the built binary on fake launchers, one module for each chapter of the contract.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by them")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by them")]
 
 mod fakes; // fake environments of pcluster, fake Nodes, the real Python of this machine
 mod harness; // the sandbox, one run in it, the scene of a failed assertion, the snapshots
