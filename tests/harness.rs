@@ -437,7 +437,7 @@ fn without_random(line: &str, prefix: &str) -> String {
 }
 
 /// `  template   passed     0.4 s` is shown only where it took long.
-pub(crate) fn without_duration(line: &str) -> &str {
+fn without_duration(line: &str) -> &str {
     let Some(rest) = line.strip_suffix(" s") else { return line };
     let digits = rest.trim_end_matches(|letter: char| letter.is_ascii_digit() || letter == '.');
     if digits.len() < rest.len() && digits.ends_with(' ') { digits.trim_end() } else { line }

@@ -51,7 +51,7 @@ fn hangs(sandbox: &Sandbox, then: &str) -> String {
 }
 
 /// Whatever the suite's own caller ignores (a job in the background, nohup): nothing is ignored here.
-fn ignoring_nothing<'a>(call: Call<'a>) -> Call<'a> {
+fn ignoring_nothing(call: Call<'_>) -> Call<'_> {
     call.under(real_python(), &["-c", IGNORE_NOTHING])
 }
 
