@@ -75,6 +75,9 @@ impl From<Error> for Stop {
     }
 }
 
+/// Files that one message names: a directory that cannot be written has thousands.
+const NAMED: usize = 5;
+
 impl Error {
     #[must_use]
     pub fn repair(step: &'static str, message: String, next: &str) -> Self {
@@ -86,7 +89,10 @@ impl Error {
     pub fn not_restored(faults: &[String]) -> Self {
         let next =
             "Mend that, then run `pcluster preflight`: the copies are kept, and it goes on from there.";
-        Self::repair("rollback", faults.join("; "), next)
+        let more = faults.len().saturating_sub(NAMED);
+        let more = (more > 0).then(|| format!("and {more} more files"));
+        let named = faults.iter().take(NAMED).cloned().chain(more);
+        Self::repair("rollback", named.collect::<Vec<_>>().join("; "), next)
     }
 
     /// 2: the caller's input; 127: nothing to run, as a shell says it; 126: found but not to be run.

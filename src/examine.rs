@@ -49,7 +49,7 @@ pub fn read_advisories(settings: &Settings) -> (Vec<Advisory>, Vec<Error>) {
 }
 
 /// What is to be examined, and how far.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Request<'a> {
     pub real: &'a Real,
     pub settings: &'a Settings,

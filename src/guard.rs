@@ -82,9 +82,6 @@ impl Guarded<'_> {
             Ok(ground) => ground,
             Err(report) => return Ok(Look::Judged { report, overlay: Overlay::None }),
         };
-        if let Some(note) = &ground.note {
-            self.warnings += &on_stderr(note);
-        }
         let overlay = ground.overlay.clone();
         if overlay == Overlay::Stale {
             self.warnings += &on_stderr(STALE);

@@ -16,7 +16,7 @@ use crate::advisory::Advisory;
 use crate::child::ChildError;
 use crate::cli::{Check, Command, Common, Fix, Format, Preflight};
 use crate::config::{self, Settings};
-use crate::error::{Error, Stop, on_stderr};
+use crate::error::{Error, Stop};
 use crate::examine::{self, Examined, Request};
 use crate::locate::{FoundBy, Real, Search, Standing, own_executable};
 use crate::progress::Progress;
@@ -111,31 +111,27 @@ fn with_request<T>(
 
 fn run_check(check: &Check, common: &Common) -> Result<Outcome, Stop> {
     with_request(check, true, common, |request| {
-        let (mut report, mut note) = look(request)?;
+        let mut report = look(request)?;
         if check.fix && report.verdict == Verdict::Blocked {
             let fixed = repair::fix(request, options(&Fix::default(), request.settings, common))?;
-            let (after, _) = look(request)?;
-            note += &in_words(&fixed).lines().map(on_stderr).collect::<String>();
-            report = after;
+            request.progress.tell(&in_words(&fixed));
+            report = look(request)?;
         }
-        let stderr = if common.quiet { String::new() } else { note };
-        Ok(printed(&report, common, stderr))
+        Ok(printed(&report, common))
     })
 }
 
-/// The report, and what is to be said before it.
-fn look(request: &Request) -> Result<(Report, String), Stop> {
+fn look(request: &Request) -> Result<Report, Stop> {
     let ground = match Ground::find(request)? {
         Ok(ground) => ground,
-        Err(report) => return Ok((*report, String::new())),
+        Err(report) => return Ok(*report),
     };
-    let note = ground.note.as_deref().map(on_stderr).unwrap_or_default();
     let mut report = match examine::examine(request, &ground.target)? {
         Examined::Judged(report) => *report,
         Examined::Rejected { stage, message } => return Err(Error::Rejected { stage, message }.into()),
     };
     report.checks.extend(isolated_row(&ground.overlay));
-    Ok((report, note))
+    Ok(report)
 }
 
 fn isolated_row(overlay: &Overlay) -> Option<report::Check> {
@@ -241,13 +237,13 @@ fn call(check: &Check) -> Call {
     }
 }
 
-fn printed(report: &Report, common: &Common, stderr: String) -> Outcome {
+fn printed(report: &Report, common: &Common) -> Outcome {
     let stdout = match common.format {
         _ if common.quiet => String::new(),
         Format::Human => report::human(report, common.color.applies()),
         Format::Json => report::pretty(report),
     };
-    Outcome::Exit { status: report.verdict.exit_status(), stdout, stderr }
+    Outcome::Exit { status: report.verdict.exit_status(), stdout, stderr: String::new() }
 }
 
 fn run_template(file: &Path, common: &Common) -> Result<Outcome, Stop> {
@@ -261,7 +257,7 @@ fn run_template(file: &Path, common: &Common) -> Result<Outcome, Stop> {
     let duration_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
     let check = report::Check { id: "template", status, duration_ms, cached: false, reason: None };
     let report = Report::new(examine::shim(), None, BTreeMap::new(), vec![check], findings);
-    Ok(printed(&report, common, String::new()))
+    Ok(printed(&report, common))
 }
 
 fn read_input(file: &Path) -> Result<(String, Vec<u8>), Error> {

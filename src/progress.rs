@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::error::PREFIX;
+use crate::error::{PREFIX, on_stderr};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
@@ -43,6 +43,13 @@ impl Progress {
 }
 
 impl Progress {
+    /// Says at once what happened: what comes after may fail.
+    pub fn tell(self, message: &str) {
+        if self != Self::Silent {
+            let _ = std::io::stderr().write_all(on_stderr(message).as_bytes());
+        }
+    }
+
     /// What a child said, where that is wanted.
     pub fn show(self, output: &str, wanted: bool) {
         if wanted && self != Self::Silent {

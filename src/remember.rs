@@ -1,6 +1,7 @@
 //! What need not be found out twice: small JSON files in the cache, each named by a fingerprint of
 //! everything that its content depends on. Damaged, unwritable or absent: it is found out again.
 
+use std::env;
 use std::fs::{self, Metadata};
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -74,7 +75,7 @@ impl Default for Fingerprint {
 }
 
 /// The cache directory; without one, nothing is remembered.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Memory {
     directory: Option<PathBuf>,
     /// Recalls nothing, keeps all the same.
@@ -105,7 +106,8 @@ impl Memory {
     /// Removes the bytecode of a directory that is about to go.
     pub fn forget_bytecode(&self, directory: &Path) {
         let below_root = directory.strip_prefix("/").unwrap_or(directory);
-        if let Some(bytecode) = self.bytecode() {
+        let users = env::var_os("PYTHONPYCACHEPREFIX").map(PathBuf::from).filter(|path| path.is_absolute());
+        for bytecode in self.bytecode().into_iter().chain(users) {
             let _ = fs::remove_dir_all(bytecode.join(below_root));
         }
     }

@@ -7,6 +7,8 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,10 +18,10 @@ use crate::error::{Error, Stop};
 use crate::examine::{self, Request};
 use crate::packages::Packages;
 use crate::progress::Progress;
-use crate::remember::Fingerprint;
+use crate::remember::{Fingerprint, Memory};
 use crate::repair::plan::Change;
 use crate::repair::site_of;
-use crate::repair::transaction::Store;
+use crate::repair::transaction::{Journal, Store};
 use crate::report::Report;
 use crate::target::Target;
 
@@ -95,7 +97,7 @@ impl Home {
                 let _ = file.read_to_string(&mut holder);
                 let _step = progress
                     .step(&format!("waiting for another repair of this environment (PID {})", holder.trim()));
-                wait(|| file.lock(), failed)?;
+                wait(|| file.try_lock(), failed)?;
             }
         }
         // Who holds it is for people to read; the lock itself does not depend on it.
@@ -116,40 +118,78 @@ impl Home {
             Stop::from(Error::repair("lock", message, "Nothing was changed."))
         };
         let file = File::open(&self.site).map_err(failed)?;
-        wait(|| file.lock(), failed)?;
+        wait(|| file.try_lock(), failed)?;
         Ok(Lock(file))
+    }
+
+    /// For as long as the environment is read, which no repair has half changed.
+    ///
+    /// # Errors
+    /// Files cannot be put back, or we were interrupted.
+    pub fn whole(&self, progress: Progress) -> Result<Option<Lock>, Stop> {
+        loop {
+            self.recover(progress)?;
+            let shared = self.shared()?;
+            // Between the two a repair may have begun and been cut off.
+            if shared.is_none() || self.unfinished()?.is_none() {
+                return Ok(shared);
+            }
+        }
     }
 
     /// For as long as the environment is read. Where it cannot be had, reading goes on without.
     ///
     /// # Errors
     /// We were interrupted while a repair was at work.
-    pub fn shared(&self) -> Result<Option<Lock>, Stop> {
+    fn shared(&self) -> Result<Option<Lock>, Stop> {
         let Ok(file) = File::open(&self.site) else { return Ok(None) };
         let without = |_| Stop::Error(Error::NoRealPcluster);
-        match wait(|| file.lock_shared(), without) {
+        match wait(|| file.try_lock_shared(), without) {
             Ok(()) => Ok(Some(Lock(file))),
             Err(Stop::Interrupted(signal)) => Err(Stop::Interrupted(signal)),
             Err(Stop::Error(_)) => Ok(None),
         }
     }
 
-    /// Rolls an unfinished exchange back; what to say about it.
+    /// Rolls an unfinished exchange back, says so, and returns what it had changed.
     ///
     /// # Errors
     /// Files cannot be put back, or we were interrupted.
-    pub fn recover(&self, progress: Progress) -> Result<Option<String>, Stop> {
-        if self.store.unfinished().is_none() {
+    pub fn recover(&self, progress: Progress) -> Result<Option<Vec<Change>>, Stop> {
+        if self.unfinished()?.is_none() {
             return Ok(None);
         }
         let _exclusive = self.exclusive()?;
         // Whoever had the lock may have finished in the meantime.
-        let Some(journal) = self.store.unfinished() else { return Ok(None) };
-        let _step = progress.step("rolling back a repair that was cut off");
+        let Some(journal) = self.unfinished()? else { return Ok(None) };
+        let step = progress.step("rolling back a repair that was cut off");
         self.store.restore(&journal).map_err(|faults| Error::not_restored(&faults))?;
-        self.store.tidy();
+        drop(step);
         let count = journal.changes.len();
-        Ok(Some(format!("a repair that was cut off is rolled back: {count} packages are as they were")))
+        progress
+            .tell(&format!("a repair that was cut off is rolled back: {count} packages are as they were"));
+        Ok(Some(journal.changes))
+    }
+
+    fn unfinished(&self) -> Result<Option<Journal>, Error> {
+        let next = "It tells how to take back a repair that was cut off. Restore that file, or make the \
+                    environment anew.";
+        self.store.unfinished().map_err(|fault| Error::repair("rollback", fault, next))
+    }
+
+    /// Removes what repairs that were cut off have left beside the environment. For whoever is
+    /// alone here: another repair would lose what it works with.
+    pub fn tidy(&self, memory: &Memory) {
+        self.store.tidy(|overlay| memory.forget_bytecode(overlay));
+    }
+
+    /// The same, where nobody is at work.
+    fn tidy_if_alone(&self, memory: &Memory) {
+        let path = self.directory().join("lock");
+        let Ok(file) = File::options().read(true).write(true).open(path) else { return };
+        if file.try_lock().is_ok() {
+            self.tidy(memory);
+        }
     }
 
     /// Keeps a proven overlay, bound to the environment as it is.
@@ -229,17 +269,25 @@ fn environment_key(target: &Target, packages: &Packages) -> String {
     key.key()
 }
 
-/// A blocking lock gives up when a signal comes; whether it was one of those that end us is known
-/// then.
-fn wait(lock: impl Fn() -> io::Result<()>, failed: impl FnOnce(io::Error) -> Stop) -> Result<(), Stop> {
+/// Asks again and again: a call that blocks is taken up again after a signal, and Ctrl-C would have
+/// to wait for the lock.
+fn wait(
+    lock: impl Fn() -> Result<(), TryLockError>,
+    failed: impl FnOnce(io::Error) -> Stop,
+) -> Result<(), Stop> {
     loop {
         match lock() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Interrupts::caught().check()?,
-            Err(error) => return Err(failed(error)),
             Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+            Err(TryLockError::WouldBlock) => {
+                Interrupts::caught().check()?;
+                thread::sleep(LOOK_AGAIN);
+            }
         }
     }
 }
+
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// What a check stands on: an environment that nobody is exchanging files of.
 #[derive(Debug)]
@@ -247,8 +295,6 @@ pub struct Ground {
     /// With the overlay in front where there is one that counts.
     pub target: Target,
     pub overlay: Overlay,
-    /// What is to be said first.
-    pub note: Option<String>,
     _shared: Option<Lock>,
 }
 
@@ -264,15 +310,15 @@ impl Ground {
             Err(report) => return Ok(Err(report)),
         };
         let Some(home) = Home::find(&target) else {
-            return Ok(Ok(Self { target, overlay: Overlay::None, note: None, _shared: None }));
+            return Ok(Ok(Self { target, overlay: Overlay::None, _shared: None }));
         };
-        let note = home.recover(request.progress)?;
-        let shared = home.shared()?;
+        let shared = home.whole(request.progress)?;
+        home.tidy_if_alone(&request.memory);
         let overlay = home.overlay(&target);
         let target = match &overlay {
             Overlay::Bound(directory) => target.with_overlay(directory),
             Overlay::None | Overlay::Stale => target,
         };
-        Ok(Ok(Self { target, overlay, note, _shared: shared }))
+        Ok(Ok(Self { target, overlay, _shared: shared }))
     }
 }

@@ -89,7 +89,7 @@ impl Installer {
         };
         arguments.extend(["--target".into(), directory.into(), "-r".into(), requirements.into()]);
         arguments.extend(["-c".into(), constraints.into()]);
-        let finished = self.run(arguments, target, limit, &scratch)?;
+        let finished = self.run(arguments, target, limit, &scratch, "stage")?;
         let output = format!("{}{}", text(&finished.stdout), text(&finished.stderr));
         Ok(if finished.status.success() {
             Installed::Done { output }
@@ -102,13 +102,18 @@ impl Installer {
     ///
     /// # Errors
     /// It cannot be run, or we were interrupted.
-    pub fn broken_requirements(&self, target: &Target, limit: Duration) -> Result<BTreeSet<String>, Stop> {
+    pub fn broken_requirements(
+        &self,
+        target: &Target,
+        limit: Duration,
+        step: &'static str,
+    ) -> Result<BTreeSet<String>, Stop> {
         let scratch = scratch()?;
         let arguments = match self {
             Self::Uv(_) => ["pip", "check", "--color", "never"].map(OsString::from).to_vec(),
             Self::Pip => vec!["check".into(), "--disable-pip-version-check".into()],
         };
-        let finished = self.run(arguments, target, limit, &scratch)?;
+        let finished = self.run(arguments, target, limit, &scratch, step)?;
         let output = format!("{}{}", text(&finished.stdout), text(&finished.stderr));
         // uv: "The package `x` requires `y`, but `z` is installed"; pip: "x 1 requires y, which is
         // not installed." or "x 1 has requirement y, but you have z."
@@ -122,6 +127,7 @@ impl Installer {
         target: &Target,
         limit: Duration,
         scratch: &Scratch,
+        step: &'static str,
     ) -> Result<Finished, Stop> {
         let python = &target.interpreter.executable;
         let mut environment = target.environment.clone();
@@ -136,13 +142,15 @@ impl Installer {
                 arguments.splice(0..0, flags.chain(["-m".into(), "pip".into()]));
                 // Neither goes together with --target.
                 environment.extend([set("PIP_USER", "0"), ("PIP_PREFIX".into(), None)]);
+                // Nor may pip write what Python compiles of pip itself.
+                environment.push(set("PYTHONDONTWRITEBYTECODE", "1"));
                 python
             }
         };
         let child = Child { program, arguments, environment, limit: limit * LIMIT_FACTOR };
         child.run(scratch).map_err(|error| match error {
             ChildError::Interrupted(signal) => Stop::Interrupted(signal),
-            other => Error::repair("stage", other.to_string(), "Nothing was changed; run it again.").into(),
+            other => Error::repair(step, other.to_string(), "Nothing was changed; run it again.").into(),
         })
     }
 }

@@ -16,10 +16,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use crate::advisory::names;
 use crate::config::{InstallerChoice, Strategy};
 use crate::error::{Error, Stop};
 use crate::examine::{self, Examined, Request};
-use crate::packages::{PCLUSTER, Packages};
+use crate::packages::{Distribution, PCLUSTER, Packages};
 use crate::report::{Report, Verdict};
 use crate::target::Target;
 
@@ -56,6 +57,9 @@ pub fn fix(request: &Request, options: Options) -> Result<Fixed, Stop> {
     let home = Home::of(&target)?;
     let _alone = home.alone(request.progress)?;
     home.recover(request.progress)?;
+    home.tidy(&request.memory);
+    // Whatever the caller wanted to know: a repair is proven by a synthesis.
+    let request = &Request { synthesize: true, ..request.clone() };
     let before = judged(examine::examine(request, &target)?)?;
     let reasons = examine::reasons(&before);
     if reasons.is_empty() {
@@ -68,6 +72,9 @@ pub fn fix(request: &Request, options: Options) -> Result<Fixed, Stop> {
     let installer = Installer::choose(options.installer, &target, &packages)?;
     let repair =
         Repair { request, options, target: &target, packages: &packages, reasons, installer, home: &home };
+    if !options.dry_run && !options.isolated {
+        repair.refuse_at_once()?;
+    }
     let staged = repair.stage()?;
     repair.prove(&staged)?;
     if options.dry_run {
@@ -188,9 +195,10 @@ impl Repair<'_> {
     }
 
     fn commit(&self, staged: Staged) -> Result<Fixed, Stop> {
+        self.refuse_condas(&staged.changes)?;
         let exchange = self.exchange(&staged)?;
-        self.refuse_where_not_ours(&exchange, &staged.changes)?;
-        let broken_before = self.broken_requirements()?;
+        refuse_unwritable(exchange.directories())?;
+        let broken_before = self.broken_requirements("commit")?;
         let step = self.request.progress.step(&format!(
             "exchanging {} files of {} packages",
             exchange.go.len() + exchange.come.len(),
@@ -213,10 +221,17 @@ impl Repair<'_> {
         drop(step);
         let done = done.and_then(|()| self.verify(&broken_before)).and_then(|()| {
             let closed = store.close(&journal);
-            closed.map_err(|fault| Error::repair("commit", fault, FREE_SPACE).into())
+            closed.map_err(|fault| {
+                let next = format!("The environment was put back as it was. {FREE_SPACE}");
+                Error::repair("commit", fault, &next).into()
+            })
         });
         match done {
-            Ok(()) => Ok(Fixed::Done { changes: staged.changes, isolated: false }),
+            Ok(()) => {
+                // One that was kept beside the environment is not needed any more.
+                let _ = self.home.forget_overlay();
+                Ok(Fixed::Done { changes: staged.changes, isolated: false })
+            }
             Err(error) => Err(match store.restore(&journal) {
                 Ok(()) => error,
                 Err(faults) => Error::not_restored(&faults).into(),
@@ -228,7 +243,10 @@ impl Repair<'_> {
         let mut exchange = Exchange::default();
         for change in &staged.changes {
             let old = self.packages.get(&change.package);
-            let site = old.and_then(|old| old.metadata.parent()).unwrap_or(self.home.site());
+            // Spelled as `sys.path` does: one file must not have two names here.
+            let beside = self.packages.get(PCLUSTER);
+            let site = old.or(beside).and_then(|package| package.metadata.parent());
+            let site = site.unwrap_or(self.home.site());
             let Some(new) = staged.packages.get(&change.package) else { continue };
             let replaced = exchange.replace(old, new, staged.overlay.path(), site);
             replaced.map_err(|why| Error::NotInPlace { why, next: ISOLATED.into() })?;
@@ -242,37 +260,42 @@ impl Repair<'_> {
         }
     }
 
-    /// conda's packages, a Python that belongs to the system, what this user may not write.
-    fn refuse_where_not_ours(&self, exchange: &Exchange, changes: &[Change]) -> Result<(), Error> {
-        let by_conda: Vec<&Change> = changes
-            .iter()
-            .filter(|change| {
-                let old = self.packages.get(&change.package);
-                old.and_then(crate::packages::Distribution::installer).as_deref() == Some("conda")
-            })
-            .collect();
-        if !by_conda.is_empty() {
-            let prefix = self.target.interpreter.prefix.display();
-            let specs =
-                by_conda.iter().map(|change| format!("'{}={}'", self.name_of(&change.package), change.to));
-            let specs = specs.collect::<Vec<_>>().join(" ");
-            return Err(Error::NotInPlace {
-                why: "its packages were installed by conda, and pip must not change them behind its back"
-                    .into(),
-                next: format!("Run `conda install --prefix {prefix} {specs}`."),
-            });
-        }
+    /// What is known before anything is fetched: a Python that belongs to the system, and packages
+    /// that this user may not write.
+    fn refuse_at_once(&self) -> Result<(), Error> {
         if let Some(marker) = self.target.interpreter.externally_managed.as_ref() {
             let why = format!("its Python belongs to the system ({} says so)", marker.display());
             return Err(Error::NotInPlace { why, next: ISOLATED.into() });
         }
-        match exchange.directories().into_iter().find(|directory| !is_writable(directory)) {
-            Some(directory) => {
-                let why = format!("{} cannot be written", directory.display());
-                Err(Error::NotInPlace { why, next: ISOLATED.into() })
-            }
-            None => Ok(()),
+        let at_fault = self.reasons.iter().map(|reason| reason.fix.packages.as_str());
+        let at_fault: Vec<&str> = at_fault.collect();
+        let moving = self.packages.iter().filter(|(name, _)| at_fault.iter().any(|fix| names(fix, name)));
+        let moving: Vec<&Distribution> = moving.map(|(_, distribution)| distribution).collect();
+        if moving.iter().any(|distribution| distribution.installer().as_deref() == Some("conda")) {
+            // The command to run names versions, which are not known yet.
+            return Ok(());
         }
+        refuse_unwritable(moving.iter().filter_map(|package| package.metadata.parent()).map(Path::to_owned))
+    }
+
+    fn refuse_condas(&self, changes: &[Change]) -> Result<(), Error> {
+        let by_conda = |change: &&Change| {
+            let old = self.packages.get(&change.package);
+            old.and_then(Distribution::installer).as_deref() == Some("conda")
+        };
+        let specs = changes
+            .iter()
+            .filter(by_conda)
+            .map(|change| format!("'{}={}'", self.name_of(&change.package), change.to))
+            .collect::<Vec<_>>()
+            .join(" ");
+        if specs.is_empty() {
+            return Ok(());
+        }
+        let prefix = self.target.interpreter.prefix.display();
+        let why = "its packages were installed by conda, and pip must not change them behind its back";
+        let next = format!("Run `conda install --prefix {prefix} {specs}`.");
+        Err(Error::NotInPlace { why: why.into(), next })
     }
 
     fn name_of(&self, package: &str) -> String {
@@ -292,8 +315,8 @@ impl Repair<'_> {
         ))
     }
 
-    fn broken_requirements(&self) -> Result<BTreeSet<String>, Stop> {
-        self.installer.broken_requirements(self.target, self.request.settings.timeout)
+    fn broken_requirements(&self, step: &'static str) -> Result<BTreeSet<String>, Stop> {
+        self.installer.broken_requirements(self.target, self.request.settings.timeout, step)
     }
 
     /// The environment itself, as it is now: no requirement newly broken, and ready.
@@ -301,7 +324,7 @@ impl Repair<'_> {
         let undone = "The environment was put back as it was.";
         fault::at("verify").map_err(|error| Error::repair("verification", error.to_string(), undone))?;
         let _step = self.request.progress.step("verifying the repaired environment");
-        let broken = self.broken_requirements()?;
+        let broken = self.broken_requirements("verification")?;
         let newly: Vec<&str> = broken.difference(broken_before).map(String::as_str).collect();
         if !newly.is_empty() {
             return Err(Error::repair("verification", newly.join("; "), undone).into());
@@ -319,6 +342,16 @@ const ISOLATED: &str = "Run `pcluster preflight fix --isolated`: it keeps the re
 /// Nanoseconds, for names only.
 fn chrono() -> u128 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos())
+}
+
+fn refuse_unwritable(directories: impl IntoIterator<Item = PathBuf>) -> Result<(), Error> {
+    match directories.into_iter().find(|directory| !is_writable(directory)) {
+        Some(directory) => {
+            let why = format!("{} cannot be written", directory.display());
+            Err(Error::NotInPlace { why, next: ISOLATED.into() })
+        }
+        None => Ok(()),
+    }
 }
 
 fn is_writable(directory: &Path) -> bool {
@@ -348,7 +381,11 @@ pub fn undo(request: &Request) -> Result<Undone, Stop> {
     })?;
     let home = Home::of(&target)?;
     let _alone = home.alone(request.progress)?;
-    home.recover(request.progress)?;
+    if let Some(changes) = home.recover(request.progress)? {
+        // That was the last one; what stood before it is not meant.
+        return Ok(Undone::InPlace(changes));
+    }
+    home.tidy(&request.memory);
     if let Some(changes) = home.forget_overlay() {
         return Ok(Undone::Isolated(changes));
     }
@@ -368,7 +405,7 @@ pub fn undo(request: &Request) -> Result<Undone, Stop> {
         return Err(Error::repair("undo", message, "Nothing was changed.").into());
     }
     let unchanged = |fault| Error::repair("undo", fault, FREE_SPACE);
-    store.reopen(&last).map_err(unchanged)?;
+    store.reopen().map_err(unchanged)?;
     fault::at("undo").map_err(|error| Error::repair("undo", error.to_string(), "Run it again."))?;
     store.restore(&last).map_err(|faults| Error::not_restored(&faults))?;
     Ok(Undone::InPlace(last.changes))

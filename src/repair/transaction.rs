@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,9 @@ pub struct Journal {
     pub changes: Vec<Change>,
     removed: Vec<Saved>,
     created: Vec<PathBuf>,
+    /// Directories that may go with their last file, parents first, and their modes.
+    #[serde(default)]
+    directories: Vec<(PathBuf, u32)>,
 }
 
 /// What is to be done to an environment: files that go, and files that come with their source.
@@ -117,6 +121,18 @@ impl Exchange {
         files
             .filter_map(|file| file.ancestors().skip(1).find(|directory| directory.is_dir()))
             .map(Path::to_owned)
+            .collect()
+    }
+}
+
+impl Exchange {
+    /// The directories of the files that go, and those above, with their modes.
+    fn directories_of_old(&self) -> Vec<(PathBuf, u32)> {
+        let directories: BTreeSet<&Path> = self.go.iter().flat_map(|path| path.ancestors().skip(1)).collect();
+        let mode = |directory: &Path| Some(directory.metadata().ok()?.permissions().mode());
+        directories
+            .into_iter()
+            .filter_map(|directory| Some((directory.to_owned(), mode(directory)?)))
             .collect()
     }
 }
@@ -217,15 +233,18 @@ impl Store {
     }
 
     /// The journal of a transaction that nobody has closed.
-    #[must_use]
-    pub fn unfinished(&self) -> Option<Journal> {
-        let open = read(&self.open_journal())?;
-        if read(&self.last_journal()).is_some_and(|last| last.id == open.id) {
-            // Closed but for this file.
-            let _ = fs::remove_file(self.open_journal());
-            return None;
+    ///
+    /// # Errors
+    /// There is one that cannot be read: what it had begun is not known.
+    pub fn unfinished(&self) -> Result<Option<Journal>, Fault> {
+        let path = self.open_journal();
+        match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(at(&path, "cannot read")(error)),
+            Ok(text) => serde_json::from_slice(&text)
+                .map(Some)
+                .map_err(|error| format!("cannot read {}: {error}", path.display())),
         }
-        Some(open)
     }
 
     /// The journal of the last repair, for an undo.
@@ -271,7 +290,8 @@ impl Store {
             removed.push(Saved { path: path.clone(), copy });
         }
         let created = exchange.come.iter().map(|(path, _)| path.clone()).collect();
-        let journal = Journal { id, site: site.to_owned(), changes, removed, created };
+        let directories = exchange.directories_of_old();
+        let journal = Journal { id, site: site.to_owned(), changes, removed, created, directories };
         write(&self.open_journal(), &journal)?;
         Ok(journal)
     }
@@ -292,13 +312,13 @@ impl Store {
     }
 
     /// Makes this transaction the last one, which an undo takes back, and forgets the one before.
+    /// One rename, so it is either open or closed, whenever we are killed.
     ///
     /// # Errors
-    /// The journal cannot be written: the transaction is still open.
+    /// The transaction is still open.
     pub fn close(&self, journal: &Journal) -> Result<(), Fault> {
-        write(&self.last_journal(), journal)?;
-        fault::at("close").map_err(|error| error.to_string())?;
-        let _ = fs::remove_file(self.open_journal());
+        let (open, last) = (self.open_journal(), self.last_journal());
+        fault::at("close").and_then(|()| fs::rename(open, &last)).map_err(at(&last, "cannot write"))?;
         self.forget_but(Some(&journal.id));
         Ok(())
     }
@@ -306,10 +326,9 @@ impl Store {
     /// Opens a closed transaction again, so that an undo that is cut off is finished later.
     ///
     /// # Errors
-    /// As of writing a file.
-    pub fn reopen(&self, journal: &Journal) -> Result<(), Fault> {
-        write(&self.open_journal(), journal)?;
-        fs::remove_file(self.last_journal()).map_err(at(&self.last_journal(), "cannot remove"))
+    /// It is still closed.
+    pub fn reopen(&self) -> Result<(), Fault> {
+        fs::rename(self.last_journal(), self.open_journal()).map_err(at(&self.open_journal(), "cannot write"))
     }
 
     /// Puts everything back as it was, goes on past what fails, and forgets the transaction when
@@ -321,16 +340,28 @@ impl Store {
         let snapshot = self.snapshot(&journal.id);
         let mut faults = Vec::new();
         let old: BTreeSet<&Path> = journal.removed.iter().map(|saved| saved.path.as_path()).collect();
-        for path in journal.created.iter().filter(|path| !old.contains(path.as_path())) {
-            for file in bytecode_of(path).iter().chain([path]) {
-                if let Err(error) = remove(file) {
-                    faults.push(at(file, "cannot remove")(error));
-                }
+        // What Python has compiled of the new files goes with them: an old file of the same size and
+        // time would be taken for its source.
+        let compiled: Vec<PathBuf> = journal.created.iter().flat_map(|path| bytecode_of(path)).collect();
+        let new = compiled.iter().chain(&journal.created).filter(|path| !old.contains(path.as_path()));
+        for path in new {
+            if let Err(error) = remove(path) {
+                faults.push(at(path, "cannot remove")(error));
             }
         }
+        journal.directories.iter().for_each(|(directory, mode)| make_directory(directory, *mode));
+        let mut room_made = false;
         for saved in &journal.removed {
             let copy = snapshot.join(&saved.copy);
-            if let Err(error) = fault::at("restore").and_then(|()| put_back(&copy, &saved.path)) {
+            let put = || fault::at("restore").and_then(|()| put_back(&copy, &saved.path));
+            let mut done = put();
+            if is_full(&done) && !room_made {
+                // The new files have taken the room of the old ones.
+                room_made = true;
+                journal.removed.iter().for_each(|saved| make_room(&snapshot.join(&saved.copy), &saved.path));
+                done = put();
+            }
+            if let Err(error) = done {
                 faults.push(at(&saved.path, "cannot put back")(error));
             }
         }
@@ -344,21 +375,32 @@ impl Store {
         }
     }
 
-    /// Removes what interrupted repairs left behind: overlays, and snapshots that no journal names.
-    pub fn tidy(&self) {
+    /// Removes what interrupted repairs left behind: overlays, each after `before`, and snapshots
+    /// that no journal names.
+    pub fn tidy(&self, before: impl Fn(&Path)) {
         let last = self.last().map(|journal| journal.id);
-        self.forget_but(last.as_deref());
+        // An open journal is rolled back first; one that cannot be read keeps its snapshot.
+        if !self.open_journal().exists() {
+            self.forget_but(last.as_deref());
+        }
+        for overlay in self.entries(OVERLAY_PREFIX) {
+            before(&overlay);
+            let _ = fs::remove_dir_all(overlay);
+        }
     }
 
     fn forget_but(&self, id: Option<&str>) {
-        let kept = id.map(|id| format!("snapshot-{id}"));
-        for entry in self.directory.read_dir().into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let ours = name.starts_with("snapshot-") || name.starts_with(OVERLAY_PREFIX);
-            if ours && Some(&name) != kept.as_ref() {
-                let _ = fs::remove_dir_all(entry.path());
-            }
+        let kept = id.map(|id| self.snapshot(id));
+        for snapshot in self.entries("snapshot-").into_iter().filter(|path| Some(path) != kept.as_ref()) {
+            let _ = fs::remove_dir_all(snapshot);
         }
+    }
+
+    fn entries(&self, prefix: &str) -> Vec<PathBuf> {
+        let entries = self.directory.read_dir().into_iter().flatten().flatten();
+        let ours =
+            entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()));
+        ours.map(|entry| entry.path()).collect()
     }
 }
 
@@ -395,6 +437,9 @@ fn place(content: &Content, path: &Path) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
     }
+    // Two packages may bring one file. Writing into it would reach its other names: the first
+    // package's in the installer's cache.
+    remove(path)?;
     match content {
         Content::File(source) => link_or_copy(source, path),
         Content::Text(text) => fs::write(path, text),
@@ -415,6 +460,31 @@ fn link_or_copy(source: &Path, path: &Path) -> io::Result<()> {
     File::options().write(true).open(path).or_else(|_| File::open(path))?.set_modified(metadata.modified()?)
 }
 
+/// As it was, where it has gone.
+fn make_directory(directory: &Path, mode: u32) {
+    // A failure shows when its files are put back.
+    if fs::create_dir(directory).is_ok() {
+        let _ = fs::set_permissions(directory, fs::Permissions::from_mode(mode));
+    }
+}
+
+fn is_full(done: &io::Result<()>) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    done.as_ref().is_err_and(|error| matches!(error.kind(), StorageFull | QuotaExceeded))
+}
+
+/// Removes what stands in the place of an old file, as long as its copy is there.
+fn make_room(copy: &Path, path: &Path) {
+    let is_back = || {
+        let (Ok(copy), Ok(file)) = (copy.symlink_metadata(), path.symlink_metadata()) else { return false };
+        copy.len() == file.len() && copy.modified().ok() == file.modified().ok()
+    };
+    if copy.symlink_metadata().is_ok() && !is_back() {
+        // A failure shows when the old one is put back.
+        let _ = remove(path);
+    }
+}
+
 /// Beside it and renamed over it, so that the file is never missing.
 fn put_back(copy: &Path, path: &Path) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
@@ -422,7 +492,9 @@ fn put_back(copy: &Path, path: &Path) -> io::Result<()> {
     let beside =
         directory.join(format!(".{}.pcluster-shim", path.file_name().unwrap_or_default().to_string_lossy()));
     remove(&beside)?;
-    link_or_copy(copy, &beside)?;
+    link_or_copy(copy, &beside).inspect_err(|_| {
+        let _ = remove(&beside);
+    })?;
     if same_file(&beside, path) {
         // rename(2) does nothing to two names of one file, and leaves both.
         return remove(&beside);
@@ -567,9 +639,9 @@ mod tests {
         assert_eq!(names, expected);
         assert!(!fs::read_to_string(site.join("p-2.dist-info/RECORD")).unwrap().contains("REQUESTED"));
         scene.store.close(&journal).unwrap();
-        assert!(scene.store.unfinished().is_none());
+        assert!(scene.store.unfinished().unwrap().is_none());
         let last = scene.store.last().unwrap();
-        scene.store.reopen(&last).unwrap();
+        scene.store.reopen().unwrap();
         scene.store.restore(&last).unwrap();
         assert_eq!(tree(&site), before);
         assert_eq!(tree(&scene.store.directory), []);
@@ -592,10 +664,10 @@ mod tests {
             for (path, content) in &scene.exchange.come {
                 place(content, path).unwrap();
             }
-            let journal = scene.store.unfinished().unwrap();
+            let journal = scene.store.unfinished().unwrap().unwrap();
             scene.store.restore(&journal).unwrap();
             assert_eq!(tree(&site), before, "after {done} steps");
-            scene.store.tidy();
+            scene.store.tidy(|_| ());
             assert_eq!(tree(&scene.store.directory), []);
         }
     }
@@ -623,7 +695,7 @@ mod tests {
         assert!(faults[0].contains("only_old.py"), "{}", faults[0]);
         assert_eq!(fs::read_to_string(site.join("p/__init__.py")).unwrap(), "old");
         fs::remove_dir_all(site.join("p/gone/only_old.py")).unwrap();
-        scene.store.restore(&scene.store.unfinished().unwrap()).unwrap();
+        scene.store.restore(&scene.store.unfinished().unwrap().unwrap()).unwrap();
         assert_eq!(fs::read_to_string(site.join("p/gone/only_old.py")).unwrap(), "old");
     }
 }
