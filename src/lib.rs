@@ -19,6 +19,7 @@
 //! | [`report`] | findings → verdict, decision, text (pure) |
 //! | [`remember`] | what need not be found out twice |
 //! | [`child`] | the one way to run a child process |
+//! | [`manual`] | completion scripts and the manual page |
 //! | [`progress`] | what is being done, on a terminal's stderr |
 //! | [`error`] | what can go wrong, what to do then, the exit status |
 
@@ -30,6 +31,7 @@ pub mod error;
 pub mod examine;
 pub mod guard;
 pub mod locate;
+pub mod manual;
 pub mod packages;
 pub mod preflight;
 pub mod progress;

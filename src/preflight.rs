@@ -19,6 +19,7 @@ use crate::config::{self, Settings};
 use crate::error::{Error, Stop, on_stderr};
 use crate::examine::{self, Examined, Request};
 use crate::locate::{FoundBy, Real, Search, Standing, own_executable};
+use crate::manual;
 use crate::progress::Progress;
 use crate::remember::Memory;
 use crate::repair::plan::Change;
@@ -44,12 +45,18 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         Command::Template { file } => run_template(&file, &common),
         Command::Where => run_where(&common),
         Command::Advisories { id } => run_advisories(id.as_deref(), &common),
+        Command::Completions { shell } => Ok(says(manual::completions(shell))),
+        Command::Man => Ok(says(String::from_utf8_lossy(&manual::page().unwrap_or_default()).into_owned())),
     };
     match done {
         Ok(outcome) => outcome,
         Err(Stop::Error(error)) => Outcome::failed(&error),
         Err(Stop::Interrupted(signal)) => Outcome::Die { signal },
     }
+}
+
+fn says(stdout: String) -> Outcome {
+    Outcome::Exit { status: 0, stdout, stderr: String::new() }
 }
 
 /// Help and the version are answers; the rest is an error of usage.

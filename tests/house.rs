@@ -54,7 +54,7 @@ const STOREYS: [&[&str]; 5] = [
     &["preflight", "guard"],
     &["repair", "examine"],
     &["locate", "target", "packages", "advisory", "synth", "template", "remember"],
-    &["report", "child", "progress", "config", "cli", "error"],
+    &["report", "child", "progress", "manual", "config", "cli", "error"],
 ];
 
 #[test]
