@@ -11,6 +11,7 @@
 //! | [`repair`] | plan → stage → prove → commit → verify, and the undo |
 //! | [`examine`] | the walk of one check, in order |
 //! | [`locate`] | PATH → the real pcluster |
+//! | [`locate_report`] | what `preflight where` says of it |
 //! | [`target`] | a launcher → its interpreter, `sys.path`, Node |
 //! | [`packages`] | `sys.path` → installed distributions |
 //! | [`advisory`] | packages × advisories → findings (pure) |
@@ -31,6 +32,7 @@ pub mod error;
 pub mod examine;
 pub mod guard;
 pub mod locate;
+pub mod locate_report;
 pub mod manual;
 pub mod packages;
 pub mod preflight;

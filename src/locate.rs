@@ -204,6 +204,16 @@ impl Search {
         executable(&shim.canonicalize().ok()?.parent()?.join(KEPT))
     }
 
+    #[must_use]
+    pub fn is_self(&self, path: &Path) -> bool {
+        self.own.is_some() && Identity::of(path) == self.own
+    }
+
+    /// The entries of PATH.
+    pub fn entries(&self) -> impl Iterator<Item = PathBuf> {
+        env::split_paths(&self.path)
+    }
+
     fn chosen(&self, path: PathBuf, found_by: FoundBy) -> Real {
         let guard = if is_console_script(&path) { Guard::Unset } else { self.tried.with(&path) };
         Real { path, found_by, guard }

@@ -52,7 +52,7 @@ fn only_main_prints_exits_or_execs() {
 const STOREYS: [&[&str]; 5] = [
     &["main", "lib"],
     &["preflight", "guard"],
-    &["repair", "examine"],
+    &["repair", "examine", "locate_report"],
     &["locate", "target", "packages", "advisory", "synth", "template", "remember"],
     &["report", "child", "progress", "manual", "config", "cli", "error"],
 ];
