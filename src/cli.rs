@@ -170,6 +170,10 @@ pub enum Command {
         /// An advisory's id
         id: Option<String>,
     },
+    /// Print a completion script for a shell
+    Completions { shell: Shell },
+    /// Print the manual page
+    Man,
 }
 
 #[derive(Debug, Args, Default, Clone, PartialEq, Eq)]
@@ -230,6 +234,13 @@ pub struct Common {
     /// Say what is being done
     #[arg(short, long, global = true)]
     pub verbose: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    Bash,
+    Zsh,
+    Fish,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, ValueEnum)]

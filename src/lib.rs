@@ -11,6 +11,7 @@
 //! | [`repair`] | plan → stage → prove → commit → verify, and the undo |
 //! | [`examine`] | the walk of one check, in order |
 //! | [`locate`] | PATH → the real pcluster |
+//! | [`locate_report`] | what `preflight where` says of it |
 //! | [`target`] | a launcher → its interpreter, `sys.path`, Node |
 //! | [`packages`] | `sys.path` → installed distributions |
 //! | [`advisory`] | packages × advisories → findings (pure) |
@@ -19,6 +20,7 @@
 //! | [`report`] | findings → verdict, decision, text (pure) |
 //! | [`remember`] | what need not be found out twice |
 //! | [`child`] | the one way to run a child process |
+//! | [`manual`] | completion scripts and the manual page |
 //! | [`progress`] | what is being done, on a terminal's stderr |
 //! | [`error`] | what can go wrong, what to do then, the exit status |
 
@@ -30,6 +32,8 @@ pub mod error;
 pub mod examine;
 pub mod guard;
 pub mod locate;
+pub mod locate_report;
+pub mod manual;
 pub mod packages;
 pub mod preflight;
 pub mod progress;

@@ -21,6 +21,13 @@ use crate::error::Error;
 /// The name that is looked up on PATH.
 pub const NAME: &str = "pcluster";
 
+/// Where `install.sh --venv` keeps the launcher that the shim took the place of, beside the shim.
+///
+/// It is a link, in a directory of its own so that it bears the name that usage texts show, to
+/// `pcluster.real` beside the shim, so that a launcher that looks for its Python beside itself
+/// finds it.
+pub const KEPT: &str = ".pcluster-shim/pcluster";
+
 /// Stands in every build of this program, old and new. Never to be changed.
 const MARKER: &str = "pcluster-shim executable 7c1e4d6a-86f5-4f0b-9a0c-2d3b51e6f0aa";
 
@@ -33,6 +40,8 @@ pub enum FoundBy {
     Flag,
     Variable,
     Config,
+    /// Beside the shim, whose place it had.
+    Kept,
     Path,
 }
 
@@ -43,6 +52,7 @@ impl FoundBy {
             Self::Flag => "--real",
             Self::Variable => variable::REAL,
             Self::Config => "config.yaml's real",
+            Self::Kept => "the launcher kept beside the shim",
             Self::Path => "PATH",
         }
     }
@@ -107,6 +117,7 @@ pub struct Search {
     path: OsString,
     named: Option<(PathBuf, FoundBy)>,
     tried: Tried,
+    own_path: Option<PathBuf>,
     own: Option<Identity>,
 }
 
@@ -121,12 +132,10 @@ impl Search {
             Some((path, FoundBy::Flag)) => Some((path, FoundBy::Flag)),
             other => by_variable.or(other),
         };
-        Self {
-            path: env::var_os("PATH").unwrap_or_default(),
-            named,
-            tried: Tried::from_environment(),
-            own: own_executable().and_then(|path| Identity::of(&path)),
-        }
+        let own_path = own_executable();
+        let own = own_path.as_deref().and_then(Identity::of);
+        let path = env::var_os("PATH").unwrap_or_default();
+        Self { path, named, tried: Tried::from_environment(), own_path, own }
     }
 
     /// # Errors
@@ -136,11 +145,27 @@ impl Search {
             return self.named_real(path, *by);
         }
         let mut looped = Vec::new();
+        if let Some(kept) = self.kept_by_us() {
+            match self.standing(&kept) {
+                Some(Standing::Usable) => return Ok(self.chosen(kept, FoundBy::Kept)),
+                Some(Standing::Tried) => looped.push(kept),
+                _ => {}
+            }
+        }
         for candidate in self.candidates() {
             match candidate.standing {
                 Standing::Usable => return Ok(self.chosen(candidate.path, FoundBy::Path)),
                 Standing::Tried => looped.push(candidate.path),
-                _ => {}
+                Standing::Shim => {
+                    // Another environment's shim in place: its launcher stands in this very entry.
+                    let kept = self.kept_beside(&candidate.path);
+                    match kept.as_deref().and_then(|kept| self.standing(kept)).zip(kept) {
+                        Some((Standing::Usable, kept)) => return Ok(self.chosen(kept, FoundBy::Kept)),
+                        Some((Standing::Tried, kept)) => looped.push(kept),
+                        _ => {}
+                    }
+                }
+                Standing::NotAbsolute => {}
             }
         }
         if looped.is_empty() { Err(Error::NoRealPcluster) } else { Err(Error::Loop { tried: looped }) }
@@ -153,10 +178,40 @@ impl Search {
         }
         match self.standing(path) {
             Some(Standing::Usable) => Ok(self.chosen(path.to_owned(), by)),
-            Some(Standing::Shim) => Err(bad("which is this shim")),
+            Some(Standing::Shim) => match self.kept_beside(path) {
+                Some(kept) if self.standing(&kept) == Some(Standing::Usable) => Ok(self.chosen(kept, by)),
+                _ => Err(bad("which is this shim")),
+            },
             Some(Standing::Tried) => Err(Error::Loop { tried: vec![path.to_owned()] }),
             Some(Standing::NotAbsolute) | None => Err(bad("which is not a file that can be executed")),
         }
+    }
+
+    /// The launcher that we took the place of, while we have that place: what pip or uv has put
+    /// there since is newer than what was kept.
+    fn kept_by_us(&self) -> Option<PathBuf> {
+        let directory = self.own_path.as_deref()?.parent()?;
+        let kept = executable(&directory.join(KEPT))?;
+        (self.standing(&directory.join(NAME))? == Standing::Shim).then_some(kept)
+    }
+
+    /// The same for another shim, under whatever name PATH leads to it.
+    #[must_use]
+    pub fn kept_beside(&self, shim: &Path) -> Option<PathBuf> {
+        if Identity::of(shim) == self.own {
+            return self.kept_by_us();
+        }
+        executable(&shim.canonicalize().ok()?.parent()?.join(KEPT))
+    }
+
+    #[must_use]
+    pub fn is_self(&self, path: &Path) -> bool {
+        self.own.is_some() && Identity::of(path) == self.own
+    }
+
+    /// The entries of PATH.
+    pub fn entries(&self) -> impl Iterator<Item = PathBuf> {
+        env::split_paths(&self.path)
     }
 
     fn chosen(&self, path: PathBuf, found_by: FoundBy) -> Real {
@@ -180,7 +235,8 @@ impl Search {
     }
 
     /// `None`: not an executable file at all.
-    fn standing(&self, path: &Path) -> Option<Standing> {
+    #[must_use]
+    pub fn standing(&self, path: &Path) -> Option<Standing> {
         let path = executable(path)?;
         let identity = Identity::of(&path)?;
         Some(if self.own == Some(identity) || is_shim(&path) {

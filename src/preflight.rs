@@ -15,10 +15,12 @@ use crate::Outcome;
 use crate::advisory::Advisory;
 use crate::child::ChildError;
 use crate::cli::{Check, Command, Common, Fix, Format, Preflight};
-use crate::config::{self, Settings};
+use crate::config::Settings;
 use crate::error::{Error, Stop};
 use crate::examine::{self, Examined, Request};
-use crate::locate::{FoundBy, Real, Search, Standing, own_executable};
+use crate::locate::{FoundBy, Search};
+use crate::locate_report::Where;
+use crate::manual;
 use crate::progress::Progress;
 use crate::remember::Memory;
 use crate::repair::plan::Change;
@@ -44,12 +46,18 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         Command::Template { file } => run_template(&file, &common),
         Command::Where => run_where(&common),
         Command::Advisories { id } => run_advisories(id.as_deref(), &common),
+        Command::Completions { shell } => Ok(says(manual::completions(shell))),
+        Command::Man => Ok(says(String::from_utf8_lossy(&manual::page().unwrap_or_default()).into_owned())),
     };
     match done {
         Ok(outcome) => outcome,
         Err(Stop::Error(error)) => Outcome::failed(&error),
         Err(Stop::Interrupted(signal)) => Outcome::Die { signal },
     }
+}
+
+fn says(stdout: String) -> Outcome {
+    Outcome::Exit { status: 0, stdout, stderr: String::new() }
 }
 
 /// Help and the version are answers; the rest is an error of usage.
@@ -276,64 +284,28 @@ fn read_input(file: &Path) -> Result<(String, Vec<u8>), Error> {
 
 fn run_where(common: &Common) -> Result<Outcome, Stop> {
     let settings = settings()?;
-    let search = search(common, &settings);
-    let real = search.real()?;
-    let own = own_executable();
-    let candidates: Vec<_> = search.candidates().collect();
-    let first = candidates.iter().find(|candidate| candidate.standing != Standing::NotAbsolute);
-    let bypassed = first.is_none_or(|first| first.standing != Standing::Shim);
-    let target = target::identify(&real, settings.timeout, &Memory::from_environment(false));
-    if let Err(Unidentified::Child(ChildError::Interrupted(signal))) = target {
+    let found = Where::look(&search(common, &settings));
+    let target = found
+        .real()
+        .ok()
+        .map(|real| target::identify(real, settings.timeout, &Memory::from_environment(false)));
+    if let Some(Err(Unidentified::Child(ChildError::Interrupted(signal)))) = target {
         return Err(Stop::Interrupted(signal));
     }
-    let status = u8::from(bypassed);
+    let python = target.as_ref().map(|target| match target {
+        Ok(target) => format!("{} ({})", target.interpreter.executable.display(), target.launcher),
+        Err(reason) => format!("unknown: {reason}"),
+    });
     let stdout = match common.format {
         _ if common.quiet => String::new(),
-        Format::Json => report::pretty(&json!({
-            "schemaVersion": 1,
-            "bypassed": bypassed,
-            "shim": examine::shim(),
-            "real": {"path": real.path, "foundBy": real.found_by},
-            "interpreter": target.as_ref().ok().map(|target| &target.interpreter.executable),
-            "config": config::path(),
-            "candidates": candidates.iter()
-                .map(|candidate| json!({"path": candidate.path, "standing": standing(candidate.standing, &real, &candidate.path)}))
-                .collect::<Vec<_>>(),
-        })),
-        Format::Human => {
-            let own = own.map_or_else(|| "?".into(), |path| path.display().to_string());
-            let interpreter = match &target {
-                Ok(target) => format!("{} ({})", target.interpreter.executable.display(), target.launcher),
-                Err(reason) => format!("unknown: {reason}"),
-            };
-            let mut text = format!(
-                "shim     {own} ({})\nreal     {} (by {})\npython   {interpreter}\n",
-                env!("CARGO_PKG_VERSION"),
-                real.path.display(),
-                real.found_by.words()
-            );
-            for candidate in &candidates {
-                let standing = standing(candidate.standing, &real, &candidate.path);
-                let _ = writeln!(text, "on PATH  {}: {standing}", candidate.path.display());
-            }
-            if bypassed {
-                text += "\nThe shim is not the first pcluster on PATH, so build-image is not guarded.\n\
-                         Put the shim's directory first on PATH.\n";
-            }
-            text
+        Format::Json => {
+            let target = target.as_ref().and_then(|target| target.as_ref().ok());
+            report::pretty(&found.json(&examine::shim(), target))
         }
+        Format::Human => found.human(python.as_deref()),
     };
-    Ok(Outcome::Exit { status, stdout, stderr: String::new() })
-}
-
-fn standing(standing: Standing, real: &Real, path: &Path) -> &'static str {
-    match standing {
-        Standing::Usable if path == real.path => "the real pcluster",
-        Standing::Usable => "not used",
-        Standing::Shim => "this shim",
-        Standing::Tried => "starts this shim again",
-        Standing::NotAbsolute => "not used: the entry of PATH is not absolute",
-    }
+    let stderr = found.real().err().map(Error::on_stderr).unwrap_or_default();
+    Ok(Outcome::Exit { status: found.exit_status(), stdout, stderr })
 }
 
 fn run_advisories(id: Option<&str>, common: &Common) -> Result<Outcome, Stop> {

@@ -52,9 +52,9 @@ fn only_main_prints_exits_or_execs() {
 const STOREYS: [&[&str]; 5] = [
     &["main", "lib"],
     &["preflight", "guard"],
-    &["repair", "examine"],
+    &["repair", "examine", "locate_report"],
     &["locate", "target", "packages", "advisory", "synth", "template", "remember"],
-    &["report", "child", "progress", "config", "cli", "error"],
+    &["report", "child", "progress", "manual", "config", "cli", "error"],
 ];
 
 #[test]
@@ -112,10 +112,9 @@ fn every_variable_is_named_in_the_readme_and_in_one_room_only() {
 fn scripts_can_be_run() {
     use std::os::unix::fs::PermissionsExt as _;
     let scripts = ["scripts/sandbox", "scripts/test", "scripts/demo", ".ci/run"];
+    let is_executable =
+        |path: &Path| path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o111 != 0);
     for script in scripts.map(|name| top().join(name)) {
         assert!(is_executable(&script), "{} has no run bit", script.display());
-    }
-    fn is_executable(path: &Path) -> bool {
-        path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o111 != 0)
     }
 }

@@ -1,0 +1,558 @@
+#!/bin/sh
+# Installs pcluster-shim, and takes it away again. POSIX sh; nothing is done before the last line.
+#
+#   prefix/bin/{pcluster,pcluster-preflight}   the shim; a directory of its own, first on PATH
+#   prefix/{env,env.fish}                      what startup files source
+#   prefix/completions/, prefix/share/man/     for bash, zsh and fish; the manual page
+#   prefix/install.sh                          this file, for --uninstall and --venv
+#
+# With --venv DIR, instead, inside an environment:
+#
+#   DIR/bin/pcluster                           the shim
+#   DIR/bin/pcluster-preflight                 a copy of its own: DIR/bin/pcluster may be overwritten
+#   DIR/bin/pcluster.real                      the launcher that was there
+#   DIR/bin/.pcluster-shim/pcluster            a link to it, of the name that its usage text shows
+#   DIR/bin/.pcluster-shim/install.sh          this file
+
+usage() {
+    cat <<'EOF'
+usage: install.sh [--prefix DIR] [--binary FILE] [--no-modify-path]
+       install.sh --venv DIR [--binary FILE]
+       install.sh --uninstall [--prefix DIR | --venv DIR]
+
+  --prefix DIR      install there ($XDG_DATA_HOME/pcluster-shim)
+  --binary FILE     take this file; do not build with cargo
+  --no-modify-path  leave startup files alone
+  --venv DIR        guard one environment in place, for containers and CI
+  --uninstall       take everything away again
+EOF
+}
+
+say() { printf '%s\n' "$*"; }
+
+warn() { printf 'install.sh: %s\n' "$*" >&2; }
+
+die() {
+    warn "$1"
+    if [ -n "${2:-}" ]; then warn "$2"; fi
+    exit "${3:-1}"
+}
+
+# Stands in every build of the shim, and in no other program.
+marker='pcluster-shim executable 7c1e4d6a-86f5-4f0b-9a0c-2d3b51e6f0aa'
+
+is_shim() { [ -f "$1" ] && LC_ALL=C grep -qF "$marker" "$1" 2>/dev/null; }
+
+# quoted TEXT: as one word of sh.
+quoted() {
+    printf "'%s'" "$(printf '%s' "$1" | sed "s/'/'\\\\''/g")"
+}
+
+# fish_quoted TEXT: as one word of fish, where a backslash counts within quotes.
+fish_quoted() {
+    printf "'%s'" "$(printf '%s' "$1" | sed "s/[\\\\']/\\\\&/g")"
+}
+
+# absolute PATH: without a link being followed in it.
+absolute() {
+    case $1 in
+        /*) printf '%s' "$1" ;;
+        *) printf '%s/%s' "$(pwd)" "$1" ;;
+    esac
+}
+
+# --- files --------------------------------------------------------------------
+
+# Names of unfinished files end in this and a number. What a killed run leaves, --uninstall removes.
+temporary=.pcluster-shim-new
+
+# put MODE FILE: standard input, as one exchange: a running program keeps its file.
+put() {
+    new=$2$temporary.$$
+    # shellcheck disable=SC2094 # what cannot be written is told below
+    if cat 2>/dev/null >"$new" && chmod "$1" "$new" && mv -f "$new" "$2"; then return; fi
+    rm -f "$new"
+    die "cannot write $2" "Make $(dirname "$2") writable, or name another directory."
+}
+
+# remove FILE…: those that are ours, and what a killed run left of them.
+remove() {
+    for file in "$@"; do
+        if [ -h "$file" ] || LC_ALL=C grep -qi 'pcluster[_-]shim' "$file" 2>/dev/null; then
+            rm -f "${file:?}" || die "cannot remove $file" 'Remove it by hand, then run this again.'
+        fi
+        rm -f "${file:?}$temporary".[0-9]*
+    done
+}
+
+# remove_empty DIR…: a directory with something else in it stays.
+remove_empty() {
+    for directory in "$@"; do
+        if [ -d "$directory" ] && ! rmdir "${directory:?}" 2>/dev/null; then
+            warn "$directory stays: something else is in it"
+        fi
+    done
+}
+
+# --- the program ----------------------------------------------------------------
+
+# find_binary: sets `binary`, by building it where nothing else is said.
+find_binary() {
+    if [ -z "$binary" ] && grep -qs '^name = "pcluster-shim"' "$here/Cargo.toml"; then
+        command -v cargo >/dev/null 2>&1 ||
+            die 'cargo is not on PATH' 'Install Rust (https://rustup.rs), or name a built file with --binary FILE.'
+        say 'building with cargo'
+        cargo build --quiet --release --locked --manifest-path "$here/Cargo.toml" --target-dir "$here/target" ||
+            die 'the build failed: nothing was installed' 'The messages above say why.'
+        binary=$here/target/release/pcluster
+    fi
+    if [ -z "$binary" ]; then
+        # This file was installed: the program lies beside it.
+        for binary in ${here:+"$here/bin/pcluster" "$here/../pcluster-preflight"}; do
+            if is_shim "$binary"; then return; fi
+        done
+        die 'there is no program to install' 'Run install.sh in a checkout, or name a built file with --binary FILE.'
+    fi
+    [ -f "$binary" ] || die "$binary is not a file" 'Name a built pcluster-shim with --binary FILE.'
+    is_shim "$binary" || die "$binary is not pcluster-shim" 'Name a built pcluster-shim with --binary FILE.'
+    "$binary" preflight --version >/dev/null 2>&1 ||
+        die "$binary does not run on this machine" 'Build it here: run install.sh in a checkout, without --binary.'
+}
+
+# put_script DIR: this file, where it is one and does not come through a pipe.
+put_script() {
+    if [ -n "$here" ] && [ "$here" != "$1" ]; then put 755 "$1/install.sh" <"$here/install.sh"; fi
+}
+
+# --- what startup files source ----------------------------------------------------
+
+env_sh() {
+    printf '# pcluster-shim: first on PATH, each time that this is sourced. Written by install.sh.\n'
+    printf '_pcluster_shim=%s\n' "$(quoted "$prefix")"
+    cat <<'EOF'
+_pcluster_shim_path=:${PATH-}:
+while :; do
+    case $_pcluster_shim_path in
+        *":$_pcluster_shim/bin:"*)
+            _pcluster_shim_path=${_pcluster_shim_path%%":$_pcluster_shim/bin:"*}:${_pcluster_shim_path#*":$_pcluster_shim/bin:"}
+            ;;
+        *) break ;;
+    esac
+done
+_pcluster_shim_path=${_pcluster_shim_path#:}
+_pcluster_shim_path=${_pcluster_shim_path%:}
+PATH=$_pcluster_shim/bin${_pcluster_shim_path:+:$_pcluster_shim_path}
+export PATH
+unset _pcluster_shim_path
+case $- in
+    *i*)
+        # Activating an environment puts its own directory first; a function comes before any. The
+        # shim still hands on to the first pcluster on PATH. What you have defined stays.
+        case $(command -v pcluster) in
+            pcluster | alias*) ;;
+EOF
+    shim=$(quoted "$prefix/bin/pcluster")
+    body="pcluster() { if [ -x $shim ]; then $shim \"\$@\"; else hash -r; command pcluster \"\$@\"; fi; }"
+    printf '            *) eval %s ;;\n' "$(quoted "$body")"
+    cat <<'EOF'
+        esac
+        if [ -n "${BASH_VERSION-}" ]; then
+EOF
+    load="_pcluster_shim_load() { . $(quoted "$prefix/completions/pcluster.bash") && return 124; }"
+    printf '            eval %s\n' "$(quoted "$load")"
+    cat <<'EOF'
+            complete -o bashdefault -o default -F _pcluster_shim_load pcluster pcluster-preflight
+        elif [ -n "${ZSH_VERSION-}" ]; then
+            eval '
+                fpath=("$_pcluster_shim/completions" ${fpath:#"$_pcluster_shim/completions"})
+                if (( ${+functions[compdef]} )); then
+                    autoload -Uz _pcluster && compdef _pcluster pcluster pcluster-preflight
+                fi
+            '
+        fi
+        ;;
+esac
+unset _pcluster_shim
+EOF
+}
+
+env_fish() {
+    printf '# pcluster-shim: first on PATH, each time that this is sourced. Written by install.sh.\n'
+    printf 'set -l directory %s\n' "$(fish_quoted "$prefix/bin")"
+    printf 'set -l completions %s\n' "$(fish_quoted "$prefix/completions")"
+    cat <<'EOF'
+set -l others
+for entry in $PATH
+    test "$entry" = "$directory"; or set -a others $entry
+end
+set -gx PATH $directory $others
+if status is-interactive
+    # Activating an environment puts its own directory first; a function comes before any. The shim
+    # still hands on to the first pcluster on PATH. What you have defined stays.
+    if not functions -q pcluster
+        function pcluster
+EOF
+    shim=$(fish_quoted "$prefix/bin/pcluster")
+    printf '            if test -x %s\n' "$shim"
+    printf '                %s' "$shim"
+    cat <<'EOF'
+ $argv
+            else
+                command pcluster $argv
+            end
+        end
+    end
+    if not contains -- $completions $fish_complete_path
+        set -g fish_complete_path $completions $fish_complete_path
+    end
+end
+EOF
+}
+
+# --- startup files ----------------------------------------------------------------
+
+# The line, as sh and as fish. Where the shim is gone, it does nothing.
+sh_line() {
+    file=$(quoted "$prefix/env")
+    printf '[ ! -f %s ] || . %s # pcluster-shim' "$file" "$file"
+}
+
+fish_line() {
+    file=$(fish_quoted "$prefix/env.fish")
+    printf 'test -f %s; and source %s # pcluster-shim' "$file" "$file"
+}
+
+# A file that did not end in a newline got one before our line, which says so.
+one_more=', and the newline before'
+
+# in_startup_files add|remove: each file that exists and that a shell of this user may read. None
+# is made: a new .bash_profile would hide .profile.
+in_startup_files() {
+    zdotdir=${ZDOTDIR:-}
+    if [ -z "$zdotdir" ] && [ -f "$HOME/.zshenv" ] && command -v zsh >/dev/null 2>&1; then
+        # shellcheck disable=SC2016 # zsh expands it.
+        zdotdir=$(zsh -c 'printf %s "$ZDOTDIR"' </dev/null 2>/dev/null) || zdotdir=
+    fi
+    for name in .profile .bash_profile .bash_login .bashrc .zshenv .zprofile .zshrc; do
+        in_file "$1" "$HOME/$name" "$(sh_line)"
+    done
+    if [ -n "$zdotdir" ]; then
+        for name in .zshenv .zprofile .zshrc; do
+            in_file "$1" "$zdotdir/$name" "$(sh_line)"
+        done
+    fi
+    in_file "$1" "${XDG_CONFIG_HOME:-$HOME/.config}/fish/config.fish" "$(fish_line)"
+}
+
+# in_file add|remove FILE LINE
+in_file() {
+    [ -f "$2" ] || return 0
+    case $1 in
+        add) add_line "$2" "$3" ;;
+        remove) remove_line "$2" "$3" ;;
+    esac
+}
+
+add_line() {
+    if grep -qxF -e "$2" -e "$2$one_more" "$1" 2>/dev/null; then
+        edited=1
+        return
+    fi
+    # One write: whatever comes between, the file is whole.
+    added=$2
+    if [ -s "$1" ] && [ -n "$(tail -c 1 "$1" | tr '\n' ' ' | tr -d ' ')" ]; then
+        added="
+$2$one_more"
+    fi
+    if { printf '%s\n' "$added" >>"$1"; } 2>/dev/null; then
+        edited=1
+        say "added one line to $1"
+    else
+        warn "$1 cannot be written: shells that read it do not get the shim"
+        warn "Add this line at its end: $2"
+    fi
+}
+
+# remove_line FILE LINE: the bytes before it and the bytes after it are as they were.
+remove_line() {
+    file=$1
+    for line in "$2$one_more" "$2"; do
+        number=$(tr '\000' '?' <"$file" 2>/dev/null | LC_ALL=C grep -nxF -e "$line" | head -n 1 | cut -d : -f 1)
+        if [ -n "$number" ]; then break; fi
+    done
+    [ -n "$number" ] || return 0
+    before=$(($(head -n "$((number - 1))" "$file" | wc -c)))
+    after=$((before + $(printf '%s\n' "$line" | wc -c)))
+    whole=$(($(wc -c <"$file")))
+    if [ "$line" != "$2" ] && [ "$after" -ge "$whole" ]; then before=$((before - 1)); fi
+    # A link stays a link, and the file keeps its mode; a full disk leaves it as it is.
+    links=0
+    while [ -h "$file" ] && [ "$links" -lt 40 ]; do
+        target=$(readlink "$file")
+        case $target in
+            /*) file=$target ;;
+            *) file=$(dirname "$file")/$target ;;
+        esac
+        links=$((links + 1))
+    done
+    new=$file$temporary.$$
+    if [ -w "$file" ] && cp -p "$file" "$new" 2>/dev/null &&
+        { head -c "$before" "$file" && tail -c "+$((after + 1))" "$file"; } >"$new" && mv -f "$new" "$file"; then
+        say "removed one line from $1"
+    else
+        rm -f "$new"
+        warn "$1 cannot be written: one line stays in it, and does nothing"
+        warn "Remove this line: $2"
+    fi
+}
+
+# --- install ----------------------------------------------------------------------
+
+# The directories above the prefix that do not exist, from the lowest; --uninstall removes them.
+missing_parents() {
+    directory=$(dirname "$prefix")
+    while ! [ -d "$directory" ]; do
+        printf '%s\n' "$directory"
+        directory=$(dirname "$directory")
+    done
+}
+
+# A directory of its own: in a shared one, another installer would overwrite the shim.
+own_directory() {
+    for entry in "$prefix"/* "$prefix"/.[!.]* "$prefix"/bin/* "$prefix"/bin/.[!.]*; do
+        case ${entry#"$prefix/"} in
+            bin | completions | share | made | env | env.fish | install.sh | *"$temporary".[0-9]*) continue ;;
+            bin/pcluster | bin/pcluster-preflight) if is_shim "$entry"; then continue; fi ;;
+        esac
+        if [ -e "$entry" ] || [ -h "$entry" ]; then
+            die "$prefix is not the shim's own: $entry is in it" 'Name another directory with --prefix DIR.'
+        fi
+    done
+}
+
+install_shim() {
+    find_binary
+    own_directory
+    made=$(missing_parents)
+    mkdir -p "$prefix/bin" "$prefix/completions" "$prefix/share/man/man1" 2>/dev/null ||
+        die "cannot make $prefix" 'Name a directory that can be written with --prefix DIR.'
+    # The env scripts come last: until then nothing of this is on anyone's PATH.
+    put 755 "$prefix/bin/pcluster" <"$binary"
+    preflight=$prefix/bin/pcluster-preflight
+    if ! [ -h "$preflight" ]; then
+        ln -sf pcluster "$preflight" || die "cannot write $preflight" 'Make it writable.'
+    fi
+    "$preflight" completions bash | put 644 "$prefix/completions/pcluster.bash" || exit 1
+    "$preflight" completions zsh | put 644 "$prefix/completions/_pcluster" || exit 1
+    for name in pcluster pcluster-preflight; do
+        "$preflight" completions fish | put 644 "$prefix/completions/$name.fish" || exit 1
+    done
+    "$preflight" man | put 644 "$prefix/share/man/man1/pcluster-preflight.1" || exit 1
+    put_script "$prefix"
+    if [ -n "$made" ]; then printf '%s\n' "$made" '# pcluster-shim' | put 644 "$prefix/made" || exit 1; fi
+    env_fish | put 644 "$prefix/env.fish" || exit 1
+    env_sh | put 644 "$prefix/env" || exit 1
+    say "installed $("$preflight" --version | sed 's/^pcluster preflight/pcluster-shim/') in $prefix"
+    edited=
+    if [ -n "$modify_path" ] && [ -n "${HOME:-}" ]; then in_startup_files add; fi
+    check_installation
+}
+
+# What a new shell of this user would do, asked of the shim in one.
+check_installation() {
+    activate=". $(quoted "$prefix/env")"
+    now="$activate; hash -r"
+    ask="$(quoted "$preflight") where -q"
+    case ${SHELL:-} in
+        */fish)
+            activate="source $(fish_quoted "$prefix/env.fish")"
+            now=$activate
+            ask="$(fish_quoted "$preflight") where -q"
+            ;;
+    esac
+    if [ -z "$edited" ]; then
+        say "next: put this line at the end of your shell's startup file: $activate"
+        return
+    fi
+    # An interactive shell would take the terminal for itself.
+    session=''
+    if command -v setsid >/dev/null 2>&1; then session=setsid; fi
+    for kind in '' -l; do
+        [ -x "${SHELL:-}" ] || break
+        status=0
+        $session "$SHELL" $kind -i -c "$ask" </dev/null >/dev/null 2>&1 || status=$?
+        case $status in
+            0) ;;
+            127) if [ -z "$kind" ]; then say 'there is no real pcluster on PATH yet; the shim finds it when there is'; fi ;;
+            *)
+                warn "a new shell ($SHELL $kind -i) does not run the shim first: it would not guard build-image"
+                warn "Put this line at the end of its startup file: $activate"
+                ;;
+        esac
+    done
+    say "next: open a new shell, or run this: $now"
+}
+
+uninstall_shim() {
+    if [ -e "$prefix/bin/pcluster" ] && ! is_shim "$prefix/bin/pcluster"; then
+        die "$prefix/bin/pcluster is not pcluster-shim's: nothing was removed" 'Name its directory with --prefix DIR.'
+    fi
+    # Startup files first: a run that is cut off leaves a shim that nobody calls.
+    if [ -n "${HOME:-}" ]; then in_startup_files remove; fi
+    if ! [ -d "$prefix" ]; then
+        say "nothing is installed in $prefix"
+        return
+    fi
+    made=$(grep '^/' "$prefix/made" 2>/dev/null)
+    remove "$prefix/made" "$prefix/env" "$prefix/env.fish" \
+        "$prefix/completions/pcluster.bash" "$prefix/completions/_pcluster" \
+        "$prefix/completions/pcluster.fish" "$prefix/completions/pcluster-preflight.fish" \
+        "$prefix/share/man/man1/pcluster-preflight.1" \
+        "$prefix/bin/pcluster-preflight" "$prefix/bin/pcluster" "$prefix/install.sh"
+    remove_empty "$prefix/completions" "$prefix/share/man/man1" "$prefix/share/man" "$prefix/share" \
+        "$prefix/bin" "$prefix"
+    printf '%s\n' "$made" | while read -r directory; do
+        rmdir "$directory" 2>/dev/null || break
+    done
+    say "removed pcluster-shim from $prefix"
+    say "next: in shells that are open, run: unset -f pcluster; hash -r (fish: functions -e pcluster)"
+}
+
+# --- one environment, in place ------------------------------------------------------
+
+install_in_venv() {
+    launcher=$venv/bin/pcluster
+    own=$venv/bin/.pcluster-shim
+    if ! is_shim "$launcher"; then
+        [ -x "$launcher" ] ||
+            die "$launcher does not exist" 'Install aws-parallelcluster in that environment first.'
+    elif ! [ -e "$launcher.real" ]; then
+        die "the launcher that belongs in $launcher is gone" 'Reinstall aws-parallelcluster there, then run this again.'
+    fi
+    find_binary
+    for file in "$launcher.real" "$venv/bin/pcluster-preflight"; do
+        if [ -e "$file" ] && ! [ -h "$own/pcluster" ]; then
+            die "$file is in the way, and not pcluster-shim's" 'Move it away, then run this again.'
+        fi
+    done
+    mkdir -p "$own" 2>/dev/null || die "cannot write $venv/bin" 'Run this as the owner of the environment.'
+    if ! [ -h "$own/pcluster" ]; then
+        ln -s ../pcluster.real "$own/pcluster" || die "cannot write $own" 'Run this as the owner of the environment.'
+    fi
+    put_script "$own"
+    put 755 "$venv/bin/pcluster-preflight" <"$binary"
+    if ! is_shim "$launcher"; then
+        # A copy: there is a pcluster at every moment.
+        new=$launcher.real$temporary.$$
+        if ! { cp -pP "$launcher" "$new" && mv -f "$new" "$launcher.real"; }; then
+            rm -f "$new"
+            die "cannot write $launcher.real" 'The environment is as it was.'
+        fi
+    fi
+    put 755 "$launcher" <"$binary"
+    say "guarded $launcher in place; the launcher is kept as pcluster.real"
+    status=0
+    PATH=$venv/bin:$PATH "$venv/bin/pcluster-preflight" where -q </dev/null >/dev/null 2>&1 || status=$?
+    [ "$status" -eq 0 ] || die 'the shim does not find the launcher that it has taken the place of' \
+        "See: $(quoted "$venv/bin/pcluster-preflight") where"
+    say 'next: nothing. After pip or uv has reinstalled aws-parallelcluster there, run this again.'
+}
+
+uninstall_from_venv() {
+    launcher=$venv/bin/pcluster
+    own=$venv/bin/.pcluster-shim
+    if is_shim "$launcher"; then
+        [ -e "$launcher.real" ] || [ -h "$launcher.real" ] ||
+            die "the launcher that belongs in $launcher is gone: nothing was changed" \
+                'Reinstall aws-parallelcluster there, then run this again.'
+        mv -f "$launcher.real" "$launcher" || die "cannot write $launcher" 'Run this as the owner of the environment.'
+    elif [ -h "$own/pcluster" ]; then
+        # Overwritten since, by pip or uv, or taken away: what is there now is newer.
+        rm -f "${launcher:?}.real"
+    else
+        say "nothing is installed in $venv"
+        return
+    fi
+    if is_shim "$venv/bin/pcluster-preflight"; then remove "$venv/bin/pcluster-preflight"; fi
+    remove "$own/pcluster" "$own/install.sh"
+    rm -f "${launcher:?}$temporary".[0-9]* "${launcher:?}.real$temporary".[0-9]*
+    remove_empty "$own"
+    say "removed pcluster-shim from $venv"
+}
+
+# --- the call -----------------------------------------------------------------------
+
+main() {
+    set -u
+    umask 022
+    prefix='' binary='' venv='' uninstall='' modify_path=1
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --prefix | --binary | --venv)
+                [ -n "${2:-}" ] || die "$1 needs a value" 'See install.sh --help.' 2
+                case $1 in
+                    --prefix) prefix=$(absolute "$2") ;;
+                    --binary) binary=$(absolute "$2") ;;
+                    --venv) venv=$(absolute "$2") ;;
+                esac
+                shift
+                ;;
+            --no-modify-path) modify_path= ;;
+            --uninstall) uninstall=1 ;;
+            -h | --help)
+                usage
+                return
+                ;;
+            *) die "unknown argument: $1" 'See install.sh --help.' 2 ;;
+        esac
+        shift
+    done
+    # Where this file lies, unless it comes through a pipe.
+    here=
+    case $0 in
+        install.sh | */install.sh) here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd) ;;
+    esac
+    if [ -n "$venv" ]; then
+        [ -z "$prefix" ] || die '--prefix and --venv exclude each other' 'See install.sh --help.' 2
+        venv=${venv%/}
+        [ -d "$venv/bin" ] || die "$venv is not an environment: it has no bin" 'Name the directory of a virtual environment.'
+        if [ -n "$uninstall" ]; then uninstall_from_venv; else install_in_venv; fi
+        return
+    fi
+    if [ -z "$prefix" ]; then default_prefix; fi
+    while [ "$prefix" != "${prefix%/}" ]; do prefix=${prefix%/}; done
+    case $prefix in
+        '') die 'the prefix cannot be /' 'Name a directory of its own with --prefix DIR.' 2 ;;
+        *:* | *"
+"*) die "a directory on PATH cannot have a colon or a line break in its name: $prefix" 'Name another one with --prefix DIR.' 2 ;;
+    esac
+    if [ -n "$uninstall" ]; then uninstall_shim; else install_shim; fi
+}
+
+default_prefix() {
+    # Where this file itself was installed.
+    if [ -n "$here" ] && [ -f "$here/env" ] && is_shim "$here/bin/pcluster"; then
+        prefix=$here
+        return
+    fi
+    case ${XDG_DATA_HOME:-} in
+        /*) prefix=$XDG_DATA_HOME/pcluster-shim ;;
+        *)
+            case ${HOME:-} in
+                /*) ;;
+                *) die 'HOME is not set' 'Name a directory with --prefix DIR.' 2 ;;
+            esac
+            # As after sudo: files of root in another user's home would be in that user's way.
+            # shellcheck disable=SC2012 # one directory, and stat is no POSIX
+            if [ -d "$HOME" ] && [ "$(ls -ldn "$HOME" | awk '{ print $3 }')" != "$(id -u)" ]; then
+                die "$HOME belongs to another user" 'Run this as that user, or name a directory with --prefix DIR.'
+            fi
+            prefix=$HOME/.local/share/pcluster-shim
+            ;;
+    esac
+}
+
+{
+    main "$@"
+    exit
+}

@@ -1,0 +1,179 @@
+//! Completion scripts and the manual page, made from the command line that [`cli`](crate::cli)
+//! declares. clap knows `pcluster-preflight`; what is added here leads `pcluster preflight …` to
+//! the same completion and leaves every other word after `pcluster` to the shell's own files.
+
+use std::io;
+
+use clap::CommandFactory as _;
+use clap::builder::Command;
+use clap_complete::aot;
+
+use crate::cli::{Preflight, Shell};
+
+const NAME: &str = "pcluster-preflight";
+
+/// A script that the shell sources, or finds by its name in its own directory of completions.
+#[must_use]
+pub fn completions(shell: Shell) -> String {
+    let made = match shell {
+        Shell::Bash => generated(aot::Shell::Bash),
+        Shell::Zsh => generated(aot::Shell::Zsh),
+        Shell::Fish => generated(aot::Shell::Fish),
+    };
+    match shell {
+        Shell::Bash => made + BASH,
+        Shell::Fish => made + FISH,
+        Shell::Zsh => {
+            // Of a file in $fpath, zsh reads the names that it completes from the first line.
+            let own = made.split("\nif [ \"$funcstack[1]\"").next().unwrap_or_default();
+            let own = own.replacen("#compdef pcluster-preflight", "#compdef pcluster pcluster-preflight", 1);
+            own + ZSH
+        }
+    }
+}
+
+fn generated(shell: aot::Shell) -> String {
+    let mut script = Vec::new();
+    aot::generate(shell, &mut Preflight::command().name(NAME).bin_name(NAME), NAME, &mut script);
+    String::from_utf8_lossy(&script).into_owned()
+}
+
+const BASH: &str = r#"
+_pcluster_shim() {
+    if [[ $COMP_CWORD -gt 1 && ${COMP_WORDS[1]} == preflight ]]; then
+        COMP_WORDS=(pcluster-preflight "${COMP_WORDS[@]:2}")
+        COMP_CWORD=$((COMP_CWORD - 1))
+        _pcluster__preflight pcluster-preflight "$2" "$3"
+    elif [[ $COMP_CWORD -eq 1 && -n $2 && preflight == "$2"* ]]; then
+        COMPREPLY=(preflight $(compgen -f -- "$2"))
+    fi
+}
+
+complete -F _pcluster_shim -o bashdefault -o default pcluster
+"#;
+
+const ZSH: &str = r#"
+_pcluster_shim() {
+    if [[ $service == pcluster-preflight ]]; then
+        _pcluster-preflight "$@"
+    elif (( CURRENT > 2 )) && [[ $words[2] == preflight ]]; then
+        words=(pcluster-preflight "${(@)words[3,-1]}")
+        (( CURRENT-- ))
+        _pcluster-preflight "$@"
+    else
+        (( CURRENT == 2 )) && [[ -n $PREFIX ]] && compadd preflight
+        _default
+    fi
+}
+
+if [ "$funcstack[1]" = "_pcluster" ]; then
+    _pcluster_shim "$@"
+else
+    compdef _pcluster_shim pcluster pcluster-preflight
+fi
+"#;
+
+const FISH: &str = r#"
+function __fish_pcluster_shim_is_preflight
+    set -l words (commandline -opc)
+    test (count $words) -gt 1; and test "$words[2]" = preflight
+end
+
+function __fish_pcluster_shim_preflight
+    set -l words (commandline -opc)
+    complete -C "pcluster-preflight $(string join ' ' -- (string escape -- $words[3..-1])) $(commandline -ct)"
+end
+
+complete -c pcluster -n __fish_pcluster_shim_is_preflight -f -a "(__fish_pcluster_shim_preflight)"
+complete -c pcluster -n "test (count (commandline -opc)) -eq 1; and string length -q -- (commandline -ct)" -a preflight
+"#;
+
+/// One page: the commands are sections of it, because they are short and belong together.
+///
+/// # Errors
+/// None: it is written into memory.
+pub fn page() -> io::Result<Vec<u8>> {
+    let command = Preflight::command().name(NAME).bin_name(NAME);
+    let mut page = Vec::new();
+    let whole = clap_mangen::Man::new(command.clone());
+    whole.render_title(&mut page)?;
+    whole.render_name_section(&mut page)?;
+    page.extend_from_slice(SYNOPSIS.as_bytes());
+    page.extend_from_slice(b".SH COMMANDS\n");
+    for subcommand in command.get_subcommands() {
+        section(subcommand, &mut page)?;
+    }
+    page.extend_from_slice(b".SH \"OPTIONS OF EVERY COMMAND\"\n");
+    let common: Vec<_> = command.get_arguments().filter(|argument| argument.is_global_set()).collect();
+    options(common.into_iter().cloned(), &mut page)?;
+    page.extend_from_slice(REST.as_bytes());
+    Ok(page)
+}
+
+fn section(command: &Command, page: &mut Vec<u8>) -> io::Result<()> {
+    let positional: String = command
+        .get_positionals()
+        .map(|argument| {
+            let name = argument.get_id().as_str().to_uppercase();
+            if argument.is_required_set() { format!(" {name}") } else { format!(" [{name}]") }
+        })
+        .collect();
+    let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+    page.extend_from_slice(format!(".SS \"{}{positional}\"\n{about}.\n", command.get_name()).as_bytes());
+    options(command.get_arguments().cloned(), page)
+}
+
+/// The list of `clap_mangen`'s section of options, without its heading.
+fn options(arguments: impl Iterator<Item = clap::Arg>, page: &mut Vec<u8>) -> io::Result<()> {
+    let mut arguments = arguments.peekable();
+    if arguments.peek().is_none() {
+        return Ok(());
+    }
+    let command = Command::new(NAME).disable_help_flag(true).disable_version_flag(true).args(arguments);
+    let mut rendered = Vec::new();
+    clap_mangen::Man::new(command).render_options_section(&mut rendered)?;
+    let text = String::from_utf8_lossy(&rendered).into_owned();
+    let list = text
+        .lines()
+        .filter(|line| !line.starts_with(".SH") && !line.starts_with(".ie") && !line.starts_with(".el"));
+    for line in list {
+        page.extend_from_slice(line.as_bytes());
+        page.push(b'\n');
+    }
+    Ok(())
+}
+
+const SYNOPSIS: &str = r"
+.SH SYNOPSIS
+.B pcluster preflight
+[\fICOMMAND\fR] [\fIOPTIONS\fR]
+.br
+.B pcluster\-preflight
+[\fICOMMAND\fR] [\fIOPTIONS\fR]
+";
+
+const REST: &str = r"
+.SH EXIT STATUS
+0 ready or done, 1 blocked or not done, 2 usage or configuration error, 3 unknown,
+127 no real pcluster found.
+.SH ENVIRONMENT
+.TP
+.B PCLUSTER_SHIM_MODE
+What the guard of build\-image does with a fault: block (the default), fix, warn, off.
+.TP
+.B PCLUSTER_SHIM_REAL
+The absolute path of the real pcluster.
+.TP
+.B PCLUSTER_SHIM_STRICT
+1: a check that cannot run stops build\-image.
+.TP
+.B PCLUSTER_SHIM_TIMEOUT
+Seconds for one child process of a check, 120 by default.
+.TP
+.B PCLUSTER_SHIM_CONFIG
+The configuration file.
+.SH FILES
+.TP
+.I $XDG_CONFIG_HOME/pcluster\-shim/config.yaml
+mode, real, strict, timeout, installer, strategy, advisories. A variable beats the file, a flag beats both.
+";
