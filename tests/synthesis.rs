@@ -235,6 +235,11 @@ fn what_does_not_run_is_one_line_and_goes_on() {
             "class CDKTemplateBuilder:\n    def build_imagebuilder_template(self): pass\n".into(),
         ),
         ("raise", "pcluster/templates/cdk_builder.py", builder("raise ValueError('two\\nlines')")),
+        (
+            "stdout",
+            "pcluster/templates/cdk_builder.py",
+            builder("print('said on stdout', flush=True); os._exit(1)"),
+        ),
         ("killed", "pcluster/templates/cdk_builder.py", builder("os.kill(os.getpid(), 9)")),
         (
             "unexpected",
@@ -272,6 +277,15 @@ fn what_does_not_run_is_one_line_and_goes_on() {
         };
         sandbox.has_no_scratch();
     }
+}
+
+/// The same `sys.path` as the launcher's: its own directory stands first on it.
+#[test]
+fn what_stands_beside_the_launcher_is_found() {
+    let sandbox = Sandbox::new();
+    stubs(&sandbox);
+    std::fs::rename(sandbox.path("site/marshmallow.py"), sandbox.path("venv/bin/marshmallow.py")).unwrap();
+    goes_on_silently(&sandbox, &[]);
 }
 
 /// Warnings, prints and writes to the descriptor, from Python and from its children.
