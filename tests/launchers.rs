@@ -220,6 +220,21 @@ fn a_noisy_sitecustomize_does_not_spoil_the_answer() {
     run.exits(1).is_silent().holds(!run.stdout().contains("noise"), "the noise is kept apart");
 }
 
+/// Ours stands in front of it for the question, and lets it run: it may decide about `sys.path`.
+#[test]
+fn a_sitecustomize_behind_a_wrapper_counts() {
+    let sandbox = Sandbox::new();
+    let real = real(&sandbox);
+    let wrapper = format!("#!/bin/sh\nexec {} \"$0.py\" \"$@\"\n", real_python().display());
+    sandbox.script("venv/bin/pcluster", wrapper);
+    sandbox.write("venv/bin/pcluster.py", ENTRY);
+    let extends = format!("import sys\nsys.path.append({:?})\n", real.site.to_str().unwrap());
+    sandbox.write("custom/sitecustomize.py", extends);
+    let call = || sandbox.pcluster(["preflight", "--no-synth"]);
+    call().run().exits(3);
+    call().var("PYTHONPATH", sandbox.path("custom")).run().exits(1).is_silent();
+}
+
 /// Shims of version managers, and wrappers: the launcher itself is asked.
 #[test]
 fn wrappers_are_asked_themselves() {
