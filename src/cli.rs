@@ -35,6 +35,12 @@ pub fn base_directory(variable: &str, below_home: &str) -> Option<PathBuf> {
     absolute(variable).or_else(|| absolute("HOME").map(|home| home.join(below_home)))
 }
 
+/// Whether a check of ours has started the launcher that has started us.
+#[must_use]
+pub fn is_being_asked() -> bool {
+    env::var_os(variable::SENTINEL).is_some()
+}
+
 /// Which of the three programs this call is.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Call {

@@ -160,7 +160,7 @@ impl fmt::Display for Error {
             Self::NoRealPcluster => write!(f, "no real pcluster was found on PATH"),
             Self::Loop { tried } => {
                 let tried: Vec<_> = tried.iter().map(|path| path.display().to_string()).collect();
-                write!(f, "{} starts this shim again, and PATH has no other pcluster", tried.join(", "))
+                write!(f, "there is no real pcluster behind {}: this shim is started again", tried.join(", "))
             }
             Self::BadReal { path, by, why } => write!(f, "{by} names {}, {why}", path.display()),
             Self::CannotExec { program, source } => {

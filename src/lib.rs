@@ -79,6 +79,8 @@ impl Outcome {
 #[must_use]
 pub fn run(command_line: Vec<OsString>) -> Outcome {
     match Call::read(command_line) {
+        // A launcher that is being asked for its interpreter has started us: no check in a check.
+        Call::BuildImage(arguments) if cli::is_being_asked() => pass_through(arguments),
         Call::PassThrough(arguments) => pass_through(arguments),
         Call::BuildImage(arguments) => guard::build_image(arguments),
         Call::Preflight(arguments) => preflight::run(arguments),

@@ -95,10 +95,9 @@ impl Packages {
             digest.field(name).field(&distribution.version).file(&distribution.metadata);
             digest.file(&distribution.metadata.join("RECORD"));
         }
-        for import in ["pcluster", "aws_cdk/aws_imagebuilder"] {
-            if let Some(directory) =
-                sys_path.iter().map(|entry| entry.join(import)).find(|path| path.is_dir())
-            {
+        // aws_cdk is a namespace: an overlay holds a part of it, the environment the rest.
+        for import in ["pcluster", "aws_cdk", "jsii"] {
+            for directory in sys_path.iter().map(|entry| entry.join(import)).filter(|path| path.is_dir()) {
                 code(&directory, digest);
             }
         }

@@ -256,12 +256,12 @@ pub fn for_stderr(report: &Report, decision: Decision) -> String {
         lines.extend(finding.cost.clone());
         lines.push(format!("Fix: {}", mend(finding)));
         if decision == Decision::Exec {
-            lines.push("PCLUSTER_SHIM_MODE=warn: running pcluster build-image all the same".into());
+            lines.push("build-image goes on all the same (mode warn)".into());
         }
     } else {
         let consequence = match decision {
             Decision::Exec => "build-image goes on unchecked",
-            Decision::Stop | Decision::Repair => "build-image is stopped (PCLUSTER_SHIM_STRICT=1)",
+            Decision::Stop | Decision::Repair => "build-image is stopped (strict)",
         };
         lines.extend(report.not_run().map(|why| format!("not checked: {why}; {consequence}")));
     }
@@ -290,7 +290,7 @@ pub fn pcluster_shaped(report: &Report) -> String {
         errors = report
             .not_run()
             .map(|why| {
-                let to_do = "Run `pcluster preflight` for the details, or unset PCLUSTER_SHIM_STRICT";
+                let to_do = "Run `pcluster preflight` for the details, or switch strict off";
                 entry(Kind::CheckNotRun, format!("Not checked: {why}. Fix: {to_do}"))
             })
             .collect();

@@ -355,3 +355,22 @@ fn a_dead_interpreter_is_told() {
     run.holds(run.stderr().contains(own), "the shim says what is wrong");
     assert!(Path::new("/nonexistent/python3.9").symlink_metadata().is_err());
 }
+
+/// A launcher is asked by `pcluster version`; one that answers by a guarded command would be asked
+/// again inside that, and so on.
+#[test]
+fn no_check_is_started_inside_a_check() {
+    let sandbox = Sandbox::new();
+    let log = sandbox.path("log");
+    let wrapper = format!(
+        "#!/bin/sh\nPATH='{}'\necho \"$*\" >> '{}'\n[ \"$1\" != version ] || exec '{}' build-image nested\n",
+        std::env::var("PATH").unwrap(),
+        log.display(),
+        sandbox.path("shim/pcluster").display(),
+    );
+    let wrapper = sandbox.script("wrapped/pcluster", wrapper);
+    let run = sandbox.build_image().var("PCLUSTER_SHIM_REAL", &wrapper).run();
+    run.exits(0).warns_once("environment");
+    let last = "build-image --image-configuration image.yaml --image-id my-image";
+    assert_eq!(sandbox.log(), ["version", "build-image nested", last]);
+}
