@@ -80,8 +80,7 @@ fn is_refused_in_pcluster_s_own_words(environment: &str, calls: &[(&str, i32)]) 
 }
 
 #[test]
-fn what_is_refused_is_refused_in_pcluster_s_own_words() {
-    is_refused_in_pcluster_s_own_words(GOOD, REFUSED);
+fn what_schema_and_region_refuse_is_refused_in_pcluster_s_own_words() {
     is_refused_in_pcluster_s_own_words(GOOD, REFUSED_IN_FULL);
 }
 
