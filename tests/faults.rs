@@ -131,7 +131,7 @@ fn an_undo_killed_at_every_file_is_completed() {
                 }
                 let next = workshop.build_image().run();
                 next.exits(1).holds(next.stderr().contains("rolled back"), &fault);
-                same(&workshop.site(), &before, &format!("{fault}"));
+                same(&workshop.site(), &before, &fault);
                 workshop.left_nothing(&fault);
             }
         }
@@ -157,7 +157,7 @@ fn a_failure_at_every_step_changes_nothing() {
                 if count == 1 && workshop.state == sandbox.path("state") {
                     run.stderr_matches(&format!("fault-{step}.txt"));
                 }
-                same(&workshop.site(), &before, &format!("{fault}"));
+                same(&workshop.site(), &before, &fault);
                 workshop.left_nothing(&fault);
             }
         }
@@ -218,11 +218,10 @@ fn a_failure_at_the_end_keeps_the_undo_of_before() {
     workshop.preflight(["fix", "--strategy", "downgrade"]).run().exits(0);
     // Another advisory, another repair.
     let more = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/advisories.yaml")).unwrap();
-    let first = more.split("\n- id: ").next().unwrap();
+    let first = more.split("\n\n- id: ").next().unwrap();
     let other = first.replace("cdk-imagebuilder-1.153.0", "another").replace("\"==1.153.0\"", "\"==1.152.0\"");
     sandbox.write("config/pcluster-shim/config.yaml", "advisories: [other.yaml]\n");
-    sandbox.write("config/pcluster-shim/other.yaml", other.clone());
-    sandbox.write("work/other.yaml", other);
+    sandbox.write("config/pcluster-shim/other.yaml", other);
     for fault in ["fail:close", "fail:journal", "fail:place@4", "kill:close", "kill:remove@2"] {
         let run = workshop.preflight(["fix"]).var(FAULT, fault).run();
         run.holds(run.status.code() != Some(0), fault);
@@ -326,7 +325,7 @@ fn a_repair_waits_for_a_check() {
         let fix = scope.spawn(|| workshop.preflight(["fix"]).run());
         wait_for("the repair to be proven", || sandbox.log().contains(&"uv check".to_owned()).then_some(()));
         waits(&workshop.path("site"));
-        same(&workshop.site(), &before, &format!("touched while a check reads it"));
+        same(&workshop.site(), &before, "touched while a check reads it");
         let released = scope.spawn(|| fs::write(&hold, "").unwrap());
         let check = check.join().unwrap();
         check.exits(1).prefixed();
@@ -382,7 +381,7 @@ fn interrupted_while_it_verifies() {
             _ => 15,
         };
         workshop.preflight(["fix"]).run().dies_by(number).prints("").is_silent();
-        same(&workshop.site(), &before, &format!("{signal}"));
+        same(&workshop.site(), &before, signal);
         workshop.left_nothing(signal);
     }
 }
