@@ -219,7 +219,8 @@ fn a_failure_at_the_end_keeps_the_undo_of_before() {
     // Another advisory, another repair.
     let more = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/advisories.yaml")).unwrap();
     let first = more.split("\n\n- id: ").next().unwrap();
-    let other = first.replace("cdk-imagebuilder-1.153.0", "another").replace("\"==1.153.0\"", "\"==1.152.0\"");
+    let other =
+        first.replace("cdk-imagebuilder-1.153.0", "another").replace("\"==1.153.0\"", "\"==1.152.0\"");
     sandbox.write("config/pcluster-shim/config.yaml", "advisories: [other.yaml]\n");
     sandbox.write("config/pcluster-shim/other.yaml", other);
     for fault in ["fail:close", "fail:journal", "fail:place@4", "kill:close", "kill:remove@2"] {

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::fakes::{BAD, REAL, REAL_OUTPUT};
-use crate::harness::Sandbox;
+use crate::harness::{Call, Sandbox};
 use crate::workshop::{INSTALL, Unwritable, Workshop, set_mode};
 
 #[track_caller]
@@ -70,7 +70,10 @@ fn what_the_installer_is_asked() {
     // jsii was held at first, which had no solution.
     assert_eq!(asked("constraints"), "aws-parallelcluster==3.1.3\n");
     let log = sandbox.log();
-    assert_eq!(log, ["identity", "uv install", "uv install", "node", "synth", "uv check", "uv check", "synth"]);
+    assert_eq!(
+        log,
+        ["identity", "uv install", "uv install", "node", "synth", "uv check", "uv check", "synth"]
+    );
 }
 
 /// What was compiled of the repaired packages goes with them: a file of the same size and time would
@@ -140,7 +143,7 @@ fn config_names_installer_and_strategy_and_a_flag_beats_it() {
     let plan = |arguments: &[&str]| {
         sandbox.clear_log();
         let call = workshop.preflight(["fix", "--dry-run", "--format", "json"]);
-        let run = arguments.iter().fold(call, |call, argument| call.argument(argument)).run();
+        let run = arguments.iter().fold(call, Call::argument).run();
         run.exits(0);
         let to = serde_json::from_slice::<Value>(&run.stdout).unwrap()["changes"][0]["to"].clone();
         (to, sandbox.log().contains(&"pip install".to_owned()))
@@ -295,10 +298,7 @@ fn a_directory_that_turns_read_only_on_the_way() {
     let site = workshop.path("site");
     sandbox.write(workshop.path("fake/on-proof"), format!("chattr +i '{}'", site.display()));
     let run = workshop.preflight(["fix"]).run();
-    crate::harness::output(
-        &crate::harness::on_this_machine("chattr"),
-        &["-i".as_ref(), site.as_os_str()],
-    );
+    crate::harness::output(&crate::harness::on_this_machine("chattr"), &["-i".as_ref(), site.as_os_str()]);
     run.exits(1).prefixed().stderr_matches("fix-unwritable.txt");
     assert_eq!(workshop.site(), before);
     workshop.left_nothing("where nothing can be written");

@@ -2,6 +2,7 @@
 //! a pip that bring releases of CDK: what repairs are tried on.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::ops::Deref;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -19,8 +20,8 @@ pub(crate) struct Workshop<'a> {
     pub(crate) environment: Environment<'a>,
     /// Where the shim keeps its state; another file system in some tests.
     pub(crate) state: PathBuf,
-    /// The kind of file system that `state` lies on is not the environment's.
-    _elsewhere: Option<tempfile::TempDir>,
+    /// Holds that other file system's directory.
+    elsewhere: Option<tempfile::TempDir>,
 }
 
 impl<'a> Deref for Workshop<'a> {
@@ -50,7 +51,7 @@ impl Sandbox {
                 fs::remove_dir_all(entry.path()).unwrap();
             }
         }
-        let new = Workshop { sandbox: self, environment, state: self.path("state"), _elsewhere: None };
+        let new = Workshop { sandbox: self, environment, state: self.path("state"), elsewhere: None };
         let requires = "Requires-Dist: aws-cdk.core (~=1.137)\nRequires-Dist: aws-cdk.aws-imagebuilder\n";
         new.wheel(&site, "aws-parallelcluster", "3.1.3", requires, &[]);
         new.wheel(&site, "attrs", "21.4.0", "", &[("attr/__init__.py", "attrs 21.4.0".into(), 0o644)]);
@@ -89,8 +90,8 @@ impl Sandbox {
         let elsewhere = elsewhere.expect("/dev/shm, a file system of its own, can be written");
         let device = |path: &Path| path.metadata().unwrap().dev();
         assert_ne!(device(elsewhere.path()), device(&self.root), "/dev/shm is no file system of its own");
-        new.state = elsewhere.path().to_owned();
-        new._elsewhere = Some(elsewhere);
+        elsewhere.path().clone_into(&mut new.state);
+        new.elsewhere = Some(elsewhere);
         new
     }
 }
@@ -183,9 +184,9 @@ impl Workshop<'_> {
             let file = self.sandbox.write(into.join(&path), content);
             set_mode(&file, mode);
             let path = if path.contains(',') { format!("\"{path}\"") } else { path };
-            record += &format!("{path},sha256=x,1\n");
+            let _ = writeln!(record, "{path},sha256=x,1");
         }
-        record += &format!("{dist_info}/RECORD,,\n");
+        let _ = writeln!(record, "{dist_info}/RECORD,,");
         self.sandbox.write(into.join(&dist_info).join("RECORD"), record);
     }
 
@@ -221,8 +222,10 @@ impl Workshop<'_> {
         let environments = self.state.join("pcluster-shim/environments");
         let homes = environments.read_dir().into_iter().flatten().flatten();
         let names = homes.flat_map(|home| home.path().read_dir().unwrap().flatten());
-        let mut names: Vec<String> =
-            names.map(|entry| entry.file_name().into_string().unwrap()).filter(|name| name != "lock").collect();
+        let mut names: Vec<String> = names
+            .map(|entry| entry.file_name().into_string().unwrap())
+            .filter(|name| name != "lock")
+            .collect();
         names.sort();
         names
     }
@@ -240,7 +243,8 @@ impl Workshop<'_> {
         self.sandbox.has_no_scratch();
         let bytecode = self.sandbox.tree("cache/pcluster-shim/bytecode");
         assert!(!bytecode.contains("overlay-"), "left in the cache {when}:\n{bytecode}");
-        let ours: Vec<_> = self.site().into_keys().filter(|path| path.to_string_lossy().contains("pcluster-shim")).collect();
+        let ours: Vec<_> =
+            self.site().into_keys().filter(|path| path.to_string_lossy().contains("pcluster-shim")).collect();
         assert_eq!(ours, [""; 0].map(PathBuf::from), "left in the environment {when}");
     }
 

@@ -76,8 +76,9 @@ impl Installer {
         let scratch = scratch()?;
         let file = |name: &str, lines: &[String]| {
             let written = scratch.write(name, &(lines.join("\n") + "\n"));
-            written
-                .map_err(|error| Error::repair("stage", format!("cannot write {name}: {error}"), NOTHING_CHANGED))
+            written.map_err(|error| {
+                Error::repair("stage", format!("cannot write {name}: {error}"), NOTHING_CHANGED)
+            })
         };
         let requirements = file("requirements.txt", &wanted.requirements)?;
         let constraints = file("constraints.txt", &wanted.constraints)?;

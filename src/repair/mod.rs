@@ -149,12 +149,12 @@ impl Repair<'_> {
                     return Ok(Staged { overlay, packages, changes });
                 }
                 Installed::Failed { message, output } => {
-                    said = format!("{message}\n{}", last_lines(&output)).trim_end().to_owned();
+                    said = [message, last_lines(&output)].join("\n");
                 }
             }
         }
         let next = "Nothing was changed. Mend what the installer says, then run it again.";
-        Err(Error::repair("stage", said, next).into())
+        Err(Error::repair("stage", said.trim_end().to_owned(), next).into())
     }
 
     fn new_overlay(&self) -> Result<tempfile::TempDir, Error> {
@@ -162,7 +162,11 @@ impl Repair<'_> {
             .and_then(|()| tempfile::Builder::new().prefix(OVERLAY_PREFIX).tempdir_in(self.home.directory()));
         made.map_err(|error| {
             let directory = self.home.directory().display().to_string();
-            Error::repair("stage", format!("cannot make a directory in {directory}: {error}"), NOTHING_CHANGED)
+            Error::repair(
+                "stage",
+                format!("cannot make a directory in {directory}: {error}"),
+                NOTHING_CHANGED,
+            )
         })
     }
 
