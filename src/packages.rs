@@ -58,13 +58,14 @@ impl Packages {
     #[must_use]
     pub fn find(sys_path: &[PathBuf], name: &str) -> Option<Distribution> {
         let name = normalised(name);
-        let is_meant = |path: &PathBuf| {
+        // Installers write the name into the directory's, each in its own spelling.
+        let may_be = |path: &PathBuf| {
             let file_name = path.file_name().unwrap_or_default().to_string_lossy();
-            file_name.split('-').next().is_some_and(|stem| normalised(stem) == name)
+            normalised(&file_name).strip_prefix(&name).is_some_and(|rest| rest.starts_with('-'))
         };
         sys_path.iter().find_map(|directory| {
             let entries = directory.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
-            entries.filter(is_meant).find_map(in_entry)
+            entries.filter(may_be).filter_map(in_entry).find(|found| normalised(&found.name) == name)
         })
     }
 

@@ -419,7 +419,8 @@ fn redacted_line(line: &str) -> String {
     } else {
         without_duration(line).to_owned()
     };
-    without_random(&without_random(&line, "pcluster-shim-"), "pcluster-shim:") + end
+    let random = ["pcluster-shim-", "pcluster-shim:", "environments/", "overlay-"];
+    random.into_iter().fold(line, |line, prefix| without_random(&line, prefix)) + end
 }
 
 /// Names of temporary directories and sentinels: what follows the prefix.

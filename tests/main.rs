@@ -4,15 +4,18 @@
 
 mod fakes; // fake environments of pcluster, fake Nodes, the real Python of this machine
 mod harness; // the sandbox, one run in it, the scene of a failed assertion, the snapshots
+mod workshop; // a broken environment with all its files, and installers that mend it
 
 mod dispatch; // what is guarded, what passes through, and that a pass-through leaves no trace
 mod failures; // checks that cannot run: each one line, delegated; strict stops
+mod faults; // repairs that are killed, fail, or meet others at every step
 mod house; // the rules that the code itself is held to
 mod interruption; // ^C, SIGTERM, SIGHUP, nohup
 mod launchers; // every form of launcher leads to its interpreter
 mod locate; // the real pcluster among shims, wrappers and debris
 mod memory; // what is remembered, until when, and what damage costs
 mod preflight; // the shim's own commands
+mod repair; // fix and undo: what they do, refuse and say
 mod settings; // config.yaml and variables, for the guard and for preflight
 mod synthesis; // synth.py in a real Python, on stubs of what it imports
 mod templates; // preflight template, on templates that real pclusters made

@@ -16,7 +16,7 @@ use crate::child::Interrupts;
 use crate::cli::base_directory;
 use crate::error::{Error, Stop};
 use crate::examine::{self, Request};
-use crate::packages::Packages;
+use crate::packages::{PCLUSTER, Packages};
 use crate::progress::Progress;
 use crate::remember::{Fingerprint, Memory};
 use crate::repair::plan::Change;
@@ -42,11 +42,14 @@ impl Home {
     /// Makes the state directory of this environment.
     ///
     /// # Errors
-    /// There is no place for state.
+    /// There is no pcluster, or no place for state.
     pub fn of(target: &Target) -> Result<Self, Error> {
+        let Some(site) = site_of(target) else {
+            let message = format!("{} has no {PCLUSTER}", target.interpreter.executable.display());
+            return Err(Error::repair("plan", message, "Name the pcluster to be repaired with --real."));
+        };
         let no_state = |message: String| Error::repair("state", message, STATE);
-        let home =
-            Self::find(target).ok_or_else(|| no_state("there is no HOME and no XDG_STATE_HOME".into()))?;
+        let home = Self::at(site).ok_or_else(|| no_state("there is no HOME and no XDG_STATE_HOME".into()))?;
         let directory = home.directory();
         let made = fs::create_dir_all(directory);
         made.map_err(|error| no_state(format!("cannot make {}: {error}", directory.display())))?;
@@ -55,7 +58,10 @@ impl Home {
 
     /// The same without making anything.
     fn find(target: &Target) -> Option<Self> {
-        let site = site_of(target)?;
+        Self::at(site_of(target)?)
+    }
+
+    fn at(site: PathBuf) -> Option<Self> {
         let base = base_directory("XDG_STATE_HOME", ".local/state")?;
         let mut key = Fingerprint::environment();
         key.field(site.as_os_str().as_encoded_bytes());

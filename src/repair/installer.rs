@@ -76,8 +76,9 @@ impl Installer {
         let scratch = scratch()?;
         let file = |name: &str, lines: &[String]| {
             let written = scratch.write(name, &(lines.join("\n") + "\n"));
-            written
-                .map_err(|error| Error::repair("stage", format!("cannot write {name}: {error}"), FREE_SPACE))
+            written.map_err(|error| {
+                Error::repair("stage", format!("cannot write {name}: {error}"), NOTHING_CHANGED)
+            })
         };
         let requirements = file("requirements.txt", &wanted.requirements)?;
         let constraints = file("constraints.txt", &wanted.constraints)?;
@@ -156,11 +157,15 @@ impl Installer {
 }
 
 /// What to do about a directory that cannot be written.
+pub const NOTHING_CHANGED: &str =
+    "Nothing was changed. Free some space, or set TMPDIR and XDG_STATE_HOME to a place that has some.";
+
+/// The same, where it has been said what became of the environment.
 pub const FREE_SPACE: &str = "Free some space, or set TMPDIR and XDG_STATE_HOME to a place that has some.";
 
 fn scratch() -> Result<Scratch, Error> {
     Scratch::new()
-        .map_err(|error| Error::repair("stage", format!("no temporary directory: {error}"), FREE_SPACE))
+        .map_err(|error| Error::repair("stage", format!("no temporary directory: {error}"), NOTHING_CHANGED))
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -25,7 +25,7 @@ use crate::report::{Report, Verdict};
 use crate::target::Target;
 
 pub use ground::{Ground, Home, Overlay};
-use installer::{FREE_SPACE, Installed, Installer};
+use installer::{FREE_SPACE, Installed, Installer, NOTHING_CHANGED};
 use plan::{Change, Hold, Reason};
 use transaction::{Exchange, OVERLAY_PREFIX};
 
@@ -58,8 +58,9 @@ pub fn fix(request: &Request, options: Options) -> Result<Fixed, Stop> {
     let _alone = home.alone(request.progress)?;
     home.recover(request.progress)?;
     home.tidy(&request.memory);
-    // Whatever the caller wanted to know: a repair is proven by a synthesis.
-    let request = &Request { synthesize: true, ..request.clone() };
+    // Whatever the caller wanted to know: a repair is proven by a synthesis, and the first reason
+    // is enough to begin.
+    let request = &Request { synthesize: true, thorough: false, ..request.clone() };
     let before = judged(examine::examine(request, &target)?)?;
     let reasons = examine::reasons(&before);
     if reasons.is_empty() {
@@ -96,7 +97,7 @@ fn judged(examined: Examined) -> Result<Report, Error> {
 fn not_proven(report: &Report) -> Error {
     Error::repair(
         "proof",
-        report.reasons().join("; "),
+        first_of(&report.reasons()),
         "Nothing was changed. Mend that first; no move of packages does.",
     )
 }
@@ -147,11 +148,13 @@ impl Repair<'_> {
                     let changes = plan::changes(installed, packages.all(), &self.reasons);
                     return Ok(Staged { overlay, packages, changes });
                 }
-                Installed::Failed { message, output } => said = format!("{message}\n{}", last_lines(&output)),
+                Installed::Failed { message, output } => {
+                    said = [message, last_lines(&output)].join("\n");
+                }
             }
         }
         let next = "Nothing was changed. Mend what the installer says, then run it again.";
-        Err(Error::repair("stage", said, next).into())
+        Err(Error::repair("stage", said.trim_end().to_owned(), next).into())
     }
 
     fn new_overlay(&self) -> Result<tempfile::TempDir, Error> {
@@ -159,7 +162,11 @@ impl Repair<'_> {
             .and_then(|()| tempfile::Builder::new().prefix(OVERLAY_PREFIX).tempdir_in(self.home.directory()));
         made.map_err(|error| {
             let directory = self.home.directory().display().to_string();
-            Error::repair("stage", format!("cannot make a directory in {directory}: {error}"), FREE_SPACE)
+            Error::repair(
+                "stage",
+                format!("cannot make a directory in {directory}: {error}"),
+                NOTHING_CHANGED,
+            )
         })
     }
 
@@ -178,7 +185,11 @@ impl Repair<'_> {
         let tried =
             plan::summary(&staged.changes).into_iter().map(|(name, step, _)| format!("{name} {step}"));
         let tried = tried.collect::<Vec<_>>().join(", ");
-        let message = format!("with {tried} it is not ready either: {}", report.reasons().join("; "));
+        let message = if tried.is_empty() {
+            format!("{} brought no other packages", self.installer.name())
+        } else {
+            format!("with {tried} it is not ready either: {}", first_of(&report.reasons()))
+        };
         let next = "Nothing was changed. Try the other --strategy, or report it.";
         Err(Error::repair("proof", message, next).into())
     }
@@ -208,7 +219,7 @@ impl Repair<'_> {
         self.refuse_where_changed()?;
         let store = self.home.store();
         let id = format!("{}-{}", std::process::id(), chrono());
-        let unchanged = |fault: String| Error::repair("snapshot", fault, FREE_SPACE);
+        let unchanged = |fault: String| Error::repair("snapshot", fault, NOTHING_CHANGED);
         let journal =
             store.begin(id, self.home.site(), &exchange, staged.changes.clone()).map_err(unchanged)?;
         let done = store.exchange(&exchange).map_err(|fault| {
@@ -358,6 +369,14 @@ fn is_writable(directory: &Path) -> bool {
     rustix::fs::access(directory, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_ok()
 }
 
+/// A template has many faults at once; the first ones tell.
+fn first_of(reasons: &[String]) -> String {
+    const TOLD: usize = 2;
+    let more = reasons.len().saturating_sub(TOLD);
+    let more = (more > 0).then(|| format!("and {more} more"));
+    reasons.iter().take(TOLD).cloned().chain(more).collect::<Vec<_>>().join("; ")
+}
+
 /// An installer's output says at its end why it failed.
 fn last_lines(output: &str) -> String {
     let lines: Vec<&str> = output.lines().filter(|line| !line.trim().is_empty()).collect();
@@ -381,11 +400,12 @@ pub fn undo(request: &Request) -> Result<Undone, Stop> {
     })?;
     let home = Home::of(&target)?;
     let _alone = home.alone(request.progress)?;
-    if let Some(changes) = home.recover(request.progress)? {
+    let rolled_back = home.recover(request.progress)?;
+    home.tidy(&request.memory);
+    if let Some(changes) = rolled_back {
         // That was the last one; what stood before it is not meant.
         return Ok(Undone::InPlace(changes));
     }
-    home.tidy(&request.memory);
     if let Some(changes) = home.forget_overlay() {
         return Ok(Undone::Isolated(changes));
     }
@@ -404,7 +424,7 @@ pub fn undo(request: &Request) -> Result<Undone, Stop> {
             format!("{} is no longer at {}: the environment has changed since", change.package, change.to);
         return Err(Error::repair("undo", message, "Nothing was changed.").into());
     }
-    let unchanged = |fault| Error::repair("undo", fault, FREE_SPACE);
+    let unchanged = |fault| Error::repair("undo", fault, NOTHING_CHANGED);
     store.reopen().map_err(unchanged)?;
     fault::at("undo").map_err(|error| Error::repair("undo", error.to_string(), "Run it again."))?;
     store.restore(&last).map_err(|faults| Error::not_restored(&faults))?;

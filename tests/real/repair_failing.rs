@@ -1,0 +1,247 @@
+//! What can go wrong on the way of a real repair: one clear error that names the step, exit 1, the
+//! environment byte for byte as before, nothing left behind.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use crate::environments::{Environment, Ran, program};
+use crate::workbench::{BY_PIP, BY_UV, Bench, Index, With, stopped_at, uv};
+
+/// Nobody listens there.
+const CLOSED: &str = "http://127.0.0.1:9/simple";
+
+#[track_caller]
+fn nothing_happened(bench: &Bench, ran: &Ran, step: &str, says: &str) {
+    stopped_at(ran, step);
+    assert!(ran.err().contains(says), "it does not say {says:?}\n{ran}");
+    bench.is_as_before(says);
+    bench.left_nothing(says);
+}
+
+/// Only this index, and nothing remembered.
+fn only_index(bench: &mut Bench, url: &str) {
+    for name in [
+        "PIP_FIND_LINKS",
+        "UV_FIND_LINKS",
+        "PIP_EXTRA_INDEX_URL",
+        "UV_INDEX",
+        "UV_EXTRA_INDEX_URL",
+        "UV_OFFLINE",
+    ] {
+        bench.unset(name);
+    }
+    bench.set("UV_DEFAULT_INDEX", url);
+    bench.set("PIP_INDEX_URL", url);
+    bench.set("UV_NO_CACHE", "1");
+    bench.set("PIP_NO_CACHE_DIR", "1");
+    bench.set("PIP_RETRIES", "0");
+    bench.set("UV_HTTP_RETRIES", "0");
+}
+
+#[test]
+fn the_index_cannot_be_reached() {
+    for (name, with) in [(BY_UV, With::Uv), (BY_PIP, With::Pip)] {
+        let mut bench = Bench::of(name, with);
+        only_index(&mut bench, CLOSED);
+        let ran = bench.fix(&[]);
+        nothing_happened(&bench, &ran, "stage", if with == With::Uv { "127.0.0.1" } else { "aws-cdk" });
+    }
+}
+
+#[test]
+fn the_index_lacks_a_package() {
+    let index = Index::start(&["missing=aws-cdk.aws-kms".to_owned()]);
+    for (name, with) in [(BY_UV, With::Uv), (BY_PIP, With::Pip)] {
+        let mut bench = Bench::of(name, with);
+        only_index(&mut bench, &index.url);
+        let ran = bench.fix(&[]);
+        nothing_happened(&bench, &ran, "stage", "kms");
+    }
+}
+
+#[test]
+fn the_index_serves_a_broken_wheel() {
+    let index = Index::start(&["broken=aws-cdk.aws-imagebuilder".to_owned()]);
+    for (name, with) in [(BY_UV, With::Uv), (BY_PIP, With::Pip)] {
+        let mut bench = Bench::of(name, with);
+        only_index(&mut bench, &index.url);
+        let ran = bench.fix(&[]);
+        nothing_happened(&bench, &ran, "stage", "imagebuilder");
+    }
+}
+
+/// It installs, and its code is that of 1.153.0 under a newer number.
+#[test]
+fn the_newest_cdk_is_broken_too() {
+    let bad = Environment::named(BY_UV).site_packages();
+    let index = Index::start(&[format!("worse=aws-cdk.aws-imagebuilder,{}", bad.display())]);
+    let mut bench = Bench::of(BY_UV, With::Uv);
+    only_index(&mut bench, &index.url);
+    let ran = bench.fix(&[]);
+    nothing_happened(&bench, &ran, "proof", "1.999.0");
+}
+
+/// On the day of the advisory 1.153.0 was the newest: there is nothing to upgrade to.
+#[test]
+fn there_is_no_newer_cdk_yet() {
+    let mut bench = Bench::of(BY_UV, With::Uv);
+    bench.unset("PIP_FIND_LINKS");
+    bench.set("UV_EXCLUDE_NEWER", "2022-04-22T00:00:00Z");
+    let ran = bench.fix(&[]);
+    nothing_happened(&bench, &ran, "stage", "1.153");
+    bench.fix(&["--strategy", "downgrade"]).ends_with(0);
+    assert_eq!(bench.cdk(), "1.152.0");
+}
+
+/// A uv of the test's own, in sh; `$UV` is the real one.
+fn instead_of_uv(bench: &Bench, sh: &str) {
+    let path = bench.beside("uv/uv");
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, format!("#!/bin/sh\nUV='{}'\n{sh}\n", uv().display())).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn the_installer_fails_hangs_or_is_not_there() {
+    let mut bench = Bench::of(BY_UV, With::Uv);
+    instead_of_uv(&bench, "echo 'error: it is broken' >&2; exit 1");
+    let ran = bench.fix(&[]);
+    nothing_happened(&bench, &ran, "stage", "it is broken");
+
+    instead_of_uv(&bench, "exec \"$UV\" \"$@\" & kill -9 $$");
+    let ran = bench.fix(&[]);
+    nothing_happened(&bench, &ran, "stage", "killed by a signal");
+
+    instead_of_uv(&bench, "exec /bin/sleep 1000");
+    bench.set("PCLUSTER_SHIM_TIMEOUT", "1");
+    let ran = bench.fix(&[]);
+    nothing_happened(&bench, &ran, "stage", "gave no answer in 10 s");
+    bench.unset("PCLUSTER_SHIM_TIMEOUT");
+
+    fs::remove_file(bench.beside("uv/uv")).unwrap();
+    let ran = bench.fix(&[]);
+    nothing_happened(&bench, &ran, "installer", "no uv on PATH, and the environment has no pip");
+}
+
+/// uv itself, which makes the packages' directory immutable when it has done its work: also root
+/// cannot write it then.
+#[test]
+fn read_only_between_stage_and_commit() {
+    assert!(rustix::process::getuid().is_root(), "only root can try this: chattr");
+    let bench = Bench::of(BY_UV, With::Uv);
+    let site = bench.site();
+    let chattr = program("chattr");
+    let sh = format!("\"$UV\" \"$@\" && '{}' +i '{}'", chattr.display(), site.display());
+    instead_of_uv(&bench, &sh);
+    let ran = bench.fix(&[]);
+    bench.run(&chattr, &["-i", site.to_str().unwrap()]).ends_with(0);
+    ran.ends_with(1);
+    assert!(ran.err().contains("cannot be written") && ran.err().contains("--isolated"), "{ran}");
+    bench.is_as_before("read-only");
+    bench.left_nothing("read-only");
+
+    // One directory deep in it, after everything has been looked at: the second `pip check` is that of
+    // the verification, the first comes right before the exchange.
+    let below = site.join("aws_cdk/aws_imagebuilder");
+    let sh = format!(
+        "\"$UV\" \"$@\" || exit; [ \"$2\" = check ] && '{}' +i '{}'; exit 0",
+        chattr.display(),
+        below.display()
+    );
+    instead_of_uv(&bench, &sh);
+    let ran = bench.fix(&[]);
+    bench.run(&chattr, &["-i", below.to_str().unwrap()]).ends_with(0);
+    nothing_happened(&bench, &ran, "commit", "aws_imagebuilder");
+}
+
+/// Runs the fix with a small file system mounted somewhere, in a mount namespace of its own. `then`
+/// is done with it before.
+#[track_caller]
+fn with_small_disk(bench: &Bench, at: &Path, size: &str, then: &str, after: &str) -> Ran {
+    let sh = format!(
+        "mount -t tmpfs -o size={size} none '{}' || exit 99\n{then}\n\"$@\"\nstatus=$?\n{after}\nexit $status",
+        at.display()
+    );
+    let shim = bench.path("shim/pcluster");
+    bench.run(
+        &program("unshare"),
+        &["--mount", "--", "/bin/sh", "-c", &sh, "sh", shim.to_str().unwrap(), "preflight", "fix"],
+    )
+}
+
+/// What a shell has to find in these tests, besides what the scene has.
+fn with_tools(bench: &mut Bench) {
+    for directory in ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"] {
+        bench.put_on_path(directory);
+    }
+}
+
+#[test]
+fn the_disk_is_full_while_it_stages_and_while_it_takes_the_snapshot() {
+    assert!(rustix::process::getuid().is_root(), "only root can mount");
+    let mut bench = Bench::of(BY_UV, With::Uv);
+    with_tools(&mut bench);
+    let state = bench.beside("state");
+    fs::create_dir(&state).unwrap();
+    bench.set("XDG_STATE_HOME", &state);
+    bench.set("UV_LINK_MODE", "copy");
+    // Nothing is left on the small disk either.
+    let left = "find \"$XDG_STATE_HOME\" -name 'overlay-*' -o -name 'snapshot-*' -o -name journal.json >&3";
+    let left = format!("{{ {left}; }} 3>'{}'", bench.beside("left").display());
+    let ran = with_small_disk(&bench, &state, "8m", "", &left);
+    nothing_happened(&bench, &ran, "stage", "space");
+    assert_eq!(fs::read_to_string(bench.beside("left")).unwrap(), "");
+
+    // Room for what is staged, and for a part of the snapshot.
+    let overlay: u64 = 150;
+    let mut seen = Vec::new();
+    for size in (30..overlay).step_by(8) {
+        let ran = with_small_disk(&bench, &state, &format!("{size}m"), "", &left);
+        assert_eq!(
+            fs::read_to_string(bench.beside("left"))
+                .unwrap_or_default()
+                .replace(state.to_str().unwrap(), "")
+                .lines()
+                .filter(|line| !line.contains("snapshot-"))
+                .count(),
+            0,
+            "{ran}"
+        );
+        if ran.status.success() {
+            break;
+        }
+        let step = ran.err().split("stopped at ").nth(1).unwrap().split(':').next().unwrap().to_owned();
+        nothing_happened(&bench, &ran, &step, "space");
+        let fresh = !seen.contains(&step);
+        seen.push(step);
+        if fresh && seen.last().is_some_and(|step| step == "snapshot") {
+            break;
+        }
+    }
+    assert!(seen.contains(&"snapshot".to_owned()), "the snapshot never filled the disk: {seen:?}");
+}
+
+/// The environment's own disk is full: old and new do not fit. The snapshot lies elsewhere.
+#[test]
+fn the_disk_is_full_while_it_commits() {
+    assert!(rustix::process::getuid().is_root(), "only root can mount");
+    let mut bench = Bench::of(BY_UV, With::Uv);
+    with_tools(&mut bench);
+    let environment = bench.environment.directory.clone();
+    let (aside, after) = (bench.beside("aside"), bench.beside("after"));
+    // The environment on a small disk that has less room left than the new packages need more; one
+    // that is filled up but for 200 KiB.
+    let then = format!(
+        "mkdir '{0}'; umount '{1}'; mount --bind '{1}' '{0}' && mount -t tmpfs -o size=400m none '{1}' && cp -a '{0}/.' '{1}/' || exit 98\n\
+         dd if=/dev/zero of='{1}/filler' bs=1k count=$(($(df -k '{1}' | tail -n 1 | awk '{{print $4}}') - 200)) 2>/dev/null",
+        aside.display(),
+        environment.display(),
+    );
+    let copy_out = format!("cp -a '{}' '{}'", bench.site().display(), after.display());
+    let ran = with_small_disk(&bench, &environment, "1m", &then, &copy_out);
+    stopped_at(&ran, "commit");
+    assert!(ran.err().contains("space"), "{ran}");
+    bench.is_the_same_as(&after, "on the full disk");
+    bench.left_nothing("on the full disk");
+}

@@ -1,0 +1,525 @@
+//! `preflight fix`, `preflight undo`, mode `fix`: what they do, what they refuse, what they say.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::fakes::{BAD, REAL, REAL_OUTPUT};
+use crate::harness::{Call, Sandbox};
+use crate::workshop::{INSTALL, Unwritable, Workshop, set_mode};
+
+#[track_caller]
+fn versions(workshop: &Workshop) -> Vec<String> {
+    let packages = workshop.path("site").read_dir().unwrap().flatten();
+    let names = packages.map(|entry| entry.file_name().into_string().unwrap());
+    let mut names: Vec<String> =
+        names.filter_map(|name| name.strip_suffix(".dist-info").map(str::to_owned)).collect();
+    names.sort();
+    names
+}
+
+const REPAIRED: [&str; 5] = [
+    "attrs-21.4.0",
+    "aws-parallelcluster-3.1.3",
+    "aws_cdk.aws-imagebuilder-1.204.0",
+    "aws_cdk.core-1.204.0",
+    "jsii-1.132.0",
+];
+
+#[test]
+fn fix_and_undo() {
+    let sandbox = Sandbox::new();
+    for workshop in [sandbox.workshop(), Sandbox::new().workshop_across_file_systems()] {
+        let before = workshop.site();
+        let run = workshop.preflight(["fix"]).run();
+        run.exits(0).is_silent().stdout_matches("fix.txt");
+        assert_eq!(versions(&workshop), REPAIRED);
+        workshop.keeps_the_last_one();
+        workshop.left_nothing_elsewhere("by a fix");
+        let site = workshop.site();
+        let is_there = |path: &str| site.keys().any(|key| key.to_str() == Some(path));
+        assert!(is_there("aws_cdk/aws_imagebuilder/only_in_1.204.0/a, b.py"));
+        assert!(!is_there("aws_cdk/aws_imagebuilder/only_in_1.153.0"), "the old directory is gone");
+        assert!(!site.keys().any(|path| path.ends_with("__pycache__")), "the old bytecode is gone");
+        // Whether the user asked for a package by name is not the repair's to change.
+        assert!(is_there("aws_cdk.aws-imagebuilder-1.204.0.dist-info/REQUESTED"));
+        assert!(!is_there("aws_cdk.core-1.204.0.dist-info/REQUESTED"));
+        assert_eq!(
+            site[std::path::Path::new("aws_cdk/core/_jsii/bin/run")].split(' ').next(),
+            Some("755"),
+            "modes come along"
+        );
+        workshop.preflight([]).run().exits(0).is_silent();
+        workshop.preflight(["fix"]).run().exits(0).is_silent().stdout_matches("fix-nothing.txt");
+
+        let run = workshop.preflight(["undo"]).run();
+        run.exits(0).is_silent().stdout_matches("undo.txt");
+        assert_eq!(workshop.site(), before);
+        workshop.left_nothing("by an undo");
+        workshop.preflight(["--no-synth"]).run().exits(1);
+    }
+}
+
+#[test]
+fn what_the_installer_is_asked() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    workshop.preflight(["fix"]).run().exits(0);
+    let asked = |file: &str| fs::read_to_string(sandbox.path("installer").join(file)).unwrap();
+    assert_eq!(asked("requirements"), "aws-cdk-aws-imagebuilder>=1.153.1\naws-cdk-core~=1.137,>=1.153.1\n");
+    // jsii was held at first, which had no solution.
+    assert_eq!(asked("constraints"), "aws-parallelcluster==3.1.3\n");
+    let log = sandbox.log();
+    assert_eq!(
+        log,
+        ["identity", "uv install", "uv install", "node", "synth", "uv check", "uv check", "synth"]
+    );
+}
+
+/// What was compiled of the repaired packages goes with them: a file of the same size and time would
+/// be run in the place of the old one.
+#[test]
+fn undo_after_python_wrote_bytecode() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    workshop.is_not_compiled();
+    let before = workshop.site();
+    workshop.preflight(["fix"]).run().exits(0);
+    workshop.compile("aws_cdk/core/__init__.py", false);
+    workshop.compile("aws_cdk/aws_imagebuilder/only_in_1.204.0/a, b.py", false);
+    workshop.preflight(["undo"]).run().exits(0);
+    assert_eq!(workshop.site(), before);
+}
+
+/// Without bytecode of its own the environment's is kept in the cache; the overlay's goes with it,
+/// wherever the user keeps bytecode.
+#[test]
+fn the_proof_leaves_no_bytecode() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    workshop.is_not_compiled();
+    workshop.preflight(["fix", "--dry-run"]).run().exits(0);
+    workshop.left_nothing("by a proof");
+    let users = sandbox.path("home/bytecode");
+    workshop.preflight(["fix", "--dry-run"]).var("PYTHONPYCACHEPREFIX", &users).run().exits(0);
+    workshop.left_nothing("by a proof");
+    let left = sandbox.tree("home/bytecode");
+    assert!(!left.contains("overlay-"), "{left}");
+}
+
+#[test]
+fn the_ways_to_ask() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let before = workshop.site();
+    workshop.preflight(["fix", "--dry-run"]).run().exits(0).is_silent().stdout_matches("fix-dry-run.txt");
+    let run = workshop.preflight(["fix", "--dry-run", "--format", "json"]).run();
+    run.exits(0).is_silent().stdout_matches("fix-dry-run.json");
+    let run = workshop.preflight(["fix", "--print-requirements"]).run();
+    run.exits(0).is_silent();
+    run.prints("aws-cdk-aws-imagebuilder==1.204.0\naws-cdk-core==1.204.0\njsii==1.132.0\n");
+    workshop.preflight(["fix", "--dry-run", "-q"]).run().exits(0).is_silent().prints("");
+    assert_eq!(workshop.site(), before);
+    workshop.left_nothing("by dry runs");
+
+    let run = workshop.preflight(["fix", "--strategy", "downgrade", "--format", "json"]).run();
+    run.exits(0).is_silent().stdout_matches("fix-downgrade.json");
+    assert!(versions(&workshop).contains(&"aws_cdk.core-1.152.0".to_owned()));
+    assert!(versions(&workshop).contains(&"jsii-1.57.0".to_owned()), "what need not move does not");
+    let run = workshop.preflight(["fix", "--format", "json"]).run();
+    assert_eq!(serde_json::from_slice::<Value>(&run.stdout).unwrap()["status"], "ready");
+    let run = workshop.preflight(["undo", "--format", "json"]).run();
+    assert_eq!(serde_json::from_slice::<Value>(&run.stdout).unwrap()["status"], "undone");
+    assert_eq!(workshop.site(), before);
+}
+
+#[test]
+fn config_names_installer_and_strategy_and_a_flag_beats_it() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    workshop.has_pip();
+    let config = "installer: pip\nstrategy: downgrade\n";
+    sandbox.write("config/pcluster-shim/config.yaml", config);
+    let plan = |arguments: &[&str]| {
+        sandbox.clear_log();
+        let call = workshop.preflight(["fix", "--dry-run", "--format", "json"]);
+        let run = arguments.iter().fold(call, Call::argument).run();
+        run.exits(0);
+        let to = serde_json::from_slice::<Value>(&run.stdout).unwrap()["changes"][0]["to"].clone();
+        (to, sandbox.log().contains(&"pip install".to_owned()))
+    };
+    assert_eq!(plan(&[]), (json!("1.152.0"), true));
+    assert_eq!(plan(&["--strategy", "upgrade", "--installer", "uv"]), (json!("1.204.0"), false));
+    assert_eq!(plan(&["--installer", "auto"]), (json!("1.152.0"), false));
+}
+
+#[test]
+fn pip_mends_where_there_is_no_uv() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    workshop.has_pip_only();
+    let before = workshop.site();
+    workshop.preflight(["fix"]).run().exits(0).is_silent().stdout_matches("fix.txt");
+    workshop.preflight(["undo"]).run().exits(0);
+    assert_eq!(workshop.site(), before);
+    workshop.preflight(["fix", "--installer", "uv"]).run().exits(1).stderr_matches("fix-no-uv.txt");
+}
+
+#[test]
+fn no_installer_at_all() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    fs::remove_file(sandbox.path("tools/uv")).unwrap();
+    workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-no-installer.txt");
+    workshop.preflight(["fix", "--installer", "pip"]).run().exits(1).stderr_matches("fix-no-pip.txt");
+    workshop.left_nothing("where there is no installer");
+}
+
+#[test]
+fn verbose_shows_each_step_and_what_the_installer_says() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let run = workshop.preflight(["fix", "-v"]).run();
+    run.exits(0).stderr_matches("fix-verbose.txt");
+}
+
+#[test]
+fn check_fix_mends_and_checks_again() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let run = workshop.preflight(["check", "--fix", "--no-synth"]).run();
+    run.exits(0).prefixed().stderr_matches("check-fix.txt");
+    // The repair was proven by syntheses all the same: one on the side, one in place.
+    assert_eq!(sandbox.log().iter().filter(|line| *line == "synth").count(), 2);
+    assert_eq!(versions(&workshop), REPAIRED);
+    // Nothing to mend: nothing said.
+    workshop.preflight(["check", "--fix"]).run().exits(0).is_silent();
+}
+
+#[test]
+fn mode_fix_mends_and_goes_on() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let run = workshop.build_image().var("PCLUSTER_SHIM_MODE", "fix").run();
+    run.exits(0).prints(REAL_OUTPUT).prefixed().stderr_matches("mode-fix.txt");
+    assert_eq!(versions(&workshop), REPAIRED);
+    workshop.build_image().var("PCLUSTER_SHIM_MODE", "fix").run().exits(0).prints(REAL_OUTPUT).is_silent();
+}
+
+#[test]
+fn mode_fix_that_cannot_mend_stops() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let before = workshop.site();
+    workshop.installs_by("echo 'no such index' >&2; exit 7");
+    let run = workshop.build_image().var("PCLUSTER_SHIM_MODE", "fix").run();
+    run.exits(1).prefixed().stdout_matches("blocked-by-advisory.json").stderr_matches("mode-fix-fails.txt");
+    assert_eq!(workshop.site(), before);
+    workshop.left_nothing("by a repair that failed");
+    assert!(!sandbox.log().contains(&REAL.to_owned()));
+}
+
+#[test]
+fn undo_without_a_repair() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    workshop.preflight(["undo"]).run().exits(1).prefixed().stderr_matches("undo-nothing.txt");
+    workshop.left_nothing("by an undo of nothing");
+}
+
+#[test]
+fn undo_after_the_environment_has_changed() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    workshop.preflight(["fix"]).run().exits(0);
+    workshop.installs("jsii", "1.133.0", "");
+    let changed = workshop.site();
+    workshop.preflight(["undo"]).run().exits(1).prefixed().stderr_matches("undo-changed.txt");
+    assert_eq!(workshop.site(), changed);
+}
+
+#[test]
+fn what_conda_installed_is_condas() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    // As conda leaves them, some without a RECORD.
+    for package in ["aws_cdk.core", "aws_cdk.aws-imagebuilder"] {
+        let dist_info = workshop.path("site").join(format!("{package}-1.153.0.dist-info"));
+        sandbox.write(dist_info.join("INSTALLER"), "conda\n");
+    }
+    fs::remove_file(workshop.path("site/aws_cdk.core-1.153.0.dist-info/RECORD")).unwrap();
+    let before = workshop.site();
+    workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-conda.txt");
+    assert_eq!(workshop.site(), before);
+    workshop.left_nothing("where conda is in charge");
+}
+
+#[test]
+fn a_python_of_the_system_is_left_alone() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    workshop.is(&[("externallyManaged", json!("/usr/lib/python3/EXTERNALLY-MANAGED"))]);
+    let before = workshop.site();
+    workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-externally-managed.txt");
+    assert!(!sandbox.log().contains(&"uv install".to_owned()), "refused before anything is fetched");
+    assert_eq!(workshop.site(), before);
+    workshop.left_nothing("where the system is in charge");
+    // A plan can be made all the same, and kept beside it.
+    workshop.preflight(["fix", "--dry-run"]).run().exits(0);
+    workshop.preflight(["fix", "--isolated"]).run().exits(0);
+    assert_eq!(workshop.site(), before);
+}
+
+#[test]
+fn a_directory_that_cannot_be_written() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let before = workshop.site();
+    let locked = Unwritable::new(&[workshop.path("site")]);
+    workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-unwritable.txt");
+    assert!(!sandbox.log().contains(&"uv install".to_owned()), "refused before anything is fetched");
+    drop(locked);
+    // One further down, which only the plan tells.
+    let locked = Unwritable::new(&[workshop.path("site/aws_cdk/core/_jsii")]);
+    workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-unwritable-below.txt");
+    drop(locked);
+    assert_eq!(workshop.site(), before);
+    workshop.left_nothing("where nothing can be written");
+}
+
+/// Turned read-only while the repair is proven.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_directory_that_turns_read_only_on_the_way() {
+    assert!(rustix::process::getuid().is_root(), "only root can try this: chattr");
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let before = workshop.site();
+    let site = workshop.path("site");
+    sandbox.write(workshop.path("fake/on-proof"), format!("chattr +i '{}'", site.display()));
+    let run = workshop.preflight(["fix"]).run();
+    crate::harness::output(&crate::harness::on_this_machine("chattr"), &["-i".as_ref(), site.as_os_str()]);
+    run.exits(1).prefixed().stderr_matches("fix-unwritable.txt");
+    assert_eq!(workshop.site(), before);
+    workshop.left_nothing("where nothing can be written");
+}
+
+#[test]
+fn a_package_without_record() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    fs::remove_file(workshop.path("site/aws_cdk.core-1.153.0.dist-info/RECORD")).unwrap();
+    let before = workshop.site();
+    workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-no-record.txt");
+    assert_eq!(workshop.site(), before);
+    workshop.left_nothing("where files are unknown");
+}
+
+#[test]
+fn files_outside_and_in_the_way() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let record = workshop.path("site/aws_cdk.core-1.153.0.dist-info/RECORD");
+    let text = fs::read_to_string(&record).unwrap();
+    fs::write(&record, format!("{text}../../bin/cdk,,\n")).unwrap();
+    workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-outside.txt");
+    fs::write(&record, text).unwrap();
+    sandbox.write(workshop.path("site/aws_cdk/aws_imagebuilder/only_in_1.204.0/a, b.py"), "mine");
+    let before = workshop.site();
+    workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-in-the-way.txt");
+    assert_eq!(workshop.site(), before);
+    workshop.left_nothing("where a file is in the way");
+}
+
+/// Two packages that bring the same file: the second is not written into the first one's, which
+/// has another name in the installer's cache.
+#[test]
+fn a_file_that_two_packages_bring() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let cache = sandbox.path("installer/cached");
+    sandbox.write(&cache, "of the first");
+    sandbox.link("tools/ln", crate::harness::on_this_machine("ln"));
+    // uv links from its cache; the RECORDs of both list the file.
+    let more = format!(
+        "{INSTALL}\nln '{}' \"$target/shared.py\"\n\
+         for package in aws_cdk.aws-imagebuilder aws_cdk.core; do\n\
+         record=$target/$package-$version.dist-info/RECORD; echo shared.py,, >>\"$record\"; done\n",
+        cache.display()
+    );
+    workshop.installs_by(&more);
+    let before = workshop.site();
+    workshop.preflight(["fix"]).run().exits(0);
+    assert_eq!(fs::read_to_string(workshop.path("site/shared.py")).unwrap(), "of the first");
+    assert_eq!(fs::read_to_string(&cache).unwrap(), "of the first");
+    workshop.preflight(["undo"]).run().exits(0);
+    assert_eq!(workshop.site(), before);
+}
+
+#[test]
+fn beside_the_environment() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    workshop.really("echo \"the real pcluster: $*\"; echo \"$PYTHONPATH\" >&2");
+    let before = workshop.site();
+    let run = workshop.preflight(["fix", "--isolated"]).run();
+    run.exits(0).is_silent().stdout_matches("fix-isolated.txt");
+    assert_eq!(workshop.site(), before);
+    assert_eq!(workshop.kept(), ["isolated", "isolated.json"]);
+    workshop.left_nothing_elsewhere("by an isolated repair");
+
+    let overlay = workshop.repairs().join("isolated");
+    let run = workshop.build_image().run();
+    run.exits(0).prints(REAL_OUTPUT);
+    run.holds(run.stderr() == format!("{}\n", overlay.display()), "the overlay is in front");
+    let run = workshop.build_image().var("PYTHONPATH", "/mine").run();
+    run.holds(run.stderr() == format!("{}:/mine\n", overlay.display()), "and the user's behind it");
+    let run = workshop.preflight([]).run();
+    run.exits(0).is_silent();
+    run.holds(run.stdout().contains("repaired beside the environment"), "the report has a row about it");
+    // Other commands of pcluster are none of its business.
+    let run = sandbox.pcluster(["version"]).var("XDG_STATE_HOME", &workshop.state).run();
+    run.holds(run.stderr() == "\n", "no overlay for version");
+
+    // After an upgrade it does not count any more.
+    workshop.installs("attrs", "22.1.0", "");
+    let run = workshop.build_image().run();
+    run.exits(1).prefixed().stderr_matches("isolated-stale.txt");
+    let run = workshop.preflight([]).run();
+    run.exits(1);
+    run.holds(run.stdout().contains("stale"), "preflight says so too");
+
+    // A new one takes its place, and undo removes it.
+    let changed = workshop.site();
+    workshop.preflight(["fix", "--isolated"]).run().exits(0);
+    workshop.build_image().run().exits(0).prints(REAL_OUTPUT);
+    workshop.preflight(["undo"]).run().exits(0).is_silent().stdout_matches("undo-isolated.txt");
+    assert_eq!(workshop.site(), changed);
+    workshop.left_nothing("by an undo");
+    workshop.build_image().run().exits(1);
+}
+
+/// A repair in place makes the one beside it needless: it is not told to be stale for ever, and an
+/// undo takes back the repair in place.
+#[test]
+fn in_place_after_beside() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let before = workshop.site();
+    workshop.preflight(["fix", "--isolated"]).run().exits(0);
+    workshop.preflight(["fix"]).run().exits(0);
+    workshop.build_image().run().exits(0).prints(REAL_OUTPUT).is_silent();
+    workshop.preflight(["undo"]).run().exits(0).stdout_matches("undo.txt");
+    assert_eq!(workshop.site(), before);
+    workshop.left_nothing("by an undo");
+}
+
+#[test]
+fn mode_fix_keeps_the_repair_beside_what_it_cannot_write() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let before = workshop.site();
+    let locked = Unwritable::new(&[workshop.path("site")]);
+    let run = workshop.build_image().var("PCLUSTER_SHIM_MODE", "fix").run();
+    run.exits(0).prints(REAL_OUTPUT).prefixed().stderr_matches("mode-fix-isolated.txt");
+    let installs = sandbox.log().iter().filter(|line| *line == "uv install").count();
+    assert_eq!(installs, 2, "staged once: with all held, and with jsii free");
+    workshop.build_image().var("PCLUSTER_SHIM_MODE", "fix").run().exits(0).prints(REAL_OUTPUT).is_silent();
+    drop(locked);
+    assert_eq!(workshop.site(), before);
+}
+
+#[test]
+fn not_beside_a_python_that_ignores_the_path() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    workshop.is(&[("flags", json!(["-E"]))]);
+    workshop.preflight(["fix", "--isolated"]).run().exits(1).prefixed().stderr_matches("fix-no-overlay.txt");
+    workshop.left_nothing("where an overlay cannot work");
+}
+
+/// The newest release is broken too: proven on the side, so nothing is touched.
+#[test]
+fn a_repair_that_does_not_mend() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    workshop.builds_with("1.204.0", BAD);
+    let before = workshop.site();
+    workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-not-proven.txt");
+    workshop.preflight(["fix", "--isolated"]).run().exits(1).stderr_matches("fix-not-proven.txt");
+    assert_eq!(workshop.site(), before);
+    workshop.left_nothing("by a repair that was not proven");
+    workshop.preflight(["fix", "--strategy", "downgrade"]).run().exits(0);
+}
+
+/// What the repair would break is no repair, though the template is right.
+#[test]
+fn a_repair_that_breaks_a_requirement_is_taken_back() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let before = workshop.site();
+    let check = "case $(echo */*) in *1.204.0*) ;; esac\n\
+                 [ -d '@SITE@/jsii-1.132.0.dist-info' ] && echo 'other 1 has requirement jsii<1.100, but you have jsii 1.132.0.'\n\
+                 echo 'old 1 requires gone, which is not installed.'; exit 1\n";
+    let check = check.replace("@SITE@", workshop.path("site").to_str().unwrap());
+    sandbox.write("installer/check", check);
+    workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-breaks.txt");
+    assert_eq!(workshop.site(), before);
+    workshop.left_nothing("by a repair that was taken back");
+}
+
+#[test]
+fn an_installer_that_fails_in_every_way() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let before = workshop.site();
+    let ways = [
+        ("exits", "echo line one; echo 'error: no network' >&2; exit 2"),
+        ("dies", "kill -9 $$"),
+        ("writes-nothing", "exit 0"),
+        ("writes-garbage", "echo '{{{' >\"$target/garbage\"; mkdir \"$target/x-1.dist-info\"; exit 0"),
+        ("half", "cp -Rp \"$here/1.204.0/aws_cdk.core-1.204.0.dist-info\" \"$target\"; exit 0"),
+    ];
+    for (name, sh) in ways {
+        workshop.installs_by(sh);
+        let run = workshop.preflight(["fix"]).run();
+        run.exits(1).prefixed().stderr_matches(&format!("fix-installer-{name}.txt"));
+        assert_eq!(workshop.site(), before, "{name}");
+        workshop.left_nothing(name);
+    }
+    workshop.installs_by("exec sleep 1000");
+    let run = workshop.preflight(["fix"]).var("PCLUSTER_SHIM_TIMEOUT", "1").run();
+    run.exits(1).prefixed().stderr_matches("fix-installer-hangs.txt");
+    workshop.left_nothing("by an installer that hangs");
+    sandbox.script("tools/uv", "#!/no/such/interpreter\n");
+    workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-installer-cannot-run.txt");
+    assert_eq!(workshop.site(), before);
+    workshop.left_nothing("by an installer that cannot be run");
+}
+
+#[test]
+fn no_place_for_state() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let before = workshop.site();
+    let file = sandbox.write("home/a-file", "");
+    let run = workshop.preflight(["fix"]).var("XDG_STATE_HOME", &file).run();
+    run.exits(1).prefixed().stderr_matches("fix-no-state.txt");
+    // A check does not need any.
+    workshop.preflight(["--no-synth"]).var("XDG_STATE_HOME", &file).run().exits(1).is_silent();
+    assert_eq!(workshop.site(), before);
+}
+
+/// A journal of a version to come, or damaged: nobody knows what is half done.
+#[test]
+fn a_journal_that_cannot_be_read_is_told() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    workshop.preflight(["fix", "--dry-run"]).run().exits(0);
+    let journal = workshop.repairs().join("journal.json");
+    fs::write(&journal, "{\"id\": 3").unwrap();
+    set_mode(&journal, 0o644);
+    for arguments in [["fix"], ["undo"], ["check"]] {
+        workshop.preflight(arguments).run().exits(1).prefixed().stderr_matches("journal-damaged.txt");
+    }
+}
