@@ -8,6 +8,7 @@ mod harness; // the sandbox, one run in it, the scene of a failed assertion, the
 mod dispatch; // what is guarded, what passes through, and that a pass-through leaves no trace
 mod failures; // checks that cannot run: each one line, delegated; strict stops
 mod house; // the rules that the code itself is held to
+mod install; // install.sh and what it leaves behind
 mod interruption; // ^C, SIGTERM, SIGHUP, nohup
 mod launchers; // every form of launcher leads to its interpreter
 mod locate; // the real pcluster among shims, wrappers and debris
