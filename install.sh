@@ -408,13 +408,14 @@ remove_shim() {
         return
     fi
     made=$(grep '^/' "$prefix/made" 2>/dev/null)
-    remove "$prefix/made" "$prefix/env" "$prefix/env.fish" \
+    remove "$prefix/env" "$prefix/env.fish" \
         "$prefix/completions/pcluster.bash" "$prefix/completions/_pcluster" \
         "$prefix/completions/pcluster.fish" "$prefix/completions/pcluster-preflight.fish" \
         "$prefix/share/man/man1/pcluster-preflight.1" \
         "$prefix/bin/pcluster-preflight" "$prefix/bin/pcluster" "$prefix/install.sh"
-    remove_empty "$prefix/completions" "$prefix/share/man/man1" "$prefix/share/man" "$prefix/share" \
-        "$prefix/bin" "$prefix"
+    remove_empty "$prefix/completions" "$prefix/share/man/man1" "$prefix/share/man" "$prefix/share" "$prefix/bin"
+    remove "$prefix/made"
+    remove_empty "$prefix"
     printf '%s\n' "$made" | while read -r directory; do
         rmdir "$directory" 2>/dev/null || break
     done

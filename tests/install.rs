@@ -11,6 +11,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::fakes::real_python;
@@ -546,7 +547,8 @@ fn trap_28_only_what_is_ours_is_removed_and_only_by_its_name() {
     }
 }
 
-/// A `mv` or `rm` that kills the whole run, at the n-th time that it is called.
+/// A `mv` or `rm` that kills the whole run, which is a process group, at the n-th time that it is
+/// called.
 fn deadly(home: &Home, tool: &str, at: usize) -> PathBuf {
     let directory = home.path("deadly");
     let _ = fs::remove_dir_all(&directory);
@@ -563,14 +565,14 @@ fn deadly(home: &Home, tool: &str, at: usize) -> PathBuf {
 /// Killed at any step: nothing is broken, the next run completes it, and nothing is left after.
 #[test]
 fn a_run_that_is_killed_half_way_is_completed_by_the_next() {
+    let home = Home::new();
     for tool in ["mv", "chmod", "mkdir"] {
         for at in 1..30 {
-            let home = Home::new();
             let path = [deadly(&home, tool, at), home.path("venv/bin"), home.path("tools")];
-            let call = home.installs_in("dash", ["--binary", &home.built]).path(&path);
-            let run = call.under(home.path("tools/setsid"), &[]).run();
+            let run = home.installs_in("dash", ["--binary", &home.built]).path(&path).run();
             if run.status.success() {
                 assert!(at > 1, "{tool} is never called");
+                home.is_as_before(&home.uninstall());
                 break;
             }
             run.dies_by(9);
@@ -580,21 +582,14 @@ fn a_run_that_is_killed_half_way_is_completed_by_the_next() {
                 home.install();
                 home.call("bash", ["-i", "-c", "pcluster preflight where -q"]).run().exits(0);
             }
-            let run = home.uninstall();
-            // Killed before it could write down that it has made these.
-            for made in ["home/.local/share", "home/.local"] {
-                let _ = fs::remove_dir(home.path(made));
-            }
-            home.is_as_before(&run);
+            uninstall_after_kill(&home);
         }
     }
     for tool in ["mv", "rm", "rmdir"] {
         for at in 1..40 {
-            let home = Home::new();
             home.install();
             let path = [deadly(&home, tool, at), home.path("venv/bin"), home.path("tools")];
-            let call = home.installs_in("dash", ["--uninstall"]).path(&path);
-            let run = call.under(home.path("tools/setsid"), &[]).run();
+            let run = home.installs_in("dash", ["--uninstall"]).path(&path).run();
             if run.status.success() {
                 assert!(at > 1, "{tool} is never called");
                 break;
@@ -602,9 +597,19 @@ fn a_run_that_is_killed_half_way_is_completed_by_the_next() {
             run.dies_by(9);
             let version = home.call("bash", ["-l", "-i", "-c", "pcluster version"]).run();
             version.exits(0).prints("the real pcluster: version\n");
-            home.is_as_before(&home.uninstall());
+            uninstall_after_kill(&home);
         }
     }
+}
+
+/// Two empty directories may stay where a run was killed before it wrote down that it made them, or
+/// after it forgot it.
+fn uninstall_after_kill(home: &Home) {
+    let run = home.uninstall();
+    for made in ["home/.local/share", "home/.local"] {
+        let _ = fs::remove_dir(home.path(made));
+    }
+    home.is_as_before(&run);
 }
 
 /// Reads the script piece by piece, `L` for a line and `C` for a character, runs what it has so far
@@ -749,4 +754,192 @@ fn the_script_is_as_its_linters_want_it() {
         &arguments.iter().copied().chain([env.as_os_str()]).collect::<Vec<_>>(),
     );
     assert!(real_python().exists());
+}
+
+/// The names that [`Home`] has in a live shell.
+const DRIVER: &str = r#"
+import json, os, pty, select, struct, sys, fcntl, termios
+
+shell, steps = sys.argv[1], json.load(open(sys.argv[2]))
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(shell, [shell, "-i"])
+fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 400, 0, 0))
+seen = b""
+
+
+def until(word):
+    """What comes until the word, at most a minute."""
+    global seen
+    while word not in seen:
+        if not select.select([terminal], [], [], 60)[0]:
+            sys.exit(f"no {word!r} in {seen!r}")
+        seen += os.read(terminal, 65536)
+    before, seen = seen.split(word, 1)
+    return before
+
+
+def ask(line):
+    # The word is put together by printf, so that its echo is not taken for it.
+    os.write(terminal, line.encode() + b"\r")
+    os.write(terminal, b"printf 'STEP%s\\n' END\r")
+    return until(b"STEPEND").decode(errors="replace")
+
+
+ask(":")
+answers = {}
+for name, line in steps:
+    if line == "NEXT":
+        said = answers["install"].split("or run this: ", 1)[1]
+        line = said.splitlines()[0].strip()
+    answers[name] = ask(line)
+os.write(terminal, b"exit\r")
+json.dump(answers, sys.stdout)
+"#;
+
+/// What a live interactive shell shows for each of these lines, by name.
+fn live(home: &Home, shell: &str, steps: &[(&str, String)]) -> (Value, String) {
+    let driver = home.sandbox.write("driver.py", DRIVER);
+    let file = home.sandbox.write("steps.json", json!(steps).to_string());
+    let shell = home.path("tools").join(shell);
+    let call = home.sandbox.call(real_python(), []).argument(driver).argument(&shell).argument(file);
+    let path = ["venv/bin", "node", "tools"].map(|name| home.path(name));
+    let call =
+        call.path(&path).var("SHELL", &shell).var("TERM", "xterm").var("XDG_DATA_HOME", home.path("data"));
+    let run = call.run();
+    run.exits(0);
+    (serde_json::from_slice(&run.stdout).unwrap(), run.stdout())
+}
+
+/// Traps 6 and 8: one live shell, from before the installation to after it is taken away, and an
+/// environment activated and deactivated in between.
+#[test]
+fn trap_06_and_08_one_live_shell_through_install_activate_deactivate_and_uninstall() {
+    for shell in ["bash", "zsh", "fish"] {
+        let home = Home::new();
+        fs::create_dir(home.path("data")).unwrap();
+        let other = home.sandbox.environment_in("other");
+        other.is_broken();
+        other.really("echo \"the other pcluster: $*\"");
+        let (venv, fish) = (home.path("other"), if shell == "fish" { ".fish" } else { "" });
+        let launcher = fs::read(venv.join("bin/pcluster")).unwrap();
+        // Its scripts of activation are those of a real one.
+        output(
+            real_python(),
+            &["-m", "venv", "--without-pip", home.path("v").to_str().unwrap()].map(AsRef::as_ref),
+        );
+        for name in ["activate", "activate.fish"] {
+            let text = fs::read_to_string(home.path("v/bin").join(name)).unwrap();
+            let text = text.replace(home.path("v").to_str().unwrap(), venv.to_str().unwrap());
+            home.sandbox.write(venv.join("bin").join(name), text);
+        }
+        let install = format!("sh '{}'", home.path("install.sh").display());
+        let build = "pcluster build-image --image-configuration image.yaml --image-id my-image".to_owned();
+        let version = "pcluster version".to_owned();
+        let steps = [
+            ("before", version.clone()),
+            ("install", format!("{install} --binary '{}'", home.path("built").display())),
+            ("activate-shim", "NEXT".into()),
+            ("version", version.clone()),
+            ("guarded", build.clone()),
+            ("activate", format!(". '{}{fish}'", venv.join("bin/activate").display())),
+            ("other-version", version.clone()),
+            ("other-guarded", build.clone()),
+            ("where", "pcluster preflight where".into()),
+            ("deactivate", "deactivate".into()),
+            ("version-again", version.clone()),
+            ("guarded-again", build.clone()),
+            ("uninstall", format!("{install} --uninstall")),
+            ("version-after", version.clone()),
+            ("build-after", build.clone()),
+            (
+                "forget",
+                if shell == "fish" { "functions -e pcluster" } else { "unset -f pcluster; hash -r" }.into(),
+            ),
+            ("version-forgotten", version),
+            ("build-forgotten", build),
+        ];
+        let (answers, all) = live(&home, shell, &steps);
+        let says = |step: &str, text: &str| {
+            let answer = answers[step].as_str().unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(
+                answer.contains(text),
+                "{shell}: {step} has no {text:?}:
+{all}"
+            );
+        };
+        for step in ["before", "version", "version-again", "version-after", "version-forgotten"] {
+            says(step, "the real pcluster: version");
+        }
+        for step in ["guarded", "other-guarded", "guarded-again"] {
+            says(step, "pcluster-shim stopped build-image");
+        }
+        for step in ["build-after", "build-forgotten"] {
+            says(step, "the real pcluster: build-image");
+        }
+        says("other-version", "the other pcluster: version");
+        says("where", "guards the environment itself");
+        says("where", &format!("real {}", venv.join("bin/pcluster").display()));
+        assert_eq!(fs::read(venv.join("bin/pcluster")).unwrap(), launcher);
+        home.is_as_before(&home.uninstall());
+    }
+}
+
+/// Trap 24, and completion in live shells: our own command is completed under both its names, and
+/// everything else as files, as without the shim.
+#[test]
+fn completion_in_live_shells() {
+    for shell in ["bash", "zsh", "fish"] {
+        let home = Home::new();
+        fs::create_dir(home.path("data")).unwrap();
+        home.install();
+        let steps = [
+            ("command", "pcluster preflight wh\t"),
+            ("own name", "pcluster-preflight wh\t"),
+            ("option", "pcluster preflight advisories --form\t js\t"),
+            ("own option", "pcluster-preflight advisories --form\t js\t"),
+            ("after options", "pcluster preflight -q --color never wh\t"),
+            ("word", "pcluster prefl\t where"),
+            ("file", "pcluster imag\t"),
+            ("later file", "pcluster create-cluster -c imag\t"),
+            ("file of preflight", "pcluster preflight template imag\t"),
+        ];
+        let (answers, all) = live(&home, shell, &steps.map(|(name, line)| (name, line.to_owned())));
+        let says = |step: &str, text: &str| {
+            let answer = answers[step].as_str().unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(
+                answer.contains(text),
+                "{shell}: {step} has no {text:?}:
+{all}"
+            );
+        };
+        for step in ["command", "own name", "word"] {
+            says(step, "on PATH ");
+        }
+        for step in ["option", "own option"] {
+            says(step, "\"schemaVersion\": 1");
+        }
+        assert!(!answers["after options"].as_str().unwrap().contains("unrecognized"), "{shell}:\n{all}");
+        says("file", "the real pcluster: image.yaml");
+        says("later file", "the real pcluster: create-cluster -c image.yaml");
+        says("file of preflight", "image.yaml");
+    }
+}
+
+/// The page is well formed, and `man` finds it through PATH alone.
+#[test]
+fn the_manual_page_is_installed() {
+    let home = Home::new();
+    home.install();
+    let page = fs::read_to_string(home.prefix().join("share/man/man1/pcluster-preflight.1")).unwrap();
+    for line in [
+        ".SH COMMANDS",
+        ".SS \"fix\"",
+        ".SS \"template FILE\"",
+        ".SH \"OPTIONS OF EVERY COMMAND\"",
+        ".B PCLUSTER_SHIM_MODE",
+    ] {
+        assert!(page.lines().any(|own| own == line), "{line}:\n{page}");
+    }
+    assert!(!page.contains("FORMAT>\\fR\n.SS"), "options that all commands have are told once");
 }
