@@ -586,7 +586,8 @@ fn a_run_that_is_killed_half_way_is_completed_by_the_next() {
         }
     }
     for tool in ["mv", "rm", "rmdir"] {
-        for at in 1..40 {
+        // `rm` is called twice for each file: one step in four is enough of it.
+        for at in (1..80).step_by(if tool == "rm" { 4 } else { 1 }) {
             home.install();
             let path = [deadly(&home, tool, at), home.path("venv/bin"), home.path("tools")];
             let run = home.installs_in("dash", ["--uninstall"]).path(&path).run();
@@ -804,8 +805,12 @@ fn live(home: &Home, shell: &str, steps: &[(&str, String)]) -> (Value, String) {
     let shell = home.path("tools").join(shell);
     let call = home.sandbox.call(real_python(), []).argument(driver).argument(&shell).argument(file);
     let path = ["venv/bin", "node", "tools"].map(|name| home.path(name));
-    let call =
-        call.path(&path).var("SHELL", &shell).var("TERM", "xterm").var("XDG_DATA_HOME", home.path("data"));
+    let call = call
+        .path(&path)
+        .var("SHELL", &shell)
+        .var("TERM", "xterm")
+        .var("HISTFILE", "/dev/null")
+        .var("XDG_DATA_HOME", home.path("data"));
     let run = call.run();
     run.exits(0);
     (serde_json::from_slice(&run.stdout).unwrap(), run.stdout())
@@ -942,4 +947,162 @@ fn the_manual_page_is_installed() {
         assert!(page.lines().any(|own| own == line), "{line}:\n{page}");
     }
     assert!(!page.contains("FORMAT>\\fR\n.SS"), "options that all commands have are told once");
+}
+
+/// install.sh on one environment in place.
+#[track_caller]
+fn in_place(home: &Home, more: &[&str]) {
+    let venv = home.path("venv");
+    let call = home.installs_in("dash", ["--venv", venv.to_str().unwrap()]);
+    more.iter().fold(call, |call, word| call.argument(*word)).run().exits(0).is_silent();
+}
+
+/// Trap 9, in place: the launcher sees the name and the directory that it would see without us, as
+/// far as usage texts, `sys.path` and launchers that look beside themselves can tell.
+#[test]
+fn in_place_the_launcher_works_as_before_and_comes_back_byte_for_byte() {
+    let python = real_python().display().to_string();
+    let beside = r#"#!/bin/sh
+'''exec' "$(dirname -- "$(realpath -- "$0")")"/'python' "$0" "$@"
+' '''
+"#;
+    let trampoline = format!("#!/bin/sh\n'''exec' \"{python}\" \"$0\" \"$@\"\n' '''\n");
+    let shebang = format!("#!{python}\n");
+    let shows = "import os, sys\nprint(os.path.basename(sys.argv[0]), sys.path[0], *sys.argv[1:])\n";
+    for (installer, head) in SHELLS.into_iter().zip([beside, &trampoline, &shebang]) {
+        let home = Home::new();
+        fs::remove_file(home.path("venv/bin/python")).unwrap();
+        home.sandbox.link("venv/bin/python", &python);
+        let launcher = format!("{head}# from pcluster.cli.entrypoint import main\n{shows}");
+        home.sandbox.script("venv/bin/pcluster", launcher);
+        let home = Home { before: home.files(), ..home };
+        let call = |program: &str| {
+            home.sandbox.call(home.path(program), ["version"]).path(&home.sandbox.search_path()[1..])
+        };
+        let direct = call("venv/bin/pcluster").run();
+        direct.exits(0).holds(direct.stdout().starts_with("pcluster /"), "its name");
+        let directory = home.path("venv").display().to_string();
+        let install = ["--venv", &directory, "--binary", &home.built];
+        for _ in 0..2 {
+            let run = home.installs_in(installer, install).run();
+            run.exits(0).is_silent().stdout_matches("venv-install.txt");
+        }
+        // By its path, by its name, and by a link to it.
+        call("venv/bin/pcluster").run().exits(0).prints(&direct.stdout()).is_silent();
+        home.call("bash", ["-c", "cd / && pcluster version"]).run().exits(0).prints(&direct.stdout());
+        home.sandbox.link("home/linked", home.path("venv/bin/pcluster"));
+        call("home/linked").run().exits(0).prints(&direct.stdout());
+        fs::remove_file(home.path("home/linked")).unwrap();
+        let uninstall = ["--uninstall", "--venv", &directory];
+        let run = home.installs_in(installer, uninstall).run();
+        run.exits(0).is_silent().stdout_matches("venv-uninstall.txt");
+        home.is_as_before(&run);
+        let run = home.installs_in(installer, uninstall).run();
+        run.exits(0).is_silent().stdout_matches("venv-uninstall-again.txt");
+        home.is_as_before(&run);
+    }
+}
+
+/// build-image is guarded in place, whatever else is on PATH; `where` says so.
+#[test]
+fn in_place_the_environment_is_guarded() {
+    let home = Home::new();
+    in_place(&home, &["--binary", &home.built]);
+    let build = "pcluster build-image --image-configuration image.yaml --image-id my-image";
+    let run = home.call("dash", ["-c", build]).run();
+    run.exits(1).holds(run.stdout().contains("pcluster-shim stopped build-image"), "it is stopped");
+    let run = home.call("dash", ["-c", "pcluster preflight where"]).run();
+    run.exits(0).is_silent().stdout_matches("where-in-place.txt");
+    let run = home.call("dash", ["-c", "pcluster preflight where --format json"]).run();
+    run.exits(0).is_silent().stdout_matches("where-in-place.json");
+    // Another environment that is first on PATH is the one that is asked for.
+    home.sandbox.environment_in("other").really("echo \"the other pcluster: $*\"");
+    let both = ["other/bin", "venv/bin", "tools"].map(|name| home.path(name));
+    home.call("dash", ["-c", "pcluster version"]).path(&both).run().prints("the other pcluster: version\n");
+    // The shim of the user, and in the environment another one: that environment's launcher.
+    home.install();
+    let run = home.call("bash", ["-i", "-c", "pcluster version && pcluster preflight where"]).run();
+    run.exits(0).stdout_matches("where-both.txt");
+    let named = home.sandbox.call(home.prefix().join("bin/pcluster"), ["version"]).path(&both);
+    let named = named.var("PCLUSTER_SHIM_REAL", home.path("venv/bin/pcluster"));
+    named.run().exits(0).prints("the real pcluster: version\n");
+    home.uninstall();
+    in_place(&home, &["--uninstall"]);
+}
+
+/// Trap 27: what pip or uv writes over it later is newer, is used, is told, and is guarded anew.
+#[test]
+fn trap_27_what_overwrites_the_shim_in_place_is_told_and_renewed() {
+    let home = Home::new();
+    in_place(&home, &["--binary", &home.built]);
+    let newer = "#!/bin/sh\n# from pcluster.cli.entrypoint import main\necho newer \"$@\"\n";
+    fs::remove_file(home.path("venv/bin/pcluster")).unwrap();
+    home.sandbox.script("venv/bin/pcluster", newer);
+    let asked = || home.call("dash", ["-c", "pcluster-preflight where"]).run();
+    asked().exits(1).stdout_matches("where-overwritten.txt");
+    home.call("dash", ["-c", "pcluster version"]).run().exits(0).prints("newer version\n");
+    // As `where` says it, with what lies in the environment alone.
+    let (own, venv) = (home.path("venv/bin/.pcluster-shim/install.sh"), home.path("venv"));
+    let renew = [own.to_str().unwrap(), "--venv", venv.to_str().unwrap()];
+    home.call("dash", renew).run().exits(0).is_silent();
+    asked().exits(0);
+    home.call("dash", ["-c", "pcluster version"]).run().exits(0).prints("newer version\n");
+    // Removed by pip, taken away by us: nothing old comes back.
+    fs::remove_file(home.path("venv/bin/pcluster")).unwrap();
+    asked().exits(127).stdout_matches("where-removed.txt");
+    in_place(&home, &["--uninstall"]);
+    for left in ["pcluster", "pcluster.real", "pcluster-preflight", ".pcluster-shim"] {
+        assert!(home.path("venv/bin").join(left).symlink_metadata().is_err(), "{left}");
+    }
+    // The shim of the user is in a directory of its own, which no other installer writes into.
+    home.install();
+    home.sandbox.script("venv/bin/pcluster", newer);
+    home.call("bash", ["-i", "-c", "pcluster preflight where -q"]).run().exits(0);
+}
+
+/// The launcher that it would put back is gone, or something of the user's is in the way.
+#[test]
+fn in_place_nothing_is_lost_where_files_are_not_as_expected() {
+    let home = Home::new();
+    let venv = home.path("venv").display().to_string();
+    in_place(&home, &["--binary", &home.built]);
+    fs::remove_file(home.path("venv/bin/pcluster.real")).unwrap();
+    let run = home.installs_in("dash", ["--uninstall", "--venv", &venv]).run();
+    run.exits(1).prints("").stderr_matches("venv-no-launcher-uninstall.txt");
+    let run = home.installs_in("dash", ["--binary", &home.built, "--venv", &venv]).run();
+    run.exits(1).prints("").stderr_matches("venv-no-launcher.txt");
+    let home = Home::new();
+    let venv = home.path("venv").display().to_string();
+    home.sandbox.write("venv/bin/pcluster.real", "theirs");
+    let home = Home { before: home.files(), ..home };
+    let run = home.installs_in("dash", ["--binary", &home.built, "--venv", &venv]).run();
+    run.exits(1).prints("").stderr_matches("venv-in-the-way.txt");
+    home.is_as_before(&run);
+}
+
+/// Trap 26: a hundred calls while the shim is exchanged without a pause: none fails.
+#[test]
+fn trap_26_the_shim_is_replaced_while_it_runs() {
+    let home = Home::new();
+    home.install();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (home, done) = (&home, &done);
+        let replacing = scope.spawn(move || {
+            let mut times = 0;
+            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                home.installs_in("dash", ["--no-modify-path", "--binary", &home.built]).run().exits(0);
+                times += 1;
+            }
+            times
+        });
+        let path = [home.prefix().join("bin"), home.path("venv/bin"), home.path("node"), home.path("tools")];
+        let shim = home.prefix().join("bin/pcluster");
+        for _ in 0..100 {
+            let run = home.sandbox.call(&shim, ["version"]).path(&path).run();
+            run.exits(0).prints("the real pcluster: version\n").is_silent();
+        }
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        assert!(replacing.join().unwrap() > 1, "it was replaced meanwhile");
+    });
 }
