@@ -14,6 +14,8 @@
 #   DIR/bin/.pcluster-shim/pcluster            a link to it, of the name that its usage text shows
 #   DIR/bin/.pcluster-shim/install.sh          this file
 
+# Cut off anywhere, this does nothing: there are functions and, at the end, one call. No name of a
+# function begins with the name of a program that would do something.
 usage() {
     cat <<'EOF'
 usage: install.sh [--prefix DIR] [--binary FILE] [--no-modify-path]
@@ -30,26 +32,27 @@ EOF
 
 say() { printf '%s\n' "$*"; }
 
-warn() { printf 'install.sh: %s\n' "$*" >&2; }
+complain() { printf 'install.sh: %s\n' "$*" >&2; }
 
 die() {
-    warn "$1"
-    if [ -n "${2:-}" ]; then warn "$2"; fi
+    complain "$1"
+    if [ -n "${2:-}" ]; then complain "$2"; fi
     exit "${3:-1}"
 }
 
 # Stands in every build of the shim, and in no other program.
 marker='pcluster-shim executable 7c1e4d6a-86f5-4f0b-9a0c-2d3b51e6f0aa'
 
-is_shim() { [ -f "$1" ] && LC_ALL=C grep -qF "$marker" "$1" 2>/dev/null; }
+# A grep may stop at a byte that is zero.
+is_shim() { [ -f "$1" ] && tr '\000' '\n' <"$1" 2>/dev/null | LC_ALL=C grep -qF "$marker"; }
 
 # quoted TEXT: as one word of sh.
 quoted() {
     printf "'%s'" "$(printf '%s' "$1" | sed "s/'/'\\\\''/g")"
 }
 
-# fish_quoted TEXT: as one word of fish, where a backslash counts within quotes.
-fish_quoted() {
+# quoted_for_fish TEXT: as one word of fish, where a backslash counts within quotes.
+quoted_for_fish() {
     printf "'%s'" "$(printf '%s' "$1" | sed "s/[\\\\']/\\\\&/g")"
 }
 
@@ -75,29 +78,29 @@ put() {
     die "cannot write $2" "Make $(dirname "$2") writable, or name another directory."
 }
 
-# remove FILE…: those that are ours, and what a killed run left of them.
+# remove FILE...: those that are ours, and what a killed run left of them.
 remove() {
     for file in "$@"; do
-        if [ -h "$file" ] || LC_ALL=C grep -qi 'pcluster[_-]shim' "$file" 2>/dev/null; then
+        if [ -h "$file" ] || is_shim "$file" || LC_ALL=C grep -qi 'pcluster[_-]shim' "$file" 2>/dev/null; then
             rm -f "${file:?}" || die "cannot remove $file" 'Remove it by hand, then run this again.'
         fi
         rm -f "${file:?}$temporary".[0-9]*
     done
 }
 
-# remove_empty DIR…: a directory with something else in it stays.
+# remove_empty DIR...: a directory with something else in it stays.
 remove_empty() {
     for directory in "$@"; do
         if [ -d "$directory" ] && ! rmdir "${directory:?}" 2>/dev/null; then
-            warn "$directory stays: something else is in it"
+            complain "$directory stays: something else is in it"
         fi
     done
 }
 
 # --- the program ----------------------------------------------------------------
 
-# find_binary: sets `binary`, by building it where nothing else is said.
-find_binary() {
+# choose_program: sets `binary`, by building it where nothing else is said.
+choose_program() {
     if [ -z "$binary" ] && grep -qs '^name = "pcluster-shim"' "$here/Cargo.toml"; then
         command -v cargo >/dev/null 2>&1 ||
             die 'cargo is not on PATH' 'Install Rust (https://rustup.rs), or name a built file with --binary FILE.'
@@ -126,7 +129,7 @@ put_script() {
 
 # --- what startup files source ----------------------------------------------------
 
-env_sh() {
+startup_for_sh() {
     printf '# pcluster-shim: first on PATH, each time that this is sourced. Written by install.sh.\n'
     printf '_pcluster_shim=%s\n' "$(quoted "$prefix")"
     cat <<'EOF'
@@ -176,10 +179,10 @@ unset _pcluster_shim
 EOF
 }
 
-env_fish() {
+startup_for_fish() {
     printf '# pcluster-shim: first on PATH, each time that this is sourced. Written by install.sh.\n'
-    printf 'set -l directory %s\n' "$(fish_quoted "$prefix/bin")"
-    printf 'set -l completions %s\n' "$(fish_quoted "$prefix/completions")"
+    printf 'set -l directory %s\n' "$(quoted_for_fish "$prefix/bin")"
+    printf 'set -l completions %s\n' "$(quoted_for_fish "$prefix/completions")"
     cat <<'EOF'
 set -l others
 for entry in $PATH
@@ -192,7 +195,7 @@ if status is-interactive
     if not functions -q pcluster
         function pcluster
 EOF
-    shim=$(fish_quoted "$prefix/bin/pcluster")
+    shim=$(quoted_for_fish "$prefix/bin/pcluster")
     printf '            if test -x %s\n' "$shim"
     printf '                %s' "$shim"
     cat <<'EOF'
@@ -212,40 +215,40 @@ EOF
 # --- startup files ----------------------------------------------------------------
 
 # The line, as sh and as fish. Where the shim is gone, it does nothing.
-sh_line() {
+our_line_in_sh() {
     file=$(quoted "$prefix/env")
     printf '[ ! -f %s ] || . %s # pcluster-shim' "$file" "$file"
 }
 
-fish_line() {
-    file=$(fish_quoted "$prefix/env.fish")
+our_line_in_fish() {
+    file=$(quoted_for_fish "$prefix/env.fish")
     printf 'test -f %s; and source %s # pcluster-shim' "$file" "$file"
 }
 
 # A file that did not end in a newline got one before our line, which says so.
 one_more=', and the newline before'
 
-# in_startup_files add|remove: each file that exists and that a shell of this user may read. None
+# each_startup_file add|remove: each file that exists and that a shell of this user may read. None
 # is made: a new .bash_profile would hide .profile.
-in_startup_files() {
+each_startup_file() {
     zdotdir=${ZDOTDIR:-}
     if [ -z "$zdotdir" ] && [ -f "$HOME/.zshenv" ] && command -v zsh >/dev/null 2>&1; then
         # shellcheck disable=SC2016 # zsh expands it.
         zdotdir=$(zsh -c 'printf %s "$ZDOTDIR"' </dev/null 2>/dev/null) || zdotdir=
     fi
     for name in .profile .bash_profile .bash_login .bashrc .zshenv .zprofile .zshrc; do
-        in_file "$1" "$HOME/$name" "$(sh_line)"
+        one_startup_file "$1" "$HOME/$name" "$(our_line_in_sh)"
     done
     if [ -n "$zdotdir" ]; then
         for name in .zshenv .zprofile .zshrc; do
-            in_file "$1" "$zdotdir/$name" "$(sh_line)"
+            one_startup_file "$1" "$zdotdir/$name" "$(our_line_in_sh)"
         done
     fi
-    in_file "$1" "${XDG_CONFIG_HOME:-$HOME/.config}/fish/config.fish" "$(fish_line)"
+    one_startup_file "$1" "${XDG_CONFIG_HOME:-$HOME/.config}/fish/config.fish" "$(our_line_in_fish)"
 }
 
-# in_file add|remove FILE LINE
-in_file() {
+# one_startup_file add|remove FILE LINE
+one_startup_file() {
     [ -f "$2" ] || return 0
     case $1 in
         add) add_line "$2" "$3" ;;
@@ -268,23 +271,14 @@ $2$one_more"
         edited=1
         say "added one line to $1"
     else
-        warn "$1 cannot be written: shells that read it do not get the shim"
-        warn "Add this line at its end: $2"
+        complain "$1 cannot be written: shells that read it do not get the shim"
+        complain "Add this line at its end: $2"
     fi
 }
 
 # remove_line FILE LINE: the bytes before it and the bytes after it are as they were.
 remove_line() {
     file=$1
-    for line in "$2$one_more" "$2"; do
-        number=$(tr '\000' '?' <"$file" 2>/dev/null | LC_ALL=C grep -nxF -e "$line" | head -n 1 | cut -d : -f 1)
-        if [ -n "$number" ]; then break; fi
-    done
-    [ -n "$number" ] || return 0
-    before=$(($(head -n "$((number - 1))" "$file" | wc -c)))
-    after=$((before + $(printf '%s\n' "$line" | wc -c)))
-    whole=$(($(wc -c <"$file")))
-    if [ "$line" != "$2" ] && [ "$after" -ge "$whole" ]; then before=$((before - 1)); fi
     # A link stays a link, and the file keeps its mode; a full disk leaves it as it is.
     links=0
     while [ -h "$file" ] && [ "$links" -lt 40 ]; do
@@ -295,14 +289,24 @@ remove_line() {
         esac
         links=$((links + 1))
     done
+    rm -f "${file:?}$temporary".[0-9]*
+    for line in "$2$one_more" "$2"; do
+        number=$(tr '\000' '?' <"$file" 2>/dev/null | LC_ALL=C grep -nxF -e "$line" | head -n 1 | cut -d : -f 1)
+        if [ -n "$number" ]; then break; fi
+    done
+    [ -n "$number" ] || return 0
+    before=$(($(head -n "$((number - 1))" "$file" | wc -c)))
+    after=$((before + $(printf '%s\n' "$line" | wc -c)))
+    whole=$(($(wc -c <"$file")))
+    if [ "$line" != "$2" ] && [ "$after" -ge "$whole" ]; then before=$((before - 1)); fi
     new=$file$temporary.$$
     if [ -w "$file" ] && cp -p "$file" "$new" 2>/dev/null &&
         { head -c "$before" "$file" && tail -c "+$((after + 1))" "$file"; } >"$new" && mv -f "$new" "$file"; then
         say "removed one line from $1"
     else
         rm -f "$new"
-        warn "$1 cannot be written: one line stays in it, and does nothing"
-        warn "Remove this line: $2"
+        complain "$1 cannot be written: one line stays in it, and does nothing"
+        complain "Remove this line: $2"
     fi
 }
 
@@ -330,12 +334,13 @@ own_directory() {
     done
 }
 
-install_shim() {
-    find_binary
+add_shim() {
+    choose_program
     own_directory
     made=$(missing_parents)
     mkdir -p "$prefix/bin" "$prefix/completions" "$prefix/share/man/man1" 2>/dev/null ||
         die "cannot make $prefix" 'Name a directory that can be written with --prefix DIR.'
+    if [ -n "$made" ]; then printf '%s\n' "$made" '# pcluster-shim' | put 644 "$prefix/made" || exit 1; fi
     # The env scripts come last: until then nothing of this is on anyone's PATH.
     put 755 "$prefix/bin/pcluster" <"$binary"
     preflight=$prefix/bin/pcluster-preflight
@@ -349,12 +354,11 @@ install_shim() {
     done
     "$preflight" man | put 644 "$prefix/share/man/man1/pcluster-preflight.1" || exit 1
     put_script "$prefix"
-    if [ -n "$made" ]; then printf '%s\n' "$made" '# pcluster-shim' | put 644 "$prefix/made" || exit 1; fi
-    env_fish | put 644 "$prefix/env.fish" || exit 1
-    env_sh | put 644 "$prefix/env" || exit 1
+    startup_for_fish | put 644 "$prefix/env.fish" || exit 1
+    startup_for_sh | put 644 "$prefix/env" || exit 1
     say "installed $("$preflight" --version | sed 's/^pcluster preflight/pcluster-shim/') in $prefix"
     edited=
-    if [ -n "$modify_path" ] && [ -n "${HOME:-}" ]; then in_startup_files add; fi
+    if [ -n "$modify_path" ] && [ -n "${HOME:-}" ]; then each_startup_file add; fi
     check_installation
 }
 
@@ -365,9 +369,9 @@ check_installation() {
     ask="$(quoted "$preflight") where -q"
     case ${SHELL:-} in
         */fish)
-            activate="source $(fish_quoted "$prefix/env.fish")"
+            activate="source $(quoted_for_fish "$prefix/env.fish")"
             now=$activate
-            ask="$(fish_quoted "$preflight") where -q"
+            ask="$(quoted_for_fish "$preflight") where -q"
             ;;
     esac
     if [ -z "$edited" ]; then
@@ -385,32 +389,33 @@ check_installation() {
             0) ;;
             127) if [ -z "$kind" ]; then say 'there is no real pcluster on PATH yet; the shim finds it when there is'; fi ;;
             *)
-                warn "a new shell ($SHELL $kind -i) does not run the shim first: it would not guard build-image"
-                warn "Put this line at the end of its startup file: $activate"
+                complain "a new shell ($SHELL $kind -i) does not run the shim first: it would not guard build-image"
+                complain "Put this line at the end of its startup file: $activate"
                 ;;
         esac
     done
     say "next: open a new shell, or run this: $now"
 }
 
-uninstall_shim() {
+remove_shim() {
     if [ -e "$prefix/bin/pcluster" ] && ! is_shim "$prefix/bin/pcluster"; then
         die "$prefix/bin/pcluster is not pcluster-shim's: nothing was removed" 'Name its directory with --prefix DIR.'
     fi
     # Startup files first: a run that is cut off leaves a shim that nobody calls.
-    if [ -n "${HOME:-}" ]; then in_startup_files remove; fi
+    if [ -n "${HOME:-}" ]; then each_startup_file remove; fi
     if ! [ -d "$prefix" ]; then
         say "nothing is installed in $prefix"
         return
     fi
     made=$(grep '^/' "$prefix/made" 2>/dev/null)
-    remove "$prefix/made" "$prefix/env" "$prefix/env.fish" \
+    remove "$prefix/env" "$prefix/env.fish" \
         "$prefix/completions/pcluster.bash" "$prefix/completions/_pcluster" \
         "$prefix/completions/pcluster.fish" "$prefix/completions/pcluster-preflight.fish" \
         "$prefix/share/man/man1/pcluster-preflight.1" \
         "$prefix/bin/pcluster-preflight" "$prefix/bin/pcluster" "$prefix/install.sh"
-    remove_empty "$prefix/completions" "$prefix/share/man/man1" "$prefix/share/man" "$prefix/share" \
-        "$prefix/bin" "$prefix"
+    remove_empty "$prefix/completions" "$prefix/share/man/man1" "$prefix/share/man" "$prefix/share" "$prefix/bin"
+    remove "$prefix/made"
+    remove_empty "$prefix"
     printf '%s\n' "$made" | while read -r directory; do
         rmdir "$directory" 2>/dev/null || break
     done
@@ -420,7 +425,7 @@ uninstall_shim() {
 
 # --- one environment, in place ------------------------------------------------------
 
-install_in_venv() {
+add_to_venv() {
     launcher=$venv/bin/pcluster
     own=$venv/bin/.pcluster-shim
     if ! is_shim "$launcher"; then
@@ -429,7 +434,7 @@ install_in_venv() {
     elif ! [ -e "$launcher.real" ]; then
         die "the launcher that belongs in $launcher is gone" 'Reinstall aws-parallelcluster there, then run this again.'
     fi
-    find_binary
+    choose_program
     for file in "$launcher.real" "$venv/bin/pcluster-preflight"; do
         if [ -e "$file" ] && ! [ -h "$own/pcluster" ]; then
             die "$file is in the way, and not pcluster-shim's" 'Move it away, then run this again.'
@@ -458,7 +463,7 @@ install_in_venv() {
     say 'next: nothing. After pip or uv has reinstalled aws-parallelcluster there, run this again.'
 }
 
-uninstall_from_venv() {
+remove_from_venv() {
     launcher=$venv/bin/pcluster
     own=$venv/bin/.pcluster-shim
     if is_shim "$launcher"; then
@@ -516,7 +521,7 @@ main() {
         [ -z "$prefix" ] || die '--prefix and --venv exclude each other' 'See install.sh --help.' 2
         venv=${venv%/}
         [ -d "$venv/bin" ] || die "$venv is not an environment: it has no bin" 'Name the directory of a virtual environment.'
-        if [ -n "$uninstall" ]; then uninstall_from_venv; else install_in_venv; fi
+        if [ -n "$uninstall" ]; then remove_from_venv; else add_to_venv; fi
         return
     fi
     if [ -z "$prefix" ]; then default_prefix; fi
@@ -526,7 +531,7 @@ main() {
         *:* | *"
 "*) die "a directory on PATH cannot have a colon or a line break in its name: $prefix" 'Name another one with --prefix DIR.' 2 ;;
     esac
-    if [ -n "$uninstall" ]; then uninstall_shim; else install_shim; fi
+    if [ -n "$uninstall" ]; then remove_shim; else add_shim; fi
 }
 
 default_prefix() {

@@ -52,7 +52,7 @@ impl FoundBy {
             Self::Flag => "--real",
             Self::Variable => variable::REAL,
             Self::Config => "config.yaml's real",
-            Self::Kept => "the launcher kept beside the shim",
+            Self::Kept => "install.sh --venv",
             Self::Path => "PATH",
         }
     }

@@ -21,7 +21,9 @@ pub fn completions(shell: Shell) -> String {
         Shell::Fish => generated(aot::Shell::Fish),
     };
     match shell {
-        Shell::Bash => made + BASH,
+        // clap_complete takes the hyphen of the name for a space in one of two places, so that no
+        // subcommand would be completed.
+        Shell::Bash => made.replace("pcluster__subcmd__preflight", "pcluster__preflight") + BASH,
         Shell::Fish => made + FISH,
         Shell::Zsh => {
             // Of a file in $fpath, zsh reads the names that it completes from the first line.

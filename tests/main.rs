@@ -10,6 +10,7 @@ mod dispatch; // what is guarded, what passes through, and that a pass-through l
 mod failures; // checks that cannot run: each one line, delegated; strict stops
 mod faults; // repairs that are killed, fail, or meet others at every step
 mod house; // the rules that the code itself is held to
+mod install; // install.sh and what it leaves behind
 mod interruption; // ^C, SIGTERM, SIGHUP, nohup
 mod launchers; // every form of launcher leads to its interpreter
 mod locate; // the real pcluster among shims, wrappers and debris
