@@ -75,10 +75,7 @@ impl Home {
         let path =
             ["venv/bin", "node", "tools"].map(|name| sandbox.path(name).display().to_string()).join(":");
         for (name, end) in STARTUP {
-            let set = match name.ends_with("fish") {
-                true => format!("set -gx PATH {}\n", path.replace(':', " ")),
-                false => format!("PATH={path}\nexport PATH\n"),
-            };
+            let set = if name.ends_with("fish") { format!("set -gx PATH {}\n", path.replace(':', " ")) } else { format!("PATH={path}\nexport PATH\n") };
             let text = [set.as_bytes(), b"# a comment that is no UTF-8: \xff\xfe\n", end.as_bytes()].concat();
             sandbox.write(name, text);
         }
@@ -700,7 +697,7 @@ fn what_is_asked_for_wrongly_is_said_and_nothing_is_done() {
         (vec!["--venv".into(), at("venv"), "--prefix".into(), at("x")], 2, "install-both.txt"),
         (vec!["--venv".into(), at("node/..")], 1, "install-no-venv-2.txt"),
     ] {
-        let call = arguments.iter().fold(home.installs_in("dash", []), |call, word| call.argument(word));
+        let call = arguments.iter().fold(home.installs_in("dash", []), super::harness::Call::argument);
         let run = call.run();
         run.exits(status).prints("").stderr_matches(snapshot);
         home.is_as_before(&run);
