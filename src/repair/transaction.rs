@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -477,40 +477,39 @@ fn is_full(done: &io::Result<()>) -> bool {
 
 /// Removes what stands in the place of an old file, as long as its copy is there.
 fn make_room(copy: &Path, path: &Path) {
-    let is_back = || {
-        let (Ok(copy), Ok(file)) = (copy.symlink_metadata(), path.symlink_metadata()) else { return false };
-        copy.len() == file.len() && copy.modified().ok() == file.modified().ok()
-    };
-    if copy.symlink_metadata().is_ok() && !is_back() {
+    if copy.symlink_metadata().is_ok() && !is_back(copy, path) {
         // A failure shows when the old one is put back.
         let _ = remove(path);
     }
 }
 
-/// Beside it and renamed over it, so that the file is never missing.
+/// Whether a file is the one that the copy was made of: its other name, or the same in all things.
+fn is_back(copy: &Path, path: &Path) -> bool {
+    let (Ok(was), Ok(is)) = (copy.symlink_metadata(), path.symlink_metadata()) else { return false };
+    let same_file = was.dev() == is.dev() && was.ino() == is.ino();
+    let same_marks =
+        || was.mode() == is.mode() && was.len() == is.len() && was.modified().ok() == is.modified().ok();
+    let same_content = || match (fs::read(copy), fs::read(path)) {
+        (Ok(was), Ok(is)) => was == is,
+        _ => false,
+    };
+    same_file || (was.is_file() && same_marks() && same_content())
+}
+
+/// Beside it and renamed over it, so that the file is never missing. What was not touched is left
+/// alone: its directory may be the one that cannot be written.
 fn put_back(copy: &Path, path: &Path) -> io::Result<()> {
+    if is_back(copy, path) {
+        return Ok(());
+    }
     let directory = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(directory)?;
     let beside =
         directory.join(format!(".{}.pcluster-shim", path.file_name().unwrap_or_default().to_string_lossy()));
     remove(&beside)?;
-    link_or_copy(copy, &beside).inspect_err(|_| {
-        let _ = remove(&beside);
-    })?;
-    if same_file(&beside, path) {
-        // rename(2) does nothing to two names of one file, and leaves both.
-        return remove(&beside);
-    }
-    fs::rename(&beside, path).inspect_err(|_| {
+    link_or_copy(copy, &beside).and_then(|()| fs::rename(&beside, path)).inspect_err(|_| {
         let _ = remove(&beside);
     })
-}
-
-fn same_file(one: &Path, other: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    let identity =
-        |path: &Path| path.symlink_metadata().map(|metadata| (metadata.dev(), metadata.ino())).ok();
-    identity(one).is_some() && identity(one) == identity(other)
 }
 
 /// Removes the directories of these files that are empty now, and their parents.

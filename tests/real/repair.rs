@@ -233,9 +233,10 @@ fn a_python_of_the_system() {
     fs::write(bench.beside("upper/EXTERNALLY-MANAGED"), "[externally-managed]\nError=of the system\n")
         .unwrap();
     let mount = format!(
-        "mount -t overlay -o 'lowerdir={0},upperdir={1}/upper,workdir={1}/over' overlay '{0}' && exec \"$@\"",
+        "'{mount}' -t overlay -o 'lowerdir={0},upperdir={1}/upper,workdir={1}/over' overlay '{0}' && exec \"$@\"",
         library.display(),
-        bench.beside("").display()
+        bench.beside("").display(),
+        mount = program("mount").display(),
     );
     let run = |arguments: &[&str]| {
         let shim = bench.path("shim/pcluster");

@@ -51,12 +51,13 @@ fn the_index_cannot_be_reached() {
 
 #[test]
 fn the_index_lacks_a_package() {
-    let index = Index::start(&["missing=aws-cdk.aws-kms".to_owned()]);
-    for (name, with) in [(BY_UV, With::Uv), (BY_PIP, With::Pip)] {
+    // kms is required by others only; without it pip would try every release of those for hours.
+    for (name, with, missing) in [(BY_UV, With::Uv, "kms"), (BY_PIP, With::Pip, "sqs")] {
+        let index = Index::start(&[format!("missing=aws-cdk.aws-{missing}")]);
         let mut bench = Bench::of(name, with);
         only_index(&mut bench, &index.url);
         let ran = bench.fix(&[]);
-        nothing_happened(&bench, &ran, "stage", "kms");
+        nothing_happened(&bench, &ran, "stage", missing);
     }
 }
 
@@ -90,8 +91,6 @@ fn there_is_no_newer_cdk_yet() {
     bench.set("UV_EXCLUDE_NEWER", "2022-04-22T00:00:00Z");
     let ran = bench.fix(&[]);
     nothing_happened(&bench, &ran, "stage", "1.153");
-    bench.fix(&["--strategy", "downgrade"]).ends_with(0);
-    assert_eq!(bench.cdk(), "1.152.0");
 }
 
 /// A uv of the test's own, in sh; `$UV` is the real one.
