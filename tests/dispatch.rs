@@ -76,7 +76,7 @@ fn only_the_name_pcluster_preflight_is_a_command_of_its_own() {
 }
 
 #[test]
-fn exit_statuses_and_both_streams_are_the_real_ones() {
+fn trap_11_and_15_exit_statuses_and_both_streams_are_the_real_ones() {
     let sandbox = Sandbox::new();
     let environment = sandbox.environment();
     for status in [0, 1, 2, 127, 255] {
@@ -108,7 +108,7 @@ fn the_process_is_the_same_one() {
 }
 
 #[test]
-fn a_console_script_gets_exactly_our_environment() {
+fn trap_16_a_console_script_gets_exactly_our_environment() {
     let sandbox = Sandbox::new();
     sandbox.environment().really("env -0");
     for call in [sandbox.pcluster(["version"]), sandbox.build_image()] {
@@ -144,7 +144,7 @@ fn variables(environment: &[u8]) -> Vec<&[u8]> {
 }
 
 #[test]
-fn bytes_that_are_no_text_pass_in_arguments_variables_and_path() {
+fn trap_10_bytes_that_are_no_text_pass_in_arguments_variables_and_path() {
     let sandbox = Sandbox::new();
     let directory = sandbox.path("x").join(not_utf8("bin"));
     let script = "#!/bin/sh\nprintf '%s\\n' \"$1\" \"$VALUE\" \"$0\"\n";
@@ -208,7 +208,7 @@ fn a_pass_through_writes_nothing() {
 
 /// One execve after ours, no child, no file opened for writing, no config read.
 #[test]
-fn a_pass_through_does_nothing_but_find_and_exec() {
+fn trap_23_a_pass_through_does_nothing_but_find_and_exec() {
     let sandbox = Sandbox::new();
     sandbox.environment();
     sandbox.write("config/pcluster-shim/config.yaml", "mode: warn\n");
@@ -242,7 +242,7 @@ fn a_pass_through_does_nothing_but_find_and_exec() {
 
 /// The name that a program is exec'ed by is the one on PATH: multicall programs look at it.
 #[test]
-fn the_path_is_handed_on_as_found() {
+fn trap_09_the_path_is_handed_on_as_found() {
     let sandbox = Sandbox::new();
     sandbox.script("pipx/venvs/x/bin/pcluster", "#!/bin/sh\necho \"$0\"\n");
     sandbox.link("local/pcluster", sandbox.path("pipx/venvs/x/bin/pcluster"));
@@ -274,7 +274,7 @@ fn nothing_of_ours_that_is_damaged_reaches_another_command() {
 /// Before and after a check: what was ignored stays ignored, what was not is not.
 #[test]
 #[cfg(target_os = "linux")]
-fn signal_dispositions_are_those_of_a_direct_call() {
+fn trap_12_signal_dispositions_are_those_of_a_direct_call() {
     let sandbox = Sandbox::new();
     sandbox.link("tools/grep", on_this_machine("grep"));
     // exec: a shell that reads its own status would show its own handlers.

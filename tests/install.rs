@@ -887,7 +887,7 @@ fn trap_06_and_08_one_live_shell_through_install_activate_deactivate_and_uninsta
     }
 }
 
-/// Trap 24, and completion in live shells: our own command is completed under both its names, and
+/// Completion in live shells: our own command is completed under both its names, and
 /// everything else as files, as without the shim.
 #[test]
 fn completion_in_live_shells() {
@@ -954,7 +954,7 @@ fn in_place(home: &Home, more: &[&str]) {
     more.iter().fold(call, |call, word| call.argument(*word)).run().exits(0).is_silent();
 }
 
-/// Trap 9, in place: the launcher sees the name and the directory that it would see without us, as
+/// In place the launcher sees the name and the directory that it would see without us, as
 /// far as usage texts, `sys.path` and launchers that look beside themselves can tell.
 #[test]
 fn in_place_the_launcher_works_as_before_and_comes_back_byte_for_byte() {

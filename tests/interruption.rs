@@ -139,7 +139,7 @@ fn a_signal_after_the_last_child_still_ends_us() {
 
 /// ^C in a real terminal goes to the foreground group, which is ours and not the check's.
 #[test]
-fn ctrl_c_in_a_terminal() {
+fn trap_13_ctrl_c_in_a_terminal() {
     let sandbox = Sandbox::new();
     let environment = sandbox.environment();
     let leash = Leash::new(&sandbox);
@@ -158,7 +158,7 @@ fn ctrl_c_in_a_terminal() {
 
 /// Trap 14: what is a terminal for the caller is one for the real program, after a check as well.
 #[test]
-fn the_terminal_is_left_to_the_real_program() {
+fn trap_14_the_terminal_is_left_to_the_real_program() {
     let sandbox = Sandbox::new();
     let environment = sandbox.environment();
     environment.really("[ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo terminal hanging; read -r line; exit 7");

@@ -30,7 +30,7 @@ fn found_through(sandbox: &Sandbox, launcher: &str, form: &str) {
 }
 
 #[test]
-fn every_form_of_launcher_leads_to_its_interpreter() {
+fn trap_21_every_form_of_launcher_leads_to_its_interpreter() {
     for (template, form) in [
         ("#!/bin/sh\n'''exec' PYTHON \"$0\" \"$@\"\n' '''\n", "sh trampoline"),
         ("#!/bin/sh\n'''exec' \"PYTHON\" \"$0\" \"$@\"\n' '''\n", "sh trampoline"),
@@ -178,7 +178,7 @@ fn packages_are_found_wherever_the_interpreter_finds_them() {
 }
 
 #[test]
-fn pythonpath_and_the_user_site_count() {
+fn trap_22_pythonpath_and_the_user_site_count() {
     let sandbox = Sandbox::new();
     let real = real(&sandbox);
     sandbox.script("venv/bin/pcluster", &real.launcher);
@@ -343,7 +343,7 @@ fn a_python_without_pcluster_is_unknown() {
 
 /// Trap 20: a venv whose base Python is gone says so, before the kernel says something else.
 #[test]
-fn a_dead_interpreter_is_told() {
+fn trap_20_a_dead_interpreter_is_told() {
     let sandbox = Sandbox::new();
     sandbox.environment();
     fs::remove_file(sandbox.path("venv/bin/python")).unwrap();

@@ -24,7 +24,7 @@ fn path(sandbox: &Sandbox, directories: &[&str]) -> Vec<PathBuf> {
 
 /// Traps 1 and 2: every name, copy and build of the shim is a shim.
 #[test]
-fn no_copy_or_name_of_the_shim_is_taken_for_the_real_one() {
+fn trap_01_and_02_no_copy_or_name_of_the_shim_is_taken_for_the_real_one() {
     let sandbox = Sandbox::new();
     sandbox.script("real/pcluster", REAL);
     sandbox.link("linked", sandbox.path("shim"));
@@ -48,7 +48,7 @@ fn no_copy_or_name_of_the_shim_is_taken_for_the_real_one() {
 
 /// Trap 3: it execs whatever PATH has first, which is the shim.
 #[test]
-fn an_exec_loop_is_an_error() {
+fn trap_03_an_exec_loop_is_an_error() {
     let sandbox = Sandbox::new();
     sandbox.script("loop/pcluster", LOOP);
     call(&sandbox, &["loop"]).run().exits(127).prints("").prefixed().stderr_matches("locate-loop.txt");
@@ -59,7 +59,7 @@ fn an_exec_loop_is_an_error() {
 
 /// Trap 4: what was tried is skipped, and the next one is handed to; both orders.
 #[test]
-fn two_shim_managers_hand_on_to_the_real_one() {
+fn trap_04_two_shim_managers_hand_on_to_the_real_one() {
     let sandbox = Sandbox::new();
     sandbox.script("real/pcluster", REAL);
     // As pyenv does it: take its own directory off PATH and run what is left.
@@ -81,7 +81,7 @@ fn two_shim_managers_hand_on_to_the_real_one() {
 
 /// Trap 5: the guard variable is bound to the process: what the real program starts is guarded anew.
 #[test]
-fn a_nested_call_is_guarded_like_any_other() {
+fn trap_05_a_nested_call_is_guarded_like_any_other() {
     let sandbox = Sandbox::new();
     let environment = sandbox.environment();
     environment.is_broken();
@@ -121,7 +121,7 @@ fn a_spawn_loop_without_end_is_ended() {
 
 /// Trap 17: an empty or relative entry means the current directory, where anything may lie.
 #[test]
-fn a_planted_program_in_the_current_directory_is_not_run() {
+fn trap_17_a_planted_program_in_the_current_directory_is_not_run() {
     let sandbox = Sandbox::new();
     sandbox.script("work/pcluster", "#!/bin/sh\necho planted\n");
     sandbox.script("work/bin/pcluster", "#!/bin/sh\necho planted\n");
@@ -140,7 +140,7 @@ fn a_planted_program_in_the_current_directory_is_not_run() {
 
 /// Trap 19, and debris of other kinds.
 #[test]
-fn what_is_no_executable_file_is_passed_over() {
+fn trap_19_what_is_no_executable_file_is_passed_over() {
     let sandbox = Sandbox::new();
     sandbox.script("real/pcluster", REAL);
     fs::create_dir_all(sandbox.path("directory/pcluster")).unwrap();
@@ -168,7 +168,7 @@ fn a_directory_that_may_not_be_entered_is_passed_over() {
 
 /// Trap 24: no real pcluster means 127, as a shell says it, for every command.
 #[test]
-fn without_a_real_pcluster_every_command_says_so() {
+fn trap_24_without_a_real_pcluster_every_command_says_so() {
     let sandbox = Sandbox::new();
     for arguments in [["version", ""], ["--help", ""], ["build-image", "-h"], ["preflight", "check"]] {
         let run = sandbox.pcluster(arguments).path(&[sandbox.path("shim")]).run();

@@ -20,4 +20,5 @@ mod repair; // fix and undo: what they do, refuse and say
 mod settings; // config.yaml and variables, for the guard and for preflight
 mod synthesis; // synth.py in a real Python, on stubs of what it imports
 mod templates; // preflight template, on templates that real pclusters made
+mod traps; // what goes wrong with PATH shims elsewhere, row by row
 mod verdicts; // verdict × mode × strict, as scripts and people see it

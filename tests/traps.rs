@@ -1,0 +1,106 @@
+//! What goes wrong with PATH shims and their installers in other projects: 31 rows, each with one
+//! test that has the row's number in its name, here or in the module of its subject. The rows are
+//! those of the list that the project was begun with; their words:
+//!
+//! | row | trap | row | trap |
+//! | --- | --- | --- | --- |
+//! | 1 | the shim finds itself | 17 | empty or relative entries of PATH |
+//! | 2 | a copy or another build of it | 18 | world-writable entries of PATH |
+//! | 3 | a loop of execs | 19 | directories and debris named pcluster |
+//! | 4 | two managers of shims | 20 | dead interpreters |
+//! | 5 | the guard leaks to grandchildren | 21 | forms of launchers |
+//! | 6 | an activated environment comes first | 22 | the check sees another Python |
+//! | 7 | "on PATH already" | 23 | slow shims (and `scripts/bench`) |
+//! | 8 | the shell's memory of commands | 24 | no real pcluster |
+//! | 9 | `argv[0]` | 25 | many at once |
+//! | 10 | bytes that are no UTF-8 | 26 | replaced while it runs |
+//! | 11 | exit status and signals | 27 | overwritten by another installer |
+//! | 12 | dispositions of signals | 28 | uninstall removes too much or too little |
+//! | 13 | ^C during a check | 29 | an install script that is cut off |
+//! | 14 | stdin and the terminal | 30 | edits of startup files |
+//! | 15 | stdout polluted | 31 | our own faults block everybody |
+//! | 16 | the environment leaks | | |
+//!
+//! Every row applies. Of row 12 one thing is not kept: where the caller ignores SIGPIPE, the real
+//! program gets its default action. Rust's start-up ignores SIGPIPE before `main`, `exec` of the
+//! standard library puts it back to the default, and what it was before cannot be asked afterwards:
+//! `/proc` tells the present, and to run before `main` or to keep the disposition takes unsafe
+//! code, which this crate forbids, or a compiler flag that is not stable (`-Zon-broken-pipe`).
+//! A Python does not notice: it ignores SIGPIPE by itself when it starts. The mask of blocked
+//! signals and every other disposition are kept.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use crate::fakes::REAL_OUTPUT;
+use crate::harness::Sandbox;
+
+/// A row without a test, or with two, is a mistake of this list.
+#[test]
+fn every_row_has_exactly_one_test() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let mut rows: BTreeMap<u8, Vec<String>> = (1..=31).map(|row| (row, Vec::new())).collect();
+    for file in directory.read_dir().unwrap().flatten().filter(|file| file.path().is_file()) {
+        let text = fs::read_to_string(file.path()).unwrap_or_default();
+        for name in text.lines().filter_map(|line| line.trim().strip_prefix("fn trap_")) {
+            let numbers = name.split('_').take_while(|word| *word == "and" || word.parse::<u8>().is_ok());
+            for row in numbers.filter_map(|word| word.parse().ok()) {
+                rows.get_mut(&row).unwrap().push(name.to_owned());
+            }
+        }
+    }
+    let wrong: Vec<_> = rows.into_iter().filter(|(_, tests)| tests.len() != 1).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+/// `where` warns; nothing is refused.
+#[test]
+fn trap_18_entries_that_everybody_may_write_are_told() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    let open =
+        |name: &str| fs::set_permissions(sandbox.path(name), fs::Permissions::from_mode(0o777)).unwrap();
+    open("node");
+    let shim = sandbox.path("shim").display().to_string();
+    let rest = ["venv/bin", "node", "tools"].map(|name| sandbox.path(name).display().to_string()).join(":");
+    let call = |path: String| sandbox.pcluster(["preflight", "where"]).var("PATH", path);
+    // Behind the real pcluster it is no business of ours.
+    let run = call(format!("{shim}:{rest}")).run();
+    run.exits(0).is_silent().holds(!run.stdout().contains("Everybody"), "nothing to warn of");
+    open("venv/bin");
+    call(format!("{shim}::bin:{rest}")).run().exits(0).is_silent().stdout_matches("where-entries.txt");
+    let json = call(format!("{shim}::bin:{rest}")).argument("--format").argument("json");
+    json.run().exits(0).is_silent().stdout_matches("where-entries.json");
+    sandbox.pcluster(["version"]).run().exits(0).prints("the real pcluster: version\n").is_silent();
+}
+
+/// What is ours and at fault costs a warning at most, and `off` asks nothing of it.
+#[test]
+fn trap_31_nothing_of_ours_that_is_at_fault_stops_a_build() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    sandbox.write("advisories.yaml", b"\xff: [not yaml");
+    let advisories = format!("advisories: [{}]\n", sandbox.path("advisories.yaml").display());
+    for config in [&b"\xff: ["[..], b"mode: loud\n", b"nonsense: 1\n", advisories.as_bytes(), b""] {
+        sandbox.write("config/pcluster-shim/config.yaml", config);
+        let run = sandbox.build_image().run();
+        run.exits(0).prints(REAL_OUTPUT).prefixed();
+        run.holds(run.stderr().is_empty() == config.is_empty(), "a warning where there is a fault");
+    }
+    let _ = fs::remove_dir_all(sandbox.path("cache/pcluster-shim"));
+    sandbox.write("cache/pcluster-shim", "a file in the place of the directory");
+    sandbox.build_image().run().exits(0).prints(REAL_OUTPUT).is_silent();
+    let nowhere = "/proc/nonexistent";
+    let call = sandbox.build_image().var("HOME", nowhere).var("XDG_STATE_HOME", nowhere);
+    call.var("XDG_CACHE_HOME", nowhere).run().exits(0).prints(REAL_OUTPUT);
+    // The way past everything: with settings at fault, and an environment that blocks.
+    environment.is_broken();
+    sandbox.write("config/pcluster-shim/config.yaml", b"\xff: [");
+    sandbox.build_image().run().exits(1);
+    sandbox.clear_log();
+    let run = sandbox.build_image().var("PCLUSTER_SHIM_MODE", "off").run();
+    run.exits(0).prints(REAL_OUTPUT).prefixed();
+    assert_eq!(sandbox.log(), [crate::fakes::REAL], "nothing else was started");
+}
