@@ -75,7 +75,11 @@ impl Home {
         let path =
             ["venv/bin", "node", "tools"].map(|name| sandbox.path(name).display().to_string()).join(":");
         for (name, end) in STARTUP {
-            let set = if name.ends_with("fish") { format!("set -gx PATH {}\n", path.replace(':', " ")) } else { format!("PATH={path}\nexport PATH\n") };
+            let set = if name.ends_with("fish") {
+                format!("set -gx PATH {}\n", path.replace(':', " "))
+            } else {
+                format!("PATH={path}\nexport PATH\n")
+            };
             let text = [set.as_bytes(), b"# a comment that is no UTF-8: \xff\xfe\n", end.as_bytes()].concat();
             sandbox.write(name, text);
         }
