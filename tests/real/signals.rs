@@ -2,13 +2,14 @@
 //! goes on, nothing of it stays.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
 use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::environments::{Aws, GOOD, Scene, wait_for};
+use crate::environments::{Aws, GOOD, Scene, program, wait_for};
 
 /// The programs that run with our mark in their environment; those that are being ended have none.
 fn alive(mark: &str) -> Vec<(i32, PathBuf)> {
@@ -22,6 +23,17 @@ fn alive(mark: &str) -> Vec<(i32, PathBuf)> {
     pids.filter(marked).filter_map(program).collect()
 }
 
+/// Ends what a failed test leaves behind.
+struct Sweeper<'a>(&'a str);
+
+impl Drop for Sweeper<'_> {
+    fn drop(&mut self) {
+        for (pid, _) in alive(self.0) {
+            let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 enum To {
     /// As `kill` does.
@@ -30,7 +42,39 @@ enum To {
     Group,
 }
 
-fn ends_everything(signal: Signal, to: To) {
+/// The Node that the synthesis is interrupted in.
+#[derive(Clone, Copy)]
+enum Node {
+    Real,
+    /// It never answers, so that neither it nor the Python that waits for it ends by itself: they
+    /// are gone only if they were killed.
+    Silent,
+}
+
+impl Node {
+    fn program(self) -> &'static str {
+        match self {
+            Self::Real => "node",
+            Self::Silent => "sleep",
+        }
+    }
+
+    fn put_into(self, scene: &Scene) {
+        if let Self::Silent = self {
+            let (file, node, sleep) = (scene.path("node/node"), program("node"), program("sleep"));
+            let code = format!(
+                "#!/bin/sh\ncase $1 in --version) exec '{}' \"$@\" ;; esac\ntrap '' HUP\nexec '{}' 100000\n",
+                node.display(),
+                sleep.display()
+            );
+            fs::remove_file(&file).unwrap();
+            fs::write(&file, code).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    }
+}
+
+fn ends_everything(signal: Signal, to: To, node: Node) {
     let aws = Aws::start();
     let mut scene = Scene::of(GOOD);
     scene.use_aws(&aws);
@@ -38,6 +82,7 @@ fn ends_everything(signal: Signal, to: To) {
     // The temporary directory is no other test's.
     let mark = format!("REAL_TEST_MARK={}", scene.path("tmp").display());
     scene.set("REAL_TEST_MARK", scene.path("tmp"));
+    node.put_into(&scene);
 
     let mut command =
         scene.command(&scene.path("shim/pcluster"), &["build-image", "-c", "image.yaml", "-i", "my-image"]);
@@ -46,6 +91,7 @@ fn ends_everything(signal: Signal, to: To) {
     let pid = Pid::from_child(&shim);
     // Synthesis is under way when its Node lives: not the one that is asked for its version, but
     // the one that jsii has started below a Python.
+    let _sweeper = Sweeper(&mark);
     wait_for("the synthesis", || {
         let alive = alive(&mark);
         let of = |name: &str| {
@@ -53,7 +99,7 @@ fn ends_everything(signal: Signal, to: To) {
                 program.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name))
             })
         };
-        (of("python") && of("node")).then_some(())
+        (of("python") && of(node.program())).then_some(())
     });
     match to {
         To::Process => kill_process(pid, signal),
@@ -75,15 +121,20 @@ fn ends_everything(signal: Signal, to: To) {
 
 #[test]
 fn ctrl_c() {
-    ends_everything(Signal::INT, To::Group);
+    ends_everything(Signal::INT, To::Group, Node::Real);
 }
 
 #[test]
 fn sigterm() {
-    ends_everything(Signal::TERM, To::Process);
+    ends_everything(Signal::TERM, To::Process, Node::Real);
 }
 
 #[test]
-fn sighup() {
-    ends_everything(Signal::HUP, To::Process);
+fn sigterm_while_nobody_answers() {
+    ends_everything(Signal::TERM, To::Process, Node::Silent);
+}
+
+#[test]
+fn sighup_while_nobody_answers() {
+    ends_everything(Signal::HUP, To::Process, Node::Silent);
 }
