@@ -114,7 +114,7 @@ choose_program() {
         case $host in
             *-linux-gnu)
                 if [ -f "$libc" ]; then
-                    RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static -C relocation-model=static"
+                    RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static"
                     export RUSTFLAGS
                     set -- "$@" --target "$host"
                     out=$out/$host
