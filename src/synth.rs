@@ -81,7 +81,8 @@ pub fn synthesize(
     let scratch = Scratch::new().map_err(NoAnswer::Scratch)?;
     let sentinel = sentinel();
     let script = scratch.write("synth.py", SYNTH_PY).map_err(NoAnswer::Scratch)?;
-    let request = json!({"sysPath": target.interpreter.sys_path}).to_string();
+    let compiled = target.overlay.as_ref().filter(|_| uses_own_bytecode(target));
+    let request = json!({"sysPath": target.interpreter.sys_path, "compile": compiled}).to_string();
     let request = scratch.write("request.json", &request).map_err(NoAnswer::Scratch)?;
     let mut arguments: Vec<OsString> = target.interpreter.flags.iter().map(OsString::from).collect();
     arguments.extend([script.into(), OsString::from(&sentinel), request.into()]);
@@ -139,7 +140,7 @@ fn bytecode(target: &Target, memory: &Memory) -> Variables {
     let own = memory.bytecode().filter(|_| has_prefix(&target.interpreter.version));
     match own {
         _ if env::var_os("PYTHONPYCACHEPREFIX").is_some() => Vec::new(),
-        Some(directory) if !has_bytecode(target) => {
+        Some(directory) if !uses_own_bytecode(target) => {
             vec![set("PYTHONPYCACHEPREFIX", directory), ("PYTHONDONTWRITEBYTECODE".into(), None)]
         }
         _ => vec![set("PYTHONDONTWRITEBYTECODE", "1")],
@@ -149,6 +150,12 @@ fn bytecode(target: &Target, memory: &Memory) -> Variables {
 /// `PYTHONPYCACHEPREFIX` exists from Python 3.8 on.
 fn has_prefix(version: &str) -> bool {
     !matches!(version.split('.').nth(1), Some("6" | "7"))
+}
+
+/// The environment's bytecode lies beside its sources. An overlay of ours then gets its own, which a
+/// repair takes along: as pip, which compiles what it installs.
+fn uses_own_bytecode(target: &Target) -> bool {
+    env::var_os("PYTHONPYCACHEPREFIX").is_none() && has_bytecode(target)
 }
 
 fn has_bytecode(target: &Target) -> bool {

@@ -50,6 +50,8 @@ pub struct Target {
     pub interpreter: Interpreter,
     /// The variables that the launcher changes, for whatever is run in its place.
     pub environment: Vec<(OsString, Option<OsString>)>,
+    /// A directory of ours that is in front of the environment's.
+    pub overlay: Option<PathBuf>,
 }
 
 impl Target {
@@ -132,7 +134,7 @@ impl Target {
             .filter(|(name, value)| env::var_os(name).as_deref() != Some(OsStr::new(value)))
             .map(|(name, value)| set(name, value))
             .collect();
-        Self { launcher, interpreter, environment: changed }
+        Self { launcher, interpreter, environment: changed, overlay: None }
     }
 }
 
@@ -142,6 +144,7 @@ impl Target {
     pub fn with_overlay(&self, overlay: &Path) -> Self {
         let mut target = self.clone();
         target.interpreter.sys_path.insert(0, overlay.to_owned());
+        target.overlay = Some(overlay.to_owned());
         target
     }
 }

@@ -353,6 +353,12 @@ if [ -n "${PYTHONPYCACHEPREFIX-}" ]; then
     mkdir -p "$PYTHONPYCACHEPREFIX$entry"
     echo compiled >"$PYTHONPYCACHEPREFIX$entry/__init__.cpython-39.pyc"
 fi
+case $(cat "$request") in
+*'"compile":"'"$entry"*)
+    mkdir -p "$entry/aws_cdk/core/__pycache__"
+    echo "compiled of $(cat "$entry/aws_cdk/core/__init__.py")" >"$entry/aws_cdk/core/__pycache__/__init__.cpython-39.pyc"
+    ;;
+esac
 case $entry in
 */overlay-*) if [ -f "$fake/on-proof" ]; then . "$fake/on-proof"; fi ;;
 *) if [ -p "$fake/hold" ]; then cat "$fake/hold"; fi ;;

@@ -99,7 +99,7 @@ impl Exchange {
             kept.push_str(line);
             kept.push('\n');
             if !name.ends_with(".dist-info/RECORD") {
-                self.come.push((site.join(&name), Content::File(overlay.join(&name))));
+                self.bring(overlay, &name, site);
             }
         }
         let dist_info = new.metadata.file_name().unwrap_or_default();
@@ -107,10 +107,22 @@ impl Exchange {
         Ok(())
     }
 
+    /// One file, and what the proof has compiled of it.
+    fn bring(&mut self, overlay: &Path, name: &str, site: &Path) {
+        let file = overlay.join(name);
+        let compiled = bytecode_of(&file).into_iter().filter_map(|compiled| {
+            let place = site.join(compiled.strip_prefix(overlay).ok()?);
+            Some((place, Content::File(compiled)))
+        });
+        self.come.extend(compiled);
+        self.come.push((site.join(name), Content::File(file)));
+    }
+
     /// A file that comes and lies there already, though it does not go.
     #[must_use]
     pub fn conflict(&self) -> Option<&Path> {
-        let there = self.come.iter().map(|(path, _)| path.as_path());
+        // What Python has compiled of a file that is gone is nobody's.
+        let there = self.come.iter().map(|(path, _)| path.as_path()).filter(|path| !is_bytecode(path));
         there.into_iter().find(|path| path.symlink_metadata().is_ok() && !self.go.contains(*path))
     }
 

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::environments::wait_for;
 use crate::workbench::{BY_PIP, BY_UV, Bench, With};
 
 /// After a kill: the next command, then a look. True where the repair had been complete.
@@ -41,12 +42,25 @@ fn repaired_once(bench: &Bench) -> (std::path::PathBuf, Duration) {
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn at_every_named_step() {
-    for name in [BY_UV, BY_PIP] {
+    let all = [
+        "stage",
+        "prove",
+        "snapshot",
+        "snapshot@200",
+        "journal",
+        "remove",
+        "remove@200",
+        "place",
+        "place@200",
+        "verify",
+        "close",
+        "closed",
+    ];
+    // With bytecode there are more files to go through.
+    for (name, steps) in [(BY_UV, &all[..]), (BY_PIP, &["snapshot@400", "remove@400", "place@300"])] {
         let mut bench = Bench::of(name, With::Uv);
         let (repaired, _) = repaired_once(&bench);
-        let middle = ["snapshot@900", "remove@1", "remove@900", "place@1", "place@900"];
-        let steps = ["stage", "prove", "snapshot", "journal", "verify", "close", "closed"];
-        for step in steps.into_iter().chain(middle) {
+        for &step in steps {
             bench.set("PCLUSTER_SHIM_FAULT", format!("kill:{step}"));
             let killed = bench.fix(&[]);
             assert_eq!(killed.status.code(), None, "{step}: {killed}");
@@ -72,33 +86,73 @@ impl Seeded {
     }
 }
 
+/// When a repair is killed.
+#[derive(Clone, Copy)]
+enum Moment {
+    /// At a part of its whole duration.
+    Of(f64),
+    /// While it exchanges files, which is over in an instant: so long after its first trace.
+    Exchanging(Duration),
+}
+
 #[test]
 fn at_fifty_moments() {
+    let mut seeded = Seeded(0x1153_0204);
+    let spread: Vec<Moment> = (0..50).map(|_| Moment::Of(seeded.next())).collect();
+    let dense = (0..10).map(|_| Moment::Exchanging(Duration::from_millis(120).mul_f64(seeded.next())));
+    let moments: Vec<Moment> = spread.into_iter().chain(dense).collect();
+    // Two users at a time, each with an environment of their own.
+    let halves: Vec<Vec<bool>> = std::thread::scope(|scope| {
+        let users: Vec<_> = [0, 1]
+            .map(|user| {
+                let mine: Vec<Moment> = moments.iter().skip(user).step_by(2).copied().collect();
+                scope.spawn(move || killed_at(&mine))
+            })
+            .into_iter()
+            .collect();
+        users.into_iter().map(|user| user.join().unwrap()).collect()
+    });
+    let all = halves.concat();
+    let whole = all.iter().filter(|repaired| **repaired).count();
+    let summary =
+        format!("\n{} kills: {whole} repaired, {} as before, none lost\n", all.len(), all.len() - whole);
+    // Past the test's own capture: how the moments fell is worth a look.
+    std::io::stderr().write_all(summary.as_bytes()).unwrap();
+    assert!(whole < all.len(), "no kill came in time");
+}
+
+/// For each kill, whether the repair had been complete.
+fn killed_at(moments: &[Moment]) -> Vec<bool> {
     let bench = Bench::of(BY_UV, With::Uv);
     let (repaired, duration) = repaired_once(&bench);
-    let mut seeded = Seeded(0x1153_0204);
-    let (mut whole, mut old, mut untouched) = (0, 0, 0);
-    for moment in 0..50 {
-        let part = seeded.next();
+    let killed = |moment: &Moment| {
         let mut command = bench.command(&bench.path("shim/pcluster"), &["preflight", "fix"]);
         command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
         let mut child = command.spawn().unwrap();
-        std::thread::sleep(duration.mul_f64(part));
+        let when = match *moment {
+            Moment::Of(part) => {
+                std::thread::sleep(duration.mul_f64(part));
+                format!("killed at {part:.3} of {} ms", duration.as_millis())
+            }
+            Moment::Exchanging(after) => {
+                wait_for("the exchange to begin", || bench.has_snapshot().then_some(()));
+                std::thread::sleep(after);
+                format!("killed {} ms into the exchange", after.as_millis())
+            }
+        };
         child.kill().unwrap();
-        let ended = child.wait().unwrap();
-        untouched += u32::from(ended.success());
-        let when = format!("kill {moment} at {part:.3} of {} ms", duration.as_millis());
-        if survived(&bench, &repaired, &when) {
-            whole += 1;
-        } else {
-            old += 1;
-        }
+        child.wait().unwrap();
+        survived(&bench, &repaired, &when)
+    };
+    moments.iter().map(killed).collect()
+}
+
+impl Bench {
+    /// A repair has begun to copy what it will replace.
+    fn has_snapshot(&self) -> bool {
+        let environments = self.path("home/.local/state/pcluster-shim/environments");
+        let homes = environments.read_dir().into_iter().flatten().flatten();
+        let mut entries = homes.flat_map(|home| home.path().read_dir().into_iter().flatten().flatten());
+        entries.any(|entry| entry.file_name().to_string_lossy().starts_with("snapshot-"))
     }
-    let summary = format!(
-        "\n50 kills of a repair of {} ms: {whole} repaired ({untouched} had ended before), {old} as before, none lost\n",
-        duration.as_millis()
-    );
-    // Past the test's own capture: how the moments fell is worth a look.
-    std::io::stderr().write_all(summary.as_bytes()).unwrap();
-    assert!(old > 0, "no kill came in time");
 }
