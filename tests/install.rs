@@ -1099,11 +1099,13 @@ fn trap_26_the_shim_is_replaced_while_it_runs() {
         });
         let path = [home.prefix().join("bin"), home.path("venv/bin"), home.path("node"), home.path("tools")];
         let shim = home.prefix().join("bin/pcluster");
-        for _ in 0..100 {
-            let run = home.sandbox.call(&shim, ["version"]).path(&path).run();
+        let runs: Vec<_> =
+            (0..100).map(|_| home.sandbox.call(&shim, ["version"]).path(&path).run()).collect();
+        // Before any assertion, which would leave the other thread running for ever.
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        for run in runs {
             run.exits(0).prints("the real pcluster: version\n").is_silent();
         }
-        done.store(true, std::sync::atomic::Ordering::SeqCst);
         assert!(replacing.join().unwrap() > 1, "it was replaced meanwhile");
     });
 }
