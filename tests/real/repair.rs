@@ -224,6 +224,8 @@ fn a_python_of_the_system() {
     fs::remove_file(bench.environment.directory.join("pyvenv.cfg")).unwrap();
     let base_directory = bench.environment.directory.clone();
     bench.set("PYTHONUSERBASE", base_directory);
+    bench.pcluster_works("on the user's base directory");
+    bench.is_right_as_it_is();
     // The marker of PEP 668 lies in the Python's own library: seen in a mount namespace only.
     let library = bench.run(&base, &["-c", "import sysconfig; print(sysconfig.get_path('stdlib'))"]);
     let library = PathBuf::from(library.out().trim());

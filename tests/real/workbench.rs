@@ -31,7 +31,8 @@ pub(crate) enum With {
 #[derive(Debug)]
 pub(crate) struct Bench {
     pub(crate) scene: Scene,
-    original: Environment,
+    /// The packages as they have to be again.
+    reference: PathBuf,
     // After the scene: it is removed last.
     directory: TempDir,
 }
@@ -79,7 +80,7 @@ impl Bench {
             symlink(uv(), directory.path().join("uv/uv")).unwrap();
             scene.put_on_path(directory.path().join("uv"));
         }
-        Self { scene, original, directory }
+        Self { scene, reference: original.site_packages(), directory }
     }
 
     /// A directory beside the environment, on its file system.
@@ -91,10 +92,15 @@ impl Bench {
         self.environment.site_packages()
     }
 
+    /// From now on, what it is now: the machine's own Python may change packages when it starts.
+    pub(crate) fn is_right_as_it_is(&mut self) {
+        self.reference = self.keep_copy();
+    }
+
     /// Byte for byte what it was, and nothing more.
     #[track_caller]
     pub(crate) fn is_as_before(&self, when: &str) {
-        let other = differences(&self.original.site_packages(), &self.site());
+        let other = differences(&self.reference, &self.site());
         assert!(other.is_empty(), "{when}: the environment is not what it was:\n{}", other.join("\n"));
     }
 
@@ -140,7 +146,7 @@ impl Bench {
     }
 
     pub(crate) fn versions_before(&self) -> BTreeMap<String, String> {
-        versions(&self.original.site_packages())
+        versions(&self.reference)
     }
 
     /// The version that every CDK package has.
