@@ -345,6 +345,9 @@ choose_installer() {
         tools_request="dir: $tools${lf}uv: $UV_VERSION"
         tools_python=$(find_python '3.12 3.11 3.13 3.10 3.9 3.8' venv ensurepip) ||
             die 'no Python 3.8-3.13 with venv to install uv with; install one, or use --installer pip'
+        # The caller may be at work in a directory of its own.
+        tools_making=${making:-}
+        tools_launcher=${launcher:-}
         if open_env "$tools" "$tools_request"; then
             make_venv pip "$tools_python"
             run "$making/log" "$tools/bin/python" -m pip install "uv==$UV_VERSION" ||
@@ -352,6 +355,8 @@ choose_installer() {
                     'check that pip reaches its package index, or use --installer pip'
             close_env "$tools_request"
         fi
+        making=$tools_making
+        launcher=$tools_launcher
         uv=$tools/bin/uv
     fi
 }
