@@ -5,8 +5,7 @@ AWS is answered from a table: nothing here opens a connection. Python 3.6 to 3.1
 
     python synth.py SENTINEL REQUEST ARGUMENT...
 
-REQUEST is a JSON file, {"sysPath": [...], "compile": null or a directory whose modules may leave
-bytecode beside them}; the arguments are those of pcluster, "build-image" first.
+REQUEST is a JSON file, {"sysPath": [...]}; the arguments are those of pcluster, "build-image" first.
 The answer is one JSON object on stdout between two lines that hold the sentinel, because warnings,
 sitecustomize and jsii write to the same streams. Its "kind" is
 
@@ -37,8 +36,6 @@ def main():
     with open(request_file, encoding="utf-8") as file:
         request = json.load(file)
     sys.path[:] = request["sysPath"]
-    if request.get("compile"):
-        keep_bytecode_below(request["compile"])
     sys.argv[:] = ["pcluster"] + arguments
     answer = synthesize(arguments)
     framed = "\n{0}\n{1}\n{0}\n".format(sentinel, json.dumps(answer, default=str))
@@ -47,20 +44,6 @@ def main():
     sys.stderr.flush()
     # jsii's exit handlers wait for Node; the caller ends the process group instead.
     os._exit(0)
-
-
-def keep_bytecode_below(directory):
-    """Of what is imported from there, and of nothing else."""
-    from importlib.machinery import SourceFileLoader
-
-    write = SourceFileLoader.set_data
-
-    def set_data(self, path, data, **more):
-        if path.startswith(directory + os.sep):
-            write(self, path, data, **more)
-
-    SourceFileLoader.set_data = set_data
-    sys.dont_write_bytecode = False
 
 
 def synthesize(arguments):

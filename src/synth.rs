@@ -5,7 +5,6 @@ use std::env;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -81,8 +80,7 @@ pub fn synthesize(
     let scratch = Scratch::new().map_err(NoAnswer::Scratch)?;
     let sentinel = sentinel();
     let script = scratch.write("synth.py", SYNTH_PY).map_err(NoAnswer::Scratch)?;
-    let compiled = target.overlay.as_ref().filter(|_| uses_own_bytecode(target));
-    let request = json!({"sysPath": target.interpreter.sys_path, "compile": compiled}).to_string();
+    let request = json!({"sysPath": target.interpreter.sys_path}).to_string();
     let request = scratch.write("request.json", &request).map_err(NoAnswer::Scratch)?;
     let mut arguments: Vec<OsString> = target.interpreter.flags.iter().map(OsString::from).collect();
     arguments.extend([script.into(), OsString::from(&sentinel), request.into()]);
@@ -140,7 +138,7 @@ fn bytecode(target: &Target, memory: &Memory) -> Variables {
     let own = memory.bytecode().filter(|_| has_prefix(&target.interpreter.version));
     match own {
         _ if env::var_os("PYTHONPYCACHEPREFIX").is_some() => Vec::new(),
-        Some(directory) if !uses_own_bytecode(target) => {
+        Some(directory) if !target.has_bytecode() => {
             vec![set("PYTHONPYCACHEPREFIX", directory), ("PYTHONDONTWRITEBYTECODE".into(), None)]
         }
         _ => vec![set("PYTHONDONTWRITEBYTECODE", "1")],
@@ -150,16 +148,4 @@ fn bytecode(target: &Target, memory: &Memory) -> Variables {
 /// `PYTHONPYCACHEPREFIX` exists from Python 3.8 on.
 fn has_prefix(version: &str) -> bool {
     !matches!(version.split('.').nth(1), Some("6" | "7"))
-}
-
-/// The environment's bytecode lies beside its sources. An overlay of ours then gets its own, which a
-/// repair takes along: as pip, which compiles what it installs.
-fn uses_own_bytecode(target: &Target) -> bool {
-    env::var_os("PYTHONPYCACHEPREFIX").is_none() && has_bytecode(target)
-}
-
-fn has_bytecode(target: &Target) -> bool {
-    let Some(tag) = &target.interpreter.cache_tag else { return false };
-    let compiled = PathBuf::from(format!("aws_cdk/core/__pycache__/__init__.{tag}.pyc"));
-    target.interpreter.sys_path.iter().any(|directory| directory.join(&compiled).exists())
 }

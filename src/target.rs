@@ -50,8 +50,6 @@ pub struct Target {
     pub interpreter: Interpreter,
     /// The variables that the launcher changes, for whatever is run in its place.
     pub environment: Vec<(OsString, Option<OsString>)>,
-    /// A directory of ours that is in front of the environment's.
-    pub overlay: Option<PathBuf>,
 }
 
 impl Target {
@@ -134,7 +132,7 @@ impl Target {
             .filter(|(name, value)| env::var_os(name).as_deref() != Some(OsStr::new(value)))
             .map(|(name, value)| set(name, value))
             .collect();
-        Self { launcher, interpreter, environment: changed, overlay: None }
+        Self { launcher, interpreter, environment: changed }
     }
 }
 
@@ -144,8 +142,16 @@ impl Target {
     pub fn with_overlay(&self, overlay: &Path) -> Self {
         let mut target = self.clone();
         target.interpreter.sys_path.insert(0, overlay.to_owned());
-        target.overlay = Some(overlay.to_owned());
         target
+    }
+
+    /// Whether CDK's bytecode lies beside its sources, as pip leaves it, and Python looks for it there.
+    #[must_use]
+    pub fn has_bytecode(&self) -> bool {
+        let Some(tag) = &self.interpreter.cache_tag else { return false };
+        let compiled = PathBuf::from(format!("aws_cdk/core/__pycache__/__init__.{tag}.pyc"));
+        let is_there = |directory: &PathBuf| directory.join(&compiled).exists();
+        env::var_os("PYTHONPYCACHEPREFIX").is_none() && self.interpreter.sys_path.iter().any(is_there)
     }
 }
 

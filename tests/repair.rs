@@ -43,8 +43,8 @@ fn fix_and_undo() {
         let bytecode: Vec<_> =
             site.iter().filter(|(path, _)| path.extension().is_some_and(|ending| ending == "pyc")).collect();
         assert!(
-            matches!(bytecode.as_slice(), [(_, of)] if of.contains("compiled of 1.204.0")),
-            "the old bytecode is gone, the proof's is there: {bytecode:?}"
+            matches!(bytecode.as_slice(), [(_, of)] if of.contains("compiled 1.204.0")),
+            "the old bytecode is gone, the new is there: {bytecode:?}"
         );
         // Whether the user asked for a package by name is not the repair's to change.
         assert!(is_there("aws_cdk.aws-imagebuilder-1.204.0.dist-info/REQUESTED"));
@@ -79,6 +79,25 @@ fn what_the_installer_is_asked() {
         log,
         ["identity", "uv install", "uv install", "node", "synth", "uv check", "uv check", "synth"]
     );
+}
+
+/// The packages come compiled where the environment's are, whichever installer brings them.
+#[test]
+fn bytecode_is_as_before() {
+    for (has_uv, is_compiled) in [(true, true), (true, false), (false, true), (false, false)] {
+        let sandbox = Sandbox::new();
+        let workshop = sandbox.workshop();
+        if !has_uv {
+            workshop.has_pip_only();
+        }
+        if !is_compiled {
+            workshop.is_not_compiled();
+        }
+        workshop.preflight(["fix"]).run().exits(0);
+        let site = workshop.site();
+        let compiled = site.keys().any(|path| path.extension().is_some_and(|ending| ending == "pyc"));
+        assert_eq!(compiled, is_compiled, "uv: {has_uv}");
+    }
 }
 
 /// What was compiled of the repaired packages goes with them: a file of the same size and time would

@@ -316,18 +316,26 @@ impl Drop for Unwritable {
 /// Both installers: what they are asked is kept, then `install` or `check` says what they do.
 const INSTALLER: &str = r#"here='@HERE@'
 [ "$1" = check ] && { . "$here/check"; exit; }
+case $0 in */uv) compile=no ;; *) compile=yes ;; esac
 while [ $# -gt 0 ]; do
     case $1 in
     --target) target=$2; shift ;;
     -r) requirements=$2; shift ;;
     -c) constraints=$2; shift ;;
+    --compile-bytecode) compile=yes ;;
+    --no-compile) compile=no ;;
     esac
     shift
 done
 cp "$requirements" "$here/requirements"
 cp "$constraints" "$here/constraints"
-. "$here/install"
-exit
+. "$here/install" || exit
+if [ "$compile" = yes ]; then
+    mkdir "$target/aws_cdk/core/__pycache__"
+    { printf 'compiled '; cat "$target/aws_cdk/core/__init__.py"; } \
+        >"$target/aws_cdk/core/__pycache__/__init__.cpython-39.pyc"
+fi
+exit 0
 "#;
 
 /// As uv and pip: the newest release that is asked for, and no other jsii than the one demanded.
@@ -353,12 +361,6 @@ if [ -n "${PYTHONPYCACHEPREFIX-}" ]; then
     mkdir -p "$PYTHONPYCACHEPREFIX$entry"
     echo compiled >"$PYTHONPYCACHEPREFIX$entry/__init__.cpython-39.pyc"
 fi
-case $(cat "$request") in
-*'"compile":"'"$entry"*)
-    mkdir -p "$entry/aws_cdk/core/__pycache__"
-    echo "compiled of $(cat "$entry/aws_cdk/core/__init__.py")" >"$entry/aws_cdk/core/__pycache__/__init__.cpython-39.pyc"
-    ;;
-esac
 case $entry in
 */overlay-*) if [ -f "$fake/on-proof" ]; then . "$fake/on-proof"; fi ;;
 *) if [ -p "$fake/hold" ]; then cat "$fake/hold"; fi ;;

@@ -62,7 +62,8 @@ impl Installer {
         }
     }
 
-    /// Resolves and installs into `directory`, all that is wanted and what it needs.
+    /// Resolves and installs into `directory`, all that is wanted and what it needs; compiled where
+    /// the environment is. pip compiles unless told not to, uv the other way round.
     ///
     /// # Errors
     /// It cannot be run, or we were interrupted. That it fails is an answer.
@@ -84,10 +85,15 @@ impl Installer {
         let constraints = file("constraints.txt", &wanted.constraints)?;
         let mut arguments: Vec<OsString> = match self {
             Self::Uv(_) => ["pip", "install", "--no-progress", "--color", "never"].map(OsString::from).into(),
-            Self::Pip => ["install", "--no-compile", "--no-input", "--disable-pip-version-check"]
-                .map(OsString::from)
-                .into(),
+            Self::Pip => {
+                ["install", "--no-input", "--disable-pip-version-check"].map(OsString::from).into()
+            }
         };
+        arguments.extend(match (self, target.has_bytecode()) {
+            (Self::Uv(_), true) => Some("--compile-bytecode".into()),
+            (Self::Pip, false) => Some("--no-compile".into()),
+            _ => None,
+        });
         arguments.extend(["--target".into(), directory.into(), "-r".into(), requirements.into()]);
         arguments.extend(["-c".into(), constraints.into()]);
         let finished = self.run(arguments, target, limit, &scratch, "stage")?;

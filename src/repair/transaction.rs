@@ -107,7 +107,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// One file, and what the proof has compiled of it.
+    /// One file, and what was compiled of it.
     fn bring(&mut self, overlay: &Path, name: &str, site: &Path) {
         let file = overlay.join(name);
         let compiled = bytecode_of(&file).into_iter().filter_map(|compiled| {
