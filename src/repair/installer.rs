@@ -85,9 +85,7 @@ impl Installer {
         let constraints = file("constraints.txt", &wanted.constraints)?;
         let mut arguments: Vec<OsString> = match self {
             Self::Uv(_) => ["pip", "install", "--no-progress", "--color", "never"].map(OsString::from).into(),
-            Self::Pip => {
-                ["install", "--no-input", "--disable-pip-version-check"].map(OsString::from).into()
-            }
+            Self::Pip => ["install", "--no-input", "--disable-pip-version-check"].map(OsString::from).into(),
         };
         arguments.extend(match (self, target.has_bytecode()) {
             (Self::Uv(_), true) => Some("--compile-bytecode".into()),
