@@ -29,6 +29,7 @@ lf='
 child=
 open_dir=
 held_lock=
+leftover=
 
 # --- messages ---------------------------------------------------------------
 
@@ -69,6 +70,7 @@ on_exit() {
     fi
     [ -z "$open_dir" ] || wipe "$open_dir" || :
     [ -z "$held_lock" ] || rm -f "$held_lock"
+    [ -z "$leftover" ] || rm -rf "$leftover"
     trap - EXIT
     exit "$exit_status"
 }
