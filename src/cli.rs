@@ -35,10 +35,10 @@ pub fn base_directory(variable: &str, below_home: &str) -> Option<PathBuf> {
     absolute(variable).or_else(|| absolute("HOME").map(|home| home.join(below_home)))
 }
 
-/// Whether a check of ours has started the launcher that has started us.
+/// Where a check of ours has started the launcher that has started us: what frames the answer.
 #[must_use]
-pub fn is_being_asked() -> bool {
-    env::var_os(variable::SENTINEL).is_some()
+pub fn asked_with() -> Option<String> {
+    env::var(variable::SENTINEL).ok()
 }
 
 /// Which of the three programs this call is.

@@ -82,6 +82,7 @@ pub fn identify(request: &Request) -> Result<Result<Target, Box<Report>>, Stop> 
     match target::identify(request.real, request.settings.timeout, &request.memory) {
         Ok(target) => Ok(Ok(target)),
         Err(Unidentified::Child(ChildError::Interrupted(signal))) => Err(Stop::Interrupted(signal)),
+        Err(Unidentified::Loop { tried }) => Err(Error::Loop { tried }.into()),
         Err(reason) => {
             let mut walk = Walk::new(request, None);
             let path = request.real.path.display();

@@ -165,6 +165,8 @@ impl Guarded<'_> {
     fn unknown(self, stop: Stop) -> Result<Outcome, Interrupted> {
         match stop {
             Stop::Interrupted(signal) => Err(signal),
+            // There is nothing that could go on.
+            Stop::Error(error @ Error::Loop { .. }) => Ok(Outcome::failed(&error)),
             Stop::Error(error) => {
                 let stderr = self.warnings.clone() + &error.on_stderr();
                 let stops = self.request.settings.strict && self.request.settings.mode != Mode::Warn;

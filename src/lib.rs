@@ -80,7 +80,7 @@ impl Outcome {
 pub fn run(command_line: Vec<OsString>) -> Outcome {
     match Call::read(command_line) {
         // A launcher that is being asked for its interpreter has started us: no check in a check.
-        Call::BuildImage(arguments) if cli::is_being_asked() => pass_through(arguments),
+        Call::BuildImage(arguments) if cli::asked_with().is_some() => pass_through(arguments),
         Call::PassThrough(arguments) => pass_through(arguments),
         Call::BuildImage(arguments) => guard::build_image(arguments),
         Call::Preflight(arguments) => preflight::run(arguments),
@@ -90,6 +90,10 @@ pub fn run(command_line: Vec<OsString>) -> Outcome {
 fn pass_through(arguments: Vec<OsString>) -> Outcome {
     match locate::Search::from_environment(None).real() {
         Ok(real) => real.become_it(arguments, String::new()),
-        Err(error) => Outcome::failed(&error),
+        Err(error) => {
+            let stdout = cli::asked_with().and_then(|sentinel| target::answer_of_a_loop(&error, &sentinel));
+            let stdout = stdout.unwrap_or_default();
+            Outcome::Exit { status: error.exit_status(), stdout, stderr: error.on_stderr() }
+        }
     }
 }

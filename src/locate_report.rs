@@ -1,6 +1,7 @@
 //! `preflight where`: the search for the real pcluster as a person wants to read it. Every
 //! candidate on PATH, why it was or was not taken, and what is dangerous about the way there.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,14 +13,17 @@ use serde_json::{Value, json};
 use crate::config;
 use crate::error::Error;
 use crate::locate::{Candidate, KEPT, NAME, Real, Search, Standing, own_executable};
+use crate::packages::{PCLUSTER, Packages, normalised};
 use crate::report::{Shim, wrapped};
-use crate::target::Target;
+use crate::target::{Target, Unidentified};
 
 /// One look at PATH.
 #[derive(Debug)]
 pub struct Where {
     own: Option<PathBuf>,
     real: Result<Real, Error>,
+    /// What the real one runs in; `None` until that is known.
+    target: Option<Result<Target, Unidentified>>,
     rows: Vec<Row>,
     warnings: Vec<Warning>,
     bypassed: bool,
@@ -56,11 +60,29 @@ impl Where {
             warnings.push(bypass(first, shim));
         }
         warnings.extend(overwritten);
-        warnings
-            .extend(candidates.iter().filter(|candidate| candidate.standing == Standing::Tried).map(looped));
+        warnings.extend(
+            candidates
+                .iter()
+                .filter(|candidate| candidate.standing == Standing::Tried)
+                .map(|candidate| looped(&candidate.path)),
+        );
+        warnings.extend(stale_hash(search, first, own.as_deref()));
         warnings.extend(entries(search, real.as_ref().ok()));
         let rows = candidates.into_iter().map(|candidate| Row::new(candidate, search, &real)).collect();
-        Self { own, real, rows, warnings, bypassed }
+        Self { own, real, target: None, rows, warnings, bypassed }
+    }
+
+    /// What the real one was found to run in. One that only starts this shim again is none.
+    pub fn lead_to(&mut self, target: Result<Target, Unidentified>) {
+        let Err(Unidentified::Loop { tried }) = target else {
+            self.target = Some(target);
+            return;
+        };
+        for row in self.rows.iter_mut().filter(|row| tried.contains(&row.path)) {
+            row.standing = LOOPED;
+        }
+        self.warnings.extend(tried.iter().map(|path| looped(path)));
+        self.real = Err(Error::Loop { tried });
     }
 
     /// # Errors
@@ -69,18 +91,25 @@ impl Where {
         self.real.as_ref()
     }
 
-    /// 1: a call of `pcluster` would not come to the shim. 127: it could go no further.
+    /// 1: a call of `pcluster` would not come to the shim, or come to it again and again. 127: there
+    /// is nothing that it could go on to.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match &self.real {
+            Err(Error::Loop { .. }) => 1,
             Err(error) => error.exit_status(),
             Ok(_) => u8::from(self.bypassed),
         }
     }
 
     #[must_use]
-    pub fn json(&self, shim: &Shim, target: Option<&Target>) -> Value {
+    pub fn json(&self, shim: &Shim) -> Value {
         let real = self.real.as_ref().ok();
+        let target = self.target.as_ref().and_then(|target| target.as_ref().ok());
+        let packages = target.map(|target| {
+            let versions = installed(target).into_iter();
+            versions.map(|(name, version)| (normalised(name), version)).collect::<BTreeMap<_, _>>()
+        });
         let candidates: Vec<_> =
             self.rows.iter().map(|row| json!({"path": row.path, "standing": row.standing})).collect();
         json!({
@@ -89,15 +118,16 @@ impl Where {
             "shim": shim,
             "real": real.map(|real| json!({"path": real.path, "foundBy": real.found_by})),
             "interpreter": target.map(|target| &target.interpreter.executable),
+            "pythonVersion": target.map(|target| &target.interpreter.version),
+            "packages": packages,
             "config": config::path(),
             "candidates": candidates,
             "warnings": self.warnings,
         })
     }
 
-    /// `python`: the interpreter, or why it is unknown.
     #[must_use]
-    pub fn human(&self, python: Option<&str>) -> String {
+    pub fn human(&self) -> String {
         let own = self.own.as_deref().map_or_else(|| "?".into(), |path| path.display().to_string());
         let mut text = format!("shim     {own} ({})\n", env!("CARGO_PKG_VERSION"));
         match &self.real {
@@ -106,8 +136,12 @@ impl Where {
             }
             Err(_) => text += "real     none\n",
         }
-        if let Some(python) = python {
-            let _ = writeln!(text, "python   {python}");
+        match &self.target {
+            Some(Ok(target)) => text += &what_it_runs_in(target),
+            Some(Err(reason)) => {
+                let _ = writeln!(text, "python   unknown: {reason}");
+            }
+            None => {}
         }
         if let Some(config) = config::path().filter(|path| path.exists()) {
             let _ = writeln!(text, "config   {}", config.display());
@@ -126,6 +160,33 @@ impl Where {
     }
 }
 
+fn what_it_runs_in(target: &Target) -> String {
+    let interpreter = &target.interpreter;
+    let mut text = format!(
+        "python   {} ({}, {})\n",
+        interpreter.executable.display(),
+        interpreter.version,
+        target.launcher
+    );
+    let installed: Vec<_> =
+        installed(target).into_iter().map(|(name, version)| format!("{name} {version}")).collect();
+    if !installed.is_empty() {
+        let _ = writeln!(text, "packages {}", installed.join(", "));
+    }
+    text
+}
+
+/// The distributions that a person asks for first, and their versions.
+fn installed(target: &Target) -> Vec<(&'static str, String)> {
+    let version = |name| Packages::find(&target.interpreter.sys_path, name).map(|found| found.version);
+    [PCLUSTER, "aws-cdk.aws-imagebuilder"]
+        .into_iter()
+        .filter_map(|name| Some((name, version(name)?)))
+        .collect()
+}
+
+const LOOPED: &str = "starts this shim again";
+
 impl Row {
     fn new(candidate: Candidate, search: &Search, real: &Result<Real, Error>) -> Self {
         let real = real.as_ref().ok().map(|real| real.path.as_path());
@@ -138,7 +199,7 @@ impl Row {
                 None if search.is_self(&candidate.path) => "this shim",
                 None => "another copy of the shim",
             },
-            Standing::Tried => "starts this shim again",
+            Standing::Tried => LOOPED,
             Standing::NotAbsolute => "not used: the entry of PATH is not absolute",
         };
         Self { path: candidate.path, standing }
@@ -168,6 +229,22 @@ fn bypass(first: Option<&Candidate>, shim: Option<&Path>) -> Warning {
         first.join(NAME).display()
     );
     Warning { id: "shadowed", message, hint: put_first(shim) }
+}
+
+/// We were called by name, and PATH gives that name to another program: a shell remembers where it
+/// once found us. The other way round, where it remembers the real pcluster, we are never called.
+fn stale_hash(search: &Search, first: Option<&Candidate>, own: Option<&Path>) -> Option<Warning> {
+    let by_name = env::args_os().next().is_some_and(|name| name == NAME);
+    let first = first.filter(|first| by_name && !search.is_self(&first.path))?;
+    let own = own.unwrap_or(Path::new("this shim")).display();
+    Some(Warning {
+        id: "stale-hash",
+        message: format!(
+            "This shell runs {own}, though PATH now has {} first: it remembers where it found pcluster.",
+            first.path.display()
+        ),
+        hint: "Run `hash -r` (in zsh `rehash`), or open a new shell.".into(),
+    })
 }
 
 fn put_first(shim: Option<&Path>) -> String {
@@ -215,10 +292,10 @@ fn overwritten(search: &Search, candidates: &[Candidate], own: Option<&Path>) ->
         .collect()
 }
 
-fn looped(candidate: &Candidate) -> Warning {
+fn looped(path: &Path) -> Warning {
     Warning {
         id: "looped",
-        message: format!("{} starts the shim again, and is passed over.", candidate.path.display()),
+        message: format!("{} starts the shim again, and is passed over.", path.display()),
         hint: "Take it off PATH, or name the real pcluster in PCLUSTER_SHIM_REAL.".into(),
     }
 }

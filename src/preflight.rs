@@ -284,25 +284,19 @@ fn read_input(file: &Path) -> Result<(String, Vec<u8>), Error> {
 
 fn run_where(common: &Common) -> Result<Outcome, Stop> {
     let settings = settings()?;
-    let found = Where::look(&search(common, &settings));
-    let target = found
-        .real()
-        .ok()
-        .map(|real| target::identify(real, settings.timeout, &Memory::from_environment(false)));
-    if let Some(Err(Unidentified::Child(ChildError::Interrupted(signal)))) = target {
-        return Err(Stop::Interrupted(signal));
+    let mut found = Where::look(&search(common, &settings));
+    if let Some(real) = found.real().ok() {
+        match target::identify(real, settings.timeout, &Memory::from_environment(false)) {
+            Err(Unidentified::Child(ChildError::Interrupted(signal))) => {
+                return Err(Stop::Interrupted(signal));
+            }
+            target => found.lead_to(target),
+        }
     }
-    let python = target.as_ref().map(|target| match target {
-        Ok(target) => format!("{} ({})", target.interpreter.executable.display(), target.launcher),
-        Err(reason) => format!("unknown: {reason}"),
-    });
     let stdout = match common.format {
         _ if common.quiet => String::new(),
-        Format::Json => {
-            let target = target.as_ref().and_then(|target| target.as_ref().ok());
-            report::pretty(&found.json(&examine::shim(), target))
-        }
-        Format::Human => found.human(python.as_deref()),
+        Format::Json => report::pretty(&found.json(&examine::shim())),
+        Format::Human => found.human(),
     };
     let stderr = found.real().err().map(Error::on_stderr).unwrap_or_default();
     Ok(Outcome::Exit { status: found.exit_status(), stdout, stderr })

@@ -17,9 +17,11 @@ use std::time::Duration;
 
 use semver::Version;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::child::{Child, ChildError, Scratch, framed, sentinel, set};
 use crate::cli::variable;
+use crate::error::Error;
 use crate::locate::Real;
 use crate::remember::{Fingerprint, Memory};
 
@@ -72,6 +74,10 @@ pub enum Unidentified {
         launcher: PathBuf,
         source: std::io::Error,
     },
+    /// It starts this shim again, which finds nothing else.
+    Loop {
+        tried: Vec<PathBuf>,
+    },
     Child(ChildError),
     Scratch(std::io::Error),
 }
@@ -85,6 +91,7 @@ impl fmt::Display for Unidentified {
             Self::Unreadable { launcher, source } => {
                 write!(f, "cannot read {}: {source}", launcher.display())
             }
+            Self::Loop { tried } => Error::Loop { tried: tried.clone() }.fmt(f),
             Self::Child(error) => error.fmt(f),
             Self::Scratch(source) => write!(f, "no temporary directory: {source}"),
         }
@@ -261,11 +268,25 @@ fn answer(child: Child, scratch: &Scratch, sentinel: &str) -> Result<Interpreter
     let program = child.program.to_owned();
     let finished = child.run(scratch)?;
     let answer = framed(&finished, sentinel, &program)?;
+    if let Some(tried) = answer.get(LOOPED) {
+        return Err(Unidentified::Loop { tried: serde_json::from_value(tried.clone()).unwrap_or_default() });
+    }
     let malformed = ChildError::Malformed { program, stdout: answer.to_string().into_bytes() };
     match serde_json::from_value::<Interpreter>(answer) {
         Ok(interpreter) if interpreter.executable.is_absolute() => Ok(interpreter),
         _ => Err(malformed.into()),
     }
+}
+
+/// The key of the answer that the shim itself gives, where a launcher that is asked starts it again.
+const LOOPED: &str = "looped";
+
+/// The shim's own answer to [`ask_launcher`], on stdout.
+#[must_use]
+pub fn answer_of_a_loop(error: &Error, sentinel: &str) -> Option<String> {
+    let Error::Loop { tried } = error else { return None };
+    let tried: Vec<_> = tried.iter().map(|path| path.to_string_lossy()).collect();
+    Some(format!("\n{sentinel}\n{}\n{sentinel}\n", json!({ LOOPED: tried })))
 }
 
 /// The forms of launchers.

@@ -55,6 +55,12 @@ fn trap_03_an_exec_loop_is_an_error() {
     sandbox.script("loop2/pcluster", LOOP);
     call(&sandbox, &["loop", "loop2"]).run().exits(127).prefixed().stderr_matches("locate-loop-of-two.txt");
     call(&sandbox, &["loop", "loop2", "loop"]).run().exits(127).prefixed();
+    // Nor does a check or `where` take it for the real one.
+    let path = path(&sandbox, &["loop", "loop2"]);
+    sandbox.build_image().path(&path).run().exits(127).prints("").stderr_matches("locate-loop-of-two.txt");
+    sandbox.pcluster(["preflight"]).path(&path).run().exits(127).prints("").prefixed();
+    let run = sandbox.pcluster(["preflight", "where"]).path(&path).run();
+    run.exits(1).stdout_matches("where-loop.txt").stderr_matches("locate-loop-of-two.txt");
 }
 
 /// Trap 4: what was tried is skipped, and the next one is handed to; both orders.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::fakes::BAD;
-use crate::harness::{Run, Sandbox};
+use crate::harness::{Run, Sandbox, on_this_machine};
 
 /// An advisory of the user's own, on a package that every fake environment has.
 pub(crate) const ADVISORY: &str = "\
@@ -271,6 +271,22 @@ fn where_exits_1_where_the_shim_is_bypassed() {
     call().argument("--format").argument("json").run().exits(1).stdout_matches("where-bypassed.json");
     let absent = [sandbox.path("venv/bin"), sandbox.path("tools")];
     sandbox.pcluster(["preflight", "where"]).path(&absent).run().exits(1);
+}
+
+/// Trap 8: a shell goes on running what it once found, whatever has come before it on PATH since.
+#[test]
+fn where_tells_of_a_stale_hash() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    let call = |order: [&str; 3], script: &str| {
+        let path = order.map(|name| sandbox.path(name));
+        let call = sandbox.call(on_this_machine("bash"), ["--norc", "-c", script]);
+        call.var("SHIM", sandbox.path("shim/pcluster")).path(&path).run()
+    };
+    let run = call(["venv/bin", "shim", "tools"], "hash -p \"$SHIM\" pcluster; pcluster preflight where");
+    run.exits(1).is_silent().stdout_matches("where-stale-hash.txt");
+    let run = call(["shim", "venv/bin", "tools"], "pcluster preflight where");
+    run.exits(0).is_silent().holds(!run.stdout().contains("remembers"), "found anew");
 }
 
 #[test]
