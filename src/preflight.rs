@@ -285,7 +285,7 @@ fn read_input(file: &Path) -> Result<(String, Vec<u8>), Error> {
 fn run_where(common: &Common) -> Result<Outcome, Stop> {
     let settings = settings()?;
     let mut found = Where::look(&search(common, &settings));
-    if let Some(real) = found.real().ok() {
+    if let Ok(real) = found.real() {
         match target::identify(real, settings.timeout, &Memory::from_environment(false)) {
             Err(Unidentified::Child(ChildError::Interrupted(signal))) => {
                 return Err(Stop::Interrupted(signal));
