@@ -2,31 +2,37 @@
 //! the interpreter that is found is the one that runs.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
 use crate::environments::{Environment, GOOD, Scene, program};
 
-/// The interpreter that a launcher really runs, from a sitecustomize that notes it.
-fn really_runs(scene: &mut Scene, launcher: &Path) -> PathBuf {
+/// The interpreter that a launcher really runs and the `sys.argv[0]` that it ends with, from a
+/// sitecustomize that notes them.
+fn really_runs(scene: &mut Scene, launcher: &Path) -> (PathBuf, PathBuf) {
+    const SPY: &str = "import atexit, os, sys
+if 'SPY' in os.environ:
+    note = lambda: open(os.environ['SPY'], 'w').write(sys.executable + '\\n' + sys.argv[0])
+    atexit.register(note)
+";
     fs::create_dir_all(scene.path("spy")).unwrap();
-    let note = scene.path("spy/executable");
-    let code =
-        "import os, sys\nif 'SPY' in os.environ:\n    open(os.environ['SPY'], 'w').write(sys.executable)\n";
-    fs::write(scene.path("spy/sitecustomize.py"), code).unwrap();
+    let note = scene.path("spy/noted");
+    fs::write(scene.path("spy/sitecustomize.py"), SPY).unwrap();
     let mut command = scene.command(launcher, &["version"]);
     command.env("PYTHONPATH", scene.path("spy")).env("SPY", &note);
     let ran = scene.finish(command);
     ran.ends_with(0);
     assert_eq!(ran.json(), json!({"version": "3.1.3"}), "{ran}");
-    fs::read_to_string(note).unwrap().into()
+    let noted = fs::read_to_string(note).unwrap();
+    let (executable, name) = noted.split_once('\n').unwrap();
+    (executable.into(), name.into())
 }
 
 /// `preflight` on the pcluster that PATH gives, and the real one through the shim.
 fn is_known(scene: &mut Scene, launcher: &Path, form: &str, arguments: &[&str]) {
-    let real = really_runs(scene, launcher);
+    let (real, name) = really_runs(scene, launcher);
     let (ran, report) = scene.preflight(arguments);
     ran.ends_with(0).is_silent_on_stderr();
     assert_eq!(report["verdict"], "ready", "{ran}");
@@ -36,8 +42,12 @@ fn is_known(scene: &mut Scene, launcher: &Path, form: &str, arguments: &[&str]) 
     assert_eq!(target["interpreter"], json!(real), "{ran}");
     assert_eq!(target["pclusterVersion"], "3.1.3", "{ran}");
     assert_eq!(report["packages"]["aws-cdk-aws-imagebuilder"], "1.204.0", "{ran}");
-    let direct = scene.run(launcher, &["version"]);
-    scene.shim(&["version"]).is_the_same_as(&direct);
+    // Trap 9: the name that it is called by is the one that it has without the shim.
+    let shim = scene.path("shim/pcluster");
+    assert_eq!(really_runs(scene, &shim), (real, name));
+    let direct = scene.run(launcher, &["no-such-command"]);
+    assert!(direct.err().contains("usage: pcluster"), "{direct}");
+    scene.shim(&["no-such-command"]).is_the_same_as(&direct);
 }
 
 fn directory_is_known(name: &str, form: &str, arguments: &[&str]) {
@@ -47,7 +57,7 @@ fn directory_is_known(name: &str, form: &str, arguments: &[&str]) {
 }
 
 /// As tests/real/prepare names it: past 127 characters a `#!` line is not relied on.
-const LONG: &str = "a-directory-whose-name-is-so-long-that-the-path-of-the-interpreter-in-it-does-not-\
+pub(crate) const LONG: &str = "a-directory-whose-name-is-so-long-that-the-path-of-the-interpreter-in-it-does-not-\
                     fit-into-the-127-characters-that-a-kernel-reads-of-a-script";
 
 const QUICK: &[&str] = &["--no-synth"];
@@ -98,11 +108,24 @@ fn uv_tool_install() {
 }
 
 #[test]
-fn a_link_as_pipx_makes_it() {
-    let mut scene = Scene::of(GOOD);
-    let launcher = on_path_alone(&mut scene);
-    symlink(scene.environment.bin("pcluster"), &launcher).unwrap();
-    is_known(&mut scene, &launcher, "shebang", QUICK);
+fn pipx_install() {
+    directory_is_known("pipx", "shebang", &[]);
+}
+
+/// Where the machine has pyenv, which comes from no package index; tests/real/prepare says so.
+#[test]
+#[expect(clippy::print_stdout, reason = "a test that does not run says so")]
+fn pyenv() {
+    if which::which("pyenv").is_err() {
+        println!("not tested: pyenv is not on PATH");
+        return;
+    }
+    let mut scene = Scene::in_environment(Environment::named("launchers/pyenv"));
+    // Its shims are bash scripts.
+    scene.put_on_path("/usr/bin");
+    scene.put_on_path("/bin");
+    let launcher = scene.environment.bin("pcluster");
+    is_known(&mut scene, &launcher, "wrapper", &[]);
 }
 
 #[test]

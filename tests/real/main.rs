@@ -8,6 +8,7 @@
 mod arguments; // the real parser's reading, and refusals in its own words
 mod blocked; // the broken CDK: what is stopped, what is named, the modes
 mod environments; // what every test stands on
+mod installed; // install.sh over real installations
 mod launchers; // the ways in which pcluster is installed
 mod pass_through; // all that is not build-image
 mod ready; // the call goes on and does what it does without the shim

@@ -1,0 +1,248 @@
+//! The shim as install.sh leaves it, over installations of the real thing: rows 6, 20, 22 and 27 of
+//! the list in tests/traps.rs. Rows 9 and 21 are checked for every launcher in `launchers`.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::environments::{BROKEN, Environment, GOOD, Ran, Scene, program};
+use crate::launchers::LONG;
+use crate::workbench::{BY_PIP, Bench, ROOT, With, copy_tree, uv};
+
+const SHIM: &str = env!("CARGO_BIN_EXE_pcluster");
+const IMAGE: &str = "Build:\n  InstanceType: c5.xlarge\n  ParentImage: ami-0123456789abcdef0\n";
+
+/// Blocks every CDK, without a synthesis: what is seen is that the call was guarded.
+const ADVISORY: &str = "\
+- id: no-cdk-at-all
+  title: No CDK is to be used here
+  level: ERROR
+  pcluster: '>=3.0'
+  package: aws-cdk.core
+  affected: '<3'
+  effect: is not allowed here
+  cost: It would cost a test.
+  fix: {packages: aws-cdk.*, upgrade: '>=3', downgrade: '<1'}
+  references: ['https://example.com/']
+";
+
+/// What a login has: the system's directories and Node; nothing of ours.
+fn at_login(scene: &mut Scene, first: &[&Path]) {
+    let rest = [scene.path("node"), "/usr/local/bin".into(), "/usr/bin".into(), "/bin".into()];
+    let path: Vec<PathBuf> = first.iter().map(|entry| entry.to_path_buf()).chain(rest).collect();
+    scene.set("PATH", std::env::join_paths(path).unwrap());
+}
+
+#[track_caller]
+fn install(scene: &Scene, more: &[&str]) -> Ran {
+    let script = Path::new(ROOT).join("install.sh");
+    let all: Vec<&str> = [script.to_str().unwrap(), "--binary", SHIM].iter().chain(more).copied().collect();
+    let ran = scene.run(&program("sh"), &all);
+    ran.ends_with(0);
+    ran
+}
+
+/// Trap 6: in every kind of environment that can be activated the call is guarded, and it is that
+/// environment's pcluster that answers; a script there is told that it is not.
+#[test]
+fn trap_06_an_activated_environment_is_guarded_and_used() {
+    let launchers =
+        ["pip", "pip with spaces", "uv with spaces", &format!("pip-{LONG}"), &format!("uv-{LONG}")]
+            .map(|name| Environment::named(&format!("launchers/{name}")));
+    let mut scene = Scene::of(GOOD);
+    at_login(&mut scene, &[]);
+    fs::write(scene.path("home/.bashrc"), "# the user's\n").unwrap();
+    install(&scene, &[]);
+    let advisories = scene.write("advisories.yaml", ADVISORY);
+    scene.write("image.yaml", IMAGE);
+    fs::create_dir_all(scene.path("home/.config/pcluster-shim")).unwrap();
+    let config = format!("advisories: [{}]\n", json!(advisories));
+    fs::write(scene.path("home/.config/pcluster-shim/config.yaml"), config).unwrap();
+    let venvs = [BROKEN, BY_PIP, GOOD].map(Environment::named);
+    for environment in venvs.iter().chain(&launchers) {
+        let activate = environment.directory.join("bin/activate");
+        let session = |commands: &str| {
+            let script = format!(". \"$1\"; {commands}");
+            let arguments = ["-i", "-c", &script, "bash", activate.to_str().unwrap()];
+            scene.run(&program("bash"), &arguments)
+        };
+        let ran = session("pcluster version");
+        ran.ends_with(0);
+        assert_eq!(ran.json(), json!({"version": "3.1.3"}), "{ran}");
+        let real = environment.bin("pcluster");
+        let ran = session("pcluster preflight where --format json");
+        ran.ends_with(1);
+        let told = ran.json();
+        assert_eq!(told["real"]["path"], json!(real), "{ran}");
+        assert_eq!(told["warnings"][0]["id"], "shadowed-by-environment", "{ran}");
+        let ran = session("pcluster build-image -c image.yaml -i my-image");
+        let stop = ran.stop();
+        assert!(
+            stop.iter()
+                .any(|message| message.contains("aws-cdk.core") && message.contains("is not allowed here")),
+            "{ran}"
+        );
+        // No function there: the environment's own directory comes first.
+        let shim = scene.path("home/.local/share/pcluster-shim/bin/pcluster");
+        let script = format!(". \"$1\"; {} preflight where --format json", shim.display());
+        let ran = scene.run(&program("bash"), &["-c", &script, "bash", activate.to_str().unwrap()]);
+        ran.ends_with(1);
+        assert_eq!(ran.json()["warnings"][0]["id"], "shadowed-by-environment", "{ran}");
+    }
+}
+
+/// Trap 20: the base Python of an environment is gone, and its own is a link to nowhere.
+#[test]
+fn trap_20_a_base_python_that_is_gone_is_named() {
+    let long = [format!("pip-{LONG}"), format!("uv-{LONG}")];
+    let names = ["pip", "user", "uv-tool", "pipx", "pip with spaces", "uv with spaces", &long[0], &long[1]];
+    let environments = names.map(|name| Environment::named(&format!("launchers/{name}")));
+    for original in environments.iter().chain([&Environment::named(GOOD)]) {
+        let mut scene = Scene::of(GOOD);
+        let launcher = original.bin("pcluster").canonicalize().unwrap();
+        let text = fs::read_to_string(&launcher).unwrap();
+        let old = launcher.parent().unwrap().parent().unwrap();
+        // The user's own scripts name the base Python itself.
+        let base = original.bin("python").canonicalize().unwrap();
+        let directory = scene.path("work").join(original.directory.file_name().unwrap());
+        let bin = directory.join("bin");
+        fs::create_dir_all(&bin).unwrap();
+        let gone = bin.join("python");
+        let moved = text.replace(old.to_str().unwrap(), directory.to_str().unwrap());
+        let moved = moved.replace(base.to_str().unwrap(), gone.to_str().unwrap());
+        assert_ne!(moved, text, "{} names its place", launcher.display());
+        fs::write(bin.join("pcluster"), moved).unwrap();
+        fs::set_permissions(bin.join("pcluster"), launcher.metadata().unwrap().permissions()).unwrap();
+        for name in ["python", "python3", "python3.9"] {
+            symlink("/no/such/base/bin/python3.9", bin.join(name)).unwrap();
+        }
+        let shim = scene.path("shim");
+        at_login(&mut scene, &[&shim, &bin]);
+        let ran = scene.shim(&["preflight", "where"]);
+        ran.ends_with(0).is_silent_on_stderr();
+        let told = format!("python   unknown: its interpreter {}/python", bin.display());
+        assert!(ran.out().contains(&told) && ran.out().contains("does not exist; reinstall"), "{ran}");
+        scene.write("image.yaml", IMAGE);
+        for arguments in [&["version"][..], &["build-image", "-c", "image.yaml", "-i", "my-image"]] {
+            let ran = scene.shim(arguments);
+            assert!(matches!(ran.status.code(), Some(126 | 127)), "{ran}");
+            assert!(ran.out().is_empty() && ran.err().contains(bin.to_str().unwrap()), "{ran}");
+        }
+    }
+}
+
+/// Trap 22: what others print and put in the way changes nothing; packages of PYTHONPATH and of the
+/// user's own directory count as they do for the real pcluster.
+#[test]
+fn trap_22_noise_and_other_directories_do_not_deceive() {
+    for name in ["pip", "user", "uv-tool", "pipx"] {
+        let mut scene = Scene::in_environment(Environment::named(&format!("launchers/{name}")));
+        scene.set("PYTHONUSERBASE", scene.environment.directory.clone());
+        let noisy = scene.path("work/noisy");
+        fs::create_dir(&noisy).unwrap();
+        let code = "import sys\nprint('{\"noise\": [')\nprint('\\n\\nnoise', file=sys.stderr)\n";
+        fs::write(noisy.join("sitecustomize.py"), code).unwrap();
+        scene.set("PYTHONPATH", noisy.clone());
+        let (ran, report) = scene.preflight(&[]);
+        ran.ends_with(0).is_silent_on_stderr();
+        assert_eq!(report["verdict"], "ready", "{ran}");
+        assert_eq!(report["packages"]["aws-cdk-aws-imagebuilder"], "1.204.0", "{ran}");
+        // The bad release on PYTHONPATH is the one that would run.
+        let bad = Environment::named(BROKEN).site_packages();
+        scene.set("PYTHONPATH", std::env::join_paths([&noisy, &bad]).unwrap());
+        let (ran, report) = scene.preflight(&["--no-synth"]);
+        ran.ends_with(1);
+        assert_eq!(report["packages"]["aws-cdk-aws-imagebuilder"], "1.153.0", "{ran}");
+    }
+}
+
+/// Trap 27: a forced installation of aws-parallelcluster puts its launcher into the shared
+/// directory, and the shim has one of its own.
+#[test]
+fn trap_27_a_forced_installation_leaves_the_shim_first() {
+    let bench = Bench::of(BY_PIP, With::Uv);
+    let mut scene = bench.scene;
+    let bin = scene.path("home/.local/bin");
+    fs::create_dir_all(&bin).unwrap();
+    at_login(&mut scene, &[]);
+    fs::write(scene.path("home/.bashrc"), "PATH=$HOME/.local/bin:$PATH\n").unwrap();
+    install(&scene, &[]);
+    let good = Environment::named(GOOD);
+    let frozen = scene.run(&uv(), &["pip", "freeze", "--python", good.bin("python").to_str().unwrap()]);
+    let pins: Vec<&str> =
+        std::str::from_utf8(&frozen.stdout).unwrap().lines().filter(|line| line.contains("==")).collect();
+    let pins = scene.write("pins.txt", pins.join("\n") + "\n");
+    let pins = pins.to_str().unwrap();
+    let python = good.bin("python").canonicalize().unwrap();
+    let arguments = [
+        "tool",
+        "install",
+        "--force",
+        "--python",
+        python.to_str().unwrap(),
+        "--overrides",
+        pins,
+        "--with-requirements",
+        pins,
+        "aws-parallelcluster==3.1.3",
+    ];
+    for _ in 0..2 {
+        scene.run(&uv(), &arguments).ends_with(0);
+        let session = |script: &str| scene.run(&program("bash"), &["-i", "-c", script]);
+        let ran = session("type -P pcluster");
+        let first = scene.path("home/.local/share/pcluster-shim/bin/pcluster");
+        assert_eq!(ran.out().trim(), first.to_str().unwrap(), "{ran}");
+        let ran = session("pcluster preflight where --format json");
+        ran.ends_with(0);
+        assert_eq!(ran.json()["real"]["path"], json!(bin.join("pcluster")), "{ran}");
+        let ran = session("pcluster version");
+        ran.ends_with(0);
+        assert_eq!(ran.json(), json!({"version": "3.1.3"}), "{ran}");
+    }
+}
+
+/// The same in an environment that is guarded in place, whose launcher pip and uv write anew:
+/// `where` says so and how to renew, and the environment goes on working all the while.
+#[test]
+fn trap_27_an_environment_guarded_in_place_and_installed_anew_is_told() {
+    let mut bench = Bench::of(BY_PIP, With::Uv);
+    let directory = bench.environment.directory.clone();
+    let venv = directory.to_str().unwrap().to_owned();
+    let launcher = bench.environment.bin("pcluster");
+    let as_installed = fs::read(&launcher).unwrap();
+    copy_tree(&directory.join("bin"), &bench.beside("bin"));
+    at_login(&mut bench, &[&directory.join("bin")]);
+    let python = bench.environment.bin("python");
+    let python = python.to_str().unwrap();
+    let anew: [(&Path, Vec<&str>); 2] = [
+        (Path::new(python), vec!["-m", "pip", "install", "--no-deps", "--force-reinstall"]),
+        (&uv(), vec!["pip", "install", "--python", python, "--no-deps", "--reinstall"]),
+    ];
+    for (installer, mut arguments) in anew {
+        install(&bench, &["--venv", &venv]);
+        let guarded = bench.run(&launcher, &["preflight", "where", "--format", "json"]);
+        guarded.ends_with(0);
+        assert_eq!(guarded.json()["real"]["foundBy"], "kept", "{guarded}");
+        bench.write("image.yaml", IMAGE);
+        bench.run(&launcher, &["build-image", "-c", "image.yaml", "-i", "my-image"]).stop();
+
+        arguments.push("aws-parallelcluster==3.1.3");
+        bench.run(installer, &arguments).ends_with(0);
+        let told = bench.run(&directory.join("bin/pcluster-preflight"), &["where", "--format", "json"]);
+        told.ends_with(1);
+        assert_eq!(told.json()["warnings"][0]["id"], "overwritten", "{told}");
+        let version = bench.run(&launcher, &["version"]);
+        version.ends_with(0);
+        assert_eq!(version.json(), json!({"version": "3.1.3"}), "{version}");
+    }
+    install(&bench, &["--venv", &venv]);
+    let script = Path::new(ROOT).join("install.sh");
+    let arguments = [script.to_str().unwrap(), "--venv", &venv, "--uninstall"];
+    bench.run(&program("sh"), &arguments).ends_with(0);
+    let now = fs::read(&launcher).unwrap();
+    let lines = |bytes: &[u8]| String::from_utf8_lossy(bytes).lines().next().unwrap_or_default().to_owned();
+    assert_eq!(lines(&now), lines(&as_installed), "the launcher is the environment's own again");
+    assert!(!directory.join("bin/.pcluster-shim").exists() && !directory.join("bin/pcluster.real").exists());
+}
