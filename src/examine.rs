@@ -22,13 +22,14 @@ use crate::cli::PlainBuildImage;
 use crate::config::Settings;
 use crate::error::{Error, Stop};
 use crate::locate::{Real, own_executable};
+use crate::node::{self, NoNode, Node};
 use crate::packages::{PCLUSTER, Packages};
 use crate::progress::Progress;
 use crate::remember::{Fingerprint, Memory};
 use crate::repair::plan::Reason;
 use crate::report::{self, Check, Finding, Fix, Report, Shim, Status, Subject};
 use crate::synth::{self, Answer, Call, NoAnswer};
-use crate::target::{self, NoNode, Node, Target, Unidentified};
+use crate::target::{self, Target, Unidentified};
 use crate::template::{self, Expectation};
 
 /// The advisories that are shipped and the config's, and the files that could not be read.
@@ -299,7 +300,7 @@ impl<'a> Walk<'a> {
 
     fn node(&mut self, target: &Target) -> Result<Option<Node>, Stop> {
         let since = Instant::now();
-        match target::node(target, self.request.settings.timeout, &self.request.memory) {
+        match node::of(target, self.request.settings.timeout, &self.request.memory) {
             Ok(node) => {
                 self.subject.node = Some(node.path.clone());
                 self.subject.node_version = Some(node.version.to_string());

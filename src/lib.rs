@@ -12,7 +12,9 @@
 //! | [`examine`] | the walk of one check, in order |
 //! | [`locate`] | PATH → the real pcluster |
 //! | [`locate_report`] | what `preflight where` says of it |
-//! | [`target`] | a launcher → its interpreter, `sys.path`, Node |
+//! | [`target`] | the real pcluster → its interpreter, `sys.path`, environment |
+//! | [`launcher`] | the head of a launcher → the Python that it starts |
+//! | [`node`] | the Node.js that CDK will run |
 //! | [`packages`] | `sys.path` → installed distributions |
 //! | [`advisory`] | packages × advisories → findings (pure) |
 //! | [`synth`] | the template that the real pcluster would submit |
@@ -31,9 +33,11 @@ pub mod config;
 pub mod error;
 pub mod examine;
 pub mod guard;
+pub mod launcher;
 pub mod locate;
 pub mod locate_report;
 pub mod manual;
+pub mod node;
 pub mod packages;
 pub mod preflight;
 pub mod progress;

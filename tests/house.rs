@@ -53,7 +53,7 @@ const STOREYS: [&[&str]; 5] = [
     &["main", "lib"],
     &["preflight", "guard"],
     &["repair", "examine", "locate_report"],
-    &["locate", "target", "packages", "advisory", "synth", "template", "remember"],
+    &["locate", "target", "launcher", "node", "packages", "advisory", "synth", "template", "remember"],
     &["report", "child", "progress", "manual", "config", "cli", "error"],
 ];
 

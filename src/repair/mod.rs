@@ -4,6 +4,7 @@
 //! way, the environment is at the end either repaired or what it was. Never decides whether to
 //! repair.
 
+pub mod exchange;
 pub mod fault;
 pub mod ground;
 pub mod installer;
@@ -24,10 +25,11 @@ use crate::packages::{Distribution, PCLUSTER, Packages};
 use crate::report::{Report, Verdict};
 use crate::target::Target;
 
+use exchange::Exchange;
 pub use ground::{Ground, Home, Overlay};
 use installer::{FREE_SPACE, Installed, Installer, NOTHING_CHANGED};
 use plan::{Change, Hold, Reason};
-use transaction::{Exchange, OVERLAY_PREFIX};
+use transaction::OVERLAY_PREFIX;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Options {

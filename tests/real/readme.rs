@@ -15,7 +15,7 @@ fn picture() -> Vec<(String, String)> {
     for line in block.lines() {
         match line.strip_prefix("$ ") {
             Some(command) => runs.push((command.to_owned(), String::new())),
-            None => runs.last_mut().unwrap().1 += &format!("{line}\n"),
+            None => runs.last_mut().unwrap().1.extend([line, "\n"]),
         }
     }
     runs
