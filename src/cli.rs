@@ -160,13 +160,13 @@ impl Preflight {
 pub enum Command {
     /// Run every check (the default)
     Check(Check),
-    /// Repair the environment: proven beside it first, then exchanged as one
+    /// Repair the environment; proven beside it first
     Fix(Fix),
     /// Put back, byte for byte, what the last fix replaced
     Undo,
     /// Check a template that already exists
     Template {
-        /// A file, or - for standard input: JSON, YAML, or the output of get-template
+        /// JSON, YAML, or the output of get-template; - is standard input
         file: PathBuf,
     },
     /// Show which pcluster is guarded, and how it was found
@@ -184,7 +184,7 @@ pub enum Command {
 
 #[derive(Debug, Args, Default, Clone, PartialEq, Eq)]
 pub struct Check {
-    /// The image configuration (a minimal built-in one by default)
+    /// The image configuration (a minimal one)
     #[arg(short = 'c', long, value_name = "FILE")]
     pub image_configuration: Option<PathBuf>,
     /// The image id to check with
@@ -225,16 +225,18 @@ pub struct Fix {
 
 #[derive(Debug, Args, Default, Clone)]
 pub struct Common {
-    /// The report's form
+    /// The report's form (human)
     #[arg(long, global = true, value_enum, default_value_t)]
+    #[arg(value_name = "human|json", hide_possible_values = true, hide_default_value = true)]
     pub format: Format,
     /// The real pcluster (an absolute path)
     #[arg(long, global = true, value_name = "PATH")]
     pub real: Option<PathBuf>,
-    /// Colour in the report
+    /// Colour in the report (auto)
     #[arg(long, global = true, value_enum, default_value_t)]
+    #[arg(value_name = "auto|always|never", hide_possible_values = true, hide_default_value = true)]
     pub color: Color,
-    /// Print nothing but errors; the exit status tells
+    /// Print nothing but errors
     #[arg(short, long, global = true)]
     pub quiet: bool,
     /// Say what is being done

@@ -5,7 +5,6 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -86,6 +85,37 @@ pub enum InstallerChoice {
     Pip,
 }
 
+/// A time limit.
+#[derive(Debug)]
+struct Seconds(Duration);
+
+impl Seconds {
+    const ACCEPTED: &str = "a whole number of seconds, at least 1";
+}
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_u64(SecondsVisitor)
+    }
+}
+
+struct SecondsVisitor;
+
+impl de::Visitor<'_> for SecondsVisitor {
+    type Value = Seconds;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Seconds::ACCEPTED)
+    }
+
+    fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Seconds, E> {
+        match seconds {
+            0 => Err(E::invalid_value(de::Unexpected::Unsigned(0), &self)),
+            _ => Ok(Seconds(Duration::from_secs(seconds))),
+        }
+    }
+}
+
 /// config.yaml as it is written.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -93,7 +123,7 @@ struct File {
     mode: Option<Mode>,
     real: Option<PathBuf>,
     strict: Option<bool>,
-    timeout: Option<NonZeroU64>,
+    timeout: Option<Seconds>,
     #[serde(default)]
     installer: InstallerChoice,
     #[serde(default)]
@@ -148,7 +178,7 @@ impl Settings {
         self.mode = file.mode.unwrap_or(self.mode);
         self.real = file.real;
         self.strict = file.strict.unwrap_or(self.strict);
-        self.timeout = file.timeout.map_or(self.timeout, |seconds| Duration::from_secs(seconds.get()));
+        self.timeout = file.timeout.map_or(self.timeout, |seconds| seconds.0);
         self.installer = file.installer;
         self.strategy = file.strategy;
         self.advisories = file.advisories;
@@ -167,7 +197,7 @@ impl Settings {
             self.strict = strict;
         }
         let seconds = |text: &str| text.parse().ok().filter(|seconds| *seconds > 0);
-        if let Some(seconds) = set(variable::TIMEOUT, "a whole number of seconds", seconds, faults) {
+        if let Some(seconds) = set(variable::TIMEOUT, Seconds::ACCEPTED, seconds, faults) {
             self.timeout = Duration::from_secs(seconds);
         }
     }

@@ -392,11 +392,17 @@ fn usage_errors_say_what_is_wrong() {
 #[test]
 fn help() {
     let sandbox = Sandbox::new();
-    sandbox.pcluster(["preflight", "--help"]).run().exits(0).is_silent().stdout_matches("help.txt");
+    let fits = |run: &Run| {
+        run.holds(run.stdout().lines().all(|line| line.chars().count() <= 80), "no line is over 80 columns");
+    };
+    let run = sandbox.pcluster(["preflight", "--help"]).run();
+    run.exits(0).is_silent().stdout_matches("help.txt");
+    fits(&run);
     sandbox.pcluster(["preflight", "-h"]).run().exits(0).is_silent();
-    for command in ["check", "template", "where", "advisories"] {
+    for command in ["check", "fix", "undo", "template", "where", "advisories", "completions", "man"] {
         let run = sandbox.pcluster(["preflight", command, "--help"]).run();
         run.exits(0).is_silent().stdout_matches(&format!("help-{command}.txt"));
+        fits(&run);
     }
     let run = sandbox.pcluster(["preflight", "--version"]).run();
     run.exits(0).prints(concat!("pcluster preflight ", env!("CARGO_PKG_VERSION"), "\n"));
