@@ -24,7 +24,7 @@ while [ $# -gt 0 ]; do
     case $1 in
     -c) echo identity >>"$log"; sentinel=$3; . "$fake/identity"; exit ;;
     */synth.py) echo synth >>"$log"; sentinel=$2; request=$3; shift 3; . "$fake/synth"; exit ;;
-    -m) shift 2; echo "pip $1" >>"$log"; . "$fake/pip"; exit ;;
+    -m) module=$2; shift 2; echo "$module $1" >>"$log"; . "$fake/$module"; exit ;;
     -*) shift ;;
     *) shift; echo "real $*" >>"$log"; . "$fake/real"; exit ;;
     esac

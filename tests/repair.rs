@@ -77,7 +77,17 @@ fn what_the_installer_is_asked() {
     let log = sandbox.log();
     assert_eq!(
         log,
-        ["identity", "uv install", "uv install", "node", "synth", "uv check", "uv check", "synth"]
+        [
+            "identity",
+            "uv install",
+            "uv install",
+            "compileall -qq",
+            "node",
+            "synth",
+            "uv check",
+            "uv check",
+            "synth"
+        ]
     );
 }
 
@@ -98,6 +108,11 @@ fn bytecode_is_as_before() {
         let compiled = site.keys().any(|path| path.extension().is_some_and(|ending| ending == "pyc"));
         assert_eq!(compiled, is_compiled, "uv: {has_uv}");
     }
+    // Where it cannot be compiled, it is repaired all the same.
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    sandbox.write(workshop.path("fake/compileall"), "echo no >&2; exit 1");
+    workshop.preflight(["fix"]).run().exits(0).is_silent().stdout_matches("fix.txt");
 }
 
 /// What was compiled of the repaired packages goes with them: a file of the same size and time would

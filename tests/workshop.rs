@@ -74,6 +74,7 @@ impl Sandbox {
         self.write("installer/run", INSTALLER.replace("@HERE@", self.path("installer").to_str().unwrap()));
         new.installs_by(INSTALL);
         self.write("installer/check", "");
+        self.write(new.path("fake/compileall"), COMPILEALL);
         let log = self.path("log");
         let run = self.path("installer/run");
         self.script(
@@ -316,13 +317,12 @@ impl Drop for Unwritable {
 /// Both installers: what they are asked is kept, then `install` or `check` says what they do.
 const INSTALLER: &str = r#"here='@HERE@'
 [ "$1" = check ] && { . "$here/check"; exit; }
-case $0 in */uv) compile=no ;; *) compile=yes ;; esac
+compile=${module-}
 while [ $# -gt 0 ]; do
     case $1 in
     --target) target=$2; shift ;;
     -r) requirements=$2; shift ;;
     -c) constraints=$2; shift ;;
-    --compile-bytecode) compile=yes ;;
     --no-compile) compile=no ;;
     esac
     shift
@@ -330,12 +330,16 @@ done
 cp "$requirements" "$here/requirements"
 cp "$constraints" "$here/constraints"
 . "$here/install" || exit
-if [ "$compile" = yes ]; then
-    mkdir "$target/aws_cdk/core/__pycache__"
-    { printf 'compiled '; cat "$target/aws_cdk/core/__init__.py"; } \
-        >"$target/aws_cdk/core/__pycache__/__init__.cpython-39.pyc"
-fi
+[ "$compile" != pip ] || . "$fake/compileall"
 exit 0
+"#;
+
+/// `python -m compileall DIRECTORY`: one file of it.
+const COMPILEALL: &str = r#"for directory; do :; done
+directory=${target-$directory}
+mkdir "$directory/aws_cdk/core/__pycache__"
+{ printf 'compiled '; cat "$directory/aws_cdk/core/__init__.py"; } \
+    >"$directory/aws_cdk/core/__pycache__/__init__.cpython-39.pyc"
 "#;
 
 /// As uv and pip: the newest release that is asked for, and no other jsii than the one demanded.

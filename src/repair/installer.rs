@@ -63,7 +63,7 @@ impl Installer {
     }
 
     /// Resolves and installs into `directory`, all that is wanted and what it needs; compiled where
-    /// the environment is. pip compiles unless told not to, uv the other way round.
+    /// the environment is.
     ///
     /// # Errors
     /// It cannot be run, or we were interrupted. That it fails is an answer.
@@ -87,16 +87,17 @@ impl Installer {
             Self::Uv(_) => ["pip", "install", "--no-progress", "--color", "never"].map(OsString::from).into(),
             Self::Pip => ["install", "--no-input", "--disable-pip-version-check"].map(OsString::from).into(),
         };
-        arguments.extend(match (self, target.has_bytecode()) {
-            (Self::Uv(_), true) => Some("--compile-bytecode".into()),
-            (Self::Pip, false) => Some("--no-compile".into()),
-            _ => None,
-        });
+        if matches!(self, Self::Pip) && !target.has_bytecode() {
+            arguments.push("--no-compile".into());
+        }
         arguments.extend(["--target".into(), directory.into(), "-r".into(), requirements.into()]);
         arguments.extend(["-c".into(), constraints.into()]);
         let finished = self.run(arguments, target, limit, &scratch, "stage")?;
         let output = format!("{}{}", text(&finished.stdout), text(&finished.stderr));
         Ok(if finished.status.success() {
+            if matches!(self, Self::Uv(_)) && target.has_bytecode() {
+                compile(directory, target, limit, &scratch)?;
+            }
             Installed::Done { output }
         } else {
             Installed::Failed { message: format!("{} {}", self.name(), ended(&finished)), output }
@@ -157,6 +158,19 @@ impl Installer {
             ChildError::Interrupted(signal) => Stop::Interrupted(signal),
             other => Error::repair(step, other.to_string(), "Nothing was changed; run it again.").into(),
         })
+    }
+}
+
+/// As pip does. Not uv's `--compile-bytecode`: it fails where a sitecustomize prints anything. That
+/// something stays without bytecode does no harm.
+fn compile(directory: &Path, target: &Target, limit: Duration, scratch: &Scratch) -> Result<(), Stop> {
+    let mut arguments: Vec<OsString> = target.interpreter.flags.iter().map(OsString::from).collect();
+    arguments.extend(["-m", "compileall", "-qq", "-j", "0"].map(OsString::from));
+    arguments.push(directory.into());
+    let (program, environment) = (&target.interpreter.executable, target.environment.clone());
+    match (Child { program, arguments, environment, limit }).run(scratch) {
+        Err(ChildError::Interrupted(signal)) => Err(Stop::Interrupted(signal)),
+        _ => Ok(()),
     }
 }
 

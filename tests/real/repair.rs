@@ -285,3 +285,18 @@ fn a_second_fix_has_nothing_to_do_and_needs_no_network() {
     assert_eq!(ran.out(), "ready: there is nothing to repair\n", "{ran}");
     assert!(Path::new(&bench.site()).is_dir());
 }
+
+/// Trap 22: a sitecustomize that prints, in every Python that is started on the way.
+#[test]
+fn noise_does_not_keep_from_a_repair() {
+    for with in [With::Uv, With::Pip] {
+        let mut bench = Bench::of(BY_PIP, with);
+        let code = "import sys\nprint('{\"noise\": [')\nprint('\\n\\nnoise', file=sys.stderr)\n";
+        fs::create_dir(bench.beside("noisy")).unwrap();
+        fs::write(bench.beside("noisy").join("sitecustomize.py"), code).unwrap();
+        let noisy = bench.beside("noisy");
+        bench.set("PYTHONPATH", noisy);
+        bench.fix(&["--dry-run"]).ends_with(0);
+        bench.is_as_before("after a dry run");
+    }
+}
