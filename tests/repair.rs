@@ -74,21 +74,11 @@ fn what_the_installer_is_asked() {
     assert_eq!(asked("requirements"), "aws-cdk-aws-imagebuilder>=1.153.1\naws-cdk-core~=1.137,>=1.153.1\n");
     // jsii was held at first, which had no solution.
     assert_eq!(asked("constraints"), "aws-parallelcluster==3.1.3\n");
-    let log = sandbox.log();
-    assert_eq!(
-        log,
-        [
-            "identity",
-            "uv install",
-            "uv install",
-            "compileall -qq",
-            "node",
-            "synth",
-            "uv check",
-            "uv check",
-            "synth"
-        ]
-    );
+    let mut log = sandbox.log();
+    assert_eq!(log[..3], ["identity", "uv install", "uv install"]);
+    // What follows runs at once in part.
+    log[3..].sort();
+    assert_eq!(log[3..], ["compileall -qq", "node", "synth", "synth", "uv check", "uv check"]);
 }
 
 /// The packages come compiled where the environment's are, whichever installer brings them.

@@ -62,8 +62,8 @@ impl Installer {
         }
     }
 
-    /// Resolves and installs into `directory`, all that is wanted and what it needs; compiled where
-    /// the environment is.
+    /// Resolves and installs into `directory`, all that is wanted and what it needs. pip compiles it
+    /// at once, where the environment is compiled.
     ///
     /// # Errors
     /// It cannot be run, or we were interrupted. That it fails is an answer.
@@ -95,13 +95,31 @@ impl Installer {
         let finished = self.run(arguments, target, limit, &scratch, "stage")?;
         let output = format!("{}{}", text(&finished.stdout), text(&finished.stderr));
         Ok(if finished.status.success() {
-            if matches!(self, Self::Uv(_)) && target.has_bytecode() {
-                compile(directory, target, limit, &scratch)?;
-            }
             Installed::Done { output }
         } else {
             Installed::Failed { message: format!("{} {}", self.name(), ended(&finished)), output }
         })
+    }
+
+    /// As pip does, where the environment is compiled and uv has installed into `directory`. Not
+    /// uv's `--compile-bytecode`: it fails where a sitecustomize prints anything. That something
+    /// stays without bytecode does no harm.
+    ///
+    /// # Errors
+    /// We were interrupted.
+    pub fn compile(&self, directory: &Path, target: &Target, limit: Duration) -> Result<(), Stop> {
+        if matches!(self, Self::Pip) || !target.has_bytecode() {
+            return Ok(());
+        }
+        let scratch = scratch()?;
+        let mut arguments: Vec<OsString> = target.interpreter.flags.iter().map(OsString::from).collect();
+        arguments.extend(["-m", "compileall", "-qq"].map(OsString::from));
+        arguments.push(directory.into());
+        let (program, environment) = (&target.interpreter.executable, target.environment.clone());
+        match (Child { program, arguments, environment, limit }).run(&scratch) {
+            Err(ChildError::Interrupted(signal)) => Err(Stop::Interrupted(signal)),
+            _ => Ok(()),
+        }
     }
 
     /// The dependencies of the environment that are not met, a line each.
@@ -158,19 +176,6 @@ impl Installer {
             ChildError::Interrupted(signal) => Stop::Interrupted(signal),
             other => Error::repair(step, other.to_string(), "Nothing was changed; run it again.").into(),
         })
-    }
-}
-
-/// As pip does. Not uv's `--compile-bytecode`: it fails where a sitecustomize prints anything. That
-/// something stays without bytecode does no harm.
-fn compile(directory: &Path, target: &Target, limit: Duration, scratch: &Scratch) -> Result<(), Stop> {
-    let mut arguments: Vec<OsString> = target.interpreter.flags.iter().map(OsString::from).collect();
-    arguments.extend(["-m", "compileall", "-qq", "-j", "0"].map(OsString::from));
-    arguments.push(directory.into());
-    let (program, environment) = (&target.interpreter.executable, target.environment.clone());
-    match (Child { program, arguments, environment, limit }).run(scratch) {
-        Err(ChildError::Interrupted(signal)) => Err(Stop::Interrupted(signal)),
-        _ => Ok(()),
     }
 }
 

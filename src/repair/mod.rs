@@ -14,6 +14,7 @@ pub mod transaction;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use serde_json::json;
 
@@ -79,14 +80,14 @@ pub fn fix(request: &Request, options: Options) -> Result<Fixed, Stop> {
         repair.refuse_at_once()?;
     }
     let staged = repair.stage()?;
-    repair.prove(&staged)?;
+    let broken_before = repair.prove(&staged)?;
     if options.dry_run {
         return Ok(Fixed::Planned(staged.changes));
     }
     if options.isolated {
         return repair.keep_overlay(staged);
     }
-    repair.commit(staged)
+    repair.commit(staged, &broken_before)
 }
 
 fn judged(examined: Examined) -> Result<Report, Error> {
@@ -172,17 +173,24 @@ impl Repair<'_> {
         })
     }
 
-    /// The whole walk with the overlay in front of the environment.
-    fn prove(&self, staged: &Staged) -> Result<(), Stop> {
+    /// The whole walk with the overlay in front of the environment. What else takes seconds is done
+    /// meanwhile: the overlay's bytecode, and which requirements are broken already.
+    fn prove(&self, staged: &Staged) -> Result<BTreeSet<String>, Stop> {
         fault::at("prove")
             .map_err(|error| Error::repair("proof", error.to_string(), "Nothing was changed."))?;
         let _step = self.request.progress.step("proving the repair beside the environment");
         let target = self.target.with_overlay(staged.overlay.path());
-        let examined = examine::examine(self.request, &target);
+        let (examined, broken) = at_once(
+            || examine::examine(self.request, &target),
+            || {
+                self.installer.compile(staged.overlay.path(), self.target, self.request.settings.timeout)?;
+                self.broken_requirements("proof")
+            },
+        );
         self.request.memory.forget_bytecode(staged.overlay.path());
         let report = judged(examined?)?;
         if report.verdict == Verdict::Ready {
-            return Ok(());
+            return broken;
         }
         let tried =
             plan::summary(&staged.changes).into_iter().map(|(name, step, _)| format!("{name} {step}"));
@@ -207,11 +215,10 @@ impl Repair<'_> {
         Ok(Fixed::Done { changes, isolated: true })
     }
 
-    fn commit(&self, staged: Staged) -> Result<Fixed, Stop> {
+    fn commit(&self, staged: Staged, broken_before: &BTreeSet<String>) -> Result<Fixed, Stop> {
         self.refuse_condas(&staged.changes)?;
         let exchange = self.exchange(&staged)?;
         refuse_unwritable(exchange.directories())?;
-        let broken_before = self.broken_requirements("commit")?;
         let step = self.request.progress.step(&format!(
             "exchanging {} files of {} packages",
             exchange.go.len() + exchange.come.len(),
@@ -232,7 +239,7 @@ impl Repair<'_> {
             ))
         });
         drop(step);
-        let done = done.and_then(|()| self.verify(&broken_before)).and_then(|()| {
+        let done = done.and_then(|()| self.verify(broken_before)).and_then(|()| {
             let closed = store.close(&journal);
             closed.map_err(|fault| {
                 let next = format!("The environment was put back as it was. {FREE_SPACE}");
@@ -337,17 +344,30 @@ impl Repair<'_> {
         let undone = "The environment was put back as it was.";
         fault::at("verify").map_err(|error| Error::repair("verification", error.to_string(), undone))?;
         let _step = self.request.progress.step("verifying the repaired environment");
-        let broken = self.broken_requirements("verification")?;
+        let (examined, broken) = at_once(
+            || examine::examine(self.request, self.target),
+            || self.broken_requirements("verification"),
+        );
+        let broken = broken?;
         let newly: Vec<&str> = broken.difference(broken_before).map(String::as_str).collect();
         if !newly.is_empty() {
             return Err(Error::repair("verification", newly.join("; "), undone).into());
         }
-        let report = judged(examine::examine(self.request, self.target)?)?;
+        let report = judged(examined?)?;
         if report.verdict == Verdict::Ready {
             return Ok(());
         }
         Err(Error::repair("verification", report.reasons().join("; "), undone).into())
     }
+}
+
+/// Both; most machines have a processor for each.
+fn at_once<A, B: Send>(here: impl FnOnce() -> A, aside: impl FnOnce() -> B + Send) -> (A, B) {
+    thread::scope(|scope| {
+        let aside = scope.spawn(aside);
+        let here = here();
+        (here, aside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
 }
 
 const ISOLATED: &str = "Run `pcluster preflight fix --isolated`: it keeps the repair beside the environment.";
