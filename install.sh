@@ -435,7 +435,32 @@ remove_shim() {
         rmdir "$directory" 2>/dev/null || break
     done
     say "removed pcluster-shim from $prefix"
+    remove_memory
     say "next: in shells that are open, run: unset -f pcluster; hash -r (fish: functions -e pcluster)"
+}
+
+# base_directory VALUE BELOW_HOME: of the XDG specification; nothing where there is none.
+base_directory() {
+    case $1 in
+        /*) printf '%s/pcluster-shim' "$1" ;;
+        *) case ${HOME:-} in /*) printf '%s/%s/pcluster-shim' "$HOME" "$2" ;; esac ;;
+    esac
+}
+
+# What the shim itself has written: what it only remembers goes, what an undo needs stays.
+remove_memory() {
+    cache=$(base_directory "${XDG_CACHE_HOME:-}" .cache)
+    state=$(base_directory "${XDG_STATE_HOME:-}" .local/state)
+    if [ -d "$cache" ] && ! [ -h "$cache" ]; then
+        rm -rf "${cache:?}" 2>/dev/null || complain "cannot remove $cache"
+    fi
+    for lock in "$state"/environments/*/lock; do
+        if [ "$(ls -A "${lock%/lock}" 2>/dev/null)" = lock ]; then
+            rm -f "$lock" && rmdir "${lock%/lock}"
+        fi
+    done
+    rmdir "$state/environments" "$state" 2>/dev/null
+    if [ -d "$state" ]; then say "kept $state, which \`pcluster preflight undo\` needs"; fi
 }
 
 # --- one environment, in place ------------------------------------------------------

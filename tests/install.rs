@@ -548,6 +548,29 @@ fn trap_28_only_what_is_ours_is_removed_and_only_by_its_name() {
     }
 }
 
+/// What the shim remembers goes with it; what an undo needs stays, and is told.
+#[test]
+fn what_the_shim_has_written_goes_unless_an_undo_needs_it() {
+    let home = Home::new();
+    home.install();
+    let guarded = "pcluster build-image --image-configuration image.yaml --image-id my-image";
+    home.call("bash", ["-i", "-c", guarded]).run().exits(1);
+    assert!(home.path("cache/pcluster-shim").is_dir());
+    home.sandbox.write("state/pcluster-shim/environments/one/lock", "");
+    home.uninstall().stdout_matches("uninstall.txt");
+    assert!(!home.path("cache/pcluster-shim").exists() && !home.path("state/pcluster-shim").exists());
+
+    home.install();
+    home.sandbox.write("state/pcluster-shim/environments/one/lock", "");
+    let last = home.sandbox.write("state/pcluster-shim/environments/two/last.json", "{}");
+    fs::create_dir(home.path("elsewhere")).unwrap();
+    fs::remove_dir_all(home.path("cache/pcluster-shim")).unwrap();
+    symlink(home.path("elsewhere"), home.path("cache/pcluster-shim")).unwrap();
+    home.uninstall().stdout_matches("uninstall-keeps.txt");
+    assert!(last.is_file() && !home.path("state/pcluster-shim/environments/one").exists());
+    assert!(home.path("elsewhere").is_dir() && home.path("cache/pcluster-shim").is_symlink());
+}
+
 /// A `mv` or `rm` that kills the whole run, which is a process group, at the n-th time that it is
 /// called.
 fn deadly(home: &Home, tool: &str, at: usize) -> PathBuf {

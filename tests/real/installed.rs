@@ -44,6 +44,37 @@ fn install(scene: &Scene, more: &[&str]) -> Ran {
     ran
 }
 
+/// The README's two commands, from the checkout: built as it is for users, within its size, and
+/// where the machine can link it so, static: that is what keeps a pass-through quick.
+#[test]
+fn the_checkout_is_built_and_installed() {
+    let mut scene = Scene::of(GOOD);
+    let (cargo, python) = (program("cargo"), scene.environment.directory.join("bin"));
+    at_login(&mut scene, &[&python, cargo.parent().unwrap()]);
+    for (name, below) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
+        let default = || Path::new(&std::env::var_os("HOME").unwrap()).join(below).into_os_string();
+        scene.set(name, std::env::var_os(name).unwrap_or_else(default));
+    }
+    fs::write(scene.path("home/.bashrc"), "# the user's\n").unwrap();
+    let script = Path::new(ROOT).join("install.sh");
+    scene.run(&script, &[] as &[&str]).ends_with(0);
+    let installed = scene.path("home/.local/share/pcluster-shim/bin/pcluster");
+    let program_file = fs::read(&installed).unwrap();
+    assert!(program_file.len() <= 3 << 20, "{} bytes", program_file.len());
+    let linker = scene.run(&program("cc"), &["-print-file-name=libc.a"]).out();
+    if cfg!(target_env = "gnu") && Path::new(linker.trim()).is_file() {
+        assert!(!program_file.windows(9).any(|bytes| bytes == b"/ld-linux"), "it is linked dynamically");
+    }
+    let session = |script: &str| scene.run(&program("bash"), &["-i", "-c", script]);
+    let ran = session("pcluster preflight");
+    ran.ends_with(0);
+    assert!(ran.out().starts_with("ready\n"), "{ran}");
+    session("pcluster preflight where -q").ends_with(0);
+    scene.run(&script, &["--uninstall"]).ends_with(0);
+    assert!(!installed.exists());
+    assert_eq!(fs::read_to_string(scene.path("home/.bashrc")).unwrap(), "# the user's\n");
+}
+
 /// Trap 6: in every kind of environment that can be activated the call is guarded, and it is that
 /// environment's pcluster that answers; a script there is told that it is not.
 #[test]
