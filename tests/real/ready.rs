@@ -47,3 +47,17 @@ fn builds_as_without_the_shim(environment: &str) {
     let real = scene.environment.bin("pcluster");
     assert_eq!(trace.executed()[..2], [scene.path("shim/pcluster"), real], "{trace}");
 }
+
+/// Nor jsii's cache of packages, nor anything of botocore's: only what the shim remembers.
+#[test]
+fn a_check_leaves_nothing_else_in_home() {
+    let scene = Scene::of(GOOD);
+    scene.shim(&["preflight"]).ends_with(0);
+    let names = |directory: &str| {
+        let entries = std::fs::read_dir(scene.path(directory)).unwrap().flatten();
+        entries.map(|entry| entry.file_name().into_string().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(names("home"), [".cache"]);
+    assert_eq!(names("home/.cache"), ["pcluster-shim"]);
+    assert_eq!(names("tmp"), [] as [&str; 0]);
+}
