@@ -115,7 +115,10 @@ impl Installer {
         let mut arguments: Vec<OsString> = target.interpreter.flags.iter().map(OsString::from).collect();
         arguments.extend(["-m", "compileall", "-qq"].map(OsString::from));
         arguments.push(directory.into());
-        let (program, environment) = (&target.interpreter.executable, target.environment.clone());
+        let program = &target.interpreter.executable;
+        let mut environment = target.environment.clone();
+        // Nothing of what it imports itself.
+        environment.push(set("PYTHONDONTWRITEBYTECODE", "1"));
         match (Child { program, arguments, environment, limit }).run(&scratch) {
             Err(ChildError::Interrupted(signal)) => Err(Stop::Interrupted(signal)),
             _ => Ok(()),
