@@ -454,6 +454,7 @@ remove_memory() {
     if [ -d "$cache" ] && ! [ -h "$cache" ]; then
         rm -rf "${cache:?}" 2>/dev/null || complain "cannot remove $cache"
     fi
+    [ -d "$state" ] || return 0
     for lock in "$state"/environments/*/lock; do
         if [ "$(ls -A "${lock%/lock}" 2>/dev/null)" = lock ]; then
             rm -f "$lock" && rmdir "${lock%/lock}"
