@@ -262,7 +262,7 @@ impl Index {
     pub(crate) fn start(options: &[String]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let upstream = std::env::var("UV_DEFAULT_INDEX").or_else(|_| std::env::var("PIP_INDEX_URL"));
-        let upstream = upstream.unwrap_or_else(|_| "https://pypi.org/simple".into());
+        let upstream = upstream.unwrap_or_else(|_| default_index());
         let mut command = Command::new(Environment::named(BY_UV).bin("python"));
         command.arg(Path::new(ROOT).join("tests/real/index.py"));
         command.arg(directory.path().join("log")).arg(upstream).args(options);
@@ -276,6 +276,15 @@ impl Index {
         let log = fs::read_to_string(self.directory.path().join("log")).unwrap();
         log.lines().map(str::to_owned).collect()
     }
+}
+
+/// Where pip looks when nothing else is said.
+fn default_index() -> String {
+    let code = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)";
+    let python = Environment::named(BY_PIP).bin("python");
+    let said = Command::new(python).args(["-c", code]).output().unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    String::from_utf8(said.stdout).unwrap().trim().to_owned()
 }
 
 impl Drop for Index {
