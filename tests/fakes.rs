@@ -37,7 +37,15 @@ pub(crate) fn trampoline(python: &Path) -> String {
     format!("#!/bin/sh\n'''exec' \"{}\" \"$0\" \"$@\"\n' '''\n{ENTRY}", python.display())
 }
 
-pub(crate) const ENTRY: &str = "from pcluster.cli.entrypoint import main\nmain()\n";
+/// What pip writes below the first lines of a console script.
+pub(crate) const ENTRY: &str = r"# -*- coding: utf-8 -*-
+import re
+import sys
+from pcluster.cli.entrypoint import main
+if __name__ == '__main__':
+    sys.argv[0] = re.sub(r'(-script\.pyw|\.exe)?$', '', sys.argv[0])
+    sys.exit(main())
+";
 
 /// Prints a file as the answer.
 const ANSWER: &str = r#"printf '\n%s\n' "$sentinel"; cat "$fake/@FILE@.json"; printf '\n%s\n' "$sentinel""#;
@@ -110,7 +118,6 @@ impl Environment<'_> {
             "prefix": self.path(""),
             "flags": [],
             "sysPath": [self.path("bin"), self.path("site")],
-            "environment": {},
         });
         for (key, value) in more {
             answer[key] = value.clone();

@@ -314,11 +314,11 @@ fn what_leads_to_no_python_is_unknown_in_one_line() {
     let sandbox = Sandbox::new();
     sandbox.environment();
     for (name, script) in [
-        ("wrapper-silent", "#!/bin/sh\n[ \"$1\" = version ] || echo built\n"),
-        ("wrapper-talks", "#!/bin/sh\n[ \"$1\" = version ] && echo 3.1.3 || echo built\n"),
+        ("wrapper-silent", "#!/bin/sh\n[ \"$2\" = --help ] || echo built\n"),
+        ("wrapper-talks", "#!/bin/sh\n[ \"$2\" = --help ] && echo 3.1.3 || echo built\n"),
         (
             "wrapper-fails",
-            "#!/bin/sh\n[ \"$1\" = version ] && { echo no such thing >&2; exit 4; } || echo built\n",
+            "#!/bin/sh\n[ \"$2\" = --help ] && { echo no such thing >&2; exit 4; } || echo built\n",
         ),
     ] {
         sandbox.script("venv/bin/pcluster", script);
@@ -356,14 +356,14 @@ fn trap_20_a_dead_interpreter_is_told() {
     assert!(Path::new("/nonexistent/python3.9").symlink_metadata().is_err());
 }
 
-/// A launcher is asked by `pcluster version`; one that answers by a guarded command would be asked
-/// again inside that, and so on.
+/// A launcher is asked by starting it; one that starts the shim would be asked again inside that,
+/// and so on.
 #[test]
 fn no_check_is_started_inside_a_check() {
     let sandbox = Sandbox::new();
     let log = sandbox.path("log");
     let wrapper = format!(
-        "#!/bin/sh\nPATH='{}'\necho \"$*\" >> '{}'\n[ \"$1\" != version ] || exec '{}' build-image nested\n",
+        "#!/bin/sh\nPATH='{}'\necho \"$*\" >> '{}'\n[ \"$2\" != --help ] || exec '{}' build-image nested\n",
         std::env::var("PATH").unwrap(),
         log.display(),
         sandbox.path("shim/pcluster").display(),
@@ -372,5 +372,5 @@ fn no_check_is_started_inside_a_check() {
     let run = sandbox.build_image().var("PCLUSTER_SHIM_REAL", &wrapper).run();
     run.exits(0).warns_once("environment");
     let last = "build-image --image-configuration image.yaml --image-id my-image";
-    assert_eq!(sandbox.log(), ["version", "build-image nested", last]);
+    assert_eq!(sandbox.log(), ["build-image --help", "build-image nested", last]);
 }

@@ -239,13 +239,22 @@ fn a_variable_of_an_earlier_call_does_not_come_back() {
     let sandbox = Sandbox::new();
     let environment = sandbox.environment();
     let synth = fs::read_to_string(environment.path("fake/synth")).unwrap();
-    environment.synthesizes(&format!("echo \"synth with $NODE_OPTIONS/$VIRTUAL_ENV\" >>\"$log\"; {synth}"));
+    environment.synthesizes(&format!("echo \"synth with $NODE_OPTIONS/$VIRTUAL_ENV, changed $CHANGED\" >>\"$log\"; {synth}"));
+    // What a Python tells of its environment, beside what is always said.
+    let told = r#"printf '\n%s\n' "$sentinel"
+        read -r answer <"$fake/identity.json"
+        printf '%s, "environment": {' "${answer%\}}"
+        env | while IFS= read -r line; do printf '"%s": "%s", ' "${line%%=*}" "${line#*=}"; done
+        printf '"CHANGED": "by the launcher"}}\n%s\n' "$sentinel""#;
+    environment.identifies(told);
+    sandbox.write(environment.path("fake/identity.json"), {
+        let text = fs::read_to_string(environment.path("fake/identity.json")).unwrap();
+        text + "\n"
+    });
     for value in ["first", "second"] {
-        let variables = json!({"NODE_OPTIONS": value, "VIRTUAL_ENV": value});
-        environment.is(&[("environment", variables)]);
         let call = sandbox.build_image().var("NODE_OPTIONS", value).var("VIRTUAL_ENV", value);
         call.run().exits(0).is_silent();
-        let with = format!("synth with {value}/{value}");
+        let with = format!("synth with {value}/{value}, changed by the launcher");
         assert!(sandbox.log().contains(&with), "{:?}", sandbox.log());
     }
 }
