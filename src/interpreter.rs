@@ -64,7 +64,8 @@ impl Answer {
         let own: BTreeMap<String, String> =
             env::vars_os().map(|(name, value)| (disguised(&name), disguised(&value))).collect();
         let counts = |name: &String| !IRRELEVANT.contains(&name.as_str());
-        self.unset = own.keys().filter(|name| counts(name) && !variables.contains_key(*name)).cloned().collect();
+        self.unset =
+            own.keys().filter(|name| counts(name) && !variables.contains_key(*name)).cloned().collect();
         variables.retain(|name, value| counts(name) && own.get(name) != Some(value));
         self.environment = Some(variables);
     }
@@ -151,8 +152,12 @@ fn acted_on(directory: &Path) -> Vec<PathBuf> {
 fn counts(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().as_bytes();
     let ends = |ending: &str| path.extension().is_some_and(|own| own == ending);
-    ends("pth") || ends("egg") || ends("egg-link")
-        || [&b"sitecustomize"[..], b"usercustomize", b"__editable__"].iter().any(|stem| name.starts_with(stem))
+    ends("pth")
+        || ends("egg")
+        || ends("egg-link")
+        || [&b"sitecustomize"[..], b"usercustomize", b"__editable__"]
+            .iter()
+            .any(|stem| name.starts_with(stem))
 }
 
 #[cfg(test)]

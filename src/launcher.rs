@@ -193,7 +193,10 @@ impl Start {
         let interpreter = PathBuf::from(OsStr::from_bytes(interpreter));
         if is_python(&interpreter) && interpreter.is_absolute() {
             let flags = argument.map(|text| OsStr::from_bytes(text).to_owned());
-            return flags.iter().all(|flag| is_flag(flag)).then_some(Some(Self::Shebang { interpreter, flags }));
+            return flags
+                .iter()
+                .all(|flag| is_flag(flag))
+                .then_some(Some(Self::Shebang { interpreter, flags }));
         }
         match interpreter.file_name().and_then(OsStr::to_str) {
             Some("env") => Self::from_env(argument?).map(Some),
@@ -262,9 +265,8 @@ const ENCODING: &str = "# -*- coding: utf-8 -*-";
 fn is_like<'a>(known: &str, line: &'a str, requirement: &mut Option<&'a str>) -> bool {
     let Some((before, after)) = known.split_once('*') else { return known == line };
     let found = line.strip_prefix(before).and_then(|line| line.strip_suffix(after));
-    let is_requirement = |text: &&str| {
-        text.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_.+!=".contains(letter))
-    };
+    let is_requirement =
+        |text: &&str| text.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_.+!=".contains(letter));
     found.filter(is_requirement).is_some_and(|found| *requirement.get_or_insert(found) == found)
 }
 
@@ -283,7 +285,9 @@ fn is_python(path: &Path) -> bool {
 fn is_flag(argument: &OsStr) -> bool {
     match argument.as_bytes() {
         [b'-', b'W' | b'X', value @ ..] => !value.is_empty(),
-        [b'-', letters @ ..] => !letters.is_empty() && letters.iter().all(|letter| b"BbdEIOPqRSsuv".contains(letter)),
+        [b'-', letters @ ..] => {
+            !letters.is_empty() && letters.iter().all(|letter| b"BbdEIOPqRSsuv".contains(letter))
+        }
         _ => false,
     }
 }
@@ -338,9 +342,8 @@ mod tests {
             Some(Start::Shebang { interpreter: path.into(), flags: flags.map(OsString::from) })
         };
         let env = |line: &str| Some(Start::Env { words: words(line) });
-        let trampoline = |line: &str, beside_script| {
-            Some(Start::Trampoline { words: vec![line.into()], beside_script })
-        };
+        let trampoline =
+            |line: &str, beside_script| Some(Start::Trampoline { words: vec![line.into()], beside_script });
         for (head, start) in [
             ("#!/v/bin/python\n", shebang("/v/bin/python", None)),
             ("#!/v/bin/python3.9\n", shebang("/v/bin/python3.9", None)),
@@ -400,7 +403,8 @@ mod tests {
             let text = known.replace('*', requirement);
             let requires = known.contains("\nfrom pkg_resources").then(|| requirement.to_owned());
             assert_eq!(script(&text), Some(requires.clone()), "{text}");
-            let other_quotes = format!("{ENCODING}\n\n{}\n\n", text.replace('\'', "\"").replace("sys\n", "sys\n\n"));
+            let other_quotes =
+                format!("{ENCODING}\n\n{}\n\n", text.replace('\'', "\"").replace("sys\n", "sys\n\n"));
             assert_eq!(script(&other_quotes), Some(requires), "{other_quotes}");
             for line in ["import os", "import site; site.addsitedir('/x')", "# -*- coding: rot13 -*-"] {
                 for place in 0..=text.lines().count() {

@@ -99,7 +99,8 @@ impl Packages {
         }
         // aws_cdk is a namespace: an overlay holds a part of it, the environment the rest.
         let imports = ["pcluster", "aws_cdk", "jsii"].iter();
-        let on_path = imports.flat_map(|import| interpreter.sys_path.iter().map(move |entry| entry.join(import)));
+        let on_path =
+            imports.flat_map(|import| interpreter.sys_path.iter().map(move |entry| entry.join(import)));
         let directories: BTreeSet<PathBuf> = on_path.chain(interpreter.sources.iter().cloned()).collect();
         for directory in directories.iter().filter(|path| path.is_dir()) {
             code(directory, digest);

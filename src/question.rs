@@ -6,12 +6,12 @@
 //! variable that is left over, or set by anybody else, is no question.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::ffi::OsString;
 
 use serde_json::{Value, json};
 
@@ -49,7 +49,6 @@ pub fn ask(launcher: &Path, rest: Option<OsString>, limit: Duration) -> Result<A
     if let Some(tried) = answers.iter().find_map(|answer| answer.get(LOOPED)) {
         return Err(Unidentified::Loop { tried: serde_json::from_value(tried.clone()).unwrap_or_default() });
     }
-    let launcher = launcher.to_owned();
     let understood: Vec<Answer> = answers.iter().filter_map(read_answer).collect();
     match understood.split_first() {
         Some((answer, others)) => {
@@ -58,12 +57,12 @@ pub fn ask(launcher: &Path, rest: Option<OsString>, limit: Duration) -> Result<A
                 return Ok(answer.clone());
             }
             let interpreters = understood.iter().map(|answer| answer.interpreter().executable).collect();
-            Err(Unidentified::Ambiguous { interpreters, launcher })
+            Err(Unidentified::Ambiguous { interpreters })
         }
-        None if finished.status.success() => Err(Unidentified::NoAnswer { launcher }),
+        None if finished.status.success() => Err(Unidentified::NoAnswer),
         None => {
             let (status, stderr) = (finished.status, finished.stderr);
-            Err(ChildError::Failed { program: launcher, status, stderr }.into())
+            Err(ChildError::Failed { program: launcher.to_owned(), status, stderr }.into())
         }
     }
 }
@@ -93,7 +92,10 @@ pub fn pending() -> Option<PathBuf> {
     let directory = PathBuf::from(env::var_os(variable::QUESTION)?);
     let file = directory.join(LOCK);
     let metadata = file.symlink_metadata().ok()?;
-    if !directory.is_absolute() || !metadata.is_file() || metadata.uid() != rustix::process::geteuid().as_raw() {
+    if !directory.is_absolute()
+        || !metadata.is_file()
+        || metadata.uid() != rustix::process::geteuid().as_raw()
+    {
         return None;
     }
     let held = matches!(File::open(&file).ok()?.try_lock_shared(), Err(TryLockError::WouldBlock));

@@ -57,12 +57,9 @@ pub enum Unidentified {
         tried: Vec<PathBuf>,
     },
     /// It ended without importing pcluster in a Python that heeds PYTHONPATH.
-    NoAnswer {
-        launcher: PathBuf,
-    },
+    NoAnswer,
     /// Several Pythons were about to import pcluster.
     Ambiguous {
-        launcher: PathBuf,
         interpreters: Vec<PathBuf>,
     },
     Child(ChildError),
@@ -78,14 +75,12 @@ impl fmt::Display for Unidentified {
             Self::Unreadable { launcher, source } => {
                 write!(f, "cannot read {}: {source}", launcher.display())
             }
-            Self::NoAnswer { launcher } => write!(
-                f,
-                "{} does not tell which Python it starts; it may replace PYTHONPATH, or start none",
-                launcher.display()
+            Self::NoAnswer => f.write_str(
+                "it does not tell which Python it starts; it may replace PYTHONPATH, or start none",
             ),
-            Self::Ambiguous { launcher, interpreters } => {
+            Self::Ambiguous { interpreters } => {
                 let names: Vec<_> = interpreters.iter().map(|path| path.display().to_string()).collect();
-                write!(f, "{} starts pcluster in more than one way: {}", launcher.display(), names.join(", "))
+                write!(f, "it starts pcluster in more than one way: {}", names.join(", "))
             }
             Self::Loop { tried } => Error::Loop { tried: tried.clone() }.fmt(f),
             Self::Child(error) => error.fmt(f),
@@ -115,14 +110,12 @@ pub fn identify(
         .map_err(|source| Unidentified::Unreadable { launcher: real.path.clone(), source })?;
     let python_path = overlay.map(|overlay| python_path(overlay, env::var_os("PYTHONPATH")));
     let answer = match &launcher {
-        Launcher::ConsoleScript(script) => ask_console_script(&real.path, script, python_path, limit, memory)?,
+        Launcher::ConsoleScript(script) => {
+            ask_console_script(&real.path, script, python_path, limit, memory)?
+        }
         Launcher::Other => question::ask(&real.path, python_path, limit)?,
     };
-    Ok(Target {
-        launcher: launcher.name(),
-        interpreter: answer.interpreter(),
-        environment: answer.changes(),
-    })
+    Ok(Target { launcher: launcher.name(), interpreter: answer.interpreter(), environment: answer.changes() })
 }
 
 impl Target {
@@ -163,7 +156,7 @@ fn ask_console_script(
     memory: &Memory,
 ) -> Result<Answer, Unidentified> {
     let Some((program, flags)) = script.interpreter(&script_directory(path)) else {
-        return Err(Unidentified::NoAnswer { launcher: path.to_owned() });
+        return Err(Unidentified::NoAnswer);
     };
     if !program.exists() {
         return Err(Unidentified::DeadInterpreter { interpreter: program });

@@ -53,7 +53,19 @@ const STOREYS: [&[&str]; 5] = [
     &["main", "lib"],
     &["preflight", "guard"],
     &["repair", "examine", "locate_report"],
-    &["locate", "target", "launcher", "question", "interpreter", "node", "packages", "advisory", "synth", "template", "remember"],
+    &[
+        "locate",
+        "target",
+        "launcher",
+        "question",
+        "interpreter",
+        "node",
+        "packages",
+        "advisory",
+        "synth",
+        "template",
+        "remember",
+    ],
     &["report", "child", "progress", "manual", "config", "cli", "error"],
 ];
 
