@@ -41,29 +41,49 @@ enum Start {
     Trampoline { words: Vec<OsString>, beside_script: bool },
 }
 
-/// Texts below the first lines, with `'` for either quote, without empty lines and the comment that
-/// names the encoding. `*` stands for a requirement such as `aws-parallelcluster==3.1.3`.
-const BODIES: [&str; 7] = [
-    // distlib, and with it pip before 25.1; conda; pypa/installer
+/// Texts below the first lines, with `'` for either quote and blanks for tabs, without empty lines and
+/// the comment that names the encoding. `*` stands for a requirement such as `aws-parallelcluster==3.1.3`.
+const BODIES: [&str; 10] = [
+    // distlib 0.2.9 to 0.3.9 and with it pip 19.3 to 25.1, uv before 0.6, pypa/installer, flit
     r"import re
 import sys
 from pcluster.cli.entrypoint import main
 if __name__ == '__main__':
     sys.argv[0] = re.sub(r'(-script\.pyw|\.exe)?$', '', sys.argv[0])
     sys.exit(main())",
+    // pip before 19.3, conda, rattler
     r"import re
 import sys
 from pcluster.cli.entrypoint import main
 if __name__ == '__main__':
     sys.argv[0] = re.sub(r'(-script\.pyw?|\.exe)?$', '', sys.argv[0])
     sys.exit(main())",
-    // pip from 25.1 on
+    // distlib 0.4
+    r"import re
+import sys
+if __name__ == '__main__':
+    from pcluster.cli.entrypoint import main
+    sys.argv[0] = re.sub(r'(-script\.pyw|\.exe)?$', '', sys.argv[0])
+    sys.exit(main())",
+    // conda before 4.4
+    r"if __name__ == '__main__':
+    from sys import exit
+    from pcluster.cli.entrypoint import main
+    exit(main())",
+    // pip 25.2 and 25.3
+    r"import sys
+from pcluster.cli.entrypoint import main
+if __name__ == '__main__':
+    if sys.argv[0].endswith('.exe'):
+        sys.argv[0] = sys.argv[0][:-4]
+    sys.exit(main())",
+    // pip from 26.0 on
     r"import sys
 from pcluster.cli.entrypoint import main
 if __name__ == '__main__':
     sys.argv[0] = sys.argv[0].removesuffix('.exe')
     sys.exit(main())",
-    // uv
+    // uv from 0.6 on
     r"import sys
 from pcluster.cli.entrypoint import main
 if __name__ == '__main__':
@@ -72,12 +92,12 @@ if __name__ == '__main__':
     elif sys.argv[0].endswith('.exe'):
         sys.argv[0] = sys.argv[0][:-4]
     sys.exit(main())",
-    // poetry, flit
+    // poetry
     r"import sys
 from pcluster.cli.entrypoint import main
 if __name__ == '__main__':
     sys.exit(main())",
-    // setuptools, `develop` and eggs
+    // setuptools before 47, `develop` and eggs
     r"# EASY-INSTALL-ENTRY-SCRIPT: '*','console_scripts','pcluster'
 __requires__ = '*'
 import re
@@ -88,7 +108,7 @@ if __name__ == '__main__':
     sys.exit(
         load_entry_point('*', 'console_scripts', 'pcluster')()
     )",
-    // setuptools from 47.2 on
+    // setuptools from 47 on
     r"# EASY-INSTALL-ENTRY-SCRIPT: '*','console_scripts','pcluster'
 import re
 import sys
@@ -248,7 +268,7 @@ fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
 
 /// `None`: a text that is not known. Otherwise the `__requires__` that `pkg_resources` acts on.
 fn read_body(body: &str) -> Option<Option<String>> {
-    let body = body.replace('"', "'");
+    let body = body.replace('"', "'").replace('\t', "    ");
     let lines = || body.lines().map(str::trim_end).filter(|line| !line.is_empty() && *line != ENCODING);
     BODIES.iter().find_map(|known| {
         let mut requirement = None;
@@ -421,9 +441,9 @@ mod tests {
                 assert_eq!(script(&shorter).is_some(), is_known, "without line {missing} of\n{text}");
             }
         }
-        let two_requirements = BODIES[5].replacen('*', requirement, 2).replace('*', "other==1");
+        let two_requirements = BODIES[8].replacen('*', requirement, 2).replace('*', "other==1");
         assert_eq!(script(&two_requirements), None);
-        assert_eq!(script(&BODIES[5].replace('*', "x'; import os; '")), None);
+        assert_eq!(script(&BODIES[8].replace('*', "x'; import os; '")), None);
         assert_eq!(script(&(BODIES[0].to_owned() + &"\n".repeat(20_000))), None, "too long");
     }
 

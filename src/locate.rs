@@ -357,6 +357,27 @@ mod tests {
         assert!(read(format!("{own}/x//a")).is_none());
     }
 
+    /// Some systems tell the name that a program was started by, which may be a link from elsewhere.
+    #[test]
+    fn the_launcher_that_was_replaced_is_found_through_a_link() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        let root = tempfile::tempdir().unwrap();
+        let bin = root.path().join("venv/bin");
+        std::fs::create_dir_all(bin.join(".pcluster-shim")).unwrap();
+        for name in [NAME, KEPT] {
+            std::fs::write(bin.join(name), "#!/bin/sh\n").unwrap();
+            std::fs::set_permissions(bin.join(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let link = root.path().join("linked");
+        symlink(bin.join(NAME), &link).unwrap();
+        let own = Identity::of(&link);
+        let search =
+            Search { path: OsString::new(), named: None, tried: Tried::default(), own_path: Some(link), own };
+        let found = search.real().unwrap();
+        assert_eq!(found.path, bin.canonicalize().unwrap().join(KEPT));
+        assert_eq!(found.found_by, FoundBy::Kept);
+    }
+
     #[test]
     fn a_guard_reads_back_what_it_wrote() {
         let Guard::Set(value) = Tried::default().with(Path::new("/a b/pcluster")) else { panic!() };
