@@ -51,6 +51,13 @@ if __name__ == '__main__':
 /// Prints a file as the answer.
 const ANSWER: &str = r#"printf '\n%s\n' "$sentinel"; cat "$fake/@FILE@.json"; printf '\n%s\n' "$sentinel""#;
 
+/// Prints who it is. PYTHONPATH comes behind the script's directory, unless the flags say otherwise.
+const IDENTITY: &str = r#"read -r answer <"$fake/identity.json"
+case $answer in *'"-E"'*) PYTHONPATH= ;; esac
+before=${answer%%'"sysPath":['*} after=${answer#*'"sysPath":['}
+if [ -n "$PYTHONPATH" ]; then answer="$before\"sysPath\":[${after%%,*},\"${PYTHONPATH%%:*}\",${after#*,}"; fi
+printf '\n%s\n%s\n%s\n' "$sentinel" "$answer" "$sentinel""#;
+
 /// A fake environment of aws-parallelcluster 3.1.3 with CDK 1.204.0, below a directory.
 #[derive(Debug)]
 pub(crate) struct Environment<'a> {
@@ -127,7 +134,7 @@ impl Environment<'_> {
             answer[key] = value.clone();
         }
         self.sandbox.write(self.path("fake/identity.json"), answer.to_string());
-        self.identifies(&ANSWER.replace("@FILE@", "identity"));
+        self.identifies(IDENTITY);
     }
 
     /// What its Python does when it is asked who it is, in sh.

@@ -311,7 +311,7 @@ impl Ground {
     /// We were interrupted, or files could not be put back. The inner error is the report of an
     /// environment that stays unknown.
     pub fn find(request: &Request) -> Result<Result<Self, Box<Report>>, Stop> {
-        let target = match examine::identify(request)? {
+        let target = match examine::identify(request, None)? {
             Ok(target) => target,
             Err(report) => return Ok(Err(report)),
         };
@@ -321,9 +321,14 @@ impl Ground {
         let shared = home.whole(request.progress)?;
         home.tidy_if_alone(&request.memory);
         let overlay = home.overlay(&target);
-        let target = match &overlay {
-            Overlay::Bound(directory) => target.with_overlay(directory),
-            Overlay::None | Overlay::Stale => target,
+        // The launcher decides what becomes of PYTHONPATH.
+        let identified = match &overlay {
+            Overlay::Bound(directory) => examine::identify(request, Some(directory))?,
+            Overlay::None | Overlay::Stale => Ok(target),
+        };
+        let target = match identified {
+            Ok(target) => target,
+            Err(report) => return Ok(Err(report)),
         };
         Ok(Ok(Self { target, overlay, _shared: shared }))
     }
