@@ -2,6 +2,7 @@
 //! installer; in place, and beside it where that cannot be.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -300,3 +301,44 @@ fn noise_does_not_keep_from_a_repair() {
         bench.is_as_before("after a dry run");
     }
 }
+
+/// A launcher that puts directories in front of PYTHONPATH, or replaces it, hides a repair that is kept
+/// beside the environment.
+#[test]
+fn beside_an_environment_whose_launcher_changes_the_path() {
+    let mut bench = Bench::of(BY_UV, With::Uv);
+    let (real, site) = (bench.environment.bin("pcluster"), bench.site());
+    let launcher = bench.beside("wrapped/pcluster");
+    let wraps = |line: &str| {
+        let sh = program("sh");
+        fs::create_dir_all(launcher.parent().unwrap()).unwrap();
+        fs::write(&launcher, format!("#!{}\n{line}\nexec {} \"$@\"\n", sh.display(), real.display())).unwrap();
+        fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    bench.set("PCLUSTER_SHIM_REAL", launcher.as_os_str());
+    let prepends = format!("export PYTHONPATH={}${{PYTHONPATH:+:$PYTHONPATH}}", site.display());
+    let call = ["build-image", "-c", "image.yaml", "-i", "beside"];
+    bench.write("image.yaml", MINIMAL);
+    wraps(&prepends);
+    let refused = bench.fix(&["--isolated"]);
+    refused.ends_with(1);
+    assert!(refused.err().contains("it is not ready either"), "{refused}");
+    bench.left_nothing("by a repair that its launcher hides");
+    wraps("export PYTHONPATH=/nonexistent");
+    let refused = bench.fix(&["--isolated"]);
+    refused.ends_with(1);
+    assert!(refused.err().contains("which Python it starts"), "{refused}");
+
+    // A launcher that leaves PYTHONPATH as it is, until it is changed.
+    wraps("");
+    bench.fix(&["--isolated"]).ends_with(0);
+    let (ran, report) = bench.preflight(&[]);
+    ran.ends_with(0);
+    assert_eq!(report["packages"]["aws-cdk-aws-imagebuilder"], "1.204.0", "{ran}");
+    wraps(&prepends);
+    let ran = bench.shim(&call);
+    assert!(ran.stop()[0].contains("1.153.0"), "{ran}");
+    bench.is_as_before("never touched");
+}
+
+const MINIMAL: &str = "Build:\n  InstanceType: c5.xlarge\n  ParentImage: ami-0123456789abcdef0\n";
