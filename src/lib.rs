@@ -25,6 +25,7 @@
 //! | [`manual`] | completion scripts and the manual page |
 //! | [`progress`] | what is being done, on a terminal's stderr |
 //! | [`error`] | what can go wrong, what to do then, the exit status |
+//! | [`system`] | what is asked of the operating system |
 
 pub mod advisory;
 pub mod child;
@@ -45,6 +46,7 @@ pub mod remember;
 pub mod repair;
 pub mod report;
 pub mod synth;
+pub mod system;
 pub mod target;
 pub mod template;
 

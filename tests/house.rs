@@ -49,12 +49,13 @@ fn only_main_prints_exits_or_execs() {
 
 /// The storeys of the house, from the top. A room may use those below its own storey, and those of
 /// its own (`repair` proves by `examine`).
-const STOREYS: [&[&str]; 5] = [
+const STOREYS: [&[&str]; 6] = [
     &["main", "lib"],
     &["preflight", "guard"],
     &["repair", "examine", "locate_report"],
     &["locate", "target", "launcher", "node", "packages", "advisory", "synth", "template", "remember"],
     &["report", "child", "progress", "manual", "config", "cli", "error"],
+    &["system"],
 ];
 
 #[test]
