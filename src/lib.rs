@@ -14,6 +14,7 @@
 //! | [`locate_report`] | what `preflight where` says of it |
 //! | [`target`] | the real pcluster → its interpreter, `sys.path`, environment |
 //! | [`launcher`] | the head of a launcher → the Python that it starts |
+//! | [`image_configuration`] | the files that a call names, and which of them a check may read |
 //! | [`node`] | the Node.js that CDK will run |
 //! | [`packages`] | `sys.path` → installed distributions |
 //! | [`advisory`] | packages × advisories → findings (pure) |
@@ -34,6 +35,7 @@ pub mod config;
 pub mod error;
 pub mod examine;
 pub mod guard;
+pub mod image_configuration;
 pub mod launcher;
 pub mod locate;
 pub mod locate_report;
