@@ -25,7 +25,7 @@ use crate::manual;
 use crate::progress::Progress;
 use crate::remember::Memory;
 use crate::repair::plan::Change;
-use crate::repair::{self, Fixed, Ground, Overlay, Undone};
+use crate::repair::{self, Fixed, Ground, Overlay, Undone, overlay_of};
 use crate::report::{self, Report, Status, Verdict, wrapped};
 use crate::synth::{Call, IMAGE_ID};
 use crate::system::files;
@@ -304,13 +304,16 @@ fn read_input(file: &Path) -> Result<(String, Vec<u8>), Error> {
 
 fn run_where(common: &Common) -> Result<Outcome, Stop> {
     let settings = settings()?;
-    let mut found = Where::look(&search(common, &settings));
+    let mut found = Where::look(&search(common, &settings), &settings);
     if let Ok(real) = found.real() {
         match target::identify(real, settings.timeout, &Memory::from_environment(false)) {
             Err(Unidentified::Child(ChildError::Interrupted(signal))) => {
                 return Err(Stop::Interrupted(signal));
             }
-            target => found.lead_to(target),
+            target => {
+                let overlay = target.as_ref().map_or(Overlay::None, overlay_of);
+                found.lead_to(target, overlay);
+            }
         }
     }
     let stdout = match common.format {
