@@ -300,9 +300,9 @@ fn a_broken_environment_is_stopped_whatever_the_form_of_the_configuration() {
     let call = |form: &str, file: &str| named(&sandbox, form, file);
     for by_the_template in [true, false] {
         if by_the_template {
-            environment.builds(BAD)
+            environment.builds(BAD);
         } else {
-            environment.is_broken()
+            environment.is_broken();
         }
         for form in FORMS {
             for file in ["fifo", "/dev/stdin", "/dev/null", "/dev/fd/0"] {
