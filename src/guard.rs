@@ -49,7 +49,7 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
         progress: Progress::Terminal,
     };
     let warnings = faults.iter().chain(&more_faults).map(warning).collect();
-    let unread = unread.as_deref().map(left_unread);
+    let unread = unread.as_deref().map(describe_unread);
     let guarded = Guarded { request: &request, arguments, unread, warnings };
     guarded.look().unwrap_or_else(|signal| Outcome::Die { signal })
 }
@@ -86,7 +86,7 @@ impl Guarded<'_> {
                 Decision::Repair => self.repair(&report),
                 decision => Ok(self.act(&report, decision, &overlay)),
             },
-            Err(stop) => no_look(stop),
+            Err(stop) => end(stop),
         }
     }
 
@@ -139,7 +139,7 @@ impl Guarded<'_> {
                         };
                         Ok(self.act(&report, decision, &overlay))
                     }
-                    Err(stop) => no_look(stop),
+                    Err(stop) => end(stop),
                 }
             }
         }
@@ -183,7 +183,7 @@ impl Guarded<'_> {
     }
 }
 
-fn no_look(stop: Stop) -> Result<Outcome, Interrupted> {
+fn end(stop: Stop) -> Result<Outcome, Interrupted> {
     match stop {
         Stop::Interrupted(signal) => Err(signal),
         Stop::Error(error) => Ok(Outcome::failed(&error)),
@@ -210,7 +210,7 @@ fn warning(fault: &Error) -> String {
     on_stderr(&format!("{fault}; ignored, the default is used"))
 }
 
-fn left_unread(configuration: &Path) -> Check {
+fn describe_unread(configuration: &Path) -> Check {
     let name: String =
         configuration.to_string_lossy().chars().filter(|letter| !letter.is_control()).collect();
     let reason = format!(

@@ -84,7 +84,7 @@ impl Where {
             bypassed,
             mode: settings.mode,
             strict: settings.strict,
-            settings: settings.shown(named(search)),
+            settings: settings.shown(find_named(search)),
         }
     }
 
@@ -214,7 +214,7 @@ impl Where {
 }
 
 /// The real pcluster that is named, and by what.
-fn named(search: &Search) -> (Option<&Path>, Origin) {
+fn find_named(search: &Search) -> (Option<&Path>, Origin) {
     let Some((path, by)) = search.named() else { return (None, Origin::Default) };
     let origin = match by {
         FoundBy::Flag => Origin::Flag,

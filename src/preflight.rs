@@ -25,7 +25,7 @@ use crate::manual;
 use crate::progress::Progress;
 use crate::remember::Memory;
 use crate::repair::plan::Change;
-use crate::repair::{self, Fixed, Ground, Overlay, Undone, overlay_of};
+use crate::repair::{self, Fixed, Ground, Overlay, Undone, find_overlay};
 use crate::report::{self, Report, Status, Verdict, wrapped};
 use crate::synth::{Call, IMAGE_ID};
 use crate::system::files;
@@ -120,7 +120,7 @@ fn with_request<T>(
 }
 
 fn run_check(check: &Check, common: &Common) -> Result<Outcome, Stop> {
-    let copy = check.image_configuration.as_deref().filter(|file| is_read_once(file)).map(copied);
+    let copy = check.image_configuration.as_deref().filter(|file| is_read_once(file)).map(copy_stream);
     let copy = copy.transpose()?;
     let file = copy.as_ref().map(|copy| copy.path(COPY)).or(check.image_configuration.clone());
     let check = &Check { image_configuration: file, ..check.clone() };
@@ -138,7 +138,7 @@ fn run_check(check: &Check, common: &Common) -> Result<Outcome, Stop> {
 const COPY: &str = "image-configuration.yaml";
 
 /// What can be read once, kept for every child that reads it: here no real pcluster comes after.
-fn copied(file: &Path) -> Result<Scratch, Error> {
+fn copy_stream(file: &Path) -> Result<Scratch, Error> {
     let read = || {
         let scratch = Scratch::new()?;
         fs::write(scratch.path(COPY), files::read_stream(fs::File::open(file)?, files::MAX_BYTES)?)?;
@@ -311,7 +311,7 @@ fn run_where(common: &Common) -> Result<Outcome, Stop> {
                 return Err(Stop::Interrupted(signal));
             }
             target => {
-                let overlay = target.as_ref().map_or(Overlay::None, overlay_of);
+                let overlay = target.as_ref().map_or(Overlay::None, find_overlay);
                 found.lead_to(target, overlay);
             }
         }

@@ -291,7 +291,7 @@ fn a_configuration_on_stdin_reaches_the_real_pcluster_whole() {
     }
 }
 
-/// Nothing waits for a writer: nobody opens it.
+/// The FIFO has no writer, so that a call that opens it hangs.
 #[test]
 fn a_broken_environment_is_stopped_whatever_the_form_of_the_configuration() {
     let sandbox = Sandbox::new();

@@ -323,7 +323,7 @@ impl Ground {
         };
         let (shared, unprepared) = match home.whole(request.progress) {
             Ok(shared) => (shared, None),
-            Err(Stop::Error(error)) => (home.shared()?, Some(not_rolled_back(&error))),
+            Err(Stop::Error(error)) => (home.shared()?, Some(describe_failed_rollback(&error))),
             Err(interrupted) => return Err(interrupted),
         };
         home.tidy_if_alone(&request.memory);
@@ -348,7 +348,7 @@ impl Ground {
     }
 }
 
-fn not_rolled_back(error: &Error) -> Check {
+fn describe_failed_rollback(error: &Error) -> Check {
     let why = match error {
         Error::Repair { message, .. } => message.clone(),
         other => other.to_string(),
@@ -359,8 +359,8 @@ fn not_rolled_back(error: &Error) -> Check {
     Check { id: "repair", status: Status::Unknown, duration_ms: 0, cached: false, reason: Some(reason) }
 }
 
-/// The repair that is kept beside an environment, for whoever only wants to know.
+/// The repair that is kept beside an environment. Nothing is locked, rolled back or removed.
 #[must_use]
-pub fn overlay_of(target: &Target) -> Overlay {
+pub fn find_overlay(target: &Target) -> Overlay {
     Home::find(target).map_or(Overlay::None, |home| home.overlay(target))
 }
