@@ -88,14 +88,11 @@ impl Where {
         }
     }
 
-    /// What the real one was found to run in, and the repair that is kept beside that. One that
-    /// only starts this shim again is none.
+    /// What the real one was found to run in, with the repair that is kept beside that in front. One
+    /// that only starts this shim again is none.
     pub fn lead_to(&mut self, target: Result<Target, Unidentified>, overlay: Overlay) {
         let Err(Unidentified::Loop { tried }) = target else {
-            self.target = Some(match &overlay {
-                Overlay::Bound(directory) => target.map(|target| target.with_overlay(directory)),
-                Overlay::None | Overlay::Stale => target,
-            });
+            self.target = Some(target);
             self.warnings.extend((overlay == Overlay::Stale).then(stale_overlay));
             self.overlay = overlay;
             return;

@@ -306,14 +306,20 @@ fn run_where(common: &Common) -> Result<Outcome, Stop> {
     let settings = settings()?;
     let mut found = Where::look(&search(common, &settings), &settings);
     if let Ok(real) = found.real() {
-        match target::identify(real, settings.timeout, &Memory::from_environment(false)) {
+        let memory = Memory::from_environment(false);
+        let identify = |overlay| target::identify(real, overlay, settings.timeout, &memory);
+        let target = identify(None);
+        let overlay = target.as_ref().map_or(Overlay::None, find_overlay);
+        // The launcher decides what becomes of PYTHONPATH.
+        let target = match &overlay {
+            Overlay::Bound(directory) => identify(Some(directory)),
+            Overlay::None | Overlay::Stale => target,
+        };
+        match target {
             Err(Unidentified::Child(ChildError::Interrupted(signal))) => {
                 return Err(Stop::Interrupted(signal));
             }
-            target => {
-                let overlay = target.as_ref().map_or(Overlay::None, find_overlay);
-                found.lead_to(target, overlay);
-            }
+            target => found.lead_to(target, overlay),
         }
     }
     let stdout = match common.format {
