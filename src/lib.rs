@@ -13,6 +13,7 @@
 //! | [`locate`] | PATH → the real pcluster |
 //! | [`locate_report`] | what `preflight where` says of it |
 //! | [`target`] | the real pcluster → its interpreter, `sys.path`, environment |
+//! | [`image_configuration`] | the files that a call names, and which of them a check may read |
 //! | [`launcher`] | a console script → the Python that it starts |
 //! | [`question`] | any other launcher, asked by starting it |
 //! | [`interpreter`] | what a Python says of itself |
@@ -27,6 +28,7 @@
 //! | [`manual`] | completion scripts and the manual page |
 //! | [`progress`] | what is being done, on a terminal's stderr |
 //! | [`error`] | what can go wrong, what to do then, the exit status |
+//! | [`system`] | what is asked of the operating system |
 
 pub mod advisory;
 pub mod child;
@@ -35,6 +37,7 @@ pub mod config;
 pub mod error;
 pub mod examine;
 pub mod guard;
+pub mod image_configuration;
 pub mod interpreter;
 pub mod launcher;
 pub mod locate;
@@ -49,6 +52,7 @@ pub mod remember;
 pub mod repair;
 pub mod report;
 pub mod synth;
+pub mod system;
 pub mod target;
 pub mod template;
 

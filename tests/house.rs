@@ -49,7 +49,7 @@ fn only_main_prints_exits_or_execs() {
 
 /// The storeys of the house, from the top. A room may use those below its own storey, and those of
 /// its own (`repair` proves by `examine`).
-const STOREYS: [&[&str]; 5] = [
+const STOREYS: [&[&str]; 6] = [
     &["main", "lib"],
     &["preflight", "guard"],
     &["repair", "examine", "locate_report"],
@@ -65,8 +65,10 @@ const STOREYS: [&[&str]; 5] = [
         "synth",
         "template",
         "remember",
+        "image_configuration",
     ],
     &["report", "child", "progress", "manual", "config", "cli", "error"],
+    &["system"],
 ];
 
 #[test]

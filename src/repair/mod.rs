@@ -27,7 +27,7 @@ use crate::report::{Report, Verdict};
 use crate::target::Target;
 
 use exchange::Exchange;
-pub use ground::{Ground, Home, Overlay};
+pub use ground::{Ground, Home, Overlay, find_overlay};
 use installer::{FREE_SPACE, Installed, Installer, NOTHING_CHANGED};
 use plan::{Change, Hold, Reason};
 use transaction::OVERLAY_PREFIX;

@@ -1,0 +1,3 @@
+//! What the program asks of the operating system, below everything else.
+
+pub mod files;
