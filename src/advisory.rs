@@ -30,7 +30,7 @@ use crate::report::{Finding, Fix, Kind, Level};
 const BUILT_IN: &str = include_str!("advisories.yaml");
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an advisory: a mapping of id, title, level and the rest")]
 pub struct Advisory {
     #[serde(deserialize_with = "identifier")]
     pub id: String,
@@ -59,7 +59,7 @@ pub enum Affected {
 
 /// Where the packages at fault have to go.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a mapping of packages, upgrade and downgrade")]
 pub struct AdvisedFix {
     #[serde(deserialize_with = "package")]
     pub packages: String,
@@ -70,6 +70,17 @@ pub struct AdvisedFix {
 }
 
 impl AdvisedFix {
+    /// The ranges, once where both are the same.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let Self { packages, upgrade, downgrade } = self;
+        if upgrade == downgrade {
+            format!("{packages} {upgrade}")
+        } else {
+            format!("{packages} {upgrade}, or {downgrade}")
+        }
+    }
+
     #[must_use]
     pub fn range(&self, strategy: Strategy) -> &VersionSpecifiers {
         match strategy {

@@ -118,7 +118,7 @@ impl de::Visitor<'_> for SecondsVisitor {
 
 /// config.yaml as it is written.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a mapping of settings such as `mode: block`")]
 struct File {
     mode: Option<Mode>,
     real: Option<PathBuf>,

@@ -198,7 +198,7 @@ fn said(fixed: &Fixed) -> String {
 }
 
 fn warning(fault: &Error) -> String {
-    on_stderr(&format!("{fault}; ignored, the default is used"))
+    on_stderr(&format!("{}; ignored, the default is used", fault.in_one_line()))
 }
 
 /// `-h` and `--help`, wherever they stand, end in help or in a usage error; a file that cannot be

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::advisory::AdvisedFix;
 use crate::config::Mode;
 use crate::locate::FoundBy;
+use crate::printable::{escape, escape_line, flatten};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, serde::Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -246,15 +247,15 @@ pub fn decide(mode: Mode, strict: bool, verdict: Verdict) -> Decision {
 #[must_use]
 pub fn for_stderr(report: &Report, decision: Decision) -> String {
     let mut lines = Vec::new();
-    lines.extend(report.errors().map(Finding::located));
-    if let Some(finding) = report.errors().next() {
-        lines.truncate(MOST_LINES);
-        let hidden = report.errors().count().saturating_sub(MOST_LINES);
+    if let Some(first) = report.errors().next() {
+        lines.extend(in_lines(first, None));
+        for (before, finding) in report.errors().zip(report.errors().skip(1)).take(MAX_FINDINGS - 1) {
+            lines.extend(in_lines(finding, Some(before)));
+        }
+        let hidden = report.errors().count().saturating_sub(MAX_FINDINGS);
         if hidden > 0 {
             lines.push(format!("and {hidden} more findings: `pcluster preflight` shows them"));
         }
-        lines.extend(finding.cost.clone());
-        lines.push(format!("Fix: {}", mend(finding)));
         if decision == Decision::Exec {
             lines.push("build-image goes on all the same (mode warn)".into());
         }
@@ -265,11 +266,22 @@ pub fn for_stderr(report: &Report, decision: Decision) -> String {
         };
         lines.extend(report.not_run().map(|why| format!("not checked: {why}; {consequence}")));
     }
-    lines.join("\n")
+    lines.iter().map(|line| flatten(line)).collect::<Vec<_>>().join("\n")
 }
 
-/// Findings of one cause come in numbers (a tag each); a screen is enough for the rest.
-const MOST_LINES: usize = 4;
+/// Findings that are told: those of one cause come in numbers (a tag each), and the rest has to
+/// stay on one screen.
+const MAX_FINDINGS: usize = 4;
+
+/// What is wrong; what it costs and what mends it, where that is not as for the finding before.
+fn in_lines(finding: &Finding, before: Option<&Finding>) -> Vec<String> {
+    let mut lines = vec![finding.located()];
+    if before.is_none_or(|before| !mended_alike(before, finding)) {
+        lines.extend(finding.cost.clone());
+        lines.push(format!("Fix: {}", mend(finding)));
+    }
+    lines
+}
 
 fn mend(finding: &Finding) -> &str {
     finding.fix.as_ref().map_or("run `pcluster preflight` for the details", |fix| &fix.command)
@@ -361,8 +373,9 @@ fn parent(path: &str) -> &str {
 
 fn subject_rows(subject: &Subject, packages: &BTreeMap<String, String>) -> String {
     let unknown = || "?".to_owned();
-    let path = |path: Option<&PathBuf>| path.map_or_else(unknown, |path| path.display().to_string());
-    let version = |version: Option<&String>| version.cloned().unwrap_or_else(unknown);
+    let path =
+        |path: Option<&PathBuf>| path.map_or_else(unknown, |path| escape_line(&path.display().to_string()));
+    let version = |version: Option<&String>| version.map_or_else(unknown, |version| escape_line(version));
     let cdk = packages.get("aws-cdk-aws-imagebuilder");
     let rows = [
         ("pcluster", version(subject.pcluster_version.as_ref()), path(Some(&subject.path))),
@@ -397,7 +410,7 @@ fn check_rows(check: &Check, paint: &Paint) -> String {
 fn group_rows(group: &[Finding], shared: bool, paint: &Paint) -> String {
     let finding = &group[0];
     let count = if group.len() > 1 { format!(" ({})", group.len()) } else { String::new() };
-    let mut text = format!("{} {}{count}\n", paint.level(finding.level), finding.id);
+    let mut text = format!("{} {}{count}\n", paint.level(finding.level), escape_line(&finding.id));
     let mut row = |label: &str, lines: Vec<String>| {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  {label:<6}{}", lines.join("\n        "));
@@ -406,7 +419,7 @@ fn group_rows(group: &[Finding], shared: bool, paint: &Paint) -> String {
     row("what", group.iter().flat_map(|finding| wrapped(&finding.message, width)).collect());
     if let Some(path) = finding.path() {
         let path = if group.len() > 1 { parent(path) } else { path };
-        row("at", filled(path.split_inclusive('.'), "", width));
+        row("at", filled(escape_line(path).split_inclusive('.'), "", width));
     }
     if let Some(cost) = finding.cost.as_ref().filter(|_| !shared) {
         row("cost", wrapped(cost, width));
@@ -415,15 +428,15 @@ fn group_rows(group: &[Finding], shared: bool, paint: &Paint) -> String {
         row("fix", wrapped(&fix.command, width));
     }
     for reference in &finding.references {
-        row("see", vec![reference.clone()]);
+        row("see", vec![escape_line(reference)]);
     }
     text
 }
 
-/// Words in lines of at most `width` characters; a longer word stands alone.
+/// Words in lines of at most `width` characters, safe for a terminal; a longer word stands alone.
 #[must_use]
 pub fn wrapped(text: &str, width: usize) -> Vec<String> {
-    filled(text.split_whitespace(), " ", width)
+    filled(escape(text).split_whitespace(), " ", width)
 }
 
 fn filled<'a>(pieces: impl Iterator<Item = &'a str>, joint: &str, width: usize) -> Vec<String> {
