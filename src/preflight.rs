@@ -166,7 +166,11 @@ fn can_be_read(file: &Path) -> Result<(), Error> {
     let message = match file.metadata() {
         Err(error) => Some(error.to_string()),
         Ok(metadata) if metadata.is_dir() => Some("it is a directory".into()),
-        Ok(metadata) if metadata.is_file() => fs::read_to_string(file).err().map(|error| error.to_string()),
+        Ok(metadata) if metadata.is_file() => match fs::read_to_string(file) {
+            Ok(_) => None,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Some("it is no UTF-8 text".into()),
+            Err(error) => Some(error.to_string()),
+        },
         Ok(_) => None,
     };
     message.map_or(Ok(()), |message| Err(Error::BadFile { file: file.to_owned(), message }))
