@@ -24,6 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Value, json};
 
 use crate::config::Strategy;
+use crate::error::describe_yaml;
 use crate::packages::{PCLUSTER, normalised};
 use crate::report::{Finding, Fix, Kind, Level};
 
@@ -95,7 +96,7 @@ impl AdvisedFix {
 /// # Errors
 /// The line and the key of the first fault.
 pub fn read(yaml: &str) -> Result<Vec<Advisory>, String> {
-    let advisories: Vec<Advisory> = serde_yaml::from_str(yaml).map_err(|error| error.to_string())?;
+    let advisories: Vec<Advisory> = serde_yaml::from_str(yaml).map_err(|error| describe_yaml(&error))?;
     let mut ids = BTreeSet::new();
     match advisories.iter().find(|advisory| !ids.insert(advisory.id.as_str())) {
         Some(twice) => Err(format!("the id {:?} stands twice", twice.id)),
@@ -217,7 +218,10 @@ mod specifiers {
             Ok(_) => Err("expected a version range such as \">=3.0.0\", found an empty one".into()),
             Err(error) => {
                 let why = error.to_string();
-                Err(format!("{text:?} is no version range: {}", why.lines().next().unwrap_or_default()))
+                Err(format!(
+                    "{text:?} is no version range: {}",
+                    why.lines().next().unwrap_or_default().trim_end_matches(':')
+                ))
             }
         }
     }

@@ -167,6 +167,24 @@ impl Error {
     }
 }
 
+/// serde's words for the parts of a file, and those of the people who write one.
+const IN_WORDS: [(&str, &str); 8] = [
+    ("unknown field", "unknown key"),
+    ("missing field", "missing key"),
+    ("unknown variant", "unknown value"),
+    ("expected field identifier", "expected a key"),
+    ("expected a YAML tag starting with '!'", "expected a word"),
+    ("expected path string", "expected a path"),
+    ("expected a sequence", "expected a list"),
+    ("invalid type: enum", "invalid type: tag"),
+];
+
+/// What is wrong with a YAML file, with its line.
+#[must_use]
+pub fn describe_yaml(error: &serde_yaml::Error) -> String {
+    IN_WORDS.iter().fold(error.to_string(), |text, (theirs, words)| text.replace(theirs, words))
+}
+
 /// An error under `--format json`.
 #[must_use]
 pub fn json(message: &str, hint: &str) -> Value {

@@ -537,6 +537,57 @@ mod tests {
         assert_eq!(verdict(&[check(Status::Skipped)], &[finding(Level::Warning)]), Verdict::Ready);
     }
 
+    fn finding_of(text: &str) -> Finding {
+        Finding {
+            id: text.into(),
+            level: Level::Error,
+            kind: Kind::ImageBuilderTemplate,
+            message: text.into(),
+            cost: Some(text.into()),
+            evidence: json!({"path": format!("$.Resources.{text}")}),
+            fix: Some(Fix { command: text.into(), advised: None }),
+            references: vec![text.into()],
+        }
+    }
+
+    fn report_of(text: &str, findings: Vec<Finding>) -> Report {
+        let subject = Subject {
+            path: text.into(),
+            found_by: FoundBy::Path,
+            launcher: None,
+            interpreter: Some(text.into()),
+            python_version: Some(text.into()),
+            pcluster_version: Some(text.into()),
+            node: Some(text.into()),
+            node_version: Some(text.into()),
+        };
+        let reason = Some(text.to_owned());
+        let check = Check { id: "node", status: Status::Unknown, duration_ms: 0, cached: false, reason };
+        let packages = BTreeMap::from([("aws-cdk-aws-imagebuilder".to_owned(), text.to_owned())]);
+        Report::new(Shim { version: "0", path: None }, Some(subject), packages, vec![check], findings)
+    }
+
+    proptest::proptest! {
+        /// Nor does foreign text begin a line of its own.
+        #[test]
+        fn no_foreign_text_reaches_a_terminal_as_it_is(
+            text in proptest::collection::vec(proptest::char::any(), 0..20)
+        ) {
+            let text = String::from_iter(text);
+            for findings in [vec![], vec![finding_of(&text)], vec![finding_of(&text), finding_of("x")]] {
+                let report = report_of(&text, findings);
+                let plain = human(&report, false);
+                proptest::prop_assert_eq!(escape(&plain), plain.as_str());
+                let coloured = human(&report, true);
+                let painted = ["\x1b[1;31m", "\x1b[1;33m", "\x1b[0m"];
+                let unpainted = painted.iter().fold(coloured, |text, code| text.replace(code, ""));
+                proptest::prop_assert_eq!(escape(&unpainted), unpainted.as_str());
+                let lines = for_stderr(&report, Decision::Stop).lines().count();
+                proptest::prop_assert!(lines <= (3 * report.findings.len()).max(1));
+            }
+        }
+    }
+
     #[test]
     fn lines_are_as_wide_as_asked_for_and_no_word_is_lost() {
         let text = "one two three four five sixsixsixsixsix seven";
