@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::fakes::BAD;
-use crate::harness::{Run, Sandbox, on_this_machine};
+use crate::harness::{Call, Run, Sandbox, on_this_machine};
 
 /// An advisory of the user's own, on a package that every fake environment has.
 pub(crate) const ADVISORY: &str = "\
@@ -445,7 +445,7 @@ fn an_answer_that_cannot_be_written_is_an_error_unless_its_reader_went_away() {
     let gone = "import os, subprocess, sys\nreader, writer = os.pipe()\nos.close(reader)\nsys.exit(subprocess.call(sys.argv[1:], stdout=writer))";
     for printer in PRINTERS {
         let words = printer.split(' ');
-        let call = words.fold(sandbox.pcluster(["preflight"]), |call, word| call.argument(word));
+        let call = words.fold(sandbox.pcluster(["preflight"]), Call::argument);
         call.under(crate::fakes::real_python(), &["-c", gone]).run().exits(0).is_silent();
     }
     environment.is_broken();
@@ -481,7 +481,7 @@ fn every_error_has_a_json_form() {
     ] {
         let run = |more: &[&str]| {
             let words = arguments.split(' ').chain(more.iter().copied());
-            words.fold(sandbox.pcluster(["preflight"]), |call, word| call.argument(word)).run()
+            words.fold(sandbox.pcluster(["preflight"]), Call::argument).run()
         };
         let human = run(&[]);
         human.exits(status).prints("");
