@@ -337,6 +337,17 @@ mod tests {
     }
 
     #[test]
+    fn the_same_range_is_told_once() {
+        let fix = |upgrade: &str, downgrade: &str| {
+            let range = |text| VersionSpecifiers::from_str(text).unwrap();
+            let (upgrade, downgrade) = (range(upgrade), range(downgrade));
+            AdvisedFix { packages: "aws-cdk.*".into(), upgrade, downgrade }.words()
+        };
+        assert_eq!(fix(">=1.153.1", "<1.153.0"), "aws-cdk.* >=1.153.1, or <1.153.0");
+        assert_eq!(fix("!=1.153.0", "!=1.153.0"), "aws-cdk.* !=1.153.0");
+    }
+
+    #[test]
     fn a_faulty_file_is_refused_with_the_reason() {
         let good = BUILT_IN;
         for (from, to, why) in [

@@ -9,7 +9,7 @@ use std::path::{self, Path, PathBuf};
 use std::time::Instant;
 
 use clap::CommandFactory as _;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use serde_json::{Value, json};
 
 use crate::Outcome;
@@ -39,7 +39,7 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
     let command_line = [OsString::from("pcluster preflight")].into_iter().chain(arguments);
     let preflight = match Preflight::read(command_line) {
         Ok(preflight) => preflight,
-        Err(message) => return usage(&message, json),
+        Err(message) => return usage(&suggest_option(message), json),
     };
     let common = preflight.common;
     let done = match preflight.command.unwrap_or(Command::Check(preflight.check)) {
@@ -72,6 +72,20 @@ fn says(stdout: String) -> Outcome {
 /// would show nothing at all. cargo, uv and gh tell their errors on stderr in every format.
 fn failed_in_json(status: u8, json: &Value, message: &str) -> Outcome {
     Outcome::Exit { status, stdout: report::pretty(json), stderr: on_stderr(message) }
+}
+
+/// Where a file stands for a command or an argument, the configuration is what was meant.
+fn suggest_option(mut message: clap::Error) -> clap::Error {
+    let word = [ContextKind::InvalidSubcommand, ContextKind::InvalidArg].into_iter();
+    let word = word.filter_map(|kind| message.get(kind)).find_map(|value| match value {
+        ContextValue::String(word) if Path::new(word).is_file() => Some(word.clone()),
+        _ => None,
+    });
+    if let Some(file) = word {
+        let tip = format!("to check an image configuration, use '-c {file}'").into();
+        message.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+    message
 }
 
 /// Help and the version are answers; the rest is an error of usage.

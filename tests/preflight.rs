@@ -316,6 +316,11 @@ fn the_advisories_are_listed() {
         run.holds(list["advisories"][0].get(key).is_some(), key);
     }
     call(&["nonsense"]).exits(2).prints("").prefixed().stderr_matches("advisories-unknown.txt");
+    let twice = ADVISORY.replace("'>=2'", "'!=1.5'").replace("'<1'", "'!=1.5'");
+    sandbox.write("config/pcluster-shim/config.yaml", "advisories: [more.yaml]\n");
+    sandbox.write("config/pcluster-shim/more.yaml", twice);
+    let run = call(&["own-advisory"]);
+    run.exits(0).holds(run.stdout().contains("fix        aws-cdk.* !=1.5\n"), "the range once");
 }
 
 #[test]
@@ -387,6 +392,11 @@ fn usage_errors_say_what_is_wrong() {
         let run = sandbox.pcluster(arguments).run();
         run.exits(2).prints("").stderr_matches(&format!("usage-{snapshot}.txt"));
     }
+    sandbox.write("work/image.yaml", "");
+    let run = sandbox.pcluster(["preflight", "image.yaml"]).run();
+    run.exits(2).prints("").stderr_matches("usage-file-as-command.txt");
+    let run = sandbox.pcluster(["preflight", "check", "image.yaml"]).run();
+    run.exits(2).prints("").stderr_matches("usage-file-as-argument.txt");
 }
 
 #[test]
