@@ -148,10 +148,15 @@ impl Error {
         }
     }
 
-    /// The message and the hint, a line each, with the prefix.
+    /// The message and the hint, a line each, with the prefix. What an installer said keeps its
+    /// lines: they are a report to be read, not one reason.
     #[must_use]
     pub fn on_stderr(&self) -> String {
-        on_stderr(&format!("{}\n{}", self.in_one_line(), flatten(&self.hint())))
+        let message = match self {
+            Self::Repair { .. } => self.to_string(),
+            _ => self.in_one_line(),
+        };
+        on_stderr(&format!("{message}\n{}", flatten(&self.hint())))
     }
 
     /// The message, whatever a file, a child or the real pcluster has said in it.
