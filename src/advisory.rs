@@ -24,13 +24,14 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Value, json};
 
 use crate::config::Strategy;
+use crate::error::describe_yaml;
 use crate::packages::{PCLUSTER, normalised};
 use crate::report::{Finding, Fix, Kind, Level};
 
 const BUILT_IN: &str = include_str!("advisories.yaml");
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an advisory: a mapping of id, title, level and the rest")]
 pub struct Advisory {
     #[serde(deserialize_with = "identifier")]
     pub id: String,
@@ -59,7 +60,7 @@ pub enum Affected {
 
 /// Where the packages at fault have to go.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a mapping of packages, upgrade and downgrade")]
 pub struct AdvisedFix {
     #[serde(deserialize_with = "package")]
     pub packages: String,
@@ -70,6 +71,17 @@ pub struct AdvisedFix {
 }
 
 impl AdvisedFix {
+    /// The ranges, once where both are the same.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let Self { packages, upgrade, downgrade } = self;
+        if upgrade == downgrade {
+            format!("{packages} {upgrade}")
+        } else {
+            format!("{packages} {upgrade}, or {downgrade}")
+        }
+    }
+
     #[must_use]
     pub fn range(&self, strategy: Strategy) -> &VersionSpecifiers {
         match strategy {
@@ -84,7 +96,7 @@ impl AdvisedFix {
 /// # Errors
 /// The line and the key of the first fault.
 pub fn read(yaml: &str) -> Result<Vec<Advisory>, String> {
-    let advisories: Vec<Advisory> = serde_yaml::from_str(yaml).map_err(|error| error.to_string())?;
+    let advisories: Vec<Advisory> = serde_yaml::from_str(yaml).map_err(|error| describe_yaml(&error))?;
     let mut ids = BTreeSet::new();
     match advisories.iter().find(|advisory| !ids.insert(advisory.id.as_str())) {
         Some(twice) => Err(format!("the id {:?} stands twice", twice.id)),
@@ -206,7 +218,10 @@ mod specifiers {
             Ok(_) => Err("expected a version range such as \">=3.0.0\", found an empty one".into()),
             Err(error) => {
                 let why = error.to_string();
-                Err(format!("{text:?} is no version range: {}", why.lines().next().unwrap_or_default()))
+                Err(format!(
+                    "{text:?} is no version range: {}",
+                    why.lines().next().unwrap_or_default().trim_end_matches(':')
+                ))
             }
         }
     }
@@ -319,6 +334,17 @@ mod tests {
         assert_eq!(found(&mixture), ["cdk-mixed-versions"]);
         let asset = [(PCLUSTER, "3.1.3"), ("aws-cdk-core", "1.1.0"), ("aws-cdkother", "1.2.0")];
         assert!(found(&asset).is_empty());
+    }
+
+    #[test]
+    fn the_same_range_is_told_once() {
+        let fix = |upgrade: &str, downgrade: &str| {
+            let range = |text| VersionSpecifiers::from_str(text).unwrap();
+            let (upgrade, downgrade) = (range(upgrade), range(downgrade));
+            AdvisedFix { packages: "aws-cdk.*".into(), upgrade, downgrade }.words()
+        };
+        assert_eq!(fix(">=1.153.1", "<1.153.0"), "aws-cdk.* >=1.153.1, or <1.153.0");
+        assert_eq!(fix("!=1.153.0", "!=1.153.0"), "aws-cdk.* !=1.153.0");
     }
 
     #[test]

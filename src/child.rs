@@ -17,6 +17,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use tempfile::TempDir;
 
 use crate::error::{Error, Stop};
+use crate::printable::flatten;
 
 /// How often a wait looks for a signal; the end of the child itself is seen at once.
 const LOOK_FOR_SIGNALS: Duration = Duration::from_millis(50);
@@ -75,11 +76,12 @@ impl fmt::Display for ChildError {
                 }
             }
             Self::Malformed { program, stdout } => {
-                write!(f, "{} gave no answer that can be read", program.display())?;
-                match last_line(stdout) {
-                    Some(line) => write!(f, ": {line:?}"),
-                    None => Ok(()),
-                }
+                let found = beginning(stdout).map_or_else(|| "nothing".into(), |text| format!("`{text}`"));
+                let program = program.display();
+                write!(
+                    f,
+                    "{program} gave no answer: expected the JSON that a check asks it for, found {found}"
+                )
             }
             Self::Interrupted(signal) => write!(f, "interrupted by signal {signal}"),
         }
@@ -94,12 +96,21 @@ fn ended(status: ExitStatus) -> String {
     }
 }
 
+/// Characters of an output that a message quotes.
+const MAX_QUOTED: usize = 200;
+
+/// The beginning of an output, in one line.
+fn beginning(output: &[u8]) -> Option<String> {
+    let text: String = String::from_utf8_lossy(output).chars().take(MAX_QUOTED).collect();
+    let line = flatten(&text).trim().to_owned();
+    (!line.is_empty()).then_some(line)
+}
+
 /// The line of an output that says most: Python's and Node's errors end with it.
 fn last_line(output: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(output);
     let line = text.lines().rev().find(|line| !line.trim().is_empty())?.trim();
-    let shown: String = line.chars().filter(|c| !c.is_control()).take(200).collect();
-    Some(shown)
+    Some(line.chars().take(MAX_QUOTED).collect())
 }
 
 /// One child to run.

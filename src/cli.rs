@@ -125,7 +125,7 @@ fn is_image_id(id: &str) -> bool {
 
 /// Checks what `pcluster build-image` would do, before it costs an hour of EC2.
 #[derive(Debug, Parser)]
-#[command(name = "pcluster preflight", version, disable_help_subcommand = true)]
+#[command(name = "pcluster preflight", version)]
 #[command(after_help = "Exit status: 0 ready, 1 blocked, 2 usage or configuration error, 3 unknown,\n\
                         127 no real pcluster found.")]
 pub struct Preflight {
@@ -135,6 +135,13 @@ pub struct Preflight {
     pub check: Check,
     #[command(flatten)]
     pub common: Common,
+}
+
+/// Whether `--format json` stands anywhere: what a usage error is told by, where nothing is parsed.
+#[must_use]
+pub fn asks_for_json(arguments: &[OsString]) -> bool {
+    let joined = arguments.iter().any(|argument| argument == "--format=json");
+    joined || arguments.windows(2).any(|pair| pair[0] == "--format" && pair[1] == "json")
 }
 
 impl Preflight {
@@ -174,6 +181,8 @@ pub enum Command {
     Completions { shell: Shell },
     /// Print the manual page
     Man,
+    /// Print the version
+    Version,
 }
 
 #[derive(Debug, Args, Default, Clone, PartialEq, Eq)]
@@ -223,7 +232,7 @@ pub struct Common {
     #[arg(long, global = true, value_enum, default_value_t)]
     #[arg(value_name = "human|json", hide_possible_values = true, hide_default_value = true)]
     pub format: Format,
-    /// The real pcluster (an absolute path)
+    /// The real pcluster
     #[arg(long, global = true, value_name = "PATH")]
     pub real: Option<PathBuf>,
     /// Colour in the report (auto)

@@ -4,6 +4,10 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use serde_json::{Value, json};
+
+use crate::printable::{escape, flatten};
+
 /// The name that begins every line that the shim writes to stderr.
 pub const PREFIX: &str = "pcluster-shim: ";
 
@@ -120,6 +124,9 @@ impl Error {
             Self::Loop { .. } => {
                 "Name the real pcluster in PCLUSTER_SHIM_REAL, or take the looping one off PATH.".into()
             }
+            Self::BadReal { by, .. } if by.starts_with("--") => {
+                format!("Give {by} the path of the pcluster that pip installed.")
+            }
             Self::BadReal { by, .. } => {
                 format!("Set {by} to the absolute path of the pcluster that pip installed.")
             }
@@ -141,17 +148,58 @@ impl Error {
         }
     }
 
-    /// The message and the hint, each line with the prefix.
+    /// The message and the hint, a line each, with the prefix. What an installer said keeps its
+    /// lines: they are a report to be read, not one reason.
     #[must_use]
     pub fn on_stderr(&self) -> String {
-        on_stderr(&format!("{self}\n{}", self.hint()))
+        let message = match self {
+            Self::Repair { .. } => self.to_string(),
+            _ => self.in_one_line(),
+        };
+        on_stderr(&format!("{message}\n{}", flatten(&self.hint())))
+    }
+
+    /// The message, whatever a file, a child or the real pcluster has said in it.
+    #[must_use]
+    pub fn in_one_line(&self) -> String {
+        flatten(&self.to_string()).into_owned()
+    }
+
+    /// The form of every error under `--format json`.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        json(&self.in_one_line(), &self.hint())
     }
 }
 
-/// Prefixes each line of a message for stderr.
+/// serde's words for the parts of a file, and those of the people who write one.
+const IN_WORDS: [(&str, &str); 8] = [
+    ("unknown field", "unknown key"),
+    ("missing field", "missing key"),
+    ("unknown variant", "unknown value"),
+    ("expected field identifier", "expected a key"),
+    ("expected a YAML tag starting with '!'", "expected a word"),
+    ("expected path string", "expected a path"),
+    ("expected a sequence", "expected a list"),
+    ("invalid type: enum", "invalid type: tag"),
+];
+
+/// What is wrong with a YAML file, with its line.
+#[must_use]
+pub fn describe_yaml(error: &serde_yaml::Error) -> String {
+    IN_WORDS.iter().fold(error.to_string(), |text, (theirs, words)| text.replace(theirs, words))
+}
+
+/// An error under `--format json`.
+#[must_use]
+pub fn json(message: &str, hint: &str) -> Value {
+    json!({"schemaVersion": 1, "error": {"message": message, "hint": hint}})
+}
+
+/// Prefixes each line of a message for stderr, and makes it safe for a terminal.
 #[must_use]
 pub fn on_stderr(message: &str) -> String {
-    message.lines().fold(String::new(), |text, line| text + PREFIX + line + "\n")
+    escape(message).lines().fold(String::new(), |text, line| text + PREFIX + line + "\n")
 }
 
 impl fmt::Display for Error {

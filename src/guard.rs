@@ -207,7 +207,7 @@ fn said(fixed: &Fixed) -> String {
 }
 
 fn warning(fault: &Error) -> String {
-    on_stderr(&format!("{fault}; ignored, the default is used"))
+    on_stderr(&format!("{}; ignored, the default is used", fault.in_one_line()))
 }
 
 fn describe_unread(configuration: &Path) -> Check {

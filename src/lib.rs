@@ -27,6 +27,7 @@
 //! | [`child`] | the one way to run a child process |
 //! | [`manual`] | completion scripts and the manual page |
 //! | [`progress`] | what is being done, on a terminal's stderr |
+//! | [`printable`] | text from elsewhere, safe for a terminal (pure) |
 //! | [`error`] | what can go wrong, what to do then, the exit status |
 //! | [`system`] | what is asked of the operating system |
 
@@ -46,6 +47,7 @@ pub mod manual;
 pub mod node;
 pub mod packages;
 pub mod preflight;
+pub mod printable;
 pub mod progress;
 pub mod question;
 pub mod remember;

@@ -5,23 +5,25 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{self, Path, PathBuf};
 use std::time::Instant;
 
-use clap::error::ErrorKind;
-use serde_json::json;
+use clap::CommandFactory as _;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use serde_json::{Value, json};
 
 use crate::Outcome;
 use crate::advisory::Advisory;
 use crate::child::{ChildError, Scratch};
-use crate::cli::{Check, Command, Common, Fix, Format, Preflight};
+use crate::cli::{Check, Command, Common, Fix, Format, Preflight, asks_for_json};
 use crate::config::Settings;
-use crate::error::{Error, Stop};
+use crate::error::{self, Error, Stop, on_stderr};
 use crate::examine::{self, Examined, Request};
 use crate::image_configuration::is_read_once;
 use crate::locate::{FoundBy, Search};
 use crate::locate_report::Where;
 use crate::manual;
+use crate::printable::{escape, escape_line, flatten};
 use crate::progress::Progress;
 use crate::remember::Memory;
 use crate::repair::plan::Change;
@@ -35,10 +37,11 @@ use crate::template::{self, Expectation};
 /// Does what `preflight` is asked for.
 #[must_use]
 pub fn run(arguments: Vec<OsString>) -> Outcome {
+    let json = asks_for_json(&arguments);
     let command_line = [OsString::from("pcluster preflight")].into_iter().chain(arguments);
     let preflight = match Preflight::read(command_line) {
         Ok(preflight) => preflight,
-        Err(message) => return usage(&message),
+        Err(message) => return usage(&suggest_option(message), json),
     };
     let common = preflight.common;
     let done = match preflight.command.unwrap_or(Command::Check(preflight.check)) {
@@ -49,10 +52,14 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         Command::Where => run_where(&common),
         Command::Advisories { id } => run_advisories(id.as_deref(), &common),
         Command::Completions { shell } => Ok(says(manual::completions(shell))),
+        Command::Version => Ok(says(Preflight::command().render_version())),
         Command::Man => Ok(says(String::from_utf8_lossy(&manual::page().unwrap_or_default()).into_owned())),
     };
     match done {
         Ok(outcome) => outcome,
+        Err(Stop::Error(error)) if common.format == Format::Json => {
+            failed_in_json(error.exit_status(), &error.json(), &error.in_one_line())
+        }
         Err(Stop::Error(error)) => Outcome::failed(&error),
         Err(Stop::Interrupted(signal)) => Outcome::Die { signal },
     }
@@ -62,15 +69,47 @@ fn says(stdout: String) -> Outcome {
     Outcome::Exit { status: 0, stdout, stderr: String::new() }
 }
 
+/// stdout is for the program that asked, and holds nothing but the JSON. stderr has the message in
+/// one line all the same: of `report=$(pcluster preflight --format json)` under `set -e`, a log
+/// would show nothing at all. cargo, uv and gh tell their errors on stderr in every format.
+fn failed_in_json(status: u8, json: &Value, message: &str) -> Outcome {
+    Outcome::Exit { status, stdout: report::pretty(json), stderr: on_stderr(message) }
+}
+
+/// Where a file stands for a command or an argument, the configuration is what was meant.
+fn suggest_option(mut message: clap::Error) -> clap::Error {
+    let word = [ContextKind::InvalidSubcommand, ContextKind::InvalidArg].into_iter();
+    let word = word.filter_map(|kind| message.get(kind)).find_map(|value| match value {
+        ContextValue::String(word) if Path::new(word).is_file() => Some(word.clone()),
+        _ => None,
+    });
+    if let Some(file) = word {
+        let tip = format!("to check an image configuration, use '-c {file}'").into();
+        message.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+    message
+}
+
 /// Help and the version are answers; the rest is an error of usage.
-fn usage(message: &clap::Error) -> Outcome {
+fn usage(message: &clap::Error, json: bool) -> Outcome {
     let text = message.to_string();
     match message.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            Outcome::Exit { status: 0, stdout: text, stderr: String::new() }
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => says(text),
+        _ if json => {
+            let (message, hint) = usage_in_short(&text);
+            failed_in_json(2, &error::json(&message, &hint), &message)
         }
-        _ => Outcome::Exit { status: 2, stdout: String::new(), stderr: text },
+        _ => Outcome::Exit { status: 2, stdout: String::new(), stderr: escape(&text).into_owned() },
     }
+}
+
+/// clap's message and its tips, without the usage line.
+fn usage_in_short(text: &str) -> (String, String) {
+    let mut paragraphs = text.split("\n\n");
+    let message = flatten(paragraphs.next().unwrap_or_default().trim_start_matches("error: ")).into_owned();
+    let tips = paragraphs.flat_map(str::lines).filter_map(|line| line.trim().strip_prefix("tip: "));
+    let help = "`pcluster preflight help` lists the commands and their options.";
+    (message, tips.map(|tip| format!("{tip}. ")).chain([help.into()]).collect())
 }
 
 /// Unlike the guard, `preflight` refuses settings that are at fault.
@@ -85,7 +124,9 @@ fn advisories(settings: &Settings) -> Result<Vec<Advisory>, Error> {
 }
 
 fn search(common: &Common, settings: &Settings) -> Search {
-    let flag = common.real.clone().map(|path| (path, FoundBy::Flag));
+    // A flag is meant from the current directory. Links stay: a launcher looks at its own name.
+    let absolute = |path: &PathBuf| path::absolute(path).unwrap_or_else(|_| path.clone());
+    let flag = common.real.as_ref().map(|path| (absolute(path), FoundBy::Flag));
     Search::from_environment(flag.or_else(|| settings.real.clone().map(|path| (path, FoundBy::Config))))
 }
 
@@ -120,9 +161,13 @@ fn with_request<T>(
 }
 
 fn run_check(check: &Check, common: &Common) -> Result<Outcome, Stop> {
-    let copy = check.image_configuration.as_deref().filter(|file| is_read_once(file)).map(copy_stream);
-    let copy = copy.transpose()?;
+    let given = check.image_configuration.as_deref();
+    if let Some(file) = given {
+        can_be_read(file)?;
+    }
+    let copy = given.filter(|file| is_read_once(file)).map(copy_stream).transpose()?;
     let file = copy.as_ref().map(|copy| copy.path(COPY)).or(check.image_configuration.clone());
+    let look = |request: &Request| look(request, given);
     let check = &Check { image_configuration: file, ..check.clone() };
     with_request(check, true, common, |request| {
         let mut report = look(request)?;
@@ -147,14 +192,34 @@ fn copy_stream(file: &Path) -> Result<Scratch, Error> {
     read().map_err(|error: io::Error| Error::BadFile { file: file.to_owned(), message: error.to_string() })
 }
 
-fn look(request: &Request) -> Result<Report, Stop> {
+/// Whether the real pcluster could read the configuration. Of a file that it cannot read it says no
+/// more than a traceback or a usage text does.
+fn can_be_read(file: &Path) -> Result<(), Error> {
+    let message = match file.metadata() {
+        Err(error) => Some(error.to_string()),
+        Ok(metadata) if metadata.is_dir() => Some("it is a directory".into()),
+        Ok(_) if is_read_once(file) => None,
+        Ok(_) => match fs::read_to_string(file) {
+            Ok(_) => None,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Some("it is no UTF-8 text".into()),
+            Err(error) => Some(error.to_string()),
+        },
+    };
+    message.map_or(Ok(()), |message| Err(Error::BadFile { file: file.to_owned(), message }))
+}
+
+fn look(request: &Request, configuration: Option<&Path>) -> Result<Report, Stop> {
     let ground = match Ground::find(request)? {
         Ok(ground) => ground,
         Err(report) => return Ok(*report),
     };
     let mut report = match ground.examine(request)? {
         Examined::Judged(report) => *report,
-        Examined::Rejected { stage, message } => return Err(Error::Rejected { stage, message }.into()),
+        Examined::Rejected { stage, message } => {
+            let file = configuration.filter(|_| stage == "configuration");
+            let stage = file.map_or(stage.clone(), |file| format!("{stage} {}", file.display()));
+            return Err(Error::Rejected { stage, message }.into());
+        }
     };
     if let Some(check) = isolated_row(&ground.overlay) {
         report.add(check);
@@ -192,7 +257,7 @@ fn run_fix(fix: &Fix, common: &Common) -> Result<Outcome, Stop> {
         let fixed = repair::fix(request, options(fix, request.settings, common))?;
         let stdout = match (&fixed, common.format) {
             (Fixed::Planned(changes), _) if fix.print_requirements => {
-                repair::plan::requirements_file(changes)
+                escape(&repair::plan::requirements_file(changes)).into_owned()
             }
             _ if common.quiet => String::new(),
             (_, Format::Human) => in_words(&fixed),
@@ -227,9 +292,9 @@ fn in_words(fixed: &Fixed) -> String {
 }
 
 fn moves(changes: &[Change]) -> String {
-    repair::plan::summary(changes)
-        .into_iter()
-        .fold(String::new(), |text, (name, step, why)| text + &format!("  {name:<18} {step:<24} {why}\n"))
+    repair::plan::summary(changes).into_iter().fold(String::new(), |text, (name, step, why)| {
+        text + &escape(&format!("  {name:<18} {step:<24} {why}\n"))
+    })
 }
 
 fn run_undo(common: &Common) -> Result<Outcome, Stop> {
@@ -324,11 +389,20 @@ fn run_where(common: &Common) -> Result<Outcome, Stop> {
     }
     let stdout = match common.format {
         _ if common.quiet => String::new(),
-        Format::Json => report::pretty(&found.json(&examine::shim())),
-        Format::Human => found.human(),
+        Format::Json => report::pretty(&where_in_json(&found)),
+        Format::Human => escape(&found.human()).into_owned(),
     };
     let stderr = found.real().err().map(Error::on_stderr).unwrap_or_default();
     Ok(Outcome::Exit { status: found.exit_status(), stdout, stderr })
+}
+
+/// Without a real pcluster there is something to report all the same, and it says why.
+fn where_in_json(found: &Where) -> Value {
+    let mut report = found.json(&examine::shim());
+    if let Err(error) = found.real() {
+        report["error"] = error.json()["error"].take();
+    }
+    report
 }
 
 fn run_advisories(id: Option<&str>, common: &Common) -> Result<Outcome, Stop> {
@@ -349,7 +423,7 @@ fn run_advisories(id: Option<&str>, common: &Common) -> Result<Outcome, Stop> {
 }
 
 fn one_row(advisory: &Advisory) -> String {
-    format!("{:<8} {}\n         {}\n", advisory.level.word(), advisory.id, advisory.title)
+    format!("{:<8} {}\n         {}\n", advisory.level.word(), advisory.id, escape_line(&advisory.title))
 }
 
 fn in_full(advisory: &Advisory) -> String {
@@ -362,7 +436,7 @@ fn in_full(advisory: &Advisory) -> String {
     row("package", format!("{} {}", advisory.package, advisory.affected.words()));
     row("effect", advisory.effect.clone());
     row("cost", advisory.cost.clone());
-    row("fix", format!("{} {}, or {}", advisory.fix.packages, advisory.fix.upgrade, advisory.fix.downgrade));
+    row("fix", advisory.fix.words());
     for reference in &advisory.references {
         row("see", reference.clone());
     }

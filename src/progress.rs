@@ -7,6 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::{PREFIX, on_stderr};
+use crate::printable::{escape, escape_line};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
@@ -27,6 +28,7 @@ static SHOWN: AtomicBool = AtomicBool::new(false);
 impl Progress {
     #[must_use]
     pub fn step(self, what: &str) -> Step {
+        let what = &escape_line(what);
         match self {
             Self::Silent => Step(None),
             _ if std::io::stderr().is_terminal() => {
@@ -53,7 +55,7 @@ impl Progress {
     /// What a child said, where that is wanted.
     pub fn show(self, output: &str, wanted: bool) {
         if wanted && self != Self::Silent {
-            let _ = std::io::stderr().write_all(output.as_bytes());
+            let _ = std::io::stderr().write_all(escape(output).as_bytes());
         }
     }
 }

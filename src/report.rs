@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::advisory::AdvisedFix;
 use crate::config::Mode;
 use crate::locate::FoundBy;
+use crate::printable::{escape, escape_line, flatten};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, serde::Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -258,15 +259,15 @@ pub fn decide(mode: Mode, strict: bool, verdict: Verdict) -> Decision {
 #[must_use]
 pub fn for_stderr(report: &Report, decision: Decision) -> String {
     let mut lines = Vec::new();
-    lines.extend(report.errors().map(Finding::located));
-    if let Some(finding) = report.errors().next() {
-        lines.truncate(MOST_LINES);
-        let hidden = report.errors().count().saturating_sub(MOST_LINES);
+    if let Some(first) = report.errors().next() {
+        lines.extend(in_lines(first, None));
+        for (before, finding) in report.errors().zip(report.errors().skip(1)).take(MAX_FINDINGS - 1) {
+            lines.extend(in_lines(finding, Some(before)));
+        }
+        let hidden = report.errors().count().saturating_sub(MAX_FINDINGS);
         if hidden > 0 {
             lines.push(format!("and {hidden} more findings: `pcluster preflight` shows them"));
         }
-        lines.extend(finding.cost.clone());
-        lines.push(format!("Fix: {}", mend(finding)));
         if decision == Decision::Exec {
             lines.push("build-image goes on all the same (mode warn)".into());
         }
@@ -279,11 +280,22 @@ pub fn for_stderr(report: &Report, decision: Decision) -> String {
         };
         lines.extend(report.not_run().map(|why| format!("not checked: {why}; {consequence}")));
     }
-    lines.join("\n")
+    lines.iter().map(|line| flatten(line)).collect::<Vec<_>>().join("\n")
 }
 
-/// Findings of one cause come in numbers (a tag each); a screen is enough for the rest.
-const MOST_LINES: usize = 4;
+/// Findings that are told: those of one cause come in numbers (a tag each), and the rest has to
+/// stay on one screen.
+const MAX_FINDINGS: usize = 4;
+
+/// What is wrong; what it costs and what mends it, where that is not as for the finding before.
+fn in_lines(finding: &Finding, before: Option<&Finding>) -> Vec<String> {
+    let mut lines = vec![finding.located()];
+    if before.is_none_or(|before| !mended_alike(before, finding)) {
+        lines.extend(finding.cost.clone());
+        lines.push(format!("Fix: {}", mend(finding)));
+    }
+    lines
+}
 
 fn mend(finding: &Finding) -> &str {
     finding.fix.as_ref().map_or("run `pcluster preflight` for the details", |fix| &fix.command)
@@ -366,8 +378,9 @@ fn parent(path: &str) -> &str {
 
 fn subject_rows(subject: &Subject, packages: &BTreeMap<String, String>) -> String {
     let unknown = || "?".to_owned();
-    let path = |path: Option<&PathBuf>| path.map_or_else(unknown, |path| path.display().to_string());
-    let version = |version: Option<&String>| version.cloned().unwrap_or_else(unknown);
+    let path =
+        |path: Option<&PathBuf>| path.map_or_else(unknown, |path| escape_line(&path.display().to_string()));
+    let version = |version: Option<&String>| version.map_or_else(unknown, |version| escape_line(version));
     let cdk = packages.get("aws-cdk-aws-imagebuilder");
     let rows = [
         ("pcluster", version(subject.pcluster_version.as_ref()), path(Some(&subject.path))),
@@ -402,7 +415,7 @@ fn check_rows(check: &Check, paint: &Paint) -> String {
 fn group_rows(group: &[Finding], shared: bool, paint: &Paint) -> String {
     let finding = &group[0];
     let count = if group.len() > 1 { format!(" ({})", group.len()) } else { String::new() };
-    let mut text = format!("{} {}{count}\n", paint.level(finding.level), finding.id);
+    let mut text = format!("{} {}{count}\n", paint.level(finding.level), escape_line(&finding.id));
     let mut row = |label: &str, lines: Vec<String>| {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  {label:<6}{}", lines.join("\n        "));
@@ -411,7 +424,7 @@ fn group_rows(group: &[Finding], shared: bool, paint: &Paint) -> String {
     row("what", group.iter().flat_map(|finding| wrapped(&finding.message, width)).collect());
     if let Some(path) = finding.path() {
         let path = if group.len() > 1 { parent(path) } else { path };
-        row("at", filled(path.split_inclusive('.'), "", width));
+        row("at", filled(escape_line(path).split_inclusive('.'), "", width));
     }
     if let Some(cost) = finding.cost.as_ref().filter(|_| !shared) {
         row("cost", wrapped(cost, width));
@@ -420,15 +433,15 @@ fn group_rows(group: &[Finding], shared: bool, paint: &Paint) -> String {
         row("fix", wrapped(&fix.command, width));
     }
     for reference in &finding.references {
-        row("see", vec![reference.clone()]);
+        row("see", vec![escape_line(reference)]);
     }
     text
 }
 
-/// Words in lines of at most `width` characters; a longer word stands alone.
+/// Words in lines of at most `width` characters, safe for a terminal; a longer word stands alone.
 #[must_use]
 pub fn wrapped(text: &str, width: usize) -> Vec<String> {
-    filled(text.split_whitespace(), " ", width)
+    filled(escape(text).split_whitespace(), " ", width)
 }
 
 fn filled<'a>(pieces: impl Iterator<Item = &'a str>, joint: &str, width: usize) -> Vec<String> {
@@ -527,6 +540,57 @@ mod tests {
         assert_eq!(verdict(&[check(Status::Unknown)], &[finding(Level::Error)]), Verdict::Blocked);
         assert_eq!(verdict(&[check(Status::Unknown)], &[finding(Level::Warning)]), Verdict::Unknown);
         assert_eq!(verdict(&[check(Status::Skipped)], &[finding(Level::Warning)]), Verdict::Ready);
+    }
+
+    fn finding_of(text: &str) -> Finding {
+        Finding {
+            id: text.into(),
+            level: Level::Error,
+            kind: Kind::ImageBuilderTemplate,
+            message: text.into(),
+            cost: Some(text.into()),
+            evidence: json!({"path": format!("$.Resources.{text}")}),
+            fix: Some(Fix { command: text.into(), advised: None }),
+            references: vec![text.into()],
+        }
+    }
+
+    fn report_of(text: &str, findings: Vec<Finding>) -> Report {
+        let subject = Subject {
+            path: text.into(),
+            found_by: FoundBy::Path,
+            launcher: None,
+            interpreter: Some(text.into()),
+            python_version: Some(text.into()),
+            pcluster_version: Some(text.into()),
+            node: Some(text.into()),
+            node_version: Some(text.into()),
+        };
+        let reason = Some(text.to_owned());
+        let check = Check { id: "node", status: Status::Unknown, duration_ms: 0, cached: false, reason };
+        let packages = BTreeMap::from([("aws-cdk-aws-imagebuilder".to_owned(), text.to_owned())]);
+        Report::new(Shim { version: "0", path: None }, Some(subject), packages, vec![check], findings)
+    }
+
+    proptest::proptest! {
+        /// Nor does foreign text begin a line of its own.
+        #[test]
+        fn no_foreign_text_reaches_a_terminal_as_it_is(
+            text in proptest::collection::vec(proptest::char::any(), 0..20)
+        ) {
+            let text = String::from_iter(text);
+            for findings in [vec![], vec![finding_of(&text)], vec![finding_of(&text), finding_of("x")]] {
+                let report = report_of(&text, findings);
+                let plain = human(&report, false);
+                proptest::prop_assert_eq!(escape(&plain), plain.as_str());
+                let coloured = human(&report, true);
+                let painted = ["\x1b[1;31m", "\x1b[1;33m", "\x1b[0m"];
+                let unpainted = painted.iter().fold(coloured, |text, code| text.replace(code, ""));
+                proptest::prop_assert_eq!(escape(&unpainted), unpainted.as_str());
+                let lines = for_stderr(&report, Decision::Stop).lines().count();
+                proptest::prop_assert!(lines <= (3 * report.findings.len()).max(1));
+            }
+        }
     }
 
     #[test]

@@ -16,6 +16,8 @@ sitecustomize and jsii write to the same streams. Its "kind" is
     failed       the code that builds the template does not run in this environment
     unexpected   a call to AWS that the table does not answer: "call"
 """
+import contextlib
+import io
 import json
 import os
 import sys
@@ -78,6 +80,49 @@ def synthesize(arguments):
 def described(error):
     text = str(error).strip().split("\n")[0]
     return "{}: {}".format(type(error).__name__, text) if text else type(error).__name__
+
+
+MAX_REASON = 1000  # characters
+
+
+def reason(error):
+    """The whole of what the real pcluster says of a refusal, in one line.
+
+    Its ParameterException has {"message": ...} as data and prints it as JSON over several lines;
+    marshmallow's ValidationError has {key: [message] or the same again} as messages.
+    """
+    data = getattr(error, "messages", None) or getattr(error, "data", None)
+    if isinstance(data, dict) and isinstance(data.get("message"), str):
+        text = data["message"]
+    elif isinstance(data, (dict, list)):
+        text = "; ".join(by_key("", data))
+    else:
+        text = str(error) or type(error).__name__
+    return bounded(text)
+
+
+def by_key(path, messages):
+    """`Build.ParentImage: Not a valid string`, one for each."""
+    if isinstance(messages, dict):
+        for key, value in messages.items():
+            # Faults of the whole stand under this key.
+            inner = path if key == "_schema" else "{}.{}".format(path, key) if path else str(key)
+            for line in by_key(inner, value):
+                yield line
+    elif isinstance(messages, list):
+        for value in messages:
+            for line in by_key(path, value):
+                yield line
+    else:
+        message = str(messages).rstrip(".")
+        yield "{}: {}".format(path, message) if path else message
+
+
+def bounded(text):
+    text = " ".join(text.split())
+    if text.startswith("Bad Request: "):
+        text = text[len("Bad Request: ") :]
+    return text if len(text) <= MAX_REASON else text[:MAX_REASON] + "..."
 
 
 def answer_aws():
@@ -149,12 +194,16 @@ def real_parser():
 
 
 def parsed(parse, arguments):
+    usage = io.StringIO()
     try:
-        options, unknown = parse(arguments)
+        with contextlib.redirect_stderr(usage):
+            options, unknown = parse(arguments)
     except SystemExit as error:
-        raise Rejected("help" if not error.code else "usage")
+        # argparse ends its usage text with "PROGRAM: error: MESSAGE".
+        message = usage.getvalue().rpartition(": error: ")[2]
+        raise Rejected(bounded(message or "usage") if error.code else "help")
     except Exception as error:  # the file named by --image-configuration cannot be read
-        raise Rejected(described(error))
+        raise Rejected(reason(error))
     if unknown:
         raise Rejected("unrecognized arguments: {}".format(" ".join(map(repr, unknown))))
     if options.operation != "build-image":
@@ -173,11 +222,11 @@ def real_region(options):
         configure_aws_region_from_config(options.region, options.image_configuration)
     except ParallelClusterApiException as error:
         content = getattr(error, "content", None)
-        raise Rejected(getattr(content, "message", None) or described(error))
+        raise Rejected(bounded(getattr(content, "message", None) or str(error)))
     except Exception as error:
         # A profile that does not exist, and the like: the real pcluster stops at the same line.
         if type(error).__module__.startswith("botocore"):
-            raise Rejected(described(error))
+            raise Rejected(reason(error))
         raise
     return os.environ["AWS_DEFAULT_REGION"]
 
@@ -194,7 +243,7 @@ def real_configuration(options):
         configuration = parse_config(options.image_configuration)
         image.config
     except (ValidationError, BadRequest) as error:
-        raise Rejected(str(getattr(error, "messages", error)))
+        raise Rejected(reason(error))
     return image, configuration
 
 

@@ -100,8 +100,9 @@ pub fn synthesize(
     let program = child.program.to_owned();
     let finished = child.run(&scratch).map_err(NoAnswer::Child)?;
     let answer = framed(&finished, &sentinel, &program).map_err(NoAnswer::Child)?;
-    let malformed = || ChildError::Malformed { program, stdout: finished.stdout };
-    serde_json::from_value(answer).map_err(|_| NoAnswer::Child(malformed()))
+    let stdout = answer.to_string().into_bytes();
+    let malformed = |_| NoAnswer::Child(ChildError::Malformed { program, stdout });
+    serde_json::from_value(answer).map_err(malformed)
 }
 
 impl Call {

@@ -20,8 +20,11 @@ use tempfile::TempDir;
 
 use crate::fakes::real_python;
 
-/// The binary under test.
+/// The binary under test, as cargo built it. What is run is a sandbox's [`Sandbox::binary`].
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_pcluster");
+
+/// The binary under test, below a sandbox.
+const PROGRAM: &str = "program/pcluster";
 
 /// Past it a run hangs, and the test fails with the scene instead.
 const HANGS: Duration = Duration::from_secs(60);
@@ -46,10 +49,11 @@ impl Sandbox {
         let random = ROOT_LENGTH - base.as_os_str().len() - "/pcs-".len();
         let directory = tempfile::Builder::new().prefix("pcs-").rand_bytes(random).tempdir_in(base).unwrap();
         let root = directory.path().to_owned();
-        for name in ["home", "config", "cache", "state", "tmp", "work", "shim", "tools"] {
+        for name in ["home", "config", "cache", "state", "tmp", "work", "shim", "program", "tools"] {
             fs::create_dir(root.join(name)).unwrap();
         }
-        symlink(BINARY, root.join("shim/pcluster")).unwrap();
+        place_binary(&root.join(PROGRAM));
+        symlink(root.join(PROGRAM), root.join("shim/pcluster")).unwrap();
         for tool in TOOLS {
             symlink(on_this_machine(tool), root.join("tools").join(tool)).unwrap();
         }
@@ -59,6 +63,12 @@ impl Sandbox {
 
     pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.root.join(name)
+    }
+
+    /// The binary under test. Its path is as long as every other sandbox's, wherever the checkout
+    /// lies: messages name it, and are wrapped by its length.
+    pub(crate) fn binary(&self) -> PathBuf {
+        self.path(PROGRAM)
     }
 
     pub(crate) fn write(&self, name: impl AsRef<Path>, content: impl AsRef<[u8]>) -> PathBuf {
@@ -120,7 +130,7 @@ impl Sandbox {
         .path(&self.search_path())
     }
 
-    /// Everything below the sandbox but the tools, a line each.
+    /// Everything below the sandbox but the tools and the binary, a line each.
     pub(crate) fn tree(&self, below: &str) -> String {
         let mut text = String::new();
         tree(&self.path(below), &self.root, &mut text);
@@ -140,13 +150,22 @@ impl Sandbox {
     }
 }
 
+/// A hard link. Where the sandbox lies on another file system it is a copy, made by `cp`: a file
+/// that this process itself has open for writing cannot be run while another test's child, forked
+/// in that moment, still holds it.
+fn place_binary(path: &Path) {
+    if fs::hard_link(BINARY, path).is_err() {
+        output(&on_this_machine("cp"), &[BINARY.as_ref(), path.as_os_str()]);
+    }
+}
+
 fn tree(directory: &Path, root: &Path, text: &mut String) {
     let mut entries: Vec<_> = directory.read_dir().into_iter().flatten().flatten().collect();
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let path = entry.path();
         let shown = path.strip_prefix(root).unwrap().display();
-        if shown.to_string() == "tools" {
+        if ["tools", "program"].contains(&shown.to_string().as_str()) {
             continue;
         }
         let Ok(metadata) = path.symlink_metadata() else { continue };
@@ -383,8 +402,8 @@ impl Run<'_> {
 /// What differs from machine to machine, from run to run, and from release to release; and every
 /// command that mends something, which is another test's business.
 fn redacted(text: &str, root: &Path) -> String {
+    let text = text.replace(root.join(PROGRAM).to_str().unwrap(), "[BINARY]");
     let text = text.replace(root.to_str().unwrap(), "[SANDBOX]");
-    let text = text.replace(Path::new(BINARY).to_str().unwrap(), "[BINARY]");
     let text = text.replace(env!("CARGO_PKG_VERSION"), "[VERSION]");
     let text = text.replace(real_python().to_str().unwrap(), "[PYTHON]");
     let mut lines: Vec<String> = Vec::new();

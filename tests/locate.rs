@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::harness::{BINARY, Call, Sandbox};
+use crate::harness::{Call, Sandbox};
 
 const REAL: &str = "#!/bin/sh\necho real \"$@\"\n";
 
@@ -28,12 +28,12 @@ fn trap_01_and_02_no_copy_or_name_of_the_shim_is_taken_for_the_real_one() {
     let sandbox = Sandbox::new();
     sandbox.script("real/pcluster", REAL);
     sandbox.link("linked", sandbox.path("shim"));
-    sandbox.link("named/pcluster", BINARY);
+    sandbox.link("named/pcluster", sandbox.binary());
     fs::create_dir(sandbox.path("copied")).unwrap();
-    fs::copy(BINARY, sandbox.path("copied/pcluster")).unwrap();
+    fs::copy(sandbox.binary(), sandbox.path("copied/pcluster")).unwrap();
     fs::create_dir(sandbox.path("hard")).unwrap();
     fs::hard_link(sandbox.path("copied/pcluster"), sandbox.path("hard/pcluster")).unwrap();
-    let mut other = fs::read(BINARY).unwrap();
+    let mut other = fs::read(sandbox.binary()).unwrap();
     other.push(b'\n');
     sandbox.script("other/pcluster", other);
     for before in ["shim/", "linked", "named", "copied", "hard", "other", "shim/../shim"] {

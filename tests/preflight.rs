@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::fakes::BAD;
-use crate::harness::{Run, Sandbox, on_this_machine};
+use crate::harness::{Call, Run, Sandbox, on_this_machine};
 
 /// An advisory of the user's own, on a package that every fake environment has.
 pub(crate) const ADVISORY: &str = "\
@@ -316,6 +316,11 @@ fn the_advisories_are_listed() {
         run.holds(list["advisories"][0].get(key).is_some(), key);
     }
     call(&["nonsense"]).exits(2).prints("").prefixed().stderr_matches("advisories-unknown.txt");
+    let twice = ADVISORY.replace("'>=2'", "'!=1.5'").replace("'<1'", "'!=1.5'");
+    sandbox.write("config/pcluster-shim/config.yaml", "advisories: [more.yaml]\n");
+    sandbox.write("config/pcluster-shim/more.yaml", twice);
+    let run = call(&["own-advisory"]);
+    run.exits(0).holds(run.stdout().contains("fix        aws-cdk.* !=1.5\n"), "the range once");
 }
 
 #[test]
@@ -387,6 +392,11 @@ fn usage_errors_say_what_is_wrong() {
         let run = sandbox.pcluster(arguments).run();
         run.exits(2).prints("").stderr_matches(&format!("usage-{snapshot}.txt"));
     }
+    sandbox.write("work/image.yaml", "");
+    let run = sandbox.pcluster(["preflight", "image.yaml"]).run();
+    run.exits(2).prints("").stderr_matches("usage-file-as-command.txt");
+    let run = sandbox.pcluster(["preflight", "check", "image.yaml"]).run();
+    run.exits(2).prints("").stderr_matches("usage-file-as-argument.txt");
 }
 
 #[test]
@@ -399,26 +409,193 @@ fn help() {
     run.exits(0).is_silent().stdout_matches("help.txt");
     fits(&run);
     sandbox.pcluster(["preflight", "-h"]).run().exits(0).is_silent();
-    for command in ["check", "fix", "undo", "template", "where", "advisories", "completions", "man"] {
+    sandbox.pcluster(["preflight", "help"]).run().exits(0).is_silent().prints(&run.stdout());
+    for command in
+        ["check", "fix", "undo", "template", "where", "advisories", "completions", "man", "version"]
+    {
         let run = sandbox.pcluster(["preflight", command, "--help"]).run();
         run.exits(0).is_silent().stdout_matches(&format!("help-{command}.txt"));
         fits(&run);
+        sandbox.pcluster(["preflight", "help", command]).run().exits(0).is_silent().prints(&run.stdout());
     }
-    let run = sandbox.pcluster(["preflight", "--version"]).run();
-    run.exits(0).prints(concat!("pcluster preflight ", env!("CARGO_PKG_VERSION"), "\n"));
+    for version in ["--version", "-V", "version"] {
+        let run = sandbox.pcluster(["preflight", version]).run();
+        run.exits(0).is_silent().prints(concat!("pcluster preflight ", env!("CARGO_PKG_VERSION"), "\n"));
+    }
+    let run = sandbox.pcluster(["preflight", "help", "nonsense"]).run();
+    run.exits(2).prints("").stderr_matches("help-nonsense.txt");
 }
 
-/// A reader that went away is no failure of ours.
+/// What prints: each with something to say where nothing is at fault.
+const PRINTERS: [&str; 9] = [
+    "man",
+    "completions bash",
+    "where",
+    "advisories",
+    "check",
+    "check --format json",
+    "version",
+    "--help",
+    "help fix",
+];
+
+/// A full disk is a failure; a reader that went away, as `head` does, is none.
 #[test]
-fn a_reader_that_goes_away_is_no_panic() {
+fn an_answer_that_cannot_be_written_is_an_error_unless_its_reader_went_away() {
     let sandbox = Sandbox::new();
-    let sh = "pcluster preflight advisories | true; echo done";
-    sandbox
-        .call(sandbox.path("tools/sh"), ["-c", &sh.replace("true", ":")])
-        .run()
-        .exits(0)
-        .prints("done\n")
-        .is_silent();
+    let environment = sandbox.environment();
+    sandbox.pcluster(["preflight"]).run().exits(0);
+    let sh = |line: String| sandbox.call(sandbox.path("tools/sh"), ["-c", &line]).run();
+    for printer in PRINTERS.into_iter().chain(["nonsense --format json", "advisories nonsense --format=json"])
+    {
+        let run = sh(format!("pcluster preflight {printer} >/dev/full"));
+        run.exits(1).prefixed().holds(run.stderr().ends_with(FULL), printer);
+    }
+    // The reader is gone before the first word is written.
+    let gone = "import os, subprocess, sys\nreader, writer = os.pipe()\nos.close(reader)\nsys.exit(subprocess.call(sys.argv[1:], stdout=writer))";
+    for printer in PRINTERS {
+        let words = printer.split(' ');
+        let call = words.fold(sandbox.pcluster(["preflight"]), Call::argument);
+        call.under(crate::fakes::real_python(), &["-c", gone]).run().exits(0).is_silent();
+    }
+    environment.is_broken();
+    sandbox.build_image();
+    let run = sh("pcluster build-image -c image.yaml -i my-image >/dev/full".into());
+    run.exits(1).prefixed().holds(run.stderr().ends_with(FULL), "the guard's stop");
+}
+
+const FULL: &str = "pcluster-shim: cannot write to standard output: No space left on device (os error 28)\n";
+
+/// Of every kind, with the exit status that it has in words; stderr has the message in one line.
+#[test]
+fn every_error_has_a_json_form() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    environment.answers(&json!({"kind": "rejected", "stage": "configuration", "message": "no\n such"}));
+    sandbox.write("work/words", "just words\n");
+    sandbox.build_image();
+    for (status, arguments) in [
+        (2, "advisories nonsense"),
+        (2, "template absent"),
+        (2, "template words"),
+        (2, "check -c absent.yaml"),
+        (2, "check -c image.yaml -i my-image"),
+        (127, "check --real absent"),
+        (127, "fix --real ."),
+        (1, "undo"),
+        (2, "-q advisories nonsense"),
+        (2, "nonsense"),
+        (2, "template"),
+        (2, "--color blue"),
+        (2, "help nonsense"),
+    ] {
+        let run = |more: &[&str]| {
+            let words = arguments.split(' ').chain(more.iter().copied());
+            words.fold(sandbox.pcluster(["preflight"]), Call::argument).run()
+        };
+        let human = run(&[]);
+        human.exits(status).prints("");
+        for more in [&["--format", "json"][..], &["--format=json"]] {
+            let run = run(more);
+            run.exits(status).prefixed();
+            let error: Value = serde_json::from_slice(&run.stdout).unwrap();
+            let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+            assert_eq!(keys(&error), ["schemaVersion", "error"], "{arguments}");
+            assert_eq!(keys(&error["error"]), ["message", "hint"], "{arguments}");
+            let message = error["error"]["message"].as_str().unwrap();
+            assert!(!message.contains('\n') && !error["error"]["hint"].as_str().unwrap().is_empty());
+            run.holds(run.stderr() == format!("pcluster-shim: {message}\n"), "the message in one line");
+        }
+    }
+    let run = sandbox.pcluster(["preflight", "chekc", "--format=json"]).run();
+    run.exits(2).stdout_matches("usage-command.json");
+    // Help and the version are no errors: they stay what they are.
+    let help = sandbox.pcluster(["preflight", "--help"]).run();
+    sandbox.pcluster(["preflight", "--help", "--format=json"]).run().exits(0).prints(&help.stdout());
+    // A report of what was found tells the error beside it.
+    let call = sandbox.pcluster(["preflight", "where", "--format=json"]).path(&[sandbox.path("shim")]);
+    let run = call.run();
+    let report: Value = serde_json::from_slice(&run.stdout).unwrap();
+    run.exits(127).holds(report["error"]["message"].is_string() && report["real"].is_null(), "both");
+}
+
+#[test]
+fn a_flag_is_meant_from_the_current_directory_and_keeps_links() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    sandbox.link("work/linked", "../venv");
+    let real = |named: &str| sandbox.pcluster(["preflight", "--format=json", "--real", named]).run();
+    for (named, path) in [
+        ("linked/bin/pcluster", "work/linked/bin/pcluster"),
+        ("./linked/bin/pcluster", "work/linked/bin/pcluster"),
+        ("../venv/bin/pcluster", "work/../venv/bin/pcluster"),
+    ] {
+        let run = real(named);
+        let report: Value = serde_json::from_slice(&run.stdout).unwrap();
+        run.exits(0).holds(report["target"]["path"] == json!(sandbox.path(path)), path);
+    }
+    let run = sandbox.pcluster(["preflight", "--real", "bin/pcluster"]).run();
+    run.exits(127).prints("").prefixed().stderr_matches("real-flag-absent.txt");
+}
+
+/// Said before any Python is started, and with the file's name.
+#[test]
+fn a_configuration_that_cannot_be_read() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    std::fs::create_dir(sandbox.path("work/directory")).unwrap();
+    sandbox.write("work/latin-1", b"Build: \xe4\n");
+    for name in ["absent", "directory", "latin-1"] {
+        let run = sandbox.pcluster(["preflight", "-c", name]).run();
+        run.exits(2).prints("").prefixed().stderr_matches(&format!("configuration-{name}.txt"));
+    }
+    assert_eq!(sandbox.log(), [""; 0]);
+}
+
+/// Whoever wrote it: a package, a template, a child, a path, an argument.
+#[test]
+fn nothing_that_a_terminal_obeys_reaches_it() {
+    const EVIL: &str = "\x1b[2J\u{9b}31m\u{202e}\x07\u{7f}\r";
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment_in(&format!("venv{EVIL}"));
+    crate::fakes::node(&sandbox);
+    environment.installs("aws-cdk.core", &format!("1.2.3{EVIL}"), "");
+    let template = BAD.replace("\"DistributionConfiguration\"", &json!(format!("Evil{EVIL}")).to_string());
+    assert_ne!(template, BAD);
+    environment.builds(&template);
+    sandbox.write("work/template", &template);
+    sandbox.build_image();
+    let bin = environment.path("bin");
+    let path = [sandbox.path("shim"), bin, sandbox.path("node"), sandbox.path("tools")];
+    let run = |arguments: &[&str]| {
+        let call = arguments.iter().fold(sandbox.pcluster([]), |call, word| call.argument(*word));
+        let run = call.path(&path).run();
+        let obeyed = |letter: char| (letter.is_control() && letter != '\n') || letter == '\u{202e}';
+        run.holds(!run.stderr().contains(obeyed), "stderr is safe");
+        let json = arguments.contains(&"json") || arguments[0] == "build-image";
+        run.holds(json || !run.stdout().contains(obeyed), "stdout is safe");
+        run.holds(!run.stdout().contains('\x1b'), "no escape, in JSON either");
+        format!("{}{}", run.stdout(), run.stderr())
+    };
+    let evil = |text: &str| assert!(text.contains("u{1b}"), "what was given is told: {text}");
+    evil(&run(&["preflight", "check"]));
+    evil(&run(&["preflight", "template", "template"]));
+    evil(&run(&["preflight", "where"]));
+    evil(&run(&["preflight", "advisories", EVIL]));
+    evil(&run(&["preflight", EVIL]));
+    evil(&run(&["preflight", "--color", EVIL]));
+    evil(&run(&["preflight", "template", EVIL]));
+    evil(&run(&["preflight", "check", "--real", EVIL]));
+    evil(&run(&["build-image", "-c", "image.yaml", "-i", "my-image"]));
+    run(&["preflight", EVIL, "--format", "json"]);
+    environment.answers(&json!({"kind": "rejected", "stage": "configuration", "message": EVIL}));
+    evil(&run(&["preflight", "-c", "image.yaml", "-i", "my-image"]));
+    environment.answers(&json!({"kind": "failed", "stage": "import", "message": EVIL}));
+    evil(&run(&["preflight", "check"]));
+    environment.synthesizes("printf '\\033[2J' >&2; exit 1");
+    evil(&run(&["build-image", "-c", "image.yaml", "-i", "my-image"]));
+    environment.identifies("printf '\\033[2J'");
+    evil(&run(&["build-image", "-c", "image.yaml", "-i", "my-image"]));
 }
 
 /// Here no real pcluster comes after, so a configuration that can be read once is read.

@@ -7,7 +7,7 @@ use crate::harness::{Run, Sandbox};
 const CONFIG: &str = "config/pcluster-shim/config.yaml";
 
 /// The faults of a file, each with the words that have to be told of it.
-const FAULTS: [(&str, &str, &[&str]); 10] = [
+const FAULTS: [(&str, &str, &[&str]); 14] = [
     ("unknown-key", "mode: block\nstrikt: true\n", &["strikt", "line 2"]),
     ("bad-mode", "strict: false\nmode: loud\n", &["mode", "loud", "line 2"]),
     ("bad-mode-type", "strict: false\nmode: [block]\n", &["mode", "line 2"]),
@@ -17,7 +17,11 @@ const FAULTS: [(&str, &str, &[&str]); 10] = [
     ("bad-timeout-zero", "mode: block\ntimeout: 0\n", &["timeout", "line 2"]),
     ("bad-advisories", "advisories: more.yaml\n", &["advisories", "line 1"]),
     ("no-yaml", "mode: [\n", &["line"]),
-    ("no-mapping", "- mode\n", &[]),
+    ("no-mapping", "- mode\n", &["mapping"]),
+    ("only-words", "block\n", &["mapping"]),
+    ("bad-strategy", "strategy: sideways\n", &["strategy", "sideways", "line 1"]),
+    ("bad-strategy-type", "strategy: [upgrade]\n", &["strategy", "line 1"]),
+    ("bad-key", "? [a]\n: b\n", &["key"]),
 ];
 
 #[track_caller]
@@ -25,6 +29,9 @@ fn names(run: &Run, words: &[&str]) {
     run.holds(run.stderr().contains("config.yaml"), "the file is named");
     for word in words {
         run.holds(run.stderr().contains(word), &format!("{word:?} is named"));
+    }
+    for word in ["struct", "enum", "variant", "field", "identifier", "visitor"] {
+        run.holds(!run.stderr().contains(word), &format!("{word:?} is a name of the program's inside"));
     }
 }
 

@@ -216,6 +216,39 @@ fn preflight_tells_what_is_refused() {
     }
 }
 
+/// Whole and in one line: pcluster's own exceptions print JSON over several, marshmallow's a dict.
+#[test]
+fn a_refusal_of_several_lines_is_told_in_one() {
+    let entrypoint = |refusal: &str| {
+        format!(
+            "import json\nclass ParameterException(Exception):\n    def __init__(self, data):\n        super().__init__()\n        self.data = data\n    def __str__(self):\n        return json.dumps(self.data, indent=2)\n\ndef gen_parser(model):\n    class Parser:\n        def parse_known_args(self, arguments):\n            {refusal}\n    return Parser(), None\n\ndef add_cli_commands(parsers): pass\n"
+        )
+    };
+    let parse = |refusal: &str| ("pcluster/cli/entrypoint.py", entrypoint(refusal));
+    let schema = |messages: &str| {
+        let class = "import marshmallow\nclass ImageBuilder:\n    def __init__(self, image_id, config): pass\n    @property\n    def config(self): raise marshmallow.ValidationError";
+        ("pcluster/models/imagebuilder.py", format!("{class}({messages})\n"))
+    };
+    for (snapshot, (file, content)) in [
+        ("parameter", parse("raise ParameterException({'message': \"Bad Request: '1b'\\n  is no id\"})")),
+        ("usage", parse("import argparse; argparse.ArgumentParser(prog='pcluster').error('no\\n such')")),
+        ("long", parse("raise ValueError('x' * 5000)")),
+        (
+            "nested",
+            schema("{'Build': {'Tags': {0: ['Bad.', 'Worse.']}, '_schema': ['No.']}, 'Bild': ['Unknown.']}"),
+        ),
+    ] {
+        let sandbox = Sandbox::new();
+        stubs(&sandbox);
+        checked(&sandbox, &[]);
+        sandbox.write(format!("site/{file}"), content);
+        let call = sandbox.pcluster(["preflight", "-c", "image.yaml", "-i", "my-image"]);
+        let run = call.var("PYTHONPATH", sandbox.path("site")).var("AWS_DEFAULT_REGION", "us-east-1").run();
+        run.exits(2).prints("").prefixed().stderr_matches(&format!("refused-{snapshot}.txt"));
+        run.holds(run.stderr().lines().count() == 2, "the refusal and the hint");
+    }
+}
+
 /// Every way in which the code of the environment does not do what is expected of it.
 #[test]
 fn what_does_not_run_is_one_line_and_goes_on() {

@@ -85,6 +85,31 @@ fn a_screen_is_enough_for_many_findings() {
     run.exits(1).prefixed().stdout_matches("blocked-many.json").stderr_matches("blocked-many.txt");
 }
 
+/// What is wrong, what it costs and what mends it come first, whatever else there is to tell.
+#[test]
+fn the_first_finding_is_told_with_its_cost_and_its_fix_before_the_others() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    environment.is_broken();
+    sandbox.write("config/pcluster-shim/config.yaml", "advisories: [more.yaml]\n");
+    sandbox.write("config/pcluster-shim/more.yaml", crate::preflight::ADVISORY);
+    let run = sandbox.build_image().run();
+    run.exits(1).prefixed().stderr_matches("blocked-unlike.txt");
+    let stderr = run.stderr();
+    let lines: Vec<&str> = stderr.lines().collect();
+    run.holds(lines[0].contains("1.153.0 writes"), "what is wrong");
+    run.holds(lines[1].contains("It would cost an hour"), "what it costs");
+    run.holds(lines[2].contains("Fix: "), "what mends it");
+    run.holds(lines[3].contains("this company") && lines[4].contains("a talk"), "then the other");
+    // Of one cause and with one fix: both are told once, before the rest.
+    sandbox.write("config/pcluster-shim/config.yaml", "");
+    environment.cdk("1.204.0");
+    environment.builds(BAD);
+    let run = sandbox.build_image().run();
+    run.exits(1).holds(run.stderr().matches("Fix: ").count() == 1, "one fix");
+    run.holds(run.stderr().lines().nth(2).unwrap().contains("Fix: "), "in the third line");
+}
+
 #[test]
 fn blocked_in_mode_warn_tells_and_goes_on() {
     let sandbox = Sandbox::new();

@@ -1,0 +1,72 @@
+//! Text from elsewhere (logical ids, versions, paths, what a child printed) made safe for a
+//! terminal, which obeys the control characters in it. Pure.
+
+use std::borrow::Cow;
+
+/// Control characters and those that change the direction of the text are written out
+/// (`\u{1b}`); lines stay lines.
+#[must_use]
+pub fn escape(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_unsafe) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if is_unsafe(letter) {
+            safe.extend(letter.escape_unicode());
+        } else {
+            safe.push(letter);
+        }
+    }
+    Cow::Owned(safe)
+}
+
+/// One line of several.
+#[must_use]
+pub fn flatten(text: &str) -> Cow<'_, str> {
+    if !text.contains(breaks_line) {
+        return Cow::Borrowed(text);
+    }
+    let parts = text.split(breaks_line).map(str::trim).filter(|part| !part.is_empty());
+    Cow::Owned(parts.collect::<Vec<_>>().join(" "))
+}
+
+/// One line, safe.
+#[must_use]
+pub fn escape_line(text: &str) -> String {
+    escape(&flatten(text)).into_owned()
+}
+
+fn breaks_line(letter: char) -> bool {
+    matches!(letter, '\n' | '\r' | '\t' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}')
+}
+
+/// C0, DEL and C1, and Unicode's controls of direction and of lines (UAX #9, UAX #14).
+fn is_unsafe(letter: char) -> bool {
+    (letter.is_control() && letter != '\n' && letter != '\t')
+        || matches!(letter,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_obeys_is_written_out() {
+        assert_eq!(escape("\x1b[31mred\u{9b}0m\u{7f}\r"), r"\u{1b}[31mred\u{9b}0m\u{7f}\u{d}");
+        assert_eq!(escape("a\u{202e}b\u{2066}c\u{200f}"), r"a\u{202e}b\u{2066}c\u{200f}");
+        assert_eq!(escape("ä → b\n\tc"), "ä → b\n\tc");
+        assert_eq!(escape_line(" a\r\n  b\x1b\u{2028}c\n"), r"a b\u{1b} c");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_unsafe_is_left(text in proptest::collection::vec(proptest::char::any(), 0..50)) {
+            let text = String::from_iter(text);
+            proptest::prop_assert!(!escape(&text).contains(is_unsafe));
+            let line = escape_line(&text);
+            proptest::prop_assert!(!line.contains(|letter| is_unsafe(letter) || breaks_line(letter)));
+        }
+    }
+}
