@@ -7,6 +7,8 @@ use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::system::executables;
+
 /// The forms of launchers.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Launcher {
@@ -101,7 +103,7 @@ impl Launcher {
             }
             Self::Env { words } => {
                 let (program, arguments) = words.split_first()?;
-                let program = which::which_in(program, env::var_os("PATH"), env::current_dir().ok()?).ok()?;
+                let program = executables::find(program, env::var_os("PATH"))?;
                 Some((program, arguments.to_vec()))
             }
             Self::Trampoline { words, beside_script } => {

@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::Outcome;
 use crate::cli::variable;
 use crate::error::Error;
+use crate::system::executables;
 
 /// The name that is looked up on PATH.
 pub const NAME: &str = "pcluster";
@@ -265,7 +266,7 @@ pub enum Standing {
 }
 
 fn executable(path: &Path) -> Option<PathBuf> {
-    which::which_in(path, None::<&OsStr>, "/").ok()
+    executables::is_executable(path).then(|| path.to_owned())
 }
 
 /// The running executable, for comparison and display. `/proc` is what `current_exe` reads on
@@ -277,7 +278,7 @@ pub fn own_executable() -> Option<PathBuf> {
         if Path::new(&name).components().count() > 1 {
             Some(PathBuf::from(name))
         } else {
-            which::which_in_global(name, env::var_os("PATH")).ok()?.next()
+            executables::find(name, env::var_os("PATH"))
         }
     })
 }

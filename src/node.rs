@@ -1,6 +1,5 @@
 //! The Node.js that CDK will run, and its version.
 
-use std::env;
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
@@ -12,6 +11,7 @@ use semver::Version;
 
 use crate::child::{Child, ChildError, Scratch};
 use crate::remember::{Fingerprint, Memory};
+use crate::system::executables;
 use crate::target::Target;
 
 /// The Node that CDK will run.
@@ -50,8 +50,7 @@ impl fmt::Display for NoNode {
 /// # Errors
 /// There is none, it does not say its version, or we were interrupted.
 pub fn of(target: &Target, limit: Duration, memory: &Memory) -> Result<Node, NoNode> {
-    let here = env::current_dir().unwrap_or_else(|_| "/".into());
-    let path = which::which_in("node", Some(target.path()), here).map_err(|_| NoNode::NotFound)?;
+    let path = executables::find("node", Some(target.path())).ok_or(NoNode::NotFound)?;
     let key = is_plain_node(&path).then(|| Fingerprint::new().file(&path).key());
     let recalled = key.as_ref().and_then(|key| memory.recall("node", key));
     if let Some(version) = recalled.and_then(|kept| serde_json::from_value(kept).ok()) {
