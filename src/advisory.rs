@@ -84,7 +84,7 @@ impl AdvisedFix {
 /// # Errors
 /// The line and the key of the first fault.
 pub fn read(yaml: &str) -> Result<Vec<Advisory>, String> {
-    let advisories: Vec<Advisory> = serde_yaml::from_str(yaml).map_err(|error| error.to_string())?;
+    let advisories: Vec<Advisory> = crate::yaml::parse(yaml)?;
     let mut ids = BTreeSet::new();
     match advisories.iter().find(|advisory| !ids.insert(advisory.id.as_str())) {
         Some(twice) => Err(format!("the id {:?} stands twice", twice.id)),

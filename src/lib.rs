@@ -25,6 +25,7 @@
 //! | [`manual`] | completion scripts and the manual page |
 //! | [`progress`] | what is being done, on a terminal's stderr |
 //! | [`error`] | what can go wrong, what to do then, the exit status |
+//! | [`yaml`] | YAML text → a value, at a cost that its length bounds (pure) |
 //! | [`system`] | what is asked of the operating system |
 
 pub mod advisory;
@@ -49,6 +50,7 @@ pub mod synth;
 pub mod system;
 pub mod target;
 pub mod template;
+pub mod yaml;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

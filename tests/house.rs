@@ -31,7 +31,7 @@ fn rooms(ending: &str) -> BTreeMap<String, String> {
 #[test]
 fn pure_rooms_name_no_file_no_process_and_no_environment() {
     let rooms = rooms("rs");
-    for pure in ["advisory.rs", "template.rs", "report.rs", "repair/plan.rs"] {
+    for pure in ["advisory.rs", "template.rs", "report.rs", "repair/plan.rs", "yaml.rs"] {
         for effect in ["std::fs", "std::env", "std::process", "std::io", "Command"] {
             assert!(!rooms[pure].contains(effect), "{pure} names {effect}");
         }
@@ -55,7 +55,7 @@ const STOREYS: [&[&str]; 6] = [
     &["repair", "examine", "locate_report"],
     &["locate", "target", "launcher", "node", "packages", "advisory", "synth", "template", "remember"],
     &["report", "child", "progress", "manual", "config", "cli", "error"],
-    &["system"],
+    &["system", "yaml"],
 ];
 
 #[test]
