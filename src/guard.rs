@@ -1,7 +1,8 @@
 //! The story of one guarded `build-image`, in order. Parses nothing, prints nothing.
 
 use std::ffi::OsString;
-use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
 
 use crate::Outcome;
 use crate::cli::PlainBuildImage;
@@ -14,6 +15,7 @@ use crate::remember::Memory;
 use crate::repair::{self, Fixed, Ground, Overlay};
 use crate::report::{self, Decision, Report};
 use crate::synth::Call;
+use crate::system::files;
 
 /// Guards one `pcluster build-image`.
 #[must_use]
@@ -201,10 +203,16 @@ fn warning(fault: &Error) -> String {
     on_stderr(&format!("{fault}; ignored, the default is used"))
 }
 
+/// What is no regular file, or large, is not read here: there is more to be said about it.
+fn is_unreadable(configuration: &Path) -> bool {
+    configuration.metadata().map_or(true, |metadata| metadata.is_file() || metadata.is_dir())
+        && files::read_to_string(configuration).is_err_and(|error| error.kind() != ErrorKind::FileTooLarge)
+}
+
 /// `-h` and `--help`, wherever they stand, end in help or in a usage error; a file that cannot be
 /// read ends in an error. Neither is worth a Python.
 fn is_refused_at_once(arguments: &[OsString]) -> bool {
     let asks_for_help = arguments.iter().any(|argument| argument == "-h" || argument == "--help");
     let plain = PlainBuildImage::read(arguments, true);
-    asks_for_help || plain.is_some_and(|plain| fs::read_to_string(plain.configuration).is_err())
+    asks_for_help || plain.is_some_and(|plain| is_unreadable(&plain.configuration))
 }

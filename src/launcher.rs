@@ -2,12 +2,11 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::system::executables;
+use crate::system::{executables, files};
 
 /// The forms of launchers.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,9 +25,7 @@ impl Launcher {
     /// # Errors
     /// The file cannot be read.
     pub fn read(path: &Path) -> io::Result<Self> {
-        let mut head = Vec::new();
-        File::open(path)?.take(4096).read_to_end(&mut head)?;
-        Ok(Self::parse(&head))
+        Ok(Self::parse(&files::read_head(path, 4096)?))
     }
 
     #[must_use]

@@ -5,7 +5,6 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -17,7 +16,7 @@ use serde::Serialize;
 use crate::Outcome;
 use crate::cli::variable;
 use crate::error::Error;
-use crate::system::executables;
+use crate::system::{executables, files};
 
 /// The name that is looked up on PATH.
 pub const NAME: &str = "pcluster";
@@ -293,7 +292,7 @@ impl Identity {
 }
 
 fn is_shim(path: &Path) -> bool {
-    let Ok(mut file) = File::open(path) else { return false };
+    let Ok(mut file) = files::open(path) else { return false };
     let mut content = vec![0; 2];
     if file.read_exact(&mut content).is_err() || content == b"#!" {
         return false;
@@ -304,10 +303,8 @@ fn is_shim(path: &Path) -> bool {
 
 /// Written by an installer of aws-parallelcluster: `from pcluster.cli.entrypoint import main`.
 fn is_console_script(path: &Path) -> bool {
-    let mut head = Vec::new();
-    File::open(path).and_then(|file| file.take(4096).read_to_end(&mut head)).is_ok()
-        && head.starts_with(b"#!")
-        && memchr::memmem::find(&head, b"pcluster.cli.entrypoint").is_some()
+    let head = files::read_head(path, 4096).unwrap_or_default();
+    head.starts_with(b"#!") && memchr::memmem::find(&head, b"pcluster.cli.entrypoint").is_some()
 }
 
 /// `PCLUSTER_SHIM_TRIED`: `PID/DEPTH/PATH:PATH…`. The paths count only for the process that wrote

@@ -2,8 +2,6 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +9,7 @@ use semver::Version;
 
 use crate::child::{Child, ChildError, Scratch};
 use crate::remember::{Fingerprint, Memory};
-use crate::system::executables;
+use crate::system::{executables, files};
 use crate::target::Target;
 
 /// The Node that CDK will run.
@@ -68,8 +66,7 @@ pub fn of(target: &Target, limit: Duration, memory: &Memory) -> Result<Node, NoN
 fn is_plain_node(path: &Path) -> bool {
     let resolved = path.canonicalize().unwrap_or_default();
     let named = matches!(resolved.file_name().and_then(OsStr::to_str), Some("node" | "nodejs"));
-    let mut head = [0; 2];
-    named && File::open(path).and_then(|mut file| file.read_exact(&mut head)).is_ok() && head != *b"#!"
+    named && files::read_head(path, 2).is_ok_and(|head| head.len() == 2 && head != *b"#!")
 }
 
 fn ask_node(path: &Path, target: &Target, limit: Duration) -> Result<Version, NoNode> {

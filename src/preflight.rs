@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 use std::time::Instant;
 
@@ -27,6 +26,7 @@ use crate::repair::plan::Change;
 use crate::repair::{self, Fixed, Ground, Overlay, Undone};
 use crate::report::{self, Report, Status, Verdict, wrapped};
 use crate::synth::Call;
+use crate::system::files;
 use crate::target::{self, Unidentified};
 use crate::template::{self, Expectation};
 
@@ -269,17 +269,16 @@ fn run_template(file: &Path, common: &Common) -> Result<Outcome, Stop> {
 }
 
 fn read_input(file: &Path) -> Result<(String, Vec<u8>), Error> {
-    let mut input = Vec::new();
     if file == Path::new("-") {
-        let read = io::stdin().read_to_end(&mut input);
+        let read = files::read_stream(io::stdin(), files::MAX_BYTES);
         let bad = |error: io::Error| Error::NotATemplate {
             file: "standard input".into(),
             message: error.to_string(),
         };
-        return read.map(|_| ("standard input".into(), input)).map_err(bad);
+        return read.map(|input| ("standard input".into(), input)).map_err(bad);
     }
     let bad = |error: io::Error| Error::BadFile { file: file.to_owned(), message: error.to_string() };
-    fs::read(file).map(|input| (file.display().to_string(), input)).map_err(bad)
+    files::read(file).map(|input| (file.display().to_string(), input)).map_err(bad)
 }
 
 fn run_where(common: &Common) -> Result<Outcome, Stop> {

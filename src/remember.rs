@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::cli::base_directory;
+use crate::system::files;
 
 /// Entries of one kind past which the oldest go: a new image id is a new verdict.
 const MOST_ENTRIES: usize = 256;
@@ -118,7 +119,7 @@ impl Memory {
         if self.fresh {
             return None;
         }
-        let text = fs::read_to_string(self.directory.as_ref()?.join(kind).join(key)).ok()?;
+        let text = files::read_to_string(&self.directory.as_ref()?.join(kind).join(key)).ok()?;
         let mut entry: Value = serde_json::from_str(&text).ok()?;
         (entry.get("key")?.as_str()? == key).then(|| entry["content"].take())
     }

@@ -23,6 +23,7 @@ use crate::repair::plan::Change;
 use crate::repair::site_of;
 use crate::repair::transaction::{Journal, Store};
 use crate::report::Report;
+use crate::system::files;
 use crate::target::Target;
 
 /// The state of one environment's repairs.
@@ -248,7 +249,7 @@ impl Home {
     }
 
     fn read_overlay(&self) -> Option<Isolated> {
-        serde_json::from_slice(&fs::read(self.overlay_record()).ok()?).ok()
+        serde_json::from_slice(&files::read(&self.overlay_record()).ok()?).ok()
     }
 }
 

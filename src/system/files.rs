@@ -40,8 +40,16 @@ pub fn read_up_to(path: &Path, max: u64) -> io::Result<Vec<u8>> {
 /// # Errors
 /// Returns an error if it is no regular file, larger, cannot be read, or is no UTF-8.
 pub fn read_to_string(path: &Path) -> io::Result<String> {
+    read_text_up_to(path, MAX_BYTES)
+}
+
+/// Reads a text of at most `max` bytes.
+///
+/// # Errors
+/// Returns an error if it is no regular file, larger, cannot be read, or is no UTF-8.
+pub fn read_text_up_to(path: &Path, max: u64) -> io::Result<String> {
     let no_text = |_| io::Error::new(ErrorKind::InvalidData, "it is not UTF-8 text");
-    String::from_utf8(read(path)?).map_err(no_text)
+    String::from_utf8(read_up_to(path, max)?).map_err(no_text)
 }
 
 /// Reads a stream of at most `max` bytes to its end.
