@@ -28,13 +28,6 @@ pub mod variable {
     pub const SENTINEL: &str = "PCLUSTER_SHIM_SENTINEL";
 }
 
-/// A base directory of the XDG specification: the variable where it is absolute, else below HOME.
-#[must_use]
-pub fn base_directory(variable: &str, below_home: &str) -> Option<PathBuf> {
-    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    absolute(variable).or_else(|| absolute("HOME").map(|home| home.join(below_home)))
-}
-
 /// Where a check of ours has started the launcher that has started us: what frames the answer.
 #[must_use]
 pub fn asked_with() -> Option<String> {

@@ -10,9 +10,9 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, de};
 
-use crate::cli::{base_directory, variable};
+use crate::cli::variable;
 use crate::error::Error;
-use crate::system::files;
+use crate::system::{dirs, trust};
 use crate::yaml;
 
 /// What the guard does about a verdict.
@@ -228,9 +228,7 @@ fn set<T>(
 pub fn path() -> Option<PathBuf> {
     match env::var_os(variable::CONFIG).filter(|value| !value.is_empty()) {
         Some(named) => Some(named.into()),
-        None => {
-            base_directory("XDG_CONFIG_HOME", ".config").map(|base| base.join("pcluster-shim/config.yaml"))
-        }
+        None => dirs::config().map(|directory| directory.join("config.yaml")),
     }
 }
 
@@ -239,10 +237,10 @@ fn read_file() -> Result<File, Error> {
     let named = env::var_os(variable::CONFIG).is_some_and(|value| value != OsStr::new(""));
     let bad =
         |message: &dyn fmt::Display| Error::BadFile { file: path.clone(), message: message.to_string() };
-    let text = match files::read_to_string(&path) {
+    let text = match trust::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if is_absent(&error) && !named => return Ok(File::default()),
-        Err(error) => return Err(bad(&error)),
+        Err(error) => return Err(Error::unreadable(&path, &error)),
     };
     let file: Option<File> = yaml::parse(&text).map_err(|error| bad(&error))?;
     let mut file = file.unwrap_or_default();

@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::system::trust;
 
 /// The name that begins every line that the shim writes to stderr.
 pub const PREFIX: &str = "pcluster-shim: ";
@@ -29,6 +31,11 @@ pub enum Error {
     BadFile {
         file: PathBuf,
         message: String,
+    },
+    /// A config or advisories file that another user could have written.
+    Untrusted {
+        file: PathBuf,
+        why: String,
     },
     BadVariable {
         name: &'static str,
@@ -84,6 +91,17 @@ impl Error {
         Self::Repair { step, message, next: next.to_owned() }
     }
 
+    /// A config or advisories file that cannot be read, or is not to be.
+    #[must_use]
+    pub fn unreadable(file: &Path, error: &io::Error) -> Self {
+        let (file, why) = (file.to_owned(), error.to_string());
+        if trust::is_refusal(error) {
+            Self::Untrusted { file, why }
+        } else {
+            Self::BadFile { file, message: why }
+        }
+    }
+
     /// Files that a rollback could not put back.
     #[must_use]
     pub fn not_restored(faults: &[String]) -> Self {
@@ -102,6 +120,7 @@ impl Error {
             Self::NoRealPcluster | Self::Loop { .. } | Self::BadReal { .. } => 127,
             Self::CannotExec { .. } => 126,
             Self::BadFile { .. }
+            | Self::Untrusted { .. }
             | Self::BadVariable { .. }
             | Self::Rejected { .. }
             | Self::UnknownAdvisory { .. }
@@ -127,6 +146,9 @@ impl Error {
                 "Its interpreter may be gone: reinstall aws-parallelcluster in that environment.".into()
             }
             Self::BadFile { .. } => "Correct the file, or name another one.".into(),
+            Self::Untrusted { file, .. } => {
+                format!("Make it your own, and run `chmod go-w {}`.", file.display())
+            }
             Self::BadVariable { accepted, .. } => format!("Accepted: {accepted}."),
             Self::Rejected { .. } => {
                 "Correct it; `pcluster build-image` would refuse it in the same way.".into()
@@ -167,6 +189,7 @@ impl fmt::Display for Error {
                 write!(f, "cannot run {}: {source}", program.display())
             }
             Self::BadFile { file, message } => write!(f, "{}: {message}", file.display()),
+            Self::Untrusted { file, why } => write!(f, "{}: {why}", file.display()),
             Self::BadVariable { name, value, .. } => write!(f, "{name} cannot be {value:?}"),
             Self::Rejected { stage, message } => write!(f, "pcluster refuses the {stage}: {message}"),
             Self::UnknownAdvisory { id, .. } => write!(f, "no advisory is called {id:?}"),

@@ -28,7 +28,7 @@ use crate::remember::{Fingerprint, Memory};
 use crate::repair::plan::Reason;
 use crate::report::{self, Check, Finding, Fix, Report, Shim, Status, Subject};
 use crate::synth::{self, Answer, Call, NoAnswer};
-use crate::system::files;
+use crate::system::{files, trust};
 use crate::target::{self, Target, Unidentified};
 use crate::template::{self, Expectation};
 use crate::yaml;
@@ -39,12 +39,11 @@ pub fn read_advisories(settings: &Settings) -> (Vec<Advisory>, Vec<Error>) {
     let mut advisories = advisory::built_in();
     let mut faults = Vec::new();
     for file in &settings.advisories {
-        let read = files::read_to_string(file)
-            .map_err(|error| error.to_string())
-            .and_then(|text| advisory::read(&text));
-        match read {
+        let bad = |message| Error::BadFile { file: file.clone(), message };
+        let text = trust::read_to_string(file).map_err(|error| Error::unreadable(file, &error));
+        match text.and_then(|text| advisory::read(&text).map_err(bad)) {
             Ok(more) => advisories.extend(more),
-            Err(message) => faults.push(Error::BadFile { file: file.clone(), message }),
+            Err(fault) => faults.push(fault),
         }
     }
     (advisories, faults)

@@ -15,7 +15,7 @@ use crate::advisory::Advisory;
 use crate::child::ChildError;
 use crate::cli::{Check, Command, Common, Fix, Format, Preflight};
 use crate::config::Settings;
-use crate::error::{Error, Stop};
+use crate::error::{Error, Stop, on_stderr};
 use crate::examine::{self, Examined, Request};
 use crate::locate::{FoundBy, Search};
 use crate::locate_report::Where;
@@ -39,6 +39,10 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         Err(message) => return usage(&message),
     };
     let common = preflight.common;
+    let reads_settings = !matches!(
+        preflight.command,
+        Some(Command::Template { .. } | Command::Completions { .. } | Command::Man | Command::Where)
+    );
     let done = match preflight.command.unwrap_or(Command::Check(preflight.check)) {
         Command::Check(check) => run_check(&check, &common),
         Command::Fix(fix) => run_fix(&fix, &common),
@@ -50,7 +54,9 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         Command::Man => Ok(says(String::from_utf8_lossy(&manual::page().unwrap_or_default()).into_owned())),
     };
     match done {
+        Ok(outcome) if reads_settings => say_untrusted(outcome),
         Ok(outcome) => outcome,
+        Err(Stop::Error(error)) if reads_settings => say_untrusted(Outcome::failed(&error)),
         Err(Stop::Error(error)) => Outcome::failed(&error),
         Err(Stop::Interrupted(signal)) => Outcome::Die { signal },
     }
@@ -71,15 +77,30 @@ fn usage(message: &clap::Error) -> Outcome {
     }
 }
 
-/// Unlike the guard, `preflight` refuses settings that are at fault.
+/// Unlike the guard, `preflight` refuses settings that are at fault. What others could have written
+/// is passed over, as the guard does; [`say_untrusted`] says so.
 fn settings() -> Result<Settings, Error> {
     let (settings, faults) = Settings::read();
-    faults.into_iter().next().map_or(Ok(settings), Err)
+    faults.into_iter().find(|fault| !is_untrusted(fault)).map_or(Ok(settings), Err)
 }
 
 fn advisories(settings: &Settings) -> Result<Vec<Advisory>, Error> {
     let (advisories, faults) = examine::read_advisories(settings);
-    faults.into_iter().next().map_or(Ok(advisories), Err)
+    faults.into_iter().find(|fault| !is_untrusted(fault)).map_or(Ok(advisories), Err)
+}
+
+fn is_untrusted(fault: &Error) -> bool {
+    matches!(fault, Error::Untrusted { .. })
+}
+
+/// A line for each config or advisories file that is passed over, before all else on stderr.
+fn say_untrusted(outcome: Outcome) -> Outcome {
+    let Outcome::Exit { status, stdout, stderr } = outcome else { return outcome };
+    let (settings, faults) = Settings::read();
+    let faults = faults.into_iter().chain(examine::read_advisories(&settings).1);
+    let lines = faults.filter(is_untrusted).map(|fault| on_stderr(&format!("{fault}; it is not read")));
+    let stderr = lines.collect::<String>() + &stderr;
+    Outcome::Exit { status, stdout, stderr }
 }
 
 fn search(common: &Common, settings: &Settings) -> Search {

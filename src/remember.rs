@@ -11,8 +11,7 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::cli::base_directory;
-use crate::system::files;
+use crate::system::{dirs, trust};
 
 /// Entries of one kind past which the oldest go: a new image id is a new verdict.
 const MOST_ENTRIES: usize = 256;
@@ -86,15 +85,14 @@ pub struct Memory {
 impl Memory {
     #[must_use]
     pub fn from_environment(fresh: bool) -> Self {
-        let directory = base_directory("XDG_CACHE_HOME", ".cache").map(|base| base.join("pcluster-shim"));
-        Self { directory, fresh }
+        Self { directory: dirs::cache(), fresh }
     }
 
     /// A directory of ours below the cache, made if need be.
     #[must_use]
     pub fn directory(&self, kind: &str) -> Option<PathBuf> {
         let directory = self.directory.as_ref()?.join(kind);
-        fs::create_dir_all(&directory).ok()?;
+        trust::make_directory(&directory).ok()?;
         Some(directory)
     }
 
@@ -119,7 +117,7 @@ impl Memory {
         if self.fresh {
             return None;
         }
-        let text = files::read_to_string(&self.directory.as_ref()?.join(kind).join(key)).ok()?;
+        let text = trust::read_to_string(&self.directory.as_ref()?.join(kind).join(key)).ok()?;
         let mut entry: Value = serde_json::from_str(&text).ok()?;
         (entry.get("key")?.as_str()? == key).then(|| entry["content"].take())
     }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::repair::exchange::{Content, Exchange, Fault, at, bytecode_of};
 use crate::repair::fault;
 use crate::repair::plan::Change;
-use crate::system::files;
+use crate::system::trust;
 
 /// A file that goes, and its copy below the snapshot.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -67,7 +67,7 @@ impl Store {
     /// There is one that cannot be read: what it had begun is not known.
     pub fn unfinished(&self) -> Result<Option<Journal>, Fault> {
         let path = self.open_journal();
-        match files::read_up_to(&path, MAX_JOURNAL) {
+        match trust::read_up_to(&path, MAX_JOURNAL) {
             Err(error) if !may_be_others(&error) => Err(format!("cannot read {}: {error}", path.display())),
             // What cannot be opened is somebody else's, or not there.
             Err(_) => Ok(None),
@@ -244,7 +244,7 @@ fn may_be_others(error: &io::Error) -> bool {
 }
 
 fn read(path: &Path) -> Option<Journal> {
-    serde_json::from_slice(&files::read_up_to(path, MAX_JOURNAL).ok()?).ok()
+    serde_json::from_slice(&trust::read_up_to(path, MAX_JOURNAL).ok()?).ok()
 }
 
 /// To a temporary name, to the disk, and renamed.
