@@ -2,7 +2,7 @@
 //! everything that its content depends on. Damaged, unwritable or absent: it is found out again.
 
 use std::env;
-use std::fs::{self, Metadata};
+use std::fs::{self, DirEntry, Metadata};
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -102,6 +102,13 @@ impl Memory {
         self.directory("bytecode")
     }
 
+    /// Removes the bytecode of environments that are gone: it lies below their own paths.
+    pub fn sweep_bytecode(&self) {
+        if let Some(directory) = &self.directory {
+            sweep_mirror(&directory.join("bytecode"), Path::new("/"), MAX_SWEPT);
+        }
+    }
+
     /// Removes the bytecode of a directory that is about to go.
     pub fn forget_bytecode(&self, directory: &Path) {
         let below_root = directory.strip_prefix("/").unwrap_or(directory);
@@ -129,6 +136,33 @@ impl Memory {
             forget_oldest(&directory);
         }
     }
+}
+
+/// Below so many levels no environment begins, and there are too many to look at.
+const MAX_SWEPT: usize = 16;
+
+/// Goes down as far as there is nothing but directories: below the first file is one environment's
+/// bytecode, which stays or goes as one.
+fn sweep_mirror(mirror: &Path, original: &Path, levels: usize) {
+    let entries: Vec<_> = mirror.read_dir().into_iter().flatten().flatten().collect();
+    if levels == 0 || !entries.iter().all(is_directory) {
+        return;
+    }
+    for entry in entries {
+        let original = original.join(entry.file_name());
+        match original.symlink_metadata() {
+            Ok(_) => sweep_mirror(&entry.path(), &original, levels - 1),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+            // Of what cannot be looked at nothing is known.
+            Err(_) => {}
+        }
+    }
+}
+
+fn is_directory(entry: &DirEntry) -> bool {
+    entry.file_type().is_ok_and(|kind| kind.is_dir())
 }
 
 /// To a temporary name and renamed: a reader sees the old entry or the whole new one.
@@ -180,6 +214,24 @@ mod tests {
         assert_eq!(memory.recall("verdicts", "k2"), None);
         fs::write(&file, "{\"key\": \"k1\", \"con").unwrap();
         assert_eq!(memory.recall("verdicts", "k1"), None);
+    }
+
+    #[test]
+    fn the_bytecode_of_environments_that_are_gone_goes() {
+        let root = tempfile::tempdir().unwrap();
+        let memory = Memory { directory: Some(root.path().join("cache")), fresh: false };
+        let mirror = |path: &Path| root.path().join("cache/bytecode").join(path.strip_prefix("/").unwrap());
+        let site = |name: &str| root.path().join(name).join("lib/python3.9/site-packages");
+        let (here, gone) = (site("here"), site("gone"));
+        for directory in [&here, &gone] {
+            fs::create_dir_all(mirror(&directory.join("aws_cdk/core"))).unwrap();
+            fs::write(mirror(&directory.join("six.pyc")), "").unwrap();
+        }
+        fs::create_dir_all(&here).unwrap();
+        memory.sweep_bytecode();
+        assert!(mirror(&here.join("six.pyc")).exists());
+        assert!(mirror(&here.join("aws_cdk/core")).exists());
+        assert!(!mirror(&root.path().join("gone")).exists());
     }
 
     #[test]

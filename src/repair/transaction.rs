@@ -240,7 +240,8 @@ impl Store {
 pub const OVERLAY_PREFIX: &str = "overlay-";
 
 fn may_be_others(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    matches!(error.kind(), NotFound | NotADirectory | PermissionDenied)
 }
 
 fn read(path: &Path) -> Option<Journal> {

@@ -77,12 +77,20 @@ pub fn read_head(path: &Path, count: u64) -> io::Result<Vec<u8>> {
 /// # Errors
 /// Returns an error if it is no regular file or cannot be opened.
 pub fn open(path: &Path) -> io::Result<File> {
-    refuse_irregular(path.metadata()?.file_type())?;
+    check_regular(path)?;
     // Between the two it may have become a FIFO, at which an open waits for a writer.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     refuse_irregular(file.metadata()?.file_type())?;
     Ok(file)
+}
+
+/// Looks whether a path leads to a regular file.
+///
+/// # Errors
+/// Returns an error if it does not.
+pub fn check_regular(path: &Path) -> io::Result<()> {
+    refuse_irregular(path.metadata()?.file_type())
 }
 
 fn refuse_irregular(kind: FileType) -> io::Result<()> {

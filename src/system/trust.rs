@@ -13,6 +13,7 @@ use crate::system::{dirs, files};
 /// Returns an error if it cannot be read, or if others could have written it: its kind is then
 /// `PermissionDenied`, and [`is_refusal`] tells it from the operating system's.
 pub fn read_to_string(path: &Path) -> io::Result<String> {
+    files::check_regular(path)?;
     refuse(path)?;
     files::read_to_string(path)
 }
@@ -22,6 +23,7 @@ pub fn read_to_string(path: &Path) -> io::Result<String> {
 /// # Errors
 /// Returns an error if it cannot be read, or if others could have written it.
 pub fn read_up_to(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    files::check_regular(path)?;
     refuse(path)?;
     files::read_up_to(path, max)
 }
