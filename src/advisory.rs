@@ -24,9 +24,9 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Value, json};
 
 use crate::config::Strategy;
-use crate::error::describe_yaml;
 use crate::packages::{PCLUSTER, normalised};
 use crate::report::{Finding, Fix, Kind, Level};
+use crate::yaml;
 
 const BUILT_IN: &str = include_str!("advisories.yaml");
 
@@ -95,8 +95,8 @@ impl AdvisedFix {
 ///
 /// # Errors
 /// The line and the key of the first fault.
-pub fn read(yaml: &str) -> Result<Vec<Advisory>, String> {
-    let advisories: Vec<Advisory> = serde_yaml::from_str(yaml).map_err(|error| describe_yaml(&error))?;
+pub fn read(text: &str) -> Result<Vec<Advisory>, String> {
+    let advisories: Vec<Advisory> = yaml::parse(text)?;
     let mut ids = BTreeSet::new();
     match advisories.iter().find(|advisory| !ids.insert(advisory.id.as_str())) {
         Some(twice) => Err(format!("the id {:?} stands twice", twice.id)),

@@ -28,13 +28,6 @@ pub mod variable {
     pub const QUESTION: &str = "PCLUSTER_SHIM_QUESTION";
 }
 
-/// A base directory of the XDG specification: the variable where it is absolute, else below HOME.
-#[must_use]
-pub fn base_directory(variable: &str, below_home: &str) -> Option<PathBuf> {
-    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    absolute(variable).or_else(|| absolute("HOME").map(|home| home.join(below_home)))
-}
-
 /// Which of the three programs this call is.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Call {

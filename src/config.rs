@@ -3,7 +3,6 @@
 use std::env;
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,8 +11,10 @@ use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Value, json};
 
-use crate::cli::{base_directory, variable};
-use crate::error::{Error, describe_yaml};
+use crate::cli::variable;
+use crate::error::Error;
+use crate::system::{dirs, trust};
+use crate::yaml;
 
 /// What the guard does about a verdict.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -101,7 +102,14 @@ pub enum InstallerChoice {
 struct Seconds(Duration);
 
 impl Seconds {
-    const ACCEPTED: &str = "a whole number of seconds, at least 1";
+    const ACCEPTED: &str = "a whole number of seconds, 1 to 86400";
+
+    /// A day: no check takes longer, and every sum with a point in time is one.
+    const MAX: u64 = 24 * 60 * 60;
+
+    fn new(seconds: u64) -> Option<Self> {
+        (1..=Self::MAX).contains(&seconds).then(|| Self(Duration::from_secs(seconds)))
+    }
 }
 
 impl<'de> Deserialize<'de> for Seconds {
@@ -120,10 +128,7 @@ impl de::Visitor<'_> for SecondsVisitor {
     }
 
     fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Seconds, E> {
-        match seconds {
-            0 => Err(E::invalid_value(de::Unexpected::Unsigned(0), &self)),
-            _ => Ok(Seconds(Duration::from_secs(seconds))),
-        }
+        Seconds::new(seconds).ok_or_else(|| E::invalid_value(de::Unexpected::Unsigned(seconds), &self))
     }
 }
 
@@ -258,8 +263,8 @@ impl Settings {
         };
         let strict = set(variable::STRICT, "1, 0", flag, faults);
         take(strict, from, &mut self.strict, &mut origins.strict);
-        let seconds = |text: &str| text.parse().ok().filter(|seconds| *seconds > 0);
-        let timeout = set(variable::TIMEOUT, Seconds::ACCEPTED, seconds, faults).map(Duration::from_secs);
+        let seconds = |text: &str| text.parse().ok().and_then(Seconds::new);
+        let timeout = set(variable::TIMEOUT, Seconds::ACCEPTED, seconds, faults).map(|seconds| seconds.0);
         take(timeout, from, &mut self.timeout, &mut origins.timeout);
     }
 
@@ -306,9 +311,7 @@ fn set<T>(
 pub fn path() -> Option<PathBuf> {
     match env::var_os(variable::CONFIG).filter(|value| !value.is_empty()) {
         Some(named) => Some(named.into()),
-        None => {
-            base_directory("XDG_CONFIG_HOME", ".config").map(|base| base.join("pcluster-shim/config.yaml"))
-        }
+        None => dirs::config().map(|directory| directory.join("config.yaml")),
     }
 }
 
@@ -322,12 +325,12 @@ fn read_file() -> Result<File, Error> {
     let named = is_named();
     let bad =
         |message: &dyn fmt::Display| Error::BadFile { file: path.clone(), message: message.to_string() };
-    let text = match fs::read_to_string(&path) {
+    let text = match trust::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !named => return Ok(File::default()),
-        Err(error) => return Err(bad(&error)),
+        Err(error) if is_absent(&error) && !named => return Ok(File::default()),
+        Err(error) => return Err(Error::unreadable(&path, &error)),
     };
-    let file: Option<File> = serde_yaml::from_str(&text).map_err(|error| bad(&describe_yaml(&error)))?;
+    let file: Option<File> = yaml::parse(&text).map_err(|error| bad(&error))?;
     let mut file = file.unwrap_or_default();
     // A path in the file is meant from where the file is.
     let base = path.parent().map(PathBuf::from).unwrap_or_default();
@@ -335,6 +338,11 @@ fn read_file() -> Result<File, Error> {
         *advisories = base.join(&advisories);
     }
     Ok(file)
+}
+
+/// `NotADirectory`: HOME is /dev/null, or a file.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 #[cfg(test)]

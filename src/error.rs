@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::system::trust;
 
 use serde_json::{Value, json};
 
@@ -33,6 +35,11 @@ pub enum Error {
     BadFile {
         file: PathBuf,
         message: String,
+    },
+    /// A config or advisories file that another user could have written.
+    Untrusted {
+        file: PathBuf,
+        why: String,
     },
     BadVariable {
         name: &'static str,
@@ -88,6 +95,17 @@ impl Error {
         Self::Repair { step, message, next: next.to_owned() }
     }
 
+    /// A config or advisories file that cannot be read, or is not to be.
+    #[must_use]
+    pub fn unreadable(file: &Path, error: &io::Error) -> Self {
+        let (file, why) = (file.to_owned(), error.to_string());
+        if trust::is_refusal(error) {
+            Self::Untrusted { file, why }
+        } else {
+            Self::BadFile { file, message: why }
+        }
+    }
+
     /// Files that a rollback could not put back.
     #[must_use]
     pub fn not_restored(faults: &[String]) -> Self {
@@ -106,6 +124,7 @@ impl Error {
             Self::NoRealPcluster | Self::Loop { .. } | Self::BadReal { .. } => 127,
             Self::CannotExec { .. } => 126,
             Self::BadFile { .. }
+            | Self::Untrusted { .. }
             | Self::BadVariable { .. }
             | Self::Rejected { .. }
             | Self::UnknownAdvisory { .. }
@@ -134,6 +153,9 @@ impl Error {
                 "Its interpreter may be gone: reinstall aws-parallelcluster in that environment.".into()
             }
             Self::BadFile { .. } => "Correct the file, or name another one.".into(),
+            Self::Untrusted { file, .. } => {
+                format!("Make it your own, and run `chmod go-w {}`.", file.display())
+            }
             Self::BadVariable { accepted, .. } => format!("Accepted: {accepted}."),
             Self::Rejected { .. } => {
                 "Correct it; `pcluster build-image` would refuse it in the same way.".into()
@@ -172,24 +194,6 @@ impl Error {
     }
 }
 
-/// serde's words for the parts of a file, and those of the people who write one.
-const IN_WORDS: [(&str, &str); 8] = [
-    ("unknown field", "unknown key"),
-    ("missing field", "missing key"),
-    ("unknown variant", "unknown value"),
-    ("expected field identifier", "expected a key"),
-    ("expected a YAML tag starting with '!'", "expected a word"),
-    ("expected path string", "expected a path"),
-    ("expected a sequence", "expected a list"),
-    ("invalid type: enum", "invalid type: tag"),
-];
-
-/// What is wrong with a YAML file, with its line.
-#[must_use]
-pub fn describe_yaml(error: &serde_yaml::Error) -> String {
-    IN_WORDS.iter().fold(error.to_string(), |text, (theirs, words)| text.replace(theirs, words))
-}
-
 /// An error under `--format json`.
 #[must_use]
 pub fn json(message: &str, hint: &str) -> Value {
@@ -215,6 +219,7 @@ impl fmt::Display for Error {
                 write!(f, "cannot run {}: {source}", program.display())
             }
             Self::BadFile { file, message } => write!(f, "{}: {message}", file.display()),
+            Self::Untrusted { file, why } => write!(f, "{}: {why}", file.display()),
             Self::BadVariable { name, value, .. } => write!(f, "{name} cannot be {value:?}"),
             Self::Rejected { stage, message } => write!(f, "pcluster refuses the {stage}: {message}"),
             Self::UnknownAdvisory { id, .. } => write!(f, "no advisory is called {id:?}"),

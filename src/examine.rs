@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsStr;
-use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
@@ -30,9 +29,10 @@ use crate::remember::{Fingerprint, Memory};
 use crate::repair::plan::Reason;
 use crate::report::{self, Check, Finding, Fix, Report, Shim, Status, Subject};
 use crate::synth::{self, Answer, Call, NoAnswer};
-use crate::system::files;
+use crate::system::{files, trust};
 use crate::target::{self, Target, Unidentified};
 use crate::template::{self, Expectation};
+use crate::yaml;
 
 /// The advisories that are shipped and the config's, and the files that could not be read.
 #[must_use]
@@ -40,12 +40,11 @@ pub fn read_advisories(settings: &Settings) -> (Vec<Advisory>, Vec<Error>) {
     let mut advisories = advisory::built_in();
     let mut faults = Vec::new();
     for file in &settings.advisories {
-        let read = fs::read_to_string(file)
-            .map_err(|error| error.to_string())
-            .and_then(|text| advisory::read(&text));
-        match read {
+        let bad = |message| Error::BadFile { file: file.clone(), message };
+        let text = trust::read_to_string(file).map_err(|error| Error::unreadable(file, &error));
+        match text.and_then(|text| advisory::read(&text).map_err(bad)) {
             Ok(more) => advisories.extend(more),
-            Err(message) => faults.push(Error::BadFile { file: file.clone(), message }),
+            Err(fault) => faults.push(fault),
         }
     }
     (advisories, faults)
@@ -165,7 +164,7 @@ fn is_plain(call: &Call, packages: &Packages) -> bool {
     let short_options = packages.get(PCLUSTER).is_some_and(|pcluster| !pcluster.version.starts_with("3.0."));
     let Some(plain) = PlainBuildImage::read(arguments, short_options) else { return false };
     let configuration = files::read_to_string(&plain.configuration).unwrap_or_default();
-    serde_yaml::from_str::<serde_yaml::Value>(&configuration).is_ok_and(|yaml| yaml.is_mapping())
+    yaml::parse::<serde_yaml::Value>(&configuration).is_ok_and(|yaml| yaml.is_mapping())
 }
 
 /// Everything that the template depends on. Content counts for files that the arguments name,

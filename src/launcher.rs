@@ -6,10 +6,11 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+
+use crate::system::{executables, files};
 
 /// Longer than any console script: the longest known one has 1.2 kB below its first lines.
 const MAX_SCRIPT: u64 = 16 << 10;
@@ -139,9 +140,7 @@ impl Launcher {
     /// # Errors
     /// The file cannot be read.
     pub fn read(path: &Path) -> io::Result<Self> {
-        let mut text = Vec::new();
-        File::open(path)?.take(MAX_SCRIPT + 1).read_to_end(&mut text)?;
-        Ok(Self::parse(&text))
+        Ok(Self::parse(&files::read_head(path, MAX_SCRIPT + 1)?))
     }
 
     fn parse(text: &[u8]) -> Self {
@@ -190,7 +189,7 @@ impl ConsoleScript {
             }
             Start::Env { words } => {
                 let (program, flags) = words.split_first()?;
-                let program = which::which_in(program, env::var_os("PATH"), env::current_dir().ok()?).ok()?;
+                let program = executables::find(program, env::var_os("PATH"))?;
                 Some((program, flags.to_vec()))
             }
             Start::Trampoline { words, beside_script } => {

@@ -29,6 +29,7 @@
 //! | [`progress`] | what is being done, on a terminal's stderr |
 //! | [`printable`] | text from elsewhere, safe for a terminal (pure) |
 //! | [`error`] | what can go wrong, what to do then, the exit status |
+//! | [`yaml`] | YAML text → a value, at a cost that its length bounds (pure) |
 //! | [`system`] | what is asked of the operating system |
 
 pub mod advisory;
@@ -57,6 +58,7 @@ pub mod synth;
 pub mod system;
 pub mod target;
 pub mod template;
+pub mod yaml;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -5,7 +5,6 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -19,6 +18,7 @@ use crate::cli::variable;
 use crate::error::Error;
 use crate::interpreter::python_path;
 use crate::launcher::is_console_script;
+use crate::system::{executables, files};
 
 /// The name that is looked up on PATH.
 pub const NAME: &str = "pcluster";
@@ -272,7 +272,7 @@ pub enum Standing {
 }
 
 fn executable(path: &Path) -> Option<PathBuf> {
-    which::which_in(path, None::<&OsStr>, "/").ok()
+    executables::is_executable(path).then(|| path.to_owned())
 }
 
 /// The running executable, for comparison and display. `/proc` is what `current_exe` reads on
@@ -284,7 +284,7 @@ pub fn own_executable() -> Option<PathBuf> {
         if Path::new(&name).components().count() > 1 {
             Some(PathBuf::from(name))
         } else {
-            which::which_in_global(name, env::var_os("PATH")).ok()?.next()
+            executables::find(name, env::var_os("PATH"))
         }
     })
 }
@@ -299,7 +299,7 @@ impl Identity {
 }
 
 fn is_shim(path: &Path) -> bool {
-    let Ok(mut file) = File::open(path) else { return false };
+    let Ok(mut file) = files::open(path) else { return false };
     let mut content = vec![0; 2];
     if file.read_exact(&mut content).is_err() || content == b"#!" {
         return false;

@@ -16,6 +16,7 @@ use crate::locate::{Candidate, FoundBy, KEPT, NAME, Real, Search, Standing, own_
 use crate::packages::{PCLUSTER, Packages, normalised};
 use crate::repair::Overlay;
 use crate::report::{Shim, wrapped};
+use crate::system::trust;
 use crate::target::{Target, Unidentified};
 
 /// One look at PATH.
@@ -49,6 +50,15 @@ struct Warning {
     hint: String,
 }
 
+/// What lies in the program's places and is not read.
+fn passed_over() -> impl Iterator<Item = Warning> {
+    trust::passed_over(config::path()).into_iter().map(|(path, why)| Warning {
+        id: "passed-over",
+        message: format!("{} {why}; it is not read", path.display()),
+        hint: format!("make it your own, and run `chmod go-w {}`", path.display()),
+    })
+}
+
 impl Where {
     #[must_use]
     pub fn look(search: &Search, settings: &Settings) -> Self {
@@ -73,6 +83,7 @@ impl Where {
         );
         warnings.extend(stale_hash(search, first, own.as_deref()));
         warnings.extend(entries(search, real.as_ref().ok()));
+        warnings.extend(passed_over());
         let rows = candidates.into_iter().map(|candidate| Row::new(candidate, search, &real)).collect();
         Self {
             own,

@@ -1,10 +1,7 @@
 //! The Node.js that CDK will run, and its version.
 
-use std::env;
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +9,7 @@ use semver::Version;
 
 use crate::child::{Child, ChildError, Scratch};
 use crate::remember::{Fingerprint, Memory};
+use crate::system::{executables, files};
 use crate::target::Target;
 
 /// The Node that CDK will run.
@@ -50,8 +48,7 @@ impl fmt::Display for NoNode {
 /// # Errors
 /// There is none, it does not say its version, or we were interrupted.
 pub fn of(target: &Target, limit: Duration, memory: &Memory) -> Result<Node, NoNode> {
-    let here = env::current_dir().unwrap_or_else(|_| "/".into());
-    let path = which::which_in("node", Some(target.path()), here).map_err(|_| NoNode::NotFound)?;
+    let path = executables::find("node", Some(target.path())).ok_or(NoNode::NotFound)?;
     let key = is_plain_node(&path).then(|| Fingerprint::new().file(&path).key());
     let recalled = key.as_ref().and_then(|key| memory.recall("node", key));
     if let Some(version) = recalled.and_then(|kept| serde_json::from_value(kept).ok()) {
@@ -69,8 +66,7 @@ pub fn of(target: &Target, limit: Duration, memory: &Memory) -> Result<Node, NoN
 fn is_plain_node(path: &Path) -> bool {
     let resolved = path.canonicalize().unwrap_or_default();
     let named = matches!(resolved.file_name().and_then(OsStr::to_str), Some("node" | "nodejs"));
-    let mut head = [0; 2];
-    named && File::open(path).and_then(|mut file| file.read_exact(&mut head)).is_ok() && head != *b"#!"
+    named && files::read_head(path, 2).is_ok_and(|head| head.len() == 2 && head != *b"#!")
 }
 
 fn ask_node(path: &Path, target: &Target, limit: Duration) -> Result<Version, NoNode> {

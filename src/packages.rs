@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::interpreter::Interpreter;
 use crate::remember::Fingerprint;
+use crate::system::files;
 
 /// The distribution that brings the real pcluster.
 pub const PCLUSTER: &str = "aws-parallelcluster";
@@ -31,7 +32,7 @@ impl Distribution {
     /// The program that installed it, from the INSTALLER file: `pip`, `uv`, `conda`.
     #[must_use]
     pub fn installer(&self) -> Option<String> {
-        let text = fs::read_to_string(self.metadata.join("INSTALLER")).ok()?;
+        let text = files::read_to_string(&self.metadata.join("INSTALLER")).ok()?;
         Some(text.trim().to_owned()).filter(|name| !name.is_empty())
     }
 }
@@ -170,7 +171,7 @@ fn read_distribution(path: PathBuf, file: &str) -> Option<Distribution> {
 
 /// The part of a metadata file that holds its header: most of these files are a long description.
 fn read_header(path: &Path) -> Option<String> {
-    let mut file = File::open(path).ok()?;
+    let mut file = files::open(path).ok()?;
     let mut header = vec![0; 4096];
     let read = file.read(&mut header).ok()?;
     header.truncate(read);

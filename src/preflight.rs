@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{self, Path, PathBuf};
 use std::time::Instant;
 
@@ -44,6 +44,10 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         Err(message) => return usage(&suggest_option(message), json),
     };
     let common = preflight.common;
+    let reads_settings = !matches!(
+        preflight.command,
+        Some(Command::Template { .. } | Command::Completions { .. } | Command::Man | Command::Where)
+    );
     let done = match preflight.command.unwrap_or(Command::Check(preflight.check)) {
         Command::Check(check) => run_check(&check, &common),
         Command::Fix(fix) => run_fix(&fix, &common),
@@ -56,10 +60,12 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         Command::Man => Ok(says(String::from_utf8_lossy(&manual::page().unwrap_or_default()).into_owned())),
     };
     match done {
+        Ok(outcome) if reads_settings => say_untrusted(outcome),
         Ok(outcome) => outcome,
         Err(Stop::Error(error)) if common.format == Format::Json => {
             failed_in_json(error.exit_status(), &error.json(), &error.in_one_line())
         }
+        Err(Stop::Error(error)) if reads_settings => say_untrusted(Outcome::failed(&error)),
         Err(Stop::Error(error)) => Outcome::failed(&error),
         Err(Stop::Interrupted(signal)) => Outcome::Die { signal },
     }
@@ -112,15 +118,30 @@ fn usage_in_short(text: &str) -> (String, String) {
     (message, tips.map(|tip| format!("{tip}. ")).chain([help.into()]).collect())
 }
 
-/// Unlike the guard, `preflight` refuses settings that are at fault.
+/// Unlike the guard, `preflight` refuses settings that are at fault. What others could have written
+/// is passed over, as the guard does; [`say_untrusted`] says so.
 fn settings() -> Result<Settings, Error> {
     let (settings, faults) = Settings::read();
-    faults.into_iter().next().map_or(Ok(settings), Err)
+    faults.into_iter().find(|fault| !is_untrusted(fault)).map_or(Ok(settings), Err)
 }
 
 fn advisories(settings: &Settings) -> Result<Vec<Advisory>, Error> {
     let (advisories, faults) = examine::read_advisories(settings);
-    faults.into_iter().next().map_or(Ok(advisories), Err)
+    faults.into_iter().find(|fault| !is_untrusted(fault)).map_or(Ok(advisories), Err)
+}
+
+fn is_untrusted(fault: &Error) -> bool {
+    matches!(fault, Error::Untrusted { .. })
+}
+
+/// A line for each config or advisories file that is passed over, before all else on stderr.
+fn say_untrusted(outcome: Outcome) -> Outcome {
+    let Outcome::Exit { status, stdout, stderr } = outcome else { return outcome };
+    let (settings, faults) = Settings::read();
+    let faults = faults.into_iter().chain(examine::read_advisories(&settings).1);
+    let lines = faults.filter(is_untrusted).map(|fault| on_stderr(&format!("{fault}; it is not read")));
+    let stderr = lines.collect::<String>() + &stderr;
+    Outcome::Exit { status, stdout, stderr }
 }
 
 fn search(common: &Common, settings: &Settings) -> Search {
@@ -354,17 +375,16 @@ fn run_template(file: &Path, common: &Common) -> Result<Outcome, Stop> {
 }
 
 fn read_input(file: &Path) -> Result<(String, Vec<u8>), Error> {
-    let mut input = Vec::new();
     if file == Path::new("-") {
-        let read = io::stdin().read_to_end(&mut input);
+        let read = files::read_stream(io::stdin(), files::MAX_BYTES);
         let bad = |error: io::Error| Error::NotATemplate {
             file: "standard input".into(),
             message: error.to_string(),
         };
-        return read.map(|_| ("standard input".into(), input)).map_err(bad);
+        return read.map(|input| ("standard input".into(), input)).map_err(bad);
     }
     let bad = |error: io::Error| Error::BadFile { file: file.to_owned(), message: error.to_string() };
-    fs::read(file).map(|input| (file.display().to_string(), input)).map_err(bad)
+    files::read(file).map(|input| (file.display().to_string(), input)).map_err(bad)
 }
 
 fn run_where(common: &Common) -> Result<Outcome, Stop> {

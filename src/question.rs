@@ -2,14 +2,13 @@
 //! when pcluster is about to be imported. And the other side: a shim that such a launcher starts
 //! checks nothing.
 //!
-//! A question is a directory whose lock file the asking process holds. The lock dies with it, so a
-//! variable that is left over, or set by anybody else, is no question.
+//! A question is a scratch directory that the asking process holds. Its lock dies with that process, so
+//! a variable that is left over, or set by hand, is no question.
 
 use std::env;
 use std::ffi::OsString;
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,7 +19,6 @@ use crate::cli::variable;
 use crate::interpreter::{Answer, INTERPRETER_PY, python_path};
 use crate::target::{Unidentified, read_answer};
 
-const LOCK: &str = "question";
 const ANSWERS: &str = "answers";
 
 /// The key of the answer that a shim gives which a launcher has started, and which finds no other
@@ -37,7 +35,7 @@ const ARGUMENTS: [&str; 2] = ["build-image", "--help"];
 /// It gives no answer, several that differ, or the check is interrupted.
 pub fn ask(launcher: &Path, rest: Option<OsString>, limit: Duration) -> Result<Answer, Unidentified> {
     let scratch = Scratch::new().map_err(Unidentified::Scratch)?;
-    let (directory, _lock) = prepare(&scratch).map_err(Unidentified::Scratch)?;
+    let directory = prepare(&scratch).map_err(Unidentified::Scratch)?;
     let rest = rest.or_else(|| env::var_os("PYTHONPATH"));
     let environment = vec![
         set("PYTHONPATH", python_path(&directory.join("site"), rest)),
@@ -67,15 +65,12 @@ pub fn ask(launcher: &Path, rest: Option<OsString>, limit: Duration) -> Result<A
     }
 }
 
-/// The directory of a question, and the lock that makes it one.
-fn prepare(scratch: &Scratch) -> io::Result<(PathBuf, File)> {
-    let directory = scratch.directory("question")?;
-    scratch.directory("question/site")?;
-    scratch.directory("question/answers")?;
-    scratch.write("question/site/sitecustomize.py", INTERPRETER_PY)?;
-    let lock = File::create(directory.join(LOCK))?;
-    lock.lock()?;
-    Ok((directory, lock))
+/// The directory of a question.
+fn prepare(scratch: &Scratch) -> io::Result<PathBuf> {
+    scratch.directory("site")?;
+    scratch.directory(ANSWERS)?;
+    scratch.write("site/sitecustomize.py", INTERPRETER_PY)?;
+    Ok(scratch.path(""))
 }
 
 fn read_answers(directory: &Path) -> Vec<Value> {
@@ -89,17 +84,8 @@ fn read_answers(directory: &Path) -> Vec<Value> {
 /// The question that this process was started to answer, if there is one.
 #[must_use]
 pub fn pending() -> Option<PathBuf> {
-    let directory = PathBuf::from(env::var_os(variable::QUESTION)?);
-    let file = directory.join(LOCK);
-    let metadata = file.symlink_metadata().ok()?;
-    if !directory.is_absolute()
-        || !metadata.is_file()
-        || metadata.uid() != rustix::process::geteuid().as_raw()
-    {
-        return None;
-    }
-    let held = matches!(File::open(&file).ok()?.try_lock_shared(), Err(TryLockError::WouldBlock));
-    held.then_some(directory)
+    let directory = env::var_os(variable::QUESTION).map(PathBuf::from)?;
+    Scratch::is_in_use(&directory).then_some(directory)
 }
 
 /// Answers a question with a loop: the launcher only starts this shim again.

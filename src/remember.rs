@@ -2,7 +2,7 @@
 //! everything that its content depends on. Damaged, unwritable or absent: it is found out again.
 
 use std::env;
-use std::fs::{self, Metadata};
+use std::fs::{self, DirEntry, Metadata};
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::cli::base_directory;
+use crate::system::{dirs, trust};
 
 /// Entries of one kind past which the oldest go: a new image id is a new verdict.
 const MOST_ENTRIES: usize = 256;
@@ -85,15 +85,14 @@ pub struct Memory {
 impl Memory {
     #[must_use]
     pub fn from_environment(fresh: bool) -> Self {
-        let directory = base_directory("XDG_CACHE_HOME", ".cache").map(|base| base.join("pcluster-shim"));
-        Self { directory, fresh }
+        Self { directory: dirs::cache(), fresh }
     }
 
     /// A directory of ours below the cache, made if need be.
     #[must_use]
     pub fn directory(&self, kind: &str) -> Option<PathBuf> {
         let directory = self.directory.as_ref()?.join(kind);
-        fs::create_dir_all(&directory).ok()?;
+        trust::make_directory(&directory).ok()?;
         Some(directory)
     }
 
@@ -101,6 +100,13 @@ impl Memory {
     #[must_use]
     pub fn bytecode(&self) -> Option<PathBuf> {
         self.directory("bytecode")
+    }
+
+    /// Removes the bytecode of environments that are gone: it lies below their own paths.
+    pub fn sweep_bytecode(&self) {
+        if let Some(directory) = &self.directory {
+            sweep_mirror(&directory.join("bytecode"), Path::new("/"), MAX_SWEPT);
+        }
     }
 
     /// Removes the bytecode of a directory that is about to go.
@@ -118,7 +124,7 @@ impl Memory {
         if self.fresh {
             return None;
         }
-        let text = fs::read_to_string(self.directory.as_ref()?.join(kind).join(key)).ok()?;
+        let text = trust::read_to_string(&self.directory.as_ref()?.join(kind).join(key)).ok()?;
         let mut entry: Value = serde_json::from_str(&text).ok()?;
         (entry.get("key")?.as_str()? == key).then(|| entry["content"].take())
     }
@@ -130,6 +136,33 @@ impl Memory {
             forget_oldest(&directory);
         }
     }
+}
+
+/// Below so many levels no environment begins, and there are too many to look at.
+const MAX_SWEPT: usize = 16;
+
+/// Goes down as far as there is nothing but directories: below the first file is one environment's
+/// bytecode, which stays or goes as one.
+fn sweep_mirror(mirror: &Path, original: &Path, levels: usize) {
+    let entries: Vec<_> = mirror.read_dir().into_iter().flatten().flatten().collect();
+    if levels == 0 || !entries.iter().all(is_directory) {
+        return;
+    }
+    for entry in entries {
+        let original = original.join(entry.file_name());
+        match original.symlink_metadata() {
+            Ok(_) => sweep_mirror(&entry.path(), &original, levels - 1),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+            // Of what cannot be looked at nothing is known.
+            Err(_) => {}
+        }
+    }
+}
+
+fn is_directory(entry: &DirEntry) -> bool {
+    entry.file_type().is_ok_and(|kind| kind.is_dir())
 }
 
 /// To a temporary name and renamed: a reader sees the old entry or the whole new one.
@@ -181,6 +214,24 @@ mod tests {
         assert_eq!(memory.recall("verdicts", "k2"), None);
         fs::write(&file, "{\"key\": \"k1\", \"con").unwrap();
         assert_eq!(memory.recall("verdicts", "k1"), None);
+    }
+
+    #[test]
+    fn the_bytecode_of_environments_that_are_gone_goes() {
+        let root = tempfile::tempdir().unwrap();
+        let memory = Memory { directory: Some(root.path().join("cache")), fresh: false };
+        let mirror = |path: &Path| root.path().join("cache/bytecode").join(path.strip_prefix("/").unwrap());
+        let site = |name: &str| root.path().join(name).join("lib/python3.9/site-packages");
+        let (here, gone) = (site("here"), site("gone"));
+        for directory in [&here, &gone] {
+            fs::create_dir_all(mirror(&directory.join("aws_cdk/core"))).unwrap();
+            fs::write(mirror(&directory.join("six.pyc")), "").unwrap();
+        }
+        fs::create_dir_all(&here).unwrap();
+        memory.sweep_bytecode();
+        assert!(mirror(&here.join("six.pyc")).exists());
+        assert!(mirror(&here.join("aws_cdk/core")).exists());
+        assert!(!mirror(&root.path().join("gone")).exists());
     }
 
     #[test]

@@ -131,6 +131,7 @@ fn environment(target: &Target, call: &Call, scratch: &Scratch, memory: &Memory)
     variables.push(set("TMPDIR", scratch.directory("tmp")?));
     // Newer ones keep what they unpack below the user's HOME: 50 MB that a check must not leave.
     variables.push(set("JSII_RUNTIME_PACKAGE_CACHE", "disabled"));
+    memory.sweep_bytecode();
     variables.extend(bytecode(target, memory));
     let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
     let region_is_set = ["AWS_DEFAULT_REGION", "AWS_REGION"].into_iter().any(is_set);

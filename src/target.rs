@@ -7,8 +7,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,6 +21,7 @@ use crate::launcher::{ConsoleScript, Launcher};
 use crate::locate::Real;
 use crate::question;
 use crate::remember::{Fingerprint, Memory};
+use crate::system::files;
 
 /// The real pcluster, as it will run.
 #[derive(Debug, Clone)]
@@ -247,8 +247,7 @@ pub fn read_answer(answer: &serde_json::Value) -> Option<Answer> {
 }
 
 fn is_script(program: &Path) -> bool {
-    let mut head = [0; 2];
-    File::open(program).and_then(|mut file| file.read_exact(&mut head)).is_ok() && head == *b"#!"
+    files::read_head(program, 2).is_ok_and(|head| head == b"#!")
 }
 
 /// The directory that Python puts first on `sys.path` for a script: links are followed.

@@ -7,6 +7,7 @@
 use serde_json::{Value, json};
 
 use crate::report::{Finding, Fix, Kind, Level};
+use crate::yaml;
 
 /// The tags that aws-parallelcluster gives to every image, 3.0.0 to 3.16.1.
 const TAGS: [&str; 7] =
@@ -303,7 +304,7 @@ fn parse_text(text: &str) -> Result<Value, String> {
         return Ok(value);
     }
     let yaml: serde_yaml::Value =
-        serde_yaml::from_str(text).map_err(|error| format!("neither JSON nor YAML: {error}"))?;
+        yaml::parse(text).map_err(|message| format!("neither JSON nor YAML: {message}"))?;
     long_form(yaml, DEEPEST).ok_or_else(|| "not a template: it is nested too deeply".to_owned())
 }
 

@@ -31,7 +31,7 @@ fn rooms(ending: &str) -> BTreeMap<String, String> {
 #[test]
 fn pure_rooms_name_no_file_no_process_and_no_environment() {
     let rooms = rooms("rs");
-    for pure in ["advisory.rs", "template.rs", "report.rs", "printable.rs", "repair/plan.rs"] {
+    for pure in ["advisory.rs", "template.rs", "report.rs", "printable.rs", "repair/plan.rs", "yaml.rs"] {
         for effect in ["std::fs", "std::env", "std::process", "std::io", "Command"] {
             assert!(!rooms[pure].contains(effect), "{pure} names {effect}");
         }
@@ -68,7 +68,7 @@ const STOREYS: [&[&str]; 6] = [
         "image_configuration",
     ],
     &["report", "child", "progress", "manual", "config", "cli", "error", "printable"],
-    &["system"],
+    &["system", "yaml"],
 ];
 
 #[test]

@@ -364,7 +364,7 @@ fn only_a_question_of_this_very_moment_turns_the_guard_off() {
     let sandbox = Sandbox::new();
     sandbox.environment().is_broken();
     let asked = sandbox.path("asked");
-    sandbox.write("asked/question", "");
+    sandbox.write("asked/pcluster-shim.lock", "");
     fs::create_dir(asked.join("answers")).unwrap();
     for (name, value) in [
         ("PCLUSTER_SHIM_QUESTION", asked.as_os_str()),
@@ -375,7 +375,7 @@ fn only_a_question_of_this_very_moment_turns_the_guard_off() {
         sandbox.build_image().var(name, value).run().exits(1);
     }
     // It is one for as long as somebody asks.
-    let lock = fs::File::open(asked.join("question")).unwrap();
+    let lock = fs::File::open(asked.join("pcluster-shim.lock")).unwrap();
     lock.lock().unwrap();
     sandbox.build_image().var("PCLUSTER_SHIM_QUESTION", &asked).run().exits(0).prints(REAL_OUTPUT);
     drop(lock);

@@ -9,6 +9,7 @@ mod workshop; // a broken environment with all its files, and installers that me
 mod dispatch; // what is guarded, what passes through, and that a pass-through leaves no trace
 mod failures; // checks that cannot run: each one line, delegated; strict stops
 mod faults; // repairs that are killed, fail, or meet others at every step
+mod hostile; // files that hang, flood, or could have been written by others
 mod house; // the rules that the code itself is held to
 mod install; // install.sh and what it leaves behind
 mod interruption; // ^C, SIGTERM, SIGHUP, nohup

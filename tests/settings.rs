@@ -7,7 +7,7 @@ use crate::harness::{Run, Sandbox};
 const CONFIG: &str = "config/pcluster-shim/config.yaml";
 
 /// The faults of a file, each with the words that have to be told of it.
-const FAULTS: [(&str, &str, &[&str]); 14] = [
+const FAULTS: [(&str, &str, &[&str]); 15] = [
     ("unknown-key", "mode: block\nstrikt: true\n", &["strikt", "line 2"]),
     ("bad-mode", "strict: false\nmode: loud\n", &["mode", "loud", "line 2"]),
     ("bad-mode-type", "strict: false\nmode: [block]\n", &["mode", "line 2"]),
@@ -15,6 +15,7 @@ const FAULTS: [(&str, &str, &[&str]); 14] = [
     ("bad-strict", "mode: block\nstrict: maybe\n", &["strict", "line 2"]),
     ("bad-timeout", "timeout: -1\n", &["timeout", "line 1"]),
     ("bad-timeout-zero", "mode: block\ntimeout: 0\n", &["timeout", "line 2"]),
+    ("bad-timeout-large", "timeout: 18446744073709551615\n", &["timeout", "line 1", "86400"]),
     ("bad-advisories", "advisories: more.yaml\n", &["advisories", "line 1"]),
     ("no-yaml", "mode: [\n", &["line"]),
     ("no-mapping", "- mode\n", &["mapping"]),
@@ -135,6 +136,7 @@ fn variables_that_are_at_fault() {
         ("PCLUSTER_SHIM_STRICT", "maybe", "variable-strict"),
         ("PCLUSTER_SHIM_TIMEOUT", "soon", "variable-timeout"),
         ("PCLUSTER_SHIM_TIMEOUT", "0", "variable-timeout-zero"),
+        ("PCLUSTER_SHIM_TIMEOUT", "18446744073709551615", "variable-timeout-large"),
     ] {
         let sandbox = Sandbox::new();
         sandbox.environment();

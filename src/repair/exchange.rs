@@ -2,12 +2,15 @@
 //! RECORDs. Reads only.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::packages::Distribution;
+use crate::system::files;
+
+/// Far more than any package's: 100 bytes a file.
+const MAX_RECORD: u64 = 64 << 20;
 
 /// What is to be done to an environment: files that go, and files that come with their source.
 #[derive(Debug, Default)]
@@ -52,7 +55,8 @@ impl Exchange {
         let was_requested = old.is_some_and(|old| old.metadata.join("REQUESTED").exists());
         let record_file = new.metadata.join("RECORD");
         let mut kept = String::new();
-        let text = fs::read_to_string(&record_file).map_err(at(&record_file, "cannot read"))?;
+        let text =
+            files::read_text_up_to(&record_file, MAX_RECORD).map_err(at(&record_file, "cannot read"))?;
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
             let name = record_path(line);
             let is_requested = name.ends_with(".dist-info/REQUESTED");
@@ -126,7 +130,7 @@ fn record(distribution: &Distribution, site: &Path) -> Result<Vec<PathBuf>, Faul
         let (name, version) = (&distribution.name, &distribution.version);
         format!("{name} {version} has no RECORD of its files ({error}); it was not installed from a wheel")
     };
-    let text = fs::read_to_string(&file).map_err(unknown)?;
+    let text = files::read_text_up_to(&file, MAX_RECORD).map_err(unknown)?;
     let mut files = Vec::new();
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         let name = record_path(line);

@@ -6,6 +6,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -13,7 +14,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::child::Interrupts;
-use crate::cli::base_directory;
 use crate::error::{Error, Stop};
 use crate::examine::{self, Examined, Request};
 use crate::packages::{PCLUSTER, Packages};
@@ -23,6 +23,7 @@ use crate::repair::plan::Change;
 use crate::repair::site_of;
 use crate::repair::transaction::{Journal, Store};
 use crate::report::{Check, Report, Status};
+use crate::system::{dirs, files, trust};
 use crate::target::Target;
 
 /// The state of one environment's repairs.
@@ -49,9 +50,9 @@ impl Home {
             return Err(Error::repair("plan", message, "Name the pcluster to be repaired with --real."));
         };
         let no_state = |message: String| Error::repair("state", message, STATE);
-        let home = Self::at(site).ok_or_else(|| no_state("there is no HOME and no XDG_STATE_HOME".into()))?;
+        let home = Self::at(site).ok_or_else(|| no_state(dirs::why_no_state()))?;
         let directory = home.directory();
-        let made = fs::create_dir_all(directory);
+        let made = trust::make_directory(directory);
         made.map_err(|error| no_state(format!("cannot make {}: {error}", directory.display())))?;
         Ok(home)
     }
@@ -62,10 +63,10 @@ impl Home {
     }
 
     fn at(site: PathBuf) -> Option<Self> {
-        let base = base_directory("XDG_STATE_HOME", ".local/state")?;
+        let state = dirs::state()?;
         let mut key = Fingerprint::environment();
         key.field(site.as_os_str().as_encoded_bytes());
-        let directory = base.join("pcluster-shim/environments").join(&key.key()[..16]);
+        let directory = state.join("environments").join(&key.key()[..16]);
         Some(Self { store: Store { directory }, site })
     }
 
@@ -93,7 +94,8 @@ impl Home {
         let failed = |error: io::Error| {
             Stop::from(Error::repair("lock", format!("cannot lock {}: {error}", path.display()), STATE))
         };
-        let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let open =
+            File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file = open.map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
@@ -248,7 +250,7 @@ impl Home {
     }
 
     fn read_overlay(&self) -> Option<Isolated> {
-        serde_json::from_slice(&fs::read(self.overlay_record()).ok()?).ok()
+        serde_json::from_slice(&trust::read_up_to(&self.overlay_record(), files::MAX_BYTES).ok()?).ok()
     }
 }
 

@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use crate::config::InstallerChoice;
 use crate::error::{Error, Stop};
 use crate::packages::Packages;
 use crate::repair::plan::Wanted;
+use crate::system::{executables, files};
 use crate::target::Target;
 
 /// A resolution over a slow network takes longer than one child of a check may.
@@ -35,8 +35,7 @@ impl Installer {
     /// # Errors
     /// The one asked for is not there, or none is.
     pub fn choose(choice: InstallerChoice, target: &Target, packages: &Packages) -> Result<Self, Error> {
-        let here = env::current_dir().unwrap_or_else(|_| "/".into());
-        let uv = which::which_in("uv", Some(target.path()), here).ok().filter(|_| uv_knows(target));
+        let uv = executables::find("uv", Some(target.path())).filter(|_| uv_knows(target));
         let has_pip = packages.get("pip").is_some();
         let missing = |message: &str, next: &str| Err(Error::repair("installer", message.to_owned(), next));
         match (choice, uv) {
@@ -253,7 +252,7 @@ fn pip_settings(python: &Path) -> Vec<(String, String)> {
     let mut settings: Vec<(String, String)> = files
         .into_iter()
         .flatten()
-        .filter_map(|file| fs::read_to_string(file).ok())
+        .filter_map(|file| files::read_to_string(&file).ok())
         .flat_map(|text| ini_settings(&text))
         .collect();
     for (name, value) in env::vars() {

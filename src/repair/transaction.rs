@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::repair::exchange::{Content, Exchange, Fault, at, bytecode_of};
 use crate::repair::fault;
 use crate::repair::plan::Change;
+use crate::system::trust;
 
 /// A file that goes, and its copy below the snapshot.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -22,6 +23,9 @@ pub struct Saved {
     pub path: PathBuf,
     copy: String,
 }
+
+/// Far more than the journal of any repair: two paths for each file of the packages that move.
+const MAX_JOURNAL: u64 = 64 << 20;
 
 /// Everything that is needed to put the old files back.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -63,7 +67,8 @@ impl Store {
     /// There is one that cannot be read: what it had begun is not known.
     pub fn unfinished(&self) -> Result<Option<Journal>, Fault> {
         let path = self.open_journal();
-        match fs::read(&path) {
+        match trust::read_up_to(&path, MAX_JOURNAL) {
+            Err(error) if !may_be_others(&error) => Err(format!("cannot read {}: {error}", path.display())),
             // What cannot be opened is somebody else's, or not there.
             Err(_) => Ok(None),
             Ok(text) => serde_json::from_slice(&text)
@@ -234,8 +239,13 @@ impl Store {
 /// Begins the names of the directories into which repairs are staged.
 pub const OVERLAY_PREFIX: &str = "overlay-";
 
+fn may_be_others(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    matches!(error.kind(), NotFound | NotADirectory | PermissionDenied)
+}
+
 fn read(path: &Path) -> Option<Journal> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+    serde_json::from_slice(&trust::read_up_to(path, MAX_JOURNAL).ok()?).ok()
 }
 
 /// To a temporary name, to the disk, and renamed.

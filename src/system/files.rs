@@ -40,8 +40,16 @@ pub fn read_up_to(path: &Path, max: u64) -> io::Result<Vec<u8>> {
 /// # Errors
 /// Returns an error if it is no regular file, larger, cannot be read, or is no UTF-8.
 pub fn read_to_string(path: &Path) -> io::Result<String> {
+    read_text_up_to(path, MAX_BYTES)
+}
+
+/// Reads a text of at most `max` bytes.
+///
+/// # Errors
+/// Returns an error if it is no regular file, larger, cannot be read, or is no UTF-8.
+pub fn read_text_up_to(path: &Path, max: u64) -> io::Result<String> {
     let no_text = |_| io::Error::new(ErrorKind::InvalidData, "it is not UTF-8 text");
-    String::from_utf8(read(path)?).map_err(no_text)
+    String::from_utf8(read_up_to(path, max)?).map_err(no_text)
 }
 
 /// Reads a stream of at most `max` bytes to its end.
@@ -69,12 +77,20 @@ pub fn read_head(path: &Path, count: u64) -> io::Result<Vec<u8>> {
 /// # Errors
 /// Returns an error if it is no regular file or cannot be opened.
 pub fn open(path: &Path) -> io::Result<File> {
-    refuse_irregular(path.metadata()?.file_type())?;
+    check_regular(path)?;
     // Between the two it may have become a FIFO, at which an open waits for a writer.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     refuse_irregular(file.metadata()?.file_type())?;
     Ok(file)
+}
+
+/// Looks whether a path leads to a regular file.
+///
+/// # Errors
+/// Returns an error if it does not.
+pub fn check_regular(path: &Path) -> io::Result<()> {
+    refuse_irregular(path.metadata()?.file_type())
 }
 
 fn refuse_irregular(kind: FileType) -> io::Result<()> {

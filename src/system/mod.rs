@@ -1,3 +1,6 @@
 //! What the program asks of the operating system, below everything else.
 
+pub mod dirs;
+pub mod executables;
 pub mod files;
+pub mod trust;

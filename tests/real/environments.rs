@@ -50,7 +50,12 @@ pub(crate) fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T
 /// A program of this machine that the tests cannot do without.
 #[track_caller]
 pub(crate) fn program(name: &str) -> PathBuf {
-    which::which(name).unwrap_or_else(|_| panic!("{name} is missing; scripts/test says what is needed"))
+    find(name).unwrap_or_else(|| panic!("{name} is missing; scripts/test says what is needed"))
+}
+
+/// A program of this machine, where it has it.
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
+    pcluster_shim::system::executables::find(name, std::env::var_os("PATH"))
 }
 
 /// One directory that tests/real/prepare has made.

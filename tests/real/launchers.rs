@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::environments::{Environment, GOOD, Scene, program};
+use crate::environments::{Environment, GOOD, Scene, find, program};
 
 /// The interpreter that a launcher really runs and the `sys.argv[0]` that it ends with, from a
 /// sitecustomize that notes them.
@@ -116,7 +116,7 @@ fn pipx_install() {
 #[test]
 #[expect(clippy::print_stdout, reason = "a test that does not run says so")]
 fn pyenv() {
-    if which::which("pyenv").is_err() {
+    if find("pyenv").is_none() {
         println!("not tested: pyenv is not on PATH");
         return;
     }

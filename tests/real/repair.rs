@@ -312,7 +312,8 @@ fn beside_an_environment_whose_launcher_changes_the_path() {
     let wraps = |line: &str| {
         let sh = program("sh");
         fs::create_dir_all(launcher.parent().unwrap()).unwrap();
-        fs::write(&launcher, format!("#!{}\n{line}\nexec {} \"$@\"\n", sh.display(), real.display())).unwrap();
+        fs::write(&launcher, format!("#!{}\n{line}\nexec {} \"$@\"\n", sh.display(), real.display()))
+            .unwrap();
         fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755)).unwrap();
     };
     bench.set("PCLUSTER_SHIM_REAL", launcher.as_os_str());

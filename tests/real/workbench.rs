@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::environments::{Environment, Ran, Scene, program};
+use crate::environments::{Environment, Ran, Scene, find, program};
 
 pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -189,7 +189,7 @@ pub(crate) fn stopped_at(ran: &Ran, step: &str) {
 
 pub(crate) fn uv() -> PathBuf {
     let own = Path::new(ROOT).join("target/tools/uv/bin/uv");
-    which::which("uv").ok().unwrap_or(own)
+    find("uv").unwrap_or(own)
 }
 
 pub(crate) fn copy_tree(from: &Path, to: &Path) {

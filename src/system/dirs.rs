@@ -1,0 +1,60 @@
+//! The base directories of the XDG specification, honoured on every system.
+
+use std::env;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+/// The directory of the program's own below each base directory.
+pub const NAME: &str = "pcluster-shim";
+
+const CONFIG: (&str, &str) = ("XDG_CONFIG_HOME", ".config");
+const CACHE: (&str, &str) = ("XDG_CACHE_HOME", ".cache");
+const STATE: (&str, &str) = ("XDG_STATE_HOME", ".local/state");
+
+/// Only read, so another user's is seen here and refused where it is read.
+#[must_use]
+pub fn config() -> Option<PathBuf> {
+    named(CONFIG)
+}
+
+/// `None` too where it would lie in another user's directory.
+#[must_use]
+pub fn cache() -> Option<PathBuf> {
+    named(CACHE).filter(|directory| !is_of_another(directory))
+}
+
+/// `None` too where it would lie in another user's directory.
+#[must_use]
+pub fn state() -> Option<PathBuf> {
+    named(STATE).filter(|directory| !is_of_another(directory))
+}
+
+/// Why there is no place for state.
+#[must_use]
+pub fn why_no_state() -> String {
+    match named(STATE) {
+        Some(directory) => format!("{} would be in another user's directory", directory.display()),
+        None => "there is no HOME and no XDG_STATE_HOME".into(),
+    }
+}
+
+/// The program's own directories, whoever they belong to.
+pub fn all() -> impl Iterator<Item = PathBuf> {
+    [CONFIG, CACHE, STATE].into_iter().filter_map(named)
+}
+
+/// The variable where it is absolute, else below a HOME that is there: one that is not is that of a
+/// user who is to have none, and root could make it.
+fn named((variable, below_home): (&str, &str)) -> Option<PathBuf> {
+    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let below_home = || absolute("HOME").filter(|home| home.exists()).map(|home| home.join(below_home));
+    absolute(variable).or_else(below_home).map(|base| base.join(NAME))
+}
+
+/// Whether the first directory on the way up that exists belongs to another user: `sudo` keeps HOME
+/// on some systems, and root could write there. What is root's counts for every user: what is not
+/// for them they cannot write.
+fn is_of_another(directory: &Path) -> bool {
+    let owner = directory.ancestors().find_map(|path| path.metadata().ok()).map(|metadata| metadata.uid());
+    owner.is_some_and(|owner| owner != rustix::process::geteuid().as_raw() && owner != 0)
+}

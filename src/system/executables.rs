@@ -1,0 +1,100 @@
+//! Executable files by path and by name, without the name service.
+//!
+//! `~` in PATH is HOME or nothing. `std::env::home_dir` would ask `getpwuid_r` where HOME is not
+//! set, and a static glibc then loads the name service modules of whatever machine it runs on,
+//! which crashes.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirEntry, Metadata};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, access};
+use which::WhichConfig;
+use which::sys::Sys;
+
+/// Whether a path leads to a regular file that this user may execute.
+#[must_use]
+pub fn is_executable(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| metadata.is_file()) && access(path, Access::EXEC_OK).is_ok()
+}
+
+/// Finds a program in the entries of a PATH; the relative ones are meant from the current directory.
+#[must_use]
+pub fn find(name: impl Into<OsString>, path: Option<OsString>) -> Option<PathBuf> {
+    let here = env::current_dir().unwrap_or_else(|_| "/".into());
+    let search = WhichConfig::new_with_sys(WithoutNameService).binary_name(name.into()).custom_cwd(here);
+    search.custom_path_list(path?).first_result().ok()
+}
+
+struct WithoutNameService;
+
+impl Sys for WithoutNameService {
+    type ReadDirEntry = DirEntry;
+    type Metadata = Metadata;
+
+    fn is_windows(&self) -> bool {
+        false
+    }
+
+    fn current_dir(&self) -> io::Result<PathBuf> {
+        env::current_dir()
+    }
+
+    fn home_dir(&self) -> Option<PathBuf> {
+        env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from)
+    }
+
+    fn env_split_paths(&self, paths: &OsStr) -> Vec<PathBuf> {
+        env::split_paths(paths).collect()
+    }
+
+    fn env_path(&self) -> Option<OsString> {
+        env::var_os("PATH")
+    }
+
+    fn env_path_ext(&self) -> Option<OsString> {
+        None
+    }
+
+    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        path.metadata()
+    }
+
+    fn symlink_metadata(&self, path: &Path) -> io::Result<Metadata> {
+        path.symlink_metadata()
+    }
+
+    fn read_dir(&self, path: &Path) -> io::Result<Box<dyn Iterator<Item = io::Result<DirEntry>>>> {
+        Ok(Box::new(fs::read_dir(path)?))
+    }
+
+    fn is_valid_executable(&self, path: &Path) -> io::Result<bool> {
+        Ok(access(path, Access::EXEC_OK).map(|()| true)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_regular_file_with_a_run_bit_is_executable() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(!is_executable(&file));
+        assert!(!is_executable(directory.path()));
+        assert!(!is_executable(&directory.path().join("absent")));
+        assert!(is_executable(Path::new("/bin/sh")));
+    }
+
+    #[test]
+    fn a_program_is_found_in_the_first_entry_that_has_it() {
+        let path = |text: &str| Some(OsString::from(text));
+        assert_eq!(find("sh", path("/absent:~:~/bin:/bin:/usr/bin")), Some("/bin/sh".into()));
+        assert_eq!(find("sh", path("/absent")), None);
+        assert_eq!(find("sh", None), None);
+    }
+}

@@ -1,0 +1,104 @@
+//! Whose files are believed: those that nobody but the caller or root could have written.
+
+use std::fs::Metadata;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use crate::system::{dirs, files};
+
+/// Reads a text of the program's own places, where only the caller or root could have written it.
+///
+/// # Errors
+/// Returns an error if it cannot be read, or if others could have written it: its kind is then
+/// `PermissionDenied`, and [`is_refusal`] tells it from the operating system's.
+pub fn read_to_string(path: &Path) -> io::Result<String> {
+    files::check_regular(path)?;
+    refuse(path)?;
+    files::read_to_string(path)
+}
+
+/// Reads a file of the program's own of at most `max` bytes, on the same terms.
+///
+/// # Errors
+/// Returns an error if it cannot be read, or if others could have written it.
+pub fn read_up_to(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    files::check_regular(path)?;
+    refuse(path)?;
+    files::read_up_to(path, max)
+}
+
+/// Whether an error is a refusal of this module.
+#[must_use]
+pub fn is_refusal(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<UntrustedError>())
+}
+
+/// Why a file is not believed.
+#[derive(Debug)]
+struct UntrustedError(String);
+
+impl std::fmt::Display for UntrustedError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UntrustedError {}
+
+/// Looks at a file and the program's own directories above it.
+///
+/// # Errors
+/// Returns an error if others could have written one of them, or the file is not there.
+pub fn refuse(path: &Path) -> io::Result<()> {
+    let owned: Vec<PathBuf> = dirs::all().collect();
+    let is_own = |directory: &&Path| owned.iter().any(|own| directory.starts_with(own));
+    let above = path.ancestors().skip(1).take_while(is_own);
+    for place in [path].into_iter().chain(above) {
+        // A link of another user's may lead to a file of the caller's.
+        let link = distrust_owner(&place.symlink_metadata()?);
+        if let Some(why) =
+            link.map_or_else(|| place.metadata().map(|found| distrust(&found)), |why| Ok(Some(why)))?
+        {
+            let named = if place == path { String::new() } else { format!("{} ", place.display()) };
+            return Err(io::Error::new(ErrorKind::PermissionDenied, UntrustedError(named + &why)));
+        }
+    }
+    Ok(())
+}
+
+fn distrust_owner(metadata: &Metadata) -> Option<String> {
+    let (owner, caller) = (metadata.uid(), rustix::process::geteuid().as_raw());
+    (owner != caller && owner != 0).then(|| format!("belongs to another user (uid {owner})"))
+}
+
+fn distrust(metadata: &Metadata) -> Option<String> {
+    let mode = metadata.permissions().mode() & 0o777;
+    let by_others = || (mode & 0o022 != 0).then(|| format!("can be written by others (mode {mode:o})"));
+    distrust_owner(metadata).or_else(by_others)
+}
+
+/// Makes a directory of the program's own and those above it that are missing, for the caller alone
+/// whatever the umask.
+///
+/// # Errors
+/// Returns an error if it cannot be made, or one of its own could have been written by others.
+pub fn make_directory(path: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    refuse(path)?;
+    // Python makes directories below it as the umask says.
+    if path.metadata()?.permissions().mode() & 0o077 != 0 {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+/// What of the program's own directories and of these files is there and not believed, and why.
+#[must_use]
+pub fn passed_over(files: impl IntoIterator<Item = PathBuf>) -> Vec<(PathBuf, String)> {
+    let refused = |path: PathBuf| match refuse(&path) {
+        Err(error) if is_refusal(&error) => Some((path, error.to_string())),
+        _ => None,
+    };
+    files.into_iter().chain(dirs::all()).filter_map(refused).collect()
+}

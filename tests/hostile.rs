@@ -1,0 +1,250 @@
+//! Files that hang a reader, take all memory, or could have been written by others. A read that
+//! waits or that does not end fails by the harness' own limit.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+
+use crate::fakes::REAL_OUTPUT;
+use crate::harness::{Call, Run, Sandbox, on_this_machine, output};
+use crate::workshop::set_mode;
+
+const CONFIG: &str = "config/pcluster-shim/config.yaml";
+
+/// What takes the place of a file, each by a function that puts it there, and what is told of it.
+const KINDS: [(&str, fn(&Path), &str); 5] = [
+    ("fifo", fifo, "it is a FIFO, not a regular file"),
+    ("device", |path| symlink("/dev/zero", path).unwrap(), "it is a device, not a regular file"),
+    ("directory", |path| fs::create_dir(path).unwrap(), "it is a directory, not a regular file"),
+    ("giant", |path| fs::File::create(path).unwrap().set_len(1 << 40).unwrap(), "it is larger than 1 MB"),
+    ("brackets", |path| fs::write(path, "[".repeat(200_000)).unwrap(), "it is nested deeper than 128 levels"),
+];
+
+fn fifo(path: &Path) {
+    output(&on_this_machine("mkfifo"), &[path.as_os_str()]);
+}
+
+#[track_caller]
+fn tells(run: &Run, file: &str, why: &str) {
+    run.prefixed().holds(run.stderr().contains(file), "the file is named");
+    run.holds(run.stderr().contains(why), &format!("{why:?} is told"));
+}
+
+#[test]
+fn a_config_file_of_any_kind() {
+    for (kind, put, why) in KINDS {
+        let sandbox = Sandbox::new();
+        sandbox.environment();
+        fs::create_dir_all(sandbox.path("config/pcluster-shim")).unwrap();
+        put(&sandbox.path(CONFIG));
+        let run = sandbox.build_image().run();
+        run.exits(0)
+            .prints(REAL_OUTPUT)
+            .warns_once("ignored")
+            .stderr_matches(&format!("hostile-config-{kind}.txt"));
+        tells(&run, "config.yaml", why);
+        let run = sandbox.pcluster(["preflight"]).run();
+        run.exits(2).prints("");
+        tells(&run, "config.yaml", why);
+    }
+}
+
+#[test]
+fn an_advisory_file_of_any_kind() {
+    for (_, put, why) in KINDS {
+        let sandbox = Sandbox::new();
+        sandbox.environment();
+        sandbox.write(CONFIG, "advisories: [more.yaml]\n");
+        put(&sandbox.path("config/pcluster-shim/more.yaml"));
+        let run = sandbox.build_image().run();
+        run.exits(0).prints(REAL_OUTPUT).warns_once("ignored");
+        tells(&run, "more.yaml", why);
+        let run = sandbox.pcluster(["preflight"]).run();
+        run.exits(2).prints("");
+        tells(&run, "more.yaml", why);
+    }
+}
+
+#[test]
+fn a_template_of_any_kind() {
+    for (_, put, why) in KINDS {
+        let sandbox = Sandbox::new();
+        put(&sandbox.path("work/template"));
+        let run = sandbox.pcluster(["preflight", "template", "template"]).run();
+        run.exits(2).prints("");
+        tells(&run, "template", why);
+    }
+    let sandbox = Sandbox::new();
+    let run = sandbox.pcluster(["preflight", "template", "-"]).stdin(vec![b' '; 2 << 20]).run();
+    run.exits(2).prints("");
+    tells(&run, "standard input", "it is larger than 1 MB");
+}
+
+/// Each took from seconds to minutes; none is a template.
+#[test]
+fn a_template_that_costs_its_parser_more_than_its_length() {
+    let tags: String = (0..20_000).map(|number| format!("%TAG !a{number}! tag:x\n")).collect();
+    let aliases = format!("a: &a [{}]\nb: [{}]\n", "x,".repeat(200_000), "*a,".repeat(60));
+    for content in [
+        "{a: ".repeat(260_000),
+        "[".repeat(1 << 20),
+        "[? ".repeat(300_000),
+        "{\"a\":".repeat(200_000),
+        format!("{{\"TemplateBody\": \"{}\"}}", "{a: ".repeat(200_000)),
+        tags + "---\na: b\n",
+        aliases,
+    ] {
+        let sandbox = Sandbox::new();
+        sandbox.write("work/template", content);
+        sandbox.pcluster(["preflight", "template", "template"]).run().exits(2).prints("").prefixed();
+    }
+}
+
+#[test]
+fn a_cache_of_any_kind_costs_time_only() {
+    for (kind, put, _) in KINDS {
+        let sandbox = Sandbox::new();
+        sandbox.environment();
+        sandbox.build_image().run().exits(0);
+        for directory in ["interpreters", "node", "verdicts"] {
+            let directory = sandbox.path("cache/pcluster-shim").join(directory);
+            for entry in directory.read_dir().unwrap().flatten() {
+                fs::remove_file(entry.path()).unwrap();
+                put(&entry.path());
+            }
+        }
+        let run = sandbox.build_image().run();
+        run.exits(0).prints(REAL_OUTPUT).is_silent().holds(sandbox.log().len() > 1, kind);
+    }
+}
+
+#[test]
+fn metadata_and_launchers_of_any_kind() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    for name in ["METADATA", "RECORD", "INSTALLER"] {
+        let directory = environment.path("site/odd-1.dist-info");
+        fs::create_dir_all(&directory).unwrap();
+        fifo(&directory.join(name));
+    }
+    fs::create_dir(sandbox.path("first")).unwrap();
+    fifo(&sandbox.path("first/pcluster"));
+    set_mode(&sandbox.path("first/pcluster"), 0o755);
+    let mut path = sandbox.search_path();
+    path.insert(0, sandbox.path("first"));
+    sandbox.build_image().path(&path).run().exits(0).prints(REAL_OUTPUT).is_silent();
+}
+
+/// HOME is a device on some build servers.
+#[test]
+fn a_home_that_is_no_directory_has_no_config_file() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    let in_dev_null = |call: Call<'_>| {
+        let call = call.var("HOME", "/dev/null").without("XDG_CONFIG_HOME").without("XDG_CACHE_HOME");
+        call.without("XDG_STATE_HOME").run().exits(0).is_silent().pid
+    };
+    in_dev_null(sandbox.build_image());
+    in_dev_null(sandbox.pcluster(["preflight"]));
+}
+
+#[test]
+fn what_others_could_have_written_is_passed_over_and_said() {
+    let sandbox = Sandbox::new();
+    sandbox.environment().is_broken();
+    sandbox.write(CONFIG, "mode: off\n");
+    sandbox.build_image().run().exits(0).is_silent();
+    for (open, name) in [(CONFIG, "file"), ("config/pcluster-shim", "directory")] {
+        let mode = sandbox.path(open).metadata().unwrap().permissions().mode();
+        set_mode(&sandbox.path(open), 0o777);
+        let run = sandbox.build_image().run();
+        run.exits(1).prefixed();
+        let first = run.stderr().lines().next().unwrap_or_default().to_owned();
+        run.holds(first.ends_with("; ignored, the default is used"), "said first");
+        let run = sandbox.pcluster(["preflight", "advisories", "-q"]).run();
+        run.exits(0).stderr_matches(&format!("untrusted-{name}.txt"));
+        let run = sandbox.pcluster(["preflight", "where", "--format", "json"]).run();
+        run.holds(run.stdout().contains("can be written by others"), "where says so");
+        set_mode(&sandbox.path(open), mode);
+    }
+    sandbox.build_image().run().exits(0).is_silent();
+}
+
+#[test]
+fn a_cache_that_others_could_have_written_is_as_good_as_none() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    sandbox.build_image().run().exits(0);
+    for directory in ["cache/pcluster-shim", "cache/pcluster-shim/verdicts"] {
+        sandbox.clear_log();
+        sandbox.build_image().run().exits(0);
+        assert_eq!(sandbox.log().len(), 1);
+        set_mode(&sandbox.path(directory), 0o777);
+        sandbox.clear_log();
+        sandbox.build_image().run().exits(0).is_silent();
+        assert!(sandbox.log().len() > 1, "{directory}");
+        set_mode(&sandbox.path(directory), 0o700);
+    }
+}
+
+/// Amazon Linux and Fedora have umask 002.
+#[test]
+fn whatever_the_umask_what_is_made_is_the_callers_alone() {
+    for umask in ["umask 002; exec \"$@\"", "umask 000; exec \"$@\""] {
+        let sandbox = Sandbox::new();
+        sandbox.environment();
+        let call = || sandbox.build_image().under(sandbox.path("tools/sh"), &["-c", umask, "sh"]);
+        call().run().exits(0).is_silent();
+        for line in sandbox.tree("cache").lines() {
+            assert!(line.contains(" 700") || line.contains(" 600 "), "{line}");
+        }
+        sandbox.clear_log();
+        call().run().exits(0).is_silent();
+        assert_eq!(sandbox.log().len(), 1, "it is remembered");
+    }
+}
+
+/// `sudo` with HOME kept: nothing in it is read, and nothing is written there.
+#[test]
+#[expect(clippy::print_stdout, reason = "a test that does not run says so")]
+fn another_users_home_is_neither_read_nor_written() {
+    if !rustix::process::geteuid().is_root() {
+        println!("not tested: only root can have another user's HOME");
+        return;
+    }
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    let in_home = || {
+        let call = sandbox.build_image().without("XDG_CONFIG_HOME").without("XDG_CACHE_HOME");
+        call.without("XDG_STATE_HOME")
+    };
+    sandbox.write("home/.config/pcluster-shim/config.yaml", "mode: warn\n");
+    in_home().run().exits(0).is_silent();
+    output(&on_this_machine("chown"), &["-R".as_ref(), "12345".as_ref(), sandbox.path("home").as_os_str()]);
+    let before = sandbox.tree("home");
+    sandbox.clear_log();
+    let run = in_home().run();
+    run.exits(0).prints(REAL_OUTPUT).warns_once("belongs to another user (uid 12345)");
+    assert!(sandbox.log().len() > 1, "the verdict is not theirs");
+    assert_eq!(sandbox.tree("home"), before);
+    let fix = sandbox.pcluster(["preflight", "fix"]).without("XDG_STATE_HOME").run();
+    fix.prefixed().holds(fix.stderr().contains("would be in another user's directory"), "why");
+    assert_eq!(sandbox.tree("home"), before);
+}
+
+/// What SIGKILL leaves goes with the next check; a check beside it keeps its own.
+#[test]
+fn scratch_that_was_left_is_swept() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    environment.synthesizes("kill -9 $PPID\n");
+    sandbox.build_image().run().dies_by(9);
+    assert_ne!(sandbox.tree("tmp"), "", "it is left");
+    environment.builds(crate::fakes::GOOD);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| sandbox.build_image().run().exits(0).prints(REAL_OUTPUT).is_silent().pid);
+        }
+    });
+    sandbox.has_no_scratch();
+}
