@@ -9,7 +9,7 @@ REQUEST is a JSON file, {"sysPath": [...]}; the arguments are those of pcluster,
 The answer is one JSON object on stdout between two lines that hold the sentinel, because warnings,
 sitecustomize and jsii write to the same streams. Its "kind" is
 
-    template     "template", and "asked": what the real code asks of the AMI, see asked()
+    template     "template", and "asked": what the real code asks of the AMI, see read_expectation()
     rejected     the real pcluster refuses these arguments or this configuration in its own words:
                  "stage" is arguments, region or configuration
     failed       the code that builds the template does not run in this environment
@@ -40,7 +40,7 @@ def main():
     answer = synthesize(arguments)
     framed = "\n{0}\n{1}\n{0}\n".format(sentinel, json.dumps(answer, default=str, ensure_ascii=False))
     with os.fdopen(answer_fd, "w", encoding="utf-8") as out:
-        out.write(without_surrogates(framed))
+        out.write(join_surrogates(framed))
     sys.stderr.flush()
     # jsii's exit handlers wait for Node; the caller ends the process group instead.
     os._exit(0)
@@ -60,7 +60,7 @@ def synthesize(arguments):
         stage = "template"
         template = real_template(image, region)
         stage = "expectation"
-        wanted = asked(image.config, image.image_id)
+        wanted = read_expectation(image.config, image.image_id)
     except Rejected as refusal:
         return {"kind": "rejected", "stage": stage, "message": str(refusal)}
     except UnexpectedCall as call:
@@ -70,7 +70,7 @@ def synthesize(arguments):
     return {"kind": "template", "template": template, "asked": wanted}
 
 
-def without_surrogates(text):
+def join_surrogates(text):
     """YAML can hold halves of UTF-16 pairs; Node joins the pairs and replaces the halves."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
@@ -197,7 +197,7 @@ def real_configuration(options):
     return image
 
 
-def asked(config, image_id):
+def read_expectation(config, image_id):
     """What the real code hands to CDK for the AMI, from the objects that its schema has loaded.
 
     As ImageBuilderCdkStack does it in 3.0.0 to 3.16.1 (_get_image_tags, _get_distribution_regions,
@@ -218,16 +218,16 @@ def asked(config, image_id):
     if distribution and distribution.regions:
         regions = sorted(set(map(str.strip, distribution.regions.split(","))))
     if distribution and distribution.launch_permission:
-        permission = json.loads(as_told(distribution.launch_permission) or "null")
+        permission = json.loads(foretell(distribution.launch_permission) or "null")
     return {
-        "name": as_told(name + AMI_NAME_REQUIRED_SUBSTRING),
-        "tags": {key: as_told(value) for key, value in tags.items() if as_told(key) is not None},
+        "name": foretell(name + AMI_NAME_REQUIRED_SUBSTRING),
+        "tags": {key: foretell(value) for key, value in tags.items() if foretell(key) is not None},
         "regions": regions,
         "launchPermission": permission,
     }
 
 
-def as_told(text):
+def foretell(text):
     """None where even a sound CDK writes something else.
 
     A text that looks like one of its tokens it resolves, and "__proto__" is no key in JavaScript.

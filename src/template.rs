@@ -13,7 +13,7 @@ use crate::report::{Finding, Fix};
 
 mod grouping;
 
-use grouping::{Detail, Grouping, quoted, shown, step};
+use grouping::{Detail, Grouping, escape, format_step, quote};
 
 /// The tags that aws-parallelcluster gives to every image, 3.0.0 to 3.16.1.
 const TAGS: [&str; 7] = [
@@ -72,17 +72,17 @@ struct Place<'t> {
 
 impl Place<'_> {
     fn path(self, rest: &str) -> String {
-        let distributions = distributions_of(self.resource);
+        let distributions = format_distributions(self.resource);
         format!("{distributions}[{}].AmiDistributionConfiguration{rest}", self.index)
     }
 }
 
-fn distributions_of(resource: &str) -> String {
-    format!("$.Resources{}.Properties.Distributions", step(resource))
+fn format_distributions(resource: &str) -> String {
+    format!("$.Resources{}.Properties.Distributions", format_step(resource))
 }
 
 /// Resources of one type, by their logical ids.
-fn of_type<'t>(template: &'t Value, wanted: &str) -> Vec<(&'t str, &'t Value)> {
+fn select_resources<'t>(template: &'t Value, wanted: &str) -> Vec<(&'t str, &'t Value)> {
     let resources = template["Resources"].as_object().into_iter().flatten();
     let wanted = resources.filter(|(_, resource)| resource["Type"] == wanted);
     wanted.map(|(name, resource)| (name.as_str(), resource)).collect()
@@ -101,7 +101,7 @@ impl<'a> Checked<'a> {
     }
 
     fn template(&mut self, template: &Value) {
-        let configurations = of_type(template, DISTRIBUTION);
+        let configurations = select_resources(template, DISTRIBUTION);
         if configurations.is_empty() {
             let message = format!("has no resource of type {DISTRIBUTION}");
             self.add("template-no-distribution", &message, || "$.Resources".into(), None);
@@ -114,20 +114,20 @@ impl<'a> Checked<'a> {
             self.regions(first, &regions);
         }
         let names: HashSet<&str> = configurations.iter().map(|(name, _)| *name).collect();
-        self.images(&of_type(template, IMAGE), &names);
+        self.images(&select_resources(template, IMAGE), &names);
     }
 
     fn distributions<'t>(&mut self, distributions: &'t Value, resource: &str, regions: &mut Vec<&'t Value>) {
         let list = distributions.as_array().map(Vec::as_slice).unwrap_or_default();
         if list.is_empty() {
             let message = "distributes the AMI to no region";
-            let path = || distributions_of(resource);
+            let path = || format_distributions(resource);
             self.add("template-no-distribution", message, path, Some(distributions));
         }
         for (index, distribution) in list.iter().enumerate() {
             let region = &distribution["Region"];
             if is_void(region) {
-                let path = || format!("{}[{index}].Region", distributions_of(resource));
+                let path = || format!("{}[{index}].Region", format_distributions(resource));
                 self.add("template-region-missing", "names no region for the AMI", path, Some(region));
             }
             regions.push(region);
@@ -165,10 +165,10 @@ impl<'a> Checked<'a> {
         let message = match (text, name) {
             (Some(text), _) if expected == Some(text) => return,
             (Some(text), _) if !text.ends_with(BUILD_DATE) => {
-                let text = quoted(text);
+                let text = quote(text);
                 format!("names the AMI {text}, without the build date that makes a name unique")
             }
-            (Some(text), _) if expected.is_some() => format!("names the AMI {}", quoted(text)),
+            (Some(text), _) if expected.is_some() => format!("names the AMI {}", quote(text)),
             (Some(_), _) => return,
             // An intrinsic, where no text is expected.
             (None, Some(value)) if expected.is_none() && value.is_object() && !is_void(value) => return,
@@ -197,14 +197,14 @@ impl<'a> Checked<'a> {
             (Some(_), None) => return,
             (Some(_), Some(_)) => "template-ami-tag-differs",
         };
-        let path = || place.path(&format!(".AmiTags[{}]", quoted(key)));
+        let path = || place.path(&format!(".AmiTags[{}]", quote(key)));
         let detail = || {
-            let key = shown(key);
+            let key = escape(key);
             let message = match (found, expected) {
                 (None, _) => format!("lacks the AMI tag {key}"),
                 (Some(value), Some(expected)) if !is_void(value) => {
-                    let value = shown(&value.to_string());
-                    format!("gives the AMI tag {key} the value {value}, not {}", quoted(expected))
+                    let value = escape(&value.to_string());
+                    format!("gives the AMI tag {key} the value {value}, not {}", quote(expected))
                 }
                 (Some(_), _) => format!("leaves the AMI tag {key} empty"),
             };
@@ -233,11 +233,11 @@ impl<'a> Checked<'a> {
         let found = Value::Array(present.iter().map(|value| (*value).clone()).collect());
         for region in self.expectation.regions.iter().filter(|region| !names.contains(region.as_str())) {
             let detail = || Detail {
-                message: format!("does not distribute the AMI to {}", shown(region)),
+                message: format!("does not distribute the AMI to {}", escape(region)),
                 found: Some(&found),
                 expected: Some(region.clone()),
             };
-            let path = || distributions_of(configuration);
+            let path = || format_distributions(configuration);
             self.faults.add("template-region-missing", region, path, detail);
         }
     }
@@ -253,7 +253,8 @@ impl<'a> Checked<'a> {
                 arn["Ref"].as_str().or_else(|| arn.pointer("/Fn::GetAtt/0").and_then(Value::as_str));
             if !reference.is_some_and(|reference| configurations.contains(reference)) {
                 let message = "builds the image without its distribution configuration";
-                let path = || format!("$.Resources{}.Properties.DistributionConfigurationArn", step(name));
+                let path =
+                    || format!("$.Resources{}.Properties.DistributionConfigurationArn", format_step(name));
                 self.add("template-image-unlinked", message, path, Some(arn));
             }
         }

@@ -30,12 +30,11 @@ pub(super) struct Detail<'a> {
 /// One cause, and what its first fault told.
 struct Group {
     id: &'static str,
-    detail: Detail<'static>,
+    message: String,
     found: Value,
+    expected: Option<String>,
     count: usize,
     paths: Vec<String>,
-    /// Holds what had no room in groups of its own.
-    is_rest: bool,
 }
 
 /// Faults by their cause: an id and what it is about, such as a tag's key.
@@ -56,6 +55,7 @@ impl<'a> Grouping<'a> {
         detail: impl FnOnce() -> Detail<'d>,
     ) {
         let mut cause = (id, Some(subject));
+        // What has no room in a group of its own is one group.
         if !self.by_cause.contains_key(&cause) && self.subjects.get(id) >= Some(&MAX_SUBJECTS) {
             cause.1 = None;
         }
@@ -70,10 +70,8 @@ impl<'a> Grouping<'a> {
         *self.subjects.entry(id).or_default() += 1;
         self.by_cause.insert(cause, self.groups.len());
         let Detail { message, found, expected } = detail();
-        let found = found.map_or(Value::Null, bounded);
-        let detail = Detail { message, found: None, expected };
-        let is_rest = cause.1.is_none();
-        self.groups.push(Group { id, detail, found, count: 1, paths: vec![path()], is_rest });
+        let found = found.map_or(Value::Null, limit);
+        self.groups.push(Group { id, message, found, expected, count: 1, paths: vec![path()] });
     }
 
     pub(super) fn findings(self, cost: &str, fix: &Fix) -> Vec<Finding> {
@@ -84,16 +82,12 @@ impl<'a> Grouping<'a> {
 impl Group {
     fn finding(self, cost: &str, fix: &Fix) -> Finding {
         let mut evidence = json!({"path": self.paths[0], "found": self.found});
-        if let Some(expected) = self.detail.expected {
-            evidence["expected"] = json!(shortened(&expected, MAX_EVIDENCE));
+        if let Some(expected) = self.expected {
+            evidence["expected"] = json!(shorten(&expected, MAX_EVIDENCE));
         }
-        let message = self.detail.message;
-        let message = match (self.count, self.is_rest) {
-            (1, _) => message,
-            (count, false) => format!("{message} ({count} times)"),
-            (count, true) => format!("{message}, and {} more faults of this kind", count - 1),
-        };
+        let mut message = format!("the template {}", self.message);
         if self.count > 1 {
+            message += &format!(" (and {} more like it)", self.count - 1);
             evidence["count"] = json!(self.count);
             evidence["paths"] = json!(self.paths);
         }
@@ -101,7 +95,7 @@ impl Group {
             id: self.id.to_owned(),
             level: Level::Error,
             kind: Kind::ImageBuilderTemplate,
-            message: format!("the template {message}"),
+            message,
             cost: Some(cost.to_owned()),
             evidence,
             fix: Some(fix.clone()),
@@ -111,12 +105,12 @@ impl Group {
 }
 
 /// A value as evidence: itself, or the beginning of its JSON where that is long.
-fn bounded(value: &Value) -> Value {
+fn limit(value: &Value) -> Value {
     let text = value.to_string();
-    if text.len() <= MAX_EVIDENCE { value.clone() } else { json!(shortened(&text, MAX_EVIDENCE)) }
+    if text.len() <= MAX_EVIDENCE { value.clone() } else { json!(shorten(&text, MAX_EVIDENCE)) }
 }
 
-fn shortened(text: &str, most: usize) -> String {
+fn shorten(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
@@ -125,8 +119,8 @@ fn shortened(text: &str, most: usize) -> String {
 
 /// A text of the template's or the configuration's in a message: bounded, and with no character
 /// that a terminal acts on.
-pub(super) fn shown(text: &str) -> String {
-    shortened(text, MAX_SHOWN).chars().fold(String::new(), |mut shown, letter| {
+pub(super) fn escape(text: &str) -> String {
+    shorten(text, MAX_SHOWN).chars().fold(String::new(), |mut shown, letter| {
         if letter.is_control() {
             shown.extend(letter.escape_default());
         } else {
@@ -136,15 +130,15 @@ pub(super) fn shown(text: &str) -> String {
     })
 }
 
-/// The same in quotes, where blanks at its ends would not be seen.
-pub(super) fn quoted(text: &str) -> String {
-    format!("{:?}", shortened(text, MAX_SHOWN))
+/// A text in quotes, so that blanks at its ends are seen.
+pub(super) fn quote(text: &str) -> String {
+    format!("{:?}", shorten(text, MAX_SHOWN))
 }
 
 /// One more step of a path: `.Name`, or `["…"]` where that would not be one word.
-pub(super) fn step(key: &str) -> String {
+pub(super) fn format_step(key: &str) -> String {
     let is_word = !key.is_empty() && key.chars().all(|letter| letter.is_ascii_alphanumeric());
-    if is_word && key.len() <= MAX_SHOWN { format!(".{key}") } else { format!("[{}]", quoted(key)) }
+    if is_word && key.len() <= MAX_SHOWN { format!(".{key}") } else { format!("[{}]", quote(key)) }
 }
 
 #[cfg(test)]
@@ -166,7 +160,7 @@ mod tests {
             (0..9).map(|index| ("i", "tag", ["a", "b", "c", "d", "e", "f"][index.min(5)])).collect();
         let findings = grouped(&faults);
         assert_eq!(findings.len(), 1);
-        assert_eq!(findings[0].message, "the template lacks tag (9 times)");
+        assert_eq!(findings[0].message, "the template lacks tag (and 8 more like it)");
         let paths = ["a", "b", "c", "d", "e"];
         assert_eq!(findings[0].evidence, json!({"path": "a", "found": null, "count": 9, "paths": paths}));
     }
@@ -186,19 +180,19 @@ mod tests {
         let findings = grouped(&faults);
         assert_eq!(findings.len(), MAX_SUBJECTS + 1);
         let rest = &findings[MAX_SUBJECTS];
-        assert_eq!(rest.message, "the template lacks s60, and 939 more faults of this kind");
+        assert_eq!(rest.message, "the template lacks s60 (and 939 more like it)");
         assert_eq!(rest.evidence["count"], 940);
     }
 
     #[test]
     fn texts_are_bounded_and_hold_no_control() {
-        assert_eq!(shown("a\u{1b}[31m\u{9b}é"), "a\\u{1b}[31m\\u{9b}é");
-        assert_eq!(shown(&"x".repeat(1000)).chars().count(), MAX_SHOWN + 1);
-        assert_eq!(step("Name"), ".Name");
-        assert_eq!(step("a\u{7}"), "[\"a\\u{7}\"]");
-        assert!(step(&"x".repeat(1000)).len() < MAX_SHOWN + 10);
+        assert_eq!(escape("a\u{1b}[31m\u{9b}é"), "a\\u{1b}[31m\\u{9b}é");
+        assert_eq!(escape(&"x".repeat(1000)).chars().count(), MAX_SHOWN + 1);
+        assert_eq!(format_step("Name"), ".Name");
+        assert_eq!(format_step("a\u{7}"), "[\"a\\u{7}\"]");
+        assert!(format_step(&"x".repeat(1000)).len() < MAX_SHOWN + 10);
         let long = json!(["x".repeat(1000)]);
-        assert_eq!(bounded(&json!({"a": 1})), json!({"a": 1}));
-        assert!(bounded(&long).as_str().is_some_and(|text| text.chars().count() == MAX_EVIDENCE + 1));
+        assert_eq!(limit(&json!({"a": 1})), json!({"a": 1}));
+        assert!(limit(&long).as_str().is_some_and(|text| text.chars().count() == MAX_EVIDENCE + 1));
     }
 }

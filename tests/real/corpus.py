@@ -5,7 +5,8 @@
 
 "build" runs in pcluster's own interpreter. For each FILE, NAME.yaml, it runs the launcher as a shell
 would, with the arguments in NAME.arguments (a JSON list), and writes DIRECTORY/NAME.stdout, .stderr
-and .status. What takes long to import is imported once; each run is a fork, two at a time.
+and .status. What takes seconds to load, pcluster and CDK with its Node, is loaded once; each run is
+a fork. The forks share the Node one after the other; where one has ended it, another is started.
 
 "templates" runs where boto3 is, and writes DIRECTORY/STACK.template of each stack that there is.
 """
@@ -13,36 +14,61 @@ import json
 import os
 import sys
 
-AT_A_TIME = 2
-
 
 def build(launcher, directory, files):
     sys.path[0] = os.path.dirname(launcher)
-    # Not CDK: it starts Node, which forks cannot share.
+    # Not CDK: it starts Node.
     import pcluster.cli.entrypoint  # noqa: F401
     import pcluster.models.imagebuilder  # noqa: F401
 
-    running = {}
+    files = list(files)
+    while files:
+        with open(files[0], "rb") as file:
+            needs_node_of_its_own = b"{Token[" in file.read()
+        batch = os.fork()
+        if batch == 0:
+            if needs_node_of_its_own:
+                # Tokens are numbered in the order of their making.
+                build_one(launcher, directory, files[0])
+            else:
+                build_batch(launcher, directory, files)
+            os._exit(0)
+        os.waitpid(batch, 0)
+        done = [file for file in files if os.path.exists(target(directory, file) + ".status")]
+        if not done:
+            sys.exit("corpus.py: no progress at " + files[0])
+        files = [file for file in files if file not in done]
+
+
+def build_batch(launcher, directory, files):
+    import pcluster.templates.imagebuilder_stack  # noqa: F401
+    from jsii._runtime import kernel
+
+    process = kernel.provider._process._process
     for file in files:
-        while len(running) >= AT_A_TIME:
-            collect(running, directory)
-        name = os.path.splitext(os.path.basename(file))[0]
-        child = os.fork()
-        if child == 0:
-            run(launcher, name, os.path.join(directory, name), os.path.splitext(file)[0] + ".arguments")
-        running[child] = name
-    while running:
-        collect(running, directory)
+        with open(file, "rb") as content:
+            if b"{Token[" in content.read():
+                continue
+        build_one(launcher, directory, file)
+        if process.poll() is not None:
+            return
 
 
-def collect(running, directory):
-    child, status = os.wait()
+def target(directory, file):
+    return os.path.join(directory, os.path.splitext(os.path.basename(file))[0])
+
+
+def build_one(launcher, directory, file):
+    child = os.fork()
+    if child == 0:
+        run(launcher, target(directory, file), os.path.splitext(file)[0] + ".arguments")
+    status = os.waitpid(child, 0)[1]
     status = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
-    with open(os.path.join(directory, running.pop(child) + ".status"), "w") as file:
-        file.write(str(status))
+    with open(target(directory, file) + ".status", "w") as out:
+        out.write(str(status))
 
 
-def run(launcher, name, target, arguments):
+def run(launcher, target, arguments):
     import runpy
 
     for descriptor, stream in ((1, ".stdout"), (2, ".stderr")):

@@ -8,11 +8,15 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
 use crate::configurations::{Configuration, all};
 use crate::environments::{Aws, BROKEN, GOOD, NEWEST, ROOT, Scene, without_addresses, without_uuids};
+
+/// Runs of one release; each has a Python and a Node.
+const AT_A_TIME: usize = 2;
 
 #[test]
 fn release_3_1_3() {
@@ -136,7 +140,7 @@ impl Side {
         self.outcomes(corpus, ended)
     }
 
-    /// One after the other, each told as it ends: all of them take long.
+    /// Each told as it ends: all of them take long.
     fn built_through_the_shim(
         self,
         corpus: &[Configuration],
@@ -158,9 +162,9 @@ impl Side {
     fn outcomes(
         &self,
         corpus: &[Configuration],
-        ended: impl Fn(&Configuration) -> (i32, Vec<u8>, Vec<u8>),
+        ended: impl Fn(&Configuration) -> (i32, Vec<u8>, Vec<u8>) + Sync,
     ) -> BTreeMap<&'static str, Outcome> {
-        let runs: Vec<_> = corpus.iter().map(|one| (one.name, ended(one))).collect();
+        let runs = at_the_same_time(corpus, ended);
         let templates = self.templates(corpus);
         let outcome = |(name, (status, stdout, stderr)): (&'static str, (i32, Vec<u8>, Vec<u8>))| {
             let (stdout, stderr) = (self.plain(&stdout), self.plain(&stderr));
@@ -188,6 +192,25 @@ impl Side {
         let text = text.replace(self.aws.fact("parentImage"), "[IMAGE]");
         without_random_ends(&without_uuids(&text))
     }
+}
+
+/// What each configuration comes to.
+fn at_the_same_time<T: Send>(
+    corpus: &[Configuration],
+    ended: impl Fn(&Configuration) -> T + Sync,
+) -> Vec<(&'static str, T)> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        while let Some(one) = corpus.get(next.fetch_add(1, Ordering::Relaxed)) {
+            done.push((one.name, ended(one)));
+        }
+        done
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_A_TIME).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    })
 }
 
 /// `images/NAME-RANDOM` as `images/NAME`, `Signature=…` as `Signature=`.
