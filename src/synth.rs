@@ -84,7 +84,7 @@ pub fn synthesize(
 ) -> Result<Answer, NoAnswer> {
     let answer = synthesize_once(target, call, limit, memory)?;
     let (Call::Given(_), Answer::Failed { stage, message }) = (call, &answer) else { return Ok(answer) };
-    if !["configuration", "template"].contains(&stage.as_str()) {
+    if !["region", "configuration", "template"].contains(&stage.as_str()) {
         return Ok(answer);
     }
     let minimal = Call::Minimal(vec!["--image-id".into(), "preflight-check".into()]);

@@ -68,6 +68,8 @@ from pcluster.api.errors import ParallelClusterApiException
 
 def configure_aws_region_from_config(region, config):
     region = region or os.environ.get("AWS_DEFAULT_REGION")
+    if "Region: 1" in config:
+        os.environ["AWS_DEFAULT_REGION"] = 1
     if not region:
         raise ParallelClusterApiException()
     os.environ["AWS_DEFAULT_REGION"] = region
@@ -258,8 +260,8 @@ fn what_the_real_code_refuses_is_left_to_it() {
         sandbox.write("work/image.yaml", content);
         goes_on_silently(&sandbox, &[]);
     }
-    // Its own code trips over these, and over no other.
-    for content in ["Build: {}\nTrips: 1\n", "Build: {}\nFails: 1\n"] {
+    // Its own code fails on these, and on no other.
+    for content in ["Build: {}\nTrips: 1\n", "Build: {}\nFails: 1\n", "Build: {}\nRegion: 1\n"] {
         sandbox.write("work/image.yaml", content);
         goes_on_silently(&sandbox, &[]);
     }

@@ -45,6 +45,8 @@ def build_batch(launcher, directory, files):
     from jsii._runtime import kernel
 
     process = kernel.provider._process._process
+    # A thread of jsii's hands on here what Node says: to no stream that the forks write to.
+    sys.stdout = sys.stderr = open(os.devnull, "w")
     for file in files:
         with open(file, "rb") as content:
             if b"{Token[" in content.read():
@@ -73,6 +75,7 @@ def run(launcher, target, arguments):
 
     for descriptor, stream in ((1, ".stdout"), (2, ".stderr")):
         os.dup2(os.open(target + stream, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), descriptor)
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
     with open(arguments, encoding="utf-8") as file:
         sys.argv = [launcher] + json.load(file)
     status = 1
