@@ -35,7 +35,7 @@ pub enum Call {
 pub enum Answer {
     Template {
         template: Value,
-        asked: Expectation,
+        asked: Box<Expectation>,
     },
     /// The real pcluster refuses this call in its own words, or its own code trips over it.
     Rejected {

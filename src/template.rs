@@ -90,13 +90,7 @@ fn select_resources<'t>(template: &'t Value, wanted: &str) -> Vec<(&'t str, &'t 
 
 impl<'a> Checked<'a> {
     /// A fault whose id is all that tells it from others.
-    fn add<'d>(
-        &mut self,
-        id: &'static str,
-        message: &str,
-        path: impl FnOnce() -> String,
-        found: Option<&'d Value>,
-    ) {
+    fn add(&mut self, id: &'static str, message: &str, path: impl FnOnce() -> String, found: Option<&Value>) {
         self.faults.add(id, "", path, || Detail { message: message.into(), found, expected: None });
     }
 

@@ -8,8 +8,6 @@ use std::ops::Deref;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
-
 use crate::fakes::{BAD, Environment, GOOD, built};
 use crate::harness::{Call, Sandbox, on_this_machine, output};
 

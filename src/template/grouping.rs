@@ -85,9 +85,11 @@ impl Group {
         if let Some(expected) = self.expected {
             evidence["expected"] = json!(shorten(&expected, MAX_EVIDENCE));
         }
-        let mut message = format!("the template {}", self.message);
+        let others = match self.count {
+            1 => String::new(),
+            count => format!(" (and {} more like it)", count - 1),
+        };
         if self.count > 1 {
-            message += &format!(" (and {} more like it)", self.count - 1);
             evidence["count"] = json!(self.count);
             evidence["paths"] = json!(self.paths);
         }
@@ -95,7 +97,7 @@ impl Group {
             id: self.id.to_owned(),
             level: Level::Error,
             kind: Kind::ImageBuilderTemplate,
-            message,
+            message: format!("the template {}{others}", self.message),
             cost: Some(cost.to_owned()),
             evidence,
             fix: Some(fix.clone()),

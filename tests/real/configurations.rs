@@ -101,7 +101,8 @@ fn image() -> Vec<Configuration> {
 }
 
 fn tagged() -> Vec<Configuration> {
-    let fifty: String = (0..50).map(|index| format!("{{Key: key{index}, Value: value{index}}},")).collect();
+    let fifty: Vec<_> = (0..50).map(|index| format!("{{Key: key{index}, Value: value{index}}}")).collect();
+    let fifty = fifty.join(", ");
     let (key, value) = ("k".repeat(128), "v".repeat(256));
     vec![
         configuration("tag", "one tag", tags("{Key: team, Value: hpc}")),
