@@ -152,11 +152,6 @@ fn tagged() -> Vec<Configuration> {
         configuration("tag-more", "an unknown key beside", tags("{Key: a, Value: b, Other: c}")),
         configuration("tags-mapping", "a mapping for a list", with("Image: {Tags: {team: hpc}}\n")),
         configuration(
-            "tag-token",
-            "what CDK takes for one of its tokens",
-            tags("{Key: t, Value: '${Token[TOKEN.12]}'}"),
-        ),
-        configuration(
             "tag-token-unknown",
             "a token that CDK does not have",
             tags("{Key: t, Value: '${Token[TOKEN.999999]}'}"),

@@ -12,6 +12,7 @@ a fork. The forks share the Node one after the other; where one has ended it, an
 """
 import json
 import os
+import subprocess
 import sys
 
 
@@ -21,23 +22,30 @@ def build(launcher, directory, files):
     import pcluster.cli.entrypoint  # noqa: F401
     import pcluster.models.imagebuilder  # noqa: F401
 
-    files = list(files)
+    alone = [file for file in files if needs_node_of_its_own(file)]
+    for file in alone:
+        with open(os.path.splitext(file)[0] + ".arguments", encoding="utf-8") as given:
+            command = [sys.executable, launcher] + json.load(given)
+        out, err = (open(target(directory, file) + ending, "wb") for ending in (".stdout", ".stderr"))
+        write_status(directory, file, subprocess.call(command, stdout=out, stderr=err))
+    files = [file for file in files if file not in alone]
     while files:
-        with open(files[0], "rb") as file:
-            needs_node_of_its_own = b"{Token[" in file.read()
         batch = os.fork()
         if batch == 0:
-            if needs_node_of_its_own:
-                # Tokens are numbered in the order of their making.
-                build_one(launcher, directory, files[0])
-            else:
-                build_batch(launcher, directory, files)
+            build_batch(launcher, directory, files)
             os._exit(0)
         os.waitpid(batch, 0)
         done = [file for file in files if os.path.exists(target(directory, file) + ".status")]
         if not done:
             sys.exit("corpus.py: no progress at " + files[0])
         files = [file for file in files if file not in done]
+
+
+def needs_node_of_its_own(file):
+    """CDK numbers its tokens in the order of their making; a NaN ends Node."""
+    with open(file, "rb") as content:
+        text = content.read()
+    return b"{Token[" in text or b"NaN" in text
 
 
 def build_batch(launcher, directory, files):
@@ -48,9 +56,6 @@ def build_batch(launcher, directory, files):
     # A thread of jsii's hands on here what Node says: to no stream that the forks write to.
     sys.stdout = sys.stderr = open(os.devnull, "w")
     for file in files:
-        with open(file, "rb") as content:
-            if b"{Token[" in content.read():
-                continue
         build_one(launcher, directory, file)
         if process.poll() is not None:
             return
@@ -65,7 +70,10 @@ def build_one(launcher, directory, file):
     if child == 0:
         run(launcher, target(directory, file), os.path.splitext(file)[0] + ".arguments")
     status = os.waitpid(child, 0)[1]
-    status = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
+    write_status(directory, file, os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status))
+
+
+def write_status(directory, file, status):
     with open(target(directory, file) + ".status", "w") as out:
         out.write(str(status))
 
