@@ -31,7 +31,7 @@ use crate::report::{self, Check, Finding, Fix, Report, Shim, Status, Subject};
 use crate::synth::{self, Answer, Call, NoAnswer};
 use crate::system::{files, trust};
 use crate::target::{self, Target, Unidentified};
-use crate::template::{self, Expectation};
+use crate::template;
 use crate::yaml;
 
 /// The advisories that are shipped and the config's, and the files that could not be read.
@@ -329,10 +329,8 @@ impl<'a> Walk<'a> {
         );
         drop(step);
         match answer {
-            Ok(Answer::Template { template, image_id, configuration }) => {
-                let version = packages.get(PCLUSTER).map(|pcluster| pcluster.version.as_str());
-                let expectation = Expectation::of(&image_id, version, &configuration);
-                let findings = template::check(&template, &expectation, &other_cdk(packages));
+            Ok(Answer::Template { template, asked }) => {
+                let findings = template::check(&template, &asked, &other_cdk(packages));
                 let status = if findings.is_empty() { Status::Passed } else { Status::Failed };
                 self.findings.extend(findings);
                 self.done("template", status, since, false, None);

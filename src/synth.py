@@ -10,7 +10,7 @@ those of pcluster, "build-image" first.
 The answer is one JSON object on stdout between two lines that hold the sentinel, because warnings,
 sitecustomize and jsii write to the same streams. Its "kind" is
 
-    template     "template" and what it was asked for: "imageId", "region", "configuration"
+    template     "template", and "asked": what the real code asks of the AMI, see read_expectation()
     rejected     the real pcluster refuses these arguments or this configuration in its own words:
                  "stage" is arguments, region or configuration
     failed       the code that builds the template does not run in this environment
@@ -41,9 +41,9 @@ def main():
     sys.path[:] = [os.fsdecode(entry.encode("latin-1")) for entry in request["sysPath"]]
     sys.argv[:] = ["pcluster"] + arguments
     answer = synthesize(arguments)
-    framed = "\n{0}\n{1}\n{0}\n".format(sentinel, json.dumps(answer, default=str))
+    framed = "\n{0}\n{1}\n{0}\n".format(sentinel, json.dumps(answer, default=str, ensure_ascii=False))
     with os.fdopen(answer_fd, "w", encoding="utf-8") as out:
-        out.write(framed)
+        out.write(join_surrogates(framed))
     sys.stderr.flush()
     # jsii's exit handlers wait for Node; the caller ends the process group instead.
     os._exit(0)
@@ -59,22 +59,23 @@ def synthesize(arguments):
         stage = "region"
         region = real_region(options)
         stage = "configuration"
-        image, configuration = real_configuration(options)
+        image = real_configuration(options)
         stage = "template"
         template = real_template(image, region)
+        stage = "expectation"
+        wanted = read_expectation(image.config, image.image_id)
     except Rejected as refusal:
         return {"kind": "rejected", "stage": stage, "message": str(refusal)}
     except UnexpectedCall as call:
         return {"kind": "unexpected", "stage": stage, "call": str(call)}
     except (Exception, SystemExit) as error:
         return {"kind": "failed", "stage": stage, "message": described(error)}
-    return {
-        "kind": "template",
-        "template": template,
-        "imageId": options.image_id,
-        "region": region,
-        "configuration": configuration,
-    }
+    return {"kind": "template", "template": template, "asked": wanted}
+
+
+def join_surrogates(text):
+    """YAML can hold halves of UTF-16 pairs; Node joins the pairs and replaces the halves."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def described(error):
@@ -233,18 +234,55 @@ def real_region(options):
 
 def real_configuration(options):
     from marshmallow import ValidationError
-    from pcluster.models.common import BadRequest, parse_config
+    from pcluster.models.common import BadRequest
     from pcluster.models.imagebuilder import ImageBuilder
 
     if not options.image_configuration:
         raise Rejected("the configuration is empty")
     image = ImageBuilder(image_id=options.image_id, config=options.image_configuration)
     try:
-        configuration = parse_config(options.image_configuration)
         image.config
     except (ValidationError, BadRequest) as error:
         raise Rejected(reason(error))
-    return image, configuration
+    return image
+
+
+def read_expectation(config, image_id):
+    """What the real code hands to CDK for the AMI, from the objects that its schema has loaded.
+
+    As ImageBuilderCdkStack does it in 3.0.0 to 3.16.1 (_get_image_tags, _get_distribution_regions,
+    _add_imagebuilder_distribution_configuration), and apart from it, so that what CDK loses shows.
+    "regions" is empty where the AMI stays in the stack's own region; null is what cannot be foretold.
+    """
+    from pcluster.imagebuilder_utils import AMI_NAME_REQUIRED_SUBSTRING
+    from pcluster.utils import get_installed_version
+
+    image, dev_settings = config.image, config.dev_settings
+    distribution = dev_settings and dev_settings.distribution_configuration
+    name = image.name if image and image.name else image_id
+    tags = {tag.key: tag.value for tag in (image.tags if image and image.tags else [])}
+    tags["parallelcluster:image_name"] = name
+    tags["parallelcluster:version"] = get_installed_version()
+    tags["parallelcluster:image_id"] = image_id
+    regions, permission = [], None
+    if distribution and distribution.regions:
+        regions = sorted(set(map(str.strip, distribution.regions.split(","))))
+    if distribution and distribution.launch_permission:
+        permission = json.loads(foretell(distribution.launch_permission) or "null")
+    return {
+        "name": foretell(name + AMI_NAME_REQUIRED_SUBSTRING),
+        "tags": {key: foretell(value) for key, value in tags.items() if foretell(key) is not None},
+        "regions": regions,
+        "launchPermission": permission,
+    }
+
+
+def foretell(text):
+    """None where even a sound CDK writes something else.
+
+    A text that looks like one of its tokens it resolves, and "__proto__" is no key in JavaScript.
+    """
+    return None if "{Token[" in text or "__proto__" in text else text
 
 
 def real_template(image, region):

@@ -1,5 +1,5 @@
 //! Runs synth.py in the target's interpreter → the template that `build-image` is about to submit
-//! and what it was asked for, or a typed reason why not. No verdicts.
+//! and what the real code asks of the AMI, or a typed reason why not. No verdicts.
 
 use std::env;
 use std::ffi::OsString;
@@ -14,6 +14,7 @@ use crate::child::{Child, ChildError, Scratch, framed, sentinel, set};
 use crate::interpreter::disguised;
 use crate::remember::Memory;
 use crate::target::Target;
+use crate::template::Expectation;
 
 pub const SYNTH_PY: &str = include_str!("synth.py");
 
@@ -38,10 +39,9 @@ pub enum Call {
 pub enum Answer {
     Template {
         template: Value,
-        image_id: String,
-        configuration: Value,
+        asked: Box<Expectation>,
     },
-    /// The real pcluster refuses this call in its own words.
+    /// The real pcluster refuses this call in its own words, or its own code trips over it.
     Rejected {
         stage: String,
         message: String,
@@ -73,9 +73,35 @@ impl fmt::Display for NoAnswer {
 
 /// Builds the template.
 ///
+/// Where the real code fails on the user's configuration, the minimal one tells whose fault that
+/// is: if it builds, the environment is sound and the real pcluster fails on the same line. It is
+/// built in a process of its own, because Node can end with the first failure (a `NaN` that jsii
+/// sends as JSON).
+///
 /// # Errors
-/// The child gives no answer, or we were interrupted.
+/// Returns an error if the child gives no answer or a signal interrupted it.
 pub fn synthesize(
+    target: &Target,
+    call: &Call,
+    limit: Duration,
+    memory: &Memory,
+) -> Result<Answer, NoAnswer> {
+    let answer = synthesize_once(target, call, limit, memory)?;
+    let (Call::Given(_), Answer::Failed { stage, message }) = (call, &answer) else { return Ok(answer) };
+    if !["region", "configuration", "template"].contains(&stage.as_str()) {
+        return Ok(answer);
+    }
+    let minimal = Call::Minimal(vec!["--image-id".into(), "preflight-check".into()]);
+    match synthesize_once(target, &minimal, limit, memory) {
+        Ok(Answer::Template { .. }) => {
+            Ok(Answer::Rejected { stage: "configuration".into(), message: message.clone() })
+        }
+        Err(interrupted @ NoAnswer::Child(ChildError::Interrupted(_))) => Err(interrupted),
+        _ => Ok(answer),
+    }
+}
+
+fn synthesize_once(
     target: &Target,
     call: &Call,
     limit: Duration,

@@ -4,14 +4,28 @@
 //! `delete-image` look AMIs up by their `parallelcluster:` tags, which the template's
 //! `AmiDistributionConfiguration` gives them. Casing counts: `CloudFormation` ignores `amiTags`.
 
-use serde_json::{Value, json};
+use std::collections::HashSet;
 
-use crate::report::{Finding, Fix, Kind, Level};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::report::{Finding, Fix};
 use crate::yaml;
 
+mod grouping;
+
+use grouping::{Detail, Grouping, escape, format_step, quote};
+
 /// The tags that aws-parallelcluster gives to every image, 3.0.0 to 3.16.1.
-const TAGS: [&str; 7] =
-    ["build_config", "build_log", "image_id", "image_name", "s3_bucket", "s3_image_dir", "version"];
+const TAGS: [&str; 7] = [
+    "parallelcluster:build_config",
+    "parallelcluster:build_log",
+    "parallelcluster:image_id",
+    "parallelcluster:image_name",
+    "parallelcluster:s3_bucket",
+    "parallelcluster:s3_image_dir",
+    "parallelcluster:version",
+];
 
 /// EC2 Image Builder replaces it; an AMI's name has to be new in every build.
 const BUILD_DATE: &str = "{{ imagebuilder:buildDate }}";
@@ -22,227 +36,243 @@ const IMAGE: &str = "AWS::ImageBuilder::Image";
 const COST: &str = "It would cost an hour of EC2 and an AMI that describe-image, list-images and \
                     delete-image cannot find.";
 
-/// What was asked for; what is not known is not compared.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What the real code asks of the AMI, as synth.py reads it off the configuration that the real
+/// schema has loaded; what is not known is not compared.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Expectation {
-    pub image_id: Option<String>,
-    pub image_name: Option<String>,
-    /// The installed aws-parallelcluster.
-    pub version: Option<String>,
-    /// The configuration's `Image.Tags`.
-    pub tags: Vec<(String, String)>,
-    /// The configuration's regions to distribute to.
+    /// The AMI's name, build date and all.
+    pub name: Option<String>,
+    /// The AMI's tags. Null: there is such a tag, with a value that cannot be foretold.
+    pub tags: Map<String, Value>,
+    /// Regions to distribute to. None: the stack's own.
     pub regions: Vec<String>,
-    /// The configuration asks for launch permissions.
-    pub launch_permission: bool,
-}
-
-impl Expectation {
-    /// From an image configuration that the real schema has accepted.
-    #[must_use]
-    pub fn of(image_id: &str, version: Option<&str>, configuration: &Value) -> Self {
-        let name = configuration.pointer("/Image/Name").and_then(Value::as_str);
-        let distribution = &configuration["DevSettings"]["DistributionConfiguration"];
-        let listed = distribution["Regions"].as_str().unwrap_or_default();
-        let tags = configuration.pointer("/Image/Tags").and_then(Value::as_array);
-        let tag = |tag: &Value| Some((tag["Key"].as_str()?.to_owned(), tag["Value"].as_str()?.to_owned()));
-        Self {
-            image_id: Some(image_id.to_owned()),
-            image_name: Some(name.unwrap_or(image_id).to_owned()),
-            version: version.map(str::to_owned),
-            tags: tags.into_iter().flatten().filter_map(tag).collect(),
-            regions: listed
-                .split(',')
-                .map(str::trim)
-                .filter(|name| !name.is_empty())
-                .map(str::to_owned)
-                .collect(),
-            launch_permission: distribution["LaunchPermission"].as_str().is_some_and(|text| !text.is_empty()),
-        }
-    }
+    /// Null where none is asked for.
+    pub launch_permission: Value,
 }
 
 /// Every way in which the template falls short, each as its own finding.
 #[must_use]
 pub fn check(template: &Value, expectation: &Expectation, fix: &Fix) -> Vec<Finding> {
-    let mut checked = Checked { expectation, fix, findings: Vec::new() };
+    let mut checked = Checked { expectation, faults: Grouping::default() };
     checked.template(template);
-    checked.findings
+    checked.faults.findings(COST, fix)
 }
 
 struct Checked<'a> {
     expectation: &'a Expectation,
-    fix: &'a Fix,
-    findings: Vec<Finding>,
+    faults: Grouping<'a>,
 }
 
-impl Checked<'_> {
-    /// `expected` is left out where the path says it all.
-    fn found(&mut self, id: &str, message: &str, path: &str, value: Option<&Value>, expected: Option<&str>) {
-        let mut evidence = json!({"path": path, "found": value.cloned().unwrap_or(Value::Null)});
-        if let Some(expected) = expected {
-            evidence["expected"] = json!(expected);
-        }
-        self.findings.push(Finding {
-            id: id.to_owned(),
-            level: Level::Error,
-            kind: Kind::ImageBuilderTemplate,
-            message: format!("the template {message}"),
-            cost: Some(COST.to_owned()),
-            evidence,
-            fix: Some(self.fix.clone()),
-            references: Vec::new(),
-        });
+/// One `AmiDistributionConfiguration`: the logical id of its resource and its place there.
+#[derive(Clone, Copy)]
+struct Place<'t> {
+    resource: &'t str,
+    index: usize,
+}
+
+impl Place<'_> {
+    fn path(self, rest: &str) -> String {
+        let distributions = format_distributions(self.resource);
+        format!("{distributions}[{}].AmiDistributionConfiguration{rest}", self.index)
+    }
+}
+
+fn format_distributions(resource: &str) -> String {
+    format!("$.Resources{}.Properties.Distributions", format_step(resource))
+}
+
+/// Resources of one type, by their logical ids.
+fn select_resources<'t>(template: &'t Value, wanted: &str) -> Vec<(&'t str, &'t Value)> {
+    let resources = template["Resources"].as_object().into_iter().flatten();
+    let wanted = resources.filter(|(_, resource)| resource["Type"] == wanted);
+    wanted.map(|(name, resource)| (name.as_str(), resource)).collect()
+}
+
+impl<'a> Checked<'a> {
+    /// A fault whose id is all that tells it from others.
+    fn add(&mut self, id: &'static str, message: &str, path: impl FnOnce() -> String, found: Option<&Value>) {
+        self.faults.add(id, "", path, || Detail { message: message.into(), found, expected: None });
     }
 
     fn template(&mut self, template: &Value) {
-        let of_type = |wanted: &str| -> Vec<(String, &Value)> {
-            let resources = template["Resources"].as_object().into_iter().flatten();
-            let wanted = resources.filter(|(_, resource)| resource["Type"] == wanted);
-            wanted.map(|(name, resource)| (name.clone(), resource)).collect()
-        };
-        let configurations = of_type(DISTRIBUTION);
+        let configurations = select_resources(template, DISTRIBUTION);
         if configurations.is_empty() {
             let message = format!("has no resource of type {DISTRIBUTION}");
-            self.found("template-no-distribution", &message, "$.Resources", None, None);
+            self.add("template-no-distribution", &message, || "$.Resources".into(), None);
         }
         let mut regions = Vec::new();
         for (name, resource) in &configurations {
-            let path = format!("$.Resources.{name}.Properties.Distributions");
-            self.distributions(&resource["Properties"]["Distributions"], &path, &mut regions);
+            self.distributions(&resource["Properties"]["Distributions"], name, &mut regions);
         }
-        if !configurations.is_empty() {
-            self.regions(&configurations[0].0, &regions);
+        if let Some((first, _)) = configurations.first() {
+            self.regions(first, &regions);
         }
-        let names: Vec<&str> = configurations.iter().map(|(name, _)| name.as_str()).collect();
-        self.images(&of_type(IMAGE), &names);
+        let names: HashSet<&str> = configurations.iter().map(|(name, _)| *name).collect();
+        self.images(&select_resources(template, IMAGE), &names);
     }
 
-    fn distributions<'t>(&mut self, distributions: &'t Value, path: &str, regions: &mut Vec<&'t Value>) {
-        match distributions.as_array() {
-            Some(list) if !list.is_empty() => {
-                for (index, distribution) in list.iter().enumerate() {
-                    regions.push(&distribution["Region"]);
-                    self.distribution(distribution, &format!("{path}[{index}].AmiDistributionConfiguration"));
-                }
+    fn distributions<'t>(&mut self, distributions: &'t Value, resource: &str, regions: &mut Vec<&'t Value>) {
+        let list = distributions.as_array().map(Vec::as_slice).unwrap_or_default();
+        if list.is_empty() {
+            let message = "distributes the AMI to no region";
+            let path = || format_distributions(resource);
+            self.add("template-no-distribution", message, path, Some(distributions));
+        }
+        for (index, distribution) in list.iter().enumerate() {
+            let region = &distribution["Region"];
+            if is_void(region) {
+                let path = || format!("{}[{index}].Region", format_distributions(resource));
+                self.add("template-region-missing", "names no region for the AMI", path, Some(region));
             }
-            _ => {
-                let message = "distributes the AMI to no region";
-                self.found("template-no-distribution", message, path, Some(distributions), None);
-            }
+            regions.push(region);
+            self.distribution(distribution, Place { resource, index });
         }
     }
 
-    fn distribution(&mut self, distribution: &Value, path: &str) {
+    fn distribution(&mut self, distribution: &Value, place: Place) {
         let configuration = distribution.get("AmiDistributionConfiguration");
+        let path = || place.path("");
         match configuration.and_then(Value::as_object) {
             Some(map) if map.is_empty() => {
                 let message = "has an empty AmiDistributionConfiguration: the AMI gets no name and no tags";
-                self.found("template-ami-configuration-empty", message, path, configuration, None);
+                self.add("template-ami-configuration-empty", message, path, configuration);
             }
-            Some(map) => {
-                self.name(map.get("Name"), path);
-                self.tags(map.get("AmiTags"), path);
-                let permission = map.get("LaunchPermissionConfiguration");
-                if self.expectation.launch_permission && permission.is_none_or(is_void) {
-                    let path = format!("{path}.LaunchPermissionConfiguration");
-                    let message = "lacks the launch permission that the configuration asks for";
-                    self.found("template-launch-permission", message, &path, permission, None);
-                }
-            }
+            Some(_) => {}
             None => {
                 let message =
                     "has no AmiDistributionConfiguration for a region: the AMI gets no name and no tags";
-                self.found("template-ami-configuration-missing", message, path, configuration, None);
+                self.add("template-ami-configuration-missing", message, path, configuration);
             }
         }
-        // What was asked for is named piece by piece, so that nobody has to guess what is lost.
-        if configuration.is_none_or(is_void) {
-            self.name(None, path);
-            self.tags(None, path);
+        // What was asked for is named piece by piece, so that nothing has to be guessed.
+        let piece = |key| configuration.and_then(|map| map.get(key));
+        self.name(piece("Name"), place);
+        self.tags(piece("AmiTags"), place);
+        if configuration.is_some_and(|map| !is_void(map)) {
+            self.permission(piece("LaunchPermissionConfiguration"), place);
         }
     }
 
-    fn name(&mut self, name: Option<&Value>, path: &str) {
-        let path = format!("{path}.Name");
-        let expected = self.expectation.image_name.as_ref().map(|name| format!("{name} {BUILD_DATE}"));
-        let Some(text) = name.and_then(Value::as_str) else {
-            let message = "gives the AMI no Name";
-            return self.found("template-ami-name", message, &path, name, expected.as_deref());
+    fn name(&mut self, name: Option<&Value>, place: Place) {
+        let expected = self.expectation.name.as_deref();
+        let text = name.and_then(Value::as_str);
+        let message = match (text, name) {
+            (Some(text), _) if expected == Some(text) => return,
+            (Some(text), _) if !text.ends_with(BUILD_DATE) => {
+                let text = quote(text);
+                format!("names the AMI {text}, without the build date that makes a name unique")
+            }
+            (Some(text), _) if expected.is_some() => format!("names the AMI {}", quote(text)),
+            (Some(_), _) => return,
+            // An intrinsic, where no text is expected.
+            (None, Some(value)) if expected.is_none() && value.is_object() && !is_void(value) => return,
+            (None, _) => "gives the AMI no Name".into(),
         };
-        if !text.ends_with(BUILD_DATE) {
-            let message = format!("names the AMI {text:?}, without the build date that makes a name unique");
-            self.found("template-ami-name", &message, &path, name, expected.as_deref());
-        } else if expected.as_ref().is_some_and(|expected| expected != text) {
-            let message = format!("names the AMI {text:?}");
-            self.found("template-ami-name", &message, &path, name, expected.as_deref());
+        let detail = || Detail { message, found: name, expected: expected.map(str::to_owned) };
+        self.faults.add("template-ami-name", "", || place.path(".Name"), detail);
+    }
+
+    fn tags(&mut self, tags: Option<&Value>, place: Place) {
+        let asked = &self.expectation.tags;
+        for key in TAGS {
+            self.tag(key, asked.get(key).and_then(Value::as_str), tags, place);
+        }
+        for (key, value) in asked.iter().filter(|(key, _)| !TAGS.contains(&key.as_str())) {
+            self.tag(key, value.as_str(), tags, place);
         }
     }
 
-    fn tags(&mut self, tags: Option<&Value>, path: &str) {
-        let path = format!("{path}.AmiTags");
-        let expectation = self.expectation;
-        for name in TAGS {
-            let expected = match name {
-                "image_id" => expectation.image_id.as_deref(),
-                "image_name" => expectation.image_name.as_deref(),
-                "version" => expectation.version.as_deref(),
-                _ => None,
-            };
-            self.tag(&format!("parallelcluster:{name}"), expected, tags, &path);
-        }
-        for (key, value) in &expectation.tags {
-            self.tag(key, Some(value), tags, &path);
-        }
-    }
-
-    fn tag(&mut self, key: &str, expected: Option<&str>, tags: Option<&Value>, path: &str) {
+    fn tag(&mut self, key: &'a str, expected: Option<&str>, tags: Option<&Value>, place: Place) {
         let found = tags.and_then(|tags| tags.get(key));
-        let path = format!("{path}[{key:?}]");
-        match found {
-            None => {
-                let message = format!("lacks the AMI tag {key}");
-                self.found("template-ami-tag-missing", &message, &path, None, expected);
-            }
-            Some(value) if is_void(value) => {
-                let message = format!("leaves the AMI tag {key} empty");
-                self.found("template-ami-tag-empty", &message, &path, Some(value), expected);
-            }
-            Some(value) if expected.is_some_and(|expected| value != expected) => {
-                let expected_text = expected.unwrap_or_default();
-                let message = format!("gives the AMI tag {key} the value {value}, not {expected_text:?}");
-                self.found("template-ami-tag-differs", &message, &path, Some(value), expected);
-            }
-            Some(_) => {}
+        let id = match (found, expected) {
+            (None, _) => "template-ami-tag-missing",
+            (Some(value), Some(expected)) if value == expected => return,
+            (Some(value), _) if is_void(value) => "template-ami-tag-empty",
+            (Some(_), None) => return,
+            (Some(_), Some(_)) => "template-ami-tag-differs",
+        };
+        let path = || place.path(&format!(".AmiTags[{}]", quote(key)));
+        let detail = || {
+            let key = escape(key);
+            let message = match (found, expected) {
+                (None, _) => format!("lacks the AMI tag {key}"),
+                (Some(value), Some(expected)) if !is_void(value) => {
+                    let value = escape(&value.to_string());
+                    format!("gives the AMI tag {key} the value {value}, not {}", quote(expected))
+                }
+                (Some(_), _) => format!("leaves the AMI tag {key} empty"),
+            };
+            Detail { message, found, expected: expected.map(str::to_owned) }
+        };
+        self.faults.add(id, key, path, detail);
+    }
+
+    fn permission(&mut self, found: Option<&Value>, place: Place) {
+        let asked = &self.expectation.launch_permission;
+        if asked.is_null() || found.is_some_and(|found| is_same(found, asked)) {
+            return;
         }
+        let message = if found.is_none_or(is_void) {
+            "lacks the launch permission that the configuration asks for"
+        } else {
+            "gives another launch permission than the configuration asks for"
+        };
+        let path = || place.path(".LaunchPermissionConfiguration");
+        let detail = || Detail { message: message.into(), found, expected: Some(asked.to_string()) };
+        self.faults.add("template-launch-permission", "", path, detail);
     }
 
     fn regions(&mut self, configuration: &str, present: &[&Value]) {
-        let path = format!("$.Resources.{configuration}.Properties.Distributions");
-        for region in &self.expectation.regions {
-            if !present.iter().any(|value| *value == region) {
-                let message = format!("does not distribute the AMI to {region}");
-                let found = Value::Array(present.iter().map(|value| (*value).clone()).collect());
-                self.found("template-region-missing", &message, &path, Some(&found), Some(region));
-            }
+        let names: HashSet<&str> = present.iter().filter_map(|region| region.as_str()).collect();
+        let found = Value::Array(present.iter().map(|value| (*value).clone()).collect());
+        for region in self.expectation.regions.iter().filter(|region| !names.contains(region.as_str())) {
+            let detail = || Detail {
+                message: format!("does not distribute the AMI to {}", escape(region)),
+                found: Some(&found),
+                expected: Some(region.clone()),
+            };
+            let path = || format_distributions(configuration);
+            self.faults.add("template-region-missing", region, path, detail);
         }
     }
 
-    fn images(&mut self, images: &[(String, &Value)], configurations: &[&str]) {
+    fn images(&mut self, images: &[(&str, &Value)], configurations: &HashSet<&str>) {
         if images.is_empty() {
             let message = format!("has no resource of type {IMAGE}");
-            self.found("template-no-image", &message, "$.Resources", None, None);
+            self.add("template-no-image", &message, || "$.Resources".into(), None);
         }
         for (name, image) in images {
             let arn = &image["Properties"]["DistributionConfigurationArn"];
             let reference =
                 arn["Ref"].as_str().or_else(|| arn.pointer("/Fn::GetAtt/0").and_then(Value::as_str));
-            if !reference.is_some_and(|reference| configurations.contains(&reference)) {
+            if !reference.is_some_and(|reference| configurations.contains(reference)) {
                 let message = "builds the image without its distribution configuration";
-                let path = format!("$.Resources.{name}.Properties.DistributionConfigurationArn");
-                self.found("template-image-unlinked", message, &path, Some(arn), None);
+                let path =
+                    || format!("$.Resources{}.Properties.DistributionConfigurationArn", format_step(name));
+                self.add("template-image-unlinked", message, path, Some(arn));
             }
         }
+    }
+}
+
+/// Whether CDK wrote what was asked for: it leaves nulls out, and its numbers are JavaScript's.
+fn is_same(found: &Value, asked: &Value) -> bool {
+    match (found, asked) {
+        (Value::Object(found), Value::Object(asked)) => {
+            let count = |map: &Map<String, Value>| map.values().filter(|value| !value.is_null()).count();
+            let mut entries = asked.iter().filter(|(_, value)| !value.is_null());
+            count(found) == count(asked)
+                && entries.all(|(key, value)| found.get(key).is_some_and(|found| is_same(found, value)))
+        }
+        (Value::Array(found), Value::Array(asked)) => {
+            let present =
+                |list: &'_ [Value]| list.iter().filter(|value| !value.is_null()).cloned().collect::<Vec<_>>();
+            let (found, asked) = (present(found), present(asked));
+            found.len() == asked.len() && found.iter().zip(&asked).all(|(found, asked)| is_same(found, asked))
+        }
+        (Value::Number(found), Value::Number(asked)) => found.as_f64() == asked.as_f64(),
+        (found, asked) => found == asked,
     }
 }
 
@@ -358,27 +388,38 @@ mod tests {
     use super::*;
 
     fn good() -> Value {
-        let tags = TAGS.map(|name| (format!("parallelcluster:{name}"), json!("x")));
-        let mut tags = serde_json::Map::from_iter(tags);
+        let mut tags = Map::from_iter(TAGS.map(|name| (name.to_owned(), json!("x"))));
         tags["parallelcluster:image_id"] = json!("my-image");
         tags["parallelcluster:image_name"] = json!("name");
         tags["parallelcluster:version"] = json!("3.1.3");
         tags["parallelcluster:build_log"] = json!({"Fn::Join": ["", []]});
         tags.insert("team".into(), json!("hpc"));
+        tags.insert("blank".into(), json!(" "));
+        tags.insert("empty".into(), json!(""));
+        tags.insert("odd".into(), json!({"Ref": "AWS::Region"}));
         json!({"Resources": {
             "D": {"Type": DISTRIBUTION, "Properties": {"Distributions": [
-                {"Region": "eu-west-1", "AmiDistributionConfiguration": {"Name": format!("name {BUILD_DATE}"), "AmiTags": tags}},
+                {"Region": "eu-west-1", "AmiDistributionConfiguration": {
+                    "Name": format!("name {BUILD_DATE}"), "AmiTags": tags,
+                    "LaunchPermissionConfiguration": {"UserIds": ["1", {}], "Rest": [], "n": 1},
+                }},
             ]}},
             "I": {"Type": IMAGE, "Properties": {"DistributionConfigurationArn": {"Ref": "D"}}},
         }})
     }
 
     fn expectation() -> Expectation {
-        let configuration = json!({
-            "Image": {"Name": "name", "Tags": [{"Key": "team", "Value": "hpc"}]},
-            "DevSettings": {"DistributionConfiguration": {"Regions": " eu-west-1 ,"}},
-        });
-        Expectation::of("my-image", Some("3.1.3"), &configuration)
+        serde_json::from_value(json!({
+            "name": format!("name {BUILD_DATE}"),
+            "tags": {
+                "team": "hpc", "blank": " ", "empty": "", "odd": null,
+                "parallelcluster:image_id": "my-image", "parallelcluster:image_name": "name",
+                "parallelcluster:version": "3.1.3",
+            },
+            "regions": ["eu-west-1"],
+            "launchPermission": {"UserIds": ["1", null, {}], "Rest": [], "x": null, "n": 1.0},
+        }))
+        .unwrap()
     }
 
     fn mend() -> Fix {
@@ -402,65 +443,77 @@ mod tests {
 
     #[test]
     fn every_fault_is_found_where_it_is() {
-        let faults: [(&str, Value, &str); 13] = [
-            ("/Resources/D/Type", json!("AWS::Other"), "template-no-distribution"),
-            ("/Resources/D/Properties/Distributions", json!([]), "template-no-distribution"),
+        let ami = |rest: &str| format!("{AMI}{rest}");
+        let faults: [(String, Value, &str); 20] = [
+            ("/Resources/D/Type".into(), json!("AWS::Other"), "template-no-distribution"),
+            ("/Resources/D/Properties/Distributions".into(), json!([]), "template-no-distribution"),
+            (ami(""), json!({}), "template-ami-configuration-empty"),
+            (ami(""), Value::Null, "template-ami-configuration-missing"),
+            (ami("/Name"), json!("name"), "template-ami-name"),
+            (ami("/Name"), json!({"Ref": "N"}), "template-ami-name"),
+            (ami("/Name"), json!(format!("other {BUILD_DATE}")), "template-ami-name"),
+            (ami("/AmiTags/parallelcluster:image_id"), json!("other"), "template-ami-tag-differs"),
+            (ami("/AmiTags/parallelcluster:s3_bucket"), json!(""), "template-ami-tag-empty"),
+            (ami("/AmiTags/parallelcluster:build_log"), json!({}), "template-ami-tag-empty"),
+            (ami("/AmiTags/team"), json!("sales"), "template-ami-tag-differs"),
+            (ami("/AmiTags/team"), json!(" "), "template-ami-tag-empty"),
+            (ami("/AmiTags/blank"), json!(""), "template-ami-tag-empty"),
+            (ami("/AmiTags/odd"), json!(""), "template-ami-tag-empty"),
+            (ami("/LaunchPermissionConfiguration"), Value::Null, "template-launch-permission"),
+            (ami("/LaunchPermissionConfiguration/UserIds"), json!(["1"]), "template-launch-permission"),
+            ("/Resources/D/Properties/Distributions/0/Region".into(), json!("x"), "template-region-missing"),
+            ("/Resources/D/Properties/Distributions/0/Region".into(), json!(""), "template-region-missing"),
             (
-                "/Resources/D/Properties/Distributions/0/AmiDistributionConfiguration",
-                json!({}),
-                "template-ami-configuration-empty",
-            ),
-            (
-                "/Resources/D/Properties/Distributions/0/AmiDistributionConfiguration",
-                Value::Null,
-                "template-ami-configuration-missing",
-            ),
-            (
-                "/Resources/D/Properties/Distributions/0/AmiDistributionConfiguration/Name",
-                json!("name"),
-                "template-ami-name",
-            ),
-            (
-                "/Resources/D/Properties/Distributions/0/AmiDistributionConfiguration/Name",
-                json!(format!("other {BUILD_DATE}")),
-                "template-ami-name",
-            ),
-            (
-                "/Resources/D/Properties/Distributions/0/AmiDistributionConfiguration/AmiTags/parallelcluster:image_id",
-                json!("other"),
-                "template-ami-tag-differs",
-            ),
-            (
-                "/Resources/D/Properties/Distributions/0/AmiDistributionConfiguration/AmiTags/parallelcluster:s3_bucket",
-                json!(""),
-                "template-ami-tag-empty",
-            ),
-            (
-                "/Resources/D/Properties/Distributions/0/AmiDistributionConfiguration/AmiTags/parallelcluster:build_log",
-                json!({}),
-                "template-ami-tag-empty",
-            ),
-            (
-                "/Resources/D/Properties/Distributions/0/AmiDistributionConfiguration/AmiTags/team",
-                json!("sales"),
-                "template-ami-tag-differs",
-            ),
-            ("/Resources/D/Properties/Distributions/0/Region", json!("us-east-1"), "template-region-missing"),
-            (
-                "/Resources/I/Properties/DistributionConfigurationArn/Ref",
+                "/Resources/I/Properties/DistributionConfigurationArn/Ref".into(),
                 json!("Other"),
                 "template-image-unlinked",
             ),
-            ("/Resources/I/Type", json!("AWS::Other"), "template-no-image"),
+            ("/Resources/I/Type".into(), json!("AWS::Other"), "template-no-image"),
         ];
         for (pointer, value, id) in faults {
             let mut template = good();
-            *template.pointer_mut(pointer).unwrap() = value;
+            *template.pointer_mut(&pointer).unwrap() = value;
             assert!(
                 found(&template).iter().any(|(found, _)| found == id),
                 "{pointer}: {:?}",
                 found(&template)
             );
+        }
+    }
+
+    /// Empty, blank, null: what was asked for is right, whatever it is.
+    #[test]
+    fn only_what_was_asked_for_can_be_lost() {
+        for key in ["team", "blank", "empty", "odd"] {
+            let mut template = good();
+            template.pointer_mut(&format!("{AMI}/AmiTags")).unwrap().as_object_mut().unwrap().remove(key);
+            let path = format!(
+                "$.Resources.D.Properties.Distributions[0].AmiDistributionConfiguration.AmiTags[{key:?}]"
+            );
+            assert_eq!(found(&template), [("template-ami-tag-missing".to_owned(), path)]);
+        }
+    }
+
+    #[test]
+    fn a_launch_permission_is_as_cdk_writes_it() {
+        for (written, asked, same) in [
+            (json!({}), json!({}), true),
+            (json!([1, [], {}]), json!([1, null, [], {}]), true),
+            (
+                json!({"a": 12_345_678_901_234_567_000_u64}),
+                json!({"a": 12_345_678_901_234_567_890_u64}),
+                true,
+            ),
+            (json!({"a": []}), json!({"a": [], "b": null}), true),
+            (json!({"a": 1}), json!({"a": 2}), false),
+            (json!({"A": 1}), json!({"a": 1}), false),
+            (json!({"a": 1, "b": 1}), json!({"a": 1}), false),
+            (json!({"a": 1}), json!({"a": 1, "b": 1}), false),
+            (json!([1, 2]), json!([1]), false),
+            (json!([1]), json!([1, 2]), false),
+            (json!(""), json!(false), false),
+        ] {
+            assert_eq!(is_same(&written, &asked), same, "{written} {asked}");
         }
     }
 
@@ -471,7 +524,7 @@ mod tests {
         *ami = json!({"name": ami["Name"].clone(), "amiTags": ami["AmiTags"].clone()});
         let ids: Vec<String> = found(&template).into_iter().map(|(id, _)| id).collect();
         assert!(ids.contains(&"template-ami-name".to_owned()));
-        assert_eq!(ids.iter().filter(|id| *id == "template-ami-tag-missing").count(), 8);
+        assert_eq!(ids.iter().filter(|id| *id == "template-ami-tag-missing").count(), 11);
     }
 
     #[test]

@@ -150,11 +150,7 @@ impl Environment<'_> {
 
     /// synth.py answers with this template.
     pub(crate) fn builds(&self, template: &str) {
-        let template: Value = serde_json::from_str(template).unwrap();
-        self.answers(&json!({
-            "kind": "template", "template": template, "imageId": "my-image", "region": "us-east-1",
-            "configuration": {"Build": {"InstanceType": "c5.xlarge"}},
-        }));
+        self.answers(&built(template));
     }
 
     /// What its Python does when it is asked for a template, in sh.
@@ -198,6 +194,19 @@ impl Environment<'_> {
         self.cdk("1.153.0");
         self.builds(BAD);
     }
+}
+
+/// The answer of synth.py with this template, as for the configuration of [`Sandbox::build_image`].
+pub(crate) fn built(template: &str) -> Value {
+    let template: Value = serde_json::from_str(template).unwrap();
+    let tags = json!({
+        "parallelcluster:image_id": "my-image",
+        "parallelcluster:image_name": "my-image",
+        "parallelcluster:version": "3.1.3",
+    });
+    let name = "my-image {{ imagebuilder:buildDate }}";
+    let asked = json!({"name": name, "tags": tags, "regions": [], "launchPermission": null});
+    json!({"kind": "template", "template": template, "asked": asked})
 }
 
 /// A Node that is no script, so that its version may be remembered: it logs its start and prints

@@ -1,7 +1,7 @@
 //! synth.py in a real Python, on stubs of the few functions that it imports: every kind of answer,
 //! and that nothing spoils it. What real pclusters answer is tests/real's business.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::fakes::{ENTRY, GOOD, node, real_python};
 use crate::harness::{Run, Sandbox};
@@ -22,7 +22,7 @@ fn stubs(sandbox: &Sandbox) {
     sandbox.build_image();
 }
 
-const STUBS: [(&str, &str); 15] = [
+const STUBS: [(&str, &str); 17] = [
     ("pcluster/__init__.py", ""),
     ("pcluster/api/__init__.py", ""),
     ("pcluster/api/controllers/__init__.py", ""),
@@ -68,31 +68,39 @@ from pcluster.api.errors import ParallelClusterApiException
 
 def configure_aws_region_from_config(region, config):
     region = region or os.environ.get("AWS_DEFAULT_REGION")
+    if "Region: 1" in config:
+        os.environ["AWS_DEFAULT_REGION"] = 1
     if not region:
         raise ParallelClusterApiException()
     os.environ["AWS_DEFAULT_REGION"] = region
 "#,
     ),
-    (
-        "pcluster/models/common.py",
-        "class BadRequest(Exception):\n    pass\ndef parse_config(text):\n    if 'Build' not in text:\n        raise BadRequest('no Build')\n    return {'Build': {}, 'Text': text}\n",
-    ),
+    ("pcluster/models/common.py", "class BadRequest(Exception):\n    pass\n"),
+    ("pcluster/imagebuilder_utils.py", "AMI_NAME_REQUIRED_SUBSTRING = ' {{ imagebuilder:buildDate }}'\n"),
+    ("pcluster/utils.py", "def get_installed_version(): return '3.1.3'\n"),
     (
         "pcluster/models/imagebuilder.py",
         r#"
 from marshmallow import ValidationError
+from pcluster.models.common import BadRequest
 
 class Config:
-    custom_s3_bucket = None
+    custom_s3_bucket = image = dev_settings = None
+    def __init__(self, text):
+        self.text = text
 
 class ImageBuilder:
     def __init__(self, image_id, config):
         self.image_id, self.text = image_id, config
     @property
     def config(self):
+        if "Build" not in self.text:
+            raise BadRequest("no Build")
         if "Unknown" in self.text:
             raise ValidationError({"Unknown": ["Unknown field."]})
-        return Config()
+        if "Trips" in self.text:
+            raise TypeError("Trips takes\ntwo lines")
+        return Config(self.text)
     def _generate_artifact_dir(self):
         self.s3_artifact_dir = "dir"
 "#,
@@ -114,6 +122,10 @@ class CDKTemplateBuilder:
         assert image["BlockDeviceMappings"][0]["Ebs"]["VolumeSize"]
         identity = botocore.client.BaseClient("sts")._make_api_call("GetCallerIdentity", {})
         assert identity["Account"]
+        if "Fails" in image_config.text:
+            raise KeyError("Fails")
+        if "Asks" in image_config.text:
+            botocore.client.BaseClient("iam")._make_api_call("GetRole", {})
         with open(os.path.join(os.path.dirname(__file__), "../../template.json")) as file:
             return json.load(file)
 "#,
@@ -178,6 +190,64 @@ fn the_template_is_held_to_what_was_asked_for() {
     run.exits(1).prefixed().holds(run.stderr().contains("other-image"), "another id than the template's");
 }
 
+/// What the configuration's objects say counts, as pcluster makes them of its text: the last of two
+/// tags with one key, no name where it is empty, halves of pairs as Node writes them.
+#[test]
+fn the_template_is_held_to_what_the_real_code_asks_for() {
+    let sandbox = Sandbox::new();
+    stubs(&sandbox);
+    let models = STUBS.iter().find(|(file, _)| file.ends_with("models/imagebuilder.py")).unwrap().1;
+    let objects = r#"
+class Made:
+    def __init__(self, **given): self.__dict__.update(given)
+def tag(key, value): return Made(key=key, value=value)
+Config.image = Made(name="", tags=[
+    tag("team", "hpc"), tag("team", ""), tag("blank", " "), tag("", "none"), tag("__proto__", "x"),
+    tag("half", "\ud800 \ud83d\ude00"), tag("token", "${Token[TOKEN.1]}"),
+])
+permission = '{"UserIds": ["1", null], "UserGroups": []}'
+Config.dev_settings = Made(distribution_configuration=Made(regions="b, a,b\n", launch_permission=permission))
+"#;
+    sandbox.write("site/pcluster/models/imagebuilder.py", models.to_owned() + objects);
+    let mut template: Value = serde_json::from_str(GOOD).unwrap();
+    let distributions =
+        &mut template["Resources"]["DistributionConfiguration"]["Properties"]["Distributions"];
+    let mut first = distributions[0].clone();
+    let ami = &mut first["AmiDistributionConfiguration"];
+    ami["LaunchPermissionConfiguration"] = json!({"UserIds": ["1"], "UserGroups": []});
+    for (key, value) in
+        [("team", ""), ("blank", " "), ("", "none"), ("half", "\u{fffd} \u{1f600}"), ("token", "resolved")]
+    {
+        ami["AmiTags"][key] = json!(value);
+    }
+    let in_region = |region: &str| {
+        let mut copy = first.clone();
+        copy["Region"] = json!(region);
+        copy
+    };
+    *distributions = json!([in_region("a"), in_region("b")]);
+    sandbox.write("site/template.json", template.to_string());
+    goes_on_silently(&sandbox, &[]);
+
+    let ami = "/Resources/DistributionConfiguration/Properties/Distributions/1/AmiDistributionConfiguration";
+    for (pointer, named) in [
+        ("/AmiTags/team", "lacks the AMI tag team"),
+        ("/AmiTags/blank", "lacks the AMI tag blank"),
+        ("/AmiTags/", "lacks the AMI tag "),
+        ("/AmiTags/token", "lacks the AMI tag token"),
+        ("/LaunchPermissionConfiguration", "lacks the launch permission"),
+    ] {
+        let mut faulty = template.clone();
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        let parent = faulty.pointer_mut(&format!("{ami}{parent}")).unwrap();
+        parent.as_object_mut().unwrap().remove(key);
+        sandbox.write("site/template.json", faulty.to_string());
+        sandbox.write("work/image.yaml", format!("Build: {{}} # {pointer}\n"));
+        let run = checked(&sandbox, &[]);
+        run.exits(1).prefixed().holds(run.stderr().contains(named), named);
+    }
+}
+
 /// In its own words, and with nothing of ours around them.
 #[test]
 fn what_the_real_code_refuses_is_left_to_it() {
@@ -190,6 +260,13 @@ fn what_the_real_code_refuses_is_left_to_it() {
         sandbox.write("work/image.yaml", content);
         goes_on_silently(&sandbox, &[]);
     }
+    // Its own code fails on these, and on no other.
+    for content in ["Build: {}\nTrips: 1\n", "Build: {}\nFails: 1\n", "Build: {}\nRegion: 1\n"] {
+        sandbox.write("work/image.yaml", content);
+        goes_on_silently(&sandbox, &[]);
+    }
+    sandbox.write("work/image.yaml", "Build: {}\nAsks: 1\n");
+    checked(&sandbox, &[]).exits(0).warns_once("iam:GetRole");
     sandbox.write("work/image.yaml", "Build: {}\n");
     let call = sandbox.build_image().var("PYTHONPATH", sandbox.path("site")).var("LOG", sandbox.path("log"));
     call.run().exits(0).prints("the real pcluster\n").is_silent();
@@ -207,9 +284,13 @@ fn preflight_tells_what_is_refused() {
         region.map_or(call.clone(), |region| call.var("AWS_DEFAULT_REGION", region)).run()
     };
     preflight(None).exits(2).prints("").prefixed().stderr_matches("rejected-region.txt");
-    for (content, snapshot) in
-        [("Build: {}\nUnknown: 1\n", "schema"), ("Other: {}\n", "parse"), ("", "empty")]
-    {
+    for (content, snapshot) in [
+        ("Build: {}\nUnknown: 1\n", "schema"),
+        ("Other: {}\n", "parse"),
+        ("", "empty"),
+        ("Build: {}\nTrips: 1\n", "trips"),
+        ("Build: {}\nFails: 1\n", "fails"),
+    ] {
         sandbox.write("work/image.yaml", content);
         let run = preflight(Some("us-east-1"));
         run.exits(2).prints("").prefixed().stderr_matches(&format!("rejected-{snapshot}.txt"));
@@ -260,6 +341,7 @@ fn what_does_not_run_is_one_line_and_goes_on() {
     for (snapshot, file, content) in [
         ("import", "pcluster/cli/model.py", "import pkg_resources_that_is_gone\n".to_owned()),
         ("syntax", "pcluster/models/imagebuilder.py", "def broken(:\n".into()),
+        ("inside", "pcluster/utils.py", "def other(): pass\n".into()),
         ("exit", "pcluster/templates/cdk_builder.py", "import sys\nsys.exit('no node')\n".into()),
         ("api", "pcluster/templates/cdk_builder.py", "class CDKTemplateBuilder: pass\n".into()),
         (
@@ -297,6 +379,7 @@ fn what_does_not_run_is_one_line_and_goes_on() {
         // Python words these two otherwise from release to release.
         match snapshot {
             "syntax" => run.warns_once("(configuration): SyntaxError: "),
+            "inside" => run.warns_once("(expectation): ImportError: "),
             "signature" => run.warns_once("(template): TypeError: "),
             _ => run.stderr_matches(&format!("synthesis-{snapshot}.txt")),
         };

@@ -118,3 +118,70 @@ fn it_needs_no_pcluster_and_starts_nothing() {
     run.exits(0).is_silent();
     assert_eq!(sandbox.tree("cache"), "");
 }
+
+/// A megabyte of faults is a page of findings: one for each cause, with a count and the first places.
+#[test]
+fn a_report_is_bounded_whatever_the_template() {
+    const MEGABYTE: usize = 1_000_000;
+    let start = r#"{"Resources": {"D": {"Type": "AWS::ImageBuilder::DistributionConfiguration", "Properties": {"Distributions": ["#;
+    let end = r#"]}}, "I": {"Type": "AWS::ImageBuilder::Image"}}}"#;
+    let filled = |item: &dyn Fn(usize) -> String| {
+        let mut text = start.to_owned() + &item(0);
+        for index in 1.. {
+            let next = item(index);
+            if text.len() + next.len() + 1 + end.len() > MEGABYTE {
+                break;
+            }
+            text += ",";
+            text += &next;
+        }
+        text + end
+    };
+    let ami = |rest: &str| format!(r#"{{"Region": "a", "AmiDistributionConfiguration": {{{rest}}}}}"#);
+    let resource =
+        |index: usize| format!(r#"{{"L{index}": {{"Type": "AWS::ImageBuilder::DistributionConfiguration"}}"#);
+    let resources: Vec<_> = (0..12_000).map(|index| resource(index)[1..].to_owned()).collect();
+    let resources = format!(r#"{{"Resources": {{{}}}}}"#, resources.join(","));
+    for (what, template) in [
+        ("empty distributions", filled(&|_| "{}".into())),
+        ("empty configurations", filled(&|_| ami(""))),
+        ("a name of its own in each", filled(&|index| ami(&format!(r#""Name": "n{index}""#)))),
+        ("one long name", filled(&|_| ami(&format!(r#""Name": "{}""#, "n".repeat(400_000))))),
+        ("one long id", format!("{start}{end}").replace(r#""D""#, &format!("{:?}", "D".repeat(900_000)))),
+        ("resources", resources),
+    ] {
+        assert!(template.len() <= MEGABYTE, "{what}");
+        let sandbox = Sandbox::new();
+        sandbox.write("work/template", template);
+        let run = sandbox.pcluster(["preflight", "template", "template", "--format", "json"]).run();
+        run.exits(1).is_silent();
+        let length = run.stdout.len();
+        assert!(length < 50_000, "{what}: {length} bytes of JSON");
+        let length = sandbox.pcluster(["preflight", "template", "template"]).run().stdout.len();
+        assert!(length < 20_000, "{what}: {length} bytes for people");
+    }
+}
+
+#[test]
+fn findings_of_one_cause_are_one_finding() {
+    let sandbox = Sandbox::new();
+    let mut template = parsed(BAD);
+    let distributions =
+        &mut template["Resources"]["DistributionConfiguration"]["Properties"]["Distributions"];
+    let first = distributions[0].clone();
+    distributions.as_array_mut().unwrap().extend(vec![first; 6]);
+    checked(&sandbox, template.to_string()).exits(1).is_silent().stdout_matches("template-many.txt");
+    let run = sandbox.pcluster(["preflight", "template", "template", "--format", "json"]).run();
+    run.exits(1).is_silent().stdout_matches("template-many.json");
+}
+
+/// Names come from whoever wrote the template.
+#[test]
+fn a_name_does_not_reach_the_terminal_as_a_control() {
+    let sandbox = Sandbox::new();
+    let bad = BAD.replace("\"DistributionConfiguration\"", r#""D\u001b]0;x\u0007\u009b31m""#);
+    assert_ne!(bad, BAD);
+    let run = checked(&sandbox, bad);
+    let raw = run.stdout().chars().any(|letter| letter.is_control() && letter != '\n');
+    run.exits(1).holds(!raw, "a control character reached the terminal");
+}

@@ -8,9 +8,7 @@ use std::ops::Deref;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
-
-use crate::fakes::{BAD, Environment, GOOD};
+use crate::fakes::{BAD, Environment, GOOD, built};
 use crate::harness::{Call, Sandbox, on_this_machine, output};
 
 /// A broken environment in a sandbox.
@@ -100,11 +98,7 @@ impl Sandbox {
 impl Workshop<'_> {
     /// What pip would find on its index: nothing but this release.
     pub(crate) fn builds_with(&self, release: &str, template: &str) {
-        let template: Value = serde_json::from_str(template).unwrap();
-        let answer = json!({
-            "kind": "template", "template": template, "imageId": "my-image", "region": "us-east-1",
-            "configuration": {"Build": {"InstanceType": "c5.xlarge"}},
-        });
+        let answer = built(template);
         self.sandbox.write(self.path("fake").join(format!("synth-{release}.json")), answer.to_string());
     }
 

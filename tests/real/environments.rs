@@ -31,7 +31,7 @@ pub(crate) const TAGS: [&str; 7] =
 /// Past it something hangs: far more than the slowest machine needs for one step.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(300);
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const SHIM: &str = env!("CARGO_BIN_EXE_pcluster");
 
 /// Waits until `ready` gives something: for a state that nothing announces.
@@ -466,7 +466,11 @@ impl Drop for Aws {
 /// The parts that an answer of pcluster has anew in every call, replaced: the image's id and the
 /// UUID of its stack.
 pub(crate) fn normalised(answer: &Ran, image_id: &str) -> String {
-    let text = answer.out().replace(image_id, "IMAGE");
+    without_uuids(&answer.out().replace(image_id, "IMAGE"))
+}
+
+pub(crate) fn without_uuids(text: &str) -> String {
+    let text = text.to_owned();
     let is_uuid = |word: &str| {
         word.len() == 36
             && word.split('-').map(str::len).eq([8, 4, 4, 4, 12])
@@ -478,7 +482,7 @@ pub(crate) fn normalised(answer: &Ran, image_id: &str) -> String {
 }
 
 /// ` at 0x7f16c14895e0>` as ` at 0x>`.
-fn without_addresses(output: &[u8]) -> Vec<u8> {
+pub(crate) fn without_addresses(output: &[u8]) -> Vec<u8> {
     const BEFORE: &[u8] = b" at 0x";
     let mut rest = output;
     let mut kept = Vec::new();

@@ -7,6 +7,8 @@
 
 mod arguments; // the real parser's reading, and refusals in its own words
 mod blocked; // the broken CDK: what is stopped, what is named, the modes
+mod configurations; // the corpus: every key of the schema, its extremes, YAML's odd corners
+mod corpus; // each of them with and without the shim
 mod environments; // what every test stands on
 mod installed; // install.sh over real installations
 mod launchers; // the ways in which pcluster is installed

@@ -1,0 +1,200 @@
+//! Findings of one cause as one finding with a count and the first places. Pure.
+//!
+//! A template of 1 MB has room for some 300,000 faulty distributions; a finding for each would make
+//! a report a hundred times as large as the template.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+
+use crate::report::{Finding, Fix, Kind, Level};
+
+/// Places that one finding names.
+const MAX_PATHS: usize = 5;
+/// Findings of one id; an AMI has room for 50 tags.
+const MAX_SUBJECTS: usize = 60;
+/// Characters of a text in a message or of a name in a path.
+const MAX_SHOWN: usize = 200;
+/// Bytes of a value in the evidence.
+const MAX_EVIDENCE: usize = 500;
+
+/// What the first fault of a group tells.
+pub(super) struct Detail<'a> {
+    /// A sentence whose subject is the template, without its full stop.
+    pub(super) message: String,
+    pub(super) found: Option<&'a Value>,
+    /// `None` where the path says it all.
+    pub(super) expected: Option<String>,
+}
+
+/// One cause, and what its first fault told.
+struct Group {
+    id: &'static str,
+    message: String,
+    found: Value,
+    expected: Option<String>,
+    count: usize,
+    paths: Vec<String>,
+}
+
+/// Faults by their cause: an id and what it is about, such as a tag's key.
+#[derive(Default)]
+pub(super) struct Grouping<'a> {
+    groups: Vec<Group>,
+    by_cause: HashMap<(&'static str, Option<&'a str>), usize>,
+    subjects: HashMap<&'static str, usize>,
+}
+
+impl<'a> Grouping<'a> {
+    /// Paths and details are made only where they will be told.
+    pub(super) fn add<'d>(
+        &mut self,
+        id: &'static str,
+        subject: &'a str,
+        path: impl FnOnce() -> String,
+        detail: impl FnOnce() -> Detail<'d>,
+    ) {
+        let mut cause = (id, Some(subject));
+        // What has no room in a group of its own is one group.
+        if !self.by_cause.contains_key(&cause) && self.subjects.get(id) >= Some(&MAX_SUBJECTS) {
+            cause.1 = None;
+        }
+        if let Some(index) = self.by_cause.get(&cause) {
+            let group = &mut self.groups[*index];
+            group.count += 1;
+            if group.paths.len() < MAX_PATHS {
+                group.paths.push(path());
+            }
+            return;
+        }
+        *self.subjects.entry(id).or_default() += 1;
+        self.by_cause.insert(cause, self.groups.len());
+        let Detail { message, found, expected } = detail();
+        let found = found.map_or(Value::Null, limit);
+        self.groups.push(Group { id, message, found, expected, count: 1, paths: vec![path()] });
+    }
+
+    pub(super) fn findings(self, cost: &str, fix: &Fix) -> Vec<Finding> {
+        self.groups.into_iter().map(|group| group.finding(cost, fix)).collect()
+    }
+}
+
+impl Group {
+    fn finding(self, cost: &str, fix: &Fix) -> Finding {
+        let mut evidence = json!({"path": self.paths[0], "found": self.found});
+        if let Some(expected) = self.expected {
+            evidence["expected"] = json!(shorten(&expected, MAX_EVIDENCE));
+        }
+        let others = match self.count {
+            1 => String::new(),
+            count => format!(" (and {} more like it)", count - 1),
+        };
+        if self.count > 1 {
+            evidence["count"] = json!(self.count);
+            evidence["paths"] = json!(self.paths);
+        }
+        Finding {
+            id: self.id.to_owned(),
+            level: Level::Error,
+            kind: Kind::ImageBuilderTemplate,
+            message: format!("the template {}{others}", self.message),
+            cost: Some(cost.to_owned()),
+            evidence,
+            fix: Some(fix.clone()),
+            references: Vec::new(),
+        }
+    }
+}
+
+/// A value as evidence: itself, or the beginning of its JSON where that is long.
+fn limit(value: &Value) -> Value {
+    let text = value.to_string();
+    if text.len() <= MAX_EVIDENCE { value.clone() } else { json!(shorten(&text, MAX_EVIDENCE)) }
+}
+
+fn shorten(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// A text of the template's or the configuration's in a message: bounded, and with no character
+/// that a terminal acts on.
+pub(super) fn escape(text: &str) -> String {
+    shorten(text, MAX_SHOWN).chars().fold(String::new(), |mut shown, letter| {
+        if letter.is_control() {
+            shown.extend(letter.escape_default());
+        } else {
+            shown.push(letter);
+        }
+        shown
+    })
+}
+
+/// A text in quotes, so that blanks at its ends are seen.
+pub(super) fn quote(text: &str) -> String {
+    format!("{:?}", shorten(text, MAX_SHOWN))
+}
+
+/// One more step of a path: `.Name`, or `["…"]` where that would not be one word.
+pub(super) fn format_step(key: &str) -> String {
+    let is_word = !key.is_empty() && key.chars().all(|letter| letter.is_ascii_alphanumeric());
+    if is_word && key.len() <= MAX_SHOWN { format!(".{key}") } else { format!("[{}]", quote(key)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grouped(faults: &[(&'static str, &str, &str)]) -> Vec<Finding> {
+        let mut grouping = Grouping::default();
+        for (id, subject, path) in faults {
+            let detail = || Detail { message: format!("lacks {subject}"), found: None, expected: None };
+            grouping.add(id, subject, || (*path).to_owned(), detail);
+        }
+        grouping.findings("cost", &Fix { command: "mend".into(), advised: None })
+    }
+
+    #[test]
+    fn one_cause_is_one_finding_with_a_count_and_the_first_places() {
+        let faults: Vec<_> =
+            (0..9).map(|index| ("i", "tag", ["a", "b", "c", "d", "e", "f"][index.min(5)])).collect();
+        let findings = grouped(&faults);
+        assert_eq!(findings.len(), 1);
+        assert_eq!(findings[0].message, "the template lacks tag (and 8 more like it)");
+        let paths = ["a", "b", "c", "d", "e"];
+        assert_eq!(findings[0].evidence, json!({"path": "a", "found": null, "count": 9, "paths": paths}));
+    }
+
+    #[test]
+    fn what_occurs_once_has_no_count_and_causes_keep_their_order() {
+        let findings = grouped(&[("i", "x", "a"), ("j", "x", "b"), ("i", "y", "c")]);
+        let told: Vec<_> = findings.iter().map(|finding| (finding.id.as_str(), &finding.evidence)).collect();
+        let evidence = |path: &str| json!({"path": path, "found": null});
+        assert_eq!(told, [("i", &evidence("a")), ("j", &evidence("b")), ("i", &evidence("c"))]);
+    }
+
+    #[test]
+    fn subjects_without_end_are_counted_together() {
+        let subjects: Vec<String> = (0..1000).map(|index| format!("s{index}")).collect();
+        let faults: Vec<_> = subjects.iter().map(|subject| ("i", subject.as_str(), "a")).collect();
+        let findings = grouped(&faults);
+        assert_eq!(findings.len(), MAX_SUBJECTS + 1);
+        let rest = &findings[MAX_SUBJECTS];
+        assert_eq!(rest.message, "the template lacks s60 (and 939 more like it)");
+        assert_eq!(rest.evidence["count"], 940);
+    }
+
+    #[test]
+    fn texts_are_bounded_and_hold_no_control() {
+        assert_eq!(escape("a\u{1b}[31m\u{9b}é"), "a\\u{1b}[31m\\u{9b}é");
+        assert_eq!(escape(&"x".repeat(1000)).chars().count(), MAX_SHOWN + 1);
+        assert_eq!(format_step("Name"), ".Name");
+        assert_eq!(format_step("a\u{7}"), "[\"a\\u{7}\"]");
+        assert!(format_step(&"x".repeat(1000)).len() < MAX_SHOWN + 10);
+        let long = json!(["x".repeat(1000)]);
+        assert_eq!(limit(&json!({"a": 1})), json!({"a": 1}));
+        assert!(limit(&long).as_str().is_some_and(|text| text.chars().count() == MAX_EVIDENCE + 1));
+    }
+}
