@@ -271,7 +271,7 @@ pub enum Overlay {
 fn environment_key(target: &Target, packages: &Packages) -> String {
     let mut key = Fingerprint::environment();
     key.file(&target.interpreter.executable).field(&target.interpreter.version);
-    packages.fingerprint(&target.interpreter.sys_path, &mut key);
+    packages.fingerprint(&target.interpreter, &mut key);
     key.key()
 }
 
