@@ -9,6 +9,7 @@ mod arguments; // the real parser's reading, and refusals in its own words
 mod blocked; // the broken CDK: what is stopped, what is named, the modes
 mod environments; // what every test stands on
 mod installed; // install.sh over real installations
+mod launcher_table; // launchers by kind × good and broken packages, and what changes after the first look
 mod launchers; // the ways in which pcluster is installed
 mod pass_through; // all that is not build-image
 mod readme; // its picture, on the real thing

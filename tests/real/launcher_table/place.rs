@@ -82,7 +82,8 @@ impl Place {
     #[track_caller]
     pub(crate) fn new() -> Self {
         let scene = Scene::of(GOOD);
-        scene.write("image.yaml", "Build:\n  InstanceType: c5.xlarge\n  ParentImage: ami-0123456789abcdef0\n");
+        scene
+            .write("image.yaml", "Build:\n  InstanceType: c5.xlarge\n  ParentImage: ami-0123456789abcdef0\n");
         fs::create_dir(scene.path("bin")).unwrap();
         let launcher = scene.path("bin/pcluster");
         let mut place = Self { scene, launcher };
@@ -171,7 +172,7 @@ impl Place {
 
     /// Which Python runs behind the launcher; `packages` is what the row claims about it.
     #[track_caller]
-    fn truth(&self, packages: Packages) -> Value {
+    pub(crate) fn truth(&self, packages: Packages) -> Value {
         let (ran, note) = self.noting(self.scene.command(&self.launcher, &["version"]));
         let note = note.unwrap_or_else(|| panic!("the launcher ran no pcluster\n{ran}"));
         ran.ends_with(0);
@@ -220,6 +221,18 @@ impl Place {
         assert_eq!(note["cdk"], packages.cdk(), "{ran}");
         assert_eq!(note["arguments"][1], "build-image", "{ran}");
         assert_eq!(words.len(), usize::from(answer == Answer::Said), "{ran}");
+    }
+
+    /// The launcher starts nothing at all, with the shim or without.
+    #[track_caller]
+    pub(crate) fn cannot_start(&self) {
+        let arguments = ["build-image", "-c", "image.yaml", "-i", "of-the-table"];
+        let (ran, note) = self.noting(self.scene.command(&self.path("shim/pcluster"), &arguments));
+        assert!(!ran.status.success() && note.is_none(), "{ran}");
+        assert!(ran.err().starts_with("pcluster-shim: "), "{ran}");
+        let (looked, told) = self.scene.preflight(&["check", "--no-synth"]);
+        assert!(matches!(looked.status.code(), Some(1 | 3)), "{looked}");
+        assert_ne!(told["verdict"], "ready", "{looked}");
     }
 
     /// Nothing is known of earlier looks.
