@@ -117,7 +117,7 @@ fn pipx() {
         Answer::Known,
         |place| {
             let (base, wheel) = (base(), wheel());
-            let words = ["install", "--backend", "pip", "--pip-args=--no-deps", "--python"].map(OsStr::new);
+            let words = ["install", "--pip-args=--no-deps", "--python"].map(OsStr::new);
             place.tool(
                 &tools().join("bin/pipx"),
                 &[&words[..], &[base.as_os_str(), wheel.as_os_str()]].concat(),
@@ -312,9 +312,7 @@ fn spack() {
             );
             let text = fs::read_to_string(package.pcluster()).unwrap();
             write_program(&package.pcluster(), format!("#!/bin/sh {}\n{text}", sbang.display()));
-            let behind = [place.path("opt/py-aws-cdk"), package.site(), required];
-            let behind = std::env::join_paths(behind).unwrap();
-            place.spy_by_python_path(Some(Path::new(&behind)));
+            place.spy_by_python_path(&[place.path("opt/py-aws-cdk"), package.site(), required]);
             place.launcher_is(package.pcluster());
         },
         |place| link_cdk(Packages::Broken, &place.path("opt/py-aws-cdk")),
@@ -417,8 +415,12 @@ fn editable_by_setuptools_develop() {
 fn pep_660(place: &Place, packages: Packages, cdk: &str) {
     let venv = Venv(place.path("venv"));
     link_packages(packages, &venv.site());
-    let wheel_package = Venv(tools()).site().join("wheel");
-    symlink(wheel_package, venv.site().join("wheel")).unwrap();
+    // setuptools makes wheels by the package `wheel`.
+    for entry in fs::read_dir(Venv(tools()).site()).unwrap().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("wheel") {
+            symlink(entry.path(), venv.site().join(entry.file_name())).unwrap();
+        }
+    }
     require(&place.path("checkout"), cdk);
     let checkout = place.path("checkout");
     place.pip(
@@ -571,23 +573,21 @@ fn exec_under_another_name() {
     });
 }
 
-/// Its `sys.executable` is then what PATH has under that name: the shim.
+/// Its `sys.executable` is then what PATH has under that name: the shim, which is no Python to check
+/// a template with.
 #[test]
 fn exec_of_a_python_under_another_name() {
-    row(
-        Answer::Known,
-        |place| {
-            let venv = place.venv_by_pip("venv", Packages::Good);
-            place.spy_by_python_path(Some(&venv.site()));
-            let text = format!(
-                "#!/usr/bin/env bash\nexec -a pcluster {} {} \"$@\"\n",
-                quoted(&base()),
-                quoted(&venv.pcluster())
-            );
-            write_program(&place.path("bin/pcluster"), text);
-        },
-        |place| link_packages(Packages::Broken, &Venv(place.path("venv")).site()),
-    );
+    let mut place = Place::new();
+    let venv = place.venv_by_pip("venv", Packages::Good);
+    place.spy_by_python_path(&[venv.site()]);
+    let (python, launcher) = (quoted(&base()), quoted(&venv.pcluster()));
+    let text = format!("#!/usr/bin/env bash\nexec -a pcluster {python} {launcher} \"$@\"\n");
+    write_program(&place.path("bin/pcluster"), text);
+    place.truth(Packages::Good);
+    place.goes_on(Packages::Good, 1);
+    link_packages(Packages::Broken, &venv.site());
+    place.truth(Packages::Broken);
+    place.is_guarded(Packages::Broken, Answer::Known);
 }
 
 #[test]
@@ -863,6 +863,7 @@ fn pex() {
             let required = place.path("required");
             link_packages(Packages::Good, &required);
             place.scene.set("PEX_EXTRA_SYS_PATH", required);
+            place.spy_by_python_path(&[]);
             fs::copy(tools().join("pcluster.pex"), place.path("bin/pcluster")).unwrap();
         },
         |place| link_packages(Packages::Broken, &place.path("required")),

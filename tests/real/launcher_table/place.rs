@@ -105,9 +105,9 @@ impl Place {
     }
 
     /// For a launcher that runs no `.pth` file of its packages.
-    pub(crate) fn spy_by_python_path(&mut self, behind: Option<&Path>) {
+    pub(crate) fn spy_by_python_path(&mut self, behind: &[PathBuf]) {
         write(&self.path("spy/sitecustomize.py"), SPY);
-        let entries = behind.into_iter().map(Path::to_owned).chain([self.path("spy")]);
+        let entries = behind.iter().cloned().chain([self.path("spy")]);
         self.scene.set("PYTHONPATH", std::env::join_paths(entries).unwrap());
     }
 
@@ -204,30 +204,42 @@ impl Place {
         assert_eq!(report["packages"][IMAGEBUILDER], packages.cdk(), "{ran}");
     }
 
+    #[track_caller]
+    fn build_image(&self) -> (Ran, Option<Value>) {
+        let arguments = ["build-image", "-c", "image.yaml", "-i", "of-the-table"];
+        self.noting(self.scene.command(&self.path("shim/pcluster"), &arguments))
+    }
+
     /// A guarded `build-image`: the good one runs without a word; the broken one is stopped before
     /// anything runs; where it is not known, that is said and the call goes on.
     #[track_caller]
     pub(crate) fn is_guarded(&self, packages: Packages, answer: Answer) {
-        let arguments = ["build-image", "-c", "image.yaml", "-i", "of-the-table"];
-        let (ran, note) = self.noting(self.scene.command(&self.path("shim/pcluster"), &arguments));
-        let words: Vec<String> =
-            ran.err().lines().filter(|line| line.starts_with("pcluster-shim: ")).map(str::to_owned).collect();
         if (packages, answer) == (Packages::Broken, Answer::Known) {
+            let (ran, note) = self.build_image();
             assert!(!ran.stop().is_empty(), "{ran}");
             assert_eq!(note, None, "pcluster ran\n{ran}");
             return;
         }
+        let said = self.goes_on(packages, 1);
+        assert_eq!(said, usize::from(answer == Answer::Said), "lines of the shim's");
+    }
+
+    /// A guarded `build-image` becomes the real one, and the shim says at most `lines`.
+    #[track_caller]
+    pub(crate) fn goes_on(&self, packages: Packages, lines: usize) -> usize {
+        let (ran, note) = self.build_image();
         let note = note.unwrap_or_else(|| panic!("pcluster did not run\n{ran}"));
         assert_eq!(note["cdk"], packages.cdk(), "{ran}");
         assert_eq!(note["arguments"][1], "build-image", "{ran}");
-        assert_eq!(words.len(), usize::from(answer == Answer::Said), "{ran}");
+        let said = ran.err().lines().filter(|line| line.starts_with("pcluster-shim: ")).count();
+        assert!(said <= lines, "{ran}");
+        said
     }
 
     /// The launcher starts nothing at all, with the shim or without.
     #[track_caller]
     pub(crate) fn cannot_start(&self) {
-        let arguments = ["build-image", "-c", "image.yaml", "-i", "of-the-table"];
-        let (ran, note) = self.noting(self.scene.command(&self.path("shim/pcluster"), &arguments));
+        let (ran, note) = self.build_image();
         assert!(!ran.status.success() && note.is_none(), "{ran}");
         assert!(ran.err().starts_with("pcluster-shim: "), "{ran}");
         let (looked, told) = self.scene.preflight(&["check", "--no-synth"]);
