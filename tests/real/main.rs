@@ -11,6 +11,7 @@ mod configurations; // the corpus: every key of the schema, its extremes, YAML's
 mod corpus; // each of them with and without the shim
 mod environments; // what every test stands on
 mod installed; // install.sh over real installations
+mod launcher_table; // launchers by kind × good and broken packages, and what changes after the first look
 mod launchers; // the ways in which pcluster is installed
 mod pass_through; // all that is not build-image
 mod read_once; // a configuration from a pipe, a FIFO, standard input
