@@ -1,3 +1,4 @@
 //! What the program asks of the operating system, below everything else.
 
+pub mod disk;
 pub mod files;
