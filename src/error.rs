@@ -142,7 +142,8 @@ impl Error {
                     .into()
             }
             Self::NothingToUndo { .. } => {
-                "Nothing was changed. Name the pcluster that was repaired with --real.".into()
+                "Nothing was changed. If another environment was repaired, name its pcluster with --real."
+                    .into()
             }
             Self::Repair { next, .. } | Self::NotInPlace { next, .. } => next.clone(),
         }

@@ -435,10 +435,11 @@ fn left_to_another(packages: &[String]) -> Error {
 
 /// Behind "as it was": the packages that a rollback has left to another installer.
 fn taken_words(packages: &[String]) -> String {
-    if packages.is_empty() {
-        return String::new();
+    match packages {
+        [] => String::new(),
+        [package] => format!(", but {package} is left as the other installer has written it"),
+        packages => format!(", but {} are left as the other installer has written them", packages.join(", ")),
     }
-    format!(", but {}: another installer has written it since, and it is left so", packages.join(", "))
 }
 
 fn not_written(fault: String) -> Stop {
@@ -549,7 +550,7 @@ pub fn undo(request: &Request) -> Result<Undone, Stop> {
 const UNREADABLE: &str = "Nothing was changed or removed. Restore that file from a backup; without one the copies \
                           beside it cannot be put back.";
 
-const STAYS_REPAIRED: &str = "Nothing was changed, the environment stays repaired. Restore that copy from a backup, or \
+const STAYS_REPAIRED: &str = "Nothing was changed; the environment stays repaired. Restore that copy from a backup, or \
                               make an environment anew.";
 
 /// What is said about a repair in JSON.

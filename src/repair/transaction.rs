@@ -254,14 +254,13 @@ impl Store {
         let back: Vec<&Saved> =
             journal.removed.iter().filter(|saved| !taken.leave.contains(&saved.path)).collect();
         let mut faults = remove_new(journal, &back, &taken.keep);
-        let roots = journal.roots();
-        let inside =
-            journal.directories.iter().filter(|(path, _)| roots.iter().any(|root| path.starts_with(root)));
-        inside.for_each(|(directory, mode)| make_directory(directory, *mode));
+        let above: BTreeSet<&Path> = back.iter().flat_map(|saved| saved.path.ancestors().skip(1)).collect();
+        let needed = journal.directories.iter().filter(|(directory, _)| above.contains(directory.as_path()));
+        needed.for_each(|(directory, mode)| make_directory(directory, *mode));
         faults.extend(put_all_back(&snapshot, &back));
         remove_empty(journal.created.iter().map(PathBuf::as_path));
         let changed = back.iter().map(|saved| &saved.path).chain(&journal.created);
-        if let Err(error) = disk::sync(&changed.map(PathBuf::as_path).collect(), &roots) {
+        if let Err(error) = disk::sync(&changed.map(PathBuf::as_path).collect(), &journal.roots()) {
             faults.push(at(&journal.site, "cannot write")(error));
         }
         if !faults.is_empty() {
