@@ -24,8 +24,8 @@ pub mod variable {
     pub const CONFIG: &str = "PCLUSTER_SHIM_CONFIG";
     /// Set by the shim for launchers that might start it again; see [`crate::locate::Guard`].
     pub const TRIED: &str = "PCLUSTER_SHIM_TRIED";
-    /// Tells a launcher's interpreter where its answer begins and ends.
-    pub const SENTINEL: &str = "PCLUSTER_SHIM_SENTINEL";
+    /// The directory of a question that is put to a launcher; see [`crate::question`].
+    pub const QUESTION: &str = "PCLUSTER_SHIM_QUESTION";
 }
 
 /// A base directory of the XDG specification: the variable where it is absolute, else below HOME.
@@ -33,12 +33,6 @@ pub mod variable {
 pub fn base_directory(variable: &str, below_home: &str) -> Option<PathBuf> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     absolute(variable).or_else(|| absolute("HOME").map(|home| home.join(below_home)))
-}
-
-/// Where a check of ours has started the launcher that has started us: what frames the answer.
-#[must_use]
-pub fn asked_with() -> Option<String> {
-    env::var(variable::SENTINEL).ok()
 }
 
 /// Which of the three programs this call is.

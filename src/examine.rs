@@ -73,14 +73,15 @@ pub enum Examined {
     },
 }
 
-/// Who will run. The inner error is the report of an environment that stays unknown.
+/// Who will run, with the packages of `overlay` in front as PYTHONPATH puts them there. The inner error
+/// is the report of an environment that stays unknown.
 ///
 /// # Errors
 /// We were interrupted.
-pub fn identify(request: &Request) -> Result<Result<Target, Box<Report>>, Stop> {
+pub fn identify(request: &Request, overlay: Option<&Path>) -> Result<Result<Target, Box<Report>>, Stop> {
     let since = Instant::now();
     let _step = request.progress.step("looking for pcluster's Python");
-    match target::identify(request.real, request.settings.timeout, &request.memory) {
+    match target::identify(request.real, overlay, request.settings.timeout, &request.memory) {
         Ok(target) => Ok(Ok(target)),
         Err(Unidentified::Child(ChildError::Interrupted(signal))) => Err(Stop::Interrupted(signal)),
         Err(Unidentified::Loop { tried }) => Err(Error::Loop { tried }.into()),
@@ -174,7 +175,7 @@ fn fingerprint(request: &Request, target: &Target, packages: &Packages, node: &N
     for entry in &target.interpreter.sys_path {
         key.field(entry.as_os_str().as_bytes());
     }
-    packages.fingerprint(&target.interpreter.sys_path, &mut key);
+    packages.fingerprint(&target.interpreter, &mut key);
     key.file(&node.path).field(node.version.to_string());
     for (name, value) in env::vars_os().filter(|(name, _)| counts(name)) {
         key.field(name.as_bytes()).field(value.as_bytes());

@@ -1,61 +1,181 @@
-"""Says which Python runs pcluster: one JSON object on stdout between two lines of the sentinel.
+"""Says which Python runs pcluster, as one JSON object. Python 3.6 to 3.13.
 
-Run in two ways, on Python 3.6 to 3.13:
-    python -c CODE SENTINEL DIRECTORY   DIRECTORY is the script's, which Python puts on sys.path first
-    as sitecustomize of a launcher that cannot be read, with the sentinel in PCLUSTER_SHIM_SENTINEL
+Run in two ways:
+
+    python -c CODE SENTINEL DIRECTORY [REQUIRES]
+        by the interpreter that a console script names. DIRECTORY is the script's, which Python puts
+        first on sys.path; REQUIRES is the script's `__requires__`. The answer goes to stdout, between
+        two lines of the sentinel.
+    as `sitecustomize` of any other launcher, by PYTHONPATH
+        The answer is given when pcluster is about to be imported, so whatever the launcher does on
+        the way to it is part of the answer; the process ends before anything of pcluster runs. It
+        goes to a file in the directory `answers` beside the one that holds this file: the launcher
+        may have redirected stdout.
+
+Strings are byte strings in disguise, a character for each byte: paths and variables may be no UTF-8.
 """
 import os
 import sys
 
+PACKAGE = "pcluster"
+
+# The packages whose code decides about the template.
+SOURCES = (PACKAGE, "aws_cdk", "jsii")
+
 
 def main():
-    inside_launcher = __name__ == "sitecustomize"
-    if inside_launcher:
-        sentinel = os.environ.pop("PCLUSTER_SHIM_SENTINEL")
-        leave_no_trace(os.path.dirname(os.path.abspath(__file__)))
-    else:
-        sentinel, script_directory = sys.argv[1:3]
-        if sys.path and sys.path[0] == "":
-            sys.path[0] = script_directory
+    if __name__ == "sitecustomize":
+        directory = os.path.dirname(os.path.abspath(__file__))
+        sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != directory]
+        run_hidden_sitecustomize()
+        sys.meta_path.insert(0, Finder(directory))
+        return
+    sentinel, script_directory = sys.argv[1:3]
+    if sys.path and sys.path[0] == "":
+        sys.path[0] = script_directory
+    for requires in sys.argv[3:]:
+        activate(requires)
+    sys.stdout.flush()
+    framed = "\n{0}\n{1}\n{0}\n".format(sentinel, as_json(answer(os.environ)))
+    os.write(1, framed.encode("ascii"))
+    os._exit(0)
 
-    import json
 
-    answer = {
+def run_hidden_sitecustomize():
+    """The one that this file hides, whose directory comes later on sys.path."""
+    own = sys.modules.pop("sitecustomize")
+    try:
+        import sitecustomize  # noqa: F401
+    except ImportError:
+        sys.modules["sitecustomize"] = own
+
+
+class Finder(object):
+    """First on sys.meta_path. A look-up of pcluster changes nothing; its import is answered."""
+
+    def __init__(self, directory):
+        self.directory = directory
+
+    def find_spec(self, name, path=None, target=None):
+        if name != PACKAGE:
+            return None
+        found = find(name, path, [finder for finder in sys.meta_path if finder is not self])
+        if found is not None:
+            found.loader = Loader(self.directory)
+        return found
+
+
+class Loader(object):
+    def __init__(self, directory):
+        self.directory = directory
+
+    def create_module(self, spec):
+        sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, Finder)]
+        environment = dict(os.environ)
+        rest = environment.pop("PYTHONPATH", "").split(os.pathsep)
+        rest = [entry for entry in rest if entry and os.path.abspath(entry) != self.directory]
+        if rest:
+            environment["PYTHONPATH"] = os.pathsep.join(rest)
+        told = as_json(answer(environment)).encode("ascii")
+        name = os.path.join(os.path.dirname(self.directory), "answers", str(os.getpid()))
+        with open(name + ".part", "wb") as file:
+            file.write(told)
+        os.rename(name + ".part", name)
+        os._exit(0)
+
+    def exec_module(self, module):
+        pass
+
+
+def answer(environment):
+    sys_path = [os.path.abspath(entry) if entry else os.getcwd() for entry in sys.path]
+    return {
         "executable": sys.executable,
         "version": ".".join(map(str, sys.version_info[:3])),
         "cacheTag": sys.implementation.cache_tag,
         "flags": flags(),
         "prefix": sys.prefix,
         "externallyManaged": externally_managed(),
-        "sysPath": [os.path.abspath(entry) if entry else os.getcwd() for entry in sys.path],
-        "environment": {
-            name: value for name, value in os.environ.items() if name == "PATH" or name.startswith(SHOWN)
-        },
+        "sysPath": sys_path,
+        "candidates": candidates(sys_path),
+        "sources": sorted(set(sum(map(locations, SOURCES), []))),
+        "environment": dict(environment),
     }
-    framed = "\n{0}\n{1}\n{0}\n".format(sentinel, json.dumps(answer))
-    sys.stdout.flush()
-    os.write(1, framed.encode("ascii"))
-    os._exit(0)
 
 
-# What a wrapper may set that makes the same Python behave otherwise. No other variable is told:
-# the answer is kept in a file.
-SHOWN = ("PYTHON", "NODE_", "JSII_", "LD_LIBRARY_PATH", "DYLD_", "VIRTUAL_ENV", "CONDA_PREFIX")
+def as_json(value):
+    import json
+
+    return json.dumps(in_bytes(value))
 
 
-def leave_no_trace(directory):
-    """Takes our directory out again, and lets the sitecustomize run that it hid."""
-    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != directory]
-    rest = os.environ.get("PYTHONPATH", "").split(os.pathsep)[1:]
-    if rest:
-        os.environ["PYTHONPATH"] = os.pathsep.join(rest)
-    else:
-        del os.environ["PYTHONPATH"]
-    ours = sys.modules.pop("sitecustomize")
+def in_bytes(value):
+    if isinstance(value, str):
+        return os.fsencode(value).decode("latin-1")
+    if isinstance(value, list):
+        return [in_bytes(item) for item in value]
+    if isinstance(value, dict):
+        return {in_bytes(key): in_bytes(item) for key, item in value.items()}
+    return value
+
+
+def candidates(sys_path):
+    """What would be on sys.path if it existed: site directories, and what their .pth files name."""
+    import site
+
+    directories = []
+    try:  # a virtualenv of before version 20 has a site.py of its own, without these
+        directories += site.getsitepackages()
+        if site.ENABLE_USER_SITE:
+            directories.append(site.getusersitepackages())
+    except Exception:
+        pass
+    named = []
+    for directory in directories + sys_path:
+        named += named_by_pth(directory)
+    return sorted(set(os.path.abspath(entry) for entry in directories + named) - set(sys_path))
+
+
+def named_by_pth(directory):
+    named = []
     try:
-        import sitecustomize  # noqa: F401
-    except ImportError:
-        sys.modules["sitecustomize"] = ours
+        files = [name for name in os.listdir(directory) if name.endswith(".pth")]
+        for name in files:
+            with open(os.path.join(directory, name), "rb") as file:
+                lines = os.fsdecode(file.read(1 << 20)).splitlines()
+            lines = [line.strip() for line in lines if not line.startswith(("#", "import ", "import\t"))]
+            named += [os.path.join(directory, line) for line in lines if line]
+    except (OSError, ValueError):
+        pass
+    return named
+
+
+def locations(package):
+    """The directories of a package, which an editable installation may have anywhere."""
+    spec = find(package, None, sys.meta_path)
+    return [os.path.abspath(entry) for entry in (spec and spec.submodule_search_locations) or []]
+
+
+def find(name, path, finders):
+    for finder in finders:
+        try:
+            spec = finder.find_spec(name, path)
+        except Exception:  # another program's finder, or one of before Python 3.4
+            continue
+        if spec is not None:
+            return spec
+    return None
+
+
+def activate(requires):
+    """As pkg_resources does for a script with `__requires__`: it may put eggs on sys.path."""
+    import __main__
+
+    __main__.__requires__ = requires
+    try:
+        import pkg_resources  # noqa: F401
+    except Exception:  # the script fails in the same way
+        pass
 
 
 def externally_managed():

@@ -1,4 +1,8 @@
-//! The forms of launchers: how the head of a file named pcluster tells which Python it starts.
+//! Launchers: whether a file named pcluster is a console script that an installer wrote, and which
+//! Python such a script starts.
+//!
+//! Only a file whose whole text is known tells its interpreter: a script that does anything else
+//! may lead anywhere, and has to be asked.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -7,111 +11,289 @@ use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-/// The forms of launchers.
+/// Longer than any console script: the longest known one has 1.2 kB below its first lines.
+const MAX_SCRIPT: u64 = 16 << 10;
+
+/// What a file named pcluster is.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Launcher {
-    /// `#!/path/to/python [argument]`, as the kernel reads it.
-    Shebang { interpreter: PathBuf, argument: Option<OsString> },
-    /// `#!/usr/bin/env [-S] python3 [arguments]`.
+    ConsoleScript(ConsoleScript),
+    /// A wrapper, a shim of a version manager, an archive, a frozen program.
+    Other,
+}
+
+/// A console script whose whole text is known.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ConsoleScript {
+    start: Start,
+    /// Its `__requires__`, where `pkg_resources` acts on it.
+    pub requires: Option<String>,
+}
+
+/// How a console script starts its Python.
+#[derive(Debug, PartialEq, Eq)]
+enum Start {
+    /// `#!/path/to/python [flags]`, as the kernel reads it.
+    Shebang { interpreter: PathBuf, flags: Option<OsString> },
+    /// `#!/usr/bin/env [-S] python3 [flags]`.
     Env { words: Vec<OsString> },
     /// `#!/bin/sh`, and an exec that Python reads as a string: for long paths and paths with spaces.
     Trampoline { words: Vec<OsString>, beside_script: bool },
-    /// A wrapper, a shim of a version manager, a frozen program.
-    Other,
 }
+
+/// Texts below the first lines, with `'` for either quote and blanks for tabs, without empty lines and
+/// the comment that names the encoding. `*` stands for a requirement such as `aws-parallelcluster==3.1.3`.
+const BODIES: [&str; 10] = [
+    // distlib 0.2.9 to 0.3.9 and with it pip 19.3 to 25.1, uv before 0.6, pypa/installer, flit
+    r"import re
+import sys
+from pcluster.cli.entrypoint import main
+if __name__ == '__main__':
+    sys.argv[0] = re.sub(r'(-script\.pyw|\.exe)?$', '', sys.argv[0])
+    sys.exit(main())",
+    // pip before 19.3, conda, rattler
+    r"import re
+import sys
+from pcluster.cli.entrypoint import main
+if __name__ == '__main__':
+    sys.argv[0] = re.sub(r'(-script\.pyw?|\.exe)?$', '', sys.argv[0])
+    sys.exit(main())",
+    // distlib 0.4
+    r"import re
+import sys
+if __name__ == '__main__':
+    from pcluster.cli.entrypoint import main
+    sys.argv[0] = re.sub(r'(-script\.pyw|\.exe)?$', '', sys.argv[0])
+    sys.exit(main())",
+    // conda before 4.4
+    r"if __name__ == '__main__':
+    from sys import exit
+    from pcluster.cli.entrypoint import main
+    exit(main())",
+    // pip 25.2 and 25.3
+    r"import sys
+from pcluster.cli.entrypoint import main
+if __name__ == '__main__':
+    if sys.argv[0].endswith('.exe'):
+        sys.argv[0] = sys.argv[0][:-4]
+    sys.exit(main())",
+    // pip from 26.0 on
+    r"import sys
+from pcluster.cli.entrypoint import main
+if __name__ == '__main__':
+    sys.argv[0] = sys.argv[0].removesuffix('.exe')
+    sys.exit(main())",
+    // uv from 0.6 on
+    r"import sys
+from pcluster.cli.entrypoint import main
+if __name__ == '__main__':
+    if sys.argv[0].endswith('-script.pyw'):
+        sys.argv[0] = sys.argv[0][:-11]
+    elif sys.argv[0].endswith('.exe'):
+        sys.argv[0] = sys.argv[0][:-4]
+    sys.exit(main())",
+    // poetry
+    r"import sys
+from pcluster.cli.entrypoint import main
+if __name__ == '__main__':
+    sys.exit(main())",
+    // setuptools before 47, `develop` and eggs
+    r"# EASY-INSTALL-ENTRY-SCRIPT: '*','console_scripts','pcluster'
+__requires__ = '*'
+import re
+import sys
+from pkg_resources import load_entry_point
+if __name__ == '__main__':
+    sys.argv[0] = re.sub(r'(-script\.pyw?|\.exe)?$', '', sys.argv[0])
+    sys.exit(
+        load_entry_point('*', 'console_scripts', 'pcluster')()
+    )",
+    // setuptools from 47 on
+    r"# EASY-INSTALL-ENTRY-SCRIPT: '*','console_scripts','pcluster'
+import re
+import sys
+# for compatibility with easy_install; see #2198
+__requires__ = '*'
+try:
+    from importlib.metadata import distribution
+except ImportError:
+    try:
+        from importlib_metadata import distribution
+    except ImportError:
+        from pkg_resources import load_entry_point
+def importlib_load_entry_point(spec, group, name):
+    dist_name, _, _ = spec.partition('==')
+    matches = (
+        entry_point
+        for entry_point in distribution(dist_name).entry_points
+        if entry_point.group == group and entry_point.name == name
+    )
+    return next(matches).load()
+globals().setdefault('load_entry_point', importlib_load_entry_point)
+if __name__ == '__main__':
+    sys.argv[0] = re.sub(r'(-script\.pyw?|\.exe)?$', '', sys.argv[0])
+    sys.exit(load_entry_point('*', 'console_scripts', 'pcluster')())",
+];
 
 impl Launcher {
     /// # Errors
     /// The file cannot be read.
     pub fn read(path: &Path) -> io::Result<Self> {
-        let mut head = Vec::new();
-        File::open(path)?.take(4096).read_to_end(&mut head)?;
-        Ok(Self::parse(&head))
+        let mut text = Vec::new();
+        File::open(path)?.take(MAX_SCRIPT + 1).read_to_end(&mut text)?;
+        Ok(Self::parse(&text))
+    }
+
+    fn parse(text: &[u8]) -> Self {
+        ConsoleScript::parse(text).map_or(Self::Other, Self::ConsoleScript)
     }
 
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Shebang { .. } => "shebang",
-            Self::Env { .. } => "env shebang",
-            Self::Trampoline { .. } => "sh trampoline",
+            Self::ConsoleScript(script) => match script.start {
+                Start::Shebang { .. } => "shebang",
+                Start::Env { .. } => "env shebang",
+                Start::Trampoline { .. } => "sh trampoline",
+            },
             Self::Other => "wrapper",
         }
     }
+}
 
-    fn parse(head: &[u8]) -> Self {
-        let mut lines = head.split(|byte| *byte == b'\n');
-        let Some(shebang) = lines.next().and_then(|line| line.strip_prefix(b"#!")) else {
-            return Self::Other;
+/// Whether a file is a console script of aws-parallelcluster, which never starts `pcluster` again.
+#[must_use]
+pub fn is_console_script(path: &Path) -> bool {
+    matches!(Launcher::read(path), Ok(Launcher::ConsoleScript(_)))
+}
+
+impl ConsoleScript {
+    fn parse(text: &[u8]) -> Option<Self> {
+        if text.len() as u64 > MAX_SCRIPT {
+            return None;
+        }
+        let (first, rest) = split_line(text.strip_prefix(b"#!")?);
+        let (start, body) = match Start::from_shebang(first)? {
+            Some(start) => (start, rest),
+            None => Start::from_trampoline(rest)?,
         };
-        let shebang = shebang.trim_ascii();
-        let (interpreter, argument) = match shebang.iter().position(u8::is_ascii_whitespace) {
-            Some(end) => (&shebang[..end], Some(shebang[end..].trim_ascii())),
-            None => (shebang, None),
+        let requires = read_body(std::str::from_utf8(body).ok()?)?;
+        Some(Self { start, requires })
+    }
+
+    /// The program to ask and the arguments before the script's name.
+    #[must_use]
+    pub fn interpreter(&self, script_directory: &Path) -> Option<(PathBuf, Vec<OsString>)> {
+        match &self.start {
+            Start::Shebang { interpreter, flags } => {
+                Some((interpreter.clone(), flags.iter().cloned().collect()))
+            }
+            Start::Env { words } => {
+                let (program, flags) = words.split_first()?;
+                let program = which::which_in(program, env::var_os("PATH"), env::current_dir().ok()?).ok()?;
+                Some((program, flags.to_vec()))
+            }
+            Start::Trampoline { words, beside_script } => {
+                let (program, flags) = words.split_first()?;
+                let base = if *beside_script { script_directory } else { Path::new("") };
+                Some((base.join(program), flags.to_vec()))
+            }
+        }
+    }
+}
+
+impl Start {
+    /// `Some(None)`: `/bin/sh` reads on, in the next line.
+    fn from_shebang(line: &[u8]) -> Option<Option<Self>> {
+        let line = line.trim_ascii();
+        let (interpreter, argument) = match line.iter().position(u8::is_ascii_whitespace) {
+            Some(end) => (&line[..end], Some(line[end..].trim_ascii())),
+            None => (line, None),
         };
         let interpreter = PathBuf::from(OsStr::from_bytes(interpreter));
         if is_python(&interpreter) && interpreter.is_absolute() {
-            return Self::Shebang {
-                interpreter,
-                argument: argument.map(|text| OsStr::from_bytes(text).to_owned()),
-            };
+            let flags = argument.map(|text| OsStr::from_bytes(text).to_owned());
+            return flags
+                .iter()
+                .all(|flag| is_flag(flag))
+                .then_some(Some(Self::Shebang { interpreter, flags }));
         }
         match interpreter.file_name().and_then(OsStr::to_str) {
-            Some("env") => Self::parse_env(argument.unwrap_or_default()),
-            Some("sh") => lines.next().and_then(Self::parse_trampoline).unwrap_or(Self::Other),
-            _ => Self::Other,
+            Some("env") => Self::from_env(argument?).map(Some),
+            Some("sh") if argument.is_none() => Some(None),
+            _ => None,
         }
     }
 
-    fn parse_env(argument: &[u8]) -> Self {
+    fn from_env(argument: &[u8]) -> Option<Self> {
         let words: Vec<&[u8]> = match argument.strip_prefix(b"-S") {
             Some(rest) => rest.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect(),
             None => vec![argument],
         };
         // Quotes, escapes, and variables to set or to expand: left to env itself.
         if words.iter().any(|word| word.iter().any(|byte| b"'\"\\$=".contains(byte))) {
-            return Self::Other;
+            return None;
         }
         let words: Vec<OsString> = words.iter().map(|word| OsStr::from_bytes(word).to_owned()).collect();
-        match words.first() {
-            Some(program) if is_python(Path::new(program)) => Self::Env { words },
-            _ => Self::Other,
-        }
+        starts_python(&words).then_some(Self::Env { words })
     }
 
-    /// `'''exec' PYTHON [FLAGS] "$0" "$@"`, perhaps with a comment behind it.
-    fn parse_trampoline(line: &[u8]) -> Option<Self> {
+    /// `'''exec' PYTHON [FLAGS] "$0" "$@"` and the end of what Python reads as a string, which is on
+    /// the next line, or with conda behind a comment sign on the same one; and what follows.
+    fn from_trampoline(text: &[u8]) -> Option<(Self, &[u8])> {
         const BESIDE: &str = r#""$(dirname -- "$(realpath -- "$0")")"/"#;
-        let line = std::str::from_utf8(line).ok()?;
-        let command = line.strip_prefix("'''exec' ")?.split_once(r#" "$0" "$@""#)?.0.trim();
+        let (line, rest) = split_line(text);
+        let line = std::str::from_utf8(line).ok()?.strip_prefix("'''exec' ")?;
+        let (command, body) = if let Some(command) = line.strip_suffix(r#" "$0" "$@" #'''"#) {
+            (command, rest)
+        } else {
+            let (end, body) = split_line(rest);
+            (line.strip_suffix(r#" "$0" "$@""#).filter(|_| end == b"' '''")?, body)
+        };
         let (command, beside_script) = match command.strip_prefix(BESIDE) {
             Some(rest) => (rest, true),
             None => (command, false),
         };
         let words = shell_words(command)?;
-        is_python(Path::new(words.first()?)).then_some(Self::Trampoline { words, beside_script })
+        starts_python(&words).then_some((Self::Trampoline { words, beside_script }, body))
     }
+}
 
-    /// The program to ask and the arguments before the script's name.
-    #[must_use]
-    pub fn interpreter(&self, script_directory: &Path) -> Option<(PathBuf, Vec<OsString>)> {
-        match self {
-            Self::Shebang { interpreter, argument } => {
-                Some((interpreter.clone(), argument.iter().cloned().collect()))
-            }
-            Self::Env { words } => {
-                let (program, arguments) = words.split_first()?;
-                let program = which::which_in(program, env::var_os("PATH"), env::current_dir().ok()?).ok()?;
-                Some((program, arguments.to_vec()))
-            }
-            Self::Trampoline { words, beside_script } => {
-                let (program, arguments) = words.split_first()?;
-                let base = if *beside_script { script_directory } else { Path::new("") };
-                Some((base.join(program), arguments.to_vec()))
-            }
-            Self::Other => None,
-        }
+fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
+    match text.iter().position(|byte| *byte == b'\n') {
+        Some(end) => (&text[..end], &text[end + 1..]),
+        None => (text, &[]),
     }
+}
+
+/// `None`: a text that is not known. Otherwise the `__requires__` that `pkg_resources` acts on.
+fn read_body(body: &str) -> Option<Option<String>> {
+    let body = body.replace('"', "'").replace('\t', "    ");
+    let lines = || body.lines().map(str::trim_end).filter(|line| !line.is_empty() && *line != ENCODING);
+    BODIES.iter().find_map(|known| {
+        let mut requirement = None;
+        let same = known.lines().count() == lines().count()
+            && known.lines().zip(lines()).all(|(known, line)| is_like(known, line, &mut requirement));
+        let acts = known.contains("\nfrom pkg_resources import");
+        same.then(|| requirement.filter(|_| acts).map(str::to_owned))
+    })
+}
+
+const ENCODING: &str = "# -*- coding: utf-8 -*-";
+
+/// Whether a line is the known one, where every `*` is the one requirement of the script.
+fn is_like<'a>(known: &str, line: &'a str, requirement: &mut Option<&'a str>) -> bool {
+    let Some((before, after)) = known.split_once('*') else { return known == line };
+    let found = line.strip_prefix(before).and_then(|line| line.strip_suffix(after));
+    let is_requirement =
+        |text: &&str| text.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_.+!=".contains(letter));
+    found.filter(is_requirement).is_some_and(|found| *requirement.get_or_insert(found) == found)
+}
+
+fn starts_python(words: &[OsString]) -> bool {
+    words.split_first().is_some_and(|(program, flags)| {
+        is_python(Path::new(program)) && flags.iter().all(|flag| is_flag(flag))
+    })
 }
 
 fn is_python(path: &Path) -> bool {
@@ -119,7 +301,18 @@ fn is_python(path: &Path) -> bool {
         .is_some_and(|name| name.as_bytes().starts_with(b"python") || name.as_bytes().starts_with(b"pypy"))
 }
 
-/// Words as a shell reads them; `None` where it would expand something.
+/// A flag after which Python still runs the script: `-m` and `-c` run something else.
+fn is_flag(argument: &OsStr) -> bool {
+    match argument.as_bytes() {
+        [b'-', b'W' | b'X', value @ ..] => !value.is_empty(),
+        [b'-', letters @ ..] => {
+            !letters.is_empty() && letters.iter().all(|letter| b"BbdEIOPqRSsuv".contains(letter))
+        }
+        _ => false,
+    }
+}
+
+/// Words as a shell reads them; `None` where it would expand something or end the command.
 fn shell_words(text: &str) -> Option<Vec<OsString>> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     for letter in text.chars() {
@@ -131,11 +324,16 @@ fn shell_words(text: &str) -> Option<Vec<OsString>> {
                 word.get_or_insert_default();
             }
             (None, ' ') => words.extend(word.take()),
+            (None, other) if other.is_ascii() && !is_plain(other) => return None,
             _ => word.get_or_insert_default().push(letter),
         }
     }
     words.extend(word);
     quote.is_none().then(|| words.into_iter().map(OsString::from).collect())
+}
+
+fn is_plain(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || "/-_.+,:@%".contains(letter)
 }
 
 #[cfg(test)]
@@ -146,56 +344,117 @@ mod tests {
         line.split(' ').map(OsString::from).collect()
     }
 
+    /// What distlib writes below the first lines.
+    fn body() -> String {
+        format!("{ENCODING}\n{}\n", BODIES[0])
+    }
+
+    fn started(head: &str) -> Option<Start> {
+        match Launcher::parse((head.to_owned() + &body()).as_bytes()) {
+            Launcher::ConsoleScript(script) => Some(script.start),
+            Launcher::Other => None,
+        }
+    }
+
     #[test]
-    fn every_form_of_launcher_is_told_from_the_others() {
-        let shebang = |path: &str, argument: Option<&str>| Launcher::Shebang {
-            interpreter: path.into(),
-            argument: argument.map(OsString::from),
+    fn every_way_to_start_python_is_told_from_the_others() {
+        let shebang = |path: &str, flags: Option<&str>| {
+            Some(Start::Shebang { interpreter: path.into(), flags: flags.map(OsString::from) })
         };
+        let env = |line: &str| Some(Start::Env { words: words(line) });
         let trampoline =
-            |line: &str, beside| Launcher::Trampoline { words: vec![line.into()], beside_script: beside };
-        for (head, launcher) in [
-            ("#!/v/bin/python\nimport sys", shebang("/v/bin/python", None)),
-            ("#!/v/bin/python3.9", shebang("/v/bin/python3.9", None)),
+            |line: &str, beside_script| Some(Start::Trampoline { words: vec![line.into()], beside_script });
+        for (head, start) in [
+            ("#!/v/bin/python\n", shebang("/v/bin/python", None)),
+            ("#!/v/bin/python3.9\n", shebang("/v/bin/python3.9", None)),
             ("#! /v/bin/python3 -sP \n", shebang("/v/bin/python3", Some("-sP"))),
+            ("#!/v/bin/python3 -Wignore\n", shebang("/v/bin/python3", Some("-Wignore"))),
             ("#!/v/bin/pypy3\n", shebang("/v/bin/pypy3", None)),
-            ("#!/usr/bin/env python3\n", Launcher::Env { words: words("python3") }),
-            ("#!/usr/bin/env -S python3 -s\n", Launcher::Env { words: words("python3 -s") }),
+            ("#!/usr/bin/env python3\n", env("python3")),
+            ("#!/usr/bin/env -S python3 -s\n", env("python3 -s")),
             ("#!/bin/sh\n'''exec' /long/python \"$0\" \"$@\"\n' '''\n", trampoline("/long/python", false)),
-            ("#!/bin/sh\n'''exec' \"/a b/python\" \"$0\" \"$@\"\n", trampoline("/a b/python", false)),
-            ("#!/bin/sh\n'''exec' '/a b/python' \"$0\" \"$@\"\n", trampoline("/a b/python", false)),
-            ("#!/bin/sh\n'''exec' '/it'\"'\"'s/python' \"$0\" \"$@\"\n", trampoline("/it's/python", false)),
+            ("#!/bin/sh\n'''exec' \"/a b/python\" \"$0\" \"$@\"\n' '''\n", trampoline("/a b/python", false)),
+            ("#!/bin/sh\n'''exec' '/a b/python' \"$0\" \"$@\"\n' '''\n", trampoline("/a b/python", false)),
+            (
+                "#!/bin/sh\n'''exec' '/it'\"'\"'s/python' \"$0\" \"$@\"\n' '''\n",
+                trampoline("/it's/python", false),
+            ),
             ("#!/bin/sh\n'''exec' \"/c/python\" \"$0\" \"$@\" #'''\n", trampoline("/c/python", false)),
             (
-                "#!/bin/sh\n'''exec' \"$(dirname -- \"$(realpath -- \"$0\")\")\"/'python' \"$0\" \"$@\"\n",
+                "#!/bin/sh\n'''exec' \"$(dirname -- \"$(realpath -- \"$0\")\")\"/'python' \"$0\" \"$@\"\n' '''\n",
                 trampoline("python", true),
             ),
             (
-                "#!/bin/sh\n'''exec' /v/python -E \"$0\" \"$@\"\n",
-                Launcher::Trampoline { words: words("/v/python -E"), beside_script: false },
+                "#!/bin/sh\n'''exec' /v/python -E \"$0\" \"$@\"\n' '''\n",
+                Some(Start::Trampoline { words: words("/v/python -E"), beside_script: false }),
             ),
-            ("#!/usr/bin/env -S PYTHONPATH=/x python3\n", Launcher::Other),
-            ("#!/usr/bin/env -S python3 '-W ignore'\n", Launcher::Other),
-            ("#!/usr/bin/env bash\nexec pyenv", Launcher::Other),
-            ("#!/bin/sh\nexec /v/bin/python \"$0\" \"$@\"\n", Launcher::Other),
-            ("#!/bin/sh\n'''exec' $HOME/python \"$0\" \"$@\"\n", Launcher::Other),
-            ("#!python3\n", Launcher::Other),
-            ("#!", Launcher::Other),
-            ("", Launcher::Other),
-            ("\x7fELF", Launcher::Other),
+            ("#!/v/bin/python3 -m\n", None),
+            ("#!/v/bin/python3 -cprint()\n", None),
+            ("#!/v/bin/python3 other.py\n", None),
+            ("#!/usr/bin/env -S PYTHONPATH=/x python3\n", None),
+            ("#!/usr/bin/env -S python3 '-W ignore'\n", None),
+            ("#!/usr/bin/env -S python3 -m x\n", None),
+            ("#!/usr/bin/env bash\n", None),
+            ("#!/bin/sh\nexec /v/bin/python \"$0\" \"$@\"\n", None),
+            ("#!/bin/sh\n'''exec' $HOME/python \"$0\" \"$@\"\n' '''\n", None),
+            ("#!/bin/sh\n'''exec' /v/python;x \"$0\" \"$@\"\n' '''\n", None),
+            ("#!/bin/sh\n'''exec' /v/python \"$0\" x \"$@\"\n' '''\n", None),
+            ("#!/bin/sh\n'''exec' /v/python \"$0\" \"$@\" || x\n' '''\n", None),
+            ("#!/bin/sh\n'''exec' /v/python \"$0\" \"$@\"\n'; x '''\n", None),
+            ("#!/bin/sh\n'''exec' /v/python \"$0\" \"$@\"\n", None),
+            ("#!python3\n", None),
+            ("#!", None),
+            ("", None),
+            ("\x7fELF", None),
         ] {
-            assert_eq!(Launcher::parse(head.as_bytes()), launcher, "{head:?}");
+            assert_eq!(started(head), start, "{head:?}");
         }
+    }
+
+    /// A script that does anything else may lead anywhere.
+    #[test]
+    fn only_a_whole_known_text_is_a_console_script() {
+        let script = |body: &str| match Launcher::parse(format!("#!/v/bin/python\n{body}").as_bytes()) {
+            Launcher::ConsoleScript(script) => Some(script.requires),
+            Launcher::Other => None,
+        };
+        let requirement = "aws-parallelcluster==3.1.3";
+        for known in BODIES {
+            let text = known.replace('*', requirement);
+            let requires = known.contains("\nfrom pkg_resources").then(|| requirement.to_owned());
+            assert_eq!(script(&text), Some(requires.clone()), "{text}");
+            let other_quotes =
+                format!("{ENCODING}\n\n{}\n\n", text.replace('\'', "\"").replace("sys\n", "sys\n\n"));
+            assert_eq!(script(&other_quotes), Some(requires), "{other_quotes}");
+            for line in ["import os", "import site; site.addsitedir('/x')", "# -*- coding: rot13 -*-"] {
+                for place in 0..=text.lines().count() {
+                    let mut lines: Vec<&str> = text.lines().collect();
+                    lines.insert(place, line);
+                    assert_eq!(script(&lines.join("\n")), None, "{line} at {place}");
+                }
+            }
+            for missing in 0..text.lines().count() {
+                let mut lines: Vec<&str> = text.lines().collect();
+                lines.remove(missing);
+                let shorter = lines.join("\n");
+                let is_known = BODIES.iter().any(|body| body.replace('*', requirement) == shorter);
+                assert_eq!(script(&shorter).is_some(), is_known, "without line {missing} of\n{text}");
+            }
+        }
+        let two_requirements = BODIES[8].replacen('*', requirement, 2).replace('*', "other==1");
+        assert_eq!(script(&two_requirements), None);
+        assert_eq!(script(&BODIES[8].replace('*', "x'; import os; '")), None);
+        assert_eq!(script(&(BODIES[0].to_owned() + &"\n".repeat(20_000))), None, "too long");
     }
 
     #[test]
     fn shell_words_gives_up_where_a_shell_would_expand() {
         let expected: Vec<OsString> = ["a", "b c", "de"].map(OsString::from).into();
         assert_eq!(shell_words("a 'b c' \"d\"e"), Some(expected));
-        for expanded in ["$x", "`x`", "\"$x\"", "a\\ b", "'open"] {
+        for expanded in ["$x", "`x`", "\"$x\"", "a\\ b", "'open", "a;b", "a*", "~", "a&"] {
             assert_eq!(shell_words(expanded), None, "{expanded}");
         }
-        assert_eq!(shell_words("'$x'"), Some(vec!["$x".into()]));
+        assert_eq!(shell_words("'$x;'"), Some(vec!["$x;".into()]));
     }
 
     proptest::proptest! {
@@ -203,6 +462,7 @@ mod tests {
         fn no_launcher_makes_it_panic(head in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
             let _ = Launcher::parse(&head);
             let _ = Launcher::parse(&[b"#!/bin/sh\n'''exec' ", head.as_slice()].concat());
+            let _ = Launcher::parse(&[b"#!/v/python\n", head.as_slice()].concat());
         }
     }
 }

@@ -13,7 +13,9 @@
 //! | [`locate`] | PATH → the real pcluster |
 //! | [`locate_report`] | what `preflight where` says of it |
 //! | [`target`] | the real pcluster → its interpreter, `sys.path`, environment |
-//! | [`launcher`] | the head of a launcher → the Python that it starts |
+//! | [`launcher`] | a console script → the Python that it starts |
+//! | [`question`] | any other launcher, asked by starting it |
+//! | [`interpreter`] | what a Python says of itself |
 //! | [`node`] | the Node.js that CDK will run |
 //! | [`packages`] | `sys.path` → installed distributions |
 //! | [`advisory`] | packages × advisories → findings (pure) |
@@ -34,6 +36,7 @@ pub mod config;
 pub mod error;
 pub mod examine;
 pub mod guard;
+pub mod interpreter;
 pub mod launcher;
 pub mod locate;
 pub mod locate_report;
@@ -42,6 +45,7 @@ pub mod node;
 pub mod packages;
 pub mod preflight;
 pub mod progress;
+pub mod question;
 pub mod remember;
 pub mod repair;
 pub mod report;
@@ -85,8 +89,8 @@ impl Outcome {
 #[must_use]
 pub fn run(command_line: Vec<OsString>) -> Outcome {
     match Call::read(command_line) {
-        // A launcher that is being asked for its interpreter has started us: no check in a check.
-        Call::BuildImage(arguments) if cli::asked_with().is_some() => pass_through(arguments),
+        // Started by a launcher that is being asked for its Python: no check in a check.
+        Call::BuildImage(arguments) if question::pending().is_some() => pass_through(arguments),
         Call::PassThrough(arguments) => pass_through(arguments),
         Call::BuildImage(arguments) => guard::build_image(arguments),
         Call::Preflight(arguments) => preflight::run(arguments),
@@ -97,9 +101,10 @@ fn pass_through(arguments: Vec<OsString>) -> Outcome {
     match locate::Search::from_environment(None).real() {
         Ok(real) => real.become_it(arguments, String::new()),
         Err(error) => {
-            let stdout = cli::asked_with().and_then(|sentinel| target::answer_of_a_loop(&error, &sentinel));
-            let stdout = stdout.unwrap_or_default();
-            Outcome::Exit { status: error.exit_status(), stdout, stderr: error.on_stderr() }
+            if let (Error::Loop { tried }, Some(question)) = (&error, question::pending()) {
+                question::answer_with_loop(&question, tried);
+            }
+            Outcome::failed(&error)
         }
     }
 }

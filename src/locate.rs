@@ -17,6 +17,8 @@ use serde::Serialize;
 use crate::Outcome;
 use crate::cli::variable;
 use crate::error::Error;
+use crate::interpreter::python_path;
+use crate::launcher::is_console_script;
 
 /// The name that is looked up on PATH.
 pub const NAME: &str = "pcluster";
@@ -76,11 +78,7 @@ impl Real {
     /// The same with the packages of a directory in front of the environment's.
     #[must_use]
     pub fn become_with(self, arguments: Vec<OsString>, overlay: &Path, stderr: String) -> Outcome {
-        let mut python_path = overlay.as_os_str().to_owned();
-        if let Some(rest) = env::var_os("PYTHONPATH").filter(|rest| !rest.is_empty()) {
-            python_path.push(":");
-            python_path.push(rest);
-        }
+        let python_path = python_path(overlay, env::var_os("PYTHONPATH"));
         let (program, guard) = (self.path, self.guard);
         Outcome::Become { program, arguments, guard, overlay: Some(python_path), stderr }
     }
@@ -190,7 +188,10 @@ impl Search {
     /// The launcher that we took the place of, while we have that place: what pip or uv has put
     /// there since is newer than what was kept.
     fn kept_by_us(&self) -> Option<PathBuf> {
-        let directory = self.own_path.as_deref()?.parent()?;
+        // Where the system does not tell the running executable, this is the name it was called by,
+        // which may be a link.
+        let own = self.own_path.as_deref()?.canonicalize().ok()?;
+        let directory = own.parent()?;
         let kept = executable(&directory.join(KEPT))?;
         (self.standing(&directory.join(NAME))? == Standing::Shim).then_some(kept)
     }
@@ -301,14 +302,6 @@ fn is_shim(path: &Path) -> bool {
     file.read_to_end(&mut content).is_ok() && memchr::memmem::find(&content, MARKER.as_bytes()).is_some()
 }
 
-/// Written by an installer of aws-parallelcluster: `from pcluster.cli.entrypoint import main`.
-fn is_console_script(path: &Path) -> bool {
-    let mut head = Vec::new();
-    File::open(path).and_then(|file| file.take(4096).read_to_end(&mut head)).is_ok()
-        && head.starts_with(b"#!")
-        && memchr::memmem::find(&head, b"pcluster.cli.entrypoint").is_some()
-}
-
 /// `PCLUSTER_SHIM_TRIED`: `PID/DEPTH/PATH:PATH…`. The paths count only for the process that wrote
 /// them, which is the same one after an exec; the depth goes on counting in its children.
 #[derive(Debug, Default)]
@@ -362,6 +355,27 @@ mod tests {
         assert_eq!(read(format!("{}/100//a/pcluster", own + 1)).unwrap().paths.len(), 1);
         assert!(read("nonsense".into()).is_none());
         assert!(read(format!("{own}/x//a")).is_none());
+    }
+
+    /// Some systems tell the name that a program was started by, which may be a link from elsewhere.
+    #[test]
+    fn the_launcher_that_was_replaced_is_found_through_a_link() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        let root = tempfile::tempdir().unwrap();
+        let bin = root.path().join("venv/bin");
+        std::fs::create_dir_all(bin.join(".pcluster-shim")).unwrap();
+        for name in [NAME, KEPT] {
+            std::fs::write(bin.join(name), "#!/bin/sh\n").unwrap();
+            std::fs::set_permissions(bin.join(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let link = root.path().join("linked");
+        symlink(bin.join(NAME), &link).unwrap();
+        let own = Identity::of(&link);
+        let search =
+            Search { path: OsString::new(), named: None, tried: Tried::default(), own_path: Some(link), own };
+        let found = search.real().unwrap();
+        assert_eq!(found.path, bin.canonicalize().unwrap().join(KEPT));
+        assert_eq!(found.found_by, FoundBy::Kept);
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! `sys.path` → installed distributions, as `importlib.metadata` finds them: the first on
 //! `sys.path` wins, names are normalised. Reads metadata files; starts nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::interpreter::Interpreter;
 use crate::remember::Fingerprint;
 
 /// The distribution that brings the real pcluster.
@@ -91,16 +92,18 @@ impl Packages {
 
     /// Everything that is installed, and the code of it that decides about the template: an edit in
     /// place or a development checkout changes no metadata.
-    pub fn fingerprint(&self, sys_path: &[PathBuf], digest: &mut Fingerprint) {
+    pub fn fingerprint(&self, interpreter: &Interpreter, digest: &mut Fingerprint) {
         for (name, distribution) in self.iter() {
             digest.field(name).field(&distribution.version).file(&distribution.metadata);
             digest.file(&distribution.metadata.join("RECORD"));
         }
         // aws_cdk is a namespace: an overlay holds a part of it, the environment the rest.
-        for import in ["pcluster", "aws_cdk", "jsii"] {
-            for directory in sys_path.iter().map(|entry| entry.join(import)).filter(|path| path.is_dir()) {
-                code(&directory, digest);
-            }
+        let imports = ["pcluster", "aws_cdk", "jsii"].iter();
+        let on_path =
+            imports.flat_map(|import| interpreter.sys_path.iter().map(move |entry| entry.join(import)));
+        let directories: BTreeSet<PathBuf> = on_path.chain(interpreter.sources.iter().cloned()).collect();
+        for directory in directories.iter().filter(|path| path.is_dir()) {
+            code(directory, digest);
         }
     }
 }

@@ -286,7 +286,7 @@ fn run_where(common: &Common) -> Result<Outcome, Stop> {
     let settings = settings()?;
     let mut found = Where::look(&search(common, &settings));
     if let Ok(real) = found.real() {
-        match target::identify(real, settings.timeout, &Memory::from_environment(false)) {
+        match target::identify(real, None, settings.timeout, &Memory::from_environment(false)) {
             Err(Unidentified::Child(ChildError::Interrupted(signal))) => {
                 return Err(Stop::Interrupted(signal));
             }

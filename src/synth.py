@@ -5,7 +5,8 @@ AWS is answered from a table: nothing here opens a connection. Python 3.6 to 3.1
 
     python synth.py SENTINEL REQUEST ARGUMENT...
 
-REQUEST is a JSON file, {"sysPath": [...]}; the arguments are those of pcluster, "build-image" first.
+REQUEST is a JSON file, {"sysPath": [...]}, with a character for each byte of a path. The arguments are
+those of pcluster, "build-image" first.
 The answer is one JSON object on stdout between two lines that hold the sentinel, because warnings,
 sitecustomize and jsii write to the same streams. Its "kind" is
 
@@ -35,7 +36,7 @@ def main():
     os.dup2(2, 1)
     with open(request_file, encoding="utf-8") as file:
         request = json.load(file)
-    sys.path[:] = request["sysPath"]
+    sys.path[:] = [os.fsdecode(entry.encode("latin-1")) for entry in request["sysPath"]]
     sys.argv[:] = ["pcluster"] + arguments
     answer = synthesize(arguments)
     framed = "\n{0}\n{1}\n{0}\n".format(sentinel, json.dumps(answer, default=str))

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::child::{Child, ChildError, Scratch, framed, sentinel, set};
+use crate::interpreter::disguised;
 use crate::remember::Memory;
 use crate::target::Target;
 
@@ -80,7 +81,9 @@ pub fn synthesize(
     let scratch = Scratch::new().map_err(NoAnswer::Scratch)?;
     let sentinel = sentinel();
     let script = scratch.write("synth.py", SYNTH_PY).map_err(NoAnswer::Scratch)?;
-    let request = json!({"sysPath": target.interpreter.sys_path}).to_string();
+    let sys_path: Vec<_> =
+        target.interpreter.sys_path.iter().map(|entry| disguised(entry.as_os_str())).collect();
+    let request = json!({"sysPath": sys_path}).to_string();
     let request = scratch.write("request.json", &request).map_err(NoAnswer::Scratch)?;
     let mut arguments: Vec<OsString> = target.interpreter.flags.iter().map(OsString::from).collect();
     arguments.extend([script.into(), OsString::from(&sentinel), request.into()]);

@@ -1,47 +1,27 @@
-//! A launcher → its interpreter, flags, `sys.path`, and Node. The one place that asks an
-//! interpreter who it is, and remembers the answer.
+//! A launcher → the Python that it starts, and its environment. The one place that keeps the answer.
 //!
-//! A launcher that pip, uv, conda or distlib wrote names its interpreter, which is then asked with
-//! the same flags and environment (never `-I`: that hides the user site). Any other launcher is
-//! asked itself: it is started with a `sitecustomize` of ours, which answers and ends it.
+//! A console script names its interpreter, which is asked with the script's own flags and
+//! environment (never `-I`: that hides the user site); what its answer depends on is known, so it is
+//! asked once. Any other launcher is asked itself, at every call.
 
-use std::collections::BTreeMap;
 use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use crate::child::{Child, ChildError, Scratch, framed, sentinel, set};
-use crate::cli::variable;
 use crate::error::Error;
-use crate::launcher::Launcher;
+use crate::interpreter::{Answer, INTERPRETER_PY, Interpreter, python_path};
+use crate::launcher::{ConsoleScript, Launcher};
 use crate::locate::Real;
+use crate::question;
 use crate::remember::{Fingerprint, Memory};
-
-const INTERPRETER_PY: &str = include_str!("interpreter.py");
-
-/// What a Python says of itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Interpreter {
-    pub executable: PathBuf,
-    pub version: String,
-    /// The infix of its bytecode files: `cpython-311`.
-    pub cache_tag: Option<String>,
-    /// What makes another run behave like this one.
-    pub flags: Vec<String>,
-    pub sys_path: Vec<PathBuf>,
-    pub prefix: PathBuf,
-    /// The marker of PEP 668, where it forbids changes.
-    pub externally_managed: Option<PathBuf>,
-    /// PATH and a few others, as the interpreter sees them.
-    environment: BTreeMap<String, String>,
-}
 
 /// The real pcluster, as it will run.
 #[derive(Debug, Clone)]
@@ -70,14 +50,20 @@ pub enum Unidentified {
     },
     Unreadable {
         launcher: PathBuf,
-        source: std::io::Error,
+        source: io::Error,
     },
     /// It starts this shim again, which finds nothing else.
     Loop {
         tried: Vec<PathBuf>,
     },
+    /// It ended without importing pcluster in a Python that heeds PYTHONPATH.
+    NoAnswer,
+    /// Several Pythons were about to import pcluster.
+    Ambiguous {
+        interpreters: Vec<PathBuf>,
+    },
     Child(ChildError),
-    Scratch(std::io::Error),
+    Scratch(io::Error),
 }
 
 impl fmt::Display for Unidentified {
@@ -88,6 +74,13 @@ impl fmt::Display for Unidentified {
             }
             Self::Unreadable { launcher, source } => {
                 write!(f, "cannot read {}: {source}", launcher.display())
+            }
+            Self::NoAnswer => f.write_str(
+                "it does not tell which Python it starts; it may replace PYTHONPATH, or start none",
+            ),
+            Self::Ambiguous { interpreters } => {
+                let names: Vec<_> = interpreters.iter().map(|path| path.display().to_string()).collect();
+                write!(f, "it starts pcluster in more than one way: {}", names.join(", "))
             }
             Self::Loop { tried } => Error::Loop { tried: tried.clone() }.fmt(f),
             Self::Child(error) => error.fmt(f),
@@ -102,48 +95,31 @@ impl From<ChildError> for Unidentified {
     }
 }
 
-/// Finds out what will run, from memory where nothing has changed.
+/// Finds out what will run, with the packages of `overlay` put in front by PYTHONPATH where there is
+/// one; from the cache where nothing has changed.
 ///
 /// # Errors
-/// The environment stays unknown, or we were interrupted.
-pub fn identify(real: &Real, limit: Duration, memory: &Memory) -> Result<Target, Unidentified> {
+/// The environment stays unknown, or the check is interrupted.
+pub fn identify(
+    real: &Real,
+    overlay: Option<&Path>,
+    limit: Duration,
+    memory: &Memory,
+) -> Result<Target, Unidentified> {
     let launcher = Launcher::read(&real.path)
         .map_err(|source| Unidentified::Unreadable { launcher: real.path.clone(), source })?;
-    let directory = script_directory(&real.path);
-    let Some((program, arguments)) = launcher.interpreter(&directory) else {
-        let interpreter = ask_launcher(&real.path, limit)?;
-        return Ok(Target::new(launcher.name(), interpreter));
+    let python_path = overlay.map(|overlay| python_path(overlay, env::var_os("PYTHONPATH")));
+    let answer = match &launcher {
+        Launcher::ConsoleScript(script) => {
+            ask_console_script(&real.path, script, python_path, limit, memory)?
+        }
+        Launcher::Other => question::ask(&real.path, python_path, limit)?,
     };
-    if !program.exists() {
-        return Err(Unidentified::DeadInterpreter { interpreter: program });
-    }
-    let key = asked_of(&real.path, &program, &arguments);
-    let remembered = memory.recall("interpreters", &key.key());
-    if let Some(kept) = remembered.and_then(|kept| serde_json::from_value::<Kept>(kept).ok())
-        && kept.seen == seen(&kept.interpreter)
-    {
-        return Ok(Target::new(launcher.name(), kept.interpreter));
-    }
-    let interpreter = ask_interpreter(&program, &arguments, &directory, limit)?;
-    let kept = Kept { seen: seen(&interpreter), interpreter: interpreter.clone() };
-    memory.keep("interpreters", &key.key(), &serde_json::to_value(kept).unwrap_or_default());
-    Ok(Target::new(launcher.name(), interpreter))
+    Ok(Target { launcher: launcher.name(), interpreter: answer.interpreter(), environment: answer.changes() })
 }
 
 impl Target {
-    fn new(launcher: &'static str, interpreter: Interpreter) -> Self {
-        let changed = interpreter
-            .environment
-            .iter()
-            .filter(|(name, value)| env::var_os(name).as_deref() != Some(OsStr::new(value)))
-            .map(|(name, value)| set(name, value))
-            .collect();
-        Self { launcher, interpreter, environment: changed }
-    }
-}
-
-impl Target {
-    /// The same with the packages of a directory in front of the environment's.
+    /// The target as it is with the packages of a directory in front of the environment's.
     #[must_use]
     pub fn with_overlay(&self, overlay: &Path) -> Self {
         let mut target = self.clone();
@@ -161,131 +137,118 @@ impl Target {
     }
 }
 
-/// An answer, and what it was seen to depend on that only the answer tells.
+/// A question to the interpreter that a console script names.
+struct Asked<'a> {
+    program: &'a Path,
+    /// Those before the script's name.
+    flags: &'a [OsString],
+    script: &'a Path,
+    requires: Option<&'a str>,
+    /// Where it is not this process's.
+    python_path: Option<OsString>,
+}
+
+fn ask_console_script(
+    path: &Path,
+    script: &ConsoleScript,
+    python_path: Option<OsString>,
+    limit: Duration,
+    memory: &Memory,
+) -> Result<Answer, Unidentified> {
+    let Some((program, flags)) = script.interpreter(&script_directory(path)) else {
+        return Err(Unidentified::NoAnswer);
+    };
+    if !program.exists() {
+        return Err(Unidentified::DeadInterpreter { interpreter: program });
+    }
+    let requires = script.requires.as_deref();
+    let asked = Asked { program: &program, flags: &flags, script: path, requires, python_path };
+    // A script in the place of an interpreter (a version manager's shim, a wrapper) may lead to
+    // another one at every call.
+    let key = (!is_script(&program)).then(|| asked.key());
+    let recalled = key.as_ref().and_then(|key| memory.recall("interpreters", key));
+    if let Some(kept) = recalled.and_then(|kept| serde_json::from_value::<Kept>(kept).ok())
+        && kept.seen == kept.interpreter.depends_on()
+    {
+        return Ok(kept.interpreter);
+    }
+    let answer = asked.ask(limit)?;
+    if let Some(key) = key {
+        let kept = Kept { seen: answer.depends_on(), interpreter: answer.clone() };
+        memory.keep("interpreters", &key, &serde_json::to_value(kept).unwrap_or_default());
+    }
+    Ok(answer)
+}
+
+/// An answer, and a digest of what it depends on that only the answer tells.
 #[derive(Serialize, Deserialize)]
 struct Kept {
     seen: String,
-    interpreter: Interpreter,
+    interpreter: Answer,
 }
 
-/// The variables beside PATH that an answer tells: `SHOWN` of interpreter.py.
-const TOLD: [&str; 7] =
-    ["PYTHON", "NODE_", "JSII_", "LD_LIBRARY_PATH", "DYLD_", "VIRTUAL_ENV", "CONDA_PREFIX"];
+/// The variables beside HOME and PATH that decide about `sys.path`.
+const DECISIVE: [&str; 6] =
+    ["PYTHON", "LD_LIBRARY_PATH", "DYLD_", "VIRTUAL_ENV", "CONDA_PREFIX", "__PYVENV_LAUNCHER__"];
 
-/// What the answer depends on before it is asked for.
-fn asked_of(launcher: &Path, program: &Path, arguments: &[OsString]) -> Fingerprint {
-    let mut key = Fingerprint::new();
-    key.field(INTERPRETER_PY).file(launcher).file(program);
-    for argument in arguments {
-        key.field(argument.as_bytes());
+impl Asked<'_> {
+    fn ask(&self, limit: Duration) -> Result<Answer, Unidentified> {
+        let scratch = Scratch::new().map_err(Unidentified::Scratch)?;
+        let sentinel = sentinel();
+        let mut arguments = self.flags.to_vec();
+        let directory = script_directory(self.script).into_os_string();
+        arguments.extend(["-c".into(), INTERPRETER_PY.into(), OsString::from(&sentinel), directory]);
+        arguments.extend(self.requires.map(OsString::from));
+        let environment = self.python_path.iter().map(|value| set("PYTHONPATH", value)).collect();
+        let child = Child { program: self.program, arguments, environment, limit };
+        let finished = child.run(&scratch)?;
+        let answer = framed(&finished, &sentinel, self.program)?;
+        let malformed = || ChildError::Malformed {
+            program: self.program.to_owned(),
+            stdout: answer.to_string().into_bytes(),
+        };
+        read_answer(&answer).ok_or_else(|| malformed().into())
     }
-    // What decides about `sys.path`, and what the answer tells: a variable that has changed since
-    // must not be taken for one that the launcher changes.
-    let told = |name: &OsStr| TOLD.iter().any(|prefix| name.as_bytes().starts_with(prefix.as_bytes()));
-    let mut variables: Vec<_> =
-        env::vars_os().filter(|(name, _)| name == "HOME" || name == "PATH" || told(name)).collect();
-    variables.sort();
-    for (name, value) in variables {
-        key.field(name.as_bytes()).field(value.as_bytes());
-    }
-    if env::var_os("PYTHONPATH").is_some() {
-        // Its relative entries are meant from here.
-        key.field(env::current_dir().unwrap_or_default().as_os_str().as_bytes());
-    }
-    key
-}
 
-/// The files that decide about `sys.path`: pyvenv.cfg, and the `.pth` files in its directories.
-fn seen(interpreter: &Interpreter) -> String {
-    let mut digest = Fingerprint::new();
-    digest.file(&interpreter.executable);
-    if let Some(prefix) = interpreter.executable.parent().and_then(Path::parent) {
-        digest.file(&prefix.join("pyvenv.cfg"));
-    }
-    for directory in &interpreter.sys_path {
-        digest.field(directory.as_os_str().as_bytes());
-        let mut files: Vec<PathBuf> = directory
-            .read_dir()
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|ending| ending == "pth") || is_customize(path))
-            .collect();
-        files.sort();
-        for file in files {
-            digest.file(&file);
+    /// What the answer depends on before it is asked for.
+    fn key(&self) -> String {
+        let mut key = Fingerprint::new();
+        key.field(INTERPRETER_PY).file(self.script).file(self.program);
+        for flag in self.flags {
+            key.field(flag.as_bytes());
         }
-    }
-    digest.key()
-}
-
-fn is_customize(path: &Path) -> bool {
-    path.file_stem().is_some_and(|stem| stem == "sitecustomize" || stem == "usercustomize")
-}
-
-fn ask_interpreter(
-    program: &Path,
-    arguments: &[OsString],
-    script_directory: &Path,
-    limit: Duration,
-) -> Result<Interpreter, Unidentified> {
-    let scratch = Scratch::new().map_err(Unidentified::Scratch)?;
-    let sentinel = sentinel();
-    let mut arguments = arguments.to_vec();
-    arguments.extend([
-        "-c".into(),
-        INTERPRETER_PY.into(),
-        OsString::from(&sentinel),
-        script_directory.as_os_str().to_owned(),
-    ]);
-    let child = Child { program, arguments, environment: Vec::new(), limit };
-    answer(child, &scratch, &sentinel)
-}
-
-fn ask_launcher(launcher: &Path, limit: Duration) -> Result<Interpreter, Unidentified> {
-    let scratch = Scratch::new().map_err(Unidentified::Scratch)?;
-    let sentinel = sentinel();
-    let directory = scratch.directory("site").map_err(Unidentified::Scratch)?;
-    scratch.write("site/sitecustomize.py", INTERPRETER_PY).map_err(Unidentified::Scratch)?;
-    let mut python_path = directory.into_os_string();
-    if let Some(rest) = env::var_os("PYTHONPATH").filter(|rest| !rest.is_empty()) {
-        python_path.push(":");
-        python_path.push(rest);
-    }
-    let child = Child {
-        program: launcher,
-        // Where there is no Python behind it, this is what it is least likely to do harm with.
-        arguments: vec!["version".into()],
-        environment: vec![set("PYTHONPATH", python_path), set(variable::SENTINEL, &sentinel)],
-        limit,
-    };
-    answer(child, &scratch, &sentinel)
-}
-
-fn answer(child: Child, scratch: &Scratch, sentinel: &str) -> Result<Interpreter, Unidentified> {
-    let program = child.program.to_owned();
-    let finished = child.run(scratch)?;
-    let answer = framed(&finished, sentinel, &program)?;
-    if let Some(tried) = answer.get(LOOPED) {
-        return Err(Unidentified::Loop { tried: serde_json::from_value(tried.clone()).unwrap_or_default() });
-    }
-    let malformed = ChildError::Malformed { program, stdout: answer.to_string().into_bytes() };
-    match serde_json::from_value::<Interpreter>(answer) {
-        Ok(interpreter) if interpreter.executable.is_absolute() => Ok(interpreter),
-        _ => Err(malformed.into()),
+        let decisive = |name: &OsString| {
+            name == "HOME"
+                || name == "PATH"
+                || DECISIVE.iter().any(|prefix| name.as_bytes().starts_with(prefix.as_bytes()))
+        };
+        let mut variables: Vec<_> = env::vars_os().filter(|(name, _)| decisive(name)).collect();
+        variables.sort();
+        for (name, value) in variables {
+            key.field(name.as_bytes()).field(value.as_bytes());
+        }
+        if let Some(python_path) = &self.python_path {
+            key.field("PYTHONPATH").field(python_path.as_bytes());
+        }
+        if env::var_os("PYTHONPATH").is_some() {
+            // Its relative entries are meant from here.
+            key.field(env::current_dir().unwrap_or_default().as_os_str().as_bytes());
+        }
+        key.key()
     }
 }
 
-/// The key of the answer that the shim itself gives, where a launcher that is asked starts it again.
-const LOOPED: &str = "looped";
-
-/// The shim's own answer to [`ask_launcher`], on stdout.
+/// An answer of interpreter.py, with what it says of the environment reduced to what is changed.
 #[must_use]
-pub fn answer_of_a_loop(error: &Error, sentinel: &str) -> Option<String> {
-    let Error::Loop { tried } = error else { return None };
-    let tried: Vec<_> = tried.iter().map(|path| path.to_string_lossy()).collect();
-    Some(format!("\n{sentinel}\n{}\n{sentinel}\n", json!({ LOOPED: tried })))
+pub fn read_answer(answer: &serde_json::Value) -> Option<Answer> {
+    let mut answer = Answer::deserialize(answer).ok()?;
+    answer.keep_changes();
+    Some(answer).filter(|answer| answer.interpreter().executable.is_absolute())
+}
+
+fn is_script(program: &Path) -> bool {
+    let mut head = [0; 2];
+    File::open(program).and_then(|mut file| file.read_exact(&mut head)).is_ok() && head == *b"#!"
 }
 
 /// The directory that Python puts first on `sys.path` for a script: links are followed.

@@ -2,9 +2,10 @@
 //! distributions, a Node. Each writes its start into the sandbox's log. And the real Python of
 //! this machine, for what only a real one shows.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -39,10 +40,25 @@ pub(crate) fn trampoline(python: &Path) -> String {
     format!("#!/bin/sh\n'''exec' \"{}\" \"$0\" \"$@\"\n' '''\n{ENTRY}", python.display())
 }
 
-pub(crate) const ENTRY: &str = "from pcluster.cli.entrypoint import main\nmain()\n";
+/// What pip writes below the first lines of a console script.
+pub(crate) const ENTRY: &str = r"# -*- coding: utf-8 -*-
+import re
+import sys
+from pcluster.cli.entrypoint import main
+if __name__ == '__main__':
+    sys.argv[0] = re.sub(r'(-script\.pyw|\.exe)?$', '', sys.argv[0])
+    sys.exit(main())
+";
 
 /// Prints a file as the answer.
 const ANSWER: &str = r#"printf '\n%s\n' "$sentinel"; cat "$fake/@FILE@.json"; printf '\n%s\n' "$sentinel""#;
+
+/// Prints who it is. PYTHONPATH comes behind the script's directory, unless the flags say otherwise.
+const IDENTITY: &str = r#"read -r answer <"$fake/identity.json"
+case $answer in *'"-E"'*) PYTHONPATH= ;; esac
+before=${answer%%'"sysPath":['*} after=${answer#*'"sysPath":['}
+if [ -n "$PYTHONPATH" ]; then answer="$before\"sysPath\":[${after%%,*},\"${PYTHONPATH%%:*}\",${after#*,}"; fi
+printf '\n%s\n%s\n%s\n' "$sentinel" "$answer" "$sentinel""#;
 
 /// A fake environment of aws-parallelcluster 3.1.3 with CDK 1.204.0, below a directory.
 #[derive(Debug)]
@@ -63,7 +79,10 @@ impl Sandbox {
         let python = PYTHON
             .replace("@LOG@", &format!("'{}'", self.path("log").display()))
             .replace("@FAKE@", &format!("'{}'", new.path("fake").display()));
-        self.script(new.path("bin/python"), python);
+        // A binary, as a real one is: the answer of a script is not kept.
+        fs::create_dir_all(new.path("bin")).unwrap();
+        fs::copy(compiled("python", PYTHON_C), new.path("bin/python")).unwrap();
+        self.script(new.path("bin/python.sh"), python);
         self.script(new.path("bin/pcluster"), trampoline(&new.path("bin/python")));
         new.is(&[]);
         new.builds(GOOD);
@@ -113,13 +132,12 @@ impl Environment<'_> {
             "prefix": self.path(""),
             "flags": [],
             "sysPath": [self.path("bin"), self.path("site")],
-            "environment": {},
         });
         for (key, value) in more {
             answer[key] = value.clone();
         }
         self.sandbox.write(self.path("fake/identity.json"), answer.to_string());
-        self.identifies(&ANSWER.replace("@FILE@", "identity"));
+        self.identifies(IDENTITY);
     }
 
     /// What its Python does when it is asked who it is, in sh.
@@ -196,21 +214,47 @@ impl Environment<'_> {
 pub(crate) fn node(sandbox: &Sandbox) {
     let path = sandbox.path("node/node");
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::copy(compiled_node(), &path).unwrap();
+    fs::copy(compiled("node", NODE_C), &path).unwrap();
     sandbox.write("node/says", "v18.20.4\n");
 }
 
-fn compiled_node() -> &'static Path {
-    static NODE: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
-    let (_, path) = NODE.get_or_init(|| {
-        let directory = TempDir::new().unwrap();
-        let (source, path) = (directory.path().join("node.c"), directory.path().join("node"));
-        fs::write(&source, NODE_C).unwrap();
-        output(&on_this_machine("cc"), &["-o".as_ref(), path.as_os_str(), source.as_os_str()]);
-        (directory, path)
-    });
+/// A program of one C file, compiled once.
+fn compiled(name: &'static str, source: &str) -> PathBuf {
+    static COMPILED: OnceLock<Mutex<(TempDir, BTreeSet<&str>)>> = OnceLock::new();
+    let compiled = COMPILED.get_or_init(|| Mutex::new((TempDir::new().unwrap(), BTreeSet::new())));
+    let mut compiled = compiled.lock().unwrap();
+    let path = compiled.0.path().join(name);
+    if compiled.1.insert(name) {
+        let file = path.with_extension("c");
+        fs::write(&file, source).unwrap();
+        output(&on_this_machine("cc"), &["-o".as_ref(), path.as_os_str(), file.as_os_str()]);
+    }
     path
 }
+
+/// Runs the script `python.sh` beside itself, wherever PATH or a link found it.
+const PYTHON_C: &str = r#"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+int main(int argc, char **argv) {
+    static char path[4096], script[4200];
+    char *directories = getenv("PATH"), *directory = 0;
+    (void)argc;
+    if (strchr(argv[0], '/')) snprintf(path, sizeof path, "%s", argv[0]);
+    else for (directory = strtok(strdup(directories), ":"); directory; directory = strtok(0, ":")) {
+        snprintf(path, sizeof path, "%s/%s", directory, argv[0]);
+        if (!access(path, X_OK)) break;
+    }
+    *strrchr(path, '/') = 0;
+    snprintf(script, sizeof script, "%s/python.sh", path);
+    argv[0] = script;
+    execv(script, argv);
+    return 126;
+}
+"#;
 
 const NODE_C: &str = r#"
 #include <stdio.h>

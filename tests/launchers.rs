@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::fakes::{ENTRY, node, real_python, trampoline};
-use crate::harness::{Run, Sandbox};
+use crate::fakes::{ENTRY, REAL_OUTPUT, node, real_python, trampoline};
+use crate::harness::{Call, Run, Sandbox};
 
 /// `preflight check --no-synth --format json`, which asks the launcher's interpreter and no more.
 fn check(sandbox: &Sandbox) -> (Value, Run<'_>) {
@@ -263,6 +263,169 @@ fn wrappers_are_asked_themselves() {
     }
 }
 
+/// A virtual environment with these distributions in it; its Python, and its own console script.
+fn venv_with(sandbox: &Sandbox, name: &str, cdk: &str) -> (PathBuf, PathBuf) {
+    sandbox.write(
+        format!("{name}/pyvenv.cfg"),
+        format!("home = {}\n", real_python().parent().unwrap().display()),
+    );
+    let python = sandbox.link(format!("{name}/bin/python"), real_python());
+    let code = "import sysconfig; print(sysconfig.get_path('purelib'))";
+    let purelib = PathBuf::from(sandbox.call(&python, ["-c", code]).run().stdout().trim());
+    for (distribution, version) in [("aws-parallelcluster", "3.1.3"), ("aws-cdk.aws-imagebuilder", cdk)] {
+        let metadata = purelib.join(format!("{distribution}-{version}.dist-info/METADATA"));
+        sandbox.write(metadata, format!("Name: {distribution}\nVersion: {version}\n"));
+    }
+    sandbox.write(purelib.join("pcluster/__init__.py"), "");
+    sandbox.write(purelib.join("pcluster/cli/__init__.py"), "");
+    sandbox.write(purelib.join("pcluster/cli/entrypoint.py"), "def main():\n    print('main ran')\n");
+    let script = sandbox.script(format!("{name}/bin/pcluster"), format!("#!{}\n{ENTRY}", python.display()));
+    (purelib, script)
+}
+
+/// Scripts with a Python shebang that lead elsewhere: what they lead to is judged, and what their
+/// own Python holds is not.
+#[test]
+fn scripts_of_python_are_asked_where_they_lead() {
+    for (cdk_behind, cdk_of_script, status) in [("1.153.0", "1.204.0", 1), ("1.204.0", "1.153.0", 0)] {
+        let sandbox = Sandbox::new();
+        let (behind, script) = venv_with(&sandbox, "behind", cdk_behind);
+        venv_with(&sandbox, "front", cdk_of_script);
+        let front = sandbox.path("front/bin/python");
+        let (front, behind, script) = (front.display(), behind.display(), script.display());
+        let zipped = sandbox.write(
+            "app/__main__.py",
+            format!("import sys\nsys.path.insert(0, {:?})\n{ENTRY}", behind.to_string()),
+        );
+        let archive = sandbox.path("app.pyz");
+        let zipapp = ["-m", "zipapp", zipped.parent().unwrap().to_str().unwrap()];
+        let call = sandbox.call(real_python(), zipapp);
+        let call = ["-o", archive.to_str().unwrap(), "-p", &front.to_string()]
+            .into_iter()
+            .fold(call, Call::argument);
+        call.run().exits(0);
+        let launchers = [
+            format!("#!{front}\nimport os, sys\nos.execv('{script}', ['{script}'] + sys.argv[1:])\n"),
+            format!(
+                "#!{front}\nimport subprocess, sys\nsys.exit(subprocess.call(['{script}'] + sys.argv[1:]))\n"
+            ),
+            format!("#!{front}\nimport sys\nsys.path.insert(0, '{behind}')\n{ENTRY}"),
+            format!(
+                "#!{front}\nimport sys; sys.path[:0] = ['{behind}']\nimport runpy\nrunpy.run_module('pcluster.cli.entrypoint')\n"
+            ),
+            // A look-up is no import.
+            format!(
+                "#!{front}\nimport importlib.util, os, sys\nif importlib.util.find_spec('pcluster'):\n    os.execv('{script}', ['{script}'] + sys.argv[1:])\n"
+            ),
+            // Python is started on the way, for something else.
+            format!(
+                "#!/bin/sh\nversion=$({front} -c 'print(1)')\n[ \"$version\" = 1 ] && exec {script} \"$@\"\n"
+            ),
+            // By what it is called with, as the check cannot know from `version`.
+            format!(
+                "#!/bin/sh\n[ \"$1\" = build-image ] && exec {script} \"$@\"\nexec {front} -m pcluster.cli.entrypoint\n"
+            ),
+            // stdout goes elsewhere.
+            format!("#!/bin/bash\nexec {script} \"$@\" >/dev/null 2>&1\n"),
+        ];
+        for launcher in launchers {
+            sandbox.script("venv/bin/pcluster", &launcher);
+            let (report, run) = check(&sandbox);
+            run.exits(status).is_silent().holds(report["target"]["launcher"] == "wrapper", &launcher);
+            run.holds(report["packages"]["aws-cdk-aws-imagebuilder"] == cdk_behind, &launcher);
+            sandbox.has_no_scratch();
+        }
+        fs::remove_file(sandbox.path("venv/bin/pcluster")).unwrap();
+        fs::rename(archive, sandbox.path("venv/bin/pcluster")).unwrap();
+        let (report, run) = check(&sandbox);
+        run.exits(status).is_silent().holds(report["target"]["launcher"] == "wrapper", "an archive");
+    }
+}
+
+/// One that starts pcluster of several environments leads to none for sure.
+#[test]
+fn a_launcher_of_several_pclusters_is_unknown() {
+    let sandbox = Sandbox::new();
+    let (_, one) = venv_with(&sandbox, "one", "1.204.0");
+    let (_, other) = venv_with(&sandbox, "other", "1.153.0");
+    let wrapper = |one: &Path, other: &Path| {
+        format!("#!/bin/sh\n{} \"$@\"; {} \"$@\"\n", one.display(), other.display())
+    };
+    sandbox.script("venv/bin/pcluster", wrapper(&one, &other));
+    let run = sandbox.pcluster(["preflight", "--no-synth"]).run();
+    run.exits(3).is_silent().stdout_matches("unknown-ambiguous.txt");
+    sandbox.script("venv/bin/pcluster", wrapper(&one, &one));
+    check(&sandbox).1.exits(0);
+}
+
+/// The variable of a question is left over, or set by anybody: build-image is guarded all the same.
+#[test]
+fn only_a_question_of_this_very_moment_turns_the_guard_off() {
+    let sandbox = Sandbox::new();
+    sandbox.environment().is_broken();
+    let asked = sandbox.path("asked");
+    sandbox.write("asked/question", "");
+    fs::create_dir(asked.join("answers")).unwrap();
+    for (name, value) in [
+        ("PCLUSTER_SHIM_QUESTION", asked.as_os_str()),
+        ("PCLUSTER_SHIM_QUESTION", "1".as_ref()),
+        ("PCLUSTER_SHIM_QUESTION", "".as_ref()),
+        ("PCLUSTER_SHIM_SENTINEL", "1".as_ref()),
+    ] {
+        sandbox.build_image().var(name, value).run().exits(1);
+    }
+    // It is one for as long as somebody asks.
+    let lock = fs::File::open(asked.join("question")).unwrap();
+    lock.lock().unwrap();
+    sandbox.build_image().var("PCLUSTER_SHIM_QUESTION", &asked).run().exits(0).prints(REAL_OUTPUT);
+    drop(lock);
+    sandbox.build_image().var("PCLUSTER_SHIM_QUESTION", &asked).run().exits(1);
+}
+
+/// What was not there when the interpreter was asked: the user site, the target of a .pth file.
+#[test]
+fn directories_that_appear_later_count() {
+    let sandbox = Sandbox::new();
+    let real = real(&sandbox);
+    sandbox.script("venv/bin/pcluster", &real.launcher);
+    let call = || sandbox.pcluster(["preflight", "--no-synth"]);
+    call().run().exits(3);
+    let code = "import site; print(site.getusersitepackages())";
+    let user = PathBuf::from(sandbox.call(real_python(), ["-c", code]).run().stdout().trim());
+    assert!(user.starts_with(&sandbox.root), "{}", user.display());
+    fs::create_dir_all(user.parent().unwrap()).unwrap();
+    fs::rename(&real.site, &user).unwrap();
+    call().run().exits(1).is_silent();
+    // A .pth file of the user site names what does not exist yet.
+    fs::rename(&user, &real.site).unwrap();
+    fs::create_dir(&user).unwrap();
+    let later = sandbox.path("later");
+    sandbox.write(user.join("x.pth"), format!("# a comment\n\n{}\n", later.display()));
+    call().run().exits(3);
+    fs::rename(&real.site, &later).unwrap();
+    call().run().exits(1).is_silent();
+}
+
+/// `env python3` may find a version manager's shim, which is a script: it leads elsewhere tomorrow.
+#[test]
+fn a_script_in_the_place_of_an_interpreter_is_asked_every_time() {
+    let sandbox = Sandbox::new();
+    venv_with(&sandbox, "one", "1.204.0");
+    venv_with(&sandbox, "other", "1.153.0");
+    let chosen = sandbox.write("chosen", "one");
+    let shim = format!(
+        "#!/bin/sh\nread -r name <'{}'\nexec \"{}/$name/bin/python\" \"$@\"\n",
+        chosen.display(),
+        sandbox.root.display()
+    );
+    sandbox.script("tools/python3", shim);
+    sandbox.script("venv/bin/pcluster", format!("#!/usr/bin/env python3\n{ENTRY}"));
+    let call = || sandbox.pcluster(["preflight", "--no-synth"]);
+    call().run().exits(0);
+    fs::write(chosen, "other\n").unwrap();
+    call().run().exits(1);
+}
+
 /// `env -S` may set variables: it is asked itself, and the variable counts.
 #[test]
 #[cfg(target_os = "linux")]
@@ -314,11 +477,11 @@ fn what_leads_to_no_python_is_unknown_in_one_line() {
     let sandbox = Sandbox::new();
     sandbox.environment();
     for (name, script) in [
-        ("wrapper-silent", "#!/bin/sh\n[ \"$1\" = version ] || echo built\n"),
-        ("wrapper-talks", "#!/bin/sh\n[ \"$1\" = version ] && echo 3.1.3 || echo built\n"),
+        ("wrapper-silent", "#!/bin/sh\n[ \"$2\" = --help ] || echo built\n"),
+        ("wrapper-talks", "#!/bin/sh\n[ \"$2\" = --help ] && echo 3.1.3 || echo built\n"),
         (
             "wrapper-fails",
-            "#!/bin/sh\n[ \"$1\" = version ] && { echo no such thing >&2; exit 4; } || echo built\n",
+            "#!/bin/sh\n[ \"$2\" = --help ] && { echo no such thing >&2; exit 4; } || echo built\n",
         ),
     ] {
         sandbox.script("venv/bin/pcluster", script);
@@ -356,14 +519,14 @@ fn trap_20_a_dead_interpreter_is_told() {
     assert!(Path::new("/nonexistent/python3.9").symlink_metadata().is_err());
 }
 
-/// A launcher is asked by `pcluster version`; one that answers by a guarded command would be asked
-/// again inside that, and so on.
+/// A launcher is asked by starting it; one that starts the shim would be asked again inside that,
+/// and so on.
 #[test]
 fn no_check_is_started_inside_a_check() {
     let sandbox = Sandbox::new();
     let log = sandbox.path("log");
     let wrapper = format!(
-        "#!/bin/sh\nPATH='{}'\necho \"$*\" >> '{}'\n[ \"$1\" != version ] || exec '{}' build-image nested\n",
+        "#!/bin/sh\nPATH='{}'\necho \"$*\" >> '{}'\n[ \"$2\" != --help ] || exec '{}' build-image nested\n",
         std::env::var("PATH").unwrap(),
         log.display(),
         sandbox.path("shim/pcluster").display(),
@@ -372,5 +535,5 @@ fn no_check_is_started_inside_a_check() {
     let run = sandbox.build_image().var("PCLUSTER_SHIM_REAL", &wrapper).run();
     run.exits(0).warns_once("environment");
     let last = "build-image --image-configuration image.yaml --image-id my-image";
-    assert_eq!(sandbox.log(), ["version", "build-image nested", last]);
+    assert_eq!(sandbox.log(), ["build-image --help", "build-image nested", last]);
 }

@@ -130,8 +130,8 @@ fn every_change_is_checked_again() {
             "the interpreter",
             |_, environment| {
                 let file = environment.path("bin/python");
-                let text = fs::read_to_string(&file).unwrap();
-                fs::write(file, text + "\n").unwrap();
+                let content = fs::read(&file).unwrap();
+                fs::write(file, [content.as_slice(), b"\n"].concat()).unwrap();
             },
             &["identity", "synth"],
         ),
@@ -157,7 +157,7 @@ fn every_other_call_is_checked_for_itself() {
         ("another file", call().argument("--image-configuration").argument("other.yaml"), &["synth"]),
         ("another profile", call().var("AWS_PROFILE", "other"), &["synth"]),
         ("another region", call().var("AWS_DEFAULT_REGION", "eu-west-1"), &["synth"]),
-        ("other options of Node", call().var("NODE_OPTIONS", "--no-warnings"), &["identity", "synth"]),
+        ("other options of Node", call().var("NODE_OPTIONS", "--no-warnings"), &["synth"]),
         ("another PYTHONPATH", call().var("PYTHONPATH", "/x"), &["identity", "synth"]),
         ("another HOME", call().var("HOME", sandbox.path("state")), &["identity", "synth"]),
     ];
@@ -239,13 +239,24 @@ fn a_variable_of_an_earlier_call_does_not_come_back() {
     let sandbox = Sandbox::new();
     let environment = sandbox.environment();
     let synth = fs::read_to_string(environment.path("fake/synth")).unwrap();
-    environment.synthesizes(&format!("echo \"synth with $NODE_OPTIONS/$VIRTUAL_ENV\" >>\"$log\"; {synth}"));
+    environment.synthesizes(&format!(
+        "echo \"synth with $NODE_OPTIONS/$VIRTUAL_ENV, changed $CHANGED\" >>\"$log\"; {synth}"
+    ));
+    // What a Python tells of its environment, beside what is always said.
+    let told = r#"printf '\n%s\n' "$sentinel"
+        read -r answer <"$fake/identity.json"
+        printf '%s, "environment": {' "${answer%\}}"
+        env | while IFS= read -r line; do printf '"%s": "%s", ' "${line%%=*}" "${line#*=}"; done
+        printf '"CHANGED": "by the launcher"}}\n%s\n' "$sentinel""#;
+    environment.identifies(told);
+    sandbox.write(environment.path("fake/identity.json"), {
+        let text = fs::read_to_string(environment.path("fake/identity.json")).unwrap();
+        text + "\n"
+    });
     for value in ["first", "second"] {
-        let variables = json!({"NODE_OPTIONS": value, "VIRTUAL_ENV": value});
-        environment.is(&[("environment", variables)]);
         let call = sandbox.build_image().var("NODE_OPTIONS", value).var("VIRTUAL_ENV", value);
         call.run().exits(0).is_silent();
-        let with = format!("synth with {value}/{value}");
+        let with = format!("synth with {value}/{value}, changed by the launcher");
         assert!(sandbox.log().contains(&with), "{:?}", sandbox.log());
     }
 }

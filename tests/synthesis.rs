@@ -225,7 +225,7 @@ fn what_does_not_run_is_one_line_and_goes_on() {
         )
     };
     for (snapshot, file, content) in [
-        ("import", "pcluster/cli/entrypoint.py", "import pkg_resources_that_is_gone\n".to_owned()),
+        ("import", "pcluster/cli/model.py", "import pkg_resources_that_is_gone\n".to_owned()),
         ("syntax", "pcluster/models/imagebuilder.py", "def broken(:\n".into()),
         ("exit", "pcluster/templates/cdk_builder.py", "import sys\nsys.exit('no node')\n".into()),
         ("api", "pcluster/templates/cdk_builder.py", "class CDKTemplateBuilder: pass\n".into()),
@@ -259,14 +259,6 @@ fn what_does_not_run_is_one_line_and_goes_on() {
         let sandbox = Sandbox::new();
         stubs(&sandbox);
         sandbox.write(format!("site/{file}"), &content);
-        if file.ends_with("entrypoint.py") {
-            // Found as a console script all the same; only the check imports it.
-            sandbox.script(
-                "venv/bin/pcluster",
-                format!("#!{}\n# {ENTRY}print('the real pcluster')\n", real_python().display())
-                    .replace("\nmain()", ""),
-            );
-        }
         let run = checked(&sandbox, &[]);
         run.exits(0).prints("the real pcluster\n").warns_once("template");
         // Python words these two otherwise from release to release.

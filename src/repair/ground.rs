@@ -274,7 +274,7 @@ pub enum Overlay {
 fn environment_key(target: &Target, packages: &Packages) -> String {
     let mut key = Fingerprint::environment();
     key.file(&target.interpreter.executable).field(&target.interpreter.version);
-    packages.fingerprint(&target.interpreter.sys_path, &mut key);
+    packages.fingerprint(&target.interpreter, &mut key);
     key.key()
 }
 
@@ -314,7 +314,7 @@ impl Ground {
     /// We were interrupted, or files could not be put back. The inner error is the report of an
     /// environment that stays unknown.
     pub fn find(request: &Request) -> Result<Result<Self, Box<Report>>, Stop> {
-        let target = match examine::identify(request)? {
+        let target = match examine::identify(request, None)? {
             Ok(target) => target,
             Err(report) => return Ok(Err(report)),
         };
@@ -324,9 +324,14 @@ impl Ground {
         let shared = home.whole(request.progress)?;
         home.tidy_if_alone(&request.memory);
         let overlay = home.overlay(&target);
-        let target = match &overlay {
-            Overlay::Bound(directory) => target.with_overlay(directory),
-            Overlay::None | Overlay::Stale => target,
+        // The launcher decides what becomes of PYTHONPATH.
+        let identified = match &overlay {
+            Overlay::Bound(directory) => examine::identify(request, Some(directory))?,
+            Overlay::None | Overlay::Stale => Ok(target),
+        };
+        let target = match identified {
+            Ok(target) => target,
+            Err(report) => return Ok(Err(report)),
         };
         Ok(Ok(Self { target, overlay, _shared: shared }))
     }

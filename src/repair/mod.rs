@@ -59,7 +59,7 @@ pub enum Fixed {
 /// # Errors
 /// The step at which it could not be done. The environment is then what it was.
 pub fn fix(request: &Request, options: Options) -> Result<Fixed, Stop> {
-    let target = examine::identify(request)?.map_err(|report| not_proven(&report))?;
+    let target = examine::identify(request, None)?.map_err(|report| not_proven(&report))?;
     if !options.dry_run && !options.isolated {
         refuse_another_users(site_of(&target).as_deref(), "fix", &request.real.path)?;
     }
@@ -188,7 +188,7 @@ impl Repair<'_> {
         fault::at("prove")
             .map_err(|error| Error::repair("proof", error.to_string(), "Nothing was changed."))?;
         let _step = self.request.progress.step("proving the repair beside the environment");
-        let target = self.target.with_overlay(staged.overlay.path());
+        let target = self.with_overlay(staged.overlay.path())?;
         let (examined, broken) = at_once(
             || examine::examine(self.request, &target),
             || {
@@ -213,12 +213,23 @@ impl Repair<'_> {
         Err(Error::repair("proof", message, next).into())
     }
 
+    /// The target with the staged packages in front: as they will be installed, or where the repair is
+    /// kept beside the environment, as the launcher lets PYTHONPATH put them there.
+    fn with_overlay(&self, overlay: &Path) -> Result<Target, Stop> {
+        if !self.options.isolated {
+            return Ok(self.target.with_overlay(overlay));
+        }
+        let target = examine::identify(self.request, Some(overlay))?.map_err(|report| not_proven(&report))?;
+        let is_overlay = |entry: &PathBuf| entry.canonicalize().ok() == overlay.canonicalize().ok();
+        if target.interpreter.sys_path.iter().any(is_overlay) {
+            return Ok(target);
+        }
+        let message = "its launcher or its interpreter ignores PYTHONPATH".to_owned();
+        Err(Error::repair("isolated", message, "Repair a virtual environment instead.").into())
+    }
+
     /// Binds the proven overlay to the environment as it is now.
     fn keep_overlay(&self, staged: Staged) -> Result<Fixed, Stop> {
-        if self.target.interpreter.flags.iter().any(|flag| flag == "-I" || flag == "-E") {
-            let message = "its interpreter ignores PYTHONPATH".to_owned();
-            return Err(Error::repair("isolated", message, "Repair a virtual environment instead.").into());
-        }
         let changes = staged.changes;
         self.home.keep_overlay(staged.overlay, self.target, self.packages, &changes)?;
         Ok(Fixed::Done { changes, isolated: true })
@@ -503,7 +514,7 @@ pub enum Undone {
 /// # Errors
 /// There is none, the environment has changed since, or files cannot be put back.
 pub fn undo(request: &Request) -> Result<Undone, Stop> {
-    let target = examine::identify(request)?.map_err(|report| {
+    let target = examine::identify(request, None)?.map_err(|report| {
         Error::repair("undo", report.reasons().join("; "), "Name the pcluster that was repaired with --real.")
     })?;
     refuse_another_users(site_of(&target).as_deref(), "undo", &request.real.path)?;

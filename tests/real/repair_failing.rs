@@ -120,9 +120,10 @@ fn the_installer_fails_hangs_or_is_not_there() {
 
     // As Debian has it: without ensurepip.
     fs::remove_file(bench.beside("uv/uv")).unwrap();
-    fs::create_dir(bench.beside("debian")).unwrap();
-    fs::write(bench.beside("debian/ensurepip.py"), "raise ImportError('not here')\n").unwrap();
-    bench.set("PYTHONPATH", bench.beside("debian"));
+    let debian = bench.beside("debian");
+    fs::create_dir(&debian).unwrap();
+    fs::write(debian.join("ensurepip.py"), "raise ImportError('not here')\n").unwrap();
+    bench.set("PYTHONPATH", debian);
     let ran = bench.fix(&[]);
     nothing_happened(&bench, &ran, "installer", "neither the environment nor its Python has a pip");
 }

@@ -1,0 +1,209 @@
+//! interpreter.py and its answer: what a Python says of itself, and what that answer depends on.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cli::variable;
+use crate::remember::Fingerprint;
+
+pub const INTERPRETER_PY: &str = include_str!("interpreter.py");
+
+/// What a Python says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interpreter {
+    pub executable: PathBuf,
+    pub version: String,
+    /// The infix of its bytecode files: `cpython-311`.
+    pub cache_tag: Option<String>,
+    /// What makes another run behave like this one.
+    pub flags: Vec<OsString>,
+    pub sys_path: Vec<PathBuf>,
+    /// Where the packages lie whose code decides about the template; with an editable installation
+    /// that need not be below an entry of `sys_path`.
+    pub sources: Vec<PathBuf>,
+    pub prefix: PathBuf,
+    /// The marker of PEP 668, where it forbids changes.
+    pub externally_managed: Option<PathBuf>,
+}
+
+/// The answer of interpreter.py. Its strings are byte strings, a character for each byte.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    executable: String,
+    version: String,
+    cache_tag: Option<String>,
+    flags: Vec<String>,
+    sys_path: Vec<String>,
+    /// What would be on `sys.path` if it existed.
+    #[serde(default)]
+    candidates: Vec<String>,
+    #[serde(default)]
+    sources: Vec<String>,
+    prefix: String,
+    externally_managed: Option<String>,
+    /// Every variable; once kept, the changed ones.
+    #[serde(default)]
+    environment: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    unset: Vec<String>,
+}
+
+/// What a shell keeps for itself, and what only the question sets.
+const IRRELEVANT: [&str; 6] = ["_", "PWD", "OLDPWD", "SHLVL", "__CF_USER_TEXT_ENCODING", variable::QUESTION];
+
+impl Answer {
+    /// Leaves of the environment what differs from this process's.
+    pub fn keep_changes(&mut self) {
+        let Some(mut variables) = self.environment.take() else { return };
+        let own: BTreeMap<String, String> =
+            env::vars_os().map(|(name, value)| (disguised(&name), disguised(&value))).collect();
+        let counts = |name: &String| !IRRELEVANT.contains(&name.as_str());
+        self.unset =
+            own.keys().filter(|name| counts(name) && !variables.contains_key(*name)).cloned().collect();
+        variables.retain(|name, value| counts(name) && own.get(name) != Some(value));
+        self.environment = Some(variables);
+    }
+
+    #[must_use]
+    pub fn changes(&self) -> Vec<(OsString, Option<OsString>)> {
+        let changed = self.environment.iter().flatten();
+        let changed = changed.map(|(name, value)| (plain(name), Some(plain(value))));
+        changed.chain(self.unset.iter().map(|name| (plain(name), None))).collect()
+    }
+
+    #[must_use]
+    pub fn interpreter(&self) -> Interpreter {
+        let path = |text: &String| PathBuf::from(plain(text));
+        Interpreter {
+            executable: path(&self.executable),
+            version: self.version.clone(),
+            cache_tag: self.cache_tag.clone(),
+            flags: self.flags.iter().map(|flag| plain(flag)).collect(),
+            sys_path: self.sys_path.iter().map(path).collect(),
+            sources: self.sources.iter().map(path).collect(),
+            prefix: path(&self.prefix),
+            externally_managed: self.externally_managed.as_ref().map(path),
+        }
+    }
+}
+
+/// Bytes as text, a character for each: JSON knows no others.
+#[must_use]
+pub fn disguised(bytes: &OsStr) -> String {
+    bytes.as_bytes().iter().map(|byte| char::from(*byte)).collect()
+}
+
+fn plain(text: &str) -> OsString {
+    let byte = |letter: char| u8::try_from(u32::from(letter)).unwrap_or(b'?');
+    OsString::from_vec(text.chars().map(byte).collect())
+}
+
+/// PYTHONPATH with one more directory in front.
+#[must_use]
+pub fn python_path(first: &Path, rest: Option<OsString>) -> OsString {
+    let mut joined = first.as_os_str().to_owned();
+    if let Some(rest) = rest.filter(|rest| !rest.is_empty()) {
+        joined.push(":");
+        joined.push(rest);
+    }
+    joined
+}
+
+impl Answer {
+    /// A digest of what decides about `sys.path` beside the question: pyvenv.cfg, the directories
+    /// that would be on it if they existed, and in each directory the files that Python acts on.
+    #[must_use]
+    pub fn depends_on(&self) -> String {
+        let mut digest = Fingerprint::new();
+        let executable = PathBuf::from(plain(&self.executable));
+        digest.file(&executable);
+        for directory in executable.ancestors().skip(1).take(2) {
+            digest.file(&directory.join("pyvenv.cfg"));
+        }
+        for directory in self.sys_path.iter().chain(&self.candidates) {
+            let directory = PathBuf::from(plain(directory));
+            digest.field(directory.as_os_str().as_bytes());
+            digest.field(if directory.exists() { "there" } else { "absent" });
+            for file in acted_on(&directory) {
+                digest.file(&file);
+            }
+        }
+        digest.key()
+    }
+}
+
+/// The files of a directory that change how Python finds modules.
+fn acted_on(directory: &Path) -> Vec<PathBuf> {
+    let entries = directory.read_dir().into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| counts(path)).collect();
+    files.sort();
+    // A package of that name is a directory.
+    let packages: Vec<PathBuf> = files.iter().map(|path| path.join("__init__.py")).collect();
+    files.extend(packages.into_iter().filter(|path| path.exists()));
+    files
+}
+
+fn counts(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    let ends = |ending: &str| path.extension().is_some_and(|own| own == ending);
+    ends("pth")
+        || ends("egg")
+        || ends("egg-link")
+        || [&b"sitecustomize"[..], b"usercustomize", b"__editable__"]
+            .iter()
+            .any(|stem| name.starts_with(stem))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer() -> Answer {
+        let text = r#"{"executable": "/v/bin/python", "version": "3.9.7", "cacheTag": null, "flags": [],
+                       "sysPath": [], "prefix": "/v", "externallyManaged": null}"#;
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn bytes_that_are_no_utf_8_come_back() {
+        let bytes = OsString::from_vec((0..=255).collect());
+        assert_eq!(plain(&disguised(&bytes)), bytes);
+    }
+
+    #[test]
+    fn only_what_the_launcher_changed_is_kept() {
+        let mut answer = answer();
+        let mut told: BTreeMap<String, String> =
+            env::vars_os().map(|(name, value)| (disguised(&name), disguised(&value))).collect();
+        told.remove("PATH");
+        told.insert("NEW".into(), "caf\u{c3}\u{a9}".into());
+        told.insert("SHLVL".into(), "99".into());
+        answer.environment = Some(told);
+        answer.keep_changes();
+        let changes = answer.changes();
+        assert_eq!(changes, [("NEW".into(), Some("café".into())), ("PATH".into(), None)]);
+        // Once kept, it is not compared again.
+        let kept = serde_json::to_string(&answer).unwrap();
+        assert_eq!(serde_json::from_str::<Answer>(&kept).unwrap().changes(), changes);
+    }
+
+    #[test]
+    fn a_candidate_that_appears_is_seen() {
+        let root = tempfile::tempdir().unwrap();
+        let mut answer = answer();
+        answer.candidates = vec![disguised(root.path().join("user-site").as_os_str())];
+        let before = answer.depends_on();
+        assert_eq!(answer.depends_on(), before);
+        std::fs::create_dir(root.path().join("user-site")).unwrap();
+        let there = answer.depends_on();
+        assert_ne!(there, before);
+        std::fs::write(root.path().join("user-site/x.pth"), "/x").unwrap();
+        assert_ne!(answer.depends_on(), there);
+    }
+}

@@ -1,0 +1,110 @@
+//! Asking a launcher itself: it is started with interpreter.py as its `sitecustomize`, which answers
+//! when pcluster is about to be imported. And the other side: a shim that such a launcher starts
+//! checks nothing.
+//!
+//! A question is a directory whose lock file the asking process holds. The lock dies with it, so a
+//! variable that is left over, or set by anybody else, is no question.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::child::{Child, ChildError, Scratch, set};
+use crate::cli::variable;
+use crate::interpreter::{Answer, INTERPRETER_PY, python_path};
+use crate::target::{Unidentified, read_answer};
+
+const LOCK: &str = "question";
+const ANSWERS: &str = "answers";
+
+/// The key of the answer that a shim gives which a launcher has started, and which finds no other
+/// pcluster.
+const LOOPED: &str = "looped";
+
+/// What a launcher is called with. A wrapper may treat `build-image` in its own way, so the question
+/// is that command; with `--help`, nothing is built where no Python answers.
+const ARGUMENTS: [&str; 2] = ["build-image", "--help"];
+
+/// Asks a launcher. `rest` is the PYTHONPATH of the answer, where it is not this process's.
+///
+/// # Errors
+/// It gives no answer, several that differ, or the check is interrupted.
+pub fn ask(launcher: &Path, rest: Option<OsString>, limit: Duration) -> Result<Answer, Unidentified> {
+    let scratch = Scratch::new().map_err(Unidentified::Scratch)?;
+    let (directory, _lock) = prepare(&scratch).map_err(Unidentified::Scratch)?;
+    let rest = rest.or_else(|| env::var_os("PYTHONPATH"));
+    let environment = vec![
+        set("PYTHONPATH", python_path(&directory.join("site"), rest)),
+        set(variable::QUESTION, &directory),
+    ];
+    let arguments = ARGUMENTS.map(OsString::from).into();
+    let finished = Child { program: launcher, arguments, environment, limit }.run(&scratch)?;
+    let answers = read_answers(&directory);
+    if let Some(tried) = answers.iter().find_map(|answer| answer.get(LOOPED)) {
+        return Err(Unidentified::Loop { tried: serde_json::from_value(tried.clone()).unwrap_or_default() });
+    }
+    let understood: Vec<Answer> = answers.iter().filter_map(read_answer).collect();
+    match understood.split_first() {
+        Some((answer, others)) => {
+            let interpreter = answer.interpreter();
+            if others.iter().all(|other| other.interpreter() == interpreter) {
+                return Ok(answer.clone());
+            }
+            let interpreters = understood.iter().map(|answer| answer.interpreter().executable).collect();
+            Err(Unidentified::Ambiguous { interpreters })
+        }
+        None if finished.status.success() => Err(Unidentified::NoAnswer),
+        None => {
+            let (status, stderr) = (finished.status, finished.stderr);
+            Err(ChildError::Failed { program: launcher.to_owned(), status, stderr }.into())
+        }
+    }
+}
+
+/// The directory of a question, and the lock that makes it one.
+fn prepare(scratch: &Scratch) -> io::Result<(PathBuf, File)> {
+    let directory = scratch.directory("question")?;
+    scratch.directory("question/site")?;
+    scratch.directory("question/answers")?;
+    scratch.write("question/site/sitecustomize.py", INTERPRETER_PY)?;
+    let lock = File::create(directory.join(LOCK))?;
+    lock.lock()?;
+    Ok((directory, lock))
+}
+
+fn read_answers(directory: &Path) -> Vec<Value> {
+    let entries = directory.join(ANSWERS).read_dir().into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    files.sort();
+    let whole = files.iter().filter(|path| path.extension().is_none());
+    whole.filter_map(|path| serde_json::from_slice(&fs::read(path).ok()?).ok()).collect()
+}
+
+/// The question that this process was started to answer, if there is one.
+#[must_use]
+pub fn pending() -> Option<PathBuf> {
+    let directory = PathBuf::from(env::var_os(variable::QUESTION)?);
+    let file = directory.join(LOCK);
+    let metadata = file.symlink_metadata().ok()?;
+    if !directory.is_absolute()
+        || !metadata.is_file()
+        || metadata.uid() != rustix::process::geteuid().as_raw()
+    {
+        return None;
+    }
+    let held = matches!(File::open(&file).ok()?.try_lock_shared(), Err(TryLockError::WouldBlock));
+    held.then_some(directory)
+}
+
+/// Answers a question with a loop: the launcher only starts this shim again.
+pub fn answer_with_loop(question: &Path, tried: &[PathBuf]) {
+    let tried: Vec<_> = tried.iter().map(|path| path.to_string_lossy()).collect();
+    // Without the answer, the launcher is one that gives none.
+    let _ = fs::write(question.join(ANSWERS).join("loop"), json!({ LOOPED: tried }).to_string());
+}
