@@ -381,12 +381,13 @@ add_shim() {
 check_installation() {
     activate=". $(quoted "$prefix/env")"
     now="$activate; hash -r"
-    ask="$(quoted "$preflight") where -q"
+    # Whether the shim is reached is asked, not whether this user has switched it off.
+    ask="env PCLUSTER_SHIM_MODE=block $(quoted "$preflight") where -q"
     case ${SHELL:-} in
         */fish)
             activate="source $(quoted_for_fish "$prefix/env.fish")"
             now=$activate
-            ask="$(quoted_for_fish "$preflight") where -q"
+            ask="env PCLUSTER_SHIM_MODE=block $(quoted_for_fish "$preflight") where -q"
             ;;
     esac
     if [ -z "$edited" ]; then
@@ -498,7 +499,7 @@ add_to_venv() {
     put 755 "$launcher" <"$binary"
     say "guarded $launcher in place; the launcher is kept as pcluster.real"
     status=0
-    PATH=$venv/bin:$PATH "$venv/bin/pcluster-preflight" where -q </dev/null >/dev/null 2>&1 || status=$?
+    PATH=$venv/bin:$PATH PCLUSTER_SHIM_MODE=block "$venv/bin/pcluster-preflight" where -q </dev/null >/dev/null 2>&1 || status=$?
     [ "$status" -eq 0 ] || die 'the shim does not find the launcher that it has taken the place of' \
         "See: $(quoted "$venv/bin/pcluster-preflight") where"
     say 'next: nothing. After pip or uv has reinstalled aws-parallelcluster there, run this again.'

@@ -197,6 +197,9 @@ impl From<ChildError> for Stop {
     }
 }
 
+/// Where temporary files go if the directory that TMPDIR names is gone or full, as Python has it.
+const OTHER_DIRECTORIES: [&str; 2] = ["/tmp", "/var/tmp"];
+
 /// A private directory for one check, gone with it.
 #[derive(Debug)]
 pub struct Scratch(TempDir);
@@ -205,7 +208,19 @@ impl Scratch {
     /// # Errors
     /// No directory for temporary files can be written.
     pub fn new() -> io::Result<Self> {
-        tempfile::Builder::new().prefix("pcluster-shim-").tempdir().map(Self)
+        let others = OTHER_DIRECTORIES.map(PathBuf::from);
+        Self::in_first_of(std::iter::once(std::env::temp_dir()).chain(others))
+    }
+
+    fn in_first_of(directories: impl Iterator<Item = PathBuf>) -> io::Result<Self> {
+        let mut first_fault = None;
+        for directory in directories {
+            match tempfile::Builder::new().prefix("pcluster-shim-").tempdir_in(directory) {
+                Ok(made) => return Ok(Self(made)),
+                Err(fault) => first_fault = first_fault.or(Some(fault)),
+            }
+        }
+        Err(first_fault.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
     }
 
     #[must_use]
@@ -322,4 +337,19 @@ pub fn sentinel() -> String {
 #[must_use]
 pub fn set(name: &str, value: impl AsRef<OsStr>) -> (OsString, Option<OsString>) {
     (name.into(), Some(value.as_ref().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_directory_is_taken_for_one_that_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let gone = || directory.path().join("gone");
+        let scratch = Scratch::in_first_of([gone(), directory.path().to_owned()].into_iter()).unwrap();
+        assert!(scratch.path("x").starts_with(directory.path()));
+        let fault = Scratch::in_first_of([gone(), gone().join("too")].into_iter()).unwrap_err();
+        assert!(fault.to_string().contains("gone/pcluster-shim-"), "the first fault is told: {fault}");
+    }
 }

@@ -5,11 +5,12 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, de};
+use serde_json::{Value, json};
 
 use crate::cli::{base_directory, variable};
 use crate::error::Error;
@@ -26,6 +27,16 @@ pub enum Mode {
 
 impl Mode {
     pub const ACCEPTED: &'static str = "block, fix, warn, off";
+
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Block => "block",
+            Self::Fix => "fix",
+            Self::Warn => "warn",
+            Self::Off => "off",
+        }
+    }
 
     fn parse(text: &str) -> Option<Self> {
         match text {
@@ -124,12 +135,53 @@ struct File {
     real: Option<PathBuf>,
     strict: Option<bool>,
     timeout: Option<Seconds>,
-    #[serde(default)]
-    installer: InstallerChoice,
-    #[serde(default)]
-    strategy: Strategy,
-    #[serde(default)]
-    advisories: Vec<PathBuf>,
+    installer: Option<InstallerChoice>,
+    strategy: Option<Strategy>,
+    advisories: Option<Vec<PathBuf>>,
+}
+
+/// What gave a setting its value.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    #[default]
+    Default,
+    File,
+    Variable,
+    Flag,
+}
+
+impl Origin {
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::File => "file",
+            Self::Variable => "variable",
+            Self::Flag => "flag",
+        }
+    }
+}
+
+/// The origin of each setting.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Origins {
+    mode: Origin,
+    strict: Origin,
+    timeout: Origin,
+    installer: Origin,
+    strategy: Origin,
+    advisories: Origin,
+}
+
+/// A setting as reports show it.
+#[derive(Debug, Serialize)]
+pub struct Shown {
+    #[serde(skip)]
+    pub name: &'static str,
+    /// In the form of config.yaml.
+    pub value: Value,
+    pub origin: Origin,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -144,6 +196,7 @@ pub struct Settings {
     pub strategy: Strategy,
     /// Extra advisory files.
     pub advisories: Vec<PathBuf>,
+    origins: Origins,
 }
 
 impl Default for Settings {
@@ -156,7 +209,15 @@ impl Default for Settings {
             installer: InstallerChoice::default(),
             strategy: Strategy::default(),
             advisories: Vec::new(),
+            origins: Origins::default(),
         }
+    }
+}
+
+/// Takes a value over where there is one, with its origin.
+fn take<T>(value: Option<T>, origin: Origin, setting: &mut T, its_origin: &mut Origin) {
+    if let Some(value) = value {
+        (*setting, *its_origin) = (value, origin);
     }
 }
 
@@ -175,31 +236,53 @@ impl Settings {
     }
 
     fn take_file(&mut self, file: File) {
-        self.mode = file.mode.unwrap_or(self.mode);
+        let (from, origins) = (Origin::File, &mut self.origins);
         self.real = file.real;
-        self.strict = file.strict.unwrap_or(self.strict);
-        self.timeout = file.timeout.map_or(self.timeout, |seconds| seconds.0);
-        self.installer = file.installer;
-        self.strategy = file.strategy;
-        self.advisories = file.advisories;
+        take(file.mode, from, &mut self.mode, &mut origins.mode);
+        take(file.strict, from, &mut self.strict, &mut origins.strict);
+        let timeout = file.timeout.map(|seconds| seconds.0);
+        take(timeout, from, &mut self.timeout, &mut origins.timeout);
+        take(file.installer, from, &mut self.installer, &mut origins.installer);
+        take(file.strategy, from, &mut self.strategy, &mut origins.strategy);
+        take(file.advisories, from, &mut self.advisories, &mut origins.advisories);
     }
 
     fn take_variables(&mut self, faults: &mut Vec<Error>) {
-        if let Some(mode) = set(variable::MODE, Mode::ACCEPTED, Mode::parse, faults) {
-            self.mode = mode;
-        }
+        let (from, origins) = (Origin::Variable, &mut self.origins);
+        let mode = set(variable::MODE, Mode::ACCEPTED, Mode::parse, faults);
+        take(mode, from, &mut self.mode, &mut origins.mode);
         let flag = |text: &str| match text {
             "1" | "true" | "yes" => Some(true),
             "0" | "false" | "no" => Some(false),
             _ => None,
         };
-        if let Some(strict) = set(variable::STRICT, "1, 0", flag, faults) {
-            self.strict = strict;
-        }
+        let strict = set(variable::STRICT, "1, 0", flag, faults);
+        take(strict, from, &mut self.strict, &mut origins.strict);
         let seconds = |text: &str| text.parse().ok().filter(|seconds| *seconds > 0);
-        if let Some(seconds) = set(variable::TIMEOUT, Seconds::ACCEPTED, seconds, faults) {
-            self.timeout = Duration::from_secs(seconds);
-        }
+        let timeout = set(variable::TIMEOUT, Seconds::ACCEPTED, seconds, faults).map(Duration::from_secs);
+        take(timeout, from, &mut self.timeout, &mut origins.timeout);
+    }
+
+    /// Every setting, as it counts. `real` is the search's to say: it knows the flag and the variable.
+    #[must_use]
+    pub fn shown(&self, real: (Option<&Path>, Origin)) -> Vec<Shown> {
+        let word = |value: Option<clap::builder::PossibleValue>| {
+            json!(value.map(|value| value.get_name().to_owned()))
+        };
+        let origins = &self.origins;
+        let (file, named) = (path(), is_named());
+        [
+            ("mode", json!(self.mode.word()), origins.mode),
+            ("real", json!(real.0), real.1),
+            ("strict", json!(self.strict), origins.strict),
+            ("timeout", json!(self.timeout.as_secs()), origins.timeout),
+            ("installer", word(self.installer.to_possible_value()), origins.installer),
+            ("strategy", word(self.strategy.to_possible_value()), origins.strategy),
+            ("advisories", json!(self.advisories), origins.advisories),
+            ("config", json!(file), if named { Origin::Variable } else { Origin::Default }),
+        ]
+        .map(|(name, value, origin)| Shown { name, value, origin })
+        .into()
     }
 }
 
@@ -229,9 +312,14 @@ pub fn path() -> Option<PathBuf> {
     }
 }
 
+/// Whether the variable names the config file.
+fn is_named() -> bool {
+    env::var_os(variable::CONFIG).is_some_and(|value| value != OsStr::new(""))
+}
+
 fn read_file() -> Result<File, Error> {
     let Some(path) = path() else { return Ok(File::default()) };
-    let named = env::var_os(variable::CONFIG).is_some_and(|value| value != OsStr::new(""));
+    let named = is_named();
     let bad =
         |message: &dyn fmt::Display| Error::BadFile { file: path.clone(), message: message.to_string() };
     let text = match fs::read_to_string(&path) {
@@ -243,7 +331,7 @@ fn read_file() -> Result<File, Error> {
     let mut file = file.unwrap_or_default();
     // A path in the file is meant from where the file is.
     let base = path.parent().map(PathBuf::from).unwrap_or_default();
-    for advisories in &mut file.advisories {
+    for advisories in file.advisories.iter_mut().flatten() {
         *advisories = base.join(&advisories);
     }
     Ok(file)

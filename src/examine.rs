@@ -21,6 +21,7 @@ use crate::child::ChildError;
 use crate::cli::PlainBuildImage;
 use crate::config::Settings;
 use crate::error::{Error, Stop};
+use crate::image_configuration::file_names;
 use crate::locate::{Real, own_executable};
 use crate::node::{self, NoNode, Node};
 use crate::packages::{PCLUSTER, Packages};
@@ -29,6 +30,7 @@ use crate::remember::{Fingerprint, Memory};
 use crate::repair::plan::Reason;
 use crate::report::{self, Check, Finding, Fix, Report, Shim, Status, Subject};
 use crate::synth::{self, Answer, Call, NoAnswer};
+use crate::system::files;
 use crate::target::{self, Target, Unidentified};
 use crate::template::{self, Expectation};
 
@@ -162,12 +164,13 @@ fn is_plain(call: &Call, packages: &Packages) -> bool {
     let Call::Given(arguments) = call else { return true };
     let short_options = packages.get(PCLUSTER).is_some_and(|pcluster| !pcluster.version.starts_with("3.0."));
     let Some(plain) = PlainBuildImage::read(arguments, short_options) else { return false };
-    let configuration = fs::read_to_string(plain.configuration).unwrap_or_default();
+    let configuration = files::read_to_string(&plain.configuration).unwrap_or_default();
     serde_yaml::from_str::<serde_yaml::Value>(&configuration).is_ok_and(|yaml| yaml.is_mapping())
 }
 
 /// Everything that the template depends on. Content counts for files that the arguments name,
-/// in whatever form they name them; the rest is taken as `stat` tells it.
+/// in whatever form they name them, as far as a check reads files; the rest is taken as `stat`
+/// tells it.
 fn fingerprint(request: &Request, target: &Target, packages: &Packages, node: &Node) -> Fingerprint {
     let mut key = Fingerprint::new();
     key.field(synth::SYNTH_PY).field(&target.interpreter.version);
@@ -199,8 +202,11 @@ fn fingerprint(request: &Request, target: &Target, packages: &Packages, node: &N
     key.field(form);
     for argument in arguments {
         key.field(argument.as_bytes());
-        for name in file_names(argument.as_bytes()) {
-            key.field(fs::read(OsStr::from_bytes(name)).unwrap_or_default());
+        for name in file_names(argument).filter(|name| name.is_file()) {
+            match files::read(name) {
+                Ok(content) => key.field(content),
+                Err(_) => key.file(name),
+            };
         }
     }
     key
@@ -213,16 +219,6 @@ fn counts(name: &OsStr) -> bool {
         && !["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"]
             .iter()
             .any(|secret| name == secret.as_bytes())
-}
-
-/// What in `FILE`, `--option=FILE` or `-cFILE` could be a file's name.
-fn file_names(argument: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let joined = argument.iter().position(|byte| *byte == b'=').map(|equals| &argument[equals + 1..]);
-    let short = argument.strip_prefix(b"-c");
-    [Some(argument), joined, short]
-        .into_iter()
-        .flatten()
-        .filter(|name| Path::new(OsStr::from_bytes(name)).is_file())
 }
 
 /// What the walk has found so far.

@@ -1,19 +1,20 @@
 //! The story of one guarded `build-image`, in order. Parses nothing, prints nothing.
 
 use std::ffi::OsString;
-use std::fs;
+use std::path::Path;
 
 use crate::Outcome;
 use crate::cli::PlainBuildImage;
 use crate::config::{Mode, Settings};
 use crate::error::{Error, Stop, on_stderr};
-use crate::examine::{Examined, Request, examine, read_advisories};
+use crate::examine::{Examined, Request, read_advisories};
+use crate::image_configuration::{find_read_once, is_unreadable};
 use crate::locate::{FoundBy, Real, Search};
 use crate::progress::Progress;
 use crate::remember::Memory;
 use crate::repair::{self, Fixed, Ground, Overlay};
-use crate::report::{self, Decision, Report};
-use crate::synth::Call;
+use crate::report::{self, Check, Decision, Report, Status};
+use crate::synth::{Call, IMAGE_ID};
 
 /// Guards one `pcluster build-image`.
 #[must_use]
@@ -24,22 +25,32 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
         Ok(real) => real,
         Err(error) => return Outcome::failed(&error),
     };
-    if settings.mode == Mode::Off || is_refused_at_once(&arguments) {
+    if settings.mode == Mode::Off || asks_for_help(&arguments) {
         return real.become_it(arguments, String::new());
     }
+    let unread = find_read_once(&arguments);
+    if unread.is_none() && has_unreadable_configuration(&arguments) {
+        return real.become_it(arguments, String::new());
+    }
+    let call = match &unread {
+        // Not even the region: whatever is parsed here could be read otherwise by the real parser.
+        Some(_) => Call::Minimal(vec!["--image-id".into(), IMAGE_ID.into()]),
+        None => Call::Given(arguments.clone()),
+    };
     let (advisories, more_faults) = read_advisories(&settings);
     let request = Request {
         real: &real,
         settings: &settings,
         advisories: &advisories,
         memory: Memory::from_environment(false),
-        call: Call::Given(arguments.clone()),
+        call,
         thorough: false,
         synthesize: true,
         progress: Progress::Terminal,
     };
     let warnings = faults.iter().chain(&more_faults).map(warning).collect();
-    let guarded = Guarded { request: &request, arguments, warnings };
+    let unread = unread.as_deref().map(left_unread);
+    let guarded = Guarded { request: &request, arguments, unread, warnings };
     guarded.look().unwrap_or_else(|signal| Outcome::Die { signal })
 }
 
@@ -49,6 +60,8 @@ type Interrupted = i32;
 struct Guarded<'a> {
     request: &'a Request<'a>,
     arguments: Vec<OsString>,
+    /// What is told of a configuration that only the real pcluster may read.
+    unread: Option<Check>,
     /// To be said before anything else.
     warnings: String,
 }
@@ -73,10 +86,13 @@ impl Guarded<'_> {
                 Decision::Repair => self.repair(&report),
                 decision => Ok(self.act(&report, decision, &overlay)),
             },
-            Err(stop) => self.unknown(stop),
+            Err(stop) => no_look(stop),
         }
     }
 
+    /// # Errors
+    /// Returns an error if a signal came or there is no real pcluster. Whatever else goes wrong is a
+    /// check of the report that is unknown, beside those that could be made.
     fn at_environment(&mut self) -> Result<Look, Stop> {
         let ground = match Ground::find(self.request)? {
             Ok(ground) => ground,
@@ -86,8 +102,13 @@ impl Guarded<'_> {
         if overlay == Overlay::Stale {
             self.warnings += &on_stderr(STALE);
         }
-        Ok(match examine(self.request, &ground.target)? {
-            Examined::Judged(report) => Look::Judged { report, overlay },
+        Ok(match ground.examine(self.request)? {
+            Examined::Judged(mut report) => {
+                if let Some(check) = &self.unread {
+                    report.add(check.clone());
+                }
+                Look::Judged { report, overlay }
+            }
             Examined::Rejected { .. } => Look::Rejected { overlay },
         })
     }
@@ -118,7 +139,7 @@ impl Guarded<'_> {
                         };
                         Ok(self.act(&report, decision, &overlay))
                     }
-                    Err(stop) => self.unknown(stop),
+                    Err(stop) => no_look(stop),
                 }
             }
         }
@@ -160,24 +181,12 @@ impl Guarded<'_> {
             Overlay::None | Overlay::Stale => real.become_it(self.arguments, stderr),
         }
     }
+}
 
-    /// Our own trouble stops nobody who has not asked for it.
-    fn unknown(self, stop: Stop) -> Result<Outcome, Interrupted> {
-        match stop {
-            Stop::Interrupted(signal) => Err(signal),
-            // There is nothing that could go on.
-            Stop::Error(error @ Error::Loop { .. }) => Ok(Outcome::failed(&error)),
-            Stop::Error(error) => {
-                let stderr = self.warnings.clone() + &error.on_stderr();
-                let stops = self.request.settings.strict && self.request.settings.mode != Mode::Warn;
-                Ok(if stops {
-                    let stdout = report::pcluster_shaped_error(&error.to_string(), &error.hint());
-                    Outcome::Exit { status: 1, stdout, stderr }
-                } else {
-                    self.exec(&Overlay::None, stderr)
-                })
-            }
-        }
+fn no_look(stop: Stop) -> Result<Outcome, Interrupted> {
+    match stop {
+        Stop::Interrupted(signal) => Err(signal),
+        Stop::Error(error) => Ok(Outcome::failed(&error)),
     }
 }
 
@@ -201,10 +210,28 @@ fn warning(fault: &Error) -> String {
     on_stderr(&format!("{fault}; ignored, the default is used"))
 }
 
-/// `-h` and `--help`, wherever they stand, end in help or in a usage error; a file that cannot be
-/// read ends in an error. Neither is worth a Python.
-fn is_refused_at_once(arguments: &[OsString]) -> bool {
-    let asks_for_help = arguments.iter().any(|argument| argument == "-h" || argument == "--help");
-    let plain = PlainBuildImage::read(arguments, true);
-    asks_for_help || plain.is_some_and(|plain| fs::read_to_string(plain.configuration).is_err())
+fn left_unread(configuration: &Path) -> Check {
+    let name: String =
+        configuration.to_string_lossy().chars().filter(|letter| !letter.is_control()).collect();
+    let reason = format!(
+        "{name} is no regular file and is left for the real pcluster to read; \
+         the environment was checked with a minimal configuration"
+    );
+    Check {
+        id: "configuration",
+        status: Status::Unknown,
+        duration_ms: 0,
+        cached: false,
+        reason: Some(reason),
+    }
+}
+
+/// Wherever they stand, they end in help or in a usage error, which is not worth a Python.
+fn asks_for_help(arguments: &[OsString]) -> bool {
+    arguments.iter().any(|argument| argument == "-h" || argument == "--help")
+}
+
+/// A file that cannot be read ends in an error of the real pcluster's.
+fn has_unreadable_configuration(arguments: &[OsString]) -> bool {
+    PlainBuildImage::read(arguments, true).is_some_and(|plain| is_unreadable(&plain.configuration))
 }

@@ -16,6 +16,7 @@
 //! | [`launcher`] | a console script → the Python that it starts |
 //! | [`question`] | any other launcher, asked by starting it |
 //! | [`interpreter`] | what a Python says of itself |
+//! | [`image_configuration`] | the files that a call names, and which of them a check may read |
 //! | [`node`] | the Node.js that CDK will run |
 //! | [`packages`] | `sys.path` → installed distributions |
 //! | [`advisory`] | packages × advisories → findings (pure) |
@@ -36,6 +37,7 @@ pub mod config;
 pub mod error;
 pub mod examine;
 pub mod guard;
+pub mod image_configuration;
 pub mod interpreter;
 pub mod launcher;
 pub mod locate;

@@ -136,6 +136,12 @@ impl Search {
         Self { path, named, tried: Tried::from_environment(), own_path, own }
     }
 
+    /// The real pcluster that a flag, the variable or the config names.
+    #[must_use]
+    pub fn named(&self) -> Option<&(PathBuf, FoundBy)> {
+        self.named.as_ref()
+    }
+
     /// # Errors
     /// No candidate, only candidates that came back to us, or a named one that cannot be real.
     pub fn real(&self) -> Result<Real, Error> {

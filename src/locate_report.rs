@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::config;
+use crate::config::{self, Mode, Origin, Settings, Shown};
 use crate::error::Error;
-use crate::locate::{Candidate, KEPT, NAME, Real, Search, Standing, own_executable};
+use crate::locate::{Candidate, FoundBy, KEPT, NAME, Real, Search, Standing, own_executable};
 use crate::packages::{PCLUSTER, Packages, normalised};
+use crate::repair::Overlay;
 use crate::report::{Shim, wrapped};
 use crate::target::{Target, Unidentified};
 
@@ -24,9 +25,13 @@ pub struct Where {
     real: Result<Real, Error>,
     /// What the real one runs in; `None` until that is known.
     target: Option<Result<Target, Unidentified>>,
+    overlay: Overlay,
     rows: Vec<Row>,
     warnings: Vec<Warning>,
     bypassed: bool,
+    mode: Mode,
+    strict: bool,
+    settings: Vec<Shown>,
 }
 
 /// A `pcluster` on PATH.
@@ -46,7 +51,7 @@ struct Warning {
 
 impl Where {
     #[must_use]
-    pub fn look(search: &Search) -> Self {
+    pub fn look(search: &Search, settings: &Settings) -> Self {
         let real = search.real();
         let candidates: Vec<Candidate> = search.candidates().collect();
         let first = candidates.iter().find(|candidate| candidate.standing != Standing::NotAbsolute);
@@ -69,13 +74,30 @@ impl Where {
         warnings.extend(stale_hash(search, first, own.as_deref()));
         warnings.extend(entries(search, real.as_ref().ok()));
         let rows = candidates.into_iter().map(|candidate| Row::new(candidate, search, &real)).collect();
-        Self { own, real, target: None, rows, warnings, bypassed }
+        Self {
+            own,
+            real,
+            target: None,
+            overlay: Overlay::None,
+            rows,
+            warnings,
+            bypassed,
+            mode: settings.mode,
+            strict: settings.strict,
+            settings: settings.shown(named(search)),
+        }
     }
 
-    /// What the real one was found to run in. One that only starts this shim again is none.
-    pub fn lead_to(&mut self, target: Result<Target, Unidentified>) {
+    /// What the real one was found to run in, and the repair that is kept beside that. One that
+    /// only starts this shim again is none.
+    pub fn lead_to(&mut self, target: Result<Target, Unidentified>, overlay: Overlay) {
         let Err(Unidentified::Loop { tried }) = target else {
-            self.target = Some(target);
+            self.target = Some(match &overlay {
+                Overlay::Bound(directory) => target.map(|target| target.with_overlay(directory)),
+                Overlay::None | Overlay::Stale => target,
+            });
+            self.warnings.extend((overlay == Overlay::Stale).then(stale_overlay));
+            self.overlay = overlay;
             return;
         };
         for row in self.rows.iter_mut().filter(|row| tried.contains(&row.path)) {
@@ -91,15 +113,34 @@ impl Where {
         self.real.as_ref()
     }
 
-    /// 1: a call of `pcluster` would not come to the shim, or come to it again and again. 127: there
-    /// is nothing that it could go on to.
+    /// 1: a `build-image` from here would not be guarded: it would not come to the shim, or come to
+    /// it again and again, or the guard is switched off. 127: there is nothing that it could go on to.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match &self.real {
             Err(Error::Loop { .. }) => 1,
             Err(error) => error.exit_status(),
-            Ok(_) => u8::from(self.bypassed),
+            Ok(_) => u8::from(self.bypassed || self.mode == Mode::Off),
         }
+    }
+
+    /// What a `build-image` from here would do; in strict mode with a second line.
+    fn consequences(&self) -> Vec<&'static str> {
+        const STRICT: &str = "build-image is stopped where a check cannot run (strict)";
+        let is_unknown = matches!(self.target, Some(Err(_)));
+        let consequence = match self.mode {
+            _ if self.real.is_err() => "build-image ends in an error: there is no real pcluster",
+            _ if self.bypassed => "build-image is not guarded: the shim is not first on PATH",
+            Mode::Off => "build-image is not checked (mode off)",
+            Mode::Block | Mode::Fix if is_unknown && self.strict => return vec![STRICT],
+            _ if is_unknown => "build-image goes on unchecked, with a warning",
+            Mode::Warn => "build-image only warns where its image would be lost (mode warn)",
+            Mode::Block => "build-image is stopped where its image would be lost (mode block)",
+            Mode::Fix => "an environment that would lose the image is repaired first (mode fix)",
+        };
+        let is_strict =
+            self.strict && matches!(self.mode, Mode::Block | Mode::Fix) && self.exit_status() == 0;
+        [Some(consequence), is_strict.then_some(STRICT)].into_iter().flatten().collect()
     }
 
     #[must_use]
@@ -120,7 +161,15 @@ impl Where {
             "interpreter": target.map(|target| &target.interpreter.executable),
             "pythonVersion": target.map(|target| &target.interpreter.version),
             "packages": packages,
+            "overlay": match &self.overlay {
+                Overlay::None => Value::Null,
+                Overlay::Bound(directory) => json!({"path": directory, "stale": false}),
+                Overlay::Stale => json!({"path": null, "stale": true}),
+            },
             "config": config::path(),
+            "guarded": self.exit_status() == 0,
+            "consequence": self.consequences().join("; "),
+            "settings": self.settings.iter().map(|shown| (shown.name, shown)).collect::<BTreeMap<_, _>>(),
             "candidates": candidates,
             "warnings": self.warnings,
         })
@@ -143,12 +192,16 @@ impl Where {
             }
             None => {}
         }
-        if let Some(config) = config::path().filter(|path| path.exists()) {
-            let _ = writeln!(text, "config   {}", config.display());
+        if let Overlay::Bound(directory) = &self.overlay {
+            let what = "a repair kept beside the environment, in front of its packages";
+            let _ = writeln!(text, "overlay  {}\n         {what}", directory.display());
         }
+        let _ = writeln!(text, "guard    {}", self.consequences().join("\n         "));
         for row in &self.rows {
             let _ = writeln!(text, "on PATH  {}: {}", row.path.display(), row.standing);
         }
+        text += "settings\n";
+        self.settings.iter().for_each(|shown| text += &setting_rows(shown));
         for warning in &self.warnings {
             text.push('\n');
             for line in wrapped(&warning.message, 80).into_iter().chain(wrapped(&warning.hint, 80)) {
@@ -157,6 +210,43 @@ impl Where {
             }
         }
         text
+    }
+}
+
+/// The real pcluster that is named, and by what.
+fn named(search: &Search) -> (Option<&Path>, Origin) {
+    let Some((path, by)) = search.named() else { return (None, Origin::Default) };
+    let origin = match by {
+        FoundBy::Flag => Origin::Flag,
+        FoundBy::Variable => Origin::Variable,
+        FoundBy::Config => Origin::File,
+        FoundBy::Kept | FoundBy::Path => Origin::Default,
+    };
+    (Some(path), origin)
+}
+
+/// The name, the origin and the value; a line for each of several values.
+fn setting_rows(shown: &Shown) -> String {
+    let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let values: Vec<String> = match &shown.value {
+        Value::Null => Vec::new(),
+        Value::Array(values) => values.iter().map(word).collect(),
+        value => vec![word(value)],
+    };
+    let absent = shown.name == "config" && values.iter().any(|path| !Path::new(path).exists());
+    let values = if values.is_empty() { "-".into() } else { values.join(&format!("\n{:23}", "")) };
+    let absent = if absent { " (absent)" } else { "" };
+    format!("  {:<12}{:<9}{values}{absent}\n", shown.name, shown.origin.word())
+}
+
+fn stale_overlay() -> Warning {
+    Warning {
+        id: "stale-overlay",
+        message:
+            "The repair kept beside the environment is stale, and not used: the environment has changed."
+                .into(),
+        hint: "`pcluster preflight fix --isolated` makes it anew, `pcluster preflight undo` removes it."
+            .into(),
     }
 }
 

@@ -13,20 +13,22 @@ use serde_json::json;
 
 use crate::Outcome;
 use crate::advisory::Advisory;
-use crate::child::ChildError;
+use crate::child::{ChildError, Scratch};
 use crate::cli::{Check, Command, Common, Fix, Format, Preflight};
 use crate::config::Settings;
 use crate::error::{Error, Stop};
 use crate::examine::{self, Examined, Request};
+use crate::image_configuration::is_read_once;
 use crate::locate::{FoundBy, Search};
 use crate::locate_report::Where;
 use crate::manual;
 use crate::progress::Progress;
 use crate::remember::Memory;
 use crate::repair::plan::Change;
-use crate::repair::{self, Fixed, Ground, Overlay, Undone};
+use crate::repair::{self, Fixed, Ground, Overlay, Undone, overlay_of};
 use crate::report::{self, Report, Status, Verdict, wrapped};
-use crate::synth::Call;
+use crate::synth::{Call, IMAGE_ID};
+use crate::system::files;
 use crate::target::{self, Unidentified};
 use crate::template::{self, Expectation};
 
@@ -118,6 +120,10 @@ fn with_request<T>(
 }
 
 fn run_check(check: &Check, common: &Common) -> Result<Outcome, Stop> {
+    let copy = check.image_configuration.as_deref().filter(|file| is_read_once(file)).map(copied);
+    let copy = copy.transpose()?;
+    let file = copy.as_ref().map(|copy| copy.path(COPY)).or(check.image_configuration.clone());
+    let check = &Check { image_configuration: file, ..check.clone() };
     with_request(check, true, common, |request| {
         let mut report = look(request)?;
         if check.fix && report.verdict == Verdict::Blocked {
@@ -129,16 +135,30 @@ fn run_check(check: &Check, common: &Common) -> Result<Outcome, Stop> {
     })
 }
 
+const COPY: &str = "image-configuration.yaml";
+
+/// What can be read once, kept for every child that reads it: here no real pcluster comes after.
+fn copied(file: &Path) -> Result<Scratch, Error> {
+    let read = || {
+        let scratch = Scratch::new()?;
+        fs::write(scratch.path(COPY), files::read_stream(fs::File::open(file)?, files::MAX_BYTES)?)?;
+        Ok(scratch)
+    };
+    read().map_err(|error: io::Error| Error::BadFile { file: file.to_owned(), message: error.to_string() })
+}
+
 fn look(request: &Request) -> Result<Report, Stop> {
     let ground = match Ground::find(request)? {
         Ok(ground) => ground,
         Err(report) => return Ok(*report),
     };
-    let mut report = match examine::examine(request, &ground.target)? {
+    let mut report = match ground.examine(request)? {
         Examined::Judged(report) => *report,
         Examined::Rejected { stage, message } => return Err(Error::Rejected { stage, message }.into()),
     };
-    report.checks.extend(isolated_row(&ground.overlay));
+    if let Some(check) = isolated_row(&ground.overlay) {
+        report.add(check);
+    }
     Ok(report)
 }
 
@@ -230,7 +250,7 @@ fn run_undo(common: &Common) -> Result<Outcome, Stop> {
 
 fn call(check: &Check) -> Call {
     let mut options: Vec<OsString> = Vec::new();
-    options.extend(["--image-id".into(), check.image_id.as_deref().unwrap_or("preflight-check").into()]);
+    options.extend(["--image-id".into(), check.image_id.as_deref().unwrap_or(IMAGE_ID).into()]);
     if let Some(region) = &check.region {
         options.extend(["--region".into(), region.into()]);
     }
@@ -284,13 +304,16 @@ fn read_input(file: &Path) -> Result<(String, Vec<u8>), Error> {
 
 fn run_where(common: &Common) -> Result<Outcome, Stop> {
     let settings = settings()?;
-    let mut found = Where::look(&search(common, &settings));
+    let mut found = Where::look(&search(common, &settings), &settings);
     if let Ok(real) = found.real() {
         match target::identify(real, None, settings.timeout, &Memory::from_environment(false)) {
             Err(Unidentified::Child(ChildError::Interrupted(signal))) => {
                 return Err(Stop::Interrupted(signal));
             }
-            target => found.lead_to(target),
+            target => {
+                let overlay = target.as_ref().map_or(Overlay::None, overlay_of);
+                found.lead_to(target, overlay);
+            }
         }
     }
     let stdout = match common.format {

@@ -192,10 +192,22 @@ impl Report {
         Self { schema_version: 1, verdict, shim, target, packages, checks, findings }
     }
 
+    /// One more check, which counts for the verdict like every other.
+    pub fn add(&mut self, check: Check) {
+        self.checks.push(check);
+        self.verdict = verdict(&self.checks, &self.findings);
+    }
+
     /// Every reason why the verdict is not ready.
     #[must_use]
     pub fn reasons(&self) -> Vec<String> {
         self.errors().map(Finding::located).chain(self.not_run()).collect()
+    }
+
+    /// Whether the environment itself passed, so that what is unknown is beside it.
+    fn environment_passed(&self) -> bool {
+        let passed = |id| self.checks.iter().any(|check| check.id == id && check.status == Status::Passed);
+        passed("node") && passed("template")
     }
 
     fn errors(&self) -> impl Iterator<Item = &Finding> {
@@ -258,8 +270,10 @@ pub fn for_stderr(report: &Report, decision: Decision) -> String {
         if decision == Decision::Exec {
             lines.push("build-image goes on all the same (mode warn)".into());
         }
+        lines.extend(report.not_run().map(|why| format!("not checked: {why}")));
     } else {
         let consequence = match decision {
+            Decision::Exec if report.environment_passed() => "build-image goes on",
             Decision::Exec => "build-image goes on unchecked",
             Decision::Stop | Decision::Repair => "build-image is stopped (strict)",
         };
@@ -300,15 +314,6 @@ pub fn pcluster_shaped(report: &Report) -> String {
         _ => "pcluster-shim stopped build-image: a check could not run, and strict is set.",
     };
     pretty(&json!({"configurationValidationErrors": errors, "message": message}))
-}
-
-/// The same for an error that is no finding.
-#[must_use]
-pub fn pcluster_shaped_error(what: &str, to_do: &str) -> String {
-    let error =
-        json!({"level": "ERROR", "type": Kind::CheckNotRun, "message": format!("{what}. Fix: {to_do}")});
-    let message = "pcluster-shim stopped build-image: a check could not run, and strict is set.";
-    pretty(&json!({"configurationValidationErrors": [error], "message": message}))
 }
 
 /// JSON with an indent of 2 and a line feed, as pcluster prints it.

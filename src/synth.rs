@@ -20,6 +20,9 @@ pub const SYNTH_PY: &str = include_str!("synth.py");
 /// Accepted by every release: the parent image is never looked at, because AWS is not asked.
 const MINIMAL: &str = "Build:\n  InstanceType: c5.xlarge\n  ParentImage: ami-0123456789abcdef0\n";
 
+/// The image id of a call that names none.
+pub const IMAGE_ID: &str = "preflight-check";
+
 /// Whose arguments the template is built with.
 #[derive(Debug, Clone)]
 pub enum Call {
@@ -128,8 +131,8 @@ fn environment(target: &Target, call: &Call, scratch: &Scratch, memory: &Memory)
     // Newer ones keep what they unpack below the user's HOME: 50 MB that a check must not leave.
     variables.push(set("JSII_RUNTIME_PACKAGE_CACHE", "disabled"));
     variables.extend(bytecode(target, memory));
-    let region_is_set =
-        ["AWS_DEFAULT_REGION", "AWS_REGION"].into_iter().any(|name| env::var_os(name).is_some());
+    let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
+    let region_is_set = ["AWS_DEFAULT_REGION", "AWS_REGION"].into_iter().any(is_set);
     if matches!(call, Call::Minimal(_)) && !region_is_set {
         // Any will do: nothing is asked of it.
         variables.push(set("AWS_DEFAULT_REGION", "us-east-1"));

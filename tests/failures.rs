@@ -1,7 +1,12 @@
 //! Checks that cannot run: each one warning line that says which, then the real pcluster; strict
 //! stops. A child's failure is never ours.
 
-use crate::fakes::{REAL, REAL_OUTPUT};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::fakes::{BAD, REAL, REAL_OUTPUT};
 use crate::harness::Sandbox;
 
 const FRAME: &str = r#"printf '\n%s\n' "$sentinel""#;
@@ -111,10 +116,113 @@ fn a_missing_node_is_told_once() {
     sandbox.build_image().run().exits(0).prints(REAL_OUTPUT).warns_once("node");
 }
 
+/// As left by a batch job that has ended. Python takes another directory then, and so does a check.
 #[test]
-fn without_a_directory_for_temporary_files_the_check_is_unknown() {
+fn without_the_directory_for_temporary_files_everything_is_checked() {
     let sandbox = Sandbox::new();
-    sandbox.environment();
-    let run = sandbox.build_image().var("TMPDIR", "/nonexistent/tmp").run();
-    run.exits(0).prints(REAL_OUTPUT).warns_once("temporary").stderr_matches("no-tmpdir.txt");
+    let environment = sandbox.environment();
+    let call = || sandbox.build_image().var("TMPDIR", "/nonexistent/tmp");
+    call().run().exits(0).prints(REAL_OUTPUT).is_silent();
+    environment.builds(BAD);
+    call().argument("--debug").run().exits(1).prefixed();
+    environment.is_broken();
+    call().run().exits(1).prefixed();
+}
+
+/// What the state of repairs holds for the environment of a sandbox, in its only directory.
+fn state_of(sandbox: &Sandbox) -> PathBuf {
+    sandbox.pcluster(["preflight", "fix"]).run().exits(0);
+    let environments = sandbox.path("state/pcluster-shim/environments");
+    environments.read_dir().unwrap().next().unwrap().unwrap().path()
+}
+
+const NOT_ROLLED_BACK: &str = "repair: a repair that was cut off cannot be rolled back";
+
+/// A journal that cannot be parsed, and one whose copies are gone: advisories and template are
+/// checked all the same.
+#[test]
+fn a_repair_that_cannot_be_rolled_back_turns_no_check_off() {
+    type Spoil = fn(&Sandbox, &Path);
+    let spoils: [(&str, Spoil); 2] = [
+        ("damaged", |sandbox, state| drop(sandbox.write(state.join("journal.json"), "{\"id\": 3"))),
+        ("stuck", |sandbox, state| {
+            let gone = sandbox.path("venv/site/gone.py");
+            let journal = json!({
+                "id": "1", "site": sandbox.path("venv/site"), "changes": [],
+                "removed": [{"path": gone, "copy": "0"}], "created": [],
+            });
+            sandbox.write(state.join("journal.json"), journal.to_string());
+        }),
+    ];
+    for (name, spoil) in spoils {
+        let sandbox = Sandbox::new();
+        let environment = sandbox.environment();
+        spoil(&sandbox, &state_of(&sandbox));
+
+        // Ready, as far as it could be checked; remembered or not.
+        for _ in 0..2 {
+            let run = sandbox.build_image().run();
+            run.exits(0).prints(REAL_OUTPUT).warns_once(NOT_ROLLED_BACK);
+            run.stderr_matches(&format!("journal-{name}-guard.txt"));
+        }
+        let run = sandbox.build_image().var("PCLUSTER_SHIM_STRICT", "1").run();
+        run.exits(1).warns_once("strict").holds(run.stdout().contains("CheckNotRun"), "stdout says so");
+        let run = sandbox.pcluster(["preflight", "check"]).run();
+        run.exits(3).is_silent().stdout_matches(&format!("journal-{name}-check.txt"));
+        // What would change the environment refuses, as ever.
+        for command in ["fix", "undo"] {
+            sandbox.pcluster(["preflight", command]).run().exits(1).prints("").prefixed();
+        }
+
+        // Blocked by the template, and by an advisory.
+        environment.builds(BAD);
+        let run = sandbox.build_image().argument("--debug").run();
+        run.exits(1).prefixed().holds(run.stderr().contains(NOT_ROLLED_BACK), "that is told too");
+        environment.is_broken();
+        let run = sandbox.build_image().run();
+        run.exits(1).prefixed().stderr_matches(&format!("journal-{name}-blocked.txt"));
+        run.holds(
+            run.stdout().contains("cdk-imagebuilder-1.153.0") || run.stdout().contains("1.153.0"),
+            "named",
+        );
+        let run = sandbox.build_image().var("PCLUSTER_SHIM_MODE", "fix").run();
+        run.exits(1).prefixed().holds(!sandbox.log().contains(&"uv install".to_owned()), "no repair on top");
+        sandbox.pcluster(["preflight", "check"]).run().exits(1).is_silent();
+        assert_eq!(sandbox.log().iter().filter(|line| line.starts_with("real ")).count(), 2);
+    }
+}
+
+/// A state directory that is something else, or nowhere: a check needs none.
+#[test]
+fn without_a_state_directory_everything_is_checked() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    let file = sandbox.write("home/a-file", "");
+    let calls = || {
+        [
+            sandbox.build_image().var("XDG_STATE_HOME", &file),
+            sandbox.build_image().var("XDG_STATE_HOME", "/dev/null"),
+            sandbox.build_image().without("XDG_STATE_HOME").without("HOME"),
+        ]
+    };
+    for call in calls() {
+        call.run().exits(0).prints(REAL_OUTPUT).is_silent();
+    }
+    environment.is_broken();
+    for call in calls() {
+        call.run().exits(1).prefixed();
+    }
+}
+
+/// The lock of repairs, and the one on the environment, are not needed to read.
+#[test]
+fn a_lock_that_cannot_be_opened_turns_no_check_off() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    let state = state_of(&sandbox);
+    fs::remove_file(state.join("lock")).unwrap();
+    fs::create_dir(state.join("lock")).unwrap();
+    sandbox.build_image().run().exits(0).prints(REAL_OUTPUT).is_silent();
+    environment.is_broken();
+    sandbox.build_image().run().exits(1).prefixed();
 }

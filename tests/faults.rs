@@ -200,7 +200,7 @@ fn a_rollback_goes_on_past_a_file_that_fails() {
     workshop.preflight(["--no-synth"]).var(FAULT, fails()).run().exits(1).prefixed();
     let run = workshop.build_image().var(FAULT, fails()).var("PCLUSTER_SHIM_STRICT", "1").run();
     run.exits(1).prefixed();
-    run.holds(run.stderr().contains("the repair stopped at rollback"), "the guard says so");
+    run.holds(run.stderr().contains("cannot be rolled back"), "the guard says so");
 
     let next = workshop.preflight(["--no-synth"]).run();
     next.exits(1).holds(next.stderr().contains("rolled back"), "the next run completes it");

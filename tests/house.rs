@@ -65,6 +65,7 @@ const STOREYS: [&[&str]; 6] = [
         "synth",
         "template",
         "remember",
+        "image_configuration",
     ],
     &["report", "child", "progress", "manual", "config", "cli", "error"],
     &["system"],

@@ -1068,6 +1068,19 @@ fn in_place_the_environment_is_guarded() {
     in_place(&home, &["--uninstall"]);
 }
 
+/// Whether the shim is reached is one question, whether this user has switched it off another.
+#[test]
+fn a_mode_that_is_off_is_no_fault_of_the_installation() {
+    let home = Home::new();
+    let venv = home.path("venv").display().to_string();
+    for place in [&["--binary", home.built.as_str()][..], &["--binary", &home.built, "--venv", &venv]] {
+        let install = || place.iter().fold(home.installs_in("dash", []), |call, word| call.argument(*word));
+        let expected = install().run();
+        let run = install().var("PCLUSTER_SHIM_MODE", "off").run();
+        run.exits(0).is_silent().prints_like(&expected);
+    }
+}
+
 /// Trap 27: what pip or uv writes over it later is newer, is used, is told, and is guarded anew.
 #[test]
 fn trap_27_what_overwrites_the_shim_in_place_is_told_and_renewed() {

@@ -184,6 +184,39 @@ fn the_configuration_counts_in_every_form_of_naming_it() {
     }
 }
 
+/// What is larger than a check reads counts as `stat` tells it.
+#[test]
+fn a_huge_configuration_counts_by_its_size_and_time() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    let file = sandbox.write("work/image.yaml", "#".repeat((1 << 20) + 1));
+    assert_eq!(started(&sandbox, sandbox.build_image()), ["identity", "node", "synth"]);
+    assert_eq!(started(&sandbox, sandbox.build_image()), [""; 0]);
+    fs::write(file, "#".repeat((1 << 20) + 2)).unwrap();
+    assert_eq!(started(&sandbox, sandbox.build_image()), ["synth"]);
+}
+
+/// A verdict on the minimal configuration says nothing about another one.
+#[test]
+fn a_configuration_that_can_be_read_once_leaves_no_verdict_on_itself() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    let once = || sandbox.pcluster(["build-image", "-c", "/dev/stdin", "-i", "my-image"]);
+    let begun = |call: Call| {
+        sandbox.clear_log();
+        call.run();
+        sandbox.log().into_iter().filter(|line| !line.starts_with("real ")).collect::<Vec<_>>()
+    };
+    assert_eq!(begun(once()), ["identity", "node", "synth"]);
+    assert_eq!(begun(once().stdin("other: content")), [""; 0]);
+    assert_eq!(begun(sandbox.pcluster(["preflight"])), [""; 0], "the same configuration, the same id");
+    sandbox.write("work/content", "Build: {}\n");
+    assert_eq!(begun(sandbox.pcluster(["build-image", "-c", "content", "-i", "my-image"])), ["synth"]);
+    environment.builds(BAD);
+    environment.installs("attrs", "22.1.0", "");
+    once().run().exits(1).prefixed();
+}
+
 /// AWS's own files: a profile of the same name may mean another region.
 #[test]
 fn the_files_of_aws_count() {

@@ -420,3 +420,28 @@ fn a_reader_that_goes_away_is_no_panic() {
         .prints("done\n")
         .is_silent();
 }
+
+/// Here no real pcluster comes after, so a configuration that can be read once is read.
+#[test]
+fn a_configuration_that_can_be_read_once_is_checked() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    let synth = std::fs::read_to_string(environment.path("fake/synth")).unwrap();
+    environment.synthesizes(&format!("echo \"read $(cat \"$3\")\" >>\"$log\"; {synth}"));
+    sandbox.write("work/content", "Build: from a pipe");
+    let bash = sandbox.path("tools/bash");
+    let run = sandbox
+        .pcluster(["preflight", "check"])
+        .under(&bash, &["-c", "\"$@\" -c <(cat content)", "bash"])
+        .run();
+    run.exits(0).is_silent();
+    let run = sandbox.pcluster(["preflight", "-c", "/dev/stdin"]).stdin("Build: from a file").run();
+    run.exits(0).is_silent();
+    let read: Vec<String> = sandbox.log().into_iter().filter(|line| line.starts_with("read ")).collect();
+    assert_eq!(read, ["read Build: from a pipe", "read Build: from a file"]);
+    sandbox.clear_log();
+    let endless = sandbox.pcluster(["preflight", "-c", "/dev/zero"]).run();
+    endless.exits(2).prints("").prefixed().stderr_matches("check-endless.txt");
+    assert_eq!(sandbox.log(), [""; 0]);
+    sandbox.has_no_scratch();
+}

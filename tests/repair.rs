@@ -563,6 +563,10 @@ fn beside_the_environment() {
     let run = workshop.preflight([]).run();
     run.exits(0).is_silent();
     run.holds(run.stdout().contains("repaired beside the environment"), "the report has a row about it");
+    let where_ = || workshop.preflight(["where"]).run();
+    let where_json = || workshop.preflight(["where", "--format", "json"]).run();
+    where_().exits(0).is_silent().stdout_matches("where-overlay.txt");
+    where_json().exits(0).is_silent().stdout_matches("where-overlay.json");
     // Other commands of pcluster are none of its business.
     let run = sandbox.pcluster(["version"]).var("XDG_STATE_HOME", &workshop.state).run();
     run.holds(run.stderr() == "\n", "no overlay for version");
@@ -574,12 +578,15 @@ fn beside_the_environment() {
     let run = workshop.preflight([]).run();
     run.exits(1);
     run.holds(run.stdout().contains("stale"), "preflight says so too");
+    where_().exits(0).is_silent().stdout_matches("where-stale-overlay.txt");
+    where_json().exits(0).is_silent().stdout_matches("where-stale-overlay.json");
 
     // A new one takes its place, and undo removes it.
     let changed = workshop.site();
     workshop.preflight(["fix", "--isolated"]).run().exits(0);
     workshop.build_image().run().exits(0).prints(REAL_OUTPUT);
     workshop.preflight(["undo"]).run().exits(0).is_silent().stdout_matches("undo-isolated.txt");
+    where_().exits(0).is_silent().stdout_matches("where-undone.txt");
     assert_eq!(workshop.site(), changed);
     workshop.left_nothing("by an undo");
     workshop.build_image().run().exits(1);
@@ -705,7 +712,7 @@ fn a_journal_that_cannot_be_read_is_told() {
     let journal = workshop.repairs().join("journal.json");
     fs::write(&journal, "{\"id\": 3").unwrap();
     set_mode(&journal, 0o644);
-    for arguments in [["fix"], ["undo"], ["check"]] {
+    for arguments in [["fix"], ["undo"]] {
         workshop.preflight(arguments).run().exits(1).prefixed().stderr_matches("journal-damaged.txt");
     }
 }

@@ -149,3 +149,69 @@ fn mode_off_works_whatever_is_at_fault() {
     let call = call.var("HOME", "/nonexistent").var("TMPDIR", "/nonexistent");
     call.run().exits(0).prints(REAL_OUTPUT).is_silent();
 }
+
+/// Each setting with its value and where that comes from.
+#[test]
+fn where_lists_each_setting_with_its_origin() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    let real = sandbox.path("venv/bin/pcluster");
+    let call = |format: &str| sandbox.pcluster(["preflight", "where", "--format", format]);
+    let config = format!(
+        "real: {}\nmode: warn\nstrict: false\ntimeout: 60\ninstaller: pip\nstrategy: downgrade\n\
+         advisories: [one.yaml, two.yaml]\n",
+        real.display()
+    );
+    sandbox.write(CONFIG, config);
+    for (format, ending) in [("human", "txt"), ("json", "json")] {
+        let of_the_file = call(format).run();
+        of_the_file.exits(0).is_silent().stdout_matches(&format!("where-settings-file.{ending}"));
+        let of_variables = call(format)
+            .var("PCLUSTER_SHIM_MODE", "fix")
+            .var("PCLUSTER_SHIM_STRICT", "1")
+            .var("PCLUSTER_SHIM_TIMEOUT", "30")
+            .var("PCLUSTER_SHIM_REAL", &real)
+            .var("PCLUSTER_SHIM_CONFIG", sandbox.path(CONFIG))
+            .run();
+        of_variables.exits(0).is_silent().stdout_matches(&format!("where-settings-variables.{ending}"));
+    }
+    let of_a_flag =
+        call("human").var("PCLUSTER_SHIM_REAL", "/nonexistent").argument("--real").argument(&real).run();
+    of_a_flag.exits(0).holds(of_a_flag.stdout().contains("  real        flag     "), "the flag");
+}
+
+/// What a `build-image` from here would do, for each mode; off is not guarded.
+#[test]
+fn where_says_what_the_mode_would_do() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    let guard = |mode: &str, strict: &str, status: i32| {
+        let call = sandbox.pcluster(["preflight", "where"]).var("PCLUSTER_SHIM_MODE", mode);
+        let run = call.var("PCLUSTER_SHIM_STRICT", strict).run();
+        run.exits(status).is_silent();
+        let stdout = run.stdout();
+        let (_, rows) = stdout.split_once("\nguard    ").unwrap();
+        let (rows, _) = rows.split_once("\non PATH").unwrap();
+        run.holds(rows.lines().all(|row| row.chars().count() <= 71), "80 columns");
+        format!("{mode} {strict}: {rows}\n")
+    };
+    let mut told = String::new();
+    for strict in ["0", "1"] {
+        for (mode, status) in [("block", 0), ("fix", 0), ("warn", 0), ("off", 1)] {
+            told += &guard(mode, strict, status);
+        }
+    }
+    std::fs::remove_file(environment.path("bin/python")).unwrap();
+    for strict in ["0", "1"] {
+        for (mode, status) in [("block", 0), ("warn", 0), ("off", 1)] {
+            told += &guard(mode, strict, status);
+        }
+    }
+    let expected = include_str!("snapshots/where-modes.txt");
+    assert_eq!(told, expected, "{told}");
+    sandbox.write(CONFIG, "mode: off\n");
+    let call = |format: &str| sandbox.pcluster(["preflight", "where", "--format", format]).run();
+    call("human").exits(1).is_silent().stdout_matches("where-off.txt");
+    call("json").exits(1).is_silent().stdout_matches("where-off.json");
+    sandbox.pcluster(["preflight", "where", "-q"]).run().exits(1).prints("").is_silent();
+}

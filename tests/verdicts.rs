@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::fakes::{BAD, REAL, REAL_OUTPUT};
-use crate::harness::Sandbox;
+use std::fs;
+
+use crate::fakes::{BAD, Environment, REAL, REAL_OUTPUT};
+use crate::harness::{Call, Run, Sandbox, on_this_machine, output};
 
 #[test]
 fn ready_is_silent() {
@@ -192,5 +194,174 @@ fn a_warning_advisory_does_not_block_and_is_not_told_at_every_build() {
     let sandbox = Sandbox::new();
     let environment = sandbox.environment();
     environment.installs("aws-cdk.core", "1.203.0", "");
+    sandbox.build_image().run().exits(0).prints(REAL_OUTPUT).is_silent();
+}
+
+/// A real pcluster that prints the configuration that it reads, and a synthesis that tells what it
+/// is asked for.
+fn reads_its_configuration(environment: &Environment) {
+    environment.really(
+        r#"while [ $# -gt 0 ]; do
+            case $1 in
+            -c | --image-configuration) file=$2; shift ;;
+            -c=* | --image-c*=*) file=${1#*=} ;;
+            -c*) file=${1#-c} ;;
+            esac
+            shift
+        done
+        echo "the real pcluster reads"; cat "$file""#,
+    );
+    let synth = fs::read_to_string(environment.path("fake/synth")).unwrap();
+    environment.synthesizes(&format!("echo \"asked $* in $AWS_DEFAULT_REGION\" >>\"$log\"; {synth}"));
+}
+
+const CONTENT: &str = "Build:\n  InstanceType: c5.xlarge\n";
+
+fn fifo(sandbox: &Sandbox) {
+    output(&on_this_machine("mkfifo"), &[sandbox.path("work/fifo").as_os_str()]);
+}
+
+/// Gives the content to whoever opens the FIFO first, once.
+fn fed<'a>(sandbox: &'a Sandbox, call: Call<'a>) -> Run<'a> {
+    std::thread::scope(|scope| {
+        let feeder = scope.spawn(|| fs::write(sandbox.path("work/fifo"), CONTENT).unwrap());
+        let run = call.run();
+        feeder.join().unwrap();
+        run
+    })
+}
+
+const FORMS: [&str; 6] =
+    ["-c @", "-c=@", "-c@", "--image-configuration @", "--image-configuration=@", "--image-c=@"];
+
+/// `pcluster build-image` with the configuration named in this form.
+fn named<'a>(sandbox: &'a Sandbox, form: &str, file: &str) -> Call<'a> {
+    let call = sandbox.pcluster(["build-image", "-i", "my-image"]);
+    form.split(' ').fold(call, |call, word| call.argument(word.replace('@', file)))
+}
+
+/// The shim and its children leave it to the real pcluster, which gets all of it; the environment
+/// is judged with a minimal configuration, and one line says so.
+#[test]
+fn a_configuration_that_can_be_read_once_reaches_the_real_pcluster_whole() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    reads_its_configuration(&environment);
+    fifo(&sandbox);
+    let expected = format!("the real pcluster reads\n{CONTENT}");
+    for form in FORMS {
+        let run = fed(&sandbox, named(&sandbox, form, "fifo"));
+        run.exits(0).prints(&expected).warns_once("fifo").stderr_matches("read-once.txt");
+    }
+    let asked: Vec<String> = sandbox.log().into_iter().filter(|line| line.starts_with("asked")).collect();
+    assert_eq!(asked.len(), 1, "the verdict on the minimal configuration is remembered: {asked:?}");
+    assert!(asked[0].ends_with("/image-config.yaml --image-id preflight-check in us-east-1"), "{asked:?}");
+    let off = fed(&sandbox, named(&sandbox, "-c @", "fifo").var("PCLUSTER_SHIM_MODE", "off"));
+    off.exits(0).prints(&expected).is_silent();
+    // A link to it, and an absolute name.
+    sandbox.link("work/link", "fifo");
+    let absolute = sandbox.path("work/fifo");
+    for file in ["link", absolute.to_str().unwrap()] {
+        fed(&sandbox, named(&sandbox, "-c @", file)).exits(0).prints(&expected).warns_once(file);
+    }
+    sandbox.has_no_scratch();
+}
+
+/// What a redirection gives: a pipe, bash's process substitution, and a file, which a child whose
+/// stdin is /dev/null would not find there.
+#[test]
+fn a_configuration_on_stdin_reaches_the_real_pcluster_whole() {
+    let sandbox = Sandbox::new();
+    reads_its_configuration(&sandbox.environment());
+    sandbox.write("work/content", CONTENT);
+    let expected = format!("the real pcluster reads\n{CONTENT}");
+    let (sh, bash) = (sandbox.path("tools/sh"), sandbox.path("tools/bash"));
+    for form in FORMS {
+        for stdin in ["/dev/stdin", "/dev/fd/0"] {
+            let run = named(&sandbox, form, stdin).stdin(CONTENT).run();
+            run.exits(0).prints(&expected).warns_once(stdin);
+            let piped = named(&sandbox, form, stdin).under(&sh, &["-c", "cat content | \"$@\"", "sh"]).run();
+            piped.exits(0).prints(&expected).warns_once(stdin);
+        }
+        let form = form.replace('@', "<(cat content)");
+        let substituted = format!("\"$@\" {form}");
+        let call =
+            sandbox.pcluster(["build-image", "-i", "my-image"]).under(&bash, &["-c", &substituted, "bash"]);
+        call.run().exits(0).prints(&expected).warns_once("/dev/fd/");
+    }
+}
+
+/// Nothing waits for a writer: nobody opens it.
+#[test]
+fn a_broken_environment_is_stopped_whatever_the_form_of_the_configuration() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    fifo(&sandbox);
+    let call = |form: &str, file: &str| named(&sandbox, form, file);
+    for by_the_template in [true, false] {
+        if by_the_template {
+            environment.builds(BAD);
+        } else {
+            environment.is_broken();
+        }
+        for form in FORMS {
+            for file in ["fifo", "/dev/stdin", "/dev/null", "/dev/fd/0"] {
+                call(form, file).stdin(CONTENT).run().exits(1).prefixed();
+            }
+        }
+        let snapshot = if by_the_template { "read-once-template.txt" } else { "read-once-advisory.txt" };
+        call("-c @", "fifo").run().exits(1).prefixed().stderr_matches(snapshot);
+    }
+    assert!(sandbox.log().iter().all(|line| !line.starts_with("real ")), "{:?}", sandbox.log());
+    let run = call("-c @", "/dev/null").var("PCLUSTER_SHIM_MODE", "warn").run();
+    run.exits(0).prefixed().holds(run.stderr().contains("/dev/null"), "both are told");
+}
+
+/// An empty region counts as none, as in botocore; the option is not parsed.
+#[test]
+fn an_empty_region_does_not_let_a_broken_environment_through() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    reads_its_configuration(&environment);
+    let call = named(&sandbox, "-c @", "/dev/null").argument("-r").argument("eu-west-1");
+    call.var("AWS_DEFAULT_REGION", "").run().exits(0).warns_once("/dev/null");
+    assert!(sandbox.log().iter().any(|line| line.ends_with(" in us-east-1")), "{:?}", sandbox.log());
+}
+
+#[test]
+fn strict_stops_a_configuration_that_can_be_read_once() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    fifo(&sandbox);
+    let run = named(&sandbox, "-c @", "fifo").var("PCLUSTER_SHIM_STRICT", "1").run();
+    run.exits(1)
+        .warns_once("fifo")
+        .stdout_matches("read-once-strict.json")
+        .stderr_matches("read-once-strict.txt");
+    let run = named(&sandbox, "-c @", "/dev/null").var("PCLUSTER_SHIM_STRICT", "1");
+    run.var("PCLUSTER_SHIM_MODE", "warn").run().exits(0).warns_once("/dev/null");
+    assert!(!sandbox.log().iter().any(|line| line.contains("fifo")), "{:?}", sandbox.log());
+}
+
+/// The name is shown in a line of its own, whatever stands in it.
+#[test]
+fn a_name_with_a_line_feed_is_told_in_one_line() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    sandbox.link("work/odd\n\u{1b}[31m", "/dev/null");
+    named(&sandbox, "-c @", "odd\n\u{1b}[31m").run().exits(0).warns_once("odd[31m");
+}
+
+/// No check reads more than 1 MB: the real parser is asked then.
+#[test]
+fn a_huge_configuration_is_not_read_by_the_shim() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    environment.is_broken();
+    let large = format!("{CONTENT}{}\n", "#".repeat(1 << 20));
+    sandbox.write("work/image.yaml", &large);
+    sandbox.build_image().run().exits(1).prefixed();
+    assert_eq!(sandbox.log(), ["identity", "node", "synth"]);
+    environment.answers(&json!({"kind": "rejected", "stage": "configuration", "message": "no"}));
     sandbox.build_image().run().exits(0).prints(REAL_OUTPUT).is_silent();
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::child::Interrupts;
 use crate::cli::base_directory;
 use crate::error::{Error, Stop};
-use crate::examine::{self, Request};
+use crate::examine::{self, Examined, Request};
 use crate::packages::{PCLUSTER, Packages};
 use crate::progress::Progress;
 use crate::remember::{Fingerprint, Memory};
@@ -23,7 +23,7 @@ use crate::repair::journal::Journal;
 use crate::repair::plan::Change;
 use crate::repair::transaction::Store;
 use crate::repair::{site_of, taken_words};
-use crate::report::Report;
+use crate::report::{Check, Report, Status};
 use crate::system::disk::{self, Durability};
 use crate::target::Target;
 
@@ -304,6 +304,9 @@ pub struct Ground {
     /// With the overlay in front where there is one that counts.
     pub target: Target,
     pub overlay: Overlay,
+    /// What could not be prepared: a repair that was cut off and cannot be rolled back. The
+    /// environment is examined all the same, as it is.
+    unprepared: Option<Check>,
     _shared: Option<Lock>,
 }
 
@@ -311,17 +314,21 @@ impl Ground {
     /// Identifies the target, rolls back what was cut off, and keeps repairs away while it lives.
     ///
     /// # Errors
-    /// We were interrupted, or files could not be put back. The inner error is the report of an
-    /// environment that stays unknown.
+    /// Returns an error if a signal came or nothing real is behind the launcher. The inner error is
+    /// the report of an environment that stays unknown.
     pub fn find(request: &Request) -> Result<Result<Self, Box<Report>>, Stop> {
         let target = match examine::identify(request, None)? {
             Ok(target) => target,
             Err(report) => return Ok(Err(report)),
         };
         let Some(home) = Home::find(&target) else {
-            return Ok(Ok(Self { target, overlay: Overlay::None, _shared: None }));
+            return Ok(Ok(Self { target, overlay: Overlay::None, unprepared: None, _shared: None }));
         };
-        let shared = home.whole(request.progress)?;
+        let (shared, unprepared) = match home.whole(request.progress) {
+            Ok(shared) => (shared, None),
+            Err(Stop::Error(error)) => (home.shared()?, Some(not_rolled_back(&error))),
+            Err(interrupted) => return Err(interrupted),
+        };
         home.tidy_if_alone(&request.memory);
         let overlay = home.overlay(&target);
         // The launcher decides what becomes of PYTHONPATH.
@@ -333,6 +340,35 @@ impl Ground {
             Ok(target) => target,
             Err(report) => return Ok(Err(report)),
         };
-        Ok(Ok(Self { target, overlay, _shared: shared }))
+        Ok(Ok(Self { target, overlay, unprepared, _shared: shared }))
     }
+
+    /// Examines the environment as it is; what could not be prepared is unknown.
+    ///
+    /// # Errors
+    /// Returns an error if a signal came.
+    pub fn examine(&self, request: &Request) -> Result<Examined, Stop> {
+        let mut examined = examine::examine(request, &self.target)?;
+        if let (Examined::Judged(report), Some(check)) = (&mut examined, &self.unprepared) {
+            report.add(check.clone());
+        }
+        Ok(examined)
+    }
+}
+
+fn not_rolled_back(error: &Error) -> Check {
+    let why = match error {
+        Error::Repair { message, .. } => message.clone(),
+        other => other.to_string(),
+    };
+    let reason = format!(
+        "a repair that was cut off cannot be rolled back ({why}); `pcluster preflight undo` says what to do"
+    );
+    Check { id: "repair", status: Status::Unknown, duration_ms: 0, cached: false, reason: Some(reason) }
+}
+
+/// The repair that is kept beside an environment, for whoever only wants to know.
+#[must_use]
+pub fn overlay_of(target: &Target) -> Overlay {
+    Home::find(target).map_or(Overlay::None, |home| home.overlay(target))
 }

@@ -29,7 +29,7 @@ use crate::report::{Report, Verdict};
 use crate::target::Target;
 
 use exchange::Exchange;
-pub use ground::{Ground, Home, Overlay};
+pub use ground::{Ground, Home, Overlay, overlay_of};
 use installer::{FREE_SPACE, Installed, Installer, NOTHING_CHANGED, keep_uv_away};
 use ownership::{marker_over, refuse_another_users, spack_prefix};
 use plan::{Change, Hold, Reason};

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use crate::packages::Distribution;
-use crate::target::Interpreter;
+use crate::interpreter::Interpreter;
 
 /// Named by PEP 668, in the directory of the standard library.
 const MARKER: &str = "EXTERNALLY-MANAGED";

@@ -11,6 +11,7 @@ mod environments; // what every test stands on
 mod installed; // install.sh over real installations
 mod launchers; // the ways in which pcluster is installed
 mod pass_through; // all that is not build-image
+mod read_once; // a configuration from a pipe, a FIFO, standard input
 mod readme; // its picture, on the real thing
 mod ready; // the call goes on and does what it does without the shim
 mod releases; // `preflight check` on release after release

@@ -1,0 +1,134 @@
+//! The files that a call of `build-image` names, and which of them a check may read.
+//!
+//! A pipe, a FIFO or a device gives its content once, to whoever reads first. That has to be the
+//! real pcluster, so neither the shim nor a child of it opens such a file.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::system::files;
+
+/// Links that one path may lead through, as in Linux itself.
+const MAX_LINKS: usize = 40;
+
+/// The file names that an argument may hold: `FILE`, `--option=FILE`, `-cFILE`, `-c=FILE`.
+///
+/// Which of them the real parser takes is not asked: a name that exists counts.
+pub fn file_names(argument: &OsStr) -> impl Iterator<Item = &Path> {
+    let argument = argument.as_bytes();
+    let joined = argument.iter().position(|byte| *byte == b'=').map(|equals| &argument[equals + 1..]);
+    let short = argument.strip_prefix(b"-c");
+    [Some(argument), joined, short].into_iter().flatten().map(|name| Path::new(OsStr::from_bytes(name)))
+}
+
+/// The first file named by the arguments that must be left unread.
+#[must_use]
+pub fn find_read_once(arguments: &[OsString]) -> Option<PathBuf> {
+    let mut names = arguments.iter().flat_map(|argument| file_names(argument));
+    names.find(|name| is_read_once(name)).map(Path::to_owned)
+}
+
+/// Whether a file must be left unread: neither a regular file nor a directory, or a name that
+/// means another file in every process, as `/dev/stdin` does, whatever that is here.
+#[must_use]
+pub fn is_read_once(path: &Path) -> bool {
+    path.metadata().is_ok_and(
+        |metadata| {
+            if metadata.is_file() { leads_to_descriptor(path) } else { !metadata.is_dir() }
+        },
+    )
+}
+
+/// Follows the links of a path one by one: canonicalized, `/dev/stdin` would already be the file
+/// that it stands for.
+fn leads_to_descriptor(path: &Path) -> bool {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        let absolute = env::current_dir().unwrap_or_default().join(&path);
+        let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else { return false };
+        let Ok(parent) = parent.canonicalize() else { return false };
+        let here = parent.join(name);
+        if here.starts_with("/proc") || here.starts_with("/dev") && !here.starts_with("/dev/shm") {
+            return true;
+        }
+        match fs::read_link(&here) {
+            Ok(target) => path = parent.join(target),
+            Err(_) => return false,
+        }
+    }
+    false
+}
+
+/// Whether the real pcluster cannot read a file either. It takes larger ones than a check reads.
+#[must_use]
+pub fn is_unreadable(path: &Path) -> bool {
+    files::read_to_string(path).is_err_and(|error| error.kind() != io::ErrorKind::FileTooLarge)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn every_form_of_naming_a_file_is_seen() {
+        let names = |argument: &'static str| {
+            file_names(OsStr::new(argument)).map(|name| name.to_str().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(names("f"), ["f"]);
+        assert_eq!(names("--image-conf=f=g"), ["--image-conf=f=g", "f=g"]);
+        assert_eq!(names("-cf"), ["-cf", "f"]);
+        assert_eq!(names("-c=f"), ["-c=f", "f", "=f"]);
+    }
+
+    #[test]
+    fn what_can_be_read_again_is_told_from_what_cannot() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        assert!(std::process::Command::new("mkfifo").arg(at("fifo")).status().unwrap().success());
+        fs::write(at("file"), "").unwrap();
+        fs::create_dir(at("directory")).unwrap();
+        for (link, target) in [
+            ("to-file", "file"),
+            ("to-fifo", "fifo"),
+            ("to-stdin", "/dev/stdin"),
+            ("to-link", "to-stdin"),
+            ("descriptors", "/dev/fd"),
+            ("loop", "loop"),
+            ("dangling", "nowhere"),
+        ] {
+            symlink(target, at(link)).unwrap();
+        }
+        let redirected = fs::File::open(at("file")).unwrap();
+        let descriptor = format!("descriptors/{}", std::os::fd::AsRawFd::as_raw_fd(&redirected));
+        for name in ["fifo", "to-fifo", "to-stdin", "to-link", descriptor.as_str()] {
+            assert!(is_read_once(&at(name)), "{name}");
+        }
+        for name in ["file", "to-file", "directory", "loop", "dangling", "absent", "file/x"] {
+            assert!(!is_read_once(&at(name)), "{name}");
+        }
+        for name in ["/dev/null", "/dev/stdin", "/dev/fd/0"] {
+            assert!(is_read_once(Path::new(name)), "{name}");
+        }
+        for name in ["", "/", "/dev", ".", ".."] {
+            assert!(!is_read_once(Path::new(name)), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_larger_than_a_check_reads_is_not_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        assert!(is_unreadable(&file));
+        fs::File::create(&file).unwrap().set_len(files::MAX_BYTES + 1).unwrap();
+        assert!(!is_unreadable(&file));
+        fs::write(&file, b"\xff").unwrap();
+        assert!(is_unreadable(&file));
+        fs::write(&file, "text").unwrap();
+        assert!(!is_unreadable(&file));
+    }
+}
