@@ -534,11 +534,11 @@ fn a_rollback_without_a_copy_changes_nothing() {
             let needless = removed.iter().find(is_back).map(copy);
             let aside = workshop.state.join("aside");
             fs::rename(&missing, &aside).unwrap();
-            for run in [
-                workshop.preflight(["--no-synth"]).run(),
-                workshop.preflight(["fix"]).run(),
-                workshop.preflight(["undo"]).run(),
-            ] {
+            // A check goes on with the environment as it is, and says so.
+            let check = workshop.preflight(["--no-synth"]).run();
+            check.holds(check.status.code() != Some(0), "it is not ready");
+            check.holds(check.stdout().contains("cannot be rolled back"), "it says why");
+            for run in [workshop.preflight(["fix"]).run(), workshop.preflight(["undo"]).run()] {
                 run.exits(1).prefixed();
                 run.holds(run.stderr().contains(missing.to_str().unwrap()), "the copy is named");
                 if command == "fix" && workshop.state == sandbox.path("state") {

@@ -7,8 +7,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
-use crate::packages::Distribution;
 use crate::interpreter::Interpreter;
+use crate::packages::Distribution;
 
 /// Named by PEP 668, in the directory of the standard library.
 const MARKER: &str = "EXTERNALLY-MANAGED";
