@@ -501,6 +501,22 @@ fn a_package_without_record() {
     workshop.left_nothing("where files are unknown");
 }
 
+/// What an interrupted pip has left: which files are whose is not known.
+#[test]
+fn a_package_that_is_installed_twice() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let site = workshop.path("site");
+    let metadata = "Metadata-Version: 2.1\nName: aws-cdk.core\nVersion: 1.100.0\n";
+    sandbox.write(site.join("aws_cdk_core-1.100.0.dist-info/METADATA"), metadata);
+    let before = workshop.site();
+    let run = workshop.preflight(["fix"]).run();
+    run.exits(1).prefixed();
+    run.holds(run.stderr().contains("aws-cdk-core is installed twice: "), "it says which");
+    assert_eq!(workshop.site(), before);
+    workshop.left_nothing("where a package is there twice");
+}
+
 #[test]
 fn files_outside_and_in_the_way() {
     let sandbox = Sandbox::new();

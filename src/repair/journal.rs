@@ -164,7 +164,8 @@ impl Journal {
 
 impl Part {
     /// The `.dist-info` directories of this package that are not known to the journal.
-    fn foreign(&self) -> Vec<PathBuf> {
+    #[must_use]
+    pub fn foreign(&self) -> Vec<PathBuf> {
         let entries = self.site.read_dir().into_iter().flatten().flatten();
         let named = entries.filter_map(|entry| entry.file_name().into_string().ok());
         let of_package = |name: &String| {

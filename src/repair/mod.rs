@@ -304,6 +304,11 @@ impl Repair<'_> {
             let replaced = exchange.replace(old, new, staged.overlay.path(), site);
             replaced.map_err(|why| Error::NotInPlace { why, next: ISOLATED.into() })?;
         }
+        let twice = exchange.parts.iter().find_map(|part| Some((&part.package, part.foreign().pop()?)));
+        if let Some((package, other)) = twice {
+            let why = format!("{package} is installed twice: {} is there too", other.display());
+            return Err(Error::NotInPlace { why, next: ISOLATED.into() });
+        }
         match exchange.conflict() {
             Some(path) => {
                 let why = format!("{} is in the way, and no package that moves owns it", path.display());

@@ -10,6 +10,8 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
+
 use crate::error::Error;
 use crate::repair::exchange::{Content, Exchange, Fault, at, bytecode_of};
 use crate::repair::fault;
@@ -80,7 +82,8 @@ impl Store {
     /// # Errors
     /// Returns an error if there is one that cannot be read: what it had begun is not known.
     pub fn unfinished(&self) -> Result<Option<Journal>, Fault> {
-        self.read(&self.open_journal())
+        // What may not be opened is another user's, who may be at work: locks tell.
+        read(&self.open_journal(), &self.site, &[io::ErrorKind::PermissionDenied])
     }
 
     /// The journal of the last repair, for an undo.
@@ -88,24 +91,7 @@ impl Store {
     /// # Errors
     /// Returns an error if there is one that cannot be read.
     pub fn last(&self) -> Result<Option<Journal>, Fault> {
-        self.read(&self.last_journal())
-    }
-
-    fn read(&self, path: &Path) -> Result<Option<Journal>, Fault> {
-        use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
-        let text = match files::read_up_to(path, MAX_JOURNAL) {
-            Ok(text) => text,
-            // What may not be opened is another user's.
-            Err(error) if matches!(error.kind(), NotFound | NotADirectory | PermissionDenied) => {
-                return Ok(None);
-            }
-            Err(error) => return Err(at(path, "cannot read")(error)),
-        };
-        let journal: Journal =
-            serde_json::from_slice(&text).map_err(|error| at(path, "cannot read")(error.into()))?;
-        let refused = journal.refuse_paths_outside(&self.site);
-        refused.map_err(|why| format!("{} is refused: {why}", path.display()))?;
-        Ok(Some(journal))
+        read(&self.last_journal(), &self.site, &[])
     }
 
     /// Copies all that goes, then writes the journal. The environment is not touched yet.
@@ -278,12 +264,25 @@ impl Store {
     pub fn tidy(&self, before: impl Fn(&Path)) {
         // An open journal is rolled back first. One that cannot be read keeps its snapshot: which one
         // that is, is not known.
-        if let (false, Ok(last)) = (self.open_journal().exists(), self.last()) {
-            self.forget_but(last.map(|journal| journal.id).as_deref());
+        if let (false, Ok(last)) = (self.open_journal().exists(), self.last_id()) {
+            self.forget_but(last.as_deref());
         }
         for overlay in self.entries(OVERLAY_PREFIX) {
             before(&overlay);
             let _ = fs::remove_dir_all(overlay);
+        }
+    }
+
+    /// All that every check has to know of a last repair: its paths are checked when they are used.
+    fn last_id(&self) -> io::Result<Option<String>> {
+        #[derive(Deserialize)]
+        struct Named {
+            id: String,
+        }
+        match files::read_up_to(&self.last_journal(), MAX_JOURNAL) {
+            Ok(text) => Ok(Some(serde_json::from_slice::<Named>(&text)?.id)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -304,6 +303,24 @@ impl Store {
 
 /// Begins the names of the directories into which repairs are staged.
 pub const OVERLAY_PREFIX: &str = "overlay-";
+
+/// The journal in a file about the packages in `site`; `None` where there is no file, or for the
+/// errors that are `passed_over`.
+fn read(path: &Path, site: &Path, passed_over: &[io::ErrorKind]) -> Result<Option<Journal>, Fault> {
+    let text = match files::read_up_to(path, MAX_JOURNAL) {
+        Ok(text) => text,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(error) if passed_over.contains(&error.kind()) => return Ok(None),
+        Err(error) => return Err(at(path, "cannot read")(error)),
+    };
+    let journal: Journal =
+        serde_json::from_slice(&text).map_err(|error| at(path, "cannot read")(error.into()))?;
+    let refused = journal.refuse_paths_outside(site);
+    refused.map_err(|why| format!("{} is refused: {why}", path.display()))?;
+    Ok(Some(journal))
+}
 
 /// Removes what came and was not there before, and gives the faults. What Python has compiled of
 /// the new files goes with them: an old file of the same size and time would be taken for its source.

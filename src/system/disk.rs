@@ -1,9 +1,8 @@
 //! What is on the disk before the next step begins: files written as one, and what they rely on.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// Whether a written file has to outlive a loss of power.
@@ -84,7 +83,11 @@ fn directories_of(paths: &BTreeSet<&Path>, tops: &[PathBuf]) -> BTreeSet<PathBuf
 /// `None` where the system has no such call, or a sandbox forbids it.
 #[cfg(target_os = "linux")]
 fn sync_file_systems(directories: &BTreeSet<PathBuf>) -> Option<io::Result<()>> {
+    use std::collections::BTreeMap;
+    use std::os::unix::fs::MetadataExt as _;
+
     use rustix::io::Errno;
+
     let mut one_of_each: BTreeMap<u64, &Path> = BTreeMap::new();
     for directory in directories {
         if let Ok(metadata) = directory.metadata() {
