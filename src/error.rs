@@ -65,6 +65,10 @@ pub enum Error {
         message: String,
         next: String,
     },
+    /// There is no repair of this environment that could be undone.
+    NothingToUndo {
+        site: PathBuf,
+    },
     /// A repair cannot change this environment itself.
     NotInPlace {
         why: String,
@@ -129,7 +133,7 @@ impl Error {
             | Self::Rejected { .. }
             | Self::UnknownAdvisory { .. }
             | Self::NotATemplate { .. } => 2,
-            Self::Repair { .. } | Self::NotInPlace { .. } => 1,
+            Self::Repair { .. } | Self::NotInPlace { .. } | Self::NothingToUndo { .. } => 1,
         }
     }
 
@@ -164,6 +168,10 @@ impl Error {
             Self::NotATemplate { .. } => {
                 "Give the template as JSON or YAML, or the output of `aws cloudformation \
                  get-template`."
+                    .into()
+            }
+            Self::NothingToUndo { .. } => {
+                "Nothing was changed. If another environment was repaired, name its pcluster with --real."
                     .into()
             }
             Self::Repair { next, .. } | Self::NotInPlace { next, .. } => next.clone(),
@@ -224,6 +232,8 @@ impl fmt::Display for Error {
             Self::Rejected { stage, message } => write!(f, "pcluster refuses the {stage}: {message}"),
             Self::UnknownAdvisory { id, .. } => write!(f, "no advisory is called {id:?}"),
             Self::NotATemplate { file, message } => write!(f, "{file}: {message}"),
+            Self::NothingToUndo { site } => write!(f, "there is no repair of {} to undo", site.display()),
+            Self::Repair { step: "undo", message, .. } => write!(f, "the repair cannot be undone: {message}"),
             Self::Repair { step, message, .. } => write!(f, "the repair stopped at {step}: {message}"),
             Self::NotInPlace { why, .. } => write!(f, "the environment cannot be repaired in place: {why}"),
         }

@@ -95,7 +95,6 @@ def answer(environment):
         "cacheTag": sys.implementation.cache_tag,
         "flags": flags(),
         "prefix": sys.prefix,
-        "externallyManaged": externally_managed(),
         "sysPath": sys_path,
         "candidates": candidates(sys_path),
         "sources": sorted(set(sum(map(locations, SOURCES), []))),
@@ -176,16 +175,6 @@ def activate(requires):
         import pkg_resources  # noqa: F401
     except Exception:  # the script fails in the same way
         pass
-
-
-def externally_managed():
-    """The marker of PEP 668, where it counts: in no virtual environment."""
-    if sys.prefix != sys.base_prefix:
-        return None
-    import sysconfig
-
-    marker = os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")
-    return marker if os.path.exists(marker) else None
 
 
 def flags():

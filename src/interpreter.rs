@@ -27,8 +27,6 @@ pub struct Interpreter {
     /// that need not be below an entry of `sys_path`.
     pub sources: Vec<PathBuf>,
     pub prefix: PathBuf,
-    /// The marker of PEP 668, where it forbids changes.
-    pub externally_managed: Option<PathBuf>,
 }
 
 /// The answer of interpreter.py. Its strings are byte strings, a character for each byte.
@@ -46,7 +44,6 @@ pub struct Answer {
     #[serde(default)]
     sources: Vec<String>,
     prefix: String,
-    externally_managed: Option<String>,
     /// Every variable; once kept, the changed ones.
     #[serde(default)]
     environment: Option<BTreeMap<String, String>>,
@@ -88,7 +85,6 @@ impl Answer {
             sys_path: self.sys_path.iter().map(path).collect(),
             sources: self.sources.iter().map(path).collect(),
             prefix: path(&self.prefix),
-            externally_managed: self.externally_managed.as_ref().map(path),
         }
     }
 }
@@ -166,7 +162,7 @@ mod tests {
 
     fn answer() -> Answer {
         let text = r#"{"executable": "/v/bin/python", "version": "3.9.7", "cacheTag": null, "flags": [],
-                       "sysPath": [], "prefix": "/v", "externallyManaged": null}"#;
+                       "sysPath": [], "prefix": "/v"}"#;
         serde_json::from_str(text).unwrap()
     }
 

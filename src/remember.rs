@@ -3,7 +3,7 @@
 
 use std::env;
 use std::fs::{self, DirEntry, Metadata};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use crate::system::disk::{self, Durability};
 use crate::system::{dirs, trust};
 
 /// Entries of one kind past which the oldest go: a new image id is a new verdict.
@@ -132,7 +133,8 @@ impl Memory {
     /// Keeps it, or not: a cache that cannot be written costs time only.
     pub fn keep(&self, kind: &str, key: &str, content: &Value) {
         if let Some(directory) = self.directory(kind) {
-            let _ = write(&directory, key, &json!({"key": key, "content": content}));
+            let entry = json!({"key": key, "content": content}).to_string();
+            let _ = disk::write_atomically(&directory.join(key), entry.as_bytes(), Durability::Cached);
             forget_oldest(&directory);
         }
     }
@@ -163,14 +165,6 @@ fn sweep_mirror(mirror: &Path, original: &Path, levels: usize) {
 
 fn is_directory(entry: &DirEntry) -> bool {
     entry.file_type().is_ok_and(|kind| kind.is_dir())
-}
-
-/// To a temporary name and renamed: a reader sees the old entry or the whole new one.
-fn write(directory: &Path, key: &str, entry: &Value) -> io::Result<()> {
-    let mut file = tempfile::NamedTempFile::new_in(directory)?;
-    file.write_all(entry.to_string().as_bytes())?;
-    file.persist(directory.join(key))?;
-    Ok(())
 }
 
 fn forget_oldest(directory: &Path) {

@@ -25,6 +25,8 @@ while [ $# -gt 0 ]; do
     case $1 in
     -c) echo identity >>"$log"; sentinel=$3; . "$fake/identity"; exit ;;
     */synth.py) echo synth >>"$log"; sentinel=$2; request=$3; shift 3; . "$fake/synth"; exit ;;
+    */bundled_pip.py) echo bundled_pip >>"$log"; sentinel=$2; . "$fake/bundled_pip"; exit ;;
+    *.whl/pip) module=pip; shift; echo "wheel $1" >>"$log"; . "$fake/pip"; exit ;;
     -m) module=$2; shift 2; echo "$module $1" >>"$log"; . "$fake/$module"; exit ;;
     -*) shift ;;
     *) shift; echo "real $*" >>"$log"; . "$fake/real"; exit ;;
@@ -84,6 +86,7 @@ impl Sandbox {
         self.script(new.path("bin/pcluster"), trampoline(&new.path("bin/python")));
         new.is(&[]);
         new.builds(GOOD);
+        new.has_bundled_pip(&Value::Null);
         new.really("echo \"the real pcluster: $*\"");
         new.installs(
             "aws-parallelcluster",
@@ -156,6 +159,12 @@ impl Environment<'_> {
     /// What its Python does when it is asked for a template, in sh.
     pub(crate) fn synthesizes(&self, sh: &str) {
         self.sandbox.write(self.path("fake/synth"), sh);
+    }
+
+    /// Where its Python keeps the wheel of pip.
+    pub(crate) fn has_bundled_pip(&self, wheel: &Value) {
+        self.sandbox.write(self.path("fake/bundled_pip.json"), json!({ "wheel": wheel }).to_string());
+        self.sandbox.write(self.path("fake/bundled_pip"), ANSWER.replace("@FILE@", "bundled_pip"));
     }
 
     /// What the real pcluster does, in sh.

@@ -250,7 +250,7 @@ fn who_has(path: &Path) -> Vec<i32> {
 
 /// Two have it open, and the second goes on having it: it waits for its lock.
 #[track_caller]
-fn waits(directory: &Path) {
+pub(crate) fn waits(directory: &Path) {
     let mut seen = 0;
     wait_for("the second to wait", || {
         seen = if who_has(directory).len() == 2 { seen + 1 } else { 0 };
@@ -384,4 +384,201 @@ fn interrupted_while_it_verifies() {
         same(&workshop.site(), &before, signal);
         workshop.left_nothing(signal);
     }
+}
+
+/// The calls of one run that write to the disk or decide what counts, in order: the call and the
+/// names that it is about, without the sandbox.
+#[cfg(target_os = "linux")]
+fn disk_calls(workshop: &Workshop, arguments: [&str; 1]) -> Vec<String> {
+    let file = workshop.sandbox.path("trace");
+    let calls =
+        "trace=fsync,fdatasync,syncfs,sync_file_range,rename,renameat,renameat2,link,linkat,unlink,unlinkat";
+    // -s: paths in full.
+    let first = ["-f", "-y", "-s", "300", "-e", calls, "-o", file.to_str().unwrap()];
+    let run = workshop.preflight(arguments).under(on_this_machine("strace"), &first).run();
+    run.exits(0);
+    fs::read_to_string(&file).unwrap().lines().map(str::to_owned).collect()
+}
+
+/// Where the first call of this kind stands that names all of these.
+#[cfg(target_os = "linux")]
+#[track_caller]
+fn position(calls: &[String], names: &[&str]) -> usize {
+    let found = calls.iter().position(|call| names.iter().all(|name| call.contains(name)));
+    found.unwrap_or_else(|| panic!("no call has {names:?}:\n{}", calls.join("\n")))
+}
+
+#[cfg(target_os = "linux")]
+#[track_caller]
+fn last_position(calls: &[String], names: &[&str]) -> usize {
+    let found = calls.iter().rposition(|call| names.iter().all(|name| call.contains(name)));
+    found.unwrap_or_else(|| panic!("no call has {names:?}:\n{}", calls.join("\n")))
+}
+
+/// What the next step relies on is on the disk before it: the copies before their journal, the
+/// journal before the first removal, the new files before the journal is closed, the old files
+/// before an undo forgets its copies.
+#[test]
+#[cfg(target_os = "linux")]
+fn what_counts_is_on_the_disk_before_it_counts() {
+    let sandbox = Sandbox::new();
+    for (copies, workshop) in
+        [(false, sandbox.workshop()), (true, Sandbox::new().workshop_across_file_systems())]
+    {
+        let site = workshop.path("site").display().to_string();
+        let state = workshop.state.display().to_string();
+        let calls = disk_calls(&workshop, ["fix"]);
+        let at = |names: &[&str]| position(&calls, names);
+        let snapshot =
+            if copies { at(&["syncfs(", &state, "snapshot-"]) } else { at(&["fsync(", &state, "snapshot-"]) };
+        let content = at(&["fsync(", &state, "/.tmp"]);
+        let journal = at(&["rename", &state, "journal.json"]);
+        let name = journal + 1 + position(&calls[journal + 1..], &["fsync(", &state]);
+        let removal = at(&["unlink", &site, "aws_cdk"]);
+        let placed = last_position(&calls, &["link", &format!("\"{site}/")]);
+        let new = at(&["syncfs(", &site]);
+        let closed = at(&["rename", &state, "last.json"]);
+        let order = [snapshot, content, journal, name, removal, placed, new, closed];
+        assert!(order.is_sorted(), "copies {copies}: {order:?}\n{}", calls.join("\n"));
+        let synced = calls.iter().filter(|call| call.contains("sync")).count();
+        assert!(synced <= 6, "nothing more is synced: {synced}\n{}", calls.join("\n"));
+
+        let calls = disk_calls(&workshop, ["undo"]);
+        let at = |names: &[&str]| position(&calls, names);
+        let opened = at(&["rename", &state, "last.json", "journal.json"]);
+        let name = opened + 1 + position(&calls[opened + 1..], &["fsync(", &state]);
+        let removal = at(&["unlink", &site, "1.204.0"]);
+        let back = last_position(&calls, &["rename", &site]);
+        let old = at(&["syncfs(", &site]);
+        let closed = at(&["unlink", &state, "journal.json"]);
+        let name_gone = closed + 1 + position(&calls[closed + 1..], &["fsync(", &state]);
+        let forgotten = closed + 1 + position(&calls[closed + 1..], &["unlink"]);
+        let order = [opened, name, removal, back, old, closed, name_gone, forgotten];
+        assert!(order.is_sorted(), "copies {copies}: {order:?}\n{}", calls.join("\n"));
+    }
+}
+
+/// What cannot be written to the disk does not count; where the system has no syncfs, files are synced
+/// one by one.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_disk_that_fails_to_write() {
+    let sandbox = Sandbox::new();
+    for (copies, workshop) in
+        [(false, sandbox.workshop()), (true, Sandbox::new().workshop_across_file_systems())]
+    {
+        let before = workshop.site();
+        // The first of each thread: with copies the snapshot's; with links the exchange's, and the
+        // rollback's, which is then still open.
+        let first = ["-f", "-e", "trace=syncfs", "-e", "inject=syncfs:error=EIO:when=1", "-o", "/dev/null"];
+        let run = workshop.preflight(["fix"]).under(on_this_machine("strace"), &first).run();
+        run.exits(1).prefixed();
+        run.holds(run.stderr().contains("os error 5"), "the disk's error is told");
+        same(&workshop.site(), &before, "");
+        if !copies {
+            let next = workshop.preflight(["--no-synth"]).run();
+            next.exits(1).holds(next.stderr().contains("rolled back"), "it is completed");
+            same(&workshop.site(), &before, "");
+        }
+        workshop.left_nothing("by a disk that fails");
+        let trace = sandbox.path("trace");
+        let first = [
+            "-f",
+            "-y",
+            "-s",
+            "300",
+            "-e",
+            "trace=syncfs,fsync",
+            "-e",
+            "inject=syncfs:error=ENOSYS",
+            "-o",
+            trace.to_str().unwrap(),
+        ];
+        workshop.preflight(["fix"]).under(on_this_machine("strace"), &first).run().exits(0);
+        let calls: Vec<String> = fs::read_to_string(&trace).unwrap().lines().map(str::to_owned).collect();
+        for name in ["aws_cdk/core/__init__.py", "aws_cdk/aws_imagebuilder/only_in_1.204.0>", "/venv/site>"] {
+            position(&calls, &["fsync(", name]);
+        }
+        if copies {
+            position(&calls, &["fsync(", "/snapshot-", "/0>"]);
+        }
+        workshop.preflight(["undo"]).run().exits(0);
+        same(&workshop.site(), &before, "");
+    }
+}
+
+/// A rollback without one of its copies removes nothing; with the copy back it is completed.
+#[test]
+#[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
+fn a_rollback_without_a_copy_changes_nothing() {
+    let sandbox = Sandbox::new();
+    for workshop in [sandbox.workshop(), Sandbox::new().workshop_across_file_systems()] {
+        let before = workshop.site();
+        // Placed by a half; and an undo that is half done.
+        for (command, fault) in [("fix", "kill:place@5"), ("undo", "kill:restore@8")] {
+            if command == "undo" {
+                workshop.preflight(["fix"]).run().exits(0);
+            }
+            workshop.preflight([command]).var(FAULT, fault).run().dies_by(9);
+            let half = workshop.site();
+            let text = fs::read_to_string(workshop.repairs().join("journal.json")).unwrap();
+            let journal: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let removed = journal["removed"].as_array().unwrap();
+            let is_back = |saved: &&serde_json::Value| {
+                let path =
+                    Path::new(saved["path"].as_str().unwrap()).strip_prefix(workshop.path("site")).unwrap();
+                half.get(path) == before.get(path)
+            };
+            let copy = |saved: &serde_json::Value| workshop.snapshot().join(saved["copy"].as_str().unwrap());
+            let missing = copy(removed.iter().rfind(|saved| !is_back(saved)).unwrap());
+            let needless = removed.iter().find(is_back).map(copy);
+            let aside = workshop.state.join("aside");
+            fs::rename(&missing, &aside).unwrap();
+            // A check goes on with the environment as it is, and says so.
+            let check = workshop.preflight(["--no-synth"]).run();
+            check.holds(check.status.code() != Some(0), "it is not ready");
+            check.holds(check.stdout().contains("cannot be rolled back"), "it says why");
+            for run in [workshop.preflight(["fix"]).run(), workshop.preflight(["undo"]).run()] {
+                run.exits(1).prefixed();
+                run.holds(run.stderr().contains(missing.to_str().unwrap()), "the copy is named");
+                if command == "fix" && workshop.state == sandbox.path("state") {
+                    run.stderr_matches("rollback-copy-gone.txt");
+                }
+            }
+            same(&workshop.site(), &half, fault);
+            fs::rename(&aside, &missing).unwrap();
+            // What is in its place already needs no copy.
+            if command == "undo" {
+                fs::remove_file(needless.unwrap()).unwrap();
+            }
+            let next = workshop.preflight(["--no-synth"]).run();
+            next.exits(1).holds(next.stderr().contains("rolled back"), fault);
+            same(&workshop.site(), &before, fault);
+            workshop.left_nothing(fault);
+        }
+    }
+}
+
+/// Cut off, and mended by hand with pip before the next command: what pip has written stays.
+#[test]
+#[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
+fn a_rollback_leaves_what_pip_has_installed_since() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    workshop.preflight(["fix"]).var(FAULT, "kill:verify").run().dies_by(9);
+    let site = workshop.path("site");
+    for name in ["aws_cdk/core", "aws_cdk.core-1.204.0.dist-info"] {
+        fs::remove_dir_all(site.join(name)).unwrap();
+    }
+    for name in ["aws_cdk/core", "aws_cdk.core-1.152.0.dist-info"] {
+        let from = sandbox.path("installer/1.152.0").join(name);
+        output(&on_this_machine("cp"), &["-Rp".as_ref(), from.as_os_str(), site.join(name).as_os_str()]);
+    }
+    let run = workshop.preflight(["--no-synth"]).run();
+    run.stderr_matches("rollback-taken.txt");
+    let has = |name: &str| site.join(name).exists();
+    assert!(has("aws_cdk.core-1.152.0.dist-info") && !has("aws_cdk.core-1.153.0.dist-info"));
+    assert_eq!(fs::read_to_string(site.join("aws_cdk/core/__init__.py")).unwrap(), "1.152.0");
+    assert!(has("aws_cdk.aws-imagebuilder-1.153.0.dist-info") && has("jsii-1.57.0.dist-info"));
+    workshop.left_nothing("by a rollback");
 }

@@ -438,13 +438,15 @@ fn redacted_line(line: &str) -> String {
     } else {
         without_duration(line).to_owned()
     };
-    let random = ["pcluster-shim-", "pcluster-shim:", "environments/", "overlay-"];
+    let random = ["pcluster-shim-", "pcluster-shim:", "environments/", "overlay-", "snapshot-"];
     random.into_iter().fold(line, |line, prefix| without_random(&line, prefix)) + end
 }
 
 /// Names of temporary directories and sentinels: what follows the prefix.
 fn without_random(line: &str, prefix: &str) -> String {
-    let random = |letter: char| letter.is_ascii_alphanumeric() || letter == ':';
+    // A snapshot is called after a PID and a time.
+    let more = if prefix == "snapshot-" { '-' } else { ':' };
+    let random = |letter: char| letter.is_ascii_alphanumeric() || letter == more;
     let mut pieces = line.split(prefix);
     let mut text = pieces.next().unwrap_or_default().to_owned();
     for piece in pieces {

@@ -194,6 +194,56 @@ fn pip_mends_where_there_is_no_uv() {
     workshop.preflight(["fix", "--installer", "uv"]).run().exits(1).stderr_matches("fix-no-uv.txt");
 }
 
+/// The pip that the environment's Python brings along runs from its wheel.
+#[test]
+fn the_pip_of_ensurepip_mends_where_there_is_no_other() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    workshop.has_bundled_pip_only();
+    let before = workshop.site();
+    for arguments in [&["fix"][..], &["fix", "--installer", "pip"]] {
+        sandbox.clear_log();
+        let call = arguments.iter().fold(workshop.preflight([]), |call, argument| call.argument(*argument));
+        call.run().exits(0).is_silent().stdout_matches("fix.txt");
+        let log = sandbox.log();
+        assert!(
+            log.contains(&"wheel install".to_owned()) && log.contains(&"wheel check".to_owned()),
+            "{log:?}"
+        );
+        workshop.preflight(["undo"]).run().exits(0);
+        assert_eq!(workshop.site(), before);
+        workshop.left_nothing("by an undo");
+    }
+    // The environment's own one is nearer.
+    workshop.has_pip();
+    sandbox.clear_log();
+    workshop.preflight(["fix", "--dry-run"]).run().exits(0);
+    assert!(sandbox.log().contains(&"pip install".to_owned()), "{:?}", sandbox.log());
+}
+
+/// Read by a real Python: with a wheel, and as Debian has it, without ensurepip.
+#[test]
+fn where_a_real_python_keeps_its_pip() {
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/repair/bundled_pip.py");
+    let ask = |first: &str| {
+        let code = format!(
+            "import sys, runpy; {first}; sys.argv = ['x', 'SENTINEL']; runpy.run_path({:?})",
+            script.display().to_string()
+        );
+        let said = crate::harness::output(crate::fakes::real_python(), &["-c".as_ref(), code.as_ref()]);
+        let answer = said.split("\nSENTINEL\n").nth(1).unwrap().to_owned();
+        serde_json::from_str::<Value>(&answer).unwrap()["wheel"].clone()
+    };
+    let wheel = ask("pass");
+    let wheel = std::path::Path::new(wheel.as_str().expect("this machine's Python has ensurepip"));
+    assert!(
+        wheel.is_file() && wheel.extension().is_some_and(|ending| ending == "whl"),
+        "{}",
+        wheel.display()
+    );
+    assert_eq!(ask("sys.modules['ensurepip'] = None"), Value::Null);
+}
+
 #[test]
 fn no_installer_at_all() {
     let sandbox = Sandbox::new();
@@ -201,6 +251,9 @@ fn no_installer_at_all() {
     fs::remove_file(sandbox.path("tools/uv")).unwrap();
     workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-no-installer.txt");
     workshop.preflight(["fix", "--installer", "pip"]).run().exits(1).stderr_matches("fix-no-pip.txt");
+    // A Python that cannot say is one that has none.
+    sandbox.write(workshop.path("fake/bundled_pip"), "exit 3");
+    workshop.preflight(["fix"]).run().exits(1).stderr_matches("fix-no-installer.txt");
     workshop.left_nothing("where there is no installer");
 }
 
@@ -283,11 +336,22 @@ fn what_conda_installed_is_condas() {
     workshop.left_nothing("where conda is in charge");
 }
 
+/// A standard library whose distributor manages packages, and what its Python has on `sys.path`.
+fn managed_library(sandbox: &Sandbox, marker: bool) -> std::path::PathBuf {
+    let library = sandbox.path("usr/lib/python3.9");
+    sandbox.write(library.join("os.py"), "");
+    if marker {
+        sandbox.write(library.join("EXTERNALLY-MANAGED"), "[externally-managed]\n");
+    }
+    library
+}
+
 #[test]
 fn a_python_of_the_system_is_left_alone() {
     let sandbox = Sandbox::new();
     let workshop = sandbox.workshop();
-    workshop.is(&[("externallyManaged", json!("/usr/lib/python3/EXTERNALLY-MANAGED"))]);
+    let library = managed_library(&sandbox, true);
+    workshop.is(&[("sysPath", json!([workshop.path("bin"), library, workshop.path("site")]))]);
     let before = workshop.site();
     workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-externally-managed.txt");
     assert!(!sandbox.log().contains(&"uv install".to_owned()), "refused before anything is fetched");
@@ -297,6 +361,99 @@ fn a_python_of_the_system_is_left_alone() {
     workshop.preflight(["fix", "--dry-run"]).run().exits(0);
     workshop.preflight(["fix", "--isolated"]).run().exits(0);
     assert_eq!(workshop.site(), before);
+}
+
+/// The marker is about the Python's own directories: a virtual environment's are its owner's, those
+/// that it has from the system are not.
+#[test]
+fn a_virtual_environment_with_packages_of_the_system() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let library = managed_library(&sandbox, true);
+    let system = sandbox.path("usr/lib/python3/dist-packages");
+    sandbox.write(workshop.path("pyvenv.cfg"), "include-system-site-packages = true\n");
+    workshop.is(&[("sysPath", json!([workshop.path("bin"), library, workshop.path("site"), system]))]);
+    workshop.preflight(["fix"]).run().exits(0).is_silent();
+    workshop.preflight(["undo"]).run().exits(0);
+
+    // One of the packages that have to move lies in the system's directory.
+    fs::create_dir_all(system.join("aws_cdk")).unwrap();
+    for name in ["aws_cdk/core", "aws_cdk.core-1.153.0.dist-info"] {
+        fs::rename(workshop.path("site").join(name), system.join(name)).unwrap();
+    }
+    let before = (workshop.site(), sandbox.tree("usr"));
+    let run = workshop.preflight(["fix"]).run();
+    run.exits(1).prefixed().stderr_matches("fix-system-site.txt");
+    assert!((workshop.site(), sandbox.tree("usr")) == before, "something was changed");
+    workshop.left_nothing("where the system is in charge of a part");
+}
+
+#[test]
+fn what_spack_installed_is_spacks() {
+    for in_view in [false, true] {
+        let sandbox = Sandbox::new();
+        let workshop = sandbox.workshop();
+        // A view keeps the specs of its packages in directories by name.
+        let spec = if in_view { "venv/.spack/py-aws-cdk-core/spec.json" } else { "venv/.spack/spec.json" };
+        sandbox.write(spec, "{}");
+        let before = workshop.site();
+        let run = workshop.preflight(["fix"]).run();
+        run.exits(1).prefixed().stderr_matches("fix-spack.txt");
+        assert_eq!(workshop.site(), before);
+        workshop.left_nothing("where Spack is in charge");
+        // Spack's configuration in HOME is no sign of an installation.
+        fs::rename(workshop.path(".spack"), workshop.path("other")).unwrap();
+        sandbox.write("venv/.spack/packages.yaml", "packages: {}\n");
+        workshop.preflight(["fix"]).run().exits(0);
+    }
+}
+
+/// A view that holds links into the package's own prefix.
+#[test]
+fn a_view_of_spacks_with_links() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let store = sandbox.path("spack/py-aws-cdk-core");
+    sandbox.write(store.join(".spack/spec.json"), "{}");
+    for entry in workshop.path("site").read_dir().unwrap().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("aws_cdk.") {
+            fs::rename(entry.path(), store.join(entry.file_name())).unwrap();
+            sandbox.link(entry.path(), store.join(entry.file_name()));
+        }
+    }
+    let run = workshop.preflight(["fix"]).run();
+    run.exits(1).prefixed();
+    run.holds(run.stderr().contains("was installed by Spack"), "the links are followed");
+}
+
+/// Root would leave files that the owner of the environment cannot change.
+#[test]
+fn root_does_not_repair_what_another_user_owns() {
+    assert!(rustix::process::getuid().is_root(), "only root can try this: chown");
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let is_owned_by = |path: &str, uid: u32| {
+        std::os::unix::fs::chown(workshop.path("site").join(path), Some(uid), Some(uid)).unwrap();
+    };
+    let before = workshop.site();
+    is_owned_by("", 4711);
+    workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-another-user.txt");
+    workshop.preflight(["undo"]).run().exits(1).prefixed().stderr_matches("undo-another-user.txt");
+    assert!(!workshop.state.join("pcluster-shim").exists(), "no state is made for it");
+    // The guard does not go on beside it: that would be root's too.
+    let run = workshop.build_image().var("PCLUSTER_SHIM_MODE", "fix").run();
+    run.exits(1).prefixed().stdout_matches("blocked-by-advisory.json");
+    run.holds(run.stderr().contains("belongs to the user with the ID 4711"), "it says whose it is");
+    assert!(!sandbox.log().contains(&"uv install".to_owned()), "refused before anything is fetched");
+    is_owned_by("", 0);
+    // A directory further down, which only the plan tells.
+    is_owned_by("aws_cdk/core/_jsii", 4711);
+    let run = workshop.preflight(["fix"]).run();
+    run.exits(1).holds(run.stderr().contains("_jsii belongs to the user"), "the directory is named");
+    is_owned_by("aws_cdk/core/_jsii", 0);
+    assert_eq!(workshop.site(), before);
+    workshop.left_nothing("where another user is in charge");
+    workshop.preflight(["fix"]).run().exits(0);
 }
 
 #[test]
@@ -342,6 +499,22 @@ fn a_package_without_record() {
     workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-no-record.txt");
     assert_eq!(workshop.site(), before);
     workshop.left_nothing("where files are unknown");
+}
+
+/// What an interrupted pip has left: which files are whose is not known.
+#[test]
+fn a_package_that_is_installed_twice() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let site = workshop.path("site");
+    let metadata = "Metadata-Version: 2.1\nName: aws-cdk.core\nVersion: 1.100.0\n";
+    sandbox.write(site.join("aws_cdk_core-1.100.0.dist-info/METADATA"), metadata);
+    let before = workshop.site();
+    let run = workshop.preflight(["fix"]).run();
+    run.exits(1).prefixed();
+    run.holds(run.stderr().contains("aws-cdk-core is installed twice: "), "it says which");
+    assert_eq!(workshop.site(), before);
+    workshop.left_nothing("where a package is there twice");
 }
 
 #[test]
@@ -546,7 +719,7 @@ fn no_place_for_state() {
     assert_eq!(workshop.site(), before);
 }
 
-/// A journal of a version to come, or damaged: nobody knows what is half done.
+/// A journal of a version to come, or damaged: what is half done is not known.
 #[test]
 fn a_journal_that_cannot_be_read_is_told() {
     let sandbox = Sandbox::new();
@@ -558,4 +731,284 @@ fn a_journal_that_cannot_be_read_is_told() {
     for arguments in [["fix"], ["undo"]] {
         workshop.preflight(arguments).run().exits(1).prefixed().stderr_matches("journal-damaged.txt");
     }
+}
+
+/// A file of the repair's state as JSON, changed.
+fn edit(file: &std::path::Path, change: impl FnOnce(&mut Value)) {
+    let mut value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    change(&mut value);
+    fs::write(file, value.to_string()).unwrap();
+}
+
+/// A copy that is gone, shorter, or of the same size with other content: nothing is removed.
+#[test]
+fn an_undo_with_a_damaged_copy_changes_nothing() {
+    let sandbox = Sandbox::new();
+    for workshop in [sandbox.workshop(), Sandbox::new().workshop_across_file_systems()] {
+        let before = workshop.site();
+        workshop.preflight(["fix"]).run().exits(0);
+        let repaired = workshop.site();
+        // The cores of both releases are five letters long.
+        let core = "venv/site/aws_cdk/core/__init__.py";
+        let journal = fs::read_to_string(workshop.repairs().join("last.json")).unwrap();
+        let journal: Value = serde_json::from_str(&journal).unwrap();
+        let saved = journal["removed"].as_array().unwrap().iter();
+        let saved = saved.into_iter().find(|saved| saved["path"].as_str().unwrap().ends_with(core)).unwrap();
+        let copy = workshop.snapshot().join(saved["copy"].as_str().unwrap());
+        let content = fs::read(&copy).unwrap();
+        let kept = workshop.kept();
+        for (damage, name) in [(None, "gone"), (Some("1.1"), "shorter"), (Some("1.999.9"), "other")] {
+            fs::remove_file(&copy).unwrap();
+            if let Some(text) = damage {
+                fs::write(&copy, text).unwrap();
+            }
+            let run = workshop.preflight(["undo"]).run();
+            run.exits(1).prefixed();
+            run.holds(run.stderr().contains(copy.to_str().unwrap()), "the copy is named");
+            if workshop.state == sandbox.path("state") {
+                run.stderr_matches(&format!("undo-copy-{name}.txt"));
+            }
+            assert!(workshop.site() == repaired, "{name}: something was changed");
+            assert_eq!(workshop.kept(), kept, "{name}");
+            workshop.preflight([]).run().exits(0).is_silent();
+            fs::write(&copy, &content).unwrap();
+        }
+        workshop.preflight(["undo"]).run().exits(0);
+        assert_eq!(workshop.content(), without_times(&before));
+    }
+}
+
+fn without_times(tree: &crate::workshop::Tree) -> crate::workshop::Tree {
+    let without = |what: &String| match (what.find('('), what.find(')')) {
+        (Some(from), Some(to)) if !what.starts_with("directory") => {
+            format!("{}(0, 0){}", &what[..from], &what[to + 1..])
+        }
+        _ => what.clone(),
+    };
+    tree.iter().map(|(path, what)| (path.clone(), without(what))).collect()
+}
+
+/// The record of the last repair is damaged or empty: said, and nothing is deleted.
+#[test]
+fn a_last_journal_that_cannot_be_read_deletes_nothing() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let before = workshop.site();
+    workshop.preflight(["fix"]).run().exits(0);
+    let repaired = workshop.site();
+    let last = workshop.repairs().join("last.json");
+    let content = fs::read(&last).unwrap();
+    let state = sandbox.tree("state");
+    for (damage, name) in [("{}", "empty-object"), ("", "empty"), ("{\"id\": 3", "half")] {
+        fs::write(&last, damage).unwrap();
+        workshop
+            .preflight(["undo"])
+            .run()
+            .exits(1)
+            .prefixed()
+            .stderr_matches(&format!("undo-last-{name}.txt"));
+        workshop.preflight([]).run().exits(0).is_silent();
+        let run = workshop.preflight(["fix"]).run();
+        run.exits(0).stdout_matches("fix-nothing.txt");
+        run.warns_once("last.json");
+        assert!(workshop.site() == repaired, "{name}: something was changed");
+        fs::write(&last, &content).unwrap();
+        assert_eq!(sandbox.tree("state"), state, "{name}");
+    }
+    workshop.preflight(["undo"]).run().exits(0);
+    assert_eq!(workshop.site(), before);
+}
+
+/// A journal is data from disk: what it names outside of the environment's packages is not touched.
+#[test]
+fn a_journal_that_names_files_outside_is_refused() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let before = workshop.site();
+    workshop.preflight(["fix"]).run().exits(0);
+    let repaired = workshop.site();
+    let mine = sandbox.write("home/mine", "mine");
+    let last = workshop.repairs().join("last.json");
+    let content = fs::read(&last).unwrap();
+    let site = workshop.path("site");
+    sandbox.link(site.join("elsewhere"), sandbox.path("home"));
+    let outside = [
+        json!(mine),
+        json!(site.join("../../home/mine")),
+        json!(site.join("elsewhere/mine")),
+        json!("relative/mine"),
+    ];
+    for (number, path) in outside.iter().enumerate() {
+        for list in ["created", "removed"] {
+            edit(&last, |journal| match list {
+                "created" => journal["created"][0] = path.clone(),
+                _ => journal["removed"][0]["path"] = path.clone(),
+            });
+            let run = workshop.preflight(["undo"]).run();
+            run.exits(1).prefixed();
+            if list == "created" && number == 0 {
+                run.stderr_matches("undo-outside.txt");
+            }
+            run.holds(run.stderr().contains("is refused"), &format!("{list} {path}"));
+            assert_eq!(fs::read_to_string(&mine).unwrap(), "mine");
+            fs::write(&last, &content).unwrap();
+        }
+    }
+    edit(&last, |journal| journal["removed"][0]["copy"] = json!("../../mine"));
+    workshop.preflight(["undo"]).run().exits(1).prefixed();
+    fs::write(&last, &content).unwrap();
+    edit(&last, |journal| journal["site"] = json!("/"));
+    workshop.preflight(["undo"]).run().exits(1).prefixed();
+    // The same in an open one, which every command would roll back.
+    edit(&last, |journal| journal["created"][0] = json!(mine));
+    fs::rename(&last, last.with_file_name("journal.json")).unwrap();
+    workshop.preflight([]).run();
+    workshop.preflight(["undo"]).run().exits(1).prefixed().stderr_matches("journal-outside.txt");
+    assert_eq!(fs::read_to_string(&mine).unwrap(), "mine");
+    fs::write(&last, &content).unwrap();
+    fs::remove_file(last.with_file_name("journal.json")).unwrap();
+    fs::remove_file(site.join("elsewhere")).unwrap();
+    assert!(workshop.site() == repaired, "something was changed");
+    workshop.preflight(["undo"]).run().exits(0);
+    assert_eq!(workshop.site(), before);
+}
+
+/// As version 0.1.0 wrote it: without sizes, digests and packages.
+#[test]
+fn a_journal_of_before_is_undone() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let before = workshop.site();
+    workshop.preflight(["fix"]).run().exits(0);
+    let repaired = workshop.site();
+    let last = workshop.repairs().join("last.json");
+    edit(&last, |journal| {
+        for field in ["sites", "parts"] {
+            journal.as_object_mut().unwrap().remove(field).unwrap();
+        }
+        for saved in journal["removed"].as_array_mut().unwrap() {
+            *saved = json!({"path": saved["path"], "copy": saved["copy"]});
+        }
+    });
+    let copy = workshop.snapshot().join("0");
+    let aside = sandbox.path("aside");
+    fs::rename(&copy, &aside).unwrap();
+    let run = workshop.preflight(["undo"]).run();
+    run.exits(1).holds(run.stderr().contains("snapshot-"), "the copy that is gone is named");
+    assert!(workshop.site() == repaired, "something was changed");
+    fs::rename(&aside, &copy).unwrap();
+    workshop.preflight(["undo"]).run().exits(0);
+    assert_eq!(workshop.site(), before);
+}
+
+/// uv locks `.lock` of a virtual environment while it changes it.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_repair_waits_for_uv() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    sandbox.write(workshop.path("pyvenv.cfg"), "");
+    let lock = sandbox.write(workshop.path(".lock"), "");
+    let before = workshop.site();
+    let held = fs::File::open(&lock).unwrap();
+    held.lock().unwrap();
+    std::thread::scope(|scope| {
+        let fix = scope.spawn(|| workshop.preflight(["fix", "-v"]).run());
+        crate::faults::waits(&lock);
+        assert!(workshop.site() == before, "touched while uv is at work");
+        drop(held);
+        let fix = fix.join().unwrap();
+        fix.exits(0).holds(fix.stderr().contains("waiting for uv"), "it says whom it waits for");
+    });
+}
+
+/// pip, which takes no lock, between the plan and the exchange.
+#[test]
+fn another_installer_before_the_exchange() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    let pips = pips_release(&workshop);
+    sandbox.write(workshop.path("fake/on-proof"), &pips);
+    let run = workshop.preflight(["fix"]).run();
+    run.exits(1).prefixed().stderr_matches("fix-changed-meanwhile.txt");
+    assert!(versions(&workshop).contains(&"aws_cdk.core-1.152.0".to_owned()));
+    workshop.left_nothing("where another installer was at work");
+}
+
+/// What pip does that found the old release, and installs 1.152.0 of aws-cdk.core in sh.
+fn pips_release(workshop: &Workshop) -> String {
+    let (site, wheels) = (workshop.path("site"), workshop.sandbox.path("installer/1.152.0"));
+    format!(
+        "cd '{}' && rm -rf aws_cdk/core aws_cdk.core-1.153.0.dist-info && cp -Rp '{1}/aws_cdk/core' aws_cdk/ && \
+         cp -Rp '{1}/aws_cdk.core-1.152.0.dist-info' .\n",
+        site.display(),
+        wheels.display()
+    )
+}
+
+/// pip, which has looked before the exchange and writes after it: two `.dist-info` of one package.
+/// What it has written stays, all else is as it was.
+#[test]
+fn another_installer_after_the_exchange() {
+    for then in ["over it", "in its place", "at work"] {
+        let sandbox = Sandbox::new();
+        let workshop = sandbox.workshop();
+        let before = workshop.site();
+        // The verification's check of requirements runs after the exchange, the proof's before.
+        let site = workshop.path("site");
+        let first = match then {
+            "in its place" => "rm -rf aws_cdk/core aws_cdk.core-1.204.0.dist-info; ",
+            _ => "",
+        };
+        let last = if then == "at work" { "; rm aws_cdk.core-1.152.0.dist-info/RECORD" } else { "" };
+        let wheels = sandbox.path("installer/1.152.0");
+        let check = format!(
+            "[ -d '{0}/aws_cdk.core-1.204.0.dist-info' ] && cd '{0}' && {{ {first}cp -Rp '{1}/aws_cdk/core' aws_cdk/; \
+             cp -Rp '{1}/aws_cdk.core-1.152.0.dist-info' .{last}; }}; exit 0",
+            site.display(),
+            wheels.display()
+        );
+        sandbox.write("installer/check", check);
+        let run = workshop.preflight(["fix"]).run();
+        run.exits(1).prefixed().stderr_matches("fix-changed-after.txt");
+        let names = versions(&workshop);
+        assert!(
+            names.contains(&"aws_cdk.core-1.152.0".to_owned()),
+            "{then}: what pip wrote is gone: {names:?}"
+        );
+        assert!(!names.contains(&"aws_cdk.core-1.153.0".to_owned()), "{then}: {names:?}");
+        assert!(names.contains(&"jsii-1.57.0".to_owned()), "{then}: the others are as they were: {names:?}");
+        let core = fs::read_to_string(site.join("aws_cdk/core/__init__.py")).unwrap();
+        assert_eq!(core, "1.152.0", "{then}");
+        if then != "at work" {
+            assert!(!names.contains(&"aws_cdk.core-1.204.0".to_owned()), "{then}: {names:?}");
+            assert!(
+                !site.join("aws_cdk/core/_jsii/core@1.204.0.jsii.tgz").exists(),
+                "{then}: the repair's own file"
+            );
+            assert!(site.join("aws_cdk/core/_jsii/core@1.152.0.jsii.tgz").exists(), "{then}");
+        }
+        let is_cores = |path: &std::path::Path| {
+            path.starts_with("aws_cdk/core") || path.to_string_lossy().contains("aws_cdk.core")
+        };
+        let others = |tree: crate::workshop::Tree| -> Vec<_> {
+            tree.into_iter().filter(|(path, _)| !is_cores(path)).collect()
+        };
+        assert_eq!(others(workshop.site()), others(before), "{then}");
+        workshop.left_nothing("where another installer was at work");
+    }
+}
+
+/// pip after the repair: an undo would take it for its own.
+#[test]
+fn undo_after_a_reinstallation() {
+    let sandbox = Sandbox::new();
+    let workshop = sandbox.workshop();
+    workshop.preflight(["fix"]).run().exits(0);
+    let record = workshop.path("site/aws_cdk.core-1.204.0.dist-info/RECORD");
+    let text = fs::read_to_string(&record).unwrap();
+    fs::write(&record, text + "aws_cdk/core/more.py,,\n").unwrap();
+    let now = workshop.site();
+    workshop.preflight(["undo"]).run().exits(1).prefixed().stderr_matches("undo-reinstalled.txt");
+    assert_eq!(workshop.site(), now);
 }

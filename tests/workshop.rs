@@ -113,6 +113,19 @@ impl Workshop<'_> {
         self.has_pip();
     }
 
+    /// Neither uv nor pip, but the wheel that its Python brings along.
+    pub(crate) fn has_bundled_pip_only(&self) {
+        fs::remove_file(self.sandbox.path("tools/uv")).unwrap();
+        self.has_bundled_pip(&json!(self.path("lib/pip-23.0.1-py3-none-any.whl")));
+        fs::copy(self.sandbox.path("installer/run"), self.path("fake/pip")).unwrap();
+    }
+
+    /// The snapshot of the last repair, or of one that was cut off.
+    pub(crate) fn snapshot(&self) -> PathBuf {
+        let name = self.kept().into_iter().find(|name| name.starts_with("snapshot-"));
+        self.repairs().join(name.expect("there is a snapshot"))
+    }
+
     pub(crate) fn has_pip(&self) {
         self.wheel(&self.path("site"), "pip", "21.2", "", &[]);
         fs::copy(self.sandbox.path("installer/run"), self.path("fake/pip")).unwrap();

@@ -1,22 +1,26 @@
 //! Which files go and which come when staged packages take the place of installed ones, by their
 //! RECORDs. Reads only.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::packages::Distribution;
+use crate::packages::{Distribution, normalised};
+use crate::repair::journal::{Mark, Part, sha256_of};
 use crate::system::files;
 
 /// Far more than any package's: 100 bytes a file.
 const MAX_RECORD: u64 = 64 << 20;
 
-/// What is to be done to an environment: files that go, and files that come with their source.
+/// What is to be done to an environment: files that go, each with the index of its package, and
+/// files that come with their source.
 #[derive(Debug, Default)]
 pub struct Exchange {
-    pub go: BTreeSet<PathBuf>,
+    pub go: BTreeMap<PathBuf, usize>,
     pub come: Vec<(PathBuf, Content)>,
+    /// A package each.
+    pub parts: Vec<Part>,
 }
 
 #[derive(Debug)]
@@ -45,11 +49,15 @@ impl Exchange {
         overlay: &Path,
         site: &Path,
     ) -> Result<(), Fault> {
+        let part = self.parts.len();
+        let first = self.come.len();
+        let mut records = BTreeMap::new();
         if let Some(old) = old {
             for file in record(old, site)? {
-                self.go.extend(bytecode_of(&file));
-                self.go.insert(file);
+                self.go.extend(bytecode_of(&file).into_iter().map(|compiled| (compiled, part)));
+                self.go.insert(file, part);
             }
+            records.extend(name_of(old).zip(sha256_of(&old.metadata.join("RECORD"))));
         }
         // Whether the user asked for a package by name is not ours to change.
         let was_requested = old.is_some_and(|old| old.metadata.join("REQUESTED").exists());
@@ -77,8 +85,16 @@ impl Exchange {
                 self.bring(overlay, &name, site);
             }
         }
-        let dist_info = new.metadata.file_name().unwrap_or_default();
-        self.come.push((site.join(dist_info).join("RECORD"), Content::Text(kept)));
+        let dist_info = name_of(new).unwrap_or_default();
+        records.insert(dist_info.clone(), Mark::of_text(&kept).sha256);
+        self.come.push((site.join(&dist_info).join("RECORD"), Content::Text(kept)));
+        self.parts.push(Part {
+            package: normalised(&new.name),
+            site: site.to_owned(),
+            created: first..self.come.len(),
+            records,
+            new: dist_info,
+        });
         Ok(())
     }
 
@@ -98,23 +114,39 @@ impl Exchange {
     pub fn conflict(&self) -> Option<&Path> {
         // What Python has compiled of a file that is gone is nobody's.
         let there = self.come.iter().map(|(path, _)| path.as_path()).filter(|path| !is_bytecode(path));
-        there.into_iter().find(|path| path.symlink_metadata().is_ok() && !self.go.contains(*path))
+        there.into_iter().find(|path| path.symlink_metadata().is_ok() && !self.go.contains_key(*path))
     }
 
     /// The directories in which something goes or comes, as far as they exist.
     #[must_use]
     pub fn directories(&self) -> BTreeSet<PathBuf> {
-        let files = self.go.iter().chain(self.come.iter().map(|(path, _)| path));
-        files
+        self.paths()
+            .into_iter()
             .filter_map(|file| file.ancestors().skip(1).find(|directory| directory.is_dir()))
             .map(Path::to_owned)
             .collect()
     }
 
-    /// The directories of the files that go, and those above, with their modes.
+    /// Every file that goes or comes.
+    #[must_use]
+    pub fn paths(&self) -> BTreeSet<&Path> {
+        self.go.keys().chain(self.come.iter().map(|(path, _)| path)).map(PathBuf::as_path).collect()
+    }
+
+    /// The directories of packages in which something changes.
+    #[must_use]
+    pub fn sites(&self) -> Vec<PathBuf> {
+        let sites: BTreeSet<&PathBuf> = self.parts.iter().map(|part| &part.site).collect();
+        sites.into_iter().cloned().collect()
+    }
+
+    /// The directories of the files that go, up to those of packages, with their modes.
     #[must_use]
     pub fn directories_of_old(&self) -> Vec<(PathBuf, u32)> {
-        let directories: BTreeSet<&Path> = self.go.iter().flat_map(|path| path.ancestors().skip(1)).collect();
+        let sites = self.sites();
+        let inside = |directory: &&Path| sites.iter().any(|site| directory.starts_with(site));
+        let directories: BTreeSet<&Path> =
+            self.go.keys().flat_map(|path| path.ancestors().skip(1)).filter(inside).collect();
         let mode = |directory: &Path| Some(directory.metadata().ok()?.permissions().mode());
         directories
             .into_iter()
@@ -155,6 +187,20 @@ fn record(distribution: &Distribution, site: &Path) -> Result<Vec<PathBuf>, Faul
             .filter(|path| path.is_file()),
     );
     Ok(files)
+}
+
+/// The name of a `.dist-info`.
+fn name_of(distribution: &Distribution) -> Option<String> {
+    Some(distribution.metadata.file_name()?.to_str()?.to_owned())
+}
+
+/// The files that the RECORD of a `.dist-info` names, and what else lies in that directory; `None`
+/// without a RECORD.
+pub(super) fn recorded_paths(site: &Path, dist_info: &Path) -> Option<BTreeSet<PathBuf>> {
+    let text = files::read_text_up_to(&dist_info.join("RECORD"), MAX_RECORD).ok()?;
+    let names = text.lines().map(record_path).filter(|name| stays_inside(name));
+    let own = dist_info.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
+    Some(names.map(|name| site.join(name)).chain(own).collect())
 }
 
 /// The first field of a line of RECORD, which is CSV: quoted where it holds a comma or a quote.

@@ -19,10 +19,12 @@ use crate::examine::{self, Examined, Request};
 use crate::packages::{PCLUSTER, Packages};
 use crate::progress::Progress;
 use crate::remember::{Fingerprint, Memory};
+use crate::repair::journal::Journal;
 use crate::repair::plan::Change;
-use crate::repair::site_of;
-use crate::repair::transaction::{Journal, Store};
+use crate::repair::transaction::Store;
+use crate::repair::{site_of, taken_words};
 use crate::report::{Check, Report, Status};
+use crate::system::disk::{self, Durability};
 use crate::system::{dirs, files, trust};
 use crate::target::Target;
 
@@ -67,7 +69,7 @@ impl Home {
         let mut key = Fingerprint::environment();
         key.field(site.as_os_str().as_encoded_bytes());
         let directory = state.join("environments").join(&key.key()[..16]);
-        Some(Self { store: Store { directory }, site })
+        Some(Self { store: Store { directory, site: site.clone() }, site })
     }
 
     #[must_use]
@@ -171,11 +173,13 @@ impl Home {
         // Whoever had the lock may have finished in the meantime.
         let Some(journal) = self.unfinished()? else { return Ok(None) };
         let step = progress.step("rolling back a repair that was cut off");
-        self.store.restore(&journal).map_err(|faults| Error::not_restored(&faults))?;
+        let taken = self.store.restore(&journal).map_err(Error::from)?;
         drop(step);
-        let count = journal.changes.len();
-        progress
-            .tell(&format!("a repair that was cut off is rolled back: {count} packages are as they were"));
+        let count = journal.changes.len() - taken.len();
+        let left = taken_words(&taken);
+        progress.tell(&format!(
+            "a repair that was cut off is rolled back: {count} packages are as they were{left}"
+        ));
         Ok(Some(journal.changes))
     }
 
@@ -216,10 +220,9 @@ impl Home {
         let kept = self.overlay_directory();
         fs::rename(overlay.keep(), &kept).map_err(failed)?;
         let record = Isolated { environment: environment_key(target, packages), changes: changes.to_vec() };
-        let mut file = tempfile::NamedTempFile::new_in(self.directory()).map_err(failed)?;
-        file.write_all(&serde_json::to_vec(&record).unwrap_or_default()).map_err(failed)?;
-        file.persist(self.overlay_record()).map_err(|error| failed(error.error))?;
-        Ok(())
+        let record = serde_json::to_vec(&record).unwrap_or_default();
+        // What a loss of power leaves of it is checked before every use.
+        disk::write_atomically(&self.overlay_record(), &record, Durability::Cached).map_err(failed)
     }
 
     /// Removes the overlay; what it had changed, if there was one.
@@ -279,7 +282,7 @@ fn environment_key(target: &Target, packages: &Packages) -> String {
 
 /// Asks again and again: a call that blocks is taken up again after a signal, and Ctrl-C would have
 /// to wait for the lock.
-fn wait(
+pub(super) fn wait(
     lock: impl Fn() -> Result<(), TryLockError>,
     failed: impl FnOnce(io::Error) -> Stop,
 ) -> Result<(), Stop> {

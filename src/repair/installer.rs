@@ -1,16 +1,20 @@
 //! The program that resolves and fetches packages: uv where there is one, else the environment's
-//! own pip. It only ever writes into a directory of ours.
+//! own pip, else the pip that its Python brings along (`ensurepip`), which runs from its wheel. It
+//! only ever writes into a directory of the repair's.
 
 use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::child::{Child, ChildError, Finished, Scratch, set};
+use crate::child::{Child, ChildError, Finished, Scratch, framed, sentinel, set};
 use crate::config::InstallerChoice;
 use crate::error::{Error, Stop};
 use crate::packages::Packages;
+use crate::progress::Progress;
+use crate::repair::ground::wait;
 use crate::repair::plan::Wanted;
 use crate::system::{executables, files};
 use crate::target::Target;
@@ -22,7 +26,11 @@ const LIMIT_FACTOR: u32 = 10;
 pub enum Installer {
     Uv(PathBuf),
     Pip,
+    /// The wheel of pip that the environment's Python brings along.
+    BundledPip(PathBuf),
 }
+
+const BUNDLED_PIP_PY: &str = include_str!("bundled_pip.py");
 
 /// How one run of an installer ended.
 #[derive(Debug)]
@@ -33,32 +41,51 @@ pub enum Installed {
 
 impl Installer {
     /// # Errors
-    /// The one asked for is not there, or none is.
-    pub fn choose(choice: InstallerChoice, target: &Target, packages: &Packages) -> Result<Self, Error> {
+    /// Returns an error if the one asked for is not there, none is, or a signal came.
+    pub fn choose(
+        choice: InstallerChoice,
+        target: &Target,
+        packages: &Packages,
+        limit: Duration,
+    ) -> Result<Self, Stop> {
         let uv = executables::find("uv", Some(target.path())).filter(|_| uv_knows(target));
-        let has_pip = packages.get("pip").is_some();
-        let missing = |message: &str, next: &str| Err(Error::repair("installer", message.to_owned(), next));
-        match (choice, uv) {
-            (InstallerChoice::Auto | InstallerChoice::Uv, Some(uv)) => Ok(Self::Uv(uv)),
-            (InstallerChoice::Auto | InstallerChoice::Pip, _) if has_pip => Ok(Self::Pip),
-            (InstallerChoice::Uv, None) => {
-                missing("there is no uv on PATH", "Install uv, or use --installer pip.")
-            }
-            (InstallerChoice::Pip, _) => {
-                missing("the environment has no pip", "Install uv, or give the environment a pip.")
-            }
-            (InstallerChoice::Auto, _) => {
-                missing("there is no uv on PATH, and the environment has no pip", "Install uv.")
-            }
+        if choice == InstallerChoice::Uv {
+            let missing = || {
+                Error::repair(
+                    "installer",
+                    "there is no uv on PATH".into(),
+                    "Install uv, or use --installer pip.",
+                )
+            };
+            return uv.map(Self::Uv).ok_or_else(|| missing().into());
         }
+        if let Some(uv) = uv.filter(|_| choice == InstallerChoice::Auto) {
+            return Ok(Self::Uv(uv));
+        }
+        if packages.get("pip").is_some() {
+            return Ok(Self::Pip);
+        }
+        if let Some(wheel) = bundled_pip(target, limit)? {
+            return Ok(Self::BundledPip(wheel));
+        }
+        let no_uv = if choice == InstallerChoice::Auto { "there is no uv on PATH, and " } else { "" };
+        let message = format!("{no_uv}neither the environment nor its Python has a pip");
+        // Debian and Ubuntu take ensurepip out of their Python and pack it apart.
+        let next =
+            "Install uv, or what brings ensurepip (`apt-get install python3-venv` on Debian and Ubuntu).";
+        Err(Error::repair("installer", message, next).into())
     }
 
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Self::Uv(_) => "uv",
-            Self::Pip => "pip",
+            Self::Pip | Self::BundledPip(_) => "pip",
         }
+    }
+
+    fn is_pip(&self) -> bool {
+        !matches!(self, Self::Uv(_))
     }
 
     /// Resolves and installs into `directory`, all that is wanted and what it needs. pip compiles it
@@ -84,9 +111,11 @@ impl Installer {
         let constraints = file("constraints.txt", &wanted.constraints)?;
         let mut arguments: Vec<OsString> = match self {
             Self::Uv(_) => ["pip", "install", "--no-progress", "--color", "never"].map(OsString::from).into(),
-            Self::Pip => ["install", "--no-input", "--disable-pip-version-check"].map(OsString::from).into(),
+            Self::Pip | Self::BundledPip(_) => {
+                ["install", "--no-input", "--disable-pip-version-check"].map(OsString::from).into()
+            }
         };
-        if matches!(self, Self::Pip) && !target.has_bytecode() {
+        if self.is_pip() && !target.has_bytecode() {
             arguments.push("--no-compile".into());
         }
         arguments.extend(["--target".into(), directory.into(), "-r".into(), requirements.into()]);
@@ -107,7 +136,7 @@ impl Installer {
     /// # Errors
     /// We were interrupted.
     pub fn compile(&self, directory: &Path, target: &Target, limit: Duration) -> Result<(), Stop> {
-        if matches!(self, Self::Pip) || !target.has_bytecode() {
+        if self.is_pip() || !target.has_bytecode() {
             return Ok(());
         }
         let scratch = scratch()?;
@@ -137,7 +166,7 @@ impl Installer {
         let scratch = scratch()?;
         let arguments = match self {
             Self::Uv(_) => ["pip", "check", "--color", "never"].map(OsString::from).to_vec(),
-            Self::Pip => vec!["check".into(), "--disable-pip-version-check".into()],
+            Self::Pip | Self::BundledPip(_) => vec!["check".into(), "--disable-pip-version-check".into()],
         };
         let finished = self.run(arguments, target, limit, &scratch, step)?;
         let output = format!("{}{}", text(&finished.stdout), text(&finished.stderr));
@@ -163,9 +192,14 @@ impl Installer {
                 environment.extend(uv_environment(python));
                 uv
             }
-            Self::Pip => {
+            Self::Pip | Self::BundledPip(_) => {
+                let program = match self {
+                    // A wheel is a zip file, which Python runs code from.
+                    Self::BundledPip(wheel) => vec![wheel.join("pip").into_os_string()],
+                    _ => ["-m", "pip"].map(OsString::from).into(),
+                };
                 let flags = target.interpreter.flags.iter().map(OsString::from);
-                arguments.splice(0..0, flags.chain(["-m".into(), "pip".into()]));
+                arguments.splice(0..0, flags.chain(program));
                 // Neither goes together with --target.
                 environment.extend([set("PIP_USER", "0"), ("PIP_PREFIX".into(), None)]);
                 // Nor may pip write what Python compiles of pip itself.
@@ -187,6 +221,55 @@ pub const NOTHING_CHANGED: &str =
 
 /// The same, where it has been said what became of the environment.
 pub const FREE_SPACE: &str = "Free some space, or set TMPDIR and XDG_STATE_HOME to a place that has some.";
+
+/// Takes the lock that uv takes before it changes a virtual environment: flock(2) of `.lock` in it,
+/// where uv has been there. Elsewhere uv locks a file in TMPDIR whose name is another one in each
+/// of its versions, and pip has no lock: what those do is seen by comparing.
+///
+/// # Errors
+/// Returns an error if a signal came while uv was at work.
+pub fn keep_uv_away(prefix: &Path, progress: Progress) -> Result<Option<File>, Stop> {
+    if !prefix.join("pyvenv.cfg").is_file() {
+        return Ok(None);
+    }
+    let Ok(file) = files::open(&prefix.join(".lock")) else { return Ok(None) };
+    let _step = match file.try_lock() {
+        Ok(()) => return Ok(Some(file)),
+        // A file system without locks.
+        Err(TryLockError::Error(_)) => return Ok(None),
+        Err(TryLockError::WouldBlock) => progress.step("waiting for uv, which is changing this environment"),
+    };
+    let failed = |error| {
+        Error::repair(
+            "lock",
+            format!("cannot lock {}/.lock: {error}", prefix.display()),
+            "Nothing was changed.",
+        )
+    };
+    wait(|| file.try_lock(), |error| failed(error).into())?;
+    Ok(Some(file))
+}
+
+/// The wheel that `ensurepip` would install; `None` where this Python has none.
+fn bundled_pip(target: &Target, limit: Duration) -> Result<Option<PathBuf>, Stop> {
+    let scratch = scratch()?;
+    let written = scratch.write("bundled_pip.py", BUNDLED_PIP_PY);
+    let script = written.map_err(|error| {
+        Error::repair("installer", format!("cannot write bundled_pip.py: {error}"), NOTHING_CHANGED)
+    })?;
+    let sentinel = sentinel();
+    let mut arguments: Vec<OsString> = target.interpreter.flags.iter().map(OsString::from).collect();
+    arguments.extend([script.into_os_string(), OsString::from(&sentinel)]);
+    let program = &target.interpreter.executable;
+    let child = Child { program, arguments, environment: target.environment.clone(), limit };
+    let answer = child.run(&scratch).and_then(|finished| framed(&finished, &sentinel, program));
+    match answer {
+        Ok(answer) => Ok(answer["wheel"].as_str().map(PathBuf::from)),
+        Err(ChildError::Interrupted(signal)) => Err(Stop::Interrupted(signal)),
+        // A Python that cannot say it has none.
+        Err(_) => Ok(None),
+    }
+}
 
 fn scratch() -> Result<Scratch, Error> {
     Scratch::new()

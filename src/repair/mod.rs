@@ -8,6 +8,8 @@ pub mod exchange;
 pub mod fault;
 pub mod ground;
 pub mod installer;
+pub mod journal;
+pub mod ownership;
 pub mod plan;
 pub mod transaction;
 
@@ -28,9 +30,10 @@ use crate::target::Target;
 
 use exchange::Exchange;
 pub use ground::{Ground, Home, Overlay, find_overlay};
-use installer::{FREE_SPACE, Installed, Installer, NOTHING_CHANGED};
+use installer::{FREE_SPACE, Installed, Installer, NOTHING_CHANGED, keep_uv_away};
+use ownership::{marker_over, refuse_another_users, spack_prefix};
 use plan::{Change, Hold, Reason};
-use transaction::OVERLAY_PREFIX;
+use transaction::{OVERLAY_PREFIX, first_of as first_fault};
 
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -57,10 +60,16 @@ pub enum Fixed {
 /// The step at which it could not be done. The environment is then what it was.
 pub fn fix(request: &Request, options: Options) -> Result<Fixed, Stop> {
     let target = examine::identify(request, None)?.map_err(|report| not_proven(&report))?;
+    if !options.dry_run && !options.isolated {
+        refuse_another_users(site_of(&target).as_deref(), "fix", &request.real.path)?;
+    }
     let home = Home::of(&target)?;
     let _alone = home.alone(request.progress)?;
     home.recover(request.progress)?;
     home.tidy(&request.memory);
+    if let Err(fault) = home.store().last() {
+        request.progress.tell(&format!("{fault}; the repair of before cannot be undone"));
+    }
     // Whatever the caller wanted to know: a repair is proven by a synthesis, and the first reason
     // is enough to begin.
     let request = &Request { synthesize: true, thorough: false, ..request.clone() };
@@ -73,7 +82,7 @@ pub fn fix(request: &Request, options: Options) -> Result<Fixed, Stop> {
         };
     }
     let packages = Packages::installed(&target.interpreter.sys_path);
-    let installer = Installer::choose(options.installer, &target, &packages)?;
+    let installer = Installer::choose(options.installer, &target, &packages, request.settings.timeout)?;
     let repair =
         Repair { request, options, target: &target, packages: &packages, reasons, installer, home: &home };
     if !options.dry_run && !options.isolated {
@@ -227,22 +236,30 @@ impl Repair<'_> {
     }
 
     fn commit(&self, staged: Staged, broken_before: &BTreeSet<String>) -> Result<Fixed, Stop> {
-        self.refuse_condas(&staged.changes)?;
+        self.refuse_anothers_packages(&staged.changes)?;
+        let _uv_stays_away = keep_uv_away(&self.target.interpreter.prefix, self.request.progress)?;
+        let _exclusive = self.home.exclusive()?;
+        self.refuse_where_changed()?;
         let exchange = self.exchange(&staged)?;
-        refuse_unwritable(exchange.directories())?;
+        self.refuse_directories(&exchange.sites(), &exchange.directories())?;
         let step = self.request.progress.step(&format!(
             "exchanging {} files of {} packages",
             exchange.go.len() + exchange.come.len(),
             staged.changes.len()
         ));
-        let _exclusive = self.home.exclusive()?;
-        self.refuse_where_changed()?;
         let store = self.home.store();
         let id = format!("{}-{}", std::process::id(), chrono());
         let unchanged = |fault: String| Error::repair("snapshot", fault, NOTHING_CHANGED);
         let journal =
             store.begin(id, self.home.site(), &exchange, staged.changes.clone()).map_err(unchanged)?;
-        let done = store.exchange(&exchange).map_err(|fault| {
+        // The last moment: to take the snapshot has taken time.
+        let unmoved = if journal.taken().packages.is_empty() {
+            self.refuse_where_changed()
+        } else {
+            Err(changed_meanwhile())
+        };
+        unmoved.inspect_err(|_| store.abandon(&journal))?;
+        let exchanged = store.exchange(&exchange).map_err(|fault| {
             Stop::from(Error::repair(
                 "commit",
                 fault,
@@ -250,24 +267,29 @@ impl Repair<'_> {
             ))
         });
         drop(step);
-        let done = done.and_then(|()| self.verify(broken_before)).and_then(|()| {
-            let closed = store.close(&journal);
-            closed.map_err(|fault| {
-                let next = format!("The environment was put back as it was. {FREE_SPACE}");
-                Error::repair("commit", fault, &next).into()
-            })
-        });
+        let done = exchanged
+            .and_then(|()| self.verify_and_sync(broken_before, &exchange))
+            .and_then(|()| journal.moved().map_or(Ok(()), |package| Err(moved(package).into())))
+            .and_then(|()| store.close(&journal).map_err(not_written));
         match done {
             Ok(()) => {
                 // One that was kept beside the environment is not needed any more.
                 let _ = self.home.forget_overlay();
                 Ok(Fixed::Done { changes: staged.changes, isolated: false })
             }
-            Err(error) => Err(match store.restore(&journal) {
-                Ok(()) => error,
-                Err(faults) => Error::not_restored(&faults).into(),
+            Err(stop) => Err(match (store.restore(&journal), stop) {
+                (Ok(taken), Stop::Error(_)) if !taken.is_empty() => left_to_another(&taken).into(),
+                (Ok(_), stop) => stop,
+                (Err(failed), _) => Error::from(failed).into(),
             }),
         }
+    }
+
+    /// Both at once: what the disk does takes no processor.
+    fn verify_and_sync(&self, broken_before: &BTreeSet<String>, exchange: &Exchange) -> Result<(), Stop> {
+        let (verified, synced) = at_once(|| self.verify(broken_before), || self.home.store().sync(exchange));
+        verified?;
+        synced.map_err(not_written)
     }
 
     fn exchange(&self, staged: &Staged) -> Result<Exchange, Error> {
@@ -282,6 +304,11 @@ impl Repair<'_> {
             let replaced = exchange.replace(old, new, staged.overlay.path(), site);
             replaced.map_err(|why| Error::NotInPlace { why, next: ISOLATED.into() })?;
         }
+        let twice = exchange.parts.iter().find_map(|part| Some((&part.package, part.foreign().pop()?)));
+        if let Some((package, other)) = twice {
+            let why = format!("{package} is installed twice: {} is there too", other.display());
+            return Err(Error::NotInPlace { why, next: ISOLATED.into() });
+        }
         match exchange.conflict() {
             Some(path) => {
                 let why = format!("{} is in the way, and no package that moves owns it", path.display());
@@ -291,59 +318,84 @@ impl Repair<'_> {
         }
     }
 
-    /// What is known before anything is fetched: a Python that belongs to the system, and packages
+    /// What is known before anything is fetched: directories that belong to others, and packages
     /// that this user may not write.
     fn refuse_at_once(&self) -> Result<(), Error> {
-        if let Some(marker) = self.target.interpreter.externally_managed.as_ref() {
-            let why = format!("its Python belongs to the system ({} says so)", marker.display());
-            return Err(Error::NotInPlace { why, next: ISOLATED.into() });
-        }
         let at_fault = self.reasons.iter().map(|reason| reason.fix.packages.as_str());
         let at_fault: Vec<&str> = at_fault.collect();
         let moving = self.packages.iter().filter(|(name, _)| at_fault.iter().any(|fix| names(fix, name)));
         let moving: Vec<&Distribution> = moving.map(|(_, distribution)| distribution).collect();
-        if moving.iter().any(|distribution| distribution.installer().as_deref() == Some("conda")) {
+        if moving.iter().any(|distribution| is_condas(distribution) || spack_prefix(distribution).is_some()) {
             // The command to run names versions, which are not known yet.
             return Ok(());
         }
-        refuse_unwritable(moving.iter().filter_map(|package| package.metadata.parent()).map(Path::to_owned))
+        let parents = moving.iter().filter_map(|package| package.metadata.parent());
+        let mut sites: BTreeSet<PathBuf> = parents.map(Path::to_owned).collect();
+        if sites.is_empty() {
+            // What is new comes beside aws-parallelcluster.
+            sites.insert(self.home.site().to_owned());
+        }
+        self.refuse_directories(&sites.iter().cloned().collect::<Vec<_>>(), &sites)
     }
 
-    fn refuse_condas(&self, changes: &[Change]) -> Result<(), Error> {
-        let by_conda = |change: &&Change| {
-            let old = self.packages.get(&change.package);
-            old.and_then(Distribution::installer).as_deref() == Some("conda")
-        };
-        let specs = changes
-            .iter()
-            .filter(by_conda)
-            .map(|change| format!("'{}={}'", self.name_of(&change.package), change.to))
-            .collect::<Vec<_>>()
-            .join(" ");
-        if specs.is_empty() {
-            return Ok(());
+    /// `sites` are directories of packages, `all` those in which files change.
+    fn refuse_directories(&self, sites: &[PathBuf], all: &BTreeSet<PathBuf>) -> Result<(), Error> {
+        let marker = |site: &PathBuf| Some((site.clone(), marker_over(site, &self.target.interpreter)?));
+        if let Some((site, marker)) = sites.iter().find_map(marker) {
+            let why = format!("{} belongs to the system ({} says so)", site.display(), marker.display());
+            return Err(Error::NotInPlace { why, next: ISOLATED.into() });
         }
-        let prefix = self.target.interpreter.prefix.display();
-        let why = "its packages were installed by conda, and pip must not change them behind its back";
-        let next = format!("Run `conda install --prefix {prefix} {specs}`.");
-        Err(Error::NotInPlace { why: why.into(), next })
+        let every = sites.iter().chain(all).map(PathBuf::as_path);
+        refuse_another_users(every, "fix", &self.request.real.path)?;
+        refuse_unwritable(all.iter().cloned())
+    }
+
+    /// Packages of conda's and Spack's, with the command that does it.
+    fn refuse_anothers_packages(&self, changes: &[Change]) -> Result<(), Error> {
+        let of = |is_its: fn(&Distribution) -> bool| -> Vec<&Change> {
+            let is_its = |change: &&Change| self.packages.get(&change.package).is_some_and(is_its);
+            changes.iter().filter(is_its).collect()
+        };
+        let condas = of(is_condas);
+        if !condas.is_empty() {
+            let specs =
+                condas.iter().map(|change| format!("'{}={}'", self.name_of(&change.package), change.to));
+            let specs = specs.collect::<Vec<_>>().join(" ");
+            let prefix = self.target.interpreter.prefix.display();
+            let why = "its packages were installed by conda, and pip must not change them behind its back";
+            let next = format!("Run `conda install --prefix {prefix} {specs}`.");
+            return Err(Error::NotInPlace { why: why.into(), next });
+        }
+        let spacks = of(|distribution| spack_prefix(distribution).is_some());
+        let Some(prefix) = spacks.iter().find_map(|change| spack_prefix(self.packages.get(&change.package)?))
+        else {
+            return Ok(());
+        };
+        // Spack calls a Python package py-NAME.
+        let specs = spacks.iter().map(|change| format!(" ^py-{}@{}", change.package, change.to));
+        let version = self.packages.get(PCLUSTER).map(|pcluster| format!("@{}", pcluster.version));
+        let why =
+            format!("{} was installed by Spack, which knows its files by their digests", prefix.display());
+        let next = format!(
+            "Run `spack install {PCLUSTER}{}{}`, or `pcluster preflight fix --isolated`, which keeps the repair \
+             beside it.",
+            version.unwrap_or_default(),
+            specs.collect::<String>()
+        );
+        Err(Error::NotInPlace { why, next })
     }
 
     fn name_of(&self, package: &str) -> String {
         self.packages.get(package).map_or_else(|| package.to_owned(), |old| old.name.to_lowercase())
     }
 
-    /// Between the plan and the lock somebody else may have been here.
+    /// Between the plan and the lock another installer may have been here.
     fn refuse_where_changed(&self) -> Result<(), Error> {
         let now = Packages::installed(&self.target.interpreter.sys_path);
         if now.all() == self.packages.all() {
             return Ok(());
         }
-        Err(Error::repair(
-            "commit",
-            "the environment was changed meanwhile".into(),
-            "Nothing was changed. Run it again.",
-        ))
+        Err(changed_meanwhile())
     }
 
     fn broken_requirements(&self, step: &'static str) -> Result<BTreeSet<String>, Stop> {
@@ -370,6 +422,45 @@ impl Repair<'_> {
         }
         Err(Error::repair("verification", report.reasons().join("; "), undone).into())
     }
+}
+
+fn is_condas(distribution: &Distribution) -> bool {
+    distribution.installer().as_deref() == Some("conda")
+}
+
+fn changed_meanwhile() -> Error {
+    let next = "The repair has changed nothing. Wait until the other installer has ended, then run it again.";
+    Error::repair("commit", "another installer has changed the environment meanwhile".into(), next)
+}
+
+fn moved(package: &str) -> Error {
+    let message = format!("another installer has changed {package} meanwhile");
+    let next = "The environment was put back as it was. Wait until the other installer has ended, then run it again.";
+    Error::repair("commit", message, next)
+}
+
+/// The rollback destroys nothing that another installer has written in the meantime.
+fn left_to_another(packages: &[String]) -> Error {
+    let message = format!("another installer has changed {} meanwhile", packages.join(", "));
+    let next = format!(
+        "The environment was put back as it was{}. Wait until the other installer has ended, then run it again.",
+        taken_words(packages)
+    );
+    Error::repair("commit", message, &next)
+}
+
+/// Behind "as it was": the packages that a rollback has left to another installer.
+fn taken_words(packages: &[String]) -> String {
+    match packages {
+        [] => String::new(),
+        [package] => format!(", but {package} is left as the other installer has written it"),
+        packages => format!(", but {} are left as the other installer has written them", packages.join(", ")),
+    }
+}
+
+fn not_written(fault: String) -> Stop {
+    let next = format!("The environment was put back as it was. {FREE_SPACE}");
+    Error::repair("commit", fault, &next).into()
 }
 
 /// Both; most machines have a processor for each.
@@ -431,6 +522,7 @@ pub fn undo(request: &Request) -> Result<Undone, Stop> {
     let target = examine::identify(request, None)?.map_err(|report| {
         Error::repair("undo", report.reasons().join("; "), "Name the pcluster that was repaired with --real.")
     })?;
+    refuse_another_users(site_of(&target).as_deref(), "undo", &request.real.path)?;
     let home = Home::of(&target)?;
     let _alone = home.alone(request.progress)?;
     let rolled_back = home.recover(request.progress)?;
@@ -443,10 +535,12 @@ pub fn undo(request: &Request) -> Result<Undone, Stop> {
         return Ok(Undone::Isolated(changes));
     }
     let store = home.store();
-    let Some(last) = store.last() else {
-        let message = "no repair of this environment is remembered".to_owned();
-        return Err(Error::repair("undo", message, "Nothing was changed.").into());
+    let refused = |message: String, next: &str| Error::repair("undo", message, next);
+    let last = store.last().map_err(|fault| refused(fault, UNREADABLE))?;
+    let Some(last) = last else {
+        return Err(Error::NothingToUndo { site: home.site().to_owned() }.into());
     };
+    let _uv_stays_away = keep_uv_away(&target.interpreter.prefix, request.progress)?;
     let _exclusive = home.exclusive()?;
     let packages = Packages::installed(&target.interpreter.sys_path);
     let moved = last.changes.iter().find(|change| {
@@ -455,14 +549,25 @@ pub fn undo(request: &Request) -> Result<Undone, Stop> {
     if let Some(change) = moved {
         let message =
             format!("{} is no longer at {}: the environment has changed since", change.package, change.to);
-        return Err(Error::repair("undo", message, "Nothing was changed.").into());
+        return Err(refused(message, "Nothing was changed.").into());
     }
+    if let Some(package) = last.moved() {
+        let message = format!("{package} was installed anew since");
+        return Err(refused(message, "Nothing was changed.").into());
+    }
+    store.check(&last).map_err(|faults| refused(first_fault(&faults), STAYS_REPAIRED))?;
     let unchanged = |fault| Error::repair("undo", fault, NOTHING_CHANGED);
     store.reopen().map_err(unchanged)?;
     fault::at("undo").map_err(|error| Error::repair("undo", error.to_string(), "Run it again."))?;
-    store.restore(&last).map_err(|faults| Error::not_restored(&faults))?;
+    store.restore(&last).map_err(Error::from)?;
     Ok(Undone::InPlace(last.changes))
 }
+
+const UNREADABLE: &str = "Nothing was changed or removed. Restore that file from a backup; without one the copies \
+                          beside it cannot be put back.";
+
+const STAYS_REPAIRED: &str = "Nothing was changed; the environment stays repaired. Restore that copy from a backup, or \
+                              make an environment anew.";
 
 /// What is said about a repair in JSON.
 #[must_use]

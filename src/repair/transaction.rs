@@ -6,46 +6,62 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
+use crate::error::Error;
 use crate::repair::exchange::{Content, Exchange, Fault, at, bytecode_of};
 use crate::repair::fault;
+use crate::repair::journal::{Journal, Mark, Saved};
 use crate::repair::plan::Change;
+use crate::system::disk::{self, Durability};
 use crate::system::trust;
 
-/// A file that goes, and its copy below the snapshot.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Saved {
-    pub path: PathBuf,
-    copy: String,
-}
-
-/// Far more than the journal of any repair: two paths for each file of the packages that move.
+/// A file that goes or comes takes some 200 bytes: the advisory's repair (1,215 files) has 230 kB.
 const MAX_JOURNAL: u64 = 64 << 20;
-
-/// Everything that is needed to put the old files back.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Journal {
-    /// Names the snapshot too.
-    pub id: String,
-    /// The directory that is locked meanwhile.
-    pub site: PathBuf,
-    pub changes: Vec<Change>,
-    removed: Vec<Saved>,
-    created: Vec<PathBuf>,
-    /// Directories that may go with their last file, parents first, and their modes.
-    #[serde(default)]
-    directories: Vec<(PathBuf, u32)>,
-}
 
 /// The files of one environment's transactions, below the state directory.
 #[derive(Debug, Clone)]
 pub struct Store {
     pub directory: PathBuf,
+    /// The environment's directory of packages: a journal about another one is refused.
+    pub site: PathBuf,
+}
+
+/// Why old files are not back in their place.
+#[derive(Debug)]
+pub enum RestoreError {
+    /// Copies that are gone or damaged: nothing was changed.
+    CopiesMissing { journal: PathBuf, faults: Vec<Fault> },
+    /// Files that could not be put back: the others are.
+    Files(Vec<Fault>),
+}
+
+impl From<RestoreError> for Error {
+    fn from(error: RestoreError) -> Self {
+        match error {
+            RestoreError::CopiesMissing { journal, faults } => {
+                let next = format!(
+                    "Nothing was changed. Restore that copy from a backup; without one make the environment \
+                     anew and remove {}.",
+                    journal.display()
+                );
+                Self::repair("rollback", first_of(&faults), &next)
+            }
+            RestoreError::Files(faults) => Self::not_restored(&faults),
+        }
+    }
+}
+
+/// The first one and how many more: a snapshot has thousands of files.
+#[must_use]
+pub fn first_of(faults: &[Fault]) -> String {
+    let more = faults.len().saturating_sub(1);
+    let more = if more > 0 { format!("; and {more} more like it") } else { String::new() };
+    faults.first().cloned().unwrap_or_default() + &more
 }
 
 impl Store {
@@ -61,26 +77,21 @@ impl Store {
         self.directory.join(format!("snapshot-{id}"))
     }
 
-    /// The journal of a transaction that nobody has closed.
+    /// The journal of a transaction that is still open.
     ///
     /// # Errors
-    /// There is one that cannot be read: what it had begun is not known.
+    /// Returns an error if there is one that cannot be read: what it had begun is not known.
     pub fn unfinished(&self) -> Result<Option<Journal>, Fault> {
-        let path = self.open_journal();
-        match trust::read_up_to(&path, MAX_JOURNAL) {
-            Err(error) if !may_be_others(&error) => Err(format!("cannot read {}: {error}", path.display())),
-            // What cannot be opened is somebody else's, or not there.
-            Err(_) => Ok(None),
-            Ok(text) => serde_json::from_slice(&text)
-                .map(Some)
-                .map_err(|error| format!("cannot read {}: {error}", path.display())),
-        }
+        // What may not be opened is another user's, who may be at work: locks tell.
+        read(&self.open_journal(), &self.site, &[io::ErrorKind::PermissionDenied])
     }
 
     /// The journal of the last repair, for an undo.
-    #[must_use]
-    pub fn last(&self) -> Option<Journal> {
-        read(&self.last_journal())
+    ///
+    /// # Errors
+    /// Returns an error if there is one that cannot be read.
+    pub fn last(&self) -> Result<Option<Journal>, Fault> {
+        read(&self.last_journal(), &self.site, &[])
     }
 
     /// Copies all that goes, then writes the journal. The environment is not touched yet.
@@ -112,18 +123,50 @@ impl Store {
         let snapshot = self.snapshot(&id);
         fs::create_dir(&snapshot).map_err(at(&snapshot, "cannot make"))?;
         let mut removed = Vec::new();
-        for (number, path) in exchange.go.iter().enumerate() {
-            let copy = number.to_string();
-            fault::at("snapshot")
-                .and_then(|()| link_or_copy(path, &snapshot.join(&copy)))
+        let mut copied = BTreeSet::new();
+        for (number, (path, part)) in exchange.go.iter().enumerate() {
+            let name = number.to_string();
+            let copy = snapshot.join(&name);
+            let made = fault::at("snapshot").and_then(|()| link_or_copy(path, &copy));
+            let (made, mark) = made
+                .and_then(|made| Ok((made, Mark::of(&copy)?)))
                 .map_err(at(path, "cannot keep a copy of"))?;
-            removed.push(Saved { path: path.clone(), copy });
+            if made == Made::Copy {
+                copied.insert(copy);
+            }
+            let (size, sha256) = (Some(mark.size), Some(mark.sha256));
+            removed.push(Saved { path: path.clone(), copy: name, size, sha256, part: Some(*part) });
         }
-        let created = exchange.come.iter().map(|(path, _)| path.clone()).collect();
-        let directories = exchange.directories_of_old();
-        let journal = Journal { id, site: site.to_owned(), changes, removed, created, directories };
-        write(&self.open_journal(), &journal)?;
+        // The journal is only good with its copies. A link is the old file itself: its name is new.
+        let copied: BTreeSet<&Path> = copied.iter().map(PathBuf::as_path).collect();
+        let synced = if copied.is_empty() {
+            disk::sync_directory(&snapshot)
+        } else {
+            disk::sync(&copied, std::slice::from_ref(&snapshot))
+        };
+        synced.map_err(at(&snapshot, "cannot write"))?;
+        let journal = Journal {
+            id,
+            site: site.to_owned(),
+            changes,
+            removed,
+            created: exchange.come.iter().map(|(path, _)| path.clone()).collect(),
+            directories: exchange.directories_of_old(),
+            sites: exchange.sites(),
+            parts: exchange.parts.clone(),
+        };
+        journal.refuse_paths_outside(&self.site)?;
+        let path = self.open_journal();
+        fault::at("journal")
+            .and_then(|()| disk::write_atomically(&path, &serde_json::to_vec(&journal)?, Durability::Durable))
+            .map_err(at(&path, "cannot write"))?;
         Ok(journal)
+    }
+
+    /// Forgets an open transaction of which nothing has been done.
+    pub fn abandon(&self, journal: &Journal) {
+        let _ = fs::remove_file(self.open_journal());
+        let _ = fs::remove_dir_all(self.snapshot(&journal.id));
     }
 
     /// Makes the exchange, after [`Self::begin`].
@@ -131,24 +174,33 @@ impl Store {
     /// # Errors
     /// The first file that cannot be removed or written; [`Self::restore`] is then due.
     pub fn exchange(&self, exchange: &Exchange) -> Result<(), Fault> {
-        for path in &exchange.go {
+        for path in exchange.go.keys() {
             fault::at("remove").and_then(|()| remove(path)).map_err(at(path, "cannot remove"))?;
         }
         for (path, content) in &exchange.come {
             fault::at("place").and_then(|()| place(content, path)).map_err(at(path, "cannot write"))?;
         }
-        remove_empty(exchange.go.iter().map(PathBuf::as_path));
+        remove_empty(exchange.go.keys().map(PathBuf::as_path));
         Ok(())
     }
 
-    /// Makes this transaction the last one, which an undo takes back, and forgets the one before.
-    /// One rename, so it is either open or closed, whenever we are killed.
+    /// Brings an exchange to the disk, on which [`Self::close`] relies: a closed transaction is not
+    /// rolled back any more.
+    ///
+    /// # Errors
+    /// Returns an error if something cannot be written to the disk.
+    pub fn sync(&self, exchange: &Exchange) -> Result<(), Fault> {
+        disk::sync(&exchange.paths(), &exchange.sites()).map_err(at(&self.site, "cannot write"))
+    }
+
+    /// Makes this transaction the last one, which an undo takes back, and forgets the one before,
+    /// after [`Self::sync`]. One rename, so it is either open or closed, whenever we are killed.
     ///
     /// # Errors
     /// The transaction is still open.
     pub fn close(&self, journal: &Journal) -> Result<(), Fault> {
         let (open, last) = (self.open_journal(), self.last_journal());
-        fault::at("close").and_then(|()| fs::rename(open, &last)).map_err(at(&last, "cannot write"))?;
+        fault::at("close").and_then(|()| disk::rename(&open, &last)).map_err(at(&last, "cannot write"))?;
         // Closed it is, whatever happens now.
         let _ = fault::at("closed");
         self.forget_but(Some(&journal.id));
@@ -160,64 +212,77 @@ impl Store {
     /// # Errors
     /// It is still closed.
     pub fn reopen(&self) -> Result<(), Fault> {
-        fs::rename(self.last_journal(), self.open_journal()).map_err(at(&self.open_journal(), "cannot write"))
+        disk::rename(&self.last_journal(), &self.open_journal())
+            .map_err(at(&self.open_journal(), "cannot write"))
+    }
+
+    /// Says whether all is there that [`Self::restore`] needs.
+    ///
+    /// # Errors
+    /// Returns an error if copies are gone or are not what was saved.
+    pub fn check(&self, journal: &Journal) -> Result<(), Vec<Fault>> {
+        let faults = journal.missing(&self.snapshot(&journal.id));
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
 
     /// Puts everything back as it was, goes on past what fails, and forgets the transaction when
-    /// nothing did.
+    /// nothing did. Gives the packages that another installer has written since: those are left as
+    /// they are now, without the repair's files.
     ///
     /// # Errors
-    /// Every file that could not be put back; the snapshot and the journal stay.
-    pub fn restore(&self, journal: &Journal) -> Result<(), Vec<Fault>> {
+    /// Returns an error if copies are missing, before anything is changed, or files could not be put
+    /// back; the snapshot and the journal stay.
+    pub fn restore(&self, journal: &Journal) -> Result<Vec<String>, RestoreError> {
         let snapshot = self.snapshot(&journal.id);
-        let mut faults = Vec::new();
-        let old: BTreeSet<&Path> = journal.removed.iter().map(|saved| saved.path.as_path()).collect();
-        // What Python has compiled of the new files goes with them: an old file of the same size and
-        // time would be taken for its source.
-        let compiled: Vec<PathBuf> = journal.created.iter().flat_map(|path| bytecode_of(path)).collect();
-        let new = compiled.iter().chain(&journal.created).filter(|path| !old.contains(path.as_path()));
-        for path in new {
-            if let Err(error) = remove(path) {
-                faults.push(at(path, "cannot remove")(error));
-            }
-        }
-        journal.directories.iter().for_each(|(directory, mode)| make_directory(directory, *mode));
-        let mut room_made = false;
-        for saved in &journal.removed {
-            let copy = snapshot.join(&saved.copy);
-            let put = || fault::at("restore").and_then(|()| put_back(&copy, &saved.path));
-            let mut done = put();
-            if is_full(&done) && !room_made {
-                // The new files have taken the room of the old ones.
-                room_made = true;
-                journal.removed.iter().for_each(|saved| make_room(&snapshot.join(&saved.copy), &saved.path));
-                done = put();
-            }
-            if let Err(error) = done {
-                faults.push(at(&saved.path, "cannot put back")(error));
-            }
-        }
+        self.check(journal)
+            .map_err(|faults| RestoreError::CopiesMissing { journal: self.open_journal(), faults })?;
+        let taken = journal.taken();
+        let back: Vec<&Saved> =
+            journal.removed.iter().filter(|saved| !taken.leave.contains(&saved.path)).collect();
+        let mut faults = remove_new(journal, &back, &taken.keep);
+        let above: BTreeSet<&Path> = back.iter().flat_map(|saved| saved.path.ancestors().skip(1)).collect();
+        let needed = journal.directories.iter().filter(|(directory, _)| above.contains(directory.as_path()));
+        needed.for_each(|(directory, mode)| make_directory(directory, *mode));
+        faults.extend(put_all_back(&snapshot, &back));
         remove_empty(journal.created.iter().map(PathBuf::as_path));
-        if faults.is_empty() {
-            let _ = fs::remove_file(self.open_journal());
-            let _ = fs::remove_dir_all(snapshot);
-            Ok(())
-        } else {
-            Err(faults)
+        let changed = back.iter().map(|saved| &saved.path).chain(&journal.created);
+        if let Err(error) = disk::sync(&changed.map(PathBuf::as_path).collect(), &journal.roots()) {
+            faults.push(at(&journal.site, "cannot write")(error));
         }
+        if !faults.is_empty() {
+            return Err(RestoreError::Files(faults));
+        }
+        // Without its journal first: one that comes back after a loss of power needs its copies.
+        let _ = fs::remove_file(self.open_journal());
+        let _ = disk::sync_directory(&self.directory);
+        let _ = fs::remove_dir_all(snapshot);
+        Ok(taken.packages)
     }
 
     /// Removes what interrupted repairs left behind: overlays, each after `before`, and snapshots
     /// that no journal names.
     pub fn tidy(&self, before: impl Fn(&Path)) {
-        let last = self.last().map(|journal| journal.id);
-        // An open journal is rolled back first; one that cannot be read keeps its snapshot.
-        if !self.open_journal().exists() {
+        // An open journal is rolled back first. One that cannot be read keeps its snapshot: which one
+        // that is, is not known.
+        if let (false, Ok(last)) = (self.open_journal().exists(), self.last_id()) {
             self.forget_but(last.as_deref());
         }
         for overlay in self.entries(OVERLAY_PREFIX) {
             before(&overlay);
             let _ = fs::remove_dir_all(overlay);
+        }
+    }
+
+    /// All that every check has to know of a last repair: its paths are checked when they are used.
+    fn last_id(&self) -> io::Result<Option<String>> {
+        #[derive(Deserialize)]
+        struct Named {
+            id: String,
+        }
+        match trust::read_up_to(&self.last_journal(), MAX_JOURNAL) {
+            Ok(text) => Ok(Some(serde_json::from_slice::<Named>(&text)?.id)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -239,27 +304,55 @@ impl Store {
 /// Begins the names of the directories into which repairs are staged.
 pub const OVERLAY_PREFIX: &str = "overlay-";
 
-fn may_be_others(error: &io::Error) -> bool {
-    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
-    matches!(error.kind(), NotFound | NotADirectory | PermissionDenied)
-}
-
-fn read(path: &Path) -> Option<Journal> {
-    serde_json::from_slice(&trust::read_up_to(path, MAX_JOURNAL).ok()?).ok()
-}
-
-/// To a temporary name, to the disk, and renamed.
-fn write(path: &Path, journal: &Journal) -> Result<(), Fault> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    let written = || -> io::Result<()> {
-        fault::at("journal")?;
-        let mut file = tempfile::NamedTempFile::new_in(directory)?;
-        file.write_all(&serde_json::to_vec(journal)?)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        File::open(directory)?.sync_all()
+/// The journal in a file about the packages in `site`; `None` where there is no file, or for the
+/// errors that are `passed_over`.
+fn read(path: &Path, site: &Path, passed_over: &[io::ErrorKind]) -> Result<Option<Journal>, Fault> {
+    let text = match trust::read_up_to(path, MAX_JOURNAL) {
+        Ok(text) => text,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(error) if passed_over.contains(&error.kind()) => return Ok(None),
+        Err(error) => return Err(at(path, "cannot read")(error)),
     };
-    written().map_err(at(path, "cannot write"))
+    let journal: Journal =
+        serde_json::from_slice(&text).map_err(|error| at(path, "cannot read")(error.into()))?;
+    let refused = journal.refuse_paths_outside(site);
+    refused.map_err(|why| format!("{} is refused: {why}", path.display()))?;
+    Ok(Some(journal))
+}
+
+/// Removes what came and was not there before, and gives the faults. What Python has compiled of
+/// the new files goes with them: an old file of the same size and time would be taken for its source.
+fn remove_new(journal: &Journal, back: &[&Saved], keep: &BTreeSet<PathBuf>) -> Vec<Fault> {
+    let old: BTreeSet<&Path> = back.iter().map(|saved| saved.path.as_path()).collect();
+    let created = || journal.created.iter().filter(|path| !keep.contains(*path));
+    let compiled: Vec<PathBuf> = created().flat_map(|path| bytecode_of(path)).collect();
+    let new = compiled
+        .iter()
+        .chain(created())
+        .filter(|path| !old.contains(path.as_path()) && !keep.contains(*path));
+    new.filter_map(|path| remove(path).err().map(at(path, "cannot remove"))).collect()
+}
+
+fn put_all_back(snapshot: &Path, back: &[&Saved]) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut room_made = false;
+    for saved in back {
+        let copy = snapshot.join(&saved.copy);
+        let put = || fault::at("restore").and_then(|()| put_back(&copy, &saved.path));
+        let mut done = put();
+        if is_full(&done) && !room_made {
+            // The new files have taken the room of the old ones.
+            room_made = true;
+            back.iter().for_each(|saved| make_room(&snapshot.join(&saved.copy), &saved.path));
+            done = put();
+        }
+        if let Err(error) = done {
+            faults.push(at(&saved.path, "cannot put back")(error));
+        }
+    }
+    faults
 }
 
 /// Gone afterwards, whether or not it was there.
@@ -278,23 +371,33 @@ fn place(content: &Content, path: &Path) -> io::Result<()> {
     // package's in the installer's cache.
     remove(path)?;
     match content {
-        Content::File(source) => link_or_copy(source, path),
+        Content::File(source) => link_or_copy(source, path).map(drop),
         Content::Text(text) => fs::write(path, text),
     }
 }
 
+/// How a file came to have another name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Made {
+    Link,
+    Copy,
+}
+
 /// A hard link costs nothing and cannot differ; across file systems it takes a copy, with its time:
 /// bytecode is only valid for the source file's.
-fn link_or_copy(source: &Path, path: &Path) -> io::Result<()> {
+fn link_or_copy(source: &Path, path: &Path) -> io::Result<Made> {
     let metadata = source.symlink_metadata()?;
     if metadata.is_symlink() {
-        return std::os::unix::fs::symlink(fs::read_link(source)?, path);
+        std::os::unix::fs::symlink(fs::read_link(source)?, path)?;
+        return Ok(Made::Copy);
     }
     if fs::hard_link(source, path).is_ok() {
-        return Ok(());
+        return Ok(Made::Link);
     }
     fs::copy(source, path)?;
-    File::options().write(true).open(path).or_else(|_| File::open(path))?.set_modified(metadata.modified()?)
+    let copy = File::options().write(true).open(path).or_else(|_| File::open(path))?;
+    copy.set_modified(metadata.modified()?)?;
+    Ok(Made::Copy)
 }
 
 /// As it was, where it has gone.
@@ -337,12 +440,16 @@ fn put_back(copy: &Path, path: &Path) -> io::Result<()> {
     if is_back(copy, path) {
         return Ok(());
     }
+    if copy.symlink_metadata().is_err() {
+        // A check has found that it is in its place already.
+        return path.symlink_metadata().map(drop);
+    }
     let directory = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(directory)?;
     let beside =
         directory.join(format!(".{}.pcluster-shim", path.file_name().unwrap_or_default().to_string_lossy()));
     remove(&beside)?;
-    link_or_copy(copy, &beside).and_then(|()| fs::rename(&beside, path)).inspect_err(|_| {
+    link_or_copy(copy, &beside).and_then(|_| fs::rename(&beside, path)).inspect_err(|_| {
         let _ = remove(&beside);
     })
 }
@@ -415,7 +522,7 @@ mod tests {
                 &at("site"),
             )
             .unwrap();
-        let store = Store { directory: at("state") };
+        let store = Store { directory: at("state"), site: at("site") };
         Scene { root, exchange, store }
     }
 
@@ -462,7 +569,7 @@ mod tests {
         assert!(!fs::read_to_string(site.join("p-2.dist-info/RECORD")).unwrap().contains("REQUESTED"));
         scene.store.close(&journal).unwrap();
         assert!(scene.store.unfinished().unwrap().is_none());
-        let last = scene.store.last().unwrap();
+        let last = scene.store.last().unwrap().unwrap();
         scene.store.reopen().unwrap();
         scene.store.restore(&last).unwrap();
         assert_eq!(tree(&site), before);
@@ -479,7 +586,7 @@ mod tests {
             scene.store.begin("1".into(), &site, &scene.exchange, Vec::new()).unwrap();
             // As if killed after so many steps.
             let going = scene.exchange.go.len().min(done);
-            for path in scene.exchange.go.iter().take(going) {
+            for path in scene.exchange.go.keys().take(going) {
                 remove(path).unwrap();
             }
             scene.exchange.come.truncate(done - going);
@@ -512,7 +619,7 @@ mod tests {
         scene.store.exchange(&scene.exchange).unwrap();
         // A directory with something in it is in the way.
         fs::create_dir_all(site.join("p/gone/only_old.py/x")).unwrap();
-        let faults = scene.store.restore(&journal).unwrap_err();
+        let RestoreError::Files(faults) = scene.store.restore(&journal).unwrap_err() else { panic!() };
         assert_eq!(faults.len(), 1);
         assert!(faults[0].contains("only_old.py"), "{}", faults[0]);
         assert_eq!(fs::read_to_string(site.join("p/__init__.py")).unwrap(), "old");

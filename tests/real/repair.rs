@@ -100,6 +100,40 @@ fn made_by_uv_and_mended_by_uv() {
     fix_and_undo(BY_UV, With::Uv);
 }
 
+/// uv made it without a pip, and is not there any more: its Python brings one along.
+#[test]
+fn made_by_uv_and_mended_by_the_pip_of_ensurepip() {
+    fix_and_undo(BY_UV, With::Pip);
+}
+
+/// The real pip, which takes no lock, as soon as the exchange has begun: what it writes stays, all
+/// else is as it was.
+#[test]
+fn pip_at_the_same_time() {
+    let bench = Bench::of(BY_PIP, With::Uv);
+    let python = bench.environment.bin("python");
+    let wheels = bench.beside("wheels").display().to_string();
+    let other = "aws-cdk.core==1.152.0";
+    bench.run(&python, &["-m", "pip", "download", "-q", "--no-deps", "-d", &wheels, other]).ends_with(0);
+    // With everything in the installer's cache.
+    bench.fix(&["--dry-run"]).ends_with(0);
+    let (fixed, installed) = std::thread::scope(|scope| {
+        let fix = scope.spawn(|| bench.fix(&[]));
+        crate::environments::wait_for("the exchange to begin", || bench.has_snapshot().then_some(()));
+        let arguments = ["-m", "pip", "install", "-q", "--no-index", "--no-deps", "-f", &wheels, other];
+        let installed = bench.run(&python, &arguments);
+        (fix.join().unwrap(), installed)
+    });
+    installed.ends_with(0);
+    crate::workbench::stopped_at(&fixed, "commit");
+    assert!(fixed.err().contains("another installer has changed aws-cdk-core"), "{fixed}");
+    let (before, mut after) = (bench.versions_before(), bench.versions());
+    assert_eq!(after.get("aws_cdk.core").map(String::as_str), Some("1.152.0"), "{fixed}");
+    after.insert("aws_cdk.core".into(), "1.153.0".into());
+    assert_eq!(after, before, "one distribution each, the others as they were\n{fixed}");
+    bench.left_nothing("where pip was at work");
+}
+
 #[test]
 fn mode_fix_builds() {
     let aws = Aws::start();

@@ -118,9 +118,14 @@ fn the_installer_fails_hangs_or_is_not_there() {
     nothing_happened(&bench, &ran, "stage", "gave no answer in 10 s");
     bench.unset("PCLUSTER_SHIM_TIMEOUT");
 
+    // As Debian has it: without ensurepip.
     fs::remove_file(bench.beside("uv/uv")).unwrap();
+    let debian = bench.beside("debian");
+    fs::create_dir(&debian).unwrap();
+    fs::write(debian.join("ensurepip.py"), "raise ImportError('not here')\n").unwrap();
+    bench.set("PYTHONPATH", debian);
     let ran = bench.fix(&[]);
-    nothing_happened(&bench, &ran, "installer", "no uv on PATH, and the environment has no pip");
+    nothing_happened(&bench, &ran, "installer", "neither the environment nor its Python has a pip");
 }
 
 /// uv itself, which makes the packages' directory immutable when it has done its work: also root

@@ -149,7 +149,7 @@ fn killed_at(moments: &[Moment]) -> Vec<bool> {
 
 impl Bench {
     /// A repair has begun to copy what it will replace.
-    fn has_snapshot(&self) -> bool {
+    pub(crate) fn has_snapshot(&self) -> bool {
         let environments = self.path("home/.local/state/pcluster-shim/environments");
         let homes = environments.read_dir().into_iter().flatten().flatten();
         let mut entries = homes.flat_map(|home| home.path().read_dir().into_iter().flatten().flatten());

@@ -1,0 +1,84 @@
+//! Whose a directory of packages is: its distributor's (PEP 668), Spack's, or another user's.
+//! Judged by the directory that changes, not by the interpreter: a virtual environment with
+//! `--system-site-packages` has directories of both kinds on its `sys.path`.
+
+use std::env;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+use crate::interpreter::Interpreter;
+use crate::packages::Distribution;
+
+/// Named by PEP 668, in the directory of the standard library.
+const MARKER: &str = "EXTERNALLY-MANAGED";
+
+/// The marker of PEP 668 that governs a directory of packages: the one of the interpreter's standard
+/// library, for every directory in no virtual environment. Directories that only PYTHONPATH names
+/// are not governed, nor does pip refuse them.
+#[must_use]
+pub fn marker_over(directory: &Path, interpreter: &Interpreter) -> Option<PathBuf> {
+    let is_library = |entry: &&PathBuf| entry.join("os.py").is_file();
+    let marker = interpreter.sys_path.iter().find(is_library)?.join(MARKER);
+    let named = directory.file_name().is_some_and(|name| name == "site-packages" || name == "dist-packages");
+    let is_governed = (named || directory.starts_with(&interpreter.prefix)) && !is_in_venv(directory);
+    (is_governed && marker.is_file()).then_some(marker)
+}
+
+fn is_in_venv(directory: &Path) -> bool {
+    directory.ancestors().any(|above| above.join("pyvenv.cfg").is_file())
+}
+
+/// The prefix of the Spack package, or the Spack view, that a distribution lies in. Spack keeps the
+/// spec of what it has installed in `.spack` of the prefix, a view in `.spack/NAME`. (`~/.spack`
+/// itself, Spack's configuration, has neither.)
+#[must_use]
+pub fn spack_prefix(distribution: &Distribution) -> Option<PathBuf> {
+    // The files of a view are links into the package's own prefix.
+    let metadata = distribution.metadata.join("METADATA").canonicalize().ok();
+    let above = metadata.iter().flat_map(|file| file.ancestors());
+    let mut all = above.chain(distribution.metadata.ancestors());
+    all.find(|directory| has_spec(&directory.join(".spack"))).map(Path::to_owned)
+}
+
+fn has_spec(metadata: &Path) -> bool {
+    let has = |directory: &Path| ["spec.json", "spec.yaml"].iter().any(|name| directory.join(name).is_file());
+    let views = metadata.read_dir().into_iter().flatten().flatten();
+    has(metadata) || views.map(|entry| entry.path()).any(|directory| has(&directory))
+}
+
+/// Refuses root what another user owns: files that root leaves there are in that user's way.
+///
+/// # Errors
+/// Returns an error if one of the directories belongs to another user than root.
+pub fn refuse_another_users<'a>(
+    directories: impl IntoIterator<Item = &'a Path>,
+    command: &str,
+    real: &Path,
+) -> Result<(), Error> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let owner = |directory: &Path| directory.metadata().map_or(0, |metadata| metadata.uid());
+    let others = directories.into_iter().map(|directory| (directory, owner(directory)));
+    let Some((directory, uid)) = others.into_iter().find(|(_, uid)| *uid != 0) else { return Ok(()) };
+    let message = format!(
+        "{} belongs to the user with the ID {uid}: what root writes there, its owner cannot change",
+        directory.display()
+    );
+    let shim = env::current_exe().unwrap_or_else(|_| "pcluster".into());
+    // Absolute, because sudo has a PATH of its own; the ID, because not every user has a name here.
+    let next = format!(
+        "Nothing was changed. Run it as its owner: `sudo -H -u '#{uid}' {} preflight {command} --real {}`.",
+        quoted(&shim),
+        quoted(real)
+    );
+    Err(Error::repair("ownership", message, &next))
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+@:,".contains(letter);
+    if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}

@@ -1,0 +1,156 @@
+//! What is on the disk before the next step begins: files written as one, and what they rely on.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+/// Whether a written file has to outlive a loss of power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// A later write to the disk is early enough.
+    Cached,
+    /// It is on the disk, and so is its name.
+    Durable,
+}
+
+/// Writes a file under a temporary name beside it and renames it: a reader sees the old content or
+/// the whole new one.
+///
+/// # Errors
+/// Returns an error if it cannot be written; what was there before is still there.
+pub fn write_atomically(path: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let mut file = tempfile::NamedTempFile::new_in(directory)?;
+    file.write_all(content)?;
+    if durability == Durability::Durable {
+        file.as_file().sync_all()?;
+    }
+    file.persist(path)?;
+    if durability == Durability::Durable { sync_directory(directory) } else { Ok(()) }
+}
+
+/// Renames a file inside one directory, on the disk too.
+///
+/// # Errors
+/// Returns an error if it cannot be renamed, or the directory cannot be synced.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    sync_directory(to.parent().unwrap_or(Path::new("/")))
+}
+
+/// The names in a directory, not what the names stand for.
+///
+/// # Errors
+/// Returns an error if it cannot be synced.
+pub fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// Brings files to the disk, and the directories in which they came or went up to `tops`.
+///
+/// One syncfs(2) for each file system: thousands of fsync(2) take minutes on a slow disk.
+///
+/// # Errors
+/// Returns an error if something cannot be written to the disk.
+pub fn sync(paths: &BTreeSet<&Path>, tops: &[PathBuf]) -> io::Result<()> {
+    let directories = directories_of(paths, tops);
+    match sync_file_systems(&directories) {
+        Some(done) => done,
+        None => sync_each(paths, &directories),
+    }
+}
+
+/// The directories that there are above each path, up to the first of `tops`.
+fn directories_of(paths: &BTreeSet<&Path>, tops: &[PathBuf]) -> BTreeSet<PathBuf> {
+    let mut found: BTreeSet<PathBuf> = BTreeSet::new();
+    for path in paths {
+        for directory in path.ancestors().skip(1) {
+            if found.contains(directory) {
+                break;
+            }
+            if directory.is_dir() {
+                found.insert(directory.to_owned());
+            }
+            if tops.iter().any(|top| top == directory) {
+                break;
+            }
+        }
+    }
+    found
+}
+
+/// `None` where the system has no such call, or a sandbox forbids it.
+#[cfg(target_os = "linux")]
+fn sync_file_systems(directories: &BTreeSet<PathBuf>) -> Option<io::Result<()>> {
+    use std::collections::BTreeMap;
+    use std::os::unix::fs::MetadataExt as _;
+
+    use rustix::io::Errno;
+
+    let mut one_of_each: BTreeMap<u64, &Path> = BTreeMap::new();
+    for directory in directories {
+        if let Ok(metadata) = directory.metadata() {
+            one_of_each.entry(metadata.dev()).or_insert(directory);
+        }
+    }
+    for directory in one_of_each.values() {
+        let synced = File::open(directory).map(rustix::fs::syncfs);
+        match synced {
+            Ok(Ok(())) => {}
+            Ok(Err(Errno::NOSYS | Errno::PERM)) => return None,
+            Ok(Err(error)) => return Some(Err(error.into())),
+            Err(error) => return Some(Err(error)),
+        }
+    }
+    Some(Ok(()))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn sync_file_systems(_directories: &BTreeSet<PathBuf>) -> Option<io::Result<()>> {
+    None
+}
+
+/// File by file. `File::sync_all` makes macOS empty the drive's cache (`F_FULLFSYNC`), which holds
+/// for all that was sent to the drive before: once is enough, at the end.
+fn sync_each(paths: &BTreeSet<&Path>, directories: &BTreeSet<PathBuf>) -> io::Result<()> {
+    let is_file = |path: &&&Path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_file());
+    for path in paths.iter().filter(is_file) {
+        rustix::fs::fsync(File::open(path)?)?;
+    }
+    for directory in directories {
+        rustix::fs::fsync(File::open(directory)?)?;
+    }
+    directories.last().map_or(Ok(()), |directory| sync_directory(directory))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_leaves_no_other() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("file");
+        for (content, durability) in [("old", Durability::Cached), ("new", Durability::Durable)] {
+            write_atomically(&path, content.as_bytes(), durability).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), content);
+            assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+        }
+        assert!(write_atomically(&root.path().join("no/file"), b"", Durability::Durable).is_err());
+    }
+
+    #[test]
+    fn directories_count_up_to_the_top_as_far_as_they_exist() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &str| root.path().join(path);
+        fs::create_dir_all(at("site/p/q")).unwrap();
+        let (came, gone) = (at("site/p/q/file"), at("site/gone/deep/file"));
+        let paths: BTreeSet<&Path> = [came.as_path(), &gone].into();
+        let expected: BTreeSet<PathBuf> = ["site", "site/p", "site/p/q"].map(at).into();
+        assert_eq!(directories_of(&paths, &[at("site")]), expected);
+        sync(&paths, &[at("site")]).unwrap();
+        fs::write(&came, "").unwrap();
+        sync_each(&paths, &expected).unwrap();
+    }
+}
