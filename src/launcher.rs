@@ -172,11 +172,12 @@ impl ConsoleScript {
             return None;
         }
         let (first, rest) = split_line(text.strip_prefix(b"#!")?);
-        let (start, body) = match Start::from_shebang(first)? {
-            Some(start) => (start, rest),
-            None => Start::from_trampoline(rest)?,
+        let (start, body) = if first.trim_ascii().ends_with(b"/sh") {
+            Start::from_trampoline(rest)?
+        } else {
+            (Start::from_shebang(first)?, rest)
         };
-        let requires = read_body(std::str::from_utf8(body).ok()?)?;
+        let Body { requires } = read_body(std::str::from_utf8(body).ok()?)?;
         Some(Self { start, requires })
     }
 
@@ -202,8 +203,7 @@ impl ConsoleScript {
 }
 
 impl Start {
-    /// `Some(None)`: `/bin/sh` reads on, in the next line.
-    fn from_shebang(line: &[u8]) -> Option<Option<Self>> {
+    fn from_shebang(line: &[u8]) -> Option<Self> {
         let line = line.trim_ascii();
         let (interpreter, argument) = match line.iter().position(u8::is_ascii_whitespace) {
             Some(end) => (&line[..end], Some(line[end..].trim_ascii())),
@@ -212,14 +212,10 @@ impl Start {
         let interpreter = PathBuf::from(OsStr::from_bytes(interpreter));
         if is_python(&interpreter) && interpreter.is_absolute() {
             let flags = argument.map(|text| OsStr::from_bytes(text).to_owned());
-            return flags
-                .iter()
-                .all(|flag| is_flag(flag))
-                .then_some(Some(Self::Shebang { interpreter, flags }));
+            return flags.iter().all(|flag| is_flag(flag)).then_some(Self::Shebang { interpreter, flags });
         }
         match interpreter.file_name().and_then(OsStr::to_str) {
-            Some("env") => Self::from_env(argument?).map(Some),
-            Some("sh") if argument.is_none() => Some(None),
+            Some("env") => Self::from_env(argument?),
             _ => None,
         }
     }
@@ -265,8 +261,14 @@ fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// `None`: a text that is not known. Otherwise the `__requires__` that `pkg_resources` acts on.
-fn read_body(body: &str) -> Option<Option<String>> {
+/// What a known text below the first lines says.
+struct Body {
+    /// Its `__requires__`, where `pkg_resources` acts on it.
+    requires: Option<String>,
+}
+
+/// `None`: the text is not known.
+fn read_body(body: &str) -> Option<Body> {
     let body = body.replace('"', "'").replace('\t', "    ");
     let lines = || body.lines().map(str::trim_end).filter(|line| !line.is_empty() && *line != ENCODING);
     BODIES.iter().find_map(|known| {
@@ -274,7 +276,7 @@ fn read_body(body: &str) -> Option<Option<String>> {
         let same = known.lines().count() == lines().count()
             && known.lines().zip(lines()).all(|(known, line)| is_like(known, line, &mut requirement));
         let acts = known.contains("\nfrom pkg_resources import");
-        same.then(|| requirement.filter(|_| acts).map(str::to_owned))
+        same.then(|| Body { requires: requirement.filter(|_| acts).map(str::to_owned) })
     })
 }
 

@@ -11,8 +11,11 @@ use crate::workshop::set_mode;
 
 const CONFIG: &str = "config/pcluster-shim/config.yaml";
 
+/// A name, how such a file is made, and what is told of it.
+type Kind = (&'static str, fn(&Path), &'static str);
+
 /// What takes the place of a file, each by a function that puts it there, and what is told of it.
-const KINDS: [(&str, fn(&Path), &str); 5] = [
+const KINDS: [Kind; 5] = [
     ("fifo", fifo, "it is a FIFO, not a regular file"),
     ("device", |path| symlink("/dev/zero", path).unwrap(), "it is a device, not a regular file"),
     ("directory", |path| fs::create_dir(path).unwrap(), "it is a directory, not a regular file"),
@@ -83,7 +86,7 @@ fn a_template_of_any_kind() {
 /// Each took from seconds to minutes; none is a template.
 #[test]
 fn a_template_that_costs_its_parser_more_than_its_length() {
-    let tags: String = (0..20_000).map(|number| format!("%TAG !a{number}! tag:x\n")).collect();
+    let tags = (0..20_000).fold(String::new(), |text, number| text + &format!("%TAG !a{number}! tag:x\n"));
     let aliases = format!("a: &a [{}]\nb: [{}]\n", "x,".repeat(200_000), "*a,".repeat(60));
     for content in [
         "{a: ".repeat(260_000),

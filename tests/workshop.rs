@@ -1,6 +1,7 @@
 //! A broken environment whose files are all known to its RECORDs, as pip leaves them, and a uv and
 //! a pip that bring releases of CDK: what repairs are tried on.
 
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;

@@ -277,9 +277,9 @@ impl Repair<'_> {
                 let _ = self.home.forget_overlay();
                 Ok(Fixed::Done { changes: staged.changes, isolated: false })
             }
-            Err(stop) => Err(match (store.restore(&journal), stop) {
+            Err(reason) => Err(match (store.restore(&journal), reason) {
                 (Ok(taken), Stop::Error(_)) if !taken.is_empty() => left_to_another(&taken).into(),
-                (Ok(_), stop) => stop,
+                (Ok(_), reason) => reason,
                 (Err(failed), _) => Error::from(failed).into(),
             }),
         }

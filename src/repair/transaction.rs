@@ -134,8 +134,13 @@ impl Store {
             if made == Made::Copy {
                 copied.insert(copy);
             }
-            let (size, sha256) = (Some(mark.size), Some(mark.sha256));
-            removed.push(Saved { path: path.clone(), copy: name, size, sha256, part: Some(*part) });
+            removed.push(Saved {
+                path: path.clone(),
+                copy: name,
+                size: Some(mark.size),
+                sha256: Some(mark.sha256),
+                part: Some(*part),
+            });
         }
         // The journal is only good with its copies. A link is the old file itself: its name is new.
         let copied: BTreeSet<&Path> = copied.iter().map(PathBuf::as_path).collect();
@@ -345,7 +350,9 @@ fn put_all_back(snapshot: &Path, back: &[&Saved]) -> Vec<Fault> {
         if is_full(&done) && !room_made {
             // The new files have taken the room of the old ones.
             room_made = true;
-            back.iter().for_each(|saved| make_room(&snapshot.join(&saved.copy), &saved.path));
+            for saved in back {
+                make_room(&snapshot.join(&saved.copy), &saved.path);
+            }
             done = put();
         }
         if let Err(error) = done {

@@ -31,7 +31,7 @@ pub fn read_up_to(path: &Path, max: u64) -> io::Result<Vec<u8>> {
 /// Whether an error is a refusal of this module.
 #[must_use]
 pub fn is_refusal(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<UntrustedError>())
+    matches!(error.get_ref(), Some(inner) if inner.is::<UntrustedError>())
 }
 
 /// Why a file is not believed.

@@ -197,7 +197,7 @@ impl Place {
         looked.ends_with(0);
         assert_eq!(told["interpreter"], truth["executable"], "{looked}");
         assert_eq!(told["packages"][IMAGEBUILDER], packages.cdk(), "{looked}");
-        ran.ends_with(if packages == Packages::Good { 0 } else { 1 });
+        ran.ends_with(i32::from(packages != Packages::Good));
         let verdict = if packages == Packages::Good { "ready" } else { "blocked" };
         assert_eq!(report["verdict"], verdict, "{ran}");
         assert_eq!(report["target"]["interpreter"], truth["executable"], "{ran}");
