@@ -11,10 +11,9 @@ use crate::workshop::set_mode;
 
 const CONFIG: &str = "config/pcluster-shim/config.yaml";
 
-/// A name, how such a file is made, and what is told of it.
+/// What takes the place of a file: a name, a function that puts it there, and what is told of it.
 type Kind = (&'static str, fn(&Path), &'static str);
 
-/// What takes the place of a file, each by a function that puts it there, and what is told of it.
 const KINDS: [Kind; 5] = [
     ("fifo", fifo, "it is a FIFO, not a regular file"),
     ("device", |path| symlink("/dev/zero", path).unwrap(), "it is a device, not a regular file"),
