@@ -55,7 +55,7 @@ fn preflight_says_what_was_remembered() {
 #[test]
 fn every_change_is_checked_again() {
     type Change = fn(&Sandbox, &Environment);
-    let changes: [(&str, Change, &[&str]); 13] = [
+    let changes: [(&str, Change, &[&str]); 14] = [
         ("the configuration", |sandbox, _| drop(sandbox.write("work/image.yaml", "Build: {}\n")), &["synth"]),
         (
             "a package's version",
@@ -100,6 +100,17 @@ fn every_change_is_checked_again() {
             "a source file of the CDK package at fault",
             |_, environment| {
                 fs::write(environment.path("site/aws_cdk/aws_imagebuilder/__init__.py"), "x = 1\n").unwrap();
+            },
+            &["synth"],
+        ),
+        (
+            "a source file of an editable installation",
+            |sandbox, environment| {
+                environment.is(&[("sources", json!([sandbox.path("checkout/pcluster")]))]);
+                sandbox.write("checkout/pcluster/__init__.py", "");
+                sandbox.write(environment.path("site/x.pth"), "/x\n");
+                started(sandbox, sandbox.build_image());
+                sandbox.write("checkout/pcluster/__init__.py", "x = 1\n");
             },
             &["synth"],
         ),

@@ -12,8 +12,10 @@ use std::process::Command;
 
 use place::{
     Answer, Packages, Place, Venv, base, customize, library, link_all, link_cdk, link_packages, prefix_of,
-    tools, wheel, write, write_program,
+    spy_in, tools, wheel, write, write_program,
 };
+
+use crate::environments::{Environment, program};
 
 /// One row: `make` a launcher that leads to the good packages, and `change` what it leads to.
 #[track_caller]
@@ -116,20 +118,28 @@ fn pipx() {
     row(
         Answer::Known,
         |place| {
-            let (base, wheel) = (base(), wheel());
-            let words = ["install", "--pip-args=--no-deps", "--python"].map(OsStr::new);
-            place.tool(
-                &tools().join("bin/pipx"),
-                &[&words[..], &[base.as_os_str(), wheel.as_os_str()]].concat(),
-                &[
-                    ("PIPX_HOME", &place.path("pipx")),
-                    ("PIPX_BIN_DIR", &place.path("bin")),
-                    ("PIPX_SHARED_LIBS", &tools().join("pipx-shared")),
-                ],
-            );
-            link_packages(Packages::Good, &pipx_venv(place).site());
+            // pipx installs with all that is required, from an index: once, by tests/real/prepare.
+            let made = Environment::named("launchers/pipx").directory.join("pipx");
+            let copied = Command::new(program("cp")).arg("-al").args([made, place.path("pipx")]).status();
+            assert!(copied.unwrap().success());
+            let script = pipx_venv(place).pcluster();
+            let text = fs::read_to_string(&script).unwrap();
+            let (_, body) = text.split_once('\n').unwrap();
+            // Not through the link.
+            fs::remove_file(&script).unwrap();
+            write_program(&script, format!("#!{}\n{body}", pipx_venv(place).python().display()));
+            symlink(&script, place.path("bin/pcluster")).unwrap();
+            spy_in(&pipx_venv(place).site());
         },
-        |place| link_packages(Packages::Broken, &pipx_venv(place).site()),
+        |place| {
+            let site = pipx_venv(place).site();
+            for entry in fs::read_dir(&site).unwrap().flatten() {
+                if entry.file_name().to_string_lossy().starts_with("aws_cdk") {
+                    fs::remove_dir_all(entry.path()).unwrap();
+                }
+            }
+            link_cdk(Packages::Broken, &site);
+        },
     );
 }
 
@@ -858,12 +868,19 @@ fn wrapped_in_a_zip(answer: Answer, zip: impl Fn(&Place, &Venv)) {
 #[test]
 fn pex() {
     row(
-        Answer::Known,
+        Answer::Said,
         |place| {
             let required = place.path("required");
             link_packages(Packages::Good, &required);
+            // No .pth file counts there: the spy comes with a package that pcluster imports.
+            let real = Packages::Good.environment().site_packages().join("botocore");
+            fs::remove_file(required.join("botocore")).unwrap();
+            let code = format!(
+                "import table_spy\n__path__, __file__ = [{real:?}], {:?}\nexec(open(__file__).read())\n",
+                real.join("__init__.py")
+            );
+            write(&required.join("botocore/__init__.py"), code);
             place.scene.set("PEX_EXTRA_SYS_PATH", required);
-            place.spy_by_python_path(&[]);
             fs::copy(tools().join("pcluster.pex"), place.path("bin/pcluster")).unwrap();
         },
         |place| link_packages(Packages::Broken, &place.path("required")),

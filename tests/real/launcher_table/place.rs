@@ -326,6 +326,11 @@ pub(crate) fn link_packages(packages: Packages, site: &Path) {
             symlink(entry.path(), site.join(&name)).unwrap();
         }
     }
+    spy_in(site);
+}
+
+/// A spy that a site directory's `.pth` file starts.
+pub(crate) fn spy_in(site: &Path) {
     write(&site.join("table_spy.py"), SPY);
     write(&site.join("table_spy.pth"), "import table_spy\n");
 }
