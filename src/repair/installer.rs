@@ -204,6 +204,10 @@ impl Installer {
                 environment.extend([set("PIP_USER", "0"), ("PIP_PREFIX".into(), None)]);
                 // Nor may pip write what Python compiles of pip itself.
                 environment.push(set("PYTHONDONTWRITEBYTECODE", "1"));
+                // One that runs from its wheel leaves a certificate file in TMPDIR each time.
+                let tmp = scratch.directory("tmp");
+                let tmp = tmp.map_err(|error| Error::repair(step, error.to_string(), NOTHING_CHANGED))?;
+                environment.push(set("TMPDIR", tmp));
                 python
             }
         };
