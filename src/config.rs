@@ -321,7 +321,8 @@ fn is_named() -> bool {
 }
 
 fn read_file() -> Result<File, Error> {
-    let Some(path) = path() else { return Ok(File::default()) };
+    // /dev/null is how people say that there is none.
+    let Some(path) = path().filter(|path| path != Path::new("/dev/null")) else { return Ok(File::default()) };
     let named = is_named();
     let bad =
         |message: &dyn fmt::Display| Error::BadFile { file: path.clone(), message: message.to_string() };

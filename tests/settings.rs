@@ -2,7 +2,7 @@
 //! the guard warns, takes the default and goes on.
 
 use crate::fakes::REAL_OUTPUT;
-use crate::harness::{Run, Sandbox};
+use crate::harness::{Call, Run, Sandbox};
 
 const CONFIG: &str = "config/pcluster-shim/config.yaml";
 
@@ -223,4 +223,15 @@ fn where_says_what_the_mode_would_do() {
     call("human").exits(1).is_silent().stdout_matches("where-off.txt");
     call("json").exits(1).is_silent().stdout_matches("where-off.json");
     sandbox.pcluster(["preflight", "where", "-q"]).run().exits(1).prints("").is_silent();
+}
+
+/// As people say that there is no config file.
+#[test]
+fn the_null_device_is_no_config_file() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    sandbox.write(CONFIG, "mode: loud\n");
+    let none = |call: Call| drop(call.var("PCLUSTER_SHIM_CONFIG", "/dev/null").run().exits(0).is_silent());
+    none(sandbox.build_image());
+    none(sandbox.pcluster(["preflight"]));
 }

@@ -2,7 +2,7 @@
 //! the list in tests/traps.rs. Rows 9 and 21 are checked for every launcher in `launchers`.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -66,6 +66,7 @@ fn the_checkout_is_built_and_installed() {
     if cfg!(target_env = "gnu") && Path::new(linker.trim()).is_file() {
         assert!(!program_file.windows(9).any(|bytes| bytes == b"/ld-linux"), "it is linked dynamically");
     }
+    asks_no_name_service(&scene, &installed);
     let session = |script: &str| scene.run(&program("bash"), &["-i", "-c", script]);
     let ran = session("pcluster preflight");
     ran.ends_with(0);
@@ -74,6 +75,33 @@ fn the_checkout_is_built_and_installed() {
     scene.run(&script, &["--uninstall"]).ends_with(0);
     assert!(!installed.exists());
     assert_eq!(fs::read_to_string(scene.path("home/.bashrc")).unwrap(), "# the user's\n");
+}
+
+/// A container's `--user 12345`: no HOME, no passwd entry, and a PATH with an entry below `~`. A
+/// static glibc that is asked for that user's home loads the machine's own modules, and crashes.
+#[expect(clippy::print_stdout, reason = "a test that does not run says so")]
+fn asks_no_name_service(scene: &Scene, installed: &Path) {
+    if !rustix::process::geteuid().is_root() {
+        println!("not tested: only root can be a user without a passwd entry");
+        return;
+    }
+    // That user cannot enter the home in which it is installed.
+    let directory = tempfile::Builder::new().prefix("pcs-").tempdir_in("/tmp").unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (shim, real) = (directory.path().join("pcluster-preflight"), directory.path().join("pcluster"));
+    fs::copy(installed, &shim).unwrap();
+    // The text of a console script, so that its Python is looked up on PATH.
+    let script = "#!/usr/bin/env python3\nimport sys\nfrom pcluster.cli.entrypoint import main\n\
+                  if __name__ == '__main__':\n    sys.exit(main())\n";
+    fs::write(&real, script).unwrap();
+    fs::set_permissions(&real, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("PATH=~/bin:{}:/usr/bin:/bin", directory.path().display());
+    for command in ["where", "check", "fix"] {
+        let user = ["--reuid", "12345", "--regid", "12345", "--clear-groups", "env", "-i", &path];
+        let call = [&user[..], &[shim.to_str().unwrap(), command]].concat();
+        let ran = scene.run(&program("setpriv"), &call);
+        assert!(matches!(ran.status.code(), Some(0..=3 | 127)), "{ran}");
+    }
 }
 
 /// Trap 6: in every kind of environment that can be activated the call is guarded, and it is that
