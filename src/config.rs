@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::cli::variable;
 use crate::error::Error;
+use crate::printable::lossy;
 use crate::system::{dirs, trust};
 use crate::yaml;
 
@@ -278,13 +279,21 @@ impl Settings {
         let (file, named) = (path(), is_named());
         [
             ("mode", json!(self.mode.word()), origins.mode),
-            ("real", json!(real.0), real.1),
+            ("real", json!(real.0.map(lossy)), real.1),
             ("strict", json!(self.strict), origins.strict),
             ("timeout", json!(self.timeout.as_secs()), origins.timeout),
             ("installer", word(self.installer.to_possible_value()), origins.installer),
             ("strategy", word(self.strategy.to_possible_value()), origins.strategy),
-            ("advisories", json!(self.advisories), origins.advisories),
-            ("config", json!(file), if named { Origin::Variable } else { Origin::Default }),
+            (
+                "advisories",
+                json!(self.advisories.iter().map(|file| lossy(file)).collect::<Vec<_>>()),
+                origins.advisories,
+            ),
+            (
+                "config",
+                json!(file.as_deref().map(lossy)),
+                if named { Origin::Variable } else { Origin::Default },
+            ),
         ]
         .map(|(name, value, origin)| Shown { name, value, origin })
         .into()

@@ -14,6 +14,7 @@ use crate::config::{self, Mode, Origin, Settings, Shown};
 use crate::error::Error;
 use crate::locate::{Candidate, FoundBy, KEPT, NAME, Real, Search, Standing, own_executable};
 use crate::packages::{PCLUSTER, Packages, normalised};
+use crate::printable::lossy;
 use crate::repair::Overlay;
 use crate::report::{Shim, wrapped};
 use crate::system::trust;
@@ -160,21 +161,21 @@ impl Where {
             versions.map(|(name, version)| (normalised(name), version)).collect::<BTreeMap<_, _>>()
         });
         let candidates: Vec<_> =
-            self.rows.iter().map(|row| json!({"path": row.path, "standing": row.standing})).collect();
+            self.rows.iter().map(|row| json!({"path": lossy(&row.path), "standing": row.standing})).collect();
         json!({
             "schemaVersion": 1,
             "bypassed": self.bypassed,
             "shim": shim,
-            "real": real.map(|real| json!({"path": real.path, "foundBy": real.found_by})),
-            "interpreter": target.map(|target| &target.interpreter.executable),
+            "real": real.map(|real| json!({"path": lossy(&real.path), "foundBy": real.found_by})),
+            "interpreter": target.map(|target| lossy(&target.interpreter.executable)),
             "pythonVersion": target.map(|target| &target.interpreter.version),
             "packages": packages,
             "overlay": match &self.overlay {
                 Overlay::None => Value::Null,
-                Overlay::Bound(directory) => json!({"path": directory, "stale": false}),
+                Overlay::Bound(directory) => json!({"path": lossy(directory), "stale": false}),
                 Overlay::Stale => json!({"path": null, "stale": true}),
             },
-            "config": config::path(),
+            "config": config::path().as_deref().map(lossy),
             "guarded": self.exit_status() == 0,
             "consequence": self.consequences().join("; "),
             "settings": self.settings.iter().map(|shown| (shown.name, shown)).collect::<BTreeMap<_, _>>(),

@@ -2,6 +2,9 @@
 //! terminal, which obeys the control characters in it. Pure.
 
 use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use serde::Serializer;
 
 /// Control characters and those that change the direction of the text are written out
 /// (`\u{1b}`); lines stay lines.
@@ -46,6 +49,32 @@ fn is_unsafe(letter: char) -> bool {
     (letter.is_control() && letter != '\n' && letter != '\t')
         || matches!(letter,
             '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A path as text: JSON has no bytes that are no UTF-8, and a report with a replaced one is better than
+/// none.
+#[must_use]
+pub fn lossy(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// For `serialize_with`: [`lossy`].
+///
+/// # Errors
+/// Returns the serializer's error.
+pub fn serialize_path<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&path.to_string_lossy())
+}
+
+/// For `serialize_with`: [`lossy`], or null.
+///
+/// # Errors
+/// Returns the serializer's error.
+pub fn serialize_optional_path<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+    match path {
+        Some(path) => serialize_path(path, to),
+        None => to.serialize_none(),
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::advisory::AdvisedFix;
 use crate::config::Mode;
 use crate::locate::FoundBy;
-use crate::printable::{escape, escape_line, flatten};
+use crate::printable::{escape, escape_line, flatten, serialize_optional_path, serialize_path};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, serde::Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -150,6 +150,7 @@ impl Verdict {
 #[derive(Debug, Clone, Serialize)]
 pub struct Shim {
     pub version: &'static str,
+    #[serde(serialize_with = "serialize_optional_path")]
     pub path: Option<PathBuf>,
 }
 
@@ -157,12 +158,15 @@ pub struct Shim {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Subject {
+    #[serde(serialize_with = "serialize_path")]
     pub path: PathBuf,
     pub found_by: FoundBy,
     pub launcher: Option<&'static str>,
+    #[serde(serialize_with = "serialize_optional_path")]
     pub interpreter: Option<PathBuf>,
     pub python_version: Option<String>,
     pub pcluster_version: Option<String>,
+    #[serde(serialize_with = "serialize_optional_path")]
     pub node: Option<PathBuf>,
     pub node_version: Option<String>,
 }

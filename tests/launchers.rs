@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::fakes::{ENTRY, REAL_OUTPUT, node, real_python, trampoline};
-use crate::harness::{Call, Run, Sandbox};
+use crate::harness::{Call, Run, Sandbox, not_utf8};
 
 /// `preflight check --no-synth --format json`, which asks the launcher's interpreter and no more.
 fn check(sandbox: &Sandbox) -> (Value, Run<'_>) {
@@ -536,4 +536,26 @@ fn no_check_is_started_inside_a_check() {
     run.exits(0).warns_once("environment");
     let last = "build-image --image-configuration image.yaml --image-id my-image";
     assert_eq!(sandbox.log(), ["build-image --help", "build-image nested", last]);
+}
+
+/// A path that is no UTF-8 is a path: it is judged, and told as far as JSON can.
+#[test]
+fn an_environment_in_a_path_of_any_bytes_is_judged() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let sandbox = Sandbox::new();
+    let (_, script) = venv_with(&sandbox, "plain", "1.153.0");
+    let odd = sandbox.path(not_utf8("venv-"));
+    fs::rename(sandbox.path("plain"), &odd).unwrap();
+    let head = [b"#!", odd.join("bin/python").as_os_str().as_bytes(), b"\n", ENTRY.as_bytes()].concat();
+    sandbox.script(odd.join("bin").join(script.file_name().unwrap()), head);
+    let path = [sandbox.path("shim"), odd.join("bin"), sandbox.path("tools")];
+    for (arguments, status) in [(["check", "--no-synth"], 1), (["where", "-v"], 0)] {
+        let call = sandbox.pcluster(["preflight", "--format", "json"]).path(&path);
+        let run = arguments.into_iter().fold(call, Call::argument).run();
+        run.exits(status).is_silent();
+        let report: Value = serde_json::from_slice(&run.stdout).unwrap();
+        run.holds(report["packages"]["aws-cdk-aws-imagebuilder"] == "1.153.0", "its packages");
+        run.holds(report.to_string().contains("venv-\u{fffd}/bin/python"), "its path");
+    }
+    sandbox.build_image().path(&path).run().exits(1).prefixed();
 }
