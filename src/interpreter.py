@@ -7,20 +7,22 @@ Run in two ways:
         first on sys.path; REQUIRES is the script's `__requires__`. The answer goes to stdout, between
         two lines of the sentinel.
     as `sitecustomize` of any other launcher, by PYTHONPATH
-        The answer is given when pcluster is about to be imported, so whatever the launcher does on
-        the way to it is part of the answer; the process ends before anything of pcluster runs. It
-        goes to a file in the directory `answers` beside the one that holds this file: the launcher
-        may have redirected stdout.
+        The answer is given when pcluster's command line is about to be imported, so whatever the
+        launcher does on the way to it is part of the answer; the process ends before any of its code
+        runs. (`import pcluster` alone is what a script does that asks for its version, and runs
+        nothing: that file is empty in every release.) It goes to a file in the directory `answers`
+        beside the one that holds this file: the launcher may have redirected stdout.
 
 Strings are byte strings in disguise, a character for each byte: paths and variables may be no UTF-8.
 """
 import os
 import sys
 
-PACKAGE = "pcluster"
+# What every console script of aws-parallelcluster 3 imports.
+COMMAND_LINE = "pcluster.cli"
 
 # The packages whose code decides about the template.
-SOURCES = (PACKAGE, "aws_cdk", "jsii")
+SOURCES = ("pcluster", "aws_cdk", "jsii")
 
 
 def main():
@@ -51,13 +53,13 @@ def run_hidden_sitecustomize():
 
 
 class Finder(object):
-    """First on sys.meta_path. A look-up of pcluster changes nothing; its import is answered."""
+    """First on sys.meta_path. A look-up changes nothing; an import is answered."""
 
     def __init__(self, directory):
         self.directory = directory
 
     def find_spec(self, name, path=None, target=None):
-        if name != PACKAGE:
+        if name != COMMAND_LINE:
             return None
         found = find(name, path, [finder for finder in sys.meta_path if finder is not self])
         if found is not None:

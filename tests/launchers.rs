@@ -213,9 +213,9 @@ fn a_noisy_sitecustomize_does_not_spoil_the_answer() {
     let run = sandbox.pcluster(["preflight", "--no-synth"]).var("PYTHONPATH", &real.site).run();
     run.exits(1).is_silent().holds(!run.stdout().contains("noise"), "the noise is kept apart");
     // The same behind a wrapper, whose sitecustomize ours stands in front of.
-    let wrapper = format!("#!/bin/sh\necho noise\nexec {} \"$0.py\" \"$@\"\n", real_python().display());
+    let wrapper = format!("#!/bin/sh\necho noise\nexec {} \"$0-main.py\" \"$@\"\n", real_python().display());
     sandbox.script("venv/bin/pcluster", wrapper);
-    sandbox.write("venv/bin/pcluster.py", ENTRY);
+    sandbox.write("venv/bin/pcluster-main.py", ENTRY);
     let run = sandbox.pcluster(["preflight", "--no-synth"]).var("PYTHONPATH", &real.site).run();
     run.exits(1).is_silent().holds(!run.stdout().contains("noise"), "the noise is kept apart");
 }
@@ -225,9 +225,9 @@ fn a_noisy_sitecustomize_does_not_spoil_the_answer() {
 fn a_sitecustomize_behind_a_wrapper_counts() {
     let sandbox = Sandbox::new();
     let real = real(&sandbox);
-    let wrapper = format!("#!/bin/sh\nexec {} \"$0.py\" \"$@\"\n", real_python().display());
+    let wrapper = format!("#!/bin/sh\nexec {} \"$0-main.py\" \"$@\"\n", real_python().display());
     sandbox.script("venv/bin/pcluster", wrapper);
-    sandbox.write("venv/bin/pcluster.py", ENTRY);
+    sandbox.write("venv/bin/pcluster-main.py", ENTRY);
     let extends = format!("import sys\nsys.path.append({:?})\n", real.site.to_str().unwrap());
     sandbox.write("custom/sitecustomize.py", extends);
     let call = || sandbox.pcluster(["preflight", "--no-synth"]);
@@ -316,6 +316,10 @@ fn scripts_of_python_are_asked_where_they_lead() {
             // A look-up is no import.
             format!(
                 "#!{front}\nimport importlib.util, os, sys\nif importlib.util.find_spec('pcluster'):\n    os.execv('{script}', ['{script}'] + sys.argv[1:])\n"
+            ),
+            // Nor is the import of the package alone, as for its version.
+            format!(
+                "#!{front}\nimport pcluster, os, sys\nos.execv('{script}', ['{script}'] + sys.argv[1:])\n"
             ),
             // Python is started on the way, for something else.
             format!(
@@ -453,13 +457,13 @@ fn what_a_wrapper_changes_counts_for_the_check() {
     sandbox.write("hidden/../log", "");
     sandbox.write(real.site.join("pcluster/__init__.py"), "");
     let wrapper = format!(
-        "#!/bin/sh\nexport PATH=\"{}:$PATH\" PYTHONPATH={}${{PYTHONPATH:+:$PYTHONPATH}} NODE_OPTIONS=--x\nexec {} \"$0.py\" \"$@\"\n",
+        "#!/bin/sh\nexport PATH=\"{}:$PATH\" PYTHONPATH={}${{PYTHONPATH:+:$PYTHONPATH}} NODE_OPTIONS=--x\nexec {} \"$0-main.py\" \"$@\"\n",
         sandbox.path("hidden").display(),
         real.site.display(),
         real_python().display()
     );
     sandbox.script("venv/bin/pcluster", wrapper);
-    sandbox.write("venv/bin/pcluster.py", ENTRY);
+    sandbox.write("venv/bin/pcluster-main.py", ENTRY);
     let run = sandbox.pcluster(["preflight", "--format", "json"]).run();
     let report: Value = serde_json::from_slice(&run.stdout).unwrap();
     run.holds(report["target"]["node"] == json!(sandbox.path("hidden/node")), "the wrapper's node");
