@@ -235,9 +235,15 @@ fn without_random_ends(text: &str) -> String {
         };
         plain += rest;
     }
-    for key in
-        ["Signature=", "Expires=", "X-Amz-Date=", "X-Amz-Signature=", "X-Amz-Credential=", "CreationTime>"]
-    {
+    for key in [
+        "Signature=",
+        "Expires=",
+        "X-Amz-Date=",
+        "X-Amz-Signature=",
+        "X-Amz-Credential=",
+        "CreationTime>",
+        "RequestId>",
+    ] {
         let mut pieces = plain.split(key);
         let mut text = pieces.next().unwrap_or_default().to_owned();
         for piece in pieces {
