@@ -31,6 +31,8 @@ const MAX_KEY: usize = 1024;
 /// # Errors
 /// Returns what is wrong with it, and where: no YAML, no `T`, or more than a parser should be given.
 pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    // A mark of the encoding is no part of the text, and the parser takes it for a document of its own.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let scanned = Scanner::new(text).scan()?;
     if scanned.has_aliases {
         let room = Cell::new(MAX_EXPANDED);
@@ -140,7 +142,8 @@ impl Scanner {
     fn skip_space(&mut self) {
         loop {
             match self.peek(0) {
-                ' ' | '\u{feff}' => self.advance(1),
+                ' ' => self.advance(1),
+                '\u{feff}' if self.column == 0 => self.advance(1),
                 '\t' if self.flow > 0 || !self.may_begin_key => self.advance(1),
                 '#' => self.skip_line(),
                 letter if is_break(letter) => {
@@ -507,6 +510,11 @@ mod tests {
             assert_eq!(scan(&deep).unwrap_err(), DEEP, "{unit}");
         }
         assert_eq!(scan(&stairs).unwrap_err(), DEEP);
+        // Past a line's first column a byte order mark is a letter, and `#` behind it no comment.
+        let maps = "{a: ".repeat(1000);
+        for begin in ["{\u{feff}#: ", "x:\n \u{feff}# ", "\u{feff}\u{feff}%\n--- "] {
+            assert_eq!(scan(&format!("{begin}{maps}")).unwrap_err(), DEEP, "{begin:?}");
+        }
         assert_eq!(parse::<Value>(&"[".repeat(1 << 20)).unwrap_err(), DEEP);
         assert_eq!(parse::<Value>(&"{a: ".repeat(1 << 18)).unwrap_err(), DEEP);
     }
@@ -559,6 +567,11 @@ mod tests {
         }
         let value: Value = parse("a: &a {b: !Ref c}\nd: *a\n").unwrap();
         assert_eq!(value["a"], value["d"]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_text() {
+        assert_eq!(parse::<Value>("\u{feff}a: b\n"), parse("a: b\n"));
     }
 
     #[test]
