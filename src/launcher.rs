@@ -214,10 +214,9 @@ impl Start {
             let flags = argument.map(|text| OsStr::from_bytes(text).to_owned());
             return flags.iter().all(|flag| is_flag(flag)).then_some(Self::Shebang { interpreter, flags });
         }
-        match interpreter.file_name().and_then(OsStr::to_str) {
-            Some("env") => Self::from_env(argument?),
-            _ => None,
-        }
+        // Another program may bear the name.
+        let is_env = ["/usr/bin/env", "/bin/env"].iter().any(|env| interpreter == Path::new(env));
+        if is_env { Self::from_env(argument?) } else { None }
     }
 
     fn from_env(argument: &[u8]) -> Option<Self> {
@@ -250,7 +249,9 @@ impl Start {
             None => (command, false),
         };
         let words = shell_words(command)?;
-        starts_python(&words).then_some((Self::Trampoline { words, beside_script }, body))
+        // A shell looks a bare word up on PATH; read as a path, it would be one in the current directory.
+        let is_placed = beside_script || Path::new(words.first()?).is_absolute();
+        (is_placed && starts_python(&words)).then_some((Self::Trampoline { words, beside_script }, body))
     }
 }
 
@@ -403,6 +404,8 @@ mod tests {
             ("#!/bin/sh\n'''exec' /v/python \"$0\" \"$@\" || x\n' '''\n", None),
             ("#!/bin/sh\n'''exec' /v/python \"$0\" \"$@\"\n'; x '''\n", None),
             ("#!/bin/sh\n'''exec' /v/python \"$0\" \"$@\"\n", None),
+            ("#!/bin/sh\n'''exec' python3 \"$0\" \"$@\"\n' '''\n", None),
+            ("#!/home/user/bin/env python3\n", None),
             ("#!python3\n", None),
             ("#!", None),
             ("", None),
