@@ -21,6 +21,7 @@ use crate::cli::PlainBuildImage;
 use crate::config::Settings;
 use crate::error::{Error, Stop};
 use crate::image_configuration::file_names;
+use crate::launcher::Launcher;
 use crate::locate::{Real, own_executable};
 use crate::node::{self, NoNode, Node};
 use crate::packages::{PCLUSTER, Packages};
@@ -100,11 +101,18 @@ pub fn identify(request: &Request, overlay: Option<&Path>) -> Result<Result<Targ
 /// # Errors
 /// We were interrupted.
 pub fn examine(request: &Request, target: &Target) -> Result<Examined, Stop> {
+    let is_other_call = matches!(request.call, Call::Given(_)) && !target.hands_on;
+    let minimal = || Call::Minimal(vec!["--image-id".into(), synth::IMAGE_ID.into()]);
+    let call = if is_other_call { minimal() } else { request.call.clone() };
+    let request = &Request { call, ..request.clone() };
     let mut walk = Walk::new(request, Some(target));
     let judged = |walk: Walk| Ok(Examined::Judged(Box::new(walk.judged())));
     let Some(packages) = walk.packages(target) else { return judged(walk) };
-    if let Some(refusal) = has_no_build_image(&packages) {
+    if let Some(refusal) = has_no_build_image(target, &packages) {
         return Ok(refusal);
+    }
+    if is_other_call {
+        walk.unknown("configuration", Instant::now(), OTHER_CALL.into());
     }
     let blocked = walk.advisories();
     if blocked && !request.thorough && is_plain(&request.call, &packages) {
@@ -126,16 +134,27 @@ pub fn examine(request: &Request, target: &Target) -> Result<Examined, Stop> {
     if let Some((stage, message)) = walk.template(target, &packages, node.is_some())? {
         return Ok(Examined::Rejected { stage, message });
     }
-    if let Some(key) = &key
+    if let (Some(key), Some(node)) = (&key, &node)
         && walk.template_passed()
     {
-        request.memory.keep(VERDICTS, key, &json!("ready"));
+        // What has changed meanwhile was perhaps not what was checked.
+        let packages = Packages::installed(&target.interpreter.sys_path);
+        if fingerprint(request, target, &packages, node).key() == *key {
+            request.memory.keep(VERDICTS, key, &json!("ready"));
+        }
     }
     judged(walk)
 }
 
-/// `build-image` came with 3.0.0; before it, the real parser does not know the word.
-fn has_no_build_image(packages: &Packages) -> Option<Examined> {
+const OTHER_CALL: &str = "the launcher runs pcluster in another directory, with other arguments or as \
+                          another user; the environment was checked with a minimal configuration";
+
+/// `build-image` came with 3.0.0; before it, the real parser does not know the word. A console script
+/// that is known is one of 3.0.0 or later, whatever is left of another release.
+fn has_no_build_image(target: &Target, packages: &Packages) -> Option<Examined> {
+    if target.launcher != Launcher::Other.name() {
+        return None;
+    }
     let version = &packages.get(PCLUSTER)?.version;
     let first = Version::new([3]);
     let before = Version::from_str(version).is_ok_and(|version| version < first);

@@ -9,6 +9,7 @@ use crate::config::{Mode, Settings};
 use crate::error::{Error, Stop, on_stderr};
 use crate::examine::{Examined, Request, read_advisories};
 use crate::image_configuration::{find_read_once, is_unreadable};
+use crate::launcher::is_console_script;
 use crate::locate::{FoundBy, Real, Search};
 use crate::progress::Progress;
 use crate::remember::Memory;
@@ -29,7 +30,9 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
         return real.become_it(arguments, String::new());
     }
     let unread = find_read_once(&arguments);
-    if unread.is_none() && has_unreadable_configuration(&arguments) {
+    // A wrapper may read it in another directory, or as another user.
+    let reads_here = is_console_script(&real.path);
+    if unread.is_none() && reads_here && has_unreadable_configuration(&arguments) {
         return real.become_it(arguments, String::new());
     }
     let call = match &unread {

@@ -78,7 +78,9 @@ class Loader(object):
         rest = [entry for entry in rest if entry and os.path.abspath(entry) != self.directory]
         if rest:
             environment["PYTHONPATH"] = os.pathsep.join(rest)
-        told = as_json(answer(environment)).encode("ascii")
+        answered = answer(environment)
+        answered.update({"directory": os.getcwd(), "arguments": list(sys.argv[1:]), "user": os.geteuid()})
+        told = as_json(answered).encode("ascii")
         name = os.path.join(os.path.dirname(self.directory), "answers", str(os.getpid()))
         with open(name + ".part", "wb") as file:
             file.write(told)

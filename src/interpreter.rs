@@ -49,6 +49,13 @@ pub struct Answer {
     environment: Option<BTreeMap<String, String>>,
     #[serde(default)]
     unset: Vec<String>,
+    /// Of a launcher that was asked: where, with which arguments and as whom it runs pcluster.
+    #[serde(default)]
+    directory: Option<String>,
+    #[serde(default)]
+    arguments: Vec<String>,
+    #[serde(default)]
+    user: Option<u32>,
 }
 
 /// What a shell keeps for itself, and what only the question sets.
@@ -72,6 +79,17 @@ impl Answer {
         let changed = self.environment.iter().flatten();
         let changed = changed.map(|(name, value)| (plain(name), Some(plain(value))));
         changed.chain(self.unset.iter().map(|name| (plain(name), None))).collect()
+    }
+
+    /// Whether a launcher that was called with these arguments hands them on as they are, in the
+    /// directory and as the user of this process.
+    #[must_use]
+    pub fn hands_on(&self, arguments: &[OsString]) -> bool {
+        let directory = self.directory.as_deref().map(|text| PathBuf::from(plain(text)));
+        let directory = directory.and_then(|path| path.canonicalize().ok());
+        directory.is_some_and(|there| env::current_dir().is_ok_and(|here| here == there))
+            && self.arguments.iter().map(|text| plain(text)).eq(arguments.iter().cloned())
+            && self.user == Some(rustix::process::geteuid().as_raw())
     }
 
     #[must_use]

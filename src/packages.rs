@@ -103,22 +103,28 @@ impl Packages {
         let on_path =
             imports.flat_map(|import| interpreter.sys_path.iter().map(move |entry| entry.join(import)));
         let directories: BTreeSet<PathBuf> = on_path.chain(interpreter.sources.iter().cloned()).collect();
+        let mut seen = BTreeSet::new();
         for directory in directories.iter().filter(|path| path.is_dir()) {
-            code(directory, digest);
+            code(directory, &mut seen, digest);
         }
     }
 }
 
 /// Every file below a directory of code, bytecode aside.
-fn code(directory: &Path, digest: &mut Fingerprint) {
+/// Links to directories are followed, each directory once.
+fn code(directory: &Path, seen: &mut BTreeSet<PathBuf>, digest: &mut Fingerprint) {
     let mut entries: Vec<_> = directory.read_dir().into_iter().flatten().flatten().collect();
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let Ok(kind) = entry.file_type() else { continue };
         let path = entry.path();
-        if kind.is_dir() {
+        let is_linked = kind.is_symlink() && path.is_dir();
+        if is_linked && !path.canonicalize().is_ok_and(|real| seen.insert(real)) {
+            continue;
+        }
+        if kind.is_dir() || is_linked {
             if entry.file_name() != "__pycache__" {
-                code(&path, digest);
+                code(&path, seen, digest);
             }
         } else if !kind.is_fifo() && !kind.is_socket() {
             digest.file(&path);

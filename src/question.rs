@@ -29,11 +29,15 @@ const LOOPED: &str = "looped";
 /// is that command; with `--help`, nothing is built where no Python answers.
 const ARGUMENTS: [&str; 2] = ["build-image", "--help"];
 
-/// Asks a launcher. `rest` is the PYTHONPATH of the answer, where it is not this process's.
+/// What the real pcluster prints where it was started without being asked: whatever another one has
+/// answered on the way, this one is unknown.
+const USAGE: &[u8] = b"usage: pcluster build-image";
+
+/// Asks a launcher: the answer, and whether it hands on what it is called with. `rest` is the PYTHONPATH of the answer, where it is not this process's.
 ///
 /// # Errors
 /// It gives no answer, several that differ, or the check is interrupted.
-pub fn ask(launcher: &Path, rest: Option<OsString>, limit: Duration) -> Result<Answer, Unidentified> {
+pub fn ask(launcher: &Path, rest: Option<OsString>, limit: Duration) -> Result<(Answer, bool), Unidentified> {
     let scratch = Scratch::new().map_err(Unidentified::Scratch)?;
     let directory = prepare(&scratch).map_err(Unidentified::Scratch)?;
     let rest = rest.or_else(|| env::var_os("PYTHONPATH"));
@@ -47,12 +51,17 @@ pub fn ask(launcher: &Path, rest: Option<OsString>, limit: Duration) -> Result<A
     if let Some(tried) = answers.iter().find_map(|answer| answer.get(LOOPED)) {
         return Err(Unidentified::Loop { tried: serde_json::from_value(tried.clone()).unwrap_or_default() });
     }
+    if memchr::memmem::find(&finished.stdout, USAGE).is_some() {
+        return Err(Unidentified::NoAnswer);
+    }
     let understood: Vec<Answer> = answers.iter().filter_map(read_answer).collect();
     match understood.split_first() {
         Some((answer, others)) => {
             let interpreter = answer.interpreter();
             if others.iter().all(|other| other.interpreter() == interpreter) {
-                return Ok(answer.clone());
+                let arguments = ARGUMENTS.map(OsString::from);
+                let hands_on = understood.iter().all(|answer| answer.hands_on(&arguments));
+                return Ok((answer.clone(), hands_on));
             }
             let interpreters = understood.iter().map(|answer| answer.interpreter().executable).collect();
             Err(Unidentified::Ambiguous { interpreters })

@@ -18,7 +18,7 @@ use crate::child::{Child, ChildError, Scratch, framed, sentinel, set};
 use crate::error::Error;
 use crate::interpreter::{Answer, INTERPRETER_PY, Interpreter, python_path};
 use crate::launcher::{ConsoleScript, Launcher};
-use crate::locate::Real;
+use crate::locate::{Real, own_executable};
 use crate::question;
 use crate::remember::{Fingerprint, Memory};
 use crate::system::files;
@@ -30,6 +30,9 @@ pub struct Target {
     pub interpreter: Interpreter,
     /// The variables that the launcher changes, for whatever is run in its place.
     pub environment: Vec<(OsString, Option<OsString>)>,
+    /// The launcher runs pcluster in the directory, with the arguments and as the user that it is
+    /// called with.
+    pub hands_on: bool,
 }
 
 impl Target {
@@ -109,13 +112,14 @@ pub fn identify(
     let launcher = Launcher::read(&real.path)
         .map_err(|source| Unidentified::Unreadable { launcher: real.path.clone(), source })?;
     let python_path = overlay.map(|overlay| python_path(overlay, env::var_os("PYTHONPATH")));
-    let answer = match &launcher {
+    let (answer, hands_on) = match &launcher {
         Launcher::ConsoleScript(script) => {
             ask_console_script(&real.path, script, python_path, limit, memory)?
         }
         Launcher::Other => question::ask(&real.path, python_path, limit)?,
     };
-    Ok(Target { launcher: launcher.name(), interpreter: answer.interpreter(), environment: answer.changes() })
+    let (interpreter, environment) = (answer.interpreter(), answer.changes());
+    Ok(Target { launcher: launcher.name(), interpreter, environment, hands_on })
 }
 
 impl Target {
@@ -154,30 +158,35 @@ fn ask_console_script(
     python_path: Option<OsString>,
     limit: Duration,
     memory: &Memory,
-) -> Result<Answer, Unidentified> {
+) -> Result<(Answer, bool), Unidentified> {
     let Some((program, flags)) = script.interpreter(&script_directory(path)) else {
         return Err(Unidentified::NoAnswer);
     };
     if !program.exists() {
         return Err(Unidentified::DeadInterpreter { interpreter: program });
     }
+    // A script in the place of an interpreter (a version manager's shim, a wrapper) may treat `-c` in
+    // another way than a file.
+    if is_script(&program) {
+        return question::ask(path, python_path, limit);
+    }
     let requires = script.requires.as_deref();
     let asked = Asked { program: &program, flags: &flags, script: path, requires, python_path };
-    // A script in the place of an interpreter (a version manager's shim, a wrapper) may lead to
-    // another one at every call.
-    let key = (!is_script(&program)).then(|| asked.key());
-    let recalled = key.as_ref().and_then(|key| memory.recall("interpreters", key));
+    let key = asked.key();
+    let recalled = memory.recall("interpreters", &key);
     if let Some(kept) = recalled.and_then(|kept| serde_json::from_value::<Kept>(kept).ok())
         && kept.seen == kept.interpreter.depends_on()
     {
-        return Ok(kept.interpreter);
+        return Ok((kept.interpreter, true));
     }
     let answer = asked.ask(limit)?;
-    if let Some(key) = key {
+    // Where another program than the named one answers, the named one is a version manager's, which
+    // may lead elsewhere at the next call.
+    if answer.interpreter().executable.canonicalize().ok() == program.canonicalize().ok() {
         let kept = Kept { seen: answer.depends_on(), interpreter: answer.clone() };
         memory.keep("interpreters", &key, &serde_json::to_value(kept).unwrap_or_default());
     }
-    Ok(answer)
+    Ok((answer, true))
 }
 
 /// An answer, and a digest of what it depends on that only the answer tells.
@@ -243,7 +252,13 @@ impl Asked<'_> {
 pub fn read_answer(answer: &serde_json::Value) -> Option<Answer> {
     let mut answer = Answer::deserialize(answer).ok()?;
     answer.keep_changes();
-    Some(answer).filter(|answer| answer.interpreter().executable.is_absolute())
+    // A Python that was started under the name of pcluster finds the shim where it looks for itself.
+    let is_shim = |executable: &Path| {
+        let own = own_executable().and_then(|own| own.canonicalize().ok());
+        own.is_some() && executable.canonicalize().ok() == own
+    };
+    let executable = answer.interpreter().executable;
+    (executable.is_absolute() && !is_shim(&executable)).then_some(answer)
 }
 
 fn is_script(program: &Path) -> bool {

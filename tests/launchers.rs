@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::fakes::{ENTRY, REAL_OUTPUT, node, real_python, trampoline};
-use crate::harness::{Call, Run, Sandbox, not_utf8};
+use crate::harness::{Call, Run, Sandbox, not_utf8, on_this_machine, output};
 
 /// `preflight check --no-synth --format json`, which asks the launcher's interpreter and no more.
 fn check(sandbox: &Sandbox) -> (Value, Run<'_>) {
@@ -562,4 +562,128 @@ fn an_environment_in_a_path_of_any_bytes_is_judged() {
         run.holds(report.to_string().contains("venv-\u{fffd}/bin/python"), "its path");
     }
     sandbox.build_image().path(&path).run().exits(1).prefixed();
+}
+
+/// Its console script imports another module, and its parser does not know the word.
+#[test]
+fn a_release_without_build_image_is_left_alone() {
+    let sandbox = Sandbox::new();
+    let (purelib, script) = venv_with(&sandbox, "old", "1.204.0");
+    fs::remove_dir_all(purelib.join("aws-parallelcluster-3.1.3.dist-info")).unwrap();
+    let metadata = purelib.join("aws-parallelcluster-2.11.9.dist-info/METADATA");
+    sandbox.write(metadata, "Name: aws-parallelcluster\nVersion: 2.11.9\n");
+    sandbox.write(purelib.join("pcluster/cli/__init__.py"), "def main():\n    print('main ran')\n");
+    let text = fs::read_to_string(&script).unwrap().replace("pcluster.cli.entrypoint", "pcluster.cli");
+    fs::write(&script, text).unwrap();
+    let path = ["shim", "old/bin", "node", "tools"].map(|name| sandbox.path(name));
+    sandbox.build_image().path(&path).run().exits(0).prints("main ran\n").is_silent();
+    let run = sandbox.pcluster(["preflight"]).path(&path).run();
+    run.exits(2).stderr_matches("no-build-image.txt");
+}
+
+/// What such a wrapper makes of the call is not known: the environment is judged all the same, and the
+/// rest is said.
+#[test]
+fn a_wrapper_that_changes_the_call_is_judged_by_its_environment() {
+    for (cdk, status) in [("1.153.0", 1), ("1.204.0", 0)] {
+        let sandbox = Sandbox::new();
+        let (_, script) = venv_with(&sandbox, "v", cdk);
+        let (script, elsewhere) = (script.display(), sandbox.path("state"));
+        for wrapper in [
+            format!("cd {}\nexec {script} \"$@\"", elsewhere.display()),
+            format!("exec {script} \"$@\" --region eu-west-1"),
+            format!("exec {script} build-image -c other.yaml \"$@\""),
+        ] {
+            sandbox.script("venv/bin/pcluster", format!("#!/bin/sh\n{wrapper}\n"));
+            // The configuration may be absent here, and be there where the wrapper goes.
+            for file in ["image.yaml", "absent.yaml"] {
+                let run = sandbox.build_image().argument("--image-configuration").argument(file).run();
+                run.exits(status).prefixed();
+                run.holds(run.stderr().contains("not checked: configuration: the launcher"), &wrapper);
+                run.holds(run.stdout().contains("main ran") == (status == 0), &wrapper);
+            }
+        }
+        // One that hands the call on as it is: nothing is said of it.
+        sandbox.script("venv/bin/pcluster", format!("#!/bin/sh\nexec {script} \"$@\"\n"));
+        let run = sandbox.build_image().run();
+        run.holds(!run.stderr().contains("the launcher"), "handed on");
+    }
+}
+
+/// One pcluster answers, and another runs after it without being asked.
+#[test]
+fn a_pcluster_that_ran_without_being_asked_is_unknown() {
+    let sandbox = Sandbox::new();
+    let (_, good) = venv_with(&sandbox, "good", "1.204.0");
+    let (purelib, other) = venv_with(&sandbox, "other", "1.153.0");
+    let help = "def main():\n    print('usage: pcluster build-image [-h]')\n";
+    sandbox.write(purelib.join("pcluster/cli/entrypoint.py"), help);
+    let wrapper = format!(
+        "#!/bin/sh\n{} version >/dev/null\nunset PYTHONPATH\nexec {} \"$@\"\n",
+        good.display(),
+        other.display()
+    );
+    sandbox.script("venv/bin/pcluster", wrapper);
+    check(&sandbox).1.exits(3);
+}
+
+/// A version manager's program in the place of an interpreter, which is no script.
+#[test]
+fn an_interpreter_that_leads_to_another_one_is_asked_every_time() {
+    let sandbox = Sandbox::new();
+    venv_with(&sandbox, "one", "1.204.0");
+    venv_with(&sandbox, "other", "1.153.0");
+    let source = format!(
+        "#include <unistd.h>\nint main(int c, char **v) {{ (void)c; v[0] = access(\"{0}/flag\", F_OK) ? \
+         \"{0}/one/bin/python\" : \"{0}/other/bin/python\"; execv(v[0], v); return 126; }}\n",
+        sandbox.root.display()
+    );
+    let (file, program) = (sandbox.write("manager.c", source), sandbox.path("tools/python3"));
+    output(&on_this_machine("cc"), &["-o".as_ref(), program.as_os_str(), file.as_os_str()]);
+    sandbox.script("venv/bin/pcluster", format!("#!/usr/bin/env python3\n{ENTRY}"));
+    let call = || sandbox.pcluster(["preflight", "--no-synth"]);
+    call().run().exits(0);
+    sandbox.write("flag", "");
+    call().run().exits(1);
+}
+
+/// To env a `~` in PATH is a directory of that name.
+#[test]
+fn a_tilde_in_path_means_what_it_means_to_env() {
+    let sandbox = Sandbox::new();
+    venv_with(&sandbox, "one", "1.204.0");
+    venv_with(&sandbox, "other", "1.153.0");
+    sandbox.link("home/bin/python3", sandbox.path("one/bin/python"));
+    sandbox.script("venv/bin/pcluster", format!("#!/usr/bin/env python3\n{ENTRY}"));
+    sandbox.script(
+        "last/python3",
+        format!("#!/bin/sh\nexec {} \"$@\"\n", sandbox.path("other/bin/python").display()),
+    );
+    let path = [
+        sandbox.path("shim"),
+        sandbox.path("venv/bin"),
+        "~/bin".into(),
+        sandbox.path("last"),
+        sandbox.path("tools"),
+    ];
+    sandbox.pcluster(["preflight", "--no-synth"]).path(&path).run().exits(1);
+}
+
+/// A Python under the name of pcluster looks for itself on PATH, and finds the shim there.
+#[test]
+fn a_python_that_takes_the_shim_for_itself_is_unknown() {
+    let sandbox = Sandbox::new();
+    let real = real(&sandbox);
+    let main = sandbox.write("main.py", ENTRY);
+    let wrapper = format!(
+        "#!/bin/bash\nexport PYTHONPATH=\"$PYTHONPATH:{}\"\nexec -a pcluster {} {} \"$@\"\n",
+        real.site.display(),
+        real_python().display(),
+        main.display()
+    );
+    sandbox.script("venv/bin/pcluster", wrapper);
+    let (report, run) = check(&sandbox);
+    let shim = json!(sandbox.path("shim/pcluster"));
+    run.holds(report["target"]["interpreter"] != shim, "the shim is no interpreter");
+    run.exits(if report["target"]["interpreter"].is_null() { 3 } else { 1 });
 }

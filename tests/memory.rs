@@ -375,3 +375,30 @@ fn trap_25_many_at_once_do_not_spoil_each_others_memory() {
     assert_eq!(started(&sandbox, sandbox.build_image()), [""; 0]);
     assert_eq!(files_below(&sandbox.path("cache")).len(), 3, "no temporary file is left");
 }
+
+/// What was checked is perhaps not what is there afterwards.
+#[test]
+fn what_changes_during_a_check_is_not_remembered() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    let synth = fs::read_to_string(environment.path("fake/synth")).unwrap();
+    let file = environment.path("site/pcluster/new.py");
+    environment.synthesizes(&format!("echo >> '{}'; {synth}", file.display()));
+    for _ in 0..2 {
+        assert!(started(&sandbox, sandbox.build_image()).contains(&"synth".to_owned()));
+    }
+}
+
+#[test]
+fn a_source_file_behind_a_linked_directory_counts() {
+    let sandbox = Sandbox::new();
+    let environment = remembered(&sandbox);
+    sandbox.write("linked/x.py", "");
+    sandbox.link(environment.path("site/pcluster/linked"), sandbox.path("linked"));
+    // A loop ends.
+    sandbox.link("linked/again", sandbox.path("linked"));
+    assert_eq!(started(&sandbox, sandbox.build_image()), ["synth"]);
+    assert_eq!(started(&sandbox, sandbox.build_image()), [""; 0]);
+    sandbox.write("linked/x.py", "x = 1\n");
+    assert_eq!(started(&sandbox, sandbox.build_image()), ["synth"]);
+}

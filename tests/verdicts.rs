@@ -18,12 +18,12 @@ fn ready_is_silent() {
 
 /// aws-parallelcluster 2 has other commands, and says so itself.
 #[test]
-fn a_release_without_build_image_is_left_alone() {
+fn what_is_left_of_a_release_without_build_image_turns_nothing_off() {
     let sandbox = Sandbox::new();
-    sandbox.environment().installs("aws-parallelcluster", "2.11.9", "");
-    sandbox.build_image().run().exits(0).prints(REAL_OUTPUT).is_silent();
-    assert_eq!(sandbox.log(), ["identity", REAL]);
-    sandbox.pcluster(["preflight"]).run().exits(2).stderr_matches("no-build-image.txt");
+    sandbox.environment().builds(BAD);
+    sandbox.write("left/x.dist-info/METADATA", "Name: aws-parallelcluster\nVersion: 2.11.7\n\n");
+    let run = sandbox.build_image().var("PYTHONPATH", sandbox.path("left")).run();
+    run.exits(1).prefixed().holds(run.stdout().contains("ImageBuilderTemplate"), "by its template");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Executable files by path and by name, without the name service.
 //!
-//! `~` in PATH is HOME or nothing. `std::env::home_dir` would ask `getpwuid_r` where HOME is not
+//! `~` in PATH is a directory of that name, as it is to execvp(3). `std::env::home_dir` would ask `getpwuid_r` where HOME is not
 //! set, and a static glibc then loads the name service modules of whatever machine it runs on,
 //! which crashes.
 
@@ -43,7 +43,7 @@ impl Sys for WithoutNameService {
     }
 
     fn home_dir(&self) -> Option<PathBuf> {
-        env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from)
+        None
     }
 
     fn env_split_paths(&self, paths: &OsStr) -> Vec<PathBuf> {
