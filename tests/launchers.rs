@@ -687,3 +687,18 @@ fn a_python_that_takes_the_shim_for_itself_is_unknown() {
     run.holds(report["target"]["interpreter"] != shim, "the shim is no interpreter");
     run.exits(if report["target"]["interpreter"].is_null() { 3 } else { 1 });
 }
+
+/// It may treat the code of a question in another way than a file, so the launcher is asked itself.
+#[test]
+fn a_script_in_the_place_of_an_interpreter_is_not_asked_by_code() {
+    let sandbox = Sandbox::new();
+    venv_with(&sandbox, "one", "1.204.0");
+    venv_with(&sandbox, "other", "1.153.0");
+    let choice = format!(
+        "#!/bin/sh\ncase $1 in */*) exec {0}/other/bin/python \"$@\" ;; esac\nexec {0}/one/bin/python \"$@\"\n",
+        sandbox.root.display()
+    );
+    sandbox.script("tools/python3", choice);
+    sandbox.script("venv/bin/pcluster", format!("#!/usr/bin/env python3\n{ENTRY}"));
+    sandbox.pcluster(["preflight", "--no-synth"]).run().exits(1);
+}

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::fakes::{BAD, Environment, REAL, REAL_OUTPUT};
-use crate::harness::{Call, Sandbox};
+use crate::harness::{Call, Sandbox, on_this_machine};
 
 const CHECKED: [&str; 4] = ["identity", "node", "synth", REAL];
 
@@ -376,16 +376,19 @@ fn trap_25_many_at_once_do_not_spoil_each_others_memory() {
     assert_eq!(files_below(&sandbox.path("cache")).len(), 3, "no temporary file is left");
 }
 
-/// What was checked is perhaps not what is there afterwards.
+/// What was checked is perhaps not what was there before: it comes back, and is another file again.
 #[test]
 fn what_changes_during_a_check_is_not_remembered() {
     let sandbox = Sandbox::new();
     let environment = sandbox.environment();
+    sandbox.link("tools/mv", on_this_machine("mv"));
     let synth = fs::read_to_string(environment.path("fake/synth")).unwrap();
-    let file = environment.path("site/pcluster/new.py");
-    environment.synthesizes(&format!("echo >> '{}'; {synth}", file.display()));
+    let (file, aside) = (environment.path("site/pcluster/__init__.py"), sandbox.path("aside"));
+    let exchange = format!("mv '{0}' '{1}'; echo >'{0}'", file.display(), aside.display());
+    environment.synthesizes(&format!("{exchange}; {synth}"));
     for _ in 0..2 {
         assert!(started(&sandbox, sandbox.build_image()).contains(&"synth".to_owned()));
+        fs::rename(&aside, &file).unwrap();
     }
 }
 
