@@ -80,6 +80,10 @@ class Loader(object):
             environment["PYTHONPATH"] = os.pathsep.join(rest)
         answered = answer(environment)
         answered.update({"directory": os.getcwd(), "arguments": list(sys.argv[1:]), "user": os.geteuid()})
+        try:  # sys.executable is what PATH has under the name that Python was started by
+            answered["running"] = os.readlink("/proc/self/exe")
+        except OSError:
+            pass
         told = as_json(answered).encode("ascii")
         name = os.path.join(os.path.dirname(self.directory), "answers", str(os.getpid()))
         with open(name + ".part", "wb") as file:

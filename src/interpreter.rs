@@ -56,6 +56,9 @@ pub struct Answer {
     arguments: Vec<String>,
     #[serde(default)]
     user: Option<u32>,
+    /// The program that is running, where the system tells it.
+    #[serde(default)]
+    running: Option<String>,
 }
 
 /// What a shell keeps for itself, and what only the question sets.
@@ -79,6 +82,14 @@ impl Answer {
         let changed = self.environment.iter().flatten();
         let changed = changed.map(|(name, value)| (plain(name), Some(plain(value))));
         changed.chain(self.unset.iter().map(|name| (plain(name), None))).collect()
+    }
+
+    /// Takes the program that is running for the executable; whether it is known.
+    pub fn take_running(&mut self) -> bool {
+        let running = self.running.take();
+        let is_known = running.is_some();
+        self.executable = running.unwrap_or_else(|| self.executable.clone());
+        is_known
     }
 
     /// Whether a launcher that was called with these arguments hands them on as they are, in the

@@ -253,12 +253,12 @@ pub fn read_answer(answer: &serde_json::Value) -> Option<Answer> {
     let mut answer = Answer::deserialize(answer).ok()?;
     answer.keep_changes();
     // A Python that was started under the name of pcluster finds the shim where it looks for itself.
-    let is_shim = |executable: &Path| {
-        let own = own_executable().and_then(|own| own.canonicalize().ok());
-        own.is_some() && executable.canonicalize().ok() == own
-    };
-    let executable = answer.interpreter().executable;
-    (executable.is_absolute() && !is_shim(&executable)).then_some(answer)
+    let own = own_executable().and_then(|own| own.canonicalize().ok());
+    let is_shim = own.is_some() && answer.interpreter().executable.canonicalize().ok() == own;
+    if is_shim && !answer.take_running() {
+        return None;
+    }
+    Some(answer).filter(|answer| answer.interpreter().executable.is_absolute())
 }
 
 fn is_script(program: &Path) -> bool {
