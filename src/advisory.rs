@@ -16,16 +16,15 @@
 //! | `references` | the sources |
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::str::FromStr as _;
 
 use pep440_rs::{Version, VersionSpecifiers};
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
-use crate::config::Strategy;
-use crate::packages::{PCLUSTER, normalised};
-use crate::report::{Finding, Fix, Kind, Level};
+use crate::fields::{identifier, package, parsed, references, specifiers, text};
+use crate::finding::{AdvisedFix, Finding, Fix, Kind, Level};
+use crate::package_name::{PCLUSTER, matches};
 use crate::yaml;
 
 const BUILT_IN: &str = include_str!("advisories.yaml");
@@ -56,39 +55,6 @@ pub struct Advisory {
 pub enum Affected {
     Releases(VersionSpecifiers),
     Mixed,
-}
-
-/// Where the packages at fault have to go.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, expecting = "a mapping of packages, upgrade and downgrade")]
-pub struct AdvisedFix {
-    #[serde(deserialize_with = "package")]
-    pub packages: String,
-    #[serde(with = "specifiers")]
-    pub upgrade: VersionSpecifiers,
-    #[serde(with = "specifiers")]
-    pub downgrade: VersionSpecifiers,
-}
-
-impl AdvisedFix {
-    /// The ranges, once where both are the same.
-    #[must_use]
-    pub fn words(&self) -> String {
-        let Self { packages, upgrade, downgrade } = self;
-        if upgrade == downgrade {
-            format!("{packages} {upgrade}")
-        } else {
-            format!("{packages} {upgrade}, or {downgrade}")
-        }
-    }
-
-    #[must_use]
-    pub fn range(&self, strategy: Strategy) -> &VersionSpecifiers {
-        match strategy {
-            Strategy::Upgrade => &self.upgrade,
-            Strategy::Downgrade => &self.downgrade,
-        }
-    }
 }
 
 /// Reads a list of advisories.
@@ -131,7 +97,7 @@ impl Advisory {
         let named = packages
             .iter()
             .map(|(name, version)| (name.as_str(), version.as_str()))
-            .filter(|(name, _)| names(&self.package, name));
+            .filter(|(name, _)| matches(&self.package, name));
         match &self.affected {
             Affected::Releases(bad) => {
                 let bad: Vec<_> = named.filter(|(_, version)| contains(bad, version)).collect();
@@ -179,16 +145,6 @@ impl Affected {
     }
 }
 
-/// Whether a pattern (`name` or `name.*`) means a package, both in any spelling.
-#[must_use]
-pub fn names(pattern: &str, package: &str) -> bool {
-    let package = normalised(package);
-    match pattern.strip_suffix(".*") {
-        Some(stem) => package.strip_prefix(&normalised(stem)).is_some_and(|rest| rest.starts_with('-')),
-        None => package == normalised(pattern),
-    }
-}
-
 /// A version that PEP 440 does not know is in no range.
 fn contains(releases: &VersionSpecifiers, version: &str) -> bool {
     Version::from_str(version).is_ok_and(|version| releases.contains(&version))
@@ -206,97 +162,6 @@ impl<'de> Deserialize<'de> for Affected {
 impl Serialize for Affected {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(&self.words())
-    }
-}
-
-mod specifiers {
-    use super::*;
-
-    pub(super) fn parse(text: &str) -> Result<VersionSpecifiers, String> {
-        match VersionSpecifiers::from_str(text) {
-            Ok(specifiers) if !specifiers.is_empty() => Ok(specifiers),
-            Ok(_) => Err("expected a version range such as \">=3.0.0\", found an empty one".into()),
-            Err(error) => {
-                let why = error.to_string();
-                Err(format!(
-                    "{text:?} is no version range: {}",
-                    why.lines().next().unwrap_or_default().trim_end_matches(':')
-                ))
-            }
-        }
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<VersionSpecifiers, D::Error> {
-        parsed(from, parse)
-    }
-
-    pub(super) fn serialize<S: serde::Serializer>(
-        value: &VersionSpecifiers,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&value.to_string())
-    }
-}
-
-fn checked<'de, D: Deserializer<'de>>(
-    from: D,
-    expected: &str,
-    valid: impl Fn(&str) -> bool,
-) -> Result<String, D::Error> {
-    parsed(
-        from,
-        |text| if valid(text) { Ok(text.to_owned()) } else { Err(format!("{text:?} is not {expected}")) },
-    )
-}
-
-/// A text, parsed inside the visitor: only there does a refusal get its line and its key.
-fn parsed<'de, D: Deserializer<'de>, T>(
-    from: D,
-    parse: impl FnOnce(&str) -> Result<T, String>,
-) -> Result<T, D::Error> {
-    struct Text<P>(P);
-
-    impl<T, P: FnOnce(&str) -> Result<T, String>> de::Visitor<'_> for Text<P> {
-        type Value = T;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a text")
-        }
-
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
-            (self.0)(text).map_err(E::custom)
-        }
-    }
-
-    from.deserialize_str(Text(parse))
-}
-
-fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
-    checked(from, "a text in one line", |text| !text.trim().is_empty() && !text.contains(char::is_control))
-}
-
-fn identifier<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
-    let allowed =
-        |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || "-.".contains(letter);
-    checked(from, "an id of lower case letters, digits, - and .", |text| {
-        !text.is_empty() && text.chars().all(allowed)
-    })
-}
-
-fn package<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
-    checked(from, "a package's name, or name.*", |text| {
-        let stem = text.strip_suffix(".*").unwrap_or(text);
-        let allowed = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
-        stem.starts_with(|first: char| first.is_ascii_alphanumeric()) && stem.chars().all(allowed)
-    })
-}
-
-fn references<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
-    let references = Vec::<String>::deserialize(from)?;
-    match references.iter().find(|reference| !reference.starts_with("https://")) {
-        Some(other) => Err(de::Error::custom(format!("the reference {other:?} is no https URL"))),
-        None if references.is_empty() => Err(de::Error::custom("references: at least one is needed")),
-        None => Ok(references),
     }
 }
 

@@ -1,5 +1,4 @@
-//! argv and environment → what was asked. Every environment variable's name stands here; no file
-//! is touched.
+//! argv and environment → what was asked. No file is touched.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -9,24 +8,6 @@ use std::path::{Path, PathBuf};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::config::{InstallerChoice, Strategy};
-
-/// The names of the variables that the shim reads or sets.
-pub mod variable {
-    /// `block`, `fix`, `warn` or `off`.
-    pub const MODE: &str = "PCLUSTER_SHIM_MODE";
-    /// Absolute path of the real pcluster.
-    pub const REAL: &str = "PCLUSTER_SHIM_REAL";
-    /// `1`: a check that cannot run stops `build-image`.
-    pub const STRICT: &str = "PCLUSTER_SHIM_STRICT";
-    /// Seconds for one child process of a check.
-    pub const TIMEOUT: &str = "PCLUSTER_SHIM_TIMEOUT";
-    /// The config file.
-    pub const CONFIG: &str = "PCLUSTER_SHIM_CONFIG";
-    /// Set by the shim for launchers that might start it again; see [`crate::locate::Guard`].
-    pub const TRIED: &str = "PCLUSTER_SHIM_TRIED";
-    /// The directory of a question that is put to a launcher; see [`crate::question`].
-    pub const QUESTION: &str = "PCLUSTER_SHIM_QUESTION";
-}
 
 /// Which of the three programs this call is.
 #[derive(Debug, PartialEq, Eq)]

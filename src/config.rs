@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Value, json};
 
-use crate::cli::variable;
+use crate::env_vars;
 use crate::error::Error;
 use crate::printable::lossy;
 use crate::system::{dirs, trust};
@@ -255,17 +255,17 @@ impl Settings {
 
     fn take_variables(&mut self, faults: &mut Vec<Error>) {
         let (from, origins) = (Origin::Variable, &mut self.origins);
-        let mode = set(variable::MODE, Mode::ACCEPTED, Mode::parse, faults);
+        let mode = set(env_vars::MODE, Mode::ACCEPTED, Mode::parse, faults);
         take(mode, from, &mut self.mode, &mut origins.mode);
         let flag = |text: &str| match text {
             "1" | "true" | "yes" => Some(true),
             "0" | "false" | "no" => Some(false),
             _ => None,
         };
-        let strict = set(variable::STRICT, "1, 0", flag, faults);
+        let strict = set(env_vars::STRICT, "1, 0", flag, faults);
         take(strict, from, &mut self.strict, &mut origins.strict);
         let seconds = |text: &str| text.parse().ok().and_then(Seconds::new);
-        let timeout = set(variable::TIMEOUT, Seconds::ACCEPTED, seconds, faults).map(|seconds| seconds.0);
+        let timeout = set(env_vars::TIMEOUT, Seconds::ACCEPTED, seconds, faults).map(|seconds| seconds.0);
         take(timeout, from, &mut self.timeout, &mut origins.timeout);
     }
 
@@ -318,7 +318,7 @@ fn set<T>(
 /// The config file that is read, whether or not it exists.
 #[must_use]
 pub fn path() -> Option<PathBuf> {
-    match env::var_os(variable::CONFIG).filter(|value| !value.is_empty()) {
+    match env::var_os(env_vars::CONFIG).filter(|value| !value.is_empty()) {
         Some(named) => Some(named.into()),
         None => dirs::config().map(|directory| directory.join("config.yaml")),
     }
@@ -326,7 +326,7 @@ pub fn path() -> Option<PathBuf> {
 
 /// Whether the variable names the config file.
 fn is_named() -> bool {
-    env::var_os(variable::CONFIG).is_some_and(|value| value != OsStr::new(""))
+    env::var_os(env_vars::CONFIG).is_some_and(|value| value != OsStr::new(""))
 }
 
 fn read_file() -> Result<File, Error> {
@@ -338,7 +338,7 @@ fn read_file() -> Result<File, Error> {
     let text = match trust::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if is_absent(&error) && !named => return Ok(File::default()),
-        Err(error) => return Err(Error::unreadable(&path, &error)),
+        Err(error) => return Err(trust::unreadable(&path, &error)),
     };
     let file: Option<File> = yaml::parse(&text).map_err(|error| bad(&error))?;
     let mut file = file.unwrap_or_default();

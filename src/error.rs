@@ -2,9 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
-
-use crate::system::trust;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -76,17 +74,32 @@ pub enum Error {
     },
 }
 
-/// Why there is no result.
-#[derive(Debug)]
-pub enum Stop {
-    Error(Error),
-    /// This signal came: nothing is to be done but to die by it.
-    Interrupted(i32),
+/// The signal that came: nothing is to be done but to die by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interrupted(pub i32);
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "interrupted by signal {}", self.0)
+    }
 }
 
-impl From<Error> for Stop {
+/// Why there is no result.
+#[derive(Debug)]
+pub enum Abort {
+    Error(Error),
+    Interrupted(Interrupted),
+}
+
+impl From<Error> for Abort {
     fn from(error: Error) -> Self {
         Self::Error(error)
+    }
+}
+
+impl From<Interrupted> for Abort {
+    fn from(interrupted: Interrupted) -> Self {
+        Self::Interrupted(interrupted)
     }
 }
 
@@ -97,17 +110,6 @@ impl Error {
     #[must_use]
     pub fn repair(step: &'static str, message: String, next: &str) -> Self {
         Self::Repair { step, message, next: next.to_owned() }
-    }
-
-    /// A config or advisories file that cannot be read, or is not to be.
-    #[must_use]
-    pub fn unreadable(file: &Path, error: &io::Error) -> Self {
-        let (file, why) = (file.to_owned(), error.to_string());
-        if trust::is_refusal(error) {
-            Self::Untrusted { file, why }
-        } else {
-            Self::BadFile { file, message: why }
-        }
     }
 
     /// Files that a rollback could not put back.

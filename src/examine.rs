@@ -15,23 +15,25 @@ use std::time::Instant;
 use pep440_rs::{Version, VersionSpecifiers};
 use serde_json::json;
 
-use crate::advisory::{self, AdvisedFix, Advisory};
-use crate::child::ChildError;
+use crate::advisory::{self, Advisory};
 use crate::cli::PlainBuildImage;
 use crate::config::Settings;
-use crate::error::{Error, Stop};
+use crate::error::{Abort, Error};
+use crate::finding::{AdvisedFix, Finding, Fix, Level};
 use crate::image_configuration::file_names;
+use crate::interpreter::Unidentified;
 use crate::launcher::Launcher;
-use crate::locate::{Real, own_executable};
+use crate::locate::Real;
 use crate::node::{self, NoNode, Node};
-use crate::packages::{PCLUSTER, Packages};
+use crate::package_name::{IMAGEBUILDER, PCLUSTER};
+use crate::packages::Packages;
 use crate::progress::Progress;
 use crate::remember::{Fingerprint, Memory};
-use crate::repair::plan::Reason;
-use crate::report::{self, Check, Finding, Fix, Report, Shim, Status, Subject};
+use crate::report::{Check, Report, Shim, Status, Subject};
 use crate::synth::{self, Answer, Call, NoAnswer};
-use crate::system::{files, trust};
-use crate::target::{self, Target, Unidentified};
+use crate::system::child::ChildError;
+use crate::system::{executables, files, trust};
+use crate::target::{self, Target};
 use crate::template;
 use crate::yaml;
 
@@ -42,7 +44,7 @@ pub fn read_advisories(settings: &Settings) -> (Vec<Advisory>, Vec<Error>) {
     let mut faults = Vec::new();
     for file in &settings.advisories {
         let bad = |message| Error::BadFile { file: file.clone(), message };
-        let text = trust::read_to_string(file).map_err(|error| Error::unreadable(file, &error));
+        let text = trust::read_to_string(file).map_err(|error| trust::unreadable(file, &error));
         match text.and_then(|text| advisory::read(&text).map_err(bad)) {
             Ok(more) => advisories.extend(more),
             Err(fault) => faults.push(fault),
@@ -80,12 +82,12 @@ pub enum Examined {
 ///
 /// # Errors
 /// We were interrupted.
-pub fn identify(request: &Request, overlay: Option<&Path>) -> Result<Result<Target, Box<Report>>, Stop> {
+pub fn identify(request: &Request, overlay: Option<&Path>) -> Result<Result<Target, Box<Report>>, Abort> {
     let since = Instant::now();
     let _step = request.progress.step("looking for pcluster's Python");
     match target::identify(request.real, overlay, request.settings.timeout, &request.memory) {
         Ok(target) => Ok(Ok(target)),
-        Err(Unidentified::Child(ChildError::Interrupted(signal))) => Err(Stop::Interrupted(signal)),
+        Err(Unidentified::Child(ChildError::Interrupted(signal))) => Err(Abort::Interrupted(signal)),
         Err(Unidentified::Loop { tried }) => Err(Error::Loop { tried }.into()),
         Err(reason) => {
             let mut walk = Walk::new(request, None);
@@ -100,7 +102,7 @@ pub fn identify(request: &Request, overlay: Option<&Path>) -> Result<Result<Targ
 ///
 /// # Errors
 /// We were interrupted.
-pub fn examine(request: &Request, target: &Target) -> Result<Examined, Stop> {
+pub fn examine(request: &Request, target: &Target) -> Result<Examined, Abort> {
     let is_other_call = matches!(request.call, Call::Given(_)) && !target.hands_on;
     let minimal = || Call::Minimal(vec!["--image-id".into(), synth::IMAGE_ID.into()]);
     let call = if is_other_call { minimal() } else { request.call.clone() };
@@ -160,19 +162,6 @@ fn has_no_build_image(target: &Target, packages: &Packages) -> Option<Examined> 
     let before = Version::from_str(version).is_ok_and(|version| version < first);
     let message = format!("{PCLUSTER} {version} has no build-image");
     before.then(|| Examined::Rejected { stage: "arguments".into(), message })
-}
-
-/// Why packages have to move, as far as findings say whereto.
-#[must_use]
-pub fn reasons(report: &Report) -> Vec<Reason> {
-    let mut reasons: Vec<Reason> = Vec::new();
-    for finding in &report.findings {
-        let advised = finding.fix.as_ref().and_then(|fix| fix.advised.clone());
-        if let Some(fix) = advised.filter(|fix| reasons.iter().all(|reason| reason.fix != *fix)) {
-            reasons.push(Reason { id: finding.id.clone(), fix });
-        }
-    }
-    reasons
 }
 
 const VERDICTS: &str = "verdicts";
@@ -307,13 +296,13 @@ impl<'a> Walk<'a> {
     fn advisories(&mut self) -> bool {
         let since = Instant::now();
         self.findings = advisory::check(&self.packages, self.request.advisories);
-        let blocked = self.findings.iter().any(|finding| finding.level == report::Level::Error);
+        let blocked = self.findings.iter().any(|finding| finding.level == Level::Error);
         let status = if blocked { Status::Failed } else { Status::Passed };
         self.done("packages", status, since, false, None);
         blocked
     }
 
-    fn node(&mut self, target: &Target) -> Result<Option<Node>, Stop> {
+    fn node(&mut self, target: &Target) -> Result<Option<Node>, Abort> {
         let since = Instant::now();
         match node::of(target, self.request.settings.timeout, &self.request.memory) {
             Ok(node) => {
@@ -322,7 +311,7 @@ impl<'a> Walk<'a> {
                 self.done("node", Status::Passed, since, false, None);
                 Ok(Some(node))
             }
-            Err(NoNode::Child(ChildError::Interrupted(signal))) => Err(Stop::Interrupted(signal)),
+            Err(NoNode::Child(ChildError::Interrupted(signal))) => Err(Abort::Interrupted(signal)),
             Err(reason) => {
                 self.unknown("node", since, reason.to_string());
                 Ok(None)
@@ -337,7 +326,7 @@ impl<'a> Walk<'a> {
         target: &Target,
         packages: &Packages,
         has_node: bool,
-    ) -> Result<Option<(String, String)>, Stop> {
+    ) -> Result<Option<(String, String)>, Abort> {
         let since = Instant::now();
         let step = self.request.progress.step("building the template that build-image would submit");
         let answer = synth::synthesize(
@@ -355,7 +344,7 @@ impl<'a> Walk<'a> {
                 self.done("template", status, since, false, None);
             }
             Ok(Answer::Rejected { stage, message }) => return Ok(Some((stage, message))),
-            Err(NoAnswer::Child(ChildError::Interrupted(signal))) => return Err(Stop::Interrupted(signal)),
+            Err(NoAnswer::Child(ChildError::Interrupted(signal))) => return Err(Abort::Interrupted(signal)),
             // Why has been said: it is the node check's to say.
             Ok(Answer::Failed { .. }) | Err(_) if !has_node => {
                 self.skipped("template", "there is no Node.js to build it with");
@@ -380,13 +369,13 @@ impl<'a> Walk<'a> {
 /// Ourselves, as reports name us.
 #[must_use]
 pub fn shim() -> Shim {
-    Shim { version: env!("CARGO_PKG_VERSION"), path: own_executable() }
+    Shim { version: env!("CARGO_PKG_VERSION"), path: executables::own_executable() }
 }
 
 /// What can be done about a faulty template with no advisory to explain it: another release of CDK.
 /// The repair proves whether it helps.
 fn other_cdk(packages: &Packages) -> Fix {
-    let installed = packages.get("aws-cdk.aws-imagebuilder").map(|cdk| cdk.version.as_str());
+    let installed = packages.get(IMAGEBUILDER).map(|cdk| cdk.version.as_str());
     let range = |operator: &str| VersionSpecifiers::from_str(&format!("{operator}{}", installed?)).ok();
     match (range("!="), range("<")) {
         (Some(upgrade), Some(downgrade)) => {

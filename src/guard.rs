@@ -3,14 +3,14 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use crate::Outcome;
 use crate::cli::PlainBuildImage;
 use crate::config::{Mode, Settings};
-use crate::error::{Error, Stop, on_stderr};
+use crate::error::{Abort, Error, Interrupted, on_stderr};
 use crate::examine::{Examined, Request, read_advisories};
 use crate::image_configuration::{find_read_once, is_unreadable};
 use crate::launcher::is_console_script;
 use crate::locate::{FoundBy, Real, Search};
+use crate::outcome::Outcome;
 use crate::progress::Progress;
 use crate::remember::Memory;
 use crate::repair::{self, Fixed, Ground, Overlay};
@@ -27,13 +27,13 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
         Err(error) => return Outcome::failed(&error),
     };
     if settings.mode == Mode::Off || asks_for_help(&arguments) {
-        return real.become_it(arguments, String::new());
+        return Outcome::Exec { exec: real.into_exec(arguments), stderr: String::new() };
     }
     let unread = find_read_once(&arguments);
     // A wrapper may read it in another directory, or as another user.
     let reads_here = is_console_script(&real.path);
     if unread.is_none() && reads_here && has_unreadable_configuration(&arguments) {
-        return real.become_it(arguments, String::new());
+        return Outcome::Exec { exec: real.into_exec(arguments), stderr: String::new() };
     }
     let call = match &unread {
         // Not even the region: whatever is parsed here could be read otherwise by the real parser.
@@ -54,11 +54,8 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
     let warnings = faults.iter().chain(&more_faults).map(warning).collect();
     let unread = unread.as_deref().map(describe_unread);
     let guarded = Guarded { request: &request, arguments, unread, warnings };
-    guarded.look().unwrap_or_else(|signal| Outcome::Die { signal })
+    guarded.look().unwrap_or_else(Outcome::Die)
 }
-
-/// The signal that interrupted us.
-type Interrupted = i32;
 
 struct Guarded<'a> {
     request: &'a Request<'a>,
@@ -96,7 +93,7 @@ impl Guarded<'_> {
     /// # Errors
     /// Returns an error if a signal came or there is no real pcluster. Whatever else goes wrong is a
     /// check of the report that is unknown, beside those that could be made.
-    fn at_environment(&mut self) -> Result<Look, Stop> {
+    fn at_environment(&mut self) -> Result<Look, Abort> {
         let ground = match Ground::find(self.request)? {
             Ok(ground) => ground,
             Err(report) => return Ok(Look::Judged { report, overlay: Overlay::None }),
@@ -124,12 +121,12 @@ impl Guarded<'_> {
     /// In place, or beside the environment where that cannot be; then another look.
     fn repair(mut self, before: &Report) -> Result<Outcome, Interrupted> {
         let fixed = match self.fix(false) {
-            Err(Stop::Error(Error::NotInPlace { .. })) => self.fix(true),
+            Err(Abort::Error(Error::NotInPlace { .. })) => self.fix(true),
             other => other,
         };
         match fixed {
-            Err(Stop::Interrupted(signal)) => Err(signal),
-            Err(Stop::Error(error)) => Ok(self.stop(before, &error.on_stderr())),
+            Err(Abort::Interrupted(signal)) => Err(signal),
+            Err(Abort::Error(error)) => Ok(self.stop(before, &error.on_stderr())),
             Ok(fixed) => {
                 let said = said(&fixed);
                 match self.at_environment() {
@@ -148,7 +145,7 @@ impl Guarded<'_> {
         }
     }
 
-    fn fix(&self, isolated: bool) -> Result<Fixed, Stop> {
+    fn fix(&self, isolated: bool) -> Result<Fixed, Abort> {
         let settings = self.request.settings;
         let options = repair::Options {
             dry_run: false,
@@ -179,17 +176,18 @@ impl Guarded<'_> {
 
     fn exec(self, overlay: &Overlay, stderr: String) -> Outcome {
         let real: Real = self.request.real.clone();
-        match overlay {
-            Overlay::Bound(directory) => real.become_with(self.arguments, directory, stderr),
-            Overlay::None | Overlay::Stale => real.become_it(self.arguments, stderr),
-        }
+        let exec = match overlay {
+            Overlay::Bound(directory) => real.into_exec_with(self.arguments, directory),
+            Overlay::None | Overlay::Stale => real.into_exec(self.arguments),
+        };
+        Outcome::Exec { exec, stderr }
     }
 }
 
-fn end(stop: Stop) -> Result<Outcome, Interrupted> {
+fn end(stop: Abort) -> Result<Outcome, Interrupted> {
     match stop {
-        Stop::Interrupted(signal) => Err(signal),
-        Stop::Error(error) => Ok(Outcome::failed(&error)),
+        Abort::Interrupted(signal) => Err(signal),
+        Abort::Error(error) => Ok(Outcome::failed(&error)),
     }
 }
 

@@ -3,13 +3,18 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::variable;
+use crate::env_vars;
+use crate::error::Error;
 use crate::remember::Fingerprint;
+use crate::system::child::ChildError;
+use crate::system::executables;
 
 pub const INTERPRETER_PY: &str = include_str!("interpreter.py");
 
@@ -62,7 +67,7 @@ pub struct Answer {
 }
 
 /// What a shell keeps for itself, and what only the question sets.
-const IRRELEVANT: [&str; 6] = ["_", "PWD", "OLDPWD", "SHLVL", "__CF_USER_TEXT_ENCODING", variable::QUESTION];
+const IRRELEVANT: [&str; 6] = ["_", "PWD", "OLDPWD", "SHLVL", "__CF_USER_TEXT_ENCODING", env_vars::QUESTION];
 
 impl Answer {
     /// Leaves of the environment what differs from this process's.
@@ -115,6 +120,74 @@ impl Answer {
             sources: self.sources.iter().map(path).collect(),
             prefix: path(&self.prefix),
         }
+    }
+}
+
+/// An answer of interpreter.py, with what it says of the environment reduced to what is changed.
+#[must_use]
+pub fn read_answer(answer: &serde_json::Value) -> Option<Answer> {
+    let mut answer = Answer::deserialize(answer).ok()?;
+    answer.keep_changes();
+    // A Python that was started under the name of pcluster finds the shim where it looks for itself.
+    let own = executables::own_executable().and_then(|own| own.canonicalize().ok());
+    let is_shim = own.is_some() && answer.interpreter().executable.canonicalize().ok() == own;
+    if is_shim && !answer.take_running() {
+        return None;
+    }
+    Some(answer).filter(|answer| answer.interpreter().executable.is_absolute())
+}
+
+/// Why an environment stays unknown.
+#[derive(Debug)]
+pub enum Unidentified {
+    /// The launcher names an interpreter that is not there.
+    DeadInterpreter {
+        interpreter: PathBuf,
+    },
+    Unreadable {
+        launcher: PathBuf,
+        source: io::Error,
+    },
+    /// It starts this shim again, which finds nothing else.
+    Loop {
+        tried: Vec<PathBuf>,
+    },
+    /// It ended without importing pcluster in a Python that heeds PYTHONPATH.
+    NoAnswer,
+    /// Several Pythons were about to import pcluster.
+    Ambiguous {
+        interpreters: Vec<PathBuf>,
+    },
+    Child(ChildError),
+    Scratch(io::Error),
+}
+
+impl fmt::Display for Unidentified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DeadInterpreter { interpreter } => {
+                write!(f, "its interpreter {} does not exist; reinstall pcluster", interpreter.display())
+            }
+            Self::Unreadable { launcher, source } => {
+                write!(f, "cannot read {}: {source}", launcher.display())
+            }
+            Self::NoAnswer => f.write_str(
+                "it does not tell which Python it starts; it may replace PYTHONPATH, or start none",
+            ),
+            Self::Ambiguous { interpreters } => {
+                let names: Vec<_> = interpreters.iter().map(|path| path.display().to_string()).collect();
+                write!(f, "it starts pcluster in more than one way: {}", names.join(", "))
+            }
+            Self::Loop { tried } => Error::Loop { tried: tried.clone() }.fmt(f),
+            Self::Child(error) => error.fmt(f),
+            Self::Scratch(source) => write!(f, "no temporary directory: {source}"),
+        }
+    }
+}
+
+impl From<ChildError> for Unidentified {
+    fn from(error: ChildError) -> Self {
+        Self::Child(error)
     }
 }
 

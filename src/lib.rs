@@ -33,11 +33,13 @@
 //! | [`system`] | what is asked of the operating system |
 
 pub mod advisory;
-pub mod child;
 pub mod cli;
 pub mod config;
+pub mod env_vars;
 pub mod error;
 pub mod examine;
+pub mod fields;
+pub mod finding;
 pub mod guard;
 pub mod image_configuration;
 pub mod interpreter;
@@ -46,6 +48,8 @@ pub mod locate;
 pub mod locate_report;
 pub mod manual;
 pub mod node;
+pub mod outcome;
+pub mod package_name;
 pub mod packages;
 pub mod preflight;
 pub mod printable;
@@ -61,35 +65,10 @@ pub mod template;
 pub mod yaml;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 
 use cli::Call;
 use error::Error;
-
-/// What `main` does once everything else has been dropped: `exec` and `exit` skip destructors.
-#[derive(Debug)]
-pub enum Outcome {
-    /// End with this status after printing both texts.
-    Exit { status: u8, stdout: String, stderr: String },
-    /// Print the text on stderr and become this program.
-    Become {
-        program: PathBuf,
-        arguments: Vec<OsString>,
-        guard: locate::Guard,
-        /// PYTHONPATH, where a repair is kept beside the environment.
-        overlay: Option<OsString>,
-        stderr: String,
-    },
-    /// Die by the signal that interrupted a check.
-    Die { signal: i32 },
-}
-
-impl Outcome {
-    #[must_use]
-    pub fn failed(error: &Error) -> Self {
-        Self::Exit { status: error.exit_status(), stdout: String::new(), stderr: error.on_stderr() }
-    }
-}
+use outcome::Outcome;
 
 /// Does what the command line asks for, short of the last step, which is `main`'s.
 #[must_use]
@@ -105,7 +84,7 @@ pub fn run(command_line: Vec<OsString>) -> Outcome {
 
 fn pass_through(arguments: Vec<OsString>) -> Outcome {
     match locate::Search::from_environment(None).real() {
-        Ok(real) => real.become_it(arguments, String::new()),
+        Ok(real) => Outcome::Exec { exec: real.into_exec(arguments), stderr: String::new() },
         Err(error) => {
             if let (Error::Loop { tried }, Some(question)) = (&error, question::pending()) {
                 question::answer_with_loop(&question, tried);

@@ -9,15 +9,14 @@ use std::io::Read as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde::Serialize;
 
-use crate::Outcome;
-use crate::cli::variable;
+use crate::env_vars;
 use crate::error::Error;
 use crate::interpreter::python_path;
 use crate::launcher::is_console_script;
+use crate::outcome::Exec;
 use crate::system::{executables, files};
 
 /// The name that is looked up on PATH.
@@ -52,7 +51,7 @@ impl FoundBy {
     pub fn words(self) -> &'static str {
         match self {
             Self::Flag => "--real",
-            Self::Variable => variable::REAL,
+            Self::Variable => env_vars::REAL,
             Self::Config => "config.yaml's real",
             Self::Kept => "install.sh --venv",
             Self::Path => "PATH",
@@ -66,46 +65,25 @@ pub struct Real {
     /// As found, never made canonical: launchers and multicall programs look at their own name.
     pub path: PathBuf,
     pub found_by: FoundBy,
-    pub guard: Guard,
+    /// What the real program's environment says about the search, so that a program that starts
+    /// `pcluster` again by exec is recognised. A console script of aws-parallelcluster never does
+    /// that: it gets exactly the caller's environment.
+    tried: Option<(&'static str, Option<OsString>)>,
 }
 
 impl Real {
     #[must_use]
-    pub fn become_it(self, arguments: Vec<OsString>, stderr: String) -> Outcome {
-        Outcome::Become { program: self.path, arguments, guard: self.guard, overlay: None, stderr }
+    pub fn into_exec(self, arguments: Vec<OsString>) -> Exec {
+        Exec { program: self.path, arguments, environment: self.tried.into_iter().collect() }
     }
 
-    /// The same with the packages of a directory in front of the environment's.
+    /// With the packages of a directory in front of the environment's.
     #[must_use]
-    pub fn become_with(self, arguments: Vec<OsString>, overlay: &Path, stderr: String) -> Outcome {
+    pub fn into_exec_with(self, arguments: Vec<OsString>, overlay: &Path) -> Exec {
+        let mut exec = self.into_exec(arguments);
         let python_path = python_path(overlay, env::var_os("PYTHONPATH"));
-        let (program, guard) = (self.path, self.guard);
-        Outcome::Become { program, arguments, guard, overlay: Some(python_path), stderr }
-    }
-}
-
-/// What the real program's environment says about the search, so that a program that starts
-/// `pcluster` again by exec is recognised.
-///
-/// A console script of aws-parallelcluster never does that: it gets exactly our own environment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Guard {
-    Unset,
-    Set(OsString),
-}
-
-impl Guard {
-    pub fn apply(&self, command: &mut Command) {
-        match self {
-            Self::Set(value) => {
-                command.env(variable::TRIED, value);
-            }
-            // `env_remove` of an absent variable would still make std copy the environment.
-            Self::Unset if env::var_os(variable::TRIED).is_some() => {
-                command.env_remove(variable::TRIED);
-            }
-            Self::Unset => {}
-        }
+        exec.environment.push(("PYTHONPATH", Some(python_path)));
+        exec
     }
 }
 
@@ -123,14 +101,14 @@ impl Search {
     /// `named` is a flag's or the config's; the variable stands between the two.
     #[must_use]
     pub fn from_environment(named: Option<(PathBuf, FoundBy)>) -> Self {
-        let by_variable = env::var_os(variable::REAL)
+        let by_variable = env::var_os(env_vars::REAL)
             .filter(|value| !value.is_empty())
             .map(|value| (PathBuf::from(value), FoundBy::Variable));
         let named = match named {
             Some((path, FoundBy::Flag)) => Some((path, FoundBy::Flag)),
             other => by_variable.or(other),
         };
-        let own_path = own_executable();
+        let own_path = executables::own_executable();
         let own = own_path.as_deref().and_then(Identity::of);
         let path = env::var_os("PATH").unwrap_or_default();
         Self { path, named, tried: Tried::from_environment(), own_path, own }
@@ -222,8 +200,13 @@ impl Search {
     }
 
     fn chosen(&self, path: PathBuf, found_by: FoundBy) -> Real {
-        let guard = if is_console_script(&path) { Guard::Unset } else { self.tried.with(&path) };
-        Real { path, found_by, guard }
+        let tried = if is_console_script(&path) {
+            // Removed only where it is there: std would copy the environment for it.
+            env::var_os(env_vars::TRIED).map(|_| (env_vars::TRIED, None))
+        } else {
+            Some((env_vars::TRIED, Some(self.tried.with(&path))))
+        };
+        Real { path, found_by, tried }
     }
 
     /// Every executable `pcluster` on PATH, in order, and whether it may be the real one.
@@ -275,20 +258,6 @@ fn executable(path: &Path) -> Option<PathBuf> {
     executables::is_executable(path).then(|| path.to_owned())
 }
 
-/// The running executable, for comparison and display. `/proc` is what `current_exe` reads on
-/// Linux; without it, the name that we were called by says where to look.
-#[must_use]
-pub fn own_executable() -> Option<PathBuf> {
-    env::current_exe().ok().or_else(|| {
-        let name = env::args_os().next()?;
-        if Path::new(&name).components().count() > 1 {
-            Some(PathBuf::from(name))
-        } else {
-            executables::find(name, env::var_os("PATH"))
-        }
-    })
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Identity(u64, u64);
 
@@ -318,7 +287,7 @@ struct Tried {
 
 impl Tried {
     fn from_environment() -> Self {
-        env::var_os(variable::TRIED).and_then(|value| Self::parse(&value)).unwrap_or_default()
+        env::var_os(env_vars::TRIED).and_then(|value| Self::parse(&value)).unwrap_or_default()
     }
 
     fn parse(value: &OsStr) -> Option<Self> {
@@ -335,14 +304,14 @@ impl Tried {
         self.paths.iter().any(|path| Identity::of(path) == Some(candidate))
     }
 
-    fn with(&self, path: &Path) -> Guard {
+    fn with(&self, path: &Path) -> OsString {
         let mut value = format!("{}/{}/", std::process::id(), self.depth + 1).into_bytes();
         for tried in self.paths.iter().map(PathBuf::as_path).chain([path]) {
             value.extend_from_slice(tried.as_os_str().as_bytes());
             value.push(b':');
         }
         value.pop();
-        Guard::Set(OsString::from_vec(value))
+        OsString::from_vec(value)
     }
 }
 
@@ -386,7 +355,7 @@ mod tests {
 
     #[test]
     fn a_guard_reads_back_what_it_wrote() {
-        let Guard::Set(value) = Tried::default().with(Path::new("/a b/pcluster")) else { panic!() };
+        let value = Tried::default().with(Path::new("/a b/pcluster"));
         let read = Tried::parse(&value).unwrap();
         assert_eq!(read.paths, [PathBuf::from("/a b/pcluster")]);
         assert_eq!(read.depth, 1);

@@ -12,13 +12,15 @@ use serde_json::{Value, json};
 
 use crate::config::{self, Mode, Origin, Settings, Shown};
 use crate::error::Error;
-use crate::locate::{Candidate, FoundBy, KEPT, NAME, Real, Search, Standing, own_executable};
-use crate::packages::{PCLUSTER, Packages, normalised};
+use crate::interpreter::Unidentified;
+use crate::locate::{Candidate, FoundBy, KEPT, NAME, Real, Search, Standing};
+use crate::package_name::{IMAGEBUILDER, PCLUSTER, normalised};
+use crate::packages::Packages;
 use crate::printable::lossy;
 use crate::repair::Overlay;
 use crate::report::{Shim, wrapped};
-use crate::system::trust;
-use crate::target::{Target, Unidentified};
+use crate::system::{executables, trust};
+use crate::target::Target;
 
 /// One look at PATH.
 #[derive(Debug)]
@@ -67,7 +69,7 @@ impl Where {
         let candidates: Vec<Candidate> = search.candidates().collect();
         let first = candidates.iter().find(|candidate| candidate.standing != Standing::NotAbsolute);
         let bypassed = first.is_none_or(|first| first.standing != Standing::Shim);
-        let own = own_executable();
+        let own = executables::own_executable();
         let mut warnings = Vec::new();
         let overwritten = overwritten(search, &candidates, own.as_deref());
         if bypassed && overwritten.is_empty() {
@@ -278,10 +280,7 @@ fn what_it_runs_in(target: &Target) -> String {
 /// The distributions that a person asks for first, and their versions.
 fn installed(target: &Target) -> Vec<(&'static str, String)> {
     let version = |name| Packages::find(&target.interpreter.sys_path, name).map(|found| found.version);
-    [PCLUSTER, "aws-cdk.aws-imagebuilder"]
-        .into_iter()
-        .filter_map(|name| Some((name, version(name)?)))
-        .collect()
+    [PCLUSTER, IMAGEBUILDER].into_iter().filter_map(|name| Some((name, version(name)?))).collect()
 }
 
 const LOOPED: &str = "starts this shim again";

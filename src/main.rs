@@ -4,9 +4,9 @@ use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
-use pcluster_shim::Outcome;
-use pcluster_shim::child::Interrupts;
-use pcluster_shim::error::{Error, on_stderr};
+use pcluster_shim::error::{Error, Interrupted, on_stderr};
+use pcluster_shim::outcome::{Exec, Outcome};
+use pcluster_shim::system::signals::Interrupts;
 
 fn main() -> ExitCode {
     act(pcluster_shim::run(std::env::args_os().collect()))
@@ -25,26 +25,33 @@ fn act(outcome: Outcome) -> ExitCode {
                 }
             }
         }
-        Outcome::Become { program, arguments, guard, overlay, stderr } => {
-            if let Some(signal) = Interrupts::received() {
-                return act(Outcome::Die { signal });
+        Outcome::Exec { exec, stderr } => {
+            if let Some(interrupted) = Interrupts::received() {
+                return act(Outcome::Die(interrupted));
             }
             tell(&stderr);
-            let mut command = Command::new(&program);
-            command.args(arguments);
-            guard.apply(&mut command);
-            if let Some(python_path) = overlay {
-                command.env("PYTHONPATH", python_path);
-            }
-            let source = command.exec();
-            act(Outcome::failed(&Error::CannotExec { program, source }))
+            act(Outcome::failed(&become_program(exec)))
         }
-        Outcome::Die { signal } => {
-            // Only fails for a signal that does not exist; ours were just caught.
+        Outcome::Die(Interrupted(signal)) => {
+            // Only fails for a signal that does not exist; this one was just caught.
             let _ = signal_hook::low_level::emulate_default_handler(signal);
             ExitCode::from(1)
         }
     }
+}
+
+/// Returns only where that fails.
+fn become_program(exec: Exec) -> Error {
+    let mut command = Command::new(&exec.program);
+    command.args(exec.arguments);
+    for (name, value) in exec.environment {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let source = command.exec();
+    Error::CannotExec { program: exec.program, source }
 }
 
 /// Where stderr cannot be written there is no place left to say so.

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use semver::Version;
 
-use crate::child::{Child, ChildError, Scratch};
 use crate::remember::{Fingerprint, Memory};
+use crate::system::child::{Child, ChildError};
+use crate::system::scratch::Scratch;
 use crate::system::{executables, files};
 use crate::target::Target;
 

@@ -9,11 +9,9 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::interpreter::Interpreter;
+use crate::package_name::normalised;
 use crate::remember::Fingerprint;
 use crate::system::files;
-
-/// The distribution that brings the real pcluster.
-pub const PCLUSTER: &str = "aws-parallelcluster";
 
 /// The header of a metadata file is at its top; a description of any length follows.
 const HEADER_AT_MOST: u64 = 64 << 10;
@@ -187,20 +185,6 @@ fn read_header(path: &Path) -> Option<String> {
     Some(String::from_utf8_lossy(&header).replace("\r\n", "\n"))
 }
 
-/// A name in the form of PEP 503: lower case, runs of `-`, `_` and `.` made one `-`.
-#[must_use]
-pub fn normalised(name: &str) -> String {
-    let mut normal = String::with_capacity(name.len());
-    for letter in name.chars() {
-        match letter {
-            '-' | '_' | '.' if normal.ends_with('-') => {}
-            '-' | '_' | '.' => normal.push('-'),
-            _ => normal.push(letter.to_ascii_lowercase()),
-        }
-    }
-    normal
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,14 +226,5 @@ mod tests {
         let long = format!("Name: long\n{}Version: 7\n\n", "Classifier: x\n".repeat(1000));
         metadata(root.path(), "long-7.dist-info", "METADATA", &long);
         assert_eq!(Packages::installed(&[root.path().to_owned()]).get("long").unwrap().version, "7");
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn normalising_twice_changes_nothing(name in "[a-zA-Z0-9._-]{1,30}") {
-            let once = normalised(&name);
-            proptest::prop_assert_eq!(normalised(&once), once.clone());
-            proptest::prop_assert!(!once.contains("--") && !once.contains('_') && !once.contains('.'));
-        }
     }
 }

@@ -12,27 +12,30 @@ use clap::CommandFactory as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use serde_json::{Value, json};
 
-use crate::Outcome;
 use crate::advisory::Advisory;
-use crate::child::{ChildError, Scratch};
 use crate::cli::{Check, Command, Common, Fix, Format, Preflight, asks_for_json};
 use crate::config::Settings;
-use crate::error::{self, Error, Stop, on_stderr};
+use crate::error::{self, Abort, Error, on_stderr};
 use crate::examine::{self, Examined, Request};
+use crate::finding;
 use crate::image_configuration::is_read_once;
+use crate::interpreter::Unidentified;
 use crate::locate::{FoundBy, Search};
 use crate::locate_report::Where;
 use crate::manual;
+use crate::outcome::Outcome;
 use crate::printable::{escape, escape_line, flatten};
 use crate::progress::Progress;
 use crate::remember::Memory;
 use crate::repair::plan::Change;
 use crate::repair::{self, Fixed, Ground, Overlay, Undone, find_overlay};
 use crate::report::{self, Report, Status, Verdict, wrapped};
-use crate::synth::{Call, IMAGE_ID};
+use crate::synth::{Call, Expectation, IMAGE_ID};
+use crate::system::child::ChildError;
 use crate::system::files;
-use crate::target::{self, Unidentified};
-use crate::template::{self, Expectation};
+use crate::system::scratch::Scratch;
+use crate::target;
+use crate::template;
 
 /// Does what `preflight` is asked for.
 #[must_use]
@@ -62,12 +65,12 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
     match done {
         Ok(outcome) if reads_settings => say_untrusted(outcome),
         Ok(outcome) => outcome,
-        Err(Stop::Error(error)) if common.format == Format::Json => {
+        Err(Abort::Error(error)) if common.format == Format::Json => {
             failed_in_json(error.exit_status(), &error.json(), &error.in_one_line())
         }
-        Err(Stop::Error(error)) if reads_settings => say_untrusted(Outcome::failed(&error)),
-        Err(Stop::Error(error)) => Outcome::failed(&error),
-        Err(Stop::Interrupted(signal)) => Outcome::Die { signal },
+        Err(Abort::Error(error)) if reads_settings => say_untrusted(Outcome::failed(&error)),
+        Err(Abort::Error(error)) => Outcome::failed(&error),
+        Err(Abort::Interrupted(signal)) => Outcome::Die(signal),
     }
 }
 
@@ -164,8 +167,8 @@ fn with_request<T>(
     check: &Check,
     thorough: bool,
     common: &Common,
-    then: impl FnOnce(&Request) -> Result<T, Stop>,
-) -> Result<T, Stop> {
+    then: impl FnOnce(&Request) -> Result<T, Abort>,
+) -> Result<T, Abort> {
     let settings = settings()?;
     let advisories = advisories(&settings)?;
     let real = search(common, &settings).real()?;
@@ -181,7 +184,7 @@ fn with_request<T>(
     })
 }
 
-fn run_check(check: &Check, common: &Common) -> Result<Outcome, Stop> {
+fn run_check(check: &Check, common: &Common) -> Result<Outcome, Abort> {
     let given = check.image_configuration.as_deref();
     if let Some(file) = given {
         can_be_read(file)?;
@@ -229,7 +232,7 @@ fn can_be_read(file: &Path) -> Result<(), Error> {
     message.map_or(Ok(()), |message| Err(Error::BadFile { file: file.to_owned(), message }))
 }
 
-fn look(request: &Request, configuration: Option<&Path>) -> Result<Report, Stop> {
+fn look(request: &Request, configuration: Option<&Path>) -> Result<Report, Abort> {
     let ground = match Ground::find(request)? {
         Ok(ground) => ground,
         Err(report) => return Ok(*report),
@@ -273,7 +276,7 @@ fn options(fix: &Fix, settings: &Settings, common: &Common) -> repair::Options {
     }
 }
 
-fn run_fix(fix: &Fix, common: &Common) -> Result<Outcome, Stop> {
+fn run_fix(fix: &Fix, common: &Common) -> Result<Outcome, Abort> {
     with_request(&Check::default(), false, common, |request| {
         let fixed = repair::fix(request, options(fix, request.settings, common))?;
         let stdout = match (&fixed, common.format) {
@@ -318,7 +321,7 @@ fn moves(changes: &[Change]) -> String {
     })
 }
 
-fn run_undo(common: &Common) -> Result<Outcome, Stop> {
+fn run_undo(common: &Common) -> Result<Outcome, Abort> {
     with_request(&Check::default(), false, common, |request| {
         let (changes, isolated) = match repair::undo(request)? {
             Undone::InPlace(changes) => (changes, false),
@@ -360,12 +363,12 @@ fn printed(report: &Report, common: &Common) -> Outcome {
     Outcome::Exit { status: report.verdict.exit_status(), stdout, stderr: String::new() }
 }
 
-fn run_template(file: &Path, common: &Common) -> Result<Outcome, Stop> {
+fn run_template(file: &Path, common: &Common) -> Result<Outcome, Abort> {
     let since = Instant::now();
     let (name, input) = read_input(file)?;
     let template = template::parse(&input).map_err(|message| Error::NotATemplate { file: name, message })?;
     let command = "build the image again in an environment that `pcluster preflight` finds ready".into();
-    let fix = report::Fix { command, advised: None };
+    let fix = finding::Fix { command, advised: None };
     let findings = template::check(&template, &Expectation::default(), &fix);
     let status = if findings.is_empty() { Status::Passed } else { Status::Failed };
     let duration_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -387,7 +390,7 @@ fn read_input(file: &Path) -> Result<(String, Vec<u8>), Error> {
     files::read(file).map(|input| (file.display().to_string(), input)).map_err(bad)
 }
 
-fn run_where(common: &Common) -> Result<Outcome, Stop> {
+fn run_where(common: &Common) -> Result<Outcome, Abort> {
     let settings = settings()?;
     let mut found = Where::look(&search(common, &settings), &settings);
     if let Ok(real) = found.real() {
@@ -402,7 +405,7 @@ fn run_where(common: &Common) -> Result<Outcome, Stop> {
         };
         match target {
             Err(Unidentified::Child(ChildError::Interrupted(signal))) => {
-                return Err(Stop::Interrupted(signal));
+                return Err(Abort::Interrupted(signal));
             }
             target => found.lead_to(target, overlay),
         }
@@ -425,7 +428,7 @@ fn where_in_json(found: &Where) -> Value {
     report
 }
 
-fn run_advisories(id: Option<&str>, common: &Common) -> Result<Outcome, Stop> {
+fn run_advisories(id: Option<&str>, common: &Common) -> Result<Outcome, Abort> {
     let advisories = advisories(&settings()?)?;
     let shown: Vec<&Advisory> =
         advisories.iter().filter(|advisory| id.is_none_or(|id| advisory.id == id)).collect();

@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::child::{Child, ChildError, Scratch, set};
-use crate::cli::variable;
-use crate::interpreter::{Answer, INTERPRETER_PY, python_path};
-use crate::target::{Unidentified, read_answer};
+use crate::env_vars;
+use crate::interpreter::{Answer, INTERPRETER_PY, Unidentified, python_path, read_answer};
+use crate::system::child::{Child, ChildError, set};
+use crate::system::scratch::Scratch;
 
 const ANSWERS: &str = "answers";
 
@@ -43,7 +43,7 @@ pub fn ask(launcher: &Path, rest: Option<OsString>, limit: Duration) -> Result<(
     let rest = rest.or_else(|| env::var_os("PYTHONPATH"));
     let environment = vec![
         set("PYTHONPATH", python_path(&directory.join("site"), rest)),
-        set(variable::QUESTION, &directory),
+        set(env_vars::QUESTION, &directory),
     ];
     let arguments = ARGUMENTS.map(OsString::from).into();
     let finished = Child { program: launcher, arguments, environment, limit }.run(&scratch)?;
@@ -93,7 +93,7 @@ fn read_answers(directory: &Path) -> Vec<Value> {
 /// The question that this process was started to answer, if there is one.
 #[must_use]
 pub fn pending() -> Option<PathBuf> {
-    let directory = env::var_os(variable::QUESTION).map(PathBuf::from)?;
+    let directory = env::var_os(env_vars::QUESTION).map(PathBuf::from)?;
     Scratch::is_in_use(&directory).then_some(directory)
 }
 

@@ -10,83 +10,11 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::advisory::AdvisedFix;
 use crate::config::Mode;
+use crate::finding::{Finding, Kind, Level};
 use crate::locate::FoundBy;
+use crate::package_name::{IMAGEBUILDER, normalised};
 use crate::printable::{escape, escape_line, flatten, serialize_optional_path, serialize_path};
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, serde::Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Level {
-    Info,
-    Warning,
-    Error,
-}
-
-impl Level {
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Info => "INFO",
-            Self::Warning => "WARNING",
-            Self::Error => "ERROR",
-        }
-    }
-}
-
-/// Where a finding comes from; pcluster's own results carry the validator's name in this place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub enum Kind {
-    PackageAdvisory,
-    ImageBuilderTemplate,
-    CheckNotRun,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Finding {
-    pub id: String,
-    pub level: Level,
-    #[serde(rename = "type")]
-    pub kind: Kind,
-    /// What is wrong: one sentence without its full stop.
-    pub message: String,
-    /// What it costs: a sentence.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cost: Option<String>,
-    pub evidence: Value,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fix: Option<Fix>,
-    pub references: Vec<String>,
-}
-
-impl Finding {
-    /// The message, and where in the template.
-    fn located(&self) -> String {
-        match self.path() {
-            Some(path) => format!("{} (at {path})", self.message),
-            None => self.message.clone(),
-        }
-    }
-
-    fn path(&self) -> Option<&str> {
-        self.evidence.get("path").and_then(Value::as_str)
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Fix {
-    pub command: String,
-    /// What the command does, where it is one of ours.
-    #[serde(skip)]
-    pub advised: Option<AdvisedFix>,
-}
-
-impl Fix {
-    #[must_use]
-    pub fn moving(advised: AdvisedFix) -> Self {
-        Self { command: "pcluster preflight fix".into(), advised: Some(advised) }
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -385,13 +313,13 @@ fn subject_rows(subject: &Subject, packages: &BTreeMap<String, String>) -> Strin
     let path =
         |path: Option<&PathBuf>| path.map_or_else(unknown, |path| escape_line(&path.display().to_string()));
     let version = |version: Option<&String>| version.map_or_else(unknown, |version| escape_line(version));
-    let cdk = packages.get("aws-cdk-aws-imagebuilder");
+    let cdk = packages.get(&normalised(IMAGEBUILDER));
     let rows = [
         ("pcluster", version(subject.pcluster_version.as_ref()), path(Some(&subject.path))),
         ("found by", String::new(), subject.found_by.words().to_owned()),
         ("python", version(subject.python_version.as_ref()), path(subject.interpreter.as_ref())),
         ("node", version(subject.node_version.as_ref()), path(subject.node.as_ref())),
-        ("CDK", version(cdk), "aws-cdk.aws-imagebuilder".to_owned()),
+        ("CDK", version(cdk), IMAGEBUILDER.to_owned()),
     ];
     rows.into_iter().fold(String::new(), |text, (name, version, what)| {
         text + &format!("  {name:<12}{version:<10} {what}\n")
@@ -554,7 +482,7 @@ mod tests {
             message: text.into(),
             cost: Some(text.into()),
             evidence: json!({"path": format!("$.Resources.{text}")}),
-            fix: Some(Fix { command: text.into(), advised: None }),
+            fix: Some(crate::finding::Fix { command: text.into(), advised: None }),
             references: vec![text.into()],
         }
     }

@@ -8,13 +8,13 @@ use std::io;
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use crate::child::{Child, ChildError, Scratch, framed, sentinel, set};
 use crate::interpreter::disguised;
 use crate::remember::Memory;
+use crate::system::child::{Child, ChildError, framed, sentinel, set};
+use crate::system::scratch::Scratch;
 use crate::target::Target;
-use crate::template::Expectation;
 
 pub const SYNTH_PY: &str = include_str!("synth.py");
 
@@ -31,6 +31,21 @@ pub enum Call {
     Given(Vec<OsString>),
     /// A minimal configuration, with these options behind it.
     Minimal(Vec<OsString>),
+}
+
+/// What the real code asks of the AMI, as synth.py reads it off the configuration that the real
+/// schema has loaded; what is not known is not compared.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Expectation {
+    /// The AMI's name, build date and all.
+    pub name: Option<String>,
+    /// The AMI's tags. Null: there is such a tag, with a value that cannot be foretold.
+    pub tags: Map<String, Value>,
+    /// Regions to distribute to. None: the stack's own.
+    pub regions: Vec<String>,
+    /// Null where none is asked for.
+    pub launch_permission: Value,
 }
 
 /// What synth.py found out.
@@ -91,7 +106,7 @@ pub fn synthesize(
     if !["region", "configuration", "template"].contains(&stage.as_str()) {
         return Ok(answer);
     }
-    let minimal = Call::Minimal(vec!["--image-id".into(), "preflight-check".into()]);
+    let minimal = Call::Minimal(vec!["--image-id".into(), IMAGE_ID.into()]);
     match synthesize_once(target, &minimal, limit, memory) {
         Ok(Answer::Template { .. }) => {
             Ok(Answer::Rejected { stage: "configuration".into(), message: message.clone() })

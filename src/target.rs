@@ -6,22 +6,20 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fmt;
-use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::child::{Child, ChildError, Scratch, framed, sentinel, set};
-use crate::error::Error;
-use crate::interpreter::{Answer, INTERPRETER_PY, Interpreter, python_path};
+use crate::interpreter::{Answer, INTERPRETER_PY, Interpreter, Unidentified, python_path, read_answer};
 use crate::launcher::{ConsoleScript, Launcher};
-use crate::locate::{Real, own_executable};
+use crate::locate::Real;
 use crate::question;
 use crate::remember::{Fingerprint, Memory};
+use crate::system::child::{Child, ChildError, framed, sentinel, set};
 use crate::system::files;
+use crate::system::scratch::Scratch;
 
 /// The real pcluster, as it will run.
 #[derive(Debug, Clone)]
@@ -41,60 +39,6 @@ impl Target {
     pub fn path(&self) -> OsString {
         let changed = self.environment.iter().find(|(name, _)| name == "PATH");
         changed.map_or_else(|| env::var_os("PATH"), |(_, value)| value.clone()).unwrap_or_default()
-    }
-}
-
-/// Why an environment stays unknown.
-#[derive(Debug)]
-pub enum Unidentified {
-    /// The launcher names an interpreter that is not there.
-    DeadInterpreter {
-        interpreter: PathBuf,
-    },
-    Unreadable {
-        launcher: PathBuf,
-        source: io::Error,
-    },
-    /// It starts this shim again, which finds nothing else.
-    Loop {
-        tried: Vec<PathBuf>,
-    },
-    /// It ended without importing pcluster in a Python that heeds PYTHONPATH.
-    NoAnswer,
-    /// Several Pythons were about to import pcluster.
-    Ambiguous {
-        interpreters: Vec<PathBuf>,
-    },
-    Child(ChildError),
-    Scratch(io::Error),
-}
-
-impl fmt::Display for Unidentified {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::DeadInterpreter { interpreter } => {
-                write!(f, "its interpreter {} does not exist; reinstall pcluster", interpreter.display())
-            }
-            Self::Unreadable { launcher, source } => {
-                write!(f, "cannot read {}: {source}", launcher.display())
-            }
-            Self::NoAnswer => f.write_str(
-                "it does not tell which Python it starts; it may replace PYTHONPATH, or start none",
-            ),
-            Self::Ambiguous { interpreters } => {
-                let names: Vec<_> = interpreters.iter().map(|path| path.display().to_string()).collect();
-                write!(f, "it starts pcluster in more than one way: {}", names.join(", "))
-            }
-            Self::Loop { tried } => Error::Loop { tried: tried.clone() }.fmt(f),
-            Self::Child(error) => error.fmt(f),
-            Self::Scratch(source) => write!(f, "no temporary directory: {source}"),
-        }
-    }
-}
-
-impl From<ChildError> for Unidentified {
-    fn from(error: ChildError) -> Self {
-        Self::Child(error)
     }
 }
 
@@ -245,20 +189,6 @@ impl Asked<'_> {
         }
         key.key()
     }
-}
-
-/// An answer of interpreter.py, with what it says of the environment reduced to what is changed.
-#[must_use]
-pub fn read_answer(answer: &serde_json::Value) -> Option<Answer> {
-    let mut answer = Answer::deserialize(answer).ok()?;
-    answer.keep_changes();
-    // A Python that was started under the name of pcluster finds the shim where it looks for itself.
-    let own = own_executable().and_then(|own| own.canonicalize().ok());
-    let is_shim = own.is_some() && answer.interpreter().executable.canonicalize().ok() == own;
-    if is_shim && !answer.take_running() {
-        return None;
-    }
-    Some(answer).filter(|answer| answer.interpreter().executable.is_absolute())
 }
 
 fn is_script(program: &Path) -> bool {

@@ -6,10 +6,10 @@
 
 use std::collections::HashSet;
 
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::report::{Finding, Fix};
+use crate::finding::{Finding, Fix};
+use crate::synth::Expectation;
 use crate::yaml;
 
 mod grouping;
@@ -35,21 +35,6 @@ const IMAGE: &str = "AWS::ImageBuilder::Image";
 
 const COST: &str = "It would cost an hour of EC2 and an AMI that describe-image, list-images and \
                     delete-image cannot find.";
-
-/// What the real code asks of the AMI, as synth.py reads it off the configuration that the real
-/// schema has loaded; what is not known is not compared.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Expectation {
-    /// The AMI's name, build date and all.
-    pub name: Option<String>,
-    /// The AMI's tags. Null: there is such a tag, with a value that cannot be foretold.
-    pub tags: Map<String, Value>,
-    /// Regions to distribute to. None: the stack's own.
-    pub regions: Vec<String>,
-    /// Null where none is asked for.
-    pub launch_permission: Value,
-}
 
 /// Every way in which the template falls short, each as its own finding.
 #[must_use]

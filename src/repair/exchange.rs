@@ -6,7 +6,8 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::packages::{Distribution, normalised};
+use crate::package_name::normalised;
+use crate::packages::Distribution;
 use crate::repair::journal::{Mark, Part, sha256_of};
 use crate::system::files;
 

@@ -13,18 +13,18 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::child::Interrupts;
-use crate::error::{Error, Stop};
+use crate::error::{Abort, Error};
 use crate::examine::{self, Examined, Request};
-use crate::packages::{PCLUSTER, Packages};
+use crate::package_name::PCLUSTER;
+use crate::packages::Packages;
 use crate::progress::Progress;
 use crate::remember::{Fingerprint, Memory};
 use crate::repair::journal::Journal;
 use crate::repair::plan::Change;
 use crate::repair::transaction::Store;
-use crate::repair::{site_of, taken_words};
 use crate::report::{Check, Report, Status};
 use crate::system::disk::{self, Durability};
+use crate::system::signals::Interrupts;
 use crate::system::{dirs, files, trust};
 use crate::target::Target;
 
@@ -91,10 +91,10 @@ impl Home {
     ///
     /// # Errors
     /// The lock file cannot be written, or we were interrupted.
-    pub fn alone(&self, progress: Progress) -> Result<Lock, Stop> {
+    pub fn alone(&self, progress: Progress) -> Result<Lock, Abort> {
         let path = self.directory().join("lock");
         let failed = |error: io::Error| {
-            Stop::from(Error::repair("lock", format!("cannot lock {}: {error}", path.display()), STATE))
+            Abort::from(Error::repair("lock", format!("cannot lock {}: {error}", path.display()), STATE))
         };
         let open =
             File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
@@ -122,10 +122,10 @@ impl Home {
     ///
     /// # Errors
     /// The environment's directory cannot be opened, or we were interrupted.
-    pub fn exclusive(&self) -> Result<Lock, Stop> {
+    pub fn exclusive(&self) -> Result<Lock, Abort> {
         let failed = |error: io::Error| {
             let message = format!("cannot lock {}: {error}", self.site.display());
-            Stop::from(Error::repair("lock", message, "Nothing was changed."))
+            Abort::from(Error::repair("lock", message, "Nothing was changed."))
         };
         let file = File::open(&self.site).map_err(failed)?;
         wait(|| file.try_lock(), failed)?;
@@ -136,7 +136,7 @@ impl Home {
     ///
     /// # Errors
     /// Files cannot be put back, or we were interrupted.
-    pub fn whole(&self, progress: Progress) -> Result<Option<Lock>, Stop> {
+    pub fn whole(&self, progress: Progress) -> Result<Option<Lock>, Abort> {
         loop {
             self.recover(progress)?;
             let shared = self.shared()?;
@@ -151,13 +151,13 @@ impl Home {
     ///
     /// # Errors
     /// We were interrupted while a repair was at work.
-    fn shared(&self) -> Result<Option<Lock>, Stop> {
+    fn shared(&self) -> Result<Option<Lock>, Abort> {
         let Ok(file) = File::open(&self.site) else { return Ok(None) };
-        let without = |_| Stop::Error(Error::NoRealPcluster);
+        let without = |_| Abort::Error(Error::NoRealPcluster);
         match wait(|| file.try_lock_shared(), without) {
             Ok(()) => Ok(Some(Lock(file))),
-            Err(Stop::Interrupted(signal)) => Err(Stop::Interrupted(signal)),
-            Err(Stop::Error(_)) => Ok(None),
+            Err(Abort::Interrupted(signal)) => Err(Abort::Interrupted(signal)),
+            Err(Abort::Error(_)) => Ok(None),
         }
     }
 
@@ -165,7 +165,7 @@ impl Home {
     ///
     /// # Errors
     /// Files cannot be put back, or we were interrupted.
-    pub fn recover(&self, progress: Progress) -> Result<Option<Vec<Change>>, Stop> {
+    pub fn recover(&self, progress: Progress) -> Result<Option<Vec<Change>>, Abort> {
         if self.unfinished()?.is_none() {
             return Ok(None);
         }
@@ -280,12 +280,29 @@ fn environment_key(target: &Target, packages: &Packages) -> String {
     key.key()
 }
 
+/// Behind "as it was": the packages that a rollback has left to another installer.
+pub(super) fn taken_words(packages: &[String]) -> String {
+    match packages {
+        [] => String::new(),
+        [package] => format!(", but {package} is left as the other installer has written it"),
+        packages => format!(", but {} are left as the other installer has written them", packages.join(", ")),
+    }
+}
+
+/// Where aws-parallelcluster is installed: the directory that is locked, and that new packages
+/// go to.
+pub(super) fn site_of(target: &Target) -> Option<PathBuf> {
+    let pcluster = Packages::find(&target.interpreter.sys_path, PCLUSTER)?;
+    let directory = pcluster.metadata.parent()?.to_owned();
+    Some(fs::canonicalize(&directory).unwrap_or(directory))
+}
+
 /// Asks again and again: a call that blocks is taken up again after a signal, and Ctrl-C would have
 /// to wait for the lock.
 pub(super) fn wait(
     lock: impl Fn() -> Result<(), TryLockError>,
-    failed: impl FnOnce(io::Error) -> Stop,
-) -> Result<(), Stop> {
+    failed: impl FnOnce(io::Error) -> Abort,
+) -> Result<(), Abort> {
     loop {
         match lock() {
             Ok(()) => return Ok(()),
@@ -318,7 +335,7 @@ impl Ground {
     /// # Errors
     /// Returns an error if a signal came or nothing real is behind the launcher. The inner error is
     /// the report of an environment that stays unknown.
-    pub fn find(request: &Request) -> Result<Result<Self, Box<Report>>, Stop> {
+    pub fn find(request: &Request) -> Result<Result<Self, Box<Report>>, Abort> {
         let target = match examine::identify(request, None)? {
             Ok(target) => target,
             Err(report) => return Ok(Err(report)),
@@ -328,7 +345,7 @@ impl Ground {
         };
         let (shared, unprepared) = match home.whole(request.progress) {
             Ok(shared) => (shared, None),
-            Err(Stop::Error(error)) => (home.shared()?, Some(describe_failed_rollback(&error))),
+            Err(Abort::Error(error)) => (home.shared()?, Some(describe_failed_rollback(&error))),
             Err(interrupted) => return Err(interrupted),
         };
         home.tidy_if_alone(&request.memory);
@@ -349,7 +366,7 @@ impl Ground {
     ///
     /// # Errors
     /// Returns an error if a signal came.
-    pub fn examine(&self, request: &Request) -> Result<Examined, Stop> {
+    pub fn examine(&self, request: &Request) -> Result<Examined, Abort> {
         let mut examined = examine::examine(request, &self.target)?;
         if let (Examined::Judged(report), Some(check)) = (&mut examined, &self.unprepared) {
             report.add(check.clone());

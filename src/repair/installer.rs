@@ -9,13 +9,14 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::child::{Child, ChildError, Finished, Scratch, framed, sentinel, set};
 use crate::config::InstallerChoice;
-use crate::error::{Error, Stop};
+use crate::error::{Abort, Error};
 use crate::packages::Packages;
 use crate::progress::Progress;
 use crate::repair::ground::wait;
 use crate::repair::plan::Wanted;
+use crate::system::child::{Child, ChildError, Finished, framed, sentinel, set};
+use crate::system::scratch::Scratch;
 use crate::system::{executables, files};
 use crate::target::Target;
 
@@ -47,7 +48,7 @@ impl Installer {
         target: &Target,
         packages: &Packages,
         limit: Duration,
-    ) -> Result<Self, Stop> {
+    ) -> Result<Self, Abort> {
         let uv = executables::find("uv", Some(target.path())).filter(|_| uv_knows(target));
         if choice == InstallerChoice::Uv {
             let missing = || {
@@ -99,7 +100,7 @@ impl Installer {
         directory: &Path,
         target: &Target,
         limit: Duration,
-    ) -> Result<Installed, Stop> {
+    ) -> Result<Installed, Abort> {
         let scratch = scratch()?;
         let file = |name: &str, lines: &[String]| {
             let written = scratch.write(name, &(lines.join("\n") + "\n"));
@@ -135,7 +136,7 @@ impl Installer {
     ///
     /// # Errors
     /// We were interrupted.
-    pub fn compile(&self, directory: &Path, target: &Target, limit: Duration) -> Result<(), Stop> {
+    pub fn compile(&self, directory: &Path, target: &Target, limit: Duration) -> Result<(), Abort> {
         if self.is_pip() || !target.has_bytecode() {
             return Ok(());
         }
@@ -148,7 +149,7 @@ impl Installer {
         // Nothing of what it imports itself.
         environment.push(set("PYTHONDONTWRITEBYTECODE", "1"));
         match (Child { program, arguments, environment, limit }).run(&scratch) {
-            Err(ChildError::Interrupted(signal)) => Err(Stop::Interrupted(signal)),
+            Err(ChildError::Interrupted(signal)) => Err(Abort::Interrupted(signal)),
             _ => Ok(()),
         }
     }
@@ -162,7 +163,7 @@ impl Installer {
         target: &Target,
         limit: Duration,
         step: &'static str,
-    ) -> Result<BTreeSet<String>, Stop> {
+    ) -> Result<BTreeSet<String>, Abort> {
         let scratch = scratch()?;
         let arguments = match self {
             Self::Uv(_) => ["pip", "check", "--color", "never"].map(OsString::from).to_vec(),
@@ -183,7 +184,7 @@ impl Installer {
         limit: Duration,
         scratch: &Scratch,
         step: &'static str,
-    ) -> Result<Finished, Stop> {
+    ) -> Result<Finished, Abort> {
         let python = &target.interpreter.executable;
         let mut environment = target.environment.clone();
         let program = match self {
@@ -213,7 +214,7 @@ impl Installer {
         };
         let child = Child { program, arguments, environment, limit: limit * LIMIT_FACTOR };
         child.run(scratch).map_err(|error| match error {
-            ChildError::Interrupted(signal) => Stop::Interrupted(signal),
+            ChildError::Interrupted(signal) => Abort::Interrupted(signal),
             other => Error::repair(step, other.to_string(), "Nothing was changed; run it again.").into(),
         })
     }
@@ -232,7 +233,7 @@ pub const FREE_SPACE: &str = "Free some space, or set TMPDIR and XDG_STATE_HOME 
 ///
 /// # Errors
 /// Returns an error if a signal came while uv was at work.
-pub fn keep_uv_away(prefix: &Path, progress: Progress) -> Result<Option<File>, Stop> {
+pub fn keep_uv_away(prefix: &Path, progress: Progress) -> Result<Option<File>, Abort> {
     if !prefix.join("pyvenv.cfg").is_file() {
         return Ok(None);
     }
@@ -255,7 +256,7 @@ pub fn keep_uv_away(prefix: &Path, progress: Progress) -> Result<Option<File>, S
 }
 
 /// The wheel that `ensurepip` would install; `None` where this Python has none.
-fn bundled_pip(target: &Target, limit: Duration) -> Result<Option<PathBuf>, Stop> {
+fn bundled_pip(target: &Target, limit: Duration) -> Result<Option<PathBuf>, Abort> {
     let scratch = scratch()?;
     let written = scratch.write("bundled_pip.py", BUNDLED_PIP_PY);
     let script = written.map_err(|error| {
@@ -269,7 +270,7 @@ fn bundled_pip(target: &Target, limit: Duration) -> Result<Option<PathBuf>, Stop
     let answer = child.run(&scratch).and_then(|finished| framed(&finished, &sentinel, program));
     match answer {
         Ok(answer) => Ok(answer["wheel"].as_str().map(PathBuf::from)),
-        Err(ChildError::Interrupted(signal)) => Err(Stop::Interrupted(signal)),
+        Err(ChildError::Interrupted(signal)) => Err(Abort::Interrupted(signal)),
         // A Python that cannot say it has none.
         Err(_) => Ok(None),
     }

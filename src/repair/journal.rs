@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::packages::normalised;
+use crate::package_name::normalised;
 use crate::repair::exchange::{Fault, recorded_paths};
 use crate::repair::plan::Change;
 

@@ -14,22 +14,22 @@ pub mod plan;
 pub mod transaction;
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use serde_json::json;
 
-use crate::advisory::names;
 use crate::config::{InstallerChoice, Strategy};
-use crate::error::{Error, Stop};
+use crate::error::{Abort, Error};
 use crate::examine::{self, Examined, Request};
-use crate::packages::{Distribution, PCLUSTER, Packages};
+use crate::package_name::{PCLUSTER, matches};
+use crate::packages::{Distribution, Packages};
 use crate::report::{Report, Verdict};
 use crate::target::Target;
 
 use exchange::Exchange;
 pub use ground::{Ground, Home, Overlay, find_overlay};
+use ground::{site_of, taken_words};
 use installer::{FREE_SPACE, Installed, Installer, NOTHING_CHANGED, keep_uv_away};
 use ownership::{marker_over, refuse_another_users, spack_prefix};
 use plan::{Change, Hold, Reason};
@@ -58,7 +58,7 @@ pub enum Fixed {
 ///
 /// # Errors
 /// The step at which it could not be done. The environment is then what it was.
-pub fn fix(request: &Request, options: Options) -> Result<Fixed, Stop> {
+pub fn fix(request: &Request, options: Options) -> Result<Fixed, Abort> {
     let target = examine::identify(request, None)?.map_err(|report| not_proven(&report))?;
     if !options.dry_run && !options.isolated {
         refuse_another_users(site_of(&target).as_deref(), "fix", &request.real.path)?;
@@ -74,7 +74,7 @@ pub fn fix(request: &Request, options: Options) -> Result<Fixed, Stop> {
     // is enough to begin.
     let request = &Request { synthesize: true, thorough: false, ..request.clone() };
     let before = judged(examine::examine(request, &target)?)?;
-    let reasons = examine::reasons(&before);
+    let reasons = plan::reasons(&before);
     if reasons.is_empty() {
         return match before.verdict {
             Verdict::Ready => Ok(Fixed::Nothing),
@@ -134,7 +134,7 @@ struct Repair<'a> {
 impl Repair<'_> {
     /// Resolves and installs on the side; a second time with more freedom where all others held in
     /// their place leave no solution.
-    fn stage(&self) -> Result<Staged, Stop> {
+    fn stage(&self) -> Result<Staged, Abort> {
         let step = self
             .request
             .progress
@@ -184,7 +184,7 @@ impl Repair<'_> {
 
     /// The whole walk with the overlay in front of the environment. What else takes seconds is done
     /// meanwhile: the overlay's bytecode, and which requirements are broken already.
-    fn prove(&self, staged: &Staged) -> Result<BTreeSet<String>, Stop> {
+    fn prove(&self, staged: &Staged) -> Result<BTreeSet<String>, Abort> {
         fault::at("prove")
             .map_err(|error| Error::repair("proof", error.to_string(), "Nothing was changed."))?;
         let _step = self.request.progress.step("proving the repair beside the environment");
@@ -215,7 +215,7 @@ impl Repair<'_> {
 
     /// The target with the staged packages in front: as they will be installed, or where the repair is
     /// kept beside the environment, as the launcher lets PYTHONPATH put them there.
-    fn with_overlay(&self, overlay: &Path) -> Result<Target, Stop> {
+    fn with_overlay(&self, overlay: &Path) -> Result<Target, Abort> {
         if !self.options.isolated {
             return Ok(self.target.with_overlay(overlay));
         }
@@ -229,13 +229,13 @@ impl Repair<'_> {
     }
 
     /// Binds the proven overlay to the environment as it is now.
-    fn keep_overlay(&self, staged: Staged) -> Result<Fixed, Stop> {
+    fn keep_overlay(&self, staged: Staged) -> Result<Fixed, Abort> {
         let changes = staged.changes;
         self.home.keep_overlay(staged.overlay, self.target, self.packages, &changes)?;
         Ok(Fixed::Done { changes, isolated: true })
     }
 
-    fn commit(&self, staged: Staged, broken_before: &BTreeSet<String>) -> Result<Fixed, Stop> {
+    fn commit(&self, staged: Staged, broken_before: &BTreeSet<String>) -> Result<Fixed, Abort> {
         self.refuse_anothers_packages(&staged.changes)?;
         let _uv_stays_away = keep_uv_away(&self.target.interpreter.prefix, self.request.progress)?;
         let _exclusive = self.home.exclusive()?;
@@ -260,7 +260,7 @@ impl Repair<'_> {
         };
         unmoved.inspect_err(|_| store.abandon(&journal))?;
         let exchanged = store.exchange(&exchange).map_err(|fault| {
-            Stop::from(Error::repair(
+            Abort::from(Error::repair(
                 "commit",
                 fault,
                 "The environment is as it was. Mend that, then run it again.",
@@ -278,7 +278,7 @@ impl Repair<'_> {
                 Ok(Fixed::Done { changes: staged.changes, isolated: false })
             }
             Err(reason) => Err(match (store.restore(&journal), reason) {
-                (Ok(taken), Stop::Error(_)) if !taken.is_empty() => left_to_another(&taken).into(),
+                (Ok(taken), Abort::Error(_)) if !taken.is_empty() => left_to_another(&taken).into(),
                 (Ok(_), reason) => reason,
                 (Err(failed), _) => Error::from(failed).into(),
             }),
@@ -286,7 +286,7 @@ impl Repair<'_> {
     }
 
     /// Both at once: what the disk does takes no processor.
-    fn verify_and_sync(&self, broken_before: &BTreeSet<String>, exchange: &Exchange) -> Result<(), Stop> {
+    fn verify_and_sync(&self, broken_before: &BTreeSet<String>, exchange: &Exchange) -> Result<(), Abort> {
         let (verified, synced) = at_once(|| self.verify(broken_before), || self.home.store().sync(exchange));
         verified?;
         synced.map_err(not_written)
@@ -323,7 +323,7 @@ impl Repair<'_> {
     fn refuse_at_once(&self) -> Result<(), Error> {
         let at_fault = self.reasons.iter().map(|reason| reason.fix.packages.as_str());
         let at_fault: Vec<&str> = at_fault.collect();
-        let moving = self.packages.iter().filter(|(name, _)| at_fault.iter().any(|fix| names(fix, name)));
+        let moving = self.packages.iter().filter(|(name, _)| at_fault.iter().any(|fix| matches(fix, name)));
         let moving: Vec<&Distribution> = moving.map(|(_, distribution)| distribution).collect();
         if moving.iter().any(|distribution| is_condas(distribution) || spack_prefix(distribution).is_some()) {
             // The command to run names versions, which are not known yet.
@@ -398,12 +398,12 @@ impl Repair<'_> {
         Err(changed_meanwhile())
     }
 
-    fn broken_requirements(&self, step: &'static str) -> Result<BTreeSet<String>, Stop> {
+    fn broken_requirements(&self, step: &'static str) -> Result<BTreeSet<String>, Abort> {
         self.installer.broken_requirements(self.target, self.request.settings.timeout, step)
     }
 
     /// The environment itself, as it is now: no requirement newly broken, and ready.
-    fn verify(&self, broken_before: &BTreeSet<String>) -> Result<(), Stop> {
+    fn verify(&self, broken_before: &BTreeSet<String>) -> Result<(), Abort> {
         let undone = "The environment was put back as it was.";
         fault::at("verify").map_err(|error| Error::repair("verification", error.to_string(), undone))?;
         let _step = self.request.progress.step("verifying the repaired environment");
@@ -449,16 +449,7 @@ fn left_to_another(packages: &[String]) -> Error {
     Error::repair("commit", message, &next)
 }
 
-/// Behind "as it was": the packages that a rollback has left to another installer.
-fn taken_words(packages: &[String]) -> String {
-    match packages {
-        [] => String::new(),
-        [package] => format!(", but {package} is left as the other installer has written it"),
-        packages => format!(", but {} are left as the other installer has written them", packages.join(", ")),
-    }
-}
-
-fn not_written(fault: String) -> Stop {
+fn not_written(fault: String) -> Abort {
     let next = format!("The environment was put back as it was. {FREE_SPACE}");
     Error::repair("commit", fault, &next).into()
 }
@@ -518,7 +509,7 @@ pub enum Undone {
 ///
 /// # Errors
 /// There is none, the environment has changed since, or files cannot be put back.
-pub fn undo(request: &Request) -> Result<Undone, Stop> {
+pub fn undo(request: &Request) -> Result<Undone, Abort> {
     let target = examine::identify(request, None)?.map_err(|report| {
         Error::repair("undo", report.reasons().join("; "), "Name the pcluster that was repaired with --real.")
     })?;
@@ -573,12 +564,4 @@ const STAYS_REPAIRED: &str = "Nothing was changed; the environment stays repaire
 #[must_use]
 pub fn as_json(changes: &[Change], status: &str, isolated: bool) -> serde_json::Value {
     json!({"schemaVersion": 1, "status": status, "isolated": isolated, "changes": changes})
-}
-
-/// Where aws-parallelcluster is installed: the directory that is locked, and that new packages
-/// go to.
-fn site_of(target: &Target) -> Option<PathBuf> {
-    let pcluster = Packages::find(&target.interpreter.sys_path, PCLUSTER)?;
-    let directory = pcluster.metadata.parent()?.to_owned();
-    Some(fs::canonicalize(&directory).unwrap_or(directory))
 }

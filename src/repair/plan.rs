@@ -6,9 +6,11 @@ use std::str::FromStr as _;
 use pep440_rs::Version;
 use serde::{Deserialize, Serialize};
 
-use crate::advisory::{AdvisedFix, names};
 use crate::config::Strategy;
-use crate::packages::{Distribution, PCLUSTER, normalised};
+use crate::finding::AdvisedFix;
+use crate::package_name::{PCLUSTER, matches, normalised};
+use crate::packages::Distribution;
+use crate::report::Report;
 
 /// Installed distributions by normalised name.
 pub type Installed = BTreeMap<String, Distribution>;
@@ -49,6 +51,19 @@ pub struct Reason {
     pub fix: AdvisedFix,
 }
 
+/// Why packages have to move, as far as findings say whereto.
+#[must_use]
+pub fn reasons(report: &Report) -> Vec<Reason> {
+    let mut reasons: Vec<Reason> = Vec::new();
+    for finding in &report.findings {
+        let advised = finding.fix.as_ref().and_then(|fix| fix.advised.clone());
+        if let Some(fix) = advised.filter(|fix| reasons.iter().all(|reason| reason.fix != *fix)) {
+            reasons.push(Reason { id: finding.id.clone(), fix });
+        }
+    }
+    reasons
+}
+
 /// The requirements of a repair; `None` where no installed package is meant by the fixes.
 #[must_use]
 pub fn wanted(installed: &Installed, reasons: &[Reason], strategy: Strategy, hold: Hold) -> Option<Wanted> {
@@ -56,7 +71,7 @@ pub fn wanted(installed: &Installed, reasons: &[Reason], strategy: Strategy, hol
     let requirements: Vec<String> = moving
         .iter()
         .map(|name| {
-            let fixes = reasons.iter().filter(|reason| names(&reason.fix.packages, name));
+            let fixes = reasons.iter().filter(|reason| matches(&reason.fix.packages, name));
             let ranges = fixes.map(|reason| reason.fix.range(strategy).to_string());
             let ranges = demanded(installed, name, &moving).into_iter().chain(ranges);
             requirement(name, ranges)
@@ -65,7 +80,7 @@ pub fn wanted(installed: &Installed, reasons: &[Reason], strategy: Strategy, hol
     if requirements.is_empty() {
         return None;
     }
-    let at_fault = |name: &str| reasons.iter().any(|reason| names(&reason.fix.packages, name));
+    let at_fault = |name: &str| reasons.iter().any(|reason| matches(&reason.fix.packages, name));
     let loose = match hold {
         Hold::All => BTreeSet::new(),
         Hold::Neighbours => neighbours(installed, &moving),
@@ -90,7 +105,7 @@ pub fn wanted(installed: &Installed, reasons: &[Reason], strategy: Strategy, hol
 /// What aws-parallelcluster itself requires of the packages at fault; where it requires none of
 /// them, those that are installed. What they bring along follows them.
 fn moving(installed: &Installed, reasons: &[Reason]) -> BTreeSet<String> {
-    let at_fault = |name: &String| reasons.iter().any(|reason| names(&reason.fix.packages, name));
+    let at_fault = |name: &String| reasons.iter().any(|reason| matches(&reason.fix.packages, name));
     let required = installed.get(PCLUSTER).map(|pcluster| pcluster.requires.as_slice()).unwrap_or_default();
     let direct: BTreeSet<String> = required
         .iter()
@@ -182,7 +197,7 @@ pub fn changes(installed: &Installed, staged: &Installed, reasons: &[Reason]) ->
 }
 
 fn why(name: &str, staged: &Installed, reasons: &[Reason]) -> String {
-    if let Some(reason) = reasons.iter().find(|reason| names(&reason.fix.packages, name)) {
+    if let Some(reason) = reasons.iter().find(|reason| matches(&reason.fix.packages, name)) {
         return reason.id.clone();
     }
     let requires = |distribution: &&Distribution| {

@@ -28,6 +28,20 @@ pub fn find(name: impl Into<OsString>, path: Option<OsString>) -> Option<PathBuf
     search.custom_path_list(path?).first_result().ok()
 }
 
+/// The running executable, for comparison and display. `/proc` is what `current_exe` reads on
+/// Linux; without it, the name that we were called by says where to look.
+#[must_use]
+pub fn own_executable() -> Option<PathBuf> {
+    env::current_exe().ok().or_else(|| {
+        let name = env::args_os().next()?;
+        if Path::new(&name).components().count() > 1 {
+            Some(PathBuf::from(name))
+        } else {
+            find(name, env::var_os("PATH"))
+        }
+    })
+}
+
 struct WithoutNameService;
 
 impl Sys for WithoutNameService {

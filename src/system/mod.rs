@@ -1,7 +1,10 @@
 //! What the program asks of the operating system, below everything else.
 
+pub mod child;
 pub mod dirs;
 pub mod disk;
 pub mod executables;
 pub mod files;
+pub mod scratch;
+pub mod signals;
 pub mod trust;

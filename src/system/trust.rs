@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use crate::error::Error;
 use crate::system::{dirs, files};
 
 /// Reads a text of the program's own places, where only the caller or root could have written it.
@@ -32,6 +33,13 @@ pub fn read_up_to(path: &Path, max: u64) -> io::Result<Vec<u8>> {
 #[must_use]
 pub fn is_refusal(error: &io::Error) -> bool {
     matches!(error.get_ref(), Some(inner) if inner.is::<UntrustedError>())
+}
+
+/// A config or advisories file that cannot be read, or is not to be.
+#[must_use]
+pub fn unreadable(file: &Path, error: &io::Error) -> Error {
+    let (file, why) = (file.to_owned(), error.to_string());
+    if is_refusal(error) { Error::Untrusted { file, why } } else { Error::BadFile { file, message: why } }
 }
 
 /// Why a file is not believed.

@@ -1,0 +1,16 @@
+//! The names of the environment variables that the shim reads or sets.
+
+/// `block`, `fix`, `warn` or `off`.
+pub const MODE: &str = "PCLUSTER_SHIM_MODE";
+/// Absolute path of the real pcluster.
+pub const REAL: &str = "PCLUSTER_SHIM_REAL";
+/// `1`: a check that cannot run stops `build-image`.
+pub const STRICT: &str = "PCLUSTER_SHIM_STRICT";
+/// Seconds for one child process of a check.
+pub const TIMEOUT: &str = "PCLUSTER_SHIM_TIMEOUT";
+/// The config file.
+pub const CONFIG: &str = "PCLUSTER_SHIM_CONFIG";
+/// Set by the shim for launchers that might start it again; see [`crate::locate::Guard`].
+pub const TRIED: &str = "PCLUSTER_SHIM_TRIED";
+/// The directory of a question that is put to a launcher; see [`crate::question`].
+pub const QUESTION: &str = "PCLUSTER_SHIM_QUESTION";

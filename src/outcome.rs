@@ -1,0 +1,39 @@
+//! What the process does last: `exec` and `exit` skip destructors, so `main` acts on it once
+//! everything else has been dropped.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::error::{Error, Interrupted};
+
+/// The last step of a call.
+#[derive(Debug)]
+pub enum Outcome {
+    /// End with this status after printing both texts.
+    Exit { status: u8, stdout: String, stderr: String },
+    /// Print the text on stderr and become this program.
+    Exec { exec: Exec, stderr: String },
+    /// Die by the signal that interrupted a check.
+    Die(Interrupted),
+}
+
+/// The program that takes the place of this one.
+#[derive(Debug)]
+pub struct Exec {
+    pub program: PathBuf,
+    pub arguments: Vec<OsString>,
+    /// Variables to set, or to remove where there is no value.
+    pub environment: Vec<(&'static str, Option<OsString>)>,
+}
+
+impl Outcome {
+    #[must_use]
+    pub fn failed(error: &Error) -> Self {
+        Self::Exit { status: error.exit_status(), stdout: String::new(), stderr: error.on_stderr() }
+    }
+
+    #[must_use]
+    pub fn success(stdout: String) -> Self {
+        Self::Exit { status: 0, stdout, stderr: String::new() }
+    }
+}

@@ -1,0 +1,45 @@
+//! The names of distributions, as PEP 503 compares them, and those that the program itself knows.
+
+/// The distribution that brings the real pcluster.
+pub const PCLUSTER: &str = "aws-parallelcluster";
+
+/// The distribution whose release 1.153.0 loses the AMI's tags.
+pub const IMAGEBUILDER: &str = "aws-cdk.aws-imagebuilder";
+
+/// A name in the form of PEP 503: lower case, runs of `-`, `_` and `.` made one `-`.
+#[must_use]
+pub fn normalised(name: &str) -> String {
+    let mut normal = String::with_capacity(name.len());
+    for letter in name.chars() {
+        match letter {
+            '-' | '_' | '.' if normal.ends_with('-') => {}
+            '-' | '_' | '.' => normal.push('-'),
+            _ => normal.push(letter.to_ascii_lowercase()),
+        }
+    }
+    normal
+}
+
+/// Whether a pattern (`name` or `name.*`) means a package, both in any spelling.
+#[must_use]
+pub fn matches(pattern: &str, package: &str) -> bool {
+    let package = normalised(package);
+    match pattern.strip_suffix(".*") {
+        Some(stem) => package.strip_prefix(&normalised(stem)).is_some_and(|rest| rest.starts_with('-')),
+        None => package == normalised(pattern),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn normalising_twice_changes_nothing(name in "[a-zA-Z0-9._-]{1,30}") {
+            let once = normalised(&name);
+            proptest::prop_assert_eq!(normalised(&once), once.clone());
+            proptest::prop_assert!(!once.contains("--") && !once.contains('_') && !once.contains('.'));
+        }
+    }
+}

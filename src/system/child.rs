@@ -1,0 +1,239 @@
+//! The one way to run a child process: its own process group, a time limit, both streams kept,
+//! stdin from /dev/null, and gone when we are interrupted.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::error::Interrupted;
+use crate::printable::flatten;
+use crate::system::scratch::Scratch;
+use crate::system::signals::Interrupts;
+
+/// How often a wait looks for a signal; the end of the child itself is seen at once.
+const LOOK_FOR_SIGNALS: Duration = Duration::from_millis(50);
+
+/// More than any answer holds; a child that prints without end is not kept in memory.
+const MOST_OUTPUT: u64 = 32 << 20;
+
+impl From<Interrupted> for ChildError {
+    fn from(interrupted: Interrupted) -> Self {
+        Self::Interrupted(interrupted)
+    }
+}
+
+/// What a child left behind when it ended by itself.
+#[derive(Debug)]
+pub struct Finished {
+    pub status: ExitStatus,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+}
+
+/// Why there is no answer of a child. Its status is never ours.
+#[derive(Debug)]
+pub enum ChildError {
+    Spawn {
+        program: PathBuf,
+        source: io::Error,
+    },
+    TimedOut {
+        program: PathBuf,
+        limit: Duration,
+        stderr: Vec<u8>,
+    },
+    Failed {
+        program: PathBuf,
+        status: ExitStatus,
+        stderr: Vec<u8>,
+    },
+    Malformed {
+        program: PathBuf,
+        stdout: Vec<u8>,
+    },
+    /// Not the child's fault: this signal came while it ran.
+    Interrupted(Interrupted),
+}
+
+impl fmt::Display for ChildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Spawn { program, source } => write!(f, "cannot run {}: {source}", program.display()),
+            Self::TimedOut { program, limit, .. } => write!(
+                f,
+                "{} gave no answer in {} s (PCLUSTER_SHIM_TIMEOUT sets the limit)",
+                program.display(),
+                limit.as_secs()
+            ),
+            Self::Failed { program, status, stderr } => {
+                write!(f, "{} {}", program.display(), ended(*status))?;
+                match last_line(stderr) {
+                    Some(line) => write!(f, ": {line}"),
+                    None => Ok(()),
+                }
+            }
+            Self::Malformed { program, stdout } => {
+                let found = beginning(stdout).map_or_else(|| "nothing".into(), |text| format!("`{text}`"));
+                let program = program.display();
+                write!(
+                    f,
+                    "{program} gave no answer: expected the JSON that a check asks it for, found {found}"
+                )
+            }
+            Self::Interrupted(interrupted) => interrupted.fmt(f),
+        }
+    }
+}
+
+fn ended(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("ended with status {code}"),
+        (None, Some(signal)) => format!("was killed by signal {signal}"),
+        (None, None) => "ended".into(),
+    }
+}
+
+/// Characters of an output that a message quotes.
+const MAX_QUOTED: usize = 200;
+
+/// The beginning of an output, in one line.
+fn beginning(output: &[u8]) -> Option<String> {
+    let text: String = String::from_utf8_lossy(output).chars().take(MAX_QUOTED).collect();
+    let line = flatten(&text).trim().to_owned();
+    (!line.is_empty()).then_some(line)
+}
+
+/// The line of an output that says most: Python's and Node's errors end with it.
+fn last_line(output: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(output);
+    let line = text.lines().rev().find(|line| !line.trim().is_empty())?.trim();
+    Some(line.chars().take(MAX_QUOTED).collect())
+}
+
+/// One child to run.
+#[derive(Debug)]
+pub struct Child<'a> {
+    pub program: &'a Path,
+    pub arguments: Vec<OsString>,
+    /// Set, or removed where the value is `None`.
+    pub environment: Vec<(OsString, Option<OsString>)>,
+    pub limit: Duration,
+}
+
+impl Child<'_> {
+    /// Runs it to its end. `scratch` holds its output: files, because a grandchild that outlives
+    /// the child would keep a pipe open.
+    ///
+    /// # Errors
+    /// It cannot be started, takes too long, or we are interrupted. Its status is the caller's.
+    pub fn run(self, scratch: &Scratch) -> Result<Finished, ChildError> {
+        let spawn_error = |source| ChildError::Spawn { program: self.program.to_owned(), source };
+        let interrupts = Interrupts::caught();
+        interrupts.check()?;
+        let (stdout, stderr) = (scratch.path("stdout"), scratch.path("stderr"));
+        let handle = self.expression(&stdout, &stderr).start().map_err(spawn_error)?;
+        let group = Group::of(&handle.pids());
+        let deadline = Instant::now() + self.limit;
+        loop {
+            let waited = handle.wait_timeout(LOOK_FOR_SIGNALS);
+            interrupts.check().inspect_err(|_| group.kill(&handle))?;
+            if let Some(output) = waited.map_err(spawn_error)? {
+                let status = output.status;
+                // What it left running must not outlive the check either.
+                group.kill(&handle);
+                return Ok(Finished { status, stdout: read(&stdout), stderr: read(&stderr) });
+            }
+            if Instant::now() >= deadline {
+                group.kill(&handle);
+                let (program, limit) = (self.program.to_owned(), self.limit);
+                return Err(ChildError::TimedOut { program, limit, stderr: read(&stderr) });
+            }
+        }
+    }
+
+    fn expression(&self, stdout: &Path, stderr: &Path) -> duct::Expression {
+        let mut expression = duct::cmd(self.program, &self.arguments)
+            .stdin_null()
+            .stdout_path(stdout)
+            .stderr_path(stderr)
+            .unchecked()
+            .before_spawn(|command| {
+                command.process_group(0);
+                Ok(())
+            });
+        for (name, value) in &self.environment {
+            expression = match value {
+                Some(value) => expression.env(name, value),
+                None => expression.env_remove(name),
+            };
+        }
+        expression
+    }
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    let mut output = Vec::new();
+    // What cannot be read is an answer that cannot be read: the caller says so.
+    let _ = File::open(path).and_then(|file| file.take(MOST_OUTPUT).read_to_end(&mut output));
+    output
+}
+
+/// The child's process group: itself and all that it started.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(pids: &[u32]) -> Self {
+        Self(pids.first().and_then(|pid| i32::try_from(*pid).ok()).and_then(Pid::from_raw))
+    }
+
+    fn kill(&self, handle: &duct::Handle) {
+        if let Some(group) = self.0 {
+            // An error means that nobody is left in it.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let _ = handle.kill();
+    }
+}
+
+/// The JSON between two lines of the sentinel, whatever stands around them.
+///
+/// # Errors
+/// There is none.
+pub fn framed(finished: &Finished, sentinel: &str, program: &Path) -> Result<serde_json::Value, ChildError> {
+    let text = String::from_utf8_lossy(&finished.stdout);
+    let frame = format!("\n{sentinel}\n");
+    if let Some((_, rest)) = text.split_once(&frame)
+        && let Some((answer, _)) = rest.split_once(&frame)
+        && let Ok(answer) = serde_json::from_str(answer)
+    {
+        return Ok(answer);
+    }
+    let program = program.to_owned();
+    Err(if finished.status.success() {
+        ChildError::Malformed { program, stdout: finished.stdout.clone() }
+    } else {
+        ChildError::Failed { program, status: finished.status, stderr: finished.stderr.clone() }
+    })
+}
+
+/// A line that no other program prints.
+#[must_use]
+pub fn sentinel() -> String {
+    let nanoseconds = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_nanos());
+    format!("pcluster-shim:{}:{nanoseconds:x}", std::process::id())
+}
+
+/// A variable to set, in the form of [`Child::environment`].
+#[must_use]
+pub fn set(name: &str, value: impl AsRef<OsStr>) -> (OsString, Option<OsString>) {
+    (name.into(), Some(value.as_ref().to_owned()))
+}

@@ -1,0 +1,196 @@
+//! Private directories for temporary files, and the removal of those that killed checks have left.
+
+use std::fs::{self, DirEntry, File, Metadata, Permissions, TryLockError};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+
+use tempfile::TempDir;
+
+use crate::system::files;
+
+/// Where temporary files go if the directory that TMPDIR names is gone or full, as Python has it.
+const OTHER_DIRECTORIES: [&str; 2] = ["/tmp", "/var/tmp"];
+
+/// A private directory for one check, gone with it. SIGKILL leaves it behind; the next check that
+/// needs one removes it. The lock says whether it is in use: it dies with its holder.
+#[derive(Debug)]
+pub struct Scratch {
+    directory: TempDir,
+    #[expect(dead_code, reason = "held for its lock")]
+    lock: File,
+}
+
+const SCRATCH_PREFIX: &str = "pcluster-shim-";
+const SCRATCH_RANDOM: usize = 6;
+
+/// Marks a directory as one of these, and is locked while it is in use.
+const SCRATCH_LOCK: &str = "pcluster-shim.lock";
+
+/// Between the making of the lock file and its locking another check may take it for left behind.
+const MAX_SCRATCH_TRIES: usize = 20;
+
+impl Scratch {
+    /// # Errors
+    /// No directory for temporary files can be written.
+    pub fn new() -> io::Result<Self> {
+        let others = OTHER_DIRECTORIES.map(PathBuf::from);
+        Self::in_first_of(std::iter::once(std::env::temp_dir()).chain(others))
+    }
+
+    fn in_first_of(directories: impl Iterator<Item = PathBuf>) -> io::Result<Self> {
+        let mut first_fault = None;
+        for directory in directories {
+            match Self::within(&directory) {
+                Ok(made) => return Ok(made),
+                Err(fault) => first_fault = first_fault.or(Some(fault)),
+            }
+        }
+        Err(first_fault.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
+    }
+
+    fn within(base: &Path) -> io::Result<Self> {
+        static SWEPT: Once = Once::new();
+        SWEPT.call_once(|| sweep_scratch(base));
+        for _ in 0..MAX_SCRATCH_TRIES {
+            if let Some(scratch) = Self::locked(base)? {
+                return Ok(scratch);
+            }
+        }
+        Err(io::Error::other("each one is removed at once"))
+    }
+
+    /// `None` where another check has begun to remove it.
+    fn locked(base: &Path) -> io::Result<Option<Self>> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(SCRATCH_PREFIX).rand_bytes(SCRATCH_RANDOM).permissions(Permissions::from_mode(0o700));
+        let directory = builder.tempdir_in(base)?;
+        let path = directory.path().join(SCRATCH_LOCK);
+        let lock = match File::options().write(true).create_new(true).mode(0o600).open(&path) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) || !path.exists() {
+            return Ok(None);
+        }
+        Ok(Some(Self { directory, lock }))
+    }
+
+    /// Whether a directory is one of these, the caller's, and held by another process.
+    #[must_use]
+    pub fn is_in_use(directory: &Path) -> bool {
+        let is_own = |file: &File| {
+            file.metadata().is_ok_and(|metadata| metadata.uid() == rustix::process::geteuid().as_raw())
+        };
+        let lock = files::open(&directory.join(SCRATCH_LOCK)).ok().filter(is_own);
+        let lock = lock.filter(|_| directory.is_absolute());
+        lock.is_some_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// # Errors
+    /// As of writing a file.
+    pub fn write(&self, name: &str, content: &str) -> io::Result<PathBuf> {
+        let path = self.path(name);
+        fs::write(&path, content)?;
+        Ok(path)
+    }
+
+    /// # Errors
+    /// As of making a directory.
+    pub fn directory(&self, name: &str) -> io::Result<PathBuf> {
+        let path = self.path(name);
+        fs::create_dir(&path)?;
+        Ok(path)
+    }
+}
+
+/// Removes what checks that were killed have left: directories of the caller's with the name and the
+/// lock file of a [`Scratch`], whose lock no process holds.
+fn sweep_scratch(base: &Path) {
+    for entry in base.read_dir().into_iter().flatten().flatten().filter(is_scratch) {
+        let lock = entry.path().join(SCRATCH_LOCK);
+        let is_left = |lock: &File| lock.try_lock().is_ok();
+        // The lock is held to the end: a check that has just made the directory then sees it.
+        if let Some(_held) = files::open(&lock).ok().filter(is_left) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn is_scratch(entry: &DirEntry) -> bool {
+    let name = entry.file_name();
+    let random = name.to_str().and_then(|name| name.strip_prefix(SCRATCH_PREFIX)).unwrap_or_default();
+    let is_named = random.len() == SCRATCH_RANDOM && random.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    // `metadata` of an entry follows no link.
+    let is_own =
+        |metadata: Metadata| metadata.is_dir() && metadata.uid() == rustix::process::geteuid().as_raw();
+    is_named && entry.metadata().is_ok_and(is_own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_directory_is_taken_for_one_that_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let gone = || directory.path().join("gone");
+        let scratch = Scratch::in_first_of([gone(), directory.path().to_owned()].into_iter()).unwrap();
+        assert!(scratch.path("x").starts_with(directory.path()));
+        let fault = Scratch::in_first_of([gone(), gone().join("too")].into_iter()).unwrap_err();
+        assert!(fault.to_string().contains("gone/pcluster-shim-"), "the first fault is told: {fault}");
+    }
+
+    #[test]
+    fn only_what_checks_have_left_behind_is_swept() {
+        let base = tempfile::tempdir().unwrap();
+        let scratch = |name: &str, has_lock: bool| {
+            let directory = base.path().join(name);
+            fs::create_dir_all(directory.join("below")).unwrap();
+            if has_lock {
+                fs::write(directory.join(SCRATCH_LOCK), "").unwrap();
+            }
+            directory
+        };
+        let left = scratch("pcluster-shim-aB3dE6", true);
+        let in_use = scratch("pcluster-shim-aB3dE7", true);
+        let lock = File::open(in_use.join(SCRATCH_LOCK)).unwrap();
+        lock.lock().unwrap();
+        let elsewhere = scratch("elsewhere", true);
+        std::os::unix::fs::symlink(&elsewhere, base.path().join("pcluster-shim-aB3dE8")).unwrap();
+        let others = [
+            scratch("pcluster-shim-backup", false),
+            scratch("pcluster-shim-aB3dE6x", true),
+            scratch("pcluster-shim-aB3d.6", true),
+            scratch("other-shim-aB3dE6", true),
+            elsewhere,
+            in_use.clone(),
+        ];
+        sweep_scratch(base.path());
+        assert!(!left.exists());
+        for other in others {
+            assert!(other.join("below").is_dir(), "{}", other.display());
+        }
+        drop(lock);
+        sweep_scratch(base.path());
+        assert!(!in_use.exists());
+    }
+
+    #[test]
+    fn a_directory_in_use_is_private_and_not_swept() {
+        let scratch = Scratch::new().unwrap();
+        let directory = scratch.directory.path().to_owned();
+        assert_eq!(directory.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        sweep_scratch(directory.parent().unwrap());
+        assert!(directory.is_dir());
+        drop(scratch);
+        assert!(!directory.exists());
+    }
+}
