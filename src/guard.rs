@@ -3,19 +3,19 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use crate::cli::PlainBuildImage;
-use crate::config::{Mode, Settings};
+use crate::cache::Memory;
+use crate::checker::{Examined, Request, read_advisories};
+use crate::cli::args::PlainBuildImage;
+use crate::cli::settings::{Mode, Settings};
+use crate::environment::image_configuration::{find_read_once, is_unreadable};
+use crate::environment::launcher::is_console_script;
+use crate::environment::locate::{FoundBy, Real, Search};
+use crate::environment::synthesis::{Call, IMAGE_ID};
 use crate::error::{Abort, Error, Interrupted, on_stderr};
-use crate::examine::{Examined, Request, read_advisories};
-use crate::image_configuration::{find_read_once, is_unreadable};
-use crate::launcher::is_console_script;
-use crate::locate::{FoundBy, Real, Search};
 use crate::outcome::Outcome;
 use crate::progress::Progress;
-use crate::remember::Memory;
 use crate::repair::{self, Fixed, Ground, Overlay};
 use crate::report::{self, Check, Decision, Report, Status};
-use crate::synth::{Call, IMAGE_ID};
 
 /// Guards one `pcluster build-image`.
 #[must_use]

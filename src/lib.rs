@@ -1,72 +1,81 @@
-//! The map of the house: a drop-in `pcluster` that checks `build-image` before it costs an hour.
+//! A drop-in `pcluster` that checks `build-image` before it costs an hour of EC2.
 //!
-//! The walk of one guarded call runs down these rooms, and imports run down only:
+//! A guarded call runs down this map, and imports run down it only; `tests/house.rs` reads it.
 //!
-//! | room | owns |
+//! | module | owns |
 //! | --- | --- |
-//! | [`cli`] | argv and environment → what was asked |
-//! | [`config`] | config.yaml and precedence → settings |
-//! | [`preflight`] | the shim's own subcommands |
-//! | [`guard`] | the story of one guarded `build-image` |
-//! | [`repair`] | plan → stage → prove → commit → verify, and the undo |
-//! | [`examine`] | the walk of one check, in order |
-//! | [`locate`] | PATH → the real pcluster |
-//! | [`locate_report`] | what `preflight where` says of it |
-//! | [`target`] | the real pcluster → its interpreter, `sys.path`, environment |
-//! | [`image_configuration`] | the files that a call names, and which of them a check may read |
-//! | [`launcher`] | a console script → the Python that it starts |
-//! | [`question`] | any other launcher, asked by starting it |
-//! | [`interpreter`] | what a Python says of itself |
-//! | [`node`] | the Node.js that CDK will run |
-//! | [`packages`] | `sys.path` → installed distributions |
-//! | [`advisory`] | packages × advisories → findings (pure) |
-//! | [`synth`] | the template that the real pcluster would submit |
-//! | [`template`] | template × expectation → findings (pure) |
+//! | [`preflight`] | the shim's own commands, from their arguments to an outcome |
+//! | [`preflight::where`](preflight) | which pcluster is guarded, and how it was found |
+//! | [`preflight::manual`] | completion scripts and the manual page |
+//! | [`guard`] | one guarded `build-image`, in order |
+//! | [`repair`] | fix and undo, step by step |
+//! | [`repair::installer`] | uv and pip, which resolve and fetch |
+//! | [`repair::state`] | where the repairs of an environment keep their files, locks, the overlay that counts |
+//! | [`repair::transaction`] | snapshot, journal, exchange; rollback |
+//! | [`repair::file_plan`] | the files that an exchange removes and adds |
+//! | [`repair::journal`] | what is written down before the first change |
+//! | [`repair::record`] | the files that an installed distribution consists of |
+//! | [`repair::ownership`] | whose a directory of packages is |
+//! | [`repair::plan`] | findings and metadata → requirements; staged packages → changes (pure) |
+//! | [`repair::failpoint`] | failures at named steps, for tests |
+//! | [`checker`] | one check, in order |
 //! | [`report`] | findings → verdict, decision, text (pure) |
-//! | [`remember`] | what need not be found out twice |
-//! | [`child`] | the one way to run a child process |
-//! | [`manual`] | completion scripts and the manual page |
+//! | [`rules::advisory`] | packages × advisories → findings (pure) |
+//! | [`rules::template`] | template × expectation → findings (pure) |
+//! | [`rules::template::grouping`](rules::template) | findings of one cause told together (pure) |
+//! | [`rules`] | finding, level, fix (pure) |
+//! | [`rules::fields`] | the fields of an advisory, read with their line and key (pure) |
+//! | [`environment`] | who will run, and what is in it |
+//! | [`environment::synthesis`] | the template that the real pcluster would submit |
+//! | [`environment::node`] | the Node.js that CDK will run |
+//! | [`environment::target`] | a launcher → its interpreter, `sys.path`, environment |
+//! | [`environment::question`] | a launcher that is no console script, asked by starting it |
+//! | [`environment::locate`] | PATH → the real pcluster |
+//! | [`environment::launcher`] | a console script → the Python that it names |
+//! | [`environment::packages`] | `sys.path` → installed distributions |
+//! | [`environment::interpreter`] | what a Python says of itself |
+//! | [`environment::image_configuration`] | the files that a call names, and which of them a check may read |
+//! | [`cli`] | argv → what was asked |
+//! | [`cli::args`] | the command line of `preflight` |
+//! | [`cli::settings`] | config.yaml and its precedence |
+//! | [`cli::env_vars`] | the names of environment variables |
+//! | [`cache`] | verdicts and answers, each under a digest of what it depends on |
 //! | [`progress`] | what is being done, on a terminal's stderr |
-//! | [`printable`] | text from elsewhere, safe for a terminal (pure) |
+//! | [`system`] | what is asked of the operating system |
+//! | [`system::child`] | the one way to run a child process |
+//! | [`system::signals`] | signals that end a check |
+//! | [`system::scratch`] | private directories for temporary files |
+//! | [`system::trust`] | whose files are believed |
+//! | [`system::disk`] | files written as one; what is on the disk before the next step |
+//! | [`system::dirs`] | the base directories of the XDG specification |
+//! | [`system::executables`] | programs by path and by name |
+//! | [`system::files`] | regular files, read up to a limit |
+//! | [`outcome`] | what the process does last |
 //! | [`error`] | what can go wrong, what to do then, the exit status |
 //! | [`yaml`] | YAML text → a value, at a cost that its length bounds (pure) |
-//! | [`system`] | what is asked of the operating system |
+//! | [`printable`] | text from elsewhere, safe for a terminal (pure) |
+//! | [`package_name`] | the names of distributions (pure) |
 
-pub mod advisory;
+pub mod cache;
+pub mod checker;
 pub mod cli;
-pub mod config;
-pub mod env_vars;
+pub mod environment;
 pub mod error;
-pub mod examine;
-pub mod fields;
-pub mod finding;
 pub mod guard;
-pub mod image_configuration;
-pub mod interpreter;
-pub mod launcher;
-pub mod locate;
-pub mod locate_report;
-pub mod manual;
-pub mod node;
 pub mod outcome;
 pub mod package_name;
-pub mod packages;
 pub mod preflight;
 pub mod printable;
 pub mod progress;
-pub mod question;
-pub mod remember;
 pub mod repair;
 pub mod report;
-pub mod synth;
+pub mod rules;
 pub mod system;
-pub mod target;
-pub mod template;
 pub mod yaml;
 
 use std::ffi::OsString;
 
-use cli::Call;
+use cli::args::Call;
 use error::Error;
 use outcome::Outcome;
 
@@ -75,7 +84,7 @@ use outcome::Outcome;
 pub fn run(command_line: Vec<OsString>) -> Outcome {
     match Call::read(command_line) {
         // Started by a launcher that is being asked for its Python: no check in a check.
-        Call::BuildImage(arguments) if question::pending().is_some() => pass_through(arguments),
+        Call::BuildImage(arguments) if environment::question::pending().is_some() => pass_through(arguments),
         Call::PassThrough(arguments) => pass_through(arguments),
         Call::BuildImage(arguments) => guard::build_image(arguments),
         Call::Preflight(arguments) => preflight::run(arguments),
@@ -83,11 +92,11 @@ pub fn run(command_line: Vec<OsString>) -> Outcome {
 }
 
 fn pass_through(arguments: Vec<OsString>) -> Outcome {
-    match locate::Search::from_environment(None).real() {
+    match environment::locate::Search::from_environment(None).real() {
         Ok(real) => Outcome::Exec { exec: real.into_exec(arguments), stderr: String::new() },
         Err(error) => {
-            if let (Error::Loop { tried }, Some(question)) = (&error, question::pending()) {
-                question::answer_with_loop(&question, tried);
+            if let (Error::Loop { tried }, Some(question)) = (&error, environment::question::pending()) {
+                environment::question::answer_with_loop(&question, tried);
             }
             Outcome::failed(&error)
         }

@@ -468,6 +468,62 @@ impl<'de> Visitor<'de> for Weigh<'_> {
     }
 }
 
+/// A value that is no list and no mapping.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Scalar<'a> {
+    Text(&'a str),
+    Bool(bool),
+    Number(u64),
+}
+
+/// Reads a scalar by a function of one's own, inside the visitor: only there does a refusal get its
+/// line and its key.
+///
+/// # Errors
+/// Returns an error if it is no scalar, or `read` refuses it: in its own words, or with `None` in
+/// those of `expected`.
+pub fn scalar<'de, D: Deserializer<'de>, T>(
+    from: D,
+    expected: &str,
+    read: impl FnOnce(Scalar) -> Result<T, Option<String>>,
+) -> Result<T, D::Error> {
+    struct Reader<'a, F> {
+        expected: &'a str,
+        read: F,
+    }
+
+    impl<T, F: FnOnce(Scalar) -> Result<T, Option<String>>> Reader<'_, F> {
+        fn read<E: de::Error>(self, scalar: Scalar, found: de::Unexpected) -> Result<T, E> {
+            (self.read)(scalar).map_err(|refusal| match refusal {
+                Some(words) => E::custom(words),
+                None => E::invalid_value(found, &self.expected),
+            })
+        }
+    }
+
+    impl<T, F: FnOnce(Scalar) -> Result<T, Option<String>>> de::Visitor<'_> for Reader<'_, F> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.expected)
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+            self.read(Scalar::Text(text), de::Unexpected::Str(text))
+        }
+
+        fn visit_bool<E: de::Error>(self, flag: bool) -> Result<T, E> {
+            self.read(Scalar::Bool(flag), de::Unexpected::Bool(flag))
+        }
+
+        fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
+            self.read(Scalar::Number(number), de::Unexpected::Unsigned(number))
+        }
+    }
+
+    from.deserialize_any(Reader { expected, read })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

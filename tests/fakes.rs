@@ -1,4 +1,4 @@
-//! Fake environments: a launcher, a Python that knows the protocol of interpreter.py and synth.py,
+//! Fake environments: a launcher, a Python that knows the protocol of interpreter.py and synthesis.py,
 //! distributions, a Node. Each writes its start into the sandbox's log. And the real Python of
 //! this machine, for what only a real one shows.
 
@@ -24,7 +24,7 @@ fake=@FAKE@
 while [ $# -gt 0 ]; do
     case $1 in
     -c) echo identity >>"$log"; sentinel=$3; . "$fake/identity"; exit ;;
-    */synth.py) echo synth >>"$log"; sentinel=$2; request=$3; shift 3; . "$fake/synth"; exit ;;
+    */synthesis.py) echo synth >>"$log"; sentinel=$2; request=$3; shift 3; . "$fake/synth"; exit ;;
     */bundled_pip.py) echo bundled_pip >>"$log"; sentinel=$2; . "$fake/bundled_pip"; exit ;;
     *.whl/pip) module=pip; shift; echo "wheel $1" >>"$log"; . "$fake/pip"; exit ;;
     -m) module=$2; shift 2; echo "$module $1" >>"$log"; . "$fake/$module"; exit ;;
@@ -145,13 +145,13 @@ impl Environment<'_> {
         self.sandbox.write(self.path("fake/identity"), sh);
     }
 
-    /// The answer of synth.py.
+    /// The answer of synthesis.py.
     pub(crate) fn answers(&self, answer: &Value) {
         self.sandbox.write(self.path("fake/synth.json"), answer.to_string());
         self.synthesizes(&ANSWER.replace("@FILE@", "synth"));
     }
 
-    /// synth.py answers with this template.
+    /// synthesis.py answers with this template.
     pub(crate) fn builds(&self, template: &str) {
         self.answers(&built(template));
     }
@@ -205,7 +205,7 @@ impl Environment<'_> {
     }
 }
 
-/// The answer of synth.py with this template, as for the configuration of [`Sandbox::build_image`].
+/// The answer of synthesis.py with this template, as for the configuration of [`Sandbox::build_image`].
 pub(crate) fn built(template: &str) -> Value {
     let template: Value = serde_json::from_str(template).unwrap();
     let tags = json!({

@@ -1,6 +1,6 @@
 //! Repairs that are killed, fail, meet others or are interrupted: at every named step, at every file.
 //!
-//! The faults come from the shim's own feature `fault-injection` (src/repair/fault.rs).
+//! The faults come from the shim's own feature `fault-injection` (src/repair/failpoint.rs).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -217,7 +217,8 @@ fn a_failure_at_the_end_keeps_the_undo_of_before() {
     let before = workshop.site();
     workshop.preflight(["fix", "--strategy", "downgrade"]).run().exits(0);
     // Another advisory, another repair.
-    let more = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/advisories.yaml")).unwrap();
+    let more =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/rules/advisories.yaml")).unwrap();
     let first = more.split("\n\n- id: ").next().unwrap();
     let other =
         first.replace("cdk-imagebuilder-1.153.0", "another").replace("\"==1.153.0\"", "\"==1.152.0\"");

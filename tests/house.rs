@@ -31,7 +31,18 @@ fn rooms(ending: &str) -> BTreeMap<String, String> {
 #[test]
 fn pure_rooms_name_no_file_no_process_and_no_environment() {
     let rooms = rooms("rs");
-    for pure in ["advisory.rs", "template.rs", "report.rs", "printable.rs", "repair/plan.rs", "yaml.rs"] {
+    for pure in [
+        "rules/advisory.rs",
+        "rules/fields.rs",
+        "rules/mod.rs",
+        "rules/template.rs",
+        "rules/template/grouping.rs",
+        "report/mod.rs",
+        "printable.rs",
+        "package_name.rs",
+        "repair/plan.rs",
+        "yaml.rs",
+    ] {
         for effect in ["std::fs", "std::env", "std::process", "std::io", "Command"] {
             assert!(!rooms[pure].contains(effect), "{pure} names {effect}");
         }
@@ -47,44 +58,79 @@ fn only_main_prints_exits_or_execs() {
     }
 }
 
-/// The storeys of the house, from the top. A room may use those below its own storey, and those of
-/// its own (`repair` proves by `examine`).
-const STOREYS: [&[&str]; 6] = [
-    &["main", "lib"],
-    &["preflight", "guard"],
-    &["repair", "examine", "locate_report"],
-    &[
-        "locate",
-        "target",
-        "launcher",
-        "question",
-        "interpreter",
-        "node",
-        "packages",
-        "advisory",
-        "synth",
-        "template",
-        "remember",
-        "image_configuration",
-    ],
-    &["report", "child", "progress", "manual", "config", "cli", "error", "printable"],
-    &["system", "yaml"],
-];
+/// The modules in the order of the map in `lib.rs`, from the top.
+fn map(sources: &BTreeMap<String, String>) -> Vec<String> {
+    let rows = sources["lib.rs"].lines().filter_map(|line| line.strip_prefix("//! | [`"));
+    let mapped = rows.map(|row| row.split('`').next().unwrap_or_default().to_owned());
+    ["main", "lib"].map(str::to_owned).into_iter().chain(mapped).collect()
+}
+
+/// `rules/mod.rs` → `rules`, `repair/plan.rs` → `repair::plan`.
+fn module(file: &str) -> String {
+    file.trim_end_matches(".rs").trim_end_matches("/mod").replace('/', "::")
+}
+
+/// The paths that the code names below this crate, `use crate::a::{b, c::d}` in its parts.
+fn crate_paths(code: &str) -> Vec<String> {
+    let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let code = lines.collect::<Vec<_>>().join(" ").replace("r#", "");
+    let named = code.split("crate::").skip(1);
+    named.flat_map(|rest| expand(&mut rest.chars().peekable(), "")).collect()
+}
+
+/// Reads one tree of a `use`: a path, or a path with several in braces behind it.
+fn expand(letters: &mut std::iter::Peekable<std::str::Chars>, before: &str) -> Vec<String> {
+    let mut path = before.to_owned();
+    while let Some(letter) = letters.next_if(|letter| letter.is_alphanumeric() || "_:".contains(*letter)) {
+        path.push(letter);
+    }
+    if letters.next_if_eq(&'{').is_none() {
+        return vec![path];
+    }
+    let mut paths = Vec::new();
+    while letters.peek().is_some() && letters.next_if_eq(&'}').is_none() {
+        if letters.next_if(|letter| letter.is_whitespace() || *letter == ',').is_none() {
+            paths.extend(expand(letters, &path));
+            while letters.next_if(|letter| !",}".contains(*letter)).is_some() {}
+        }
+    }
+    paths
+}
+
+/// The module that a path lies in: the longest one that the map has.
+fn module_of<'m>(path: &str, map: &'m [String]) -> Option<&'m String> {
+    let is_prefix = |module: &&String| {
+        path.strip_prefix(module.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    };
+    map.iter().filter(is_prefix).max_by_key(|module| module.len())
+}
 
 #[test]
-fn imports_run_down() {
-    let storey = |room: &str| STOREYS.iter().position(|rooms| rooms.contains(&room));
-    for (name, code) in rooms("rs") {
-        let room = name.split(['/', '.']).next().unwrap_or_default();
-        let own =
-            storey(room).unwrap_or_else(|| panic!("{name} has no place in the house: add it to STOREYS"));
-        for line in code.lines().filter_map(|line| line.trim().strip_prefix("use crate::")) {
-            let used = line.split([':', ';', '{']).next().unwrap_or_default();
-            // Types that the pure rooms share with those above them.
-            let shared = matches!((room, used), ("report", "locate" | "advisory") | ("child", "error"));
-            if let Some(other) = storey(used) {
-                assert!(other >= own || shared, "{name} imports {used}, which stands above it");
-            }
+fn a_use_is_read_in_all_its_parts() {
+    let code = "use crate::a::{b, self, c::{d, e as f}};\n// use crate::not;\nlet x = crate::g::h(1);\nuse crate::r#where;";
+    assert_eq!(crate_paths(code), ["a::b", "a::self", "a::c::d", "a::c::e", "g::h", "where"]);
+}
+
+#[test]
+fn imports_run_down_the_map() {
+    let sources = rooms("rs");
+    let map = map(&sources);
+    let place = |module: &str| map.iter().position(|mapped| mapped == module);
+    for (file, code) in &sources {
+        let own = module(file);
+        let below = place(&own).unwrap_or_else(|| panic!("{file} is not in the map of lib.rs"));
+        let super_lines =
+            code.lines().filter(|line| line.contains("super::") && !line.contains("pub(super)"));
+        assert_eq!(
+            super_lines.count(),
+            0,
+            "{file} names a module by super::, which this test does not follow"
+        );
+        for path in crate_paths(code) {
+            let used = module_of(&path, &map)
+                .unwrap_or_else(|| panic!("{file} names crate::{path}, which is in no module of the map"));
+            let is_below = *used == own || place(used).is_some_and(|place| place > below);
+            assert!(is_below, "{own} imports {path}, which does not stand below it");
         }
     }
 }
@@ -110,11 +156,11 @@ fn the_version_stands_in_the_changelog() {
 fn every_variable_is_named_in_the_readme_and_in_one_room_only() {
     let readme = fs::read_to_string(top().join("README.md")).expect("there is a README");
     let rooms = rooms("rs");
-    for line in rooms["cli.rs"].lines().filter(|line| line.contains("\"PCLUSTER_SHIM_")) {
+    for line in rooms["cli/env_vars.rs"].lines().filter(|line| line.contains("\"PCLUSTER_SHIM_")) {
         let name = line.split('"').nth(1).expect("a name in quotes");
         let ours = name.ends_with("TRIED") || name.ends_with("QUESTION");
         assert!(ours || readme.contains(name), "README.md does not name {name}");
-        for (room, code) in rooms.iter().filter(|(room, _)| *room != "cli.rs") {
+        for (room, code) in rooms.iter().filter(|(room, _)| *room != "cli/env_vars.rs") {
             let read =
                 code.contains(&format!("var(\"{name}\")")) || code.contains(&format!("var_os(\"{name}\")"));
             assert!(!read, "{room} reads {name} by a name of its own");

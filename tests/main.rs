@@ -19,7 +19,7 @@ mod memory; // what is remembered, until when, and what damage costs
 mod preflight; // the shim's own commands
 mod repair; // fix and undo: what they do, refuse and say
 mod settings; // config.yaml and variables, for the guard and for preflight
-mod synthesis; // synth.py in a real Python, on stubs of what it imports
+mod synthesis; // synthesis.py in a real Python, on stubs of what it imports
 mod templates; // preflight template, on templates that real pclusters made
 mod traps; // what goes wrong with PATH shims elsewhere, row by row
 mod verdicts; // verdict × mode × strict, as scripts and people see it

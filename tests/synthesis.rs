@@ -1,4 +1,4 @@
-//! synth.py in a real Python, on stubs of the few functions that it imports: every kind of answer,
+//! synthesis.py in a real Python, on stubs of the few functions that it imports: every kind of answer,
 //! and that nothing spoils it. What real pclusters answer is tests/real's business.
 
 use serde_json::{Value, json};

@@ -9,16 +9,16 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::InstallerChoice;
+use crate::cli::settings::InstallerChoice;
+use crate::environment::packages::Packages;
+use crate::environment::target::Target;
 use crate::error::{Abort, Error};
-use crate::packages::Packages;
 use crate::progress::Progress;
-use crate::repair::ground::wait;
 use crate::repair::plan::Wanted;
+use crate::repair::state::wait;
 use crate::system::child::{Child, ChildError, Finished, framed, sentinel, set};
 use crate::system::scratch::Scratch;
 use crate::system::{executables, files};
-use crate::target::Target;
 
 /// A resolution over a slow network takes longer than one child of a check may.
 const LIMIT_FACTOR: u32 = 10;

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::package_name::normalised;
-use crate::repair::exchange::{Fault, recorded_paths};
 use crate::repair::plan::Change;
+use crate::repair::record::recorded_paths;
 
 /// A file that goes, and its copy below the snapshot.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -84,7 +84,7 @@ impl Journal {
     /// # Errors
     /// Returns an error if the journal is another environment's, or names a path outside of its
     /// directories of packages.
-    pub fn refuse_paths_outside(&self, site: &Path) -> Result<(), Fault> {
+    pub fn refuse_paths_outside(&self, site: &Path) -> Result<(), String> {
         if self.site != site {
             return Err(format!("it is about {}, not about {}", self.site.display(), site.display()));
         }
@@ -111,7 +111,7 @@ impl Journal {
     /// The copies that are gone or are not what was saved, in words. A file that is in its place
     /// already needs none.
     #[must_use]
-    pub fn missing(&self, snapshot: &Path) -> Vec<Fault> {
+    pub fn missing(&self, snapshot: &Path) -> Vec<String> {
         let lost = |saved: &Saved| {
             let copy = snapshot.join(&saved.copy);
             let why = match saved.is_in(&copy) {

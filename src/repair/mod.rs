@@ -4,13 +4,14 @@
 //! way, the environment is at the end either repaired or what it was. Never decides whether to
 //! repair.
 
-pub mod exchange;
-pub mod fault;
-pub mod ground;
+pub mod failpoint;
+pub mod file_plan;
 pub mod installer;
 pub mod journal;
 pub mod ownership;
 pub mod plan;
+pub mod record;
+pub mod state;
 pub mod transaction;
 
 use std::collections::BTreeSet;
@@ -19,20 +20,20 @@ use std::thread;
 
 use serde_json::json;
 
-use crate::config::{InstallerChoice, Strategy};
+use crate::checker::{self, Examined, Request};
+use crate::cli::settings::{InstallerChoice, Strategy};
+use crate::environment::packages::{Distribution, Packages};
+use crate::environment::target::Target;
 use crate::error::{Abort, Error};
-use crate::examine::{self, Examined, Request};
 use crate::package_name::{PCLUSTER, matches};
-use crate::packages::{Distribution, Packages};
 use crate::report::{Report, Verdict};
-use crate::target::Target;
 
-use exchange::Exchange;
-pub use ground::{Ground, Home, Overlay, find_overlay};
-use ground::{site_of, taken_words};
+use file_plan::Exchange;
 use installer::{FREE_SPACE, Installed, Installer, NOTHING_CHANGED, keep_uv_away};
 use ownership::{marker_over, refuse_another_users, spack_prefix};
 use plan::{Change, Hold, Reason};
+pub use state::{Ground, Home, Overlay, find_overlay};
+use state::{site_of, taken_words};
 use transaction::{OVERLAY_PREFIX, first_of as first_fault};
 
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +60,7 @@ pub enum Fixed {
 /// # Errors
 /// The step at which it could not be done. The environment is then what it was.
 pub fn fix(request: &Request, options: Options) -> Result<Fixed, Abort> {
-    let target = examine::identify(request, None)?.map_err(|report| not_proven(&report))?;
+    let target = checker::identify(request, None)?.map_err(|report| not_proven(&report))?;
     if !options.dry_run && !options.isolated {
         refuse_another_users(site_of(&target).as_deref(), "fix", &request.real.path)?;
     }
@@ -73,7 +74,7 @@ pub fn fix(request: &Request, options: Options) -> Result<Fixed, Abort> {
     // Whatever the caller wanted to know: a repair is proven by a synthesis, and the first reason
     // is enough to begin.
     let request = &Request { synthesize: true, thorough: false, ..request.clone() };
-    let before = judged(examine::examine(request, &target)?)?;
+    let before = judged(checker::examine(request, &target)?)?;
     let reasons = plan::reasons(&before);
     if reasons.is_empty() {
         return match before.verdict {
@@ -170,7 +171,7 @@ impl Repair<'_> {
     }
 
     fn new_overlay(&self) -> Result<tempfile::TempDir, Error> {
-        let made = fault::at("stage")
+        let made = failpoint::at("stage")
             .and_then(|()| tempfile::Builder::new().prefix(OVERLAY_PREFIX).tempdir_in(self.home.directory()));
         made.map_err(|error| {
             let directory = self.home.directory().display().to_string();
@@ -185,12 +186,12 @@ impl Repair<'_> {
     /// The whole walk with the overlay in front of the environment. What else takes seconds is done
     /// meanwhile: the overlay's bytecode, and which requirements are broken already.
     fn prove(&self, staged: &Staged) -> Result<BTreeSet<String>, Abort> {
-        fault::at("prove")
+        failpoint::at("prove")
             .map_err(|error| Error::repair("proof", error.to_string(), "Nothing was changed."))?;
         let _step = self.request.progress.step("proving the repair beside the environment");
         let target = self.with_overlay(staged.overlay.path())?;
         let (examined, broken) = at_once(
-            || examine::examine(self.request, &target),
+            || checker::examine(self.request, &target),
             || {
                 self.installer.compile(staged.overlay.path(), self.target, self.request.settings.timeout)?;
                 self.broken_requirements("proof")
@@ -219,7 +220,7 @@ impl Repair<'_> {
         if !self.options.isolated {
             return Ok(self.target.with_overlay(overlay));
         }
-        let target = examine::identify(self.request, Some(overlay))?.map_err(|report| not_proven(&report))?;
+        let target = checker::identify(self.request, Some(overlay))?.map_err(|report| not_proven(&report))?;
         let is_overlay = |entry: &PathBuf| entry.canonicalize().ok() == overlay.canonicalize().ok();
         if target.interpreter.sys_path.iter().any(is_overlay) {
             return Ok(target);
@@ -405,10 +406,10 @@ impl Repair<'_> {
     /// The environment itself, as it is now: no requirement newly broken, and ready.
     fn verify(&self, broken_before: &BTreeSet<String>) -> Result<(), Abort> {
         let undone = "The environment was put back as it was.";
-        fault::at("verify").map_err(|error| Error::repair("verification", error.to_string(), undone))?;
+        failpoint::at("verify").map_err(|error| Error::repair("verification", error.to_string(), undone))?;
         let _step = self.request.progress.step("verifying the repaired environment");
         let (examined, broken) = at_once(
-            || examine::examine(self.request, self.target),
+            || checker::examine(self.request, self.target),
             || self.broken_requirements("verification"),
         );
         let broken = broken?;
@@ -510,7 +511,7 @@ pub enum Undone {
 /// # Errors
 /// There is none, the environment has changed since, or files cannot be put back.
 pub fn undo(request: &Request) -> Result<Undone, Abort> {
-    let target = examine::identify(request, None)?.map_err(|report| {
+    let target = checker::identify(request, None)?.map_err(|report| {
         Error::repair("undo", report.reasons().join("; "), "Name the pcluster that was repaired with --real.")
     })?;
     refuse_another_users(site_of(&target).as_deref(), "undo", &request.real.path)?;
@@ -549,7 +550,7 @@ pub fn undo(request: &Request) -> Result<Undone, Abort> {
     store.check(&last).map_err(|faults| refused(first_fault(&faults), STAYS_REPAIRED))?;
     let unchanged = |fault| Error::repair("undo", fault, NOTHING_CHANGED);
     store.reopen().map_err(unchanged)?;
-    fault::at("undo").map_err(|error| Error::repair("undo", error.to_string(), "Run it again."))?;
+    failpoint::at("undo").map_err(|error| Error::repair("undo", error.to_string(), "Run it again."))?;
     store.restore(&last).map_err(Error::from)?;
     Ok(Undone::InPlace(last.changes))
 }

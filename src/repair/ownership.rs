@@ -6,9 +6,9 @@ use std::env;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::environment::interpreter::Interpreter;
+use crate::environment::packages::Distribution;
 use crate::error::Error;
-use crate::interpreter::Interpreter;
-use crate::packages::Distribution;
 
 /// Named by PEP 668, in the directory of the standard library.
 const MARKER: &str = "EXTERNALLY-MANAGED";

@@ -6,11 +6,11 @@ use std::str::FromStr as _;
 use pep440_rs::Version;
 use serde::{Deserialize, Serialize};
 
-use crate::config::Strategy;
-use crate::finding::AdvisedFix;
+use crate::cli::settings::Strategy;
+use crate::environment::packages::Distribution;
 use crate::package_name::{PCLUSTER, matches, normalised};
-use crate::packages::Distribution;
 use crate::report::Report;
+use crate::rules::AdvisedFix;
 
 /// Installed distributions by normalised name.
 pub type Installed = BTreeMap<String, Distribution>;
@@ -236,7 +236,7 @@ pub fn summary(changes: &[Change]) -> Vec<(String, String, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::advisory::built_in;
+    use crate::rules::advisory::built_in;
 
     fn distribution(name: &str, version: &str, requires: &[&str]) -> (String, Distribution) {
         let requires = requires.iter().map(|line| (*line).to_owned()).collect();

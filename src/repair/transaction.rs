@@ -13,11 +13,13 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::error::Error;
-use crate::repair::exchange::{Content, Exchange, Fault, at, bytecode_of};
-use crate::repair::fault;
+use crate::repair::failpoint;
+use crate::repair::file_plan::{Content, Exchange};
 use crate::repair::journal::{Journal, Mark, Saved};
 use crate::repair::plan::Change;
+use crate::repair::record::bytecode_of;
 use crate::system::disk::{self, Durability};
+use crate::system::files::describe;
 use crate::system::trust;
 
 /// A file that goes or comes takes some 200 bytes: the advisory's repair (1,215 files) has 230 kB.
@@ -35,9 +37,9 @@ pub struct Store {
 #[derive(Debug)]
 pub enum RestoreError {
     /// Copies that are gone or damaged: nothing was changed.
-    CopiesMissing { journal: PathBuf, faults: Vec<Fault> },
+    CopiesMissing { journal: PathBuf, faults: Vec<String> },
     /// Files that could not be put back: the others are.
-    Files(Vec<Fault>),
+    Files(Vec<String>),
 }
 
 impl From<RestoreError> for Error {
@@ -58,7 +60,7 @@ impl From<RestoreError> for Error {
 
 /// The first one and how many more: a snapshot has thousands of files.
 #[must_use]
-pub fn first_of(faults: &[Fault]) -> String {
+pub fn first_of(faults: &[String]) -> String {
     let more = faults.len().saturating_sub(1);
     let more = if more > 0 { format!("; and {more} more like it") } else { String::new() };
     faults.first().cloned().unwrap_or_default() + &more
@@ -81,7 +83,7 @@ impl Store {
     ///
     /// # Errors
     /// Returns an error if there is one that cannot be read: what it had begun is not known.
-    pub fn unfinished(&self) -> Result<Option<Journal>, Fault> {
+    pub fn unfinished(&self) -> Result<Option<Journal>, String> {
         // What may not be opened is another user's, who may be at work: locks tell.
         read(&self.open_journal(), &self.site, &[io::ErrorKind::PermissionDenied])
     }
@@ -90,7 +92,7 @@ impl Store {
     ///
     /// # Errors
     /// Returns an error if there is one that cannot be read.
-    pub fn last(&self) -> Result<Option<Journal>, Fault> {
+    pub fn last(&self) -> Result<Option<Journal>, String> {
         read(&self.last_journal(), &self.site, &[])
     }
 
@@ -104,7 +106,7 @@ impl Store {
         site: &Path,
         exchange: &Exchange,
         changes: Vec<Change>,
-    ) -> Result<Journal, Fault> {
+    ) -> Result<Journal, String> {
         let snapshot = self.snapshot(&id);
         let begun = self.copy_and_write(id, site, exchange, changes);
         if begun.is_err() {
@@ -119,18 +121,18 @@ impl Store {
         site: &Path,
         exchange: &Exchange,
         changes: Vec<Change>,
-    ) -> Result<Journal, Fault> {
+    ) -> Result<Journal, String> {
         let snapshot = self.snapshot(&id);
-        fs::create_dir(&snapshot).map_err(at(&snapshot, "cannot make"))?;
+        fs::create_dir(&snapshot).map_err(describe("cannot make", &snapshot))?;
         let mut removed = Vec::new();
         let mut copied = BTreeSet::new();
         for (number, (path, part)) in exchange.go.iter().enumerate() {
             let name = number.to_string();
             let copy = snapshot.join(&name);
-            let made = fault::at("snapshot").and_then(|()| link_or_copy(path, &copy));
+            let made = failpoint::at("snapshot").and_then(|()| link_or_copy(path, &copy));
             let (made, mark) = made
                 .and_then(|made| Ok((made, Mark::of(&copy)?)))
-                .map_err(at(path, "cannot keep a copy of"))?;
+                .map_err(describe("cannot keep a copy of", path))?;
             if made == Made::Copy {
                 copied.insert(copy);
             }
@@ -149,7 +151,7 @@ impl Store {
         } else {
             disk::sync(&copied, std::slice::from_ref(&snapshot))
         };
-        synced.map_err(at(&snapshot, "cannot write"))?;
+        synced.map_err(describe("cannot write", &snapshot))?;
         let journal = Journal {
             id,
             site: site.to_owned(),
@@ -162,9 +164,9 @@ impl Store {
         };
         journal.refuse_paths_outside(&self.site)?;
         let path = self.open_journal();
-        fault::at("journal")
+        failpoint::at("journal")
             .and_then(|()| disk::write_atomically(&path, &serde_json::to_vec(&journal)?, Durability::Durable))
-            .map_err(at(&path, "cannot write"))?;
+            .map_err(describe("cannot write", &path))?;
         Ok(journal)
     }
 
@@ -178,12 +180,14 @@ impl Store {
     ///
     /// # Errors
     /// The first file that cannot be removed or written; [`Self::restore`] is then due.
-    pub fn exchange(&self, exchange: &Exchange) -> Result<(), Fault> {
+    pub fn exchange(&self, exchange: &Exchange) -> Result<(), String> {
         for path in exchange.go.keys() {
-            fault::at("remove").and_then(|()| remove(path)).map_err(at(path, "cannot remove"))?;
+            failpoint::at("remove").and_then(|()| remove(path)).map_err(describe("cannot remove", path))?;
         }
         for (path, content) in &exchange.come {
-            fault::at("place").and_then(|()| place(content, path)).map_err(at(path, "cannot write"))?;
+            failpoint::at("place")
+                .and_then(|()| place(content, path))
+                .map_err(describe("cannot write", path))?;
         }
         remove_empty(exchange.go.keys().map(PathBuf::as_path));
         Ok(())
@@ -194,8 +198,8 @@ impl Store {
     ///
     /// # Errors
     /// Returns an error if something cannot be written to the disk.
-    pub fn sync(&self, exchange: &Exchange) -> Result<(), Fault> {
-        disk::sync(&exchange.paths(), &exchange.sites()).map_err(at(&self.site, "cannot write"))
+    pub fn sync(&self, exchange: &Exchange) -> Result<(), String> {
+        disk::sync(&exchange.paths(), &exchange.sites()).map_err(describe("cannot write", &self.site))
     }
 
     /// Makes this transaction the last one, which an undo takes back, and forgets the one before,
@@ -203,11 +207,13 @@ impl Store {
     ///
     /// # Errors
     /// The transaction is still open.
-    pub fn close(&self, journal: &Journal) -> Result<(), Fault> {
+    pub fn close(&self, journal: &Journal) -> Result<(), String> {
         let (open, last) = (self.open_journal(), self.last_journal());
-        fault::at("close").and_then(|()| disk::rename(&open, &last)).map_err(at(&last, "cannot write"))?;
+        failpoint::at("close")
+            .and_then(|()| disk::rename(&open, &last))
+            .map_err(describe("cannot write", &last))?;
         // Closed it is, whatever happens now.
-        let _ = fault::at("closed");
+        let _ = failpoint::at("closed");
         self.forget_but(Some(&journal.id));
         Ok(())
     }
@@ -216,16 +222,16 @@ impl Store {
     ///
     /// # Errors
     /// It is still closed.
-    pub fn reopen(&self) -> Result<(), Fault> {
+    pub fn reopen(&self) -> Result<(), String> {
         disk::rename(&self.last_journal(), &self.open_journal())
-            .map_err(at(&self.open_journal(), "cannot write"))
+            .map_err(describe("cannot write", &self.open_journal()))
     }
 
     /// Says whether all is there that [`Self::restore`] needs.
     ///
     /// # Errors
     /// Returns an error if copies are gone or are not what was saved.
-    pub fn check(&self, journal: &Journal) -> Result<(), Vec<Fault>> {
+    pub fn check(&self, journal: &Journal) -> Result<(), Vec<String>> {
         let faults = journal.missing(&self.snapshot(&journal.id));
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
@@ -252,7 +258,7 @@ impl Store {
         remove_empty(journal.created.iter().map(PathBuf::as_path));
         let changed = back.iter().map(|saved| &saved.path).chain(&journal.created);
         if let Err(error) = disk::sync(&changed.map(PathBuf::as_path).collect(), &journal.roots()) {
-            faults.push(at(&journal.site, "cannot write")(error));
+            faults.push(describe("cannot write", &journal.site)(error));
         }
         if !faults.is_empty() {
             return Err(RestoreError::Files(faults));
@@ -311,17 +317,17 @@ pub const OVERLAY_PREFIX: &str = "overlay-";
 
 /// The journal in a file about the packages in `site`; `None` where there is no file, or for the
 /// errors that are `passed_over`.
-fn read(path: &Path, site: &Path, passed_over: &[io::ErrorKind]) -> Result<Option<Journal>, Fault> {
+fn read(path: &Path, site: &Path, passed_over: &[io::ErrorKind]) -> Result<Option<Journal>, String> {
     let text = match trust::read_up_to(path, MAX_JOURNAL) {
         Ok(text) => text,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(None);
         }
         Err(error) if passed_over.contains(&error.kind()) => return Ok(None),
-        Err(error) => return Err(at(path, "cannot read")(error)),
+        Err(error) => return Err(describe("cannot read", path)(error)),
     };
     let journal: Journal =
-        serde_json::from_slice(&text).map_err(|error| at(path, "cannot read")(error.into()))?;
+        serde_json::from_slice(&text).map_err(|error| describe("cannot read", path)(error.into()))?;
     let refused = journal.refuse_paths_outside(site);
     refused.map_err(|why| format!("{} is refused: {why}", path.display()))?;
     Ok(Some(journal))
@@ -329,7 +335,7 @@ fn read(path: &Path, site: &Path, passed_over: &[io::ErrorKind]) -> Result<Optio
 
 /// Removes what came and was not there before, and gives the faults. What Python has compiled of
 /// the new files goes with them: an old file of the same size and time would be taken for its source.
-fn remove_new(journal: &Journal, back: &[&Saved], keep: &BTreeSet<PathBuf>) -> Vec<Fault> {
+fn remove_new(journal: &Journal, back: &[&Saved], keep: &BTreeSet<PathBuf>) -> Vec<String> {
     let old: BTreeSet<&Path> = back.iter().map(|saved| saved.path.as_path()).collect();
     let created = || journal.created.iter().filter(|path| !keep.contains(*path));
     let compiled: Vec<PathBuf> = created().flat_map(|path| bytecode_of(path)).collect();
@@ -337,15 +343,15 @@ fn remove_new(journal: &Journal, back: &[&Saved], keep: &BTreeSet<PathBuf>) -> V
         .iter()
         .chain(created())
         .filter(|path| !old.contains(path.as_path()) && !keep.contains(*path));
-    new.filter_map(|path| remove(path).err().map(at(path, "cannot remove"))).collect()
+    new.filter_map(|path| remove(path).err().map(describe("cannot remove", path))).collect()
 }
 
-fn put_all_back(snapshot: &Path, back: &[&Saved]) -> Vec<Fault> {
+fn put_all_back(snapshot: &Path, back: &[&Saved]) -> Vec<String> {
     let mut faults = Vec::new();
     let mut room_made = false;
     for saved in back {
         let copy = snapshot.join(&saved.copy);
-        let put = || fault::at("restore").and_then(|()| put_back(&copy, &saved.path));
+        let put = || failpoint::at("restore").and_then(|()| put_back(&copy, &saved.path));
         let mut done = put();
         if is_full(&done) && !room_made {
             // The new files have taken the room of the old ones.
@@ -356,7 +362,7 @@ fn put_all_back(snapshot: &Path, back: &[&Saved]) -> Vec<Fault> {
             done = put();
         }
         if let Err(error) = done {
-            faults.push(at(&saved.path, "cannot put back")(error));
+            faults.push(describe("cannot put back", &saved.path)(error));
         }
     }
     faults
@@ -480,7 +486,7 @@ fn remove_empty<'a>(files: impl Iterator<Item = &'a Path>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packages::Distribution;
+    use crate::environment::packages::Distribution;
 
     /// An environment with one distribution, and a staged successor.
     struct Scene {

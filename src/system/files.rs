@@ -104,6 +104,12 @@ fn refuse_irregular(kind: FileType) -> io::Result<()> {
     Err(io::Error::new(kind, format!("it is {name}, not a regular file")))
 }
 
+/// A failure in words that name the file.
+pub fn describe(what: &str, path: &Path) -> impl FnOnce(io::Error) -> String {
+    let what = format!("{what} {}", path.display());
+    move |error| format!("{what}: {error}")
+}
+
 fn too_large(max: u64) -> io::Error {
     let megabytes = max.div_ceil(1 << 20);
     io::Error::new(ErrorKind::FileTooLarge, format!("it is larger than {megabytes} MB"))

@@ -22,9 +22,11 @@ use pep440_rs::{Version, VersionSpecifiers};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
-use crate::fields::{identifier, package, parsed, references, specifiers, text};
-use crate::finding::{AdvisedFix, Finding, Fix, Kind, Level};
 use crate::package_name::{PCLUSTER, matches};
+use crate::rules::fields::{
+    as_text, identifier, package, parse_specifiers, parsed, references, specifiers, text,
+};
+use crate::rules::{AdvisedFix, Finding, Fix, Kind, Level};
 use crate::yaml;
 
 const BUILT_IN: &str = include_str!("advisories.yaml");
@@ -37,7 +39,7 @@ pub struct Advisory {
     #[serde(deserialize_with = "text")]
     pub title: String,
     pub level: Level,
-    #[serde(with = "specifiers")]
+    #[serde(deserialize_with = "specifiers", serialize_with = "as_text")]
     pub pcluster: VersionSpecifiers,
     #[serde(deserialize_with = "package")]
     pub package: String,
@@ -154,7 +156,7 @@ impl<'de> Deserialize<'de> for Affected {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         parsed(from, |written| match written {
             "mixed" => Ok(Self::Mixed),
-            _ => specifiers::parse(written).map(Self::Releases),
+            _ => parse_specifiers(written).map(Self::Releases),
         })
     }
 }

@@ -8,9 +8,9 @@ use std::io::Read as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::interpreter::Interpreter;
+use crate::cache::Fingerprint;
+use crate::environment::interpreter::Interpreter;
 use crate::package_name::normalised;
-use crate::remember::Fingerprint;
 use crate::system::files;
 
 /// The header of a metadata file is at its top; a description of any length follows.

@@ -1,39 +1,33 @@
-//! The fields of an advisory as they are read from YAML: each is checked inside its visitor, because
-//! only there does a refusal get its line and its key.
+//! The fields of an advisory as they are read from YAML.
 
-use std::fmt;
+use std::fmt::Display;
 use std::str::FromStr as _;
 
 use pep440_rs::VersionSpecifiers;
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serializer, de};
 
-pub(crate) mod specifiers {
-    use super::*;
+use crate::yaml::{self, Scalar};
 
-    pub(crate) fn parse(text: &str) -> Result<VersionSpecifiers, String> {
-        match VersionSpecifiers::from_str(text) {
-            Ok(specifiers) if !specifiers.is_empty() => Ok(specifiers),
-            Ok(_) => Err("expected a version range such as \">=3.0.0\", found an empty one".into()),
-            Err(error) => {
-                let why = error.to_string();
-                Err(format!(
-                    "{text:?} is no version range: {}",
-                    why.lines().next().unwrap_or_default().trim_end_matches(':')
-                ))
-            }
+/// # Errors
+/// Returns an error if the text is no version range, or an empty one.
+pub(crate) fn parse_specifiers(text: &str) -> Result<VersionSpecifiers, String> {
+    match VersionSpecifiers::from_str(text) {
+        Ok(specifiers) if !specifiers.is_empty() => Ok(specifiers),
+        Ok(_) => Err("expected a version range such as \">=3.0.0\", found an empty one".into()),
+        Err(error) => {
+            let why = error.to_string();
+            let first = why.lines().next().unwrap_or_default().trim_end_matches(':');
+            Err(format!("{text:?} is no version range: {first}"))
         }
     }
+}
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<VersionSpecifiers, D::Error> {
-        parsed(from, parse)
-    }
+pub(crate) fn specifiers<'de, D: Deserializer<'de>>(from: D) -> Result<VersionSpecifiers, D::Error> {
+    parsed(from, parse_specifiers)
+}
 
-    pub(crate) fn serialize<S: serde::Serializer>(
-        value: &VersionSpecifiers,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&value.to_string())
-    }
+pub(crate) fn as_text<S: Serializer>(value: &impl Display, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(value)
 }
 
 fn checked<'de, D: Deserializer<'de>>(
@@ -47,26 +41,14 @@ fn checked<'de, D: Deserializer<'de>>(
     )
 }
 
-/// A text, parsed inside the visitor: only there does a refusal get its line and its key.
 pub(crate) fn parsed<'de, D: Deserializer<'de>, T>(
     from: D,
     parse: impl FnOnce(&str) -> Result<T, String>,
 ) -> Result<T, D::Error> {
-    struct Text<P>(P);
-
-    impl<T, P: FnOnce(&str) -> Result<T, String>> de::Visitor<'_> for Text<P> {
-        type Value = T;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a text")
-        }
-
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
-            (self.0)(text).map_err(E::custom)
-        }
-    }
-
-    from.deserialize_str(Text(parse))
+    yaml::scalar(from, "a text", |scalar| match scalar {
+        Scalar::Text(text) => parse(text).map_err(Some),
+        _ => Err(None),
+    })
 }
 
 pub(crate) fn text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {

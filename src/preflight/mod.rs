@@ -1,5 +1,8 @@
 //! `pcluster preflight`: the shim's own subcommands, from their arguments to an [`Outcome`].
 
+pub mod manual;
+pub mod r#where;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -12,30 +15,29 @@ use clap::CommandFactory as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use serde_json::{Value, json};
 
-use crate::advisory::Advisory;
-use crate::cli::{Check, Command, Common, Fix, Format, Preflight, asks_for_json};
-use crate::config::Settings;
+use crate::cache::Memory;
+use crate::checker::{self, Examined, Request};
+use crate::cli::args::{Check, Command, Common, Fix, Format, Preflight, asks_for_json};
+use crate::cli::settings::Settings;
+use crate::environment::image_configuration::is_read_once;
+use crate::environment::interpreter::Unidentified;
+use crate::environment::locate::{FoundBy, Search};
+use crate::environment::synthesis::{Call, Expectation, IMAGE_ID};
+use crate::environment::target;
 use crate::error::{self, Abort, Error, on_stderr};
-use crate::examine::{self, Examined, Request};
-use crate::finding;
-use crate::image_configuration::is_read_once;
-use crate::interpreter::Unidentified;
-use crate::locate::{FoundBy, Search};
-use crate::locate_report::Where;
-use crate::manual;
 use crate::outcome::Outcome;
+use crate::preflight::r#where::Where;
 use crate::printable::{escape, escape_line, flatten};
 use crate::progress::Progress;
-use crate::remember::Memory;
 use crate::repair::plan::Change;
 use crate::repair::{self, Fixed, Ground, Overlay, Undone, find_overlay};
 use crate::report::{self, Report, Status, Verdict, wrapped};
-use crate::synth::{Call, Expectation, IMAGE_ID};
+use crate::rules;
+use crate::rules::advisory::Advisory;
+use crate::rules::template;
 use crate::system::child::ChildError;
 use crate::system::files;
 use crate::system::scratch::Scratch;
-use crate::target;
-use crate::template;
 
 /// Does what `preflight` is asked for.
 #[must_use]
@@ -129,7 +131,7 @@ fn settings() -> Result<Settings, Error> {
 }
 
 fn advisories(settings: &Settings) -> Result<Vec<Advisory>, Error> {
-    let (advisories, faults) = examine::read_advisories(settings);
+    let (advisories, faults) = checker::read_advisories(settings);
     faults.into_iter().find(|fault| !is_untrusted(fault)).map_or(Ok(advisories), Err)
 }
 
@@ -141,7 +143,7 @@ fn is_untrusted(fault: &Error) -> bool {
 fn say_untrusted(outcome: Outcome) -> Outcome {
     let Outcome::Exit { status, stdout, stderr } = outcome else { return outcome };
     let (settings, faults) = Settings::read();
-    let faults = faults.into_iter().chain(examine::read_advisories(&settings).1);
+    let faults = faults.into_iter().chain(checker::read_advisories(&settings).1);
     let lines = faults.filter(is_untrusted).map(|fault| on_stderr(&format!("{fault}; it is not read")));
     let stderr = lines.collect::<String>() + &stderr;
     Outcome::Exit { status, stdout, stderr }
@@ -368,12 +370,12 @@ fn run_template(file: &Path, common: &Common) -> Result<Outcome, Abort> {
     let (name, input) = read_input(file)?;
     let template = template::parse(&input).map_err(|message| Error::NotATemplate { file: name, message })?;
     let command = "build the image again in an environment that `pcluster preflight` finds ready".into();
-    let fix = finding::Fix { command, advised: None };
+    let fix = rules::Fix { command, advised: None };
     let findings = template::check(&template, &Expectation::default(), &fix);
     let status = if findings.is_empty() { Status::Passed } else { Status::Failed };
     let duration_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
     let check = report::Check { id: "template", status, duration_ms, cached: false, reason: None };
-    let report = Report::new(examine::shim(), None, BTreeMap::new(), vec![check], findings);
+    let report = Report::new(checker::shim(), None, BTreeMap::new(), vec![check], findings);
     Ok(printed(&report, common))
 }
 
@@ -421,7 +423,7 @@ fn run_where(common: &Common) -> Result<Outcome, Abort> {
 
 /// Without a real pcluster there is something to report all the same, and it says why.
 fn where_in_json(found: &Where) -> Value {
-    let mut report = found.json(&examine::shim());
+    let mut report = found.json(&checker::shim());
     if let Err(error) = found.real() {
         report["error"] = error.json()["error"].take();
     }

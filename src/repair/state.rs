@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cache::{Fingerprint, Memory};
+use crate::checker::{self, Examined, Request};
+use crate::environment::packages::Packages;
+use crate::environment::target::Target;
 use crate::error::{Abort, Error};
-use crate::examine::{self, Examined, Request};
 use crate::package_name::PCLUSTER;
-use crate::packages::Packages;
 use crate::progress::Progress;
-use crate::remember::{Fingerprint, Memory};
 use crate::repair::journal::Journal;
 use crate::repair::plan::Change;
 use crate::repair::transaction::Store;
@@ -26,7 +27,6 @@ use crate::report::{Check, Report, Status};
 use crate::system::disk::{self, Durability};
 use crate::system::signals::Interrupts;
 use crate::system::{dirs, files, trust};
-use crate::target::Target;
 
 /// The state of one environment's repairs.
 #[derive(Debug)]
@@ -336,7 +336,7 @@ impl Ground {
     /// Returns an error if a signal came or nothing real is behind the launcher. The inner error is
     /// the report of an environment that stays unknown.
     pub fn find(request: &Request) -> Result<Result<Self, Box<Report>>, Abort> {
-        let target = match examine::identify(request, None)? {
+        let target = match checker::identify(request, None)? {
             Ok(target) => target,
             Err(report) => return Ok(Err(report)),
         };
@@ -352,7 +352,7 @@ impl Ground {
         let overlay = home.overlay(&target);
         // The launcher decides what becomes of PYTHONPATH.
         let identified = match &overlay {
-            Overlay::Bound(directory) => examine::identify(request, Some(directory))?,
+            Overlay::Bound(directory) => checker::identify(request, Some(directory))?,
             Overlay::None | Overlay::Stale => Ok(target),
         };
         let target = match identified {
@@ -367,7 +367,7 @@ impl Ground {
     /// # Errors
     /// Returns an error if a signal came.
     pub fn examine(&self, request: &Request) -> Result<Examined, Abort> {
-        let mut examined = examine::examine(request, &self.target)?;
+        let mut examined = checker::examine(request, &self.target)?;
         if let (Examined::Judged(report), Some(check)) = (&mut examined, &self.unprepared) {
             report.add(check.clone());
         }

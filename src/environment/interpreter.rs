@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::env_vars;
+use crate::cache::Fingerprint;
+use crate::cli::env_vars;
 use crate::error::Error;
-use crate::remember::Fingerprint;
 use crate::system::child::ChildError;
 use crate::system::executables;
 

@@ -15,26 +15,26 @@ use std::time::Instant;
 use pep440_rs::{Version, VersionSpecifiers};
 use serde_json::json;
 
-use crate::advisory::{self, Advisory};
-use crate::cli::PlainBuildImage;
-use crate::config::Settings;
+use crate::cache::{Fingerprint, Memory};
+use crate::cli::args::PlainBuildImage;
+use crate::cli::settings::Settings;
+use crate::environment::image_configuration::file_names;
+use crate::environment::interpreter::Unidentified;
+use crate::environment::launcher::Launcher;
+use crate::environment::locate::Real;
+use crate::environment::node::{self, NoNode, Node};
+use crate::environment::packages::Packages;
+use crate::environment::synthesis::{self, Answer, Call, NoAnswer};
+use crate::environment::target::{self, Target};
 use crate::error::{Abort, Error};
-use crate::finding::{AdvisedFix, Finding, Fix, Level};
-use crate::image_configuration::file_names;
-use crate::interpreter::Unidentified;
-use crate::launcher::Launcher;
-use crate::locate::Real;
-use crate::node::{self, NoNode, Node};
 use crate::package_name::{IMAGEBUILDER, PCLUSTER};
-use crate::packages::Packages;
 use crate::progress::Progress;
-use crate::remember::{Fingerprint, Memory};
 use crate::report::{Check, Report, Shim, Status, Subject};
-use crate::synth::{self, Answer, Call, NoAnswer};
+use crate::rules::advisory::{self, Advisory};
+use crate::rules::template;
+use crate::rules::{AdvisedFix, Finding, Fix, Level};
 use crate::system::child::ChildError;
 use crate::system::{executables, files, trust};
-use crate::target::{self, Target};
-use crate::template;
 use crate::yaml;
 
 /// The advisories that are shipped and the config's, and the files that could not be read.
@@ -104,7 +104,7 @@ pub fn identify(request: &Request, overlay: Option<&Path>) -> Result<Result<Targ
 /// We were interrupted.
 pub fn examine(request: &Request, target: &Target) -> Result<Examined, Abort> {
     let is_other_call = matches!(request.call, Call::Given(_)) && !target.hands_on;
-    let minimal = || Call::Minimal(vec!["--image-id".into(), synth::IMAGE_ID.into()]);
+    let minimal = || Call::Minimal(vec!["--image-id".into(), synthesis::IMAGE_ID.into()]);
     let call = if is_other_call { minimal() } else { request.call.clone() };
     let request = &Request { call, ..request.clone() };
     let mut walk = Walk::new(request, Some(target));
@@ -180,7 +180,7 @@ fn is_plain(call: &Call, packages: &Packages) -> bool {
 /// tells it.
 fn fingerprint(request: &Request, target: &Target, packages: &Packages, node: &Node) -> Fingerprint {
     let mut key = Fingerprint::new();
-    key.field(synth::SYNTH_PY).field(&target.interpreter.version);
+    key.field(synthesis::SYNTHESIS_PY).field(&target.interpreter.version);
     key.file(&target.interpreter.executable);
     for entry in &target.interpreter.sys_path {
         key.field(entry.as_os_str().as_bytes());
@@ -329,7 +329,7 @@ impl<'a> Walk<'a> {
     ) -> Result<Option<(String, String)>, Abort> {
         let since = Instant::now();
         let step = self.request.progress.step("building the template that build-image would submit");
-        let answer = synth::synthesize(
+        let answer = synthesis::synthesize(
             target,
             &self.request.call,
             self.request.settings.timeout,

@@ -10,11 +10,11 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::config::Mode;
-use crate::finding::{Finding, Kind, Level};
-use crate::locate::FoundBy;
+use crate::cli::settings::Mode;
+use crate::environment::locate::FoundBy;
 use crate::package_name::{IMAGEBUILDER, normalised};
 use crate::printable::{escape, escape_line, flatten, serialize_optional_path, serialize_path};
+use crate::rules::{Finding, Kind, Level};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -482,7 +482,7 @@ mod tests {
             message: text.into(),
             cost: Some(text.into()),
             evidence: json!({"path": format!("$.Resources.{text}")}),
-            fix: Some(crate::finding::Fix { command: text.into(), advised: None }),
+            fix: Some(crate::rules::Fix { command: text.into(), advised: None }),
             references: vec![text.into()],
         }
     }

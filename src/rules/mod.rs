@@ -1,11 +1,15 @@
 //! The vocabulary of the rules: a finding, its level, and the fix that it asks for.
 
+pub mod advisory;
+pub mod fields;
+pub mod template;
+
 use pep440_rs::VersionSpecifiers;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::config::Strategy;
-use crate::fields::{package, specifiers};
+use crate::cli::settings::Strategy;
+use crate::rules::fields::{as_text, package, specifiers};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -89,9 +93,9 @@ impl Fix {
 pub struct AdvisedFix {
     #[serde(deserialize_with = "package")]
     pub packages: String,
-    #[serde(with = "specifiers")]
+    #[serde(deserialize_with = "specifiers", serialize_with = "as_text")]
     pub upgrade: VersionSpecifiers,
-    #[serde(with = "specifiers")]
+    #[serde(deserialize_with = "specifiers", serialize_with = "as_text")]
     pub downgrade: VersionSpecifiers,
 }
 

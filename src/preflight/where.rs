@@ -10,17 +10,17 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::config::{self, Mode, Origin, Settings, Shown};
+use crate::cli::settings::{self, Mode, Origin, Settings, Shown};
+use crate::environment::interpreter::Unidentified;
+use crate::environment::locate::{Candidate, FoundBy, KEPT, NAME, Real, Search, Standing};
+use crate::environment::packages::Packages;
+use crate::environment::target::Target;
 use crate::error::Error;
-use crate::interpreter::Unidentified;
-use crate::locate::{Candidate, FoundBy, KEPT, NAME, Real, Search, Standing};
 use crate::package_name::{IMAGEBUILDER, PCLUSTER, normalised};
-use crate::packages::Packages;
 use crate::printable::lossy;
 use crate::repair::Overlay;
 use crate::report::{Shim, wrapped};
 use crate::system::{executables, trust};
-use crate::target::Target;
 
 /// One look at PATH.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ struct Warning {
 
 /// What lies in the program's places and is not read.
 fn passed_over() -> impl Iterator<Item = Warning> {
-    trust::passed_over(config::path()).into_iter().map(|(path, why)| Warning {
+    trust::passed_over(settings::path()).into_iter().map(|(path, why)| Warning {
         id: "passed-over",
         message: format!("{} {why}; it is not read", path.display()),
         hint: format!("make it your own, and run `chmod go-w {}`", path.display()),
@@ -177,7 +177,7 @@ impl Where {
                 Overlay::Bound(directory) => json!({"path": lossy(directory), "stale": false}),
                 Overlay::Stale => json!({"path": null, "stale": true}),
             },
-            "config": config::path().as_deref().map(lossy),
+            "config": settings::path().as_deref().map(lossy),
             "guarded": self.exit_status() == 0,
             "consequence": self.consequences().join("; "),
             "settings": self.settings.iter().map(|shown| (shown.name, shown)).collect::<BTreeMap<_, _>>(),

@@ -1,4 +1,4 @@
-//! Completion scripts and the manual page, made from the command line that [`cli`](crate::cli)
+//! Completion scripts and the manual page, made from the command line that [`cli`](crate::cli::args)
 //! declares. clap knows `pcluster-preflight`; what is added here leads `pcluster preflight …` to
 //! the same completion and leaves every other word after `pcluster` to the shell's own files.
 
@@ -8,7 +8,7 @@ use clap::CommandFactory as _;
 use clap::builder::Command;
 use clap_complete::aot;
 
-use crate::cli::{Preflight, Shell};
+use crate::cli::args::{Preflight, Shell};
 
 const NAME: &str = "pcluster-preflight";
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-use crate::config::{InstallerChoice, Strategy};
+use crate::cli::settings::{InstallerChoice, Strategy};
 
 /// Which of the three programs this call is.
 #[derive(Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 Runs in the interpreter of the real pcluster, with its own parser, schema and template builder.
 AWS is answered from a table: nothing here opens a connection. Python 3.6 to 3.13.
 
-    python synth.py SENTINEL REQUEST ARGUMENT...
+    python synthesis.py SENTINEL REQUEST ARGUMENT...
 
 REQUEST is a JSON file, {"sysPath": [...]}, with a character for each byte of a path. The arguments are
 those of pcluster, "build-image" first.

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use crate::finding::{Finding, Fix, Kind, Level};
+use crate::rules::{Finding, Fix, Kind, Level};
 
 /// Places that one finding names.
 const MAX_PATHS: usize = 5;

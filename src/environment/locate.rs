@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::env_vars;
+use crate::cli::env_vars;
+use crate::environment::interpreter::python_path;
+use crate::environment::launcher::is_console_script;
 use crate::error::Error;
-use crate::interpreter::python_path;
-use crate::launcher::is_console_script;
 use crate::outcome::Exec;
 use crate::system::{executables, files};
 

@@ -12,11 +12,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::interpreter::{Answer, INTERPRETER_PY, Interpreter, Unidentified, python_path, read_answer};
-use crate::launcher::{ConsoleScript, Launcher};
-use crate::locate::Real;
-use crate::question;
-use crate::remember::{Fingerprint, Memory};
+use crate::cache::{Fingerprint, Memory};
+use crate::environment::interpreter::{
+    Answer, INTERPRETER_PY, Interpreter, Unidentified, python_path, read_answer,
+};
+use crate::environment::launcher::{ConsoleScript, Launcher};
+use crate::environment::locate::Real;
+use crate::environment::question;
 use crate::system::child::{Child, ChildError, framed, sentinel, set};
 use crate::system::files;
 use crate::system::scratch::Scratch;

@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
-use crate::env_vars;
+use crate::cli::env_vars;
 use crate::error::Error;
 use crate::printable::lossy;
 use crate::system::{dirs, trust};
-use crate::yaml;
+use crate::yaml::{self, Scalar};
 
 /// What the guard does about a verdict.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -53,27 +53,12 @@ impl Mode {
 
 impl<'de> Deserialize<'de> for Mode {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(ModeVisitor)
-    }
-}
-
-/// Refusing inside the visitor gives the message its line and its key.
-struct ModeVisitor;
-
-impl de::Visitor<'_> for ModeVisitor {
-    type Value = Mode;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "one of {}", Mode::ACCEPTED)
-    }
-
-    fn visit_str<E: de::Error>(self, word: &str) -> Result<Mode, E> {
-        Mode::parse(word).ok_or_else(|| E::invalid_value(de::Unexpected::Str(word), &self))
-    }
-
-    /// YAML 1.1 readers, and people, write `off` for false.
-    fn visit_bool<E: de::Error>(self, flag: bool) -> Result<Mode, E> {
-        if flag { Err(E::invalid_value(de::Unexpected::Bool(flag), &self)) } else { Ok(Mode::Off) }
+        yaml::scalar(from, &format!("one of {}", Self::ACCEPTED), |scalar| match scalar {
+            Scalar::Text(word) => Self::parse(word).ok_or(None),
+            // YAML 1.1 readers, and people, write `off` for false.
+            Scalar::Bool(false) => Ok(Self::Off),
+            _ => Err(None),
+        })
     }
 }
 
@@ -115,21 +100,10 @@ impl Seconds {
 
 impl<'de> Deserialize<'de> for Seconds {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_u64(SecondsVisitor)
-    }
-}
-
-struct SecondsVisitor;
-
-impl de::Visitor<'_> for SecondsVisitor {
-    type Value = Seconds;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(Seconds::ACCEPTED)
-    }
-
-    fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Seconds, E> {
-        Seconds::new(seconds).ok_or_else(|| E::invalid_value(de::Unexpected::Unsigned(seconds), &self))
+        yaml::scalar(from, Self::ACCEPTED, |scalar| match scalar {
+            Scalar::Number(seconds) => Self::new(seconds).ok_or(None),
+            _ => Err(None),
+        })
     }
 }
 
@@ -193,7 +167,7 @@ pub struct Shown {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Settings {
     pub mode: Mode,
-    /// The file's only: the variable is part of [`crate::locate::Search`].
+    /// The file's only: the variable is part of [`crate::environment::locate::Search`].
     pub real: Option<PathBuf>,
     pub strict: bool,
     /// For one child process of a check.

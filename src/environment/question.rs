@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::env_vars;
-use crate::interpreter::{Answer, INTERPRETER_PY, Unidentified, python_path, read_answer};
+use crate::cli::env_vars;
+use crate::environment::interpreter::{Answer, INTERPRETER_PY, Unidentified, python_path, read_answer};
 use crate::system::child::{Child, ChildError, set};
 use crate::system::scratch::Scratch;
 

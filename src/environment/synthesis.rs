@@ -1,4 +1,4 @@
-//! Runs synth.py in the target's interpreter → the template that `build-image` is about to submit
+//! Runs synthesis.py in the target's interpreter → the template that `build-image` is about to submit
 //! and what the real code asks of the AMI, or a typed reason why not. No verdicts.
 
 use std::env;
@@ -10,13 +10,13 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::interpreter::disguised;
-use crate::remember::Memory;
+use crate::cache::Memory;
+use crate::environment::interpreter::disguised;
+use crate::environment::target::Target;
 use crate::system::child::{Child, ChildError, framed, sentinel, set};
 use crate::system::scratch::Scratch;
-use crate::target::Target;
 
-pub const SYNTH_PY: &str = include_str!("synth.py");
+pub const SYNTHESIS_PY: &str = include_str!("synthesis.py");
 
 /// Accepted by every release: the parent image is never looked at, because AWS is not asked.
 const MINIMAL: &str = "Build:\n  InstanceType: c5.xlarge\n  ParentImage: ami-0123456789abcdef0\n";
@@ -33,7 +33,7 @@ pub enum Call {
     Minimal(Vec<OsString>),
 }
 
-/// What the real code asks of the AMI, as synth.py reads it off the configuration that the real
+/// What the real code asks of the AMI, as synthesis.py reads it off the configuration that the real
 /// schema has loaded; what is not known is not compared.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -48,7 +48,7 @@ pub struct Expectation {
     pub launch_permission: Value,
 }
 
-/// What synth.py found out.
+/// What synthesis.py found out.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", rename_all_fields = "camelCase")]
 pub enum Answer {
@@ -124,7 +124,7 @@ fn synthesize_once(
 ) -> Result<Answer, NoAnswer> {
     let scratch = Scratch::new().map_err(NoAnswer::Scratch)?;
     let sentinel = sentinel();
-    let script = scratch.write("synth.py", SYNTH_PY).map_err(NoAnswer::Scratch)?;
+    let script = scratch.write("synthesis.py", SYNTHESIS_PY).map_err(NoAnswer::Scratch)?;
     let sys_path: Vec<_> =
         target.interpreter.sys_path.iter().map(|entry| disguised(entry.as_os_str())).collect();
     let request = json!({"sysPath": sys_path}).to_string();

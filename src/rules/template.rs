@@ -8,8 +8,8 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value, json};
 
-use crate::finding::{Finding, Fix};
-use crate::synth::Expectation;
+use crate::environment::synthesis::Expectation;
+use crate::rules::{Finding, Fix};
 use crate::yaml;
 
 mod grouping;

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use semver::Version;
 
-use crate::remember::{Fingerprint, Memory};
+use crate::cache::{Fingerprint, Memory};
+use crate::environment::target::Target;
 use crate::system::child::{Child, ChildError};
 use crate::system::scratch::Scratch;
 use crate::system::{executables, files};
-use crate::target::Target;
 
 /// The Node that CDK will run.
 #[derive(Debug, Clone, PartialEq, Eq)]

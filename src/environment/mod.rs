@@ -1,0 +1,11 @@
+//! Who will run and what is in it: the real pcluster, its interpreter, packages, Node.js and template.
+
+pub mod image_configuration;
+pub mod interpreter;
+pub mod launcher;
+pub mod locate;
+pub mod node;
+pub mod packages;
+pub mod question;
+pub mod synthesis;
+pub mod target;

@@ -1,0 +1,120 @@
+//! RECORD: the files that an installed distribution consists of.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use crate::environment::packages::Distribution;
+use crate::system::files;
+
+/// Far more than any package's: 100 bytes a file.
+pub const MAX_RECORD: u64 = 64 << 20;
+
+/// The files of an installed distribution.
+pub fn installed_files(distribution: &Distribution, site: &Path) -> Result<Vec<PathBuf>, String> {
+    let file = distribution.metadata.join("RECORD");
+    let unknown = |error| {
+        let (name, version) = (&distribution.name, &distribution.version);
+        format!("{name} {version} has no RECORD of its files ({error}); it was not installed from a wheel")
+    };
+    let text = files::read_text_up_to(&file, MAX_RECORD).map_err(unknown)?;
+    let mut files = Vec::new();
+    for line in text.lines().filter(|line| !line.trim().is_empty()) {
+        let name = record_path(line);
+        if !stays_inside(&name) {
+            let (name_of, version) = (&distribution.name, &distribution.version);
+            return Err(format!("{name_of} {version} has {name}, which lies outside {}", site.display()));
+        }
+        let path = site.join(name);
+        if path.symlink_metadata().is_ok() {
+            files.push(path);
+        }
+    }
+    // Written by whoever installs later, and not in its own list with some installers.
+    files.extend(
+        distribution
+            .metadata
+            .read_dir()
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.is_file()),
+    );
+    Ok(files)
+}
+
+/// The name of a `.dist-info`.
+pub fn name_of(distribution: &Distribution) -> Option<String> {
+    Some(distribution.metadata.file_name()?.to_str()?.to_owned())
+}
+
+/// The files that the RECORD of a `.dist-info` names, and what else lies in that directory; `None`
+/// without a RECORD.
+pub fn recorded_paths(site: &Path, dist_info: &Path) -> Option<BTreeSet<PathBuf>> {
+    let text = files::read_text_up_to(&dist_info.join("RECORD"), MAX_RECORD).ok()?;
+    let names = text.lines().map(record_path).filter(|name| stays_inside(name));
+    let own = dist_info.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
+    Some(names.map(|name| site.join(name)).chain(own).collect())
+}
+
+/// The first field of a line of RECORD, which is CSV: quoted where it holds a comma or a quote.
+pub fn record_path(line: &str) -> String {
+    match line.strip_prefix('"') {
+        None => line.split(',').next().unwrap_or_default().to_owned(),
+        Some(quoted) => {
+            let mut path = String::new();
+            let mut letters = quoted.chars().peekable();
+            while let Some(letter) = letters.next() {
+                match letter {
+                    '"' if letters.next_if_eq(&'"').is_none() => break,
+                    letter => path.push(letter),
+                }
+            }
+            path
+        }
+    }
+}
+
+pub fn stays_inside(name: &str) -> bool {
+    use std::path::Component;
+    !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
+}
+
+pub fn is_bytecode(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "pyc")
+}
+
+/// What Python has compiled of a source file, for whatever version.
+pub fn bytecode_of(source: &Path) -> Vec<PathBuf> {
+    let (Some(directory), Some(stem)) = (source.parent(), source.file_stem()) else { return Vec::new() };
+    if source.extension().is_none_or(|ending| ending != "py") {
+        return Vec::new();
+    }
+    let prefix = [stem.as_encoded_bytes(), b"."].concat();
+    let cache = directory.join("__pycache__").read_dir().into_iter().flatten().flatten();
+    cache
+        .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(&prefix))
+        .map(|entry| entry.path())
+        .filter(|path| is_bytecode(path))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn record_lines_are_csv() {
+        assert_eq!(record_path("a/b.py,sha256=x,1"), "a/b.py");
+        assert_eq!(record_path("\"a,b \"\"c\"\".py\",,"), "a,b \"c\".py");
+        assert_eq!(record_path(""), "");
+    }
+
+    #[test]
+    fn nothing_outside_is_ours() {
+        assert!(stays_inside("a/b"));
+        for outside in ["", "../bin/x", "/etc/passwd", "a/../../b", "./a"] {
+            assert!(!stays_inside(outside), "{outside}");
+        }
+    }
+}
