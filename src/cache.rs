@@ -77,13 +77,13 @@ impl Default for Fingerprint {
 
 /// The cache directory; without one, nothing is remembered.
 #[derive(Debug, Clone)]
-pub struct Memory {
+pub struct Cache {
     directory: Option<PathBuf>,
     /// Recalls nothing, keeps all the same.
     fresh: bool,
 }
 
-impl Memory {
+impl Cache {
     #[must_use]
     pub fn from_environment(fresh: bool) -> Self {
         Self { directory: dirs::cache(), fresh }
@@ -111,7 +111,7 @@ impl Memory {
     }
 
     /// Removes the bytecode of a directory that is about to go.
-    pub fn forget_bytecode(&self, directory: &Path) {
+    pub fn remove_bytecode(&self, directory: &Path) {
         let below_root = directory.strip_prefix("/").unwrap_or(directory);
         let users = env::var_os("PYTHONPYCACHEPREFIX").map(PathBuf::from).filter(|path| path.is_absolute());
         for bytecode in self.bytecode().into_iter().chain(users) {
@@ -121,7 +121,7 @@ impl Memory {
 
     /// What was kept under this key, if it is whole.
     #[must_use]
-    pub fn recall(&self, kind: &str, key: &str) -> Option<Value> {
+    pub fn get(&self, kind: &str, key: &str) -> Option<Value> {
         if self.fresh {
             return None;
         }
@@ -131,7 +131,7 @@ impl Memory {
     }
 
     /// Keeps it, or not: a cache that cannot be written costs time only.
-    pub fn keep(&self, kind: &str, key: &str, content: &Value) {
+    pub fn put(&self, kind: &str, key: &str, content: &Value) {
         if let Some(directory) = self.directory(kind) {
             let entry = json!({"key": key, "content": content}).to_string();
             let _ = disk::write_atomically(&directory.join(key), entry.as_bytes(), Durability::Cached);
@@ -200,20 +200,20 @@ mod tests {
     #[test]
     fn damaged_and_exchanged_entries_are_not_recalled() {
         let directory = tempfile::tempdir().unwrap();
-        let memory = Memory { directory: Some(directory.path().to_owned()), fresh: false };
-        memory.keep("verdicts", "k1", &json!({"a": 1}));
-        assert_eq!(memory.recall("verdicts", "k1"), Some(json!({"a": 1})));
+        let cache = Cache { directory: Some(directory.path().to_owned()), fresh: false };
+        cache.put("verdicts", "k1", &json!({"a": 1}));
+        assert_eq!(cache.get("verdicts", "k1"), Some(json!({"a": 1})));
         let file = directory.path().join("verdicts/k1");
         fs::rename(&file, directory.path().join("verdicts/k2")).unwrap();
-        assert_eq!(memory.recall("verdicts", "k2"), None);
+        assert_eq!(cache.get("verdicts", "k2"), None);
         fs::write(&file, "{\"key\": \"k1\", \"con").unwrap();
-        assert_eq!(memory.recall("verdicts", "k1"), None);
+        assert_eq!(cache.get("verdicts", "k1"), None);
     }
 
     #[test]
     fn the_bytecode_of_environments_that_are_gone_goes() {
         let root = tempfile::tempdir().unwrap();
-        let memory = Memory { directory: Some(root.path().join("cache")), fresh: false };
+        let cache = Cache { directory: Some(root.path().join("cache")), fresh: false };
         let mirror = |path: &Path| root.path().join("cache/bytecode").join(path.strip_prefix("/").unwrap());
         let site = |name: &str| root.path().join(name).join("lib/python3.9/site-packages");
         let (here, gone) = (site("here"), site("gone"));
@@ -222,7 +222,7 @@ mod tests {
             fs::write(mirror(&directory.join("six.pyc")), "").unwrap();
         }
         fs::create_dir_all(&here).unwrap();
-        memory.sweep_bytecode();
+        cache.sweep_bytecode();
         assert!(mirror(&here.join("six.pyc")).exists());
         assert!(mirror(&here.join("aws_cdk/core")).exists());
         assert!(!mirror(&root.path().join("gone")).exists());
@@ -231,9 +231,9 @@ mod tests {
     #[test]
     fn the_oldest_entries_go() {
         let directory = tempfile::tempdir().unwrap();
-        let memory = Memory { directory: Some(directory.path().to_owned()), fresh: false };
+        let cache = Cache { directory: Some(directory.path().to_owned()), fresh: false };
         for number in 0..MOST_ENTRIES + 10 {
-            memory.keep("verdicts", &format!("k{number}"), &Value::Null);
+            cache.put("verdicts", &format!("k{number}"), &Value::Null);
         }
         assert_eq!(fs::read_dir(directory.path().join("verdicts")).unwrap().count(), MOST_ENTRIES);
     }

@@ -59,7 +59,7 @@ pub enum Error {
     },
     /// A repair stopped at this step, the environment being what it was.
     Repair {
-        step: &'static str,
+        step: RepairStep,
         message: String,
         next: String,
     },
@@ -72,6 +72,61 @@ pub enum Error {
         why: String,
         next: String,
     },
+}
+
+/// The steps of a repair: where it stopped, and where tests let it fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RepairStep {
+    Ownership,
+    State,
+    Lock,
+    Plan,
+    Installer,
+    Stage,
+    Proof,
+    Isolated,
+    Snapshot,
+    Journal,
+    Commit,
+    /// One file of the old packages.
+    Remove,
+    /// One file of the new packages.
+    Place,
+    Verification,
+    Close,
+    /// After the transaction is closed.
+    Closed,
+    Undo,
+    Rollback,
+    /// One file that is put back.
+    Restore,
+}
+
+impl RepairStep {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ownership => "ownership",
+            Self::State => "state",
+            Self::Lock => "lock",
+            Self::Plan => "plan",
+            Self::Installer => "installer",
+            Self::Stage => "stage",
+            Self::Proof => "proof",
+            Self::Isolated => "isolated",
+            Self::Snapshot => "snapshot",
+            Self::Journal => "journal",
+            Self::Commit => "commit",
+            Self::Remove => "remove",
+            Self::Place => "place",
+            Self::Verification => "verification",
+            Self::Close => "close",
+            Self::Closed => "closed",
+            Self::Undo => "undo",
+            Self::Rollback => "rollback",
+            Self::Restore => "restore",
+        }
+    }
 }
 
 /// The signal that came: nothing is to be done but to die by it.
@@ -104,23 +159,23 @@ impl From<Interrupted> for Abort {
 }
 
 /// Files that one message names: a directory that cannot be written has thousands.
-const NAMED: usize = 5;
+const MAX_NAMED: usize = 5;
 
 impl Error {
     #[must_use]
-    pub fn repair(step: &'static str, message: String, next: &str) -> Self {
+    pub fn repair(step: RepairStep, message: String, next: &str) -> Self {
         Self::Repair { step, message, next: next.to_owned() }
     }
 
     /// Files that a rollback could not put back.
     #[must_use]
-    pub fn not_restored(faults: &[String]) -> Self {
+    pub fn not_restored(failures: &[String]) -> Self {
         let next =
-            "Mend that, then run `pcluster preflight`: the copies are kept, and it goes on from there.";
-        let more = faults.len().saturating_sub(NAMED);
+            "Correct that, then run `pcluster preflight`: the copies are kept, and it goes on from there.";
+        let more = failures.len().saturating_sub(MAX_NAMED);
         let more = (more > 0).then(|| format!("and {more} more files"));
-        let named = faults.iter().take(NAMED).cloned().chain(more);
-        Self::repair("rollback", named.collect::<Vec<_>>().join("; "), next)
+        let named = failures.iter().take(MAX_NAMED).cloned().chain(more);
+        Self::repair(RepairStep::Rollback, named.collect::<Vec<_>>().join("; "), next)
     }
 
     /// 2: the caller's input; 127: nothing to run, as a shell says it; 126: found but not to be run.
@@ -235,8 +290,12 @@ impl fmt::Display for Error {
             Self::UnknownAdvisory { id, .. } => write!(f, "no advisory is called {id:?}"),
             Self::NotATemplate { file, message } => write!(f, "{file}: {message}"),
             Self::NothingToUndo { site } => write!(f, "there is no repair of {} to undo", site.display()),
-            Self::Repair { step: "undo", message, .. } => write!(f, "the repair cannot be undone: {message}"),
-            Self::Repair { step, message, .. } => write!(f, "the repair stopped at {step}: {message}"),
+            Self::Repair { step: RepairStep::Undo, message, .. } => {
+                write!(f, "the repair cannot be undone: {message}")
+            }
+            Self::Repair { step, message, .. } => {
+                write!(f, "the repair stopped at {}: {message}", step.name())
+            }
             Self::NotInPlace { why, .. } => write!(f, "the environment cannot be repaired in place: {why}"),
         }
     }

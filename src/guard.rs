@@ -1,64 +1,72 @@
-//! The story of one guarded `build-image`, in order. Parses nothing, prints nothing.
+//! One guarded `build-image`, in order. Parses nothing, prints nothing.
 
 use std::ffi::OsString;
 use std::path::Path;
+use std::time::Duration;
 
-use crate::cache::Memory;
-use crate::checker::{Examined, Request, read_advisories};
-use crate::cli::args::PlainBuildImage;
+use crate::cache::Cache;
+use crate::checker::{self, CheckOutcome, CheckRequest, Identified, read_advisories};
+use crate::cli::build_image::PlainBuildImage;
 use crate::cli::settings::{Mode, Settings};
 use crate::environment::image_configuration::{find_read_once, is_unreadable};
 use crate::environment::launcher::is_console_script;
-use crate::environment::locate::{FoundBy, Real, Search};
+use crate::environment::locate::{FoundBy, Search};
 use crate::environment::synthesis::{Call, IMAGE_ID};
-use crate::error::{Abort, Error, Interrupted, on_stderr};
-use crate::outcome::Outcome;
+use crate::environment::target::Target;
+use crate::error::{Abort, Error, on_stderr};
+use crate::outcome::{Exec, Outcome};
 use crate::progress::Progress;
-use crate::repair::{self, Fixed, Ground, Overlay};
+use crate::repair::context::Options;
+use crate::repair::locked_environment::{Locked, LockedEnvironment};
+use crate::repair::overlay::{self, Overlay};
+use crate::repair::{self, RepairOutcome, plan};
 use crate::report::{self, Check, Decision, Report, Status};
 
 /// Guards one `pcluster build-image`.
 #[must_use]
 pub fn build_image(arguments: Vec<OsString>) -> Outcome {
-    let (settings, faults) = Settings::read();
+    let (settings, errors) = Settings::read();
     let named = settings.real.clone().map(|path| (path, FoundBy::Config));
     let real = match Search::from_environment(named).real() {
         Ok(real) => real,
         Err(error) => return Outcome::failed(&error),
     };
     if settings.mode == Mode::Off || asks_for_help(&arguments) {
-        return Outcome::Exec { exec: real.into_exec(arguments), stderr: String::new() };
+        return Outcome::exec(real.into_exec(arguments));
     }
     let unread = find_read_once(&arguments);
     // A wrapper may read it in another directory, or as another user.
     let reads_here = is_console_script(&real.path);
     if unread.is_none() && reads_here && has_unreadable_configuration(&arguments) {
-        return Outcome::Exec { exec: real.into_exec(arguments), stderr: String::new() };
+        return Outcome::exec(real.into_exec(arguments));
     }
     let call = match &unread {
         // Not even the region: whatever is parsed here could be read otherwise by the real parser.
         Some(_) => Call::Minimal(vec!["--image-id".into(), IMAGE_ID.into()]),
         None => Call::Given(arguments.clone()),
     };
-    let (advisories, more_faults) = read_advisories(&settings);
-    let request = Request {
+    let (advisories, more_errors) = read_advisories(&settings);
+    let request = CheckRequest {
         real: &real,
         settings: &settings,
         advisories: &advisories,
-        memory: Memory::from_environment(false),
+        cache: Cache::from_environment(false),
         call,
-        thorough: false,
-        synthesize: true,
+        is_thorough: false,
+        synthesizes: true,
         progress: Progress::Terminal,
     };
-    let warnings = faults.iter().chain(&more_faults).map(warning).collect();
+    let warnings = errors.iter().chain(&more_errors).map(warn_of_settings).collect();
     let unread = unread.as_deref().map(describe_unread);
-    let guarded = Guarded { request: &request, arguments, unread, warnings };
-    guarded.look().unwrap_or_else(Outcome::Die)
+    match (Guarded { request: &request, arguments, unread, warnings }).run() {
+        Ok(outcome) => outcome,
+        Err(Abort::Interrupted(interrupted)) => Outcome::Die(interrupted),
+        Err(Abort::Error(error)) => Outcome::failed(&error),
+    }
 }
 
 struct Guarded<'a> {
-    request: &'a Request<'a>,
+    request: &'a CheckRequest<'a>,
     arguments: Vec<OsString>,
     /// What is told of a configuration that only the real pcluster may read.
     unread: Option<Check>,
@@ -66,105 +74,81 @@ struct Guarded<'a> {
     warnings: String,
 }
 
-/// One look at the environment.
-enum Look {
-    Judged {
-        report: Box<Report>,
-        overlay: Overlay,
-    },
-    /// The real pcluster says why in its own words; nothing is to be added.
-    Rejected {
-        overlay: Overlay,
-    },
-}
-
 impl Guarded<'_> {
-    fn look(mut self) -> Result<Outcome, Interrupted> {
-        match self.at_environment() {
-            Ok(Look::Rejected { overlay }) => Ok(self.exec(&overlay, String::new())),
-            Ok(Look::Judged { report, overlay }) => match self.decided(&report) {
-                Decision::Repair => self.repair(&report),
-                decision => Ok(self.act(&report, decision, &overlay)),
-            },
-            Err(stop) => end(stop),
-        }
-    }
-
-    /// # Errors
-    /// Returns an error if a signal came or there is no real pcluster. Whatever else goes wrong is a
-    /// check of the report that is unknown, beside those that could be made.
-    fn at_environment(&mut self) -> Result<Look, Abort> {
-        let ground = match Ground::find(self.request)? {
-            Ok(ground) => ground,
-            Err(report) => return Ok(Look::Judged { report, overlay: Overlay::None }),
+    fn run(mut self) -> Result<Outcome, Abort> {
+        let target = match checker::identify(self.request, None)? {
+            Identified::Target(target) => target,
+            Identified::Unknown(report) => return Ok(self.act(CheckOutcome::Report(report), &Overlay::None)),
         };
-        let overlay = ground.overlay.clone();
-        if overlay == Overlay::Stale {
-            self.warnings += &on_stderr(STALE);
-        }
-        Ok(match ground.examine(self.request)? {
-            Examined::Judged(mut report) => {
-                if let Some(check) = &self.unread {
-                    report.add(check.clone());
-                }
-                Look::Judged { report, overlay }
+        let (outcome, overlay) = self.check(&target)?;
+        match outcome {
+            CheckOutcome::Report(report) if self.decide(&report) == Decision::Repair => {
+                self.repair(&target, &report)
             }
-            Examined::Rejected { .. } => Look::Rejected { overlay },
-        })
+            outcome => Ok(self.act(outcome, &overlay)),
+        }
     }
 
-    fn decided(&self, report: &Report) -> Decision {
+    /// Whatever goes wrong is a check of the report that is unknown, beside those that could be made.
+    fn check(&mut self, target: &Target) -> Result<(CheckOutcome, Overlay), Abort> {
+        let environment = match LockedEnvironment::lock(self.request, target)? {
+            Locked::Environment(environment) => environment,
+            Locked::Unknown(report) => return Ok((CheckOutcome::Report(report), Overlay::None)),
+        };
+        if environment.overlay == Overlay::Stale {
+            self.warnings += &on_stderr(&format!(
+                "the repair kept beside the environment is {}\n{}",
+                overlay::STALE,
+                overlay::RENEW
+            ));
+        }
+        let mut outcome = environment.check(self.request)?;
+        if let (CheckOutcome::Report(report), Some(check)) = (&mut outcome, &self.unread) {
+            report.add(check.clone());
+        }
+        Ok((outcome, environment.overlay))
+    }
+
+    fn decide(&self, report: &Report) -> Decision {
         let settings = self.request.settings;
         report::decide(settings.mode, settings.strict, report.verdict)
     }
 
-    /// In place, or beside the environment where that cannot be; then another look.
-    fn repair(mut self, before: &Report) -> Result<Outcome, Interrupted> {
-        let fixed = match self.fix(false) {
-            Err(Abort::Error(Error::NotInPlace { .. })) => self.fix(true),
+    /// In place, or beside the environment where that cannot be; then the check again.
+    fn repair(mut self, target: &Target, before: &Report) -> Result<Outcome, Abort> {
+        let repaired = match self.fix(target, false) {
+            Err(Abort::Error(Error::NotInPlace { .. })) => self.fix(target, true),
             other => other,
         };
-        match fixed {
-            Err(Abort::Interrupted(signal)) => Err(signal),
-            Err(Abort::Error(error)) => Ok(self.stop(before, &error.on_stderr())),
-            Ok(fixed) => {
-                let said = said(&fixed);
-                match self.at_environment() {
-                    Ok(Look::Rejected { overlay }) => Ok(self.exec(&overlay, String::new())),
-                    Ok(Look::Judged { report, overlay }) => {
-                        self.warnings += &said;
-                        let decision = match self.decided(&report) {
-                            Decision::Repair => Decision::Stop,
-                            other => other,
-                        };
-                        Ok(self.act(&report, decision, &overlay))
-                    }
-                    Err(stop) => end(stop),
-                }
-            }
-        }
-    }
-
-    fn fix(&self, isolated: bool) -> Result<Fixed, Abort> {
-        let settings = self.request.settings;
-        let options = repair::Options {
-            dry_run: false,
-            strategy: settings.strategy,
-            isolated,
-            installer: settings.installer,
-            verbose: false,
+        let repaired = match repaired {
+            Ok(repaired) => repaired,
+            Err(Abort::Error(error)) => return Ok(self.stop(before, &error.on_stderr())),
+            Err(interrupted) => return Err(interrupted),
         };
-        repair::fix(self.request, options)
+        let (outcome, overlay) = self.check(target)?;
+        self.warnings += &describe_repair(&repaired);
+        Ok(self.act(outcome, &overlay))
     }
 
-    fn act(self, report: &Report, decision: Decision, overlay: &Overlay) -> Outcome {
-        match decision {
+    fn fix(&self, target: &Target, isolated: bool) -> Result<RepairOutcome, Abort> {
+        let settings = self.request.settings;
+        let (strategy, installer) = (settings.strategy, settings.installer);
+        let options = Options { dry_run: false, strategy, isolated, installer, verbose: false };
+        repair::fix(self.request, target, options)
+    }
+
+    /// A call that the real pcluster refuses is its own to speak of: nothing is added.
+    fn act(self, outcome: CheckOutcome, overlay: &Overlay) -> Outcome {
+        let CheckOutcome::Report(report) = outcome else {
+            return Outcome::exec(self.into_exec(overlay));
+        };
+        match self.decide(&report) {
             Decision::Exec => {
-                let stderr = on_stderr(&report::for_stderr(report, decision));
+                let stderr = on_stderr(&report::for_stderr(&report, Decision::Exec));
                 let stderr = self.warnings.clone() + &stderr;
-                self.exec(overlay, stderr)
+                Outcome::Exec { exec: self.into_exec(overlay), stderr }
             }
-            Decision::Stop | Decision::Repair => self.stop(report, ""),
+            Decision::Stop | Decision::Repair => self.stop(&report, ""),
         }
     }
 
@@ -174,41 +158,25 @@ impl Guarded<'_> {
         Outcome::Exit { status: 1, stdout: report::pcluster_shaped(report), stderr }
     }
 
-    fn exec(self, overlay: &Overlay, stderr: String) -> Outcome {
-        let real: Real = self.request.real.clone();
-        let exec = match overlay {
+    fn into_exec(self, overlay: &Overlay) -> Exec {
+        let real = self.request.real.clone();
+        match overlay {
             Overlay::Bound(directory) => real.into_exec_with(self.arguments, directory),
             Overlay::None | Overlay::Stale => real.into_exec(self.arguments),
-        };
-        Outcome::Exec { exec, stderr }
-    }
-}
-
-fn end(stop: Abort) -> Result<Outcome, Interrupted> {
-    match stop {
-        Abort::Interrupted(signal) => Err(signal),
-        Abort::Error(error) => Ok(Outcome::failed(&error)),
-    }
-}
-
-const STALE: &str = "the repair kept beside the environment is stale (the environment has changed) and not used\n\
-                     `pcluster preflight fix --isolated` makes it anew, `pcluster preflight undo` removes it";
-
-fn said(fixed: &Fixed) -> String {
-    match fixed {
-        Fixed::Done { changes, isolated } => {
-            let moves =
-                repair::plan::summary(changes).into_iter().map(|(name, step, _)| format!("{name} {step}"));
-            let moves = moves.collect::<Vec<_>>().join(", ");
-            let place = if *isolated { "repaired beside the environment" } else { "repaired" };
-            on_stderr(&format!("{place}: {moves}; `pcluster preflight undo` takes it back"))
         }
-        Fixed::Nothing | Fixed::Planned(_) => String::new(),
     }
 }
 
-fn warning(fault: &Error) -> String {
-    on_stderr(&format!("{}; ignored, the default is used", fault.in_one_line()))
+fn describe_repair(repaired: &RepairOutcome) -> String {
+    let RepairOutcome::Repaired { changes, isolated } = repaired else { return String::new() };
+    let moves = plan::summary(changes).into_iter().map(|(name, step, _)| format!("{name} {step}"));
+    let moves = moves.collect::<Vec<_>>().join(", ");
+    let place = if *isolated { "repaired beside the environment" } else { "repaired" };
+    on_stderr(&format!("{place}: {moves}; `pcluster preflight undo` takes it back"))
+}
+
+fn warn_of_settings(error: &Error) -> String {
+    on_stderr(&format!("{}; ignored, the default is used", error.in_one_line()))
 }
 
 fn describe_unread(configuration: &Path) -> Check {
@@ -218,13 +186,7 @@ fn describe_unread(configuration: &Path) -> Check {
         "{name} is no regular file and is left for the real pcluster to read; \
          the environment was checked with a minimal configuration"
     );
-    Check {
-        id: "configuration",
-        status: Status::Unknown,
-        duration_ms: 0,
-        cached: false,
-        reason: Some(reason),
-    }
+    Check::new("configuration", Status::Unknown, Duration::ZERO, Some(reason))
 }
 
 /// Wherever they stand, they end in help or in a usage error, which is not worth a Python.

@@ -5,12 +5,25 @@
 //! | module | owns |
 //! | --- | --- |
 //! | [`preflight`] | the shim's own commands, from their arguments to an outcome |
-//! | [`preflight::where`](preflight) | which pcluster is guarded, and how it was found |
+//! | [`preflight::check`] | `preflight check` |
+//! | [`preflight::fix`] | `preflight fix` and `preflight undo` |
+//! | [`preflight::template`] | `preflight template` |
+//! | [`preflight::where`](preflight) | `preflight where`: which pcluster is guarded, and how it was found |
+//! | [`preflight::advisories`] | `preflight advisories` |
 //! | [`preflight::manual`] | completion scripts and the manual page |
+//! | [`preflight::context`] | what the commands share |
 //! | [`guard`] | one guarded `build-image`, in order |
 //! | [`repair`] | fix and undo, step by step |
+//! | [`repair::commit`] | the exchange under locks, or its rollback |
+//! | [`repair::verify`] | the repaired environment, checked once more |
+//! | [`repair::prove`] | the check with the staged packages in front |
+//! | [`repair::stage`] | the packages that a repair would install, in a directory of their own |
+//! | [`repair::refusals`] | what a repair in place leaves to others |
+//! | [`repair::context`] | what the steps of one repair share |
 //! | [`repair::installer`] | uv and pip, which resolve and fetch |
-//! | [`repair::state`] | where the repairs of an environment keep their files, locks, the overlay that counts |
+//! | [`repair::locked_environment`] | what a check stands on |
+//! | [`repair::overlay`] | a repair that is kept beside its environment |
+//! | [`repair::state`] | where the repairs of an environment keep their files, and locks |
 //! | [`repair::transaction`] | snapshot, journal, exchange; rollback |
 //! | [`repair::file_plan`] | the files that an exchange removes and adds |
 //! | [`repair::journal`] | what is written down before the first change |
@@ -19,10 +32,13 @@
 //! | [`repair::plan`] | findings and metadata → requirements; staged packages → changes (pure) |
 //! | [`repair::failpoint`] | failures at named steps, for tests |
 //! | [`checker`] | one check, in order |
+//! | [`cache_key`] | what a cached verdict depends on |
+//! | [`report::builder`] | a report while its checks are made (pure) |
 //! | [`report`] | findings → verdict, decision, text (pure) |
 //! | [`rules::advisory`] | packages × advisories → findings (pure) |
 //! | [`rules::template`] | template × expectation → findings (pure) |
 //! | [`rules::template::grouping`](rules::template) | findings of one cause told together (pure) |
+//! | [`rules::cloudformation`] | bytes → a CloudFormation template (pure) |
 //! | [`rules`] | finding, level, fix (pure) |
 //! | [`rules::fields`] | the fields of an advisory, read with their line and key (pure) |
 //! | [`environment`] | who will run, and what is in it |
@@ -37,6 +53,7 @@
 //! | [`environment::image_configuration`] | the files that a call names, and which of them a check may read |
 //! | [`cli`] | argv → what was asked |
 //! | [`cli::args`] | the command line of `preflight` |
+//! | [`cli::build_image`] | the plain form of a call |
 //! | [`cli::settings`] | config.yaml and its precedence |
 //! | [`cli::env_vars`] | the names of environment variables |
 //! | [`cache`] | verdicts and answers, each under a digest of what it depends on |
@@ -45,6 +62,7 @@
 //! | [`system::child`] | the one way to run a child process |
 //! | [`system::signals`] | signals that end a check |
 //! | [`system::scratch`] | private directories for temporary files |
+//! | [`system::concurrently`] | two things done side by side |
 //! | [`system::trust`] | whose files are believed |
 //! | [`system::disk`] | files written as one; what is on the disk before the next step |
 //! | [`system::dirs`] | the base directories of the XDG specification |
@@ -57,6 +75,7 @@
 //! | [`package_name`] | the names of distributions (pure) |
 
 pub mod cache;
+pub mod cache_key;
 pub mod checker;
 pub mod cli;
 pub mod environment;
@@ -75,25 +94,27 @@ pub mod yaml;
 
 use std::ffi::OsString;
 
-use cli::args::Call;
+use cli::Invocation;
 use error::Error;
 use outcome::Outcome;
 
 /// Does what the command line asks for, short of the last step, which is `main`'s.
 #[must_use]
 pub fn run(command_line: Vec<OsString>) -> Outcome {
-    match Call::read(command_line) {
+    match Invocation::read(command_line) {
         // Started by a launcher that is being asked for its Python: no check in a check.
-        Call::BuildImage(arguments) if environment::question::pending().is_some() => pass_through(arguments),
-        Call::PassThrough(arguments) => pass_through(arguments),
-        Call::BuildImage(arguments) => guard::build_image(arguments),
-        Call::Preflight(arguments) => preflight::run(arguments),
+        Invocation::BuildImage(arguments) if environment::question::pending().is_some() => {
+            pass_through(arguments)
+        }
+        Invocation::PassThrough(arguments) => pass_through(arguments),
+        Invocation::BuildImage(arguments) => guard::build_image(arguments),
+        Invocation::Preflight(arguments) => preflight::run(arguments),
     }
 }
 
 fn pass_through(arguments: Vec<OsString>) -> Outcome {
     match environment::locate::Search::from_environment(None).real() {
-        Ok(real) => Outcome::Exec { exec: real.into_exec(arguments), stderr: String::new() },
+        Ok(real) => Outcome::exec(real.into_exec(arguments)),
         Err(error) => {
             if let (Error::Loop { tried }, Some(question)) = (&error, environment::question::pending()) {
                 environment::question::answer_with_loop(&question, tried);

@@ -33,6 +33,11 @@ impl Outcome {
     }
 
     #[must_use]
+    pub fn exec(exec: Exec) -> Self {
+        Self::Exec { exec, stderr: String::new() }
+    }
+
+    #[must_use]
     pub fn success(stdout: String) -> Self {
         Self::Exit { status: 0, stdout, stderr: String::new() }
     }

@@ -1,101 +1,12 @@
 //! argv and environment → what was asked. No file is touched.
 
 use std::env;
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::cli::settings::{InstallerChoice, Strategy};
-
-/// Which of the three programs this call is.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Call {
-    PassThrough(Vec<OsString>),
-    BuildImage(Vec<OsString>),
-    /// The arguments after `preflight`.
-    Preflight(Vec<OsString>),
-}
-
-impl Call {
-    /// A subcommand of the real pcluster is its first argument that is no option, and is never
-    /// abbreviated. Guarding a call that the real parser then refuses does no harm: it refuses.
-    #[must_use]
-    pub fn read(command_line: Vec<OsString>) -> Self {
-        let mut command_line = command_line.into_iter();
-        let name = command_line.next().unwrap_or_default();
-        let arguments: Vec<OsString> = command_line.collect();
-        if Path::new(&name).file_name() == Some(OsStr::new("pcluster-preflight")) {
-            return Self::Preflight(arguments);
-        }
-        let is_option = |argument: &&OsString| argument.as_bytes().starts_with(b"-");
-        match arguments.iter().find(|argument| !is_option(argument)) {
-            Some(command) if command == "build-image" => Self::BuildImage(arguments),
-            Some(command) if command == "preflight" && arguments[0] == "preflight" => {
-                Self::Preflight(arguments[1..].to_vec())
-            }
-            _ => Self::PassThrough(arguments),
-        }
-    }
-}
-
-/// A call of `build-image` in its plainest form.
-///
-/// The only faithful parser is the real one, which costs a Python. This one exists so that an
-/// environment with a known fault is answered at once: it accepts nothing that the real parser
-/// would read differently, and gives up on the rest.
-#[derive(Debug, PartialEq, Eq)]
-pub struct PlainBuildImage {
-    pub configuration: PathBuf,
-}
-
-impl PlainBuildImage {
-    /// `short_options`: `-c`, `-i` and `-r` exist from 3.1.1 on.
-    #[must_use]
-    pub fn read(arguments: &[OsString], short_options: bool) -> Option<Self> {
-        let mut words = arguments.iter().map(|argument| argument.to_str());
-        if words.next()?? != "build-image" {
-            return None;
-        }
-        let (mut configuration, mut image_id) = (None, None);
-        while let Some(word) = words.next() {
-            let (option, joined) = match word?.split_once('=') {
-                Some((option, value)) if option.starts_with("--") => (option, Some(value)),
-                _ => (word?, None),
-            };
-            if option == "--debug" && joined.is_none() {
-                continue;
-            }
-            let value = match joined {
-                Some(value) => value,
-                None => words.next()??,
-            };
-            if value.is_empty() || value.starts_with('-') {
-                return None;
-            }
-            match option {
-                "--image-configuration" => configuration = Some(value),
-                "-c" if short_options => configuration = Some(value),
-                "--image-id" => image_id = Some(value),
-                "-i" if short_options => image_id = Some(value),
-                "--region" | "--query" => {}
-                "-r" if short_options => {}
-                "--dryrun" | "--rollback-on-failure" if matches!(value, "true" | "false") => {}
-                _ => return None,
-            }
-        }
-        image_id.filter(|id| is_image_id(id))?;
-        Some(Self { configuration: configuration?.into() })
-    }
-}
-
-/// `^[a-zA-Z][a-zA-Z0-9-]+$`, as the API's specification has it.
-fn is_image_id(id: &str) -> bool {
-    id.len() > 1
-        && id.starts_with(|first: char| first.is_ascii_alphabetic())
-        && id.chars().all(|other| other.is_ascii_alphanumeric() || other == '-')
-}
 
 /// Checks what `pcluster build-image` would do, before it costs an hour of EC2.
 #[derive(Debug, Parser)]
@@ -106,7 +17,7 @@ pub struct Preflight {
     #[command(subcommand)]
     pub command: Option<Command>,
     #[command(flatten)]
-    pub check: Check,
+    pub check: CheckArgs,
     #[command(flatten)]
     pub common: Common,
 }
@@ -123,7 +34,7 @@ impl Preflight {
     /// clap's, and options of `check` before the name of a subcommand, which would be lost.
     pub fn read(command_line: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
         let read = Self::try_parse_from(command_line)?;
-        if read.command.is_some() && read.check != Check::default() {
+        if read.command.is_some() && read.check != CheckArgs::default() {
             let message = "the options of a subcommand stand behind its name";
             return Err(Self::command().error(clap::error::ErrorKind::ArgumentConflict, message));
         }
@@ -134,9 +45,9 @@ impl Preflight {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run every check (the default)
-    Check(Check),
+    Check(CheckArgs),
     /// Repair the environment; proven beside it first
-    Fix(Fix),
+    Fix(FixArgs),
     /// Put back, byte for byte, what the last fix replaced
     Undo,
     /// Check a template that already exists
@@ -160,7 +71,7 @@ pub enum Command {
 }
 
 #[derive(Debug, Args, Default, Clone, PartialEq, Eq)]
-pub struct Check {
+pub struct CheckArgs {
     /// The image configuration (a minimal one)
     #[arg(short = 'c', long, value_name = "FILE")]
     pub image_configuration: Option<PathBuf>,
@@ -182,7 +93,7 @@ pub struct Check {
 }
 
 #[derive(Debug, Args, Default, Clone)]
-pub struct Fix {
+pub struct FixArgs {
     /// Stage and prove the repair, say what it would do, and touch nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -263,52 +174,6 @@ impl Color {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn words(line: &str) -> Vec<OsString> {
-        line.split_whitespace().map(OsString::from).collect()
-    }
-
-    #[test]
-    fn the_first_argument_that_is_no_option_names_the_command() {
-        let call = |line| Call::read(words(line));
-        assert!(matches!(call("pcluster build-image -c x"), Call::BuildImage(_)));
-        assert!(matches!(call("pcluster --debug build-image"), Call::BuildImage(_)));
-        assert!(matches!(call("/a/pcluster-preflight -q"), Call::Preflight(rest) if rest == words("-q")));
-        assert!(matches!(call("pcluster preflight where"), Call::Preflight(rest) if rest == words("where")));
-        assert!(matches!(call("pcluster -h preflight"), Call::PassThrough(_)));
-        assert!(matches!(call("pcluster build-imag"), Call::PassThrough(_)));
-        assert!(matches!(call("pcluster list-images --x build-image"), Call::PassThrough(_)));
-        assert!(matches!(call("pcluster"), Call::PassThrough(_)));
-        assert!(matches!(Call::read(Vec::new()), Call::PassThrough(_)));
-    }
-
-    #[test]
-    fn the_plain_form_is_read_and_everything_else_is_left_to_the_real_parser() {
-        let plain = |line: &str| PlainBuildImage::read(&words(&format!("build-image {line}")), true);
-        let file = |name: &str| Some(PlainBuildImage { configuration: name.into() });
-        assert_eq!(plain("-c f -i my-image"), file("f"));
-        assert_eq!(plain("--image-configuration=f --image-id my-image -r eu-west-1 --debug"), file("f"));
-        assert_eq!(plain("-c f -c g -i ab --dryrun true"), file("g"));
-        for left in [
-            "",
-            "-h",
-            "-c f",
-            "-i ab",
-            "-cf -i ab",
-            "-c=f -i ab",
-            "--image-conf f -i ab",
-            "-c f -i 1ab",
-            "-c f -i a",
-            "-c f -i ab -c",
-            "-c f -i ab x",
-            "-c f -i ab --dryrun maybe",
-            "-c f -i ab --suppress-validators ALL",
-            "-c -x -i ab",
-        ] {
-            assert_eq!(plain(left), None, "{left}");
-        }
-        assert_eq!(PlainBuildImage::read(&words("build-image -c f -i ab"), false), None);
-    }
 
     #[test]
     fn the_command_line_is_well_formed() {

@@ -1,5 +1,68 @@
-//! argv and environment → what was asked.
+//! argv → which of the three programs a call is.
 
 pub mod args;
+pub mod build_image;
 pub mod env_vars;
 pub mod settings;
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+/// Which of the three programs this call is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Invocation {
+    PassThrough(Vec<OsString>),
+    BuildImage(Vec<OsString>),
+    /// The arguments after `preflight`.
+    Preflight(Vec<OsString>),
+}
+
+impl Invocation {
+    /// A subcommand of the real pcluster is its first argument that is no option, and is never
+    /// abbreviated. Guarding a call that the real parser then refuses does no harm: it refuses.
+    #[must_use]
+    pub fn read(command_line: Vec<OsString>) -> Self {
+        let mut command_line = command_line.into_iter();
+        let name = command_line.next().unwrap_or_default();
+        let arguments: Vec<OsString> = command_line.collect();
+        if Path::new(&name).file_name() == Some(OsStr::new("pcluster-preflight")) {
+            return Self::Preflight(arguments);
+        }
+        let is_option = |argument: &&OsString| argument.as_bytes().starts_with(b"-");
+        match arguments.iter().find(|argument| !is_option(argument)) {
+            Some(command) if command == "build-image" => Self::BuildImage(arguments),
+            Some(command) if command == "preflight" && arguments[0] == "preflight" => {
+                Self::Preflight(arguments[1..].to_vec())
+            }
+            _ => Self::PassThrough(arguments),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn the_first_argument_that_is_no_option_names_the_command() {
+        let call = |line| Invocation::read(words(line));
+        assert!(matches!(call("pcluster build-image -c x"), Invocation::BuildImage(_)));
+        assert!(matches!(call("pcluster --debug build-image"), Invocation::BuildImage(_)));
+        assert!(
+            matches!(call("/a/pcluster-preflight -q"), Invocation::Preflight(rest) if rest == words("-q"))
+        );
+        assert!(
+            matches!(call("pcluster preflight where"), Invocation::Preflight(rest) if rest == words("where"))
+        );
+        assert!(matches!(call("pcluster -h preflight"), Invocation::PassThrough(_)));
+        assert!(matches!(call("pcluster build-imag"), Invocation::PassThrough(_)));
+        assert!(matches!(call("pcluster list-images --x build-image"), Invocation::PassThrough(_)));
+        assert!(matches!(call("pcluster"), Invocation::PassThrough(_)));
+        assert!(matches!(Invocation::read(Vec::new()), Invocation::PassThrough(_)));
+    }
+}

@@ -250,7 +250,7 @@ impl Settings {
             json!(value.map(|value| value.get_name().to_owned()))
         };
         let origins = &self.origins;
-        let (file, named) = (path(), is_named());
+        let (file, named) = (config_path(), is_named());
         [
             ("mode", json!(self.mode.word()), origins.mode),
             ("real", json!(real.0.map(lossy)), real.1),
@@ -291,7 +291,7 @@ fn set<T>(
 
 /// The config file that is read, whether or not it exists.
 #[must_use]
-pub fn path() -> Option<PathBuf> {
+pub fn config_path() -> Option<PathBuf> {
     match env::var_os(env_vars::CONFIG).filter(|value| !value.is_empty()) {
         Some(named) => Some(named.into()),
         None => dirs::config().map(|directory| directory.join("config.yaml")),
@@ -305,7 +305,9 @@ fn is_named() -> bool {
 
 fn read_file() -> Result<File, Error> {
     // /dev/null is how people say that there is none.
-    let Some(path) = path().filter(|path| path != Path::new("/dev/null")) else { return Ok(File::default()) };
+    let Some(path) = config_path().filter(|path| path != Path::new("/dev/null")) else {
+        return Ok(File::default());
+    };
     let named = is_named();
     let bad =
         |message: &dyn fmt::Display| Error::BadFile { file: path.clone(), message: message.to_string() };

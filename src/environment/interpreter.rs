@@ -34,10 +34,19 @@ pub struct Interpreter {
     pub prefix: PathBuf,
 }
 
+impl Interpreter {
+    /// Whether it is Python 3.`minor` or later.
+    #[must_use]
+    pub fn is_at_least(&self, minor: u32) -> bool {
+        let own = self.version.split('.').nth(1).and_then(|own| own.parse::<u32>().ok());
+        own.is_none_or(|own| own >= minor)
+    }
+}
+
 /// The answer of interpreter.py. Its strings are byte strings, a character for each byte.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Answer {
+pub struct InterpreterAnswer {
     executable: String,
     version: String,
     cache_tag: Option<String>,
@@ -69,12 +78,12 @@ pub struct Answer {
 /// What a shell keeps for itself, and what only the question sets.
 const IRRELEVANT: [&str; 6] = ["_", "PWD", "OLDPWD", "SHLVL", "__CF_USER_TEXT_ENCODING", env_vars::QUESTION];
 
-impl Answer {
+impl InterpreterAnswer {
     /// Leaves of the environment what differs from this process's.
     pub fn keep_changes(&mut self) {
         let Some(mut variables) = self.environment.take() else { return };
         let own: BTreeMap<String, String> =
-            env::vars_os().map(|(name, value)| (disguised(&name), disguised(&value))).collect();
+            env::vars_os().map(|(name, value)| (to_latin1(&name), to_latin1(&value))).collect();
         let counts = |name: &String| !IRRELEVANT.contains(&name.as_str());
         self.unset =
             own.keys().filter(|name| counts(name) && !variables.contains_key(*name)).cloned().collect();
@@ -85,8 +94,8 @@ impl Answer {
     #[must_use]
     pub fn changes(&self) -> Vec<(OsString, Option<OsString>)> {
         let changed = self.environment.iter().flatten();
-        let changed = changed.map(|(name, value)| (plain(name), Some(plain(value))));
-        changed.chain(self.unset.iter().map(|name| (plain(name), None))).collect()
+        let changed = changed.map(|(name, value)| (from_latin1(name), Some(from_latin1(value))));
+        changed.chain(self.unset.iter().map(|name| (from_latin1(name), None))).collect()
     }
 
     /// Takes the program that is running for the executable; whether it is known.
@@ -100,22 +109,22 @@ impl Answer {
     /// Whether a launcher that was called with these arguments hands them on as they are, in the
     /// directory and as the user of this process.
     #[must_use]
-    pub fn hands_on(&self, arguments: &[OsString]) -> bool {
-        let directory = self.directory.as_deref().map(|text| PathBuf::from(plain(text)));
+    pub fn keeps_call(&self, arguments: &[OsString]) -> bool {
+        let directory = self.directory.as_deref().map(|text| PathBuf::from(from_latin1(text)));
         let directory = directory.and_then(|path| path.canonicalize().ok());
         directory.is_some_and(|there| env::current_dir().is_ok_and(|here| here == there))
-            && self.arguments.iter().map(|text| plain(text)).eq(arguments.iter().cloned())
+            && self.arguments.iter().map(|text| from_latin1(text)).eq(arguments.iter().cloned())
             && self.user == Some(rustix::process::geteuid().as_raw())
     }
 
     #[must_use]
     pub fn interpreter(&self) -> Interpreter {
-        let path = |text: &String| PathBuf::from(plain(text));
+        let path = |text: &String| PathBuf::from(from_latin1(text));
         Interpreter {
             executable: path(&self.executable),
             version: self.version.clone(),
             cache_tag: self.cache_tag.clone(),
-            flags: self.flags.iter().map(|flag| plain(flag)).collect(),
+            flags: self.flags.iter().map(|flag| from_latin1(flag)).collect(),
             sys_path: self.sys_path.iter().map(path).collect(),
             sources: self.sources.iter().map(path).collect(),
             prefix: path(&self.prefix),
@@ -125,8 +134,8 @@ impl Answer {
 
 /// An answer of interpreter.py, with what it says of the environment reduced to what is changed.
 #[must_use]
-pub fn read_answer(answer: &serde_json::Value) -> Option<Answer> {
-    let mut answer = Answer::deserialize(answer).ok()?;
+pub fn read_answer(answer: &serde_json::Value) -> Option<InterpreterAnswer> {
+    let mut answer = InterpreterAnswer::deserialize(answer).ok()?;
     answer.keep_changes();
     // A Python that was started under the name of pcluster finds the shim where it looks for itself.
     let own = executables::own_executable().and_then(|own| own.canonicalize().ok());
@@ -139,7 +148,7 @@ pub fn read_answer(answer: &serde_json::Value) -> Option<Answer> {
 
 /// Why an environment stays unknown.
 #[derive(Debug)]
-pub enum Unidentified {
+pub enum IdentifyError {
     /// The launcher names an interpreter that is not there.
     DeadInterpreter {
         interpreter: PathBuf,
@@ -153,16 +162,15 @@ pub enum Unidentified {
         tried: Vec<PathBuf>,
     },
     /// It ended without importing pcluster in a Python that heeds PYTHONPATH.
-    NoAnswer,
+    SynthesisError,
     /// Several Pythons were about to import pcluster.
     Ambiguous {
         interpreters: Vec<PathBuf>,
     },
     Child(ChildError),
-    Scratch(io::Error),
 }
 
-impl fmt::Display for Unidentified {
+impl fmt::Display for IdentifyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::DeadInterpreter { interpreter } => {
@@ -171,7 +179,7 @@ impl fmt::Display for Unidentified {
             Self::Unreadable { launcher, source } => {
                 write!(f, "cannot read {}: {source}", launcher.display())
             }
-            Self::NoAnswer => f.write_str(
+            Self::SynthesisError => f.write_str(
                 "it does not tell which Python it starts; it may replace PYTHONPATH, or start none",
             ),
             Self::Ambiguous { interpreters } => {
@@ -180,12 +188,11 @@ impl fmt::Display for Unidentified {
             }
             Self::Loop { tried } => Error::Loop { tried: tried.clone() }.fmt(f),
             Self::Child(error) => error.fmt(f),
-            Self::Scratch(source) => write!(f, "no temporary directory: {source}"),
         }
     }
 }
 
-impl From<ChildError> for Unidentified {
+impl From<ChildError> for IdentifyError {
     fn from(error: ChildError) -> Self {
         Self::Child(error)
     }
@@ -193,11 +200,11 @@ impl From<ChildError> for Unidentified {
 
 /// Bytes as text, a character for each: JSON knows no others.
 #[must_use]
-pub fn disguised(bytes: &OsStr) -> String {
+pub fn to_latin1(bytes: &OsStr) -> String {
     bytes.as_bytes().iter().map(|byte| char::from(*byte)).collect()
 }
 
-fn plain(text: &str) -> OsString {
+fn from_latin1(text: &str) -> OsString {
     let byte = |letter: char| u8::try_from(u32::from(letter)).unwrap_or(b'?');
     OsString::from_vec(text.chars().map(byte).collect())
 }
@@ -213,19 +220,19 @@ pub fn python_path(first: &Path, rest: Option<OsString>) -> OsString {
     joined
 }
 
-impl Answer {
+impl InterpreterAnswer {
     /// A digest of what decides about `sys.path` beside the question: pyvenv.cfg, the directories
     /// that would be on it if they existed, and in each directory the files that Python acts on.
     #[must_use]
     pub fn depends_on(&self) -> String {
         let mut digest = Fingerprint::new();
-        let executable = PathBuf::from(plain(&self.executable));
+        let executable = PathBuf::from(from_latin1(&self.executable));
         digest.file(&executable);
         for directory in executable.ancestors().skip(1).take(2) {
             digest.file(&directory.join("pyvenv.cfg"));
         }
         for directory in self.sys_path.iter().chain(&self.candidates) {
-            let directory = PathBuf::from(plain(directory));
+            let directory = PathBuf::from(from_latin1(directory));
             digest.field(directory.as_os_str().as_bytes());
             digest.field(if directory.exists() { "there" } else { "absent" });
             for file in acted_on(&directory) {
@@ -262,7 +269,7 @@ fn counts(path: &Path) -> bool {
 mod tests {
     use super::*;
 
-    fn answer() -> Answer {
+    fn answer() -> InterpreterAnswer {
         let text = r#"{"executable": "/v/bin/python", "version": "3.9.7", "cacheTag": null, "flags": [],
                        "sysPath": [], "prefix": "/v"}"#;
         serde_json::from_str(text).unwrap()
@@ -271,14 +278,14 @@ mod tests {
     #[test]
     fn bytes_that_are_no_utf_8_come_back() {
         let bytes = OsString::from_vec((0..=255).collect());
-        assert_eq!(plain(&disguised(&bytes)), bytes);
+        assert_eq!(from_latin1(&to_latin1(&bytes)), bytes);
     }
 
     #[test]
     fn only_what_the_launcher_changed_is_kept() {
         let mut answer = answer();
         let mut told: BTreeMap<String, String> =
-            env::vars_os().map(|(name, value)| (disguised(&name), disguised(&value))).collect();
+            env::vars_os().map(|(name, value)| (to_latin1(&name), to_latin1(&value))).collect();
         told.remove("PATH");
         told.insert("NEW".into(), "caf\u{c3}\u{a9}".into());
         told.insert("SHLVL".into(), "99".into());
@@ -288,14 +295,14 @@ mod tests {
         assert_eq!(changes, [("NEW".into(), Some("café".into())), ("PATH".into(), None)]);
         // Once kept, it is not compared again.
         let kept = serde_json::to_string(&answer).unwrap();
-        assert_eq!(serde_json::from_str::<Answer>(&kept).unwrap().changes(), changes);
+        assert_eq!(serde_json::from_str::<InterpreterAnswer>(&kept).unwrap().changes(), changes);
     }
 
     #[test]
     fn a_candidate_that_appears_is_seen() {
         let root = tempfile::tempdir().unwrap();
         let mut answer = answer();
-        answer.candidates = vec![disguised(root.path().join("user-site").as_os_str())];
+        answer.candidates = vec![to_latin1(root.path().join("user-site").as_os_str())];
         let before = answer.depends_on();
         assert_eq!(answer.depends_on(), before);
         std::fs::create_dir(root.path().join("user-site")).unwrap();

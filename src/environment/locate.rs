@@ -27,7 +27,7 @@ pub const NAME: &str = "pcluster";
 /// It is a link, in a directory of its own so that it bears the name that usage texts show, to
 /// `pcluster.real` beside the shim, so that a launcher that looks for its Python beside itself
 /// finds it.
-pub const KEPT: &str = ".pcluster-shim/pcluster";
+pub const REPLACED_LAUNCHER: &str = ".pcluster-shim/pcluster";
 
 /// Stands in every build of this program, old and new. Never to be changed.
 const MARKER: &str = "pcluster-shim executable 7c1e4d6a-86f5-4f0b-9a0c-2d3b51e6f0aa";
@@ -127,7 +127,7 @@ impl Search {
             return self.named_real(path, *by);
         }
         let mut looped = Vec::new();
-        if let Some(kept) = self.kept_by_us() {
+        if let Some(kept) = self.replaced_launcher() {
             match self.standing(&kept) {
                 Some(Standing::Usable) => return Ok(self.chosen(kept, FoundBy::Kept)),
                 Some(Standing::Tried) => looped.push(kept),
@@ -140,7 +140,7 @@ impl Search {
                 Standing::Tried => looped.push(candidate.path),
                 Standing::Shim => {
                     // Another environment's shim in place: its launcher stands in this very entry.
-                    let kept = self.kept_beside(&candidate.path);
+                    let kept = self.replaced_launcher_beside(&candidate.path);
                     match kept.as_deref().and_then(|kept| self.standing(kept)).zip(kept) {
                         Some((Standing::Usable, kept)) => return Ok(self.chosen(kept, FoundBy::Kept)),
                         Some((Standing::Tried, kept)) => looped.push(kept),
@@ -160,7 +160,7 @@ impl Search {
         }
         match self.standing(path) {
             Some(Standing::Usable) => Ok(self.chosen(path.to_owned(), by)),
-            Some(Standing::Shim) => match self.kept_beside(path) {
+            Some(Standing::Shim) => match self.replaced_launcher_beside(path) {
                 Some(kept) if self.standing(&kept) == Some(Standing::Usable) => Ok(self.chosen(kept, by)),
                 _ => Err(bad("which is this shim")),
             },
@@ -171,22 +171,22 @@ impl Search {
 
     /// The launcher that we took the place of, while we have that place: what pip or uv has put
     /// there since is newer than what was kept.
-    fn kept_by_us(&self) -> Option<PathBuf> {
+    fn replaced_launcher(&self) -> Option<PathBuf> {
         // Where the system does not tell the running executable, this is the name it was called by,
         // which may be a link.
         let own = self.own_path.as_deref()?.canonicalize().ok()?;
         let directory = own.parent()?;
-        let kept = executable(&directory.join(KEPT))?;
+        let kept = executable(&directory.join(REPLACED_LAUNCHER))?;
         (self.standing(&directory.join(NAME))? == Standing::Shim).then_some(kept)
     }
 
     /// The same for another shim, under whatever name PATH leads to it.
     #[must_use]
-    pub fn kept_beside(&self, shim: &Path) -> Option<PathBuf> {
+    pub fn replaced_launcher_beside(&self, shim: &Path) -> Option<PathBuf> {
         if Identity::of(shim) == self.own {
-            return self.kept_by_us();
+            return self.replaced_launcher();
         }
-        executable(&shim.canonicalize().ok()?.parent()?.join(KEPT))
+        executable(&shim.canonicalize().ok()?.parent()?.join(REPLACED_LAUNCHER))
     }
 
     #[must_use]
@@ -339,7 +339,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let bin = root.path().join("venv/bin");
         std::fs::create_dir_all(bin.join(".pcluster-shim")).unwrap();
-        for name in [NAME, KEPT] {
+        for name in [NAME, REPLACED_LAUNCHER] {
             std::fs::write(bin.join(name), "#!/bin/sh\n").unwrap();
             std::fs::set_permissions(bin.join(name), std::fs::Permissions::from_mode(0o755)).unwrap();
         }
@@ -349,7 +349,7 @@ mod tests {
         let search =
             Search { path: OsString::new(), named: None, tried: Tried::default(), own_path: Some(link), own };
         let found = search.real().unwrap();
-        assert_eq!(found.path, bin.canonicalize().unwrap().join(KEPT));
+        assert_eq!(found.path, bin.canonicalize().unwrap().join(REPLACED_LAUNCHER));
         assert_eq!(found.found_by, FoundBy::Kept);
     }
 

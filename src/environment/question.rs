@@ -15,7 +15,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::cli::env_vars;
-use crate::environment::interpreter::{Answer, INTERPRETER_PY, Unidentified, python_path, read_answer};
+use crate::environment::interpreter::{
+    INTERPRETER_PY, IdentifyError, InterpreterAnswer, python_path, read_answer,
+};
 use crate::system::child::{Child, ChildError, set};
 use crate::system::scratch::Scratch;
 
@@ -37,9 +39,13 @@ const USAGE: &[u8] = b"usage: pcluster build-image";
 ///
 /// # Errors
 /// It gives no answer, several that differ, or the check is interrupted.
-pub fn ask(launcher: &Path, rest: Option<OsString>, limit: Duration) -> Result<(Answer, bool), Unidentified> {
-    let scratch = Scratch::new().map_err(Unidentified::Scratch)?;
-    let directory = prepare(&scratch).map_err(Unidentified::Scratch)?;
+pub fn ask(
+    launcher: &Path,
+    rest: Option<OsString>,
+    limit: Duration,
+) -> Result<(InterpreterAnswer, bool), IdentifyError> {
+    let scratch = Scratch::new().map_err(ChildError::Scratch)?;
+    let directory = prepare(&scratch).map_err(ChildError::Scratch)?;
     let rest = rest.or_else(|| env::var_os("PYTHONPATH"));
     let environment = vec![
         set("PYTHONPATH", python_path(&directory.join("site"), rest)),
@@ -49,24 +55,24 @@ pub fn ask(launcher: &Path, rest: Option<OsString>, limit: Duration) -> Result<(
     let finished = Child { program: launcher, arguments, environment, limit }.run(&scratch)?;
     let answers = read_answers(&directory);
     if let Some(tried) = answers.iter().find_map(|answer| answer.get(LOOPED)) {
-        return Err(Unidentified::Loop { tried: serde_json::from_value(tried.clone()).unwrap_or_default() });
+        return Err(IdentifyError::Loop { tried: serde_json::from_value(tried.clone()).unwrap_or_default() });
     }
     if memchr::memmem::find(&finished.stdout, USAGE).is_some() {
-        return Err(Unidentified::NoAnswer);
+        return Err(IdentifyError::SynthesisError);
     }
-    let understood: Vec<Answer> = answers.iter().filter_map(read_answer).collect();
+    let understood: Vec<InterpreterAnswer> = answers.iter().filter_map(read_answer).collect();
     match understood.split_first() {
         Some((answer, others)) => {
             let interpreter = answer.interpreter();
             if others.iter().all(|other| other.interpreter() == interpreter) {
                 let arguments = ARGUMENTS.map(OsString::from);
-                let hands_on = understood.iter().all(|answer| answer.hands_on(&arguments));
-                return Ok((answer.clone(), hands_on));
+                let keeps_call = understood.iter().all(|answer| answer.keeps_call(&arguments));
+                return Ok((answer.clone(), keeps_call));
             }
             let interpreters = understood.iter().map(|answer| answer.interpreter().executable).collect();
-            Err(Unidentified::Ambiguous { interpreters })
+            Err(IdentifyError::Ambiguous { interpreters })
         }
-        None if finished.status.success() => Err(Unidentified::NoAnswer),
+        None if finished.status.success() => Err(IdentifyError::SynthesisError),
         None => {
             let (status, stderr) = (finished.status, finished.stderr);
             Err(ChildError::Failed { program: launcher.to_owned(), status, stderr }.into())

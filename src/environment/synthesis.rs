@@ -3,15 +3,14 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fmt;
 use std::io;
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::cache::Memory;
-use crate::environment::interpreter::disguised;
+use crate::cache::Cache;
+use crate::environment::interpreter::to_latin1;
 use crate::environment::target::Target;
 use crate::system::child::{Child, ChildError, framed, sentinel, set};
 use crate::system::scratch::Scratch;
@@ -51,7 +50,7 @@ pub struct Expectation {
 /// What synthesis.py found out.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", rename_all_fields = "camelCase")]
-pub enum Answer {
+pub enum Synthesis {
     Template {
         template: Value,
         asked: Box<Expectation>,
@@ -70,22 +69,6 @@ pub enum Answer {
     },
 }
 
-/// Why there is no answer.
-#[derive(Debug)]
-pub enum NoAnswer {
-    Child(ChildError),
-    Scratch(io::Error),
-}
-
-impl fmt::Display for NoAnswer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Child(error) => error.fmt(f),
-            Self::Scratch(source) => write!(f, "no temporary directory: {source}"),
-        }
-    }
-}
-
 /// Builds the template.
 ///
 /// Where the real code fails on the user's configuration, the minimal one tells whose fault that
@@ -99,19 +82,19 @@ pub fn synthesize(
     target: &Target,
     call: &Call,
     limit: Duration,
-    memory: &Memory,
-) -> Result<Answer, NoAnswer> {
-    let answer = synthesize_once(target, call, limit, memory)?;
-    let (Call::Given(_), Answer::Failed { stage, message }) = (call, &answer) else { return Ok(answer) };
+    cache: &Cache,
+) -> Result<Synthesis, ChildError> {
+    let answer = synthesize_once(target, call, limit, cache)?;
+    let (Call::Given(_), Synthesis::Failed { stage, message }) = (call, &answer) else { return Ok(answer) };
     if !["region", "configuration", "template"].contains(&stage.as_str()) {
         return Ok(answer);
     }
     let minimal = Call::Minimal(vec!["--image-id".into(), IMAGE_ID.into()]);
-    match synthesize_once(target, &minimal, limit, memory) {
-        Ok(Answer::Template { .. }) => {
-            Ok(Answer::Rejected { stage: "configuration".into(), message: message.clone() })
+    match synthesize_once(target, &minimal, limit, cache) {
+        Ok(Synthesis::Template { .. }) => {
+            Ok(Synthesis::Rejected { stage: "configuration".into(), message: message.clone() })
         }
-        Err(interrupted @ NoAnswer::Child(ChildError::Interrupted(_))) => Err(interrupted),
+        Err(interrupted @ ChildError::Interrupted(_)) => Err(interrupted),
         _ => Ok(answer),
     }
 }
@@ -120,29 +103,29 @@ fn synthesize_once(
     target: &Target,
     call: &Call,
     limit: Duration,
-    memory: &Memory,
-) -> Result<Answer, NoAnswer> {
-    let scratch = Scratch::new().map_err(NoAnswer::Scratch)?;
+    cache: &Cache,
+) -> Result<Synthesis, ChildError> {
+    let scratch = Scratch::new().map_err(ChildError::Scratch)?;
     let sentinel = sentinel();
-    let script = scratch.write("synthesis.py", SYNTHESIS_PY).map_err(NoAnswer::Scratch)?;
+    let script = scratch.write("synthesis.py", SYNTHESIS_PY).map_err(ChildError::Scratch)?;
     let sys_path: Vec<_> =
-        target.interpreter.sys_path.iter().map(|entry| disguised(entry.as_os_str())).collect();
+        target.interpreter.sys_path.iter().map(|entry| to_latin1(entry.as_os_str())).collect();
     let request = json!({"sysPath": sys_path}).to_string();
-    let request = scratch.write("request.json", &request).map_err(NoAnswer::Scratch)?;
+    let request = scratch.write("request.json", &request).map_err(ChildError::Scratch)?;
     let mut arguments: Vec<OsString> = target.interpreter.flags.iter().map(OsString::from).collect();
     arguments.extend([script.into(), OsString::from(&sentinel), request.into()]);
-    arguments.extend(call.arguments(&scratch).map_err(NoAnswer::Scratch)?);
+    arguments.extend(call.arguments(&scratch).map_err(ChildError::Scratch)?);
     let child = Child {
         program: &target.interpreter.executable,
         arguments,
-        environment: environment(target, call, &scratch, memory).map_err(NoAnswer::Scratch)?,
+        environment: environment(target, call, &scratch, cache).map_err(ChildError::Scratch)?,
         limit,
     };
     let program = child.program.to_owned();
-    let finished = child.run(&scratch).map_err(NoAnswer::Child)?;
-    let answer = framed(&finished, &sentinel, &program).map_err(NoAnswer::Child)?;
+    let finished = child.run(&scratch)?;
+    let answer = framed(&finished, &sentinel, &program)?;
     let stdout = answer.to_string().into_bytes();
-    let malformed = |_| NoAnswer::Child(ChildError::Malformed { program, stdout });
+    let malformed = |_| ChildError::Malformed { program, stdout };
     serde_json::from_value(answer).map_err(malformed)
 }
 
@@ -166,14 +149,14 @@ impl Call {
 
 type Variables = Vec<(OsString, Option<OsString>)>;
 
-fn environment(target: &Target, call: &Call, scratch: &Scratch, memory: &Memory) -> io::Result<Variables> {
+fn environment(target: &Target, call: &Call, scratch: &Scratch, cache: &Cache) -> io::Result<Variables> {
     let mut variables = target.environment.clone();
     // jsii unpacks into it, and leaves it behind when it is killed.
     variables.push(set("TMPDIR", scratch.directory("tmp")?));
     // Newer ones keep what they unpack below the user's HOME: 50 MB that a check must not leave.
     variables.push(set("JSII_RUNTIME_PACKAGE_CACHE", "disabled"));
-    memory.sweep_bytecode();
-    variables.extend(bytecode(target, memory));
+    cache.sweep_bytecode();
+    variables.extend(bytecode(target, cache));
     let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
     let region_is_set = ["AWS_DEFAULT_REGION", "AWS_REGION"].into_iter().any(is_set);
     if matches!(call, Call::Minimal(_)) && !region_is_set {
@@ -185,8 +168,9 @@ fn environment(target: &Target, call: &Call, scratch: &Scratch, memory: &Memory)
 
 /// Compiling CDK's modules takes some two seconds. The environment's own bytecode is used where it
 /// has some; where it has none, ours is kept apart from it: a check writes nothing into it.
-fn bytecode(target: &Target, memory: &Memory) -> Variables {
-    let own = memory.bytecode().filter(|_| has_prefix(&target.interpreter.version));
+fn bytecode(target: &Target, cache: &Cache) -> Variables {
+    // The variable exists from Python 3.8 on.
+    let own = cache.bytecode().filter(|_| target.interpreter.is_at_least(8));
     match own {
         _ if env::var_os("PYTHONPYCACHEPREFIX").is_some() => Vec::new(),
         Some(directory) if !target.has_bytecode() => {
@@ -194,9 +178,4 @@ fn bytecode(target: &Target, memory: &Memory) -> Variables {
         }
         _ => vec![set("PYTHONDONTWRITEBYTECODE", "1")],
     }
-}
-
-/// `PYTHONPYCACHEPREFIX` exists from Python 3.8 on.
-fn has_prefix(version: &str) -> bool {
-    !matches!(version.split('.').nth(1), Some("6" | "7"))
 }

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cache::{Fingerprint, Memory};
+use crate::cache::{Cache, Fingerprint};
 use crate::environment::interpreter::{
-    Answer, INTERPRETER_PY, Interpreter, Unidentified, python_path, read_answer,
+    INTERPRETER_PY, IdentifyError, Interpreter, InterpreterAnswer, python_path, read_answer,
 };
 use crate::environment::launcher::{ConsoleScript, Launcher};
 use crate::environment::locate::Real;
@@ -32,7 +32,7 @@ pub struct Target {
     pub environment: Vec<(OsString, Option<OsString>)>,
     /// The launcher runs pcluster in the directory, with the arguments and as the user that it is
     /// called with.
-    pub hands_on: bool,
+    pub keeps_call: bool,
 }
 
 impl Target {
@@ -53,19 +53,17 @@ pub fn identify(
     real: &Real,
     overlay: Option<&Path>,
     limit: Duration,
-    memory: &Memory,
-) -> Result<Target, Unidentified> {
+    cache: &Cache,
+) -> Result<Target, IdentifyError> {
     let launcher = Launcher::read(&real.path)
-        .map_err(|source| Unidentified::Unreadable { launcher: real.path.clone(), source })?;
+        .map_err(|source| IdentifyError::Unreadable { launcher: real.path.clone(), source })?;
     let python_path = overlay.map(|overlay| python_path(overlay, env::var_os("PYTHONPATH")));
-    let (answer, hands_on) = match &launcher {
-        Launcher::ConsoleScript(script) => {
-            ask_console_script(&real.path, script, python_path, limit, memory)?
-        }
+    let (answer, keeps_call) = match &launcher {
+        Launcher::ConsoleScript(script) => ask_console_script(&real.path, script, python_path, limit, cache)?,
         Launcher::Other => question::ask(&real.path, python_path, limit)?,
     };
     let (interpreter, environment) = (answer.interpreter(), answer.changes());
-    Ok(Target { launcher: launcher.name(), interpreter, environment, hands_on })
+    Ok(Target { launcher: launcher.name(), interpreter, environment, keeps_call })
 }
 
 impl Target {
@@ -103,13 +101,13 @@ fn ask_console_script(
     script: &ConsoleScript,
     python_path: Option<OsString>,
     limit: Duration,
-    memory: &Memory,
-) -> Result<(Answer, bool), Unidentified> {
+    cache: &Cache,
+) -> Result<(InterpreterAnswer, bool), IdentifyError> {
     let Some((program, flags)) = script.interpreter(&script_directory(path)) else {
-        return Err(Unidentified::NoAnswer);
+        return Err(IdentifyError::SynthesisError);
     };
     if !program.exists() {
-        return Err(Unidentified::DeadInterpreter { interpreter: program });
+        return Err(IdentifyError::DeadInterpreter { interpreter: program });
     }
     // A script in the place of an interpreter (a version manager's shim, a wrapper) may treat `-c` in
     // another way than a file.
@@ -119,8 +117,8 @@ fn ask_console_script(
     let requires = script.requires.as_deref();
     let asked = Asked { program: &program, flags: &flags, script: path, requires, python_path };
     let key = asked.key();
-    let recalled = memory.recall("interpreters", &key);
-    if let Some(kept) = recalled.and_then(|kept| serde_json::from_value::<Kept>(kept).ok())
+    let found = cache.get("interpreters", &key);
+    if let Some(kept) = found.and_then(|kept| serde_json::from_value::<Kept>(kept).ok())
         && kept.seen == kept.interpreter.depends_on()
     {
         return Ok((kept.interpreter, true));
@@ -130,7 +128,7 @@ fn ask_console_script(
     // may lead elsewhere at the next call.
     if answer.interpreter().executable.canonicalize().ok() == program.canonicalize().ok() {
         let kept = Kept { seen: answer.depends_on(), interpreter: answer.clone() };
-        memory.keep("interpreters", &key, &serde_json::to_value(kept).unwrap_or_default());
+        cache.put("interpreters", &key, &serde_json::to_value(kept).unwrap_or_default());
     }
     Ok((answer, true))
 }
@@ -139,7 +137,7 @@ fn ask_console_script(
 #[derive(Serialize, Deserialize)]
 struct Kept {
     seen: String,
-    interpreter: Answer,
+    interpreter: InterpreterAnswer,
 }
 
 /// The variables beside HOME and PATH that decide about `sys.path`.
@@ -147,8 +145,8 @@ const DECISIVE: [&str; 6] =
     ["PYTHON", "LD_LIBRARY_PATH", "DYLD_", "VIRTUAL_ENV", "CONDA_PREFIX", "__PYVENV_LAUNCHER__"];
 
 impl Asked<'_> {
-    fn ask(&self, limit: Duration) -> Result<Answer, Unidentified> {
-        let scratch = Scratch::new().map_err(Unidentified::Scratch)?;
+    fn ask(&self, limit: Duration) -> Result<InterpreterAnswer, IdentifyError> {
+        let scratch = Scratch::new().map_err(ChildError::Scratch)?;
         let sentinel = sentinel();
         let mut arguments = self.flags.to_vec();
         let directory = script_directory(self.script).into_os_string();

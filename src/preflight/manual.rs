@@ -91,10 +91,13 @@ complete -c pcluster -n "test (count (commandline -opc)) -eq 1; and string lengt
 "#;
 
 /// One page: the commands are sections of it, because they are short and belong together.
-///
-/// # Errors
-/// None: it is written into memory.
-pub fn page() -> io::Result<Vec<u8>> {
+#[must_use]
+pub fn page() -> String {
+    // A page in memory is always written.
+    String::from_utf8_lossy(&render_page().unwrap_or_default()).into_owned()
+}
+
+fn render_page() -> io::Result<Vec<u8>> {
     let command = Preflight::command().name(NAME).bin_name(NAME);
     let mut page = Vec::new();
     let whole = clap_mangen::Man::new(command.clone());

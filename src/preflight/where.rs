@@ -10,25 +10,73 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::cli::settings::{self, Mode, Origin, Settings, Shown};
-use crate::environment::interpreter::Unidentified;
-use crate::environment::locate::{Candidate, FoundBy, KEPT, NAME, Real, Search, Standing};
+use crate::cache::Cache;
+use crate::checker::shim;
+use crate::cli::args::{Common, Format};
+use crate::cli::settings::{Mode, Origin, Settings, Shown, config_path};
+use crate::environment::interpreter::IdentifyError;
+use crate::environment::locate::{Candidate, FoundBy, NAME, REPLACED_LAUNCHER, Real, Search, Standing};
 use crate::environment::packages::Packages;
-use crate::environment::target::Target;
-use crate::error::Error;
+use crate::environment::target::{self, Target};
+use crate::error::{Abort, Error};
+use crate::outcome::Outcome;
 use crate::package_name::{IMAGEBUILDER, PCLUSTER, normalised};
-use crate::printable::lossy;
-use crate::repair::Overlay;
-use crate::report::{Shim, wrapped};
+use crate::preflight::context::{search, settings};
+use crate::printable::{escape, lossy};
+use crate::repair::overlay::{self, Overlay, find_overlay};
+use crate::report::{self, Shim, wrapped};
+use crate::system::child::ChildError;
 use crate::system::{executables, trust};
 
-/// One look at PATH.
+/// Says which pcluster is guarded.
+///
+/// # Errors
+/// Returns an error if settings are at fault, or a signal came.
+pub fn run(common: &Common) -> Result<Outcome, Abort> {
+    let settings = settings()?;
+    let mut found = Where::find(&search(common, &settings), &settings);
+    if let Ok(real) = found.real() {
+        let cache = Cache::from_environment(false);
+        let identify = |overlay| target::identify(real, overlay, settings.timeout, &cache);
+        let target = identify(None);
+        let overlay = target.as_ref().map_or(Overlay::None, find_overlay);
+        // The launcher decides what becomes of PYTHONPATH.
+        let target = match &overlay {
+            Overlay::Bound(directory) => identify(Some(directory)),
+            Overlay::None | Overlay::Stale => target,
+        };
+        match target {
+            Err(IdentifyError::Child(ChildError::Interrupted(interrupted))) => {
+                return Err(interrupted.into());
+            }
+            target => found.lead_to(target, overlay),
+        }
+    }
+    let stdout = match common.format {
+        _ if common.quiet => String::new(),
+        Format::Json => report::pretty(&where_in_json(&found)),
+        Format::Human => escape(&found.human()).into_owned(),
+    };
+    let stderr = found.real().err().map(Error::on_stderr).unwrap_or_default();
+    Ok(Outcome::Exit { status: found.exit_status(), stdout, stderr })
+}
+
+/// Without a real pcluster there is something to report all the same, and it says why.
+fn where_in_json(found: &Where) -> Value {
+    let mut report = found.json(&shim());
+    if let Err(error) = found.real() {
+        report["error"] = error.json()["error"].take();
+    }
+    report
+}
+
+/// What was found on PATH.
 #[derive(Debug)]
 pub struct Where {
     own: Option<PathBuf>,
     real: Result<Real, Error>,
     /// What the real one runs in; `None` until that is known.
-    target: Option<Result<Target, Unidentified>>,
+    target: Option<Result<Target, IdentifyError>>,
     overlay: Overlay,
     rows: Vec<Row>,
     warnings: Vec<Warning>,
@@ -55,7 +103,7 @@ struct Warning {
 
 /// What lies in the program's places and is not read.
 fn passed_over() -> impl Iterator<Item = Warning> {
-    trust::passed_over(settings::path()).into_iter().map(|(path, why)| Warning {
+    trust::passed_over(config_path()).into_iter().map(|(path, why)| Warning {
         id: "passed-over",
         message: format!("{} {why}; it is not read", path.display()),
         hint: format!("make it your own, and run `chmod go-w {}`", path.display()),
@@ -64,7 +112,7 @@ fn passed_over() -> impl Iterator<Item = Warning> {
 
 impl Where {
     #[must_use]
-    pub fn look(search: &Search, settings: &Settings) -> Self {
+    pub fn find(search: &Search, settings: &Settings) -> Self {
         let real = search.real();
         let candidates: Vec<Candidate> = search.candidates().collect();
         let first = candidates.iter().find(|candidate| candidate.standing != Standing::NotAbsolute);
@@ -104,8 +152,8 @@ impl Where {
 
     /// What the real one was found to run in, with the repair that is kept beside that in front. One
     /// that only starts this shim again is none.
-    pub fn lead_to(&mut self, target: Result<Target, Unidentified>, overlay: Overlay) {
-        let Err(Unidentified::Loop { tried }) = target else {
+    pub fn lead_to(&mut self, target: Result<Target, IdentifyError>, overlay: Overlay) {
+        let Err(IdentifyError::Loop { tried }) = target else {
             self.target = Some(target);
             self.warnings.extend((overlay == Overlay::Stale).then(stale_overlay));
             self.overlay = overlay;
@@ -177,7 +225,7 @@ impl Where {
                 Overlay::Bound(directory) => json!({"path": lossy(directory), "stale": false}),
                 Overlay::Stale => json!({"path": null, "stale": true}),
             },
-            "config": settings::path().as_deref().map(lossy),
+            "config": config_path().as_deref().map(lossy),
             "guarded": self.exit_status() == 0,
             "consequence": self.consequences().join("; "),
             "settings": self.settings.iter().map(|shown| (shown.name, shown)).collect::<BTreeMap<_, _>>(),
@@ -253,11 +301,8 @@ fn setting_rows(shown: &Shown) -> String {
 fn stale_overlay() -> Warning {
     Warning {
         id: "stale-overlay",
-        message:
-            "The repair kept beside the environment is stale, and not used: the environment has changed."
-                .into(),
-        hint: "`pcluster preflight fix --isolated` makes it anew, `pcluster preflight undo` removes it."
-            .into(),
+        message: format!("The repair kept beside the environment is {}.", overlay::STALE),
+        hint: format!("{}.", overlay::RENEW),
     }
 }
 
@@ -291,7 +336,7 @@ impl Row {
         let standing = match candidate.standing {
             Standing::Usable if real == Some(&candidate.path) => "the real pcluster",
             Standing::Usable => "not used: it comes later",
-            Standing::Shim => match search.kept_beside(&candidate.path) {
+            Standing::Shim => match search.replaced_launcher_beside(&candidate.path) {
                 Some(kept) if real == Some(&kept) => "a shim in place; its launcher is the real pcluster",
                 Some(_) => "a shim in place; its launcher is not used",
                 None if search.is_self(&candidate.path) => "this shim",
@@ -365,7 +410,7 @@ fn overwritten(search: &Search, candidates: &[Candidate], own: Option<&Path>) ->
         }
     }
     let stale = |place: &PathBuf| {
-        place.with_file_name(KEPT).symlink_metadata().is_ok()
+        place.with_file_name(REPLACED_LAUNCHER).symlink_metadata().is_ok()
             && search.standing(place) != Some(Standing::Shim)
     };
     places

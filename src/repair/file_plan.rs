@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::environment::packages::Distribution;
 use crate::package_name::normalised;
-use crate::repair::journal::{Mark, Part, sha256_of};
+use crate::repair::journal::{FileDigest, PackageFiles, sha256_of};
 use crate::repair::record::{
     MAX_RECORD, bytecode_of, installed_files, is_bytecode, name_of, record_path, stays_inside,
 };
@@ -16,11 +16,11 @@ use crate::system::files::{self, describe};
 /// What is to be done to an environment: files that go, each with the index of its package, and
 /// files that come with their source.
 #[derive(Debug, Default)]
-pub struct Exchange {
-    pub go: BTreeMap<PathBuf, usize>,
-    pub come: Vec<(PathBuf, Content)>,
+pub struct FilePlan {
+    pub removals: BTreeMap<PathBuf, usize>,
+    pub additions: Vec<(PathBuf, Content)>,
     /// A package each.
-    pub parts: Vec<Part>,
+    pub packages: Vec<PackageFiles>,
 }
 
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub enum Content {
     Text(String),
 }
 
-impl Exchange {
+impl FilePlan {
     /// Replaces one distribution by its staged successor, in the directory `site`.
     ///
     /// # Errors
@@ -41,13 +41,13 @@ impl Exchange {
         overlay: &Path,
         site: &Path,
     ) -> Result<(), String> {
-        let part = self.parts.len();
-        let first = self.come.len();
+        let part = self.packages.len();
+        let first = self.additions.len();
         let mut records = BTreeMap::new();
         if let Some(old) = old {
             for file in installed_files(old, site)? {
-                self.go.extend(bytecode_of(&file).into_iter().map(|compiled| (compiled, part)));
-                self.go.insert(file, part);
+                self.removals.extend(bytecode_of(&file).into_iter().map(|compiled| (compiled, part)));
+                self.removals.insert(file, part);
             }
             records.extend(name_of(old).zip(sha256_of(&old.metadata.join("RECORD"))));
         }
@@ -78,12 +78,12 @@ impl Exchange {
             }
         }
         let dist_info = name_of(new).unwrap_or_default();
-        records.insert(dist_info.clone(), Mark::of_text(&kept).sha256);
-        self.come.push((site.join(&dist_info).join("RECORD"), Content::Text(kept)));
-        self.parts.push(Part {
+        records.insert(dist_info.clone(), FileDigest::of_text(&kept).sha256);
+        self.additions.push((site.join(&dist_info).join("RECORD"), Content::Text(kept)));
+        self.packages.push(PackageFiles {
             package: normalised(&new.name),
             site: site.to_owned(),
-            created: first..self.come.len(),
+            created: first..self.additions.len(),
             records,
             new: dist_info,
         });
@@ -97,16 +97,16 @@ impl Exchange {
             let place = site.join(compiled.strip_prefix(overlay).ok()?);
             Some((place, Content::File(compiled)))
         });
-        self.come.extend(compiled);
-        self.come.push((site.join(name), Content::File(file)));
+        self.additions.extend(compiled);
+        self.additions.push((site.join(name), Content::File(file)));
     }
 
     /// A file that comes and lies there already, though it does not go.
     #[must_use]
     pub fn conflict(&self) -> Option<&Path> {
         // What Python has compiled of a file that is gone is nobody's.
-        let there = self.come.iter().map(|(path, _)| path.as_path()).filter(|path| !is_bytecode(path));
-        there.into_iter().find(|path| path.symlink_metadata().is_ok() && !self.go.contains_key(*path))
+        let there = self.additions.iter().map(|(path, _)| path.as_path()).filter(|path| !is_bytecode(path));
+        there.into_iter().find(|path| path.symlink_metadata().is_ok() && !self.removals.contains_key(*path))
     }
 
     /// The directories in which something goes or comes, as far as they exist.
@@ -122,13 +122,17 @@ impl Exchange {
     /// Every file that goes or comes.
     #[must_use]
     pub fn paths(&self) -> BTreeSet<&Path> {
-        self.go.keys().chain(self.come.iter().map(|(path, _)| path)).map(PathBuf::as_path).collect()
+        self.removals
+            .keys()
+            .chain(self.additions.iter().map(|(path, _)| path))
+            .map(PathBuf::as_path)
+            .collect()
     }
 
     /// The directories of packages in which something changes.
     #[must_use]
     pub fn sites(&self) -> Vec<PathBuf> {
-        let sites: BTreeSet<&PathBuf> = self.parts.iter().map(|part| &part.site).collect();
+        let sites: BTreeSet<&PathBuf> = self.packages.iter().map(|part| &part.site).collect();
         sites.into_iter().cloned().collect()
     }
 
@@ -138,7 +142,7 @@ impl Exchange {
         let sites = self.sites();
         let inside = |directory: &&Path| sites.iter().any(|site| directory.starts_with(site));
         let directories: BTreeSet<&Path> =
-            self.go.keys().flat_map(|path| path.ancestors().skip(1)).filter(inside).collect();
+            self.removals.keys().flat_map(|path| path.ancestors().skip(1)).filter(inside).collect();
         let mode = |directory: &Path| Some(directory.metadata().ok()?.permissions().mode());
         directories
             .into_iter()

@@ -12,10 +12,10 @@ use std::time::Duration;
 use crate::cli::settings::InstallerChoice;
 use crate::environment::packages::Packages;
 use crate::environment::target::Target;
-use crate::error::{Abort, Error};
+use crate::error::{Abort, Error, RepairStep};
 use crate::progress::Progress;
 use crate::repair::plan::Wanted;
-use crate::repair::state::wait;
+use crate::repair::state::wait_for_lock;
 use crate::system::child::{Child, ChildError, Finished, framed, sentinel, set};
 use crate::system::scratch::Scratch;
 use crate::system::{executables, files};
@@ -35,8 +35,8 @@ const BUNDLED_PIP_PY: &str = include_str!("bundled_pip.py");
 
 /// How one run of an installer ended.
 #[derive(Debug)]
-pub enum Installed {
-    Done { output: String },
+pub enum InstallOutcome {
+    Installed { output: String },
     Failed { message: String, output: String },
 }
 
@@ -49,11 +49,11 @@ impl Installer {
         packages: &Packages,
         limit: Duration,
     ) -> Result<Self, Abort> {
-        let uv = executables::find("uv", Some(target.path())).filter(|_| uv_knows(target));
+        let uv = executables::find("uv", Some(target.path())).filter(|_| target.interpreter.is_at_least(8));
         if choice == InstallerChoice::Uv {
             let missing = || {
                 Error::repair(
-                    "installer",
+                    RepairStep::Installer,
                     "there is no uv on PATH".into(),
                     "Install uv, or use --installer pip.",
                 )
@@ -74,7 +74,7 @@ impl Installer {
         // Debian and Ubuntu take ensurepip out of their Python and pack it apart.
         let next =
             "Install uv, or what brings ensurepip (`apt-get install python3-venv` on Debian and Ubuntu).";
-        Err(Error::repair("installer", message, next).into())
+        Err(Error::repair(RepairStep::Installer, message, next).into())
     }
 
     #[must_use]
@@ -100,12 +100,16 @@ impl Installer {
         directory: &Path,
         target: &Target,
         limit: Duration,
-    ) -> Result<Installed, Abort> {
+    ) -> Result<InstallOutcome, Abort> {
         let scratch = scratch()?;
         let file = |name: &str, lines: &[String]| {
             let written = scratch.write(name, &(lines.join("\n") + "\n"));
             written.map_err(|error| {
-                Error::repair("stage", format!("cannot write {name}: {error}"), NOTHING_CHANGED)
+                Error::repair(
+                    RepairStep::Stage,
+                    format!("cannot write {name}: {error}"),
+                    UNCHANGED_FREE_SPACE,
+                )
             })
         };
         let requirements = file("requirements.txt", &wanted.requirements)?;
@@ -121,12 +125,12 @@ impl Installer {
         }
         arguments.extend(["--target".into(), directory.into(), "-r".into(), requirements.into()]);
         arguments.extend(["-c".into(), constraints.into()]);
-        let finished = self.run(arguments, target, limit, &scratch, "stage")?;
+        let finished = self.run(arguments, target, limit, &scratch, RepairStep::Stage)?;
         let output = format!("{}{}", text(&finished.stdout), text(&finished.stderr));
         Ok(if finished.status.success() {
-            Installed::Done { output }
+            InstallOutcome::Installed { output }
         } else {
-            Installed::Failed { message: format!("{} {}", self.name(), ended(&finished)), output }
+            InstallOutcome::Failed { message: format!("{} {}", self.name(), ended(&finished)), output }
         })
     }
 
@@ -162,7 +166,7 @@ impl Installer {
         &self,
         target: &Target,
         limit: Duration,
-        step: &'static str,
+        step: RepairStep,
     ) -> Result<BTreeSet<String>, Abort> {
         let scratch = scratch()?;
         let arguments = match self {
@@ -183,7 +187,7 @@ impl Installer {
         target: &Target,
         limit: Duration,
         scratch: &Scratch,
-        step: &'static str,
+        step: RepairStep,
     ) -> Result<Finished, Abort> {
         let python = &target.interpreter.executable;
         let mut environment = target.environment.clone();
@@ -207,7 +211,8 @@ impl Installer {
                 environment.push(set("PYTHONDONTWRITEBYTECODE", "1"));
                 // One that runs from its wheel leaves a certificate file in TMPDIR each time.
                 let tmp = scratch.directory("tmp");
-                let tmp = tmp.map_err(|error| Error::repair(step, error.to_string(), NOTHING_CHANGED))?;
+                let tmp =
+                    tmp.map_err(|error| Error::repair(step, error.to_string(), UNCHANGED_FREE_SPACE))?;
                 environment.push(set("TMPDIR", tmp));
                 python
             }
@@ -221,7 +226,7 @@ impl Installer {
 }
 
 /// What to do about a directory that cannot be written.
-pub const NOTHING_CHANGED: &str =
+pub const UNCHANGED_FREE_SPACE: &str =
     "Nothing was changed. Free some space, or set TMPDIR and XDG_STATE_HOME to a place that has some.";
 
 /// The same, where it has been said what became of the environment.
@@ -233,7 +238,7 @@ pub const FREE_SPACE: &str = "Free some space, or set TMPDIR and XDG_STATE_HOME 
 ///
 /// # Errors
 /// Returns an error if a signal came while uv was at work.
-pub fn keep_uv_away(prefix: &Path, progress: Progress) -> Result<Option<File>, Abort> {
+pub fn lock_against_uv(prefix: &Path, progress: Progress) -> Result<Option<File>, Abort> {
     if !prefix.join("pyvenv.cfg").is_file() {
         return Ok(None);
     }
@@ -246,12 +251,12 @@ pub fn keep_uv_away(prefix: &Path, progress: Progress) -> Result<Option<File>, A
     };
     let failed = |error| {
         Error::repair(
-            "lock",
+            RepairStep::Lock,
             format!("cannot lock {}/.lock: {error}", prefix.display()),
             "Nothing was changed.",
         )
     };
-    wait(|| file.try_lock(), |error| failed(error).into())?;
+    wait_for_lock(|| file.try_lock(), |error| failed(error).into())?;
     Ok(Some(file))
 }
 
@@ -260,7 +265,11 @@ fn bundled_pip(target: &Target, limit: Duration) -> Result<Option<PathBuf>, Abor
     let scratch = scratch()?;
     let written = scratch.write("bundled_pip.py", BUNDLED_PIP_PY);
     let script = written.map_err(|error| {
-        Error::repair("installer", format!("cannot write bundled_pip.py: {error}"), NOTHING_CHANGED)
+        Error::repair(
+            RepairStep::Installer,
+            format!("cannot write bundled_pip.py: {error}"),
+            UNCHANGED_FREE_SPACE,
+        )
     })?;
     let sentinel = sentinel();
     let mut arguments: Vec<OsString> = target.interpreter.flags.iter().map(OsString::from).collect();
@@ -277,8 +286,9 @@ fn bundled_pip(target: &Target, limit: Duration) -> Result<Option<PathBuf>, Abor
 }
 
 fn scratch() -> Result<Scratch, Error> {
-    Scratch::new()
-        .map_err(|error| Error::repair("stage", format!("no temporary directory: {error}"), NOTHING_CHANGED))
+    Scratch::new().map_err(|error| {
+        Error::repair(RepairStep::Stage, format!("no temporary directory: {error}"), UNCHANGED_FREE_SPACE)
+    })
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -290,11 +300,6 @@ fn ended(finished: &Finished) -> String {
         Some(code) => format!("ended with status {code}"),
         None => "was killed by a signal".into(),
     }
-}
-
-/// uv runs on Python 3.8 and later only.
-fn uv_knows(target: &Target) -> bool {
-    !matches!(target.interpreter.version.split('.').nth(1), Some("6" | "7"))
 }
 
 /// pip's index settings, as uv understands them: uv does not read pip.conf, and a user whose
@@ -324,12 +329,12 @@ fn uv_environment(python: &Path) -> Vec<(OsString, Option<OsString>)> {
 /// pip's settings, later ones stronger: its files in the order in which pip reads them, then
 /// `PIP_*` variables.
 fn pip_settings(python: &Path) -> Vec<(String, String)> {
-    let home = |below: &str| env::var_os("HOME").map(|home| PathBuf::from(home).join(below));
-    let config_home = env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| home(".config"));
+    let state = |below: &str| env::var_os("HOME").map(|state| PathBuf::from(state).join(below));
+    let config_home = env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| state(".config"));
     let prefix = python.parent().and_then(Path::parent);
     let mut files = vec![
         Some(PathBuf::from("/etc/pip.conf")),
-        home(".pip/pip.conf"),
+        state(".pip/pip.conf"),
         config_home.map(|base| base.join("pip/pip.conf")),
         prefix.map(|prefix| prefix.join("pip.conf")),
     ];

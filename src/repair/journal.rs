@@ -32,7 +32,7 @@ pub struct Saved {
 
 /// What one package has in an exchange.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Part {
+pub struct PackageFiles {
     pub package: String,
     /// The directory that holds its `.dist-info`.
     pub site: PathBuf,
@@ -61,7 +61,7 @@ pub struct Journal {
     #[serde(default)]
     pub sites: Vec<PathBuf>,
     #[serde(default)]
-    pub parts: Vec<Part>,
+    pub parts: Vec<PackageFiles>,
 }
 
 /// The files of packages that another program has installed since.
@@ -156,13 +156,13 @@ impl Journal {
     /// The first package that is not as the repair has placed it.
     #[must_use]
     pub fn moved(&self) -> Option<&str> {
-        let is_there = |part: &Part| part.site.join(&part.new).join("RECORD").is_file();
+        let is_there = |part: &PackageFiles| part.site.join(&part.new).join("RECORD").is_file();
         let moved = self.parts.iter().find(|part| !is_there(part) || !part.foreign().is_empty());
         moved.map(|part| part.package.as_str())
     }
 }
 
-impl Part {
+impl PackageFiles {
     /// The `.dist-info` directories of this package that are not known to the journal.
     #[must_use]
     pub fn foreign(&self) -> Vec<PathBuf> {
@@ -184,17 +184,17 @@ impl Part {
 /// The SHA-256 of a file that can be read.
 #[must_use]
 pub fn sha256_of(path: &Path) -> Option<String> {
-    Mark::of(path).ok().map(|mark| mark.sha256)
+    FileDigest::of(path).ok().map(|mark| mark.sha256)
 }
 
 /// What a file was: the content, or where a link leads.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Mark {
+pub struct FileDigest {
     pub size: u64,
     pub sha256: String,
 }
 
-impl Mark {
+impl FileDigest {
     /// # Errors
     /// Returns an error if it cannot be read, or is neither a file nor a link.
     pub fn of(path: &Path) -> io::Result<Self> {
@@ -243,7 +243,7 @@ impl Saved {
         if metadata.is_file() && metadata.len() != size {
             return Ok(false);
         }
-        let mark = Mark::of(path)?;
+        let mark = FileDigest::of(path)?;
         Ok(mark.size == size && mark.sha256 == *sha256)
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::environment::interpreter::Interpreter;
 use crate::environment::packages::Distribution;
-use crate::error::Error;
+use crate::error::{Error, RepairStep};
 
 /// Named by PEP 668, in the directory of the standard library.
 const MARKER: &str = "EXTERNALLY-MANAGED";
@@ -73,7 +73,7 @@ pub fn refuse_another_users<'a>(
         quoted(&shim),
         quoted(real)
     );
-    Err(Error::repair("ownership", message, &next))
+    Err(Error::repair(RepairStep::Ownership, message, &next))
 }
 
 /// A path as a shell takes it.

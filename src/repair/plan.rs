@@ -10,7 +10,7 @@ use crate::cli::settings::Strategy;
 use crate::environment::packages::Distribution;
 use crate::package_name::{PCLUSTER, matches, normalised};
 use crate::report::Report;
-use crate::rules::AdvisedFix;
+use crate::rules::PackageMove;
 
 /// Installed distributions by normalised name.
 pub type Installed = BTreeMap<String, Distribution>;
@@ -48,7 +48,7 @@ pub struct Change {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reason {
     pub id: String,
-    pub fix: AdvisedFix,
+    pub fix: PackageMove,
 }
 
 /// Why packages have to move, as far as findings say whereto.
@@ -56,7 +56,7 @@ pub struct Reason {
 pub fn reasons(report: &Report) -> Vec<Reason> {
     let mut reasons: Vec<Reason> = Vec::new();
     for finding in &report.findings {
-        let advised = finding.fix.as_ref().and_then(|fix| fix.advised.clone());
+        let advised = finding.fix.as_ref().and_then(|fix| fix.package_move.clone());
         if let Some(fix) = advised.filter(|fix| reasons.iter().all(|reason| reason.fix != *fix)) {
             reasons.push(Reason { id: finding.id.clone(), fix });
         }

@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::error::Error;
+use crate::error::{Error, RepairStep};
 use crate::repair::failpoint;
-use crate::repair::file_plan::{Content, Exchange};
-use crate::repair::journal::{Journal, Mark, Saved};
+use crate::repair::file_plan::{Content, FilePlan};
+use crate::repair::journal::{FileDigest, Journal, Saved};
 use crate::repair::plan::Change;
 use crate::repair::record::bytecode_of;
 use crate::system::disk::{self, Durability};
@@ -27,7 +27,7 @@ const MAX_JOURNAL: u64 = 64 << 20;
 
 /// The files of one environment's transactions, below the state directory.
 #[derive(Debug, Clone)]
-pub struct Store {
+pub struct Transactions {
     pub directory: PathBuf,
     /// The environment's directory of packages: a journal about another one is refused.
     pub site: PathBuf,
@@ -37,7 +37,7 @@ pub struct Store {
 #[derive(Debug)]
 pub enum RestoreError {
     /// Copies that are gone or damaged: nothing was changed.
-    CopiesMissing { journal: PathBuf, faults: Vec<String> },
+    CopiesMissing { journal: PathBuf, failures: Vec<String> },
     /// Files that could not be put back: the others are.
     Files(Vec<String>),
 }
@@ -45,28 +45,28 @@ pub enum RestoreError {
 impl From<RestoreError> for Error {
     fn from(error: RestoreError) -> Self {
         match error {
-            RestoreError::CopiesMissing { journal, faults } => {
+            RestoreError::CopiesMissing { journal, failures } => {
                 let next = format!(
                     "Nothing was changed. Restore that copy from a backup; without one make the environment \
                      anew and remove {}.",
                     journal.display()
                 );
-                Self::repair("rollback", first_of(&faults), &next)
+                Self::repair(RepairStep::Rollback, first_of(&failures), &next)
             }
-            RestoreError::Files(faults) => Self::not_restored(&faults),
+            RestoreError::Files(failures) => Self::not_restored(&failures),
         }
     }
 }
 
 /// The first one and how many more: a snapshot has thousands of files.
 #[must_use]
-pub fn first_of(faults: &[String]) -> String {
-    let more = faults.len().saturating_sub(1);
+pub fn first_of(failures: &[String]) -> String {
+    let more = failures.len().saturating_sub(1);
     let more = if more > 0 { format!("; and {more} more like it") } else { String::new() };
-    faults.first().cloned().unwrap_or_default() + &more
+    failures.first().cloned().unwrap_or_default() + &more
 }
 
-impl Store {
+impl Transactions {
     fn open_journal(&self) -> PathBuf {
         self.directory.join("journal.json")
     }
@@ -104,11 +104,11 @@ impl Store {
         &self,
         id: String,
         site: &Path,
-        exchange: &Exchange,
+        plan: &FilePlan,
         changes: Vec<Change>,
     ) -> Result<Journal, String> {
         let snapshot = self.snapshot(&id);
-        let begun = self.copy_and_write(id, site, exchange, changes);
+        let begun = self.copy_and_write(id, site, plan, changes);
         if begun.is_err() {
             let _ = fs::remove_dir_all(snapshot);
         }
@@ -119,19 +119,19 @@ impl Store {
         &self,
         id: String,
         site: &Path,
-        exchange: &Exchange,
+        plan: &FilePlan,
         changes: Vec<Change>,
     ) -> Result<Journal, String> {
         let snapshot = self.snapshot(&id);
         fs::create_dir(&snapshot).map_err(describe("cannot make", &snapshot))?;
         let mut removed = Vec::new();
         let mut copied = BTreeSet::new();
-        for (number, (path, part)) in exchange.go.iter().enumerate() {
+        for (number, (path, part)) in plan.removals.iter().enumerate() {
             let name = number.to_string();
             let copy = snapshot.join(&name);
-            let made = failpoint::at("snapshot").and_then(|()| link_or_copy(path, &copy));
+            let made = failpoint::reach(RepairStep::Snapshot).and_then(|()| link_or_copy(path, &copy));
             let (made, mark) = made
-                .and_then(|made| Ok((made, Mark::of(&copy)?)))
+                .and_then(|made| Ok((made, FileDigest::of(&copy)?)))
                 .map_err(describe("cannot keep a copy of", path))?;
             if made == Made::Copy {
                 copied.insert(copy);
@@ -157,14 +157,14 @@ impl Store {
             site: site.to_owned(),
             changes,
             removed,
-            created: exchange.come.iter().map(|(path, _)| path.clone()).collect(),
-            directories: exchange.directories_of_old(),
-            sites: exchange.sites(),
-            parts: exchange.parts.clone(),
+            created: plan.additions.iter().map(|(path, _)| path.clone()).collect(),
+            directories: plan.directories_of_old(),
+            sites: plan.sites(),
+            parts: plan.packages.clone(),
         };
         journal.refuse_paths_outside(&self.site)?;
         let path = self.open_journal();
-        failpoint::at("journal")
+        failpoint::reach(RepairStep::Journal)
             .and_then(|()| disk::write_atomically(&path, &serde_json::to_vec(&journal)?, Durability::Durable))
             .map_err(describe("cannot write", &path))?;
         Ok(journal)
@@ -180,16 +180,18 @@ impl Store {
     ///
     /// # Errors
     /// The first file that cannot be removed or written; [`Self::restore`] is then due.
-    pub fn exchange(&self, exchange: &Exchange) -> Result<(), String> {
-        for path in exchange.go.keys() {
-            failpoint::at("remove").and_then(|()| remove(path)).map_err(describe("cannot remove", path))?;
+    pub fn exchange(&self, plan: &FilePlan) -> Result<(), String> {
+        for path in plan.removals.keys() {
+            failpoint::reach(RepairStep::Remove)
+                .and_then(|()| remove(path))
+                .map_err(describe("cannot remove", path))?;
         }
-        for (path, content) in &exchange.come {
-            failpoint::at("place")
+        for (path, content) in &plan.additions {
+            failpoint::reach(RepairStep::Place)
                 .and_then(|()| place(content, path))
                 .map_err(describe("cannot write", path))?;
         }
-        remove_empty(exchange.go.keys().map(PathBuf::as_path));
+        remove_empty(plan.removals.keys().map(PathBuf::as_path));
         Ok(())
     }
 
@@ -198,8 +200,8 @@ impl Store {
     ///
     /// # Errors
     /// Returns an error if something cannot be written to the disk.
-    pub fn sync(&self, exchange: &Exchange) -> Result<(), String> {
-        disk::sync(&exchange.paths(), &exchange.sites()).map_err(describe("cannot write", &self.site))
+    pub fn sync(&self, plan: &FilePlan) -> Result<(), String> {
+        disk::sync(&plan.paths(), &plan.sites()).map_err(describe("cannot write", &self.site))
     }
 
     /// Makes this transaction the last one, which an undo takes back, and forgets the one before,
@@ -209,12 +211,12 @@ impl Store {
     /// The transaction is still open.
     pub fn close(&self, journal: &Journal) -> Result<(), String> {
         let (open, last) = (self.open_journal(), self.last_journal());
-        failpoint::at("close")
+        failpoint::reach(RepairStep::Close)
             .and_then(|()| disk::rename(&open, &last))
             .map_err(describe("cannot write", &last))?;
         // Closed it is, whatever happens now.
-        let _ = failpoint::at("closed");
-        self.forget_but(Some(&journal.id));
+        let _ = failpoint::reach(RepairStep::Closed);
+        self.remove_snapshots_but(Some(&journal.id));
         Ok(())
     }
 
@@ -232,8 +234,8 @@ impl Store {
     /// # Errors
     /// Returns an error if copies are gone or are not what was saved.
     pub fn check(&self, journal: &Journal) -> Result<(), Vec<String>> {
-        let faults = journal.missing(&self.snapshot(&journal.id));
-        if faults.is_empty() { Ok(()) } else { Err(faults) }
+        let failures = journal.missing(&self.snapshot(&journal.id));
+        if failures.is_empty() { Ok(()) } else { Err(failures) }
     }
 
     /// Puts everything back as it was, goes on past what fails, and forgets the transaction when
@@ -246,22 +248,22 @@ impl Store {
     pub fn restore(&self, journal: &Journal) -> Result<Vec<String>, RestoreError> {
         let snapshot = self.snapshot(&journal.id);
         self.check(journal)
-            .map_err(|faults| RestoreError::CopiesMissing { journal: self.open_journal(), faults })?;
+            .map_err(|failures| RestoreError::CopiesMissing { journal: self.open_journal(), failures })?;
         let taken = journal.taken();
         let back: Vec<&Saved> =
             journal.removed.iter().filter(|saved| !taken.leave.contains(&saved.path)).collect();
-        let mut faults = remove_new(journal, &back, &taken.keep);
+        let mut failures = remove_new(journal, &back, &taken.keep);
         let above: BTreeSet<&Path> = back.iter().flat_map(|saved| saved.path.ancestors().skip(1)).collect();
         let needed = journal.directories.iter().filter(|(directory, _)| above.contains(directory.as_path()));
         needed.for_each(|(directory, mode)| make_directory(directory, *mode));
-        faults.extend(put_all_back(&snapshot, &back));
+        failures.extend(put_all_back(&snapshot, &back));
         remove_empty(journal.created.iter().map(PathBuf::as_path));
         let changed = back.iter().map(|saved| &saved.path).chain(&journal.created);
         if let Err(error) = disk::sync(&changed.map(PathBuf::as_path).collect(), &journal.roots()) {
-            faults.push(describe("cannot write", &journal.site)(error));
+            failures.push(describe("cannot write", &journal.site)(error));
         }
-        if !faults.is_empty() {
-            return Err(RestoreError::Files(faults));
+        if !failures.is_empty() {
+            return Err(RestoreError::Files(failures));
         }
         // Without its journal first: one that comes back after a loss of power needs its copies.
         let _ = fs::remove_file(self.open_journal());
@@ -272,11 +274,11 @@ impl Store {
 
     /// Removes what interrupted repairs left behind: overlays, each after `before`, and snapshots
     /// that no journal names.
-    pub fn tidy(&self, before: impl Fn(&Path)) {
+    pub fn remove_leftovers(&self, before: impl Fn(&Path)) {
         // An open journal is rolled back first. One that cannot be read keeps its snapshot: which one
         // that is, is not known.
         if let (false, Ok(last)) = (self.open_journal().exists(), self.last_id()) {
-            self.forget_but(last.as_deref());
+            self.remove_snapshots_but(last.as_deref());
         }
         for overlay in self.entries(OVERLAY_PREFIX) {
             before(&overlay);
@@ -297,7 +299,7 @@ impl Store {
         }
     }
 
-    fn forget_but(&self, id: Option<&str>) {
+    fn remove_snapshots_but(&self, id: Option<&str>) {
         let kept = id.map(|id| self.snapshot(id));
         for snapshot in self.entries("snapshot-").into_iter().filter(|path| Some(path) != kept.as_ref()) {
             let _ = fs::remove_dir_all(snapshot);
@@ -333,7 +335,7 @@ fn read(path: &Path, site: &Path, passed_over: &[io::ErrorKind]) -> Result<Optio
     Ok(Some(journal))
 }
 
-/// Removes what came and was not there before, and gives the faults. What Python has compiled of
+/// Removes what came and was not there before, and gives the failures. What Python has compiled of
 /// the new files goes with them: an old file of the same size and time would be taken for its source.
 fn remove_new(journal: &Journal, back: &[&Saved], keep: &BTreeSet<PathBuf>) -> Vec<String> {
     let old: BTreeSet<&Path> = back.iter().map(|saved| saved.path.as_path()).collect();
@@ -347,11 +349,11 @@ fn remove_new(journal: &Journal, back: &[&Saved], keep: &BTreeSet<PathBuf>) -> V
 }
 
 fn put_all_back(snapshot: &Path, back: &[&Saved]) -> Vec<String> {
-    let mut faults = Vec::new();
+    let mut failures = Vec::new();
     let mut room_made = false;
     for saved in back {
         let copy = snapshot.join(&saved.copy);
-        let put = || failpoint::at("restore").and_then(|()| put_back(&copy, &saved.path));
+        let put = || failpoint::reach(RepairStep::Restore).and_then(|()| put_back(&copy, &saved.path));
         let mut done = put();
         if is_full(&done) && !room_made {
             // The new files have taken the room of the old ones.
@@ -362,10 +364,10 @@ fn put_all_back(snapshot: &Path, back: &[&Saved]) -> Vec<String> {
             done = put();
         }
         if let Err(error) = done {
-            faults.push(describe("cannot put back", &saved.path)(error));
+            failures.push(describe("cannot put back", &saved.path)(error));
         }
     }
-    faults
+    failures
 }
 
 /// Gone afterwards, whether or not it was there.
@@ -491,8 +493,8 @@ mod tests {
     /// An environment with one distribution, and a staged successor.
     struct Scene {
         root: tempfile::TempDir,
-        exchange: Exchange,
-        store: Store,
+        plan: FilePlan,
+        transactions: Transactions,
     }
 
     fn scene() -> Scene {
@@ -526,17 +528,16 @@ mod tests {
             metadata: at(directory).join(format!("p-{version}.dist-info")),
             requires: Vec::new(),
         };
-        let mut exchange = Exchange::default();
-        exchange
-            .replace(
-                Some(&distribution("site", "1")),
-                &distribution("overlay", "2"),
-                &at("overlay"),
-                &at("site"),
-            )
-            .unwrap();
-        let store = Store { directory: at("state"), site: at("site") };
-        Scene { root, exchange, store }
+        let mut plan = FilePlan::default();
+        plan.replace(
+            Some(&distribution("site", "1")),
+            &distribution("overlay", "2"),
+            &at("overlay"),
+            &at("site"),
+        )
+        .unwrap();
+        let transactions = Transactions { directory: at("state"), site: at("site") };
+        Scene { root, plan, transactions }
     }
 
     fn tree(directory: &Path) -> Vec<(PathBuf, String)> {
@@ -558,8 +559,8 @@ mod tests {
         let scene = scene();
         let site = scene.root.path().join("site");
         let before = tree(&site);
-        let journal = scene.store.begin("1".into(), &site, &scene.exchange, Vec::new()).unwrap();
-        scene.store.exchange(&scene.exchange).unwrap();
+        let journal = scene.transactions.begin("1".into(), &site, &scene.plan, Vec::new()).unwrap();
+        scene.transactions.exchange(&scene.plan).unwrap();
         let names: Vec<String> = tree(&site)
             .iter()
             .map(|(path, _)| path.strip_prefix(&site).unwrap().display().to_string())
@@ -580,64 +581,66 @@ mod tests {
         expected.sort();
         assert_eq!(names, expected);
         assert!(!fs::read_to_string(site.join("p-2.dist-info/RECORD")).unwrap().contains("REQUESTED"));
-        scene.store.close(&journal).unwrap();
-        assert!(scene.store.unfinished().unwrap().is_none());
-        let last = scene.store.last().unwrap().unwrap();
-        scene.store.reopen().unwrap();
-        scene.store.restore(&last).unwrap();
+        scene.transactions.close(&journal).unwrap();
+        assert!(scene.transactions.unfinished().unwrap().is_none());
+        let last = scene.transactions.last().unwrap().unwrap();
+        scene.transactions.reopen().unwrap();
+        scene.transactions.restore(&last).unwrap();
         assert_eq!(tree(&site), before);
-        assert_eq!(tree(&scene.store.directory), []);
+        assert_eq!(tree(&scene.transactions.directory), []);
     }
 
     #[test]
     fn whatever_was_done_a_restore_puts_it_back() {
-        let steps = scene().exchange.go.len() + scene().exchange.come.len();
+        let steps = scene().plan.removals.len() + scene().plan.additions.len();
         for done in 0..=steps {
             let mut scene = scene();
             let site = scene.root.path().join("site");
             let before = tree(&site);
-            scene.store.begin("1".into(), &site, &scene.exchange, Vec::new()).unwrap();
+            scene.transactions.begin("1".into(), &site, &scene.plan, Vec::new()).unwrap();
             // As if killed after so many steps.
-            let going = scene.exchange.go.len().min(done);
-            for path in scene.exchange.go.keys().take(going) {
+            let going = scene.plan.removals.len().min(done);
+            for path in scene.plan.removals.keys().take(going) {
                 remove(path).unwrap();
             }
-            scene.exchange.come.truncate(done - going);
-            for (path, content) in &scene.exchange.come {
+            scene.plan.additions.truncate(done - going);
+            for (path, content) in &scene.plan.additions {
                 place(content, path).unwrap();
             }
-            let journal = scene.store.unfinished().unwrap().unwrap();
-            scene.store.restore(&journal).unwrap();
+            let journal = scene.transactions.unfinished().unwrap().unwrap();
+            scene.transactions.restore(&journal).unwrap();
             assert_eq!(tree(&site), before, "after {done} steps");
-            scene.store.tidy(|_| ());
-            assert_eq!(tree(&scene.store.directory), []);
+            scene.transactions.remove_leftovers(|_| ());
+            assert_eq!(tree(&scene.transactions.directory), []);
         }
     }
 
     #[test]
     fn a_file_of_somebody_else_in_the_way_is_seen() {
         let scene = scene();
-        assert_eq!(scene.exchange.conflict(), None);
+        assert_eq!(scene.plan.conflict(), None);
         let way = scene.root.path().join("site/p/fresh/only_new.py");
         fs::create_dir_all(way.parent().unwrap()).unwrap();
         fs::write(&way, "").unwrap();
-        assert_eq!(scene.exchange.conflict(), Some(way.as_path()));
+        assert_eq!(scene.plan.conflict(), Some(way.as_path()));
     }
 
     #[test]
     fn a_restore_goes_on_past_a_file_that_fails_and_keeps_the_snapshot() {
         let scene = scene();
         let site = scene.root.path().join("site");
-        let journal = scene.store.begin("1".into(), &site, &scene.exchange, Vec::new()).unwrap();
-        scene.store.exchange(&scene.exchange).unwrap();
+        let journal = scene.transactions.begin("1".into(), &site, &scene.plan, Vec::new()).unwrap();
+        scene.transactions.exchange(&scene.plan).unwrap();
         // A directory with something in it is in the way.
         fs::create_dir_all(site.join("p/gone/only_old.py/x")).unwrap();
-        let RestoreError::Files(faults) = scene.store.restore(&journal).unwrap_err() else { panic!() };
-        assert_eq!(faults.len(), 1);
-        assert!(faults[0].contains("only_old.py"), "{}", faults[0]);
+        let RestoreError::Files(failures) = scene.transactions.restore(&journal).unwrap_err() else {
+            panic!()
+        };
+        assert_eq!(failures.len(), 1);
+        assert!(failures[0].contains("only_old.py"), "{}", failures[0]);
         assert_eq!(fs::read_to_string(site.join("p/__init__.py")).unwrap(), "old");
         fs::remove_dir_all(site.join("p/gone/only_old.py")).unwrap();
-        scene.store.restore(&scene.store.unfinished().unwrap().unwrap()).unwrap();
+        scene.transactions.restore(&scene.transactions.unfinished().unwrap().unwrap()).unwrap();
         assert_eq!(fs::read_to_string(site.join("p/gone/only_old.py")).unwrap(), "old");
     }
 }

@@ -3,9 +3,12 @@
 //! One [`Report`]: its JSON is its own serialization; the human form and the pcluster-shaped stop
 //! are other renderings of the same value. No rendering decides anything.
 
+pub mod builder;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -42,10 +45,18 @@ pub struct Check {
     pub id: &'static str,
     pub status: Status,
     pub duration_ms: u64,
-    /// Answered from memory.
+    /// Answered from the cache.
     pub cached: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+impl Check {
+    #[must_use]
+    pub fn new(id: &'static str, status: Status, took: Duration, reason: Option<String>) -> Self {
+        let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        Self { id, status, duration_ms, cached: false, reason }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -85,7 +96,7 @@ pub struct Shim {
 /// What is checked; what could not be found out is null.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Subject {
+pub struct TargetInfo {
     #[serde(serialize_with = "serialize_path")]
     pub path: PathBuf,
     pub found_by: FoundBy,
@@ -106,7 +117,7 @@ pub struct Report {
     pub verdict: Verdict,
     pub shim: Shim,
     /// Null where no pcluster is involved: `preflight template`.
-    pub target: Option<Subject>,
+    pub target: Option<TargetInfo>,
     pub packages: BTreeMap<String, String>,
     pub checks: Vec<Check>,
     pub findings: Vec<Finding>,
@@ -116,7 +127,7 @@ impl Report {
     #[must_use]
     pub fn new(
         shim: Shim,
-        target: Option<Subject>,
+        target: Option<TargetInfo>,
         packages: BTreeMap<String, String>,
         checks: Vec<Check>,
         findings: Vec<Finding>,
@@ -272,9 +283,9 @@ pub fn pretty(value: &impl Serialize) -> String {
 pub fn human(report: &Report, color: bool) -> String {
     let paint = Paint { color };
     let mut text = format!("{}\n", paint.verdict(report.verdict));
-    if let Some(subject) = &report.target {
+    if let Some(target_info) = &report.target {
         text += "\n";
-        text += &subject_rows(subject, &report.packages);
+        text += &subject_rows(target_info, &report.packages);
     }
     if !report.checks.is_empty() {
         text += "\n";
@@ -308,17 +319,17 @@ fn parent(path: &str) -> &str {
     path.rfind("[\"").map_or(path, |end| &path[..end])
 }
 
-fn subject_rows(subject: &Subject, packages: &BTreeMap<String, String>) -> String {
+fn subject_rows(target_info: &TargetInfo, packages: &BTreeMap<String, String>) -> String {
     let unknown = || "?".to_owned();
     let path =
         |path: Option<&PathBuf>| path.map_or_else(unknown, |path| escape_line(&path.display().to_string()));
     let version = |version: Option<&String>| version.map_or_else(unknown, |version| escape_line(version));
     let cdk = packages.get(&normalised(IMAGEBUILDER));
     let rows = [
-        ("pcluster", version(subject.pcluster_version.as_ref()), path(Some(&subject.path))),
-        ("found by", String::new(), subject.found_by.words().to_owned()),
-        ("python", version(subject.python_version.as_ref()), path(subject.interpreter.as_ref())),
-        ("node", version(subject.node_version.as_ref()), path(subject.node.as_ref())),
+        ("pcluster", version(target_info.pcluster_version.as_ref()), path(Some(&target_info.path))),
+        ("found by", String::new(), target_info.found_by.words().to_owned()),
+        ("python", version(target_info.python_version.as_ref()), path(target_info.interpreter.as_ref())),
+        ("node", version(target_info.node_version.as_ref()), path(target_info.node.as_ref())),
         ("CDK", version(cdk), IMAGEBUILDER.to_owned()),
     ];
     rows.into_iter().fold(String::new(), |text, (name, version, what)| {
@@ -482,13 +493,13 @@ mod tests {
             message: text.into(),
             cost: Some(text.into()),
             evidence: json!({"path": format!("$.Resources.{text}")}),
-            fix: Some(crate::rules::Fix { command: text.into(), advised: None }),
+            fix: Some(crate::rules::Fix { command: text.into(), package_move: None }),
             references: vec![text.into()],
         }
     }
 
     fn report_of(text: &str, findings: Vec<Finding>) -> Report {
-        let subject = Subject {
+        let target_info = TargetInfo {
             path: text.into(),
             found_by: FoundBy::Path,
             launcher: None,
@@ -501,7 +512,7 @@ mod tests {
         let reason = Some(text.to_owned());
         let check = Check { id: "node", status: Status::Unknown, duration_ms: 0, cached: false, reason };
         let packages = BTreeMap::from([("aws-cdk-aws-imagebuilder".to_owned(), text.to_owned())]);
-        Report::new(Shim { version: "0", path: None }, Some(subject), packages, vec![check], findings)
+        Report::new(Shim { version: "0", path: None }, Some(target_info), packages, vec![check], findings)
     }
 
     proptest::proptest! {

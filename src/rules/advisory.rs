@@ -26,7 +26,7 @@ use crate::package_name::{PCLUSTER, matches};
 use crate::rules::fields::{
     as_text, identifier, package, parse_specifiers, parsed, references, specifiers, text,
 };
-use crate::rules::{AdvisedFix, Finding, Fix, Kind, Level};
+use crate::rules::{Finding, Fix, Kind, Level, PackageMove};
 use crate::yaml;
 
 const BUILT_IN: &str = include_str!("advisories.yaml");
@@ -48,7 +48,7 @@ pub struct Advisory {
     pub effect: String,
     #[serde(deserialize_with = "text")]
     pub cost: String,
-    pub fix: AdvisedFix,
+    pub fix: PackageMove,
     #[serde(deserialize_with = "references")]
     pub references: Vec<String>,
 }
@@ -208,7 +208,7 @@ mod tests {
         let fix = |upgrade: &str, downgrade: &str| {
             let range = |text| VersionSpecifiers::from_str(text).unwrap();
             let (upgrade, downgrade) = (range(upgrade), range(downgrade));
-            AdvisedFix { packages: "aws-cdk.*".into(), upgrade, downgrade }.words()
+            PackageMove { packages: "aws-cdk.*".into(), upgrade, downgrade }.words()
         };
         assert_eq!(fix(">=1.153.1", "<1.153.0"), "aws-cdk.* >=1.153.1, or <1.153.0");
         assert_eq!(fix("!=1.153.0", "!=1.153.0"), "aws-cdk.* !=1.153.0");

@@ -1,6 +1,7 @@
 //! The vocabulary of the rules: a finding, its level, and the fix that it asks for.
 
 pub mod advisory;
+pub mod cloudformation;
 pub mod fields;
 pub mod template;
 
@@ -77,20 +78,20 @@ pub struct Fix {
     pub command: String,
     /// What the command does, where it is one of ours.
     #[serde(skip)]
-    pub advised: Option<AdvisedFix>,
+    pub package_move: Option<PackageMove>,
 }
 
 impl Fix {
     #[must_use]
-    pub fn moving(advised: AdvisedFix) -> Self {
-        Self { command: "pcluster preflight fix".into(), advised: Some(advised) }
+    pub fn moving(package_move: PackageMove) -> Self {
+        Self { command: "pcluster preflight fix".into(), package_move: Some(package_move) }
     }
 }
 
 /// Where the packages at fault have to go.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, expecting = "a mapping of packages, upgrade and downgrade")]
-pub struct AdvisedFix {
+pub struct PackageMove {
     #[serde(deserialize_with = "package")]
     pub packages: String,
     #[serde(deserialize_with = "specifiers", serialize_with = "as_text")]
@@ -99,7 +100,7 @@ pub struct AdvisedFix {
     pub downgrade: VersionSpecifiers,
 }
 
-impl AdvisedFix {
+impl PackageMove {
     /// The ranges, once where both are the same.
     #[must_use]
     pub fn words(&self) -> String {

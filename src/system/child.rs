@@ -58,6 +58,8 @@ pub enum ChildError {
         program: PathBuf,
         stdout: Vec<u8>,
     },
+    /// There is no place for its files.
+    Scratch(io::Error),
     /// Not the child's fault: this signal came while it ran.
     Interrupted(Interrupted),
 }
@@ -87,6 +89,7 @@ impl fmt::Display for ChildError {
                     "{program} gave no answer: expected the JSON that a check asks it for, found {found}"
                 )
             }
+            Self::Scratch(source) => write!(f, "no temporary directory: {source}"),
             Self::Interrupted(interrupted) => interrupted.fmt(f),
         }
     }

@@ -1,6 +1,7 @@
 //! What the program asks of the operating system, below everything else.
 
 pub mod child;
+pub mod concurrently;
 pub mod dirs;
 pub mod disk;
 pub mod executables;

@@ -153,7 +153,7 @@ mod tests {
             let detail = || Detail { message: format!("lacks {subject}"), found: None, expected: None };
             grouping.add(id, subject, || (*path).to_owned(), detail);
         }
-        grouping.findings("cost", &Fix { command: "mend".into(), advised: None })
+        grouping.findings("cost", &Fix { command: "mend".into(), package_move: None })
     }
 
     #[test]

@@ -1,0 +1,55 @@
+//! `preflight advisories`.
+
+use std::fmt::Write as _;
+
+use serde_json::json;
+
+use crate::cli::args::{Common, Format};
+use crate::error::{Abort, Error};
+use crate::outcome::Outcome;
+use crate::preflight::context::{advisories, settings};
+use crate::printable::escape_line;
+use crate::report::{self, wrapped};
+use crate::rules::advisory::Advisory;
+
+/// Lists the advisories, or shows one.
+///
+/// # Errors
+/// Returns an error if there is none with that id, or a file is at fault.
+pub fn run(id: Option<&str>, common: &Common) -> Result<Outcome, Abort> {
+    let advisories = advisories(&settings()?)?;
+    let shown: Vec<&Advisory> =
+        advisories.iter().filter(|advisory| id.is_none_or(|id| advisory.id == id)).collect();
+    if let (Some(id), true) = (id, shown.is_empty()) {
+        let known = advisories.iter().map(|advisory| advisory.id.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(Error::UnknownAdvisory { id: id.to_owned(), known }.into());
+    }
+    let stdout = match (common.format, id) {
+        _ if common.quiet => String::new(),
+        (Format::Json, _) => report::pretty(&json!({"schemaVersion": 1, "advisories": shown})),
+        (Format::Human, None) => shown.iter().map(|advisory| title_rows(advisory)).collect(),
+        (Format::Human, Some(_)) => shown.iter().map(|advisory| all_rows(advisory)).collect(),
+    };
+    Ok(Outcome::success(stdout))
+}
+
+fn title_rows(advisory: &Advisory) -> String {
+    format!("{:<8} {}\n         {}\n", advisory.level.word(), advisory.id, escape_line(&advisory.title))
+}
+
+fn all_rows(advisory: &Advisory) -> String {
+    let mut text = title_rows(advisory);
+    let mut row = |label: &str, content: String| {
+        let lines = wrapped(&content, 80 - 11);
+        let _ = writeln!(text, "{label:<11}{}", lines.join("\n           "));
+    };
+    row("pcluster", advisory.pcluster.to_string());
+    row("package", format!("{} {}", advisory.package, advisory.affected.words()));
+    row("effect", advisory.effect.clone());
+    row("cost", advisory.cost.clone());
+    row("fix", advisory.fix.words());
+    for reference in &advisory.references {
+        row("see", reference.clone());
+    }
+    text
+}

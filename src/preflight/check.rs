@@ -1,0 +1,112 @@
+//! `preflight check`.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::checker::{self, CheckOutcome, CheckRequest, Identified};
+use crate::cli::args::{CheckArgs, Common, FixArgs};
+use crate::environment::image_configuration::is_read_once;
+use crate::environment::target::Target;
+use crate::error::{Abort, Error};
+use crate::outcome::Outcome;
+use crate::preflight::context::{options, print_report, with_request};
+use crate::preflight::fix::describe_repair;
+use crate::repair;
+use crate::repair::locked_environment::{Locked, LockedEnvironment};
+use crate::repair::overlay::{Overlay, RENEW, STALE};
+use crate::report::{Check, Report, Status, Verdict};
+use crate::system::files;
+use crate::system::scratch::Scratch;
+
+/// Makes every check, and with `--fix` repairs what is blocked.
+///
+/// # Errors
+/// Returns an error if the configuration cannot be read or is refused, a repair fails, or a signal
+/// came.
+pub fn run(check: &CheckArgs, common: &Common) -> Result<Outcome, Abort> {
+    let given = check.image_configuration.as_deref();
+    if let Some(file) = given {
+        refuse_unreadable(file)?;
+    }
+    let copy = given.filter(|file| is_read_once(file)).map(copy_stream).transpose()?;
+    let file = copy.as_ref().map(|copy| copy.path(COPY)).or(check.image_configuration.clone());
+    let repairs = check.fix;
+    let check = &CheckArgs { image_configuration: file, ..check.clone() };
+    with_request(check, true, common, |request| {
+        let target = match checker::identify(request, None)? {
+            Identified::Target(target) => target,
+            Identified::Unknown(report) => return Ok(print_report(&report, common)),
+        };
+        let mut report = check_target(request, &target, given)?;
+        if repairs && report.verdict == Verdict::Blocked {
+            let options = options(&FixArgs::default(), request.settings, common);
+            let repaired = repair::fix(request, &target, options)?;
+            request.progress.tell(&describe_repair(&repaired));
+            report = check_target(request, &target, given)?;
+        }
+        Ok(print_report(&report, common))
+    })
+}
+
+const COPY: &str = "image-configuration.yaml";
+
+/// What can be read once, copied for every child that reads it: no real pcluster comes after.
+fn copy_stream(file: &Path) -> Result<Scratch, Error> {
+    let read = || {
+        let scratch = Scratch::new()?;
+        fs::write(scratch.path(COPY), files::read_stream(fs::File::open(file)?, files::MAX_BYTES)?)?;
+        Ok(scratch)
+    };
+    read().map_err(|error: io::Error| Error::BadFile { file: file.to_owned(), message: error.to_string() })
+}
+
+/// Of a file that it cannot read the real pcluster says no more than a traceback or a usage text does.
+fn refuse_unreadable(file: &Path) -> Result<(), Error> {
+    let message = match file.metadata() {
+        Err(error) => Some(error.to_string()),
+        Ok(metadata) if metadata.is_dir() => Some("it is a directory".into()),
+        Ok(_) if is_read_once(file) => None,
+        Ok(_) => match fs::read_to_string(file) {
+            Ok(_) => None,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Some("it is no UTF-8 text".into()),
+            Err(error) => Some(error.to_string()),
+        },
+    };
+    message.map_or(Ok(()), |message| Err(Error::BadFile { file: file.to_owned(), message }))
+}
+
+fn check_target(
+    request: &CheckRequest,
+    target: &Target,
+    configuration: Option<&Path>,
+) -> Result<Box<Report>, Abort> {
+    let environment = match LockedEnvironment::lock(request, target)? {
+        Locked::Environment(environment) => environment,
+        Locked::Unknown(report) => return Ok(report),
+    };
+    let mut report = match environment.check(request)? {
+        CheckOutcome::Report(report) => report,
+        CheckOutcome::Refused { stage, message } => {
+            let file = configuration.filter(|_| stage == "configuration");
+            let stage = file.map_or(stage.clone(), |file| format!("{stage} {}", file.display()));
+            return Err(Error::Rejected { stage, message }.into());
+        }
+    };
+    if let Some(check) = describe_overlay(&environment.overlay) {
+        report.add(check);
+    }
+    Ok(report)
+}
+
+fn describe_overlay(overlay: &Overlay) -> Option<Check> {
+    let (status, reason) = match overlay {
+        Overlay::None => return None,
+        Overlay::Bound(directory) => {
+            (Status::Passed, format!("repaired beside the environment, in {}", directory.display()))
+        }
+        Overlay::Stale => (Status::Skipped, format!("{STALE}; {RENEW}")),
+    };
+    Some(Check::new("isolated", status, Duration::ZERO, Some(reason)))
+}

@@ -1,0 +1,140 @@
+//! What the commands share: settings, the request of a check, how an answer is printed.
+
+use std::ffi::OsString;
+use std::path::{self, PathBuf};
+
+use crate::cache::Cache;
+use crate::checker::{self, CheckRequest, Identified, read_advisories};
+use crate::cli::args::{CheckArgs, Common, FixArgs, Format};
+use crate::cli::settings::Settings;
+use crate::environment::locate::{FoundBy, Search};
+use crate::environment::synthesis::{Call, IMAGE_ID};
+use crate::environment::target::Target;
+use crate::error::{Abort, Error};
+use crate::outcome::Outcome;
+use crate::progress::Progress;
+use crate::repair::context::Options;
+use crate::report::{self, Report};
+use crate::rules::advisory::Advisory;
+
+/// Unlike the guard, `preflight` refuses settings that are at fault. What others could have written
+/// is passed over, as the guard does; a line of its own says so.
+///
+/// # Errors
+/// Returns an error if a value or a file is at fault.
+pub fn settings() -> Result<Settings, Error> {
+    let (settings, errors) = Settings::read();
+    errors.into_iter().find(|error| !is_untrusted(error)).map_or(Ok(settings), Err)
+}
+
+/// The advisories that are shipped and the config's.
+///
+/// # Errors
+/// Returns an error if a file is at fault.
+pub fn advisories(settings: &Settings) -> Result<Vec<Advisory>, Error> {
+    let (advisories, errors) = read_advisories(settings);
+    errors.into_iter().find(|error| !is_untrusted(error)).map_or(Ok(advisories), Err)
+}
+
+/// Whether another user could have written a file.
+#[must_use]
+pub fn is_untrusted(error: &Error) -> bool {
+    matches!(error, Error::Untrusted { .. })
+}
+
+/// The search for the real pcluster.
+#[must_use]
+pub fn search(common: &Common, settings: &Settings) -> Search {
+    // A flag is meant from the current directory. Links stay: a launcher looks at its own name.
+    let absolute = |path: &PathBuf| path::absolute(path).unwrap_or_else(|_| path.clone());
+    let flag = common.real.as_ref().map(|path| (absolute(path), FoundBy::Flag));
+    Search::from_environment(flag.or_else(|| settings.real.clone().map(|path| (path, FoundBy::Config))))
+}
+
+#[must_use]
+fn progress(common: &Common) -> Progress {
+    match (common.quiet, common.verbose) {
+        (true, _) => Progress::Silent,
+        (false, true) => Progress::Lines,
+        (false, false) => Progress::Terminal,
+    }
+}
+
+/// What every command that checks the environment begins with.
+///
+/// # Errors
+/// Returns an error if settings are at fault, there is no real pcluster, or `then` fails.
+pub fn with_request<T>(
+    check: &CheckArgs,
+    is_thorough: bool,
+    common: &Common,
+    then: impl FnOnce(&CheckRequest) -> Result<T, Abort>,
+) -> Result<T, Abort> {
+    let settings = settings()?;
+    let advisories = advisories(&settings)?;
+    let real = search(common, &settings).real()?;
+    then(&CheckRequest {
+        real: &real,
+        settings: &settings,
+        advisories: &advisories,
+        cache: Cache::from_environment(check.fresh),
+        call: call(check),
+        is_thorough,
+        synthesizes: !check.no_synth,
+        progress: progress(common),
+    })
+}
+
+/// How an environment is to be repaired.
+#[must_use]
+pub fn options(fix: &FixArgs, settings: &Settings, common: &Common) -> Options {
+    Options {
+        dry_run: fix.dry_run || fix.print_requirements,
+        strategy: fix.strategy.unwrap_or(settings.strategy),
+        isolated: fix.isolated,
+        installer: fix.installer.unwrap_or(settings.installer),
+        verbose: common.verbose,
+    }
+}
+
+fn call(check: &CheckArgs) -> Call {
+    let mut options: Vec<OsString> = Vec::new();
+    options.extend(["--image-id".into(), check.image_id.as_deref().unwrap_or(IMAGE_ID).into()]);
+    if let Some(region) = &check.region {
+        options.extend(["--region".into(), region.into()]);
+    }
+    match &check.image_configuration {
+        None => Call::Minimal(options),
+        Some(file) => {
+            let mut arguments =
+                vec!["build-image".into(), "--image-configuration".into(), file.clone().into()];
+            arguments.append(&mut options);
+            Call::Given(arguments)
+        }
+    }
+}
+
+/// A report in the form that was asked for.
+#[must_use]
+pub fn print_report(report: &Report, common: &Common) -> Outcome {
+    let stdout = match common.format {
+        _ if common.quiet => String::new(),
+        Format::Human => report::human(report, common.color.applies()),
+        Format::Json => report::pretty(report),
+    };
+    Outcome::Exit { status: report.verdict.exit_status(), stdout, stderr: String::new() }
+}
+
+/// The target of a command that changes its environment.
+///
+/// # Errors
+/// Returns an error if it stays unknown, which `otherwise` makes of its report, or a signal came.
+pub fn identify(
+    request: &CheckRequest,
+    otherwise: impl FnOnce(&Report) -> Error,
+) -> Result<Box<Target>, Abort> {
+    match checker::identify(request, None)? {
+        Identified::Target(target) => Ok(target),
+        Identified::Unknown(report) => Err(otherwise(&report).into()),
+    }
+}

@@ -1,0 +1,84 @@
+//! `preflight fix` and `preflight undo`.
+
+use crate::cli::args::{CheckArgs, Common, FixArgs, Format};
+use crate::error::{Abort, Error, RepairStep};
+use crate::outcome::Outcome;
+use crate::preflight::context::{identify, options, with_request};
+use crate::printable::escape;
+use crate::repair::plan::{self, Change};
+use crate::repair::prove::not_ready;
+use crate::repair::{self, RepairOutcome, as_json};
+use crate::report::{self, Report};
+
+/// Repairs the environment, or proves that it could be.
+///
+/// # Errors
+/// Returns an error if it cannot be done, or a signal came.
+pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
+    with_request(&CheckArgs::default(), false, common, |request| {
+        let target = identify(request, not_ready)?;
+        let repaired = repair::fix(request, &target, options(fix, request.settings, common))?;
+        let stdout = match (&repaired, common.format) {
+            (RepairOutcome::Proven(changes), _) if fix.print_requirements => {
+                escape(&plan::requirements_file(changes)).into_owned()
+            }
+            _ if common.quiet => String::new(),
+            (_, Format::Human) => describe_repair(&repaired),
+            (RepairOutcome::NothingToDo, Format::Json) => report::pretty(&as_json(&[], "ready", false)),
+            (RepairOutcome::Proven(changes), Format::Json) => {
+                report::pretty(&as_json(changes, "planned", fix.isolated))
+            }
+            (RepairOutcome::Repaired { changes, isolated }, Format::Json) => {
+                report::pretty(&as_json(changes, "repaired", *isolated))
+            }
+        };
+        Ok(Outcome::success(stdout))
+    })
+}
+
+/// A repair for people.
+#[must_use]
+pub fn describe_repair(repaired: &RepairOutcome) -> String {
+    match repaired {
+        RepairOutcome::NothingToDo => "ready: there is nothing to repair\n".into(),
+        RepairOutcome::Proven(changes) => {
+            format!(
+                "proven; `pcluster preflight fix` would move {} packages:\n{}",
+                changes.len(),
+                moves(changes)
+            )
+        }
+        RepairOutcome::Repaired { changes, isolated } => {
+            let place = if *isolated { ", beside the environment, for build-image" } else { "" };
+            let undo = "`pcluster preflight undo` takes it back.\n";
+            format!("repaired{place}: {} packages moved\n{}{undo}", changes.len(), moves(changes))
+        }
+    }
+}
+
+fn moves(changes: &[Change]) -> String {
+    plan::summary(changes).into_iter().fold(String::new(), |text, (name, step, why)| {
+        text + &escape(&format!("  {name:<18} {step:<24} {why}\n"))
+    })
+}
+
+/// Takes the last repair back.
+///
+/// # Errors
+/// Returns an error if it cannot be done, or a signal came.
+pub fn run_undo(common: &Common) -> Result<Outcome, Abort> {
+    with_request(&CheckArgs::default(), false, common, |request| {
+        let target = identify(request, |report: &Report| {
+            let next = "Name the pcluster that was repaired with --real.";
+            Error::repair(RepairStep::Undo, report.reasons().join("; "), next)
+        })?;
+        let repair::Undone { changes, isolated } = repair::undo(request, &target)?;
+        let stdout = match common.format {
+            _ if common.quiet => String::new(),
+            Format::Json => report::pretty(&as_json(&changes, "undone", isolated)),
+            Format::Human if isolated => "undone: the repair beside the environment is removed\n".into(),
+            Format::Human => format!("undone: {} packages are as they were\n", changes.len()),
+        };
+        Ok(Outcome::success(stdout))
+    })
+}

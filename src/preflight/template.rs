@@ -1,0 +1,45 @@
+//! `preflight template`.
+
+use std::io;
+use std::path::Path;
+use std::time::Instant;
+
+use crate::checker::shim;
+use crate::cli::args::Common;
+use crate::environment::synthesis::Expectation;
+use crate::error::{Abort, Error};
+use crate::outcome::Outcome;
+use crate::preflight::context::print_report;
+use crate::report::builder::ReportBuilder;
+use crate::rules::{Fix, cloudformation, template};
+use crate::system::files;
+
+/// Checks a template that exists.
+///
+/// # Errors
+/// Returns an error if it cannot be read or is none.
+pub fn run(file: &Path, common: &Common) -> Result<Outcome, Abort> {
+    let since = Instant::now();
+    let (name, input) = read_input(file)?;
+    let template =
+        cloudformation::parse(&input).map_err(|message| Error::NotATemplate { file: name, message })?;
+    let command = "build the image again in an environment that `pcluster preflight` finds ready".into();
+    let fix = Fix { command, package_move: None };
+    let findings = template::check(&template, &Expectation::default(), &fix);
+    let mut report = ReportBuilder::new(None);
+    report.add_findings("template", since.elapsed(), findings);
+    Ok(print_report(&report.build(shim()), common))
+}
+
+fn read_input(file: &Path) -> Result<(String, Vec<u8>), Error> {
+    if file == Path::new("-") {
+        let read = files::read_stream(io::stdin(), files::MAX_BYTES);
+        let bad = |error: io::Error| Error::NotATemplate {
+            file: "standard input".into(),
+            message: error.to_string(),
+        };
+        return read.map(|input| ("standard input".into(), input)).map_err(bad);
+    }
+    let bad = |error: io::Error| Error::BadFile { file: file.to_owned(), message: error.to_string() };
+    files::read(file).map(|input| (file.display().to_string(), input)).map_err(bad)
+}

@@ -1,0 +1,87 @@
+//! What a check stands on: an environment of which no repair exchanges files meanwhile.
+
+use std::time::Duration;
+
+use crate::checker::{self, CheckOutcome, CheckRequest, Identified};
+use crate::environment::target::Target;
+use crate::error::{Abort, Error};
+use crate::repair::overlay::{Overlay, read_overlay};
+use crate::repair::state::{Lock, RepairState};
+use crate::report::{Check, Report, Status};
+
+/// A target that is locked against repairs while this lives.
+#[derive(Debug)]
+pub struct LockedEnvironment {
+    /// With the overlay in front where there is one that counts.
+    target: Target,
+    pub overlay: Overlay,
+    /// A repair that was cut off and cannot be rolled back. The environment is checked all the same,
+    /// as it is.
+    failed_rollback: Option<Check>,
+    _shared: Option<Lock>,
+}
+
+/// What has become of the attempt to lock an environment.
+#[derive(Debug)]
+pub enum Locked {
+    Environment(Box<LockedEnvironment>),
+    /// The report of an overlay's environment that stays unknown.
+    Unknown(Box<Report>),
+}
+
+impl LockedEnvironment {
+    /// Rolls back what was cut off, keeps repairs away, and puts the overlay in front.
+    ///
+    /// # Errors
+    /// Returns an error if a signal came, or the launcher only starts this shim again.
+    pub fn lock(request: &CheckRequest, target: &Target) -> Result<Locked, Abort> {
+        let Some(state) = RepairState::find(target) else {
+            return Ok(Locked::new(target.clone(), Overlay::None, None, None));
+        };
+        let (shared, failed_rollback) = match state.recover_and_lock_shared(request.progress) {
+            Ok(shared) => (shared, None),
+            Err(Abort::Error(error)) => (state.lock_shared()?, Some(describe_failed_rollback(&error))),
+            Err(interrupted) => return Err(interrupted),
+        };
+        state.remove_leftovers_if_unlocked(&request.cache);
+        let overlay = read_overlay(&state, target);
+        let target = match &overlay {
+            Overlay::None | Overlay::Stale => target.clone(),
+            // The launcher decides what becomes of PYTHONPATH.
+            Overlay::Bound(directory) => match checker::identify(request, Some(directory))? {
+                Identified::Target(target) => *target,
+                Identified::Unknown(report) => return Ok(Locked::Unknown(report)),
+            },
+        };
+        Ok(Locked::new(target, overlay, failed_rollback, shared))
+    }
+
+    /// Checks the environment as it is; a rollback that failed is unknown.
+    ///
+    /// # Errors
+    /// Returns an error if a signal came.
+    pub fn check(&self, request: &CheckRequest) -> Result<CheckOutcome, Abort> {
+        let mut outcome = checker::check(request, &self.target)?;
+        if let (CheckOutcome::Report(report), Some(check)) = (&mut outcome, &self.failed_rollback) {
+            report.add(check.clone());
+        }
+        Ok(outcome)
+    }
+}
+
+impl Locked {
+    fn new(target: Target, overlay: Overlay, failed_rollback: Option<Check>, shared: Option<Lock>) -> Self {
+        Self::Environment(Box::new(LockedEnvironment { target, overlay, failed_rollback, _shared: shared }))
+    }
+}
+
+fn describe_failed_rollback(error: &Error) -> Check {
+    let why = match error {
+        Error::Repair { message, .. } => message.clone(),
+        other => other.to_string(),
+    };
+    let reason = format!(
+        "a repair that was cut off cannot be rolled back ({why}); `pcluster preflight undo` says what to do"
+    );
+    Check::new("repair", Status::Unknown, Duration::ZERO, Some(reason))
+}

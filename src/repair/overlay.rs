@@ -1,0 +1,108 @@
+//! A repair that is kept beside its environment: staged packages, put in front by PYTHONPATH.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cache::Fingerprint;
+use crate::environment::packages::Packages;
+use crate::environment::target::Target;
+use crate::error::{Error, RepairStep};
+use crate::repair::plan::Change;
+use crate::repair::state::{RepairState, SET_STATE_HOME};
+use crate::system::disk::{self, Durability};
+use crate::system::{files, trust};
+
+/// What has become of an overlay.
+pub const STALE: &str = "stale, and not used: the environment has changed";
+
+/// What to do about a stale overlay.
+pub const RENEW: &str =
+    "`pcluster preflight fix --isolated` makes it anew, `pcluster preflight undo` removes it";
+
+/// The overlay of an environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Overlay {
+    None,
+    Bound(PathBuf),
+    /// The environment has changed since.
+    Stale,
+}
+
+/// The record of an overlay, as it lies on disk.
+#[derive(Debug, Serialize, Deserialize)]
+struct Isolated {
+    /// The fingerprint of the environment that it was proven on.
+    environment: String,
+    changes: Vec<Change>,
+}
+
+/// The overlay of a target. Nothing is locked, rolled back or removed.
+#[must_use]
+pub fn find_overlay(target: &Target) -> Overlay {
+    RepairState::find(target).map_or(Overlay::None, |state| read_overlay(&state, target))
+}
+
+/// The overlay of a target whose state is known.
+#[must_use]
+pub fn read_overlay(state: &RepairState, target: &Target) -> Overlay {
+    let Some(record) = read_record(state) else { return Overlay::None };
+    let packages = Packages::installed(&target.interpreter.sys_path);
+    let directory = overlay_directory(state);
+    if record.environment == environment_key(target, &packages) && directory.is_dir() {
+        Overlay::Bound(directory)
+    } else {
+        Overlay::Stale
+    }
+}
+
+/// Keeps a proven overlay, bound to the environment as it is.
+///
+/// # Errors
+/// Returns an error if it cannot be written.
+pub fn keep_overlay(
+    state: &RepairState,
+    staged: tempfile::TempDir,
+    target: &Target,
+    packages: &Packages,
+    changes: &[Change],
+) -> Result<(), Error> {
+    let failed = |error: io::Error| Error::repair(RepairStep::Isolated, error.to_string(), SET_STATE_HOME);
+    let _ = remove_overlay(state);
+    let kept = overlay_directory(state);
+    fs::rename(staged.keep(), &kept).map_err(failed)?;
+    let record = Isolated { environment: environment_key(target, packages), changes: changes.to_vec() };
+    let record = serde_json::to_vec(&record).unwrap_or_default();
+    // What a loss of power leaves of it is checked before every use.
+    disk::write_atomically(&overlay_record(state), &record, Durability::Cached).map_err(failed)
+}
+
+/// Removes the overlay, and returns what it had changed, if there was one.
+#[must_use]
+pub fn remove_overlay(state: &RepairState) -> Option<Vec<Change>> {
+    let record = read_record(state);
+    let _ = fs::remove_file(overlay_record(state));
+    let _ = fs::remove_dir_all(overlay_directory(state));
+    record.map(|record| record.changes)
+}
+
+fn read_record(state: &RepairState) -> Option<Isolated> {
+    serde_json::from_slice(&trust::read_up_to(&overlay_record(state), files::MAX_BYTES).ok()?).ok()
+}
+
+fn overlay_directory(state: &RepairState) -> PathBuf {
+    state.directory().join("isolated")
+}
+
+fn overlay_record(state: &RepairState) -> PathBuf {
+    state.directory().join("isolated.json")
+}
+
+fn environment_key(target: &Target, packages: &Packages) -> String {
+    let mut key = Fingerprint::environment();
+    key.file(&target.interpreter.executable).field(&target.interpreter.version);
+    packages.fingerprint(&target.interpreter, &mut key);
+    key.key()
+}

@@ -1,0 +1,94 @@
+//! The proof of a repair: the whole check, with the staged packages in front of the environment's.
+
+use std::path::{Path, PathBuf};
+
+use crate::checker::{self, CheckOutcome, Identified};
+use crate::environment::target::Target;
+use crate::error::{Abort, Error, RepairStep};
+use crate::repair::context::{BrokenRequirements, Repair};
+use crate::repair::failpoint;
+use crate::repair::plan;
+use crate::repair::stage::Staged;
+use crate::report::{Report, Verdict};
+use crate::system::concurrently::concurrently;
+
+/// Proves that the staged packages make the environment ready, and returns the requirements that are
+/// broken before they are placed. What else takes seconds is done meanwhile: the overlay's bytecode,
+/// and those requirements.
+///
+/// # Errors
+/// Returns an error if it is not ready with them either, or a signal came.
+pub fn prove(repair: &Repair, staged: &Staged) -> Result<BrokenRequirements, Abort> {
+    failpoint::reach(RepairStep::Proof)
+        .map_err(|error| Error::repair(RepairStep::Proof, error.to_string(), "Nothing was changed."))?;
+    let request = repair.request;
+    let _step = request.progress.step("proving the repair beside the environment");
+    let overlay = staged.overlay.path();
+    let target = put_in_front(repair, overlay)?;
+    let (checked, broken) = concurrently(
+        || checker::check(request, &target),
+        || {
+            repair.installer.compile(overlay, repair.target, request.settings.timeout)?;
+            repair.broken_requirements(RepairStep::Proof)
+        },
+    );
+    request.cache.remove_bytecode(overlay);
+    let report = expect_report(checked?)?;
+    if report.verdict == Verdict::Ready {
+        return broken;
+    }
+    let tried = plan::summary(&staged.changes).into_iter().map(|(name, step, _)| format!("{name} {step}"));
+    let tried = tried.collect::<Vec<_>>().join(", ");
+    let message = if tried.is_empty() {
+        format!("{} brought no other packages", repair.installer.name())
+    } else {
+        format!("with {tried} it is not ready either: {}", first_reasons(&report))
+    };
+    let next = "Nothing was changed. Try the other --strategy, or report it.";
+    Err(Error::repair(RepairStep::Proof, message, next).into())
+}
+
+/// The target with the staged packages in front: as they will be installed, or where the repair is
+/// kept beside the environment, as the launcher lets PYTHONPATH put them there.
+fn put_in_front(repair: &Repair, overlay: &Path) -> Result<Target, Abort> {
+    if !repair.options.isolated {
+        return Ok(repair.target.with_overlay(overlay));
+    }
+    let target = match checker::identify(repair.request, Some(overlay))? {
+        Identified::Target(target) => *target,
+        Identified::Unknown(report) => return Err(not_ready(&report).into()),
+    };
+    let is_overlay = |entry: &PathBuf| entry.canonicalize().ok() == overlay.canonicalize().ok();
+    if target.interpreter.sys_path.iter().any(is_overlay) {
+        return Ok(target);
+    }
+    let message = "its launcher or its interpreter ignores PYTHONPATH".to_owned();
+    Err(Error::repair(RepairStep::Isolated, message, "Repair a virtual environment instead.").into())
+}
+
+/// The report of a check; a call that the real pcluster refuses has none.
+///
+/// # Errors
+/// Returns an error if the call is refused.
+pub fn expect_report(outcome: CheckOutcome) -> Result<Report, Error> {
+    match outcome {
+        CheckOutcome::Report(report) => Ok(*report),
+        CheckOutcome::Refused { stage, message } => Err(Error::Rejected { stage, message }),
+    }
+}
+
+/// An environment that no packages would make ready.
+#[must_use]
+pub fn not_ready(report: &Report) -> Error {
+    let next = "Nothing was changed. Fix that first: changing packages will not help.";
+    Error::repair(RepairStep::Proof, first_reasons(report), next)
+}
+
+/// The first reasons why an environment is not ready: a template has many findings at once.
+fn first_reasons(report: &Report) -> String {
+    const MAX_REASONS: usize = 2;
+    let reasons = report.reasons();
+    let more = reasons.len().saturating_sub(MAX_REASONS);
+    let more = (more > 0).then(|| format!("and {more} more"));
+    reasons.into_iter().take(MAX_REASONS).chain(more).collect::<Vec<_>>().join("; ")
+}
