@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::fakes::{BAD, REAL, REAL_OUTPUT};
-use crate::harness::Sandbox;
+use crate::support::fakes::{BAD, REAL, REAL_OUTPUT};
+use crate::support::harness::Sandbox;
 
 const FRAME: &str = r#"printf '\n%s\n' "$sentinel""#;
 

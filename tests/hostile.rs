@@ -5,9 +5,9 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
-use crate::fakes::REAL_OUTPUT;
-use crate::harness::{Call, Run, Sandbox, on_this_machine, output};
-use crate::workshop::set_mode;
+use crate::support::fakes::REAL_OUTPUT;
+use crate::support::harness::{Call, Run, Sandbox, on_this_machine, output};
+use crate::support::workshop::set_mode;
 
 const CONFIG: &str = "config/pcluster-shim/config.yaml";
 
@@ -242,7 +242,7 @@ fn scratch_that_was_left_is_swept() {
     environment.synthesizes("kill -9 $PPID\n");
     sandbox.build_image().run().dies_by(9);
     assert_ne!(sandbox.tree("tmp"), "", "it is left");
-    environment.builds(crate::fakes::GOOD);
+    environment.builds(crate::support::fakes::GOOD);
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| sandbox.build_image().run().exits(0).prints(REAL_OUTPUT).is_silent().pid);

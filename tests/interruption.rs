@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
-use crate::fakes::{REAL, real_python};
-use crate::harness::{Call, Sandbox, on_this_machine, output};
+use crate::support::fakes::{REAL, real_python};
+use crate::support::harness::{Call, Sandbox, on_this_machine, output};
 
 /// Every child of a check holds it open, so its end is the end of the last of them.
 struct Leash(File);
@@ -129,7 +129,7 @@ fn a_signal_after_the_last_child_still_ends_us() {
     // Interpreter and Node are remembered, so the verdict's is the only rename left.
     sandbox.write("work/image.yaml", "Build: {}\n");
     sandbox.clear_log();
-    environment.builds(crate::fakes::GOOD);
+    environment.builds(crate::support::fakes::GOOD);
     let renames = "inject=rename,renameat,renameat2:signal=TERM:when=1";
     let first = ["-e", "trace=rename,renameat,renameat2", "-e", renames, "-o", "/dev/null"];
     let run = sandbox.build_image().under(on_this_machine("strace"), &first).run();

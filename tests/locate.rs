@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::harness::{Call, Sandbox};
+use crate::support::harness::{Call, Sandbox};
 
 const REAL: &str = "#!/bin/sh\necho real \"$@\"\n";
 

@@ -2,9 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by them")]
 
-mod fakes; // fake environments of pcluster, fake Nodes, the real Python of this machine
-mod harness; // the sandbox, one run in it, the scene of a failed assertion, the snapshots
-mod workshop; // a broken environment with all its files, and installers that mend it
+mod support; // sandboxes, fake environments, snapshots
 
 mod dispatch; // what is guarded, what passes through, and that a pass-through leaves no trace
 mod failures; // checks that cannot run: each one line, delegated; strict stops

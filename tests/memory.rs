@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::fakes::{BAD, Environment, REAL, REAL_OUTPUT};
-use crate::harness::{Call, Sandbox, on_this_machine};
+use crate::support::fakes::{BAD, Environment, REAL, REAL_OUTPUT};
+use crate::support::harness::{Call, Sandbox, on_this_machine};
 
 const CHECKED: [&str; 4] = ["identity", "node", "synth", REAL];
 
@@ -261,7 +261,7 @@ fn blocked_and_unknown_are_never_remembered() {
             run.exits(i32::from(template)).prefixed();
             assert!(sandbox.log().contains(&"synth".to_owned()));
         }
-        environment.builds(crate::fakes::GOOD);
+        environment.builds(crate::support::fakes::GOOD);
         sandbox.build_image().run().exits(0).is_silent();
     }
 }

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::fakes::BAD;
-use crate::harness::{Call, Run, Sandbox, on_this_machine};
+use crate::support::fakes::BAD;
+use crate::support::harness::{Call, Run, Sandbox, on_this_machine};
 
 /// An advisory of the user's own, on a package that every fake environment has.
 pub(crate) const ADVISORY: &str = "\
@@ -34,7 +34,7 @@ fn json_of(sandbox: &Sandbox) -> (Value, Run<'_>) {
 /// Three verdicts, two forms, one report.
 #[test]
 fn every_verdict_in_both_forms() {
-    type Change = fn(&crate::fakes::Environment);
+    type Change = fn(&crate::support::fakes::Environment);
     let verdicts: [(&str, i32, Change); 5] = [
         ("ready", 0, |_| {}),
         ("blocked", 1, |environment| environment.is_broken()),
@@ -154,7 +154,7 @@ fn no_color_is_honoured_on_a_terminal() {
     let terminal = "import pty, sys; pty.spawn(sys.argv[1:])";
     let call = || {
         let call = sandbox.pcluster(["preflight", "check", "--no-synth"]);
-        call.under(crate::fakes::real_python(), &["-c", terminal]).var("TERM", "xterm")
+        call.under(crate::support::fakes::real_python(), &["-c", terminal]).var("TERM", "xterm")
     };
     let coloured = |run: &Run| run.stdout().contains("\x1b[1;31m");
     let run = call().run();
@@ -456,7 +456,7 @@ fn an_answer_that_cannot_be_written_is_an_error_unless_its_reader_went_away() {
     for printer in PRINTERS {
         let words = printer.split(' ');
         let call = words.fold(sandbox.pcluster(["preflight"]), Call::argument);
-        call.under(crate::fakes::real_python(), &["-c", gone]).run().exits(0).is_silent();
+        call.under(crate::support::fakes::real_python(), &["-c", gone]).run().exits(0).is_silent();
     }
     environment.is_broken();
     sandbox.build_image();
@@ -558,7 +558,7 @@ fn nothing_that_a_terminal_obeys_reaches_it() {
     const EVIL: &str = "\x1b[2J\u{9b}31m\u{202e}\x07\u{7f}\r";
     let sandbox = Sandbox::new();
     let environment = sandbox.environment_in(&format!("venv{EVIL}"));
-    crate::fakes::node(&sandbox);
+    crate::support::fakes::node(&sandbox);
     environment.installs("aws-cdk.core", &format!("1.2.3{EVIL}"), "");
     let template = BAD.replace("\"DistributionConfiguration\"", &json!(format!("Evil{EVIL}")).to_string());
     assert_ne!(template, BAD);

@@ -4,9 +4,9 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::fakes::{BAD, REAL, REAL_OUTPUT};
-use crate::harness::{Call, Sandbox};
-use crate::workshop::{INSTALL, Unwritable, Workshop, set_mode};
+use crate::support::fakes::{BAD, REAL, REAL_OUTPUT};
+use crate::support::harness::{Call, Sandbox};
+use crate::support::workshop::{INSTALL, Unwritable, Workshop, set_mode};
 
 #[track_caller]
 fn versions(workshop: &Workshop) -> Vec<String> {
@@ -230,7 +230,10 @@ fn where_a_real_python_keeps_its_pip() {
             "import sys, runpy; {first}; sys.argv = ['x', 'SENTINEL']; runpy.run_path({:?})",
             script.display().to_string()
         );
-        let said = crate::harness::output(crate::fakes::real_python(), &["-c".as_ref(), code.as_ref()]);
+        let said = crate::support::harness::output(
+            crate::support::fakes::real_python(),
+            &["-c".as_ref(), code.as_ref()],
+        );
         let answer = said.split("\nSENTINEL\n").nth(1).unwrap().to_owned();
         serde_json::from_str::<Value>(&answer).unwrap()["wheel"].clone()
     };
@@ -484,7 +487,10 @@ fn a_directory_that_turns_read_only_on_the_way() {
     let site = workshop.path("site");
     sandbox.write(workshop.path("fake/on-proof"), format!("chattr +i '{}'", site.display()));
     let run = workshop.preflight(["fix"]).run();
-    crate::harness::output(&crate::harness::on_this_machine("chattr"), &["-i".as_ref(), site.as_os_str()]);
+    crate::support::harness::output(
+        &crate::support::harness::on_this_machine("chattr"),
+        &["-i".as_ref(), site.as_os_str()],
+    );
     run.exits(1).prefixed().stderr_matches("fix-unwritable.txt");
     assert_eq!(workshop.site(), before);
     workshop.left_nothing("where nothing can be written");
@@ -541,7 +547,7 @@ fn a_file_that_two_packages_bring() {
     let workshop = sandbox.workshop();
     let cache = sandbox.path("installer/cached");
     sandbox.write(&cache, "of the first");
-    sandbox.link("tools/ln", crate::harness::on_this_machine("ln"));
+    sandbox.link("tools/ln", crate::support::harness::on_this_machine("ln"));
     // uv links from its cache; the RECORDs of both list the file.
     let more = format!(
         "{INSTALL}\nln '{}' \"$target/shared.py\"\n\
@@ -778,7 +784,7 @@ fn an_undo_with_a_damaged_copy_changes_nothing() {
     }
 }
 
-fn without_times(tree: &crate::workshop::Tree) -> crate::workshop::Tree {
+fn without_times(tree: &crate::support::workshop::Tree) -> crate::support::workshop::Tree {
     let without = |what: &String| match (what.find('('), what.find(')')) {
         (Some(from), Some(to)) if !what.starts_with("directory") => {
             format!("{}(0, 0){}", &what[..from], &what[to + 1..])
@@ -991,7 +997,7 @@ fn another_installer_after_the_exchange() {
         let is_cores = |path: &std::path::Path| {
             path.starts_with("aws_cdk/core") || path.to_string_lossy().contains("aws_cdk.core")
         };
-        let others = |tree: crate::workshop::Tree| -> Vec<_> {
+        let others = |tree: crate::support::workshop::Tree| -> Vec<_> {
             tree.into_iter().filter(|(path, _)| !is_cores(path)).collect()
         };
         assert_eq!(others(workshop.site()), others(before), "{then}");

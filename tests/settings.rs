@@ -1,8 +1,8 @@
 //! config.yaml and the variables: `preflight` refuses what is at fault, with file, line and key;
 //! the guard warns, takes the default and goes on.
 
-use crate::fakes::REAL_OUTPUT;
-use crate::harness::{Run, Sandbox};
+use crate::support::fakes::REAL_OUTPUT;
+use crate::support::harness::{Run, Sandbox};
 
 const CONFIG: &str = "config/pcluster-shim/config.yaml";
 

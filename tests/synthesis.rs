@@ -1,10 +1,10 @@
 //! synthesis.py in a real Python, on stubs of the few functions that it imports: every kind of answer,
-//! and that nothing spoils it. What real pclusters answer is tests/real's business.
+//! and that nothing spoils it. What real pclusters answer is tests/e2e's business.
 
 use serde_json::{Value, json};
 
-use crate::fakes::{ENTRY, GOOD, node, real_python};
-use crate::harness::{Run, Sandbox};
+use crate::support::fakes::{ENTRY, GOOD, node, real_python};
+use crate::support::harness::{Run, Sandbox};
 
 /// An environment of stubs. Each file may be written anew by a test.
 fn stubs(sandbox: &Sandbox) {
@@ -176,7 +176,7 @@ fn the_template_is_built_by_the_real_code() {
     stubs(&sandbox);
     goes_on_silently(&sandbox, &[]);
     // It was a check indeed: with the faulty template, the same stubs are stopped.
-    sandbox.write("site/template.json", crate::fakes::BAD);
+    sandbox.write("site/template.json", crate::support::fakes::BAD);
     sandbox.write("work/image.yaml", "Build: {} # changed\n");
     checked(&sandbox, &[]).exits(1).prefixed();
 }

@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
-use crate::fakes::{BAD, GOOD};
-use crate::harness::{Run, Sandbox};
+use crate::support::fakes::{BAD, GOOD};
+use crate::support::harness::{Run, Sandbox};
 
 fn checked(sandbox: &Sandbox, content: impl AsRef<[u8]>) -> Run<'_> {
     sandbox.write("work/template", content);

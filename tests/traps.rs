@@ -34,8 +34,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use crate::fakes::REAL_OUTPUT;
-use crate::harness::Sandbox;
+use crate::support::fakes::REAL_OUTPUT;
+use crate::support::harness::Sandbox;
 
 /// A row without a test, or with two, is a mistake of this list.
 #[test]
@@ -102,5 +102,5 @@ fn trap_31_nothing_of_ours_that_is_at_fault_stops_a_build() {
     sandbox.clear_log();
     let run = sandbox.build_image().var("PCLUSTER_SHIM_MODE", "off").run();
     run.exits(0).prints(REAL_OUTPUT).prefixed();
-    assert_eq!(sandbox.log(), [crate::fakes::REAL], "nothing else was started");
+    assert_eq!(sandbox.log(), [crate::support::fakes::REAL], "nothing else was started");
 }

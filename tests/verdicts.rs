@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use std::fs;
 
-use crate::fakes::{BAD, Environment, REAL, REAL_OUTPUT};
-use crate::harness::{Call, Run, Sandbox, on_this_machine, output};
+use crate::support::fakes::{BAD, Environment, REAL, REAL_OUTPUT};
+use crate::support::harness::{Call, Run, Sandbox, on_this_machine, output};
 
 #[test]
 fn ready_is_silent() {
@@ -77,7 +77,7 @@ fn blocked_by_the_template_names_each_fault_and_where() {
 fn a_screen_is_enough_for_many_findings() {
     let sandbox = Sandbox::new();
     let environment = sandbox.environment();
-    let mut template: Value = serde_json::from_str(crate::fakes::GOOD).unwrap();
+    let mut template: Value = serde_json::from_str(crate::support::fakes::GOOD).unwrap();
     let ami = &mut template["Resources"]["DistributionConfiguration"]["Properties"]["Distributions"][0]["AmiDistributionConfiguration"];
     ami["AmiTags"] = json!({});
     environment.builds(&template.to_string());

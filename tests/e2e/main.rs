@@ -1,6 +1,6 @@
 //! The product's promise on the real pcluster, release by release: the end-to-end tests.
 //!
-//! `cargo test --test real` needs what scripts/test makes and checks first: the environments, node,
+//! `cargo test --test e2e` needs what scripts/test makes and checks first: the environments, node,
 //! strace. Nothing is skipped: what is missing fails, and says so.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]

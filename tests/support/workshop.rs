@@ -9,8 +9,8 @@ use std::ops::Deref;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::fakes::{BAD, Environment, GOOD, built};
-use crate::harness::{Call, Sandbox, on_this_machine, output};
+use crate::support::fakes::{BAD, Environment, GOOD, built};
+use crate::support::harness::{Call, Sandbox, on_this_machine, output};
 
 /// A broken environment in a sandbox.
 #[derive(Debug)]

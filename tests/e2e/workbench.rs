@@ -249,7 +249,7 @@ fn differences(one: &Path, other: &Path) -> Vec<String> {
     found
 }
 
-/// A package index on the loopback (tests/real/index.py).
+/// A package index on the loopback (tests/e2e/index.py).
 #[derive(Debug)]
 pub(crate) struct Index {
     server: Child,
@@ -264,7 +264,7 @@ impl Index {
         let upstream = std::env::var("UV_DEFAULT_INDEX").or_else(|_| std::env::var("PIP_INDEX_URL"));
         let upstream = upstream.unwrap_or_else(|_| default_index());
         let mut command = Command::new(Environment::named(BY_UV).bin("python"));
-        command.arg(Path::new(ROOT).join("tests/real/index.py"));
+        command.arg(Path::new(ROOT).join("tests/e2e/index.py"));
         command.arg(directory.path().join("log")).arg(upstream).args(options);
         let mut server = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut url = String::new();

@@ -289,7 +289,7 @@ pub(crate) fn prefix_of(python: &Path, library: &Path, at: &Path) -> Venv {
     Venv(at.to_owned())
 }
 
-/// What `tests/real/prepare` made the environments with.
+/// What `tests/e2e/prepare` made the environments with.
 pub(crate) fn base() -> PathBuf {
     Packages::Good.environment().bin("python").canonicalize().unwrap()
 }

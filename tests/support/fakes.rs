@@ -10,11 +10,11 @@ use std::sync::{Mutex, OnceLock};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{Call, Sandbox, on_this_machine, output};
+use crate::support::harness::{Call, Sandbox, on_this_machine, output};
 
 /// What `pcluster build-image` of 3.1.3 made with CDK 1.204.0, and with 1.153.0.
-pub(crate) const GOOD: &str = include_str!("fixtures/template-good.json");
-pub(crate) const BAD: &str = include_str!("fixtures/template-bad.json");
+pub(crate) const GOOD: &str = include_str!("../fixtures/template-good.json");
+pub(crate) const BAD: &str = include_str!("../fixtures/template-bad.json");
 
 /// A Python in sh. It is asked who it is, asked for a template, or runs the launcher's script;
 /// a file says what it does then, with $sentinel set and the rest of the arguments in "$@".

@@ -18,7 +18,7 @@ use snapbox::data::DataFormat;
 use snapbox::{Assert, Data};
 use tempfile::TempDir;
 
-use crate::fakes::real_python;
+use crate::support::fakes::real_python;
 
 /// The binary under test, as cargo built it. What is run is a sandbox's [`Sandbox::binary`].
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_pcluster");

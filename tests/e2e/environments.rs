@@ -1,4 +1,4 @@
-//! What every end-to-end test stands on: the environments that tests/real/prepare makes, a
+//! What every end-to-end test stands on: the environments that tests/e2e/prepare makes, a
 //! stand-in for AWS, a HOME and a PATH of the test's own, and runs that print the whole scene
 //! when they are not what was expected.
 
@@ -58,7 +58,7 @@ pub(crate) fn find(name: &str) -> Option<PathBuf> {
     pcluster_shim::system::executables::find(name, std::env::var_os("PATH"))
 }
 
-/// One directory that tests/real/prepare has made.
+/// One directory that tests/e2e/prepare has made.
 #[derive(Debug, Clone)]
 pub(crate) struct Environment {
     pub(crate) directory: PathBuf,
@@ -436,11 +436,11 @@ impl Aws {
     }
 
     /// The template of a stack, as `aws cloudformation get-template` prints it in `form`
-    /// (`tests/real/get_template.py`).
+    /// (`tests/e2e/get_template.py`).
     #[track_caller]
     pub(crate) fn template(&self, stack: &str, form: &str) -> String {
         let mut command = Command::new(Environment::named("aws-cli").bin("python"));
-        command.arg(Path::new(ROOT).join("tests/real/get_template.py"));
+        command.arg(Path::new(ROOT).join("tests/e2e/get_template.py"));
         command.args([self.fact("endpoint"), self.fact("region"), stack, form]);
         command.env_clear().env("HOME", self.directory.path()).env("LANG", "C.UTF-8");
         let output = command.stdin(Stdio::null()).output().unwrap();

@@ -127,7 +127,7 @@ impl Side {
 
     /// All of them by one Python of pcluster's, which forks for each.
     fn built_directly(self, corpus: &[Configuration]) -> BTreeMap<&'static str, Outcome> {
-        let mut all = vec![Path::new(ROOT).join("tests/real/corpus.py"), "build".into()];
+        let mut all = vec![Path::new(ROOT).join("tests/e2e/corpus.py"), "build".into()];
         all.push(self.scene.environment.bin("pcluster"));
         all.push(self.scene.path("work"));
         all.extend(corpus.iter().map(|one| PathBuf::from(format!("{}.yaml", one.name))));
@@ -176,7 +176,7 @@ impl Side {
     }
 
     fn templates(&self, corpus: &[Configuration]) -> BTreeMap<&'static str, String> {
-        let mut all = vec![Path::new(ROOT).join("tests/real/corpus.py"), "templates".into()];
+        let mut all = vec![Path::new(ROOT).join("tests/e2e/corpus.py"), "templates".into()];
         all.extend([self.aws.fact("endpoint").into(), self.aws.fact("region").into()]);
         all.push(self.scene.path("work"));
         all.extend(corpus.iter().map(|one| PathBuf::from(one.name)));
