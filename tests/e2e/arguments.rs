@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::environments::{BROKEN, GOOD, NEWEST, RENUMBERED, Scene};
+use crate::environments::{BROKEN, GOOD, NEWEST, RENUMBERED, Sandbox};
 
 /// A configuration that asks for one tag, by which the findings tell which file was read.
 fn tagged(tag: &str) -> String {
@@ -15,9 +15,9 @@ fn tagged(tag: &str) -> String {
 
 #[test]
 fn every_form_of_an_option_is_checked_with_what_the_real_parser_takes() {
-    let scene = Scene::of(RENUMBERED);
-    scene.write("a.yaml", tagged("from-a"));
-    scene.write("b.yaml", tagged("from-b"));
+    let sandbox = Sandbox::of(RENUMBERED);
+    sandbox.write("a.yaml", tagged("from-a"));
+    sandbox.write("b.yaml", tagged("from-b"));
     for form in [
         "--image-conf=b.yaml --image-i=my-image --reg=us-east-1",
         "-cb.yaml -imy-image -rus-east-1",
@@ -27,7 +27,7 @@ fn every_form_of_an_option_is_checked_with_what_the_real_parser_takes() {
         "--debug --image-c b.yaml --image-id my-image --suppress-validators ALL type:B",
     ] {
         let words: Vec<&str> = ["build-image"].into_iter().chain(form.split(' ')).collect();
-        let ran = scene.shim(&words);
+        let ran = sandbox.shim(&words);
         let errors = ran.stop();
         assert!(errors.iter().any(|error| error.contains("lacks the AMI tag from-b ")), "{form}\n{ran}");
         assert!(!errors.iter().any(|error| error.contains("from-a")), "{form}\n{ran}");
@@ -62,21 +62,21 @@ const REFUSED_IN_FULL: &[(&str, i32)] = &[
 ];
 
 fn is_refused_in_pcluster_s_own_words(environment: &str, calls: &[(&str, i32)]) {
-    let scene = Scene::of(environment);
+    let sandbox = Sandbox::of(environment);
     let good = tagged("x");
-    scene.write("good.yaml", &good);
-    scene.write("latin1.yaml", b"Image: {Name: caf\xe9}\n");
-    scene.write("invalid.yaml", "Build: [\n");
-    scene.write("empty.yaml", "");
-    scene.write("rejected.yaml", good.replace("InstanceType", "InstanceKind"));
-    scene.write("region.yaml", format!("Region: eu-west-1\n{good}"));
-    fs::create_dir(scene.path("work/directory")).unwrap();
-    std::os::unix::fs::symlink("loop.yaml", scene.path("work/loop.yaml")).unwrap();
+    sandbox.write("good.yaml", &good);
+    sandbox.write("latin1.yaml", b"Image: {Name: caf\xe9}\n");
+    sandbox.write("invalid.yaml", "Build: [\n");
+    sandbox.write("empty.yaml", "");
+    sandbox.write("rejected.yaml", good.replace("InstanceType", "InstanceKind"));
+    sandbox.write("region.yaml", format!("Region: eu-west-1\n{good}"));
+    fs::create_dir(sandbox.path("work/directory")).unwrap();
+    std::os::unix::fs::symlink("loop.yaml", sandbox.path("work/loop.yaml")).unwrap();
     for (call, status) in calls {
         let words: Vec<&str> = call.split(' ').collect();
-        let direct = scene.direct(&words);
+        let direct = sandbox.direct(&words);
         direct.ends_with(*status);
-        scene.shim(&words).is_the_same_as(&direct);
+        sandbox.shim(&words).is_the_same_as(&direct);
     }
 }
 

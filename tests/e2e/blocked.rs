@@ -4,28 +4,28 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::environments::{Aws, BROKEN, GOOD, RENUMBERED, Scene, TAGS, normalised};
+use crate::environments::{Aws, BROKEN, GOOD, RENUMBERED, Sandbox, TAGS, normalised};
 
 const DISTRIBUTIONS: &str = "$.Resources.DistributionConfiguration.Properties.Distributions";
 
 /// The command that every finding here names; scripts/demo runs it.
-const MEND: &str = "pcluster preflight fix";
+const FIX: &str = "pcluster preflight fix";
 
 #[test]
 fn the_broken_release_is_stopped_before_anything_reaches_aws() {
     let aws = Aws::start();
-    let mut scene = Scene::of(BROKEN);
-    scene.use_aws(&aws);
-    scene.write("image.yaml", aws.configuration());
+    let mut sandbox = Sandbox::of(BROKEN);
+    sandbox.use_aws(&aws);
+    sandbox.write("image.yaml", aws.configuration());
     let call = ["build-image", "-c", "image.yaml", "-i", "my-image"];
 
-    let first = scene.shim(&call);
+    let first = sandbox.shim(&call);
     let message = "aws-cdk.aws-imagebuilder 1.153.0 writes AmiDistributionConfiguration as {}, so the \
                    AMI gets no name and no tags. It would cost an hour of EC2 and an AMI that \
                    describe-image, list-images and delete-image cannot find. Fix: ";
     let stop = json!({
         "configurationValidationErrors": [
-            {"level": "ERROR", "type": "PackageAdvisory", "message": format!("{message}{MEND}")}
+            {"level": "ERROR", "type": "PackageAdvisory", "message": format!("{message}{FIX}")}
         ],
         "message": "pcluster-shim stopped build-image: the image would be unusable.",
     });
@@ -37,34 +37,34 @@ fn the_broken_release_is_stopped_before_anything_reaches_aws() {
     assert!(lines.iter().all(|line| line.starts_with("pcluster-shim: ")), "{first}");
     assert!(lines[0].contains("aws-cdk.aws-imagebuilder 1.153.0"), "{first}");
     assert!(lines[1].contains("an hour of EC2"), "{first}");
-    assert_eq!(lines[2], format!("pcluster-shim: Fix: {MEND}"), "{first}");
+    assert_eq!(lines[2], format!("pcluster-shim: Fix: {FIX}"), "{first}");
 
     // The interpreter is known now: the same answer, and nobody is started for it.
-    let (second, trace) = scene.traced("execve", &call);
+    let (second, trace) = sandbox.traced("execve", &call);
     assert_eq!((second.out(), second.err()), (first.out(), first.err()), "{second}");
     second.ends_with(1);
-    assert_eq!(trace.executed(), [scene.path("shim/pcluster")], "{trace}");
+    assert_eq!(trace.executed(), [sandbox.path("shim/pcluster")], "{trace}");
     aws.was_not_asked();
 }
 
 #[test]
 fn the_fault_under_another_number_is_found_in_the_template() {
     let aws = Aws::start();
-    let mut scene = Scene::of(RENUMBERED);
-    scene.use_aws(&aws);
-    scene.write("image.yaml", aws.configuration());
+    let mut sandbox = Sandbox::of(RENUMBERED);
+    sandbox.use_aws(&aws);
+    sandbox.write("image.yaml", aws.configuration());
 
-    let ran = scene.shim(&["build-image", "-c", "image.yaml", "-i", "my-image"]);
+    let ran = sandbox.shim(&["build-image", "-c", "image.yaml", "-i", "my-image"]);
     let errors = ran.stop();
     let path = format!("{DISTRIBUTIONS}[0].AmiDistributionConfiguration");
     let empty = "the template has an empty AmiDistributionConfiguration";
     assert!(errors[0].starts_with(empty) && errors[0].contains(&format!("(at {path})")), "{ran}");
-    assert!(errors.iter().all(|error| error.ends_with(&format!(" Fix: {MEND}"))), "{ran}");
+    assert!(errors.iter().all(|error| error.ends_with(&format!(" Fix: {FIX}"))), "{ran}");
     assert_eq!(errors.len(), 2 + TAGS.len(), "{ran}");
     assert!(ran.err().lines().next().unwrap().contains(empty), "{ran}");
     aws.was_not_asked();
 
-    let (ran, report) = scene.preflight(&["-c", "image.yaml"]);
+    let (ran, report) = sandbox.preflight(&["-c", "image.yaml"]);
     ran.ends_with(1);
     assert_eq!(report["packages"]["aws-cdk-aws-imagebuilder"], "1.152.0");
     assert_eq!(status(&report, "packages"), "passed", "{ran}");
@@ -92,14 +92,14 @@ DevSettings:
 
 #[test]
 fn every_missing_piece_of_a_rich_configuration_is_named_for_every_region() {
-    let good = Scene::of(GOOD);
+    let good = Sandbox::of(GOOD);
     good.write("rich.yaml", RICH);
     let (ran, report) = good.preflight(&["-c", "rich.yaml", "-i", "my-image"]);
     ran.ends_with(0).is_silent_on_stderr();
     assert_eq!((&report["verdict"], &report["findings"]), (&json!("ready"), &json!([])), "{ran}");
     assert_eq!(status(&report, "template"), "passed", "{ran}");
 
-    let bad = Scene::of(RENUMBERED);
+    let bad = Sandbox::of(RENUMBERED);
     bad.write("rich.yaml", RICH);
     let (ran, report) = bad.preflight(&["-c", "rich.yaml", "-i", "my-image"]);
     ran.ends_with(1);
@@ -140,33 +140,33 @@ fn every_missing_piece_of_a_rich_configuration_is_named_for_every_region() {
 #[test]
 fn warn_tells_and_goes_on_and_off_does_not_look() {
     let aws = Aws::start();
-    let mut scene = Scene::of(BROKEN);
-    scene.use_aws(&aws);
-    scene.write("image.yaml", aws.configuration());
+    let mut sandbox = Sandbox::of(BROKEN);
+    sandbox.use_aws(&aws);
+    sandbox.write("image.yaml", aws.configuration());
     let call = |id: &'static str| ["build-image", "-c", "image.yaml", "-i", id];
-    let direct = scene.direct(&call("by-hand"));
+    let direct = sandbox.direct(&call("by-hand"));
     direct.ends_with(0).is_silent_on_stderr();
 
-    scene.set("PCLUSTER_SHIM_MODE", "warn");
-    let warned = scene.shim(&call("warned"));
+    sandbox.set("PCLUSTER_SHIM_MODE", "warn");
+    let warned = sandbox.shim(&call("warned"));
     warned.ends_with(0);
     assert_eq!(normalised(&warned, "warned"), normalised(&direct, "by-hand"), "{warned}");
     let stderr = warned.err();
     assert!(stderr.lines().all(|line| line.starts_with("pcluster-shim: ")), "{warned}");
     assert!(stderr.contains("aws-cdk.aws-imagebuilder 1.153.0"), "{warned}");
-    assert!(stderr.contains(&format!("Fix: {MEND}")), "{warned}");
+    assert!(stderr.contains(&format!("Fix: {FIX}")), "{warned}");
     assert!(stderr.ends_with("build-image goes on all the same (mode warn)\n"), "{warned}");
     assert!(aws.template("warned", "body").contains("AmiDistributionConfiguration: {}"), "{warned}");
 
     // In a HOME that knows no interpreter yet, so that a check would have to start one.
-    let mut scene = Scene::of(BROKEN);
-    scene.use_aws(&aws);
-    scene.write("image.yaml", aws.configuration());
-    scene.set("PCLUSTER_SHIM_MODE", "off");
-    let (off, trace) = scene.traced("execve", &call("unchecked"));
+    let mut sandbox = Sandbox::of(BROKEN);
+    sandbox.use_aws(&aws);
+    sandbox.write("image.yaml", aws.configuration());
+    sandbox.set("PCLUSTER_SHIM_MODE", "off");
+    let (off, trace) = sandbox.traced("execve", &call("unchecked"));
     off.ends_with(0).is_silent_on_stderr();
     assert_eq!(normalised(&off, "unchecked"), normalised(&direct, "by-hand"), "{off}");
-    let real = scene.environment.bin("pcluster");
-    assert_eq!(trace.executed()[..2], [scene.path("shim/pcluster"), real], "{trace}");
-    assert!(!scene.path("home/.cache/pcluster-shim").exists(), "{off}");
+    let real = sandbox.environment.bin("pcluster");
+    assert_eq!(trace.executed()[..2], [sandbox.path("shim/pcluster"), real], "{trace}");
+    assert!(!sandbox.path("home/.cache/pcluster-shim").exists(), "{off}");
 }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::{Value, json};
 
 use crate::configurations::{Configuration, all};
-use crate::environments::{Aws, BROKEN, GOOD, NEWEST, ROOT, Scene, without_addresses, without_uuids};
+use crate::environments::{Aws, BROKEN, GOOD, NEWEST, ROOT, Sandbox, without_addresses, without_uuids};
 
 /// Runs of one release; each has a Python and a Node.
 const AT_A_TIME: usize = 2;
@@ -106,34 +106,34 @@ fn difference(direct: &Outcome, guarded: &Outcome) -> String {
 /// One user with an account of AWS, and the corpus in files.
 struct Side {
     aws: Aws,
-    scene: Scene,
+    sandbox: Sandbox,
 }
 
 impl Side {
     fn start(environment: &str, corpus: &[Configuration]) -> Self {
         let aws = Aws::start();
-        let mut scene = Scene::of(environment);
-        scene.use_aws(&aws);
+        let mut sandbox = Sandbox::of(environment);
+        sandbox.use_aws(&aws);
         // Regions come out of a set of Python's.
-        scene.set("PYTHONHASHSEED", "0");
+        sandbox.set("PYTHONHASHSEED", "0");
         // Compiled once for all; environments made by uv have no bytecode.
-        scene.set("PYTHONPYCACHEPREFIX", Path::new(ROOT).join("target/corpus-bytecode"));
+        sandbox.set("PYTHONPYCACHEPREFIX", Path::new(ROOT).join("target/corpus-bytecode"));
         for one in corpus {
-            scene.write(&format!("{}.yaml", one.name), filled_in(&one.text, &aws));
-            scene.write(&format!("{}.arguments", one.name), json!(arguments(one)).to_string());
+            sandbox.write(&format!("{}.yaml", one.name), filled_in(&one.text, &aws));
+            sandbox.write(&format!("{}.arguments", one.name), json!(arguments(one)).to_string());
         }
-        Self { aws, scene }
+        Self { aws, sandbox }
     }
 
     /// All of them by one Python of pcluster's, which forks for each.
     fn built_directly(self, corpus: &[Configuration]) -> BTreeMap<&'static str, Outcome> {
         let mut all = vec![Path::new(ROOT).join("tests/e2e/corpus.py"), "build".into()];
-        all.push(self.scene.environment.bin("pcluster"));
-        all.push(self.scene.path("work"));
+        all.push(self.sandbox.environment.bin("pcluster"));
+        all.push(self.sandbox.path("work"));
         all.extend(corpus.iter().map(|one| PathBuf::from(format!("{}.yaml", one.name))));
-        self.scene.run(&self.scene.environment.bin("python"), &all).ends_with(0);
+        self.sandbox.run(&self.sandbox.environment.bin("python"), &all).ends_with(0);
         let read = |name: &str, ending: &str| {
-            fs::read(self.scene.path("work").join(format!("{name}.{ending}"))).unwrap()
+            fs::read(self.sandbox.path("work").join(format!("{name}.{ending}"))).unwrap()
         };
         let ended = |one: &Configuration| {
             let status = String::from_utf8(read(one.name, "status")).unwrap();
@@ -149,13 +149,17 @@ impl Side {
         direct: &BTreeMap<&'static str, Outcome>,
     ) -> BTreeMap<&'static str, Outcome> {
         let ended = |one: &Configuration| {
-            let ran = self.scene.shim(&arguments(one));
+            let ran = self.sandbox.shim(&arguments(one));
             let without = &direct[one.name];
             let words = (self.plain(&ran.stdout), self.plain(&ran.stderr));
             let status = ran.status.code().unwrap_or(-1);
             let same = (status, words) == (without.status, (without.stdout.clone(), without.stderr.clone()));
             let told = if same { String::new() } else { format!(", which differs\n{ran}\n{without:?}") };
-            println!("{} {} ends with {status}{told}", self.scene.environment.directory.display(), one.name);
+            println!(
+                "{} {} ends with {status}{told}",
+                self.sandbox.environment.directory.display(),
+                one.name
+            );
             (status, ran.stdout, ran.stderr)
         };
         self.outcomes(corpus, ended)
@@ -178,18 +182,18 @@ impl Side {
     fn templates(&self, corpus: &[Configuration]) -> BTreeMap<&'static str, String> {
         let mut all = vec![Path::new(ROOT).join("tests/e2e/corpus.py"), "templates".into()];
         all.extend([self.aws.fact("endpoint").into(), self.aws.fact("region").into()]);
-        all.push(self.scene.path("work"));
+        all.push(self.sandbox.path("work"));
         all.extend(corpus.iter().map(|one| PathBuf::from(one.name)));
-        self.scene.run(&crate::environments::Environment::named("moto").bin("python"), &all).ends_with(0);
-        let read = |name: &str| fs::read(self.scene.path("work").join(format!("{name}.template"))).ok();
+        self.sandbox.run(&crate::environments::Environment::named("moto").bin("python"), &all).ends_with(0);
+        let read = |name: &str| fs::read(self.sandbox.path("work").join(format!("{name}.template"))).ok();
         corpus.iter().filter_map(|one| Some((one.name, self.plain(&read(one.name)?)))).collect()
     }
 
-    /// Without what is another in every run: addresses, UUIDs, the scene's directory, the account's
+    /// Without what is another in every run: addresses, UUIDs, the sandbox's directory, the account's
     /// image, the random end of an artifact directory, and times and signatures.
     fn plain(&self, output: &[u8]) -> String {
         let text = String::from_utf8_lossy(&without_addresses(output)).into_owned();
-        let text = text.replace(self.scene.path("").to_str().unwrap(), "[SCENE]/");
+        let text = text.replace(self.sandbox.path("").to_str().unwrap(), "[SANDBOX]/");
         let text = text.replace(self.aws.fact("endpoint"), "[ENDPOINT]");
         let text = text.replace(self.aws.fact("parentImage"), "[IMAGE]");
         without_random_ends(&without_uuids(&text))
@@ -281,7 +285,7 @@ fn the_broken_cdk_is_stopped_with_every_configuration_that_builds() {
     let side = Side::start(BROKEN, &corpus);
     for one in &corpus {
         let file = format!("{}.yaml", one.name);
-        let ran = side.scene.shim(&["build-image", "-c", &file, "-i", one.name]);
+        let ran = side.sandbox.shim(&["build-image", "-c", &file, "-i", one.name]);
         assert!(!ran.status.success(), "{} builds\n{ran}", one.name);
         let answer: Value = serde_json::from_slice(&ran.stdout).unwrap_or_default();
         let stopped = answer["message"].as_str().is_some_and(|message| message.starts_with("pcluster-shim"));

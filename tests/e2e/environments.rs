@@ -1,5 +1,5 @@
 //! What every end-to-end test stands on: the environments that tests/e2e/prepare makes, a
-//! stand-in for AWS, a HOME and a PATH of the test's own, and runs that print the whole scene
+//! stand-in for AWS, a HOME and a PATH of the test's own, and runs that print the whole sandbox
 //! when they are not what was expected.
 
 use std::collections::BTreeMap;
@@ -114,14 +114,14 @@ impl Environment {
 
 /// One user on one machine: HOME, PATH and a directory to work in, gone with the test.
 #[derive(Debug)]
-pub(crate) struct Scene {
+pub(crate) struct Sandbox {
     root: TempDir,
     pub(crate) environment: Environment,
     /// The whole environment of what is run.
     variables: BTreeMap<OsString, OsString>,
 }
 
-impl Scene {
+impl Sandbox {
     /// The shim first on PATH, then the environment's pcluster, then node; nothing else.
     #[track_caller]
     pub(crate) fn of(name: &str) -> Self {
@@ -137,20 +137,20 @@ impl Scene {
         let link = |to: &Path, from: &str| std::os::unix::fs::symlink(to, root.path().join(from)).unwrap();
         link(Path::new(SHIM), "shim/pcluster");
         link(&program("node"), "node/node");
-        let mut scene = Self { root, environment, variables: BTreeMap::new() };
-        let path = [scene.path("shim"), scene.environment.directory.join("bin"), scene.path("node")];
-        scene.set("PATH", std::env::join_paths(path).unwrap());
-        scene.set("HOME", scene.path("home"));
-        scene.set("TMPDIR", scene.path("tmp"));
-        scene.set("LANG", "C.UTF-8");
+        let mut sandbox = Self { root, environment, variables: BTreeMap::new() };
+        let path = [sandbox.path("shim"), sandbox.environment.directory.join("bin"), sandbox.path("node")];
+        sandbox.set("PATH", std::env::join_paths(path).unwrap());
+        sandbox.set("HOME", sandbox.path("home"));
+        sandbox.set("TMPDIR", sandbox.path("tmp"));
+        sandbox.set("LANG", "C.UTF-8");
         // Nobody's, and a port that nothing listens on: what is not meant to ask AWS cannot.
-        scene.set("AWS_ENDPOINT_URL", "http://127.0.0.1:9");
-        scene.set("AWS_ACCESS_KEY_ID", "nobody");
-        scene.set("AWS_SECRET_ACCESS_KEY", "nobody");
-        scene.set("AWS_DEFAULT_REGION", "us-east-1");
-        scene.set("AWS_EC2_METADATA_DISABLED", "true");
-        scene.set("AWS_MAX_ATTEMPTS", "1");
-        scene
+        sandbox.set("AWS_ENDPOINT_URL", "http://127.0.0.1:9");
+        sandbox.set("AWS_ACCESS_KEY_ID", "nobody");
+        sandbox.set("AWS_SECRET_ACCESS_KEY", "nobody");
+        sandbox.set("AWS_DEFAULT_REGION", "us-east-1");
+        sandbox.set("AWS_EC2_METADATA_DISABLED", "true");
+        sandbox.set("AWS_MAX_ATTEMPTS", "1");
+        sandbox
     }
 
     pub(crate) fn set(&mut self, name: &str, value: impl Into<OsString>) {
@@ -181,7 +181,7 @@ impl Scene {
         self.set("AWS_DEFAULT_REGION", aws.fact("region"));
     }
 
-    /// Something in the scene: `home`, `tmp`, `work`.
+    /// Something in the sandbox: `home`, `tmp`, `work`.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
@@ -199,7 +199,7 @@ impl Scene {
         self.run(&self.path("shim/pcluster"), arguments)
     }
 
-    /// Runs the real pcluster in the same scene.
+    /// Runs the real pcluster in the same sandbox.
     #[track_caller]
     pub(crate) fn direct<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Ran {
         self.run(&self.environment.bin("pcluster"), arguments)
@@ -231,7 +231,7 @@ impl Scene {
         let output = command.output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
         Ran {
             command: format!("{command:?}"),
-            scene: format!("{self}"),
+            sandbox: format!("{self}"),
             status: output.status,
             stdout: output.stdout,
             stderr: output.stderr,
@@ -253,8 +253,8 @@ impl Scene {
     }
 }
 
-/// What matters of a scene when a test fails in it.
-impl fmt::Display for Scene {
+/// What matters of a sandbox when a test fails in it.
+impl fmt::Display for Sandbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, value) in &self.variables {
             writeln!(f, "    {}={}", name.display(), value.display())?;
@@ -272,7 +272,7 @@ impl fmt::Display for Scene {
 #[derive(Debug, Clone)]
 pub(crate) struct Ran {
     command: String,
-    scene: String,
+    sandbox: String,
     pub(crate) status: ExitStatus,
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
@@ -282,9 +282,9 @@ impl fmt::Display for Ran {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "--- command\n{}\n--- scene\n{}--- {}\n--- stdout\n{}\n--- stderr\n{}\n---",
+            "--- command\n{}\n--- sandbox\n{}--- {}\n--- stdout\n{}\n--- stderr\n{}\n---",
             self.command,
-            self.scene,
+            self.sandbox,
             self.status,
             self.out(),
             self.err()

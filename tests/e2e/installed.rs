@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::environments::{BROKEN, Environment, GOOD, Ran, Scene, program};
+use crate::environment_copy::{BY_PIP, EnvironmentCopy, ROOT, With, copy_tree, uv};
+use crate::environments::{BROKEN, Environment, GOOD, Ran, Sandbox, program};
 use crate::launchers::LONG;
-use crate::workbench::{BY_PIP, Bench, ROOT, With, copy_tree, uv};
 
 const SHIM: &str = env!("CARGO_BIN_EXE_pcluster");
 const IMAGE: &str = "Build:\n  InstanceType: c5.xlarge\n  ParentImage: ami-0123456789abcdef0\n";
@@ -29,17 +29,17 @@ const ADVISORY: &str = "\
 ";
 
 /// What a login has: the system's directories and Node; nothing of ours.
-fn at_login(scene: &mut Scene, first: &[&Path]) {
-    let rest = [scene.path("node"), "/usr/local/bin".into(), "/usr/bin".into(), "/bin".into()];
+fn at_login(sandbox: &mut Sandbox, first: &[&Path]) {
+    let rest = [sandbox.path("node"), "/usr/local/bin".into(), "/usr/bin".into(), "/bin".into()];
     let path: Vec<PathBuf> = first.iter().map(|entry| entry.to_path_buf()).chain(rest).collect();
-    scene.set("PATH", std::env::join_paths(path).unwrap());
+    sandbox.set("PATH", std::env::join_paths(path).unwrap());
 }
 
 #[track_caller]
-fn install(scene: &Scene, more: &[&str]) -> Ran {
+fn install(sandbox: &Sandbox, more: &[&str]) -> Ran {
     let script = Path::new(ROOT).join("install.sh");
     let all: Vec<&str> = [script.to_str().unwrap(), "--binary", SHIM].iter().chain(more).copied().collect();
-    let ran = scene.run(&program("sh"), &all);
+    let ran = sandbox.run(&program("sh"), &all);
     ran.ends_with(0);
     ran
 }
@@ -48,39 +48,39 @@ fn install(scene: &Scene, more: &[&str]) -> Ran {
 /// where the machine can link it so, static: that is what keeps a pass-through quick.
 #[test]
 fn the_checkout_is_built_and_installed() {
-    let mut scene = Scene::of(GOOD);
-    let (cargo, python) = (program("cargo"), scene.environment.directory.join("bin"));
-    at_login(&mut scene, &[&python, cargo.parent().unwrap()]);
+    let mut sandbox = Sandbox::of(GOOD);
+    let (cargo, python) = (program("cargo"), sandbox.environment.directory.join("bin"));
+    at_login(&mut sandbox, &[&python, cargo.parent().unwrap()]);
     for (name, below) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
         let default = || Path::new(&std::env::var_os("HOME").unwrap()).join(below).into_os_string();
-        scene.set(name, std::env::var_os(name).unwrap_or_else(default));
+        sandbox.set(name, std::env::var_os(name).unwrap_or_else(default));
     }
-    fs::write(scene.path("home/.bashrc"), "# the user's\n").unwrap();
+    fs::write(sandbox.path("home/.bashrc"), "# the user's\n").unwrap();
     let script = Path::new(ROOT).join("install.sh");
-    scene.run(&script, &[] as &[&str]).ends_with(0);
-    let installed = scene.path("home/.local/share/pcluster-shim/bin/pcluster");
+    sandbox.run(&script, &[] as &[&str]).ends_with(0);
+    let installed = sandbox.path("home/.local/share/pcluster-shim/bin/pcluster");
     let program_file = fs::read(&installed).unwrap();
     // 3.5 MiB, as the contract has it.
     assert!(program_file.len() <= 7 << 19, "{} bytes", program_file.len());
-    let linker = scene.run(&program("cc"), &["-print-file-name=libc.a"]).out();
+    let linker = sandbox.run(&program("cc"), &["-print-file-name=libc.a"]).out();
     if cfg!(target_env = "gnu") && Path::new(linker.trim()).is_file() {
         assert!(!program_file.windows(9).any(|bytes| bytes == b"/ld-linux"), "it is linked dynamically");
     }
-    asks_no_name_service(&scene, &installed);
-    let session = |script: &str| scene.run(&program("bash"), &["-i", "-c", script]);
+    asks_no_name_service(&sandbox, &installed);
+    let session = |script: &str| sandbox.run(&program("bash"), &["-i", "-c", script]);
     let ran = session("pcluster preflight");
     ran.ends_with(0);
     assert!(ran.out().starts_with("ready\n"), "{ran}");
     session("pcluster preflight where -q").ends_with(0);
-    scene.run(&script, &["--uninstall"]).ends_with(0);
+    sandbox.run(&script, &["--uninstall"]).ends_with(0);
     assert!(!installed.exists());
-    assert_eq!(fs::read_to_string(scene.path("home/.bashrc")).unwrap(), "# the user's\n");
+    assert_eq!(fs::read_to_string(sandbox.path("home/.bashrc")).unwrap(), "# the user's\n");
 }
 
 /// A container's `--user 12345`: no HOME, no passwd entry, and a PATH with an entry below `~`. A
 /// static glibc that is asked for that user's home loads the machine's own modules, and crashes.
 #[expect(clippy::print_stdout, reason = "a test that does not run says so")]
-fn asks_no_name_service(scene: &Scene, installed: &Path) {
+fn asks_no_name_service(sandbox: &Sandbox, installed: &Path) {
     if !rustix::process::geteuid().is_root() {
         println!("not tested: only root can be a user without a passwd entry");
         return;
@@ -99,7 +99,7 @@ fn asks_no_name_service(scene: &Scene, installed: &Path) {
     for command in ["where", "check", "fix"] {
         let user = ["--reuid", "12345", "--regid", "12345", "--clear-groups", "env", "-i", &path];
         let call = [&user[..], &[shim.to_str().unwrap(), command]].concat();
-        let ran = scene.run(&program("setpriv"), &call);
+        let ran = sandbox.run(&program("setpriv"), &call);
         assert!(matches!(ran.status.code(), Some(0..=3 | 127)), "{ran}");
     }
 }
@@ -111,22 +111,22 @@ fn trap_06_an_activated_environment_is_guarded_and_used() {
     let launchers =
         ["pip", "pip with spaces", "uv with spaces", &format!("pip-{LONG}"), &format!("uv-{LONG}")]
             .map(|name| Environment::named(&format!("launchers/{name}")));
-    let mut scene = Scene::of(GOOD);
-    at_login(&mut scene, &[]);
-    fs::write(scene.path("home/.bashrc"), "# the user's\n").unwrap();
-    install(&scene, &[]);
-    let advisories = scene.write("advisories.yaml", ADVISORY);
-    scene.write("image.yaml", IMAGE);
-    fs::create_dir_all(scene.path("home/.config/pcluster-shim")).unwrap();
+    let mut sandbox = Sandbox::of(GOOD);
+    at_login(&mut sandbox, &[]);
+    fs::write(sandbox.path("home/.bashrc"), "# the user's\n").unwrap();
+    install(&sandbox, &[]);
+    let advisories = sandbox.write("advisories.yaml", ADVISORY);
+    sandbox.write("image.yaml", IMAGE);
+    fs::create_dir_all(sandbox.path("home/.config/pcluster-shim")).unwrap();
     let config = format!("advisories: [{}]\n", json!(advisories));
-    fs::write(scene.path("home/.config/pcluster-shim/config.yaml"), config).unwrap();
+    fs::write(sandbox.path("home/.config/pcluster-shim/config.yaml"), config).unwrap();
     let venvs = [BROKEN, BY_PIP, GOOD].map(Environment::named);
     for environment in venvs.iter().chain(&launchers) {
         let activate = environment.directory.join("bin/activate");
         let session = |commands: &str| {
             let script = format!(". \"$1\"; {commands}");
             let arguments = ["-i", "-c", &script, "bash", activate.to_str().unwrap()];
-            scene.run(&program("bash"), &arguments)
+            sandbox.run(&program("bash"), &arguments)
         };
         let ran = session("pcluster version");
         ran.ends_with(0);
@@ -145,9 +145,9 @@ fn trap_06_an_activated_environment_is_guarded_and_used() {
             "{ran}"
         );
         // No function there: the environment's own directory comes first.
-        let shim = scene.path("home/.local/share/pcluster-shim/bin/pcluster");
+        let shim = sandbox.path("home/.local/share/pcluster-shim/bin/pcluster");
         let script = format!(". \"$1\"; {} preflight where --format json", shim.display());
-        let ran = scene.run(&program("bash"), &["-c", &script, "bash", activate.to_str().unwrap()]);
+        let ran = sandbox.run(&program("bash"), &["-c", &script, "bash", activate.to_str().unwrap()]);
         ran.ends_with(1);
         assert_eq!(ran.json()["warnings"][0]["id"], "shadowed-by-environment", "{ran}");
     }
@@ -160,13 +160,13 @@ fn trap_20_a_base_python_that_is_gone_is_named() {
     let names = ["pip", "user", "uv-tool", "pipx", "pip with spaces", "uv with spaces", &long[0], &long[1]];
     let environments = names.map(|name| Environment::named(&format!("launchers/{name}")));
     for original in environments.iter().chain([&Environment::named(GOOD)]) {
-        let mut scene = Scene::of(GOOD);
+        let mut sandbox = Sandbox::of(GOOD);
         let launcher = original.bin("pcluster").canonicalize().unwrap();
         let text = fs::read_to_string(&launcher).unwrap();
         let old = launcher.parent().unwrap().parent().unwrap();
         // The user's own scripts name the base Python itself.
         let base = original.bin("python").canonicalize().unwrap();
-        let directory = scene.path("work").join(original.directory.file_name().unwrap());
+        let directory = sandbox.path("work").join(original.directory.file_name().unwrap());
         let bin = directory.join("bin");
         fs::create_dir_all(&bin).unwrap();
         let gone = bin.join("python");
@@ -178,15 +178,15 @@ fn trap_20_a_base_python_that_is_gone_is_named() {
         for name in ["python", "python3", "python3.9"] {
             symlink("/no/such/base/bin/python3.9", bin.join(name)).unwrap();
         }
-        let shim = scene.path("shim");
-        at_login(&mut scene, &[&shim, &bin]);
-        let ran = scene.shim(&["preflight", "where"]);
+        let shim = sandbox.path("shim");
+        at_login(&mut sandbox, &[&shim, &bin]);
+        let ran = sandbox.shim(&["preflight", "where"]);
         ran.ends_with(0).is_silent_on_stderr();
         let told = format!("python   unknown: its interpreter {}/python", bin.display());
         assert!(ran.out().contains(&told) && ran.out().contains("does not exist; reinstall"), "{ran}");
-        scene.write("image.yaml", IMAGE);
+        sandbox.write("image.yaml", IMAGE);
         for arguments in [&["version"][..], &["build-image", "-c", "image.yaml", "-i", "my-image"]] {
-            let ran = scene.shim(arguments);
+            let ran = sandbox.shim(arguments);
             assert!(matches!(ran.status.code(), Some(126 | 127)), "{ran}");
             assert!(ran.out().is_empty() && ran.err().contains(bin.to_str().unwrap()), "{ran}");
         }
@@ -198,21 +198,21 @@ fn trap_20_a_base_python_that_is_gone_is_named() {
 #[test]
 fn trap_22_noise_and_other_directories_do_not_deceive() {
     for name in ["pip", "user", "uv-tool", "pipx"] {
-        let mut scene = Scene::in_environment(Environment::named(&format!("launchers/{name}")));
-        scene.set("PYTHONUSERBASE", scene.environment.directory.clone());
-        let noisy = scene.path("work/noisy");
+        let mut sandbox = Sandbox::in_environment(Environment::named(&format!("launchers/{name}")));
+        sandbox.set("PYTHONUSERBASE", sandbox.environment.directory.clone());
+        let noisy = sandbox.path("work/noisy");
         fs::create_dir(&noisy).unwrap();
         let code = "import sys\nprint('{\"noise\": [')\nprint('\\n\\nnoise', file=sys.stderr)\n";
         fs::write(noisy.join("sitecustomize.py"), code).unwrap();
-        scene.set("PYTHONPATH", noisy.clone());
-        let (ran, report) = scene.preflight(&[]);
+        sandbox.set("PYTHONPATH", noisy.clone());
+        let (ran, report) = sandbox.preflight(&[]);
         ran.ends_with(0).is_silent_on_stderr();
         assert_eq!(report["verdict"], "ready", "{ran}");
         assert_eq!(report["packages"]["aws-cdk-aws-imagebuilder"], "1.204.0", "{ran}");
         // The bad release on PYTHONPATH is the one that would run.
         let bad = Environment::named(BROKEN).site_packages();
-        scene.set("PYTHONPATH", std::env::join_paths([&noisy, &bad]).unwrap());
-        let (ran, report) = scene.preflight(&["--no-synth"]);
+        sandbox.set("PYTHONPATH", std::env::join_paths([&noisy, &bad]).unwrap());
+        let (ran, report) = sandbox.preflight(&["--no-synth"]);
         ran.ends_with(1);
         assert_eq!(report["packages"]["aws-cdk-aws-imagebuilder"], "1.153.0", "{ran}");
     }
@@ -222,18 +222,18 @@ fn trap_22_noise_and_other_directories_do_not_deceive() {
 /// directory, and the shim has one of its own.
 #[test]
 fn trap_27_a_forced_installation_leaves_the_shim_first() {
-    let bench = Bench::of(BY_PIP, With::Uv);
-    let mut scene = bench.scene;
-    let bin = scene.path("home/.local/bin");
+    let copy = EnvironmentCopy::of(BY_PIP, With::Uv);
+    let mut sandbox = copy.sandbox;
+    let bin = sandbox.path("home/.local/bin");
     fs::create_dir_all(&bin).unwrap();
-    at_login(&mut scene, &[]);
-    fs::write(scene.path("home/.bashrc"), "PATH=$HOME/.local/bin:$PATH\n").unwrap();
-    install(&scene, &[]);
+    at_login(&mut sandbox, &[]);
+    fs::write(sandbox.path("home/.bashrc"), "PATH=$HOME/.local/bin:$PATH\n").unwrap();
+    install(&sandbox, &[]);
     let good = Environment::named(GOOD);
-    let frozen = scene.run(&uv(), &["pip", "freeze", "--python", good.bin("python").to_str().unwrap()]);
+    let frozen = sandbox.run(&uv(), &["pip", "freeze", "--python", good.bin("python").to_str().unwrap()]);
     let pins: Vec<&str> =
         std::str::from_utf8(&frozen.stdout).unwrap().lines().filter(|line| line.contains("==")).collect();
-    let pins = scene.write("pins.txt", pins.join("\n") + "\n");
+    let pins = sandbox.write("pins.txt", pins.join("\n") + "\n");
     let pins = pins.to_str().unwrap();
     let python = good.bin("python").canonicalize().unwrap();
     let arguments = [
@@ -249,10 +249,10 @@ fn trap_27_a_forced_installation_leaves_the_shim_first() {
         "aws-parallelcluster==3.1.3",
     ];
     for _ in 0..2 {
-        scene.run(&uv(), &arguments).ends_with(0);
-        let session = |script: &str| scene.run(&program("bash"), &["-i", "-c", script]);
+        sandbox.run(&uv(), &arguments).ends_with(0);
+        let session = |script: &str| sandbox.run(&program("bash"), &["-i", "-c", script]);
         let ran = session("type -P pcluster");
-        let first = scene.path("home/.local/share/pcluster-shim/bin/pcluster");
+        let first = sandbox.path("home/.local/share/pcluster-shim/bin/pcluster");
         assert_eq!(ran.out().trim(), first.to_str().unwrap(), "{ran}");
         let ran = session("pcluster preflight where --format json");
         ran.ends_with(0);
@@ -267,40 +267,40 @@ fn trap_27_a_forced_installation_leaves_the_shim_first() {
 /// `where` says so and how to renew, and the environment goes on working all the while.
 #[test]
 fn trap_27_an_environment_guarded_in_place_and_installed_anew_is_told() {
-    let mut bench = Bench::of(BY_PIP, With::Uv);
-    let directory = bench.environment.directory.clone();
+    let mut copy = EnvironmentCopy::of(BY_PIP, With::Uv);
+    let directory = copy.environment.directory.clone();
     let venv = directory.to_str().unwrap().to_owned();
-    let launcher = bench.environment.bin("pcluster");
+    let launcher = copy.environment.bin("pcluster");
     let as_installed = fs::read(&launcher).unwrap();
-    copy_tree(&directory.join("bin"), &bench.beside("bin"));
-    at_login(&mut bench, &[&directory.join("bin")]);
-    let python = bench.environment.bin("python");
+    copy_tree(&directory.join("bin"), &copy.beside("bin"));
+    at_login(&mut copy, &[&directory.join("bin")]);
+    let python = copy.environment.bin("python");
     let python = python.to_str().unwrap();
     let anew: [(&Path, Vec<&str>); 2] = [
         (Path::new(python), vec!["-m", "pip", "install", "--no-deps", "--force-reinstall"]),
         (&uv(), vec!["pip", "install", "--python", python, "--no-deps", "--reinstall"]),
     ];
     for (installer, mut arguments) in anew {
-        install(&bench, &["--venv", &venv]);
-        let guarded = bench.run(&launcher, &["preflight", "where", "--format", "json"]);
+        install(&copy, &["--venv", &venv]);
+        let guarded = copy.run(&launcher, &["preflight", "where", "--format", "json"]);
         guarded.ends_with(0);
         assert_eq!(guarded.json()["real"]["foundBy"], "kept", "{guarded}");
-        bench.write("image.yaml", IMAGE);
-        bench.run(&launcher, &["build-image", "-c", "image.yaml", "-i", "my-image"]).stop();
+        copy.write("image.yaml", IMAGE);
+        copy.run(&launcher, &["build-image", "-c", "image.yaml", "-i", "my-image"]).stop();
 
         arguments.push("aws-parallelcluster==3.1.3");
-        bench.run(installer, &arguments).ends_with(0);
-        let told = bench.run(&directory.join("bin/pcluster-preflight"), &["where", "--format", "json"]);
+        copy.run(installer, &arguments).ends_with(0);
+        let told = copy.run(&directory.join("bin/pcluster-preflight"), &["where", "--format", "json"]);
         told.ends_with(1);
         assert_eq!(told.json()["warnings"][0]["id"], "overwritten", "{told}");
-        let version = bench.run(&launcher, &["version"]);
+        let version = copy.run(&launcher, &["version"]);
         version.ends_with(0);
         assert_eq!(version.json(), json!({"version": "3.1.3"}), "{version}");
     }
-    install(&bench, &["--venv", &venv]);
+    install(&copy, &["--venv", &venv]);
     let script = Path::new(ROOT).join("install.sh");
     let arguments = [script.to_str().unwrap(), "--venv", &venv, "--uninstall"];
-    bench.run(&program("sh"), &arguments).ends_with(0);
+    copy.run(&program("sh"), &arguments).ends_with(0);
     let now = fs::read(&launcher).unwrap();
     let lines = |bytes: &[u8]| String::from_utf8_lossy(bytes).lines().next().unwrap_or_default().to_owned();
     assert_eq!(lines(&now), lines(&as_installed), "the launcher is the environment's own again");

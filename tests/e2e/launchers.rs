@@ -7,22 +7,22 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::environments::{Environment, GOOD, Scene, find, program};
+use crate::environments::{Environment, GOOD, Sandbox, find, program};
 
 /// The interpreter that a launcher really runs and the `sys.argv[0]` that it ends with, from a
 /// sitecustomize that notes them.
-fn really_runs(scene: &mut Scene, launcher: &Path) -> (PathBuf, PathBuf) {
+fn really_runs(sandbox: &mut Sandbox, launcher: &Path) -> (PathBuf, PathBuf) {
     const SPY: &str = "import atexit, os, sys
 if 'SPY' in os.environ:
     note = lambda: open(os.environ['SPY'], 'w').write(sys.executable + '\\n' + sys.argv[0])
     atexit.register(note)
 ";
-    fs::create_dir_all(scene.path("spy")).unwrap();
-    let note = scene.path("spy/noted");
-    fs::write(scene.path("spy/sitecustomize.py"), SPY).unwrap();
-    let mut command = scene.command(launcher, &["version"]);
-    command.env("PYTHONPATH", scene.path("spy")).env("SPY", &note);
-    let ran = scene.finish(command);
+    fs::create_dir_all(sandbox.path("spy")).unwrap();
+    let note = sandbox.path("spy/noted");
+    fs::write(sandbox.path("spy/sitecustomize.py"), SPY).unwrap();
+    let mut command = sandbox.command(launcher, &["version"]);
+    command.env("PYTHONPATH", sandbox.path("spy")).env("SPY", &note);
+    let ran = sandbox.finish(command);
     ran.ends_with(0);
     assert_eq!(ran.json(), json!({"version": "3.1.3"}), "{ran}");
     let noted = fs::read_to_string(note).unwrap();
@@ -31,9 +31,9 @@ if 'SPY' in os.environ:
 }
 
 /// `preflight` on the pcluster that PATH gives, and the real one through the shim.
-fn is_known(scene: &mut Scene, launcher: &Path, form: &str, arguments: &[&str]) {
-    let (real, name) = really_runs(scene, launcher);
-    let (ran, report) = scene.preflight(arguments);
+fn is_known(sandbox: &mut Sandbox, launcher: &Path, form: &str, arguments: &[&str]) {
+    let (real, name) = really_runs(sandbox, launcher);
+    let (ran, report) = sandbox.preflight(arguments);
     ran.ends_with(0).is_silent_on_stderr();
     assert_eq!(report["verdict"], "ready", "{ran}");
     let target = &report["target"];
@@ -43,17 +43,17 @@ fn is_known(scene: &mut Scene, launcher: &Path, form: &str, arguments: &[&str]) 
     assert_eq!(target["pclusterVersion"], "3.1.3", "{ran}");
     assert_eq!(report["packages"]["aws-cdk-aws-imagebuilder"], "1.204.0", "{ran}");
     // Trap 9: the name that it is called by is the one that it has without the shim.
-    let shim = scene.path("shim/pcluster");
-    assert_eq!(really_runs(scene, &shim), (real, name));
-    let direct = scene.run(launcher, &["no-such-command"]);
+    let shim = sandbox.path("shim/pcluster");
+    assert_eq!(really_runs(sandbox, &shim), (real, name));
+    let direct = sandbox.run(launcher, &["no-such-command"]);
     assert!(direct.err().contains("usage: pcluster"), "{direct}");
-    scene.shim(&["no-such-command"]).is_the_same_as(&direct);
+    sandbox.shim(&["no-such-command"]).is_the_same_as(&direct);
 }
 
 fn directory_is_known(name: &str, form: &str, arguments: &[&str]) {
-    let mut scene = Scene::in_environment(Environment::named(&format!("launchers/{name}")));
-    let launcher = scene.environment.bin("pcluster");
-    is_known(&mut scene, &launcher, form, arguments);
+    let mut sandbox = Sandbox::in_environment(Environment::named(&format!("launchers/{name}")));
+    let launcher = sandbox.environment.bin("pcluster");
+    is_known(&mut sandbox, &launcher, form, arguments);
 }
 
 /// As tests/e2e/prepare names it: past 127 characters a `#!` line is not relied on.
@@ -69,9 +69,9 @@ fn a_venv_by_pip() {
 
 #[test]
 fn a_venv_by_uv() {
-    let mut scene = Scene::of(GOOD);
-    let launcher = scene.environment.bin("pcluster");
-    is_known(&mut scene, &launcher, "shebang", QUICK);
+    let mut sandbox = Sandbox::of(GOOD);
+    let launcher = sandbox.environment.bin("pcluster");
+    is_known(&mut sandbox, &launcher, "shebang", QUICK);
 }
 
 #[test]
@@ -96,10 +96,10 @@ fn a_venv_by_uv_in_a_path_over_127_characters() {
 
 #[test]
 fn pip_install_user() {
-    let mut scene = Scene::in_environment(Environment::named("launchers/user"));
-    scene.set("PYTHONUSERBASE", scene.environment.directory.clone());
-    let launcher = scene.environment.bin("pcluster");
-    is_known(&mut scene, &launcher, "shebang", &[]);
+    let mut sandbox = Sandbox::in_environment(Environment::named("launchers/user"));
+    sandbox.set("PYTHONUSERBASE", sandbox.environment.directory.clone());
+    let launcher = sandbox.environment.bin("pcluster");
+    is_known(&mut sandbox, &launcher, "shebang", &[]);
 }
 
 #[test]
@@ -120,19 +120,19 @@ fn pyenv() {
         println!("not tested: pyenv is not on PATH");
         return;
     }
-    let mut scene = Scene::in_environment(Environment::named("launchers/pyenv"));
+    let mut sandbox = Sandbox::in_environment(Environment::named("launchers/pyenv"));
     // Its shims are bash scripts.
-    scene.put_on_path("/usr/bin");
-    scene.put_on_path("/bin");
-    let launcher = scene.environment.bin("pcluster");
-    is_known(&mut scene, &launcher, "wrapper", &[]);
+    sandbox.put_on_path("/usr/bin");
+    sandbox.put_on_path("/bin");
+    let launcher = sandbox.environment.bin("pcluster");
+    is_known(&mut sandbox, &launcher, "wrapper", &[]);
 }
 
 #[test]
 fn a_wrapper_script_as_pyenv_makes_it() {
-    let mut scene = Scene::of(GOOD);
-    let launcher = on_path_alone(&mut scene);
-    let (bash, real) = (program("bash"), scene.environment.bin("pcluster"));
+    let mut sandbox = Sandbox::of(GOOD);
+    let launcher = on_path_alone(&mut sandbox);
+    let (bash, real) = (program("bash"), sandbox.environment.bin("pcluster"));
     let code = format!(
         "#!{}\nset -e\nprogram=\"${{0##*/}}\"\nexport WRAPPED=1\nexec \"{}/$program\" \"$@\"\n",
         bash.display(),
@@ -140,13 +140,13 @@ fn a_wrapper_script_as_pyenv_makes_it() {
     );
     fs::write(&launcher, code).unwrap();
     fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755)).unwrap();
-    is_known(&mut scene, &launcher, "wrapper", &[]);
+    is_known(&mut sandbox, &launcher, "wrapper", &[]);
 }
 
 /// Where a launcher of the test's own goes, in place of the environment's.
-fn on_path_alone(scene: &mut Scene) -> PathBuf {
-    fs::create_dir(scene.path("bin")).unwrap();
-    let path = [scene.path("shim"), scene.path("bin"), scene.path("node")];
-    scene.set("PATH", std::env::join_paths(path).unwrap());
-    scene.path("bin/pcluster")
+fn on_path_alone(sandbox: &mut Sandbox) -> PathBuf {
+    fs::create_dir(sandbox.path("bin")).unwrap();
+    let path = [sandbox.path("shim"), sandbox.path("bin"), sandbox.path("node")];
+    sandbox.set("PATH", std::env::join_paths(path).unwrap());
+    sandbox.path("bin/pcluster")
 }

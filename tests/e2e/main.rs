@@ -9,6 +9,7 @@ mod arguments; // the real parser's reading, and refusals in its own words
 mod blocked; // the broken CDK: what is stopped, what is named, the modes
 mod configurations; // the corpus: every key of the schema, its extremes, YAML's odd corners
 mod corpus; // each of them with and without the shim
+mod environment_copy;
 mod environments; // what every test stands on
 mod installed; // install.sh over real installations
 mod launcher_table; // launchers by kind × good and broken packages, and what changes after the first look
@@ -23,5 +24,4 @@ mod repair_failing; // what can go wrong on the way, each time with nothing touc
 mod repair_killed; // SIGKILL at every step and at any moment
 mod signals; // Ctrl-C and its like during a synthesis
 mod stored_template; // `preflight template` on what AWS gives back
-mod unknown; // a check that cannot run
-mod workbench; // a copy of an environment to repair, installers with an index, comparison byte for byte
+mod unknown; // a check that cannot run // a copy of an environment to repair, installers with an index, comparison byte for byte

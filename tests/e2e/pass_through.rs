@@ -1,9 +1,9 @@
 //! All that is not `build-image`: the real pcluster as if there were no shim.
 
-use crate::environments::{GOOD, NEWEST, Scene};
+use crate::environments::{GOOD, NEWEST, Sandbox};
 
 fn is_passed_through(environment: &str) {
-    let scene = Scene::of(environment);
+    let sandbox = Sandbox::of(environment);
     for call in [
         "version",
         "--help",
@@ -13,8 +13,8 @@ fn is_passed_through(environment: &str) {
         "",
     ] {
         let words: Vec<&str> = call.split_whitespace().collect();
-        let direct = scene.direct(&words);
-        scene.shim(&words).is_the_same_as(&direct);
+        let direct = sandbox.direct(&words);
+        sandbox.shim(&words).is_the_same_as(&direct);
     }
 }
 
@@ -30,13 +30,13 @@ fn the_newest_release_is_passed_through() {
 
 #[test]
 fn one_exec_no_child_and_nothing_opened_for_writing() {
-    let scene = Scene::of(GOOD);
+    let sandbox = Sandbox::of(GOOD);
     let calls = "execve,execveat,fork,vfork,clone,clone3,open,openat,openat2,creat,mkdir,mkdirat,\
                  rename,renameat,renameat2,unlink,unlinkat,symlink,symlinkat,link,linkat,truncate";
-    let (ran, trace) = scene.traced(&calls.replace("                 ", ""), &["version"]);
+    let (ran, trace) = sandbox.traced(&calls.replace("                 ", ""), &["version"]);
     ran.ends_with(0).is_silent_on_stderr();
-    let real = scene.environment.bin("pcluster");
-    assert_eq!(trace.executed()[..2], [scene.path("shim/pcluster"), real.clone()], "{trace}");
+    let real = sandbox.environment.bin("pcluster");
+    assert_eq!(trace.executed()[..2], [sandbox.path("shim/pcluster"), real.clone()], "{trace}");
     let ours = trace.before(&real);
     let (execs, opens): (Vec<&str>, Vec<&str>) = ours.into_iter().partition(|line| line.contains("execve("));
     assert_eq!(execs.len(), 1, "{trace}");

@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::fs;
 
-use crate::environments::{Aws, BROKEN, GOOD, RENUMBERED, Ran, Scene, normalised, program};
+use crate::environments::{Aws, BROKEN, GOOD, RENUMBERED, Ran, Sandbox, normalised, program};
 
 /// How a shell gives the content of image.yaml to `"$@"`, and the words that name it there. The
 /// FIFO is fed by a process of its own, which ends with the shell.
@@ -21,32 +21,32 @@ const FORMS: [(&str, &str); 5] = [
 
 /// Runs the shim in bash with the configuration in this form.
 #[track_caller]
-fn build(scene: &Scene, form: &str, image_id: &str) -> Ran {
-    let shim = scene.path("shim/pcluster");
+fn build(sandbox: &Sandbox, form: &str, image_id: &str) -> Ran {
+    let shim = sandbox.path("shim/pcluster");
     let words = ["-c", form, "bash"].map(OsStr::new);
     let call = [shim.as_os_str(), "build-image".as_ref(), "-i".as_ref(), image_id.as_ref()];
-    scene.run(&program("bash"), &[&words[..], &call].concat())
+    sandbox.run(&program("bash"), &[&words[..], &call].concat())
 }
 
-fn scene(environment: &str, configuration: &str) -> Scene {
-    let mut scene = Scene::of(environment);
-    scene.write("image.yaml", configuration);
-    scene.set("CAT", program("cat"));
-    let fifo = scene.path("work/fifo");
-    scene.run(&program("mkfifo"), &[fifo]).ends_with(0);
-    scene
+fn sandbox(environment: &str, configuration: &str) -> Sandbox {
+    let mut sandbox = Sandbox::of(environment);
+    sandbox.write("image.yaml", configuration);
+    sandbox.set("CAT", program("cat"));
+    let fifo = sandbox.path("work/fifo");
+    sandbox.run(&program("mkfifo"), &[fifo]).ends_with(0);
+    sandbox
 }
 
 #[test]
 fn the_real_pcluster_reads_it_whole() {
     let aws = Aws::start();
-    let mut scene = scene(GOOD, &aws.configuration());
-    scene.use_aws(&aws);
-    let direct = scene.direct(&["build-image", "-c", "image.yaml", "-i", "called-directly"]);
+    let mut sandbox = sandbox(GOOD, &aws.configuration());
+    sandbox.use_aws(&aws);
+    let direct = sandbox.direct(&["build-image", "-c", "image.yaml", "-i", "called-directly"]);
     direct.ends_with(0);
     for (number, (form, name)) in FORMS.into_iter().enumerate() {
         let image_id = format!("my-image-{number}");
-        let ran = build(&scene, form, &image_id);
+        let ran = build(&sandbox, form, &image_id);
         ran.ends_with(0);
         assert_eq!(normalised(&ran, &image_id), normalised(&direct, "called-directly"), "{form}\n{ran}");
         let stderr = ran.err();
@@ -62,14 +62,14 @@ fn the_real_pcluster_reads_it_whole() {
 fn a_broken_environment_is_stopped() {
     let aws = Aws::start();
     for environment in [BROKEN, RENUMBERED] {
-        let mut scene = scene(environment, &aws.configuration());
-        scene.use_aws(&aws);
+        let mut sandbox = sandbox(environment, &aws.configuration());
+        sandbox.use_aws(&aws);
         for (form, _) in FORMS {
-            let ran = build(&scene, form, "my-image");
+            let ran = build(&sandbox, form, "my-image");
             assert!(!ran.stop().is_empty(), "{environment}: {form}\n{ran}");
             assert!(ran.err().lines().all(|line| line.starts_with("pcluster-shim: ")), "{ran}");
         }
-        assert!(fs::read_dir(scene.path("home/.parallelcluster")).is_err(), "the real pcluster ran");
+        assert!(fs::read_dir(sandbox.path("home/.parallelcluster")).is_err(), "the real pcluster ran");
     }
     aws.was_not_asked();
 }

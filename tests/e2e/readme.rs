@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use crate::environments::{Aws, Scene, program};
-use crate::workbench::{BY_PIP, Bench, ROOT, With};
+use crate::environment_copy::{BY_PIP, EnvironmentCopy, ROOT, With};
+use crate::environments::{Aws, Sandbox, program};
 
 /// The commands of the picture, and what stands below each.
 fn picture() -> Vec<(String, String)> {
@@ -23,21 +23,21 @@ fn picture() -> Vec<(String, String)> {
 
 /// Both streams, as they come.
 #[track_caller]
-fn shown(scene: &Scene, command: &str) -> String {
+fn shown(sandbox: &Sandbox, command: &str) -> String {
     let script = format!("exec 2>&1; {command}");
-    scene.run(&program("sh"), &["-c", &script]).out()
+    sandbox.run(&program("sh"), &["-c", &script]).out()
 }
 
 #[test]
 fn the_picture_is_what_a_terminal_shows() {
     let aws = Aws::start();
-    let mut bench = Bench::of(BY_PIP, With::Uv);
-    bench.use_aws(&aws);
-    bench.write("image-config.yaml", aws.configuration());
+    let mut copy = EnvironmentCopy::of(BY_PIP, With::Uv);
+    copy.use_aws(&aws);
+    copy.write("image-config.yaml", aws.configuration());
     let runs = picture();
     assert_eq!(runs.len(), 3, "{runs:?}");
     for (command, expected) in runs {
-        let shown = shown(&bench, &command);
+        let shown = shown(&copy, &command);
         // The rest is the real pcluster's.
         match expected.strip_suffix("…\n") {
             Some(beginning) => assert!(shown.starts_with(beginning), "$ {command}\n{shown}"),

@@ -1,7 +1,7 @@
 //! A good environment: the call goes on and does what it does without the shim, and nothing is
 //! heard of the shim.
 
-use crate::environments::{Aws, GOOD, NEWEST, Scene, TAGS, normalised};
+use crate::environments::{Aws, GOOD, NEWEST, Sandbox, TAGS, normalised};
 
 #[test]
 fn the_first_release_with_the_last_cdk_builds_as_without_the_shim() {
@@ -15,14 +15,14 @@ fn the_newest_release_builds_as_without_the_shim() {
 
 fn builds_as_without_the_shim(environment: &str) {
     let aws = Aws::start();
-    let mut scene = Scene::of(environment);
-    scene.use_aws(&aws);
-    scene.write("image.yaml", aws.configuration());
+    let mut sandbox = Sandbox::of(environment);
+    sandbox.use_aws(&aws);
+    sandbox.write("image.yaml", aws.configuration());
     let call = |id: &'static str| ["build-image", "-c", "image.yaml", "-i", id];
 
-    let direct = scene.direct(&call("called-directly"));
+    let direct = sandbox.direct(&call("called-directly"));
     direct.ends_with(0);
-    let guarded = scene.shim(&call("through-the-shim"));
+    let guarded = sandbox.shim(&call("through-the-shim"));
     guarded.ends_with(0);
     assert_eq!(guarded.err(), direct.err(), "stderr\n{guarded}");
     assert_eq!(normalised(&guarded, "through-the-shim"), normalised(&direct, "called-directly"));
@@ -38,23 +38,23 @@ fn builds_as_without_the_shim(environment: &str) {
 
     // An image that the account holds again, so that the repeat gets as far as the first call.
     aws.finish_build("through-the-shim");
-    let found = scene.shim(&["describe-image", "-i", "through-the-shim"]);
+    let found = sandbox.shim(&["describe-image", "-i", "through-the-shim"]);
     found.ends_with(0);
     assert_eq!(found.json()["imageBuildStatus"], "BUILD_COMPLETE", "{found}");
 
     // The same call again: nobody is started before the real launcher takes our place.
-    let (_, trace) = scene.traced("execve", &call("through-the-shim"));
-    let real = scene.environment.bin("pcluster");
-    assert_eq!(trace.executed()[..2], [scene.path("shim/pcluster"), real], "{trace}");
+    let (_, trace) = sandbox.traced("execve", &call("through-the-shim"));
+    let real = sandbox.environment.bin("pcluster");
+    assert_eq!(trace.executed()[..2], [sandbox.path("shim/pcluster"), real], "{trace}");
 }
 
 /// Nor jsii's cache of packages, nor anything of botocore's: only what the shim remembers.
 #[test]
 fn a_check_leaves_nothing_else_in_home() {
-    let scene = Scene::of(GOOD);
-    scene.shim(&["preflight"]).ends_with(0);
+    let sandbox = Sandbox::of(GOOD);
+    sandbox.shim(&["preflight"]).ends_with(0);
     let names = |directory: &str| {
-        let entries = std::fs::read_dir(scene.path(directory)).unwrap().flatten();
+        let entries = std::fs::read_dir(sandbox.path(directory)).unwrap().flatten();
         entries.map(|entry| entry.file_name().into_string().unwrap()).collect::<Vec<_>>()
     };
     assert_eq!(names("home"), [".cache"]);

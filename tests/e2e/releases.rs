@@ -5,11 +5,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::environments::{BROKEN, GOOD, NEWEST, RENUMBERED, Ran, Scene, program};
+use crate::environments::{BROKEN, GOOD, NEWEST, RENUMBERED, Ran, Sandbox, program};
 
 fn is_ready(environment: &str, release: &str) {
-    let scene = Scene::of(environment);
-    let (ran, report) = scene.preflight(&[]);
+    let sandbox = Sandbox::of(environment);
+    let (ran, report) = sandbox.preflight(&[]);
     ran.ends_with(0).is_silent_on_stderr();
     assert_eq!(report["schemaVersion"], 1, "{ran}");
     assert_eq!(report["verdict"], "ready", "{ran}");
@@ -21,26 +21,30 @@ fn is_ready(environment: &str, release: &str) {
     assert_eq!(passed, expected, "{ran}");
 
     let target = &report["target"];
-    assert_eq!(target["path"], json!(scene.environment.bin("pcluster")), "{ran}");
+    assert_eq!(target["path"], json!(sandbox.environment.bin("pcluster")), "{ran}");
     assert_eq!(target["foundBy"], "path", "{ran}");
-    assert_eq!(target["interpreter"], json!(scene.environment.bin("python")), "{ran}");
+    assert_eq!(target["interpreter"], json!(sandbox.environment.bin("python")), "{ran}");
     assert_eq!(target["pclusterVersion"], release, "{ran}");
-    assert_eq!(target["pythonVersion"], json!(version_of(&scene, &scene.environment.bin("python"))), "{ran}");
-    assert_eq!(target["node"], json!(scene.path("node/node")), "{ran}");
-    assert_eq!(target["nodeVersion"], json!(version_of(&scene, &program("node"))), "{ran}");
+    assert_eq!(
+        target["pythonVersion"],
+        json!(version_of(&sandbox, &sandbox.environment.bin("python"))),
+        "{ran}"
+    );
+    assert_eq!(target["node"], json!(sandbox.path("node/node")), "{ran}");
+    assert_eq!(target["nodeVersion"], json!(version_of(&sandbox, &program("node"))), "{ran}");
     assert_eq!(report["packages"]["aws-parallelcluster"], release, "{ran}");
-    assert_eq!(report["packages"], installed(&scene), "{ran}");
-    human_form_fits(&scene, &report);
+    assert_eq!(report["packages"], installed(&sandbox), "{ran}");
+    human_form_fits(&sandbox, &report);
 }
 
 /// `Python 3.9.18` or `v20.1.0`, without what stands before the number.
-fn version_of(scene: &Scene, program: &Path) -> String {
-    let said = scene.run(program, &["--version"]).out();
+fn version_of(sandbox: &Sandbox, program: &Path) -> String {
+    let said = sandbox.run(program, &["--version"]).out();
     said.trim().trim_start_matches("Python ").trim_start_matches('v').to_owned()
 }
 
 /// What Python itself takes for installed.
-fn installed(scene: &Scene) -> Value {
+fn installed(sandbox: &Sandbox) -> Value {
     let code = "
 import json, re
 from importlib.metadata import distributions
@@ -49,14 +53,14 @@ for one in distributions():
     name = re.sub('[-_.]+', '-', one.metadata['Name']).lower()
     found.setdefault(name, one.version)
 print(json.dumps(found))";
-    let ran = scene.run(&scene.environment.bin("python"), &["-c", code]);
+    let ran = sandbox.run(&sandbox.environment.bin("python"), &["-c", code]);
     ran.ends_with(0);
     ran.json()
 }
 
 /// The same verdict for people, in 80 columns where no single word is longer.
-fn human_form_fits(scene: &Scene, report: &Value) {
-    let ran = scene.shim(&["preflight"]);
+fn human_form_fits(sandbox: &Sandbox, report: &Value) {
+    let ran = sandbox.shim(&["preflight"]);
     let text = ran.out();
     assert_eq!(text.lines().next(), report["verdict"].as_str(), "{ran}");
     for finding in report["findings"].as_array().unwrap() {
@@ -105,8 +109,8 @@ fn release_3_16_1() {
 }
 
 fn is_blocked(environment: &str, first: &str) -> (Ran, Value) {
-    let scene = Scene::of(environment);
-    let (ran, report) = scene.preflight(&[]);
+    let sandbox = Sandbox::of(environment);
+    let (ran, report) = sandbox.preflight(&[]);
     ran.ends_with(1).is_silent_on_stderr();
     assert_eq!(report["verdict"], "blocked", "{ran}");
     for key in ["schemaVersion", "verdict", "shim", "target", "packages", "checks", "findings"] {
@@ -121,7 +125,7 @@ fn is_blocked(environment: &str, first: &str) -> (Ran, Value) {
             assert!(text.as_str().is_some_and(|text| !text.is_empty()), "{finding}\n{ran}");
         }
     }
-    human_form_fits(&scene, &report);
+    human_form_fits(&sandbox, &report);
     (ran, report)
 }
 

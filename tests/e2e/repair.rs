@@ -8,12 +8,12 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::environment_copy::{BY_PIP, BY_UV, EnvironmentCopy, Index, With};
 use crate::environments::{Aws, Ran, TAGS, program};
-use crate::workbench::{BY_PIP, BY_UV, Bench, Index, With};
 
 /// What moved is what the plan named, all of it and nothing else.
 #[track_caller]
-fn moved_as_planned(bench: &Bench, ran: &Ran) {
+fn moved_as_planned(copy: &EnvironmentCopy, ran: &Ran) {
     let plan = ran.json();
     let key = |name: &str| name.to_lowercase().replace(['.', '_'], "-");
     let planned: Vec<(String, String)> = plan["changes"]
@@ -24,7 +24,7 @@ fn moved_as_planned(bench: &Bench, ran: &Ran) {
             (change["package"].as_str().unwrap().to_owned(), change["to"].as_str().unwrap().to_owned())
         })
         .collect();
-    let (before, after) = (bench.versions_before(), bench.versions());
+    let (before, after) = (copy.versions_before(), copy.versions());
     let mut moved: Vec<(String, String)> = after
         .iter()
         .filter(|(name, version)| before.get(*name) != Some(version))
@@ -36,40 +36,40 @@ fn moved_as_planned(bench: &Bench, ran: &Ran) {
 }
 
 #[track_caller]
-fn no_broken_requirements(bench: &Bench) {
-    let python = bench.environment.bin("python");
-    let ran = if bench.site().join("pip").is_dir() {
-        bench.run(&python, &["-m", "pip", "check"])
+fn no_broken_requirements(copy: &EnvironmentCopy) {
+    let python = copy.environment.bin("python");
+    let ran = if copy.site().join("pip").is_dir() {
+        copy.run(&python, &["-m", "pip", "check"])
     } else {
-        bench.run(&crate::workbench::uv(), &["pip", "check", "--python", python.to_str().unwrap()])
+        copy.run(&crate::environment_copy::uv(), &["pip", "check", "--python", python.to_str().unwrap()])
     };
     ran.ends_with(0);
 }
 
 fn fix_and_undo(name: &str, with: With) {
-    let bench = Bench::of(name, with);
+    let copy = EnvironmentCopy::of(name, with);
     for (strategy, version) in [("upgrade", "1.204.0"), ("downgrade", "1.152.0")] {
-        let ran = bench.fix(&["--strategy", strategy, "--format", "json"]);
+        let ran = copy.fix(&["--strategy", strategy, "--format", "json"]);
         ran.ends_with(0).is_silent_on_stderr();
-        assert_eq!(bench.cdk(), version, "{ran}");
-        moved_as_planned(&bench, &ran);
-        no_broken_requirements(&bench);
-        bench.pcluster_works(strategy);
-        let (ran, report) = bench.preflight(&[]);
+        assert_eq!(copy.cdk(), version, "{ran}");
+        moved_as_planned(&copy, &ran);
+        no_broken_requirements(&copy);
+        copy.pcluster_works(strategy);
+        let (ran, report) = copy.preflight(&[]);
         ran.ends_with(0);
         assert_eq!(report["verdict"], "ready", "{ran}");
         // Offline, whatever was fetched before.
-        let undone = bench.run_offline(&["preflight", "undo"]);
+        let undone = copy.run_offline(&["preflight", "undo"]);
         undone.ends_with(0).is_silent_on_stderr();
-        bench.is_as_before(strategy);
-        bench.left_nothing(strategy);
+        copy.is_as_before(strategy);
+        copy.left_nothing(strategy);
     }
-    bench.pcluster_works("undone");
-    let (ran, _) = bench.preflight(&["--no-synth"]);
+    copy.pcluster_works("undone");
+    let (ran, _) = copy.preflight(&["--no-synth"]);
     ran.ends_with(1);
 }
 
-impl Bench {
+impl EnvironmentCopy {
     /// In a network of its own, which has nothing in it.
     #[track_caller]
     fn run_offline(&self, arguments: &[&str]) -> Ran {
@@ -94,9 +94,9 @@ fn made_by_pip_and_mended_by_uv() {
 
 #[test]
 fn made_by_uv_and_mended_by_uv() {
-    let bench = Bench::of(BY_UV, With::Uv);
-    assert!(!bench.site().join("pip").exists(), "it has no pip");
-    drop(bench);
+    let copy = EnvironmentCopy::of(BY_UV, With::Uv);
+    assert!(!copy.site().join("pip").exists(), "it has no pip");
+    drop(copy);
     fix_and_undo(BY_UV, With::Uv);
 }
 
@@ -110,38 +110,38 @@ fn made_by_uv_and_mended_by_the_pip_of_ensurepip() {
 /// else is as it was.
 #[test]
 fn pip_at_the_same_time() {
-    let bench = Bench::of(BY_PIP, With::Uv);
-    let python = bench.environment.bin("python");
-    let wheels = bench.beside("wheels").display().to_string();
+    let copy = EnvironmentCopy::of(BY_PIP, With::Uv);
+    let python = copy.environment.bin("python");
+    let wheels = copy.beside("wheels").display().to_string();
     let other = "aws-cdk.core==1.152.0";
-    bench.run(&python, &["-m", "pip", "download", "-q", "--no-deps", "-d", &wheels, other]).ends_with(0);
+    copy.run(&python, &["-m", "pip", "download", "-q", "--no-deps", "-d", &wheels, other]).ends_with(0);
     // With everything in the installer's cache.
-    bench.fix(&["--dry-run"]).ends_with(0);
+    copy.fix(&["--dry-run"]).ends_with(0);
     let (fixed, installed) = std::thread::scope(|scope| {
-        let fix = scope.spawn(|| bench.fix(&[]));
-        crate::environments::wait_for("the exchange to begin", || bench.has_snapshot().then_some(()));
+        let fix = scope.spawn(|| copy.fix(&[]));
+        crate::environments::wait_for("the exchange to begin", || copy.has_snapshot().then_some(()));
         let arguments = ["-m", "pip", "install", "-q", "--no-index", "--no-deps", "-f", &wheels, other];
-        let installed = bench.run(&python, &arguments);
+        let installed = copy.run(&python, &arguments);
         (fix.join().unwrap(), installed)
     });
     installed.ends_with(0);
-    crate::workbench::stopped_at(&fixed, "commit");
+    crate::environment_copy::stopped_at(&fixed, "commit");
     assert!(fixed.err().contains("another installer has changed aws-cdk-core"), "{fixed}");
-    let (before, mut after) = (bench.versions_before(), bench.versions());
+    let (before, mut after) = (copy.versions_before(), copy.versions());
     assert_eq!(after.get("aws_cdk.core").map(String::as_str), Some("1.152.0"), "{fixed}");
     after.insert("aws_cdk.core".into(), "1.153.0".into());
     assert_eq!(after, before, "one distribution each, the others as they were\n{fixed}");
-    bench.left_nothing("where pip was at work");
+    copy.left_nothing("where pip was at work");
 }
 
 #[test]
 fn mode_fix_builds() {
     let aws = Aws::start();
-    let mut bench = Bench::of(BY_PIP, With::Uv);
-    bench.use_aws(&aws);
-    bench.write("image.yaml", aws.configuration());
-    bench.set("PCLUSTER_SHIM_MODE", "fix");
-    let ran = bench.shim(&["build-image", "-c", "image.yaml", "-i", "mended"]);
+    let mut copy = EnvironmentCopy::of(BY_PIP, With::Uv);
+    copy.use_aws(&aws);
+    copy.write("image.yaml", aws.configuration());
+    copy.set("PCLUSTER_SHIM_MODE", "fix");
+    let ran = copy.shim(&["build-image", "-c", "image.yaml", "-i", "mended"]);
     ran.ends_with(0);
     // All that is on stdout is one JSON document of the real pcluster's.
     assert_eq!(ran.json()["image"]["imageId"], "mended", "{ran}");
@@ -153,8 +153,8 @@ fn mode_fix_builds() {
     for tag in TAGS {
         assert!(tags.contains_key(&format!("parallelcluster:{tag}")), "{tag} is missing: {tags:?}");
     }
-    assert_eq!(bench.cdk(), "1.204.0");
-    bench.left_nothing("by mode fix");
+    assert_eq!(copy.cdk(), "1.204.0");
+    copy.left_nothing("by mode fix");
 }
 
 impl Aws {
@@ -176,23 +176,23 @@ impl Aws {
 }
 
 /// What makes build-image pass while the environment stays as it is; then an upgrade of it.
-fn beside(bench: &Bench, run: impl Fn(&[&str]) -> Ran, why: &str) {
+fn beside(copy: &EnvironmentCopy, run: impl Fn(&[&str]) -> Ran, why: &str) {
     let ran = run(&["preflight", "fix"]);
     ran.ends_with(1);
     assert!(ran.err().contains("the environment cannot be repaired in place"), "{ran}");
     assert!(ran.err().contains(why) && ran.err().contains("--isolated"), "{ran}");
-    bench.is_as_before("refused");
+    copy.is_as_before("refused");
 
     let call = ["build-image", "-c", "image.yaml", "-i", "beside"];
     run(&["preflight", "fix", "--isolated"]).ends_with(0);
-    bench.is_as_before("repaired beside it");
+    copy.is_as_before("repaired beside it");
     let ran = run(&call);
     ran.ends_with(0);
     assert_eq!(ran.json()["image"]["imageId"], "beside", "{ran}");
-    bench.is_as_before("used from beside it");
+    copy.is_as_before("used from beside it");
 
     // An upgrade: another release of any package.
-    let site = bench.site();
+    let site = copy.site();
     let attrs = fs::read_dir(&site).unwrap().flatten().map(|entry| entry.path());
     let attrs = attrs.into_iter().find(|path| path.to_string_lossy().contains("/attrs-")).unwrap();
     let metadata = fs::read_to_string(attrs.join("METADATA")).unwrap();
@@ -217,16 +217,16 @@ fn beside(bench: &Bench, run: impl Fn(&[&str]) -> Ran, why: &str) {
 fn an_environment_of_root_used_by_another() {
     assert!(rustix::process::getuid().is_root(), "only root can be somebody else");
     let aws = Aws::start();
-    let mut bench = Bench::of(BY_UV, With::Uv);
-    bench.use_aws(&aws);
-    bench.write("image.yaml", aws.configuration());
+    let mut copy = EnvironmentCopy::of(BY_UV, With::Uv);
+    copy.use_aws(&aws);
+    copy.write("image.yaml", aws.configuration());
     // Their own: HOME, TMPDIR, the cache of uv.
-    let cache = bench.path("home/uv");
-    bench.set("UV_CACHE_DIR", cache);
-    let chown = bench.run(&program("chown"), &["-R", "65534:65534", bench.path("").to_str().unwrap()]);
+    let cache = copy.path("home/uv");
+    copy.set("UV_CACHE_DIR", cache);
+    let chown = copy.run(&program("chown"), &["-R", "65534:65534", copy.path("").to_str().unwrap()]);
     chown.ends_with(0);
     let run = |arguments: &[&str]| {
-        let shim = bench.path("shim/pcluster");
+        let shim = copy.path("shim/pcluster");
         let first = [
             "--reuid=65534",
             "--regid=65534",
@@ -238,50 +238,50 @@ fn an_environment_of_root_used_by_another() {
             shim.to_str().unwrap(),
         ];
         let all: Vec<&str> = first.into_iter().chain(arguments.iter().copied()).collect();
-        bench.run(&program("setpriv"), &all)
+        copy.run(&program("setpriv"), &all)
     };
-    beside(&bench, run, "cannot be written");
+    beside(&copy, run, "cannot be written");
 }
 
 /// A user installation on a Python that its distributor manages.
 #[test]
 fn a_python_of_the_system() {
     let aws = Aws::start();
-    let mut bench = Bench::of(BY_UV, With::Uv);
-    bench.use_aws(&aws);
-    bench.write("image.yaml", aws.configuration());
-    let base = fs::canonicalize(bench.environment.bin("python")).unwrap();
+    let mut copy = EnvironmentCopy::of(BY_UV, With::Uv);
+    copy.use_aws(&aws);
+    copy.write("image.yaml", aws.configuration());
+    let base = fs::canonicalize(copy.environment.bin("python")).unwrap();
     // The copy's directory becomes the user base: the layout is the same.
-    let launcher = bench.environment.bin("pcluster");
+    let launcher = copy.environment.bin("pcluster");
     let text = fs::read_to_string(&launcher).unwrap();
     let (_, rest) = text.split_once('\n').unwrap();
     fs::write(&launcher, format!("#!{}\n{rest}", base.display())).unwrap();
-    fs::remove_file(bench.environment.directory.join("pyvenv.cfg")).unwrap();
-    let base_directory = bench.environment.directory.clone();
-    bench.set("PYTHONUSERBASE", base_directory);
-    bench.pcluster_works("on the user's base directory");
-    bench.is_right_as_it_is();
+    fs::remove_file(copy.environment.directory.join("pyvenv.cfg")).unwrap();
+    let base_directory = copy.environment.directory.clone();
+    copy.set("PYTHONUSERBASE", base_directory);
+    copy.pcluster_works("on the user's base directory");
+    copy.is_right_as_it_is();
     // The marker of PEP 668 lies in the Python's own library: seen in a mount namespace only.
-    let library = bench.run(&base, &["-c", "import sysconfig; print(sysconfig.get_path('stdlib'))"]);
+    let library = copy.run(&base, &["-c", "import sysconfig; print(sysconfig.get_path('stdlib'))"]);
     let library = PathBuf::from(library.out().trim());
     for name in ["upper", "over"] {
-        fs::create_dir(bench.beside(name)).unwrap();
+        fs::create_dir(copy.beside(name)).unwrap();
     }
-    fs::write(bench.beside("upper/EXTERNALLY-MANAGED"), "[externally-managed]\nError=of the system\n")
+    fs::write(copy.beside("upper/EXTERNALLY-MANAGED"), "[externally-managed]\nError=of the system\n")
         .unwrap();
     let mount = format!(
         "'{mount}' -t overlay -o 'lowerdir={0},upperdir={1}/upper,workdir={1}/over' overlay '{0}' && exec \"$@\"",
         library.display(),
-        bench.beside("").display(),
+        copy.beside("").display(),
         mount = program("mount").display(),
     );
     let run = |arguments: &[&str]| {
-        let shim = bench.path("shim/pcluster");
+        let shim = copy.path("shim/pcluster");
         let first = ["--mount", "--", "/bin/sh", "-c", &mount, "sh", shim.to_str().unwrap()];
         let all: Vec<&str> = first.into_iter().chain(arguments.iter().copied()).collect();
-        bench.run(&program("unshare"), &all)
+        copy.run(&program("unshare"), &all)
     };
-    beside(&bench, run, "EXTERNALLY-MANAGED");
+    beside(&copy, run, "EXTERNALLY-MANAGED");
 }
 
 /// uv asks the index that pip.conf names, though it does not read that file itself.
@@ -289,50 +289,50 @@ fn a_python_of_the_system() {
 fn uv_asks_the_index_of_pip_conf() {
     let index = Index::start(&[]);
     for place in ["home/.config/pip/pip.conf", "venv"] {
-        let mut bench = Bench::of(BY_UV, With::Uv);
+        let mut copy = EnvironmentCopy::of(BY_UV, With::Uv);
         for name in ["UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL", "PIP_CONFIG_FILE"] {
-            bench.unset(name);
+            copy.unset(name);
         }
-        bench.set("UV_NO_CACHE", "1");
+        copy.set("UV_NO_CACHE", "1");
         let file = match place {
-            "venv" => bench.environment.directory.join("pip.conf"),
-            below => bench.path(below),
+            "venv" => copy.environment.directory.join("pip.conf"),
+            below => copy.path(below),
         };
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(&file, format!("[global]\nindex-url = {}\n", index.url)).unwrap();
         let asked_before = index.requests().len();
-        bench.fix(&["--dry-run"]).ends_with(0);
+        copy.fix(&["--dry-run"]).ends_with(0);
         let requests = index.requests();
         let asked = |name: &str| requests[asked_before..].contains(&format!("/simple/{name}/"));
         assert!(asked("aws-cdk-core") && asked("jsii"), "{place}: {requests:?}");
-        bench.is_as_before(place);
-        bench.left_nothing(place);
+        copy.is_as_before(place);
+        copy.left_nothing(place);
     }
 }
 
 /// The index is not asked for what a repair has already brought into the environment.
 #[test]
 fn a_second_fix_has_nothing_to_do_and_needs_no_network() {
-    let bench = Bench::of(BY_UV, With::Uv);
-    bench.fix(&[]).ends_with(0);
-    let ran = bench.run_offline(&["preflight", "fix"]);
+    let copy = EnvironmentCopy::of(BY_UV, With::Uv);
+    copy.fix(&[]).ends_with(0);
+    let ran = copy.run_offline(&["preflight", "fix"]);
     ran.ends_with(0);
     assert_eq!(ran.out(), "ready: there is nothing to repair\n", "{ran}");
-    assert!(Path::new(&bench.site()).is_dir());
+    assert!(Path::new(&copy.site()).is_dir());
 }
 
 /// Trap 22: a sitecustomize that prints, in every Python that is started on the way.
 #[test]
 fn noise_does_not_keep_from_a_repair() {
     for with in [With::Uv, With::Pip] {
-        let mut bench = Bench::of(BY_PIP, with);
+        let mut copy = EnvironmentCopy::of(BY_PIP, with);
         let code = "import sys\nprint('{\"noise\": [')\nprint('\\n\\nnoise', file=sys.stderr)\n";
-        fs::create_dir(bench.beside("noisy")).unwrap();
-        fs::write(bench.beside("noisy").join("sitecustomize.py"), code).unwrap();
-        let noisy = bench.beside("noisy");
-        bench.set("PYTHONPATH", noisy);
-        bench.fix(&["--dry-run"]).ends_with(0);
-        bench.is_as_before("after a dry run");
+        fs::create_dir(copy.beside("noisy")).unwrap();
+        fs::write(copy.beside("noisy").join("sitecustomize.py"), code).unwrap();
+        let noisy = copy.beside("noisy");
+        copy.set("PYTHONPATH", noisy);
+        copy.fix(&["--dry-run"]).ends_with(0);
+        copy.is_as_before("after a dry run");
     }
 }
 
@@ -340,9 +340,9 @@ fn noise_does_not_keep_from_a_repair() {
 /// beside the environment.
 #[test]
 fn beside_an_environment_whose_launcher_changes_the_path() {
-    let mut bench = Bench::of(BY_UV, With::Uv);
-    let (real, site) = (bench.environment.bin("pcluster"), bench.site());
-    let launcher = bench.beside("wrapped/pcluster");
+    let mut copy = EnvironmentCopy::of(BY_UV, With::Uv);
+    let (real, site) = (copy.environment.bin("pcluster"), copy.site());
+    let launcher = copy.beside("wrapped/pcluster");
     let wraps = |line: &str| {
         let sh = program("sh");
         fs::create_dir_all(launcher.parent().unwrap()).unwrap();
@@ -350,30 +350,30 @@ fn beside_an_environment_whose_launcher_changes_the_path() {
             .unwrap();
         fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755)).unwrap();
     };
-    bench.set("PCLUSTER_SHIM_REAL", launcher.as_os_str());
+    copy.set("PCLUSTER_SHIM_REAL", launcher.as_os_str());
     let prepends = format!("export PYTHONPATH={}${{PYTHONPATH:+:$PYTHONPATH}}", site.display());
     let call = ["build-image", "-c", "image.yaml", "-i", "beside"];
-    bench.write("image.yaml", MINIMAL);
+    copy.write("image.yaml", MINIMAL);
     wraps(&prepends);
-    let refused = bench.fix(&["--isolated"]);
+    let refused = copy.fix(&["--isolated"]);
     refused.ends_with(1);
     assert!(refused.err().contains("it is not ready either"), "{refused}");
-    bench.left_nothing("by a repair that its launcher hides");
+    copy.left_nothing("by a repair that its launcher hides");
     wraps("export PYTHONPATH=/nonexistent");
-    let refused = bench.fix(&["--isolated"]);
+    let refused = copy.fix(&["--isolated"]);
     refused.ends_with(1);
     assert!(refused.err().contains("which Python it starts"), "{refused}");
 
     // A launcher that leaves PYTHONPATH as it is, until it is changed.
     wraps("");
-    bench.fix(&["--isolated"]).ends_with(0);
-    let (ran, report) = bench.preflight(&[]);
+    copy.fix(&["--isolated"]).ends_with(0);
+    let (ran, report) = copy.preflight(&[]);
     ran.ends_with(0);
     assert_eq!(report["packages"]["aws-cdk-aws-imagebuilder"], "1.204.0", "{ran}");
     wraps(&prepends);
-    let ran = bench.shim(&call);
+    let ran = copy.shim(&call);
     assert!(ran.stop()[0].contains("1.153.0"), "{ran}");
-    bench.is_as_before("never touched");
+    copy.is_as_before("never touched");
 }
 
 const MINIMAL: &str = "Build:\n  InstanceType: c5.xlarge\n  ParentImage: ami-0123456789abcdef0\n";

@@ -5,37 +5,37 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::environment_copy::{BY_PIP, BY_UV, EnvironmentCopy, With};
 use crate::environments::wait_for;
-use crate::workbench::{BY_PIP, BY_UV, Bench, With};
 
 /// After a kill: the next command, then a look. True where the repair had been complete.
 #[track_caller]
-fn survived(bench: &Bench, repaired: &Path, when: &str) -> bool {
-    let next = bench.shim(&["preflight", "--no-synth"]);
+fn survived(copy: &EnvironmentCopy, repaired: &Path, when: &str) -> bool {
+    let next = copy.shim(&["preflight", "--no-synth"]);
     let is_repaired = match next.status.code() {
         Some(0) => true,
         Some(1) => false,
         _ => panic!("{when}: {next}"),
     };
-    bench.pcluster_works(when);
+    copy.pcluster_works(when);
     if is_repaired {
-        bench.is_the_same_as(repaired, when);
-        bench.shim(&["preflight", "undo"]).ends_with(0);
+        copy.is_the_same_as(repaired, when);
+        copy.shim(&["preflight", "undo"]).ends_with(0);
     }
-    bench.is_as_before(when);
+    copy.is_as_before(when);
     is_repaired
 }
 
-fn repaired_once(bench: &Bench) -> (std::path::PathBuf, Duration) {
+fn repaired_once(copy: &EnvironmentCopy) -> (std::path::PathBuf, Duration) {
     // With everything in the installer's cache, as for the ones that are killed.
-    bench.fix(&[]).ends_with(0);
-    let repaired = bench.keep_copy();
-    bench.shim(&["preflight", "undo"]).ends_with(0);
+    copy.fix(&[]).ends_with(0);
+    let repaired = copy.keep_copy();
+    copy.shim(&["preflight", "undo"]).ends_with(0);
     let since = Instant::now();
-    bench.fix(&[]).ends_with(0);
+    copy.fix(&[]).ends_with(0);
     let duration = since.elapsed();
-    bench.shim(&["preflight", "undo"]).ends_with(0);
-    bench.is_as_before("undone");
+    copy.shim(&["preflight", "undo"]).ends_with(0);
+    copy.is_as_before("undone");
     (repaired, duration)
 }
 
@@ -58,16 +58,16 @@ fn at_every_named_step() {
     ];
     // With bytecode there are more files to go through.
     for (name, steps) in [(BY_UV, &all[..]), (BY_PIP, &["snapshot@400", "remove@400", "place@300"])] {
-        let mut bench = Bench::of(name, With::Uv);
-        let (repaired, _) = repaired_once(&bench);
+        let mut copy = EnvironmentCopy::of(name, With::Uv);
+        let (repaired, _) = repaired_once(&copy);
         for &step in steps {
-            bench.set("PCLUSTER_SHIM_FAULT", format!("kill:{step}"));
-            let killed = bench.fix(&[]);
+            copy.set("PCLUSTER_SHIM_FAULT", format!("kill:{step}"));
+            let killed = copy.fix(&[]);
             assert_eq!(killed.status.code(), None, "{step}: {killed}");
-            bench.unset("PCLUSTER_SHIM_FAULT");
-            let is_repaired = survived(&bench, &repaired, step);
+            copy.unset("PCLUSTER_SHIM_FAULT");
+            let is_repaired = survived(&copy, &repaired, step);
             assert_eq!(is_repaired, step == "closed", "{step}");
-            bench.left_nothing(step);
+            copy.left_nothing(step);
         }
     }
 }
@@ -123,10 +123,10 @@ fn at_fifty_moments() {
 
 /// For each kill, whether the repair had been complete.
 fn killed_at(moments: &[Moment]) -> Vec<bool> {
-    let bench = Bench::of(BY_UV, With::Uv);
-    let (repaired, duration) = repaired_once(&bench);
+    let copy = EnvironmentCopy::of(BY_UV, With::Uv);
+    let (repaired, duration) = repaired_once(&copy);
     let killed = |moment: &Moment| {
-        let mut command = bench.command(&bench.path("shim/pcluster"), &["preflight", "fix"]);
+        let mut command = copy.command(&copy.path("shim/pcluster"), &["preflight", "fix"]);
         command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
         let mut child = command.spawn().unwrap();
         let when = match *moment {
@@ -135,19 +135,19 @@ fn killed_at(moments: &[Moment]) -> Vec<bool> {
                 format!("killed at {part:.3} of {} ms", duration.as_millis())
             }
             Moment::Exchanging(after) => {
-                wait_for("the exchange to begin", || bench.has_snapshot().then_some(()));
+                wait_for("the exchange to begin", || copy.has_snapshot().then_some(()));
                 std::thread::sleep(after);
                 format!("killed {} ms into the exchange", after.as_millis())
             }
         };
         child.kill().unwrap();
         child.wait().unwrap();
-        survived(&bench, &repaired, &when)
+        survived(&copy, &repaired, &when)
     };
     moments.iter().map(killed).collect()
 }
 
-impl Bench {
+impl EnvironmentCopy {
     /// A repair has begun to copy what it will replace.
     pub(crate) fn has_snapshot(&self) -> bool {
         let environments = self.path("home/.local/state/pcluster-shim/environments");

@@ -9,7 +9,7 @@ use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::environments::{Aws, GOOD, Scene, program, wait_for};
+use crate::environments::{Aws, GOOD, Sandbox, program, wait_for};
 
 /// The programs that run with our mark in their environment; those that are being ended have none.
 fn alive(mark: &str) -> Vec<(i32, PathBuf)> {
@@ -59,9 +59,9 @@ impl Node {
         }
     }
 
-    fn put_into(self, scene: &Scene) {
+    fn put_into(self, sandbox: &Sandbox) {
         if let Self::Silent = self {
-            let (file, node, sleep) = (scene.path("node/node"), program("node"), program("sleep"));
+            let (file, node, sleep) = (sandbox.path("node/node"), program("node"), program("sleep"));
             let code = format!(
                 "#!/bin/sh\ncase $1 in --version) exec '{}' \"$@\" ;; esac\ntrap '' HUP\nexec '{}' 100000\n",
                 node.display(),
@@ -76,16 +76,16 @@ impl Node {
 
 fn ends_everything(signal: Signal, to: To, node: Node) {
     let aws = Aws::start();
-    let mut scene = Scene::of(GOOD);
-    scene.use_aws(&aws);
-    scene.write("image.yaml", aws.configuration());
+    let mut sandbox = Sandbox::of(GOOD);
+    sandbox.use_aws(&aws);
+    sandbox.write("image.yaml", aws.configuration());
     // The temporary directory is no other test's.
-    let mark = format!("REAL_TEST_MARK={}", scene.path("tmp").display());
-    scene.set("REAL_TEST_MARK", scene.path("tmp"));
-    node.put_into(&scene);
+    let mark = format!("REAL_TEST_MARK={}", sandbox.path("tmp").display());
+    sandbox.set("REAL_TEST_MARK", sandbox.path("tmp"));
+    node.put_into(&sandbox);
 
-    let mut command =
-        scene.command(&scene.path("shim/pcluster"), &["build-image", "-c", "image.yaml", "-i", "my-image"]);
+    let mut command = sandbox
+        .command(&sandbox.path("shim/pcluster"), &["build-image", "-c", "image.yaml", "-i", "my-image"]);
     command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
     let shim = command.spawn().unwrap();
     let pid = Pid::from_child(&shim);
@@ -108,14 +108,14 @@ fn ends_everything(signal: Signal, to: To, node: Node) {
     .unwrap();
 
     let output = shim.wait_with_output().unwrap();
-    assert_eq!(output.status.signal(), Some(signal.as_raw()), "{output:?}\n{scene}");
-    assert_eq!(output.stdout, b"", "{output:?}\n{scene}");
+    assert_eq!(output.status.signal(), Some(signal.as_raw()), "{output:?}\n{sandbox}");
+    assert_eq!(output.stdout, b"", "{output:?}\n{sandbox}");
     // Killed is not gone at once; but it must come to that.
     wait_for("the end of every child", || alive(&mark).is_empty().then_some(()));
-    let left: Vec<_> = fs::read_dir(scene.path("tmp")).unwrap().flatten().collect();
-    assert!(left.is_empty(), "{left:?} is left\n{scene}");
+    let left: Vec<_> = fs::read_dir(sandbox.path("tmp")).unwrap().flatten().collect();
+    assert!(left.is_empty(), "{left:?} is left\n{sandbox}");
     // The real pcluster opens its log before anything else.
-    assert!(!scene.path("home/.parallelcluster").exists(), "the real pcluster ran\n{scene}");
+    assert!(!sandbox.path("home/.parallelcluster").exists(), "the real pcluster ran\n{sandbox}");
     aws.was_not_asked();
 }
 

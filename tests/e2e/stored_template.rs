@@ -1,18 +1,18 @@
 //! `preflight template` on what AWS gives back of a stack, in every form in which the AWS CLI
 //! prints it.
 
-use crate::environments::{Aws, BROKEN, GOOD, Scene};
+use crate::environments::{Aws, BROKEN, GOOD, Sandbox};
 
 /// A stack made by the real pcluster, read back and checked in every form.
 fn checked(environment: &str, status: i32, verdict: &str) {
     let aws = Aws::start();
-    let mut scene = Scene::of(environment);
-    scene.use_aws(&aws);
-    scene.write("image.yaml", aws.configuration());
-    scene.direct(&["build-image", "-c", "image.yaml", "-i", "my-image"]).ends_with(0);
+    let mut sandbox = Sandbox::of(environment);
+    sandbox.use_aws(&aws);
+    sandbox.write("image.yaml", aws.configuration());
+    sandbox.direct(&["build-image", "-c", "image.yaml", "-i", "my-image"]).ends_with(0);
     for form in ["json", "object", "text", "body"] {
-        let file = scene.write(form, aws.template("my-image", form));
-        let (ran, report) = scene.preflight(&["template", file.to_str().unwrap()]);
+        let file = sandbox.write(form, aws.template("my-image", form));
+        let (ran, report) = sandbox.preflight(&["template", file.to_str().unwrap()]);
         ran.ends_with(status).is_silent_on_stderr();
         assert_eq!(report["verdict"], verdict, "{form}\n{ran}");
         let ids: Vec<_> = report["findings"].as_array().unwrap().iter().map(|one| &one["id"]).collect();
@@ -22,9 +22,9 @@ fn checked(environment: &str, status: i32, verdict: &str) {
             assert_eq!(ids[0], "template-ami-configuration-empty", "{form}\n{ran}");
         }
 
-        let mut command = scene.command(&scene.path("shim/pcluster"), &["preflight", "template", "-"]);
+        let mut command = sandbox.command(&sandbox.path("shim/pcluster"), &["preflight", "template", "-"]);
         command.stdin(std::fs::File::open(&file).unwrap());
-        scene.finish(command).ends_with(status);
+        sandbox.finish(command).ends_with(status);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::environments::{Aws, GOOD, Ran, Scene, normalised};
+use crate::environments::{Aws, GOOD, Ran, Sandbox, normalised};
 
 const CALL: [&str; 5] = ["build-image", "-c", "image.yaml", "-i", "my-image"];
 
@@ -20,9 +20,9 @@ fn warns_in_one_line(ran: &Ran, direct: &Ran, parts: &[&str]) {
 }
 
 #[track_caller]
-fn strict_stops(scene: &mut Scene, parts: &[&str]) {
-    scene.set("PCLUSTER_SHIM_STRICT", "1");
-    let ran = scene.shim(&CALL);
+fn strict_stops(sandbox: &mut Sandbox, parts: &[&str]) {
+    sandbox.set("PCLUSTER_SHIM_STRICT", "1");
+    let ran = sandbox.shim(&CALL);
     let errors = ran.stop();
     assert_eq!(errors.len(), 1, "{ran}");
     for part in parts {
@@ -34,46 +34,47 @@ fn strict_stops(scene: &mut Scene, parts: &[&str]) {
 #[test]
 fn without_node_it_is_said_once_and_the_call_goes_on() {
     let aws = Aws::start();
-    let mut scene = Scene::of(GOOD);
-    scene.use_aws(&aws);
-    scene.write("image.yaml", aws.configuration());
-    scene.take_off_path("node");
+    let mut sandbox = Sandbox::of(GOOD);
+    sandbox.use_aws(&aws);
+    sandbox.write("image.yaml", aws.configuration());
+    sandbox.take_off_path("node");
 
-    let direct = scene.direct(&CALL);
-    let ran = scene.shim(&CALL);
+    let direct = sandbox.direct(&CALL);
+    let ran = sandbox.shim(&CALL);
     let told = ["node: no node on PATH"];
     warns_in_one_line(&ran, &direct, &told);
     assert_eq!(ran.stdout, direct.stdout, "{ran}");
 
     // What the real parser refuses is still refused without a word of ours.
     let refused = ["build-image", "-c", "image.yaml", "-i", "1-image", "--dryrun", "maybe"];
-    scene.shim(&refused).is_the_same_as(&scene.direct(&refused));
+    sandbox.shim(&refused).is_the_same_as(&sandbox.direct(&refused));
 
-    strict_stops(&mut scene, &told);
+    strict_stops(&mut sandbox, &told);
     aws.was_not_asked();
 }
 
 #[test]
 fn a_pcluster_whose_api_changed_is_said_once_and_the_call_goes_on() {
     let aws = Aws::start();
-    let mut scene = Scene::of(GOOD);
-    scene.use_aws(&aws);
-    scene.write("image.yaml", aws.configuration());
+    let mut sandbox = Sandbox::of(GOOD);
+    sandbox.use_aws(&aws);
+    sandbox.write("image.yaml", aws.configuration());
     // The environment's own pcluster, a function renamed throughout, ahead of it on sys.path.
-    let copy = scene.path("changed");
-    let changed = copy_renaming(&scene.environment.site_packages().join("pcluster"), &copy.join("pcluster"));
+    let copy = sandbox.path("changed");
+    let changed =
+        copy_renaming(&sandbox.environment.site_packages().join("pcluster"), &copy.join("pcluster"));
     assert!(changed > 1, "a definition and a call of the function were to be renamed");
-    scene.set("PYTHONPATH", copy);
+    sandbox.set("PYTHONPATH", copy);
 
-    let direct = scene.direct(&["build-image", "-c", "image.yaml", "-i", "called-directly"]);
+    let direct = sandbox.direct(&["build-image", "-c", "image.yaml", "-i", "called-directly"]);
     direct.ends_with(0);
-    let ran = scene.shim(&CALL);
+    let ran = sandbox.shim(&CALL);
     let told = ["template: ", "build_imagebuilder_template"];
     warns_in_one_line(&ran, &direct, &told);
     assert_eq!(normalised(&ran, "my-image"), normalised(&direct, "called-directly"), "{ran}");
 
     let before = aws.requests();
-    strict_stops(&mut scene, &told);
+    strict_stops(&mut sandbox, &told);
     assert_eq!(aws.requests(), before, "the stopped call reached AWS");
 }
 

@@ -193,7 +193,7 @@ fn pip_install_user() {
                 &["--user".as_ref(), "--no-warn-script-location".as_ref(), wheel().as_os_str()],
                 &[("PYTHONUSERBASE", &user.0), ("PIP_BREAK_SYSTEM_PACKAGES", Path::new("1"))],
             );
-            place.scene.set("PYTHONUSERBASE", user.0.clone());
+            place.sandbox.set("PYTHONUSERBASE", user.0.clone());
             link_packages(Packages::Good, &user.site());
             place.launcher_is(user.pcluster());
         },
@@ -522,7 +522,7 @@ fn env_and_a_python_that_appears_on_path() {
             let venv = place.venv_by_pip("venv", Packages::Good);
             place.venv_by_pip("other", Packages::Broken);
             write_program(&place.path("bin/pcluster"), console_script("#!/usr/bin/env python3\n"));
-            place.scene.put_on_path("/nowhere");
+            place.sandbox.put_on_path("/nowhere");
             let path = [
                 place.path("shim"),
                 place.path("bin"),
@@ -531,7 +531,7 @@ fn env_and_a_python_that_appears_on_path() {
                 "/usr/bin".into(),
                 "/bin".into(),
             ];
-            place.scene.set("PATH", std::env::join_paths(path).unwrap());
+            place.sandbox.set("PATH", std::env::join_paths(path).unwrap());
         },
         |place| {
             let other = Venv(place.path("other")).python();
@@ -794,7 +794,7 @@ fn a_pythonpath_directory_that_appears() {
         Answer::Known,
         |place| {
             let venv = place.venv_by_pip("venv", Packages::Good);
-            place.scene.set("PYTHONPATH", place.path("early"));
+            place.sandbox.set("PYTHONPATH", place.path("early"));
             place.launcher_is(venv.pcluster());
         },
         |place| link_cdk(Packages::Broken, &place.path("early")),
@@ -879,7 +879,7 @@ fn pex() {
                 real.join("__init__.py")
             );
             write(&required.join("botocore/__init__.py"), code);
-            place.scene.set("PEX_EXTRA_SYS_PATH", required);
+            place.sandbox.set("PEX_EXTRA_SYS_PATH", required);
             fs::copy(tools().join("pcluster.pex"), place.path("bin/pcluster")).unwrap();
         },
         |place| link_packages(Packages::Broken, &place.path("required")),

@@ -1,4 +1,4 @@
-//! One launcher in a scene of its own, written by the tool that the row is about; what really runs
+//! One launcher in a sandbox of its own, written by the tool that the row is about; what really runs
 //! behind it, and what the shim says and does about it.
 
 use std::ffi::OsStr;
@@ -9,7 +9,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::environments::{BROKEN, Environment, GOOD, Ran, Scene};
+use crate::environments::{BROKEN, Environment, GOOD, Ran, Sandbox};
 
 /// The package that loses the tags.
 const IMAGEBUILDER: &str = "aws-cdk-aws-imagebuilder";
@@ -74,33 +74,33 @@ pub(crate) enum Answer {
 
 #[derive(Debug)]
 pub(crate) struct Place {
-    pub(crate) scene: Scene,
+    pub(crate) sandbox: Sandbox,
     launcher: PathBuf,
 }
 
 impl Place {
     #[track_caller]
     pub(crate) fn new() -> Self {
-        let scene = Scene::of(GOOD);
-        scene
+        let sandbox = Sandbox::of(GOOD);
+        sandbox
             .write("image.yaml", "Build:\n  InstanceType: c5.xlarge\n  ParentImage: ami-0123456789abcdef0\n");
-        fs::create_dir(scene.path("bin")).unwrap();
-        let launcher = scene.path("bin/pcluster");
-        let mut place = Self { scene, launcher };
+        fs::create_dir(sandbox.path("bin")).unwrap();
+        let launcher = sandbox.path("bin/pcluster");
+        let mut place = Self { sandbox, launcher };
         place.launcher_is(place.launcher.clone());
         place
     }
 
-    /// `bin/NAME` in the scene, or any other path in it.
+    /// `bin/NAME` in the sandbox, or any other path in it.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.scene.path(name)
+        self.sandbox.path(name)
     }
 
     /// Puts the launcher's directory on PATH, behind the shim.
     pub(crate) fn launcher_is(&mut self, launcher: PathBuf) {
         let directory = launcher.parent().unwrap().to_owned();
         let path = [self.path("shim"), directory, self.path("node"), "/usr/bin".into(), "/bin".into()];
-        self.scene.set("PATH", std::env::join_paths(path).unwrap());
+        self.sandbox.set("PATH", std::env::join_paths(path).unwrap());
         self.launcher = launcher;
     }
 
@@ -108,21 +108,21 @@ impl Place {
     pub(crate) fn spy_by_python_path(&mut self, behind: &[PathBuf]) {
         write(&self.path("spy/sitecustomize.py"), SPY);
         let entries = behind.iter().cloned().chain([self.path("spy")]);
-        self.scene.set("PYTHONPATH", std::env::join_paths(entries).unwrap());
+        self.sandbox.set("PYTHONPATH", std::env::join_paths(entries).unwrap());
     }
 
     // --- tools ------------------------------------------------------------------------
 
-    /// Runs a tool as the user of the scene does, with no index to ask.
+    /// Runs a tool as the user of the sandbox does, with no index to ask.
     #[track_caller]
     pub(crate) fn tool<S: AsRef<OsStr>>(&self, program: &Path, arguments: &[S], variables: &[(&str, &Path)]) {
-        let mut command = self.scene.command(program, arguments);
+        let mut command = self.sandbox.command(program, arguments);
         let path = [tools().join("bin"), "/usr/bin".into(), "/bin".into()];
         command.env("PATH", std::env::join_paths(path).unwrap());
         command.env("PIP_NO_INDEX", "1").env("PIP_DISABLE_PIP_VERSION_CHECK", "1").env("PIP_NO_COMPILE", "1");
         command.env("UV_OFFLINE", "1").env("UV_LINK_MODE", "copy").env("UV_PYTHON_DOWNLOADS", "never");
         command.envs(variables.iter().copied());
-        self.scene.finish(command).ends_with(0);
+        self.sandbox.finish(command).ends_with(0);
     }
 
     /// `pip install --no-deps ARGUMENTS` of the tools' pip into another Python.
@@ -165,7 +165,7 @@ impl Place {
     fn noting(&self, mut command: Command) -> (Ran, Option<Value>) {
         let _ = fs::remove_file(self.path("noted"));
         command.env("SPY", self.path("noted"));
-        let ran = self.scene.finish(command);
+        let ran = self.sandbox.finish(command);
         let note = self.note();
         (ran, note)
     }
@@ -173,7 +173,7 @@ impl Place {
     /// Which Python runs behind the launcher; `packages` is what the row claims about it.
     #[track_caller]
     pub(crate) fn truth(&self, packages: Packages) -> Value {
-        let (ran, note) = self.noting(self.scene.command(&self.launcher, &["version"]));
+        let (ran, note) = self.noting(self.sandbox.command(&self.launcher, &["version"]));
         let note = note.unwrap_or_else(|| panic!("the launcher ran no pcluster\n{ran}"));
         ran.ends_with(0);
         assert_eq!(note["cdk"], packages.cdk(), "the fixture leads to other packages\n{ran}");
@@ -185,9 +185,9 @@ impl Place {
     #[track_caller]
     pub(crate) fn is_told(&self, packages: Packages, answer: Answer) {
         let truth = self.truth(packages);
-        let (looked, told) = self.scene.preflight(&["where"]);
+        let (looked, told) = self.sandbox.preflight(&["where"]);
         assert_eq!(told["real"]["path"], serde_json::json!(self.launcher), "{looked}");
-        let (ran, report) = self.scene.preflight(&["check", "--no-synth"]);
+        let (ran, report) = self.sandbox.preflight(&["check", "--no-synth"]);
         if answer == Answer::Said {
             ran.ends_with(3);
             assert_eq!(report["verdict"], "unknown", "{ran}");
@@ -207,7 +207,7 @@ impl Place {
     #[track_caller]
     fn build_image(&self) -> (Ran, Option<Value>) {
         let arguments = ["build-image", "-c", "image.yaml", "-i", "of-the-table"];
-        self.noting(self.scene.command(&self.path("shim/pcluster"), &arguments))
+        self.noting(self.sandbox.command(&self.path("shim/pcluster"), &arguments))
     }
 
     /// A guarded `build-image`: the good one runs without a word; the broken one is stopped before
@@ -242,7 +242,7 @@ impl Place {
         let (ran, note) = self.build_image();
         assert!(!ran.status.success() && note.is_none(), "{ran}");
         assert!(ran.err().starts_with("pcluster-shim: "), "{ran}");
-        let (looked, told) = self.scene.preflight(&["check", "--no-synth"]);
+        let (looked, told) = self.sandbox.preflight(&["check", "--no-synth"]);
         assert!(matches!(looked.status.code(), Some(1 | 3)), "{looked}");
         assert_ne!(told["verdict"], "ready", "{looked}");
     }

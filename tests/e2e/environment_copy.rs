@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::environments::{Environment, Ran, Scene, find, program};
+use crate::environments::{Environment, Ran, Sandbox, find, program};
 
 pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -29,29 +29,29 @@ pub(crate) enum With {
 }
 
 #[derive(Debug)]
-pub(crate) struct Bench {
-    pub(crate) scene: Scene,
+pub(crate) struct EnvironmentCopy {
+    pub(crate) sandbox: Sandbox,
     /// The packages as they have to be again.
     reference: PathBuf,
-    // After the scene: it is removed last.
+    // After the sandbox: it is removed last.
     directory: TempDir,
 }
 
-impl Deref for Bench {
-    type Target = Scene;
+impl Deref for EnvironmentCopy {
+    type Target = Sandbox;
 
-    fn deref(&self) -> &Scene {
-        &self.scene
+    fn deref(&self) -> &Sandbox {
+        &self.sandbox
     }
 }
 
-impl DerefMut for Bench {
-    fn deref_mut(&mut self) -> &mut Scene {
-        &mut self.scene
+impl DerefMut for EnvironmentCopy {
+    fn deref_mut(&mut self) -> &mut Sandbox {
+        &mut self.sandbox
     }
 }
 
-impl Bench {
+impl EnvironmentCopy {
     #[track_caller]
     pub(crate) fn of(name: &str, with: With) -> Self {
         let original = Environment::named(name);
@@ -64,23 +64,23 @@ impl Bench {
         let text = fs::read_to_string(&launcher).unwrap();
         let (_, rest) = text.split_once('\n').unwrap();
         fs::write(&launcher, format!("#!{}\n{rest}", copy.join("bin/python").display())).unwrap();
-        let mut scene = Scene::in_environment(Environment { directory: copy });
+        let mut sandbox = Sandbox::in_environment(Environment { directory: copy });
         for (name, value) in std::env::vars_os() {
             let text = name.to_string_lossy().to_ascii_uppercase();
             let about_index = ["PIP_", "UV_", "SSL_CERT_"].iter().any(|prefix| text.starts_with(prefix))
                 || text.ends_with("_PROXY");
             if about_index {
-                scene.set(&name.to_string_lossy(), value);
+                sandbox.set(&name.to_string_lossy(), value);
             }
         }
-        scene.set("UV_CACHE_DIR", Path::new(ROOT).join("target/cache/uv"));
-        scene.set("PIP_CACHE_DIR", Path::new(ROOT).join("target/cache/pip"));
+        sandbox.set("UV_CACHE_DIR", Path::new(ROOT).join("target/cache/uv"));
+        sandbox.set("PIP_CACHE_DIR", Path::new(ROOT).join("target/cache/pip"));
         if with == With::Uv {
             fs::create_dir(directory.path().join("uv")).unwrap();
             symlink(uv(), directory.path().join("uv/uv")).unwrap();
-            scene.put_on_path(directory.path().join("uv"));
+            sandbox.put_on_path(directory.path().join("uv"));
         }
-        Self { scene, reference: original.site_packages(), directory }
+        Self { sandbox, reference: original.site_packages(), directory }
     }
 
     /// A directory beside the environment, on its file system.
