@@ -5,7 +5,7 @@ use std::fs;
 
 use crate::environments::{BROKEN, GOOD, NEWEST, RENUMBERED, Sandbox};
 
-/// A configuration that asks for one tag, by which the findings tell which file was read.
+/// A configuration that asks for one tag, so that the findings name the file that was read.
 fn tagged(tag: &str) -> String {
     format!(
         "Image:\n  Tags:\n    - Key: {tag}\n      Value: x\n\
@@ -54,7 +54,7 @@ const REFUSED: &[(&str, i32)] = &[
     ("build-image -c good.yaml -c absent.yaml -i my-image", 1),
 ];
 
-/// The same, with a configuration that only the schema, or the region, is against.
+/// Calls with a configuration that the schema or the region rejects.
 const REFUSED_IN_FULL: &[(&str, i32)] = &[
     ("build-image -c rejected.yaml -i my-image", 1),
     ("build-image -c region.yaml -i my-image --reg=us-east-1", 1),

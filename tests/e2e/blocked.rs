@@ -39,7 +39,7 @@ fn the_broken_release_is_stopped_before_anything_reaches_aws() {
     assert!(lines[1].contains("an hour of EC2"), "{first}");
     assert_eq!(lines[2], format!("pcluster-shim: Fix: {FIX}"), "{first}");
 
-    // The interpreter is known now: the same answer, and nobody is started for it.
+    // The interpreter is cached now: the answer is equal, and no child is started for it.
     let (second, trace) = sandbox.traced("execve", &call);
     assert_eq!((second.out(), second.err()), (first.out(), first.err()), "{second}");
     second.ends_with(1);
@@ -138,7 +138,7 @@ fn every_missing_piece_of_a_rich_configuration_is_named_for_every_region() {
 }
 
 #[test]
-fn warn_tells_and_goes_on_and_off_does_not_look() {
+fn warn_reports_and_goes_on_and_off_does_not_check() {
     let aws = Aws::start();
     let mut sandbox = Sandbox::of(BROKEN);
     sandbox.use_aws(&aws);
@@ -158,7 +158,7 @@ fn warn_tells_and_goes_on_and_off_does_not_look() {
     assert!(stderr.ends_with("build-image goes on all the same (mode warn)\n"), "{warned}");
     assert!(aws.template("warned", "body").contains("AmiDistributionConfiguration: {}"), "{warned}");
 
-    // In a HOME that knows no interpreter yet, so that a check would have to start one.
+    // In a HOME whose cache has no interpreter yet, so that a check would have to start one.
     let mut sandbox = Sandbox::of(BROKEN);
     sandbox.use_aws(&aws);
     sandbox.write("image.yaml", aws.configuration());

@@ -6,7 +6,7 @@ pub(crate) struct Configuration {
     /// The name of its file and of its image.
     pub(crate) name: &'static str,
     /// What it is about.
-    #[expect(dead_code, reason = "tells the reader why it is there")]
+    #[expect(dead_code, reason = "says why it is there")]
     about: &'static str,
     pub(crate) text: Vec<u8>,
     /// Among the few that every run of the end-to-end tests builds.
@@ -19,7 +19,7 @@ fn configuration(name: &'static str, about: &'static str, text: impl Into<Vec<u8
     Configuration { name, about, text: text.into(), is_odd: false }
 }
 
-/// One that past releases of the shim stopped or spoke about.
+/// One that past releases of the shim stopped or reported.
 fn odd(name: &'static str, about: &'static str, text: impl Into<Vec<u8>>) -> Configuration {
     Configuration { is_odd: true, ..configuration(name, about, text) }
 }
@@ -134,7 +134,7 @@ fn tagged() -> Vec<Configuration> {
         configuration("tag-no-value", "a key alone", tags("{Key: n}")),
         configuration(
             "tag-quoted",
-            "texts that look like something else",
+            "texts that could be taken for something else",
             tags(
                 "{Key: '1', Value: '007'}, {Key: 'yes', Value: 'null'}, {Key: d, Value: '2024-01-01'}, {Key: ~s, Value: '1:30'}",
             ),

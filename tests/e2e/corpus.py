@@ -109,8 +109,8 @@ def templates(endpoint, region, directory, stacks):
         "cloudformation",
         endpoint_url=endpoint,
         region_name=region,
-        aws_access_key_id="nobody",
-        aws_secret_access_key="nobody",
+        aws_access_key_id="testing",
+        aws_secret_access_key="testing",
     )
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     for stack in stacks:

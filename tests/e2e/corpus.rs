@@ -1,6 +1,5 @@
-//! The corpus of configurations.rs, each built by the real pcluster with and without the shim: the
-//! same exit status, the same words, the same template. And each that builds, stopped where CDK is
-//! broken.
+//! The corpus of configurations.rs, each built by the real pcluster with and without the shim: exit
+//! status, output and template are equal. And each that builds, stopped where CDK is broken.
 //!
 //! Without CORPUS in the environment a part that takes minutes; scripts/corpus sets it to `whole`.
 
@@ -45,7 +44,7 @@ fn release_3_16_1() {
     is_the_same(NEWEST, |configuration| configuration.is_odd);
 }
 
-/// One that builds, one that is refused in some releases, one that the real code trips over.
+/// One that builds, one that is refused in some releases, one that the real code fails on.
 fn is_one_of_three(configuration: &Configuration) -> bool {
     ["tag-twice", "yaml-duplicate", "permission-no-regions"].contains(&configuration.name)
 }
@@ -71,10 +70,7 @@ fn is_the_same(environment: &str, is_in_part: fn(&Configuration) -> bool) {
         direct.keys().filter(|name| direct[*name] != guarded[*name]).copied().collect();
     let built = direct.values().filter(|outcome| outcome.template.is_some()).count();
     let (all, same) = (corpus.len(), corpus.len() - differing.len());
-    println!(
-        "{environment}: {all} configurations, {built} build; {same} the same, {} differ",
-        differing.len()
-    );
+    println!("{environment}: {all} configurations, {built} build; {same} equal, {} differ", differing.len());
     let report = differing.iter().fold(String::new(), |text, name| {
         text + &format!("=== {name}\n{}", difference(&direct[name], &guarded[name]))
     });
@@ -142,7 +138,7 @@ impl Side {
         self.outcomes(corpus, ended)
     }
 
-    /// Each told as it ends: all of them take long.
+    /// Each reported as it ends: all of them take long.
     fn built_through_the_shim(
         self,
         corpus: &[Configuration],
@@ -154,9 +150,10 @@ impl Side {
             let words = (self.plain(&ran.stdout), self.plain(&ran.stderr));
             let status = ran.status.code().unwrap_or(-1);
             let same = (status, words) == (without.status, (without.stdout.clone(), without.stderr.clone()));
-            let told = if same { String::new() } else { format!(", which differs\n{ran}\n{without:?}") };
+            let difference =
+                if same { String::new() } else { format!(", which differs\n{ran}\n{without:?}") };
             println!(
-                "{} {} ends with {status}{told}",
+                "{} {} ends with {status}{difference}",
                 self.sandbox.environment.directory.display(),
                 one.name
             );

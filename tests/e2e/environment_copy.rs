@@ -1,5 +1,5 @@
-//! What repairs are tried on: a copy of a broken environment that a test may ruin, an installer with
-//! the caller's own index settings and a cache that stays, and comparison byte for byte.
+//! A copy of a broken environment, which a test may repair or damage; an installer with the caller's
+//! own index settings and a cache that stays; and comparison byte for byte.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -125,17 +125,17 @@ impl EnvironmentCopy {
     #[track_caller]
     pub(crate) fn left_nothing(&self, when: &str) {
         let mut left = Vec::new();
-        for entry in walk(&self.path("tmp")) {
+        for entry in paths_below(&self.path("tmp")) {
             left.push(format!("TMPDIR: {entry}"));
         }
         let state = self.path("home/.local/state/pcluster-shim/environments");
-        let kept = walk(&state).iter().any(|entry| entry.ends_with("last.json"));
+        let kept = paths_below(&state).iter().any(|entry| entry.ends_with("last.json"));
         let is_debris = |entry: &&String| {
             let of_an_open_one = entry.contains("snapshot-") && !kept;
             entry.contains("overlay-") || of_an_open_one || entry.ends_with("journal.json")
         };
-        left.extend(walk(&state).iter().filter(is_debris).take(5).cloned());
-        let bytecode = walk(&self.path("home/.cache/pcluster-shim/bytecode"));
+        left.extend(paths_below(&state).iter().filter(is_debris).take(5).cloned());
+        let bytecode = paths_below(&self.path("home/.cache/pcluster-shim/bytecode"));
         left.extend(bytecode.iter().filter(|entry| entry.contains("overlay-")).take(5).cloned());
         assert!(left.is_empty(), "{when}: left behind:\n{}", left.join("\n"));
     }
@@ -177,7 +177,7 @@ impl EnvironmentCopy {
     }
 }
 
-/// One error of ours: this step, and nothing else to read than what it says and what to do.
+/// One error of the shim's: this step, and nothing else than what it says and what to do.
 #[track_caller]
 pub(crate) fn stopped_at(ran: &Ran, step: &str) {
     ran.ends_with(1);
@@ -207,7 +207,7 @@ fn versions(site: &Path) -> BTreeMap<String, String> {
 }
 
 /// Every path below a directory, bytecode aside.
-fn walk(directory: &Path) -> Vec<String> {
+fn paths_below(directory: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut next = vec![directory.to_owned()];
     while let Some(current) = next.pop() {
@@ -227,7 +227,7 @@ fn walk(directory: &Path) -> Vec<String> {
 }
 
 fn differences(one: &Path, other: &Path) -> Vec<String> {
-    let (before, now) = (walk(one), walk(other));
+    let (before, now) = (paths_below(one), paths_below(other));
     let mut found: Vec<String> = before
         .iter()
         .filter(|path| now.binary_search(path).is_err())
@@ -278,7 +278,7 @@ impl Index {
     }
 }
 
-/// Where pip looks when nothing else is said.
+/// The index that pip asks by default.
 fn default_index() -> String {
     let code = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)";
     let python = Environment::named(BY_PIP).bin("python");

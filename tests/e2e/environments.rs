@@ -1,4 +1,4 @@
-//! What every end-to-end test stands on: the environments that tests/e2e/prepare makes, a
+//! What every end-to-end test uses: the environments that tests/e2e/prepare makes, a
 //! stand-in for AWS, a HOME and a PATH of the test's own, and runs that print the whole sandbox
 //! when they are not what was expected.
 
@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The first release that carries the whole story, with the CDK that loses the tags.
+/// The first release that has every function under test, with the CDK that loses the tags.
 pub(crate) const BROKEN: &str = "3.1.3-cdk-1.153.0";
-/// The same fault under another number: only the template tells.
+/// That fault under another number: only the template shows it.
 pub(crate) const RENUMBERED: &str = "3.1.3-cdk-1.153.0-renumbered";
-/// The same release with the last CDK.
+/// That release with the last CDK.
 pub(crate) const GOOD: &str = "3.1.3-cdk-1.204.0";
 /// The newest release, as the package index resolves it.
 pub(crate) const NEWEST: &str = "3.16.1";
@@ -93,7 +93,7 @@ impl Environment {
     }
 
     /// Makes every CDK package claim 1.152.0, so that the code at fault is there and no version
-    /// tells.
+    /// shows it.
     fn renumber(&self) {
         for entry in fs::read_dir(self.site_packages()).unwrap().flatten() {
             let name = entry.file_name().to_string_lossy().replace('-', "_");
@@ -143,10 +143,10 @@ impl Sandbox {
         sandbox.set("HOME", sandbox.path("home"));
         sandbox.set("TMPDIR", sandbox.path("tmp"));
         sandbox.set("LANG", "C.UTF-8");
-        // Nobody's, and a port that nothing listens on: what is not meant to ask AWS cannot.
+        // No account's, and a port that nothing listens on: what is not meant to ask AWS cannot.
         sandbox.set("AWS_ENDPOINT_URL", "http://127.0.0.1:9");
-        sandbox.set("AWS_ACCESS_KEY_ID", "nobody");
-        sandbox.set("AWS_SECRET_ACCESS_KEY", "nobody");
+        sandbox.set("AWS_ACCESS_KEY_ID", "testing");
+        sandbox.set("AWS_SECRET_ACCESS_KEY", "testing");
         sandbox.set("AWS_DEFAULT_REGION", "us-east-1");
         sandbox.set("AWS_EC2_METADATA_DISABLED", "true");
         sandbox.set("AWS_MAX_ATTEMPTS", "1");
@@ -199,7 +199,7 @@ impl Sandbox {
         self.run(&self.path("shim/pcluster"), arguments)
     }
 
-    /// Runs the real pcluster in the same sandbox.
+    /// Runs the real pcluster in this sandbox.
     #[track_caller]
     pub(crate) fn direct<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Ran {
         self.run(&self.environment.bin("pcluster"), arguments)
@@ -347,12 +347,12 @@ impl Ran {
 pub(crate) struct Trace(String);
 
 impl Trace {
-    /// The programs that anyone in it executed or tried to, in order.
+    /// The programs that any process in it executed or tried to, in order.
     pub(crate) fn executed(&self) -> Vec<PathBuf> {
         self.0.lines().filter_map(executed).collect()
     }
 
-    /// What stands before the real pcluster is executed: the shim, and whatever it started.
+    /// The lines before the real pcluster is executed: the shim's, and those of its children.
     #[track_caller]
     pub(crate) fn before(&self, real: &Path) -> Vec<&str> {
         assert!(self.executed().iter().any(|path| path == real), "{} never ran:\n{self}", real.display());
@@ -451,7 +451,7 @@ impl Aws {
 
 impl Drop for Aws {
     fn drop(&mut self) {
-        // Its own way to end; then it is gone when this returns.
+        // Ends by the end of its stdin, and is gone when this returns.
         drop(self.server.stdin.take());
         let ended = self.server.wait();
         if !ended.is_ok_and(|status| status.success()) && !std::thread::panicking() {

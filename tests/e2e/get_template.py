@@ -16,7 +16,7 @@ from botocore.session import Session
 endpoint, region, stack, form = sys.argv[1:]
 
 session = Session()
-session.set_credentials("nobody", "nobody")
+session.set_credentials("testing", "testing")
 client = session.create_client("cloudformation", region_name=region, endpoint_url=endpoint)
 answer = client.get_template(StackName=stack)
 answer.pop("ResponseMetadata", None)

@@ -28,7 +28,7 @@ const ADVISORY: &str = "\
   references: ['https://example.com/']
 ";
 
-/// What a login has: the system's directories and Node; nothing of ours.
+/// The PATH of a login: the system's directories and Node, and nothing of the shim's.
 fn at_login(sandbox: &mut Sandbox, first: &[&Path]) {
     let rest = [sandbox.path("node"), "/usr/local/bin".into(), "/usr/bin".into(), "/bin".into()];
     let path: Vec<PathBuf> = first.iter().map(|entry| entry.to_path_buf()).chain(rest).collect();
@@ -90,7 +90,7 @@ fn asks_no_name_service(sandbox: &Sandbox, installed: &Path) {
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let (shim, real) = (directory.path().join("pcluster-preflight"), directory.path().join("pcluster"));
     fs::copy(installed, &shim).unwrap();
-    // The text of a console script, so that its Python is looked up on PATH.
+    // The text of a console script, so that its Python is found on PATH.
     let script = "#!/usr/bin/env python3\nimport sys\nfrom pcluster.cli.entrypoint import main\n\
                   if __name__ == '__main__':\n    sys.exit(main())\n";
     fs::write(&real, script).unwrap();
@@ -105,7 +105,7 @@ fn asks_no_name_service(sandbox: &Sandbox, installed: &Path) {
 }
 
 /// Trap 6: in every kind of environment that can be activated the call is guarded, and it is that
-/// environment's pcluster that answers; a script there is told that it is not.
+/// environment's pcluster that answers; `where` reports that a script there is not.
 #[test]
 fn trap_06_an_activated_environment_is_guarded_and_used() {
     let launchers =
@@ -134,9 +134,9 @@ fn trap_06_an_activated_environment_is_guarded_and_used() {
         let real = environment.bin("pcluster");
         let ran = session("pcluster preflight where --format json");
         ran.ends_with(1);
-        let told = ran.json();
-        assert_eq!(told["real"]["path"], json!(real), "{ran}");
-        assert_eq!(told["warnings"][0]["id"], "shadowed-by-environment", "{ran}");
+        let report = ran.json();
+        assert_eq!(report["real"]["path"], json!(real), "{ran}");
+        assert_eq!(report["warnings"][0]["id"], "shadowed-by-environment", "{ran}");
         let ran = session("pcluster build-image -c image.yaml -i my-image");
         let stop = ran.stop();
         assert!(
@@ -182,8 +182,8 @@ fn trap_20_a_base_python_that_is_gone_is_named() {
         at_login(&mut sandbox, &[&shim, &bin]);
         let ran = sandbox.shim(&["preflight", "where"]);
         ran.ends_with(0).is_silent_on_stderr();
-        let told = format!("python   unknown: its interpreter {}/python", bin.display());
-        assert!(ran.out().contains(&told) && ran.out().contains("does not exist; reinstall"), "{ran}");
+        let reported = format!("python   unknown: its interpreter {}/python", bin.display());
+        assert!(ran.out().contains(&reported) && ran.out().contains("does not exist; reinstall"), "{ran}");
         sandbox.write("image.yaml", IMAGE);
         for arguments in [&["version"][..], &["build-image", "-c", "image.yaml", "-i", "my-image"]] {
             let ran = sandbox.shim(arguments);
@@ -196,7 +196,7 @@ fn trap_20_a_base_python_that_is_gone_is_named() {
 /// Trap 22: what others print and put in the way changes nothing; packages of PYTHONPATH and of the
 /// user's own directory count as they do for the real pcluster.
 #[test]
-fn trap_22_noise_and_other_directories_do_not_deceive() {
+fn trap_22_noise_and_other_directories_change_nothing() {
     for name in ["pip", "user", "uv-tool", "pipx"] {
         let mut sandbox = Sandbox::in_environment(Environment::named(&format!("launchers/{name}")));
         sandbox.set("PYTHONUSERBASE", sandbox.environment.directory.clone());
@@ -263,10 +263,10 @@ fn trap_27_a_forced_installation_leaves_the_shim_first() {
     }
 }
 
-/// The same in an environment that is guarded in place, whose launcher pip and uv write anew:
-/// `where` says so and how to renew, and the environment goes on working all the while.
+/// An environment that is guarded in place, whose launcher pip and uv write anew: `where` says so and
+/// how to renew, and the environment goes on working all the while.
 #[test]
-fn trap_27_an_environment_guarded_in_place_and_installed_anew_is_told() {
+fn trap_27_an_environment_guarded_in_place_and_installed_anew_is_reported() {
     let mut copy = EnvironmentCopy::of(BY_PIP, With::Uv);
     let directory = copy.environment.directory.clone();
     let venv = directory.to_str().unwrap().to_owned();
@@ -290,9 +290,9 @@ fn trap_27_an_environment_guarded_in_place_and_installed_anew_is_told() {
 
         arguments.push("aws-parallelcluster==3.1.3");
         copy.run(installer, &arguments).ends_with(0);
-        let told = copy.run(&directory.join("bin/pcluster-preflight"), &["where", "--format", "json"]);
-        told.ends_with(1);
-        assert_eq!(told.json()["warnings"][0]["id"], "overwritten", "{told}");
+        let ran = copy.run(&directory.join("bin/pcluster-preflight"), &["where", "--format", "json"]);
+        ran.ends_with(1);
+        assert_eq!(ran.json()["warnings"][0]["id"], "overwritten", "{ran}");
         let version = copy.run(&launcher, &["version"]);
         version.ends_with(0);
         assert_eq!(version.json(), json!({"version": "3.1.3"}), "{version}");

@@ -10,13 +10,13 @@ mod blocked; // the broken CDK: what is stopped, what is named, the modes
 mod configurations; // the corpus: every key of the schema, its extremes, YAML's odd corners
 mod corpus; // each of them with and without the shim
 mod environment_copy;
-mod environments; // what every test stands on
+mod environments; // what every test uses
 mod installed; // install.sh over real installations
-mod launcher_table; // launchers by kind × good and broken packages, and what changes after the first look
+mod launcher_table; // launchers by kind × good and broken packages, and what changes after the first check
 mod launchers; // the ways in which pcluster is installed
 mod pass_through; // all that is not build-image
 mod read_once; // a configuration from a pipe, a FIFO, standard input
-mod readme; // its picture, on the real thing
+mod readme; // its example of a block and a fix, on the real pcluster
 mod ready; // the call goes on and does what it does without the shim
 mod releases; // `preflight check` on release after release
 mod repair; // fix and undo in copies of the broken environments, made by either installer

@@ -37,8 +37,9 @@ fn one_exec_no_child_and_nothing_opened_for_writing() {
     ran.ends_with(0).is_silent_on_stderr();
     let real = sandbox.environment.bin("pcluster");
     assert_eq!(trace.executed()[..2], [sandbox.path("shim/pcluster"), real.clone()], "{trace}");
-    let ours = trace.before(&real);
-    let (execs, opens): (Vec<&str>, Vec<&str>) = ours.into_iter().partition(|line| line.contains("execve("));
+    let before = trace.before(&real);
+    let (execs, opens): (Vec<&str>, Vec<&str>) =
+        before.into_iter().partition(|line| line.contains("execve("));
     assert_eq!(execs.len(), 1, "{trace}");
     for line in opens {
         assert!(line.contains(" openat(") || line.contains(" open("), "{line}\n{trace}");

@@ -1,5 +1,5 @@
 //! A configuration that can be read once: the real pcluster gets all of it, and a broken
-//! environment is stopped without a look at it.
+//! environment is stopped without it being read.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -57,7 +57,7 @@ fn the_real_pcluster_reads_it_whole() {
     }
 }
 
-/// The advisory's environment, and the same fault that only the template shows.
+/// The advisory's environment, and its fault where only the template shows it.
 #[test]
 fn a_broken_environment_is_stopped() {
     let aws = Aws::start();

@@ -1,4 +1,4 @@
-//! The README's picture of a block and a fix: it is what a terminal shows of the real thing.
+//! The README's example of a block and a fix: it is what a terminal shows of the real pcluster.
 
 use std::fs;
 use std::path::Path;
@@ -6,8 +6,8 @@ use std::path::Path;
 use crate::environment_copy::{BY_PIP, EnvironmentCopy, ROOT, With};
 use crate::environments::{Aws, Sandbox, program};
 
-/// The commands of the picture, and what stands below each.
-fn picture() -> Vec<(String, String)> {
+/// The commands of the example, and the output below each.
+fn example() -> Vec<(String, String)> {
     let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
     let (_, block) = readme.split_once("```console\n").unwrap();
     let (block, _) = block.split_once("```\n").unwrap();
@@ -29,12 +29,12 @@ fn shown(sandbox: &Sandbox, command: &str) -> String {
 }
 
 #[test]
-fn the_picture_is_what_a_terminal_shows() {
+fn the_example_is_what_a_terminal_shows() {
     let aws = Aws::start();
     let mut copy = EnvironmentCopy::of(BY_PIP, With::Uv);
     copy.use_aws(&aws);
     copy.write("image-config.yaml", aws.configuration());
-    let runs = picture();
+    let runs = example();
     assert_eq!(runs.len(), 3, "{runs:?}");
     for (command, expected) in runs {
         let shown = shown(&copy, &command);

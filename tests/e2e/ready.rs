@@ -1,5 +1,4 @@
-//! A good environment: the call goes on and does what it does without the shim, and nothing is
-//! heard of the shim.
+//! A good environment: the call goes on and does what it does without the shim, which says nothing.
 
 use crate::environments::{Aws, GOOD, NEWEST, Sandbox, TAGS, normalised};
 
@@ -42,13 +41,13 @@ fn builds_as_without_the_shim(environment: &str) {
     found.ends_with(0);
     assert_eq!(found.json()["imageBuildStatus"], "BUILD_COMPLETE", "{found}");
 
-    // The same call again: nobody is started before the real launcher takes our place.
+    // A repeat starts no child before the real launcher takes the shim's place.
     let (_, trace) = sandbox.traced("execve", &call("through-the-shim"));
     let real = sandbox.environment.bin("pcluster");
     assert_eq!(trace.executed()[..2], [sandbox.path("shim/pcluster"), real], "{trace}");
 }
 
-/// Nor jsii's cache of packages, nor anything of botocore's: only what the shim remembers.
+/// Neither jsii's cache of packages, nor anything of botocore's: only the shim's cache.
 #[test]
 fn a_check_leaves_nothing_else_in_home() {
     let sandbox = Sandbox::of(GOOD);

@@ -37,7 +37,7 @@ fn is_ready(environment: &str, release: &str) {
     human_form_fits(&sandbox, &report);
 }
 
-/// `Python 3.9.18` or `v20.1.0`, without what stands before the number.
+/// `Python 3.9.18` or `v20.1.0`, without what precedes the number.
 fn version_of(sandbox: &Sandbox, program: &Path) -> String {
     let said = sandbox.run(program, &["--version"]).out();
     said.trim().trim_start_matches("Python ").trim_start_matches('v').to_owned()
@@ -58,7 +58,7 @@ print(json.dumps(found))";
     ran.json()
 }
 
-/// The same verdict for people, in 80 columns where no single word is longer.
+/// The human form gives the JSON's verdict, in 80 columns where no single word is longer.
 fn human_form_fits(sandbox: &Sandbox, report: &Value) {
     let ran = sandbox.shim(&["preflight"]);
     let text = ran.out();
@@ -67,7 +67,7 @@ fn human_form_fits(sandbox: &Sandbox, report: &Value) {
         assert!(text.contains(finding["id"].as_str().unwrap()), "{ran}");
     }
     for line in text.lines() {
-        // What stands before the last word is a label.
+        // The words before the last one are a label.
         let unbreakable = line.trim_start().split("  ").last().is_some_and(|rest| !rest.trim().contains(' '));
         assert!(line.chars().count() <= 80 || unbreakable, "{line:?} is too long\n{ran}");
     }

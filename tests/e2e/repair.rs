@@ -83,17 +83,17 @@ impl EnvironmentCopy {
 }
 
 #[test]
-fn made_by_pip_and_mended_by_pip() {
+fn made_by_pip_and_repaired_by_pip() {
     fix_and_undo(BY_PIP, With::Pip);
 }
 
 #[test]
-fn made_by_pip_and_mended_by_uv() {
+fn made_by_pip_and_repaired_by_uv() {
     fix_and_undo(BY_PIP, With::Uv);
 }
 
 #[test]
-fn made_by_uv_and_mended_by_uv() {
+fn made_by_uv_and_repaired_by_uv() {
     let copy = EnvironmentCopy::of(BY_UV, With::Uv);
     assert!(!copy.site().join("pip").exists(), "it has no pip");
     drop(copy);
@@ -102,7 +102,7 @@ fn made_by_uv_and_mended_by_uv() {
 
 /// uv made it without a pip, and is not there any more: its Python brings one along.
 #[test]
-fn made_by_uv_and_mended_by_the_pip_of_ensurepip() {
+fn made_by_uv_and_repaired_by_the_pip_of_ensurepip() {
     fix_and_undo(BY_UV, With::Pip);
 }
 
@@ -141,13 +141,13 @@ fn mode_fix_builds() {
     copy.use_aws(&aws);
     copy.write("image.yaml", aws.configuration());
     copy.set("PCLUSTER_SHIM_MODE", "fix");
-    let ran = copy.shim(&["build-image", "-c", "image.yaml", "-i", "mended"]);
+    let ran = copy.shim(&["build-image", "-c", "image.yaml", "-i", "repaired"]);
     ran.ends_with(0);
     // All that is on stdout is one JSON document of the real pcluster's.
-    assert_eq!(ran.json()["image"]["imageId"], "mended", "{ran}");
+    assert_eq!(ran.json()["image"]["imageId"], "repaired", "{ran}");
     assert!(ran.err().lines().all(|line| line.starts_with("pcluster-shim: ")), "{ran}");
     assert!(ran.err().contains("1.153.0 → 1.204.0"), "{ran}");
-    let template: Value = serde_json::from_str(&aws.submitted("mended")).unwrap();
+    let template: Value = serde_json::from_str(&aws.submitted("repaired")).unwrap();
     let properties = &template["Resources"]["DistributionConfiguration"]["Properties"];
     let tags = properties["Distributions"][0]["AmiDistributionConfiguration"]["AmiTags"].as_object().unwrap();
     for tag in TAGS {
@@ -168,7 +168,7 @@ impl Aws {
         let python = crate::environments::Environment::named("moto").bin("python");
         let mut command = Command::new(python);
         command.args(["-c", code, self.fact("endpoint"), self.fact("region"), stack]);
-        command.env_clear().env("AWS_ACCESS_KEY_ID", "nobody").env("AWS_SECRET_ACCESS_KEY", "nobody");
+        command.env_clear().env("AWS_ACCESS_KEY_ID", "testing").env("AWS_SECRET_ACCESS_KEY", "testing");
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
@@ -215,7 +215,7 @@ fn beside(copy: &EnvironmentCopy, run: impl Fn(&[&str]) -> Ran, why: &str) {
 /// A root-owned environment run by another user: may read everything, write nothing of it.
 #[test]
 fn an_environment_of_root_used_by_another() {
-    assert!(rustix::process::getuid().is_root(), "only root can be somebody else");
+    assert!(rustix::process::getuid().is_root(), "only root can become another user");
     let aws = Aws::start();
     let mut copy = EnvironmentCopy::of(BY_UV, With::Uv);
     copy.use_aws(&aws);
@@ -251,7 +251,7 @@ fn a_python_of_the_system() {
     copy.use_aws(&aws);
     copy.write("image.yaml", aws.configuration());
     let base = fs::canonicalize(copy.environment.bin("python")).unwrap();
-    // The copy's directory becomes the user base: the layout is the same.
+    // The copy's directory becomes the user base: its layout is equal.
     let launcher = copy.environment.bin("pcluster");
     let text = fs::read_to_string(&launcher).unwrap();
     let (_, rest) = text.split_once('\n').unwrap();

@@ -1,5 +1,5 @@
-//! What can go wrong on the way of a real repair: one clear error that names the step, exit 1, the
-//! environment byte for byte as before, nothing left behind.
+//! What can go wrong in the steps of a real repair: one error that names the step, exit 1, the
+//! environment byte for byte as before, nothing left over.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::environment_copy::{BY_PIP, BY_UV, EnvironmentCopy, Index, With, stopped_at, uv};
 use crate::environments::{Environment, Ran, program};
 
-/// Nobody listens there.
+/// A port that nothing listens on.
 const CLOSED: &str = "http://127.0.0.1:9/simple";
 
 #[track_caller]
@@ -19,7 +19,7 @@ fn nothing_happened(copy: &EnvironmentCopy, ran: &Ran, step: &str, says: &str) {
     copy.left_nothing(says);
 }
 
-/// Only this index, and nothing remembered.
+/// Only this index, and no cache.
 fn only_index(copy: &mut EnvironmentCopy, url: &str) {
     for name in [
         "PIP_FIND_LINKS",
@@ -145,7 +145,7 @@ fn read_only_between_stage_and_commit() {
     copy.is_as_before("read-only");
     copy.left_nothing("read-only");
 
-    // One file deep in it, which nothing tells before it is its turn.
+    // One file deep in it, which nothing shows before it is its turn.
     let below = site.join("aws_cdk/aws_imagebuilder/__init__.py");
     let sh = format!("\"$UV\" \"$@\" && '{}' +i '{}'", chattr.display(), below.display());
     instead_of_uv(&copy, &sh);

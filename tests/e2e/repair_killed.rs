@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::environment_copy::{BY_PIP, BY_UV, EnvironmentCopy, With};
 use crate::environments::wait_for;
 
-/// After a kill: the next command, then a look. True where the repair had been complete.
+/// Runs the next command after a kill, then compares. True where the repair had been complete.
 #[track_caller]
 fn survived(copy: &EnvironmentCopy, repaired: &Path, when: &str) -> bool {
     let next = copy.shim(&["preflight", "--no-synth"]);
@@ -72,7 +72,7 @@ fn at_every_named_step() {
     }
 }
 
-/// Numbers that are the same in every run: xorshift.
+/// Numbers that repeat in every run: xorshift.
 struct Seeded(u64);
 
 impl Seeded {
@@ -116,7 +116,7 @@ fn at_fifty_moments() {
     let whole = all.iter().filter(|repaired| **repaired).count();
     let summary =
         format!("\n{} kills: {whole} repaired, {} as before, none lost\n", all.len(), all.len() - whole);
-    // Past the test's own capture: how the moments fell is worth a look.
+    // Past the test's own capture, because the distribution of the kills is of interest.
     std::io::stderr().write_all(summary.as_bytes()).unwrap();
     assert!(whole < all.len(), "no kill came in time");
 }

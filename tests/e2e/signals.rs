@@ -1,5 +1,5 @@
-//! Ctrl-C and its like while the real pcluster's code is building the template: nothing of it
-//! goes on, nothing of it stays.
+//! Ctrl-C and its like while the real pcluster's code is building the template: none of its
+//! processes goes on, none of its files stays.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::environments::{Aws, GOOD, Sandbox, program, wait_for};
 
-/// The programs that run with our mark in their environment; those that are being ended have none.
+/// The programs that run with this mark in their environment; those that are being ended have none.
 fn alive(mark: &str) -> Vec<(i32, PathBuf)> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
@@ -23,10 +23,10 @@ fn alive(mark: &str) -> Vec<(i32, PathBuf)> {
     pids.filter(marked).filter_map(program).collect()
 }
 
-/// Ends what a failed test leaves behind.
-struct Sweeper<'a>(&'a str);
+/// Kills what a failed test leaves running.
+struct KillsMarked<'a>(&'a str);
 
-impl Drop for Sweeper<'_> {
+impl Drop for KillsMarked<'_> {
     fn drop(&mut self) {
         for (pid, _) in alive(self.0) {
             let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
@@ -91,7 +91,7 @@ fn ends_everything(signal: Signal, to: To, node: Node) {
     let pid = Pid::from_child(&shim);
     // Synthesis is under way when its Node lives: not the one that is asked for its version, but
     // the one that jsii has started below a Python.
-    let _sweeper = Sweeper(&mark);
+    let _guard = KillsMarked(&mark);
     wait_for("the synthesis", || {
         let alive = alive(&mark);
         let of = |name: &str| {
@@ -110,7 +110,7 @@ fn ends_everything(signal: Signal, to: To, node: Node) {
     let output = shim.wait_with_output().unwrap();
     assert_eq!(output.status.signal(), Some(signal.as_raw()), "{output:?}\n{sandbox}");
     assert_eq!(output.stdout, b"", "{output:?}\n{sandbox}");
-    // Killed is not gone at once; but it must come to that.
+    // A killed process may take a moment to be gone.
     wait_for("the end of every child", || alive(&mark).is_empty().then_some(()));
     let left: Vec<_> = fs::read_dir(sandbox.path("tmp")).unwrap().flatten().collect();
     assert!(left.is_empty(), "{left:?} is left\n{sandbox}");
@@ -130,11 +130,11 @@ fn sigterm() {
 }
 
 #[test]
-fn sigterm_while_nobody_answers() {
+fn sigterm_while_nothing_answers() {
     ends_everything(Signal::TERM, To::Process, Node::Silent);
 }
 
 #[test]
-fn sighup_while_nobody_answers() {
+fn sighup_while_nothing_answers() {
     ends_everything(Signal::HUP, To::Process, Node::Silent);
 }

@@ -13,7 +13,7 @@ fn warns_in_one_line(ran: &Ran, direct: &Ran, parts: &[&str]) {
     let (first, rest) = stderr.split_once('\n').unwrap_or_else(|| panic!("no warning\n{ran}"));
     assert!(first.starts_with("pcluster-shim: not checked: "), "{ran}");
     for part in parts {
-        assert!(first.contains(part), "{part:?} is not told\n{ran}");
+        assert!(first.contains(part), "{part:?} is not reported\n{ran}");
     }
     assert_eq!(rest, direct.err(), "one line and what pcluster says itself\n{ran}");
     assert_eq!(ran.status, direct.status, "{ran}");
@@ -26,7 +26,7 @@ fn strict_stops(sandbox: &mut Sandbox, parts: &[&str]) {
     let errors = ran.stop();
     assert_eq!(errors.len(), 1, "{ran}");
     for part in parts {
-        assert!(errors[0].contains(part), "{part:?} is not told\n{ran}");
+        assert!(errors[0].contains(part), "{part:?} is not reported\n{ran}");
     }
     assert!(ran.err().lines().all(|line| line.starts_with("pcluster-shim: ")), "{ran}");
 }
@@ -41,15 +41,15 @@ fn without_node_it_is_said_once_and_the_call_goes_on() {
 
     let direct = sandbox.direct(&CALL);
     let ran = sandbox.shim(&CALL);
-    let told = ["node: no node on PATH"];
-    warns_in_one_line(&ran, &direct, &told);
+    let parts = ["node: no node on PATH"];
+    warns_in_one_line(&ran, &direct, &parts);
     assert_eq!(ran.stdout, direct.stdout, "{ran}");
 
-    // What the real parser refuses is still refused without a word of ours.
+    // What the real parser refuses is still refused without a word of the shim's.
     let refused = ["build-image", "-c", "image.yaml", "-i", "1-image", "--dryrun", "maybe"];
     sandbox.shim(&refused).is_the_same_as(&sandbox.direct(&refused));
 
-    strict_stops(&mut sandbox, &told);
+    strict_stops(&mut sandbox, &parts);
     aws.was_not_asked();
 }
 
@@ -69,12 +69,12 @@ fn a_pcluster_whose_api_changed_is_said_once_and_the_call_goes_on() {
     let direct = sandbox.direct(&["build-image", "-c", "image.yaml", "-i", "called-directly"]);
     direct.ends_with(0);
     let ran = sandbox.shim(&CALL);
-    let told = ["template: ", "build_imagebuilder_template"];
-    warns_in_one_line(&ran, &direct, &told);
+    let parts = ["template: ", "build_imagebuilder_template"];
+    warns_in_one_line(&ran, &direct, &parts);
     assert_eq!(normalised(&ran, "my-image"), normalised(&direct, "called-directly"), "{ran}");
 
     let before = aws.requests();
-    strict_stops(&mut sandbox, &told);
+    strict_stops(&mut sandbox, &parts);
     assert_eq!(aws.requests(), before, "the stopped call reached AWS");
 }
 

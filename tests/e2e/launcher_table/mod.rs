@@ -1,6 +1,6 @@
 //! Launchers × {good, broken}, each written by the tool that it is named after or by hand as people
-//! write it: who runs is told, the broken one is stopped, the good one never; and what changes after
-//! the first look is seen.
+//! write it: the Python that runs is reported, the broken one is stopped, the good one never; and what
+//! changes after the first check is noticed.
 
 mod place;
 
@@ -22,14 +22,14 @@ use crate::environments::{Environment, program};
 fn row(answer: Answer, make: impl FnOnce(&mut Place), change: impl FnOnce(&mut Place)) {
     let mut place = Place::new();
     make(&mut place);
-    place.is_told(Packages::Good, answer);
+    place.is_reported(Packages::Good, answer);
     place.is_guarded(Packages::Good, answer);
     change(&mut place);
     place.truth(Packages::Broken);
-    // What has been kept of the good one does not count any more.
+    // What the cache has of the good one does not count any more.
     place.is_guarded(Packages::Broken, answer);
-    place.is_told(Packages::Broken, answer);
-    place.forget();
+    place.is_reported(Packages::Broken, answer);
+    place.clear_cache();
     place.is_guarded(Packages::Broken, answer);
 }
 
@@ -302,7 +302,7 @@ fn conda_in_a_path_with_a_space() {
     );
 }
 
-/// A prefix for each package; a module sets PYTHONPATH; a long `#!` line stands second, for sbang.
+/// A prefix for each package; a module sets PYTHONPATH; a long `#!` line is the second one, for sbang.
 #[test]
 fn spack() {
     row(

@@ -68,7 +68,7 @@ impl Packages {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
     Known,
-    /// It is said in one line that it is not known, and the call goes on.
+    /// One line says that it is not known, and the call goes on.
     Said,
 }
 
@@ -183,20 +183,20 @@ impl Place {
 
     /// `where` and `check` say what really runs, or that it is not known.
     #[track_caller]
-    pub(crate) fn is_told(&self, packages: Packages, answer: Answer) {
+    pub(crate) fn is_reported(&self, packages: Packages, answer: Answer) {
         let truth = self.truth(packages);
-        let (looked, told) = self.sandbox.preflight(&["where"]);
-        assert_eq!(told["real"]["path"], serde_json::json!(self.launcher), "{looked}");
+        let (ran_where, described) = self.sandbox.preflight(&["where"]);
+        assert_eq!(described["real"]["path"], serde_json::json!(self.launcher), "{ran_where}");
         let (ran, report) = self.sandbox.preflight(&["check", "--no-synth"]);
         if answer == Answer::Said {
             ran.ends_with(3);
             assert_eq!(report["verdict"], "unknown", "{ran}");
-            assert_eq!(told["packages"], Value::Null, "{looked}");
+            assert_eq!(described["packages"], Value::Null, "{ran_where}");
             return;
         }
-        looked.ends_with(0);
-        assert_eq!(told["interpreter"], truth["executable"], "{looked}");
-        assert_eq!(told["packages"][IMAGEBUILDER], packages.cdk(), "{looked}");
+        ran_where.ends_with(0);
+        assert_eq!(described["interpreter"], truth["executable"], "{ran_where}");
+        assert_eq!(described["packages"][IMAGEBUILDER], packages.cdk(), "{ran_where}");
         ran.ends_with(i32::from(packages != Packages::Good));
         let verdict = if packages == Packages::Good { "ready" } else { "blocked" };
         assert_eq!(report["verdict"], verdict, "{ran}");
@@ -242,13 +242,13 @@ impl Place {
         let (ran, note) = self.build_image();
         assert!(!ran.status.success() && note.is_none(), "{ran}");
         assert!(ran.err().starts_with("pcluster-shim: "), "{ran}");
-        let (looked, told) = self.sandbox.preflight(&["check", "--no-synth"]);
-        assert!(matches!(looked.status.code(), Some(1 | 3)), "{looked}");
-        assert_ne!(told["verdict"], "ready", "{looked}");
+        let (ran, report) = self.sandbox.preflight(&["check", "--no-synth"]);
+        assert!(matches!(ran.status.code(), Some(1 | 3)), "{ran}");
+        assert_ne!(report["verdict"], "ready", "{ran}");
     }
 
-    /// Nothing is known of earlier looks.
-    pub(crate) fn forget(&self) {
+    /// Removes what earlier checks have cached.
+    pub(crate) fn clear_cache(&self) {
         let _ = fs::remove_dir_all(self.path("home/.cache/pcluster-shim"));
     }
 }
@@ -313,7 +313,7 @@ pub(crate) fn wheel() -> PathBuf {
     found.find(|path| path.extension().is_some_and(|ending| ending == "whl")).unwrap()
 }
 
-/// Links what pcluster requires to where it lies, in place of what an earlier call has linked; with
+/// Links what pcluster requires to where it is installed, in place of what an earlier call has linked; with
 /// a spy that a site directory's `.pth` file starts.
 pub(crate) fn link_packages(packages: Packages, site: &Path) {
     fs::create_dir_all(site).unwrap();
@@ -335,7 +335,7 @@ pub(crate) fn spy_in(site: &Path) {
     write(&site.join("table_spy.pth"), "import table_spy\n");
 }
 
-/// The same with pcluster, for what installs nothing.
+/// Links pcluster too, for what installs nothing.
 pub(crate) fn link_all(packages: Packages, site: &Path) {
     link_packages(packages, site);
     for entry in fs::read_dir(packages.environment().site_packages()).unwrap().flatten() {
@@ -371,7 +371,7 @@ pub(crate) fn customize(site: &Path) {
 
 pub(crate) fn write(file: &Path, text: impl AsRef<[u8]>) {
     fs::create_dir_all(file.parent().unwrap()).unwrap();
-    // Anew, because a link may stand there.
+    // Anew, because a link may be there.
     let _ = fs::remove_file(file);
     fs::write(file, text).unwrap();
 }
