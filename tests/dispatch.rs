@@ -4,7 +4,8 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 
-use crate::support::harness::{Sandbox, not_utf8, on_this_machine};
+use crate::support::machine::on_this_machine;
+use crate::support::sandbox::{Sandbox, not_utf8};
 
 /// Everything but build-image and preflight, in whatever form.
 #[test]
@@ -281,7 +282,7 @@ fn trap_12_signal_dispositions_are_those_of_a_direct_call() {
     sandbox.environment().really("exec grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status");
     for ignored in ["", "trap '' HUP; ", "trap '' INT QUIT TERM; "] {
         let in_shell = format!("{ignored}exec \"$@\"");
-        let under = |call: crate::support::harness::Call<'_>| {
+        let under = |call: crate::support::run::Call<'_>| {
             call.under(sandbox.path("tools/sh"), &["-c", &in_shell, "sh"]).run().stdout()
         };
         let direct = under(sandbox.call(sandbox.path("venv/bin/pcluster"), ["version"]));

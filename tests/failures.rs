@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::support::fakes::{BAD, REAL, REAL_OUTPUT};
-use crate::support::harness::Sandbox;
+use crate::support::sandbox::Sandbox;
 
 const FRAME: &str = r#"printf '\n%s\n' "$sentinel""#;
 

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::fakes::REAL_OUTPUT;
-use crate::support::harness::{Sandbox, on_this_machine, output};
+use crate::support::machine::{on_this_machine, output};
+use crate::support::sandbox::Sandbox;
 use crate::support::workshop::{Tree, Workshop};
 
 const FAULT: &str = "PCLUSTER_SHIM_FAULT";
@@ -172,7 +173,7 @@ fn a_failure_in_mode_fix_stops() {
     let workshop = sandbox.workshop();
     let before = workshop.site();
     let run = workshop.build_image().var("PCLUSTER_SHIM_MODE", "fix").var(FAULT, "fail:place@3").run();
-    run.exits(1).prefixed().stdout_matches("blocked-by-advisory.json");
+    run.exits(1).prefixed().stdout_matches("verdicts/blocked-by-advisory.json");
     run.holds(run.stderr().contains("the repair stopped at commit"), "it says why there is no repair");
     same(&workshop.site(), &before, "");
     workshop.left_nothing("by a repair that failed");
@@ -305,7 +306,7 @@ fn two_fixes_at_once() {
         let first = first.join().unwrap();
         first.exits(0);
         let second = second.join().unwrap();
-        second.exits(0).stdout_matches("fix-nothing.txt");
+        second.exits(0).stdout_matches("repair/fix-nothing.txt");
         let waiting = format!("waiting for another repair of this environment (PID {holder})");
         second.holds(second.stderr().contains(&waiting), "it says whom it waits for");
     });

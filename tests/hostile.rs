@@ -6,7 +6,9 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
 use crate::support::fakes::REAL_OUTPUT;
-use crate::support::harness::{Call, Run, Sandbox, on_this_machine, output};
+use crate::support::machine::{on_this_machine, output};
+use crate::support::run::{Call, Run};
+use crate::support::sandbox::Sandbox;
 use crate::support::workshop::set_mode;
 
 const CONFIG: &str = "config/pcluster-shim/config.yaml";

@@ -14,8 +14,9 @@ use std::sync::OnceLock;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::fakes::real_python;
-use crate::support::harness::{BINARY, Call, Run, Sandbox, on_this_machine, output};
+use crate::support::machine::{on_this_machine, output, real_python};
+use crate::support::run::{Call, Run};
+use crate::support::sandbox::{BINARY, Sandbox};
 
 /// What install.sh uses, and the shells that read what it writes.
 const PROGRAMS: [&str; 31] = [
@@ -738,8 +739,7 @@ fn what_is_asked_for_wrongly_is_said_and_nothing_is_done() {
         (vec!["--venv".into(), at("venv"), "--prefix".into(), at("x")], 2, "install-both.txt"),
         (vec!["--venv".into(), at("node/..")], 1, "install-no-venv-2.txt"),
     ] {
-        let call =
-            arguments.iter().fold(home.installs_in("dash", []), super::support::harness::Call::argument);
+        let call = arguments.iter().fold(home.installs_in("dash", []), super::support::run::Call::argument);
         let run = call.run();
         run.exits(status).prints("").stderr_matches(snapshot);
         home.is_as_before(&run);

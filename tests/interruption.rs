@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
-use crate::support::fakes::{REAL, real_python};
-use crate::support::harness::{Call, Sandbox, on_this_machine, output};
+use crate::support::fakes::REAL;
+use crate::support::machine::{on_this_machine, output, real_python};
+use crate::support::run::Call;
+use crate::support::sandbox::Sandbox;
 
 /// Every child of a check holds it open, so its end is the end of the last of them.
 struct Leash(File);

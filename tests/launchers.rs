@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::support::fakes::{ENTRY, REAL_OUTPUT, node, real_python, trampoline};
-use crate::support::harness::{Call, Run, Sandbox, not_utf8, on_this_machine, output};
+use crate::support::fakes::{ENTRY, REAL_OUTPUT, node, trampoline};
+use crate::support::machine::{on_this_machine, output, real_python};
+use crate::support::run::{Call, Run};
+use crate::support::sandbox::{Sandbox, not_utf8};
 
 /// `preflight check --no-synth --format json`, which asks the launcher's interpreter and no more.
 fn check(sandbox: &Sandbox) -> (Value, Run<'_>) {

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::support::harness::{Call, Sandbox};
+use crate::support::run::Call;
+use crate::support::sandbox::Sandbox;
 
 const REAL: &str = "#!/bin/sh\necho real \"$@\"\n";
 

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::support::fakes::{BAD, Environment, REAL, REAL_OUTPUT};
-use crate::support::harness::{Call, Sandbox, on_this_machine};
+use crate::support::machine::on_this_machine;
+use crate::support::run::Call;
+use crate::support::sandbox::Sandbox;
 
 const CHECKED: [&str; 4] = ["identity", "node", "synth", REAL];
 

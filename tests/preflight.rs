@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::support::fakes::BAD;
-use crate::support::harness::{Call, Run, Sandbox, on_this_machine};
+use crate::support::machine::on_this_machine;
+use crate::support::run::{Call, Run};
+use crate::support::sandbox::Sandbox;
 
 /// An advisory of the user's own, on a package that every fake environment has.
 pub(crate) const ADVISORY: &str = "\
@@ -154,7 +156,7 @@ fn no_color_is_honoured_on_a_terminal() {
     let terminal = "import pty, sys; pty.spawn(sys.argv[1:])";
     let call = || {
         let call = sandbox.pcluster(["preflight", "check", "--no-synth"]);
-        call.under(crate::support::fakes::real_python(), &["-c", terminal]).var("TERM", "xterm")
+        call.under(crate::support::machine::real_python(), &["-c", terminal]).var("TERM", "xterm")
     };
     let coloured = |run: &Run| run.stdout().contains("\x1b[1;31m");
     let run = call().run();
@@ -456,7 +458,7 @@ fn an_answer_that_cannot_be_written_is_an_error_unless_its_reader_went_away() {
     for printer in PRINTERS {
         let words = printer.split(' ');
         let call = words.fold(sandbox.pcluster(["preflight"]), Call::argument);
-        call.under(crate::support::fakes::real_python(), &["-c", gone]).run().exits(0).is_silent();
+        call.under(crate::support::machine::real_python(), &["-c", gone]).run().exits(0).is_silent();
     }
     environment.is_broken();
     sandbox.build_image();

@@ -5,7 +5,8 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::support::fakes::{BAD, REAL, REAL_OUTPUT};
-use crate::support::harness::{Call, Sandbox};
+use crate::support::run::Call;
+use crate::support::sandbox::Sandbox;
 use crate::support::workshop::{INSTALL, Unwritable, Workshop, set_mode};
 
 #[track_caller]
@@ -230,8 +231,8 @@ fn where_a_real_python_keeps_its_pip() {
             "import sys, runpy; {first}; sys.argv = ['x', 'SENTINEL']; runpy.run_path({:?})",
             script.display().to_string()
         );
-        let said = crate::support::harness::output(
-            crate::support::fakes::real_python(),
+        let said = crate::support::machine::output(
+            crate::support::machine::real_python(),
             &["-c".as_ref(), code.as_ref()],
         );
         let answer = said.split("\nSENTINEL\n").nth(1).unwrap().to_owned();
@@ -298,7 +299,7 @@ fn mode_fix_that_cannot_mend_stops() {
     let before = workshop.site();
     workshop.installs_by("echo 'no such index' >&2; exit 7");
     let run = workshop.build_image().var("PCLUSTER_SHIM_MODE", "fix").run();
-    run.exits(1).prefixed().stdout_matches("blocked-by-advisory.json").stderr_matches("mode-fix-fails.txt");
+    run.exits(1).prefixed().stdout_matches("verdicts/blocked-by-advisory.json").stderr_matches("mode-fix-fails.txt");
     assert_eq!(workshop.site(), before);
     workshop.left_nothing("by a repair that failed");
     assert!(!sandbox.log().contains(&REAL.to_owned()));
@@ -445,7 +446,7 @@ fn root_does_not_repair_what_another_user_owns() {
     assert!(!workshop.state.join("pcluster-shim").exists(), "no state is made for it");
     // The guard does not go on beside it: that would be root's too.
     let run = workshop.build_image().var("PCLUSTER_SHIM_MODE", "fix").run();
-    run.exits(1).prefixed().stdout_matches("blocked-by-advisory.json");
+    run.exits(1).prefixed().stdout_matches("verdicts/blocked-by-advisory.json");
     run.holds(run.stderr().contains("belongs to the user with the ID 4711"), "it says whose it is");
     assert!(!sandbox.log().contains(&"uv install".to_owned()), "refused before anything is fetched");
     is_owned_by("", 0);
@@ -487,8 +488,8 @@ fn a_directory_that_turns_read_only_on_the_way() {
     let site = workshop.path("site");
     sandbox.write(workshop.path("fake/on-proof"), format!("chattr +i '{}'", site.display()));
     let run = workshop.preflight(["fix"]).run();
-    crate::support::harness::output(
-        &crate::support::harness::on_this_machine("chattr"),
+    crate::support::machine::output(
+        &crate::support::machine::on_this_machine("chattr"),
         &["-i".as_ref(), site.as_os_str()],
     );
     run.exits(1).prefixed().stderr_matches("fix-unwritable.txt");
@@ -547,7 +548,7 @@ fn a_file_that_two_packages_bring() {
     let workshop = sandbox.workshop();
     let cache = sandbox.path("installer/cached");
     sandbox.write(&cache, "of the first");
-    sandbox.link("tools/ln", crate::support::harness::on_this_machine("ln"));
+    sandbox.link("tools/ln", crate::support::machine::on_this_machine("ln"));
     // uv links from its cache; the RECORDs of both list the file.
     let more = format!(
         "{INSTALL}\nln '{}' \"$target/shared.py\"\n\

@@ -2,7 +2,8 @@
 //! the guard warns, takes the default and goes on.
 
 use crate::support::fakes::REAL_OUTPUT;
-use crate::support::harness::{Run, Sandbox};
+use crate::support::run::Run;
+use crate::support::sandbox::Sandbox;
 
 const CONFIG: &str = "config/pcluster-shim/config.yaml";
 
@@ -216,8 +217,7 @@ fn where_says_what_the_mode_would_do() {
             told += &guard(mode, strict, status);
         }
     }
-    let expected = include_str!("snapshots/where-modes.txt");
-    assert_eq!(told, expected, "{told}");
+    sandbox.matches("where-modes.txt", &told);
     sandbox.write(CONFIG, "mode: off\n");
     let call = |format: &str| sandbox.pcluster(["preflight", "where", "--format", format]).run();
     call("human").exits(1).is_silent().stdout_matches("where-off.txt");

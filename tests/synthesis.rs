@@ -3,8 +3,10 @@
 
 use serde_json::{Value, json};
 
-use crate::support::fakes::{ENTRY, GOOD, node, real_python};
-use crate::support::harness::{Run, Sandbox};
+use crate::support::fakes::{ENTRY, GOOD, node};
+use crate::support::machine::real_python;
+use crate::support::run::Run;
+use crate::support::sandbox::Sandbox;
 
 /// An environment of stubs. Each file may be written anew by a test.
 fn stubs(sandbox: &Sandbox) {

@@ -4,7 +4,8 @@
 use serde_json::{Value, json};
 
 use crate::support::fakes::{BAD, GOOD};
-use crate::support::harness::{Run, Sandbox};
+use crate::support::run::Run;
+use crate::support::sandbox::Sandbox;
 
 fn checked(sandbox: &Sandbox, content: impl AsRef<[u8]>) -> Run<'_> {
     sandbox.write("work/template", content);

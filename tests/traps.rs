@@ -35,7 +35,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use crate::support::fakes::REAL_OUTPUT;
-use crate::support::harness::Sandbox;
+use crate::support::sandbox::Sandbox;
 
 /// A row without a test, or with two, is a mistake of this list.
 #[test]

@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 use std::fs;
 
 use crate::support::fakes::{BAD, Environment, REAL, REAL_OUTPUT};
-use crate::support::harness::{Call, Run, Sandbox, on_this_machine, output};
+use crate::support::machine::{on_this_machine, output};
+use crate::support::run::{Call, Run};
+use crate::support::sandbox::Sandbox;
 
 #[test]
 fn ready_is_silent() {

@@ -10,7 +10,9 @@ use std::sync::{Mutex, OnceLock};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::harness::{Call, Sandbox, on_this_machine, output};
+use crate::support::machine::{on_this_machine, output};
+use crate::support::run::Call;
+use crate::support::sandbox::Sandbox;
 
 /// What `pcluster build-image` of 3.1.3 made with CDK 1.204.0, and with 1.153.0.
 pub(crate) const GOOD: &str = include_str!("../fixtures/template-good.json");
@@ -283,14 +285,3 @@ int main(int argc, char **argv) {
     return 0;
 }
 "#;
-
-/// A real Python 3 of this machine: the interpreter itself, not a version manager's shim and not
-/// a virtual environment's, which has no user site.
-pub(crate) fn real_python() -> &'static Path {
-    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
-    PYTHON.get_or_init(|| {
-        let named = on_this_machine("python3");
-        let code = "import sys; assert sys.version_info >= (3, 8); print(getattr(sys, '_base_executable', sys.executable))";
-        PathBuf::from(output(&named, &["-c".as_ref(), code.as_ref()]).trim())
-    })
-}

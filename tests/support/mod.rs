@@ -1,5 +1,8 @@
-//! What the modules of the suite share.
+//! The harness: what every module of the suite stands on.
 
-pub(crate) mod fakes; // fake environments of pcluster, fake Nodes, the real Python of this machine
-pub(crate) mod harness; // the sandbox, one run in it, the scene of a failed assertion, the snapshots
+pub(crate) mod fakes; // fake environments of pcluster, fake Nodes
+pub(crate) mod machine; // programs of this machine, a real Python among them
+pub(crate) mod run; // one run in a sandbox, and assertions on it
+pub(crate) mod sandbox; // HOME, PATH, XDG directories and TMPDIR of one test
+pub(crate) mod snapshots; // what users see, and what of it is redacted
 pub(crate) mod workshop; // a broken environment with all its files, and installers that mend it

@@ -10,7 +10,9 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::support::fakes::{BAD, Environment, GOOD, built};
-use crate::support::harness::{Call, Sandbox, on_this_machine, output};
+use crate::support::machine::{on_this_machine, output};
+use crate::support::run::Call;
+use crate::support::sandbox::Sandbox;
 
 /// A broken environment in a sandbox.
 #[derive(Debug)]
