@@ -36,42 +36,20 @@ fn below(snapshot: &str) -> PathBuf {
     if snapshot.contains('/') { snapshot.into() } else { module.join(snapshot) }
 }
 
-/// Without what differs from machine to machine, from run to run, and from release to release; and
-/// without the fix of a finding.
+/// Without what differs from machine to machine, from run to run, and from release to release.
 pub(crate) fn redacted(text: &str, sandbox: &Sandbox) -> String {
     let text = text.replace(sandbox.path(PROGRAM).to_str().unwrap(), "[BINARY]");
     let text = text.replace(sandbox.root.to_str().unwrap(), "[SANDBOX]");
     let text = text.replace(env!("CARGO_PKG_VERSION"), "[VERSION]");
     let text = text.replace(real_python().to_str().unwrap(), "[PYTHON]");
-    let mut lines: Vec<String> = Vec::new();
-    let mut in_fix = false;
-    for line in text.split_inclusive('\n') {
-        if in_fix && line.starts_with("        ") {
-            continue;
-        }
-        in_fix = is_fix_row(line);
-        lines.push(redacted_line(line));
-    }
-    lines.concat()
-}
-
-/// The row of a finding; `fix` in a list of commands stands in a wider column.
-fn is_fix_row(line: &str) -> bool {
-    line.strip_prefix("  fix   ").is_some_and(|rest| !rest.starts_with(' '))
+    text.split_inclusive('\n').map(redacted_line).collect()
 }
 
 fn redacted_line(line: &str) -> String {
     let (line, end) = line.strip_suffix('\n').map_or((line, ""), |line| (line, "\n"));
     let indent = &line[..line.len() - line.trim_start().len()];
-    let line = if is_fix_row(line) {
-        "  fix   [FIX]".to_owned()
-    } else if line.trim_start().starts_with("\"durationMs\": ") {
+    let line = if line.trim_start().starts_with("\"durationMs\": ") {
         format!("{indent}\"durationMs\": [DURATION],")
-    } else if line.trim_start().starts_with("\"command\": ") {
-        format!("{indent}\"command\": \"[FIX]\"")
-    } else if let Some((before, after)) = line.split_once("Fix: ") {
-        let end = after.rfind('"').map_or("", |quote| &after[quote..]);
-        format!("{before}Fix: [FIX]{end}")
     } else {
         without_duration(line).to_owned()
     };
