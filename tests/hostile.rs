@@ -9,7 +9,7 @@ use crate::support::fakes::REAL_OUTPUT;
 use crate::support::machine::{on_this_machine, output};
 use crate::support::run::{Call, Run};
 use crate::support::sandbox::Sandbox;
-use crate::support::workshop::set_mode;
+use crate::support::broken_environment::set_mode;
 
 const CONFIG: &str = "config/pcluster-shim/config.yaml";
 

@@ -4,19 +4,19 @@
 
 mod support; // sandboxes, fake environments, snapshots
 
+mod cache; // what is remembered, until when, and what damage costs
 mod dispatch; // what is guarded, what passes through, and that a pass-through leaves no trace
+mod failpoints; // repairs that are killed, fail, or meet others at every step
 mod failures; // checks that cannot run: each one line, delegated; strict stops
-mod faults; // repairs that are killed, fail, or meet others at every step
 mod hostile; // files that hang, flood, or could have been written by others
 mod house; // the rules that the code itself is held to
 mod install; // install.sh and what it leaves behind
-mod interruption; // ^C, SIGTERM, SIGHUP, nohup
 mod launchers; // every form of launcher leads to its interpreter
 mod locate; // the real pcluster among shims, wrappers and debris
-mod memory; // what is remembered, until when, and what damage costs
 mod preflight; // the shim's own commands
 mod repair; // fix and undo: what they do, refuse and say
 mod settings; // config.yaml and variables, for the guard and for preflight
+mod signals; // ^C, SIGTERM, SIGHUP, nohup
 mod synthesis; // synthesis.py in a real Python, on stubs of what it imports
 mod templates; // preflight template, on templates that real pclusters made
 mod traps; // what goes wrong with PATH shims elsewhere, row by row

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::fakes::{BAD, REAL, REAL_OUTPUT};
 use crate::support::run::Call;
 use crate::support::sandbox::Sandbox;
-use crate::support::workshop::{INSTALL, Unwritable, Workshop, set_mode};
+use crate::support::broken_environment::{INSTALL, Unwritable, Workshop, set_mode};
 
 #[track_caller]
 fn versions(workshop: &Workshop) -> Vec<String> {
@@ -785,7 +785,7 @@ fn an_undo_with_a_damaged_copy_changes_nothing() {
     }
 }
 
-fn without_times(tree: &crate::support::workshop::Tree) -> crate::support::workshop::Tree {
+fn without_times(tree: &crate::support::broken_environment::Tree) -> crate::support::broken_environment::Tree {
     let without = |what: &String| match (what.find('('), what.find(')')) {
         (Some(from), Some(to)) if !what.starts_with("directory") => {
             format!("{}(0, 0){}", &what[..from], &what[to + 1..])
@@ -921,7 +921,7 @@ fn a_repair_waits_for_uv() {
     held.lock().unwrap();
     std::thread::scope(|scope| {
         let fix = scope.spawn(|| workshop.preflight(["fix", "-v"]).run());
-        crate::faults::waits(&lock);
+        crate::failpoints::waits(&lock);
         assert!(workshop.site() == before, "touched while uv is at work");
         drop(held);
         let fix = fix.join().unwrap();
@@ -998,7 +998,7 @@ fn another_installer_after_the_exchange() {
         let is_cores = |path: &std::path::Path| {
             path.starts_with("aws_cdk/core") || path.to_string_lossy().contains("aws_cdk.core")
         };
-        let others = |tree: crate::support::workshop::Tree| -> Vec<_> {
+        let others = |tree: crate::support::broken_environment::Tree| -> Vec<_> {
             tree.into_iter().filter(|(path, _)| !is_cores(path)).collect()
         };
         assert_eq!(others(workshop.site()), others(before), "{then}");

@@ -5,4 +5,4 @@ pub(crate) mod machine; // programs of this machine, a real Python among them
 pub(crate) mod run; // one run in a sandbox, and assertions on it
 pub(crate) mod sandbox; // HOME, PATH, XDG directories and TMPDIR of one test
 pub(crate) mod snapshots; // what users see, and what of it is redacted
-pub(crate) mod workshop; // a broken environment with all its files, and installers that mend it
+pub(crate) mod broken_environment; // a broken environment with all its files, and installers that mend it

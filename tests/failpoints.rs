@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::support::fakes::REAL_OUTPUT;
 use crate::support::machine::{on_this_machine, output};
 use crate::support::sandbox::Sandbox;
-use crate::support::workshop::{Tree, Workshop};
+use crate::support::broken_environment::{Tree, Workshop};
 
 const FAULT: &str = "PCLUSTER_SHIM_FAULT";
 const STEPS: [&str; 9] =
@@ -284,7 +284,7 @@ fn two_fixes_at_once() {
     let sandbox = Sandbox::new();
     let workshop = sandbox.workshop();
     let hold = fifo(&sandbox, "hold");
-    let install = format!("cat '{}'\n{}", hold.display(), crate::support::workshop::INSTALL);
+    let install = format!("cat '{}'\n{}", hold.display(), crate::support::broken_environment::INSTALL);
     workshop.installs_by(&install);
     std::thread::scope(|scope| {
         let first = scope.spawn(|| workshop.preflight(["fix"]).run());
@@ -300,7 +300,7 @@ fn two_fixes_at_once() {
         let newest = *pids.iter().find(|pid| !two.contains(pid)).unwrap();
         kill_process(Pid::from_raw(newest).unwrap(), Signal::TERM).unwrap();
         third.join().unwrap().dies_by(15).prints("").is_silent();
-        workshop.installs_by(crate::support::workshop::INSTALL);
+        workshop.installs_by(crate::support::broken_environment::INSTALL);
         // Read once by each of the first one's installations.
         fs::write(&hold, "").unwrap();
         let first = first.join().unwrap();
