@@ -1,10 +1,10 @@
-//! The fast suite: the built binary on fake launchers, one module for each chapter of the contract.
+//! The fast suite: the built binary on fake launchers, one module for each subject of the contract.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by them")]
 
 mod support; // sandboxes, fake environments, snapshots
 
-mod cache; // what is remembered, until when, and what damage costs
+mod cache; // what is cached, until when, and what damage costs
 mod dispatch; // what is guarded, what passes through, and that a pass-through leaves no trace
 mod failpoints; // repairs that are killed, fail, or meet others at every step
 mod failures; // checks that cannot run: each one line, delegated; strict stops
@@ -12,6 +12,7 @@ mod hostile; // files that hang, flood, or could have been written by others
 mod house; // the rules that the code itself is held to
 mod install; // install.sh and what it leaves behind
 mod launchers; // every form of launcher leads to its interpreter
+mod layout; // the files of the tests themselves
 mod locate; // the real pcluster among shims, wrappers and debris
 mod preflight; // the shim's own commands
 mod repair; // fix and undo: what they do, refuse and say
