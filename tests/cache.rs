@@ -1,5 +1,5 @@
-//! What is remembered: a ready verdict, until anything that it depends on changes. What is
-//! damaged or cannot be written costs time, never a verdict.
+//! What is cached: a ready verdict, until anything that it depends on changes. A file that is damaged
+//! or cannot be written costs time, never a verdict.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,8 +13,8 @@ use crate::support::sandbox::Sandbox;
 
 const CHECKED: [&str; 4] = ["identity", "node", "synth", REAL];
 
-/// Ready once, with everything remembered.
-fn remembered(sandbox: &Sandbox) -> Environment<'_> {
+/// A ready environment with everything cached.
+fn cached(sandbox: &Sandbox) -> Environment<'_> {
     let environment = sandbox.environment();
     sandbox.build_image().run().exits(0).is_silent();
     assert_eq!(sandbox.log(), CHECKED);
@@ -33,22 +33,22 @@ fn started(sandbox: &Sandbox, call: Call) -> Vec<String> {
 #[test]
 fn an_unchanged_repeat_starts_no_python_and_no_node() {
     let sandbox = Sandbox::new();
-    remembered(&sandbox);
+    cached(&sandbox);
     for _ in 0..3 {
         sandbox.build_image().run().exits(0).prints(REAL_OUTPUT).is_silent();
     }
     assert_eq!(sandbox.log(), [REAL, REAL, REAL]);
 }
 
-/// `preflight` remembers as well, and `--fresh` does not ask.
+/// `preflight` puts and gets as well, and `--fresh` does not get.
 #[test]
-fn preflight_says_what_was_remembered() {
+fn preflight_says_what_was_cached() {
     let sandbox = Sandbox::new();
     sandbox.environment();
     let call = || sandbox.pcluster(["preflight", "--format", "json"]);
     assert_eq!(started(&sandbox, call()), ["identity", "node", "synth"]);
     let run = call().run();
-    run.exits(0).holds(run.stdout().contains("\"cached\": true"), "remembered");
+    run.exits(0).holds(run.stdout().contains("\"cached\": true"), "cached");
     assert_eq!(started(&sandbox, call()), [""; 0]);
     assert_eq!(started(&sandbox, call().argument("--fresh")), ["identity", "node", "synth"]);
 }
@@ -151,17 +151,17 @@ fn every_change_is_checked_again() {
     ];
     for (what, change, expected) in changes {
         let sandbox = Sandbox::new();
-        let environment = remembered(&sandbox);
+        let environment = cached(&sandbox);
         change(&sandbox, &environment);
         assert_eq!(started(&sandbox, sandbox.build_image()), expected, "after a change of {what}");
     }
 }
 
-/// Arguments and variables: the old call and the new one are both remembered.
+/// Arguments and variables: the old call and the new one are both cached.
 #[test]
 fn every_other_call_is_checked_for_itself() {
     let sandbox = Sandbox::new();
-    remembered(&sandbox);
+    cached(&sandbox);
     sandbox.write("work/other.yaml", "Build: {}\n");
     let call = || sandbox.build_image();
     let others: [(&str, Call, &[&str]); 8] = [
@@ -178,10 +178,10 @@ fn every_other_call_is_checked_for_itself() {
         assert_eq!(started(&sandbox, other.clone()), expected, "{what}");
         assert_eq!(started(&sandbox, other), [""; 0], "{what}, repeated");
     }
-    assert_eq!(started(&sandbox, call()), [""; 0], "the first call is remembered still");
+    assert_eq!(started(&sandbox, call()), [""; 0], "the first call is cached still");
 }
 
-/// Content counts, not only the name: the same file in every form of naming it.
+/// Content counts, not only the name: one file in every form of naming it.
 #[test]
 fn the_configuration_counts_in_every_form_of_naming_it() {
     for form in ["-cimage.yaml", "-c=image.yaml", "--image-configuration=image.yaml", "--image-c=image.yaml"]
@@ -230,11 +230,11 @@ fn a_configuration_that_can_be_read_once_leaves_no_verdict_on_itself() {
     once().run().exits(1).prefixed();
 }
 
-/// AWS's own files: a profile of the same name may mean another region.
+/// AWS's own files: a profile of an unchanged name may mean another region.
 #[test]
 fn the_files_of_aws_count() {
     let sandbox = Sandbox::new();
-    remembered(&sandbox);
+    cached(&sandbox);
     sandbox.write("home/.aws/config", "[default]\nregion = eu-west-1\n");
     assert_eq!(started(&sandbox, sandbox.build_image()), ["synth"], "~/.aws/config");
     sandbox.write("home/.aws/credentials", "[default]\nregion = eu-west-2\n");
@@ -248,7 +248,7 @@ fn the_files_of_aws_count() {
 }
 
 #[test]
-fn blocked_and_unknown_are_never_remembered() {
+fn blocked_and_unknown_are_never_cached() {
     for template in [true, false] {
         let sandbox = Sandbox::new();
         let environment = sandbox.environment();
@@ -268,18 +268,18 @@ fn blocked_and_unknown_are_never_remembered() {
     }
 }
 
-/// An advisory is matched at every call: it may be newer than what is remembered.
+/// An advisory is matched at every call: it may be newer than the cached verdict.
 #[test]
-fn a_remembered_environment_is_still_matched_against_the_advisories() {
+fn a_cached_environment_is_still_matched_against_the_advisories() {
     let sandbox = Sandbox::new();
-    remembered(&sandbox);
+    cached(&sandbox);
     sandbox.write("config/pcluster-shim/config.yaml", "advisories: [more.yaml]\n");
     sandbox.write("config/pcluster-shim/more.yaml", crate::preflight::ADVISORY);
     sandbox.build_image().run().exits(1).prefixed();
 }
 
-/// The answer that is remembered was given in another environment: what differs since is not
-/// taken for a change that the launcher makes.
+/// A cached answer was given under other variables: what differs since is not taken for a change
+/// that the launcher makes.
 #[test]
 fn a_variable_of_an_earlier_call_does_not_come_back() {
     let sandbox = Sandbox::new();
@@ -288,13 +288,13 @@ fn a_variable_of_an_earlier_call_does_not_come_back() {
     environment.synthesizes(&format!(
         "echo \"synth with $NODE_OPTIONS/$VIRTUAL_ENV, changed $CHANGED\" >>\"$log\"; {synth}"
     ));
-    // What a Python tells of its environment, beside what is always said.
-    let told = r#"printf '\n%s\n' "$sentinel"
+    // A Python's answer with its variables, beside what it always has.
+    let answer = r#"printf '\n%s\n' "$sentinel"
         read -r answer <"$fake/identity.json"
         printf '%s, "environment": {' "${answer%\}}"
         env | while IFS= read -r line; do printf '"%s": "%s", ' "${line%%=*}" "${line#*=}"; done
         printf '"CHANGED": "by the launcher"}}\n%s\n' "$sentinel""#;
-    environment.identifies(told);
+    environment.identifies(answer);
     sandbox.write(environment.path("fake/identity.json"), {
         let text = fs::read_to_string(environment.path("fake/identity.json")).unwrap();
         text + "\n"
@@ -311,7 +311,7 @@ fn a_variable_of_an_earlier_call_does_not_come_back() {
 #[test]
 fn damaged_files_are_as_good_as_none() {
     let sandbox = Sandbox::new();
-    remembered(&sandbox);
+    cached(&sandbox);
     let files = files_below(&sandbox.path("cache"));
     assert_eq!(files.len(), 3, "{}", sandbox.tree("cache"));
     for noise in [&b""[..], b"\xff\x00\xfe", b"{}", b"null", b"[1, 2]", b"{\"key\": 3, \"content\": null}"] {
@@ -319,7 +319,7 @@ fn damaged_files_are_as_good_as_none() {
             let whole = fs::read(file).unwrap();
             fs::write(file, noise).unwrap();
             assert_eq!(started(&sandbox, sandbox.build_image()).len(), 1, "{}: {noise:?}", file.display());
-            assert_eq!(started(&sandbox, sandbox.build_image()), [""; 0], "mended");
+            assert_eq!(started(&sandbox, sandbox.build_image()), [""; 0], "renewed");
             for length in [1, whole.len() / 2, whole.len() - 1] {
                 fs::write(file, &whole[..length]).unwrap();
                 assert_eq!(started(&sandbox, sandbox.build_image()).len(), 1, "{}: {length}", file.display());
@@ -363,9 +363,9 @@ fn a_cache_that_cannot_be_written_costs_time_only() {
     );
 }
 
-/// Fifty at once on a cold cache: the same verdict for all.
+/// Fifty at once on a cold cache: one verdict for all.
 #[test]
-fn trap_25_many_at_once_do_not_spoil_each_others_memory() {
+fn trap_25_many_at_once_do_not_damage_the_cache() {
     let sandbox = Sandbox::new();
     sandbox.environment();
     sandbox.build_image();
@@ -380,7 +380,7 @@ fn trap_25_many_at_once_do_not_spoil_each_others_memory() {
 
 /// What was checked is perhaps not what was there before: it comes back, and is another file again.
 #[test]
-fn what_changes_during_a_check_is_not_remembered() {
+fn what_changes_during_a_check_is_not_cached() {
     let sandbox = Sandbox::new();
     let environment = sandbox.environment();
     sandbox.link("tools/mv", on_this_machine("mv"));
@@ -397,7 +397,7 @@ fn what_changes_during_a_check_is_not_remembered() {
 #[test]
 fn a_source_file_behind_a_linked_directory_counts() {
     let sandbox = Sandbox::new();
-    let environment = remembered(&sandbox);
+    let environment = cached(&sandbox);
     sandbox.write("linked/x.py", "");
     sandbox.link(environment.path("site/pcluster/linked"), sandbox.path("linked"));
     // A loop ends.

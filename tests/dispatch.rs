@@ -109,7 +109,7 @@ fn the_process_is_the_same_one() {
 }
 
 #[test]
-fn trap_16_a_console_script_gets_exactly_our_environment() {
+fn trap_16_a_console_script_gets_exactly_the_callers_environment() {
     let sandbox = Sandbox::new();
     sandbox.environment().really("env -0");
     for call in [sandbox.pcluster(["version"]), sandbox.build_image()] {
@@ -122,7 +122,7 @@ fn trap_16_a_console_script_gets_exactly_our_environment() {
     }
 }
 
-/// A wrapper may start the shim again by exec, so it is told what was tried; nothing else.
+/// A wrapper may start the shim again by exec, so a variable names what was tried; nothing else.
 #[test]
 fn a_wrapper_gets_one_variable_more() {
     let sandbox = Sandbox::new();
@@ -207,7 +207,7 @@ fn a_pass_through_writes_nothing() {
     assert_eq!(log(&before), log(&sandbox.tree("")));
 }
 
-/// One execve after ours, no child, no file opened for writing, no config read.
+/// One execve after the shim's own, no child, no file opened for writing, no config read.
 #[test]
 fn trap_23_a_pass_through_does_nothing_but_find_and_exec() {
     let sandbox = Sandbox::new();
@@ -222,14 +222,17 @@ fn trap_23_a_pass_through_does_nothing_but_find_and_exec() {
     run.exits(0).prints("the real pcluster: version\n");
     let trace = std::fs::read_to_string(trace).expect("strace is needed, and the right to trace");
     let real = format!("execve(\"{}\"", sandbox.path("venv/bin/pcluster").display());
-    let ours: Vec<&str> = trace.lines().take_while(|line| !line.contains(&real)).collect();
-    run.holds(ours.len() < trace.lines().count(), &format!("the exec of the real program is seen:\n{trace}"));
-    let named = |name: &str| ours.iter().filter(|line| line.contains(&format!(" {name}("))).count();
-    run.holds(named("execve") == 1, &format!("one execve, which is our own start:\n{trace}"));
+    let before: Vec<&str> = trace.lines().take_while(|line| !line.contains(&real)).collect();
+    run.holds(
+        before.len() < trace.lines().count(),
+        &format!("the exec of the real program is seen:\n{trace}"),
+    );
+    let named = |name: &str| before.iter().filter(|line| line.contains(&format!(" {name}("))).count();
+    run.holds(named("execve") == 1, &format!("one execve, which is the shim's own start:\n{trace}"));
     for other in ["clone", "clone3", "fork", "vfork", "mkdir", "unlink", "rename", "creat", "socket"] {
         run.holds(named(other) == 0, &format!("no {other}:\n{trace}"));
     }
-    for line in &ours {
+    for line in &before {
         run.holds(
             !line.contains("O_WRONLY") && !line.contains("O_RDWR"),
             &format!("no open for writing: {line}"),
@@ -241,7 +244,7 @@ fn trap_23_a_pass_through_does_nothing_but_find_and_exec() {
     }
 }
 
-/// The name that a program is exec'ed by is the one on PATH: multicall programs look at it.
+/// The name that a program is exec'ed by is the one on PATH: multicall programs go by it.
 #[test]
 fn trap_09_the_path_is_handed_on_as_found() {
     let sandbox = Sandbox::new();
@@ -258,9 +261,9 @@ fn trap_09_the_path_is_handed_on_as_found() {
     }
 }
 
-/// A config that is damaged in every way stops nothing but build-image's silence.
+/// A damaged config or cache concerns build-image alone.
 #[test]
-fn nothing_of_ours_that_is_damaged_reaches_another_command() {
+fn no_damaged_file_of_the_shim_reaches_another_command() {
     let sandbox = Sandbox::new();
     sandbox.environment();
     sandbox.write("config/pcluster-shim/config.yaml", b"\xff: [");
@@ -289,7 +292,7 @@ fn trap_12_signal_dispositions_are_those_of_a_direct_call() {
         assert!(direct.contains("SigIgn:"), "{direct}");
         assert_eq!(under(sandbox.pcluster(["version"])), direct, "pass-through, {ignored:?}");
         assert_eq!(under(sandbox.build_image()), direct, "after a check, {ignored:?}");
-        assert_eq!(under(sandbox.build_image()), direct, "after a remembered check, {ignored:?}");
+        assert_eq!(under(sandbox.build_image()), direct, "after a cached check, {ignored:?}");
     }
 }
 

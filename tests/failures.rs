@@ -1,5 +1,5 @@
 //! Checks that cannot run: each one warning line that says which, then the real pcluster; strict
-//! stops. A child's failure is never ours.
+//! stops. A child's failure is never the shim's.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::support::sandbox::Sandbox;
 
 const FRAME: &str = r#"printf '\n%s\n' "$sentinel""#;
 
-/// One line, delegated; and with strict, the same and a stop.
+/// One line, and the real pcluster is called; with strict, that line and a stop.
 #[track_caller]
 fn warned(sandbox: &Sandbox, what: &str, snapshot: &str) {
     let run = sandbox.build_image().run();
@@ -108,7 +108,7 @@ fn a_node_that_is_absent_or_odd() {
 
 /// In a real environment the synthesis fails for want of Node as well: that is one reason, not two.
 #[test]
-fn a_missing_node_is_told_once() {
+fn a_missing_node_is_reported_once() {
     let sandbox = Sandbox::new();
     let environment = sandbox.environment();
     std::fs::remove_file(sandbox.path("node/node")).unwrap();
@@ -139,7 +139,7 @@ fn state_of(sandbox: &Sandbox) -> PathBuf {
 const NOT_ROLLED_BACK: &str = "repair: a repair that was cut off cannot be rolled back";
 
 /// A journal that cannot be parsed, and one whose copies are gone: advisories and template are
-/// checked all the same.
+/// checked nevertheless.
 #[test]
 fn a_repair_that_cannot_be_rolled_back_turns_no_check_off() {
     type Spoil = fn(&Sandbox, &Path);
@@ -159,7 +159,7 @@ fn a_repair_that_cannot_be_rolled_back_turns_no_check_off() {
         let environment = sandbox.environment();
         spoil(&sandbox, &state_of(&sandbox));
 
-        // Ready, as far as it could be checked; remembered or not.
+        // Ready, as far as it could be checked; cached or not.
         for _ in 0..2 {
             let run = sandbox.build_image().run();
             run.exits(0).prints(REAL_OUTPUT).warns_once(NOT_ROLLED_BACK);
@@ -177,7 +177,7 @@ fn a_repair_that_cannot_be_rolled_back_turns_no_check_off() {
         // Blocked by the template, and by an advisory.
         environment.builds(BAD);
         let run = sandbox.build_image().argument("--debug").run();
-        run.exits(1).prefixed().holds(run.stderr().contains(NOT_ROLLED_BACK), "that is told too");
+        run.exits(1).prefixed().holds(run.stderr().contains(NOT_ROLLED_BACK), "that is reported too");
         environment.is_broken();
         let run = sandbox.build_image().run();
         run.exits(1).prefixed().stderr_matches(&format!("journal-{name}-blocked.txt"));

@@ -61,7 +61,7 @@ const STARTUP: [(&str, &str); 7] = [
     ("home/.zprofile", "#\r\n# lines of Windows\r\n"),
     ("home/.zshrc", "autoload -Uz compinit && compinit -u -D # and no newline"),
     ("config/fish/config.fish", "# no newline here either"),
-    ("home/.bash_aliases", "# none of ours\n"),
+    ("home/.bash_aliases", "# not a startup file\n"),
 ];
 
 impl Home {
@@ -180,7 +180,7 @@ impl Home {
         run.holds(changed.is_empty(), &format!("these are not as before: {changed:?}"));
     }
 
-    /// How often our line stands in a file.
+    /// How often the shim's line is in a file.
     fn lines_in(&self, name: &str) -> usize {
         let text = fs::read(self.path(name)).unwrap();
         String::from_utf8_lossy(&text).lines().filter(|line| line.contains("# pcluster-shim")).count()
@@ -225,7 +225,7 @@ const STARTS: [(&str, &[&str]); 13] = [
 /// Traps 7 and 30: one line, once, in what exists; every shell that reads it has the shim first,
 /// once; and away again, byte for byte.
 #[test]
-fn trap_07_and_30_every_shell_of_the_user_has_the_shim_first_and_loses_it_without_a_trace() {
+fn trap_07_and_30_every_shell_of_the_user_has_the_shim_first_and_loses_it_byte_for_byte() {
     for installer in SHELLS {
         let home = Home::new();
         let install = || home.installs_in(installer, ["--binary", &home.built]).run();
@@ -233,7 +233,7 @@ fn trap_07_and_30_every_shell_of_the_user_has_the_shim_first_and_loses_it_withou
         install().exits(0).is_silent().stdout_matches("install-again.txt");
         for (name, _) in STARTUP {
             let expected = usize::from(!name.contains("aliases"));
-            assert_eq!(home.lines_in(name), expected, "{installer}: our line in {name}");
+            assert_eq!(home.lines_in(name), expected, "{installer}: the shim's line in {name}");
         }
         for name in [".bash_profile", ".bash_login", ".zlogin"] {
             assert!(!home.path("home").join(name).exists(), "{name} was made");
@@ -268,7 +268,7 @@ fn trap_07_and_30_every_shell_of_the_user_has_the_shim_first_and_loses_it_withou
     }
 }
 
-/// What PATH may hold stays as it was: an empty entry, a name of ours in the middle of another.
+/// What PATH may hold stays as it was: an empty entry, the shim's directory within another name.
 #[test]
 fn the_env_script_changes_nothing_else_on_path() {
     let home = Home::new();
@@ -333,7 +333,7 @@ fn a_prefix_with_awkward_characters() {
     run.exits(0);
     home.is_as_before(&run);
     assert!(!prefix.exists());
-    // The installed copy of the script knows where it lies.
+    // The installed copy of the script finds where it is installed.
     home.installs_in("dash", arguments).run().exits(0);
     let own = prefix.join("install.sh");
     let run = home.call("dash", [own.to_str().unwrap(), "--uninstall"]).run();
@@ -475,9 +475,9 @@ fn startup_files_elsewhere_and_behind_links() {
     home.is_as_before(&run);
 }
 
-/// What the user wrote after our line stays, as do the lines around it.
+/// What the user wrote after the shim's line stays, as do the lines around it.
 #[test]
-fn what_was_written_after_our_line_stays() {
+fn what_was_written_after_the_shims_line_stays() {
     let home = Home::new();
     home.install();
     for name in ["home/.bashrc", "home/.profile"] {
@@ -493,9 +493,9 @@ fn what_was_written_after_our_line_stays() {
     }
 }
 
-/// Trap 28: odd and empty values, other people's files, directories that are not ours.
+/// Trap 28: odd and empty values, other people's files, directories that are not the shim's.
 #[test]
-fn trap_28_only_what_is_ours_is_removed_and_only_by_its_name() {
+fn trap_28_only_the_shims_own_files_are_removed_and_only_by_their_names() {
     let home = Home::new();
     let prefix = home.prefix();
     home.install();
@@ -514,7 +514,7 @@ fn trap_28_only_what_is_ours_is_removed_and_only_by_its_name() {
     fs::remove_dir_all(home.path("home/.local")).unwrap();
     home.is_as_before(&run);
 
-    // Names of ours, content of theirs.
+    // The shim's names, the user's content.
     let project = home.path("home/project");
     for name in ["env", "env.fish", "install.sh", "made", "completions/_pcluster"] {
         home.sandbox.write(project.join(name), "their own\n");
@@ -550,7 +550,7 @@ fn trap_28_only_what_is_ours_is_removed_and_only_by_its_name() {
     }
 }
 
-/// What the shim remembers goes with it; what an undo needs stays, and is told.
+/// The cache goes with the shim; what an undo needs stays, and is reported.
 #[test]
 fn what_the_shim_has_written_goes_unless_an_undo_needs_it() {
     let home = Home::new();
@@ -575,8 +575,8 @@ fn what_the_shim_has_written_goes_unless_an_undo_needs_it() {
 
 /// A `mv` or `rm` that kills the whole run, which is a process group, at the n-th time that it is
 /// called.
-fn deadly(home: &Home, tool: &str, at: usize) -> PathBuf {
-    let directory = home.path("deadly");
+fn killing(home: &Home, tool: &str, at: usize) -> PathBuf {
+    let directory = home.path("killing");
     let _ = fs::remove_dir_all(&directory);
     let (real, count) = (on_this_machine(tool), directory.join("count"));
     let text = format!(
@@ -593,9 +593,9 @@ fn deadly(home: &Home, tool: &str, at: usize) -> PathBuf {
 fn a_run_that_is_killed_half_way_is_completed_by_the_next() {
     let home = Home::new();
     for tool in ["mv", "chmod", "mkdir"] {
-        // Files come by `mv`: the others' steps lie between the same ones.
+        // Files come by `mv`: the other tools' steps lie between those.
         for at in (1..30).step_by(if tool == "mv" { 1 } else { 2 }) {
-            let path = [deadly(&home, tool, at), home.path("venv/bin"), home.path("tools")];
+            let path = [killing(&home, tool, at), home.path("venv/bin"), home.path("tools")];
             let run = home.installs_in("dash", ["--binary", &home.built]).path(&path).run();
             if run.status.success() {
                 assert!(at > 1, "{tool} is never called");
@@ -614,7 +614,7 @@ fn a_run_that_is_killed_half_way_is_completed_by_the_next() {
     }
 }
 
-/// The same of what takes it away.
+/// As for the installation: the next run completes it.
 #[test]
 fn an_uninstall_that_is_killed_half_way_is_completed_by_the_next() {
     let home = Home::new();
@@ -622,7 +622,7 @@ fn an_uninstall_that_is_killed_half_way_is_completed_by_the_next() {
         // `rm` is called twice for each file: one step in eight is enough of it.
         for at in (1..80).step_by(if tool == "rm" { 8 } else { 1 }) {
             home.install();
-            let path = [deadly(&home, tool, at), home.path("venv/bin"), home.path("tools")];
+            let path = [killing(&home, tool, at), home.path("venv/bin"), home.path("tools")];
             let run = home.installs_in("dash", ["--uninstall"]).path(&path).run();
             if run.status.success() {
                 assert!(at > 1, "{tool} is never called");
@@ -637,7 +637,7 @@ fn an_uninstall_that_is_killed_half_way_is_completed_by_the_next() {
 }
 
 /// Two empty directories may stay where a run was killed before it wrote down that it made them, or
-/// after it forgot it.
+/// after it removed that note.
 fn uninstall_after_kill(home: &Home) {
     let run = home.uninstall();
     for made in ["home/.local/share", "home/.local"] {
@@ -929,7 +929,7 @@ fn trap_06_and_08_one_live_shell_through_install_activate_deactivate_and_uninsta
     }
 }
 
-/// Completion in live shells: our own command is completed under both its names, and
+/// Completion in live shells: the shim's own command is completed under both its names, and
 /// everything else as files, as without the shim.
 #[test]
 fn completion_in_live_shells() {
@@ -985,7 +985,7 @@ fn the_manual_page_is_installed() {
     ] {
         assert!(page.lines().any(|own| own == line), "{line}:\n{page}");
     }
-    assert!(!page.contains("FORMAT>\\fR\n.SS"), "options that all commands have are told once");
+    assert!(!page.contains("FORMAT>\\fR\n.SS"), "options that all commands have are described once");
 }
 
 /// install.sh on one environment in place.
@@ -996,8 +996,8 @@ fn in_place(home: &Home, more: &[&str]) {
     more.iter().fold(call, |call, word| call.argument(*word)).run().exits(0).is_silent();
 }
 
-/// In place the launcher sees the name and the directory that it would see without us, as
-/// far as usage texts, `sys.path` and launchers that look beside themselves can tell.
+/// In place the launcher has the name and the directory that it has without the shim, as far as usage
+/// texts, `sys.path` and launchers that search beside themselves depend on them.
 #[test]
 fn in_place_the_launcher_works_as_before_and_comes_back_byte_for_byte() {
     let python = real_python().display().to_string();
@@ -1083,9 +1083,9 @@ fn a_mode_that_is_off_is_no_fault_of_the_installation() {
     }
 }
 
-/// Trap 27: what pip or uv writes over it later is newer, is used, is told, and is guarded anew.
+/// Trap 27: what pip or uv writes over it later is newer, is used, is reported, and is guarded anew.
 #[test]
-fn trap_27_what_overwrites_the_shim_in_place_is_told_and_renewed() {
+fn trap_27_what_overwrites_the_shim_in_place_is_reported_and_renewed() {
     let home = Home::new();
     in_place(&home, &["--binary", &home.built]);
     let newer = "#!/bin/sh\n# from pcluster.cli.entrypoint import main\necho newer \"$@\"\n";
@@ -1100,7 +1100,7 @@ fn trap_27_what_overwrites_the_shim_in_place_is_told_and_renewed() {
     home.call("dash", renew).run().exits(0).is_silent();
     asked().exits(0);
     home.call("dash", ["-c", "pcluster version"]).run().exits(0).prints("newer version\n");
-    // Removed by pip, taken away by us: nothing old comes back.
+    // Removed by pip, then uninstalled: nothing old comes back.
     fs::remove_file(home.path("venv/bin/pcluster")).unwrap();
     asked().exits(127).stdout_matches("where-removed.txt");
     in_place(&home, &["--uninstall"]);

@@ -55,7 +55,7 @@ fn trap_21_every_form_of_launcher_leads_to_its_interpreter() {
         let launcher = template.replace("PYTHON", python.to_str().unwrap()) + ENTRY;
         sandbox.script("venv/bin/pcluster", &launcher);
         found_through(&sandbox, &launcher, form);
-        // It is a launcher indeed: the system runs the same Python by it.
+        // It is a launcher indeed: the system runs that Python by it.
         if !launcher.contains("env -S") || cfg!(target_os = "linux") {
             let run = sandbox.call(sandbox.path("venv/bin/pcluster"), ["version"]).run();
             run.exits(0).prints("the real pcluster: version\n");
@@ -168,7 +168,7 @@ fn packages_are_found_wherever_the_interpreter_finds_them() {
     let (report, run) = check(&sandbox);
     run.exits(3).holds(report["verdict"] == "unknown", "nothing is installed yet");
 
-    // Everything is remembered, and none of this changes the launcher or the interpreter.
+    // Everything is cached, and none of this changes the launcher or the interpreter.
     let pth = sandbox.write(purelib.join("x.pth"), real.site.to_str().unwrap());
     blocked(&sandbox, "shebang");
     fs::remove_file(pth).unwrap();
@@ -206,7 +206,7 @@ fn trap_22_pythonpath_and_the_user_site_count() {
 }
 
 #[test]
-fn a_noisy_sitecustomize_does_not_spoil_the_answer() {
+fn a_noisy_sitecustomize_does_not_change_the_answer() {
     let sandbox = Sandbox::new();
     let real = real(&sandbox);
     sandbox.script("venv/bin/pcluster", &real.launcher);
@@ -214,7 +214,7 @@ fn a_noisy_sitecustomize_does_not_spoil_the_answer() {
     sandbox.write(real.site.join("sitecustomize.py"), noise);
     let run = sandbox.pcluster(["preflight", "--no-synth"]).var("PYTHONPATH", &real.site).run();
     run.exits(1).is_silent().holds(!run.stdout().contains("noise"), "the noise is kept apart");
-    // The same behind a wrapper, whose sitecustomize ours stands in front of.
+    // Behind a wrapper the question's own sitecustomize comes before that one.
     let wrapper = format!("#!/bin/sh\necho noise\nexec {} \"$0-main.py\" \"$@\"\n", real_python().display());
     sandbox.script("venv/bin/pcluster", wrapper);
     sandbox.write("venv/bin/pcluster-main.py", ENTRY);
@@ -222,7 +222,7 @@ fn a_noisy_sitecustomize_does_not_spoil_the_answer() {
     run.exits(1).is_silent().holds(!run.stdout().contains("noise"), "the noise is kept apart");
 }
 
-/// Ours stands in front of it for the question, and lets it run: it may decide about `sys.path`.
+/// The question's own sitecustomize comes first, and lets it run: it may decide about `sys.path`.
 #[test]
 fn a_sitecustomize_behind_a_wrapper_counts() {
     let sandbox = Sandbox::new();
@@ -315,7 +315,7 @@ fn scripts_of_python_are_asked_where_they_lead() {
             format!(
                 "#!{front}\nimport sys; sys.path[:0] = ['{behind}']\nimport runpy\nrunpy.run_module('pcluster.cli.entrypoint')\n"
             ),
-            // A look-up is no import.
+            // Finding a module is no import.
             format!(
                 "#!{front}\nimport importlib.util, os, sys\nif importlib.util.find_spec('pcluster'):\n    os.execv('{script}', ['{script}'] + sys.argv[1:])\n"
             ),
@@ -323,7 +323,7 @@ fn scripts_of_python_are_asked_where_they_lead() {
             format!(
                 "#!{front}\nimport pcluster, os, sys\nos.execv('{script}', ['{script}'] + sys.argv[1:])\n"
             ),
-            // Python is started on the way, for something else.
+            // Python is started before, for something else.
             format!(
                 "#!/bin/sh\nversion=$({front} -c 'print(1)')\n[ \"$version\" = 1 ] && exec {script} \"$@\"\n"
             ),
@@ -364,7 +364,7 @@ fn a_launcher_of_several_pclusters_is_unknown() {
     check(&sandbox).1.exits(0);
 }
 
-/// The variable of a question is left over, or set by anybody: build-image is guarded all the same.
+/// The variable of a question is left over, or set by the caller: build-image is guarded nevertheless.
 #[test]
 fn only_a_question_of_this_very_moment_turns_the_guard_off() {
     let sandbox = Sandbox::new();
@@ -380,7 +380,7 @@ fn only_a_question_of_this_very_moment_turns_the_guard_off() {
     ] {
         sandbox.build_image().var(name, value).run().exits(1);
     }
-    // It is one for as long as somebody asks.
+    // It is one for as long as the asking process holds the lock.
     let lock = fs::File::open(asked.join("pcluster-shim.lock")).unwrap();
     lock.lock().unwrap();
     sandbox.build_image().var("PCLUSTER_SHIM_QUESTION", &asked).run().exits(0).prints(REAL_OUTPUT);
@@ -512,7 +512,7 @@ fn a_python_without_pcluster_is_unknown() {
 
 /// Trap 20: a venv whose base Python is gone says so, before the kernel says something else.
 #[test]
-fn trap_20_a_dead_interpreter_is_told() {
+fn trap_20_a_dead_interpreter_is_reported() {
     let sandbox = Sandbox::new();
     sandbox.environment();
     fs::remove_file(sandbox.path("venv/bin/python")).unwrap();
@@ -544,7 +544,7 @@ fn no_check_is_started_inside_a_check() {
     assert_eq!(sandbox.log(), ["build-image --help", "build-image nested", last]);
 }
 
-/// A path that is no UTF-8 is a path: it is judged, and told as far as JSON can.
+/// A path that is no UTF-8 is a path: it is judged, and reported as far as JSON can.
 #[test]
 fn an_environment_in_a_path_of_any_bytes_is_judged() {
     use std::os::unix::ffi::OsStrExt as _;
@@ -583,7 +583,7 @@ fn a_release_without_build_image_is_left_alone() {
     run.exits(2).stderr_matches("no-build-image.txt");
 }
 
-/// What such a wrapper makes of the call is not known: the environment is judged all the same, and the
+/// What such a wrapper makes of the call is not known: the environment is judged nevertheless, and the
 /// rest is said.
 #[test]
 fn a_wrapper_that_changes_the_call_is_judged_by_its_environment() {
@@ -671,7 +671,7 @@ fn a_tilde_in_path_means_what_it_means_to_env() {
     sandbox.pcluster(["preflight", "--no-synth"]).path(&path).run().exits(1);
 }
 
-/// A Python under the name of pcluster looks for itself on PATH, and finds the shim there.
+/// A Python under the name of pcluster searches PATH for itself, and finds the shim there.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_python_that_takes_the_shim_for_itself_is_the_one_that_runs() {

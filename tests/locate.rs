@@ -115,7 +115,7 @@ fn twenty_five_levels_of_pcluster_work() {
     run.exits(0).prints("bottom\n").is_silent();
 }
 
-/// Every level is a new process, so only its depth tells.
+/// Every level is a new process, so only its depth shows it.
 #[test]
 fn a_spawn_loop_without_end_is_ended() {
     let sandbox = Sandbox::new();

@@ -185,11 +185,11 @@ fn quiet_prints_nothing_but_errors() {
     sandbox.pcluster(["preflight", "-q"]).run().exits(1).prints("").is_silent();
     sandbox.pcluster(["preflight", "-q", "where"]).run().exits(0).prints("").is_silent();
     let run = sandbox.pcluster(["preflight", "-q", "advisories", "nonsense"]).run();
-    run.exits(2).prints("").prefixed().holds(!run.stderr.is_empty(), "errors are told");
+    run.exits(2).prints("").prefixed().holds(!run.stderr.is_empty(), "errors are reported");
 }
 
 #[test]
-fn verbose_tells_each_step_in_a_line() {
+fn verbose_reports_each_step_in_a_line() {
     let sandbox = Sandbox::new();
     sandbox.environment();
     sandbox
@@ -249,7 +249,7 @@ fn a_refused_configuration_is_an_error_of_configuration() {
 }
 
 #[test]
-fn where_tells_what_is_guarded_and_how_it_was_found() {
+fn where_reports_what_is_guarded_and_how_it_was_found() {
     let sandbox = Sandbox::new();
     sandbox.environment();
     sandbox.script("other/pcluster", "#!/bin/sh\n");
@@ -277,7 +277,7 @@ fn where_exits_1_where_the_shim_is_bypassed() {
 
 /// Trap 8: a shell goes on running what it once found, whatever has come before it on PATH since.
 #[test]
-fn where_tells_of_a_stale_hash() {
+fn where_reports_a_stale_hash() {
     let sandbox = Sandbox::new();
     sandbox.environment();
     let call = |order: [&str; 3], script: &str| {
@@ -342,7 +342,7 @@ fn an_advisory_of_the_users_own_blocks() {
 
 /// The file, the line and the key, for preflight; a warning and the rest of them for the guard.
 #[test]
-fn a_faulty_file_of_advisories_is_told() {
+fn a_faulty_file_of_advisories_is_reported() {
     for (snapshot, from, to, words) in [
         ("level", "level: ERROR", "level: LOUD", &["LOUD", "line 3"][..]),
         ("range", "'<2'", "'two'", &["two", "line 6"]),
@@ -514,7 +514,7 @@ fn every_error_has_a_json_form() {
     // Help and the version are no errors: they stay what they are.
     let help = sandbox.pcluster(["preflight", "--help"]).run();
     sandbox.pcluster(["preflight", "--help", "--format=json"]).run().exits(0).prints(&help.stdout());
-    // A report of what was found tells the error beside it.
+    // A report of what was found has the error beside it.
     let call = sandbox.pcluster(["preflight", "where", "--format=json"]).path(&[sandbox.path("shim")]);
     let run = call.run();
     let report: Value = serde_json::from_slice(&run.stdout).unwrap();
@@ -579,7 +579,7 @@ fn nothing_that_a_terminal_obeys_reaches_it() {
         run.holds(!run.stdout().contains('\x1b'), "no escape, in JSON either");
         format!("{}{}", run.stdout(), run.stderr())
     };
-    let evil = |text: &str| assert!(text.contains("u{1b}"), "what was given is told: {text}");
+    let evil = |text: &str| assert!(text.contains("u{1b}"), "what was given is reported: {text}");
     evil(&run(&["preflight", "check"]));
     evil(&run(&["preflight", "template", "template"]));
     evil(&run(&["preflight", "where"]));

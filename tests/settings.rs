@@ -7,7 +7,7 @@ use crate::support::sandbox::Sandbox;
 
 const CONFIG: &str = "config/pcluster-shim/config.yaml";
 
-/// The faults of a file, each with the words that have to be told of it.
+/// The faults of a file, each with the words that have to be reported.
 const FAULTS: [(&str, &str, &[&str]); 15] = [
     ("unknown-key", "mode: block\nstrikt: true\n", &["strikt", "line 2"]),
     ("bad-mode", "strict: false\nmode: loud\n", &["mode", "loud", "line 2"]),
@@ -148,7 +148,7 @@ fn variables_that_are_at_fault() {
     }
 }
 
-/// Trap 31: whatever is at fault, the way around it works.
+/// Trap 31: mode off works, whatever is at fault.
 #[test]
 fn mode_off_works_whatever_is_at_fault() {
     let sandbox = Sandbox::new();
@@ -205,19 +205,19 @@ fn where_says_what_the_mode_would_do() {
         run.holds(rows.lines().all(|row| row.chars().count() <= 71), "80 columns");
         format!("{mode} {strict}: {rows}\n")
     };
-    let mut told = String::new();
+    let mut rows = String::new();
     for strict in ["0", "1"] {
         for (mode, status) in [("block", 0), ("fix", 0), ("warn", 0), ("off", 1)] {
-            told += &guard(mode, strict, status);
+            rows += &guard(mode, strict, status);
         }
     }
     std::fs::remove_file(environment.path("bin/python")).unwrap();
     for strict in ["0", "1"] {
         for (mode, status) in [("block", 0), ("warn", 0), ("off", 1)] {
-            told += &guard(mode, strict, status);
+            rows += &guard(mode, strict, status);
         }
     }
-    sandbox.matches("where-modes.txt", &told);
+    sandbox.matches("where-modes.txt", &rows);
     sandbox.write(CONFIG, "mode: off\n");
     let call = |format: &str| sandbox.pcluster(["preflight", "where", "--format", format]).run();
     call("human").exits(1).is_silent().stdout_matches("where-off.txt");

@@ -1,5 +1,5 @@
 //! Signals during a check: the children are gone, the scratch directory is gone, the real program
-//! is never started, and we die by that very signal. What was ignored stays ignored.
+//! is never started, and the shim dies by that very signal. What was ignored stays ignored.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _};
@@ -13,12 +13,12 @@ use crate::support::machine::{on_this_machine, output, real_python};
 use crate::support::run::Call;
 use crate::support::sandbox::Sandbox;
 
-/// Every child of a check holds it open, so its end is the end of the last of them.
-struct Leash(File);
+/// A FIFO that every child of a check holds open, so its end is the end of the last of them.
+struct ChildrenFifo(File);
 
-impl Leash {
+impl ChildrenFifo {
     fn new(sandbox: &Sandbox) -> Self {
-        let fifo = sandbox.path("leash");
+        let fifo = sandbox.path("children");
         output(&on_this_machine("mkfifo"), &[fifo.as_os_str()]);
         let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap();
         Self(OpenOptions::new().read(true).custom_flags(nonblocking).open(fifo).unwrap())
@@ -43,14 +43,15 @@ impl Leash {
     }
 }
 
-/// A child that has children, in sh: it opens the leash, then does this, then hangs.
+/// A child that has children, in sh: it opens the FIFO, then does this, then hangs.
 fn hangs(sandbox: &Sandbox, then: &str) -> String {
-    let leash = sandbox.path("leash");
-    format!("exec 9>'{}'; sleep 1000 & {then}; sleep 1000", leash.display())
+    let children = sandbox.path("children");
+    format!("exec 9>'{}'; sleep 1000 & {then}; sleep 1000", children.display())
 }
 
-/// Whatever the suite's own caller ignores (a job in the background, nohup): nothing is ignored here.
-fn ignoring_nothing(call: Call<'_>) -> Call<'_> {
+/// Starts a call with no signal ignored, whatever the suite's own caller ignores (nohup, a job in the
+/// background).
+pub(crate) fn ignoring_nothing(call: Call<'_>) -> Call<'_> {
     call.under(real_python(), &["-c", IGNORE_NOTHING])
 }
 
@@ -63,12 +64,12 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 /// The child itself sends the signal, so it comes during the check and at no other time.
 #[test]
-fn a_signal_ends_the_check_and_us() {
+fn a_signal_ends_the_check_and_the_shim() {
     for signal in ["TERM", "HUP", "INT", "QUIT"] {
         for step in ["identity", "node", "template"] {
             let sandbox = Sandbox::new();
             let environment = sandbox.environment();
-            let leash = Leash::new(&sandbox);
+            let children = ChildrenFifo::new(&sandbox);
             let sh = hangs(&sandbox, &format!("kill -{signal} $PPID"));
             match step {
                 "identity" => environment.identifies(&sh),
@@ -79,7 +80,7 @@ fn a_signal_ends_the_check_and_us() {
             let run = ignoring_nothing(sandbox.build_image()).run();
             run.dies_by(number(signal)).prints("").is_silent();
             run.holds(!sandbox.log().contains(&REAL.to_owned()), "the real program was started");
-            leash.all_are_gone();
+            children.all_are_gone();
             sandbox.has_no_scratch();
         }
     }
@@ -97,7 +98,7 @@ fn number(signal: &str) -> i32 {
 
 /// A child that ends in the moment of the signal: the signal counts, not the answer.
 #[test]
-fn a_signal_with_the_answer_still_ends_us() {
+fn a_signal_with_the_answer_still_ends_the_shim() {
     let sandbox = Sandbox::new();
     let environment = sandbox.environment();
     let answer = fs::read_to_string(environment.path("fake/synth")).unwrap();
@@ -106,29 +107,29 @@ fn a_signal_with_the_answer_still_ends_us() {
     assert!(!sandbox.log().contains(&REAL.to_owned()));
 }
 
-/// The same commands of our own.
+/// The shim's own commands.
 #[test]
 fn preflight_dies_by_the_signal_too() {
     for arguments in [["preflight", "check"], ["preflight", "where"]] {
         let sandbox = Sandbox::new();
         let environment = sandbox.environment();
-        let leash = Leash::new(&sandbox);
+        let children = ChildrenFifo::new(&sandbox);
         environment.identifies(&hangs(&sandbox, "kill -TERM $PPID"));
         ignoring_nothing(sandbox.pcluster(arguments)).run().dies_by(15).prints("").is_silent();
-        leash.all_are_gone();
+        children.all_are_gone();
         sandbox.has_no_scratch();
     }
 }
 
-/// Between the last child and exec: strace sends the signal with the rename that remembers the
-/// verdict.
+/// Between the last child and exec: strace sends the signal with the rename that puts the
+/// verdict into the cache.
 #[test]
 #[cfg(target_os = "linux")]
-fn a_signal_after_the_last_child_still_ends_us() {
+fn a_signal_after_the_last_child_still_ends_the_shim() {
     let sandbox = Sandbox::new();
     let environment = sandbox.environment();
     sandbox.build_image().run().exits(0);
-    // Interpreter and Node are remembered, so the verdict's is the only rename left.
+    // Interpreter and Node are cached, so the verdict's is the only rename left.
     sandbox.write("work/image.yaml", "Build: {}\n");
     sandbox.clear_log();
     environment.builds(crate::support::fakes::GOOD);
@@ -139,12 +140,12 @@ fn a_signal_after_the_last_child_still_ends_us() {
     assert_eq!(sandbox.log(), ["synth"]);
 }
 
-/// ^C in a real terminal goes to the foreground group, which is ours and not the check's.
+/// ^C in a real terminal goes to the foreground group, which is the shim's and not the check's.
 #[test]
 fn trap_13_ctrl_c_in_a_terminal() {
     let sandbox = Sandbox::new();
     let environment = sandbox.environment();
-    let leash = Leash::new(&sandbox);
+    let children = ChildrenFifo::new(&sandbox);
     environment.synthesizes(&hangs(&sandbox, "echo hanging >/dev/tty"));
     let helper = sandbox.write("terminal.py", TERMINAL);
     let first = [helper.to_str().unwrap(), "hanging"];
@@ -153,7 +154,7 @@ fn trap_13_ctrl_c_in_a_terminal() {
     let ended = run.stdout().lines().last().map(str::to_owned);
     run.holds(ended.as_deref() == Some("killed by 2"), "death by SIGINT");
     run.holds(!run.stdout().contains("the real pcluster"), "the real program was started");
-    leash.all_are_gone();
+    children.all_are_gone();
     sandbox.has_no_scratch();
     assert!(!sandbox.log().contains(&REAL.to_owned()));
 }

@@ -1,5 +1,5 @@
 //! synthesis.py in a real Python, on stubs of the few functions that it imports: every kind of answer,
-//! and that nothing spoils it. What real pclusters answer is tests/e2e's business.
+//! and that noise changes none. What real pclusters answer is tested in tests/e2e.
 
 use serde_json::{Value, json};
 
@@ -177,13 +177,13 @@ fn the_template_is_built_by_the_real_code() {
     let sandbox = Sandbox::new();
     stubs(&sandbox);
     goes_on_silently(&sandbox, &[]);
-    // It was a check indeed: with the faulty template, the same stubs are stopped.
+    // It was a check indeed: with the faulty template, these stubs are stopped.
     sandbox.write("site/template.json", crate::support::fakes::BAD);
     sandbox.write("work/image.yaml", "Build: {} # changed\n");
     checked(&sandbox, &[]).exits(1).prefixed();
 }
 
-/// What the configuration asks for is looked for in the template.
+/// What the configuration asks for has to be in the template.
 #[test]
 fn the_template_is_held_to_what_was_asked_for() {
     let sandbox = Sandbox::new();
@@ -250,7 +250,7 @@ Config.dev_settings = Made(distribution_configuration=Made(regions="b, a,b\n", l
     }
 }
 
-/// In its own words, and with nothing of ours around them.
+/// In its own words, and with nothing of the shim's around them.
 #[test]
 fn what_the_real_code_refuses_is_left_to_it() {
     let sandbox = Sandbox::new();
@@ -276,7 +276,7 @@ fn what_the_real_code_refuses_is_left_to_it() {
 
 /// For preflight they are errors of the caller's, with the real words.
 #[test]
-fn preflight_tells_what_is_refused() {
+fn preflight_reports_what_is_refused() {
     let sandbox = Sandbox::new();
     stubs(&sandbox);
     checked(&sandbox, &[]);
@@ -301,7 +301,7 @@ fn preflight_tells_what_is_refused() {
 
 /// Whole and in one line: pcluster's own exceptions print JSON over several, marshmallow's a dict.
 #[test]
-fn a_refusal_of_several_lines_is_told_in_one() {
+fn a_refusal_of_several_lines_is_reported_in_one() {
     let entrypoint = |refusal: &str| {
         format!(
             "import json\nclass ParameterException(Exception):\n    def __init__(self, data):\n        super().__init__()\n        self.data = data\n    def __str__(self):\n        return json.dumps(self.data, indent=2)\n\ndef gen_parser(model):\n    class Parser:\n        def parse_known_args(self, arguments):\n            {refusal}\n    return Parser(), None\n\ndef add_cli_commands(parsers): pass\n"
@@ -332,7 +332,7 @@ fn a_refusal_of_several_lines_is_told_in_one() {
     }
 }
 
-/// Every way in which the code of the environment does not do what is expected of it.
+/// Every case in which the environment's code does not do what is expected of it.
 #[test]
 fn what_does_not_run_is_one_line_and_goes_on() {
     let builder = |body: &str| {
@@ -389,7 +389,7 @@ fn what_does_not_run_is_one_line_and_goes_on() {
     }
 }
 
-/// The same `sys.path` as the launcher's: its own directory stands first on it.
+/// `sys.path` is the launcher's: its own directory is the first entry.
 #[test]
 fn what_stands_beside_the_launcher_is_found() {
     let sandbox = Sandbox::new();
@@ -400,7 +400,7 @@ fn what_stands_beside_the_launcher_is_found() {
 
 /// Warnings, prints and writes to the descriptor, from Python and from its children.
 #[test]
-fn noise_on_both_streams_does_not_spoil_the_answer() {
+fn noise_on_both_streams_does_not_change_the_answer() {
     let sandbox = Sandbox::new();
     stubs(&sandbox);
     let noise = "import os, sys, subprocess\nprint('noise')\nprint('noise', file=sys.stderr)\nos.write(1, b'\\xff{\\n')\nsubprocess.call(['sh', '-c', 'echo noise; echo noise >&2'])\n";
@@ -421,7 +421,7 @@ fn nothing_is_written_into_the_environment() {
     let call = sandbox.pcluster(["preflight", "--format", "json"]).var("PYTHONPATH", sandbox.path("site"));
     let run = call.run();
     let report: Value = serde_json::from_slice(&run.stdout).unwrap();
-    // The built-in configuration's id is not the template's: it was built and looked at.
+    // The built-in configuration's id is not the template's: it was built and checked.
     run.exits(1).holds(report["checks"][2]["status"] == "failed", "the template was checked");
     assert_eq!(sandbox.tree("site"), before);
     sandbox.has_no_scratch();

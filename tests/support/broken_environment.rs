@@ -1,5 +1,5 @@
 //! A broken environment whose files are all known to its RECORDs, as pip leaves them, and a uv and
-//! a pip that bring releases of CDK: what repairs are tried on.
+//! a pip that bring releases of CDK: what repairs are tested on.
 
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use crate::support::sandbox::Sandbox;
 
 /// A broken environment in a sandbox.
 #[derive(Debug)]
-pub(crate) struct Workshop<'a> {
+pub(crate) struct BrokenEnvironment<'a> {
     pub(crate) sandbox: &'a Sandbox,
     pub(crate) environment: Environment<'a>,
     /// Where the shim keeps its state; another file system in some tests.
@@ -25,7 +25,7 @@ pub(crate) struct Workshop<'a> {
     elsewhere: Option<tempfile::TempDir>,
 }
 
-impl<'a> Deref for Workshop<'a> {
+impl<'a> Deref for BrokenEnvironment<'a> {
     type Target = Environment<'a>;
 
     fn deref(&self) -> &Environment<'a> {
@@ -41,7 +41,7 @@ type File<'a> = (&'a str, String, u32);
 
 impl Sandbox {
     /// 3.1.3 with CDK 1.153.0, in `venv`; with bytecode, as pip leaves it.
-    pub(crate) fn workshop(&self) -> Workshop<'_> {
+    pub(crate) fn broken_environment(&self) -> BrokenEnvironment<'_> {
         for tool in ["chattr", "chmod", "cp", "kill", "mkdir", "rm"] {
             self.link(format!("tools/{tool}"), on_this_machine(tool));
         }
@@ -52,7 +52,8 @@ impl Sandbox {
                 fs::remove_dir_all(entry.path()).unwrap();
             }
         }
-        let new = Workshop { sandbox: self, environment, state: self.path("state"), elsewhere: None };
+        let new =
+            BrokenEnvironment { sandbox: self, environment, state: self.path("state"), elsewhere: None };
         let requires = "Requires-Dist: aws-cdk.core (~=1.137)\nRequires-Dist: aws-cdk.aws-imagebuilder\n";
         new.wheel(&site, "aws-parallelcluster", "3.1.3", requires, &[]);
         new.wheel(&site, "attrs", "21.4.0", "", &[("attr/__init__.py", "attrs 21.4.0".into(), 0o644)]);
@@ -85,9 +86,9 @@ impl Sandbox {
         new
     }
 
-    /// The same with the state on another file system, where no file can be linked to.
-    pub(crate) fn workshop_across_file_systems(&self) -> Workshop<'_> {
-        let mut new = self.workshop();
+    /// A broken environment whose state is on another file system, where no file can be linked to.
+    pub(crate) fn broken_environment_across_file_systems(&self) -> BrokenEnvironment<'_> {
+        let mut new = self.broken_environment();
         let elsewhere = tempfile::Builder::new().prefix("pcs-").tempdir_in("/dev/shm");
         let elsewhere = elsewhere.expect("/dev/shm, a file system of its own, can be written");
         let device = |path: &Path| path.metadata().unwrap().dev();
@@ -98,7 +99,7 @@ impl Sandbox {
     }
 }
 
-impl Workshop<'_> {
+impl BrokenEnvironment<'_> {
     /// What pip would find on its index: nothing but this release.
     pub(crate) fn builds_with(&self, release: &str, template: &str) {
         let answer = built(template);
@@ -217,7 +218,7 @@ impl Workshop<'_> {
         tree(&self.path("site"), true)
     }
 
-    /// The same without times: what a repair makes, every time.
+    /// The packages without times: what a repair makes, every time.
     pub(crate) fn content(&self) -> Tree {
         tree(&self.path("site"), false)
     }
@@ -228,7 +229,7 @@ impl Workshop<'_> {
         environments.read_dir().unwrap().next().unwrap().unwrap().path()
     }
 
-    /// What stands in it, but for the lock.
+    /// The names in it, but for the lock.
     pub(crate) fn kept(&self) -> Vec<String> {
         let environments = self.state.join("pcluster-shim/environments");
         let homes = environments.read_dir().into_iter().flatten().flatten();
@@ -241,8 +242,8 @@ impl Workshop<'_> {
         names
     }
 
-    /// Neither the state, nor TMPDIR, nor the bytecode of our own, nor the environment has anything
-    /// that a repair used on its way.
+    /// Neither the state, nor TMPDIR, nor the shim's cache of bytecode, nor the environment has anything
+    /// that a repair needs only while it runs.
     #[track_caller]
     pub(crate) fn left_nothing(&self, when: &str) {
         assert_eq!(self.kept(), [""; 0], "left in the state directory {when}");
@@ -254,9 +255,9 @@ impl Workshop<'_> {
         self.sandbox.has_no_scratch();
         let bytecode = self.sandbox.tree("cache/pcluster-shim/bytecode");
         assert!(!bytecode.contains("overlay-"), "left in the cache {when}:\n{bytecode}");
-        let ours: Vec<_> =
+        let left: Vec<_> =
             self.site().into_keys().filter(|path| path.to_string_lossy().contains("pcluster-shim")).collect();
-        assert_eq!(ours, [""; 0].map(PathBuf::from), "left in the environment {when}");
+        assert_eq!(left, [""; 0].map(PathBuf::from), "left in the environment {when}");
     }
 
     /// Only what an undo needs is kept.

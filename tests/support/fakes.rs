@@ -1,4 +1,4 @@
-//! Fake environments: a launcher, a Python that knows the protocol of interpreter.py and synthesis.py,
+//! Fake environments: a launcher, a Python that answers as interpreter.py and synthesis.py do,
 //! distributions, a Node. Each writes its start into the sandbox's log. And the real Python of
 //! this machine, for what only a real one shows.
 
@@ -36,7 +36,7 @@ while [ $# -gt 0 ]; do
 done
 "#;
 
-/// The same in every installer: an sh trampoline, because a kernel may not take a script for the
+/// What every installer writes for long paths: an sh trampoline, because a kernel may not take a script for the
 /// interpreter of a script.
 pub(crate) fn trampoline(python: &Path) -> String {
     format!("#!/bin/sh\n'''exec' \"{}\" \"$0\" \"$@\"\n' '''\n{ENTRY}", python.display())
@@ -220,7 +220,7 @@ pub(crate) fn built(template: &str) -> Value {
     json!({"kind": "template", "template": template, "asked": asked})
 }
 
-/// A Node that is no script, so that its version may be remembered: it logs its start and prints
+/// A Node that is no script, so that its version may be cached: it logs its start and prints
 /// what the file beside it holds.
 pub(crate) fn node(sandbox: &Sandbox) {
     let path = sandbox.path("node/node");

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::support::sandbox::Sandbox;
 use crate::support::snapshots;
 
-/// Past it a run hangs, and the test fails with the scene instead.
+/// Limit after which a run counts as hung, and the test fails with its details.
 const HANGS: Duration = Duration::from_secs(60);
 
 /// One run to come.
@@ -74,7 +74,7 @@ impl<'a> Call<'a> {
         self
     }
 
-    /// The same call, made by another program: `sh -c 'exec "$@"' sh PROGRAM …`.
+    /// This call, made by another program: `sh -c 'exec "$@"' sh PROGRAM …`.
     pub(crate) fn under(mut self, program: impl Into<PathBuf>, first: &[&str]) -> Self {
         let call = std::mem::replace(&mut self.program, program.into());
         let arguments = std::mem::take(&mut self.arguments);
@@ -179,7 +179,7 @@ impl Run<'_> {
         self.holds(self.stdout() == stdout, &format!("expected stdout {stdout:?}"))
     }
 
-    /// The same text as another run, but for what differs from run to run.
+    /// Equal text to another run's, but for what differs from run to run.
     #[track_caller]
     pub(crate) fn prints_like(&self, other: &Run) -> &Self {
         let redacted = |run: &Run| snapshots::redacted(&run.stdout(), self.call.sandbox);

@@ -25,7 +25,7 @@ const TOOLS: [&str; 9] = ["sh", "bash", "env", "cat", "sleep", "dirname", "realp
 /// Every sandbox's path has this length, so that no snapshot wraps its lines otherwise.
 const ROOT_LENGTH: usize = 40;
 
-/// A world of its own for one test.
+/// The directories of one test.
 #[derive(Debug)]
 pub(crate) struct Sandbox {
     pub(crate) root: PathBuf,
@@ -132,7 +132,7 @@ impl Sandbox {
         assert_eq!(self.tree("tmp"), "", "something is left in TMPDIR");
     }
 
-    /// Keeps the sandbox for a look at it: for debugging a test only.
+    /// Keeps the directories, for debugging a test only.
     #[expect(dead_code, reason = "called while a test is being written")]
     pub(crate) fn keep(self) -> PathBuf {
         self.directory.keep()
