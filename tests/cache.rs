@@ -22,7 +22,7 @@ fn cached(sandbox: &Sandbox) -> Environment<'_> {
     environment
 }
 
-/// What is started by this call, the real program aside.
+/// The programs that this call starts, the real one aside.
 #[track_caller]
 fn started(sandbox: &Sandbox, call: Call) -> Vec<String> {
     sandbox.clear_log();
@@ -53,7 +53,7 @@ fn preflight_says_what_was_cached() {
     assert_eq!(started(&sandbox, call().argument("--fresh")), ["identity", "node", "synth"]);
 }
 
-/// One change each, of everything that the template depends on.
+/// Changes, one at a time, everything that the template depends on.
 #[test]
 fn every_change_is_checked_again() {
     type Change = fn(&Sandbox, &Environment);
@@ -197,7 +197,7 @@ fn the_configuration_counts_in_every_form_of_naming_it() {
     }
 }
 
-/// What is larger than a check reads counts as `stat` tells it.
+/// A file larger than a check reads counts by its `stat`.
 #[test]
 fn a_huge_configuration_counts_by_its_size_and_time() {
     let sandbox = Sandbox::new();
@@ -307,7 +307,7 @@ fn a_variable_of_an_earlier_call_does_not_come_back() {
     }
 }
 
-/// Truncated, emptied, replaced with noise or with JSON of another shape: found out again.
+/// Files truncated, emptied, replaced with noise or with JSON of another shape.
 #[test]
 fn damaged_files_are_as_good_as_none() {
     let sandbox = Sandbox::new();
@@ -378,7 +378,7 @@ fn trap_25_many_at_once_do_not_damage_the_cache() {
     assert_eq!(files_below(&sandbox.path("cache")).len(), 3, "no temporary file is left");
 }
 
-/// What was checked is perhaps not what was there before: it comes back, and is another file again.
+/// A file that changes during a check and changes back after it: the check may have read either.
 #[test]
 fn what_changes_during_a_check_is_not_cached() {
     let sandbox = Sandbox::new();
@@ -400,7 +400,7 @@ fn a_source_file_behind_a_linked_directory_counts() {
     let environment = cached(&sandbox);
     sandbox.write("linked/x.py", "");
     sandbox.link(environment.path("site/pcluster/linked"), sandbox.path("linked"));
-    // A loop ends.
+    // A loop of links, which must not be followed for ever.
     sandbox.link("linked/again", sandbox.path("linked"));
     assert_eq!(started(&sandbox, sandbox.build_image()), ["synth"]);
     assert_eq!(started(&sandbox, sandbox.build_image()), [""; 0]);

@@ -1,5 +1,5 @@
 //! What is guarded and what passes through; and that a pass-through is the real program: same
-//! process, same arguments, environment, streams, status and signals, and no trace.
+//! process, arguments, environment, streams, status and signals, and nothing left.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use crate::support::machine::on_this_machine;
 use crate::support::sandbox::{Sandbox, not_utf8};
 
-/// Everything but build-image and preflight, in whatever form.
+/// Calls other than build-image and preflight, in every form.
 #[test]
 fn every_other_call_goes_to_the_real_program_at_once() {
     let sandbox = Sandbox::new();
@@ -159,7 +159,7 @@ fn trap_10_bytes_that_are_no_text_pass_in_arguments_variables_and_path() {
     run.exits(0).is_silent().holds(run.stdout == expected, "the bytes");
 }
 
-/// The guard too: a config file, an image id and a PATH entry that are no text.
+/// A guarded call with a configuration's name and a variable that are no text.
 #[test]
 fn bytes_that_are_no_text_pass_through_a_guarded_call() {
     let sandbox = Sandbox::new();
@@ -281,7 +281,7 @@ fn no_damaged_file_of_the_shim_reaches_another_command() {
 fn trap_12_signal_dispositions_are_those_of_a_direct_call() {
     let sandbox = Sandbox::new();
     sandbox.link("tools/grep", on_this_machine("grep"));
-    // exec: a shell that reads its own status would show its own handlers.
+    // By exec, because a shell that reads its own status would show its own handlers.
     sandbox.environment().really("exec grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status");
     for ignored in ["", "trap '' HUP; ", "trap '' INT QUIT TERM; "] {
         let in_shell = format!("{ignored}exec \"$@\"");

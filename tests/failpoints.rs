@@ -30,7 +30,7 @@ fn same(now: &Tree, expected: &Tree, when: &str) {
     assert!(other.is_empty(), "{when}:\n{}", other.join("\n"));
 }
 
-/// No step is reached so often.
+/// More often than any step is reached.
 const MOST: usize = 100;
 
 /// What a repair of this environment makes, and that an undo takes it back.
@@ -44,7 +44,7 @@ fn repaired(environment: &BrokenEnvironment) -> Tree {
     repaired
 }
 
-/// Killed at every step, at every file that it goes through; then each command that may come next.
+/// Kills a repair at every step, at every file of it; then runs each command that may come next.
 fn killed_at_every_step(environment: &BrokenEnvironment) {
     let before = environment.site();
     let repaired = repaired(environment);
@@ -56,7 +56,7 @@ fn killed_at_every_step(environment: &BrokenEnvironment) {
             let fault = format!("kill:{step}@{count}");
             let run = environment.preflight(["fix"]).var(FAILPOINT, &fault).run();
             if run.status.code() == Some(0) {
-                // It is not reached so often.
+                // The step is not reached that often.
                 environment.preflight(["undo"]).run().exits(0);
                 break;
             }
@@ -127,7 +127,7 @@ fn an_undo_killed_at_every_file_is_completed() {
                     break;
                 }
                 run.dies_by(9);
-                // Twice more while it is completed.
+                // Killed twice more while it is completed.
                 for more in [1, 2] {
                     let again =
                         environment.preflight([]).var(FAILPOINT, format!("kill:restore@{more}")).run();
@@ -142,7 +142,7 @@ fn an_undo_killed_at_every_file_is_completed() {
     }
 }
 
-/// One clear error that names the step, and nothing has happened.
+/// Expects one error that names the step, and no change.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn a_failure_at_every_step_changes_nothing() {
@@ -169,7 +169,7 @@ fn a_failure_at_every_step_changes_nothing() {
     }
 }
 
-/// In mode fix a repair that fails stops the build, with the environment as it was.
+/// A repair that fails in mode fix stops the build, with the environment as it was.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn a_failure_in_mode_fix_stops() {
@@ -200,7 +200,7 @@ fn a_rollback_goes_on_past_a_file_that_fails() {
     let kept = environment.kept();
     assert!(kept[0] == "journal.json" && kept[1].starts_with("snapshot-"), "the copies are kept: {kept:?}");
 
-    // It fails again, in a check and in a guarded call: said each time, nothing lost.
+    // A second failure, in a check and in a guarded call: reported each time, and nothing is lost.
     let fails = || "fail:restore@2";
     environment.preflight(["--no-synth"]).var(FAILPOINT, fails()).run().exits(1).prefixed();
     let run = environment.build_image().var(FAILPOINT, fails()).var("PCLUSTER_SHIM_STRICT", "1").run();
@@ -213,7 +213,7 @@ fn a_rollback_goes_on_past_a_file_that_fails() {
     environment.left_nothing("by a rollback");
 }
 
-/// A repair of before stays the last one when the next fails at its end.
+/// An earlier repair stays the last one when the next fails at its end.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn a_failure_at_the_end_keeps_the_undo_of_before() {
@@ -253,7 +253,7 @@ fn holders(path: &Path) -> Vec<i32> {
         .collect()
 }
 
-/// Two have it open, and the second goes on having it: it waits for its lock.
+/// Waits until two processes have it open and the second keeps it open: it waits for the lock.
 #[track_caller]
 pub(crate) fn waits(directory: &Path) {
     let mut seen = 0;
@@ -299,7 +299,7 @@ fn two_fixes_at_once() {
         // A third is interrupted while it waits; it had to ask Python before, so signals are caught.
         let third = scope.spawn(|| environment.preflight(["fix"]).var("PYTHONX", "new").run());
         let pids = wait_for("the third to wait", || Some(holders(&lock)).filter(|pids| pids.len() == 3));
-        // Not the highest: numbers begin again.
+        // The new one, which need not be the highest: PIDs start again from low numbers.
         let newest = *pids.iter().find(|pid| !two.contains(pid)).unwrap();
         kill_process(Pid::from_raw(newest).unwrap(), Signal::TERM).unwrap();
         third.join().unwrap().dies_by(15).prints("").is_silent();
@@ -325,7 +325,7 @@ fn a_repair_waits_for_a_check() {
     let before = environment.site();
     let hold = fifo(&sandbox, environment.path("fake/hold"));
     std::thread::scope(|scope| {
-        // Not the plain form: the real parser is asked, and the template is built.
+        // Outside the plain form: the real parser is asked, and the template is built.
         let guarded = environment.build_image().argument("--suppress-validators").argument("ALL");
         let check = scope.spawn(|| guarded.run());
         wait_for("the check to build", || sandbox.log().contains(&"synth".to_owned()).then_some(()));
@@ -359,7 +359,7 @@ fn a_check_waits_for_a_repair() {
         waits(&environment.path("site"));
         let log = sandbox.log();
         assert_eq!(log.iter().filter(|line| *line == "synth").count(), 2, "it went on: {log:?}");
-        // The name first: whoever comes later is not held up.
+        // The name is removed first, so that no later reader blocks.
         let open = fs::OpenOptions::new().write(true).open(&hold).unwrap();
         fs::remove_file(&hold).unwrap();
         drop(open);
@@ -406,7 +406,7 @@ fn disk_calls(environment: &BrokenEnvironment, arguments: [&str; 1]) -> Vec<Stri
     fs::read_to_string(&file).unwrap().lines().map(str::to_owned).collect()
 }
 
-/// Where the first call of this kind stands that names all of these.
+/// The index of the first call that names all of these.
 #[cfg(target_os = "linux")]
 #[track_caller]
 fn position(calls: &[String], names: &[&str]) -> usize {
@@ -421,9 +421,9 @@ fn last_position(calls: &[String], names: &[&str]) -> usize {
     found.unwrap_or_else(|| panic!("no call has {names:?}:\n{}", calls.join("\n")))
 }
 
-/// What the next step relies on is on the disk before it: the copies before their journal, the
-/// journal before the first removal, the new files before the journal is closed, the old files
-/// before an undo removes its copies.
+/// Order of what reaches the disk, because each step relies on the one before: the copies before
+/// their journal, the journal before the first removal, the new files before the journal is closed,
+/// the old files before an undo removes its copies.
 #[test]
 #[cfg(target_os = "linux")]
 fn what_counts_is_on_the_disk_before_it_counts() {
@@ -465,8 +465,7 @@ fn what_counts_is_on_the_disk_before_it_counts() {
     }
 }
 
-/// What cannot be written to the disk does not count; where the system has no syncfs, files are synced
-/// one by one.
+/// A failing sync fails the repair; where the system has no syncfs, files are synced one by one.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_disk_that_fails_to_write() {
@@ -523,7 +522,7 @@ fn a_rollback_without_a_copy_changes_nothing() {
     for environment in [sandbox.broken_environment(), Sandbox::new().broken_environment_across_file_systems()]
     {
         let before = environment.site();
-        // Placed by a half; and an undo that is half done.
+        // A fix with half of its files placed, and an undo that is half done.
         for (command, fault) in [("fix", "kill:place@5"), ("undo", "kill:restore@8")] {
             if command == "undo" {
                 environment.preflight(["fix"]).run().exits(0);
@@ -558,7 +557,7 @@ fn a_rollback_without_a_copy_changes_nothing() {
             }
             same(&environment.site(), &half, fault);
             fs::rename(&aside, &missing).unwrap();
-            // What is in its place already needs no copy.
+            // A file that is in its place already needs no copy.
             if command == "undo" {
                 fs::remove_file(needless.unwrap()).unwrap();
             }

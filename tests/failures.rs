@@ -60,7 +60,7 @@ fn a_synthesis_that_fails() {
     }
 }
 
-/// What hangs is ended with all that it started; the limit is a variable.
+/// A child that hangs is ended with all that it started; the limit is a variable.
 #[test]
 fn a_hang_ends_at_the_time_limit() {
     for (snapshot, identity) in [("identity-hangs.txt", true), ("synth-hangs.txt", false)] {
@@ -106,7 +106,7 @@ fn a_node_that_is_absent_or_odd() {
     }
 }
 
-/// In a real environment the synthesis fails for want of Node as well: that is one reason, not two.
+/// Node missing makes the synthesis fail as well in a real environment: that is one reason, not two.
 #[test]
 fn a_missing_node_is_reported_once() {
     let sandbox = Sandbox::new();
@@ -116,7 +116,8 @@ fn a_missing_node_is_reported_once() {
     sandbox.build_image().run().exits(0).prints(REAL_OUTPUT).warns_once("node");
 }
 
-/// As left by a batch job that has ended. Python takes another directory then, and so does a check.
+/// TMPDIR as a batch job that has ended leaves it. Python takes another directory then, and so does
+/// a check.
 #[test]
 fn without_the_directory_for_temporary_files_everything_is_checked() {
     let sandbox = Sandbox::new();
@@ -129,7 +130,7 @@ fn without_the_directory_for_temporary_files_everything_is_checked() {
     call().run().exits(1).prefixed();
 }
 
-/// What the state of repairs holds for the environment of a sandbox, in its only directory.
+/// The directory of the repairs' state for the environment of a sandbox.
 fn state_of(sandbox: &Sandbox) -> PathBuf {
     sandbox.pcluster(["preflight", "fix"]).run().exits(0);
     let environments = sandbox.path("state/pcluster-shim/environments");
@@ -169,7 +170,7 @@ fn a_repair_that_cannot_be_rolled_back_turns_no_check_off() {
         run.exits(1).warns_once("strict").holds(run.stdout().contains("CheckNotRun"), "stdout says so");
         let run = sandbox.pcluster(["preflight", "check"]).run();
         run.exits(3).is_silent().stdout_matches(&format!("journal-{name}-check.txt"));
-        // What would change the environment refuses, as ever.
+        // Commands that would change the environment refuse.
         for command in ["fix", "undo"] {
             sandbox.pcluster(["preflight", command]).run().exits(1).prints("").prefixed();
         }
@@ -192,7 +193,7 @@ fn a_repair_that_cannot_be_rolled_back_turns_no_check_off() {
     }
 }
 
-/// A state directory that is something else, or nowhere: a check needs none.
+/// A state directory that is no directory, or absent: a check needs none.
 #[test]
 fn without_a_state_directory_everything_is_checked() {
     let sandbox = Sandbox::new();

@@ -13,7 +13,7 @@ use crate::support::sandbox::Sandbox;
 
 const CONFIG: &str = "config/pcluster-shim/config.yaml";
 
-/// What takes the place of a file: a name, a function that puts it there, and what is reported of it.
+/// Replacement of a file: a name, a function that puts it there, and what is reported of it.
 type Kind = (&'static str, fn(&Path), &'static str);
 
 const KINDS: [Kind; 5] = [
@@ -84,7 +84,7 @@ fn a_template_of_any_kind() {
     reports(&run, "standard input", "it is larger than 1 MB");
 }
 
-/// Each took from seconds to minutes; none is a template.
+/// Inputs that took a parser from seconds to minutes; none is a template.
 #[test]
 fn a_template_that_costs_its_parser_more_than_its_length() {
     let tags = (0..20_000).fold(String::new(), |text, number| text + &format!("%TAG !a{number}! tag:x\n"));
@@ -236,7 +236,7 @@ fn another_users_home_is_neither_read_nor_written() {
     assert_eq!(sandbox.tree("home"), before);
 }
 
-/// What SIGKILL leaves goes with the next check; a check beside it keeps its own.
+/// Scratch that SIGKILL leaves is removed by the next check; a concurrent check keeps its own.
 #[test]
 fn scratch_that_was_left_is_swept() {
     let sandbox = Sandbox::new();

@@ -1,5 +1,5 @@
-//! install.sh: in dash, bash and busybox sh; for users of bash, zsh, fish and dash; and what it
-//! leaves behind, which is nothing.
+//! install.sh: in dash, bash and busybox sh; for users of bash, zsh, fish and dash; and that an
+//! uninstall leaves nothing.
 //!
 //! Debian packages that this module and `traps` need beside a C compiler, python3 and strace:
 //!
@@ -18,7 +18,7 @@ use crate::support::machine::{on_this_machine, output, real_python};
 use crate::support::run::{Call, Run};
 use crate::support::sandbox::{BINARY, Sandbox};
 
-/// What install.sh uses, and the shells that read what it writes.
+/// Programs that install.sh uses, and the shells that read what it writes.
 const PROGRAMS: [&str; 31] = [
     "awk", "chmod", "cp", "cut", "grep", "head", "id", "ln", "ls", "mkdir", "mv", "rm", "rmdir", "sed",
     "setsid", "tail", "tr", "wc", "touch", "dash", "busybox", "zsh", "fish", "find", "uname", "tput",
@@ -50,7 +50,7 @@ pub(crate) struct Home {
     before: BTreeMap<PathBuf, Vec<u8>>,
 }
 
-/// What runs install.sh.
+/// The shells that run install.sh.
 const SHELLS: [&str; 3] = ["dash", "bash", "busybox"];
 
 /// Startup files: a name below the sandbox and what ends it.
@@ -105,7 +105,7 @@ impl Home {
         let shell = self.path("tools/bash");
         let call = self.sandbox.call(self.path("tools").join(program), arguments).path(&path);
         let call = call.var("SHELL", shell);
-        // Where fish keeps its history.
+        // The directory of fish's history.
         if program == "fish" { call.var("XDG_DATA_HOME", self.path("data")) } else { call }
     }
 
@@ -168,7 +168,7 @@ impl Home {
         files
     }
 
-    /// Nothing but what was there, byte for byte.
+    /// Compares with the files before, byte for byte.
     #[track_caller]
     pub(crate) fn is_as_before(&self, run: &Run) {
         let now = self.files();
@@ -204,8 +204,8 @@ fn collect(directory: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) {
     }
 }
 
-/// How a shell is started, and whether that reads a startup file at all: no file is read by a
-/// script's bash or dash, whose PATH is the one of the shell that starts it.
+/// Ways to start a shell that read a startup file. A script's bash or dash reads none: its PATH is
+/// that of the shell that starts it.
 const STARTS: [(&str, &[&str]); 13] = [
     ("bash", &["-i"]),
     ("bash", &["-l"]),
@@ -268,7 +268,7 @@ fn trap_07_and_30_every_shell_of_the_user_has_the_shim_first_and_loses_it_byte_f
     }
 }
 
-/// What PATH may hold stays as it was: an empty entry, the shim's directory within another name.
+/// Entries of PATH stay as they were: an empty entry, the shim's directory within another name.
 #[test]
 fn the_env_script_changes_nothing_else_on_path() {
     let home = Home::new();
@@ -475,7 +475,7 @@ fn startup_files_elsewhere_and_behind_links() {
     home.is_as_before(&run);
 }
 
-/// What the user wrote after the shim's line stays, as do the lines around it.
+/// Text that the user wrote after the shim's line stays, as do the lines around it.
 #[test]
 fn what_was_written_after_the_shims_line_stays() {
     let home = Home::new();
@@ -588,7 +588,7 @@ fn killing(home: &Home, tool: &str, at: usize) -> PathBuf {
     directory
 }
 
-/// Killed at any step: nothing is broken, the next run completes it, and nothing is left after.
+/// A run killed at any step: nothing is broken, the next run completes it, and nothing is left after.
 #[test]
 fn a_run_that_is_killed_half_way_is_completed_by_the_next() {
     let home = Home::new();
@@ -614,7 +614,7 @@ fn a_run_that_is_killed_half_way_is_completed_by_the_next() {
     }
 }
 
-/// As for the installation: the next run completes it.
+/// An uninstall killed at any step: the next one completes it.
 #[test]
 fn an_uninstall_that_is_killed_half_way_is_completed_by_the_next() {
     let home = Home::new();
@@ -716,7 +716,7 @@ fn trap_29_a_script_that_is_cut_off_does_nothing() {
             home.is_as_before(&home.uninstall());
         }
     }
-    // Through a pipe there is neither a checkout nor a program.
+    // A script from a pipe has neither a checkout nor a program.
     let run = home.call("dash", ["-s"]).stdin(text).run();
     run.exits(1).prints("").stderr_matches("install-no-program.txt");
 }
@@ -784,7 +784,7 @@ fn the_script_is_as_its_linters_want_it() {
             .collect::<Vec<_>>(),
     );
     assert_eq!(difference, "");
-    // What it writes for sh is sh.
+    // The env file is sh, too.
     let home = Home::new();
     home.install();
     let env = home.prefix().join("env");
@@ -796,7 +796,7 @@ fn the_script_is_as_its_linters_want_it() {
     assert!(real_python().exists());
 }
 
-/// The names that [`Home`] has in a live shell.
+/// Types each step's line into a shell in a terminal of its own, and prints what each shows.
 const DRIVER: &str = r#"
 import json, os, pty, select, struct, sys, fcntl, termios
 
@@ -837,7 +837,7 @@ os.write(terminal, b"exit\r")
 json.dump(answers, sys.stdout)
 "#;
 
-/// What a live interactive shell shows for each of these lines, by name.
+/// The output of a live interactive shell for each of these lines, by name.
 fn live(home: &Home, shell: &str, steps: &[(&str, String)]) -> (Value, String) {
     let driver = home.sandbox.write("driver.py", DRIVER);
     let file = home.sandbox.write("steps.json", json!(steps).to_string());
@@ -1026,7 +1026,7 @@ fn in_place_the_launcher_works_as_before_and_comes_back_byte_for_byte() {
             let run = home.installs_in(installer, install).run();
             run.exits(0).is_silent().stdout_matches("venv-install.txt");
         }
-        // By its path, by its name, and by a link to it.
+        // Called by its path, by its name, and by a link to it.
         call("venv/bin/pcluster").run().exits(0).prints(&direct.stdout()).is_silent();
         home.call("bash", ["-c", "cd / && pcluster version"]).run().exits(0).prints(&direct.stdout());
         home.sandbox.link("home/linked", home.path("venv/bin/pcluster"));
@@ -1069,7 +1069,8 @@ fn in_place_the_environment_is_guarded() {
     in_place(&home, &["--uninstall"]);
 }
 
-/// Whether the shim is reached is one question, whether this user has switched it off another.
+/// An installation is checked for whether the shim is reached, not for whether the user has
+/// switched it off.
 #[test]
 fn a_mode_that_is_off_is_no_fault_of_the_installation() {
     let home = Home::new();
@@ -1094,7 +1095,7 @@ fn trap_27_what_overwrites_the_shim_in_place_is_reported_and_renewed() {
     let asked = || home.call("dash", ["-c", "pcluster-preflight where"]).run();
     asked().exits(1).stdout_matches("where-overwritten.txt");
     home.call("dash", ["-c", "pcluster version"]).run().exits(0).prints("newer version\n");
-    // As `where` says it, with what lies in the environment alone.
+    // The command that `where` gives, with the files of the environment alone.
     let (own, venv) = (home.path("venv/bin/.pcluster-shim/install.sh"), home.path("venv"));
     let renew = [own.to_str().unwrap(), "--venv", venv.to_str().unwrap()];
     home.call("dash", renew).run().exits(0).is_silent();

@@ -55,7 +55,7 @@ fn trap_21_every_form_of_launcher_leads_to_its_interpreter() {
         let launcher = template.replace("PYTHON", python.to_str().unwrap()) + ENTRY;
         sandbox.script("venv/bin/pcluster", &launcher);
         found_through(&sandbox, &launcher, form);
-        // It is a launcher indeed: the system runs that Python by it.
+        // The system, too, runs that Python by it.
         if !launcher.contains("env -S") || cfg!(target_os = "linux") {
             let run = sandbox.call(sandbox.path("venv/bin/pcluster"), ["version"]).run();
             run.exits(0).prints("the real pcluster: version\n");
@@ -63,7 +63,7 @@ fn trap_21_every_form_of_launcher_leads_to_its_interpreter() {
     }
 }
 
-/// Over 127 characters, and with spaces: what distlib and uv write then.
+/// Launchers as distlib and uv write them for paths over 127 characters or with spaces.
 #[test]
 fn long_paths_and_spaces_lead_to_the_interpreter() {
     let long = "a-directory-name-that-is-long/".repeat(5);
@@ -101,7 +101,7 @@ fn links_to_launchers_are_followed_for_the_interpreter_only() {
     }
 }
 
-/// Of two environments, the one that PATH names for `env python`.
+/// Two environments: `env python` means the one that PATH names.
 #[test]
 fn an_env_shebang_means_the_python_of_path() {
     let sandbox = Sandbox::new();
@@ -157,7 +157,8 @@ fn blocked(sandbox: &Sandbox, form: &str) -> Value {
     report
 }
 
-/// Where a real Python finds its packages: a virtual environment, PYTHONPATH, the user site, a .pth.
+/// Places in which a real Python finds its packages: a virtual environment, PYTHONPATH, the user
+/// site, a .pth.
 #[test]
 fn packages_are_found_wherever_the_interpreter_finds_them() {
     let sandbox = Sandbox::new();
@@ -319,7 +320,7 @@ fn scripts_of_python_are_asked_where_they_lead() {
             format!(
                 "#!{front}\nimport importlib.util, os, sys\nif importlib.util.find_spec('pcluster'):\n    os.execv('{script}', ['{script}'] + sys.argv[1:])\n"
             ),
-            // Nor is the import of the package alone, as for its version.
+            // The import of the package alone, as for its version, is no start of pcluster.
             format!(
                 "#!{front}\nimport pcluster, os, sys\nos.execv('{script}', ['{script}'] + sys.argv[1:])\n"
             ),
@@ -327,11 +328,11 @@ fn scripts_of_python_are_asked_where_they_lead() {
             format!(
                 "#!/bin/sh\nversion=$({front} -c 'print(1)')\n[ \"$version\" = 1 ] && exec {script} \"$@\"\n"
             ),
-            // By what it is called with, as the check cannot know from `version`.
+            // A choice by its arguments, which a question with `version` would not show.
             format!(
                 "#!/bin/sh\n[ \"$1\" = build-image ] && exec {script} \"$@\"\nexec {front} -m pcluster.cli.entrypoint\n"
             ),
-            // stdout goes elsewhere.
+            // Output that goes to another place.
             format!("#!/bin/bash\nexec {script} \"$@\" >/dev/null 2>&1\n"),
         ];
         for launcher in launchers {
@@ -388,7 +389,8 @@ fn only_a_question_of_this_very_moment_turns_the_guard_off() {
     sandbox.build_image().var("PCLUSTER_SHIM_QUESTION", &asked).run().exits(1);
 }
 
-/// What was not there when the interpreter was asked: the user site, the target of a .pth file.
+/// Directories that were not there when the interpreter was asked: the user site, the target of a
+/// .pth file.
 #[test]
 fn directories_that_appear_later_count() {
     let sandbox = Sandbox::new();
@@ -412,7 +414,8 @@ fn directories_that_appear_later_count() {
     call().run().exits(1).is_silent();
 }
 
-/// `env python3` may find a version manager's shim, which is a script: it leads elsewhere tomorrow.
+/// `env python3` may find a version manager's shim, which is a script: it may lead elsewhere at the
+/// next call.
 #[test]
 fn a_script_in_the_place_of_an_interpreter_is_asked_every_time() {
     let sandbox = Sandbox::new();
@@ -450,7 +453,7 @@ fn an_env_shebang_that_sets_a_variable_is_asked_itself() {
     blocked(&sandbox, "wrapper");
 }
 
-/// What a wrapper sets is what the check sees: Node is only on the wrapper's PATH.
+/// Variables that a wrapper sets apply to the check: Node is only on the wrapper's PATH.
 #[test]
 fn what_a_wrapper_changes_counts_for_the_check() {
     let sandbox = Sandbox::new();
@@ -477,7 +480,7 @@ fn what_a_wrapper_changes_counts_for_the_check() {
     run.holds(report["target"]["node"] == Value::Null, "no node");
 }
 
-/// Never a guess.
+/// No interpreter is guessed.
 #[test]
 fn what_leads_to_no_python_is_unknown_in_one_line() {
     let sandbox = Sandbox::new();
@@ -566,7 +569,7 @@ fn an_environment_in_a_path_of_any_bytes_is_judged() {
     sandbox.build_image().path(&path).run().exits(1).prefixed();
 }
 
-/// Its console script imports another module, and its parser does not know the word.
+/// A release whose console script imports another module, and whose parser has no build-image.
 #[test]
 fn a_release_without_build_image_is_left_alone() {
     let sandbox = Sandbox::new();
@@ -583,7 +586,7 @@ fn a_release_without_build_image_is_left_alone() {
     run.exits(2).stderr_matches("no-build-image.txt");
 }
 
-/// What such a wrapper makes of the call is not known: the environment is judged nevertheless, and the
+/// A wrapper may change the call in an unknown way: the environment is judged nevertheless, and the
 /// rest is said.
 #[test]
 fn a_wrapper_that_changes_the_call_is_judged_by_its_environment() {
@@ -649,7 +652,7 @@ fn an_interpreter_that_leads_to_another_one_is_asked_every_time() {
     call().run().exits(1);
 }
 
-/// To env a `~` in PATH is a directory of that name.
+/// `env` takes a `~` in PATH for a directory of that name.
 #[test]
 fn a_tilde_in_path_means_what_it_means_to_env() {
     let sandbox = Sandbox::new();
@@ -691,7 +694,7 @@ fn a_python_that_takes_the_shim_for_itself_is_the_one_that_runs() {
     run.holds(report["target"]["interpreter"] == json!(python), "not the shim");
 }
 
-/// It may treat the code of a question in another way than a file, so the launcher is asked itself.
+/// A script may treat `-c` in another way than a file, so the launcher is asked itself.
 #[test]
 fn a_script_in_the_place_of_an_interpreter_is_not_asked_by_code() {
     let sandbox = Sandbox::new();

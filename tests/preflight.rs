@@ -235,7 +235,7 @@ fn the_options_reach_the_real_parser() {
     assert!(minimal, "{:?}", sandbox.log());
 }
 
-/// What the real pcluster would refuse is an error of the caller's, not a verdict.
+/// A call that the real pcluster would refuse is an error of the caller's, not a verdict.
 #[test]
 fn a_refused_configuration_is_an_error_of_configuration() {
     let sandbox = Sandbox::new();
@@ -371,7 +371,7 @@ fn a_faulty_file_of_advisories_is_reported() {
     check(&sandbox).exits(2).prefixed().stderr_matches("faulty-advisory-absent.txt");
 }
 
-/// What every command takes may stand before its name as well; what would be lost may not.
+/// Options of every command may precede its name as well; those that would be lost may not.
 #[test]
 fn common_options_may_stand_before_the_command() {
     let sandbox = Sandbox::new();
@@ -428,7 +428,7 @@ fn help() {
     run.exits(2).prints("").stderr_matches("help-nonsense.txt");
 }
 
-/// What prints: each with something to say where nothing is at fault.
+/// Commands that print something where nothing is at fault.
 const PRINTERS: [&str; 9] = [
     "man",
     "completions bash",
@@ -468,7 +468,7 @@ fn an_answer_that_cannot_be_written_is_an_error_unless_its_reader_went_away() {
 
 const FULL: &str = "pcluster-shim: cannot write to standard output: No space left on device (os error 28)\n";
 
-/// Of every kind, with the exit status that it has in words; stderr has the message in one line.
+/// Errors of every kind, with the exit status of the human form; stderr has the message in one line.
 #[test]
 fn every_error_has_a_json_form() {
     let sandbox = Sandbox::new();
@@ -511,7 +511,7 @@ fn every_error_has_a_json_form() {
     }
     let run = sandbox.pcluster(["preflight", "chekc", "--format=json"]).run();
     run.exits(2).stdout_matches("usage-command.json");
-    // Help and the version are no errors: they stay what they are.
+    // Help and the version are no errors: their output has no JSON form.
     let help = sandbox.pcluster(["preflight", "--help"]).run();
     sandbox.pcluster(["preflight", "--help", "--format=json"]).run().exits(0).prints(&help.stdout());
     // A report of what was found has the error beside it.
@@ -540,7 +540,7 @@ fn a_flag_is_meant_from_the_current_directory_and_keeps_links() {
     run.exits(127).prints("").prefixed().stderr_matches("real-flag-absent.txt");
 }
 
-/// Said before any Python is started, and with the file's name.
+/// Reported before any Python is started, with the file's name.
 #[test]
 fn a_configuration_that_cannot_be_read() {
     let sandbox = Sandbox::new();
@@ -554,7 +554,7 @@ fn a_configuration_that_cannot_be_read() {
     assert_eq!(sandbox.log(), [""; 0]);
 }
 
-/// Whoever wrote it: a package, a template, a child, a path, an argument.
+/// Text from a package, a template, a child, a path, an argument.
 #[test]
 fn nothing_that_a_terminal_obeys_reaches_it() {
     const EVIL: &str = "\x1b[2J\u{9b}31m\u{202e}\x07\u{7f}\r";
@@ -600,7 +600,7 @@ fn nothing_that_a_terminal_obeys_reaches_it() {
     evil(&run(&["build-image", "-c", "image.yaml", "-i", "my-image"]));
 }
 
-/// Here no real pcluster comes after, so a configuration that can be read once is read.
+/// No real pcluster follows, so a configuration that can be read once is read.
 #[test]
 fn a_configuration_that_can_be_read_once_is_checked() {
     let sandbox = Sandbox::new();

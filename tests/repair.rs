@@ -48,7 +48,7 @@ fn fix_and_undo() {
             matches!(bytecode.as_slice(), [(_, of)] if of.contains("compiled 1.204.0")),
             "the old bytecode is gone, the new is there: {bytecode:?}"
         );
-        // Whether the user asked for a package by name is not the repair's to change.
+        // The mark of a package that the user asked for by name is kept.
         assert!(is_there("aws_cdk.aws-imagebuilder-1.204.0.dist-info/REQUESTED"));
         assert!(!is_there("aws_cdk.core-1.204.0.dist-info/REQUESTED"));
         assert_eq!(
@@ -74,11 +74,11 @@ fn what_the_installer_is_asked() {
     environment.preflight(["fix"]).run().exits(0);
     let asked = |file: &str| fs::read_to_string(sandbox.path("installer").join(file)).unwrap();
     assert_eq!(asked("requirements"), "aws-cdk-aws-imagebuilder>=1.153.1\naws-cdk-core~=1.137,>=1.153.1\n");
-    // jsii was held at first, which had no solution.
+    // jsii was pinned in the first attempt, which had no solution.
     assert_eq!(asked("constraints"), "aws-parallelcluster==3.1.3\n");
     let mut log = sandbox.log();
     assert_eq!(log[..3], ["identity", "uv install", "uv install"]);
-    // What follows runs at once in part.
+    // The rest runs in parallel in part.
     log[3..].sort();
     assert_eq!(log[3..], ["compileall -qq", "node", "synth", "synth", "uv check", "uv check"]);
 }
@@ -100,14 +100,14 @@ fn bytecode_is_as_before() {
         let compiled = site.keys().any(|path| path.extension().is_some_and(|ending| ending == "pyc"));
         assert_eq!(compiled, is_compiled, "uv: {has_uv}");
     }
-    // Where it cannot be compiled, it is repaired nevertheless.
+    // A failing compilation does not fail the repair.
     let sandbox = Sandbox::new();
     let environment = sandbox.broken_environment();
     sandbox.write(environment.path("fake/compileall"), "echo no >&2; exit 1");
     environment.preflight(["fix"]).run().exits(0).is_silent().stdout_matches("fix.txt");
 }
 
-/// What was compiled of the repaired packages goes with them: a file of equal size and time would
+/// Bytecode of the repaired packages is removed with them: a file of equal size and time would
 /// be run in the place of the old one.
 #[test]
 fn undo_after_python_wrote_bytecode() {
@@ -217,14 +217,14 @@ fn the_pip_of_ensurepip_repairs_where_there_is_no_other() {
         assert_eq!(environment.site(), before);
         environment.left_nothing("by an undo");
     }
-    // The environment's own one is nearer.
+    // The environment's own pip is preferred.
     environment.has_pip();
     sandbox.clear_log();
     environment.preflight(["fix", "--dry-run"]).run().exits(0);
     assert!(sandbox.log().contains(&"pip install".to_owned()), "{:?}", sandbox.log());
 }
 
-/// Read by a real Python: with a wheel, and as Debian has it, without ensurepip.
+/// Asks a real Python: with a wheel, and as Debian has it, without ensurepip.
 #[test]
 fn where_a_real_python_keeps_its_pip() {
     let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/repair/bundled_pip.py");
@@ -333,7 +333,7 @@ fn undo_after_the_environment_has_changed() {
 fn what_conda_installed_is_left_alone() {
     let sandbox = Sandbox::new();
     let environment = sandbox.broken_environment();
-    // As conda leaves them, some without a RECORD.
+    // Packages as conda leaves them, some without a RECORD.
     for package in ["aws_cdk.core", "aws_cdk.aws-imagebuilder"] {
         let dist_info = environment.path("site").join(format!("{package}-1.153.0.dist-info"));
         sandbox.write(dist_info.join("INSTALLER"), "conda\n");
@@ -483,7 +483,7 @@ fn a_directory_that_cannot_be_written() {
     environment.left_nothing("where nothing can be written");
 }
 
-/// Turned read-only while the repair is proven.
+/// A directory that turns read-only while the repair is proven.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_directory_that_turns_read_only_on_the_way() {
@@ -514,7 +514,7 @@ fn a_package_without_record() {
     environment.left_nothing("where files are unknown");
 }
 
-/// What an interrupted pip has left: which files are whose is not known.
+/// Packages as an interrupted pip leaves them: which files belong to which is not known.
 #[test]
 fn a_package_that_is_installed_twice() {
     let sandbox = Sandbox::new();
@@ -679,9 +679,9 @@ fn a_repair_that_does_not_help() {
     environment.preflight(["fix", "--strategy", "downgrade"]).run().exits(0);
 }
 
-/// What the repair would break is no repair, though the template is right.
+/// A repair that breaks a requirement is rolled back, though the template is right.
 #[test]
-fn a_repair_that_breaks_a_requirement_is_taken_back() {
+fn a_repair_that_breaks_a_requirement_is_rolled_back() {
     let sandbox = Sandbox::new();
     let environment = sandbox.broken_environment();
     let before = environment.site();
@@ -692,7 +692,7 @@ fn a_repair_that_breaks_a_requirement_is_taken_back() {
     sandbox.write("installer/check", check);
     environment.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-breaks.txt");
     assert_eq!(environment.site(), before);
-    environment.left_nothing("by a repair that was taken back");
+    environment.left_nothing("by a repair that was rolled back");
 }
 
 #[test]
@@ -737,7 +737,7 @@ fn no_place_for_state() {
     assert_eq!(environment.site(), before);
 }
 
-/// A journal of a version to come, or damaged: what is half done is not known.
+/// A journal of a later version, or damaged: the state of the repair is not known.
 #[test]
 fn a_journal_that_cannot_be_read_is_reported() {
     let sandbox = Sandbox::new();
@@ -809,7 +809,7 @@ fn without_times(
     tree.iter().map(|(path, what)| (path.clone(), without(what))).collect()
 }
 
-/// The record of the last repair is damaged or empty: said, and nothing is deleted.
+/// The record of the last repair is damaged or empty: reported, and nothing is deleted.
 #[test]
 fn a_last_journal_that_cannot_be_read_deletes_nothing() {
     let sandbox = Sandbox::new();
@@ -894,7 +894,7 @@ fn a_journal_that_names_files_outside_is_refused() {
     assert_eq!(environment.site(), before);
 }
 
-/// As version 0.1.0 wrote it: without sizes, digests and packages.
+/// A journal as version 0.1.0 wrote it: without sizes, digests and packages.
 #[test]
 fn a_journal_of_before_is_undone() {
     let sandbox = Sandbox::new();
@@ -956,7 +956,7 @@ fn another_installer_before_the_exchange() {
     environment.left_nothing("where another installer was at work");
 }
 
-/// What pip does that found the old release, and installs 1.152.0 of aws-cdk.core in sh.
+/// The steps of a pip that found the old release and installs 1.152.0 of aws-cdk.core, in sh.
 fn pips_release(environment: &BrokenEnvironment) -> String {
     let (site, wheels) = (environment.path("site"), environment.sandbox.path("installer/1.152.0"));
     format!(
@@ -967,8 +967,8 @@ fn pips_release(environment: &BrokenEnvironment) -> String {
     )
 }
 
-/// pip, which has read the environment before the exchange and writes after it: two `.dist-info` of one package.
-/// What it has written stays, all else is as it was.
+/// pip, which has read the environment before the exchange and writes after it: two `.dist-info` of
+/// one package. pip's files stay, all others are as they were.
 #[test]
 fn another_installer_after_the_exchange() {
     for then in ["over it", "in its place", "at work"] {
@@ -1020,7 +1020,7 @@ fn another_installer_after_the_exchange() {
     }
 }
 
-/// pip after the repair: an undo would take it for its own.
+/// pip after the repair: an undo would remove its files.
 #[test]
 fn undo_after_a_reinstallation() {
     let sandbox = Sandbox::new();

@@ -190,7 +190,7 @@ fn where_lists_each_setting_with_its_origin() {
     of_a_flag.exits(0).holds(of_a_flag.stdout().contains("  real        flag     "), "the flag");
 }
 
-/// What a `build-image` from here would do, for each mode; off is not guarded.
+/// The effect on a `build-image` from here, for each mode; off is not guarded.
 #[test]
 fn where_says_what_the_mode_would_do() {
     let sandbox = Sandbox::new();
@@ -225,7 +225,7 @@ fn where_says_what_the_mode_would_do() {
     sandbox.pcluster(["preflight", "where", "-q"]).run().exits(1).prints("").is_silent();
 }
 
-/// As people say that there is no config file.
+/// `/dev/null` is a usual way to have no config file.
 #[test]
 fn the_null_device_is_no_config_file() {
     let sandbox = Sandbox::new();

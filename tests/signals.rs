@@ -121,7 +121,7 @@ fn preflight_dies_by_the_signal_too() {
     }
 }
 
-/// Between the last child and exec: strace sends the signal with the rename that puts the
+/// A signal between the last child and exec: strace sends it with the rename that puts the
 /// verdict into the cache.
 #[test]
 #[cfg(target_os = "linux")]
@@ -159,7 +159,7 @@ fn trap_13_ctrl_c_in_a_terminal() {
     assert!(!sandbox.log().contains(&REAL.to_owned()));
 }
 
-/// Trap 14: what is a terminal for the caller is one for the real program, after a check as well.
+/// Trap 14: a terminal of the caller's is one for the real program, after a check as well.
 #[test]
 fn trap_14_the_terminal_is_left_to_the_real_program() {
     let sandbox = Sandbox::new();
@@ -168,7 +168,7 @@ fn trap_14_the_terminal_is_left_to_the_real_program() {
     let helper = sandbox.write("terminal.py", TERMINAL);
     let run = sandbox.build_image().under(real_python(), &[helper.to_str().unwrap(), "hanging"]).run();
     run.holds(run.stdout().contains("terminal hanging"), "0, 1 and 2 are the terminal");
-    // It is in the foreground: ^C reaches it.
+    // The real program is in the foreground: ^C reaches it.
     run.holds(run.stdout().ends_with("killed by 2\n"), "^C is the real program's");
 }
 

@@ -177,13 +177,13 @@ fn the_template_is_built_by_the_real_code() {
     let sandbox = Sandbox::new();
     stubs(&sandbox);
     goes_on_silently(&sandbox, &[]);
-    // It was a check indeed: with the faulty template, these stubs are stopped.
+    // Proof that it was a check: with the faulty template, these stubs are stopped.
     sandbox.write("site/template.json", crate::support::fakes::BAD);
     sandbox.write("work/image.yaml", "Build: {} # changed\n");
     checked(&sandbox, &[]).exits(1).prefixed();
 }
 
-/// What the configuration asks for has to be in the template.
+/// The template has to contain what the configuration asks for.
 #[test]
 fn the_template_is_held_to_what_was_asked_for() {
     let sandbox = Sandbox::new();
@@ -192,8 +192,8 @@ fn the_template_is_held_to_what_was_asked_for() {
     run.exits(1).prefixed().holds(run.stderr().contains("other-image"), "another id than the template's");
 }
 
-/// What the configuration's objects say counts, as pcluster makes them of its text: the last of two
-/// tags with one key, no name where it is empty, halves of pairs as Node writes them.
+/// The expectation comes from the configuration's objects, as pcluster makes them of its text: the
+/// last of two tags with one key, no name where it is empty, halves of pairs as Node writes them.
 #[test]
 fn the_template_is_held_to_what_the_real_code_asks_for() {
     let sandbox = Sandbox::new();
@@ -250,7 +250,7 @@ Config.dev_settings = Made(distribution_configuration=Made(regions="b, a,b\n", l
     }
 }
 
-/// In its own words, and with nothing of the shim's around them.
+/// Refusals in the real program's own words, with nothing of the shim's around them.
 #[test]
 fn what_the_real_code_refuses_is_left_to_it() {
     let sandbox = Sandbox::new();
@@ -262,7 +262,7 @@ fn what_the_real_code_refuses_is_left_to_it() {
         sandbox.write("work/image.yaml", content);
         goes_on_silently(&sandbox, &[]);
     }
-    // Its own code fails on these, and on no other.
+    // Configurations on which pcluster's own code fails.
     for content in ["Build: {}\nTrips: 1\n", "Build: {}\nFails: 1\n", "Build: {}\nRegion: 1\n"] {
         sandbox.write("work/image.yaml", content);
         goes_on_silently(&sandbox, &[]);
@@ -274,7 +274,7 @@ fn what_the_real_code_refuses_is_left_to_it() {
     call.run().exits(0).prints("the real pcluster\n").is_silent();
 }
 
-/// For preflight they are errors of the caller's, with the real words.
+/// Refusals are errors of the caller's for preflight, with the real words.
 #[test]
 fn preflight_reports_what_is_refused() {
     let sandbox = Sandbox::new();
@@ -299,7 +299,8 @@ fn preflight_reports_what_is_refused() {
     }
 }
 
-/// Whole and in one line: pcluster's own exceptions print JSON over several, marshmallow's a dict.
+/// A refusal in one line, complete: pcluster's own exceptions print JSON over several,
+/// marshmallow's a dict.
 #[test]
 fn a_refusal_of_several_lines_is_reported_in_one() {
     let entrypoint = |refusal: &str| {

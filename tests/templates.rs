@@ -1,4 +1,4 @@
-//! `preflight template`: a template in every form in which people have one; the good and the bad
+//! `preflight template`: a template in every form in which users have one; the good and the bad
 //! one were made by aws-parallelcluster 3.1.3 with CDK 1.204.0 and 1.153.0.
 
 use serde_json::{Value, json};

@@ -1,6 +1,5 @@
-//! What goes wrong with PATH shims and their installers in other projects: 31 rows, each with one
-//! test that has the row's number in its name, here or in the module of its subject. The rows are
-//! those of the list that the project was begun with; their words:
+//! Known faults of PATH shims and their installers in other projects: 31 rows, each with one test
+//! that has the row's number in its name, here or in the module of its subject.
 //!
 //! | row | trap | row | trap |
 //! | --- | --- | --- | --- |

@@ -1,4 +1,4 @@
-//! Verdict × mode × strict through the built binary: what stops, what goes on, what is said.
+//! Verdict × mode × strict through the built binary: what stops, what goes on, what is printed.
 
 use serde_json::{Value, json};
 
@@ -87,7 +87,7 @@ fn a_screen_is_enough_for_many_findings() {
     run.exits(1).prefixed().stdout_matches("blocked-many.json").stderr_matches("blocked-many.txt");
 }
 
-/// What is wrong, what it costs and what repairs it come first, whatever else there is to report.
+/// The first finding has its cost and its fix before any other finding.
 #[test]
 fn the_first_finding_is_reported_with_its_cost_and_its_fix_before_the_others() {
     let sandbox = Sandbox::new();
@@ -103,7 +103,7 @@ fn the_first_finding_is_reported_with_its_cost_and_its_fix_before_the_others() {
     run.holds(lines[1].contains("It would cost an hour"), "what it costs");
     run.holds(lines[2].contains("Fix: "), "what repairs it");
     run.holds(lines[3].contains("this company") && lines[4].contains("a talk"), "then the other");
-    // Of one cause and with one fix: both are reported once, before the rest.
+    // Findings of one cause and with one fix: both are reported once, before the rest.
     sandbox.write("config/pcluster-shim/config.yaml", "");
     environment.cdk("1.204.0");
     environment.builds(BAD);
@@ -163,13 +163,13 @@ fn blocked_beats_unknown() {
     let environment = sandbox.environment();
     environment.is_broken();
     environment.answers(&json!({"kind": "failed", "stage": "import", "message": "boom"}));
-    // Not the plain form, so the real parser has to be asked whether it takes the call.
+    // Outside the plain form, so the real parser has to be asked whether it takes the call.
     let run = sandbox.build_image().argument("--suppress-validators").argument("ALL").run();
     run.exits(1).prefixed();
     assert_eq!(sandbox.log(), ["identity", "node", "synth"]);
 }
 
-/// What the real pcluster refuses, it refuses in its own words.
+/// A call that the real pcluster refuses is refused in its own words.
 #[test]
 fn a_refused_call_gets_the_real_answer_and_nothing_else() {
     let sandbox = Sandbox::new();
@@ -202,7 +202,8 @@ fn help_and_an_unreadable_configuration_start_no_python_of_the_shims() {
     assert!(sandbox.log().iter().all(|line| line.starts_with("real ")), "{:?}", sandbox.log());
 }
 
-/// What is no mapping cannot be built from: the real pcluster says so, though an advisory matches.
+/// A configuration that is no mapping cannot be built: the real pcluster says so, though an
+/// advisory matches.
 #[test]
 fn a_malformed_configuration_is_left_to_the_real_pcluster() {
     let sandbox = Sandbox::new();
@@ -294,7 +295,7 @@ fn a_configuration_that_can_be_read_once_reaches_the_real_pcluster_whole() {
     sandbox.has_no_scratch();
 }
 
-/// What a redirection gives: a pipe, bash's process substitution, and a file, which a child whose
+/// Forms of a redirection: a pipe, bash's process substitution, and a file, which a child whose
 /// stdin is /dev/null would not find there.
 #[test]
 fn a_configuration_on_stdin_reaches_the_real_pcluster_whole() {
@@ -370,7 +371,7 @@ fn strict_stops_a_configuration_that_can_be_read_once() {
     assert!(!sandbox.log().iter().any(|line| line.contains("fifo")), "{:?}", sandbox.log());
 }
 
-/// The name is shown in a line of its own, whatever stands in it.
+/// The name is shown in a line of its own, whatever it contains.
 #[test]
 fn a_name_with_a_line_feed_is_reported_in_one_line() {
     let sandbox = Sandbox::new();

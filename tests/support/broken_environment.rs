@@ -19,7 +19,7 @@ use crate::support::sandbox::Sandbox;
 pub(crate) struct BrokenEnvironment<'a> {
     pub(crate) sandbox: &'a Sandbox,
     pub(crate) environment: Environment<'a>,
-    /// Where the shim keeps its state; another file system in some tests.
+    /// The shim's state directory; on another file system in some tests.
     pub(crate) state: PathBuf,
     /// Holds that other file system's directory.
     elsewhere: Option<tempfile::TempDir>,
@@ -33,7 +33,7 @@ impl<'a> Deref for BrokenEnvironment<'a> {
     }
 }
 
-/// Every file and directory: mode, time and content. Whatever differs is a difference.
+/// Every file and directory: mode, time and content. Two trees are equal if nothing differs.
 pub(crate) type Tree = BTreeMap<PathBuf, String>;
 
 /// One file of a fake wheel: path, content, mode.
@@ -100,24 +100,25 @@ impl Sandbox {
 }
 
 impl BrokenEnvironment<'_> {
-    /// What pip would find on its index: nothing but this release.
+    /// The template that this release of CDK builds.
     pub(crate) fn builds_with(&self, release: &str, template: &str) {
         let answer = built(template);
         self.sandbox.write(self.path("fake").join(format!("synth-{release}.json")), answer.to_string());
     }
 
-    /// What `uv pip install` and `pip install` do, in sh: $target, $requirements, $constraints, $here.
+    /// Sets what `uv pip install` and `pip install` do, in sh: $target, $requirements,
+    /// $constraints, $here.
     pub(crate) fn installs_by(&self, sh: &str) {
         self.sandbox.write("installer/install", sh);
     }
 
-    /// No uv, and a pip in the environment.
+    /// Removes uv, and puts a pip into the environment.
     pub(crate) fn has_pip_only(&self) {
         fs::remove_file(self.sandbox.path("tools/uv")).unwrap();
         self.has_pip();
     }
 
-    /// Neither uv nor pip, but the wheel that its Python brings along.
+    /// Removes uv; of pip there is only the wheel that its Python brings along.
     pub(crate) fn has_bundled_pip_only(&self) {
         fs::remove_file(self.sandbox.path("tools/uv")).unwrap();
         self.has_bundled_pip(&json!(self.path("lib/pip-23.0.1-py3-none-any.whl")));
@@ -135,7 +136,7 @@ impl BrokenEnvironment<'_> {
         fs::copy(self.sandbox.path("installer/run"), self.path("fake/pip")).unwrap();
     }
 
-    /// No bytecode, as uv leaves it.
+    /// Removes the bytecode, as uv leaves it.
     pub(crate) fn is_not_compiled(&self) {
         for package in ["core", "aws_imagebuilder"] {
             let directory = self.path("site/aws_cdk").join(package);
@@ -242,8 +243,8 @@ impl BrokenEnvironment<'_> {
         names
     }
 
-    /// Neither the state, nor TMPDIR, nor the shim's cache of bytecode, nor the environment has anything
-    /// that a repair needs only while it runs.
+    /// Asserts that neither the state, nor TMPDIR, nor the shim's cache of bytecode, nor the
+    /// environment has anything that a repair needs only while it runs.
     #[track_caller]
     pub(crate) fn left_nothing(&self, when: &str) {
         assert_eq!(self.kept(), [""; 0], "left in the state directory {when}");
@@ -260,7 +261,7 @@ impl BrokenEnvironment<'_> {
         assert_eq!(left, [""; 0].map(PathBuf::from), "left in the environment {when}");
     }
 
-    /// Only what an undo needs is kept.
+    /// Asserts that only what an undo needs is kept.
     #[track_caller]
     pub(crate) fn keeps_the_last_one(&self) {
         let kept = self.kept();
@@ -325,7 +326,7 @@ impl Drop for Unwritable {
     }
 }
 
-/// Both installers: what they are asked is kept, then `install` or `check` says what they do.
+/// Both installers: they copy their arguments' files, then do what `install` or `check` says.
 const INSTALLER: &str = r#"here='@HERE@'
 [ "$1" = check ] && { . "$here/check"; exit; }
 compile=${module-}
@@ -353,7 +354,8 @@ mkdir "$directory/aws_cdk/core/__pycache__"
     >"$directory/aws_cdk/core/__pycache__/__init__.cpython-39.pyc"
 "#;
 
-/// As uv and pip: the newest release that is asked for, and no other jsii than the one demanded.
+/// The answer of uv and pip: the newest release that is asked for, and no other jsii than the one
+/// demanded.
 pub(crate) const INSTALL: &str = r#"
 version=1.204.0
 case $(cat "$requirements") in *'<1.153.0'*) version=1.152.0 ;; esac
@@ -363,7 +365,7 @@ cp -Rp "$here/$version/." "$target"
 "#;
 
 /// Answers by the release of CDK that is first on `sys.path`; half of one and half of another is
-/// none. Waits where a test holds it up.
+/// an error. Waits where a test has put a FIFO.
 const SYNTH: &str = r#"
 entries=$(cat "$request"); entries=${entries#*\[}; entries=${entries%%\]*}
 IFS=,

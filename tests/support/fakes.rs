@@ -1,6 +1,5 @@
 //! Fake environments: a launcher, a Python that answers as interpreter.py and synthesis.py do,
-//! distributions, a Node. Each writes its start into the sandbox's log. And the real Python of
-//! this machine, for what only a real one shows.
+//! distributions, a Node. Each writes its start into the sandbox's log.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +13,7 @@ use crate::support::machine::{on_this_machine, output};
 use crate::support::run::Call;
 use crate::support::sandbox::Sandbox;
 
-/// What `pcluster build-image` of 3.1.3 made with CDK 1.204.0, and with 1.153.0.
+/// Templates that `pcluster build-image` of 3.1.3 made with CDK 1.204.0, and with 1.153.0.
 pub(crate) const GOOD: &str = include_str!("../fixtures/template-good.json");
 pub(crate) const BAD: &str = include_str!("../fixtures/template-bad.json");
 
@@ -36,13 +35,13 @@ while [ $# -gt 0 ]; do
 done
 "#;
 
-/// What every installer writes for long paths: an sh trampoline, because a kernel may not take a script for the
-/// interpreter of a script.
+/// The sh trampoline of every installer, because a kernel may not take a script for the interpreter
+/// of a script.
 pub(crate) fn trampoline(python: &Path) -> String {
     format!("#!/bin/sh\n'''exec' \"{}\" \"$0\" \"$@\"\n' '''\n{ENTRY}", python.display())
 }
 
-/// What pip writes below the first lines of a console script.
+/// The text that pip writes below the first lines of a console script.
 pub(crate) const ENTRY: &str = r"# -*- coding: utf-8 -*-
 import re
 import sys
@@ -70,7 +69,7 @@ pub(crate) struct Environment<'a> {
 }
 
 impl Sandbox {
-    /// In `venv`, which is on the default PATH; with a Node.
+    /// A fake environment in `venv`, which is on the default PATH; with a Node.
     pub(crate) fn environment(&self) -> Environment<'_> {
         node(self);
         self.environment_in("venv")
@@ -81,7 +80,7 @@ impl Sandbox {
         let python = PYTHON
             .replace("@LOG@", &format!("'{}'", self.path("log").display()))
             .replace("@FAKE@", &format!("'{}'", new.path("fake").display()));
-        // A binary, as a real one is: the answer of a script is not kept.
+        // A binary, as a real one is: the answer of a script is not cached.
         fs::create_dir_all(new.path("bin")).unwrap();
         fs::copy(compiled("python", PYTHON_C), new.path("bin/python")).unwrap();
         self.script(new.path("bin/python.sh"), python);
@@ -114,10 +113,10 @@ impl Sandbox {
     }
 }
 
-/// What the fake real pcluster prints for [`Sandbox::build_image`].
+/// The output of the fake real pcluster for [`Sandbox::build_image`].
 pub(crate) const REAL_OUTPUT: &str =
     "the real pcluster: build-image --image-configuration image.yaml --image-id my-image\n";
-/// What stands in the log then.
+/// Its line in the log.
 pub(crate) const REAL: &str = "real build-image --image-configuration image.yaml --image-id my-image";
 
 impl Environment<'_> {
@@ -125,7 +124,7 @@ impl Environment<'_> {
         self.root.join(name)
     }
 
-    /// Its Python says this of itself, beside what is always said.
+    /// Sets what its Python says of itself, beside what it always says.
     pub(crate) fn is(&self, more: &[(&str, Value)]) {
         let mut answer = json!({
             "executable": self.path("bin/python"),
@@ -142,39 +141,39 @@ impl Environment<'_> {
         self.identifies(IDENTITY);
     }
 
-    /// What its Python does when it is asked who it is, in sh.
+    /// Sets what its Python does when it is asked who it is, in sh.
     pub(crate) fn identifies(&self, sh: &str) {
         self.sandbox.write(self.path("fake/identity"), sh);
     }
 
-    /// The answer of synthesis.py.
+    /// Sets the answer of synthesis.py.
     pub(crate) fn answers(&self, answer: &Value) {
         self.sandbox.write(self.path("fake/synth.json"), answer.to_string());
         self.synthesizes(&ANSWER.replace("@FILE@", "synth"));
     }
 
-    /// synthesis.py answers with this template.
+    /// Makes synthesis.py answer with this template.
     pub(crate) fn builds(&self, template: &str) {
         self.answers(&built(template));
     }
 
-    /// What its Python does when it is asked for a template, in sh.
+    /// Sets what its Python does when it is asked for a template, in sh.
     pub(crate) fn synthesizes(&self, sh: &str) {
         self.sandbox.write(self.path("fake/synth"), sh);
     }
 
-    /// Where its Python keeps the wheel of pip.
+    /// Sets where its Python has the wheel of pip.
     pub(crate) fn has_bundled_pip(&self, wheel: &Value) {
         self.sandbox.write(self.path("fake/bundled_pip.json"), json!({ "wheel": wheel }).to_string());
         self.sandbox.write(self.path("fake/bundled_pip"), ANSWER.replace("@FILE@", "bundled_pip"));
     }
 
-    /// What the real pcluster does, in sh.
+    /// Sets what the real pcluster does, in sh.
     pub(crate) fn really(&self, sh: &str) {
         self.sandbox.write(self.path("fake/real"), sh);
     }
 
-    /// One more distribution, or another version of it.
+    /// Installs one more distribution, or another version of it.
     pub(crate) fn installs(&self, name: &str, version: &str, more: &str) {
         let site = self.path("site");
         fs::create_dir_all(&site).unwrap();
@@ -193,14 +192,14 @@ impl Environment<'_> {
         self.sandbox.write(directory.join("RECORD"), "");
     }
 
-    /// All CDK packages in this version.
+    /// Installs all CDK packages in this version.
     pub(crate) fn cdk(&self, version: &str) {
         for name in ["aws-cdk.core", "aws-cdk.aws-imagebuilder"] {
             self.installs(name, version, "");
         }
     }
 
-    /// The advisory's environment: it matches, and the template is as the advisory says.
+    /// Makes it the advisory's environment: it matches, and the template is as the advisory says.
     pub(crate) fn is_broken(&self) {
         self.cdk("1.153.0");
         self.builds(BAD);

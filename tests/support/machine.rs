@@ -14,7 +14,7 @@ pub(crate) fn on_this_machine(name: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("this suite needs {name} on PATH"))
 }
 
-/// A program of this machine, to its end, its stdout.
+/// Runs a program of this machine, and gives its stdout.
 #[track_caller]
 pub(crate) fn output(program: &Path, arguments: &[&OsStr]) -> String {
     let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap();

@@ -18,7 +18,7 @@ use crate::support::snapshots;
 /// Limit after which a run counts as hung, and the test fails with its details.
 const HANGS: Duration = Duration::from_secs(60);
 
-/// One run to come.
+/// A program with its arguments and environment, to be run.
 #[derive(Debug, Clone)]
 pub(crate) struct Call<'a> {
     sandbox: &'a Sandbox,
@@ -179,7 +179,7 @@ impl Run<'_> {
         self.holds(self.stdout() == stdout, &format!("expected stdout {stdout:?}"))
     }
 
-    /// Equal text to another run's, but for what differs from run to run.
+    /// Asserts another run's stdout, but for what differs from run to run.
     #[track_caller]
     pub(crate) fn prints_like(&self, other: &Run) -> &Self {
         let redacted = |run: &Run| snapshots::redacted(&run.stdout(), self.call.sandbox);
@@ -187,13 +187,13 @@ impl Run<'_> {
         self.holds(same, &format!("expected stdout as in\n{}", other.stdout()))
     }
 
-    /// stderr is empty.
+    /// Asserts that stderr is empty.
     #[track_caller]
     pub(crate) fn is_silent(&self) -> &Self {
         self.holds(self.stderr.is_empty(), "expected nothing on stderr")
     }
 
-    /// Exactly one line on stderr, with the shim's prefix and this text in it.
+    /// Asserts exactly one line on stderr, with the shim's prefix and this text in it.
     #[track_caller]
     pub(crate) fn warns_once(&self, text: &str) -> &Self {
         self.prefixed();
@@ -201,7 +201,7 @@ impl Run<'_> {
         self.holds(self.stderr().contains(text), &format!("expected {text:?} on stderr"))
     }
 
-    /// Every line of stderr begins as the contract says.
+    /// Asserts that every line of stderr begins as the contract says.
     #[track_caller]
     pub(crate) fn prefixed(&self) -> &Self {
         let prefixed = self.stderr().lines().all(|line| line.starts_with("pcluster-shim: "));

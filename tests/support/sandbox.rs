@@ -19,7 +19,7 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_pcluster");
 /// The binary under test, below a sandbox.
 pub(crate) const PROGRAM: &str = "program/pcluster";
 
-/// What the fake scripts use; nothing else of this machine is on the sandbox's PATH.
+/// Programs that the fake scripts use; nothing else of this machine is on the sandbox's PATH.
 const TOOLS: [&str; 9] = ["sh", "bash", "env", "cat", "sleep", "dirname", "realpath", "readlink", "nohup"];
 
 /// Every sandbox's path has this length, so that no snapshot wraps its lines otherwise.
@@ -56,7 +56,7 @@ impl Sandbox {
     }
 
     /// The binary under test. Its path is as long as every other sandbox's, wherever the checkout
-    /// lies: messages name it, and are wrapped by its length.
+    /// is: messages name it, and are wrapped by its length.
     pub(crate) fn binary(&self) -> PathBuf {
         self.path(PROGRAM)
     }
@@ -86,7 +86,7 @@ impl Sandbox {
         ["shim", "venv/bin", "node", "tools"].map(|name| self.path(name)).into()
     }
 
-    /// What the fakes wrote down: which of them was started, in order.
+    /// The fakes' log: which of them was started, in order.
     pub(crate) fn log(&self) -> Vec<String> {
         String::from_utf8_lossy(&fs::read(self.path("log")).unwrap()).lines().map(str::to_owned).collect()
     }
@@ -126,7 +126,7 @@ impl Sandbox {
         snapshots::matches(snapshot, text, self, String::new);
     }
 
-    /// No scratch directory was left.
+    /// Asserts that no scratch directory was left.
     #[track_caller]
     pub(crate) fn has_no_scratch(&self) {
         assert_eq!(self.tree("tmp"), "", "something is left in TMPDIR");
@@ -139,9 +139,9 @@ impl Sandbox {
     }
 }
 
-/// A hard link. Where the sandbox lies on another file system it is a copy, made by `cp`: a file
+/// A hard link. Where the sandbox is on another file system it is a copy, made by `cp`: a file
 /// that this process itself has open for writing cannot be run while another test's child, forked
-/// in that moment, still holds it.
+/// in that moment, still has it open.
 fn place_binary(path: &Path) {
     if fs::hard_link(BINARY, path).is_err() {
         output(&on_this_machine("cp"), &[BINARY.as_ref(), path.as_os_str()]);

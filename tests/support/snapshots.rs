@@ -28,7 +28,7 @@ pub(crate) fn matches(snapshot: &str, text: &str, sandbox: &Sandbox, details: im
     }
 }
 
-/// `repair/fix.txt`, for `fix.txt` in tests/repair.rs or below tests/repair/.
+/// The path `repair/fix.txt`, for `fix.txt` in tests/repair.rs or below tests/repair/.
 #[track_caller]
 fn below(snapshot: &str) -> PathBuf {
     let caller = Path::new(Location::caller().file()).strip_prefix("tests").unwrap();
@@ -36,7 +36,7 @@ fn below(snapshot: &str) -> PathBuf {
     if snapshot.contains('/') { snapshot.into() } else { module.join(snapshot) }
 }
 
-/// Without what differs from machine to machine, from run to run, and from release to release.
+/// Removes what differs from machine to machine, from run to run, and from release to release.
 pub(crate) fn redacted(text: &str, sandbox: &Sandbox) -> String {
     let text = text.replace(sandbox.path(PROGRAM).to_str().unwrap(), "[BINARY]");
     let text = text.replace(sandbox.root.to_str().unwrap(), "[SANDBOX]");

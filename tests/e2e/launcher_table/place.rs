@@ -313,8 +313,8 @@ pub(crate) fn wheel() -> PathBuf {
     found.find(|path| path.extension().is_some_and(|ending| ending == "whl")).unwrap()
 }
 
-/// Links what pcluster requires to where it is installed, in place of what an earlier call has linked; with
-/// a spy that a site directory's `.pth` file starts.
+/// Links what pcluster requires to where it is installed, in place of what an earlier call has
+/// linked; with a spy that a site directory's `.pth` file starts.
 pub(crate) fn link_packages(packages: Packages, site: &Path) {
     fs::create_dir_all(site).unwrap();
     unlink_packages(site);
