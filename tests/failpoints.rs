@@ -20,7 +20,7 @@ const STEPS: [&str; 9] =
 
 /// Compares, and shows only what differs.
 #[track_caller]
-fn same(now: &Tree, expected: &Tree, when: &str) {
+fn assert_same(now: &Tree, expected: &Tree, when: &str) {
     let paths: std::collections::BTreeSet<_> = now.keys().chain(expected.keys()).collect();
     let other: Vec<_> = paths
         .into_iter()
@@ -31,28 +31,28 @@ fn same(now: &Tree, expected: &Tree, when: &str) {
 }
 
 /// More often than any step is reached.
-const MOST: usize = 100;
+const MAX_COUNT: usize = 100;
 
 /// What a repair of this environment makes, and that an undo takes it back.
 #[track_caller]
-fn repaired(environment: &BrokenEnvironment) -> Tree {
+fn repair_and_undo(environment: &BrokenEnvironment) -> Tree {
     let before = environment.site();
     environment.preflight(["fix"]).run().exits(0);
     let repaired = environment.content();
     environment.preflight(["undo"]).run().exits(0);
-    same(&environment.site(), &before, "");
+    assert_same(&environment.site(), &before, "");
     repaired
 }
 
 /// Kills a repair at every step, at every file of it; then runs each command that may come next.
 fn killed_at_every_step(environment: &BrokenEnvironment) {
     let before = environment.site();
-    let repaired = repaired(environment);
+    let repaired = repair_and_undo(environment);
     for step in STEPS {
         let mut count = 0;
         loop {
             count += 1;
-            assert!(count < MOST, "{step} fails without a fault");
+            assert!(count < MAX_COUNT, "{step} fails without a fault");
             let fault = format!("kill:{step}@{count}");
             let run = environment.preflight(["fix"]).var(FAILPOINT, &fault).run();
             if run.status.code() == Some(0) {
@@ -83,11 +83,15 @@ fn killed_at_every_step(environment: &BrokenEnvironment) {
             };
             next.exits(expected);
             if what_next == 0 || (closed && what_next != 3) {
-                same(&environment.content(), &repaired, &format!("{fault}: neither repaired nor as before"));
+                assert_same(
+                    &environment.content(),
+                    &repaired,
+                    &format!("{fault}: neither repaired nor as before"),
+                );
                 environment.keeps_the_last_one();
                 environment.preflight(["undo"]).run().exits(0);
             }
-            same(&environment.site(), &before, &format!("{fault}: not as before"));
+            assert_same(&environment.site(), &before, &format!("{fault}: not as before"));
             environment.left_nothing(&fault);
         }
         let at_least = if ["snapshot", "remove", "place"].contains(&step) { 10 } else { 1 };
@@ -119,7 +123,7 @@ fn an_undo_killed_at_every_file_is_completed() {
     {
         let before = environment.site();
         for step in ["undo", "restore"] {
-            for count in 1..MOST {
+            for count in 1..MAX_COUNT {
                 let fault = format!("kill:{step}@{count}");
                 environment.preflight(["fix"]).run().exits(0);
                 let run = environment.preflight(["undo"]).var(FAILPOINT, &fault).run();
@@ -135,7 +139,7 @@ fn an_undo_killed_at_every_file_is_completed() {
                 }
                 let next = environment.build_image().run();
                 next.exits(1).holds(next.stderr().contains("rolled back"), &fault);
-                same(&environment.site(), &before, &fault);
+                assert_same(&environment.site(), &before, &fault);
                 environment.left_nothing(&fault);
             }
         }
@@ -151,7 +155,7 @@ fn a_failure_at_every_step_changes_nothing() {
     {
         let before = environment.site();
         for step in &STEPS[..8] {
-            for count in 1..MOST {
+            for count in 1..MAX_COUNT {
                 let fault = format!("fail:{step}@{count}");
                 let run = environment.preflight(["fix"]).var(FAILPOINT, &fault).run();
                 if run.status.code() == Some(0) {
@@ -162,7 +166,7 @@ fn a_failure_at_every_step_changes_nothing() {
                 if count == 1 && environment.state == sandbox.path("state") {
                     run.stderr_matches(&format!("fault-{step}.txt"));
                 }
-                same(&environment.site(), &before, &fault);
+                assert_same(&environment.site(), &before, &fault);
                 environment.left_nothing(&fault);
             }
         }
@@ -179,7 +183,7 @@ fn a_failure_in_mode_fix_stops() {
     let run = environment.build_image().var("PCLUSTER_SHIM_MODE", "fix").var(FAILPOINT, "fail:place@3").run();
     run.exits(1).prefixed().stdout_matches("verdicts/blocked-by-advisory.json");
     run.holds(run.stderr().contains("the repair stopped at commit"), "it says why there is no repair");
-    same(&environment.site(), &before, "");
+    assert_same(&environment.site(), &before, "");
     environment.left_nothing("by a repair that failed");
 }
 
@@ -209,7 +213,7 @@ fn a_rollback_goes_on_past_a_file_that_fails() {
 
     let next = environment.preflight(["--no-synth"]).run();
     next.exits(1).holds(next.stderr().contains("rolled back"), "the next run completes it");
-    same(&environment.site(), &before, "");
+    assert_same(&environment.site(), &before, "");
     environment.left_nothing("by a rollback");
 }
 
@@ -222,7 +226,8 @@ fn a_failure_at_the_end_keeps_the_undo_of_before() {
     let before = environment.site();
     environment.preflight(["fix", "--strategy", "downgrade"]).run().exits(0);
     // Another advisory, another repair.
-    let more = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/rules/advisories.yaml")).unwrap();
+    let more =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/rules/advisories.yaml")).unwrap();
     let first = more.split("\n\n- id: ").next().unwrap();
     let other =
         first.replace("cdk-imagebuilder-1.153.0", "another").replace("\"==1.153.0\"", "\"==1.152.0\"");
@@ -235,11 +240,11 @@ fn a_failure_at_the_end_keeps_the_undo_of_before() {
         environment.keeps_the_last_one();
     }
     environment.preflight(["undo"]).run().exits(0);
-    same(&environment.site(), &before, "");
+    assert_same(&environment.site(), &before, "");
 }
 
 /// Processes that have this file open.
-fn holders(path: &Path) -> Vec<i32> {
+fn find_holders(path: &Path) -> Vec<i32> {
     let path = path.canonicalize().unwrap();
     let processes = Path::new("/proc").read_dir().unwrap().flatten();
     let has = |process: &Path| {
@@ -255,10 +260,10 @@ fn holders(path: &Path) -> Vec<i32> {
 
 /// Waits until two processes have it open and the second keeps it open: it waits for the lock.
 #[track_caller]
-pub(crate) fn waits(directory: &Path) {
+pub(crate) fn wait_for_second(directory: &Path) {
     let mut seen = 0;
     wait_for("the second to wait", || {
-        seen = if holders(directory).len() == 2 { seen + 1 } else { 0 };
+        seen = if find_holders(directory).len() == 2 { seen + 1 } else { 0 };
         (seen == 50).then_some(())
     });
 }
@@ -293,12 +298,12 @@ fn two_fixes_at_once() {
         let first = scope.spawn(|| environment.preflight(["fix"]).run());
         wait_for("the first to stage", || sandbox.log().contains(&"uv install".to_owned()).then_some(()));
         let lock = environment.repairs().join("lock");
-        let holder = holders(&lock)[0];
+        let holder = find_holders(&lock)[0];
         let second = scope.spawn(|| environment.preflight(["fix", "-v"]).run());
-        let two = wait_for("the second to wait", || Some(holders(&lock)).filter(|pids| pids.len() == 2));
+        let two = wait_for("the second to wait", || Some(find_holders(&lock)).filter(|pids| pids.len() == 2));
         // A third is interrupted while it waits; it had to ask Python before, so signals are caught.
         let third = scope.spawn(|| environment.preflight(["fix"]).var("PYTHONX", "new").run());
-        let pids = wait_for("the third to wait", || Some(holders(&lock)).filter(|pids| pids.len() == 3));
+        let pids = wait_for("the third to wait", || Some(find_holders(&lock)).filter(|pids| pids.len() == 3));
         // The new one, which need not be the highest: PIDs start again from low numbers.
         let newest = *pids.iter().find(|pid| !two.contains(pid)).unwrap();
         kill_process(Pid::from_raw(newest).unwrap(), Signal::TERM).unwrap();
@@ -330,8 +335,8 @@ fn a_repair_waits_for_a_check() {
         let check = scope.spawn(|| guarded.run());
         wait_for("the check to build", || sandbox.log().contains(&"synth".to_owned()).then_some(()));
         let fix = scope.spawn(|| environment.preflight(["fix"]).run());
-        waits(&environment.path("site"));
-        same(&environment.site(), &before, "touched while a check reads it");
+        wait_for_second(&environment.path("site"));
+        assert_same(&environment.site(), &before, "touched while a check reads it");
         let released = scope.spawn(|| fs::write(&hold, "").unwrap());
         let check = check.join().unwrap();
         check.exits(1).prefixed();
@@ -356,7 +361,7 @@ fn a_check_waits_for_a_repair() {
         let verifying = || sandbox.log().iter().filter(|line| *line == "synth").count() == 2;
         wait_for("the repair to verify", || verifying().then_some(()));
         let check = scope.spawn(|| environment.build_image().run());
-        waits(&environment.path("site"));
+        wait_for_second(&environment.path("site"));
         let log = sandbox.log();
         assert_eq!(log.iter().filter(|line| *line == "synth").count(), 2, "it went on: {log:?}");
         // The name is removed first, so that no later reader blocks.
@@ -387,7 +392,7 @@ fn interrupted_while_it_verifies() {
             _ => 15,
         };
         ignoring_nothing(environment.preflight(["fix"])).run().dies_by(number).prints("").is_silent();
-        same(&environment.site(), &before, signal);
+        assert_same(&environment.site(), &before, signal);
         environment.left_nothing(signal);
     }
 }
@@ -481,11 +486,11 @@ fn a_disk_that_fails_to_write() {
         let run = environment.preflight(["fix"]).under(on_this_machine("strace"), &first).run();
         run.exits(1).prefixed();
         run.holds(run.stderr().contains("os error 5"), "the disk's error is reported");
-        same(&environment.site(), &before, "");
+        assert_same(&environment.site(), &before, "");
         if !copies {
             let next = environment.preflight(["--no-synth"]).run();
             next.exits(1).holds(next.stderr().contains("rolled back"), "it is completed");
-            same(&environment.site(), &before, "");
+            assert_same(&environment.site(), &before, "");
         }
         environment.left_nothing("by a disk that fails");
         let trace = sandbox.path("trace");
@@ -510,7 +515,7 @@ fn a_disk_that_fails_to_write() {
             position(&calls, &["fsync(", "/snapshot-", "/0>"]);
         }
         environment.preflight(["undo"]).run().exits(0);
-        same(&environment.site(), &before, "");
+        assert_same(&environment.site(), &before, "");
     }
 }
 
@@ -555,7 +560,7 @@ fn a_rollback_without_a_copy_changes_nothing() {
                     run.stderr_matches("rollback-copy-gone.txt");
                 }
             }
-            same(&environment.site(), &half, fault);
+            assert_same(&environment.site(), &half, fault);
             fs::rename(&aside, &missing).unwrap();
             // A file that is in its place already needs no copy.
             if command == "undo" {
@@ -563,7 +568,7 @@ fn a_rollback_without_a_copy_changes_nothing() {
             }
             let next = environment.preflight(["--no-synth"]).run();
             next.exits(1).holds(next.stderr().contains("rolled back"), fault);
-            same(&environment.site(), &before, fault);
+            assert_same(&environment.site(), &before, fault);
             environment.left_nothing(fault);
         }
     }

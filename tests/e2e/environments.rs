@@ -28,8 +28,8 @@ pub(crate) const NEWEST: &str = "3.16.1";
 pub(crate) const TAGS: [&str; 7] =
     ["build_config", "build_log", "image_id", "image_name", "s3_bucket", "s3_image_dir", "version"];
 
-/// Past it something hangs: far more than the slowest machine needs for one step.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(300);
+/// Limit of one step, far more than the slowest machine needs for it.
+pub(crate) const MAX_WAIT: Duration = Duration::from_secs(300);
 
 pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const SHIM: &str = env!("CARGO_BIN_EXE_pcluster");
@@ -42,7 +42,7 @@ pub(crate) fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T
         if let Some(there) = ready() {
             return there;
         }
-        assert!(since.elapsed() < DEADLINE, "waited for {what} for {} s", DEADLINE.as_secs());
+        assert!(since.elapsed() < MAX_WAIT, "waited for {what} for {} s", MAX_WAIT.as_secs());
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -16,7 +16,7 @@ use crate::support::sandbox::Sandbox;
 use crate::support::snapshots;
 
 /// Limit after which a run counts as hung, and the test fails with its details.
-const HANGS: Duration = Duration::from_secs(60);
+const MAX_RUN_TIME: Duration = Duration::from_secs(60);
 
 /// A program with its arguments and environment, to be run.
 #[derive(Debug, Clone)]
@@ -103,7 +103,7 @@ impl<'a> Call<'a> {
         let (status, hung) = loop {
             match child.try_wait().unwrap() {
                 Some(status) => break (status, false),
-                None if started.elapsed() > HANGS => {
+                None if started.elapsed() > MAX_RUN_TIME => {
                     let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
                     break (child.wait().unwrap(), true);
                 }
