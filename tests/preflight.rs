@@ -287,8 +287,11 @@ fn where_reports_a_stale_hash() {
     };
     let run = call(["venv/bin", "shim", "tools"], "hash -p \"$SHIM\" pcluster; pcluster preflight where");
     run.exits(1).is_silent().stdout_matches("where-stale-hash.txt");
-    let run = call(["shim", "venv/bin", "tools"], "pcluster preflight where");
-    run.exits(0).is_silent().holds(!run.stdout().contains("remembers"), "found anew");
+    let json = "pcluster preflight where --format json";
+    let run = call(["venv/bin", "shim", "tools"], &format!("hash -p \"$SHIM\" pcluster; {json}"));
+    run.exits(1).is_silent().holds(run.stdout().contains("\"stale-hash\""), "the warning's id");
+    let run = call(["shim", "venv/bin", "tools"], json);
+    run.exits(0).is_silent().holds(!run.stdout().contains("\"stale-hash\""), "found anew");
 }
 
 #[test]
