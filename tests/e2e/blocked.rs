@@ -158,7 +158,7 @@ fn warn_reports_and_goes_on_and_off_does_not_check() {
     assert!(stderr.ends_with("build-image goes on all the same (mode warn)\n"), "{warned}");
     assert!(aws.template("warned", "body").contains("AmiDistributionConfiguration: {}"), "{warned}");
 
-    // In a HOME whose cache has no interpreter yet, so that a check would have to start one.
+    // A HOME whose cache has no interpreter yet, so that a check would have to start one.
     let mut sandbox = Sandbox::of(BROKEN);
     sandbox.use_aws(&aws);
     sandbox.write("image.yaml", aws.configuration());

@@ -5,7 +5,7 @@
 pub(crate) struct Configuration {
     /// The name of its file and of its image.
     pub(crate) name: &'static str,
-    /// What it is about.
+    /// Its subject.
     #[expect(dead_code, reason = "says why it is there")]
     about: &'static str,
     pub(crate) text: Vec<u8>,

@@ -1,7 +1,7 @@
 //! The corpus of configurations.rs, each built by the real pcluster with and without the shim: exit
 //! status, output and template are equal. And each that builds, stopped where CDK is broken.
 //!
-//! Without CORPUS in the environment a part that takes minutes; scripts/corpus sets it to `whole`.
+//! Builds a part that takes minutes, unless CORPUS is `whole`, as scripts/corpus sets it.
 
 #![expect(clippy::print_stdout, reason = "scripts/corpus shows it: a whole run takes long")]
 
@@ -53,7 +53,7 @@ fn is_whole() -> bool {
     std::env::var_os("CORPUS").is_some_and(|part| part == "whole")
 }
 
-/// What a user sees of one run, and what AWS holds after it.
+/// The result of one run: its output, and the template that AWS has after it.
 #[derive(Debug, PartialEq)]
 struct Outcome {
     status: i32,
@@ -121,7 +121,7 @@ impl Side {
         Self { aws, sandbox }
     }
 
-    /// All of them by one Python of pcluster's, which forks for each.
+    /// Builds all of them by one Python of pcluster's, which forks for each.
     fn built_directly(self, corpus: &[Configuration]) -> BTreeMap<&'static str, Outcome> {
         let mut all = vec![Path::new(ROOT).join("tests/e2e/corpus.py"), "build".into()];
         all.push(self.sandbox.environment.bin("pcluster"));
@@ -138,7 +138,7 @@ impl Side {
         self.outcomes(corpus, ended)
     }
 
-    /// Each reported as it ends: all of them take long.
+    /// Builds each through the shim, and reports it as it ends: all of them take long.
     fn built_through_the_shim(
         self,
         corpus: &[Configuration],
@@ -186,7 +186,7 @@ impl Side {
         corpus.iter().filter_map(|one| Some((one.name, self.plain(&read(one.name)?)))).collect()
     }
 
-    /// Without what is another in every run: addresses, UUIDs, the sandbox's directory, the account's
+    /// Removes what differs from run to run: addresses, UUIDs, the sandbox's directory, the account's
     /// image, the random end of an artifact directory, and times and signatures.
     fn plain(&self, output: &[u8]) -> String {
         let text = String::from_utf8_lossy(&without_addresses(output)).into_owned();
@@ -197,12 +197,12 @@ impl Side {
     }
 }
 
-/// What each configuration comes to.
+/// The result of each configuration, [`AT_A_TIME`] in parallel.
 fn at_the_same_time<T: Send>(
     corpus: &[Configuration],
     ended: impl Fn(&Configuration) -> T + Sync,
 ) -> Vec<(&'static str, T)> {
-    // Alone, because later releases make a role of the account's in the first run.
+    // The first one alone, because later releases make a role of the account's in the first run.
     let first = corpus.first().map(|one| (one.name, ended(one)));
     let next = AtomicUsize::new(1);
     let work = || {

@@ -20,7 +20,7 @@ pub(crate) const BY_UV: &str = crate::environments::BROKEN;
 /// Made by pip: with pip and bytecode.
 pub(crate) const BY_PIP: &str = "3.1.3-cdk-1.153.0-pip";
 
-/// Which installer is there to repair with.
+/// The installer that is there to repair with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum With {
     Uv,
@@ -31,9 +31,9 @@ pub(crate) enum With {
 #[derive(Debug)]
 pub(crate) struct EnvironmentCopy {
     pub(crate) sandbox: Sandbox,
-    /// The packages as they have to be again.
+    /// The packages before any repair.
     reference: PathBuf,
-    // After the sandbox: it is removed last.
+    // Declared after the sandbox, so that it is removed last.
     directory: TempDir,
 }
 
@@ -59,7 +59,7 @@ impl EnvironmentCopy {
             tempfile::Builder::new().prefix("repair-").tempdir_in(Path::new(ROOT).join("target")).unwrap();
         let copy = directory.path().join("venv");
         copy_tree(&original.directory, &copy);
-        // The launcher is all in it that names its place.
+        // The launcher is the only file that names its directory.
         let launcher = copy.join("bin/pcluster");
         let text = fs::read_to_string(&launcher).unwrap();
         let (_, rest) = text.split_once('\n').unwrap();
@@ -92,12 +92,13 @@ impl EnvironmentCopy {
         self.environment.site_packages()
     }
 
-    /// From now on, what it is now: the machine's own Python may change packages when it starts.
+    /// Takes its present state as the reference, because the machine's own Python may change packages
+    /// when it starts.
     pub(crate) fn is_right_as_it_is(&mut self) {
         self.reference = self.keep_copy();
     }
 
-    /// Byte for byte what it was, and nothing more.
+    /// Asserts that it is byte for byte what it was, and nothing more.
     #[track_caller]
     pub(crate) fn is_as_before(&self, when: &str) {
         let other = differences(&self.reference, &self.site());
@@ -121,7 +122,8 @@ impl EnvironmentCopy {
         copy
     }
 
-    /// Nothing that a repair uses on its way is left; the last one's snapshot is for its undo.
+    /// Asserts that nothing is left that a repair needs only while it runs; the last one's snapshot is
+    /// for its undo.
     #[track_caller]
     pub(crate) fn left_nothing(&self, when: &str) {
         let mut left = Vec::new();

@@ -112,7 +112,7 @@ impl Environment {
     }
 }
 
-/// One user on one machine: HOME, PATH and a directory to work in, gone with the test.
+/// HOME, PATH and a directory to work in, for one test.
 #[derive(Debug)]
 pub(crate) struct Sandbox {
     root: TempDir,
@@ -253,7 +253,7 @@ impl Sandbox {
     }
 }
 
-/// What matters of a sandbox when a test fails in it.
+/// The part of a sandbox that is shown when a test fails in it.
 impl fmt::Display for Sandbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, value) in &self.variables {
@@ -342,7 +342,7 @@ impl Ran {
     }
 }
 
-/// What strace wrote.
+/// The output of strace.
 #[derive(Debug)]
 pub(crate) struct Trace(String);
 

@@ -1,4 +1,4 @@
-//! The shim as install.sh leaves it, over installations of the real thing: rows 6, 20, 22 and 27 of
+//! The shim as install.sh leaves it, over installations of the real pcluster: rows 6, 20, 22 and 27 of
 //! the list in tests/traps.rs. Rows 9 and 21 are checked for every launcher in `launchers`.
 
 use std::fs;
@@ -144,7 +144,7 @@ fn trap_06_an_activated_environment_is_guarded_and_used() {
                 .any(|message| message.contains("aws-cdk.core") && message.contains("is not allowed here")),
             "{ran}"
         );
-        // No function there: the environment's own directory comes first.
+        // A script has no function: the environment's own directory comes first.
         let shim = sandbox.path("home/.local/share/pcluster-shim/bin/pcluster");
         let script = format!(". \"$1\"; {} preflight where --format json", shim.display());
         let ran = sandbox.run(&program("bash"), &["-c", &script, "bash", activate.to_str().unwrap()]);

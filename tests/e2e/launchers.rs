@@ -1,4 +1,4 @@
-//! The ways in which pcluster is installed in real life: each launcher is read as what it is, and
+//! The ways in which pcluster is installed: each launcher is recognised, and
 //! the interpreter that is found is the one that runs.
 
 use std::fs;
@@ -56,7 +56,7 @@ fn directory_is_known(name: &str, form: &str, arguments: &[&str]) {
     is_known(&mut sandbox, &launcher, form, arguments);
 }
 
-/// As tests/e2e/prepare names it: past 127 characters a `#!` line is not relied on.
+/// The name that tests/e2e/prepare gives it: past 127 characters a `#!` line is not relied on.
 pub(crate) const LONG: &str = "a-directory-whose-name-is-so-long-that-the-path-of-the-interpreter-in-it-does-not-\
                     fit-into-the-127-characters-that-a-kernel-reads-of-a-script";
 
@@ -112,7 +112,7 @@ fn pipx_install() {
     directory_is_known("pipx", "shebang", &[]);
 }
 
-/// Where the machine has pyenv, which comes from no package index; tests/e2e/prepare says so.
+/// Runs where the machine has pyenv, which comes from no package index; tests/e2e/prepare says so.
 #[test]
 #[expect(clippy::print_stdout, reason = "a test that does not run says so")]
 fn pyenv() {
@@ -143,7 +143,7 @@ fn a_wrapper_script_as_pyenv_makes_it() {
     is_known(&mut sandbox, &launcher, "wrapper", &[]);
 }
 
-/// Where a launcher of the test's own goes, in place of the environment's.
+/// The path of a launcher of the test's own, in place of the environment's.
 fn on_path_alone(sandbox: &mut Sandbox) -> PathBuf {
     fs::create_dir(sandbox.path("bin")).unwrap();
     let path = [sandbox.path("shim"), sandbox.path("bin"), sandbox.path("node")];

@@ -43,7 +43,7 @@ fn version_of(sandbox: &Sandbox, program: &Path) -> String {
     said.trim().trim_start_matches("Python ").trim_start_matches('v').to_owned()
 }
 
-/// What Python itself takes for installed.
+/// The distributions that Python itself finds.
 fn installed(sandbox: &Sandbox) -> Value {
     let code = "
 import json, re

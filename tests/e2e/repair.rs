@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::environment_copy::{BY_PIP, BY_UV, EnvironmentCopy, Index, With};
 use crate::environments::{Aws, Ran, TAGS, program};
 
-/// What moved is what the plan named, all of it and nothing else.
+/// Asserts that exactly the packages that the plan names have moved.
 #[track_caller]
 fn moved_as_planned(copy: &EnvironmentCopy, ran: &Ran) {
     let plan = ran.json();
@@ -70,7 +70,7 @@ fn fix_and_undo(name: &str, with: With) {
 }
 
 impl EnvironmentCopy {
-    /// In a network of its own, which has nothing in it.
+    /// Runs the shim in an empty network namespace.
     #[track_caller]
     fn run_offline(&self, arguments: &[&str]) -> Ran {
         let shim = self.path("shim/pcluster");
@@ -115,7 +115,7 @@ fn pip_at_the_same_time() {
     let wheels = copy.beside("wheels").display().to_string();
     let other = "aws-cdk.core==1.152.0";
     copy.run(&python, &["-m", "pip", "download", "-q", "--no-deps", "-d", &wheels, other]).ends_with(0);
-    // With everything in the installer's cache.
+    // A dry run, to have everything in the installer's cache.
     copy.fix(&["--dry-run"]).ends_with(0);
     let (fixed, installed) = std::thread::scope(|scope| {
         let fix = scope.spawn(|| copy.fix(&[]));
@@ -175,7 +175,7 @@ impl Aws {
     }
 }
 
-/// What makes build-image pass while the environment stays as it is; then an upgrade of it.
+/// Repairs beside the environment, which stays as it is; then upgrades the environment.
 fn beside(copy: &EnvironmentCopy, run: impl Fn(&[&str]) -> Ran, why: &str) {
     let ran = run(&["preflight", "fix"]);
     ran.ends_with(1);

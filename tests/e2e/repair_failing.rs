@@ -72,7 +72,7 @@ fn the_index_serves_a_broken_wheel() {
     }
 }
 
-/// It installs, and its code is that of 1.153.0 under a newer number.
+/// A release that installs, and whose code is that of 1.153.0 under a newer number.
 #[test]
 fn the_newest_cdk_is_broken_too() {
     let bad = Environment::named(BY_UV).site_packages();
@@ -83,7 +83,7 @@ fn the_newest_cdk_is_broken_too() {
     nothing_happened(&copy, &ran, "proof", "1.999.0");
 }
 
-/// On the day of the advisory 1.153.0 was the newest: there is nothing to upgrade to.
+/// The index as of the day of the advisory: 1.153.0 was the newest, there is nothing to upgrade to.
 #[test]
 fn there_is_no_newer_cdk_yet() {
     let mut copy = EnvironmentCopy::of(BY_UV, With::Uv);
@@ -118,7 +118,7 @@ fn the_installer_fails_hangs_or_is_not_there() {
     nothing_happened(&copy, &ran, "stage", "gave no answer in 10 s");
     copy.unset("PCLUSTER_SHIM_TIMEOUT");
 
-    // As Debian has it: without ensurepip.
+    // A Python as Debian has it, without ensurepip.
     fs::remove_file(copy.beside("uv/uv")).unwrap();
     let debian = copy.beside("debian");
     fs::create_dir(&debian).unwrap();
@@ -169,7 +169,7 @@ fn with_small_disk(copy: &EnvironmentCopy, at: &Path, size: &str, then: &str, af
     )
 }
 
-/// What a shell has to find in these tests, besides what the sandbox has.
+/// Adds the system's programs, which the shells of these tests use.
 fn with_tools(copy: &mut EnvironmentCopy) {
     for directory in ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"] {
         copy.put_on_path(directory);
@@ -221,7 +221,7 @@ fn the_disk_is_full_while_it_stages_and_while_it_takes_the_snapshot() {
     assert!(seen.contains(&"snapshot".to_owned()), "the snapshot never filled the disk: {seen:?}");
 }
 
-/// The environment's own disk is full: old and new do not fit. The snapshot lies elsewhere.
+/// The environment's own disk is full: old and new do not fit. The snapshot is on another disk.
 #[test]
 fn the_disk_is_full_while_it_commits() {
     assert!(rustix::process::getuid().is_root(), "only root can mount");

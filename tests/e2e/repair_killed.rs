@@ -27,7 +27,7 @@ fn survived(copy: &EnvironmentCopy, repaired: &Path, when: &str) -> bool {
 }
 
 fn repaired_once(copy: &EnvironmentCopy) -> (std::path::PathBuf, Duration) {
-    // With everything in the installer's cache, as for the ones that are killed.
+    // A first repair, to have everything in the installer's cache, as for those that are killed.
     copy.fix(&[]).ends_with(0);
     let repaired = copy.keep_copy();
     copy.shim(&["preflight", "undo"]).ends_with(0);
@@ -86,12 +86,12 @@ impl Seeded {
     }
 }
 
-/// When a repair is killed.
+/// The moment at which a repair is killed.
 #[derive(Clone, Copy)]
 enum Moment {
-    /// At a part of its whole duration.
+    /// A part of its whole duration.
     Of(f64),
-    /// While it exchanges files, which is over in an instant: so long after its first trace.
+    /// A time after the snapshot appears, because the exchange of files takes an instant only.
     Exchanging(Duration),
 }
 
@@ -121,7 +121,7 @@ fn at_fifty_moments() {
     assert!(whole < all.len(), "no kill came in time");
 }
 
-/// For each kill, whether the repair had been complete.
+/// Returns for each kill whether the repair had been complete.
 fn killed_at(moments: &[Moment]) -> Vec<bool> {
     let copy = EnvironmentCopy::of(BY_UV, With::Uv);
     let (repaired, duration) = repaired_once(&copy);

@@ -36,9 +36,9 @@ impl Drop for KillsMarked<'_> {
 
 #[derive(Clone, Copy)]
 enum To {
-    /// As `kill` does.
+    /// The shim alone, as `kill` does.
     Process,
-    /// As a terminal does at Ctrl-C.
+    /// Its process group, as a terminal does at Ctrl-C.
     Group,
 }
 

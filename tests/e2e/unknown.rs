@@ -45,7 +45,7 @@ fn without_node_it_is_said_once_and_the_call_goes_on() {
     warns_in_one_line(&ran, &direct, &parts);
     assert_eq!(ran.stdout, direct.stdout, "{ran}");
 
-    // What the real parser refuses is still refused without a word of the shim's.
+    // A call that the real parser refuses is still refused without a word of the shim's.
     let refused = ["build-image", "-c", "image.yaml", "-i", "1-image", "--dryrun", "maybe"];
     sandbox.shim(&refused).is_the_same_as(&sandbox.direct(&refused));
 

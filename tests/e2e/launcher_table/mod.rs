@@ -26,7 +26,7 @@ fn row(answer: Answer, make: impl FnOnce(&mut Place), change: impl FnOnce(&mut P
     place.is_guarded(Packages::Good, answer);
     change(&mut place);
     place.truth(Packages::Broken);
-    // What the cache has of the good one does not count any more.
+    // Nothing that the cache has of the good one counts any more.
     place.is_guarded(Packages::Broken, answer);
     place.is_reported(Packages::Broken, answer);
     place.clear_cache();
@@ -125,7 +125,7 @@ fn pipx() {
             let script = pipx_venv(place).pcluster();
             let text = fs::read_to_string(&script).unwrap();
             let (_, body) = text.split_once('\n').unwrap();
-            // Not through the link.
+            // Removed first, because writing would go through the hard link.
             fs::remove_file(&script).unwrap();
             write_program(&script, format!("#!{}\n{body}", pipx_venv(place).python().display()));
             symlink(&script, place.path("bin/pcluster")).unwrap();
@@ -152,7 +152,7 @@ fn uv_tool() {
     row(
         Answer::Known,
         |place| {
-            // What pcluster requires is linked to, not installed.
+            // The requirements are linked to, not installed.
             let site = Packages::Good.environment().site_packages();
             let names = fs::read_dir(site).unwrap().flatten().filter_map(|entry| {
                 let name = entry.file_name().into_string().unwrap();
@@ -219,7 +219,7 @@ fn a_user_site_that_appears() {
             let prefix = own_python(place, "python");
             place.launcher_is(prefix.pcluster());
         },
-        // As `pip install --user` of it does.
+        // The effect of `pip install --user` of it.
         |place| link_cdk(Packages::Broken, &place.path("home/.local").join(library()).join("site-packages")),
     );
 }
@@ -329,7 +329,7 @@ fn spack() {
     );
 }
 
-/// Where the machine has Debian's Python, whose site module is another.
+/// Runs where the machine has Debian's Python, whose site module differs.
 #[test]
 #[expect(clippy::print_stdout, reason = "a test that does not run says so")]
 fn debian() {
@@ -349,12 +349,12 @@ print(any('dist-packages' in directory for directory in site.getsitepackages()))
         |place| {
             let prefix = prefix_of(Path::new(python), Path::new(library), &place.path("usr"));
             link_all(Packages::Good, &prefix.0.join("lib/python3/dist-packages"));
-            // As dh_python3 leaves the text of the package `installer`.
+            // The text of the package `installer`, as dh_python3 leaves it.
             let text = console_script(&format!("#!{}\n", prefix.0.join("bin/python3").display()));
             write_program(&prefix.pcluster(), text.replace('\'', "\""));
             place.launcher_is(prefix.pcluster());
         },
-        // Where Debian's pip installs, and what it has in front.
+        // The directory that Debian's pip installs into, which comes first.
         |place| {
             let local = place.path("usr/local/lib").join(version).join("dist-packages");
             link_cdk(Packages::Broken, &local);
@@ -392,7 +392,7 @@ fn develop(place: &Place, packages: Packages, cdk: &str) {
     link_packages(packages, &venv.site());
     require(&place.path("checkout"), cdk);
     let script = place.path("checkout/setup.py");
-    // From the checkout, because setuptools writes its metadata into the current directory.
+    // Run from the checkout, because setuptools writes its metadata into the current directory.
     let run = "import os, runpy, sys; os.chdir(os.path.dirname(sys.argv[1])); sys.argv = sys.argv[1:]; \
                sys.path.insert(0, os.getcwd()); runpy.run_path(sys.argv[0], run_name='__main__')";
     let words = [
@@ -658,7 +658,7 @@ fn a_python_script_that_adds_a_site_directory() {
     });
 }
 
-/// As a script that has its own environment in its `#!` line and another in its text.
+/// A script that has its own environment in its `#!` line and another in its text.
 #[test]
 fn a_site_directory_that_appears() {
     row(
@@ -676,7 +676,7 @@ fn a_site_directory_that_appears() {
     );
 }
 
-/// As nixpkgs' wrapPythonPrograms does it: makeWrapper's script, and the console script with a
+/// The output of nixpkgs' wrapPythonPrograms: makeWrapper's script, and the console script with a
 /// preamble.
 #[test]
 fn nix() {
@@ -827,7 +827,7 @@ fn zipapp() {
     });
 }
 
-/// With a site directory of its own that leads to an environment.
+/// An archive with a site directory of its own that leads to an environment.
 #[test]
 fn shiv() {
     wrapped_in_a_zip(Answer::Known, |place, venv| {
@@ -871,7 +871,7 @@ fn pex() {
         |place| {
             let required = place.path("required");
             link_packages(Packages::Good, &required);
-            // No .pth file counts there: the spy comes with a package that pcluster imports.
+            // .pth files do not count there: the spy comes with a package that pcluster imports.
             let real = Packages::Good.environment().site_packages().join("botocore");
             fs::remove_file(required.join("botocore")).unwrap();
             let code = format!(

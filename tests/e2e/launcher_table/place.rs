@@ -1,5 +1,5 @@
-//! One launcher in a sandbox of its own, written by the tool that the row is about; what really runs
-//! behind it, and what the shim says and does about it.
+//! One launcher in a sandbox of its own, written by the tool that the row is about; what really runs,
+//! and what the shim says and does about it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -104,7 +104,7 @@ impl Place {
         self.launcher = launcher;
     }
 
-    /// For a launcher that runs no `.pth` file of its packages.
+    /// Spies by PYTHONPATH, for a launcher that runs no `.pth` file of its packages.
     pub(crate) fn spy_by_python_path(&mut self, behind: &[PathBuf]) {
         write(&self.path("spy/sitecustomize.py"), SPY);
         let entries = behind.iter().cloned().chain([self.path("spy")]);
@@ -170,7 +170,7 @@ impl Place {
         (ran, note)
     }
 
-    /// Which Python runs behind the launcher; `packages` is what the row claims about it.
+    /// The Python that the launcher runs; `packages` is what the row claims about it.
     #[track_caller]
     pub(crate) fn truth(&self, packages: Packages) -> Value {
         let (ran, note) = self.noting(self.sandbox.command(&self.launcher, &["version"]));
@@ -289,7 +289,7 @@ pub(crate) fn prefix_of(python: &Path, library: &Path, at: &Path) -> Venv {
     Venv(at.to_owned())
 }
 
-/// What `tests/e2e/prepare` made the environments with.
+/// The Python that `tests/e2e/prepare` made the environments with.
 pub(crate) fn base() -> PathBuf {
     Packages::Good.environment().bin("python").canonicalize().unwrap()
 }
@@ -364,7 +364,7 @@ fn unlink_packages(site: &Path) {
     }
 }
 
-/// As a sitecustomize of its own, for a directory that only PYTHONPATH leads to.
+/// Puts the spy there as a sitecustomize, for a directory that only PYTHONPATH leads to.
 pub(crate) fn customize(site: &Path) {
     write(&site.join("sitecustomize.py"), SPY);
 }
