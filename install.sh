@@ -72,7 +72,7 @@ temporary=.pcluster-shim-new
 # put MODE FILE: writes standard input there as one exchange: a running program keeps its file.
 put() {
     new=$2$temporary.$$
-    # shellcheck disable=SC2094 # what cannot be written is told below
+    # shellcheck disable=SC2094 # what cannot be written is reported below
     if cat 2>/dev/null >"$new" && chmod "$1" "$new" && mv -f "$new" "$2"; then return; fi
     rm -f "$new"
     die "cannot write $2" "Make $(dirname "$2") writable, or name another directory."

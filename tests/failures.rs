@@ -143,8 +143,8 @@ const NOT_ROLLED_BACK: &str = "repair: a repair that was cut off cannot be rolle
 /// checked nevertheless.
 #[test]
 fn a_repair_that_cannot_be_rolled_back_turns_no_check_off() {
-    type Spoil = fn(&Sandbox, &Path);
-    let spoils: [(&str, Spoil); 2] = [
+    type Damage = fn(&Sandbox, &Path);
+    let damages: [(&str, Damage); 2] = [
         ("damaged", |sandbox, state| drop(sandbox.write(state.join("journal.json"), "{\"id\": 3"))),
         ("stuck", |sandbox, state| {
             let gone = sandbox.path("venv/site/gone.py");
@@ -155,10 +155,10 @@ fn a_repair_that_cannot_be_rolled_back_turns_no_check_off() {
             sandbox.write(state.join("journal.json"), journal.to_string());
         }),
     ];
-    for (name, spoil) in spoils {
+    for (name, damage) in damages {
         let sandbox = Sandbox::new();
         let environment = sandbox.environment();
-        spoil(&sandbox, &state_of(&sandbox));
+        damage(&sandbox, &state_of(&sandbox));
 
         // Ready, as far as it could be checked; cached or not.
         for _ in 0..2 {

@@ -897,11 +897,11 @@ fn trap_06_and_08_one_live_shell_through_install_activate_deactivate_and_uninsta
             ("version-after", version.clone()),
             ("build-after", build.clone()),
             (
-                "forget",
+                "rehash",
                 if shell == "fish" { "functions -e pcluster" } else { "unset -f pcluster; hash -r" }.into(),
             ),
-            ("version-forgotten", version),
-            ("build-forgotten", build),
+            ("version-rehashed", version),
+            ("build-rehashed", build),
         ];
         let (answers, all) = live(&home, shell, &steps);
         let says = |step: &str, text: &str| {
@@ -912,13 +912,13 @@ fn trap_06_and_08_one_live_shell_through_install_activate_deactivate_and_uninsta
 {all}"
             );
         };
-        for step in ["before", "version", "version-again", "version-after", "version-forgotten"] {
+        for step in ["before", "version", "version-again", "version-after", "version-rehashed"] {
             says(step, "the real pcluster: version");
         }
         for step in ["guarded", "other-guarded", "guarded-again"] {
             says(step, "pcluster-shim stopped build-image");
         }
-        for step in ["build-after", "build-forgotten"] {
+        for step in ["build-after", "build-rehashed"] {
             says(step, "the real pcluster: build-image");
         }
         says("other-version", "the other pcluster: version");
