@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs pcluster-shim, and takes it away again. POSIX sh; nothing is done before the last line.
+# Installs pcluster-shim, and removes it again. POSIX sh; nothing is done before the last line.
 #
 #   prefix/bin/{pcluster,pcluster-preflight}   the shim; a directory of its own, first on PATH
 #   prefix/{env,env.fish}                      what startup files source
@@ -14,8 +14,8 @@
 #   DIR/bin/.pcluster-shim/pcluster            a link to it, of the name that its usage text shows
 #   DIR/bin/.pcluster-shim/install.sh          this file
 
-# Cut off anywhere, this does nothing: there are functions and, at the end, one call. No name of a
-# function begins with the name of a program that would do something.
+# Functions and, at the end, one call, so that a script that is cut off anywhere does nothing. No name
+# of a function begins with the name of a program that would do something.
 usage() {
     cat <<'EOF'
 usage: install.sh [--prefix DIR] [--binary FILE] [--no-modify-path]
@@ -26,7 +26,7 @@ usage: install.sh [--prefix DIR] [--binary FILE] [--no-modify-path]
   --binary FILE     take this file; do not build with cargo
   --no-modify-path  leave startup files alone
   --venv DIR        guard one environment in place, for containers and CI
-  --uninstall       take everything away again
+  --uninstall       remove everything again
 EOF
 }
 
@@ -40,10 +40,10 @@ die() {
     exit "${3:-1}"
 }
 
-# Stands in every build of the shim, and in no other program.
+# A text that every build of the shim contains, and no other program.
 marker='pcluster-shim executable 7c1e4d6a-86f5-4f0b-9a0c-2d3b51e6f0aa'
 
-# A grep may stop at a byte that is zero.
+# Zero bytes are replaced, because a grep may stop at one.
 is_shim() { [ -f "$1" ] && tr '\000' '\n' <"$1" 2>/dev/null | LC_ALL=C grep -qF "$marker"; }
 
 # quoted TEXT: as one word of sh.
@@ -66,19 +66,19 @@ absolute() {
 
 # --- files --------------------------------------------------------------------
 
-# Names of unfinished files end in this and a number. What a killed run leaves, --uninstall removes.
+# End of the names of unfinished files, before a number; --uninstall removes those of a killed run.
 temporary=.pcluster-shim-new
 
-# put MODE FILE: standard input, as one exchange: a running program keeps its file.
+# put MODE FILE: writes standard input there as one exchange: a running program keeps its file.
 put() {
     new=$2$temporary.$$
-    # shellcheck disable=SC2094 # what cannot be written is told below
+    # shellcheck disable=SC2094 # what cannot be written is reported below
     if cat 2>/dev/null >"$new" && chmod "$1" "$new" && mv -f "$new" "$2"; then return; fi
     rm -f "$new"
     die "cannot write $2" "Make $(dirname "$2") writable, or name another directory."
 }
 
-# remove FILE...: those that are ours, and what a killed run left of them.
+# remove FILE...: removes those that are the shim's, and what a killed run left of them.
 remove() {
     for file in "$@"; do
         if [ -h "$file" ] || is_shim "$file" || LC_ALL=C grep -qi 'pcluster[_-]shim' "$file" 2>/dev/null; then
@@ -88,7 +88,7 @@ remove() {
     done
 }
 
-# remove_empty DIR...: a directory with something else in it stays.
+# remove_empty DIR...: removes them, but for those with something else in them.
 remove_empty() {
     for directory in "$@"; do
         if [ -d "$directory" ] && ! rmdir "${directory:?}" 2>/dev/null; then
@@ -105,8 +105,8 @@ choose_program() {
         command -v cargo >/dev/null 2>&1 ||
             die 'cargo is not on PATH' 'Install Rust (https://rustup.rs), or name a built file with --binary FILE.'
         say 'building with cargo'
-        # Shared libraries would be a third of the time that the shim adds to a call; not every
-        # system has what it takes to do without.
+        # Static, because shared libraries would be a third of the time that the shim adds to a
+        # call; not every system has a static libc.
         out=$here/target/install
         set -- --quiet --release --locked --manifest-path "$here/Cargo.toml" --target-dir "$out"
         libc=$(cc -print-file-name=libc.a 2>/dev/null) || libc=''
@@ -125,7 +125,7 @@ choose_program() {
         binary=$out/release/pcluster
     fi
     if [ -z "$binary" ]; then
-        # This file was installed: the program lies beside it.
+        # This file was installed: the program is beside it.
         for binary in ${here:+"$here/bin/pcluster" "$here/../pcluster-preflight"}; do
             if is_shim "$binary"; then return; fi
         done
@@ -137,7 +137,7 @@ choose_program() {
         die "$binary does not run on this machine" 'Build it here: run install.sh in a checkout, without --binary.'
 }
 
-# put_script DIR: this file, where it is one and does not come through a pipe.
+# put_script DIR: puts this file there, unless it comes through a pipe.
 put_script() {
     if [ -n "$here" ] && [ "$here" != "$1" ]; then put 755 "$1/install.sh" <"$here/install.sh"; fi
 }
@@ -229,18 +229,18 @@ EOF
 
 # --- startup files ----------------------------------------------------------------
 
-# The line, as sh and as fish. Where the shim is gone, it does nothing.
-our_line_in_sh() {
+# The line of a startup file, as sh and as fish. It does nothing where the shim is gone.
+startup_line_in_sh() {
     file=$(quoted "$prefix/env")
     printf '[ ! -f %s ] || . %s # pcluster-shim' "$file" "$file"
 }
 
-our_line_in_fish() {
+startup_line_in_fish() {
     file=$(quoted_for_fish "$prefix/env.fish")
     printf 'test -f %s; and source %s # pcluster-shim' "$file" "$file"
 }
 
-# A file that did not end in a newline got one before our line, which says so.
+# End of the line in a file that did not end in a newline: --uninstall removes that newline too.
 one_more=', and the newline before'
 
 # each_startup_file add|remove: each file that exists and that a shell of this user may read. None
@@ -252,14 +252,14 @@ each_startup_file() {
         zdotdir=$(zsh -c 'printf %s "$ZDOTDIR"' </dev/null 2>/dev/null) || zdotdir=
     fi
     for name in .profile .bash_profile .bash_login .bashrc .zshenv .zprofile .zshrc; do
-        one_startup_file "$1" "$HOME/$name" "$(our_line_in_sh)"
+        one_startup_file "$1" "$HOME/$name" "$(startup_line_in_sh)"
     done
     if [ -n "$zdotdir" ]; then
         for name in .zshenv .zprofile .zshrc; do
-            one_startup_file "$1" "$zdotdir/$name" "$(our_line_in_sh)"
+            one_startup_file "$1" "$zdotdir/$name" "$(startup_line_in_sh)"
         done
     fi
-    one_startup_file "$1" "${XDG_CONFIG_HOME:-$HOME/.config}/fish/config.fish" "$(our_line_in_fish)"
+    one_startup_file "$1" "${XDG_CONFIG_HOME:-$HOME/.config}/fish/config.fish" "$(startup_line_in_fish)"
 }
 
 # one_startup_file add|remove FILE LINE
@@ -276,7 +276,7 @@ add_line() {
         edited=1
         return
     fi
-    # One write: whatever comes between, the file is whole.
+    # One write, so that the file is complete whatever interrupts this.
     added=$2
     if [ -s "$1" ] && [ -n "$(tail -c 1 "$1" | tr '\n' ' ' | tr -d ' ')" ]; then
         added="
@@ -294,7 +294,7 @@ $2$one_more"
 # remove_line FILE LINE: the bytes before it and the bytes after it are as they were.
 remove_line() {
     file=$1
-    # A link stays a link, and the file keeps its mode; a full disk leaves it as it is.
+    # Follows links, because a link has to stay one; a full disk leaves the file as it is.
     links=0
     while [ -h "$file" ] && [ "$links" -lt 40 ]; do
         target=$(readlink "$file")
@@ -327,7 +327,7 @@ remove_line() {
 
 # --- install ----------------------------------------------------------------------
 
-# The directories above the prefix that do not exist, from the lowest; --uninstall removes them.
+# missing_parents: directories above the prefix that do not exist, from the lowest, for --uninstall.
 missing_parents() {
     directory=$(dirname "$prefix")
     while ! [ -d "$directory" ]; do
@@ -336,7 +336,7 @@ missing_parents() {
     done
 }
 
-# A directory of its own: in a shared one, another installer would overwrite the shim.
+# own_directory: refuses a shared directory, in which another installer would overwrite the shim.
 own_directory() {
     for entry in "$prefix"/* "$prefix"/.[!.]* "$prefix"/bin/* "$prefix"/bin/.[!.]*; do
         case ${entry#"$prefix/"} in
@@ -356,7 +356,7 @@ add_shim() {
     mkdir -p "$prefix/bin" "$prefix/completions" "$prefix/share/man/man1" 2>/dev/null ||
         die "cannot make $prefix" 'Name a directory that can be written with --prefix DIR.'
     if [ -n "$made" ]; then printf '%s\n' "$made" '# pcluster-shim' | put 644 "$prefix/made" || exit 1; fi
-    # The env scripts come last: until then nothing of this is on anyone's PATH.
+    # The env scripts come last: until then none of this is on any PATH.
     put 755 "$prefix/bin/pcluster" <"$binary"
     preflight=$prefix/bin/pcluster-preflight
     if ! [ -h "$preflight" ]; then
@@ -377,11 +377,11 @@ add_shim() {
     check_installation
 }
 
-# What a new shell of this user would do, asked of the shim in one.
+# check_installation: starts a new shell of this user, and asks the shim in it whether it comes first.
 check_installation() {
     activate=". $(quoted "$prefix/env")"
     now="$activate; hash -r"
-    # Whether the shim is reached is asked, not whether this user has switched it off.
+    # Mode block, because a shim that this user has switched off is installed nevertheless.
     ask="env PCLUSTER_SHIM_MODE=block $(quoted "$preflight") where -q"
     case ${SHELL:-} in
         */fish)
@@ -394,7 +394,7 @@ check_installation() {
         say "next: put this line at the end of your shell's startup file: $activate"
         return
     fi
-    # An interactive shell would take the terminal for itself.
+    # In a session of its own, because an interactive shell takes the terminal for itself.
     session=''
     if command -v setsid >/dev/null 2>&1; then session=setsid; fi
     for kind in '' -l; do
@@ -417,7 +417,7 @@ remove_shim() {
     if [ -e "$prefix/bin/pcluster" ] && ! is_shim "$prefix/bin/pcluster"; then
         die "$prefix/bin/pcluster is not pcluster-shim's: nothing was removed" 'Name its directory with --prefix DIR.'
     fi
-    # Startup files first: a run that is cut off leaves a shim that nobody calls.
+    # Startup files first: a run that is cut off leaves a shim that no shell calls.
     if [ -n "${HOME:-}" ]; then each_startup_file remove; fi
     if ! [ -d "$prefix" ]; then
         say "nothing is installed in $prefix"
@@ -436,11 +436,11 @@ remove_shim() {
         rmdir "$directory" 2>/dev/null || break
     done
     say "removed pcluster-shim from $prefix"
-    remove_memory
+    remove_cache_and_state
     say "next: in shells that are open, run: unset -f pcluster; hash -r (fish: functions -e pcluster)"
 }
 
-# base_directory VALUE BELOW_HOME: of the XDG specification; nothing where there is none.
+# base_directory VALUE BELOW_HOME: one of the XDG specification; nothing where there is none.
 base_directory() {
     case $1 in
         /*) printf '%s/pcluster-shim' "$1" ;;
@@ -448,8 +448,8 @@ base_directory() {
     esac
 }
 
-# What the shim itself has written: what it only remembers goes, what an undo needs stays.
-remove_memory() {
+# remove_cache_and_state: all that the shim itself has written, but for what an undo needs.
+remove_cache_and_state() {
     cache=$(base_directory "${XDG_CACHE_HOME:-}" .cache)
     state=$(base_directory "${XDG_STATE_HOME:-}" .local/state)
     if [ -d "$cache" ] && ! [ -h "$cache" ]; then
@@ -489,7 +489,7 @@ add_to_venv() {
     put_script "$own"
     put 755 "$venv/bin/pcluster-preflight" <"$binary"
     if ! is_shim "$launcher"; then
-        # A copy: there is a pcluster at every moment.
+        # A copy, so that there is a pcluster at every moment.
         new=$launcher.real$temporary.$$
         if ! { cp -pP "$launcher" "$new" && mv -f "$new" "$launcher.real"; }; then
             rm -f "$new"
@@ -500,7 +500,7 @@ add_to_venv() {
     say "guarded $launcher in place; the launcher is kept as pcluster.real"
     status=0
     PATH=$venv/bin:$PATH PCLUSTER_SHIM_MODE=block "$venv/bin/pcluster-preflight" where -q </dev/null >/dev/null 2>&1 || status=$?
-    [ "$status" -eq 0 ] || die 'the shim does not find the launcher that it has taken the place of' \
+    [ "$status" -eq 0 ] || die 'the shim does not find the launcher that it has replaced' \
         "See: $(quoted "$venv/bin/pcluster-preflight") where"
     say 'next: nothing. After pip or uv has reinstalled aws-parallelcluster there, run this again.'
 }
@@ -514,7 +514,7 @@ remove_from_venv() {
                 'Reinstall aws-parallelcluster there, then run this again.'
         mv -f "$launcher.real" "$launcher" || die "cannot write $launcher" 'Run this as the owner of the environment.'
     elif [ -h "$own/pcluster" ]; then
-        # Overwritten since, by pip or uv, or taken away: what is there now is newer.
+        # Overwritten since by pip or uv, or removed: what is there now is newer.
         rm -f "${launcher:?}.real"
     else
         say "nothing is installed in $venv"
@@ -554,7 +554,7 @@ main() {
         esac
         shift
     done
-    # Where this file lies, unless it comes through a pipe.
+    # The directory of this file, unless it comes through a pipe.
     here=
     case $0 in
         install.sh | */install.sh) here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd) ;;
@@ -577,7 +577,7 @@ main() {
 }
 
 default_prefix() {
-    # Where this file itself was installed.
+    # The prefix that this file itself was installed in.
     if [ -n "$here" ] && [ -f "$here/env" ] && is_shim "$here/bin/pcluster"; then
         prefix=$here
         return
@@ -589,7 +589,7 @@ default_prefix() {
                 /*) ;;
                 *) die 'HOME is not set' 'Name a directory with --prefix DIR.' 2 ;;
             esac
-            # As after sudo: files of root in another user's home would be in that user's way.
+            # Refused, as after sudo: that user could not change files of root in this home.
             # shellcheck disable=SC2012 # one directory, and stat is no POSIX
             if [ -d "$HOME" ] && [ "$(ls -ldn "$HOME" | awk '{ print $3 }')" != "$(id -u)" ]; then
                 die "$HOME belongs to another user" 'Run this as that user, or name a directory with --prefix DIR.'

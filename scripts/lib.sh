@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# What the scripts that make environments share: finding a Python, getting uv,
+# Functions of the scripts that make environments: finding a Python, getting uv,
 # making a venv in place behind a lock and a marker, and reporting failure.
 #
 # The script that sources this sets `prog` (its name in messages) and `root`
@@ -12,12 +12,12 @@
 
 : "${prog:?}" "${root:?}"
 
-# These would send the installers or the interpreters somewhere else, or write
+# Variables that would lead installers or interpreters to another place, or write
 # the bytecode that an environment made by uv is not to have.
 unset CDPATH PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX \
     PIP_USER PIP_TARGET PIP_PREFIX UV_COMPILE_BYTECODE UV_SYSTEM_PYTHON
-# An environment here is for tampering with; hard links would carry an edit in
-# place into the user's own uv cache.
+# Copies, because tests edit environments in place: hard links would carry an
+# edit into the user's own uv cache.
 export UV_LINK_MODE=copy
 # Only interpreters that the machine has.
 export UV_PYTHON_DOWNLOADS=never
@@ -56,7 +56,7 @@ failed() {
     exit 1
 }
 
-# --- endings ----------------------------------------------------------------
+# --- exit -------------------------------------------------------------------
 
 on_exit() {
     exit_status=$?
@@ -75,8 +75,8 @@ on_exit() {
     exit "$exit_status"
 }
 
-# wipe DIR: removes what these scripts have made. The mark that says so goes
-# last, so that a removal cut short can be taken up again; a process that is
+# wipe DIR: removes what these scripts have made. The mark that says so is
+# removed last, so that an interrupted removal can be continued; a process that is
 # being ended may still write for a moment.
 wipe() {
     for wipe_wait in 0 1 2; do
@@ -250,28 +250,28 @@ interpreter_for() {
 
 # --- a directory made in place ------------------------------------------------
 
-# is_ready DIR REQUEST: complete, made for the same request, in the same place
-# (the request holds the path), and its interpreter is still there.
+# is_ready DIR REQUEST: complete, made for this request, in this place (the
+# request holds the path), and its interpreter is still there.
 is_ready() {
     [ -f "$1/.sandbox" ] && [ -x "$1/bin/python" ] &&
         [ "$(cat "$1/.sandbox")" = "$2" ]
 }
 
 lock() {
-    lock_told=
+    lock_reported=
     lock_failures=0
     until (set -C && printf '%s\n' "$$" >"$1") 2>/dev/null; do
         lock_pid=$(cat "$1" 2>/dev/null) || lock_pid=
         if [ -n "$lock_pid" ]; then
             if ! kill -0 "$lock_pid" 2>/dev/null; then
-                # Its process is gone without having cleaned up.
+                # The process is gone without having removed its lock.
                 [ "$(cat "$1" 2>/dev/null)" != "$lock_pid" ] || rm -f "$1"
                 continue
             fi
-            if [ -z "$lock_told" ]; then
+            if [ -z "$lock_reported" ]; then
                 printf '%s: waiting for process %s, which holds %s\n' \
                     "$prog" "$lock_pid" "$1" >&2
-                lock_told=1
+                lock_reported=1
             fi
         elif lock_failures=$((lock_failures + 1)) && [ "$lock_failures" -gt 5 ]; then
             die "cannot write the lock file $1"
@@ -287,8 +287,8 @@ unlock() {
 }
 
 # open_env DIR REQUEST: takes the lock. Returns 1, without it, if another
-# process has completed DIR meanwhile. Otherwise DIR is new, and goes away again
-# at any ending before close_env.
+# process has completed DIR meanwhile. Otherwise DIR is new, and is removed
+# again at any exit before close_env.
 open_env() {
     lock "$1.lock"
     if is_ready "$1" "$2"; then
@@ -296,7 +296,7 @@ open_env() {
         return 1
     fi
     if [ -e "$1" ] || [ -h "$1" ]; then
-        # Never remove what these scripts have not made.
+        # Other files are not removed.
         if [ ! -d "$1" ]; then
             die "$1 exists and is not a directory; give another DIR"
         fi
@@ -347,7 +347,7 @@ choose_installer() {
         tools_request="dir: $tools${lf}uv: $UV_VERSION"
         tools_python=$(find_python '3.12 3.11 3.13 3.10 3.9 3.8' venv ensurepip) ||
             die 'no Python 3.8-3.13 with venv to install uv with; install one, or use --installer pip'
-        # The caller may be at work in a directory of its own.
+        # The caller may have a directory of its own open.
         tools_making=${making:-}
         tools_launcher=${launcher:-}
         if open_env "$tools" "$tools_request"; then

@@ -1,12 +1,13 @@
 //! What is guarded and what passes through; and that a pass-through is the real program: same
-//! process, same arguments, environment, streams, status and signals, and no trace.
+//! process, arguments, environment, streams, status and signals, and nothing left.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 
-use crate::harness::{Sandbox, not_utf8, on_this_machine};
+use crate::support::machine::on_this_machine;
+use crate::support::sandbox::{Sandbox, not_utf8};
 
-/// Everything but build-image and preflight, in whatever form.
+/// Calls other than build-image and preflight, in every form.
 #[test]
 fn every_other_call_goes_to_the_real_program_at_once() {
     let sandbox = Sandbox::new();
@@ -108,7 +109,7 @@ fn the_process_is_the_same_one() {
 }
 
 #[test]
-fn trap_16_a_console_script_gets_exactly_our_environment() {
+fn trap_16_a_console_script_gets_exactly_the_callers_environment() {
     let sandbox = Sandbox::new();
     sandbox.environment().really("env -0");
     for call in [sandbox.pcluster(["version"]), sandbox.build_image()] {
@@ -121,7 +122,7 @@ fn trap_16_a_console_script_gets_exactly_our_environment() {
     }
 }
 
-/// A wrapper may start the shim again by exec, so it is told what was tried; nothing else.
+/// A wrapper may start the shim again by exec, so a variable names what was tried; nothing else.
 #[test]
 fn a_wrapper_gets_one_variable_more() {
     let sandbox = Sandbox::new();
@@ -158,7 +159,7 @@ fn trap_10_bytes_that_are_no_text_pass_in_arguments_variables_and_path() {
     run.exits(0).is_silent().holds(run.stdout == expected, "the bytes");
 }
 
-/// The guard too: a config file, an image id and a PATH entry that are no text.
+/// A guarded call with a configuration's name and a variable that are no text.
 #[test]
 fn bytes_that_are_no_text_pass_through_a_guarded_call() {
     let sandbox = Sandbox::new();
@@ -206,7 +207,7 @@ fn a_pass_through_writes_nothing() {
     assert_eq!(log(&before), log(&sandbox.tree("")));
 }
 
-/// One execve after ours, no child, no file opened for writing, no config read.
+/// One execve after the shim's own, no child, no file opened for writing, no config read.
 #[test]
 fn trap_23_a_pass_through_does_nothing_but_find_and_exec() {
     let sandbox = Sandbox::new();
@@ -221,14 +222,17 @@ fn trap_23_a_pass_through_does_nothing_but_find_and_exec() {
     run.exits(0).prints("the real pcluster: version\n");
     let trace = std::fs::read_to_string(trace).expect("strace is needed, and the right to trace");
     let real = format!("execve(\"{}\"", sandbox.path("venv/bin/pcluster").display());
-    let ours: Vec<&str> = trace.lines().take_while(|line| !line.contains(&real)).collect();
-    run.holds(ours.len() < trace.lines().count(), &format!("the exec of the real program is seen:\n{trace}"));
-    let named = |name: &str| ours.iter().filter(|line| line.contains(&format!(" {name}("))).count();
-    run.holds(named("execve") == 1, &format!("one execve, which is our own start:\n{trace}"));
+    let before: Vec<&str> = trace.lines().take_while(|line| !line.contains(&real)).collect();
+    run.holds(
+        before.len() < trace.lines().count(),
+        &format!("the exec of the real program is seen:\n{trace}"),
+    );
+    let named = |name: &str| before.iter().filter(|line| line.contains(&format!(" {name}("))).count();
+    run.holds(named("execve") == 1, &format!("one execve, which is the shim's own start:\n{trace}"));
     for other in ["clone", "clone3", "fork", "vfork", "mkdir", "unlink", "rename", "creat", "socket"] {
         run.holds(named(other) == 0, &format!("no {other}:\n{trace}"));
     }
-    for line in &ours {
+    for line in &before {
         run.holds(
             !line.contains("O_WRONLY") && !line.contains("O_RDWR"),
             &format!("no open for writing: {line}"),
@@ -240,7 +244,7 @@ fn trap_23_a_pass_through_does_nothing_but_find_and_exec() {
     }
 }
 
-/// The name that a program is exec'ed by is the one on PATH: multicall programs look at it.
+/// The name that a program is exec'ed by is the one on PATH: multicall programs go by it.
 #[test]
 fn trap_09_the_path_is_handed_on_as_found() {
     let sandbox = Sandbox::new();
@@ -257,9 +261,9 @@ fn trap_09_the_path_is_handed_on_as_found() {
     }
 }
 
-/// A config that is damaged in every way stops nothing but build-image's silence.
+/// A damaged config or cache concerns build-image alone.
 #[test]
-fn nothing_of_ours_that_is_damaged_reaches_another_command() {
+fn no_damaged_file_of_the_shim_reaches_another_command() {
     let sandbox = Sandbox::new();
     sandbox.environment();
     sandbox.write("config/pcluster-shim/config.yaml", b"\xff: [");
@@ -277,18 +281,18 @@ fn nothing_of_ours_that_is_damaged_reaches_another_command() {
 fn trap_12_signal_dispositions_are_those_of_a_direct_call() {
     let sandbox = Sandbox::new();
     sandbox.link("tools/grep", on_this_machine("grep"));
-    // exec: a shell that reads its own status would show its own handlers.
+    // By exec, because a shell that reads its own status would show its own handlers.
     sandbox.environment().really("exec grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status");
     for ignored in ["", "trap '' HUP; ", "trap '' INT QUIT TERM; "] {
         let in_shell = format!("{ignored}exec \"$@\"");
-        let under = |call: crate::harness::Call<'_>| {
+        let under = |call: crate::support::run::Call<'_>| {
             call.under(sandbox.path("tools/sh"), &["-c", &in_shell, "sh"]).run().stdout()
         };
         let direct = under(sandbox.call(sandbox.path("venv/bin/pcluster"), ["version"]));
         assert!(direct.contains("SigIgn:"), "{direct}");
         assert_eq!(under(sandbox.pcluster(["version"])), direct, "pass-through, {ignored:?}");
         assert_eq!(under(sandbox.build_image()), direct, "after a check, {ignored:?}");
-        assert_eq!(under(sandbox.build_image()), direct, "after a remembered check, {ignored:?}");
+        assert_eq!(under(sandbox.build_image()), direct, "after a cached check, {ignored:?}");
     }
 }
 

@@ -1,17 +1,17 @@
 //! Checks that cannot run: each one warning line that says which, then the real pcluster; strict
-//! stops. A child's failure is never ours.
+//! stops. A child's failure is never the shim's.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::fakes::{BAD, REAL, REAL_OUTPUT};
-use crate::harness::Sandbox;
+use crate::support::fakes::{BAD, REAL, REAL_OUTPUT};
+use crate::support::sandbox::Sandbox;
 
 const FRAME: &str = r#"printf '\n%s\n' "$sentinel""#;
 
-/// One line, delegated; and with strict, the same and a stop.
+/// One line, and the real pcluster is called; with strict, that line and a stop.
 #[track_caller]
 fn warned(sandbox: &Sandbox, what: &str, snapshot: &str) {
     let run = sandbox.build_image().run();
@@ -60,7 +60,7 @@ fn a_synthesis_that_fails() {
     }
 }
 
-/// What hangs is ended with all that it started; the limit is a variable.
+/// A child that hangs is ended with all that it started; the limit is a variable.
 #[test]
 fn a_hang_ends_at_the_time_limit() {
     for (snapshot, identity) in [("identity-hangs.txt", true), ("synth-hangs.txt", false)] {
@@ -106,9 +106,9 @@ fn a_node_that_is_absent_or_odd() {
     }
 }
 
-/// In a real environment the synthesis fails for want of Node as well: that is one reason, not two.
+/// Node missing makes the synthesis fail as well in a real environment: that is one reason, not two.
 #[test]
-fn a_missing_node_is_told_once() {
+fn a_missing_node_is_reported_once() {
     let sandbox = Sandbox::new();
     let environment = sandbox.environment();
     std::fs::remove_file(sandbox.path("node/node")).unwrap();
@@ -116,7 +116,8 @@ fn a_missing_node_is_told_once() {
     sandbox.build_image().run().exits(0).prints(REAL_OUTPUT).warns_once("node");
 }
 
-/// As left by a batch job that has ended. Python takes another directory then, and so does a check.
+/// TMPDIR as a batch job that has ended leaves it. Python takes another directory then, and so does
+/// a check.
 #[test]
 fn without_the_directory_for_temporary_files_everything_is_checked() {
     let sandbox = Sandbox::new();
@@ -129,7 +130,7 @@ fn without_the_directory_for_temporary_files_everything_is_checked() {
     call().run().exits(1).prefixed();
 }
 
-/// What the state of repairs holds for the environment of a sandbox, in its only directory.
+/// The directory of the repairs' state for the environment of a sandbox.
 fn state_of(sandbox: &Sandbox) -> PathBuf {
     sandbox.pcluster(["preflight", "fix"]).run().exits(0);
     let environments = sandbox.path("state/pcluster-shim/environments");
@@ -139,11 +140,11 @@ fn state_of(sandbox: &Sandbox) -> PathBuf {
 const NOT_ROLLED_BACK: &str = "repair: a repair that was cut off cannot be rolled back";
 
 /// A journal that cannot be parsed, and one whose copies are gone: advisories and template are
-/// checked all the same.
+/// checked nevertheless.
 #[test]
 fn a_repair_that_cannot_be_rolled_back_turns_no_check_off() {
-    type Spoil = fn(&Sandbox, &Path);
-    let spoils: [(&str, Spoil); 2] = [
+    type Damage = fn(&Sandbox, &Path);
+    let damages: [(&str, Damage); 2] = [
         ("damaged", |sandbox, state| drop(sandbox.write(state.join("journal.json"), "{\"id\": 3"))),
         ("stuck", |sandbox, state| {
             let gone = sandbox.path("venv/site/gone.py");
@@ -154,12 +155,12 @@ fn a_repair_that_cannot_be_rolled_back_turns_no_check_off() {
             sandbox.write(state.join("journal.json"), journal.to_string());
         }),
     ];
-    for (name, spoil) in spoils {
+    for (name, damage) in damages {
         let sandbox = Sandbox::new();
         let environment = sandbox.environment();
-        spoil(&sandbox, &state_of(&sandbox));
+        damage(&sandbox, &state_of(&sandbox));
 
-        // Ready, as far as it could be checked; remembered or not.
+        // Ready, as far as it could be checked; cached or not.
         for _ in 0..2 {
             let run = sandbox.build_image().run();
             run.exits(0).prints(REAL_OUTPUT).warns_once(NOT_ROLLED_BACK);
@@ -169,7 +170,7 @@ fn a_repair_that_cannot_be_rolled_back_turns_no_check_off() {
         run.exits(1).warns_once("strict").holds(run.stdout().contains("CheckNotRun"), "stdout says so");
         let run = sandbox.pcluster(["preflight", "check"]).run();
         run.exits(3).is_silent().stdout_matches(&format!("journal-{name}-check.txt"));
-        // What would change the environment refuses, as ever.
+        // Commands that would change the environment refuse.
         for command in ["fix", "undo"] {
             sandbox.pcluster(["preflight", command]).run().exits(1).prints("").prefixed();
         }
@@ -177,7 +178,7 @@ fn a_repair_that_cannot_be_rolled_back_turns_no_check_off() {
         // Blocked by the template, and by an advisory.
         environment.builds(BAD);
         let run = sandbox.build_image().argument("--debug").run();
-        run.exits(1).prefixed().holds(run.stderr().contains(NOT_ROLLED_BACK), "that is told too");
+        run.exits(1).prefixed().holds(run.stderr().contains(NOT_ROLLED_BACK), "that is reported too");
         environment.is_broken();
         let run = sandbox.build_image().run();
         run.exits(1).prefixed().stderr_matches(&format!("journal-{name}-blocked.txt"));
@@ -192,7 +193,7 @@ fn a_repair_that_cannot_be_rolled_back_turns_no_check_off() {
     }
 }
 
-/// A state directory that is something else, or nowhere: a check needs none.
+/// A state directory that is no directory, or absent: a check needs none.
 #[test]
 fn without_a_state_directory_everything_is_checked() {
     let sandbox = Sandbox::new();

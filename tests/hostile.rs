@@ -1,17 +1,19 @@
-//! Files that hang a reader, take all memory, or could have been written by others. A read that
-//! waits or that does not end fails by the harness' own limit.
+//! Files that hang a reader, take all memory, or could have been written by others. A read that waits
+//! or does not end fails by the time limit of a run.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
-use crate::fakes::REAL_OUTPUT;
-use crate::harness::{Call, Run, Sandbox, on_this_machine, output};
-use crate::workshop::set_mode;
+use crate::support::broken_environment::set_mode;
+use crate::support::fakes::REAL_OUTPUT;
+use crate::support::machine::{on_this_machine, output};
+use crate::support::run::{Call, Run};
+use crate::support::sandbox::Sandbox;
 
 const CONFIG: &str = "config/pcluster-shim/config.yaml";
 
-/// What takes the place of a file: a name, a function that puts it there, and what is told of it.
+/// Replacement of a file: a name, a function that puts it there, and what is reported of it.
 type Kind = (&'static str, fn(&Path), &'static str);
 
 const KINDS: [Kind; 5] = [
@@ -27,9 +29,9 @@ fn fifo(path: &Path) {
 }
 
 #[track_caller]
-fn tells(run: &Run, file: &str, why: &str) {
+fn reports(run: &Run, file: &str, why: &str) {
     run.prefixed().holds(run.stderr().contains(file), "the file is named");
-    run.holds(run.stderr().contains(why), &format!("{why:?} is told"));
+    run.holds(run.stderr().contains(why), &format!("{why:?} is reported"));
 }
 
 #[test]
@@ -44,10 +46,10 @@ fn a_config_file_of_any_kind() {
             .prints(REAL_OUTPUT)
             .warns_once("ignored")
             .stderr_matches(&format!("hostile-config-{kind}.txt"));
-        tells(&run, "config.yaml", why);
+        reports(&run, "config.yaml", why);
         let run = sandbox.pcluster(["preflight"]).run();
         run.exits(2).prints("");
-        tells(&run, "config.yaml", why);
+        reports(&run, "config.yaml", why);
     }
 }
 
@@ -60,10 +62,10 @@ fn an_advisory_file_of_any_kind() {
         put(&sandbox.path("config/pcluster-shim/more.yaml"));
         let run = sandbox.build_image().run();
         run.exits(0).prints(REAL_OUTPUT).warns_once("ignored");
-        tells(&run, "more.yaml", why);
+        reports(&run, "more.yaml", why);
         let run = sandbox.pcluster(["preflight"]).run();
         run.exits(2).prints("");
-        tells(&run, "more.yaml", why);
+        reports(&run, "more.yaml", why);
     }
 }
 
@@ -74,15 +76,15 @@ fn a_template_of_any_kind() {
         put(&sandbox.path("work/template"));
         let run = sandbox.pcluster(["preflight", "template", "template"]).run();
         run.exits(2).prints("");
-        tells(&run, "template", why);
+        reports(&run, "template", why);
     }
     let sandbox = Sandbox::new();
     let run = sandbox.pcluster(["preflight", "template", "-"]).stdin(vec![b' '; 2 << 20]).run();
     run.exits(2).prints("");
-    tells(&run, "standard input", "it is larger than 1 MB");
+    reports(&run, "standard input", "it is larger than 1 MB");
 }
 
-/// Each took from seconds to minutes; none is a template.
+/// Inputs that took a parser from seconds to minutes; none is a template.
 #[test]
 fn a_template_that_costs_its_parser_more_than_its_length() {
     let tags = (0..20_000).fold(String::new(), |text, number| text + &format!("%TAG !a{number}! tag:x\n"));
@@ -202,7 +204,7 @@ fn whatever_the_umask_what_is_made_is_the_callers_alone() {
         }
         sandbox.clear_log();
         call().run().exits(0).is_silent();
-        assert_eq!(sandbox.log().len(), 1, "it is remembered");
+        assert_eq!(sandbox.log().len(), 1, "it is cached");
     }
 }
 
@@ -227,14 +229,14 @@ fn another_users_home_is_neither_read_nor_written() {
     sandbox.clear_log();
     let run = in_home().run();
     run.exits(0).prints(REAL_OUTPUT).warns_once("belongs to another user (uid 12345)");
-    assert!(sandbox.log().len() > 1, "the verdict is not theirs");
+    assert!(sandbox.log().len() > 1, "the other user's verdict is not used");
     assert_eq!(sandbox.tree("home"), before);
     let fix = sandbox.pcluster(["preflight", "fix"]).without("XDG_STATE_HOME").run();
     fix.prefixed().holds(fix.stderr().contains("would be in another user's directory"), "why");
     assert_eq!(sandbox.tree("home"), before);
 }
 
-/// What SIGKILL leaves goes with the next check; a check beside it keeps its own.
+/// Scratch that SIGKILL leaves is removed by the next check; a concurrent check keeps its own.
 #[test]
 fn scratch_that_was_left_is_swept() {
     let sandbox = Sandbox::new();
@@ -242,7 +244,7 @@ fn scratch_that_was_left_is_swept() {
     environment.synthesizes("kill -9 $PPID\n");
     sandbox.build_image().run().dies_by(9);
     assert_ne!(sandbox.tree("tmp"), "", "it is left");
-    environment.builds(crate::fakes::GOOD);
+    environment.builds(crate::support::fakes::GOOD);
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| sandbox.build_image().run().exits(0).prints(REAL_OUTPUT).is_silent().pid);

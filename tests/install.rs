@@ -1,5 +1,5 @@
-//! install.sh: in dash, bash and busybox sh; for users of bash, zsh, fish and dash; and what it
-//! leaves behind, which is nothing.
+//! install.sh: in dash, bash and busybox sh; for users of bash, zsh, fish and dash; and that an
+//! uninstall leaves nothing.
 //!
 //! Debian packages that this module and `traps` need beside a C compiler, python3 and strace:
 //!
@@ -14,10 +14,11 @@ use std::sync::OnceLock;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::fakes::real_python;
-use crate::harness::{BINARY, Call, Run, Sandbox, on_this_machine, output};
+use crate::support::machine::{on_this_machine, output, real_python};
+use crate::support::run::{Call, Run};
+use crate::support::sandbox::{BINARY, Sandbox};
 
-/// What install.sh uses, and the shells that read what it writes.
+/// Programs that install.sh uses, and the shells that read what it writes.
 const PROGRAMS: [&str; 31] = [
     "awk", "chmod", "cp", "cut", "grep", "head", "id", "ln", "ls", "mkdir", "mv", "rm", "rmdir", "sed",
     "setsid", "tail", "tr", "wc", "touch", "dash", "busybox", "zsh", "fish", "find", "uname", "tput",
@@ -49,7 +50,7 @@ pub(crate) struct Home {
     before: BTreeMap<PathBuf, Vec<u8>>,
 }
 
-/// What runs install.sh.
+/// The shells that run install.sh.
 const SHELLS: [&str; 3] = ["dash", "bash", "busybox"];
 
 /// Startup files: a name below the sandbox and what ends it.
@@ -60,7 +61,7 @@ const STARTUP: [(&str, &str); 7] = [
     ("home/.zprofile", "#\r\n# lines of Windows\r\n"),
     ("home/.zshrc", "autoload -Uz compinit && compinit -u -D # and no newline"),
     ("config/fish/config.fish", "# no newline here either"),
-    ("home/.bash_aliases", "# none of ours\n"),
+    ("home/.bash_aliases", "# not a startup file\n"),
 ];
 
 impl Home {
@@ -104,7 +105,7 @@ impl Home {
         let shell = self.path("tools/bash");
         let call = self.sandbox.call(self.path("tools").join(program), arguments).path(&path);
         let call = call.var("SHELL", shell);
-        // Where fish keeps its history.
+        // The directory of fish's history.
         if program == "fish" { call.var("XDG_DATA_HOME", self.path("data")) } else { call }
     }
 
@@ -167,7 +168,7 @@ impl Home {
         files
     }
 
-    /// Nothing but what was there, byte for byte.
+    /// Compares with the files before, byte for byte.
     #[track_caller]
     pub(crate) fn is_as_before(&self, run: &Run) {
         let now = self.files();
@@ -179,7 +180,7 @@ impl Home {
         run.holds(changed.is_empty(), &format!("these are not as before: {changed:?}"));
     }
 
-    /// How often our line stands in a file.
+    /// How often the shim's line is in a file.
     fn lines_in(&self, name: &str) -> usize {
         let text = fs::read(self.path(name)).unwrap();
         String::from_utf8_lossy(&text).lines().filter(|line| line.contains("# pcluster-shim")).count()
@@ -203,8 +204,8 @@ fn collect(directory: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) {
     }
 }
 
-/// How a shell is started, and whether that reads a startup file at all: no file is read by a
-/// script's bash or dash, whose PATH is the one of the shell that starts it.
+/// Ways to start a shell that read a startup file. A script's bash or dash reads none: its PATH is
+/// that of the shell that starts it.
 const STARTS: [(&str, &[&str]); 13] = [
     ("bash", &["-i"]),
     ("bash", &["-l"]),
@@ -224,7 +225,7 @@ const STARTS: [(&str, &[&str]); 13] = [
 /// Traps 7 and 30: one line, once, in what exists; every shell that reads it has the shim first,
 /// once; and away again, byte for byte.
 #[test]
-fn trap_07_and_30_every_shell_of_the_user_has_the_shim_first_and_loses_it_without_a_trace() {
+fn trap_07_and_30_every_shell_of_the_user_has_the_shim_first_and_loses_it_byte_for_byte() {
     for installer in SHELLS {
         let home = Home::new();
         let install = || home.installs_in(installer, ["--binary", &home.built]).run();
@@ -232,7 +233,7 @@ fn trap_07_and_30_every_shell_of_the_user_has_the_shim_first_and_loses_it_withou
         install().exits(0).is_silent().stdout_matches("install-again.txt");
         for (name, _) in STARTUP {
             let expected = usize::from(!name.contains("aliases"));
-            assert_eq!(home.lines_in(name), expected, "{installer}: our line in {name}");
+            assert_eq!(home.lines_in(name), expected, "{installer}: the shim's line in {name}");
         }
         for name in [".bash_profile", ".bash_login", ".zlogin"] {
             assert!(!home.path("home").join(name).exists(), "{name} was made");
@@ -267,7 +268,7 @@ fn trap_07_and_30_every_shell_of_the_user_has_the_shim_first_and_loses_it_withou
     }
 }
 
-/// What PATH may hold stays as it was: an empty entry, a name of ours in the middle of another.
+/// Entries of PATH stay as they were: an empty entry, the shim's directory within another name.
 #[test]
 fn the_env_script_changes_nothing_else_on_path() {
     let home = Home::new();
@@ -332,7 +333,7 @@ fn a_prefix_with_awkward_characters() {
     run.exits(0);
     home.is_as_before(&run);
     assert!(!prefix.exists());
-    // The installed copy of the script knows where it lies.
+    // The installed copy of the script finds where it is installed.
     home.installs_in("dash", arguments).run().exits(0);
     let own = prefix.join("install.sh");
     let run = home.call("dash", [own.to_str().unwrap(), "--uninstall"]).run();
@@ -474,9 +475,9 @@ fn startup_files_elsewhere_and_behind_links() {
     home.is_as_before(&run);
 }
 
-/// What the user wrote after our line stays, as do the lines around it.
+/// Text that the user wrote after the shim's line stays, as do the lines around it.
 #[test]
-fn what_was_written_after_our_line_stays() {
+fn what_was_written_after_the_shims_line_stays() {
     let home = Home::new();
     home.install();
     for name in ["home/.bashrc", "home/.profile"] {
@@ -492,9 +493,9 @@ fn what_was_written_after_our_line_stays() {
     }
 }
 
-/// Trap 28: odd and empty values, other people's files, directories that are not ours.
+/// Trap 28: odd and empty values, other people's files, directories that are not the shim's.
 #[test]
-fn trap_28_only_what_is_ours_is_removed_and_only_by_its_name() {
+fn trap_28_only_the_shims_own_files_are_removed_and_only_by_their_names() {
     let home = Home::new();
     let prefix = home.prefix();
     home.install();
@@ -513,7 +514,7 @@ fn trap_28_only_what_is_ours_is_removed_and_only_by_its_name() {
     fs::remove_dir_all(home.path("home/.local")).unwrap();
     home.is_as_before(&run);
 
-    // Names of ours, content of theirs.
+    // The shim's names, the user's content.
     let project = home.path("home/project");
     for name in ["env", "env.fish", "install.sh", "made", "completions/_pcluster"] {
         home.sandbox.write(project.join(name), "their own\n");
@@ -549,7 +550,7 @@ fn trap_28_only_what_is_ours_is_removed_and_only_by_its_name() {
     }
 }
 
-/// What the shim remembers goes with it; what an undo needs stays, and is told.
+/// The cache goes with the shim; what an undo needs stays, and is reported.
 #[test]
 fn what_the_shim_has_written_goes_unless_an_undo_needs_it() {
     let home = Home::new();
@@ -574,8 +575,8 @@ fn what_the_shim_has_written_goes_unless_an_undo_needs_it() {
 
 /// A `mv` or `rm` that kills the whole run, which is a process group, at the n-th time that it is
 /// called.
-fn deadly(home: &Home, tool: &str, at: usize) -> PathBuf {
-    let directory = home.path("deadly");
+fn killing(home: &Home, tool: &str, at: usize) -> PathBuf {
+    let directory = home.path("killing");
     let _ = fs::remove_dir_all(&directory);
     let (real, count) = (on_this_machine(tool), directory.join("count"));
     let text = format!(
@@ -587,14 +588,14 @@ fn deadly(home: &Home, tool: &str, at: usize) -> PathBuf {
     directory
 }
 
-/// Killed at any step: nothing is broken, the next run completes it, and nothing is left after.
+/// A run killed at any step: nothing is broken, the next run completes it, and nothing is left after.
 #[test]
 fn a_run_that_is_killed_half_way_is_completed_by_the_next() {
     let home = Home::new();
     for tool in ["mv", "chmod", "mkdir"] {
-        // Files come by `mv`: the others' steps lie between the same ones.
+        // Files come by `mv`: the other tools' steps lie between those.
         for at in (1..30).step_by(if tool == "mv" { 1 } else { 2 }) {
-            let path = [deadly(&home, tool, at), home.path("venv/bin"), home.path("tools")];
+            let path = [killing(&home, tool, at), home.path("venv/bin"), home.path("tools")];
             let run = home.installs_in("dash", ["--binary", &home.built]).path(&path).run();
             if run.status.success() {
                 assert!(at > 1, "{tool} is never called");
@@ -613,7 +614,7 @@ fn a_run_that_is_killed_half_way_is_completed_by_the_next() {
     }
 }
 
-/// The same of what takes it away.
+/// An uninstall killed at any step: the next one completes it.
 #[test]
 fn an_uninstall_that_is_killed_half_way_is_completed_by_the_next() {
     let home = Home::new();
@@ -621,7 +622,7 @@ fn an_uninstall_that_is_killed_half_way_is_completed_by_the_next() {
         // `rm` is called twice for each file: one step in eight is enough of it.
         for at in (1..80).step_by(if tool == "rm" { 8 } else { 1 }) {
             home.install();
-            let path = [deadly(&home, tool, at), home.path("venv/bin"), home.path("tools")];
+            let path = [killing(&home, tool, at), home.path("venv/bin"), home.path("tools")];
             let run = home.installs_in("dash", ["--uninstall"]).path(&path).run();
             if run.status.success() {
                 assert!(at > 1, "{tool} is never called");
@@ -636,7 +637,7 @@ fn an_uninstall_that_is_killed_half_way_is_completed_by_the_next() {
 }
 
 /// Two empty directories may stay where a run was killed before it wrote down that it made them, or
-/// after it forgot it.
+/// after it removed that note.
 fn uninstall_after_kill(home: &Home) {
     let run = home.uninstall();
     for made in ["home/.local/share", "home/.local"] {
@@ -715,7 +716,7 @@ fn trap_29_a_script_that_is_cut_off_does_nothing() {
             home.is_as_before(&home.uninstall());
         }
     }
-    // Through a pipe there is neither a checkout nor a program.
+    // A script from a pipe has neither a checkout nor a program.
     let run = home.call("dash", ["-s"]).stdin(text).run();
     run.exits(1).prints("").stderr_matches("install-no-program.txt");
 }
@@ -738,7 +739,7 @@ fn what_is_asked_for_wrongly_is_said_and_nothing_is_done() {
         (vec!["--venv".into(), at("venv"), "--prefix".into(), at("x")], 2, "install-both.txt"),
         (vec!["--venv".into(), at("node/..")], 1, "install-no-venv-2.txt"),
     ] {
-        let call = arguments.iter().fold(home.installs_in("dash", []), super::harness::Call::argument);
+        let call = arguments.iter().fold(home.installs_in("dash", []), super::support::run::Call::argument);
         let run = call.run();
         run.exits(status).prints("").stderr_matches(snapshot);
         home.is_as_before(&run);
@@ -783,7 +784,7 @@ fn the_script_is_as_its_linters_want_it() {
             .collect::<Vec<_>>(),
     );
     assert_eq!(difference, "");
-    // What it writes for sh is sh.
+    // The env file is sh, too.
     let home = Home::new();
     home.install();
     let env = home.prefix().join("env");
@@ -795,7 +796,7 @@ fn the_script_is_as_its_linters_want_it() {
     assert!(real_python().exists());
 }
 
-/// The names that [`Home`] has in a live shell.
+/// Types each step's line into a shell in a terminal of its own, and prints what each shows.
 const DRIVER: &str = r#"
 import json, os, pty, select, struct, sys, fcntl, termios
 
@@ -836,7 +837,7 @@ os.write(terminal, b"exit\r")
 json.dump(answers, sys.stdout)
 "#;
 
-/// What a live interactive shell shows for each of these lines, by name.
+/// The output of a live interactive shell for each of these lines, by name.
 fn live(home: &Home, shell: &str, steps: &[(&str, String)]) -> (Value, String) {
     let driver = home.sandbox.write("driver.py", DRIVER);
     let file = home.sandbox.write("steps.json", json!(steps).to_string());
@@ -896,11 +897,11 @@ fn trap_06_and_08_one_live_shell_through_install_activate_deactivate_and_uninsta
             ("version-after", version.clone()),
             ("build-after", build.clone()),
             (
-                "forget",
+                "rehash",
                 if shell == "fish" { "functions -e pcluster" } else { "unset -f pcluster; hash -r" }.into(),
             ),
-            ("version-forgotten", version),
-            ("build-forgotten", build),
+            ("version-rehashed", version),
+            ("build-rehashed", build),
         ];
         let (answers, all) = live(&home, shell, &steps);
         let says = |step: &str, text: &str| {
@@ -911,13 +912,13 @@ fn trap_06_and_08_one_live_shell_through_install_activate_deactivate_and_uninsta
 {all}"
             );
         };
-        for step in ["before", "version", "version-again", "version-after", "version-forgotten"] {
+        for step in ["before", "version", "version-again", "version-after", "version-rehashed"] {
             says(step, "the real pcluster: version");
         }
         for step in ["guarded", "other-guarded", "guarded-again"] {
             says(step, "pcluster-shim stopped build-image");
         }
-        for step in ["build-after", "build-forgotten"] {
+        for step in ["build-after", "build-rehashed"] {
             says(step, "the real pcluster: build-image");
         }
         says("other-version", "the other pcluster: version");
@@ -928,7 +929,7 @@ fn trap_06_and_08_one_live_shell_through_install_activate_deactivate_and_uninsta
     }
 }
 
-/// Completion in live shells: our own command is completed under both its names, and
+/// Completion in live shells: the shim's own command is completed under both its names, and
 /// everything else as files, as without the shim.
 #[test]
 fn completion_in_live_shells() {
@@ -984,7 +985,7 @@ fn the_manual_page_is_installed() {
     ] {
         assert!(page.lines().any(|own| own == line), "{line}:\n{page}");
     }
-    assert!(!page.contains("FORMAT>\\fR\n.SS"), "options that all commands have are told once");
+    assert!(!page.contains("FORMAT>\\fR\n.SS"), "options that all commands have are described once");
 }
 
 /// install.sh on one environment in place.
@@ -995,8 +996,8 @@ fn in_place(home: &Home, more: &[&str]) {
     more.iter().fold(call, |call, word| call.argument(*word)).run().exits(0).is_silent();
 }
 
-/// In place the launcher sees the name and the directory that it would see without us, as
-/// far as usage texts, `sys.path` and launchers that look beside themselves can tell.
+/// In place the launcher has the name and the directory that it has without the shim, as far as usage
+/// texts, `sys.path` and launchers that search beside themselves depend on them.
 #[test]
 fn in_place_the_launcher_works_as_before_and_comes_back_byte_for_byte() {
     let python = real_python().display().to_string();
@@ -1025,7 +1026,7 @@ fn in_place_the_launcher_works_as_before_and_comes_back_byte_for_byte() {
             let run = home.installs_in(installer, install).run();
             run.exits(0).is_silent().stdout_matches("venv-install.txt");
         }
-        // By its path, by its name, and by a link to it.
+        // Called by its path, by its name, and by a link to it.
         call("venv/bin/pcluster").run().exits(0).prints(&direct.stdout()).is_silent();
         home.call("bash", ["-c", "cd / && pcluster version"]).run().exits(0).prints(&direct.stdout());
         home.sandbox.link("home/linked", home.path("venv/bin/pcluster"));
@@ -1068,7 +1069,8 @@ fn in_place_the_environment_is_guarded() {
     in_place(&home, &["--uninstall"]);
 }
 
-/// Whether the shim is reached is one question, whether this user has switched it off another.
+/// An installation is checked for whether the shim is reached, not for whether the user has
+/// switched it off.
 #[test]
 fn a_mode_that_is_off_is_no_fault_of_the_installation() {
     let home = Home::new();
@@ -1082,9 +1084,9 @@ fn a_mode_that_is_off_is_no_fault_of_the_installation() {
     }
 }
 
-/// Trap 27: what pip or uv writes over it later is newer, is used, is told, and is guarded anew.
+/// Trap 27: what pip or uv writes over it later is newer, is used, is reported, and is guarded anew.
 #[test]
-fn trap_27_what_overwrites_the_shim_in_place_is_told_and_renewed() {
+fn trap_27_what_overwrites_the_shim_in_place_is_reported_and_renewed() {
     let home = Home::new();
     in_place(&home, &["--binary", &home.built]);
     let newer = "#!/bin/sh\n# from pcluster.cli.entrypoint import main\necho newer \"$@\"\n";
@@ -1093,13 +1095,13 @@ fn trap_27_what_overwrites_the_shim_in_place_is_told_and_renewed() {
     let asked = || home.call("dash", ["-c", "pcluster-preflight where"]).run();
     asked().exits(1).stdout_matches("where-overwritten.txt");
     home.call("dash", ["-c", "pcluster version"]).run().exits(0).prints("newer version\n");
-    // As `where` says it, with what lies in the environment alone.
+    // The command that `where` gives, with the files of the environment alone.
     let (own, venv) = (home.path("venv/bin/.pcluster-shim/install.sh"), home.path("venv"));
     let renew = [own.to_str().unwrap(), "--venv", venv.to_str().unwrap()];
     home.call("dash", renew).run().exits(0).is_silent();
     asked().exits(0);
     home.call("dash", ["-c", "pcluster version"]).run().exits(0).prints("newer version\n");
-    // Removed by pip, taken away by us: nothing old comes back.
+    // Removed by pip, then uninstalled: nothing old comes back.
     fs::remove_file(home.path("venv/bin/pcluster")).unwrap();
     asked().exits(127).stdout_matches("where-removed.txt");
     in_place(&home, &["--uninstall"]);

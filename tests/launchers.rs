@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::fakes::{ENTRY, REAL_OUTPUT, node, real_python, trampoline};
-use crate::harness::{Call, Run, Sandbox, not_utf8, on_this_machine, output};
+use crate::support::fakes::{ENTRY, REAL_OUTPUT, node, trampoline};
+use crate::support::machine::{on_this_machine, output, real_python};
+use crate::support::run::{Call, Run};
+use crate::support::sandbox::{Sandbox, not_utf8};
 
 /// `preflight check --no-synth --format json`, which asks the launcher's interpreter and no more.
 fn check(sandbox: &Sandbox) -> (Value, Run<'_>) {
@@ -53,7 +55,7 @@ fn trap_21_every_form_of_launcher_leads_to_its_interpreter() {
         let launcher = template.replace("PYTHON", python.to_str().unwrap()) + ENTRY;
         sandbox.script("venv/bin/pcluster", &launcher);
         found_through(&sandbox, &launcher, form);
-        // It is a launcher indeed: the system runs the same Python by it.
+        // The system, too, runs that Python by it.
         if !launcher.contains("env -S") || cfg!(target_os = "linux") {
             let run = sandbox.call(sandbox.path("venv/bin/pcluster"), ["version"]).run();
             run.exits(0).prints("the real pcluster: version\n");
@@ -61,7 +63,7 @@ fn trap_21_every_form_of_launcher_leads_to_its_interpreter() {
     }
 }
 
-/// Over 127 characters, and with spaces: what distlib and uv write then.
+/// Launchers as distlib and uv write them for paths over 127 characters or with spaces.
 #[test]
 fn long_paths_and_spaces_lead_to_the_interpreter() {
     let long = "a-directory-name-that-is-long/".repeat(5);
@@ -99,7 +101,7 @@ fn links_to_launchers_are_followed_for_the_interpreter_only() {
     }
 }
 
-/// Of two environments, the one that PATH names for `env python`.
+/// Two environments: `env python` means the one that PATH names.
 #[test]
 fn an_env_shebang_means_the_python_of_path() {
     let sandbox = Sandbox::new();
@@ -155,7 +157,8 @@ fn blocked(sandbox: &Sandbox, form: &str) -> Value {
     report
 }
 
-/// Where a real Python finds its packages: a virtual environment, PYTHONPATH, the user site, a .pth.
+/// Places in which a real Python finds its packages: a virtual environment, PYTHONPATH, the user
+/// site, a .pth.
 #[test]
 fn packages_are_found_wherever_the_interpreter_finds_them() {
     let sandbox = Sandbox::new();
@@ -166,7 +169,7 @@ fn packages_are_found_wherever_the_interpreter_finds_them() {
     let (report, run) = check(&sandbox);
     run.exits(3).holds(report["verdict"] == "unknown", "nothing is installed yet");
 
-    // Everything is remembered, and none of this changes the launcher or the interpreter.
+    // Everything is cached, and none of this changes the launcher or the interpreter.
     let pth = sandbox.write(purelib.join("x.pth"), real.site.to_str().unwrap());
     blocked(&sandbox, "shebang");
     fs::remove_file(pth).unwrap();
@@ -204,7 +207,7 @@ fn trap_22_pythonpath_and_the_user_site_count() {
 }
 
 #[test]
-fn a_noisy_sitecustomize_does_not_spoil_the_answer() {
+fn a_noisy_sitecustomize_does_not_change_the_answer() {
     let sandbox = Sandbox::new();
     let real = real(&sandbox);
     sandbox.script("venv/bin/pcluster", &real.launcher);
@@ -212,7 +215,7 @@ fn a_noisy_sitecustomize_does_not_spoil_the_answer() {
     sandbox.write(real.site.join("sitecustomize.py"), noise);
     let run = sandbox.pcluster(["preflight", "--no-synth"]).var("PYTHONPATH", &real.site).run();
     run.exits(1).is_silent().holds(!run.stdout().contains("noise"), "the noise is kept apart");
-    // The same behind a wrapper, whose sitecustomize ours stands in front of.
+    // Behind a wrapper the question's own sitecustomize comes before that one.
     let wrapper = format!("#!/bin/sh\necho noise\nexec {} \"$0-main.py\" \"$@\"\n", real_python().display());
     sandbox.script("venv/bin/pcluster", wrapper);
     sandbox.write("venv/bin/pcluster-main.py", ENTRY);
@@ -220,7 +223,7 @@ fn a_noisy_sitecustomize_does_not_spoil_the_answer() {
     run.exits(1).is_silent().holds(!run.stdout().contains("noise"), "the noise is kept apart");
 }
 
-/// Ours stands in front of it for the question, and lets it run: it may decide about `sys.path`.
+/// The question's own sitecustomize comes first, and lets it run: it may decide about `sys.path`.
 #[test]
 fn a_sitecustomize_behind_a_wrapper_counts() {
     let sandbox = Sandbox::new();
@@ -313,23 +316,23 @@ fn scripts_of_python_are_asked_where_they_lead() {
             format!(
                 "#!{front}\nimport sys; sys.path[:0] = ['{behind}']\nimport runpy\nrunpy.run_module('pcluster.cli.entrypoint')\n"
             ),
-            // A look-up is no import.
+            // Finding a module is no import.
             format!(
                 "#!{front}\nimport importlib.util, os, sys\nif importlib.util.find_spec('pcluster'):\n    os.execv('{script}', ['{script}'] + sys.argv[1:])\n"
             ),
-            // Nor is the import of the package alone, as for its version.
+            // The import of the package alone, as for its version, is no start of pcluster.
             format!(
                 "#!{front}\nimport pcluster, os, sys\nos.execv('{script}', ['{script}'] + sys.argv[1:])\n"
             ),
-            // Python is started on the way, for something else.
+            // Python is started before, for something else.
             format!(
                 "#!/bin/sh\nversion=$({front} -c 'print(1)')\n[ \"$version\" = 1 ] && exec {script} \"$@\"\n"
             ),
-            // By what it is called with, as the check cannot know from `version`.
+            // A choice by its arguments, which a question with `version` would not show.
             format!(
                 "#!/bin/sh\n[ \"$1\" = build-image ] && exec {script} \"$@\"\nexec {front} -m pcluster.cli.entrypoint\n"
             ),
-            // stdout goes elsewhere.
+            // Output that goes to another place.
             format!("#!/bin/bash\nexec {script} \"$@\" >/dev/null 2>&1\n"),
         ];
         for launcher in launchers {
@@ -362,7 +365,7 @@ fn a_launcher_of_several_pclusters_is_unknown() {
     check(&sandbox).1.exits(0);
 }
 
-/// The variable of a question is left over, or set by anybody: build-image is guarded all the same.
+/// The variable of a question is left over, or set by the caller: build-image is guarded nevertheless.
 #[test]
 fn only_a_question_of_this_very_moment_turns_the_guard_off() {
     let sandbox = Sandbox::new();
@@ -378,7 +381,7 @@ fn only_a_question_of_this_very_moment_turns_the_guard_off() {
     ] {
         sandbox.build_image().var(name, value).run().exits(1);
     }
-    // It is one for as long as somebody asks.
+    // It is one for as long as the asking process holds the lock.
     let lock = fs::File::open(asked.join("pcluster-shim.lock")).unwrap();
     lock.lock().unwrap();
     sandbox.build_image().var("PCLUSTER_SHIM_QUESTION", &asked).run().exits(0).prints(REAL_OUTPUT);
@@ -386,7 +389,8 @@ fn only_a_question_of_this_very_moment_turns_the_guard_off() {
     sandbox.build_image().var("PCLUSTER_SHIM_QUESTION", &asked).run().exits(1);
 }
 
-/// What was not there when the interpreter was asked: the user site, the target of a .pth file.
+/// Directories that were not there when the interpreter was asked: the user site, the target of a
+/// .pth file.
 #[test]
 fn directories_that_appear_later_count() {
     let sandbox = Sandbox::new();
@@ -410,7 +414,8 @@ fn directories_that_appear_later_count() {
     call().run().exits(1).is_silent();
 }
 
-/// `env python3` may find a version manager's shim, which is a script: it leads elsewhere tomorrow.
+/// `env python3` may find a version manager's shim, which is a script: it may lead elsewhere at the
+/// next call.
 #[test]
 fn a_script_in_the_place_of_an_interpreter_is_asked_every_time() {
     let sandbox = Sandbox::new();
@@ -448,7 +453,7 @@ fn an_env_shebang_that_sets_a_variable_is_asked_itself() {
     blocked(&sandbox, "wrapper");
 }
 
-/// What a wrapper sets is what the check sees: Node is only on the wrapper's PATH.
+/// Variables that a wrapper sets apply to the check: Node is only on the wrapper's PATH.
 #[test]
 fn what_a_wrapper_changes_counts_for_the_check() {
     let sandbox = Sandbox::new();
@@ -475,7 +480,7 @@ fn what_a_wrapper_changes_counts_for_the_check() {
     run.holds(report["target"]["node"] == Value::Null, "no node");
 }
 
-/// Never a guess.
+/// No interpreter is guessed.
 #[test]
 fn what_leads_to_no_python_is_unknown_in_one_line() {
     let sandbox = Sandbox::new();
@@ -510,7 +515,7 @@ fn a_python_without_pcluster_is_unknown() {
 
 /// Trap 20: a venv whose base Python is gone says so, before the kernel says something else.
 #[test]
-fn trap_20_a_dead_interpreter_is_told() {
+fn trap_20_a_dead_interpreter_is_reported() {
     let sandbox = Sandbox::new();
     sandbox.environment();
     fs::remove_file(sandbox.path("venv/bin/python")).unwrap();
@@ -542,7 +547,7 @@ fn no_check_is_started_inside_a_check() {
     assert_eq!(sandbox.log(), ["build-image --help", "build-image nested", last]);
 }
 
-/// A path that is no UTF-8 is a path: it is judged, and told as far as JSON can.
+/// A path that is no UTF-8 is a path: it is judged, and reported as far as JSON can.
 #[test]
 fn an_environment_in_a_path_of_any_bytes_is_judged() {
     use std::os::unix::ffi::OsStrExt as _;
@@ -564,7 +569,7 @@ fn an_environment_in_a_path_of_any_bytes_is_judged() {
     sandbox.build_image().path(&path).run().exits(1).prefixed();
 }
 
-/// Its console script imports another module, and its parser does not know the word.
+/// A release whose console script imports another module, and whose parser has no build-image.
 #[test]
 fn a_release_without_build_image_is_left_alone() {
     let sandbox = Sandbox::new();
@@ -581,7 +586,7 @@ fn a_release_without_build_image_is_left_alone() {
     run.exits(2).stderr_matches("no-build-image.txt");
 }
 
-/// What such a wrapper makes of the call is not known: the environment is judged all the same, and the
+/// A wrapper may change the call in an unknown way: the environment is judged nevertheless, and the
 /// rest is said.
 #[test]
 fn a_wrapper_that_changes_the_call_is_judged_by_its_environment() {
@@ -647,7 +652,7 @@ fn an_interpreter_that_leads_to_another_one_is_asked_every_time() {
     call().run().exits(1);
 }
 
-/// To env a `~` in PATH is a directory of that name.
+/// `env` takes a `~` in PATH for a directory of that name.
 #[test]
 fn a_tilde_in_path_means_what_it_means_to_env() {
     let sandbox = Sandbox::new();
@@ -669,7 +674,7 @@ fn a_tilde_in_path_means_what_it_means_to_env() {
     sandbox.pcluster(["preflight", "--no-synth"]).path(&path).run().exits(1);
 }
 
-/// A Python under the name of pcluster looks for itself on PATH, and finds the shim there.
+/// A Python under the name of pcluster searches PATH for itself, and finds the shim there.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_python_that_takes_the_shim_for_itself_is_the_one_that_runs() {
@@ -689,7 +694,7 @@ fn a_python_that_takes_the_shim_for_itself_is_the_one_that_runs() {
     run.holds(report["target"]["interpreter"] == json!(python), "not the shim");
 }
 
-/// It may treat the code of a question in another way than a file, so the launcher is asked itself.
+/// A script may treat `-c` in another way than a file, so the launcher is asked itself.
 #[test]
 fn a_script_in_the_place_of_an_interpreter_is_not_asked_by_code() {
     let sandbox = Sandbox::new();

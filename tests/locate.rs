@@ -1,9 +1,10 @@
-//! The real pcluster among everything else that bears its name.
+//! The real pcluster among other files of that name.
 
 use std::fs;
 use std::path::PathBuf;
 
-use crate::harness::{Call, Sandbox};
+use crate::support::run::Call;
+use crate::support::sandbox::Sandbox;
 
 const REAL: &str = "#!/bin/sh\necho real \"$@\"\n";
 
@@ -55,7 +56,7 @@ fn trap_03_an_exec_loop_is_an_error() {
     sandbox.script("loop2/pcluster", LOOP);
     call(&sandbox, &["loop", "loop2"]).run().exits(127).prefixed().stderr_matches("locate-loop-of-two.txt");
     call(&sandbox, &["loop", "loop2", "loop"]).run().exits(127).prefixed();
-    // Nor does a check or `where` take it for the real one.
+    // A check and `where` do not take it for the real one either.
     let path = path(&sandbox, &["loop", "loop2"]);
     sandbox.build_image().path(&path).run().exits(127).prints("").stderr_matches("locate-loop-of-two.txt");
     sandbox.pcluster(["preflight"]).path(&path).run().exits(127).prints("").prefixed();
@@ -63,17 +64,17 @@ fn trap_03_an_exec_loop_is_an_error() {
     run.exits(1).stdout_matches("where-loop.txt").stderr_matches("locate-loop-of-two.txt");
 }
 
-/// Trap 4: what was tried is skipped, and the next one is handed to; both orders.
+/// Trap 4: a launcher that was tried is skipped, and the next one is run; both orders.
 #[test]
 fn trap_04_two_shim_managers_hand_on_to_the_real_one() {
     let sandbox = Sandbox::new();
     sandbox.script("real/pcluster", REAL);
-    // As pyenv does it: take its own directory off PATH and run what is left.
+    // pyenv's way: take its own directory off PATH and run what is left.
     let takes_itself_off = format!(
         "#!/bin/bash\nown={}:\nPATH=${{PATH//\"$own\"/}}\nexec pcluster \"$@\"\n",
         sandbox.path("manager").display()
     );
-    // As the careless do it: run whatever PATH has.
+    // The careless way: run whatever PATH has.
     for script in [takes_itself_off.as_str(), LOOP] {
         sandbox.script("manager/pcluster", script);
         call(&sandbox, &["manager", "real"]).run().exits(0).prints("real version\n").is_silent();
@@ -100,7 +101,7 @@ fn trap_05_a_nested_call_is_guarded_like_any_other() {
         .prefixed()
         .holds(run.stdout().contains("configurationValidationErrors"), "it was not stopped");
     assert_eq!(sandbox.log(), ["real version", "identity"]);
-    // A launcher that is no console script leaves the guard variable behind it.
+    // A launcher that is no console script leaves the guard variable set.
     let run = sandbox.build_image().var("PCLUSTER_SHIM_TRIED", "1/7//usr/bin/pcluster").run();
     run.exits(1).prefixed().prints(&run.stdout());
 }
@@ -114,7 +115,7 @@ fn twenty_five_levels_of_pcluster_work() {
     run.exits(0).prints("bottom\n").is_silent();
 }
 
-/// Every level is a new process, so only its depth tells.
+/// Every level is a new process, so only its depth shows it.
 #[test]
 fn a_spawn_loop_without_end_is_ended() {
     let sandbox = Sandbox::new();

@@ -1,24 +1,23 @@
-//! The fast suite: the built binary on fake launchers, one module for each chapter of the contract.
+//! The fast suite: the built binary on fake launchers, one module for each subject of the contract.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by them")]
 
-mod fakes; // fake environments of pcluster, fake Nodes, the real Python of this machine
-mod harness; // the sandbox, one run in it, the scene of a failed assertion, the snapshots
-mod workshop; // a broken environment with all its files, and installers that mend it
+mod support; // sandboxes, fake environments, snapshots
 
+mod cache; // what is cached, until when, and what damage costs
 mod dispatch; // what is guarded, what passes through, and that a pass-through leaves no trace
+mod failpoints; // repairs that are killed, fail, or meet others at every step
 mod failures; // checks that cannot run: each one line, delegated; strict stops
-mod faults; // repairs that are killed, fail, or meet others at every step
 mod hostile; // files that hang, flood, or could have been written by others
 mod house; // the rules that the code itself is held to
 mod install; // install.sh and what it leaves behind
-mod interruption; // ^C, SIGTERM, SIGHUP, nohup
 mod launchers; // every form of launcher leads to its interpreter
+mod layout; // the files of the tests themselves
 mod locate; // the real pcluster among shims, wrappers and debris
-mod memory; // what is remembered, until when, and what damage costs
 mod preflight; // the shim's own commands
 mod repair; // fix and undo: what they do, refuse and say
 mod settings; // config.yaml and variables, for the guard and for preflight
+mod signals; // ^C, SIGTERM, SIGHUP, nohup
 mod synthesis; // synthesis.py in a real Python, on stubs of what it imports
 mod templates; // preflight template, on templates that real pclusters made
 mod traps; // what goes wrong with PATH shims elsewhere, row by row

@@ -2,8 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::fakes::BAD;
-use crate::harness::{Call, Run, Sandbox, on_this_machine};
+use crate::support::fakes::BAD;
+use crate::support::machine::on_this_machine;
+use crate::support::run::{Call, Run};
+use crate::support::sandbox::Sandbox;
 
 /// An advisory of the user's own, on a package that every fake environment has.
 pub(crate) const ADVISORY: &str = "\
@@ -34,7 +36,7 @@ fn json_of(sandbox: &Sandbox) -> (Value, Run<'_>) {
 /// Three verdicts, two forms, one report.
 #[test]
 fn every_verdict_in_both_forms() {
-    type Change = fn(&crate::fakes::Environment);
+    type Change = fn(&crate::support::fakes::Environment);
     let verdicts: [(&str, i32, Change); 5] = [
         ("ready", 0, |_| {}),
         ("blocked", 1, |environment| environment.is_broken()),
@@ -154,7 +156,7 @@ fn no_color_is_honoured_on_a_terminal() {
     let terminal = "import pty, sys; pty.spawn(sys.argv[1:])";
     let call = || {
         let call = sandbox.pcluster(["preflight", "check", "--no-synth"]);
-        call.under(crate::fakes::real_python(), &["-c", terminal]).var("TERM", "xterm")
+        call.under(crate::support::machine::real_python(), &["-c", terminal]).var("TERM", "xterm")
     };
     let coloured = |run: &Run| run.stdout().contains("\x1b[1;31m");
     let run = call().run();
@@ -183,11 +185,11 @@ fn quiet_prints_nothing_but_errors() {
     sandbox.pcluster(["preflight", "-q"]).run().exits(1).prints("").is_silent();
     sandbox.pcluster(["preflight", "-q", "where"]).run().exits(0).prints("").is_silent();
     let run = sandbox.pcluster(["preflight", "-q", "advisories", "nonsense"]).run();
-    run.exits(2).prints("").prefixed().holds(!run.stderr.is_empty(), "errors are told");
+    run.exits(2).prints("").prefixed().holds(!run.stderr.is_empty(), "errors are reported");
 }
 
 #[test]
-fn verbose_tells_each_step_in_a_line() {
+fn verbose_reports_each_step_in_a_line() {
     let sandbox = Sandbox::new();
     sandbox.environment();
     sandbox
@@ -233,7 +235,7 @@ fn the_options_reach_the_real_parser() {
     assert!(minimal, "{:?}", sandbox.log());
 }
 
-/// What the real pcluster would refuse is an error of the caller's, not a verdict.
+/// A call that the real pcluster would refuse is an error of the caller's, not a verdict.
 #[test]
 fn a_refused_configuration_is_an_error_of_configuration() {
     let sandbox = Sandbox::new();
@@ -247,7 +249,7 @@ fn a_refused_configuration_is_an_error_of_configuration() {
 }
 
 #[test]
-fn where_tells_what_is_guarded_and_how_it_was_found() {
+fn where_reports_what_is_guarded_and_how_it_was_found() {
     let sandbox = Sandbox::new();
     sandbox.environment();
     sandbox.script("other/pcluster", "#!/bin/sh\n");
@@ -275,7 +277,7 @@ fn where_exits_1_where_the_shim_is_bypassed() {
 
 /// Trap 8: a shell goes on running what it once found, whatever has come before it on PATH since.
 #[test]
-fn where_tells_of_a_stale_hash() {
+fn where_reports_a_stale_hash() {
     let sandbox = Sandbox::new();
     sandbox.environment();
     let call = |order: [&str; 3], script: &str| {
@@ -285,8 +287,11 @@ fn where_tells_of_a_stale_hash() {
     };
     let run = call(["venv/bin", "shim", "tools"], "hash -p \"$SHIM\" pcluster; pcluster preflight where");
     run.exits(1).is_silent().stdout_matches("where-stale-hash.txt");
-    let run = call(["shim", "venv/bin", "tools"], "pcluster preflight where");
-    run.exits(0).is_silent().holds(!run.stdout().contains("remembers"), "found anew");
+    let json = "pcluster preflight where --format json";
+    let run = call(["venv/bin", "shim", "tools"], &format!("hash -p \"$SHIM\" pcluster; {json}"));
+    run.exits(1).is_silent().holds(run.stdout().contains("\"stale-hash\""), "the warning's id");
+    let run = call(["shim", "venv/bin", "tools"], json);
+    run.exits(0).is_silent().holds(!run.stdout().contains("\"stale-hash\""), "found anew");
 }
 
 #[test]
@@ -340,7 +345,7 @@ fn an_advisory_of_the_users_own_blocks() {
 
 /// The file, the line and the key, for preflight; a warning and the rest of them for the guard.
 #[test]
-fn a_faulty_file_of_advisories_is_told() {
+fn a_faulty_file_of_advisories_is_reported() {
     for (snapshot, from, to, words) in [
         ("level", "level: ERROR", "level: LOUD", &["LOUD", "line 3"][..]),
         ("range", "'<2'", "'two'", &["two", "line 6"]),
@@ -369,7 +374,7 @@ fn a_faulty_file_of_advisories_is_told() {
     check(&sandbox).exits(2).prefixed().stderr_matches("faulty-advisory-absent.txt");
 }
 
-/// What every command takes may stand before its name as well; what would be lost may not.
+/// Options of every command may precede its name as well; those that would be lost may not.
 #[test]
 fn common_options_may_stand_before_the_command() {
     let sandbox = Sandbox::new();
@@ -426,7 +431,7 @@ fn help() {
     run.exits(2).prints("").stderr_matches("help-nonsense.txt");
 }
 
-/// What prints: each with something to say where nothing is at fault.
+/// Commands that print something where nothing is at fault.
 const PRINTERS: [&str; 9] = [
     "man",
     "completions bash",
@@ -456,7 +461,7 @@ fn an_answer_that_cannot_be_written_is_an_error_unless_its_reader_went_away() {
     for printer in PRINTERS {
         let words = printer.split(' ');
         let call = words.fold(sandbox.pcluster(["preflight"]), Call::argument);
-        call.under(crate::fakes::real_python(), &["-c", gone]).run().exits(0).is_silent();
+        call.under(crate::support::machine::real_python(), &["-c", gone]).run().exits(0).is_silent();
     }
     environment.is_broken();
     sandbox.build_image();
@@ -466,7 +471,7 @@ fn an_answer_that_cannot_be_written_is_an_error_unless_its_reader_went_away() {
 
 const FULL: &str = "pcluster-shim: cannot write to standard output: No space left on device (os error 28)\n";
 
-/// Of every kind, with the exit status that it has in words; stderr has the message in one line.
+/// Errors of every kind, with the exit status of the human form; stderr has the message in one line.
 #[test]
 fn every_error_has_a_json_form() {
     let sandbox = Sandbox::new();
@@ -509,10 +514,10 @@ fn every_error_has_a_json_form() {
     }
     let run = sandbox.pcluster(["preflight", "chekc", "--format=json"]).run();
     run.exits(2).stdout_matches("usage-command.json");
-    // Help and the version are no errors: they stay what they are.
+    // Help and the version are no errors: their output has no JSON form.
     let help = sandbox.pcluster(["preflight", "--help"]).run();
     sandbox.pcluster(["preflight", "--help", "--format=json"]).run().exits(0).prints(&help.stdout());
-    // A report of what was found tells the error beside it.
+    // A report of what was found has the error beside it.
     let call = sandbox.pcluster(["preflight", "where", "--format=json"]).path(&[sandbox.path("shim")]);
     let run = call.run();
     let report: Value = serde_json::from_slice(&run.stdout).unwrap();
@@ -538,7 +543,7 @@ fn a_flag_is_meant_from_the_current_directory_and_keeps_links() {
     run.exits(127).prints("").prefixed().stderr_matches("real-flag-absent.txt");
 }
 
-/// Said before any Python is started, and with the file's name.
+/// Reported before any Python is started, with the file's name.
 #[test]
 fn a_configuration_that_cannot_be_read() {
     let sandbox = Sandbox::new();
@@ -552,13 +557,13 @@ fn a_configuration_that_cannot_be_read() {
     assert_eq!(sandbox.log(), [""; 0]);
 }
 
-/// Whoever wrote it: a package, a template, a child, a path, an argument.
+/// Text from a package, a template, a child, a path, an argument.
 #[test]
 fn nothing_that_a_terminal_obeys_reaches_it() {
     const EVIL: &str = "\x1b[2J\u{9b}31m\u{202e}\x07\u{7f}\r";
     let sandbox = Sandbox::new();
     let environment = sandbox.environment_in(&format!("venv{EVIL}"));
-    crate::fakes::node(&sandbox);
+    crate::support::fakes::node(&sandbox);
     environment.installs("aws-cdk.core", &format!("1.2.3{EVIL}"), "");
     let template = BAD.replace("\"DistributionConfiguration\"", &json!(format!("Evil{EVIL}")).to_string());
     assert_ne!(template, BAD);
@@ -577,7 +582,7 @@ fn nothing_that_a_terminal_obeys_reaches_it() {
         run.holds(!run.stdout().contains('\x1b'), "no escape, in JSON either");
         format!("{}{}", run.stdout(), run.stderr())
     };
-    let evil = |text: &str| assert!(text.contains("u{1b}"), "what was given is told: {text}");
+    let evil = |text: &str| assert!(text.contains("u{1b}"), "what was given is reported: {text}");
     evil(&run(&["preflight", "check"]));
     evil(&run(&["preflight", "template", "template"]));
     evil(&run(&["preflight", "where"]));
@@ -598,7 +603,7 @@ fn nothing_that_a_terminal_obeys_reaches_it() {
     evil(&run(&["build-image", "-c", "image.yaml", "-i", "my-image"]));
 }
 
-/// Here no real pcluster comes after, so a configuration that can be read once is read.
+/// No real pcluster follows, so a configuration that can be read once is read.
 #[test]
 fn a_configuration_that_can_be_read_once_is_checked() {
     let sandbox = Sandbox::new();

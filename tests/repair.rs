@@ -4,13 +4,14 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::fakes::{BAD, REAL, REAL_OUTPUT};
-use crate::harness::{Call, Sandbox};
-use crate::workshop::{INSTALL, Unwritable, Workshop, set_mode};
+use crate::support::broken_environment::{BrokenEnvironment, INSTALL, Unwritable, set_mode};
+use crate::support::fakes::{BAD, REAL, REAL_OUTPUT};
+use crate::support::run::Call;
+use crate::support::sandbox::Sandbox;
 
 #[track_caller]
-fn versions(workshop: &Workshop) -> Vec<String> {
-    let packages = workshop.path("site").read_dir().unwrap().flatten();
+fn versions(environment: &BrokenEnvironment) -> Vec<String> {
+    let packages = environment.path("site").read_dir().unwrap().flatten();
     let names = packages.map(|entry| entry.file_name().into_string().unwrap());
     let mut names: Vec<String> =
         names.filter_map(|name| name.strip_suffix(".dist-info").map(str::to_owned)).collect();
@@ -29,14 +30,15 @@ const REPAIRED: [&str; 5] = [
 #[test]
 fn fix_and_undo() {
     let sandbox = Sandbox::new();
-    for workshop in [sandbox.workshop(), Sandbox::new().workshop_across_file_systems()] {
-        let before = workshop.site();
-        let run = workshop.preflight(["fix"]).run();
+    for environment in [sandbox.broken_environment(), Sandbox::new().broken_environment_across_file_systems()]
+    {
+        let before = environment.site();
+        let run = environment.preflight(["fix"]).run();
         run.exits(0).is_silent().stdout_matches("fix.txt");
-        assert_eq!(versions(&workshop), REPAIRED);
-        workshop.keeps_the_last_one();
-        workshop.left_nothing_elsewhere("by a fix");
-        let site = workshop.site();
+        assert_eq!(versions(&environment), REPAIRED);
+        environment.keeps_the_last_one();
+        environment.left_nothing_elsewhere("by a fix");
+        let site = environment.site();
         let is_there = |path: &str| site.keys().any(|key| key.to_str() == Some(path));
         assert!(is_there("aws_cdk/aws_imagebuilder/only_in_1.204.0/a, b.py"));
         assert!(!is_there("aws_cdk/aws_imagebuilder/only_in_1.153.0"), "the old directory is gone");
@@ -46,7 +48,7 @@ fn fix_and_undo() {
             matches!(bytecode.as_slice(), [(_, of)] if of.contains("compiled 1.204.0")),
             "the old bytecode is gone, the new is there: {bytecode:?}"
         );
-        // Whether the user asked for a package by name is not the repair's to change.
+        // The mark of a package that the user asked for by name is kept.
         assert!(is_there("aws_cdk.aws-imagebuilder-1.204.0.dist-info/REQUESTED"));
         assert!(!is_there("aws_cdk.core-1.204.0.dist-info/REQUESTED"));
         assert_eq!(
@@ -54,29 +56,29 @@ fn fix_and_undo() {
             Some("755"),
             "modes come along"
         );
-        workshop.preflight([]).run().exits(0).is_silent();
-        workshop.preflight(["fix"]).run().exits(0).is_silent().stdout_matches("fix-nothing.txt");
+        environment.preflight([]).run().exits(0).is_silent();
+        environment.preflight(["fix"]).run().exits(0).is_silent().stdout_matches("fix-nothing.txt");
 
-        let run = workshop.preflight(["undo"]).run();
+        let run = environment.preflight(["undo"]).run();
         run.exits(0).is_silent().stdout_matches("undo.txt");
-        assert_eq!(workshop.site(), before);
-        workshop.left_nothing("by an undo");
-        workshop.preflight(["--no-synth"]).run().exits(1);
+        assert_eq!(environment.site(), before);
+        environment.left_nothing("by an undo");
+        environment.preflight(["--no-synth"]).run().exits(1);
     }
 }
 
 #[test]
 fn what_the_installer_is_asked() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    workshop.preflight(["fix"]).run().exits(0);
+    let environment = sandbox.broken_environment();
+    environment.preflight(["fix"]).run().exits(0);
     let asked = |file: &str| fs::read_to_string(sandbox.path("installer").join(file)).unwrap();
     assert_eq!(asked("requirements"), "aws-cdk-aws-imagebuilder>=1.153.1\naws-cdk-core~=1.137,>=1.153.1\n");
-    // jsii was held at first, which had no solution.
+    // jsii was pinned in the first attempt, which had no solution.
     assert_eq!(asked("constraints"), "aws-parallelcluster==3.1.3\n");
     let mut log = sandbox.log();
     assert_eq!(log[..3], ["identity", "uv install", "uv install"]);
-    // What follows runs at once in part.
+    // The rest runs in parallel in part.
     log[3..].sort();
     assert_eq!(log[3..], ["compileall -qq", "node", "synth", "synth", "uv check", "uv check"]);
 }
@@ -86,38 +88,38 @@ fn what_the_installer_is_asked() {
 fn bytecode_is_as_before() {
     for (has_uv, is_compiled) in [(true, true), (true, false), (false, true), (false, false)] {
         let sandbox = Sandbox::new();
-        let workshop = sandbox.workshop();
+        let environment = sandbox.broken_environment();
         if !has_uv {
-            workshop.has_pip_only();
+            environment.has_pip_only();
         }
         if !is_compiled {
-            workshop.is_not_compiled();
+            environment.is_not_compiled();
         }
-        workshop.preflight(["fix"]).run().exits(0);
-        let site = workshop.site();
+        environment.preflight(["fix"]).run().exits(0);
+        let site = environment.site();
         let compiled = site.keys().any(|path| path.extension().is_some_and(|ending| ending == "pyc"));
         assert_eq!(compiled, is_compiled, "uv: {has_uv}");
     }
-    // Where it cannot be compiled, it is repaired all the same.
+    // A failing compilation does not fail the repair.
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    sandbox.write(workshop.path("fake/compileall"), "echo no >&2; exit 1");
-    workshop.preflight(["fix"]).run().exits(0).is_silent().stdout_matches("fix.txt");
+    let environment = sandbox.broken_environment();
+    sandbox.write(environment.path("fake/compileall"), "echo no >&2; exit 1");
+    environment.preflight(["fix"]).run().exits(0).is_silent().stdout_matches("fix.txt");
 }
 
-/// What was compiled of the repaired packages goes with them: a file of the same size and time would
+/// Bytecode of the repaired packages is removed with them: a file of equal size and time would
 /// be run in the place of the old one.
 #[test]
 fn undo_after_python_wrote_bytecode() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    workshop.is_not_compiled();
-    let before = workshop.site();
-    workshop.preflight(["fix"]).run().exits(0);
-    workshop.compile("aws_cdk/core/__init__.py", false);
-    workshop.compile("aws_cdk/aws_imagebuilder/only_in_1.204.0/a, b.py", false);
-    workshop.preflight(["undo"]).run().exits(0);
-    assert_eq!(workshop.site(), before);
+    let environment = sandbox.broken_environment();
+    environment.is_not_compiled();
+    let before = environment.site();
+    environment.preflight(["fix"]).run().exits(0);
+    environment.compile("aws_cdk/core/__init__.py", false);
+    environment.compile("aws_cdk/aws_imagebuilder/only_in_1.204.0/a, b.py", false);
+    environment.preflight(["undo"]).run().exits(0);
+    assert_eq!(environment.site(), before);
 }
 
 /// Without bytecode of its own the environment's is kept in the cache; the overlay's goes with it,
@@ -125,13 +127,13 @@ fn undo_after_python_wrote_bytecode() {
 #[test]
 fn the_proof_leaves_no_bytecode() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    workshop.is_not_compiled();
-    workshop.preflight(["fix", "--dry-run"]).run().exits(0);
-    workshop.left_nothing("by a proof");
+    let environment = sandbox.broken_environment();
+    environment.is_not_compiled();
+    environment.preflight(["fix", "--dry-run"]).run().exits(0);
+    environment.left_nothing("by a proof");
     let users = sandbox.path("home/bytecode");
-    workshop.preflight(["fix", "--dry-run"]).var("PYTHONPYCACHEPREFIX", &users).run().exits(0);
-    workshop.left_nothing("by a proof");
+    environment.preflight(["fix", "--dry-run"]).var("PYTHONPYCACHEPREFIX", &users).run().exits(0);
+    environment.left_nothing("by a proof");
     let left = sandbox.tree("home/bytecode");
     assert!(!left.contains("overlay-"), "{left}");
 }
@@ -139,39 +141,39 @@ fn the_proof_leaves_no_bytecode() {
 #[test]
 fn the_ways_to_ask() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    let before = workshop.site();
-    workshop.preflight(["fix", "--dry-run"]).run().exits(0).is_silent().stdout_matches("fix-dry-run.txt");
-    let run = workshop.preflight(["fix", "--dry-run", "--format", "json"]).run();
+    let environment = sandbox.broken_environment();
+    let before = environment.site();
+    environment.preflight(["fix", "--dry-run"]).run().exits(0).is_silent().stdout_matches("fix-dry-run.txt");
+    let run = environment.preflight(["fix", "--dry-run", "--format", "json"]).run();
     run.exits(0).is_silent().stdout_matches("fix-dry-run.json");
-    let run = workshop.preflight(["fix", "--print-requirements"]).run();
+    let run = environment.preflight(["fix", "--print-requirements"]).run();
     run.exits(0).is_silent();
     run.prints("aws-cdk-aws-imagebuilder==1.204.0\naws-cdk-core==1.204.0\njsii==1.132.0\n");
-    workshop.preflight(["fix", "--dry-run", "-q"]).run().exits(0).is_silent().prints("");
-    assert_eq!(workshop.site(), before);
-    workshop.left_nothing("by dry runs");
+    environment.preflight(["fix", "--dry-run", "-q"]).run().exits(0).is_silent().prints("");
+    assert_eq!(environment.site(), before);
+    environment.left_nothing("by dry runs");
 
-    let run = workshop.preflight(["fix", "--strategy", "downgrade", "--format", "json"]).run();
+    let run = environment.preflight(["fix", "--strategy", "downgrade", "--format", "json"]).run();
     run.exits(0).is_silent().stdout_matches("fix-downgrade.json");
-    assert!(versions(&workshop).contains(&"aws_cdk.core-1.152.0".to_owned()));
-    assert!(versions(&workshop).contains(&"jsii-1.57.0".to_owned()), "what need not move does not");
-    let run = workshop.preflight(["fix", "--format", "json"]).run();
+    assert!(versions(&environment).contains(&"aws_cdk.core-1.152.0".to_owned()));
+    assert!(versions(&environment).contains(&"jsii-1.57.0".to_owned()), "what need not move does not");
+    let run = environment.preflight(["fix", "--format", "json"]).run();
     assert_eq!(serde_json::from_slice::<Value>(&run.stdout).unwrap()["status"], "ready");
-    let run = workshop.preflight(["undo", "--format", "json"]).run();
+    let run = environment.preflight(["undo", "--format", "json"]).run();
     assert_eq!(serde_json::from_slice::<Value>(&run.stdout).unwrap()["status"], "undone");
-    assert_eq!(workshop.site(), before);
+    assert_eq!(environment.site(), before);
 }
 
 #[test]
 fn config_names_installer_and_strategy_and_a_flag_beats_it() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    workshop.has_pip();
+    let environment = sandbox.broken_environment();
+    environment.has_pip();
     let config = "installer: pip\nstrategy: downgrade\n";
     sandbox.write("config/pcluster-shim/config.yaml", config);
     let plan = |arguments: &[&str]| {
         sandbox.clear_log();
-        let call = workshop.preflight(["fix", "--dry-run", "--format", "json"]);
+        let call = environment.preflight(["fix", "--dry-run", "--format", "json"]);
         let run = arguments.iter().fold(call, Call::argument).run();
         run.exits(0);
         let to = serde_json::from_slice::<Value>(&run.stdout).unwrap()["changes"][0]["to"].clone();
@@ -183,45 +185,46 @@ fn config_names_installer_and_strategy_and_a_flag_beats_it() {
 }
 
 #[test]
-fn pip_mends_where_there_is_no_uv() {
+fn pip_repairs_where_there_is_no_uv() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    workshop.has_pip_only();
-    let before = workshop.site();
-    workshop.preflight(["fix"]).run().exits(0).is_silent().stdout_matches("fix.txt");
-    workshop.preflight(["undo"]).run().exits(0);
-    assert_eq!(workshop.site(), before);
-    workshop.preflight(["fix", "--installer", "uv"]).run().exits(1).stderr_matches("fix-no-uv.txt");
+    let environment = sandbox.broken_environment();
+    environment.has_pip_only();
+    let before = environment.site();
+    environment.preflight(["fix"]).run().exits(0).is_silent().stdout_matches("fix.txt");
+    environment.preflight(["undo"]).run().exits(0);
+    assert_eq!(environment.site(), before);
+    environment.preflight(["fix", "--installer", "uv"]).run().exits(1).stderr_matches("fix-no-uv.txt");
 }
 
 /// The pip that the environment's Python brings along runs from its wheel.
 #[test]
-fn the_pip_of_ensurepip_mends_where_there_is_no_other() {
+fn the_pip_of_ensurepip_repairs_where_there_is_no_other() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    workshop.has_bundled_pip_only();
-    let before = workshop.site();
+    let environment = sandbox.broken_environment();
+    environment.has_bundled_pip_only();
+    let before = environment.site();
     for arguments in [&["fix"][..], &["fix", "--installer", "pip"]] {
         sandbox.clear_log();
-        let call = arguments.iter().fold(workshop.preflight([]), |call, argument| call.argument(*argument));
+        let call =
+            arguments.iter().fold(environment.preflight([]), |call, argument| call.argument(*argument));
         call.run().exits(0).is_silent().stdout_matches("fix.txt");
         let log = sandbox.log();
         assert!(
             log.contains(&"wheel install".to_owned()) && log.contains(&"wheel check".to_owned()),
             "{log:?}"
         );
-        workshop.preflight(["undo"]).run().exits(0);
-        assert_eq!(workshop.site(), before);
-        workshop.left_nothing("by an undo");
+        environment.preflight(["undo"]).run().exits(0);
+        assert_eq!(environment.site(), before);
+        environment.left_nothing("by an undo");
     }
-    // The environment's own one is nearer.
-    workshop.has_pip();
+    // The environment's own pip is preferred.
+    environment.has_pip();
     sandbox.clear_log();
-    workshop.preflight(["fix", "--dry-run"]).run().exits(0);
+    environment.preflight(["fix", "--dry-run"]).run().exits(0);
     assert!(sandbox.log().contains(&"pip install".to_owned()), "{:?}", sandbox.log());
 }
 
-/// Read by a real Python: with a wheel, and as Debian has it, without ensurepip.
+/// Asks a real Python: with a wheel, and as Debian has it, without ensurepip.
 #[test]
 fn where_a_real_python_keeps_its_pip() {
     let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/repair/bundled_pip.py");
@@ -230,7 +233,10 @@ fn where_a_real_python_keeps_its_pip() {
             "import sys, runpy; {first}; sys.argv = ['x', 'SENTINEL']; runpy.run_path({:?})",
             script.display().to_string()
         );
-        let said = crate::harness::output(crate::fakes::real_python(), &["-c".as_ref(), code.as_ref()]);
+        let said = crate::support::machine::output(
+            crate::support::machine::real_python(),
+            &["-c".as_ref(), code.as_ref()],
+        );
         let answer = said.split("\nSENTINEL\n").nth(1).unwrap().to_owned();
         serde_json::from_str::<Value>(&answer).unwrap()["wheel"].clone()
     };
@@ -247,93 +253,96 @@ fn where_a_real_python_keeps_its_pip() {
 #[test]
 fn no_installer_at_all() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
+    let environment = sandbox.broken_environment();
     fs::remove_file(sandbox.path("tools/uv")).unwrap();
-    workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-no-installer.txt");
-    workshop.preflight(["fix", "--installer", "pip"]).run().exits(1).stderr_matches("fix-no-pip.txt");
+    environment.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-no-installer.txt");
+    environment.preflight(["fix", "--installer", "pip"]).run().exits(1).stderr_matches("fix-no-pip.txt");
     // A Python that cannot say is one that has none.
-    sandbox.write(workshop.path("fake/bundled_pip"), "exit 3");
-    workshop.preflight(["fix"]).run().exits(1).stderr_matches("fix-no-installer.txt");
-    workshop.left_nothing("where there is no installer");
+    sandbox.write(environment.path("fake/bundled_pip"), "exit 3");
+    environment.preflight(["fix"]).run().exits(1).stderr_matches("fix-no-installer.txt");
+    environment.left_nothing("where there is no installer");
 }
 
 #[test]
 fn verbose_shows_each_step_and_what_the_installer_says() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    let run = workshop.preflight(["fix", "-v"]).run();
+    let environment = sandbox.broken_environment();
+    let run = environment.preflight(["fix", "-v"]).run();
     run.exits(0).stderr_matches("fix-verbose.txt");
 }
 
 #[test]
-fn check_fix_mends_and_checks_again() {
+fn check_fix_repairs_and_checks_again() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    let run = workshop.preflight(["check", "--fix", "--no-synth"]).run();
+    let environment = sandbox.broken_environment();
+    let run = environment.preflight(["check", "--fix", "--no-synth"]).run();
     run.exits(0).prefixed().stderr_matches("check-fix.txt");
-    // The repair was proven by syntheses all the same: one on the side, one in place.
+    // The repair was proven by syntheses nevertheless: one beside the environment, one in place.
     assert_eq!(sandbox.log().iter().filter(|line| *line == "synth").count(), 2);
-    assert_eq!(versions(&workshop), REPAIRED);
-    // Nothing to mend: nothing said.
-    workshop.preflight(["check", "--fix"]).run().exits(0).is_silent();
+    assert_eq!(versions(&environment), REPAIRED);
+    // Nothing to repair: nothing said.
+    environment.preflight(["check", "--fix"]).run().exits(0).is_silent();
 }
 
 #[test]
-fn mode_fix_mends_and_goes_on() {
+fn mode_fix_repairs_and_goes_on() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    let run = workshop.build_image().var("PCLUSTER_SHIM_MODE", "fix").run();
+    let environment = sandbox.broken_environment();
+    let run = environment.build_image().var("PCLUSTER_SHIM_MODE", "fix").run();
     run.exits(0).prints(REAL_OUTPUT).prefixed().stderr_matches("mode-fix.txt");
-    assert_eq!(versions(&workshop), REPAIRED);
-    workshop.build_image().var("PCLUSTER_SHIM_MODE", "fix").run().exits(0).prints(REAL_OUTPUT).is_silent();
+    assert_eq!(versions(&environment), REPAIRED);
+    environment.build_image().var("PCLUSTER_SHIM_MODE", "fix").run().exits(0).prints(REAL_OUTPUT).is_silent();
 }
 
 #[test]
-fn mode_fix_that_cannot_mend_stops() {
+fn mode_fix_that_cannot_repair_stops() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    let before = workshop.site();
-    workshop.installs_by("echo 'no such index' >&2; exit 7");
-    let run = workshop.build_image().var("PCLUSTER_SHIM_MODE", "fix").run();
-    run.exits(1).prefixed().stdout_matches("blocked-by-advisory.json").stderr_matches("mode-fix-fails.txt");
-    assert_eq!(workshop.site(), before);
-    workshop.left_nothing("by a repair that failed");
+    let environment = sandbox.broken_environment();
+    let before = environment.site();
+    environment.installs_by("echo 'no such index' >&2; exit 7");
+    let run = environment.build_image().var("PCLUSTER_SHIM_MODE", "fix").run();
+    run.exits(1)
+        .prefixed()
+        .stdout_matches("verdicts/blocked-by-advisory.json")
+        .stderr_matches("mode-fix-fails.txt");
+    assert_eq!(environment.site(), before);
+    environment.left_nothing("by a repair that failed");
     assert!(!sandbox.log().contains(&REAL.to_owned()));
 }
 
 #[test]
 fn undo_without_a_repair() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    workshop.preflight(["undo"]).run().exits(1).prefixed().stderr_matches("undo-nothing.txt");
-    workshop.left_nothing("by an undo of nothing");
+    let environment = sandbox.broken_environment();
+    environment.preflight(["undo"]).run().exits(1).prefixed().stderr_matches("undo-nothing.txt");
+    environment.left_nothing("by an undo of nothing");
 }
 
 #[test]
 fn undo_after_the_environment_has_changed() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    workshop.preflight(["fix"]).run().exits(0);
-    workshop.installs("jsii", "1.133.0", "");
-    let changed = workshop.site();
-    workshop.preflight(["undo"]).run().exits(1).prefixed().stderr_matches("undo-changed.txt");
-    assert_eq!(workshop.site(), changed);
+    let environment = sandbox.broken_environment();
+    environment.preflight(["fix"]).run().exits(0);
+    environment.installs("jsii", "1.133.0", "");
+    let changed = environment.site();
+    environment.preflight(["undo"]).run().exits(1).prefixed().stderr_matches("undo-changed.txt");
+    assert_eq!(environment.site(), changed);
 }
 
 #[test]
-fn what_conda_installed_is_condas() {
+fn what_conda_installed_is_left_alone() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    // As conda leaves them, some without a RECORD.
+    let environment = sandbox.broken_environment();
+    // Packages as conda leaves them, some without a RECORD.
     for package in ["aws_cdk.core", "aws_cdk.aws-imagebuilder"] {
-        let dist_info = workshop.path("site").join(format!("{package}-1.153.0.dist-info"));
+        let dist_info = environment.path("site").join(format!("{package}-1.153.0.dist-info"));
         sandbox.write(dist_info.join("INSTALLER"), "conda\n");
     }
-    fs::remove_file(workshop.path("site/aws_cdk.core-1.153.0.dist-info/RECORD")).unwrap();
-    let before = workshop.site();
-    workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-conda.txt");
-    assert_eq!(workshop.site(), before);
-    workshop.left_nothing("where conda is in charge");
+    fs::remove_file(environment.path("site/aws_cdk.core-1.153.0.dist-info/RECORD")).unwrap();
+    let before = environment.site();
+    environment.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-conda.txt");
+    assert_eq!(environment.site(), before);
+    environment.left_nothing("where conda installed it");
 }
 
 /// A standard library whose distributor manages packages, and what its Python has on `sys.path`.
@@ -349,18 +358,18 @@ fn managed_library(sandbox: &Sandbox, marker: bool) -> std::path::PathBuf {
 #[test]
 fn a_python_of_the_system_is_left_alone() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
+    let environment = sandbox.broken_environment();
     let library = managed_library(&sandbox, true);
-    workshop.is(&[("sysPath", json!([workshop.path("bin"), library, workshop.path("site")]))]);
-    let before = workshop.site();
-    workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-externally-managed.txt");
+    environment.is(&[("sysPath", json!([environment.path("bin"), library, environment.path("site")]))]);
+    let before = environment.site();
+    environment.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-externally-managed.txt");
     assert!(!sandbox.log().contains(&"uv install".to_owned()), "refused before anything is fetched");
-    assert_eq!(workshop.site(), before);
-    workshop.left_nothing("where the system is in charge");
-    // A plan can be made all the same, and kept beside it.
-    workshop.preflight(["fix", "--dry-run"]).run().exits(0);
-    workshop.preflight(["fix", "--isolated"]).run().exits(0);
-    assert_eq!(workshop.site(), before);
+    assert_eq!(environment.site(), before);
+    environment.left_nothing("where the system installed it");
+    // A plan can be made nevertheless, and kept beside it.
+    environment.preflight(["fix", "--dry-run"]).run().exits(0);
+    environment.preflight(["fix", "--isolated"]).run().exits(0);
+    assert_eq!(environment.site(), before);
 }
 
 /// The marker is about the Python's own directories: a virtual environment's are its owner's, those
@@ -368,43 +377,44 @@ fn a_python_of_the_system_is_left_alone() {
 #[test]
 fn a_virtual_environment_with_packages_of_the_system() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
+    let environment = sandbox.broken_environment();
     let library = managed_library(&sandbox, true);
     let system = sandbox.path("usr/lib/python3/dist-packages");
-    sandbox.write(workshop.path("pyvenv.cfg"), "include-system-site-packages = true\n");
-    workshop.is(&[("sysPath", json!([workshop.path("bin"), library, workshop.path("site"), system]))]);
-    workshop.preflight(["fix"]).run().exits(0).is_silent();
-    workshop.preflight(["undo"]).run().exits(0);
+    sandbox.write(environment.path("pyvenv.cfg"), "include-system-site-packages = true\n");
+    environment
+        .is(&[("sysPath", json!([environment.path("bin"), library, environment.path("site"), system]))]);
+    environment.preflight(["fix"]).run().exits(0).is_silent();
+    environment.preflight(["undo"]).run().exits(0);
 
     // One of the packages that have to move lies in the system's directory.
     fs::create_dir_all(system.join("aws_cdk")).unwrap();
     for name in ["aws_cdk/core", "aws_cdk.core-1.153.0.dist-info"] {
-        fs::rename(workshop.path("site").join(name), system.join(name)).unwrap();
+        fs::rename(environment.path("site").join(name), system.join(name)).unwrap();
     }
-    let before = (workshop.site(), sandbox.tree("usr"));
-    let run = workshop.preflight(["fix"]).run();
+    let before = (environment.site(), sandbox.tree("usr"));
+    let run = environment.preflight(["fix"]).run();
     run.exits(1).prefixed().stderr_matches("fix-system-site.txt");
-    assert!((workshop.site(), sandbox.tree("usr")) == before, "something was changed");
-    workshop.left_nothing("where the system is in charge of a part");
+    assert!((environment.site(), sandbox.tree("usr")) == before, "something was changed");
+    environment.left_nothing("where the system installed a part");
 }
 
 #[test]
-fn what_spack_installed_is_spacks() {
+fn what_spack_installed_is_left_alone() {
     for in_view in [false, true] {
         let sandbox = Sandbox::new();
-        let workshop = sandbox.workshop();
+        let environment = sandbox.broken_environment();
         // A view keeps the specs of its packages in directories by name.
         let spec = if in_view { "venv/.spack/py-aws-cdk-core/spec.json" } else { "venv/.spack/spec.json" };
         sandbox.write(spec, "{}");
-        let before = workshop.site();
-        let run = workshop.preflight(["fix"]).run();
+        let before = environment.site();
+        let run = environment.preflight(["fix"]).run();
         run.exits(1).prefixed().stderr_matches("fix-spack.txt");
-        assert_eq!(workshop.site(), before);
-        workshop.left_nothing("where Spack is in charge");
+        assert_eq!(environment.site(), before);
+        environment.left_nothing("where Spack installed it");
         // Spack's configuration in HOME is no sign of an installation.
-        fs::rename(workshop.path(".spack"), workshop.path("other")).unwrap();
+        fs::rename(environment.path(".spack"), environment.path("other")).unwrap();
         sandbox.write("venv/.spack/packages.yaml", "packages: {}\n");
-        workshop.preflight(["fix"]).run().exits(0);
+        environment.preflight(["fix"]).run().exits(0);
     }
 }
 
@@ -412,16 +422,16 @@ fn what_spack_installed_is_spacks() {
 #[test]
 fn a_view_of_spacks_with_links() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
+    let environment = sandbox.broken_environment();
     let store = sandbox.path("spack/py-aws-cdk-core");
     sandbox.write(store.join(".spack/spec.json"), "{}");
-    for entry in workshop.path("site").read_dir().unwrap().flatten() {
+    for entry in environment.path("site").read_dir().unwrap().flatten() {
         if entry.file_name().to_string_lossy().starts_with("aws_cdk.") {
             fs::rename(entry.path(), store.join(entry.file_name())).unwrap();
             sandbox.link(entry.path(), store.join(entry.file_name()));
         }
     }
-    let run = workshop.preflight(["fix"]).run();
+    let run = environment.preflight(["fix"]).run();
     run.exits(1).prefixed();
     run.holds(run.stderr().contains("was installed by Spack"), "the links are followed");
 }
@@ -431,117 +441,120 @@ fn a_view_of_spacks_with_links() {
 fn root_does_not_repair_what_another_user_owns() {
     assert!(rustix::process::getuid().is_root(), "only root can try this: chown");
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
+    let environment = sandbox.broken_environment();
     let is_owned_by = |path: &str, uid: u32| {
-        std::os::unix::fs::chown(workshop.path("site").join(path), Some(uid), Some(uid)).unwrap();
+        std::os::unix::fs::chown(environment.path("site").join(path), Some(uid), Some(uid)).unwrap();
     };
-    let before = workshop.site();
+    let before = environment.site();
     is_owned_by("", 4711);
-    workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-another-user.txt");
-    workshop.preflight(["undo"]).run().exits(1).prefixed().stderr_matches("undo-another-user.txt");
-    assert!(!workshop.state.join("pcluster-shim").exists(), "no state is made for it");
+    environment.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-another-user.txt");
+    environment.preflight(["undo"]).run().exits(1).prefixed().stderr_matches("undo-another-user.txt");
+    assert!(!environment.state.join("pcluster-shim").exists(), "no state is made for it");
     // The guard does not go on beside it: that would be root's too.
-    let run = workshop.build_image().var("PCLUSTER_SHIM_MODE", "fix").run();
-    run.exits(1).prefixed().stdout_matches("blocked-by-advisory.json");
+    let run = environment.build_image().var("PCLUSTER_SHIM_MODE", "fix").run();
+    run.exits(1).prefixed().stdout_matches("verdicts/blocked-by-advisory.json");
     run.holds(run.stderr().contains("belongs to the user with the ID 4711"), "it says whose it is");
     assert!(!sandbox.log().contains(&"uv install".to_owned()), "refused before anything is fetched");
     is_owned_by("", 0);
-    // A directory further down, which only the plan tells.
+    // A directory further down, which only the plan shows.
     is_owned_by("aws_cdk/core/_jsii", 4711);
-    let run = workshop.preflight(["fix"]).run();
+    let run = environment.preflight(["fix"]).run();
     run.exits(1).holds(run.stderr().contains("_jsii belongs to the user"), "the directory is named");
     is_owned_by("aws_cdk/core/_jsii", 0);
-    assert_eq!(workshop.site(), before);
-    workshop.left_nothing("where another user is in charge");
-    workshop.preflight(["fix"]).run().exits(0);
+    assert_eq!(environment.site(), before);
+    environment.left_nothing("where another user owns it");
+    environment.preflight(["fix"]).run().exits(0);
 }
 
 #[test]
 fn a_directory_that_cannot_be_written() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    let before = workshop.site();
-    let locked = Unwritable::new(&[workshop.path("site")]);
-    workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-unwritable.txt");
+    let environment = sandbox.broken_environment();
+    let before = environment.site();
+    let locked = Unwritable::new(&[environment.path("site")]);
+    environment.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-unwritable.txt");
     assert!(!sandbox.log().contains(&"uv install".to_owned()), "refused before anything is fetched");
     drop(locked);
-    // One further down, which only the plan tells.
-    let locked = Unwritable::new(&[workshop.path("site/aws_cdk/core/_jsii")]);
-    workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-unwritable-below.txt");
+    // One further down, which only the plan shows.
+    let locked = Unwritable::new(&[environment.path("site/aws_cdk/core/_jsii")]);
+    environment.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-unwritable-below.txt");
     drop(locked);
-    assert_eq!(workshop.site(), before);
-    workshop.left_nothing("where nothing can be written");
+    assert_eq!(environment.site(), before);
+    environment.left_nothing("where nothing can be written");
 }
 
-/// Turned read-only while the repair is proven.
+/// A directory that turns read-only while the repair is proven.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_directory_that_turns_read_only_on_the_way() {
     assert!(rustix::process::getuid().is_root(), "only root can try this: chattr");
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    let before = workshop.site();
-    let site = workshop.path("site");
-    sandbox.write(workshop.path("fake/on-proof"), format!("chattr +i '{}'", site.display()));
-    let run = workshop.preflight(["fix"]).run();
-    crate::harness::output(&crate::harness::on_this_machine("chattr"), &["-i".as_ref(), site.as_os_str()]);
+    let environment = sandbox.broken_environment();
+    let before = environment.site();
+    let site = environment.path("site");
+    sandbox.write(environment.path("fake/on-proof"), format!("chattr +i '{}'", site.display()));
+    let run = environment.preflight(["fix"]).run();
+    crate::support::machine::output(
+        &crate::support::machine::on_this_machine("chattr"),
+        &["-i".as_ref(), site.as_os_str()],
+    );
     run.exits(1).prefixed().stderr_matches("fix-unwritable.txt");
-    assert_eq!(workshop.site(), before);
-    workshop.left_nothing("where nothing can be written");
+    assert_eq!(environment.site(), before);
+    environment.left_nothing("where nothing can be written");
 }
 
 #[test]
 fn a_package_without_record() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    fs::remove_file(workshop.path("site/aws_cdk.core-1.153.0.dist-info/RECORD")).unwrap();
-    let before = workshop.site();
-    workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-no-record.txt");
-    assert_eq!(workshop.site(), before);
-    workshop.left_nothing("where files are unknown");
+    let environment = sandbox.broken_environment();
+    fs::remove_file(environment.path("site/aws_cdk.core-1.153.0.dist-info/RECORD")).unwrap();
+    let before = environment.site();
+    environment.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-no-record.txt");
+    assert_eq!(environment.site(), before);
+    environment.left_nothing("where files are unknown");
 }
 
-/// What an interrupted pip has left: which files are whose is not known.
+/// Packages as an interrupted pip leaves them: which files belong to which is not known.
 #[test]
 fn a_package_that_is_installed_twice() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    let site = workshop.path("site");
+    let environment = sandbox.broken_environment();
+    let site = environment.path("site");
     let metadata = "Metadata-Version: 2.1\nName: aws-cdk.core\nVersion: 1.100.0\n";
     sandbox.write(site.join("aws_cdk_core-1.100.0.dist-info/METADATA"), metadata);
-    let before = workshop.site();
-    let run = workshop.preflight(["fix"]).run();
+    let before = environment.site();
+    let run = environment.preflight(["fix"]).run();
     run.exits(1).prefixed();
     run.holds(run.stderr().contains("aws-cdk-core is installed twice: "), "it says which");
-    assert_eq!(workshop.site(), before);
-    workshop.left_nothing("where a package is there twice");
+    assert_eq!(environment.site(), before);
+    environment.left_nothing("where a package is there twice");
 }
 
 #[test]
 fn files_outside_and_in_the_way() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    let record = workshop.path("site/aws_cdk.core-1.153.0.dist-info/RECORD");
+    let environment = sandbox.broken_environment();
+    let record = environment.path("site/aws_cdk.core-1.153.0.dist-info/RECORD");
     let text = fs::read_to_string(&record).unwrap();
     fs::write(&record, format!("{text}../../bin/cdk,,\n")).unwrap();
-    workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-outside.txt");
+    environment.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-outside.txt");
     fs::write(&record, text).unwrap();
-    sandbox.write(workshop.path("site/aws_cdk/aws_imagebuilder/only_in_1.204.0/a, b.py"), "mine");
-    let before = workshop.site();
-    workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-in-the-way.txt");
-    assert_eq!(workshop.site(), before);
-    workshop.left_nothing("where a file is in the way");
+    sandbox.write(environment.path("site/aws_cdk/aws_imagebuilder/only_in_1.204.0/a, b.py"), "mine");
+    let before = environment.site();
+    environment.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-in-the-way.txt");
+    assert_eq!(environment.site(), before);
+    environment.left_nothing("where a file is in the way");
 }
 
-/// Two packages that bring the same file: the second is not written into the first one's, which
+/// Two packages that bring one file: the second is not written into the first one's, which
 /// has another name in the installer's cache.
 #[test]
 fn a_file_that_two_packages_bring() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
+    let environment = sandbox.broken_environment();
     let cache = sandbox.path("installer/cached");
     sandbox.write(&cache, "of the first");
-    sandbox.link("tools/ln", crate::harness::on_this_machine("ln"));
+    sandbox.link("tools/ln", crate::support::machine::on_this_machine("ln"));
     // uv links from its cache; the RECORDs of both list the file.
     let more = format!(
         "{INSTALL}\nln '{}' \"$target/shared.py\"\n\
@@ -549,139 +562,144 @@ fn a_file_that_two_packages_bring() {
          record=$target/$package-$version.dist-info/RECORD; echo shared.py,, >>\"$record\"; done\n",
         cache.display()
     );
-    workshop.installs_by(&more);
-    let before = workshop.site();
-    workshop.preflight(["fix"]).run().exits(0);
-    assert_eq!(fs::read_to_string(workshop.path("site/shared.py")).unwrap(), "of the first");
+    environment.installs_by(&more);
+    let before = environment.site();
+    environment.preflight(["fix"]).run().exits(0);
+    assert_eq!(fs::read_to_string(environment.path("site/shared.py")).unwrap(), "of the first");
     assert_eq!(fs::read_to_string(&cache).unwrap(), "of the first");
-    workshop.preflight(["undo"]).run().exits(0);
-    assert_eq!(workshop.site(), before);
+    environment.preflight(["undo"]).run().exits(0);
+    assert_eq!(environment.site(), before);
 }
 
 #[test]
 fn beside_the_environment() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    workshop.really("echo \"the real pcluster: $*\"; echo \"$PYTHONPATH\" >&2");
-    let before = workshop.site();
-    let run = workshop.preflight(["fix", "--isolated"]).run();
+    let environment = sandbox.broken_environment();
+    environment.really("echo \"the real pcluster: $*\"; echo \"$PYTHONPATH\" >&2");
+    let before = environment.site();
+    let run = environment.preflight(["fix", "--isolated"]).run();
     run.exits(0).is_silent().stdout_matches("fix-isolated.txt");
-    assert_eq!(workshop.site(), before);
-    assert_eq!(workshop.kept(), ["isolated", "isolated.json"]);
-    workshop.left_nothing_elsewhere("by an isolated repair");
+    assert_eq!(environment.site(), before);
+    assert_eq!(environment.kept(), ["isolated", "isolated.json"]);
+    environment.left_nothing_elsewhere("by an isolated repair");
 
-    let overlay = workshop.repairs().join("isolated");
-    let run = workshop.build_image().run();
+    let overlay = environment.repairs().join("isolated");
+    let run = environment.build_image().run();
     run.exits(0).prints(REAL_OUTPUT);
     run.holds(run.stderr() == format!("{}\n", overlay.display()), "the overlay is in front");
-    let run = workshop.build_image().var("PYTHONPATH", "/mine").run();
+    let run = environment.build_image().var("PYTHONPATH", "/mine").run();
     run.holds(run.stderr() == format!("{}:/mine\n", overlay.display()), "and the user's behind it");
-    let run = workshop.preflight([]).run();
+    let run = environment.preflight([]).run();
     run.exits(0).is_silent();
     run.holds(run.stdout().contains("repaired beside the environment"), "the report has a row about it");
-    let where_ = || workshop.preflight(["where"]).run();
-    let where_json = || workshop.preflight(["where", "--format", "json"]).run();
+    let where_ = || environment.preflight(["where"]).run();
+    let where_json = || environment.preflight(["where", "--format", "json"]).run();
     where_().exits(0).is_silent().stdout_matches("where-overlay.txt");
     where_json().exits(0).is_silent().stdout_matches("where-overlay.json");
-    // Other commands of pcluster are none of its business.
-    let run = sandbox.pcluster(["version"]).var("XDG_STATE_HOME", &workshop.state).run();
+    // Other commands of pcluster do not use it.
+    let run = sandbox.pcluster(["version"]).var("XDG_STATE_HOME", &environment.state).run();
     run.holds(run.stderr() == "\n", "no overlay for version");
 
     // After an upgrade it does not count any more.
-    workshop.installs("attrs", "22.1.0", "");
-    let run = workshop.build_image().run();
+    environment.installs("attrs", "22.1.0", "");
+    let run = environment.build_image().run();
     run.exits(1).prefixed().stderr_matches("isolated-stale.txt");
-    let run = workshop.preflight([]).run();
+    let run = environment.preflight([]).run();
     run.exits(1);
     run.holds(run.stdout().contains("stale"), "preflight says so too");
     where_().exits(0).is_silent().stdout_matches("where-stale-overlay.txt");
     where_json().exits(0).is_silent().stdout_matches("where-stale-overlay.json");
 
     // A new one takes its place, and undo removes it.
-    let changed = workshop.site();
-    workshop.preflight(["fix", "--isolated"]).run().exits(0);
-    workshop.build_image().run().exits(0).prints(REAL_OUTPUT);
-    workshop.preflight(["undo"]).run().exits(0).is_silent().stdout_matches("undo-isolated.txt");
+    let changed = environment.site();
+    environment.preflight(["fix", "--isolated"]).run().exits(0);
+    environment.build_image().run().exits(0).prints(REAL_OUTPUT);
+    environment.preflight(["undo"]).run().exits(0).is_silent().stdout_matches("undo-isolated.txt");
     where_().exits(0).is_silent().stdout_matches("where-undone.txt");
-    assert_eq!(workshop.site(), changed);
-    workshop.left_nothing("by an undo");
-    workshop.build_image().run().exits(1);
+    assert_eq!(environment.site(), changed);
+    environment.left_nothing("by an undo");
+    environment.build_image().run().exits(1);
 }
 
-/// A repair in place makes the one beside it needless: it is not told to be stale for ever, and an
+/// A repair in place makes the one beside it needless: it is not reported as stale for ever, and an
 /// undo takes back the repair in place.
 #[test]
 fn in_place_after_beside() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    let before = workshop.site();
-    workshop.preflight(["fix", "--isolated"]).run().exits(0);
-    workshop.preflight(["fix"]).run().exits(0);
-    workshop.build_image().run().exits(0).prints(REAL_OUTPUT).is_silent();
-    workshop.preflight(["undo"]).run().exits(0).stdout_matches("undo.txt");
-    assert_eq!(workshop.site(), before);
-    workshop.left_nothing("by an undo");
+    let environment = sandbox.broken_environment();
+    let before = environment.site();
+    environment.preflight(["fix", "--isolated"]).run().exits(0);
+    environment.preflight(["fix"]).run().exits(0);
+    environment.build_image().run().exits(0).prints(REAL_OUTPUT).is_silent();
+    environment.preflight(["undo"]).run().exits(0).stdout_matches("undo.txt");
+    assert_eq!(environment.site(), before);
+    environment.left_nothing("by an undo");
 }
 
 #[test]
 fn mode_fix_keeps_the_repair_beside_what_it_cannot_write() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    let before = workshop.site();
-    let locked = Unwritable::new(&[workshop.path("site")]);
-    let run = workshop.build_image().var("PCLUSTER_SHIM_MODE", "fix").run();
+    let environment = sandbox.broken_environment();
+    let before = environment.site();
+    let locked = Unwritable::new(&[environment.path("site")]);
+    let run = environment.build_image().var("PCLUSTER_SHIM_MODE", "fix").run();
     run.exits(0).prints(REAL_OUTPUT).prefixed().stderr_matches("mode-fix-isolated.txt");
     let installs = sandbox.log().iter().filter(|line| *line == "uv install").count();
     assert_eq!(installs, 2, "staged once: with all held, and with jsii free");
-    workshop.build_image().var("PCLUSTER_SHIM_MODE", "fix").run().exits(0).prints(REAL_OUTPUT).is_silent();
+    environment.build_image().var("PCLUSTER_SHIM_MODE", "fix").run().exits(0).prints(REAL_OUTPUT).is_silent();
     drop(locked);
-    assert_eq!(workshop.site(), before);
+    assert_eq!(environment.site(), before);
 }
 
 #[test]
 fn not_beside_a_python_that_ignores_the_path() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    workshop.is(&[("flags", json!(["-E"]))]);
-    workshop.preflight(["fix", "--isolated"]).run().exits(1).prefixed().stderr_matches("fix-no-overlay.txt");
-    workshop.left_nothing("where an overlay cannot work");
+    let environment = sandbox.broken_environment();
+    environment.is(&[("flags", json!(["-E"]))]);
+    environment
+        .preflight(["fix", "--isolated"])
+        .run()
+        .exits(1)
+        .prefixed()
+        .stderr_matches("fix-no-overlay.txt");
+    environment.left_nothing("where an overlay cannot work");
 }
 
-/// The newest release is broken too: proven on the side, so nothing is touched.
+/// The newest release is broken too: proven beside the environment, so nothing is changed.
 #[test]
-fn a_repair_that_does_not_mend() {
+fn a_repair_that_does_not_help() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    workshop.builds_with("1.204.0", BAD);
-    let before = workshop.site();
-    workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-not-proven.txt");
-    workshop.preflight(["fix", "--isolated"]).run().exits(1).stderr_matches("fix-not-proven.txt");
-    assert_eq!(workshop.site(), before);
-    workshop.left_nothing("by a repair that was not proven");
-    workshop.preflight(["fix", "--strategy", "downgrade"]).run().exits(0);
+    let environment = sandbox.broken_environment();
+    environment.builds_with("1.204.0", BAD);
+    let before = environment.site();
+    environment.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-not-proven.txt");
+    environment.preflight(["fix", "--isolated"]).run().exits(1).stderr_matches("fix-not-proven.txt");
+    assert_eq!(environment.site(), before);
+    environment.left_nothing("by a repair that was not proven");
+    environment.preflight(["fix", "--strategy", "downgrade"]).run().exits(0);
 }
 
-/// What the repair would break is no repair, though the template is right.
+/// A repair that breaks a requirement is rolled back, though the template is right.
 #[test]
-fn a_repair_that_breaks_a_requirement_is_taken_back() {
+fn a_repair_that_breaks_a_requirement_is_rolled_back() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    let before = workshop.site();
+    let environment = sandbox.broken_environment();
+    let before = environment.site();
     let check = "case $(echo */*) in *1.204.0*) ;; esac\n\
                  [ -d '@SITE@/jsii-1.132.0.dist-info' ] && echo 'other 1 has requirement jsii<1.100, but you have jsii 1.132.0.'\n\
                  echo 'old 1 requires gone, which is not installed.'; exit 1\n";
-    let check = check.replace("@SITE@", workshop.path("site").to_str().unwrap());
+    let check = check.replace("@SITE@", environment.path("site").to_str().unwrap());
     sandbox.write("installer/check", check);
-    workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-breaks.txt");
-    assert_eq!(workshop.site(), before);
-    workshop.left_nothing("by a repair that was taken back");
+    environment.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-breaks.txt");
+    assert_eq!(environment.site(), before);
+    environment.left_nothing("by a repair that was rolled back");
 }
 
 #[test]
 fn an_installer_that_fails_in_every_way() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    let before = workshop.site();
+    let environment = sandbox.broken_environment();
+    let before = environment.site();
     let ways = [
         ("exits", "echo line one; echo 'error: no network' >&2; exit 2"),
         ("dies", "kill -9 $$"),
@@ -690,46 +708,46 @@ fn an_installer_that_fails_in_every_way() {
         ("half", "cp -Rp \"$here/1.204.0/aws_cdk.core-1.204.0.dist-info\" \"$target\"; exit 0"),
     ];
     for (name, sh) in ways {
-        workshop.installs_by(sh);
-        let run = workshop.preflight(["fix"]).run();
+        environment.installs_by(sh);
+        let run = environment.preflight(["fix"]).run();
         run.exits(1).prefixed().stderr_matches(&format!("fix-installer-{name}.txt"));
-        assert_eq!(workshop.site(), before, "{name}");
-        workshop.left_nothing(name);
+        assert_eq!(environment.site(), before, "{name}");
+        environment.left_nothing(name);
     }
-    workshop.installs_by("exec sleep 1000");
-    let run = workshop.preflight(["fix"]).var("PCLUSTER_SHIM_TIMEOUT", "1").run();
+    environment.installs_by("exec sleep 1000");
+    let run = environment.preflight(["fix"]).var("PCLUSTER_SHIM_TIMEOUT", "1").run();
     run.exits(1).prefixed().stderr_matches("fix-installer-hangs.txt");
-    workshop.left_nothing("by an installer that hangs");
+    environment.left_nothing("by an installer that hangs");
     sandbox.script("tools/uv", "#!/no/such/interpreter\n");
-    workshop.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-installer-cannot-run.txt");
-    assert_eq!(workshop.site(), before);
-    workshop.left_nothing("by an installer that cannot be run");
+    environment.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-installer-cannot-run.txt");
+    assert_eq!(environment.site(), before);
+    environment.left_nothing("by an installer that cannot be run");
 }
 
 #[test]
 fn no_place_for_state() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    let before = workshop.site();
+    let environment = sandbox.broken_environment();
+    let before = environment.site();
     let file = sandbox.write("home/a-file", "");
-    let run = workshop.preflight(["fix"]).var("XDG_STATE_HOME", &file).run();
+    let run = environment.preflight(["fix"]).var("XDG_STATE_HOME", &file).run();
     run.exits(1).prefixed().stderr_matches("fix-no-state.txt");
     // A check does not need any.
-    workshop.preflight(["--no-synth"]).var("XDG_STATE_HOME", &file).run().exits(1).is_silent();
-    assert_eq!(workshop.site(), before);
+    environment.preflight(["--no-synth"]).var("XDG_STATE_HOME", &file).run().exits(1).is_silent();
+    assert_eq!(environment.site(), before);
 }
 
-/// A journal of a version to come, or damaged: what is half done is not known.
+/// A journal of a later version, or damaged: the state of the repair is not known.
 #[test]
-fn a_journal_that_cannot_be_read_is_told() {
+fn a_journal_that_cannot_be_read_is_reported() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    workshop.preflight(["fix", "--dry-run"]).run().exits(0);
-    let journal = workshop.repairs().join("journal.json");
+    let environment = sandbox.broken_environment();
+    environment.preflight(["fix", "--dry-run"]).run().exits(0);
+    let journal = environment.repairs().join("journal.json");
     fs::write(&journal, "{\"id\": 3").unwrap();
     set_mode(&journal, 0o644);
     for arguments in [["fix"], ["undo"]] {
-        workshop.preflight(arguments).run().exits(1).prefixed().stderr_matches("journal-damaged.txt");
+        environment.preflight(arguments).run().exits(1).prefixed().stderr_matches("journal-damaged.txt");
     }
 }
 
@@ -740,45 +758,48 @@ fn edit(file: &std::path::Path, change: impl FnOnce(&mut Value)) {
     fs::write(file, value.to_string()).unwrap();
 }
 
-/// A copy that is gone, shorter, or of the same size with other content: nothing is removed.
+/// A copy that is gone, shorter, or of equal size with other content: nothing is removed.
 #[test]
 fn an_undo_with_a_damaged_copy_changes_nothing() {
     let sandbox = Sandbox::new();
-    for workshop in [sandbox.workshop(), Sandbox::new().workshop_across_file_systems()] {
-        let before = workshop.site();
-        workshop.preflight(["fix"]).run().exits(0);
-        let repaired = workshop.site();
+    for environment in [sandbox.broken_environment(), Sandbox::new().broken_environment_across_file_systems()]
+    {
+        let before = environment.site();
+        environment.preflight(["fix"]).run().exits(0);
+        let repaired = environment.site();
         // The cores of both releases are five letters long.
         let core = "venv/site/aws_cdk/core/__init__.py";
-        let journal = fs::read_to_string(workshop.repairs().join("last.json")).unwrap();
+        let journal = fs::read_to_string(environment.repairs().join("last.json")).unwrap();
         let journal: Value = serde_json::from_str(&journal).unwrap();
         let saved = journal["removed"].as_array().unwrap().iter();
         let saved = saved.into_iter().find(|saved| saved["path"].as_str().unwrap().ends_with(core)).unwrap();
-        let copy = workshop.snapshot().join(saved["copy"].as_str().unwrap());
+        let copy = environment.snapshot().join(saved["copy"].as_str().unwrap());
         let content = fs::read(&copy).unwrap();
-        let kept = workshop.kept();
+        let kept = environment.kept();
         for (damage, name) in [(None, "gone"), (Some("1.1"), "shorter"), (Some("1.999.9"), "other")] {
             fs::remove_file(&copy).unwrap();
             if let Some(text) = damage {
                 fs::write(&copy, text).unwrap();
             }
-            let run = workshop.preflight(["undo"]).run();
+            let run = environment.preflight(["undo"]).run();
             run.exits(1).prefixed();
             run.holds(run.stderr().contains(copy.to_str().unwrap()), "the copy is named");
-            if workshop.state == sandbox.path("state") {
+            if environment.state == sandbox.path("state") {
                 run.stderr_matches(&format!("undo-copy-{name}.txt"));
             }
-            assert!(workshop.site() == repaired, "{name}: something was changed");
-            assert_eq!(workshop.kept(), kept, "{name}");
-            workshop.preflight([]).run().exits(0).is_silent();
+            assert!(environment.site() == repaired, "{name}: something was changed");
+            assert_eq!(environment.kept(), kept, "{name}");
+            environment.preflight([]).run().exits(0).is_silent();
             fs::write(&copy, &content).unwrap();
         }
-        workshop.preflight(["undo"]).run().exits(0);
-        assert_eq!(workshop.content(), without_times(&before));
+        environment.preflight(["undo"]).run().exits(0);
+        assert_eq!(environment.content(), without_times(&before));
     }
 }
 
-fn without_times(tree: &crate::workshop::Tree) -> crate::workshop::Tree {
+fn without_times(
+    tree: &crate::support::broken_environment::Tree,
+) -> crate::support::broken_environment::Tree {
     let without = |what: &String| match (what.find('('), what.find(')')) {
         (Some(from), Some(to)) if !what.starts_with("directory") => {
             format!("{}(0, 0){}", &what[..from], &what[to + 1..])
@@ -788,49 +809,49 @@ fn without_times(tree: &crate::workshop::Tree) -> crate::workshop::Tree {
     tree.iter().map(|(path, what)| (path.clone(), without(what))).collect()
 }
 
-/// The record of the last repair is damaged or empty: said, and nothing is deleted.
+/// The record of the last repair is damaged or empty: reported, and nothing is deleted.
 #[test]
 fn a_last_journal_that_cannot_be_read_deletes_nothing() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    let before = workshop.site();
-    workshop.preflight(["fix"]).run().exits(0);
-    let repaired = workshop.site();
-    let last = workshop.repairs().join("last.json");
+    let environment = sandbox.broken_environment();
+    let before = environment.site();
+    environment.preflight(["fix"]).run().exits(0);
+    let repaired = environment.site();
+    let last = environment.repairs().join("last.json");
     let content = fs::read(&last).unwrap();
     let state = sandbox.tree("state");
     for (damage, name) in [("{}", "empty-object"), ("", "empty"), ("{\"id\": 3", "half")] {
         fs::write(&last, damage).unwrap();
-        workshop
+        environment
             .preflight(["undo"])
             .run()
             .exits(1)
             .prefixed()
             .stderr_matches(&format!("undo-last-{name}.txt"));
-        workshop.preflight([]).run().exits(0).is_silent();
-        let run = workshop.preflight(["fix"]).run();
+        environment.preflight([]).run().exits(0).is_silent();
+        let run = environment.preflight(["fix"]).run();
         run.exits(0).stdout_matches("fix-nothing.txt");
         run.warns_once("last.json");
-        assert!(workshop.site() == repaired, "{name}: something was changed");
+        assert!(environment.site() == repaired, "{name}: something was changed");
         fs::write(&last, &content).unwrap();
         assert_eq!(sandbox.tree("state"), state, "{name}");
     }
-    workshop.preflight(["undo"]).run().exits(0);
-    assert_eq!(workshop.site(), before);
+    environment.preflight(["undo"]).run().exits(0);
+    assert_eq!(environment.site(), before);
 }
 
 /// A journal is data from disk: what it names outside of the environment's packages is not touched.
 #[test]
 fn a_journal_that_names_files_outside_is_refused() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    let before = workshop.site();
-    workshop.preflight(["fix"]).run().exits(0);
-    let repaired = workshop.site();
+    let environment = sandbox.broken_environment();
+    let before = environment.site();
+    environment.preflight(["fix"]).run().exits(0);
+    let repaired = environment.site();
     let mine = sandbox.write("home/mine", "mine");
-    let last = workshop.repairs().join("last.json");
+    let last = environment.repairs().join("last.json");
     let content = fs::read(&last).unwrap();
-    let site = workshop.path("site");
+    let site = environment.path("site");
     sandbox.link(site.join("elsewhere"), sandbox.path("home"));
     let outside = [
         json!(mine),
@@ -844,7 +865,7 @@ fn a_journal_that_names_files_outside_is_refused() {
                 "created" => journal["created"][0] = path.clone(),
                 _ => journal["removed"][0]["path"] = path.clone(),
             });
-            let run = workshop.preflight(["undo"]).run();
+            let run = environment.preflight(["undo"]).run();
             run.exits(1).prefixed();
             if list == "created" && number == 0 {
                 run.stderr_matches("undo-outside.txt");
@@ -855,33 +876,33 @@ fn a_journal_that_names_files_outside_is_refused() {
         }
     }
     edit(&last, |journal| journal["removed"][0]["copy"] = json!("../../mine"));
-    workshop.preflight(["undo"]).run().exits(1).prefixed();
+    environment.preflight(["undo"]).run().exits(1).prefixed();
     fs::write(&last, &content).unwrap();
     edit(&last, |journal| journal["site"] = json!("/"));
-    workshop.preflight(["undo"]).run().exits(1).prefixed();
-    // The same in an open one, which every command would roll back.
+    environment.preflight(["undo"]).run().exits(1).prefixed();
+    // An open journal is one that every command would roll back.
     edit(&last, |journal| journal["created"][0] = json!(mine));
     fs::rename(&last, last.with_file_name("journal.json")).unwrap();
-    workshop.preflight([]).run();
-    workshop.preflight(["undo"]).run().exits(1).prefixed().stderr_matches("journal-outside.txt");
+    environment.preflight([]).run();
+    environment.preflight(["undo"]).run().exits(1).prefixed().stderr_matches("journal-outside.txt");
     assert_eq!(fs::read_to_string(&mine).unwrap(), "mine");
     fs::write(&last, &content).unwrap();
     fs::remove_file(last.with_file_name("journal.json")).unwrap();
     fs::remove_file(site.join("elsewhere")).unwrap();
-    assert!(workshop.site() == repaired, "something was changed");
-    workshop.preflight(["undo"]).run().exits(0);
-    assert_eq!(workshop.site(), before);
+    assert!(environment.site() == repaired, "something was changed");
+    environment.preflight(["undo"]).run().exits(0);
+    assert_eq!(environment.site(), before);
 }
 
-/// As version 0.1.0 wrote it: without sizes, digests and packages.
+/// A journal as version 0.1.0 wrote it: without sizes, digests and packages.
 #[test]
 fn a_journal_of_before_is_undone() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    let before = workshop.site();
-    workshop.preflight(["fix"]).run().exits(0);
-    let repaired = workshop.site();
-    let last = workshop.repairs().join("last.json");
+    let environment = sandbox.broken_environment();
+    let before = environment.site();
+    environment.preflight(["fix"]).run().exits(0);
+    let repaired = environment.site();
+    let last = environment.repairs().join("last.json");
     edit(&last, |journal| {
         for field in ["sites", "parts"] {
             journal.as_object_mut().unwrap().remove(field).unwrap();
@@ -890,15 +911,15 @@ fn a_journal_of_before_is_undone() {
             *saved = json!({"path": saved["path"], "copy": saved["copy"]});
         }
     });
-    let copy = workshop.snapshot().join("0");
+    let copy = environment.snapshot().join("0");
     let aside = sandbox.path("aside");
     fs::rename(&copy, &aside).unwrap();
-    let run = workshop.preflight(["undo"]).run();
+    let run = environment.preflight(["undo"]).run();
     run.exits(1).holds(run.stderr().contains("snapshot-"), "the copy that is gone is named");
-    assert!(workshop.site() == repaired, "something was changed");
+    assert!(environment.site() == repaired, "something was changed");
     fs::rename(&aside, &copy).unwrap();
-    workshop.preflight(["undo"]).run().exits(0);
-    assert_eq!(workshop.site(), before);
+    environment.preflight(["undo"]).run().exits(0);
+    assert_eq!(environment.site(), before);
 }
 
 /// uv locks `.lock` of a virtual environment while it changes it.
@@ -906,16 +927,16 @@ fn a_journal_of_before_is_undone() {
 #[cfg(target_os = "linux")]
 fn a_repair_waits_for_uv() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    sandbox.write(workshop.path("pyvenv.cfg"), "");
-    let lock = sandbox.write(workshop.path(".lock"), "");
-    let before = workshop.site();
+    let environment = sandbox.broken_environment();
+    sandbox.write(environment.path("pyvenv.cfg"), "");
+    let lock = sandbox.write(environment.path(".lock"), "");
+    let before = environment.site();
     let held = fs::File::open(&lock).unwrap();
     held.lock().unwrap();
     std::thread::scope(|scope| {
-        let fix = scope.spawn(|| workshop.preflight(["fix", "-v"]).run());
-        crate::faults::waits(&lock);
-        assert!(workshop.site() == before, "touched while uv is at work");
+        let fix = scope.spawn(|| environment.preflight(["fix", "-v"]).run());
+        crate::failpoints::wait_for_second(&lock);
+        assert!(environment.site() == before, "touched while uv is at work");
         drop(held);
         let fix = fix.join().unwrap();
         fix.exits(0).holds(fix.stderr().contains("waiting for uv"), "it says whom it waits for");
@@ -926,18 +947,18 @@ fn a_repair_waits_for_uv() {
 #[test]
 fn another_installer_before_the_exchange() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    let pips = pips_release(&workshop);
-    sandbox.write(workshop.path("fake/on-proof"), &pips);
-    let run = workshop.preflight(["fix"]).run();
+    let environment = sandbox.broken_environment();
+    let pips = pips_release(&environment);
+    sandbox.write(environment.path("fake/on-proof"), &pips);
+    let run = environment.preflight(["fix"]).run();
     run.exits(1).prefixed().stderr_matches("fix-changed-meanwhile.txt");
-    assert!(versions(&workshop).contains(&"aws_cdk.core-1.152.0".to_owned()));
-    workshop.left_nothing("where another installer was at work");
+    assert!(versions(&environment).contains(&"aws_cdk.core-1.152.0".to_owned()));
+    environment.left_nothing("where another installer was at work");
 }
 
-/// What pip does that found the old release, and installs 1.152.0 of aws-cdk.core in sh.
-fn pips_release(workshop: &Workshop) -> String {
-    let (site, wheels) = (workshop.path("site"), workshop.sandbox.path("installer/1.152.0"));
+/// The steps of a pip that found the old release and installs 1.152.0 of aws-cdk.core, in sh.
+fn pips_release(environment: &BrokenEnvironment) -> String {
+    let (site, wheels) = (environment.path("site"), environment.sandbox.path("installer/1.152.0"));
     format!(
         "cd '{}' && rm -rf aws_cdk/core aws_cdk.core-1.153.0.dist-info && cp -Rp '{1}/aws_cdk/core' aws_cdk/ && \
          cp -Rp '{1}/aws_cdk.core-1.152.0.dist-info' .\n",
@@ -946,16 +967,16 @@ fn pips_release(workshop: &Workshop) -> String {
     )
 }
 
-/// pip, which has looked before the exchange and writes after it: two `.dist-info` of one package.
-/// What it has written stays, all else is as it was.
+/// pip, which has read the environment before the exchange and writes after it: two `.dist-info` of
+/// one package. pip's files stay, all others are as they were.
 #[test]
 fn another_installer_after_the_exchange() {
     for then in ["over it", "in its place", "at work"] {
         let sandbox = Sandbox::new();
-        let workshop = sandbox.workshop();
-        let before = workshop.site();
+        let environment = sandbox.broken_environment();
+        let before = environment.site();
         // The verification's check of requirements runs after the exchange, the proof's before.
-        let site = workshop.path("site");
+        let site = environment.path("site");
         let first = match then {
             "in its place" => "rm -rf aws_cdk/core aws_cdk.core-1.204.0.dist-info; ",
             _ => "",
@@ -969,9 +990,9 @@ fn another_installer_after_the_exchange() {
             wheels.display()
         );
         sandbox.write("installer/check", check);
-        let run = workshop.preflight(["fix"]).run();
+        let run = environment.preflight(["fix"]).run();
         run.exits(1).prefixed().stderr_matches("fix-changed-after.txt");
-        let names = versions(&workshop);
+        let names = versions(&environment);
         assert!(
             names.contains(&"aws_cdk.core-1.152.0".to_owned()),
             "{then}: what pip wrote is gone: {names:?}"
@@ -991,24 +1012,24 @@ fn another_installer_after_the_exchange() {
         let is_cores = |path: &std::path::Path| {
             path.starts_with("aws_cdk/core") || path.to_string_lossy().contains("aws_cdk.core")
         };
-        let others = |tree: crate::workshop::Tree| -> Vec<_> {
+        let others = |tree: crate::support::broken_environment::Tree| -> Vec<_> {
             tree.into_iter().filter(|(path, _)| !is_cores(path)).collect()
         };
-        assert_eq!(others(workshop.site()), others(before), "{then}");
-        workshop.left_nothing("where another installer was at work");
+        assert_eq!(others(environment.site()), others(before), "{then}");
+        environment.left_nothing("where another installer was at work");
     }
 }
 
-/// pip after the repair: an undo would take it for its own.
+/// pip after the repair: an undo would remove its files.
 #[test]
 fn undo_after_a_reinstallation() {
     let sandbox = Sandbox::new();
-    let workshop = sandbox.workshop();
-    workshop.preflight(["fix"]).run().exits(0);
-    let record = workshop.path("site/aws_cdk.core-1.204.0.dist-info/RECORD");
+    let environment = sandbox.broken_environment();
+    environment.preflight(["fix"]).run().exits(0);
+    let record = environment.path("site/aws_cdk.core-1.204.0.dist-info/RECORD");
     let text = fs::read_to_string(&record).unwrap();
     fs::write(&record, text + "aws_cdk/core/more.py,,\n").unwrap();
-    let now = workshop.site();
-    workshop.preflight(["undo"]).run().exits(1).prefixed().stderr_matches("undo-reinstalled.txt");
-    assert_eq!(workshop.site(), now);
+    let now = environment.site();
+    environment.preflight(["undo"]).run().exits(1).prefixed().stderr_matches("undo-reinstalled.txt");
+    assert_eq!(environment.site(), now);
 }

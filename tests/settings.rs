@@ -1,12 +1,13 @@
 //! config.yaml and the variables: `preflight` refuses what is at fault, with file, line and key;
 //! the guard warns, takes the default and goes on.
 
-use crate::fakes::REAL_OUTPUT;
-use crate::harness::{Run, Sandbox};
+use crate::support::fakes::REAL_OUTPUT;
+use crate::support::run::Run;
+use crate::support::sandbox::Sandbox;
 
 const CONFIG: &str = "config/pcluster-shim/config.yaml";
 
-/// The faults of a file, each with the words that have to be told of it.
+/// The faults of a file, each with the words that have to be reported.
 const FAULTS: [(&str, &str, &[&str]); 15] = [
     ("unknown-key", "mode: block\nstrikt: true\n", &["strikt", "line 2"]),
     ("bad-mode", "strict: false\nmode: loud\n", &["mode", "loud", "line 2"]),
@@ -147,7 +148,7 @@ fn variables_that_are_at_fault() {
     }
 }
 
-/// Trap 31: whatever is at fault, the way around it works.
+/// Trap 31: mode off works, whatever is at fault.
 #[test]
 fn mode_off_works_whatever_is_at_fault() {
     let sandbox = Sandbox::new();
@@ -189,7 +190,7 @@ fn where_lists_each_setting_with_its_origin() {
     of_a_flag.exits(0).holds(of_a_flag.stdout().contains("  real        flag     "), "the flag");
 }
 
-/// What a `build-image` from here would do, for each mode; off is not guarded.
+/// The effect on a `build-image` from here, for each mode; off is not guarded.
 #[test]
 fn where_says_what_the_mode_would_do() {
     let sandbox = Sandbox::new();
@@ -204,20 +205,19 @@ fn where_says_what_the_mode_would_do() {
         run.holds(rows.lines().all(|row| row.chars().count() <= 71), "80 columns");
         format!("{mode} {strict}: {rows}\n")
     };
-    let mut told = String::new();
+    let mut rows = String::new();
     for strict in ["0", "1"] {
         for (mode, status) in [("block", 0), ("fix", 0), ("warn", 0), ("off", 1)] {
-            told += &guard(mode, strict, status);
+            rows += &guard(mode, strict, status);
         }
     }
     std::fs::remove_file(environment.path("bin/python")).unwrap();
     for strict in ["0", "1"] {
         for (mode, status) in [("block", 0), ("warn", 0), ("off", 1)] {
-            told += &guard(mode, strict, status);
+            rows += &guard(mode, strict, status);
         }
     }
-    let expected = include_str!("snapshots/where-modes.txt");
-    assert_eq!(told, expected, "{told}");
+    sandbox.matches("where-modes.txt", &rows);
     sandbox.write(CONFIG, "mode: off\n");
     let call = |format: &str| sandbox.pcluster(["preflight", "where", "--format", format]).run();
     call("human").exits(1).is_silent().stdout_matches("where-off.txt");
@@ -225,7 +225,7 @@ fn where_says_what_the_mode_would_do() {
     sandbox.pcluster(["preflight", "where", "-q"]).run().exits(1).prints("").is_silent();
 }
 
-/// As people say that there is no config file.
+/// `/dev/null` is a usual way to have no config file.
 #[test]
 fn the_null_device_is_no_config_file() {
     let sandbox = Sandbox::new();

@@ -1,10 +1,12 @@
 //! synthesis.py in a real Python, on stubs of the few functions that it imports: every kind of answer,
-//! and that nothing spoils it. What real pclusters answer is tests/real's business.
+//! and that noise changes none. What real pclusters answer is tested in tests/e2e.
 
 use serde_json::{Value, json};
 
-use crate::fakes::{ENTRY, GOOD, node, real_python};
-use crate::harness::{Run, Sandbox};
+use crate::support::fakes::{ENTRY, GOOD, node};
+use crate::support::machine::real_python;
+use crate::support::run::Run;
+use crate::support::sandbox::Sandbox;
 
 /// An environment of stubs. Each file may be written anew by a test.
 fn stubs(sandbox: &Sandbox) {
@@ -175,13 +177,13 @@ fn the_template_is_built_by_the_real_code() {
     let sandbox = Sandbox::new();
     stubs(&sandbox);
     goes_on_silently(&sandbox, &[]);
-    // It was a check indeed: with the faulty template, the same stubs are stopped.
-    sandbox.write("site/template.json", crate::fakes::BAD);
+    // Proof that it was a check: with the faulty template, these stubs are stopped.
+    sandbox.write("site/template.json", crate::support::fakes::BAD);
     sandbox.write("work/image.yaml", "Build: {} # changed\n");
     checked(&sandbox, &[]).exits(1).prefixed();
 }
 
-/// What the configuration asks for is looked for in the template.
+/// The template has to contain what the configuration asks for.
 #[test]
 fn the_template_is_held_to_what_was_asked_for() {
     let sandbox = Sandbox::new();
@@ -190,8 +192,8 @@ fn the_template_is_held_to_what_was_asked_for() {
     run.exits(1).prefixed().holds(run.stderr().contains("other-image"), "another id than the template's");
 }
 
-/// What the configuration's objects say counts, as pcluster makes them of its text: the last of two
-/// tags with one key, no name where it is empty, halves of pairs as Node writes them.
+/// The expectation comes from the configuration's objects, as pcluster makes them of its text: the
+/// last of two tags with one key, no name where it is empty, halves of pairs as Node writes them.
 #[test]
 fn the_template_is_held_to_what_the_real_code_asks_for() {
     let sandbox = Sandbox::new();
@@ -248,7 +250,7 @@ Config.dev_settings = Made(distribution_configuration=Made(regions="b, a,b\n", l
     }
 }
 
-/// In its own words, and with nothing of ours around them.
+/// Refusals in the real program's own words, with nothing of the shim's around them.
 #[test]
 fn what_the_real_code_refuses_is_left_to_it() {
     let sandbox = Sandbox::new();
@@ -260,7 +262,7 @@ fn what_the_real_code_refuses_is_left_to_it() {
         sandbox.write("work/image.yaml", content);
         goes_on_silently(&sandbox, &[]);
     }
-    // Its own code fails on these, and on no other.
+    // Configurations on which pcluster's own code fails.
     for content in ["Build: {}\nTrips: 1\n", "Build: {}\nFails: 1\n", "Build: {}\nRegion: 1\n"] {
         sandbox.write("work/image.yaml", content);
         goes_on_silently(&sandbox, &[]);
@@ -272,9 +274,9 @@ fn what_the_real_code_refuses_is_left_to_it() {
     call.run().exits(0).prints("the real pcluster\n").is_silent();
 }
 
-/// For preflight they are errors of the caller's, with the real words.
+/// Refusals are errors of the caller's for preflight, with the real words.
 #[test]
-fn preflight_tells_what_is_refused() {
+fn preflight_reports_what_is_refused() {
     let sandbox = Sandbox::new();
     stubs(&sandbox);
     checked(&sandbox, &[]);
@@ -297,9 +299,10 @@ fn preflight_tells_what_is_refused() {
     }
 }
 
-/// Whole and in one line: pcluster's own exceptions print JSON over several, marshmallow's a dict.
+/// A refusal in one line, complete: pcluster's own exceptions print JSON over several,
+/// marshmallow's a dict.
 #[test]
-fn a_refusal_of_several_lines_is_told_in_one() {
+fn a_refusal_of_several_lines_is_reported_in_one() {
     let entrypoint = |refusal: &str| {
         format!(
             "import json\nclass ParameterException(Exception):\n    def __init__(self, data):\n        super().__init__()\n        self.data = data\n    def __str__(self):\n        return json.dumps(self.data, indent=2)\n\ndef gen_parser(model):\n    class Parser:\n        def parse_known_args(self, arguments):\n            {refusal}\n    return Parser(), None\n\ndef add_cli_commands(parsers): pass\n"
@@ -330,7 +333,7 @@ fn a_refusal_of_several_lines_is_told_in_one() {
     }
 }
 
-/// Every way in which the code of the environment does not do what is expected of it.
+/// Every case in which the environment's code does not do what is expected of it.
 #[test]
 fn what_does_not_run_is_one_line_and_goes_on() {
     let builder = |body: &str| {
@@ -387,7 +390,7 @@ fn what_does_not_run_is_one_line_and_goes_on() {
     }
 }
 
-/// The same `sys.path` as the launcher's: its own directory stands first on it.
+/// `sys.path` is the launcher's: its own directory is the first entry.
 #[test]
 fn what_stands_beside_the_launcher_is_found() {
     let sandbox = Sandbox::new();
@@ -398,7 +401,7 @@ fn what_stands_beside_the_launcher_is_found() {
 
 /// Warnings, prints and writes to the descriptor, from Python and from its children.
 #[test]
-fn noise_on_both_streams_does_not_spoil_the_answer() {
+fn noise_on_both_streams_does_not_change_the_answer() {
     let sandbox = Sandbox::new();
     stubs(&sandbox);
     let noise = "import os, sys, subprocess\nprint('noise')\nprint('noise', file=sys.stderr)\nos.write(1, b'\\xff{\\n')\nsubprocess.call(['sh', '-c', 'echo noise; echo noise >&2'])\n";
@@ -419,7 +422,7 @@ fn nothing_is_written_into_the_environment() {
     let call = sandbox.pcluster(["preflight", "--format", "json"]).var("PYTHONPATH", sandbox.path("site"));
     let run = call.run();
     let report: Value = serde_json::from_slice(&run.stdout).unwrap();
-    // The built-in configuration's id is not the template's: it was built and looked at.
+    // The built-in configuration's id is not the template's: it was built and checked.
     run.exits(1).holds(report["checks"][2]["status"] == "failed", "the template was checked");
     assert_eq!(sandbox.tree("site"), before);
     sandbox.has_no_scratch();

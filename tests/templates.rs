@@ -1,10 +1,11 @@
-//! `preflight template`: a template in every form in which people have one; the good and the bad
+//! `preflight template`: a template in every form in which users have one; the good and the bad
 //! one were made by aws-parallelcluster 3.1.3 with CDK 1.204.0 and 1.153.0.
 
 use serde_json::{Value, json};
 
-use crate::fakes::{BAD, GOOD};
-use crate::harness::{Run, Sandbox};
+use crate::support::fakes::{BAD, GOOD};
+use crate::support::run::Run;
+use crate::support::sandbox::Sandbox;
 
 fn checked(sandbox: &Sandbox, content: impl AsRef<[u8]>) -> Run<'_> {
     sandbox.write("work/template", content);

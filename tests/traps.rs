@@ -1,6 +1,5 @@
-//! What goes wrong with PATH shims and their installers in other projects: 31 rows, each with one
-//! test that has the row's number in its name, here or in the module of its subject. The rows are
-//! those of the list that the project was begun with; their words:
+//! Known faults of PATH shims and their installers in other projects: 31 rows, each with one test
+//! that has the row's number in its name, here or in the module of its subject.
 //!
 //! | row | trap | row | trap |
 //! | --- | --- | --- | --- |
@@ -11,20 +10,20 @@
 //! | 5 | the guard leaks to grandchildren | 21 | forms of launchers |
 //! | 6 | an activated environment comes first | 22 | the check sees another Python |
 //! | 7 | "on PATH already" | 23 | slow shims (and `scripts/bench`) |
-//! | 8 | the shell's memory of commands | 24 | no real pcluster |
+//! | 8 | the shell's hash of commands | 24 | no real pcluster |
 //! | 9 | `argv[0]` | 25 | many at once |
 //! | 10 | bytes that are no UTF-8 | 26 | replaced while it runs |
 //! | 11 | exit status and signals | 27 | overwritten by another installer |
 //! | 12 | dispositions of signals | 28 | uninstall removes too much or too little |
 //! | 13 | ^C during a check | 29 | an install script that is cut off |
 //! | 14 | stdin and the terminal | 30 | edits of startup files |
-//! | 15 | stdout polluted | 31 | our own faults block everybody |
+//! | 15 | stdout polluted | 31 | the shim's own faults block every build |
 //! | 16 | the environment leaks | | |
 //!
 //! Every row applies. Of row 12 one thing is not kept: where the caller ignores SIGPIPE, the real
 //! program gets its default action. Rust's start-up ignores SIGPIPE before `main`, `exec` of the
 //! standard library puts it back to the default, and what it was before cannot be asked afterwards:
-//! `/proc` tells the present, and to run before `main` or to keep the disposition takes unsafe
+//! `/proc` shows the present, and to run before `main` or to keep the disposition takes unsafe
 //! code, which this crate forbids, or a compiler flag that is not stable (`-Zon-broken-pipe`).
 //! A Python does not notice: it ignores SIGPIPE by itself when it starts. The mask of blocked
 //! signals and every other disposition are kept.
@@ -34,8 +33,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use crate::fakes::REAL_OUTPUT;
-use crate::harness::Sandbox;
+use crate::support::fakes::REAL_OUTPUT;
+use crate::support::sandbox::Sandbox;
 
 /// A row without a test, or with two, is a mistake of this list.
 #[test]
@@ -57,7 +56,7 @@ fn every_row_has_exactly_one_test() {
 
 /// `where` warns; nothing is refused.
 #[test]
-fn trap_18_entries_that_everybody_may_write_are_told() {
+fn trap_18_entries_that_every_user_may_write_are_reported() {
     let sandbox = Sandbox::new();
     sandbox.environment();
     let open =
@@ -66,19 +65,19 @@ fn trap_18_entries_that_everybody_may_write_are_told() {
     let shim = sandbox.path("shim").display().to_string();
     let rest = ["venv/bin", "node", "tools"].map(|name| sandbox.path(name).display().to_string()).join(":");
     let call = |path: String| sandbox.pcluster(["preflight", "where"]).var("PATH", path);
-    // Behind the real pcluster it is no business of ours.
-    let run = call(format!("{shim}:{rest}")).run();
-    run.exits(0).is_silent().holds(!run.stdout().contains("Everybody"), "nothing to warn of");
+    let json = |path: String| call(path).argument("--format").argument("json").run();
+    // Behind the real pcluster it does not matter.
+    let run = json(format!("{shim}:{rest}"));
+    run.exits(0).is_silent().holds(run.stdout().contains("\"warnings\": []"), "nothing to warn of");
     open("venv/bin");
     call(format!("{shim}::bin:{rest}")).run().exits(0).is_silent().stdout_matches("where-entries.txt");
-    let json = call(format!("{shim}::bin:{rest}")).argument("--format").argument("json");
-    json.run().exits(0).is_silent().stdout_matches("where-entries.json");
+    json(format!("{shim}::bin:{rest}")).exits(0).is_silent().stdout_matches("where-entries.json");
     sandbox.pcluster(["version"]).run().exits(0).prints("the real pcluster: version\n").is_silent();
 }
 
-/// What is ours and at fault costs a warning at most, and `off` asks nothing of it.
+/// A fault in the shim's own files costs a warning at most, and `off` reads none of them.
 #[test]
-fn trap_31_nothing_of_ours_that_is_at_fault_stops_a_build() {
+fn trap_31_no_fault_of_the_shims_own_stops_a_build() {
     let sandbox = Sandbox::new();
     let environment = sandbox.environment();
     sandbox.write("advisories.yaml", b"\xff: [not yaml");
@@ -95,12 +94,12 @@ fn trap_31_nothing_of_ours_that_is_at_fault_stops_a_build() {
     let nowhere = "/proc/nonexistent";
     let call = sandbox.build_image().var("HOME", nowhere).var("XDG_STATE_HOME", nowhere);
     call.var("XDG_CACHE_HOME", nowhere).run().exits(0).prints(REAL_OUTPUT);
-    // The way past everything: with settings at fault, and an environment that blocks.
+    // Mode off: with settings at fault, and an environment that blocks.
     environment.is_broken();
     sandbox.write("config/pcluster-shim/config.yaml", b"\xff: [");
     sandbox.build_image().run().exits(1);
     sandbox.clear_log();
     let run = sandbox.build_image().var("PCLUSTER_SHIM_MODE", "off").run();
     run.exits(0).prints(REAL_OUTPUT).prefixed();
-    assert_eq!(sandbox.log(), [crate::fakes::REAL], "nothing else was started");
+    assert_eq!(sandbox.log(), [crate::support::fakes::REAL], "nothing else was started");
 }

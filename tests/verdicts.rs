@@ -1,11 +1,13 @@
-//! Verdict × mode × strict through the built binary: what stops, what goes on, what is said.
+//! Verdict × mode × strict through the built binary: what stops, what goes on, what is printed.
 
 use serde_json::{Value, json};
 
 use std::fs;
 
-use crate::fakes::{BAD, Environment, REAL, REAL_OUTPUT};
-use crate::harness::{Call, Run, Sandbox, on_this_machine, output};
+use crate::support::fakes::{BAD, Environment, REAL, REAL_OUTPUT};
+use crate::support::machine::{on_this_machine, output};
+use crate::support::run::{Call, Run};
+use crate::support::sandbox::Sandbox;
 
 #[test]
 fn ready_is_silent() {
@@ -55,8 +57,8 @@ fn the_stop_has_the_shape_of_a_rejected_configuration() {
     assert_eq!(errors[0]["level"], "ERROR");
     assert_eq!(errors[0]["type"], "PackageAdvisory");
     let message = errors[0]["message"].as_str().unwrap();
-    let mend = message.split_once(" Fix: ").expect("the message ends in what to do").1;
-    run.holds(run.stderr().lines().last().unwrap().ends_with(mend), "both name the same command");
+    let fix = message.split_once(" Fix: ").expect("the message ends in what to do").1;
+    run.holds(run.stderr().lines().last().unwrap().ends_with(fix), "both name the same command");
     run.holds(run.stdout() == serde_json::to_string_pretty(&stopped).unwrap() + "\n", "indented by 2");
 }
 
@@ -77,7 +79,7 @@ fn blocked_by_the_template_names_each_fault_and_where() {
 fn a_screen_is_enough_for_many_findings() {
     let sandbox = Sandbox::new();
     let environment = sandbox.environment();
-    let mut template: Value = serde_json::from_str(crate::fakes::GOOD).unwrap();
+    let mut template: Value = serde_json::from_str(crate::support::fakes::GOOD).unwrap();
     let ami = &mut template["Resources"]["DistributionConfiguration"]["Properties"]["Distributions"][0]["AmiDistributionConfiguration"];
     ami["AmiTags"] = json!({});
     environment.builds(&template.to_string());
@@ -85,9 +87,9 @@ fn a_screen_is_enough_for_many_findings() {
     run.exits(1).prefixed().stdout_matches("blocked-many.json").stderr_matches("blocked-many.txt");
 }
 
-/// What is wrong, what it costs and what mends it come first, whatever else there is to tell.
+/// The first finding has its cost and its fix before any other finding.
 #[test]
-fn the_first_finding_is_told_with_its_cost_and_its_fix_before_the_others() {
+fn the_first_finding_is_reported_with_its_cost_and_its_fix_before_the_others() {
     let sandbox = Sandbox::new();
     let environment = sandbox.environment();
     environment.is_broken();
@@ -99,9 +101,9 @@ fn the_first_finding_is_told_with_its_cost_and_its_fix_before_the_others() {
     let lines: Vec<&str> = stderr.lines().collect();
     run.holds(lines[0].contains("1.153.0 writes"), "what is wrong");
     run.holds(lines[1].contains("It would cost an hour"), "what it costs");
-    run.holds(lines[2].contains("Fix: "), "what mends it");
+    run.holds(lines[2].contains("Fix: "), "what repairs it");
     run.holds(lines[3].contains("this company") && lines[4].contains("a talk"), "then the other");
-    // Of one cause and with one fix: both are told once, before the rest.
+    // Findings of one cause and with one fix: both are reported once, before the rest.
     sandbox.write("config/pcluster-shim/config.yaml", "");
     environment.cdk("1.204.0");
     environment.builds(BAD);
@@ -111,7 +113,7 @@ fn the_first_finding_is_told_with_its_cost_and_its_fix_before_the_others() {
 }
 
 #[test]
-fn blocked_in_mode_warn_tells_and_goes_on() {
+fn blocked_in_mode_warn_reports_and_goes_on() {
     let sandbox = Sandbox::new();
     sandbox.environment().is_broken();
     let run = sandbox.build_image().var("PCLUSTER_SHIM_MODE", "warn").run();
@@ -161,13 +163,13 @@ fn blocked_beats_unknown() {
     let environment = sandbox.environment();
     environment.is_broken();
     environment.answers(&json!({"kind": "failed", "stage": "import", "message": "boom"}));
-    // Not the plain form, so the real parser has to be asked whether it takes the call.
+    // Outside the plain form, so the real parser has to be asked whether it takes the call.
     let run = sandbox.build_image().argument("--suppress-validators").argument("ALL").run();
     run.exits(1).prefixed();
     assert_eq!(sandbox.log(), ["identity", "node", "synth"]);
 }
 
-/// What the real pcluster refuses, it refuses in its own words.
+/// A call that the real pcluster refuses is refused in its own words.
 #[test]
 fn a_refused_call_gets_the_real_answer_and_nothing_else() {
     let sandbox = Sandbox::new();
@@ -186,7 +188,7 @@ fn a_refused_call_gets_the_real_answer_and_nothing_else() {
 }
 
 #[test]
-fn help_and_an_unreadable_configuration_start_no_python_of_ours() {
+fn help_and_an_unreadable_configuration_start_no_python_of_the_shims() {
     let sandbox = Sandbox::new();
     let environment = sandbox.environment();
     environment.is_broken();
@@ -200,7 +202,8 @@ fn help_and_an_unreadable_configuration_start_no_python_of_ours() {
     assert!(sandbox.log().iter().all(|line| line.starts_with("real ")), "{:?}", sandbox.log());
 }
 
-/// What is no mapping cannot be built from: the real pcluster says so, though an advisory matches.
+/// A configuration that is no mapping cannot be built: the real pcluster says so, though an
+/// advisory matches.
 #[test]
 fn a_malformed_configuration_is_left_to_the_real_pcluster() {
     let sandbox = Sandbox::new();
@@ -215,14 +218,14 @@ fn a_malformed_configuration_is_left_to_the_real_pcluster() {
 }
 
 #[test]
-fn a_warning_advisory_does_not_block_and_is_not_told_at_every_build() {
+fn a_warning_advisory_does_not_block_and_is_not_reported_at_every_build() {
     let sandbox = Sandbox::new();
     let environment = sandbox.environment();
     environment.installs("aws-cdk.core", "1.203.0", "");
     sandbox.build_image().run().exits(0).prints(REAL_OUTPUT).is_silent();
 }
 
-/// A real pcluster that prints the configuration that it reads, and a synthesis that tells what it
+/// A real pcluster that prints the configuration that it reads, and a synthesis that logs what it
 /// is asked for.
 fn reads_its_configuration(environment: &Environment) {
     environment.really(
@@ -279,7 +282,7 @@ fn a_configuration_that_can_be_read_once_reaches_the_real_pcluster_whole() {
         run.exits(0).prints(&expected).warns_once("fifo").stderr_matches("read-once.txt");
     }
     let asked: Vec<String> = sandbox.log().into_iter().filter(|line| line.starts_with("asked")).collect();
-    assert_eq!(asked.len(), 1, "the verdict on the minimal configuration is remembered: {asked:?}");
+    assert_eq!(asked.len(), 1, "the verdict on the minimal configuration is cached: {asked:?}");
     assert!(asked[0].ends_with("/image-config.yaml --image-id preflight-check in us-east-1"), "{asked:?}");
     let off = fed(&sandbox, named(&sandbox, "-c @", "fifo").var("PCLUSTER_SHIM_MODE", "off"));
     off.exits(0).prints(&expected).is_silent();
@@ -292,7 +295,7 @@ fn a_configuration_that_can_be_read_once_reaches_the_real_pcluster_whole() {
     sandbox.has_no_scratch();
 }
 
-/// What a redirection gives: a pipe, bash's process substitution, and a file, which a child whose
+/// Forms of a redirection: a pipe, bash's process substitution, and a file, which a child whose
 /// stdin is /dev/null would not find there.
 #[test]
 fn a_configuration_on_stdin_reaches_the_real_pcluster_whole() {
@@ -339,7 +342,7 @@ fn a_broken_environment_is_stopped_whatever_the_form_of_the_configuration() {
     }
     assert!(sandbox.log().iter().all(|line| !line.starts_with("real ")), "{:?}", sandbox.log());
     let run = call("-c @", "/dev/null").var("PCLUSTER_SHIM_MODE", "warn").run();
-    run.exits(0).prefixed().holds(run.stderr().contains("/dev/null"), "both are told");
+    run.exits(0).prefixed().holds(run.stderr().contains("/dev/null"), "both are reported");
 }
 
 /// An empty region counts as none, as in botocore; the option is not parsed.
@@ -368,9 +371,9 @@ fn strict_stops_a_configuration_that_can_be_read_once() {
     assert!(!sandbox.log().iter().any(|line| line.contains("fifo")), "{:?}", sandbox.log());
 }
 
-/// The name is shown in a line of its own, whatever stands in it.
+/// The name is shown in a line of its own, whatever it contains.
 #[test]
-fn a_name_with_a_line_feed_is_told_in_one_line() {
+fn a_name_with_a_line_feed_is_reported_in_one_line() {
     let sandbox = Sandbox::new();
     sandbox.environment();
     sandbox.link("work/odd\n\u{1b}[31m", "/dev/null");

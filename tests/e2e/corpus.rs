@@ -1,0 +1,298 @@
+//! The corpus of configurations.rs, each built by the real pcluster with and without the shim: exit
+//! status, output and template are equal. And each that builds, stopped where CDK is broken.
+//!
+//! Builds a part that takes minutes, unless CORPUS is `whole`, as scripts/corpus sets it.
+
+#![expect(clippy::print_stdout, reason = "scripts/corpus shows it: a whole run takes long")]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::configurations::{Configuration, all};
+use crate::environments::{Aws, BROKEN, GOOD, NEWEST, ROOT, Sandbox, without_addresses, without_uuids};
+
+/// Runs of one release; each has a Python and a Node.
+const AT_A_TIME: usize = 2;
+
+#[test]
+fn release_3_1_3() {
+    is_the_same(GOOD, |configuration| configuration.is_odd);
+}
+
+#[test]
+fn release_3_6_1() {
+    is_the_same("3.6.1", is_one_of_three);
+}
+
+#[test]
+fn release_3_9_3() {
+    is_the_same("3.9.3", is_one_of_three);
+}
+
+#[test]
+fn release_3_13_2() {
+    is_the_same("3.13.2", is_one_of_three);
+}
+
+#[test]
+fn release_3_16_1() {
+    is_the_same(NEWEST, |configuration| configuration.is_odd);
+}
+
+/// One that builds, one that is refused in some releases, one that the real code fails on.
+fn is_one_of_three(configuration: &Configuration) -> bool {
+    ["tag-twice", "yaml-duplicate", "permission-no-regions"].contains(&configuration.name)
+}
+
+fn is_whole() -> bool {
+    std::env::var_os("CORPUS").is_some_and(|part| part == "whole")
+}
+
+/// The result of one run: its output, and the template that AWS has after it.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    status: i32,
+    stdout: String,
+    stderr: String,
+    template: Option<String>,
+}
+
+fn is_the_same(environment: &str, is_in_part: fn(&Configuration) -> bool) {
+    let corpus: Vec<_> = all().into_iter().filter(|one| is_whole() || is_in_part(one)).collect();
+    let direct = Side::start(environment, &corpus).built_directly(&corpus);
+    let guarded = Side::start(environment, &corpus).built_through_the_shim(&corpus, &direct);
+    let differing: Vec<&str> =
+        direct.keys().filter(|name| direct[*name] != guarded[*name]).copied().collect();
+    let built = direct.values().filter(|outcome| outcome.template.is_some()).count();
+    let (all, same) = (corpus.len(), corpus.len() - differing.len());
+    println!("{environment}: {all} configurations, {built} build; {same} equal, {} differ", differing.len());
+    let report = differing.iter().fold(String::new(), |text, name| {
+        text + &format!("=== {name}\n{}", difference(&direct[name], &guarded[name]))
+    });
+    assert!(differing.is_empty(), "{environment} differs with the shim in {differing:?}\n{report}");
+}
+
+fn difference(direct: &Outcome, guarded: &Outcome) -> String {
+    let mut text = String::new();
+    let mut tell = |what: &str, direct: &str, guarded: &str| {
+        if direct != guarded {
+            let start = |text: &str| text.chars().take(2000).collect::<String>();
+            let _ = writeln!(text, "{what} without:\n{}\n{what} with:\n{}", start(direct), start(guarded));
+        }
+    };
+    tell("status", &direct.status.to_string(), &guarded.status.to_string());
+    tell("stdout", &direct.stdout, &guarded.stdout);
+    tell("stderr", &direct.stderr, &guarded.stderr);
+    let template = |outcome: &Outcome| outcome.template.clone().unwrap_or_default();
+    let (direct, guarded) = (template(direct), template(guarded));
+    let lines = direct.lines().zip(guarded.lines()).filter(|(one, other)| one != other).take(20);
+    let (one, other): (Vec<_>, Vec<_>) = lines.unzip();
+    tell("template", &one.join("\n"), &other.join("\n"));
+    if one.is_empty() && direct != guarded {
+        let _ = writeln!(text, "template without: {} bytes, with: {}", direct.len(), guarded.len());
+    }
+    text
+}
+
+/// One user with an account of AWS, and the corpus in files.
+struct Side {
+    aws: Aws,
+    sandbox: Sandbox,
+}
+
+impl Side {
+    fn start(environment: &str, corpus: &[Configuration]) -> Self {
+        let aws = Aws::start();
+        let mut sandbox = Sandbox::of(environment);
+        sandbox.use_aws(&aws);
+        // Regions come out of a set of Python's.
+        sandbox.set("PYTHONHASHSEED", "0");
+        // Compiled once for all; environments made by uv have no bytecode.
+        sandbox.set("PYTHONPYCACHEPREFIX", Path::new(ROOT).join("target/corpus-bytecode"));
+        for one in corpus {
+            sandbox.write(&format!("{}.yaml", one.name), filled_in(&one.text, &aws));
+            sandbox.write(&format!("{}.arguments", one.name), json!(arguments(one)).to_string());
+        }
+        Self { aws, sandbox }
+    }
+
+    /// Builds all of them by one Python of pcluster's, which forks for each.
+    fn built_directly(self, corpus: &[Configuration]) -> BTreeMap<&'static str, Outcome> {
+        let mut all = vec![Path::new(ROOT).join("tests/e2e/corpus.py"), "build".into()];
+        all.push(self.sandbox.environment.bin("pcluster"));
+        all.push(self.sandbox.path("work"));
+        all.extend(corpus.iter().map(|one| PathBuf::from(format!("{}.yaml", one.name))));
+        self.sandbox.run(&self.sandbox.environment.bin("python"), &all).ends_with(0);
+        let read = |name: &str, ending: &str| {
+            fs::read(self.sandbox.path("work").join(format!("{name}.{ending}"))).unwrap()
+        };
+        let ended = |one: &Configuration| {
+            let status = String::from_utf8(read(one.name, "status")).unwrap();
+            (status.parse().unwrap(), read(one.name, "stdout"), read(one.name, "stderr"))
+        };
+        self.outcomes(corpus, ended)
+    }
+
+    /// Builds each through the shim, and reports it as it ends: all of them take long.
+    fn built_through_the_shim(
+        self,
+        corpus: &[Configuration],
+        direct: &BTreeMap<&'static str, Outcome>,
+    ) -> BTreeMap<&'static str, Outcome> {
+        let ended = |one: &Configuration| {
+            let ran = self.sandbox.shim(&arguments(one));
+            let without = &direct[one.name];
+            let words = (self.plain(&ran.stdout), self.plain(&ran.stderr));
+            let status = ran.status.code().unwrap_or(-1);
+            let same = (status, words) == (without.status, (without.stdout.clone(), without.stderr.clone()));
+            let difference =
+                if same { String::new() } else { format!(", which differs\n{ran}\n{without:?}") };
+            println!(
+                "{} {} ends with {status}{difference}",
+                self.sandbox.environment.directory.display(),
+                one.name
+            );
+            (status, ran.stdout, ran.stderr)
+        };
+        self.outcomes(corpus, ended)
+    }
+
+    fn outcomes(
+        &self,
+        corpus: &[Configuration],
+        ended: impl Fn(&Configuration) -> (i32, Vec<u8>, Vec<u8>) + Sync,
+    ) -> BTreeMap<&'static str, Outcome> {
+        let runs = at_the_same_time(corpus, ended);
+        let templates = self.templates(corpus);
+        let outcome = |(name, (status, stdout, stderr)): (&'static str, (i32, Vec<u8>, Vec<u8>))| {
+            let (stdout, stderr) = (self.plain(&stdout), self.plain(&stderr));
+            (name, Outcome { status, stdout, stderr, template: templates.get(name).cloned() })
+        };
+        runs.into_iter().map(outcome).collect()
+    }
+
+    fn templates(&self, corpus: &[Configuration]) -> BTreeMap<&'static str, String> {
+        let mut all = vec![Path::new(ROOT).join("tests/e2e/corpus.py"), "templates".into()];
+        all.extend([self.aws.fact("endpoint").into(), self.aws.fact("region").into()]);
+        all.push(self.sandbox.path("work"));
+        all.extend(corpus.iter().map(|one| PathBuf::from(one.name)));
+        self.sandbox.run(&crate::environments::Environment::named("moto").bin("python"), &all).ends_with(0);
+        let read = |name: &str| fs::read(self.sandbox.path("work").join(format!("{name}.template"))).ok();
+        corpus.iter().filter_map(|one| Some((one.name, self.plain(&read(one.name)?)))).collect()
+    }
+
+    /// Removes what differs from run to run: addresses, UUIDs, the sandbox's directory, the account's
+    /// image, the random end of an artifact directory, and times and signatures.
+    fn plain(&self, output: &[u8]) -> String {
+        let text = String::from_utf8_lossy(&without_addresses(output)).into_owned();
+        let text = text.replace(self.sandbox.path("").to_str().unwrap(), "[SANDBOX]/");
+        let text = text.replace(self.aws.fact("endpoint"), "[ENDPOINT]");
+        let text = text.replace(self.aws.fact("parentImage"), "[IMAGE]");
+        without_random_ends(&without_uuids(&text))
+    }
+}
+
+/// The result of each configuration, [`AT_A_TIME`] in parallel.
+fn at_the_same_time<T: Send>(
+    corpus: &[Configuration],
+    ended: impl Fn(&Configuration) -> T + Sync,
+) -> Vec<(&'static str, T)> {
+    // The first one alone, because later releases make a role of the account's in the first run.
+    let first = corpus.first().map(|one| (one.name, ended(one)));
+    let next = AtomicUsize::new(1);
+    let work = || {
+        let mut done = Vec::new();
+        while let Some(one) = corpus.get(next.fetch_add(1, Ordering::Relaxed)) {
+            done.push((one.name, ended(one)));
+        }
+        done
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_A_TIME).map(|_| scope.spawn(work)).collect();
+        let rest = workers.into_iter().flat_map(|worker| worker.join().unwrap());
+        first.into_iter().chain(rest).collect()
+    })
+}
+
+/// `images/NAME-RANDOM` as `images/NAME`, `Signature=…` as `Signature=`.
+fn without_random_ends(text: &str) -> String {
+    let mut plain = String::new();
+    for (index, piece) in text.split("/images/").enumerate() {
+        if index > 0 {
+            plain += "/images/";
+        }
+        let end = piece.find(|letter: char| !(letter == '-' || letter.is_ascii_alphanumeric()));
+        let (directory, rest) = piece.split_at(end.unwrap_or(piece.len()));
+        let is_random =
+            |end: &str| end.len() == 16 && end.chars().all(|letter| letter.is_ascii_alphanumeric());
+        plain += match directory.rsplit_once('-') {
+            Some((name, end)) if index > 0 && is_random(end) => name,
+            _ => directory,
+        };
+        plain += rest;
+    }
+    for key in [
+        "Signature=",
+        "Expires=",
+        "X-Amz-Date=",
+        "X-Amz-Signature=",
+        "X-Amz-Credential=",
+        "CreationTime>",
+        "RequestId>",
+    ] {
+        let mut pieces = plain.split(key);
+        let mut text = pieces.next().unwrap_or_default().to_owned();
+        for piece in pieces {
+            text += key;
+            text += piece.trim_start_matches(|letter: char| {
+                letter.is_ascii_alphanumeric() || "%+/=-:.".contains(letter)
+            });
+        }
+        plain = text;
+    }
+    plain
+}
+
+fn filled_in(text: &[u8], aws: &Aws) -> Vec<u8> {
+    let mut filled = text.to_vec();
+    for (name, value) in [("@IMAGE@", aws.fact("parentImage")), ("@BUCKET@", aws.fact("bucket"))] {
+        while let Some(start) = filled.windows(name.len()).position(|window| window == name.as_bytes()) {
+            filled.splice(start..start + name.len(), value.bytes());
+        }
+    }
+    filled
+}
+
+/// Validators ask AWS for roles, keys and subnets that the stand-in does not have.
+fn arguments(one: &Configuration) -> Vec<String> {
+    let file = format!("{}.yaml", one.name);
+    ["build-image", "-c", &file, "-i", one.name, "--suppress-validators", "ALL"].map(str::to_owned).into()
+}
+
+/// Each that builds is stopped by the advisory, before anything reaches AWS; of the others, each
+/// is stopped or left to the real pcluster.
+#[test]
+fn the_broken_cdk_is_stopped_with_every_configuration_that_builds() {
+    let corpus: Vec<_> = all().into_iter().filter(|one| is_whole() || one.is_odd).collect();
+    let side = Side::start(BROKEN, &corpus);
+    for one in &corpus {
+        let file = format!("{}.yaml", one.name);
+        let ran = side.sandbox.shim(&["build-image", "-c", &file, "-i", one.name]);
+        assert!(!ran.status.success(), "{} builds\n{ran}", one.name);
+        let answer: Value = serde_json::from_slice(&ran.stdout).unwrap_or_default();
+        let stopped = answer["message"].as_str().is_some_and(|message| message.starts_with("pcluster-shim"));
+        assert_eq!(
+            stopped,
+            !ran.err().is_empty() && ran.err().starts_with("pcluster-shim"),
+            "{}\n{ran}",
+            one.name
+        );
+    }
+    let created = |request: &String| request.contains("cloudformation:CreateStack");
+    assert!(!side.aws.requests().iter().any(created), "a stack was created");
+}

@@ -1,0 +1,297 @@
+//! A copy of a broken environment, which a test may repair or damage; an installer with the caller's
+//! own index settings and a cache that stays; and comparison byte for byte.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::ops::{Deref, DerefMut};
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::environments::{Environment, Ran, Sandbox, find, program};
+
+pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// Made by uv: no pip in it, no bytecode.
+pub(crate) const BY_UV: &str = crate::environments::BROKEN;
+/// Made by pip: with pip and bytecode.
+pub(crate) const BY_PIP: &str = "3.1.3-cdk-1.153.0-pip";
+
+/// The installer that is there to repair with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum With {
+    Uv,
+    /// No uv on PATH.
+    Pip,
+}
+
+#[derive(Debug)]
+pub(crate) struct EnvironmentCopy {
+    pub(crate) sandbox: Sandbox,
+    /// The packages before any repair.
+    reference: PathBuf,
+    // Declared after the sandbox, so that it is removed last.
+    directory: TempDir,
+}
+
+impl Deref for EnvironmentCopy {
+    type Target = Sandbox;
+
+    fn deref(&self) -> &Sandbox {
+        &self.sandbox
+    }
+}
+
+impl DerefMut for EnvironmentCopy {
+    fn deref_mut(&mut self) -> &mut Sandbox {
+        &mut self.sandbox
+    }
+}
+
+impl EnvironmentCopy {
+    #[track_caller]
+    pub(crate) fn of(name: &str, with: With) -> Self {
+        let original = Environment::named(name);
+        let directory =
+            tempfile::Builder::new().prefix("repair-").tempdir_in(Path::new(ROOT).join("target")).unwrap();
+        let copy = directory.path().join("venv");
+        copy_tree(&original.directory, &copy);
+        // The launcher is the only file that names its directory.
+        let launcher = copy.join("bin/pcluster");
+        let text = fs::read_to_string(&launcher).unwrap();
+        let (_, rest) = text.split_once('\n').unwrap();
+        fs::write(&launcher, format!("#!{}\n{rest}", copy.join("bin/python").display())).unwrap();
+        let mut sandbox = Sandbox::in_environment(Environment { directory: copy });
+        for (name, value) in std::env::vars_os() {
+            let text = name.to_string_lossy().to_ascii_uppercase();
+            let about_index = ["PIP_", "UV_", "SSL_CERT_"].iter().any(|prefix| text.starts_with(prefix))
+                || text.ends_with("_PROXY");
+            if about_index {
+                sandbox.set(&name.to_string_lossy(), value);
+            }
+        }
+        sandbox.set("UV_CACHE_DIR", Path::new(ROOT).join("target/cache/uv"));
+        sandbox.set("PIP_CACHE_DIR", Path::new(ROOT).join("target/cache/pip"));
+        if with == With::Uv {
+            fs::create_dir(directory.path().join("uv")).unwrap();
+            symlink(uv(), directory.path().join("uv/uv")).unwrap();
+            sandbox.put_on_path(directory.path().join("uv"));
+        }
+        Self { sandbox, reference: original.site_packages(), directory }
+    }
+
+    /// A directory beside the environment, on its file system.
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn site(&self) -> PathBuf {
+        self.environment.site_packages()
+    }
+
+    /// Takes its present state as the reference, because the machine's own Python may change packages
+    /// when it starts.
+    pub(crate) fn is_right_as_it_is(&mut self) {
+        self.reference = self.keep_copy();
+    }
+
+    /// Asserts that it is byte for byte what it was, and nothing more.
+    #[track_caller]
+    pub(crate) fn is_as_before(&self, when: &str) {
+        let other = differences(&self.reference, &self.site());
+        assert!(other.is_empty(), "{when}: the environment is not what it was:\n{}", other.join("\n"));
+    }
+
+    #[track_caller]
+    pub(crate) fn is_the_same_as(&self, repaired: &Path, when: &str) {
+        let other = differences(repaired, &self.site());
+        assert!(
+            other.is_empty(),
+            "{when}: the environment is not what a repair makes:\n{}",
+            other.join("\n")
+        );
+    }
+
+    /// Keeps a copy of its packages, to compare with.
+    pub(crate) fn keep_copy(&self) -> PathBuf {
+        let copy = self.beside("kept");
+        copy_tree(&self.site(), &copy);
+        copy
+    }
+
+    /// Asserts that nothing is left that a repair needs only while it runs; the last one's snapshot is
+    /// for its undo.
+    #[track_caller]
+    pub(crate) fn left_nothing(&self, when: &str) {
+        let mut left = Vec::new();
+        for entry in paths_below(&self.path("tmp")) {
+            left.push(format!("TMPDIR: {entry}"));
+        }
+        let state = self.path("home/.local/state/pcluster-shim/environments");
+        let kept = paths_below(&state).iter().any(|entry| entry.ends_with("last.json"));
+        let is_debris = |entry: &&String| {
+            let of_an_open_one = entry.contains("snapshot-") && !kept;
+            entry.contains("overlay-") || of_an_open_one || entry.ends_with("journal.json")
+        };
+        left.extend(paths_below(&state).iter().filter(is_debris).take(5).cloned());
+        let bytecode = paths_below(&self.path("home/.cache/pcluster-shim/bytecode"));
+        left.extend(bytecode.iter().filter(|entry| entry.contains("overlay-")).take(5).cloned());
+        assert!(left.is_empty(), "{when}: left behind:\n{}", left.join("\n"));
+    }
+
+    /// Name and version of every distribution.
+    pub(crate) fn versions(&self) -> BTreeMap<String, String> {
+        versions(&self.site())
+    }
+
+    pub(crate) fn versions_before(&self) -> BTreeMap<String, String> {
+        versions(&self.reference)
+    }
+
+    /// The version that every CDK package has.
+    #[track_caller]
+    pub(crate) fn cdk(&self) -> String {
+        let versions = self.versions();
+        let mut cdk: Vec<_> = versions
+            .iter()
+            .filter(|(name, _)| name.starts_with("aws_cdk"))
+            .map(|(_, version)| version.clone())
+            .collect();
+        assert!(cdk.len() > 40, "{versions:?}");
+        cdk.dedup();
+        assert_eq!(cdk.len(), 1, "{versions:?}");
+        cdk.remove(0)
+    }
+
+    #[track_caller]
+    pub(crate) fn pcluster_works(&self, when: &str) {
+        let ran = self.direct(&["version"]);
+        assert!(ran.status.success() && ran.out().contains("3.1.3"), "{when}: pcluster version\n{ran}");
+    }
+
+    #[track_caller]
+    pub(crate) fn fix(&self, arguments: &[&str]) -> Ran {
+        let all: Vec<&str> = ["preflight", "fix"].iter().chain(arguments).copied().collect();
+        self.shim(&all)
+    }
+}
+
+/// One error of the shim's: this step, and nothing else than what it says and what to do.
+#[track_caller]
+pub(crate) fn stopped_at(ran: &Ran, step: &str) {
+    ran.ends_with(1);
+    let stderr = ran.err();
+    assert!(stderr.starts_with(&format!("pcluster-shim: the repair stopped at {step}: ")), "{ran}");
+    assert!(stderr.lines().all(|line| line.starts_with("pcluster-shim: ")), "{ran}");
+    assert_eq!(ran.out(), "", "{ran}");
+}
+
+pub(crate) fn uv() -> PathBuf {
+    let own = Path::new(ROOT).join("target/tools/uv/bin/uv");
+    find("uv").unwrap_or(own)
+}
+
+pub(crate) fn copy_tree(from: &Path, to: &Path) {
+    let copied = Command::new(program("cp")).arg("-a").args([from, to]).status().unwrap();
+    assert!(copied.success(), "cp -a {} {}", from.display(), to.display());
+}
+
+fn versions(site: &Path) -> BTreeMap<String, String> {
+    let names = site.read_dir().unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
+    let split = |name: String| {
+        let (name, version) = name.strip_suffix(".dist-info")?.rsplit_once('-')?;
+        Some((name.to_owned(), version.to_owned()))
+    };
+    names.filter_map(split).collect()
+}
+
+/// Every path below a directory, bytecode aside.
+fn paths_below(directory: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut next = vec![directory.to_owned()];
+    while let Some(current) = next.pop() {
+        for entry in current.read_dir().into_iter().flatten().flatten() {
+            if entry.file_name() == "__pycache__" {
+                continue;
+            }
+            let path = entry.path();
+            found.push(path.strip_prefix(directory).unwrap().to_str().unwrap().to_owned());
+            if entry.file_type().unwrap().is_dir() {
+                next.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn differences(one: &Path, other: &Path) -> Vec<String> {
+    let (before, now) = (paths_below(one), paths_below(other));
+    let mut found: Vec<String> = before
+        .iter()
+        .filter(|path| now.binary_search(path).is_err())
+        .map(|path| format!("gone: {path}"))
+        .collect();
+    found.extend(
+        now.iter().filter(|path| before.binary_search(path).is_err()).map(|path| format!("new: {path}")),
+    );
+    for path in before.iter().filter(|path| now.binary_search(path).is_ok()) {
+        let (one, other) = (one.join(path), other.join(path));
+        let (is, was) = (other.symlink_metadata().unwrap(), one.symlink_metadata().unwrap());
+        let same = is.mode() == was.mode()
+            && (is.is_dir() || is.len() == was.len() && fs::read(&one).unwrap() == fs::read(&other).unwrap());
+        if !same {
+            found.push(format!("other: {path}"));
+        }
+    }
+    found.truncate(20);
+    found
+}
+
+/// A package index on the loopback (tests/e2e/index.py).
+#[derive(Debug)]
+pub(crate) struct Index {
+    server: Child,
+    directory: TempDir,
+    pub(crate) url: String,
+}
+
+impl Index {
+    #[track_caller]
+    pub(crate) fn start(options: &[String]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let upstream = std::env::var("UV_DEFAULT_INDEX").or_else(|_| std::env::var("PIP_INDEX_URL"));
+        let upstream = upstream.unwrap_or_else(|_| default_index());
+        let mut command = Command::new(Environment::named(BY_UV).bin("python"));
+        command.arg(Path::new(ROOT).join("tests/e2e/index.py"));
+        command.arg(directory.path().join("log")).arg(upstream).args(options);
+        let mut server = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut url = String::new();
+        BufReader::new(server.stdout.take().unwrap()).read_line(&mut url).unwrap();
+        Self { server, directory, url: url.trim().to_owned() }
+    }
+
+    pub(crate) fn requests(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.directory.path().join("log")).unwrap();
+        log.lines().map(str::to_owned).collect()
+    }
+}
+
+/// The index that pip asks by default.
+fn default_index() -> String {
+    let code = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)";
+    let python = Environment::named(BY_PIP).bin("python");
+    let said = Command::new(python).args(["-c", code]).output().unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    String::from_utf8(said.stdout).unwrap().trim().to_owned()
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        drop(self.server.stdin.take());
+        let _ = self.server.wait();
+    }
+}

@@ -1,0 +1,497 @@
+//! What every end-to-end test uses: the environments that tests/e2e/prepare makes, a
+//! stand-in for AWS, a HOME and a PATH of the test's own, and runs that print the whole sandbox
+//! when they are not what was expected.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The first release that has every function under test, with the CDK that loses the tags.
+pub(crate) const BROKEN: &str = "3.1.3-cdk-1.153.0";
+/// That fault under another number: only the template shows it.
+pub(crate) const RENUMBERED: &str = "3.1.3-cdk-1.153.0-renumbered";
+/// That release with the last CDK.
+pub(crate) const GOOD: &str = "3.1.3-cdk-1.204.0";
+/// The newest release, as the package index resolves it.
+pub(crate) const NEWEST: &str = "3.16.1";
+
+/// The tags by which pcluster finds its images again.
+pub(crate) const TAGS: [&str; 7] =
+    ["build_config", "build_log", "image_id", "image_name", "s3_bucket", "s3_image_dir", "version"];
+
+/// Limit of one step, far more than the slowest machine needs for it.
+pub(crate) const MAX_WAIT: Duration = Duration::from_secs(300);
+
+pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const SHIM: &str = env!("CARGO_BIN_EXE_pcluster");
+
+/// Waits until `ready` gives something: for a state that nothing announces.
+#[track_caller]
+pub(crate) fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let since = Instant::now();
+    loop {
+        if let Some(there) = ready() {
+            return there;
+        }
+        assert!(since.elapsed() < MAX_WAIT, "waited for {what} for {} s", MAX_WAIT.as_secs());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A program of this machine that the tests cannot do without.
+#[track_caller]
+pub(crate) fn program(name: &str) -> PathBuf {
+    find(name).unwrap_or_else(|| panic!("{name} is missing; scripts/test says what is needed"))
+}
+
+/// A program of this machine, where it has it.
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
+    pcluster_shim::system::executables::find(name, std::env::var_os("PATH"))
+}
+
+/// One directory that tests/e2e/prepare has made.
+#[derive(Debug, Clone)]
+pub(crate) struct Environment {
+    pub(crate) directory: PathBuf,
+}
+
+impl Environment {
+    #[track_caller]
+    pub(crate) fn named(name: &str) -> Self {
+        let directory = Path::new(ROOT).join("target/sandboxes").join(name);
+        assert!(
+            directory.join(".sandbox").is_file(),
+            "the environment {} is missing or incomplete: run scripts/test, which makes it",
+            directory.display()
+        );
+        let environment = Self { directory };
+        if name == RENUMBERED {
+            static RENUMBER: Once = Once::new();
+            RENUMBER.call_once(|| environment.renumber());
+        }
+        environment
+    }
+
+    /// `bin/NAME` in it.
+    pub(crate) fn bin(&self, name: &str) -> PathBuf {
+        self.directory.join("bin").join(name)
+    }
+
+    pub(crate) fn site_packages(&self) -> PathBuf {
+        let lib = fs::read_dir(self.directory.join("lib")).unwrap();
+        let mut found = lib.flatten().map(|entry| entry.path().join("site-packages"));
+        found.find(|path| path.is_dir()).unwrap()
+    }
+
+    /// Makes every CDK package claim 1.152.0, so that the code at fault is there and no version
+    /// shows it.
+    fn renumber(&self) {
+        for entry in fs::read_dir(self.site_packages()).unwrap().flatten() {
+            let name = entry.file_name().to_string_lossy().replace('-', "_");
+            if name.starts_with("aws_cdk") && name.ends_with(".dist_info") {
+                let file = entry.path().join("METADATA");
+                let metadata = fs::read_to_string(&file).unwrap();
+                let renumbered = metadata.replacen("\nVersion: 1.153.0\n", "\nVersion: 1.152.0\n", 1);
+                assert!(
+                    renumbered.contains("\nVersion: 1.152.0\n"),
+                    "{} has another version",
+                    file.display()
+                );
+                fs::write(&file, renumbered).unwrap();
+            }
+        }
+    }
+}
+
+/// HOME, PATH and a directory to work in, for one test.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    root: TempDir,
+    pub(crate) environment: Environment,
+    /// The whole environment of what is run.
+    variables: BTreeMap<OsString, OsString>,
+}
+
+impl Sandbox {
+    /// The shim first on PATH, then the environment's pcluster, then node; nothing else.
+    #[track_caller]
+    pub(crate) fn of(name: &str) -> Self {
+        Self::in_environment(Environment::named(name))
+    }
+
+    #[track_caller]
+    pub(crate) fn in_environment(environment: Environment) -> Self {
+        let root = tempfile::Builder::new().prefix("real-").tempdir().unwrap();
+        for directory in ["home", "tmp", "work", "shim", "node"] {
+            fs::create_dir(root.path().join(directory)).unwrap();
+        }
+        let link = |to: &Path, from: &str| std::os::unix::fs::symlink(to, root.path().join(from)).unwrap();
+        link(Path::new(SHIM), "shim/pcluster");
+        link(&program("node"), "node/node");
+        let mut sandbox = Self { root, environment, variables: BTreeMap::new() };
+        let path = [sandbox.path("shim"), sandbox.environment.directory.join("bin"), sandbox.path("node")];
+        sandbox.set("PATH", std::env::join_paths(path).unwrap());
+        sandbox.set("HOME", sandbox.path("home"));
+        sandbox.set("TMPDIR", sandbox.path("tmp"));
+        sandbox.set("LANG", "C.UTF-8");
+        // No account's, and a port that nothing listens on: what is not meant to ask AWS cannot.
+        sandbox.set("AWS_ENDPOINT_URL", "http://127.0.0.1:9");
+        sandbox.set("AWS_ACCESS_KEY_ID", "testing");
+        sandbox.set("AWS_SECRET_ACCESS_KEY", "testing");
+        sandbox.set("AWS_DEFAULT_REGION", "us-east-1");
+        sandbox.set("AWS_EC2_METADATA_DISABLED", "true");
+        sandbox.set("AWS_MAX_ATTEMPTS", "1");
+        sandbox
+    }
+
+    pub(crate) fn set(&mut self, name: &str, value: impl Into<OsString>) {
+        self.variables.insert(name.into(), value.into());
+    }
+
+    pub(crate) fn unset(&mut self, name: &str) {
+        self.variables.remove(OsStr::new(name));
+    }
+
+    /// PATH with one more directory at its end.
+    pub(crate) fn put_on_path(&mut self, directory: impl Into<PathBuf>) {
+        let path = self.variables[OsStr::new("PATH")].clone();
+        let longer: Vec<PathBuf> = std::env::split_paths(&path).chain([directory.into()]).collect();
+        self.set("PATH", std::env::join_paths(longer).unwrap());
+    }
+
+    /// PATH without one of its directories: `shim` or `node`.
+    pub(crate) fn take_off_path(&mut self, directory: &str) {
+        let gone = self.path(directory);
+        let path = self.variables[OsStr::new("PATH")].clone();
+        let rest: Vec<_> = std::env::split_paths(&path).filter(|entry| *entry != gone).collect();
+        self.set("PATH", std::env::join_paths(rest).unwrap());
+    }
+
+    pub(crate) fn use_aws(&mut self, aws: &Aws) {
+        self.set("AWS_ENDPOINT_URL", aws.fact("endpoint"));
+        self.set("AWS_DEFAULT_REGION", aws.fact("region"));
+    }
+
+    /// Something in the sandbox: `home`, `tmp`, `work`.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    /// A file in the directory in which everything is run.
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let file = self.path("work").join(name);
+        fs::write(&file, content).unwrap();
+        file
+    }
+
+    /// Runs the shim as a user does: `pcluster …`.
+    #[track_caller]
+    pub(crate) fn shim<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Ran {
+        self.run(&self.path("shim/pcluster"), arguments)
+    }
+
+    /// Runs the real pcluster in this sandbox.
+    #[track_caller]
+    pub(crate) fn direct<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Ran {
+        self.run(&self.environment.bin("pcluster"), arguments)
+    }
+
+    /// `pcluster preflight … --format json`, and its report.
+    #[track_caller]
+    pub(crate) fn preflight(&self, arguments: &[&str]) -> (Ran, Value) {
+        let all: Vec<&str> = ["preflight", "--format", "json"].iter().chain(arguments).copied().collect();
+        let ran = self.shim(&all);
+        let report = ran.json();
+        (ran, report)
+    }
+
+    pub(crate) fn command<S: AsRef<OsStr>>(&self, program: &Path, arguments: &[S]) -> Command {
+        let mut command = Command::new(program);
+        command.args(arguments).env_clear().envs(&self.variables).current_dir(self.path("work"));
+        command.stdin(Stdio::null());
+        command
+    }
+
+    #[track_caller]
+    pub(crate) fn run<S: AsRef<OsStr>>(&self, program: &Path, arguments: &[S]) -> Ran {
+        self.finish(self.command(program, arguments))
+    }
+
+    #[track_caller]
+    pub(crate) fn finish(&self, mut command: Command) -> Ran {
+        let output = command.output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
+        Ran {
+            command: format!("{command:?}"),
+            sandbox: format!("{self}"),
+            status: output.status,
+            stdout: output.stdout,
+            stderr: output.stderr,
+        }
+    }
+
+    /// Runs the shim under strace, with its children, and gives what `calls` names of it.
+    #[track_caller]
+    pub(crate) fn traced<S: AsRef<OsStr>>(&self, calls: &str, arguments: &[S]) -> (Ran, Trace) {
+        let file = self.path("trace");
+        let mut all: Vec<OsString> = ["-f", "-qq", "-o"].map(OsString::from).into();
+        all.extend([file.clone().into(), "-e".into(), format!("trace={calls}").into()]);
+        all.push(self.path("shim/pcluster").into());
+        all.extend(arguments.iter().map(|argument| argument.as_ref().to_owned()));
+        let ran = self.run(&program("strace"), &all);
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        assert!(!text.is_empty(), "strace saw nothing; may it trace here?\n{ran}");
+        (ran, Trace(text))
+    }
+}
+
+/// The part of a sandbox that is shown when a test fails in it.
+impl fmt::Display for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, value) in &self.variables {
+            writeln!(f, "    {}={}", name.display(), value.display())?;
+        }
+        for directory in ["work", "tmp", "home"] {
+            let entries = fs::read_dir(self.path(directory)).into_iter().flatten().flatten();
+            let names: Vec<_> = entries.map(|entry| entry.file_name().display().to_string()).collect();
+            writeln!(f, "    {directory}/: {}", names.join(" "))?;
+        }
+        Ok(())
+    }
+}
+
+/// One finished run.
+#[derive(Debug, Clone)]
+pub(crate) struct Ran {
+    command: String,
+    sandbox: String,
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
+}
+
+impl fmt::Display for Ran {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "--- command\n{}\n--- sandbox\n{}--- {}\n--- stdout\n{}\n--- stderr\n{}\n---",
+            self.command,
+            self.sandbox,
+            self.status,
+            self.out(),
+            self.err()
+        )
+    }
+}
+
+impl Ran {
+    pub(crate) fn out(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    pub(crate) fn err(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("no JSON: {error}\n{self}"))
+    }
+
+    #[track_caller]
+    pub(crate) fn ends_with(&self, status: i32) -> &Self {
+        assert_eq!(self.status.code(), Some(status), "the exit status\n{self}");
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn is_silent_on_stderr(&self) -> &Self {
+        assert_eq!(self.err(), "", "stderr\n{self}");
+        self
+    }
+
+    /// Byte for byte what another run gave, but for the addresses in memory that Python prints of
+    /// its functions: they are others in every run.
+    #[track_caller]
+    pub(crate) fn is_the_same_as(&self, other: &Self) {
+        let parts = |ran: &Self| (ran.status, without_addresses(&ran.stdout), without_addresses(&ran.stderr));
+        let same = parts(self) == parts(other);
+        assert!(same, "two runs differ\n{self}\n=== the other\n{other}");
+    }
+
+    /// The findings of the JSON on stdout with which a guarded call stops.
+    #[track_caller]
+    pub(crate) fn stop(&self) -> Vec<String> {
+        self.ends_with(1);
+        let stop = self.json();
+        let errors = stop["configurationValidationErrors"].as_array();
+        let errors = errors.unwrap_or_else(|| panic!("no errors are named\n{self}"));
+        for error in errors {
+            assert_eq!(error["level"], "ERROR", "{self}");
+            assert!(error["type"].is_string() && error["message"].is_string(), "{self}");
+        }
+        errors.iter().map(|error| error["message"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+/// The output of strace.
+#[derive(Debug)]
+pub(crate) struct Trace(String);
+
+impl Trace {
+    /// The programs that any process in it executed or tried to, in order.
+    pub(crate) fn executed(&self) -> Vec<PathBuf> {
+        self.0.lines().filter_map(executed).collect()
+    }
+
+    /// The lines before the real pcluster is executed: the shim's, and those of its children.
+    #[track_caller]
+    pub(crate) fn before(&self, real: &Path) -> Vec<&str> {
+        assert!(self.executed().iter().any(|path| path == real), "{} never ran:\n{self}", real.display());
+        self.0.lines().take_while(|line| executed(line).is_none_or(|path| path != real)).collect()
+    }
+}
+
+impl fmt::Display for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn executed(line: &str) -> Option<PathBuf> {
+    let (_, call) = line.split_once("execve(\"")?;
+    Some(call.split_once('"')?.0.into())
+}
+
+/// A moto server of the test's own, through scripts/aws-stand-in.
+#[derive(Debug)]
+pub(crate) struct Aws {
+    directory: TempDir,
+    server: Child,
+    facts: Value,
+}
+
+impl Aws {
+    #[track_caller]
+    pub(crate) fn start() -> Self {
+        let directory = tempfile::Builder::new().prefix("real-aws-").tempdir().unwrap();
+        let mut command = Self::stand_in(directory.path());
+        command.arg("--log").arg(directory.path().join("log"));
+        // It ends with its stdin, so it cannot outlive the test.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.stderr(File::create(directory.path().join("stderr")).unwrap());
+        let mut server = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let facts = serde_json::from_str(&line).unwrap_or_else(|error| {
+            let stderr = fs::read_to_string(directory.path().join("stderr")).unwrap_or_default();
+            panic!("the stand-in for AWS did not start: {error}\n{line}\n{stderr}")
+        });
+        Self { directory, server, facts }
+    }
+
+    fn stand_in(home: &Path) -> Command {
+        let mut command = Command::new(Environment::named("moto").bin("python"));
+        command.arg(Path::new(ROOT).join("scripts/aws-stand-in"));
+        command.env_clear().env("HOME", home).env("LANG", "C.UTF-8").env("NO_PROXY", "127.0.0.1");
+        command
+    }
+
+    pub(crate) fn fact(&self, name: &str) -> &str {
+        self.facts[name].as_str().unwrap()
+    }
+
+    /// The requests that have arrived.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.directory.path().join("log")).unwrap();
+        log.lines().map(str::to_owned).collect()
+    }
+
+    #[track_caller]
+    pub(crate) fn was_not_asked(&self) {
+        assert_eq!(self.requests(), Vec::<String>::new(), "requests reached AWS");
+    }
+
+    /// A configuration that this account can build.
+    pub(crate) fn configuration(&self) -> String {
+        let (image, bucket) = (self.fact("parentImage"), self.fact("bucket"));
+        format!("Build:\n  InstanceType: c5.xlarge\n  ParentImage: {image}\nCustomS3Bucket: {bucket}\n")
+    }
+
+    /// Imitates the hour of EC2 for a stack: its image, and the stack's end.
+    #[track_caller]
+    pub(crate) fn finish_build(&self, stack: &str) {
+        let mut command = Self::stand_in(self.directory.path());
+        command.args(["finish-build", "--endpoint", self.fact("endpoint"), "--stack", stack]);
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// The template of a stack, as `aws cloudformation get-template` prints it in `form`
+    /// (`tests/e2e/get_template.py`).
+    #[track_caller]
+    pub(crate) fn template(&self, stack: &str, form: &str) -> String {
+        let mut command = Command::new(Environment::named("aws-cli").bin("python"));
+        command.arg(Path::new(ROOT).join("tests/e2e/get_template.py"));
+        command.args([self.fact("endpoint"), self.fact("region"), stack, form]);
+        command.env_clear().env("HOME", self.directory.path()).env("LANG", "C.UTF-8");
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+impl Drop for Aws {
+    fn drop(&mut self) {
+        // Ends by the end of its stdin, and is gone when this returns.
+        drop(self.server.stdin.take());
+        let ended = self.server.wait();
+        if !ended.is_ok_and(|status| status.success()) && !std::thread::panicking() {
+            let mut text = String::new();
+            let stderr = File::open(self.directory.path().join("stderr"));
+            let _ = stderr.and_then(|mut file| file.read_to_string(&mut text));
+            panic!("the stand-in for AWS ended badly\n{text}");
+        }
+    }
+}
+
+/// The parts that an answer of pcluster has anew in every call, replaced: the image's id and the
+/// UUID of its stack.
+pub(crate) fn normalised(answer: &Ran, image_id: &str) -> String {
+    without_uuids(&answer.out().replace(image_id, "IMAGE"))
+}
+
+pub(crate) fn without_uuids(text: &str) -> String {
+    let text = text.to_owned();
+    let is_uuid = |word: &str| {
+        word.len() == 36
+            && word.split('-').map(str::len).eq([8, 4, 4, 4, 12])
+            && word.chars().all(|letter| letter == '-' || letter.is_ascii_hexdigit())
+    };
+    let word = |letter: char| !(letter == '-' || letter.is_ascii_alphanumeric());
+    let uuids: Vec<String> = text.split(word).filter(|word| is_uuid(word)).map(str::to_owned).collect();
+    uuids.iter().fold(text, |text, uuid| text.replace(uuid, "UUID"))
+}
+
+/// ` at 0x7f16c14895e0>` as ` at 0x>`.
+pub(crate) fn without_addresses(output: &[u8]) -> Vec<u8> {
+    const BEFORE: &[u8] = b" at 0x";
+    let mut rest = output;
+    let mut kept = Vec::new();
+    while let Some(start) = rest.windows(BEFORE.len()).position(|window| window == BEFORE) {
+        let (head, tail) = rest.split_at(start + BEFORE.len());
+        kept.extend_from_slice(head);
+        let digits = tail.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        rest = &tail[digits..];
+    }
+    kept.extend_from_slice(rest);
+    kept
+}

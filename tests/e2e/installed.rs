@@ -1,0 +1,308 @@
+//! The shim as install.sh leaves it, over installations of the real pcluster: rows 6, 20, 22 and 27 of
+//! the list in tests/traps.rs. Rows 9 and 21 are checked for every launcher in `launchers`.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::environment_copy::{BY_PIP, EnvironmentCopy, ROOT, With, copy_tree, uv};
+use crate::environments::{BROKEN, Environment, GOOD, Ran, Sandbox, program};
+use crate::launchers::LONG;
+
+const SHIM: &str = env!("CARGO_BIN_EXE_pcluster");
+const IMAGE: &str = "Build:\n  InstanceType: c5.xlarge\n  ParentImage: ami-0123456789abcdef0\n";
+
+/// Blocks every CDK, without a synthesis: what is seen is that the call was guarded.
+const ADVISORY: &str = "\
+- id: no-cdk-at-all
+  title: No CDK is to be used here
+  level: ERROR
+  pcluster: '>=3.0'
+  package: aws-cdk.core
+  affected: '<3'
+  effect: is not allowed here
+  cost: It would cost a test.
+  fix: {packages: aws-cdk.*, upgrade: '>=3', downgrade: '<1'}
+  references: ['https://example.com/']
+";
+
+/// The PATH of a login: the system's directories and Node, and nothing of the shim's.
+fn at_login(sandbox: &mut Sandbox, first: &[&Path]) {
+    let rest = [sandbox.path("node"), "/usr/local/bin".into(), "/usr/bin".into(), "/bin".into()];
+    let path: Vec<PathBuf> = first.iter().map(|entry| entry.to_path_buf()).chain(rest).collect();
+    sandbox.set("PATH", std::env::join_paths(path).unwrap());
+}
+
+#[track_caller]
+fn install(sandbox: &Sandbox, more: &[&str]) -> Ran {
+    let script = Path::new(ROOT).join("install.sh");
+    let all: Vec<&str> = [script.to_str().unwrap(), "--binary", SHIM].iter().chain(more).copied().collect();
+    let ran = sandbox.run(&program("sh"), &all);
+    ran.ends_with(0);
+    ran
+}
+
+/// The README's two commands, from the checkout: built as it is for users, within its size, and
+/// where the machine can link it so, static: that is what keeps a pass-through quick.
+#[test]
+fn the_checkout_is_built_and_installed() {
+    let mut sandbox = Sandbox::of(GOOD);
+    let (cargo, python) = (program("cargo"), sandbox.environment.directory.join("bin"));
+    at_login(&mut sandbox, &[&python, cargo.parent().unwrap()]);
+    for (name, below) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
+        let default = || Path::new(&std::env::var_os("HOME").unwrap()).join(below).into_os_string();
+        sandbox.set(name, std::env::var_os(name).unwrap_or_else(default));
+    }
+    fs::write(sandbox.path("home/.bashrc"), "# the user's\n").unwrap();
+    let script = Path::new(ROOT).join("install.sh");
+    sandbox.run(&script, &[] as &[&str]).ends_with(0);
+    let installed = sandbox.path("home/.local/share/pcluster-shim/bin/pcluster");
+    let program_file = fs::read(&installed).unwrap();
+    // 3.5 MiB, as the contract has it.
+    assert!(program_file.len() <= 7 << 19, "{} bytes", program_file.len());
+    let linker = sandbox.run(&program("cc"), &["-print-file-name=libc.a"]).out();
+    if cfg!(target_env = "gnu") && Path::new(linker.trim()).is_file() {
+        assert!(!program_file.windows(9).any(|bytes| bytes == b"/ld-linux"), "it is linked dynamically");
+    }
+    asks_no_name_service(&sandbox, &installed);
+    let session = |script: &str| sandbox.run(&program("bash"), &["-i", "-c", script]);
+    let ran = session("pcluster preflight");
+    ran.ends_with(0);
+    assert!(ran.out().starts_with("ready\n"), "{ran}");
+    session("pcluster preflight where -q").ends_with(0);
+    sandbox.run(&script, &["--uninstall"]).ends_with(0);
+    assert!(!installed.exists());
+    assert_eq!(fs::read_to_string(sandbox.path("home/.bashrc")).unwrap(), "# the user's\n");
+}
+
+/// A container's `--user 12345`: no HOME, no passwd entry, and a PATH with an entry below `~`. A
+/// static glibc that is asked for that user's home loads the machine's own modules, and crashes.
+#[expect(clippy::print_stdout, reason = "a test that does not run says so")]
+fn asks_no_name_service(sandbox: &Sandbox, installed: &Path) {
+    if !rustix::process::geteuid().is_root() {
+        println!("not tested: only root can be a user without a passwd entry");
+        return;
+    }
+    // That user cannot enter the home in which it is installed.
+    let directory = tempfile::Builder::new().prefix("pcs-").tempdir_in("/tmp").unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (shim, real) = (directory.path().join("pcluster-preflight"), directory.path().join("pcluster"));
+    fs::copy(installed, &shim).unwrap();
+    // The text of a console script, so that its Python is found on PATH.
+    let script = "#!/usr/bin/env python3\nimport sys\nfrom pcluster.cli.entrypoint import main\n\
+                  if __name__ == '__main__':\n    sys.exit(main())\n";
+    fs::write(&real, script).unwrap();
+    fs::set_permissions(&real, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("PATH=~/bin:{}:/usr/bin:/bin", directory.path().display());
+    for command in ["where", "check", "fix"] {
+        let user = ["--reuid", "12345", "--regid", "12345", "--clear-groups", "env", "-i", &path];
+        let call = [&user[..], &[shim.to_str().unwrap(), command]].concat();
+        let ran = sandbox.run(&program("setpriv"), &call);
+        assert!(matches!(ran.status.code(), Some(0..=3 | 127)), "{ran}");
+    }
+}
+
+/// Trap 6: in every kind of environment that can be activated the call is guarded, and it is that
+/// environment's pcluster that answers; `where` reports that a script there is not.
+#[test]
+fn trap_06_an_activated_environment_is_guarded_and_used() {
+    let launchers =
+        ["pip", "pip with spaces", "uv with spaces", &format!("pip-{LONG}"), &format!("uv-{LONG}")]
+            .map(|name| Environment::named(&format!("launchers/{name}")));
+    let mut sandbox = Sandbox::of(GOOD);
+    at_login(&mut sandbox, &[]);
+    fs::write(sandbox.path("home/.bashrc"), "# the user's\n").unwrap();
+    install(&sandbox, &[]);
+    let advisories = sandbox.write("advisories.yaml", ADVISORY);
+    sandbox.write("image.yaml", IMAGE);
+    fs::create_dir_all(sandbox.path("home/.config/pcluster-shim")).unwrap();
+    let config = format!("advisories: [{}]\n", json!(advisories));
+    fs::write(sandbox.path("home/.config/pcluster-shim/config.yaml"), config).unwrap();
+    let venvs = [BROKEN, BY_PIP, GOOD].map(Environment::named);
+    for environment in venvs.iter().chain(&launchers) {
+        let activate = environment.directory.join("bin/activate");
+        let session = |commands: &str| {
+            let script = format!(". \"$1\"; {commands}");
+            let arguments = ["-i", "-c", &script, "bash", activate.to_str().unwrap()];
+            sandbox.run(&program("bash"), &arguments)
+        };
+        let ran = session("pcluster version");
+        ran.ends_with(0);
+        assert_eq!(ran.json(), json!({"version": "3.1.3"}), "{ran}");
+        let real = environment.bin("pcluster");
+        let ran = session("pcluster preflight where --format json");
+        ran.ends_with(1);
+        let report = ran.json();
+        assert_eq!(report["real"]["path"], json!(real), "{ran}");
+        assert_eq!(report["warnings"][0]["id"], "shadowed-by-environment", "{ran}");
+        let ran = session("pcluster build-image -c image.yaml -i my-image");
+        let stop = ran.stop();
+        assert!(
+            stop.iter()
+                .any(|message| message.contains("aws-cdk.core") && message.contains("is not allowed here")),
+            "{ran}"
+        );
+        // A script has no function: the environment's own directory comes first.
+        let shim = sandbox.path("home/.local/share/pcluster-shim/bin/pcluster");
+        let script = format!(". \"$1\"; {} preflight where --format json", shim.display());
+        let ran = sandbox.run(&program("bash"), &["-c", &script, "bash", activate.to_str().unwrap()]);
+        ran.ends_with(1);
+        assert_eq!(ran.json()["warnings"][0]["id"], "shadowed-by-environment", "{ran}");
+    }
+}
+
+/// Trap 20: the base Python of an environment is gone, and its own is a link to nowhere.
+#[test]
+fn trap_20_a_base_python_that_is_gone_is_named() {
+    let long = [format!("pip-{LONG}"), format!("uv-{LONG}")];
+    let names = ["pip", "user", "uv-tool", "pipx", "pip with spaces", "uv with spaces", &long[0], &long[1]];
+    let environments = names.map(|name| Environment::named(&format!("launchers/{name}")));
+    for original in environments.iter().chain([&Environment::named(GOOD)]) {
+        let mut sandbox = Sandbox::of(GOOD);
+        let launcher = original.bin("pcluster").canonicalize().unwrap();
+        let text = fs::read_to_string(&launcher).unwrap();
+        let old = launcher.parent().unwrap().parent().unwrap();
+        // The user's own scripts name the base Python itself.
+        let base = original.bin("python").canonicalize().unwrap();
+        let directory = sandbox.path("work").join(original.directory.file_name().unwrap());
+        let bin = directory.join("bin");
+        fs::create_dir_all(&bin).unwrap();
+        let gone = bin.join("python");
+        let moved = text.replace(old.to_str().unwrap(), directory.to_str().unwrap());
+        let moved = moved.replace(base.to_str().unwrap(), gone.to_str().unwrap());
+        assert_ne!(moved, text, "{} names its place", launcher.display());
+        fs::write(bin.join("pcluster"), moved).unwrap();
+        fs::set_permissions(bin.join("pcluster"), launcher.metadata().unwrap().permissions()).unwrap();
+        for name in ["python", "python3", "python3.9"] {
+            symlink("/no/such/base/bin/python3.9", bin.join(name)).unwrap();
+        }
+        let shim = sandbox.path("shim");
+        at_login(&mut sandbox, &[&shim, &bin]);
+        let ran = sandbox.shim(&["preflight", "where"]);
+        ran.ends_with(0).is_silent_on_stderr();
+        let reported = format!("python   unknown: its interpreter {}/python", bin.display());
+        assert!(ran.out().contains(&reported) && ran.out().contains("does not exist; reinstall"), "{ran}");
+        sandbox.write("image.yaml", IMAGE);
+        for arguments in [&["version"][..], &["build-image", "-c", "image.yaml", "-i", "my-image"]] {
+            let ran = sandbox.shim(arguments);
+            assert!(matches!(ran.status.code(), Some(126 | 127)), "{ran}");
+            assert!(ran.out().is_empty() && ran.err().contains(bin.to_str().unwrap()), "{ran}");
+        }
+    }
+}
+
+/// Trap 22: what others print and put in the way changes nothing; packages of PYTHONPATH and of the
+/// user's own directory count as they do for the real pcluster.
+#[test]
+fn trap_22_noise_and_other_directories_change_nothing() {
+    for name in ["pip", "user", "uv-tool", "pipx"] {
+        let mut sandbox = Sandbox::in_environment(Environment::named(&format!("launchers/{name}")));
+        sandbox.set("PYTHONUSERBASE", sandbox.environment.directory.clone());
+        let noisy = sandbox.path("work/noisy");
+        fs::create_dir(&noisy).unwrap();
+        let code = "import sys\nprint('{\"noise\": [')\nprint('\\n\\nnoise', file=sys.stderr)\n";
+        fs::write(noisy.join("sitecustomize.py"), code).unwrap();
+        sandbox.set("PYTHONPATH", noisy.clone());
+        let (ran, report) = sandbox.preflight(&[]);
+        ran.ends_with(0).is_silent_on_stderr();
+        assert_eq!(report["verdict"], "ready", "{ran}");
+        assert_eq!(report["packages"]["aws-cdk-aws-imagebuilder"], "1.204.0", "{ran}");
+        // The bad release on PYTHONPATH is the one that would run.
+        let bad = Environment::named(BROKEN).site_packages();
+        sandbox.set("PYTHONPATH", std::env::join_paths([&noisy, &bad]).unwrap());
+        let (ran, report) = sandbox.preflight(&["--no-synth"]);
+        ran.ends_with(1);
+        assert_eq!(report["packages"]["aws-cdk-aws-imagebuilder"], "1.153.0", "{ran}");
+    }
+}
+
+/// Trap 27: a forced installation of aws-parallelcluster puts its launcher into the shared
+/// directory, and the shim has one of its own.
+#[test]
+fn trap_27_a_forced_installation_leaves_the_shim_first() {
+    let copy = EnvironmentCopy::of(BY_PIP, With::Uv);
+    let mut sandbox = copy.sandbox;
+    let bin = sandbox.path("home/.local/bin");
+    fs::create_dir_all(&bin).unwrap();
+    at_login(&mut sandbox, &[]);
+    fs::write(sandbox.path("home/.bashrc"), "PATH=$HOME/.local/bin:$PATH\n").unwrap();
+    install(&sandbox, &[]);
+    let good = Environment::named(GOOD);
+    let frozen = sandbox.run(&uv(), &["pip", "freeze", "--python", good.bin("python").to_str().unwrap()]);
+    let pins: Vec<&str> =
+        std::str::from_utf8(&frozen.stdout).unwrap().lines().filter(|line| line.contains("==")).collect();
+    let pins = sandbox.write("pins.txt", pins.join("\n") + "\n");
+    let pins = pins.to_str().unwrap();
+    let python = good.bin("python").canonicalize().unwrap();
+    let arguments = [
+        "tool",
+        "install",
+        "--force",
+        "--python",
+        python.to_str().unwrap(),
+        "--overrides",
+        pins,
+        "--with-requirements",
+        pins,
+        "aws-parallelcluster==3.1.3",
+    ];
+    for _ in 0..2 {
+        sandbox.run(&uv(), &arguments).ends_with(0);
+        let session = |script: &str| sandbox.run(&program("bash"), &["-i", "-c", script]);
+        let ran = session("type -P pcluster");
+        let first = sandbox.path("home/.local/share/pcluster-shim/bin/pcluster");
+        assert_eq!(ran.out().trim(), first.to_str().unwrap(), "{ran}");
+        let ran = session("pcluster preflight where --format json");
+        ran.ends_with(0);
+        assert_eq!(ran.json()["real"]["path"], json!(bin.join("pcluster")), "{ran}");
+        let ran = session("pcluster version");
+        ran.ends_with(0);
+        assert_eq!(ran.json(), json!({"version": "3.1.3"}), "{ran}");
+    }
+}
+
+/// An environment that is guarded in place, whose launcher pip and uv write anew: `where` says so and
+/// how to renew, and the environment goes on working all the while.
+#[test]
+fn trap_27_an_environment_guarded_in_place_and_installed_anew_is_reported() {
+    let mut copy = EnvironmentCopy::of(BY_PIP, With::Uv);
+    let directory = copy.environment.directory.clone();
+    let venv = directory.to_str().unwrap().to_owned();
+    let launcher = copy.environment.bin("pcluster");
+    let as_installed = fs::read(&launcher).unwrap();
+    copy_tree(&directory.join("bin"), &copy.beside("bin"));
+    at_login(&mut copy, &[&directory.join("bin")]);
+    let python = copy.environment.bin("python");
+    let python = python.to_str().unwrap();
+    let anew: [(&Path, Vec<&str>); 2] = [
+        (Path::new(python), vec!["-m", "pip", "install", "--no-deps", "--force-reinstall"]),
+        (&uv(), vec!["pip", "install", "--python", python, "--no-deps", "--reinstall"]),
+    ];
+    for (installer, mut arguments) in anew {
+        install(&copy, &["--venv", &venv]);
+        let guarded = copy.run(&launcher, &["preflight", "where", "--format", "json"]);
+        guarded.ends_with(0);
+        assert_eq!(guarded.json()["real"]["foundBy"], "kept", "{guarded}");
+        copy.write("image.yaml", IMAGE);
+        copy.run(&launcher, &["build-image", "-c", "image.yaml", "-i", "my-image"]).stop();
+
+        arguments.push("aws-parallelcluster==3.1.3");
+        copy.run(installer, &arguments).ends_with(0);
+        let ran = copy.run(&directory.join("bin/pcluster-preflight"), &["where", "--format", "json"]);
+        ran.ends_with(1);
+        assert_eq!(ran.json()["warnings"][0]["id"], "overwritten", "{ran}");
+        let version = copy.run(&launcher, &["version"]);
+        version.ends_with(0);
+        assert_eq!(version.json(), json!({"version": "3.1.3"}), "{version}");
+    }
+    install(&copy, &["--venv", &venv]);
+    let script = Path::new(ROOT).join("install.sh");
+    let arguments = [script.to_str().unwrap(), "--venv", &venv, "--uninstall"];
+    copy.run(&program("sh"), &arguments).ends_with(0);
+    let now = fs::read(&launcher).unwrap();
+    let lines = |bytes: &[u8]| String::from_utf8_lossy(bytes).lines().next().unwrap_or_default().to_owned();
+    assert_eq!(lines(&now), lines(&as_installed), "the launcher is the environment's own again");
+    assert!(!directory.join("bin/.pcluster-shim").exists() && !directory.join("bin/pcluster.real").exists());
+}

@@ -1,0 +1,382 @@
+//! One launcher in a sandbox of its own, written by the tool that the row is about; what really runs,
+//! and what the shim says and does about it.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::environments::{BROKEN, Environment, GOOD, Ran, Sandbox};
+
+/// The package that loses the tags.
+const IMAGEBUILDER: &str = "aws-cdk-aws-imagebuilder";
+
+/// Notes at the end of a run which Python it was, and with which CDK, where it was pcluster's.
+const SPY: &str = r#"import atexit
+import os
+import sys
+
+
+def note():
+    if "pcluster.cli.entrypoint" not in sys.modules:
+        return
+    import json
+    from importlib.metadata import version
+
+    seen = {
+        "executable": sys.executable,
+        "arguments": sys.argv,
+        "cdk": version("aws-cdk.aws-imagebuilder"),
+        "pcluster": version("aws-parallelcluster"),
+    }
+    with open(os.environ["SPY"], "w") as file:
+        json.dump(seen, file)
+
+
+if "SPY" in os.environ:
+    atexit.register(note)
+"#;
+
+/// An environment that the packages of a launcher come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Packages {
+    Good,
+    Broken,
+}
+
+impl Packages {
+    #[track_caller]
+    pub(crate) fn environment(self) -> Environment {
+        Environment::named(match self {
+            Self::Good => GOOD,
+            Self::Broken => BROKEN,
+        })
+    }
+
+    fn cdk(self) -> &'static str {
+        match self {
+            Self::Good => "1.204.0",
+            Self::Broken => "1.153.0",
+        }
+    }
+}
+
+/// How much of a launcher can be known without running pcluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Known,
+    /// One line says that it is not known, and the call goes on.
+    Said,
+}
+
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) sandbox: Sandbox,
+    launcher: PathBuf,
+}
+
+impl Place {
+    #[track_caller]
+    pub(crate) fn new() -> Self {
+        let sandbox = Sandbox::of(GOOD);
+        sandbox
+            .write("image.yaml", "Build:\n  InstanceType: c5.xlarge\n  ParentImage: ami-0123456789abcdef0\n");
+        fs::create_dir(sandbox.path("bin")).unwrap();
+        let launcher = sandbox.path("bin/pcluster");
+        let mut place = Self { sandbox, launcher };
+        place.launcher_is(place.launcher.clone());
+        place
+    }
+
+    /// `bin/NAME` in the sandbox, or any other path in it.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.sandbox.path(name)
+    }
+
+    /// Puts the launcher's directory on PATH, behind the shim.
+    pub(crate) fn launcher_is(&mut self, launcher: PathBuf) {
+        let directory = launcher.parent().unwrap().to_owned();
+        let path = [self.path("shim"), directory, self.path("node"), "/usr/bin".into(), "/bin".into()];
+        self.sandbox.set("PATH", std::env::join_paths(path).unwrap());
+        self.launcher = launcher;
+    }
+
+    /// Spies by PYTHONPATH, for a launcher that runs no `.pth` file of its packages.
+    pub(crate) fn spy_by_python_path(&mut self, behind: &[PathBuf]) {
+        write(&self.path("spy/sitecustomize.py"), SPY);
+        let entries = behind.iter().cloned().chain([self.path("spy")]);
+        self.sandbox.set("PYTHONPATH", std::env::join_paths(entries).unwrap());
+    }
+
+    // --- tools ------------------------------------------------------------------------
+
+    /// Runs a tool as the user of the sandbox does, with no index to ask.
+    #[track_caller]
+    pub(crate) fn tool<S: AsRef<OsStr>>(&self, program: &Path, arguments: &[S], variables: &[(&str, &Path)]) {
+        let mut command = self.sandbox.command(program, arguments);
+        let path = [tools().join("bin"), "/usr/bin".into(), "/bin".into()];
+        command.env("PATH", std::env::join_paths(path).unwrap());
+        command.env("PIP_NO_INDEX", "1").env("PIP_DISABLE_PIP_VERSION_CHECK", "1").env("PIP_NO_COMPILE", "1");
+        command.env("UV_OFFLINE", "1").env("UV_LINK_MODE", "copy").env("UV_PYTHON_DOWNLOADS", "never");
+        command.envs(variables.iter().copied());
+        self.sandbox.finish(command).ends_with(0);
+    }
+
+    /// `pip install --no-deps ARGUMENTS` of the tools' pip into another Python.
+    #[track_caller]
+    pub(crate) fn pip(&self, python: &Path, arguments: &[&OsStr], variables: &[(&str, &Path)]) {
+        let words = ["-m", "pip", "--python"].map(OsStr::new);
+        let install = ["install", "--no-deps", "--no-compile"].map(OsStr::new);
+        let all = [&words[..], &[python.as_os_str()], &install, arguments].concat();
+        self.tool(&tools().join("bin/python"), &all, variables);
+    }
+
+    /// A virtual environment, empty but for what `arguments` of venv put into it.
+    #[track_caller]
+    pub(crate) fn venv(&self, name: &str, python: &Path, arguments: &[&str]) -> Venv {
+        let venv = Venv(self.path(name));
+        let mut all: Vec<&OsStr> = ["-m", "venv", "--without-pip"].map(OsStr::new).into();
+        all.extend(arguments.iter().map(OsStr::new));
+        all.push(venv.0.as_os_str());
+        self.tool(python, &all, &[]);
+        venv
+    }
+
+    /// A virtual environment with pcluster as pip installs it.
+    #[track_caller]
+    pub(crate) fn venv_by_pip(&self, name: &str, packages: Packages) -> Venv {
+        let venv = self.venv(name, &base(), &[]);
+        self.pip(&venv.python(), &[wheel().as_os_str()], &[]);
+        link_packages(packages, &venv.site());
+        venv
+    }
+
+    // --- what is really so ------------------------------------------------------------
+
+    fn note(&self) -> Option<Value> {
+        let text = fs::read_to_string(self.path("noted")).ok()?;
+        Some(serde_json::from_str(&text).unwrap())
+    }
+
+    #[track_caller]
+    fn noting(&self, mut command: Command) -> (Ran, Option<Value>) {
+        let _ = fs::remove_file(self.path("noted"));
+        command.env("SPY", self.path("noted"));
+        let ran = self.sandbox.finish(command);
+        let note = self.note();
+        (ran, note)
+    }
+
+    /// The Python that the launcher runs; `packages` is what the row claims about it.
+    #[track_caller]
+    pub(crate) fn truth(&self, packages: Packages) -> Value {
+        let (ran, note) = self.noting(self.sandbox.command(&self.launcher, &["version"]));
+        let note = note.unwrap_or_else(|| panic!("the launcher ran no pcluster\n{ran}"));
+        ran.ends_with(0);
+        assert_eq!(note["cdk"], packages.cdk(), "the fixture leads to other packages\n{ran}");
+        assert_eq!(note["pcluster"], "3.1.3", "{ran}");
+        note
+    }
+
+    /// `where` and `check` say what really runs, or that it is not known.
+    #[track_caller]
+    pub(crate) fn is_reported(&self, packages: Packages, answer: Answer) {
+        let truth = self.truth(packages);
+        let (ran_where, described) = self.sandbox.preflight(&["where"]);
+        assert_eq!(described["real"]["path"], serde_json::json!(self.launcher), "{ran_where}");
+        let (ran, report) = self.sandbox.preflight(&["check", "--no-synth"]);
+        if answer == Answer::Said {
+            ran.ends_with(3);
+            assert_eq!(report["verdict"], "unknown", "{ran}");
+            assert_eq!(described["packages"], Value::Null, "{ran_where}");
+            return;
+        }
+        ran_where.ends_with(0);
+        assert_eq!(described["interpreter"], truth["executable"], "{ran_where}");
+        assert_eq!(described["packages"][IMAGEBUILDER], packages.cdk(), "{ran_where}");
+        ran.ends_with(i32::from(packages != Packages::Good));
+        let verdict = if packages == Packages::Good { "ready" } else { "blocked" };
+        assert_eq!(report["verdict"], verdict, "{ran}");
+        assert_eq!(report["target"]["interpreter"], truth["executable"], "{ran}");
+        assert_eq!(report["packages"][IMAGEBUILDER], packages.cdk(), "{ran}");
+    }
+
+    #[track_caller]
+    fn build_image(&self) -> (Ran, Option<Value>) {
+        let arguments = ["build-image", "-c", "image.yaml", "-i", "of-the-table"];
+        self.noting(self.sandbox.command(&self.path("shim/pcluster"), &arguments))
+    }
+
+    /// A guarded `build-image`: the good one runs without a word; the broken one is stopped before
+    /// anything runs; where it is not known, that is said and the call goes on.
+    #[track_caller]
+    pub(crate) fn is_guarded(&self, packages: Packages, answer: Answer) {
+        if (packages, answer) == (Packages::Broken, Answer::Known) {
+            let (ran, note) = self.build_image();
+            assert!(!ran.stop().is_empty(), "{ran}");
+            assert_eq!(note, None, "pcluster ran\n{ran}");
+            return;
+        }
+        let said = self.goes_on(packages, 1);
+        assert_eq!(said, usize::from(answer == Answer::Said), "lines of the shim's");
+    }
+
+    /// A guarded `build-image` becomes the real one, and the shim says at most `lines`.
+    #[track_caller]
+    pub(crate) fn goes_on(&self, packages: Packages, lines: usize) -> usize {
+        let (ran, note) = self.build_image();
+        let note = note.unwrap_or_else(|| panic!("pcluster did not run\n{ran}"));
+        assert_eq!(note["cdk"], packages.cdk(), "{ran}");
+        assert_eq!(note["arguments"][1], "build-image", "{ran}");
+        let said = ran.err().lines().filter(|line| line.starts_with("pcluster-shim: ")).count();
+        assert!(said <= lines, "{ran}");
+        said
+    }
+
+    /// The launcher starts nothing at all, with the shim or without.
+    #[track_caller]
+    pub(crate) fn cannot_start(&self) {
+        let (ran, note) = self.build_image();
+        assert!(!ran.status.success() && note.is_none(), "{ran}");
+        assert!(ran.err().starts_with("pcluster-shim: "), "{ran}");
+        let (ran, report) = self.sandbox.preflight(&["check", "--no-synth"]);
+        assert!(matches!(ran.status.code(), Some(1 | 3)), "{ran}");
+        assert_ne!(report["verdict"], "ready", "{ran}");
+    }
+
+    /// Removes what earlier checks have cached.
+    pub(crate) fn clear_cache(&self) {
+        let _ = fs::remove_dir_all(self.path("home/.cache/pcluster-shim"));
+    }
+}
+
+/// A prefix of a Python.
+#[derive(Debug, Clone)]
+pub(crate) struct Venv(pub(crate) PathBuf);
+
+impl Venv {
+    pub(crate) fn python(&self) -> PathBuf {
+        self.0.join("bin/python")
+    }
+
+    pub(crate) fn pcluster(&self) -> PathBuf {
+        self.0.join("bin/pcluster")
+    }
+
+    pub(crate) fn site(&self) -> PathBuf {
+        self.0.join(library()).join("site-packages")
+    }
+}
+
+/// A Python's own prefix with packages of its own, as conda and a system have it: the executable is
+/// copied, its library is linked to.
+pub(crate) fn prefix_of(python: &Path, library: &Path, at: &Path) -> Venv {
+    let version = library.file_name().unwrap();
+    let (bin, own) = (at.join("bin"), at.join("lib").join(version));
+    fs::create_dir_all(&bin).unwrap();
+    fs::create_dir_all(own.join("site-packages")).unwrap();
+    fs::copy(python, bin.join(version)).unwrap();
+    symlink(version, bin.join("python")).unwrap();
+    symlink(version, bin.join("python3")).unwrap();
+    for entry in fs::read_dir(library).unwrap().flatten() {
+        if entry.file_name() != "site-packages" && entry.file_name() != "dist-packages" {
+            symlink(entry.path(), own.join(entry.file_name())).unwrap();
+        }
+    }
+    Venv(at.to_owned())
+}
+
+/// The Python that `tests/e2e/prepare` made the environments with.
+pub(crate) fn base() -> PathBuf {
+    Packages::Good.environment().bin("python").canonicalize().unwrap()
+}
+
+/// `lib/python3.9`.
+pub(crate) fn library() -> PathBuf {
+    let good = Packages::Good.environment();
+    let site = good.site_packages();
+    site.parent().unwrap().strip_prefix(&good.directory).unwrap().to_owned()
+}
+
+#[track_caller]
+pub(crate) fn tools() -> PathBuf {
+    Environment::named("launchers/tools").directory
+}
+
+/// aws-parallelcluster itself, as it is published.
+#[track_caller]
+pub(crate) fn wheel() -> PathBuf {
+    let mut found = fs::read_dir(tools().join("wheels")).unwrap().flatten().map(|entry| entry.path());
+    found.find(|path| path.extension().is_some_and(|ending| ending == "whl")).unwrap()
+}
+
+/// Links what pcluster requires to where it is installed, in place of what an earlier call has
+/// linked; with a spy that a site directory's `.pth` file starts.
+pub(crate) fn link_packages(packages: Packages, site: &Path) {
+    fs::create_dir_all(site).unwrap();
+    unlink_packages(site);
+    for entry in fs::read_dir(packages.environment().site_packages()).unwrap().flatten() {
+        let name = entry.file_name();
+        let text = name.to_string_lossy();
+        let own = ["pcluster", "aws_parallelcluster-", "_virtualenv", "__pycache__"];
+        if !own.iter().any(|prefix| text.starts_with(prefix)) && !site.join(&name).exists() {
+            symlink(entry.path(), site.join(&name)).unwrap();
+        }
+    }
+    spy_in(site);
+}
+
+/// A spy that a site directory's `.pth` file starts.
+pub(crate) fn spy_in(site: &Path) {
+    write(&site.join("table_spy.py"), SPY);
+    write(&site.join("table_spy.pth"), "import table_spy\n");
+}
+
+/// Links pcluster too, for what installs nothing.
+pub(crate) fn link_all(packages: Packages, site: &Path) {
+    link_packages(packages, site);
+    for entry in fs::read_dir(packages.environment().site_packages()).unwrap().flatten() {
+        if !site.join(entry.file_name()).exists() && !entry.file_name().to_string_lossy().starts_with('_') {
+            symlink(entry.path(), site.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+/// The CDK alone, as `pip install` of it into another directory leaves it.
+pub(crate) fn link_cdk(packages: Packages, site: &Path) {
+    fs::create_dir_all(site).unwrap();
+    for entry in fs::read_dir(packages.environment().site_packages()).unwrap().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("aws_cdk") {
+            symlink(entry.path(), site.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+fn unlink_packages(site: &Path) {
+    for entry in fs::read_dir(site).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_symlink() {
+            fs::remove_file(path).unwrap();
+        }
+    }
+}
+
+/// Puts the spy there as a sitecustomize, for a directory that only PYTHONPATH leads to.
+pub(crate) fn customize(site: &Path) {
+    write(&site.join("sitecustomize.py"), SPY);
+}
+
+pub(crate) fn write(file: &Path, text: impl AsRef<[u8]>) {
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    // Anew, because a link may be there.
+    let _ = fs::remove_file(file);
+    fs::write(file, text).unwrap();
+}
+
+pub(crate) fn write_program(file: &Path, text: impl AsRef<[u8]>) {
+    write(file, text);
+    fs::set_permissions(file, fs::Permissions::from_mode(0o755)).unwrap();
+}

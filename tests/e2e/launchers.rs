@@ -1,0 +1,152 @@
+//! The ways in which pcluster is installed: each launcher is recognised, and
+//! the interpreter that is found is the one that runs.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::environments::{Environment, GOOD, Sandbox, find, program};
+
+/// The interpreter that a launcher really runs and the `sys.argv[0]` that it ends with, from a
+/// sitecustomize that notes them.
+fn really_runs(sandbox: &mut Sandbox, launcher: &Path) -> (PathBuf, PathBuf) {
+    const SPY: &str = "import atexit, os, sys
+if 'SPY' in os.environ:
+    note = lambda: open(os.environ['SPY'], 'w').write(sys.executable + '\\n' + sys.argv[0])
+    atexit.register(note)
+";
+    fs::create_dir_all(sandbox.path("spy")).unwrap();
+    let note = sandbox.path("spy/noted");
+    fs::write(sandbox.path("spy/sitecustomize.py"), SPY).unwrap();
+    let mut command = sandbox.command(launcher, &["version"]);
+    command.env("PYTHONPATH", sandbox.path("spy")).env("SPY", &note);
+    let ran = sandbox.finish(command);
+    ran.ends_with(0);
+    assert_eq!(ran.json(), json!({"version": "3.1.3"}), "{ran}");
+    let noted = fs::read_to_string(note).unwrap();
+    let (executable, name) = noted.split_once('\n').unwrap();
+    (executable.into(), name.into())
+}
+
+/// `preflight` on the pcluster that PATH gives, and the real one through the shim.
+fn is_known(sandbox: &mut Sandbox, launcher: &Path, form: &str, arguments: &[&str]) {
+    let (real, name) = really_runs(sandbox, launcher);
+    let (ran, report) = sandbox.preflight(arguments);
+    ran.ends_with(0).is_silent_on_stderr();
+    assert_eq!(report["verdict"], "ready", "{ran}");
+    let target = &report["target"];
+    assert_eq!(target["path"], json!(launcher), "{ran}");
+    assert_eq!(target["launcher"], form, "{ran}");
+    assert_eq!(target["interpreter"], json!(real), "{ran}");
+    assert_eq!(target["pclusterVersion"], "3.1.3", "{ran}");
+    assert_eq!(report["packages"]["aws-cdk-aws-imagebuilder"], "1.204.0", "{ran}");
+    // Trap 9: the name that it is called by is the one that it has without the shim.
+    let shim = sandbox.path("shim/pcluster");
+    assert_eq!(really_runs(sandbox, &shim), (real, name));
+    let direct = sandbox.run(launcher, &["no-such-command"]);
+    assert!(direct.err().contains("usage: pcluster"), "{direct}");
+    sandbox.shim(&["no-such-command"]).is_the_same_as(&direct);
+}
+
+fn directory_is_known(name: &str, form: &str, arguments: &[&str]) {
+    let mut sandbox = Sandbox::in_environment(Environment::named(&format!("launchers/{name}")));
+    let launcher = sandbox.environment.bin("pcluster");
+    is_known(&mut sandbox, &launcher, form, arguments);
+}
+
+/// The name that tests/e2e/prepare gives it: past 127 characters a `#!` line is not relied on.
+pub(crate) const LONG: &str = "a-directory-whose-name-is-so-long-that-the-path-of-the-interpreter-in-it-does-not-\
+                    fit-into-the-127-characters-that-a-kernel-reads-of-a-script";
+
+const QUICK: &[&str] = &["--no-synth"];
+
+#[test]
+fn a_venv_by_pip() {
+    directory_is_known("pip", "shebang", QUICK);
+}
+
+#[test]
+fn a_venv_by_uv() {
+    let mut sandbox = Sandbox::of(GOOD);
+    let launcher = sandbox.environment.bin("pcluster");
+    is_known(&mut sandbox, &launcher, "shebang", QUICK);
+}
+
+#[test]
+fn a_venv_by_pip_in_a_path_with_spaces() {
+    directory_is_known("pip with spaces", "sh trampoline", &[]);
+}
+
+#[test]
+fn a_venv_by_uv_in_a_path_with_spaces() {
+    directory_is_known("uv with spaces", "sh trampoline", QUICK);
+}
+
+#[test]
+fn a_venv_by_pip_in_a_path_over_127_characters() {
+    directory_is_known(&format!("pip-{LONG}"), "sh trampoline", QUICK);
+}
+
+#[test]
+fn a_venv_by_uv_in_a_path_over_127_characters() {
+    directory_is_known(&format!("uv-{LONG}"), "sh trampoline", &[]);
+}
+
+#[test]
+fn pip_install_user() {
+    let mut sandbox = Sandbox::in_environment(Environment::named("launchers/user"));
+    sandbox.set("PYTHONUSERBASE", sandbox.environment.directory.clone());
+    let launcher = sandbox.environment.bin("pcluster");
+    is_known(&mut sandbox, &launcher, "shebang", &[]);
+}
+
+#[test]
+fn uv_tool_install() {
+    directory_is_known("uv-tool", "shebang", QUICK);
+}
+
+#[test]
+fn pipx_install() {
+    directory_is_known("pipx", "shebang", &[]);
+}
+
+/// Runs where the machine has pyenv, which comes from no package index; tests/e2e/prepare says so.
+#[test]
+#[expect(clippy::print_stdout, reason = "a test that does not run says so")]
+fn pyenv() {
+    if find("pyenv").is_none() {
+        println!("not tested: pyenv is not on PATH");
+        return;
+    }
+    let mut sandbox = Sandbox::in_environment(Environment::named("launchers/pyenv"));
+    // Its shims are bash scripts.
+    sandbox.put_on_path("/usr/bin");
+    sandbox.put_on_path("/bin");
+    let launcher = sandbox.environment.bin("pcluster");
+    is_known(&mut sandbox, &launcher, "wrapper", &[]);
+}
+
+#[test]
+fn a_wrapper_script_as_pyenv_makes_it() {
+    let mut sandbox = Sandbox::of(GOOD);
+    let launcher = on_path_alone(&mut sandbox);
+    let (bash, real) = (program("bash"), sandbox.environment.bin("pcluster"));
+    let code = format!(
+        "#!{}\nset -e\nprogram=\"${{0##*/}}\"\nexport WRAPPED=1\nexec \"{}/$program\" \"$@\"\n",
+        bash.display(),
+        real.parent().unwrap().display()
+    );
+    fs::write(&launcher, code).unwrap();
+    fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755)).unwrap();
+    is_known(&mut sandbox, &launcher, "wrapper", &[]);
+}
+
+/// The path of a launcher of the test's own, in place of the environment's.
+fn on_path_alone(sandbox: &mut Sandbox) -> PathBuf {
+    fs::create_dir(sandbox.path("bin")).unwrap();
+    let path = [sandbox.path("shim"), sandbox.path("bin"), sandbox.path("node")];
+    sandbox.set("PATH", std::env::join_paths(path).unwrap());
+    sandbox.path("bin/pcluster")
+}

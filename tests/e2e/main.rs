@@ -1,0 +1,27 @@
+//! The end-to-end tests: the contract on the real pcluster, release by release.
+//!
+//! `cargo test --test e2e` needs what scripts/test makes and checks first: the environments, node,
+//! strace. Nothing is skipped: what is missing fails, and says so.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
+
+mod arguments; // the real parser's reading, and refusals in its own words
+mod blocked; // the broken CDK: what is stopped, what is named, the modes
+mod configurations; // the corpus: every key of the schema, its extremes, YAML's odd corners
+mod corpus; // each of them with and without the shim
+mod environment_copy; // a copy of an environment to repair, an index, comparison byte for byte
+mod environments; // what every test uses
+mod installed; // install.sh over real installations
+mod launcher_table; // launchers by kind × good and broken packages, and what changes after the first check
+mod launchers; // the ways in which pcluster is installed
+mod pass_through; // all that is not build-image
+mod read_once; // a configuration from a pipe, a FIFO, standard input
+mod readme; // its example of a block and a fix, on the real pcluster
+mod ready; // the call goes on and does what it does without the shim
+mod releases; // `preflight check` on release after release
+mod repair; // fix and undo in copies of the broken environments, made by either installer
+mod repair_failing; // what can go wrong in its steps, each time with nothing changed
+mod repair_killed; // SIGKILL at every step and at any moment
+mod signals; // Ctrl-C and its like during a synthesis
+mod stored_template; // `preflight template` on what AWS gives back
+mod unknown; // a check that cannot run

@@ -1,0 +1,75 @@
+//! A configuration that can be read once: the real pcluster gets all of it, and a broken
+//! environment is stopped without it being read.
+
+use std::ffi::OsStr;
+use std::fs;
+
+use crate::environments::{Aws, BROKEN, GOOD, RENUMBERED, Ran, Sandbox, normalised, program};
+
+/// How a shell gives the content of image.yaml to `"$@"`, and the words that name it there. The
+/// FIFO is fed by a process of its own, which ends with the shell.
+const FORMS: [(&str, &str); 5] = [
+    (r#""$@" -c <("$CAT" image.yaml)"#, "/dev/fd/"),
+    (r#""$CAT" image.yaml | "$@" -c /dev/stdin"#, "/dev/stdin"),
+    (r#""$@" -c=/dev/stdin <image.yaml"#, "/dev/stdin"),
+    (r#""$@" --image-c=/dev/fd/0 <image.yaml"#, "/dev/fd/0"),
+    (
+        r#""$CAT" image.yaml >fifo & "$@" --image-configuration fifo; status=$?; kill $! 2>/dev/null; exit $status"#,
+        "fifo",
+    ),
+];
+
+/// Runs the shim in bash with the configuration in this form.
+#[track_caller]
+fn build(sandbox: &Sandbox, form: &str, image_id: &str) -> Ran {
+    let shim = sandbox.path("shim/pcluster");
+    let words = ["-c", form, "bash"].map(OsStr::new);
+    let call = [shim.as_os_str(), "build-image".as_ref(), "-i".as_ref(), image_id.as_ref()];
+    sandbox.run(&program("bash"), &[&words[..], &call].concat())
+}
+
+fn sandbox(environment: &str, configuration: &str) -> Sandbox {
+    let mut sandbox = Sandbox::of(environment);
+    sandbox.write("image.yaml", configuration);
+    sandbox.set("CAT", program("cat"));
+    let fifo = sandbox.path("work/fifo");
+    sandbox.run(&program("mkfifo"), &[fifo]).ends_with(0);
+    sandbox
+}
+
+#[test]
+fn the_real_pcluster_reads_it_whole() {
+    let aws = Aws::start();
+    let mut sandbox = sandbox(GOOD, &aws.configuration());
+    sandbox.use_aws(&aws);
+    let direct = sandbox.direct(&["build-image", "-c", "image.yaml", "-i", "called-directly"]);
+    direct.ends_with(0);
+    for (number, (form, name)) in FORMS.into_iter().enumerate() {
+        let image_id = format!("my-image-{number}");
+        let ran = build(&sandbox, form, &image_id);
+        ran.ends_with(0);
+        assert_eq!(normalised(&ran, &image_id), normalised(&direct, "called-directly"), "{form}\n{ran}");
+        let stderr = ran.err();
+        let (first, rest) = stderr.split_once('\n').unwrap_or_else(|| panic!("no warning\n{ran}"));
+        assert!(first.starts_with("pcluster-shim: not checked: configuration: "), "{form}\n{ran}");
+        assert!(first.contains(name), "{form}\n{ran}");
+        assert_eq!(rest, direct.err(), "one line and what pcluster says itself\n{ran}");
+    }
+}
+
+/// The advisory's environment, and its fault where only the template shows it.
+#[test]
+fn a_broken_environment_is_stopped() {
+    let aws = Aws::start();
+    for environment in [BROKEN, RENUMBERED] {
+        let mut sandbox = sandbox(environment, &aws.configuration());
+        sandbox.use_aws(&aws);
+        for (form, _) in FORMS {
+            let ran = build(&sandbox, form, "my-image");
+            assert!(!ran.stop().is_empty(), "{environment}: {form}\n{ran}");
+            assert!(ran.err().lines().all(|line| line.starts_with("pcluster-shim: ")), "{ran}");
+        }
+        assert!(fs::read_dir(sandbox.path("home/.parallelcluster")).is_err(), "the real pcluster ran");
+    }
+    aws.was_not_asked();
+}

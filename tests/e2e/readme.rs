@@ -1,0 +1,47 @@
+//! The README's example of a block and a fix: it is what a terminal shows of the real pcluster.
+
+use std::fs;
+use std::path::Path;
+
+use crate::environment_copy::{BY_PIP, EnvironmentCopy, ROOT, With};
+use crate::environments::{Aws, Sandbox, program};
+
+/// The commands of the example, and the output below each.
+fn example() -> Vec<(String, String)> {
+    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    let (_, block) = readme.split_once("```console\n").unwrap();
+    let (block, _) = block.split_once("```\n").unwrap();
+    let mut runs: Vec<(String, String)> = Vec::new();
+    for line in block.lines() {
+        match line.strip_prefix("$ ") {
+            Some(command) => runs.push((command.to_owned(), String::new())),
+            None => runs.last_mut().unwrap().1.extend([line, "\n"]),
+        }
+    }
+    runs
+}
+
+/// Both streams, as they come.
+#[track_caller]
+fn shown(sandbox: &Sandbox, command: &str) -> String {
+    let script = format!("exec 2>&1; {command}");
+    sandbox.run(&program("sh"), &["-c", &script]).out()
+}
+
+#[test]
+fn the_example_is_what_a_terminal_shows() {
+    let aws = Aws::start();
+    let mut copy = EnvironmentCopy::of(BY_PIP, With::Uv);
+    copy.use_aws(&aws);
+    copy.write("image-config.yaml", aws.configuration());
+    let runs = example();
+    assert_eq!(runs.len(), 3, "{runs:?}");
+    for (command, expected) in runs {
+        let shown = shown(&copy, &command);
+        // The rest is the real pcluster's.
+        match expected.strip_suffix("…\n") {
+            Some(beginning) => assert!(shown.starts_with(beginning), "$ {command}\n{shown}"),
+            None => assert_eq!(shown, expected, "$ {command}"),
+        }
+    }
+}

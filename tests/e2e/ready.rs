@@ -1,0 +1,62 @@
+//! A good environment: the call goes on and does what it does without the shim, which says nothing.
+
+use crate::environments::{Aws, GOOD, NEWEST, Sandbox, TAGS, normalised};
+
+#[test]
+fn the_first_release_with_the_last_cdk_builds_as_without_the_shim() {
+    builds_as_without_the_shim(GOOD);
+}
+
+#[test]
+fn the_newest_release_builds_as_without_the_shim() {
+    builds_as_without_the_shim(NEWEST);
+}
+
+fn builds_as_without_the_shim(environment: &str) {
+    let aws = Aws::start();
+    let mut sandbox = Sandbox::of(environment);
+    sandbox.use_aws(&aws);
+    sandbox.write("image.yaml", aws.configuration());
+    let call = |id: &'static str| ["build-image", "-c", "image.yaml", "-i", id];
+
+    let direct = sandbox.direct(&call("called-directly"));
+    direct.ends_with(0);
+    let guarded = sandbox.shim(&call("through-the-shim"));
+    guarded.ends_with(0);
+    assert_eq!(guarded.err(), direct.err(), "stderr\n{guarded}");
+    assert_eq!(normalised(&guarded, "through-the-shim"), normalised(&direct, "called-directly"));
+    assert!(normalised(&direct, "called-directly").contains("stack/IMAGE/UUID"), "{direct}");
+
+    let template = aws.template("through-the-shim", "body");
+    let distribution = template.split("AmiDistributionConfiguration:").nth(1).unwrap();
+    let distribution = distribution.split("Region:").next().unwrap();
+    for tag in TAGS {
+        assert!(distribution.contains(&format!("parallelcluster:{tag}:")), "{tag} in {distribution}");
+    }
+    assert!(distribution.contains("Name: through-the-shim {{ imagebuilder:buildDate }}"), "{distribution}");
+
+    // An image that the account holds again, so that the repeat gets as far as the first call.
+    aws.finish_build("through-the-shim");
+    let found = sandbox.shim(&["describe-image", "-i", "through-the-shim"]);
+    found.ends_with(0);
+    assert_eq!(found.json()["imageBuildStatus"], "BUILD_COMPLETE", "{found}");
+
+    // A repeat starts no child before the real launcher takes the shim's place.
+    let (_, trace) = sandbox.traced("execve", &call("through-the-shim"));
+    let real = sandbox.environment.bin("pcluster");
+    assert_eq!(trace.executed()[..2], [sandbox.path("shim/pcluster"), real], "{trace}");
+}
+
+/// Neither jsii's cache of packages, nor anything of botocore's: only the shim's cache.
+#[test]
+fn a_check_leaves_nothing_else_in_home() {
+    let sandbox = Sandbox::of(GOOD);
+    sandbox.shim(&["preflight"]).ends_with(0);
+    let names = |directory: &str| {
+        let entries = std::fs::read_dir(sandbox.path(directory)).unwrap().flatten();
+        entries.map(|entry| entry.file_name().into_string().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(names("home"), [".cache"]);
+    assert_eq!(names("home/.cache"), ["pcluster-shim"]);
+    assert_eq!(names("tmp"), [] as [&str; 0]);
+}

@@ -1,0 +1,147 @@
+//! `preflight check` on release after release: ready where it is, blocked where it is not, in both
+//! forms of the report.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::environments::{BROKEN, GOOD, NEWEST, RENUMBERED, Ran, Sandbox, program};
+
+fn is_ready(environment: &str, release: &str) {
+    let sandbox = Sandbox::of(environment);
+    let (ran, report) = sandbox.preflight(&[]);
+    ran.ends_with(0).is_silent_on_stderr();
+    assert_eq!(report["schemaVersion"], 1, "{ran}");
+    assert_eq!(report["verdict"], "ready", "{ran}");
+    assert_eq!(report["findings"], json!([]), "{ran}");
+    let checks = report["checks"].as_array().unwrap();
+    let passed: Vec<_> = checks.iter().map(|check| (check["id"].as_str(), &check["status"])).collect();
+    let all = json!("passed");
+    let expected = ["packages", "node", "template"].map(|id| (Some(id), &all));
+    assert_eq!(passed, expected, "{ran}");
+
+    let target = &report["target"];
+    assert_eq!(target["path"], json!(sandbox.environment.bin("pcluster")), "{ran}");
+    assert_eq!(target["foundBy"], "path", "{ran}");
+    assert_eq!(target["interpreter"], json!(sandbox.environment.bin("python")), "{ran}");
+    assert_eq!(target["pclusterVersion"], release, "{ran}");
+    assert_eq!(
+        target["pythonVersion"],
+        json!(version_of(&sandbox, &sandbox.environment.bin("python"))),
+        "{ran}"
+    );
+    assert_eq!(target["node"], json!(sandbox.path("node/node")), "{ran}");
+    assert_eq!(target["nodeVersion"], json!(version_of(&sandbox, &program("node"))), "{ran}");
+    assert_eq!(report["packages"]["aws-parallelcluster"], release, "{ran}");
+    assert_eq!(report["packages"], installed(&sandbox), "{ran}");
+    human_form_fits(&sandbox, &report);
+}
+
+/// `Python 3.9.18` or `v20.1.0`, without what precedes the number.
+fn version_of(sandbox: &Sandbox, program: &Path) -> String {
+    let said = sandbox.run(program, &["--version"]).out();
+    said.trim().trim_start_matches("Python ").trim_start_matches('v').to_owned()
+}
+
+/// The distributions that Python itself finds.
+fn installed(sandbox: &Sandbox) -> Value {
+    let code = "
+import json, re
+from importlib.metadata import distributions
+found = {}
+for one in distributions():
+    name = re.sub('[-_.]+', '-', one.metadata['Name']).lower()
+    found.setdefault(name, one.version)
+print(json.dumps(found))";
+    let ran = sandbox.run(&sandbox.environment.bin("python"), &["-c", code]);
+    ran.ends_with(0);
+    ran.json()
+}
+
+/// The human form gives the JSON's verdict, in 80 columns where no single word is longer.
+fn human_form_fits(sandbox: &Sandbox, report: &Value) {
+    let ran = sandbox.shim(&["preflight"]);
+    let text = ran.out();
+    assert_eq!(text.lines().next(), report["verdict"].as_str(), "{ran}");
+    for finding in report["findings"].as_array().unwrap() {
+        assert!(text.contains(finding["id"].as_str().unwrap()), "{ran}");
+    }
+    for line in text.lines() {
+        // The words before the last one are a label.
+        let unbreakable = line.trim_start().split("  ").last().is_some_and(|rest| !rest.trim().contains(' '));
+        assert!(line.chars().count() <= 80 || unbreakable, "{line:?} is too long\n{ran}");
+    }
+}
+
+#[test]
+fn release_3_0_3() {
+    is_ready("3.0.3", "3.0.3");
+}
+
+#[test]
+fn release_3_1_3() {
+    is_ready(GOOD, "3.1.3");
+}
+
+#[test]
+fn release_3_1_4() {
+    is_ready("3.1.4", "3.1.4");
+}
+
+#[test]
+fn release_3_5_1() {
+    is_ready("3.5.1", "3.5.1");
+}
+
+#[test]
+fn release_3_9_3() {
+    is_ready("3.9.3", "3.9.3");
+}
+
+#[test]
+fn release_3_13_2() {
+    is_ready("3.13.2", "3.13.2");
+}
+
+#[test]
+fn release_3_16_1() {
+    is_ready(NEWEST, "3.16.1");
+}
+
+fn is_blocked(environment: &str, first: &str) -> (Ran, Value) {
+    let sandbox = Sandbox::of(environment);
+    let (ran, report) = sandbox.preflight(&[]);
+    ran.ends_with(1).is_silent_on_stderr();
+    assert_eq!(report["verdict"], "blocked", "{ran}");
+    for key in ["schemaVersion", "verdict", "shim", "target", "packages", "checks", "findings"] {
+        assert!(!report[key].is_null(), "{key}\n{ran}");
+    }
+    let findings = report["findings"].as_array().unwrap();
+    assert_eq!(findings[0]["id"], first, "{ran}");
+    for finding in findings {
+        assert_eq!(finding["level"], "ERROR", "{ran}");
+        assert!(finding["evidence"].is_object() && finding["references"].is_array(), "{ran}");
+        for text in [&finding["id"], &finding["type"], &finding["message"], &finding["fix"]["command"]] {
+            assert!(text.as_str().is_some_and(|text| !text.is_empty()), "{finding}\n{ran}");
+        }
+    }
+    human_form_fits(&sandbox, &report);
+    (ran, report)
+}
+
+#[test]
+fn the_broken_release_is_blocked_by_advisory_and_template() {
+    let (ran, report) = is_blocked(BROKEN, "cdk-imagebuilder-1.153.0");
+    let findings = report["findings"].as_array().unwrap();
+    assert!(findings[0]["type"].as_str().unwrap().ends_with("Advisory"), "{ran}");
+    assert!(findings[1]["type"].as_str().unwrap().ends_with("Template"), "{ran}");
+    assert_eq!(findings[0]["evidence"]["installed"], json!({"aws-cdk-aws-imagebuilder": "1.153.0"}), "{ran}");
+    assert!(!findings[0]["references"].as_array().unwrap().is_empty(), "{ran}");
+}
+
+#[test]
+fn the_fault_under_another_number_is_blocked_by_the_template_alone() {
+    let (ran, report) = is_blocked(RENUMBERED, "template-ami-configuration-empty");
+    let findings = report["findings"].as_array().unwrap();
+    assert!(findings.iter().all(|finding| finding["type"].as_str().unwrap().ends_with("Template")), "{ran}");
+}

@@ -1,0 +1,246 @@
+//! What can go wrong in the steps of a real repair: one error that names the step, exit 1, the
+//! environment byte for byte as before, nothing left over.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use crate::environment_copy::{BY_PIP, BY_UV, EnvironmentCopy, Index, With, stopped_at, uv};
+use crate::environments::{Environment, Ran, program};
+
+/// A port that nothing listens on.
+const CLOSED: &str = "http://127.0.0.1:9/simple";
+
+#[track_caller]
+fn nothing_happened(copy: &EnvironmentCopy, ran: &Ran, step: &str, says: &str) {
+    stopped_at(ran, step);
+    assert!(ran.err().contains(says), "it does not say {says:?}\n{ran}");
+    copy.is_as_before(says);
+    copy.left_nothing(says);
+}
+
+/// Only this index, and no cache.
+fn only_index(copy: &mut EnvironmentCopy, url: &str) {
+    for name in [
+        "PIP_FIND_LINKS",
+        "UV_FIND_LINKS",
+        "PIP_EXTRA_INDEX_URL",
+        "UV_INDEX",
+        "UV_EXTRA_INDEX_URL",
+        "UV_OFFLINE",
+    ] {
+        copy.unset(name);
+    }
+    copy.set("UV_DEFAULT_INDEX", url);
+    copy.set("PIP_INDEX_URL", url);
+    copy.set("UV_NO_CACHE", "1");
+    copy.set("PIP_NO_CACHE_DIR", "1");
+    copy.set("PIP_RETRIES", "0");
+    copy.set("UV_HTTP_RETRIES", "0");
+}
+
+#[test]
+fn the_index_cannot_be_reached() {
+    for (name, with) in [(BY_UV, With::Uv), (BY_PIP, With::Pip)] {
+        let mut copy = EnvironmentCopy::of(name, with);
+        only_index(&mut copy, CLOSED);
+        let ran = copy.fix(&[]);
+        nothing_happened(&copy, &ran, "stage", if with == With::Uv { "127.0.0.1" } else { "aws-cdk" });
+    }
+}
+
+#[test]
+fn the_index_lacks_a_package() {
+    // kms is required by others only; without it pip would try every release of those for hours.
+    for (name, with, missing) in [(BY_UV, With::Uv, "kms"), (BY_PIP, With::Pip, "sqs")] {
+        let index = Index::start(&[format!("missing=aws-cdk.aws-{missing}")]);
+        let mut copy = EnvironmentCopy::of(name, with);
+        only_index(&mut copy, &index.url);
+        let ran = copy.fix(&[]);
+        nothing_happened(&copy, &ran, "stage", missing);
+    }
+}
+
+#[test]
+fn the_index_serves_a_broken_wheel() {
+    let index = Index::start(&["broken=aws-cdk.aws-imagebuilder".to_owned()]);
+    for (name, with) in [(BY_UV, With::Uv), (BY_PIP, With::Pip)] {
+        let mut copy = EnvironmentCopy::of(name, with);
+        only_index(&mut copy, &index.url);
+        let ran = copy.fix(&[]);
+        nothing_happened(&copy, &ran, "stage", "imagebuilder");
+    }
+}
+
+/// A release that installs, and whose code is that of 1.153.0 under a newer number.
+#[test]
+fn the_newest_cdk_is_broken_too() {
+    let bad = Environment::named(BY_UV).site_packages();
+    let index = Index::start(&[format!("worse=aws-cdk.aws-imagebuilder,{}", bad.display())]);
+    let mut copy = EnvironmentCopy::of(BY_UV, With::Uv);
+    only_index(&mut copy, &index.url);
+    let ran = copy.fix(&[]);
+    nothing_happened(&copy, &ran, "proof", "1.999.0");
+}
+
+/// The index as of the day of the advisory: 1.153.0 was the newest, there is nothing to upgrade to.
+#[test]
+fn there_is_no_newer_cdk_yet() {
+    let mut copy = EnvironmentCopy::of(BY_UV, With::Uv);
+    copy.unset("PIP_FIND_LINKS");
+    copy.set("UV_EXCLUDE_NEWER", "2022-04-22T00:00:00Z");
+    let ran = copy.fix(&[]);
+    nothing_happened(&copy, &ran, "stage", "1.153");
+}
+
+/// A uv of the test's own, in sh; `$UV` is the real one.
+fn instead_of_uv(copy: &EnvironmentCopy, sh: &str) {
+    let path = copy.beside("uv/uv");
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, format!("#!/bin/sh\nUV='{}'\n{sh}\n", uv().display())).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn the_installer_fails_hangs_or_is_not_there() {
+    let mut copy = EnvironmentCopy::of(BY_UV, With::Uv);
+    instead_of_uv(&copy, "echo 'error: it is broken' >&2; exit 1");
+    let ran = copy.fix(&[]);
+    nothing_happened(&copy, &ran, "stage", "it is broken");
+
+    instead_of_uv(&copy, "exec \"$UV\" \"$@\" & kill -9 $$");
+    let ran = copy.fix(&[]);
+    nothing_happened(&copy, &ran, "stage", "killed by a signal");
+
+    instead_of_uv(&copy, "exec /bin/sleep 1000");
+    copy.set("PCLUSTER_SHIM_TIMEOUT", "1");
+    let ran = copy.fix(&[]);
+    nothing_happened(&copy, &ran, "stage", "gave no answer in 10 s");
+    copy.unset("PCLUSTER_SHIM_TIMEOUT");
+
+    // A Python as Debian has it, without ensurepip.
+    fs::remove_file(copy.beside("uv/uv")).unwrap();
+    let debian = copy.beside("debian");
+    fs::create_dir(&debian).unwrap();
+    fs::write(debian.join("ensurepip.py"), "raise ImportError('not here')\n").unwrap();
+    copy.set("PYTHONPATH", debian);
+    let ran = copy.fix(&[]);
+    nothing_happened(&copy, &ran, "installer", "neither the environment nor its Python has a pip");
+}
+
+/// uv itself, which makes the packages' directory immutable when it has done its work: also root
+/// cannot write it then.
+#[test]
+fn read_only_between_stage_and_commit() {
+    assert!(rustix::process::getuid().is_root(), "only root can try this: chattr");
+    let copy = EnvironmentCopy::of(BY_UV, With::Uv);
+    let site = copy.site();
+    let chattr = program("chattr");
+    let sh = format!("\"$UV\" \"$@\" && '{}' +i '{}'", chattr.display(), site.display());
+    instead_of_uv(&copy, &sh);
+    let ran = copy.fix(&[]);
+    copy.run(&chattr, &["-i", site.to_str().unwrap()]).ends_with(0);
+    ran.ends_with(1);
+    assert!(ran.err().contains("cannot be written") && ran.err().contains("--isolated"), "{ran}");
+    copy.is_as_before("read-only");
+    copy.left_nothing("read-only");
+
+    // One file deep in it, which nothing shows before it is its turn.
+    let below = site.join("aws_cdk/aws_imagebuilder/__init__.py");
+    let sh = format!("\"$UV\" \"$@\" && '{}' +i '{}'", chattr.display(), below.display());
+    instead_of_uv(&copy, &sh);
+    let ran = copy.fix(&[]);
+    copy.run(&chattr, &["-i", below.to_str().unwrap()]).ends_with(0);
+    nothing_happened(&copy, &ran, "commit", "aws_imagebuilder");
+}
+
+/// Runs the fix with a small file system mounted somewhere, in a mount namespace of its own. `then`
+/// is done with it before.
+#[track_caller]
+fn with_small_disk(copy: &EnvironmentCopy, at: &Path, size: &str, then: &str, after: &str) -> Ran {
+    let sh = format!(
+        "mount -t tmpfs -o size={size} none '{}' || exit 99\n{then}\n\"$@\"\nstatus=$?\n{after}\nexit $status",
+        at.display()
+    );
+    let shim = copy.path("shim/pcluster");
+    copy.run(
+        &program("unshare"),
+        &["--mount", "--", "/bin/sh", "-c", &sh, "sh", shim.to_str().unwrap(), "preflight", "fix"],
+    )
+}
+
+/// Adds the system's programs, which the shells of these tests use.
+fn with_tools(copy: &mut EnvironmentCopy) {
+    for directory in ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"] {
+        copy.put_on_path(directory);
+    }
+}
+
+#[test]
+fn the_disk_is_full_while_it_stages_and_while_it_takes_the_snapshot() {
+    assert!(rustix::process::getuid().is_root(), "only root can mount");
+    let mut copy = EnvironmentCopy::of(BY_UV, With::Uv);
+    with_tools(&mut copy);
+    let state = copy.beside("state");
+    fs::create_dir(&state).unwrap();
+    copy.set("XDG_STATE_HOME", &state);
+    copy.set("UV_LINK_MODE", "copy");
+    // Nothing is left on the small disk either.
+    let left = "find \"$XDG_STATE_HOME\" -name 'overlay-*' -o -name 'snapshot-*' -o -name journal.json >&3";
+    let left = format!("{{ {left}; }} 3>'{}'", copy.beside("left").display());
+    let ran = with_small_disk(&copy, &state, "8m", "", &left);
+    nothing_happened(&copy, &ran, "stage", "space");
+    assert_eq!(fs::read_to_string(copy.beside("left")).unwrap(), "");
+
+    // Room for what is staged, and for a part of the snapshot.
+    let overlay: u64 = 150;
+    let mut seen = Vec::new();
+    for size in (30..overlay).step_by(8) {
+        let ran = with_small_disk(&copy, &state, &format!("{size}m"), "", &left);
+        assert_eq!(
+            fs::read_to_string(copy.beside("left"))
+                .unwrap_or_default()
+                .replace(state.to_str().unwrap(), "")
+                .lines()
+                .filter(|line| !line.contains("snapshot-"))
+                .count(),
+            0,
+            "{ran}"
+        );
+        if ran.status.success() {
+            break;
+        }
+        let step = ran.err().split("stopped at ").nth(1).unwrap().split(':').next().unwrap().to_owned();
+        nothing_happened(&copy, &ran, &step, "space");
+        let fresh = !seen.contains(&step);
+        seen.push(step);
+        if fresh && seen.last().is_some_and(|step| step == "snapshot") {
+            break;
+        }
+    }
+    assert!(seen.contains(&"snapshot".to_owned()), "the snapshot never filled the disk: {seen:?}");
+}
+
+/// The environment's own disk is full: old and new do not fit. The snapshot is on another disk.
+#[test]
+fn the_disk_is_full_while_it_commits() {
+    assert!(rustix::process::getuid().is_root(), "only root can mount");
+    let mut copy = EnvironmentCopy::of(BY_UV, With::Uv);
+    with_tools(&mut copy);
+    let environment = copy.environment.directory.clone();
+    let (aside, after) = (copy.beside("aside"), copy.beside("after"));
+    // The environment on a small disk that has less room left than the new packages need more; one
+    // that is filled up but for 200 KiB.
+    let then = format!(
+        "mkdir '{0}'; umount '{1}'; mount --bind '{1}' '{0}' && mount -t tmpfs -o size=400m none '{1}' && cp -a '{0}/.' '{1}/' || exit 98\n\
+         dd if=/dev/zero of='{1}/filler' bs=1k count=$(($(df -k '{1}' | tail -n 1 | awk '{{print $4}}') - 200)) 2>/dev/null",
+        aside.display(),
+        environment.display(),
+    );
+    let copy_out = format!("cp -a '{}' '{}'", copy.site().display(), after.display());
+    let ran = with_small_disk(&copy, &environment, "1m", &then, &copy_out);
+    stopped_at(&ran, "commit");
+    assert!(ran.err().contains("space"), "{ran}");
+    copy.is_the_same_as(&after, "on the full disk");
+    copy.left_nothing("on the full disk");
+}

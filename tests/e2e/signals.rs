@@ -1,0 +1,140 @@
+//! Ctrl-C and its like while the real pcluster's code is building the template: none of its
+//! processes goes on, none of its files stays.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
+use crate::environments::{Aws, GOOD, Sandbox, program, wait_for};
+
+/// The programs that run with this mark in their environment; those that are being ended have none.
+fn alive(mark: &str) -> Vec<(i32, PathBuf)> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let marked = |pid: &i32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+    };
+    let program = |pid: i32| Some((pid, fs::read_link(format!("/proc/{pid}/exe")).ok()?));
+    pids.filter(marked).filter_map(program).collect()
+}
+
+/// Kills what a failed test leaves running.
+struct KillsMarked<'a>(&'a str);
+
+impl Drop for KillsMarked<'_> {
+    fn drop(&mut self) {
+        for (pid, _) in alive(self.0) {
+            let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum To {
+    /// The shim alone, as `kill` does.
+    Process,
+    /// Its process group, as a terminal does at Ctrl-C.
+    Group,
+}
+
+/// The Node that the synthesis is interrupted in.
+#[derive(Clone, Copy)]
+enum Node {
+    Real,
+    /// It never answers, so that neither it nor the Python that waits for it ends by itself: they
+    /// are gone only if they were killed.
+    Silent,
+}
+
+impl Node {
+    fn program(self) -> &'static str {
+        match self {
+            Self::Real => "node",
+            Self::Silent => "sleep",
+        }
+    }
+
+    fn put_into(self, sandbox: &Sandbox) {
+        if let Self::Silent = self {
+            let (file, node, sleep) = (sandbox.path("node/node"), program("node"), program("sleep"));
+            let code = format!(
+                "#!/bin/sh\ncase $1 in --version) exec '{}' \"$@\" ;; esac\ntrap '' HUP\nexec '{}' 100000\n",
+                node.display(),
+                sleep.display()
+            );
+            fs::remove_file(&file).unwrap();
+            fs::write(&file, code).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    }
+}
+
+fn ends_everything(signal: Signal, to: To, node: Node) {
+    let aws = Aws::start();
+    let mut sandbox = Sandbox::of(GOOD);
+    sandbox.use_aws(&aws);
+    sandbox.write("image.yaml", aws.configuration());
+    // The temporary directory is no other test's.
+    let mark = format!("REAL_TEST_MARK={}", sandbox.path("tmp").display());
+    sandbox.set("REAL_TEST_MARK", sandbox.path("tmp"));
+    node.put_into(&sandbox);
+
+    let mut command = sandbox
+        .command(&sandbox.path("shim/pcluster"), &["build-image", "-c", "image.yaml", "-i", "my-image"]);
+    command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let shim = command.spawn().unwrap();
+    let pid = Pid::from_child(&shim);
+    // Synthesis is under way when its Node lives: not the one that is asked for its version, but
+    // the one that jsii has started below a Python.
+    let _guard = KillsMarked(&mark);
+    wait_for("the synthesis", || {
+        let alive = alive(&mark);
+        let of = |name: &str| {
+            alive.iter().any(|(_, program)| {
+                program.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name))
+            })
+        };
+        (of("python") && of(node.program())).then_some(())
+    });
+    match to {
+        To::Process => kill_process(pid, signal),
+        To::Group => kill_process_group(pid, signal),
+    }
+    .unwrap();
+
+    let output = shim.wait_with_output().unwrap();
+    assert_eq!(output.status.signal(), Some(signal.as_raw()), "{output:?}\n{sandbox}");
+    assert_eq!(output.stdout, b"", "{output:?}\n{sandbox}");
+    // A killed process may take a moment to be gone.
+    wait_for("the end of every child", || alive(&mark).is_empty().then_some(()));
+    let left: Vec<_> = fs::read_dir(sandbox.path("tmp")).unwrap().flatten().collect();
+    assert!(left.is_empty(), "{left:?} is left\n{sandbox}");
+    // The real pcluster opens its log before anything else.
+    assert!(!sandbox.path("home/.parallelcluster").exists(), "the real pcluster ran\n{sandbox}");
+    aws.was_not_asked();
+}
+
+#[test]
+fn ctrl_c() {
+    ends_everything(Signal::INT, To::Group, Node::Real);
+}
+
+#[test]
+fn sigterm() {
+    ends_everything(Signal::TERM, To::Process, Node::Real);
+}
+
+#[test]
+fn sigterm_while_nothing_answers() {
+    ends_everything(Signal::TERM, To::Process, Node::Silent);
+}
+
+#[test]
+fn sighup_while_nothing_answers() {
+    ends_everything(Signal::HUP, To::Process, Node::Silent);
+}

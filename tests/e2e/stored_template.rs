@@ -1,0 +1,39 @@
+//! `preflight template` on what AWS gives back of a stack, in every form in which the AWS CLI
+//! prints it.
+
+use crate::environments::{Aws, BROKEN, GOOD, Sandbox};
+
+/// A stack made by the real pcluster, read back and checked in every form.
+fn checked(environment: &str, status: i32, verdict: &str) {
+    let aws = Aws::start();
+    let mut sandbox = Sandbox::of(environment);
+    sandbox.use_aws(&aws);
+    sandbox.write("image.yaml", aws.configuration());
+    sandbox.direct(&["build-image", "-c", "image.yaml", "-i", "my-image"]).ends_with(0);
+    for form in ["json", "object", "text", "body"] {
+        let file = sandbox.write(form, aws.template("my-image", form));
+        let (ran, report) = sandbox.preflight(&["template", file.to_str().unwrap()]);
+        ran.ends_with(status).is_silent_on_stderr();
+        assert_eq!(report["verdict"], verdict, "{form}\n{ran}");
+        let ids: Vec<_> = report["findings"].as_array().unwrap().iter().map(|one| &one["id"]).collect();
+        if status == 0 {
+            assert!(ids.is_empty(), "{form}\n{ran}");
+        } else {
+            assert_eq!(ids[0], "template-ami-configuration-empty", "{form}\n{ran}");
+        }
+
+        let mut command = sandbox.command(&sandbox.path("shim/pcluster"), &["preflight", "template", "-"]);
+        command.stdin(std::fs::File::open(&file).unwrap());
+        sandbox.finish(command).ends_with(status);
+    }
+}
+
+#[test]
+fn a_good_stack_is_ready_in_every_form() {
+    checked(GOOD, 0, "ready");
+}
+
+#[test]
+fn a_bad_stack_is_blocked_in_every_form() {
+    checked(BROKEN, 1, "blocked");
+}

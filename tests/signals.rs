@@ -1,0 +1,215 @@
+//! Signals during a check: the children are gone, the scratch directory is gone, the real program
+//! is never started, and the shim dies by that very signal. What was ignored stays ignored.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+
+use crate::support::fakes::REAL;
+use crate::support::machine::{on_this_machine, output, real_python};
+use crate::support::run::Call;
+use crate::support::sandbox::Sandbox;
+
+/// A FIFO that every child of a check holds open, so its end is the end of the last of them.
+struct ChildrenFifo(File);
+
+impl ChildrenFifo {
+    fn new(sandbox: &Sandbox) -> Self {
+        let fifo = sandbox.path("children");
+        output(&on_this_machine("mkfifo"), &[fifo.as_os_str()]);
+        let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap();
+        Self(OpenOptions::new().read(true).custom_flags(nonblocking).open(fifo).unwrap())
+    }
+
+    /// Waits for the last of them. A process that was killed may take a moment to be gone.
+    #[track_caller]
+    fn all_are_gone(mut self) {
+        let mut buffer = [0; 64];
+        let started = Instant::now();
+        loop {
+            match self.0.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    assert!(started.elapsed() < Duration::from_secs(20), "a child of the check is left");
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+/// A child that has children, in sh: it opens the FIFO, then does this, then hangs.
+fn hangs(sandbox: &Sandbox, then: &str) -> String {
+    let children = sandbox.path("children");
+    format!("exec 9>'{}'; sleep 1000 & {then}; sleep 1000", children.display())
+}
+
+/// Starts a call with no signal ignored, whatever the suite's own caller ignores (nohup, a job in the
+/// background).
+pub(crate) fn ignoring_nothing(call: Call<'_>) -> Call<'_> {
+    call.under(real_python(), &["-c", IGNORE_NOTHING])
+}
+
+const IGNORE_NOTHING: &str = "
+import os, signal, sys
+for number in (1, 2, 3, 13, 15):
+    signal.signal(number, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+";
+
+/// The child itself sends the signal, so it comes during the check and at no other time.
+#[test]
+fn a_signal_ends_the_check_and_the_shim() {
+    for signal in ["TERM", "HUP", "INT", "QUIT"] {
+        for step in ["identity", "node", "template"] {
+            let sandbox = Sandbox::new();
+            let environment = sandbox.environment();
+            let children = ChildrenFifo::new(&sandbox);
+            let sh = hangs(&sandbox, &format!("kill -{signal} $PPID"));
+            match step {
+                "identity" => environment.identifies(&sh),
+                // jsii unpacks into TMPDIR, and leaves it there when it is killed.
+                "template" => environment.synthesizes(&format!(": >\"$TMPDIR/unpacked\"; {sh}")),
+                _ => drop(sandbox.script("node/node", format!("#!/bin/sh\n{sh}\n"))),
+            }
+            let run = ignoring_nothing(sandbox.build_image()).run();
+            run.dies_by(number(signal)).prints("").is_silent();
+            run.holds(!sandbox.log().contains(&REAL.to_owned()), "the real program was started");
+            children.all_are_gone();
+            sandbox.has_no_scratch();
+        }
+    }
+}
+
+fn number(signal: &str) -> i32 {
+    match signal {
+        "HUP" => 1,
+        "INT" => 2,
+        "QUIT" => 3,
+        "TERM" => 15,
+        other => panic!("{other}"),
+    }
+}
+
+/// A child that ends in the moment of the signal: the signal counts, not the answer.
+#[test]
+fn a_signal_with_the_answer_still_ends_the_shim() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    let answer = fs::read_to_string(environment.path("fake/synth")).unwrap();
+    environment.synthesizes(&format!("{answer}; kill -TERM $PPID"));
+    ignoring_nothing(sandbox.build_image()).run().dies_by(15).prints("").is_silent();
+    assert!(!sandbox.log().contains(&REAL.to_owned()));
+}
+
+/// The shim's own commands.
+#[test]
+fn preflight_dies_by_the_signal_too() {
+    for arguments in [["preflight", "check"], ["preflight", "where"]] {
+        let sandbox = Sandbox::new();
+        let environment = sandbox.environment();
+        let children = ChildrenFifo::new(&sandbox);
+        environment.identifies(&hangs(&sandbox, "kill -TERM $PPID"));
+        ignoring_nothing(sandbox.pcluster(arguments)).run().dies_by(15).prints("").is_silent();
+        children.all_are_gone();
+        sandbox.has_no_scratch();
+    }
+}
+
+/// A signal between the last child and exec: strace sends it with the rename that puts the
+/// verdict into the cache.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_signal_after_the_last_child_still_ends_the_shim() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    sandbox.build_image().run().exits(0);
+    // Interpreter and Node are cached, so the verdict's is the only rename left.
+    sandbox.write("work/image.yaml", "Build: {}\n");
+    sandbox.clear_log();
+    environment.builds(crate::support::fakes::GOOD);
+    let renames = "inject=rename,renameat,renameat2:signal=TERM:when=1";
+    let first = ["-e", "trace=rename,renameat,renameat2", "-e", renames, "-o", "/dev/null"];
+    let run = sandbox.build_image().under(on_this_machine("strace"), &first).run();
+    run.dies_by(15).prints("").is_silent();
+    assert_eq!(sandbox.log(), ["synth"]);
+}
+
+/// ^C in a real terminal goes to the foreground group, which is the shim's and not the check's.
+#[test]
+fn trap_13_ctrl_c_in_a_terminal() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    let children = ChildrenFifo::new(&sandbox);
+    environment.synthesizes(&hangs(&sandbox, "echo hanging >/dev/tty"));
+    let helper = sandbox.write("terminal.py", TERMINAL);
+    let first = [helper.to_str().unwrap(), "hanging"];
+    let run = sandbox.build_image().under(real_python(), &first).run();
+    run.exits(0);
+    let ended = run.stdout().lines().last().map(str::to_owned);
+    run.holds(ended.as_deref() == Some("killed by 2"), "death by SIGINT");
+    run.holds(!run.stdout().contains("the real pcluster"), "the real program was started");
+    children.all_are_gone();
+    sandbox.has_no_scratch();
+    assert!(!sandbox.log().contains(&REAL.to_owned()));
+}
+
+/// Trap 14: a terminal of the caller's is one for the real program, after a check as well.
+#[test]
+fn trap_14_the_terminal_is_left_to_the_real_program() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    environment.really("[ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo terminal hanging; read -r line; exit 7");
+    let helper = sandbox.write("terminal.py", TERMINAL);
+    let run = sandbox.build_image().under(real_python(), &[helper.to_str().unwrap(), "hanging"]).run();
+    run.holds(run.stdout().contains("terminal hanging"), "0, 1 and 2 are the terminal");
+    // The real program is in the foreground: ^C reaches it.
+    run.holds(run.stdout().ends_with("killed by 2\n"), "^C is the real program's");
+}
+
+/// Runs a program in a terminal of its own; sends ^C when it has printed a word.
+const TERMINAL: &str = r#"
+import os, pty, signal, sys
+
+word, command = sys.argv[1].encode(), sys.argv[2:]
+pid, terminal = pty.fork()
+if pid == 0:
+    for number in (1, 2, 3, 13, 15):
+        signal.signal(number, signal.SIG_DFL)
+    os.execv(command[0], command)
+seen, sent = b"", False
+while True:
+    try:
+        data = os.read(terminal, 4096)
+    except OSError:
+        break
+    if not data:
+        break
+    seen += data
+    if word in seen and not sent:
+        sent = True
+        os.write(terminal, b"\x03")
+_, status = os.waitpid(pid, 0)
+sys.stdout.write(seen.decode(errors="replace") + "\n")
+if os.WIFSIGNALED(status):
+    print("killed by", os.WTERMSIG(status))
+else:
+    print("exited with", os.WEXITSTATUS(status))
+"#;
+
+/// Under nohup a hang-up ends neither the check nor the build.
+#[test]
+fn what_is_ignored_ends_nothing() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    let answer = fs::read_to_string(environment.path("fake/synth")).unwrap();
+    environment.synthesizes(&format!("kill -HUP $PPID; {answer}"));
+    environment.really("kill -HUP $$; echo survived");
+    let run = sandbox.build_image().under(sandbox.path("tools/nohup"), &[]).run();
+    run.exits(0).prints("survived\n");
+}

@@ -1,0 +1,176 @@
+//! A sandbox of HOME, PATH, XDG directories and TMPDIR for one test.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::support::machine::{on_this_machine, output};
+use crate::support::run::Call;
+use crate::support::snapshots;
+
+/// The binary under test, as cargo built it. What is run is a sandbox's [`Sandbox::binary`].
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_pcluster");
+
+/// The binary under test, below a sandbox.
+pub(crate) const PROGRAM: &str = "program/pcluster";
+
+/// Programs that the fake scripts use; nothing else of this machine is on the sandbox's PATH.
+const TOOLS: [&str; 9] = ["sh", "bash", "env", "cat", "sleep", "dirname", "realpath", "readlink", "nohup"];
+
+/// Every sandbox's path has this length, so that no snapshot wraps its lines otherwise.
+const ROOT_LENGTH: usize = 40;
+
+/// The directories of one test.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    pub(crate) root: PathBuf,
+    directory: TempDir,
+}
+
+impl Sandbox {
+    pub(crate) fn new() -> Self {
+        let base = std::env::temp_dir().canonicalize().unwrap();
+        let base = if base.as_os_str().len() > 20 { Path::new("/tmp").canonicalize().unwrap() } else { base };
+        let random = ROOT_LENGTH - base.as_os_str().len() - "/pcs-".len();
+        let directory = tempfile::Builder::new().prefix("pcs-").rand_bytes(random).tempdir_in(base).unwrap();
+        let root = directory.path().to_owned();
+        for name in ["home", "config", "cache", "state", "tmp", "work", "shim", "program", "tools"] {
+            fs::create_dir(root.join(name)).unwrap();
+        }
+        place_binary(&root.join(PROGRAM));
+        symlink(root.join(PROGRAM), root.join("shim/pcluster")).unwrap();
+        for tool in TOOLS {
+            symlink(on_this_machine(tool), root.join("tools").join(tool)).unwrap();
+        }
+        fs::write(root.join("log"), "").unwrap();
+        Self { root, directory }
+    }
+
+    pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// The binary under test. Its path is as long as every other sandbox's, wherever the checkout
+    /// is: messages name it, and are wrapped by its length.
+    pub(crate) fn binary(&self) -> PathBuf {
+        self.path(PROGRAM)
+    }
+
+    pub(crate) fn write(&self, name: impl AsRef<Path>, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    pub(crate) fn script(&self, name: impl AsRef<Path>, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.write(name, content);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    pub(crate) fn link(&self, name: impl AsRef<Path>, target: impl AsRef<Path>) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        symlink(target, &path).unwrap();
+        path
+    }
+
+    /// The default PATH: the shim first, then the environment, Node and the tools.
+    pub(crate) fn search_path(&self) -> Vec<PathBuf> {
+        ["shim", "venv/bin", "node", "tools"].map(|name| self.path(name)).into()
+    }
+
+    /// The fakes' log: which of them was started, in order.
+    pub(crate) fn log(&self) -> Vec<String> {
+        String::from_utf8_lossy(&fs::read(self.path("log")).unwrap()).lines().map(str::to_owned).collect()
+    }
+
+    pub(crate) fn clear_log(&self) {
+        fs::write(self.path("log"), "").unwrap();
+    }
+
+    /// A call of the shim by the name `pcluster`.
+    pub(crate) fn pcluster<const N: usize>(&self, arguments: [&str; N]) -> Call<'_> {
+        self.call(self.path("shim/pcluster"), arguments)
+    }
+
+    pub(crate) fn call<const N: usize>(&self, program: impl Into<PathBuf>, arguments: [&str; N]) -> Call<'_> {
+        let variables = [
+            ("HOME", "home"),
+            ("XDG_CONFIG_HOME", "config"),
+            ("XDG_CACHE_HOME", "cache"),
+            ("XDG_STATE_HOME", "state"),
+            ("TMPDIR", "tmp"),
+        ];
+        let variables = variables.map(|(name, below)| (name.into(), self.path(below).into()));
+        Call::new(self, program.into(), arguments.map(OsString::from).into(), variables.into())
+            .path(&self.search_path())
+    }
+
+    /// Everything below the sandbox but the tools and the binary, a line each.
+    pub(crate) fn tree(&self, below: &str) -> String {
+        let mut text = String::new();
+        tree(&self.path(below), &self.root, &mut text);
+        text
+    }
+
+    /// Compares a text that a test has put together with a snapshot.
+    #[track_caller]
+    pub(crate) fn matches(&self, snapshot: &str, text: &str) {
+        snapshots::matches(snapshot, text, self, String::new);
+    }
+
+    /// Asserts that no scratch directory was left.
+    #[track_caller]
+    pub(crate) fn has_no_scratch(&self) {
+        assert_eq!(self.tree("tmp"), "", "something is left in TMPDIR");
+    }
+
+    /// Keeps the directories, for debugging a test only.
+    #[expect(dead_code, reason = "called while a test is being written")]
+    pub(crate) fn keep(self) -> PathBuf {
+        self.directory.keep()
+    }
+}
+
+/// A hard link. Where the sandbox is on another file system it is a copy, made by `cp`: a file
+/// that this process itself has open for writing cannot be run while another test's child, forked
+/// in that moment, still has it open.
+fn place_binary(path: &Path) {
+    if fs::hard_link(BINARY, path).is_err() {
+        output(&on_this_machine("cp"), &[BINARY.as_ref(), path.as_os_str()]);
+    }
+}
+
+fn tree(directory: &Path, root: &Path, text: &mut String) {
+    let mut entries: Vec<_> = directory.read_dir().into_iter().flatten().flatten().collect();
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let path = entry.path();
+        let shown = path.strip_prefix(root).unwrap().display();
+        if ["tools", "program"].contains(&shown.to_string().as_str()) {
+            continue;
+        }
+        let Ok(metadata) = path.symlink_metadata() else { continue };
+        let mode = metadata.permissions().mode() & 0o7777;
+        let _ = match fs::read_link(&path) {
+            Ok(target) => writeln!(text, "{shown} -> {}", target.display()),
+            Err(_) if metadata.is_dir() => writeln!(text, "{shown}/ {mode:o}"),
+            Err(_) => writeln!(text, "{shown} {mode:o} {} bytes", metadata.len()),
+        };
+        if metadata.is_dir() {
+            tree(&path, root, text);
+        }
+    }
+}
+
+/// Bytes that are no UTF-8.
+pub(crate) fn not_utf8(before: &str) -> OsString {
+    OsString::from_vec([before.as_bytes(), b"\xff"].concat())
+}

@@ -1,0 +1,81 @@
+//! Snapshots of what users see, in tests/snapshots/<module>/.
+
+use std::fs;
+use std::panic::Location;
+use std::path::{Path, PathBuf};
+
+use snapbox::assert::Action;
+use snapbox::data::DataFormat;
+use snapbox::{Assert, Data};
+
+use crate::support::machine::real_python;
+use crate::support::sandbox::{PROGRAM, Sandbox};
+
+/// Compares with a file below tests/snapshots: in the directory of the calling module, or where
+/// `snapshot` says `module/file`. With `SNAPSHOTS=overwrite` in the environment it is written instead.
+#[track_caller]
+pub(crate) fn matches(snapshot: &str, text: &str, sandbox: &Sandbox, details: impl FnOnce() -> String) {
+    let text = redacted(text, sandbox);
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots").join(below(snapshot));
+    let assert = Assert::new().action_env("SNAPSHOTS").normalize_paths(false);
+    let expected = Data::read_from(&file, Some(DataFormat::Text));
+    let Err(difference) = assert.try_eq(Some(&snapshot), text.clone().into(), expected) else { return };
+    if assert.selected_action() == Action::Overwrite {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, text).unwrap();
+    } else {
+        panic!("SNAPSHOTS=overwrite renews {}:\n{difference}\n{}", file.display(), details());
+    }
+}
+
+/// The path `repair/fix.txt`, for `fix.txt` in tests/repair.rs or below tests/repair/.
+#[track_caller]
+fn below(snapshot: &str) -> PathBuf {
+    let caller = Path::new(Location::caller().file()).strip_prefix("tests").unwrap();
+    let module = Path::new(caller.components().next().unwrap().as_os_str()).with_extension("");
+    if snapshot.contains('/') { snapshot.into() } else { module.join(snapshot) }
+}
+
+/// Removes what differs from machine to machine, from run to run, and from release to release.
+pub(crate) fn redacted(text: &str, sandbox: &Sandbox) -> String {
+    let text = text.replace(sandbox.path(PROGRAM).to_str().unwrap(), "[BINARY]");
+    let text = text.replace(sandbox.root.to_str().unwrap(), "[SANDBOX]");
+    let text = text.replace(env!("CARGO_PKG_VERSION"), "[VERSION]");
+    let text = text.replace(real_python().to_str().unwrap(), "[PYTHON]");
+    text.split_inclusive('\n').map(redacted_line).collect()
+}
+
+fn redacted_line(line: &str) -> String {
+    let (line, end) = line.strip_suffix('\n').map_or((line, ""), |line| (line, "\n"));
+    let indent = &line[..line.len() - line.trim_start().len()];
+    let line = if line.trim_start().starts_with("\"durationMs\": ") {
+        format!("{indent}\"durationMs\": [DURATION],")
+    } else {
+        without_duration(line).to_owned()
+    };
+    let random = ["pcluster-shim-", "pcluster-shim:", "environments/", "overlay-", "snapshot-"];
+    random.into_iter().fold(line, |line, prefix| without_random(&line, prefix)) + end
+}
+
+/// Names of temporary directories and sentinels: what follows the prefix.
+fn without_random(line: &str, prefix: &str) -> String {
+    // A snapshot is called after a PID and a time.
+    let more = if prefix == "snapshot-" { '-' } else { ':' };
+    let random = |letter: char| letter.is_ascii_alphanumeric() || letter == more;
+    let mut pieces = line.split(prefix);
+    let mut text = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let end = piece.find(|letter| !random(letter)).unwrap_or(piece.len());
+        text += prefix;
+        text += if end > 0 { "[RANDOM]" } else { "" };
+        text += &piece[end..];
+    }
+    text
+}
+
+/// `  template   passed     0.4 s` is shown only where it took long.
+fn without_duration(line: &str) -> &str {
+    let Some(rest) = line.strip_suffix(" s") else { return line };
+    let digits = rest.trim_end_matches(|letter: char| letter.is_ascii_digit() || letter == '.');
+    if digits.len() < rest.len() && digits.ends_with(' ') { digits.trim_end() } else { line }
+}
