@@ -29,7 +29,6 @@ use crate::report::{Report, Shim, TargetInfo};
 use crate::rules::advisory::{self, Advisory};
 use crate::rules::{Fix, PackageMove, template};
 use crate::system::child::ChildError;
-use crate::system::concurrently::concurrently;
 use crate::system::{executables, files, trust};
 use crate::yaml;
 
@@ -109,7 +108,7 @@ pub fn identify(request: &CheckRequest, overlay: Option<&Path>) -> Result<Identi
 /// Returns an error if a signal came.
 pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Abort> {
     let mut report = ReportBuilder::new(Some(describe_target(request.real, Some(target))));
-    let Some(packages) = read_packages(request, target, &mut report) else { return finish(report) };
+    let Some(packages) = read_packages(request, target, &mut report) else { return Ok(finish(report)) };
     if let Some(refused) = refuse_old_release(target, &packages) {
         return Ok(refused);
     }
@@ -119,39 +118,52 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
     let is_blocked = report.add_findings("packages", since.elapsed(), advised);
     if is_blocked && !request.is_thorough && is_plain(&call, &packages) {
         report.add_skipped("template", "an advisory blocks already");
-        return finish(report);
+        return Ok(finish(report));
     }
     if !request.synthesizes {
         report.add_skipped("template", "--no-synth");
-        return finish(report);
+        return Ok(finish(report));
     }
+    let (limit, cache) = (request.settings.timeout, &request.cache);
     let before = cache_key::fingerprint(&call, target, &packages);
-    if let Some(node) = node::get_cached(target, &request.cache)
-        && request.cache.get(VERDICTS, &cache_key::verdict_key(&before, &node)).is_some()
+    // One whose answer is cached from now on is asked while the template is built: there is no
+    // verdict in the cache that depends on it.
+    let since = Instant::now();
+    let pending = node::is_new(target, cache).then(|| node::ask(target, limit));
+    let mut node = None;
+    if pending.is_none() {
+        node = add_node(node::find(target, limit, cache), since, &mut report)?;
+    }
+    if let Some(node) = &node
+        && cache.get(VERDICTS, &cache_key::verdict_key(&before, node)).is_some()
     {
-        add_node(&mut report, &node, Duration::ZERO);
         report.add_cached("template", Duration::ZERO);
-        return finish(report);
+        return Ok(finish(report));
     }
-    match check_template(request, &call, target, &packages, &mut report)? {
-        Template::Refused { stage, message } => return Ok(CheckOutcome::Refused { stage, message }),
-        Template::Passed(node) => {
-            // A verdict about packages that have changed meanwhile is about neither state.
-            let packages = Packages::installed(&target.interpreter.sys_path);
-            let key = cache_key::verdict_key(&before, &node);
-            if cache_key::verdict_key(&cache_key::fingerprint(&call, target, &packages), &node) == key {
-                request.cache.put(VERDICTS, &key, &json!("ready"));
-            }
+    let since = Instant::now();
+    let synthesized = synthesize(request, &call, target)?;
+    if let Some(pending) = pending {
+        node = add_node(pending.and_then(|pending| pending.wait(cache)), since, &mut report)?;
+    }
+    if let Ok(Synthesis::Rejected { stage, message }) = synthesized {
+        return Ok(CheckOutcome::Refused { stage, message });
+    }
+    let has_passed = add_template(synthesized, node.is_some(), &packages, since, &mut report);
+    if let Some(node) = node.filter(|_| has_passed) {
+        // A verdict about packages that have changed meanwhile is about neither state.
+        let packages = Packages::installed(&target.interpreter.sys_path);
+        let key = cache_key::verdict_key(&before, &node);
+        if cache_key::verdict_key(&cache_key::fingerprint(&call, target, &packages), &node) == key {
+            cache.put(VERDICTS, &key, &json!("ready"));
         }
-        Template::NotPassed => {}
     }
-    finish(report)
+    Ok(finish(report))
 }
 
 const VERDICTS: &str = "verdicts";
 
-fn finish(report: ReportBuilder) -> Result<CheckOutcome, Abort> {
-    Ok(CheckOutcome::Report(report.build(shim())))
+fn finish(report: ReportBuilder) -> CheckOutcome {
+    CheckOutcome::Report(report.build(shim()))
 }
 
 /// This program, as reports name it.
@@ -224,75 +236,71 @@ fn is_plain(call: &Call, packages: &Packages) -> bool {
     yaml::parse::<serde_yaml::Value>(&configuration).is_ok_and(|yaml| yaml.is_mapping())
 }
 
-/// How the check of a template ended.
-enum Template {
-    /// Built by this Node.js.
-    Passed(Node),
-    /// It falls short or could not be built, as the report says.
-    NotPassed,
-    Refused {
-        stage: String,
-        message: String,
-    },
+/// The Node.js that CDK will run, if there is one that answers.
+fn add_node(
+    found: Result<Node, NodeError>,
+    since: Instant,
+    report: &mut ReportBuilder,
+) -> Result<Option<Node>, Abort> {
+    match found {
+        Ok(node) => {
+            if let Some(info) = &mut report.target {
+                info.node = Some(node.path.clone());
+                info.node_version = Some(node.version.to_string());
+            }
+            report.add_passed("node", since.elapsed());
+            Ok(Some(node))
+        }
+        Err(NodeError::Child(ChildError::Interrupted(interrupted))) => Err(interrupted.into()),
+        Err(reason) => {
+            report.add_unknown("node", since.elapsed(), reason.to_string());
+            Ok(None)
+        }
+    }
 }
 
-/// Builds the template and looks for Node.js meanwhile. The real pcluster is asked without Node.js
-/// too: what it refuses, it refuses before CDK runs.
-fn check_template(
+/// Builds the template, without Node.js too: what the real pcluster refuses, it refuses before CDK
+/// runs.
+fn synthesize(
     request: &CheckRequest,
     call: &Call,
     target: &Target,
+) -> Result<Result<Synthesis, ChildError>, Abort> {
+    let _step = request.progress.step("building the template that build-image would submit");
+    match synthesis::synthesize(target, call, request.settings.timeout, &request.cache) {
+        Err(ChildError::Interrupted(interrupted)) => Err(interrupted.into()),
+        synthesized => Ok(synthesized),
+    }
+}
+
+/// Checks the template. Whether it is what was asked for is returned.
+fn add_template(
+    synthesized: Result<Synthesis, ChildError>,
+    has_node: bool,
     packages: &Packages,
+    since: Instant,
     report: &mut ReportBuilder,
-) -> Result<Template, Abort> {
-    let since = Instant::now();
-    let step = request.progress.step("building the template that build-image would submit");
-    let limit = request.settings.timeout;
-    let (synthesized, node) = concurrently(
-        || synthesis::synthesize(target, call, limit, &request.cache),
-        || (node::find(target, limit, &request.cache), since.elapsed()),
-    );
-    drop(step);
-    let node = match node {
-        (Ok(node), took) => {
-            add_node(report, &node, took);
-            Some(node)
-        }
-        (Err(NodeError::Child(ChildError::Interrupted(interrupted))), _) => return Err(interrupted.into()),
-        (Err(reason), took) => {
-            report.add_unknown("node", took, reason.to_string());
-            None
-        }
-    };
-    let unknown = match synthesized {
+) -> bool {
+    let reason = match synthesized {
         Ok(Synthesis::Template { template, asked }) => {
             let findings = template::check(&template, &asked, &other_cdk(packages));
-            let has_failed = report.add_findings("template", since.elapsed(), findings);
-            return Ok(node.filter(|_| !has_failed).map_or(Template::NotPassed, Template::Passed));
+            return !report.add_findings("template", since.elapsed(), findings);
         }
-        Ok(Synthesis::Rejected { stage, message }) => return Ok(Template::Refused { stage, message }),
-        Err(ChildError::Interrupted(interrupted)) => return Err(interrupted.into()),
-        // Why is the node check's to say.
-        Ok(Synthesis::Failed { .. }) | Err(_) if node.is_none() => {
-            report.add_skipped("template", "there is no Node.js to build it with");
-            return Ok(Template::NotPassed);
-        }
-        Ok(Synthesis::Failed { stage, message }) => format!("it cannot be built ({stage}): {message}"),
         Ok(Synthesis::Unexpected { call }) => {
             format!("building it asks AWS for {call}, which a check does not do")
         }
+        // Why is the node check's to say.
+        _ if !has_node => {
+            report.add_skipped("template", "there is no Node.js to build it with");
+            return false;
+        }
+        Ok(Synthesis::Rejected { stage, message } | Synthesis::Failed { stage, message }) => {
+            format!("it cannot be built ({stage}): {message}")
+        }
         Err(reason) => reason.to_string(),
     };
-    report.add_unknown("template", since.elapsed(), unknown);
-    Ok(Template::NotPassed)
-}
-
-fn add_node(report: &mut ReportBuilder, node: &Node, took: Duration) {
-    if let Some(info) = &mut report.target {
-        info.node = Some(node.path.clone());
-        info.node_version = Some(node.version.to_string());
-    }
-    report.add_passed("node", took);
+    report.add_unknown("template", since.elapsed(), reason);
+    false
 }
 
 /// What can be done about a template that falls short with no advisory to explain it: another release

@@ -154,7 +154,7 @@ impl Guarded<'_> {
 
     fn stop(&self, report: &Report, why_not_repaired: &str) -> Outcome {
         let findings = on_stderr(&report::for_stderr(report, Decision::Stop));
-        let stderr = format!("{}{why_not_repaired}{findings}", self.warnings);
+        let stderr = format!("{}{findings}{why_not_repaired}", self.warnings);
         Outcome::Exit { status: 1, stdout: report::pcluster_shaped(report), stderr }
     }
 

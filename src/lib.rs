@@ -1,6 +1,6 @@
 //! A drop-in `pcluster` that checks `build-image` before it costs an hour of EC2.
 //!
-//! A guarded call runs down this map, and imports run down it only; `tests/house.rs` reads it.
+//! A guarded call runs down this map, and imports run down it only; `tests/source_rules.rs` reads it.
 //!
 //! | module | owns |
 //! | --- | --- |

@@ -316,13 +316,25 @@ fn damaged_files_are_as_good_as_none() {
     assert_eq!(files.len(), 3, "{}", sandbox.tree("cache"));
     for noise in [&b""[..], b"\xff\x00\xfe", b"{}", b"null", b"[1, 2]", b"{\"key\": 3, \"content\": null}"] {
         for file in &files {
+            // Without the version of Node.js no verdict can be found.
+            let starts = if file.parent().unwrap().ends_with("node") { 2 } else { 1 };
             let whole = fs::read(file).unwrap();
             fs::write(file, noise).unwrap();
-            assert_eq!(started(&sandbox, sandbox.build_image()).len(), 1, "{}: {noise:?}", file.display());
+            assert_eq!(
+                started(&sandbox, sandbox.build_image()).len(),
+                starts,
+                "{}: {noise:?}",
+                file.display()
+            );
             assert_eq!(started(&sandbox, sandbox.build_image()), [""; 0], "renewed");
             for length in [1, whole.len() / 2, whole.len() - 1] {
                 fs::write(file, &whole[..length]).unwrap();
-                assert_eq!(started(&sandbox, sandbox.build_image()).len(), 1, "{}: {length}", file.display());
+                assert_eq!(
+                    started(&sandbox, sandbox.build_image()).len(),
+                    starts,
+                    "{}: {length}",
+                    file.display()
+                );
             }
         }
     }

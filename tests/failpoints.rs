@@ -16,7 +16,7 @@ use crate::support::sandbox::Sandbox;
 
 const FAILPOINT: &str = "PCLUSTER_SHIM_FAULT";
 const STEPS: [&str; 9] =
-    ["stage", "prove", "snapshot", "journal", "remove", "place", "verify", "close", "closed"];
+    ["stage", "proof", "snapshot", "journal", "remove", "place", "verification", "close", "closed"];
 
 /// Compares, and shows only what differs.
 #[track_caller]
@@ -580,7 +580,7 @@ fn a_rollback_without_a_copy_changes_nothing() {
 fn a_rollback_leaves_what_pip_has_installed_since() {
     let sandbox = Sandbox::new();
     let environment = sandbox.broken_environment();
-    environment.preflight(["fix"]).var(FAILPOINT, "kill:verify").run().dies_by(9);
+    environment.preflight(["fix"]).var(FAILPOINT, "kill:verification").run().dies_by(9);
     let site = environment.path("site");
     for name in ["aws_cdk/core", "aws_cdk.core-1.204.0.dist-info"] {
         fs::remove_dir_all(site.join(name)).unwrap();

@@ -9,7 +9,6 @@ mod dispatch; // what is guarded, what passes through, and that a pass-through l
 mod failpoints; // repairs that are killed, fail, or meet others at every step
 mod failures; // checks that cannot run: each one line, delegated; strict stops
 mod hostile; // files that hang, flood, or could have been written by others
-mod house; // the rules that the code itself is held to
 mod install; // install.sh and what it leaves behind
 mod launchers; // every form of launcher leads to its interpreter
 mod layout; // the files of the tests themselves
@@ -18,6 +17,7 @@ mod preflight; // the shim's own commands
 mod repair; // fix and undo: what they do, refuse and say
 mod settings; // config.yaml and variables, for the guard and for preflight
 mod signals; // ^C, SIGTERM, SIGHUP, nohup
+mod source_rules; // the rules that the source is held to
 mod synthesis; // synthesis.py in a real Python, on stubs of what it imports
 mod templates; // preflight template, on templates that real pclusters made
 mod traps; // what goes wrong with PATH shims elsewhere, row by row

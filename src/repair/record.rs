@@ -10,6 +10,9 @@ use crate::system::files;
 pub const MAX_RECORD: u64 = 64 << 20;
 
 /// The files of an installed distribution.
+///
+/// # Errors
+/// Returns an error if they are not known, or one of them lies outside `site`.
 pub fn installed_files(distribution: &Distribution, site: &Path) -> Result<Vec<PathBuf>, String> {
     let file = distribution.metadata.join("RECORD");
     let unknown = |error| {
@@ -44,6 +47,7 @@ pub fn installed_files(distribution: &Distribution, site: &Path) -> Result<Vec<P
 }
 
 /// The name of a `.dist-info`.
+#[must_use]
 pub fn name_of(distribution: &Distribution) -> Option<String> {
     Some(distribution.metadata.file_name()?.to_str()?.to_owned())
 }
@@ -58,6 +62,7 @@ pub fn recorded_paths(site: &Path, dist_info: &Path) -> Option<BTreeSet<PathBuf>
 }
 
 /// The first field of a line of RECORD, which is CSV: quoted where it holds a comma or a quote.
+#[must_use]
 pub fn record_path(line: &str) -> String {
     match line.strip_prefix('"') {
         None => line.split(',').next().unwrap_or_default().to_owned(),
@@ -75,16 +80,19 @@ pub fn record_path(line: &str) -> String {
     }
 }
 
+#[must_use]
 pub fn stays_inside(name: &str) -> bool {
     use std::path::Component;
     !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
+#[must_use]
 pub fn is_bytecode(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending == "pyc")
 }
 
 /// What Python has compiled of a source file, for whatever version.
+#[must_use]
 pub fn bytecode_of(source: &Path) -> Vec<PathBuf> {
     let (Some(directory), Some(stem)) = (source.parent(), source.file_stem()) else { return Vec::new() };
     if source.extension().is_none_or(|ending| ending != "py") {
@@ -111,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_outside_is_ours() {
+    fn a_path_that_leads_outside_is_told() {
         assert!(stays_inside("a/b"));
         for outside in ["", "../bin/x", "/etc/passwd", "a/../../b", "./a"] {
             assert!(!stays_inside(outside), "{outside}");

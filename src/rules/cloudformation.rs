@@ -1,4 +1,4 @@
-//! Bytes → a CloudFormation template. Pure.
+//! Bytes → a template of `CloudFormation`. Pure.
 
 use serde_json::{Value, json};
 

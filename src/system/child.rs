@@ -1,5 +1,5 @@
 //! The one way to run a child process: its own process group, a time limit, both streams kept,
-//! stdin from /dev/null, and gone when we are interrupted.
+//! stdin from /dev/null, and gone when a signal comes.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -17,11 +17,11 @@ use crate::printable::flatten;
 use crate::system::scratch::Scratch;
 use crate::system::signals::Interrupts;
 
-/// How often a wait looks for a signal; the end of the child itself is seen at once.
-const LOOK_FOR_SIGNALS: Duration = Duration::from_millis(50);
+/// How often a wait asks for a signal; the end of the child itself is seen at once.
+const SIGNAL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// More than any answer holds; a child that prints without end is not kept in memory.
-const MOST_OUTPUT: u64 = 32 << 20;
+const MAX_OUTPUT: u64 = 32 << 20;
 
 impl From<Interrupted> for ChildError {
     fn from(interrupted: Interrupted) -> Self {
@@ -37,7 +37,7 @@ pub struct Finished {
     pub stderr: Vec<u8>,
 }
 
-/// Why there is no answer of a child. Its status is never ours.
+/// Why there is no answer of a child. Its status is never this program's.
 #[derive(Debug)]
 pub enum ChildError {
     Spawn {
@@ -130,35 +130,70 @@ pub struct Child<'a> {
     pub limit: Duration,
 }
 
-impl Child<'_> {
-    /// Runs it to its end. `scratch` holds its output: files, because a grandchild that outlives
-    /// the child would keep a pipe open.
+/// A child that runs; dropped, it is killed with all that it has started.
+#[derive(Debug)]
+pub struct Running {
+    program: PathBuf,
+    handle: duct::Handle,
+    group: Group,
+    limit: Duration,
+    deadline: Instant,
+    stdout: PathBuf,
+    stderr: PathBuf,
+}
+
+impl Running {
+    /// Waits for its end.
     ///
     /// # Errors
-    /// It cannot be started, takes too long, or we are interrupted. Its status is the caller's.
-    pub fn run(self, scratch: &Scratch) -> Result<Finished, ChildError> {
-        let spawn_error = |source| ChildError::Spawn { program: self.program.to_owned(), source };
+    /// Returns an error if it takes too long or a signal came. Its status is the caller's to judge.
+    pub fn wait(self) -> Result<Finished, ChildError> {
         let interrupts = Interrupts::caught();
-        interrupts.check()?;
-        let (stdout, stderr) = (scratch.path("stdout"), scratch.path("stderr"));
-        let handle = self.expression(&stdout, &stderr).start().map_err(spawn_error)?;
-        let group = Group::of(&handle.pids());
-        let deadline = Instant::now() + self.limit;
         loop {
-            let waited = handle.wait_timeout(LOOK_FOR_SIGNALS);
-            interrupts.check().inspect_err(|_| group.kill(&handle))?;
+            let waited = self.handle.wait_timeout(SIGNAL_INTERVAL);
+            interrupts.check()?;
+            let spawn_error = |source| ChildError::Spawn { program: self.program.clone(), source };
             if let Some(output) = waited.map_err(spawn_error)? {
                 let status = output.status;
-                // What it left running must not outlive the check either.
-                group.kill(&handle);
-                return Ok(Finished { status, stdout: read(&stdout), stderr: read(&stderr) });
+                return Ok(Finished { status, stdout: read(&self.stdout), stderr: read(&self.stderr) });
             }
-            if Instant::now() >= deadline {
-                group.kill(&handle);
-                let (program, limit) = (self.program.to_owned(), self.limit);
-                return Err(ChildError::TimedOut { program, limit, stderr: read(&stderr) });
+            if Instant::now() >= self.deadline {
+                let (program, limit) = (self.program.clone(), self.limit);
+                return Err(ChildError::TimedOut { program, limit, stderr: read(&self.stderr) });
             }
         }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.group.kill(&self.handle);
+    }
+}
+
+impl Child<'_> {
+    /// Runs it to its end.
+    ///
+    /// # Errors
+    /// Returns an error if it cannot be started, takes too long, or a signal came.
+    pub fn run(self, scratch: &Scratch) -> Result<Finished, ChildError> {
+        self.start(scratch)?.wait()
+    }
+
+    /// Starts it. `scratch` holds its output, and has to live as long: files, because a grandchild
+    /// that outlives the child would keep a pipe open.
+    ///
+    /// # Errors
+    /// Returns an error if it cannot be started, or a signal came.
+    pub fn start(self, scratch: &Scratch) -> Result<Running, ChildError> {
+        let program = self.program.to_owned();
+        Interrupts::caught().check()?;
+        let (stdout, stderr) = (scratch.path("stdout"), scratch.path("stderr"));
+        let started = self.expression(&stdout, &stderr).start();
+        let handle = started.map_err(|source| ChildError::Spawn { program: program.clone(), source })?;
+        let group = Group::of(&handle.pids());
+        let (limit, deadline) = (self.limit, Instant::now() + self.limit);
+        Ok(Running { program, handle, group, limit, deadline, stdout, stderr })
     }
 
     fn expression(&self, stdout: &Path, stderr: &Path) -> duct::Expression {
@@ -184,11 +219,13 @@ impl Child<'_> {
 fn read(path: &Path) -> Vec<u8> {
     let mut output = Vec::new();
     // What cannot be read is an answer that cannot be read: the caller says so.
-    let _ = File::open(path).and_then(|file| file.take(MOST_OUTPUT).read_to_end(&mut output));
+    let _ = File::open(path).and_then(|file| file.take(MAX_OUTPUT).read_to_end(&mut output));
     output
 }
 
-/// The child's process group: itself and all that it started.
+/// The child's process group: itself and all that it started. What it left running must not outlive
+/// the check either.
+#[derive(Debug)]
 struct Group(Option<Pid>);
 
 impl Group {

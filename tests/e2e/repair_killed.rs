@@ -44,7 +44,7 @@ fn repaired_once(copy: &EnvironmentCopy) -> (std::path::PathBuf, Duration) {
 fn at_every_named_step() {
     let all = [
         "stage",
-        "prove",
+        "proof",
         "snapshot",
         "snapshot@200",
         "journal",
@@ -52,7 +52,7 @@ fn at_every_named_step() {
         "remove@200",
         "place",
         "place@200",
-        "verify",
+        "verification",
         "close",
         "closed",
     ];

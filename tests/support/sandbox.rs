@@ -88,7 +88,15 @@ impl Sandbox {
 
     /// The fakes' log: which of them was started, in order.
     pub(crate) fn log(&self) -> Vec<String> {
-        String::from_utf8_lossy(&fs::read(self.path("log")).unwrap()).lines().map(str::to_owned).collect()
+        let text = fs::read(self.path("log")).unwrap();
+        let mut lines: Vec<String> = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
+        // Started side by side, they may come in either order.
+        for index in 1..lines.len() {
+            if lines[index] == "node" && lines[index - 1].starts_with("synth") {
+                lines.swap(index, index - 1);
+            }
+        }
+        lines
     }
 
     pub(crate) fn clear_log(&self) {

@@ -1,5 +1,5 @@
-//! The rules of the house, read off the source: which rooms are pure, which way imports run, where
-//! text leaves the program, how a file begins, where the version stands.
+//! The rules that the source is held to: which modules are pure, which way imports run, where text
+//! leaves the program, how a file begins, where the version stands.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ fn top() -> PathBuf {
 }
 
 /// Every file of a kind below `src`, by its path there, without its tests.
-fn rooms(ending: &str) -> BTreeMap<String, String> {
+fn sources(ending: &str) -> BTreeMap<String, String> {
     let (src, mut found, mut directories) = (top().join("src"), BTreeMap::new(), vec![top().join("src")]);
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(directory).expect("src can be read").flatten() {
@@ -29,8 +29,8 @@ fn rooms(ending: &str) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn pure_rooms_name_no_file_no_process_and_no_environment() {
-    let rooms = rooms("rs");
+fn pure_modules_name_no_file_no_process_and_no_environment() {
+    let sources = sources("rs");
     for pure in [
         "rules/advisory.rs",
         "rules/fields.rs",
@@ -44,14 +44,14 @@ fn pure_rooms_name_no_file_no_process_and_no_environment() {
         "yaml.rs",
     ] {
         for effect in ["std::fs", "std::env", "std::process", "std::io", "Command"] {
-            assert!(!rooms[pure].contains(effect), "{pure} names {effect}");
+            assert!(!sources[pure].contains(effect), "{pure} names {effect}");
         }
     }
 }
 
 #[test]
 fn only_main_prints_exits_or_execs() {
-    for (name, code) in rooms("rs").iter().filter(|(name, _)| *name != "main.rs") {
+    for (name, code) in sources("rs").iter().filter(|(name, _)| *name != "main.rs") {
         for effect in ["println!", "print!(", "process::exit", ".exec()", "emulate_default_handler"] {
             assert!(!code.contains(effect), "{name} has {effect}");
         }
@@ -113,7 +113,7 @@ fn a_use_is_read_in_all_its_parts() {
 
 #[test]
 fn imports_run_down_the_map() {
-    let sources = rooms("rs");
+    let sources = sources("rs");
     let map = map(&sources);
     let place = |module: &str| map.iter().position(|mapped| mapped == module);
     for (file, code) in &sources {
@@ -137,10 +137,10 @@ fn imports_run_down_the_map() {
 
 #[test]
 fn every_file_says_what_it_owns() {
-    for (name, code) in rooms("rs") {
+    for (name, code) in sources("rs") {
         assert!(code.starts_with("//! "), "{name} begins with no //!");
     }
-    for (name, code) in rooms("py") {
+    for (name, code) in sources("py") {
         assert!(code.starts_with("\"\"\""), "{name} begins with no docstring");
     }
 }
@@ -153,17 +153,17 @@ fn the_version_stands_in_the_changelog() {
 }
 
 #[test]
-fn every_variable_is_named_in_the_readme_and_in_one_room_only() {
+fn every_variable_is_named_in_the_readme_and_in_one_module_only() {
     let readme = fs::read_to_string(top().join("README.md")).expect("there is a README");
-    let rooms = rooms("rs");
-    for line in rooms["cli/env_vars.rs"].lines().filter(|line| line.contains("\"PCLUSTER_SHIM_")) {
+    let sources = sources("rs");
+    for line in sources["cli/env_vars.rs"].lines().filter(|line| line.contains("\"PCLUSTER_SHIM_")) {
         let name = line.split('"').nth(1).expect("a name in quotes");
-        let ours = name.ends_with("TRIED") || name.ends_with("QUESTION");
-        assert!(ours || readme.contains(name), "README.md does not name {name}");
-        for (room, code) in rooms.iter().filter(|(room, _)| *room != "cli/env_vars.rs") {
+        let is_internal = name.ends_with("TRIED") || name.ends_with("QUESTION");
+        assert!(is_internal || readme.contains(name), "README.md does not name {name}");
+        for (file, code) in sources.iter().filter(|(file, _)| *file != "cli/env_vars.rs") {
             let read =
                 code.contains(&format!("var(\"{name}\")")) || code.contains(&format!("var_os(\"{name}\")"));
-            assert!(!read, "{room} reads {name} by a name of its own");
+            assert!(!read, "{file} reads {name} by a name of its own");
         }
     }
 }
