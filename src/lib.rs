@@ -9,6 +9,7 @@
 //! | [`preflight::fix`] | `preflight fix` and `preflight undo` |
 //! | [`preflight::template`] | `preflight template` |
 //! | [`preflight::where`](preflight) | `preflight where`: which pcluster is guarded, and how it was found |
+//! | [`preflight::where_warnings`] | what `preflight where` warns of |
 //! | [`preflight::advisories`] | `preflight advisories` |
 //! | [`preflight::manual`] | completion scripts and the manual page |
 //! | [`preflight::context`] | what the commands share |
@@ -34,7 +35,9 @@
 //! | [`checker`] | one check, in order |
 //! | [`cache_key`] | what a cached verdict depends on |
 //! | [`report::builder`] | a report while its checks are made (pure) |
-//! | [`report`] | findings → verdict, decision, text (pure) |
+//! | [`report::pcluster`] | a stop in the form in which pcluster rejects a configuration (pure) |
+//! | [`report::human`] | the report for people, and its lines on stderr (pure) |
+//! | [`report`] | findings → verdict → decision (pure) |
 //! | [`rules::advisory`] | packages × advisories → findings (pure) |
 //! | [`rules::template`] | template × expectation → findings (pure) |
 //! | [`rules::template::grouping`](rules::template) | findings of one cause told together (pure) |
@@ -71,6 +74,8 @@
 //! | [`outcome`] | what the process does last |
 //! | [`error`] | what can go wrong, what to do then, the exit status |
 //! | [`yaml`] | YAML text → a value, at a cost that its length bounds (pure) |
+//! | [`yaml::size`] | the size of a document with its aliases replaced (pure) |
+//! | [`yaml::scanner`] | the depth of a text, before it is loaded (pure) |
 //! | [`printable`] | text from elsewhere, safe for a terminal (pure) |
 //! | [`package_name`] | the names of distributions (pure) |
 

@@ -40,6 +40,28 @@ pub fn escape_line(text: &str) -> String {
     escape(&flatten(text)).into_owned()
 }
 
+/// Words in lines of at most `width` characters, safe for a terminal; a longer word stands alone.
+#[must_use]
+pub fn wrapped(text: &str, width: usize) -> Vec<String> {
+    filled(escape(text).split_whitespace(), " ", width)
+}
+
+/// Pieces in lines of at most `width` characters; a longer piece stands alone.
+#[must_use]
+pub fn filled<'a>(pieces: impl Iterator<Item = &'a str>, joint: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for piece in pieces {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + joint.len() + piece.chars().count() <= width => {
+                line.push_str(joint);
+                line.push_str(piece);
+            }
+            _ => lines.push(piece.to_owned()),
+        }
+    }
+    lines
+}
+
 fn breaks_line(letter: char) -> bool {
     matches!(letter, '\n' | '\r' | '\t' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}')
 }
@@ -87,6 +109,14 @@ mod tests {
         assert_eq!(escape("a\u{202e}b\u{2066}c\u{200f}"), r"a\u{202e}b\u{2066}c\u{200f}");
         assert_eq!(escape("ä → b\n\tc"), "ä → b\n\tc");
         assert_eq!(escape_line(" a\r\n  b\x1b\u{2028}c\n"), r"a b\u{1b} c");
+    }
+
+    #[test]
+    fn lines_are_as_wide_as_asked_for_and_no_word_is_lost() {
+        let text = "one two three four five sixsixsixsixsix seven";
+        let lines = wrapped(text, 10);
+        assert_eq!(lines.join(" "), text);
+        assert!(lines.iter().all(|line| line.len() <= 10 || !line.contains(' ')));
     }
 
     proptest::proptest! {

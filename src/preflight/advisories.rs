@@ -8,8 +8,8 @@ use crate::cli::args::{Common, Format};
 use crate::error::{Abort, Error};
 use crate::outcome::Outcome;
 use crate::preflight::context::{advisories, settings};
-use crate::printable::escape_line;
-use crate::report::{self, wrapped};
+use crate::printable::{escape_line, wrapped};
+use crate::report;
 use crate::rules::advisory::Advisory;
 
 /// Lists the advisories, or shows one.

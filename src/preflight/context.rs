@@ -14,7 +14,7 @@ use crate::error::{Abort, Error};
 use crate::outcome::Outcome;
 use crate::progress::Progress;
 use crate::repair::context::Options;
-use crate::report::{self, Report};
+use crate::report::{self, Report, human};
 use crate::rules::advisory::Advisory;
 
 /// Unlike the guard, `preflight` refuses settings that are at fault. What others could have written
@@ -119,7 +119,7 @@ fn call(check: &CheckArgs) -> Call {
 pub fn print_report(report: &Report, common: &Common) -> Outcome {
     let stdout = match common.format {
         _ if common.quiet => String::new(),
-        Format::Human => report::human(report, common.color.applies()),
+        Format::Human => human::human(report, common.color.applies()),
         Format::Json => report::pretty(report),
     };
     Outcome::Exit { status: report.verdict.exit_status(), stdout, stderr: String::new() }

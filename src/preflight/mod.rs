@@ -7,6 +7,7 @@ pub mod fix;
 pub mod manual;
 pub mod template;
 pub mod r#where;
+pub mod where_warnings;
 
 use std::ffi::OsString;
 use std::path::Path;

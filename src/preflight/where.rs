@@ -2,12 +2,9 @@
 //! candidate on PATH, why it was or was not taken, and what is dangerous about the way there.
 
 use std::collections::BTreeMap;
-use std::env;
 use std::fmt::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::cache::Cache;
@@ -15,18 +12,21 @@ use crate::checker::shim;
 use crate::cli::args::{Common, Format};
 use crate::cli::settings::{Mode, Origin, Settings, Shown, config_path};
 use crate::environment::interpreter::IdentifyError;
-use crate::environment::locate::{Candidate, FoundBy, NAME, REPLACED_LAUNCHER, Real, Search, Standing};
+use crate::environment::locate::{Candidate, FoundBy, Real, Search, Standing};
 use crate::environment::packages::Packages;
 use crate::environment::target::{self, Target};
 use crate::error::{Abort, Error};
 use crate::outcome::Outcome;
 use crate::package_name::{IMAGEBUILDER, PCLUSTER, normalised};
 use crate::preflight::context::{search, settings};
-use crate::printable::{escape, lossy};
-use crate::repair::overlay::{self, Overlay, find_overlay};
-use crate::report::{self, Shim, wrapped};
+use crate::preflight::where_warnings::{
+    Warning, bypass, entries, looped, overwritten, passed_over, stale_hash, stale_overlay,
+};
+use crate::printable::{escape, lossy, wrapped};
+use crate::repair::overlay::{Overlay, find_overlay};
+use crate::report::{self, Shim};
 use crate::system::child::ChildError;
-use crate::system::{executables, trust};
+use crate::system::executables;
 
 /// Says which pcluster is guarded.
 ///
@@ -91,23 +91,6 @@ pub struct Where {
 struct Row {
     path: PathBuf,
     standing: &'static str,
-}
-
-#[derive(Debug, Serialize)]
-struct Warning {
-    id: &'static str,
-    message: String,
-    /// What to do.
-    hint: String,
-}
-
-/// What lies in the program's places and is not read.
-fn passed_over() -> impl Iterator<Item = Warning> {
-    trust::passed_over(config_path()).into_iter().map(|(path, why)| Warning {
-        id: "passed-over",
-        message: format!("{} {why}; it is not read", path.display()),
-        hint: format!("make it your own, and run `chmod go-w {}`", path.display()),
-    })
 }
 
 impl Where {
@@ -298,14 +281,6 @@ fn setting_rows(shown: &Shown) -> String {
     format!("  {:<12}{:<9}{values}{absent}\n", shown.name, shown.origin.word())
 }
 
-fn stale_overlay() -> Warning {
-    Warning {
-        id: "stale-overlay",
-        message: format!("The repair kept beside the environment is {}.", overlay::STALE),
-        hint: format!("{}.", overlay::RENEW),
-    }
-}
-
 fn what_it_runs_in(target: &Target) -> String {
     let interpreter = &target.interpreter;
     let mut text = format!(
@@ -347,135 +322,4 @@ impl Row {
         };
         Self { path: candidate.path, standing }
     }
-}
-
-fn bypass(first: Option<&Candidate>, shim: Option<&Path>) -> Warning {
-    let Some(first) = first.and_then(|first| first.path.parent()) else {
-        let message = "The shim is not on PATH, so build-image is not guarded.".into();
-        return Warning { id: "not-on-path", message, hint: put_first(shim) };
-    };
-    let activated = ["VIRTUAL_ENV", "CONDA_PREFIX"]
-        .iter()
-        .filter_map(env::var_os)
-        .any(|directory| Path::new(&directory).join("bin") == first);
-    if activated {
-        let environment = first.parent().unwrap_or(first).display();
-        let message = format!(
-            "The environment {environment} is active and comes before the shim: scripts that run \
-             pcluster from here are not guarded. An interactive shell with install.sh's function is."
-        );
-        let hint = format!("`install.sh --venv {environment}` guards the environment itself.");
-        return Warning { id: "shadowed-by-environment", message, hint };
-    }
-    let message = format!(
-        "{} comes before the shim on PATH, so build-image is not guarded.",
-        first.join(NAME).display()
-    );
-    Warning { id: "shadowed", message, hint: put_first(shim) }
-}
-
-/// We were called by name, and PATH gives that name to another program: a shell remembers where it
-/// once found us. The other way round, where it remembers the real pcluster, we are never called.
-fn stale_hash(search: &Search, first: Option<&Candidate>, own: Option<&Path>) -> Option<Warning> {
-    let by_name = env::args_os().next().is_some_and(|name| name == NAME);
-    let first = first.filter(|first| by_name && !search.is_self(&first.path))?;
-    let own = own.unwrap_or(Path::new("this shim")).display();
-    Some(Warning {
-        id: "stale-hash",
-        message: format!(
-            "This shell runs {own}, though PATH now has {} first: it remembers where it found pcluster.",
-            first.path.display()
-        ),
-        hint: "Run `hash -r` (in zsh `rehash`), or open a new shell.".into(),
-    })
-}
-
-fn put_first(shim: Option<&Path>) -> String {
-    let directory = shim.and_then(Path::parent);
-    let env = directory.and_then(Path::parent).map(|prefix| prefix.join("env")).filter(|env| env.is_file());
-    match (env, directory) {
-        (Some(env), _) => format!("Open a new shell, or run `. {}`.", env.display()),
-        (None, Some(directory)) => format!("Put {} first on PATH.", directory.display()),
-        (None, None) => "Put the shim's directory first on PATH.".into(),
-    }
-}
-
-/// An environment that was guarded in place until pip or uv wrote its own launcher again.
-fn overwritten(search: &Search, candidates: &[Candidate], own: Option<&Path>) -> Vec<Warning> {
-    let mut places: Vec<PathBuf> = Vec::new();
-    let beside_us = own.map(|own| own.with_file_name(NAME));
-    for place in candidates.iter().map(|candidate| candidate.path.clone()).chain(beside_us) {
-        if !places.contains(&place) {
-            places.push(place);
-        }
-    }
-    let stale = |place: &PathBuf| {
-        place.with_file_name(REPLACED_LAUNCHER).symlink_metadata().is_ok()
-            && search.standing(place) != Some(Standing::Shim)
-    };
-    places
-        .into_iter()
-        .filter(stale)
-        .map(|place| {
-            let bin = place.parent().unwrap_or(Path::new("/"));
-            let environment = bin.parent().unwrap_or(bin).display();
-            let script = bin.join(".pcluster-shim/install.sh");
-            let script =
-                if script.is_file() { format!("sh {}", script.display()) } else { "install.sh".into() };
-            Warning {
-                id: "overwritten",
-                message: format!(
-                    "{} was guarded in place, and has been overwritten or removed since, as pip and uv \
-                 do: build-image is not guarded there.",
-                    place.display()
-                ),
-                hint: format!("`{script} --venv {environment}` guards it again."),
-            }
-        })
-        .collect()
-}
-
-fn looped(path: &Path) -> Warning {
-    Warning {
-        id: "looped",
-        message: format!("{} starts the shim again, and is passed over.", path.display()),
-        hint: "Take it off PATH, or name the real pcluster in PCLUSTER_SHIM_REAL.".into(),
-    }
-}
-
-/// The entries of PATH up to the real pcluster where others than the user could put a program.
-fn entries(search: &Search, real: Option<&Real>) -> Vec<Warning> {
-    let mut warnings: Vec<Warning> = Vec::new();
-    for entry in search.entries() {
-        let shown = entry.display();
-        let last = entry.is_absolute() && real.is_some_and(|real| real.path.starts_with(&entry));
-        let warning = if entry.as_os_str().is_empty() {
-            Some(relative("PATH has an empty entry, which means the current directory".into()))
-        } else if !entry.is_absolute() {
-            Some(relative(format!("PATH has {shown}, which depends on the current directory")))
-        } else if is_world_writable(&entry) {
-            Some(Warning {
-                id: "world-writable-entry",
-                message: format!("Everybody may write into {shown}, which is on PATH."),
-                hint: format!("Run `chmod o-w {shown}`, or take it out of PATH."),
-            })
-        } else {
-            None
-        };
-        let new = |warning: &Warning| warnings.iter().all(|before| before.message != warning.message);
-        warnings.extend(warning.filter(new).into_iter().collect::<Vec<_>>());
-        if last {
-            break;
-        }
-    }
-    warnings
-}
-
-fn relative(what: String) -> Warning {
-    let message = what + ": a shell runs whatever program lies there. The shim does not.";
-    Warning { id: "relative-entry", message, hint: "Take it out of PATH.".into() }
-}
-
-fn is_world_writable(directory: &Path) -> bool {
-    directory.metadata().is_ok_and(|metadata| metadata.is_dir() && metadata.permissions().mode() & 0o002 != 0)
 }

@@ -1,24 +1,7 @@
-//! YAML text → a value, at a cost that is bounded by its length.
-//!
-//! The parser loads a whole document before its own limit of depth counts, and each token costs it
-//! a look at every open flow collection; an alias costs what it stands for. So a text is scanned
-//! for its depth first, in the way of the parser's own scanner (libyaml's `scanner.c`): what looks
-//! like structure within quotes, comments and block scalars is none. What aliases would make of it
-//! is weighed before it is made.
-
-use serde::de::{
-    DeserializeOwned, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor,
-};
-use serde::{Deserializer, de};
-use std::cell::Cell;
-use std::fmt;
+//! The depth of a YAML text before it is loaded. Pure.
 
 /// Levels of nesting: what `serde_yaml` and `serde_json` take too. Real templates have some 20.
 const MAX_DEPTH: usize = 128;
-
-/// Nodes and bytes of a document whose aliases are replaced by what they stand for. No document of
-/// 1 MB without aliases comes near it.
-const MAX_EXPANDED: usize = 4 << 20;
 
 /// `%TAG` and `%YAML`: each tag costs the parser a look at all of them.
 const MAX_DIRECTIVES: usize = 16;
@@ -26,50 +9,15 @@ const MAX_DIRECTIVES: usize = 16;
 /// A simple key ends on the line on which it begins, within so many characters.
 const MAX_KEY: usize = 1024;
 
-/// Reads a document.
-///
-/// # Errors
-/// Returns what is wrong with it, and where: no YAML, no `T`, or more than a parser should be given.
-pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    // A mark of the encoding is no part of the text, and the parser takes it for a document of its own.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let scanned = Scanner::new(text).scan()?;
-    if scanned.has_aliases {
-        let room = Cell::new(MAX_EXPANDED);
-        // A fault of the document is told by the second reading.
-        let _ = Weigh(&room).deserialize(serde_yaml::Deserializer::from_str(text));
-        if room.get() == 0 {
-            return Err("its aliases stand for more than 4 MB".into());
-        }
-    }
-    serde_yaml::from_str(text).map_err(|error| describe(&error))
-}
-
-/// serde's words for the parts of a file, and those of the people who write one.
-const IN_WORDS: [(&str, &str); 8] = [
-    ("unknown field", "unknown key"),
-    ("missing field", "missing key"),
-    ("unknown variant", "unknown value"),
-    ("expected field identifier", "expected a key"),
-    ("expected a YAML tag starting with '!'", "expected a word"),
-    ("expected path string", "expected a path"),
-    ("expected a sequence", "expected a list"),
-    ("invalid type: enum", "invalid type: tag"),
-];
-
-/// What is wrong with a YAML file, with its line.
-fn describe(error: &serde_yaml::Error) -> String {
-    IN_WORDS.iter().fold(error.to_string(), |text, (theirs, words)| text.replace(theirs, words))
-}
-
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Scanned {
-    has_aliases: bool,
+pub struct Scanned {
+    pub has_aliases: bool,
     directives: usize,
 }
 
 /// Follows libyaml's scanner as far as structure goes. It ends early where libyaml reports an error.
-struct Scanner {
+#[derive(Debug)]
+pub struct Scanner {
     text: Vec<char>,
     at: usize,
     column: usize,
@@ -84,7 +32,8 @@ struct Scanner {
 }
 
 impl Scanner {
-    fn new(text: &str) -> Self {
+    #[must_use]
+    pub fn new(text: &str) -> Self {
         Self {
             // Like every control character, NUL is an error to libyaml.
             text: text.chars().take_while(|letter| *letter != '\0').collect(),
@@ -98,7 +47,9 @@ impl Scanner {
         }
     }
 
-    fn scan(mut self) -> Result<Scanned, String> {
+    /// # Errors
+    /// Returns an error if the text is nested too deeply, or has too many directives.
+    pub fn scan(mut self) -> Result<Scanned, String> {
         loop {
             self.skip_space();
             if self.key.is_some_and(|(begin, _)| self.at > begin + MAX_KEY) {
@@ -394,139 +345,10 @@ fn is_blank_or_end(letter: char) -> bool {
     matches!(letter, ' ' | '\t') || ends_line(letter)
 }
 
-/// Takes a document's nodes and bytes, aliases replaced, from the room that is left; fails at 0.
-#[derive(Clone, Copy)]
-struct Weigh<'a>(&'a Cell<usize>);
-
-impl Weigh<'_> {
-    fn take<E: de::Error>(self, bytes: usize) -> Result<(), E> {
-        self.0.set(self.0.get().saturating_sub(1 + bytes));
-        if self.0.get() == 0 { Err(E::custom("too large")) } else { Ok(()) }
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Weigh<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
-        from.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Weigh<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a document")
-    }
-
-    fn visit_bool<E: de::Error>(self, _: bool) -> Result<(), E> {
-        self.take(0)
-    }
-
-    fn visit_i64<E: de::Error>(self, _: i64) -> Result<(), E> {
-        self.take(0)
-    }
-
-    fn visit_i128<E: de::Error>(self, _: i128) -> Result<(), E> {
-        self.take(0)
-    }
-
-    fn visit_u64<E: de::Error>(self, _: u64) -> Result<(), E> {
-        self.take(0)
-    }
-
-    fn visit_u128<E: de::Error>(self, _: u128) -> Result<(), E> {
-        self.take(0)
-    }
-
-    fn visit_f64<E: de::Error>(self, _: f64) -> Result<(), E> {
-        self.take(0)
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
-        self.take(text.len())
-    }
-
-    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
-        self.take(0)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        while list.next_element_seed(self)?.is_some() {}
-        self.take(0)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while map.next_entry_seed(self, self)?.is_some() {}
-        self.take(0)
-    }
-
-    fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<(), A::Error> {
-        let ((), value) = tagged.variant_seed(self)?;
-        value.newtype_variant_seed(self)
-    }
-}
-
-/// A value that is no list and no mapping.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Scalar<'a> {
-    Text(&'a str),
-    Bool(bool),
-    Number(u64),
-}
-
-/// Reads a scalar by a function of one's own, inside the visitor: only there does a refusal get its
-/// line and its key.
-///
-/// # Errors
-/// Returns an error if it is no scalar, or `read` refuses it: in its own words, or with `None` in
-/// those of `expected`.
-pub fn scalar<'de, D: Deserializer<'de>, T>(
-    from: D,
-    expected: &str,
-    read: impl FnOnce(Scalar) -> Result<T, Option<String>>,
-) -> Result<T, D::Error> {
-    struct Reader<'a, F> {
-        expected: &'a str,
-        read: F,
-    }
-
-    impl<T, F: FnOnce(Scalar) -> Result<T, Option<String>>> Reader<'_, F> {
-        fn read<E: de::Error>(self, scalar: Scalar, found: de::Unexpected) -> Result<T, E> {
-            (self.read)(scalar).map_err(|refusal| match refusal {
-                Some(words) => E::custom(words),
-                None => E::invalid_value(found, &self.expected),
-            })
-        }
-    }
-
-    impl<T, F: FnOnce(Scalar) -> Result<T, Option<String>>> de::Visitor<'_> for Reader<'_, F> {
-        type Value = T;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.expected)
-        }
-
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
-            self.read(Scalar::Text(text), de::Unexpected::Str(text))
-        }
-
-        fn visit_bool<E: de::Error>(self, flag: bool) -> Result<T, E> {
-            self.read(Scalar::Bool(flag), de::Unexpected::Bool(flag))
-        }
-
-        fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
-            self.read(Scalar::Number(number), de::Unexpected::Unsigned(number))
-        }
-    }
-
-    from.deserialize_any(Reader { expected, read })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::yaml::parse;
     use proptest::prelude::*;
     use serde_yaml::Value;
 
@@ -607,30 +429,6 @@ mod tests {
     }
 
     #[test]
-    fn aliases_are_weighed() {
-        let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x]\n".to_owned();
-        for level in 1..12 {
-            let before = format!("*a{}", level - 1);
-            laughs.push_str(&["a", &level.to_string(), ": &a", &level.to_string(), " ["].concat());
-            laughs.push_str(&([before.as_str(); 8].join(", ") + "]\n"));
-        }
-        let wide = format!("a: &a [{}]\nb: [{}]\n", "x,".repeat(200_000), "*a,".repeat(100_000));
-        let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(500_000), "*a,".repeat(100_000));
-        // The parser has a limit of its own for one alias within the other.
-        assert_eq!(parse::<Value>(&laughs).unwrap_err(), "repetition limit exceeded");
-        for text in [wide, long] {
-            assert_eq!(parse::<Value>(&text).unwrap_err(), "its aliases stand for more than 4 MB");
-        }
-        let value: Value = parse("a: &a {b: !Ref c}\nd: *a\n").unwrap();
-        assert_eq!(value["a"], value["d"]);
-    }
-
-    #[test]
-    fn a_byte_order_mark_is_no_part_of_the_text() {
-        assert_eq!(parse::<Value>("\u{feff}a: b\n"), parse("a: b\n"));
-    }
-
-    #[test]
     fn directives_are_few() {
         let many = (0..1000).fold(String::new(), |text, number| text + &format!("%TAG !a{number}! tag:x\n"));
         assert_eq!(parse::<Value>(&(many + "---\na: b\n")).unwrap_err(), "it has more than 16 directives");
@@ -682,11 +480,6 @@ mod tests {
             let depth = depth(&value);
             prop_assert!(depth <= 2 * counted, "{:?}: {} is counted as {}", text, depth, counted);
             prop_assert!(counted <= depth, "{:?}: {} is counted as {}", text, depth, counted);
-        }
-
-        #[test]
-        fn no_text_makes_it_panic(text in "\\PC{0,200}") {
-            let _ = parse::<Value>(&text);
         }
     }
 }

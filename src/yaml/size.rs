@@ -1,0 +1,94 @@
+//! The size of a YAML document with its aliases replaced. Pure.
+
+use std::cell::Cell;
+use std::fmt;
+
+use serde::Deserializer;
+use serde::de::{self, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
+
+/// Nodes and bytes of a document whose aliases are replaced by what they stand for. No document of
+/// 1 MB without aliases comes near it.
+const MAX_EXPANDED: usize = 4 << 20;
+
+/// Whether a document has more than [`MAX_EXPANDED`] nodes and bytes. An error in it ends the count: it
+/// is found again, and told, where the document is read.
+#[must_use]
+pub fn is_too_large(text: &str) -> bool {
+    let room = Cell::new(MAX_EXPANDED);
+    let _ = Weigh(&room).deserialize(serde_yaml::Deserializer::from_str(text));
+    room.get() == 0
+}
+
+/// Takes a document's nodes and bytes, aliases replaced, from the room that is left; fails at 0.
+#[derive(Clone, Copy)]
+struct Weigh<'a>(&'a Cell<usize>);
+
+impl Weigh<'_> {
+    fn take<E: de::Error>(self, bytes: usize) -> Result<(), E> {
+        self.0.set(self.0.get().saturating_sub(1 + bytes));
+        if self.0.get() == 0 { Err(E::custom("too large")) } else { Ok(()) }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Weigh<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Weigh<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a document")
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<(), E> {
+        self.take(0)
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<(), E> {
+        self.take(0)
+    }
+
+    fn visit_i128<E: de::Error>(self, _: i128) -> Result<(), E> {
+        self.take(0)
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<(), E> {
+        self.take(0)
+    }
+
+    fn visit_u128<E: de::Error>(self, _: u128) -> Result<(), E> {
+        self.take(0)
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<(), E> {
+        self.take(0)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
+        self.take(text.len())
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        self.take(0)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element_seed(self)?.is_some() {}
+        self.take(0)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while map.next_entry_seed(self, self)?.is_some() {}
+        self.take(0)
+    }
+
+    fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<(), A::Error> {
+        let ((), value) = tagged.variant_seed(self)?;
+        value.newtype_variant_seed(self)
+    }
+}
