@@ -1,4 +1,4 @@
-//! What can go wrong outside a check, in one enum; the hint and the exit status by exhaustive match.
+//! The errors outside a check in one enum, each with its message, its hint and its exit status.
 
 use std::fmt;
 use std::io;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::printable::{escape, flatten};
 
-/// The name that begins every line that the shim writes to stderr.
+/// Begins every line that the shim writes to stderr.
 pub const PREFIX: &str = "pcluster-shim: ";
 
 #[derive(Debug)]
@@ -57,7 +57,7 @@ pub enum Error {
         file: String,
         message: String,
     },
-    /// A repair stopped at this step, the environment being what it was.
+    /// A repair stopped at this step; the environment is as before.
     Repair {
         step: RepairStep,
         message: String,
@@ -74,7 +74,7 @@ pub enum Error {
     },
 }
 
-/// The steps of a repair: where it stopped, and where tests let it fail.
+/// The steps of a repair: an error names the one at which it stopped, and a failpoint has its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RepairStep {
     Ownership,
@@ -129,7 +129,7 @@ impl RepairStep {
     }
 }
 
-/// The signal that came: nothing is to be done but to die by it.
+/// A signal has come, by which the process is to die.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Interrupted(pub i32);
 
@@ -139,7 +139,7 @@ impl fmt::Display for Interrupted {
     }
 }
 
-/// Why there is no result.
+/// The reason why a function has no result.
 #[derive(Debug)]
 pub enum Abort {
     Error(Error),
@@ -158,7 +158,7 @@ impl From<Interrupted> for Abort {
     }
 }
 
-/// Files that one message names: a directory that cannot be written has thousands.
+/// Files in one message: a directory that cannot be written has thousands.
 const MAX_NAMED: usize = 5;
 
 impl Error {
@@ -178,7 +178,7 @@ impl Error {
         Self::repair(RepairStep::Rollback, named.collect::<Vec<_>>().join("; "), next)
     }
 
-    /// 2: the caller's input; 127: nothing to run, as a shell says it; 126: found but not to be run.
+    /// Status 1: a repair was not done; 2: usage or configuration; 127 and 126 as in a shell: not found, and found but not executable.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
@@ -194,7 +194,7 @@ impl Error {
         }
     }
 
-    /// What to do next.
+    /// The next step for the user.
     #[must_use]
     pub fn hint(&self) -> String {
         match self {
@@ -235,8 +235,8 @@ impl Error {
         }
     }
 
-    /// The message and the hint, a line each, with the prefix. What an installer said keeps its
-    /// lines: they are a report to be read, not one reason.
+    /// The message and the hint, a line each, with the prefix. The message of a repair keeps its lines:
+    /// it may hold the output of an installer.
     #[must_use]
     pub fn on_stderr(&self) -> String {
         let message = match self {
@@ -246,7 +246,7 @@ impl Error {
         on_stderr(&format!("{message}\n{}", flatten(&self.hint())))
     }
 
-    /// The message, whatever a file, a child or the real pcluster has said in it.
+    /// The message without its line breaks, which come from files, children and the real pcluster.
     #[must_use]
     pub fn in_one_line(&self) -> String {
         flatten(&self.to_string()).into_owned()

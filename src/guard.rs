@@ -144,7 +144,7 @@ impl Guarded<'_> {
         };
         match self.decide(&report) {
             Decision::Exec => {
-                let stderr = on_stderr(&human::for_stderr(&report, Decision::Exec));
+                let stderr = on_stderr(&human::render_for_stderr(&report, Decision::Exec));
                 let stderr = self.warnings.clone() + &stderr;
                 Outcome::Exec { exec: self.into_exec(overlay), stderr }
             }
@@ -153,9 +153,9 @@ impl Guarded<'_> {
     }
 
     fn stop(&self, report: &Report, why_not_repaired: &str) -> Outcome {
-        let findings = on_stderr(&human::for_stderr(report, Decision::Stop));
+        let findings = on_stderr(&human::render_for_stderr(report, Decision::Stop));
         let stderr = format!("{}{findings}{why_not_repaired}", self.warnings);
-        Outcome::Exit { status: 1, stdout: pcluster::pcluster_shaped(report), stderr }
+        Outcome::Exit { status: 1, stdout: pcluster::render_stop(report), stderr }
     }
 
     fn into_exec(self, overlay: &Overlay) -> Exec {

@@ -1,4 +1,4 @@
-//! The process: argv in; printing, exiting and exec out. Nowhere else.
+//! The process: argv in; printing, exiting and exec out. No other file does any of them.
 
 use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt as _;
@@ -15,12 +15,12 @@ fn main() -> ExitCode {
 fn act(outcome: Outcome) -> ExitCode {
     match outcome {
         Outcome::Exit { status, stdout, stderr } => {
-            tell(&stderr);
-            match print(&stdout) {
+            write_stderr(&stderr);
+            match write_stdout(&stdout) {
                 Ok(()) => ExitCode::from(status),
-                // What was asked for is not there, whatever it would have said.
+                // The output was asked for and is not there, whatever the status would have been.
                 Err(error) => {
-                    tell(&on_stderr(&format!("cannot write to standard output: {error}")));
+                    write_stderr(&on_stderr(&format!("cannot write to standard output: {error}")));
                     ExitCode::from(1)
                 }
             }
@@ -29,18 +29,18 @@ fn act(outcome: Outcome) -> ExitCode {
             if let Some(interrupted) = Interrupts::received() {
                 return act(Outcome::Die(interrupted));
             }
-            tell(&stderr);
+            write_stderr(&stderr);
             act(Outcome::failed(&become_program(exec)))
         }
         Outcome::Die(Interrupted(signal)) => {
-            // Only fails for a signal that does not exist; this one was just caught.
+            // Fails only for a signal that does not exist; this one was caught.
             let _ = signal_hook::low_level::emulate_default_handler(signal);
             ExitCode::from(1)
         }
     }
 }
 
-/// Returns only where that fails.
+/// Replaces the process; returns only if that fails.
 fn become_program(exec: Exec) -> Error {
     let mut command = Command::new(&exec.program);
     command.args(exec.arguments);
@@ -54,18 +54,18 @@ fn become_program(exec: Exec) -> Error {
     Error::CannotExec { program: exec.program, source }
 }
 
-/// Where stderr cannot be written there is no place left to say so.
-fn tell(stderr: &str) {
+/// Writes to stderr. There is no other stream on which an error of that could be reported.
+fn write_stderr(stderr: &str) {
     if !stderr.is_empty() {
         let _ = io::stderr().write_all(stderr.as_bytes());
     }
 }
 
-/// A reader that went away, as `head` does, has what it wanted: that is no failure.
+/// Writes to stdout. A reader that has closed it, as `head` does, is no error.
 ///
 /// # Errors
 /// Returns an error if stdout cannot be written otherwise, such as on a full disk.
-fn print(stdout: &str) -> io::Result<()> {
+fn write_stdout(stdout: &str) -> io::Result<()> {
     if stdout.is_empty() {
         return Ok(());
     }

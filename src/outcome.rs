@@ -1,5 +1,5 @@
-//! What the process does last: `exec` and `exit` skip destructors, so `main` acts on it once
-//! everything else has been dropped.
+//! The last step of the process. `exec` and `exit` skip destructors, so `main` acts on an outcome after
+//! everything else was dropped.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

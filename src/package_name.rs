@@ -1,12 +1,12 @@
-//! The names of distributions, as PEP 503 compares them, and those that the program itself knows.
+//! The names of distributions, as PEP 503 compares them, and the two that the program knows. Pure.
 
-/// The distribution that brings the real pcluster.
+/// The distribution that contains the real pcluster.
 pub const PCLUSTER: &str = "aws-parallelcluster";
 
 /// The distribution whose release 1.153.0 loses the AMI's tags.
 pub const IMAGEBUILDER: &str = "aws-cdk.aws-imagebuilder";
 
-/// A name in the form of PEP 503: lower case, runs of `-`, `_` and `.` made one `-`.
+/// Normalizes a name as PEP 503 does: lower case, runs of `-`, `_` and `.` made one `-`.
 #[must_use]
 pub fn normalised(name: &str) -> String {
     let mut normal = String::with_capacity(name.len());

@@ -1,13 +1,13 @@
-//! Text from elsewhere (logical ids, versions, paths, what a child printed) made safe for a
-//! terminal, which obeys the control characters in it. Pure.
+//! Text that the program did not write (logical ids, versions, paths, the output of a child) for a
+//! terminal, which acts on the control characters in it. Pure.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use serde::Serializer;
 
-/// Control characters and those that change the direction of the text are written out
-/// (`\u{1b}`); lines stay lines.
+/// Escapes control characters, and those that change the direction of the text, as `\u{1b}`; line feeds
+/// and tabs stay.
 #[must_use]
 pub fn escape(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unsafe) {
@@ -24,7 +24,7 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(safe)
 }
 
-/// One line of several.
+/// Joins the lines of a text to one.
 #[must_use]
 pub fn flatten(text: &str) -> Cow<'_, str> {
     if !text.contains(breaks_line) {
@@ -34,21 +34,21 @@ pub fn flatten(text: &str) -> Cow<'_, str> {
     Cow::Owned(parts.collect::<Vec<_>>().join(" "))
 }
 
-/// One line, safe.
+/// Makes one line of a text, with [`escape`].
 #[must_use]
 pub fn escape_line(text: &str) -> String {
     escape(&flatten(text)).into_owned()
 }
 
-/// Words in lines of at most `width` characters, safe for a terminal; a longer word stands alone.
+/// Wraps words to lines of at most `width` characters, with [`escape`]; a longer word stands alone.
 #[must_use]
-pub fn wrapped(text: &str, width: usize) -> Vec<String> {
-    filled(escape(text).split_whitespace(), " ", width)
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
+    fill(escape(text).split_whitespace(), " ", width)
 }
 
-/// Pieces in lines of at most `width` characters; a longer piece stands alone.
+/// Puts pieces in lines of at most `width` characters; a longer piece stands alone.
 #[must_use]
-pub fn filled<'a>(pieces: impl Iterator<Item = &'a str>, joint: &str, width: usize) -> Vec<String> {
+pub fn fill<'a>(pieces: impl Iterator<Item = &'a str>, joint: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for piece in pieces {
         match lines.last_mut() {
@@ -66,14 +66,14 @@ fn breaks_line(letter: char) -> bool {
     matches!(letter, '\n' | '\r' | '\t' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}')
 }
 
-/// C0, DEL and C1, and Unicode's controls of direction and of lines (UAX #9, UAX #14).
+/// Whether a character is C0, DEL or C1, or one of Unicode's controls of direction and of lines (UAX #9, UAX #14).
 fn is_unsafe(letter: char) -> bool {
     (letter.is_control() && letter != '\n' && letter != '\t')
         || matches!(letter,
             '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// A path as text: JSON has no bytes that are no UTF-8, and a report with a replaced one is better than
+/// A path as text. JSON holds UTF-8 only, and a report in which other bytes are replaced is better than
 /// none.
 #[must_use]
 pub fn lossy(path: &Path) -> String {
@@ -83,7 +83,7 @@ pub fn lossy(path: &Path) -> String {
 /// For `serialize_with`: [`lossy`].
 ///
 /// # Errors
-/// Returns the serializer's error.
+/// Returns an error if the serializer does.
 pub fn serialize_path<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(&path.to_string_lossy())
 }
@@ -91,7 +91,7 @@ pub fn serialize_path<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Err
 /// For `serialize_with`: [`lossy`], or null.
 ///
 /// # Errors
-/// Returns the serializer's error.
+/// Returns an error if the serializer does.
 pub fn serialize_optional_path<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
     match path {
         Some(path) => serialize_path(path, to),
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_terminal_obeys_is_written_out() {
+    fn what_a_terminal_acts_on_is_escaped() {
         assert_eq!(escape("\x1b[31mred\u{9b}0m\u{7f}\r"), r"\u{1b}[31mred\u{9b}0m\u{7f}\u{d}");
         assert_eq!(escape("a\u{202e}b\u{2066}c\u{200f}"), r"a\u{202e}b\u{2066}c\u{200f}");
         assert_eq!(escape("ä → b\n\tc"), "ä → b\n\tc");
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn lines_are_as_wide_as_asked_for_and_no_word_is_lost() {
         let text = "one two three four five sixsixsixsixsix seven";
-        let lines = wrapped(text, 10);
+        let lines = wrap(text, 10);
         assert_eq!(lines.join(" "), text);
         assert!(lines.iter().all(|line| line.len() <= 10 || !line.contains(' ')));
     }

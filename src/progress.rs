@@ -1,4 +1,4 @@
-//! What is being done and for how long, on stderr: a spinner on a terminal, plain lines with `-v`.
+//! What is being done, and for how long, on stderr: a spinner on a terminal, plain lines with `-v`.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,12 +18,12 @@ pub enum Progress {
     Silent,
 }
 
-/// One step; what it shows is gone when it is dropped. A step inside another shows nothing: two
-/// spinners would write over each other.
+/// One step; its spinner disappears when it is dropped. A step inside another has none: two spinners would
+/// write over each other.
 #[derive(Debug)]
 pub struct Step(Option<ProgressBar>);
 
-static SHOWN: AtomicBool = AtomicBool::new(false);
+static IS_SHOWN: AtomicBool = AtomicBool::new(false);
 
 impl Progress {
     #[must_use]
@@ -32,29 +32,27 @@ impl Progress {
         match self {
             Self::Silent => Step(None),
             _ if std::io::stderr().is_terminal() => {
-                Step((!SHOWN.swap(true, Ordering::SeqCst)).then(|| spinner(what)))
+                Step((!IS_SHOWN.swap(true, Ordering::SeqCst)).then(|| spinner(what)))
             }
             Self::Terminal => Step(None),
             Self::Lines => {
-                // A reader that went away is no failure of ours.
+                // A reader that has closed stderr is no error of the check.
                 let _ = writeln!(std::io::stderr(), "{PREFIX}{what}");
                 Step(None)
             }
         }
     }
-}
 
-impl Progress {
-    /// Says at once what happened: what comes after may fail.
-    pub fn tell(self, message: &str) {
+    /// Writes a message at once, because what follows may fail.
+    pub fn write(self, message: &str) {
         if self != Self::Silent {
             let _ = std::io::stderr().write_all(on_stderr(message).as_bytes());
         }
     }
 
-    /// What a child said, where that is wanted.
-    pub fn show(self, output: &str, wanted: bool) {
-        if wanted && self != Self::Silent {
+    /// Writes the output of a child, if it is wanted.
+    pub fn write_output(self, output: &str, is_wanted: bool) {
+        if is_wanted && self != Self::Silent {
             let _ = std::io::stderr().write_all(escape(output).as_bytes());
         }
     }
@@ -73,7 +71,7 @@ impl Drop for Step {
     fn drop(&mut self) {
         if let Some(bar) = &self.0 {
             bar.finish_and_clear();
-            SHOWN.store(false, Ordering::SeqCst);
+            IS_SHOWN.store(false, Ordering::SeqCst);
         }
     }
 }

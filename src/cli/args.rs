@@ -1,4 +1,4 @@
-//! argv and environment → what was asked. No file is touched.
+//! The command line of `preflight`, as clap reads it. No file is opened.
 
 use std::env;
 use std::ffi::OsString;
@@ -22,7 +22,8 @@ pub struct Preflight {
     pub common: Common,
 }
 
-/// Whether `--format json` stands anywhere: what a usage error is told by, where nothing is parsed.
+/// Whether `--format json` stands anywhere: it decides the form of a usage error, after which nothing is
+/// parsed.
 #[must_use]
 pub fn asks_for_json(arguments: &[OsString]) -> bool {
     let joined = arguments.iter().any(|argument| argument == "--format=json");
@@ -30,15 +31,18 @@ pub fn asks_for_json(arguments: &[OsString]) -> bool {
 }
 
 impl Preflight {
+    /// Parses the arguments.
+    ///
     /// # Errors
-    /// clap's, and options of `check` before the name of a subcommand, which would be lost.
+    /// Returns an error if clap does, or if options of `check` stand before the name of a subcommand,
+    /// where they would be ignored.
     pub fn read(command_line: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let read = Self::try_parse_from(command_line)?;
-        if read.command.is_some() && read.check != CheckArgs::default() {
+        let parsed = Self::try_parse_from(command_line)?;
+        if parsed.command.is_some() && parsed.check != CheckArgs::default() {
             let message = "the options of a subcommand stand behind its name";
             return Err(Self::command().error(clap::error::ErrorKind::ArgumentConflict, message));
         }
-        Ok(read)
+        Ok(parsed)
     }
 }
 
@@ -57,7 +61,7 @@ pub enum Command {
     },
     /// Show which pcluster is guarded, and how it was found
     Where,
-    /// List the known faults, or show one
+    /// List the advisories, or show one
     Advisories {
         /// An advisory's id
         id: Option<String>,
@@ -84,7 +88,7 @@ pub struct CheckArgs {
     /// Check the packages only; start no Python
     #[arg(long)]
     pub no_synth: bool,
-    /// Ignore what is remembered
+    /// Ignore what is cached
     #[arg(long)]
     pub fresh: bool,
     /// Repair what is blocked, then check again
@@ -94,10 +98,10 @@ pub struct CheckArgs {
 
 #[derive(Debug, Args, Default, Clone)]
 pub struct FixArgs {
-    /// Stage and prove the repair, say what it would do, and touch nothing
+    /// Stage and prove the repair, print what it would do, and change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Which way to move the packages at fault (upgrade)
+    /// Which way to move the affected packages (upgrade)
     #[arg(long, value_enum)]
     pub strategy: Option<Strategy>,
     /// Keep the repair beside the environment, for build-image only
@@ -106,7 +110,7 @@ pub struct FixArgs {
     /// What resolves and fetches packages (auto)
     #[arg(long, value_enum)]
     pub installer: Option<InstallerChoice>,
-    /// Print a requirements file that does the same by hand
+    /// Print a requirements file for a repair by hand
     #[arg(long)]
     pub print_requirements: bool,
 }
@@ -127,7 +131,7 @@ pub struct Common {
     /// Print nothing but errors
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Say what is being done
+    /// Show what is being done
     #[arg(short, long, global = true)]
     pub verbose: bool,
 }

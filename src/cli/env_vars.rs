@@ -10,7 +10,7 @@ pub const STRICT: &str = "PCLUSTER_SHIM_STRICT";
 pub const TIMEOUT: &str = "PCLUSTER_SHIM_TIMEOUT";
 /// The config file.
 pub const CONFIG: &str = "PCLUSTER_SHIM_CONFIG";
-/// Set by the shim for launchers that might start it again; see [`crate::environment::locate::Guard`].
+/// Set for launchers that might start the shim again; see [`crate::environment::locate::Guard`].
 pub const TRIED: &str = "PCLUSTER_SHIM_TRIED";
-/// The directory of a question that is put to a launcher; see [`crate::environment::question`].
+/// The directory in which a launcher that was asked leaves its answer; see [`crate::environment::question`].
 pub const QUESTION: &str = "PCLUSTER_SHIM_QUESTION";

@@ -1,4 +1,4 @@
-//! argv → which of the three programs a call is.
+//! argv → the invocation: a pass-through, a guarded `build-image`, or a command of `preflight`.
 
 pub mod args;
 pub mod build_image;
@@ -9,7 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-/// Which of the three programs this call is.
+/// The three kinds of a call.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Invocation {
     PassThrough(Vec<OsString>),
@@ -19,8 +19,9 @@ pub enum Invocation {
 }
 
 impl Invocation {
-    /// A subcommand of the real pcluster is its first argument that is no option, and is never
-    /// abbreviated. Guarding a call that the real parser then refuses does no harm: it refuses.
+    /// The subcommand of the real pcluster is its first argument that is no option, and argparse takes no
+    /// abbreviation of it. A guarded call that the real parser then refuses ends in its usage error, as it
+    /// would without the guard.
     #[must_use]
     pub fn read(command_line: Vec<OsString>) -> Self {
         let mut command_line = command_line.into_iter();
@@ -44,20 +45,20 @@ impl Invocation {
 mod tests {
     use super::*;
 
-    fn words(line: &str) -> Vec<OsString> {
+    fn split(line: &str) -> Vec<OsString> {
         line.split_whitespace().map(OsString::from).collect()
     }
 
     #[test]
     fn the_first_argument_that_is_no_option_names_the_command() {
-        let call = |line| Invocation::read(words(line));
+        let call = |line| Invocation::read(split(line));
         assert!(matches!(call("pcluster build-image -c x"), Invocation::BuildImage(_)));
         assert!(matches!(call("pcluster --debug build-image"), Invocation::BuildImage(_)));
         assert!(
-            matches!(call("/a/pcluster-preflight -q"), Invocation::Preflight(rest) if rest == words("-q"))
+            matches!(call("/a/pcluster-preflight -q"), Invocation::Preflight(rest) if rest == split("-q"))
         );
         assert!(
-            matches!(call("pcluster preflight where"), Invocation::Preflight(rest) if rest == words("where"))
+            matches!(call("pcluster preflight where"), Invocation::Preflight(rest) if rest == split("where"))
         );
         assert!(matches!(call("pcluster -h preflight"), Invocation::PassThrough(_)));
         assert!(matches!(call("pcluster build-imag"), Invocation::PassThrough(_)));

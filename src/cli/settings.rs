@@ -1,4 +1,5 @@
-//! config.yaml and its precedence → [`Settings`]: a flag beats a variable beats the file.
+//! config.yaml and the variables → [`Settings`]; a flag takes precedence over a variable, and a variable
+//! over the file.
 
 use std::env;
 use std::ffi::OsStr;
@@ -17,7 +18,7 @@ use crate::printable::lossy;
 use crate::system::{dirs, trust};
 use crate::yaml::{self, Scalar};
 
-/// What the guard does about a verdict.
+/// The reaction of the guard to a verdict.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Mode {
     #[default]
@@ -31,7 +32,7 @@ impl Mode {
     pub const ACCEPTED: &'static str = "block, fix, warn, off";
 
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Block => "block",
             Self::Fix => "fix",
@@ -53,23 +54,23 @@ impl Mode {
 
 impl<'de> Deserialize<'de> for Mode {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        yaml::scalar(from, &format!("one of {}", Self::ACCEPTED), |scalar| match scalar {
-            Scalar::Text(word) => Self::parse(word).ok_or(None),
-            // YAML 1.1 readers, and people, write `off` for false.
+        yaml::read_scalar(from, &format!("one of {}", Self::ACCEPTED), |scalar| match scalar {
+            Scalar::Text(text) => Self::parse(text).ok_or(None),
+            // In YAML 1.1 `off` is false, and a tool that rewrites the file may write that.
             Scalar::Bool(false) => Ok(Self::Off),
             _ => Err(None),
         })
     }
 }
 
-/// Which way a repair moves the packages at fault.
+/// The direction in which a repair moves the affected packages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Strategy {
     /// To the newest that is allowed
     #[default]
     Upgrade,
-    /// To the newest below the bad one
+    /// To the newest below the affected one
     Downgrade,
 }
 
@@ -90,7 +91,7 @@ struct Seconds(Duration);
 impl Seconds {
     const ACCEPTED: &str = "a whole number of seconds, 1 to 86400";
 
-    /// A day: no check takes longer, and every sum with a point in time is one.
+    /// A day, which no check needs; a sum of it and any point in time does not overflow.
     const MAX: u64 = 24 * 60 * 60;
 
     fn new(seconds: u64) -> Option<Self> {
@@ -100,7 +101,7 @@ impl Seconds {
 
 impl<'de> Deserialize<'de> for Seconds {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        yaml::scalar(from, Self::ACCEPTED, |scalar| match scalar {
+        yaml::read_scalar(from, Self::ACCEPTED, |scalar| match scalar {
             Scalar::Number(seconds) => Self::new(seconds).ok_or(None),
             _ => Err(None),
         })
@@ -110,7 +111,7 @@ impl<'de> Deserialize<'de> for Seconds {
 /// config.yaml as it is written.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a mapping of settings such as `mode: block`")]
-struct File {
+struct ConfigFile {
     mode: Option<Mode>,
     real: Option<PathBuf>,
     strict: Option<bool>,
@@ -120,7 +121,7 @@ struct File {
     advisories: Option<Vec<PathBuf>>,
 }
 
-/// What gave a setting its value.
+/// The source of a setting's value.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
@@ -133,7 +134,7 @@ pub enum Origin {
 
 impl Origin {
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Default => "default",
             Self::File => "file",
@@ -154,9 +155,9 @@ struct Origins {
     advisories: Origin,
 }
 
-/// A setting as reports show it.
+/// A setting, its value and its origin, as `preflight where` lists it.
 #[derive(Debug, Serialize)]
-pub struct Shown {
+pub struct ListedSetting {
     #[serde(skip)]
     pub name: &'static str,
     /// In the form of config.yaml.
@@ -167,7 +168,7 @@ pub struct Shown {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Settings {
     pub mode: Mode,
-    /// The file's only: the variable is part of [`crate::environment::locate::Search`].
+    /// From the file only: [`crate::environment::locate::Search`] reads the variable.
     pub real: Option<PathBuf>,
     pub strict: bool,
     /// For one child process of a check.
@@ -194,7 +195,7 @@ impl Default for Settings {
     }
 }
 
-/// Takes a value over where there is one, with its origin.
+/// Sets a value and its origin, if there is a value.
 fn take<T>(value: Option<T>, origin: Origin, setting: &mut T, its_origin: &mut Origin) {
     if let Some(value) = value {
         (*setting, *its_origin) = (value, origin);
@@ -202,20 +203,20 @@ fn take<T>(value: Option<T>, origin: Origin, setting: &mut T, its_origin: &mut O
 }
 
 impl Settings {
-    /// The settings, and every fault met on the way; what is at fault has its default.
+    /// Reads the settings; a setting that is in error has its default, and the error is returned too.
     #[must_use]
     pub fn read() -> (Self, Vec<Error>) {
-        let mut faults = Vec::new();
+        let mut errors = Vec::new();
         let mut settings = Self::default();
         match read_file() {
             Ok(file) => settings.take_file(file),
-            Err(fault) => faults.push(fault),
+            Err(error) => errors.push(error),
         }
-        settings.take_variables(&mut faults);
-        (settings, faults)
+        settings.take_variables(&mut errors);
+        (settings, errors)
     }
 
-    fn take_file(&mut self, file: File) {
+    fn take_file(&mut self, file: ConfigFile) {
         let (from, origins) = (Origin::File, &mut self.origins);
         self.real = file.real;
         take(file.mode, from, &mut self.mode, &mut origins.mode);
@@ -227,37 +228,39 @@ impl Settings {
         take(file.advisories, from, &mut self.advisories, &mut origins.advisories);
     }
 
-    fn take_variables(&mut self, faults: &mut Vec<Error>) {
+    fn take_variables(&mut self, errors: &mut Vec<Error>) {
         let (from, origins) = (Origin::Variable, &mut self.origins);
-        let mode = set(env_vars::MODE, Mode::ACCEPTED, Mode::parse, faults);
+        let mode = read_variable(env_vars::MODE, Mode::ACCEPTED, Mode::parse, errors);
         take(mode, from, &mut self.mode, &mut origins.mode);
         let flag = |text: &str| match text {
             "1" | "true" | "yes" => Some(true),
             "0" | "false" | "no" => Some(false),
             _ => None,
         };
-        let strict = set(env_vars::STRICT, "1, 0", flag, faults);
+        let strict = read_variable(env_vars::STRICT, "1, 0", flag, errors);
         take(strict, from, &mut self.strict, &mut origins.strict);
         let seconds = |text: &str| text.parse().ok().and_then(Seconds::new);
-        let timeout = set(env_vars::TIMEOUT, Seconds::ACCEPTED, seconds, faults).map(|seconds| seconds.0);
+        let timeout =
+            read_variable(env_vars::TIMEOUT, Seconds::ACCEPTED, seconds, errors).map(|seconds| seconds.0);
         take(timeout, from, &mut self.timeout, &mut origins.timeout);
     }
 
-    /// Every setting, as it counts. `real` is the search's to say: it knows the flag and the variable.
+    /// Lists every setting with the value in force. `real` comes from the search, which knows the flag and the
+    /// variable.
     #[must_use]
-    pub fn shown(&self, real: (Option<&Path>, Origin)) -> Vec<Shown> {
-        let word = |value: Option<clap::builder::PossibleValue>| {
+    pub fn list(&self, real: (Option<&Path>, Origin)) -> Vec<ListedSetting> {
+        let name = |value: Option<clap::builder::PossibleValue>| {
             json!(value.map(|value| value.get_name().to_owned()))
         };
         let origins = &self.origins;
-        let (file, named) = (config_path(), is_named());
+        let (file, is_named) = (config_path(), is_config_named());
         [
-            ("mode", json!(self.mode.word()), origins.mode),
+            ("mode", json!(self.mode.name()), origins.mode),
             ("real", json!(real.0.map(lossy)), real.1),
             ("strict", json!(self.strict), origins.strict),
             ("timeout", json!(self.timeout.as_secs()), origins.timeout),
-            ("installer", word(self.installer.to_possible_value()), origins.installer),
-            ("strategy", word(self.strategy.to_possible_value()), origins.strategy),
+            ("installer", name(self.installer.to_possible_value()), origins.installer),
+            ("strategy", name(self.strategy.to_possible_value()), origins.strategy),
             (
                 "advisories",
                 json!(self.advisories.iter().map(|file| lossy(file)).collect::<Vec<_>>()),
@@ -266,25 +269,25 @@ impl Settings {
             (
                 "config",
                 json!(file.as_deref().map(lossy)),
-                if named { Origin::Variable } else { Origin::Default },
+                if is_named { Origin::Variable } else { Origin::Default },
             ),
         ]
-        .map(|(name, value, origin)| Shown { name, value, origin })
+        .map(|(name, value, origin)| ListedSetting { name, value, origin })
         .into()
     }
 }
 
-/// An empty variable counts as not set.
-fn set<T>(
+/// Reads a setting from a variable; an empty one counts as not set.
+fn read_variable<T>(
     name: &'static str,
     accepted: &'static str,
     parse: impl Fn(&str) -> Option<T>,
-    faults: &mut Vec<Error>,
+    errors: &mut Vec<Error>,
 ) -> Option<T> {
     let value = env::var_os(name).filter(|value| !value.is_empty())?;
     let parsed = value.to_str().and_then(parse);
     if parsed.is_none() {
-        faults.push(Error::BadVariable { name, value: value.to_string_lossy().into_owned(), accepted });
+        errors.push(Error::BadVariable { name, value: value.to_string_lossy().into_owned(), accepted });
     }
     parsed
 }
@@ -299,26 +302,26 @@ pub fn config_path() -> Option<PathBuf> {
 }
 
 /// Whether the variable names the config file.
-fn is_named() -> bool {
+fn is_config_named() -> bool {
     env::var_os(env_vars::CONFIG).is_some_and(|value| value != OsStr::new(""))
 }
 
-fn read_file() -> Result<File, Error> {
-    // /dev/null is how people say that there is none.
+fn read_file() -> Result<ConfigFile, Error> {
+    // By convention, /dev/null as the name of a file means that there is none.
     let Some(path) = config_path().filter(|path| path != Path::new("/dev/null")) else {
-        return Ok(File::default());
+        return Ok(ConfigFile::default());
     };
-    let named = is_named();
+    let is_named = is_config_named();
     let bad =
         |message: &dyn fmt::Display| Error::BadFile { file: path.clone(), message: message.to_string() };
     let text = match trust::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if is_absent(&error) && !named => return Ok(File::default()),
+        Err(error) if is_absent(&error) && !is_named => return Ok(ConfigFile::default()),
         Err(error) => return Err(trust::unreadable(&path, &error)),
     };
-    let file: Option<File> = yaml::parse(&text).map_err(|error| bad(&error))?;
+    let file: Option<ConfigFile> = yaml::parse(&text).map_err(|error| bad(&error))?;
     let mut file = file.unwrap_or_default();
-    // A path in the file is meant from where the file is.
+    // A relative path in the file counts from the file's directory.
     let base = path.parent().map(PathBuf::from).unwrap_or_default();
     for advisories in file.advisories.iter_mut().flatten() {
         *advisories = base.join(&advisories);
@@ -326,7 +329,7 @@ fn read_file() -> Result<File, Error> {
     Ok(file)
 }
 
-/// `NotADirectory`: HOME is /dev/null, or a file.
+/// Whether there is no such file; `NotADirectory` where HOME is /dev/null or another file.
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
@@ -336,17 +339,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fault_names_its_line_and_key() {
-        let fault = |text: &str| serde_yaml::from_str::<File>(text).unwrap_err().to_string();
-        assert!(fault("mode: warn\nstrikt: true\n").contains("`strikt`"), "{}", fault("strikt: 1"));
-        assert!(fault("mode: warn\nstrikt: true\n").contains("line 2"));
-        assert!(fault("mode: loud\n").contains("loud"));
-        assert!(fault("timeout: -1\n").contains("timeout"));
+    fn an_error_names_its_line_and_key() {
+        let error = |text: &str| serde_yaml::from_str::<ConfigFile>(text).unwrap_err().to_string();
+        assert!(error("mode: warn\nstrikt: true\n").contains("`strikt`"), "{}", error("strikt: 1"));
+        assert!(error("mode: warn\nstrikt: true\n").contains("line 2"));
+        assert!(error("mode: loud\n").contains("loud"));
+        assert!(error("timeout: -1\n").contains("timeout"));
     }
 
     #[test]
-    fn off_is_a_mode_in_either_reading() {
-        let mode = |text: &str| serde_yaml::from_str::<File>(text).unwrap().mode;
+    fn off_is_a_mode_in_both_versions_of_yaml() {
+        let mode = |text: &str| serde_yaml::from_str::<ConfigFile>(text).unwrap().mode;
         assert_eq!(mode("mode: off"), Some(Mode::Off));
         assert_eq!(mode("mode: false"), Some(Mode::Off));
         assert_eq!(mode("mode: 'off'"), Some(Mode::Off));

@@ -48,7 +48,7 @@ pub enum FoundBy {
 
 impl FoundBy {
     #[must_use]
-    pub fn words(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Flag => "--real",
             Self::Variable => env_vars::REAL,
@@ -154,7 +154,7 @@ impl Search {
     }
 
     fn named_real(&self, path: &Path, by: FoundBy) -> Result<Real, Error> {
-        let bad = |why| Error::BadReal { path: path.to_owned(), by: by.words(), why };
+        let bad = |why| Error::BadReal { path: path.to_owned(), by: by.name(), why };
         if !path.is_absolute() {
             return Err(bad("which is not an absolute path"));
         }

@@ -7,17 +7,17 @@ use serde_json::json;
 use crate::cli::args::{Common, Format};
 use crate::error::{Abort, Error};
 use crate::outcome::Outcome;
-use crate::preflight::context::{advisories, settings};
-use crate::printable::{escape_line, wrapped};
+use crate::preflight::context::{read_all_advisories, read_settings};
+use crate::printable::{escape_line, wrap};
 use crate::report;
 use crate::rules::advisory::Advisory;
 
 /// Lists the advisories, or shows one.
 ///
 /// # Errors
-/// Returns an error if there is none with that id, or a file is at fault.
+/// Returns an error if no advisory has that id, or a file is refused.
 pub fn run(id: Option<&str>, common: &Common) -> Result<Outcome, Abort> {
-    let advisories = advisories(&settings()?)?;
+    let advisories = read_all_advisories(&read_settings()?)?;
     let shown: Vec<&Advisory> =
         advisories.iter().filter(|advisory| id.is_none_or(|id| advisory.id == id)).collect();
     if let (Some(id), true) = (id, shown.is_empty()) {
@@ -26,28 +26,28 @@ pub fn run(id: Option<&str>, common: &Common) -> Result<Outcome, Abort> {
     }
     let stdout = match (common.format, id) {
         _ if common.quiet => String::new(),
-        (Format::Json, _) => report::pretty(&json!({"schemaVersion": 1, "advisories": shown})),
-        (Format::Human, None) => shown.iter().map(|advisory| title_rows(advisory)).collect(),
-        (Format::Human, Some(_)) => shown.iter().map(|advisory| all_rows(advisory)).collect(),
+        (Format::Json, _) => report::format_json(&json!({"schemaVersion": 1, "advisories": shown})),
+        (Format::Human, None) => shown.iter().map(|advisory| format_title(advisory)).collect(),
+        (Format::Human, Some(_)) => shown.iter().map(|advisory| format_advisory(advisory)).collect(),
     };
     Ok(Outcome::success(stdout))
 }
 
-fn title_rows(advisory: &Advisory) -> String {
-    format!("{:<8} {}\n         {}\n", advisory.level.word(), advisory.id, escape_line(&advisory.title))
+fn format_title(advisory: &Advisory) -> String {
+    format!("{:<8} {}\n         {}\n", advisory.level.name(), advisory.id, escape_line(&advisory.title))
 }
 
-fn all_rows(advisory: &Advisory) -> String {
-    let mut text = title_rows(advisory);
+fn format_advisory(advisory: &Advisory) -> String {
+    let mut text = format_title(advisory);
     let mut row = |label: &str, content: String| {
-        let lines = wrapped(&content, 80 - 11);
+        let lines = wrap(&content, 80 - 11);
         let _ = writeln!(text, "{label:<11}{}", lines.join("\n           "));
     };
     row("pcluster", advisory.pcluster.to_string());
-    row("package", format!("{} {}", advisory.package, advisory.affected.words()));
+    row("package", format!("{} {}", advisory.package, advisory.affected));
     row("effect", advisory.effect.clone());
     row("cost", advisory.cost.clone());
-    row("fix", advisory.fix.words());
+    row("fix", advisory.fix.to_string());
     for reference in &advisory.references {
         row("see", reference.clone());
     }

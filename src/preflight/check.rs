@@ -11,7 +11,7 @@ use crate::environment::image_configuration::is_read_once;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error};
 use crate::outcome::Outcome;
-use crate::preflight::context::{options, print_report, with_request};
+use crate::preflight::context::{render_report, repair_options, with_request};
 use crate::preflight::fix::describe_repair;
 use crate::repair;
 use crate::repair::locked_environment::{Locked, LockedEnvironment};
@@ -20,7 +20,7 @@ use crate::report::{Check, Report, Status, Verdict};
 use crate::system::files;
 use crate::system::scratch::Scratch;
 
-/// Makes every check, and with `--fix` repairs what is blocked.
+/// Makes every check, and with `--fix` repairs the environment if the verdict is blocked.
 ///
 /// # Errors
 /// Returns an error if the configuration cannot be read or is refused, a repair fails, or a signal
@@ -37,22 +37,23 @@ pub fn run(check: &CheckArgs, common: &Common) -> Result<Outcome, Abort> {
     with_request(check, true, common, |request| {
         let target = match checker::identify(request, None)? {
             Identified::Target(target) => target,
-            Identified::Unknown(report) => return Ok(print_report(&report, common)),
+            Identified::Unknown(report) => return Ok(render_report(&report, common)),
         };
         let mut report = check_target(request, &target, given)?;
         if repairs && report.verdict == Verdict::Blocked {
-            let options = options(&FixArgs::default(), request.settings, common);
+            let options = repair_options(&FixArgs::default(), request.settings, common);
             let repaired = repair::fix(request, &target, options)?;
-            request.progress.tell(&describe_repair(&repaired));
+            request.progress.write(&describe_repair(&repaired));
             report = check_target(request, &target, given)?;
         }
-        Ok(print_report(&report, common))
+        Ok(render_report(&report, common))
     })
 }
 
 const COPY: &str = "image-configuration.yaml";
 
-/// What can be read once, copied for every child that reads it: no real pcluster comes after.
+/// Copies what can be read once, for every child that reads it: unlike in `build-image`, no real pcluster
+/// has to read it afterwards.
 fn copy_stream(file: &Path) -> Result<Scratch, Error> {
     let read = || {
         let scratch = Scratch::new()?;
@@ -62,7 +63,8 @@ fn copy_stream(file: &Path) -> Result<Scratch, Error> {
     read().map_err(|error: io::Error| Error::BadFile { file: file.to_owned(), message: error.to_string() })
 }
 
-/// Of a file that it cannot read the real pcluster says no more than a traceback or a usage text does.
+/// Refuses a configuration that cannot be read, for which the real pcluster has only a traceback or a usage
+/// text.
 fn refuse_unreadable(file: &Path) -> Result<(), Error> {
     let message = match file.metadata() {
         Err(error) => Some(error.to_string()),

@@ -1,4 +1,4 @@
-//! What the commands share: settings, the request of a check, how an answer is printed.
+//! What the commands share: settings, the request of a check, the form of a report.
 
 use std::ffi::OsString;
 use std::path::{self, PathBuf};
@@ -17,21 +17,21 @@ use crate::repair::context::Options;
 use crate::report::{self, Report, human};
 use crate::rules::advisory::Advisory;
 
-/// Unlike the guard, `preflight` refuses settings that are at fault. What others could have written
-/// is passed over, as the guard does; a line of its own says so.
+/// Reads the settings. Unlike the guard, `preflight` refuses a file or a variable that is in error. A file
+/// that another user could have written is passed over here too; [`crate::preflight`] warns of it.
 ///
 /// # Errors
-/// Returns an error if a value or a file is at fault.
-pub fn settings() -> Result<Settings, Error> {
+/// Returns an error if a file or a variable is refused.
+pub fn read_settings() -> Result<Settings, Error> {
     let (settings, errors) = Settings::read();
     errors.into_iter().find(|error| !is_untrusted(error)).map_or(Ok(settings), Err)
 }
 
-/// The advisories that are shipped and the config's.
+/// Reads the built-in advisories and those of the config file.
 ///
 /// # Errors
-/// Returns an error if a file is at fault.
-pub fn advisories(settings: &Settings) -> Result<Vec<Advisory>, Error> {
+/// Returns an error if a file is refused.
+pub fn read_all_advisories(settings: &Settings) -> Result<Vec<Advisory>, Error> {
     let (advisories, errors) = read_advisories(settings);
     errors.into_iter().find(|error| !is_untrusted(error)).map_or(Ok(advisories), Err)
 }
@@ -44,15 +44,15 @@ pub fn is_untrusted(error: &Error) -> bool {
 
 /// The search for the real pcluster.
 #[must_use]
-pub fn search(common: &Common, settings: &Settings) -> Search {
-    // A flag is meant from the current directory. Links stay: a launcher looks at its own name.
+pub fn start_search(common: &Common, settings: &Settings) -> Search {
+    // The path of a flag is relative to the current directory. Links stay, because a launcher may act on
+    // the name that it is started by.
     let absolute = |path: &PathBuf| path::absolute(path).unwrap_or_else(|_| path.clone());
     let flag = common.real.as_ref().map(|path| (absolute(path), FoundBy::Flag));
     Search::from_environment(flag.or_else(|| settings.real.clone().map(|path| (path, FoundBy::Config))))
 }
 
-#[must_use]
-fn progress(common: &Common) -> Progress {
+fn choose_progress(common: &Common) -> Progress {
     match (common.quiet, common.verbose) {
         (true, _) => Progress::Silent,
         (false, true) => Progress::Lines,
@@ -60,34 +60,34 @@ fn progress(common: &Common) -> Progress {
     }
 }
 
-/// What every command that checks the environment begins with.
+/// Calls `then` with the request of a command that checks the environment.
 ///
 /// # Errors
-/// Returns an error if settings are at fault, there is no real pcluster, or `then` fails.
+/// Returns an error if settings are refused, there is no real pcluster, or `then` fails.
 pub fn with_request<T>(
     check: &CheckArgs,
     is_thorough: bool,
     common: &Common,
     then: impl FnOnce(&CheckRequest) -> Result<T, Abort>,
 ) -> Result<T, Abort> {
-    let settings = settings()?;
-    let advisories = advisories(&settings)?;
-    let real = search(common, &settings).real()?;
+    let settings = read_settings()?;
+    let advisories = read_all_advisories(&settings)?;
+    let real = start_search(common, &settings).real()?;
     then(&CheckRequest {
         real: &real,
         settings: &settings,
         advisories: &advisories,
         cache: Cache::from_environment(check.fresh),
-        call: call(check),
+        call: build_call(check),
         is_thorough,
         synthesizes: !check.no_synth,
-        progress: progress(common),
+        progress: choose_progress(common),
     })
 }
 
-/// How an environment is to be repaired.
+/// The options of a repair.
 #[must_use]
-pub fn options(fix: &FixArgs, settings: &Settings, common: &Common) -> Options {
+pub fn repair_options(fix: &FixArgs, settings: &Settings, common: &Common) -> Options {
     Options {
         dry_run: fix.dry_run || fix.print_requirements,
         strategy: fix.strategy.unwrap_or(settings.strategy),
@@ -97,7 +97,7 @@ pub fn options(fix: &FixArgs, settings: &Settings, common: &Common) -> Options {
     }
 }
 
-fn call(check: &CheckArgs) -> Call {
+fn build_call(check: &CheckArgs) -> Call {
     let mut options: Vec<OsString> = Vec::new();
     options.extend(["--image-id".into(), check.image_id.as_deref().unwrap_or(IMAGE_ID).into()]);
     if let Some(region) = &check.region {
@@ -114,21 +114,21 @@ fn call(check: &CheckArgs) -> Call {
     }
 }
 
-/// A report in the form that was asked for.
+/// Renders a report in the form that was asked for.
 #[must_use]
-pub fn print_report(report: &Report, common: &Common) -> Outcome {
+pub fn render_report(report: &Report, common: &Common) -> Outcome {
     let stdout = match common.format {
         _ if common.quiet => String::new(),
-        Format::Human => human::human(report, common.color.applies()),
-        Format::Json => report::pretty(report),
+        Format::Human => human::render(report, common.color.applies()),
+        Format::Json => report::format_json(report),
     };
     Outcome::Exit { status: report.verdict.exit_status(), stdout, stderr: String::new() }
 }
 
-/// The target of a command that changes its environment.
+/// Identifies the target of a command that changes its environment.
 ///
 /// # Errors
-/// Returns an error if it stays unknown, which `otherwise` makes of its report, or a signal came.
+/// Returns an error if the target stays unknown, which `otherwise` makes of the report, or a signal came.
 pub fn identify(
     request: &CheckRequest,
     otherwise: impl FnOnce(&Report) -> Error,

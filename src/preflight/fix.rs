@@ -3,7 +3,7 @@
 use crate::cli::args::{CheckArgs, Common, FixArgs, Format};
 use crate::error::{Abort, Error, RepairStep};
 use crate::outcome::Outcome;
-use crate::preflight::context::{identify, options, with_request};
+use crate::preflight::context::{identify, repair_options, with_request};
 use crate::printable::escape;
 use crate::repair::plan::{self, Change};
 use crate::repair::prove::not_ready;
@@ -17,26 +17,26 @@ use crate::report::{self, Report};
 pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
     with_request(&CheckArgs::default(), false, common, |request| {
         let target = identify(request, not_ready)?;
-        let repaired = repair::fix(request, &target, options(fix, request.settings, common))?;
+        let repaired = repair::fix(request, &target, repair_options(fix, request.settings, common))?;
         let stdout = match (&repaired, common.format) {
             (RepairOutcome::Proven(changes), _) if fix.print_requirements => {
                 escape(&plan::requirements_file(changes)).into_owned()
             }
             _ if common.quiet => String::new(),
             (_, Format::Human) => describe_repair(&repaired),
-            (RepairOutcome::NothingToDo, Format::Json) => report::pretty(&as_json(&[], "ready", false)),
+            (RepairOutcome::NothingToDo, Format::Json) => report::format_json(&as_json(&[], "ready", false)),
             (RepairOutcome::Proven(changes), Format::Json) => {
-                report::pretty(&as_json(changes, "planned", fix.isolated))
+                report::format_json(&as_json(changes, "planned", fix.isolated))
             }
             (RepairOutcome::Repaired { changes, isolated }, Format::Json) => {
-                report::pretty(&as_json(changes, "repaired", *isolated))
+                report::format_json(&as_json(changes, "repaired", *isolated))
             }
         };
         Ok(Outcome::success(stdout))
     })
 }
 
-/// A repair for people.
+/// The result of a repair for people.
 #[must_use]
 pub fn describe_repair(repaired: &RepairOutcome) -> String {
     match repaired {
@@ -45,18 +45,18 @@ pub fn describe_repair(repaired: &RepairOutcome) -> String {
             format!(
                 "proven; `pcluster preflight fix` would move {} packages:\n{}",
                 changes.len(),
-                moves(changes)
+                format_changes(changes)
             )
         }
         RepairOutcome::Repaired { changes, isolated } => {
             let place = if *isolated { ", beside the environment, for build-image" } else { "" };
             let undo = "`pcluster preflight undo` takes it back.\n";
-            format!("repaired{place}: {} packages moved\n{}{undo}", changes.len(), moves(changes))
+            format!("repaired{place}: {} packages moved\n{}{undo}", changes.len(), format_changes(changes))
         }
     }
 }
 
-fn moves(changes: &[Change]) -> String {
+fn format_changes(changes: &[Change]) -> String {
     plan::summary(changes).into_iter().fold(String::new(), |text, (name, step, why)| {
         text + &escape(&format!("  {name:<18} {step:<24} {why}\n"))
     })
@@ -75,7 +75,7 @@ pub fn run_undo(common: &Common) -> Result<Outcome, Abort> {
         let repair::Undone { changes, isolated } = repair::undo(request, &target)?;
         let stdout = match common.format {
             _ if common.quiet => String::new(),
-            Format::Json => report::pretty(&as_json(&changes, "undone", isolated)),
+            Format::Json => report::format_json(&as_json(&changes, "undone", isolated)),
             Format::Human if isolated => "undone: the repair beside the environment is removed\n".into(),
             Format::Human => format!("undone: {} packages are as they were\n", changes.len()),
         };

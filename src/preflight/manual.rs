@@ -1,6 +1,6 @@
 //! Completion scripts and the manual page, made from the command line that [`cli`](crate::cli::args)
-//! declares. clap knows `pcluster-preflight`; what is added here leads `pcluster preflight …` to
-//! the same completion and leaves every other word after `pcluster` to the shell's own files.
+//! declares. clap makes the completion of `pcluster-preflight`; the scripts here use it for `pcluster
+//! preflight …` and leave every other argument of `pcluster` to the shell's default completion.
 
 use std::io;
 
@@ -12,29 +12,29 @@ use crate::cli::args::{Preflight, Shell};
 
 const NAME: &str = "pcluster-preflight";
 
-/// A script that the shell sources, or finds by its name in its own directory of completions.
+/// Renders a script that the shell sources, or finds by its name in a directory of completions.
 #[must_use]
-pub fn completions(shell: Shell) -> String {
-    let made = match shell {
-        Shell::Bash => generated(aot::Shell::Bash),
-        Shell::Zsh => generated(aot::Shell::Zsh),
-        Shell::Fish => generated(aot::Shell::Fish),
+pub fn render_completions(shell: Shell) -> String {
+    let script = match shell {
+        Shell::Bash => generate(aot::Shell::Bash),
+        Shell::Zsh => generate(aot::Shell::Zsh),
+        Shell::Fish => generate(aot::Shell::Fish),
     };
     match shell {
-        // clap_complete takes the hyphen of the name for a space in one of two places, so that no
-        // subcommand would be completed.
-        Shell::Bash => made.replace("pcluster__subcmd__preflight", "pcluster__preflight") + BASH,
-        Shell::Fish => made + FISH,
+        // clap_complete replaces the hyphen of the name in one of two places only, so that no subcommand
+        // would be completed.
+        Shell::Bash => script.replace("pcluster__subcmd__preflight", "pcluster__preflight") + BASH,
+        Shell::Fish => script + FISH,
         Shell::Zsh => {
-            // Of a file in $fpath, zsh reads the names that it completes from the first line.
-            let own = made.split("\nif [ \"$funcstack[1]\"").next().unwrap_or_default();
+            // zsh takes the commands that a file in $fpath completes from its first line.
+            let own = script.split("\nif [ \"$funcstack[1]\"").next().unwrap_or_default();
             let own = own.replacen("#compdef pcluster-preflight", "#compdef pcluster pcluster-preflight", 1);
             own + ZSH
         }
     }
 }
 
-fn generated(shell: aot::Shell) -> String {
+fn generate(shell: aot::Shell) -> String {
     let mut script = Vec::new();
     aot::generate(shell, &mut Preflight::command().name(NAME).bin_name(NAME), NAME, &mut script);
     String::from_utf8_lossy(&script).into_owned()
@@ -90,14 +90,14 @@ complete -c pcluster -n __fish_pcluster_shim_is_preflight -f -a "(__fish_pcluste
 complete -c pcluster -n "test (count (commandline -opc)) -eq 1; and string length -q -- (commandline -ct)" -a preflight
 "#;
 
-/// One page: the commands are sections of it, because they are short and belong together.
+/// Renders one page with a section for each command: they are short and refer to each other.
 #[must_use]
-pub fn page() -> String {
-    // A page in memory is always written.
-    String::from_utf8_lossy(&render_page().unwrap_or_default()).into_owned()
+pub fn render_page() -> String {
+    // Writing to a Vec cannot fail.
+    String::from_utf8_lossy(&write_page().unwrap_or_default()).into_owned()
 }
 
-fn render_page() -> io::Result<Vec<u8>> {
+fn write_page() -> io::Result<Vec<u8>> {
     let command = Preflight::command().name(NAME).bin_name(NAME);
     let mut page = Vec::new();
     let whole = clap_mangen::Man::new(command.clone());
@@ -106,16 +106,16 @@ fn render_page() -> io::Result<Vec<u8>> {
     page.extend_from_slice(SYNOPSIS.as_bytes());
     page.extend_from_slice(b".SH COMMANDS\n");
     for subcommand in command.get_subcommands() {
-        section(subcommand, &mut page)?;
+        write_section(subcommand, &mut page)?;
     }
     page.extend_from_slice(b".SH \"OPTIONS OF EVERY COMMAND\"\n");
     let common: Vec<_> = command.get_arguments().filter(|argument| argument.is_global_set()).collect();
-    options(common.into_iter().cloned(), &mut page)?;
+    write_options(common.into_iter().cloned(), &mut page)?;
     page.extend_from_slice(REST.as_bytes());
     Ok(page)
 }
 
-fn section(command: &Command, page: &mut Vec<u8>) -> io::Result<()> {
+fn write_section(command: &Command, page: &mut Vec<u8>) -> io::Result<()> {
     let positional: String = command
         .get_positionals()
         .map(|argument| {
@@ -125,11 +125,11 @@ fn section(command: &Command, page: &mut Vec<u8>) -> io::Result<()> {
         .collect();
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
     page.extend_from_slice(format!(".SS \"{}{positional}\"\n{about}.\n", command.get_name()).as_bytes());
-    options(command.get_arguments().cloned(), page)
+    write_options(command.get_arguments().cloned(), page)
 }
 
-/// The list of `clap_mangen`'s section of options, without its heading.
-fn options(arguments: impl Iterator<Item = clap::Arg>, page: &mut Vec<u8>) -> io::Result<()> {
+/// Writes the list of options as `clap_mangen` does, without its heading.
+fn write_options(arguments: impl Iterator<Item = clap::Arg>, page: &mut Vec<u8>) -> io::Result<()> {
     let mut arguments = arguments.peekable();
     if arguments.peek().is_none() {
         return Ok(());
@@ -164,7 +164,7 @@ const REST: &str = r"
 .SH ENVIRONMENT
 .TP
 .B PCLUSTER_SHIM_MODE
-What the guard of build\-image does with a fault: block (the default), fix, warn, off.
+What the guard does about a build\-image whose image would be lost: block (the default), fix, warn, off.
 .TP
 .B PCLUSTER_SHIM_REAL
 The absolute path of the real pcluster.

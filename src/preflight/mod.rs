@@ -25,14 +25,14 @@ use crate::preflight::context::is_untrusted;
 use crate::printable::{escape, flatten};
 use crate::report;
 
-/// Does what `preflight` is asked for.
+/// Runs the command that the arguments of `preflight` name.
 #[must_use]
 pub fn run(arguments: Vec<OsString>) -> Outcome {
     let json = asks_for_json(&arguments);
     let command_line = [OsString::from("pcluster preflight")].into_iter().chain(arguments);
     let preflight = match Preflight::read(command_line) {
         Ok(preflight) => preflight,
-        Err(message) => return usage(&suggest_option(message), json),
+        Err(message) => return stop_at_usage(&suggest_option(message), json),
     };
     let common = preflight.common;
     let reads_settings = !matches!(
@@ -46,58 +46,58 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         Command::Template { file } => template::run(&file, &common),
         Command::Where => r#where::run(&common),
         Command::Advisories { id } => advisories::run(id.as_deref(), &common),
-        Command::Completions { shell } => Ok(Outcome::success(manual::completions(shell))),
+        Command::Completions { shell } => Ok(Outcome::success(manual::render_completions(shell))),
         Command::Version => Ok(Outcome::success(Preflight::command().render_version())),
-        Command::Man => Ok(Outcome::success(manual::page())),
+        Command::Man => Ok(Outcome::success(manual::render_page())),
     };
     match done {
-        Ok(outcome) if reads_settings => tell_untrusted(outcome),
+        Ok(outcome) if reads_settings => warn_of_untrusted(outcome),
         Ok(outcome) => outcome,
         Err(Abort::Error(error)) if common.format == Format::Json => {
-            failed_in_json(error.exit_status(), &error.json(), &error.in_one_line())
+            fail_in_json(error.exit_status(), &error.json(), &error.in_one_line())
         }
-        Err(Abort::Error(error)) if reads_settings => tell_untrusted(Outcome::failed(&error)),
+        Err(Abort::Error(error)) if reads_settings => warn_of_untrusted(Outcome::failed(&error)),
         Err(Abort::Error(error)) => Outcome::failed(&error),
         Err(Abort::Interrupted(interrupted)) => Outcome::Die(interrupted),
     }
 }
 
-/// stdout is for the program that asked, and holds nothing but the JSON. stderr has the message in
-/// one line all the same: of `report=$(pcluster preflight --format json)` under `set -e`, a log
-/// would show nothing at all. cargo, uv and gh tell their errors on stderr in every format.
-fn failed_in_json(status: u8, json: &Value, message: &str) -> Outcome {
-    Outcome::Exit { status, stdout: report::pretty(json), stderr: on_stderr(message) }
+/// Ends with an error under `--format json`. stdout is for the program that asked, and holds the JSON only. stderr
+/// has the message too, in one line: of `report=$(pcluster preflight --format json)` under `set -e` a log
+/// would show nothing else. cargo, uv and gh write their errors to stderr in every format.
+fn fail_in_json(status: u8, json: &Value, message: &str) -> Outcome {
+    Outcome::Exit { status, stdout: report::format_json(json), stderr: on_stderr(message) }
 }
 
-/// Where a file stands for a command or an argument, the configuration is what was meant.
+/// Suggests `-c` where the name of a file stands in the place of a command.
 fn suggest_option(mut message: clap::Error) -> clap::Error {
-    let word = [ContextKind::InvalidSubcommand, ContextKind::InvalidArg].into_iter();
-    let word = word.filter_map(|kind| message.get(kind)).find_map(|value| match value {
-        ContextValue::String(word) if Path::new(word).is_file() => Some(word.clone()),
+    let named = [ContextKind::InvalidSubcommand, ContextKind::InvalidArg].into_iter();
+    let named = named.filter_map(|kind| message.get(kind)).find_map(|value| match value {
+        ContextValue::String(name) if Path::new(name).is_file() => Some(name.clone()),
         _ => None,
     });
-    if let Some(file) = word {
+    if let Some(file) = named {
         let tip = format!("to check an image configuration, use '-c {file}'").into();
         message.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
     }
     message
 }
 
-/// Help and the version are answers; the rest is an error of usage.
-fn usage(message: &clap::Error, json: bool) -> Outcome {
+/// Ends with what clap has written: help and the version, or a usage error.
+fn stop_at_usage(message: &clap::Error, json: bool) -> Outcome {
     let text = message.to_string();
     match message.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Outcome::success(text),
         _ if json => {
-            let (message, hint) = usage_in_short(&text);
-            failed_in_json(2, &error::json(&message, &hint), &message)
+            let (message, hint) = shorten_usage(&text);
+            fail_in_json(2, &error::json(&message, &hint), &message)
         }
         _ => Outcome::Exit { status: 2, stdout: String::new(), stderr: escape(&text).into_owned() },
     }
 }
 
-/// clap's message and its tips, without the usage line.
-fn usage_in_short(text: &str) -> (String, String) {
+/// The message of clap and its tips, without the usage line.
+fn shorten_usage(text: &str) -> (String, String) {
     let mut paragraphs = text.split("\n\n");
     let message = flatten(paragraphs.next().unwrap_or_default().trim_start_matches("error: ")).into_owned();
     let tips = paragraphs.flat_map(str::lines).filter_map(|line| line.trim().strip_prefix("tip: "));
@@ -105,8 +105,8 @@ fn usage_in_short(text: &str) -> (String, String) {
     (message, tips.map(|tip| format!("{tip}. ")).chain([help.into()]).collect())
 }
 
-/// A line for each config or advisories file that is passed over, before all else on stderr.
-fn tell_untrusted(outcome: Outcome) -> Outcome {
+/// Adds a line for each config or advisories file that is passed over, before everything on stderr.
+fn warn_of_untrusted(outcome: Outcome) -> Outcome {
     let Outcome::Exit { status, stdout, stderr } = outcome else { return outcome };
     let (settings, errors) = Settings::read();
     let errors = errors.into_iter().chain(read_advisories(&settings).1);

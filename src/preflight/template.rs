@@ -9,15 +9,15 @@ use crate::cli::args::Common;
 use crate::environment::synthesis::Expectation;
 use crate::error::{Abort, Error};
 use crate::outcome::Outcome;
-use crate::preflight::context::print_report;
+use crate::preflight::context::render_report;
 use crate::report::builder::ReportBuilder;
 use crate::rules::{Fix, cloudformation, template};
 use crate::system::files;
 
-/// Checks a template that exists.
+/// Checks a template that was made before.
 ///
 /// # Errors
-/// Returns an error if it cannot be read or is none.
+/// Returns an error if the file cannot be read, or holds no template of `build-image`.
 pub fn run(file: &Path, common: &Common) -> Result<Outcome, Abort> {
     let since = Instant::now();
     let (name, input) = read_input(file)?;
@@ -28,7 +28,7 @@ pub fn run(file: &Path, common: &Common) -> Result<Outcome, Abort> {
     let findings = template::check(&template, &Expectation::default(), &fix);
     let mut report = ReportBuilder::new(None);
     report.add_findings("template", since.elapsed(), findings);
-    Ok(print_report(&report.build(shim()), common))
+    Ok(render_report(&report.build(shim()), common))
 }
 
 fn read_input(file: &Path) -> Result<(String, Vec<u8>), Error> {

@@ -1,5 +1,5 @@
-//! `preflight where`: the search for the real pcluster as a person wants to read it. Every
-//! candidate on PATH, why it was or was not taken, and what is dangerous about the way there.
+//! `preflight where`: which pcluster is guarded, how it was found, what a `build-image` would do, and every
+//! other `pcluster` on PATH.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::cache::Cache;
 use crate::checker::shim;
 use crate::cli::args::{Common, Format};
-use crate::cli::settings::{Mode, Origin, Settings, Shown, config_path};
+use crate::cli::settings::{ListedSetting, Mode, Origin, Settings, config_path};
 use crate::environment::interpreter::IdentifyError;
 use crate::environment::locate::{Candidate, FoundBy, Real, Search, Standing};
 use crate::environment::packages::Packages;
@@ -18,29 +18,30 @@ use crate::environment::target::{self, Target};
 use crate::error::{Abort, Error};
 use crate::outcome::Outcome;
 use crate::package_name::{IMAGEBUILDER, PCLUSTER, normalised};
-use crate::preflight::context::{search, settings};
+use crate::preflight::context::{read_settings, start_search};
 use crate::preflight::where_warnings::{
-    Warning, bypass, entries, looped, overwritten, passed_over, stale_hash, stale_overlay,
+    Warning, warn_of_bypass, warn_of_entries, warn_of_loop, warn_of_overwritten, warn_of_passed_over,
+    warn_of_stale_hash, warn_of_stale_overlay,
 };
-use crate::printable::{escape, lossy, wrapped};
+use crate::printable::{escape, lossy, wrap};
 use crate::repair::overlay::{Overlay, find_overlay};
 use crate::report::{self, Shim};
 use crate::system::child::ChildError;
 use crate::system::executables;
 
-/// Says which pcluster is guarded.
+/// Reports which pcluster is guarded.
 ///
 /// # Errors
-/// Returns an error if settings are at fault, or a signal came.
+/// Returns an error if settings are refused, or a signal came.
 pub fn run(common: &Common) -> Result<Outcome, Abort> {
-    let settings = settings()?;
-    let mut found = Where::find(&search(common, &settings), &settings);
+    let settings = read_settings()?;
+    let mut found = Where::find(&start_search(common, &settings), &settings);
     if let Ok(real) = found.real() {
         let cache = Cache::from_environment(false);
         let identify = |overlay| target::identify(real, overlay, settings.timeout, &cache);
         let target = identify(None);
         let overlay = target.as_ref().map_or(Overlay::None, find_overlay);
-        // The launcher decides what becomes of PYTHONPATH.
+        // The launcher may change PYTHONPATH, by which the overlay is added: it is asked again.
         let target = match &overlay {
             Overlay::Bound(directory) => identify(Some(directory)),
             Overlay::None | Overlay::Stale => target,
@@ -49,33 +50,33 @@ pub fn run(common: &Common) -> Result<Outcome, Abort> {
             Err(IdentifyError::Child(ChildError::Interrupted(interrupted))) => {
                 return Err(interrupted.into());
             }
-            target => found.lead_to(target, overlay),
+            target => found.set_target(target, overlay),
         }
     }
     let stdout = match common.format {
         _ if common.quiet => String::new(),
-        Format::Json => report::pretty(&where_in_json(&found)),
-        Format::Human => escape(&found.human()).into_owned(),
+        Format::Json => report::format_json(&format_where(&found)),
+        Format::Human => escape(&found.render_human()).into_owned(),
     };
     let stderr = found.real().err().map(Error::on_stderr).unwrap_or_default();
     Ok(Outcome::Exit { status: found.exit_status(), stdout, stderr })
 }
 
-/// Without a real pcluster there is something to report all the same, and it says why.
-fn where_in_json(found: &Where) -> Value {
-    let mut report = found.json(&shim());
+/// Formats the report as JSON; without a real pcluster it has the error too.
+fn format_where(found: &Where) -> Value {
+    let mut report = found.to_json(&shim());
     if let Err(error) = found.real() {
         report["error"] = error.json()["error"].take();
     }
     report
 }
 
-/// What was found on PATH.
+/// The result of the search on PATH, and its consequences.
 #[derive(Debug)]
 pub struct Where {
     own: Option<PathBuf>,
     real: Result<Real, Error>,
-    /// What the real one runs in; `None` until that is known.
+    /// `None` until the real pcluster was asked.
     target: Option<Result<Target, IdentifyError>>,
     overlay: Overlay,
     rows: Vec<Row>,
@@ -83,7 +84,7 @@ pub struct Where {
     bypassed: bool,
     mode: Mode,
     strict: bool,
-    settings: Vec<Shown>,
+    settings: Vec<ListedSetting>,
 }
 
 /// A `pcluster` on PATH.
@@ -102,22 +103,22 @@ impl Where {
         let bypassed = first.is_none_or(|first| first.standing != Standing::Shim);
         let own = executables::own_executable();
         let mut warnings = Vec::new();
-        let overwritten = overwritten(search, &candidates, own.as_deref());
+        let overwritten = warn_of_overwritten(search, &candidates, own.as_deref());
         if bypassed && overwritten.is_empty() {
             let shim = candidates.iter().find(|candidate| candidate.standing == Standing::Shim);
             let shim = shim.map(|shim| shim.path.as_path()).or(own.as_deref());
-            warnings.push(bypass(first, shim));
+            warnings.push(warn_of_bypass(first, shim));
         }
         warnings.extend(overwritten);
         warnings.extend(
             candidates
                 .iter()
                 .filter(|candidate| candidate.standing == Standing::Tried)
-                .map(|candidate| looped(&candidate.path)),
+                .map(|candidate| warn_of_loop(&candidate.path)),
         );
-        warnings.extend(stale_hash(search, first, own.as_deref()));
-        warnings.extend(entries(search, real.as_ref().ok()));
-        warnings.extend(passed_over());
+        warnings.extend(warn_of_stale_hash(search, first, own.as_deref()));
+        warnings.extend(warn_of_entries(search, real.as_ref().ok()));
+        warnings.extend(warn_of_passed_over());
         let rows = candidates.into_iter().map(|candidate| Row::new(candidate, search, &real)).collect();
         Self {
             own,
@@ -129,34 +130,36 @@ impl Where {
             bypassed,
             mode: settings.mode,
             strict: settings.strict,
-            settings: settings.shown(find_named(search)),
+            settings: settings.list(find_named(search)),
         }
     }
 
-    /// What the real one was found to run in, with the repair that is kept beside that in front. One
-    /// that only starts this shim again is none.
-    pub fn lead_to(&mut self, target: Result<Target, IdentifyError>, overlay: Overlay) {
+    /// Adds the target of the real pcluster, with its overlay. A real pcluster that only starts this shim
+    /// again is none.
+    pub fn set_target(&mut self, target: Result<Target, IdentifyError>, overlay: Overlay) {
         let Err(IdentifyError::Loop { tried }) = target else {
             self.target = Some(target);
-            self.warnings.extend((overlay == Overlay::Stale).then(stale_overlay));
+            self.warnings.extend((overlay == Overlay::Stale).then(warn_of_stale_overlay));
             self.overlay = overlay;
             return;
         };
         for row in self.rows.iter_mut().filter(|row| tried.contains(&row.path)) {
             row.standing = LOOPED;
         }
-        self.warnings.extend(tried.iter().map(|path| looped(path)));
+        self.warnings.extend(tried.iter().map(|path| warn_of_loop(path)));
         self.real = Err(Error::Loop { tried });
     }
 
+    /// The real pcluster.
+    ///
     /// # Errors
-    /// There is none.
+    /// Returns an error if there is no real pcluster.
     pub fn real(&self) -> Result<&Real, &Error> {
         self.real.as_ref()
     }
 
-    /// 1: a `build-image` from here would not be guarded: it would not come to the shim, or come to
-    /// it again and again, or the guard is switched off. 127: there is nothing that it could go on to.
+    /// Status 1: a `build-image` from here would not be guarded, because it does not start the shim, because the
+    /// shim is started again and again, or because the mode is off. 127: there is no real pcluster.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match &self.real {
@@ -166,8 +169,8 @@ impl Where {
         }
     }
 
-    /// What a `build-image` from here would do; in strict mode with a second line.
-    fn consequences(&self) -> Vec<&'static str> {
+    /// Describes what a `build-image` from here would do, with a second line where strict adds to it.
+    fn describe_consequences(&self) -> Vec<&'static str> {
         const STRICT: &str = "build-image is stopped where a check cannot run (strict)";
         let is_unknown = matches!(self.target, Some(Err(_)));
         let consequence = match self.mode {
@@ -186,11 +189,11 @@ impl Where {
     }
 
     #[must_use]
-    pub fn json(&self, shim: &Shim) -> Value {
+    pub fn to_json(&self, shim: &Shim) -> Value {
         let real = self.real.as_ref().ok();
         let target = self.target.as_ref().and_then(|target| target.as_ref().ok());
         let packages = target.map(|target| {
-            let versions = installed(target).into_iter();
+            let versions = find_installed(target).into_iter();
             versions.map(|(name, version)| (normalised(name), version)).collect::<BTreeMap<_, _>>()
         });
         let candidates: Vec<_> =
@@ -210,25 +213,25 @@ impl Where {
             },
             "config": config_path().as_deref().map(lossy),
             "guarded": self.exit_status() == 0,
-            "consequence": self.consequences().join("; "),
-            "settings": self.settings.iter().map(|shown| (shown.name, shown)).collect::<BTreeMap<_, _>>(),
+            "consequence": self.describe_consequences().join("; "),
+            "settings": self.settings.iter().map(|setting| (setting.name, setting)).collect::<BTreeMap<_, _>>(),
             "candidates": candidates,
             "warnings": self.warnings,
         })
     }
 
     #[must_use]
-    pub fn human(&self) -> String {
+    pub fn render_human(&self) -> String {
         let own = self.own.as_deref().map_or_else(|| "?".into(), |path| path.display().to_string());
         let mut text = format!("shim     {own} ({})\n", env!("CARGO_PKG_VERSION"));
         match &self.real {
             Ok(real) => {
-                let _ = writeln!(text, "real     {} (by {})", real.path.display(), real.found_by.words());
+                let _ = writeln!(text, "real     {} (by {})", real.path.display(), real.found_by.name());
             }
             Err(_) => text += "real     none\n",
         }
         match &self.target {
-            Some(Ok(target)) => text += &what_it_runs_in(target),
+            Some(Ok(target)) => text += &format_target(target),
             Some(Err(reason)) => {
                 let _ = writeln!(text, "python   unknown: {reason}");
             }
@@ -238,15 +241,15 @@ impl Where {
             let what = "a repair kept beside the environment, in front of its packages";
             let _ = writeln!(text, "overlay  {}\n         {what}", directory.display());
         }
-        let _ = writeln!(text, "guard    {}", self.consequences().join("\n         "));
+        let _ = writeln!(text, "guard    {}", self.describe_consequences().join("\n         "));
         for row in &self.rows {
             let _ = writeln!(text, "on PATH  {}: {}", row.path.display(), row.standing);
         }
         text += "settings\n";
-        self.settings.iter().for_each(|shown| text += &setting_rows(shown));
+        self.settings.iter().for_each(|setting| text += &format_setting(setting));
         for warning in &self.warnings {
             text.push('\n');
-            for line in wrapped(&warning.message, 80).into_iter().chain(wrapped(&warning.hint, 80)) {
+            for line in wrap(&warning.message, 80).into_iter().chain(wrap(&warning.hint, 80)) {
                 text += &line;
                 text.push('\n');
             }
@@ -255,7 +258,7 @@ impl Where {
     }
 }
 
-/// The real pcluster that is named, and by what.
+/// The real pcluster that a flag, a variable or the file names.
 fn find_named(search: &Search) -> (Option<&Path>, Origin) {
     let Some((path, by)) = search.named() else { return (None, Origin::Default) };
     let origin = match by {
@@ -267,21 +270,21 @@ fn find_named(search: &Search) -> (Option<&Path>, Origin) {
     (Some(path), origin)
 }
 
-/// The name, the origin and the value; a line for each of several values.
-fn setting_rows(shown: &Shown) -> String {
-    let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let values: Vec<String> = match &shown.value {
+/// Formats the name, the origin and the value of a setting, with a line for each of several values.
+fn format_setting(setting: &ListedSetting) -> String {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let values: Vec<String> = match &setting.value {
         Value::Null => Vec::new(),
-        Value::Array(values) => values.iter().map(word).collect(),
-        value => vec![word(value)],
+        Value::Array(values) => values.iter().map(text).collect(),
+        value => vec![text(value)],
     };
-    let absent = shown.name == "config" && values.iter().any(|path| !Path::new(path).exists());
+    let is_absent = setting.name == "config" && values.iter().any(|path| !Path::new(path).exists());
     let values = if values.is_empty() { "-".into() } else { values.join(&format!("\n{:23}", "")) };
-    let absent = if absent { " (absent)" } else { "" };
-    format!("  {:<12}{:<9}{values}{absent}\n", shown.name, shown.origin.word())
+    let absent = if is_absent { " (absent)" } else { "" };
+    format!("  {:<12}{:<9}{values}{absent}\n", setting.name, setting.origin.name())
 }
 
-fn what_it_runs_in(target: &Target) -> String {
+fn format_target(target: &Target) -> String {
     let interpreter = &target.interpreter;
     let mut text = format!(
         "python   {} ({}, {})\n",
@@ -290,15 +293,15 @@ fn what_it_runs_in(target: &Target) -> String {
         target.launcher
     );
     let installed: Vec<_> =
-        installed(target).into_iter().map(|(name, version)| format!("{name} {version}")).collect();
+        find_installed(target).into_iter().map(|(name, version)| format!("{name} {version}")).collect();
     if !installed.is_empty() {
         let _ = writeln!(text, "packages {}", installed.join(", "));
     }
     text
 }
 
-/// The distributions that a person asks for first, and their versions.
-fn installed(target: &Target) -> Vec<(&'static str, String)> {
+/// The two distributions that an advisory is about most often, and their versions.
+fn find_installed(target: &Target) -> Vec<(&'static str, String)> {
     let version = |name| Packages::find(&target.interpreter.sys_path, name).map(|found| found.version);
     [PCLUSTER, IMAGEBUILDER].into_iter().filter_map(|name| Some((name, version(name)?))).collect()
 }

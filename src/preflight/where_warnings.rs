@@ -1,4 +1,5 @@
-//! What `preflight where` warns of.
+//! What `preflight where` warns of: a shim that is bypassed, files that are not read, entries of PATH into
+//! which other users can write.
 
 use std::env;
 use std::os::unix::fs::PermissionsExt as _;
@@ -15,12 +16,12 @@ use crate::system::trust;
 pub struct Warning {
     pub(crate) id: &'static str,
     pub(crate) message: String,
-    /// What to do.
+    /// The next step for the user.
     pub(crate) hint: String,
 }
 
-/// What lies in the program's places and is not read.
-pub(crate) fn passed_over() -> impl Iterator<Item = Warning> {
+/// Files and directories of the shim that are not read, because another user could have written them.
+pub(crate) fn warn_of_passed_over() -> impl Iterator<Item = Warning> {
     trust::passed_over(config_path()).into_iter().map(|(path, why)| Warning {
         id: "passed-over",
         message: format!("{} {why}; it is not read", path.display()),
@@ -28,7 +29,7 @@ pub(crate) fn passed_over() -> impl Iterator<Item = Warning> {
     })
 }
 
-pub(crate) fn stale_overlay() -> Warning {
+pub(crate) fn warn_of_stale_overlay() -> Warning {
     Warning {
         id: "stale-overlay",
         message: format!("The repair kept beside the environment is {}.", overlay::STALE),
@@ -36,16 +37,16 @@ pub(crate) fn stale_overlay() -> Warning {
     }
 }
 
-pub(crate) fn bypass(first: Option<&Candidate>, shim: Option<&Path>) -> Warning {
+pub(crate) fn warn_of_bypass(first: Option<&Candidate>, shim: Option<&Path>) -> Warning {
     let Some(first) = first.and_then(|first| first.path.parent()) else {
         let message = "The shim is not on PATH, so build-image is not guarded.".into();
-        return Warning { id: "not-on-path", message, hint: put_first(shim) };
+        return Warning { id: "not-on-path", message, hint: advise_to_put_first(shim) };
     };
-    let activated = ["VIRTUAL_ENV", "CONDA_PREFIX"]
+    let is_activated = ["VIRTUAL_ENV", "CONDA_PREFIX"]
         .iter()
         .filter_map(env::var_os)
         .any(|directory| Path::new(&directory).join("bin") == first);
-    if activated {
+    if is_activated {
         let environment = first.parent().unwrap_or(first).display();
         let message = format!(
             "The environment {environment} is active and comes before the shim: scripts that run \
@@ -58,26 +59,31 @@ pub(crate) fn bypass(first: Option<&Candidate>, shim: Option<&Path>) -> Warning 
         "{} comes before the shim on PATH, so build-image is not guarded.",
         first.join(NAME).display()
     );
-    Warning { id: "shadowed", message, hint: put_first(shim) }
+    Warning { id: "shadowed", message, hint: advise_to_put_first(shim) }
 }
 
-/// We were called by name, and PATH gives that name to another program: a shell remembers where it
-/// once found us. The other way round, where it remembers the real pcluster, we are never called.
-pub(crate) fn stale_hash(search: &Search, first: Option<&Candidate>, own: Option<&Path>) -> Option<Warning> {
+/// A shell that has hashed the path of a command starts it even where PATH has another one first by now.
+/// It has hashed the shim where that was started by its name and is not first. The opposite, a hashed real
+/// pcluster, cannot be found out: it does not start the shim.
+pub(crate) fn warn_of_stale_hash(
+    search: &Search,
+    first: Option<&Candidate>,
+    own: Option<&Path>,
+) -> Option<Warning> {
     let by_name = env::args_os().next().is_some_and(|name| name == NAME);
     let first = first.filter(|first| by_name && !search.is_self(&first.path))?;
     let own = own.unwrap_or(Path::new("this shim")).display();
     Some(Warning {
         id: "stale-hash",
         message: format!(
-            "This shell runs {own}, though PATH now has {} first: it remembers where it found pcluster.",
+            "This shell runs {own}, though PATH now has {} first: it has hashed the path of pcluster.",
             first.path.display()
         ),
         hint: "Run `hash -r` (in zsh `rehash`), or open a new shell.".into(),
     })
 }
 
-fn put_first(shim: Option<&Path>) -> String {
+fn advise_to_put_first(shim: Option<&Path>) -> String {
     let directory = shim.and_then(Path::parent);
     let env = directory.and_then(Path::parent).map(|prefix| prefix.join("env")).filter(|env| env.is_file());
     match (env, directory) {
@@ -87,22 +93,26 @@ fn put_first(shim: Option<&Path>) -> String {
     }
 }
 
-/// An environment that was guarded in place until pip or uv wrote its own launcher again.
-pub(crate) fn overwritten(search: &Search, candidates: &[Candidate], own: Option<&Path>) -> Vec<Warning> {
+/// Environments that were guarded in place until pip or uv wrote its own launcher again.
+pub(crate) fn warn_of_overwritten(
+    search: &Search,
+    candidates: &[Candidate],
+    own: Option<&Path>,
+) -> Vec<Warning> {
     let mut places: Vec<PathBuf> = Vec::new();
-    let beside_us = own.map(|own| own.with_file_name(NAME));
-    for place in candidates.iter().map(|candidate| candidate.path.clone()).chain(beside_us) {
+    let beside_own = own.map(|own| own.with_file_name(NAME));
+    for place in candidates.iter().map(|candidate| candidate.path.clone()).chain(beside_own) {
         if !places.contains(&place) {
             places.push(place);
         }
     }
-    let stale = |place: &PathBuf| {
+    let is_overwritten = |place: &PathBuf| {
         place.with_file_name(REPLACED_LAUNCHER).symlink_metadata().is_ok()
             && search.standing(place) != Some(Standing::Shim)
     };
     places
         .into_iter()
-        .filter(stale)
+        .filter(is_overwritten)
         .map(|place| {
             let bin = place.parent().unwrap_or(Path::new("/"));
             let environment = bin.parent().unwrap_or(bin).display();
@@ -122,7 +132,7 @@ pub(crate) fn overwritten(search: &Search, candidates: &[Candidate], own: Option
         .collect()
 }
 
-pub(crate) fn looped(path: &Path) -> Warning {
+pub(crate) fn warn_of_loop(path: &Path) -> Warning {
     Warning {
         id: "looped",
         message: format!("{} starts the shim again, and is passed over.", path.display()),
@@ -130,16 +140,16 @@ pub(crate) fn looped(path: &Path) -> Warning {
     }
 }
 
-/// The entries of PATH up to the real pcluster where others than the user could put a program.
-pub(crate) fn entries(search: &Search, real: Option<&Real>) -> Vec<Warning> {
+/// Entries of PATH, up to the real pcluster, into which another user could put a program.
+pub(crate) fn warn_of_entries(search: &Search, real: Option<&Real>) -> Vec<Warning> {
     let mut warnings: Vec<Warning> = Vec::new();
     for entry in search.entries() {
         let shown = entry.display();
-        let last = entry.is_absolute() && real.is_some_and(|real| real.path.starts_with(&entry));
+        let is_last = entry.is_absolute() && real.is_some_and(|real| real.path.starts_with(&entry));
         let warning = if entry.as_os_str().is_empty() {
-            Some(relative("PATH has an empty entry, which means the current directory".into()))
+            Some(warn_of_relative("PATH has an empty entry, which means the current directory".into()))
         } else if !entry.is_absolute() {
-            Some(relative(format!("PATH has {shown}, which depends on the current directory")))
+            Some(warn_of_relative(format!("PATH has {shown}, which depends on the current directory")))
         } else if is_world_writable(&entry) {
             Some(Warning {
                 id: "world-writable-entry",
@@ -149,16 +159,16 @@ pub(crate) fn entries(search: &Search, real: Option<&Real>) -> Vec<Warning> {
         } else {
             None
         };
-        let new = |warning: &Warning| warnings.iter().all(|before| before.message != warning.message);
-        warnings.extend(warning.filter(new).into_iter().collect::<Vec<_>>());
-        if last {
+        let is_new = |warning: &Warning| warnings.iter().all(|before| before.message != warning.message);
+        warnings.extend(warning.filter(is_new).into_iter().collect::<Vec<_>>());
+        if is_last {
             break;
         }
     }
     warnings
 }
 
-fn relative(what: String) -> Warning {
+fn warn_of_relative(what: String) -> Warning {
     let message = what + ": a shell runs whatever program lies there. The shim does not.";
     Warning { id: "relative-entry", message, hint: "Take it out of PATH.".into() }
 }

@@ -75,7 +75,7 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
     state.recover(request.progress)?;
     state.remove_leftovers(&request.cache);
     if let Err(message) = state.transactions().last() {
-        request.progress.tell(&format!("{message}; the repair of before cannot be undone"));
+        request.progress.write(&format!("{message}; the repair of before cannot be undone"));
     }
     // A repair is proven by a synthesis, and the first reason is enough to begin.
     let request = &CheckRequest { synthesizes: true, is_thorough: false, ..request.clone() };

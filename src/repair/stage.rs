@@ -40,7 +40,7 @@ pub fn stage(repair: &Repair) -> Result<Staged, Abort> {
         match repair.installer.install(&wanted, overlay.path(), repair.target, limit)? {
             InstallOutcome::Installed { output } => {
                 drop(step);
-                progress.show(&output, repair.options.verbose);
+                progress.write_output(&output, repair.options.verbose);
                 let packages = Packages::installed(&[overlay.path().to_owned()]);
                 let changes = plan::changes(installed, packages.all(), &repair.reasons);
                 return Ok(Staged { overlay, packages, changes });

@@ -181,7 +181,7 @@ impl RepairState {
         drop(step);
         let count = journal.changes.len() - taken.len();
         let left = describe_taken(&taken);
-        progress.tell(&format!(
+        progress.write(&format!(
             "a repair that was cut off is rolled back: {count} packages are as they were{left}"
         ));
         Ok(Some(journal.changes))

@@ -1,4 +1,4 @@
-//! A report while its checks are made.
+//! A report while its checks are made. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::report::{Check, Report, Shim, Status, TargetInfo};
 use crate::rules::{Finding, Level};
 
-/// What has been found so far.
+/// The checks that were made so far, and their findings.
 #[derive(Debug)]
 pub struct ReportBuilder {
     pub target: Option<TargetInfo>,
@@ -17,7 +17,7 @@ pub struct ReportBuilder {
 }
 
 impl ReportBuilder {
-    /// `target`: `None` where no pcluster is involved.
+    /// Begins a report; `target` is `None` where no pcluster is involved.
     #[must_use]
     pub fn new(target: Option<TargetInfo>) -> Self {
         Self { target, packages: BTreeMap::new(), checks: Vec::new(), findings: Vec::new() }
@@ -32,7 +32,7 @@ impl ReportBuilder {
         self.add(id, Status::Passed, took, None);
     }
 
-    /// A check that the cache has answered.
+    /// Adds a check that has passed according to the cache.
     pub fn add_cached(&mut self, id: &'static str, took: Duration) {
         self.add(id, Status::Passed, took, None);
         if let Some(check) = self.checks.last_mut() {
@@ -48,8 +48,8 @@ impl ReportBuilder {
         self.add(id, Status::Unknown, took, Some(reason));
     }
 
-    /// A check that has ended in findings, or in none. It fails where one of them is an ERROR; whether
-    /// that is so is returned.
+    /// Adds a check that has ended in findings, or in none. It has failed where one of them is an ERROR;
+    /// whether it has is returned.
     pub fn add_findings(&mut self, id: &'static str, took: Duration, findings: Vec<Finding>) -> bool {
         let has_failed = findings.iter().any(|finding| finding.level == Level::Error);
         self.findings.extend(findings);

@@ -1,7 +1,7 @@
-//! Findings, checks, verdict, decision, and their three renderings as text. Pure.
+//! A report: the checks that were made and their findings, the verdict, and the decision after it. Pure.
 //!
-//! One [`Report`]: its JSON is its own serialization; the human form and the pcluster-shaped stop
-//! are other renderings of the same value. No rendering decides anything.
+//! The JSON is the [`Report`]'s own serialization; every other form is a rendering of that value. No
+//! rendering decides anything.
 
 pub mod builder;
 pub mod human;
@@ -28,7 +28,7 @@ pub enum Status {
 }
 
 impl Status {
-    pub(crate) fn word(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Passed => "passed",
             Self::Failed => "failed",
@@ -44,7 +44,7 @@ pub struct Check {
     pub id: &'static str,
     pub status: Status,
     pub duration_ms: u64,
-    /// Answered from the cache.
+    /// Whether the status comes from the cache.
     pub cached: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -76,7 +76,7 @@ impl Verdict {
         }
     }
 
-    pub(crate) fn word(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ready => "ready",
             Self::Blocked => "blocked",
@@ -92,7 +92,7 @@ pub struct Shim {
     pub path: Option<PathBuf>,
 }
 
-/// What is checked; what could not be found out is null.
+/// The target of a check; null is what could not be found out.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TargetInfo {
@@ -131,23 +131,23 @@ impl Report {
         checks: Vec<Check>,
         findings: Vec<Finding>,
     ) -> Self {
-        let verdict = verdict(&checks, &findings);
+        let verdict = derive_verdict(&checks, &findings);
         Self { schema_version: 1, verdict, shim, target, packages, checks, findings }
     }
 
-    /// One more check, which counts for the verdict like every other.
+    /// Adds a check, which counts for the verdict like every other.
     pub fn add(&mut self, check: Check) {
         self.checks.push(check);
-        self.verdict = verdict(&self.checks, &self.findings);
+        self.verdict = derive_verdict(&self.checks, &self.findings);
     }
 
-    /// Every reason why the verdict is not ready.
+    /// The reasons why the verdict is not ready.
     #[must_use]
     pub fn reasons(&self) -> Vec<String> {
-        self.errors().map(Finding::located).chain(self.not_run()).collect()
+        self.errors().map(Finding::located).chain(self.describe_not_run()).collect()
     }
 
-    /// Whether the environment itself passed, so that what is unknown is beside it.
+    /// Whether the environment passed, so that only something else can be unknown.
     pub(crate) fn environment_passed(&self) -> bool {
         let passed = |id| self.checks.iter().any(|check| check.id == id && check.status == Status::Passed);
         passed("node") && passed("template")
@@ -157,8 +157,8 @@ impl Report {
         self.findings.iter().filter(|finding| finding.level == Level::Error)
     }
 
-    /// `packages: why`, for every check that could not run.
-    pub(crate) fn not_run(&self) -> impl Iterator<Item = String> {
+    /// `packages: reason`, for every check that could not run.
+    pub(crate) fn describe_not_run(&self) -> impl Iterator<Item = String> {
         self.checks
             .iter()
             .filter(|check| check.status == Status::Unknown)
@@ -166,8 +166,8 @@ impl Report {
     }
 }
 
-/// A finding of level ERROR blocks, whatever else could not be found out.
-fn verdict(checks: &[Check], findings: &[Finding]) -> Verdict {
+/// A finding of level ERROR blocks, whatever check could not run.
+fn derive_verdict(checks: &[Check], findings: &[Finding]) -> Verdict {
     if findings.iter().any(|finding| finding.level == Level::Error) {
         Verdict::Blocked
     } else if checks.iter().any(|check| check.status == Status::Unknown) {
@@ -181,7 +181,7 @@ fn verdict(checks: &[Check], findings: &[Finding]) -> Verdict {
 pub enum Decision {
     Exec,
     Stop,
-    /// Repair, look again, and stop if that is still blocked.
+    /// Repair, check again, and stop if the verdict is still blocked.
     Repair,
 }
 
@@ -198,8 +198,8 @@ pub fn decide(mode: Mode, strict: bool, verdict: Verdict) -> Decision {
 
 /// JSON with an indent of 2 and a line feed, as pcluster prints it.
 #[must_use]
-pub fn pretty(value: &impl Serialize) -> String {
-    // Only maps with keys that are no strings fail, and there are none.
+pub fn format_json(value: &impl Serialize) -> String {
+    // Serialization fails only for maps whose keys are no strings, and there are none.
     serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
 }
 
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_finding_blocks_whatever_else_is_unknown() {
+    fn an_error_blocks_whatever_check_is_unknown() {
         let check = |status| Check { id: "node", status, duration_ms: 0, cached: false, reason: None };
         let finding = |level| Finding {
             id: "x".into(),
@@ -245,8 +245,8 @@ mod tests {
             fix: None,
             references: Vec::new(),
         };
-        assert_eq!(verdict(&[check(Status::Unknown)], &[finding(Level::Error)]), Verdict::Blocked);
-        assert_eq!(verdict(&[check(Status::Unknown)], &[finding(Level::Warning)]), Verdict::Unknown);
-        assert_eq!(verdict(&[check(Status::Skipped)], &[finding(Level::Warning)]), Verdict::Ready);
+        assert_eq!(derive_verdict(&[check(Status::Unknown)], &[finding(Level::Error)]), Verdict::Blocked);
+        assert_eq!(derive_verdict(&[check(Status::Unknown)], &[finding(Level::Warning)]), Verdict::Unknown);
+        assert_eq!(derive_verdict(&[check(Status::Skipped)], &[finding(Level::Warning)]), Verdict::Ready);
     }
 }

@@ -1,21 +1,22 @@
-//! Packages × advisories → findings. Pure, but for nothing: even the files are read by the caller.
+//! Packages × advisories → findings. Pure: the caller reads the files.
 //!
-//! An advisory matches by what is installed, never by what is required: a requirement that excludes
-//! a release does not keep that release out of an environment.
+//! An advisory matches the installed distributions, never a requirement: a requirement that excludes a
+//! release does not keep that release out of an environment.
 //!
 //! | key | meaning |
 //! | --- | --- |
-//! | `id`, `title` | how it is called, and in one line what it is |
-//! | `level` | ERROR blocks; WARNING and INFO are told |
+//! | `id`, `title` | its name, and a description in one line |
+//! | `level` | ERROR blocks; WARNING and INFO are only reported |
 //! | `pcluster` | the releases of aws-parallelcluster that it affects (PEP 440) |
-//! | `package` | the package at fault; `name.*` means every package of the name |
-//! | `affected` | its bad releases (PEP 440), or `mixed`: more than one version among them |
+//! | `package` | the affected package; `aws-cdk.*` means every package whose name begins with `aws-cdk.` |
+//! | `affected` | its affected releases (PEP 440), or `mixed`: more than one version among them |
 //! | `effect` | completes "PACKAGE VERSION …" |
-//! | `cost` | what it costs whoever goes on, a sentence |
-//! | `fix` | `packages` to move, and whereto: `upgrade` and `downgrade` (PEP 440) |
-//! | `references` | the sources |
+//! | `cost` | what it costs to build in spite of it, a sentence |
+//! | `fix` | `packages` to move, and the ranges to move them to: `upgrade`, `downgrade` (PEP 440) |
+//! | `references` | https URLs of the sources |
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::str::FromStr as _;
 
 use pep440_rs::{Version, VersionSpecifiers};
@@ -24,7 +25,8 @@ use serde_json::{Value, json};
 
 use crate::package_name::{PCLUSTER, matches};
 use crate::rules::fields::{
-    as_text, identifier, package, parse_specifiers, parsed, references, specifiers, text,
+    parse_specifiers, read_identifier, read_package, read_parsed, read_references, read_specifiers,
+    read_text, write_text,
 };
 use crate::rules::{Finding, Fix, Kind, Level, PackageMove};
 use crate::yaml;
@@ -34,22 +36,22 @@ const BUILT_IN: &str = include_str!("advisories.yaml");
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, expecting = "an advisory: a mapping of id, title, level and the rest")]
 pub struct Advisory {
-    #[serde(deserialize_with = "identifier")]
+    #[serde(deserialize_with = "read_identifier")]
     pub id: String,
-    #[serde(deserialize_with = "text")]
+    #[serde(deserialize_with = "read_text")]
     pub title: String,
     pub level: Level,
-    #[serde(deserialize_with = "specifiers", serialize_with = "as_text")]
+    #[serde(deserialize_with = "read_specifiers", serialize_with = "write_text")]
     pub pcluster: VersionSpecifiers,
-    #[serde(deserialize_with = "package")]
+    #[serde(deserialize_with = "read_package")]
     pub package: String,
     pub affected: Affected,
-    #[serde(deserialize_with = "text")]
+    #[serde(deserialize_with = "read_text")]
     pub effect: String,
-    #[serde(deserialize_with = "text")]
+    #[serde(deserialize_with = "read_text")]
     pub cost: String,
     pub fix: PackageMove,
-    #[serde(deserialize_with = "references")]
+    #[serde(deserialize_with = "read_references")]
     pub references: Vec<String>,
 }
 
@@ -62,7 +64,8 @@ pub enum Affected {
 /// Reads a list of advisories.
 ///
 /// # Errors
-/// The line and the key of the first fault.
+/// Returns an error if the text is no list of advisories, with the line and the key, or an id stands in
+/// it twice.
 pub fn read(text: &str) -> Result<Vec<Advisory>, String> {
     let advisories: Vec<Advisory> = yaml::parse(text)?;
     let mut ids = BTreeSet::new();
@@ -72,14 +75,14 @@ pub fn read(text: &str) -> Result<Vec<Advisory>, String> {
     }
 }
 
-/// The advisories that this build ships with.
+/// Reads the advisories that are part of this build.
 #[must_use]
 pub fn built_in() -> Vec<Advisory> {
-    // A test holds the file to its format.
+    // The file is part of the build, and a test reads it.
     read(BUILT_IN).unwrap_or_default()
 }
 
-/// The findings of every advisory that matches.
+/// Compares the installed packages with every advisory.
 #[must_use]
 pub fn check(packages: &BTreeMap<String, String>, advisories: &[Advisory]) -> Vec<Finding> {
     let Some(pcluster) = packages.get(PCLUSTER) else { return Vec::new() };
@@ -87,23 +90,23 @@ pub fn check(packages: &BTreeMap<String, String>, advisories: &[Advisory]) -> Ve
         .iter()
         .filter(|advisory| contains(&advisory.pcluster, pcluster))
         .filter_map(|advisory| {
-            let installed = advisory.matched(packages)?;
-            Some(advisory.finding(pcluster, &installed))
+            let installed = advisory.find_affected(packages)?;
+            Some(advisory.to_finding(pcluster, &installed))
         })
         .collect()
 }
 
 impl Advisory {
-    /// The packages at fault with their versions.
-    fn matched<'a>(&self, packages: &'a BTreeMap<String, String>) -> Option<Vec<(&'a str, &'a str)>> {
+    /// The affected packages with their versions.
+    fn find_affected<'a>(&self, packages: &'a BTreeMap<String, String>) -> Option<Vec<(&'a str, &'a str)>> {
         let named = packages
             .iter()
             .map(|(name, version)| (name.as_str(), version.as_str()))
             .filter(|(name, _)| matches(&self.package, name));
         match &self.affected {
-            Affected::Releases(bad) => {
-                let bad: Vec<_> = named.filter(|(_, version)| contains(bad, version)).collect();
-                (!bad.is_empty()).then_some(bad)
+            Affected::Releases(releases) => {
+                let affected: Vec<_> = named.filter(|(_, version)| contains(releases, version)).collect();
+                (!affected.is_empty()).then_some(affected)
             }
             Affected::Mixed => {
                 let all: Vec<_> = named.collect();
@@ -113,7 +116,7 @@ impl Advisory {
         }
     }
 
-    fn finding(&self, pcluster: &str, installed: &[(&str, &str)]) -> Finding {
+    fn to_finding(&self, pcluster: &str, installed: &[(&str, &str)]) -> Finding {
         let versions: BTreeSet<&str> = installed.iter().map(|(_, version)| *version).collect();
         let versions = Vec::from_iter(versions).join(", ");
         let message = match &self.affected {
@@ -130,31 +133,30 @@ impl Advisory {
             kind: Kind::PackageAdvisory,
             message,
             cost: Some(self.cost.clone()),
-            evidence: json!({"installed": installed, "pcluster": pcluster, "affected": self.affected.words()}),
+            evidence: json!({"installed": installed, "pcluster": pcluster, "affected": self.affected.to_string()}),
             fix: Some(Fix::moving(self.fix.clone())),
             references: self.references.clone(),
         }
     }
 }
 
-impl Affected {
-    #[must_use]
-    pub fn words(&self) -> String {
+impl fmt::Display for Affected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Releases(releases) => releases.to_string(),
-            Self::Mixed => "mixed".into(),
+            Self::Releases(releases) => write!(f, "{releases}"),
+            Self::Mixed => f.write_str("mixed"),
         }
     }
 }
 
-/// A version that PEP 440 does not know is in no range.
+/// Whether a release is in a range; a version that is not PEP 440's is in none.
 fn contains(releases: &VersionSpecifiers, version: &str) -> bool {
     Version::from_str(version).is_ok_and(|version| releases.contains(&version))
 }
 
 impl<'de> Deserialize<'de> for Affected {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        parsed(from, |written| match written {
+        read_parsed(from, |written| match written {
             "mixed" => Ok(Self::Mixed),
             _ => parse_specifiers(written).map(Self::Releases),
         })
@@ -163,7 +165,7 @@ impl<'de> Deserialize<'de> for Affected {
 
 impl Serialize for Affected {
     fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&self.words())
+        to.collect_str(self)
     }
 }
 
@@ -184,9 +186,9 @@ mod tests {
     fn the_rule_is_on_both_installed_versions() {
         let imagebuilder = |version| ("aws-cdk-aws-imagebuilder", version);
         let pcluster = |version| (PCLUSTER, version);
-        let bad = ["cdk-imagebuilder-1.153.0"];
-        assert_eq!(found(&[pcluster("3.1.3"), imagebuilder("1.153.0")]), bad);
-        assert_eq!(found(&[pcluster("3.16.1"), imagebuilder("1.153")]), bad);
+        let affected = ["cdk-imagebuilder-1.153.0"];
+        assert_eq!(found(&[pcluster("3.1.3"), imagebuilder("1.153.0")]), affected);
+        assert_eq!(found(&[pcluster("3.16.1"), imagebuilder("1.153")]), affected);
         assert!(found(&[pcluster("3.1.3"), imagebuilder("1.152.0")]).is_empty());
         assert!(found(&[pcluster("3.1.3"), imagebuilder("1.153.1")]).is_empty());
         assert!(found(&[pcluster("2.11.9"), imagebuilder("1.153.0")]).is_empty());
@@ -196,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mixture_is_told() {
+    fn a_mixture_is_found() {
         let mixture = [(PCLUSTER, "3.1.3"), ("aws-cdk-core", "1.1.0"), ("aws-cdk-aws-ec2", "1.2.0")];
         assert_eq!(found(&mixture), ["cdk-mixed-versions"]);
         let asset = [(PCLUSTER, "3.1.3"), ("aws-cdk-core", "1.1.0"), ("aws-cdkother", "1.2.0")];
@@ -204,19 +206,18 @@ mod tests {
     }
 
     #[test]
-    fn the_same_range_is_told_once() {
+    fn equal_ranges_are_written_once() {
         let fix = |upgrade: &str, downgrade: &str| {
             let range = |text| VersionSpecifiers::from_str(text).unwrap();
             let (upgrade, downgrade) = (range(upgrade), range(downgrade));
-            PackageMove { packages: "aws-cdk.*".into(), upgrade, downgrade }.words()
+            PackageMove { packages: "aws-cdk.*".into(), upgrade, downgrade }.to_string()
         };
         assert_eq!(fix(">=1.153.1", "<1.153.0"), "aws-cdk.* >=1.153.1, or <1.153.0");
         assert_eq!(fix("!=1.153.0", "!=1.153.0"), "aws-cdk.* !=1.153.0");
     }
 
     #[test]
-    fn a_faulty_file_is_refused_with_the_reason() {
-        let good = BUILT_IN;
+    fn an_invalid_file_is_refused_with_the_reason() {
         for (from, to, why) in [
             ("level: ERROR", "level: LOUD", "LOUD"),
             ("\"==1.153.0\"", "\"1.153.0 or so\"", "no version range"),
@@ -229,9 +230,9 @@ mod tests {
             ("https://github", "http://github", "https"),
             ("title: The", "heading: The", "heading"),
         ] {
-            let faulty = good.replacen(from, to, 1);
-            assert_ne!(faulty, good);
-            let error = read(&faulty).unwrap_err();
+            let invalid = BUILT_IN.replacen(from, to, 1);
+            assert_ne!(invalid, BUILT_IN);
+            let error = read(&invalid).unwrap_err();
             assert!(error.contains(why), "{to}: {error}");
         }
     }

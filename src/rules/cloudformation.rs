@@ -4,17 +4,17 @@ use serde_json::{Value, json};
 
 use crate::yaml;
 
-/// A template in any form in which one is met: JSON, YAML with long or short intrinsics, and what
-/// `GetTemplate` answers, where it is the `TemplateBody`, parsed or as text.
+/// Reads a template as JSON, as YAML with long or short intrinsics, or as the answer of `GetTemplate`,
+/// whose `TemplateBody` is the template or its text.
 ///
 /// # Errors
-/// What the input is instead.
+/// Returns an error if the input is none of them, or no template of `build-image`.
 pub fn parse(input: &[u8]) -> Result<Value, String> {
     let text = std::str::from_utf8(input).map_err(|_| "not a template: it is not UTF-8 text".to_owned())?;
     if text.trim().is_empty() {
         return Err("not a template: it is empty".into());
     }
-    let mut template = parse_text(without_stages(text))?;
+    let mut template = parse_text(strip_stages(text))?;
     if let Value::String(text) = &template {
         // `--query TemplateBody` prints the text as a JSON string.
         template = parse_text(text)?;
@@ -39,8 +39,9 @@ pub fn parse(input: &[u8]) -> Result<Value, String> {
     }
 }
 
-/// `aws cloudformation get-template --output text` ends in a line for each stage that there is.
-fn without_stages(text: &str) -> &str {
+/// Cuts off the lines, one for each stage of the template, in which the output of `aws cloudformation
+/// get-template --output text` ends.
+fn strip_stages(text: &str) -> &str {
     text.find("\nSTAGESAVAILABLE\t").map_or(text, |end| &text[..=end])
 }
 
@@ -52,14 +53,14 @@ fn parse_text(text: &str) -> Result<Value, String> {
     }
     let yaml: serde_yaml::Value =
         yaml::parse(text).map_err(|message| format!("neither JSON nor YAML: {message}"))?;
-    long_form(yaml, DEEPEST).ok_or_else(|| "not a template: it is nested too deeply".to_owned())
+    expand(yaml, MAX_DEPTH).ok_or_else(|| "not a template: it is nested too deeply".to_owned())
 }
 
-/// Far more than `CloudFormation`'s own limits let a template nest.
-const DEEPEST: usize = 200;
+/// Levels of nesting; `CloudFormation`'s own limits keep a template far below.
+const MAX_DEPTH: usize = 200;
 
-/// YAML as JSON, `!Ref x` as `{"Ref": "x"}`, `!Sub x` as `{"Fn::Sub": "x"}`.
-fn long_form(yaml: serde_yaml::Value, depth: usize) -> Option<Value> {
+/// Converts YAML to JSON, `!Ref x` as `{"Ref": "x"}`, `!Sub x` as `{"Fn::Sub": "x"}`.
+fn expand(yaml: serde_yaml::Value, depth: usize) -> Option<Value> {
     use serde_yaml::Value as Yaml;
     let depth = depth.checked_sub(1)?;
     Some(match yaml {
@@ -68,24 +69,24 @@ fn long_form(yaml: serde_yaml::Value, depth: usize) -> Option<Value> {
         Yaml::Number(number) => serde_json::to_value(number).unwrap_or_default(),
         Yaml::String(text) => Value::String(text),
         Yaml::Sequence(list) => {
-            Value::Array(list.into_iter().map(|item| long_form(item, depth)).collect::<Option<_>>()?)
+            Value::Array(list.into_iter().map(|item| expand(item, depth)).collect::<Option<_>>()?)
         }
         Yaml::Mapping(map) => {
-            let entry = |(key, value)| Some((key_text(key), long_form(value, depth)?));
+            let entry = |(key, value)| Some((format_key(key), expand(value, depth)?));
             Value::Object(map.into_iter().map(entry).collect::<Option<_>>()?)
         }
-        Yaml::Tagged(tagged) => intrinsic(&tagged.tag.to_string(), long_form(tagged.value, depth)?),
+        Yaml::Tagged(tagged) => expand_intrinsic(&tagged.tag.to_string(), expand(tagged.value, depth)?),
     })
 }
 
-fn key_text(key: serde_yaml::Value) -> String {
+fn format_key(key: serde_yaml::Value) -> String {
     match key {
         serde_yaml::Value::String(text) => text,
         other => serde_yaml::to_string(&other).unwrap_or_default().trim().to_owned(),
     }
 }
 
-fn intrinsic(tag: &str, value: Value) -> Value {
+fn expand_intrinsic(tag: &str, value: Value) -> Value {
     let name = tag.trim_start_matches('!');
     let value = match (name, &value) {
         ("GetAtt", Value::String(path)) => match path.split_once('.') {
@@ -104,7 +105,7 @@ fn intrinsic(tag: &str, value: Value) -> Value {
 mod tests {
     use super::*;
 
-    fn good() -> Value {
+    fn template() -> Value {
         json!({"Resources": {
             "D": {"Type": "AWS::ImageBuilder::DistributionConfiguration", "Properties": {"Tags": {"a": 1}}},
             "I": {"Type": "AWS::ImageBuilder::Image", "Properties": {"DistributionConfigurationArn": {"Ref": "D"}}},
@@ -112,18 +113,18 @@ mod tests {
     }
 
     #[test]
-    fn every_form_of_a_template_is_the_same_template() {
-        let json = good().to_string();
-        let yaml = serde_yaml::to_string(&good()).unwrap();
+    fn every_form_of_a_template_is_read_alike() {
+        let json = template().to_string();
+        let yaml = serde_yaml::to_string(&template()).unwrap();
         let short = yaml
             .replace("DistributionConfigurationArn:\n        Ref: D", "DistributionConfigurationArn: !Ref D");
         assert_ne!(short, yaml);
         let body_text = json!({"TemplateBody": yaml, "StagesAvailable": ["Original"]}).to_string();
-        let body_value = json!({"TemplateBody": good()}).to_string();
+        let body_value = json!({"TemplateBody": template()}).to_string();
         let body_yaml = serde_yaml::to_string(&json!({"TemplateBody": json})).unwrap();
         let cli_text = format!("{yaml}\nSTAGESAVAILABLE\tOriginal\nSTAGESAVAILABLE\tProcessed\n");
         for form in [json, yaml, short, body_text, body_value, body_yaml, cli_text] {
-            assert_eq!(parse(form.as_bytes()), Ok(good()), "{form}");
+            assert_eq!(parse(form.as_bytes()), Ok(template()), "{form}");
         }
         let get_att = parse(b"Resources:\n  I:\n    Type: AWS::ImageBuilder::Image\n    A: !GetAtt D.Arn\n    B: !Sub '${X}'\n").unwrap();
         assert_eq!(get_att["Resources"]["I"]["A"], json!({"Fn::GetAtt": ["D", "Arn"]}));
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_template_is_said() {
+    fn an_input_that_is_no_template_is_refused() {
         for (input, why) in [
             (&b""[..], "empty"),
             (b" \n", "empty"),

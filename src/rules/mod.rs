@@ -5,12 +5,14 @@ pub mod cloudformation;
 pub mod fields;
 pub mod template;
 
+use std::fmt;
+
 use pep440_rs::VersionSpecifiers;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::cli::settings::Strategy;
-use crate::rules::fields::{as_text, package, specifiers};
+use crate::rules::fields::{read_package, read_specifiers, write_text};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -22,7 +24,7 @@ pub enum Level {
 
 impl Level {
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Info => "INFO",
             Self::Warning => "WARNING",
@@ -31,7 +33,7 @@ impl Level {
     }
 }
 
-/// Where a finding comes from; pcluster's own results carry the validator's name in this place.
+/// The source of a finding. In the JSON of pcluster, the name of a validator stands in this place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Kind {
     PackageAdvisory,
@@ -45,9 +47,9 @@ pub struct Finding {
     pub level: Level,
     #[serde(rename = "type")]
     pub kind: Kind,
-    /// What is wrong: one sentence without its full stop.
+    /// The problem: one sentence without its full stop.
     pub message: String,
-    /// What it costs: a sentence.
+    /// The cost of building in spite of it: a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost: Option<String>,
     pub evidence: Value,
@@ -57,7 +59,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// The message, and where in the template.
+    /// The message, and the path in the template.
     #[must_use]
     pub fn located(&self) -> String {
         match self.path() {
@@ -66,17 +68,24 @@ impl Finding {
         }
     }
 
-    /// Where in the template.
+    /// The command of the fix, or of the way to one.
+    #[must_use]
+    pub fn describe_fix(&self) -> &str {
+        self.fix.as_ref().map_or("run `pcluster preflight` for the details", |fix| &fix.command)
+    }
+
+    /// The path in the template.
     #[must_use]
     pub fn path(&self) -> Option<&str> {
         self.evidence.get("path").and_then(Value::as_str)
     }
 }
 
+/// The way to correct a finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fix {
     pub command: String,
-    /// What the command does, where it is one of ours.
+    /// The packages that the command moves, if it is `pcluster preflight fix`.
     #[serde(skip)]
     pub package_move: Option<PackageMove>,
 }
@@ -88,35 +97,33 @@ impl Fix {
     }
 }
 
-/// Where the packages at fault have to go.
+/// The releases that the affected packages have to move to.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, expecting = "a mapping of packages, upgrade and downgrade")]
 pub struct PackageMove {
-    #[serde(deserialize_with = "package")]
+    #[serde(deserialize_with = "read_package")]
     pub packages: String,
-    #[serde(deserialize_with = "specifiers", serialize_with = "as_text")]
+    #[serde(deserialize_with = "read_specifiers", serialize_with = "write_text")]
     pub upgrade: VersionSpecifiers,
-    #[serde(deserialize_with = "specifiers", serialize_with = "as_text")]
+    #[serde(deserialize_with = "read_specifiers", serialize_with = "write_text")]
     pub downgrade: VersionSpecifiers,
 }
 
 impl PackageMove {
-    /// The ranges, once where both are the same.
-    #[must_use]
-    pub fn words(&self) -> String {
-        let Self { packages, upgrade, downgrade } = self;
-        if upgrade == downgrade {
-            format!("{packages} {upgrade}")
-        } else {
-            format!("{packages} {upgrade}, or {downgrade}")
-        }
-    }
-
     #[must_use]
     pub fn range(&self, strategy: Strategy) -> &VersionSpecifiers {
         match strategy {
             Strategy::Upgrade => &self.upgrade,
             Strategy::Downgrade => &self.downgrade,
         }
+    }
+}
+
+/// The packages and their ranges, which are written once where both are equal.
+impl fmt::Display for PackageMove {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { packages, upgrade, downgrade } = self;
+        write!(f, "{packages} {upgrade}")?;
+        if upgrade == downgrade { Ok(()) } else { write!(f, ", or {downgrade}") }
     }
 }

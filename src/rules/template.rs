@@ -1,8 +1,8 @@
 //! Template × expectation → findings. Pure.
 //!
-//! The rule is what the built AMI must carry to be found again: `describe-image`, `list-images` and
-//! `delete-image` look AMIs up by their `parallelcluster:` tags, which the template's
-//! `AmiDistributionConfiguration` gives them. Casing counts: `CloudFormation` ignores `amiTags`.
+//! The AMI must have what it is found by: `describe-image`, `list-images` and `delete-image` find AMIs by
+//! their `parallelcluster:` tags, which the template's `AmiDistributionConfiguration` gives them. Property
+//! names are compared with their case: `CloudFormation` ignores `amiTags`.
 
 use std::collections::HashSet;
 
@@ -26,7 +26,7 @@ const TAGS: [&str; 7] = [
     "parallelcluster:version",
 ];
 
-/// EC2 Image Builder replaces it; an AMI's name has to be new in every build.
+/// EC2 Image Builder puts the date in its place: the name of an AMI has to be unique in its region.
 const BUILD_DATE: &str = "{{ imagebuilder:buildDate }}";
 
 const DISTRIBUTION: &str = "AWS::ImageBuilder::DistributionConfiguration";
@@ -35,17 +35,17 @@ const IMAGE: &str = "AWS::ImageBuilder::Image";
 const COST: &str = "It would cost an hour of EC2 and an AMI that describe-image, list-images and \
                     delete-image cannot find.";
 
-/// Every way in which the template falls short, each as its own finding.
+/// Compares a template with what the real pcluster asks of it; findings of one cause are one finding.
 #[must_use]
 pub fn check(template: &Value, expectation: &Expectation, fix: &Fix) -> Vec<Finding> {
-    let mut checked = Checked { expectation, faults: Grouping::default() };
-    checked.template(template);
-    checked.faults.findings(COST, fix)
+    let mut checked = Checked { expectation, findings: Grouping::default() };
+    checked.check_template(template);
+    checked.findings.into_findings(COST, fix)
 }
 
 struct Checked<'a> {
     expectation: &'a Expectation,
-    faults: Grouping<'a>,
+    findings: Grouping<'a>,
 }
 
 /// One `AmiDistributionConfiguration`: the logical id of its resource and its place there.
@@ -74,12 +74,12 @@ fn select_resources<'t>(template: &'t Value, wanted: &str) -> Vec<(&'t str, &'t 
 }
 
 impl<'a> Checked<'a> {
-    /// A fault whose id is all that tells it from others.
+    /// Adds a finding whose cause is its id alone.
     fn add(&mut self, id: &'static str, message: &str, path: impl FnOnce() -> String, found: Option<&Value>) {
-        self.faults.add(id, "", path, || Detail { message: message.into(), found, expected: None });
+        self.findings.add(id, "", path, || Detail { message: message.into(), found, expected: None });
     }
 
-    fn template(&mut self, template: &Value) {
+    fn check_template(&mut self, template: &Value) {
         let configurations = select_resources(template, DISTRIBUTION);
         if configurations.is_empty() {
             let message = format!("has no resource of type {DISTRIBUTION}");
@@ -87,16 +87,21 @@ impl<'a> Checked<'a> {
         }
         let mut regions = Vec::new();
         for (name, resource) in &configurations {
-            self.distributions(&resource["Properties"]["Distributions"], name, &mut regions);
+            self.check_distributions(&resource["Properties"]["Distributions"], name, &mut regions);
         }
         if let Some((first, _)) = configurations.first() {
-            self.regions(first, &regions);
+            self.check_regions(first, &regions);
         }
         let names: HashSet<&str> = configurations.iter().map(|(name, _)| *name).collect();
-        self.images(&select_resources(template, IMAGE), &names);
+        self.check_images(&select_resources(template, IMAGE), &names);
     }
 
-    fn distributions<'t>(&mut self, distributions: &'t Value, resource: &str, regions: &mut Vec<&'t Value>) {
+    fn check_distributions<'t>(
+        &mut self,
+        distributions: &'t Value,
+        resource: &str,
+        regions: &mut Vec<&'t Value>,
+    ) {
         let list = distributions.as_array().map(Vec::as_slice).unwrap_or_default();
         if list.is_empty() {
             let message = "distributes the AMI to no region";
@@ -110,11 +115,11 @@ impl<'a> Checked<'a> {
                 self.add("template-region-missing", "names no region for the AMI", path, Some(region));
             }
             regions.push(region);
-            self.distribution(distribution, Place { resource, index });
+            self.check_distribution(distribution, Place { resource, index });
         }
     }
 
-    fn distribution(&mut self, distribution: &Value, place: Place) {
+    fn check_distribution(&mut self, distribution: &Value, place: Place) {
         let configuration = distribution.get("AmiDistributionConfiguration");
         let path = || place.path("");
         match configuration.and_then(Value::as_object) {
@@ -129,16 +134,16 @@ impl<'a> Checked<'a> {
                 self.add("template-ami-configuration-missing", message, path, configuration);
             }
         }
-        // What was asked for is named piece by piece, so that nothing has to be guessed.
+        // Each part that was asked for has a finding of its own, even where all of them are missing.
         let piece = |key| configuration.and_then(|map| map.get(key));
-        self.name(piece("Name"), place);
-        self.tags(piece("AmiTags"), place);
+        self.check_name(piece("Name"), place);
+        self.check_tags(piece("AmiTags"), place);
         if configuration.is_some_and(|map| !is_void(map)) {
-            self.permission(piece("LaunchPermissionConfiguration"), place);
+            self.check_permission(piece("LaunchPermissionConfiguration"), place);
         }
     }
 
-    fn name(&mut self, name: Option<&Value>, place: Place) {
+    fn check_name(&mut self, name: Option<&Value>, place: Place) {
         let expected = self.expectation.name.as_deref();
         let text = name.and_then(Value::as_str);
         let message = match (text, name) {
@@ -149,25 +154,25 @@ impl<'a> Checked<'a> {
             }
             (Some(text), _) if expected.is_some() => format!("names the AMI {}", quote(text)),
             (Some(_), _) => return,
-            // An intrinsic, where no text is expected.
+            // An intrinsic cannot be compared, and is accepted where no text is expected.
             (None, Some(value)) if expected.is_none() && value.is_object() && !is_void(value) => return,
             (None, _) => "gives the AMI no Name".into(),
         };
         let detail = || Detail { message, found: name, expected: expected.map(str::to_owned) };
-        self.faults.add("template-ami-name", "", || place.path(".Name"), detail);
+        self.findings.add("template-ami-name", "", || place.path(".Name"), detail);
     }
 
-    fn tags(&mut self, tags: Option<&Value>, place: Place) {
+    fn check_tags(&mut self, tags: Option<&Value>, place: Place) {
         let asked = &self.expectation.tags;
         for key in TAGS {
-            self.tag(key, asked.get(key).and_then(Value::as_str), tags, place);
+            self.check_tag(key, asked.get(key).and_then(Value::as_str), tags, place);
         }
         for (key, value) in asked.iter().filter(|(key, _)| !TAGS.contains(&key.as_str())) {
-            self.tag(key, value.as_str(), tags, place);
+            self.check_tag(key, value.as_str(), tags, place);
         }
     }
 
-    fn tag(&mut self, key: &'a str, expected: Option<&str>, tags: Option<&Value>, place: Place) {
+    fn check_tag(&mut self, key: &'a str, expected: Option<&str>, tags: Option<&Value>, place: Place) {
         let found = tags.and_then(|tags| tags.get(key));
         let id = match (found, expected) {
             (None, _) => "template-ami-tag-missing",
@@ -189,10 +194,10 @@ impl<'a> Checked<'a> {
             };
             Detail { message, found, expected: expected.map(str::to_owned) }
         };
-        self.faults.add(id, key, path, detail);
+        self.findings.add(id, key, path, detail);
     }
 
-    fn permission(&mut self, found: Option<&Value>, place: Place) {
+    fn check_permission(&mut self, found: Option<&Value>, place: Place) {
         let asked = &self.expectation.launch_permission;
         if asked.is_null() || found.is_some_and(|found| is_same(found, asked)) {
             return;
@@ -204,10 +209,10 @@ impl<'a> Checked<'a> {
         };
         let path = || place.path(".LaunchPermissionConfiguration");
         let detail = || Detail { message: message.into(), found, expected: Some(asked.to_string()) };
-        self.faults.add("template-launch-permission", "", path, detail);
+        self.findings.add("template-launch-permission", "", path, detail);
     }
 
-    fn regions(&mut self, configuration: &str, present: &[&Value]) {
+    fn check_regions(&mut self, configuration: &str, present: &[&Value]) {
         let names: HashSet<&str> = present.iter().filter_map(|region| region.as_str()).collect();
         let found = Value::Array(present.iter().map(|value| (*value).clone()).collect());
         for region in self.expectation.regions.iter().filter(|region| !names.contains(region.as_str())) {
@@ -217,11 +222,11 @@ impl<'a> Checked<'a> {
                 expected: Some(region.clone()),
             };
             let path = || format_distributions(configuration);
-            self.faults.add("template-region-missing", region, path, detail);
+            self.findings.add("template-region-missing", region, path, detail);
         }
     }
 
-    fn images(&mut self, images: &[(&str, &Value)], configurations: &HashSet<&str>) {
+    fn check_images(&mut self, images: &[(&str, &Value)], configurations: &HashSet<&str>) {
         if images.is_empty() {
             let message = format!("has no resource of type {IMAGE}");
             self.add("template-no-image", &message, || "$.Resources".into(), None);
@@ -240,7 +245,7 @@ impl<'a> Checked<'a> {
     }
 }
 
-/// Whether CDK wrote what was asked for: it leaves nulls out, and its numbers are JavaScript's.
+/// Whether CDK wrote what was asked for. It omits nulls, and its numbers are those of JavaScript.
 fn is_same(found: &Value, asked: &Value) -> bool {
     match (found, asked) {
         (Value::Object(found), Value::Object(asked)) => {
@@ -260,7 +265,7 @@ fn is_same(found: &Value, asked: &Value) -> bool {
     }
 }
 
-/// Nothing in it: `CloudFormation` would take it for absent or write an empty text.
+/// Whether a value is empty: `CloudFormation` takes it for absent, or writes an empty text.
 fn is_void(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -277,7 +282,7 @@ mod tests {
     use crate::rules::cloudformation;
     use serde_json::json;
 
-    fn good() -> Value {
+    fn template() -> Value {
         let mut tags = Map::from_iter(TAGS.map(|name| (name.to_owned(), json!("x"))));
         tags["parallelcluster:image_id"] = json!("my-image");
         tags["parallelcluster:image_name"] = json!("name");
@@ -312,12 +317,12 @@ mod tests {
         .unwrap()
     }
 
-    fn mend() -> Fix {
-        Fix { command: "mend".into(), package_move: None }
+    fn fix() -> Fix {
+        Fix { command: "fix".into(), package_move: None }
     }
 
     fn found(template: &Value) -> Vec<(String, String)> {
-        let findings = check(template, &expectation(), &mend());
+        let findings = check(template, &expectation(), &fix());
         findings
             .into_iter()
             .map(|finding| (finding.id, finding.evidence["path"].as_str().unwrap().to_owned()))
@@ -327,14 +332,14 @@ mod tests {
     const AMI: &str = "/Resources/D/Properties/Distributions/0/AmiDistributionConfiguration";
 
     #[test]
-    fn a_good_template_has_no_findings() {
-        assert_eq!(found(&good()), []);
+    fn a_complete_template_has_no_findings() {
+        assert_eq!(found(&template()), []);
     }
 
     #[test]
-    fn every_fault_is_found_where_it_is() {
+    fn everything_that_is_lost_is_found_with_its_path() {
         let ami = |rest: &str| format!("{AMI}{rest}");
-        let faults: [(String, Value, &str); 20] = [
+        let changes: [(String, Value, &str); 20] = [
             ("/Resources/D/Type".into(), json!("AWS::Other"), "template-no-distribution"),
             ("/Resources/D/Properties/Distributions".into(), json!([]), "template-no-distribution"),
             (ami(""), json!({}), "template-ami-configuration-empty"),
@@ -360,8 +365,8 @@ mod tests {
             ),
             ("/Resources/I/Type".into(), json!("AWS::Other"), "template-no-image"),
         ];
-        for (pointer, value, id) in faults {
-            let mut template = good();
+        for (pointer, value, id) in changes {
+            let mut template = template();
             *template.pointer_mut(&pointer).unwrap() = value;
             assert!(
                 found(&template).iter().any(|(found, _)| found == id),
@@ -371,11 +376,11 @@ mod tests {
         }
     }
 
-    /// Empty, blank, null: what was asked for is right, whatever it is.
+    /// An empty, blank or null value that was asked for is right.
     #[test]
     fn only_what_was_asked_for_can_be_lost() {
         for key in ["team", "blank", "empty", "odd"] {
-            let mut template = good();
+            let mut template = template();
             template.pointer_mut(&format!("{AMI}/AmiTags")).unwrap().as_object_mut().unwrap().remove(key);
             let path = format!(
                 "$.Resources.D.Properties.Distributions[0].AmiDistributionConfiguration.AmiTags[{key:?}]"
@@ -408,8 +413,8 @@ mod tests {
     }
 
     #[test]
-    fn the_casing_of_cloudformation_counts() {
-        let mut template = good();
+    fn the_case_of_a_property_name_is_compared() {
+        let mut template = template();
         let ami = template.pointer_mut(AMI).unwrap();
         *ami = json!({"name": ami["Name"].clone(), "amiTags": ami["AmiTags"].clone()});
         let ids: Vec<String> = found(&template).into_iter().map(|(id, _)| id).collect();
@@ -418,8 +423,8 @@ mod tests {
     }
 
     #[test]
-    fn the_path_of_a_missing_tag_is_told() {
-        let mut template = good();
+    fn a_missing_tag_has_its_path() {
+        let mut template = template();
         template.pointer_mut(AMI).unwrap()["AmiTags"]
             .as_object_mut()
             .unwrap()
@@ -433,8 +438,8 @@ mod tests {
         fn no_shape_makes_it_panic(key in "[A-Za-z:]{0,8}", value in "[\\[\\]{}a-z:!, \"\n-]{0,80}") {
             let text = format!("Resources:\n  D:\n    Type: {DISTRIBUTION}\n    {key}x: {value}\n");
             if let Ok(template) = cloudformation::parse(text.as_bytes()) {
-                let _ = check(&template, &expectation(), &mend());
-                let _ = check(&template, &Expectation::default(), &mend());
+                let _ = check(&template, &expectation(), &fix());
+                let _ = check(&template, &Expectation::default(), &fix());
             }
         }
     }

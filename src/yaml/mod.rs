@@ -1,10 +1,9 @@
-//! YAML text → a value, at a cost that is bounded by its length.
+//! YAML text → a value, at a cost that is bounded by its length. Pure.
 //!
-//! The parser loads a whole document before its own limit of depth counts, and each token costs it
-//! a look at every open flow collection; an alias costs what it stands for. So a text is scanned
-//! for its depth first, in the way of the parser's own scanner (libyaml's `scanner.c`): what looks
-//! like structure within quotes, comments and block scalars is none. What aliases would make of it
-//! is weighed before it is made.
+//! The parser loads a whole document before its own limit of depth applies, for each token it checks
+//! every open flow collection, and an alias costs as much as what it stands for. So the depth of a text
+//! is found before it is loaded ([`scanner`]), and the size of a document with its aliases replaced
+//! before it is built ([`size`]).
 
 pub mod scanner;
 pub mod size;
@@ -19,18 +18,18 @@ use crate::yaml::size::is_too_large;
 /// Reads a document.
 ///
 /// # Errors
-/// Returns what is wrong with it, and where: no YAML, no `T`, or more than a parser should be given.
+/// Returns an error if the text is no YAML or no `T`, with the line and the key, or is beyond a limit.
 pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    // A mark of the encoding is no part of the text, and the parser takes it for a document of its own.
+    // A byte order mark is no part of the text, and the parser takes it for a document of its own.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if Scanner::new(text).scan()?.has_aliases && is_too_large(text) {
         return Err("its aliases stand for more than 4 MB".into());
     }
-    serde_yaml::from_str(text).map_err(|error| describe(&error))
+    serde_yaml::from_str(text).map_err(|error| describe_error(&error))
 }
 
-/// serde's words for the parts of a file, and those of the people who write one.
-const IN_WORDS: [(&str, &str); 8] = [
+/// The terms of serde in messages, and those of YAML and of config files that replace them.
+const YAML_TERMS: [(&str, &str); 8] = [
     ("unknown field", "unknown key"),
     ("missing field", "missing key"),
     ("unknown variant", "unknown value"),
@@ -41,9 +40,9 @@ const IN_WORDS: [(&str, &str); 8] = [
     ("invalid type: enum", "invalid type: tag"),
 ];
 
-/// What is wrong with a YAML file, with its line.
-fn describe(error: &serde_yaml::Error) -> String {
-    IN_WORDS.iter().fold(error.to_string(), |text, (theirs, words)| text.replace(theirs, words))
+/// Formats an error, with its line.
+fn describe_error(error: &serde_yaml::Error) -> String {
+    YAML_TERMS.iter().fold(error.to_string(), |text, (serde, yaml)| text.replace(serde, yaml))
 }
 
 /// A value that is no list and no mapping.
@@ -54,13 +53,12 @@ pub enum Scalar<'a> {
     Number(u64),
 }
 
-/// Reads a scalar by a function of one's own, inside the visitor: only there does a refusal get its
-/// line and its key.
+/// Reads a scalar with `read`, inside the visitor, because only an error from there gets its line and its key.
 ///
 /// # Errors
-/// Returns an error if it is no scalar, or `read` refuses it: in its own words, or with `None` in
-/// those of `expected`.
-pub fn scalar<'de, D: Deserializer<'de>, T>(
+/// Returns an error if it is no scalar, or if `read` does: with a message, or with `None` where the
+/// message is to name what is `expected`.
+pub fn read_scalar<'de, D: Deserializer<'de>, T>(
     from: D,
     expected: &str,
     read: impl FnOnce(Scalar) -> Result<T, Option<String>>,
@@ -72,8 +70,8 @@ pub fn scalar<'de, D: Deserializer<'de>, T>(
 
     impl<T, F: FnOnce(Scalar) -> Result<T, Option<String>>> Reader<'_, F> {
         fn read<E: de::Error>(self, scalar: Scalar, found: de::Unexpected) -> Result<T, E> {
-            (self.read)(scalar).map_err(|refusal| match refusal {
-                Some(words) => E::custom(words),
+            (self.read)(scalar).map_err(|error| match error {
+                Some(message) => E::custom(message),
                 None => E::invalid_value(found, &self.expected),
             })
         }
@@ -108,17 +106,17 @@ mod tests {
     use serde_yaml::Value;
 
     #[test]
-    fn aliases_are_weighed() {
-        let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x]\n".to_owned();
+    fn the_size_of_aliases_is_limited() {
+        let mut nested = "a0: &a0 [x, x, x, x, x, x, x, x]\n".to_owned();
         for level in 1..12 {
             let before = format!("*a{}", level - 1);
-            laughs.push_str(&["a", &level.to_string(), ": &a", &level.to_string(), " ["].concat());
-            laughs.push_str(&([before.as_str(); 8].join(", ") + "]\n"));
+            nested.push_str(&["a", &level.to_string(), ": &a", &level.to_string(), " ["].concat());
+            nested.push_str(&([before.as_str(); 8].join(", ") + "]\n"));
         }
         let wide = format!("a: &a [{}]\nb: [{}]\n", "x,".repeat(200_000), "*a,".repeat(100_000));
         let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(500_000), "*a,".repeat(100_000));
-        // The parser has a limit of its own for one alias within the other.
-        assert_eq!(parse::<Value>(&laughs).unwrap_err(), "repetition limit exceeded");
+        // The parser has a limit of its own for aliases within aliases.
+        assert_eq!(parse::<Value>(&nested).unwrap_err(), "repetition limit exceeded");
         for text in [wide, long] {
             assert_eq!(parse::<Value>(&text).unwrap_err(), "its aliases stand for more than 4 MB");
         }

@@ -1,14 +1,18 @@
 //! The depth of a YAML text before it is loaded. Pure.
+//!
+//! The text is scanned as the parser's own scanner does it (libyaml's `scanner.c`), because brackets and
+//! dashes within quotes, comments and block scalars are no structure.
 
 /// Levels of nesting: what `serde_yaml` and `serde_json` take too. Real templates have some 20.
 const MAX_DEPTH: usize = 128;
 
-/// `%TAG` and `%YAML`: each tag costs the parser a look at all of them.
+/// `%TAG` and `%YAML` directives: the parser compares each tag with all of them.
 const MAX_DIRECTIVES: usize = 16;
 
-/// A simple key ends on the line on which it begins, within so many characters.
+/// Characters of a simple key, as in libyaml.
 const MAX_KEY: usize = 1024;
 
+/// What the scanner has found in a text within the limits.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Scanned {
     pub has_aliases: bool,
@@ -26,7 +30,7 @@ pub struct Scanner {
     /// Columns of the open block collections.
     blocks: Vec<usize>,
     may_begin_key: bool,
-    /// Where the simple key that may end at the next `:` began: position and column.
+    /// Position and column of the simple key that may end at the next `:`.
     key: Option<(usize, usize)>,
     scanned: Scanned,
 }
@@ -47,6 +51,8 @@ impl Scanner {
         }
     }
 
+    /// Scans the whole text.
+    ///
     /// # Errors
     /// Returns an error if the text is nested too deeply, or has too many directives.
     pub fn scan(mut self) -> Result<Scanned, String> {
@@ -106,7 +112,7 @@ impl Scanner {
         }
     }
 
-    /// Whether there is a token, as opposed to an error at which libyaml stops.
+    /// Skips a token. Returns false at an error, where libyaml stops.
     fn take_token(&mut self) -> bool {
         let (first, next) = (self.peek(0), self.peek(1));
         let in_flow = self.flow > 0;
@@ -180,41 +186,41 @@ impl Scanner {
     }
 
     fn open_block_entry(&mut self) -> bool {
-        let allowed = self.flow > 0 || self.may_begin_key;
+        let is_allowed = self.flow > 0 || self.may_begin_key;
         if self.flow == 0 {
             self.key = None;
         }
         self.open_block(self.column);
         self.may_begin_key = true;
         self.advance(1);
-        allowed
+        is_allowed
     }
 
     fn open_explicit_key(&mut self) -> bool {
-        let allowed = self.flow > 0 || self.may_begin_key;
+        let is_allowed = self.flow > 0 || self.may_begin_key;
         self.open_block(self.column);
         if self.flow == 0 {
             self.key = None;
         }
         self.may_begin_key = self.flow == 0;
         self.advance(1);
-        allowed
+        is_allowed
     }
 
     fn open_value(&mut self) -> bool {
-        let mut allowed = true;
+        let mut is_allowed = true;
         if self.flow > 0 {
             self.may_begin_key = false;
         } else if let Some((_, column)) = self.key.take() {
             self.open_block(column);
             self.may_begin_key = false;
         } else {
-            allowed = self.may_begin_key;
+            is_allowed = self.may_begin_key;
             self.open_block(self.column);
             self.may_begin_key = true;
         }
         self.advance(1);
-        allowed
+        is_allowed
     }
 
     fn skip_while(&mut self, is_part: impl Fn(char) -> bool) {
@@ -226,9 +232,10 @@ impl Scanner {
     fn take_tag(&mut self) {
         self.begin_key();
         self.advance(1);
-        let verbatim = self.peek(0) == '<';
-        let in_uri = |letter: char| letter.is_ascii_alphanumeric() || "_-;/?:@&=+$.%!~*'()".contains(letter);
-        self.skip_while(|letter| in_uri(letter) || verbatim && "<>,[]".contains(letter));
+        let is_verbatim = self.peek(0) == '<';
+        let is_in_uri =
+            |letter: char| letter.is_ascii_alphanumeric() || "_-;/?:@&=+$.%!~*'()".contains(letter);
+        self.skip_while(|letter| is_in_uri(letter) || is_verbatim && "<>,[]".contains(letter));
     }
 
     fn take_quoted(&mut self, quote: char) {
@@ -259,16 +266,16 @@ impl Scanner {
                 }
                 self.advance(1);
             }
-            let mut on_other_line = false;
+            let mut has_ended_line = false;
             while self.at < self.text.len() && is_blank_or_end(self.peek(0)) {
                 if is_break(self.peek(0)) {
                     self.take_break();
-                    on_other_line = true;
+                    has_ended_line = true;
                 } else {
                     self.advance(1);
                 }
             }
-            self.may_begin_key |= on_other_line;
+            self.may_begin_key |= has_ended_line;
             if self.at >= self.text.len() || self.flow == 0 && self.column < indent {
                 return;
             }
@@ -276,7 +283,7 @@ impl Scanner {
         }
     }
 
-    /// Header, then every line that is indented enough.
+    /// Skips the header of a block scalar, and every line that is indented as its content.
     fn take_block_scalar(&mut self) -> bool {
         self.key = None;
         self.may_begin_key = true;
@@ -309,7 +316,7 @@ impl Scanner {
         let given = (increment > 0).then(|| parent.unwrap_or(0) + increment);
         let mut widest = 0;
         self.take_break();
-        // The first line that is not blank decides, or a wider blank one above it.
+        // The indentation is that of the first line that is not blank, or of a wider blank one above it.
         while self.at < self.text.len() {
             while self.peek(0) == ' ' && given.is_none_or(|indent| self.column < indent) {
                 self.advance(1);
@@ -360,7 +367,7 @@ mod tests {
 
     #[test]
     fn what_nests_too_deeply_is_refused_before_it_is_loaded() {
-        let stairs: String = (0..400).map(|depth| " ".repeat(depth) + "a:\n").collect();
+        let indented: String = (0..400).map(|depth| " ".repeat(depth) + "a:\n").collect();
         for unit in [
             "[",
             "{",
@@ -387,7 +394,7 @@ mod tests {
             let deep = unit.repeat(1000);
             assert_eq!(scan(&deep).unwrap_err(), DEEP, "{unit}");
         }
-        assert_eq!(scan(&stairs).unwrap_err(), DEEP);
+        assert_eq!(scan(&indented).unwrap_err(), DEEP);
         // Past a line's first column a byte order mark is a letter, and `#` behind it no comment.
         let maps = "{a: ".repeat(1000);
         for begin in ["{\u{feff}#: ", "x:\n \u{feff}# ", "\u{feff}\u{feff}%\n--- "] {
@@ -447,7 +454,7 @@ mod tests {
     }
 
     /// The greatest depth that the scanner counts.
-    fn counted(text: &str) -> usize {
+    fn count_depth(text: &str) -> usize {
         let (mut scanner, mut greatest) = (Scanner::new(text), 0);
         loop {
             scanner.skip_space();
@@ -459,24 +466,24 @@ mod tests {
         }
     }
 
-    fn word() -> impl Strategy<Value = String> {
-        let words = [
+    fn fragment() -> impl Strategy<Value = String> {
+        let fragments = [
             "[", "]", "{", "}", ",", ": ", ":", "- ", "-", "? ", "\n", "\n  ", "\n    ", "\n      ", " ",
             "a", "b", "'", "\"", "#", " #", "|\n", ">-\n", "|2\n", "!t ", "!", "&a ", "\\", "é", "\u{2028}",
             "x: ", "y:\n  ", "- z: ", "''", "\t", "---\n", "%",
         ];
-        proptest::sample::select(words.to_vec()).prop_map(str::to_owned)
+        proptest::sample::select(fragments.to_vec()).prop_map(str::to_owned)
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4000))]
 
-        /// What the parser accepts is counted as it is: an entry of a sequence that stands as far
-        /// left as its key, and a pair within brackets, have a level that is not counted.
+        /// The scanner does not count the level of a sequence that is indented as little as its key, and
+        /// of a pair within brackets.
         #[test]
-        fn the_depth_is_the_parsers(words in proptest::collection::vec(word(), 0..40)) {
-            let text = words.concat();
-            let (Ok(value), counted) = (serde_yaml::from_str::<Value>(&text), counted(&text)) else { return Ok(()) };
+        fn the_depth_is_that_of_the_parser(fragments in proptest::collection::vec(fragment(), 0..40)) {
+            let text = fragments.concat();
+            let (Ok(value), counted) = (serde_yaml::from_str::<Value>(&text), count_depth(&text)) else { return Ok(()) };
             let depth = depth(&value);
             prop_assert!(depth <= 2 * counted, "{:?}: {} is counted as {}", text, depth, counted);
             prop_assert!(counted <= depth, "{:?}: {} is counted as {}", text, depth, counted);

@@ -6,31 +6,31 @@ use std::fmt;
 use serde::Deserializer;
 use serde::de::{self, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
 
-/// Nodes and bytes of a document whose aliases are replaced by what they stand for. No document of
-/// 1 MB without aliases comes near it.
+/// Nodes and bytes of a document whose aliases are replaced by what they stand for. A document of 1 MB
+/// without aliases stays far below.
 const MAX_EXPANDED: usize = 4 << 20;
 
-/// Whether a document has more than [`MAX_EXPANDED`] nodes and bytes. An error in it ends the count: it
-/// is found again, and told, where the document is read.
+/// Whether a document has more than 4 MB of nodes and bytes. An error in the document ends the count; it
+/// is found again, and returned, when the document is read.
 #[must_use]
 pub fn is_too_large(text: &str) -> bool {
-    let room = Cell::new(MAX_EXPANDED);
-    let _ = Weigh(&room).deserialize(serde_yaml::Deserializer::from_str(text));
-    room.get() == 0
+    let left = Cell::new(MAX_EXPANDED);
+    let _ = Counter(&left).deserialize(serde_yaml::Deserializer::from_str(text));
+    left.get() == 0
 }
 
-/// Takes a document's nodes and bytes, aliases replaced, from the room that is left; fails at 0.
+/// Subtracts nodes and bytes from what is left of [`MAX_EXPANDED`]; fails at 0.
 #[derive(Clone, Copy)]
-struct Weigh<'a>(&'a Cell<usize>);
+struct Counter<'a>(&'a Cell<usize>);
 
-impl Weigh<'_> {
-    fn take<E: de::Error>(self, bytes: usize) -> Result<(), E> {
+impl Counter<'_> {
+    fn count<E: de::Error>(self, bytes: usize) -> Result<(), E> {
         self.0.set(self.0.get().saturating_sub(1 + bytes));
         if self.0.get() == 0 { Err(E::custom("too large")) } else { Ok(()) }
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Weigh<'_> {
+impl<'de> DeserializeSeed<'de> for Counter<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
@@ -38,7 +38,7 @@ impl<'de> DeserializeSeed<'de> for Weigh<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Weigh<'_> {
+impl<'de> Visitor<'de> for Counter<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -46,45 +46,45 @@ impl<'de> Visitor<'de> for Weigh<'_> {
     }
 
     fn visit_bool<E: de::Error>(self, _: bool) -> Result<(), E> {
-        self.take(0)
+        self.count(0)
     }
 
     fn visit_i64<E: de::Error>(self, _: i64) -> Result<(), E> {
-        self.take(0)
+        self.count(0)
     }
 
     fn visit_i128<E: de::Error>(self, _: i128) -> Result<(), E> {
-        self.take(0)
+        self.count(0)
     }
 
     fn visit_u64<E: de::Error>(self, _: u64) -> Result<(), E> {
-        self.take(0)
+        self.count(0)
     }
 
     fn visit_u128<E: de::Error>(self, _: u128) -> Result<(), E> {
-        self.take(0)
+        self.count(0)
     }
 
     fn visit_f64<E: de::Error>(self, _: f64) -> Result<(), E> {
-        self.take(0)
+        self.count(0)
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
-        self.take(text.len())
+        self.count(text.len())
     }
 
     fn visit_unit<E: de::Error>(self) -> Result<(), E> {
-        self.take(0)
+        self.count(0)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         while list.next_element_seed(self)?.is_some() {}
-        self.take(0)
+        self.count(0)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while map.next_entry_seed(self, self)?.is_some() {}
-        self.take(0)
+        self.count(0)
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<(), A::Error> {

@@ -1,7 +1,7 @@
-//! Findings of one cause as one finding with a count and the first places. Pure.
+//! Findings of one cause as one finding, with a count and the first paths. Pure.
 //!
-//! A template of 1 MB has room for some 300,000 faulty distributions; a finding for each would make
-//! a report a hundred times as large as the template.
+//! A template of 1 MB has room for some 300,000 distributions that are wrong; a finding for each would
+//! make a report a hundred times as large as the template.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::rules::{Finding, Fix, Kind, Level};
 
-/// Places that one finding names.
+/// Paths in the evidence of one finding.
 const MAX_PATHS: usize = 5;
 /// Findings of one id; an AMI has room for 50 tags.
 const MAX_SUBJECTS: usize = 60;
@@ -18,16 +18,16 @@ const MAX_SHOWN: usize = 200;
 /// Bytes of a value in the evidence.
 const MAX_EVIDENCE: usize = 500;
 
-/// What the first fault of a group tells.
+/// The part of a finding that comes from its first occurrence.
 pub(super) struct Detail<'a> {
     /// A sentence whose subject is the template, without its full stop.
     pub(super) message: String,
     pub(super) found: Option<&'a Value>,
-    /// `None` where the path says it all.
+    /// `None` where the path is enough.
     pub(super) expected: Option<String>,
 }
 
-/// One cause, and what its first fault told.
+/// One cause, its first occurrence, and the count of all.
 struct Group {
     id: &'static str,
     message: String,
@@ -37,7 +37,7 @@ struct Group {
     paths: Vec<String>,
 }
 
-/// Faults by their cause: an id and what it is about, such as a tag's key.
+/// Occurrences by their cause: an id and a subject, such as a tag's key.
 #[derive(Default)]
 pub(super) struct Grouping<'a> {
     groups: Vec<Group>,
@@ -46,7 +46,7 @@ pub(super) struct Grouping<'a> {
 }
 
 impl<'a> Grouping<'a> {
-    /// Paths and details are made only where they will be told.
+    /// Adds an occurrence; its path and its detail are made only where they are reported.
     pub(super) fn add<'d>(
         &mut self,
         id: &'static str,
@@ -55,7 +55,7 @@ impl<'a> Grouping<'a> {
         detail: impl FnOnce() -> Detail<'d>,
     ) {
         let mut cause = (id, Some(subject));
-        // What has no room in a group of its own is one group.
+        // Beyond MAX_SUBJECTS, all subjects of an id are one group.
         if !self.by_cause.contains_key(&cause) && self.subjects.get(id) >= Some(&MAX_SUBJECTS) {
             cause.1 = None;
         }
@@ -74,13 +74,13 @@ impl<'a> Grouping<'a> {
         self.groups.push(Group { id, message, found, expected, count: 1, paths: vec![path()] });
     }
 
-    pub(super) fn findings(self, cost: &str, fix: &Fix) -> Vec<Finding> {
-        self.groups.into_iter().map(|group| group.finding(cost, fix)).collect()
+    pub(super) fn into_findings(self, cost: &str, fix: &Fix) -> Vec<Finding> {
+        self.groups.into_iter().map(|group| group.into_finding(cost, fix)).collect()
     }
 }
 
 impl Group {
-    fn finding(self, cost: &str, fix: &Fix) -> Finding {
+    fn into_finding(self, cost: &str, fix: &Fix) -> Finding {
         let mut evidence = json!({"path": self.paths[0], "found": self.found});
         if let Some(expected) = self.expected {
             evidence["expected"] = json!(shorten(&expected, MAX_EVIDENCE));
@@ -106,21 +106,21 @@ impl Group {
     }
 }
 
-/// A value as evidence: itself, or the beginning of its JSON where that is long.
+/// Shortens a value of the evidence to the beginning of its JSON, if it is long.
 fn limit(value: &Value) -> Value {
     let text = value.to_string();
     if text.len() <= MAX_EVIDENCE { value.clone() } else { json!(shorten(&text, MAX_EVIDENCE)) }
 }
 
-fn shorten(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
+fn shorten(text: &str, max: usize) -> String {
+    match text.char_indices().nth(max) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }
 }
 
-/// A text of the template's or the configuration's in a message: bounded, and with no character
-/// that a terminal acts on.
+/// Makes a text of the template or the configuration safe for a message: short, and with no control
+/// character, which a terminal acts on.
 pub(super) fn escape(text: &str) -> String {
     shorten(text, MAX_SHOWN).chars().fold(String::new(), |mut shown, letter| {
         if letter.is_control() {
@@ -132,12 +132,12 @@ pub(super) fn escape(text: &str) -> String {
     })
 }
 
-/// A text in quotes, so that blanks at its ends are seen.
+/// Puts a text in quotes, which make blanks at its ends visible.
 pub(super) fn quote(text: &str) -> String {
     format!("{:?}", shorten(text, MAX_SHOWN))
 }
 
-/// One more step of a path: `.Name`, or `["…"]` where that would not be one word.
+/// Formats a key as a step of a path: `.Name`, or `["…"]` for what is no word.
 pub(super) fn format_step(key: &str) -> String {
     let is_word = !key.is_empty() && key.chars().all(|letter| letter.is_ascii_alphanumeric());
     if is_word && key.len() <= MAX_SHOWN { format!(".{key}") } else { format!("[{}]", quote(key)) }
@@ -147,20 +147,20 @@ pub(super) fn format_step(key: &str) -> String {
 mod tests {
     use super::*;
 
-    fn grouped(faults: &[(&'static str, &str, &str)]) -> Vec<Finding> {
+    fn grouped(occurrences: &[(&'static str, &str, &str)]) -> Vec<Finding> {
         let mut grouping = Grouping::default();
-        for (id, subject, path) in faults {
+        for (id, subject, path) in occurrences {
             let detail = || Detail { message: format!("lacks {subject}"), found: None, expected: None };
             grouping.add(id, subject, || (*path).to_owned(), detail);
         }
-        grouping.findings("cost", &Fix { command: "mend".into(), package_move: None })
+        grouping.into_findings("cost", &Fix { command: "fix".into(), package_move: None })
     }
 
     #[test]
-    fn one_cause_is_one_finding_with_a_count_and_the_first_places() {
-        let faults: Vec<_> =
+    fn one_cause_is_one_finding_with_a_count_and_the_first_paths() {
+        let occurrences: Vec<_> =
             (0..9).map(|index| ("i", "tag", ["a", "b", "c", "d", "e", "f"][index.min(5)])).collect();
-        let findings = grouped(&faults);
+        let findings = grouped(&occurrences);
         assert_eq!(findings.len(), 1);
         assert_eq!(findings[0].message, "the template lacks tag (and 8 more like it)");
         let paths = ["a", "b", "c", "d", "e"];
@@ -170,16 +170,16 @@ mod tests {
     #[test]
     fn what_occurs_once_has_no_count_and_causes_keep_their_order() {
         let findings = grouped(&[("i", "x", "a"), ("j", "x", "b"), ("i", "y", "c")]);
-        let told: Vec<_> = findings.iter().map(|finding| (finding.id.as_str(), &finding.evidence)).collect();
+        let found: Vec<_> = findings.iter().map(|finding| (finding.id.as_str(), &finding.evidence)).collect();
         let evidence = |path: &str| json!({"path": path, "found": null});
-        assert_eq!(told, [("i", &evidence("a")), ("j", &evidence("b")), ("i", &evidence("c"))]);
+        assert_eq!(found, [("i", &evidence("a")), ("j", &evidence("b")), ("i", &evidence("c"))]);
     }
 
     #[test]
     fn subjects_without_end_are_counted_together() {
         let subjects: Vec<String> = (0..1000).map(|index| format!("s{index}")).collect();
-        let faults: Vec<_> = subjects.iter().map(|subject| ("i", subject.as_str(), "a")).collect();
-        let findings = grouped(&faults);
+        let occurrences: Vec<_> = subjects.iter().map(|subject| ("i", subject.as_str(), "a")).collect();
+        let findings = grouped(&occurrences);
         assert_eq!(findings.len(), MAX_SUBJECTS + 1);
         let rest = &findings[MAX_SUBJECTS];
         assert_eq!(rest.message, "the template lacks s60 (and 939 more like it)");
