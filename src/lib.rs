@@ -1,6 +1,8 @@
 //! A drop-in `pcluster` that checks `build-image` before it costs an hour of EC2.
 //!
-//! A guarded call runs down this map, and imports run down it only; `tests/source_rules.rs` reads it.
+//! # Modules
+//!
+//! A guarded call and all imports run down this map only; `tests/source_rules.rs` reads it.
 //!
 //! | module | owns |
 //! | --- | --- |
@@ -12,24 +14,24 @@
 //! | [`preflight::where_warnings`] | what `preflight where` warns of |
 //! | [`preflight::advisories`] | `preflight advisories` |
 //! | [`preflight::manual`] | completion scripts and the manual page |
-//! | [`preflight::context`] | what the commands share |
+//! | [`preflight::context`] | settings, request and report of the commands |
 //! | [`guard`] | one guarded `build-image`, in order |
 //! | [`repair`] | fix and undo, step by step |
 //! | [`repair::commit`] | the exchange under locks, or its rollback |
 //! | [`repair::verify`] | the repaired environment, checked once more |
 //! | [`repair::prove`] | the check with the staged packages in front |
 //! | [`repair::stage`] | the packages that a repair would install, in a directory of their own |
-//! | [`repair::refusals`] | what a repair in place leaves to others |
+//! | [`repair::refusals`] | environments that are not repaired in place |
 //! | [`repair::context`] | what the steps of one repair share |
 //! | [`repair::installer`] | uv and pip, which resolve and fetch |
-//! | [`repair::locked_environment`] | what a check stands on |
+//! | [`repair::locked_environment`] | the environment of a check, locked against repairs |
 //! | [`repair::overlay`] | a repair that is kept beside its environment |
-//! | [`repair::state`] | where the repairs of an environment keep their files, and locks |
+//! | [`repair::state`] | the files and the locks of the repairs of an environment |
 //! | [`repair::transaction`] | snapshot, journal, exchange; rollback |
 //! | [`repair::file_plan`] | the files that an exchange removes and adds |
-//! | [`repair::journal`] | what is written down before the first change |
+//! | [`repair::journal`] | the changes of a repair, written before the first one |
 //! | [`repair::record`] | the files that an installed distribution consists of |
-//! | [`repair::ownership`] | whose a directory of packages is |
+//! | [`repair::ownership`] | the owner of a directory of packages |
 //! | [`repair::plan`] | findings and metadata → requirements; staged packages → changes (pure) |
 //! | [`repair::failpoint`] | failures at named steps, for tests |
 //! | [`checker`] | one check, in order |
@@ -40,11 +42,11 @@
 //! | [`report`] | findings → verdict → decision (pure) |
 //! | [`rules::advisory`] | packages × advisories → findings (pure) |
 //! | [`rules::template`] | template × expectation → findings (pure) |
-//! | [`rules::template::grouping`](rules::template) | findings of one cause told together (pure) |
-//! | [`rules::cloudformation`] | bytes → a CloudFormation template (pure) |
-//! | [`rules`] | finding, level, fix (pure) |
-//! | [`rules::fields`] | the fields of an advisory, read with their line and key (pure) |
-//! | [`environment`] | who will run, and what is in it |
+//! | [`rules::template::grouping`](rules::template) | findings of one cause as one finding (pure) |
+//! | [`rules::cloudformation`] | bytes → a template of `CloudFormation` (pure) |
+//! | [`rules`] | finding, level and fix, the vocabulary of the rules (pure) |
+//! | [`rules::fields`] | the fields of an advisory, read from YAML (pure) |
+//! | [`environment`] | the environment in which pcluster will run |
 //! | [`environment::synthesis`] | the template that the real pcluster would submit |
 //! | [`environment::node`] | the Node.js that CDK will run |
 //! | [`environment::target`] | a launcher → its interpreter, `sys.path`, environment |
@@ -52,32 +54,60 @@
 //! | [`environment::locate`] | PATH → the real pcluster |
 //! | [`environment::launcher`] | a console script → the Python that it names |
 //! | [`environment::packages`] | `sys.path` → installed distributions |
-//! | [`environment::interpreter`] | what a Python says of itself |
-//! | [`environment::image_configuration`] | the files that a call names, and which of them a check may read |
-//! | [`cli`] | argv → what was asked |
+//! | [`environment::interpreter`] | a Python, asked about itself |
+//! | [`environment::image_configuration`] | the configurations that a call names, and whether a check may read them |
+//! | [`cli`] | argv → the kind of a call |
 //! | [`cli::args`] | the command line of `preflight` |
 //! | [`cli::build_image`] | the plain form of a call |
-//! | [`cli::settings`] | config.yaml and its precedence |
+//! | [`cli::settings`] | config.yaml, variables, and their precedence |
 //! | [`cli::env_vars`] | the names of environment variables |
 //! | [`cache`] | verdicts and answers, each under a digest of what it depends on |
-//! | [`progress`] | what is being done, on a terminal's stderr |
-//! | [`system`] | what is asked of the operating system |
+//! | [`progress`] | the step that is being done, on stderr |
+//! | [`system`] | the operating system |
 //! | [`system::child`] | the one way to run a child process |
 //! | [`system::signals`] | signals that end a check |
 //! | [`system::scratch`] | private directories for temporary files |
-//! | [`system::concurrently`] | two things done side by side |
-//! | [`system::trust`] | whose files are believed |
-//! | [`system::disk`] | files written as one; what is on the disk before the next step |
+//! | [`system::concurrently`] | two functions at the same time |
+//! | [`system::trust`] | files that no other user could have written |
+//! | [`system::disk`] | atomic writes, and their sync to the disk |
 //! | [`system::dirs`] | the base directories of the XDG specification |
 //! | [`system::executables`] | programs by path and by name |
 //! | [`system::files`] | regular files, read up to a limit |
-//! | [`outcome`] | what the process does last |
-//! | [`error`] | what can go wrong, what to do then, the exit status |
+//! | [`outcome`] | the last step of the process |
+//! | [`error`] | errors, their hints and exit statuses |
 //! | [`yaml`] | YAML text → a value, at a cost that its length bounds (pure) |
 //! | [`yaml::size`] | the size of a document with its aliases replaced (pure) |
 //! | [`yaml::scanner`] | the depth of a text, before it is loaded (pure) |
 //! | [`printable`] | text from elsewhere, safe for a terminal (pure) |
 //! | [`package_name`] | the names of distributions (pure) |
+//!
+//! # Glossary
+//!
+//! | term | meaning |
+//! | --- | --- |
+//! | real pcluster | the command of aws-parallelcluster, which the shim stands in for |
+//! | launcher | the file on PATH that starts the real pcluster |
+//! | console script | a launcher that an installer wrote for an entry point, and that names its interpreter |
+//! | target | a real pcluster with its launcher, its interpreter, `sys.path` and environment |
+//! | distribution | an installed Python package with its metadata; *package* in reports |
+//! | advisory | releases of a package that are known to break `build-image`, with the way to fix that |
+//! | synthesis | the real pcluster's own code, run offline to make the template that it would submit |
+//! | expectation | what that code asks of the AMI for the configuration: name, tags, regions, permissions |
+//! | check | one question about the target, with a status; all of them together are a check of the target |
+//! | finding | what a rule has found: a message, a level, a cost and a fix |
+//! | report | the checks and findings of one call, and their verdict |
+//! | verdict | ready, blocked (a finding of level ERROR) or unknown (a check could not run) |
+//! | decision | what the guard does about a verdict: exec, stop or repair |
+//! | cached verdict | a verdict of ready, under a digest of everything that it depends on |
+//! | staged packages | the packages that a repair would install, in a directory of their own |
+//! | proof | the check of the target with the staged packages in front of its own |
+//! | commit | the exchange of the old packages for the staged ones, under a lock |
+//! | journal | the changes of a commit, written to the disk before the first one |
+//! | snapshot | the copies of the old packages, from which a rollback or an undo restores them |
+//! | rollback | the return to the old packages after a repair that failed or was killed |
+//! | undo | the return to the old packages after a repair that succeeded |
+//! | overlay | a proven repair that is kept beside the environment, and put in front by PYTHONPATH |
+//! | failpoint | a named step of a repair at which a test lets it fail or be killed |
 
 pub mod cache;
 pub mod cache_key;
@@ -103,11 +133,11 @@ use cli::Invocation;
 use error::Error;
 use outcome::Outcome;
 
-/// Does what the command line asks for, short of the last step, which is `main`'s.
+/// Runs a call, except for the last step, which `main` does.
 #[must_use]
 pub fn run(command_line: Vec<OsString>) -> Outcome {
     match Invocation::read(command_line) {
-        // Started by a launcher that is being asked for its Python: no check in a check.
+        // Started by a launcher that is being asked for its Python: a check here would ask it again.
         Invocation::BuildImage(arguments) if environment::question::pending().is_some() => {
             pass_through(arguments)
         }
