@@ -43,6 +43,7 @@
 //! | [`rules::fields`] | the fields of an advisory, read with their line and key (pure) |
 //! | [`environment`] | who will run, and what is in it |
 //! | [`environment::synthesis`] | the template that the real pcluster would submit |
+//! | [`environment::jsii_cache`] | what jsii unpacks during a check |
 //! | [`environment::node`] | the Node.js that CDK will run |
 //! | [`environment::target`] | a launcher → its interpreter, `sys.path`, environment |
 //! | [`environment::question`] | a launcher that is no console script, asked by starting it |
