@@ -89,6 +89,12 @@ impl Cache {
         Self { directory: dirs::cache(), fresh }
     }
 
+    /// Whether nothing is got from it, as `--fresh` asks.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
     /// A directory of ours below the cache, made if need be.
     #[must_use]
     pub fn directory(&self, kind: &str) -> Option<PathBuf> {

@@ -143,6 +143,7 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
     let since = Instant::now();
     let synthesized = synthesize(request, &call, target)?;
     if let Some(pending) = pending {
+        let since = Instant::now();
         node = add_node(pending.and_then(|pending| pending.wait(cache)), since, &mut report)?;
     }
     if let Ok(Synthesis::Rejected { stage, message }) = synthesized {

@@ -48,6 +48,7 @@
 //! | [`rules::fields`] | the fields of an advisory, read from YAML (pure) |
 //! | [`environment`] | the environment in which pcluster will run |
 //! | [`environment::synthesis`] | the template that the real pcluster would submit |
+//! | [`environment::jsii_cache`] | what jsii unpacks during a check |
 //! | [`environment::node`] | the Node.js that CDK will run |
 //! | [`environment::target`] | a launcher → its interpreter, `sys.path`, environment |
 //! | [`environment::question`] | a launcher that is no console script, asked by starting it |

@@ -22,12 +22,38 @@ fn cached(sandbox: &Sandbox) -> Environment<'_> {
     environment
 }
 
+/// The files that hold what is cached: one each for the interpreter, Node.js and the verdict.
+fn cached_files(sandbox: &Sandbox) -> Vec<PathBuf> {
+    let mut files = files_below(&sandbox.path("cache"));
+    files.retain(|file| !file.ends_with("jsii/lock"));
+    files
+}
+
 /// The programs that this call starts, the real one aside.
 #[track_caller]
 fn started(sandbox: &Sandbox, call: Call) -> Vec<String> {
     sandbox.clear_log();
     call.run().exits(0).is_silent();
     sandbox.log().into_iter().filter(|line| !line.starts_with("real ")).collect()
+}
+
+#[test]
+fn an_unchanged_repeat_starts_no_child_process() {
+    let sandbox = Sandbox::new();
+    cached(&sandbox);
+    let trace = sandbox.path("trace");
+    let calls = "trace=execve,execveat,clone,clone3,fork,vfork";
+    let first = ["-f", "-e", calls, "-o", trace.to_str().unwrap()];
+    let run = sandbox.build_image().under(on_this_machine("strace"), &first).run();
+    run.exits(0).prints(REAL_OUTPUT);
+    let trace = fs::read_to_string(trace).expect("strace is needed, and the right to trace");
+    let real = format!("execve(\"{}\"", sandbox.path("venv/bin/pcluster").display());
+    let started: Vec<&str> = trace.lines().take_while(|line| !line.contains(&real)).collect();
+    run.holds(trace.contains(&real), &format!("the exec of the real program is seen:\n{trace}"));
+    run.holds(
+        started.len() == 1 && started[0].contains(" execve("),
+        &format!("nothing but the shim's own start:\n{trace}"),
+    );
 }
 
 #[test]
@@ -312,7 +338,7 @@ fn a_variable_of_an_earlier_call_does_not_come_back() {
 fn damaged_files_are_as_good_as_none() {
     let sandbox = Sandbox::new();
     cached(&sandbox);
-    let files = files_below(&sandbox.path("cache"));
+    let files = cached_files(&sandbox);
     assert_eq!(files.len(), 3, "{}", sandbox.tree("cache"));
     for noise in [&b""[..], b"\xff\x00\xfe", b"{}", b"null", b"[1, 2]", b"{\"key\": 3, \"content\": null}"] {
         for file in &files {
@@ -387,7 +413,7 @@ fn trap_25_many_at_once_do_not_damage_the_cache() {
         }
     });
     assert_eq!(started(&sandbox, sandbox.build_image()), [""; 0]);
-    assert_eq!(files_below(&sandbox.path("cache")).len(), 3, "no temporary file is left");
+    assert_eq!(cached_files(&sandbox).len(), 3, "no temporary file is left");
 }
 
 /// A file that changes during a check and changes back after it: the check may have read either.

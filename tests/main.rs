@@ -10,6 +10,7 @@ mod failpoints; // repairs that are killed, fail, or meet others at every step
 mod failures; // checks that cannot run: each one line, delegated; strict stops
 mod hostile; // files that hang, flood, or could have been written by others
 mod install; // install.sh and what it leaves behind
+mod jsii_cache; // what jsii unpacks during a check
 mod launchers; // every form of launcher leads to its interpreter
 mod layout; // the files of the tests themselves
 mod locate; // the real pcluster among shims, wrappers and debris

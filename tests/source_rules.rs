@@ -64,6 +64,13 @@ fn only_main_prints_exits_or_execs() {
     }
 }
 
+#[test]
+fn only_the_module_of_signals_is_unsafe() {
+    for (file, code) in sources("rs").iter().filter(|(file, _)| *file != "system/signals.rs") {
+        assert!(!code.contains("unsafe_code") && !code.contains("unsafe {"), "{file} is unsafe");
+    }
+}
+
 /// The modules in the order of the map in `lib.rs`, from the top.
 fn map(sources: &BTreeMap<String, String>) -> Vec<String> {
     let rows = sources["lib.rs"].lines().filter_map(|line| line.strip_prefix("//! | [`"));

@@ -2,6 +2,7 @@
 
 pub mod image_configuration;
 pub mod interpreter;
+pub mod jsii_cache;
 pub mod launcher;
 pub mod locate;
 pub mod node;

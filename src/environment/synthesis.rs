@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cache::Cache;
 use crate::environment::interpreter::to_latin1;
+use crate::environment::jsii_cache::{self, JsiiCache};
 use crate::environment::target::Target;
 use crate::system::child::{Child, ChildError, framed, sentinel, set};
 use crate::system::scratch::Scratch;
@@ -99,11 +100,32 @@ pub fn synthesize(
     }
 }
 
+/// With jsii's packages from the cache where it can be had. Where that fails while the template is
+/// built, once more without it: a cache can be damaged in ways that no marker tells.
 fn synthesize_once(
     target: &Target,
     call: &Call,
     limit: Duration,
     cache: &Cache,
+) -> Result<Synthesis, ChildError> {
+    if let Some(packages) = JsiiCache::lock(cache).filter(|_| !cache.is_fresh()) {
+        let answer = run_script(target, call, limit, cache, Some(&packages));
+        match &answer {
+            Ok(Synthesis::Failed { stage, .. }) if stage == "template" => {}
+            Err(ChildError::Failed { .. } | ChildError::Malformed { .. }) => {}
+            _ => return answer,
+        }
+        packages.clear();
+    }
+    run_script(target, call, limit, cache, None)
+}
+
+fn run_script(
+    target: &Target,
+    call: &Call,
+    limit: Duration,
+    cache: &Cache,
+    packages: Option<&JsiiCache>,
 ) -> Result<Synthesis, ChildError> {
     let scratch = Scratch::new().map_err(ChildError::Scratch)?;
     let sentinel = sentinel();
@@ -118,7 +140,7 @@ fn synthesize_once(
     let child = Child {
         program: &target.interpreter.executable,
         arguments,
-        environment: environment(target, call, &scratch, cache).map_err(ChildError::Scratch)?,
+        environment: environment(target, call, &scratch, cache, packages).map_err(ChildError::Scratch)?,
         limit,
     };
     let program = child.program.to_owned();
@@ -149,12 +171,17 @@ impl Call {
 
 type Variables = Vec<(OsString, Option<OsString>)>;
 
-fn environment(target: &Target, call: &Call, scratch: &Scratch, cache: &Cache) -> io::Result<Variables> {
+fn environment(
+    target: &Target,
+    call: &Call,
+    scratch: &Scratch,
+    cache: &Cache,
+    packages: Option<&JsiiCache>,
+) -> io::Result<Variables> {
     let mut variables = target.environment.clone();
     // jsii unpacks into it, and leaves it behind when it is killed.
     variables.push(set("TMPDIR", scratch.directory("tmp")?));
-    // Newer ones keep what they unpack below the user's HOME: 50 MB that a check must not leave.
-    variables.push(set("JSII_RUNTIME_PACKAGE_CACHE", "disabled"));
+    variables.extend(jsii_cache::variables(packages));
     cache.sweep_bytecode();
     variables.extend(bytecode(target, cache));
     let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());

@@ -1,7 +1,7 @@
-//! The signals that end a check, and those that the caller has ignored.
+//! The signals that end a check, and those that the caller ignores.
 
-use std::os::unix::process::CommandExt as _;
-use std::process::{Command, Stdio};
+use std::mem::MaybeUninit;
+use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -10,15 +10,15 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use crate::error::Interrupted;
 
 /// The signals that end a check. They are caught from the first child on, until exec (which puts
-/// caught signals back to their default) or our own end.
+/// caught signals back to their default) or the end of the process.
 #[derive(Debug)]
 pub struct Interrupts(Arc<AtomicUsize>);
 
 static CAUGHT: OnceLock<Interrupts> = OnceLock::new();
 
 impl Interrupts {
-    /// The signal that has come since the first child: the last question before exec, which would
-    /// otherwise forget it.
+    /// The signal that has come since the first child. To be asked right before exec, which would
+    /// forget it.
     #[must_use]
     pub fn received() -> Option<Interrupted> {
         CAUGHT.get()?.check().err()
@@ -28,20 +28,18 @@ impl Interrupts {
     pub fn caught() -> &'static Self {
         CAUGHT.get_or_init(|| {
             let received = Arc::new(AtomicUsize::new(0));
-            for (signal, name) in [(SIGINT, "INT"), (SIGTERM, "TERM"), (SIGHUP, "HUP"), (SIGQUIT, "QUIT")] {
-                if !is_ignored(name) {
-                    let value = usize::try_from(signal).unwrap_or_default();
-                    // Not caught, a signal kills us at once: the children are then left to end
-                    // by themselves, which is all that can be had.
-                    let _ = signal_hook::flag::register_usize(signal, Arc::clone(&received), value);
-                }
+            for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT].into_iter().filter(|signal| !is_ignored(*signal))
+            {
+                let value = usize::try_from(signal).unwrap_or_default();
+                // Not caught, a signal ends this process at once, and its children by themselves.
+                let _ = signal_hook::flag::register_usize(signal, Arc::clone(&received), value);
             }
             Self(received)
         })
     }
 
     /// # Errors
-    /// A signal has come: nothing more is to be done but to die by it.
+    /// Returns an error if a signal has come: nothing more is to be done but to die by it.
     pub fn check(&self) -> Result<(), Interrupted> {
         match i32::try_from(self.0.load(Ordering::SeqCst)) {
             Ok(0) | Err(_) => Ok(()),
@@ -50,16 +48,28 @@ impl Interrupts {
     }
 }
 
-/// Whether we were started with the signal ignored, as under nohup. Then it must stay so: caught,
-/// it would have its default action again in the real pcluster. A child inherits it, and safe Rust
-/// has no way to ask but to let one try.
-fn is_ignored(name: &str) -> bool {
-    Command::new("/bin/sh")
-        .args(["-c", "kill -$0 $$", name])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .status()
-        .is_ok_and(|status| status.success())
+/// Whether the process was started with a signal ignored, as under nohup. It has to stay so: caught,
+/// the signal would have its default action again in the real pcluster.
+#[expect(unsafe_code, reason = "no safe interface asks for a disposition without changing it")]
+fn is_ignored(signal: i32) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: sigaction(2) with no new action only writes the present one to where the pointer leads,
+    // which is as large; zeroed, it is a valid one even where the call fails.
+    let action = unsafe {
+        libc::sigaction(signal, ptr::null(), action.as_mut_ptr());
+        action.assume_init()
+    };
+    action.sa_sigaction == libc::SIG_IGN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ignored_signal_is_told_from_others() {
+        // Rust's runtime ignores SIGPIPE before main.
+        assert!(is_ignored(libc::SIGPIPE));
+        assert!(!is_ignored(libc::SIGUSR2));
+    }
 }
