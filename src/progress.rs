@@ -32,7 +32,7 @@ impl Progress {
         match self {
             Self::Silent => Step(None),
             _ if std::io::stderr().is_terminal() => {
-                Step((!IS_SHOWN.swap(true, Ordering::SeqCst)).then(|| spinner(what)))
+                Step((!IS_SHOWN.swap(true, Ordering::SeqCst)).then(|| start_spinner(what)))
             }
             Self::Terminal => Step(None),
             Self::Lines => {
@@ -58,7 +58,7 @@ impl Progress {
     }
 }
 
-fn spinner(what: &str) -> ProgressBar {
+fn start_spinner(what: &str) -> ProgressBar {
     let bar = ProgressBar::new_spinner().with_message(what.to_owned());
     if let Ok(style) = ProgressStyle::with_template(&format!("{PREFIX}{{spinner}} {{msg}} ({{elapsed}})")) {
         bar.set_style(style);

@@ -28,11 +28,11 @@ use crate::report;
 /// Runs the command that the arguments of `preflight` name.
 #[must_use]
 pub fn run(arguments: Vec<OsString>) -> Outcome {
-    let json = asks_for_json(&arguments);
+    let is_json = asks_for_json(&arguments);
     let command_line = [OsString::from("pcluster preflight")].into_iter().chain(arguments);
     let preflight = match Preflight::read(command_line) {
         Ok(preflight) => preflight,
-        Err(message) => return stop_at_usage(&suggest_option(message), json),
+        Err(message) => return stop_at_usage(&suggest_option(message), is_json),
     };
     let common = preflight.common;
     let reads_settings = !matches!(
@@ -84,11 +84,11 @@ fn suggest_option(mut message: clap::Error) -> clap::Error {
 }
 
 /// Ends with what clap has written: help and the version, or a usage error.
-fn stop_at_usage(message: &clap::Error, json: bool) -> Outcome {
+fn stop_at_usage(message: &clap::Error, is_json: bool) -> Outcome {
     let text = message.to_string();
     match message.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Outcome::success(text),
-        _ if json => {
+        _ if is_json => {
             let (message, hint) = shorten_usage(&text);
             fail_in_json(2, &error::json(&message, &hint), &message)
         }

@@ -11,8 +11,8 @@ use crate::rules::{Finding, Level};
 
 /// Renders the report for people, in 80 columns unless a word is longer.
 #[must_use]
-pub fn render(report: &Report, color: bool) -> String {
-    let paint = Paint { color };
+pub fn render(report: &Report, is_colored: bool) -> String {
+    let paint = Paint { is_colored };
     let mut text = format!("{}\n", paint.paint_verdict(report.verdict));
     if let Some(target_info) = &report.target {
         text += "\n";
@@ -37,7 +37,7 @@ pub fn render(report: &Report, color: bool) -> String {
 
 /// Whether two findings differ only in their entry of one object, such as a tag each.
 fn have_one_cause(one: &Finding, other: &Finding) -> bool {
-    one.id == other.id && one.path().map(parent) == other.path().map(parent) && have_one_fix(one, other)
+    one.id == other.id && one.path().map(strip_key) == other.path().map(strip_key) && have_one_fix(one, other)
 }
 
 /// Whether two findings have one cost and one fix.
@@ -47,7 +47,7 @@ fn have_one_fix(one: &Finding, other: &Finding) -> bool {
 }
 
 /// The path without its last `["key"]`.
-fn parent(path: &str) -> &str {
+fn strip_key(path: &str) -> &str {
     path.rfind("[\"").map_or(path, |end| &path[..end])
 }
 
@@ -98,7 +98,7 @@ fn format_group(group: &[Finding], is_shared: bool, paint: &Paint) -> String {
     let width = 80 - 8;
     row("what", group.iter().flat_map(|finding| wrap(&finding.message, width)).collect());
     if let Some(path) = finding.path() {
-        let path = if group.len() > 1 { parent(path) } else { path };
+        let path = if group.len() > 1 { strip_key(path) } else { path };
         row("at", fill(escape_line(path).split_inclusive('.'), "", width));
     }
     if let Some(cost) = finding.cost.as_ref().filter(|_| !is_shared) {
@@ -114,7 +114,7 @@ fn format_group(group: &[Finding], is_shared: bool, paint: &Paint) -> String {
 }
 
 struct Paint {
-    color: bool,
+    is_colored: bool,
 }
 
 impl Paint {
@@ -123,7 +123,7 @@ impl Paint {
     const YELLOW: &'static str = "33";
 
     fn paint(&self, code: &str, text: &str) -> String {
-        if self.color { format!("\x1b[1;{code}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.is_colored { format!("\x1b[1;{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
     fn paint_verdict(&self, verdict: Verdict) -> String {
@@ -172,7 +172,7 @@ pub fn render_for_stderr(report: &Report, decision: Decision) -> String {
         lines.extend(report.describe_not_run().map(|why| format!("not checked: {why}")));
     } else {
         let consequence = match decision {
-            Decision::Exec if report.environment_passed() => "build-image goes on",
+            Decision::Exec if report.has_environment_passed() => "build-image goes on",
             Decision::Exec => "build-image goes on unchecked",
             Decision::Stop | Decision::Repair => "build-image is stopped (strict)",
         };
@@ -187,7 +187,7 @@ const MAX_FINDINGS: usize = 4;
 /// Describes a finding: the message; then the cost and the fix, unless they are those of the finding
 /// before.
 fn describe_finding(finding: &Finding, before: Option<&Finding>) -> Vec<String> {
-    let mut lines = vec![finding.located()];
+    let mut lines = vec![finding.describe_with_path()];
     if before.is_none_or(|before| !have_one_fix(before, finding)) {
         lines.extend(finding.cost.clone());
         lines.push(format!("Fix: {}", finding.describe_fix()));

@@ -144,11 +144,11 @@ impl Report {
     /// The reasons why the verdict is not ready.
     #[must_use]
     pub fn reasons(&self) -> Vec<String> {
-        self.errors().map(Finding::located).chain(self.describe_not_run()).collect()
+        self.errors().map(Finding::describe_with_path).chain(self.describe_not_run()).collect()
     }
 
     /// Whether the environment passed, so that only something else can be unknown.
-    pub(crate) fn environment_passed(&self) -> bool {
+    pub(crate) fn has_environment_passed(&self) -> bool {
         let passed = |id| self.checks.iter().any(|check| check.id == id && check.status == Status::Passed);
         passed("node") && passed("template")
     }

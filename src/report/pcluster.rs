@@ -14,7 +14,10 @@ pub fn render_stop(report: &Report) -> String {
         .errors()
         .map(|finding| {
             let cost = finding.cost.as_deref().map(|cost| format!(" {cost}")).unwrap_or_default();
-            entry(finding.kind, format!("{}.{cost} Fix: {}", finding.located(), finding.describe_fix()))
+            entry(
+                finding.kind,
+                format!("{}.{cost} Fix: {}", finding.describe_with_path(), finding.describe_fix()),
+            )
         })
         .collect();
     if errors.is_empty() {

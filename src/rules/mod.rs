@@ -61,7 +61,7 @@ pub struct Finding {
 impl Finding {
     /// The message, and the path in the template.
     #[must_use]
-    pub fn located(&self) -> String {
+    pub fn describe_with_path(&self) -> String {
         match self.path() {
             Some(path) => format!("{} (at {path})", self.message),
             None => self.message.clone(),
