@@ -238,36 +238,36 @@ impl Error {
     /// The message and the hint, a line each, with the prefix. The message of a repair keeps its lines:
     /// it may hold the output of an installer.
     #[must_use]
-    pub fn on_stderr(&self) -> String {
+    pub fn render_for_stderr(&self) -> String {
         let message = match self {
             Self::Repair { .. } => self.to_string(),
-            _ => self.in_one_line(),
+            _ => self.to_line(),
         };
-        on_stderr(&format!("{message}\n{}", flatten(&self.hint())))
+        prefix_lines(&format!("{message}\n{}", flatten(&self.hint())))
     }
 
     /// The message without its line breaks, which come from files, children and the real pcluster.
     #[must_use]
-    pub fn in_one_line(&self) -> String {
+    pub fn to_line(&self) -> String {
         flatten(&self.to_string()).into_owned()
     }
 
     /// The form of every error under `--format json`.
     #[must_use]
-    pub fn json(&self) -> Value {
-        json(&self.in_one_line(), &self.hint())
+    pub fn to_json(&self) -> Value {
+        describe_in_json(&self.to_line(), &self.hint())
     }
 }
 
 /// An error under `--format json`.
 #[must_use]
-pub fn json(message: &str, hint: &str) -> Value {
+pub fn describe_in_json(message: &str, hint: &str) -> Value {
     json!({"schemaVersion": 1, "error": {"message": message, "hint": hint}})
 }
 
 /// Prefixes each line of a message for stderr, and makes it safe for a terminal.
 #[must_use]
-pub fn on_stderr(message: &str) -> String {
+pub fn prefix_lines(message: &str) -> String {
     escape(message).lines().fold(String::new(), |text, line| text + PREFIX + line + "\n")
 }
 

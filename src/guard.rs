@@ -13,7 +13,7 @@ use crate::environment::launcher::is_console_script;
 use crate::environment::locate::{FoundBy, Search};
 use crate::environment::synthesis::{Call, IMAGE_ID};
 use crate::environment::target::Target;
-use crate::error::{Abort, Error, on_stderr};
+use crate::error::{Abort, Error, prefix_lines};
 use crate::outcome::{Exec, Outcome};
 use crate::progress::Progress;
 use crate::repair::context::Options;
@@ -96,7 +96,7 @@ impl Guarded<'_> {
             Locked::Unknown(report) => return Ok((CheckOutcome::Report(report), Overlay::None)),
         };
         if environment.overlay == Overlay::Stale {
-            self.warnings += &on_stderr(&format!(
+            self.warnings += &prefix_lines(&format!(
                 "the repair kept beside the environment is {}\n{}",
                 overlay::STALE,
                 overlay::RENEW
@@ -122,7 +122,7 @@ impl Guarded<'_> {
         };
         let repaired = match repaired {
             Ok(repaired) => repaired,
-            Err(Abort::Error(error)) => return Ok(self.stop(before, &error.on_stderr())),
+            Err(Abort::Error(error)) => return Ok(self.stop(before, &error.render_for_stderr())),
             Err(interrupted) => return Err(interrupted),
         };
         let (outcome, overlay) = self.check(target)?;
@@ -144,7 +144,7 @@ impl Guarded<'_> {
         };
         match self.decide(&report) {
             Decision::Exec => {
-                let stderr = on_stderr(&human::render_for_stderr(&report, Decision::Exec));
+                let stderr = prefix_lines(&human::render_for_stderr(&report, Decision::Exec));
                 let stderr = self.warnings.clone() + &stderr;
                 Outcome::Exec { exec: self.into_exec(overlay), stderr }
             }
@@ -153,7 +153,7 @@ impl Guarded<'_> {
     }
 
     fn stop(&self, report: &Report, why_not_repaired: &str) -> Outcome {
-        let findings = on_stderr(&human::render_for_stderr(report, Decision::Stop));
+        let findings = prefix_lines(&human::render_for_stderr(report, Decision::Stop));
         let stderr = format!("{}{findings}{why_not_repaired}", self.warnings);
         Outcome::Exit { status: 1, stdout: pcluster::render_stop(report), stderr }
     }
@@ -172,11 +172,11 @@ fn describe_repair(repaired: &RepairOutcome) -> String {
     let moves = plan::summary(changes).into_iter().map(|(name, step, _)| format!("{name} {step}"));
     let moves = moves.collect::<Vec<_>>().join(", ");
     let place = if *isolated { "repaired beside the environment" } else { "repaired" };
-    on_stderr(&format!("{place}: {moves}; `pcluster preflight undo` takes it back"))
+    prefix_lines(&format!("{place}: {moves}; `pcluster preflight undo` takes it back"))
 }
 
 fn warn_of_settings(error: &Error) -> String {
-    on_stderr(&format!("{}; ignored, the default is used", error.in_one_line()))
+    prefix_lines(&format!("{}; ignored, the default is used", error.to_line()))
 }
 
 fn describe_unread(configuration: &Path) -> Check {

@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
-use pcluster_shim::error::{Error, Interrupted, on_stderr};
+use pcluster_shim::error::{Error, Interrupted, prefix_lines};
 use pcluster_shim::outcome::{Exec, Outcome};
 use pcluster_shim::system::signals::Interrupts;
 
@@ -20,7 +20,7 @@ fn act(outcome: Outcome) -> ExitCode {
                 Ok(()) => ExitCode::from(status),
                 // The output was asked for and is not there, whatever the status would have been.
                 Err(error) => {
-                    write_stderr(&on_stderr(&format!("cannot write to standard output: {error}")));
+                    write_stderr(&prefix_lines(&format!("cannot write to standard output: {error}")));
                     ExitCode::from(1)
                 }
             }

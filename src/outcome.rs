@@ -29,7 +29,7 @@ pub struct Exec {
 impl Outcome {
     #[must_use]
     pub fn failed(error: &Error) -> Self {
-        Self::Exit { status: error.exit_status(), stdout: String::new(), stderr: error.on_stderr() }
+        Self::Exit { status: error.exit_status(), stdout: String::new(), stderr: error.render_for_stderr() }
     }
 
     #[must_use]

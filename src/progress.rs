@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::error::{PREFIX, on_stderr};
+use crate::error::{PREFIX, prefix_lines};
 use crate::printable::{escape, escape_line};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl Progress {
     /// Writes a message at once, because what follows may fail.
     pub fn write(self, message: &str) {
         if self != Self::Silent {
-            let _ = std::io::stderr().write_all(on_stderr(message).as_bytes());
+            let _ = std::io::stderr().write_all(prefix_lines(message).as_bytes());
         }
     }
 

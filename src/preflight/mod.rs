@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::checker::read_advisories;
 use crate::cli::args::{Command, Format, Preflight, asks_for_json};
 use crate::cli::settings::Settings;
-use crate::error::{self, Abort, on_stderr};
+use crate::error::{self, Abort, prefix_lines};
 use crate::outcome::Outcome;
 use crate::preflight::context::is_untrusted;
 use crate::printable::{escape, flatten};
@@ -54,7 +54,7 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         Ok(outcome) if reads_settings => warn_of_untrusted(outcome),
         Ok(outcome) => outcome,
         Err(Abort::Error(error)) if common.format == Format::Json => {
-            fail_in_json(error.exit_status(), &error.json(), &error.in_one_line())
+            fail_in_json(error.exit_status(), &error.to_json(), &error.to_line())
         }
         Err(Abort::Error(error)) if reads_settings => warn_of_untrusted(Outcome::failed(&error)),
         Err(Abort::Error(error)) => Outcome::failed(&error),
@@ -66,7 +66,7 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
 /// has the message too, in one line: of `report=$(pcluster preflight --format json)` under `set -e` a log
 /// would show nothing else. cargo, uv and gh write their errors to stderr in every format.
 fn fail_in_json(status: u8, json: &Value, message: &str) -> Outcome {
-    Outcome::Exit { status, stdout: report::format_json(json), stderr: on_stderr(message) }
+    Outcome::Exit { status, stdout: report::format_json(json), stderr: prefix_lines(message) }
 }
 
 /// Suggests `-c` where the name of a file stands in the place of a command.
@@ -90,7 +90,7 @@ fn stop_at_usage(message: &clap::Error, is_json: bool) -> Outcome {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Outcome::success(text),
         _ if is_json => {
             let (message, hint) = shorten_usage(&text);
-            fail_in_json(2, &error::json(&message, &hint), &message)
+            fail_in_json(2, &error::describe_in_json(&message, &hint), &message)
         }
         _ => Outcome::Exit { status: 2, stdout: String::new(), stderr: escape(&text).into_owned() },
     }
@@ -110,7 +110,7 @@ fn warn_of_untrusted(outcome: Outcome) -> Outcome {
     let Outcome::Exit { status, stdout, stderr } = outcome else { return outcome };
     let (settings, errors) = Settings::read();
     let errors = errors.into_iter().chain(read_advisories(&settings).1);
-    let lines = errors.filter(is_untrusted).map(|error| on_stderr(&format!("{error}; it is not read")));
+    let lines = errors.filter(is_untrusted).map(|error| prefix_lines(&format!("{error}; it is not read")));
     let stderr = lines.collect::<String>() + &stderr;
     Outcome::Exit { status, stdout, stderr }
 }

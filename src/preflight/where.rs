@@ -58,7 +58,7 @@ pub fn run(common: &Common) -> Result<Outcome, Abort> {
         Format::Json => report::format_json(&format_where(&found)),
         Format::Human => escape(&found.render_human()).into_owned(),
     };
-    let stderr = found.real().err().map(Error::on_stderr).unwrap_or_default();
+    let stderr = found.real().err().map(Error::render_for_stderr).unwrap_or_default();
     Ok(Outcome::Exit { status: found.exit_status(), stdout, stderr })
 }
 
@@ -66,7 +66,7 @@ pub fn run(common: &Common) -> Result<Outcome, Abort> {
 fn format_where(found: &Where) -> Value {
     let mut report = found.to_json(&shim());
     if let Err(error) = found.real() {
-        report["error"] = error.json()["error"].take();
+        report["error"] = error.to_json()["error"].take();
     }
     report
 }
