@@ -10,7 +10,7 @@ pub const STRICT: &str = "PCLUSTER_SHIM_STRICT";
 pub const TIMEOUT: &str = "PCLUSTER_SHIM_TIMEOUT";
 /// The config file.
 pub const CONFIG: &str = "PCLUSTER_SHIM_CONFIG";
-/// Set for launchers that might start the shim again; see [`crate::environment::locate::Guard`].
+/// Set for launchers that might start the shim again; see [`crate::environment::locate`].
 pub const TRIED: &str = "PCLUSTER_SHIM_TRIED";
 /// The directory in which a launcher that was asked leaves its answer; see [`crate::environment::question`].
 pub const QUESTION: &str = "PCLUSTER_SHIM_QUESTION";
