@@ -21,15 +21,21 @@
 //! | [`repair::refusals`] | what a repair in place leaves to others |
 //! | [`repair::context`] | what the steps of one repair share |
 //! | [`repair::installer`] | uv and pip, which resolve and fetch |
+//! | [`repair::pip_settings`] | pip's settings, handed to uv |
 //! | [`repair::locked_environment`] | what a check stands on |
 //! | [`repair::overlay`] | a repair that is kept beside its environment |
 //! | [`repair::state`] | where the repairs of an environment keep their files, and locks |
-//! | [`repair::transaction`] | snapshot, journal, exchange; rollback |
+//! | [`repair::rollback`] | an exchange taken back, from its snapshot |
+//! | [`repair::transaction`] | snapshot, journal, exchange |
+//! | [`repair::file_operations`] | files removed, placed and linked |
 //! | [`repair::file_plan`] | the files that an exchange removes and adds |
 //! | [`repair::journal`] | what is written down before the first change |
+//! | [`repair::file_digest`] | what a file was: size and SHA-256 |
 //! | [`repair::record`] | the files that an installed distribution consists of |
 //! | [`repair::ownership`] | whose a directory of packages is |
 //! | [`repair::plan`] | findings and metadata → requirements; staged packages → changes (pure) |
+//! | [`repair::lock`] | locks of flock(2), uv's among them |
+//! | [`repair::hints`] | what to do next, where several steps say it |
 //! | [`repair::failpoint`] | failures at named steps, for tests |
 //! | [`checker`] | one check, in order |
 //! | [`cache_key`] | what a cached verdict depends on |
@@ -49,6 +55,8 @@
 //! | [`environment::question`] | a launcher that is no console script, asked by starting it |
 //! | [`environment::locate`] | PATH → the real pcluster |
 //! | [`environment::launcher`] | a console script → the Python that it names |
+//! | [`environment::console_script_text`] | the texts of console scripts |
+//! | [`environment::loop_guard`] | a pcluster that starts this shim again, recognised |
 //! | [`environment::packages`] | `sys.path` → installed distributions |
 //! | [`environment::interpreter`] | what a Python says of itself |
 //! | [`environment::image_configuration`] | the files that a call names, and which of them a check may read |

@@ -4,10 +4,8 @@
 //! shim. So a candidate is compared by device and inode, and a binary is searched for [`MARKER`].
 
 use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::Read as _;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -15,6 +13,7 @@ use serde::Serialize;
 use crate::cli::env_vars;
 use crate::environment::interpreter::python_path;
 use crate::environment::launcher::is_console_script;
+use crate::environment::loop_guard::{Identity, Tried};
 use crate::error::Error;
 use crate::outcome::Exec;
 use crate::system::{executables, files};
@@ -31,9 +30,6 @@ pub const REPLACED_LAUNCHER: &str = ".pcluster-shim/pcluster";
 
 /// Stands in every build of this program, old and new. Never to be changed.
 const MARKER: &str = "pcluster-shim executable 7c1e4d6a-86f5-4f0b-9a0c-2d3b51e6f0aa";
-
-/// Levels of `pcluster` starting `pcluster` past which a loop is certain.
-const DEEPEST: u32 = 100;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -258,15 +254,6 @@ fn executable(path: &Path) -> Option<PathBuf> {
     executables::is_executable(path).then(|| path.to_owned())
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Identity(u64, u64);
-
-impl Identity {
-    fn of(path: &Path) -> Option<Self> {
-        path.metadata().ok().map(|metadata| Self(metadata.dev(), metadata.ino()))
-    }
-}
-
 fn is_shim(path: &Path) -> bool {
     let Ok(mut file) = files::open(path) else { return false };
     let mut content = vec![0; 2];
@@ -277,60 +264,9 @@ fn is_shim(path: &Path) -> bool {
     file.read_to_end(&mut content).is_ok() && memchr::memmem::find(&content, MARKER.as_bytes()).is_some()
 }
 
-/// `PCLUSTER_SHIM_TRIED`: `PID/DEPTH/PATH:PATH…`. The paths count only for the process that wrote
-/// them, which is the same one after an exec; the depth goes on counting in its children.
-#[derive(Debug, Default)]
-struct Tried {
-    depth: u32,
-    paths: Vec<PathBuf>,
-}
-
-impl Tried {
-    fn from_environment() -> Self {
-        env::var_os(env_vars::TRIED).and_then(|value| Self::parse(&value)).unwrap_or_default()
-    }
-
-    fn parse(value: &OsStr) -> Option<Self> {
-        let mut parts = value.as_bytes().splitn(3, |byte| *byte == b'/');
-        let mut number = || std::str::from_utf8(parts.next()?).ok()?.parse::<u32>().ok();
-        let (pid, depth) = (number()?, number()?);
-        let paths = OsStr::from_bytes(parts.next()?);
-        let same_process = pid == std::process::id() || depth >= DEEPEST;
-        let paths = if same_process { env::split_paths(paths).collect() } else { Vec::new() };
-        Some(Self { depth, paths })
-    }
-
-    fn holds(&self, candidate: Identity) -> bool {
-        self.paths.iter().any(|path| Identity::of(path) == Some(candidate))
-    }
-
-    fn with(&self, path: &Path) -> OsString {
-        let mut value = format!("{}/{}/", std::process::id(), self.depth + 1).into_bytes();
-        for tried in self.paths.iter().map(PathBuf::as_path).chain([path]) {
-            value.extend_from_slice(tried.as_os_str().as_bytes());
-            value.push(b':');
-        }
-        value.pop();
-        OsString::from_vec(value)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tried_counts_only_for_the_process_that_wrote_it() {
-        let own = std::process::id();
-        let read = |value: String| Tried::parse(OsStr::new(&value));
-        assert_eq!(read(format!("{own}/1//a/pcluster:/b/pcluster")).unwrap().paths.len(), 2);
-        let other = read(format!("{}/7//a/pcluster", own + 1)).unwrap();
-        assert!(other.paths.is_empty());
-        assert_eq!(other.depth, 7);
-        assert_eq!(read(format!("{}/100//a/pcluster", own + 1)).unwrap().paths.len(), 1);
-        assert!(read("nonsense".into()).is_none());
-        assert!(read(format!("{own}/x//a")).is_none());
-    }
 
     /// Some systems tell the name that a program was started by, which may be a link from elsewhere.
     #[test]
@@ -351,13 +287,5 @@ mod tests {
         let found = search.real().unwrap();
         assert_eq!(found.path, bin.canonicalize().unwrap().join(REPLACED_LAUNCHER));
         assert_eq!(found.found_by, FoundBy::Kept);
-    }
-
-    #[test]
-    fn a_guard_reads_back_what_it_wrote() {
-        let value = Tried::default().with(Path::new("/a b/pcluster"));
-        let read = Tried::parse(&value).unwrap();
-        assert_eq!(read.paths, [PathBuf::from("/a b/pcluster")]);
-        assert_eq!(read.depth, 1);
     }
 }

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use crate::environment::packages::Distribution;
 use crate::package_name::normalised;
-use crate::repair::journal::{FileDigest, PackageFiles, sha256_of};
+use crate::repair::file_digest::{FileDigest, sha256_of};
+use crate::repair::journal::PackageFiles;
 use crate::repair::record::{
     MAX_RECORD, bytecode_of, installed_files, is_bytecode, name_of, record_path, stays_inside,
 };

@@ -3,9 +3,7 @@
 //! only ever writes into a directory of the repair's.
 
 use std::collections::BTreeSet;
-use std::env;
 use std::ffi::OsString;
-use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,12 +11,12 @@ use crate::cli::settings::InstallerChoice;
 use crate::environment::packages::Packages;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, RepairStep};
-use crate::progress::Progress;
+use crate::repair::hints::UNCHANGED_FREE_SPACE;
+use crate::repair::pip_settings::uv_environment;
 use crate::repair::plan::Wanted;
-use crate::repair::state::wait_for_lock;
 use crate::system::child::{Child, ChildError, Finished, framed, sentinel, set};
+use crate::system::executables;
 use crate::system::scratch::Scratch;
-use crate::system::{executables, files};
 
 /// A resolution over a slow network takes longer than one child of a check may.
 const LIMIT_FACTOR: u32 = 10;
@@ -225,41 +223,6 @@ impl Installer {
     }
 }
 
-/// What to do about a directory that cannot be written.
-pub const UNCHANGED_FREE_SPACE: &str =
-    "Nothing was changed. Free some space, or set TMPDIR and XDG_STATE_HOME to a place that has some.";
-
-/// The same, where it has been said what became of the environment.
-pub const FREE_SPACE: &str = "Free some space, or set TMPDIR and XDG_STATE_HOME to a place that has some.";
-
-/// Takes the lock that uv takes before it changes a virtual environment: flock(2) of `.lock` in it,
-/// where uv has been there. Elsewhere uv locks a file in TMPDIR whose name is another one in each
-/// of its versions, and pip has no lock: what those do is seen by comparing.
-///
-/// # Errors
-/// Returns an error if a signal came while uv was at work.
-pub fn lock_against_uv(prefix: &Path, progress: Progress) -> Result<Option<File>, Abort> {
-    if !prefix.join("pyvenv.cfg").is_file() {
-        return Ok(None);
-    }
-    let Ok(file) = files::open(&prefix.join(".lock")) else { return Ok(None) };
-    let _step = match file.try_lock() {
-        Ok(()) => return Ok(Some(file)),
-        // A file system without locks.
-        Err(TryLockError::Error(_)) => return Ok(None),
-        Err(TryLockError::WouldBlock) => progress.step("waiting for uv, which is changing this environment"),
-    };
-    let failed = |error| {
-        Error::repair(
-            RepairStep::Lock,
-            format!("cannot lock {}/.lock: {error}", prefix.display()),
-            "Nothing was changed.",
-        )
-    };
-    wait_for_lock(|| file.try_lock(), |error| failed(error).into())?;
-    Ok(Some(file))
-}
-
 /// The wheel that `ensurepip` would install; `None` where this Python has none.
 fn bundled_pip(target: &Target, limit: Duration) -> Result<Option<PathBuf>, Abort> {
     let scratch = scratch()?;
@@ -299,96 +262,5 @@ fn ended(finished: &Finished) -> String {
     match finished.status.code() {
         Some(code) => format!("ended with status {code}"),
         None => "was killed by a signal".into(),
-    }
-}
-
-/// pip's index settings, as uv understands them: uv does not read pip.conf, and a user whose
-/// packages come from a private index has said so once. What is said to uv itself wins.
-fn uv_environment(python: &Path) -> Vec<(OsString, Option<OsString>)> {
-    let settings = pip_settings(python);
-    let named = [
-        ("index-url", &["UV_DEFAULT_INDEX", "UV_INDEX_URL"][..]),
-        ("extra-index-url", &["UV_INDEX", "UV_EXTRA_INDEX_URL"]),
-        ("find-links", &["UV_FIND_LINKS"]),
-        ("trusted-host", &["UV_INSECURE_HOST"]),
-        ("no-index", &["UV_NO_INDEX"]),
-        ("cert", &["SSL_CERT_FILE"]),
-    ];
-    let mut variables = Vec::new();
-    for (setting, names) in named {
-        let said = names.iter().any(|name| env::var_os(name).is_some());
-        if let Some(value) = settings.iter().rev().find(|(name, _)| name == setting).filter(|_| !said) {
-            let separator = if setting == "find-links" { "," } else { " " };
-            let value = value.1.split_whitespace().collect::<Vec<_>>().join(separator);
-            variables.push(set(names[0], value));
-        }
-    }
-    variables
-}
-
-/// pip's settings, later ones stronger: its files in the order in which pip reads them, then
-/// `PIP_*` variables.
-fn pip_settings(python: &Path) -> Vec<(String, String)> {
-    let state = |below: &str| env::var_os("HOME").map(|state| PathBuf::from(state).join(below));
-    let config_home = env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| state(".config"));
-    let prefix = python.parent().and_then(Path::parent);
-    let mut files = vec![
-        Some(PathBuf::from("/etc/pip.conf")),
-        state(".pip/pip.conf"),
-        config_home.map(|base| base.join("pip/pip.conf")),
-        prefix.map(|prefix| prefix.join("pip.conf")),
-    ];
-    if let Some(named) = env::var_os("PIP_CONFIG_FILE") {
-        // /dev/null turns all of them off.
-        files = if named == "/dev/null" { Vec::new() } else { [files, vec![Some(named.into())]].concat() };
-    }
-    let mut settings: Vec<(String, String)> = files
-        .into_iter()
-        .flatten()
-        .filter_map(|file| files::read_to_string(&file).ok())
-        .flat_map(|text| ini_settings(&text))
-        .collect();
-    for (name, value) in env::vars() {
-        if let Some(name) = name.strip_prefix("PIP_") {
-            settings.push((name.to_lowercase().replace('_', "-"), value));
-        }
-    }
-    settings
-}
-
-/// `name = value` of the sections that count for `pip install`; lines that begin with a space go on.
-fn ini_settings(text: &str) -> Vec<(String, String)> {
-    let mut settings: Vec<(String, String)> = Vec::new();
-    let mut counts = false;
-    for line in text.lines().filter(|line| !line.trim_start().starts_with(['#', ';'])) {
-        if let Some(section) = line.trim().strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-            counts = section == "global" || section == "install";
-        } else if line.starts_with([' ', '\t']) {
-            if let Some((_, value)) = settings.last_mut().filter(|_| counts) {
-                value.push(' ');
-                value.push_str(line.trim());
-            }
-        } else if let Some((name, value)) = line.split_once(['=', ':']).filter(|_| counts) {
-            settings.push((name.trim().to_lowercase().replace('_', "-"), value.trim().to_owned()));
-        }
-    }
-    settings
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pip_conf_is_read_as_pip_reads_it() {
-        let text = "[global]\nindex_url = https://a/simple\n# x\n[freeze]\nindex-url=no\n[install]\n\
-                    find-links =\n  /one\n  /two\nextra-index-url: https://b\n";
-        let settings = ini_settings(text);
-        let expected = [
-            ("index-url", "https://a/simple"),
-            ("find-links", " /one /two"),
-            ("extra-index-url", "https://b"),
-        ];
-        assert_eq!(settings, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
     }
 }

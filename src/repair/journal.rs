@@ -2,16 +2,15 @@
 //! whoever finds it puts everything back. It is data from disk: each path is checked before use.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
 use std::ops::Range;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use crate::package_name::normalised;
+use crate::repair::file_digest::{FileDigest, sha256_of};
 use crate::repair::plan::Change;
 use crate::repair::record::recorded_paths;
 
@@ -179,58 +178,6 @@ impl PackageFiles {
         };
         named.filter(of_package).filter(|name| !known(name)).map(|name| self.site.join(name)).collect()
     }
-}
-
-/// The SHA-256 of a file that can be read.
-#[must_use]
-pub fn sha256_of(path: &Path) -> Option<String> {
-    FileDigest::of(path).ok().map(|mark| mark.sha256)
-}
-
-/// What a file was: the content, or where a link leads.
-#[derive(Debug, PartialEq, Eq)]
-pub struct FileDigest {
-    pub size: u64,
-    pub sha256: String,
-}
-
-impl FileDigest {
-    /// # Errors
-    /// Returns an error if it cannot be read, or is neither a file nor a link.
-    pub fn of(path: &Path) -> io::Result<Self> {
-        let metadata = path.symlink_metadata()?;
-        let mut digest = Sha256::new();
-        let mut size = 0;
-        if metadata.is_symlink() {
-            let target = fs::read_link(path)?;
-            digest.update(target.as_os_str().as_bytes());
-            size = target.as_os_str().len() as u64;
-        } else if metadata.is_file() {
-            let mut file = File::open(path)?;
-            let mut buffer = vec![0; 1 << 16];
-            loop {
-                let read = file.read(&mut buffer)?;
-                if read == 0 {
-                    break;
-                }
-                digest.update(&buffer[..read]);
-                size += read as u64;
-            }
-        } else {
-            return Err(io::Error::other("it is no file"));
-        }
-        Ok(Self { size, sha256: hexadecimal(&digest.finalize()) })
-    }
-
-    /// The mark that a text has in a file.
-    #[must_use]
-    pub fn of_text(text: &str) -> Self {
-        Self { size: text.len() as u64, sha256: hexadecimal(&Sha256::digest(text)) }
-    }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 impl Saved {

@@ -5,8 +5,9 @@ use std::time::Duration;
 use crate::checker::{self, CheckOutcome, CheckRequest, Identified};
 use crate::environment::target::Target;
 use crate::error::{Abort, Error};
+use crate::repair::lock::Lock;
 use crate::repair::overlay::{Overlay, read_overlay};
-use crate::repair::state::{Lock, RepairState};
+use crate::repair::state::RepairState;
 use crate::report::{Check, Report, Status};
 
 /// A target that is locked against repairs while this lives.

@@ -10,8 +10,9 @@ use crate::cache::Fingerprint;
 use crate::environment::packages::Packages;
 use crate::environment::target::Target;
 use crate::error::{Error, RepairStep};
+use crate::repair::hints::SET_STATE_HOME;
 use crate::repair::plan::Change;
-use crate::repair::state::{RepairState, SET_STATE_HOME};
+use crate::repair::state::RepairState;
 use crate::system::disk::{self, Durability};
 use crate::system::{files, trust};
 

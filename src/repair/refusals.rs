@@ -7,12 +7,9 @@ use crate::environment::packages::Distribution;
 use crate::error::Error;
 use crate::package_name::{PCLUSTER, matches};
 use crate::repair::context::Repair;
+use crate::repair::hints::ISOLATED;
 use crate::repair::ownership::{marker_over, refuse_another_users, spack_prefix};
 use crate::repair::plan::Change;
-
-/// What to do where the environment itself cannot be changed.
-pub const ISOLATED: &str =
-    "Run `pcluster preflight fix --isolated`: it keeps the repair beside the environment.";
 
 /// Refuses what is known before anything is fetched: directories that belong to others, and packages
 /// that this user may not write.

@@ -4,7 +4,8 @@ use crate::environment::packages::Packages;
 use crate::error::{Abort, Error, RepairStep};
 use crate::repair::context::Repair;
 use crate::repair::failpoint;
-use crate::repair::installer::{InstallOutcome, UNCHANGED_FREE_SPACE};
+use crate::repair::hints::UNCHANGED_FREE_SPACE;
+use crate::repair::installer::InstallOutcome;
 use crate::repair::plan::{self, Change, Hold};
 use crate::repair::transaction::OVERLAY_PREFIX;
 

@@ -8,8 +8,6 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
 
 use crate::cache::{Cache, Fingerprint};
 use crate::environment::packages::Packages;
@@ -17,17 +15,12 @@ use crate::environment::target::Target;
 use crate::error::{Abort, Error, RepairStep};
 use crate::package_name::PCLUSTER;
 use crate::progress::Progress;
+use crate::repair::hints::SET_STATE_HOME;
 use crate::repair::journal::Journal;
+use crate::repair::lock::{Lock, wait_for_lock};
 use crate::repair::plan::Change;
 use crate::repair::transaction::Transactions;
-use crate::system::signals::Interrupts;
 use crate::system::{dirs, trust};
-
-/// What to do where state cannot be written.
-pub const SET_STATE_HOME: &str = "Set XDG_STATE_HOME to a directory that can be written.";
-
-/// How often a wait for a lock tries again.
-const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The state of one environment's repairs.
 #[derive(Debug)]
@@ -35,10 +28,6 @@ pub struct RepairState {
     transactions: Transactions,
     site: PathBuf,
 }
-
-/// A lock that is given up when dropped.
-#[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "held for its lock")] File);
 
 impl RepairState {
     /// Makes the state directory of this environment.
@@ -117,7 +106,7 @@ impl RepairState {
             .set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| write!(file, "{}", std::process::id()));
-        Ok(Lock(file))
+        Ok(Lock::new(file))
     }
 
     /// Keeps checks and repairs away, for as long as files are exchanged.
@@ -131,7 +120,7 @@ impl RepairState {
         };
         let file = File::open(&self.site).map_err(failed)?;
         wait_for_lock(|| file.try_lock(), failed)?;
-        Ok(Lock(file))
+        Ok(Lock::new(file))
     }
 
     /// Rolls back what was cut off and keeps repairs away, for as long as the environment is read.
@@ -159,7 +148,7 @@ impl RepairState {
         // Any error will do: it is not told.
         let without = |_| Abort::Error(Error::NoRealPcluster);
         match wait_for_lock(|| file.try_lock_shared(), without) {
-            Ok(()) => Ok(Some(Lock(file))),
+            Ok(()) => Ok(Some(Lock::new(file))),
             Err(Abort::Interrupted(interrupted)) => Err(interrupted.into()),
             Err(Abort::Error(_)) => Ok(None),
         }
@@ -227,25 +216,4 @@ pub fn site_of(target: &Target) -> Option<PathBuf> {
     let pcluster = Packages::find(&target.interpreter.sys_path, PCLUSTER)?;
     let directory = pcluster.metadata.parent()?.to_owned();
     Some(fs::canonicalize(&directory).unwrap_or(directory))
-}
-
-/// Tries again and again: a call that blocks is taken up again after a signal, and Ctrl-C would have
-/// to wait for the lock.
-///
-/// # Errors
-/// Returns an error if there is no lock to be had, or a signal came.
-pub fn wait_for_lock(
-    lock: impl Fn() -> Result<(), TryLockError>,
-    failed: impl FnOnce(io::Error) -> Abort,
-) -> Result<(), Abort> {
-    loop {
-        match lock() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
-            Err(TryLockError::WouldBlock) => {
-                Interrupts::caught().check()?;
-                thread::sleep(RETRY_INTERVAL);
-            }
-        }
-    }
 }
