@@ -1,4 +1,4 @@
-//! What a file was, as its copies are compared with it: a size and a SHA-256.
+//! The size and the SHA-256 of a file, by which a copy of it is checked.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -7,13 +7,13 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
-/// The SHA-256 of a file that can be read.
+/// The SHA-256 of a file; `None` where it cannot be read.
 #[must_use]
 pub fn sha256_of(path: &Path) -> Option<String> {
-    FileDigest::of(path).ok().map(|mark| mark.sha256)
+    FileDigest::of(path).ok().map(|digest| digest.sha256)
 }
 
-/// What a file was: the content, or where a link leads.
+/// The digest of a file's content, or of a link's target.
 #[derive(Debug, PartialEq, Eq)]
 pub struct FileDigest {
     pub size: u64,
@@ -21,6 +21,8 @@ pub struct FileDigest {
 }
 
 impl FileDigest {
+    /// Reads a file or a link.
+    ///
     /// # Errors
     /// Returns an error if it cannot be read, or is neither a file nor a link.
     pub fn of(path: &Path) -> io::Result<Self> {
@@ -48,7 +50,7 @@ impl FileDigest {
         Ok(Self { size, sha256: hexadecimal(&digest.finalize()) })
     }
 
-    /// The mark that a text has in a file.
+    /// The digest of a file that holds this text.
     #[must_use]
     pub fn of_text(text: &str) -> Self {
         Self { size: text.len() as u64, sha256: hexadecimal(&Sha256::digest(text)) }

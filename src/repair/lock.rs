@@ -11,26 +11,26 @@ use crate::progress::Progress;
 use crate::system::files;
 use crate::system::signals::Interrupts;
 
-/// How often a wait for a lock tries again.
+/// The time between two attempts to take a lock.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A lock that is given up when dropped.
+/// A lock that is released when dropped.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "held for its lock")] File);
 
 impl Lock {
-    /// The lock that is held through this open file.
+    /// The lock that this open file holds.
     #[must_use]
     pub fn new(locked: File) -> Self {
         Self(locked)
     }
 }
 
-/// Tries again and again: a call that blocks is taken up again after a signal, and Ctrl-C would have
-/// to wait for the lock.
+/// Tries to take a lock until it is free. A call that blocks is resumed after a signal, so Ctrl-C would
+/// have no effect before the lock is free.
 ///
 /// # Errors
-/// Returns an error if there is no lock to be had, or a signal came.
+/// Returns an error if the file cannot be locked, or a signal came.
 pub fn wait_for_lock(
     lock: impl Fn() -> Result<(), TryLockError>,
     failed: impl FnOnce(io::Error) -> Abort,
@@ -48,8 +48,8 @@ pub fn wait_for_lock(
 }
 
 /// Takes the lock that uv takes before it changes a virtual environment: flock(2) of `.lock` in it,
-/// where uv has been there. Elsewhere uv locks a file in TMPDIR whose name is another one in each
-/// of its versions, and pip has no lock: what those do is seen by comparing.
+/// where uv has made that file. Elsewhere uv locks a file in TMPDIR whose name differs between its
+/// versions, and pip has no lock: changes of theirs are found by comparing the installed packages.
 ///
 /// # Errors
 /// Returns an error if a signal came while uv was at work.
@@ -60,7 +60,7 @@ pub fn lock_against_uv(prefix: &Path, progress: Progress) -> Result<Option<File>
     let Ok(file) = files::open(&prefix.join(".lock")) else { return Ok(None) };
     let _step = match file.try_lock() {
         Ok(()) => return Ok(Some(file)),
-        // A file system without locks.
+        // Some file systems have no locks.
         Err(TryLockError::Error(_)) => return Ok(None),
         Err(TryLockError::WouldBlock) => progress.step("waiting for uv, which is changing this environment"),
     };

@@ -1,4 +1,4 @@
-//! An exchange taken back: the old files put in their place from the copies of the snapshot.
+//! The rollback of an exchange: the old files are put back from the copies of the snapshot.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,167 +9,169 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, RepairStep};
 use crate::repair::failpoint;
 use crate::repair::file_operations::{link_or_copy, remove, remove_empty};
-use crate::repair::journal::{Journal, Saved};
+use crate::repair::journal::{Journal, SavedFile};
 use crate::repair::record::bytecode_of;
 use crate::repair::transaction::Transactions;
 use crate::system::disk;
 use crate::system::files::describe;
 
-/// Why old files are not back in their place.
+/// Why a rollback is not complete.
 #[derive(Debug)]
-pub enum RestoreError {
-    /// Copies that are gone or damaged: nothing was changed.
+pub enum RollbackError {
+    /// Copies are missing or damaged. Nothing was changed.
     CopiesMissing { journal: PathBuf, failures: Vec<String> },
-    /// Files that could not be put back: the others are.
+    /// Some files could not be put back. All others were.
     Files(Vec<String>),
 }
 
-impl From<RestoreError> for Error {
-    fn from(error: RestoreError) -> Self {
+impl From<RollbackError> for Error {
+    fn from(error: RollbackError) -> Self {
         match error {
-            RestoreError::CopiesMissing { journal, failures } => {
+            RollbackError::CopiesMissing { journal, failures } => {
                 let next = format!(
                     "Nothing was changed. Restore that copy from a backup; without one make the environment \
                      anew and remove {}.",
                     journal.display()
                 );
-                Self::repair(RepairStep::Rollback, first_of(&failures), &next)
+                Self::repair(RepairStep::Rollback, summarize_failures(&failures), &next)
             }
-            RestoreError::Files(failures) => Self::not_restored(&failures),
+            RollbackError::Files(failures) => Self::not_restored(&failures),
         }
     }
 }
 
-/// The first one and how many more: a snapshot has thousands of files.
+/// The first failure and the number of the others: a snapshot has thousands of files.
 #[must_use]
-pub fn first_of(failures: &[String]) -> String {
+pub fn summarize_failures(failures: &[String]) -> String {
     let more = failures.len().saturating_sub(1);
     let more = if more > 0 { format!("; and {more} more like it") } else { String::new() };
     failures.first().cloned().unwrap_or_default() + &more
 }
 
-impl Transactions {
-    /// Says whether all is there that [`Self::restore`] needs.
-    ///
-    /// # Errors
-    /// Returns an error if copies are gone or are not what was saved.
-    pub fn check(&self, journal: &Journal) -> Result<(), Vec<String>> {
-        let failures = journal.missing(&self.snapshot(&journal.id));
-        if failures.is_empty() { Ok(()) } else { Err(failures) }
-    }
-
-    /// Puts everything back as it was, goes on past what fails, and forgets the transaction when
-    /// nothing did. Gives the packages that another installer has written since: those are left as
-    /// they are now, without the repair's files.
-    ///
-    /// # Errors
-    /// Returns an error if copies are missing, before anything is changed, or files could not be put
-    /// back; the snapshot and the journal stay.
-    pub fn restore(&self, journal: &Journal) -> Result<Vec<String>, RestoreError> {
-        let snapshot = self.snapshot(&journal.id);
-        self.check(journal)
-            .map_err(|failures| RestoreError::CopiesMissing { journal: self.open_journal(), failures })?;
-        let taken = journal.taken();
-        let back: Vec<&Saved> =
-            journal.removed.iter().filter(|saved| !taken.leave.contains(&saved.path)).collect();
-        let mut failures = remove_new(journal, &back, &taken.keep);
-        let above: BTreeSet<&Path> = back.iter().flat_map(|saved| saved.path.ancestors().skip(1)).collect();
-        let needed = journal.directories.iter().filter(|(directory, _)| above.contains(directory.as_path()));
-        needed.for_each(|(directory, mode)| make_directory(directory, *mode));
-        failures.extend(put_all_back(&snapshot, &back));
-        remove_empty(journal.created.iter().map(PathBuf::as_path));
-        let changed = back.iter().map(|saved| &saved.path).chain(&journal.created);
-        if let Err(error) = disk::sync(&changed.map(PathBuf::as_path).collect(), &journal.roots()) {
-            failures.push(describe("cannot write", &journal.site)(error));
-        }
-        if !failures.is_empty() {
-            return Err(RestoreError::Files(failures));
-        }
-        // Without its journal first: one that comes back after a loss of power needs its copies.
-        let _ = fs::remove_file(self.open_journal());
-        let _ = disk::sync_directory(&self.directory);
-        let _ = fs::remove_dir_all(snapshot);
-        Ok(taken.packages)
-    }
+/// Checks the copies that [`roll_back`] needs.
+///
+/// # Errors
+/// Returns an error if copies are missing or damaged, with a message each.
+pub fn check_copies(transactions: &Transactions, journal: &Journal) -> Result<(), Vec<String>> {
+    let failures = journal.missing_copies(&transactions.snapshot(&journal.id));
+    if failures.is_empty() { Ok(()) } else { Err(failures) }
 }
 
-/// Removes what came and was not there before, and gives the failures. What Python has compiled of
-/// the new files goes with them: an old file of the same size and time would be taken for its source.
-fn remove_new(journal: &Journal, back: &[&Saved], keep: &BTreeSet<PathBuf>) -> Vec<String> {
-    let old: BTreeSet<&Path> = back.iter().map(|saved| saved.path.as_path()).collect();
-    let created = || journal.created.iter().filter(|path| !keep.contains(*path));
+/// Puts the old files back and removes the transaction, and returns the packages that another installer
+/// has written since: their files stay, and only those that the repair added are removed from them.
+///
+/// A file that cannot be put back does not stop it. It can be repeated after any interruption.
+///
+/// # Errors
+/// Returns an error if copies are missing, before anything is changed, or files could not be put
+/// back; the snapshot and the journal stay.
+pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Vec<String>, RollbackError> {
+    check_copies(transactions, journal).map_err(|failures| RollbackError::CopiesMissing {
+        journal: transactions.open_journal(),
+        failures,
+    })?;
+    let snapshot = transactions.snapshot(&journal.id);
+    let foreign = journal.foreign_packages();
+    let old: Vec<&SavedFile> =
+        journal.removed.iter().filter(|saved| !foreign.not_restored.contains(&saved.path)).collect();
+    let mut failures = remove_created(journal, &old, &foreign.not_removed);
+    let above: BTreeSet<&Path> = old.iter().flat_map(|saved| saved.path.ancestors().skip(1)).collect();
+    let needed = journal.directories.iter().filter(|(directory, _)| above.contains(directory.as_path()));
+    needed.for_each(|(directory, mode)| make_directory(directory, *mode));
+    failures.extend(put_files_back(&snapshot, &old));
+    remove_empty(journal.created.iter().map(PathBuf::as_path));
+    let changed = old.iter().map(|saved| &saved.path).chain(&journal.created);
+    if let Err(error) = disk::sync(&changed.map(PathBuf::as_path).collect(), &journal.roots()) {
+        failures.push(describe("cannot write", &journal.site)(error));
+    }
+    if !failures.is_empty() {
+        return Err(RollbackError::Files(failures));
+    }
+    transactions.remove(journal);
+    Ok(foreign.packages)
+}
+
+/// Removes the files that the repair added and that have no old version, and returns the failures.
+///
+/// Their bytecode is removed too: Python would take it for that of an old file with the same size and
+/// modification time.
+fn remove_created(journal: &Journal, old: &[&SavedFile], not_removed: &BTreeSet<PathBuf>) -> Vec<String> {
+    let old: BTreeSet<&Path> = old.iter().map(|saved| saved.path.as_path()).collect();
+    let created = || journal.created.iter().filter(|path| !not_removed.contains(*path));
     let compiled: Vec<PathBuf> = created().flat_map(|path| bytecode_of(path)).collect();
     let new = compiled
         .iter()
         .chain(created())
-        .filter(|path| !old.contains(path.as_path()) && !keep.contains(*path));
+        .filter(|path| !old.contains(path.as_path()) && !not_removed.contains(*path));
     new.filter_map(|path| remove(path).err().map(describe("cannot remove", path))).collect()
 }
 
-fn put_all_back(snapshot: &Path, back: &[&Saved]) -> Vec<String> {
+/// Puts files back from their copies, and returns the failures.
+fn put_files_back(snapshot: &Path, old: &[&SavedFile]) -> Vec<String> {
     let mut failures = Vec::new();
-    let mut room_made = false;
-    for saved in back {
+    let mut space_is_freed = false;
+    for saved in old {
         let copy = snapshot.join(&saved.copy);
         let put = || failpoint::reach(RepairStep::Restore).and_then(|()| put_back(&copy, &saved.path));
-        let mut done = put();
-        if is_full(&done) && !room_made {
-            // The new files have taken the room of the old ones.
-            room_made = true;
-            for saved in back {
-                make_room(&snapshot.join(&saved.copy), &saved.path);
+        let mut result = put();
+        if is_full(&result) && !space_is_freed {
+            // New files at the paths of the old ones may take up the space that those need.
+            space_is_freed = true;
+            for saved in old {
+                free_space(&snapshot.join(&saved.copy), &saved.path);
             }
-            done = put();
+            result = put();
         }
-        if let Err(error) = done {
+        if let Err(error) = result {
             failures.push(describe("cannot put back", &saved.path)(error));
         }
     }
     failures
 }
 
-/// As it was, where it has gone.
+/// Makes a directory with its old mode, if it is missing.
 fn make_directory(directory: &Path, mode: u32) {
-    // A failure shows when its files are put back.
+    // A failure is reported when the files of the directory are put back.
     if fs::create_dir(directory).is_ok() {
         let _ = fs::set_permissions(directory, fs::Permissions::from_mode(mode));
     }
 }
 
-fn is_full(done: &io::Result<()>) -> bool {
+fn is_full(result: &io::Result<()>) -> bool {
     use io::ErrorKind::{QuotaExceeded, StorageFull};
-    done.as_ref().is_err_and(|error| matches!(error.kind(), StorageFull | QuotaExceeded))
+    result.as_ref().is_err_and(|error| matches!(error.kind(), StorageFull | QuotaExceeded))
 }
 
-/// Removes what stands in the place of an old file, as long as its copy is there.
-fn make_room(copy: &Path, path: &Path) {
-    if copy.symlink_metadata().is_ok() && !is_back(copy, path) {
-        // A failure shows when the old one is put back.
+/// Removes the new file at the path of an old one whose copy exists.
+fn free_space(copy: &Path, path: &Path) {
+    if copy.symlink_metadata().is_ok() && !is_in_place(copy, path) {
+        // A failure is reported when the old file is put back.
         let _ = remove(path);
     }
 }
 
-/// Whether a file is the one that the copy was made of: its other name, or the same in all things.
-fn is_back(copy: &Path, path: &Path) -> bool {
-    let (Ok(was), Ok(is)) = (copy.symlink_metadata(), path.symlink_metadata()) else { return false };
-    let same_file = was.dev() == is.dev() && was.ino() == is.ino();
-    let same_marks =
-        || was.mode() == is.mode() && was.len() == is.len() && was.modified().ok() == is.modified().ok();
-    let same_content = || match (fs::read(copy), fs::read(path)) {
-        (Ok(was), Ok(is)) => was == is,
+/// Whether the old file is in its place: the copy is a hard link to it, or equals it in mode, size,
+/// time and content.
+fn is_in_place(copy: &Path, path: &Path) -> bool {
+    let (Ok(old), Ok(now)) = (copy.symlink_metadata(), path.symlink_metadata()) else { return false };
+    let is_same_file = old.dev() == now.dev() && old.ino() == now.ino();
+    let has_same_metadata =
+        || old.mode() == now.mode() && old.len() == now.len() && old.modified().ok() == now.modified().ok();
+    let has_same_content = || match (fs::read(copy), fs::read(path)) {
+        (Ok(old), Ok(now)) => old == now,
         _ => false,
     };
-    same_file || (was.is_file() && same_marks() && same_content())
+    is_same_file || (old.is_file() && has_same_metadata() && has_same_content())
 }
 
-/// Beside it and renamed over it, so that the file is never missing. What was not touched is left
-/// alone: its directory may be the one that cannot be written.
+/// Puts one file back: written beside its path and renamed, so that the path is never without a file. A
+/// file that is in its place is not written: its directory may be read-only.
 fn put_back(copy: &Path, path: &Path) -> io::Result<()> {
-    if is_back(copy, path) {
+    if is_in_place(copy, path) {
         return Ok(());
     }
     if copy.symlink_metadata().is_err() {
-        // A check has found that it is in its place already.
+        // `check_copies` accepts a missing copy only where the old file is in its place.
         return path.symlink_metadata().map(drop);
     }
     let directory = path.parent().unwrap_or(Path::new("/"));
@@ -211,7 +213,7 @@ mod tests {
             "site/p-1.dist-info/RECORD",
             "p/__init__.py,,\np/gone/only_old.py,,\np-1.dist-info/METADATA,,\np-1.dist-info/RECORD,,\n",
         );
-        file("site/other.py", "not ours");
+        file("site/other.py", "of another package");
         file("overlay/p/__init__.py", "new");
         file("overlay/p/fresh/only_new.py", "new");
         file("overlay/p-2.dist-info/METADATA", "Name: p\nVersion: 2\n");
@@ -254,11 +256,11 @@ mod tests {
     }
 
     #[test]
-    fn an_exchange_leaves_the_new_files_only_and_its_undo_the_old_ones() {
+    fn an_exchange_leaves_only_the_new_files_and_its_rollback_only_the_old_ones() {
         let scene = scene();
         let site = scene.root.path().join("site");
         let before = tree(&site);
-        let journal = scene.transactions.begin("1".into(), &site, &scene.plan, Vec::new()).unwrap();
+        let journal = scene.transactions.begin("1".into(), &scene.plan, Vec::new()).unwrap();
         scene.transactions.exchange(&scene.plan).unwrap();
         let names: Vec<String> = tree(&site)
             .iter()
@@ -284,30 +286,30 @@ mod tests {
         assert!(scene.transactions.unfinished().unwrap().is_none());
         let last = scene.transactions.last().unwrap().unwrap();
         scene.transactions.reopen().unwrap();
-        scene.transactions.restore(&last).unwrap();
+        roll_back(&scene.transactions, &last).unwrap();
         assert_eq!(tree(&site), before);
         assert_eq!(tree(&scene.transactions.directory), []);
     }
 
     #[test]
-    fn whatever_was_done_a_restore_puts_it_back() {
+    fn a_rollback_restores_the_files_after_any_number_of_steps() {
         let steps = scene().plan.removals.len() + scene().plan.additions.len();
         for done in 0..=steps {
             let mut scene = scene();
             let site = scene.root.path().join("site");
             let before = tree(&site);
-            scene.transactions.begin("1".into(), &site, &scene.plan, Vec::new()).unwrap();
-            // As if killed after so many steps.
-            let going = scene.plan.removals.len().min(done);
-            for path in scene.plan.removals.keys().take(going) {
+            scene.transactions.begin("1".into(), &scene.plan, Vec::new()).unwrap();
+            // A repair that is killed after so many steps.
+            let removed = scene.plan.removals.len().min(done);
+            for path in scene.plan.removals.keys().take(removed) {
                 remove(path).unwrap();
             }
-            scene.plan.additions.truncate(done - going);
+            scene.plan.additions.truncate(done - removed);
             for (path, content) in &scene.plan.additions {
                 place(content, path).unwrap();
             }
             let journal = scene.transactions.unfinished().unwrap().unwrap();
-            scene.transactions.restore(&journal).unwrap();
+            roll_back(&scene.transactions, &journal).unwrap();
             assert_eq!(tree(&site), before, "after {done} steps");
             scene.transactions.remove_leftovers(|_| ());
             assert_eq!(tree(&scene.transactions.directory), []);
@@ -315,31 +317,31 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_somebody_else_in_the_way_is_seen() {
+    fn a_foreign_file_at_a_new_path_is_found() {
         let scene = scene();
-        assert_eq!(scene.plan.conflict(), None);
-        let way = scene.root.path().join("site/p/fresh/only_new.py");
-        fs::create_dir_all(way.parent().unwrap()).unwrap();
-        fs::write(&way, "").unwrap();
-        assert_eq!(scene.plan.conflict(), Some(way.as_path()));
+        assert_eq!(scene.plan.find_conflict(), None);
+        let foreign = scene.root.path().join("site/p/fresh/only_new.py");
+        fs::create_dir_all(foreign.parent().unwrap()).unwrap();
+        fs::write(&foreign, "").unwrap();
+        assert_eq!(scene.plan.find_conflict(), Some(foreign.as_path()));
     }
 
     #[test]
-    fn a_restore_goes_on_past_a_file_that_fails_and_keeps_the_snapshot() {
+    fn a_file_that_cannot_be_put_back_stops_no_others_and_keeps_the_snapshot() {
         let scene = scene();
         let site = scene.root.path().join("site");
-        let journal = scene.transactions.begin("1".into(), &site, &scene.plan, Vec::new()).unwrap();
+        let journal = scene.transactions.begin("1".into(), &scene.plan, Vec::new()).unwrap();
         scene.transactions.exchange(&scene.plan).unwrap();
-        // A directory with something in it is in the way.
+        // A directory that is not empty cannot be replaced by a file.
         fs::create_dir_all(site.join("p/gone/only_old.py/x")).unwrap();
-        let RestoreError::Files(failures) = scene.transactions.restore(&journal).unwrap_err() else {
+        let RollbackError::Files(failures) = roll_back(&scene.transactions, &journal).unwrap_err() else {
             panic!()
         };
         assert_eq!(failures.len(), 1);
         assert!(failures[0].contains("only_old.py"), "{}", failures[0]);
         assert_eq!(fs::read_to_string(site.join("p/__init__.py")).unwrap(), "old");
         fs::remove_dir_all(site.join("p/gone/only_old.py")).unwrap();
-        scene.transactions.restore(&scene.transactions.unfinished().unwrap().unwrap()).unwrap();
+        roll_back(&scene.transactions, &scene.transactions.unfinished().unwrap().unwrap()).unwrap();
         assert_eq!(fs::read_to_string(site.join("p/gone/only_old.py")).unwrap(), "old");
     }
 }

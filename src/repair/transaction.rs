@@ -1,8 +1,8 @@
-//! Files of an environment replaced as one: snapshot, journal, place; restore and recovery.
+//! The exchange of an environment's files as one transaction: snapshot, journal, exchange, close.
 //!
-//! The journal is written before the first change and names every file that will go or come, so
-//! whoever finds it can put everything back, as often as need be: a `Drop` does not survive
-//! SIGKILL. Nothing is ever finished by somebody else; an open journal is always rolled back.
+//! A transaction is open from its journal on, and closed by one rename of the journal. An open one is
+//! always rolled back, never continued: by the repair itself where a step fails, else by the next call
+//! that finds the journal, because a repair that is killed by SIGKILL runs no `Drop`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,18 +14,18 @@ use serde::Deserialize;
 use crate::error::RepairStep;
 use crate::repair::failpoint;
 use crate::repair::file_digest::FileDigest;
-use crate::repair::file_operations::{Made, link_or_copy, place, remove, remove_empty};
+use crate::repair::file_operations::{PlacedBy, link_or_copy, place, remove, remove_empty};
 use crate::repair::file_plan::FilePlan;
-use crate::repair::journal::{Journal, Saved};
+use crate::repair::journal::{Journal, SavedFile};
 use crate::repair::plan::Change;
 use crate::system::disk::{self, Durability};
 use crate::system::files::describe;
 use crate::system::trust;
 
-/// A file that goes or comes takes some 200 bytes: the advisory's repair (1,215 files) has 230 kB.
+/// A file takes some 200 bytes: the journal of the built-in advisory's repair (1,215 files) has 230 kB.
 const MAX_JOURNAL: u64 = 64 << 20;
 
-/// The files of one environment's transactions, below the state directory.
+/// The transactions of one environment, and their files below the state directory.
 #[derive(Debug, Clone)]
 pub struct Transactions {
     pub directory: PathBuf,
@@ -51,10 +51,10 @@ impl Transactions {
     /// The journal of a transaction that is still open.
     ///
     /// # Errors
-    /// Returns an error if there is one that cannot be read: what it had begun is not known.
+    /// Returns an error if there is one that cannot be read: which files were changed is not known.
     pub fn unfinished(&self) -> Result<Option<Journal>, String> {
-        // What may not be opened is another user's, who may be at work: locks tell.
-        read(&self.open_journal(), &self.site, &[io::ErrorKind::PermissionDenied])
+        // A journal that may not be opened is another user's, whose repair may still be at work.
+        read_journal(&self.open_journal(), &self.site, &[io::ErrorKind::PermissionDenied])
     }
 
     /// The journal of the last repair, for an undo.
@@ -62,58 +62,48 @@ impl Transactions {
     /// # Errors
     /// Returns an error if there is one that cannot be read.
     pub fn last(&self) -> Result<Option<Journal>, String> {
-        read(&self.last_journal(), &self.site, &[])
+        read_journal(&self.last_journal(), &self.site, &[])
     }
 
-    /// Copies all that goes, then writes the journal. The environment is not touched yet.
+    /// Takes the snapshot of the files to be removed, then writes the journal. The environment is not
+    /// changed.
     ///
     /// # Errors
-    /// Something cannot be copied or written; what was is gone again.
-    pub fn begin(
-        &self,
-        id: String,
-        site: &Path,
-        plan: &FilePlan,
-        changes: Vec<Change>,
-    ) -> Result<Journal, String> {
+    /// Returns an error if a file cannot be copied or the journal cannot be written; the snapshot is
+    /// removed.
+    pub fn begin(&self, id: String, plan: &FilePlan, changes: Vec<Change>) -> Result<Journal, String> {
         let snapshot = self.snapshot(&id);
-        let begun = self.copy_and_write(id, site, plan, changes);
+        let begun = self.copy_and_write(id, plan, changes);
         if begun.is_err() {
             let _ = fs::remove_dir_all(snapshot);
         }
         begun
     }
 
-    fn copy_and_write(
-        &self,
-        id: String,
-        site: &Path,
-        plan: &FilePlan,
-        changes: Vec<Change>,
-    ) -> Result<Journal, String> {
+    fn copy_and_write(&self, id: String, plan: &FilePlan, changes: Vec<Change>) -> Result<Journal, String> {
         let snapshot = self.snapshot(&id);
         fs::create_dir(&snapshot).map_err(describe("cannot make", &snapshot))?;
         let mut removed = Vec::new();
         let mut copied = BTreeSet::new();
-        for (number, (path, part)) in plan.removals.iter().enumerate() {
+        for (number, (path, package)) in plan.removals.iter().enumerate() {
             let name = number.to_string();
             let copy = snapshot.join(&name);
-            let made = failpoint::reach(RepairStep::Snapshot).and_then(|()| link_or_copy(path, &copy));
-            let (made, mark) = made
-                .and_then(|made| Ok((made, FileDigest::of(&copy)?)))
+            let linked = failpoint::reach(RepairStep::Snapshot).and_then(|()| link_or_copy(path, &copy));
+            let (placed_by, digest) = linked
+                .and_then(|placed_by| Ok((placed_by, FileDigest::of(&copy)?)))
                 .map_err(describe("cannot keep a copy of", path))?;
-            if made == Made::Copy {
+            if placed_by == PlacedBy::Copy {
                 copied.insert(copy);
             }
-            removed.push(Saved {
+            removed.push(SavedFile {
                 path: path.clone(),
                 copy: name,
-                size: Some(mark.size),
-                sha256: Some(mark.sha256),
-                part: Some(*part),
+                size: Some(digest.size),
+                sha256: Some(digest.sha256),
+                part: Some(*package),
             });
         }
-        // The journal is only good with its copies. A link is the old file itself: its name is new.
+        // The journal relies on its copies. Of a hard link only the name is new, so the directory is enough.
         let copied: BTreeSet<&Path> = copied.iter().map(PathBuf::as_path).collect();
         let synced = if copied.is_empty() {
             disk::sync_directory(&snapshot)
@@ -123,11 +113,11 @@ impl Transactions {
         synced.map_err(describe("cannot write", &snapshot))?;
         let journal = Journal {
             id,
-            site: site.to_owned(),
+            site: self.site.clone(),
             changes,
             removed,
             created: plan.additions.iter().map(|(path, _)| path.clone()).collect(),
-            directories: plan.directories_of_old(),
+            directories: plan.directories_of_removals(),
             sites: plan.sites(),
             parts: plan.packages.clone(),
         };
@@ -139,16 +129,18 @@ impl Transactions {
         Ok(journal)
     }
 
-    /// Forgets an open transaction of which nothing has been done.
-    pub fn abandon(&self, journal: &Journal) {
+    /// Removes an open transaction: one that has changed nothing, or is rolled back.
+    pub fn remove(&self, journal: &Journal) {
         let _ = fs::remove_file(self.open_journal());
+        // A journal that reappears after a power failure needs its copies, so they are removed last.
+        let _ = disk::sync_directory(&self.directory);
         let _ = fs::remove_dir_all(self.snapshot(&journal.id));
     }
 
-    /// Makes the exchange, after [`Self::begin`].
+    /// Exchanges the files, after [`Self::begin`].
     ///
     /// # Errors
-    /// The first file that cannot be removed or written; [`Self::restore`] is then due.
+    /// Returns an error at the first file that cannot be removed or written; the caller has to roll back.
     pub fn exchange(&self, plan: &FilePlan) -> Result<(), String> {
         for path in plan.removals.keys() {
             failpoint::reach(RepairStep::Remove)
@@ -164,62 +156,62 @@ impl Transactions {
         Ok(())
     }
 
-    /// Brings an exchange to the disk, on which [`Self::close`] relies: a closed transaction is not
-    /// rolled back any more.
+    /// Brings an exchange to the disk, on which [`Self::close`] relies: the next call does not roll a closed
+    /// transaction back.
     ///
     /// # Errors
-    /// Returns an error if something cannot be written to the disk.
+    /// Returns an error if a file cannot be written to the disk.
     pub fn sync(&self, plan: &FilePlan) -> Result<(), String> {
         disk::sync(&plan.paths(), &plan.sites()).map_err(describe("cannot write", &self.site))
     }
 
-    /// Makes this transaction the last one, which an undo takes back, and forgets the one before,
-    /// after [`Self::sync`]. One rename, so it is either open or closed, whenever we are killed.
+    /// Closes this transaction, after [`Self::sync`]. It is then the one that an undo rolls back, in place of
+    /// the one before. One rename does it, so a kill leaves the transaction either open or closed.
     ///
     /// # Errors
-    /// The transaction is still open.
+    /// Returns an error if the journal cannot be renamed; the transaction is still open.
     pub fn close(&self, journal: &Journal) -> Result<(), String> {
         let (open, last) = (self.open_journal(), self.last_journal());
         failpoint::reach(RepairStep::Close)
             .and_then(|()| disk::rename(&open, &last))
             .map_err(describe("cannot write", &last))?;
-        // Closed it is, whatever happens now.
+        // Only a kill at this failpoint has an effect: the transaction is closed.
         let _ = failpoint::reach(RepairStep::Closed);
         self.remove_snapshots_but(Some(&journal.id));
         Ok(())
     }
 
-    /// Opens a closed transaction again, so that an undo that is cut off is finished later.
+    /// Opens the last transaction again, so that the next call completes an undo that is interrupted.
     ///
     /// # Errors
-    /// It is still closed.
+    /// Returns an error if the journal cannot be renamed; the transaction is still closed.
     pub fn reopen(&self) -> Result<(), String> {
         disk::rename(&self.last_journal(), &self.open_journal())
             .map_err(describe("cannot write", &self.open_journal()))
     }
 
-    /// Removes what interrupted repairs left behind: overlays, each after `before`, and snapshots
-    /// that no journal names.
-    pub fn remove_leftovers(&self, before: impl Fn(&Path)) {
-        // An open journal is rolled back first. One that cannot be read keeps its snapshot: which one
-        // that is, is not known.
+    /// Removes the files of interrupted repairs: overlays, each after a call of `before_removal`, and
+    /// snapshots that no journal names.
+    pub fn remove_leftovers(&self, before_removal: impl Fn(&Path)) {
+        // An open transaction needs its snapshot for the rollback. Where the last journal cannot be read,
+        // its snapshot is not known, and all are kept.
         if let (false, Ok(last)) = (self.open_journal().exists(), self.last_id()) {
             self.remove_snapshots_but(last.as_deref());
         }
         for overlay in self.entries(OVERLAY_PREFIX) {
-            before(&overlay);
+            before_removal(&overlay);
             let _ = fs::remove_dir_all(overlay);
         }
     }
 
-    /// All that every check has to know of a last repair: its paths are checked when they are used.
+    /// The id of the last transaction. Its paths are not checked, because they are not used here.
     fn last_id(&self) -> io::Result<Option<String>> {
         #[derive(Deserialize)]
-        struct Named {
+        struct JournalId {
             id: String,
         }
         match trust::read_up_to(&self.last_journal(), MAX_JOURNAL) {
-            Ok(text) => Ok(Some(serde_json::from_slice::<Named>(&text)?.id)),
+            Ok(text) => Ok(Some(serde_json::from_slice::<JournalId>(&text)?.id)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -234,24 +226,24 @@ impl Transactions {
 
     fn entries(&self, prefix: &str) -> Vec<PathBuf> {
         let entries = self.directory.read_dir().into_iter().flatten().flatten();
-        let ours =
+        let named =
             entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()));
-        ours.map(|entry| entry.path()).collect()
+        named.map(|entry| entry.path()).collect()
     }
 }
 
-/// Begins the names of the directories into which repairs are staged.
+/// The beginning of the name of every directory into which a repair is staged.
 pub const OVERLAY_PREFIX: &str = "overlay-";
 
-/// The journal in a file about the packages in `site`; `None` where there is no file, or for the
-/// errors that are `passed_over`.
-fn read(path: &Path, site: &Path, passed_over: &[io::ErrorKind]) -> Result<Option<Journal>, String> {
+/// Reads a journal on the packages in `site`; `None` where there is no file, or reading it fails with an
+/// error that is `ignored`.
+fn read_journal(path: &Path, site: &Path, ignored: &[io::ErrorKind]) -> Result<Option<Journal>, String> {
     let text = match trust::read_up_to(path, MAX_JOURNAL) {
         Ok(text) => text,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(None);
         }
-        Err(error) if passed_over.contains(&error.kind()) => return Ok(None),
+        Err(error) if ignored.contains(&error.kind()) => return Ok(None),
         Err(error) => return Err(describe("cannot read", path)(error)),
     };
     let journal: Journal =
