@@ -1,7 +1,7 @@
-//! The texts of console scripts, as installers write them below the first lines.
+//! The texts that installers write into console scripts, below the lines that start Python.
 
-/// Texts below the first lines, with `'` for either quote and blanks for tabs, without empty lines and
-/// the comment that names the encoding. `*` stands for a requirement such as `aws-parallelcluster==3.1.3`.
+/// The known texts, with `'` for either quote and blanks for tabs, without empty lines and the comment
+/// that names the encoding. `*` stands for a requirement such as `aws-parallelcluster==3.1.3`.
 pub const BODIES: [&str; 10] = [
     // distlib 0.2.9 to 0.3.9 and with it pip 19.3 to 25.1, uv before 0.6, pypa/installer, flit
     r"import re
@@ -94,30 +94,30 @@ if __name__ == '__main__':
     sys.exit(load_entry_point('*', 'console_scripts', 'pcluster')())",
 ];
 
-/// What a known text below the first lines says.
+/// The values that a known text has.
 #[derive(Debug)]
 pub struct Body {
     /// Its `__requires__`, where `pkg_resources` acts on it.
     pub requires: Option<String>,
 }
 
-/// `None`: the text is not known.
+/// Reads a text; `None` where it is not known.
 #[must_use]
 pub fn read_body(body: &str) -> Option<Body> {
     let body = body.replace('"', "'").replace('\t', "    ");
     let lines = || body.lines().map(str::trim_end).filter(|line| !line.is_empty() && *line != ENCODING);
     BODIES.iter().find_map(|known| {
         let mut requirement = None;
-        let same = known.lines().count() == lines().count()
+        let is_known = known.lines().count() == lines().count()
             && known.lines().zip(lines()).all(|(known, line)| is_like(known, line, &mut requirement));
         let acts = known.contains("\nfrom pkg_resources import");
-        same.then(|| Body { requires: requirement.filter(|_| acts).map(str::to_owned) })
+        is_known.then(|| Body { requires: requirement.filter(|_| acts).map(str::to_owned) })
     })
 }
 
 pub const ENCODING: &str = "# -*- coding: utf-8 -*-";
 
-/// Whether a line is the known one, where every `*` is the one requirement of the script.
+/// Whether a line equals the known one, with one requirement for every `*` of the script.
 fn is_like<'a>(known: &str, line: &'a str, requirement: &mut Option<&'a str>) -> bool {
     let Some((before, after)) = known.split_once('*') else { return known == line };
     let found = line.strip_prefix(before).and_then(|line| line.strip_suffix(after));

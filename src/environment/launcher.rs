@@ -1,8 +1,8 @@
 //! Launchers: whether a file named pcluster is a console script that an installer wrote, and which
 //! Python such a script starts.
 //!
-//! Only a file whose whole text is known tells its interpreter: a script that does anything else
-//! may lead anywhere, and has to be asked.
+//! The interpreter is read only from a file whose whole text is known. A script with any other line may
+//! start any program, and has to be asked.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 use crate::environment::console_script_text::{Body, read_body};
 use crate::system::{executables, files};
 
-/// Longer than any console script: the longest known one has 1.2 kB below its first lines.
+/// The longest known console script has 1.2 kB below its first lines.
 const MAX_SCRIPT: u64 = 16 << 10;
 
-/// What a file named pcluster is.
+/// The kind of a file named pcluster.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Launcher {
     ConsoleScript(ConsoleScript),
@@ -44,8 +44,10 @@ enum Start {
 }
 
 impl Launcher {
+    /// Reads a launcher.
+    ///
     /// # Errors
-    /// The file cannot be read.
+    /// Returns an error if the file cannot be read.
     pub fn read(path: &Path) -> io::Result<Self> {
         Ok(Self::parse(&files::read_head(path, MAX_SCRIPT + 1)?))
     }
@@ -88,7 +90,7 @@ impl ConsoleScript {
         Some(Self { start, requires })
     }
 
-    /// The program to ask and the arguments before the script's name.
+    /// The interpreter, and the arguments before the script's name; `None` where `env` would find none.
     #[must_use]
     pub fn interpreter(&self, script_directory: &Path) -> Option<(PathBuf, Vec<OsString>)> {
         match &self.start {
@@ -121,7 +123,7 @@ impl Start {
             let flags = argument.map(|text| OsStr::from_bytes(text).to_owned());
             return flags.iter().all(|flag| is_flag(flag)).then_some(Self::Shebang { interpreter, flags });
         }
-        // Another program may bear the name.
+        // An env elsewhere may be another program.
         let is_env = ["/usr/bin/env", "/bin/env"].iter().any(|env| interpreter == Path::new(env));
         if is_env { Self::from_env(argument?) } else { None }
     }
@@ -131,7 +133,7 @@ impl Start {
             Some(rest) => rest.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect(),
             None => vec![argument],
         };
-        // Quotes, escapes, and variables to set or to expand: left to env itself.
+        // Quotes, escapes, and variables to set or to expand are not parsed here.
         if words.iter().any(|word| word.iter().any(|byte| b"'\"\\$=".contains(byte))) {
             return None;
         }
@@ -139,8 +141,8 @@ impl Start {
         starts_python(&words).then_some(Self::Env { words })
     }
 
-    /// `'''exec' PYTHON [FLAGS] "$0" "$@"` and the end of what Python reads as a string, which is on
-    /// the next line, or with conda behind a comment sign on the same one; and what follows.
+    /// Reads `'''exec' PYTHON [FLAGS] "$0" "$@"`, and the end of what Python reads as a string: it is on the
+    /// next line, or in conda's form behind a comment sign on this one. The text below is returned too.
     fn from_trampoline(text: &[u8]) -> Option<(Self, &[u8])> {
         const BESIDE: &str = r#""$(dirname -- "$(realpath -- "$0")")"/"#;
         let (line, rest) = split_line(text);
@@ -155,8 +157,8 @@ impl Start {
             Some(rest) => (rest, true),
             None => (command, false),
         };
-        let words = shell_words(command)?;
-        // A shell looks a bare word up on PATH; read as a path, it would be one in the current directory.
+        let words = split_shell_words(command)?;
+        // A shell searches PATH for a bare word, which as a path would name a file in the current directory.
         let is_placed = beside_script || Path::new(words.first()?).is_absolute();
         (is_placed && starts_python(&words)).then_some((Self::Trampoline { words, beside_script }, body))
     }
@@ -180,7 +182,7 @@ fn is_python(path: &Path) -> bool {
         .is_some_and(|name| name.as_bytes().starts_with(b"python") || name.as_bytes().starts_with(b"pypy"))
 }
 
-/// A flag after which Python still runs the script: `-m` and `-c` run something else.
+/// Whether Python still runs the script after this flag: with `-m` and `-c` it does not.
 fn is_flag(argument: &OsStr) -> bool {
     match argument.as_bytes() {
         [b'-', b'W' | b'X', value @ ..] => !value.is_empty(),
@@ -191,8 +193,8 @@ fn is_flag(argument: &OsStr) -> bool {
     }
 }
 
-/// Words as a shell reads them; `None` where it would expand something or end the command.
-fn shell_words(text: &str) -> Option<Vec<OsString>> {
+/// Splits a text into words as a shell does; `None` where a shell would expand or end the command.
+fn split_shell_words(text: &str) -> Option<Vec<OsString>> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     for letter in text.chars() {
         match (quote, letter) {
@@ -224,7 +226,7 @@ mod tests {
         line.split(' ').map(OsString::from).collect()
     }
 
-    /// What distlib writes below the first lines.
+    /// The text of distlib below the first lines.
     fn body() -> String {
         format!("{ENCODING}\n{}\n", BODIES[0])
     }
@@ -237,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_to_start_python_is_told_from_the_others() {
+    fn every_way_to_start_python_is_recognised() {
         let shebang = |path: &str, flags: Option<&str>| {
             Some(Start::Shebang { interpreter: path.into(), flags: flags.map(OsString::from) })
         };
@@ -293,7 +295,7 @@ mod tests {
         }
     }
 
-    /// A script that does anything else may lead anywhere.
+    /// A script with any other line may start any program.
     #[test]
     fn only_a_whole_known_text_is_a_console_script() {
         let script = |body: &str| match Launcher::parse(format!("#!/v/bin/python\n{body}").as_bytes()) {
@@ -330,13 +332,13 @@ mod tests {
     }
 
     #[test]
-    fn shell_words_gives_up_where_a_shell_would_expand() {
+    fn no_words_are_split_where_a_shell_would_expand() {
         let expected: Vec<OsString> = ["a", "b c", "de"].map(OsString::from).into();
-        assert_eq!(shell_words("a 'b c' \"d\"e"), Some(expected));
+        assert_eq!(split_shell_words("a 'b c' \"d\"e"), Some(expected));
         for expanded in ["$x", "`x`", "\"$x\"", "a\\ b", "'open", "a;b", "a*", "~", "a&"] {
-            assert_eq!(shell_words(expanded), None, "{expanded}");
+            assert_eq!(split_shell_words(expanded), None, "{expanded}");
         }
-        assert_eq!(shell_words("'$x;'"), Some(vec!["$x;".into()]));
+        assert_eq!(split_shell_words("'$x;'"), Some(vec!["$x;".into()]));
     }
 
     proptest::proptest! {

@@ -1,4 +1,4 @@
-//! The guard against a pcluster that starts the shim which has started it.
+//! The guard against loops: a candidate that starts this shim again is recognised and passed over.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -8,18 +8,19 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::env_vars;
 
-/// Levels of `pcluster` starting `pcluster` past which a loop is certain.
+/// The number of programs that start one another as `pcluster` past which a loop is certain.
 const MAX_DEPTH: u32 = 100;
 
-/// `PCLUSTER_SHIM_TRIED`: `PID/DEPTH/PATH:PATH…`. The paths count only for the process that wrote
-/// them, which is the same one after an exec; the depth goes on counting in its children.
+/// The value of `PCLUSTER_SHIM_TRIED`, `PID/DEPTH/PATH:PATH…`: the candidates that were started. The paths
+/// count only for the process that wrote them, which an exec does not change; the depth counts on in
+/// its children.
 #[derive(Debug, Default)]
-pub struct Tried {
+pub struct LoopGuard {
     depth: u32,
     paths: Vec<PathBuf>,
 }
 
-impl Tried {
+impl LoopGuard {
     #[must_use]
     pub fn from_environment() -> Self {
         env::var_os(env_vars::TRIED).and_then(|value| Self::parse(&value)).unwrap_or_default()
@@ -30,14 +31,14 @@ impl Tried {
         let mut number = || std::str::from_utf8(parts.next()?).ok()?.parse::<u32>().ok();
         let (pid, depth) = (number()?, number()?);
         let paths = OsStr::from_bytes(parts.next()?);
-        let same_process = pid == std::process::id() || depth >= MAX_DEPTH;
-        let paths = if same_process { env::split_paths(paths).collect() } else { Vec::new() };
+        let paths_count = pid == std::process::id() || depth >= MAX_DEPTH;
+        let paths = if paths_count { env::split_paths(paths).collect() } else { Vec::new() };
         Some(Self { depth, paths })
     }
 
     #[must_use]
-    pub fn holds(&self, candidate: Identity) -> bool {
-        self.paths.iter().any(|path| Identity::of(path) == Some(candidate))
+    pub fn contains(&self, candidate: FileId) -> bool {
+        self.paths.iter().any(|path| FileId::of(path) == Some(candidate))
     }
 
     #[must_use]
@@ -52,10 +53,11 @@ impl Tried {
     }
 }
 
+/// A file by device and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity(u64, u64);
+pub struct FileId(u64, u64);
 
-impl Identity {
+impl FileId {
     #[must_use]
     pub fn of(path: &Path) -> Option<Self> {
         path.metadata().ok().map(|metadata| Self(metadata.dev(), metadata.ino()))
@@ -67,9 +69,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tried_counts_only_for_the_process_that_wrote_it() {
+    fn paths_count_only_for_the_process_that_wrote_it() {
         let own = std::process::id();
-        let read = |value: String| Tried::parse(OsStr::new(&value));
+        let read = |value: String| LoopGuard::parse(OsStr::new(&value));
         assert_eq!(read(format!("{own}/1//a/pcluster:/b/pcluster")).unwrap().paths.len(), 2);
         let other = read(format!("{}/7//a/pcluster", own + 1)).unwrap();
         assert!(other.paths.is_empty());
@@ -81,8 +83,8 @@ mod tests {
 
     #[test]
     fn a_guard_reads_back_what_it_wrote() {
-        let value = Tried::default().with(Path::new("/a b/pcluster"));
-        let read = Tried::parse(&value).unwrap();
+        let value = LoopGuard::default().with(Path::new("/a b/pcluster"));
+        let read = LoopGuard::parse(&value).unwrap();
         assert_eq!(read.paths, [PathBuf::from("/a b/pcluster")]);
         assert_eq!(read.depth, 1);
     }

@@ -103,7 +103,7 @@ fn overlay_record(state: &RepairState) -> PathBuf {
 }
 
 fn environment_key(target: &Target, packages: &Packages) -> String {
-    let mut key = Fingerprint::environment();
+    let mut key = Fingerprint::stable();
     key.file(&target.interpreter.executable).field(&target.interpreter.version);
     packages.fingerprint(&target.interpreter, &mut key);
     key.key()

@@ -57,7 +57,7 @@ impl RepairState {
 
     fn at(site: PathBuf) -> Option<Self> {
         let state = dirs::state()?;
-        let mut key = Fingerprint::environment();
+        let mut key = Fingerprint::stable();
         key.field(site.as_os_str().as_encoded_bytes());
         let directory = state.join("environments").join(&key.key()[..16]);
         Some(Self { transactions: Transactions { directory, site } })
