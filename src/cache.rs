@@ -1,5 +1,5 @@
-//! What need not be found out twice: small JSON files in the cache, each named by a fingerprint of
-//! everything that its content depends on. Damaged, unwritable or absent: it is found out again.
+//! The cache: small JSON files, each named by a fingerprint of everything that its content depends on. An
+//! entry that is missing or damaged is computed again.
 
 use std::env;
 use std::fs::{self, DirEntry, Metadata};
@@ -14,15 +14,16 @@ use sha2::{Digest as _, Sha256};
 use crate::system::disk::{self, Durability};
 use crate::system::{dirs, trust};
 
-/// Entries of one kind past which the oldest go: a new image id is a new verdict.
-const MOST_ENTRIES: usize = 256;
+/// The number of entries of one kind past which the oldest are removed: every image id has a verdict of its
+/// own.
+const MAX_ENTRIES: usize = 256;
 
-/// A digest of fields, each with its length: two different lists never run together.
+/// A digest of fields, each with its length, so that two different lists never have one digest.
 #[derive(Debug, Clone)]
 pub struct Fingerprint(Sha256);
 
 impl Fingerprint {
-    /// Starts with our own version: another build may judge in another way.
+    /// A fingerprint that differs between versions of this program, which may decide differently.
     #[must_use]
     pub fn new() -> Self {
         let mut new = Self(Sha256::new());
@@ -30,9 +31,9 @@ impl Fingerprint {
         new
     }
 
-    /// For names that another version of ours has to find again.
+    /// A fingerprint for names on disk, which every version of this program has to find.
     #[must_use]
-    pub fn environment() -> Self {
+    pub fn stable() -> Self {
         Self(Sha256::new())
     }
 
@@ -43,7 +44,7 @@ impl Fingerprint {
         self
     }
 
-    /// A file as far as `stat` tells: an edit, a reinstallation or another file of the name differ.
+    /// Adds a file by its `stat`: it differs after an edit, a reinstallation or a replacement.
     pub fn file(&mut self, path: &Path) -> &mut Self {
         self.field(path.as_os_str().as_encoded_bytes());
         match path.metadata() {
@@ -75,27 +76,27 @@ impl Default for Fingerprint {
     }
 }
 
-/// The cache directory; without one, nothing is remembered.
+/// The cache directory. Without one, nothing is cached.
 #[derive(Debug, Clone)]
 pub struct Cache {
     directory: Option<PathBuf>,
-    /// Recalls nothing, keeps all the same.
-    fresh: bool,
+    /// Gets nothing, but puts all the same.
+    is_fresh: bool,
 }
 
 impl Cache {
     #[must_use]
     pub fn from_environment(fresh: bool) -> Self {
-        Self { directory: dirs::cache(), fresh }
+        Self { directory: dirs::cache(), is_fresh: fresh }
     }
 
-    /// Whether nothing is got from it, as `--fresh` asks.
+    /// Whether it gets nothing, as `--fresh` asks.
     #[must_use]
     pub fn is_fresh(&self) -> bool {
-        self.fresh
+        self.is_fresh
     }
 
-    /// A directory of ours below the cache, made if need be.
+    /// A directory below the cache, made if it is missing.
     #[must_use]
     pub fn directory(&self, kind: &str) -> Option<PathBuf> {
         let directory = self.directory.as_ref()?.join(kind);
@@ -103,20 +104,21 @@ impl Cache {
         Some(directory)
     }
 
-    /// Where bytecode is kept for environments that have none of their own.
+    /// The directory for the bytecode of environments that have none themselves.
     #[must_use]
     pub fn bytecode(&self) -> Option<PathBuf> {
         self.directory("bytecode")
     }
 
-    /// Removes the bytecode of environments that are gone: it lies below their own paths.
+    /// Removes the bytecode of environments that no longer exist. Bytecode is stored below the path of its
+    /// environment.
     pub fn sweep_bytecode(&self) {
         if let Some(directory) = &self.directory {
-            sweep_mirror(&directory.join("bytecode"), Path::new("/"), MAX_SWEPT);
+            sweep_mirror(&directory.join("bytecode"), Path::new("/"), MAX_SWEPT_LEVELS);
         }
     }
 
-    /// Removes the bytecode of a directory that is about to go.
+    /// Removes the bytecode of a directory that is about to be removed.
     pub fn remove_bytecode(&self, directory: &Path) {
         let below_root = directory.strip_prefix("/").unwrap_or(directory);
         let users = env::var_os("PYTHONPYCACHEPREFIX").map(PathBuf::from).filter(|path| path.is_absolute());
@@ -125,10 +127,10 @@ impl Cache {
         }
     }
 
-    /// What was kept under this key, if it is whole.
+    /// Gets the entry of a key, if there is one and it is not damaged.
     #[must_use]
     pub fn get(&self, kind: &str, key: &str) -> Option<Value> {
-        if self.fresh {
+        if self.is_fresh {
             return None;
         }
         let text = trust::read_to_string(&self.directory.as_ref()?.join(kind).join(key)).ok()?;
@@ -136,21 +138,22 @@ impl Cache {
         (entry.get("key")?.as_str()? == key).then(|| entry["content"].take())
     }
 
-    /// Keeps it, or not: a cache that cannot be written costs time only.
+    /// Puts an entry. Errors are ignored, because an entry that is missing only costs time.
     pub fn put(&self, kind: &str, key: &str, content: &Value) {
         if let Some(directory) = self.directory(kind) {
             let entry = json!({"key": key, "content": content}).to_string();
             let _ = disk::write_atomically(&directory.join(key), entry.as_bytes(), Durability::Cached);
-            forget_oldest(&directory);
+            remove_oldest(&directory);
         }
     }
 }
 
-/// Below so many levels no environment begins, and there are too many to look at.
-const MAX_SWEPT: usize = 16;
+/// The depth below which no environment is expected, and the directories are too many to read.
+const MAX_SWEPT_LEVELS: usize = 16;
 
-/// Goes down as far as there is nothing but directories: below the first file is one environment's
-/// bytecode, which stays or goes as one.
+/// Removes the directories of `mirror` that are missing at their original paths. It descends only through
+/// directories without files: where a file is, the bytecode of one environment begins, which is kept or
+/// removed as one.
 fn sweep_mirror(mirror: &Path, original: &Path, levels: usize) {
     let entries: Vec<_> = mirror.read_dir().into_iter().flatten().flatten().collect();
     if levels == 0 || !entries.iter().all(is_directory) {
@@ -163,7 +166,7 @@ fn sweep_mirror(mirror: &Path, original: &Path, levels: usize) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let _ = fs::remove_dir_all(entry.path());
             }
-            // Of what cannot be looked at nothing is known.
+            // Whether a path exists is not known where it cannot be read.
             Err(_) => {}
         }
     }
@@ -173,14 +176,14 @@ fn is_directory(entry: &DirEntry) -> bool {
     entry.file_type().is_ok_and(|kind| kind.is_dir())
 }
 
-fn forget_oldest(directory: &Path) {
+fn remove_oldest(directory: &Path) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     let mut entries: Vec<(SystemTime, PathBuf)> = entries
         .flatten()
         .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
         .collect();
     entries.sort();
-    let surplus = entries.len().saturating_sub(MOST_ENTRIES);
+    let surplus = entries.len().saturating_sub(MAX_ENTRIES);
     for (_, path) in entries.into_iter().take(surplus) {
         let _ = fs::remove_file(path);
     }
@@ -191,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_do_not_run_together() {
+    fn fields_are_separated_in_a_digest() {
         let key = |fields: &[&str]| {
             let mut fingerprint = Fingerprint::new();
             for field in fields {
@@ -204,9 +207,9 @@ mod tests {
     }
 
     #[test]
-    fn damaged_and_exchanged_entries_are_not_recalled() {
+    fn damaged_and_exchanged_entries_are_not_got() {
         let directory = tempfile::tempdir().unwrap();
-        let cache = Cache { directory: Some(directory.path().to_owned()), fresh: false };
+        let cache = Cache { directory: Some(directory.path().to_owned()), is_fresh: false };
         cache.put("verdicts", "k1", &json!({"a": 1}));
         assert_eq!(cache.get("verdicts", "k1"), Some(json!({"a": 1})));
         let file = directory.path().join("verdicts/k1");
@@ -217,9 +220,9 @@ mod tests {
     }
 
     #[test]
-    fn the_bytecode_of_environments_that_are_gone_goes() {
+    fn the_bytecode_of_missing_environments_is_removed() {
         let root = tempfile::tempdir().unwrap();
-        let cache = Cache { directory: Some(root.path().join("cache")), fresh: false };
+        let cache = Cache { directory: Some(root.path().join("cache")), is_fresh: false };
         let mirror = |path: &Path| root.path().join("cache/bytecode").join(path.strip_prefix("/").unwrap());
         let site = |name: &str| root.path().join(name).join("lib/python3.9/site-packages");
         let (here, gone) = (site("here"), site("gone"));
@@ -235,12 +238,12 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_entries_go() {
+    fn the_oldest_entries_are_removed() {
         let directory = tempfile::tempdir().unwrap();
-        let cache = Cache { directory: Some(directory.path().to_owned()), fresh: false };
-        for number in 0..MOST_ENTRIES + 10 {
+        let cache = Cache { directory: Some(directory.path().to_owned()), is_fresh: false };
+        for number in 0..MAX_ENTRIES + 10 {
             cache.put("verdicts", &format!("k{number}"), &Value::Null);
         }
-        assert_eq!(fs::read_dir(directory.path().join("verdicts")).unwrap().count(), MOST_ENTRIES);
+        assert_eq!(fs::read_dir(directory.path().join("verdicts")).unwrap().count(), MAX_ENTRIES);
     }
 }

@@ -283,8 +283,8 @@ fn add_template(
     report: &mut ReportBuilder,
 ) -> bool {
     let reason = match synthesized {
-        Ok(Synthesis::Template { template, asked }) => {
-            let findings = template::check(&template, &asked, &other_cdk(packages));
+        Ok(Synthesis::Template { template, expectation }) => {
+            let findings = template::check(&template, &expectation, &other_cdk(packages));
             return !report.add_findings("template", since.elapsed(), findings);
         }
         Ok(Synthesis::Unexpected { call }) => {

@@ -24,15 +24,21 @@
 //! | [`repair::refusals`] | environments that are not repaired in place |
 //! | [`repair::context`] | what the steps of one repair share |
 //! | [`repair::installer`] | uv and pip, which resolve and fetch |
+//! | [`repair::pip_settings`] | pip's settings, handed to uv |
 //! | [`repair::locked_environment`] | the environment of a check, locked against repairs |
 //! | [`repair::overlay`] | a repair that is kept beside its environment |
-//! | [`repair::state`] | the files and the locks of the repairs of an environment |
-//! | [`repair::transaction`] | snapshot, journal, exchange; rollback |
+//! | [`repair::state`] | the files of the repairs of an environment |
+//! | [`repair::rollback`] | the return to the files before an exchange, from its snapshot |
+//! | [`repair::transaction`] | snapshot, journal, exchange |
+//! | [`repair::file_operations`] | files removed, placed and linked |
 //! | [`repair::file_plan`] | the files that an exchange removes and adds |
 //! | [`repair::journal`] | the changes of a repair, written before the first one |
+//! | [`repair::file_digest`] | the size and the SHA-256 of a file |
 //! | [`repair::record`] | the files that an installed distribution consists of |
 //! | [`repair::ownership`] | the owner of a directory of packages |
 //! | [`repair::plan`] | findings and metadata → requirements; staged packages → changes (pure) |
+//! | [`repair::lock`] | locks of flock(2), uv's among them |
+//! | [`repair::hints`] | the next step for the user, where several steps have one |
 //! | [`repair::failpoint`] | failures at named steps, for tests |
 //! | [`checker`] | one check, in order |
 //! | [`cache_key`] | what a cached verdict depends on |
@@ -54,6 +60,8 @@
 //! | [`environment::question`] | a launcher that is no console script, asked by starting it |
 //! | [`environment::locate`] | PATH → the real pcluster |
 //! | [`environment::launcher`] | a console script → the Python that it names |
+//! | [`environment::console_script_text`] | the texts of console scripts |
+//! | [`environment::loop_guard`] | a pcluster that starts this shim again |
 //! | [`environment::packages`] | `sys.path` → installed distributions |
 //! | [`environment::interpreter`] | a Python, asked about itself |
 //! | [`environment::image_configuration`] | the configurations that a call names, and whether a check may read them |

@@ -1,7 +1,7 @@
 //! The files that a call of `build-image` names, and which of them a check may read.
 //!
-//! A pipe, a FIFO or a device gives its content once, to whoever reads first. That has to be the
-//! real pcluster, so neither the shim nor a child of it opens such a file.
+//! A pipe, a FIFO or a device gives its content to the first reader only. That has to be the real
+//! pcluster, so neither the shim nor a child of it opens such a file.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -12,12 +12,11 @@ use std::path::{Path, PathBuf};
 
 use crate::system::files;
 
-/// Links that one path may lead through, as in Linux itself.
+/// The number of links that Linux follows in one path.
 const MAX_LINKS: usize = 40;
 
-/// The file names that an argument may hold: `FILE`, `--option=FILE`, `-cFILE`, `-c=FILE`.
-///
-/// Which of them the real parser takes is not asked: a name that exists counts.
+/// The file names that an argument may contain: `FILE`, `--option=FILE`, `-cFILE`, `-c=FILE`. Which of them
+/// the real parser takes does not matter: a name counts if the file exists.
 pub fn file_names(argument: &OsStr) -> impl Iterator<Item = &Path> {
     let argument = argument.as_bytes();
     let joined = argument.iter().position(|byte| *byte == b'=').map(|equals| &argument[equals + 1..]);
@@ -25,15 +24,15 @@ pub fn file_names(argument: &OsStr) -> impl Iterator<Item = &Path> {
     [Some(argument), joined, short].into_iter().flatten().map(|name| Path::new(OsStr::from_bytes(name)))
 }
 
-/// The first file named by the arguments that must be left unread.
+/// Finds the first file in the arguments that a check must not read.
 #[must_use]
 pub fn find_read_once(arguments: &[OsString]) -> Option<PathBuf> {
     let mut names = arguments.iter().flat_map(|argument| file_names(argument));
     names.find(|name| is_read_once(name)).map(Path::to_owned)
 }
 
-/// Whether a file must be left unread: neither a regular file nor a directory, or a name that
-/// means another file in every process, as `/dev/stdin` does, whatever that is here.
+/// Whether a check must not read a file: it is neither a regular file nor a directory, or its name means
+/// another file in every process, as `/dev/stdin` does.
 #[must_use]
 pub fn is_read_once(path: &Path) -> bool {
     path.metadata().is_ok_and(
@@ -43,8 +42,8 @@ pub fn is_read_once(path: &Path) -> bool {
     )
 }
 
-/// Follows the links of a path one by one: canonicalized, `/dev/stdin` would already be the file
-/// that it stands for.
+/// Whether the links of a path lead to a file descriptor. They are followed one by one, because
+/// `canonicalize` would resolve `/dev/stdin` to the file behind it.
 fn leads_to_descriptor(path: &Path) -> bool {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
@@ -63,7 +62,7 @@ fn leads_to_descriptor(path: &Path) -> bool {
     false
 }
 
-/// Whether the real pcluster cannot read a file either. It takes larger ones than a check reads.
+/// Whether the real pcluster cannot read a file either. It accepts larger files than a check reads.
 #[must_use]
 pub fn is_unreadable(path: &Path) -> bool {
     files::read_to_string(path).is_err_and(|error| error.kind() != io::ErrorKind::FileTooLarge)
@@ -75,7 +74,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
-    fn every_form_of_naming_a_file_is_seen() {
+    fn every_form_of_a_file_name_is_found() {
         let names = |argument: &'static str| {
             file_names(OsStr::new(argument)).map(|name| name.to_str().unwrap()).collect::<Vec<_>>()
         };
@@ -86,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_read_again_is_told_from_what_cannot() {
+    fn files_that_can_be_read_only_once_are_recognised() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         assert!(std::process::Command::new("mkfifo").arg(at("fifo")).status().unwrap().success());

@@ -1,19 +1,19 @@
-"""Says which Python runs pcluster, as one JSON object. Python 3.6 to 3.13.
+"""Describes the Python that runs pcluster, as one JSON object. Python 3.6 to 3.13.
 
 Run in two ways:
 
     python -c CODE SENTINEL DIRECTORY [REQUIRES]
         by the interpreter that a console script names. DIRECTORY is the script's, which Python puts
-        first on sys.path; REQUIRES is the script's `__requires__`. The answer goes to stdout, between
-        two lines of the sentinel.
+        first on sys.path; REQUIRES is the script's `__requires__`. The answer is on stdout, between two
+        lines of the sentinel.
     as `sitecustomize` of any other launcher, by PYTHONPATH
-        The answer is given when pcluster's command line is about to be imported, so whatever the
-        launcher does on the way to it is part of the answer; the process ends before any of its code
-        runs. (`import pcluster` alone is what a script does that asks for its version, and runs
-        nothing: that file is empty in every release.) It goes to a file in the directory `answers`
-        beside the one that holds this file: the launcher may have redirected stdout.
+        The answer is given when pcluster's command line is about to be imported, so all that the
+        launcher does before is part of the answer; the process ends before any code of pcluster runs.
+        (`import pcluster` alone gives no answer: a script may do that to read its version, and that
+        file is empty in every release.) The answer is a file in the directory `answers` beside the one
+        that holds this file, because the launcher may have redirected stdout.
 
-Strings are byte strings in disguise, a character for each byte: paths and variables may be no UTF-8.
+Strings have a character for each byte, because paths and variables may be no UTF-8.
 """
 import os
 import sys
@@ -44,7 +44,7 @@ def main():
 
 
 def run_hidden_sitecustomize():
-    """The one that this file hides, whose directory comes later on sys.path."""
+    """Import the sitecustomize that this file hides, from a later entry of sys.path."""
     own = sys.modules.pop("sitecustomize")
     try:
         import sitecustomize  # noqa: F401
@@ -53,7 +53,7 @@ def run_hidden_sitecustomize():
 
 
 class Finder(object):
-    """First on sys.meta_path. A look-up changes nothing; an import is answered."""
+    """The first finder on sys.meta_path. A search for a module changes nothing; an import is answered."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -80,14 +80,14 @@ class Loader(object):
             environment["PYTHONPATH"] = os.pathsep.join(rest)
         answered = answer(environment)
         answered.update({"directory": os.getcwd(), "arguments": list(sys.argv[1:]), "user": os.geteuid()})
-        try:  # sys.executable is what PATH has under the name that Python was started by
+        try:  # sys.executable is the program that PATH has under the name by which Python was started
             answered["running"] = os.readlink("/proc/self/exe")
         except OSError:
             pass
-        told = as_json(answered).encode("ascii")
+        text = as_json(answered).encode("ascii")
         name = os.path.join(os.path.dirname(self.directory), "answers", str(os.getpid()))
         with open(name + ".part", "wb") as file:
-            file.write(told)
+            file.write(text)
         os.rename(name + ".part", name)
         os._exit(0)
 
@@ -105,7 +105,7 @@ def answer(environment):
         "prefix": sys.prefix,
         "sysPath": sys_path,
         "candidates": candidates(sys_path),
-        "sources": sorted(set(sum(map(locations, SOURCES), []))),
+        "sources": sorted(set(sum(map(package_directories, SOURCES), []))),
         "environment": dict(environment),
     }
 
@@ -127,7 +127,7 @@ def in_bytes(value):
 
 
 def candidates(sys_path):
-    """What would be on sys.path if it existed: site directories, and what their .pth files name."""
+    """Directories that would be on sys.path if they existed: sites, and those that .pth files name."""
     import site
 
     directories = []
@@ -157,8 +157,8 @@ def named_by_pth(directory):
     return named
 
 
-def locations(package):
-    """The directories of a package, which an editable installation may have anywhere."""
+def package_directories(package):
+    """The directories of a package, which an editable installation may have outside of sys.path."""
     spec = find(package, None, sys.meta_path)
     return [os.path.abspath(entry) for entry in (spec and spec.submodule_search_locations) or []]
 
@@ -167,7 +167,7 @@ def find(name, path, finders):
     for finder in finders:
         try:
             spec = finder.find_spec(name, path)
-        except Exception:  # another program's finder, or one of before Python 3.4
+        except Exception:  # a finder of another package, or one with the interface of before Python 3.4
             continue
         if spec is not None:
             return spec
@@ -175,7 +175,7 @@ def find(name, path, finders):
 
 
 def activate(requires):
-    """As pkg_resources does for a script with `__requires__`: it may put eggs on sys.path."""
+    """Import pkg_resources as a script with `__requires__` does: it may put eggs on sys.path."""
     import __main__
 
     __main__.__requires__ = requires
@@ -190,7 +190,7 @@ def flags():
         from subprocess import _args_from_interpreter_flags
 
         return _args_from_interpreter_flags()
-    except Exception:  # a private function, though the same from 3.6 to 3.13
+    except Exception:  # a private function, which 3.6 to 3.13 have
         return []
 
 

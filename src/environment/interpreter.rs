@@ -1,4 +1,5 @@
-//! interpreter.py and its answer: what a Python says of itself, and what that answer depends on.
+//! The answer of interpreter.py: a Python's executable, version, `sys.path` and environment; and the files
+//! that the answer depends on.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -18,18 +19,18 @@ use crate::system::executables;
 
 pub const INTERPRETER_PY: &str = include_str!("interpreter.py");
 
-/// What a Python says of itself.
+/// The Python that runs pcluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interpreter {
     pub executable: PathBuf,
     pub version: String,
     /// The infix of its bytecode files: `cpython-311`.
     pub cache_tag: Option<String>,
-    /// What makes another run behave like this one.
+    /// The flags with which another run behaves like this one.
     pub flags: Vec<OsString>,
     pub sys_path: Vec<PathBuf>,
-    /// Where the packages lie whose code decides about the template; with an editable installation
-    /// that need not be below an entry of `sys_path`.
+    /// The directories of the packages whose code decides about the template. An editable installation may
+    /// have them outside of `sys_path`.
     pub sources: Vec<PathBuf>,
     pub prefix: PathBuf,
 }
@@ -52,34 +53,35 @@ pub struct InterpreterAnswer {
     cache_tag: Option<String>,
     flags: Vec<String>,
     sys_path: Vec<String>,
-    /// What would be on `sys.path` if it existed.
+    /// Directories that would be on `sys.path` if they existed.
     #[serde(default)]
     candidates: Vec<String>,
     #[serde(default)]
     sources: Vec<String>,
     prefix: String,
-    /// Every variable; once kept, the changed ones.
+    /// Every variable; after `keep_changes` those that the launcher has changed.
     #[serde(default)]
     environment: Option<BTreeMap<String, String>>,
     #[serde(default)]
     unset: Vec<String>,
-    /// Of a launcher that was asked: where, with which arguments and as whom it runs pcluster.
+    /// The directory, the arguments and the user with which a launcher runs pcluster. Absent in the answer of
+    /// a console script's interpreter.
     #[serde(default)]
     directory: Option<String>,
     #[serde(default)]
     arguments: Vec<String>,
     #[serde(default)]
     user: Option<u32>,
-    /// The program that is running, where the system tells it.
+    /// The program that is running, where the system names it.
     #[serde(default)]
     running: Option<String>,
 }
 
-/// What a shell keeps for itself, and what only the question sets.
+/// Variables that shells set for themselves, and the one that only the question sets.
 const IRRELEVANT: [&str; 6] = ["_", "PWD", "OLDPWD", "SHLVL", "__CF_USER_TEXT_ENCODING", env_vars::QUESTION];
 
 impl InterpreterAnswer {
-    /// Leaves of the environment what differs from this process's.
+    /// Reduces the environment to the variables that differ from this process's.
     pub fn keep_changes(&mut self) {
         let Some(mut variables) = self.environment.take() else { return };
         let own: BTreeMap<String, String> =
@@ -91,6 +93,7 @@ impl InterpreterAnswer {
         self.environment = Some(variables);
     }
 
+    /// The variables that the launcher sets, and those that it unsets.
     #[must_use]
     pub fn changes(&self) -> Vec<(OsString, Option<OsString>)> {
         let changed = self.environment.iter().flatten();
@@ -98,7 +101,7 @@ impl InterpreterAnswer {
         changed.chain(self.unset.iter().map(|name| (from_latin1(name), None))).collect()
     }
 
-    /// Takes the program that is running for the executable; whether it is known.
+    /// Takes the program that is running for the executable, and returns whether it is known.
     pub fn take_running(&mut self) -> bool {
         let running = self.running.take();
         let is_known = running.is_some();
@@ -106,8 +109,8 @@ impl InterpreterAnswer {
         is_known
     }
 
-    /// Whether a launcher that was called with these arguments hands them on as they are, in the
-    /// directory and as the user of this process.
+    /// Whether a launcher that was called with these arguments runs pcluster with them, in the directory and
+    /// as the user of this process.
     #[must_use]
     pub fn keeps_call(&self, arguments: &[OsString]) -> bool {
         let directory = self.directory.as_deref().map(|text| PathBuf::from(from_latin1(text)));
@@ -132,12 +135,12 @@ impl InterpreterAnswer {
     }
 }
 
-/// An answer of interpreter.py, with what it says of the environment reduced to what is changed.
+/// Reads an answer of interpreter.py, and reduces its environment to the changes.
 #[must_use]
 pub fn read_answer(answer: &serde_json::Value) -> Option<InterpreterAnswer> {
     let mut answer = InterpreterAnswer::deserialize(answer).ok()?;
     answer.keep_changes();
-    // A Python that was started under the name of pcluster finds the shim where it looks for itself.
+    // A Python that was started by the name of pcluster finds this shim under that name on PATH.
     let own = executables::own_executable().and_then(|own| own.canonicalize().ok());
     let is_shim = own.is_some() && answer.interpreter().executable.canonicalize().ok() == own;
     if is_shim && !answer.take_running() {
@@ -146,10 +149,10 @@ pub fn read_answer(answer: &serde_json::Value) -> Option<InterpreterAnswer> {
     Some(answer).filter(|answer| answer.interpreter().executable.is_absolute())
 }
 
-/// Why an environment stays unknown.
+/// Why an environment is unknown.
 #[derive(Debug)]
 pub enum IdentifyError {
-    /// The launcher names an interpreter that is not there.
+    /// The launcher names an interpreter that does not exist.
     DeadInterpreter {
         interpreter: PathBuf,
     },
@@ -157,13 +160,13 @@ pub enum IdentifyError {
         launcher: PathBuf,
         source: io::Error,
     },
-    /// It starts this shim again, which finds nothing else.
+    /// It starts this shim again, which finds no other pcluster.
     Loop {
         tried: Vec<PathBuf>,
     },
-    /// It ended without importing pcluster in a Python that heeds PYTHONPATH.
-    SynthesisError,
-    /// Several Pythons were about to import pcluster.
+    /// It has ended and no Python that heeds PYTHONPATH has imported pcluster.
+    NoAnswer,
+    /// Several Pythons have imported pcluster.
     Ambiguous {
         interpreters: Vec<PathBuf>,
     },
@@ -179,7 +182,7 @@ impl fmt::Display for IdentifyError {
             Self::Unreadable { launcher, source } => {
                 write!(f, "cannot read {}: {source}", launcher.display())
             }
-            Self::SynthesisError => f.write_str(
+            Self::NoAnswer => f.write_str(
                 "it does not tell which Python it starts; it may replace PYTHONPATH, or start none",
             ),
             Self::Ambiguous { interpreters } => {
@@ -198,7 +201,7 @@ impl From<ChildError> for IdentifyError {
     }
 }
 
-/// Bytes as text, a character for each: JSON knows no others.
+/// Converts bytes to text, a character for each: a string of JSON cannot hold every byte string.
 #[must_use]
 pub fn to_latin1(bytes: &OsStr) -> String {
     bytes.as_bytes().iter().map(|byte| char::from(*byte)).collect()
@@ -209,7 +212,7 @@ fn from_latin1(text: &str) -> OsString {
     OsString::from_vec(text.chars().map(byte).collect())
 }
 
-/// PYTHONPATH with one more directory in front.
+/// The value of PYTHONPATH with one more directory in front.
 #[must_use]
 pub fn python_path(first: &Path, rest: Option<OsString>) -> OsString {
     let mut joined = first.as_os_str().to_owned();
@@ -221,10 +224,10 @@ pub fn python_path(first: &Path, rest: Option<OsString>) -> OsString {
 }
 
 impl InterpreterAnswer {
-    /// A digest of what decides about `sys.path` beside the question: pyvenv.cfg, the directories
-    /// that would be on it if they existed, and in each directory the files that Python acts on.
+    /// A digest of the files that decide about `sys.path`: pyvenv.cfg, the directories that would be on it
+    /// if they existed, and in each directory the files that Python acts on.
     #[must_use]
-    pub fn depends_on(&self) -> String {
+    pub fn dependencies(&self) -> String {
         let mut digest = Fingerprint::new();
         let executable = PathBuf::from(from_latin1(&self.executable));
         digest.file(&executable);
@@ -235,7 +238,7 @@ impl InterpreterAnswer {
             let directory = PathBuf::from(from_latin1(directory));
             digest.field(directory.as_os_str().as_bytes());
             digest.field(if directory.exists() { "there" } else { "absent" });
-            for file in acted_on(&directory) {
+            for file in find_path_files(&directory) {
                 digest.file(&file);
             }
         }
@@ -243,23 +246,24 @@ impl InterpreterAnswer {
     }
 }
 
-/// The files of a directory that change how Python finds modules.
-fn acted_on(directory: &Path) -> Vec<PathBuf> {
+/// Finds the files of a directory that change how Python finds modules.
+fn find_path_files(directory: &Path) -> Vec<PathBuf> {
     let entries = directory.read_dir().into_iter().flatten().flatten();
-    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| counts(path)).collect();
+    let mut files: Vec<PathBuf> =
+        entries.map(|entry| entry.path()).filter(|path| is_path_file(path)).collect();
     files.sort();
-    // A package of that name is a directory.
+    // A package of one of these names is a directory.
     let packages: Vec<PathBuf> = files.iter().map(|path| path.join("__init__.py")).collect();
     files.extend(packages.into_iter().filter(|path| path.exists()));
     files
 }
 
-fn counts(path: &Path) -> bool {
+fn is_path_file(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().as_bytes();
-    let ends = |ending: &str| path.extension().is_some_and(|own| own == ending);
-    ends("pth")
-        || ends("egg")
-        || ends("egg-link")
+    let has_extension = |ending: &str| path.extension().is_some_and(|own| own == ending);
+    has_extension("pth")
+        || has_extension("egg")
+        || has_extension("egg-link")
         || [&b"sitecustomize"[..], b"usercustomize", b"__editable__"]
             .iter()
             .any(|stem| name.starts_with(stem))
@@ -276,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_utf_8_come_back() {
+    fn bytes_that_are_no_utf_8_are_preserved() {
         let bytes = OsString::from_vec((0..=255).collect());
         assert_eq!(from_latin1(&to_latin1(&bytes)), bytes);
     }
@@ -284,31 +288,31 @@ mod tests {
     #[test]
     fn only_what_the_launcher_changed_is_kept() {
         let mut answer = answer();
-        let mut told: BTreeMap<String, String> =
+        let mut variables: BTreeMap<String, String> =
             env::vars_os().map(|(name, value)| (to_latin1(&name), to_latin1(&value))).collect();
-        told.remove("PATH");
-        told.insert("NEW".into(), "caf\u{c3}\u{a9}".into());
-        told.insert("SHLVL".into(), "99".into());
-        answer.environment = Some(told);
+        variables.remove("PATH");
+        variables.insert("NEW".into(), "caf\u{c3}\u{a9}".into());
+        variables.insert("SHLVL".into(), "99".into());
+        answer.environment = Some(variables);
         answer.keep_changes();
         let changes = answer.changes();
         assert_eq!(changes, [("NEW".into(), Some("café".into())), ("PATH".into(), None)]);
-        // Once kept, it is not compared again.
-        let kept = serde_json::to_string(&answer).unwrap();
-        assert_eq!(serde_json::from_str::<InterpreterAnswer>(&kept).unwrap().changes(), changes);
+        // A cached answer is not reduced again.
+        let cached = serde_json::to_string(&answer).unwrap();
+        assert_eq!(serde_json::from_str::<InterpreterAnswer>(&cached).unwrap().changes(), changes);
     }
 
     #[test]
-    fn a_candidate_that_appears_is_seen() {
+    fn a_candidate_that_appears_changes_the_digest() {
         let root = tempfile::tempdir().unwrap();
         let mut answer = answer();
         answer.candidates = vec![to_latin1(root.path().join("user-site").as_os_str())];
-        let before = answer.depends_on();
-        assert_eq!(answer.depends_on(), before);
+        let before = answer.dependencies();
+        assert_eq!(answer.dependencies(), before);
         std::fs::create_dir(root.path().join("user-site")).unwrap();
-        let there = answer.depends_on();
+        let there = answer.dependencies();
         assert_ne!(there, before);
         std::fs::write(root.path().join("user-site/x.pth"), "/x").unwrap();
-        assert_ne!(answer.depends_on(), there);
+        assert_ne!(answer.dependencies(), there);
     }
 }

@@ -34,8 +34,8 @@ pub struct JsiiCache {
 }
 
 impl JsiiCache {
-    /// The cache, without what is incomplete or too old; `None` where another synthesis uses it or
-    /// it cannot be written.
+    /// Locks the cache and removes the entries that are incomplete or too old; `None` where another
+    /// synthesis uses it or it cannot be written.
     #[must_use]
     pub fn lock(cache: &Cache) -> Option<Self> {
         let root = cache.directory("jsii")?;
@@ -66,7 +66,7 @@ pub fn variables(cache: Option<&JsiiCache>) -> Vec<(OsString, Option<OsString>)>
     }
 }
 
-/// Removes what is no whole entry, what has not been used for long, and the oldest entries past a
+/// Removes incomplete entries, entries that have not been used for long, and the oldest ones past a
 /// number.
 fn remove_unusable(root: &Path, max_entries: usize, now: SystemTime) {
     let mut entries = Vec::new();
@@ -80,8 +80,8 @@ fn remove_unusable(root: &Path, max_entries: usize, now: SystemTime) {
     }
 }
 
-/// Collects the whole entries, each with the time of its last use, and removes all else that is not
-/// on the way to one. Whether there is one is returned.
+/// Collects the complete entries, each with the time of its last use, removes all other files and
+/// directories that hold no entry, and returns whether there is an entry.
 fn sort_out(directory: &Path, depth: usize, entries: &mut Vec<(SystemTime, PathBuf)>) -> bool {
     let mut has_entries = false;
     for child in directory.read_dir().into_iter().flatten().flatten() {

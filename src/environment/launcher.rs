@@ -1,8 +1,8 @@
 //! Launchers: whether a file named pcluster is a console script that an installer wrote, and which
 //! Python such a script starts.
 //!
-//! Only a file whose whole text is known tells its interpreter: a script that does anything else
-//! may lead anywhere, and has to be asked.
+//! The interpreter is read only from a file whose whole text is known. A script with any other line may
+//! start any program, and has to be asked.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -10,12 +10,13 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::environment::console_script_text::{Body, read_body};
 use crate::system::{executables, files};
 
-/// Longer than any console script: the longest known one has 1.2 kB below its first lines.
+/// The longest known console script has 1.2 kB below its first lines.
 const MAX_SCRIPT: u64 = 16 << 10;
 
-/// What a file named pcluster is.
+/// The kind of a file named pcluster.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Launcher {
     ConsoleScript(ConsoleScript),
@@ -42,103 +43,11 @@ enum Start {
     Trampoline { words: Vec<OsString>, beside_script: bool },
 }
 
-/// Texts below the first lines, with `'` for either quote and blanks for tabs, without empty lines and
-/// the comment that names the encoding. `*` stands for a requirement such as `aws-parallelcluster==3.1.3`.
-const BODIES: [&str; 10] = [
-    // distlib 0.2.9 to 0.3.9 and with it pip 19.3 to 25.1, uv before 0.6, pypa/installer, flit
-    r"import re
-import sys
-from pcluster.cli.entrypoint import main
-if __name__ == '__main__':
-    sys.argv[0] = re.sub(r'(-script\.pyw|\.exe)?$', '', sys.argv[0])
-    sys.exit(main())",
-    // pip before 19.3, conda, rattler
-    r"import re
-import sys
-from pcluster.cli.entrypoint import main
-if __name__ == '__main__':
-    sys.argv[0] = re.sub(r'(-script\.pyw?|\.exe)?$', '', sys.argv[0])
-    sys.exit(main())",
-    // distlib 0.4
-    r"import re
-import sys
-if __name__ == '__main__':
-    from pcluster.cli.entrypoint import main
-    sys.argv[0] = re.sub(r'(-script\.pyw|\.exe)?$', '', sys.argv[0])
-    sys.exit(main())",
-    // conda before 4.4
-    r"if __name__ == '__main__':
-    from sys import exit
-    from pcluster.cli.entrypoint import main
-    exit(main())",
-    // pip 25.2 and 25.3
-    r"import sys
-from pcluster.cli.entrypoint import main
-if __name__ == '__main__':
-    if sys.argv[0].endswith('.exe'):
-        sys.argv[0] = sys.argv[0][:-4]
-    sys.exit(main())",
-    // pip from 26.0 on
-    r"import sys
-from pcluster.cli.entrypoint import main
-if __name__ == '__main__':
-    sys.argv[0] = sys.argv[0].removesuffix('.exe')
-    sys.exit(main())",
-    // uv from 0.6 on
-    r"import sys
-from pcluster.cli.entrypoint import main
-if __name__ == '__main__':
-    if sys.argv[0].endswith('-script.pyw'):
-        sys.argv[0] = sys.argv[0][:-11]
-    elif sys.argv[0].endswith('.exe'):
-        sys.argv[0] = sys.argv[0][:-4]
-    sys.exit(main())",
-    // poetry
-    r"import sys
-from pcluster.cli.entrypoint import main
-if __name__ == '__main__':
-    sys.exit(main())",
-    // setuptools before 47, `develop` and eggs
-    r"# EASY-INSTALL-ENTRY-SCRIPT: '*','console_scripts','pcluster'
-__requires__ = '*'
-import re
-import sys
-from pkg_resources import load_entry_point
-if __name__ == '__main__':
-    sys.argv[0] = re.sub(r'(-script\.pyw?|\.exe)?$', '', sys.argv[0])
-    sys.exit(
-        load_entry_point('*', 'console_scripts', 'pcluster')()
-    )",
-    // setuptools from 47 on
-    r"# EASY-INSTALL-ENTRY-SCRIPT: '*','console_scripts','pcluster'
-import re
-import sys
-# for compatibility with easy_install; see #2198
-__requires__ = '*'
-try:
-    from importlib.metadata import distribution
-except ImportError:
-    try:
-        from importlib_metadata import distribution
-    except ImportError:
-        from pkg_resources import load_entry_point
-def importlib_load_entry_point(spec, group, name):
-    dist_name, _, _ = spec.partition('==')
-    matches = (
-        entry_point
-        for entry_point in distribution(dist_name).entry_points
-        if entry_point.group == group and entry_point.name == name
-    )
-    return next(matches).load()
-globals().setdefault('load_entry_point', importlib_load_entry_point)
-if __name__ == '__main__':
-    sys.argv[0] = re.sub(r'(-script\.pyw?|\.exe)?$', '', sys.argv[0])
-    sys.exit(load_entry_point('*', 'console_scripts', 'pcluster')())",
-];
-
 impl Launcher {
+    /// Reads a launcher.
+    ///
     /// # Errors
-    /// The file cannot be read.
+    /// Returns an error if the file cannot be read.
     pub fn read(path: &Path) -> io::Result<Self> {
         Ok(Self::parse(&files::read_head(path, MAX_SCRIPT + 1)?))
     }
@@ -181,7 +90,7 @@ impl ConsoleScript {
         Some(Self { start, requires })
     }
 
-    /// The program to ask and the arguments before the script's name.
+    /// The interpreter, and the arguments before the script's name; `None` where `env` would find none.
     #[must_use]
     pub fn interpreter(&self, script_directory: &Path) -> Option<(PathBuf, Vec<OsString>)> {
         match &self.start {
@@ -214,7 +123,7 @@ impl Start {
             let flags = argument.map(|text| OsStr::from_bytes(text).to_owned());
             return flags.iter().all(|flag| is_flag(flag)).then_some(Self::Shebang { interpreter, flags });
         }
-        // Another program may bear the name.
+        // An env elsewhere may be another program.
         let is_env = ["/usr/bin/env", "/bin/env"].iter().any(|env| interpreter == Path::new(env));
         if is_env { Self::from_env(argument?) } else { None }
     }
@@ -224,7 +133,7 @@ impl Start {
             Some(rest) => rest.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect(),
             None => vec![argument],
         };
-        // Quotes, escapes, and variables to set or to expand: left to env itself.
+        // Quotes, escapes, and variables to set or to expand are not parsed here.
         if words.iter().any(|word| word.iter().any(|byte| b"'\"\\$=".contains(byte))) {
             return None;
         }
@@ -232,8 +141,8 @@ impl Start {
         starts_python(&words).then_some(Self::Env { words })
     }
 
-    /// `'''exec' PYTHON [FLAGS] "$0" "$@"` and the end of what Python reads as a string, which is on
-    /// the next line, or with conda behind a comment sign on the same one; and what follows.
+    /// Reads `'''exec' PYTHON [FLAGS] "$0" "$@"`, and the end of what Python reads as a string: it is on the
+    /// next line, or in conda's form behind a comment sign on this one. The text below is returned too.
     fn from_trampoline(text: &[u8]) -> Option<(Self, &[u8])> {
         const BESIDE: &str = r#""$(dirname -- "$(realpath -- "$0")")"/"#;
         let (line, rest) = split_line(text);
@@ -248,8 +157,8 @@ impl Start {
             Some(rest) => (rest, true),
             None => (command, false),
         };
-        let words = shell_words(command)?;
-        // A shell looks a bare word up on PATH; read as a path, it would be one in the current directory.
+        let words = split_shell_words(command)?;
+        // A shell searches PATH for a bare word, which as a path would name a file in the current directory.
         let is_placed = beside_script || Path::new(words.first()?).is_absolute();
         (is_placed && starts_python(&words)).then_some((Self::Trampoline { words, beside_script }, body))
     }
@@ -260,36 +169,6 @@ fn split_line(text: &[u8]) -> (&[u8], &[u8]) {
         Some(end) => (&text[..end], &text[end + 1..]),
         None => (text, &[]),
     }
-}
-
-/// What a known text below the first lines says.
-struct Body {
-    /// Its `__requires__`, where `pkg_resources` acts on it.
-    requires: Option<String>,
-}
-
-/// `None`: the text is not known.
-fn read_body(body: &str) -> Option<Body> {
-    let body = body.replace('"', "'").replace('\t', "    ");
-    let lines = || body.lines().map(str::trim_end).filter(|line| !line.is_empty() && *line != ENCODING);
-    BODIES.iter().find_map(|known| {
-        let mut requirement = None;
-        let same = known.lines().count() == lines().count()
-            && known.lines().zip(lines()).all(|(known, line)| is_like(known, line, &mut requirement));
-        let acts = known.contains("\nfrom pkg_resources import");
-        same.then(|| Body { requires: requirement.filter(|_| acts).map(str::to_owned) })
-    })
-}
-
-const ENCODING: &str = "# -*- coding: utf-8 -*-";
-
-/// Whether a line is the known one, where every `*` is the one requirement of the script.
-fn is_like<'a>(known: &str, line: &'a str, requirement: &mut Option<&'a str>) -> bool {
-    let Some((before, after)) = known.split_once('*') else { return known == line };
-    let found = line.strip_prefix(before).and_then(|line| line.strip_suffix(after));
-    let is_requirement =
-        |text: &&str| text.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_.+!=".contains(letter));
-    found.filter(is_requirement).is_some_and(|found| *requirement.get_or_insert(found) == found)
 }
 
 fn starts_python(words: &[OsString]) -> bool {
@@ -303,7 +182,7 @@ fn is_python(path: &Path) -> bool {
         .is_some_and(|name| name.as_bytes().starts_with(b"python") || name.as_bytes().starts_with(b"pypy"))
 }
 
-/// A flag after which Python still runs the script: `-m` and `-c` run something else.
+/// Whether Python still runs the script after this flag: with `-m` and `-c` it does not.
 fn is_flag(argument: &OsStr) -> bool {
     match argument.as_bytes() {
         [b'-', b'W' | b'X', value @ ..] => !value.is_empty(),
@@ -314,8 +193,8 @@ fn is_flag(argument: &OsStr) -> bool {
     }
 }
 
-/// Words as a shell reads them; `None` where it would expand something or end the command.
-fn shell_words(text: &str) -> Option<Vec<OsString>> {
+/// Splits a text into words as a shell does; `None` where a shell would expand or end the command.
+fn split_shell_words(text: &str) -> Option<Vec<OsString>> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     for letter in text.chars() {
         match (quote, letter) {
@@ -341,12 +220,13 @@ fn is_plain(letter: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::environment::console_script_text::{BODIES, ENCODING};
 
     fn words(line: &str) -> Vec<OsString> {
         line.split(' ').map(OsString::from).collect()
     }
 
-    /// What distlib writes below the first lines.
+    /// The text of distlib below the first lines.
     fn body() -> String {
         format!("{ENCODING}\n{}\n", BODIES[0])
     }
@@ -359,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_to_start_python_is_told_from_the_others() {
+    fn every_way_to_start_python_is_recognised() {
         let shebang = |path: &str, flags: Option<&str>| {
             Some(Start::Shebang { interpreter: path.into(), flags: flags.map(OsString::from) })
         };
@@ -415,7 +295,7 @@ mod tests {
         }
     }
 
-    /// A script that does anything else may lead anywhere.
+    /// A script with any other line may start any program.
     #[test]
     fn only_a_whole_known_text_is_a_console_script() {
         let script = |body: &str| match Launcher::parse(format!("#!/v/bin/python\n{body}").as_bytes()) {
@@ -452,13 +332,13 @@ mod tests {
     }
 
     #[test]
-    fn shell_words_gives_up_where_a_shell_would_expand() {
+    fn no_words_are_split_where_a_shell_would_expand() {
         let expected: Vec<OsString> = ["a", "b c", "de"].map(OsString::from).into();
-        assert_eq!(shell_words("a 'b c' \"d\"e"), Some(expected));
+        assert_eq!(split_shell_words("a 'b c' \"d\"e"), Some(expected));
         for expanded in ["$x", "`x`", "\"$x\"", "a\\ b", "'open", "a;b", "a*", "~", "a&"] {
-            assert_eq!(shell_words(expanded), None, "{expanded}");
+            assert_eq!(split_shell_words(expanded), None, "{expanded}");
         }
-        assert_eq!(shell_words("'$x;'"), Some(vec!["$x;".into()]));
+        assert_eq!(split_shell_words("'$x;'"), Some(vec!["$x;".into()]));
     }
 
     proptest::proptest! {

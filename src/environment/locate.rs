@@ -1,13 +1,11 @@
-//! PATH → the real pcluster, and how it was found. Knows what "self" is; knows nothing of Python.
+//! The real pcluster: found on PATH, or by its name in a flag, a variable or the config.
 //!
-//! Self is not a path: the same file has many names, and another build of the shim is still a
-//! shim. So a candidate is compared by device and inode, and a binary is searched for [`MARKER`].
+//! A shim is not recognised by its path: one file has several paths, and another build of the shim is a
+//! shim too. A candidate is compared by device and inode, and a binary is searched for [`MARKER`].
 
 use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::Read as _;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -15,34 +13,34 @@ use serde::Serialize;
 use crate::cli::env_vars;
 use crate::environment::interpreter::python_path;
 use crate::environment::launcher::is_console_script;
+use crate::environment::loop_guard::{FileId, LoopGuard};
 use crate::error::Error;
 use crate::outcome::Exec;
 use crate::system::{executables, files};
 
-/// The name that is looked up on PATH.
+/// The name that is searched for on PATH.
 pub const NAME: &str = "pcluster";
 
-/// Where `install.sh --venv` keeps the launcher that the shim took the place of, beside the shim.
+/// The launcher that `install.sh --venv` has replaced by the shim, relative to the shim's directory.
 ///
-/// It is a link, in a directory of its own so that it bears the name that usage texts show, to
-/// `pcluster.real` beside the shim, so that a launcher that looks for its Python beside itself
-/// finds it.
+/// It is a link to `pcluster.real` beside the shim. The link is in a directory of its own to have the
+/// name that usage texts show; its target is beside the shim because some launchers search for their
+/// Python in their own directory.
 pub const REPLACED_LAUNCHER: &str = ".pcluster-shim/pcluster";
 
-/// Stands in every build of this program, old and new. Never to be changed.
+/// A text in every build of this program, old and new. Never to be changed.
 const MARKER: &str = "pcluster-shim executable 7c1e4d6a-86f5-4f0b-9a0c-2d3b51e6f0aa";
 
-/// Levels of `pcluster` starting `pcluster` past which a loop is certain.
-const DEEPEST: u32 = 100;
-
+/// The way in which the real pcluster was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FoundBy {
     Flag,
     Variable,
     Config,
-    /// Beside the shim, whose place it had.
-    Kept,
+    /// Beside the shim, which has replaced it.
+    #[serde(rename = "kept")]
+    Replaced,
     Path,
 }
 
@@ -53,7 +51,7 @@ impl FoundBy {
             Self::Flag => "--real",
             Self::Variable => env_vars::REAL,
             Self::Config => "config.yaml's real",
-            Self::Kept => "install.sh --venv",
+            Self::Replaced => "install.sh --venv",
             Self::Path => "PATH",
         }
     }
@@ -62,22 +60,22 @@ impl FoundBy {
 /// The real pcluster.
 #[derive(Debug, Clone)]
 pub struct Real {
-    /// As found, never made canonical: launchers and multicall programs look at their own name.
+    /// The path as found, never made canonical: launchers and multicall programs depend on their own name.
     pub path: PathBuf,
     pub found_by: FoundBy,
-    /// What the real program's environment says about the search, so that a program that starts
-    /// `pcluster` again by exec is recognised. A console script of aws-parallelcluster never does
-    /// that: it gets exactly the caller's environment.
-    tried: Option<(&'static str, Option<OsString>)>,
+    /// The variable of [`LoopGuard`], by which a program that starts `pcluster` again by exec is
+    /// recognised. A console script of aws-parallelcluster never does that, and gets exactly the caller's
+    /// environment.
+    guard_variable: Option<(&'static str, Option<OsString>)>,
 }
 
 impl Real {
     #[must_use]
     pub fn into_exec(self, arguments: Vec<OsString>) -> Exec {
-        Exec { program: self.path, arguments, environment: self.tried.into_iter().collect() }
+        Exec { program: self.path, arguments, environment: self.guard_variable.into_iter().collect() }
     }
 
-    /// With the packages of a directory in front of the environment's.
+    /// Starts it with the packages of a directory in front of the environment's.
     #[must_use]
     pub fn into_exec_with(self, arguments: Vec<OsString>, overlay: &Path) -> Exec {
         let mut exec = self.into_exec(arguments);
@@ -87,18 +85,19 @@ impl Real {
     }
 }
 
-/// One search for the real pcluster.
+/// A search for the real pcluster.
 #[derive(Debug)]
 pub struct Search {
     path: OsString,
     named: Option<(PathBuf, FoundBy)>,
-    tried: Tried,
+    loop_guard: LoopGuard,
     own_path: Option<PathBuf>,
-    own: Option<Identity>,
+    own: Option<FileId>,
 }
 
 impl Search {
-    /// `named` is a flag's or the config's; the variable stands between the two.
+    /// Searches by this process's environment. `named` is the path in a flag, which has precedence over the
+    /// variable, or in the config, over which the variable has precedence.
     #[must_use]
     pub fn from_environment(named: Option<(PathBuf, FoundBy)>) -> Self {
         let by_variable = env::var_os(env_vars::REAL)
@@ -109,9 +108,9 @@ impl Search {
             other => by_variable.or(other),
         };
         let own_path = executables::own_executable();
-        let own = own_path.as_deref().and_then(Identity::of);
+        let own = own_path.as_deref().and_then(FileId::of);
         let path = env::var_os("PATH").unwrap_or_default();
-        Self { path, named, tried: Tried::from_environment(), own_path, own }
+        Self { path, named, loop_guard: LoopGuard::from_environment(), own_path, own }
     }
 
     /// The real pcluster that a flag, the variable or the config names.
@@ -120,34 +119,39 @@ impl Search {
         self.named.as_ref()
     }
 
+    /// Finds the real pcluster.
+    ///
     /// # Errors
-    /// No candidate, only candidates that came back to us, or a named one that cannot be real.
+    /// Returns an error if there is no candidate, every candidate starts this shim again, or a named one
+    /// cannot be the real one.
     pub fn real(&self) -> Result<Real, Error> {
         if let Some((path, by)) = &self.named {
             return self.named_real(path, *by);
         }
         let mut looped = Vec::new();
-        if let Some(kept) = self.replaced_launcher() {
-            match self.standing(&kept) {
-                Some(Standing::Usable) => return Ok(self.chosen(kept, FoundBy::Kept)),
-                Some(Standing::Tried) => looped.push(kept),
+        if let Some(launcher) = self.replaced_launcher() {
+            match self.classify(&launcher) {
+                Some(CandidateStatus::Usable) => return Ok(self.choose(launcher, FoundBy::Replaced)),
+                Some(CandidateStatus::Tried) => looped.push(launcher),
                 _ => {}
             }
         }
         for candidate in self.candidates() {
-            match candidate.standing {
-                Standing::Usable => return Ok(self.chosen(candidate.path, FoundBy::Path)),
-                Standing::Tried => looped.push(candidate.path),
-                Standing::Shim => {
-                    // Another environment's shim in place: its launcher stands in this very entry.
-                    let kept = self.replaced_launcher_beside(&candidate.path);
-                    match kept.as_deref().and_then(|kept| self.standing(kept)).zip(kept) {
-                        Some((Standing::Usable, kept)) => return Ok(self.chosen(kept, FoundBy::Kept)),
-                        Some((Standing::Tried, kept)) => looped.push(kept),
+            match candidate.status {
+                CandidateStatus::Usable => return Ok(self.choose(candidate.path, FoundBy::Path)),
+                CandidateStatus::Tried => looped.push(candidate.path),
+                CandidateStatus::Shim => {
+                    // The shim of another environment, which has replaced the launcher of that entry of PATH.
+                    let launcher = self.replaced_launcher_beside(&candidate.path);
+                    match launcher.as_deref().and_then(|path| self.classify(path)).zip(launcher) {
+                        Some((CandidateStatus::Usable, launcher)) => {
+                            return Ok(self.choose(launcher, FoundBy::Replaced));
+                        }
+                        Some((CandidateStatus::Tried, launcher)) => looped.push(launcher),
                         _ => {}
                     }
                 }
-                Standing::NotAbsolute => {}
+                CandidateStatus::NotAbsolute => {}
             }
         }
         if looped.is_empty() { Err(Error::NoRealPcluster) } else { Err(Error::Loop { tried: looped }) }
@@ -158,40 +162,42 @@ impl Search {
         if !path.is_absolute() {
             return Err(bad("which is not an absolute path"));
         }
-        match self.standing(path) {
-            Some(Standing::Usable) => Ok(self.chosen(path.to_owned(), by)),
-            Some(Standing::Shim) => match self.replaced_launcher_beside(path) {
-                Some(kept) if self.standing(&kept) == Some(Standing::Usable) => Ok(self.chosen(kept, by)),
+        match self.classify(path) {
+            Some(CandidateStatus::Usable) => Ok(self.choose(path.to_owned(), by)),
+            Some(CandidateStatus::Shim) => match self.replaced_launcher_beside(path) {
+                Some(launcher) if self.classify(&launcher) == Some(CandidateStatus::Usable) => {
+                    Ok(self.choose(launcher, by))
+                }
                 _ => Err(bad("which is this shim")),
             },
-            Some(Standing::Tried) => Err(Error::Loop { tried: vec![path.to_owned()] }),
-            Some(Standing::NotAbsolute) | None => Err(bad("which is not a file that can be executed")),
+            Some(CandidateStatus::Tried) => Err(Error::Loop { tried: vec![path.to_owned()] }),
+            Some(CandidateStatus::NotAbsolute) | None => Err(bad("which is not a file that can be executed")),
         }
     }
 
-    /// The launcher that we took the place of, while we have that place: what pip or uv has put
-    /// there since is newer than what was kept.
+    /// The launcher that this shim has replaced. `None` where pip or uv has written a launcher over the shim
+    /// since, which is newer.
     fn replaced_launcher(&self) -> Option<PathBuf> {
-        // Where the system does not tell the running executable, this is the name it was called by,
-        // which may be a link.
+        // On systems that do not name the running executable it is the name of the call, which may be a link.
         let own = self.own_path.as_deref()?.canonicalize().ok()?;
         let directory = own.parent()?;
-        let kept = executable(&directory.join(REPLACED_LAUNCHER))?;
-        (self.standing(&directory.join(NAME))? == Standing::Shim).then_some(kept)
+        let launcher = executable(&directory.join(REPLACED_LAUNCHER))?;
+        (self.classify(&directory.join(NAME))? == CandidateStatus::Shim).then_some(launcher)
     }
 
-    /// The same for another shim, under whatever name PATH leads to it.
+    /// The launcher that a shim has replaced, this one or another, by any of its paths.
     #[must_use]
     pub fn replaced_launcher_beside(&self, shim: &Path) -> Option<PathBuf> {
-        if Identity::of(shim) == self.own {
+        if FileId::of(shim) == self.own {
             return self.replaced_launcher();
         }
         executable(&shim.canonicalize().ok()?.parent()?.join(REPLACED_LAUNCHER))
     }
 
+    /// Whether a path is this shim.
     #[must_use]
     pub fn is_self(&self, path: &Path) -> bool {
-        self.own.is_some() && Identity::of(path) == self.own
+        self.own.is_some() && FileId::of(path) == self.own
     }
 
     /// The entries of PATH.
@@ -199,57 +205,59 @@ impl Search {
         env::split_paths(&self.path)
     }
 
-    fn chosen(&self, path: PathBuf, found_by: FoundBy) -> Real {
-        let tried = if is_console_script(&path) {
-            // Removed only where it is there: std would copy the environment for it.
+    fn choose(&self, path: PathBuf, found_by: FoundBy) -> Real {
+        let guard_variable = if is_console_script(&path) {
+            // Removed only where it is set, because std copies the environment for any change of it.
             env::var_os(env_vars::TRIED).map(|_| (env_vars::TRIED, None))
         } else {
-            Some((env_vars::TRIED, Some(self.tried.with(&path))))
+            Some((env_vars::TRIED, Some(self.loop_guard.with(&path))))
         };
-        Real { path, found_by, tried }
+        Real { path, found_by, guard_variable }
     }
 
     /// Every executable `pcluster` on PATH, in order, and whether it may be the real one.
     pub fn candidates(&self) -> impl Iterator<Item = Candidate> {
         env::split_paths(&self.path).filter_map(|directory| {
             let path = directory.join(NAME);
-            let standing = if directory.is_absolute() {
-                self.standing(&path)?
+            let status = if directory.is_absolute() {
+                self.classify(&path)?
             } else {
-                // An empty or relative entry would run whatever lies in the current directory.
+                // An empty or relative entry would run a file of the current directory.
                 executable(&env::current_dir().ok()?.join(&path))?;
-                Standing::NotAbsolute
+                CandidateStatus::NotAbsolute
             };
-            Some(Candidate { path, standing })
+            Some(Candidate { path, status })
         })
     }
 
-    /// `None`: not an executable file at all.
+    /// Classifies a file; `None` where it is not executable.
     #[must_use]
-    pub fn standing(&self, path: &Path) -> Option<Standing> {
+    pub fn classify(&self, path: &Path) -> Option<CandidateStatus> {
         let path = executable(path)?;
-        let identity = Identity::of(&path)?;
+        let identity = FileId::of(&path)?;
         Some(if self.own == Some(identity) || is_shim(&path) {
-            Standing::Shim
-        } else if self.tried.holds(identity) {
-            Standing::Tried
+            CandidateStatus::Shim
+        } else if self.loop_guard.contains(identity) {
+            CandidateStatus::Tried
         } else {
-            Standing::Usable
+            CandidateStatus::Usable
         })
     }
 }
 
+/// An executable `pcluster` on PATH.
 #[derive(Debug)]
 pub struct Candidate {
     pub path: PathBuf,
-    pub standing: Standing,
+    pub status: CandidateStatus,
 }
 
+/// Whether a candidate may be the real pcluster, or why not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum CandidateStatus {
     Usable,
     Shim,
-    /// It was run, and ran us again.
+    /// It was started before, and has started this shim again.
     Tried,
     NotAbsolute,
 }
@@ -258,81 +266,21 @@ fn executable(path: &Path) -> Option<PathBuf> {
     executables::is_executable(path).then(|| path.to_owned())
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Identity(u64, u64);
-
-impl Identity {
-    fn of(path: &Path) -> Option<Self> {
-        path.metadata().ok().map(|metadata| Self(metadata.dev(), metadata.ino()))
-    }
-}
-
 fn is_shim(path: &Path) -> bool {
     let Ok(mut file) = files::open(path) else { return false };
     let mut content = vec![0; 2];
     if file.read_exact(&mut content).is_err() || content == b"#!" {
         return false;
     }
-    // Frozen programs are read whole: a few milliseconds, once a call, for those who have them.
+    // A frozen program is read to its end, which takes a few milliseconds, once a call.
     file.read_to_end(&mut content).is_ok() && memchr::memmem::find(&content, MARKER.as_bytes()).is_some()
-}
-
-/// `PCLUSTER_SHIM_TRIED`: `PID/DEPTH/PATH:PATH…`. The paths count only for the process that wrote
-/// them, which is the same one after an exec; the depth goes on counting in its children.
-#[derive(Debug, Default)]
-struct Tried {
-    depth: u32,
-    paths: Vec<PathBuf>,
-}
-
-impl Tried {
-    fn from_environment() -> Self {
-        env::var_os(env_vars::TRIED).and_then(|value| Self::parse(&value)).unwrap_or_default()
-    }
-
-    fn parse(value: &OsStr) -> Option<Self> {
-        let mut parts = value.as_bytes().splitn(3, |byte| *byte == b'/');
-        let mut number = || std::str::from_utf8(parts.next()?).ok()?.parse::<u32>().ok();
-        let (pid, depth) = (number()?, number()?);
-        let paths = OsStr::from_bytes(parts.next()?);
-        let same_process = pid == std::process::id() || depth >= DEEPEST;
-        let paths = if same_process { env::split_paths(paths).collect() } else { Vec::new() };
-        Some(Self { depth, paths })
-    }
-
-    fn holds(&self, candidate: Identity) -> bool {
-        self.paths.iter().any(|path| Identity::of(path) == Some(candidate))
-    }
-
-    fn with(&self, path: &Path) -> OsString {
-        let mut value = format!("{}/{}/", std::process::id(), self.depth + 1).into_bytes();
-        for tried in self.paths.iter().map(PathBuf::as_path).chain([path]) {
-            value.extend_from_slice(tried.as_os_str().as_bytes());
-            value.push(b':');
-        }
-        value.pop();
-        OsString::from_vec(value)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn tried_counts_only_for_the_process_that_wrote_it() {
-        let own = std::process::id();
-        let read = |value: String| Tried::parse(OsStr::new(&value));
-        assert_eq!(read(format!("{own}/1//a/pcluster:/b/pcluster")).unwrap().paths.len(), 2);
-        let other = read(format!("{}/7//a/pcluster", own + 1)).unwrap();
-        assert!(other.paths.is_empty());
-        assert_eq!(other.depth, 7);
-        assert_eq!(read(format!("{}/100//a/pcluster", own + 1)).unwrap().paths.len(), 1);
-        assert!(read("nonsense".into()).is_none());
-        assert!(read(format!("{own}/x//a")).is_none());
-    }
-
-    /// Some systems tell the name that a program was started by, which may be a link from elsewhere.
+    /// Some systems give the name of the call for the running executable, which may be a link.
     #[test]
     fn the_launcher_that_was_replaced_is_found_through_a_link() {
         use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -345,19 +293,16 @@ mod tests {
         }
         let link = root.path().join("linked");
         symlink(bin.join(NAME), &link).unwrap();
-        let own = Identity::of(&link);
-        let search =
-            Search { path: OsString::new(), named: None, tried: Tried::default(), own_path: Some(link), own };
+        let own = FileId::of(&link);
+        let search = Search {
+            path: OsString::new(),
+            named: None,
+            loop_guard: LoopGuard::default(),
+            own_path: Some(link),
+            own,
+        };
         let found = search.real().unwrap();
         assert_eq!(found.path, bin.canonicalize().unwrap().join(REPLACED_LAUNCHER));
-        assert_eq!(found.found_by, FoundBy::Kept);
-    }
-
-    #[test]
-    fn a_guard_reads_back_what_it_wrote() {
-        let value = Tried::default().with(Path::new("/a b/pcluster"));
-        let read = Tried::parse(&value).unwrap();
-        assert_eq!(read.paths, [PathBuf::from("/a b/pcluster")]);
-        assert_eq!(read.depth, 1);
+        assert_eq!(found.found_by, FoundBy::Replaced);
     }
 }

@@ -13,21 +13,21 @@ use crate::system::child::{Child, ChildError, Running};
 use crate::system::scratch::Scratch;
 use crate::system::{executables, files};
 
-/// The Node that CDK will run.
+/// The Node.js that CDK will run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     pub path: PathBuf,
     pub version: Version,
 }
 
-/// Why there is no usable Node.
+/// Why there is no usable Node.js.
 #[derive(Debug)]
 pub enum NodeError {
     NotFound,
-    /// Its `--version` is no version.
-    Odd {
+    /// Its output for `--version` is no version.
+    Malformed {
         path: PathBuf,
-        said: String,
+        answer: String,
     },
     Child(ChildError),
 }
@@ -42,7 +42,7 @@ impl fmt::Display for NodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotFound => write!(f, "no node on PATH, and CDK needs Node.js; install it or extend PATH"),
-            Self::Odd { path, said } => write!(f, "{} --version said {said:?}", path.display()),
+            Self::Malformed { path, answer } => write!(f, "{} --version said {answer:?}", path.display()),
             Self::Child(error) => error.fmt(f),
         }
     }
@@ -54,7 +54,7 @@ fn get_cached(target: &Target, cache: &Cache) -> Option<Node> {
     Some(Node { path, version: serde_json::from_value(version).ok()? })
 }
 
-/// Whether the Node.js on the target's PATH is one whose version will be cached and is not yet.
+/// Whether the version of the Node.js on the target's PATH may be cached and is not cached yet.
 #[must_use]
 pub fn is_new(target: &Target, cache: &Cache) -> bool {
     let key = executables::find("node", Some(target.path())).and_then(|path| cache_key(&path));
@@ -66,7 +66,7 @@ pub fn is_new(target: &Target, cache: &Cache) -> bool {
 pub struct PendingNode {
     path: PathBuf,
     child: Running,
-    /// Holds what the child prints.
+    /// Holds the output of the child.
     _scratch: Scratch,
 }
 
@@ -87,7 +87,7 @@ impl PendingNode {
     /// Waits for the answer, and caches it.
     ///
     /// # Errors
-    /// Returns an error if it does not say its version, or a signal came.
+    /// Returns an error if the answer is no version, or a signal came.
     pub fn wait(self, cache: &Cache) -> Result<Node, NodeError> {
         let path = self.path;
         let finished = self.child.wait()?;
@@ -97,7 +97,7 @@ impl PendingNode {
         }
         let answer = String::from_utf8_lossy(&finished.stdout).trim().chars().take(80).collect::<String>();
         let Some(version) = answer.strip_prefix('v').and_then(|version| Version::parse(version).ok()) else {
-            return Err(NodeError::Odd { path, said: answer });
+            return Err(NodeError::Malformed { path, answer });
         };
         if let Some(key) = cache_key(&path) {
             cache.put(KIND, &key, &serde_json::to_value(&version).unwrap_or_default());
@@ -106,10 +106,10 @@ impl PendingNode {
     }
 }
 
-/// The Node.js on the target's PATH and its version, from the cache where the file is the same.
+/// Finds the Node.js on the target's PATH and its version, in the cache where the file is unchanged.
 ///
 /// # Errors
-/// Returns an error if there is none, it does not say its version, or a signal came.
+/// Returns an error if there is none, its answer is no version, or a signal came.
 pub fn find(target: &Target, limit: Duration, cache: &Cache) -> Result<Node, NodeError> {
     match get_cached(target, cache) {
         Some(node) => Ok(node),
@@ -123,10 +123,10 @@ fn cache_key(path: &Path) -> Option<String> {
     is_plain_node(path).then(|| Fingerprint::new().file(path).key())
 }
 
-/// A version manager's shim under the name of node answers by the directory it is called in, so
-/// only a binary that really is called node may be remembered.
+/// Whether the answer of a node may be cached. That of a version manager's shim depends on the current
+/// directory, so a file counts only if it is a binary and its resolved name is node's.
 fn is_plain_node(path: &Path) -> bool {
     let resolved = path.canonicalize().unwrap_or_default();
-    let named = matches!(resolved.file_name().and_then(OsStr::to_str), Some("node" | "nodejs"));
-    named && files::read_head(path, 2).is_ok_and(|head| head.len() == 2 && head != *b"#!")
+    let is_named_node = matches!(resolved.file_name().and_then(OsStr::to_str), Some("node" | "nodejs"));
+    is_named_node && files::read_head(path, 2).is_ok_and(|head| head.len() == 2 && head != *b"#!")
 }

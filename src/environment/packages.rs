@@ -1,5 +1,5 @@
-//! `sys.path` → installed distributions, as `importlib.metadata` finds them: the first on
-//! `sys.path` wins, names are normalised. Reads metadata files; starts nothing.
+//! The installed distributions on a `sys.path`, as `importlib.metadata` finds them: of several with one
+//! normalised name, the first on `sys.path` counts. Only files are read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -14,14 +14,15 @@ use crate::package_name::normalised;
 use crate::system::files;
 
 /// The header of a metadata file is at its top; a description of any length follows.
-const HEADER_AT_MOST: u64 = 64 << 10;
+const MAX_HEADER: u64 = 64 << 10;
 
+/// An installed distribution, by its metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Distribution {
-    /// As its metadata writes it.
+    /// The name as its metadata spells it.
     pub name: String,
     pub version: String,
-    /// The `.dist-info` or `.egg-info`.
+    /// The path of its `.dist-info` or `.egg-info`.
     pub metadata: PathBuf,
     pub requires: Vec<String>,
 }
@@ -42,30 +43,30 @@ pub struct Packages {
 }
 
 impl Packages {
-    /// Reads every directory of `sys_path` that there is; others hold no distributions.
+    /// Reads the directories of `sys_path` that exist.
     #[must_use]
     pub fn installed(sys_path: &[PathBuf]) -> Self {
         let mut distributions = BTreeMap::new();
         for directory in sys_path {
-            for distribution in in_directory(directory) {
+            for distribution in read_directory(directory) {
                 distributions.entry(normalised(&distribution.name)).or_insert(distribution);
             }
         }
         Self { distributions }
     }
 
-    /// One distribution, without reading the others.
+    /// Finds one distribution, without reading the others.
     #[must_use]
     pub fn find(sys_path: &[PathBuf], name: &str) -> Option<Distribution> {
         let name = normalised(name);
-        // Installers write the name into the directory's, each in its own spelling.
+        // The directory's name begins with that of the distribution, in a spelling of the installer's.
         let may_be = |path: &PathBuf| {
             let file_name = path.file_name().unwrap_or_default().to_string_lossy();
             normalised(&file_name).strip_prefix(&name).is_some_and(|rest| rest.starts_with('-'))
         };
         sys_path.iter().find_map(|directory| {
             let entries = directory.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
-            entries.filter(may_be).filter_map(in_entry).find(|found| normalised(&found.name) == name)
+            entries.filter(may_be).filter_map(read_entry).find(|found| normalised(&found.name) == name)
         })
     }
 
@@ -83,34 +84,34 @@ impl Packages {
         self.distributions.iter().map(|(name, distribution)| (name.as_str(), distribution))
     }
 
-    /// Name to version, the form in which the pure rooms take packages.
+    /// The versions by normalised name, as rules and reports take packages.
     #[must_use]
     pub fn versions(&self) -> BTreeMap<String, String> {
         self.iter().map(|(name, distribution)| (name.to_owned(), distribution.version.clone())).collect()
     }
 
-    /// Everything that is installed, and the code of it that decides about the template: an edit in
-    /// place or a development checkout changes no metadata.
+    /// Adds all distributions to a fingerprint, and the code that decides about the template, because an
+    /// edit in place or a development checkout changes no metadata.
     pub fn fingerprint(&self, interpreter: &Interpreter, digest: &mut Fingerprint) {
         for (name, distribution) in self.iter() {
             digest.field(name).field(&distribution.version).file(&distribution.metadata);
             digest.file(&distribution.metadata.join("RECORD"));
         }
-        // aws_cdk is a namespace: an overlay holds a part of it, the environment the rest.
+        // aws_cdk is a namespace: part of it may be in an overlay, the rest in the environment.
         let imports = ["pcluster", "aws_cdk", "jsii"].iter();
         let on_path =
             imports.flat_map(|import| interpreter.sys_path.iter().map(move |entry| entry.join(import)));
         let directories: BTreeSet<PathBuf> = on_path.chain(interpreter.sources.iter().cloned()).collect();
         let mut seen = BTreeSet::new();
         for directory in directories.iter().filter(|path| path.is_dir()) {
-            code(directory, &mut seen, digest);
+            add_code(directory, &mut seen, digest);
         }
     }
 }
 
-/// Every file below a directory of code, bytecode aside.
-/// Links to directories are followed, each directory once.
-fn code(directory: &Path, seen: &mut BTreeSet<PathBuf>, digest: &mut Fingerprint) {
+/// Adds every file below a directory to a fingerprint, except bytecode. Links to directories are followed,
+/// each directory once.
+fn add_code(directory: &Path, seen: &mut BTreeSet<PathBuf>, digest: &mut Fingerprint) {
     let mut entries: Vec<_> = directory.read_dir().into_iter().flatten().flatten().collect();
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
@@ -122,7 +123,7 @@ fn code(directory: &Path, seen: &mut BTreeSet<PathBuf>, digest: &mut Fingerprint
         }
         if kind.is_dir() || is_linked {
             if entry.file_name() != "__pycache__" {
-                code(&path, seen, digest);
+                add_code(&path, seen, digest);
             }
         } else if !kind.is_fifo() && !kind.is_socket() {
             digest.file(&path);
@@ -130,17 +131,16 @@ fn code(directory: &Path, seen: &mut BTreeSet<PathBuf>, digest: &mut Fingerprint
     }
 }
 
-/// The distributions of one directory in the order in which the system lists it, which is the
-/// order in which Python meets them.
-fn in_directory(directory: &Path) -> Vec<Distribution> {
+/// Reads the distributions of one directory, in the order in which the system lists it, as Python does.
+fn read_directory(directory: &Path) -> Vec<Distribution> {
     if directory.extension() == Some(OsStr::new("egg")) {
         return read_distribution(directory.join("EGG-INFO"), "PKG-INFO").into_iter().collect();
     }
     let entries = directory.read_dir().into_iter().flatten().flatten();
-    entries.filter_map(|entry| in_entry(entry.path())).collect()
+    entries.filter_map(|entry| read_entry(entry.path())).collect()
 }
 
-fn in_entry(path: PathBuf) -> Option<Distribution> {
+fn read_entry(path: PathBuf) -> Option<Distribution> {
     match path.extension()?.to_str()? {
         "dist-info" => read_distribution(path, "METADATA"),
         "egg-info" => read_distribution(path, "PKG-INFO"),
@@ -149,8 +149,8 @@ fn in_entry(path: PathBuf) -> Option<Distribution> {
     }
 }
 
-/// `None` for what an interrupted installation left behind: no metadata, or a name that begins
-/// with `~`, which pip gives to what it is about to remove.
+/// Reads a distribution. `None` for the remains of an interrupted installation: without metadata, or with a
+/// name that begins with `~`, which pip gives to a directory that it is about to remove.
 fn read_distribution(path: PathBuf, file: &str) -> Option<Distribution> {
     if path.file_name()?.as_encoded_bytes().starts_with(b"~") {
         return None;
@@ -173,14 +173,14 @@ fn read_distribution(path: PathBuf, file: &str) -> Option<Distribution> {
     Some(Distribution { name: name?.to_owned(), version: version?.to_owned(), metadata: path, requires })
 }
 
-/// The part of a metadata file that holds its header: most of these files are a long description.
+/// Reads the header of a metadata file, without the description, which is most of the file.
 fn read_header(path: &Path) -> Option<String> {
     let mut file = files::open(path).ok()?;
     let mut header = vec![0; 4096];
     let read = file.read(&mut header).ok()?;
     header.truncate(read);
     if read == 4096 && memchr::memmem::find(&header, b"\n\n").is_none() {
-        file.take(HEADER_AT_MOST).read_to_end(&mut header).ok()?;
+        file.take(MAX_HEADER).read_to_end(&mut header).ok()?;
     }
     Some(String::from_utf8_lossy(&header).replace("\r\n", "\n"))
 }
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_header_is_read_whole() {
+    fn a_long_header_is_read_to_its_end() {
         let root = tempfile::tempdir().unwrap();
         let long = format!("Name: long\n{}Version: 7\n\n", "Classifier: x\n".repeat(1000));
         metadata(root.path(), "long-7.dist-info", "METADATA", &long);

@@ -1,9 +1,9 @@
-//! Asking a launcher itself: it is started with interpreter.py as its `sitecustomize`, which answers
-//! when pcluster is about to be imported. And the other side: a shim that such a launcher starts
-//! checks nothing.
+//! The question to a launcher that is no console script: it is started with interpreter.py as its
+//! `sitecustomize`, which answers when pcluster is about to be imported. A shim that such a launcher
+//! starts makes no check.
 //!
-//! A question is a scratch directory that the asking process holds. Its lock dies with that process, so
-//! a variable that is left over, or set by hand, is no question.
+//! A question is a scratch directory that the asking process has locked. The lock ends with the process,
+//! so a variable that is left over, or set by hand, is no question.
 
 use std::env;
 use std::ffi::OsString;
@@ -23,32 +23,32 @@ use crate::system::scratch::Scratch;
 
 const ANSWERS: &str = "answers";
 
-/// The key of the answer that a shim gives which a launcher has started, and which finds no other
-/// pcluster.
+/// The key in the answer of a shim that a launcher has started and that finds no other pcluster.
 const LOOPED: &str = "looped";
 
-/// What a launcher is called with. A wrapper may treat `build-image` in its own way, so the question
-/// is that command; with `--help`, nothing is built where no Python answers.
+/// The arguments of the launcher. A wrapper may treat `build-image` differently from other commands, so
+/// this one is asked for; with `--help`, so that no image is built where no Python answers.
 const ARGUMENTS: [&str; 2] = ["build-image", "--help"];
 
-/// What the real pcluster prints where it was started without being asked: whatever another one has
-/// answered on the way, this one is unknown.
+/// The output of a real pcluster that was started without interpreter.py. It makes the environment
+/// unknown, even where another Python has answered.
 const USAGE: &[u8] = b"usage: pcluster build-image";
 
-/// Asks a launcher: the answer, and whether it hands on what it is called with. `rest` is the PYTHONPATH of the answer, where it is not this process's.
+/// Asks a launcher, and returns the answer and whether the launcher keeps its call. `rest_path` is the
+/// PYTHONPATH of the answer, where it is not this process's.
 ///
 /// # Errors
-/// It gives no answer, several that differ, or the check is interrupted.
+/// Returns an error if it gives no answer or several that differ, or a signal came.
 pub fn ask(
     launcher: &Path,
-    rest: Option<OsString>,
+    rest_path: Option<OsString>,
     limit: Duration,
 ) -> Result<(InterpreterAnswer, bool), IdentifyError> {
     let scratch = Scratch::new().map_err(ChildError::Scratch)?;
     let directory = prepare(&scratch).map_err(ChildError::Scratch)?;
-    let rest = rest.or_else(|| env::var_os("PYTHONPATH"));
+    let rest_path = rest_path.or_else(|| env::var_os("PYTHONPATH"));
     let environment = vec![
-        set("PYTHONPATH", python_path(&directory.join("site"), rest)),
+        set("PYTHONPATH", python_path(&directory.join("site"), rest_path)),
         set(env_vars::QUESTION, &directory),
     ];
     let arguments = ARGUMENTS.map(OsString::from).into();
@@ -58,21 +58,21 @@ pub fn ask(
         return Err(IdentifyError::Loop { tried: serde_json::from_value(tried.clone()).unwrap_or_default() });
     }
     if memchr::memmem::find(&finished.stdout, USAGE).is_some() {
-        return Err(IdentifyError::SynthesisError);
+        return Err(IdentifyError::NoAnswer);
     }
-    let understood: Vec<InterpreterAnswer> = answers.iter().filter_map(read_answer).collect();
-    match understood.split_first() {
+    let valid_answers: Vec<InterpreterAnswer> = answers.iter().filter_map(read_answer).collect();
+    match valid_answers.split_first() {
         Some((answer, others)) => {
             let interpreter = answer.interpreter();
             if others.iter().all(|other| other.interpreter() == interpreter) {
                 let arguments = ARGUMENTS.map(OsString::from);
-                let keeps_call = understood.iter().all(|answer| answer.keeps_call(&arguments));
+                let keeps_call = valid_answers.iter().all(|answer| answer.keeps_call(&arguments));
                 return Ok((answer.clone(), keeps_call));
             }
-            let interpreters = understood.iter().map(|answer| answer.interpreter().executable).collect();
+            let interpreters = valid_answers.iter().map(|answer| answer.interpreter().executable).collect();
             Err(IdentifyError::Ambiguous { interpreters })
         }
-        None if finished.status.success() => Err(IdentifyError::SynthesisError),
+        None if finished.status.success() => Err(IdentifyError::NoAnswer),
         None => {
             let (status, stderr) = (finished.status, finished.stderr);
             Err(ChildError::Failed { program: launcher.to_owned(), status, stderr }.into())
@@ -80,7 +80,7 @@ pub fn ask(
     }
 }
 
-/// The directory of a question.
+/// Writes the files of a question, and returns its directory.
 fn prepare(scratch: &Scratch) -> io::Result<PathBuf> {
     scratch.directory("site")?;
     scratch.directory(ANSWERS)?;
@@ -92,11 +92,11 @@ fn read_answers(directory: &Path) -> Vec<Value> {
     let entries = directory.join(ANSWERS).read_dir().into_iter().flatten().flatten();
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     files.sort();
-    let whole = files.iter().filter(|path| path.extension().is_none());
-    whole.filter_map(|path| serde_json::from_slice(&fs::read(path).ok()?).ok()).collect()
+    let complete = files.iter().filter(|path| path.extension().is_none());
+    complete.filter_map(|path| serde_json::from_slice(&fs::read(path).ok()?).ok()).collect()
 }
 
-/// The question that this process was started to answer, if there is one.
+/// The directory of the question that this process was started to answer, if there is one.
 #[must_use]
 pub fn pending() -> Option<PathBuf> {
     let directory = env::var_os(env_vars::QUESTION).map(PathBuf::from)?;
@@ -106,6 +106,6 @@ pub fn pending() -> Option<PathBuf> {
 /// Answers a question with a loop: the launcher only starts this shim again.
 pub fn answer_with_loop(question: &Path, tried: &[PathBuf]) {
     let tried: Vec<_> = tried.iter().map(|path| path.to_string_lossy()).collect();
-    // Without the answer, the launcher is one that gives none.
+    // Where it cannot be written, the launcher is one that gives no answer.
     let _ = fs::write(question.join(ANSWERS).join("loop"), json!({ LOOPED: tried }).to_string());
 }

@@ -1,7 +1,7 @@
 """Synthesizes the template that `pcluster build-image` is about to submit.
 
 Runs in the interpreter of the real pcluster, with its own parser, schema and template builder.
-AWS is answered from a table: nothing here opens a connection. Python 3.6 to 3.13.
+Calls to AWS are answered from a table, so no connection is opened. Python 3.6 to 3.13.
 
     python synthesis.py SENTINEL REQUEST ARGUMENT...
 
@@ -11,8 +11,8 @@ The answer is one JSON object on stdout between two lines that hold the sentinel
 sitecustomize and jsii write to the same streams. Its "kind" is
 
     template     "template", and "asked": what the real code asks of the AMI, see read_expectation()
-    rejected     the real pcluster refuses these arguments or this configuration in its own words:
-                 "stage" is arguments, region or configuration
+    rejected     the real pcluster refuses these arguments or this configuration: "stage" is arguments,
+                 region or configuration
     failed       the code that builds the template does not run in this environment
     unexpected   a call to AWS that the table does not answer: "call"
 """
@@ -24,16 +24,16 @@ import sys
 
 
 class Rejected(Exception):
-    """The real pcluster will refuse this, and will say so itself."""
+    """The real pcluster refuses this, with a message of its own."""
 
 
 class UnexpectedCall(BaseException):
-    """Not an Exception: pcluster turns those into messages of its own."""
+    """Derived from BaseException, because pcluster catches every Exception."""
 
 
 def main():
     sentinel, request_file, arguments = sys.argv[1], sys.argv[2], sys.argv[3:]
-    # The answer goes to the stdout that we were given; whatever else is printed goes to stderr.
+    # The answer is written to the original stdout, all other output to stderr.
     answer_fd = os.dup(1)
     os.dup2(2, 1)
     with open(request_file, encoding="utf-8") as file:
@@ -45,7 +45,7 @@ def main():
     with os.fdopen(answer_fd, "w", encoding="utf-8") as out:
         out.write(join_surrogates(framed))
     sys.stderr.flush()
-    # jsii's exit handlers wait for Node; the caller ends the process group instead.
+    # The exit handlers of jsii would wait for Node.js; the caller ends the process group instead.
     os._exit(0)
 
 
@@ -53,32 +53,32 @@ def synthesize(arguments):
     stage = "import"
     try:
         answer_aws()
-        parse = real_parser()
+        parse = get_real_parser()
         stage = "arguments"
-        options = parsed(parse, arguments)
+        options = parse_arguments(parse, arguments)
         stage = "region"
-        region = real_region(options)
+        region = configure_region(options)
         stage = "configuration"
-        image = real_configuration(options)
+        image = load_configuration(options)
         stage = "template"
-        template = real_template(image, region)
+        template = build_template(image, region)
         stage = "expectation"
-        wanted = read_expectation(image.config, image.image_id)
+        expectation = read_expectation(image.config, image.image_id)
     except Rejected as refusal:
         return {"kind": "rejected", "stage": stage, "message": str(refusal)}
     except UnexpectedCall as call:
         return {"kind": "unexpected", "stage": stage, "call": str(call)}
     except (Exception, SystemExit) as error:
-        return {"kind": "failed", "stage": stage, "message": described(error)}
-    return {"kind": "template", "template": template, "asked": wanted}
+        return {"kind": "failed", "stage": stage, "message": describe(error)}
+    return {"kind": "template", "template": template, "asked": expectation}
 
 
 def join_surrogates(text):
-    """YAML can hold halves of UTF-16 pairs; Node joins the pairs and replaces the halves."""
+    """Join surrogate pairs and replace halves of them, as Node.js does: YAML can hold both."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def described(error):
+def describe(error):
     text = str(error).strip().split("\n")[0]
     return "{}: {}".format(type(error).__name__, text) if text else type(error).__name__
 
@@ -86,40 +86,40 @@ def described(error):
 MAX_REASON = 1000  # characters
 
 
-def reason(error):
-    """The whole of what the real pcluster says of a refusal, in one line.
+def describe_refusal(error):
+    """The message of the real pcluster for a refusal, in one line.
 
     Its ParameterException has {"message": ...} as data and prints it as JSON over several lines;
-    marshmallow's ValidationError has {key: [message] or the same again} as messages.
+    marshmallow's ValidationError has messages by key, nested: {key: [message] or {key: ...}}.
     """
     data = getattr(error, "messages", None) or getattr(error, "data", None)
     if isinstance(data, dict) and isinstance(data.get("message"), str):
         text = data["message"]
     elif isinstance(data, (dict, list)):
-        text = "; ".join(by_key("", data))
+        text = "; ".join(flatten_messages("", data))
     else:
         text = str(error) or type(error).__name__
-    return bounded(text)
+    return shorten(text)
 
 
-def by_key(path, messages):
-    """`Build.ParentImage: Not a valid string`, one for each."""
+def flatten_messages(path, messages):
+    """Flatten nested messages to lines such as `Build.ParentImage: Not a valid string`."""
     if isinstance(messages, dict):
         for key, value in messages.items():
-            # Faults of the whole stand under this key.
+            # Errors of the object itself are under this key.
             inner = path if key == "_schema" else "{}.{}".format(path, key) if path else str(key)
-            for line in by_key(inner, value):
+            for line in flatten_messages(inner, value):
                 yield line
     elif isinstance(messages, list):
         for value in messages:
-            for line in by_key(path, value):
+            for line in flatten_messages(path, value):
                 yield line
     else:
         message = str(messages).rstrip(".")
         yield "{}: {}".format(path, message) if path else message
 
 
-def bounded(text):
+def shorten(text):
     text = " ".join(text.split())
     if text.startswith("Bad Request: "):
         text = text[len("Bad Request: ") :]
@@ -127,7 +127,7 @@ def bounded(text):
 
 
 def answer_aws():
-    """One point answers all of boto3: every operation of every client goes through it."""
+    """Answer every call of boto3 from the table: all operations of all clients call this method."""
     from botocore.client import BaseClient
 
     def answered(client, operation, parameters):
@@ -137,7 +137,7 @@ def answer_aws():
         return ANSWERS[call](client.meta.region_name, parameters)
 
     BaseClient._make_api_call = answered
-    # Signing (of an s3:// cookbook's URL) needs credentials; these are nobody's.
+    # Signing (of the URL of an s3:// cookbook) needs credentials; these are not valid.
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         os.environ[name] = "pcluster-shim"
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
@@ -185,7 +185,7 @@ ANSWERS = {
 }
 
 
-def real_parser():
+def get_real_parser():
     from pcluster.cli.entrypoint import add_cli_commands, gen_parser
     from pcluster.cli.model import load_model, package_spec
 
@@ -194,7 +194,7 @@ def real_parser():
     return parser.parse_known_args
 
 
-def parsed(parse, arguments):
+def parse_arguments(parse, arguments):
     usage = io.StringIO()
     try:
         with contextlib.redirect_stderr(usage):
@@ -202,9 +202,9 @@ def parsed(parse, arguments):
     except SystemExit as error:
         # argparse ends its usage text with "PROGRAM: error: MESSAGE".
         message = usage.getvalue().rpartition(": error: ")[2]
-        raise Rejected(bounded(message or "usage") if error.code else "help")
+        raise Rejected(shorten(message or "usage") if error.code else "help")
     except Exception as error:  # the file named by --image-configuration cannot be read
-        raise Rejected(reason(error))
+        raise Rejected(describe_refusal(error))
     if unknown:
         raise Rejected("unrecognized arguments: {}".format(" ".join(map(repr, unknown))))
     if options.operation != "build-image":
@@ -212,8 +212,8 @@ def parsed(parse, arguments):
     return options
 
 
-def real_region(options):
-    """As the API does it: --region, the configuration's, boto3's; two that disagree are an error."""
+def configure_region(options):
+    """The region as the API finds it: --region, the configuration, boto3. Different ones are an error."""
     from pcluster.api.controllers.common import configure_aws_region_from_config
     from pcluster.api.errors import ParallelClusterApiException
 
@@ -223,16 +223,16 @@ def real_region(options):
         configure_aws_region_from_config(options.region, options.image_configuration)
     except ParallelClusterApiException as error:
         content = getattr(error, "content", None)
-        raise Rejected(bounded(getattr(content, "message", None) or str(error)))
+        raise Rejected(shorten(getattr(content, "message", None) or str(error)))
     except Exception as error:
-        # A profile that does not exist, and the like: the real pcluster stops at the same line.
+        # An error such as that of a missing profile, with which the real pcluster ends too.
         if type(error).__module__.startswith("botocore"):
-            raise Rejected(reason(error))
+            raise Rejected(describe_refusal(error))
         raise
     return os.environ["AWS_DEFAULT_REGION"]
 
 
-def real_configuration(options):
+def load_configuration(options):
     from marshmallow import ValidationError
     from pcluster.models.common import BadRequest
     from pcluster.models.imagebuilder import ImageBuilder
@@ -243,16 +243,17 @@ def real_configuration(options):
     try:
         image.config
     except (ValidationError, BadRequest) as error:
-        raise Rejected(reason(error))
+        raise Rejected(describe_refusal(error))
     return image
 
 
 def read_expectation(config, image_id):
-    """What the real code hands to CDK for the AMI, from the objects that its schema has loaded.
+    """The values that the real code passes to CDK for the AMI, from the objects that its schema loads.
 
-    As ImageBuilderCdkStack does it in 3.0.0 to 3.16.1 (_get_image_tags, _get_distribution_regions,
-    _add_imagebuilder_distribution_configuration), and apart from it, so that what CDK loses shows.
-    "regions" is empty where the AMI stays in the stack's own region; null is what cannot be foretold.
+    Computed as in ImageBuilderCdkStack of 3.0.0 to 3.16.1 (_get_image_tags, _get_distribution_regions,
+    _add_imagebuilder_distribution_configuration), but without CDK, so that values which CDK loses are
+    found. "regions" is empty where the AMI stays in the stack's own region; null is a value that cannot
+    be predicted.
     """
     from pcluster.imagebuilder_utils import AMI_NAME_REQUIRED_SUBSTRING
     from pcluster.utils import get_installed_version
@@ -268,24 +269,24 @@ def read_expectation(config, image_id):
     if distribution and distribution.regions:
         regions = sorted(set(map(str.strip, distribution.regions.split(","))))
     if distribution and distribution.launch_permission:
-        permission = json.loads(foretell(distribution.launch_permission) or "null")
+        permission = json.loads(predict(distribution.launch_permission) or "null")
     return {
-        "name": foretell(name + AMI_NAME_REQUIRED_SUBSTRING),
-        "tags": {key: foretell(value) for key, value in tags.items() if foretell(key) is not None},
+        "name": predict(name + AMI_NAME_REQUIRED_SUBSTRING),
+        "tags": {key: predict(value) for key, value in tags.items() if predict(key) is not None},
         "regions": regions,
         "launchPermission": permission,
     }
 
 
-def foretell(text):
-    """None where even a sound CDK writes something else.
+def predict(text):
+    """The text as CDK writes it into a template, or None where that cannot be predicted.
 
-    A text that looks like one of its tokens it resolves, and "__proto__" is no key in JavaScript.
+    CDK resolves a text that looks like one of its tokens, and "__proto__" is no key in JavaScript.
     """
     return None if "{Token[" in text or "__proto__" in text else text
 
 
-def real_template(image, region):
+def build_template(image, region):
     from pcluster.models.s3_bucket import S3Bucket
     from pcluster.templates.cdk_builder import CDKTemplateBuilder
 

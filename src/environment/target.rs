@@ -1,8 +1,8 @@
-//! A launcher → the Python that it starts, and its environment. The one place that keeps the answer.
+//! The target of a call: the Python that a launcher starts, and its environment.
 //!
-//! A console script names its interpreter, which is asked with the script's own flags and
-//! environment (never `-I`: that hides the user site); what its answer depends on is known, so it is
-//! asked once. Any other launcher is asked itself, at every call.
+//! A console script names its interpreter, which is asked with the script's own flags and environment
+//! (never with `-I`, which hides the user site). The answer is cached, because the files that it depends
+//! on are known. Any other launcher is asked itself, at every call.
 
 use std::env;
 use std::ffi::OsString;
@@ -28,10 +28,9 @@ use crate::system::scratch::Scratch;
 pub struct Target {
     pub launcher: &'static str,
     pub interpreter: Interpreter,
-    /// The variables that the launcher changes, for whatever is run in its place.
+    /// The variables that the launcher changes, to be changed for every child that runs in its place.
     pub environment: Vec<(OsString, Option<OsString>)>,
-    /// The launcher runs pcluster in the directory, with the arguments and as the user that it is
-    /// called with.
+    /// The launcher runs pcluster in the directory, with the arguments and as the user of its call.
     pub keeps_call: bool,
 }
 
@@ -44,11 +43,11 @@ impl Target {
     }
 }
 
-/// Finds out what will run, with the packages of `overlay` put in front by PYTHONPATH where there is
-/// one; from the cache where nothing has changed.
+/// Identifies the target of a launcher, with the packages of `overlay` put in front by PYTHONPATH where
+/// there is one.
 ///
 /// # Errors
-/// The environment stays unknown, or the check is interrupted.
+/// Returns an error if the environment is unknown, or a signal came.
 pub fn identify(
     real: &Real,
     overlay: Option<&Path>,
@@ -75,7 +74,7 @@ impl Target {
         target
     }
 
-    /// Whether CDK's bytecode lies beside its sources, as pip leaves it, and Python looks for it there.
+    /// Whether CDK's bytecode is beside its sources, where pip writes it, and Python reads it there.
     #[must_use]
     pub fn has_bytecode(&self) -> bool {
         let Some(tag) = &self.interpreter.cache_tag else { return false };
@@ -86,13 +85,13 @@ impl Target {
 }
 
 /// A question to the interpreter that a console script names.
-struct Asked<'a> {
+struct InterpreterQuestion<'a> {
     program: &'a Path,
-    /// Those before the script's name.
+    /// The arguments before the script's name.
     flags: &'a [OsString],
     script: &'a Path,
     requires: Option<&'a str>,
-    /// Where it is not this process's.
+    /// Absent where it is this process's.
     python_path: Option<OsString>,
 }
 
@@ -104,47 +103,50 @@ fn ask_console_script(
     cache: &Cache,
 ) -> Result<(InterpreterAnswer, bool), IdentifyError> {
     let Some((program, flags)) = script.interpreter(&script_directory(path)) else {
-        return Err(IdentifyError::SynthesisError);
+        return Err(IdentifyError::NoAnswer);
     };
     if !program.exists() {
         return Err(IdentifyError::DeadInterpreter { interpreter: program });
     }
-    // A script in the place of an interpreter (a version manager's shim, a wrapper) may treat `-c` in
-    // another way than a file.
+    // A script that stands for an interpreter (a version manager's shim, a wrapper) may treat `-c`
+    // differently from a file.
     if is_script(&program) {
         return question::ask(path, python_path, limit);
     }
     let requires = script.requires.as_deref();
-    let asked = Asked { program: &program, flags: &flags, script: path, requires, python_path };
-    let key = asked.key();
-    let found = cache.get("interpreters", &key);
-    if let Some(kept) = found.and_then(|kept| serde_json::from_value::<Kept>(kept).ok())
-        && kept.seen == kept.interpreter.depends_on()
+    let question =
+        InterpreterQuestion { program: &program, flags: &flags, script: path, requires, python_path };
+    let key = question.key();
+    let entry = cache.get("interpreters", &key);
+    if let Some(cached) = entry.and_then(|entry| serde_json::from_value::<CachedAnswer>(entry).ok())
+        && cached.dependencies == cached.answer.dependencies()
     {
-        return Ok((kept.interpreter, true));
+        return Ok((cached.answer, true));
     }
-    let answer = asked.ask(limit)?;
-    // Where another program than the named one answers, the named one is a version manager's, which
-    // may lead elsewhere at the next call.
+    let answer = question.ask(limit)?;
+    // Where another program than the named one answers, the named one is a version manager's shim, which
+    // may start a third one at the next call.
     if answer.interpreter().executable.canonicalize().ok() == program.canonicalize().ok() {
-        let kept = Kept { seen: answer.depends_on(), interpreter: answer.clone() };
-        cache.put("interpreters", &key, &serde_json::to_value(kept).unwrap_or_default());
+        let cached = CachedAnswer { dependencies: answer.dependencies(), answer: answer.clone() };
+        cache.put("interpreters", &key, &serde_json::to_value(cached).unwrap_or_default());
     }
     Ok((answer, true))
 }
 
-/// An answer, and a digest of what it depends on that only the answer tells.
+/// An answer in the cache, with the digest of the files that it depends on and that only it names.
 #[derive(Serialize, Deserialize)]
-struct Kept {
-    seen: String,
-    interpreter: InterpreterAnswer,
+struct CachedAnswer {
+    #[serde(rename = "seen")]
+    dependencies: String,
+    #[serde(rename = "interpreter")]
+    answer: InterpreterAnswer,
 }
 
-/// The variables beside HOME and PATH that decide about `sys.path`.
+/// Prefixes of the variables that, with HOME and PATH, decide about `sys.path`.
 const DECISIVE: [&str; 6] =
     ["PYTHON", "LD_LIBRARY_PATH", "DYLD_", "VIRTUAL_ENV", "CONDA_PREFIX", "__PYVENV_LAUNCHER__"];
 
-impl Asked<'_> {
+impl InterpreterQuestion<'_> {
     fn ask(&self, limit: Duration) -> Result<InterpreterAnswer, IdentifyError> {
         let scratch = Scratch::new().map_err(ChildError::Scratch)?;
         let sentinel = sentinel();
@@ -163,19 +165,19 @@ impl Asked<'_> {
         read_answer(&answer).ok_or_else(|| malformed().into())
     }
 
-    /// What the answer depends on before it is asked for.
+    /// The key of the answer: all that it depends on and that is known before the question.
     fn key(&self) -> String {
         let mut key = Fingerprint::new();
         key.field(INTERPRETER_PY).file(self.script).file(self.program);
         for flag in self.flags {
             key.field(flag.as_bytes());
         }
-        let decisive = |name: &OsString| {
+        let is_decisive = |name: &OsString| {
             name == "HOME"
                 || name == "PATH"
                 || DECISIVE.iter().any(|prefix| name.as_bytes().starts_with(prefix.as_bytes()))
         };
-        let mut variables: Vec<_> = env::vars_os().filter(|(name, _)| decisive(name)).collect();
+        let mut variables: Vec<_> = env::vars_os().filter(|(name, _)| is_decisive(name)).collect();
         variables.sort();
         for (name, value) in variables {
             key.field(name.as_bytes()).field(value.as_bytes());
@@ -184,7 +186,7 @@ impl Asked<'_> {
             key.field("PYTHONPATH").field(python_path.as_bytes());
         }
         if env::var_os("PYTHONPATH").is_some() {
-            // Its relative entries are meant from here.
+            // Relative entries of PYTHONPATH depend on the current directory.
             key.field(env::current_dir().unwrap_or_default().as_os_str().as_bytes());
         }
         key.key()
@@ -195,7 +197,7 @@ fn is_script(program: &Path) -> bool {
     files::read_head(program, 2).is_ok_and(|head| head == b"#!")
 }
 
-/// The directory that Python puts first on `sys.path` for a script: links are followed.
+/// The directory of a script that Python puts first on `sys.path`, for which it follows links.
 fn script_directory(script: &Path) -> PathBuf {
     let resolved = script.canonicalize().unwrap_or_else(|_| script.to_owned());
     resolved.parent().unwrap_or(Path::new("/")).to_owned()

@@ -12,7 +12,7 @@ use crate::checker::shim;
 use crate::cli::args::{Common, Format};
 use crate::cli::settings::{ListedSetting, Mode, Origin, Settings, config_path};
 use crate::environment::interpreter::IdentifyError;
-use crate::environment::locate::{Candidate, FoundBy, Real, Search, Standing};
+use crate::environment::locate::{Candidate, CandidateStatus, FoundBy, Real, Search};
 use crate::environment::packages::Packages;
 use crate::environment::target::{self, Target};
 use crate::error::{Abort, Error};
@@ -99,13 +99,13 @@ impl Where {
     pub fn find(search: &Search, settings: &Settings) -> Self {
         let real = search.real();
         let candidates: Vec<Candidate> = search.candidates().collect();
-        let first = candidates.iter().find(|candidate| candidate.standing != Standing::NotAbsolute);
-        let bypassed = first.is_none_or(|first| first.standing != Standing::Shim);
+        let first = candidates.iter().find(|candidate| candidate.status != CandidateStatus::NotAbsolute);
+        let bypassed = first.is_none_or(|first| first.status != CandidateStatus::Shim);
         let own = executables::own_executable();
         let mut warnings = Vec::new();
         let overwritten = warn_of_overwritten(search, &candidates, own.as_deref());
         if bypassed && overwritten.is_empty() {
-            let shim = candidates.iter().find(|candidate| candidate.standing == Standing::Shim);
+            let shim = candidates.iter().find(|candidate| candidate.status == CandidateStatus::Shim);
             let shim = shim.map(|shim| shim.path.as_path()).or(own.as_deref());
             warnings.push(warn_of_bypass(first, shim));
         }
@@ -113,7 +113,7 @@ impl Where {
         warnings.extend(
             candidates
                 .iter()
-                .filter(|candidate| candidate.standing == Standing::Tried)
+                .filter(|candidate| candidate.status == CandidateStatus::Tried)
                 .map(|candidate| warn_of_loop(&candidate.path)),
         );
         warnings.extend(warn_of_stale_hash(search, first, own.as_deref()));
@@ -265,7 +265,7 @@ fn find_named(search: &Search) -> (Option<&Path>, Origin) {
         FoundBy::Flag => Origin::Flag,
         FoundBy::Variable => Origin::Variable,
         FoundBy::Config => Origin::File,
-        FoundBy::Kept | FoundBy::Path => Origin::Default,
+        FoundBy::Replaced | FoundBy::Path => Origin::Default,
     };
     (Some(path), origin)
 }
@@ -311,17 +311,17 @@ const LOOPED: &str = "starts this shim again";
 impl Row {
     fn new(candidate: Candidate, search: &Search, real: &Result<Real, Error>) -> Self {
         let real = real.as_ref().ok().map(|real| real.path.as_path());
-        let standing = match candidate.standing {
-            Standing::Usable if real == Some(&candidate.path) => "the real pcluster",
-            Standing::Usable => "not used: it comes later",
-            Standing::Shim => match search.replaced_launcher_beside(&candidate.path) {
+        let standing = match candidate.status {
+            CandidateStatus::Usable if real == Some(&candidate.path) => "the real pcluster",
+            CandidateStatus::Usable => "not used: it comes later",
+            CandidateStatus::Shim => match search.replaced_launcher_beside(&candidate.path) {
                 Some(kept) if real == Some(&kept) => "a shim in place; its launcher is the real pcluster",
                 Some(_) => "a shim in place; its launcher is not used",
                 None if search.is_self(&candidate.path) => "this shim",
                 None => "another copy of the shim",
             },
-            Standing::Tried => LOOPED,
-            Standing::NotAbsolute => "not used: the entry of PATH is not absolute",
+            CandidateStatus::Tried => LOOPED,
+            CandidateStatus::NotAbsolute => "not used: the entry of PATH is not absolute",
         };
         Self { path: candidate.path, standing }
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::cli::settings::config_path;
-use crate::environment::locate::{Candidate, NAME, REPLACED_LAUNCHER, Real, Search, Standing};
+use crate::environment::locate::{Candidate, CandidateStatus, NAME, REPLACED_LAUNCHER, Real, Search};
 use crate::repair::overlay;
 use crate::system::trust;
 
@@ -108,7 +108,7 @@ pub(crate) fn warn_of_overwritten(
     }
     let is_overwritten = |place: &PathBuf| {
         place.with_file_name(REPLACED_LAUNCHER).symlink_metadata().is_ok()
-            && search.standing(place) != Some(Standing::Shim)
+            && search.classify(place) != Some(CandidateStatus::Shim)
     };
     places
         .into_iter()

@@ -1,4 +1,4 @@
-"""Says where this Python keeps the wheel of pip that ensurepip installs: one JSON object on stdout
+"""Finds the wheel of pip that ensurepip would install, and prints its path: one JSON object on stdout
 between two lines of the sentinel.
 
 python bundled_pip.py SENTINEL, on Python 3.6 to 3.13
@@ -10,12 +10,12 @@ import sys
 import sysconfig
 
 
-def find():
+def find_wheel():
     try:
         import ensurepip
-    except ImportError:  # Debian packages it apart
+    except ImportError:  # Debian and Ubuntu have it in a package of its own
         return None
-    # Distributors keep the wheels elsewhere (3.10 on).
+    # Set from 3.10 on by distributors that do not bundle the wheels.
     directories = [sysconfig.get_config_var("WHEEL_PKG_DIR")]
     directories.append(os.path.join(os.path.dirname(ensurepip.__file__), "_bundled"))
     for directory in filter(None, directories):
@@ -25,4 +25,4 @@ def find():
     return None
 
 
-sys.stdout.write("\n{0}\n{1}\n{0}\n".format(sys.argv[1], json.dumps({"wheel": find()})))
+sys.stdout.write("\n{0}\n{1}\n{0}\n".format(sys.argv[1], json.dumps({"wheel": find_wheel()})))

@@ -1,5 +1,5 @@
-//! The exchange of the proven packages for the installed ones: under locks, behind a journal and a
-//! snapshot, verified, and put back as it was where anything fails.
+//! The exchange of the installed packages for the proven ones: under locks, after snapshot and journal,
+//! verified, and rolled back where any step fails.
 
 use std::process;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,20 +9,22 @@ use crate::error::{Abort, Error, RepairStep};
 use crate::package_name::PCLUSTER;
 use crate::repair::context::{BrokenRequirements, Repair};
 use crate::repair::file_plan::FilePlan;
-use crate::repair::installer::{FREE_SPACE, UNCHANGED_FREE_SPACE, lock_against_uv};
+use crate::repair::hints::{FREE_SPACE, ISOLATED, UNCHANGED_FREE_SPACE};
+use crate::repair::lock::lock_against_uv;
 use crate::repair::overlay::remove_overlay;
 use crate::repair::plan::Change;
-use crate::repair::refusals::{ISOLATED, refuse_directories, refuse_managed_packages};
+use crate::repair::refusals::{refuse_directories, refuse_managed_packages};
+use crate::repair::rollback::roll_back;
 use crate::repair::stage::Staged;
-use crate::repair::state::describe_taken;
+use crate::repair::state::describe_foreign_packages;
 use crate::repair::verify::verify;
 use crate::system::concurrently::concurrently;
 
-/// Exchanges the files of the environment for the staged ones, and returns what has changed.
+/// Exchanges the files of the installed packages for the staged ones, and returns the changes.
 ///
 /// # Errors
-/// Returns an error if it cannot be done or verified, or a signal came. The environment is then what
-/// it was, but for packages that another installer has written meanwhile.
+/// Returns an error if a step fails, or a signal came. The environment is then as it was, except for
+/// packages that another installer has written during the exchange.
 pub fn commit(
     repair: &Repair,
     staged: Staged,
@@ -41,61 +43,69 @@ pub fn commit(
     ));
     let transactions = repair.state.transactions();
     let journal = transactions
-        .begin(unique_id(), repair.state.site(), &plan, staged.changes.clone())
+        .begin(make_id(), &plan, staged.changes.clone())
         .map_err(|message| Error::repair(RepairStep::Snapshot, message, UNCHANGED_FREE_SPACE))?;
-    // Once more: to take the snapshot has taken time.
-    let unchanged = if journal.taken().packages.is_empty() {
+    // Another installer, which heeds no lock, may have run during the snapshot.
+    let unchanged = if journal.foreign_packages().packages.is_empty() {
         refuse_if_changed(repair)
     } else {
-        Err(changed_meanwhile())
+        Err(describe_changed_environment())
     };
-    unchanged.inspect_err(|_| transactions.abandon(&journal))?;
-    let exchanged = transactions.exchange(&plan).map_err(exchange_failed);
+    unchanged.inspect_err(|_| transactions.remove(&journal))?;
+    let exchanged = transactions.exchange(&plan).map_err(describe_failed_exchange);
     drop(step);
-    let done = exchanged
+    let committed = exchanged
         .and_then(|()| verify_and_sync(repair, broken_before, &plan))
-        .and_then(|()| journal.moved().map_or(Ok(()), |package| Err(moved_meanwhile(package).into())))
-        .and_then(|()| transactions.close(&journal).map_err(not_written));
-    let Err(reason) = done else {
-        // A repair that was kept beside the environment is not needed any more.
+        .and_then(|()| {
+            journal
+                .first_changed_package()
+                .map_or(Ok(()), |package| Err(describe_changed_package(package).into()))
+        })
+        .and_then(|()| transactions.close(&journal).map_err(describe_failed_write));
+    let Err(reason) = committed else {
+        // An overlay would hide the repaired packages.
         let _ = remove_overlay(repair.state);
         return Ok(staged.changes);
     };
-    Err(match (transactions.restore(&journal), reason) {
-        (Ok(taken), Abort::Error(_)) if !taken.is_empty() => left_to_another(&taken).into(),
+    Err(match (roll_back(transactions, &journal), reason) {
+        (Ok(foreign), Abort::Error(_)) if !foreign.is_empty() => describe_left_packages(&foreign).into(),
         (Ok(_), reason) => reason,
-        (Err(failed), _) => Error::from(failed).into(),
+        (Err(error), _) => Error::from(error).into(),
     })
 }
 
 fn plan_files(repair: &Repair, staged: &Staged) -> Result<FilePlan, Error> {
-    let refused = |why| Error::NotInPlace { why, next: ISOLATED.into() };
+    let not_in_place = |why| Error::NotInPlace { why, next: ISOLATED.into() };
     let mut plan = FilePlan::default();
     for change in &staged.changes {
         let old = repair.packages.get(&change.package);
-        // Spelled as `sys.path` does: one file must not have two names here.
-        let beside = repair.packages.get(PCLUSTER);
-        let site = old.or(beside).and_then(|package| package.metadata.parent());
+        // The spelling of `sys.path` where there is one: a plan compares paths by their spelling.
+        let pcluster = repair.packages.get(PCLUSTER);
+        let site = old.or(pcluster).and_then(|package| package.metadata.parent());
         let site = site.unwrap_or(repair.state.site());
         let Some(new) = staged.packages.get(&change.package) else { continue };
-        plan.replace(old, new, staged.overlay.path(), site).map_err(refused)?;
+        plan.replace(old, new, staged.overlay.path(), site).map_err(not_in_place)?;
     }
-    let twice = plan.packages.iter().find_map(|package| Some((&package.package, package.foreign().pop()?)));
-    if let Some((package, other)) = twice {
-        return Err(refused(format!("{package} is installed twice: {} is there too", other.display())));
+    let installed_twice = plan
+        .packages
+        .iter()
+        .find_map(|package| Some((&package.package, package.foreign_dist_infos().pop()?)));
+    if let Some((package, other)) = installed_twice {
+        return Err(not_in_place(format!("{package} is installed twice: {} is there too", other.display())));
     }
-    match plan.conflict() {
+    match plan.find_conflict() {
         Some(path) => {
-            Err(refused(format!("{} is in the way, and no package that moves owns it", path.display())))
+            Err(not_in_place(format!("{} is in the way, and no package that moves owns it", path.display())))
         }
         None => Ok(plan),
     }
 }
 
-/// Between the plan and the lock another installer may have been here.
+/// Compares the installed packages with those that the plan is made for: another installer may have run
+/// before the lock was taken.
 fn refuse_if_changed(repair: &Repair) -> Result<(), Error> {
     let now = Packages::installed(&repair.target.interpreter.sys_path);
-    if now.all() == repair.packages.all() { Ok(()) } else { Err(changed_meanwhile()) }
+    if now.all() == repair.packages.all() { Ok(()) } else { Err(describe_changed_environment()) }
 }
 
 fn verify_and_sync(
@@ -106,40 +116,42 @@ fn verify_and_sync(
     let (verified, synced) =
         concurrently(|| verify(repair, broken_before), || repair.state.transactions().sync(plan));
     verified?;
-    synced.map_err(not_written)
+    synced.map_err(describe_failed_write)
 }
 
-/// For names only.
-fn unique_id() -> String {
+/// Makes an id that names the snapshot, and that no earlier transaction has.
+fn make_id() -> String {
     let nanoseconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
     format!("{}-{nanoseconds}", process::id())
 }
 
+/// Advice where another installer was at work.
 const WAIT: &str = "Wait until the other installer has ended, then run it again.";
 
-fn changed_meanwhile() -> Error {
+fn describe_changed_environment() -> Error {
     let message = "another installer has changed the environment meanwhile".into();
     Error::repair(RepairStep::Commit, message, &format!("The repair has changed nothing. {WAIT}"))
 }
 
-fn moved_meanwhile(package: &str) -> Error {
+fn describe_changed_package(package: &str) -> Error {
     let message = format!("another installer has changed {package} meanwhile");
     Error::repair(RepairStep::Commit, message, &format!("The environment was put back as it was. {WAIT}"))
 }
 
-/// The rollback destroys nothing that another installer has written in the meantime.
-fn left_to_another(packages: &[String]) -> Error {
+/// Names the packages that the rollback has left as another installer has written them.
+fn describe_left_packages(packages: &[String]) -> Error {
     let message = format!("another installer has changed {} meanwhile", packages.join(", "));
-    let next = format!("The environment was put back as it was{}. {WAIT}", describe_taken(packages));
+    let next =
+        format!("The environment was put back as it was{}. {WAIT}", describe_foreign_packages(packages));
     Error::repair(RepairStep::Commit, message, &next)
 }
 
-fn exchange_failed(message: String) -> Abort {
+fn describe_failed_exchange(message: String) -> Abort {
     let next = "The environment is as it was. Correct that, then run it again.";
     Error::repair(RepairStep::Commit, message, next).into()
 }
 
-fn not_written(message: String) -> Abort {
+fn describe_failed_write(message: String) -> Abort {
     let next = format!("The environment was put back as it was. {FREE_SPACE}");
     Error::repair(RepairStep::Commit, message, &next).into()
 }

@@ -1,5 +1,5 @@
-//! Which files go and which come when staged packages take the place of installed ones, by their
-//! RECORDs. Reads only.
+//! The files to be removed and to be added when staged packages replace installed ones, by their
+//! RECORDs. Changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt as _;
@@ -7,19 +7,19 @@ use std::path::{Path, PathBuf};
 
 use crate::environment::packages::Distribution;
 use crate::package_name::normalised;
-use crate::repair::journal::{FileDigest, PackageFiles, sha256_of};
+use crate::repair::file_digest::{FileDigest, sha256_of};
+use crate::repair::journal::PackageFiles;
 use crate::repair::record::{
-    MAX_RECORD, bytecode_of, installed_files, is_bytecode, name_of, record_path, stays_inside,
+    MAX_RECORD, bytecode_of, dist_info_name, installed_files, is_bytecode, record_path, stays_inside,
 };
 use crate::system::files::{self, describe};
 
-/// What is to be done to an environment: files that go, each with the index of its package, and
-/// files that come with their source.
+/// The changes to an environment: files to be removed, each with the index of its package, and files
+/// to be added with their content.
 #[derive(Debug, Default)]
 pub struct FilePlan {
     pub removals: BTreeMap<PathBuf, usize>,
     pub additions: Vec<(PathBuf, Content)>,
-    /// A package each.
     pub packages: Vec<PackageFiles>,
 }
 
@@ -33,7 +33,7 @@ impl FilePlan {
     /// Replaces one distribution by its staged successor, in the directory `site`.
     ///
     /// # Errors
-    /// Its files are not known, or they lie outside `site`.
+    /// Returns an error if its files are not known, or lie outside `site`.
     pub fn replace(
         &mut self,
         old: Option<&Distribution>,
@@ -41,17 +41,17 @@ impl FilePlan {
         overlay: &Path,
         site: &Path,
     ) -> Result<(), String> {
-        let part = self.packages.len();
+        let index = self.packages.len();
         let first = self.additions.len();
         let mut records = BTreeMap::new();
         if let Some(old) = old {
             for file in installed_files(old, site)? {
-                self.removals.extend(bytecode_of(&file).into_iter().map(|compiled| (compiled, part)));
-                self.removals.insert(file, part);
+                self.removals.extend(bytecode_of(&file).into_iter().map(|compiled| (compiled, index)));
+                self.removals.insert(file, index);
             }
-            records.extend(name_of(old).zip(sha256_of(&old.metadata.join("RECORD"))));
+            records.extend(dist_info_name(old).zip(sha256_of(&old.metadata.join("RECORD"))));
         }
-        // Whether the user asked for a package by name is not ours to change.
+        // REQUESTED records that the user asked for the package by name, which a repair does not change.
         let was_requested = old.is_some_and(|old| old.metadata.join("REQUESTED").exists());
         let record_file = new.metadata.join("RECORD");
         let mut kept = String::new();
@@ -74,10 +74,10 @@ impl FilePlan {
             kept.push_str(line);
             kept.push('\n');
             if !name.ends_with(".dist-info/RECORD") {
-                self.bring(overlay, &name, site);
+                self.add_file(overlay, &name, site);
             }
         }
-        let dist_info = name_of(new).unwrap_or_default();
+        let dist_info = dist_info_name(new).unwrap_or_default();
         records.insert(dist_info.clone(), FileDigest::of_text(&kept).sha256);
         self.additions.push((site.join(&dist_info).join("RECORD"), Content::Text(kept)));
         self.packages.push(PackageFiles {
@@ -90,26 +90,26 @@ impl FilePlan {
         Ok(())
     }
 
-    /// One file, and what was compiled of it.
-    fn bring(&mut self, overlay: &Path, name: &str, site: &Path) {
+    /// Adds a file, and its bytecode.
+    fn add_file(&mut self, overlay: &Path, name: &str, site: &Path) {
         let file = overlay.join(name);
         let compiled = bytecode_of(&file).into_iter().filter_map(|compiled| {
-            let place = site.join(compiled.strip_prefix(overlay).ok()?);
-            Some((place, Content::File(compiled)))
+            let path = site.join(compiled.strip_prefix(overlay).ok()?);
+            Some((path, Content::File(compiled)))
         });
         self.additions.extend(compiled);
         self.additions.push((site.join(name), Content::File(file)));
     }
 
-    /// A file that comes and lies there already, though it does not go.
+    /// Finds a file to be added whose path is taken by a file that is not to be removed.
     #[must_use]
-    pub fn conflict(&self) -> Option<&Path> {
-        // What Python has compiled of a file that is gone is nobody's.
-        let there = self.additions.iter().map(|(path, _)| path.as_path()).filter(|path| !is_bytecode(path));
-        there.into_iter().find(|path| path.symlink_metadata().is_ok() && !self.removals.contains_key(*path))
+    pub fn find_conflict(&self) -> Option<&Path> {
+        // Bytecode whose source is missing belongs to no package.
+        let paths = self.additions.iter().map(|(path, _)| path.as_path()).filter(|path| !is_bytecode(path));
+        paths.into_iter().find(|path| path.symlink_metadata().is_ok() && !self.removals.contains_key(*path))
     }
 
-    /// The directories in which something goes or comes, as far as they exist.
+    /// The existing directories in which files are removed or added.
     #[must_use]
     pub fn directories(&self) -> BTreeSet<PathBuf> {
         self.paths()
@@ -119,7 +119,7 @@ impl FilePlan {
             .collect()
     }
 
-    /// Every file that goes or comes.
+    /// Every file to be removed or added.
     #[must_use]
     pub fn paths(&self) -> BTreeSet<&Path> {
         self.removals
@@ -129,20 +129,20 @@ impl FilePlan {
             .collect()
     }
 
-    /// The directories of packages in which something changes.
+    /// The directories of packages in which files change.
     #[must_use]
     pub fn sites(&self) -> Vec<PathBuf> {
-        let sites: BTreeSet<&PathBuf> = self.packages.iter().map(|part| &part.site).collect();
+        let sites: BTreeSet<&PathBuf> = self.packages.iter().map(|package| &package.site).collect();
         sites.into_iter().cloned().collect()
     }
 
-    /// The directories of the files that go, up to those of packages, with their modes.
+    /// The directories of the files to be removed, up to those of packages, with their modes.
     #[must_use]
-    pub fn directories_of_old(&self) -> Vec<(PathBuf, u32)> {
+    pub fn directories_of_removals(&self) -> Vec<(PathBuf, u32)> {
         let sites = self.sites();
-        let inside = |directory: &&Path| sites.iter().any(|site| directory.starts_with(site));
+        let is_in_site = |directory: &&Path| sites.iter().any(|site| directory.starts_with(site));
         let directories: BTreeSet<&Path> =
-            self.removals.keys().flat_map(|path| path.ancestors().skip(1)).filter(inside).collect();
+            self.removals.keys().flat_map(|path| path.ancestors().skip(1)).filter(is_in_site).collect();
         let mode = |directory: &Path| Some(directory.metadata().ok()?.permissions().mode());
         directories
             .into_iter()

@@ -1,26 +1,25 @@
-//! What a repair writes down before its first change: every file that goes or comes, by which
-//! whoever finds it puts everything back. It is data from disk: each path is checked before use.
+//! The journal of a repair, written before its first change: every file that is removed or added, so
+//! that any later call can put the old ones back. It is data from disk: each path is checked before use.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
 use std::ops::Range;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use crate::package_name::normalised;
+use crate::repair::file_digest::{FileDigest, sha256_of};
 use crate::repair::plan::Change;
 use crate::repair::record::recorded_paths;
 
-/// A file that goes, and its copy below the snapshot.
+/// A file that is removed, and its copy below the snapshot.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Saved {
+pub struct SavedFile {
     pub path: PathBuf,
     pub copy: String,
-    /// What the copy was when it was made. Absent in the journals of version 0.1.0.
+    /// Size and digest of the copy when it was made. Absent in the journals of version 0.1.0.
     #[serde(default)]
     pub size: Option<u64>,
     #[serde(default)]
@@ -30,7 +29,7 @@ pub struct Saved {
     pub part: Option<usize>,
 }
 
-/// What one package has in an exchange.
+/// The files of one package in an exchange.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PackageFiles {
     pub package: String,
@@ -38,23 +37,23 @@ pub struct PackageFiles {
     pub site: PathBuf,
     /// Its files among [`Journal::created`].
     pub created: Range<usize>,
-    /// The `.dist-info` of before and of after, and the SHA-256 of the RECORD in each.
+    /// The names of its old and its new `.dist-info`, and the SHA-256 of the RECORD in each.
     pub records: BTreeMap<String, String>,
-    /// The `.dist-info` of after.
+    /// The name of its new `.dist-info`.
     pub new: String,
 }
 
 /// Everything that is needed to put the old files back.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Journal {
-    /// Names the snapshot too.
+    /// Part of the snapshot's name.
     pub id: String,
-    /// The directory that is locked meanwhile.
+    /// The directory that is locked during the exchange.
     pub site: PathBuf,
     pub changes: Vec<Change>,
-    pub removed: Vec<Saved>,
+    pub removed: Vec<SavedFile>,
     pub created: Vec<PathBuf>,
-    /// Directories that may go with their last file, parents first, and their modes.
+    /// Directories that are removed with their last file, parents first, and their modes.
     #[serde(default)]
     pub directories: Vec<(PathBuf, u32)>,
     /// Every directory of packages in which something changes. Absent in the journals of 0.1.0.
@@ -64,14 +63,14 @@ pub struct Journal {
     pub parts: Vec<PackageFiles>,
 }
 
-/// The files of packages that another program has installed since.
+/// Packages that another installer has written since, and their files in the journal.
 #[derive(Debug, Default)]
-pub struct Taken {
+pub struct ForeignPackages {
     pub packages: Vec<String>,
-    /// Not to be removed.
-    pub keep: BTreeSet<PathBuf>,
-    /// Not to be put back.
-    pub leave: BTreeSet<PathBuf>,
+    /// Added by the repair, and not to be removed.
+    pub not_removed: BTreeSet<PathBuf>,
+    /// Removed by the repair, and not to be put back.
+    pub not_restored: BTreeSet<PathBuf>,
 }
 
 impl Journal {
@@ -81,6 +80,8 @@ impl Journal {
         if self.sites.is_empty() { vec![self.site.clone()] } else { self.sites.clone() }
     }
 
+    /// Refuses paths that no repair of the packages in `site` writes.
+    ///
     /// # Errors
     /// Returns an error if the journal is another environment's, or names a path outside of its
     /// directories of packages.
@@ -97,75 +98,75 @@ impl Journal {
             return Err(format!("it names a copy {name:?}"));
         }
         let roots = self.roots();
-        let mut inside = Inside::new(&roots);
+        let mut contained = ContainedPaths::new(&roots);
         let mut files = self.removed.iter().map(|saved| &saved.path).chain(&self.created);
         let mut sites = self.parts.iter().map(|part| &part.site);
         let outside =
-            files.find(|path| !inside.holds(path)).or_else(|| sites.find(|site| !roots.contains(site)));
+            files.find(|path| !contained.contains(path)).or_else(|| sites.find(|site| !roots.contains(site)));
         match outside {
             Some(path) => Err(format!("it names {}, which lies outside {}", path.display(), site.display())),
             None => Ok(()),
         }
     }
 
-    /// The copies that are gone or are not what was saved, in words. A file that is in its place
-    /// already needs none.
+    /// The copies that are missing or damaged, a message each. A file that is in its place already needs
+    /// no copy.
     #[must_use]
-    pub fn missing(&self, snapshot: &Path) -> Vec<String> {
-        let lost = |saved: &Saved| {
+    pub fn missing_copies(&self, snapshot: &Path) -> Vec<String> {
+        let describe_missing = |saved: &SavedFile| {
             let copy = snapshot.join(&saved.copy);
-            let why = match saved.is_in(&copy) {
+            let why = match saved.is_at(&copy) {
                 Ok(true) => return None,
                 Ok(false) => "is not what was saved".to_owned(),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => "is gone".into(),
                 Err(error) => format!("cannot be read ({error})"),
             };
-            let is_back = saved.sha256.is_some() && saved.is_in(&saved.path).unwrap_or(false);
-            (!is_back).then(|| format!("{}, the copy of {}, {why}", copy.display(), saved.path.display()))
+            let is_in_place = saved.sha256.is_some() && saved.is_at(&saved.path).unwrap_or(false);
+            (!is_in_place).then(|| format!("{}, the copy of {}, {why}", copy.display(), saved.path.display()))
         };
-        self.removed.iter().filter_map(lost).collect()
+        self.removed.iter().filter_map(describe_missing).collect()
     }
 
-    /// What belongs to another installer by now: a `.dist-info` of a package that neither was there
-    /// before nor is the repair's own.
+    /// The packages of another installer: those with a `.dist-info` that was not there before the
+    /// exchange and that the exchange has not added.
     #[must_use]
-    pub fn taken(&self) -> Taken {
-        let mut taken = Taken::default();
+    pub fn foreign_packages(&self) -> ForeignPackages {
+        let mut foreign = ForeignPackages::default();
         for (index, part) in self.parts.iter().enumerate() {
-            let foreign = part.foreign();
-            if foreign.is_empty() {
+            let dist_infos = part.foreign_dist_infos();
+            if dist_infos.is_empty() {
                 continue;
             }
-            taken.packages.push(part.package.clone());
+            foreign.packages.push(part.package.clone());
             let created = self.created.get(part.created.clone()).unwrap_or_default();
-            let named = foreign.iter().map(|dist_info| recorded_paths(&part.site, dist_info));
-            taken.keep.extend(match named.collect::<Option<Vec<_>>>() {
-                Some(named) => {
-                    let named: BTreeSet<PathBuf> = named.into_iter().flatten().collect();
-                    created.iter().filter(|path| named.contains(*path)).cloned().collect()
+            let recorded = dist_infos.iter().map(|dist_info| recorded_paths(&part.site, dist_info));
+            foreign.not_removed.extend(match recorded.collect::<Option<Vec<_>>>() {
+                Some(recorded) => {
+                    let recorded: BTreeSet<PathBuf> = recorded.into_iter().flatten().collect();
+                    created.iter().filter(|path| recorded.contains(*path)).cloned().collect()
                 }
-                // Without a RECORD its installer is still at work: what is whose is not known.
+                // Without a RECORD its installer is still at work, and which files it has written is not known.
                 None => created.to_vec(),
             });
             let own = self.removed.iter().filter(|saved| saved.part == Some(index));
-            taken.leave.extend(own.map(|saved| saved.path.clone()));
+            foreign.not_restored.extend(own.map(|saved| saved.path.clone()));
         }
-        taken
+        foreign
     }
 
-    /// The first package that is not as the repair has placed it.
+    /// The first package that is not as the repair has written it.
     #[must_use]
-    pub fn moved(&self) -> Option<&str> {
+    pub fn first_changed_package(&self) -> Option<&str> {
         let is_there = |part: &PackageFiles| part.site.join(&part.new).join("RECORD").is_file();
-        let moved = self.parts.iter().find(|part| !is_there(part) || !part.foreign().is_empty());
-        moved.map(|part| part.package.as_str())
+        let changed = self.parts.iter().find(|part| !is_there(part) || !part.foreign_dist_infos().is_empty());
+        changed.map(|part| part.package.as_str())
     }
 }
 
 impl PackageFiles {
     /// The `.dist-info` directories of this package that are not known to the journal.
     #[must_use]
-    pub fn foreign(&self) -> Vec<PathBuf> {
+    pub fn foreign_dist_infos(&self) -> Vec<PathBuf> {
         let entries = self.site.read_dir().into_iter().flatten().flatten();
         let named = entries.filter_map(|entry| entry.file_name().into_string().ok());
         let of_package = |name: &String| {
@@ -174,68 +175,16 @@ impl PackageFiles {
         };
         let known = |name: &String| {
             let Some(expected) = self.records.get(name) else { return false };
-            // Half removed or half placed it has no RECORD.
+            // A directory that is partly removed or partly written has no RECORD.
             sha256_of(&self.site.join(name).join("RECORD")).is_none_or(|is| is == *expected)
         };
         named.filter(of_package).filter(|name| !known(name)).map(|name| self.site.join(name)).collect()
     }
 }
 
-/// The SHA-256 of a file that can be read.
-#[must_use]
-pub fn sha256_of(path: &Path) -> Option<String> {
-    FileDigest::of(path).ok().map(|mark| mark.sha256)
-}
-
-/// What a file was: the content, or where a link leads.
-#[derive(Debug, PartialEq, Eq)]
-pub struct FileDigest {
-    pub size: u64,
-    pub sha256: String,
-}
-
-impl FileDigest {
-    /// # Errors
-    /// Returns an error if it cannot be read, or is neither a file nor a link.
-    pub fn of(path: &Path) -> io::Result<Self> {
-        let metadata = path.symlink_metadata()?;
-        let mut digest = Sha256::new();
-        let mut size = 0;
-        if metadata.is_symlink() {
-            let target = fs::read_link(path)?;
-            digest.update(target.as_os_str().as_bytes());
-            size = target.as_os_str().len() as u64;
-        } else if metadata.is_file() {
-            let mut file = File::open(path)?;
-            let mut buffer = vec![0; 1 << 16];
-            loop {
-                let read = file.read(&mut buffer)?;
-                if read == 0 {
-                    break;
-                }
-                digest.update(&buffer[..read]);
-                size += read as u64;
-            }
-        } else {
-            return Err(io::Error::other("it is no file"));
-        }
-        Ok(Self { size, sha256: hexadecimal(&digest.finalize()) })
-    }
-
-    /// The mark that a text has in a file.
-    #[must_use]
-    pub fn of_text(text: &str) -> Self {
-        Self { size: text.len() as u64, sha256: hexadecimal(&Sha256::digest(text)) }
-    }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
-}
-
-impl Saved {
-    /// Whether this path has what was saved.
-    fn is_in(&self, path: &Path) -> io::Result<bool> {
+impl SavedFile {
+    /// Whether this path has the content that was saved.
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
         let metadata = path.symlink_metadata()?;
         let (Some(size), Some(sha256)) = (self.size, self.sha256.as_ref()) else {
             return Ok(metadata.is_file() || metadata.is_symlink());
@@ -243,43 +192,43 @@ impl Saved {
         if metadata.is_file() && metadata.len() != size {
             return Ok(false);
         }
-        let mark = FileDigest::of(path)?;
-        Ok(mark.size == size && mark.sha256 == *sha256)
+        let digest = FileDigest::of(path)?;
+        Ok(digest.size == size && digest.sha256 == *sha256)
     }
 }
 
-/// Which paths lie below some directories, links followed.
-struct Inside {
+/// Answers whether paths lie below some directories, links followed.
+struct ContainedPaths {
     roots: Vec<PathBuf>,
-    seen: BTreeMap<PathBuf, bool>,
+    checked: BTreeMap<PathBuf, bool>,
 }
 
-impl Inside {
+impl ContainedPaths {
     fn new(roots: &[PathBuf]) -> Self {
-        let roots = roots.iter().filter(|root| is_plain(root)).filter_map(|root| resolved(root));
-        Self { roots: roots.collect(), seen: BTreeMap::new() }
+        let roots = roots.iter().filter(|root| is_plain(root)).filter_map(|root| resolve(root));
+        Self { roots: roots.collect(), checked: BTreeMap::new() }
     }
 
-    fn holds(&mut self, path: &Path) -> bool {
+    fn contains(&mut self, path: &Path) -> bool {
         let Some(directory) = path.parent().filter(|_| is_plain(path)) else { return false };
-        if let Some(known) = self.seen.get(directory) {
+        if let Some(known) = self.checked.get(directory) {
             return *known;
         }
         let below = |directory: PathBuf| self.roots.iter().any(|root| directory.starts_with(root));
-        let holds = resolved(directory).is_some_and(below);
-        self.seen.insert(directory.to_owned(), holds);
-        holds
+        let is_below = resolve(directory).is_some_and(below);
+        self.checked.insert(directory.to_owned(), is_below);
+        is_below
     }
 }
 
-/// Absolute, and without `..`.
+/// Whether a path is absolute and has no `..`.
 fn is_plain(path: &Path) -> bool {
     path.is_absolute()
         && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
 }
 
-/// With the links of what exists of it followed.
-fn resolved(path: &Path) -> Option<PathBuf> {
+/// The path with the links in its existing part followed.
+fn resolve(path: &Path) -> Option<PathBuf> {
     let (there, canonical) =
         path.ancestors().find_map(|there| Some((there, fs::canonicalize(there).ok()?)))?;
     Some(canonical.join(path.strip_prefix(there).ok()?))

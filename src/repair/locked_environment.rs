@@ -1,36 +1,36 @@
-//! What a check stands on: an environment of which no repair exchanges files meanwhile.
+//! The environment of a check, locked so that no repair exchanges its files during the check.
 
 use std::time::Duration;
 
 use crate::checker::{self, CheckOutcome, CheckRequest, Identified};
 use crate::environment::target::Target;
 use crate::error::{Abort, Error};
+use crate::repair::lock::Lock;
 use crate::repair::overlay::{Overlay, read_overlay};
-use crate::repair::state::{Lock, RepairState};
+use crate::repair::state::RepairState;
 use crate::report::{Check, Report, Status};
 
 /// A target that is locked against repairs while this lives.
 #[derive(Debug)]
 pub struct LockedEnvironment {
-    /// With the overlay in front where there is one that counts.
+    /// With the overlay in front, where there is one that is not stale.
     target: Target,
     pub overlay: Overlay,
-    /// A repair that was cut off and cannot be rolled back. The environment is checked all the same,
-    /// as it is.
+    /// The report of an interrupted repair that cannot be rolled back. The environment is checked as it is.
     failed_rollback: Option<Check>,
     _shared: Option<Lock>,
 }
 
-/// What has become of the attempt to lock an environment.
+/// The result of locking an environment.
 #[derive(Debug)]
 pub enum Locked {
     Environment(Box<LockedEnvironment>),
-    /// The report of an overlay's environment that stays unknown.
+    /// The report of an environment that is unknown with its overlay in front.
     Unknown(Box<Report>),
 }
 
 impl LockedEnvironment {
-    /// Rolls back what was cut off, keeps repairs away, and puts the overlay in front.
+    /// Rolls an interrupted repair back, locks the environment, and puts its overlay in front.
     ///
     /// # Errors
     /// Returns an error if a signal came, or the launcher only starts this shim again.
@@ -47,7 +47,7 @@ impl LockedEnvironment {
         let overlay = read_overlay(&state, target);
         let target = match &overlay {
             Overlay::None | Overlay::Stale => target.clone(),
-            // The launcher decides what becomes of PYTHONPATH.
+            // The launcher may change or ignore PYTHONPATH, so it is identified again.
             Overlay::Bound(directory) => match checker::identify(request, Some(directory))? {
                 Identified::Target(target) => *target,
                 Identified::Unknown(report) => return Ok(Locked::Unknown(report)),
@@ -56,7 +56,7 @@ impl LockedEnvironment {
         Ok(Locked::new(target, overlay, failed_rollback, shared))
     }
 
-    /// Checks the environment as it is; a rollback that failed is unknown.
+    /// Checks the environment as it is. A rollback that failed is a check of the report that is unknown.
     ///
     /// # Errors
     /// Returns an error if a signal came.

@@ -1,22 +1,41 @@
-//! A repair, step by step: plan → stage → prove → commit → verify; and its undo.
+//! The repair of an environment, and its undo.
 //!
-//! The repair is proven beside the environment before that is touched, and whatever happens on the
-//! way, the environment is at the end either repaired or what it was. Never decides whether to
+//! A repair has five steps, a module each:
+//!
+//! 1. [`plan`] finds the packages that have to move, by the findings of a check.
+//! 2. [`stage`] resolves them with uv or pip, and installs them into a directory of their own.
+//! 3. [`prove`] makes the check with the staged packages in front of the environment's.
+//! 4. [`commit`] exchanges the files of the installed packages for the staged ones, in a
+//!    [`transaction`]: a snapshot of the old files and a journal are written first.
+//! 5. [`verify`] checks the environment itself. The transaction is then closed, or, where anything has
+//!    failed, rolled back ([`rollback`]).
+//!
+//! Only the fourth step changes the environment. A repair that is killed in it is rolled back by the
+//! next call, which finds the journal ([`state`]). A repair beside the environment ends with the third
+//! step: its staged packages are kept as an [`overlay`].
+//!
+//! An undo rolls the last transaction back, or removes the overlay. The callers decide whether to
 //! repair.
 
 pub mod commit;
 pub mod context;
 pub mod failpoint;
+pub mod file_digest;
+pub mod file_operations;
 pub mod file_plan;
+pub mod hints;
 pub mod installer;
 pub mod journal;
+pub mod lock;
 pub mod locked_environment;
 pub mod overlay;
 pub mod ownership;
+pub mod pip_settings;
 pub mod plan;
 pub mod prove;
 pub mod record;
 pub mod refusals;
+pub mod rollback;
 pub mod stage;
 pub mod state;
 pub mod transaction;
@@ -30,23 +49,25 @@ use crate::environment::target::Target;
 use crate::error::{Abort, Error, RepairStep};
 use crate::repair::commit::commit;
 use crate::repair::context::{Options, Repair};
-use crate::repair::installer::{Installer, UNCHANGED_FREE_SPACE, lock_against_uv};
+use crate::repair::hints::UNCHANGED_FREE_SPACE;
+use crate::repair::installer::Installer;
 use crate::repair::journal::Journal;
+use crate::repair::lock::lock_against_uv;
 use crate::repair::overlay::{keep_overlay, remove_overlay};
 use crate::repair::ownership::refuse_another_users;
-use crate::repair::plan::Change;
+use crate::repair::plan::{Change, collect_reasons};
 use crate::repair::prove::{expect_report, not_ready, prove};
 use crate::repair::refusals::refuse_early;
+use crate::repair::rollback::{check_copies, roll_back, summarize_failures};
 use crate::repair::stage::stage;
-use crate::repair::state::{RepairState, site_of};
-use crate::repair::transaction::first_of;
+use crate::repair::state::{RepairState, find_site};
 use crate::report::Verdict;
 
-/// How a repair ended.
+/// The result of a repair.
 #[derive(Debug)]
 pub enum RepairOutcome {
     NothingToDo,
-    /// What a repair would change.
+    /// The changes that a repair would make.
     Proven(Vec<Change>),
     Repaired {
         changes: Vec<Change>,
@@ -54,21 +75,21 @@ pub enum RepairOutcome {
     },
 }
 
-/// What an undo took back.
+/// The repair that an undo has taken back.
 #[derive(Debug)]
 pub struct Undone {
     pub changes: Vec<Change>,
     pub isolated: bool,
 }
 
-/// Repairs the environment of a target, or proves that it could be.
+/// Repairs the environment of a target, or with `dry_run` proves that it could be.
 ///
 /// # Errors
-/// Returns an error if it could not be done, with the step. The environment is then what it was.
+/// Returns an error if a step fails, or a signal came. The environment is then as it was.
 pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<RepairOutcome, Abort> {
     let in_place = !options.dry_run && !options.isolated;
     if in_place {
-        refuse_another_users(site_of(target).as_deref(), "fix", &request.real.path)?;
+        refuse_another_users(find_site(target).as_deref(), "fix", &request.real.path)?;
     }
     let state = RepairState::create(target)?;
     let _lock = state.lock_repair(request.progress)?;
@@ -77,10 +98,10 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
     if let Err(message) = state.transactions().last() {
         request.progress.write(&format!("{message}; the repair of before cannot be undone"));
     }
-    // A repair is proven by a synthesis, and the first reason is enough to begin.
+    // The first finding that blocks is reason enough for a repair, but its proof needs a template.
     let request = &CheckRequest { synthesizes: true, is_thorough: false, ..request.clone() };
     let before = expect_report(checker::check(request, target)?)?;
-    let reasons = plan::reasons(&before);
+    let reasons = collect_reasons(&before);
     if reasons.is_empty() {
         return match before.verdict {
             Verdict::Ready => Ok(RepairOutcome::NothingToDo),
@@ -106,23 +127,33 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
     Ok(RepairOutcome::Repaired { changes, isolated: false })
 }
 
-/// Takes the last repair of a target's environment back.
+/// Takes back the last repair of a target's environment: one that was interrupted, else the one beside
+/// the environment, else the last one in place.
 ///
 /// # Errors
-/// Returns an error if there is none, the environment has changed since, or files cannot be put back.
+/// Returns an error if there is none, the environment has changed since, files cannot be put back, or a
+/// signal came.
 pub fn undo(request: &CheckRequest, target: &Target) -> Result<Undone, Abort> {
-    refuse_another_users(site_of(target).as_deref(), "undo", &request.real.path)?;
+    refuse_another_users(find_site(target).as_deref(), "undo", &request.real.path)?;
     let state = RepairState::create(target)?;
     let _lock = state.lock_repair(request.progress)?;
     let rolled_back = state.recover(request.progress)?;
     state.remove_leftovers(&request.cache);
     if let Some(changes) = rolled_back {
-        // That was the last repair; the one before it is not meant.
         return Ok(Undone { changes, isolated: false });
     }
     if let Some(changes) = remove_overlay(&state) {
         return Ok(Undone { changes, isolated: true });
     }
+    let changes = undo_last_transaction(request, target, &state)?;
+    Ok(Undone { changes, isolated: false })
+}
+
+fn undo_last_transaction(
+    request: &CheckRequest,
+    target: &Target,
+    state: &RepairState,
+) -> Result<Vec<Change>, Abort> {
     let transactions = state.transactions();
     let last = transactions.last().map_err(|message| refuse_undo(message, UNREADABLE))?;
     let Some(last) = last else {
@@ -131,39 +162,44 @@ pub fn undo(request: &CheckRequest, target: &Target) -> Result<Undone, Abort> {
     let _uv_lock = lock_against_uv(&target.interpreter.prefix, request.progress)?;
     let _exclusive = state.lock_exclusive()?;
     refuse_changed_since(target, &last)?;
-    transactions.check(&last).map_err(|messages| refuse_undo(first_of(&messages), STAYS_REPAIRED))?;
+    check_copies(transactions, &last)
+        .map_err(|messages| refuse_undo(summarize_failures(&messages), STAYS_REPAIRED))?;
+    // Open again, the transaction is rolled back by the next call if this one is killed.
     transactions.reopen().map_err(|message| refuse_undo(message, UNCHANGED_FREE_SPACE))?;
     failpoint::reach(RepairStep::Undo).map_err(|error| refuse_undo(error.to_string(), "Run it again."))?;
-    transactions.restore(&last).map_err(Error::from)?;
-    Ok(Undone { changes: last.changes, isolated: false })
+    roll_back(transactions, &last).map_err(Error::from)?;
+    Ok(last.changes)
 }
+
+/// Advice where the journal of the last repair cannot be read.
+const UNREADABLE: &str = "Nothing was changed or removed. Restore that file from a backup; without one the copies \
+                          beside it cannot be put back.";
+
+/// Advice where a copy of an old file is missing or damaged.
+const STAYS_REPAIRED: &str = "Nothing was changed; the environment stays repaired. Restore that copy from a backup, or \
+                              make an environment anew.";
 
 fn refuse_undo(message: String, next: &str) -> Error {
     Error::repair(RepairStep::Undo, message, next)
 }
 
+/// Refuses an undo of packages that were changed or reinstalled after the repair.
 fn refuse_changed_since(target: &Target, last: &Journal) -> Result<(), Error> {
     let unchanged = "Nothing was changed.";
     let packages = Packages::installed(&target.interpreter.sys_path);
     let version = |package: &str| packages.get(package).map(|package| package.version.as_str());
-    let moved = last.changes.iter().find(|change| version(&change.package) != Some(change.to.as_str()));
-    if let Some(Change { package, to, .. }) = moved {
+    let changed = last.changes.iter().find(|change| version(&change.package) != Some(change.to.as_str()));
+    if let Some(Change { package, to, .. }) = changed {
         let message = format!("{package} is no longer at {to}: the environment has changed since");
         return Err(refuse_undo(message, unchanged));
     }
-    match last.moved() {
+    match last.first_changed_package() {
         Some(package) => Err(refuse_undo(format!("{package} was installed anew since"), unchanged)),
         None => Ok(()),
     }
 }
 
-const UNREADABLE: &str = "Nothing was changed or removed. Restore that file from a backup; without one the copies \
-                          beside it cannot be put back.";
-
-const STAYS_REPAIRED: &str = "Nothing was changed; the environment stays repaired. Restore that copy from a backup, or \
-                              make an environment anew.";
-
-/// What is said about a repair in JSON.
+/// A repair or an undo under `--format json`.
 #[must_use]
 pub fn as_json(changes: &[Change], status: &str, isolated: bool) -> serde_json::Value {
     json!({"schemaVersion": 1, "status": status, "isolated": isolated, "changes": changes})

@@ -10,42 +10,44 @@ use crate::cache::Fingerprint;
 use crate::environment::packages::Packages;
 use crate::environment::target::Target;
 use crate::error::{Error, RepairStep};
+use crate::repair::hints::SET_STATE_HOME;
 use crate::repair::plan::Change;
-use crate::repair::state::{RepairState, SET_STATE_HOME};
+use crate::repair::state::RepairState;
 use crate::system::disk::{self, Durability};
 use crate::system::{files, trust};
 
-/// What has become of an overlay.
+/// The status of an overlay that is not used.
 pub const STALE: &str = "stale, and not used: the environment has changed";
 
-/// What to do about a stale overlay.
+/// Advice where an overlay is stale.
 pub const RENEW: &str =
     "`pcluster preflight fix --isolated` makes it anew, `pcluster preflight undo` removes it";
 
-/// The overlay of an environment.
+/// Whether an environment has an overlay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Overlay {
     None,
+    /// The directory of one that was proven on the environment as it is.
     Bound(PathBuf),
-    /// The environment has changed since.
+    /// The environment has changed since it was proven.
     Stale,
 }
 
-/// The record of an overlay, as it lies on disk.
+/// The record of an overlay on disk.
 #[derive(Debug, Serialize, Deserialize)]
-struct Isolated {
+struct OverlayRecord {
     /// The fingerprint of the environment that it was proven on.
     environment: String,
     changes: Vec<Change>,
 }
 
-/// The overlay of a target. Nothing is locked, rolled back or removed.
+/// Finds the overlay of a target. Nothing is locked, rolled back or removed.
 #[must_use]
 pub fn find_overlay(target: &Target) -> Overlay {
     RepairState::find(target).map_or(Overlay::None, |state| read_overlay(&state, target))
 }
 
-/// The overlay of a target whose state is known.
+/// Reads the overlay of a target from its state.
 #[must_use]
 pub fn read_overlay(state: &RepairState, target: &Target) -> Overlay {
     let Some(record) = read_record(state) else { return Overlay::None };
@@ -58,7 +60,7 @@ pub fn read_overlay(state: &RepairState, target: &Target) -> Overlay {
     }
 }
 
-/// Keeps a proven overlay, bound to the environment as it is.
+/// Keeps a proven overlay in the state directory, bound to the environment as it is.
 ///
 /// # Errors
 /// Returns an error if it cannot be written.
@@ -73,13 +75,13 @@ pub fn keep_overlay(
     let _ = remove_overlay(state);
     let kept = overlay_directory(state);
     fs::rename(staged.keep(), &kept).map_err(failed)?;
-    let record = Isolated { environment: environment_key(target, packages), changes: changes.to_vec() };
+    let record = OverlayRecord { environment: environment_key(target, packages), changes: changes.to_vec() };
     let record = serde_json::to_vec(&record).unwrap_or_default();
-    // What a loss of power leaves of it is checked before every use.
+    // A record that a power failure leaves incomplete is not used: it is checked before every use.
     disk::write_atomically(&overlay_record(state), &record, Durability::Cached).map_err(failed)
 }
 
-/// Removes the overlay, and returns what it had changed, if there was one.
+/// Removes the overlay, and returns its changes, if there was one.
 #[must_use]
 pub fn remove_overlay(state: &RepairState) -> Option<Vec<Change>> {
     let record = read_record(state);
@@ -88,7 +90,7 @@ pub fn remove_overlay(state: &RepairState) -> Option<Vec<Change>> {
     record.map(|record| record.changes)
 }
 
-fn read_record(state: &RepairState) -> Option<Isolated> {
+fn read_record(state: &RepairState) -> Option<OverlayRecord> {
     serde_json::from_slice(&trust::read_up_to(&overlay_record(state), files::MAX_BYTES).ok()?).ok()
 }
 
@@ -101,7 +103,7 @@ fn overlay_record(state: &RepairState) -> PathBuf {
 }
 
 fn environment_key(target: &Target, packages: &Packages) -> String {
-    let mut key = Fingerprint::environment();
+    let mut key = Fingerprint::stable();
     key.file(&target.interpreter.executable).field(&target.interpreter.version);
     packages.fingerprint(&target.interpreter, &mut key);
     key.key()

@@ -1,6 +1,6 @@
-//! Whose a directory of packages is: its distributor's (PEP 668), Spack's, or another user's.
-//! Judged by the directory that changes, not by the interpreter: a virtual environment with
-//! `--system-site-packages` has directories of both kinds on its `sys.path`.
+//! The owner of a directory of packages: a distributor (PEP 668), Spack, or another user. Decided by the
+//! directory that is changed, not by the interpreter: a virtual environment with
+//! `--system-site-packages` has directories of several owners on its `sys.path`.
 
 use std::env;
 use std::os::unix::fs::MetadataExt as _;
@@ -10,30 +10,31 @@ use crate::environment::interpreter::Interpreter;
 use crate::environment::packages::Distribution;
 use crate::error::{Error, RepairStep};
 
-/// Named by PEP 668, in the directory of the standard library.
+/// The file of PEP 668, in the directory of the standard library.
 const MARKER: &str = "EXTERNALLY-MANAGED";
 
-/// The marker of PEP 668 that governs a directory of packages: the one of the interpreter's standard
-/// library, for every directory in no virtual environment. Directories that only PYTHONPATH names
-/// are not governed, nor does pip refuse them.
+/// Finds the marker of PEP 668 that applies to a directory of packages: the one in the interpreter's
+/// standard library, for every directory outside of virtual environments. It does not apply to a
+/// directory that only PYTHONPATH names, nor does pip refuse that.
 #[must_use]
-pub fn marker_over(directory: &Path, interpreter: &Interpreter) -> Option<PathBuf> {
+pub fn find_marker(directory: &Path, interpreter: &Interpreter) -> Option<PathBuf> {
     let is_library = |entry: &&PathBuf| entry.join("os.py").is_file();
     let marker = interpreter.sys_path.iter().find(is_library)?.join(MARKER);
-    let named = directory.file_name().is_some_and(|name| name == "site-packages" || name == "dist-packages");
-    let is_governed = (named || directory.starts_with(&interpreter.prefix)) && !is_in_venv(directory);
-    (is_governed && marker.is_file()).then_some(marker)
+    let is_named_so =
+        directory.file_name().is_some_and(|name| name == "site-packages" || name == "dist-packages");
+    let applies = (is_named_so || directory.starts_with(&interpreter.prefix)) && !is_in_venv(directory);
+    (applies && marker.is_file()).then_some(marker)
 }
 
 fn is_in_venv(directory: &Path) -> bool {
     directory.ancestors().any(|above| above.join("pyvenv.cfg").is_file())
 }
 
-/// The prefix of the Spack package, or the Spack view, that a distribution lies in. Spack keeps the
-/// spec of what it has installed in `.spack` of the prefix, a view in `.spack/NAME`. (`~/.spack`
-/// itself, Spack's configuration, has neither.)
+/// Finds the prefix of the Spack package, or the Spack view, that a distribution lies in. Spack keeps the
+/// spec of an installed package in `.spack` of its prefix, and those of a view in `.spack/NAME`.
+/// (`~/.spack`, Spack's configuration, has no spec.)
 #[must_use]
-pub fn spack_prefix(distribution: &Distribution) -> Option<PathBuf> {
+pub fn find_spack_prefix(distribution: &Distribution) -> Option<PathBuf> {
     // The files of a view are links into the package's own prefix.
     let metadata = distribution.metadata.join("METADATA").canonicalize().ok();
     let above = metadata.iter().flat_map(|file| file.ancestors());
@@ -47,7 +48,7 @@ fn has_spec(metadata: &Path) -> bool {
     has(metadata) || views.map(|entry| entry.path()).any(|directory| has(&directory))
 }
 
-/// Refuses root what another user owns: files that root leaves there are in that user's way.
+/// Refuses directories of another user to root: the owner could not change the files of root in them.
 ///
 /// # Errors
 /// Returns an error if one of the directories belongs to another user than root.
@@ -67,17 +68,17 @@ pub fn refuse_another_users<'a>(
         directory.display()
     );
     let shim = env::current_exe().unwrap_or_else(|_| "pcluster".into());
-    // Absolute, because sudo has a PATH of its own; the ID, because not every user has a name here.
+    // An absolute path, because sudo sets PATH; an ID, because a container may know no name for it.
     let next = format!(
         "Nothing was changed. Run it as its owner: `sudo -H -u '#{uid}' {} preflight {command} --real {}`.",
-        quoted(&shim),
-        quoted(real)
+        quote(&shim),
+        quote(real)
     );
     Err(Error::repair(RepairStep::Ownership, message, &next))
 }
 
-/// A path as a shell takes it.
-fn quoted(path: &Path) -> String {
+/// Quotes a path for a shell, where it has to be.
+fn quote(path: &Path) -> String {
     let text = path.display().to_string();
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+@:,".contains(letter);
     if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }

@@ -1,4 +1,5 @@
-//! From fixes and installed metadata to requirements, and from what was staged to changes. Pure.
+//! The plan of a repair: from findings and installed metadata to what an installer is asked for, and from
+//! the staged packages to the changes. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr as _;
@@ -15,133 +16,142 @@ use crate::rules::PackageMove;
 /// Installed distributions by normalised name.
 pub type Installed = BTreeMap<String, Distribution>;
 
-/// What an installer is given.
+/// The input of an installer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
-    /// The packages at fault, within what aws-parallelcluster allows and the fix asks for.
+pub struct InstallRequest {
+    /// The affected packages, in the ranges that the fix names and that aws-parallelcluster requires.
     pub requirements: Vec<String>,
-    /// Everything else stays where it is.
+    /// All other packages, at their installed versions.
     pub constraints: Vec<String>,
 }
 
-/// How the packages that are not at fault are held.
+/// Which of the packages that are not affected are pinned to their installed versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hold {
-    /// At the installed version.
+pub enum Pinned {
     All,
-    /// What the packages at fault depend on may move as far as the others allow: a release of CDK
-    /// may need another jsii.
-    Neighbours,
+    /// The dependencies of the affected packages may move within what the other packages require: a
+    /// release of CDK may need another jsii.
+    AllButDependencies,
 }
 
 /// A package that moves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     pub package: String,
-    /// `None`: it was not installed.
+    /// `None` where it was not installed.
     pub from: Option<String>,
     pub to: String,
     pub why: String,
 }
 
-/// A reason to move packages, and whereto.
+/// A finding that names packages to move, and the versions to move them to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reason {
     pub id: String,
     pub fix: PackageMove,
 }
 
-/// Why packages have to move, as far as findings say whereto.
+/// Collects the reasons to move packages: the findings whose fix names a move.
 #[must_use]
-pub fn reasons(report: &Report) -> Vec<Reason> {
+pub fn collect_reasons(report: &Report) -> Vec<Reason> {
     let mut reasons: Vec<Reason> = Vec::new();
     for finding in &report.findings {
-        let advised = finding.fix.as_ref().and_then(|fix| fix.package_move.clone());
-        if let Some(fix) = advised.filter(|fix| reasons.iter().all(|reason| reason.fix != *fix)) {
+        let package_move = finding.fix.as_ref().and_then(|fix| fix.package_move.clone());
+        if let Some(fix) = package_move.filter(|fix| reasons.iter().all(|reason| reason.fix != *fix)) {
             reasons.push(Reason { id: finding.id.clone(), fix });
         }
     }
     reasons
 }
 
-/// The requirements of a repair; `None` where no installed package is meant by the fixes.
+/// Plans an installation; `None` where the fixes name no installed package.
 #[must_use]
-pub fn wanted(installed: &Installed, reasons: &[Reason], strategy: Strategy, hold: Hold) -> Option<Wanted> {
-    let moving = moving(installed, reasons);
+pub fn plan_install(
+    installed: &Installed,
+    reasons: &[Reason],
+    strategy: Strategy,
+    pinned: Pinned,
+) -> Option<InstallRequest> {
+    let moving = find_moving(installed, reasons);
     let requirements: Vec<String> = moving
         .iter()
         .map(|name| {
             let fixes = reasons.iter().filter(|reason| matches(&reason.fix.packages, name));
             let ranges = fixes.map(|reason| reason.fix.range(strategy).to_string());
-            let ranges = demanded(installed, name, &moving).into_iter().chain(ranges);
-            requirement(name, ranges)
+            let ranges = collect_required_ranges(installed, name, &moving).into_iter().chain(ranges);
+            write_requirement(name, ranges)
         })
         .collect();
     if requirements.is_empty() {
         return None;
     }
-    let at_fault = |name: &str| reasons.iter().any(|reason| matches(&reason.fix.packages, name));
-    let loose = match hold {
-        Hold::All => BTreeSet::new(),
-        Hold::Neighbours => neighbours(installed, &moving),
+    let is_affected = |name: &str| reasons.iter().any(|reason| matches(&reason.fix.packages, name));
+    let unpinned = match pinned {
+        Pinned::All => BTreeSet::new(),
+        Pinned::AllButDependencies => find_dependencies(installed, &moving),
     };
     let constraints = installed
         .iter()
-        .filter(|(name, _)| !at_fault(name))
+        .filter(|(name, _)| !is_affected(name))
         .filter_map(|(name, distribution)| {
-            if loose.contains(name) {
-                let ranges = demanded(installed, name, &moving);
-                (!ranges.is_empty()).then(|| requirement(name, ranges.into_iter()))
+            if unpinned.contains(name) {
+                let ranges = collect_required_ranges(installed, name, &moving);
+                (!ranges.is_empty()).then(|| write_requirement(name, ranges.into_iter()))
             } else {
-                // A version that PEP 440 does not know cannot be asked for.
+                // An installer accepts no constraint whose version PEP 440 does not allow.
                 let version = Version::from_str(&distribution.version).ok()?;
                 Some(format!("{name}=={version}"))
             }
         })
         .collect();
-    Some(Wanted { requirements, constraints })
+    Some(InstallRequest { requirements, constraints })
 }
 
-/// What aws-parallelcluster itself requires of the packages at fault; where it requires none of
-/// them, those that are installed. What they bring along follows them.
-fn moving(installed: &Installed, reasons: &[Reason]) -> BTreeSet<String> {
-    let at_fault = |name: &String| reasons.iter().any(|reason| matches(&reason.fix.packages, name));
+/// Finds the packages to name to the installer: of the affected ones those that aws-parallelcluster
+/// itself requires, or where it requires none of them, all that are installed. Their dependencies
+/// follow.
+fn find_moving(installed: &Installed, reasons: &[Reason]) -> BTreeSet<String> {
+    let is_affected = |name: &String| reasons.iter().any(|reason| matches(&reason.fix.packages, name));
     let required = installed.get(PCLUSTER).map(|pcluster| pcluster.requires.as_slice()).unwrap_or_default();
     let direct: BTreeSet<String> = required
         .iter()
         .map(|line| Requirement::read(line))
-        .filter(|requirement| !requirement.optional || installed.contains_key(&requirement.name))
+        .filter(|requirement| !requirement.is_optional || installed.contains_key(&requirement.name))
         .map(|requirement| requirement.name)
-        .filter(at_fault)
+        .filter(is_affected)
         .collect();
-    if direct.is_empty() { installed.keys().filter(|name| at_fault(name)).cloned().collect() } else { direct }
+    if direct.is_empty() {
+        installed.keys().filter(|name| is_affected(name)).cloned().collect()
+    } else {
+        direct
+    }
 }
 
-/// The ranges that packages which stay demand of one that may move.
-fn demanded(installed: &Installed, name: &str, moving: &BTreeSet<String>) -> Vec<String> {
+/// Collects the ranges in which packages that stay require one that may move.
+fn collect_required_ranges(installed: &Installed, name: &str, moving: &BTreeSet<String>) -> Vec<String> {
     let staying =
-        installed.iter().filter(|(other, _)| !moving.contains(*other) && !shares_stem(other, moving));
+        installed.iter().filter(|(other, _)| !moving.contains(*other) && !moves_with_cdk(other, moving));
     let lines = staying.flat_map(|(_, distribution)| &distribution.requires);
     let ranges = lines.map(|line| Requirement::read(line)).filter(|requirement| {
-        requirement.name == name && !requirement.range.is_empty() && !requirement.optional
+        requirement.name == name && !requirement.range.is_empty() && !requirement.is_optional
     });
     ranges.map(|requirement| requirement.range).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// The many packages of CDK pin one another; those pins move with them.
-fn shares_stem(name: &str, moving: &BTreeSet<String>) -> bool {
+/// Whether a package of CDK moves with others: they pin one another, and those pins move too.
+fn moves_with_cdk(name: &str, moving: &BTreeSet<String>) -> bool {
     name.starts_with("aws-cdk-") && moving.iter().any(|other| other.starts_with("aws-cdk-"))
 }
 
-/// Everything that the moving packages depend on, as installed, themselves left out.
-fn neighbours(installed: &Installed, moving: &BTreeSet<String>) -> BTreeSet<String> {
+/// Finds the dependencies of the moving packages, direct and indirect, by the installed metadata.
+fn find_dependencies(installed: &Installed, moving: &BTreeSet<String>) -> BTreeSet<String> {
     let mut found: BTreeSet<String> = BTreeSet::new();
     let mut next: Vec<String> = moving.iter().cloned().collect();
     while let Some(name) = next.pop() {
         let Some(distribution) = installed.get(&name) else { continue };
         for line in &distribution.requires {
             let requirement = Requirement::read(line);
-            if !requirement.optional && found.insert(requirement.name.clone()) {
+            if !requirement.is_optional && found.insert(requirement.name.clone()) {
                 next.push(requirement.name);
             }
         }
@@ -150,17 +160,17 @@ fn neighbours(installed: &Installed, moving: &BTreeSet<String>) -> BTreeSet<Stri
     found
 }
 
-fn requirement(name: &str, ranges: impl Iterator<Item = String>) -> String {
+fn write_requirement(name: &str, ranges: impl Iterator<Item = String>) -> String {
     format!("{name}{}", ranges.collect::<Vec<_>>().join(","))
 }
 
-/// The parts of a Requires-Dist line that count here. `pep508_rs` would read it too, and bring a
-/// regex engine and a URL parser with it.
+/// The parts of a Requires-Dist line that a plan needs. Read by hand, because `pep508_rs` depends on a
+/// regex engine and a URL parser.
 struct Requirement {
     name: String,
     range: String,
-    /// For an extra, or for another platform or Python: not known to be demanded here.
-    optional: bool,
+    /// It has a marker, for an extra, a platform or a Python, and may not apply here.
+    is_optional: bool,
 }
 
 impl Requirement {
@@ -171,17 +181,17 @@ impl Requirement {
             .unwrap_or(requirement.len());
         let (name, rest) = requirement.split_at(end);
         let rest = rest.trim();
-        // An extra of a package does not change which versions are allowed.
+        // The extras of a package do not change its range.
         let rest =
             if rest.starts_with('[') { rest.split_once(']').map_or("", |(_, rest)| rest) } else { rest };
         let range = rest.trim().trim_start_matches('(').trim_end_matches(')').replace(' ', "");
-        Self { name: normalised(name.trim()), range, optional: !marker.trim().is_empty() }
+        Self { name: normalised(name.trim()), range, is_optional: !marker.trim().is_empty() }
     }
 }
 
-/// What differs between the installed packages and the staged ones, with the reason.
+/// Compares the staged packages with the installed ones: each that differs, with the reason.
 #[must_use]
-pub fn changes(installed: &Installed, staged: &Installed, reasons: &[Reason]) -> Vec<Change> {
+pub fn compare(installed: &Installed, staged: &Installed, reasons: &[Reason]) -> Vec<Change> {
     staged
         .iter()
         .filter(|(name, distribution)| {
@@ -191,12 +201,12 @@ pub fn changes(installed: &Installed, staged: &Installed, reasons: &[Reason]) ->
             package: name.clone(),
             from: installed.get(name).map(|installed| installed.version.clone()),
             to: distribution.version.clone(),
-            why: why(name, staged, reasons),
+            why: explain(name, staged, reasons),
         })
         .collect()
 }
 
-fn why(name: &str, staged: &Installed, reasons: &[Reason]) -> String {
+fn explain(name: &str, staged: &Installed, reasons: &[Reason]) -> String {
     if let Some(reason) = reasons.iter().find(|reason| matches(&reason.fix.packages, name)) {
         return reason.id.clone();
     }
@@ -209,13 +219,13 @@ fn why(name: &str, staged: &Installed, reasons: &[Reason]) -> String {
     }
 }
 
-/// A requirements file that does the same by hand: exact versions.
+/// Writes a requirements file with the exact versions, for a repair by hand.
 #[must_use]
 pub fn requirements_file(changes: &[Change]) -> String {
     changes.iter().fold(String::new(), |text, change| text + &format!("{}=={}\n", change.package, change.to))
 }
 
-/// One row for each move; packages of one stem that move alike share a row.
+/// One row for each move; the packages of CDK that move alike share a row.
 #[must_use]
 pub fn summary(changes: &[Change]) -> Vec<(String, String, &str)> {
     let mut rows: Vec<(String, usize, String, &str)> = Vec::new();
@@ -271,29 +281,30 @@ mod tests {
     }
 
     #[test]
-    fn what_pcluster_requires_moves_and_all_else_is_held() {
-        let wanted = wanted(&environment(), &reasons(), Strategy::Upgrade, Hold::All).unwrap();
+    fn what_pcluster_requires_moves_and_all_others_are_pinned() {
+        let request = plan_install(&environment(), &reasons(), Strategy::Upgrade, Pinned::All).unwrap();
         assert_eq!(
-            wanted.requirements,
+            request.requirements,
             ["aws-cdk-aws-imagebuilder~=1.137,!=1.153.0,>=1.153.1", "aws-cdk-core~=1.137,>=1.153.1"]
         );
         assert_eq!(
-            wanted.constraints,
+            request.constraints,
             ["attrs==21.4.0", "aws-parallelcluster==3.1.3", "boto3==1.20.0", "jsii==1.57.0", "other==1"]
         );
     }
 
     #[test]
     fn downgrade_asks_for_what_lies_below() {
-        let wanted = wanted(&environment(), &reasons(), Strategy::Downgrade, Hold::All).unwrap();
-        assert_eq!(wanted.requirements[1], "aws-cdk-core~=1.137,<1.153.0");
+        let request = plan_install(&environment(), &reasons(), Strategy::Downgrade, Pinned::All).unwrap();
+        assert_eq!(request.requirements[1], "aws-cdk-core~=1.137,<1.153.0");
     }
 
     #[test]
-    fn neighbours_move_as_far_as_the_others_allow() {
-        let wanted = wanted(&environment(), &reasons(), Strategy::Upgrade, Hold::Neighbours).unwrap();
+    fn dependencies_move_within_what_the_others_require() {
+        let request =
+            plan_install(&environment(), &reasons(), Strategy::Upgrade, Pinned::AllButDependencies).unwrap();
         assert_eq!(
-            wanted.constraints,
+            request.constraints,
             ["attrs>=20,~=21.2", "aws-parallelcluster==3.1.3", "boto3==1.20.0", "other==1"]
         );
     }
@@ -302,7 +313,7 @@ mod tests {
     fn a_fix_for_what_is_not_there_asks_for_nothing() {
         let mut environment = environment();
         environment.retain(|name, _| !name.starts_with("aws-cdk") && name != PCLUSTER);
-        assert_eq!(wanted(&environment, &reasons(), Strategy::Upgrade, Hold::All), None);
+        assert_eq!(plan_install(&environment, &reasons(), Strategy::Upgrade, Pinned::All), None);
     }
 
     #[test]
@@ -315,7 +326,7 @@ mod tests {
             distribution("importlib-resources", "6.0", &[]),
         ]
         .into();
-        let changes = changes(&environment(), &staged, &reasons());
+        let changes = compare(&environment(), &staged, &reasons());
         let rows: Vec<_> =
             changes.iter().map(|change| (change.package.as_str(), change.why.as_str())).collect();
         assert_eq!(

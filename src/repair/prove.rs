@@ -1,4 +1,4 @@
-//! The proof of a repair: the whole check, with the staged packages in front of the environment's.
+//! The proof of a repair: a check with the staged packages in front of the environment's.
 
 use std::path::{Path, PathBuf};
 
@@ -13,11 +13,11 @@ use crate::report::{Report, Verdict};
 use crate::system::concurrently::concurrently;
 
 /// Proves that the staged packages make the environment ready, and returns the requirements that are
-/// broken before they are placed. What else takes seconds is done meanwhile: the overlay's bytecode,
-/// and those requirements.
+/// broken before the exchange. Those are found, and the staged packages compiled, at the same time as
+/// the check, because each of them takes seconds.
 ///
 /// # Errors
-/// Returns an error if it is not ready with them either, or a signal came.
+/// Returns an error if the environment is not ready with them either, or a signal came.
 pub fn prove(repair: &Repair, staged: &Staged) -> Result<BrokenRequirements, Abort> {
     failpoint::reach(RepairStep::Proof)
         .map_err(|error| Error::repair(RepairStep::Proof, error.to_string(), "Nothing was changed."))?;
@@ -28,8 +28,8 @@ pub fn prove(repair: &Repair, staged: &Staged) -> Result<BrokenRequirements, Abo
     let (checked, broken) = concurrently(
         || checker::check(request, &target),
         || {
-            repair.installer.compile(overlay, repair.target, request.settings.timeout)?;
-            repair.broken_requirements(RepairStep::Proof)
+            repair.installer.compile(overlay)?;
+            repair.installer.find_broken_requirements(RepairStep::Proof)
         },
     );
     request.cache.remove_bytecode(overlay);
@@ -42,14 +42,14 @@ pub fn prove(repair: &Repair, staged: &Staged) -> Result<BrokenRequirements, Abo
     let message = if tried.is_empty() {
         format!("{} brought no other packages", repair.installer.name())
     } else {
-        format!("with {tried} it is not ready either: {}", first_reasons(&report))
+        format!("with {tried} it is not ready either: {}", join_first_reasons(&report))
     };
     let next = "Nothing was changed. Try the other --strategy, or report it.";
     Err(Error::repair(RepairStep::Proof, message, next).into())
 }
 
-/// The target with the staged packages in front: as they will be installed, or where the repair is
-/// kept beside the environment, as the launcher lets PYTHONPATH put them there.
+/// Puts the staged packages in front of the target's. For a repair beside the environment, by PYTHONPATH,
+/// because a launcher may ignore it.
 fn put_in_front(repair: &Repair, overlay: &Path) -> Result<Target, Abort> {
     if !repair.options.isolated {
         return Ok(repair.target.with_overlay(overlay));
@@ -66,7 +66,7 @@ fn put_in_front(repair: &Repair, overlay: &Path) -> Result<Target, Abort> {
     Err(Error::repair(RepairStep::Isolated, message, "Repair a virtual environment instead.").into())
 }
 
-/// The report of a check; a call that the real pcluster refuses has none.
+/// Takes the report out of an outcome; a call that the real pcluster refuses has none.
 ///
 /// # Errors
 /// Returns an error if the call is refused.
@@ -77,15 +77,15 @@ pub fn expect_report(outcome: CheckOutcome) -> Result<Report, Error> {
     }
 }
 
-/// An environment that no packages would make ready.
+/// The error for an environment that other packages would not make ready.
 #[must_use]
 pub fn not_ready(report: &Report) -> Error {
     let next = "Nothing was changed. Fix that first: changing packages will not help.";
-    Error::repair(RepairStep::Proof, first_reasons(report), next)
+    Error::repair(RepairStep::Proof, join_first_reasons(report), next)
 }
 
-/// The first reasons why an environment is not ready: a template has many findings at once.
-fn first_reasons(report: &Report) -> String {
+/// Joins the first reasons why an environment is not ready: a template can have many findings at once.
+fn join_first_reasons(report: &Report) -> String {
     const MAX_REASONS: usize = 2;
     let reasons = report.reasons();
     let more = reasons.len().saturating_sub(MAX_REASONS);

@@ -1,4 +1,4 @@
-//! RECORD: the files that an installed distribution consists of.
+//! RECORD, the list of the files of an installed distribution.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::environment::packages::Distribution;
 use crate::system::files;
 
-/// Far more than any package's: 100 bytes a file.
+/// A line takes some 100 bytes, so this is far more than any package has.
 pub const MAX_RECORD: u64 = 64 << 20;
 
 /// The files of an installed distribution.
@@ -24,15 +24,15 @@ pub fn installed_files(distribution: &Distribution, site: &Path) -> Result<Vec<P
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         let name = record_path(line);
         if !stays_inside(&name) {
-            let (name_of, version) = (&distribution.name, &distribution.version);
-            return Err(format!("{name_of} {version} has {name}, which lies outside {}", site.display()));
+            let (package, version) = (&distribution.name, &distribution.version);
+            return Err(format!("{package} {version} has {name}, which lies outside {}", site.display()));
         }
         let path = site.join(name);
         if path.symlink_metadata().is_ok() {
             files.push(path);
         }
     }
-    // Written by whoever installs later, and not in its own list with some installers.
+    // Some installers leave files that they add to the `.dist-info` out of RECORD.
     files.extend(
         distribution
             .metadata
@@ -46,14 +46,14 @@ pub fn installed_files(distribution: &Distribution, site: &Path) -> Result<Vec<P
     Ok(files)
 }
 
-/// The name of a `.dist-info`.
+/// The name of a distribution's `.dist-info`.
 #[must_use]
-pub fn name_of(distribution: &Distribution) -> Option<String> {
+pub fn dist_info_name(distribution: &Distribution) -> Option<String> {
     Some(distribution.metadata.file_name()?.to_str()?.to_owned())
 }
 
-/// The files that the RECORD of a `.dist-info` names, and what else lies in that directory; `None`
-/// without a RECORD.
+/// The files that the RECORD of a `.dist-info` names, and all others in that directory; `None` without
+/// a RECORD.
 pub fn recorded_paths(site: &Path, dist_info: &Path) -> Option<BTreeSet<PathBuf>> {
     let text = files::read_text_up_to(&dist_info.join("RECORD"), MAX_RECORD).ok()?;
     let names = text.lines().map(record_path).filter(|name| stays_inside(name));
@@ -80,18 +80,20 @@ pub fn record_path(line: &str) -> String {
     }
 }
 
+/// Whether a relative path leads to no directory above.
 #[must_use]
 pub fn stays_inside(name: &str) -> bool {
     use std::path::Component;
     !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
+/// Whether a file is bytecode, by its name.
 #[must_use]
 pub fn is_bytecode(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending == "pyc")
 }
 
-/// What Python has compiled of a source file, for whatever version.
+/// The bytecode of a source file, of every version of Python.
 #[must_use]
 pub fn bytecode_of(source: &Path) -> Vec<PathBuf> {
     let (Some(directory), Some(stem)) = (source.parent(), source.file_stem()) else { return Vec::new() };
@@ -119,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_leads_outside_is_told() {
+    fn a_path_that_leads_outside_is_refused() {
         assert!(stays_inside("a/b"));
         for outside in ["", "../bin/x", "/etc/passwd", "a/../../b", "./a"] {
             assert!(!stays_inside(outside), "{outside}");

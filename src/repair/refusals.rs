@@ -1,4 +1,4 @@
-//! What a repair in place refuses: directories and packages that belong to others.
+//! The refusals of a repair in place: directories and packages that others own or manage.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -7,15 +7,12 @@ use crate::environment::packages::Distribution;
 use crate::error::Error;
 use crate::package_name::{PCLUSTER, matches};
 use crate::repair::context::Repair;
-use crate::repair::ownership::{marker_over, refuse_another_users, spack_prefix};
+use crate::repair::hints::ISOLATED;
+use crate::repair::ownership::{find_marker, find_spack_prefix, refuse_another_users};
 use crate::repair::plan::Change;
 
-/// What to do where the environment itself cannot be changed.
-pub const ISOLATED: &str =
-    "Run `pcluster preflight fix --isolated`: it keeps the repair beside the environment.";
-
-/// Refuses what is known before anything is fetched: directories that belong to others, and packages
-/// that this user may not write.
+/// Refuses what can be refused before packages are fetched: directories of other owners, and those that
+/// this user cannot write.
 ///
 /// # Errors
 /// Returns an error if the environment cannot be repaired in place.
@@ -23,26 +20,26 @@ pub fn refuse_early(repair: &Repair) -> Result<(), Error> {
     let is_moving = |name: &str| repair.reasons.iter().any(|reason| matches(&reason.fix.packages, name));
     let moving: Vec<&Distribution> =
         repair.packages.iter().filter(|(name, _)| is_moving(name)).map(|(_, package)| package).collect();
-    if moving.iter().any(|package| is_condas(package) || spack_prefix(package).is_some()) {
-        // The command to run names versions, which are not known yet.
+    if moving.iter().any(|package| is_installed_by_conda(package) || find_spack_prefix(package).is_some()) {
+        // Refused after staging: the command to run instead names the versions, which are not known yet.
         return Ok(());
     }
     let parents = moving.iter().filter_map(|package| package.metadata.parent());
     let mut sites: BTreeSet<PathBuf> = parents.map(Path::to_owned).collect();
     if sites.is_empty() {
-        // What is new comes beside aws-parallelcluster.
+        // New packages are installed beside aws-parallelcluster.
         sites.insert(repair.state.site().to_owned());
     }
     refuse_directories(repair, &sites.iter().cloned().collect::<Vec<_>>(), &sites)
 }
 
-/// Refuses directories that are the system's, another user's, or cannot be written. `sites` are
+/// Refuses directories that the system or another user owns, or that cannot be written. `sites` are
 /// directories of packages, `all` those in which files change.
 ///
 /// # Errors
-/// Returns an error if one of them is.
+/// Returns an error if one of the directories is refused.
 pub fn refuse_directories(repair: &Repair, sites: &[PathBuf], all: &BTreeSet<PathBuf>) -> Result<(), Error> {
-    let marked = |site: &PathBuf| Some((site.clone(), marker_over(site, &repair.target.interpreter)?));
+    let marked = |site: &PathBuf| Some((site.clone(), find_marker(site, &repair.target.interpreter)?));
     if let Some((site, marker)) = sites.iter().find_map(marked) {
         let why = format!("{} belongs to the system ({} says so)", site.display(), marker.display());
         return Err(Error::NotInPlace { why, next: ISOLATED.into() });
@@ -58,38 +55,38 @@ pub fn refuse_directories(repair: &Repair, sites: &[PathBuf], all: &BTreeSet<Pat
     }
 }
 
-/// Refuses packages of conda's and Spack's, with the command of theirs that does it.
+/// Refuses packages that conda or Spack has installed, with the command of theirs for the same change.
 ///
 /// # Errors
-/// Returns an error if one of the packages that move is theirs.
+/// Returns an error if conda or Spack has installed one of the packages that change.
 pub fn refuse_managed_packages(repair: &Repair, changes: &[Change]) -> Result<(), Error> {
-    let of = |is_its: fn(&Distribution) -> bool| -> Vec<&Change> {
-        let is_its = |change: &&Change| repair.packages.get(&change.package).is_some_and(is_its);
-        changes.iter().filter(is_its).collect()
+    let filtered = |is_managed: fn(&Distribution) -> bool| -> Vec<&Change> {
+        let is_managed = |change: &&Change| repair.packages.get(&change.package).is_some_and(is_managed);
+        changes.iter().filter(is_managed).collect()
     };
-    let condas = of(is_condas);
-    if !condas.is_empty() {
-        return Err(refuse_condas(repair, &condas));
+    let by_conda = filtered(is_installed_by_conda);
+    if !by_conda.is_empty() {
+        return Err(refuse_conda_packages(repair, &by_conda));
     }
-    let spacks = of(|package| spack_prefix(package).is_some());
-    let prefix = spacks.iter().find_map(|change| spack_prefix(repair.packages.get(&change.package)?));
-    prefix.map_or(Ok(()), |prefix| Err(refuse_spacks(repair, &spacks, &prefix)))
+    let by_spack = filtered(|package| find_spack_prefix(package).is_some());
+    let prefix = by_spack.iter().find_map(|change| find_spack_prefix(repair.packages.get(&change.package)?));
+    prefix.map_or(Ok(()), |prefix| Err(refuse_spack_packages(repair, &by_spack, &prefix)))
 }
 
-fn refuse_condas(repair: &Repair, changes: &[&Change]) -> Error {
+fn refuse_conda_packages(repair: &Repair, changes: &[&Change]) -> Error {
     let name = |package: &str| {
         repair.packages.get(package).map_or_else(|| package.to_owned(), |old| old.name.to_lowercase())
     };
     let specs = changes.iter().map(|change| format!("'{}={}'", name(&change.package), change.to));
     let specs = specs.collect::<Vec<_>>().join(" ");
     let prefix = repair.target.interpreter.prefix.display();
-    let why = "its packages were installed by conda, and pip must not change them behind its back";
+    let why = "its packages were installed by conda, which would not know of changes by pip";
     let next = format!("Run `conda install --prefix {prefix} {specs}`.");
     Error::NotInPlace { why: why.into(), next }
 }
 
-fn refuse_spacks(repair: &Repair, changes: &[&Change], prefix: &Path) -> Error {
-    // Spack calls a Python package py-NAME.
+fn refuse_spack_packages(repair: &Repair, changes: &[&Change], prefix: &Path) -> Error {
+    // The packages of Python are called py-NAME in Spack.
     let specs = changes.iter().map(|change| format!(" ^py-{}@{}", change.package, change.to));
     let version = repair.packages.get(PCLUSTER).map(|pcluster| format!("@{}", pcluster.version));
     let why = format!("{} was installed by Spack, which knows its files by their digests", prefix.display());
@@ -102,7 +99,7 @@ fn refuse_spacks(repair: &Repair, changes: &[&Change], prefix: &Path) -> Error {
     Error::NotInPlace { why, next }
 }
 
-fn is_condas(distribution: &Distribution) -> bool {
+fn is_installed_by_conda(distribution: &Distribution) -> bool {
     distribution.installer().as_deref() == Some("conda")
 }
 

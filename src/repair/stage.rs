@@ -1,17 +1,18 @@
-//! The packages that a repair would install, resolved and installed into a directory of their own.
+//! The packages of a repair, resolved and installed into a directory of their own.
 
 use crate::environment::packages::Packages;
 use crate::error::{Abort, Error, RepairStep};
 use crate::repair::context::Repair;
 use crate::repair::failpoint;
-use crate::repair::installer::{InstallOutcome, UNCHANGED_FREE_SPACE};
-use crate::repair::plan::{self, Change, Hold};
+use crate::repair::hints::UNCHANGED_FREE_SPACE;
+use crate::repair::installer::InstallOutcome;
+use crate::repair::plan::{self, Change, Pinned};
 use crate::repair::transaction::OVERLAY_PREFIX;
 
-/// Lines of an installer's output that a message quotes: it says at its end why it failed.
+/// Lines of an installer's output that a message quotes: the reason of a failure stands at the end.
 const MAX_QUOTED_LINES: usize = 8;
 
-/// A directory with the packages that would be installed, gone when dropped.
+/// The packages of a repair in a directory of their own, which is removed when this is dropped.
 #[derive(Debug)]
 pub struct Staged {
     pub overlay: tempfile::TempDir,
@@ -19,34 +20,34 @@ pub struct Staged {
     pub changes: Vec<Change>,
 }
 
-/// Resolves and installs; a second time with more freedom where all other packages held in their
-/// place leave no solution.
+/// Resolves and installs, at first with all other packages pinned; where that has no solution, with their
+/// dependencies free to move.
 ///
 /// # Errors
-/// Returns an error if there is nothing to move or no solution, or a signal came.
+/// Returns an error if there is no package to move or no solution, or a signal came.
 pub fn stage(repair: &Repair) -> Result<Staged, Abort> {
     let progress = repair.request.progress;
     let step = progress.step(&format!("resolving and fetching packages with {}", repair.installer.name()));
     let installed = repair.packages.all();
     let mut failure = String::new();
-    for hold in [Hold::All, Hold::Neighbours] {
-        let Some(wanted) = plan::wanted(installed, &repair.reasons, repair.options.strategy, hold) else {
+    for pinned in [Pinned::All, Pinned::AllButDependencies] {
+        let Some(request) = plan::plan_install(installed, &repair.reasons, repair.options.strategy, pinned)
+        else {
             let next = "Report it: the advisory names no installed package.";
             let message = "there is nothing that could be moved".into();
             return Err(Error::repair(RepairStep::Plan, message, next).into());
         };
         let overlay = create_overlay(repair)?;
-        let limit = repair.request.settings.timeout;
-        match repair.installer.install(&wanted, overlay.path(), repair.target, limit)? {
+        match repair.installer.install(&request, overlay.path())? {
             InstallOutcome::Installed { output } => {
                 drop(step);
                 progress.write_output(&output, repair.options.verbose);
                 let packages = Packages::installed(&[overlay.path().to_owned()]);
-                let changes = plan::changes(installed, packages.all(), &repair.reasons);
+                let changes = plan::compare(installed, packages.all(), &repair.reasons);
                 return Ok(Staged { overlay, packages, changes });
             }
             InstallOutcome::Failed { message, output } => {
-                failure = [message, last_lines(&output)].join("\n");
+                failure = [message, quote_last_lines(&output)].join("\n");
             }
         }
     }
@@ -64,7 +65,7 @@ fn create_overlay(repair: &Repair) -> Result<tempfile::TempDir, Error> {
     })
 }
 
-fn last_lines(output: &str) -> String {
+fn quote_last_lines(output: &str) -> String {
     let lines: Vec<&str> = output.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(MAX_QUOTED_LINES)..].join("\n")
 }

@@ -1,15 +1,14 @@
-//! Where repairs of one environment keep their files, and the locks on it.
+//! The state directory of one environment's repairs, and the locks on that environment.
 //!
-//! Two locks, both of flock(2), which die with their holder. One is on a file of the state: one
-//! repair at a time, for the whole of it. The other is on the environment's own directory: shared by
-//! checks, exclusive while files are exchanged, so that no check ever sees half an environment.
+//! There are two locks, both of flock(2), which end with their holder. One is on a file of the state
+//! directory and held during a repair, so that there is one repair at a time. The other is on the
+//! environment's own directory: shared by checks, exclusive during an exchange, so that no check reads
+//! an environment that is partly exchanged.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
 
 use crate::cache::{Cache, Fingerprint};
 use crate::environment::packages::Packages;
@@ -17,36 +16,27 @@ use crate::environment::target::Target;
 use crate::error::{Abort, Error, RepairStep};
 use crate::package_name::PCLUSTER;
 use crate::progress::Progress;
+use crate::repair::hints::SET_STATE_HOME;
 use crate::repair::journal::Journal;
+use crate::repair::lock::{Lock, wait_for_lock};
 use crate::repair::plan::Change;
+use crate::repair::rollback::roll_back;
 use crate::repair::transaction::Transactions;
-use crate::system::signals::Interrupts;
 use crate::system::{dirs, trust};
-
-/// What to do where state cannot be written.
-pub const SET_STATE_HOME: &str = "Set XDG_STATE_HOME to a directory that can be written.";
-
-/// How often a wait for a lock tries again.
-const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The state of one environment's repairs.
 #[derive(Debug)]
 pub struct RepairState {
     transactions: Transactions,
-    site: PathBuf,
 }
 
-/// A lock that is given up when dropped.
-#[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "held for its lock")] File);
-
 impl RepairState {
-    /// Makes the state directory of this environment.
+    /// Makes the state directory of an environment.
     ///
     /// # Errors
-    /// Returns an error if there is no pcluster, or no place for state.
+    /// Returns an error if the environment has no pcluster, or the directory cannot be made.
     pub fn create(target: &Target) -> Result<Self, Error> {
-        let Some(site) = site_of(target) else {
+        let Some(site) = find_site(target) else {
             let message = format!("{} has no {PCLUSTER}", target.interpreter.executable.display());
             let next = "Name the pcluster to be repaired with --real.";
             return Err(Error::repair(RepairStep::Plan, message, next));
@@ -59,18 +49,18 @@ impl RepairState {
         Ok(state)
     }
 
-    /// The state of this environment, which need not be there.
+    /// Finds the state of an environment, whose directory need not exist.
     #[must_use]
     pub fn find(target: &Target) -> Option<Self> {
-        Self::at(site_of(target)?)
+        Self::at(find_site(target)?)
     }
 
     fn at(site: PathBuf) -> Option<Self> {
         let state = dirs::state()?;
-        let mut key = Fingerprint::environment();
+        let mut key = Fingerprint::stable();
         key.field(site.as_os_str().as_encoded_bytes());
         let directory = state.join("environments").join(&key.key()[..16]);
-        Some(Self { transactions: Transactions { directory, site: site.clone() }, site })
+        Some(Self { transactions: Transactions { directory, site } })
     }
 
     #[must_use]
@@ -78,9 +68,10 @@ impl RepairState {
         &self.transactions.directory
     }
 
+    /// The directory that holds aws-parallelcluster.
     #[must_use]
     pub fn site(&self) -> &Path {
-        &self.site
+        &self.transactions.site
     }
 
     #[must_use]
@@ -88,7 +79,7 @@ impl RepairState {
         &self.transactions
     }
 
-    /// Waits until no other repair of this environment is at work, saying which one is.
+    /// Takes the lock of a repair. Where another repair holds it, its process is named and waited for.
     ///
     /// # Errors
     /// Returns an error if the lock file cannot be written, or a signal came.
@@ -112,29 +103,29 @@ impl RepairState {
                 wait_for_lock(|| file.try_lock(), failed)?;
             }
         }
-        // Who holds it is for people to read; the lock itself does not depend on it.
+        // The PID is for people to read; the lock does not depend on it.
         let _ = file
             .set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| write!(file, "{}", std::process::id()));
-        Ok(Lock(file))
+        Ok(Lock::new(file))
     }
 
-    /// Keeps checks and repairs away, for as long as files are exchanged.
+    /// Takes the lock of an exchange, which keeps checks and other exchanges out.
     ///
     /// # Errors
     /// Returns an error if the environment's directory cannot be opened, or a signal came.
     pub fn lock_exclusive(&self) -> Result<Lock, Abort> {
         let failed = |error: io::Error| {
-            let message = format!("cannot lock {}: {error}", self.site.display());
+            let message = format!("cannot lock {}: {error}", self.site().display());
             Abort::from(Error::repair(RepairStep::Lock, message, "Nothing was changed."))
         };
-        let file = File::open(&self.site).map_err(failed)?;
+        let file = File::open(self.site()).map_err(failed)?;
         wait_for_lock(|| file.try_lock(), failed)?;
-        Ok(Lock(file))
+        Ok(Lock::new(file))
     }
 
-    /// Rolls back what was cut off and keeps repairs away, for as long as the environment is read.
+    /// Rolls an interrupted repair back, and takes the lock of a check.
     ///
     /// # Errors
     /// Returns an error if files cannot be put back, or a signal came.
@@ -142,30 +133,30 @@ impl RepairState {
         loop {
             self.recover(progress)?;
             let shared = self.lock_shared()?;
-            // Between the two a repair may have begun and been cut off.
+            // Between the two a repair may have begun and been interrupted.
             if shared.is_none() || self.unfinished()?.is_none() {
                 return Ok(shared);
             }
         }
     }
 
-    /// Keeps repairs away, for as long as the environment is read. Without a lock where none can be
-    /// had: reading goes on.
+    /// Takes the lock of a check, which keeps exchanges out. `None` where the directory cannot be locked: the
+    /// check is made all the same.
     ///
     /// # Errors
-    /// Returns an error if a signal came while a repair was at work.
+    /// Returns an error if a signal came during the wait for an exchange.
     pub fn lock_shared(&self) -> Result<Option<Lock>, Abort> {
-        let Ok(file) = File::open(&self.site) else { return Ok(None) };
-        // Any error will do: it is not told.
-        let without = |_| Abort::Error(Error::NoRealPcluster);
-        match wait_for_lock(|| file.try_lock_shared(), without) {
-            Ok(()) => Ok(Some(Lock(file))),
+        let Ok(file) = File::open(self.site()) else { return Ok(None) };
+        // The error is dropped below, so which one it is does not matter.
+        let unlocked = |_| Abort::Error(Error::NoRealPcluster);
+        match wait_for_lock(|| file.try_lock_shared(), unlocked) {
+            Ok(()) => Ok(Some(Lock::new(file))),
             Err(Abort::Interrupted(interrupted)) => Err(interrupted.into()),
             Err(Abort::Error(_)) => Ok(None),
         }
     }
 
-    /// Rolls an unfinished exchange back, says so, and returns what it had changed.
+    /// Rolls an interrupted repair back, reports that, and returns the changes that it had begun.
     ///
     /// # Errors
     /// Returns an error if files cannot be put back, or a signal came.
@@ -174,13 +165,13 @@ impl RepairState {
             return Ok(None);
         }
         let _exclusive = self.lock_exclusive()?;
-        // Whoever had the lock may have finished in the meantime.
+        // The holder of the lock may have closed the transaction, or rolled it back.
         let Some(journal) = self.unfinished()? else { return Ok(None) };
         let step = progress.step("rolling back a repair that was cut off");
-        let taken = self.transactions.restore(&journal).map_err(Error::from)?;
+        let foreign = roll_back(&self.transactions, &journal).map_err(Error::from)?;
         drop(step);
-        let count = journal.changes.len() - taken.len();
-        let left = describe_taken(&taken);
+        let count = journal.changes.len() - foreign.len();
+        let left = describe_foreign_packages(&foreign);
         progress.write(&format!(
             "a repair that was cut off is rolled back: {count} packages are as they were{left}"
         ));
@@ -194,13 +185,13 @@ impl RepairState {
         unfinished.map_err(|message| Error::repair(RepairStep::Rollback, message, next))
     }
 
-    /// Removes what repairs that were cut off have left beside the environment. To be called with
-    /// [`Self::lock_repair`] held: another repair would lose what it works with.
+    /// Removes the files of interrupted repairs. The caller holds [`Self::lock_repair`], because a running
+    /// repair needs its files.
     pub fn remove_leftovers(&self, cache: &Cache) {
         self.transactions.remove_leftovers(|overlay| cache.remove_bytecode(overlay));
     }
 
-    /// Removes leftovers where no repair is at work.
+    /// Removes the files of interrupted repairs where no repair is running.
     pub fn remove_leftovers_if_unlocked(&self, cache: &Cache) {
         let path = self.directory().join("lock");
         let Ok(file) = File::options().read(true).write(true).open(path) else { return };
@@ -210,9 +201,10 @@ impl RepairState {
     }
 }
 
-/// Behind "as it was": the packages that a rollback has left to another installer.
+/// Continues "as it was" with the packages that a rollback has left as another installer has written
+/// them.
 #[must_use]
-pub fn describe_taken(packages: &[String]) -> String {
+pub fn describe_foreign_packages(packages: &[String]) -> String {
     match packages {
         [] => String::new(),
         [package] => format!(", but {package} is left as the other installer has written it"),
@@ -220,32 +212,11 @@ pub fn describe_taken(packages: &[String]) -> String {
     }
 }
 
-/// Where aws-parallelcluster is installed: the directory that is locked, and that new packages
-/// go to.
+/// Finds the directory that holds aws-parallelcluster. It is the one that is locked, and the one that new
+/// packages are installed into.
 #[must_use]
-pub fn site_of(target: &Target) -> Option<PathBuf> {
+pub fn find_site(target: &Target) -> Option<PathBuf> {
     let pcluster = Packages::find(&target.interpreter.sys_path, PCLUSTER)?;
     let directory = pcluster.metadata.parent()?.to_owned();
     Some(fs::canonicalize(&directory).unwrap_or(directory))
-}
-
-/// Tries again and again: a call that blocks is taken up again after a signal, and Ctrl-C would have
-/// to wait for the lock.
-///
-/// # Errors
-/// Returns an error if there is no lock to be had, or a signal came.
-pub fn wait_for_lock(
-    lock: impl Fn() -> Result<(), TryLockError>,
-    failed: impl FnOnce(io::Error) -> Abort,
-) -> Result<(), Abort> {
-    loop {
-        match lock() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
-            Err(TryLockError::WouldBlock) => {
-                Interrupts::caught().check()?;
-                thread::sleep(RETRY_INTERVAL);
-            }
-        }
-    }
 }

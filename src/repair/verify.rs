@@ -1,4 +1,4 @@
-//! The repaired environment itself, checked once more before its transaction is closed.
+//! The check of the repaired environment itself, before its transaction is closed.
 
 use crate::checker;
 use crate::error::{Abort, Error, RepairStep};
@@ -8,28 +8,28 @@ use crate::repair::prove::expect_report;
 use crate::report::Verdict;
 use crate::system::concurrently::concurrently;
 
-/// Verifies that the environment is ready and no requirement is newly broken.
+/// Verifies that the environment is ready and that the repair has broken no requirement.
 ///
 /// # Errors
-/// Returns an error if one of them is not so, or a signal came.
+/// Returns an error if it is not ready, a requirement is newly broken, or a signal came.
 pub fn verify(repair: &Repair, broken_before: &BrokenRequirements) -> Result<(), Abort> {
-    let failed = |message: String| {
+    let verification_error = |message: String| {
         Error::repair(RepairStep::Verification, message, "The environment was put back as it was.")
     };
-    failpoint::reach(RepairStep::Verification).map_err(|error| failed(error.to_string()))?;
+    failpoint::reach(RepairStep::Verification).map_err(|error| verification_error(error.to_string()))?;
     let _step = repair.request.progress.step("verifying the repaired environment");
     let (checked, broken) = concurrently(
         || checker::check(repair.request, repair.target),
-        || repair.broken_requirements(RepairStep::Verification),
+        || repair.installer.find_broken_requirements(RepairStep::Verification),
     );
     let broken = broken?;
-    let newly: Vec<&str> = broken.difference(broken_before).map(String::as_str).collect();
-    if !newly.is_empty() {
-        return Err(failed(newly.join("; ")).into());
+    let newly_broken: Vec<&str> = broken.difference(broken_before).map(String::as_str).collect();
+    if !newly_broken.is_empty() {
+        return Err(verification_error(newly_broken.join("; ")).into());
     }
     let report = expect_report(checked?)?;
     if report.verdict == Verdict::Ready {
         return Ok(());
     }
-    Err(failed(report.reasons().join("; ")).into())
+    Err(verification_error(report.reasons().join("; ")).into())
 }

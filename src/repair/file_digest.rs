@@ -1,0 +1,62 @@
+//! The size and the SHA-256 of a file, by which a copy of it is checked.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use sha2::{Digest as _, Sha256};
+
+/// The SHA-256 of a file; `None` where it cannot be read.
+#[must_use]
+pub fn sha256_of(path: &Path) -> Option<String> {
+    FileDigest::of(path).ok().map(|digest| digest.sha256)
+}
+
+/// The digest of a file's content, or of a link's target.
+#[derive(Debug, PartialEq, Eq)]
+pub struct FileDigest {
+    pub size: u64,
+    pub sha256: String,
+}
+
+impl FileDigest {
+    /// Reads a file or a link.
+    ///
+    /// # Errors
+    /// Returns an error if it cannot be read, or is neither a file nor a link.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let metadata = path.symlink_metadata()?;
+        let mut digest = Sha256::new();
+        let mut size = 0;
+        if metadata.is_symlink() {
+            let target = fs::read_link(path)?;
+            digest.update(target.as_os_str().as_bytes());
+            size = target.as_os_str().len() as u64;
+        } else if metadata.is_file() {
+            let mut file = File::open(path)?;
+            let mut buffer = vec![0; 1 << 16];
+            loop {
+                let read = file.read(&mut buffer)?;
+                if read == 0 {
+                    break;
+                }
+                digest.update(&buffer[..read]);
+                size += read as u64;
+            }
+        } else {
+            return Err(io::Error::other("it is no file"));
+        }
+        Ok(Self { size, sha256: hexadecimal(&digest.finalize()) })
+    }
+
+    /// The digest of a file that holds this text.
+    #[must_use]
+    pub fn of_text(text: &str) -> Self {
+        Self { size: text.len() as u64, sha256: hexadecimal(&Sha256::digest(text)) }
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}

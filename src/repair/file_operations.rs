@@ -1,0 +1,79 @@
+//! Files of an environment removed, placed and linked; directories removed where they are empty.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use crate::repair::file_plan::Content;
+
+/// Removes a file, if it is there.
+///
+/// # Errors
+/// Returns an error if it cannot be removed.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Writes a new file, with the directories above it.
+///
+/// # Errors
+/// Returns an error if it cannot be written.
+pub fn place(content: &Content, path: &Path) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    // Two packages may have one file. Writing into it would change the first package's in the installer's
+    // cache too, which is the same file by a hard link.
+    remove(path)?;
+    match content {
+        Content::File(source) => link_or_copy(source, path).map(drop),
+        Content::Text(text) => fs::write(path, text),
+    }
+}
+
+/// The way in which a file was given another path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlacedBy {
+    Link,
+    Copy,
+}
+
+/// Links a file, or copies it to another file system, with its time: bytecode names the modification
+/// time of its source, and is not valid with another one.
+///
+/// # Errors
+/// Returns an error if neither can be made.
+pub fn link_or_copy(source: &Path, path: &Path) -> io::Result<PlacedBy> {
+    let metadata = source.symlink_metadata()?;
+    if metadata.is_symlink() {
+        std::os::unix::fs::symlink(fs::read_link(source)?, path)?;
+        return Ok(PlacedBy::Copy);
+    }
+    if fs::hard_link(source, path).is_ok() {
+        return Ok(PlacedBy::Link);
+    }
+    fs::copy(source, path)?;
+    let copy = File::options().write(true).open(path).or_else(|_| File::open(path))?;
+    copy.set_modified(metadata.modified()?)?;
+    Ok(PlacedBy::Copy)
+}
+
+/// Removes the directories of these files where they are empty, and their parents.
+pub fn remove_empty<'a>(files: impl Iterator<Item = &'a Path>) {
+    let directories: BTreeSet<&Path> = files.filter_map(Path::parent).collect();
+    for directory in directories.into_iter().rev() {
+        let mut directory = Some(directory);
+        // An empty `__pycache__` does not keep its directory.
+        while let Some(empty) = directory {
+            let _ = fs::remove_dir(empty.join("__pycache__"));
+            if fs::remove_dir(empty).is_err() {
+                break;
+            }
+            directory = empty.parent();
+        }
+    }
+}

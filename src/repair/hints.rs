@@ -1,0 +1,15 @@
+//! Advice on what to do next, where several steps of a repair give it.
+
+/// Advice where a directory cannot be written and the environment is unchanged.
+pub const UNCHANGED_FREE_SPACE: &str =
+    "Nothing was changed. Free some space, or set TMPDIR and XDG_STATE_HOME to a place that has some.";
+
+/// Advice where a directory cannot be written, behind a sentence on the state of the environment.
+pub const FREE_SPACE: &str = "Free some space, or set TMPDIR and XDG_STATE_HOME to a place that has some.";
+
+/// Advice where the state directory cannot be written.
+pub const SET_STATE_HOME: &str = "Set XDG_STATE_HOME to a directory that can be written.";
+
+/// Advice where the environment itself cannot be changed.
+pub const ISOLATED: &str =
+    "Run `pcluster preflight fix --isolated`: it keeps the repair beside the environment.";

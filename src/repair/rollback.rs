@@ -1,0 +1,347 @@
+//! The rollback of an exchange: the old files are put back from the copies of the snapshot.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, RepairStep};
+use crate::repair::failpoint;
+use crate::repair::file_operations::{link_or_copy, remove, remove_empty};
+use crate::repair::journal::{Journal, SavedFile};
+use crate::repair::record::bytecode_of;
+use crate::repair::transaction::Transactions;
+use crate::system::disk;
+use crate::system::files::describe;
+
+/// Why a rollback is not complete.
+#[derive(Debug)]
+pub enum RollbackError {
+    /// Copies are missing or damaged. Nothing was changed.
+    CopiesMissing { journal: PathBuf, failures: Vec<String> },
+    /// Some files could not be put back. All others were.
+    Files(Vec<String>),
+}
+
+impl From<RollbackError> for Error {
+    fn from(error: RollbackError) -> Self {
+        match error {
+            RollbackError::CopiesMissing { journal, failures } => {
+                let next = format!(
+                    "Nothing was changed. Restore that copy from a backup; without one make the environment \
+                     anew and remove {}.",
+                    journal.display()
+                );
+                Self::repair(RepairStep::Rollback, summarize_failures(&failures), &next)
+            }
+            RollbackError::Files(failures) => Self::not_restored(&failures),
+        }
+    }
+}
+
+/// The first failure and the number of the others: a snapshot has thousands of files.
+#[must_use]
+pub fn summarize_failures(failures: &[String]) -> String {
+    let more = failures.len().saturating_sub(1);
+    let more = if more > 0 { format!("; and {more} more like it") } else { String::new() };
+    failures.first().cloned().unwrap_or_default() + &more
+}
+
+/// Checks the copies that [`roll_back`] needs.
+///
+/// # Errors
+/// Returns an error if copies are missing or damaged, with a message each.
+pub fn check_copies(transactions: &Transactions, journal: &Journal) -> Result<(), Vec<String>> {
+    let failures = journal.missing_copies(&transactions.snapshot(&journal.id));
+    if failures.is_empty() { Ok(()) } else { Err(failures) }
+}
+
+/// Puts the old files back and removes the transaction, and returns the packages that another installer
+/// has written since: their files stay, and only those that the repair added are removed from them.
+///
+/// A file that cannot be put back does not stop it. It can be repeated after any interruption.
+///
+/// # Errors
+/// Returns an error if copies are missing, before anything is changed, or files could not be put
+/// back; the snapshot and the journal stay.
+pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Vec<String>, RollbackError> {
+    check_copies(transactions, journal).map_err(|failures| RollbackError::CopiesMissing {
+        journal: transactions.open_journal(),
+        failures,
+    })?;
+    let snapshot = transactions.snapshot(&journal.id);
+    let foreign = journal.foreign_packages();
+    let old: Vec<&SavedFile> =
+        journal.removed.iter().filter(|saved| !foreign.not_restored.contains(&saved.path)).collect();
+    let mut failures = remove_created(journal, &old, &foreign.not_removed);
+    let above: BTreeSet<&Path> = old.iter().flat_map(|saved| saved.path.ancestors().skip(1)).collect();
+    let needed = journal.directories.iter().filter(|(directory, _)| above.contains(directory.as_path()));
+    needed.for_each(|(directory, mode)| make_directory(directory, *mode));
+    failures.extend(put_files_back(&snapshot, &old));
+    remove_empty(journal.created.iter().map(PathBuf::as_path));
+    let changed = old.iter().map(|saved| &saved.path).chain(&journal.created);
+    if let Err(error) = disk::sync(&changed.map(PathBuf::as_path).collect(), &journal.roots()) {
+        failures.push(describe("cannot write", &journal.site)(error));
+    }
+    if !failures.is_empty() {
+        return Err(RollbackError::Files(failures));
+    }
+    transactions.remove(journal);
+    Ok(foreign.packages)
+}
+
+/// Removes the files that the repair added and that have no old version, and returns the failures.
+///
+/// Their bytecode is removed too: Python would take it for that of an old file with the same size and
+/// modification time.
+fn remove_created(journal: &Journal, old: &[&SavedFile], not_removed: &BTreeSet<PathBuf>) -> Vec<String> {
+    let old: BTreeSet<&Path> = old.iter().map(|saved| saved.path.as_path()).collect();
+    let created = || journal.created.iter().filter(|path| !not_removed.contains(*path));
+    let compiled: Vec<PathBuf> = created().flat_map(|path| bytecode_of(path)).collect();
+    let new = compiled
+        .iter()
+        .chain(created())
+        .filter(|path| !old.contains(path.as_path()) && !not_removed.contains(*path));
+    new.filter_map(|path| remove(path).err().map(describe("cannot remove", path))).collect()
+}
+
+/// Puts files back from their copies, and returns the failures.
+fn put_files_back(snapshot: &Path, old: &[&SavedFile]) -> Vec<String> {
+    let mut failures = Vec::new();
+    let mut space_is_freed = false;
+    for saved in old {
+        let copy = snapshot.join(&saved.copy);
+        let put = || failpoint::reach(RepairStep::Restore).and_then(|()| put_back(&copy, &saved.path));
+        let mut result = put();
+        if is_full(&result) && !space_is_freed {
+            // New files at the paths of the old ones may take up the space that those need.
+            space_is_freed = true;
+            for saved in old {
+                free_space(&snapshot.join(&saved.copy), &saved.path);
+            }
+            result = put();
+        }
+        if let Err(error) = result {
+            failures.push(describe("cannot put back", &saved.path)(error));
+        }
+    }
+    failures
+}
+
+/// Makes a directory with its old mode, if it is missing.
+fn make_directory(directory: &Path, mode: u32) {
+    // A failure is reported when the files of the directory are put back.
+    if fs::create_dir(directory).is_ok() {
+        let _ = fs::set_permissions(directory, fs::Permissions::from_mode(mode));
+    }
+}
+
+fn is_full(result: &io::Result<()>) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    result.as_ref().is_err_and(|error| matches!(error.kind(), StorageFull | QuotaExceeded))
+}
+
+/// Removes the new file at the path of an old one whose copy exists.
+fn free_space(copy: &Path, path: &Path) {
+    if copy.symlink_metadata().is_ok() && !is_in_place(copy, path) {
+        // A failure is reported when the old file is put back.
+        let _ = remove(path);
+    }
+}
+
+/// Whether the old file is in its place: the copy is a hard link to it, or equals it in mode, size,
+/// time and content.
+fn is_in_place(copy: &Path, path: &Path) -> bool {
+    let (Ok(old), Ok(now)) = (copy.symlink_metadata(), path.symlink_metadata()) else { return false };
+    let is_same_file = old.dev() == now.dev() && old.ino() == now.ino();
+    let has_same_metadata =
+        || old.mode() == now.mode() && old.len() == now.len() && old.modified().ok() == now.modified().ok();
+    let has_same_content = || match (fs::read(copy), fs::read(path)) {
+        (Ok(old), Ok(now)) => old == now,
+        _ => false,
+    };
+    is_same_file || (old.is_file() && has_same_metadata() && has_same_content())
+}
+
+/// Puts one file back: written beside its path and renamed, so that the path is never without a file. A
+/// file that is in its place is not written: its directory may be read-only.
+fn put_back(copy: &Path, path: &Path) -> io::Result<()> {
+    if is_in_place(copy, path) {
+        return Ok(());
+    }
+    if copy.symlink_metadata().is_err() {
+        // `check_copies` accepts a missing copy only where the old file is in its place.
+        return path.symlink_metadata().map(drop);
+    }
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(directory)?;
+    let beside =
+        directory.join(format!(".{}.pcluster-shim", path.file_name().unwrap_or_default().to_string_lossy()));
+    remove(&beside)?;
+    link_or_copy(copy, &beside).and_then(|_| fs::rename(&beside, path)).inspect_err(|_| {
+        let _ = remove(&beside);
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::environment::packages::Distribution;
+    use crate::repair::file_operations::place;
+    use crate::repair::file_plan::FilePlan;
+
+    /// An environment with one distribution, and a staged successor.
+    struct Scene {
+        root: tempfile::TempDir,
+        plan: FilePlan,
+        transactions: Transactions,
+    }
+
+    fn scene() -> Scene {
+        let root = tempfile::tempdir().unwrap();
+        let at = |path: &str| root.path().join(path);
+        let file = |path: &str, text: &str| {
+            fs::create_dir_all(at(path).parent().unwrap()).unwrap();
+            fs::write(at(path), text).unwrap();
+        };
+        file("site/p/__init__.py", "old");
+        file("site/p/__pycache__/__init__.cpython-39.pyc", "compiled");
+        file("site/p/gone/only_old.py", "old");
+        file("site/p-1.dist-info/METADATA", "Name: p\nVersion: 1\n");
+        file(
+            "site/p-1.dist-info/RECORD",
+            "p/__init__.py,,\np/gone/only_old.py,,\np-1.dist-info/METADATA,,\np-1.dist-info/RECORD,,\n",
+        );
+        file("site/other.py", "of another package");
+        file("overlay/p/__init__.py", "new");
+        file("overlay/p/fresh/only_new.py", "new");
+        file("overlay/p-2.dist-info/METADATA", "Name: p\nVersion: 2\n");
+        file("overlay/p-2.dist-info/REQUESTED", "");
+        file(
+            "overlay/p-2.dist-info/RECORD",
+            "p/__init__.py,,\np/fresh/only_new.py,,\np-2.dist-info/METADATA,,\np-2.dist-info/REQUESTED,,\np-2.dist-info/RECORD,,\n",
+        );
+        fs::create_dir(at("state")).unwrap();
+        let distribution = |directory: &str, version: &str| Distribution {
+            name: "p".into(),
+            version: version.into(),
+            metadata: at(directory).join(format!("p-{version}.dist-info")),
+            requires: Vec::new(),
+        };
+        let mut plan = FilePlan::default();
+        plan.replace(
+            Some(&distribution("site", "1")),
+            &distribution("overlay", "2"),
+            &at("overlay"),
+            &at("site"),
+        )
+        .unwrap();
+        let transactions = Transactions { directory: at("state"), site: at("site") };
+        Scene { root, plan, transactions }
+    }
+
+    fn tree(directory: &Path) -> Vec<(PathBuf, String)> {
+        let mut files = Vec::new();
+        for entry in directory.read_dir().unwrap().flatten() {
+            if entry.path().is_dir() {
+                files.push((entry.path(), "directory".into()));
+                files.extend(tree(&entry.path()));
+            } else {
+                files.push((entry.path(), fs::read_to_string(entry.path()).unwrap()));
+            }
+        }
+        files.sort();
+        files
+    }
+
+    #[test]
+    fn an_exchange_leaves_only_the_new_files_and_its_rollback_only_the_old_ones() {
+        let scene = scene();
+        let site = scene.root.path().join("site");
+        let before = tree(&site);
+        let journal = scene.transactions.begin("1".into(), &scene.plan, Vec::new()).unwrap();
+        scene.transactions.exchange(&scene.plan).unwrap();
+        let names: Vec<String> = tree(&site)
+            .iter()
+            .map(|(path, _)| path.strip_prefix(&site).unwrap().display().to_string())
+            .collect();
+        let expected = [
+            "other.py",
+            "p",
+            "p/__init__.py",
+            "p/fresh",
+            "p/fresh/only_new.py",
+            "p-2.dist-info",
+            "p-2.dist-info/METADATA",
+            "p-2.dist-info/RECORD",
+        ];
+        let mut expected = expected.map(str::to_owned);
+        let mut names = names;
+        names.sort();
+        expected.sort();
+        assert_eq!(names, expected);
+        assert!(!fs::read_to_string(site.join("p-2.dist-info/RECORD")).unwrap().contains("REQUESTED"));
+        scene.transactions.close(&journal).unwrap();
+        assert!(scene.transactions.unfinished().unwrap().is_none());
+        let last = scene.transactions.last().unwrap().unwrap();
+        scene.transactions.reopen().unwrap();
+        roll_back(&scene.transactions, &last).unwrap();
+        assert_eq!(tree(&site), before);
+        assert_eq!(tree(&scene.transactions.directory), []);
+    }
+
+    #[test]
+    fn a_rollback_restores_the_files_after_any_number_of_steps() {
+        let steps = scene().plan.removals.len() + scene().plan.additions.len();
+        for done in 0..=steps {
+            let mut scene = scene();
+            let site = scene.root.path().join("site");
+            let before = tree(&site);
+            scene.transactions.begin("1".into(), &scene.plan, Vec::new()).unwrap();
+            // A repair that is killed after so many steps.
+            let removed = scene.plan.removals.len().min(done);
+            for path in scene.plan.removals.keys().take(removed) {
+                remove(path).unwrap();
+            }
+            scene.plan.additions.truncate(done - removed);
+            for (path, content) in &scene.plan.additions {
+                place(content, path).unwrap();
+            }
+            let journal = scene.transactions.unfinished().unwrap().unwrap();
+            roll_back(&scene.transactions, &journal).unwrap();
+            assert_eq!(tree(&site), before, "after {done} steps");
+            scene.transactions.remove_leftovers(|_| ());
+            assert_eq!(tree(&scene.transactions.directory), []);
+        }
+    }
+
+    #[test]
+    fn a_foreign_file_at_a_new_path_is_found() {
+        let scene = scene();
+        assert_eq!(scene.plan.find_conflict(), None);
+        let foreign = scene.root.path().join("site/p/fresh/only_new.py");
+        fs::create_dir_all(foreign.parent().unwrap()).unwrap();
+        fs::write(&foreign, "").unwrap();
+        assert_eq!(scene.plan.find_conflict(), Some(foreign.as_path()));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_put_back_stops_no_others_and_keeps_the_snapshot() {
+        let scene = scene();
+        let site = scene.root.path().join("site");
+        let journal = scene.transactions.begin("1".into(), &scene.plan, Vec::new()).unwrap();
+        scene.transactions.exchange(&scene.plan).unwrap();
+        // A directory that is not empty cannot be replaced by a file.
+        fs::create_dir_all(site.join("p/gone/only_old.py/x")).unwrap();
+        let RollbackError::Files(failures) = roll_back(&scene.transactions, &journal).unwrap_err() else {
+            panic!()
+        };
+        assert_eq!(failures.len(), 1);
+        assert!(failures[0].contains("only_old.py"), "{}", failures[0]);
+        assert_eq!(fs::read_to_string(site.join("p/__init__.py")).unwrap(), "old");
+        fs::remove_dir_all(site.join("p/gone/only_old.py")).unwrap();
+        roll_back(&scene.transactions, &scene.transactions.unfinished().unwrap().unwrap()).unwrap();
+        assert_eq!(fs::read_to_string(site.join("p/gone/only_old.py")).unwrap(), "old");
+    }
+}
