@@ -18,28 +18,28 @@
 //! | [`guard`] | one guarded `build-image`, in order |
 //! | [`repair`] | fix and undo, step by step |
 //! | [`repair::commit`] | the exchange under locks, or its rollback |
-//! | [`repair::verify`] | the repaired environment, checked once more |
+//! | [`repair::verify`] | the check of the repaired environment |
 //! | [`repair::prove`] | the check with the staged packages in front |
 //! | [`repair::stage`] | the packages that a repair would install, in a directory of their own |
-//! | [`repair::refusals`] | environments that are not repaired in place |
-//! | [`repair::context`] | what the steps of one repair share |
+//! | [`repair::refusals`] | the directories and packages that a repair in place refuses |
+//! | [`repair::context`] | the values that the steps of one repair share |
 //! | [`repair::installer`] | uv and pip, which resolve and fetch |
 //! | [`repair::pip_settings`] | pip's settings, handed to uv |
 //! | [`repair::locked_environment`] | the environment of a check, locked against repairs |
-//! | [`repair::overlay`] | a repair that is kept beside its environment |
-//! | [`repair::state`] | the files of the repairs of an environment |
-//! | [`repair::rollback`] | the return to the files before an exchange, from its snapshot |
+//! | [`repair::overlay`] | a repair beside its environment |
+//! | [`repair::state`] | the state directory of an environment's repairs, and the locks |
+//! | [`repair::rollback`] | the rollback of an exchange, from its snapshot |
 //! | [`repair::transaction`] | snapshot, journal, exchange |
-//! | [`repair::file_operations`] | files removed, placed and linked |
+//! | [`repair::file_operations`] | to remove, write and link files |
 //! | [`repair::file_plan`] | the files that an exchange removes and adds |
-//! | [`repair::journal`] | the changes of a repair, written before the first one |
-//! | [`repair::file_digest`] | the size and the SHA-256 of a file |
-//! | [`repair::record`] | the files that an installed distribution consists of |
+//! | [`repair::journal`] | the record of an exchange, written before its first change |
+//! | [`repair::file_digest`] | size and SHA-256 of a file |
+//! | [`repair::record`] | RECORD, the files of an installed distribution |
 //! | [`repair::ownership`] | the owner of a directory of packages |
 //! | [`repair::plan`] | findings and metadata → requirements; staged packages → changes (pure) |
 //! | [`repair::lock`] | locks of flock(2), uv's among them |
-//! | [`repair::hints`] | the next step for the user, where several steps have one |
-//! | [`repair::failpoint`] | failures at named steps, for tests |
+//! | [`repair::hints`] | advice that several steps give |
+//! | [`repair::failpoint`] | failures that tests inject at named steps |
 //! | [`checker`] | one check, in order |
 //! | [`cache_key`] | what a cached verdict depends on |
 //! | [`report::builder`] | a report while its checks are made (pure) |
@@ -61,11 +61,11 @@
 //! | [`environment::locate`] | PATH → the real pcluster |
 //! | [`environment::launcher`] | a console script → the Python that it names |
 //! | [`environment::console_script_text`] | the texts of console scripts |
-//! | [`environment::loop_guard`] | a pcluster that starts this shim again |
+//! | [`environment::loop_guard`] | recognises a pcluster that starts this shim again |
 //! | [`environment::packages`] | `sys.path` → installed distributions |
-//! | [`environment::interpreter`] | a Python, asked about itself |
-//! | [`environment::image_configuration`] | the configurations that a call names, and whether a check may read them |
-//! | [`cli`] | argv → the kind of a call |
+//! | [`environment::interpreter`] | the answer of interpreter.py: the Python that runs pcluster |
+//! | [`environment::image_configuration`] | the files that a call names, and which of them a check may read |
+//! | [`cli`] | argv → what was asked |
 //! | [`cli::args`] | the command line of `preflight` |
 //! | [`cli::build_image`] | the plain form of a call |
 //! | [`cli::settings`] | config.yaml, variables, and their precedence |

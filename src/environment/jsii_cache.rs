@@ -1,9 +1,9 @@
 //! The package cache that jsii uses during a check, apart from the user's own. Unpacking CDK takes a
 //! third of a synthesis.
 //!
-//! jsii takes whatever directory an entry has for the whole of it, and fails where another process
-//! holds the lock of an entry. So one synthesis at a time uses the cache, the others unpack for
-//! themselves; and what one that was killed has left is removed before the next one begins.
+//! jsii takes any directory at the path of an entry for a complete entry, and fails where another process
+//! holds the lock of one. So one synthesis at a time uses the cache, and the others unpack without it;
+//! the remains of one that was killed are removed before the next one begins.
 
 use std::ffi::OsString;
 use std::fs::{self, DirEntry, File};
@@ -14,10 +14,10 @@ use std::time::{Duration, SystemTime};
 use crate::cache::Cache;
 use crate::system::child::set;
 
-/// The file that jsii writes into an entry once it is whole, and touches at each use.
+/// The file that jsii writes into an entry when it is complete, and touches at each use.
 const MARKER: &str = ".jsii-runtime-package-cache";
 
-/// Entries are at most so deep: name, or scope and name; version; digest.
+/// The depth of an entry: name, or scope and name; version; digest.
 const MAX_DEPTH: usize = 4;
 
 /// An entry is a package of CDK: some 70 of them, 48 MB in all, for one release.
@@ -26,7 +26,7 @@ const MAX_ENTRIES: usize = 400;
 /// jsii's own limit for its cache.
 const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// The cache, held for one synthesis.
+/// The cache, locked for one synthesis.
 #[derive(Debug)]
 pub struct JsiiCache {
     root: PathBuf,
@@ -47,14 +47,14 @@ impl JsiiCache {
         Some(Self { root, _lock: lock })
     }
 
-    /// Removes every entry: one of them may be what a synthesis has failed on.
+    /// Removes every entry, because one of them may be the cause of a failure.
     pub fn clear(&self) {
         let _ = fs::remove_dir_all(&self.root);
     }
 }
 
-/// The variables by which jsii uses the cache, or none at all: without a value it would use the
-/// user's own, which a check leaves as it is.
+/// The variables by which jsii uses this cache, or none. Without them it would use the user's own, which a
+/// check does not change.
 #[must_use]
 pub fn variables(cache: Option<&JsiiCache>) -> Vec<(OsString, Option<OsString>)> {
     match cache {

@@ -46,7 +46,7 @@ pub fn commit(
         .begin(make_id(), &plan, staged.changes.clone())
         .map_err(|message| Error::repair(RepairStep::Snapshot, message, UNCHANGED_FREE_SPACE))?;
     // Another installer, which heeds no lock, may have run during the snapshot.
-    let unchanged = if journal.foreign_packages().packages.is_empty() {
+    let unchanged = if journal.find_foreign_packages().names.is_empty() {
         refuse_if_changed(repair)
     } else {
         Err(describe_changed_environment())
@@ -58,7 +58,7 @@ pub fn commit(
         .and_then(|()| verify_and_sync(repair, broken_before, &plan))
         .and_then(|()| {
             journal
-                .first_changed_package()
+                .find_changed_package()
                 .map_or(Ok(()), |package| Err(describe_changed_package(package).into()))
         })
         .and_then(|()| transactions.close(&journal).map_err(describe_failed_write));
@@ -89,7 +89,7 @@ fn plan_files(repair: &Repair, staged: &Staged) -> Result<FilePlan, Error> {
     let installed_twice = plan
         .packages
         .iter()
-        .find_map(|package| Some((&package.package, package.foreign_dist_infos().pop()?)));
+        .find_map(|package| Some((&package.package, package.find_foreign_dist_infos().pop()?)));
     if let Some((package, other)) = installed_twice {
         return Err(not_in_place(format!("{package} is installed twice: {} is there too", other.display())));
     }

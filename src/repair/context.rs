@@ -13,7 +13,7 @@ use crate::repair::state::RepairState;
 /// The options of a repair.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Stage and prove only.
+    /// Only stage and prove the repair.
     pub dry_run: bool,
     pub strategy: Strategy,
     /// Keep the repair beside the environment.

@@ -1,4 +1,4 @@
-//! Files of an environment removed, placed and linked; directories removed where they are empty.
+//! Operations on the files of an environment: to remove, write and link them.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

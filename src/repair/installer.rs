@@ -26,7 +26,7 @@ const MAX_TIMEOUTS: u32 = 10;
 pub struct Installer<'a> {
     program: Program,
     target: &'a Target,
-    /// The limit of one child of a check.
+    /// The time that a child of a check may take.
     timeout: Duration,
 }
 

@@ -43,7 +43,7 @@ pub struct PackageFiles {
     pub new: String,
 }
 
-/// Everything that is needed to put the old files back.
+/// The journal of one transaction: all that a rollback needs, with the copies.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Journal {
     /// Part of the snapshot's name.
@@ -66,7 +66,8 @@ pub struct Journal {
 /// Packages that another installer has written since, and their files in the journal.
 #[derive(Debug, Default)]
 pub struct ForeignPackages {
-    pub packages: Vec<String>,
+    /// Their normalised names.
+    pub names: Vec<String>,
     /// Added by the repair, and not to be removed.
     pub not_removed: BTreeSet<PathBuf>,
     /// Removed by the repair, and not to be put back.
@@ -109,10 +110,10 @@ impl Journal {
         }
     }
 
-    /// The copies that are missing or damaged, a message each. A file that is in its place already needs
+    /// Finds the copies that are missing or damaged, and returns a message each. A file that is in its place already needs
     /// no copy.
     #[must_use]
-    pub fn missing_copies(&self, snapshot: &Path) -> Vec<String> {
+    pub fn find_missing_copies(&self, snapshot: &Path) -> Vec<String> {
         let describe_missing = |saved: &SavedFile| {
             let copy = snapshot.join(&saved.copy);
             let why = match saved.is_at(&copy) {
@@ -127,17 +128,17 @@ impl Journal {
         self.removed.iter().filter_map(describe_missing).collect()
     }
 
-    /// The packages of another installer: those with a `.dist-info` that was not there before the
+    /// Finds the packages of another installer: those with a `.dist-info` that was not there before the
     /// exchange and that the exchange has not added.
     #[must_use]
-    pub fn foreign_packages(&self) -> ForeignPackages {
+    pub fn find_foreign_packages(&self) -> ForeignPackages {
         let mut foreign = ForeignPackages::default();
         for (index, part) in self.parts.iter().enumerate() {
-            let dist_infos = part.foreign_dist_infos();
+            let dist_infos = part.find_foreign_dist_infos();
             if dist_infos.is_empty() {
                 continue;
             }
-            foreign.packages.push(part.package.clone());
+            foreign.names.push(part.package.clone());
             let created = self.created.get(part.created.clone()).unwrap_or_default();
             let recorded = dist_infos.iter().map(|dist_info| recorded_paths(&part.site, dist_info));
             foreign.not_removed.extend(match recorded.collect::<Option<Vec<_>>>() {
@@ -154,19 +155,20 @@ impl Journal {
         foreign
     }
 
-    /// The first package that is not as the repair has written it.
+    /// Finds a package that is not as the repair has written it.
     #[must_use]
-    pub fn first_changed_package(&self) -> Option<&str> {
+    pub fn find_changed_package(&self) -> Option<&str> {
         let is_there = |part: &PackageFiles| part.site.join(&part.new).join("RECORD").is_file();
-        let changed = self.parts.iter().find(|part| !is_there(part) || !part.foreign_dist_infos().is_empty());
+        let changed =
+            self.parts.iter().find(|part| !is_there(part) || !part.find_foreign_dist_infos().is_empty());
         changed.map(|part| part.package.as_str())
     }
 }
 
 impl PackageFiles {
-    /// The `.dist-info` directories of this package that are not known to the journal.
+    /// Finds the `.dist-info` directories of this package that the journal does not name.
     #[must_use]
-    pub fn foreign_dist_infos(&self) -> Vec<PathBuf> {
+    pub fn find_foreign_dist_infos(&self) -> Vec<PathBuf> {
         let entries = self.site.read_dir().into_iter().flatten().flatten();
         let named = entries.filter_map(|entry| entry.file_name().into_string().ok());
         let of_package = |name: &String| {

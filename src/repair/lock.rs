@@ -1,4 +1,4 @@
-//! Locks of flock(2), which die with their holder, and the wait for one.
+//! Locks of flock(2), which end with their holder, and the wait for one.
 
 use std::fs::{File, TryLockError};
 use std::io;

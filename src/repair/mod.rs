@@ -193,7 +193,7 @@ fn refuse_changed_since(target: &Target, last: &Journal) -> Result<(), Error> {
         let message = format!("{package} is no longer at {to}: the environment has changed since");
         return Err(refuse_undo(message, unchanged));
     }
-    match last.first_changed_package() {
+    match last.find_changed_package() {
         Some(package) => Err(refuse_undo(format!("{package} was installed anew since"), unchanged)),
         None => Ok(()),
     }

@@ -225,7 +225,7 @@ pub fn requirements_file(changes: &[Change]) -> String {
     changes.iter().fold(String::new(), |text, change| text + &format!("{}=={}\n", change.package, change.to))
 }
 
-/// One row for each move; the packages of CDK that move alike share a row.
+/// Summarizes changes, a row each; packages of CDK with the same change share a row.
 #[must_use]
 pub fn summary(changes: &[Change]) -> Vec<(String, String, &str)> {
     let mut rows: Vec<(String, usize, String, &str)> = Vec::new();

@@ -53,7 +53,7 @@ pub fn summarize_failures(failures: &[String]) -> String {
 /// # Errors
 /// Returns an error if copies are missing or damaged, with a message each.
 pub fn check_copies(transactions: &Transactions, journal: &Journal) -> Result<(), Vec<String>> {
-    let failures = journal.missing_copies(&transactions.snapshot(&journal.id));
+    let failures = journal.find_missing_copies(&transactions.snapshot(&journal.id));
     if failures.is_empty() { Ok(()) } else { Err(failures) }
 }
 
@@ -71,7 +71,7 @@ pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Vec<S
         failures,
     })?;
     let snapshot = transactions.snapshot(&journal.id);
-    let foreign = journal.foreign_packages();
+    let foreign = journal.find_foreign_packages();
     let old: Vec<&SavedFile> =
         journal.removed.iter().filter(|saved| !foreign.not_restored.contains(&saved.path)).collect();
     let mut failures = remove_created(journal, &old, &foreign.not_removed);
@@ -88,7 +88,7 @@ pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Vec<S
         return Err(RollbackError::Files(failures));
     }
     transactions.remove(journal);
-    Ok(foreign.packages)
+    Ok(foreign.names)
 }
 
 /// Removes the files that the repair added and that have no old version, and returns the failures.
