@@ -126,8 +126,8 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
     }
     let (limit, cache) = (request.settings.timeout, &request.cache);
     let before = cache_key::fingerprint(&call, target, &packages);
-    // One whose answer is cached from now on is asked while the template is built: there is no
-    // verdict in the cache that depends on it.
+    // A Node.js that is seen for the first time is asked while the template is built: no cached
+    // verdict can depend on it.
     let since = Instant::now();
     let pending = node::is_new(target, cache).then(|| node::ask(target, limit));
     let mut node = None;
@@ -290,7 +290,7 @@ fn add_template(
         Ok(Synthesis::Unexpected { call }) => {
             format!("building it asks AWS for {call}, which a check does not do")
         }
-        // Why is the node check's to say.
+        // The reason is in the node check.
         _ if !has_node => {
             report.add_skipped("template", "there is no Node.js to build it with");
             return false;

@@ -60,7 +60,7 @@ pub enum ChildError {
     },
     /// There is no place for its files.
     Scratch(io::Error),
-    /// Not the child's fault: this signal came while it ran.
+    /// This signal came while it ran.
     Interrupted(Interrupted),
 }
 
@@ -218,7 +218,7 @@ impl Child<'_> {
 
 fn read(path: &Path) -> Vec<u8> {
     let mut output = Vec::new();
-    // What cannot be read is an answer that cannot be read: the caller says so.
+    // Without its output there is no answer, which the caller reports.
     let _ = File::open(path).and_then(|file| file.take(MAX_OUTPUT).read_to_end(&mut output));
     output
 }
@@ -235,7 +235,7 @@ impl Group {
 
     fn kill(&self, handle: &duct::Handle) {
         if let Some(group) = self.0 {
-            // An error means that nobody is left in it.
+            // An error means that no process is left in it.
             let _ = kill_process_group(group, Signal::KILL);
         }
         let _ = handle.kill();
@@ -245,7 +245,7 @@ impl Group {
 /// The JSON between two lines of the sentinel, whatever stands around them.
 ///
 /// # Errors
-/// There is none.
+/// Returns an error if there is none.
 pub fn framed(finished: &Finished, sentinel: &str, program: &Path) -> Result<serde_json::Value, ChildError> {
     let text = String::from_utf8_lossy(&finished.stdout);
     let frame = format!("\n{sentinel}\n");

@@ -1,8 +1,8 @@
 //! Executable files by path and by name, without the name service.
 //!
-//! `~` in PATH is a directory of that name, as it is to execvp(3). `std::env::home_dir` would ask `getpwuid_r` where HOME is not
-//! set, and a static glibc then loads the name service modules of whatever machine it runs on,
-//! which crashes.
+//! `~` in PATH is a directory of that name, as it is to execvp(3). `std::env::home_dir` would ask
+//! `getpwuid_r` where HOME is not set, and a static glibc then loads the name service modules of
+//! whatever machine it runs on, which crashes.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -29,7 +29,7 @@ pub fn find(name: impl Into<OsString>, path: Option<OsString>) -> Option<PathBuf
 }
 
 /// The running executable, for comparison and display. `/proc` is what `current_exe` reads on
-/// Linux; without it, the name that we were called by says where to look.
+/// Linux; without it, the name that the process was called by leads to it.
 #[must_use]
 pub fn own_executable() -> Option<PathBuf> {
     env::current_exe().ok().or_else(|| {

@@ -85,7 +85,7 @@ pub fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Looks whether a path leads to a regular file.
+/// Checks that a path leads to a regular file.
 ///
 /// # Errors
 /// Returns an error if it does not.

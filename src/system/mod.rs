@@ -1,4 +1,4 @@
-//! What the program asks of the operating system, below everything else.
+//! The operating system.
 
 pub mod child;
 pub mod concurrently;

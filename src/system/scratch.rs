@@ -33,7 +33,7 @@ const MAX_SCRATCH_TRIES: usize = 20;
 
 impl Scratch {
     /// # Errors
-    /// No directory for temporary files can be written.
+    /// Returns an error if no directory for temporary files can be written.
     pub fn new() -> io::Result<Self> {
         let others = OTHER_DIRECTORIES.map(PathBuf::from);
         Self::in_first_of(std::iter::once(std::env::temp_dir()).chain(others))
@@ -95,7 +95,7 @@ impl Scratch {
     }
 
     /// # Errors
-    /// As of writing a file.
+    /// Returns an error if the file cannot be written.
     pub fn write(&self, name: &str, content: &str) -> io::Result<PathBuf> {
         let path = self.path(name);
         fs::write(&path, content)?;
@@ -103,7 +103,7 @@ impl Scratch {
     }
 
     /// # Errors
-    /// As of making a directory.
+    /// Returns an error if the directory cannot be made.
     pub fn directory(&self, name: &str) -> io::Result<PathBuf> {
         let path = self.path(name);
         fs::create_dir(&path)?;

@@ -1,4 +1,4 @@
-//! Whose files are believed: those that nobody but the caller or root could have written.
+//! Trusted files: those that only the caller or root could have written.
 
 use std::fs::Metadata;
 use std::io::{self, ErrorKind};
@@ -42,7 +42,7 @@ pub fn unreadable(file: &Path, error: &io::Error) -> Error {
     if is_refusal(error) { Error::Untrusted { file, why } } else { Error::BadFile { file, message: why } }
 }
 
-/// Why a file is not believed.
+/// Why a file is not trusted.
 #[derive(Debug)]
 struct UntrustedError(String);
 
@@ -54,7 +54,7 @@ impl std::fmt::Display for UntrustedError {
 
 impl std::error::Error for UntrustedError {}
 
-/// Looks at a file and the program's own directories above it.
+/// Refuses a file that is not trusted, by itself or by the program's own directories above it.
 ///
 /// # Errors
 /// Returns an error if others could have written one of them, or the file is not there.
@@ -101,7 +101,7 @@ pub fn make_directory(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What of the program's own directories and of these files is there and not believed, and why.
+/// What of the program's own directories and of these files is there and not trusted, and why.
 #[must_use]
 pub fn passed_over(files: impl IntoIterator<Item = PathBuf>) -> Vec<(PathBuf, String)> {
     let refused = |path: PathBuf| match refuse(&path) {
