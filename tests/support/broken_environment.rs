@@ -10,7 +10,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::support::fakes::{BAD, Environment, GOOD, built};
-use crate::support::machine::{on_this_machine, output};
+use crate::support::machine::{copy_program, on_this_machine, output};
 use crate::support::run::Call;
 use crate::support::sandbox::Sandbox;
 
@@ -122,7 +122,7 @@ impl BrokenEnvironment<'_> {
     pub(crate) fn has_bundled_pip_only(&self) {
         fs::remove_file(self.sandbox.path("tools/uv")).unwrap();
         self.has_bundled_pip(&json!(self.path("lib/pip-23.0.1-py3-none-any.whl")));
-        fs::copy(self.sandbox.path("installer/run"), self.path("fake/pip")).unwrap();
+        copy_program(&self.sandbox.path("installer/run"), &self.path("fake/pip"));
     }
 
     /// The snapshot of the last repair, or of one that was cut off.
@@ -133,7 +133,7 @@ impl BrokenEnvironment<'_> {
 
     pub(crate) fn has_pip(&self) {
         self.wheel(&self.path("site"), "pip", "21.2", "", &[]);
-        fs::copy(self.sandbox.path("installer/run"), self.path("fake/pip")).unwrap();
+        copy_program(&self.sandbox.path("installer/run"), &self.path("fake/pip"));
     }
 
     /// Removes the bytecode, as uv leaves it.

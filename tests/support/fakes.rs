@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::machine::{on_this_machine, output};
+use crate::support::machine::{copy_program, on_this_machine, output};
 use crate::support::run::Call;
 use crate::support::sandbox::Sandbox;
 
@@ -82,7 +82,7 @@ impl Sandbox {
             .replace("@FAKE@", &format!("'{}'", new.path("fake").display()));
         // A binary, as a real one is: the answer of a script is not cached.
         fs::create_dir_all(new.path("bin")).unwrap();
-        fs::copy(compiled("python", PYTHON_C), new.path("bin/python")).unwrap();
+        copy_program(&compiled("python", PYTHON_C), &new.path("bin/python"));
         self.script(new.path("bin/python.sh"), python);
         self.script(new.path("bin/pcluster"), trampoline(&new.path("bin/python")));
         new.is(&[]);
@@ -224,7 +224,7 @@ pub(crate) fn built(template: &str) -> Value {
 pub(crate) fn node(sandbox: &Sandbox) {
     let path = sandbox.path("node/node");
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::copy(compiled("node", NODE_C), &path).unwrap();
+    copy_program(&compiled("node", NODE_C), &path);
     sandbox.write("node/says", "v18.20.4\n");
 }
 

@@ -2,8 +2,9 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::process::{Child, Command, Stdio};
+use std::sync::{OnceLock, PoisonError, RwLock};
+use std::{fs, io};
 
 /// The absolute path of a program of this machine.
 pub(crate) fn on_this_machine(name: &str) -> PathBuf {
@@ -14,10 +15,35 @@ pub(crate) fn on_this_machine(name: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("this suite needs {name} on PATH"))
 }
 
+/// Held by writers of programs together, and by whoever starts one alone: a child that is forked while
+/// another test writes a program has that file open for writing until its own exec, and to run the
+/// program fails meanwhile (ETXTBSY).
+static FORKING: RwLock<()> = RwLock::new(());
+
+/// Starts a child process.
+pub(crate) fn spawn(command: &mut Command) -> io::Result<Child> {
+    let _alone = FORKING.write().unwrap_or_else(PoisonError::into_inner);
+    command.spawn()
+}
+
+/// Writes a file that may be run.
+pub(crate) fn write_program(path: &Path, content: &[u8]) {
+    let _no_fork = FORKING.read().unwrap_or_else(PoisonError::into_inner);
+    fs::write(path, content).unwrap();
+}
+
+/// Copies a file that may be run.
+pub(crate) fn copy_program(from: &Path, to: &Path) {
+    let _no_fork = FORKING.read().unwrap_or_else(PoisonError::into_inner);
+    fs::copy(from, to).unwrap();
+}
+
 /// Runs a program of this machine, and gives its stdout.
 #[track_caller]
 pub(crate) fn output(program: &Path, arguments: &[&OsStr]) -> String {
-    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap();
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = spawn(&mut command).unwrap().wait_with_output().unwrap();
     assert!(
         output.status.success(),
         "{} {arguments:?}: {}",

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
+use crate::support::machine::spawn;
 use crate::support::sandbox::Sandbox;
 use crate::support::snapshots;
 
@@ -87,7 +88,8 @@ impl<'a> Call<'a> {
         let streams = TempDir::new().unwrap();
         let [stdin, stdout, stderr] = ["stdin", "stdout", "stderr"].map(|name| streams.path().join(name));
         fs::write(&stdin, &self.stdin).unwrap();
-        let mut child = Command::new(&self.program)
+        let mut command = Command::new(&self.program);
+        command
             .args(&self.arguments)
             .env_clear()
             .envs(&self.variables)
@@ -95,8 +97,8 @@ impl<'a> Call<'a> {
             .stdin(File::open(&stdin).unwrap())
             .stdout(File::create(&stdout).unwrap())
             .stderr(File::create(&stderr).unwrap())
-            .process_group(0)
-            .spawn()
+            .process_group(0);
+        let mut child = spawn(&mut command)
             .unwrap_or_else(|error| panic!("cannot run {}: {error}", self.program.display()));
         let pid = child.id();
         let started = Instant::now();

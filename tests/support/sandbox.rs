@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::support::machine::{on_this_machine, output};
+use crate::support::machine::{on_this_machine, output, write_program};
 use crate::support::run::Call;
 use crate::support::snapshots;
 
@@ -64,7 +64,7 @@ impl Sandbox {
     pub(crate) fn write(&self, name: impl AsRef<Path>, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, content).unwrap();
+        write_program(&path, content.as_ref());
         path
     }
 
