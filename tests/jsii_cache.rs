@@ -86,6 +86,22 @@ fn a_damaged_cache_is_no_reason_for_a_verdict() {
     sandbox.build_image().run().exits(0).is_silent();
 }
 
+/// Where the template cannot be built without the cache either, that is not to blame.
+#[test]
+fn a_failure_that_the_cache_has_no_part_in_leaves_it() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    environment.answers(&json!({"kind": "failed", "stage": "template", "message": "JSIIError: x"}));
+    log_cache(&environment);
+    let package = "cache/pcluster-shim/jsii/packages/@aws-cdk/core/1.204.0/00";
+    sandbox.write(format!("{package}/.jsii-runtime-package-cache"), "");
+    // Once more each for the minimal configuration.
+    let [with, without] = [enabled(&sandbox), DISABLED.to_owned()];
+    let expected = [with.clone(), without.clone(), with, without];
+    assert_eq!(used(&sandbox, sandbox.build_image()), expected);
+    assert!(sandbox.path(package).exists(), "{}", sandbox.tree("cache"));
+}
+
 /// A failure that has nothing to do with it takes no second synthesis.
 #[test]
 fn an_environment_that_cannot_be_imported_is_asked_once() {

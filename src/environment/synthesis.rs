@@ -111,19 +111,21 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Runs synthesis.py with jsii's packages in the cache where that can be locked. Where building the
-    /// template fails, it is run again without the cache, whose entries may be damaged.
+    /// Runs synthesis.py with jsii's packages in the cache where that can be locked. A failure may come
+    /// from a damaged entry of the cache, so it counts only where the script fails without it too.
     fn synthesize(self) -> Result<Synthesis, ChildError> {
-        if let Some(packages) = JsiiCache::lock(self.cache).filter(|_| !self.cache.is_fresh()) {
-            let answer = self.run_script(Some(&packages));
-            match &answer {
-                Ok(Synthesis::Failed { stage, .. }) if stage == "template" => {}
-                Err(ChildError::Failed { .. } | ChildError::Malformed { .. }) => {}
-                _ => return answer,
-            }
+        let Some(packages) = JsiiCache::lock(self.cache).filter(|_| !self.cache.is_fresh()) else {
+            return self.run_script(None);
+        };
+        let answer = self.run_script(Some(&packages));
+        if !is_failure(&answer) {
+            return answer;
+        }
+        let answer = self.run_script(None);
+        if !is_failure(&answer) {
             packages.clear();
         }
-        self.run_script(None)
+        answer
     }
 
     fn run_script(self, packages: Option<&JsiiCache>) -> Result<Synthesis, ChildError> {
@@ -166,6 +168,15 @@ impl Run<'_> {
             variables.push(set("AWS_DEFAULT_REGION", "us-east-1"));
         }
         Ok(variables)
+    }
+}
+
+/// Whether building the template has failed. What fails before it does not use jsii's packages.
+fn is_failure(answer: &Result<Synthesis, ChildError>) -> bool {
+    match answer {
+        Ok(Synthesis::Failed { stage, .. }) => stage == "template",
+        Err(error) => matches!(error, ChildError::Failed { .. } | ChildError::Malformed { .. }),
+        Ok(_) => false,
     }
 }
 

@@ -135,7 +135,7 @@ pub struct Child<'a> {
 pub struct Running {
     program: PathBuf,
     handle: duct::Handle,
-    group: Group,
+    group: ProcessGroup,
     limit: Duration,
     deadline: Instant,
     stdout: PathBuf,
@@ -191,7 +191,7 @@ impl Child<'_> {
         let (stdout, stderr) = (scratch.path("stdout"), scratch.path("stderr"));
         let started = self.expression(&stdout, &stderr).start();
         let handle = started.map_err(|source| ChildError::Spawn { program: program.clone(), source })?;
-        let group = Group::of(&handle.pids());
+        let group = ProcessGroup::of(&handle.pids());
         let (limit, deadline) = (self.limit, Instant::now() + self.limit);
         Ok(Running { program, handle, group, limit, deadline, stdout, stderr })
     }
@@ -226,9 +226,9 @@ fn read(path: &Path) -> Vec<u8> {
 /// The child's process group: itself and all that it started. What it left running must not outlive
 /// the check either.
 #[derive(Debug)]
-struct Group(Option<Pid>);
+struct ProcessGroup(Option<Pid>);
 
-impl Group {
+impl ProcessGroup {
     fn of(pids: &[u32]) -> Self {
         Self(pids.first().and_then(|pid| i32::try_from(*pid).ok()).and_then(Pid::from_raw))
     }
