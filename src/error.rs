@@ -92,6 +92,8 @@ pub enum RepairStep {
     Remove,
     /// One file of the new packages.
     Place,
+    /// The middle of a RECORD of the new packages.
+    Record,
     Verification,
     Close,
     /// After the transaction is closed.
@@ -119,6 +121,7 @@ impl RepairStep {
             Self::Commit => "commit",
             Self::Remove => "remove",
             Self::Place => "place",
+            Self::Record => "record",
             Self::Verification => "verification",
             Self::Close => "close",
             Self::Closed => "closed",

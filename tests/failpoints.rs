@@ -15,8 +15,8 @@ use crate::support::machine::{on_this_machine, output};
 use crate::support::sandbox::Sandbox;
 
 const FAILPOINT: &str = "PCLUSTER_SHIM_FAULT";
-const STEPS: [&str; 9] =
-    ["stage", "proof", "snapshot", "journal", "remove", "place", "verification", "close", "closed"];
+const STEPS: [&str; 10] =
+    ["stage", "proof", "snapshot", "journal", "remove", "place", "record", "verification", "close", "closed"];
 
 /// Compares, and shows only what differs.
 #[track_caller]

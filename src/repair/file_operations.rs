@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io;
-use std::path::Path;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 
+use crate::error::RepairStep;
+use crate::repair::failpoint;
 use crate::repair::file_plan::Content;
 
 /// Removes a file, if it is there.
@@ -31,8 +33,27 @@ pub fn place(content: &Content, path: &Path) -> io::Result<()> {
     remove(path)?;
     match content {
         Content::File(source) => link_or_copy(source, path).map(drop),
-        Content::Text(text) => fs::write(path, text),
+        Content::Text(text) => write_text(text, path),
     }
+}
+
+/// Writes a RECORD beside its path and renames it. A part of one would be taken for the RECORD of another
+/// installer, whose packages a rollback leaves.
+fn write_text(text: &str, path: &Path) -> io::Result<()> {
+    let temporary = path_beside(path);
+    let mut file = File::create(&temporary)?;
+    let (first, rest) = text.as_bytes().split_at(text.len() / 2);
+    file.write_all(first)?;
+    failpoint::reach(RepairStep::Record)?;
+    file.write_all(rest)?;
+    fs::rename(&temporary, path)
+}
+
+/// The temporary file beside a path, which is then renamed.
+#[must_use]
+pub fn path_beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.pcluster-shim"))
 }
 
 /// The way in which a file was given another path.

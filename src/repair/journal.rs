@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::package_name::normalised;
-use crate::repair::file_digest::{FileDigest, sha256_of};
+use crate::repair::file_digest::FileDigest;
 use crate::repair::plan::Change;
 use crate::repair::record::recorded_paths;
 
@@ -177,8 +177,10 @@ impl PackageFiles {
         };
         let known = |name: &String| {
             let Some(expected) = self.records.get(name) else { return false };
-            // A directory that is partly removed or partly written has no RECORD.
-            sha256_of(&self.site.join(name).join("RECORD")).is_none_or(|is| is == *expected)
+            // A directory that is partly removed or partly written has no RECORD, or after a loss of power
+            // an empty one.
+            let found = FileDigest::of(&self.site.join(name).join("RECORD"));
+            found.map_or(true, |found| found.size == 0 || found.sha256 == *expected)
         };
         named.filter(of_package).filter(|name| !known(name)).map(|name| self.site.join(name)).collect()
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, RepairStep};
 use crate::repair::failpoint;
-use crate::repair::file_operations::{link_or_copy, remove, remove_empty};
+use crate::repair::file_operations::{link_or_copy, path_beside, remove, remove_empty};
 use crate::repair::journal::{Journal, SavedFile};
 use crate::repair::record::bytecode_of;
 use crate::repair::transaction::Transactions;
@@ -98,8 +98,11 @@ pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Vec<S
 fn remove_created(journal: &Journal, old: &[&SavedFile], not_removed: &BTreeSet<PathBuf>) -> Vec<String> {
     let old: BTreeSet<&Path> = old.iter().map(|saved| saved.path.as_path()).collect();
     let created = || journal.created.iter().filter(|path| !not_removed.contains(*path));
-    let compiled: Vec<PathBuf> = created().flat_map(|path| bytecode_of(path)).collect();
-    let new = compiled
+    let compiled = created().flat_map(|path| bytecode_of(path));
+    // A repair that was killed while it wrote a RECORD has left a temporary file.
+    let temporary = created().map(|path| path_beside(path));
+    let more: Vec<PathBuf> = compiled.chain(temporary).collect();
+    let new = more
         .iter()
         .chain(created())
         .filter(|path| !old.contains(path.as_path()) && !not_removed.contains(*path));
@@ -176,8 +179,7 @@ fn put_back(copy: &Path, path: &Path) -> io::Result<()> {
     }
     let directory = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(directory)?;
-    let beside =
-        directory.join(format!(".{}.pcluster-shim", path.file_name().unwrap_or_default().to_string_lossy()));
+    let beside = path_beside(path);
     remove(&beside)?;
     link_or_copy(copy, &beside).and_then(|_| fs::rename(&beside, path)).inspect_err(|_| {
         let _ = remove(&beside);
@@ -314,6 +316,20 @@ mod tests {
             scene.transactions.remove_leftovers(|_| ());
             assert_eq!(tree(&scene.transactions.directory), []);
         }
+    }
+
+    /// A loss of power can leave a file without its content.
+    #[test]
+    fn an_empty_record_is_not_taken_for_another_installers() {
+        let scene = scene();
+        let site = scene.root.path().join("site");
+        let before = tree(&site);
+        scene.transactions.begin("1".into(), &scene.plan, Vec::new()).unwrap();
+        scene.transactions.exchange(&scene.plan).unwrap();
+        fs::write(site.join("p-2.dist-info/RECORD"), "").unwrap();
+        let journal = scene.transactions.unfinished().unwrap().unwrap();
+        assert_eq!(roll_back(&scene.transactions, &journal).unwrap(), [""; 0]);
+        assert_eq!(tree(&site), before);
     }
 
     #[test]

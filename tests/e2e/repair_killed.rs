@@ -52,6 +52,8 @@ fn at_every_named_step() {
         "remove@200",
         "place",
         "place@200",
+        "record",
+        "record@9",
         "verification",
         "close",
         "closed",
