@@ -125,7 +125,7 @@ fn every_change_is_checked_again() {
             &["synth"],
         ),
         (
-            "a source file of the CDK package at fault",
+            "a source file of the affected CDK package",
             |_, environment| {
                 fs::write(environment.path("site/aws_cdk/aws_imagebuilder/__init__.py"), "x = 1\n").unwrap();
             },

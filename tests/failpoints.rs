@@ -52,9 +52,9 @@ fn killed_at_every_step(environment: &BrokenEnvironment) {
         let mut count = 0;
         loop {
             count += 1;
-            assert!(count < MAX_COUNT, "{step} fails without a fault");
-            let fault = format!("kill:{step}@{count}");
-            let run = environment.preflight(["fix"]).var(FAILPOINT, &fault).run();
+            assert!(count < MAX_COUNT, "{step} is reached without end");
+            let failure = format!("kill:{step}@{count}");
+            let run = environment.preflight(["fix"]).var(FAILPOINT, &failure).run();
             if run.status.code() == Some(0) {
                 // The step is not reached that often.
                 environment.preflight(["undo"]).run().exits(0);
@@ -64,8 +64,8 @@ fn killed_at_every_step(environment: &BrokenEnvironment) {
             let kept = environment.kept();
             let cut_off = kept.contains(&"journal.json".to_owned());
             let closed = kept.contains(&"last.json".to_owned());
-            assert_eq!(closed, step == "closed", "{fault}");
-            assert!(cut_off || closed || environment.site() == before, "{fault}: touched without a journal");
+            assert_eq!(closed, step == "closed", "{failure}");
+            assert!(cut_off || closed || environment.site() == before, "{failure}: touched without a journal");
             let what_next = count % 4;
             let next = match what_next {
                 0 => environment.preflight(["fix"]).run(),
@@ -74,7 +74,7 @@ fn killed_at_every_step(environment: &BrokenEnvironment) {
                 _ => environment.preflight(["undo"]).run(),
             };
             let reported = next.stderr().contains("a repair that was cut off is rolled back");
-            next.holds(reported == cut_off, &format!("{fault}: a rollback is reported, and nothing else"));
+            next.holds(reported == cut_off, &format!("{failure}: a rollback is reported, and nothing else"));
             let expected = match (what_next, closed) {
                 (0, _) | (1 | 2, true) => 0,
                 (3, closed) => i32::from(!closed && !cut_off),
@@ -86,13 +86,13 @@ fn killed_at_every_step(environment: &BrokenEnvironment) {
                 assert_same(
                     &environment.content(),
                     &repaired,
-                    &format!("{fault}: neither repaired nor as before"),
+                    &format!("{failure}: neither repaired nor as before"),
                 );
                 environment.keeps_the_last_one();
                 environment.preflight(["undo"]).run().exits(0);
             }
-            assert_same(&environment.site(), &before, &format!("{fault}: not as before"));
-            environment.left_nothing(&fault);
+            assert_same(&environment.site(), &before, &format!("{failure}: not as before"));
+            environment.left_nothing(&failure);
         }
         let at_least = if ["snapshot", "remove", "place"].contains(&step) { 10 } else { 1 };
         assert!(count > at_least, "{step} was reached {} times only", count - 1);
@@ -124,9 +124,9 @@ fn an_undo_killed_at_every_file_is_completed() {
         let before = environment.site();
         for step in ["undo", "restore"] {
             for count in 1..MAX_COUNT {
-                let fault = format!("kill:{step}@{count}");
+                let failure = format!("kill:{step}@{count}");
                 environment.preflight(["fix"]).run().exits(0);
-                let run = environment.preflight(["undo"]).var(FAILPOINT, &fault).run();
+                let run = environment.preflight(["undo"]).var(FAILPOINT, &failure).run();
                 if run.status.code() == Some(0) {
                     break;
                 }
@@ -138,9 +138,9 @@ fn an_undo_killed_at_every_file_is_completed() {
                     again.dies_by(9);
                 }
                 let next = environment.build_image().run();
-                next.exits(1).holds(next.stderr().contains("rolled back"), &fault);
-                assert_same(&environment.site(), &before, &fault);
-                environment.left_nothing(&fault);
+                next.exits(1).holds(next.stderr().contains("rolled back"), &failure);
+                assert_same(&environment.site(), &before, &failure);
+                environment.left_nothing(&failure);
             }
         }
     }
@@ -156,18 +156,18 @@ fn a_failure_at_every_step_changes_nothing() {
         let before = environment.site();
         for step in &STEPS[..8] {
             for count in 1..MAX_COUNT {
-                let fault = format!("fail:{step}@{count}");
-                let run = environment.preflight(["fix"]).var(FAILPOINT, &fault).run();
+                let failure = format!("fail:{step}@{count}");
+                let run = environment.preflight(["fix"]).var(FAILPOINT, &failure).run();
                 if run.status.code() == Some(0) {
                     environment.preflight(["undo"]).run().exits(0);
                     break;
                 }
                 run.exits(1).prefixed().prints("");
                 if count == 1 && environment.state == sandbox.path("state") {
-                    run.stderr_matches(&format!("fault-{step}.txt"));
+                    run.stderr_matches(&format!("failure-{step}.txt"));
                 }
-                assert_same(&environment.site(), &before, &fault);
-                environment.left_nothing(&fault);
+                assert_same(&environment.site(), &before, &failure);
+                environment.left_nothing(&failure);
             }
         }
     }
@@ -233,9 +233,9 @@ fn a_failure_at_the_end_keeps_the_undo_of_before() {
         first.replace("cdk-imagebuilder-1.153.0", "another").replace("\"==1.153.0\"", "\"==1.152.0\"");
     sandbox.write("config/pcluster-shim/config.yaml", "advisories: [other.yaml]\n");
     sandbox.write("config/pcluster-shim/other.yaml", other);
-    for fault in ["fail:close", "fail:journal", "fail:place@4", "kill:close", "kill:remove@2"] {
-        let run = environment.preflight(["fix"]).var(FAILPOINT, fault).run();
-        run.holds(run.status.code() != Some(0), fault);
+    for failure in ["fail:close", "fail:journal", "fail:place@4", "kill:close", "kill:remove@2"] {
+        let run = environment.preflight(["fix"]).var(FAILPOINT, failure).run();
+        run.holds(run.status.code() != Some(0), failure);
         environment.preflight(["--no-synth"]).run().exits(1);
         environment.keeps_the_last_one();
     }
@@ -528,11 +528,11 @@ fn a_rollback_without_a_copy_changes_nothing() {
     {
         let before = environment.site();
         // A fix with half of its files placed, and an undo that is half done.
-        for (command, fault) in [("fix", "kill:place@5"), ("undo", "kill:restore@8")] {
+        for (command, failure) in [("fix", "kill:place@5"), ("undo", "kill:restore@8")] {
             if command == "undo" {
                 environment.preflight(["fix"]).run().exits(0);
             }
-            environment.preflight([command]).var(FAILPOINT, fault).run().dies_by(9);
+            environment.preflight([command]).var(FAILPOINT, failure).run().dies_by(9);
             let half = environment.site();
             let text = fs::read_to_string(environment.repairs().join("journal.json")).unwrap();
             let journal: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -560,16 +560,16 @@ fn a_rollback_without_a_copy_changes_nothing() {
                     run.stderr_matches("rollback-copy-gone.txt");
                 }
             }
-            assert_same(&environment.site(), &half, fault);
+            assert_same(&environment.site(), &half, failure);
             fs::rename(&aside, &missing).unwrap();
             // A file that is in its place already needs no copy.
             if command == "undo" {
                 fs::remove_file(needless.unwrap()).unwrap();
             }
             let next = environment.preflight(["--no-synth"]).run();
-            next.exits(1).holds(next.stderr().contains("rolled back"), fault);
-            assert_same(&environment.site(), &before, fault);
-            environment.left_nothing(fault);
+            next.exits(1).holds(next.stderr().contains("rolled back"), failure);
+            assert_same(&environment.site(), &before, failure);
+            environment.left_nothing(failure);
         }
     }
 }

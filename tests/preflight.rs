@@ -356,11 +356,11 @@ fn a_faulty_file_of_advisories_is_reported() {
         let sandbox = Sandbox::new();
         let environment = sandbox.environment();
         sandbox.write("config/pcluster-shim/config.yaml", "advisories: [more.yaml]\n");
-        let faulty = ADVISORY.replacen(from, to, 1);
-        assert_ne!(faulty, ADVISORY);
-        sandbox.write("config/pcluster-shim/more.yaml", faulty);
+        let malformed = ADVISORY.replacen(from, to, 1);
+        assert_ne!(malformed, ADVISORY);
+        sandbox.write("config/pcluster-shim/more.yaml", malformed);
         let run = check(&sandbox);
-        run.exits(2).prints("").prefixed().stderr_matches(&format!("faulty-advisory-{snapshot}.txt"));
+        run.exits(2).prints("").prefixed().stderr_matches(&format!("malformed-advisory-{snapshot}.txt"));
         for word in words.iter().chain(&["more.yaml"]) {
             run.holds(run.stderr().contains(word), &format!("{word} is named"));
         }
@@ -371,7 +371,7 @@ fn a_faulty_file_of_advisories_is_reported() {
     let sandbox = Sandbox::new();
     sandbox.environment();
     sandbox.write("config/pcluster-shim/config.yaml", "advisories: [absent.yaml]\n");
-    check(&sandbox).exits(2).prefixed().stderr_matches("faulty-advisory-absent.txt");
+    check(&sandbox).exits(2).prefixed().stderr_matches("malformed-advisory-absent.txt");
 }
 
 /// Options of every command may precede its name as well; those that would be lost may not.
@@ -431,7 +431,7 @@ fn help() {
     run.exits(2).prints("").stderr_matches("help-nonsense.txt");
 }
 
-/// Commands that print something where nothing is at fault.
+/// Commands that print something where nothing is wrong.
 const PRINTERS: [&str; 9] = [
     "man",
     "completions bash",

@@ -1,4 +1,4 @@
-//! config.yaml and the variables: `preflight` refuses what is at fault, with file, line and key;
+//! config.yaml and the variables: `preflight` refuses what is malformed, with file, line and key;
 //! the guard warns, takes the default and goes on.
 
 use crate::support::fakes::REAL_OUTPUT;
@@ -7,8 +7,8 @@ use crate::support::sandbox::Sandbox;
 
 const CONFIG: &str = "config/pcluster-shim/config.yaml";
 
-/// The faults of a file, each with the words that have to be reported.
-const FAULTS: [(&str, &str, &[&str]); 15] = [
+/// The errors of a file, each with the words that have to be reported.
+const ERRORS: [(&str, &str, &[&str]); 15] = [
     ("unknown-key", "mode: block\nstrikt: true\n", &["strikt", "line 2"]),
     ("bad-mode", "strict: false\nmode: loud\n", &["mode", "loud", "line 2"]),
     ("bad-mode-type", "strict: false\nmode: [block]\n", &["mode", "line 2"]),
@@ -39,7 +39,7 @@ fn names(run: &Run, words: &[&str]) {
 
 #[test]
 fn preflight_refuses_a_faulty_file() {
-    for (name, content, words) in FAULTS {
+    for (name, content, words) in ERRORS {
         let sandbox = Sandbox::new();
         sandbox.environment();
         sandbox.write(CONFIG, content);
@@ -54,7 +54,7 @@ fn preflight_refuses_a_faulty_file() {
 
 #[test]
 fn the_guard_warns_of_a_faulty_file_and_goes_on() {
-    for (name, content, words) in FAULTS {
+    for (name, content, words) in ERRORS {
         let sandbox = Sandbox::new();
         sandbox.environment();
         sandbox.write(CONFIG, content);
@@ -148,7 +148,7 @@ fn variables_that_are_at_fault() {
     }
 }
 
-/// Trap 31: mode off works, whatever is at fault.
+/// Trap 31: mode off works, whatever is malformed.
 #[test]
 fn mode_off_works_whatever_is_at_fault() {
     let sandbox = Sandbox::new();

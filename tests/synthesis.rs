@@ -177,7 +177,7 @@ fn the_template_is_built_by_the_real_code() {
     let sandbox = Sandbox::new();
     stubs(&sandbox);
     goes_on_silently(&sandbox, &[]);
-    // Proof that it was a check: with the faulty template, these stubs are stopped.
+    // Proof that it was a check: with the bad template, these stubs are stopped.
     sandbox.write("site/template.json", crate::support::fakes::BAD);
     sandbox.write("work/image.yaml", "Build: {} # changed\n");
     checked(&sandbox, &[]).exits(1).prefixed();
@@ -239,11 +239,11 @@ Config.dev_settings = Made(distribution_configuration=Made(regions="b, a,b\n", l
         ("/AmiTags/token", "lacks the AMI tag token"),
         ("/LaunchPermissionConfiguration", "lacks the launch permission"),
     ] {
-        let mut faulty = template.clone();
+        let mut changed = template.clone();
         let (parent, key) = pointer.rsplit_once('/').unwrap();
-        let parent = faulty.pointer_mut(&format!("{ami}{parent}")).unwrap();
+        let parent = changed.pointer_mut(&format!("{ami}{parent}")).unwrap();
         parent.as_object_mut().unwrap().remove(key);
-        sandbox.write("site/template.json", faulty.to_string());
+        sandbox.write("site/template.json", changed.to_string());
         sandbox.write("work/image.yaml", format!("Build: {{}} # {pointer}\n"));
         let run = checked(&sandbox, &[]);
         run.exits(1).prefixed().holds(run.stderr().contains(named), named);

@@ -120,7 +120,7 @@ fn it_needs_no_pcluster_and_starts_nothing() {
     assert_eq!(sandbox.tree("cache"), "");
 }
 
-/// A megabyte of faults is a page of findings: one for each cause, with a count and the first places.
+/// A megabyte of what is wrong is a page of findings: one for each cause, with a count and the first places.
 #[test]
 fn a_report_is_bounded_whatever_the_template() {
     const MEGABYTE: usize = 1_000_000;

@@ -1,4 +1,4 @@
-//! Known faults of PATH shims and their installers in other projects: 31 rows, each with one test
+//! Known failures of PATH shims and their installers in other projects: 31 rows, each with one test
 //! that has the row's number in its name, here or in the module of its subject.
 //!
 //! | row | trap | row | trap |
@@ -17,7 +17,7 @@
 //! | 12 | dispositions of signals | 28 | uninstall removes too much or too little |
 //! | 13 | ^C during a check | 29 | an install script that is cut off |
 //! | 14 | stdin and the terminal | 30 | edits of startup files |
-//! | 15 | stdout polluted | 31 | the shim's own faults block every build |
+//! | 15 | stdout polluted | 31 | the shim's own failures block every build |
 //! | 16 | the environment leaks | | |
 //!
 //! Every row applies. Of row 12 one thing is not kept: where the caller ignores SIGPIPE, the real
@@ -75,7 +75,7 @@ fn trap_18_entries_that_every_user_may_write_are_reported() {
     sandbox.pcluster(["version"]).run().exits(0).prints("the real pcluster: version\n").is_silent();
 }
 
-/// A fault in the shim's own files costs a warning at most, and `off` reads none of them.
+/// Damage in the shim's own files costs a warning at most, and `off` reads none of them.
 #[test]
 fn trap_31_no_fault_of_the_shims_own_stops_a_build() {
     let sandbox = Sandbox::new();
@@ -86,7 +86,7 @@ fn trap_31_no_fault_of_the_shims_own_stops_a_build() {
         sandbox.write("config/pcluster-shim/config.yaml", config);
         let run = sandbox.build_image().run();
         run.exits(0).prints(REAL_OUTPUT).prefixed();
-        run.holds(run.stderr().is_empty() == config.is_empty(), "a warning where there is a fault");
+        run.holds(run.stderr().is_empty() == config.is_empty(), "a warning where there is damage");
     }
     let _ = fs::remove_dir_all(sandbox.path("cache/pcluster-shim"));
     sandbox.write("cache/pcluster-shim", "a file in the place of the directory");
@@ -94,7 +94,7 @@ fn trap_31_no_fault_of_the_shims_own_stops_a_build() {
     let nowhere = "/proc/nonexistent";
     let call = sandbox.build_image().var("HOME", nowhere).var("XDG_STATE_HOME", nowhere);
     call.var("XDG_CACHE_HOME", nowhere).run().exits(0).prints(REAL_OUTPUT);
-    // Mode off: with settings at fault, and an environment that blocks.
+    // Mode off: with malformed settings, and an environment that blocks.
     environment.is_broken();
     sandbox.write("config/pcluster-shim/config.yaml", b"\xff: [");
     sandbox.build_image().run().exits(1);

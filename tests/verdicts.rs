@@ -62,7 +62,7 @@ fn the_stop_has_the_shape_of_a_rejected_configuration() {
     run.holds(run.stdout() == serde_json::to_string_pretty(&stopped).unwrap() + "\n", "indented by 2");
 }
 
-/// The fault is in the template only: nothing is known about the packages.
+/// Only the template falls short: nothing is known about the packages.
 #[test]
 fn blocked_by_the_template_names_each_fault_and_where() {
     let sandbox = Sandbox::new();

@@ -40,14 +40,14 @@ impl Scratch {
     }
 
     fn in_first_of(directories: impl Iterator<Item = PathBuf>) -> io::Result<Self> {
-        let mut first_fault = None;
+        let mut first_error = None;
         for directory in directories {
             match Self::within(&directory) {
                 Ok(made) => return Ok(made),
-                Err(fault) => first_fault = first_fault.or(Some(fault)),
+                Err(error) => first_error = first_error.or(Some(error)),
             }
         }
-        Err(first_fault.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
+        Err(first_error.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
     }
 
     fn within(base: &Path) -> io::Result<Self> {
@@ -144,8 +144,8 @@ mod tests {
         let gone = || directory.path().join("gone");
         let scratch = Scratch::in_first_of([gone(), directory.path().to_owned()].into_iter()).unwrap();
         assert!(scratch.path("x").starts_with(directory.path()));
-        let fault = Scratch::in_first_of([gone(), gone().join("too")].into_iter()).unwrap_err();
-        assert!(fault.to_string().contains("gone/pcluster-shim-"), "the first fault is told: {fault}");
+        let error = Scratch::in_first_of([gone(), gone().join("too")].into_iter()).unwrap_err();
+        assert!(error.to_string().contains("gone/pcluster-shim-"), "the first error is returned: {error}");
     }
 
     #[test]

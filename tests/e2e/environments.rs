@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 /// The first release that has every function under test, with the CDK that loses the tags.
 pub(crate) const BROKEN: &str = "3.1.3-cdk-1.153.0";
-/// That fault under another number: only the template shows it.
+/// That release under another number: only the template shows it.
 pub(crate) const RENUMBERED: &str = "3.1.3-cdk-1.153.0-renumbered";
 /// That release with the last CDK.
 pub(crate) const GOOD: &str = "3.1.3-cdk-1.204.0";
@@ -92,7 +92,7 @@ impl Environment {
         found.find(|path| path.is_dir()).unwrap()
     }
 
-    /// Makes every CDK package claim 1.152.0, so that the code at fault is there and no version
+    /// Makes every CDK package claim 1.152.0, so that the affected code is there and no version
     /// shows it.
     fn renumber(&self) {
         for entry in fs::read_dir(self.site_packages()).unwrap().flatten() {

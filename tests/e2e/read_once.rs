@@ -57,7 +57,7 @@ fn the_real_pcluster_reads_it_whole() {
     }
 }
 
-/// The advisory's environment, and its fault where only the template shows it.
+/// The advisory's environment, and the same code where only the template shows it.
 #[test]
 fn a_broken_environment_is_stopped() {
     let aws = Aws::start();
