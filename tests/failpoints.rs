@@ -65,7 +65,10 @@ fn killed_at_every_step(environment: &BrokenEnvironment) {
             let cut_off = kept.contains(&"journal.json".to_owned());
             let closed = kept.contains(&"last.json".to_owned());
             assert_eq!(closed, step == "closed", "{failure}");
-            assert!(cut_off || closed || environment.site() == before, "{failure}: touched without a journal");
+            assert!(
+                cut_off || closed || environment.site() == before,
+                "{failure}: touched without a journal"
+            );
             let what_next = count % 4;
             let next = match what_next {
                 0 => environment.preflight(["fix"]).run(),
