@@ -47,13 +47,12 @@ impl Fingerprint {
     /// Adds a file by its `stat`: it differs after an edit, a reinstallation or a replacement.
     pub fn file(&mut self, path: &Path) -> &mut Self {
         self.field(path.as_os_str().as_encoded_bytes());
-        match path.metadata() {
-            Ok(metadata) => self.metadata(&metadata),
-            Err(_) => self.field("absent"),
-        }
+        self.metadata(path.metadata().ok().as_ref())
     }
 
-    pub fn metadata(&mut self, metadata: &Metadata) -> &mut Self {
+    /// What `stat` tells of a file; `None` where there is none.
+    pub fn metadata(&mut self, metadata: Option<&Metadata>) -> &mut Self {
+        let Some(metadata) = metadata else { return self.field("absent") };
         let numbers = [
             metadata.dev().cast_signed(),
             metadata.ino().cast_signed(),
@@ -61,7 +60,7 @@ impl Fingerprint {
             metadata.mtime(),
             metadata.mtime_nsec(),
         ];
-        numbers.into_iter().fold(self, |digest, number| digest.field(number.to_le_bytes()))
+        self.field(numbers.map(i64::to_le_bytes).as_flattened())
     }
 
     #[must_use]

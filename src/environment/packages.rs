@@ -114,6 +114,8 @@ impl Packages {
 fn add_code(directory: &Path, seen: &mut BTreeSet<PathBuf>, digest: &mut Fingerprint) {
     let mut entries: Vec<_> = directory.read_dir().into_iter().flatten().flatten().collect();
     entries.sort_by_key(fs::DirEntry::file_name);
+    // The path of a file is its name below this one: there are thousands of files.
+    digest.field(directory.as_os_str().as_encoded_bytes());
     for entry in entries {
         let Ok(kind) = entry.file_type() else { continue };
         let path = entry.path();
@@ -126,7 +128,8 @@ fn add_code(directory: &Path, seen: &mut BTreeSet<PathBuf>, digest: &mut Fingerp
                 add_code(&path, seen, digest);
             }
         } else if !kind.is_fifo() && !kind.is_socket() {
-            digest.file(&path);
+            let metadata = if kind.is_file() { entry.metadata() } else { path.metadata() };
+            digest.field(entry.file_name().as_encoded_bytes()).metadata(metadata.ok().as_ref());
         }
     }
 }
@@ -182,7 +185,13 @@ fn read_header(path: &Path) -> Option<String> {
     if read == 4096 && memchr::memmem::find(&header, b"\n\n").is_none() {
         file.take(MAX_HEADER).read_to_end(&mut header).ok()?;
     }
-    Some(String::from_utf8_lossy(&header).replace("\r\n", "\n"))
+    if let Some(end) = memchr::memmem::find(&header, b"\n\n") {
+        header.truncate(end);
+    }
+    Some(
+        String::from_utf8(header)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
+    )
 }
 
 #[cfg(test)]
