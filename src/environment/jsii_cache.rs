@@ -20,8 +20,8 @@ const MARKER: &str = ".jsii-runtime-package-cache";
 /// The depth of an entry: name, or scope and name; version; digest.
 const MAX_DEPTH: usize = 4;
 
-/// An entry is a package of CDK: some 70 of them, 48 MB in all, for one release.
-const MAX_ENTRIES: usize = 400;
+/// An entry is a package of CDK, of which a template needs some 27, 50 MB in all: five releases.
+const MAX_ENTRIES: usize = 150;
 
 /// jsii's own limit for its cache.
 const MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
