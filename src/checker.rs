@@ -19,7 +19,9 @@ use crate::environment::launcher::Launcher;
 use crate::environment::locate::Real;
 use crate::environment::node::{self, Node, NodeError};
 use crate::environment::packages::Packages;
-use crate::environment::synthesis::{self, Call, Synthesis};
+use crate::environment::record::find_owner;
+use crate::environment::startup;
+use crate::environment::synthesis::{self, Answer, Call, StartupFailure, StartupStage, Synthesis};
 use crate::environment::target::{self, Target};
 use crate::error::{Abort, Error};
 use crate::package_name::{IMAGEBUILDER, PCLUSTER};
@@ -27,7 +29,8 @@ use crate::progress::Progress;
 use crate::report::builder::ReportBuilder;
 use crate::report::{Report, Shim, TargetInfo};
 use crate::rules::advisory::{self, Advisory};
-use crate::rules::{Fix, PackageMove, template};
+use crate::rules::startup::Owners;
+use crate::rules::{self, Finding, Fix, PackageMove, template};
 use crate::system::child::ChildError;
 use crate::system::{executables, files, trust};
 use crate::yaml;
@@ -137,6 +140,7 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
     if let Some(node) = &node
         && cache.get(VERDICTS, &cache_key::verdict_key(&before, node)).is_some()
     {
+        report.add_cached("startup", Duration::ZERO);
         report.add_cached("template", Duration::ZERO);
         return Ok(finish(report));
     }
@@ -146,9 +150,22 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
         let since = Instant::now();
         node = add_node(pending.and_then(|pending| pending.wait(cache)), since, &mut report)?;
     }
-    if let Ok(Synthesis::Rejected { stage, message }) = synthesized {
+    if let Ok(Answer { synthesis: Synthesis::Rejected { stage, message }, .. }) = synthesized {
         return Ok(CheckOutcome::Refused { stage, message });
     }
+    let synthesized = match synthesized {
+        Ok(Answer { synthesis: Synthesis::Unstartable(failure), .. })
+            if failure.stage == StartupStage::Import =>
+        {
+            add_failed_startup(request, target, &packages, &failure, since, &mut report)?;
+            return Ok(finish(report));
+        }
+        Ok(Answer { synthesis, startup }) => {
+            startup.into_iter().for_each(|took| report.add_passed("startup", took));
+            Ok(synthesis)
+        }
+        Err(error) => Err(error),
+    };
     let has_passed = add_template(synthesized, node.is_some(), &packages, since, &mut report);
     if let Some(node) = node.filter(|_| has_passed) {
         // A verdict about packages that have changed meanwhile is about neither state.
@@ -266,12 +283,46 @@ fn synthesize(
     request: &CheckRequest,
     call: &Call,
     target: &Target,
-) -> Result<Result<Synthesis, ChildError>, Abort> {
+) -> Result<Result<Answer, ChildError>, Abort> {
     let _step = request.progress.step("building the template that build-image would submit");
     match synthesis::synthesize(target, call, request.settings.timeout, &request.cache) {
         Err(ChildError::Interrupted(interrupted)) => Err(interrupted.into()),
         synthesized => Ok(synthesized),
     }
+}
+
+/// Adds a start that has failed, if it fails by the launcher too.
+fn add_failed_startup(
+    request: &CheckRequest,
+    target: &Target,
+    packages: &Packages,
+    failure: &StartupFailure,
+    since: Instant,
+    report: &mut ReportBuilder,
+) -> Result<(), Abort> {
+    let finding = describe_startup(failure, packages);
+    let contradicted = match startup::starts(request.real, target, request.settings.timeout) {
+        Ok(false) => None,
+        Ok(true) => Some(format!("{} starts it, a check does not: ", request.real.path.display())),
+        Err(ChildError::Interrupted(interrupted)) => return Err(interrupted.into()),
+        Err(error) => Some(format!("{error}; in a check ")),
+    };
+    match contradicted {
+        None => {
+            report.add_findings("startup", since.elapsed(), vec![finding]);
+        }
+        Some(reason) => report.add_unknown("startup", since.elapsed(), reason + &finding.message),
+    }
+    report.add_skipped("template", "pcluster does not start");
+    Ok(())
+}
+
+fn describe_startup(failure: &StartupFailure, packages: &Packages) -> Finding {
+    let owner = |file: &Option<String>| file.as_ref().and_then(|file| find_owner(packages, Path::new(file)));
+    rules::startup::describe(
+        failure,
+        Owners { file: owner(&failure.file), module: owner(&failure.module_file) },
+    )
 }
 
 /// Checks the template. Whether it is what was asked for is returned.
@@ -287,6 +338,13 @@ fn add_template(
             let findings = template::check(&template, &expectation, &other_cdk(packages));
             return !report.add_findings("template", since.elapsed(), findings);
         }
+        Ok(Synthesis::Unstartable(failure)) if has_node => {
+            return !report.add_findings(
+                "template",
+                since.elapsed(),
+                vec![describe_startup(&failure, packages)],
+            );
+        }
         Ok(Synthesis::Unexpected { call }) => {
             format!("building it asks AWS for {call}, which a check does not do")
         }
@@ -298,6 +356,7 @@ fn add_template(
         Ok(Synthesis::Rejected { stage, message } | Synthesis::Failed { stage, message }) => {
             format!("it cannot be built ({stage}): {message}")
         }
+        Ok(Synthesis::Unstartable(_) | Synthesis::Started) => "it was not built".into(),
         Err(reason) => reason.to_string(),
     };
     report.add_unknown("template", since.elapsed(), reason);
@@ -313,6 +372,6 @@ fn other_cdk(packages: &Packages) -> Fix {
         (Some(upgrade), Some(downgrade)) => {
             Fix::moving(PackageMove { packages: "aws-cdk.*".into(), upgrade, downgrade })
         }
-        _ => Fix { command: "install aws-parallelcluster anew".into(), package_move: None },
+        _ => Fix::by_hand("install aws-parallelcluster anew".into()),
     }
 }

@@ -133,7 +133,8 @@ impl Guarded<'_> {
     fn fix(&self, target: &Target, isolated: bool) -> Result<RepairOutcome, Abort> {
         let settings = self.request.settings;
         let (strategy, installer) = (settings.strategy, settings.installer);
-        let options = Options { dry_run: false, strategy, isolated, installer, verbose: false };
+        let options =
+            Options { ids: Vec::new(), dry_run: false, strategy, isolated, installer, verbose: false };
         repair::fix(self.request, target, options)
     }
 

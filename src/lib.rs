@@ -19,6 +19,8 @@
 //! | [`repair`] | fix and undo, step by step |
 //! | [`repair::commit`] | the exchange under locks, or its rollback |
 //! | [`repair::verify`] | the check of the repaired environment |
+//! | [`repair::release`] | the packages of the day of a release, as few as it takes |
+//! | [`repair::culprit`] | the smallest set that passes a test (pure) |
 //! | [`repair::prove`] | the check with the staged packages in front |
 //! | [`repair::stage`] | the packages that a repair would install, in a directory of their own |
 //! | [`repair::refusals`] | the directories and packages that a repair in place refuses |
@@ -34,7 +36,6 @@
 //! | [`repair::file_plan`] | the files that an exchange removes and adds |
 //! | [`repair::journal`] | the record of an exchange, written before its first change |
 //! | [`repair::file_digest`] | size and SHA-256 of a file |
-//! | [`repair::record`] | RECORD, the files of an installed distribution |
 //! | [`repair::ownership`] | the owner of a directory of packages |
 //! | [`repair::plan`] | findings and metadata → requirements; staged packages → changes (pure) |
 //! | [`repair::lock`] | locks of flock(2), uv's among them |
@@ -46,6 +47,7 @@
 //! | [`report::pcluster`] | a stop in the form in which pcluster rejects a configuration (pure) |
 //! | [`report::human`] | the report for people, and its lines on stderr (pure) |
 //! | [`report`] | findings → verdict → decision (pure) |
+//! | [`rules::startup`] | an import that fails → a finding (pure) |
 //! | [`rules::advisory`] | packages × advisories → findings (pure) |
 //! | [`rules::template`] | template × expectation → findings (pure) |
 //! | [`rules::template::grouping`](rules::template) | findings of one cause as one finding (pure) |
@@ -53,6 +55,7 @@
 //! | [`rules`] | finding, level and fix, the vocabulary of the rules (pure) |
 //! | [`rules::fields`] | the fields of an advisory, read from YAML (pure) |
 //! | [`environment`] | the environment in which pcluster will run |
+//! | [`environment::startup`] | the start of pcluster by its launcher |
 //! | [`environment::synthesis`] | the template that the real pcluster would submit |
 //! | [`environment::jsii_cache`] | what jsii unpacks during a check |
 //! | [`environment::node`] | the Node.js that CDK will run |
@@ -62,6 +65,7 @@
 //! | [`environment::launcher`] | a console script → the Python that it names |
 //! | [`environment::console_script_text`] | the texts of console scripts |
 //! | [`environment::loop_guard`] | recognises a pcluster that starts this shim again |
+//! | [`environment::record`] | RECORD, the files of an installed distribution |
 //! | [`environment::packages`] | `sys.path` → installed distributions |
 //! | [`environment::interpreter`] | the answer of interpreter.py: the Python that runs pcluster |
 //! | [`environment::image_configuration`] | the files that a call names, and which of them a check may read |

@@ -20,6 +20,12 @@ pub fn normalised(name: &str) -> String {
     normal
 }
 
+/// Whether a name is a pattern, which means several packages.
+#[must_use]
+pub fn is_pattern(name: &str) -> bool {
+    name.ends_with(".*")
+}
+
 /// Whether a pattern (`name` or `name.*`) means a package, both in any spelling.
 #[must_use]
 pub fn matches(pattern: &str, package: &str) -> bool {

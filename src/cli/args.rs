@@ -98,10 +98,13 @@ pub struct CheckArgs {
 
 #[derive(Debug, Args, Default, Clone)]
 pub struct FixArgs {
+    /// Findings to repair, warnings too (every finding that blocks)
+    #[arg(value_name = "ID")]
+    pub ids: Vec<String>,
     /// Stage and prove the repair, print what it would do, and change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Which way to move the affected packages (upgrade)
+    /// Where to move packages (upgrade; release where that does not help)
     #[arg(long, value_enum)]
     pub strategy: Option<Strategy>,
     /// Keep the repair beside the environment, for build-image only

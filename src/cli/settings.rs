@@ -63,7 +63,7 @@ impl<'de> Deserialize<'de> for Mode {
     }
 }
 
-/// The direction in which a repair moves the affected packages.
+/// Where a repair moves packages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Strategy {
@@ -72,6 +72,8 @@ pub enum Strategy {
     Upgrade,
     /// To the newest below the affected one
     Downgrade,
+    /// To those of the day when that release of aws-parallelcluster came out, as few as it takes
+    Release,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ValueEnum)]

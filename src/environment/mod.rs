@@ -10,5 +10,7 @@ pub mod loop_guard;
 pub mod node;
 pub mod packages;
 pub mod question;
+pub mod record;
+pub mod startup;
 pub mod synthesis;
 pub mod target;

@@ -28,7 +28,7 @@ const LOOPED: &str = "looped";
 
 /// The arguments of the launcher. A wrapper may treat `build-image` differently from other commands, so
 /// this one is asked for; with `--help`, so that no image is built where no Python answers.
-const ARGUMENTS: [&str; 2] = ["build-image", "--help"];
+pub const ARGUMENTS: [&str; 2] = ["build-image", "--help"];
 
 /// The output of a real pcluster that was started without interpreter.py. It makes the environment
 /// unknown, even where another Python has answered.

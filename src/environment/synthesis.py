@@ -6,7 +6,7 @@ Calls to AWS are answered from a table, so no connection is opened. Python 3.6 t
     python synthesis.py SENTINEL REQUEST ARGUMENT...
 
 REQUEST is a JSON file, {"sysPath": [...]}, with a character for each byte of a path. The arguments are
-those of pcluster, "build-image" first.
+those of pcluster, "build-image" first; without any, pcluster is only started.
 The answer is one JSON object on stdout between two lines that hold the sentinel, because warnings,
 sitecustomize and jsii write to the same streams. Its "kind" is
 
@@ -15,12 +15,20 @@ sitecustomize and jsii write to the same streams. Its "kind" is
                  region or configuration
     failed       the code that builds the template does not run in this environment
     unexpected   a call to AWS that the table does not answer: "call"
+    unstartable  the import of the command line, or of the module that builds the template, ends in an
+                 exception: see describe_import_error()
+    started      there were no arguments, and pcluster starts
+
+All have "startupMs", how long its start took, where it starts.
 """
 import contextlib
 import io
 import json
 import os
+import re
 import sys
+import time
+import traceback
 
 
 class Rejected(Exception):
@@ -40,7 +48,7 @@ def main():
         request = json.load(file)
     sys.path[:] = [os.fsdecode(entry.encode("latin-1")) for entry in request["sysPath"]]
     sys.argv[:] = ["pcluster"] + arguments
-    answer = synthesize(arguments)
+    answer = start(arguments)
     framed = "\n{0}\n{1}\n{0}\n".format(sentinel, json.dumps(answer, default=str, ensure_ascii=False))
     with os.fdopen(answer_fd, "w", encoding="utf-8") as out:
         out.write(join_surrogates(framed))
@@ -49,11 +57,23 @@ def main():
     os._exit(0)
 
 
-def synthesize(arguments):
+def start(arguments):
+    """Start pcluster as its console script does, before anything of its own is imported or patched."""
+    before = time.monotonic()
+    try:
+        parse = get_real_parser()
+    except (OSError, MemoryError, RecursionError) as error:  # of the machine, not of the packages
+        return {"kind": "failed", "stage": "import", "message": describe(error)}
+    except (Exception, SystemExit) as error:
+        return dict(describe_import_error(error), kind="unstartable", stage="import")
+    started = int(1000 * (time.monotonic() - before))
+    return dict(synthesize(parse, arguments) if arguments else {"kind": "started"}, startupMs=started)
+
+
+def synthesize(parse, arguments):
     stage = "import"
     try:
         answer_aws()
-        parse = get_real_parser()
         stage = "arguments"
         options = parse_arguments(parse, arguments)
         stage = "region"
@@ -69,6 +89,8 @@ def synthesize(arguments):
     except UnexpectedCall as call:
         return {"kind": "unexpected", "stage": stage, "call": str(call)}
     except (Exception, SystemExit) as error:
+        if stage == "template" and is_import_error(error):
+            return dict(describe_import_error(error), kind="unstartable", stage=stage)
         return {"kind": "failed", "stage": stage, "message": describe(error)}
     return {"kind": "template", "template": template, "asked": expectation}
 
@@ -81,6 +103,47 @@ def join_surrogates(text):
 def describe(error):
     text = str(error).strip().split("\n")[0]
     return "{}: {}".format(type(error).__name__, text) if text else type(error).__name__
+
+
+def is_import_error(error):
+    """Whether the code of a module ended in an exception while it was imported.
+
+    Only exceptions that packages cause which do not fit together: jsii raises others, and OSError, where
+    Node.js or the disk is at fault.
+    """
+    of_packages = (ImportError, AttributeError, TypeError, NameError, SyntaxError)
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, of_packages) and any(is_importlib(frame) for frame in frames)
+
+
+def is_importlib(frame):
+    return frame[0].startswith("<frozen importlib")
+
+
+def describe_import_error(error):
+    """The exception, the module that is missing or incomplete, and the file that asked for it.
+
+    The parts of a path that Python cannot decode are surrogates, which the answer replaces: it is a file
+    of no package then.
+    """
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not is_importlib(frame)]
+    module = getattr(error, "name", None) if isinstance(error, ImportError) else None
+    text = str(error)
+    # AttributeError has the module from Python 3.10 on.
+    incomplete = re.match(r"(?:partially initialized )?module '([^']+)' has no attribute", text)
+    if isinstance(error, AttributeError) and incomplete:
+        module = incomplete.group(1)
+    # A module that is missing is known by no file, but its package may be.
+    module_file = getattr(error, "path", None) or getattr(sys.modules.get(module), "__file__", None)
+    if isinstance(error, SyntaxError):
+        module_file = error.filename
+    return {
+        "exception": type(error).__name__,
+        "message": shorten(text.split("\n")[0]),
+        "module": module,
+        "moduleFile": module_file,
+        "file": frames[-1][0] if frames else None,
+    }
 
 
 MAX_REASON = 1000  # characters

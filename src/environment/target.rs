@@ -32,6 +32,8 @@ pub struct Target {
     pub environment: Vec<(OsString, Option<OsString>)>,
     /// The launcher runs pcluster in the directory, with the arguments and as the user of its call.
     pub keeps_call: bool,
+    /// The packages that are put in front of the environment's.
+    pub overlay: Option<PathBuf>,
 }
 
 impl Target {
@@ -62,7 +64,8 @@ pub fn identify(
         Launcher::Other => question::ask(&real.path, python_path, limit)?,
     };
     let (interpreter, environment) = (answer.interpreter(), answer.changes());
-    Ok(Target { launcher: launcher.name(), interpreter, environment, keeps_call })
+    let overlay = overlay.map(Path::to_owned);
+    Ok(Target { launcher: launcher.name(), interpreter, environment, keeps_call, overlay })
 }
 
 impl Target {
@@ -71,6 +74,7 @@ impl Target {
     pub fn with_overlay(&self, overlay: &Path) -> Self {
         let mut target = self.clone();
         target.interpreter.sys_path.insert(0, overlay.to_owned());
+        target.overlay = Some(overlay.to_owned());
         target
     }
 

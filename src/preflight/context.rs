@@ -89,6 +89,7 @@ pub fn with_request<T>(
 #[must_use]
 pub fn repair_options(fix: &FixArgs, settings: &Settings, common: &Common) -> Options {
     Options {
+        ids: fix.ids.clone(),
         dry_run: fix.dry_run || fix.print_requirements,
         strategy: fix.strategy.unwrap_or(settings.strategy),
         isolated: fix.isolated,

@@ -7,12 +7,13 @@ use crate::cli::settings::{InstallerChoice, Strategy};
 use crate::environment::packages::Packages;
 use crate::environment::target::Target;
 use crate::repair::installer::Installer;
-use crate::repair::plan::Reason;
 use crate::repair::state::RepairState;
 
 /// The options of a repair.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Options {
+    /// The findings to repair; those that block where there are none.
+    pub ids: Vec<String>,
     /// Only stage and prove the repair.
     pub dry_run: bool,
     pub strategy: Strategy,
@@ -31,7 +32,6 @@ pub struct Repair<'a> {
     pub target: &'a Target,
     /// The installed packages, as they were before the first step.
     pub packages: &'a Packages,
-    pub reasons: Vec<Reason>,
     pub installer: Installer<'a>,
     pub state: &'a RepairState,
 }

@@ -6,12 +6,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::environment::packages::Distribution;
+use crate::environment::record::{
+    MAX_RECORD, bytecode_of, dist_info_name, installed_files, is_bytecode, record_path, stays_inside,
+};
 use crate::package_name::normalised;
 use crate::repair::file_digest::{FileDigest, sha256_of};
 use crate::repair::journal::PackageFiles;
-use crate::repair::record::{
-    MAX_RECORD, bytecode_of, dist_info_name, installed_files, is_bytecode, record_path, stays_inside,
-};
 use crate::system::files::{self, describe};
 
 /// The changes to an environment: files to be removed, each with the index of its package, and files

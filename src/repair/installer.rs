@@ -87,6 +87,60 @@ impl<'a> Installer<'a> {
         Err(Error::repair(RepairStep::Installer, message, next).into())
     }
 
+    /// An installer that can limit packages to those of a date: uv, which pip fetches into `directory` where
+    /// this one is pip. pip can from release 26 on, which few environments have.
+    ///
+    /// # Errors
+    /// Returns an error if there is none for this Python, pip cannot fetch it, or a signal came.
+    pub fn limiting_dates(&self, directory: &Path) -> Result<Self, Abort> {
+        let uv = match &self.program {
+            Program::Uv(uv) => uv.clone(),
+            Program::Pip | Program::BundledPip(_) => self.fetch_uv(directory)?,
+        };
+        Ok(Self { program: Program::Uv(uv), target: self.target, timeout: self.timeout })
+    }
+
+    fn fetch_uv(&self, directory: &Path) -> Result<PathBuf, Abort> {
+        let no_uv = |message: String| {
+            let next = "Nothing was changed. Install uv, or make an environment anew with a newer Python.";
+            Error::repair(RepairStep::Installer, message, next)
+        };
+        if !self.target.interpreter.is_at_least(8) {
+            let version = &self.target.interpreter.version;
+            return Err(
+                no_uv(format!("only uv takes the packages of a date, and not for Python {version}")).into()
+            );
+        }
+        let scratch = make_scratch()?;
+        let options = ["install", "--no-input", "--disable-pip-version-check", "--only-binary", ":all:"];
+        let mut arguments: Vec<OsString> = options.map(OsString::from).into();
+        arguments.extend(["--no-deps".into(), "--no-compile".into(), "--target".into(), directory.into()]);
+        arguments.push("uv".into());
+        let finished = self.run(arguments, &scratch, RepairStep::Installer)?;
+        let uv = directory.join("bin/uv");
+        if finished.status.success() && uv.is_file() {
+            return Ok(uv);
+        }
+        let output = format!("{}{}", decode(&finished.stdout), decode(&finished.stderr));
+        let message = "only uv takes the packages of a date; pip could not fetch it";
+        Err(no_uv(format!("{message}\n{}", quote_last_lines(&output))).into())
+    }
+
+    /// The moment at which the last file of a release was uploaded (RFC 3339), as the index tells it to uv;
+    /// `None` where it does not, or this uv is too old to say.
+    ///
+    /// # Errors
+    /// Returns an error if uv cannot be run, or a signal came.
+    pub fn find_upload_time(&self, requirement: &str) -> Result<Option<String>, Abort> {
+        let scratch = make_scratch()?;
+        let file = write(&scratch, "requirements.txt", &[requirement.to_owned()])?;
+        let options = ["pip", "compile", "--no-deps", "--no-header", "--format", "pylock.toml"];
+        let mut arguments: Vec<OsString> = options.map(OsString::from).into();
+        arguments.push(file.into());
+        let finished = self.run(arguments, &scratch, RepairStep::Plan)?;
+        Ok(read_upload_times(&decode(&finished.stdout)).max().map(str::to_owned))
+    }
+
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self.program {
@@ -107,18 +161,8 @@ impl<'a> Installer<'a> {
     /// itself is an outcome.
     pub fn install(&self, request: &InstallRequest, directory: &Path) -> Result<InstallOutcome, Abort> {
         let scratch = make_scratch()?;
-        let file = |name: &str, lines: &[String]| {
-            let written = scratch.write(name, &(lines.join("\n") + "\n"));
-            written.map_err(|error| {
-                Error::repair(
-                    RepairStep::Stage,
-                    format!("cannot write {name}: {error}"),
-                    UNCHANGED_FREE_SPACE,
-                )
-            })
-        };
-        let requirements = file("requirements.txt", &request.requirements)?;
-        let constraints = file("constraints.txt", &request.constraints)?;
+        let requirements = write(&scratch, "requirements.txt", &request.requirements)?;
+        let constraints = write(&scratch, "constraints.txt", &request.constraints)?;
         let mut arguments: Vec<OsString> = match self.program {
             Program::Uv(_) => {
                 ["pip", "install", "--no-progress", "--color", "never"].map(OsString::from).into()
@@ -132,6 +176,9 @@ impl<'a> Installer<'a> {
         }
         arguments.extend(["--target".into(), directory.into(), "-r".into(), requirements.into()]);
         arguments.extend(["-c".into(), constraints.into()]);
+        if let Some(moment) = &request.uploaded_before {
+            arguments.extend(["--exclude-newer".into(), moment.into()]);
+        }
         let finished = self.run(arguments, &scratch, RepairStep::Stage)?;
         let output = format!("{}{}", decode(&finished.stdout), decode(&finished.stderr));
         Ok(if finished.status.success() {
@@ -258,6 +305,33 @@ fn make_scratch() -> Result<Scratch, Error> {
     Scratch::new().map_err(|error| {
         Error::repair(RepairStep::Stage, format!("no temporary directory: {error}"), UNCHANGED_FREE_SPACE)
     })
+}
+
+/// Writes a file of requirements, one a line.
+fn write(scratch: &Scratch, name: &str, lines: &[String]) -> Result<PathBuf, Error> {
+    scratch.write(name, &(lines.join("\n") + "\n")).map_err(|error| {
+        let message = format!("cannot write {name}: {error}");
+        Error::repair(RepairStep::Stage, message, UNCHANGED_FREE_SPACE)
+    })
+}
+
+/// The upload times in a pylock.toml (PEP 751): `upload-time = 2025-06-24T21:27:57Z`.
+fn read_upload_times(lock: &str) -> impl Iterator<Item = &str> {
+    let times = lock.split("upload-time = ").skip(1);
+    times.map(|rest| {
+        let end = rest.find(|letter: char| !letter.is_ascii_alphanumeric() && !"-:.+".contains(letter));
+        &rest[..end.unwrap_or(rest.len())]
+    })
+}
+
+/// Lines of an installer's output that a message quotes: the reason of a failure stands at the end.
+const MAX_QUOTED_LINES: usize = 8;
+
+/// The end of an installer's output.
+#[must_use]
+pub fn quote_last_lines(output: &str) -> String {
+    let lines: Vec<&str> = output.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(MAX_QUOTED_LINES)..].join("\n")
 }
 
 fn decode(bytes: &[u8]) -> String {

@@ -9,10 +9,10 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::environment::record::recorded_paths;
 use crate::package_name::normalised;
 use crate::repair::file_digest::FileDigest;
 use crate::repair::plan::Change;
-use crate::repair::record::recorded_paths;
 
 /// A file that is removed, and its copy below the snapshot.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -2,7 +2,8 @@
 //!
 //! A repair has five steps, a module each:
 //!
-//! 1. [`plan`] finds the packages that have to move, by the findings of a check.
+//! 1. [`plan`] finds the packages that have to move, by the findings of a check; where they name none, or
+//!    their moves do not do, [`release`] finds them, by the day of the release and a search ([`culprit`]).
 //! 2. [`stage`] resolves them with uv or pip, and installs them into a directory of their own.
 //! 3. [`prove`] makes the check with the staged packages in front of the environment's.
 //! 4. [`commit`] exchanges the files of the installed packages for the staged ones, in a
@@ -19,6 +20,7 @@
 
 pub mod commit;
 pub mod context;
+pub mod culprit;
 pub mod failpoint;
 pub mod file_digest;
 pub mod file_operations;
@@ -33,35 +35,39 @@ pub mod ownership;
 pub mod pip_settings;
 pub mod plan;
 pub mod prove;
-pub mod record;
 pub mod refusals;
+pub mod release;
 pub mod rollback;
 pub mod stage;
 pub mod state;
 pub mod transaction;
 pub mod verify;
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use crate::checker::{self, CheckRequest};
+use crate::cli::settings::Strategy;
 use crate::environment::packages::Packages;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, RepairStep};
 use crate::repair::commit::commit;
-use crate::repair::context::{Options, Repair};
+use crate::repair::context::{BrokenRequirements, Options, Repair};
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
 use crate::repair::installer::Installer;
 use crate::repair::journal::Journal;
 use crate::repair::lock::lock_against_uv;
 use crate::repair::overlay::{keep_overlay, remove_overlay};
 use crate::repair::ownership::refuse_another_users;
-use crate::repair::plan::{Change, collect_reasons};
-use crate::repair::prove::{expect_report, not_ready, prove};
+use crate::repair::plan::{Change, Reason};
+use crate::repair::prove::{Proof, describe_unproven, expect_report, not_ready, prove};
 use crate::repair::refusals::refuse_early;
+use crate::repair::release::restore_release;
 use crate::repair::rollback::{check_copies, roll_back, summarize_failures};
-use crate::repair::stage::stage;
+use crate::repair::stage::{Staged, stage};
 use crate::repair::state::{RepairState, find_site};
-use crate::report::Verdict;
+use crate::report::{Report, Verdict};
 
 /// The result of a repair.
 #[derive(Debug)]
@@ -98,33 +104,70 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
     if let Err(message) = state.transactions().last() {
         request.progress.write(&format!("{message}; the repair of before cannot be undone"));
     }
-    // The first finding that blocks is reason enough for a repair, but its proof needs a template.
-    let request = &CheckRequest { synthesizes: true, is_thorough: false, ..request.clone() };
+    // The first finding that blocks is reason enough for a repair, but its proof needs a template. Findings
+    // that are named may be of any check.
+    let is_thorough = !options.ids.is_empty();
+    let request = &CheckRequest { synthesizes: true, is_thorough, ..request.clone() };
     let before = expect_report(checker::check(request, target)?)?;
-    let reasons = collect_reasons(&before);
-    if reasons.is_empty() {
-        return match before.verdict {
-            Verdict::Ready => Ok(RepairOutcome::NothingToDo),
-            _ => Err(not_ready(&before).into()),
-        };
+    let findings =
+        plan::choose_findings(&before, &options.ids).map_err(|id| describe_unknown(&id, &before))?;
+    if findings.is_empty() && before.verdict == Verdict::Ready {
+        return Ok(RepairOutcome::NothingToDo);
+    }
+    if !plan::are_of_packages(findings.iter().copied()) {
+        return Err(not_ready(&before).into());
     }
     let packages = &Packages::installed(&target.interpreter.sys_path);
     let installer = Installer::choose(options.installer, target, packages, request.settings.timeout)?;
-    let repair = &Repair { request, options, target, packages, reasons, installer, state: &state };
+    let reasons = plan::collect_reasons(&findings);
+    let repair = &Repair { request, options, target, packages, installer, state: &state };
     if in_place {
-        refuse_early(repair)?;
+        refuse_early(repair, &reasons)?;
     }
-    let staged = stage(repair)?;
-    let broken_before = prove(repair, &staged)?;
-    if options.dry_run {
+    let (staged, broken_before) = stage_proven(repair, &reasons)?;
+    if repair.options.dry_run {
         return Ok(RepairOutcome::Proven(staged.changes));
     }
-    if options.isolated {
+    if repair.options.isolated {
         keep_overlay(&state, staged.overlay, target, packages, &staged.changes)?;
         return Ok(RepairOutcome::Repaired { changes: staged.changes, isolated: true });
     }
     let changes = commit(repair, staged, &broken_before)?;
     Ok(RepairOutcome::Repaired { changes, isolated: false })
+}
+
+fn describe_unknown(id: &str, report: &Report) -> Error {
+    let known: BTreeSet<&str> = report.findings.iter().map(|finding| finding.id.as_str()).collect();
+    let known = if known.is_empty() { "none".into() } else { Vec::from_iter(known).join(", ") };
+    let message = format!("the check has no finding {id:?}; found: {known}");
+    Error::repair(RepairStep::Plan, message, "Nothing was changed. `pcluster preflight` lists the findings.")
+}
+
+/// Stages packages that are proven to make the environment ready: by the moves that the findings name, or
+/// where those do not do, as of the day of the release.
+fn stage_proven(repair: &Repair, reasons: &[Reason]) -> Result<(Staged, BrokenRequirements), Abort> {
+    if reasons.is_empty() || repair.options.strategy == Strategy::Release {
+        return restore_release(repair);
+    }
+    let error = match stage(repair, reasons) {
+        Ok(staged) => match prove(repair, &staged)? {
+            Proof::Ready(broken) => return Ok((staged, broken)),
+            Proof::NotReady(report) => {
+                let error = describe_unproven(repair, &staged, &report);
+                if !plan::are_of_packages(report.errors()) {
+                    return Err(error.into());
+                }
+                error
+            }
+        },
+        Err(Abort::Error(error)) if error.is_at(RepairStep::Stage) => error,
+        Err(other) => return Err(other),
+    };
+    repair.request.progress.write(&format!("{}; trying strategy release", error.to_line()));
+    match restore_release(repair) {
+        Err(Abort::Error(other)) => Err(error.with_second(&other).into()),
+        restored => restored,
+    }
 }
 
 /// Takes back the last repair of a target's environment: one that was interrupted, else the one beside

@@ -4,14 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr as _;
 
-use pep440_rs::Version;
+use pep440_rs::{Version, VersionSpecifiers};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::settings::Strategy;
 use crate::environment::packages::Distribution;
-use crate::package_name::{PCLUSTER, matches, normalised};
+use crate::package_name::{PCLUSTER, is_pattern, matches, normalised};
 use crate::report::Report;
-use crate::rules::PackageMove;
+use crate::rules::{Finding, Level, PackageMove};
 
 /// Installed distributions by normalised name.
 pub type Installed = BTreeMap<String, Distribution>;
@@ -23,6 +23,8 @@ pub struct InstallRequest {
     pub requirements: Vec<String>,
     /// All other packages, at their installed versions.
     pub constraints: Vec<String>,
+    /// Only files that were uploaded before this moment (RFC 3339) are considered.
+    pub uploaded_before: Option<String>,
 }
 
 /// Which of the packages that are not affected are pinned to their installed versions.
@@ -51,17 +53,48 @@ pub struct Reason {
     pub fix: PackageMove,
 }
 
+/// Collects the findings that a repair is asked for: those with the ids, or where there are none, those of
+/// level ERROR.
+///
+/// # Errors
+/// Returns the first id that no finding has.
+pub fn choose_findings<'a>(report: &'a Report, ids: &[String]) -> Result<Vec<&'a Finding>, String> {
+    let findings = &report.findings;
+    if let Some(unknown) = ids.iter().find(|id| findings.iter().all(|finding| finding.id != **id)) {
+        return Err(unknown.clone());
+    }
+    let is_chosen = |finding: &&Finding| {
+        if ids.is_empty() { finding.level == Level::Error } else { ids.contains(&finding.id) }
+    };
+    Ok(findings.iter().filter(is_chosen).collect())
+}
+
 /// Collects the reasons to move packages: the findings whose fix names a move.
 #[must_use]
-pub fn collect_reasons(report: &Report) -> Vec<Reason> {
+pub fn collect_reasons(findings: &[&Finding]) -> Vec<Reason> {
     let mut reasons: Vec<Reason> = Vec::new();
-    for finding in &report.findings {
-        let package_move = finding.fix.as_ref().and_then(|fix| fix.package_move.clone());
+    for finding in findings {
+        let package_move = finding.fix.as_ref().and_then(|fix| fix.package_move().cloned());
         if let Some(fix) = package_move.filter(|fix| reasons.iter().all(|reason| reason.fix != *fix)) {
             reasons.push(Reason { id: finding.id.clone(), fix });
         }
     }
     reasons
+}
+
+/// A move of one package to one version; `None` where that is no version of PEP 440's.
+#[must_use]
+pub fn move_to(package: &str, version: &str) -> Option<PackageMove> {
+    let range = VersionSpecifiers::from_str(&format!("=={version}")).ok()?;
+    Some(PackageMove { packages: package.to_owned(), upgrade: range.clone(), downgrade: range })
+}
+
+/// Whether other packages can correct all of these findings.
+#[must_use]
+pub fn are_of_packages<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> bool {
+    let mut findings = findings.into_iter().peekable();
+    findings.peek().is_some()
+        && findings.all(|finding| finding.fix.as_ref().is_some_and(|fix| fix.remedy.is_some()))
 }
 
 /// Plans an installation; `None` where the fixes name no installed package.
@@ -104,27 +137,33 @@ pub fn plan_install(
             }
         })
         .collect();
-    Some(InstallRequest { requirements, constraints })
+    Some(InstallRequest { requirements, constraints, uploaded_before: None })
 }
 
-/// Finds the packages to name to the installer: of the affected ones those that aws-parallelcluster
-/// itself requires, or where it requires none of them, all that are installed. Their dependencies
-/// follow.
+/// Finds the packages to name to the installer: those that a move names, and of those that it names by a
+/// pattern the ones that aws-parallelcluster itself requires, or where it requires none of them, all that
+/// are installed. Their dependencies follow.
 fn find_moving(installed: &Installed, reasons: &[Reason]) -> BTreeSet<String> {
-    let is_affected = |name: &String| reasons.iter().any(|reason| matches(&reason.fix.packages, name));
     let required = installed.get(PCLUSTER).map(|pcluster| pcluster.requires.as_slice()).unwrap_or_default();
-    let direct: BTreeSet<String> = required
+    let required: BTreeSet<String> = required
         .iter()
         .map(|line| Requirement::read(line))
         .filter(|requirement| !requirement.is_optional || installed.contains_key(&requirement.name))
         .map(|requirement| requirement.name)
-        .filter(is_affected)
         .collect();
-    if direct.is_empty() {
-        installed.keys().filter(|name| is_affected(name)).cloned().collect()
-    } else {
-        direct
+    let mut moving = BTreeSet::new();
+    for Reason { fix, .. } in reasons {
+        let is_affected = |name: &&String| matches(&fix.packages, name);
+        let direct: BTreeSet<&String> = required.iter().filter(is_affected).collect();
+        if !is_pattern(&fix.packages) {
+            moving.insert(normalised(&fix.packages));
+        } else if direct.is_empty() {
+            moving.extend(installed.keys().filter(is_affected).cloned());
+        } else {
+            moving.extend(direct.into_iter().cloned());
+        }
     }
+    moving
 }
 
 /// Collects the ranges in which packages that stay require one that may move.

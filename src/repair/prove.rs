@@ -12,13 +12,21 @@ use crate::repair::stage::Staged;
 use crate::report::{Report, Verdict};
 use crate::system::concurrently::concurrently;
 
-/// Proves that the staged packages make the environment ready, and returns the requirements that are
-/// broken before the exchange. Those are found, and the staged packages compiled, at the same time as
-/// the check, because each of them takes seconds.
+/// The result of a proof.
+#[derive(Debug)]
+pub enum Proof {
+    /// The environment would be ready. The requirements are those that are broken before the exchange.
+    Ready(BrokenRequirements),
+    NotReady(Box<Report>),
+}
+
+/// Proves that the staged packages make the environment ready. The requirements that are broken before the
+/// exchange are found, and the staged packages compiled, at the same time as the check, because each of
+/// them takes seconds.
 ///
 /// # Errors
-/// Returns an error if the environment is not ready with them either, or a signal came.
-pub fn prove(repair: &Repair, staged: &Staged) -> Result<BrokenRequirements, Abort> {
+/// Returns an error if the real pcluster refuses the call, or a signal came.
+pub fn prove(repair: &Repair, staged: &Staged) -> Result<Proof, Abort> {
     failpoint::reach(RepairStep::Proof)
         .map_err(|error| Error::repair(RepairStep::Proof, error.to_string(), "Nothing was changed."))?;
     let request = repair.request;
@@ -35,17 +43,22 @@ pub fn prove(repair: &Repair, staged: &Staged) -> Result<BrokenRequirements, Abo
     request.cache.remove_bytecode(overlay);
     let report = expect_report(checked?)?;
     if report.verdict == Verdict::Ready {
-        return broken;
+        return broken.map(Proof::Ready);
     }
+    Ok(Proof::NotReady(Box::new(report)))
+}
+
+/// The error for staged packages with which the environment is not ready.
+#[must_use]
+pub fn describe_unproven(repair: &Repair, staged: &Staged, report: &Report) -> Error {
     let tried = plan::summary(&staged.changes).into_iter().map(|(name, step, _)| format!("{name} {step}"));
     let tried = tried.collect::<Vec<_>>().join(", ");
     let message = if tried.is_empty() {
         format!("{} brought no other packages", repair.installer.name())
     } else {
-        format!("with {tried} it is not ready either: {}", join_first_reasons(&report))
+        format!("with {tried} it is not ready either: {}", join_first_reasons(report))
     };
-    let next = "Nothing was changed. Try the other --strategy, or report it.";
-    Err(Error::repair(RepairStep::Proof, message, next).into())
+    Error::repair(RepairStep::Proof, message, "Nothing was changed. Try another --strategy, or report it.")
 }
 
 /// Puts the staged packages in front of the target's. For a repair beside the environment, by PYTHONPATH,

@@ -9,15 +9,15 @@ use crate::package_name::{PCLUSTER, matches};
 use crate::repair::context::Repair;
 use crate::repair::hints::ISOLATED;
 use crate::repair::ownership::{find_marker, find_spack_prefix, refuse_another_users};
-use crate::repair::plan::Change;
+use crate::repair::plan::{Change, Reason};
 
 /// Refuses what can be refused before packages are fetched: directories of other owners, and those that
 /// this user cannot write.
 ///
 /// # Errors
 /// Returns an error if the environment cannot be repaired in place.
-pub fn refuse_early(repair: &Repair) -> Result<(), Error> {
-    let is_moving = |name: &str| repair.reasons.iter().any(|reason| matches(&reason.fix.packages, name));
+pub fn refuse_early(repair: &Repair, reasons: &[Reason]) -> Result<(), Error> {
+    let is_moving = |name: &str| reasons.iter().any(|reason| matches(&reason.fix.packages, name));
     let moving: Vec<&Distribution> =
         repair.packages.iter().filter(|(name, _)| is_moving(name)).map(|(_, package)| package).collect();
     if moving.iter().any(|package| is_installed_by_conda(package) || find_spack_prefix(package).is_some()) {

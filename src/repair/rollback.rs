@@ -6,11 +6,11 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use crate::environment::record::bytecode_of;
 use crate::error::{Error, RepairStep};
 use crate::repair::failpoint;
 use crate::repair::file_operations::{link_or_copy, path_beside, remove, remove_empty};
 use crate::repair::journal::{Journal, SavedFile};
-use crate::repair::record::bytecode_of;
 use crate::repair::transaction::Transactions;
 use crate::system::disk;
 use crate::system::files::describe;

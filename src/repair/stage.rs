@@ -5,12 +5,9 @@ use crate::error::{Abort, Error, RepairStep};
 use crate::repair::context::Repair;
 use crate::repair::failpoint;
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
-use crate::repair::installer::InstallOutcome;
-use crate::repair::plan::{self, Change, Pinned};
+use crate::repair::installer::{InstallOutcome, quote_last_lines};
+use crate::repair::plan::{self, Change, Pinned, Reason};
 use crate::repair::transaction::OVERLAY_PREFIX;
-
-/// Lines of an installer's output that a message quotes: the reason of a failure stands at the end.
-const MAX_QUOTED_LINES: usize = 8;
 
 /// The packages of a repair in a directory of their own, which is removed when this is dropped.
 #[derive(Debug)]
@@ -25,14 +22,13 @@ pub struct Staged {
 ///
 /// # Errors
 /// Returns an error if there is no package to move or no solution, or a signal came.
-pub fn stage(repair: &Repair) -> Result<Staged, Abort> {
+pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Staged, Abort> {
     let progress = repair.request.progress;
     let step = progress.step(&format!("resolving and fetching packages with {}", repair.installer.name()));
     let installed = repair.packages.all();
     let mut failure = String::new();
     for pinned in [Pinned::All, Pinned::AllButDependencies] {
-        let Some(request) = plan::plan_install(installed, &repair.reasons, repair.options.strategy, pinned)
-        else {
+        let Some(request) = plan::plan_install(installed, reasons, repair.options.strategy, pinned) else {
             let next = "Report it: the advisory names no installed package.";
             let message = "there is nothing that could be moved".into();
             return Err(Error::repair(RepairStep::Plan, message, next).into());
@@ -43,7 +39,7 @@ pub fn stage(repair: &Repair) -> Result<Staged, Abort> {
                 drop(step);
                 progress.write_output(&output, repair.options.verbose);
                 let packages = Packages::installed(&[overlay.path().to_owned()]);
-                let changes = plan::compare(installed, packages.all(), &repair.reasons);
+                let changes = plan::compare(installed, packages.all(), reasons);
                 return Ok(Staged { overlay, packages, changes });
             }
             InstallOutcome::Failed { message, output } => {
@@ -55,7 +51,11 @@ pub fn stage(repair: &Repair) -> Result<Staged, Abort> {
     Err(Error::repair(RepairStep::Stage, failure.trim_end().to_owned(), next).into())
 }
 
-fn create_overlay(repair: &Repair) -> Result<tempfile::TempDir, Error> {
+/// Makes a directory for packages in the state directory, from which an exchange can link them.
+///
+/// # Errors
+/// Returns an error if it cannot be made.
+pub fn create_overlay(repair: &Repair) -> Result<tempfile::TempDir, Error> {
     let directory = repair.state.directory();
     let created = failpoint::reach(RepairStep::Stage)
         .and_then(|()| tempfile::Builder::new().prefix(OVERLAY_PREFIX).tempdir_in(directory));
@@ -63,9 +63,4 @@ fn create_overlay(repair: &Repair) -> Result<tempfile::TempDir, Error> {
         let message = format!("cannot make a directory in {}: {error}", directory.display());
         Error::repair(RepairStep::Stage, message, UNCHANGED_FREE_SPACE)
     })
-}
-
-fn quote_last_lines(output: &str) -> String {
-    let lines: Vec<&str> = output.lines().filter(|line| !line.trim().is_empty()).collect();
-    lines[lines.len().saturating_sub(MAX_QUOTED_LINES)..].join("\n")
 }

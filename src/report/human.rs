@@ -212,7 +212,7 @@ mod tests {
             message: text.into(),
             cost: Some(text.into()),
             evidence: json!({"path": format!("$.Resources.{text}")}),
-            fix: Some(Fix { command: text.into(), package_move: None }),
+            fix: Some(Fix::by_hand(text.into())),
             references: vec![text.into()],
         }
     }

@@ -3,6 +3,7 @@
 pub mod advisory;
 pub mod cloudformation;
 pub mod fields;
+pub mod startup;
 pub mod template;
 
 use std::fmt;
@@ -38,6 +39,7 @@ impl Level {
 pub enum Kind {
     PackageAdvisory,
     ImageBuilderTemplate,
+    PclusterStartup,
     CheckNotRun,
 }
 
@@ -85,15 +87,46 @@ impl Finding {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fix {
     pub command: String,
-    /// The packages that the command moves, if it is `pcluster preflight fix`.
+    /// What the command changes, if it is `pcluster preflight fix`.
     #[serde(skip)]
-    pub package_move: Option<PackageMove>,
+    pub remedy: Option<Remedy>,
 }
+
+/// A change of packages that corrects a finding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Remedy {
+    /// Packages move to releases that are known to do.
+    Move(PackageMove),
+    /// Packages move to the releases of the day on which that release of aws-parallelcluster came out.
+    Release,
+}
+
+const FIX: &str = "pcluster preflight fix";
 
 impl Fix {
     #[must_use]
     pub fn moving(package_move: PackageMove) -> Self {
-        Self { command: "pcluster preflight fix".into(), package_move: Some(package_move) }
+        Self { command: FIX.into(), remedy: Some(Remedy::Move(package_move)) }
+    }
+
+    #[must_use]
+    pub fn restoring_release() -> Self {
+        Self { command: FIX.into(), remedy: Some(Remedy::Release) }
+    }
+
+    /// A fix that the user has to make.
+    #[must_use]
+    pub fn by_hand(command: String) -> Self {
+        Self { command, remedy: None }
+    }
+
+    /// The move of packages that the fix names.
+    #[must_use]
+    pub fn package_move(&self) -> Option<&PackageMove> {
+        match &self.remedy {
+            Some(Remedy::Move(package_move)) => Some(package_move),
+            Some(Remedy::Release) | None => None,
+        }
     }
 }
 
@@ -113,7 +146,7 @@ impl PackageMove {
     #[must_use]
     pub fn range(&self, strategy: Strategy) -> &VersionSpecifiers {
         match strategy {
-            Strategy::Upgrade => &self.upgrade,
+            Strategy::Upgrade | Strategy::Release => &self.upgrade,
             Strategy::Downgrade => &self.downgrade,
         }
     }

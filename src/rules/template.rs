@@ -318,7 +318,7 @@ mod tests {
     }
 
     fn fix() -> Fix {
-        Fix { command: "fix".into(), package_move: None }
+        Fix::by_hand("fix".into())
     }
 
     fn found(template: &Value) -> Vec<(String, String)> {

@@ -153,7 +153,7 @@ mod tests {
             let detail = || Detail { message: format!("lacks {subject}"), found: None, expected: None };
             grouping.add(id, subject, || (*path).to_owned(), detail);
         }
-        grouping.into_findings("cost", &Fix { command: "fix".into(), package_move: None })
+        grouping.into_findings("cost", &Fix::by_hand("fix".into()))
     }
 
     #[test]

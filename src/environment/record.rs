@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::environment::packages::Distribution;
+use crate::environment::packages::{Distribution, Packages};
 use crate::system::files;
 
 /// A line takes some 100 bytes, so this is far more than any package has.
@@ -44,6 +44,19 @@ pub fn installed_files(distribution: &Distribution, site: &Path) -> Result<Vec<P
             .filter(|path| path.is_file()),
     );
     Ok(files)
+}
+
+/// Finds the distribution whose RECORD lists a file.
+#[must_use]
+pub fn find_owner<'a>(packages: &'a Packages, file: &Path) -> Option<&'a Distribution> {
+    packages.iter().map(|(_, distribution)| distribution).find(|distribution| {
+        let name = distribution.metadata.parent().and_then(|site| file.strip_prefix(site).ok());
+        let text = files::read_text_up_to(&distribution.metadata.join("RECORD"), MAX_RECORD);
+        match (name.and_then(Path::to_str), text) {
+            (Some(name), Ok(text)) => text.lines().any(|line| record_path(line) == name),
+            _ => false,
+        }
+    })
 }
 
 /// The name of a distribution's `.dist-info`.

@@ -1,0 +1,289 @@
+//! Strategy `release`: the packages as they were when that release of aws-parallelcluster came out, and of
+//! these as few as make the environment ready. It knows no package by name.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::checker::{self, CheckOutcome};
+use crate::environment::packages::Packages;
+use crate::environment::record::recorded_paths;
+use crate::environment::synthesis::{self, Synthesis};
+use crate::environment::target::Target;
+use crate::error::{Abort, Error, RepairStep};
+use crate::package_name::PCLUSTER;
+use crate::repair::context::{BrokenRequirements, Repair};
+use crate::repair::culprit::minimize;
+use crate::repair::hints::UNCHANGED_FREE_SPACE;
+use crate::repair::installer::{InstallOutcome, Installer, quote_last_lines};
+use crate::repair::plan::{Change, InstallRequest, Reason, compare, move_to};
+use crate::repair::prove::{Proof, describe_unproven, prove};
+use crate::repair::stage::{Staged, create_overlay, stage};
+use crate::report::Verdict;
+use crate::system::child::ChildError;
+use crate::system::files::describe;
+
+/// When each release was uploaded. Indexes other than PyPI may not tell it.
+const RELEASE_DATES: &str = include_str!("release_dates.txt");
+
+/// The time for the search of the packages at fault. What it has not ruled out by then moves too.
+const MAX_SEARCH: Duration = Duration::from_secs(180);
+
+/// Packages that move together: those of CDK pin one another.
+#[derive(Debug)]
+struct Group {
+    changes: Vec<Change>,
+    /// Holds these packages, and no others.
+    directory: PathBuf,
+}
+
+/// The packages of the day of the release, a directory for each group of those that differ.
+#[derive(Debug)]
+struct DatedPackages {
+    groups: Vec<Group>,
+    /// The moment of the release.
+    moment: String,
+    /// Removes the directories when it is dropped.
+    _root: TempDir,
+}
+
+/// The questions of the search: the quick one first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Test {
+    Start,
+    Check,
+}
+
+/// Stages and proves as small a move to the packages of the release's day as makes the environment ready.
+///
+/// # Errors
+/// Returns an error if the packages of that day cannot be had or do not make it ready either, or a signal
+/// came.
+pub fn restore_release(repair: &Repair) -> Result<(Staged, BrokenRequirements), Abort> {
+    let dated = fetch_dated_packages(repair)?;
+    let all: Vec<usize> = (0..dated.groups.len()).collect();
+    let deadline = Instant::now() + MAX_SEARCH;
+    let search = |background: &[usize], test| {
+        let others: Vec<usize> = all.iter().filter(|index| !background.contains(index)).copied().collect();
+        let mut count = 0;
+        let mut passes = |moved: &[usize]| {
+            if Instant::now() > deadline {
+                return Ok(None);
+            }
+            count += 1;
+            let of = format!("finding the packages at fault among {}: test {count}", all.len());
+            let _step = repair.request.progress.step(&of);
+            run_test(repair, &dated, moved, test).map(Some)
+        };
+        minimize(background, &others, &mut passes).map(|found| [background, &found].concat())
+    };
+    let mut moved = Vec::new();
+    if !run_test(repair, &dated, &moved, Test::Start)? {
+        if !run_test(repair, &dated, &all, Test::Start)? {
+            return Err(describe_useless(&dated).into());
+        }
+        moved = search(&moved, Test::Start)?;
+        if let Ok(proven) = stage_and_prove(repair, &dated, &moved)? {
+            return Ok(proven);
+        }
+    }
+    moved = search(&moved, Test::Check)?;
+    Ok(match stage_and_prove(repair, &dated, &moved)? {
+        Err(error) if moved.len() == all.len() => return Err(error.into()),
+        Err(_) => stage_and_prove(repair, &dated, &all)??,
+        Ok(proven) => proven,
+    })
+}
+
+/// Stages the packages of these groups and proves them. The inner error says why they do not do.
+fn stage_and_prove(
+    repair: &Repair,
+    dated: &DatedPackages,
+    moved: &[usize],
+) -> Result<Result<(Staged, BrokenRequirements), Error>, Abort> {
+    let changes = moved.iter().flat_map(|index| &dated.groups[*index].changes);
+    let reasons: Vec<Reason> = changes.filter_map(describe_reason).collect();
+    let staged = match stage(repair, &reasons) {
+        Err(Abort::Error(error)) => return Ok(Err(error)),
+        other => other?,
+    };
+    Ok(match prove(repair, &staged)? {
+        Proof::Ready(broken) => Ok((staged, broken)),
+        Proof::NotReady(report) => Err(describe_unproven(repair, &staged, &report)),
+    })
+}
+
+/// The reason of a culprit, which stands beside its change.
+fn describe_reason(change: &Change) -> Option<Reason> {
+    let id = match &change.from {
+        Some(version) => format!("{version} breaks pcluster, {} does not", change.to),
+        None => "pcluster needs it".into(),
+    };
+    Some(Reason { id, fix: move_to(&change.package, &change.to)? })
+}
+
+fn run_test(repair: &Repair, dated: &DatedPackages, moved: &[usize], test: Test) -> Result<bool, Abort> {
+    let in_front = |target: Target, index: &usize| target.with_overlay(&dated.groups[*index].directory);
+    let target = moved.iter().fold(repair.target.clone(), in_front);
+    let request = repair.request;
+    let passes = match test {
+        Test::Start => match synthesis::start(&target, request.settings.timeout, &request.cache) {
+            Err(ChildError::Interrupted(interrupted)) => Err(interrupted.into()),
+            answer => Ok(answer.is_ok_and(|answer| matches!(answer.synthesis, Synthesis::Started))),
+        },
+        Test::Check => checker::check(request, &target).map(
+            |outcome| matches!(outcome, CheckOutcome::Report(report) if report.verdict == Verdict::Ready),
+        ),
+    };
+    for index in moved {
+        request.cache.remove_bytecode(&dated.groups[*index].directory);
+    }
+    passes
+}
+
+fn fetch_dated_packages(repair: &Repair) -> Result<DatedPackages, Abort> {
+    let root = create_overlay(repair)?;
+    let directory = |name: &str| {
+        let path = root.path().join(name);
+        let made = fs::create_dir(&path).map_err(describe("cannot make", &path));
+        made.map(|()| path).map_err(|message| Error::repair(RepairStep::Stage, message, UNCHANGED_FREE_SPACE))
+    };
+    let installer = repair.installer.limiting_dates(&directory("uv")?)?;
+    let moment = find_moment(repair, &installer)?;
+    let whole = directory("whole")?;
+    install_dated(repair, &installer, &moment, &whole)?;
+    let staged = Packages::installed(std::slice::from_ref(&whole));
+    let mut changes = compare(repair.packages.all(), staged.all(), &[]);
+    changes.retain(|change| change.package != PCLUSTER);
+    let mut groups: Vec<Group> = Vec::new();
+    for (number, changes) in group_changes(changes).into_iter().enumerate() {
+        let directory = directory(&number.to_string())?;
+        for change in &changes {
+            let moved = move_files(&staged, &change.package, &whole, &directory);
+            moved.map_err(|message| Error::repair(RepairStep::Stage, message, UNCHANGED_FREE_SPACE))?;
+        }
+        groups.push(Group { changes, directory });
+    }
+    Ok(DatedPackages { groups, moment, _root: root })
+}
+
+/// Groups changes: those of CDK in one, every other one for itself.
+fn group_changes(changes: Vec<Change>) -> Vec<Vec<Change>> {
+    let (cdk, others): (Vec<_>, Vec<_>) =
+        changes.into_iter().partition(|change| change.package.starts_with("aws-cdk-"));
+    let cdk = Some(cdk).filter(|cdk| !cdk.is_empty());
+    others.into_iter().map(|change| vec![change]).chain(cdk).collect()
+}
+
+/// The moment of the installed release. The index's word has precedence over the table.
+fn find_moment(repair: &Repair, installer: &Installer) -> Result<String, Abort> {
+    let version = repair.packages.get(PCLUSTER).map(|pcluster| pcluster.version.as_str()).unwrap_or_default();
+    let shipped = read_dates().find(|(release, _)| *release == version).map(|(_, moment)| moment.to_owned());
+    let told = installer.find_upload_time(&format!("{PCLUSTER}=={version}"))?;
+    told.or(shipped).ok_or_else(|| {
+        let message = format!("the day on which {PCLUSTER} {version} came out is not known");
+        let next = "Nothing was changed. Update pcluster-shim, or use an index that tells upload times.";
+        Error::repair(RepairStep::Plan, message, next).into()
+    })
+}
+
+fn read_dates() -> impl Iterator<Item = (&'static str, &'static str)> {
+    RELEASE_DATES.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(' '))
+}
+
+/// Installs what the installed aws-parallelcluster requires, as of a moment.
+fn install_dated(
+    repair: &Repair,
+    installer: &Installer,
+    moment: &str,
+    directory: &Path,
+) -> Result<(), Abort> {
+    let progress = repair.request.progress;
+    let step = progress.step(&format!("fetching the packages of {}", day(moment)));
+    let requirements = repair.packages.get(PCLUSTER).map(|pcluster| pcluster.requires.clone());
+    let request = InstallRequest {
+        requirements: requirements.unwrap_or_default(),
+        constraints: Vec::new(),
+        uploaded_before: Some(moment.to_owned()),
+    };
+    let outcome = installer.install(&request, directory)?;
+    drop(step);
+    match outcome {
+        InstallOutcome::Installed { output } => {
+            progress.write_output(&output, repair.options.verbose);
+            Ok(())
+        }
+        InstallOutcome::Failed { message, output } => {
+            let message =
+                format!("the packages of {}: {message}\n{}", day(moment), quote_last_lines(&output));
+            let next = "Nothing was changed. Correct what the installer names, then run it again.";
+            Err(Error::repair(RepairStep::Stage, message.trim_end().to_owned(), next).into())
+        }
+    }
+}
+
+/// The date of a moment.
+fn day(moment: &str) -> &str {
+    moment.split('T').next().unwrap_or(moment)
+}
+
+/// Moves the files of a package from one directory to another.
+fn move_files(staged: &Packages, package: &str, from: &Path, to: &Path) -> Result<(), String> {
+    let Some(distribution) = staged.get(package) else { return Ok(()) };
+    let files = recorded_paths(from, &distribution.metadata)
+        .ok_or_else(|| format!("{} {} has no RECORD", distribution.name, distribution.version))?;
+    for file in files.iter().filter(|file| file.symlink_metadata().is_ok()) {
+        let Ok(name) = file.strip_prefix(from) else { continue };
+        let path = to.join(name);
+        let parent = path.parent().unwrap_or(to);
+        fs::create_dir_all(parent).map_err(describe("cannot make", parent))?;
+        fs::rename(file, &path).map_err(describe("cannot write", &path))?;
+    }
+    Ok(())
+}
+
+fn describe_useless(dated: &DatedPackages) -> Error {
+    let message = format!("pcluster does not start with the packages of {} either", day(&dated.moment));
+    let next = "Nothing was changed. Make an environment anew: `pcluster preflight constraints` prints what it needs.";
+    Error::repair(RepairStep::Proof, message, next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(package: &str) -> Change {
+        Change { package: package.into(), from: Some("2".into()), to: "1".into(), why: String::new() }
+    }
+
+    #[test]
+    fn every_release_has_its_moment() {
+        let dates: Vec<_> = read_dates().collect();
+        assert_eq!(dates.len(), 42);
+        for (release, moment) in dates {
+            assert!(release.starts_with("3."), "{release}");
+            assert!(moment.len() == 20 && moment.starts_with("20") && moment.ends_with('Z'), "{moment}");
+        }
+        assert_eq!(read_dates().find(|(release, _)| *release == "3.13.2").unwrap().1, "2025-06-24T21:27:57Z");
+    }
+
+    #[test]
+    fn the_packages_of_cdk_move_together() {
+        let groups = group_changes(["aws-cdk-core", "flask", "aws-cdk-aws-ec2", "jsii"].map(change).into());
+        let names: Vec<Vec<&str>> =
+            groups.iter().map(|group| group.iter().map(|change| change.package.as_str()).collect()).collect();
+        assert_eq!(names, [vec!["flask"], vec!["jsii"], vec!["aws-cdk-core", "aws-cdk-aws-ec2"]]);
+        assert!(group_changes(Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn a_culprit_is_named_with_both_versions() {
+        let reason = describe_reason(&change("setuptools")).unwrap();
+        assert_eq!(reason.id, "2 breaks pcluster, 1 does not");
+        assert_eq!(reason.fix.upgrade.to_string(), "==1");
+        let absent = Change { from: None, ..change("setuptools") };
+        assert_eq!(describe_reason(&absent).unwrap().id, "pcluster needs it");
+    }
+}

@@ -1,0 +1,123 @@
+//! An import that fails → a finding. Pure: the caller finds the distributions that own the files.
+
+use serde_json::json;
+
+use crate::environment::packages::Distribution;
+use crate::environment::synthesis::{StartupFailure, StartupStage};
+use crate::rules::{Finding, Fix, Kind, Level};
+
+/// The distributions to which the files of a failure belong, where they belong to one.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Owners<'a> {
+    /// Of the file whose code ended in the exception.
+    pub file: Option<&'a Distribution>,
+    /// Of the module that is incomplete.
+    pub module: Option<&'a Distribution>,
+}
+
+/// Describes a failure.
+#[must_use]
+pub fn describe(failure: &StartupFailure, owners: Owners) -> Finding {
+    let (problem, cost) = match failure.stage {
+        StartupStage::Import => (
+            "pcluster does not start",
+            "build-image ends in this traceback, as every other pcluster command does.",
+        ),
+        StartupStage::Template => {
+            ("pcluster cannot build a template", "build-image ends in this error, and builds nothing.")
+        }
+    };
+    let StartupFailure { exception, message, module, module_file, file, .. } = failure;
+    let place = file.as_deref().map(|file| describe_place(file, owners.file)).unwrap_or_default();
+    let source = match (module, owners.module) {
+        (Some(module), Some(owner)) => format!("; {module} is of {} {}", owner.name, owner.version),
+        _ => String::new(),
+    };
+    let name_of =
+        |owner: Option<&Distribution>| owner.map(|owner| format!("{} {}", owner.name, owner.version));
+    Finding {
+        id: "startup".into(),
+        level: Level::Error,
+        kind: Kind::PclusterStartup,
+        message: format!("{problem}: {exception}: {message}{place}{source}"),
+        cost: Some(cost.into()),
+        evidence: json!({
+            "exception": exception, "message": message,
+            "module": module, "moduleFile": module_file, "moduleDistribution": name_of(owners.module),
+            "file": file, "distribution": name_of(owners.file),
+        }),
+        fix: Some(Fix::restoring_release()),
+        references: Vec::new(),
+    }
+}
+
+/// The file as its distribution names it, or its path.
+fn describe_place(file: &str, owner: Option<&Distribution>) -> String {
+    let Some(owner) = owner else { return format!(", in {file}") };
+    let site = owner.metadata.parent().and_then(|site| site.to_str()).unwrap_or_default();
+    let name = file.strip_prefix(site).unwrap_or(file).trim_start_matches('/');
+    format!(", in {name} of {} {}", owner.name, owner.version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn distribution(name: &str, version: &str) -> Distribution {
+        let metadata = format!("/env/site-packages/{name}-{version}.dist-info").into();
+        Distribution { name: name.into(), version: version.into(), metadata, requires: Vec::new() }
+    }
+
+    fn failure(exception: &str, message: &str, file: Option<&str>) -> StartupFailure {
+        StartupFailure {
+            stage: StartupStage::Import,
+            exception: exception.into(),
+            message: message.into(),
+            module: None,
+            module_file: None,
+            file: file.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn the_file_is_named_as_its_distribution_names_it() {
+        let pcluster = distribution("aws-parallelcluster", "3.13.2");
+        let missing = "No module named 'pkg_resources'";
+        let failure = failure("ModuleNotFoundError", missing, Some("/env/site-packages/pcluster/utils.py"));
+        let owners = Owners { file: Some(&pcluster), module: None };
+        assert_eq!(
+            describe(&failure, owners).message,
+            "pcluster does not start: ModuleNotFoundError: No module named 'pkg_resources', \
+             in pcluster/utils.py of aws-parallelcluster 3.13.2"
+        );
+        assert_eq!(
+            describe(&failure, Owners::default()).message,
+            "pcluster does not start: ModuleNotFoundError: No module named 'pkg_resources', \
+             in /env/site-packages/pcluster/utils.py"
+        );
+    }
+
+    #[test]
+    fn the_distribution_of_an_incomplete_module_is_named() {
+        let (pcluster, flask) =
+            (distribution("aws-parallelcluster", "3.0.3"), distribution("Flask", "2.3.3"));
+        let incomplete = "module 'flask.json' has no attribute 'JSONEncoder'";
+        let mut failure =
+            failure("AttributeError", incomplete, Some("/env/site-packages/pcluster/encoder.py"));
+        failure.stage = StartupStage::Template;
+        failure.module = Some("flask.json".into());
+        let finding = describe(&failure, Owners { file: Some(&pcluster), module: Some(&flask) });
+        assert_eq!(
+            finding.message,
+            "pcluster cannot build a template: AttributeError: module 'flask.json' has no attribute \
+             'JSONEncoder', in pcluster/encoder.py of aws-parallelcluster 3.0.3; flask.json is of Flask 2.3.3"
+        );
+        assert_eq!(finding.evidence["moduleDistribution"], "Flask 2.3.3");
+    }
+
+    #[test]
+    fn an_exception_without_a_file_is_described() {
+        let finding = describe(&failure("SystemExit", "1", None), Owners::default());
+        assert_eq!(finding.message, "pcluster does not start: SystemExit: 1");
+    }
+}
