@@ -303,15 +303,19 @@ fn add_failed_startup(
     let finding = describe_startup(failure, packages);
     let contradicted = match startup::starts(request.real, target, request.settings.timeout) {
         Ok(false) => None,
-        Ok(true) => Some(format!("{} starts it, a check does not: ", request.real.path.display())),
+        Ok(true) => Some(format!("{} starts pcluster", request.real.path.display())),
         Err(ChildError::Interrupted(interrupted)) => return Err(interrupted.into()),
-        Err(error) => Some(format!("{error}; in a check ")),
+        Err(error) => Some(error.to_string()),
     };
     match contradicted {
         None => {
             report.add_findings("startup", since.elapsed(), vec![finding]);
         }
-        Some(reason) => report.add_unknown("startup", since.elapsed(), reason + &finding.message),
+        Some(contradiction) => {
+            let StartupFailure { exception, message, .. } = failure;
+            let reason = format!("{contradiction}, but its import in a check ends in {exception}: {message}");
+            report.add_unknown("startup", since.elapsed(), reason);
+        }
     }
     report.add_skipped("template", "pcluster does not start");
     Ok(())

@@ -170,19 +170,15 @@ impl Error {
         Self::Repair { step, message, next: next.to_owned() }
     }
 
-    /// Whether a repair has stopped at this step.
-    #[must_use]
-    pub fn is_at(&self, at: RepairStep) -> bool {
-        matches!(self, Self::Repair { step, .. } if *step == at)
-    }
-
     /// The error of a repair that was tried in a second way too.
     #[must_use]
     pub fn with_second(self, second: &Self) -> Self {
         match self {
-            Self::Repair { step, message, next } => {
-                Self::Repair { step, message: format!("{message}\nstrategy release: {second}"), next }
-            }
+            Self::Repair { step, message, .. } => Self::Repair {
+                step,
+                message: format!("{message}\nstrategy release: {second}"),
+                next: second.hint(),
+            },
             other => other,
         }
     }

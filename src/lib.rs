@@ -35,6 +35,7 @@
 //! | [`repair::file_operations`] | to remove, write and link files |
 //! | [`repair::file_plan`] | the files that an exchange removes and adds |
 //! | [`repair::journal`] | the record of an exchange, written before its first change |
+//! | [`repair::console_scripts`] | the console scripts of packages that move |
 //! | [`repair::file_digest`] | size and SHA-256 of a file |
 //! | [`repair::ownership`] | the owner of a directory of packages |
 //! | [`repair::plan`] | findings and metadata → requirements; staged packages → changes (pure) |

@@ -978,7 +978,7 @@ fn the_manual_page_is_installed() {
     let page = fs::read_to_string(home.prefix().join("share/man/man1/pcluster-preflight.1")).unwrap();
     for line in [
         ".SH COMMANDS",
-        ".SS \"fix\"",
+        ".SS \"fix [ID]...\"",
         ".SS \"template FILE\"",
         ".SH \"OPTIONS OF EVERY COMMAND\"",
         ".B PCLUSTER_SHIM_MODE",

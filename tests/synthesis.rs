@@ -378,7 +378,9 @@ fn what_does_not_run_is_one_line_and_goes_on() {
         stubs(&sandbox);
         sandbox.write(format!("site/{file}"), &content);
         let run = checked(&sandbox, &[]);
-        run.exits(0).prints("the real pcluster\n").warns_once("template");
+        // Its launcher starts all the same, so an import that fails in a check is unknown.
+        let check = if snapshot == "import" { "startup" } else { "template" };
+        run.exits(0).prints("the real pcluster\n").warns_once(check);
         // Python words these two otherwise from release to release.
         match snapshot {
             "syntax" => run.warns_once("(configuration): SyntaxError: "),
@@ -423,7 +425,8 @@ fn nothing_is_written_into_the_environment() {
     let run = call.run();
     let report: Value = serde_json::from_slice(&run.stdout).unwrap();
     // The built-in configuration's id is not the template's: it was built and checked.
-    run.exits(1).holds(report["checks"][2]["status"] == "failed", "the template was checked");
+    let template = report["checks"].as_array().unwrap().iter().find(|check| check["id"] == "template");
+    run.exits(1).holds(template.unwrap()["status"] == "failed", "the template was checked");
     assert_eq!(sandbox.tree("site"), before);
     sandbox.has_no_scratch();
 }

@@ -104,7 +104,7 @@ pub struct FixArgs {
     /// Stage and prove the repair, print what it would do, and change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Where to move packages (upgrade; release where that does not help)
+    /// Where to move packages (upgrade)
     #[arg(long, value_enum)]
     pub strategy: Option<Strategy>,
     /// Keep the repair beside the environment, for build-image only

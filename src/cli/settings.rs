@@ -72,7 +72,7 @@ pub enum Strategy {
     Upgrade,
     /// To the newest below the affected one
     Downgrade,
-    /// To those of the day when that release of aws-parallelcluster came out, as few as it takes
+    /// To those of the day of pcluster's release
     Release,
 }
 

@@ -9,11 +9,15 @@ use crate::system::files;
 /// A line takes some 100 bytes, so this is far more than any package has.
 pub const MAX_RECORD: u64 = 64 << 20;
 
-/// The files of an installed distribution.
+/// The files of an installed distribution, without those that `is_left` names by their path in RECORD.
 ///
 /// # Errors
 /// Returns an error if they are not known, or one of them lies outside `site`.
-pub fn installed_files(distribution: &Distribution, site: &Path) -> Result<Vec<PathBuf>, String> {
+pub fn installed_files(
+    distribution: &Distribution,
+    site: &Path,
+    is_left: impl Fn(&str) -> bool,
+) -> Result<Vec<PathBuf>, String> {
     let file = distribution.metadata.join("RECORD");
     let unknown = |error| {
         let (name, version) = (&distribution.name, &distribution.version);
@@ -23,6 +27,9 @@ pub fn installed_files(distribution: &Distribution, site: &Path) -> Result<Vec<P
     let mut files = Vec::new();
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         let name = record_path(line);
+        if is_left(&name) {
+            continue;
+        }
         if !stays_inside(&name) {
             let (package, version) = (&distribution.name, &distribution.version);
             return Err(format!("{package} {version} has {name}, which lies outside {}", site.display()));

@@ -57,8 +57,10 @@ pub fn describe_repair(repaired: &RepairOutcome) -> String {
 }
 
 fn format_changes(changes: &[Change]) -> String {
-    plan::summary(changes).into_iter().fold(String::new(), |text, (name, step, why)| {
-        text + &escape(&format!("  {name:<18} {step:<24} {why}\n"))
+    let rows = plan::summary(changes);
+    let width = rows.iter().map(|(name, ..)| name.len()).max().unwrap_or_default().max(18);
+    rows.into_iter().fold(String::new(), |text, (name, step, why)| {
+        text + &escape(&format!("  {name:<width$} {step:<20} {why}\n"))
     })
 }
 

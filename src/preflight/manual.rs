@@ -4,8 +4,8 @@
 
 use std::io;
 
-use clap::CommandFactory as _;
 use clap::builder::Command;
+use clap::{ArgAction, CommandFactory as _};
 use clap_complete::aot;
 
 use crate::cli::args::{Preflight, Shell};
@@ -119,8 +119,10 @@ fn write_section(command: &Command, page: &mut Vec<u8>) -> io::Result<()> {
     let positional: String = command
         .get_positionals()
         .map(|argument| {
-            let name = argument.get_id().as_str().to_uppercase();
-            if argument.is_required_set() { format!(" {name}") } else { format!(" [{name}]") }
+            let id = argument.get_id().as_str().to_uppercase();
+            let name = argument.get_value_names().and_then(<[_]>::first).map_or(id, ToString::to_string);
+            let more = if matches!(argument.get_action(), ArgAction::Append) { "..." } else { "" };
+            if argument.is_required_set() { format!(" {name}") } else { format!(" [{name}]{more}") }
         })
         .collect();
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();

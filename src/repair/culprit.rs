@@ -1,6 +1,6 @@
 //! The smallest set of packages whose move makes a test pass. Pure: the caller makes the test.
 //!
-//! `QuickXplain` (Junker, 2004) halves the candidates, and needs `k·log₂(n/k) + 2k` tests or so for `k`
+//! `QuickXplain` (Junker, 2004) halves the candidates, and needs at most `2k·log₂(n/k) + 2k` tests for `k`
 //! culprits among `n` candidates. It relies on more packages that move not being worse; where they are, the
 //! set is larger than it has to be, or the proof of the repair fails.
 
@@ -87,7 +87,7 @@ mod tests {
         ) {
             let (found, tests) = search(64, &needed, usize::MAX);
             proptest::prop_assert_eq!(&found, &needed);
-            proptest::prop_assert!(tests <= 2 + 8 * needed.len(), "{} tests", tests);
+            proptest::prop_assert!(tests <= 2 + 14 * needed.len(), "{} tests", tests);
         }
 
         #[test]

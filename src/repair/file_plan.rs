@@ -10,6 +10,7 @@ use crate::environment::record::{
     MAX_RECORD, bytecode_of, dist_info_name, installed_files, is_bytecode, record_path, stays_inside,
 };
 use crate::package_name::normalised;
+use crate::repair::console_scripts::{is_console_script, is_shared_script, keep_script_lines};
 use crate::repair::file_digest::{FileDigest, sha256_of};
 use crate::repair::journal::PackageFiles;
 use crate::system::files::{self, describe};
@@ -44,8 +45,11 @@ impl FilePlan {
         let index = self.packages.len();
         let first = self.additions.len();
         let mut records = BTreeMap::new();
+        let mut kept = String::new();
         if let Some(old) = old {
-            for file in installed_files(old, site)? {
+            let record = files::read_text_up_to(&old.metadata.join("RECORD"), MAX_RECORD).unwrap_or_default();
+            keep_script_lines(&record).for_each(|line| kept += &format!("{line}\n"));
+            for file in installed_files(old, site, |name| is_shared_script(old, new, name))? {
                 self.removals.extend(bytecode_of(&file).into_iter().map(|compiled| (compiled, index)));
                 self.removals.insert(file, index);
             }
@@ -54,13 +58,15 @@ impl FilePlan {
         // REQUESTED records that the user asked for the package by name, which a repair does not change.
         let was_requested = old.is_some_and(|old| old.metadata.join("REQUESTED").exists());
         let record_file = new.metadata.join("RECORD");
-        let mut kept = String::new();
         let text = files::read_text_up_to(&record_file, MAX_RECORD)
             .map_err(describe("cannot read", &record_file))?;
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
             let name = record_path(line);
             let is_requested = name.ends_with(".dist-info/REQUESTED");
-            if is_bytecode(Path::new(&name)) || (is_requested && !was_requested) {
+            if is_bytecode(Path::new(&name))
+                || (is_requested && !was_requested)
+                || is_console_script(new, &name)
+            {
                 continue;
             }
             if !stays_inside(&name) || name.starts_with("bin/") {

@@ -19,6 +19,7 @@
 //! repair.
 
 pub mod commit;
+pub mod console_scripts;
 pub mod context;
 pub mod culprit;
 pub mod failpoint;
@@ -65,7 +66,7 @@ use crate::repair::prove::{Proof, describe_unproven, expect_report, not_ready, p
 use crate::repair::refusals::refuse_early;
 use crate::repair::release::restore_release;
 use crate::repair::rollback::{check_copies, roll_back, summarize_failures};
-use crate::repair::stage::{Staged, stage};
+use crate::repair::stage::{Staged, Staging, stage};
 use crate::repair::state::{RepairState, find_site};
 use crate::report::{Report, Verdict};
 
@@ -149,8 +150,9 @@ fn stage_proven(repair: &Repair, reasons: &[Reason]) -> Result<(Staged, BrokenRe
     if reasons.is_empty() || repair.options.strategy == Strategy::Release {
         return restore_release(repair);
     }
-    let error = match stage(repair, reasons) {
-        Ok(staged) => match prove(repair, &staged)? {
+    let error = match stage(repair, reasons)? {
+        Staging::Unsolvable(error) => error,
+        Staging::Staged(staged) => match prove(repair, &staged)? {
             Proof::Ready(broken) => return Ok((staged, broken)),
             Proof::NotReady(report) => {
                 let error = describe_unproven(repair, &staged, &report);
@@ -160,10 +162,8 @@ fn stage_proven(repair: &Repair, reasons: &[Reason]) -> Result<(Staged, BrokenRe
                 error
             }
         },
-        Err(Abort::Error(error)) if error.is_at(RepairStep::Stage) => error,
-        Err(other) => return Err(other),
     };
-    repair.request.progress.write(&format!("{}; trying strategy release", error.to_line()));
+    drop(repair.request.progress.step(&format!("{}; trying strategy release", error.to_line())));
     match restore_release(repair) {
         Err(Abort::Error(other)) => Err(error.with_second(&other).into()),
         restored => restored,

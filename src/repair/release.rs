@@ -20,7 +20,7 @@ use crate::repair::hints::UNCHANGED_FREE_SPACE;
 use crate::repair::installer::{InstallOutcome, Installer, quote_last_lines};
 use crate::repair::plan::{Change, InstallRequest, Reason, compare, move_to};
 use crate::repair::prove::{Proof, describe_unproven, prove};
-use crate::repair::stage::{Staged, create_overlay, stage};
+use crate::repair::stage::{Staged, Staging, create_overlay, stage};
 use crate::report::Verdict;
 use crate::system::child::ChildError;
 use crate::system::files::describe;
@@ -30,6 +30,10 @@ const RELEASE_DATES: &str = include_str!("release_dates.txt");
 
 /// The time for the search of the packages at fault. What it has not ruled out by then moves too.
 const MAX_SEARCH: Duration = Duration::from_secs(180);
+
+/// Advice where the packages of that day do not do.
+const ANEW: &str = "Nothing was changed. Make an environment anew: `pcluster preflight constraints` prints what it \
+                    needs.";
 
 /// Packages that move together: those of CDK pin one another.
 #[derive(Debug)]
@@ -105,9 +109,9 @@ fn stage_and_prove(
 ) -> Result<Result<(Staged, BrokenRequirements), Error>, Abort> {
     let changes = moved.iter().flat_map(|index| &dated.groups[*index].changes);
     let reasons: Vec<Reason> = changes.filter_map(describe_reason).collect();
-    let staged = match stage(repair, &reasons) {
-        Err(Abort::Error(error)) => return Ok(Err(error)),
-        other => other?,
+    let staged = match stage(repair, &reasons)? {
+        Staging::Unsolvable(error) => return Ok(Err(error)),
+        Staging::Staged(staged) => staged,
     };
     Ok(match prove(repair, &staged)? {
         Proof::Ready(broken) => Ok((staged, broken)),
@@ -216,9 +220,10 @@ fn install_dated(
             Ok(())
         }
         InstallOutcome::Failed { message, output } => {
-            let message =
-                format!("the packages of {}: {message}\n{}", day(moment), quote_last_lines(&output));
-            let next = "Nothing was changed. Correct what the installer names, then run it again.";
+            let python = &repair.target.interpreter.version;
+            let what = format!("the packages of {} cannot be installed for Python {python}", day(moment));
+            let message = format!("{what}: {message}\n{}", quote_last_lines(&output));
+            let next = ANEW;
             Err(Error::repair(RepairStep::Stage, message.trim_end().to_owned(), next).into())
         }
     }
@@ -246,8 +251,7 @@ fn move_files(staged: &Packages, package: &str, from: &Path, to: &Path) -> Resul
 
 fn describe_useless(dated: &DatedPackages) -> Error {
     let message = format!("pcluster does not start with the packages of {} either", day(&dated.moment));
-    let next = "Nothing was changed. Make an environment anew: `pcluster preflight constraints` prints what it needs.";
-    Error::repair(RepairStep::Proof, message, next)
+    Error::repair(RepairStep::Proof, message, ANEW)
 }
 
 #[cfg(test)]

@@ -9,6 +9,9 @@ use crate::repair::installer::{InstallOutcome, quote_last_lines};
 use crate::repair::plan::{self, Change, Pinned, Reason};
 use crate::repair::transaction::OVERLAY_PREFIX;
 
+/// What uv and pip say where requirements cannot all be met, in distinction to a network that fails.
+const UNSOLVABLE: [&str; 3] = ["No solution found", "ResolutionImpossible", "No matching distribution"];
+
 /// The packages of a repair in a directory of their own, which is removed when this is dropped.
 #[derive(Debug)]
 pub struct Staged {
@@ -17,16 +20,24 @@ pub struct Staged {
     pub changes: Vec<Change>,
 }
 
+/// The result of a resolution.
+#[derive(Debug)]
+pub enum Staging {
+    Staged(Staged),
+    /// No set of packages meets all requirements.
+    Unsolvable(Error),
+}
+
 /// Resolves and installs, at first with all other packages pinned; where that has no solution, with their
 /// dependencies free to move.
 ///
 /// # Errors
-/// Returns an error if there is no package to move or no solution, or a signal came.
-pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Staged, Abort> {
+/// Returns an error if there is no package to move, the installer fails, or a signal came.
+pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Staging, Abort> {
     let progress = repair.request.progress;
     let step = progress.step(&format!("resolving and fetching packages with {}", repair.installer.name()));
     let installed = repair.packages.all();
-    let mut failure = String::new();
+    let (mut failure, mut is_unsolvable) = (String::new(), false);
     for pinned in [Pinned::All, Pinned::AllButDependencies] {
         let Some(request) = plan::plan_install(installed, reasons, repair.options.strategy, pinned) else {
             let next = "Report it: the advisory names no installed package.";
@@ -40,15 +51,17 @@ pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Staged, Abort> {
                 progress.write_output(&output, repair.options.verbose);
                 let packages = Packages::installed(&[overlay.path().to_owned()]);
                 let changes = plan::compare(installed, packages.all(), reasons);
-                return Ok(Staged { overlay, packages, changes });
+                return Ok(Staging::Staged(Staged { overlay, packages, changes }));
             }
             InstallOutcome::Failed { message, output } => {
+                is_unsolvable = UNSOLVABLE.iter().any(|sign| output.contains(sign));
                 failure = [message, quote_last_lines(&output)].join("\n");
             }
         }
     }
     let next = "Nothing was changed. Correct what the installer names, then run it again.";
-    Err(Error::repair(RepairStep::Stage, failure.trim_end().to_owned(), next).into())
+    let error = Error::repair(RepairStep::Stage, failure.trim_end().to_owned(), next);
+    if is_unsolvable { Ok(Staging::Unsolvable(error)) } else { Err(error.into()) }
 }
 
 /// Makes a directory for packages in the state directory, from which an exchange can link them.

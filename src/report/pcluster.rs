@@ -30,7 +30,9 @@ pub fn render_stop(report: &Report) -> String {
             .collect();
     }
     let message = match report.verdict {
-        Verdict::Blocked => "pcluster-shim stopped build-image: the image would be unusable.",
+        Verdict::Blocked => {
+            "pcluster-shim stopped build-image: it would fail, or its image would be unusable."
+        }
         _ => "pcluster-shim stopped build-image: a check could not run, and strict is set.",
     };
     format_json(&json!({"configurationValidationErrors": errors, "message": message}))

@@ -25,7 +25,9 @@ fake=@FAKE@
 while [ $# -gt 0 ]; do
     case $1 in
     -c) echo identity >>"$log"; sentinel=$3; . "$fake/identity"; exit ;;
-    */synthesis.py) echo synth >>"$log"; sentinel=$2; request=$3; shift 3; . "$fake/synth"; exit ;;
+    */synthesis.py)
+        sentinel=$2; request=$3; shift 3; what=synth; [ $# -gt 0 ] || what=start
+        echo "$what" >>"$log"; . "$fake/$what"; exit ;;
     */bundled_pip.py) echo bundled_pip >>"$log"; sentinel=$2; . "$fake/bundled_pip"; exit ;;
     *.whl/pip) module=pip; shift; echo "wheel $1" >>"$log"; . "$fake/pip"; exit ;;
     -m) module=$2; shift 2; echo "$module $1" >>"$log"; . "$fake/$module"; exit ;;
@@ -87,6 +89,7 @@ impl Sandbox {
         self.script(new.path("bin/pcluster"), trampoline(&new.path("bin/python")));
         new.is(&[]);
         new.builds(GOOD);
+        new.starts(&json!({"kind": "started", "startupMs": 1}));
         new.has_bundled_pip(&Value::Null);
         new.really("echo \"the real pcluster: $*\"");
         new.installs(
@@ -150,6 +153,12 @@ impl Environment<'_> {
     pub(crate) fn answers(&self, answer: &Value) {
         self.sandbox.write(self.path("fake/synth.json"), answer.to_string());
         self.synthesizes(&ANSWER.replace("@FILE@", "synth"));
+    }
+
+    /// Sets the answer of synthesis.py to the question whether pcluster starts.
+    pub(crate) fn starts(&self, answer: &Value) {
+        self.sandbox.write(self.path("fake/start.json"), answer.to_string());
+        self.sandbox.write(self.path("fake/start"), ANSWER.replace("@FILE@", "start"));
     }
 
     /// Makes synthesis.py answer with this template.
