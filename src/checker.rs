@@ -161,7 +161,9 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
             return Ok(finish(report));
         }
         Ok(Answer { synthesis, startup }) => {
-            startup.into_iter().for_each(|took| report.add_passed("startup", took));
+            if let Some(took) = startup {
+                report.add_passed("startup", took);
+            }
             Ok(synthesis)
         }
         Err(error) => Err(error),

@@ -34,7 +34,6 @@ pub fn is_shared_script(old: &Distribution, new: &Distribution, path: &str) -> b
 }
 
 /// The lines of the old RECORD that name the scripts, for the new one: an uninstallation removes them by it.
-#[must_use]
 pub fn keep_script_lines(old_record: &str) -> impl Iterator<Item = &str> {
     old_record.lines().filter(|line| {
         let path = record_path(line);
@@ -42,7 +41,7 @@ pub fn keep_script_lines(old_record: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The console scripts of a distribution, and the function that each starts, from entry_points.txt.
+/// The console scripts of a distribution, and the function that each starts, from `entry_points.txt`.
 fn read_entry_points(distribution: &Distribution) -> BTreeMap<String, String> {
     let text = files::read_to_string(&distribution.metadata.join("entry_points.txt")).unwrap_or_default();
     let mut section = String::new();

@@ -48,7 +48,7 @@ impl FilePlan {
         let mut kept = String::new();
         if let Some(old) = old {
             let record = files::read_text_up_to(&old.metadata.join("RECORD"), MAX_RECORD).unwrap_or_default();
-            keep_script_lines(&record).for_each(|line| kept += &format!("{line}\n"));
+            keep_script_lines(&record).for_each(|line| kept.extend([line, "\n"]));
             for file in installed_files(old, site, |name| is_shared_script(old, new, name))? {
                 self.removals.extend(bytecode_of(&file).into_iter().map(|compiled| (compiled, index)));
                 self.removals.insert(file, index);

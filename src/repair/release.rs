@@ -25,7 +25,7 @@ use crate::report::Verdict;
 use crate::system::child::ChildError;
 use crate::system::files::describe;
 
-/// When each release was uploaded. Indexes other than PyPI may not tell it.
+/// When each release was uploaded. Indexes other than `PyPI` may not tell it.
 const RELEASE_DATES: &str = include_str!("release_dates.txt");
 
 /// The time for the search of the packages at fault. What it has not ruled out by then moves too.
