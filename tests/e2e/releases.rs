@@ -17,7 +17,7 @@ fn is_ready(environment: &str, release: &str) {
     let checks = report["checks"].as_array().unwrap();
     let passed: Vec<_> = checks.iter().map(|check| (check["id"].as_str(), &check["status"])).collect();
     let all = json!("passed");
-    let expected = ["packages", "node", "template"].map(|id| (Some(id), &all));
+    let expected = ["packages", "node", "startup", "template"].map(|id| (Some(id), &all));
     assert_eq!(passed, expected, "{ran}");
 
     let target = &report["target"];
