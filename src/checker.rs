@@ -117,7 +117,7 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
     }
     let call = call_that_runs(request, target, &mut report);
     let since = Instant::now();
-    let advised = advisory::check(&report.packages, request.advisories);
+    let advised = advisory::check(&report.packages, &target.interpreter.version, request.advisories);
     let is_blocked = report.add_findings("packages", since.elapsed(), advised);
     if is_blocked && !request.is_thorough && is_plain(&call, &packages) {
         report.add_skipped("template", "an advisory blocks already");

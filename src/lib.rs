@@ -13,6 +13,7 @@
 //! | [`preflight::where`](preflight) | `preflight where`: which pcluster is guarded, and how it was found |
 //! | [`preflight::where_warnings`] | what `preflight where` warns of |
 //! | [`preflight::advisories`] | `preflight advisories` |
+//! | [`preflight::constraints`] | `preflight constraints` |
 //! | [`preflight::manual`] | completion scripts and the manual page |
 //! | [`preflight::context`] | settings, request and report of the commands |
 //! | [`guard`] | one guarded `build-image`, in order |
@@ -49,6 +50,7 @@
 //! | [`report::human`] | the report for people, and its lines on stderr (pure) |
 //! | [`report`] | findings → verdict → decision (pure) |
 //! | [`rules::startup`] | an import that fails → a finding (pure) |
+//! | [`rules::constraints`] | advisories → constraints for an installer (pure) |
 //! | [`rules::advisory`] | packages × advisories → findings (pure) |
 //! | [`rules::template`] | template × expectation → findings (pure) |
 //! | [`rules::template::grouping`](rules::template) | findings of one cause as one finding (pure) |

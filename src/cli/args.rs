@@ -59,6 +59,14 @@ pub enum Command {
         /// JSON, YAML, or the output of get-template; - is standard input
         file: PathBuf,
     },
+    /// Print constraints for an environment that builds
+    Constraints {
+        /// A release of aws-parallelcluster (the one that is found)
+        version: Option<String>,
+        /// The environment's Python (every one, by markers)
+        #[arg(long, value_name = "X.Y")]
+        python: Option<String>,
+    },
     /// Show which pcluster is guarded, and how it was found
     Where,
     /// List the advisories, or show one

@@ -44,10 +44,16 @@ fn format_advisory(advisory: &Advisory) -> String {
         let _ = writeln!(text, "{label:<11}{}", lines.join("\n           "));
     };
     row("pcluster", advisory.pcluster.to_string());
+    if let Some(python) = &advisory.python {
+        row("python", python.to_string());
+    }
     row("package", format!("{} {}", advisory.package, advisory.affected));
     row("effect", advisory.effect.clone());
     row("cost", advisory.cost.clone());
     row("fix", advisory.fix.to_string());
+    if advisory.only_constraints {
+        row("note", "affects installations only: `pcluster preflight constraints` excludes it".into());
+    }
     for reference in &advisory.references {
         row("see", reference.clone());
     }

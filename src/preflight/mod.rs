@@ -2,6 +2,7 @@
 
 pub mod advisories;
 pub mod check;
+pub mod constraints;
 pub mod context;
 pub mod fix;
 pub mod manual;
@@ -45,6 +46,9 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         Command::Undo => fix::run_undo(&common),
         Command::Template { file } => template::run(&file, &common),
         Command::Where => r#where::run(&common),
+        Command::Constraints { version, python } => {
+            constraints::run(version.as_deref(), python.as_deref(), &common)
+        }
         Command::Advisories { id } => advisories::run(id.as_deref(), &common),
         Command::Completions { shell } => Ok(Outcome::success(manual::render_completions(shell))),
         Command::Version => Ok(Outcome::success(Preflight::command().render_version())),

@@ -316,7 +316,7 @@ mod tests {
 
     fn reasons() -> Vec<Reason> {
         let advisory = &built_in()[0];
-        vec![Reason { id: advisory.id.clone(), fix: advisory.fix.clone() }]
+        vec![Reason { id: advisory.id.clone(), fix: advisory.fix.package_move().unwrap().clone() }]
     }
 
     #[test]

@@ -8,11 +8,13 @@
 //! | `id`, `title` | its name, and a description in one line |
 //! | `level` | ERROR blocks; WARNING and INFO are only reported |
 //! | `pcluster` | the releases of aws-parallelcluster that it affects (PEP 440) |
+//! | `python` | the releases of Python that it affects (PEP 440); every one where the key is absent |
 //! | `package` | the affected package; `aws-cdk.*` means every package whose name begins with `aws-cdk.` |
-//! | `affected` | its affected releases (PEP 440), or `mixed`: more than one version among them |
-//! | `effect` | completes "PACKAGE VERSION …" |
+//! | `affected` | its affected releases (PEP 440); `mixed`: more than one version among them; `absent`: it is not installed |
+//! | `effect` | completes "PACKAGE VERSION …", or "PACKAGE is not installed, …" |
 //! | `cost` | what it costs to build in spite of it, a sentence |
-//! | `fix` | `packages` to move, and the ranges to move them to: `upgrade`, `downgrade` (PEP 440) |
+//! | `fix` | `packages` to move, and the ranges to move them to: `upgrade`, `downgrade` (PEP 440). Or `advice`: what to do where no move of packages helps |
+//! | `only_constraints` | true: it bears on what `preflight constraints` prints, and on no environment, because the affected release cannot be installed |
 //! | `references` | https URLs of the sources |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,8 +27,8 @@ use serde_json::{Value, json};
 
 use crate::package_name::{PCLUSTER, matches};
 use crate::rules::fields::{
-    parse_specifiers, read_identifier, read_package, read_parsed, read_references, read_specifiers,
-    read_text, write_text,
+    parse_specifiers, read_identifier, read_package, read_parsed, read_references, read_some_package,
+    read_some_specifiers, read_some_text, read_specifiers, read_text, write_some_text, write_text,
 };
 use crate::rules::{Finding, Fix, Kind, Level, PackageMove};
 use crate::yaml;
@@ -43,6 +45,9 @@ pub struct Advisory {
     pub level: Level,
     #[serde(deserialize_with = "read_specifiers", serialize_with = "write_text")]
     pub pcluster: VersionSpecifiers,
+    #[serde(default, deserialize_with = "read_some_specifiers", serialize_with = "write_some_text")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub python: Option<VersionSpecifiers>,
     #[serde(deserialize_with = "read_package")]
     pub package: String,
     pub affected: Affected,
@@ -50,15 +55,78 @@ pub struct Advisory {
     pub effect: String,
     #[serde(deserialize_with = "read_text")]
     pub cost: String,
-    pub fix: PackageMove,
+    pub fix: AdvisedFix,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub only_constraints: bool,
     #[serde(deserialize_with = "read_references")]
     pub references: Vec<String>,
+}
+
+/// The way out that an advisory names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, try_from = "WrittenFix")]
+pub enum AdvisedFix {
+    Move(PackageMove),
+    Advice { advice: String },
+}
+
+/// The keys of a fix. An untagged enum would be refused without the line and the key.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a mapping of packages, upgrade and downgrade, or of advice")]
+struct WrittenFix {
+    #[serde(default, deserialize_with = "read_some_package")]
+    packages: Option<String>,
+    #[serde(default, deserialize_with = "read_some_specifiers")]
+    upgrade: Option<VersionSpecifiers>,
+    #[serde(default, deserialize_with = "read_some_specifiers")]
+    downgrade: Option<VersionSpecifiers>,
+    #[serde(default, deserialize_with = "read_some_text")]
+    advice: Option<String>,
+}
+
+impl TryFrom<WrittenFix> for AdvisedFix {
+    type Error = &'static str;
+
+    fn try_from(written: WrittenFix) -> Result<Self, Self::Error> {
+        match written {
+            WrittenFix { packages: None, upgrade: None, downgrade: None, advice: Some(advice) } => {
+                Ok(Self::Advice { advice })
+            }
+            WrittenFix {
+                packages: Some(packages),
+                upgrade: Some(upgrade),
+                downgrade: Some(downgrade),
+                advice: None,
+            } => Ok(Self::Move(PackageMove { packages, upgrade, downgrade })),
+            _ => Err("a fix has packages, upgrade and downgrade, or advice alone"),
+        }
+    }
+}
+
+impl AdvisedFix {
+    #[must_use]
+    pub fn package_move(&self) -> Option<&PackageMove> {
+        match self {
+            Self::Move(package_move) => Some(package_move),
+            Self::Advice { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for AdvisedFix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Move(package_move) => package_move.fmt(f),
+            Self::Advice { advice } => f.write_str(advice),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Affected {
     Releases(VersionSpecifiers),
     Mixed,
+    Absent,
 }
 
 /// Reads a list of advisories.
@@ -82,13 +150,18 @@ pub fn built_in() -> Vec<Advisory> {
     read(BUILT_IN).unwrap_or_default()
 }
 
-/// Compares the installed packages with every advisory.
+/// Compares the installed packages with every advisory, for a version of Python.
 #[must_use]
-pub fn check(packages: &BTreeMap<String, String>, advisories: &[Advisory]) -> Vec<Finding> {
+pub fn check(packages: &BTreeMap<String, String>, python: &str, advisories: &[Advisory]) -> Vec<Finding> {
     let Some(pcluster) = packages.get(PCLUSTER) else { return Vec::new() };
     advisories
         .iter()
-        .filter(|advisory| contains(&advisory.pcluster, pcluster))
+        .filter(|advisory| !advisory.only_constraints && contains(&advisory.pcluster, pcluster))
+        .filter(|advisory| {
+            // A Python that is built from its repository ends its version with a plus sign.
+            let python = python.trim_end_matches('+');
+            advisory.python.as_ref().is_none_or(|affected| contains(affected, python))
+        })
         .filter_map(|advisory| {
             let installed = advisory.find_affected(packages)?;
             Some(advisory.to_finding(pcluster, &installed))
@@ -99,7 +172,7 @@ pub fn check(packages: &BTreeMap<String, String>, advisories: &[Advisory]) -> Ve
 impl Advisory {
     /// The affected packages with their versions.
     fn find_affected<'a>(&self, packages: &'a BTreeMap<String, String>) -> Option<Vec<(&'a str, &'a str)>> {
-        let named = packages
+        let mut named = packages
             .iter()
             .map(|(name, version)| (name.as_str(), version.as_str()))
             .filter(|(name, _)| matches(&self.package, name));
@@ -113,6 +186,7 @@ impl Advisory {
                 let versions: BTreeSet<&str> = all.iter().map(|(_, version)| *version).collect();
                 (versions.len() > 1).then_some(all)
             }
+            Affected::Absent => named.next().is_none().then(Vec::new),
         }
     }
 
@@ -124,6 +198,7 @@ impl Advisory {
             Affected::Mixed => {
                 format!("{} is installed in versions {versions}, {}", self.package, self.effect)
             }
+            Affected::Absent => format!("{} is not installed, {}", self.package, self.effect),
         };
         let installed: serde_json::Map<String, Value> =
             installed.iter().map(|(name, version)| ((*name).to_owned(), json!(version))).collect();
@@ -134,7 +209,10 @@ impl Advisory {
             message,
             cost: Some(self.cost.clone()),
             evidence: json!({"installed": installed, "pcluster": pcluster, "affected": self.affected.to_string()}),
-            fix: Some(Fix::moving(self.fix.clone())),
+            fix: Some(match &self.fix {
+                AdvisedFix::Move(package_move) => Fix::moving(package_move.clone()),
+                AdvisedFix::Advice { advice } => Fix::by_hand(advice.clone()),
+            }),
             references: self.references.clone(),
         }
     }
@@ -145,12 +223,14 @@ impl fmt::Display for Affected {
         match self {
             Self::Releases(releases) => write!(f, "{releases}"),
             Self::Mixed => f.write_str("mixed"),
+            Self::Absent => f.write_str("absent"),
         }
     }
 }
 
 /// Whether a release is in a range; a version that is not PEP 440's is in none.
-fn contains(releases: &VersionSpecifiers, version: &str) -> bool {
+#[must_use]
+pub fn contains(releases: &VersionSpecifiers, version: &str) -> bool {
     Version::from_str(version).is_ok_and(|version| releases.contains(&version))
 }
 
@@ -158,6 +238,7 @@ impl<'de> Deserialize<'de> for Affected {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         read_parsed(from, |written| match written {
             "mixed" => Ok(Self::Mixed),
+            "absent" => Ok(Self::Absent),
             _ => parse_specifiers(written).map(Self::Releases),
         })
     }
@@ -178,7 +259,7 @@ mod tests {
     }
 
     fn found(versions: &[(&str, &str)]) -> Vec<String> {
-        let findings = check(&packages(versions), &read(BUILT_IN).unwrap());
+        let findings = check(&packages(versions), "3.11.4", &read(BUILT_IN).unwrap());
         findings.into_iter().map(|finding| finding.id).collect()
     }
 
@@ -247,7 +328,7 @@ mod tests {
         fn ranges_agree_with_pep_440_order(minor in 0u64..300, patch in 0u64..3) {
             let version = format!("1.{minor}.{patch}");
             let packages = packages(&[(PCLUSTER, "3.1.3"), ("aws-cdk-aws-imagebuilder", &version)]);
-            let hit = !check(&packages, &built_in()).is_empty();
+            let hit = !check(&packages, "3.9.1", &built_in()).is_empty();
             proptest::prop_assert_eq!(hit, (minor, patch) == (153, 0));
         }
     }

@@ -28,6 +28,27 @@ pub(crate) fn read_specifiers<'de, D: Deserializer<'de>>(from: D) -> Result<Vers
     read_parsed(from, parse_specifiers)
 }
 
+pub(crate) fn read_some_specifiers<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<VersionSpecifiers>, D::Error> {
+    read_specifiers(from).map(Some)
+}
+
+pub(crate) fn write_some_text<S: Serializer>(value: &Option<impl Display>, to: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => to.collect_str(value),
+        None => to.serialize_none(),
+    }
+}
+
+pub(crate) fn read_some_package<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    read_package(from).map(Some)
+}
+
+pub(crate) fn read_some_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    read_text(from).map(Some)
+}
+
 pub(crate) fn write_text<S: Serializer>(value: &impl Display, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(value)
 }

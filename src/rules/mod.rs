@@ -2,6 +2,7 @@
 
 pub mod advisory;
 pub mod cloudformation;
+pub mod constraints;
 pub mod fields;
 pub mod startup;
 pub mod template;

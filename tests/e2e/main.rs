@@ -11,6 +11,7 @@ mod configurations; // the corpus: every key of the schema, its extremes, YAML's
 mod corpus; // each of them with and without the shim
 mod environment_copy; // a copy of an environment to repair, an index, comparison byte for byte
 mod environments; // what every test uses
+mod fresh; // what does not start as it is installed today
 mod installed; // install.sh over real installations
 mod launcher_table; // launchers by kind × good and broken packages, and what changes after the first check
 mod launchers; // the ways in which pcluster is installed

@@ -1,0 +1,73 @@
+//! `preflight constraints`: no Python is started, and no network asked.
+
+use std::path::Path;
+use std::str::FromStr as _;
+
+use pep440_rs::Version;
+use serde_json::json;
+
+use crate::cli::args::{Common, Format};
+use crate::environment::launcher::Launcher;
+use crate::environment::packages::Packages;
+use crate::error::{Abort, Error};
+use crate::outcome::Outcome;
+use crate::package_name::PCLUSTER;
+use crate::preflight::context::{read_all_advisories, read_settings, start_search};
+use crate::printable::escape;
+use crate::report;
+use crate::rules::constraints;
+
+/// Prints the constraints for a release, or for the one that is found.
+///
+/// # Errors
+/// Returns an error if a version is none, no release is named and none is found, or a file is refused.
+pub fn run(version: Option<&str>, python: Option<&str>, common: &Common) -> Result<Outcome, Abort> {
+    let settings = read_settings()?;
+    let advisories = read_all_advisories(&settings)?;
+    let version = match version {
+        Some(version) => version.to_owned(),
+        None => find_installed(&start_search(common, &settings).real()?.path)?,
+    };
+    refuse_other(&version, "VERSION", "a release of aws-parallelcluster from 3.0.0 on, such as 3.13.2", 3)?;
+    if let Some(python) = python {
+        refuse_other(python, "--python", "a release of Python 3, such as 3.12", 3)?;
+    }
+    let lines = constraints::derive(&advisories, &version, python);
+    let stdout = match common.format {
+        Format::Json => report::format_json(&json!({
+            "schemaVersion": 1, "pcluster": version, "python": python, "constraints": lines,
+        })),
+        Format::Human => format_file(&version, python, &lines),
+    };
+    Ok(Outcome::success(stdout))
+}
+
+fn format_file(version: &str, python: Option<&str>, lines: &[String]) -> String {
+    let python = python.map(|python| format!(" on Python {python}")).unwrap_or_default();
+    let shim = env!("CARGO_PKG_VERSION");
+    let head = format!("# Constraints for {PCLUSTER}=={version}{python}, by pcluster-shim {shim}\n");
+    escape(&(head + &lines.iter().map(|line| line.clone() + "\n").collect::<String>())).into_owned()
+}
+
+/// Refuses what is no version of PEP 440's, or one below `least`.
+fn refuse_other(value: &str, name: &'static str, accepted: &'static str, least: u64) -> Result<(), Error> {
+    let is_accepted = Version::from_str(value).is_ok_and(|version| version >= Version::new([least]));
+    if is_accepted { Ok(()) } else { Err(Error::BadVariable { name, value: value.to_owned(), accepted }) }
+}
+
+/// The release in the environment of a console script, by the files beside its interpreter.
+fn find_installed(path: &Path) -> Result<String, Error> {
+    let unknown = || Error::BadVariable {
+        name: "VERSION",
+        value: String::new(),
+        accepted: "a release such as 3.13.2; it is not known without starting the pcluster that is found",
+    };
+    let Ok(Launcher::ConsoleScript(script)) = Launcher::read(path) else { return Err(unknown()) };
+    let interpreter = script.interpreter(path.parent().unwrap_or(Path::new("/")));
+    let prefix = interpreter.and_then(|(program, _)| Some(program.parent()?.parent()?.to_owned()));
+    let libraries = prefix.map(|prefix| prefix.join("lib")).ok_or_else(unknown)?;
+    let mut sites: Vec<_> = libraries.read_dir().into_iter().flatten().flatten().collect();
+    sites.retain(|entry| entry.file_name().as_encoded_bytes().starts_with(b"python3"));
+    let sites: Vec<_> = sites.iter().map(|entry| entry.path().join("site-packages")).collect();
+    Packages::find(&sites, PCLUSTER).map(|found| found.version).ok_or_else(unknown)
+}

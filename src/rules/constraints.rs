@@ -1,0 +1,131 @@
+//! Advisories → constraints for an installer, with which it makes an environment that builds. Pure.
+
+use std::collections::BTreeMap;
+
+use pep440_rs::{Operator, VersionSpecifier, VersionSpecifiers};
+
+use crate::package_name::{is_pattern, normalised};
+use crate::rules::Level;
+use crate::rules::advisory::{Advisory, Affected, contains};
+
+/// The constraints for a release of aws-parallelcluster, a line each. Without a version of Python, lines for
+/// some Pythons have a marker.
+#[must_use]
+pub fn derive(advisories: &[Advisory], pcluster: &str, python: Option<&str>) -> Vec<String> {
+    let mut lines: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+    for advisory in advisories {
+        let constrains = advisory.level == Level::Error || advisory.only_constraints;
+        let marker = match (&advisory.python, python) {
+            (Some(affected), Some(python)) if !contains(affected, python) => continue,
+            (Some(affected), None) => write_marker(affected),
+            (None, _) | (Some(_), Some(_)) => String::new(),
+        };
+        if !constrains || !contains(&advisory.pcluster, pcluster) {
+            continue;
+        }
+        for (package, specifier) in exclude(advisory) {
+            let specifiers = lines.entry((package, marker.clone())).or_default();
+            if !specifiers.contains(&specifier) {
+                specifiers.push(specifier);
+            }
+        }
+    }
+    let of_every_python = lines.clone();
+    lines.retain(|(package, marker), specifiers| {
+        let others = of_every_python.get(&(package.clone(), String::new())).filter(|_| !marker.is_empty());
+        specifiers.retain(|specifier| others.is_none_or(|others| !others.contains(specifier)));
+        !specifiers.is_empty()
+    });
+    lines.into_iter().map(|((package, marker), range)| package + &range.join(",") + &marker).collect()
+}
+
+/// The specifiers that keep the affected releases out. Where the advisory is about one release, only that
+/// one; else all but those that its fix names.
+fn exclude(advisory: &Advisory) -> Vec<(String, String)> {
+    if let Affected::Releases(affected) = &advisory.affected
+        && let [only] = affected.iter().collect::<Vec<_>>()[..]
+        && matches!(only.operator(), Operator::Equal | Operator::EqualStar)
+    {
+        return vec![(normalised(&advisory.package), format!("!={}", version_of(only)))];
+    }
+    let Some(fix) = advisory.fix.package_move().filter(|fix| !is_pattern(&fix.packages)) else {
+        return Vec::new();
+    };
+    fix.upgrade.iter().map(|specifier| (normalised(&fix.packages), specifier.to_string())).collect()
+}
+
+/// The version of a specifier as it is written: `70.*` too.
+fn version_of(specifier: &VersionSpecifier) -> String {
+    let written = specifier.to_string();
+    written.trim_start_matches(|letter: char| "=!<>~".contains(letter)).to_owned()
+}
+
+/// The marker of PEP 508 for a range of Python: `; python_version >= "3.12"`.
+fn write_marker(python: &VersionSpecifiers) -> String {
+    let conditions = python.iter().map(|specifier| {
+        let version = version_of(specifier);
+        let minor = version.trim_end_matches(".*");
+        let name = if minor.matches('.').count() > 1 { "python_full_version" } else { "python_version" };
+        let operator = match specifier.operator() {
+            Operator::EqualStar => Operator::Equal,
+            Operator::NotEqualStar => Operator::NotEqual,
+            operator => *operator,
+        };
+        format!("{name} {operator} \"{minor}\"")
+    });
+    format!(" ; {}", conditions.collect::<Vec<_>>().join(" and "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::advisory::read;
+
+    fn advisory(id: &str, package: &str, affected: &str, more: &str) -> String {
+        let fix = if more.contains("fix:") {
+            ""
+        } else {
+            "  fix: {packages: Set_Tools, upgrade: '<82,!=70.*', downgrade: <82}\n"
+        };
+        let level = if more.contains("level:") { "" } else { "  level: ERROR\n" };
+        format!(
+            "- id: {id}\n  title: A title\n  pcluster: <3.14\n  package: {package}\n  affected: '{affected}'\n  \
+             effect: breaks\n  cost: An hour.\n  references: ['https://example.com']\n{level}{fix}{more}"
+        )
+    }
+
+    fn lines(pcluster: &str, python: Option<&str>) -> Vec<String> {
+        let old = "  python: '>=3.12'\n  fix: {packages: Set_Tools, upgrade: '>=66', downgrade: '>=66'}\n";
+        let cdk = "  fix: {packages: cdk.*, upgrade: '>1.153', downgrade: '<1.153'}\n";
+        let yaml = "  python: '==3.10.*'\n  level: WARNING\n  only_constraints: true\n";
+        let advisories = [
+            advisory("one", "Set_Tools", ">=82", ""),
+            advisory("two", "Set_Tools", "==70.*", ""),
+            advisory("old", "Set_Tools", "<66", old),
+            advisory("cdk", "cdk.core", "==1.153.0", cdk),
+            advisory("warning", "other", ">=1", "  level: WARNING\n"),
+            advisory("yaml", "pyyaml", "==5.4.*", yaml),
+            advisory("advice", "other", ">=1", "  fix: {advice: Do something.}\n"),
+        ];
+        derive(&read(&advisories.concat()).unwrap(), pcluster, python)
+    }
+
+    #[test]
+    fn the_affected_releases_are_kept_out() {
+        assert_eq!(
+            lines("3.13.2", None),
+            [
+                "cdk-core!=1.153.0",
+                "pyyaml!=5.4.* ; python_version == \"3.10\"",
+                "set-tools!=70.*,<82",
+                "set-tools>=66 ; python_version >= \"3.12\"",
+            ]
+        );
+        assert_eq!(
+            lines("3.13.2", Some("3.10")),
+            ["cdk-core!=1.153.0", "pyyaml!=5.4.*", "set-tools!=70.*,<82"]
+        );
+        assert_eq!(lines("3.13.2", Some("3.13.1")), ["cdk-core!=1.153.0", "set-tools!=70.*,<82,>=66"]);
+        assert!(lines("3.14.0", None).is_empty());
+    }
+}

@@ -1,0 +1,143 @@
+//! What people install today and what does not start: stopped with the reason, repaired in place and taken
+//! back, and repaired on the way to a build by mode `fix`.
+
+use serde_json::Value;
+
+use crate::environment_copy::{EnvironmentCopy, With};
+use crate::environments::{Aws, Ran, TAGS};
+
+/// 3.0.x has no short options.
+const CALL: [&str; 5] = ["build-image", "--image-configuration", "image.yaml", "--image-id", "my-image"];
+
+/// The message and the type of the finding that pcluster does not start.
+#[track_caller]
+fn startup(report: &Value, ran: &Ran) -> String {
+    assert_eq!(report["verdict"], "blocked", "{ran}");
+    let findings = report["findings"].as_array().unwrap();
+    let startup = findings.iter().find(|finding| finding["id"] == "startup");
+    let startup = startup.unwrap_or_else(|| panic!("no finding about the start\n{ran}"));
+    assert_eq!(startup["level"], "ERROR", "{ran}");
+    assert_eq!(startup["fix"]["command"], "pcluster preflight fix", "{ran}");
+    let advised = findings.iter().filter(|finding| finding["type"] == "PackageAdvisory");
+    assert!(advised.clone().count() > 0, "an advisory names the package\n{ran}");
+    startup["message"].as_str().unwrap().to_owned()
+}
+
+/// `name` is RELEASE-PYTHON-INSTALLER; `exception` is what the traceback of the real pcluster ends in.
+#[track_caller]
+fn is_stopped_and_repaired(name: &str, with: With, exception: &str) {
+    let release = name.split('-').next().unwrap();
+    let mut copy = EnvironmentCopy::of(&format!("fresh/{name}"), with);
+
+    let direct = copy.direct(&["version"]);
+    direct.ends_with(1);
+    assert!(direct.err().contains(exception), "{direct}");
+    // Every other command stays the real one's own.
+    copy.shim(&["version"]).is_the_same_as(&direct);
+
+    let (ran, report) = copy.preflight(&[]);
+    ran.ends_with(1);
+    let message = startup(&report, &ran);
+    assert!(message.contains(exception), "{message}\n{ran}");
+
+    let fixed = copy.fix(&["--format", "json"]);
+    fixed.ends_with(0).is_silent_on_stderr();
+    let version = copy.direct(&["version"]);
+    version.ends_with(0);
+    assert_eq!(version.json()["version"], release, "{version}");
+    let (ran, report) = copy.preflight(&[]);
+    ran.ends_with(0);
+    assert_eq!(report["verdict"], "ready", "{ran}");
+    copy.shim(&["preflight", "undo"]).ends_with(0);
+    copy.is_as_before("undone");
+    copy.left_nothing("undone");
+
+    let aws = Aws::start();
+    copy.use_aws(&aws);
+    copy.write("image.yaml", aws.configuration());
+    let stopped = copy.shim(&CALL);
+    let errors = stopped.stop();
+    assert!(errors.iter().all(|error| error.ends_with("Fix: pcluster preflight fix")), "{stopped}");
+    aws.was_not_asked();
+    copy.set("PCLUSTER_SHIM_MODE", "fix");
+    let built = copy.shim(&CALL);
+    built.ends_with(0);
+    assert!(built.err().starts_with("pcluster-shim: repaired: "), "{built}");
+    let template = aws.template("my-image", "body");
+    for tag in TAGS {
+        assert!(template.contains(&format!("parallelcluster:{tag}:")), "{tag} in {template}");
+    }
+}
+
+const PKG_RESOURCES: &str = "ModuleNotFoundError: No module named 'pkg_resources'";
+const FLASK_JSON: &str = "AttributeError: module 'flask.json' has no attribute 'JSONEncoder'";
+
+#[test]
+fn release_3_0_0_on_python_3_8() {
+    is_stopped_and_repaired("3.0.0-3.8-uv", With::Uv, "TypeError: 'type' object is not subscriptable");
+}
+
+#[test]
+fn release_3_0_3_on_python_3_8() {
+    is_stopped_and_repaired("3.0.3-3.8-uv", With::Uv, FLASK_JSON);
+}
+
+#[test]
+fn release_3_0_3_on_python_3_9_made_and_repaired_by_pip() {
+    is_stopped_and_repaired("3.0.3-3.9-pip", With::Pip, FLASK_JSON);
+}
+
+#[test]
+fn release_3_0_3_on_python_3_12() {
+    is_stopped_and_repaired("3.0.3-3.12-uv", With::Uv, PKG_RESOURCES);
+}
+
+#[test]
+fn release_3_1_3_on_python_3_9() {
+    is_stopped_and_repaired("3.1.3-3.9-uv", With::Uv, PKG_RESOURCES);
+}
+
+#[test]
+fn release_3_2_1_on_python_3_8() {
+    is_stopped_and_repaired("3.2.1-3.8-uv", With::Uv, FLASK_JSON);
+}
+
+#[test]
+fn release_3_5_1_on_python_3_9() {
+    is_stopped_and_repaired("3.5.1-3.9-uv", With::Uv, PKG_RESOURCES);
+}
+
+#[test]
+fn release_3_6_1_on_python_3_9() {
+    is_stopped_and_repaired("3.6.1-3.9-uv", With::Uv, PKG_RESOURCES);
+}
+
+#[test]
+fn release_3_7_2_on_python_3_12() {
+    is_stopped_and_repaired("3.7.2-3.12-uv", With::Uv, PKG_RESOURCES);
+}
+
+#[test]
+fn release_3_8_0_on_python_3_13() {
+    is_stopped_and_repaired("3.8.0-3.13-uv", With::Uv, PKG_RESOURCES);
+}
+
+#[test]
+fn release_3_11_1_on_python_3_11() {
+    is_stopped_and_repaired("3.11.1-3.11-uv", With::Uv, PKG_RESOURCES);
+}
+
+#[test]
+fn release_3_12_0_on_python_3_10() {
+    is_stopped_and_repaired("3.12.0-3.10-uv", With::Uv, PKG_RESOURCES);
+}
+
+#[test]
+fn release_3_13_2_on_python_3_13() {
+    is_stopped_and_repaired("3.13.2-3.13-uv", With::Uv, PKG_RESOURCES);
+}
+
+#[test]
+fn release_3_13_2_on_python_3_12_made_and_repaired_by_pip() {
+    is_stopped_and_repaired("3.13.2-3.12-pip", With::Pip, PKG_RESOURCES);
+}
