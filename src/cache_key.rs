@@ -24,10 +24,11 @@ const CREDENTIALS: [&str; 3] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "A
 const AWS_FILES: [(&str, &str); 2] =
     [("AWS_CONFIG_FILE", ".aws/config"), ("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials")];
 
-/// The call and the environment, all but Node.js.
+/// The call and the environment, all but Node.js; `rules` is what findings depend on beside them.
 #[must_use]
-pub fn fingerprint(call: &Call, target: &Target, packages: &Packages) -> Fingerprint {
+pub fn fingerprint(call: &Call, target: &Target, packages: &Packages, rules: &str) -> Fingerprint {
     let mut key = Fingerprint::new();
+    key.field(rules);
     key.field(synthesis::SYNTHESIS_PY).field(&target.interpreter.version);
     key.file(&target.interpreter.executable);
     for entry in &target.interpreter.sys_path {

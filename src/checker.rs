@@ -8,7 +8,8 @@ use std::str::FromStr as _;
 use std::time::{Duration, Instant};
 
 use pep440_rs::{Version, VersionSpecifiers};
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::cache::Cache;
 use crate::cache_key;
@@ -21,7 +22,9 @@ use crate::environment::node::{self, Node, NodeError};
 use crate::environment::packages::Packages;
 use crate::environment::record::find_owner;
 use crate::environment::startup;
-use crate::environment::synthesis::{self, Answer, Call, StartupFailure, StartupStage, Synthesis};
+use crate::environment::synthesis::{
+    self, Answer, Call, Expectation, StartupFailure, StartupStage, Synthesis,
+};
 use crate::environment::target::{self, Target};
 use crate::error::{Abort, Error};
 use crate::package_name::{IMAGEBUILDER, PCLUSTER};
@@ -30,9 +33,9 @@ use crate::report::builder::ReportBuilder;
 use crate::report::{Report, Shim, TargetInfo};
 use crate::rules::advisory::{self, Advisory};
 use crate::rules::startup::Owners;
-use crate::rules::{self, Finding, Fix, PackageMove, template};
+use crate::rules::{self, Finding, Fix, PackageMove, Remedy, known_issues, limits, runtimes, template};
 use crate::system::child::ChildError;
-use crate::system::{executables, files, trust};
+use crate::system::{date, executables, files, trust};
 use crate::yaml;
 
 /// The advisories that are shipped and the config's, and the files that could not be read.
@@ -128,7 +131,9 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
         return Ok(finish(report));
     }
     let (limit, cache) = (request.settings.timeout, &request.cache);
-    let before = cache_key::fingerprint(&call, target, &packages);
+    let today = date::today();
+    let rules = runtimes::describe_dependencies(request.advisories, &today);
+    let before = cache_key::fingerprint(&call, target, &packages, &rules);
     // A Node.js that is seen for the first time is asked while the template is built: no cached
     // verdict can depend on it.
     let since = Instant::now();
@@ -137,11 +142,11 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
     if pending.is_none() {
         node = add_node(node::find(target, limit, cache), since, &mut report)?;
     }
-    if let Some(node) = &node
-        && cache.get(VERDICTS, &cache_key::verdict_key(&before, node)).is_some()
-    {
-        report.add_cached("startup", Duration::ZERO);
-        report.add_cached("template", Duration::ZERO);
+    let key = node.as_ref().map(|node| cache_key::verdict_key(&before, node));
+    let cached = key.and_then(|key| cache.get(VERDICTS, &key));
+    if let Some(verdict) = cached.and_then(|entry| serde_json::from_value::<CachedVerdict>(entry).ok()) {
+        report.add_cached("startup", Vec::new());
+        report.add_cached("template", verdict.into_findings());
         return Ok(finish(report));
     }
     let since = Instant::now();
@@ -168,16 +173,49 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
         }
         Err(error) => Err(error),
     };
-    let has_passed = add_template(synthesized, node.is_some(), &packages, since, &mut report);
-    if let Some(node) = node.filter(|_| has_passed) {
+    let rules_of_template =
+        TemplateRules { packages: &packages, advisories: request.advisories, today: &today };
+    let passed = add_template(synthesized, node.is_some(), &rules_of_template, since, &mut report);
+    if let (Some(node), Some(findings)) = (node, passed) {
         // A verdict about packages that have changed meanwhile is about neither state.
         let packages = Packages::installed(&target.interpreter.sys_path);
         let key = cache_key::verdict_key(&before, &node);
-        if cache_key::verdict_key(&cache_key::fingerprint(&call, target, &packages), &node) == key {
-            cache.put(VERDICTS, &key, &json!("ready"));
+        let after = cache_key::fingerprint(&call, target, &packages, &rules);
+        if cache_key::verdict_key(&after, &node) == key {
+            let verdict = CachedVerdict::new(&findings);
+            cache.put(VERDICTS, &key, &serde_json::to_value(verdict).unwrap_or_default());
         }
     }
     Ok(finish(report))
+}
+
+/// A verdict of ready in the cache: the findings of the template, of which none is an ERROR.
+#[derive(Serialize, Deserialize)]
+struct CachedVerdict {
+    findings: Vec<Finding>,
+    /// What the JSON of the findings leaves out, for each of them.
+    unwritten: Vec<(Option<Remedy>, bool)>,
+}
+
+impl CachedVerdict {
+    fn new(findings: &[Finding]) -> Self {
+        let unwritten = |finding: &Finding| {
+            (finding.fix.as_ref().and_then(|fix| fix.remedy.clone()), finding.is_told_by_guard)
+        };
+        Self { findings: findings.to_vec(), unwritten: findings.iter().map(unwritten).collect() }
+    }
+
+    fn into_findings(self) -> Vec<Finding> {
+        let findings = self.findings.into_iter().zip(self.unwritten);
+        let complete = findings.map(|(mut finding, (remedy, is_told))| {
+            finding.is_told_by_guard = is_told;
+            if let Some(fix) = &mut finding.fix {
+                fix.remedy = remedy;
+            }
+            finding
+        });
+        complete.collect()
+    }
 }
 
 const VERDICTS: &str = "verdicts";
@@ -331,25 +369,54 @@ fn describe_startup(failure: &StartupFailure, packages: &Packages) -> Finding {
     )
 }
 
-/// Checks the template. Whether it is what was asked for is returned.
+/// What the rules of the template need beside it.
+struct TemplateRules<'a> {
+    packages: &'a Packages,
+    advisories: &'a [Advisory],
+    today: &'a str,
+}
+
+impl TemplateRules<'_> {
+    fn check(&self, template: &Value, expectation: &Expectation) -> Vec<Finding> {
+        let pcluster = self.packages.get(PCLUSTER).map(|pcluster| pcluster.version.as_str());
+        let mut findings = template::check(template, expectation, &other_cdk(self.packages));
+        findings.extend(check_everywhere(template, pcluster, self.advisories, self.today));
+        findings
+    }
+}
+
+/// The rules that hold for every template, whatever it was made of.
+#[must_use]
+pub fn check_everywhere(
+    template: &Value,
+    pcluster: Option<&str>,
+    advisories: &[Advisory],
+    today: &str,
+) -> Vec<Finding> {
+    let mut findings = limits::check(template);
+    findings.extend(runtimes::check(template, pcluster, advisories, today));
+    findings.extend(known_issues::check(template));
+    findings
+}
+
+/// Checks the template. Where it is what was asked for, its other findings are returned.
 fn add_template(
     synthesized: Result<Synthesis, ChildError>,
     has_node: bool,
-    packages: &Packages,
+    rules: &TemplateRules,
     since: Instant,
     report: &mut ReportBuilder,
-) -> bool {
+) -> Option<Vec<Finding>> {
     let reason = match synthesized {
         Ok(Synthesis::Template { template, expectation }) => {
-            let findings = template::check(&template, &expectation, &other_cdk(packages));
-            return !report.add_findings("template", since.elapsed(), findings);
+            let findings = rules.check(&template, &expectation);
+            let has_failed = report.add_findings("template", since.elapsed(), findings.clone());
+            return Some(findings).filter(|_| !has_failed);
         }
         Ok(Synthesis::Unstartable(failure)) if has_node => {
-            return !report.add_findings(
-                "template",
-                since.elapsed(),
-                vec![describe_startup(&failure, packages)],
-            );
+            let finding = describe_startup(&failure, rules.packages);
+            report.add_findings("template", since.elapsed(), vec![finding]);
+            return None;
         }
         Ok(Synthesis::Unexpected { call }) => {
             format!("building it asks AWS for {call}, which a check does not do")
@@ -357,7 +424,7 @@ fn add_template(
         // The reason is in the node check.
         _ if !has_node => {
             report.add_skipped("template", "there is no Node.js to build it with");
-            return false;
+            return None;
         }
         Ok(Synthesis::Rejected { stage, message } | Synthesis::Failed { stage, message }) => {
             format!("it cannot be built ({stage}): {message}")
@@ -366,7 +433,7 @@ fn add_template(
         Err(reason) => reason.to_string(),
     };
     report.add_unknown("template", since.elapsed(), reason);
-    false
+    None
 }
 
 /// What can be done about a template that falls short with no advisory to explain it: another release

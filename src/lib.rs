@@ -50,6 +50,9 @@
 //! | [`report::human`] | the report for people, and its lines on stderr (pure) |
 //! | [`report`] | findings → verdict → decision (pure) |
 //! | [`rules::startup`] | an import that fails → a finding (pure) |
+//! | [`rules::runtimes`] | Lambda runtimes of the template → findings (pure) |
+//! | [`rules::limits`] | limits of EC2 and Image Builder → findings (pure) |
+//! | [`rules::known_issues`] | known issues that the template shows → findings (pure) |
 //! | [`rules::constraints`] | advisories → constraints for an installer (pure) |
 //! | [`rules::advisory`] | packages × advisories → findings (pure) |
 //! | [`rules::template`] | template × expectation → findings (pure) |
@@ -86,6 +89,7 @@
 //! | [`system::concurrently`] | two functions at the same time |
 //! | [`system::trust`] | files that no other user could have written |
 //! | [`system::disk`] | atomic writes, and their sync to the disk |
+//! | [`system::date`] | the day of UTC |
 //! | [`system::dirs`] | the base directories of the XDG specification |
 //! | [`system::executables`] | programs by path and by name |
 //! | [`system::files`] | regular files, read up to a limit |

@@ -275,7 +275,7 @@ fn venv_with(sandbox: &Sandbox, name: &str, cdk: &str) -> (PathBuf, PathBuf) {
     let python = sandbox.link(format!("{name}/bin/python"), real_python());
     let code = "import sysconfig; print(sysconfig.get_path('purelib'))";
     let purelib = PathBuf::from(sandbox.call(&python, ["-c", code]).run().stdout().trim());
-    for (distribution, version) in [("aws-parallelcluster", "3.1.3"), ("aws-cdk.aws-imagebuilder", cdk)] {
+    for (distribution, version) in [("aws-parallelcluster", "3.16.1"), ("aws-cdk.aws-imagebuilder", cdk)] {
         let metadata = purelib.join(format!("{distribution}-{version}.dist-info/METADATA"));
         sandbox.write(metadata, format!("Name: {distribution}\nVersion: {version}\n"));
     }
@@ -574,7 +574,7 @@ fn an_environment_in_a_path_of_any_bytes_is_judged() {
 fn a_release_without_build_image_is_left_alone() {
     let sandbox = Sandbox::new();
     let (purelib, script) = venv_with(&sandbox, "old", "1.204.0");
-    fs::remove_dir_all(purelib.join("aws-parallelcluster-3.1.3.dist-info")).unwrap();
+    fs::remove_dir_all(purelib.join("aws-parallelcluster-3.16.1.dist-info")).unwrap();
     let metadata = purelib.join("aws-parallelcluster-2.11.9.dist-info/METADATA");
     sandbox.write(metadata, "Name: aws-parallelcluster\nVersion: 2.11.9\n");
     sandbox.write(purelib.join("pcluster/cli/__init__.py"), "def main():\n    print('main ran')\n");

@@ -19,12 +19,13 @@ fn versions(environment: &BrokenEnvironment) -> Vec<String> {
     names
 }
 
-const REPAIRED: [&str; 5] = [
+const REPAIRED: [&str; 6] = [
     "attrs-21.4.0",
     "aws-parallelcluster-3.1.3",
     "aws_cdk.aws-imagebuilder-1.204.0",
     "aws_cdk.core-1.204.0",
     "jsii-1.132.0",
+    "setuptools-80.9.0",
 ];
 
 #[test]
@@ -75,7 +76,7 @@ fn what_the_installer_is_asked() {
     let asked = |file: &str| fs::read_to_string(sandbox.path("installer").join(file)).unwrap();
     assert_eq!(asked("requirements"), "aws-cdk-aws-imagebuilder>=1.153.1\naws-cdk-core~=1.137,>=1.153.1\n");
     // jsii was pinned in the first attempt, which had no solution.
-    assert_eq!(asked("constraints"), "aws-parallelcluster==3.1.3\n");
+    assert_eq!(asked("constraints"), "aws-parallelcluster==3.1.3\nsetuptools==80.9.0\n");
     let mut log = sandbox.log();
     assert_eq!(log[..3], ["identity", "uv install", "uv install"]);
     // The rest runs in parallel in part.

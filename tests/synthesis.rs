@@ -14,8 +14,8 @@ fn stubs(sandbox: &Sandbox) {
     let launcher = format!("#!{}\n{ENTRY}", real_python().display());
     sandbox.script("venv/bin/pcluster", launcher);
     sandbox.write(
-        "site/aws_parallelcluster-3.1.3.dist-info/METADATA",
-        "Name: aws-parallelcluster\nVersion: 3.1.3\n",
+        "site/aws_parallelcluster-3.16.1.dist-info/METADATA",
+        "Name: aws-parallelcluster\nVersion: 3.16.1\n",
     );
     sandbox.write("site/template.json", GOOD);
     for (file, content) in STUBS {

@@ -10,7 +10,7 @@ use crate::outcome::Outcome;
 use crate::preflight::context::{read_all_advisories, read_settings};
 use crate::printable::{escape_line, wrap};
 use crate::report;
-use crate::rules::advisory::Advisory;
+use crate::rules::advisory::{Advisory, Subject};
 
 /// Lists the advisories, or shows one.
 ///
@@ -47,7 +47,12 @@ fn format_advisory(advisory: &Advisory) -> String {
     if let Some(python) = &advisory.python {
         row("python", python.to_string());
     }
-    row("package", format!("{} {}", advisory.package, advisory.affected));
+    match &advisory.subject {
+        Subject::Package { package, affected } => row("package", format!("{package} {affected}")),
+        Subject::Runtime { runtime, refused_from } => {
+            row("runtime", format!("{runtime}, refused by AWS from {refused_from} on"));
+        }
+    }
     row("effect", advisory.effect.clone());
     row("cost", advisory.cost.clone());
     row("fix", advisory.fix.to_string());

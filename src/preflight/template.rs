@@ -4,15 +4,15 @@ use std::io;
 use std::path::Path;
 use std::time::Instant;
 
-use crate::checker::shim;
+use crate::checker::{check_everywhere, shim};
 use crate::cli::args::Common;
 use crate::environment::synthesis::Expectation;
 use crate::error::{Abort, Error};
 use crate::outcome::Outcome;
 use crate::preflight::context::render_report;
 use crate::report::builder::ReportBuilder;
-use crate::rules::{Fix, cloudformation, template};
-use crate::system::files;
+use crate::rules::{Fix, advisory, cloudformation, template};
+use crate::system::{date, files};
 
 /// Checks a template that was made before.
 ///
@@ -25,7 +25,8 @@ pub fn run(file: &Path, common: &Common) -> Result<Outcome, Abort> {
         cloudformation::parse(&input).map_err(|message| Error::NotATemplate { file: name, message })?;
     let command = "build the image again in an environment that `pcluster preflight` finds ready".into();
     let fix = Fix::by_hand(command);
-    let findings = template::check(&template, &Expectation::default(), &fix);
+    let mut findings = template::check(&template, &Expectation::default(), &fix);
+    findings.extend(check_everywhere(&template, None, &advisory::built_in(), &date::today()));
     let mut report = ReportBuilder::new(None);
     report.add_findings("template", since.elapsed(), findings);
     Ok(render_report(&report.build(shim()), common))

@@ -11,7 +11,8 @@ use crate::cli::settings::Strategy;
 use crate::environment::packages::Distribution;
 use crate::package_name::{PCLUSTER, is_pattern, matches, normalised};
 use crate::report::Report;
-use crate::rules::{Finding, Level, PackageMove};
+use crate::rules::advisory::Affected;
+use crate::rules::{Finding, Kind, Level, PackageMove, Remedy};
 
 /// Installed distributions by normalised name.
 pub type Installed = BTreeMap<String, Distribution>;
@@ -63,10 +64,17 @@ pub fn choose_findings<'a>(report: &'a Report, ids: &[String]) -> Result<Vec<&'a
     if let Some(unknown) = ids.iter().find(|id| findings.iter().all(|finding| finding.id != **id)) {
         return Err(unknown.clone());
     }
-    let is_chosen = |finding: &&Finding| {
-        if ids.is_empty() { finding.level == Level::Error } else { ids.contains(&finding.id) }
+    let needs_hints = findings.iter().any(|finding| finding.has_remedy(&Remedy::Release));
+    let is_chosen = |finding: &&Finding| match ids {
+        [] => finding.level == Level::Error || needs_hints && is_of_absent_package(finding),
+        ids => ids.contains(&finding.id),
     };
     Ok(findings.iter().filter(is_chosen).collect())
+}
+
+/// An absent package is only a warning, but what to install where pcluster does not start.
+fn is_of_absent_package(finding: &Finding) -> bool {
+    finding.kind == Kind::PackageAdvisory && finding.evidence["affected"] == Affected::Absent.to_string()
 }
 
 /// Collects the reasons to move packages: the findings whose fix names a move.
@@ -94,7 +102,10 @@ pub fn move_to(package: &str, version: &str) -> Option<PackageMove> {
 pub fn are_of_packages<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> bool {
     let mut findings = findings.into_iter().peekable();
     findings.peek().is_some()
-        && findings.all(|finding| finding.fix.as_ref().is_some_and(|fix| fix.remedy.is_some()))
+        && findings.all(|finding| {
+            finding.has_remedy(&Remedy::Release)
+                || finding.fix.as_ref().is_some_and(|fix| fix.package_move().is_some())
+        })
 }
 
 /// Plans an installation; `None` where the fixes name no installed package.

@@ -32,9 +32,10 @@ impl ReportBuilder {
         self.add(id, Status::Passed, took, None);
     }
 
-    /// Adds a check that has passed according to the cache.
-    pub fn add_cached(&mut self, id: &'static str, took: Duration) {
-        self.add(id, Status::Passed, took, None);
+    /// Adds a check that has passed according to the cache, with its findings.
+    pub fn add_cached(&mut self, id: &'static str, findings: Vec<Finding>) {
+        self.findings.extend(findings);
+        self.add(id, Status::Passed, Duration::ZERO, None);
         if let Some(check) = self.checks.last_mut() {
             check.cached = true;
         }

@@ -153,7 +153,8 @@ impl Paint {
 }
 
 /// Renders the report for the guard's stderr, without the prefix: what is wrong, what it costs and what to do, for
-/// each finding of level ERROR; the checks that could not run; nothing for a report that is ready.
+/// each finding of level ERROR; the checks that could not run; a line for each warning of a build that is
+/// about to be lost; nothing for another report that is ready.
 #[must_use]
 pub fn render_for_stderr(report: &Report, decision: Decision) -> String {
     let mut lines = Vec::new();
@@ -177,6 +178,8 @@ pub fn render_for_stderr(report: &Report, decision: Decision) -> String {
             Decision::Stop | Decision::Repair => "build-image is stopped (strict)",
         };
         lines.extend(report.describe_not_run().map(|why| format!("not checked: {why}; {consequence}")));
+        let told = report.findings.iter().filter(|finding| finding.is_told_by_guard);
+        lines.extend(told.map(|finding| format!("{}. Fix: {}", finding.message, finding.describe_fix())));
     }
     lines.iter().map(|line| flatten(line)).collect::<Vec<_>>().join("\n")
 }
@@ -214,6 +217,7 @@ mod tests {
             evidence: json!({"path": format!("$.Resources.{text}")}),
             fix: Some(Fix::by_hand(text.into())),
             references: vec![text.into()],
+            is_told_by_guard: false,
         }
     }
 

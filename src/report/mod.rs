@@ -244,6 +244,7 @@ mod tests {
             evidence: Value::Null,
             fix: None,
             references: Vec::new(),
+            is_told_by_guard: false,
         };
         assert_eq!(derive_verdict(&[check(Status::Unknown)], &[finding(Level::Error)]), Verdict::Blocked);
         assert_eq!(derive_verdict(&[check(Status::Unknown)], &[finding(Level::Warning)]), Verdict::Unknown);

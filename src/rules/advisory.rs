@@ -11,6 +11,7 @@
 //! | `python` | the releases of Python that it affects (PEP 440); every one where the key is absent |
 //! | `package` | the affected package; `aws-cdk.*` means every package whose name begins with `aws-cdk.` |
 //! | `affected` | its affected releases (PEP 440); `mixed`: more than one version among them; `absent`: it is not installed |
+//! | `runtime`, `refused_from` | in the place of `package` and `affected`: a runtime of Lambda that the template asks for, and the day from which AWS refuses new functions with it |
 //! | `effect` | completes "PACKAGE VERSION …", or "PACKAGE is not installed, …" |
 //! | `cost` | what it costs to build in spite of it, a sentence |
 //! | `fix` | `packages` to move, and the ranges to move them to: `upgrade`, `downgrade` (PEP 440). Or `advice`: what to do where no move of packages helps |
@@ -23,11 +24,11 @@ use std::str::FromStr as _;
 
 use pep440_rs::{Version, VersionSpecifiers};
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::package_name::{PCLUSTER, matches};
 use crate::rules::fields::{
-    parse_specifiers, read_identifier, read_package, read_parsed, read_references, read_some_package,
+    parse_specifiers, read_checked_mapping, read_identifier, read_parsed, read_references, read_some_date, read_some_package,
     read_some_specifiers, read_some_text, read_specifiers, read_text, write_some_text, write_text,
 };
 use crate::rules::{Finding, Fix, Kind, Level, PackageMove};
@@ -35,44 +36,123 @@ use crate::yaml;
 
 const BUILT_IN: &str = include_str!("advisories.yaml");
 
-#[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, expecting = "an advisory: a mapping of id, title, level and the rest")]
+#[derive(Debug, Clone, Serialize)]
 pub struct Advisory {
-    #[serde(deserialize_with = "read_identifier")]
     pub id: String,
-    #[serde(deserialize_with = "read_text")]
     pub title: String,
     pub level: Level,
-    #[serde(deserialize_with = "read_specifiers", serialize_with = "write_text")]
+    #[serde(serialize_with = "write_text")]
     pub pcluster: VersionSpecifiers,
-    #[serde(default, deserialize_with = "read_some_specifiers", serialize_with = "write_some_text")]
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(serialize_with = "write_some_text", skip_serializing_if = "Option::is_none")]
     pub python: Option<VersionSpecifiers>,
-    #[serde(deserialize_with = "read_package")]
-    pub package: String,
-    pub affected: Affected,
-    #[serde(deserialize_with = "read_text")]
+    #[serde(flatten)]
+    pub subject: Subject,
     pub effect: String,
-    #[serde(deserialize_with = "read_text")]
     pub cost: String,
     pub fix: AdvisedFix,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub only_constraints: bool,
-    #[serde(deserialize_with = "read_references")]
     pub references: Vec<String>,
 }
 
+/// What an advisory is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Subject {
+    Package { package: String, affected: Affected },
+    Runtime { runtime: String, refused_from: String },
+}
+
+/// The keys of an advisory.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenAdvisory {
+    #[serde(deserialize_with = "read_identifier")]
+    id: String,
+    #[serde(deserialize_with = "read_text")]
+    title: String,
+    level: Level,
+    #[serde(deserialize_with = "read_specifiers")]
+    pcluster: VersionSpecifiers,
+    #[serde(default, deserialize_with = "read_some_specifiers")]
+    python: Option<VersionSpecifiers>,
+    #[serde(default, deserialize_with = "read_some_package")]
+    package: Option<String>,
+    #[serde(default)]
+    affected: Option<Affected>,
+    #[serde(default, deserialize_with = "read_some_text")]
+    runtime: Option<String>,
+    #[serde(default, deserialize_with = "read_some_date")]
+    refused_from: Option<String>,
+    #[serde(deserialize_with = "read_text")]
+    effect: String,
+    #[serde(deserialize_with = "read_text")]
+    cost: String,
+    fix: AdvisedFix,
+    #[serde(default)]
+    only_constraints: bool,
+    #[serde(deserialize_with = "read_references")]
+    references: Vec<String>,
+}
+
+impl TryFrom<WrittenAdvisory> for Advisory {
+    type Error = String;
+
+    fn try_from(written: WrittenAdvisory) -> Result<Self, Self::Error> {
+        let WrittenAdvisory {
+            id, title, level, pcluster, python, effect, cost, fix, only_constraints, ..
+        } = written;
+        let subject = match (written.package, written.affected, written.runtime, written.refused_from) {
+            (Some(package), Some(affected), None, None) => Subject::Package { package, affected },
+            (None, None, Some(runtime), Some(refused_from)) if level != Level::Error => {
+                Subject::Runtime { runtime, refused_from }
+            }
+            (None, None, Some(_), Some(_)) => {
+                return Err(format!("{id}: a runtime blocks nothing: its level is WARNING or INFO"));
+            }
+            _ => return Err(format!("{id}: it needs package and affected, or runtime and refused_from")),
+        };
+        let references = written.references;
+        Ok(Self {
+            id,
+            title,
+            level,
+            pcluster,
+            python,
+            subject,
+            effect,
+            cost,
+            fix,
+            only_constraints,
+            references,
+        })
+    }
+}
+
 /// The way out that an advisory names.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged, try_from = "WrittenFix")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
 pub enum AdvisedFix {
     Move(PackageMove),
     Advice { advice: String },
 }
 
+impl<'de> Deserialize<'de> for Advisory {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        read_checked_mapping::<WrittenAdvisory, _, _>(from, "an advisory: a mapping of id, title, level and the rest")
+    }
+}
+
+impl<'de> Deserialize<'de> for AdvisedFix {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let expected = "a mapping of packages, upgrade and downgrade, or of advice";
+        read_checked_mapping::<WrittenFix, _, _>(from, expected)
+    }
+}
+
 /// The keys of a fix. An untagged enum would be refused without the line and the key.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a mapping of packages, upgrade and downgrade, or of advice")]
+#[serde(deny_unknown_fields)]
 struct WrittenFix {
     #[serde(default, deserialize_with = "read_some_package")]
     packages: Option<String>,
@@ -162,58 +242,72 @@ pub fn check(packages: &BTreeMap<String, String>, python: &str, advisories: &[Ad
             let python = python.trim_end_matches('+');
             advisory.python.as_ref().is_none_or(|affected| contains(affected, python))
         })
-        .filter_map(|advisory| {
-            let installed = advisory.find_affected(packages)?;
-            Some(advisory.to_finding(pcluster, &installed))
-        })
+        .filter_map(|advisory| advisory.check(pcluster, packages))
         .collect()
 }
 
 impl Advisory {
-    /// The affected packages with their versions.
-    fn find_affected<'a>(&self, packages: &'a BTreeMap<String, String>) -> Option<Vec<(&'a str, &'a str)>> {
-        let mut named = packages
-            .iter()
-            .map(|(name, version)| (name.as_str(), version.as_str()))
-            .filter(|(name, _)| matches(&self.package, name));
-        match &self.affected {
-            Affected::Releases(releases) => {
-                let affected: Vec<_> = named.filter(|(_, version)| contains(releases, version)).collect();
-                (!affected.is_empty()).then_some(affected)
-            }
-            Affected::Mixed => {
-                let all: Vec<_> = named.collect();
-                let versions: BTreeSet<&str> = all.iter().map(|(_, version)| *version).collect();
-                (versions.len() > 1).then_some(all)
-            }
-            Affected::Absent => named.next().is_none().then(Vec::new),
+    /// The package that it is about, and its affected releases.
+    #[must_use]
+    pub fn package(&self) -> Option<(&str, &Affected)> {
+        match &self.subject {
+            Subject::Package { package, affected } => Some((package, affected)),
+            Subject::Runtime { .. } => None,
         }
     }
 
-    fn to_finding(&self, pcluster: &str, installed: &[(&str, &str)]) -> Finding {
-        let versions: BTreeSet<&str> = installed.iter().map(|(_, version)| *version).collect();
+    fn to_fix(&self) -> Fix {
+        match &self.fix {
+            AdvisedFix::Move(package_move) => Fix::moving(package_move.clone()),
+            AdvisedFix::Advice { advice } => Fix::by_hand(advice.clone()),
+        }
+    }
+
+    /// Compares it with the installed packages.
+    fn check(&self, pcluster: &str, packages: &BTreeMap<String, String>) -> Option<Finding> {
+        let (package, affected) = self.package()?;
+        let named = packages.iter().filter(|(name, _)| matches(package, name));
+        let named: BTreeMap<&String, &String> = named.collect();
+        let installed = affected.select(named)?;
+        let versions: BTreeSet<&str> = installed.values().map(|version| version.as_str()).collect();
         let versions = Vec::from_iter(versions).join(", ");
-        let message = match &self.affected {
-            Affected::Releases(_) => format!("{} {versions} {}", self.package, self.effect),
-            Affected::Mixed => {
-                format!("{} is installed in versions {versions}, {}", self.package, self.effect)
-            }
-            Affected::Absent => format!("{} is not installed, {}", self.package, self.effect),
+        let effect = &self.effect;
+        let message = match affected {
+            Affected::Releases(_) => format!("{package} {versions} {effect}"),
+            Affected::Mixed => format!("{package} is installed in versions {versions}, {effect}"),
+            Affected::Absent => format!("{package} is not installed, {effect}"),
         };
-        let installed: serde_json::Map<String, Value> =
-            installed.iter().map(|(name, version)| ((*name).to_owned(), json!(version))).collect();
-        Finding {
+        Some(Finding {
             id: self.id.clone(),
             level: self.level,
             kind: Kind::PackageAdvisory,
             message,
             cost: Some(self.cost.clone()),
-            evidence: json!({"installed": installed, "pcluster": pcluster, "affected": self.affected.to_string()}),
-            fix: Some(match &self.fix {
-                AdvisedFix::Move(package_move) => Fix::moving(package_move.clone()),
-                AdvisedFix::Advice { advice } => Fix::by_hand(advice.clone()),
-            }),
+            evidence: json!({"installed": installed, "pcluster": pcluster, "affected": affected.to_string()}),
+            fix: Some(self.to_fix()),
             references: self.references.clone(),
+            is_told_by_guard: false,
+        })
+    }
+}
+
+impl Affected {
+    /// The affected ones of the packages that an advisory is about; `None` where it does not apply.
+    fn select<'a>(
+        &self,
+        named: BTreeMap<&'a String, &'a String>,
+    ) -> Option<BTreeMap<&'a String, &'a String>> {
+        match self {
+            Self::Releases(releases) => {
+                let affected: BTreeMap<_, _> =
+                    named.into_iter().filter(|(_, version)| contains(releases, version)).collect();
+                (!affected.is_empty()).then_some(affected)
+            }
+            Self::Mixed => {
+                let versions: BTreeSet<&String> = named.values().copied().collect();
+                (versions.len() > 1).then_some(named)
+            }
+            Self::Absent => named.is_empty().then_some(named),
         }
     }
 }
@@ -255,6 +349,7 @@ mod tests {
     use super::*;
 
     fn packages(versions: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let versions = [&[("setuptools", "80.9.0")], versions].concat();
         versions.iter().map(|(name, version)| ((*name).to_owned(), (*version).to_owned())).collect()
     }
 
@@ -287,6 +382,38 @@ mod tests {
     }
 
     #[test]
+    fn the_version_of_python_counts() {
+        let ids = |setuptools: &str, python| {
+            let packages = packages(&[(PCLUSTER, "3.1.3"), ("setuptools", setuptools)]);
+            let findings = check(&packages, python, &built_in());
+            findings.into_iter().map(|finding| finding.id).collect::<Vec<_>>()
+        };
+        assert!(ids("65.5.1", "3.11.9").is_empty());
+        for python in ["3.12.0", "3.13.1+"] {
+            assert_eq!(ids("65.5.1", python), ["setuptools-66-python-3.12"]);
+        }
+    }
+
+    #[test]
+    fn an_absent_package_is_found() {
+        let absent = [(PCLUSTER.to_owned(), "3.1.3".to_owned())].into();
+        let findings = check(&absent, "3.9.1", &built_in());
+        assert_eq!(findings[0].id, "setuptools-absent");
+        assert_eq!(
+            findings[0].message,
+            "setuptools is not installed, and pcluster imports pkg_resources of it at its start"
+        );
+        let newer = [(PCLUSTER.to_owned(), "3.14.0".to_owned())].into();
+        assert!(check(&newer, "3.9.1", &built_in()).is_empty());
+    }
+
+    #[test]
+    fn an_advisory_for_constraints_alone_is_no_finding() {
+        let found = found(&[(PCLUSTER, "3.6.1"), ("pyyaml", "5.4.1")]);
+        assert!(found.is_empty(), "{found:?}");
+    }
+
+    #[test]
     fn equal_ranges_are_written_once() {
         let fix = |upgrade: &str, downgrade: &str| {
             let range = |text| VersionSpecifiers::from_str(text).unwrap();
@@ -310,6 +437,14 @@ mod tests {
             ("references:\n", "references: []\n  other:\n", "references"),
             ("https://github", "http://github", "https"),
             ("title: The", "heading: The", "heading"),
+            ("upgrade: \">=1.153.1\"", "advice: Wait.", "advice alone"),
+            ("package: PyYAML", "runtime: python3.9", "package and affected"),
+            ("refused_from: \"2026-08-31\"", "refused_from: \"31.8.2026\"", "a day"),
+            (
+                "  level: WARNING\n  pcluster: \">=3.3.0,<3.14.0\"",
+                "  level: ERROR\n  pcluster: \"<3.14.0\"",
+                "blocks nothing",
+            ),
         ] {
             let invalid = BUILT_IN.replacen(from, to, 1);
             assert_ne!(invalid, BUILT_IN);

@@ -42,11 +42,12 @@ pub fn derive(advisories: &[Advisory], pcluster: &str, python: Option<&str>) -> 
 /// The specifiers that keep the affected releases out. Where the advisory is about one release, only that
 /// one; else all but those that its fix names.
 fn exclude(advisory: &Advisory) -> Vec<(String, String)> {
-    if let Affected::Releases(affected) = &advisory.affected
+    let Some((package, affected)) = advisory.package() else { return Vec::new() };
+    if let Affected::Releases(affected) = affected
         && let [only] = affected.iter().collect::<Vec<_>>()[..]
         && matches!(only.operator(), Operator::Equal | Operator::EqualStar)
     {
-        return vec![(normalised(&advisory.package), format!("!={}", version_of(only)))];
+        return vec![(normalised(package), format!("!={}", version_of(only)))];
     }
     let Some(fix) = advisory.fix.package_move().filter(|fix| !is_pattern(&fix.packages)) else {
         return Vec::new();

@@ -1,9 +1,12 @@
 //! The fields of an advisory, read from YAML: an error in one has its line and its key. Pure.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
+use std::marker::PhantomData;
 use std::str::FromStr as _;
 
 use pep440_rs::VersionSpecifiers;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serializer, de};
 
 use crate::yaml::{self, Scalar};
@@ -45,6 +48,21 @@ pub(crate) fn read_some_package<'de, D: Deserializer<'de>>(from: D) -> Result<Op
     read_package(from).map(Some)
 }
 
+/// A day as ISO 8601 writes it: days compare as their texts do.
+pub(crate) fn read_some_date<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let is_date = |text: &str| {
+        let digits =
+            |range| text.get(range).is_some_and(|part: &str| part.bytes().all(|byte| byte.is_ascii_digit()));
+        text.len() == 10
+            && digits(0..4)
+            && digits(5..7)
+            && digits(8..10)
+            && text[4..5] == *"-"
+            && text[7..8] == *"-"
+    };
+    read_checked(from, "a day such as \"2026-08-31\"", |text| text.is_ascii() && is_date(text)).map(Some)
+}
+
 pub(crate) fn read_some_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
     read_text(from).map(Some)
 }
@@ -77,6 +95,32 @@ pub(crate) fn read_text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D:
     read_checked(from, "a text in one line", |text| {
         !text.trim().is_empty() && !text.contains(char::is_control)
     })
+}
+
+/// Reads a mapping and then checks it as a whole. An error of either has the line of the mapping, which one of
+/// serde's `try_from` has not.
+pub(crate) fn read_checked_mapping<'de, W, T, D>(from: D, expected: &'static str) -> Result<T, D::Error>
+where
+    W: Deserialize<'de>,
+    T: TryFrom<W, Error: Display>,
+    D: Deserializer<'de>,
+{
+    struct Mapping<W, T>(&'static str, PhantomData<(W, T)>);
+
+    impl<'de, W: Deserialize<'de>, T: TryFrom<W, Error: Display>> Visitor<'de> for Mapping<W, T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            let written = W::deserialize(MapAccessDeserializer::new(map))?;
+            T::try_from(written).map_err(de::Error::custom)
+        }
+    }
+
+    from.deserialize_map(Mapping::<W, T>(expected, PhantomData))
 }
 
 pub(crate) fn read_identifier<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {

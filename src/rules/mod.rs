@@ -4,6 +4,9 @@ pub mod advisory;
 pub mod cloudformation;
 pub mod constraints;
 pub mod fields;
+pub mod known_issues;
+pub mod limits;
+pub mod runtimes;
 pub mod startup;
 pub mod template;
 
@@ -36,15 +39,18 @@ impl Level {
 }
 
 /// The source of a finding. In the JSON of pcluster, the name of a validator stands in this place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     PackageAdvisory,
     ImageBuilderTemplate,
     PclusterStartup,
+    ImageLimit,
+    LambdaRuntime,
+    KnownIssue,
     CheckNotRun,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Finding {
     pub id: String,
     pub level: Level,
@@ -59,6 +65,9 @@ pub struct Finding {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fix: Option<Fix>,
     pub references: Vec<String>,
+    /// The guard tells it in one line, although it does not stop: the build is about to be lost.
+    #[serde(skip)]
+    pub is_told_by_guard: bool,
 }
 
 impl Finding {
@@ -77,6 +86,11 @@ impl Finding {
         self.fix.as_ref().map_or("run `pcluster preflight` for the details", |fix| &fix.command)
     }
 
+    #[must_use]
+    pub fn has_remedy(&self, remedy: &Remedy) -> bool {
+        self.fix.as_ref().is_some_and(|fix| fix.remedy.as_ref() == Some(remedy))
+    }
+
     /// The path in the template.
     #[must_use]
     pub fn path(&self) -> Option<&str> {
@@ -85,7 +99,7 @@ impl Finding {
 }
 
 /// The way to correct a finding.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fix {
     pub command: String,
     /// What the command changes, if it is `pcluster preflight fix`.
@@ -93,13 +107,15 @@ pub struct Fix {
     pub remedy: Option<Remedy>,
 }
 
-/// A change of packages that corrects a finding.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A change of the environment that corrects a finding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Remedy {
     /// Packages move to releases that are known to do.
     Move(PackageMove),
     /// Packages move to the releases of the day on which that release of aws-parallelcluster came out.
     Release,
+    /// The Lambda runtime that the installed pcluster names becomes another one.
+    Runtime,
 }
 
 const FIX: &str = "pcluster preflight fix";
@@ -115,6 +131,12 @@ impl Fix {
         Self { command: FIX.into(), remedy: Some(Remedy::Release) }
     }
 
+    /// A fix that `preflight fix lambda-runtime` makes, beside what else helps.
+    #[must_use]
+    pub fn changing_runtime(command: String) -> Self {
+        Self { command, remedy: Some(Remedy::Runtime) }
+    }
+
     /// A fix that the user has to make.
     #[must_use]
     pub fn by_hand(command: String) -> Self {
@@ -126,7 +148,7 @@ impl Fix {
     pub fn package_move(&self) -> Option<&PackageMove> {
         match &self.remedy {
             Some(Remedy::Move(package_move)) => Some(package_move),
-            Some(Remedy::Release) | None => None,
+            Some(Remedy::Release | Remedy::Runtime) | None => None,
         }
     }
 }

@@ -48,6 +48,7 @@ pub fn describe(failure: &StartupFailure, owners: Owners) -> Finding {
         }),
         fix: Some(Fix::restoring_release()),
         references: Vec::new(),
+        is_told_by_guard: false,
     }
 }
 

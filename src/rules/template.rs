@@ -27,9 +27,9 @@ const TAGS: [&str; 7] = [
 ];
 
 /// EC2 Image Builder puts the date in its place: the name of an AMI has to be unique in its region.
-const BUILD_DATE: &str = "{{ imagebuilder:buildDate }}";
+pub const BUILD_DATE: &str = "{{ imagebuilder:buildDate }}";
 
-const DISTRIBUTION: &str = "AWS::ImageBuilder::DistributionConfiguration";
+pub const DISTRIBUTION: &str = "AWS::ImageBuilder::DistributionConfiguration";
 const IMAGE: &str = "AWS::ImageBuilder::Image";
 
 const COST: &str = "It would cost an hour of EC2 and an AMI that describe-image, list-images and \
@@ -67,7 +67,8 @@ fn format_distributions(resource: &str) -> String {
 }
 
 /// Resources of one type, by their logical ids.
-fn select_resources<'t>(template: &'t Value, wanted: &str) -> Vec<(&'t str, &'t Value)> {
+#[must_use]
+pub fn select_resources<'t>(template: &'t Value, wanted: &str) -> Vec<(&'t str, &'t Value)> {
     let resources = template["Resources"].as_object().into_iter().flatten();
     let wanted = resources.filter(|(_, resource)| resource["Type"] == wanted);
     wanted.map(|(name, resource)| (name.as_str(), resource)).collect()

@@ -2,6 +2,7 @@
 
 pub mod child;
 pub mod concurrently;
+pub mod date;
 pub mod dirs;
 pub mod disk;
 pub mod executables;

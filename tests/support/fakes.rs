@@ -98,6 +98,7 @@ impl Sandbox {
             "Requires-Dist: aws-cdk.core (~=1.137)\nRequires-Dist: aws-cdk.aws-imagebuilder\n",
         );
         new.cdk("1.204.0");
+        new.installs("setuptools", "80.9.0", "");
         self.write(new.path("site/pcluster/__init__.py"), "");
         self.write(new.path("site/aws_cdk/aws_imagebuilder/__init__.py"), "");
         new

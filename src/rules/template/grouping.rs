@@ -102,6 +102,7 @@ impl Group {
             evidence,
             fix: Some(fix.clone()),
             references: Vec::new(),
+            is_told_by_guard: false,
         }
     }
 }

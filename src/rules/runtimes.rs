@@ -1,0 +1,102 @@
+//! Lambda runtimes of the template × advisories → findings. Pure: the day is an argument.
+
+use pep440_rs::VersionSpecifiers;
+use serde_json::{Value, json};
+
+use crate::rules::advisory::{Advisory, Subject, contains};
+use crate::rules::template::select_resources;
+use crate::rules::{Finding, Fix, Kind};
+
+/// The id of the findings, by which `preflight fix` is asked to repair them.
+pub const ID: &str = "lambda-runtime";
+
+const FUNCTION: &str = "AWS::Lambda::Function";
+
+/// Finds the functions whose runtime AWS refuses, or will. `pcluster` is the installed release, where there
+/// is one; `today` is a day of ISO 8601.
+#[must_use]
+pub fn check(template: &Value, pcluster: Option<&str>, advisories: &[Advisory], today: &str) -> Vec<Finding> {
+    let functions = select_resources(template, FUNCTION);
+    let affects = |releases: &VersionSpecifiers| pcluster.is_none_or(|release| contains(releases, release));
+    let applicable = advisories.iter().filter(|advisory| affects(&advisory.pcluster));
+    let findings = applicable.filter_map(|advisory| {
+        let Subject::Runtime { runtime, refused_from } = &advisory.subject else { return None };
+        let asks = |function: &Value| function["Properties"]["Runtime"] == runtime.as_str();
+        let (name, _) = functions.iter().find(|(_, function)| asks(function))?;
+        let is_refused = today >= refused_from.as_str();
+        Some(Finding {
+            id: ID.into(),
+            level: advisory.level,
+            kind: Kind::LambdaRuntime,
+            message: format!("the template asks for the Lambda runtime {runtime}, {}", advisory.effect),
+            cost: Some(advisory.cost.clone()),
+            evidence: json!({
+                "path": format!("$.Resources.{name}.Properties.Runtime"), "runtime": runtime,
+                "refusedFrom": refused_from, "isRefused": is_refused, "advisory": advisory.id,
+            }),
+            fix: Some(advisory.fix.package_move().map_or_else(
+                || Fix::changing_runtime(advisory.fix.to_string()),
+                |package_move| Fix::moving(package_move.clone()),
+            )),
+            references: advisory.references.clone(),
+            is_told_by_guard: is_refused,
+        })
+    });
+    findings.collect()
+}
+
+/// What the findings depend on, beside the template: a text that changes with the advisories and on the day
+/// from which AWS refuses a runtime.
+#[must_use]
+pub fn describe_dependencies(advisories: &[Advisory], today: &str) -> String {
+    let lines = advisories.iter().filter_map(|advisory| match &advisory.subject {
+        Subject::Runtime { runtime, refused_from } => {
+            let is_refused = today >= refused_from.as_str();
+            Some(format!("{} {runtime} {is_refused} {}\n", advisory.id, advisory.effect))
+        }
+        Subject::Package { .. } => None,
+    });
+    lines.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::Level;
+    use crate::rules::advisory::built_in;
+
+    fn template(runtime: &str) -> Value {
+        json!({"Resources": {"F": {"Type": FUNCTION, "Properties": {"Runtime": runtime}}}})
+    }
+
+    #[test]
+    fn the_guard_tells_it_from_the_day_on_that_aws_refuses_it() {
+        for (today, is_told) in [("2026-08-30", false), ("2026-08-31", true), ("2027-01-01", true)] {
+            let findings = check(&template("python3.9"), Some("3.9.3"), &built_in(), today);
+            assert_eq!(findings.len(), 1);
+            assert_eq!((findings[0].id.as_str(), findings[0].level), (ID, Level::Warning));
+            assert_eq!(findings[0].is_told_by_guard, is_told, "{today}");
+            assert_eq!(findings[0].evidence["isRefused"], is_told, "{today}");
+        }
+    }
+
+    #[test]
+    fn other_runtimes_are_no_finding() {
+        for runtime in ["python3.12", "python3.90", "nodejs20.x", ""] {
+            assert!(
+                check(&template(runtime), Some("3.9.3"), &built_in(), "2027-01-01").is_empty(),
+                "{runtime}"
+            );
+        }
+        assert!(check(&json!({"Resources": []}), None, &built_in(), "2027-01-01").is_empty());
+        // A template without an environment is judged by its runtime alone.
+        assert_eq!(check(&template("python3.8"), None, &built_in(), "2027-01-01").len(), 1);
+    }
+
+    #[test]
+    fn what_is_cached_changes_on_the_day() {
+        let at = |today| describe_dependencies(&built_in(), today);
+        assert_ne!(at("2026-08-30"), at("2026-08-31"));
+        assert_eq!(at("2026-08-31"), at("2027-08-31"));
+    }
+}
