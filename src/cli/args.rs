@@ -42,6 +42,16 @@ impl Preflight {
             let message = "the options of a subcommand stand behind its name";
             return Err(Self::command().error(clap::error::ErrorKind::ArgumentConflict, message));
         }
+        // clap loses a conflict with an option that every subcommand has.
+        let names_one = parsed.common.real.is_some();
+        let check = match &parsed.command {
+            Some(Command::Check(check)) => check,
+            _ => &parsed.check,
+        };
+        if check.all && names_one {
+            let message = "the argument '--all' cannot be used with '--real <PATH>'";
+            return Err(Self::command().error(clap::error::ErrorKind::ArgumentConflict, message));
+        }
         Ok(parsed)
     }
 }
@@ -102,6 +112,12 @@ pub struct CheckArgs {
     /// Repair what is blocked, then check again
     #[arg(long)]
     pub fix: bool,
+    /// Check every pcluster that can be found, one line each
+    #[arg(long, conflicts_with = "fix")]
+    pub all: bool,
+    /// Search below this directory too
+    #[arg(long, value_name = "DIR", requires = "all")]
+    pub root: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args, Default, Clone)]
