@@ -106,14 +106,15 @@ fn describe_error(found: &Found, target: Option<&Target>, abort: Abort) -> Resul
 }
 
 /// Removes the launchers that lead to an environment by another way than the first one: a wrapper of a console
-/// script, or its copy.
+/// script, or its copy. Of the variables that a wrapper changes, PATH decides about Node.js; a shell changes PWD and
+/// others at every start.
 fn without_repeats(known: Vec<Known>) -> Vec<Known> {
     let mut kept: Vec<Known> = Vec::new();
     for one in known {
         let is_repeat = |other: &Known| match (&one, other) {
             (Known::Target(_, one), Known::Target(_, other)) => {
                 one.interpreter == other.interpreter
-                    && one.environment == other.environment
+                    && one.path() == other.path()
                     && one.keeps_call == other.keeps_call
             }
             _ => false,
