@@ -70,7 +70,7 @@ impl All<'_> {
 
     fn identify<'f>(&self, found: &'f Found) -> Result<Known<'f>, Abort> {
         if let Some(distrust) = &found.distrust {
-            let reason = format!("skipped, not run: {distrust}");
+            let reason = format!("skipped: it {distrust}");
             return Ok(Known::Report(report_unknown(
                 &found.real,
                 None,

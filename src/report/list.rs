@@ -7,7 +7,7 @@ use crate::report::{Report, Status, Verdict};
 const WIDTH: usize = 80;
 
 /// The least room of a reason; a line with a long path is wider than [`WIDTH`].
-const MIN_REASON: usize = 30;
+const MIN_REASON: usize = 40;
 
 /// Renders a line for each report: verdict, versions of pcluster and Python, path, the first reason in short.
 #[must_use]
@@ -46,7 +46,16 @@ fn first_reason(report: &Report) -> String {
         let known = format!("the environment of {path} is unknown: ");
         Some(reason.strip_prefix(&known).unwrap_or(reason).to_owned())
     };
-    escape_line(&blocking.or_else(not_run).unwrap_or_default())
+    shorten_paths(&escape_line(&blocking.or_else(not_run).unwrap_or_default()))
+}
+
+/// Keeps the last name of each path, so that what is said of it has room.
+fn shorten_paths(text: &str) -> String {
+    let short = |word: &str| match word.rsplit_once('/') {
+        Some((_, name)) if word.starts_with('/') && !name.is_empty() => format!("…/{name}"),
+        _ => word.to_owned(),
+    };
+    text.split(' ').map(short).collect::<Vec<_>>().join(" ")
 }
 
 fn shorten(text: &str, width: usize) -> String {
@@ -60,6 +69,12 @@ fn shorten(text: &str, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_in_a_reason_keeps_its_last_name() {
+        assert_eq!(shorten_paths("its /v/bin/python is gone"), "its …/python is gone");
+        assert_eq!(shorten_paths("and/or / /a/"), "and/or / /a/");
+    }
 
     #[test]
     fn a_reason_is_cut_at_a_character() {
