@@ -97,11 +97,13 @@ fn what_others_could_have_written_is_listed_and_not_run() {
     let sandbox = Sandbox::new();
     sandbox.environment();
     let environment = sandbox.environment_in("work/shared");
-    for (changed, mode) in [("bin/pcluster", 0o777), ("bin", 0o777), ("bin/python", 0o775)] {
+    for (name, changed, mode) in
+        [("launcher", "bin/pcluster", 0o777), ("bin", "bin", 0o777), ("python", "bin/python", 0o775)]
+    {
         sandbox.clear_log();
         set_mode(&environment.path(changed), mode);
         let run = all(&sandbox, "work").argument("--fresh").run();
-        run.exits(3).is_silent().stdout_matches(&format!("distrust-{}.txt", changed.replace('/', "-")));
+        run.exits(3).is_silent().stdout_matches(&format!("distrust-{name}.txt"));
         let asked = sandbox.log().iter().filter(|line| *line == "identity").count();
         assert!(asked <= 1, "the one on PATH only: {:?}", sandbox.log());
         set_mode(&environment.path(changed), 0o755);
@@ -117,17 +119,16 @@ fn usage_errors_are_told() {
         let call = arguments.iter().fold(sandbox.pcluster(["preflight"]), |call, word| call.argument(word));
         call.run()
     };
-    for arguments in [
-        &["check", "--root", "."][..],
-        &["check", "--all", "--fix"],
-        &["check", "--all", "--real", "/x"],
-        &["--all", "--real", "/x"],
-        &["--real", "/x", "check", "--all"],
-        &["check", "--all", "--root", "absent"],
-        &["check", "--all", "--root", "/dev/null"],
+    for (snapshot, arguments) in [
+        ("usage-root.txt", &["check", "--root", "."][..]),
+        ("usage-fix.txt", &["check", "--all", "--fix"]),
+        ("usage-real.txt", &["check", "--all", "--real", "/x"]),
+        ("usage-real.txt", &["--all", "--real", "/x"]),
+        ("usage-real.txt", &["--real", "/x", "check", "--all"]),
+        ("usage-absent.txt", &["check", "--all", "--root", "absent"]),
+        ("usage-no-directory.txt", &["check", "--all", "--root", "/dev/null"]),
     ] {
-        let name = arguments.join(" ").replace(['/', ' '], "_");
-        run(arguments).exits(2).stderr_matches(&format!("usage-{name}.txt"));
+        run(arguments).exits(2).stderr_matches(snapshot);
     }
 }
 

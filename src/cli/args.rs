@@ -93,6 +93,7 @@ pub enum Command {
 }
 
 #[derive(Debug, Args, Default, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each flag")]
 pub struct CheckArgs {
     /// The image configuration (a minimal one)
     #[arg(short = 'c', long, value_name = "FILE")]
@@ -112,7 +113,7 @@ pub struct CheckArgs {
     /// Repair what is blocked, then check again
     #[arg(long)]
     pub fix: bool,
-    /// Check every pcluster that can be found, one line each
+    /// Check every pcluster that can be found
     #[arg(long, conflicts_with = "fix")]
     pub all: bool,
     /// Search below this directory too

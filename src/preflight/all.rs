@@ -1,6 +1,6 @@
 //! `preflight check --all`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::checker::{self, Identified, report_unknown};
@@ -57,11 +57,11 @@ enum Known<'a> {
 
 impl All<'_> {
     /// All are identified first, because two launchers may lead to one environment.
-    fn check(&self, found: &[Found]) -> Result<Vec<Box<Report>>, Abort> {
+    fn check(&self, found: &[Found]) -> Result<Vec<Report>, Abort> {
         let known = map_concurrently(found, |found| self.identify(found));
         let known = without_repeats(known.into_iter().collect::<Result<_, Abort>>()?);
         map_concurrently(&known, |known| match known {
-            Known::Report(report) => Ok(report.clone()),
+            Known::Report(report) => Ok((**report).clone()),
             Known::Target(found, target) => self.check_target(found, target),
         })
         .into_iter()
@@ -84,25 +84,27 @@ impl All<'_> {
         match checker::identify(&request, None) {
             Ok(Identified::Target(target)) => Ok(Known::Target(found, target)),
             Ok(Identified::Unknown(report)) => Ok(Known::Report(report)),
-            Err(abort) => describe_error(found, None, abort).map(Known::Report),
+            Err(abort) => describe_error(found, None, abort).map(|report| Known::Report(Box::new(report))),
         }
     }
 
-    fn check_target(&self, found: &Found, target: &Target) -> Result<Box<Report>, Abort> {
+    fn check_target(&self, found: &Found, target: &Target) -> Result<Report, Abort> {
         let request =
             build_request(self.check, true, self.common, &found.real, self.settings, self.advisories);
-        check_target(&request, target, self.given).or_else(|abort| describe_error(found, Some(target), abort))
+        check_target(&request, target, self.given)
+            .map(|report| *report)
+            .or_else(|abort| describe_error(found, Some(target), abort))
     }
 }
 
 /// The report of a check that ended in an error, which hides no other report. A signal ends them all.
-fn describe_error(found: &Found, target: Option<&Target>, abort: Abort) -> Result<Box<Report>, Abort> {
+fn describe_error(found: &Found, target: Option<&Target>, abort: Abort) -> Result<Report, Abort> {
     let Abort::Error(error) = abort else { return Err(abort) };
     let check = match &error {
         Error::Rejected { .. } => "configuration",
         _ => "environment",
     };
-    Ok(report_unknown(&found.real, target, check, Duration::ZERO, error.to_line()))
+    Ok(*report_unknown(&found.real, target, check, Duration::ZERO, error.to_line()))
 }
 
 /// Removes the launchers that lead to an environment by another way than the first one: a wrapper of a console
@@ -126,7 +128,7 @@ fn without_repeats(known: Vec<Known>) -> Vec<Known> {
     kept
 }
 
-fn render(reports: &[Box<Report>], cut_off: &[std::path::PathBuf], common: &Common) -> Outcome {
+fn render(reports: &[Report], cut_off: &[PathBuf], common: &Common) -> Outcome {
     let stdout = match common.format {
         _ if common.quiet => String::new(),
         Format::Human => list::render(reports, common.color.applies()),
@@ -142,7 +144,7 @@ fn render(reports: &[Box<Report>], cut_off: &[std::path::PathBuf], common: &Comm
 }
 
 /// Blocked before unknown before ready.
-fn worst_status(reports: &[Box<Report>]) -> u8 {
+fn worst_status(reports: &[Report]) -> u8 {
     let has = |verdict| reports.iter().any(|report| report.verdict == verdict);
     let worst = [Verdict::Blocked, Verdict::Unknown].into_iter().find(|verdict| has(*verdict));
     worst.unwrap_or(Verdict::Ready).exit_status()

@@ -114,7 +114,7 @@ fn format_group(group: &[Finding], is_shared: bool, paint: &Paint) -> String {
 }
 
 /// Colours, where they are wanted.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Paint {
     pub(crate) is_colored: bool,
 }

@@ -11,16 +11,16 @@ const MIN_REASON: usize = 40;
 
 /// Renders a line for each report: verdict, versions of pcluster and Python, path, the first reason in short.
 #[must_use]
-pub fn render(reports: &[Box<Report>], is_colored: bool) -> String {
+pub fn render(reports: &[Report], is_colored: bool) -> String {
     let paint = Paint { is_colored };
-    let mut text: String = reports.iter().map(|report| render_line(report, paint)).collect();
+    let mut text: String = reports.iter().map(|report| render_line(report, &paint)).collect();
     if reports.iter().any(|report| report.verdict != Verdict::Ready) {
         text += "\nAll of one: pcluster preflight --real PATH\n";
     }
     text
 }
 
-fn render_line(report: &Report, paint: Paint) -> String {
+fn render_line(report: &Report, paint: &Paint) -> String {
     let target = report.target.as_ref();
     let version =
         |version: Option<&String>| version.map_or_else(|| "?".into(), |version| escape_line(version));
@@ -37,7 +37,7 @@ fn render_line(report: &Report, paint: Paint) -> String {
 
 /// The id of the first finding that blocks, else the first check that could not run and why.
 fn first_reason(report: &Report) -> String {
-    let blocking = report.errors().next().map(|finding| finding.id.to_string());
+    let blocking = report.errors().next().map(|finding| finding.id.clone());
     let not_run = || {
         let check = report.checks.iter().find(|check| check.status == Status::Unknown)?;
         let reason = check.reason.as_deref().unwrap_or(check.id);
