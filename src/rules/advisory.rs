@@ -28,8 +28,9 @@ use serde_json::json;
 
 use crate::package_name::{PCLUSTER, matches};
 use crate::rules::fields::{
-    parse_specifiers, read_checked_mapping, read_identifier, read_parsed, read_references, read_some_date, read_some_package,
-    read_some_specifiers, read_some_text, read_specifiers, read_text, write_some_text, write_text,
+    parse_specifiers, read_checked_mapping, read_identifier, read_parsed, read_references, read_some_date,
+    read_some_package, read_some_specifiers, read_some_text, read_specifiers, read_text, write_some_text,
+    write_text,
 };
 use crate::rules::{Finding, Fix, Kind, Level, PackageMove};
 use crate::yaml;
@@ -139,7 +140,10 @@ pub enum AdvisedFix {
 
 impl<'de> Deserialize<'de> for Advisory {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        read_checked_mapping::<WrittenAdvisory, _, _>(from, "an advisory: a mapping of id, title, level and the rest")
+        read_checked_mapping::<WrittenAdvisory, _, _>(
+            from,
+            "an advisory: a mapping of id, title, level and the rest",
+        )
     }
 }
 
