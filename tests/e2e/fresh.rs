@@ -1,6 +1,8 @@
 //! What people install today and what does not start: stopped with the reason, repaired in place and taken
 //! back, and repaired on the way to a build by mode `fix`.
 
+use std::fs;
+
 use serde_json::Value;
 
 use crate::environment_copy::{EnvironmentCopy, With};
@@ -140,4 +142,76 @@ fn release_3_13_2_on_python_3_13() {
 #[test]
 fn release_3_13_2_on_python_3_12_made_and_repaired_by_pip() {
     is_stopped_and_repaired("3.13.2-3.12-pip", With::Pip, PKG_RESOURCES);
+}
+
+/// A package that no advisory names breaks the start.
+fn break_package(copy: &EnvironmentCopy, name: &str, module: &str) {
+    let site = copy.site();
+    let named = |entry: &fs::DirEntry| {
+        let file_name = entry.file_name().into_string().unwrap();
+        file_name.starts_with(&format!("{name}-")) && file_name.ends_with(".dist-info")
+    };
+    let old = site.read_dir().unwrap().flatten().find(named).unwrap().path();
+    let new = site.join(format!("{name}-99.0.dist-info"));
+    let old_name = old.file_name().unwrap().to_str().unwrap().to_owned();
+    fs::rename(&old, &new).unwrap();
+    for file in ["METADATA", "RECORD"] {
+        let text = fs::read_to_string(new.join(file)).unwrap();
+        let version =
+            text.lines().find_map(|line| line.strip_prefix("Version: ")).unwrap_or("none").to_owned();
+        let text = text.replace(&format!("Version: {version}"), "Version: 99.0");
+        fs::write(new.join(file), text.replace(&old_name, &format!("{name}-99.0.dist-info"))).unwrap();
+    }
+    fs::write(site.join(module), format!("raise ImportError('{name} of the future')\n")).unwrap();
+}
+
+/// The packages of the day of the release, and of these only the one at fault.
+#[track_caller]
+fn is_repaired_without_an_advisory(with: With, broken: &[(&str, &str)], options: &[&str]) {
+    let mut copy = EnvironmentCopy::of("3.13.2", with);
+    for (name, module) in broken {
+        break_package(&copy, name, module);
+    }
+    copy.is_right_as_it_is();
+    let (ran, report) = copy.preflight(&[]);
+    ran.ends_with(1);
+    let finding = &report["findings"][0];
+    assert_eq!(finding["id"], "startup", "{ran}");
+    let message = finding["message"].as_str().unwrap();
+    let of_one = |name: &&str| {
+        message.contains(&format!("{name} of the future")) && message.contains(&format!("of {name} 99.0"))
+    };
+    assert!(broken.iter().map(|(name, _)| *name).any(|name| of_one(&name)), "{message}\n{ran}");
+
+    let fixed = copy.fix(&[&["--format", "json"], options].concat());
+    fixed.ends_with(0).is_silent_on_stderr();
+    let changes = fixed.json()["changes"].as_array().unwrap().clone();
+    let moved: Vec<&str> = changes.iter().map(|change| change["package"].as_str().unwrap()).collect();
+    assert_eq!(moved, broken.iter().map(|(name, _)| *name).collect::<Vec<_>>(), "{fixed}");
+    for change in &changes {
+        let why = format!("99.0 breaks pcluster, {} does not", change["to"].as_str().unwrap());
+        assert_eq!(change["why"], why, "{fixed}");
+    }
+    copy.direct(&["version"]).ends_with(0);
+    copy.preflight(&[]).0.ends_with(0);
+    copy.shim(&["preflight", "undo"]).ends_with(0);
+    copy.is_as_before("undone");
+    copy.left_nothing("undone");
+}
+
+#[test]
+fn a_fault_that_no_advisory_names_is_found_and_repaired() {
+    is_repaired_without_an_advisory(With::Uv, &[("inflection", "inflection/__init__.py")], &[]);
+}
+
+#[test]
+fn two_faults_that_no_advisory_names_are_found_and_repaired() {
+    let broken = [("inflection", "inflection/__init__.py"), ("publication", "publication.py")];
+    is_repaired_without_an_advisory(With::Uv, &broken, &["--strategy", "release"]);
+}
+
+/// pip fetches the uv that can limit dates, into a private place.
+#[test]
+fn pip_fetches_what_limits_dates() {
+    is_repaired_without_an_advisory(With::Pip, &[("inflection", "inflection/__init__.py")], &[]);
 }

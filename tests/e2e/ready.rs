@@ -60,3 +60,26 @@ fn a_check_leaves_nothing_else_in_home() {
     assert_eq!(names("home/.cache"), ["pcluster-shim"]);
     assert_eq!(names("tmp"), [] as [&str; 0]);
 }
+
+/// AWS refuses the runtime of the stack's function: the build is about to be lost, so the guard says so in
+/// one line, from the cache too, and goes on.
+#[test]
+fn a_runtime_that_aws_refuses_is_told_in_one_line() {
+    let aws = Aws::start();
+    let mut sandbox = Sandbox::of(GOOD);
+    sandbox.use_aws(&aws);
+    sandbox.write("image.yaml", aws.configuration());
+    for id in ["first", "first", "other"] {
+        let built = sandbox.shim(&["build-image", "-c", "image.yaml", "-i", id, "--dryrun", "true"]);
+        assert_eq!(
+            built.told,
+            [
+                "pcluster-shim: the template asks for the Lambda runtime python3.8, on which AWS creates no new \
+                 functions any more. Fix: `pcluster preflight fix lambda-runtime`, or aws-parallelcluster \
+                 3.14.0 or later\n"
+            ],
+            "{built}"
+        );
+    }
+    assert!(sandbox.direct(&["version"]).told.is_empty());
+}

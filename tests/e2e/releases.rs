@@ -13,7 +13,11 @@ fn is_ready(environment: &str, release: &str) {
     ran.ends_with(0).is_silent_on_stderr();
     assert_eq!(report["schemaVersion"], 1, "{ran}");
     assert_eq!(report["verdict"], "ready", "{ran}");
-    assert_eq!(report["findings"], json!([]), "{ran}");
+    let levels = report["findings"].as_array().unwrap().iter().map(|finding| &finding["level"]);
+    assert!(levels.clone().all(|level| level != "ERROR"), "{ran}");
+    let ids: Vec<&str> =
+        report["findings"].as_array().unwrap().iter().filter_map(|finding| finding["id"].as_str()).collect();
+    assert_eq!(ids, known(release), "{ran}");
     let checks = report["checks"].as_array().unwrap();
     let passed: Vec<_> = checks.iter().map(|check| (check["id"].as_str(), &check["status"])).collect();
     let all = json!("passed");
@@ -35,6 +39,17 @@ fn is_ready(environment: &str, release: &str) {
     assert_eq!(report["packages"]["aws-parallelcluster"], release, "{ran}");
     assert_eq!(report["packages"], installed(&sandbox), "{ran}");
     human_form_fits(&sandbox, &report);
+}
+
+/// The known issues of upstream in a release, as its template shows them.
+fn known(release: &str) -> Vec<&'static str> {
+    let minor: u32 = release.split('.').nth(1).unwrap().parse().unwrap();
+    match (minor, release) {
+        (14.., _) => Vec::new(),
+        (0, _) => vec!["lambda-runtime", "cleanup-role-3867", "cleanup-role-5914"],
+        (3 | 4, _) => vec!["ubuntu-20.04-mysql", "lambda-runtime", "cleanup-role-5914"],
+        _ => vec!["lambda-runtime", "cleanup-role-5914"],
+    }
 }
 
 /// `Python 3.9.18` or `v20.1.0`, without what precedes the number.
