@@ -116,7 +116,7 @@ fn usage_errors_are_told() {
     let sandbox = Sandbox::new();
     sandbox.environment();
     let run = |arguments: &[&str]| {
-        let call = arguments.iter().fold(sandbox.pcluster(["preflight"]), |call, word| call.argument(word));
+        let call = arguments.iter().fold(sandbox.pcluster(["preflight"]), Call::argument);
         call.run()
     };
     for (snapshot, arguments) in [
