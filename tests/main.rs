@@ -4,6 +4,7 @@
 
 mod support; // sandboxes, fake environments, snapshots
 
+mod all; // every pcluster that can be found, one line each
 mod cache; // what is cached, until when, and what damage costs
 mod dispatch; // what is guarded, what passes through, and that a pass-through leaves no trace
 mod failpoints; // repairs that are killed, fail, or meet others at every step
