@@ -48,8 +48,10 @@ fn every_version_that_breaks_is_advised_and_no_other() {
 #[test]
 fn every_release_is_in_the_table() {
     let dates = include_str!("../src/repair/release_dates.txt");
-    let releases = dates.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split(' ').next());
-    let missing: Vec<&str> =
-        releases.filter(|release| !TABLE.lines().any(|line| line.starts_with(&format!("{release}\t3.9\t")))).collect();
+    let releases =
+        dates.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split(' ').next());
+    let missing: Vec<&str> = releases
+        .filter(|release| !TABLE.lines().any(|line| line.starts_with(&format!("{release}\t3.9\t"))))
+        .collect();
     assert!(missing.is_empty(), "{missing:?}");
 }

@@ -37,6 +37,7 @@ pub(crate) fn read_some_specifiers<'de, D: Deserializer<'de>>(
     read_specifiers(from).map(Some)
 }
 
+#[expect(clippy::ref_option, reason = "serde hands a reference to the field")]
 pub(crate) fn write_some_text<S: Serializer>(value: &Option<impl Display>, to: S) -> Result<S::Ok, S::Error> {
     match value {
         Some(value) => to.collect_str(value),

@@ -164,14 +164,15 @@ fn quote_all(letters: &BTreeSet<char>) -> String {
 mod tests {
     use super::*;
 
-    fn template(name: &str, tags: Value) -> Value {
+    fn template(name: &str, tags: &Value) -> Value {
         let ami = json!({"Name": format!("{name} {BUILD_DATE}"), "AmiTags": tags});
         let distribution = json!({"AmiDistributionConfiguration": ami});
         json!({"Resources": {"D": {"Type": DISTRIBUTION, "Properties": {"Distributions": [distribution, distribution]}}}})
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "each test makes its own")]
     fn found(name: &str, tags: Value) -> Vec<(String, Level)> {
-        check(&template(name, tags)).into_iter().map(|finding| (finding.id, finding.level)).collect()
+        check(&template(name, &tags)).into_iter().map(|finding| (finding.id, finding.level)).collect()
     }
 
     fn of_name(name: &str) -> Vec<(String, Level)> {
@@ -218,7 +219,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_name_and_no_tag_makes_it_panic(name in ".{0,200}", key in ".{0,10}", value in ".{0,10}") {
-            let _ = check(&template(&name, json!({key: value})));
+            let _ = check(&template(&name, &json!({key: value})));
         }
 
         #[test]
