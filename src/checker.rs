@@ -16,12 +16,13 @@ use crate::cache_key;
 use crate::cli::build_image::PlainBuildImage;
 use crate::cli::settings::Settings;
 use crate::environment::interpreter::IdentifyError;
+use crate::environment::jsii_cache::JsiiCache;
 use crate::environment::launcher::Launcher;
 use crate::environment::locate::Real;
 use crate::environment::node::{self, Node, NodeError};
 use crate::environment::packages::Packages;
 use crate::environment::record::find_owner;
-use crate::environment::startup;
+use crate::environment::startup::{self, Start};
 use crate::environment::synthesis::{
     self, Answer, Call, Expectation, StartupFailure, StartupStage, Synthesis,
 };
@@ -186,8 +187,13 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
         }
         Err(error) => Err(error),
     };
-    let rules_of_template =
-        TemplateRules { packages: &packages, advisories: request.advisories, today: &today };
+    let rules_of_template = TemplateRules {
+        is_console_script: target.launcher != Launcher::Other.name(),
+        packages: &packages,
+        advisories: request.advisories,
+        today: &today,
+    };
+    let synthesized = build_again_if_short(synthesized, request, &call, target, &rules_of_template)?;
     let passed = add_template(synthesized, node.is_some(), &rules_of_template, since, &mut report);
     if let (Some(node), Some(findings)) = (node, passed) {
         // A verdict about packages that have changed meanwhile is about neither state.
@@ -200,6 +206,41 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
         }
     }
     Ok(finish(report))
+}
+
+/// Builds a template that falls short once more without jsii's cache, of which a damaged entry may be the
+/// reason; the cache is cleared where it was.
+fn build_again_if_short(
+    synthesized: Result<Synthesis, ChildError>,
+    request: &CheckRequest,
+    call: &Call,
+    target: &Target,
+    rules: &TemplateRules,
+) -> Result<Result<Synthesis, ChildError>, Abort> {
+    let falls_short = |synthesized: &Result<Synthesis, ChildError>| match synthesized {
+        Ok(Synthesis::Template { template, expectation }) => {
+            !template::check(template, expectation, &other_cdk(rules.packages)).is_empty()
+        }
+        _ => false,
+    };
+    if request.cache.is_fresh() || !falls_short(&synthesized) {
+        return Ok(synthesized);
+    }
+    let Some(packages) = JsiiCache::lock(&request.cache).filter(|packages| !packages.is_empty()) else {
+        return Ok(synthesized);
+    };
+    match synthesis::synthesize_without_cache(target, call, request.settings.timeout, &request.cache) {
+        Err(ChildError::Interrupted(interrupted)) => Err(interrupted.into()),
+        Ok(Answer { synthesis: again @ Synthesis::Template { .. }, .. }) => {
+            let again = Ok(again);
+            if falls_short(&again) {
+                return Ok(synthesized);
+            }
+            packages.clear();
+            Ok(again)
+        }
+        _ => Ok(synthesized),
+    }
 }
 
 /// A verdict of ready in the cache: the findings of the template, of which none is an ERROR.
@@ -354,9 +395,11 @@ fn add_failed_startup(
     report: &mut ReportBuilder,
 ) -> Result<(), Abort> {
     let finding = describe_startup(failure, packages);
-    let contradicted = match startup::starts(request.real, target, request.settings.timeout) {
-        Ok(false) => None,
-        Ok(true) => Some(format!("{} starts pcluster", request.real.path.display())),
+    let launcher = request.real.path.display();
+    let contradicted = match startup::start(request.real, target, failure, request.settings.timeout) {
+        Ok(Start::FailsAlike) => None,
+        Ok(Start::FailsOtherwise) => Some(format!("{launcher} fails in another way")),
+        Ok(Start::Starts) => Some(format!("{launcher} starts pcluster")),
         Err(ChildError::Interrupted(interrupted)) => return Err(interrupted.into()),
         Err(error) => Some(error.to_string()),
     };
@@ -365,8 +408,8 @@ fn add_failed_startup(
             report.add_findings("startup", since.elapsed(), vec![finding]);
         }
         Some(contradiction) => {
-            let StartupFailure { exception, message, .. } = failure;
-            let reason = format!("{contradiction}, but its import in a check ends in {exception}: {message}");
+            let exception = rules::startup::write_exception(&failure.exception, &failure.message);
+            let reason = format!("{contradiction}, but its import in a check ends in {exception}");
             report.add_unknown("startup", since.elapsed(), reason);
         }
     }
@@ -384,6 +427,7 @@ fn describe_startup(failure: &StartupFailure, packages: &Packages) -> Finding {
 
 /// What the rules of the template need beside it.
 struct TemplateRules<'a> {
+    is_console_script: bool,
     packages: &'a Packages,
     advisories: &'a [Advisory],
     today: &'a str,
@@ -426,7 +470,8 @@ fn add_template(
             let has_failed = report.add_findings("template", since.elapsed(), findings.clone());
             return Some(findings).filter(|_| !has_failed);
         }
-        Ok(Synthesis::Unstartable(failure)) if has_node => {
+        // A launcher of another kind may bring finders of modules; there is no second witness here.
+        Ok(Synthesis::Unstartable(failure)) if has_node && rules.is_console_script => {
             let finding = describe_startup(&failure, rules.packages);
             report.add_findings("template", since.elapsed(), vec![finding]);
             return None;
@@ -442,7 +487,11 @@ fn add_template(
         Ok(Synthesis::Rejected { stage, message } | Synthesis::Failed { stage, message }) => {
             format!("it cannot be built ({stage}): {message}")
         }
-        Ok(Synthesis::Unstartable(_) | Synthesis::Started) => "it was not built".into(),
+        Ok(Synthesis::Unstartable(StartupFailure { exception, message, .. })) => {
+            let exception = rules::startup::write_exception(&exception, &message);
+            format!("it cannot be built (template): {exception}")
+        }
+        Ok(Synthesis::Started) => "it was not built".into(),
         Err(reason) => reason.to_string(),
     };
     report.add_unknown("template", since.elapsed(), reason);

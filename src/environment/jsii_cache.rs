@@ -47,6 +47,11 @@ impl JsiiCache {
         Some(Self { root, _lock: lock })
     }
 
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.root.read_dir().map_or(true, |mut entries| entries.next().is_none())
+    }
+
     /// Removes every entry, because one of them may be the cause of a failure.
     pub fn clear(&self) {
         let _ = fs::remove_dir_all(&self.root);

@@ -62,9 +62,9 @@ def start(arguments):
     before = time.monotonic()
     try:
         parse = get_real_parser()
-    except (OSError, MemoryError, RecursionError) as error:  # of the machine, not of the packages
-        return {"kind": "failed", "stage": "import", "message": describe(error)}
     except (Exception, SystemExit) as error:
+        if is_of_machine(error):
+            return {"kind": "failed", "stage": "import", "message": describe(error)}
         return dict(describe_import_error(error), kind="unstartable", stage="import")
     started = int(1000 * (time.monotonic() - before))
     return dict(synthesize(parse, arguments) if arguments else {"kind": "started"}, startupMs=started)
@@ -101,8 +101,14 @@ def join_surrogates(text):
 
 
 def describe(error):
-    text = str(error).strip().split("\n")[0]
+    text = read_text(error).strip().split("\n")[0]
     return "{}: {}".format(type(error).__name__, text) if text else type(error).__name__
+
+
+def is_of_machine(error):
+    """Whether an exception may be of the machine or of how a check runs, which is without a terminal."""
+    of_machine = (OSError, MemoryError, RecursionError, EOFError)
+    return isinstance(error, of_machine) or type(error).__module__ in ("termios", "_curses", "getpass")
 
 
 def is_import_error(error):
@@ -113,7 +119,9 @@ def is_import_error(error):
     """
     of_packages = (ImportError, AttributeError, TypeError, NameError, SyntaxError)
     frames = traceback.extract_tb(error.__traceback__)
-    return isinstance(error, of_packages) and any(is_importlib(frame) for frame in frames)
+    # A frame is (file, line, name, text); that of a module's own code has this name.
+    in_module = any(frame[2] == "<module>" and frame[0] != __file__ for frame in frames)
+    return isinstance(error, of_packages) and in_module
 
 
 def is_importlib(frame):
@@ -128,22 +136,31 @@ def describe_import_error(error):
     """
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not is_importlib(frame)]
     module = getattr(error, "name", None) if isinstance(error, ImportError) else None
-    text = str(error)
+    text = read_text(error)
     # AttributeError has the module from Python 3.10 on.
     incomplete = re.match(r"(?:partially initialized )?module '([^']+)' has no attribute", text)
     if isinstance(error, AttributeError) and incomplete:
         module = incomplete.group(1)
     # A module that is missing is known by no file, but its package may be.
-    module_file = getattr(error, "path", None) or getattr(sys.modules.get(module), "__file__", None)
+    known = sys.modules.get(module) if isinstance(module, str) else None
+    module_file = getattr(error, "path", None) or getattr(known, "__file__", None)
     if isinstance(error, SyntaxError):
         module_file = error.filename
     return {
         "exception": type(error).__name__,
         "message": shorten(text.split("\n")[0]),
-        "module": module,
-        "moduleFile": module_file,
+        "module": module if isinstance(module, str) else None,
+        "moduleFile": module_file if isinstance(module_file, str) else None,
         "file": frames[-1][0] if frames else None,
     }
+
+
+def read_text(error):
+    """The text of an exception, whose own code may end in another one."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
 
 
 MAX_REASON = 1000  # characters

@@ -137,6 +137,19 @@ pub fn synthesize(
     }
 }
 
+/// Builds the template without jsii's cache.
+///
+/// # Errors
+/// Returns an error if the child gives no answer or a signal interrupted it.
+pub fn synthesize_without_cache(
+    target: &Target,
+    call: &Call,
+    limit: Duration,
+    cache: &Cache,
+) -> Result<Answer, ChildError> {
+    Run { target, call: Some(call), limit, cache }.run_script(None)
+}
+
 /// Starts pcluster in the interpreter, and builds no template. Takes a third of the time.
 ///
 /// # Errors

@@ -28,10 +28,16 @@ pub fn run(version: Option<&str>, python: Option<&str>, common: &Common) -> Resu
         Some(version) => version.to_owned(),
         None => find_installed(&start_search(common, &settings).real()?.path)?,
     };
-    refuse_other(&version, "VERSION", "a release of aws-parallelcluster from 3.0.0 on, such as 3.13.2", 3)?;
-    if let Some(python) = python {
-        refuse_other(python, "--python", "a release of Python 3, such as 3.12", 3)?;
+    let version =
+        read_version(&version, "VERSION", "a release of aws-parallelcluster from 3.0.0 on, such as 3.13.2")?;
+    let python = python
+        .map(|python| read_version(python, "--python", "a release of Python 3, such as 3.12"))
+        .transpose()?;
+    if python.as_ref().is_some_and(|python| !python.starts_with("3.")) {
+        let (name, accepted) = ("--python", "a release of Python 3, such as 3.12");
+        return Err(Error::BadVariable { name, value: python.unwrap_or_default(), accepted }.into());
     }
+    let python = python.as_deref();
     let lines = constraints::derive(&advisories, &version, python);
     let stdout = match common.format {
         Format::Json => report::format_json(&json!({
@@ -49,10 +55,14 @@ fn format_file(version: &str, python: Option<&str>, lines: &[String]) -> String 
     escape(&(head + &lines.iter().map(|line| line.clone() + "\n").collect::<String>())).into_owned()
 }
 
-/// Refuses what is no version of PEP 440's, or one below `least`.
-fn refuse_other(value: &str, name: &'static str, accepted: &'static str, least: u64) -> Result<(), Error> {
-    let is_accepted = Version::from_str(value).is_ok_and(|version| version >= Version::new([least]));
-    if is_accepted { Ok(()) } else { Err(Error::BadVariable { name, value: value.to_owned(), accepted }) }
+/// Reads a version of PEP 440's from 3 on, and normalises it.
+fn read_version(value: &str, name: &'static str, accepted: &'static str) -> Result<String, Error> {
+    let version = Version::from_str(value).ok().filter(|version| *version >= Version::new([3]));
+    version.map(|version| version.to_string()).ok_or_else(|| Error::BadVariable {
+        name,
+        value: value.to_owned(),
+        accepted,
+    })
 }
 
 /// The release in the environment of a console script, by the files beside its interpreter.

@@ -20,7 +20,7 @@ use crate::repair::hints::UNCHANGED_FREE_SPACE;
 use crate::repair::installer::{InstallOutcome, Installer, quote_last_lines};
 use crate::repair::plan::{Change, InstallRequest, Reason, compare, move_to};
 use crate::repair::prove::{Proof, describe_unproven, prove};
-use crate::repair::stage::{Staged, Staging, create_overlay, stage};
+use crate::repair::stage::{Staged, Staging, UNSOLVABLE, create_overlay, stage};
 use crate::report::Verdict;
 use crate::system::child::ChildError;
 use crate::system::files::describe;
@@ -223,7 +223,15 @@ fn install_dated(
             let python = &repair.target.interpreter.version;
             let what = format!("the packages of {} cannot be installed for Python {python}", day(moment));
             let message = format!("{what}: {message}\n{}", quote_last_lines(&output));
-            let next = ANEW;
+            let is_for_another_python = UNSOLVABLE
+                .iter()
+                .chain(&["Failed to build", "Build failures"])
+                .any(|sign| output.contains(sign));
+            let next = if is_for_another_python {
+                ANEW
+            } else {
+                "Nothing was changed. Correct what the installer names, then run it again."
+            };
             Err(Error::repair(RepairStep::Stage, message.trim_end().to_owned(), next).into())
         }
     }

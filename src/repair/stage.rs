@@ -10,7 +10,7 @@ use crate::repair::plan::{self, Change, Pinned, Reason};
 use crate::repair::transaction::OVERLAY_PREFIX;
 
 /// What uv and pip say where requirements cannot all be met, in distinction to a network that fails.
-const UNSOLVABLE: [&str; 3] = ["No solution found", "ResolutionImpossible", "No matching distribution"];
+pub const UNSOLVABLE: [&str; 3] = ["No solution found", "ResolutionImpossible", "No matching distribution"];
 
 /// The packages of a repair in a directory of their own, which is removed when this is dropped.
 #[derive(Debug)]

@@ -66,7 +66,13 @@ fn write_marker(python: &VersionSpecifiers) -> String {
     let conditions = python.iter().map(|specifier| {
         let version = version_of(specifier);
         let minor = version.trim_end_matches(".*");
-        let name = if minor.matches('.').count() > 1 { "python_full_version" } else { "python_version" };
+        // `python_version` is X.Y, so 3.12.1 would not be more than 3.12 by it.
+        let is_of_minor = matches!(
+            specifier.operator(),
+            Operator::GreaterThanEqual | Operator::LessThan | Operator::EqualStar | Operator::NotEqualStar
+        );
+        let is_full = minor.matches('.').count() > 1 || !is_of_minor;
+        let name = if is_full { "python_full_version" } else { "python_version" };
         let operator = match specifier.operator() {
             Operator::EqualStar => Operator::Equal,
             Operator::NotEqualStar => Operator::NotEqual,

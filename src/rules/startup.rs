@@ -39,7 +39,7 @@ pub fn describe(failure: &StartupFailure, owners: Owners) -> Finding {
         id: "startup".into(),
         level: Level::Error,
         kind: Kind::PclusterStartup,
-        message: format!("{problem}: {exception}: {message}{place}{source}"),
+        message: format!("{problem}: {}{place}{source}", write_exception(exception, message)),
         cost: Some(cost.into()),
         evidence: json!({
             "exception": exception, "message": message,
@@ -50,6 +50,12 @@ pub fn describe(failure: &StartupFailure, owners: Owners) -> Finding {
         references: Vec::new(),
         is_told_by_guard: false,
     }
+}
+
+/// The last line of a traceback.
+#[must_use]
+pub fn write_exception(exception: &str, message: &str) -> String {
+    if message.is_empty() { exception.to_owned() } else { format!("{exception}: {message}") }
 }
 
 /// The file as its distribution names it, or its path.
