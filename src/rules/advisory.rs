@@ -260,7 +260,9 @@ impl Advisory {
         }
     }
 
-    fn to_fix(&self) -> Fix {
+    /// The way out, as findings name it.
+    #[must_use]
+    pub fn to_fix(&self) -> Fix {
         match &self.fix {
             AdvisedFix::Move(package_move) => Fix::moving(package_move.clone()),
             AdvisedFix::Advice { advice } => Fix::by_hand(advice.clone()),

@@ -114,8 +114,6 @@ pub enum Remedy {
     Move(PackageMove),
     /// Packages move to the releases of the day on which that release of aws-parallelcluster came out.
     Release,
-    /// The Lambda runtime that the installed pcluster names becomes another one.
-    Runtime,
 }
 
 const FIX: &str = "pcluster preflight fix";
@@ -131,12 +129,6 @@ impl Fix {
         Self { command: FIX.into(), remedy: Some(Remedy::Release) }
     }
 
-    /// A fix that `preflight fix lambda-runtime` makes, beside what else helps.
-    #[must_use]
-    pub fn changing_runtime(command: String) -> Self {
-        Self { command, remedy: Some(Remedy::Runtime) }
-    }
-
     /// A fix that the user has to make.
     #[must_use]
     pub fn by_hand(command: String) -> Self {
@@ -148,7 +140,7 @@ impl Fix {
     pub fn package_move(&self) -> Option<&PackageMove> {
         match &self.remedy {
             Some(Remedy::Move(package_move)) => Some(package_move),
-            Some(Remedy::Release | Remedy::Runtime) | None => None,
+            Some(Remedy::Release) | None => None,
         }
     }
 }

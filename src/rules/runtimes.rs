@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 
 use crate::rules::advisory::{Advisory, Subject, contains};
 use crate::rules::template::select_resources;
-use crate::rules::{Finding, Fix, Kind};
+use crate::rules::{Finding, Kind};
 
-/// The id of the findings, by which `preflight fix` is asked to repair them.
+/// The id of the findings.
 pub const ID: &str = "lambda-runtime";
 
 const FUNCTION: &str = "AWS::Lambda::Function";
@@ -34,10 +34,7 @@ pub fn check(template: &Value, pcluster: Option<&str>, advisories: &[Advisory], 
                 "path": format!("$.Resources.{name}.Properties.Runtime"), "runtime": runtime,
                 "refusedFrom": refused_from, "isRefused": is_refused, "advisory": advisory.id,
             }),
-            fix: Some(advisory.fix.package_move().map_or_else(
-                || Fix::changing_runtime(advisory.fix.to_string()),
-                |package_move| Fix::moving(package_move.clone()),
-            )),
+            fix: Some(advisory.to_fix()),
             references: advisory.references.clone(),
             is_told_by_guard: is_refused,
         })

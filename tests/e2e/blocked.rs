@@ -27,7 +27,7 @@ fn the_broken_release_is_stopped_before_anything_reaches_aws() {
         "configurationValidationErrors": [
             {"level": "ERROR", "type": "PackageAdvisory", "message": format!("{message}{FIX}")}
         ],
-        "message": "pcluster-shim stopped build-image: the image would be unusable.",
+        "message": "pcluster-shim stopped build-image: it would fail, or its image would be unusable.",
     });
     first.ends_with(1);
     assert_eq!(first.out(), serde_json::to_string_pretty(&stop).unwrap() + "\n", "{first}");
@@ -90,13 +90,18 @@ DevSettings:
     Regions: eu-west-1,us-east-1
 ";
 
+/// The findings of level ERROR: each release has known issues besides.
+fn errors(report: &Value) -> Vec<&Value> {
+    report["findings"].as_array().unwrap().iter().filter(|finding| finding["level"] == "ERROR").collect()
+}
+
 #[test]
 fn every_missing_piece_of_a_rich_configuration_is_named_for_every_region() {
     let good = Sandbox::of(GOOD);
     good.write("rich.yaml", RICH);
     let (ran, report) = good.preflight(&["-c", "rich.yaml", "-i", "my-image"]);
     ran.ends_with(0).is_silent_on_stderr();
-    assert_eq!((&report["verdict"], &report["findings"]), (&json!("ready"), &json!([])), "{ran}");
+    assert_eq!((&report["verdict"], errors(&report)), (&json!("ready"), Vec::new()), "{ran}");
     assert_eq!(status(&report, "template"), "passed", "{ran}");
 
     let bad = Sandbox::of(RENUMBERED);
@@ -105,7 +110,7 @@ fn every_missing_piece_of_a_rich_configuration_is_named_for_every_region() {
     ran.ends_with(1);
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut named = BTreeSet::new();
-    for finding in report["findings"].as_array().unwrap() {
+    for finding in errors(&report) {
         let evidence = &finding["evidence"];
         // One finding of each kind, with the place in either region.
         assert_eq!((&evidence["count"], &evidence["paths"][0]), (&json!(2), &evidence["path"]), "{ran}");
@@ -134,7 +139,7 @@ fn every_missing_piece_of_a_rich_configuration_is_named_for_every_region() {
         piece("template-ami-tag-missing", format!("{path}.AmiTags[\"cost centre\"]"), "42");
     }
     assert_eq!(named, expected, "{ran}");
-    assert_eq!(report["findings"].as_array().unwrap().len() * 2, expected.len(), "{ran}");
+    assert_eq!(errors(&report).len() * 2, expected.len(), "{ran}");
 }
 
 #[test]

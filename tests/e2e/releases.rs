@@ -134,7 +134,8 @@ fn is_blocked(environment: &str, first: &str) -> (Ran, Value) {
     let findings = report["findings"].as_array().unwrap();
     assert_eq!(findings[0]["id"], first, "{ran}");
     for finding in findings {
-        assert_eq!(finding["level"], "ERROR", "{ran}");
+        let is_known = known("3.1.3").contains(&finding["id"].as_str().unwrap());
+        assert_eq!(finding["level"] != "ERROR", is_known, "{ran}");
         assert!(finding["evidence"].is_object() && finding["references"].is_array(), "{ran}");
         for text in [&finding["id"], &finding["type"], &finding["message"], &finding["fix"]["command"]] {
             assert!(text.as_str().is_some_and(|text| !text.is_empty()), "{finding}\n{ran}");
@@ -158,5 +159,6 @@ fn the_broken_release_is_blocked_by_advisory_and_template() {
 fn the_fault_under_another_number_is_blocked_by_the_template_alone() {
     let (ran, report) = is_blocked(RENUMBERED, "template-ami-configuration-empty");
     let findings = report["findings"].as_array().unwrap();
-    assert!(findings.iter().all(|finding| finding["type"].as_str().unwrap().ends_with("Template")), "{ran}");
+    let mut errors = findings.iter().filter(|finding| finding["level"] == "ERROR");
+    assert!(errors.all(|finding| finding["type"].as_str().unwrap().ends_with("Template")), "{ran}");
 }
