@@ -50,7 +50,7 @@ pub fn start(
     Ok(if is_alike { Start::FailsAlike } else { Start::FailsOtherwise })
 }
 
-/// Whether the output of a Python has a traceback that ends in this exception. The text of SystemExit is
+/// Whether the output of a Python has a traceback that ends in this exception. The text of `SystemExit` is
 /// printed alone.
 fn shows(stderr: &[u8], failure: &StartupFailure) -> bool {
     let text = String::from_utf8_lossy(stderr);
