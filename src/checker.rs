@@ -99,13 +99,26 @@ pub fn identify(request: &CheckRequest, overlay: Option<&Path>) -> Result<Identi
         Err(IdentifyError::Child(ChildError::Interrupted(interrupted))) => Err(interrupted.into()),
         Err(IdentifyError::Loop { tried }) => Err(Error::Loop { tried }.into()),
         Err(reason) => {
-            let mut report = ReportBuilder::new(Some(describe_target(request.real, None)));
             let path = request.real.path.display();
             let reason = format!("the environment of {path} is unknown: {reason}");
-            report.add_unknown("environment", since.elapsed(), reason);
-            Ok(Identified::Unknown(report.build(shim())))
+            let took = since.elapsed();
+            Ok(Identified::Unknown(report_unknown(request.real, None, "environment", took, reason)))
         }
     }
+}
+
+/// The report of a pcluster of which nothing more is known.
+#[must_use]
+pub fn report_unknown(
+    real: &Real,
+    target: Option<&Target>,
+    check: &'static str,
+    took: Duration,
+    reason: String,
+) -> Box<Report> {
+    let mut report = ReportBuilder::new(Some(describe_target(real, target)));
+    report.add_unknown(check, took, reason);
+    report.build(shim())
 }
 
 /// Checks the environment of a target.

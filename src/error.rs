@@ -15,6 +15,13 @@ pub const PREFIX: &str = "pcluster-shim: ";
 pub enum Error {
     /// No `pcluster` on PATH but this one.
     NoRealPcluster,
+    /// `check --all` has found none.
+    NothingFound,
+    /// A directory of `--root` that cannot be searched.
+    BadRoot {
+        directory: PathBuf,
+        why: String,
+    },
     /// Every `pcluster` on PATH starts this shim again.
     Loop {
         tried: Vec<PathBuf>,
@@ -198,14 +205,15 @@ impl Error {
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
-            Self::NoRealPcluster | Self::Loop { .. } | Self::BadReal { .. } => 127,
+            Self::NoRealPcluster | Self::NothingFound | Self::Loop { .. } | Self::BadReal { .. } => 127,
             Self::CannotExec { .. } => 126,
             Self::BadFile { .. }
             | Self::Untrusted { .. }
             | Self::BadVariable { .. }
             | Self::Rejected { .. }
             | Self::UnknownAdvisory { .. }
-            | Self::NotATemplate { .. } => 2,
+            | Self::NotATemplate { .. }
+            | Self::BadRoot { .. } => 2,
             Self::Repair { .. } | Self::NotInPlace { .. } | Self::NothingToUndo { .. } => 1,
         }
     }
@@ -217,6 +225,10 @@ impl Error {
             Self::NoRealPcluster => "Install aws-parallelcluster, activate its environment, or name \
                                      it in PCLUSTER_SHIM_REAL."
                 .into(),
+            Self::NothingFound => "Name a directory that holds environments with --root, or install \
+                                   aws-parallelcluster."
+                .into(),
+            Self::BadRoot { .. } => "Give --root a directory that can be read.".into(),
             Self::Loop { .. } => {
                 "Name the real pcluster in PCLUSTER_SHIM_REAL, or take the looping one off PATH.".into()
             }
@@ -291,6 +303,10 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoRealPcluster => write!(f, "no real pcluster was found on PATH"),
+            Self::NothingFound => {
+                write!(f, "no pcluster was found on PATH or where environments are kept")
+            }
+            Self::BadRoot { directory, why } => write!(f, "--root {}: {why}", directory.display()),
             Self::Loop { tried } => {
                 let tried: Vec<_> = tried.iter().map(|path| path.display().to_string()).collect();
                 write!(f, "there is no real pcluster behind {}: this shim is started again", tried.join(", "))

@@ -7,6 +7,7 @@
 //! | module | owns |
 //! | --- | --- |
 //! | [`preflight`] | the shim's own commands, from their arguments to an outcome |
+//! | [`preflight::all`] | `preflight check --all` |
 //! | [`preflight::check`] | `preflight check` |
 //! | [`preflight::fix`] | `preflight fix` and `preflight undo` |
 //! | [`preflight::template`] | `preflight template` |
@@ -47,6 +48,7 @@
 //! | [`cache_key`] | what a cached verdict depends on |
 //! | [`report::builder`] | a report while its checks are made (pure) |
 //! | [`report::pcluster`] | a stop in the form in which pcluster rejects a configuration (pure) |
+//! | [`report::list`] | a line for each of several reports (pure) |
 //! | [`report::human`] | the report for people, and its lines on stderr (pure) |
 //! | [`report`] | findings → verdict → decision (pure) |
 //! | [`rules::startup`] | an import that fails → a finding (pure) |
@@ -67,6 +69,8 @@
 //! | [`environment::node`] | the Node.js that CDK will run |
 //! | [`environment::target`] | a launcher → its interpreter, `sys.path`, environment |
 //! | [`environment::question`] | a launcher that is no console script, asked by starting it |
+//! | [`environment::discover`] | every real pcluster that this user can reach |
+//! | [`environment::places`] | where installers keep environments (pure) |
 //! | [`environment::locate`] | PATH → the real pcluster |
 //! | [`environment::launcher`] | a console script → the Python that it names |
 //! | [`environment::console_script_text`] | the texts of console scripts |
@@ -86,7 +90,7 @@
 //! | [`system::child`] | the one way to run a child process |
 //! | [`system::signals`] | signals that end a check |
 //! | [`system::scratch`] | private directories for temporary files |
-//! | [`system::concurrently`] | two functions at the same time |
+//! | [`system::concurrently`] | functions at the same time |
 //! | [`system::trust`] | files that no other user could have written |
 //! | [`system::disk`] | atomic writes, and their sync to the disk |
 //! | [`system::date`] | the day of UTC |

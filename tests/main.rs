@@ -4,6 +4,7 @@
 
 mod support; // sandboxes, fake environments, snapshots
 
+mod all; // every pcluster that can be found, one line each
 mod cache; // what is cached, until when, and what damage costs
 mod dispatch; // what is guarded, what passes through, and that a pass-through leaves no trace
 mod failpoints; // repairs that are killed, fail, or meet others at every step
@@ -19,6 +20,7 @@ mod repair; // fix and undo: what they do, refuse and say
 mod settings; // config.yaml and variables, for the guard and for preflight
 mod signals; // ^C, SIGTERM, SIGHUP, nohup
 mod source_rules; // the rules that the source is held to
+mod startup_table; // the advisories, held to what was measured
 mod synthesis; // synthesis.py in a real Python, on stubs of what it imports
 mod templates; // preflight template, on templates that real pclusters made
 mod traps; // what goes wrong with PATH shims elsewhere, row by row

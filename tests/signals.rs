@@ -62,6 +62,22 @@ for number in (1, 2, 3, 13, 15):
 os.execv(sys.argv[1], sys.argv[1:])
 ";
 
+/// Of checks side by side one child sends the signal, and those of the others are gone with it.
+#[test]
+fn a_signal_ends_checks_side_by_side() {
+    let sandbox = Sandbox::new();
+    let children = ChildrenFifo::new(&sandbox);
+    sandbox.environment().synthesizes(&hangs(&sandbox, ":"));
+    for number in 0..3 {
+        let environment = sandbox.environment_in(&format!("home/.virtualenvs/{number}"));
+        environment.synthesizes(&hangs(&sandbox, "kill -TERM $PPID"));
+    }
+    let run = ignoring_nothing(sandbox.pcluster(["preflight", "check", "--all"])).run();
+    run.dies_by(15).is_silent();
+    children.all_are_gone();
+    sandbox.has_no_scratch();
+}
+
 /// The child itself sends the signal, so it comes during the check and at no other time.
 #[test]
 fn a_signal_ends_the_check_and_the_shim() {

@@ -42,6 +42,16 @@ impl Preflight {
             let message = "the options of a subcommand stand behind its name";
             return Err(Self::command().error(clap::error::ErrorKind::ArgumentConflict, message));
         }
+        // clap loses a conflict with an option that every subcommand has.
+        let names_one = parsed.common.real.is_some();
+        let check = match &parsed.command {
+            Some(Command::Check(check)) => check,
+            _ => &parsed.check,
+        };
+        if check.all && names_one {
+            let message = "the argument '--all' cannot be used with '--real <PATH>'";
+            return Err(Self::command().error(clap::error::ErrorKind::ArgumentConflict, message));
+        }
         Ok(parsed)
     }
 }
@@ -83,6 +93,7 @@ pub enum Command {
 }
 
 #[derive(Debug, Args, Default, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each flag")]
 pub struct CheckArgs {
     /// The image configuration (a minimal one)
     #[arg(short = 'c', long, value_name = "FILE")]
@@ -102,6 +113,12 @@ pub struct CheckArgs {
     /// Repair what is blocked, then check again
     #[arg(long)]
     pub fix: bool,
+    /// Check every pcluster that can be found
+    #[arg(long, conflicts_with = "fix")]
+    pub all: bool,
+    /// Search below this directory too
+    #[arg(long, value_name = "DIR", requires = "all")]
+    pub root: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args, Default, Clone)]

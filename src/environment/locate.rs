@@ -42,6 +42,8 @@ pub enum FoundBy {
     #[serde(rename = "kept")]
     Replaced,
     Path,
+    /// In a place where environments are kept, by `preflight check --all`.
+    Search,
 }
 
 impl FoundBy {
@@ -53,6 +55,7 @@ impl FoundBy {
             Self::Config => "config.yaml's real",
             Self::Replaced => "install.sh --venv",
             Self::Path => "PATH",
+            Self::Search => "--all",
         }
     }
 }
@@ -205,7 +208,9 @@ impl Search {
         env::split_paths(&self.path)
     }
 
-    fn choose(&self, path: PathBuf, found_by: FoundBy) -> Real {
+    /// The real pcluster at a path that was classified as usable.
+    #[must_use]
+    pub fn choose(&self, path: PathBuf, found_by: FoundBy) -> Real {
         let guard_variable = if is_console_script(&path) {
             // Removed only where it is set, because std copies the environment for any change of it.
             env::var_os(env_vars::TRIED).map(|_| (env_vars::TRIED, None))

@@ -26,21 +26,34 @@ use crate::system::scratch::Scratch;
 /// Returns an error if the configuration cannot be read or is refused, a repair fails, or a signal
 /// came.
 pub fn run(check: &CheckArgs, common: &Common) -> Result<Outcome, Abort> {
+    with_configuration(check, |check, given| check_one(check, given, common))
+}
+
+/// Calls `then` with arguments whose configuration every child can read, and with the name that was given.
+///
+/// # Errors
+/// Returns an error if the configuration cannot be read, or `then` fails.
+pub fn with_configuration<T>(
+    check: &CheckArgs,
+    then: impl FnOnce(&CheckArgs, Option<&Path>) -> Result<T, Abort>,
+) -> Result<T, Abort> {
     let given = check.image_configuration.as_deref();
     if let Some(file) = given {
         refuse_unreadable(file)?;
     }
     let copy = given.filter(|file| is_read_once(file)).map(copy_stream).transpose()?;
     let file = copy.as_ref().map(|copy| copy.path(COPY)).or(check.image_configuration.clone());
-    let repairs = check.fix;
-    let check = &CheckArgs { image_configuration: file, ..check.clone() };
+    then(&CheckArgs { image_configuration: file, ..check.clone() }, given)
+}
+
+fn check_one(check: &CheckArgs, given: Option<&Path>, common: &Common) -> Result<Outcome, Abort> {
     with_request(check, true, common, |request| {
         let target = match checker::identify(request, None)? {
             Identified::Target(target) => target,
             Identified::Unknown(report) => return Ok(render_report(&report, common)),
         };
         let mut report = check_target(request, &target, given)?;
-        if repairs && report.verdict == Verdict::Blocked {
+        if check.fix && report.verdict == Verdict::Blocked {
             let options = repair_options(&FixArgs::default(), request.settings, common);
             let repaired = repair::fix(request, &target, options)?;
             request.progress.write(&describe_repair(&repaired));
@@ -79,7 +92,11 @@ fn refuse_unreadable(file: &Path) -> Result<(), Error> {
     message.map_or(Ok(()), |message| Err(Error::BadFile { file: file.to_owned(), message }))
 }
 
-fn check_target(
+/// Checks an identified target, locked against repairs.
+///
+/// # Errors
+/// Returns an error if the call is refused, or a signal came.
+pub fn check_target(
     request: &CheckRequest,
     target: &Target,
     configuration: Option<&Path>,

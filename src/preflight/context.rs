@@ -7,7 +7,7 @@ use crate::cache::Cache;
 use crate::checker::{self, CheckRequest, Identified, read_advisories};
 use crate::cli::args::{CheckArgs, Common, FixArgs, Format};
 use crate::cli::settings::Settings;
-use crate::environment::locate::{FoundBy, Search};
+use crate::environment::locate::{FoundBy, Real, Search};
 use crate::environment::synthesis::{Call, IMAGE_ID};
 use crate::environment::target::Target;
 use crate::error::{Abort, Error};
@@ -52,7 +52,9 @@ pub fn start_search(common: &Common, settings: &Settings) -> Search {
     Search::from_environment(flag.or_else(|| settings.real.clone().map(|path| (path, FoundBy::Config))))
 }
 
-fn choose_progress(common: &Common) -> Progress {
+/// Where progress is shown.
+#[must_use]
+pub fn choose_progress(common: &Common) -> Progress {
     match (common.quiet, common.verbose) {
         (true, _) => Progress::Silent,
         (false, true) => Progress::Lines,
@@ -73,16 +75,29 @@ pub fn with_request<T>(
     let settings = read_settings()?;
     let advisories = read_all_advisories(&settings)?;
     let real = start_search(common, &settings).real()?;
-    then(&CheckRequest {
-        real: &real,
-        settings: &settings,
-        advisories: &advisories,
+    then(&build_request(check, is_thorough, common, &real, &settings, &advisories))
+}
+
+/// The request of a check of one pcluster.
+#[must_use]
+pub fn build_request<'a>(
+    check: &CheckArgs,
+    is_thorough: bool,
+    common: &Common,
+    real: &'a Real,
+    settings: &'a Settings,
+    advisories: &'a [Advisory],
+) -> CheckRequest<'a> {
+    CheckRequest {
+        real,
+        settings,
+        advisories,
         cache: Cache::from_environment(check.fresh),
         call: build_call(check),
         is_thorough,
         synthesizes: !check.no_synth,
         progress: choose_progress(common),
-    })
+    }
 }
 
 /// The options of a repair.

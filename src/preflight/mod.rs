@@ -1,6 +1,7 @@
 //! `pcluster preflight`: the shim's own commands, from their arguments to an [`Outcome`].
 
 pub mod advisories;
+pub mod all;
 pub mod check;
 pub mod constraints;
 pub mod context;
@@ -41,6 +42,7 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         Some(Command::Template { .. } | Command::Completions { .. } | Command::Man | Command::Where)
     );
     let done = match preflight.command.unwrap_or(Command::Check(preflight.check)) {
+        Command::Check(check) if check.all => all::run(&check, &common),
         Command::Check(check) => check::run(&check, &common),
         Command::Fix(fix) => fix::run(&fix, &common),
         Command::Undo => fix::run_undo(&common),

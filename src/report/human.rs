@@ -113,8 +113,10 @@ fn format_group(group: &[Finding], is_shared: bool, paint: &Paint) -> String {
     text
 }
 
-struct Paint {
-    is_colored: bool,
+/// Colours, where they are wanted.
+#[derive(Debug)]
+pub(crate) struct Paint {
+    pub(crate) is_colored: bool,
 }
 
 impl Paint {
@@ -126,7 +128,7 @@ impl Paint {
         if self.is_colored { format!("\x1b[1;{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    fn paint_verdict(&self, verdict: Verdict) -> String {
+    pub(crate) fn paint_verdict(&self, verdict: Verdict) -> String {
         let code = match verdict {
             Verdict::Ready => Self::GREEN,
             Verdict::Blocked => Self::RED,

@@ -86,6 +86,14 @@ fn distrust(metadata: &Metadata) -> Option<String> {
     distrust_owner(metadata).or_else(by_others)
 }
 
+/// Why a file is not to be run: another user owns it or could write it. A link counts by its owner, a file that is
+/// gone by nothing.
+#[must_use]
+pub fn why_not(path: &Path) -> Option<String> {
+    let metadata = path.symlink_metadata().ok()?;
+    if metadata.is_symlink() { distrust_owner(&metadata) } else { distrust(&metadata) }
+}
+
 /// Makes a directory of the program's own and those above it that are missing, for the caller alone
 /// whatever the umask.
 ///

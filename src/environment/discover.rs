@@ -1,0 +1,228 @@
+//! Every real pcluster that this user can reach: named, on PATH, where environments are kept, and below
+//! directories that the caller names.
+//!
+//! What PATH leads to the caller runs anyway. What a search finds may be another user's, and is run only
+//! where nobody but the caller or root could have written it.
+
+use std::collections::VecDeque;
+use std::env;
+use std::path::{Path, PathBuf};
+
+use crate::environment::launcher::Launcher;
+use crate::environment::locate::{CandidateStatus, FoundBy, NAME, Real, Search};
+use crate::environment::loop_guard::FileId;
+use crate::environment::places::{self, Place};
+use crate::error::Error;
+use crate::system::{files, trust};
+
+/// How deep below a `--root` an environment may be: `/home/USER/work/PROJECT/sub/.venv` is six.
+const MAX_DEPTH: usize = 8;
+
+/// Directories that are read below one `--root`. A source tree has some thousands.
+const MAX_DIRECTORIES: usize = 100_000;
+
+/// Directories that hold many others and no environment.
+const PASSED_OVER: [&str; 6] =
+    ["node_modules", ".git", "__pycache__", "site-packages", "dist-packages", ".hg"];
+
+/// File systems of the kernel's, which hold no environment.
+const KERNEL: [&str; 3] = ["/proc", "/sys", "/dev"];
+
+/// A pcluster that was found.
+#[derive(Debug)]
+pub struct Found {
+    pub real: Real,
+    /// Why it must not be run.
+    pub distrust: Option<String>,
+}
+
+/// Everything that was found, and the roots that were too large to be searched whole.
+#[derive(Debug, Default)]
+pub struct Discovery {
+    pub found: Vec<Found>,
+    pub cut_off: Vec<PathBuf>,
+    seen: Vec<FileId>,
+}
+
+/// Finds them, each launcher once, in the order: named, PATH, known places, roots.
+///
+/// # Errors
+/// Returns an error if a root is no directory that can be read.
+pub fn discover(search: &Search, roots: &[PathBuf]) -> Result<Discovery, Error> {
+    for root in roots {
+        let bad = |error: std::io::Error| Error::BadRoot { directory: root.clone(), why: error.to_string() };
+        root.read_dir().map_err(bad)?;
+    }
+    let mut discovery = Discovery::default();
+    if let Some((path, found_by)) = search.named() {
+        discovery.add(search, path, *found_by);
+    }
+    let (shims, entries): (Vec<_>, Vec<_>) =
+        search.entries().filter(|entry| entry.is_absolute()).partition(|entry| leads_elsewhere(entry));
+    for entry in entries {
+        discovery.add(search, &entry.join(NAME), FoundBy::Path);
+    }
+    let behind_shims = shims.iter().filter_map(|entry| places::behind_shims(entry)).flatten();
+    let places = places::list(|name| env::var_os(name).filter(|value| !value.is_empty()));
+    for place in behind_shims.chain(places) {
+        for environment in expand(&place) {
+            discovery.add(search, &environment.join("bin").join(NAME), FoundBy::Search);
+        }
+    }
+    for environment in read_conda_list() {
+        discovery.add(search, &environment.join("bin").join(NAME), FoundBy::Search);
+    }
+    for root in roots {
+        let is_whole = walk(root, MAX_DIRECTORIES, |directory| {
+            discovery.add(search, &directory.join("bin").join(NAME), FoundBy::Search);
+        });
+        if !is_whole {
+            discovery.cut_off.push(root.clone());
+        }
+    }
+    Ok(discovery)
+}
+
+impl Discovery {
+    /// Adds a launcher that is no shim, or the launcher that a shim has replaced, unless it is there already.
+    fn add(&mut self, search: &Search, path: &Path, found_by: FoundBy) {
+        let path = match search.classify(path) {
+            Some(CandidateStatus::Usable) => path.to_owned(),
+            Some(CandidateStatus::Shim) => match search.replaced_launcher_beside(path) {
+                Some(launcher) if search.classify(&launcher) == Some(CandidateStatus::Usable) => launcher,
+                _ => return,
+            },
+            _ => return,
+        };
+        let Some(identity) = FileId::of(&path).filter(|identity| !self.seen.contains(identity)) else {
+            return;
+        };
+        self.seen.push(identity);
+        let distrust = if found_by == FoundBy::Search { distrust(&path) } else { None };
+        self.found.push(Found { real: search.choose(path, found_by), distrust });
+    }
+}
+
+/// Whether the launchers of this directory of PATH choose one of several environments, which are found by
+/// themselves.
+fn leads_elsewhere(entry: &Path) -> bool {
+    places::behind_shims(entry).is_some_and(|places| places.iter().any(|place| !expand(place).is_empty()))
+}
+
+/// Why a launcher that was found by a search must not be run: it, a directory that it lies in, or the Python that
+/// it names could have been written by another user.
+fn distrust(launcher: &Path) -> Option<String> {
+    let python = match Launcher::read(launcher) {
+        Ok(Launcher::ConsoleScript(script)) => {
+            let resolved = launcher.canonicalize().ok();
+            let directory = resolved.as_deref().and_then(Path::parent).unwrap_or(Path::new("/"));
+            script.interpreter(directory).map(|(program, _)| program)
+        }
+        _ => None,
+    };
+    [launcher.to_owned()].into_iter().chain(python).find_map(|program| {
+        let resolved = program.canonicalize().ok();
+        let directories = [program.parent(), resolved.as_deref().and_then(Path::parent)];
+        let places = [Some(program.as_path()), resolved.as_deref()].into_iter().chain(directories).flatten();
+        places.into_iter().find_map(|place| Some(format!("{}: {}", trust::why_not(place)?, place.display())))
+    })
+}
+
+/// The directories that a pattern leads to; links to directories are followed, because the pattern ends.
+fn expand(place: &Place) -> Vec<PathBuf> {
+    let names = place.below.split('/').filter(|name| !name.is_empty());
+    names.fold(vec![place.base.clone()], |directories, name| match name {
+        "*" => directories.iter().flat_map(|directory| list(directory)).collect(),
+        name => {
+            directories.iter().map(|directory| directory.join(name)).filter(|path| path.is_dir()).collect()
+        }
+    })
+}
+
+/// The directories in a directory, links to directories among them, in the order of their names.
+fn list(directory: &Path) -> Vec<PathBuf> {
+    let entries = directory.read_dir().into_iter().flatten().flatten();
+    let mut directories: Vec<_> = entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    directories.sort();
+    directories
+}
+
+fn read_conda_list() -> Vec<PathBuf> {
+    let home = env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+    let text = home.and_then(|home| files::read_to_string(&home.join(".conda/environments.txt")).ok());
+    places::read_conda_list(&text.unwrap_or_default())
+}
+
+/// Visits a directory and those below it, the upper ones first, and follows no link. Whether all were visited is
+/// returned.
+fn walk(root: &Path, max_directories: usize, mut visit: impl FnMut(&Path)) -> bool {
+    let mut waiting = VecDeque::from([(root.to_owned(), 0)]);
+    let mut count = 0;
+    while let Some((directory, depth)) = waiting.pop_front() {
+        if count == max_directories {
+            return false;
+        }
+        count += 1;
+        visit(&directory);
+        if depth == MAX_DEPTH {
+            continue;
+        }
+        // An unreadable directory is passed over: below /home there are other users'.
+        let entries = directory.read_dir().into_iter().flatten().flatten();
+        let mut below: Vec<_> = entries
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .filter(|entry| !PASSED_OVER.iter().any(|name| entry.file_name() == *name))
+            .map(|entry| entry.path())
+            .filter(|path| !KERNEL.iter().any(|kernel| path == Path::new(kernel)))
+            .collect();
+        below.sort();
+        waiting.extend(below.into_iter().map(|path| (path, depth + 1)));
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    fn visited(root: &Path, max_directories: usize) -> (Vec<String>, bool) {
+        let mut visited = Vec::new();
+        let is_whole = walk(root, max_directories, |directory| {
+            visited.push(directory.strip_prefix(root).unwrap().display().to_string());
+        });
+        (visited, is_whole)
+    }
+
+    #[test]
+    fn a_walk_is_bounded_in_depth_and_number_and_follows_no_link() {
+        let root = tempfile::tempdir().unwrap();
+        for path in ["a/b", "node_modules/x", ".git/x", "1/2/3/4/5/6/7/8/9"] {
+            fs::create_dir_all(root.path().join(path)).unwrap();
+        }
+        symlink(root.path(), root.path().join("a/loop")).unwrap();
+        let (all, is_whole) = visited(root.path(), 100);
+        assert!(is_whole);
+        let expected = ["", "1", "a", "1/2", "a/b", "1/2/3", "1/2/3/4", "1/2/3/4/5", "1/2/3/4/5/6"];
+        assert_eq!(all[..9], expected);
+        assert_eq!(all[9..], ["1/2/3/4/5/6/7", "1/2/3/4/5/6/7/8"]);
+        assert_eq!(visited(root.path(), 3), (vec![String::new(), "1".into(), "a".into()], false));
+        assert!(visited(root.path(), 11).1);
+    }
+
+    #[test]
+    fn a_pattern_leads_to_directories_only() {
+        let root = tempfile::tempdir().unwrap();
+        for path in ["versions/3.9/envs/x", "versions/3.10"] {
+            fs::create_dir_all(root.path().join(path)).unwrap();
+        }
+        fs::write(root.path().join("versions/file"), "").unwrap();
+        let expanded = |below| expand(&Place { base: root.path().to_owned(), below });
+        let in_root = |path: &str| root.path().join(path);
+        assert_eq!(expanded(""), [root.path()]);
+        assert_eq!(expanded("versions/*"), [in_root("versions/3.10"), in_root("versions/3.9")]);
+        assert_eq!(expanded("versions/*/envs/*"), [in_root("versions/3.9/envs/x")]);
+        assert_eq!(expanded("absent/*"), [] as [PathBuf; 0]);
+    }
+}

@@ -1,0 +1,123 @@
+//! Where installers and version managers keep environments. Pure: variables in, patterns out.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// A place of environments: a directory, and below it names of directories, of which `*` is every one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub base: PathBuf,
+    pub below: &'static str,
+}
+
+/// Directories below HOME (`~`) or a variable, and where in them environments are. A variable that is not set
+/// has no place; defaults have lines of their own.
+const PLACES: &[(&str, &str)] = &[
+    ("VIRTUAL_ENV", ""),
+    ("PYTHONUSERBASE", ""),
+    ("~/.local", ""),
+    ("~", ""),
+    // The documentation of ParallelCluster makes its environment in ~/apc-ve.
+    ("~", "*"),
+    ("PYENV_ROOT", "versions/*"),
+    ("~/.pyenv", "versions/*"),
+    // pyenv-virtualenv
+    ("PYENV_ROOT", "versions/*/envs/*"),
+    ("~/.pyenv", "versions/*/envs/*"),
+    ("ASDF_DATA_DIR", "installs/python/*"),
+    ("~/.asdf", "installs/python/*"),
+    ("MISE_DATA_DIR", "installs/python/*"),
+    ("XDG_DATA_HOME", "mise/installs/python/*"),
+    ("~/.local/share/mise", "installs/python/*"),
+    ("PIPX_HOME", "venvs/*"),
+    ("XDG_DATA_HOME", "pipx/venvs/*"),
+    ("~/.local/share/pipx", "venvs/*"),
+    ("~/.local/pipx", "venvs/*"),
+    ("/opt/pipx", "venvs/*"),
+    ("UV_TOOL_DIR", "*"),
+    ("XDG_DATA_HOME", "uv/tools/*"),
+    ("~/.local/share/uv/tools", "*"),
+    ("CONDA_PREFIX", ""),
+    ("CONDA_PREFIX", "envs/*"),
+    ("CONDA_ROOT", ""),
+    ("CONDA_ROOT", "envs/*"),
+    ("MAMBA_ROOT_PREFIX", ""),
+    ("MAMBA_ROOT_PREFIX", "envs/*"),
+    ("~/.conda", "envs/*"),
+    ("~", "*/envs/*"),
+    ("/opt", "*"),
+    ("/opt", "*/envs/*"),
+    ("WORKON_HOME", "*"),
+    ("~/.virtualenvs", "*"),
+    // pipenv
+    ("XDG_DATA_HOME", "virtualenvs/*"),
+    ("~/.local/share/virtualenvs", "*"),
+    ("POETRY_VIRTUALENVS_PATH", "*"),
+    ("POETRY_CACHE_DIR", "virtualenvs/*"),
+    ("XDG_CACHE_HOME", "pypoetry/virtualenvs/*"),
+    ("~/.cache/pypoetry/virtualenvs", "*"),
+    ("~/Library/Caches/pypoetry/virtualenvs", "*"),
+    ("/usr/local", ""),
+    ("/usr", ""),
+];
+
+/// The places, by a function that gives the value of a variable.
+#[must_use]
+pub fn list(variable: impl Fn(&str) -> Option<OsString>) -> Vec<Place> {
+    let directory = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let conda_root = || Some(directory("CONDA_EXE")?.parent()?.parent()?.to_owned());
+    let base = |name: &str| match name.strip_prefix('~') {
+        Some(below) => Some(directory("HOME")?.join(below.trim_start_matches('/'))),
+        None if name.starts_with('/') => Some(name.into()),
+        None if name == "CONDA_ROOT" => conda_root(),
+        None => directory(name),
+    };
+    PLACES.iter().filter_map(|(name, below)| Some(Place { base: base(name)?, below })).collect()
+}
+
+/// Where a version manager keeps what its shims choose from, if this directory of PATH is one of shims: pyenv's
+/// `shims` is beside its `versions`, that of asdf and mise beside `installs`.
+#[must_use]
+pub fn behind_shims(entry_of_path: &Path) -> Option<[Place; 3]> {
+    let root = entry_of_path.parent().filter(|_| entry_of_path.ends_with("shims"))?;
+    let place = |below| Place { base: root.to_owned(), below };
+    Some(["versions/*", "versions/*/envs/*", "installs/python/*"].map(place))
+}
+
+/// The environments that conda has listed in `environments.txt`.
+#[must_use]
+pub fn read_conda_list(text: &str) -> Vec<PathBuf> {
+    text.lines().map(str::trim).map(PathBuf::from).filter(|path| path.is_absolute()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_names_a_place_only_where_it_is_absolute() {
+        let places = |root: &str| {
+            let root = root.to_owned();
+            list(move |name| (name == "UV_TOOL_DIR").then(|| root.clone().into()))
+        };
+        let place = Place { base: "/tools".into(), below: "*" };
+        assert!(places("/tools").contains(&place));
+        assert!(places("tools").iter().all(|place| place.base.is_absolute()));
+        assert!(places("").iter().all(|place| place.base.is_absolute()));
+    }
+
+    #[test]
+    fn shims_lead_to_their_version_manager() {
+        let places = behind_shims(Path::new("/home/u/.pyenv/shims")).unwrap();
+        assert!(places.contains(&Place { base: "/home/u/.pyenv".into(), below: "versions/*" }));
+        assert_eq!(behind_shims(Path::new("/home/u/bin")), None);
+        assert_eq!(behind_shims(Path::new("/")), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn conda_lists_absolute_paths_only(text in ".{0,200}") {
+            assert!(read_conda_list(&text).iter().all(|path| path.is_absolute()));
+        }
+    }
+}

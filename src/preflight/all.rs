@@ -1,0 +1,151 @@
+//! `preflight check --all`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::checker::{self, Identified, report_unknown};
+use crate::cli::args::{CheckArgs, Common, Format};
+use crate::cli::settings::Settings;
+use crate::environment::discover::{self, Found};
+use crate::environment::target::Target;
+use crate::error::{Abort, Error, prefix_lines};
+use crate::outcome::Outcome;
+use crate::preflight::check::{check_target, with_configuration};
+use crate::preflight::context::{
+    build_request, choose_progress, read_all_advisories, read_settings, start_search,
+};
+use crate::report::{self, Report, Verdict, list};
+use crate::rules::advisory::Advisory;
+use crate::system::concurrently::map_concurrently;
+
+/// Checks every pcluster that can be found, side by side.
+///
+/// # Errors
+/// Returns an error if there is none, settings, a root or the configuration cannot be read, or a signal came.
+pub fn run(check: &CheckArgs, common: &Common) -> Result<Outcome, Abort> {
+    with_configuration(check, |check, given| {
+        let settings = read_settings()?;
+        let advisories = read_all_advisories(&settings)?;
+        let progress = choose_progress(common);
+        let step = progress.step("looking for every pcluster");
+        let discovery = discover::discover(&start_search(common, &settings), &check.root)?;
+        drop(step);
+        if discovery.found.is_empty() {
+            return Err(Error::NothingFound.into());
+        }
+        let _step = progress.step(&format!("checking {} installations of pcluster", discovery.found.len()));
+        let all = All { check, given, common, settings: &settings, advisories: &advisories };
+        let reports = all.check(&discovery.found)?;
+        Ok(render(&reports, &discovery.cut_off, common))
+    })
+}
+
+/// What the checks share.
+struct All<'a> {
+    check: &'a CheckArgs,
+    given: Option<&'a Path>,
+    common: &'a Common,
+    settings: &'a Settings,
+    advisories: &'a [Advisory],
+}
+
+/// A found pcluster before its check: its target, or its report where there will be no check.
+enum Known<'a> {
+    Target(&'a Found, Box<Target>),
+    Report(Box<Report>),
+}
+
+impl All<'_> {
+    /// All are identified first, because two launchers may lead to one environment.
+    fn check(&self, found: &[Found]) -> Result<Vec<Report>, Abort> {
+        let known = map_concurrently(found, |found| self.identify(found));
+        let known = without_repeats(known.into_iter().collect::<Result<_, Abort>>()?);
+        map_concurrently(&known, |known| match known {
+            Known::Report(report) => Ok((**report).clone()),
+            Known::Target(found, target) => self.check_target(found, target),
+        })
+        .into_iter()
+        .collect()
+    }
+
+    fn identify<'f>(&self, found: &'f Found) -> Result<Known<'f>, Abort> {
+        if let Some(distrust) = &found.distrust {
+            let reason = format!("skipped: it {distrust}");
+            return Ok(Known::Report(report_unknown(
+                &found.real,
+                None,
+                "environment",
+                Duration::ZERO,
+                reason,
+            )));
+        }
+        let request =
+            build_request(self.check, true, self.common, &found.real, self.settings, self.advisories);
+        match checker::identify(&request, None) {
+            Ok(Identified::Target(target)) => Ok(Known::Target(found, target)),
+            Ok(Identified::Unknown(report)) => Ok(Known::Report(report)),
+            Err(abort) => describe_error(found, None, abort).map(|report| Known::Report(Box::new(report))),
+        }
+    }
+
+    fn check_target(&self, found: &Found, target: &Target) -> Result<Report, Abort> {
+        let request =
+            build_request(self.check, true, self.common, &found.real, self.settings, self.advisories);
+        check_target(&request, target, self.given)
+            .map(|report| *report)
+            .or_else(|abort| describe_error(found, Some(target), abort))
+    }
+}
+
+/// The report of a check that ended in an error, which hides no other report. A signal ends them all.
+fn describe_error(found: &Found, target: Option<&Target>, abort: Abort) -> Result<Report, Abort> {
+    let Abort::Error(error) = abort else { return Err(abort) };
+    let check = match &error {
+        Error::Rejected { .. } => "configuration",
+        _ => "environment",
+    };
+    Ok(*report_unknown(&found.real, target, check, Duration::ZERO, error.to_line()))
+}
+
+/// Removes the launchers that lead to an environment by another way than the first one: a wrapper of a console
+/// script, or its copy. Of the variables that a wrapper changes, PATH decides about Node.js; a shell changes PWD and
+/// others at every start.
+fn without_repeats(known: Vec<Known>) -> Vec<Known> {
+    let mut kept: Vec<Known> = Vec::new();
+    for one in known {
+        let is_repeat = |other: &Known| match (&one, other) {
+            (Known::Target(_, one), Known::Target(_, other)) => {
+                one.interpreter == other.interpreter
+                    && one.path() == other.path()
+                    && one.keeps_call == other.keeps_call
+            }
+            _ => false,
+        };
+        if !kept.iter().any(is_repeat) {
+            kept.push(one);
+        }
+    }
+    kept
+}
+
+fn render(reports: &[Report], cut_off: &[PathBuf], common: &Common) -> Outcome {
+    let stdout = match common.format {
+        _ if common.quiet => String::new(),
+        Format::Human => list::render(reports, common.color.applies()),
+        Format::Json => report::format_json(&reports),
+    };
+    let cut_off = cut_off.iter().map(|root| {
+        let root = root.display();
+        prefix_lines(&format!(
+            "--root {root} is too large and was searched in part: name directories below it"
+        ))
+    });
+    Outcome::Exit { status: worst_status(reports), stdout, stderr: cut_off.collect() }
+}
+
+/// Blocked before unknown before ready.
+fn worst_status(reports: &[Report]) -> u8 {
+    let has = |verdict| reports.iter().any(|report| report.verdict == verdict);
+    let worst = [Verdict::Blocked, Verdict::Unknown].into_iter().find(|verdict| has(*verdict));
+    worst.unwrap_or(Verdict::Ready).exit_status()
+}

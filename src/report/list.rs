@@ -1,0 +1,85 @@
+//! A line for each of several reports. Pure.
+
+use crate::printable::escape_line;
+use crate::report::human::Paint;
+use crate::report::{Report, Status, Verdict};
+
+const WIDTH: usize = 80;
+
+/// The least room of a reason; a line with a long path is wider than [`WIDTH`].
+const MIN_REASON: usize = 40;
+
+/// Renders a line for each report: verdict, versions of pcluster and Python, path, the first reason in short.
+#[must_use]
+pub fn render(reports: &[Report], is_colored: bool) -> String {
+    let paint = Paint { is_colored };
+    let mut text: String = reports.iter().map(|report| render_line(report, &paint)).collect();
+    if reports.iter().any(|report| report.verdict != Verdict::Ready) {
+        text += "\nAll of one: pcluster preflight --real PATH\n";
+    }
+    text
+}
+
+fn render_line(report: &Report, paint: &Paint) -> String {
+    let target = report.target.as_ref();
+    let version =
+        |version: Option<&String>| version.map_or_else(|| "?".into(), |version| escape_line(version));
+    let pcluster = version(target.and_then(|target| target.pcluster_version.as_ref()));
+    let python = version(target.and_then(|target| target.python_version.as_ref()));
+    let path = target.map_or_else(String::new, |target| escape_line(&target.path.display().to_string()));
+    let padding = " ".repeat("blocked".len() - report.verdict.name().len());
+    let rest = format!("{pcluster:<8} {python:<8} {path}");
+    let used = "blocked  ".len() + rest.chars().count() + 2;
+    let reason = shorten(&first_reason(report), WIDTH.saturating_sub(used).max(MIN_REASON));
+    let line = format!("{}{padding}  {rest}  {reason}", paint.paint_verdict(report.verdict));
+    line.trim_end().to_owned() + "\n"
+}
+
+/// The id of the first finding that blocks, else the first check that could not run and why.
+fn first_reason(report: &Report) -> String {
+    let blocking = report.errors().next().map(|finding| finding.id.clone());
+    let not_run = || {
+        let check = report.checks.iter().find(|check| check.status == Status::Unknown)?;
+        let reason = check.reason.as_deref().unwrap_or(check.id);
+        // The path stands in the line already.
+        let path = report.target.as_ref()?.path.display();
+        let known = format!("the environment of {path} is unknown: ");
+        Some(reason.strip_prefix(&known).unwrap_or(reason).to_owned())
+    };
+    shorten_paths(&escape_line(&blocking.or_else(not_run).unwrap_or_default()))
+}
+
+/// Keeps the last name of each path, so that what is said of it has room.
+fn shorten_paths(text: &str) -> String {
+    let short = |word: &str| match word.rsplit_once('/') {
+        Some((_, name)) if word.starts_with('/') && !name.is_empty() => format!("…/{name}"),
+        _ => word.to_owned(),
+    };
+    text.split(' ').map(short).collect::<Vec<_>>().join(" ")
+}
+
+fn shorten(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(width.saturating_sub(1)).collect();
+    kept.trim_end().to_owned() + "…"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_in_a_reason_keeps_its_last_name() {
+        assert_eq!(shorten_paths("its /v/bin/python is gone"), "its …/python is gone");
+        assert_eq!(shorten_paths("and/or / /a/"), "and/or / /a/");
+    }
+
+    #[test]
+    fn a_reason_is_cut_at_a_character() {
+        assert_eq!(shorten("häßlich", 7), "häßlich");
+        assert_eq!(shorten("häßlich", 4), "häß…");
+        assert_eq!(shorten("", 0), "");
+    }
+}

@@ -1,0 +1,55 @@
+//! The advisories, held to what was measured: which versions of which packages keep which release of
+//! pcluster from starting (`scripts/startup-table`).
+
+use std::collections::BTreeMap;
+
+use pcluster_shim::rules::Level;
+use pcluster_shim::rules::advisory;
+
+const TABLE: &str = include_str!("fixtures/startup-table.tsv");
+
+/// What the measured environments have besides, as far as an advisory may ask for it.
+fn environment(release: &str, python: &str) -> BTreeMap<String, String> {
+    let setuptools = if python == "3.12" { "75.8.0" } else { "69.5.1" };
+    [("aws-parallelcluster", release), ("setuptools", setuptools)]
+        .map(|(name, version)| (name.to_owned(), version.to_owned()))
+        .into()
+}
+
+/// An advisory matches every measured version that breaks, and none with which pcluster starts.
+#[test]
+fn every_version_that_breaks_is_advised_and_no_other() {
+    let advisories = advisory::built_in();
+    let mut differing = Vec::new();
+    let mut counts = [0, 0];
+    for line in TABLE.lines().filter(|line| !line.starts_with('#')) {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [release, python, package, version, outcome, ..] = fields[..] else { panic!("{line:?}") };
+        let breaks = outcome == "breaks";
+        counts[usize::from(breaks)] += 1;
+        let mut packages = environment(release, python);
+        match version {
+            "absent" => packages.remove(package),
+            "-" => None,
+            _ => packages.insert(package.to_owned(), version.to_owned()),
+        };
+        let findings = advisory::check(&packages, &format!("{python}.1"), &advisories);
+        // That a package is absent is only a warning: the start itself blocks.
+        let least = if version == "absent" { Level::Warning } else { Level::Error };
+        if findings.iter().any(|finding| finding.level >= least) != breaks {
+            differing.push(line);
+        }
+    }
+    assert!(counts[0] > 300 && counts[1] > 300, "the table is there: {counts:?}");
+    assert!(differing.is_empty(), "{} lines differ:\n{}", differing.len(), differing.join("\n"));
+}
+
+/// Every release is measured.
+#[test]
+fn every_release_is_in_the_table() {
+    let dates = include_str!("../src/repair/release_dates.txt");
+    let releases = dates.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split(' ').next());
+    let missing: Vec<&str> =
+        releases.filter(|release| !TABLE.lines().any(|line| line.starts_with(&format!("{release}\t3.9\t")))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
