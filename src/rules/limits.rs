@@ -3,11 +3,11 @@
 //! What EC2's reference refuses without a doubt is an ERROR. A WARNING is what only Image Builder's model
 //! refuses, what pages of AWS tell differently, and what depends on an estimate of what AWS adds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use crate::rules::template::{BUILD_DATE, DISTRIBUTION, select_resources};
+use crate::rules::template::{BUILD_DATE, DISTRIBUTION, format_resource, select_resources};
 use crate::rules::{Finding, Fix, Kind, Level};
 
 const CREATE_IMAGE: &str = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateImage.html";
@@ -35,6 +35,13 @@ const MAX_TAG_VALUE: usize = 256;
 /// Prefix of the tags of AWS.
 const RESERVED: &str = "aws:";
 
+/// Findings of one id: a template of 1 MB has room for 60,000 tags.
+const MAX_FINDINGS: usize = 10;
+/// Characters that a message names.
+const MAX_REFUSED: usize = 10;
+/// Characters of a key in a message.
+const MAX_SHOWN: usize = 40;
+
 /// Finds the limits that the AMI of this template would exceed, each once for all regions.
 #[must_use]
 pub fn check(template: &Value) -> Vec<Finding> {
@@ -43,7 +50,8 @@ pub fn check(template: &Value) -> Vec<Finding> {
         let list = configuration["Properties"]["Distributions"].as_array();
         for (index, distribution) in list.into_iter().flatten().enumerate() {
             limits.place = format!(
-                "$.Resources.{resource}.Properties.Distributions[{index}].AmiDistributionConfiguration"
+                "{}.Properties.Distributions[{index}].AmiDistributionConfiguration",
+                format_resource(resource)
             );
             let ami = &distribution["AmiDistributionConfiguration"];
             if let Some(name) = ami["Name"].as_str() {
@@ -54,7 +62,7 @@ pub fn check(template: &Value) -> Vec<Finding> {
             }
         }
     }
-    limits.findings
+    limits.into_findings()
 }
 
 /// What refuses that which exceeds a limit.
@@ -118,6 +126,8 @@ impl Part {
 struct Limits {
     findings: Vec<Finding>,
     seen: BTreeSet<String>,
+    /// How many findings each id has at a level, reported or not.
+    counts: BTreeMap<(String, Level), usize>,
     /// The path of the configuration that is checked.
     place: String,
 }
@@ -128,6 +138,11 @@ impl Limits {
             return;
         }
         let (key, level) = (part.key(), source.level());
+        let count = self.counts.entry((id.to_owned(), level)).or_default();
+        *count += 1;
+        if *count > MAX_FINDINGS {
+            return;
+        }
         self.findings.push(Finding {
             id: id.into(),
             level,
@@ -139,6 +154,19 @@ impl Limits {
             references: vec![reference.into()],
             is_told_by_guard: level == Level::Warning && matches!(part, Part::Name),
         });
+    }
+
+    /// The last finding of an id says how many were left out.
+    fn into_findings(mut self) -> Vec<Finding> {
+        for ((id, level), count) in self.counts {
+            let mut of_id = self.findings.iter_mut().rev();
+            let last = of_id.find(|finding| finding.id == id && finding.level == level);
+            if let (Some(last), 1..) = (last, count.saturating_sub(MAX_FINDINGS)) {
+                last.message += &format!(" (and {} more like it)", count - MAX_FINDINGS);
+                last.evidence["count"] = json!(count);
+            }
+        }
+        self.findings
     }
 
     fn add_of_name(&mut self, id: &str, source: Source, message: String, reference: &str) {
@@ -255,14 +283,15 @@ fn is_of_distribution_tag(letter: char) -> bool {
 
 /// A key for a message: its beginning, if it is long.
 fn quote(name: &str) -> String {
-    const MAX_SHOWN: usize = 40;
     let shown: String = name.chars().take(MAX_SHOWN).collect();
     let ellipsis = if shown.len() < name.len() { "…" } else { "" };
     format!("{shown:?}{ellipsis}")
 }
 
 fn quote_all(letters: &BTreeSet<char>) -> String {
-    letters.iter().map(|letter| format!("{letter:?}")).collect::<Vec<_>>().join(", ")
+    let named: Vec<_> = letters.iter().take(MAX_REFUSED).map(|letter| format!("{letter:?}")).collect();
+    let others = letters.len().saturating_sub(MAX_REFUSED);
+    if others == 0 { named.join(", ") } else { format!("{} and {others} more", named.join(", ")) }
 }
 
 #[cfg(test)]
@@ -332,6 +361,30 @@ mod tests {
             of_key(outside, "ami-tag-image-builder", Level::Warning);
         }
         assert!(found("a", json!({"cost centre": "", "a_.:/=+-@9": "équipe"})).is_empty());
+    }
+
+    #[test]
+    fn a_report_is_bounded() {
+        let tags: Map<_, _> = (0..1000).map(|index| (format!("é{index}"), json!("x".repeat(300)))).collect();
+        let findings = check(&template("a", Value::Object(tags)));
+        let of = |id: &str| findings.iter().filter(|finding| finding.id == id).collect::<Vec<_>>();
+        let outside = of("ami-tag-image-builder");
+        assert_eq!((outside.len(), outside[9].evidence["count"].as_u64()), (MAX_FINDINGS, Some(1000)));
+        assert!(outside[9].message.ends_with(" (and 990 more like it)"), "{}", outside[9].message);
+        assert_eq!(of("ami-tag-value-length").len(), MAX_FINDINGS);
+
+        let letters: String = ('一'..).take(500).collect();
+        let findings = check(&template(&letters, json!({})));
+        assert!(findings[0].message.contains(" and 490 more in the name"), "{}", findings[0].message);
+    }
+
+    /// A warning of an id does not hide an error of it.
+    #[test]
+    fn levels_are_counted_apart() {
+        let mut tags: Map<_, _> = (0..30).map(|index| (format!("{index:k>128}"), json!(""))).collect();
+        tags.insert("z".repeat(129), json!(""));
+        let findings = check(&template("a", Value::Object(tags)));
+        assert!(findings.iter().any(|finding| finding.level == Level::Error));
     }
 
     proptest::proptest! {
