@@ -148,6 +148,13 @@ fn a_report_is_bounded_whatever_the_template() {
         ("empty configurations", filled(&|_| ami(""))),
         ("a name of its own in each", filled(&|index| ami(&format!(r#""Name": "n{index}""#)))),
         ("one long name", filled(&|_| ami(&format!(r#""Name": "{}""#, "n".repeat(400_000))))),
+        ("a letter of its own in each name", filled(&|index| ami(&format!(r#""Name": "é{index}""#)))),
+        (
+            "a tag in each",
+            filled(&|index| {
+                ami(&format!(r#""Name": "n", "AmiTags": {{"{}{index}": "é"}}"#, "é".repeat(200)))
+            }),
+        ),
         ("one long id", format!("{start}{end}").replace(r#""D""#, &format!("{:?}", "D".repeat(900_000)))),
         ("resources", resources),
     ] {
@@ -174,6 +181,44 @@ fn findings_of_one_cause_are_one_finding() {
     checked(&sandbox, template.to_string()).exits(1).is_silent().stdout_matches("template-many.txt");
     let run = sandbox.pcluster(["preflight", "template", "template", "--format", "json"]).run();
     run.exits(1).is_silent().stdout_matches("template-many.json");
+}
+
+/// What EC2 refuses for sure blocks; the rest is told.
+#[test]
+fn what_ec2_and_image_builder_allow_is_told() {
+    let own_ami =
+        "/Resources/DistributionConfiguration/Properties/Distributions/0/AmiDistributionConfiguration";
+    let changed = |name: &str, tags: Value| {
+        let mut template = parsed(GOOD);
+        let ami = template.pointer_mut(own_ami).unwrap();
+        ami["Name"] = json!(format!("{name} {{{{ imagebuilder:buildDate }}}}"));
+        ami["AmiTags"].as_object_mut().unwrap().extend(tags.as_object().unwrap().clone());
+        template.to_string()
+    };
+    let numbered = |count: usize| {
+        Value::Object((0..count).map(|index| (format!("key{index}"), json!("value"))).collect())
+    };
+    let long_key = |length: usize| json!({"k".repeat(length): ""});
+    let long_name = "n".repeat(110);
+    let edge_name = "n".repeat(99);
+    for (snapshot, status, template) in [
+        ("limits-name-characters", 1, changed("gr\u{f6}\u{df}e", json!({}))),
+        ("limits-name-length", 1, changed(&long_name, json!({}))),
+        ("limits-name-parentheses", 0, changed("image (test)", json!({}))),
+        ("limits-name-dot", 0, changed(".image", json!({}))),
+        ("limits-name-edge", 0, changed(&edge_name, json!({}))),
+        ("limits-tags-fifty", 1, changed("image", numbered(44))),
+        ("limits-tags-forty", 0, changed("image", numbered(40))),
+        ("limits-tag-key-long", 1, changed("image", long_key(129))),
+        ("limits-tag-key-edge", 0, changed("image", long_key(128))),
+        ("limits-tag-value-long", 1, changed("image", json!({"team": "v".repeat(257)}))),
+        ("limits-tag-reserved", 1, changed("image", json!({"aws:team": ""}))),
+        ("limits-tag-reserved-case", 0, changed("image", json!({"AWS:team": ""}))),
+        ("limits-tag-letters", 0, changed("image", json!({"\u{e9}quipe": "", "": ""}))),
+    ] {
+        let sandbox = Sandbox::new();
+        checked(&sandbox, template).exits(status).is_silent().stdout_matches(&format!("{snapshot}.txt"));
+    }
 }
 
 /// Names come from whoever wrote the template.

@@ -1,19 +1,20 @@
 //! Limits of EC2 and Image Builder that a build meets only at its end: the AMI's name and tags. Pure.
 //!
-//! What EC2's reference refuses without a doubt is an ERROR; what only Image Builder's model or an
-//! estimate of what AWS adds refuses is a WARNING.
+//! What EC2's reference refuses without a doubt is an ERROR. A WARNING is what only Image Builder's model
+//! refuses, what pages of AWS tell differently, and what depends on an estimate of what AWS adds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use crate::rules::template::{BUILD_DATE, DISTRIBUTION, select_resources};
+use crate::rules::template::{BUILD_DATE, DISTRIBUTION, format_resource, select_resources};
 use crate::rules::{Finding, Fix, Kind, Level};
 
 const CREATE_IMAGE: &str = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateImage.html";
 const AMI_DISTRIBUTION: &str =
     "https://docs.aws.amazon.com/imagebuilder/latest/APIReference/API_AmiDistributionConfiguration.html";
 const TAGS: &str = "https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html";
+const TAG: &str = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_Tag.html";
 
 /// Characters of an AMI's name.
 const MAX_NAME: usize = 128;
@@ -24,10 +25,22 @@ const MAX_DISTRIBUTION_NAME: usize = 127;
 const MAX_TAGS: usize = 50;
 /// `CreatedBy`, `Ec2ImageBuilderArn`, and the stack's function: `build_status`, `parent_image`.
 const ADDED_TAGS: usize = 4;
-/// Characters.
+/// Characters, by EC2's user guide.
 const MAX_TAG_KEY: usize = 128;
+/// Characters, by EC2's API reference.
+const MAX_TAG_KEY_OF_API: usize = 127;
 /// Characters.
 const MAX_TAG_VALUE: usize = 256;
+
+/// Prefix of the tags of AWS.
+const RESERVED: &str = "aws:";
+
+/// Findings of one id: a template of 1 MB has room for 60,000 tags.
+const MAX_FINDINGS: usize = 10;
+/// Characters that a message names.
+const MAX_REFUSED: usize = 10;
+/// Characters of a key in a message.
+const MAX_SHOWN: usize = 40;
 
 /// Finds the limits that the AMI of this template would exceed, each once for all regions.
 #[must_use]
@@ -37,7 +50,8 @@ pub fn check(template: &Value) -> Vec<Finding> {
         let list = configuration["Properties"]["Distributions"].as_array();
         for (index, distribution) in list.into_iter().flatten().enumerate() {
             limits.place = format!(
-                "$.Resources.{resource}.Properties.Distributions[{index}].AmiDistributionConfiguration"
+                "{}.Properties.Distributions[{index}].AmiDistributionConfiguration",
+                format_resource(resource)
             );
             let ami = &distribution["AmiDistributionConfiguration"];
             if let Some(name) = ami["Name"].as_str() {
@@ -48,100 +62,190 @@ pub fn check(template: &Value) -> Vec<Finding> {
             }
         }
     }
-    limits.findings
+    limits.into_findings()
+}
+
+/// What refuses that which exceeds a limit.
+#[derive(Clone, Copy)]
+enum Source {
+    /// EC2's reference, without a doubt.
+    Ec2,
+    /// EC2, by one of two pages or by an estimate.
+    Ec2Perhaps,
+    /// The patterns of Image Builder's service model.
+    ImageBuilderModel,
+}
+
+impl Source {
+    fn level(self) -> Level {
+        match self {
+            Self::Ec2 => Level::Error,
+            Self::Ec2Perhaps | Self::ImageBuilderModel => Level::Warning,
+        }
+    }
+
+    fn cost(self) -> &'static str {
+        match self {
+            Self::Ec2 => {
+                "EC2 refuses the image at the latest at the end of the build, when the hour is spent."
+            }
+            Self::Ec2Perhaps => "The build may fail at its end, when the hour is spent.",
+            Self::ImageBuilderModel => "Image Builder may refuse it, and the stack is then rolled back.",
+        }
+    }
+}
+
+/// The part of the AMI that a limit is about.
+#[derive(Clone, Copy)]
+enum Part {
+    /// The name is that of `Image.Name`, or the image id, which the real parser restricts to letters,
+    /// digits and dashes.
+    Name,
+    Tags,
+}
+
+impl Part {
+    /// The key in the configuration.
+    fn key(self) -> &'static str {
+        match self {
+            Self::Name => "Image.Name",
+            Self::Tags => "Image.Tags",
+        }
+    }
+
+    /// The key in the template.
+    fn property(self) -> &'static str {
+        match self {
+            Self::Name => "Name",
+            Self::Tags => "AmiTags",
+        }
+    }
 }
 
 #[derive(Default)]
 struct Limits {
     findings: Vec<Finding>,
     seen: BTreeSet<String>,
+    /// How many findings each id has at a level, reported or not.
+    counts: BTreeMap<(String, Level), usize>,
     /// The path of the configuration that is checked.
     place: String,
 }
 
 impl Limits {
-    fn add(&mut self, id: &str, level: Level, at: &str, message: String, key: &str, reference: &str) {
+    fn add(&mut self, id: &str, part: Part, source: Source, message: String, reference: &str) {
         if !self.seen.insert(format!("{id} {message}")) {
             return;
         }
-        let cost = match level {
-            Level::Error => "EC2 refuses the image at the end of the build, when the hour is spent.",
-            Level::Warning | Level::Info => "The build may fail at its end, when the hour is spent.",
-        };
+        let (key, level) = (part.key(), source.level());
+        let count = self.counts.entry((id.to_owned(), level)).or_default();
+        *count += 1;
+        if *count > MAX_FINDINGS {
+            return;
+        }
         self.findings.push(Finding {
             id: id.into(),
             level,
             kind: Kind::ImageLimit,
             message,
-            cost: Some(cost.into()),
-            evidence: json!({"path": format!("{}{at}", self.place), "key": key}),
+            cost: Some(source.cost().into()),
+            evidence: json!({"path": format!("{}.{}", self.place, part.property()), "key": key}),
             fix: Some(Fix::by_hand(format!("change {key} in the configuration"))),
             references: vec![reference.into()],
-            is_told_by_guard: level == Level::Warning && id.starts_with("ami-name"),
+            is_told_by_guard: level == Level::Warning && matches!(part, Part::Name),
         });
     }
 
-    /// The name is that of `Image.Name`, or the image id, which the real parser restricts to letters,
-    /// digits and dashes.
+    /// The last finding of an id says how many were left out.
+    fn into_findings(mut self) -> Vec<Finding> {
+        for ((id, level), count) in self.counts {
+            let mut of_id = self.findings.iter_mut().rev();
+            let last = of_id.find(|finding| finding.id == id && finding.level == level);
+            if let (Some(last), 1..) = (last, count.saturating_sub(MAX_FINDINGS)) {
+                last.message += &format!(" (and {} more like it)", count - MAX_FINDINGS);
+                last.evidence["count"] = json!(count);
+            }
+        }
+        self.findings
+    }
+
+    fn add_of_name(&mut self, id: &str, source: Source, message: String, reference: &str) {
+        self.add(id, Part::Name, source, message, reference);
+    }
+
+    fn add_of_tags(&mut self, id: &str, source: Source, message: String, reference: &str) {
+        self.add(id, Part::Tags, source, message, reference);
+    }
+
     fn check_name(&mut self, name: &str) {
-        let (key, at) = ("Image.Name", ".Name");
         let own = name.replace(BUILD_DATE, "");
         // What other placeholders become is not known.
         let is_known = !own.contains("{{");
         let refused: BTreeSet<char> = own.chars().filter(|letter| !is_of_ami_name(*letter)).collect();
         let length = own.chars().count() + if own.len() < name.len() { MIN_BUILD_DATE } else { 0 };
         if is_known && !refused.is_empty() {
-            let refused = quote_all(&refused);
-            let message = format!("EC2 allows no {refused} in the name of an AMI");
-            self.add("ami-name-characters", Level::Error, at, message, key, CREATE_IMAGE);
+            let message = format!("EC2 allows no {} in the name of an AMI", quote_all(&refused));
+            self.add_of_name("ami-name-characters", Source::Ec2, message, CREATE_IMAGE);
         } else if is_known && length > MAX_NAME {
             let message =
                 format!("the AMI's name has {length} characters or more, and EC2 allows {MAX_NAME}");
-            self.add("ami-name-length", Level::Error, at, message, key, CREATE_IMAGE);
-        } else if is_known && !is_of_distribution(&own) {
-            let message = "Image Builder's model allows only letters, digits, spaces and - _ : . in a name";
-            self.add("ami-name-image-builder", Level::Warning, at, message.into(), key, AMI_DISTRIBUTION);
-        } else if name.chars().count() > MAX_DISTRIBUTION_NAME {
-            let message = format!(
-                "the AMI's name with the placeholder of its date is longer than the {MAX_DISTRIBUTION_NAME} \
-                 characters of Image Builder's model"
-            );
-            self.add("ami-name-image-builder", Level::Warning, at, message, key, AMI_DISTRIBUTION);
+            self.add_of_name("ami-name-length", Source::Ec2, message, CREATE_IMAGE);
+        } else if let Some(message) = find_outside_of_model(name, &own, is_known) {
+            self.add_of_name("ami-name-image-builder", Source::ImageBuilderModel, message, AMI_DISTRIBUTION);
         }
     }
 
     fn check_tags(&mut self, tags: &Map<String, Value>) {
-        let (key, at) = ("Image.Tags", ".AmiTags");
         let count = tags.len();
         if count > MAX_TAGS {
             let message = format!("the AMI gets {count} tags, and EC2 allows {MAX_TAGS}");
-            self.add("ami-tags-number", Level::Error, at, message, key, TAGS);
+            self.add_of_tags("ami-tags-number", Source::Ec2, message, TAGS);
         } else if count + ADDED_TAGS > MAX_TAGS {
             let message = format!(
                 "the AMI gets {count} tags and {ADDED_TAGS} of AWS and the stack, and EC2 allows {MAX_TAGS}"
             );
-            self.add("ami-tags-number", Level::Warning, at, message, key, TAGS);
+            self.add_of_tags("ami-tags-number", Source::Ec2Perhaps, message, TAGS);
         }
         for (name, value) in tags {
-            self.check_tag(name, value.as_str().unwrap_or_default());
+            self.check_tag_key(name);
+            if value.as_str().unwrap_or_default().chars().count() > MAX_TAG_VALUE {
+                let message =
+                    format!("the value of the tag {} is longer than {MAX_TAG_VALUE} characters", quote(name));
+                self.add_of_tags("ami-tag-value-length", Source::Ec2, message, TAGS);
+            }
         }
     }
 
-    fn check_tag(&mut self, name: &str, value: &str) {
-        let (key, at) = ("Image.Tags", ".AmiTags");
-        let shown: String = name.chars().take(40).collect();
-        if name.chars().count() > MAX_TAG_KEY {
-            let message = format!("the key of the tag {shown:?}… is longer than {MAX_TAG_KEY} characters");
-            self.add("ami-tag-key-length", Level::Error, at, message, key, TAGS);
+    fn check_tag_key(&mut self, name: &str) {
+        let shown = quote(name);
+        let length = name.chars().count();
+        if length > MAX_TAG_KEY {
+            let message = format!("the key of the tag {shown} is longer than {MAX_TAG_KEY} characters");
+            self.add_of_tags("ami-tag-key-length", Source::Ec2, message, TAGS);
+        } else if length > MAX_TAG_KEY_OF_API {
+            let message = format!(
+                "the key of the tag {shown} has {length} characters, and EC2 may allow {MAX_TAG_KEY_OF_API}"
+            );
+            self.add_of_tags("ami-tag-key-length", Source::Ec2Perhaps, message, TAG);
         }
-        if value.chars().count() > MAX_TAG_VALUE {
-            let message = format!("the value of the tag {shown:?} is longer than {MAX_TAG_VALUE} characters");
-            self.add("ami-tag-value-length", Level::Error, at, message, key, TAGS);
+        if name.starts_with(RESERVED) {
+            let message = format!("the tag {shown} begins with {RESERVED}, which AWS reserves");
+            self.add_of_tags("ami-tag-reserved", Source::Ec2, message, TAGS);
+        } else if name.get(..RESERVED.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(RESERVED)) {
+            // EC2's keys are case-sensitive; other services reserve the prefix in every case.
+            let message = format!("the tag {shown} begins like {RESERVED}, which AWS reserves");
+            self.add_of_tags("ami-tag-reserved", Source::Ec2Perhaps, message, TAGS);
         }
-        if name.get(..4).is_some_and(|prefix| prefix.eq_ignore_ascii_case("aws:")) {
-            let message = format!("the tag {shown:?} begins with aws:, which AWS reserves");
-            self.add("ami-tag-reserved", Level::Error, at, message, key, TAGS);
-        }
+        let outside: BTreeSet<char> =
+            name.chars().filter(|letter| !is_of_distribution_tag(*letter)).collect();
+        let message = if name.is_empty() {
+            "a tag has an empty key, which Image Builder's model does not allow".into()
+        } else if outside.is_empty() {
+            return;
+        } else {
+            format!("Image Builder's model allows no {} in the key of a tag: {shown}", quote_all(&outside))
+        };
+        self.add_of_tags("ami-tag-image-builder", Source::ImageBuilderModel, message, AMI_DISTRIBUTION);
     }
 }
 
@@ -151,13 +255,43 @@ fn is_of_ami_name(letter: char) -> bool {
     letter.is_ascii_alphanumeric() || "()[] ./-'@_".contains(letter)
 }
 
-/// The characters of `^[-_A-Za-z0-9{][-_A-Za-z0-9\s:{}\.]+[-_A-Za-z0-9}]$`, of which EC2 allows these too.
-fn is_of_distribution(name: &str) -> bool {
-    name.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_ .".contains(letter))
+/// What is wrong with a name by `^[-_A-Za-z0-9{][-_A-Za-z0-9\s:{}\.]+[-_A-Za-z0-9}]$` and its length; `own` is
+/// the name without the placeholder of the build date, whose characters EC2 allows if `is_known`.
+fn find_outside_of_model(name: &str, own: &str, is_known: bool) -> Option<String> {
+    let is_word = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
+    if is_known && !own.chars().all(|letter| is_word(letter) || " .".contains(letter)) {
+        return Some(
+            "Image Builder's model allows only letters, digits, spaces and - _ : . in a name".to_owned(),
+        );
+    }
+    let is_edge = |letter: char| is_word(letter) || "{}".contains(letter);
+    if !name.starts_with(is_edge) || !name.ends_with(is_edge) {
+        return Some("Image Builder's model allows no space or dot at either end of a name".to_owned());
+    }
+    (name.chars().count() > MAX_DISTRIBUTION_NAME).then(|| {
+        format!(
+            "the AMI's name with the placeholder of its date is longer than the {MAX_DISTRIBUTION_NAME} \
+             characters of Image Builder's model"
+        )
+    })
+}
+
+/// The characters of `^(?!aws:)[a-zA-Z0-9\s_.:/=+\-@]*$`.
+fn is_of_distribution_tag(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || letter.is_ascii_whitespace() || "_.:/=+-@".contains(letter)
+}
+
+/// A key for a message: its beginning, if it is long.
+fn quote(name: &str) -> String {
+    let shown: String = name.chars().take(MAX_SHOWN).collect();
+    let ellipsis = if shown.len() < name.len() { "…" } else { "" };
+    format!("{shown:?}{ellipsis}")
 }
 
 fn quote_all(letters: &BTreeSet<char>) -> String {
-    letters.iter().map(|letter| format!("{letter:?}")).collect::<Vec<_>>().join(", ")
+    let named: Vec<_> = letters.iter().take(MAX_REFUSED).map(|letter| format!("{letter:?}")).collect();
+    let others = letters.len().saturating_sub(MAX_REFUSED);
+    if others == 0 { named.join(", ") } else { format!("{} and {others} more", named.join(", ")) }
 }
 
 #[cfg(test)]
@@ -196,6 +330,9 @@ mod tests {
         assert_eq!(of_name(&"a".repeat(107)), model);
         assert_eq!(of_name("a (b)"), model);
         assert!(of_name(&"a".repeat(98)).is_empty());
+        for name in [".a", " a"] {
+            assert_eq!(of_name(name), model, "{name:?}");
+        }
         // Another placeholder may become anything.
         assert!(of_name("{{ imagebuilder:other:x }}").is_empty());
     }
@@ -210,10 +347,45 @@ mod tests {
     #[test]
     fn keys_and_values_have_their_limits() {
         let long = |count: usize| "é".repeat(count);
-        assert!(found("a", json!({long(128): long(256), "empty": "", "Awsome": {"Ref": "x"}})).is_empty());
-        assert_eq!(found("a", json!({long(129): ""})), [("ami-tag-key-length".to_owned(), Level::Error)]);
+        let key = |count: usize| "k".repeat(count);
+        assert!(found("a", json!({key(127): long(256), "empty": "", "Awsome": {"Ref": "x"}})).is_empty());
+        let of_key = |tag: &str, id: &str, level: Level| {
+            assert_eq!(found("a", json!({tag: ""})), [(id.to_owned(), level)], "{tag:?}");
+        };
+        // EC2's user guide and its API reference differ by one.
+        of_key(&key(128), "ami-tag-key-length", Level::Warning);
+        of_key(&key(129), "ami-tag-key-length", Level::Error);
         assert_eq!(found("a", json!({"x": long(257)})), [("ami-tag-value-length".to_owned(), Level::Error)]);
-        assert_eq!(found("a", json!({"AWS:x": ""})), [("ami-tag-reserved".to_owned(), Level::Error)]);
+        of_key("aws:x", "ami-tag-reserved", Level::Error);
+        of_key("AWS:x", "ami-tag-reserved", Level::Warning);
+        for outside in ["", "équipe", "a,b", "\u{1b}"] {
+            of_key(outside, "ami-tag-image-builder", Level::Warning);
+        }
+        assert!(found("a", json!({"cost centre": "", "a_.:/=+-@9": "équipe"})).is_empty());
+    }
+
+    #[test]
+    fn a_report_is_bounded() {
+        let tags: Map<_, _> = (0..1000).map(|index| (format!("é{index}"), json!("x".repeat(300)))).collect();
+        let findings = check(&template("a", &Value::Object(tags)));
+        let of = |id: &str| findings.iter().filter(|finding| finding.id == id).collect::<Vec<_>>();
+        let outside = of("ami-tag-image-builder");
+        assert_eq!((outside.len(), outside[9].evidence["count"].as_u64()), (MAX_FINDINGS, Some(1000)));
+        assert!(outside[9].message.ends_with(" (and 990 more like it)"), "{}", outside[9].message);
+        assert_eq!(of("ami-tag-value-length").len(), MAX_FINDINGS);
+
+        let letters: String = ('一'..).take(500).collect();
+        let findings = check(&template(&letters, &json!({})));
+        assert!(findings[0].message.contains(" and 490 more in the name"), "{}", findings[0].message);
+    }
+
+    /// A warning of an id does not hide an error of it.
+    #[test]
+    fn levels_are_counted_apart() {
+        let mut tags: Map<_, _> = (0..30).map(|index| (format!("{index:k>128}"), json!(""))).collect();
+        tags.insert("z".repeat(129), json!(""));
+        let findings = check(&template("a", &Value::Object(tags)));
+        assert!(findings.iter().any(|finding| finding.level == Level::Error));
     }
 
     proptest::proptest! {
@@ -225,6 +397,12 @@ mod tests {
         #[test]
         fn what_both_services_allow_is_no_finding(name in "[A-Za-z0-9][-_A-Za-z0-9 .]{1,90}[A-Za-z0-9]") {
             proptest::prop_assert!(of_name(&name).is_empty());
+        }
+
+        #[test]
+        fn a_tag_within_ec2s_limits_is_never_an_error(key in "[^a].{0,126}", value in ".{0,256}") {
+            let found = found("a", json!({key: value}));
+            proptest::prop_assert!(found.iter().all(|(_, level)| *level == Level::Warning));
         }
 
         #[test]

@@ -4,7 +4,7 @@ use pep440_rs::VersionSpecifiers;
 use serde_json::{Value, json};
 
 use crate::rules::advisory::{Advisory, Subject, contains};
-use crate::rules::template::select_resources;
+use crate::rules::template::{format_resource, select_resources};
 use crate::rules::{Finding, Kind};
 
 /// The id of the findings.
@@ -31,7 +31,7 @@ pub fn check(template: &Value, pcluster: Option<&str>, advisories: &[Advisory], 
             message: format!("the template asks for the Lambda runtime {runtime}, {}", advisory.effect),
             cost: Some(advisory.cost.clone()),
             evidence: json!({
-                "path": format!("$.Resources.{name}.Properties.Runtime"), "runtime": runtime,
+                "path": format!("{}.Properties.Runtime", format_resource(name)), "runtime": runtime,
                 "refusedFrom": refused_from, "isRefused": is_refused, "advisory": advisory.id,
             }),
             fix: Some(advisory.to_fix()),

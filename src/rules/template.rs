@@ -63,7 +63,13 @@ impl Place<'_> {
 }
 
 fn format_distributions(resource: &str) -> String {
-    format!("$.Resources{}.Properties.Distributions", format_step(resource))
+    format!("{}.Properties.Distributions", format_resource(resource))
+}
+
+/// The path of a resource, short and without control characters whatever its logical id is.
+#[must_use]
+pub fn format_resource(resource: &str) -> String {
+    format!("$.Resources{}", format_step(resource))
 }
 
 /// Resources of one type, by their logical ids.

@@ -52,6 +52,27 @@ fn known(release: &str) -> Vec<&'static str> {
     }
 }
 
+/// A role of the user's own is no role of the stack: the known issues of the clean-up role are none of its.
+#[test]
+fn a_role_of_ones_own_has_no_known_issue() {
+    let role = "arn:aws:iam::123456789012:role/cleanup";
+    for environment in ["3.0.3", GOOD, "3.13.2", NEWEST] {
+        let sandbox = Sandbox::of(environment);
+        let configuration = format!(
+            "Build:\n  InstanceType: c5.xlarge\n  ParentImage: ami-0123456789abcdef0\n  \
+             Iam:\n    CleanupLambdaRole: {role}\n"
+        );
+        sandbox.write("image.yaml", configuration);
+        let (ran, report) = sandbox.preflight(&["-c", "image.yaml"]);
+        ran.ends_with(0);
+        let findings = report["findings"].as_array().unwrap();
+        let ids: Vec<_> = findings.iter().filter_map(|finding| finding["id"].as_str()).collect();
+        assert!(!ids.iter().any(|id| id.starts_with("cleanup-role")), "{environment}: {ids:?}");
+        // The function of the stack is still there.
+        assert_eq!(ids.contains(&"lambda-runtime"), environment != NEWEST, "{environment}: {ids:?}");
+    }
+}
+
 /// `Python 3.9.18` or `v20.1.0`, without what precedes the number.
 fn version_of(sandbox: &Sandbox, program: &Path) -> String {
     let said = sandbox.run(program, &["--version"]).out();
