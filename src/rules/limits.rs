@@ -162,7 +162,7 @@ impl Limits {
             let mut of_id = self.findings.iter_mut().rev();
             let last = of_id.find(|finding| finding.id == id && finding.level == level);
             if let (Some(last), 1..) = (last, count.saturating_sub(MAX_FINDINGS)) {
-                last.message += &format!(" (and {} more like it)", count - MAX_FINDINGS);
+                last.message = format!("{} (and {} more like it)", last.message, count - MAX_FINDINGS);
                 last.evidence["count"] = json!(count);
             }
         }
