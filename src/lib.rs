@@ -21,6 +21,7 @@
 //! | [`repair`] | fix and undo, step by step |
 //! | [`repair::commit`] | the exchange under locks, or its rollback |
 //! | [`repair::verify`] | the check of the repaired environment |
+//! | [`repair::runtime`] | another Lambda runtime in the installed pcluster |
 //! | [`repair::release`] | the packages of the day of a release, as few as it takes |
 //! | [`repair::culprit`] | the smallest set that passes a test (pure) |
 //! | [`repair::prove`] | the check with the staged packages in front |

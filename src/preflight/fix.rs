@@ -5,7 +5,7 @@ use crate::error::{Abort, Error, RepairStep};
 use crate::outcome::Outcome;
 use crate::preflight::context::{identify, repair_options, with_request};
 use crate::printable::escape;
-use crate::repair::plan::{self, Change};
+use crate::repair::plan::{self, Change, count_packages, describe_restored};
 use crate::repair::prove::not_ready;
 use crate::repair::{self, RepairOutcome, as_json};
 use crate::report::{self, Report};
@@ -42,25 +42,38 @@ pub fn describe_repair(repaired: &RepairOutcome) -> String {
     match repaired {
         RepairOutcome::NothingToDo => "ready: there is nothing to repair\n".into(),
         RepairOutcome::Proven(changes) => {
-            format!(
-                "proven; `pcluster preflight fix` would move {} packages:\n{}",
-                changes.len(),
-                format_changes(changes)
-            )
+            let (command, count) = match count_edits(changes) {
+                0 => ("fix", format!("move {}", count_packages(changes.len()))),
+                edits => ("fix lambda-runtime", format!("change {}", count_lines(edits))),
+            };
+            format!("proven; `pcluster preflight {command}` would {count}:\n{}", format_changes(changes))
         }
         RepairOutcome::Repaired { changes, isolated } => {
             let place = if *isolated { ", beside the environment, for build-image" } else { "" };
             let undo = "`pcluster preflight undo` takes it back.\n";
-            format!("repaired{place}: {} packages moved\n{}{undo}", changes.len(), format_changes(changes))
+            let count = match count_edits(changes) {
+                0 => format!("{} moved", count_packages(changes.len())),
+                edits => format!("{} changed", count_lines(edits)),
+            };
+            format!("repaired{place}: {count}\n{}{undo}", format_changes(changes))
         }
     }
+}
+
+fn count_edits(changes: &[Change]) -> usize {
+    changes.iter().map(|change| change.edits.len()).sum()
+}
+
+fn count_lines(count: usize) -> String {
+    format!("{count} line{}", if count == 1 { "" } else { "s" })
 }
 
 fn format_changes(changes: &[Change]) -> String {
     let rows = plan::summary(changes);
     let width = rows.iter().map(|(name, ..)| name.len()).max().unwrap_or_default().max(18);
     rows.into_iter().fold(String::new(), |text, (name, step, why)| {
-        text + &escape(&format!("  {name:<width$} {step:<20} {why}\n"))
+        let row = format!("  {name:<width$} {step:<20} {why}");
+        text + &escape(row.trim_end()) + "\n"
     })
 }
 
@@ -79,7 +92,7 @@ pub fn run_undo(common: &Common) -> Result<Outcome, Abort> {
             _ if common.quiet => String::new(),
             Format::Json => report::format_json(&as_json(&changes, "undone", isolated)),
             Format::Human if isolated => "undone: the repair beside the environment is removed\n".into(),
-            Format::Human => format!("undone: {} packages are as they were\n", changes.len()),
+            Format::Human => format!("undone: {}\n", describe_restored(changes.len())),
         };
         Ok(Outcome::success(stdout))
     })

@@ -83,8 +83,15 @@ fn plan_files(repair: &Repair, staged: &Staged) -> Result<FilePlan, Error> {
         let pcluster = repair.packages.get(PCLUSTER);
         let site = old.or(pcluster).and_then(|package| package.metadata.parent());
         let site = site.unwrap_or(repair.state.site());
-        let Some(new) = staged.packages.get(&change.package) else { continue };
-        plan.replace(old, new, staged.overlay.path(), site).map_err(not_in_place)?;
+        let overlay = staged.overlay.path();
+        let planned = match (old, staged.packages.get(&change.package)) {
+            (_, None) => Ok(()),
+            (Some(old), _) if !change.edits.is_empty() => {
+                plan.edit(old, change.edits.iter().map(|edit| edit.file.as_str()), overlay, site)
+            }
+            (old, Some(new)) => plan.replace(old, new, overlay, site),
+        };
+        planned.map_err(not_in_place)?;
     }
     let installed_twice = plan
         .packages

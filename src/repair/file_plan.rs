@@ -92,6 +92,46 @@ impl FilePlan {
             created: first..self.additions.len(),
             records,
             new: dist_info,
+            replaced_record: None,
+        });
+        Ok(())
+    }
+
+    /// Exchanges single files of a distribution, and its RECORD, for those of its edited copy. Its other
+    /// files stay where they are, its METADATA above all: without it a repair that is cut off would not be
+    /// found.
+    ///
+    /// # Errors
+    /// Returns an error if a RECORD cannot be read.
+    pub fn edit<'a>(
+        &mut self,
+        old: &Distribution,
+        names: impl Iterator<Item = &'a str>,
+        overlay: &Path,
+        site: &Path,
+    ) -> Result<(), String> {
+        let index = self.packages.len();
+        let first = self.additions.len();
+        for name in names {
+            let file = site.join(name);
+            self.removals.extend(bytecode_of(&file).into_iter().map(|compiled| (compiled, index)));
+            self.removals.insert(file, index);
+            self.add_file(overlay, name, site);
+        }
+        let dist_info = dist_info_name(old).unwrap_or_default();
+        let (record, replaced) = (overlay.join(&dist_info).join("RECORD"), old.metadata.join("RECORD"));
+        let text = files::read_text_up_to(&record, MAX_RECORD).map_err(describe("cannot read", &record))?;
+        let replaced_record = FileDigest::of(&replaced).map_err(describe("cannot read", &replaced))?.sha256;
+        let records = BTreeMap::from([(dist_info.clone(), FileDigest::of_text(&text).sha256)]);
+        self.removals.insert(replaced, index);
+        self.additions.push((site.join(&dist_info).join("RECORD"), Content::Text(text)));
+        self.packages.push(PackageFiles {
+            package: normalised(&old.name),
+            site: site.to_owned(),
+            created: first..self.additions.len(),
+            records,
+            new: dist_info,
+            replaced_record: Some(replaced_record),
         });
         Ok(())
     }

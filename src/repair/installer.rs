@@ -149,7 +149,8 @@ impl<'a> Installer<'a> {
         }
     }
 
-    fn is_pip(&self) -> bool {
+    #[must_use]
+    pub fn is_pip(&self) -> bool {
         !matches!(self.program, Program::Uv(_))
     }
 
@@ -188,7 +189,7 @@ impl<'a> Installer<'a> {
         })
     }
 
-    /// Compiles what uv has installed into `directory`, where the environment has bytecode. Not by uv's
+    /// Compiles the packages in `directory`, where the environment has bytecode. Not by uv's
     /// `--compile-bytecode`, which fails where a sitecustomize prints anything. Failures are ignored:
     /// packages without bytecode only start more slowly.
     ///
@@ -196,7 +197,7 @@ impl<'a> Installer<'a> {
     /// Returns an error if there is no scratch directory, or a signal came.
     pub fn compile(&self, directory: &Path) -> Result<(), Abort> {
         let target = self.target;
-        if self.is_pip() || !target.has_bytecode() {
+        if !target.has_bytecode() {
             return Ok(());
         }
         let scratch = make_scratch()?;
@@ -260,14 +261,14 @@ impl<'a> Installer<'a> {
                 environment.extend([set("PIP_USER", "0"), ("PIP_PREFIX".into(), None)]);
                 // The bytecode of pip itself would be written into the environment.
                 environment.push(set("PYTHONDONTWRITEBYTECODE", "1"));
-                // A pip that runs from its wheel leaves a certificate file in TMPDIR at each run.
-                let tmp = scratch.directory("tmp");
-                let tmp =
-                    tmp.map_err(|error| Error::repair(step, error.to_string(), UNCHANGED_FREE_SPACE))?;
-                environment.push(set("TMPDIR", tmp));
                 python
             }
         };
+        // A pip that runs from its wheel leaves a certificate file in TMPDIR at each run, a uv that builds
+        // a package with setuptools a lock file.
+        let tmp = scratch.directory("tmp");
+        let tmp = tmp.map_err(|error| Error::repair(step, error.to_string(), UNCHANGED_FREE_SPACE))?;
+        environment.push(set("TMPDIR", tmp));
         let child = Child { program, arguments, environment, limit: self.timeout * MAX_TIMEOUTS };
         child.run(scratch).map_err(|error| match error {
             ChildError::Interrupted(signal) => Abort::Interrupted(signal),

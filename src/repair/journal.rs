@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::environment::record::recorded_paths;
 use crate::package_name::normalised;
-use crate::repair::file_digest::FileDigest;
+use crate::repair::file_digest::{FileDigest, sha256_of};
 use crate::repair::plan::Change;
 
 /// A file that is removed, and its copy below the snapshot.
@@ -41,6 +41,9 @@ pub struct PackageFiles {
     pub records: BTreeMap<String, String>,
     /// The name of its new `.dist-info`.
     pub new: String,
+    /// The SHA-256 of the RECORD that the new one replaces in the same `.dist-info`.
+    #[serde(default)]
+    pub replaced_record: Option<String>,
 }
 
 /// The journal of one transaction: all that a rollback needs, with the copies.
@@ -158,9 +161,12 @@ impl Journal {
     /// Finds a package that is not as the repair has written it.
     #[must_use]
     pub fn find_changed_package(&self) -> Option<&str> {
-        let is_there = |part: &PackageFiles| part.site.join(&part.new).join("RECORD").is_file();
+        let is_new = |part: &PackageFiles| {
+            let record = sha256_of(&part.site.join(&part.new).join("RECORD"));
+            record.is_some() && record.as_ref() == part.records.get(&part.new)
+        };
         let changed =
-            self.parts.iter().find(|part| !is_there(part) || !part.find_foreign_dist_infos().is_empty());
+            self.parts.iter().find(|part| !is_new(part) || !part.find_foreign_dist_infos().is_empty());
         changed.map(|part| part.package.as_str())
     }
 }
@@ -180,7 +186,10 @@ impl PackageFiles {
             // A directory that is partly removed or partly written has no RECORD, or after a loss of power
             // an empty one.
             let found = FileDigest::of(&self.site.join(name).join("RECORD"));
-            found.map_or(true, |found| found.size == 0 || found.sha256 == *expected)
+            found.map_or(true, |found| {
+                let is_replaced = self.replaced_record.as_ref() == Some(&found.sha256);
+                found.size == 0 || found.sha256 == *expected || is_replaced
+            })
         };
         named.filter(of_package).filter(|name| !known(name)).map(|name| self.site.join(name)).collect()
     }

@@ -11,6 +11,9 @@
 //! 5. [`verify`] checks the environment itself. The transaction is then closed, or, where anything has
 //!    failed, rolled back ([`rollback`]).
 //!
+//! A Lambda runtime ([`runtime`]) takes the place of the first two where it is asked for: it moves no
+//! package, but stages a copy of aws-parallelcluster that is edited.
+//!
 //! Only the fourth step changes the environment. A repair that is killed in it is rolled back by the
 //! next call, which finds the journal ([`state`]). A repair beside the environment ends with the third
 //! step: its staged packages are kept as an [`overlay`].
@@ -39,6 +42,7 @@ pub mod prove;
 pub mod refusals;
 pub mod release;
 pub mod rollback;
+pub mod runtime;
 pub mod stage;
 pub mod state;
 pub mod transaction;
@@ -66,9 +70,11 @@ use crate::repair::prove::{Proof, describe_unproven, expect_report, not_ready, p
 use crate::repair::refusals::refuse_early;
 use crate::repair::release::restore_release;
 use crate::repair::rollback::{check_copies, roll_back, summarize_failures};
+use crate::repair::runtime::replace_runtime;
 use crate::repair::stage::{Staged, Staging, stage};
 use crate::repair::state::{RepairState, find_site};
 use crate::report::{Report, Verdict};
+use crate::rules::runtimes;
 
 /// The result of a repair.
 #[derive(Debug)]
@@ -110,12 +116,16 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
     let is_thorough = !options.ids.is_empty();
     let request = &CheckRequest { synthesizes: true, is_thorough, ..request.clone() };
     let before = expect_report(checker::check(request, target)?)?;
-    let findings =
-        plan::choose_findings(&before, &options.ids).map_err(|id| describe_unknown(&id, &before))?;
+    // A finding that is gone is no error: the same command may run again.
+    let is_known =
+        |id: &str| id == runtimes::ID || request.advisories.iter().any(|advisory| advisory.id == id);
+    let findings = plan::choose_findings(&before, &options.ids, is_known)
+        .map_err(|id| describe_unknown(&id, &before))?;
     if findings.is_empty() && before.verdict == Verdict::Ready {
         return Ok(RepairOutcome::NothingToDo);
     }
-    if !plan::are_of_packages(findings.iter().copied()) {
+    let runtime = plan::find_runtime(&findings).map_err(describe_mixed)?;
+    if runtime.is_none() && !plan::are_of_packages(findings.iter().copied()) {
         return Err(not_ready(&before).into());
     }
     let packages = &Packages::installed(&target.interpreter.sys_path);
@@ -125,7 +135,10 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
     if in_place {
         refuse_early(repair, &reasons)?;
     }
-    let (staged, broken_before) = stage_proven(repair, &reasons)?;
+    let (staged, broken_before) = match runtime {
+        Some(runtime) => replace_runtime(repair, runtime)?,
+        None => stage_proven(repair, &reasons)?,
+    };
     if repair.options.dry_run {
         return Ok(RepairOutcome::Proven(staged.changes));
     }
@@ -142,6 +155,11 @@ fn describe_unknown(id: &str, report: &Report) -> Error {
     let known = if known.is_empty() { "none".into() } else { Vec::from_iter(known).join(", ") };
     let message = format!("the check has no finding {id:?}; found: {known}");
     Error::repair(RepairStep::Plan, message, "Nothing was changed. `pcluster preflight` lists the findings.")
+}
+
+fn describe_mixed(other: &str) -> Error {
+    let message = format!("{other} moves packages, a Lambda runtime changes files");
+    Error::repair(RepairStep::Plan, message, "Nothing was changed. Run it for each of the findings alone.")
 }
 
 /// Stages packages that are proven to make the environment ready: by the moves that the findings name, or

@@ -12,7 +12,7 @@ use crate::environment::packages::Distribution;
 use crate::package_name::{PCLUSTER, is_pattern, matches, normalised};
 use crate::report::Report;
 use crate::rules::advisory::Affected;
-use crate::rules::{Finding, Kind, Level, PackageMove, Remedy};
+use crate::rules::{Finding, Fix, Kind, Level, PackageMove, Remedy};
 
 /// Installed distributions by normalised name.
 pub type Installed = BTreeMap<String, Distribution>;
@@ -45,6 +45,20 @@ pub struct Change {
     pub from: Option<String>,
     pub to: String,
     pub why: String,
+    /// What changes in its files, where the package itself stays.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub edits: Vec<Edit>,
+}
+
+/// A line of a file that changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edit {
+    /// Its path in RECORD.
+    pub file: String,
+    /// Counted from 1.
+    pub line: usize,
+    pub from: String,
+    pub to: String,
 }
 
 /// A finding that names packages to move, and the versions to move them to.
@@ -58,10 +72,15 @@ pub struct Reason {
 /// level ERROR.
 ///
 /// # Errors
-/// Returns the first id that no finding has.
-pub fn choose_findings<'a>(report: &'a Report, ids: &[String]) -> Result<Vec<&'a Finding>, String> {
+/// Returns the first id that no finding has and that is not known either.
+pub fn choose_findings<'a>(
+    report: &'a Report,
+    ids: &[String],
+    is_known: impl Fn(&str) -> bool,
+) -> Result<Vec<&'a Finding>, String> {
     let findings = &report.findings;
-    if let Some(unknown) = ids.iter().find(|id| findings.iter().all(|finding| finding.id != **id)) {
+    let is_found = |id: &str| findings.iter().any(|finding| finding.id == id);
+    if let Some(unknown) = ids.iter().find(|id| !is_found(id) && !is_known(id)) {
         return Err(unknown.clone());
     }
     let needs_hints = findings.iter().any(|finding| finding.has_remedy(&Remedy::Release));
@@ -88,6 +107,21 @@ pub fn collect_reasons(findings: &[&Finding]) -> Vec<Reason> {
         }
     }
     reasons
+}
+
+/// The runtime to replace, where the findings are of one; `None` where they are of packages.
+///
+/// # Errors
+/// Returns the id of another finding among those of a runtime: what it asks for is done in another way.
+pub fn find_runtime<'a>(findings: &[&'a Finding]) -> Result<Option<&'a str>, &'a str> {
+    let Some(runtime) = findings.iter().find_map(|finding| finding.fix.as_ref()?.runtime()) else {
+        return Ok(None);
+    };
+    let is_other = |finding: &&&Finding| finding.fix.as_ref().and_then(Fix::runtime) != Some(runtime);
+    match findings.iter().find(is_other) {
+        Some(other) => Err(other.id.as_str()),
+        None => Ok(Some(runtime)),
+    }
 }
 
 /// A move of one package to one version; `None` where that is no version of PEP 440's.
@@ -252,6 +286,7 @@ pub fn compare(installed: &Installed, staged: &Installed, reasons: &[Reason]) ->
             from: installed.get(name).map(|installed| installed.version.clone()),
             to: distribution.version.clone(),
             why: explain(name, staged, reasons),
+            edits: Vec::new(),
         })
         .collect()
 }
@@ -269,17 +304,37 @@ fn explain(name: &str, staged: &Installed, reasons: &[Reason]) -> String {
     }
 }
 
+/// `1 package`, `2 packages`.
+#[must_use]
+pub fn count_packages(count: usize) -> String {
+    format!("{count} package{}", if count == 1 { "" } else { "s" })
+}
+
+/// `1 package is as it was`, `2 packages are as they were`.
+#[must_use]
+pub fn describe_restored(count: usize) -> String {
+    let are = if count == 1 { "is as it was" } else { "are as they were" };
+    format!("{} {are}", count_packages(count))
+}
+
 /// Writes a requirements file with the exact versions, for a repair by hand.
 #[must_use]
 pub fn requirements_file(changes: &[Change]) -> String {
     changes.iter().fold(String::new(), |text, change| text + &format!("{}=={}\n", change.package, change.to))
 }
 
-/// Summarizes changes, a row each; packages of CDK with the same change share a row.
+/// Summarizes changes, a row each, or one for each line that is edited; packages of CDK with the same change
+/// share a row.
 #[must_use]
 pub fn summary(changes: &[Change]) -> Vec<(String, String, &str)> {
     let mut rows: Vec<(String, usize, String, &str)> = Vec::new();
     for change in changes {
+        for Edit { file, line, from, to } in &change.edits {
+            rows.push((format!("{file}:{line}"), 1, format!("{from} → {to}"), ""));
+        }
+        if !change.edits.is_empty() {
+            continue;
+        }
         let name = if change.package.starts_with("aws-cdk-") { "aws-cdk.*" } else { &change.package };
         let step = format!("{} → {}", change.from.as_deref().unwrap_or("(new)"), change.to);
         match rows.iter_mut().find(|row| row.0 == name && row.2 == step) {

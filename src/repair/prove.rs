@@ -10,6 +10,7 @@ use crate::repair::failpoint;
 use crate::repair::plan;
 use crate::repair::stage::Staged;
 use crate::report::{Report, Verdict};
+use crate::rules::{Finding, Level};
 use crate::system::concurrently::concurrently;
 
 /// The result of a proof.
@@ -36,16 +37,37 @@ pub fn prove(repair: &Repair, staged: &Staged) -> Result<Proof, Abort> {
     let (checked, broken) = concurrently(
         || checker::check(request, &target),
         || {
-            repair.installer.compile(overlay)?;
+            if !staged.is_compiled {
+                repair.installer.compile(overlay)?;
+            }
             repair.installer.find_broken_requirements(RepairStep::Proof)
         },
     );
     request.cache.remove_bytecode(overlay);
     let report = expect_report(checked?)?;
-    if report.verdict == Verdict::Ready {
+    if is_met(repair, &report) {
         return broken.map(Proof::Ready);
     }
     Ok(Proof::NotReady(Box::new(report)))
+}
+
+/// Whether a report is what the repair is for: ready, and without the findings that were asked for.
+#[must_use]
+pub fn is_met(repair: &Repair, report: &Report) -> bool {
+    report.verdict == Verdict::Ready && find_remaining(repair, report).next().is_none()
+}
+
+/// The findings that the repair was asked for and that are still there.
+fn find_remaining<'a>(repair: &'a Repair, report: &'a Report) -> impl Iterator<Item = &'a Finding> {
+    let is_asked = |finding: &&Finding| repair.options.ids.contains(&finding.id);
+    report.findings.iter().filter(is_asked)
+}
+
+/// The reasons why a report is not what the repair is for.
+#[must_use]
+pub fn collect_unmet(repair: &Repair, report: &Report) -> Vec<String> {
+    let warnings = find_remaining(repair, report).filter(|finding| finding.level != Level::Error);
+    report.reasons().into_iter().chain(warnings.map(Finding::describe_with_path)).collect()
 }
 
 /// The error for staged packages with which the environment is not ready.
@@ -56,7 +78,7 @@ pub fn describe_unproven(repair: &Repair, staged: &Staged, report: &Report) -> E
     let message = if tried.is_empty() {
         format!("{} brought no other packages", repair.installer.name())
     } else {
-        format!("with {tried} it is not ready either: {}", join_first_reasons(report))
+        format!("with {tried} it is not ready either: {}", join_first(collect_unmet(repair, report)))
     };
     Error::repair(RepairStep::Proof, message, "Nothing was changed. Try another --strategy, or report it.")
 }
@@ -94,13 +116,12 @@ pub fn expect_report(outcome: CheckOutcome) -> Result<Report, Error> {
 #[must_use]
 pub fn not_ready(report: &Report) -> Error {
     let next = "Nothing was changed. Fix that first: changing packages will not help.";
-    Error::repair(RepairStep::Proof, join_first_reasons(report), next)
+    Error::repair(RepairStep::Proof, join_first(report.reasons()), next)
 }
 
 /// Joins the first reasons why an environment is not ready: a template can have many findings at once.
-fn join_first_reasons(report: &Report) -> String {
+fn join_first(reasons: Vec<String>) -> String {
     const MAX_REASONS: usize = 2;
-    let reasons = report.reasons();
     let more = reasons.len().saturating_sub(MAX_REASONS);
     let more = (more > 0).then(|| format!("and {more} more"));
     reasons.into_iter().take(MAX_REASONS).chain(more).collect::<Vec<_>>().join("; ")

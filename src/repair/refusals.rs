@@ -65,6 +65,10 @@ pub fn refuse_managed_packages(repair: &Repair, changes: &[Change]) -> Result<()
         changes.iter().filter(is_managed).collect()
     };
     let by_conda = filtered(is_installed_by_conda);
+    if by_conda.iter().any(|change| !change.edits.is_empty()) {
+        let why = format!("{PCLUSTER} was installed by conda, which knows its files by their digests");
+        return Err(Error::NotInPlace { why, next: ISOLATED.into() });
+    }
     if !by_conda.is_empty() {
         return Err(refuse_conda_packages(repair, &by_conda));
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::cache::Cache;
 use crate::checker::{self, CheckOutcome};
 use crate::environment::packages::Packages;
 use crate::environment::record::recorded_paths;
@@ -45,12 +46,20 @@ struct Group {
 
 /// The packages of the day of the release, a directory for each group of those that differ.
 #[derive(Debug)]
-struct DatedPackages {
+struct DatedPackages<'a> {
     groups: Vec<Group>,
     /// The moment of the release.
     moment: String,
-    /// Removes the directories when it is dropped.
-    _root: TempDir,
+    /// The directory of all the others.
+    root: TempDir,
+    /// Has the bytecode that the tests write.
+    cache: &'a Cache,
+}
+
+impl Drop for DatedPackages<'_> {
+    fn drop(&mut self) {
+        self.cache.remove_bytecode(self.root.path());
+    }
 }
 
 /// The questions of the search: the quick one first.
@@ -132,7 +141,7 @@ fn run_test(repair: &Repair, dated: &DatedPackages, moved: &[usize], test: Test)
     let in_front = |target: Target, index: &usize| target.with_overlay(&dated.groups[*index].directory);
     let target = moved.iter().fold(repair.target.clone(), in_front);
     let request = repair.request;
-    let passes = match test {
+    match test {
         Test::Start => match synthesis::start(&target, request.settings.timeout, &request.cache) {
             Err(ChildError::Interrupted(interrupted)) => Err(interrupted.into()),
             answer => Ok(answer.is_ok_and(|answer| matches!(answer.synthesis, Synthesis::Started))),
@@ -140,14 +149,10 @@ fn run_test(repair: &Repair, dated: &DatedPackages, moved: &[usize], test: Test)
         Test::Check => checker::check(request, &target).map(
             |outcome| matches!(outcome, CheckOutcome::Report(report) if report.verdict == Verdict::Ready),
         ),
-    };
-    for index in moved {
-        request.cache.remove_bytecode(&dated.groups[*index].directory);
     }
-    passes
 }
 
-fn fetch_dated_packages(repair: &Repair) -> Result<DatedPackages, Abort> {
+fn fetch_dated_packages<'a>(repair: &'a Repair) -> Result<DatedPackages<'a>, Abort> {
     let root = create_overlay(repair)?;
     let directory = |name: &str| {
         let path = root.path().join(name);
@@ -170,7 +175,7 @@ fn fetch_dated_packages(repair: &Repair) -> Result<DatedPackages, Abort> {
         }
         groups.push(Group { changes, directory });
     }
-    Ok(DatedPackages { groups, moment, _root: root })
+    Ok(DatedPackages { groups, moment, root, cache: &repair.request.cache })
 }
 
 /// Groups changes: those of CDK in one, every other one for itself.
@@ -267,7 +272,13 @@ mod tests {
     use super::*;
 
     fn change(package: &str) -> Change {
-        Change { package: package.into(), from: Some("2".into()), to: "1".into(), why: String::new() }
+        Change {
+            package: package.into(),
+            from: Some("2".into()),
+            to: "1".into(),
+            why: String::new(),
+            edits: Vec::new(),
+        }
     }
 
     #[test]

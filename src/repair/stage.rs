@@ -18,6 +18,8 @@ pub struct Staged {
     pub overlay: tempfile::TempDir,
     pub packages: Packages,
     pub changes: Vec<Change>,
+    /// The installer has compiled the packages where the environment has bytecode.
+    pub is_compiled: bool,
 }
 
 /// The result of a resolution.
@@ -51,7 +53,12 @@ pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Staging, Abort> {
                 progress.write_output(&output, repair.options.verbose);
                 let packages = Packages::installed(&[overlay.path().to_owned()]);
                 let changes = plan::compare(installed, packages.all(), reasons);
-                return Ok(Staging::Staged(Staged { overlay, packages, changes }));
+                return Ok(Staging::Staged(Staged {
+                    overlay,
+                    packages,
+                    changes,
+                    is_compiled: repair.installer.is_pip(),
+                }));
             }
             InstallOutcome::Failed { message, output } => {
                 is_unsolvable = UNSOLVABLE.iter().any(|sign| output.contains(sign));

@@ -19,7 +19,7 @@ use crate::progress::Progress;
 use crate::repair::hints::SET_STATE_HOME;
 use crate::repair::journal::Journal;
 use crate::repair::lock::{Lock, wait_for_lock};
-use crate::repair::plan::Change;
+use crate::repair::plan::{Change, describe_restored};
 use crate::repair::rollback::roll_back;
 use crate::repair::transaction::Transactions;
 use crate::system::{dirs, trust};
@@ -172,9 +172,8 @@ impl RepairState {
         drop(step);
         let count = journal.changes.len() - foreign.len();
         let left = describe_foreign_packages(&foreign);
-        progress.write(&format!(
-            "a repair that was cut off is rolled back: {count} packages are as they were{left}"
-        ));
+        progress
+            .write(&format!("a repair that was cut off is rolled back: {}{left}", describe_restored(count)));
         Ok(Some(journal.changes))
     }
 

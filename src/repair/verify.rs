@@ -4,8 +4,7 @@ use crate::checker;
 use crate::error::{Abort, Error, RepairStep};
 use crate::repair::context::{BrokenRequirements, Repair};
 use crate::repair::failpoint;
-use crate::repair::prove::expect_report;
-use crate::report::Verdict;
+use crate::repair::prove::{collect_unmet, expect_report, is_met};
 use crate::system::concurrently::concurrently;
 
 /// Verifies that the environment is ready and that the repair has broken no requirement.
@@ -28,8 +27,8 @@ pub fn verify(repair: &Repair, broken_before: &BrokenRequirements) -> Result<(),
         return Err(verification_error(newly_broken.join("; ")).into());
     }
     let report = expect_report(checked?)?;
-    if report.verdict == Verdict::Ready {
+    if is_met(repair, &report) {
         return Ok(());
     }
-    Err(verification_error(report.reasons().join("; ")).into())
+    Err(verification_error(collect_unmet(repair, &report).join("; ")).into())
 }

@@ -263,9 +263,12 @@ impl Advisory {
     /// The way out, as findings name it.
     #[must_use]
     pub fn to_fix(&self) -> Fix {
-        match &self.fix {
-            AdvisedFix::Move(package_move) => Fix::moving(package_move.clone()),
-            AdvisedFix::Advice { advice } => Fix::by_hand(advice.clone()),
+        match (&self.fix, &self.subject) {
+            (AdvisedFix::Move(package_move), _) => Fix::moving(package_move.clone()),
+            (AdvisedFix::Advice { advice }, Subject::Runtime { runtime, .. }) => {
+                Fix::changing_runtime(advice.clone(), runtime.clone())
+            }
+            (AdvisedFix::Advice { advice }, Subject::Package { .. }) => Fix::by_hand(advice.clone()),
         }
     }
 

@@ -112,6 +112,8 @@ pub struct Fix {
 pub enum Remedy {
     /// Packages move to releases that are known to do.
     Move(PackageMove),
+    /// The functions of the template ask for another Lambda runtime than this one, which AWS refuses.
+    Runtime(String),
     /// Packages move to the releases of the day on which that release of aws-parallelcluster came out.
     Release,
 }
@@ -129,6 +131,12 @@ impl Fix {
         Self { command: FIX.into(), remedy: Some(Remedy::Release) }
     }
 
+    /// A change of the Lambda runtime, only by its id.
+    #[must_use]
+    pub fn changing_runtime(command: String, runtime: String) -> Self {
+        Self { command, remedy: Some(Remedy::Runtime(runtime)) }
+    }
+
     /// A fix that the user has to make.
     #[must_use]
     pub fn by_hand(command: String) -> Self {
@@ -140,7 +148,16 @@ impl Fix {
     pub fn package_move(&self) -> Option<&PackageMove> {
         match &self.remedy {
             Some(Remedy::Move(package_move)) => Some(package_move),
-            Some(Remedy::Release) | None => None,
+            Some(Remedy::Release | Remedy::Runtime(_)) | None => None,
+        }
+    }
+
+    /// The Lambda runtime that the fix replaces.
+    #[must_use]
+    pub fn runtime(&self) -> Option<&str> {
+        match &self.remedy {
+            Some(Remedy::Runtime(runtime)) => Some(runtime),
+            Some(Remedy::Release | Remedy::Move(_)) | None => None,
         }
     }
 }

@@ -9,11 +9,13 @@ mod all; // `preflight check --all` over several of them
 mod arguments; // the real parser's reading, and refusals in its own words
 mod blocked; // the broken CDK: what is stopped, what is named, the modes
 mod configurations; // the corpus: every key of the schema, its extremes, YAML's odd corners
+mod constrained; // what cannot be installed today, installed by `preflight constraints`
 mod corpus; // each of them with and without the shim
 mod environment_copy; // a copy of an environment to repair, an index, comparison byte for byte
 mod environments; // what every test uses
 mod fresh; // what does not start as it is installed today
 mod installed; // install.sh over real installations
+mod lambda_runtime; // its replacement in an installed pcluster
 mod launcher_table; // launchers by kind × good and broken packages, and what changes after the first check
 mod launchers; // the ways in which pcluster is installed
 mod pass_through; // all that is not build-image

@@ -75,7 +75,7 @@ fn a_runtime_that_aws_refuses_is_told_in_one_line() {
             built.told,
             [
                 "pcluster-shim: the template asks for the Lambda runtime python3.8, on which AWS creates no new \
-                 functions any more. Fix: aws-parallelcluster 3.14.0 or later\n"
+                 functions any more. Fix: `pcluster preflight fix lambda-runtime`, or aws-parallelcluster 3.14.0 or later\n"
             ],
             "{built}"
         );

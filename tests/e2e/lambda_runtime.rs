@@ -1,0 +1,182 @@
+//! `preflight fix lambda-runtime` on real releases: the plan, the exchange, the undo, and what pip makes of
+//! it afterwards.
+
+use std::fs;
+use std::process::Command;
+
+use crate::environment_copy::{BY_PIP, EnvironmentCopy, With, uv};
+use crate::environments::{Aws, GOOD};
+
+const STACK: &str = "pcluster/templates/imagebuilder_stack.py";
+const UTILS: &str = "pcluster/templates/cdk_builder_utils.py";
+
+/// The ids that a check finds.
+#[track_caller]
+fn ids(copy: &EnvironmentCopy) -> Vec<String> {
+    let (ran, report) = copy.preflight(&[]);
+    ran.ends_with(0);
+    let findings = report["findings"].as_array().unwrap();
+    findings.iter().map(|finding| finding["id"].as_str().unwrap().to_owned()).collect()
+}
+
+fn has_finding(copy: &EnvironmentCopy) -> bool {
+    ids(copy).contains(&"lambda-runtime".to_owned())
+}
+
+/// Asserts that RECORD has the digest and the size of every file.
+#[track_caller]
+fn record_is_true(copy: &EnvironmentCopy) {
+    let code = "import base64, csv, glob, hashlib, os, sys\n\
+                site = sys.argv[1]\n\
+                record = glob.glob(site + '/aws_parallelcluster-*.dist-info/RECORD')[0]\n\
+                for name, digest, size in csv.reader(open(record)):\n\
+                \x20   if not digest: continue\n\
+                \x20   content = open(os.path.join(site, name), 'rb').read()\n\
+                \x20   found = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b'=').decode()\n\
+                \x20   if (digest, size) != ('sha256=' + found, str(len(content))): print(name)\n";
+    let python = copy.environment.bin("python");
+    let output = Command::new(python).args(["-c", code]).arg(copy.site()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // The launcher names this copy's Python.
+    let other = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(other.lines().filter(|line| !line.ends_with("bin/pcluster")).collect::<Vec<_>>(), [""; 0]);
+}
+
+#[track_caller]
+fn is_replaced_and_taken_back(name: &str, runtime: &str) {
+    let mut copy = EnvironmentCopy::of(name, With::Uv);
+    let fixed = copy.fix(&["lambda-runtime", "--format", "json"]);
+    fixed.ends_with(0).is_silent_on_stderr();
+    let changes = fixed.json()["changes"].as_array().unwrap().clone();
+    assert_eq!((changes.len(), changes[0]["edits"].as_array().unwrap().len()), (1, 2), "{fixed}");
+    assert!(!has_finding(&copy), "the finding is gone");
+    record_is_true(&copy);
+
+    let aws = Aws::start();
+    copy.use_aws(&aws);
+    copy.write("image.yaml", aws.configuration());
+    let built = copy.shim(&["build-image", "-c", "image.yaml", "-i", "my-image"]);
+    built.ends_with(0).is_silent_on_stderr();
+    let template = aws.template("my-image", "body");
+    assert!(template.contains("Runtime: python3.12") && !template.contains(runtime), "{template}");
+
+    copy.shim(&["preflight", "undo"]).ends_with(0);
+    copy.is_as_before("undone");
+    copy.left_nothing("undone");
+}
+
+#[test]
+fn release_3_1_3() {
+    is_replaced_and_taken_back(GOOD, "python3.8");
+}
+
+#[test]
+fn release_3_9_3() {
+    is_replaced_and_taken_back("3.9.3", "python3.9");
+}
+
+#[test]
+fn release_3_13_2() {
+    is_replaced_and_taken_back("3.13.2", "python3.9");
+}
+
+/// The functions of the template are those of the files: with the CDK of the advisory too, which has to be
+/// repaired first.
+#[test]
+fn made_by_pip_after_a_repair_of_its_packages() {
+    let copy = EnvironmentCopy::of(BY_PIP, With::Pip);
+    let blocked = copy.fix(&["lambda-runtime"]);
+    blocked.ends_with(1);
+    copy.is_as_before("blocked");
+    copy.fix(&[]).ends_with(0);
+    let repaired = copy.keep_copy();
+    copy.fix(&["lambda-runtime"]).ends_with(0);
+    assert!(!has_finding(&copy));
+    record_is_true(&copy);
+    let compiled = copy.site().join("pcluster/templates/__pycache__");
+    let compiled = fs::read_dir(compiled).unwrap().flatten();
+    let names: Vec<_> = compiled.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    assert!(names.iter().any(|name| name.starts_with("imagebuilder_stack.")), "{names:?}");
+    copy.shim(&["preflight", "undo"]).ends_with(0);
+    copy.is_the_same_as(&repaired, "undone");
+}
+
+#[test]
+fn a_plan_shows_the_lines_and_a_second_fix_has_nothing_to_do() {
+    let copy = EnvironmentCopy::of("3.9.3", With::Uv);
+    let planned = copy.fix(&["lambda-runtime", "--dry-run"]);
+    planned.ends_with(0).is_silent_on_stderr();
+    for file in [STACK, UTILS] {
+        assert!(planned.out().contains(file), "{planned}");
+    }
+    assert!(planned.out().contains("runtime=\"python3.9\" → runtime=\"python3.12\""), "{planned}");
+    copy.is_as_before("planned");
+    copy.fix(&["lambda-runtime"]).ends_with(0);
+    // Again there is nothing to do.
+    let again = copy.fix(&["lambda-runtime"]);
+    again.ends_with(0);
+    assert_eq!(again.out(), "ready: there is nothing to repair\n", "{again}");
+}
+
+/// What was installed anew since is not for an undo to change.
+#[test]
+fn an_installation_over_it_stays() {
+    let copy = EnvironmentCopy::of("3.9.3", With::Uv);
+    copy.fix(&["lambda-runtime"]).ends_with(0);
+    let index =
+        ["pip", "install", "-q", "--reinstall", "--no-deps", "aws-parallelcluster==3.9.3", "--python"];
+    let python = copy.environment.bin("python");
+    let ran = copy.run(&uv(), &[&index.map(Into::into)[..], &[python.into_os_string()]].concat());
+    ran.ends_with(0);
+    assert!(has_finding(&copy), "the release is as it was");
+    let refused = copy.shim(&["preflight", "undo"]);
+    refused.ends_with(1);
+    assert!(refused.err().contains("was installed anew since"), "{refused}");
+    copy.fix(&["lambda-runtime"]).ends_with(0);
+    assert!(!has_finding(&copy));
+}
+
+/// Code that somebody has edited is not ours to edit further.
+#[test]
+fn an_edited_file_is_refused() {
+    let copy = EnvironmentCopy::of("3.13.2", With::Uv);
+    let file = copy.site().join(UTILS);
+    let text = fs::read_to_string(&file).unwrap() + "\n# a site's own change\n";
+    fs::remove_file(&file).unwrap();
+    fs::write(&file, &text).unwrap();
+    let refused = copy.fix(&["lambda-runtime"]);
+    refused.ends_with(1);
+    assert!(refused.err().contains("RECORD has another digest"), "{refused}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), text);
+    copy.left_nothing("refused");
+}
+
+#[test]
+fn beside_an_environment() {
+    let mut copy = EnvironmentCopy::of("3.9.3", With::Uv);
+    copy.fix(&["lambda-runtime", "--isolated"]).ends_with(0);
+    copy.is_as_before("beside it");
+    assert!(!has_finding(&copy));
+    let aws = Aws::start();
+    copy.use_aws(&aws);
+    copy.write("image.yaml", aws.configuration());
+    copy.shim(&["build-image", "-c", "image.yaml", "-i", "beside"]).ends_with(0);
+    assert!(aws.template("beside", "body").contains("Runtime: python3.12"));
+    copy.shim(&["preflight", "undo"]).ends_with(0);
+    assert!(has_finding(&copy));
+    copy.left_nothing("undone");
+}
+
+/// SIGKILL at each step that changes something: the next call rolls it back.
+#[test]
+fn killed_at_every_step() {
+    let mut copy = EnvironmentCopy::of("3.9.3", With::Uv);
+    for step in ["journal", "remove@2", "place@2", "record", "close"] {
+        copy.set("PCLUSTER_SHIM_FAULT", format!("kill:{step}"));
+        let killed = copy.fix(&["lambda-runtime"]);
+        assert_eq!(killed.status.code(), None, "{step}\n{killed}");
+        copy.unset("PCLUSTER_SHIM_FAULT");
+        assert!(has_finding(&copy), "{step}");
+        copy.is_as_before(step);
+    }
+}
