@@ -7,12 +7,11 @@ use std::path::Path;
 use std::str::FromStr as _;
 use std::time::{Duration, Instant};
 
-use pep440_rs::{Version, VersionSpecifiers};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use pep440_rs::Version;
 
 use crate::cache::Cache;
 use crate::cache_key;
+use crate::cached_verdict::CachedVerdict;
 use crate::cli::build_image::PlainBuildImage;
 use crate::cli::settings::Settings;
 use crate::environment::interpreter::IdentifyError;
@@ -23,18 +22,17 @@ use crate::environment::node::{self, Node, NodeError};
 use crate::environment::packages::Packages;
 use crate::environment::record::find_owner;
 use crate::environment::startup::{self, Start};
-use crate::environment::synthesis::{
-    self, Answer, Call, Expectation, StartupFailure, StartupStage, Synthesis,
-};
+use crate::environment::synthesis::{self, Answer, Call, StartupFailure, StartupStage, Synthesis};
 use crate::environment::target::{self, Target};
 use crate::error::{Abort, Error};
-use crate::package_name::{IMAGEBUILDER, PCLUSTER};
+use crate::package_name::PCLUSTER;
 use crate::progress::Progress;
 use crate::report::builder::ReportBuilder;
 use crate::report::{Report, Shim, TargetInfo};
 use crate::rules::advisory::{self, Advisory};
 use crate::rules::startup::Owners;
-use crate::rules::{self, Finding, Fix, PackageMove, Remedy, known_issues, limits, runtimes, template};
+use crate::rules::template_rules::TemplateRules;
+use crate::rules::{self, Finding, runtimes};
 use crate::system::child::ChildError;
 use crate::system::{date, executables, files, trust};
 use crate::yaml;
@@ -187,14 +185,12 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
         }
         Err(error) => Err(error),
     };
-    let rules_of_template = TemplateRules {
-        is_console_script: target.launcher != Launcher::Other.name(),
-        packages: &packages,
-        advisories: request.advisories,
-        today: &today,
-    };
+    let rules_of_template =
+        TemplateRules { packages: &packages, advisories: request.advisories, today: &today };
     let synthesized = build_again_if_short(synthesized, request, &call, target, &rules_of_template)?;
-    let passed = add_template(synthesized, node.is_some(), &rules_of_template, since, &mut report);
+    let is_console_script = target.launcher != Launcher::Other.name();
+    let built = Built { synthesized, has_node: node.is_some(), is_console_script, since };
+    let passed = add_template(built, &rules_of_template, &mut report);
     if let (Some(node), Some(findings)) = (node, passed) {
         // A verdict about packages that have changed meanwhile is about neither state.
         let packages = Packages::installed(&target.interpreter.sys_path);
@@ -218,9 +214,7 @@ fn build_again_if_short(
     rules: &TemplateRules,
 ) -> Result<Result<Synthesis, ChildError>, Abort> {
     let falls_short = |synthesized: &Result<Synthesis, ChildError>| match synthesized {
-        Ok(Synthesis::Template { template, expectation }) => {
-            !template::check(template, expectation, &other_cdk(rules.packages)).is_empty()
-        }
+        Ok(Synthesis::Template { template, expectation }) => rules.falls_short(template, expectation),
         _ => false,
     };
     if request.cache.is_fresh() || !falls_short(&synthesized) {
@@ -240,35 +234,6 @@ fn build_again_if_short(
             Ok(again)
         }
         _ => Ok(synthesized),
-    }
-}
-
-/// A verdict of ready in the cache: the findings of the template, of which none is an ERROR.
-#[derive(Serialize, Deserialize)]
-struct CachedVerdict {
-    findings: Vec<Finding>,
-    /// What the JSON of the findings leaves out, for each of them.
-    unwritten: Vec<(Option<Remedy>, bool)>,
-}
-
-impl CachedVerdict {
-    fn new(findings: &[Finding]) -> Self {
-        let unwritten = |finding: &Finding| {
-            (finding.fix.as_ref().and_then(|fix| fix.remedy.clone()), finding.is_told_by_guard)
-        };
-        Self { findings: findings.to_vec(), unwritten: findings.iter().map(unwritten).collect() }
-    }
-
-    fn into_findings(self) -> Vec<Finding> {
-        let findings = self.findings.into_iter().zip(self.unwritten);
-        let complete = findings.map(|(mut finding, (remedy, is_told))| {
-            finding.is_told_by_guard = is_told;
-            if let Some(fix) = &mut finding.fix {
-                fix.remedy = remedy;
-            }
-            finding
-        });
-        complete.collect()
     }
 }
 
@@ -425,45 +390,17 @@ fn describe_startup(failure: &StartupFailure, packages: &Packages) -> Finding {
     )
 }
 
-/// What the rules of the template need beside it.
-struct TemplateRules<'a> {
+/// The outcome of building a template, and how it was built.
+struct Built {
+    synthesized: Result<Synthesis, ChildError>,
+    has_node: bool,
     is_console_script: bool,
-    packages: &'a Packages,
-    advisories: &'a [Advisory],
-    today: &'a str,
-}
-
-impl TemplateRules<'_> {
-    fn check(&self, template: &Value, expectation: &Expectation) -> Vec<Finding> {
-        let pcluster = self.packages.get(PCLUSTER).map(|pcluster| pcluster.version.as_str());
-        let mut findings = template::check(template, expectation, &other_cdk(self.packages));
-        findings.extend(check_everywhere(template, pcluster, self.advisories, self.today));
-        findings
-    }
-}
-
-/// The rules that hold for every template, whatever it was made of.
-#[must_use]
-pub fn check_everywhere(
-    template: &Value,
-    pcluster: Option<&str>,
-    advisories: &[Advisory],
-    today: &str,
-) -> Vec<Finding> {
-    let mut findings = limits::check(template);
-    findings.extend(runtimes::check(template, pcluster, advisories, today));
-    findings.extend(known_issues::check(template));
-    findings
+    since: Instant,
 }
 
 /// Checks the template. Where it is what was asked for, its other findings are returned.
-fn add_template(
-    synthesized: Result<Synthesis, ChildError>,
-    has_node: bool,
-    rules: &TemplateRules,
-    since: Instant,
-    report: &mut ReportBuilder,
-) -> Option<Vec<Finding>> {
+fn add_template(built: Built, rules: &TemplateRules, report: &mut ReportBuilder) -> Option<Vec<Finding>> {
+    let Built { synthesized, has_node, is_console_script, since } = built;
     let reason = match synthesized {
         Ok(Synthesis::Template { template, expectation }) => {
             let findings = rules.check(&template, &expectation);
@@ -471,7 +408,7 @@ fn add_template(
             return Some(findings).filter(|_| !has_failed);
         }
         // A launcher of another kind may bring finders of modules; there is no second witness here.
-        Ok(Synthesis::Unstartable(failure)) if has_node && rules.is_console_script => {
+        Ok(Synthesis::Unstartable(failure)) if has_node && is_console_script => {
             let finding = describe_startup(&failure, rules.packages);
             report.add_findings("template", since.elapsed(), vec![finding]);
             return None;
@@ -496,17 +433,4 @@ fn add_template(
     };
     report.add_unknown("template", since.elapsed(), reason);
     None
-}
-
-/// What can be done about a template that falls short with no advisory to explain it: another release
-/// of CDK. The repair proves whether it helps.
-fn other_cdk(packages: &Packages) -> Fix {
-    let installed = packages.get(IMAGEBUILDER).map(|cdk| cdk.version.as_str());
-    let range = |operator: &str| VersionSpecifiers::from_str(&format!("{operator}{}", installed?)).ok();
-    match (range("!="), range("<")) {
-        (Some(upgrade), Some(downgrade)) => {
-            Fix::moving(PackageMove { packages: "aws-cdk.*".into(), upgrade, downgrade })
-        }
-        _ => Fix::by_hand("install aws-parallelcluster anew".into()),
-    }
 }

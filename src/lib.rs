@@ -46,12 +46,14 @@
 //! | [`repair::hints`] | advice that several steps give |
 //! | [`repair::failpoint`] | failures that tests inject at named steps |
 //! | [`checker`] | one check, in order |
+//! | [`cached_verdict`] | a verdict of ready as the cache holds it |
 //! | [`cache_key`] | what a cached verdict depends on |
 //! | [`report::builder`] | a report while its checks are made (pure) |
 //! | [`report::pcluster`] | a stop in the form in which pcluster rejects a configuration (pure) |
 //! | [`report::list`] | a line for each of several reports (pure) |
 //! | [`report::human`] | the report for people, and its lines on stderr (pure) |
 //! | [`report`] | findings → verdict → decision (pure) |
+//! | [`rules::template_rules`] | all rules on one template (pure) |
 //! | [`rules::startup`] | an import that fails → a finding (pure) |
 //! | [`rules::runtimes`] | Lambda runtimes of the template → findings (pure) |
 //! | [`rules::limits`] | limits of EC2 and Image Builder → findings (pure) |
@@ -136,6 +138,7 @@
 
 pub mod cache;
 pub mod cache_key;
+pub mod cached_verdict;
 pub mod checker;
 pub mod cli;
 pub mod environment;

@@ -269,9 +269,24 @@ def get_real_parser():
     from pcluster.cli.entrypoint import add_cli_commands, gen_parser
     from pcluster.cli.model import load_model, package_spec
 
-    parser, parsers = gen_parser(load_model(package_spec()))
+    parser, parsers = gen_parser(load_model(read_by_libyaml(package_spec)))
     add_cli_commands(parsers)
     return parser.parse_known_args
+
+
+def read_by_libyaml(package_spec):
+    """Read pcluster's own specification by libyaml, which takes a tenth of the time of PyYAML's own code."""
+    import yaml
+
+    plain = yaml.SafeLoader
+    try:
+        yaml.SafeLoader = yaml.CSafeLoader
+        return package_spec()
+    except Exception:  # a PyYAML without libyaml, or what PyYAML's own code has to report
+        pass
+    finally:
+        yaml.SafeLoader = plain
+    return package_spec()
 
 
 def parse_arguments(parse, arguments):

@@ -4,13 +4,14 @@ use std::io;
 use std::path::Path;
 use std::time::Instant;
 
-use crate::checker::{check_everywhere, shim};
+use crate::checker::shim;
 use crate::cli::args::Common;
 use crate::environment::synthesis::Expectation;
 use crate::error::{Abort, Error};
 use crate::outcome::Outcome;
 use crate::preflight::context::render_report;
 use crate::report::builder::ReportBuilder;
+use crate::rules::template_rules::check_everywhere;
 use crate::rules::{Fix, advisory, cloudformation, template};
 use crate::system::{date, files};
 

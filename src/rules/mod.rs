@@ -9,6 +9,7 @@ pub mod limits;
 pub mod runtimes;
 pub mod startup;
 pub mod template;
+pub mod template_rules;
 
 use std::fmt;
 

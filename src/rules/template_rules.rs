@@ -1,0 +1,65 @@
+//! All rules on one template → its findings. Pure.
+
+use std::str::FromStr as _;
+
+use pep440_rs::VersionSpecifiers;
+use serde_json::Value;
+
+use crate::environment::packages::Packages;
+use crate::environment::synthesis::Expectation;
+use crate::package_name::{IMAGEBUILDER, PCLUSTER};
+use crate::rules::advisory::Advisory;
+use crate::rules::{Finding, Fix, PackageMove, known_issues, limits, runtimes, template};
+
+/// What the rules of the template need beside it.
+#[derive(Debug)]
+pub struct TemplateRules<'a> {
+    pub packages: &'a Packages,
+    pub advisories: &'a [Advisory],
+    /// A day of ISO 8601.
+    pub today: &'a str,
+}
+
+impl TemplateRules<'_> {
+    /// Whether the template lacks anything that was asked for.
+    #[must_use]
+    pub fn falls_short(&self, template: &Value, expectation: &Expectation) -> bool {
+        !template::check(template, expectation, &other_cdk(self.packages)).is_empty()
+    }
+
+    /// Checks a template by all rules.
+    #[must_use]
+    pub fn check(&self, template: &Value, expectation: &Expectation) -> Vec<Finding> {
+        let pcluster = self.packages.get(PCLUSTER).map(|pcluster| pcluster.version.as_str());
+        let mut findings = template::check(template, expectation, &other_cdk(self.packages));
+        findings.extend(check_everywhere(template, pcluster, self.advisories, self.today));
+        findings
+    }
+}
+
+/// The rules that hold for every template, whatever it was made of.
+#[must_use]
+pub fn check_everywhere(
+    template: &Value,
+    pcluster: Option<&str>,
+    advisories: &[Advisory],
+    today: &str,
+) -> Vec<Finding> {
+    let mut findings = limits::check(template);
+    findings.extend(runtimes::check(template, pcluster, advisories, today));
+    findings.extend(known_issues::check(template));
+    findings
+}
+
+/// What can be done about a template that falls short with no advisory to explain it: another release
+/// of CDK. The repair proves whether it helps.
+fn other_cdk(packages: &Packages) -> Fix {
+    let installed = packages.get(IMAGEBUILDER).map(|cdk| cdk.version.as_str());
+    let range = |operator: &str| VersionSpecifiers::from_str(&format!("{operator}{}", installed?)).ok();
+    match (range("!="), range("<")) {
+        (Some(upgrade), Some(downgrade)) => {
+            Fix::moving(PackageMove { packages: "aws-cdk.*".into(), upgrade, downgrade })
+        }
+        _ => Fix::by_hand("install aws-parallelcluster anew".into()),
+    }
+}
