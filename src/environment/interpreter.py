@@ -186,10 +186,11 @@ def activate(requires):
 
 
 def flags():
+    """The flags without -B, which PYTHONDONTWRITEBYTECODE sets too: a check has bytecode of its own."""
     try:
         from subprocess import _args_from_interpreter_flags
 
-        return _args_from_interpreter_flags()
+        return [flag for flag in _args_from_interpreter_flags() if flag.strip("-B")]
     except Exception:  # a private function, which 3.6 to 3.13 have
         return []
 

@@ -76,7 +76,8 @@ fn describe(issue: &Issue, missing: &[&&str]) -> Finding {
 fn collect_actions(role: &Value) -> Option<Vec<&str>> {
     let mut actions = Vec::new();
     for policy in role["Properties"]["Policies"].as_array()? {
-        for statement in policy["PolicyDocument"]["Statement"].as_array()? {
+        let statements = policy["PolicyDocument"]["Statement"].as_array()?;
+        for statement in statements.iter().filter(|statement| statement["Effect"] != "Deny") {
             match &statement["Action"] {
                 Value::String(action) => actions.push(action.as_str()),
                 Value::Array(list) => actions.extend(list.iter().filter_map(Value::as_str)),

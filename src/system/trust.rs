@@ -81,17 +81,27 @@ fn distrust_owner(metadata: &Metadata) -> Option<String> {
 }
 
 fn distrust(metadata: &Metadata) -> Option<String> {
+    distrust_owner(metadata).or_else(|| distrust_mode(metadata, 0o022))
+}
+
+fn distrust_mode(metadata: &Metadata, writable: u32) -> Option<String> {
     let mode = metadata.permissions().mode() & 0o777;
-    let by_others = || (mode & 0o022 != 0).then(|| format!("can be written by others (mode {mode:o})"));
-    distrust_owner(metadata).or_else(by_others)
+    (mode & writable != 0).then(|| format!("can be written by others (mode {mode:o})"))
 }
 
 /// Why a file is not to be run: another user owns it or could write it. A link counts by its owner, a file that is
 /// gone by nothing.
+///
+/// Fedora, RHEL and Amazon Linux give each user a group of the same number and a umask of 002, with which what a
+/// user installs can be written by that group.
 #[must_use]
 pub fn why_not(path: &Path) -> Option<String> {
     let metadata = path.symlink_metadata().ok()?;
-    if metadata.is_symlink() { distrust_owner(&metadata) } else { distrust(&metadata) }
+    if metadata.is_symlink() {
+        return distrust_owner(&metadata);
+    }
+    let writable = if metadata.gid() == metadata.uid() { 0o002 } else { 0o022 };
+    distrust_owner(&metadata).or_else(|| distrust_mode(&metadata, writable))
 }
 
 /// Makes a directory of the program's own and those above it that are missing, for the caller alone

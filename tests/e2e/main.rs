@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
 
+mod advisories; // each of them with an environment that it stops, and a near miss
 mod all; // `preflight check --all` over several of them
 mod arguments; // the real parser's reading, and refusals in its own words
 mod blocked; // the broken CDK: what is stopped, what is named, the modes
