@@ -1,7 +1,7 @@
 //! `preflight check --all`: what is found, what is not run, one line each, and the status of the worst.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use serde_json::Value;
@@ -98,7 +98,7 @@ fn what_others_could_have_written_is_listed_and_not_run() {
     sandbox.environment();
     let environment = sandbox.environment_in("work/shared");
     for (name, changed, mode) in
-        [("launcher", "bin/pcluster", 0o777), ("bin", "bin", 0o777), ("python", "bin/python", 0o775)]
+        [("launcher", "bin/pcluster", 0o777), ("bin", "bin", 0o777), ("python", "bin/python", 0o777)]
     {
         sandbox.clear_log();
         set_mode(&environment.path(changed), mode);
@@ -109,6 +109,19 @@ fn what_others_could_have_written_is_listed_and_not_run() {
         set_mode(&environment.path(changed), 0o755);
     }
     all(&sandbox, "work").run().exits(0);
+}
+
+/// What a user installs can be written by the user's own group where the umask is 002.
+#[test]
+fn the_group_of_a_users_own_number_is_the_user() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    let environment = sandbox.environment_in("work/shared");
+    let launcher = environment.path("bin/pcluster");
+    set_mode(&launcher, 0o775);
+    let metadata = fs::metadata(&launcher).unwrap();
+    let expected = if metadata.gid() == metadata.uid() { 0 } else { 3 };
+    all(&sandbox, "work").run().exits(expected);
 }
 
 #[test]

@@ -547,6 +547,22 @@ fn files_outside_and_in_the_way() {
     environment.left_nothing("where a file is in the way");
 }
 
+/// A package whose directory is a link: its files are another place's.
+#[test]
+fn a_package_behind_a_link() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    let (package, elsewhere) = (environment.path("site/aws_cdk/aws_imagebuilder"), sandbox.path("elsewhere"));
+    fs::rename(&package, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &package).unwrap();
+    let names =
+        || fs::read_dir(&elsewhere).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    let before = names();
+    environment.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-behind-a-link.txt");
+    assert_eq!(names(), before);
+    assert!(package.is_symlink());
+}
+
 /// Two packages that bring one file: the second is not written into the first one's, which
 /// has another name in the installer's cache.
 #[test]

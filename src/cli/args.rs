@@ -123,7 +123,7 @@ pub struct CheckArgs {
 
 #[derive(Debug, Args, Default, Clone)]
 pub struct FixArgs {
-    /// Findings to repair, warnings too; lambda-runtime edits pcluster itself (every finding that blocks)
+    /// Findings to repair, warnings too (every finding that blocks)
     #[arg(value_name = "ID")]
     pub ids: Vec<String>,
     /// Stage and prove the repair, print what it would do, and change nothing

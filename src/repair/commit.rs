@@ -10,6 +10,7 @@ use crate::package_name::PCLUSTER;
 use crate::repair::context::{BrokenRequirements, Repair};
 use crate::repair::file_plan::FilePlan;
 use crate::repair::hints::{FREE_SPACE, ISOLATED, UNCHANGED_FREE_SPACE};
+use crate::repair::journal::find_outside;
 use crate::repair::lock::lock_against_uv;
 use crate::repair::overlay::remove_overlay;
 use crate::repair::plan::Change;
@@ -99,6 +100,9 @@ fn plan_files(repair: &Repair, staged: &Staged) -> Result<FilePlan, Error> {
         .find_map(|package| Some((&package.package, package.find_foreign_dist_infos().pop()?)));
     if let Some((package, other)) = installed_twice {
         return Err(not_in_place(format!("{package} is installed twice: {} is there too", other.display())));
+    }
+    if let Some(path) = find_outside(&plan.sites(), plan.paths()) {
+        return Err(not_in_place(format!("a link leads from {} to another place", path.display())));
     }
     match plan.find_conflict() {
         Some(path) => {

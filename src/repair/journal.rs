@@ -102,11 +102,10 @@ impl Journal {
             return Err(format!("it names a copy {name:?}"));
         }
         let roots = self.roots();
-        let mut contained = ContainedPaths::new(&roots);
-        let mut files = self.removed.iter().map(|saved| &saved.path).chain(&self.created);
+        let files = self.removed.iter().map(|saved| &saved.path).chain(&self.created);
         let mut sites = self.parts.iter().map(|part| &part.site);
-        let outside =
-            files.find(|path| !contained.contains(path)).or_else(|| sites.find(|site| !roots.contains(site)));
+        let outside = find_outside(&roots, files.map(PathBuf::as_path))
+            .or_else(|| sites.find(|site| !roots.contains(site)).map(PathBuf::as_path));
         match outside {
             Some(path) => Err(format!("it names {}, which lies outside {}", path.display(), site.display())),
             None => Ok(()),
@@ -208,6 +207,13 @@ impl SavedFile {
         let digest = FileDigest::of(path)?;
         Ok(digest.size == size && digest.sha256 == *sha256)
     }
+}
+
+/// Finds a path that lies below none of these directories, links followed.
+#[must_use]
+pub fn find_outside<'a>(roots: &[PathBuf], paths: impl IntoIterator<Item = &'a Path>) -> Option<&'a Path> {
+    let mut contained = ContainedPaths::new(roots);
+    paths.into_iter().find(|path| !contained.contains(path))
 }
 
 /// Answers whether paths lie below some directories, links followed.

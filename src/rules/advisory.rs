@@ -450,8 +450,8 @@ mod tests {
             ("package: PyYAML", "runtime: python3.9", "package and affected"),
             ("refused_from: \"2026-08-31\"", "refused_from: \"31.8.2026\"", "a day"),
             (
-                "  level: WARNING\n  pcluster: \">=3.3.0,<3.14.0\"",
-                "  level: ERROR\n  pcluster: \"<3.14.0\"",
+                "  level: WARNING\n  pcluster: \">=3.0.0\"\n  runtime",
+                "  level: ERROR\n  pcluster: \">=3.0.0\"\n  runtime",
                 "blocks nothing",
             ),
         ] {
