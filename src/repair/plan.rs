@@ -35,6 +35,8 @@ pub enum Pinned {
     /// The dependencies of the affected packages may move within what the other packages require: a
     /// release of CDK may need another jsii.
     AllButDependencies,
+    /// What these dependencies require of one another does not count either: all of them may move.
+    AllButDependenciesAndTheirs,
 }
 
 /// A package that moves.
@@ -151,12 +153,22 @@ pub fn plan_install(
     pinned: Pinned,
 ) -> Option<InstallRequest> {
     let moving = find_moving(installed, reasons);
+    let unpinned = match pinned {
+        Pinned::All => BTreeSet::new(),
+        Pinned::AllButDependencies | Pinned::AllButDependenciesAndTheirs => {
+            find_dependencies(installed, &moving)
+        }
+    };
+    let mut uncounted = moving.clone();
+    if pinned == Pinned::AllButDependenciesAndTheirs {
+        uncounted.extend(unpinned.iter().cloned());
+    }
     let requirements: Vec<String> = moving
         .iter()
         .map(|name| {
             let fixes = reasons.iter().filter(|reason| matches(&reason.fix.packages, name));
             let ranges = fixes.map(|reason| reason.fix.range(strategy).to_string());
-            let ranges = collect_required_ranges(installed, name, &moving).into_iter().chain(ranges);
+            let ranges = collect_required_ranges(installed, name, &uncounted).into_iter().chain(ranges);
             write_requirement(name, ranges)
         })
         .collect();
@@ -164,16 +176,12 @@ pub fn plan_install(
         return None;
     }
     let is_affected = |name: &str| reasons.iter().any(|reason| matches(&reason.fix.packages, name));
-    let unpinned = match pinned {
-        Pinned::All => BTreeSet::new(),
-        Pinned::AllButDependencies => find_dependencies(installed, &moving),
-    };
     let constraints = installed
         .iter()
         .filter(|(name, _)| !is_affected(name))
         .filter_map(|(name, distribution)| {
             if unpinned.contains(name) {
-                let ranges = collect_required_ranges(installed, name, &moving);
+                let ranges = collect_required_ranges(installed, name, &uncounted);
                 (!ranges.is_empty()).then(|| write_requirement(name, ranges.into_iter()))
             } else {
                 // An installer accepts no constraint whose version PEP 440 does not allow.
@@ -412,6 +420,25 @@ mod tests {
             request.constraints,
             ["attrs>=20,~=21.2", "aws-parallelcluster==3.1.3", "boto3==1.20.0", "other==1"]
         );
+    }
+
+    /// An openapi-schema-validator of today requires a jsonschema that is too new for the openapi-spec-validator
+    /// that moves, whose dependency it is.
+    #[test]
+    fn dependencies_may_move_from_what_they_require_of_one_another() {
+        let installed: Installed = [
+            distribution("validator", "2", &["schema-validator>=2", "jsonschema"]),
+            distribution("schema-validator", "2", &["jsonschema>=4.19"]),
+            distribution("jsonschema", "4.20", &[]),
+            distribution("other", "1", &["jsonschema<5"]),
+        ]
+        .into();
+        let reasons = ["validator", "jsonschema"]
+            .map(|name| Reason { id: name.into(), fix: move_to(name, "1").unwrap() });
+        let requirements =
+            |pinned| plan_install(&installed, &reasons, Strategy::Upgrade, pinned).unwrap().requirements;
+        assert_eq!(requirements(Pinned::AllButDependencies)[0], "jsonschema<5,>=4.19,==1");
+        assert_eq!(requirements(Pinned::AllButDependenciesAndTheirs)[0], "jsonschema<5,==1");
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Staging, Abort> {
     let step = progress.step(&format!("resolving and fetching packages with {}", repair.installer.name()));
     let installed = repair.packages.all();
     let (mut failure, mut is_unsolvable) = (String::new(), false);
-    for pinned in [Pinned::All, Pinned::AllButDependencies] {
+    for pinned in [Pinned::All, Pinned::AllButDependencies, Pinned::AllButDependenciesAndTheirs] {
         let Some(request) = plan::plan_install(installed, reasons, repair.options.strategy, pinned) else {
             let next = "Report it: the advisory names no installed package.";
             let message = "there is nothing that could be moved".into();
