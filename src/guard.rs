@@ -169,7 +169,7 @@ impl Guarded<'_> {
 }
 
 fn describe_repair(repaired: &RepairOutcome) -> String {
-    let RepairOutcome::Repaired { changes, isolated } = repaired else { return String::new() };
+    let RepairOutcome::Repaired { changes, isolated, .. } = repaired else { return String::new() };
     let moves = plan::summary(changes).into_iter().map(|(name, step, _)| format!("{name} {step}"));
     let moves = moves.collect::<Vec<_>>().join(", ");
     let place = if *isolated { "repaired beside the environment" } else { "repaired" };

@@ -56,7 +56,7 @@ fn check_one(check: &CheckArgs, given: Option<&Path>, common: &Common) -> Result
         if check.fix && report.verdict == Verdict::Blocked {
             let options = repair_options(&FixArgs::default(), request.settings, common);
             let repaired = repair::fix(request, &target, options)?;
-            request.progress.write(&describe_repair(&repaired));
+            request.progress.write(&describe_repair(&repaired, "fix"));
             report = check_target(request, &target, given)?;
         }
         Ok(render_report(&report, common))

@@ -17,18 +17,26 @@ use crate::report::{self, Report};
 pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
     with_request(&CheckArgs::default(), false, common, |request| {
         let target = identify(request, not_ready)?;
-        let repaired = repair::fix(request, &target, repair_options(fix, request.settings, common))?;
+        let options = repair_options(fix, request.settings, common);
+        let command = format!("{}{}", options.command(), if fix.isolated { " --isolated" } else { "" });
+        let repaired = repair::fix(request, &target, options)?;
+        if let (RepairOutcome::Proven(changes), true) = (&repaired, fix.print_requirements)
+            && count_edits(changes) > 0
+        {
+            let message = "no requirement stands for lines that change".into();
+            return Err(Error::repair(RepairStep::Plan, message, "Run it with --dry-run instead.").into());
+        }
         let stdout = match (&repaired, common.format) {
             (RepairOutcome::Proven(changes), _) if fix.print_requirements => {
                 escape(&plan::requirements_file(changes)).into_owned()
             }
             _ if common.quiet => String::new(),
-            (_, Format::Human) => describe_repair(&repaired),
+            (_, Format::Human) => describe_repair(&repaired, &command),
             (RepairOutcome::NothingToDo, Format::Json) => report::format_json(&as_json(&[], "ready", false)),
             (RepairOutcome::Proven(changes), Format::Json) => {
                 report::format_json(&as_json(changes, "planned", fix.isolated))
             }
-            (RepairOutcome::Repaired { changes, isolated }, Format::Json) => {
+            (RepairOutcome::Repaired { changes, isolated, .. }, Format::Json) => {
                 report::format_json(&as_json(changes, "repaired", *isolated))
             }
         };
@@ -38,19 +46,20 @@ pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
 
 /// The result of a repair for people.
 #[must_use]
-pub fn describe_repair(repaired: &RepairOutcome) -> String {
+pub fn describe_repair(repaired: &RepairOutcome, command: &str) -> String {
     match repaired {
         RepairOutcome::NothingToDo => "ready: there is nothing to repair\n".into(),
         RepairOutcome::Proven(changes) => {
-            let (command, count) = match count_edits(changes) {
-                0 => ("fix", format!("move {}", count_packages(changes.len()))),
-                edits => ("fix lambda-runtime", format!("change {}", count_lines(edits))),
+            let count = match count_edits(changes) {
+                0 => format!("move {}", count_packages(changes.len())),
+                edits => format!("change {}", count_lines(edits)),
             };
             format!("proven; `pcluster preflight {command}` would {count}:\n{}", format_changes(changes))
         }
-        RepairOutcome::Repaired { changes, isolated } => {
+        RepairOutcome::Repaired { changes, isolated, has_earlier } => {
             let place = if *isolated { ", beside the environment, for build-image" } else { "" };
-            let undo = "`pcluster preflight undo` takes it back.\n";
+            let earlier = if *has_earlier { ", not the repair before it" } else { "" };
+            let undo = format!("`pcluster preflight undo` takes it back{earlier}.\n");
             let count = match count_edits(changes) {
                 0 => format!("{} moved", count_packages(changes.len())),
                 edits => format!("{} changed", count_lines(edits)),
@@ -92,7 +101,10 @@ pub fn run_undo(common: &Common) -> Result<Outcome, Abort> {
             _ if common.quiet => String::new(),
             Format::Json => report::format_json(&as_json(&changes, "undone", isolated)),
             Format::Human if isolated => "undone: the repair beside the environment is removed\n".into(),
-            Format::Human => format!("undone: {}\n", describe_restored(changes.len())),
+            Format::Human => match count_edits(&changes) {
+                0 => format!("undone: {}\n", describe_restored(changes.len())),
+                edits => format!("undone: {} as before\n", count_lines(edits)),
+            },
         };
         Ok(Outcome::success(stdout))
     })

@@ -9,7 +9,7 @@ use crate::error::{Abort, Error, RepairStep};
 use crate::package_name::PCLUSTER;
 use crate::repair::context::{BrokenRequirements, Repair};
 use crate::repair::file_plan::FilePlan;
-use crate::repair::hints::{FREE_SPACE, ISOLATED, UNCHANGED_FREE_SPACE};
+use crate::repair::hints::{FREE_SPACE, UNCHANGED_FREE_SPACE, keep_beside};
 use crate::repair::journal::find_outside;
 use crate::repair::lock::lock_against_uv;
 use crate::repair::overlay::remove_overlay;
@@ -76,7 +76,7 @@ pub fn commit(
 }
 
 fn plan_files(repair: &Repair, staged: &Staged) -> Result<FilePlan, Error> {
-    let not_in_place = |why| Error::NotInPlace { why, next: ISOLATED.into() };
+    let not_in_place = |why| Error::NotInPlace { why, next: keep_beside(&repair.options.command()) };
     let mut plan = FilePlan::default();
     for change in &staged.changes {
         let old = repair.packages.get(&change.package);

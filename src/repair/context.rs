@@ -24,6 +24,14 @@ pub struct Options {
     pub verbose: bool,
 }
 
+impl Options {
+    /// `fix`, with the ids of the findings.
+    #[must_use]
+    pub fn command(&self) -> String {
+        [&["fix".to_owned()], &self.ids[..]].concat().join(" ")
+    }
+}
+
 /// One repair of one environment.
 #[derive(Debug)]
 pub struct Repair<'a> {

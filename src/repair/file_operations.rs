@@ -1,8 +1,9 @@
 //! Operations on the files of an environment: to remove, write and link them.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use crate::error::RepairStep;
@@ -33,19 +34,22 @@ pub fn place(content: &Content, path: &Path) -> io::Result<()> {
     remove(path)?;
     match content {
         Content::File(source) => link_or_copy(source, path).map(drop),
-        Content::Text(text) => write_text(text, path),
+        Content::Text { text, like } => write_text(text, like.as_deref(), path),
     }
 }
 
 /// Writes a RECORD beside its path and renames it. A part of one would be taken for the RECORD of another
 /// installer, whose packages a rollback leaves.
-fn write_text(text: &str, path: &Path) -> io::Result<()> {
+fn write_text(text: &str, like: Option<&Path>, path: &Path) -> io::Result<()> {
     let temporary = path_beside(path);
     let mut file = File::create(&temporary)?;
     let (first, rest) = text.as_bytes().split_at(text.len() / 2);
     file.write_all(first)?;
     failpoint::reach(RepairStep::Record)?;
     file.write_all(rest)?;
+    if let Some(like) = like {
+        take_owner_and_mode(&like.metadata()?, &temporary)?;
+    }
     fs::rename(&temporary, path)
 }
 
@@ -80,7 +84,23 @@ pub fn link_or_copy(source: &Path, path: &Path) -> io::Result<PlacedBy> {
     fs::copy(source, path)?;
     let copy = File::options().write(true).open(path).or_else(|_| File::open(path))?;
     copy.set_modified(metadata.modified()?)?;
+    // A user who may not give a file away can still put its content back.
+    let _ = take_owner_and_mode(&metadata, path);
     Ok(PlacedBy::Copy)
+}
+
+/// Gives a file the owner, the group and the mode of another one.
+///
+/// # Errors
+/// Returns an error if this user may not.
+pub fn take_owner_and_mode(like: &Metadata, path: &Path) -> io::Result<()> {
+    let is = path.metadata()?;
+    let changed = |of: fn(&Metadata) -> u32| Some(of(like)).filter(|wanted| *wanted != of(&is));
+    let (owner, group) = (changed(Metadata::uid), changed(Metadata::gid));
+    if owner.is_some() || group.is_some() {
+        chown(path, owner, group)?;
+    }
+    fs::set_permissions(path, like.permissions())
 }
 
 /// Removes the directories of these files where they are empty, and their parents.

@@ -27,7 +27,11 @@ pub struct FilePlan {
 #[derive(Debug)]
 pub enum Content {
     File(PathBuf),
-    Text(String),
+    /// A text, and the file whose owner, group and mode it gets.
+    Text {
+        text: String,
+        like: Option<PathBuf>,
+    },
 }
 
 impl FilePlan {
@@ -85,7 +89,7 @@ impl FilePlan {
         }
         let dist_info = dist_info_name(new).unwrap_or_default();
         records.insert(dist_info.clone(), FileDigest::of_text(&kept).sha256);
-        self.additions.push((site.join(&dist_info).join("RECORD"), Content::Text(kept)));
+        self.additions.push((site.join(&dist_info).join("RECORD"), Content::Text { text: kept, like: None }));
         self.packages.push(PackageFiles {
             package: normalised(&new.name),
             site: site.to_owned(),
@@ -124,7 +128,8 @@ impl FilePlan {
         let replaced_record = FileDigest::of(&replaced).map_err(describe("cannot read", &replaced))?.sha256;
         let records = BTreeMap::from([(dist_info.clone(), FileDigest::of_text(&text).sha256)]);
         self.removals.insert(replaced, index);
-        self.additions.push((site.join(&dist_info).join("RECORD"), Content::Text(text)));
+        self.additions
+            .push((site.join(&dist_info).join("RECORD"), Content::Text { text, like: Some(record) }));
         self.packages.push(PackageFiles {
             package: normalised(&old.name),
             site: site.to_owned(),

@@ -10,6 +10,8 @@ pub const FREE_SPACE: &str = "Free some space, or set TMPDIR and XDG_STATE_HOME 
 /// Advice where the state directory cannot be written.
 pub const SET_STATE_HOME: &str = "Set XDG_STATE_HOME to a directory that can be written.";
 
-/// Advice where the environment itself cannot be changed.
-pub const ISOLATED: &str =
-    "Run `pcluster preflight fix --isolated`: it keeps the repair beside the environment.";
+/// Advice where the environment itself cannot be changed. `command` is `fix` with the ids of findings.
+#[must_use]
+pub fn keep_beside(command: &str) -> String {
+    format!("Run `pcluster preflight {command} --isolated`: it keeps the repair beside the environment.")
+}

@@ -70,11 +70,11 @@ use crate::repair::prove::{Proof, describe_unproven, expect_report, not_ready, p
 use crate::repair::refusals::refuse_early;
 use crate::repair::release::restore_release;
 use crate::repair::rollback::{check_copies, roll_back, summarize_failures};
-use crate::repair::runtime::replace_runtime;
+use crate::repair::runtime::{find_changed_file, replace_runtime};
 use crate::repair::stage::{Staged, Staging, stage};
 use crate::repair::state::{RepairState, find_site};
 use crate::report::{Report, Verdict};
-use crate::rules::runtimes;
+use crate::rules::{Finding, Level, runtimes};
 
 /// The result of a repair.
 #[derive(Debug)]
@@ -85,6 +85,8 @@ pub enum RepairOutcome {
     Repaired {
         changes: Vec<Change>,
         isolated: bool,
+        /// An earlier repair in place, which can no longer be undone.
+        has_earlier: bool,
     },
 }
 
@@ -102,7 +104,7 @@ pub struct Undone {
 pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<RepairOutcome, Abort> {
     let in_place = !options.dry_run && !options.isolated;
     if in_place {
-        refuse_another_users(find_site(target).as_deref(), "fix", &request.real.path)?;
+        refuse_another_users(find_site(target).as_deref(), &options.command(), &request.real.path)?;
     }
     let state = RepairState::create(target)?;
     let _lock = state.lock_repair(request.progress)?;
@@ -124,7 +126,15 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
     if findings.is_empty() && before.verdict == Verdict::Ready {
         return Ok(RepairOutcome::NothingToDo);
     }
+    if let Some(finding) =
+        findings.iter().find(|finding| finding.level != Level::Error && !finding.has_repair())
+    {
+        return Err(describe_unrepairable(finding).into());
+    }
     let runtime = plan::find_runtime(&findings).map_err(describe_mixed)?;
+    if (findings.is_empty() || runtime.is_some()) && before.verdict == Verdict::Blocked {
+        return Err(describe_blocked(&before, &options).into());
+    }
     if runtime.is_none() && !plan::are_of_packages(findings.iter().copied()) {
         return Err(not_ready(&before).into());
     }
@@ -144,10 +154,11 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
     }
     if repair.options.isolated {
         keep_overlay(&state, staged.overlay, target, packages, &staged.changes)?;
-        return Ok(RepairOutcome::Repaired { changes: staged.changes, isolated: true });
+        return Ok(RepairOutcome::Repaired { changes: staged.changes, isolated: true, has_earlier: false });
     }
+    let has_earlier = state.transactions().last().is_ok_and(|last| last.is_some());
     let changes = commit(repair, staged, &broken_before)?;
-    Ok(RepairOutcome::Repaired { changes, isolated: false })
+    Ok(RepairOutcome::Repaired { changes, isolated: false, has_earlier })
 }
 
 fn describe_unknown(id: &str, report: &Report) -> Error {
@@ -155,6 +166,20 @@ fn describe_unknown(id: &str, report: &Report) -> Error {
     let known = if known.is_empty() { "none".into() } else { Vec::from_iter(known).join(", ") };
     let message = format!("the check has no finding {id:?}; found: {known}");
     Error::repair(RepairStep::Plan, message, "Nothing was changed. `pcluster preflight` lists the findings.")
+}
+
+fn describe_unrepairable(finding: &Finding) -> Error {
+    let message = format!("no repair is known for {}", finding.id);
+    let next = format!("Nothing was changed. The way out: {}.", finding.describe_fix());
+    Error::repair(RepairStep::Plan, message, &next)
+}
+
+fn describe_blocked(report: &Report, options: &Options) -> Error {
+    let reasons = report.reasons();
+    let message = format!("something else blocks: {}", reasons.first().map_or("", String::as_str));
+    let next =
+        format!("Nothing was changed. Run `pcluster preflight fix` first, then `{}`.", options.command());
+    Error::repair(RepairStep::Plan, message, &next)
 }
 
 fn describe_mixed(other: &str) -> Error {
@@ -253,6 +278,9 @@ fn refuse_changed_since(target: &Target, last: &Journal) -> Result<(), Error> {
     if let Some(Change { package, to, .. }) = changed {
         let message = format!("{package} is no longer at {to}: the environment has changed since");
         return Err(refuse_undo(message, unchanged));
+    }
+    if let Some(file) = last.parts.iter().find_map(|part| find_changed_file(part, &last.changes)) {
+        return Err(refuse_undo(format!("{} was changed since", file.display()), unchanged));
     }
     match last.find_changed_package() {
         Some(package) => Err(refuse_undo(format!("{package} was installed anew since"), unchanged)),

@@ -81,14 +81,14 @@ pub fn choose_findings<'a>(
     is_known: impl Fn(&str) -> bool,
 ) -> Result<Vec<&'a Finding>, String> {
     let findings = &report.findings;
-    let is_found = |id: &str| findings.iter().any(|finding| finding.id == id);
+    let is_found = |id: &str| findings.iter().any(|finding| finding.is_named(id));
     if let Some(unknown) = ids.iter().find(|id| !is_found(id) && !is_known(id)) {
         return Err(unknown.clone());
     }
     let needs_hints = findings.iter().any(|finding| finding.has_remedy(&Remedy::Release));
     let is_chosen = |finding: &&Finding| match ids {
         [] => finding.level == Level::Error || needs_hints && is_of_absent_package(finding),
-        ids => ids.contains(&finding.id),
+        ids => ids.iter().any(|id| finding.is_named(id)),
     };
     Ok(findings.iter().filter(is_chosen).collect())
 }

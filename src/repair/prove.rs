@@ -59,7 +59,7 @@ pub fn is_met(repair: &Repair, report: &Report) -> bool {
 
 /// The findings that the repair was asked for and that are still there.
 fn find_remaining<'a>(repair: &'a Repair, report: &'a Report) -> impl Iterator<Item = &'a Finding> {
-    let is_asked = |finding: &&Finding| repair.options.ids.contains(&finding.id);
+    let is_asked = |finding: &&Finding| repair.options.ids.iter().any(|id| finding.is_named(id));
     report.findings.iter().filter(is_asked)
 }
 

@@ -7,7 +7,7 @@ use crate::environment::packages::Distribution;
 use crate::error::Error;
 use crate::package_name::{PCLUSTER, matches};
 use crate::repair::context::Repair;
-use crate::repair::hints::ISOLATED;
+use crate::repair::hints::keep_beside;
 use crate::repair::ownership::{find_marker, find_spack_prefix, refuse_another_users};
 use crate::repair::plan::{Change, Reason};
 
@@ -42,14 +42,14 @@ pub fn refuse_directories(repair: &Repair, sites: &[PathBuf], all: &BTreeSet<Pat
     let marked = |site: &PathBuf| Some((site.clone(), find_marker(site, &repair.target.interpreter)?));
     if let Some((site, marker)) = sites.iter().find_map(marked) {
         let why = format!("{} belongs to the system ({} says so)", site.display(), marker.display());
-        return Err(Error::NotInPlace { why, next: ISOLATED.into() });
+        return Err(Error::NotInPlace { why, next: keep_beside(&repair.options.command()) });
     }
     let every = sites.iter().chain(all).map(PathBuf::as_path);
-    refuse_another_users(every, "fix", &repair.request.real.path)?;
+    refuse_another_users(every, &repair.options.command(), &repair.request.real.path)?;
     match all.iter().find(|directory| !is_writable(directory)) {
         Some(directory) => {
             let why = format!("{} cannot be written", directory.display());
-            Err(Error::NotInPlace { why, next: ISOLATED.into() })
+            Err(Error::NotInPlace { why, next: keep_beside(&repair.options.command()) })
         }
         None => Ok(()),
     }
@@ -67,7 +67,7 @@ pub fn refuse_managed_packages(repair: &Repair, changes: &[Change]) -> Result<()
     let by_conda = filtered(is_installed_by_conda);
     if by_conda.iter().any(|change| !change.edits.is_empty()) {
         let why = format!("{PCLUSTER} was installed by conda, which knows its files by their digests");
-        return Err(Error::NotInPlace { why, next: ISOLATED.into() });
+        return Err(Error::NotInPlace { why, next: keep_beside(&repair.options.command()) });
     }
     if !by_conda.is_empty() {
         return Err(refuse_conda_packages(repair, &by_conda));
@@ -95,10 +95,11 @@ fn refuse_spack_packages(repair: &Repair, changes: &[&Change], prefix: &Path) ->
     let version = repair.packages.get(PCLUSTER).map(|pcluster| format!("@{}", pcluster.version));
     let why = format!("{} was installed by Spack, which knows its files by their digests", prefix.display());
     let next = format!(
-        "Run `spack install {PCLUSTER}{}{}`, or `pcluster preflight fix --isolated`, which keeps the repair \
+        "Run `spack install {PCLUSTER}{}{}`, or `pcluster preflight {} --isolated`, which keeps the repair \
          beside it.",
         version.unwrap_or_default(),
-        specs.collect::<String>()
+        specs.collect::<String>(),
+        repair.options.command()
     );
     Error::NotInPlace { why, next }
 }

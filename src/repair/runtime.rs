@@ -3,7 +3,7 @@
 //! program.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use sha2::{Digest as _, Sha256};
@@ -13,9 +13,11 @@ use crate::environment::record::{MAX_RECORD, dist_info_name, record_path, stays_
 use crate::error::{Abort, Error, RepairStep};
 use crate::package_name::PCLUSTER;
 use crate::repair::context::{BrokenRequirements, Repair};
+use crate::repair::file_operations::take_owner_and_mode;
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
+use crate::repair::journal::PackageFiles;
 use crate::repair::plan::{Change, Edit};
-use crate::repair::prove::{Proof, describe_unproven, prove};
+use crate::repair::prove::{Proof, collect_unmet, prove};
 use crate::repair::stage::{Staged, create_overlay};
 use crate::rules::runtimes::ID;
 use crate::system::files::{self, describe};
@@ -37,7 +39,7 @@ pub fn replace_runtime(repair: &Repair, runtime: &str) -> Result<(Staged, Broken
     let staged = stage(repair, runtime)?;
     match prove(repair, &staged)? {
         Proof::Ready(broken) => Ok((staged, broken)),
-        Proof::NotReady(report) => Err(describe_unproven(repair, &staged, &report).into()),
+        Proof::NotReady(report) => Err(describe_useless(&collect_unmet(repair, &report)).into()),
     }
 }
 
@@ -69,7 +71,7 @@ fn stage_files(pcluster: &Distribution, runtime: &str, overlay: &Path) -> Result
             files::read_to_string(&path).map_err(|error| refuse(describe("cannot read", &path)(error)))?;
         if *line != record_line(file, &text) {
             return Err(refuse(format!(
-                "{} is not as {name} brings it: RECORD has another digest",
+                "{} is not as {name} brings it: RECORD does not have its digest",
                 path.display()
             )));
         }
@@ -88,6 +90,19 @@ fn stage_files(pcluster: &Distribution, runtime: &str, overlay: &Path) -> Result
     }
     write_like(&record_file, &overlay.join(&new_record), &(lines.join("\n") + "\n"))?;
     Ok(edits)
+}
+
+/// Finds an edited file that is no longer as RECORD has it: somebody has gone on from there.
+#[must_use]
+pub fn find_changed_file(part: &PackageFiles, changes: &[Change]) -> Option<PathBuf> {
+    let change = changes.iter().find(|change| change.package == part.package && !change.edits.is_empty())?;
+    let record = files::read_text_up_to(&part.site.join(&part.new).join("RECORD"), MAX_RECORD).ok()?;
+    let is_recorded = |file: &str| {
+        let text = files::read_to_string(&part.site.join(file)).unwrap_or_default();
+        record.lines().any(|line| line == record_line(file, &text))
+    };
+    let edit = change.edits.iter().find(|edit| !is_recorded(&edit.file))?;
+    Some(part.site.join(&edit.file))
 }
 
 /// Replaces the runtime in the text of a file; `None` where it does not stand there exactly once.
@@ -120,17 +135,23 @@ fn copy(from: &Path, to: &Path) -> Result<(), Error> {
     fs::copy(from, to).map(drop).map_err(|error| fail(describe("cannot write", to)(error)))
 }
 
-/// Writes a file with the mode of another one.
+/// Writes a file with the owner, the group and the mode of another one: others may read the environment.
 fn write_like(like: &Path, path: &Path, text: &str) -> Result<(), Error> {
     make_directory_of(path)?;
-    let written =
-        fs::write(path, text).and_then(|()| fs::set_permissions(path, fs::metadata(like)?.permissions()));
-    written.map_err(|error| fail(describe("cannot write", path)(error)))
+    fs::write(path, text).map_err(|error| fail(describe("cannot write", path)(error)))?;
+    let kept = like.metadata().and_then(|metadata| take_owner_and_mode(&metadata, path));
+    kept.map_err(|error| refuse(describe("cannot keep owner, group and mode of", like)(error)))
 }
 
 fn make_directory_of(path: &Path) -> Result<(), Error> {
     let directory = path.parent().unwrap_or(path);
     fs::create_dir_all(directory).map_err(|error| fail(describe("cannot make", directory)(error)))
+}
+
+fn describe_useless(reasons: &[String]) -> Error {
+    let message = format!("with {SUCCESSOR} it is not ready either: {}", reasons.join("; "));
+    let next = "Nothing was changed. Use aws-parallelcluster 3.14.0 or later.";
+    Error::repair(RepairStep::Proof, message, next)
 }
 
 fn refuse(message: String) -> Error {
@@ -210,7 +231,7 @@ mod tests {
             stage_files(&distribution, "python3.9", overlay.path()).unwrap_err().to_string()
         };
         let edited = refused(&|site| fs::write(site.join(FILES[1]), CODE.replace("3.9", "3.10")).unwrap());
-        assert!(edited.contains("RECORD has another digest"), "{edited}");
+        assert!(edited.contains("RECORD does not have its digest"), "{edited}");
         let gone = refused(&|site| fs::remove_file(site.join(FILES[0])).unwrap());
         assert!(gone.contains("cannot read"), "{gone}");
         let record = "aws_parallelcluster-3.9.3.dist-info/RECORD";

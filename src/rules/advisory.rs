@@ -264,7 +264,10 @@ impl Advisory {
     #[must_use]
     pub fn to_fix(&self) -> Fix {
         match (&self.fix, &self.subject) {
-            (AdvisedFix::Move(package_move), _) => Fix::moving(package_move.clone()),
+            (AdvisedFix::Move(package_move), _) if self.level == Level::Error => {
+                Fix::moving(package_move.clone())
+            }
+            (AdvisedFix::Move(package_move), _) => Fix::moving_by_id(package_move.clone(), &self.id),
             (AdvisedFix::Advice { advice }, Subject::Runtime { runtime, .. }) => {
                 Fix::changing_runtime(advice.clone(), runtime.clone())
             }

@@ -39,20 +39,32 @@ pub fn derive(advisories: &[Advisory], pcluster: &str, python: Option<&str>) -> 
     lines.into_iter().map(|((package, marker), range)| package + &range.join(",") + &marker).collect()
 }
 
-/// The specifiers that keep the affected releases out. Where the advisory is about one release, only that
-/// one; else all but those that its fix names.
+/// The specifiers that keep the affected releases out, and no others where one specifier names them; else all
+/// but those that the fix names.
 fn exclude(advisory: &Advisory) -> Vec<(String, String)> {
     let Some((package, affected)) = advisory.package() else { return Vec::new() };
     if let Affected::Releases(affected) = affected
         && let [only] = affected.iter().collect::<Vec<_>>()[..]
-        && matches!(only.operator(), Operator::Equal | Operator::EqualStar)
+        && let Some(operator) = negate(*only.operator())
+        // Where there is only advice, other releases need not be better.
+        && (operator == "!=" || advisory.fix.package_move().is_some())
     {
-        return vec![(normalised(package), format!("!={}", version_of(only)))];
+        return vec![(normalised(package), format!("{operator}{}", version_of(only)))];
     }
     let Some(fix) = advisory.fix.package_move().filter(|fix| !is_pattern(&fix.packages)) else {
         return Vec::new();
     };
     fix.upgrade.iter().map(|specifier| (normalised(&fix.packages), specifier.to_string())).collect()
+}
+
+/// The operator of the specifier that takes all other releases.
+fn negate(operator: Operator) -> Option<&'static str> {
+    match operator {
+        Operator::Equal | Operator::EqualStar => Some("!="),
+        Operator::GreaterThanEqual => Some("<"),
+        Operator::LessThan => Some(">="),
+        _ => None,
+    }
 }
 
 /// The version of a specifier as it is written: `70.*` too.
@@ -124,15 +136,15 @@ mod tests {
             [
                 "cdk-core!=1.153.0",
                 "pyyaml!=5.4.* ; python_version == \"3.10\"",
-                "set-tools!=70.*,<82",
+                "set-tools<82,!=70.*",
                 "set-tools>=66 ; python_version >= \"3.12\"",
             ]
         );
         assert_eq!(
             lines("3.13.2", Some("3.10")),
-            ["cdk-core!=1.153.0", "pyyaml!=5.4.*", "set-tools!=70.*,<82"]
+            ["cdk-core!=1.153.0", "pyyaml!=5.4.*", "set-tools<82,!=70.*"]
         );
-        assert_eq!(lines("3.13.2", Some("3.13.1")), ["cdk-core!=1.153.0", "set-tools!=70.*,<82,>=66"]);
+        assert_eq!(lines("3.13.2", Some("3.13.1")), ["cdk-core!=1.153.0", "set-tools<82,!=70.*,>=66"]);
         assert!(lines("3.14.0", None).is_empty());
     }
 }

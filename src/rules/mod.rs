@@ -87,6 +87,18 @@ impl Finding {
         self.fix.as_ref().map_or("run `pcluster preflight` for the details", |fix| &fix.command)
     }
 
+    /// Whether the user means it by an id: its own, or that of its advisory.
+    #[must_use]
+    pub fn is_named(&self, id: &str) -> bool {
+        self.id == id || self.evidence["advisory"] == id
+    }
+
+    /// Whether `preflight fix` corrects it.
+    #[must_use]
+    pub fn has_repair(&self) -> bool {
+        self.fix.as_ref().is_some_and(|fix| fix.remedy.is_some())
+    }
+
     #[must_use]
     pub fn has_remedy(&self, remedy: &Remedy) -> bool {
         self.fix.as_ref().is_some_and(|fix| fix.remedy.as_ref() == Some(remedy))
@@ -125,6 +137,12 @@ impl Fix {
     #[must_use]
     pub fn moving(package_move: PackageMove) -> Self {
         Self { command: FIX.into(), remedy: Some(Remedy::Move(package_move)) }
+    }
+
+    /// A move for a finding that does not block, which is repaired only by its id.
+    #[must_use]
+    pub fn moving_by_id(package_move: PackageMove, id: &str) -> Self {
+        Self { command: format!("{FIX} {id}"), remedy: Some(Remedy::Move(package_move)) }
     }
 
     #[must_use]

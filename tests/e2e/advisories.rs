@@ -24,14 +24,13 @@ const fn case(advisory: &'static str, breaks: &'static str, starts: &'static str
 fn change(copy: &EnvironmentCopy, package: &str) {
     let python = copy.environment.bin("python");
     let python = python.to_str().unwrap();
-    let ran = match package.strip_prefix('-') {
-        Some(name) => copy.run(&uv(), &["pip", "uninstall", "-q", "--python", python, name]),
-        None => {
-            let mut arguments = vec!["pip", "install", "-q", "--no-deps", "--python", python];
-            arguments.extend(package.split(' '));
-            copy.run(&uv(), &arguments)
-        }
+    let (command, packages) = match package.strip_prefix('-') {
+        Some(name) => (&["uninstall"][..], name),
+        None => (&["install", "--no-deps"][..], package),
     };
+    let mut arguments = [&["pip"], command, &["-q", "--python", python]].concat();
+    arguments.extend(packages.split(' '));
+    let ran = copy.run(&uv(), &arguments);
     ran.ends_with(0);
 }
 

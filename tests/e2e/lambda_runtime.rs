@@ -2,6 +2,7 @@
 //! it afterwards.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::process::Command;
 
 use crate::environment_copy::{BY_PIP, EnvironmentCopy, With, uv};
@@ -87,10 +88,16 @@ fn made_by_pip_after_a_repair_of_its_packages() {
     let copy = EnvironmentCopy::of(BY_PIP, With::Pip);
     let blocked = copy.fix(&["lambda-runtime"]);
     blocked.ends_with(1);
+    assert!(
+        blocked.err().contains("Run `pcluster preflight fix` first, then `fix lambda-runtime`."),
+        "{blocked}"
+    );
     copy.is_as_before("blocked");
     copy.fix(&[]).ends_with(0);
     let repaired = copy.keep_copy();
-    copy.fix(&["lambda-runtime"]).ends_with(0);
+    let second = copy.fix(&["lambda-runtime"]);
+    second.ends_with(0);
+    assert!(second.out().contains("takes it back, not the repair before it."), "{second}");
     assert!(!has_finding(&copy));
     record_is_true(&copy);
     let compiled = copy.site().join("pcluster/templates/__pycache__");
@@ -104,7 +111,15 @@ fn made_by_pip_after_a_repair_of_its_packages() {
 #[test]
 fn a_plan_shows_the_lines_and_a_second_fix_has_nothing_to_do() {
     let copy = EnvironmentCopy::of("3.9.3", With::Uv);
-    let planned = copy.fix(&["lambda-runtime", "--dry-run"]);
+    let unknown = copy.fix(&["cleanup-role-5914"]);
+    unknown.ends_with(1);
+    assert!(unknown.err().contains("no repair is known for cleanup-role-5914"), "{unknown}");
+    assert!(unknown.err().contains("Build.Iam.CleanupLambdaRole"), "{unknown}");
+    let planned = copy.fix(&["lambda-runtime", "--dry-run", "--isolated"]);
+    assert!(
+        planned.out().contains("`pcluster preflight fix lambda-runtime --isolated` would change 2 lines"),
+        "{planned}"
+    );
     planned.ends_with(0).is_silent_on_stderr();
     for file in [STACK, UTILS] {
         assert!(planned.out().contains(file), "{planned}");
@@ -136,6 +151,47 @@ fn an_installation_over_it_stays() {
     assert!(!has_finding(&copy));
 }
 
+/// Others read an environment by its group: what a repair writes is theirs to read too.
+#[test]
+fn owner_group_and_mode_stay() {
+    let copy = EnvironmentCopy::of("3.9.3", With::Uv);
+    let files = ["imagebuilder_stack.py", "cdk_builder_utils.py"]
+        .map(|name| copy.site().join("pcluster/templates").join(name));
+    let record = copy.site().join("aws_parallelcluster-3.9.3.dist-info/RECORD");
+    let all = || {
+        files.iter().chain([&record]).map(|path| {
+            let metadata = path.metadata().unwrap();
+            (metadata.uid(), metadata.gid(), metadata.mode())
+        })
+    };
+    // Root may give files to any group, others to those that they are in.
+    let group = if all().all(|(uid, ..)| uid == 0) { Some(65534) } else { None };
+    for path in files.iter().chain([&record]) {
+        chown(path, None, group).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o640)).unwrap();
+    }
+    let before: Vec<_> = all().collect();
+    copy.fix(&["lambda-runtime"]).ends_with(0);
+    assert_eq!(all().collect::<Vec<_>>(), before);
+    copy.shim(&["preflight", "undo"]).ends_with(0);
+    assert_eq!(all().collect::<Vec<_>>(), before);
+}
+
+/// What was edited after the repair is not for an undo to throw away.
+#[test]
+fn an_edit_since_is_not_undone() {
+    let copy = EnvironmentCopy::of("3.9.3", With::Uv);
+    copy.fix(&["lambda-runtime-python3.9"]).ends_with(0);
+    let file = copy.site().join(STACK);
+    let text = fs::read_to_string(&file).unwrap() + "\n# a site's own change\n";
+    fs::remove_file(&file).unwrap();
+    fs::write(&file, &text).unwrap();
+    let refused = copy.shim(&["preflight", "undo"]);
+    refused.ends_with(1);
+    assert!(refused.err().contains("imagebuilder_stack.py was changed since"), "{refused}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), text);
+}
+
 /// Code that somebody has edited is not ours to edit further.
 #[test]
 fn an_edited_file_is_refused() {
@@ -146,7 +202,7 @@ fn an_edited_file_is_refused() {
     fs::write(&file, &text).unwrap();
     let refused = copy.fix(&["lambda-runtime"]);
     refused.ends_with(1);
-    assert!(refused.err().contains("RECORD has another digest"), "{refused}");
+    assert!(refused.err().contains("RECORD does not have its digest"), "{refused}");
     assert_eq!(fs::read_to_string(&file).unwrap(), text);
     copy.left_nothing("refused");
 }
