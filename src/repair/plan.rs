@@ -331,6 +331,11 @@ pub fn requirements_file(changes: &[Change]) -> String {
     changes.iter().fold(String::new(), |text, change| text + &format!("{}=={}\n", change.package, change.to))
 }
 
+/// The value in the code of an edit: what stands between its first quotes.
+fn value_in(code: &str) -> &str {
+    code.split('"').nth(1).unwrap_or(code)
+}
+
 /// Summarizes changes, a row each, or one for each line that is edited; packages of CDK with the same change
 /// share a row.
 #[must_use]
@@ -338,7 +343,7 @@ pub fn summary(changes: &[Change]) -> Vec<(String, String, &str)> {
     let mut rows: Vec<(String, usize, String, &str)> = Vec::new();
     for change in changes {
         for Edit { file, line, from, to } in &change.edits {
-            rows.push((format!("{file}:{line}"), 1, format!("{from} → {to}"), ""));
+            rows.push((format!("{file}:{line}"), 1, format!("{} → {}", value_in(from), value_in(to)), ""));
         }
         if !change.edits.is_empty() {
             continue;
