@@ -2,7 +2,7 @@
 //! directories that the caller names.
 //!
 //! What PATH leads to the caller runs anyway. What a search finds may be another user's, and is run only
-//! where nobody but the caller or root could have written it.
+//! where only the caller or root could have written it.
 
 use std::collections::VecDeque;
 use std::env;

@@ -92,7 +92,7 @@ fn stage_files(pcluster: &Distribution, runtime: &str, overlay: &Path) -> Result
     Ok(edits)
 }
 
-/// Finds an edited file that is no longer as RECORD has it: somebody has gone on from there.
+/// Finds an edited file that is no longer as RECORD has it: an undo would throw that change away.
 #[must_use]
 pub fn find_changed_file(part: &PackageFiles, changes: &[Change]) -> Option<PathBuf> {
     let change = changes.iter().find(|change| change.package == part.package && !change.edits.is_empty())?;

@@ -192,7 +192,7 @@ fn an_edit_since_is_not_undone() {
     assert_eq!(fs::read_to_string(&file).unwrap(), text);
 }
 
-/// Code that somebody has edited is not ours to edit further.
+/// Code that differs from its RECORD is not edited further.
 #[test]
 fn an_edited_file_is_refused() {
     let copy = EnvironmentCopy::of("3.13.2", With::Uv);
