@@ -227,7 +227,7 @@ fn beside_an_environment() {
 #[test]
 fn killed_at_every_step() {
     let mut copy = EnvironmentCopy::of("3.9.3", With::Uv);
-    for step in ["remove@2", "record", "close"] {
+    for step in ["journal", "remove@2", "place@2", "record", "close"] {
         copy.set("PCLUSTER_SHIM_FAULT", format!("kill:{step}"));
         let killed = copy.fix(&["lambda-runtime"]);
         assert_eq!(killed.status.code(), None, "{step}\n{killed}");
