@@ -35,7 +35,8 @@ pub enum Pinned {
     /// The dependencies of the affected packages may move within what the other packages require: a
     /// release of CDK may need another jsii.
     AllButDependencies,
-    /// What these dependencies require of one another does not count either: all of them may move.
+    /// What these dependencies require of one another does not count either: all of them may move. The
+    /// installer is told their names, because what it does not resolve it may break.
     AllButDependenciesAndTheirs,
 }
 
@@ -161,9 +162,9 @@ pub fn plan_install(
     };
     let mut uncounted = moving.clone();
     if pinned == Pinned::AllButDependenciesAndTheirs {
-        uncounted.extend(unpinned.iter().cloned());
+        uncounted.extend(unpinned.iter().filter(|name| installed.contains_key(*name)).cloned());
     }
-    let requirements: Vec<String> = moving
+    let requirements: Vec<String> = uncounted
         .iter()
         .map(|name| {
             let fixes = reasons.iter().filter(|reason| matches(&reason.fix.packages, name));
@@ -224,8 +225,12 @@ fn collect_required_ranges(installed: &Installed, name: &str, moving: &BTreeSet<
     let staying =
         installed.iter().filter(|(other, _)| !moving.contains(*other) && !moves_with_cdk(other, moving));
     let lines = staying.flat_map(|(_, distribution)| &distribution.requires);
+    // Whether a marker holds is not known here. What it requires and has today is to stay so.
+    let counts = |requirement: &Requirement| {
+        !requirement.is_optional || !requirement.is_extra && requirement.is_met(installed)
+    };
     let ranges = lines.map(|line| Requirement::read(line)).filter(|requirement| {
-        requirement.name == name && !requirement.range.is_empty() && !requirement.is_optional
+        requirement.name == name && !requirement.range.is_empty() && counts(requirement)
     });
     ranges.map(|requirement| requirement.range).collect::<BTreeSet<_>>().into_iter().collect()
 }
@@ -243,7 +248,9 @@ fn find_dependencies(installed: &Installed, moving: &BTreeSet<String>) -> BTreeS
         let Some(distribution) = installed.get(&name) else { continue };
         for line in &distribution.requires {
             let requirement = Requirement::read(line);
-            if !requirement.is_optional && found.insert(requirement.name.clone()) {
+            let is_needed = !requirement.is_optional
+                || !requirement.is_extra && installed.contains_key(&requirement.name);
+            if is_needed && found.insert(requirement.name.clone()) {
                 next.push(requirement.name);
             }
         }
@@ -263,6 +270,8 @@ struct Requirement {
     range: String,
     /// It has a marker, for an extra, a platform or a Python, and may not apply here.
     is_optional: bool,
+    /// Its marker names an extra.
+    is_extra: bool,
 }
 
 impl Requirement {
@@ -277,7 +286,18 @@ impl Requirement {
         let rest =
             if rest.starts_with('[') { rest.split_once(']').map_or("", |(_, rest)| rest) } else { rest };
         let range = rest.trim().trim_start_matches('(').trim_end_matches(')').replace(' ', "");
-        Self { name: normalised(name.trim()), range, is_optional: !marker.trim().is_empty() }
+        Self {
+            name: normalised(name.trim()),
+            range,
+            is_optional: !marker.trim().is_empty(),
+            is_extra: marker.contains("extra"),
+        }
+    }
+
+    fn is_met(&self, installed: &Installed) -> bool {
+        let version = installed.get(&self.name).and_then(|found| Version::from_str(&found.version).ok());
+        let range = VersionSpecifiers::from_str(&self.range).ok();
+        version.zip(range).is_some_and(|(version, range)| range.contains(&version))
     }
 }
 
@@ -423,7 +443,7 @@ mod tests {
             plan_install(&environment(), &reasons(), Strategy::Upgrade, Pinned::AllButDependencies).unwrap();
         assert_eq!(
             request.constraints,
-            ["attrs>=20,~=21.2", "aws-parallelcluster==3.1.3", "boto3==1.20.0", "other==1"]
+            ["attrs<22,>=20,~=21.2", "aws-parallelcluster==3.1.3", "boto3==1.20.0", "other==1"]
         );
     }
 
@@ -431,19 +451,32 @@ mod tests {
     /// that moves, whose dependency it is.
     #[test]
     fn dependencies_may_move_from_what_they_require_of_one_another() {
+        let validator = [
+            "schema-validator>=2",
+            "jsonschema",
+            "groups ; python_version < '3.11'",
+            "docs ; extra == 'docs'",
+        ];
         let installed: Installed = [
-            distribution("validator", "2", &["schema-validator>=2", "jsonschema"]),
+            distribution("validator", "2", &validator),
             distribution("schema-validator", "2", &["jsonschema>=4.19"]),
             distribution("jsonschema", "4.20", &[]),
-            distribution("other", "1", &["jsonschema<5"]),
+            distribution("groups", "1", &["typing>=4.6 ; python_version < '3.13'"]),
+            distribution("docs", "1", &[]),
+            distribution(
+                "other",
+                "1",
+                &["jsonschema<5", "groups<2 ; python_version < '3.10'", "groups>2 ; python_version > '3.9'"],
+            ),
         ]
         .into();
         let reasons = ["validator", "jsonschema"]
             .map(|name| Reason { id: name.into(), fix: move_to(name, "1").unwrap() });
         let requirements =
             |pinned| plan_install(&installed, &reasons, Strategy::Upgrade, pinned).unwrap().requirements;
-        assert_eq!(requirements(Pinned::AllButDependencies)[0], "jsonschema<5,>=4.19,==1");
-        assert_eq!(requirements(Pinned::AllButDependenciesAndTheirs)[0], "jsonschema<5,==1");
+        assert_eq!(requirements(Pinned::AllButDependencies), ["jsonschema<5,>=4.19,==1", "validator==1"]);
+        let named = ["groups<2", "jsonschema<5,==1", "schema-validator", "validator==1"];
+        assert_eq!(requirements(Pinned::AllButDependenciesAndTheirs), named);
     }
 
     #[test]
