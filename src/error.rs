@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::printable::{escape, flatten};
@@ -64,6 +65,19 @@ pub enum Error {
         file: String,
         message: String,
     },
+    /// AWS cannot be asked.
+    Aws(AwsFailure),
+    NoStack {
+        name: String,
+        region: String,
+    },
+    /// A change in AWS that nobody at a terminal can confirm.
+    Unconfirmed,
+    /// A change in AWS that cannot be made safely.
+    Images {
+        message: String,
+        next: &'static str,
+    },
     /// A repair stopped at this step; the environment is as before.
     Repair {
         step: RepairStep,
@@ -79,6 +93,43 @@ pub enum Error {
         why: String,
         next: String,
     },
+}
+
+/// Why AWS cannot be asked, as client.py tells it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct AwsFailure {
+    pub code: String,
+    pub message: String,
+    #[serde(default)]
+    pub call: Option<String>,
+}
+
+impl AwsFailure {
+    /// The client itself failed.
+    #[must_use]
+    pub fn of_client(message: String) -> Self {
+        Self { code: "client".into(), message, call: None }
+    }
+
+    fn hint(&self) -> String {
+        let permission = self.call.as_deref().unwrap_or("the call");
+        match self.code.as_str() {
+            "noboto3" => {
+                "Name a pcluster that starts with --real, or repair this one with `pcluster preflight fix`."
+                    .into()
+            }
+            "credentials" => "Log in as for `pcluster list-images`, or name a profile in AWS_PROFILE.".into(),
+            "region" => "Name one with -r, or set AWS_DEFAULT_REGION.".into(),
+            "network" => {
+                "Check the network, the proxy (HTTPS_PROXY) and the endpoint (AWS_ENDPOINT_URL).".into()
+            }
+            "denied" => format!(
+                "It needs {permission}; `pcluster preflight images --print-policy list` prints all that is needed."
+            ),
+            "throttled" => "Run it again later: nothing was changed by this call.".into(),
+            _ => "Run it again; if it stays so, check the endpoint (AWS_ENDPOINT_URL) and the proxy.".into(),
+        }
+    }
 }
 
 /// The steps of a repair: an error names the one at which it stopped, and a failpoint has its name.
@@ -213,8 +264,14 @@ impl Error {
             | Self::Rejected { .. }
             | Self::UnknownAdvisory { .. }
             | Self::NotATemplate { .. }
+            | Self::NoStack { .. }
+            | Self::Unconfirmed
             | Self::BadRoot { .. } => 2,
-            Self::Repair { .. } | Self::NotInPlace { .. } | Self::NothingToUndo { .. } => 1,
+            Self::Aws(_) => 3,
+            Self::Images { .. }
+            | Self::Repair { .. }
+            | Self::NotInPlace { .. }
+            | Self::NothingToUndo { .. } => 1,
         }
     }
 
@@ -259,6 +316,12 @@ impl Error {
                 "Nothing was changed. If another environment was repaired, name its pcluster with --real."
                     .into()
             }
+            Self::Aws(failure) => failure.hint(),
+            Self::NoStack { .. } => {
+                "Name its region with -r; a stack that was deleted is kept for 90 days.".into()
+            }
+            Self::Unconfirmed => "Look at the plan with --dry-run, then give --yes.".into(),
+            Self::Images { next, .. } => (*next).to_owned(),
             Self::Repair { next, .. } | Self::NotInPlace { next, .. } => next.clone(),
         }
     }
@@ -322,6 +385,13 @@ impl fmt::Display for Error {
             Self::UnknownAdvisory { id, .. } => write!(f, "no advisory is called {id:?}"),
             Self::NotATemplate { file, message } => write!(f, "{file}: {message}"),
             Self::NothingToUndo { site } => write!(f, "there is no repair of {} to undo", site.display()),
+            Self::Aws(AwsFailure { message, call: Some(call), .. }) => {
+                write!(f, "AWS cannot be asked ({call}): {message}")
+            }
+            Self::Aws(failure) => write!(f, "AWS cannot be asked: {}", failure.message),
+            Self::NoStack { name, region } => write!(f, "there is no stack {name:?} in {region}"),
+            Self::Unconfirmed => f.write_str("nothing was changed: there is no terminal to ask at"),
+            Self::Images { message, .. } => f.write_str(message),
             Self::Repair { step: RepairStep::Undo, message, .. } => {
                 write!(f, "the repair cannot be undone: {message}")
             }

@@ -9,6 +9,9 @@
 //! | [`preflight`] | the shim's own commands, from their arguments to an outcome |
 //! | [`preflight::all`] | `preflight check --all` |
 //! | [`preflight::check`] | `preflight check` |
+//! | [`preflight::images`] | `preflight images` |
+//! | [`preflight::iam_policy`] | the IAM policies that `preflight images` needs |
+//! | [`preflight::stack`] | `preflight stack` |
 //! | [`preflight::fix`] | `preflight fix` and `preflight undo` |
 //! | [`preflight::template`] | `preflight template` |
 //! | [`preflight::where`](preflight) | `preflight where`: which pcluster is guarded, and how it was found |
@@ -48,12 +51,18 @@
 //! | [`checker`] | one check, in order |
 //! | [`cached_verdict`] | a verdict of ready as the cache holds it |
 //! | [`cache_key`] | what a cached verdict depends on |
+//! | [`aws`] | what is asked of AWS, through the target's own boto3 |
+//! | [`aws::deletions`] | deletions that have begun, so that the next run ends them |
+//! | [`report::images`] | the AMIs of broken builds, for people and as JSON (pure) |
 //! | [`report::builder`] | a report while its checks are made (pure) |
 //! | [`report::pcluster`] | a stop in the form in which pcluster rejects a configuration (pure) |
 //! | [`report::list`] | a line for each of several reports (pure) |
 //! | [`report::human`] | the report for people, and its lines on stderr (pure) |
 //! | [`report`] | findings → verdict → decision (pure) |
 //! | [`rules::template_rules`] | all rules on one template (pure) |
+//! | [`rules::image_rules`] | inventory → what each AMI is, and what may be done with it (pure) |
+//! | [`rules::image_origin`] | the build of an AMI, from what is left of it (pure) |
+//! | [`rules::inventory`] | what AWS has of images and builds (pure) |
 //! | [`rules::startup`] | an import that fails → a finding (pure) |
 //! | [`rules::runtimes`] | Lambda runtimes of the template → findings (pure) |
 //! | [`rules::limits`] | limits of EC2 and Image Builder → findings (pure) |
@@ -62,6 +71,7 @@
 //! | [`rules::advisory`] | packages × advisories → findings (pure) |
 //! | [`rules::template`] | template × expectation → findings (pure) |
 //! | [`rules::template::grouping`](rules::template) | findings of one cause as one finding (pure) |
+//! | [`rules::releases`] | the releases of aws-parallelcluster and their dates (pure) |
 //! | [`rules::cloudformation`] | bytes → a template of `CloudFormation` (pure) |
 //! | [`rules`] | finding, level and fix, the vocabulary of the rules (pure) |
 //! | [`rules::fields`] | the fields of an advisory, read from YAML (pure) |
@@ -91,6 +101,7 @@
 //! | [`progress`] | the step that is being done, on stderr |
 //! | [`system`] | the operating system |
 //! | [`system::child`] | the one way to run a child process |
+//! | [`system::prompt`] | a question at a terminal |
 //! | [`system::signals`] | signals that end a check |
 //! | [`system::scratch`] | private directories for temporary files |
 //! | [`system::concurrently`] | functions at the same time |
@@ -125,6 +136,8 @@
 //! | report | the checks and findings of one call, and their verdict |
 //! | verdict | ready, blocked (a finding of level ERROR) or unknown (a check could not run) |
 //! | decision | what the guard does about a verdict: exec, stop or repair |
+//! | orphan | an AMI that pcluster has built and that none of its commands finds |
+//! | inventory | what AWS has of the images and builds of an account |
 //! | cached verdict | a verdict of ready, under a digest of everything that it depends on |
 //! | staged packages | the packages that a repair would install, in a directory of their own |
 //! | proof | the check of the target with the staged packages in front of its own |
@@ -136,6 +149,7 @@
 //! | overlay | a proven repair that is kept beside the environment, and put in front by PYTHONPATH |
 //! | failpoint | a named step of a repair at which a test lets it fail or be killed |
 
+pub mod aws;
 pub mod cache;
 pub mod cache_key;
 pub mod cached_verdict;

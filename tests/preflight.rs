@@ -415,9 +415,19 @@ fn help() {
     fits(&run);
     sandbox.pcluster(["preflight", "-h"]).run().exits(0).is_silent();
     sandbox.pcluster(["preflight", "help"]).run().exits(0).is_silent().prints(&run.stdout());
-    for command in
-        ["check", "fix", "undo", "template", "where", "advisories", "completions", "man", "version"]
-    {
+    for command in [
+        "check",
+        "fix",
+        "undo",
+        "template",
+        "stack",
+        "images",
+        "where",
+        "advisories",
+        "completions",
+        "man",
+        "version",
+    ] {
         let run = sandbox.pcluster(["preflight", command, "--help"]).run();
         run.exits(0).is_silent().stdout_matches(&format!("help-{command}.txt"));
         fits(&run);
@@ -429,6 +439,29 @@ fn help() {
     }
     let run = sandbox.pcluster(["preflight", "help", "nonsense"]).run();
     run.exits(2).prints("").stderr_matches("help-nonsense.txt");
+}
+
+#[test]
+fn a_policy_is_printed_without_a_pcluster() {
+    let sandbox = Sandbox::new();
+    for policy in ["list", "repair", "delete"] {
+        let run = sandbox.pcluster(["preflight", "images", "--print-policy", policy]).run();
+        run.exits(0).is_silent().stdout_matches(&format!("policy-{policy}.json"));
+        assert!(serde_json::from_slice::<Value>(&run.stdout).is_ok());
+    }
+}
+
+#[test]
+fn contradictory_options_of_images_are_refused() {
+    let sandbox = Sandbox::new();
+    for (first, second, name) in [
+        ("--repair", "--delete", "images-repair-delete"),
+        ("--share", "--yes", "images-share"),
+        ("--all-regions", "--region=us-east-1", "images-regions"),
+    ] {
+        let run = sandbox.pcluster(["preflight", "images", first, second]).run();
+        run.exits(2).prints("").stderr_matches(&format!("{name}.txt"));
+    }
 }
 
 /// Commands that print something where nothing is wrong.

@@ -47,7 +47,7 @@ fn every_version_that_breaks_is_advised_and_no_other() {
 /// Every release is measured.
 #[test]
 fn every_release_is_in_the_table() {
-    let dates = include_str!("../src/repair/release_dates.txt");
+    let dates = include_str!("../src/rules/release_dates.txt");
     let releases =
         dates.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split(' ').next());
     let missing: Vec<&str> = releases

@@ -69,6 +69,17 @@ pub enum Command {
         /// JSON, YAML, or the output of get-template; - is standard input
         file: PathBuf,
     },
+    /// Check the template of a stack in AWS, live or deleted
+    Stack {
+        /// The stack's name (the image id), or its id
+        #[arg(value_name = "NAME|STACK-ID")]
+        name: String,
+        /// The AWS region
+        #[arg(short = 'r', long)]
+        region: Option<String>,
+    },
+    /// Find the AMIs that broken builds left; repair or delete them
+    Images(ImagesArgs),
     /// Print constraints for an environment that builds
     Constraints {
         /// A release of aws-parallelcluster (the one that is found)
@@ -141,6 +152,52 @@ pub struct FixArgs {
     /// Print a requirements file for a repair by hand
     #[arg(long)]
     pub print_requirements: bool,
+}
+
+#[derive(Debug, Args, Default, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each flag")]
+pub struct ImagesArgs {
+    /// Give the AMIs back their lost tags
+    #[arg(long, conflicts_with = "delete")]
+    pub repair: bool,
+    /// Delete the AMIs with snapshots and artifacts
+    #[arg(long)]
+    pub delete: bool,
+    /// Only those of this image id
+    #[arg(short = 'i', long, value_name = "ID")]
+    pub image_id: Option<String>,
+    /// Only this AMI
+    #[arg(long, value_name = "AMI")]
+    pub image: Option<String>,
+    /// The AWS region
+    #[arg(short = 'r', long, conflicts_with = "all_regions")]
+    pub region: Option<String>,
+    /// Every region of the account
+    #[arg(long)]
+    pub all_regions: bool,
+    /// Search this bucket too (`CustomS3Bucket`)
+    #[arg(long, value_name = "NAME")]
+    pub bucket: Vec<String>,
+    /// Give back lost launch permissions too
+    #[arg(long, requires = "repair")]
+    pub share: bool,
+    /// Print what would be done, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Print the IAM policy to list, repair or delete
+    #[arg(long, value_enum, value_name = "ACTION", hide_possible_values = true)]
+    pub print_policy: Option<Policy>,
+}
+
+/// What an IAM policy is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Policy {
+    List,
+    Repair,
+    Delete,
 }
 
 #[derive(Debug, Args, Default, Clone)]

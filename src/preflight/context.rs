@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{self, PathBuf};
 
+use crate::aws::Client;
 use crate::cache::Cache;
 use crate::checker::{self, CheckRequest, Identified, read_advisories};
 use crate::cli::args::{CheckArgs, Common, FixArgs, Format};
@@ -10,7 +11,7 @@ use crate::cli::settings::Settings;
 use crate::environment::locate::{FoundBy, Real, Search};
 use crate::environment::synthesis::{Call, IMAGE_ID};
 use crate::environment::target::Target;
-use crate::error::{Abort, Error};
+use crate::error::{Abort, AwsFailure, Error};
 use crate::outcome::Outcome;
 use crate::progress::Progress;
 use crate::repair::context::Options;
@@ -153,4 +154,19 @@ pub fn identify(
         Identified::Target(target) => Ok(target),
         Identified::Unknown(report) => Err(otherwise(&report).into()),
     }
+}
+
+/// Calls `then` with AWS as the boto3 of the real pcluster reaches it.
+///
+/// # Errors
+/// Returns an error if there is no pcluster, its interpreter is not known, or `then` fails.
+pub fn with_aws<T>(
+    common: &Common,
+    then: impl FnOnce(&Client, Progress) -> Result<T, Abort>,
+) -> Result<T, Abort> {
+    with_request(&CheckArgs::default(), false, common, |request| {
+        let unknown = |report: &Report| Error::Aws(AwsFailure::of_client(report.reasons().join("; ")));
+        let target = identify(request, unknown)?;
+        then(&Client { target: &target, timeout: request.settings.timeout }, request.progress)
+    })
 }

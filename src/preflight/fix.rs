@@ -9,6 +9,7 @@ use crate::repair::plan::{self, Change, count_packages, describe_restored};
 use crate::repair::prove::not_ready;
 use crate::repair::{self, RepairOutcome, as_json};
 use crate::report::{self, Report};
+use crate::rules::{FIND_LOST, LOSES_TAGS};
 
 /// Repairs the environment, or proves that it could be.
 ///
@@ -64,7 +65,9 @@ pub fn describe_repair(repaired: &RepairOutcome, command: &str) -> String {
                 0 => format!("{} moved", count_packages(changes.len())),
                 edits => format!("{} changed", count_lines(edits)),
             };
-            format!("repaired{place}: {count}\n{}{undo}", format_changes(changes))
+            let has_lost = changes.iter().any(|change| change.why == LOSES_TAGS);
+            let lost = if has_lost { format!("{FIND_LOST}\n") } else { String::new() };
+            format!("repaired{place}: {count}\n{}{undo}{lost}", format_changes(changes))
         }
     }
 }

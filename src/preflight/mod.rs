@@ -6,7 +6,10 @@ pub mod check;
 pub mod constraints;
 pub mod context;
 pub mod fix;
+pub mod iam_policy;
+pub mod images;
 pub mod manual;
+pub mod stack;
 pub mod template;
 pub mod r#where;
 pub mod where_warnings;
@@ -47,6 +50,8 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         Command::Fix(fix) => fix::run(&fix, &common),
         Command::Undo => fix::run_undo(&common),
         Command::Template { file } => template::run(&file, &common),
+        Command::Stack { name, region } => stack::run(&name, region.as_deref(), &common),
+        Command::Images(images) => images::run(&images, &common),
         Command::Where => r#where::run(&common),
         Command::Constraints { version, python } => {
             constraints::run(version.as_deref(), python.as_deref(), &common)

@@ -4,12 +4,15 @@ use std::io;
 use std::path::Path;
 use std::time::Instant;
 
+use serde_json::Value;
+
 use crate::checker::shim;
 use crate::cli::args::Common;
 use crate::environment::synthesis::Expectation;
 use crate::error::{Abort, Error};
 use crate::outcome::Outcome;
 use crate::preflight::context::render_report;
+use crate::report::Report;
 use crate::report::builder::ReportBuilder;
 use crate::rules::template_rules::check_everywhere;
 use crate::rules::{Fix, advisory, cloudformation, template};
@@ -24,13 +27,19 @@ pub fn run(file: &Path, common: &Common) -> Result<Outcome, Abort> {
     let (name, input) = read_input(file)?;
     let template =
         cloudformation::parse(&input).map_err(|message| Error::NotATemplate { file: name, message })?;
+    Ok(render_report(&check_template(&template, since), common))
+}
+
+/// The report on a template of which no more is known.
+#[must_use]
+pub fn check_template(template: &Value, since: Instant) -> Box<Report> {
     let command = "build the image again in an environment that `pcluster preflight` finds ready".into();
     let fix = Fix::by_hand(command);
-    let mut findings = template::check(&template, &Expectation::default(), &fix);
-    findings.extend(check_everywhere(&template, None, &advisory::built_in(), &date::today()));
+    let mut findings = template::check(template, &Expectation::default(), &fix);
+    findings.extend(check_everywhere(template, None, &advisory::built_in(), &date::today()));
     let mut report = ReportBuilder::new(None);
     report.add_findings("template", since.elapsed(), findings);
-    Ok(render_report(&report.build(shim()), common))
+    report.build(shim())
 }
 
 fn read_input(file: &Path) -> Result<(String, Vec<u8>), Error> {

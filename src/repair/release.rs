@@ -23,11 +23,9 @@ use crate::repair::plan::{Change, InstallRequest, Reason, compare, move_to};
 use crate::repair::prove::{Proof, describe_unproven, prove};
 use crate::repair::stage::{Staged, Staging, UNSOLVABLE, create_overlay, stage};
 use crate::report::Verdict;
+use crate::rules::releases::read_dates;
 use crate::system::child::ChildError;
 use crate::system::files::describe;
-
-/// When each release was uploaded. Indexes other than `PyPI` may not tell it.
-const RELEASE_DATES: &str = include_str!("release_dates.txt");
 
 /// The time for the search of the packages at fault. What it has not ruled out by then moves too.
 const MAX_SEARCH: Duration = Duration::from_secs(180);
@@ -198,10 +196,6 @@ fn find_moment(repair: &Repair, installer: &Installer) -> Result<String, Abort> 
     })
 }
 
-fn read_dates() -> impl Iterator<Item = (&'static str, &'static str)> {
-    RELEASE_DATES.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(' '))
-}
-
 /// Installs what the installed aws-parallelcluster requires, as of a moment.
 fn install_dated(
     repair: &Repair,
@@ -279,17 +273,6 @@ mod tests {
             why: String::new(),
             edits: Vec::new(),
         }
-    }
-
-    #[test]
-    fn every_release_has_its_moment() {
-        let dates: Vec<_> = read_dates().collect();
-        assert_eq!(dates.len(), 42);
-        for (release, moment) in dates {
-            assert!(release.starts_with("3."), "{release}");
-            assert!(moment.len() == 20 && moment.starts_with("20") && moment.ends_with('Z'), "{moment}");
-        }
-        assert_eq!(read_dates().find(|(release, _)| *release == "3.13.2").unwrap().1, "2025-06-24T21:27:57Z");
     }
 
     #[test]

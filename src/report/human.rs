@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::package_name::{IMAGEBUILDER, normalised};
 use crate::printable::{escape_line, fill, flatten, wrap};
 use crate::report::{Check, Decision, Report, Status, TargetInfo, Verdict};
-use crate::rules::{Finding, Level};
+use crate::rules::{FIND_LOST, Finding, LOSES_TAGS, Level};
 
 /// Renders the report for people, in 80 columns unless a word is longer.
 #[must_use]
@@ -31,6 +31,9 @@ pub fn render(report: &Report, is_colored: bool) -> String {
         let is_shared = next.is_some_and(|next| have_one_fix(next, &group[0]));
         text += "\n";
         text += &format_group(group, is_shared, &paint);
+    }
+    if report.findings.iter().any(|finding| finding.is_named(LOSES_TAGS)) {
+        let _ = writeln!(text, "\n{FIND_LOST}");
     }
     text
 }

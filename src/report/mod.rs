@@ -5,6 +5,7 @@
 
 pub mod builder;
 pub mod human;
+pub mod images;
 pub mod list;
 pub mod pcluster;
 

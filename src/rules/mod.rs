@@ -4,8 +4,12 @@ pub mod advisory;
 pub mod cloudformation;
 pub mod constraints;
 pub mod fields;
+pub mod image_origin;
+pub mod image_rules;
+pub mod inventory;
 pub mod known_issues;
 pub mod limits;
+pub mod releases;
 pub mod runtimes;
 pub mod startup;
 pub mod template;
@@ -38,6 +42,12 @@ impl Level {
         }
     }
 }
+
+/// The advisory of the builds whose AMIs no command of pcluster finds.
+pub const LOSES_TAGS: &str = "cdk-imagebuilder-1.153.0";
+
+/// The way to those AMIs.
+pub const FIND_LOST: &str = "AMIs that such builds have left in AWS: `pcluster preflight images` finds them.";
 
 /// The source of a finding. In the JSON of pcluster, the name of a validator stands in this place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -24,9 +24,32 @@ fn format_day(day: u64) -> String {
     format!("{year:04}-{month:02}-{of_month:02}")
 }
 
+/// The days from one date to another, both as [`today`] writes them; `None` where one is none or it is later.
+#[must_use]
+pub fn days_between(from: &str, to: &str) -> Option<u64> {
+    read_day(to)?.checked_sub(read_day(from)?)
+}
+
+/// The day since 0000-03-01 of a date, the reverse of [`format_day`].
+fn read_day(date: &str) -> Option<u64> {
+    let mut parts = date.get(..10)?.splitn(3, '-').map(|part| part.parse::<u64>().ok());
+    let (year, month, day) = (parts.next()??, parts.next()??, parts.next()??);
+    let is_date = (1..=12).contains(&month) && (1..=31).contains(&day) && year > 0;
+    let (year, from_march) = if month > 2 { (year, month - 3) } else { (year.wrapping_sub(1), month + 9) };
+    is_date.then(|| 365 * year + year / 4 - year / 100 + year / 400 + (153 * from_march + 2) / 5 + day - 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_date_is_no_number_of_days() {
+        for date in ["", "2022", "2022-13-01", "2022-00-01", "0000-01-01", "2022-1x-01", "2030-01-01"] {
+            assert_eq!(days_between(date, "2026-11-26"), None, "{date}");
+        }
+        assert_eq!(days_between("2022-10-26T22:30:05.000Z", "2022-11-01"), Some(6));
+    }
 
     #[test]
     fn days_have_their_dates() {
@@ -40,6 +63,7 @@ mod tests {
             (47_541, "2100-03-01"),
         ] {
             assert_eq!(format_day(day), date);
+            assert_eq!(days_between("1970-01-01", date), Some(day));
         }
     }
 }

@@ -15,6 +15,7 @@ mod corpus; // each of them with and without the shim
 mod environment_copy; // a copy of an environment to repair, an index, comparison byte for byte
 mod environments; // what every test uses
 mod fresh; // what does not start as it is installed today
+mod images; // what broken builds have left in AWS: listed, given back, deleted
 mod installed; // install.sh over real installations
 mod lambda_runtime; // its replacement in an installed pcluster
 mod launcher_table; // launchers by kind × good and broken packages, and what changes after the first check

@@ -1,0 +1,140 @@
+//! What is asked of AWS: one script, run by the target's interpreter with its own boto3, and with it the user's
+//! credentials, profiles, proxies and endpoints. No other module opens a connection.
+
+pub mod deletions;
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::environment::interpreter::to_latin1;
+use crate::environment::target::Target;
+use crate::error::{Abort, AwsFailure, Error};
+use crate::rules::inventory::Inventory;
+use crate::system::child::{Child, ChildError, framed, sentinel, set};
+use crate::system::scratch::Scratch;
+
+const CLIENT_PY: &str = include_str!("client.py");
+
+/// An account with thousands of AMIs takes longer than a child of a check may.
+const MAX_TIMEOUTS: u32 = 10;
+
+/// AWS as the target's boto3 reaches it.
+#[derive(Debug)]
+pub struct Client<'a> {
+    pub target: &'a Target,
+    /// The time that a child of a check may take.
+    pub timeout: Duration,
+}
+
+/// The answer of client.py.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+enum Answer {
+    Inventory(Box<Inventory>),
+    Stack(StackTemplate),
+    NoStack { region: String },
+    Applied { results: Vec<StepResult> },
+    Failed(AwsFailure),
+}
+
+/// A stack and its template.
+#[derive(Debug, Deserialize)]
+pub struct StackTemplate {
+    pub id: String,
+    pub name: String,
+    pub region: String,
+    pub status: String,
+    /// The template, or its text.
+    pub template: Value,
+}
+
+/// The result of one step of a plan.
+#[derive(Debug, Clone, Deserialize)]
+pub struct StepResult {
+    pub id: usize,
+    pub ok: bool,
+    /// False where an earlier step of its AMI has failed.
+    pub done: bool,
+    #[serde(default)]
+    pub message: Option<String>,
+    #[serde(default)]
+    pub permission: Option<String>,
+}
+
+impl Client<'_> {
+    /// Takes the inventory that a request describes.
+    ///
+    /// # Errors
+    /// Returns an error if AWS cannot be asked, or a signal came.
+    pub fn take_inventory(&self, request: Value) -> Result<Inventory, Abort> {
+        match self.ask("inventory", request)? {
+            Answer::Inventory(inventory) => Ok(*inventory),
+            other => Err(refuse(other)),
+        }
+    }
+
+    /// Gets the template of a stack, live or deleted.
+    ///
+    /// # Errors
+    /// Returns an error if there is no such stack, AWS cannot be asked, or a signal came.
+    pub fn get_stack(&self, name: &str, region: Option<&str>) -> Result<StackTemplate, Abort> {
+        match self.ask("stack", json!({"name": name, "region": region}))? {
+            Answer::Stack(stack) => Ok(stack),
+            Answer::NoStack { region } => Err(Error::NoStack { name: name.to_owned(), region }.into()),
+            other => Err(refuse(other)),
+        }
+    }
+
+    /// Carries out steps, each verified by asking again. A step that fails ends those of its AMI.
+    ///
+    /// # Errors
+    /// Returns an error if AWS cannot be asked, or a signal came.
+    pub fn apply(&self, region: Option<&str>, steps: &[Value]) -> Result<Vec<StepResult>, Abort> {
+        match self.ask("apply", json!({"region": region, "steps": steps}))? {
+            Answer::Applied { results } => Ok(results),
+            other => Err(refuse(other)),
+        }
+    }
+
+    fn ask(&self, kind: &str, mut request: Value) -> Result<Answer, Abort> {
+        let interpreter = &self.target.interpreter;
+        let sys_path: Vec<_> =
+            interpreter.sys_path.iter().map(|entry| to_latin1(entry.as_os_str())).collect();
+        request["sysPath"] = json!(sys_path);
+        request["kind"] = json!(kind);
+        self.run(&request).map_err(|error| match error {
+            ChildError::Interrupted(interrupted) => Abort::Interrupted(interrupted),
+            other => Error::Aws(AwsFailure::of_client(other.to_string())).into(),
+        })
+    }
+
+    fn run(&self, request: &Value) -> Result<Answer, ChildError> {
+        let interpreter = &self.target.interpreter;
+        let scratch = Scratch::new().map_err(ChildError::Scratch)?;
+        let sentinel = sentinel();
+        let script = scratch.write("client.py", CLIENT_PY).map_err(ChildError::Scratch)?;
+        let request = scratch.write("request.json", &request.to_string()).map_err(ChildError::Scratch)?;
+        let mut arguments: Vec<OsString> = interpreter.flags.iter().map(OsString::from).collect();
+        arguments.extend([script.into(), OsString::from(&sentinel), request.into()]);
+        let mut environment = self.target.environment.clone();
+        environment.push(set("PYTHONDONTWRITEBYTECODE", "1"));
+        let program = &interpreter.executable;
+        let limit = self.timeout * MAX_TIMEOUTS;
+        let finished = Child { program, arguments, environment, limit }.run(&scratch)?;
+        let answer = framed(&finished, &sentinel, program)?;
+        let stdout = answer.to_string().into_bytes();
+        serde_json::from_value(answer).map_err(|_| ChildError::Malformed { program: program.clone(), stdout })
+    }
+}
+
+/// The error for an answer that is not the one to the question.
+fn refuse(answer: Answer) -> Abort {
+    let failure = match answer {
+        Answer::Failed(failure) => failure,
+        _ => AwsFailure::of_client("it answered another question".into()),
+    };
+    Error::Aws(failure).into()
+}

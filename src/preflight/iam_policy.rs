@@ -1,0 +1,67 @@
+//! The smallest IAM policies for `preflight images`.
+
+use serde_json::{Value, json};
+
+use crate::cli::args::Policy;
+use crate::report;
+
+/// The policy as JSON, for `aws iam create-policy --policy-document`.
+#[must_use]
+pub fn render(policy: Policy) -> String {
+    let mut statements = list();
+    match policy {
+        Policy::List => {}
+        Policy::Repair => statements.extend(repair()),
+        Policy::Delete => statements.extend(delete()),
+    }
+    report::format_json(&json!({"Version": "2012-10-17", "Statement": statements}))
+}
+
+fn allow(actions: &[&str], resource: &str) -> Value {
+    json!({"Effect": "Allow", "Action": actions, "Resource": resource})
+}
+
+/// EC2 Image Builder marks what it makes, so nothing else can be changed.
+fn allow_made(actions: &[&str], resource: &str) -> Value {
+    let mut statement = allow(actions, resource);
+    statement["Condition"] = json!({"StringEquals": {"aws:ResourceTag/CreatedBy": "EC2 Image Builder"}});
+    statement
+}
+
+fn list() -> Vec<Value> {
+    let describe = [
+        "ec2:DescribeImages",
+        "ec2:DescribeImageAttribute",
+        "ec2:DescribeImageReferences",
+        "ec2:DescribeInstances",
+        "ec2:DescribeLaunchTemplateVersions",
+        "ec2:DescribeRegions",
+        "ec2:DescribeSnapshots",
+        "cloudformation:DescribeStackResource",
+        "cloudformation:DescribeStacks",
+        "cloudformation:GetTemplate",
+        "cloudformation:ListStacks",
+        "logs:DescribeLogGroups",
+    ];
+    vec![
+        allow(&describe, "*"),
+        allow(&["s3:ListBucket"], "arn:*:s3:::parallelcluster-*-v1-do-not-delete"),
+        allow(&["s3:GetObject"], "arn:*:s3:::parallelcluster-*-v1-do-not-delete/parallelcluster/*"),
+    ]
+}
+
+fn repair() -> Vec<Value> {
+    vec![allow_made(&["ec2:CreateTags", "ec2:ModifyImageAttribute"], "arn:*:ec2:*::image/*")]
+}
+
+/// Snapshots without the mark of Image Builder need a statement without the condition.
+fn delete() -> Vec<Value> {
+    let bucket = "arn:*:s3:::parallelcluster-*-v1-do-not-delete";
+    vec![
+        allow_made(&["ec2:DeregisterImage"], "arn:*:ec2:*::image/*"),
+        allow_made(&["ec2:DeleteSnapshot"], "arn:*:ec2:*::snapshot/*"),
+        allow(&["s3:ListBucketVersions"], bucket),
+        allow(&["s3:DeleteObject", "s3:DeleteObjectVersion"], &format!("{bucket}/parallelcluster/*")),
+        allow(&["logs:DeleteLogGroup"], "arn:*:logs:*:*:log-group:/aws/imagebuilder/ParallelClusterImage-*"),
+    ]
+}

@@ -1,0 +1,336 @@
+//! `preflight images`: list, repair and delete the AMIs of broken builds. The plan is made of one inventory, shown,
+//! confirmed, and only then carried out.
+
+use serde_json::{Value, json};
+
+use crate::aws::deletions::Deletions;
+use crate::aws::{Client, StepResult};
+use crate::cli::args::{Common, Format, ImagesArgs};
+use crate::error::{Abort, Error};
+use crate::outcome::Outcome;
+use crate::preflight::context::with_aws;
+use crate::preflight::iam_policy;
+use crate::progress::Progress;
+use crate::report;
+use crate::report::images::Listing;
+use crate::rules::image_origin::Sharing;
+use crate::rules::image_rules::{Action, Class, Image, Selection, examine};
+use crate::rules::inventory::{Deletion, Inventory, Unfinished};
+use crate::system::{date, prompt};
+
+/// The AMIs that Image Builder has made from a recipe of pcluster's.
+const PATTERN: &str = "arn:*:imagebuilder:*:*:image/parallelclusterimage-*";
+
+/// Lists what broken builds have left, and repairs or deletes it where that is asked for.
+///
+/// # Errors
+/// Returns an error if AWS cannot be asked, nothing confirms a change, or a signal came.
+pub fn run(arguments: &ImagesArgs, common: &Common) -> Result<Outcome, Abort> {
+    if let Some(policy) = arguments.print_policy {
+        return Ok(Outcome::success(iam_policy::render(policy)));
+    }
+    with_aws(common, |client, progress| Images { arguments, common, client, progress }.run())
+}
+
+struct Images<'a> {
+    arguments: &'a ImagesArgs,
+    common: &'a Common,
+    client: &'a Client<'a>,
+    progress: Progress,
+}
+
+/// What is to be done with one AMI.
+struct Task {
+    ami: String,
+    steps: Vec<Value>,
+    /// Written before its first step, where it deletes.
+    deletion: Option<Deletion>,
+}
+
+impl Images<'_> {
+    fn run(&self) -> Result<Outcome, Abort> {
+        let deletions = Deletions::find();
+        let begun = match &deletions {
+            Ok(deletions) => deletions.read(),
+            Err(_) => Ok(Vec::new()),
+        };
+        let begun = begun.map_err(|message| Error::Images { message, next: READ_DELETIONS })?;
+        let inventory = self.take_inventory(&begun)?;
+        let unfinished = find_unfinished(&inventory, begun, deletions.as_ref().ok());
+        let mut listing = Listing {
+            images: examine(&inventory, &self.selection()),
+            unfinished,
+            account: inventory.account.clone(),
+            regions: inventory.regions.clone(),
+            skipped: inventory.skipped.clone(),
+            today: date::today(),
+            is_named: self.arguments.image.is_some() || self.arguments.image_id.is_some(),
+        };
+        if self.arguments.repair || self.arguments.delete {
+            return self.change(&mut listing, &inventory, deletions);
+        }
+        let status = u8::from(listing.has_orphans());
+        Ok(self.render(status, &listing, listing.render_list()))
+    }
+
+    fn selection(&self) -> Selection {
+        Selection { image_id: self.arguments.image_id.clone(), ami: self.arguments.image.clone() }
+    }
+
+    fn take_inventory(&self, begun: &[Deletion]) -> Result<Inventory, Abort> {
+        let remains = |deletion: &Deletion| {
+            let Deletion { region, build_region, ami, snapshots, bucket, directory, log_group, .. } =
+                deletion;
+            json!({"region": region, "buildRegion": build_region, "ami": ami, "snapshots": snapshots,
+                   "bucket": bucket, "directory": directory, "logGroup": log_group})
+        };
+        let _step = self.progress.step("looking for AMIs of pcluster");
+        self.client.take_inventory(json!({
+            "region": self.arguments.region,
+            "allRegions": self.arguments.all_regions,
+            "buckets": self.arguments.bucket,
+            "imageIds": self.arguments.image_id.iter().collect::<Vec<_>>(),
+            "ids": self.arguments.image.iter().collect::<Vec<_>>(),
+            "pattern": PATTERN,
+            "details": true,
+            "remains": begun.iter().map(remains).collect::<Vec<_>>(),
+        }))
+    }
+
+    fn render(&self, status: u8, listing: &Listing, text: String) -> Outcome {
+        let stdout = match self.common.format {
+            _ if self.common.quiet => String::new(),
+            Format::Json => report::format_json(&listing.to_json()),
+            Format::Human => text,
+        };
+        Outcome::Exit { status, stdout, stderr: String::new() }
+    }
+
+    /// Plans, shows the plan, asks, and carries it out.
+    fn change(
+        &self,
+        listing: &mut Listing,
+        inventory: &Inventory,
+        deletions: Result<Deletions, String>,
+    ) -> Result<Outcome, Abort> {
+        let tasks = self.plan(listing, inventory);
+        let is_refused = listing.images.iter().any(|image| self.is_refused(image, listing.is_named));
+        let plan = listing.render_plan(self.arguments.delete, self.arguments.share);
+        let names_nothing = listing.is_named && listing.images.is_empty() && tasks.is_empty();
+        if tasks.is_empty() || self.arguments.dry_run {
+            let status = u8::from(is_refused || names_nothing);
+            return Ok(self.render(status, listing, plan));
+        }
+        if !self.is_confirmed(&plan)? {
+            return Err(Error::Images { message: "nothing was changed".into(), next: ANSWER }.into());
+        }
+        let deletions = match deletions {
+            Err(message) if self.arguments.delete => {
+                return Err(Error::Images { message, next: STATE_HOME }.into());
+            }
+            other => other.ok(),
+        };
+        let failures = self.carry_out(&tasks, deletions.as_ref())?;
+        for image in &mut listing.images {
+            self.note(image, &tasks, &failures);
+        }
+        listing.unfinished.retain(|left| {
+            let ami = &left.deletion.ami;
+            failures.iter().any(|(failed, _)| failed == ami) || tasks.iter().all(|task| task.ami != *ami)
+        });
+        let status = u8::from(is_refused || !failures.is_empty());
+        Ok(self.render(status, listing, listing.render_done(self.arguments.delete, &failures)))
+    }
+
+    /// Whether something that was asked for is not done.
+    fn is_refused(&self, image: &Image, is_named: bool) -> bool {
+        let action = if self.arguments.delete { image.delete } else { image.repair };
+        let counts = match image.class {
+            Class::Orphan => true,
+            // A second repair of one image has nothing to do.
+            Class::Healthy => self.arguments.delete && is_named,
+            _ => is_named,
+        };
+        counts && action == Action::Refused
+    }
+
+    fn is_confirmed(&self, plan: &str) -> Result<bool, Abort> {
+        if self.arguments.yes {
+            return Ok(true);
+        }
+        // Shown in full whatever --quiet says: it is what the question is about.
+        Progress::Lines.write(plan);
+        let what = if self.arguments.delete { "Delete them?" } else { "Write these tags?" };
+        prompt::confirm(what)?.ok_or_else(|| Error::Unconfirmed.into())
+    }
+
+    fn plan(&self, listing: &Listing, inventory: &Inventory) -> Vec<Task> {
+        if !self.arguments.delete {
+            let possible = listing.images.iter().filter(|image| image.repair == Action::Possible);
+            return possible.map(|image| self.plan_repair(image)).collect();
+        }
+        let is_selected = |left: &&Unfinished| {
+            self.arguments.image_id.is_none()
+                && self.arguments.image.as_ref().is_none_or(|ami| *ami == left.deletion.ami)
+        };
+        let left = listing.unfinished.iter().filter(is_selected).map(plan_rest);
+        let possible = listing.images.iter().filter(|image| image.delete == Action::Possible);
+        left.chain(possible.map(|image| plan_deletion(image, inventory))).collect()
+    }
+
+    fn plan_repair(&self, image: &Image) -> Task {
+        let Image { ami, region, tags, .. } = image;
+        let mut steps =
+            vec![json!({"action": "tag", "region": region, "ami": ami, "tags": tags, "group": ami})];
+        if let Some(sharing) = image.sharing.as_ref().filter(|_| self.arguments.share) {
+            let Sharing { user_ids, user_groups, organization_arns, organizational_unit_arns } = sharing;
+            steps.push(json!({
+                "action": "share", "region": region, "ami": ami, "group": ami, "users": user_ids,
+                "groups": user_groups, "organizations": organization_arns,
+                "organizationalUnits": organizational_unit_arns,
+            }));
+        }
+        Task { ami: ami.clone(), steps, deletion: None }
+    }
+
+    /// Carries the tasks out, and returns what failed: the AMI and why.
+    fn carry_out(
+        &self,
+        tasks: &[Task],
+        deletions: Option<&Deletions>,
+    ) -> Result<Vec<(String, String)>, Abort> {
+        for deletion in tasks.iter().filter_map(|task| task.deletion.as_ref()) {
+            let begun = deletions.map_or(Ok(()), |deletions| deletions.begin(deletion));
+            begun.map_err(|message| Error::Images { message, next: STATE_HOME })?;
+        }
+        let what = if self.arguments.delete { "deleting" } else { "writing tags of" };
+        let _step = self.progress.step(&format!("{what} {} AMIs", tasks.len()));
+        let mut steps: Vec<Value> = tasks.iter().flat_map(|task| task.steps.iter().cloned()).collect();
+        for (id, step) in steps.iter_mut().enumerate() {
+            step["id"] = json!(id);
+        }
+        let results = self.client.apply(self.arguments.region.as_deref(), &steps)?;
+        let mut results =
+            steps.iter().enumerate().map(|(id, _)| results.iter().find(|result| result.id == id));
+        let mut failures = Vec::new();
+        for task in tasks {
+            let own: Vec<_> = task.steps.iter().zip(results.by_ref()).collect();
+            match own.iter().find(|(_, result)| !result.is_some_and(|result| result.ok)) {
+                Some((step, result)) => failures.push((task.ami.clone(), describe_failure(step, *result))),
+                None => {
+                    if let (Some(deletions), Some(deletion)) = (deletions, &task.deletion) {
+                        deletions.end(deletion);
+                    }
+                }
+            }
+        }
+        Ok(failures)
+    }
+
+    /// Notes on an image what has become of it.
+    fn note(&self, image: &mut Image, tasks: &[Task], failures: &[(String, String)]) {
+        if !tasks.iter().any(|task| task.ami == image.ami) {
+            return;
+        }
+        let failure = failures.iter().find(|(ami, _)| *ami == image.ami);
+        let action = if failure.is_some() { Action::Refused } else { Action::Done };
+        image.reasons.extend(failure.map(|(_, why)| format!("failed: {why}")));
+        *(if self.arguments.delete { &mut image.delete } else { &mut image.repair }) = action;
+    }
+}
+
+const READ_DELETIONS: &str =
+    "It tells which snapshots a deletion has left. Correct that, or remove the file if they are gone.";
+const STATE_HOME: &str = "Nothing was changed. Set XDG_STATE_HOME to a directory that can be written.";
+const ANSWER: &str = "Answer y to go on, or give --yes.";
+
+/// Deletions whose AMI is gone and that have left something. Those that have left nothing are ended.
+fn find_unfinished(
+    inventory: &Inventory,
+    begun: Vec<Deletion>,
+    deletions: Option<&Deletions>,
+) -> Vec<Unfinished> {
+    let mut unfinished = Vec::new();
+    for deletion in begun.into_iter().filter(|deletion| deletion.account == inventory.account) {
+        let is_same = |ami: &str, region: &str| ami == deletion.ami && region == deletion.region;
+        let Some(left) = inventory.remains.iter().find(|left| is_same(&left.ami, &left.region)) else {
+            continue;
+        };
+        if left.image {
+            // It had not begun, or the AMI was restored: it is in the inventory again.
+            continue;
+        }
+        if left.snapshots.is_empty() && !left.directory && !left.log_group {
+            if let Some(deletions) = deletions {
+                deletions.end(&deletion);
+            }
+            continue;
+        }
+        unfinished.push(Unfinished { snapshots: left.snapshots.clone(), deletion });
+    }
+    unfinished
+}
+
+fn plan_rest(left: &Unfinished) -> Task {
+    let deletion = &left.deletion;
+    Task {
+        ami: deletion.ami.clone(),
+        steps: plan_removals(deletion, &left.snapshots),
+        deletion: Some(deletion.clone()),
+    }
+}
+
+/// Snapshots that another AMI names stay.
+fn plan_deletion(image: &Image, inventory: &Inventory) -> Task {
+    let is_of_another = |id: &str| {
+        let others = inventory.images.iter().filter(|other| other.id != image.ami);
+        others.flat_map(|other| &other.snapshots).any(|device| device.id == id)
+    };
+    let snapshots = image.snapshots.iter().map(|snapshot| snapshot.id.clone());
+    let (bucket, directory) = image.artifacts.directory.clone().unzip();
+    let deletion = Deletion {
+        account: inventory.account.clone(),
+        region: image.region.clone(),
+        ami: image.ami.clone(),
+        snapshots: snapshots.filter(|id| !is_of_another(id)).collect(),
+        build_region: image.artifacts.region.clone(),
+        bucket,
+        directory,
+        log_group: image.artifacts.log_group.clone(),
+    };
+    let Deletion { region, ami, .. } = &deletion;
+    let mut steps = vec![json!({"action": "deregister", "region": region, "ami": ami, "group": ami})];
+    steps.extend(plan_removals(&deletion, &deletion.snapshots));
+    Task { ami: image.ami.clone(), steps, deletion: Some(deletion) }
+}
+
+/// What is removed after the AMI.
+fn plan_removals(deletion: &Deletion, snapshots: &[String]) -> Vec<Value> {
+    let Deletion { ami, region, build_region, .. } = deletion;
+    let snapshots = snapshots
+        .iter()
+        .map(|snapshot| json!({"action": "snapshot", "region": region, "snapshot": snapshot, "group": ami}));
+    let directory = deletion.bucket.as_ref().zip(deletion.directory.as_ref()).map(|(bucket, directory)| {
+        json!({"action": "directory", "region": build_region, "bucket": bucket, "directory": directory,
+               "group": ami})
+    });
+    let log_group = deletion
+        .log_group
+        .as_ref()
+        .map(|name| json!({"action": "logGroup", "region": build_region, "name": name, "group": ami}));
+    snapshots.chain(directory).chain(log_group).collect()
+}
+
+fn describe_failure(step: &Value, result: Option<&StepResult>) -> String {
+    let object = ["snapshot", "directory", "name", "ami"].iter().find_map(|key| step[*key].as_str());
+    let action = match step["action"].as_str() {
+        Some("tag") => "to write the tags of",
+        Some("share") => "to share",
+        Some("deregister") => "to deregister",
+        _ => "to delete",
+    };
+    let why = result.and_then(|result| result.message.as_deref()).unwrap_or("AWS gave no answer");
+    let needs = result.and_then(|result| result.permission.as_deref());
+    let needs = needs.map(|permission| format!(" (it needs {permission})")).unwrap_or_default();
+    format!("{action} {}: {why}{needs}", object.unwrap_or_default())
+}

@@ -1,0 +1,54 @@
+//! `preflight stack`.
+
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::aws::{Client, StackTemplate};
+use crate::cli::args::Common;
+use crate::error::{Abort, Error};
+use crate::outcome::Outcome;
+use crate::preflight::context::{render_report, with_aws};
+use crate::preflight::template::check_template;
+use crate::report::Verdict;
+use crate::rules::cloudformation;
+
+/// Checks the template of a stack in AWS.
+///
+/// # Errors
+/// Returns an error if there is no such stack, it is not one of `build-image`, AWS cannot be asked, or a signal
+/// came.
+pub fn run(name: &str, region: Option<&str>, common: &Common) -> Result<Outcome, Abort> {
+    let since = Instant::now();
+    let stack = with_aws(common, |client: &Client, progress| {
+        let _step = progress.step(&format!("getting the template of stack {name}"));
+        client.get_stack(name, region)
+    })?;
+    let text = match &stack.template {
+        Value::String(text) => text.clone(),
+        template => template.to_string(),
+    };
+    let template = cloudformation::parse(text.as_bytes())
+        .map_err(|message| Error::NotATemplate { file: format!("stack {}", stack.name), message })?;
+    let report = check_template(&template, since);
+    let is_broken = report.verdict == Verdict::Blocked;
+    let outcome = render_report(&report, common);
+    let advice = if is_broken { advise(&stack) } else { None };
+    match (outcome, advice) {
+        (Outcome::Exit { status, stdout, .. }, Some(advice)) => {
+            Ok(Outcome::Exit { status, stdout, stderr: crate::error::prefix_lines(&advice) })
+        }
+        (outcome, _) => Ok(outcome),
+    }
+}
+
+/// What can still be saved. Not `pcluster delete-image`, which can take the healthy image of another id.
+fn advise(stack: &StackTemplate) -> Option<String> {
+    let StackTemplate { name, region, status, .. } = stack;
+    (status == "CREATE_IN_PROGRESS").then(|| {
+        format!(
+            "stack {name} is building now ({status}): the rest of its hour can still be saved.\n\
+             aws cloudformation delete-stack --stack-name {name} --region {region}"
+        )
+    })
+}

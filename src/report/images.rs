@@ -1,0 +1,302 @@
+//! The AMIs of broken builds, for people and as JSON. Pure.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use crate::printable::{escape_line, wrap};
+use crate::rules::image_origin::Source;
+use crate::rules::image_rules::{Action, Class, Image};
+use crate::rules::inventory::{Skipped, Unfinished};
+use crate::system::date::days_between;
+
+const WIDTH: usize = 80;
+
+/// Indent of what is said of one AMI.
+const INDENT: &str = "    ";
+
+/// What was found, and what has become of it.
+#[derive(Debug)]
+pub struct Listing {
+    pub images: Vec<Image>,
+    pub unfinished: Vec<Unfinished>,
+    pub account: String,
+    pub regions: Vec<String>,
+    pub skipped: Vec<Skipped>,
+    pub today: String,
+    /// An AMI or an image id was named, so nothing goes without saying.
+    pub is_named: bool,
+}
+
+/// What is said of a refusal begins with it.
+const REFUSALS: [&str; 2] = ["not repaired", "not deleted"];
+
+impl Listing {
+    #[must_use]
+    pub fn has_orphans(&self) -> bool {
+        !self.unfinished.is_empty() || self.select(Class::Orphan).next().is_some()
+    }
+
+    fn select(&self, class: Class) -> impl Iterator<Item = &Image> {
+        self.images.iter().filter(move |image| image.class == class)
+    }
+
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let unfinished = self.unfinished.iter().map(|left| {
+            let deletion = &left.deletion;
+            json!({"ami": deletion.ami, "region": deletion.region, "snapshots": left.snapshots})
+        });
+        json!({
+            "schemaVersion": 1,
+            "account": self.account,
+            "images": self.images,
+            "unfinished": unfinished.collect::<Vec<_>>(),
+            "skipped": self.skipped,
+        })
+    }
+
+    /// Every orphan with its cost, and what stands in the way.
+    #[must_use]
+    pub fn render_list(&self) -> String {
+        let mut text = String::new();
+        for class in [Class::Orphan, Class::InProgress, Class::FailedBuild] {
+            for image in self.select(class) {
+                text += &self.describe(image, &[]);
+                text += "\n";
+            }
+        }
+        text += &self.describe_unfinished();
+        text += &self.summarize();
+        text += &self.describe_skipped();
+        if self.has_orphans() {
+            text += "\nGive them back to pcluster:        pcluster preflight images --repair\n";
+            text += "Delete them with their snapshots:  pcluster preflight images --delete\n";
+        }
+        text
+    }
+
+    /// What a change would do.
+    #[must_use]
+    pub fn render_plan(&self, deletes: bool, shares: bool) -> String {
+        let mut text = String::new();
+        let other = [REFUSALS[usize::from(!deletes)]];
+        for image in &self.images {
+            let action = if deletes { image.delete } else { image.repair };
+            if action == Action::Possible {
+                text += &self.describe(image, &other);
+                text += &if deletes { describe_deletion(image) } else { describe_repair(image, shares) };
+                text += "\n";
+            } else if image.class == Class::Orphan
+                || self.is_named && (deletes || image.class != Class::Healthy)
+            {
+                text += &self.describe(image, &other);
+                text += "\n";
+            }
+        }
+        if deletes {
+            text += &self.describe_unfinished();
+        }
+        if text.is_empty() {
+            let healthy = self.select(Class::Healthy).next().is_some();
+            let what = if healthy { "there is nothing to do: pcluster finds every AMI" } else { NOT_FOUND };
+            text = format!("{what}\n");
+        }
+        text.trim_end().to_owned() + "\n" + &self.describe_skipped()
+    }
+
+    /// What was done, so that it can be traced.
+    #[must_use]
+    pub fn render_done(&self, deletes: bool, failures: &[(String, String)]) -> String {
+        let mut text = String::new();
+        let other = [REFUSALS[usize::from(!deletes)]];
+        for image in &self.images {
+            let action = if deletes { image.delete } else { image.repair };
+            let failed = failures.iter().any(|(ami, _)| *ami == image.ami);
+            match action {
+                Action::Done if deletes => {
+                    text += &headline("deleted", image);
+                    text += &describe_deletion(image);
+                    text += &describe_tags("had", &image.had_tags);
+                }
+                Action::Done => text += &headline("repaired", image),
+                _ if failed => {
+                    text += &(headline("not done", image) + &describe_reasons(image, &other));
+                }
+                _ if image.class == Class::Orphan => text += &self.describe(image, &other),
+                _ => {}
+            }
+        }
+        for (ami, why) in failures.iter().filter(|(ami, _)| self.images.iter().all(|image| image.ami != *ami))
+        {
+            let _ = writeln!(text, "not done {ami}");
+            text += &indent(&format!("failed: {why}"));
+        }
+        if !deletes && failures.is_empty() {
+            text += "`pcluster list-images`, `describe-image` and `delete-image` find them now.\n";
+        }
+        if !failures.is_empty() {
+            text += "Run it again when the cause is gone: it goes on from where it stopped.\n";
+        }
+        text
+    }
+
+    /// An AMI in a few lines.
+    fn describe(&self, image: &Image, left_out: &[&str]) -> String {
+        let mut text = headline(class_name(image.class), image);
+        let date = image.creation_date.get(..10).unwrap_or(&image.creation_date);
+        let age =
+            days_between(date, &self.today).map(|days| format!(" ({days} days ago)")).unwrap_or_default();
+        let version = image.version.as_deref().unwrap_or("of unknown release");
+        text += &indent(&format!("pcluster {version}, {}, {}{age}", image.region, escape_line(date)));
+        if image.class == Class::Orphan {
+            text += &indent(&format!(
+                "{}, at most ${:.2} a month",
+                format_size(image),
+                image.monthly_cost_at_most.usd
+            ));
+            text += &indent(source_name(image.source));
+        }
+        text + &describe_reasons(image, left_out)
+    }
+
+    fn describe_unfinished(&self) -> String {
+        let line = |left: &Unfinished| {
+            let snapshots = match left.snapshots.as_slice() {
+                [] => "its artifacts are still there".to_owned(),
+                snapshots => format!("{} still there, and billed", join_are(snapshots)),
+            };
+            let deletion = &left.deletion;
+            let ends = "`pcluster preflight images --delete` ends it";
+            format!("deletion of {} was cut off\n", deletion.ami)
+                + &indent(&format!("{snapshots}; {ends}"))
+                + "\n"
+        };
+        self.unfinished.iter().map(line).collect()
+    }
+
+    fn summarize(&self) -> String {
+        let (orphans, healthy) = (self.select(Class::Orphan).count(), self.select(Class::Healthy).count());
+        let regions = match self.regions.as_slice() {
+            [region] => region.clone(),
+            regions => format!("{} regions", regions.len()),
+        };
+        let found = match healthy {
+            0 => String::new(),
+            count => format!("; pcluster finds {count} other{}", if count == 1 { "" } else { "s" }),
+        };
+        if orphans == 0 {
+            let healthy = if found.is_empty() { NO_IMAGES } else { &found[2..] };
+            return format!("No AMI of a broken build in {regions}: {healthy}.\n");
+        }
+        let total: f64 = self.select(Class::Orphan).map(|image| image.monthly_cost_at_most.usd).sum();
+        let source = self.select(Class::Orphan).next().map(|image| &image.monthly_cost_at_most);
+        let source = source.map(|cost| format!(" ({}, {})", cost.source, cost.date)).unwrap_or_default();
+        let count = if orphans == 1 { "1 AMI that".into() } else { format!("{orphans} AMIs that") };
+        let text = format!(
+            "{count} no pcluster command finds in {regions}, at most ${total:.2} a month{source}{found}."
+        );
+        wrap(&text, WIDTH).join("\n") + "\n"
+    }
+
+    fn describe_skipped(&self) -> String {
+        let line = |skipped: &Skipped| {
+            let text = format!("not asked: {}: {}", skipped.source, escape_line(&skipped.why));
+            wrap(&text, WIDTH).join("\n    ") + "\n"
+        };
+        let lines: String = self.skipped.iter().map(line).collect();
+        if lines.is_empty() { lines } else { format!("\n{lines}") }
+    }
+}
+
+const NO_IMAGES: &str = "there is none of pcluster's";
+const NOT_FOUND: &str = "there is no such AMI of pcluster's";
+
+fn class_name(class: Class) -> &'static str {
+    match class {
+        Class::Healthy => "healthy",
+        Class::Orphan => "orphan",
+        Class::InProgress => "in progress",
+        Class::FailedBuild => "failed build",
+        Class::Foreign => "foreign",
+    }
+}
+
+fn source_name(source: Source) -> &'static str {
+    match source {
+        Source::Stack => "known from its stack",
+        Source::DeletedStack => "known from its deleted stack",
+        Source::S3 => "known from its artifacts in S3",
+        Source::None => "nothing is left of its build",
+    }
+}
+
+/// A word, the id of the AMI, and its image id or name.
+fn headline(word: &str, image: &Image) -> String {
+    let name = image.image_id.as_deref().unwrap_or(&image.name);
+    format!("{word} {} {}\n", image.ami, escape_line(name))
+}
+
+fn format_size(image: &Image) -> String {
+    let sizes: Option<Vec<f64>> = image.snapshots.iter().map(|snapshot| snapshot.size_gib).collect();
+    let count = match image.snapshots.len() {
+        1 => "1 snapshot".into(),
+        count => format!("{count} snapshots"),
+    };
+    match sizes {
+        Some(sizes) => format!("{count} of {:.0} GiB", sizes.iter().sum::<f64>()),
+        None => format!("{count} of unknown size"),
+    }
+}
+
+fn describe_reasons(image: &Image, left_out: &[&str]) -> String {
+    let is_shown = |reason: &&String| !left_out.iter().any(|start| reason.starts_with(start));
+    image.reasons.iter().filter(is_shown).map(|reason| indent(&escape_line(reason))).collect()
+}
+
+fn describe_repair(image: &Image, shares: bool) -> String {
+    let mut text = describe_tags("gets", &image.tags);
+    if let Some(sharing) = &image.sharing {
+        let with: Vec<&str> = [
+            &sharing.user_ids,
+            &sharing.user_groups,
+            &sharing.organization_arns,
+            &sharing.organizational_unit_arns,
+        ]
+        .into_iter()
+        .flatten()
+        .map(String::as_str)
+        .collect();
+        let how = if shares { "is shared with" } else { "was to be shared (--share) with" };
+        text += &indent(&escape_line(&format!("{how} {}", with.join(", "))));
+    }
+    text
+}
+
+fn describe_tags(verb: &str, tags: &std::collections::BTreeMap<String, String>) -> String {
+    let line = |(key, value): (&String, &String)| {
+        let mut line = String::new();
+        let _ = writeln!(line, "{INDENT}{verb} {} = {}", escape_line(key), escape_line(value));
+        line
+    };
+    tags.iter().map(line).collect()
+}
+
+fn describe_deletion(image: &Image) -> String {
+    let snapshots = image.snapshots.iter().map(|snapshot| format!("snapshot {}", snapshot.id));
+    let directory = image.artifacts.directory.iter();
+    let directory = directory.map(|(bucket, directory)| format!("s3://{bucket}/{directory}/"));
+    let logs = image.artifacts.log_group.iter().map(|name| format!("log group {name}"));
+    let all = snapshots.chain(directory).chain(logs);
+    all.fold(String::new(), |text, what| text + INDENT + "with " + &escape_line(&what) + "\n")
+}
+
+fn join_are(snapshots: &[String]) -> String {
+    let verb = if snapshots.len() == 1 { "is" } else { "are" };
+    format!("{} {verb}", snapshots.join(", "))
+}
+
+fn indent(text: &str) -> String {
+    let lines = wrap(text, WIDTH - INDENT.len());
+    lines.into_iter().fold(String::new(), |all, line| all + INDENT + &line + "\n")
+}

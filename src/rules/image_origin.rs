@@ -1,0 +1,225 @@
+//! The build of an AMI, from what is left of it: a stack, and a directory of S3 with the template. Pure.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::rules::cloudformation;
+use crate::rules::inventory::{Ami, BuildArn, Directory, Inventory, Stack, Tags, is_not_after};
+use crate::rules::template::select_resources;
+use crate::yaml;
+
+/// Begins the key of every tag of pcluster's.
+pub const PREFIX: &str = "parallelcluster:";
+
+const ARTIFACTS: &str = "/custom_resources/artifacts.zip";
+
+/// Where the values of a repair come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    Stack,
+    DeletedStack,
+    S3,
+    None,
+}
+
+/// What the template of a build says of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recipe {
+    pub image_id: String,
+    pub image_name: String,
+    pub parent_image: Option<String>,
+    pub bucket: String,
+    pub directory: String,
+}
+
+/// The build that an AMI comes from.
+#[derive(Debug, Clone)]
+pub struct Origin<'a> {
+    pub stack: Option<&'a Stack>,
+    /// The directory of its artifacts, whose own template names this image id and this directory.
+    pub artifacts: Option<(&'a Directory, Recipe)>,
+}
+
+/// Launch permissions as a configuration asks for them, in the terms of `CloudFormation`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Sharing {
+    pub user_ids: Vec<String>,
+    pub user_groups: Vec<String>,
+    pub organization_arns: Vec<String>,
+    pub organizational_unit_arns: Vec<String>,
+}
+
+impl Recipe {
+    /// Reads a template of `build-image`.
+    #[must_use]
+    pub fn read(template: &Value) -> Option<Self> {
+        let (_, recipe) = *select_resources(template, "AWS::ImageBuilder::ImageRecipe").first()?;
+        let recipe = &recipe["Properties"];
+        let tag = |name: &str| recipe["Tags"][format!("{PREFIX}{name}")].as_str().map(str::to_owned);
+        let functions = select_resources(template, "AWS::Lambda::Function");
+        let code = functions.iter().map(|(_, function)| &function["Properties"]["Code"]);
+        let (bucket, directory) = code
+            .filter_map(|code| Some((code["S3Bucket"].as_str()?, code["S3Key"].as_str()?)))
+            .find_map(|(bucket, key)| Some((bucket.to_owned(), key.strip_suffix(ARTIFACTS)?.to_owned())))?;
+        Some(Self {
+            image_id: tag("image_id")?,
+            image_name: tag("image_name")?,
+            parent_image: recipe["ParentImage"].as_str().map(str::to_owned),
+            bucket,
+            directory,
+        })
+    }
+
+    fn read_text(text: &str) -> Option<Self> {
+        Self::read(&cloudformation::parse(text.as_bytes()).ok()?)
+    }
+}
+
+/// Whether a stack has the name of an image. Its name is the image id.
+#[must_use]
+pub fn is_named(stack: &Stack, arn: &BuildArn) -> bool {
+    stack.region == arn.region && stack.name.to_lowercase() == arn.slug
+}
+
+/// Whether a stack has built an AMI. A second build of one id can have the ARN of the first, so the times
+/// have to agree too.
+fn has_built(stack: &Stack, ami: &Ami, arn: &BuildArn) -> bool {
+    let is_image = stack.image_arn.as_deref().is_none_or(|image| Some(image) == image_arn(ami));
+    let was_there = stack.deletion_time.as_deref().is_none_or(|end| is_not_after(&ami.creation_date, end));
+    is_named(stack, arn)
+        && is_image
+        && is_not_after(&stack.creation_time, &ami.creation_date)
+        && was_there
+        && has_tags_of_build(stack, arn)
+}
+
+/// A stack of another program's can have the name too.
+fn has_tags_of_build(stack: &Stack, arn: &BuildArn) -> bool {
+    let id = stack.tags.as_ref().and_then(|tags| tags.get(&format!("{PREFIX}image_id")));
+    id.is_some_and(|id| *id == stack.name && id.to_lowercase() == arn.slug)
+}
+
+/// The ARN by which Image Builder marks what it makes.
+#[must_use]
+pub fn image_arn(ami: &Ami) -> Option<&str> {
+    ami.tags.get("Ec2ImageBuilderArn").map(String::as_str)
+}
+
+impl<'a> Origin<'a> {
+    /// Finds what is left of the build of an AMI. Builds of one id do not overlap in time, because their stacks have
+    /// one name: it is the last that began before.
+    #[must_use]
+    pub fn find(inventory: &'a Inventory, ami: &Ami, arn: &BuildArn) -> Self {
+        let built = inventory.stacks.iter().filter(|stack| has_built(stack, ami, arn));
+        let stack = built.max_by_key(|stack| stack.creation_time.as_str());
+        let tag = |name: &str| stack.and_then(|stack| stack.tags.as_ref()?.get(&format!("{PREFIX}{name}")));
+        let expected = tag("s3_image_dir");
+        let candidates = inventory.directories.iter().filter(|directory| {
+            expected.is_none_or(|expected| *expected == directory.directory) && belongs(directory, ami, arn)
+        });
+        let proven = candidates.filter_map(|directory| Some((directory, prove(directory, arn)?)));
+        let artifacts = proven.max_by_key(|(directory, _)| directory.template_modified.as_deref());
+        Self { stack, artifacts }
+    }
+
+    #[must_use]
+    pub fn source(&self) -> Source {
+        match (self.stack, &self.artifacts) {
+            (Some(stack), _) if stack.status == "DELETE_COMPLETE" => Source::DeletedStack,
+            (Some(_), _) => Source::Stack,
+            (None, Some(_)) => Source::S3,
+            (None, None) => Source::None,
+        }
+    }
+
+    /// The image id in its own case.
+    #[must_use]
+    pub fn image_id(&self) -> Option<&str> {
+        let recipe = self.artifacts.as_ref().map(|(_, recipe)| recipe.image_id.as_str());
+        recipe.or_else(|| self.stack.map(|stack| stack.name.as_str()))
+    }
+
+    /// The tags that the build would have given its AMI, without those that it has; `None` where the directory of
+    /// its artifacts is not proven, which `delete-image` would empty.
+    #[must_use]
+    pub fn lost_tags(&self, inventory: &Inventory, ami: &Ami, arn: &BuildArn) -> Option<Tags> {
+        let (directory, recipe) = self.artifacts.as_ref()?;
+        let id = &recipe.image_id;
+        let log = format!("log-group:/aws/imagebuilder/ParallelClusterImage-{id}");
+        let mut tags: Tags = asked_tags(directory).into_iter().collect();
+        if let Some(parent) = recipe.parent_image.as_ref() {
+            tags.insert(format!("{PREFIX}parent_image"), parent.clone());
+        }
+        tags.retain(|key, _| !ami.tags.contains_key(key));
+        let own = [
+            ("image_id", id.clone()),
+            ("image_name", recipe.image_name.clone()),
+            ("version", directory.version.clone()),
+            ("s3_bucket", recipe.bucket.clone()),
+            ("s3_image_dir", recipe.directory.clone()),
+            (
+                "build_config",
+                format!("s3://{}/{}/configs/image-config.yaml", recipe.bucket, recipe.directory),
+            ),
+            ("build_log", format!("arn:{}:logs:{}:{}:{log}", inventory.partition, arn.region, arn.account)),
+        ];
+        tags.extend(own.map(|(name, value)| (format!("{PREFIX}{name}"), value)));
+        Some(tags)
+    }
+
+    /// The launch permissions that were lost.
+    #[must_use]
+    pub fn lost_sharing(&self) -> Option<Sharing> {
+        let (directory, _) = self.artifacts.as_ref()?;
+        let configuration = read_configuration(directory)?;
+        let text = configuration["DevSettings"]["DistributionConfiguration"]["LaunchPermission"].as_str()?;
+        serde_json::from_str(text).ok().filter(|sharing| *sharing != Sharing::default())
+    }
+}
+
+/// Whether a directory can be that of the build: by place, release and time.
+fn belongs(directory: &Directory, ami: &Ami, arn: &BuildArn) -> bool {
+    let modified = directory.template_modified.as_deref().unwrap_or_default();
+    let is_of_region = read_configuration(directory)
+        .and_then(|configuration| Some(configuration["Region"].as_str()? == arn.region))
+        .unwrap_or(true);
+    directory.region == arn.region
+        && strip_suffix(&directory.version) == arn.version
+        && is_not_after(modified, &ami.creation_date)
+        && is_of_region
+}
+
+/// The recipe of a directory whose template names this very directory and an image id of this build.
+fn prove(directory: &Directory, arn: &BuildArn) -> Option<Recipe> {
+    let recipe = Recipe::read_text(directory.template.as_deref()?)?;
+    let is_own = recipe.directory == directory.directory && recipe.bucket == directory.bucket;
+    (is_own && recipe.image_id.to_lowercase() == arn.slug).then_some(recipe)
+}
+
+/// A release without its suffix: `3.2.0b1` is built as 3.2.0.
+fn strip_suffix(version: &str) -> &str {
+    let end = version.find(|letter: char| !letter.is_ascii_digit() && letter != '.');
+    &version[..end.unwrap_or(version.len())]
+}
+
+fn read_configuration(directory: &Directory) -> Option<serde_yaml::Value> {
+    yaml::parse(directory.configuration.as_deref()?).ok()
+}
+
+/// `Image.Tags` of the configuration, of which nothing else is left.
+fn asked_tags(directory: &Directory) -> BTreeMap<String, String> {
+    let configuration = read_configuration(directory).unwrap_or_default();
+    let tags = configuration["Image"]["Tags"].as_sequence().cloned().unwrap_or_default();
+    let text = |value: &serde_yaml::Value| match value {
+        serde_yaml::Value::String(text) => Some(text.clone()),
+        serde_yaml::Value::Number(number) => Some(number.to_string()),
+        serde_yaml::Value::Bool(flag) => Some(flag.to_string()),
+        _ => None,
+    };
+    let pairs = tags.iter().filter_map(|tag| Some((text(&tag["Key"])?, text(&tag["Value"])?)));
+    pairs.filter(|(key, _)| !key.starts_with("aws:") && !key.starts_with(PREFIX)).collect()
+}

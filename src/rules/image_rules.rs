@@ -1,0 +1,844 @@
+//! Inventory → what each AMI is, and what may be done with it. Pure.
+//!
+//! What is in doubt is foreign. The look-alikes: a build that failed in its tests, a build that still runs,
+//! and a recipe that somebody else has called `ParallelClusterImage-…`.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::rules::image_origin::{Origin, PREFIX, Sharing, Source, image_arn, is_named};
+use crate::rules::inventory::{Ami, BuildArn, Inventory, Stack, Tags};
+use crate::rules::releases::read_dates;
+
+const IMAGE_ID: &str = "parallelcluster:image_id";
+const BUILD_STATUS: &str = "parallelcluster:build_status";
+
+/// EC2's limit of the tags of a resource.
+const MAX_TAGS: usize = 50;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    /// The commands of pcluster find it.
+    Healthy,
+    /// Built by pcluster to its end, and found by none of its commands.
+    Orphan,
+    /// A build that has not ended.
+    InProgress,
+    /// A build that ended before its AMI was done.
+    FailedBuild,
+    /// Nothing shows that pcluster has built it.
+    Foreign,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    Possible,
+    Refused,
+    Done,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Image {
+    pub ami: String,
+    pub region: String,
+    pub name: String,
+    pub creation_date: String,
+    pub class: Class,
+    /// In its own case; null where only its lower case is known.
+    pub image_id: Option<String>,
+    pub version: Option<String>,
+    pub source: Source,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stack_id: Option<String>,
+    /// What a repair writes.
+    pub tags: Tags,
+    pub snapshots: Vec<SnapshotSize>,
+    pub monthly_cost_at_most: Cost,
+    pub in_use_by: Vec<String>,
+    pub shared_with: Vec<String>,
+    pub conflicts_with: Vec<String>,
+    pub repair: Action,
+    pub delete: Action,
+    /// Why something is refused, and what else is to be known.
+    pub reasons: Vec<String>,
+    /// What a deletion removes besides AMI and snapshots.
+    #[serde(skip)]
+    pub artifacts: Artifacts,
+    /// The tags that it has.
+    #[serde(skip)]
+    pub had_tags: Tags,
+    /// The launch permissions that were lost with the tags.
+    #[serde(skip)]
+    pub sharing: Option<Sharing>,
+}
+
+/// What belongs to one image alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Artifacts {
+    /// Of the build, which may differ from the AMI's.
+    pub region: String,
+    /// Bucket and directory.
+    pub directory: Option<(String, String)>,
+    pub log_group: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SnapshotSize {
+    pub id: String,
+    /// `None` where it is not known.
+    #[serde(rename = "sizeGiB")]
+    pub size_gib: Option<f64>,
+    #[serde(skip)]
+    pub is_archived: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Cost {
+    pub usd: f64,
+    pub source: &'static str,
+    pub date: &'static str,
+}
+
+/// Dollars for a GiB and month, standard and archived. Other regions differ.
+const PRICES: (f64, f64) = (0.05, 0.0125);
+const PRICE_SOURCE: &str = "Amazon EBS User Guide, Pricing and billing for archiving EBS snapshots";
+const PRICE_DATE: &str = "2026-11";
+
+/// What the user has named.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    pub image_id: Option<String>,
+    pub ami: Option<String>,
+}
+
+impl Selection {
+    fn names(&self, ami: &Ami) -> bool {
+        self.ami.as_ref() == Some(&ami.id)
+    }
+
+    fn selects(&self, known: &Known) -> bool {
+        let is_id = |id: &String| match known.image_id() {
+            Some(own) => own == id,
+            None => known.slug() == id.to_lowercase(),
+        };
+        self.ami.is_none() && self.image_id.as_ref().is_none_or(is_id)
+            || self.names(known.ami)
+                && self.image_id.as_ref().is_none_or(|id| known.slug() == id.to_lowercase())
+    }
+}
+
+/// Classes every AMI that is not foreign and is selected, and decides what may be done with it.
+#[must_use]
+pub fn examine(inventory: &Inventory, selection: &Selection) -> Vec<Image> {
+    let known: Vec<Known> = inventory.images.iter().map(|ami| Known::new(inventory, ami)).collect();
+    let mut by_slug: BTreeMap<(&str, &str), Vec<&Known>> = BTreeMap::new();
+    for known in known.iter().filter(|known| known.class != Class::Foreign) {
+        by_slug.entry((&known.ami.region, known.slug())).or_default().push(known);
+    }
+    let owners = find_owners(&known);
+    let shown = known.iter().filter(|known| known.class != Class::Foreign && selection.selects(known));
+    shown
+        .map(|known| {
+            let same_slug = &by_slug[&(known.ami.region.as_str(), known.slug())];
+            Examined { inventory, selection, known, same_slug, owners: &owners }.image()
+        })
+        .collect()
+}
+
+/// An AMI with its class, and what is left of its build.
+struct Known<'a> {
+    ami: &'a Ami,
+    arn: Option<BuildArn>,
+    class: Class,
+    /// Not looked for where the AMI is healthy or foreign.
+    origin: Option<Origin<'a>>,
+}
+
+impl<'a> Known<'a> {
+    fn new(inventory: &'a Inventory, ami: &'a Ami) -> Self {
+        let arn = image_arn(ami).and_then(BuildArn::read);
+        let is_own = |arn: &BuildArn| {
+            arn.account == inventory.account
+                && ami.owner_id == inventory.account
+                && read_dates().any(|(release, _)| release == arn.version)
+        };
+        let Some(arn) = arn.filter(is_own) else {
+            return Self { ami, arn: None, class: Class::Foreign, origin: None };
+        };
+        if ami.tags.contains_key(IMAGE_ID) {
+            return Self { ami, arn: Some(arn), class: Class::Healthy, origin: None };
+        }
+        let origin = Origin::find(inventory, ami, &arn);
+        let class = classify(inventory, ami, &arn, &origin);
+        Self { ami, arn: Some(arn), class, origin: Some(origin) }
+    }
+
+    /// The image id in lower case.
+    fn slug(&self) -> &str {
+        self.arn.as_ref().map_or("", |arn| &arn.slug)
+    }
+
+    fn image_id(&self) -> Option<&str> {
+        let found = self.origin.as_ref().and_then(Origin::image_id);
+        self.ami.tags.get(IMAGE_ID).map(String::as_str).or(found)
+    }
+
+    /// The directory that its tags name, or that its build is proven to have made.
+    fn directory(&self) -> Option<(&str, &str)> {
+        if self.class == Class::Healthy {
+            let tag = |name: &str| self.ami.tags.get(&format!("{PREFIX}{name}")).map(String::as_str);
+            return Some((tag("s3_bucket")?, tag("s3_image_dir")?));
+        }
+        let (_, recipe) = self.origin.as_ref()?.artifacts.as_ref()?;
+        Some((&recipe.bucket, &recipe.directory))
+    }
+
+    fn has_same_id(&self, other: &Known) -> bool {
+        self.image_id().zip(other.image_id()).is_none_or(|(own, other)| own == other)
+    }
+}
+
+fn classify(inventory: &Inventory, ami: &Ami, arn: &BuildArn, origin: &Origin) -> Class {
+    let mut live = live_stacks(inventory, arn);
+    if ami.state == "pending" || live.any(|stack| stack.status.ends_with("_IN_PROGRESS")) {
+        return Class::InProgress;
+    }
+    let is_marked = has_mark(ami) || origin.artifacts.is_some() || has_stack_of(inventory, ami, arn);
+    let has_ended = ami.tags.get(BUILD_STATUS).is_some_and(|status| status == "available")
+        && matches!(ami.state.as_str(), "available" | "disabled");
+    match (is_marked, has_ended) {
+        (true, true) => Class::Orphan,
+        (true, false) => Class::FailedBuild,
+        (false, false) if inventory.stacks.iter().any(|stack| is_named(stack, arn)) => Class::FailedBuild,
+        (false, _) => Class::Foreign,
+    }
+}
+
+/// A mark of pcluster's own: of the Lambda function besides the status, or of the component that describes the AMI.
+fn has_mark(ami: &Ami) -> bool {
+    let is_mark = |key: &String| key.starts_with(PREFIX) && key != BUILD_STATUS && key != IMAGE_ID;
+    ami.tags.keys().any(is_mark)
+        || ami.description.as_deref().is_some_and(|text| text.starts_with("AWS ParallelCluster AMI for "))
+}
+
+/// Whether the image of a stack of that name is this one.
+fn has_stack_of(inventory: &Inventory, ami: &Ami, arn: &BuildArn) -> bool {
+    let is_image = |stack: &Stack| stack.image_arn.is_some() && stack.image_arn.as_deref() == image_arn(ami);
+    inventory.stacks.iter().any(|stack| is_named(stack, arn) && is_image(stack))
+}
+
+fn live_stacks<'a>(inventory: &'a Inventory, arn: &'a BuildArn) -> impl Iterator<Item = &'a Stack> {
+    inventory.stacks.iter().filter(|stack| is_named(stack, arn) && stack.status != "DELETE_COMPLETE")
+}
+
+type Owners<'a> = BTreeMap<(&'a str, &'a str), Option<&'a str>>;
+
+/// The AMI that each directory belongs to: the orphan in the region of the build, if it is the only one and no
+/// healthy AMI names the directory. Copies in other regions share it with an AMI that may not be listed.
+fn find_owners<'a>(known: &'a [Known]) -> Owners<'a> {
+    let mut owners = Owners::new();
+    for known in known.iter().filter(|known| known.class != Class::Foreign) {
+        let is_at_home = known.arn.as_ref().is_some_and(|arn| arn.region == known.ami.region);
+        if known.class != Class::Healthy && !is_at_home {
+            continue;
+        }
+        let Some(directory) = known.directory() else { continue };
+        let own = (known.class == Class::Orphan).then_some(known.ami.id.as_str());
+        owners.entry(directory).and_modify(|owner| *owner = None).or_insert(own);
+    }
+    owners
+}
+
+/// What one AMI is judged by.
+struct Examined<'a> {
+    inventory: &'a Inventory,
+    selection: &'a Selection,
+    known: &'a Known<'a>,
+    /// The AMIs of this region whose image ids are alike but for their case.
+    same_slug: &'a [&'a Known<'a>],
+    owners: &'a Owners<'a>,
+}
+
+impl Examined<'_> {
+    fn image(&self) -> Image {
+        let Known { ami, class, origin, .. } = self.known;
+        let snapshots = self.measure();
+        let conflicts = self.find_conflicts();
+        let (mut reasons, mut tags) = (Vec::new(), Tags::new());
+        let repair = match self.plan_repair(&conflicts) {
+            Ok(planned) => {
+                tags = planned;
+                Action::Possible
+            }
+            Err(reason) => self.refuse("not repaired", &reason, &mut reasons),
+        };
+        let delete = match self.refuse_delete(&conflicts) {
+            None => Action::Possible,
+            Some(reason) => self.refuse("not deleted", &reason, &mut reasons),
+        };
+        if *class == Class::Orphan {
+            reasons.extend(self.describe_stack());
+        }
+        Image {
+            ami: ami.id.clone(),
+            region: ami.region.clone(),
+            name: ami.name.clone(),
+            creation_date: ami.creation_date.clone(),
+            class: *class,
+            image_id: self.known.image_id().map(str::to_owned),
+            version: self.version(),
+            source: origin.as_ref().map_or(Source::None, Origin::source),
+            stack_id: origin.as_ref().and_then(|origin| Some(origin.stack?.id.clone())),
+            tags,
+            monthly_cost_at_most: price(&snapshots),
+            snapshots,
+            in_use_by: self.find_uses(),
+            shared_with: self.find_shares(),
+            conflicts_with: conflicts,
+            repair,
+            delete,
+            reasons,
+            artifacts: self.artifacts(),
+            had_tags: ami.tags.clone(),
+            sharing: origin.as_ref().and_then(Origin::lost_sharing),
+        }
+    }
+
+    /// Adds the reason of a refusal. Those of a healthy AMI go without saying, unless it is named.
+    fn refuse(&self, what: &str, reason: &str, reasons: &mut Vec<String>) -> Action {
+        let is_named = self.selection.ami.is_some() || self.selection.image_id.is_some();
+        if self.known.class != Class::Healthy || is_named {
+            reasons.push(format!("{what}: {reason}"));
+        }
+        Action::Refused
+    }
+
+    fn version(&self) -> Option<String> {
+        let origin = self.known.origin.as_ref().and_then(|origin| origin.artifacts.as_ref());
+        let full = origin.map(|(directory, _)| &directory.version);
+        full.or(self.known.arn.as_ref().map(|arn| &arn.version)).cloned()
+    }
+
+    /// The AMIs with the image id of this one, of which the commands of pcluster take the first.
+    fn find_conflicts(&self) -> Vec<String> {
+        let counts = |other: &&&Known| {
+            matches!(other.class, Class::Healthy | Class::Orphan) && other.ami.id != self.known.ami.id
+        };
+        let same = self.same_slug.iter().filter(counts).filter(|other| self.known.has_same_id(other));
+        same.map(|other| other.ami.id.clone()).collect()
+    }
+
+    fn refuse_class(&self) -> Option<String> {
+        let reason = match self.known.class {
+            Class::Orphan => return None,
+            Class::Healthy => "pcluster finds it; use `pcluster delete-image`",
+            Class::InProgress => "its build has not ended",
+            Class::FailedBuild => "its build failed, so it is not complete",
+            Class::Foreign => "nothing shows that pcluster has built it",
+        };
+        Some(reason.into())
+    }
+
+    fn refuse_conflicts(&self, conflicts: &[String]) -> Option<String> {
+        let is_ambiguous = !conflicts.is_empty() && !self.selection.names(self.known.ami);
+        is_ambiguous
+            .then(|| format!("{} has the same image id; name one of them with --image", conflicts.join(", ")))
+    }
+
+    /// The tags to write.
+    fn plan_repair(&self, conflicts: &[String]) -> Result<Tags, String> {
+        let Known { ami, arn: Some(arn), origin: Some(origin), .. } = self.known else {
+            return Err(self.refuse_class().unwrap_or_default());
+        };
+        if let Some(reason) = self.refuse_class().or_else(|| self.refuse_conflicts(conflicts)) {
+            return Err(reason);
+        }
+        let tags = if self.owns_directory() {
+            origin.lost_tags(self.inventory, ami, arn).ok_or_else(|| self.describe_nothing_left())?
+        } else {
+            self.adopt(arn)?
+        };
+        let added = tags.keys().filter(|key| !ami.tags.contains_key(*key)).count();
+        if ami.tags.len() + added > MAX_TAGS {
+            return Err(format!("it would have more than {MAX_TAGS} tags, which EC2 refuses"));
+        }
+        Ok(tags)
+    }
+
+    fn owns_directory(&self) -> bool {
+        let owner = self.known.directory().and_then(|directory| self.owners.get(&directory));
+        owner.is_some_and(|owner| *owner == Some(self.known.ami.id.as_str()))
+    }
+
+    /// Tags for an AMI of which no directory is left, or whose directory is another's: the commands of pcluster need
+    /// the name of one, which need not exist. Only for an AMI and an image id that the user names.
+    fn adopt(&self, arn: &BuildArn) -> Result<Tags, String> {
+        let named = self.selection.image_id.as_ref().filter(|_| self.selection.names(self.known.ami));
+        let Some(id) = named else { return Err(self.describe_nothing_left()) };
+        let Some(bucket) = self.inventory.buckets.first() else {
+            return Err("the tags name a bucket, and none is found: give one with --bucket".into());
+        };
+        let short: String = arn.slug.chars().take(MAX_SLUG).collect();
+        let suffix: String =
+            self.known.ami.id.chars().rev().filter(char::is_ascii_alphanumeric).take(16).collect();
+        let directory = format!("parallelcluster/{}/images/{short}-{suffix:0>16}", arn.version);
+        if self.inventory.directories.iter().any(|other| other.directory == directory) {
+            return Err(format!("there is a directory {directory} already"));
+        }
+        let own = [
+            ("image_id", id.clone()),
+            ("image_name", id.clone()),
+            ("version", arn.version.clone()),
+            ("s3_bucket", bucket.clone()),
+            ("s3_image_dir", directory),
+        ];
+        Ok(own.map(|(name, value)| (format!("{PREFIX}{name}"), value)).into())
+    }
+
+    fn describe_nothing_left(&self) -> String {
+        let ami = &self.known.ami.id;
+        let id = self.known.image_id().unwrap_or("ID");
+        let how = format!("`preflight images --repair -i {id} --image {ami}` gives it tags all the same");
+        if self.known.directory().is_some() {
+            return format!("the directory of its artifacts belongs to another AMI; {how}");
+        }
+        let region = self.known.arn.as_ref().map_or("", |arn| &arn.region);
+        match self.inventory.find_skipped("s3:", region) {
+            Some(skipped) => {
+                format!("the artifacts of its build could not be looked for ({})", skipped.source)
+            }
+            None => format!("no artifacts of its build are found; {how}, and --bucket names another bucket"),
+        }
+    }
+
+    /// The reason not to delete it.
+    fn refuse_delete(&self, conflicts: &[String]) -> Option<String> {
+        let ami = self.known.ami;
+        self.refuse_class()
+            .or_else(|| self.refuse_conflicts(conflicts))
+            .or_else(|| {
+                let uses = self.find_uses();
+                (!uses.is_empty()).then(|| format!("it is in use by {}", uses.join(", ")))
+            })
+            .or_else(|| {
+                let sources = ["ec2:DescribeInstances", "ec2:DescribeLaunchTemplateVersions"];
+                let skipped =
+                    sources.iter().find_map(|name| self.inventory.find_skipped(name, &ami.region))?;
+                Some(format!("whether it is in use is not known ({}: {})", skipped.source, skipped.why))
+            })
+            .or_else(|| {
+                let shares = self.find_shares();
+                (!shares.is_empty()).then(|| format!("it is shared with {}", shares.join(", ")))
+            })
+            .or_else(|| ami.launch_permission.is_none().then(|| "whether it is shared is not known".into()))
+            .or_else(|| {
+                let protection =
+                    ami.deregistration_protection.as_deref().filter(|value| *value != "disabled")?;
+                Some(format!("it is protected from deregistration ({protection})"))
+            })
+    }
+
+    /// A live stack, which nothing here removes.
+    fn describe_stack(&self) -> Option<String> {
+        let arn = self.known.arn.as_ref()?;
+        let stack = live_stacks(self.inventory, arn).next()?;
+        let is_of_pcluster = stack.tags.as_ref().is_some_and(|tags| tags.contains_key(IMAGE_ID));
+        let (name, status) = (&stack.name, &stack.status);
+        Some(if is_of_pcluster {
+            format!("its stack {name} is still there ({status})")
+        } else {
+            format!(
+                "a stack {name} that is not pcluster's has its name: `pcluster delete-image` would delete it"
+            )
+        })
+    }
+
+    fn find_uses(&self) -> Vec<String> {
+        let ami = self.known.ami;
+        let uses =
+            self.inventory.uses.iter().filter(|used| used.region == ami.region && used.image == ami.id);
+        uses.map(|used| used.by.clone()).collect()
+    }
+
+    fn find_shares(&self) -> Vec<String> {
+        let ami = self.known.ami;
+        let public = ami.public.then(|| "all".to_owned());
+        let permission = ami.launch_permission.iter();
+        let named = permission.flat_map(|given| [&given.users, &given.groups, &given.organizations]);
+        let mut shares: Vec<String> = public.into_iter().chain(named.flatten().cloned()).collect();
+        shares.dedup();
+        shares
+    }
+
+    fn measure(&self) -> Vec<SnapshotSize> {
+        let size = |device: &crate::rules::inventory::Device| {
+            let snapshots = self.inventory.snapshots.iter();
+            let mut same = snapshots.filter(|s| s.id == device.id && s.region == self.known.ami.region);
+            let snapshot = same.next();
+            let full = snapshot.and_then(|snapshot| snapshot.full_size_bytes).filter(|bytes| *bytes > 0);
+            let volume = snapshot.and_then(|snapshot| snapshot.volume_gib).or(device.volume_gib);
+            SnapshotSize {
+                id: device.id.clone(),
+                size_gib: full.map(gibibytes).or(volume.map(|gib| gibibytes(gib << 30))),
+                is_archived: snapshot.is_some_and(|snapshot| snapshot.tier.as_deref() == Some("archive")),
+            }
+        };
+        self.known.ami.snapshots.iter().map(size).collect()
+    }
+
+    fn artifacts(&self) -> Artifacts {
+        let Some(arn) = self.known.arn.as_ref().filter(|_| self.known.class == Class::Orphan) else {
+            return Artifacts::default();
+        };
+        let directory = self.known.directory().filter(|_| self.owns_directory());
+        let group = self.known.image_id().map(|id| format!("/aws/imagebuilder/ParallelClusterImage-{id}"));
+        let is_there = |group: &String| {
+            self.inventory.log_groups.iter().any(|own| own.name == *group && own.region == arn.region)
+        };
+        // It has the streams of every build of the image id.
+        let is_alone = self.same_slug.len() == 1 && arn.region == self.known.ami.region;
+        Artifacts {
+            region: arn.region.clone(),
+            directory: directory.map(|(bucket, directory)| (bucket.to_owned(), directory.to_owned())),
+            log_group: group.filter(is_there).filter(|_| is_alone),
+        }
+    }
+}
+
+/// Letters of an image id in the name of its directory.
+const MAX_SLUG: usize = 46;
+
+#[expect(clippy::cast_precision_loss, reason = "a size to two decimals")]
+fn gibibytes(bytes: u64) -> f64 {
+    round(bytes as f64 / f64::from(1 << 30))
+}
+
+fn round(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}
+
+/// At most: a snapshot shares blocks with those of its lineage, which are billed once.
+fn price(snapshots: &[SnapshotSize]) -> Cost {
+    let (standard, archived) = PRICES;
+    let cost = |snapshot: &SnapshotSize| {
+        snapshot.size_gib.unwrap_or_default() * if snapshot.is_archived { archived } else { standard }
+    };
+    let usd = round(snapshots.iter().map(cost).sum());
+    Cost { usd, source: PRICE_SOURCE, date: PRICE_DATE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::inventory::{Device, Directory};
+    use proptest::prelude::*;
+
+    const ACCOUNT: &str = "123456789012";
+
+    fn arn(slug: &str, version: &str, account: &str) -> String {
+        format!("arn:aws:imagebuilder:us-east-1:{account}:image/parallelclusterimage-{slug}/{version}/1")
+    }
+
+    fn ami(id: &str, arn: &str, tags: &[(&str, &str)]) -> Ami {
+        let tags = tags.iter().copied().chain([("Ec2ImageBuilderArn", arn)]);
+        Ami {
+            region: "us-east-1".into(),
+            id: id.into(),
+            creation_date: "2022-10-26T23:00:00.000Z".into(),
+            state: "available".into(),
+            tags: tags.map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+            owner_id: ACCOUNT.into(),
+            snapshots: vec![Device { id: format!("snap-{id}"), volume_gib: Some(40) }],
+            launch_permission: Some(crate::rules::inventory::LaunchPermission::default()),
+            ..Ami::default()
+        }
+    }
+
+    const DONE: &[(&str, &str)] = &[(BUILD_STATUS, "available"), ("parallelcluster:os", "alinux2")];
+
+    fn template(id: &str, bucket: &str, directory: &str) -> String {
+        serde_json::json!({"Resources": {
+            "ImageRecipe": {"Type": "AWS::ImageBuilder::ImageRecipe", "Properties": {
+                "ParentImage": "ami-0", "Tags": {IMAGE_ID: id, "parallelcluster:image_name": id}}},
+            "DeleteStackFunction": {"Type": "AWS::Lambda::Function", "Properties": {"Code": {
+                "S3Bucket": bucket, "S3Key": format!("{directory}/custom_resources/artifacts.zip")}}},
+        }})
+        .to_string()
+    }
+
+    fn directory(id: &str, letter: char, modified: &str) -> Directory {
+        let slug = id.to_lowercase();
+        let path = format!("parallelcluster/3.1.3/images/{slug}-{}", String::from(letter).repeat(16));
+        Directory {
+            bucket: "b".into(),
+            region: "us-east-1".into(),
+            version: "3.1.3".into(),
+            template: Some(template(id, "b", &path)),
+            directory: path,
+            template_modified: Some(modified.into()),
+            configuration: None,
+        }
+    }
+
+    fn inventory(images: Vec<Ami>) -> Inventory {
+        Inventory {
+            account: ACCOUNT.into(),
+            partition: "aws".into(),
+            region: "us-east-1".into(),
+            images,
+            buckets: vec!["b".into()],
+            ..Inventory::default()
+        }
+    }
+
+    fn class_of(ami: Ami) -> Class {
+        let inventory = inventory(vec![ami]);
+        Known::new(&inventory, &inventory.images[0]).class
+    }
+
+    #[test]
+    fn what_is_in_doubt_is_foreign() {
+        let own = arn("x", "3.1.3", ACCOUNT);
+        let (status, mark) = (DONE[0], DONE[1]);
+        assert_eq!(class_of(ami("a", &own, DONE)), Class::Orphan);
+        assert_eq!(class_of(ami("a", &own, &[status])), Class::Foreign, "no mark");
+        assert_eq!(class_of(ami("a", &own, &[mark])), Class::FailedBuild);
+        assert_eq!(class_of(ami("a", &own, &[])), Class::Foreign);
+        assert_eq!(class_of(ami("a", &arn("x", "9.9.9", ACCOUNT), DONE)), Class::Foreign);
+        assert_eq!(class_of(ami("a", &arn("x", "3.1.3", "999999999999"), DONE)), Class::Foreign);
+        assert_eq!(class_of(Ami { owner_id: "9".into(), ..ami("a", &own, DONE) }), Class::Foreign);
+        assert_eq!(class_of(Ami { state: "pending".into(), ..ami("a", &own, DONE) }), Class::InProgress);
+        assert_eq!(class_of(Ami { state: "failed".into(), ..ami("a", &own, DONE) }), Class::FailedBuild);
+        let described = Some("AWS ParallelCluster AMI for alinux2".to_owned());
+        assert_eq!(class_of(Ami { description: described, ..ami("a", &own, &[status]) }), Class::Orphan);
+    }
+
+    #[test]
+    fn a_repair_writes_all_that_was_lost_and_nothing_that_is_there() {
+        let mut own = directory("My-Image", 'a', "2022-10-26T22:00:00Z");
+        own.configuration = Some(
+            "Image:\n  Tags:\n  - {Key: team, Value: hpc}\n  - {Key: os, Value: mine}\n  - {Key: 'aws:x', Value: y}\n\
+             DevSettings:\n  DistributionConfiguration:\n    LaunchPermission: '{\"UserIds\": [\"111122223333\"]}'\n"
+                .into(),
+        );
+        let mut orphan = ami("ami-1", &arn("my-image", "3.1.3", ACCOUNT), DONE);
+        orphan.tags.insert("os".into(), "theirs".into());
+        let inventory = Inventory { directories: vec![own], ..inventory(vec![orphan]) };
+        let images = examine(&inventory, &Selection::default());
+        let [image] = images.as_slice() else { panic!("{images:?}") };
+        assert_eq!(
+            (image.repair, image.delete, image.source),
+            (Action::Possible, Action::Possible, Source::S3)
+        );
+        assert_eq!(image.image_id.as_deref(), Some("My-Image"));
+        let keys: Vec<&str> = image.tags.keys().map(String::as_str).collect();
+        let own = [
+            "build_config",
+            "build_log",
+            "image_id",
+            "image_name",
+            "parent_image",
+            "s3_bucket",
+            "s3_image_dir",
+            "version",
+        ];
+        let own: Vec<String> =
+            own.iter().map(|name| format!("{PREFIX}{name}")).chain(["team".into()]).collect();
+        assert_eq!(keys, own);
+        let log =
+            "arn:aws:logs:us-east-1:123456789012:log-group:/aws/imagebuilder/ParallelClusterImage-My-Image";
+        assert_eq!(image.tags["parallelcluster:build_log"], log);
+        assert_eq!(image.sharing.as_ref().unwrap().user_ids, ["111122223333"]);
+        assert_eq!(serde_json::json!(image.monthly_cost_at_most)["usd"], 2.0);
+    }
+
+    #[test]
+    fn of_two_builds_of_one_id_each_has_its_own_directory_and_only_a_named_one_is_repaired() {
+        let arn = arn("x", "3.1.3", ACCOUNT);
+        let first = Ami { creation_date: "2022-10-01T10:00:00Z".into(), ..ami("ami-1", &arn, DONE) };
+        let second = Ami { creation_date: "2022-10-02T10:00:00Z".into(), ..ami("ami-2", &arn, DONE) };
+        let directories =
+            vec![directory("x", 'b', "2022-10-02T09:00:00Z"), directory("x", 'a', "2022-10-01T09:00:00Z")];
+        let inventory = Inventory { directories, ..inventory(vec![first, second]) };
+        for image in examine(&inventory, &Selection::default()) {
+            assert_eq!((image.repair, image.delete), (Action::Refused, Action::Refused));
+            assert_eq!(image.conflicts_with.len(), 1);
+        }
+        for (ami, letters) in [("ami-1", "aaaa"), ("ami-2", "bbbb")] {
+            let selection = Selection { ami: Some(ami.into()), image_id: None };
+            let images = examine(&inventory, &selection);
+            assert_eq!(images.len(), 1);
+            assert_eq!(images[0].repair, Action::Possible, "{:?}", images[0].reasons);
+            assert!(images[0].tags["parallelcluster:s3_image_dir"].ends_with(letters));
+        }
+    }
+
+    #[test]
+    fn an_ami_of_which_nothing_is_left_gets_tags_only_where_it_and_its_id_are_named() {
+        let inventory = inventory(vec![ami("ami-0abc", &arn("x", "3.1.3", ACCOUNT), DONE)]);
+        let select = |image_id: Option<&str>, ami: Option<&str>| Selection {
+            image_id: image_id.map(str::to_owned),
+            ami: ami.map(str::to_owned),
+        };
+        for selection in [select(None, None), select(Some("X"), None), select(None, Some("ami-0abc"))] {
+            let images = examine(&inventory, &selection);
+            assert_eq!(images[0].repair, Action::Refused, "{selection:?}");
+        }
+        assert!(examine(&inventory, &select(Some("y"), Some("ami-0abc"))).is_empty());
+        let images = examine(&inventory, &select(Some("X"), Some("ami-0abc")));
+        assert_eq!(images[0].repair, Action::Possible, "{:?}", images[0].reasons);
+        assert_eq!(images[0].tags["parallelcluster:image_id"], "X");
+        assert_eq!(
+            images[0].tags["parallelcluster:s3_image_dir"],
+            "parallelcluster/3.1.3/images/x-000000000cba0ima"
+        );
+    }
+
+    #[test]
+    fn what_is_used_shared_or_protected_is_not_deleted() {
+        let own = arn("x", "3.1.3", ACCOUNT);
+        let refused = |ami: Ami, change: fn(&mut Inventory)| {
+            let mut inventory = inventory(vec![ami]);
+            change(&mut inventory);
+            let images = examine(&inventory, &Selection::default());
+            assert_eq!(images[0].delete, Action::Refused);
+            images[0].reasons.iter().find(|reason| reason.starts_with("not deleted")).unwrap().clone()
+        };
+        let orphan = || ami("ami-1", &own, DONE);
+        let used = refused(orphan(), |inventory| {
+            let (region, image, by) = ("us-east-1".into(), "ami-1".into(), "i-1".into());
+            inventory.uses.push(crate::rules::inventory::Use { region, image, by });
+        });
+        assert!(used.contains("in use by i-1"), "{used}");
+        let unknown = refused(orphan(), |inventory| {
+            let source = "ec2:DescribeInstances in us-east-1".into();
+            let skipped = crate::rules::inventory::Skipped { source, why: "denied".into(), permission: None };
+            inventory.skipped.push(skipped);
+        });
+        assert!(unknown.contains("is not known"), "{unknown}");
+        assert!(refused(Ami { public: true, ..orphan() }, |_| {}).contains("shared with all"));
+        assert!(refused(Ami { launch_permission: None, ..orphan() }, |_| {}).contains("shared is not known"));
+        let protection = Some("enabled-with-cooldown".to_owned());
+        let protected = refused(Ami { deregistration_protection: protection, ..orphan() }, |_| {});
+        assert!(protected.contains("protected"), "{protected}");
+    }
+
+    #[test]
+    fn a_copy_in_another_region_does_not_get_the_directory_of_the_original() {
+        let arn = arn("x", "3.1.3", ACCOUNT);
+        let copy = Ami { region: "eu-west-1".into(), ..ami("ami-2", &arn, DONE) };
+        let directories = vec![directory("x", 'a', "2022-10-26T22:00:00Z")];
+        let inventory = Inventory { directories, ..inventory(vec![ami("ami-1", &arn, DONE), copy]) };
+        let images = examine(&inventory, &Selection::default());
+        assert_eq!((images[0].repair, images[1].repair), (Action::Possible, Action::Refused));
+        assert_eq!(images[1].artifacts.directory, None);
+    }
+
+    fn any_ami() -> impl Strategy<Value = Ami> {
+        let arns = prop_oneof![
+            Just(arn("x", "3.1.3", ACCOUNT)),
+            Just(arn("y", "3.1.3", ACCOUNT)),
+            Just(arn("x", "9.9.9", ACCOUNT)),
+            Just(arn("x", "3.1.3", "999999999999")),
+            Just("arn:aws:imagebuilder:us-east-1:123456789012:image/other/1.0.0/1".to_owned()),
+        ];
+        let tags = proptest::sample::subsequence(
+            vec![
+                (BUILD_STATUS, "available"),
+                (BUILD_STATUS, "failed"),
+                ("parallelcluster:os", "alinux2"),
+                (IMAGE_ID, "x"),
+                ("parallelcluster:s3_bucket", "b"),
+                ("parallelcluster:s3_image_dir", "parallelcluster/3.1.3/images/x-aaaaaaaaaaaaaaaa"),
+            ],
+            0..=6,
+        );
+        let rest = (
+            "[1-4]",
+            1..5u8,
+            proptest::sample::select(vec!["us-east-1", "eu-west-1"]),
+            "(available|pending|failed)",
+        );
+        (arns, tags, rest).prop_map(|(arn, tags, (id, day, region, state))| Ami {
+            creation_date: format!("2022-10-0{day}T10:00:00Z"),
+            region: region.into(),
+            state,
+            ..ami(&format!("ami-{id}"), &arn, &tags)
+        })
+    }
+
+    fn any_directory() -> impl Strategy<Value = Directory> {
+        ("[xy]", proptest::sample::select(vec!['a', 'b']), 1..5u8, any::<bool>()).prop_map(
+            |(id, letter, day, is_own)| {
+                let mut found = directory(&id, letter, &format!("2022-10-0{day}T09:00:00Z"));
+                if !is_own {
+                    found.template = Some(template("z", "b", &found.directory));
+                }
+                found
+            },
+        )
+    }
+
+    fn any_stack() -> impl Strategy<Value = Stack> {
+        let status =
+            proptest::sample::select(vec!["CREATE_COMPLETE", "DELETE_COMPLETE", "CREATE_IN_PROGRESS"]);
+        ("[xy]", 1..5u8, status, any::<bool>()).prop_map(|(name, day, status, is_own)| Stack {
+            region: "us-east-1".into(),
+            id: format!("stack/{name}"),
+            status: status.into(),
+            creation_time: format!("2022-10-0{day}T09:00:00Z"),
+            tags: is_own.then(|| {
+                let directory = format!("parallelcluster/3.1.3/images/{name}-aaaaaaaaaaaaaaaa");
+                [(IMAGE_ID.to_owned(), name.clone()), ("parallelcluster:s3_image_dir".to_owned(), directory)]
+                    .into()
+            }),
+            name,
+            ..Stack::default()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_taken_that_is_not_proven(
+            images in proptest::collection::vec(any_ami(), 0..6),
+            directories in proptest::collection::vec(any_directory(), 0..4),
+            stacks in proptest::collection::vec(any_stack(), 0..3),
+            named in proptest::option::of("ami-[1-4]"),
+            image_id in proptest::option::of("[xyX]"),
+        ) {
+            let mut images = images;
+            images.sort_by(|one, other| (&one.region, &one.id).cmp(&(&other.region, &other.id)));
+            images.dedup_by(|one, other| (&one.region, &one.id) == (&other.region, &other.id));
+            let inventory = Inventory { stacks, directories, ..inventory(images) };
+            let found = examine(&inventory, &Selection { ami: named, image_id });
+            let mut written = Vec::new();
+            for image in &found {
+                let ami = inventory.images.iter().find(|ami| ami.id == image.ami && ami.region == image.region).unwrap();
+                let arn = BuildArn::read(&ami.tags["Ec2ImageBuilderArn"]).unwrap();
+                prop_assert_eq!(&arn.account, ACCOUNT);
+                prop_assert_eq!(&arn.version, "3.1.3");
+                if image.repair == Action::Possible || image.delete == Action::Possible {
+                    prop_assert_eq!(image.class, Class::Orphan);
+                    prop_assert_eq!(&ami.tags[BUILD_STATUS], "available");
+                    prop_assert!(!ami.tags.contains_key(IMAGE_ID));
+                    prop_assert_eq!(&ami.state, "available");
+                }
+                let Some(directory) = image.tags.get("parallelcluster:s3_image_dir") else { continue };
+                written.push(directory.clone());
+                let seen = inventory.directories.iter().filter(|seen| seen.directory == *directory);
+                let templates: Vec<&str> = seen.filter_map(|seen| seen.template.as_deref()).collect();
+                let id = format!("\"{IMAGE_ID}\":\"{}\"", image.tags[IMAGE_ID]);
+                // A new one, for an AMI that was named, or one whose own template has this id.
+                prop_assert!(templates.is_empty() || templates.iter().any(|text| text.contains(&id)));
+            }
+            let count = written.len();
+            written.sort();
+            written.dedup();
+            prop_assert_eq!(written.len(), count, "one directory for two AMIs");
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! `preflight images` and `preflight stack` on a planted account: every class, the real commands before and after,
+//! and what stands when a call fails or the machine ends in the middle.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::environments::{Environment, GOOD, NEWEST, ROOT, Ran, Sandbox, wait_for};
+
+/// What no listing may ask for.
+const WRITES: [&str; 7] = ["Create", "Modify", "Delete", "Deregister", "Put", "Tag", "Run"];
+
+/// A moto server with orphans of every kind and their look-alikes, by the labels of plant.py.
+struct World {
+    server: Child,
+    endpoint: String,
+    planted: Value,
+    directory: TempDir,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(ROOT).join("tests/e2e/images").join(name)
+}
+
+/// Python of the environment that has moto and boto3.
+fn python() -> Command {
+    let mut command = Command::new(Environment::named("moto").bin("python"));
+    command.env_clear().env("LANG", "C.UTF-8").env("NO_PROXY", "127.0.0.1").stdin(Stdio::null());
+    command
+}
+
+impl World {
+    #[track_caller]
+    fn plant() -> Self {
+        let directory = tempfile::Builder::new().prefix("real-images-").tempdir().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut command = python();
+        command.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()]);
+        command.env("HOME", directory.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        let server = command.spawn().unwrap();
+        wait_for("moto", || TcpStream::connect(("127.0.0.1", port)).ok());
+        let mut world =
+            Self { server, endpoint: format!("http://127.0.0.1:{port}"), planted: Value::Null, directory };
+        world.planted = world.ask("plant.py");
+        world
+    }
+
+    /// The JSON that a script prints.
+    #[track_caller]
+    fn ask(&self, name: &str) -> Value {
+        let output = python().arg(script(name)).arg(&self.endpoint).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{name}: {error}\n{stderr}"))
+    }
+
+    fn state(&self) -> Value {
+        self.ask("state.py")
+    }
+
+    fn sandbox(&self, environment: &str) -> Sandbox {
+        let mut sandbox = Sandbox::of(environment);
+        sandbox.set("AWS_ENDPOINT_URL", &self.endpoint);
+        sandbox
+    }
+
+    #[track_caller]
+    fn ami(&self, label: &str) -> &str {
+        self.planted[label]["ami"].as_str().unwrap_or_else(|| panic!("{label} is not planted"))
+    }
+
+    fn id(&self, label: &str) -> &str {
+        self.planted[label]["id"].as_str().unwrap()
+    }
+
+    fn proxy(&self, options: &[&str]) -> Proxy {
+        let log = self.directory.path().join("log");
+        let mut command = python();
+        command.arg(script("proxy.py")).arg(&self.endpoint).arg("--log").arg(&log).args(options);
+        let mut server = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut endpoint = String::new();
+        BufReader::new(server.stdout.take().unwrap()).read_line(&mut endpoint).unwrap();
+        Proxy { server, endpoint: endpoint.trim().to_owned(), log }
+    }
+}
+
+/// Stands before the server; logs, denies, fails or kills.
+struct Proxy {
+    server: Child,
+    endpoint: String,
+    log: PathBuf,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+#[track_caller]
+fn images(sandbox: &Sandbox, arguments: &[&str]) -> (Ran, Value) {
+    let all = [&["preflight", "images", "--format", "json"], arguments].concat();
+    let ran = sandbox.shim(&all);
+    let report = ran.json();
+    (ran, report)
+}
+
+#[track_caller]
+fn find<'a>(report: &'a Value, ami: &str) -> &'a Value {
+    let images = report["images"].as_array().unwrap();
+    images
+        .iter()
+        .find(|image| image["ami"] == ami)
+        .unwrap_or_else(|| panic!("{ami} is not listed:\n{report:#}"))
+}
+
+const ORPHANS: [&str; 12] = [
+    "orphan-deleted-stack",
+    "orphan-live-stack",
+    "orphan-s3-only",
+    "orphan-nothing",
+    "orphan-custom-bucket",
+    "in-use-instance",
+    "in-use-template",
+    "shared",
+    "twin-1",
+    "twin-2",
+    "neighbour-orphan",
+    "copy",
+];
+
+#[test]
+fn each_is_classed_and_a_listing_writes_nothing() {
+    let world = World::plant();
+    let before = world.state();
+    let proxy = world.proxy(&[]);
+    let mut sandbox = world.sandbox(GOOD);
+    sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
+    let (ran, report) = images(&sandbox, &["--all-regions", "--bucket", "another-teams-bucket"]);
+    ran.ends_with(1);
+    assert_eq!(report["account"], "123456789012");
+    let class = |label: &str| find(&report, world.ami(label))["class"].as_str().unwrap().to_owned();
+    for label in ORPHANS {
+        assert_eq!(class(label), "orphan", "{label}\n{ran}");
+    }
+    assert_eq!(class("healthy"), "healthy");
+    assert_eq!(class("neighbour"), "healthy");
+    assert_eq!(class("failed-build"), "failed-build");
+    assert_eq!(class("running-build"), "in-progress");
+    for label in ["foreign-hardened", "foreign-other-account", "foreign-release", "foreign-nothing"] {
+        assert!(!ran.out().contains(world.ami(label)), "{label} is shown\n{ran}");
+    }
+    let source = |label: &str| find(&report, world.ami(label))["source"].as_str().unwrap().to_owned();
+    assert_eq!(source("orphan-deleted-stack"), "deleted-stack");
+    assert_eq!(source("orphan-live-stack"), "stack");
+    assert_eq!(source("orphan-s3-only"), "s3");
+    assert_eq!(source("orphan-custom-bucket"), "s3");
+    assert_eq!(source("orphan-nothing"), "none");
+    let image = find(&report, world.ami("orphan-s3-only"));
+    assert_eq!(image["imageId"], world.planted["orphan-s3-only"]["id"], "{ran}");
+    assert_eq!(find(&report, world.ami("twin-1"))["conflictsWith"], serde_json::json!([world.ami("twin-2")]));
+    assert_eq!(
+        find(&report, world.ami("in-use-instance"))["inUseBy"][0],
+        world.planted["in-use-instance"]["usedBy"]
+    );
+    assert_eq!(
+        find(&report, world.ami("in-use-template"))["inUseBy"][0],
+        world.planted["in-use-template"]["usedBy"]
+    );
+    assert_eq!(find(&report, world.ami("shared"))["sharedWith"][0], "111122223333");
+    let log = fs::read_to_string(&proxy.log).unwrap();
+    let written: Vec<&str> = log
+        .lines()
+        .filter(|line| {
+            WRITES.iter().any(|write| line.split(' ').nth(1).is_some_and(|call| call.starts_with(write)))
+        })
+        .collect();
+    assert_eq!(written, Vec::<&str>::new(), "\n{log}");
+    assert!(log.contains("DescribeImages"), "{log}");
+    assert_eq!(world.state(), before);
+}
+
+#[track_caller]
+fn is_given_back(environment: &str) {
+    let world = World::plant();
+    let sandbox = world.sandbox(environment);
+    let (id, ami) = (world.id("orphan-deleted-stack"), world.ami("orphan-deleted-stack"));
+    let describe = sandbox.direct(&["describe-image", "-i", id]);
+    describe.ends_with(1);
+    assert!(describe.out().contains("No image or stack associated"), "{describe}");
+    let before = world.state();
+
+    let ran = sandbox.shim(&["preflight", "images", "--repair"]);
+    ran.ends_with(2);
+    assert!(ran.err().contains("there is no terminal to ask at"), "{ran}");
+    let (ran, _) = images(&sandbox, &["--repair", "--dry-run"]);
+    ran.ends_with(1);
+    assert_eq!(world.state(), before, "a plan changes nothing");
+
+    let (ran, report) = images(&sandbox, &["--repair", "--yes", "--bucket", "another-teams-bucket"]);
+    // The twins and the one of which nothing is left are refused.
+    ran.ends_with(1);
+    let after = world.state();
+    for label in [
+        "orphan-deleted-stack",
+        "orphan-live-stack",
+        "orphan-s3-only",
+        "orphan-custom-bucket",
+        "neighbour-orphan",
+    ] {
+        let planted = &world.planted[label];
+        assert_eq!(find(&report, world.ami(label))["repair"], "done", "{label}\n{ran}");
+        let tags = &after["us-east-1"]["images"][world.ami(label)];
+        for tag in
+            planted["expected"].as_object().unwrap().iter().chain(planted["imageTags"].as_object().unwrap())
+        {
+            assert_eq!(&tags[tag.0], tag.1, "{label} {}\n{ran}", tag.0);
+        }
+    }
+    for label in ["twin-1", "twin-2", "orphan-nothing", "failed-build", "running-build", "foreign-release"] {
+        let images = |state: &Value| state["us-east-1"]["images"][world.ami(label)].clone();
+        assert_eq!(images(&after), images(&before), "{label}");
+    }
+    assert_eq!(after["objects"], before["objects"]);
+
+    let named = ["-i", world.id("orphan-nothing"), "--image", world.ami("orphan-nothing")];
+    images(&sandbox, &[&["--repair", "--yes"], &named[..]].concat()).0.ends_with(0);
+    images(&sandbox, &["--repair", "--yes", "--image", world.ami("twin-2")]).0.ends_with(0);
+
+    let listed = sandbox.direct(&["list-images", "--image-status", "AVAILABLE"]);
+    for label in ["orphan-deleted-stack", "orphan-s3-only", "orphan-nothing", "twin-2"] {
+        assert!(listed.out().contains(world.id(label)), "{label}\n{listed}");
+    }
+    let described = sandbox.direct(&["describe-image", "-i", id]);
+    described.ends_with(0);
+    assert_eq!(described.json()["ec2AmiInfo"]["amiId"], ami, "{described}");
+    let before = world.state();
+    sandbox.direct(&["delete-image", "-i", id]).ends_with(0);
+    let after = world.state();
+    assert!(after["us-east-1"]["images"].get(ami).is_none());
+    let directory = world.planted["orphan-deleted-stack"]["directory"].as_str().unwrap();
+    let others = |state: &Value| -> Vec<Value> {
+        let objects = state["objects"].as_array().unwrap().iter();
+        objects.filter(|key| !key.as_str().unwrap().contains(directory)).cloned().collect()
+    };
+    assert_eq!(others(&after), others(&before));
+    assert_ne!(after["objects"], before["objects"]);
+}
+
+#[test]
+fn what_is_repaired_is_found_and_deleted_by_the_first_release() {
+    is_given_back(GOOD);
+}
+
+#[test]
+fn what_is_repaired_is_found_and_deleted_by_the_newest_release() {
+    is_given_back(NEWEST);
+}
+
+#[test]
+fn a_deletion_takes_what_it_may_and_nothing_else() {
+    let world = World::plant();
+    let sandbox = world.sandbox(GOOD);
+    let before = world.state();
+    let (ran, report) = images(&sandbox, &["--delete", "--yes"]);
+    ran.ends_with(1);
+    let after = world.state();
+    let gone = [
+        "orphan-deleted-stack",
+        "orphan-live-stack",
+        "orphan-s3-only",
+        "orphan-nothing",
+        "orphan-custom-bucket",
+        "neighbour-orphan",
+    ];
+    let mut expected = before.clone();
+    let remove = |list: &mut Value, is_gone: &dyn Fn(&str) -> bool| {
+        list.as_array_mut().unwrap().retain(|entry| !is_gone(entry.as_str().unwrap()));
+    };
+    for label in gone {
+        let planted = &world.planted[label];
+        assert_eq!(find(&report, world.ami(label))["delete"], "done", "{label}\n{ran}");
+        let region = &mut expected["us-east-1"];
+        region["images"].as_object_mut().unwrap().remove(world.ami(label)).unwrap();
+        let snapshots = planted["snapshots"].to_string();
+        remove(&mut region["snapshots"], &|id| snapshots.contains(id));
+        // Of the build in another bucket nothing proves which directory and which logs are its own.
+        if label != "orphan-custom-bucket" && planted["directory"].is_string() {
+            let group = planted["logGroup"].as_str().unwrap_or("none");
+            remove(&mut region["logGroups"], &|name| name == group);
+            let directory = planted["directory"].as_str().unwrap();
+            remove(&mut expected["objects"], &|key| key.contains(directory));
+        }
+    }
+    assert_eq!(after, expected, "{ran}");
+    for label in ["in-use-instance", "in-use-template", "shared", "twin-1", "twin-2"] {
+        assert_eq!(find(&report, world.ami(label))["delete"], "refused", "{label}\n{ran}");
+    }
+    let ran = sandbox.shim(&["preflight", "images", "--delete", "--yes", "-i", "sound"]);
+    ran.ends_with(1);
+    assert!(ran.out().contains("use `pcluster delete-image`"), "{ran}");
+    assert_eq!(world.state(), after);
+}
+
+/// The steps of a deletion: AMI, snapshot, directory, log group. Each is the last that arrives, once before it is
+/// carried out and once after.
+#[test]
+fn a_deletion_that_is_cut_off_at_any_step_is_ended_by_the_next() {
+    let world = World::plant();
+    let before = world.state();
+    let labels = ["orphan-deleted-stack", "orphan-live-stack", "orphan-s3-only", "neighbour-orphan"];
+    for (step, label) in labels.into_iter().enumerate() {
+        for option in ["--kill-before", "--kill-after"] {
+            // The AMI of a step that was killed before its first call is still there.
+            if option == "--kill-before" && step > 0 {
+                continue;
+            }
+            let mut sandbox = world.sandbox(GOOD);
+            let pid = sandbox.path("pid");
+            let number = (step + 1).to_string();
+            let proxy = world.proxy(&[option, &number, "--kill-pid-file", pid.to_str().unwrap()]);
+            sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
+            let arguments = ["preflight", "images", "--delete", "--yes", "--image", world.ami(label)];
+            let mut command = sandbox.command(&sandbox.path("shim/pcluster"), &arguments);
+            command.process_group(0).stdout(Stdio::null()).stderr(Stdio::null());
+            let mut shim = command.spawn().unwrap();
+            fs::write(&pid, shim.id().to_string()).unwrap();
+            assert!(!shim.wait().unwrap().success());
+            drop(proxy);
+
+            sandbox.set("AWS_ENDPOINT_URL", &world.endpoint);
+            let state = world.state();
+            let is_there = state["us-east-1"]["images"].get(world.ami(label)).is_some();
+            assert_eq!(is_there, option == "--kill-before", "{label}");
+            let (ran, report) = images(&sandbox, &[]);
+            ran.ends_with(1);
+            let unfinished = report["unfinished"].to_string();
+            assert_eq!(unfinished.contains(world.ami(label)), !is_there && step < 3, "{label}\n{ran}");
+            if is_there {
+                continue;
+            }
+            let (ran, report) = images(&sandbox, &["--delete", "--yes", "--image", world.ami(label)]);
+            assert!(ran.status.code() == Some(0) || step == 3, "{label}\n{ran}");
+            assert_eq!(report["unfinished"], serde_json::json!([]), "{label}\n{ran}");
+            let after = world.state();
+            let snapshots = world.planted[label]["snapshots"].to_string();
+            let left = after["us-east-1"]["snapshots"].as_array().unwrap().iter();
+            assert!(
+                !left.into_iter().any(|id| snapshots.contains(id.as_str().unwrap())),
+                "{label}\n{after:#}"
+            );
+            assert!(
+                !after.to_string().contains(world.planted[label]["directory"].as_str().unwrap()),
+                "{label}"
+            );
+        }
+    }
+    let count = |state: &Value| state["us-east-1"]["images"].as_object().unwrap().len();
+    assert_eq!(count(&world.state()), count(&before) - labels.len());
+}
+
+#[test]
+fn a_call_that_fails_leaves_nothing_half_done_and_the_next_run_ends_it() {
+    let world = World::plant();
+    let before = world.state();
+    let mut sandbox = world.sandbox(GOOD);
+    let label = "orphan-s3-only";
+    let named = ["--yes", "--image", world.ami(label)];
+    {
+        let proxy = world.proxy(&["--fail", "1"]);
+        sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
+        let (ran, report) = images(&sandbox, &[&["--repair"], &named[..]].concat());
+        ran.ends_with(1);
+        assert_eq!(find(&report, world.ami(label))["repair"], "refused", "{ran}");
+        assert_eq!(world.state(), before, "no tag of them is written");
+    }
+    {
+        let proxy = world.proxy(&["--deny", "ec2:DeleteSnapshot"]);
+        sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
+        let ran = sandbox.shim(&[&["preflight", "images", "--delete"], &named[..]].concat());
+        ran.ends_with(1);
+        assert!(ran.out().contains("it needs ec2:DeleteSnapshot"), "{ran}");
+        let ran = sandbox.shim(&["preflight", "images"]);
+        assert!(ran.out().contains("was cut off") && ran.out().contains("still there, and billed"), "{ran}");
+    }
+    sandbox.set("AWS_ENDPOINT_URL", &world.endpoint);
+    let (ran, report) = images(&sandbox, &[&["--delete"], &named[..]].concat());
+    ran.ends_with(0);
+    assert_eq!(report["unfinished"], serde_json::json!([]));
+    let after = world.state().to_string();
+    assert!(!after.contains(world.planted[label]["snapshots"][0].as_str().unwrap()));
+}
+
+#[test]
+fn what_cannot_be_asked_is_one_clear_error() {
+    let world = World::plant();
+    let mut sandbox = world.sandbox(GOOD);
+    for (deny, status, said) in [
+        ("ec2:DescribeImages", 3, "It needs ec2:DescribeImages"),
+        ("ec2:DescribeSnapshots", 1, "not asked: ec2:DescribeSnapshots in us-east-1: denied"),
+        ("cloudformation:*", 1, "not asked: cloudformation:ListStacks in us-east-1: denied"),
+        ("s3:*", 1, "not asked: s3:ListObjectsV2"),
+        ("logs:*", 1, "not asked: logs:DescribeLogGroups in us-east-1: denied"),
+    ] {
+        let proxy = world.proxy(&["--deny", deny]);
+        sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
+        let ran = sandbox.shim(&["preflight", "images"]);
+        ran.ends_with(status);
+        assert!(ran.out().contains(said) || ran.err().contains(said), "{deny}\n{ran}");
+    }
+    sandbox.set("AWS_ENDPOINT_URL", "http://127.0.0.1:9");
+    let ran = sandbox.shim(&["preflight", "images"]);
+    ran.ends_with(3);
+    assert!(ran.err().contains("Check the network"), "{ran}");
+    sandbox.unset("AWS_ACCESS_KEY_ID");
+    sandbox.unset("AWS_SECRET_ACCESS_KEY");
+    let ran = sandbox.shim(&["preflight", "images"]);
+    ran.ends_with(3);
+    assert!(ran.err().contains("Log in as for"), "{ran}");
+    sandbox.unset("AWS_DEFAULT_REGION");
+    sandbox.shim(&["preflight", "images"]).ends_with(3);
+}
+
+#[test]
+fn the_template_of_a_stack_is_checked_live_and_deleted() {
+    let world = World::plant();
+    let sandbox = world.sandbox(GOOD);
+    for label in ["orphan-live-stack", "orphan-deleted-stack"] {
+        let ran = sandbox.shim(&["preflight", "stack", world.id(label)]);
+        ran.ends_with(1).is_silent_on_stderr();
+        assert!(ran.out().contains("AmiDistributionConfiguration"), "{ran}");
+    }
+    let stack = world.planted["running-build"]["stack"].as_str().unwrap();
+    for name in [stack, world.id("running-build")] {
+        let ran = sandbox.shim(&["preflight", "stack", name]);
+        ran.ends_with(1);
+        let command = "aws cloudformation delete-stack --stack-name running --region us-east-1";
+        assert!(ran.err().contains("can still be saved") && ran.err().contains(command), "{ran}");
+    }
+    let ran = sandbox.shim(&["preflight", "stack", "no-such-stack"]);
+    ran.ends_with(2);
+    assert!(ran.err().contains("there is no stack \"no-such-stack\" in us-east-1"), "{ran}");
+}
