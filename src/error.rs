@@ -71,7 +71,7 @@ pub enum Error {
         name: String,
         region: String,
     },
-    /// A change in AWS that nobody at a terminal can confirm.
+    /// A change in AWS that has to be confirmed, and there is no terminal.
     Unconfirmed,
     /// A change in AWS that cannot be made safely.
     Images {

@@ -1,7 +1,7 @@
 //! Inventory → what each AMI is, and what may be done with it. Pure.
 //!
 //! What is in doubt is foreign. The look-alikes: a build that failed in its tests, a build that still runs,
-//! and a recipe that somebody else has called `ParallelClusterImage-…`.
+//! and a recipe of another author's that is called `ParallelClusterImage-…`.
 
 use std::collections::BTreeMap;
 
