@@ -183,7 +183,7 @@ class Account:
     def client(self, service, region):
         from botocore.config import Config
 
-        with self.lock, translating(None):
+        with self.lock:
             if (service, region) not in self.clients:
                 config = Config(user_agent_extra="pcluster-shim", connect_timeout=10, read_timeout=30)
                 client = self.session.client(service, region_name=region, config=config)
@@ -191,14 +191,13 @@ class Account:
             return self.clients[service, region]
 
     def ask(self, service, region, operation, **parameters):
-        client = self.client(service, region)
-        with translating(name_call(client, operation)):
-            return getattr(client, operation)(**parameters)
+        with translating(name_call(service, operation)):
+            return getattr(self.client(service, region), operation)(**parameters)
 
     def pages(self, service, region, operation, page_size=None, **parameters):
         """The pages of an answer; there is one where this botocore does not know of pages."""
-        client = self.client(service, region)
-        with translating(name_call(client, operation)):
+        with translating(name_call(service, operation)):
+            client = self.client(service, region)
             if not client.can_paginate(operation):
                 yield getattr(client, operation)(**parameters)
                 return
@@ -207,41 +206,43 @@ class Account:
                 yield page
 
     def look_up(self, service, region, operation, absent=(), **parameters):
-        """The answer; None where AWS's code is one of absent, or where the source is skipped."""
-        return self.guard(self.ask, (service, region, operation), absent, parameters)
+        """The answer: {} where AWS's code is one of absent, None where the source is skipped."""
+        return self.guard(self.ask, {}, (service, region, operation), absent, parameters)
 
-    def look_through(self, service, region, operation, absent=(), **parameters):
-        """The pages, as a list; None as in look_up()."""
+    def look_through(self, service, region, operation, key, keep=bool, **parameters):
+        """The entries under this key of all pages, those that keep() takes; None as in look_up()."""
 
         def read(*source, **parameters):
-            return list(self.pages(*source, **parameters))
+            return [entry for page in self.pages(*source, **parameters) for entry in page[key] if keep(entry)]
 
-        return self.guard(read, (service, region, operation), absent, parameters)
+        return self.guard(read, [], (service, region, operation), (), parameters)
 
-    def guard(self, read, source, absent, parameters):
+    def guard(self, read, nothing, source, absent, parameters):
         # Permissions for S3 are given by bucket.
-        key = source + (parameters.get("Bucket"),)
-        if key in self.closed:
+        bucket = parameters.get("Bucket")
+        if source + (bucket,) in self.closed:
             return None
         try:
             return read(*source, **parameters)
         except Failure as failure:
-            if failure.aws_code not in absent:
-                self.skip(failure, source, parameters.get("Bucket"))
+            if failure.aws_code in absent:
+                return nothing
+            self.skip(failure, source, bucket)
             return None
 
     def skip(self, failure, source, bucket=None, why=None):
         service, region, operation = source
         if failure.code in ("denied", "network"):
             self.closed.add(source + (bucket,))
-        call = failure.call or "{}:{}".format(service, operation)
+        call = name_call(service, operation)
         name = "{} of {} in {}".format(call, bucket, region) if bucket else "{} in {}".format(call, region)
         entry = {"source": name, "why": why or failure.describe(), "permission": failure.permission()}
         self.skipped.setdefault(name, entry)
 
 
-def name_call(client, operation):
-    return "{}:{}".format(client.meta.service_model.service_name, client.meta.method_to_api_mapping[operation])
+def name_call(service, operation):
+    """The name as AWS has it: ("s3", "list_objects_v2") is s3:ListObjectsV2."""
+    return "{}:{}".format(service, operation.title().replace("_", ""))
 
 
 def run_parallel(function, items):
@@ -250,7 +251,7 @@ def run_parallel(function, items):
 
 
 def chunk(items, size=100):
-    """EC2 takes 200 values of a filter."""
+    """EC2 takes at most 200 values of a filter."""
     items = sorted(set(items))
     return [items[start : start + size] for start in range(0, len(items), size)]
 
@@ -309,7 +310,8 @@ def add_details(aws, request, account, found):
     for region in sorted({image["region"] for image in examined}):
         images = [image for image in examined if image["region"] == region]
         snapshots = [snapshot["id"] for image in images for snapshot in image["snapshots"]]
-        found["snapshots"] += [describe_snapshot(region, one) for one in find_snapshots(aws, region, snapshots) or []]
+        existing = find_snapshots(aws, region, snapshots) or []
+        found["snapshots"] += [describe_snapshot(region, snapshot) for snapshot in existing]
         found["uses"] += find_uses(aws, region, [image["id"] for image in images])
     found["remains"] = [find_remains(aws, remains) for remains in request["remains"]]
 
@@ -326,9 +328,13 @@ def find_images(aws, request, regions):
 
     def read(region):
         try:
-            return read_images(aws, region, request), None
+            images = read_images(aws, region, request)
         except Failure as failure:
             return [], failure
+        if not images:
+            # All regions' clients together take more memory than the AMIs.
+            aws.clients.pop(("ec2", region))
+        return images, None
 
     answers = run_parallel(read, regions)
     failures = [failure for _, failure in answers if failure]
@@ -354,8 +360,9 @@ def read_images(aws, region, request):
 
 
 def page_images(aws, region, **parameters):
-    """AMIs that are disabled are left out by default; botocore has the parameter since 1.31."""
-    model = aws.client("ec2", region).meta.service_model.operation_model("DescribeImages")
+    """AMIs that are disabled are left out by default; not every botocore has this parameter."""
+    with translating("ec2:DescribeImages"):
+        model = aws.client("ec2", region).meta.service_model.operation_model("DescribeImages")
     if "IncludeDisabled" in model.input_shape.members:
         parameters["IncludeDisabled"] = True
     return aws.pages("ec2", region, "describe_images", **parameters)
@@ -418,17 +425,19 @@ def list_builds(aws, request, images):
 
 
 def find_stacks(aws, region, slugs, request):
+    def is_named(stack):
+        return re.sub("[ _]", "-", stack["StackName"].lower()) in slugs
+
     try:
         pages = aws.pages("cloudformation", region, "list_stacks")
-        summaries = [stack for page in pages for stack in page["StackSummaries"]]
+        found = [stack for page in pages for stack in page["StackSummaries"] if is_named(stack)]
     except Failure as failure:
         aws.skip(failure, ("cloudformation", region, "list_stacks"))
         if failure.code != "denied":
             return []
-        names = sorted(slugs.union(request["imageIds"] if region == aws.region else []))
-        summaries = filter(None, run_parallel(lambda name: look_up_stack(aws, region, name), names))
-    named = [stack for stack in summaries if re.sub("[ _]", "-", stack["StackName"].lower()) in slugs]
-    return run_parallel(lambda stack: describe_stack(aws, region, stack), named)
+        names = slugs.union(request["imageIds"] if region == aws.region else [])
+        found = filter(None, run_parallel(lambda name: look_up_stack(aws, region, name), sorted(names)))
+    return run_parallel(lambda stack: describe_stack(aws, region, stack), found)
 
 
 def look_up_stack(aws, region, name):
@@ -441,15 +450,12 @@ MAX_TEXT = 1000 * 1000  # characters, bytes
 
 
 def describe_stack(aws, region, summary):
-    stack_id = summary["StackId"]
+    source, stack_id, absent = ("cloudformation", region), summary["StackId"], ["ValidationError"]
     stack = look_up_stack(aws, region, stack_id)
-    parameters = {"StackName": stack_id, "LogicalResourceId": "ParallelClusterImage"}
-    resource = aws.look_up(
-        "cloudformation", region, "describe_stack_resource", ["ValidationError"], **parameters
-    ) or {}
-    template = aws.look_up(
-        "cloudformation", region, "get_template", ["ValidationError"], StackName=stack_id, TemplateStage="Original"
-    ) or {}
+    image = {"StackName": stack_id, "LogicalResourceId": "ParallelClusterImage"}
+    resource = aws.look_up(*source, "describe_stack_resource", absent, **image) or {}
+    original = {"StackName": stack_id, "TemplateStage": "Original"}
+    template = aws.look_up(*source, "get_template", absent, **original) or {}
     # boto3 parses JSON; a template in YAML is a text.
     body = template.get("TemplateBody")
     length = len(body if isinstance(body, str) else json.dumps(body))
@@ -532,17 +538,22 @@ def read_object(aws, region, bucket, key):
         text = content.decode("utf-8", "replace") if len(content) <= MAX_TEXT else None
         return text, format_time(answer["LastModified"])
 
-    source = ("s3", region, "get_object")
-    return aws.guard(read, source, ["NoSuchKey", "404"], {"Bucket": bucket, "Key": key}) or (None, None)
+    source, absent = ("s3", region, "get_object"), ["NoSuchKey", "404"]
+    return aws.guard(read, None, source, absent, {"Bucket": bucket, "Key": key}) or (None, None)
 
 
 LOG_GROUP = "/aws/imagebuilder/ParallelClusterImage-"
 
 
 def find_log_groups(aws, region, slugs):
-    pages = aws.look_through("logs", region, "describe_log_groups", logGroupNamePrefix=LOG_GROUP)
-    names = [group["logGroupName"] for page in pages or [] for group in page["logGroups"]]
+    names = list_log_groups(aws, region, LOG_GROUP) or []
     return [{"region": region, "name": name} for name in names if name[len(LOG_GROUP) :].lower() in slugs]
+
+
+def list_log_groups(aws, region, prefix):
+    source = ("logs", region, "describe_log_groups", "logGroups")
+    groups = aws.look_through(*source, logGroupNamePrefix=prefix)
+    return groups and [group["logGroupName"] for group in groups]
 
 
 def find_snapshots(aws, region, ids):
@@ -550,10 +561,10 @@ def find_snapshots(aws, region, ids):
     found = []
     for some in chunk(ids):
         parameters = {"OwnerIds": ["self"], "Filters": [filter_by("snapshot-id", some)]}
-        pages = aws.look_through("ec2", region, "describe_snapshots", **parameters)
-        if pages is None:
+        snapshots = aws.look_through("ec2", region, "describe_snapshots", "Snapshots", **parameters)
+        if snapshots is None:
             return None
-        found += [snapshot for page in pages for snapshot in page["Snapshots"]]
+        found += snapshots
     return found
 
 
@@ -569,56 +580,54 @@ def describe_snapshot(region, snapshot):
 
 
 def find_uses(aws, region, images):
-    uses = set()
+    uses = set(find_launch_templates(aws, region, images))
     for some in chunk(images):
         uses.update(find_instances(aws, region, some))
+    # The API reference allows 10 for DescribeImageReferences.
+    for some in chunk(images, 10):
         uses.update(find_references(aws, region, some))
-    uses.update(use for use in find_launch_templates(aws, region) if use[0] in images)
     return [{"region": region, "image": image, "by": by} for image, by in sorted(uses)]
 
 
 def find_instances(aws, region, images):
     states = ["pending", "running", "stopping", "stopped", "shutting-down"]
     filters = [filter_by("image-id", images), filter_by("instance-state-name", states)]
-    for page in aws.look_through("ec2", region, "describe_instances", Filters=filters) or []:
-        for reservation in page["Reservations"]:
-            for instance in reservation["Instances"]:
-                yield instance["ImageId"], instance["InstanceId"]
+    reservations = aws.look_through("ec2", region, "describe_instances", "Reservations", Filters=filters)
+    instances = [instance for reservation in reservations or [] for instance in reservation["Instances"]]
+    return [(instance["ImageId"], instance["InstanceId"]) for instance in instances]
 
 
-def find_launch_templates(aws, region):
-    operation = "describe_launch_template_versions"
-    for page in aws.look_through("ec2", region, operation, Versions=["$Latest", "$Default"]) or []:
-        for version in page["LaunchTemplateVersions"]:
-            yield version["LaunchTemplateData"].get("ImageId"), version["LaunchTemplateId"]
+def find_launch_templates(aws, region, images):
+    def has_image(version):
+        return version["LaunchTemplateData"].get("ImageId") in images
+
+    source = ("ec2", region, "describe_launch_template_versions", "LaunchTemplateVersions")
+    versions = aws.look_through(*source, keep=has_image, Versions=["$Latest", "$Default"])
+    return [(one["LaunchTemplateData"]["ImageId"], one["LaunchTemplateId"]) for one in versions or []]
 
 
 def find_references(aws, region, images):
-    """What EC2 itself knows of, where this botocore can ask: since 1.40."""
+    """What EC2 itself knows of; not every botocore can ask for it."""
     operation = "describe_image_references"
     if not hasattr(aws.client("ec2", region), operation):
         return
     parameters = {"ImageIds": images, "IncludeAllResourceTypes": True}
-    for page in aws.look_through("ec2", region, operation, **parameters) or []:
-        for reference in page["ImageReferences"]:
-            arn = reference["Arn"]
-            resource_id = re.search("/((?:i|lt)-[0-9a-f]+)$", arn)
-            yield reference["ImageId"], resource_id.group(1) if resource_id else arn
+    for reference in aws.look_through("ec2", region, operation, "ImageReferences", **parameters) or []:
+        resource_id = re.search("/((?:i|lt)-[0-9a-f]+)$", reference["Arn"])
+        yield reference["ImageId"], resource_id.group(1) if resource_id else reference["Arn"]
 
 
 def find_remains(aws, remains):
     region, build_region, group = remains["region"], remains["buildRegion"], remains["logGroup"]
     snapshots = find_snapshots(aws, region, remains["snapshots"])
-    found = remains["snapshots"] if snapshots is None else [one["SnapshotId"] for one in snapshots]
-    pages = group and aws.look_through("logs", build_region, "describe_log_groups", logGroupNamePrefix=group)
-    groups = [one["logGroupName"] for page in pages or [] for one in page["logGroups"]]
+    groups = list_log_groups(aws, build_region, group) if group else []
     return {
         "ami": remains["ami"],
         "region": region,
         "image": image_remains(aws, region, remains["ami"]),
-        "snapshots": found,
+        "snapshots": remains["snapshots"] if snapshots is None else [one["SnapshotId"] for one in snapshots],
         "directory": directory_remains(aws, build_region, remains["bucket"], remains["directory"]),
-        "logGroup": bool(group) and (pages is None or group in groups),
+        "logGroup": groups is None or group in groups,
     }
 
 
@@ -633,13 +642,9 @@ def image_remains(aws, region, ami):
 def directory_remains(aws, region, bucket, directory):
     if not bucket or not directory:
         return False
-    try:
-        return any(versions for versions in list_versions(aws, region, bucket, directory))
-    except Failure as failure:
-        if failure.aws_code == "NoSuchBucket":
-            return False
-        aws.skip(failure, ("s3", region, "list_object_versions"), bucket)
-        return True
+    parameters = {"Bucket": bucket, "Prefix": directory + "/", "MaxKeys": 1}
+    answer = aws.look_up("s3", region, "list_object_versions", ["NoSuchBucket"], **parameters)
+    return answer is None or bool(answer.get("Versions") or answer.get("DeleteMarkers"))
 
 
 def find_image(aws, region, ami):
@@ -766,7 +771,8 @@ def delete_snapshot(aws, region, step):
     parameters = {"OwnerIds": ["self"], "Filters": [filter_by("snapshot-id", [step["snapshot"]])]}
 
     def is_gone():
-        return not any(page["Snapshots"] for page in aws.pages("ec2", region, "describe_snapshots", **parameters))
+        pages = aws.pages("ec2", region, "describe_snapshots", **parameters)
+        return not any(page["Snapshots"] for page in pages)
 
     return None if wait_until(is_gone, 10) else "the snapshot is still there"
 
