@@ -187,7 +187,7 @@ pub struct ImagesArgs {
     /// Do not ask
     #[arg(long)]
     pub yes: bool,
-    /// Print the IAM policy to list, repair or delete
+    /// Print the policy to list, repair or delete
     #[arg(long, value_enum, value_name = "ACTION", hide_possible_values = true)]
     pub print_policy: Option<Policy>,
 }
