@@ -228,7 +228,9 @@ class Account:
             if failure.aws_code in absent:
                 return nothing
             self.skip(failure, source, bucket)
-            return None
+        except Exception as error:
+            self.skip(read_other_answer(error), source, bucket)
+        return None
 
     def skip(self, failure, source, bucket=None, why=None):
         service, region, operation = source
@@ -238,6 +240,11 @@ class Account:
         name = "{} of {} in {}".format(call, bucket, region) if bucket else "{} in {}".format(call, region)
         entry = {"source": name, "why": why or failure.describe(), "permission": failure.permission()}
         self.skipped.setdefault(name, entry)
+
+
+def read_other_answer(error):
+    """The failure of reading an answer in another form than the service's, such as the page of a proxy."""
+    return Failure("answer", "{}: {}".format(type(error).__name__, error))
 
 
 def name_call(service, operation):
@@ -271,6 +278,9 @@ def format_time(moment):
     return "{}.{:03}Z".format(utc.strftime("%Y-%m-%dT%H:%M:%S"), utc.microsecond // 1000)
 
 
+IMAGE_ID = "parallelcluster:image_id"
+
+
 def take_inventory(aws, request):
     identity = aws.ask("sts", aws.region, "get_caller_identity")
     account = identity["Account"]
@@ -295,7 +305,7 @@ def add_details(aws, request, account, found):
     examined = [
         image
         for image in found["images"]
-        if "parallelcluster:image_id" not in image["tags"] or image["id"] in request["ids"]
+        if IMAGE_ID not in image["tags"] or image["id"] in request["ids"]
     ]
     # Only its owner may ask for this attribute.
     own = [image for image in examined if image["ownerId"] == account]
@@ -331,6 +341,8 @@ def find_images(aws, request, regions):
             images = read_images(aws, region, request)
         except Failure as failure:
             return [], failure
+        except Exception as error:
+            return [], read_other_answer(error)
         if not images:
             # All regions' clients together take more memory than the AMIs.
             aws.clients.pop(("ec2", region))
@@ -347,9 +359,10 @@ def find_images(aws, request, regions):
 
 
 def read_images(aws, region, request):
-    pattern = filter_by("tag:Ec2ImageBuilderArn", [request["pattern"]])
+    # The commands of pcluster look for its tag alone, which a copy that was tagged by hand can have.
+    filters = [filter_by("tag:Ec2ImageBuilderArn", [request["pattern"]]), filter_by("tag-key", [IMAGE_ID])]
     # Pages of this size keep the memory for their XML small.
-    asked = [{"Owners": ["self"], "Filters": [pattern], "page_size": 500}]
+    asked = [{"Owners": ["self"], "Filters": [one], "page_size": 500} for one in filters]
     asked += [{"Filters": [filter_by("image-id", ids)]} for ids in chunk(request["ids"])]
     images = {}
     for parameters in asked:
@@ -473,16 +486,16 @@ def describe_stack(aws, region, summary):
 
 
 def find_directories(aws, region, slugs, account, named, stacks):
-    """The buckets that could be listed, pcluster's own first, and the directories of these images in them."""
+    """The buckets that could be listed, those that were named first, and the directories of these images in them."""
     digest = hashlib.sha256((account + region).encode()).hexdigest()[:16]
     default = "parallelcluster-{}-v1-do-not-delete".format(digest)
     tagged = [(stack["tags"] or {}).get("parallelcluster:s3_bucket") for stack in stacks]
-    others = sorted(set(named).union(filter(None, tagged)) - {default})
+    tagged = sorted(set(filter(None, tagged)) - set(named) - {default})
     listed, found = [], []
-    for bucket in [default] + others:
+    for bucket in named + [default] + tagged:
         try:
             found += list(list_directories(aws, region, slugs, bucket))
-            listed.append(bucket)
+            listed.append({"region": region, "name": bucket})
         except Failure as failure:
             skip_bucket(aws, failure, region, bucket, bucket in named or bucket != default)
     return listed, run_parallel(lambda place: describe_directory(aws, *place), found)
@@ -719,6 +732,8 @@ def apply_step(aws, step):
         message = actions[step["action"]](aws, step["region"] or aws.region, step)
     except Failure as failure:
         return {"ok": False, "message": failure.describe(), "permission": failure.permission()}
+    except Exception as error:
+        return {"ok": False, "message": read_other_answer(error).describe()}
     return {"ok": message is None, "message": message}
 
 
@@ -766,7 +781,9 @@ def deregister_image(aws, region, step):
 
 def delete_snapshot(aws, region, step):
     snapshot = {"SnapshotId": step["snapshot"]}
-    if not delete(aws, "ec2", region, "delete_snapshot", ("InvalidSnapshot.NotFound",), **snapshot):
+    # One that another AMI names stays with it.
+    absent = ("InvalidSnapshot.NotFound", "InvalidSnapshot.InUse")
+    if not delete(aws, "ec2", region, "delete_snapshot", absent, **snapshot):
         return None
     parameters = {"OwnerIds": ["self"], "Filters": [filter_by("snapshot-id", [step["snapshot"]])]}
 

@@ -1,8 +1,9 @@
 //! Deletions that have begun: a file for each AMI, from before its first call to after its last. AWS forgets
 //! which snapshots an AMI had as soon as it is deregistered, so a deletion that is cut off could not be ended.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::rules::inventory::Deletion;
@@ -44,6 +45,15 @@ impl Deletions {
             paths.filter(|path| path.extension().is_some_and(|ending| ending == "json")).collect();
         paths.sort();
         paths.iter().map(|path| read_file(path)).collect()
+    }
+
+    /// Takes the lock of a deletion; `None` where another holds it, or it cannot be made.
+    #[must_use]
+    pub fn try_lock(&self) -> Option<File> {
+        trust::make_directory(&self.directory).ok()?;
+        let options = File::options().write(true).create(true).truncate(false).mode(0o600).to_owned();
+        let lock = options.open(self.directory.join("lock")).ok()?;
+        lock.try_lock().is_ok().then_some(lock)
     }
 
     /// Writes one to the disk, before its first call.

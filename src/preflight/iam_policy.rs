@@ -45,7 +45,8 @@ fn list() -> Vec<Value> {
     ];
     vec![
         allow(&describe, "*"),
-        allow(&["s3:ListBucket"], "arn:*:s3:::parallelcluster-*-v1-do-not-delete"),
+        // The versions only where a deletion was cut off: whether anything is left.
+        allow(&["s3:ListBucket", "s3:ListBucketVersions"], "arn:*:s3:::parallelcluster-*-v1-do-not-delete"),
         allow(&["s3:GetObject"], "arn:*:s3:::parallelcluster-*-v1-do-not-delete/parallelcluster/*"),
     ]
 }
@@ -60,7 +61,6 @@ fn delete() -> Vec<Value> {
     vec![
         allow_made(&["ec2:DeregisterImage"], "arn:*:ec2:*::image/*"),
         allow_made(&["ec2:DeleteSnapshot"], "arn:*:ec2:*::snapshot/*"),
-        allow(&["s3:ListBucketVersions"], bucket),
         allow(&["s3:DeleteObject", "s3:DeleteObjectVersion"], &format!("{bucket}/parallelcluster/*")),
         allow(&["logs:DeleteLogGroup"], "arn:*:logs:*:*:log-group:/aws/imagebuilder/ParallelClusterImage-*"),
     ]

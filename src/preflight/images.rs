@@ -1,6 +1,8 @@
 //! `preflight images`: list, repair and delete the AMIs of broken builds. The plan is made of one inventory, shown,
 //! confirmed, and only then carried out.
 
+use std::fs::File;
+
 use serde_json::{Value, json};
 
 use crate::aws::deletions::Deletions;
@@ -15,7 +17,7 @@ use crate::report;
 use crate::report::images::Listing;
 use crate::rules::image_origin::Sharing;
 use crate::rules::image_rules::{Action, Class, Image, Selection, examine};
-use crate::rules::inventory::{Deletion, Inventory, Unfinished};
+use crate::rules::inventory::{Deletion, Inventory, Skipped, Unfinished};
 use crate::system::{date, prompt};
 
 /// The AMIs that Image Builder has made from a recipe of pcluster's.
@@ -54,7 +56,16 @@ impl Images<'_> {
             Ok(deletions) => deletions.read(),
             Err(_) => Ok(Vec::new()),
         };
-        let begun = begun.map_err(|message| Error::Images { message, next: READ_DELETIONS })?;
+        let (begun, unread) = match begun {
+            Ok(begun) => (begun, None),
+            Err(message) if self.arguments.delete => {
+                return Err(Error::Images { message, next: READ_DELETIONS }.into());
+            }
+            Err(why) => {
+                let source = "deletions that were cut off".to_owned();
+                (Vec::new(), Some(Skipped { source, why, permission: None }))
+            }
+        };
         let inventory = self.take_inventory(&begun)?;
         let unfinished = find_unfinished(&inventory, begun, deletions.as_ref().ok());
         let mut listing = Listing {
@@ -62,12 +73,13 @@ impl Images<'_> {
             unfinished,
             account: inventory.account.clone(),
             regions: inventory.regions.clone(),
-            skipped: inventory.skipped.clone(),
+            skipped: inventory.skipped.iter().cloned().chain(unread).collect(),
+            ended: Vec::new(),
             today: date::today(),
             is_named: self.arguments.image.is_some() || self.arguments.image_id.is_some(),
         };
         if self.arguments.repair || self.arguments.delete {
-            return self.change(&mut listing, &inventory, deletions);
+            return self.change(&mut listing, deletions);
         }
         let status = u8::from(listing.has_orphans());
         Ok(self.render(status, &listing, listing.render_list()))
@@ -107,13 +119,8 @@ impl Images<'_> {
     }
 
     /// Plans, shows the plan, asks, and carries it out.
-    fn change(
-        &self,
-        listing: &mut Listing,
-        inventory: &Inventory,
-        deletions: Result<Deletions, String>,
-    ) -> Result<Outcome, Abort> {
-        let tasks = self.plan(listing, inventory);
+    fn change(&self, listing: &mut Listing, deletions: Result<Deletions, String>) -> Result<Outcome, Abort> {
+        let tasks = self.plan(listing);
         let is_refused = listing.images.iter().any(|image| self.is_refused(image, listing.is_named));
         let plan = listing.render_plan(self.arguments.delete, self.arguments.share);
         let names_nothing = listing.is_named && listing.images.is_empty() && tasks.is_empty();
@@ -121,7 +128,11 @@ impl Images<'_> {
             let status = u8::from(is_refused || names_nothing);
             return Ok(self.render(status, listing, plan));
         }
-        if !self.is_confirmed(&plan)? {
+        if !self.common.quiet || !self.arguments.yes {
+            // What is asked about, and with --yes the record of it.
+            Progress::Lines.write(&plan);
+        }
+        if !self.is_confirmed()? {
             return Err(Error::Images { message: "nothing was changed".into(), next: ANSWER }.into());
         }
         let deletions = match deletions {
@@ -134,7 +145,8 @@ impl Images<'_> {
         for image in &mut listing.images {
             self.note(image, &tasks, &failures);
         }
-        listing.unfinished.retain(|left| {
+        let unfinished = std::mem::take(&mut listing.unfinished);
+        (listing.unfinished, listing.ended) = unfinished.into_iter().partition(|left| {
             let ami = &left.deletion.ami;
             failures.iter().any(|(failed, _)| failed == ami) || tasks.iter().all(|task| task.ami != *ami)
         });
@@ -154,17 +166,15 @@ impl Images<'_> {
         counts && action == Action::Refused
     }
 
-    fn is_confirmed(&self, plan: &str) -> Result<bool, Abort> {
+    fn is_confirmed(&self) -> Result<bool, Abort> {
         if self.arguments.yes {
             return Ok(true);
         }
-        // Shown in full whatever --quiet says: it is what the question is about.
-        Progress::Lines.write(plan);
         let what = if self.arguments.delete { "Delete them?" } else { "Write these tags?" };
         prompt::confirm(what)?.ok_or_else(|| Error::Unconfirmed.into())
     }
 
-    fn plan(&self, listing: &Listing, inventory: &Inventory) -> Vec<Task> {
+    fn plan(&self, listing: &Listing) -> Vec<Task> {
         if !self.arguments.delete {
             let possible = listing.images.iter().filter(|image| image.repair == Action::Possible);
             return possible.map(|image| self.plan_repair(image)).collect();
@@ -175,13 +185,12 @@ impl Images<'_> {
         };
         let left = listing.unfinished.iter().filter(is_selected).map(plan_rest);
         let possible = listing.images.iter().filter(|image| image.delete == Action::Possible);
-        left.chain(possible.map(|image| plan_deletion(image, inventory))).collect()
+        left.chain(possible.map(|image| plan_deletion(image, &listing.account))).collect()
     }
 
     fn plan_repair(&self, image: &Image) -> Task {
         let Image { ami, region, tags, .. } = image;
-        let mut steps =
-            vec![json!({"action": "tag", "region": region, "ami": ami, "tags": tags, "group": ami})];
+        let mut steps = Vec::new();
         if let Some(sharing) = image.sharing.as_ref().filter(|_| self.arguments.share) {
             let Sharing { user_ids, user_groups, organization_arns, organizational_unit_arns } = sharing;
             steps.push(json!({
@@ -190,41 +199,63 @@ impl Images<'_> {
                 "organizationalUnits": organizational_unit_arns,
             }));
         }
+        // Last, because a tagged AMI is none that the next run would go on with.
+        steps.push(json!({"action": "tag", "region": region, "ami": ami, "tags": tags, "group": ami}));
         Task { ami: ami.clone(), steps, deletion: None }
     }
 
-    /// Carries the tasks out, and returns what failed: the AMI and why.
+    /// Carries the tasks out one after the other, and returns what failed: the AMI and why. Where AWS cannot be
+    /// asked any more, the rest has failed too.
     fn carry_out(
         &self,
         tasks: &[Task],
         deletions: Option<&Deletions>,
     ) -> Result<Vec<(String, String)>, Abort> {
-        for deletion in tasks.iter().filter_map(|task| task.deletion.as_ref()) {
-            let begun = deletions.map_or(Ok(()), |deletions| deletions.begin(deletion));
-            begun.map_err(|message| Error::Images { message, next: STATE_HOME })?;
-        }
+        let _lock = deletions.filter(|_| self.arguments.delete).map(lock).transpose()?;
         let what = if self.arguments.delete { "deleting" } else { "writing tags of" };
         let _step = self.progress.step(&format!("{what} {} AMIs", tasks.len()));
-        let mut steps: Vec<Value> = tasks.iter().flat_map(|task| task.steps.iter().cloned()).collect();
+        let mut failures = Vec::new();
+        let mut unreachable: Option<String> = None;
+        for task in tasks {
+            let failure = match &unreachable {
+                Some(message) => Some(message.clone()),
+                None => match self.carry_out_one(task, deletions) {
+                    Ok(failure) => failure,
+                    Err(Abort::Error(error)) => {
+                        unreachable = Some(format!("not begun: {error}"));
+                        Some(error.to_string())
+                    }
+                    Err(interrupted) => return Err(interrupted),
+                },
+            };
+            failures.extend(failure.map(|why| (task.ami.clone(), why)));
+        }
+        Ok(failures)
+    }
+
+    /// Carries one task out; returns why it failed, where it did.
+    fn carry_out_one(&self, task: &Task, deletions: Option<&Deletions>) -> Result<Option<String>, Abort> {
+        let record = deletions.zip(task.deletion.as_ref());
+        if let Some((deletions, deletion)) = record {
+            deletions.begin(deletion).map_err(|message| Error::Images { message, next: STATE_HOME })?;
+        }
+        let mut steps = task.steps.clone();
         for (id, step) in steps.iter_mut().enumerate() {
             step["id"] = json!(id);
         }
         let results = self.client.apply(self.arguments.region.as_deref(), &steps)?;
-        let mut results =
-            steps.iter().enumerate().map(|(id, _)| results.iter().find(|result| result.id == id));
-        let mut failures = Vec::new();
-        for task in tasks {
-            let own: Vec<_> = task.steps.iter().zip(results.by_ref()).collect();
-            match own.iter().find(|(_, result)| !result.is_some_and(|result| result.ok)) {
-                Some((step, result)) => failures.push((task.ami.clone(), describe_failure(step, *result))),
-                None => {
-                    if let (Some(deletions), Some(deletion)) = (deletions, &task.deletion) {
-                        deletions.end(deletion);
-                    }
-                }
+        let mut done = Vec::new();
+        for (id, step) in steps.iter().enumerate() {
+            let result = results.iter().find(|result| result.id == id);
+            if !result.is_some_and(|result| result.ok) {
+                return Ok(Some(describe_failure(&done, step, result)));
             }
+            done.push(describe_step(step));
         }
-        Ok(failures)
+        if let Some((deletions, deletion)) = record {
+            deletions.end(deletion);
+        }
+        Ok(None)
     }
 
     /// Notes on an image what has become of it.
@@ -250,20 +281,22 @@ fn find_unfinished(
     begun: Vec<Deletion>,
     deletions: Option<&Deletions>,
 ) -> Vec<Unfinished> {
+    // A record of a running deletion is not to be removed.
+    let lock = deletions.filter(|_| !begun.is_empty()).and_then(Deletions::try_lock);
+    let end = |deletion: &Deletion| {
+        if let (Some(deletions), Some(_)) = (deletions, &lock) {
+            deletions.end(deletion);
+        }
+    };
     let mut unfinished = Vec::new();
     for deletion in begun.into_iter().filter(|deletion| deletion.account == inventory.account) {
         let is_same = |ami: &str, region: &str| ami == deletion.ami && region == deletion.region;
         let Some(left) = inventory.remains.iter().find(|left| is_same(&left.ami, &left.region)) else {
             continue;
         };
-        if left.image {
-            // It had not begun, or the AMI was restored: it is in the inventory again.
-            continue;
-        }
-        if left.snapshots.is_empty() && !left.directory && !left.log_group {
-            if let Some(deletions) = deletions {
-                deletions.end(&deletion);
-            }
+        // It had not begun, or the AMI was restored: the next deletion is planned anew.
+        if left.image || left.snapshots.is_empty() && !left.directory {
+            end(&deletion);
             continue;
         }
         unfinished.push(Unfinished { snapshots: left.snapshots.clone(), deletion });
@@ -271,32 +304,25 @@ fn find_unfinished(
     unfinished
 }
 
+/// The log group stays: a new build of the image id may have made it again.
 fn plan_rest(left: &Unfinished) -> Task {
-    let deletion = &left.deletion;
-    Task {
-        ami: deletion.ami.clone(),
-        steps: plan_removals(deletion, &left.snapshots),
-        deletion: Some(deletion.clone()),
-    }
+    let deletion = Deletion { log_group: None, ..left.deletion.clone() };
+    let steps = plan_removals(&deletion, &left.snapshots);
+    Task { ami: deletion.ami.clone(), steps, deletion: Some(deletion) }
 }
 
-/// Snapshots that another AMI names stay.
-fn plan_deletion(image: &Image, inventory: &Inventory) -> Task {
-    let is_of_another = |id: &str| {
-        let others = inventory.images.iter().filter(|other| other.id != image.ami);
-        others.flat_map(|other| &other.snapshots).any(|device| device.id == id)
-    };
-    let snapshots = image.snapshots.iter().map(|snapshot| snapshot.id.clone());
+fn plan_deletion(image: &Image, account: &str) -> Task {
     let (bucket, directory) = image.artifacts.directory.clone().unzip();
     let deletion = Deletion {
-        account: inventory.account.clone(),
+        account: account.to_owned(),
         region: image.region.clone(),
         ami: image.ami.clone(),
-        snapshots: snapshots.filter(|id| !is_of_another(id)).collect(),
+        snapshots: image.snapshots.iter().map(|snapshot| snapshot.id.clone()).collect(),
         build_region: image.artifacts.region.clone(),
         bucket,
         directory,
         log_group: image.artifacts.log_group.clone(),
+        tags: image.had_tags.clone(),
     };
     let Deletion { region, ami, .. } = &deletion;
     let mut steps = vec![json!({"action": "deregister", "region": region, "ami": ami, "group": ami})];
@@ -321,16 +347,30 @@ fn plan_removals(deletion: &Deletion, snapshots: &[String]) -> Vec<Value> {
     snapshots.chain(directory).chain(log_group).collect()
 }
 
-fn describe_failure(step: &Value, result: Option<&StepResult>) -> String {
-    let object = ["snapshot", "directory", "name", "ami"].iter().find_map(|key| step[*key].as_str());
+/// A step and what it is done to: `deregister ami-0`.
+fn describe_step(step: &Value) -> String {
     let action = match step["action"].as_str() {
-        Some("tag") => "to write the tags of",
-        Some("share") => "to share",
-        Some("deregister") => "to deregister",
-        _ => "to delete",
+        Some("tag") => "write the tags of",
+        Some("share") => "share",
+        Some("deregister") => "deregister",
+        _ => "delete",
     };
+    let object = ["snapshot", "directory", "name", "ami"].iter().find_map(|key| step[*key].as_str());
+    format!("{action} {}", object.unwrap_or_default())
+}
+
+fn describe_failure(done: &[String], step: &Value, result: Option<&StepResult>) -> String {
     let why = result.and_then(|result| result.message.as_deref()).unwrap_or("AWS gave no answer");
     let needs = result.and_then(|result| result.permission.as_deref());
     let needs = needs.map(|permission| format!(" (it needs {permission})")).unwrap_or_default();
-    format!("{action} {}: {why}{needs}", object.unwrap_or_default())
+    let done = if done.is_empty() { String::new() } else { format!("; done before: {}", done.join(", ")) };
+    format!("to {}: {why}{needs}{done}", describe_step(step))
+}
+
+/// Keeps other deletions out, and a listing from taking the record of a running one for an old one.
+fn lock(deletions: &Deletions) -> Result<File, Error> {
+    deletions.try_lock().ok_or_else(|| Error::Images {
+        message: "another deletion is running, or its record cannot be written".into(),
+        next: "Nothing was changed. Run it again when the other has ended, or set XDG_STATE_HOME.",
+    })
 }

@@ -23,6 +23,8 @@ pub struct Listing {
     pub account: String,
     pub regions: Vec<String>,
     pub skipped: Vec<Skipped>,
+    /// Deletions that were cut off, and have been ended now.
+    pub ended: Vec<Unfinished>,
     pub today: String,
     /// An AMI or an image id was named, so nothing goes without saying.
     pub is_named: bool,
@@ -52,6 +54,7 @@ impl Listing {
             "account": self.account,
             "images": self.images,
             "unfinished": unfinished.collect::<Vec<_>>(),
+            "ended": self.ended.iter().map(|left| &left.deletion).collect::<Vec<_>>(),
             "skipped": self.skipped,
         })
     }
@@ -119,13 +122,20 @@ impl Listing {
                     text += &describe_deletion(image);
                     text += &describe_tags("had", &image.had_tags);
                 }
-                Action::Done => text += &headline("repaired", image),
+                Action::Done => text += &(headline("repaired", image) + &describe_reasons(image, &other)),
                 _ if failed => {
                     text += &(headline("not done", image) + &describe_reasons(image, &other));
                 }
                 _ if image.class == Class::Orphan => text += &self.describe(image, &other),
                 _ => {}
             }
+        }
+        for Unfinished { deletion, snapshots } in &self.ended {
+            let _ = writeln!(text, "deleted the rest of {}", deletion.ami);
+            for snapshot in snapshots {
+                let _ = writeln!(text, "{INDENT}with snapshot {snapshot}");
+            }
+            text += &describe_tags("had", &deletion.tags);
         }
         for (ami, why) in failures.iter().filter(|(ami, _)| self.images.iter().all(|image| image.ami != *ami))
         {

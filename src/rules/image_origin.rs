@@ -171,6 +171,12 @@ impl<'a> Origin<'a> {
         Some(tags)
     }
 
+    /// Whether the configuration is there, which alone has the user's own tags and permissions.
+    #[must_use]
+    pub fn has_configuration(&self) -> bool {
+        self.artifacts.as_ref().is_some_and(|(directory, _)| read_configuration(directory).is_some())
+    }
+
     /// The launch permissions that were lost.
     #[must_use]
     pub fn lost_sharing(&self) -> Option<Sharing> {

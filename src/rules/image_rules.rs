@@ -105,7 +105,8 @@ pub struct Cost {
 
 /// Dollars for a GiB and month, standard and archived. Other regions differ.
 const PRICES: (f64, f64) = (0.05, 0.0125);
-const PRICE_SOURCE: &str = "Amazon EBS User Guide, Pricing and billing for archiving EBS snapshots";
+const PRICE_SOURCE: &str =
+    "Amazon EBS User Guide, Pricing and billing for archiving EBS snapshots; other regions differ";
 const PRICE_DATE: &str = "2026-11";
 
 /// What the user has named.
@@ -177,6 +178,11 @@ impl<'a> Known<'a> {
         Self { ami, arn: Some(arn), class, origin: Some(origin) }
     }
 
+    /// The commands of pcluster find it, whatever it comes from.
+    fn is_tagged(&self) -> bool {
+        self.ami.tags.contains_key(IMAGE_ID)
+    }
+
     /// The image id in lower case.
     fn slug(&self) -> &str {
         self.arn.as_ref().map_or("", |arn| &arn.slug)
@@ -189,7 +195,7 @@ impl<'a> Known<'a> {
 
     /// The directory that its tags name, or that its build is proven to have made.
     fn directory(&self) -> Option<(&str, &str)> {
-        if self.class == Class::Healthy {
+        if self.is_tagged() {
             let tag = |name: &str| self.ami.tags.get(&format!("{PREFIX}{name}")).map(String::as_str);
             return Some((tag("s3_bucket")?, tag("s3_image_dir")?));
         }
@@ -241,9 +247,9 @@ type Owners<'a> = BTreeMap<(&'a str, &'a str), Option<&'a str>>;
 /// healthy AMI names the directory. Copies in other regions share it with an AMI that may not be listed.
 fn find_owners<'a>(known: &'a [Known]) -> Owners<'a> {
     let mut owners = Owners::new();
-    for known in known.iter().filter(|known| known.class != Class::Foreign) {
+    for known in known.iter().filter(|known| known.class != Class::Foreign || known.is_tagged()) {
         let is_at_home = known.arn.as_ref().is_some_and(|arn| arn.region == known.ami.region);
-        if known.class != Class::Healthy && !is_at_home {
+        if !known.is_tagged() && !is_at_home {
             continue;
         }
         let Some(directory) = known.directory() else { continue };
@@ -282,6 +288,9 @@ impl Examined<'_> {
         };
         if *class == Class::Orphan {
             reasons.extend(self.describe_stack());
+            if repair == Action::Possible {
+                reasons.extend(self.describe_repaired(&conflicts));
+            }
         }
         Image {
             ami: ami.id.clone(),
@@ -325,11 +334,19 @@ impl Examined<'_> {
 
     /// The AMIs with the image id of this one, of which the commands of pcluster take the first.
     fn find_conflicts(&self) -> Vec<String> {
-        let counts = |other: &&&Known| {
-            matches!(other.class, Class::Healthy | Class::Orphan) && other.ami.id != self.known.ami.id
+        let own = self.known.ami;
+        let orphans = self.same_slug.iter().filter(|other| other.class == Class::Orphan);
+        let orphans = orphans.filter(|other| self.known.has_same_id(other)).map(|other| other.ami);
+        let is_same = |id: &String| match self.known.image_id() {
+            Some(own) => own == id,
+            None => self.known.slug() == id.to_lowercase(),
         };
-        let same = self.same_slug.iter().filter(counts).filter(|other| self.known.has_same_id(other));
-        same.map(|other| other.ami.id.clone()).collect()
+        let tagged = self
+            .inventory
+            .images
+            .iter()
+            .filter(|other| other.region == own.region && other.tags.get(IMAGE_ID).is_some_and(is_same));
+        orphans.chain(tagged).filter(|other| other.id != own.id).map(|other| other.id.clone()).collect()
     }
 
     fn refuse_class(&self) -> Option<String> {
@@ -357,6 +374,13 @@ impl Examined<'_> {
         if let Some(reason) = self.refuse_class().or_else(|| self.refuse_conflicts(conflicts)) {
             return Err(reason);
         }
+        if ami.state == "disabled" {
+            return Err("it is disabled, so no pcluster command finds it: enable it first".into());
+        }
+        // What could not be read is not taken for what is not there.
+        if let Some(skipped) = self.inventory.find_skipped("s3:", &arn.region) {
+            return Err(format!("the artifacts of its build could not all be read ({})", skipped.source));
+        }
         let tags = if self.owns_directory() {
             origin.lost_tags(self.inventory, ami, arn).ok_or_else(|| self.describe_nothing_left())?
         } else {
@@ -379,7 +403,7 @@ impl Examined<'_> {
     fn adopt(&self, arn: &BuildArn) -> Result<Tags, String> {
         let named = self.selection.image_id.as_ref().filter(|_| self.selection.names(self.known.ami));
         let Some(id) = named else { return Err(self.describe_nothing_left()) };
-        let Some(bucket) = self.inventory.buckets.first() else {
+        let Some(bucket) = self.inventory.buckets.iter().find(|bucket| bucket.region == arn.region) else {
             return Err("the tags name a bucket, and none is found: give one with --bucket".into());
         };
         let short: String = arn.slug.chars().take(MAX_SLUG).collect();
@@ -393,7 +417,7 @@ impl Examined<'_> {
             ("image_id", id.clone()),
             ("image_name", id.clone()),
             ("version", arn.version.clone()),
-            ("s3_bucket", bucket.clone()),
+            ("s3_bucket", bucket.name.clone()),
             ("s3_image_dir", directory),
         ];
         Ok(own.map(|(name, value)| (format!("{PREFIX}{name}"), value)).into())
@@ -406,13 +430,7 @@ impl Examined<'_> {
         if self.known.directory().is_some() {
             return format!("the directory of its artifacts belongs to another AMI; {how}");
         }
-        let region = self.known.arn.as_ref().map_or("", |arn| &arn.region);
-        match self.inventory.find_skipped("s3:", region) {
-            Some(skipped) => {
-                format!("the artifacts of its build could not be looked for ({})", skipped.source)
-            }
-            None => format!("no artifacts of its build are found; {how}, and --bucket names another bucket"),
-        }
+        format!("no artifacts of its build are found; {how}, and --bucket names another bucket")
     }
 
     /// The reason not to delete it.
@@ -430,6 +448,8 @@ impl Examined<'_> {
                     sources.iter().find_map(|name| self.inventory.find_skipped(name, &ami.region))?;
                 Some(format!("whether it is in use is not known ({}: {})", skipped.source, skipped.why))
             })
+            .or_else(|| self.describe_unlisted_stacks())
+            .or_else(|| self.describe_shared_snapshot())
             .or_else(|| {
                 let shares = self.find_shares();
                 (!shares.is_empty()).then(|| format!("it is shared with {}", shares.join(", ")))
@@ -440,6 +460,47 @@ impl Examined<'_> {
                     ami.deregistration_protection.as_deref().filter(|value| *value != "disabled")?;
                 Some(format!("it is protected from deregistration ({protection})"))
             })
+    }
+
+    /// Why it is not known whether a build of this image id is running: names of stacks have their case, and
+    /// without a list they are guessed.
+    fn describe_unlisted_stacks(&self) -> Option<String> {
+        let region = self.known.arn.as_ref().map_or("", |arn| &arn.region);
+        let skipped = self.inventory.find_skipped("cloudformation:ListStacks", region)?;
+        let is_guessed = skipped.permission.is_some() && self.known.image_id() == Some(self.known.slug());
+        let is_known =
+            is_guessed && self.inventory.find_skipped("cloudformation:DescribeStacks", region).is_none();
+        let why =
+            format!("whether a build of it is running is not known ({}: {})", skipped.source, skipped.why);
+        (!is_known).then_some(why)
+    }
+
+    /// What a repair does not give back, and what it does not change.
+    fn describe_repaired(&self, conflicts: &[String]) -> Vec<String> {
+        let mut notes = Vec::new();
+        if !conflicts.is_empty() {
+            let others = conflicts.join(", ");
+            notes.push(format!(
+                "{others} has the same image id: describe-image and delete-image take the first"
+            ));
+        }
+        if self.known.origin.as_ref().is_some_and(|origin| !origin.has_configuration()) {
+            let lost =
+                "the configuration of its build is not there: tags and permissions of your own stay lost";
+            notes.push(lost.into());
+        }
+        notes
+    }
+
+    /// Another AMI that needs a snapshot of this one.
+    fn describe_shared_snapshot(&self) -> Option<String> {
+        let ami = self.known.ami;
+        let others = self.inventory.images.iter();
+        let others = others.filter(|other| other.id != ami.id && other.region == ami.region);
+        let pairs =
+            others.flat_map(|other| other.snapshots.iter().map(move |device| (&other.id, &device.id)));
+        let mut shared = pairs.filter(|(_, id)| ami.snapshots.iter().any(|own| own.id == **id));
+        shared.next().map(|(other, id)| format!("{other} needs its snapshot {id}"))
     }
 
     /// A live stack, which nothing here removes.
@@ -500,7 +561,14 @@ impl Examined<'_> {
             self.inventory.log_groups.iter().any(|own| own.name == *group && own.region == arn.region)
         };
         // It has the streams of every build of the image id.
-        let is_alone = self.same_slug.len() == 1 && arn.region == self.known.ami.region;
+        let is_of_id =
+            |other: &&Ami| image_arn(other).and_then(BuildArn::read).is_some_and(|own| own.slug == arn.slug);
+        let images = self.inventory.images.iter().filter(is_of_id).count();
+        let own = self.known.origin.as_ref().and_then(|origin| origin.stack).map(|stack| &stack.id);
+        let is_other = |stack: &Stack| is_named(stack, arn) && Some(&stack.id) != own;
+        let has_others = self.inventory.stacks.iter().any(is_other);
+        let is_listed = self.inventory.find_skipped("cloudformation:ListStacks", &arn.region).is_none();
+        let is_alone = images == 1 && !has_others && is_listed && arn.region == self.known.ami.region;
         Artifacts {
             region: arn.region.clone(),
             directory: directory.map(|(bucket, directory)| (bucket.to_owned(), directory.to_owned())),
@@ -590,7 +658,7 @@ mod tests {
             partition: "aws".into(),
             region: "us-east-1".into(),
             images,
-            buckets: vec!["b".into()],
+            buckets: vec![crate::rules::inventory::Bucket { region: "us-east-1".into(), name: "b".into() }],
             ..Inventory::default()
         }
     }
@@ -725,6 +793,82 @@ mod tests {
         let protection = Some("enabled-with-cooldown".to_owned());
         let protected = refused(Ami { deregistration_protection: protection, ..orphan() }, |_| {});
         assert!(protected.contains("protected"), "{protected}");
+    }
+
+    /// As a rescue by `CopyImage` and `CreateTags` makes it, without the tags of Image Builder.
+    #[test]
+    fn a_copy_that_was_tagged_by_hand_keeps_its_directory() {
+        let path = "parallelcluster/3.1.3/images/x-aaaaaaaaaaaaaaaa";
+        let mut copy = ami("ami-2", "", &[(IMAGE_ID, "x"), (BUILD_STATUS, "available")]);
+        copy.tags.remove("Ec2ImageBuilderArn");
+        copy.tags.insert("parallelcluster:s3_bucket".into(), "b".into());
+        copy.tags.insert("parallelcluster:s3_image_dir".into(), path.into());
+        let directories = vec![directory("x", 'a', "2022-10-26T22:00:00Z")];
+        let original = ami("ami-1", &arn("x", "3.1.3", ACCOUNT), DONE);
+        let inventory = Inventory { directories, ..inventory(vec![original, copy]) };
+        let images = examine(&inventory, &Selection::default());
+        assert_eq!(images.len(), 1);
+        assert_eq!((images[0].repair, images[0].delete), (Action::Refused, Action::Refused));
+        assert_eq!(images[0].conflicts_with, ["ami-2"]);
+        let selection = Selection { ami: Some("ami-1".into()), image_id: None };
+        let images = examine(&inventory, &selection);
+        assert_eq!((images[0].repair, images[0].delete), (Action::Refused, Action::Possible));
+        assert_eq!(images[0].artifacts.directory, None);
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_not_taken_for_what_is_not_there() {
+        let skip = |source: &str| crate::rules::inventory::Skipped {
+            source: format!("{source} in us-east-1"),
+            why: "throttled".into(),
+            permission: None,
+        };
+        let orphan = ami("ami-1", &arn("x", "3.1.3", ACCOUNT), DONE);
+        let directories = vec![directory("x", 'a', "2022-10-26T22:00:00Z")];
+        let all = Inventory { directories, ..inventory(vec![orphan]) };
+        let selection = Selection { ami: Some("ami-1".into()), image_id: Some("x".into()) };
+        let with = |source: &str| {
+            let inventory = Inventory { skipped: vec![skip(source)], ..all.clone() };
+            let images = examine(&inventory, &selection);
+            (images[0].repair, images[0].delete)
+        };
+        assert_eq!(with("logs:DescribeLogGroups"), (Action::Possible, Action::Possible));
+        assert_eq!(with("s3:GetObject of b"), (Action::Refused, Action::Possible));
+        assert_eq!(with("cloudformation:ListStacks"), (Action::Possible, Action::Refused));
+    }
+
+    #[test]
+    fn a_snapshot_of_another_ami_and_the_logs_of_another_build_stay() {
+        let own = arn("x", "3.1.3", ACCOUNT);
+        let mut other = ami("ami-2", &arn("y", "3.1.3", ACCOUNT), DONE);
+        other.snapshots[0].id = "snap-ami-1".into();
+        let images = examine(&inventory(vec![ami("ami-1", &own, DONE), other]), &Selection::default());
+        assert!(images.iter().all(|image| image.delete == Action::Refused), "{images:?}");
+
+        let group = crate::rules::inventory::LogGroup {
+            region: "us-east-1".into(),
+            name: "/aws/imagebuilder/ParallelClusterImage-x".into(),
+        };
+        let directories = vec![directory("x", 'a', "2022-10-26T22:00:00Z")];
+        let mut one =
+            Inventory { directories, log_groups: vec![group], ..inventory(vec![ami("ami-1", &own, DONE)]) };
+        assert!(examine(&one, &Selection::default())[0].artifacts.log_group.is_some());
+        one.stacks.push(Stack {
+            region: "us-east-1".into(),
+            name: "x".into(),
+            status: "CREATE_FAILED".into(),
+            creation_time: "2022-10-28T10:00:00Z".into(),
+            ..Stack::default()
+        });
+        assert_eq!(examine(&one, &Selection::default())[0].artifacts.log_group, None);
+    }
+
+    #[test]
+    fn a_disabled_ami_is_not_said_to_be_found() {
+        let orphan = Ami { state: "disabled".into(), ..ami("ami-1", &arn("x", "3.1.3", ACCOUNT), DONE) };
+        let images = examine(&inventory(vec![orphan]), &Selection::default());
+        assert_eq!((images[0].repair, images[0].delete), (Action::Refused, Action::Possible));
+        assert!(images[0].reasons[0].contains("enable it first"), "{:?}", images[0].reasons);
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub struct Inventory {
     pub directories: Vec<Directory>,
     /// The buckets that could be listed.
     #[serde(default)]
-    pub buckets: Vec<String>,
+    pub buckets: Vec<Bucket>,
     #[serde(default)]
     pub log_groups: Vec<LogGroup>,
     #[serde(default)]
@@ -120,6 +120,13 @@ pub struct Directory {
     pub configuration: Option<String>,
 }
 
+/// A bucket that was listed for the builds of a region.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Bucket {
+    pub region: String,
+    pub name: String,
+}
+
 #[derive(Debug, Clone, Deserialize)]
 pub struct LogGroup {
     pub region: String,
@@ -167,8 +174,6 @@ pub struct Remains {
     pub snapshots: Vec<String>,
     #[serde(default)]
     pub directory: bool,
-    #[serde(rename = "logGroup", default)]
-    pub log_group: bool,
 }
 
 /// What a deletion removes.
@@ -184,6 +189,9 @@ pub struct Deletion {
     pub bucket: Option<String>,
     pub directory: Option<String>,
     pub log_group: Option<String>,
+    /// Those of the AMI, so that it can be traced.
+    #[serde(default)]
+    pub tags: Tags,
 }
 
 /// A deletion that was cut off after its AMI was gone.
