@@ -4,7 +4,6 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::printable::{escape, flatten};
@@ -96,11 +95,10 @@ pub enum Error {
 }
 
 /// Why AWS cannot be asked, as client.py tells it.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct AwsFailure {
     pub code: String,
     pub message: String,
-    #[serde(default)]
     pub call: Option<String>,
 }
 

@@ -62,6 +62,7 @@
 //! | [`rules::template_rules`] | all rules on one template (pure) |
 //! | [`rules::image_rules`] | inventory → what each AMI is, and what may be done with it (pure) |
 //! | [`rules::image_origin`] | the build of an AMI, from what is left of it (pure) |
+//! | [`rules::inventory_json`] | the inventory in the JSON of client.py (pure) |
 //! | [`rules::inventory`] | what AWS has of images and builds (pure) |
 //! | [`rules::startup`] | an import that fails → a finding (pure) |
 //! | [`rules::runtimes`] | Lambda runtimes of the template → findings (pure) |

@@ -6,13 +6,13 @@ pub mod deletions;
 use std::ffi::OsString;
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::environment::interpreter::to_latin1;
 use crate::environment::target::Target;
 use crate::error::{Abort, AwsFailure, Error};
 use crate::rules::inventory::Inventory;
+use crate::rules::inventory_json::{optional, read_inventory, text};
 use crate::system::child::{Child, ChildError, framed, sentinel, set};
 use crate::system::scratch::Scratch;
 
@@ -30,8 +30,7 @@ pub struct Client<'a> {
 }
 
 /// The answer of client.py.
-#[derive(Debug, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
+#[derive(Debug)]
 enum Answer {
     Inventory(Box<Inventory>),
     Stack(StackTemplate),
@@ -40,10 +39,33 @@ enum Answer {
     Failed(AwsFailure),
 }
 
+impl Answer {
+    fn read(answer: &Value) -> Option<Self> {
+        Some(match answer["kind"].as_str()? {
+            "inventory" => Self::Inventory(Box::new(read_inventory(answer)?)),
+            "stack" => Self::Stack(StackTemplate {
+                name: optional(answer, "name")?,
+                region: text(answer, "region"),
+                status: text(answer, "status"),
+                template: answer["template"].clone(),
+            }),
+            "nostack" => Self::NoStack { region: text(answer, "region") },
+            "applied" => Self::Applied {
+                results: answer["results"].as_array()?.iter().filter_map(StepResult::read).collect(),
+            },
+            "failed" => Self::Failed(AwsFailure {
+                code: optional(answer, "code")?,
+                message: text(answer, "message"),
+                call: optional(answer, "call"),
+            }),
+            _ => return None,
+        })
+    }
+}
+
 /// A stack and its template.
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 pub struct StackTemplate {
-    pub id: String,
     pub name: String,
     pub region: String,
     pub status: String,
@@ -52,16 +74,19 @@ pub struct StackTemplate {
 }
 
 /// The result of one step of a plan.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct StepResult {
-    pub id: usize,
+    pub id: u64,
     pub ok: bool,
-    /// False where an earlier step of its AMI has failed.
-    pub done: bool,
-    #[serde(default)]
     pub message: Option<String>,
-    #[serde(default)]
     pub permission: Option<String>,
+}
+
+impl StepResult {
+    fn read(value: &Value) -> Option<Self> {
+        let (id, ok) = (value["id"].as_u64()?, value["ok"].as_bool()?);
+        Some(Self { id, ok, message: optional(value, "message"), permission: optional(value, "permission") })
+    }
 }
 
 impl Client<'_> {
@@ -126,7 +151,7 @@ impl Client<'_> {
         let finished = Child { program, arguments, environment, limit }.run(&scratch)?;
         let answer = framed(&finished, &sentinel, program)?;
         let stdout = answer.to_string().into_bytes();
-        serde_json::from_value(answer).map_err(|_| ChildError::Malformed { program: program.clone(), stdout })
+        Answer::read(&answer).ok_or_else(|| ChildError::Malformed { program: program.clone(), stdout })
     }
 }
 

@@ -240,12 +240,12 @@ impl Images<'_> {
             deletions.begin(deletion).map_err(|message| Error::Images { message, next: STATE_HOME })?;
         }
         let mut steps = task.steps.clone();
-        for (id, step) in steps.iter_mut().enumerate() {
+        for (id, step) in (0u64..).zip(steps.iter_mut()) {
             step["id"] = json!(id);
         }
         let results = self.client.apply(self.arguments.region.as_deref(), &steps)?;
         let mut done = Vec::new();
-        for (id, step) in steps.iter().enumerate() {
+        for (id, step) in (0u64..).zip(&steps) {
             let result = results.iter().find(|result| result.id == id);
             if !result.is_some_and(|result| result.ok) {
                 return Ok(Some(describe_failure(&done, step, result)));

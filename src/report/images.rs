@@ -8,6 +8,7 @@ use crate::printable::{escape_line, wrap};
 use crate::rules::image_origin::Source;
 use crate::rules::image_rules::{Action, Class, Image};
 use crate::rules::inventory::{Skipped, Unfinished};
+use crate::rules::inventory_json::write_deletion;
 use crate::system::date::days_between;
 
 const WIDTH: usize = 80;
@@ -54,8 +55,8 @@ impl Listing {
             "account": self.account,
             "images": self.images,
             "unfinished": unfinished.collect::<Vec<_>>(),
-            "ended": self.ended.iter().map(|left| &left.deletion).collect::<Vec<_>>(),
-            "skipped": self.skipped,
+            "ended": self.ended.iter().map(|left| write_deletion(&left.deletion)).collect::<Vec<_>>(),
+            "skipped": self.skipped.iter().map(write_skipped).collect::<Vec<_>>(),
         })
     }
 
@@ -239,6 +240,14 @@ fn source_name(source: Source) -> &'static str {
         Source::S3 => "known from its artifacts in S3",
         Source::None => "nothing is left of its build",
     }
+}
+
+fn write_skipped(skipped: &Skipped) -> Value {
+    let mut value = json!({"source": skipped.source, "why": skipped.why});
+    if let Some(permission) = &skipped.permission {
+        value["permission"] = json!(permission);
+    }
+    value
 }
 
 /// A word, the id of the AMI, and its image id or name.

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::rules::cloudformation;
 use crate::rules::inventory::{Ami, BuildArn, Directory, Inventory, Stack, Tags, is_not_after};
+use crate::rules::inventory_json::texts;
 use crate::rules::template::select_resources;
 use crate::yaml;
 
@@ -44,8 +45,7 @@ pub struct Origin<'a> {
 }
 
 /// Launch permissions as a configuration asks for them, in the terms of `CloudFormation`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sharing {
     pub user_ids: Vec<String>,
     pub user_groups: Vec<String>,
@@ -183,7 +183,14 @@ impl<'a> Origin<'a> {
         let (directory, _) = self.artifacts.as_ref()?;
         let configuration = read_configuration(directory)?;
         let text = configuration["DevSettings"]["DistributionConfiguration"]["LaunchPermission"].as_str()?;
-        serde_json::from_str(text).ok().filter(|sharing| *sharing != Sharing::default())
+        let asked: Value = serde_json::from_str(text).ok()?;
+        let sharing = Sharing {
+            user_ids: texts(&asked, "UserIds"),
+            user_groups: texts(&asked, "UserGroups"),
+            organization_arns: texts(&asked, "OrganizationArns"),
+            organizational_unit_arns: texts(&asked, "OrganizationalUnitArns"),
+        };
+        (sharing != Sharing::default()).then_some(sharing)
     }
 }
 

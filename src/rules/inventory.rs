@@ -1,15 +1,11 @@
-//! What AWS has of images and builds, as client.py tells it. Pure.
+//! What AWS has of images and builds. Pure.
 
 use std::collections::BTreeMap;
-
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 pub type Tags = BTreeMap<String, String>;
 
 /// The AMIs of one account in the regions that were asked for, and what the rules need to know of them.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Default)]
 pub struct Inventory {
     pub account: String,
     pub partition: String,
@@ -17,94 +13,65 @@ pub struct Inventory {
     pub region: String,
     pub regions: Vec<String>,
     pub images: Vec<Ami>,
-    #[serde(default)]
     pub stacks: Vec<Stack>,
-    #[serde(default)]
     pub directories: Vec<Directory>,
     /// The buckets that could be listed.
-    #[serde(default)]
     pub buckets: Vec<Bucket>,
-    #[serde(default)]
     pub log_groups: Vec<LogGroup>,
-    #[serde(default)]
     pub snapshots: Vec<Snapshot>,
-    #[serde(default)]
     pub uses: Vec<Use>,
-    #[serde(default)]
     pub skipped: Vec<Skipped>,
-    #[serde(default)]
     pub remains: Vec<Remains>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Default)]
 pub struct Ami {
     pub region: String,
     pub id: String,
-    #[serde(default)]
     pub name: String,
     /// RFC 3339, as every time here.
     pub creation_date: String,
     pub state: String,
-    #[serde(default)]
     pub description: Option<String>,
-    #[serde(default)]
     pub tags: Tags,
-    #[serde(default)]
     pub public: bool,
     pub owner_id: String,
-    #[serde(default)]
     pub deregistration_protection: Option<String>,
-    #[serde(default)]
     pub snapshots: Vec<Device>,
     /// `None` where it is not known.
-    #[serde(default)]
     pub launch_permission: Option<LaunchPermission>,
 }
 
 /// A snapshot as the block device mapping of an AMI names it.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone)]
 pub struct Device {
     pub id: String,
-    #[serde(rename = "volumeGiB", default)]
     pub volume_gib: Option<u64>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default)]
 pub struct LaunchPermission {
-    #[serde(default)]
     pub users: Vec<String>,
-    #[serde(default)]
     pub groups: Vec<String>,
-    #[serde(default)]
     pub organizations: Vec<String>,
 }
 
 /// A stack, live or deleted.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Default)]
 pub struct Stack {
     pub region: String,
     pub id: String,
     pub name: String,
     pub status: String,
     pub creation_time: String,
-    #[serde(default)]
     pub deletion_time: Option<String>,
-    #[serde(default)]
     pub tags: Option<Tags>,
     /// The physical id of its `ParallelClusterImage`, which `Ec2ImageBuilderArn` of the AMI repeats.
-    #[serde(default)]
     pub image_arn: Option<String>,
-    /// The template, or its text.
-    #[serde(default)]
-    pub template: Value,
 }
 
 /// A directory of S3 whose name is that of an image's artifacts.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Default)]
 pub struct Directory {
     pub bucket: String,
     /// The region of the build that was looked for.
@@ -112,43 +79,36 @@ pub struct Directory {
     /// The release with its suffix.
     pub version: String,
     pub directory: String,
-    #[serde(default)]
     pub template: Option<String>,
-    #[serde(default)]
     pub template_modified: Option<String>,
-    #[serde(default)]
     pub configuration: Option<String>,
 }
 
 /// A bucket that was listed for the builds of a region.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct Bucket {
     pub region: String,
     pub name: String,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct LogGroup {
     pub region: String,
     pub name: String,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone)]
 pub struct Snapshot {
     pub region: String,
     pub id: String,
-    #[serde(rename = "volumeGiB", default)]
     pub volume_gib: Option<u64>,
-    #[serde(default)]
     pub full_size_bytes: Option<u64>,
     /// `standard` or `archive`.
-    #[serde(default)]
     pub tier: Option<String>,
 }
 
 /// A use of an AMI by an instance, a launch template or something else.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct Use {
     pub region: String,
     pub image: String,
@@ -156,29 +116,25 @@ pub struct Use {
 }
 
 /// A source that could not be asked.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone)]
 pub struct Skipped {
     pub source: String,
     pub why: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permission: Option<String>,
 }
 
 /// What is still there of an image whose deletion was cut off.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default)]
 pub struct Remains {
     pub region: String,
     pub ami: String,
     pub image: bool,
-    #[serde(default)]
     pub snapshots: Vec<String>,
-    #[serde(default)]
     pub directory: bool,
 }
 
 /// What a deletion removes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deletion {
     pub account: String,
     pub region: String,
@@ -190,7 +146,6 @@ pub struct Deletion {
     pub directory: Option<String>,
     pub log_group: Option<String>,
     /// Those of the AMI, so that it can be traced.
-    #[serde(default)]
     pub tags: Tags,
 }
 

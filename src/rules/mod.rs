@@ -7,6 +7,7 @@ pub mod fields;
 pub mod image_origin;
 pub mod image_rules;
 pub mod inventory;
+pub mod inventory_json;
 pub mod known_issues;
 pub mod limits;
 pub mod releases;

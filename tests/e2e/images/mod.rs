@@ -315,8 +315,8 @@ fn a_deletion_takes_what_it_may_and_nothing_else() {
     assert_eq!(world.state(), after);
 }
 
-/// The steps of a deletion: AMI, snapshot, directory, log group. Each is the last that arrives, once before it is
-/// carried out and once after.
+/// The steps of a deletion: AMI, snapshot, directory, log group. Each is the last that arrives, the first of them also
+/// before it is carried out. A log group alone is not gone on with: a later build may have made it.
 #[test]
 fn a_deletion_that_is_cut_off_at_any_step_is_ended_by_the_next() {
     let world = World::plant();
@@ -348,12 +348,12 @@ fn a_deletion_that_is_cut_off_at_any_step_is_ended_by_the_next() {
             let (ran, report) = images(&sandbox, &[]);
             ran.ends_with(1);
             let unfinished = report["unfinished"].to_string();
-            assert_eq!(unfinished.contains(world.ami(label)), !is_there && step < 3, "{label}\n{ran}");
+            assert_eq!(unfinished.contains(world.ami(label)), !is_there && step < 2, "{label}\n{ran}");
             if is_there {
                 continue;
             }
             let (ran, report) = images(&sandbox, &["--delete", "--yes", "--image", world.ami(label)]);
-            assert!(ran.status.code() == Some(0) || step == 3, "{label}\n{ran}");
+            assert!(ran.status.code() == Some(0) || step >= 2, "{label}\n{ran}");
             assert_eq!(report["unfinished"], serde_json::json!([]), "{label}\n{ran}");
             let after = world.state();
             let snapshots = world.planted[label]["snapshots"].to_string();
