@@ -5,6 +5,7 @@
 //! A question is a scratch directory that the asking process has locked. The lock ends with the process,
 //! so a variable that is left over, or set by hand, is no question.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
@@ -69,7 +70,9 @@ pub fn ask(
                 let keeps_call = valid_answers.iter().all(|answer| answer.keeps_call(&arguments));
                 return Ok((answer.clone(), keeps_call));
             }
-            let interpreters = valid_answers.iter().map(|answer| answer.interpreter().executable).collect();
+            let executables = valid_answers.iter().map(|answer| answer.interpreter().executable);
+            // Each once and by name: the files of the answers have the names of processes, in no order.
+            let interpreters = executables.collect::<BTreeSet<PathBuf>>().into_iter().collect();
             Err(IdentifyError::Ambiguous { interpreters })
         }
         None if finished.status.success() => Err(IdentifyError::NoAnswer),
