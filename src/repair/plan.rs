@@ -164,8 +164,11 @@ pub fn plan_install(
     if pinned == Pinned::AllButDependenciesAndTheirs {
         uncounted.extend(unpinned.iter().filter(|name| installed.contains_key(*name)).cloned());
     }
-    let requirements: Vec<String> = uncounted
+    // The affected packages first: an installer names the first that it cannot have.
+    let dependencies = uncounted.iter().filter(|name| !moving.contains(*name));
+    let requirements: Vec<String> = moving
         .iter()
+        .chain(dependencies)
         .map(|name| {
             let fixes = reasons.iter().filter(|reason| matches(&reason.fix.packages, name));
             let ranges = fixes.map(|reason| reason.fix.range(strategy).to_string());
@@ -475,7 +478,7 @@ mod tests {
         let requirements =
             |pinned| plan_install(&installed, &reasons, Strategy::Upgrade, pinned).unwrap().requirements;
         assert_eq!(requirements(Pinned::AllButDependencies), ["jsonschema<5,>=4.19,==1", "validator==1"]);
-        let named = ["groups<2", "jsonschema<5,==1", "schema-validator", "validator==1"];
+        let named = ["jsonschema<5,==1", "validator==1", "groups<2", "schema-validator"];
         assert_eq!(requirements(Pinned::AllButDependenciesAndTheirs), named);
     }
 
