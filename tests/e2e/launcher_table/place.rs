@@ -14,14 +14,16 @@ use crate::environments::{BROKEN, Environment, GOOD, Ran, Sandbox};
 /// The package that loses the tags.
 const IMAGEBUILDER: &str = "aws-cdk-aws-imagebuilder";
 
-/// Notes at the end of a run which Python it was, and with which CDK, where it was pcluster's.
-const SPY: &str = r#"import atexit
-import os
+/// Notes which Python imports pcluster's entry point, with which CDK, and ends it there: what follows does not depend
+/// on the launcher, and takes two seconds. A check of the shim's goes on.
+const SPY: &str = r#"import os
 import sys
+
+ENTRY_POINT = "pcluster.cli.entrypoint"
 
 
 def note():
-    if "pcluster.cli.entrypoint" not in sys.modules:
+    if "pcluster-shim" in getattr(sys.modules["__main__"], "__file__", ""):
         return
     import json
     from importlib.metadata import version
@@ -34,10 +36,20 @@ def note():
     }
     with open(os.environ["SPY"], "w") as file:
         json.dump(seen, file)
+    os._exit(0)
+
+
+class Spy:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == ENTRY_POINT:
+            note()
 
 
 if "SPY" in os.environ:
-    atexit.register(note)
+    if ENTRY_POINT in sys.modules:
+        note()
+    sys.meta_path.insert(0, Spy)
 "#;
 
 /// An environment that the packages of a launcher come from.
