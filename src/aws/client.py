@@ -70,17 +70,13 @@ def main():
     with open(request_file, encoding="utf-8") as file:
         request = json.load(file)
     sys.path[:] = [os.fsdecode(entry.encode("latin-1")) for entry in request["sysPath"]]
-    framed = "\n{0}\n{1}\n{0}\n".format(sentinel, json.dumps(answer(request), ensure_ascii=False))
-    with os.fdopen(answer_fd, "w", encoding="utf-8") as out:
-        out.write(replace_surrogates(framed))
+    text = json.dumps(answer(request), ensure_ascii=False)
+    # The JSON of a template can hold halves of surrogate pairs, which are no text.
+    with os.fdopen(answer_fd, "w", encoding="utf-8", errors="replace") as out:
+        out.writelines(["\n", sentinel, "\n", text, "\n", sentinel, "\n"])
     sys.stderr.flush()
     # Threads that still wait for AWS would be waited for.
     os._exit(0)
-
-
-def replace_surrogates(text):
-    """Replace halves of surrogate pairs, which the JSON of a template can hold."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def answer(request):
@@ -268,7 +264,8 @@ def filter_by(name, values):
 
 
 def read_tags(resource):
-    return {tag["Key"]: tag["Value"] for tag in resource.get("Tags") or []}
+    # Thousands of AMIs have the keys and many values in common.
+    return {sys.intern(tag["Key"]): sys.intern(tag["Value"]) for tag in resource.get("Tags") or []}
 
 
 def format_time(moment):
@@ -362,7 +359,7 @@ def read_images(aws, region, request):
     # The commands of pcluster look for its tag alone, which a copy that was tagged by hand can have.
     filters = [filter_by("tag:Ec2ImageBuilderArn", [request["pattern"]]), filter_by("tag-key", [IMAGE_ID])]
     # Pages of this size keep the memory for their XML small.
-    asked = [{"Owners": ["self"], "Filters": [one], "page_size": 500} for one in filters]
+    asked = [{"Owners": ["self"], "Filters": [one], "page_size": 250} for one in filters]
     asked += [{"Filters": [filter_by("image-id", ids)]} for ids in chunk(request["ids"])]
     images = {}
     for parameters in asked:

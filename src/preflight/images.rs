@@ -130,7 +130,7 @@ impl Images<'_> {
         }
         if !self.common.quiet || !self.arguments.yes {
             // What is asked about, and with --yes the record of it.
-            Progress::Lines.write(&plan);
+            Progress::Lines.write_output(&plan, true);
         }
         if !self.is_confirmed()? {
             return Err(Error::Images { message: "nothing was changed".into(), next: ANSWER }.into());

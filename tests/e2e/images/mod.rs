@@ -142,12 +142,18 @@ const ORPHANS: [&str; 12] = [
     "copy",
 ];
 
-#[test]
-fn each_is_classed_and_a_listing_writes_nothing() {
+/// Each is classed, a listing writes nothing, and one is repaired and one deleted; with the boto3 that `environment`
+/// has, of a release that begins so.
+#[track_caller]
+fn each_is_classed_by(environment: &str, boto3: &str) {
     let world = World::plant();
     let before = world.state();
     let proxy = world.proxy(&[]);
-    let mut sandbox = world.sandbox(GOOD);
+    let mut sandbox = world.sandbox(environment);
+    let site = sandbox.environment.site_packages().read_dir().unwrap().flatten();
+    let names = site.map(|entry| entry.file_name().into_string().unwrap());
+    let installed: Vec<String> = names.filter(|name| name.starts_with("boto3-")).collect();
+    assert!(installed[0].starts_with(&format!("boto3-{boto3}")), "{installed:?}");
     sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
     let (ran, report) = images(&sandbox, &["--all-regions", "--bucket", "another-teams-bucket"]);
     ran.ends_with(1);
@@ -191,6 +197,29 @@ fn each_is_classed_and_a_listing_writes_nothing() {
     assert_eq!(written, Vec::<&str>::new(), "\n{log}");
     assert!(log.contains("DescribeImages"), "{log}");
     assert_eq!(world.state(), before);
+
+    let repaired = images(&sandbox, &["--repair", "--yes", "--image", world.ami("orphan-deleted-stack")]).0;
+    repaired.ends_with(0);
+    let deleted = images(&sandbox, &["--delete", "--yes", "--image", world.ami("orphan-s3-only")]).0;
+    deleted.ends_with(0);
+    let after = world.state();
+    let tags = &after["us-east-1"]["images"][world.ami("orphan-deleted-stack")];
+    assert_eq!(tags["parallelcluster:image_id"], world.id("orphan-deleted-stack"), "{repaired}");
+    assert!(!after.to_string().contains(world.ami("orphan-s3-only")), "{deleted}");
+    assert!(
+        !after.to_string().contains(world.planted["orphan-s3-only"]["directory"].as_str().unwrap()),
+        "{deleted}"
+    );
+}
+
+#[test]
+fn each_is_classed_by_the_last_boto3_of_python_3_8() {
+    each_is_classed_by("fresh/3.2.1-3.8-uv", "1.37.38");
+}
+
+#[test]
+fn each_is_classed_by_the_newest_boto3() {
+    each_is_classed_by(NEWEST, "1.4");
 }
 
 #[track_caller]
@@ -370,6 +399,56 @@ fn a_deletion_that_is_cut_off_at_any_step_is_ended_by_the_next() {
     }
     let count = |state: &Value| state["us-east-1"]["images"].as_object().unwrap().len();
     assert_eq!(count(&world.state()), count(&before) - labels.len());
+}
+
+/// The steps of a repair with --share: launch permission, tags. Each fails, and is cut off before and after it arrives;
+/// the last run of all finds what the one before has written.
+#[test]
+fn a_repair_that_is_cut_off_at_any_step_is_ended_by_the_next() {
+    let world = World::plant();
+    let label = "orphan-deleted-stack";
+    let arguments = ["--repair", "--share", "--yes", "--image", world.ami(label)];
+    let tags = |state: &Value| state["us-east-1"]["images"][world.ami(label)].clone();
+    let untagged = tags(&world.state());
+    let mut sandbox = world.sandbox(GOOD);
+    for (option, step, is_done) in [
+        ("--fail", "1", false),
+        ("--kill-before", "1", false),
+        ("--kill-after", "1", false),
+        ("--fail", "2", false),
+        ("--kill-before", "2", false),
+        ("--kill-after", "2", true),
+    ] {
+        let pid = sandbox.path("pid");
+        let proxy = world.proxy(&[option, step, "--kill-pid-file", pid.to_str().unwrap()]);
+        sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
+        let all = [&["preflight", "images"], &arguments[..]].concat();
+        let mut command = sandbox.command(&sandbox.path("shim/pcluster"), &all);
+        command.process_group(0).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut shim = command.spawn().unwrap();
+        fs::write(&pid, shim.id().to_string()).unwrap();
+        let status = shim.wait().unwrap();
+        assert_eq!(status.code(), (option == "--fail").then_some(1), "{option} {step}");
+        let log = fs::read_to_string(&proxy.log).unwrap();
+        assert_eq!(log.contains("ec2 CreateTags"), step == "2", "{option} {step}\n{log}");
+        drop(proxy);
+
+        sandbox.set("AWS_ENDPOINT_URL", &world.endpoint);
+        let is_tagged = tags(&world.state()) != untagged;
+        assert_eq!(is_tagged, is_done, "{option} {step}");
+        let (ran, report) = images(&sandbox, &[]);
+        let class = find(&report, world.ami(label))["class"].as_str().unwrap().to_owned();
+        assert_eq!(class, if is_done { "healthy" } else { "orphan" }, "{option} {step}\n{ran}");
+    }
+    let (ran, report) = images(&sandbox, &arguments);
+    ran.ends_with(0);
+    let image = find(&report, world.ami(label));
+    let planted = &world.planted[label];
+    assert_eq!(image["sharedWith"], planted["launchPermission"]["UserIds"], "{ran}");
+    let after = tags(&world.state());
+    for (key, value) in planted["expected"].as_object().unwrap() {
+        assert_eq!(&after[key], value, "{ran}");
+    }
 }
 
 #[test]
