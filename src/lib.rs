@@ -60,7 +60,9 @@
 //! | [`report::human`] | the report for people, and its lines on stderr (pure) |
 //! | [`report`] | findings → verdict → decision (pure) |
 //! | [`rules::template_rules`] | all rules on one template (pure) |
-//! | [`rules::image_rules`] | inventory → what each AMI is, and what may be done with it (pure) |
+//! | [`rules::image_rules`] | what may be done with each AMI of an inventory, and why not (pure) |
+//! | [`rules::image_class`] | what an AMI is, and which directory belongs to it (pure) |
+//! | [`rules::image_cost`] | the sizes of snapshots, and what they cost at most (pure) |
 //! | [`rules::image_origin`] | the build of an AMI, from what is left of it (pure) |
 //! | [`rules::inventory_json`] | the inventory in the JSON of client.py (pure) |
 //! | [`rules::inventory`] | what AWS has of images and builds (pure) |

@@ -16,7 +16,14 @@ use crate::rules::inventory_json::{optional, read_inventory, text};
 use crate::system::child::{Child, ChildError, framed, sentinel, set};
 use crate::system::scratch::Scratch;
 
-const CLIENT_PY: &str = include_str!("client.py");
+/// The script, and what it imports.
+const CLIENT_PY: [(&str, &str); 5] = [
+    ("client.py", include_str!("client.py")),
+    ("client_account.py", include_str!("client_account.py")),
+    ("client_builds.py", include_str!("client_builds.py")),
+    ("client_inventory.py", include_str!("client_inventory.py")),
+    ("client_apply.py", include_str!("client_apply.py")),
+];
 
 /// An account with thousands of AMIs takes longer than a child of a check may.
 const MAX_TIMEOUTS: u32 = 10;
@@ -140,7 +147,10 @@ impl Client<'_> {
         let interpreter = &self.target.interpreter;
         let scratch = Scratch::new().map_err(ChildError::Scratch)?;
         let sentinel = sentinel();
-        let script = scratch.write("client.py", CLIENT_PY).map_err(ChildError::Scratch)?;
+        for (name, text) in CLIENT_PY {
+            scratch.write(name, text).map_err(ChildError::Scratch)?;
+        }
+        let script = scratch.path(CLIENT_PY[0].0);
         let request = scratch.write("request.json", &request.to_string()).map_err(ChildError::Scratch)?;
         let mut arguments: Vec<OsString> = interpreter.flags.iter().map(OsString::from).collect();
         arguments.extend([script.into(), OsString::from(&sentinel), request.into()]);

@@ -15,8 +15,9 @@ use crate::preflight::iam_policy;
 use crate::progress::Progress;
 use crate::report;
 use crate::report::images::Listing;
+use crate::rules::image_class::Class;
 use crate::rules::image_origin::Sharing;
-use crate::rules::image_rules::{Action, Class, Image, Selection, examine};
+use crate::rules::image_rules::{Action, Image, Selection, examine};
 use crate::rules::inventory::{Deletion, Inventory, Skipped, Unfinished};
 use crate::system::{date, prompt};
 

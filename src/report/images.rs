@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use crate::printable::{escape_line, wrap};
+use crate::rules::image_class::Class;
 use crate::rules::image_origin::Source;
-use crate::rules::image_rules::{Action, Class, Image};
+use crate::rules::image_rules::{Action, Image};
 use crate::rules::inventory::{Skipped, Unfinished};
 use crate::rules::inventory_json::write_deletion;
 use crate::system::date::days_between;

@@ -1,36 +1,16 @@
-//! Inventory → what each AMI is, and what may be done with it. Pure.
-//!
-//! What is in doubt is foreign. The look-alikes: a build that failed in its tests, a build that still runs,
-//! and a recipe of another author's that is called `ParallelClusterImage-…`.
+//! What may be done with each AMI of an inventory, and why not. Pure.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::rules::image_class::{Class, IMAGE_ID, Known, Owners, find_owners, live_stacks};
+use crate::rules::image_cost::{Cost, SnapshotSize, measure, price};
 use crate::rules::image_origin::{Origin, PREFIX, Sharing, Source, image_arn, is_named};
 use crate::rules::inventory::{Ami, BuildArn, Inventory, Stack, Tags};
-use crate::rules::releases::read_dates;
-
-const IMAGE_ID: &str = "parallelcluster:image_id";
-const BUILD_STATUS: &str = "parallelcluster:build_status";
 
 /// EC2's limit of the tags of a resource.
 const MAX_TAGS: usize = 50;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Class {
-    /// The commands of pcluster find it.
-    Healthy,
-    /// Built by pcluster to its end, and found by none of its commands.
-    Orphan,
-    /// A build that has not ended.
-    InProgress,
-    /// A build that ended before its AMI was done.
-    FailedBuild,
-    /// Nothing shows that pcluster has built it.
-    Foreign,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -86,29 +66,6 @@ pub struct Artifacts {
     pub log_group: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct SnapshotSize {
-    pub id: String,
-    /// `None` where it is not known.
-    #[serde(rename = "sizeGiB")]
-    pub size_gib: Option<f64>,
-    #[serde(skip)]
-    pub is_archived: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Cost {
-    pub usd: f64,
-    pub source: &'static str,
-    pub date: &'static str,
-}
-
-/// Dollars for a GiB and month, standard and archived. Other regions differ.
-const PRICES: (f64, f64) = (0.05, 0.0125);
-const PRICE_SOURCE: &str =
-    "Amazon EBS User Guide, Pricing and billing for archiving EBS snapshots; other regions differ";
-const PRICE_DATE: &str = "2026-11";
-
 /// What the user has named.
 #[derive(Debug, Clone, Default)]
 pub struct Selection {
@@ -150,115 +107,6 @@ pub fn examine(inventory: &Inventory, selection: &Selection) -> Vec<Image> {
         .collect()
 }
 
-/// An AMI with its class, and what is left of its build.
-struct Known<'a> {
-    ami: &'a Ami,
-    arn: Option<BuildArn>,
-    class: Class,
-    /// Not looked for where the AMI is healthy or foreign.
-    origin: Option<Origin<'a>>,
-}
-
-impl<'a> Known<'a> {
-    fn new(inventory: &'a Inventory, ami: &'a Ami) -> Self {
-        let arn = image_arn(ami).and_then(BuildArn::read);
-        let is_own = |arn: &BuildArn| {
-            arn.account == inventory.account
-                && ami.owner_id == inventory.account
-                && read_dates().any(|(release, _)| release == arn.version)
-        };
-        let Some(arn) = arn.filter(is_own) else {
-            return Self { ami, arn: None, class: Class::Foreign, origin: None };
-        };
-        if ami.tags.contains_key(IMAGE_ID) {
-            return Self { ami, arn: Some(arn), class: Class::Healthy, origin: None };
-        }
-        let origin = Origin::find(inventory, ami, &arn);
-        let class = classify(inventory, ami, &arn, &origin);
-        Self { ami, arn: Some(arn), class, origin: Some(origin) }
-    }
-
-    /// The commands of pcluster find it, whatever it comes from.
-    fn is_tagged(&self) -> bool {
-        self.ami.tags.contains_key(IMAGE_ID)
-    }
-
-    /// The image id in lower case.
-    fn slug(&self) -> &str {
-        self.arn.as_ref().map_or("", |arn| &arn.slug)
-    }
-
-    fn image_id(&self) -> Option<&str> {
-        let found = self.origin.as_ref().and_then(Origin::image_id);
-        self.ami.tags.get(IMAGE_ID).map(String::as_str).or(found)
-    }
-
-    /// The directory that its tags name, or that its build is proven to have made.
-    fn directory(&self) -> Option<(&str, &str)> {
-        if self.is_tagged() {
-            let tag = |name: &str| self.ami.tags.get(&format!("{PREFIX}{name}")).map(String::as_str);
-            return Some((tag("s3_bucket")?, tag("s3_image_dir")?));
-        }
-        let (_, recipe) = self.origin.as_ref()?.artifacts.as_ref()?;
-        Some((&recipe.bucket, &recipe.directory))
-    }
-
-    fn has_same_id(&self, other: &Known) -> bool {
-        self.image_id().zip(other.image_id()).is_none_or(|(own, other)| own == other)
-    }
-}
-
-fn classify(inventory: &Inventory, ami: &Ami, arn: &BuildArn, origin: &Origin) -> Class {
-    let mut live = live_stacks(inventory, arn);
-    if ami.state == "pending" || live.any(|stack| stack.status.ends_with("_IN_PROGRESS")) {
-        return Class::InProgress;
-    }
-    let is_marked = has_mark(ami) || origin.artifacts.is_some() || has_stack_of(inventory, ami, arn);
-    let has_ended = ami.tags.get(BUILD_STATUS).is_some_and(|status| status == "available")
-        && matches!(ami.state.as_str(), "available" | "disabled");
-    match (is_marked, has_ended) {
-        (true, true) => Class::Orphan,
-        (true, false) => Class::FailedBuild,
-        (false, false) if inventory.stacks.iter().any(|stack| is_named(stack, arn)) => Class::FailedBuild,
-        (false, _) => Class::Foreign,
-    }
-}
-
-/// A mark of pcluster's own: of the Lambda function besides the status, or of the component that describes the AMI.
-fn has_mark(ami: &Ami) -> bool {
-    let is_mark = |key: &String| key.starts_with(PREFIX) && key != BUILD_STATUS && key != IMAGE_ID;
-    ami.tags.keys().any(is_mark)
-        || ami.description.as_deref().is_some_and(|text| text.starts_with("AWS ParallelCluster AMI for "))
-}
-
-/// Whether the image of a stack of that name is this one.
-fn has_stack_of(inventory: &Inventory, ami: &Ami, arn: &BuildArn) -> bool {
-    let is_image = |stack: &Stack| stack.image_arn.is_some() && stack.image_arn.as_deref() == image_arn(ami);
-    inventory.stacks.iter().any(|stack| is_named(stack, arn) && is_image(stack))
-}
-
-fn live_stacks<'a>(inventory: &'a Inventory, arn: &'a BuildArn) -> impl Iterator<Item = &'a Stack> {
-    inventory.stacks.iter().filter(|stack| is_named(stack, arn) && stack.status != "DELETE_COMPLETE")
-}
-
-type Owners<'a> = BTreeMap<(&'a str, &'a str), Option<&'a str>>;
-
-/// The AMI that each directory belongs to: the orphan in the region of the build, if it is the only one and no
-/// healthy AMI names the directory. Copies in other regions share it with an AMI that may not be listed.
-fn find_owners<'a>(known: &'a [Known]) -> Owners<'a> {
-    let mut owners = Owners::new();
-    for known in known.iter().filter(|known| known.class != Class::Foreign || known.is_tagged()) {
-        let is_at_home = known.arn.as_ref().is_some_and(|arn| arn.region == known.ami.region);
-        if !known.is_tagged() && !is_at_home {
-            continue;
-        }
-        let Some(directory) = known.directory() else { continue };
-        let own = (known.class == Class::Orphan).then_some(known.ami.id.as_str());
-        owners.entry(directory).and_modify(|owner| *owner = None).or_insert(own);
-    }
-    owners
-}
-
 /// What one AMI is judged by.
 struct Examined<'a> {
     inventory: &'a Inventory,
@@ -272,7 +120,7 @@ struct Examined<'a> {
 impl Examined<'_> {
     fn image(&self) -> Image {
         let Known { ami, class, origin, .. } = self.known;
-        let snapshots = self.measure();
+        let snapshots = measure(self.inventory, ami);
         let conflicts = self.find_conflicts();
         let (mut reasons, mut tags) = (Vec::new(), Tags::new());
         let repair = match self.plan_repair(&conflicts) {
@@ -535,22 +383,6 @@ impl Examined<'_> {
         shares
     }
 
-    fn measure(&self) -> Vec<SnapshotSize> {
-        let size = |device: &crate::rules::inventory::Device| {
-            let snapshots = self.inventory.snapshots.iter();
-            let mut same = snapshots.filter(|s| s.id == device.id && s.region == self.known.ami.region);
-            let snapshot = same.next();
-            let full = snapshot.and_then(|snapshot| snapshot.full_size_bytes).filter(|bytes| *bytes > 0);
-            let volume = snapshot.and_then(|snapshot| snapshot.volume_gib).or(device.volume_gib);
-            SnapshotSize {
-                id: device.id.clone(),
-                size_gib: full.map(gibibytes).or(volume.map(|gib| gibibytes(gib << 30))),
-                is_archived: snapshot.is_some_and(|snapshot| snapshot.tier.as_deref() == Some("archive")),
-            }
-        };
-        self.known.ami.snapshots.iter().map(size).collect()
-    }
-
     fn artifacts(&self) -> Artifacts {
         let Some(arn) = self.known.arn.as_ref().filter(|_| self.known.class == Class::Orphan) else {
             return Artifacts::default();
@@ -580,28 +412,10 @@ impl Examined<'_> {
 /// Letters of an image id in the name of its directory.
 const MAX_SLUG: usize = 46;
 
-#[expect(clippy::cast_precision_loss, reason = "a size to two decimals")]
-fn gibibytes(bytes: u64) -> f64 {
-    round(bytes as f64 / f64::from(1 << 30))
-}
-
-fn round(value: f64) -> f64 {
-    (value * 100.0).round() / 100.0
-}
-
-/// At most: a snapshot shares blocks with those of its lineage, which are billed once.
-fn price(snapshots: &[SnapshotSize]) -> Cost {
-    let (standard, archived) = PRICES;
-    let cost = |snapshot: &SnapshotSize| {
-        snapshot.size_gib.unwrap_or_default() * if snapshot.is_archived { archived } else { standard }
-    };
-    let usd = round(snapshots.iter().map(cost).sum());
-    Cost { usd, source: PRICE_SOURCE, date: PRICE_DATE }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::image_class::BUILD_STATUS;
     use crate::rules::inventory::{Device, Directory};
     use proptest::prelude::*;
 

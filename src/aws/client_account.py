@@ -1,0 +1,242 @@
+"""The calls to AWS through boto3, what they fail with, and the look-ups that both a list and a change need."""
+
+import concurrent.futures
+import contextlib
+import datetime
+import sys
+import threading
+
+
+class Failure(Exception):
+    """A call to AWS that failed; aws_code is AWS's own code of the error."""
+
+    def __init__(self, code, message, call=None, aws_code=None):
+        super().__init__(message)
+        self.code, self.message, self.call, self.aws_code = code, message, call, aws_code
+
+    def describe(self):
+        return shorten("{}: {}".format(self.code, self.message), 200)
+
+    def permission(self):
+        return PERMISSIONS.get(self.call, self.call) if self.code == "denied" else None
+
+
+# The IAM actions of calls that are named otherwise. A deletion which names a version, even the version
+# "null", needs the second action: S3 user guide, "Policy actions for Amazon S3".
+PERMISSIONS = {
+    "s3:ListObjectsV2": "s3:ListBucket",
+    "s3:ListObjectVersions": "s3:ListBucketVersions",
+    "s3:DeleteObjects": "s3:DeleteObjectVersion",
+}
+
+
+def shorten(text, limit):
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+# By name, because releases of botocore have different ones: an exception is what one of its classes says.
+BOTOCORE_CODES = {
+    "credentials": (
+        "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "CredentialRetrievalError",
+        "UnknownCredentialError", "SSOError", "TokenRetrievalError", "NoAuthTokenError", "LoginError",
+        "InvalidConfigError", "InfiniteLoopConfigError", "RefreshWithMFAUnsupportedError",
+        "MissingDependencyException",
+    ),
+    "region": ("NoRegionError", "InvalidRegionError", "UnknownRegionError"),
+    "network": ("ConnectionError", "HTTPClientError", "IncompleteReadError"),
+}  # fmt: skip
+# S3, EC2 and the services with JSON have different ones for the same error.
+AWS_CODES = {
+    "credentials": (
+        "UnrecognizedClientException", "InvalidClientTokenId", "ExpiredToken", "ExpiredTokenException",
+        "AuthFailure", "SignatureDoesNotMatch", "InvalidAccessKeyId", "InvalidSignatureException",
+        "InvalidToken", "TokenRefreshRequired", "RequestExpired", "RequestTimeTooSkewed",
+    ),
+    "denied": ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403"),
+    "throttled": ("RequestLimitExceeded", "TooManyRequestsException", "SlowDown", "BandwidthLimitExceeded"),
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def translating(call):
+    """Turn the exceptions of botocore into a Failure of this call."""
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+
+    try:
+        yield
+    except ClientError as error:
+        raise read_client_error(error, call)
+    except ResponseParserError:
+        # Its message has the whole answer, such as the page of a proxy.
+        raise Failure("answer", "it is not in the form of this service", call)
+    except BotoCoreError as error:
+        names = {ancestor.__name__ for ancestor in type(error).__mro__}
+        codes = [code for code, known in BOTOCORE_CODES.items() if names & set(known)]
+        raise Failure(codes[0] if codes else "answer", str(error), call)
+
+
+def read_client_error(error, call):
+    details = error.response.get("Error", {})
+    aws_code = str(details.get("Code", ""))
+    codes = [code for code, known in AWS_CODES.items() if aws_code in known]
+    if "Throttl" in aws_code:
+        codes = ["throttled"]
+    # What was asked for the credentials, such as sts:AssumeRole, runs inside of the call.
+    if call is None or call.partition(":")[2] != error.operation_name:
+        codes = ["credentials"]
+    message = "{}: {}".format(aws_code, details.get("Message") or "no message")
+    return Failure(codes[0] if codes else "answer", message, call, aws_code)
+
+
+class Account:
+    """The calls to AWS, and the sources that were skipped."""
+
+    def __init__(self, region):
+        import boto3.session
+        from botocore.exceptions import NoRegionError
+
+        with translating(None):
+            self.session = boto3.session.Session(region_name=region)
+            self.region = self.session.region_name
+            if not self.region:
+                raise NoRegionError()
+        self.clients = {}
+        # A session of boto3 is for one thread, a client is not.
+        self.lock = threading.Lock()
+        self.skipped = {}
+        self.closed = set()
+
+    def client(self, service, region):
+        from botocore.config import Config
+
+        with self.lock:
+            if (service, region) not in self.clients:
+                config = Config(user_agent_extra="pcluster-shim", connect_timeout=10, read_timeout=30)
+                client = self.session.client(service, region_name=region, config=config)
+                self.clients[service, region] = client
+            return self.clients[service, region]
+
+    def ask(self, service, region, operation, **parameters):
+        with translating(name_call(service, operation)):
+            return getattr(self.client(service, region), operation)(**parameters)
+
+    def pages(self, service, region, operation, page_size=None, **parameters):
+        """The pages of an answer; there is one where this botocore does not know of pages."""
+        with translating(name_call(service, operation)):
+            client = self.client(service, region)
+            if not client.can_paginate(operation):
+                yield getattr(client, operation)(**parameters)
+                return
+            config = {"PageSize": page_size} if page_size else {}
+            for page in client.get_paginator(operation).paginate(PaginationConfig=config, **parameters):
+                yield page
+
+    def look_up(self, service, region, operation, absent=(), **parameters):
+        """The answer: {} where AWS's code is one of absent, None where the source is skipped."""
+        return self.guard(self.ask, {}, (service, region, operation), absent, parameters)
+
+    def look_through(self, service, region, operation, key, keep=bool, **parameters):
+        """The entries under this key of all pages, those that keep() takes; None as in look_up()."""
+
+        def read(*source, **parameters):
+            return [entry for page in self.pages(*source, **parameters) for entry in page[key] if keep(entry)]
+
+        return self.guard(read, [], (service, region, operation), (), parameters)
+
+    def guard(self, read, nothing, source, absent, parameters):
+        # Permissions for S3 are given by bucket.
+        bucket = parameters.get("Bucket")
+        if source + (bucket,) in self.closed:
+            return None
+        try:
+            return read(*source, **parameters)
+        except Failure as failure:
+            if failure.aws_code in absent:
+                return nothing
+            self.skip(failure, source, bucket)
+        except Exception as error:
+            self.skip(read_other_answer(error), source, bucket)
+        return None
+
+    def skip(self, failure, source, bucket=None, why=None):
+        service, region, operation = source
+        if failure.code in ("denied", "network"):
+            self.closed.add(source + (bucket,))
+        call = name_call(service, operation)
+        name = "{} of {} in {}".format(call, bucket, region) if bucket else "{} in {}".format(call, region)
+        entry = {"source": name, "why": why or failure.describe(), "permission": failure.permission()}
+        self.skipped.setdefault(name, entry)
+
+
+def read_other_answer(error):
+    """The failure of reading an answer in another form than the service's, such as the page of a proxy."""
+    return Failure("answer", "{}: {}".format(type(error).__name__, error))
+
+
+def name_call(service, operation):
+    """The name as AWS has it: ("s3", "list_objects_v2") is s3:ListObjectsV2."""
+    return "{}:{}".format(service, operation.title().replace("_", ""))
+
+
+def run_parallel(function, items):
+    with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
+        return list(pool.map(function, items))
+
+
+def chunk(items, size=100):
+    """EC2 takes at most 200 values of a filter."""
+    items = sorted(set(items))
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def filter_by(name, values):
+    return {"Name": name, "Values": list(values)}
+
+
+def read_tags(resource):
+    # Thousands of AMIs have the keys and many values in common.
+    return {sys.intern(tag["Key"]): sys.intern(tag["Value"]) for tag in resource.get("Tags") or []}
+
+
+def format_time(moment):
+    if moment is None:
+        return None
+    utc = moment.astimezone(datetime.timezone.utc)
+    return "{}.{:03}Z".format(utc.strftime("%Y-%m-%dT%H:%M:%S"), utc.microsecond // 1000)
+
+
+def page_images(aws, region, **parameters):
+    """AMIs that are disabled are left out by default; not every botocore has this parameter."""
+    with translating("ec2:DescribeImages"):
+        model = aws.client("ec2", region).meta.service_model.operation_model("DescribeImages")
+    if "IncludeDisabled" in model.input_shape.members:
+        parameters["IncludeDisabled"] = True
+    return aws.pages("ec2", region, "describe_images", **parameters)
+
+
+def find_image(aws, region, ami):
+    parameters = {"Owners": ["self"], "Filters": [filter_by("image-id", [ami])]}
+    images = [image for page in page_images(aws, region, **parameters) for image in page["Images"]]
+    return images[0] if images else None
+
+
+def find_snapshots(aws, region, ids):
+    """Those that exist; None where the source is skipped."""
+    found = []
+    for some in chunk(ids):
+        parameters = {"OwnerIds": ["self"], "Filters": [filter_by("snapshot-id", some)]}
+        snapshots = aws.look_through("ec2", region, "describe_snapshots", "Snapshots", **parameters)
+        if snapshots is None:
+            return None
+        found += snapshots
+    return found
+
+
+def list_versions(aws, region, bucket, directory):
+    """Page by page, the versions and delete markers in a directory."""
+    parameters = {"Bucket": bucket, "Prefix": directory + "/"}
+    for page in aws.pages("s3", region, "list_object_versions", **parameters):
+        entries = (page.get("Versions") or []) + (page.get("DeleteMarkers") or [])
+        yield [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in entries]

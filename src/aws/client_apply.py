@@ -1,0 +1,148 @@
+"""The steps of a repair or a deletion. Each ends with a look at what it was for."""
+
+import re
+import time
+
+from client_account import (
+    AWS_CODES,
+    Failure,
+    filter_by,
+    find_image,
+    list_versions,
+    read_other_answer,
+    read_tags,
+)
+from client_builds import LOG_GROUP
+
+
+def apply_steps(aws, request):
+    failed, results = set(), []
+    for step in request["steps"]:
+        result = {"id": step["id"], "ok": False, "done": False, "message": None, "permission": None}
+        if step["group"] not in failed:
+            result.update(apply_step(aws, step), done=True)
+        if not result["ok"]:
+            failed.add(step["group"])
+        results.append(result)
+    return {"kind": "applied", "results": results}
+
+
+def apply_step(aws, step):
+    actions = {
+        "tag": tag_image,
+        "share": share_image,
+        "deregister": deregister_image,
+        "snapshot": delete_snapshot,
+        "directory": delete_directory,
+        "logGroup": delete_log_group,
+    }
+    try:
+        message = actions[step["action"]](aws, step["region"] or aws.region, step)
+    except Failure as failure:
+        return {"ok": False, "message": failure.describe(), "permission": failure.permission()}
+    except Exception as error:
+        return {"ok": False, "message": read_other_answer(error).describe()}
+    return {"ok": message is None, "message": message}
+
+
+def tag_image(aws, region, step):
+    tags = [{"Key": key, "Value": value} for key, value in step["tags"].items()]
+    aws.ask("ec2", region, "create_tags", Resources=[step["ami"]], Tags=tags)
+
+    def is_tagged():
+        image = find_image(aws, region, step["ami"])
+        return image is not None and set(step["tags"].items()) <= set(read_tags(image).items())
+
+    return None if wait_until(is_tagged, 10) else "the AMI does not have all of these tags"
+
+
+def share_image(aws, region, step):
+    ami = {"ImageId": step["ami"]}
+    added = [{"UserId": user} for user in step["users"]]
+    added += [{"Group": group} for group in step["groups"]]
+    added += [{"OrganizationArn": arn} for arn in step["organizations"]]
+    added += [{"OrganizationalUnitArn": arn} for arn in step["organizationalUnits"]]
+    aws.ask("ec2", region, "modify_image_attribute", LaunchPermission={"Add": added}, **ami)
+
+    def is_shared():
+        answer = aws.ask("ec2", region, "describe_image_attribute", Attribute="launchPermission", **ami)
+        permissions = answer.get("LaunchPermissions") or []
+        return all(permission in permissions for permission in added)
+
+    return None if wait_until(is_shared, 10) else "the AMI is not shared with all of these"
+
+
+def deregister_image(aws, region, step):
+    absent = ("InvalidAMIID.NotFound", "InvalidAMIID.Unavailable")
+    if not delete(aws, "ec2", region, "deregister_image", absent, ImageId=step["ami"]):
+        return None
+
+    def is_gone():
+        image = find_image(aws, region, step["ami"])
+        return image is None or image.get("State") != "available"
+
+    return None if wait_until(is_gone, 60) else "the AMI is still there"
+
+
+def delete_snapshot(aws, region, step):
+    snapshot = {"SnapshotId": step["snapshot"]}
+    # One that another AMI names stays with it.
+    absent = ("InvalidSnapshot.NotFound", "InvalidSnapshot.InUse")
+    if not delete(aws, "ec2", region, "delete_snapshot", absent, **snapshot):
+        return None
+    parameters = {"OwnerIds": ["self"], "Filters": [filter_by("snapshot-id", [step["snapshot"]])]}
+
+    def is_gone():
+        pages = aws.pages("ec2", region, "describe_snapshots", **parameters)
+        return not any(page["Snapshots"] for page in pages)
+
+    return None if wait_until(is_gone, 10) else "the snapshot is still there"
+
+
+def delete(aws, service, region, operation, absent, **parameters):
+    """Whether there was anything to delete."""
+    try:
+        aws.ask(service, region, operation, **parameters)
+    except Failure as failure:
+        if failure.aws_code not in absent:
+            raise
+        return False
+    return True
+
+
+def wait_until(check, seconds):
+    """EC2 shows a change with a delay: EC2 developer guide, "Eventual consistency"."""
+    end = time.monotonic() + seconds
+    while not check():
+        if time.monotonic() > end:
+            return False
+        time.sleep(2)
+    return True
+
+
+def delete_directory(aws, region, step):
+    bucket, directory = step["bucket"], step["directory"]
+    if not re.match(r"parallelcluster/[0-9][^/]*/images/[^/]+-[a-z0-9]{16}\Z", directory):
+        return "this is no directory of an image"
+    for versions in list_versions(aws, region, bucket, directory):
+        if versions:
+            objects = {"Objects": versions, "Quiet": True}
+            answer = aws.ask("s3", region, "delete_objects", Bucket=bucket, Delete=objects)
+            raise_first_error(answer.get("Errors") or [])
+    left = any(versions for versions in list_versions(aws, region, bucket, directory))
+    return "objects are left in the directory" if left else None
+
+
+def raise_first_error(errors):
+    for error in errors:
+        aws_code = error.get("Code") or ""
+        message = "{}: {}: {}".format(aws_code, error.get("Key"), error.get("Message"))
+        code = "denied" if aws_code in AWS_CODES["denied"] else "answer"
+        raise Failure(code, message, "s3:DeleteObjects", aws_code)
+
+
+def delete_log_group(aws, region, step):
+    if not step["name"].startswith(LOG_GROUP):
+        return "this is no log group of an image"
+    delete(aws, "logs", region, "delete_log_group", ("ResourceNotFoundException",), logGroupName=step["name"])
+    return None

@@ -1,0 +1,229 @@
+"""The inventory: AMIs, and of those without an image id all that tells what they are."""
+
+import re
+
+from client_account import (
+    Failure,
+    chunk,
+    filter_by,
+    find_image,
+    find_snapshots,
+    page_images,
+    read_other_answer,
+    read_tags,
+    run_parallel,
+)
+from client_builds import find_directories, find_log_groups, find_stacks, list_builds, list_log_groups
+
+IMAGE_ID = "parallelcluster:image_id"
+
+
+def take_inventory(aws, request):
+    identity = aws.ask("sts", aws.region, "get_caller_identity")
+    account = identity["Account"]
+    regions = list_regions(aws) if request["allRegions"] else [aws.region]
+    images = find_images(aws, request, regions)
+    found = {
+        "kind": "inventory",
+        "account": account,
+        "partition": identity["Arn"].split(":")[1],
+        "region": aws.region,
+        "regions": regions,
+        "images": images,
+    }
+    for key in ("stacks", "directories", "buckets", "logGroups", "snapshots", "uses", "remains"):
+        found[key] = []
+    if request["details"]:
+        add_details(aws, request, account, found)
+    return dict(found, skipped=list(aws.skipped.values()))
+
+
+def add_details(aws, request, account, found):
+    examined = [
+        image
+        for image in found["images"]
+        if IMAGE_ID not in image["tags"] or image["id"] in request["ids"]
+    ]
+    # Only its owner may ask for this attribute.
+    own = [image for image in examined if image["ownerId"] == account]
+    run_parallel(lambda image: add_launch_permission(aws, image), own)
+    for region, slugs in sorted(list_builds(aws, request, examined).items()):
+        stacks = find_stacks(aws, region, slugs, request)
+        found["stacks"] += stacks
+        buckets, directories = find_directories(aws, region, slugs, account, request["buckets"], stacks)
+        found["buckets"] += buckets
+        found["directories"] += directories
+        found["logGroups"] += find_log_groups(aws, region, slugs)
+    for region in sorted({image["region"] for image in examined}):
+        images = [image for image in examined if image["region"] == region]
+        snapshots = [snapshot["id"] for image in images for snapshot in image["snapshots"]]
+        existing = find_snapshots(aws, region, snapshots) or []
+        found["snapshots"] += [describe_snapshot(region, snapshot) for snapshot in existing]
+        found["uses"] += find_uses(aws, region, [image["id"] for image in images])
+    found["remains"] = [find_remains(aws, remains) for remains in request["remains"]]
+
+
+def list_regions(aws):
+    answer = aws.look_up("ec2", aws.region, "describe_regions")
+    if answer is None:
+        return [aws.region]
+    return sorted(region["RegionName"] for region in answer["Regions"])
+
+
+def find_images(aws, request, regions):
+    """The AMIs of all regions; a region that fails is skipped, unless all fail."""
+
+    def read(region):
+        try:
+            images = read_images(aws, region, request)
+        except Failure as failure:
+            return [], failure
+        except Exception as error:
+            return [], read_other_answer(error)
+        if not images:
+            # All regions' clients together take more memory than the AMIs.
+            aws.clients.pop(("ec2", region))
+        return images, None
+
+    answers = run_parallel(read, regions)
+    failures = [failure for _, failure in answers if failure]
+    if len(failures) == len(regions):
+        raise failures[0]
+    for region, (_, failure) in zip(regions, answers):
+        if failure:
+            aws.skip(failure, ("ec2", region, "describe_images"))
+    return [image for images, _ in answers for image in images]
+
+
+def read_images(aws, region, request):
+    # The commands of pcluster look for its tag alone, which a copy that was tagged by hand can have.
+    filters = [filter_by("tag:Ec2ImageBuilderArn", [request["pattern"]]), filter_by("tag-key", [IMAGE_ID])]
+    # Pages of this size keep the memory for their XML small.
+    asked = [{"Owners": ["self"], "Filters": [one], "page_size": 250} for one in filters]
+    asked += [{"Filters": [filter_by("image-id", ids)]} for ids in chunk(request["ids"])]
+    images = {}
+    for parameters in asked:
+        for page in page_images(aws, region, **parameters):
+            for image in page["Images"]:
+                images[image["ImageId"]] = describe_image(region, image)
+    return list(images.values())
+
+
+def describe_image(region, image):
+    volumes = [mapping["Ebs"] for mapping in image.get("BlockDeviceMappings") or [] if "Ebs" in mapping]
+    return {
+        "region": region,
+        "id": image["ImageId"],
+        "name": image.get("Name") or "",
+        "creationDate": image.get("CreationDate") or "",
+        "state": image.get("State") or "",
+        "description": image.get("Description"),
+        "tags": read_tags(image),
+        "public": image.get("Public", False),
+        "ownerId": image.get("OwnerId") or "",
+        "deregistrationProtection": image.get("DeregistrationProtection"),
+        "sourceImageId": image.get("SourceImageId"),
+        "snapshots": [
+            {"id": volume["SnapshotId"], "volumeGiB": volume.get("VolumeSize")}
+            for volume in volumes
+            if volume.get("SnapshotId")
+        ],
+        "launchPermission": None,
+    }
+
+
+def add_launch_permission(aws, image):
+    parameters = {"ImageId": image["id"], "Attribute": "launchPermission"}
+    answer = aws.look_up("ec2", image["region"], "describe_image_attribute", **parameters)
+    if answer is not None:
+        image["launchPermission"] = read_launch_permission(answer)
+
+
+def read_launch_permission(answer):
+    """Who may use an AMI; the ARN of an organizational unit is among those of organizations."""
+    permissions = answer.get("LaunchPermissions") or []
+
+    def pick(*keys):
+        return [permission[key] for permission in permissions for key in keys if key in permission]
+
+    organizations = pick("OrganizationArn", "OrganizationalUnitArn")
+    return {"users": pick("UserId"), "groups": pick("Group"), "organizations": organizations}
+
+
+def describe_snapshot(region, snapshot):
+    return {
+        "region": region,
+        "id": snapshot["SnapshotId"],
+        "volumeGiB": snapshot.get("VolumeSize"),
+        "fullSizeBytes": snapshot.get("FullSnapshotSizeInBytes"),
+        "tier": snapshot.get("StorageTier"),
+        "tags": read_tags(snapshot),
+    }
+
+
+def find_uses(aws, region, images):
+    uses = set(find_launch_templates(aws, region, images))
+    for some in chunk(images):
+        uses.update(find_instances(aws, region, some))
+    # The API reference allows 10 for DescribeImageReferences.
+    for some in chunk(images, 10):
+        uses.update(find_references(aws, region, some))
+    return [{"region": region, "image": image, "by": by} for image, by in sorted(uses)]
+
+
+def find_instances(aws, region, images):
+    states = ["pending", "running", "stopping", "stopped", "shutting-down"]
+    filters = [filter_by("image-id", images), filter_by("instance-state-name", states)]
+    reservations = aws.look_through("ec2", region, "describe_instances", "Reservations", Filters=filters)
+    instances = [instance for reservation in reservations or [] for instance in reservation["Instances"]]
+    return [(instance["ImageId"], instance["InstanceId"]) for instance in instances]
+
+
+def find_launch_templates(aws, region, images):
+    def has_image(version):
+        return version["LaunchTemplateData"].get("ImageId") in images
+
+    source = ("ec2", region, "describe_launch_template_versions", "LaunchTemplateVersions")
+    versions = aws.look_through(*source, keep=has_image, Versions=["$Latest", "$Default"])
+    return [(one["LaunchTemplateData"]["ImageId"], one["LaunchTemplateId"]) for one in versions or []]
+
+
+def find_references(aws, region, images):
+    """What EC2 itself knows of; not every botocore can ask for it."""
+    operation = "describe_image_references"
+    if not hasattr(aws.client("ec2", region), operation):
+        return
+    parameters = {"ImageIds": images, "IncludeAllResourceTypes": True}
+    for reference in aws.look_through("ec2", region, operation, "ImageReferences", **parameters) or []:
+        resource_id = re.search("/((?:i|lt)-[0-9a-f]+)$", reference["Arn"])
+        yield reference["ImageId"], resource_id.group(1) if resource_id else reference["Arn"]
+
+
+def find_remains(aws, remains):
+    region, build_region, group = remains["region"], remains["buildRegion"], remains["logGroup"]
+    snapshots = find_snapshots(aws, region, remains["snapshots"])
+    groups = list_log_groups(aws, build_region, group) if group else []
+    return {
+        "ami": remains["ami"],
+        "region": region,
+        "image": image_remains(aws, region, remains["ami"]),
+        "snapshots": remains["snapshots"] if snapshots is None else [one["SnapshotId"] for one in snapshots],
+        "directory": directory_remains(aws, build_region, remains["bucket"], remains["directory"]),
+        "logGroup": groups is None or group in groups,
+    }
+
+
+def image_remains(aws, region, ami):
+    try:
+        return find_image(aws, region, ami) is not None
+    except Failure as failure:
+        aws.skip(failure, ("ec2", region, "describe_images"))
+        return True
+
+
+def directory_remains(aws, region, bucket, directory):
+    if not bucket or not directory:
+        return False
+    parameters = {"Bucket": bucket, "Prefix": directory + "/", "MaxKeys": 1}
+    answer = aws.look_up("s3", region, "list_object_versions", ["NoSuchBucket"], **parameters)
+    return answer is None or bool(answer.get("Versions") or answer.get("DeleteMarkers"))
