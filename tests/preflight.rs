@@ -58,6 +58,10 @@ fn every_verdict_in_both_forms() {
         let word = human.stdout().lines().next().unwrap().to_owned();
         run.holds(report["verdict"] == word.as_str(), "human and JSON give the same verdict");
         sandbox.pcluster(["preflight", "--fresh"]).run().prints_like(&human);
+        let junit = sandbox.pcluster(["preflight", "--fresh", "--format", "junit"]).run();
+        junit.exits(status).is_silent().stdout_matches(&format!("check-{verdict}.xml"));
+        let github = sandbox.pcluster(["preflight", "--fresh", "--format", "github"]).run();
+        github.exits(status).is_silent().stdout_matches(&format!("check-{verdict}.github.txt"));
         sandbox.has_no_scratch();
     }
 }
@@ -397,6 +401,8 @@ fn usage_errors_say_what_is_wrong() {
         let run = sandbox.pcluster(arguments).run();
         run.exits(2).prints("").stderr_matches(&format!("usage-{snapshot}.txt"));
     }
+    let run = sandbox.pcluster(["preflight", "where", "--format=junit"]).run();
+    run.exits(2).prints("").stderr_matches("usage-format.txt");
     sandbox.write("work/image.yaml", "");
     let run = sandbox.pcluster(["preflight", "image.yaml"]).run();
     run.exits(2).prints("").stderr_matches("usage-file-as-command.txt");
@@ -555,6 +561,28 @@ fn every_error_has_a_json_form() {
     let run = call.run();
     let report: Value = serde_json::from_slice(&run.stdout).unwrap();
     run.exits(127).holds(report["error"]["message"].is_string() && report["real"].is_null(), "both");
+}
+
+/// A pipeline reads the file of results, whatever has happened.
+#[test]
+fn an_error_has_the_form_of_a_pipeline() {
+    let sandbox = Sandbox::new();
+    let call = |form: &str| {
+        let call = sandbox.pcluster(["preflight", "check", "-c", "no:such, 100%.yaml", "--format", form]);
+        call.run()
+    };
+    call("junit").exits(2).stdout_matches("error.xml").stderr_matches("error-in-form.txt");
+    call("github").exits(2).stdout_matches("error.github.txt").stderr_matches("error-in-form.txt");
+}
+
+/// All environments in one file.
+#[test]
+fn every_report_of_all_is_in_the_form_of_a_pipeline() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    let call = |form: &str| sandbox.pcluster(["preflight", "check", "--all", "--format", form]).run();
+    call("junit").exits(0).stdout_matches("all.xml");
+    call("github").exits(0).stdout_matches("all.github.txt");
 }
 
 #[test]

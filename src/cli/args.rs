@@ -42,6 +42,14 @@ impl Preflight {
             let message = "the options of a subcommand stand behind its name";
             return Err(Self::command().error(clap::error::ErrorKind::ArgumentConflict, message));
         }
+        let has_report = matches!(
+            parsed.command,
+            None | Some(Command::Check(_) | Command::Template { .. } | Command::Stack { .. })
+        );
+        if matches!(parsed.common.format, Format::Junit | Format::Github) && !has_report {
+            let message = "'--format junit' and '--format github' are for check, template and stack";
+            return Err(Self::command().error(clap::error::ErrorKind::ArgumentConflict, message));
+        }
         // clap loses a conflict with an option that every subcommand has.
         let names_one = parsed.common.real.is_some();
         let check = match &parsed.command {
@@ -202,9 +210,9 @@ pub enum Policy {
 
 #[derive(Debug, Args, Default, Clone)]
 pub struct Common {
-    /// The report's form (human)
+    /// human, json, junit or github (human)
     #[arg(long, global = true, value_enum, default_value_t)]
-    #[arg(value_name = "human|json", hide_possible_values = true, hide_default_value = true)]
+    #[arg(value_name = "FORM", hide_possible_values = true, hide_default_value = true)]
     pub format: Format,
     /// The real pcluster
     #[arg(long, global = true, value_name = "PATH")]
@@ -233,6 +241,10 @@ pub enum Format {
     #[default]
     Human,
     Json,
+    /// Of a report only.
+    Junit,
+    /// Of a report only.
+    Github,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, ValueEnum)]

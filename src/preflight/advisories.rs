@@ -27,8 +27,8 @@ pub fn run(id: Option<&str>, common: &Common) -> Result<Outcome, Abort> {
     let stdout = match (common.format, id) {
         _ if common.quiet => String::new(),
         (Format::Json, _) => report::format_json(&json!({"schemaVersion": 1, "advisories": shown})),
-        (Format::Human, None) => shown.iter().map(|advisory| format_title(advisory)).collect(),
-        (Format::Human, Some(_)) => shown.iter().map(|advisory| format_advisory(advisory)).collect(),
+        (_, None) => shown.iter().map(|advisory| format_title(advisory)).collect(),
+        (_, Some(_)) => shown.iter().map(|advisory| format_advisory(advisory)).collect(),
     };
     Ok(Outcome::success(stdout))
 }

@@ -14,7 +14,7 @@ use crate::preflight::check::{check_target, with_configuration};
 use crate::preflight::context::{
     build_request, choose_progress, read_all_advisories, read_settings, start_search,
 };
-use crate::report::{self, Report, Verdict, list};
+use crate::report::{self, Report, Verdict, github, junit, list};
 use crate::rules::advisory::Advisory;
 use crate::system::concurrently::map_concurrently;
 
@@ -133,6 +133,8 @@ fn render(reports: &[Report], cut_off: &[PathBuf], common: &Common) -> Outcome {
         _ if common.quiet => String::new(),
         Format::Human => list::render(reports, common.color.applies()),
         Format::Json => report::format_json(&reports),
+        Format::Junit => junit::render(reports),
+        Format::Github => github::render(reports),
     };
     let cut_off = cut_off.iter().map(|root| {
         let root = root.display();

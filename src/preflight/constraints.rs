@@ -43,7 +43,7 @@ pub fn run(version: Option<&str>, python: Option<&str>, common: &Common) -> Resu
         Format::Json => report::format_json(&json!({
             "schemaVersion": 1, "pcluster": version, "python": python, "constraints": lines,
         })),
-        Format::Human => format_file(&version, python, &lines),
+        _ => format_file(&version, python, &lines),
     };
     Ok(Outcome::success(stdout))
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{self, PathBuf};
+use std::slice;
 
 use crate::aws::Client;
 use crate::cache::Cache;
@@ -15,7 +16,7 @@ use crate::error::{Abort, AwsFailure, Error};
 use crate::outcome::Outcome;
 use crate::progress::Progress;
 use crate::repair::context::Options;
-use crate::report::{self, Report, human};
+use crate::report::{self, Report, github, human, junit};
 use crate::rules::advisory::Advisory;
 
 /// Reads the settings. Unlike the guard, `preflight` refuses a file or a variable that is in error. A file
@@ -138,6 +139,8 @@ pub fn render_report(report: &Report, common: &Common) -> Outcome {
         _ if common.quiet => String::new(),
         Format::Human => human::render(report, common.color.applies()),
         Format::Json => report::format_json(report),
+        Format::Junit => junit::render(slice::from_ref(report)),
+        Format::Github => github::render(slice::from_ref(report)),
     };
     Outcome::Exit { status: report.verdict.exit_status(), stdout, stderr: String::new() }
 }

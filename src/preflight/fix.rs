@@ -32,7 +32,6 @@ pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
                 escape(&plan::requirements_file(changes)).into_owned()
             }
             _ if common.quiet => String::new(),
-            (_, Format::Human) => describe_repair(&repaired, &command),
             (RepairOutcome::NothingToDo, Format::Json) => report::format_json(&as_json(&[], "ready", false)),
             (RepairOutcome::Proven(changes), Format::Json) => {
                 report::format_json(&as_json(changes, "planned", fix.isolated))
@@ -40,6 +39,7 @@ pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
             (RepairOutcome::Repaired { changes, isolated, .. }, Format::Json) => {
                 report::format_json(&as_json(changes, "repaired", *isolated))
             }
+            _ => describe_repair(&repaired, &command),
         };
         Ok(Outcome::success(stdout))
     })
@@ -103,8 +103,8 @@ pub fn run_undo(common: &Common) -> Result<Outcome, Abort> {
         let stdout = match common.format {
             _ if common.quiet => String::new(),
             Format::Json => report::format_json(&as_json(&changes, "undone", isolated)),
-            Format::Human if isolated => "undone: the repair beside the environment is removed\n".into(),
-            Format::Human => match count_edits(&changes) {
+            _ if isolated => "undone: the repair beside the environment is removed\n".into(),
+            _ => match count_edits(&changes) {
                 0 => format!("undone: {}\n", describe_restored(changes.len())),
                 edits => format!("undone: {} as before\n", count_lines(edits)),
             },

@@ -114,7 +114,7 @@ impl Images<'_> {
         let stdout = match self.common.format {
             _ if self.common.quiet => String::new(),
             Format::Json => report::format_json(&listing.to_json()),
-            Format::Human => text,
+            _ => text,
         };
         Outcome::Exit { status, stdout, stderr: String::new() }
     }

@@ -24,11 +24,11 @@ use serde_json::Value;
 use crate::checker::read_advisories;
 use crate::cli::args::{Command, Format, Preflight, asks_for_json};
 use crate::cli::settings::Settings;
-use crate::error::{self, Abort, prefix_lines};
+use crate::error::{self, Abort, Error, prefix_lines};
 use crate::outcome::Outcome;
 use crate::preflight::context::is_untrusted;
 use crate::printable::{escape, flatten};
-use crate::report;
+use crate::report::{self, github, junit};
 
 /// Runs the command that the arguments of `preflight` name.
 #[must_use]
@@ -64,13 +64,22 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
     match done {
         Ok(outcome) if reads_settings => warn_of_untrusted(outcome),
         Ok(outcome) => outcome,
-        Err(Abort::Error(error)) if common.format == Format::Json => {
-            fail_in_json(error.exit_status(), &error.to_json(), &error.to_line())
-        }
+        Err(Abort::Error(error)) if common.format != Format::Human => fail_in(common.format, &error),
         Err(Abort::Error(error)) if reads_settings => warn_of_untrusted(Outcome::failed(&error)),
         Err(Abort::Error(error)) => Outcome::failed(&error),
         Err(Abort::Interrupted(interrupted)) => Outcome::Die(interrupted),
     }
+}
+
+/// Ends with an error in a format for programs.
+fn fail_in(format: Format, error: &Error) -> Outcome {
+    let message = error.to_line();
+    let stdout = match format {
+        Format::Junit => junit::render_error(&message, &error.hint()),
+        Format::Github => github::render_error(&message, &error.hint()),
+        _ => return fail_in_json(error.exit_status(), &error.to_json(), &message),
+    };
+    Outcome::Exit { status: error.exit_status(), stdout, stderr: prefix_lines(&message) }
 }
 
 /// Ends with an error under `--format json`. stdout is for the program that asked, and holds the JSON only. stderr

@@ -56,7 +56,7 @@ pub fn run(common: &Common) -> Result<Outcome, Abort> {
     let stdout = match common.format {
         _ if common.quiet => String::new(),
         Format::Json => report::format_json(&format_where(&found)),
-        Format::Human => escape(&found.render_human()).into_owned(),
+        _ => escape(&found.render_human()).into_owned(),
     };
     let stderr = found.real().err().map(Error::render_for_stderr).unwrap_or_default();
     Ok(Outcome::Exit { status: found.exit_status(), stdout, stderr })

@@ -34,8 +34,7 @@ impl ReportBuilder {
 
     /// Adds a check that has passed according to the cache, with its findings.
     pub fn add_cached(&mut self, id: &'static str, findings: Vec<Finding>) {
-        self.findings.extend(findings);
-        self.add(id, Status::Passed, Duration::ZERO, None);
+        self.add_with(id, Status::Passed, Duration::ZERO, findings);
         if let Some(check) = self.checks.last_mut() {
             check.cached = true;
         }
@@ -53,9 +52,15 @@ impl ReportBuilder {
     /// whether it has is returned.
     pub fn add_findings(&mut self, id: &'static str, took: Duration, findings: Vec<Finding>) -> bool {
         let has_failed = findings.iter().any(|finding| finding.level == Level::Error);
-        self.findings.extend(findings);
-        self.add(id, if has_failed { Status::Failed } else { Status::Passed }, took, None);
+        self.add_with(id, if has_failed { Status::Failed } else { Status::Passed }, took, findings);
         has_failed
+    }
+
+    fn add_with(&mut self, id: &'static str, status: Status, took: Duration, findings: Vec<Finding>) {
+        let mut check = Check::new(id, status, took, None);
+        check.findings = findings.len();
+        self.findings.extend(findings);
+        self.checks.push(check);
     }
 
     fn add(&mut self, id: &'static str, status: Status, took: Duration, reason: Option<String>) {

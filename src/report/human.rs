@@ -24,18 +24,29 @@ pub fn render(report: &Report, is_colored: bool) -> String {
     for check in &report.checks {
         text += &format_check(check, &paint);
     }
-    let groups: Vec<&[Finding]> = report.findings.chunk_by(have_one_cause).collect();
+    text += &format_findings(&report.findings, &paint);
+    if report.findings.iter().any(|finding| finding.is_named(LOSES_TAGS)) {
+        let _ = writeln!(text, "\n{FIND_LOST}");
+    }
+    text
+}
+
+/// The findings, those of one cause together, each behind an empty line.
+pub(crate) fn format_findings(findings: &[Finding], paint: &Paint) -> String {
+    let groups: Vec<&[Finding]> = group_by_cause(findings).collect();
+    let mut text = String::new();
     for (index, group) in groups.iter().enumerate() {
         let next = groups.get(index + 1).map(|group| &group[0]);
         // Cost and fix of findings that share them stand below the last one.
         let is_shared = next.is_some_and(|next| have_one_fix(next, &group[0]));
         text += "\n";
-        text += &format_group(group, is_shared, &paint);
-    }
-    if report.findings.iter().any(|finding| finding.is_named(LOSES_TAGS)) {
-        let _ = writeln!(text, "\n{FIND_LOST}");
+        text += &format_group(group, is_shared, paint);
     }
     text
+}
+
+pub(crate) fn group_by_cause(findings: &[Finding]) -> impl Iterator<Item = &[Finding]> {
+    findings.chunk_by(have_one_cause)
 }
 
 /// Whether two findings differ only in their entry of one object, such as a tag each.
@@ -238,7 +249,7 @@ mod tests {
             node_version: Some(text.into()),
         };
         let reason = Some(text.to_owned());
-        let check = Check { id: "node", status: Status::Unknown, duration_ms: 0, cached: false, reason };
+        let check = Check::new("node", Status::Unknown, std::time::Duration::ZERO, reason);
         let packages = BTreeMap::from([("aws-cdk-aws-imagebuilder".to_owned(), text.to_owned())]);
         Report::new(Shim { version: "0", path: None }, Some(target_info), packages, vec![check], findings)
     }

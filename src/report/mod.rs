@@ -4,8 +4,10 @@
 //! rendering decides anything.
 
 pub mod builder;
+pub mod github;
 pub mod human;
 pub mod images;
+pub mod junit;
 pub mod list;
 pub mod pcluster;
 
@@ -17,7 +19,7 @@ use serde::Serialize;
 
 use crate::cli::settings::Mode;
 use crate::environment::locate::FoundBy;
-use crate::printable::{serialize_optional_path, serialize_path};
+use crate::printable::{lossy, serialize_optional_path, serialize_path};
 use crate::rules::{Finding, Level};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -50,13 +52,16 @@ pub struct Check {
     pub cached: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// How many of the report's findings are its own. They stand in the order of the checks.
+    #[serde(skip)]
+    pub findings: usize,
 }
 
 impl Check {
     #[must_use]
     pub fn new(id: &'static str, status: Status, took: Duration, reason: Option<String>) -> Self {
         let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        Self { id, status, duration_ms, cached: false, reason }
+        Self { id, status, duration_ms, cached: false, reason, findings: 0 }
     }
 }
 
@@ -155,6 +160,21 @@ impl Report {
         passed("node") && passed("template")
     }
 
+    /// Each check with its findings.
+    pub(crate) fn checks_with_findings(&self) -> impl Iterator<Item = (&Check, &[Finding])> {
+        let mut rest = self.findings.as_slice();
+        self.checks.iter().map(move |check| {
+            let (own, others) = rest.split_at(check.findings.min(rest.len()));
+            rest = others;
+            (check, own)
+        })
+    }
+
+    /// The environment that it is about, by its launcher; a template alone is of none.
+    pub(crate) fn subject(&self) -> String {
+        self.target.as_ref().map_or_else(|| "template".into(), |target| lossy(&target.path))
+    }
+
     pub(crate) fn errors(&self) -> impl Iterator<Item = &Finding> {
         self.findings.iter().filter(|finding| finding.level == Level::Error)
     }
@@ -236,7 +256,7 @@ mod tests {
 
     #[test]
     fn an_error_blocks_whatever_check_is_unknown() {
-        let check = |status| Check { id: "node", status, duration_ms: 0, cached: false, reason: None };
+        let check = |status| Check::new("node", status, Duration::ZERO, None);
         let finding = |level| Finding {
             id: "x".into(),
             level,

@@ -51,7 +51,7 @@ fn redacted_line(line: &str) -> String {
     let line = if line.trim_start().starts_with("\"durationMs\": ") {
         format!("{indent}\"durationMs\": [DURATION],")
     } else {
-        without_duration(line).to_owned()
+        without_seconds(without_duration(line))
     };
     let random = ["pcluster-shim-", "pcluster-shim:", "environments/", "overlay-", "snapshot-"];
     random.into_iter().fold(line, |line, prefix| without_random(&line, prefix)) + end
@@ -71,6 +71,16 @@ fn without_random(line: &str, prefix: &str) -> String {
         text += &piece[end..];
     }
     text
+}
+
+/// ` time="0.012"` of XML.
+fn without_seconds(line: &str) -> String {
+    let mut pieces = line.split(" time=\"");
+    let first = pieces.next().unwrap_or_default().to_owned();
+    pieces.fold(first, |text, piece| {
+        text + " time=\"[SECONDS]"
+            + piece.trim_start_matches(|letter: char| letter.is_ascii_digit() || letter == '.')
+    })
 }
 
 /// `  template   passed     0.4 s` is shown only where it took long.
