@@ -241,3 +241,35 @@ fn a_guard_variable_that_cannot_be_read_is_ignored() {
         run.exits(0).prints("real version\n").is_silent();
     }
 }
+
+/// What a wheel puts into an environment: called by its path it means the `pcluster` beside it, whatever PATH has; by
+/// its bare name that on PATH. What is named explicitly comes first.
+#[test]
+fn a_preflight_called_by_its_path_means_the_pcluster_beside_it() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    sandbox.script("elsewhere/pcluster", REAL);
+    sandbox.link("elsewhere/pcluster-preflight", sandbox.binary());
+    sandbox.link("shim/pcluster-preflight", "pcluster");
+    let found = |call: Call| {
+        let run = call.argument("where").argument("--format").argument("json").run();
+        let report: serde_json::Value = serde_json::from_slice(&run.stdout).unwrap();
+        (report["real"]["path"].clone(), report["real"]["foundBy"].clone())
+    };
+    let beside = |from: &str, name: &str| {
+        let sh = format!("cd '{}' && exec {name} \"$@\"", sandbox.path(from).display());
+        let call = sandbox.call(sandbox.path("tools/sh"), ["-c", &sh, "sh"]);
+        found(call)
+    };
+    let elsewhere = serde_json::json!(sandbox.path("elsewhere/pcluster"));
+    let environment = serde_json::json!(sandbox.path("venv/bin/pcluster"));
+    let at = |name: &str| sandbox.path(name).to_str().unwrap().to_owned();
+    assert_eq!(beside("work", &at("elsewhere/pcluster-preflight")), (elsewhere.clone(), "beside".into()));
+    assert_eq!(beside("elsewhere", "./pcluster-preflight"), (elsewhere.clone(), "beside".into()));
+    assert_eq!(beside("work", "pcluster-preflight"), (environment.clone(), "path".into()));
+    // Beside it is the shim alone.
+    assert_eq!(beside("work", &at("shim/pcluster-preflight")), (environment.clone(), "path".into()));
+    let call = sandbox.call(sandbox.path("elsewhere/pcluster-preflight"), []);
+    let named = call.var("PCLUSTER_SHIM_REAL", sandbox.path("venv/bin/pcluster"));
+    assert_eq!(found(named), (environment, "variable".into()));
+}

@@ -5,9 +5,10 @@ pub mod build_image;
 pub mod env_vars;
 pub mod settings;
 
+use std::env;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{self, Path, PathBuf};
 
 /// The three kinds of a call.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,7 +28,7 @@ impl Invocation {
         let mut command_line = command_line.into_iter();
         let name = command_line.next().unwrap_or_default();
         let arguments: Vec<OsString> = command_line.collect();
-        if Path::new(&name).file_name() == Some(OsStr::new("pcluster-preflight")) {
+        if is_preflight(&name) {
             return Self::Preflight(arguments);
         }
         let is_option = |argument: &&OsString| argument.as_bytes().starts_with(b"-");
@@ -39,6 +40,18 @@ impl Invocation {
             _ => Self::PassThrough(arguments),
         }
     }
+}
+
+/// Whether a call by this name is one of `preflight`.
+fn is_preflight(name: &OsStr) -> bool {
+    Path::new(name).file_name() == Some(OsStr::new("pcluster-preflight"))
+}
+
+/// The directory by which `pcluster-preflight` was called: the `pcluster` in it is meant. `None` for a bare name.
+#[must_use]
+pub fn called_directory() -> Option<PathBuf> {
+    let name = env::args_os().next().filter(|name| is_preflight(name) && name.as_bytes().contains(&b'/'))?;
+    path::absolute(name).ok()?.parent().map(Path::to_owned)
 }
 
 #[cfg(test)]

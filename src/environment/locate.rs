@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::cli::env_vars;
+use crate::cli::{called_directory, env_vars};
 use crate::environment::interpreter::python_path;
 use crate::environment::launcher::is_console_script;
 use crate::environment::loop_guard::{FileId, LoopGuard};
@@ -42,6 +42,8 @@ pub enum FoundBy {
     #[serde(rename = "kept")]
     Replaced,
     Path,
+    /// Beside `pcluster-preflight`, which was called by its path.
+    Beside,
     /// In a place where environments are kept, by `preflight check --all`.
     Search,
 }
@@ -55,6 +57,7 @@ impl FoundBy {
             Self::Config => "config.yaml's real",
             Self::Replaced => "install.sh --venv",
             Self::Path => "PATH",
+            Self::Beside => "the path of pcluster-preflight",
             Self::Search => "--all",
         }
     }
@@ -92,6 +95,8 @@ impl Real {
 #[derive(Debug)]
 pub struct Search {
     path: OsString,
+    /// The directory that is searched before PATH.
+    first: Option<PathBuf>,
     named: Option<(PathBuf, FoundBy)>,
     loop_guard: LoopGuard,
     own_path: Option<PathBuf>,
@@ -113,7 +118,14 @@ impl Search {
         let own_path = executables::own_executable();
         let own = own_path.as_deref().and_then(FileId::of);
         let path = env::var_os("PATH").unwrap_or_default();
-        Self { path, named, loop_guard: LoopGuard::from_environment(), own_path, own }
+        Self {
+            path,
+            first: called_directory(),
+            named,
+            loop_guard: LoopGuard::from_environment(),
+            own_path,
+            own,
+        }
     }
 
     /// The real pcluster that a flag, the variable or the config names.
@@ -139,9 +151,13 @@ impl Search {
                 _ => {}
             }
         }
-        for candidate in self.candidates() {
+        let beside = self.first.iter().filter_map(|directory| {
+            let path = directory.join(NAME);
+            Some((Candidate { status: self.classify(&path)?, path }, FoundBy::Beside))
+        });
+        for (candidate, by) in beside.chain(self.candidates().map(|candidate| (candidate, FoundBy::Path))) {
             match candidate.status {
-                CandidateStatus::Usable => return Ok(self.choose(candidate.path, FoundBy::Path)),
+                CandidateStatus::Usable => return Ok(self.choose(candidate.path, by)),
                 CandidateStatus::Tried => looped.push(candidate.path),
                 CandidateStatus::Shim => {
                     // The shim of another environment, which has replaced the launcher of that entry of PATH.
@@ -301,6 +317,7 @@ mod tests {
         let own = FileId::of(&link);
         let search = Search {
             path: OsString::new(),
+            first: None,
             named: None,
             loop_guard: LoopGuard::default(),
             own_path: Some(link),

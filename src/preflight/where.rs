@@ -265,7 +265,7 @@ fn find_named(search: &Search) -> (Option<&Path>, Origin) {
         FoundBy::Flag => Origin::Flag,
         FoundBy::Variable => Origin::Variable,
         FoundBy::Config => Origin::File,
-        FoundBy::Replaced | FoundBy::Path | FoundBy::Search => Origin::Default,
+        FoundBy::Replaced | FoundBy::Path | FoundBy::Beside | FoundBy::Search => Origin::Default,
     };
     (Some(path), origin)
 }
