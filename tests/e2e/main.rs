@@ -21,6 +21,7 @@ mod lambda_runtime; // its replacement in an installed pcluster
 mod launcher_table; // launchers by kind × good and broken packages, and what changes after the first check
 mod launchers; // the ways in which pcluster is installed
 mod pass_through; // all that is not build-image
+mod pipeline_formats; // junit, read by junitparser, and workflow commands of GitHub
 mod read_once; // a configuration from a pipe, a FIFO, standard input
 mod readme; // its example of a block and a fix, on the real pcluster
 mod ready; // the call goes on and does what it does without the shim
