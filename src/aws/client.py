@@ -28,6 +28,7 @@ What cannot be read of "remains" is said to exist still. Times are UTC to the mi
 AMI's CreationDate.
 """
 
+import getpass
 import json
 import os
 import sys
@@ -48,6 +49,8 @@ def main():
     os.dup2(2, 1)
     with open(request_file, encoding="utf-8") as file:
         request = json.load(file)
+    # boto3 asks for the code of an MFA device at the terminal, whose foreground is not this process's.
+    getpass.getpass = refuse_to_ask
     sys.path[:] = [os.fsdecode(entry.encode("latin-1")) for entry in request["sysPath"]]
     text = json.dumps(answer(request), ensure_ascii=False)
     # The JSON of a template can hold halves of surrogate pairs, which are no text.
@@ -56,6 +59,11 @@ def main():
     sys.stderr.flush()
     # Threads that still wait for AWS would be waited for.
     os._exit(0)
+
+
+def refuse_to_ask(prompt="", stream=None):
+    raise Failure("credentials", "the profile asks for an MFA code, which cannot be entered here: use credentials"
+                  " that ask for none, such as those of `aws sts get-session-token`")
 
 
 def answer(request):

@@ -180,6 +180,12 @@ def name_call(service, operation):
     return "{}:{}".format(service, operation.title().replace("_", ""))
 
 
+def check_answer(call, named, expected):
+    """An HTML page with status 200, such as a proxy's, is read as an answer without entries."""
+    if named != expected:
+        raise Failure("answer", "it is not in the form of this service", call)
+
+
 def run_parallel(function, items):
     with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
         return list(pool.map(function, items))
@@ -238,5 +244,6 @@ def list_versions(aws, region, bucket, directory):
     """Page by page, the versions and delete markers in a directory."""
     parameters = {"Bucket": bucket, "Prefix": directory + "/"}
     for page in aws.pages("s3", region, "list_object_versions", **parameters):
+        check_answer("s3:ListObjectVersions", page.get("Name"), bucket)
         entries = (page.get("Versions") or []) + (page.get("DeleteMarkers") or [])
         yield [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in entries]

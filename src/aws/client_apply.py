@@ -9,10 +9,19 @@ from client_account import (
     filter_by,
     find_image,
     list_versions,
+    page_images,
     read_other_answer,
     read_tags,
+    run_parallel,
 )
 from client_builds import LOG_GROUP
+from client_inventory import IMAGE_ID, find_uses
+
+BUCKET = "parallelcluster:s3_bucket"
+
+
+class Kept(Exception):
+    """A step has nothing to delete, because something else needs it."""
 
 
 def apply_steps(aws, request):
@@ -38,6 +47,8 @@ def apply_step(aws, step):
     }
     try:
         message = actions[step["action"]](aws, step["region"] or aws.region, step)
+    except Kept as kept:
+        return {"ok": True, "message": str(kept)}
     except Failure as failure:
         return {"ok": False, "message": failure.describe(), "permission": failure.permission()}
     except Exception as error:
@@ -59,7 +70,6 @@ def tag_image(aws, region, step):
 def share_image(aws, region, step):
     ami = {"ImageId": step["ami"]}
     added = [{"UserId": user} for user in step["users"]]
-    added += [{"Group": group} for group in step["groups"]]
     added += [{"OrganizationArn": arn} for arn in step["organizations"]]
     added += [{"OrganizationalUnitArn": arn} for arn in step["organizationalUnits"]]
     aws.ask("ec2", region, "modify_image_attribute", LaunchPermission={"Add": added}, **ami)
@@ -73,6 +83,10 @@ def share_image(aws, region, step):
 
 
 def deregister_image(aws, region, step):
+    # A prompt may have waited for hours.
+    why = find_hindrance(aws, region, step["ami"])
+    if why:
+        return why
     absent = ("InvalidAMIID.NotFound", "InvalidAMIID.Unavailable")
     if not delete(aws, "ec2", region, "deregister_image", absent, ImageId=step["ami"]):
         return None
@@ -84,12 +98,33 @@ def deregister_image(aws, region, step):
     return None if wait_until(is_gone, 60) else "the AMI is still there"
 
 
+def find_hindrance(aws, region, ami):
+    """What has come in the way of a deletion since it was planned."""
+    image = find_image(aws, region, ami)
+    if image is None:
+        return None
+    if IMAGE_ID in read_tags(image):
+        return "it has been given back to pcluster in the meantime"
+    attribute = {"ImageId": ami, "Attribute": "launchPermission"}
+    if aws.ask("ec2", region, "describe_image_attribute", **attribute).get("LaunchPermissions"):
+        return "it has been shared in the meantime"
+    uses = find_uses(aws, region, [ami])
+    if uses:
+        return "it is in use by {} by now".format(uses[0]["by"])
+    needed = ("ec2:DescribeInstances", "ec2:DescribeLaunchTemplateVersions")
+    failed = [source for source in aws.skipped if source.startswith(needed)]
+    return "whether it is in use is not known: {}".format(aws.skipped[failed[0]]["why"]) if failed else None
+
+
 def delete_snapshot(aws, region, step):
     snapshot = {"SnapshotId": step["snapshot"]}
-    # One that another AMI names stays with it.
-    absent = ("InvalidSnapshot.NotFound", "InvalidSnapshot.InUse")
-    if not delete(aws, "ec2", region, "delete_snapshot", absent, **snapshot):
-        return None
+    try:
+        if not delete(aws, "ec2", region, "delete_snapshot", ("InvalidSnapshot.NotFound",), **snapshot):
+            return None
+    except Failure as failure:
+        if failure.aws_code != "InvalidSnapshot.InUse":
+            raise
+        raise Kept("snapshot {} stays: another AMI needs it".format(step["snapshot"]))
     parameters = {"OwnerIds": ["self"], "Filters": [filter_by("snapshot-id", [step["snapshot"]])]}
 
     def is_gone():
@@ -124,6 +159,9 @@ def delete_directory(aws, region, step):
     bucket, directory = step["bucket"], step["directory"]
     if not re.match(r"parallelcluster/[0-9][^/]*/images/[^/]+-[a-z0-9]{16}\Z", directory):
         return "this is no directory of an image"
+    why = find_owner(aws, bucket, directory)
+    if why:
+        return why
     for versions in list_versions(aws, region, bucket, directory):
         if versions:
             objects = {"Objects": versions, "Quiet": True}
@@ -131,6 +169,23 @@ def delete_directory(aws, region, step):
             raise_first_error(answer.get("Errors") or [])
     left = any(versions for versions in list_versions(aws, region, bucket, directory))
     return "objects are left in the directory" if left else None
+
+
+def find_owner(aws, bucket, directory):
+    """An AMI that names this directory, in any region: copies share it with the original."""
+    answer = aws.ask("ec2", aws.region, "describe_regions")
+    regions = [region["RegionName"] for region in answer["Regions"]]
+    filters = [filter_by("tag:parallelcluster:s3_image_dir", [directory])]
+    parameters = {"Owners": ["self"], "Filters": filters}
+
+    def find(region):
+        images = [image for page in page_images(aws, region, **parameters) for image in page["Images"]]
+        return [(image["ImageId"], region) for image in images if read_tags(image).get(BUCKET) == bucket]
+
+    for owners in run_parallel(find, regions):
+        for ami, region in owners:
+            return "{} in {} has this directory".format(ami, region)
+    return None
 
 
 def raise_first_error(errors):

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 
-from client_account import Failure, format_time, read_tags, run_parallel, translating
+from client_account import Failure, check_answer, format_time, read_tags, run_parallel, translating
 
 RECIPE = "image/parallelclusterimage-"
 
@@ -43,19 +43,11 @@ def look_up_stack(aws, region, name):
     return answer["Stacks"][0] if answer else None
 
 
-MAX_TEXT = 1000 * 1000  # characters, bytes
-
-
 def describe_stack(aws, region, summary):
     source, stack_id, absent = ("cloudformation", region), summary["StackId"], ["ValidationError"]
     stack = look_up_stack(aws, region, stack_id)
     image = {"StackName": stack_id, "LogicalResourceId": "ParallelClusterImage"}
     resource = aws.look_up(*source, "describe_stack_resource", absent, **image) or {}
-    original = {"StackName": stack_id, "TemplateStage": "Original"}
-    template = aws.look_up(*source, "get_template", absent, **original) or {}
-    # boto3 parses JSON; a template in YAML is a text.
-    body = template.get("TemplateBody")
-    length = len(body if isinstance(body, str) else json.dumps(body))
     return {
         "region": region,
         "id": stack_id,
@@ -65,7 +57,6 @@ def describe_stack(aws, region, summary):
         "deletionTime": format_time(summary.get("DeletionTime")),
         "tags": read_tags(stack) if stack else None,
         "imageArn": resource.get("StackResourceDetail", {}).get("PhysicalResourceId"),
-        "template": body if length <= MAX_TEXT else None,
     }
 
 
@@ -75,10 +66,14 @@ def find_directories(aws, region, slugs, account, named, stacks):
     default = "parallelcluster-{}-v1-do-not-delete".format(digest)
     tagged = [(stack["tags"] or {}).get("parallelcluster:s3_bucket") for stack in stacks]
     tagged = sorted(set(filter(None, tagged)) - set(named) - {default})
+    sources = {bucket: "option" for bucket in named}
+    sources.update({bucket: "stack" for bucket in tagged})
+    sources[default] = "default"
     listed, found = [], []
-    for bucket in named + [default] + tagged:
+    for bucket in sources:
         try:
-            found += list(list_directories(aws, region, slugs, bucket))
+            places = list_directories(aws, region, slugs, bucket)
+            found += [(region, bucket, sources[bucket], directory) for directory in places]
             listed.append({"region": region, "name": bucket})
         except Failure as failure:
             skip_bucket(aws, failure, region, bucket, bucket in named or bucket != default)
@@ -99,23 +94,27 @@ def list_directories(aws, region, slugs, bucket):
         for directory in list_prefixes(aws, region, bucket, version + "images/"):
             match = re.search("/([^/]+)-[a-z0-9]{16}/$", directory)
             if match and match.group(1) in starts:
-                yield region, bucket, directory[:-1]
+                yield directory[:-1]
 
 
 def list_prefixes(aws, region, bucket, prefix):
     parameters = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/"}
     for page in aws.pages("s3", region, "list_objects_v2", **parameters):
+        check_answer("s3:ListObjectsV2", page.get("Name"), bucket)
         for entry in page.get("CommonPrefixes") or []:
             yield entry["Prefix"]
 
 
-def describe_directory(aws, region, bucket, directory):
+MAX_TEXT = 1000 * 1000  # bytes
+
+
+def describe_directory(aws, region, bucket, source, directory):
     file = directory + "/templates/aws-parallelcluster-imagebuilder.cfn.yaml"
     template, modified = read_object(aws, region, bucket, file)
     configuration, _ = read_object(aws, region, bucket, directory + "/configs/image-config.yaml")
     return {
         "bucket": bucket,
-        "bucketRegion": None,
+        "bucketFrom": source,
         "region": region,
         "version": directory.split("/")[1],
         "directory": directory,
@@ -158,7 +157,7 @@ def read_stack(aws, request):
     if stack is None:
         return {"kind": "nostack", "region": aws.region}
     parameters = {"StackName": stack["StackId"], "TemplateStage": "Original"}
-    template = aws.ask("cloudformation", aws.region, "get_template", **parameters)
+    body = aws.ask("cloudformation", aws.region, "get_template", **parameters)["TemplateBody"]
     return {
         "kind": "stack",
         "id": stack["StackId"],
@@ -167,7 +166,8 @@ def read_stack(aws, request):
         "status": stack["StackStatus"],
         "creationTime": format_time(stack["CreationTime"]),
         "tags": read_tags(stack),
-        "template": template["TemplateBody"],
+        # Text, because boto3 parses JSON to any depth.
+        "template": body if isinstance(body, str) else json.dumps(body),
     }
 
 

@@ -135,7 +135,8 @@ def describe_image(region, image):
 def add_launch_permission(aws, image):
     parameters = {"ImageId": image["id"], "Attribute": "launchPermission"}
     answer = aws.look_up("ec2", image["region"], "describe_image_attribute", **parameters)
-    if answer is not None:
+    # An HTML page with status 200 names no AMI.
+    if answer is not None and answer.get("ImageId") == image["id"]:
         image["launchPermission"] = read_launch_permission(answer)
 
 
@@ -192,6 +193,8 @@ def find_references(aws, region, images):
     """What EC2 itself knows of; not every botocore can ask for it."""
     operation = "describe_image_references"
     if not hasattr(aws.client("ec2", region), operation):
+        failure = Failure("absent", "this boto3 does not have it")
+        aws.skip(failure, ("ec2", region, operation), why=failure.message)
         return
     parameters = {"ImageIds": images, "IncludeAllResourceTypes": True}
     for reference in aws.look_through("ec2", region, operation, "ImageReferences", **parameters) or []:

@@ -54,7 +54,7 @@ impl Answer {
                 name: optional(answer, "name")?,
                 region: text(answer, "region"),
                 status: text(answer, "status"),
-                template: answer["template"].clone(),
+                template: text(answer, "template"),
             }),
             "nostack" => Self::NoStack { region: text(answer, "region") },
             "applied" => Self::Applied {
@@ -76,8 +76,7 @@ pub struct StackTemplate {
     pub name: String,
     pub region: String,
     pub status: String,
-    /// The template, or its text.
-    pub template: Value,
+    pub template: String,
 }
 
 /// The result of one step of a plan.
@@ -85,6 +84,7 @@ pub struct StackTemplate {
 pub struct StepResult {
     pub id: u64,
     pub ok: bool,
+    /// Why it failed, or what a step that is done has left.
     pub message: Option<String>,
     pub permission: Option<String>,
 }

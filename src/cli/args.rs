@@ -4,6 +4,7 @@ use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::cli::settings::{InstallerChoice, Strategy};
@@ -80,7 +81,7 @@ pub enum Command {
     /// Check the template of a stack in AWS, live or deleted
     Stack {
         /// The stack's name (the image id), or its id
-        #[arg(value_name = "NAME|STACK-ID")]
+        #[arg(value_name = "NAME|STACK-ID", value_parser = NonEmptyStringValueParser::new())]
         name: String,
         /// The AWS region
         #[arg(short = 'r', long)]
@@ -172,10 +173,10 @@ pub struct ImagesArgs {
     #[arg(long)]
     pub delete: bool,
     /// Only those of this image id
-    #[arg(short = 'i', long, value_name = "ID")]
+    #[arg(short = 'i', long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
     pub image_id: Option<String>,
     /// Only this AMI
-    #[arg(long, value_name = "AMI")]
+    #[arg(long, value_name = "AMI", value_parser = read_ami)]
     pub image: Option<String>,
     /// The AWS region
     #[arg(short = 'r', long, conflicts_with = "all_regions")]
@@ -184,7 +185,7 @@ pub struct ImagesArgs {
     #[arg(long)]
     pub all_regions: bool,
     /// Search this bucket too (`CustomS3Bucket`)
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = read_bucket)]
     pub bucket: Vec<String>,
     /// Give back lost launch permissions too
     #[arg(long, requires = "repair")]
@@ -198,6 +199,19 @@ pub struct ImagesArgs {
     /// Print the policy to list, repair or delete
     #[arg(long, value_enum, value_name = "ACTION", hide_possible_values = true)]
     pub print_policy: Option<Policy>,
+}
+
+/// Reads the id of an AMI. EC2 takes wildcards in its place.
+fn read_ami(value: &str) -> Result<String, &'static str> {
+    let is_ami = value.strip_prefix("ami-").is_some_and(|id| {
+        !id.is_empty() && id.bytes().all(|letter| letter.is_ascii_digit() || letter.is_ascii_lowercase())
+    });
+    if is_ami { Ok(value.into()) } else { Err("an AMI is named like ami-0123456789abcdef0") }
+}
+
+fn read_bucket(value: &str) -> Result<String, &'static str> {
+    let is_bucket = !value.is_empty() && !value.contains(['/', ':']);
+    if is_bucket { Ok(value.into()) } else { Err("a bucket is named without s3:// and without a path") }
 }
 
 /// What an IAM policy is for.

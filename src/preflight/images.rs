@@ -14,7 +14,7 @@ use crate::preflight::context::with_aws;
 use crate::preflight::iam_policy;
 use crate::progress::Progress;
 use crate::report;
-use crate::report::images::Listing;
+use crate::report::images::{Kept, Listing};
 use crate::rules::image_class::Class;
 use crate::rules::image_origin::Sharing;
 use crate::rules::image_rules::{Action, Image, Selection, examine};
@@ -68,7 +68,8 @@ impl Images<'_> {
             }
         };
         let inventory = self.take_inventory(&begun)?;
-        let unfinished = find_unfinished(&inventory, begun, deletions.as_ref().ok());
+        let ended = deletions.as_ref().ok().filter(|_| self.arguments.delete);
+        let unfinished = find_unfinished(&inventory, begun, ended);
         let mut listing = Listing {
             images: examine(&inventory, &self.selection()),
             unfinished,
@@ -76,13 +77,14 @@ impl Images<'_> {
             regions: inventory.regions.clone(),
             skipped: inventory.skipped.iter().cloned().chain(unread).collect(),
             ended: Vec::new(),
+            kept: Vec::new(),
             today: date::today(),
             is_named: self.arguments.image.is_some() || self.arguments.image_id.is_some(),
         };
         if self.arguments.repair || self.arguments.delete {
             return self.change(&mut listing, deletions);
         }
-        let status = u8::from(listing.has_orphans());
+        let status = u8::from(listing.has_orphans() || listing.names_nothing());
         Ok(self.render(status, &listing, listing.render_list()))
     }
 
@@ -124,7 +126,7 @@ impl Images<'_> {
         let tasks = self.plan(listing);
         let is_refused = listing.images.iter().any(|image| self.is_refused(image, listing.is_named));
         let plan = listing.render_plan(self.arguments.delete, self.arguments.share);
-        let names_nothing = listing.is_named && listing.images.is_empty() && tasks.is_empty();
+        let names_nothing = listing.names_nothing() && tasks.is_empty();
         if tasks.is_empty() || self.arguments.dry_run {
             let status = u8::from(is_refused || names_nothing);
             return Ok(self.render(status, listing, plan));
@@ -142,17 +144,19 @@ impl Images<'_> {
             }
             other => other.ok(),
         };
-        let failures = self.carry_out(&tasks, deletions.as_ref())?;
+        let Carried { failures, kept } = self.carry_out(&tasks, deletions.as_ref())?;
         for image in &mut listing.images {
             self.note(image, &tasks, &failures);
         }
+        listing.note_kept(kept);
         let unfinished = std::mem::take(&mut listing.unfinished);
         (listing.unfinished, listing.ended) = unfinished.into_iter().partition(|left| {
             let ami = &left.deletion.ami;
             failures.iter().any(|(failed, _)| failed == ami) || tasks.iter().all(|task| task.ami != *ami)
         });
-        let status = u8::from(is_refused || !failures.is_empty());
-        Ok(self.render(status, listing, listing.render_done(self.arguments.delete, &failures)))
+        let status = u8::from(is_refused || !failures.is_empty() || !listing.kept.is_empty());
+        let done = listing.render_done(self.arguments.delete, self.arguments.share, &failures);
+        Ok(self.render(status, listing, done))
     }
 
     /// Whether something that was asked for is not done.
@@ -193,11 +197,11 @@ impl Images<'_> {
         let Image { ami, region, tags, .. } = image;
         let mut steps = Vec::new();
         if let Some(sharing) = image.sharing.as_ref().filter(|_| self.arguments.share) {
-            let Sharing { user_ids, user_groups, organization_arns, organizational_unit_arns } = sharing;
+            // The one group is everybody: nothing that S3 holds makes an AMI public.
+            let Sharing { user_ids, organization_arns, organizational_unit_arns, .. } = sharing;
             steps.push(json!({
                 "action": "share", "region": region, "ami": ami, "group": ami, "users": user_ids,
-                "groups": user_groups, "organizations": organization_arns,
-                "organizationalUnits": organizational_unit_arns,
+                "organizations": organization_arns, "organizationalUnits": organizational_unit_arns,
             }));
         }
         // Last, because a tagged AMI is none that the next run would go on with.
@@ -205,22 +209,17 @@ impl Images<'_> {
         Task { ami: ami.clone(), steps, deletion: None }
     }
 
-    /// Carries the tasks out one after the other, and returns what failed: the AMI and why. Where AWS cannot be
-    /// asked any more, the rest has failed too.
-    fn carry_out(
-        &self,
-        tasks: &[Task],
-        deletions: Option<&Deletions>,
-    ) -> Result<Vec<(String, String)>, Abort> {
+    /// Carries the tasks out one after the other. Where AWS cannot be asked any more, the rest has failed too.
+    fn carry_out(&self, tasks: &[Task], deletions: Option<&Deletions>) -> Result<Carried, Abort> {
         let _lock = deletions.filter(|_| self.arguments.delete).map(lock).transpose()?;
         let what = if self.arguments.delete { "deleting" } else { "writing tags of" };
         let _step = self.progress.step(&format!("{what} {} AMIs", tasks.len()));
-        let mut failures = Vec::new();
+        let mut carried = Carried::default();
         let mut unreachable: Option<String> = None;
         for task in tasks {
             let failure = match &unreachable {
                 Some(message) => Some(message.clone()),
-                None => match self.carry_out_one(task, deletions) {
+                None => match self.carry_out_one(task, deletions, &mut carried.kept) {
                     Ok(failure) => failure,
                     Err(Abort::Error(error)) => {
                         unreachable = Some(format!("not begun: {error}"));
@@ -229,13 +228,18 @@ impl Images<'_> {
                     Err(interrupted) => return Err(interrupted),
                 },
             };
-            failures.extend(failure.map(|why| (task.ami.clone(), why)));
+            carried.failures.extend(failure.map(|why| (task.ami.clone(), why)));
         }
-        Ok(failures)
+        Ok(carried)
     }
 
     /// Carries one task out; returns why it failed, where it did.
-    fn carry_out_one(&self, task: &Task, deletions: Option<&Deletions>) -> Result<Option<String>, Abort> {
+    fn carry_out_one(
+        &self,
+        task: &Task,
+        deletions: Option<&Deletions>,
+        kept: &mut Vec<Kept>,
+    ) -> Result<Option<String>, Abort> {
         let record = deletions.zip(task.deletion.as_ref());
         if let Some((deletions, deletion)) = record {
             deletions.begin(deletion).map_err(|message| Error::Images { message, next: STATE_HOME })?;
@@ -248,10 +252,15 @@ impl Images<'_> {
         let mut done = Vec::new();
         for (id, step) in (0u64..).zip(&steps) {
             let result = results.iter().find(|result| result.id == id);
-            if !result.is_some_and(|result| result.ok) {
+            let Some(StepResult { message, .. }) = result.filter(|result| result.ok) else {
                 return Ok(Some(describe_failure(&done, step, result)));
-            }
+            };
             done.push(describe_step(step));
+            kept.extend(message.clone().map(|why| Kept {
+                ami: task.ami.clone(),
+                snapshot: step["snapshot"].as_str().unwrap_or_default().to_owned(),
+                why,
+            }));
         }
         if let Some((deletions, deletion)) = record {
             deletions.end(deletion);
@@ -271,33 +280,48 @@ impl Images<'_> {
     }
 }
 
+/// What has become of tasks.
+#[derive(Default)]
+struct Carried {
+    /// AMIs, and why.
+    failures: Vec<(String, String)>,
+    kept: Vec<Kept>,
+}
+
 const READ_DELETIONS: &str =
     "It tells which snapshots a deletion has left. Correct that, or remove the file if they are gone.";
 const STATE_HOME: &str = "Nothing was changed. Set XDG_STATE_HOME to a directory that can be written.";
 const ANSWER: &str = "Answer y to go on, or give --yes.";
 
-/// Deletions whose AMI is gone and that have left something. Those that have left nothing are ended.
+/// Deletions whose AMI is gone and that have left something. Of those that have left nothing the records in `ended`
+/// are removed, which a listing does not do: EC2 shows what it has with a delay.
 fn find_unfinished(
     inventory: &Inventory,
     begun: Vec<Deletion>,
-    deletions: Option<&Deletions>,
+    ended: Option<&Deletions>,
 ) -> Vec<Unfinished> {
     // A record of a running deletion is not to be removed.
-    let lock = deletions.filter(|_| !begun.is_empty()).and_then(Deletions::try_lock);
-    let end = |deletion: &Deletion| {
-        if let (Some(deletions), Some(_)) = (deletions, &lock) {
-            deletions.end(deletion);
-        }
-    };
+    let lock = ended.filter(|_| !begun.is_empty()).and_then(Deletions::try_lock);
     let mut unfinished = Vec::new();
-    for deletion in begun.into_iter().filter(|deletion| deletion.account == inventory.account) {
+    let is_asked = |deletion: &Deletion| {
+        deletion.account == inventory.account && inventory.regions.contains(&deletion.region)
+    };
+    for mut deletion in begun.into_iter().filter(is_asked) {
         let is_same = |ami: &str, region: &str| ami == deletion.ami && region == deletion.region;
         let Some(left) = inventory.remains.iter().find(|left| is_same(&left.ami, &left.region)) else {
             continue;
         };
-        // It had not begun, or the AMI was restored: the next deletion is planned anew.
-        if left.image || left.snapshots.is_empty() && !left.directory {
-            end(&deletion);
+        if left.image {
+            // It had not begun, or the AMI was restored: the next deletion is planned anew.
+            continue;
+        }
+        if !left.directory {
+            deletion.directory = None;
+        }
+        if left.snapshots.is_empty() && !left.directory {
+            if let (Some(deletions), Some(_)) = (ended, &lock) {
+                deletions.end(&deletion);
+            }
             continue;
         }
         unfinished.push(Unfinished { snapshots: left.snapshots.clone(), deletion });

@@ -2,8 +2,6 @@
 
 use std::time::Instant;
 
-use serde_json::Value;
-
 use crate::aws::{Client, StackTemplate};
 use crate::cli::args::Common;
 use crate::error::{Abort, Error};
@@ -24,11 +22,7 @@ pub fn run(name: &str, region: Option<&str>, common: &Common) -> Result<Outcome,
         let _step = progress.step(&format!("getting the template of stack {name}"));
         client.get_stack(name, region)
     })?;
-    let text = match &stack.template {
-        Value::String(text) => text.clone(),
-        template => template.to_string(),
-    };
-    let template = cloudformation::parse(text.as_bytes())
+    let template = cloudformation::parse(stack.template.as_bytes())
         .map_err(|message| Error::NotATemplate { file: format!("stack {}", stack.name), message })?;
     let report = check_template(&template, since);
     let is_broken = report.verdict == Verdict::Blocked;

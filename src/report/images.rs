@@ -8,7 +8,7 @@ use crate::printable::{escape_line, wrap};
 use crate::rules::image_class::Class;
 use crate::rules::image_origin::Source;
 use crate::rules::image_rules::{Action, Image};
-use crate::rules::inventory::{Skipped, Unfinished};
+use crate::rules::inventory::{Deletion, Skipped, Unfinished};
 use crate::rules::inventory_json::write_deletion;
 use crate::system::date::days_between;
 
@@ -27,9 +27,19 @@ pub struct Listing {
     pub skipped: Vec<Skipped>,
     /// Deletions that were cut off, and have been ended now.
     pub ended: Vec<Unfinished>,
+    pub kept: Vec<Kept>,
     pub today: String,
     /// An AMI or an image id was named, so nothing goes without saying.
     pub is_named: bool,
+}
+
+/// A snapshot that a deletion has left, because something else needs it.
+#[derive(Debug)]
+pub struct Kept {
+    /// The AMI that was deleted.
+    pub ami: String,
+    pub snapshot: String,
+    pub why: String,
 }
 
 /// What is said of a refusal begins with it.
@@ -39,6 +49,26 @@ impl Listing {
     #[must_use]
     pub fn has_orphans(&self) -> bool {
         !self.unfinished.is_empty() || self.select(Class::Orphan).next().is_some()
+    }
+
+    /// Whether something was named that is not there.
+    #[must_use]
+    pub fn names_nothing(&self) -> bool {
+        self.is_named && self.images.is_empty() && self.unfinished.is_empty()
+    }
+
+    /// Notes what a deletion has left.
+    pub fn note_kept(&mut self, kept: Vec<Kept>) {
+        for Kept { ami, snapshot, why } in &kept {
+            for image in self.images.iter_mut().filter(|image| image.ami == *ami) {
+                image.snapshots.retain(|own| own.id != *snapshot);
+                image.reasons.push(why.clone());
+            }
+            for left in self.unfinished.iter_mut().filter(|left| left.deletion.ami == *ami) {
+                left.snapshots.retain(|own| own != snapshot);
+            }
+        }
+        self.kept = kept;
     }
 
     fn select(&self, class: Class) -> impl Iterator<Item = &Image> {
@@ -112,7 +142,7 @@ impl Listing {
 
     /// What was done, so that it can be traced.
     #[must_use]
-    pub fn render_done(&self, deletes: bool, failures: &[(String, String)]) -> String {
+    pub fn render_done(&self, deletes: bool, shares: bool, failures: &[(String, String)]) -> String {
         let mut text = String::new();
         let other = [REFUSALS[usize::from(!deletes)]];
         for image in &self.images {
@@ -123,8 +153,13 @@ impl Listing {
                     text += &headline("deleted", image);
                     text += &describe_deletion(image);
                     text += &describe_tags("had", &image.had_tags);
+                    text += &describe_reasons(image, &other);
                 }
-                Action::Done => text += &(headline("repaired", image) + &describe_reasons(image, &other)),
+                Action::Done => {
+                    text += &headline("repaired", image);
+                    text += &describe_repair(image, shares);
+                    text += &describe_reasons(image, &other);
+                }
                 _ if failed => {
                     text += &(headline("not done", image) + &describe_reasons(image, &other));
                 }
@@ -134,8 +169,9 @@ impl Listing {
         }
         for Unfinished { deletion, snapshots } in &self.ended {
             let _ = writeln!(text, "deleted the rest of {}", deletion.ami);
-            for snapshot in snapshots {
-                let _ = writeln!(text, "{INDENT}with snapshot {snapshot}");
+            text += &list_rest(deletion, snapshots);
+            for kept in self.kept.iter().filter(|kept| kept.ami == deletion.ami) {
+                text += &indent(&escape_line(&kept.why));
             }
             text += &describe_tags("had", &deletion.tags);
         }
@@ -182,6 +218,7 @@ impl Listing {
             let ends = "`pcluster preflight images --delete` ends it";
             format!("deletion of {} was cut off\n", deletion.ami)
                 + &indent(&format!("{snapshots}; {ends}"))
+                + &list_rest(deletion, &left.snapshots)
                 + "\n"
         };
         self.unfinished.iter().map(line).collect()
@@ -197,6 +234,9 @@ impl Listing {
             0 => String::new(),
             count => format!("; pcluster finds {count} other{}", if count == 1 { "" } else { "s" }),
         };
+        if self.names_nothing() {
+            return format!("{NOT_FOUND} in {regions}\n");
+        }
         if orphans == 0 {
             let healthy = if found.is_empty() { NO_IMAGES } else { &found[2..] };
             return format!("No AMI of a broken build in {regions}: {healthy}.\n");
@@ -277,18 +317,19 @@ fn describe_reasons(image: &Image, left_out: &[&str]) -> String {
 fn describe_repair(image: &Image, shares: bool) -> String {
     let mut text = describe_tags("gets", &image.tags);
     if let Some(sharing) = &image.sharing {
-        let with: Vec<&str> = [
-            &sharing.user_ids,
-            &sharing.user_groups,
-            &sharing.organization_arns,
-            &sharing.organizational_unit_arns,
-        ]
-        .into_iter()
-        .flatten()
-        .map(String::as_str)
-        .collect();
+        let with: Vec<&str> =
+            [&sharing.user_ids, &sharing.organization_arns, &sharing.organizational_unit_arns]
+                .into_iter()
+                .flatten()
+                .map(String::as_str)
+                .collect();
         let how = if shares { "is shared with" } else { "was to be shared (--share) with" };
-        text += &indent(&escape_line(&format!("{how} {}", with.join(", "))));
+        if !with.is_empty() {
+            text += &indent(&escape_line(&format!("{how} {}", with.join(", "))));
+        }
+        if !sharing.user_groups.is_empty() {
+            text += &indent("was to be public, which --share does not make it");
+        }
     }
     text
 }
@@ -309,6 +350,15 @@ fn describe_deletion(image: &Image) -> String {
     let logs = image.artifacts.log_group.iter().map(|name| format!("log group {name}"));
     let all = snapshots.chain(directory).chain(logs);
     all.fold(String::new(), |text, what| text + INDENT + "with " + &escape_line(&what) + "\n")
+}
+
+/// What is deleted of an AMI that is gone.
+fn list_rest(deletion: &Deletion, snapshots: &[String]) -> String {
+    let snapshots = snapshots.iter().map(|snapshot| format!("snapshot {snapshot}"));
+    let directory = deletion.bucket.iter().zip(&deletion.directory);
+    let directory = directory.map(|(bucket, directory)| format!("s3://{bucket}/{directory}/"));
+    let lines = snapshots.chain(directory).map(|what| format!("{INDENT}with {}\n", escape_line(&what)));
+    lines.collect()
 }
 
 fn join_are(snapshots: &[String]) -> String {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::rules::cloudformation;
-use crate::rules::inventory::{Ami, BuildArn, Directory, Inventory, Stack, Tags, is_not_after};
+use crate::rules::inventory::{Ami, BucketFrom, BuildArn, Directory, Inventory, Stack, Tags, is_not_after};
 use crate::rules::inventory_json::texts;
 use crate::rules::template::select_resources;
 use crate::yaml;
@@ -117,13 +117,31 @@ impl<'a> Origin<'a> {
         let built = inventory.stacks.iter().filter(|stack| has_built(stack, ami, arn));
         let stack = built.max_by_key(|stack| stack.creation_time.as_str());
         let tag = |name: &str| stack.and_then(|stack| stack.tags.as_ref()?.get(&format!("{PREFIX}{name}")));
-        let expected = tag("s3_image_dir");
-        let candidates = inventory.directories.iter().filter(|directory| {
-            expected.is_none_or(|expected| *expected == directory.directory) && belongs(directory, ami, arn)
-        });
-        let proven = candidates.filter_map(|directory| Some((directory, prove(directory, arn)?)));
-        let artifacts = proven.max_by_key(|(directory, _)| directory.template_modified.as_deref());
-        Self { stack, artifacts }
+        let expected = tag("s3_bucket").zip(tag("s3_image_dir"));
+        let is_expected = |directory: &Directory| match expected {
+            Some((bucket, place)) => *bucket == directory.bucket && *place == directory.directory,
+            // A stack that is not the build's can name any bucket.
+            None => directory.bucket_from != BucketFrom::Stack,
+        };
+        let candidates = inventory
+            .directories
+            .iter()
+            .filter(|directory| is_expected(directory) && belongs(directory, ami, arn, expected.is_some()));
+        let proven: Vec<_> =
+            candidates.filter_map(|directory| Some((directory, prove(directory, arn)?))).collect();
+        // Of directories in two buckets nothing tells which one is the build's.
+        let bucket = proven.first().map(|(directory, _)| &directory.bucket);
+        let is_alone = proven.iter().all(|(directory, _)| Some(&directory.bucket) == bucket);
+        let last = proven.into_iter().max_by_key(|(directory, _)| directory.template_modified.as_deref());
+        Self { stack, artifacts: last.filter(|_| is_alone) }
+    }
+
+    /// Whether the directory is certainly this account's: builds of several accounts and regions can share a bucket
+    /// that somebody named.
+    #[must_use]
+    pub fn is_of_account(&self) -> bool {
+        let is_default = |(directory, _): &(&Directory, Recipe)| directory.bucket_from == BucketFrom::Default;
+        self.artifacts.as_ref().is_some_and(|artifacts| self.stack.is_some() || is_default(artifacts))
     }
 
     #[must_use]
@@ -194,12 +212,14 @@ impl<'a> Origin<'a> {
     }
 }
 
-/// Whether a directory can be that of the build: by place, release and time.
-fn belongs(directory: &Directory, ami: &Ami, arn: &BuildArn) -> bool {
+/// Whether a directory can be that of the build: by place, release and time. `is_named` is whether the stack of the build
+/// names it.
+fn belongs(directory: &Directory, ami: &Ami, arn: &BuildArn, is_named: bool) -> bool {
     let modified = directory.template_modified.as_deref().unwrap_or_default();
+    // The name of a default bucket is made of account and region; another one can have builds of several.
     let is_of_region = read_configuration(directory)
         .and_then(|configuration| Some(configuration["Region"].as_str()? == arn.region))
-        .unwrap_or(true);
+        .unwrap_or(is_named || directory.bucket_from == BucketFrom::Default);
     directory.region == arn.region
         && strip_suffix(&directory.version) == arn.version
         && is_not_after(modified, &ami.creation_date)

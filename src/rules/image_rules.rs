@@ -136,6 +136,9 @@ impl Examined<'_> {
         };
         if *class == Class::Orphan {
             reasons.extend(self.describe_stack());
+            if delete == Action::Possible {
+                reasons.extend(self.describe_delete());
+            }
             if repair == Action::Possible {
                 reasons.extend(self.describe_repaired(&conflicts));
             }
@@ -310,6 +313,26 @@ impl Examined<'_> {
             })
     }
 
+    /// What a deletion leaves, and what is not known of a use.
+    fn describe_delete(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let origin = self.known.origin.as_ref();
+        if let Some((bucket, directory)) = self.known.directory()
+            && origin.is_some_and(|origin| !origin.is_of_account())
+        {
+            notes.push(format!(
+                "a deletion leaves s3://{bucket}/{directory}/: another account may have made it"
+            ));
+        }
+        if self.inventory.find_skipped("ec2:DescribeImageReferences", &self.known.ami.region).is_some() {
+            notes.push(
+                "older versions of launch templates, SSM parameters and recipes may use it: they were not looked at"
+                    .into(),
+            );
+        }
+        notes
+    }
+
     /// Why it is not known whether a build of this image id is running: names of stacks have their case, and
     /// without a list they are guessed.
     fn describe_unlisted_stacks(&self) -> Option<String> {
@@ -387,7 +410,8 @@ impl Examined<'_> {
         let Some(arn) = self.known.arn.as_ref().filter(|_| self.known.class == Class::Orphan) else {
             return Artifacts::default();
         };
-        let directory = self.known.directory().filter(|_| self.owns_directory());
+        let is_of_account = self.known.origin.as_ref().is_some_and(Origin::is_of_account);
+        let directory = self.known.directory().filter(|_| self.owns_directory() && is_of_account);
         let group = self.known.image_id().map(|id| format!("/aws/imagebuilder/ParallelClusterImage-{id}"));
         let is_there = |group: &String| {
             self.inventory.log_groups.iter().any(|own| own.name == *group && own.region == arn.region)
@@ -416,7 +440,7 @@ const MAX_SLUG: usize = 46;
 mod tests {
     use super::*;
     use crate::rules::image_class::BUILD_STATUS;
-    use crate::rules::inventory::{Device, Directory};
+    use crate::rules::inventory::{BucketFrom, Device, Directory};
     use proptest::prelude::*;
 
     const ACCOUNT: &str = "123456789012";
@@ -457,6 +481,7 @@ mod tests {
         let path = format!("parallelcluster/3.1.3/images/{slug}-{}", String::from(letter).repeat(16));
         Directory {
             bucket: "b".into(),
+            bucket_from: BucketFrom::Default,
             region: "us-east-1".into(),
             version: "3.1.3".into(),
             template: Some(template(id, "b", &path)),
@@ -557,6 +582,56 @@ mod tests {
             assert_eq!(images[0].repair, Action::Possible, "{:?}", images[0].reasons);
             assert!(images[0].tags["parallelcluster:s3_image_dir"].ends_with(letters));
         }
+    }
+
+    /// A bucket of a name of its own can have builds of several regions and accounts.
+    #[test]
+    fn of_a_shared_bucket_only_what_names_its_region_is_given_back_and_nothing_is_deleted() {
+        let orphan = ami("ami-1", &arn("x", "3.1.3", ACCOUNT), DONE);
+        let in_bucket = |from: BucketFrom, region: Option<&str>| {
+            let mut found = directory("x", 'a', "2022-10-26T22:00:00Z");
+            found.bucket_from = from;
+            found.configuration = region.map(|region| format!("Region: {region}\n"));
+            let inventory = Inventory { directories: vec![found], ..inventory(vec![orphan.clone()]) };
+            let image = examine(&inventory, &Selection::default()).remove(0);
+            (image.repair, image.artifacts.directory.is_some())
+        };
+        let (possible, refused) = (Action::Possible, Action::Refused);
+        assert_eq!(in_bucket(BucketFrom::Default, None), (possible, true));
+        assert_eq!(in_bucket(BucketFrom::Option, Some("us-east-1")), (possible, false));
+        assert_eq!(in_bucket(BucketFrom::Option, Some("eu-west-1")), (refused, false));
+        assert_eq!(in_bucket(BucketFrom::Option, None), (refused, false));
+        // Named by a stack that is not the build's.
+        assert_eq!(in_bucket(BucketFrom::Stack, Some("us-east-1")), (refused, false));
+    }
+
+    #[test]
+    fn of_directories_in_two_buckets_none_is_the_builds() {
+        let orphan = ami("ami-1", &arn("x", "3.1.3", ACCOUNT), DONE);
+        let mut other = directory("x", 'b', "2022-10-26T22:30:00Z");
+        other.bucket = "c".into();
+        other.template = Some(template("x", "c", &other.directory));
+        let own = directory("x", 'a', "2022-10-26T22:00:00Z");
+        let all = Inventory { directories: vec![own, other], ..inventory(vec![orphan]) };
+        let image = examine(&all, &Selection::default()).remove(0);
+        assert_eq!((image.repair, image.artifacts.directory), (Action::Refused, None));
+
+        let tag = |name: &str, value: &str| (format!("parallelcluster:{name}"), value.to_owned());
+        let place = "parallelcluster/3.1.3/images/x-aaaaaaaaaaaaaaaa";
+        let tags = [tag("image_id", "x"), tag("s3_bucket", "b"), tag("s3_image_dir", place)];
+        let stack = Stack {
+            region: "us-east-1".into(),
+            id: "s".into(),
+            name: "x".into(),
+            status: "DELETE_COMPLETE".into(),
+            creation_time: "2022-10-26T21:59:00Z".into(),
+            deletion_time: Some("2022-10-26T23:10:00Z".into()),
+            tags: Some(tags.into()),
+            image_arn: None,
+        };
+        let all = Inventory { stacks: vec![stack], ..all };
+        let image = examine(&all, &Selection::default()).remove(0);
+        assert_eq!(image.artifacts.directory, Some(("b".into(), place.into())), "{image:?}");
     }
 
     #[test]

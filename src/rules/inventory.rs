@@ -74,6 +74,7 @@ pub struct Stack {
 #[derive(Debug, Clone, Default)]
 pub struct Directory {
     pub bucket: String,
+    pub bucket_from: BucketFrom,
     /// The region of the build that was looked for.
     pub region: String,
     /// The release with its suffix.
@@ -82,6 +83,18 @@ pub struct Directory {
     pub template: Option<String>,
     pub template_modified: Option<String>,
     pub configuration: Option<String>,
+}
+
+/// Why a bucket was listed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum BucketFrom {
+    /// Its name is that of this account and region alone.
+    #[default]
+    Default,
+    /// The user has named it.
+    Option,
+    /// A stack names it, which need not be one of pcluster's.
+    Stack,
 }
 
 /// A bucket that was listed for the builds of a region.
@@ -152,6 +165,7 @@ pub struct Deletion {
 /// A deletion that was cut off after its AMI was gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unfinished {
+    /// Without its directory where that is gone.
     pub deletion: Deletion,
     /// The snapshots that are still there.
     pub snapshots: Vec<String>,

@@ -4,8 +4,8 @@
 use serde_json::{Value, json};
 
 use crate::rules::inventory::{
-    Ami, Bucket, Deletion, Device, Directory, Inventory, LaunchPermission, LogGroup, Remains, Skipped,
-    Snapshot, Stack, Tags, Use,
+    Ami, Bucket, BucketFrom, Deletion, Device, Directory, Inventory, LaunchPermission, LogGroup, Remains,
+    Skipped, Snapshot, Stack, Tags, Use,
 };
 
 /// A text that is there, or an empty one.
@@ -128,6 +128,11 @@ fn read_directory(value: &Value) -> Directory {
         region: text(value, "region"),
         version: text(value, "version"),
         directory: text(value, "directory"),
+        bucket_from: match value["bucketFrom"].as_str() {
+            Some("default") => BucketFrom::Default,
+            Some("option") => BucketFrom::Option,
+            _ => BucketFrom::Stack,
+        },
         template: optional(value, "template"),
         template_modified: optional(value, "templateModified"),
         configuration: optional(value, "configuration"),

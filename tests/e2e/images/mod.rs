@@ -483,6 +483,94 @@ fn a_call_that_fails_leaves_nothing_half_done_and_the_next_run_ends_it() {
     assert!(!after.contains(world.planted[label]["snapshots"][0].as_str().unwrap()));
 }
 
+impl World {
+    /// Runs `preflight ARGUMENTS` at a terminal, and CODE when it asks.
+    fn at_prompt(&self, sandbox: &Sandbox, code: &str, arguments: &[&str]) -> Ran {
+        let python = Environment::named("moto").bin("python");
+        let (prompt, shim) = (script("at_prompt.py"), sandbox.path("shim/pcluster"));
+        let first = [prompt.to_str().unwrap(), &self.endpoint, "Delete them?", code, shim.to_str().unwrap()];
+        sandbox.run(&python, &[&first[..], &["preflight"], arguments].concat())
+    }
+}
+
+/// A question can wait for hours.
+#[test]
+fn what_changes_after_the_plan_is_seen_before_a_deletion() {
+    let world = World::plant();
+    let sandbox = world.sandbox(GOOD);
+    for (label, code, said) in [
+        (
+            "orphan-deleted-stack",
+            "ec2.create_tags(Resources=['AMI'], Tags=[{'Key': 'parallelcluster:image_id', 'Value': 'x'}])",
+            "it has been given back to pcluster",
+        ),
+        (
+            "orphan-live-stack",
+            "ec2.run_instances(ImageId='AMI', MinCount=1, MaxCount=1, InstanceType='c5.xlarge')",
+            "it is in use by i-",
+        ),
+        (
+            "orphan-s3-only",
+            "ec2.modify_image_attribute(ImageId='AMI', LaunchPermission={'Add': [{'UserId': '111122223333'}]})",
+            "it has been shared",
+        ),
+    ] {
+        let ami = world.ami(label);
+        let before = world.state();
+        let arguments = ["images", "--delete", "--image", ami];
+        let ran = world.at_prompt(&sandbox, &code.replace("AMI", ami), &arguments);
+        ran.ends_with(1);
+        let shown = ran.out().split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(shown.contains(said), "{label}\n{ran}");
+        let after = world.state();
+        assert!(after["us-east-1"]["images"].get(ami).is_some(), "{label}\n{ran}");
+        for kept in ["snapshots", "logGroups"] {
+            assert_eq!(after["us-east-1"][kept], before["us-east-1"][kept], "{label}\n{ran}");
+        }
+        assert_eq!(after["objects"], before["objects"], "{label}\n{ran}");
+    }
+}
+
+/// A copy in another region, tagged by hand: only that region knows that it has the directory.
+#[test]
+fn a_directory_that_an_ami_of_another_region_has_stays() {
+    let world = World::plant();
+    let sandbox = world.sandbox(GOOD);
+    let planted = &world.planted["orphan-deleted-stack"];
+    let tags = planted["expected"].as_object().unwrap().iter();
+    let tags: Vec<Value> = tags.map(|(key, value)| serde_json::json!({"Key": key, "Value": value})).collect();
+    let code = format!(
+        "import boto3, json, sys\nboto3.client('ec2', 'eu-west-1', endpoint_url=sys.argv[1], aws_access_key_id='x', \
+         aws_secret_access_key='x').create_tags(Resources=['{}'], Tags=json.loads(sys.argv[2]))",
+        world.ami("copy")
+    );
+    let tagged = python().args(["-c", &code, &world.endpoint, &serde_json::json!(tags).to_string()]).status();
+    assert!(tagged.unwrap().success());
+    let before = world.state();
+    let ran =
+        sandbox.shim(&["preflight", "images", "--delete", "--yes", "-i", world.id("orphan-deleted-stack")]);
+    ran.ends_with(1);
+    let said = format!("{} in eu-west-1 has this directory", world.ami("copy"));
+    assert!(ran.out().contains(&said), "{ran}");
+    assert_eq!(world.state()["objects"], before["objects"], "{ran}");
+}
+
+#[test]
+fn a_name_that_is_not_there_is_no_all_clear() {
+    let world = World::plant();
+    let sandbox = world.sandbox(GOOD);
+    for arguments in [["-i", "no-such-image"], ["--image", "ami-0123456789abcdef0"]] {
+        let ran = sandbox.shim(&[&["preflight", "images"], &arguments[..]].concat());
+        ran.ends_with(1);
+        assert_eq!(
+            ran.out().lines().next(),
+            Some("there is no such AMI of pcluster's in us-east-1"),
+            "{ran}"
+        );
+    }
+    sandbox.shim(&["preflight", "images", "-i", world.id("healthy")]).ends_with(0);
+}
+
 #[test]
 fn what_cannot_be_asked_is_one_clear_error() {
     let world = World::plant();
@@ -511,6 +599,16 @@ fn what_cannot_be_asked_is_one_clear_error() {
     assert!(ran.err().contains("Log in as for"), "{ran}");
     sandbox.unset("AWS_DEFAULT_REGION");
     sandbox.shim(&["preflight", "images"]).ends_with(3);
+
+    let config = "[default]\nregion = us-east-1\nrole_arn = arn:aws:iam::123456789012:role/r\nsource_profile = s\n\
+                  mfa_serial = arn:aws:iam::123456789012:mfa/m\n[profile s]\naws_access_key_id = x\n\
+                  aws_secret_access_key = x\n";
+    let file = sandbox.write("config", config);
+    sandbox.set("AWS_CONFIG_FILE", file);
+    sandbox.set("AWS_ENDPOINT_URL", &world.endpoint);
+    let ran = sandbox.shim(&["preflight", "images"]);
+    ran.ends_with(3);
+    assert!(ran.err().contains("MFA code") && ran.err().contains("Log in as for"), "{ran}");
 }
 
 #[test]
