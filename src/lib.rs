@@ -57,7 +57,8 @@
 //! | [`report::builder`] | a report while its checks are made (pure) |
 //! | [`report::pcluster`] | a stop in the form in which pcluster rejects a configuration (pure) |
 //! | [`report::list`] | a line for each of several reports (pure) |
-//! | [`report::junit`], [`report::github`] | the report for pipelines (pure) |
+//! | [`report::junit`] | reports as `JUnit` XML (pure) |
+//! | [`report::github`] | reports as workflow commands of GitHub Actions (pure) |
 //! | [`report::human`] | the report for people, and its lines on stderr (pure) |
 //! | [`report`] | findings → verdict → decision (pure) |
 //! | [`rules::template_rules`] | all rules on one template (pure) |
