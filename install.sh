@@ -137,7 +137,12 @@ choose_program() {
     fi
     [ -f "$binary" ] || die "$binary is not a file" 'Name a built pcluster-shim with --binary FILE.'
     is_shim "$binary" || die "$binary is not pcluster-shim" 'Name a built pcluster-shim with --binary FILE.'
-    "$binary" preflight --version >/dev/null 2>&1 ||
+    # By that name, as a wheel has it, it has no other commands.
+    case $binary in
+        */pcluster-preflight) version=$("$binary" --version 2>/dev/null) ;;
+        *) version=$("$binary" preflight --version 2>/dev/null) ;;
+    esac
+    [ -n "$version" ] ||
         die "$binary does not run on this machine" 'Build it here: run install.sh in a checkout, without --binary.'
 }
 
@@ -471,6 +476,12 @@ remove_cache_and_state() {
 
 # --- one environment, in place ------------------------------------------------------
 
+# is_of_wheel FILE: whether pip or uv has put it there, and takes it away.
+is_of_wheel() {
+    [ "${1##*/}" = pcluster-preflight ] && is_shim "$1" &&
+        grep -qs 'bin/pcluster-preflight,' "$venv"/lib*/python*/site-packages/pcluster_preflight-*.dist-info/RECORD
+}
+
 add_to_venv() {
     launcher=$venv/bin/pcluster
     own=$venv/bin/.pcluster-shim
@@ -482,7 +493,7 @@ add_to_venv() {
     fi
     choose_program
     for file in "$launcher.real" "$venv/bin/pcluster-preflight"; do
-        if [ -e "$file" ] && ! [ -h "$own/pcluster" ]; then
+        if [ -e "$file" ] && ! [ -h "$own/pcluster" ] && ! is_of_wheel "$file"; then
             die "$file is in the way, and not pcluster-shim's" 'Move it away, then run this again.'
         fi
     done
@@ -491,7 +502,7 @@ add_to_venv() {
         ln -s ../pcluster.real "$own/pcluster" || die "cannot write $own" 'Run this as the owner of the environment.'
     fi
     put_script "$own"
-    put 755 "$venv/bin/pcluster-preflight" <"$binary"
+    if ! is_of_wheel "$venv/bin/pcluster-preflight"; then put 755 "$venv/bin/pcluster-preflight" <"$binary"; fi
     if ! is_shim "$launcher"; then
         # A copy, so that there is a pcluster at every moment.
         new=$launcher.real$temporary.$$
@@ -524,7 +535,8 @@ remove_from_venv() {
         say "nothing is installed in $venv"
         return
     fi
-    if is_shim "$venv/bin/pcluster-preflight"; then remove "$venv/bin/pcluster-preflight"; fi
+    preflight=$venv/bin/pcluster-preflight
+    if is_shim "$preflight" && ! is_of_wheel "$preflight"; then remove "$preflight"; fi
     remove "$own/pcluster" "$own/install.sh"
     rm -f "${launcher:?}$temporary".[0-9]* "${launcher:?}.real$temporary".[0-9]*
     remove_empty "$own"

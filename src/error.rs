@@ -77,6 +77,10 @@ pub enum Error {
         message: String,
         next: &'static str,
     },
+    /// install.sh cannot be run.
+    Install {
+        message: String,
+    },
     /// A repair stopped at this step; the environment is as before.
     Repair {
         step: RepairStep,
@@ -267,6 +271,7 @@ impl Error {
             | Self::BadRoot { .. } => 2,
             Self::Aws(_) => 3,
             Self::Images { .. }
+            | Self::Install { .. }
             | Self::Repair { .. }
             | Self::NotInPlace { .. }
             | Self::NothingToUndo { .. } => 1,
@@ -320,6 +325,9 @@ impl Error {
             }
             Self::Unconfirmed => "Look at the plan with --dry-run, then give --yes.".into(),
             Self::Images { next, .. } => (*next).to_owned(),
+            Self::Install { .. } => {
+                "Nothing was changed. Set TMPDIR to a directory that can be written.".into()
+            }
             Self::Repair { next, .. } | Self::NotInPlace { next, .. } => next.clone(),
         }
     }
@@ -390,6 +398,7 @@ impl fmt::Display for Error {
             Self::NoStack { name, region } => write!(f, "there is no stack {name:?} in {region}"),
             Self::Unconfirmed => f.write_str("nothing was changed: there is no terminal to ask at"),
             Self::Images { message, .. } => f.write_str(message),
+            Self::Install { message } => write!(f, "the installer cannot be started: {message}"),
             Self::Repair { step: RepairStep::Undo, message, .. } => {
                 write!(f, "the repair cannot be undone: {message}")
             }

@@ -18,6 +18,7 @@
 //! | [`preflight::where_warnings`] | what `preflight where` warns of |
 //! | [`preflight::advisories`] | `preflight advisories` |
 //! | [`preflight::constraints`] | `preflight constraints` |
+//! | [`preflight::install`] | `preflight install`: install.sh, with this program |
 //! | [`preflight::manual`] | completion scripts and the manual page |
 //! | [`preflight::context`] | settings, request and report of the commands |
 //! | [`guard`] | one guarded `build-image`, in order |

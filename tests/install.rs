@@ -1162,3 +1162,62 @@ fn trap_26_the_shim_is_replaced_while_it_runs() {
         assert!(replacing.join().unwrap() > 1, "it was replaced meanwhile");
     });
 }
+
+/// The program itself is the installer, under either of its names.
+#[test]
+fn the_program_installs_itself_as_install_sh_does() {
+    let home = Home::new();
+    let call = |program: &str, arguments: &[&str]| {
+        let call = home.sandbox.call(home.path(program), []).path(&home.with_busybox());
+        let call = call.var("SHELL", home.path("tools/bash"));
+        ["install"].iter().chain(arguments).fold(call, |call, argument| call.argument(*argument)).run()
+    };
+    fs::copy(small_binary(), home.path("pcluster-preflight")).unwrap();
+    call("pcluster-preflight", &["--help"]).exits(0).is_silent().stdout_matches("install-help.txt");
+    call("pcluster-preflight", &["--nonsense"]).exits(2).stderr_matches("install-unknown.txt");
+    call("pcluster-preflight", &[]).exits(0).is_silent();
+    assert_eq!(fs::read(home.prefix().join("bin/pcluster")).unwrap(), fs::read(small_binary()).unwrap());
+    assert_eq!(fs::read(home.prefix().join("install.sh")).unwrap(), fs::read(script()).unwrap());
+    let run = call("pcluster-preflight", &["--uninstall"]);
+    home.is_as_before(run.exits(0).is_silent());
+
+    let venv = home.path("venv");
+    call("pcluster-preflight", &["--venv", venv.to_str().unwrap()]).exits(0).is_silent();
+    assert_eq!(fs::read(venv.join("bin/pcluster")).unwrap(), fs::read(small_binary()).unwrap());
+    let run = call("pcluster-preflight", &["--venv", venv.to_str().unwrap(), "--uninstall"]);
+    home.is_as_before(run.exits(0).is_silent());
+    home.sandbox.has_no_scratch();
+}
+
+/// What a wheel has put into an environment stays the wheel's.
+#[test]
+fn a_preflight_that_a_wheel_has_installed_stays() {
+    let home = Home::new();
+    let venv = home.path("venv");
+    let preflight = venv.join("bin/pcluster-preflight");
+    fs::copy(small_binary(), &preflight).unwrap();
+    let record = "lib/python3.9/site-packages/pcluster_preflight-0.1.0.dist-info/RECORD";
+    home.sandbox.write(format!("venv/{record}"), "../../../bin/pcluster-preflight,sha256=x,1\n");
+    let call = |arguments: &[&str]| {
+        let call = home.sandbox.call(&preflight, []).path(&home.with_busybox());
+        ["install", "--venv", venv.to_str().unwrap()]
+            .iter()
+            .chain(arguments)
+            .fold(call, |call, argument| call.argument(*argument))
+            .run()
+    };
+    for _ in 0..2 {
+        call(&[]).exits(0).is_silent();
+    }
+    assert!(venv.join("bin/pcluster.real").is_file());
+    call(&["--uninstall"]).exits(0).is_silent();
+    assert_eq!(fs::read(&preflight).unwrap(), fs::read(small_binary()).unwrap());
+    assert!(!venv.join("bin/pcluster.real").exists());
+    // Without the wheel it is in the way of the first call, and its own from then on.
+    fs::remove_file(venv.join(record)).unwrap();
+    let run = home.sandbox.call(home.path("tools/dash"), []).path(&home.with_busybox());
+    let (script, built) = (home.path("install.sh"), home.path("built"));
+    let all =
+        [script.to_str().unwrap(), "--venv", venv.to_str().unwrap(), "--binary", built.to_str().unwrap()];
+    all.iter().fold(run, |call, argument| call.argument(*argument)).run().exits(1);
+}

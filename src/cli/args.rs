@@ -104,6 +104,13 @@ pub enum Command {
         /// An advisory's id
         id: Option<String>,
     },
+    /// Install this program as install.sh does; --help tells how
+    #[command(disable_help_flag = true)]
+    Install {
+        /// The arguments of install.sh
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Print a completion script for a shell
     Completions { shell: Shell },
     /// Print the manual page

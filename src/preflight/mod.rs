@@ -8,6 +8,7 @@ pub mod context;
 pub mod fix;
 pub mod iam_policy;
 pub mod images;
+pub mod install;
 pub mod manual;
 pub mod stack;
 pub mod template;
@@ -42,7 +43,13 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
     let common = preflight.common;
     let reads_settings = !matches!(
         preflight.command,
-        Some(Command::Template { .. } | Command::Completions { .. } | Command::Man | Command::Where)
+        Some(
+            Command::Template { .. }
+                | Command::Completions { .. }
+                | Command::Install { .. }
+                | Command::Man
+                | Command::Where
+        )
     );
     let done = match preflight.command.unwrap_or(Command::Check(preflight.check)) {
         Command::Check(check) if check.all => all::run(&check, &common),
@@ -57,6 +64,7 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
             constraints::run(version.as_deref(), python.as_deref(), &common)
         }
         Command::Advisories { id } => advisories::run(id.as_deref(), &common),
+        Command::Install { arguments } => install::run(arguments),
         Command::Completions { shell } => Ok(Outcome::success(manual::render_completions(shell))),
         Command::Version => Ok(Outcome::success(Preflight::command().render_version())),
         Command::Man => Ok(Outcome::success(manual::render_page())),

@@ -483,6 +483,41 @@ fn a_call_that_fails_leaves_nothing_half_done_and_the_next_run_ends_it() {
     assert!(!after.contains(world.planted[label]["snapshots"][0].as_str().unwrap()));
 }
 
+/// The calls of a deletion: DeregisterImage, DeleteSnapshot, DeleteObjects, DeleteLogGroup. What one that fails leaves
+/// is told and ended by the next run, but for a log group, of which a later build may have made another.
+#[test]
+fn a_deletion_of_which_any_call_fails_is_ended_by_the_next() {
+    let world = World::plant();
+    let mut sandbox = world.sandbox(GOOD);
+    let labels = ["orphan-deleted-stack", "orphan-live-stack", "orphan-s3-only", "neighbour-orphan"];
+    for (step, label) in (1..).zip(labels) {
+        let named = ["--delete", "--yes", "--image", world.ami(label)];
+        {
+            let proxy = world.proxy(&["--fail", &step.to_string()]);
+            sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
+            let (ran, report) = images(&sandbox, &named);
+            ran.ends_with(1);
+            assert_eq!(find(&report, world.ami(label))["delete"], "refused", "{ran}");
+        }
+        sandbox.set("AWS_ENDPOINT_URL", &world.endpoint);
+        let is_there = world.state()["us-east-1"]["images"].get(world.ami(label)).is_some();
+        assert_eq!(is_there, step == 1, "{label}");
+        let (ran, report) = images(&sandbox, &[]);
+        let is_told = report["unfinished"].to_string().contains(world.ami(label));
+        assert_eq!(is_told, step == 2 || step == 3, "{label}\n{ran}");
+        let (ran, report) = images(&sandbox, &named);
+        // Of the last one nothing is left that is named.
+        ran.ends_with(i32::from(step == 4));
+        assert_eq!(report["unfinished"], serde_json::json!([]), "{label}\n{ran}");
+        let after = world.state();
+        let snapshots = world.planted[label]["snapshots"].to_string();
+        let mut left = after["us-east-1"]["snapshots"].as_array().unwrap().iter();
+        assert!(!left.any(|id| snapshots.contains(id.as_str().unwrap())), "{label}\n{ran}");
+        let directory = world.planted[label]["directory"].as_str().unwrap();
+        assert!(!after["objects"].to_string().contains(directory), "{label}\n{ran}");
+    }
+}
+
 impl World {
     /// Runs `preflight ARGUMENTS` at a terminal, and CODE when it asks.
     fn at_prompt(&self, sandbox: &Sandbox, code: &str, arguments: &[&str]) -> Ran {

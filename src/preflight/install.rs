@@ -1,0 +1,39 @@
+//! `preflight install`: the repository's install.sh, with this very program as what it installs.
+
+use std::ffi::OsString;
+use std::fs;
+
+use crate::error::{Abort, Error};
+use crate::outcome::{Exec, Outcome};
+use crate::system::executables::own_executable;
+
+const INSTALL_SH: &str = include_str!("../../install.sh");
+
+/// Runs the script in a directory, and removes that. A signal reaches both shells: the script ends, and this one goes on.
+const RUN: &str = r#"trap : HUP INT TERM
+sh "$0/install.sh" "$@"
+status=$?
+rm -rf "${0:?}"
+exit "$status""#;
+
+/// Becomes a shell that runs install.sh. What stands behind `--binary` here is replaced by a later one of the user's.
+///
+/// # Errors
+/// Returns an error if the script cannot be written, or this program has no path.
+pub fn run(arguments: Vec<OsString>) -> Result<Outcome, Abort> {
+    let failed = |message: String| Error::Install { message };
+    let own = own_executable().ok_or_else(|| failed("this program has no path".into()))?;
+    let directory = tempfile::Builder::new()
+        .prefix("pcluster-preflight-install-")
+        .tempdir()
+        .map_err(|error| failed(error.to_string()))?;
+    fs::write(directory.path().join("install.sh"), INSTALL_SH).map_err(|error| failed(error.to_string()))?;
+    let directory = directory.keep().into_os_string();
+    let first = ["-c".into(), RUN.into(), directory, "--binary".into(), own.into_os_string()];
+    let exec = Exec {
+        program: "/bin/sh".into(),
+        arguments: first.into_iter().chain(arguments).collect(),
+        environment: Vec::new(),
+    };
+    Ok(Outcome::exec(exec))
+}
