@@ -52,7 +52,8 @@ pub(crate) fn warn_of_bypass(first: Option<&Candidate>, shim: Option<&Path>) -> 
             "The environment {environment} is active and comes before the shim: scripts that run \
              pcluster from here are not guarded. An interactive shell with install.sh's function is."
         );
-        let hint = format!("`install.sh --venv {environment}` guards the environment itself.");
+        let hint =
+            format!("`pcluster-preflight install --venv {environment}` guards the environment itself.");
         return Warning { id: "shadowed-by-environment", message, hint };
     }
     let message = format!(
@@ -117,8 +118,11 @@ pub(crate) fn warn_of_overwritten(
             let bin = place.parent().unwrap_or(Path::new("/"));
             let environment = bin.parent().unwrap_or(bin).display();
             let script = bin.join(".pcluster-shim/install.sh");
-            let script =
-                if script.is_file() { format!("sh {}", script.display()) } else { "install.sh".into() };
+            let script = if script.is_file() {
+                format!("sh {}", script.display())
+            } else {
+                "pcluster-preflight install".into()
+            };
             Warning {
                 id: "overwritten",
                 message: format!(
