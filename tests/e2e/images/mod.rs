@@ -483,7 +483,7 @@ fn a_call_that_fails_leaves_nothing_half_done_and_the_next_run_ends_it() {
     assert!(!after.contains(world.planted[label]["snapshots"][0].as_str().unwrap()));
 }
 
-/// The calls of a deletion: DeregisterImage, DeleteSnapshot, DeleteObjects, DeleteLogGroup. What one that fails leaves
+/// The calls of a deletion: of the AMI, a snapshot, the objects, the log group. What one that fails leaves
 /// is told and ended by the next run, but for a log group, of which a later build may have made another.
 #[test]
 fn a_deletion_of_which_any_call_fails_is_ended_by_the_next() {
