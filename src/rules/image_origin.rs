@@ -137,7 +137,7 @@ impl<'a> Origin<'a> {
     }
 
     /// Whether the directory is certainly this account's: builds of several accounts and regions can share a bucket
-    /// that somebody named.
+    /// under a name of the user's own.
     #[must_use]
     pub fn is_of_account(&self) -> bool {
         let is_default = |(directory, _): &(&Directory, Recipe)| directory.bucket_from == BucketFrom::Default;
