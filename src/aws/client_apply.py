@@ -72,6 +72,9 @@ def share_image(aws, region, step):
     added = [{"UserId": user} for user in step["users"]]
     added += [{"OrganizationArn": arn} for arn in step["organizations"]]
     added += [{"OrganizationalUnitArn": arn} for arn in step["organizationalUnits"]]
+    # Where it was to be public, and nothing else.
+    if not added:
+        return None
     aws.ask("ec2", region, "modify_image_attribute", LaunchPermission={"Add": added}, **ami)
 
     def is_shared():
