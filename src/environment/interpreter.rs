@@ -141,7 +141,7 @@ pub fn read_answer(answer: &serde_json::Value) -> Option<InterpreterAnswer> {
     let mut answer = InterpreterAnswer::deserialize(answer).ok()?;
     answer.keep_changes();
     // A Python that was started by the name of pcluster finds this shim under that name on PATH.
-    let own = executables::own_executable().and_then(|own| own.canonicalize().ok());
+    let own = executables::own_executable();
     let is_shim = own.is_some() && answer.interpreter().executable.canonicalize().ok() == own;
     if is_shim && !answer.take_running() {
         return None;

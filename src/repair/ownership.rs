@@ -2,13 +2,13 @@
 //! directory that is changed, not by the interpreter: a virtual environment with
 //! `--system-site-packages` has directories of several owners on its `sys.path`.
 
-use std::env;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::environment::interpreter::Interpreter;
 use crate::environment::packages::Distribution;
 use crate::error::{Error, RepairStep};
+use crate::system::executables::own_executable;
 
 /// The file of PEP 668, in the directory of the standard library.
 const MARKER: &str = "EXTERNALLY-MANAGED";
@@ -67,7 +67,7 @@ pub fn refuse_another_users<'a>(
         "{} belongs to the user with the ID {uid}: what root writes there, its owner cannot change",
         directory.display()
     );
-    let shim = env::current_exe().unwrap_or_else(|_| "pcluster".into());
+    let shim = own_executable().unwrap_or_else(|| "pcluster".into());
     // An absolute path, because sudo sets PATH; an ID, because a container may know no name for it.
     let next = format!(
         "Nothing was changed. Run it as its owner: `sudo -H -u '#{uid}' {} preflight {command} --real {}`.",

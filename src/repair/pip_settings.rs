@@ -35,22 +35,19 @@ pub fn translate_for_uv(python: &Path) -> Vec<(OsString, Option<OsString>)> {
 /// Reads pip's settings, of which the last one of a name counts: its files in the order in which pip
 /// reads them, then the `PIP_*` variables.
 fn read_pip_settings(python: &Path) -> Vec<(String, String)> {
-    let in_home = |below: &str| env::var_os("HOME").map(|home| PathBuf::from(home).join(below));
-    let config_home = env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| in_home(".config"));
-    let prefix = python.parent().and_then(Path::parent);
-    let mut files = vec![
-        Some(PathBuf::from("/etc/pip.conf")),
-        in_home(".pip/pip.conf"),
-        config_home.map(|base| base.join("pip/pip.conf")),
-        prefix.map(|prefix| prefix.join("pip.conf")),
-    ];
+    let home = env::var_os("HOME").map(PathBuf::from);
+    let mut files = if cfg!(target_os = "macos") {
+        files_on_macos(home.as_deref())
+    } else {
+        files_on_linux(home.as_deref(), |name| env::var_os(name).filter(|value| !value.is_empty()))
+    };
+    files.extend(python.parent().and_then(Path::parent).map(|prefix| prefix.join("pip.conf")));
     if let Some(named) = env::var_os("PIP_CONFIG_FILE") {
         // pip reads no file at all where PIP_CONFIG_FILE is /dev/null.
-        files = if named == "/dev/null" { Vec::new() } else { [files, vec![Some(named.into())]].concat() };
+        files = if named == "/dev/null" { Vec::new() } else { [files, vec![named.into()]].concat() };
     }
     let mut settings: Vec<(String, String)> = files
         .into_iter()
-        .flatten()
         .filter_map(|file| files::read_to_string(&file).ok())
         .flat_map(|text| read_ini(&text))
         .collect();
@@ -60,6 +57,30 @@ fn read_pip_settings(python: &Path) -> Vec<(String, String)> {
         }
     }
     settings
+}
+
+/// The files of the machine and of the user, in the order in which `pip/_internal/configuration.py` reads them.
+fn files_on_linux(home: Option<&Path>, variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let machine = variable("XDG_CONFIG_DIRS").unwrap_or_else(|| "/etc/xdg".into());
+    let mut files: Vec<PathBuf> = env::split_paths(&machine).map(|base| base.join("pip/pip.conf")).collect();
+    files.push("/etc/pip.conf".into());
+    files.extend(home.map(|home| home.join(".pip/pip.conf")));
+    let config = variable("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| Some(home?.join(".config")));
+    files.extend(config.map(|base| base.join("pip/pip.conf")));
+    files
+}
+
+/// As on Linux, with the directories of `pip/_internal/utils/appdirs.py`: the user's own is the one of Linux
+/// where that of macOS is not there.
+fn files_on_macos(home: Option<&Path>) -> Vec<PathBuf> {
+    const SUPPORT: &str = "Library/Application Support/pip";
+    let mut files = vec![Path::new("/").join(SUPPORT).join("pip.conf")];
+    if let Some(home) = home {
+        files.push(home.join(".pip/pip.conf"));
+        let own = home.join(SUPPORT);
+        files.push(if own.is_dir() { own } else { home.join(".config/pip") }.join("pip.conf"));
+    }
+    files
 }
 
 /// Reads the settings of a pip.conf that count for `pip install`: those of two sections. A line that
@@ -85,6 +106,36 @@ fn read_ini(text: &str) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn paths(paths: &[PathBuf]) -> Vec<&str> {
+        paths.iter().map(|path| path.to_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn pip_looks_for_its_files_in_the_places_of_linux() {
+        let home = Some(Path::new("/home/u"));
+        let expected = [
+            "/etc/xdg/pip/pip.conf",
+            "/etc/pip.conf",
+            "/home/u/.pip/pip.conf",
+            "/home/u/.config/pip/pip.conf",
+        ];
+        assert_eq!(paths(&files_on_linux(home, |_| None)), expected);
+        let set = |name: &str| Some(if name == "XDG_CONFIG_DIRS" { "/a:/b" } else { "/c" }.into());
+        let expected = ["/a/pip/pip.conf", "/b/pip/pip.conf", "/etc/pip.conf", "/c/pip/pip.conf"];
+        assert_eq!(paths(&files_on_linux(None, set)), expected);
+    }
+
+    #[test]
+    fn pip_looks_for_its_files_in_the_places_of_macos() {
+        let root = tempfile::tempdir().unwrap();
+        let found = files_on_macos(Some(root.path()));
+        assert_eq!(found[0], Path::new("/Library/Application Support/pip/pip.conf"));
+        assert_eq!(found[1..], [root.path().join(".pip/pip.conf"), root.path().join(".config/pip/pip.conf")]);
+        let own = root.path().join("Library/Application Support/pip");
+        std::fs::create_dir_all(&own).unwrap();
+        assert_eq!(files_on_macos(Some(root.path())).last(), Some(&own.join("pip.conf")));
+    }
 
     #[test]
     fn pip_conf_is_read_as_pip_reads_it() {

@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 /// Whether a written file has to outlive a loss of power.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
@@ -24,7 +26,7 @@ pub fn write_atomically(path: &Path, content: &[u8], durability: Durability) -> 
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
     file.write_all(content)?;
     if durability == Durability::Durable {
-        file.as_file().sync_all()?;
+        sync_file(file.as_file())?;
     }
     file.persist(path)?;
     if durability == Durability::Durable { sync_directory(directory) } else { Ok(()) }
@@ -39,12 +41,29 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     sync_directory(to.parent().unwrap_or(Path::new("/")))
 }
 
-/// The names in a directory, not what the names stand for.
+/// The names in a directory, not what the names stand for. Network volumes have no sync of directories,
+/// and say so: there a server keeps the names.
 ///
 /// # Errors
 /// Returns an error if it cannot be synced.
 pub fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
+    match sync_file(&File::open(directory)?) {
+        Err(error) if is_unsupported(&error) => Ok(()),
+        done => done,
+    }
+}
+
+/// `File::sync_all` is `F_FULLFSYNC` on macOS, which only local volumes have; `fsync` works on the others.
+fn sync_file(file: &File) -> io::Result<()> {
+    match file.sync_all() {
+        Err(error) if is_unsupported(&error) => Ok(rustix::fs::fsync(file)?),
+        done => done,
+    }
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    let unsupported = [Errno::INVAL, Errno::NOTSUP, Errno::NOTTY];
+    Errno::from_io_error(error).is_some_and(|error| unsupported.contains(&error))
 }
 
 /// Brings files to the disk, and the directories in which they came or went up to `tops`.
@@ -86,8 +105,6 @@ fn sync_file_systems(directories: &BTreeSet<PathBuf>) -> Option<io::Result<()>> 
     use std::collections::BTreeMap;
     use std::os::unix::fs::MetadataExt as _;
 
-    use rustix::io::Errno;
-
     let mut one_of_each: BTreeMap<u64, &Path> = BTreeMap::new();
     for directory in directories {
         if let Ok(metadata) = directory.metadata() {
@@ -119,7 +136,10 @@ fn sync_each(paths: &BTreeSet<&Path>, directories: &BTreeSet<PathBuf>) -> io::Re
         rustix::fs::fsync(File::open(path)?)?;
     }
     for directory in directories {
-        rustix::fs::fsync(File::open(directory)?)?;
+        match rustix::fs::fsync(File::open(directory)?).map_err(io::Error::from) {
+            Err(error) if is_unsupported(&error) => {}
+            done => done?,
+        }
     }
     directories.last().map_or(Ok(()), |directory| sync_directory(directory))
 }
@@ -138,6 +158,17 @@ mod tests {
             assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
         }
         assert!(write_atomically(&root.path().join("no/file"), b"", Durability::Durable).is_err());
+    }
+
+    /// A device of characters is as unable to be synced as a directory of a network volume is.
+    #[test]
+    fn what_cannot_be_synced_is_no_failure() {
+        let device = Path::new("/dev/null");
+        let refused = File::open(device).unwrap().sync_all().unwrap_err();
+        assert!(is_unsupported(&refused), "{refused}");
+        sync_directory(device).unwrap();
+        sync_each(&BTreeSet::new(), &[device.to_owned()].into()).unwrap();
+        assert!(sync_directory(Path::new("/absent")).is_err());
     }
 
     #[test]

@@ -28,18 +28,22 @@ pub fn find(name: impl Into<OsString>, path: Option<OsString>) -> Option<PathBuf
     search.custom_path_list(path?).first_result().ok()
 }
 
-/// The running executable, for comparison and display. `/proc` is what `current_exe` reads on
-/// Linux; without it, the name that the process was called by leads to it.
+/// The running executable, for comparison and display, without links: Linux gives it so, macOS as it was
+/// called. `/proc` is what `current_exe` reads on Linux; without it, the name that the process was called
+/// by leads to it.
 #[must_use]
 pub fn own_executable() -> Option<PathBuf> {
-    env::current_exe().ok().or_else(|| {
+    let called = || {
         let name = env::args_os().next()?;
         if Path::new(&name).components().count() > 1 {
             Some(PathBuf::from(name))
         } else {
             find(name, env::var_os("PATH"))
         }
-    })
+    };
+    let path = env::current_exe().ok().or_else(called)?;
+    // A program that was replaced while it runs has no path to follow.
+    Some(path.canonicalize().unwrap_or(path))
 }
 
 struct WithoutNameService;
