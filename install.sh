@@ -380,7 +380,7 @@ add_shim() {
     put_script "$prefix"
     startup_for_fish | put 644 "$prefix/env.fish" || exit 1
     startup_for_sh | put 644 "$prefix/env" || exit 1
-    say "installed $("$preflight" --version | sed 's/^pcluster preflight/pcluster-shim/') in $prefix"
+    say "installed $("$preflight" --version | sed 's/^pcluster.preflight/pcluster-shim/') in $prefix"
     edited=
     if [ -n "$modify_path" ] && [ -n "${HOME:-}" ]; then each_startup_file add; fi
     check_installation

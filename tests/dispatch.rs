@@ -67,13 +67,28 @@ fn only_the_name_pcluster_preflight_is_a_command_of_its_own() {
     let sh =
         || sandbox.call(sandbox.path("tools/sh"), ["-c", "pcluster version; pcluster-preflight --version"]);
     sh().run().exits(0).prints(concat!(
-        "the real pcluster: version\npcluster preflight ",
+        "the real pcluster: version\npcluster-preflight ",
         env!("CARGO_PKG_VERSION"),
         "\n"
     ));
     let run = sandbox.call(sandbox.path("shim/pcluster-preflight"), ["advisories"]).run();
     let same = sandbox.pcluster(["preflight", "advisories"]).run();
     run.exits(0).prints(&same.stdout()).is_silent();
+    // What it says to do can be done where `pcluster` is the real one.
+    let called = |name: &str, line: &str| {
+        let line = format!("{name} {line}");
+        sandbox.call(sandbox.path("tools/sh"), ["-c", &line]).run()
+    };
+    for line in ["--help", "typo", "typo --format json", "fix no-such-finding"] {
+        let (run, same) = (called("pcluster-preflight", line), called("pcluster preflight", line));
+        let as_called = |text: String| text.replace("pcluster preflight", "pcluster-preflight");
+        run.prints(&as_called(same.stdout()));
+        run.holds(run.stderr() == as_called(same.stderr()), "the name by which it was called");
+        run.holds((run.stdout() + &run.stderr()).contains("pcluster-preflight"), "a name");
+    }
+    for line in ["completions bash", "man"] {
+        called("pcluster-preflight", line).prints(&called("pcluster preflight", line).stdout());
+    }
 }
 
 #[test]

@@ -42,9 +42,16 @@ impl Invocation {
     }
 }
 
-/// Whether a call by this name is one of `preflight`.
-fn is_preflight(name: &OsStr) -> bool {
+/// Whether a call by this name is one of `preflight`, and has no other commands.
+#[must_use]
+pub fn is_preflight(name: &OsStr) -> bool {
     Path::new(name).file_name() == Some(OsStr::new("pcluster-preflight"))
+}
+
+/// Whether this call is one by that name.
+#[must_use]
+pub fn is_called_preflight() -> bool {
+    env::args_os().next().is_some_and(|name| is_preflight(&name))
 }
 
 /// The directory by which `pcluster-preflight` was called: the `pcluster` in it is meant. `None` for a bare name.

@@ -11,7 +11,7 @@ const INSTALL_SH: &str = include_str!("../../install.sh");
 
 /// Runs the script in a directory, and removes that. A signal reaches both shells: the script ends, and this one goes on.
 const RUN: &str = r#"trap : HUP INT TERM
-sh "$0/install.sh" "$@"
+/bin/sh "$0/install.sh" "$@"
 status=$?
 rm -rf "${0:?}"
 exit "$status""#;

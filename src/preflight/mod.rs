@@ -24,6 +24,7 @@ use serde_json::Value;
 
 use crate::checker::read_advisories;
 use crate::cli::args::{Command, Format, Preflight, asks_for_json};
+use crate::cli::is_called_preflight;
 use crate::cli::settings::Settings;
 use crate::error::{self, Abort, Error, prefix_lines};
 use crate::outcome::Outcome;
@@ -38,18 +39,12 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
     let command_line = [OsString::from("pcluster preflight")].into_iter().chain(arguments);
     let preflight = match Preflight::read(command_line) {
         Ok(preflight) => preflight,
-        Err(message) => return stop_at_usage(&suggest_option(message), is_json),
+        Err(message) => return named_as_called(stop_at_usage(&suggest_option(message), is_json)),
     };
     let common = preflight.common;
     let reads_settings = !matches!(
         preflight.command,
-        Some(
-            Command::Template { .. }
-                | Command::Completions { .. }
-                | Command::Install { .. }
-                | Command::Man
-                | Command::Where
-        )
+        Some(Command::Template { .. } | Command::Install { .. } | Command::Where)
     );
     let done = match preflight.command.unwrap_or(Command::Check(preflight.check)) {
         Command::Check(check) if check.all => all::run(&check, &common),
@@ -65,18 +60,44 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         }
         Command::Advisories { id } => advisories::run(id.as_deref(), &common),
         Command::Install { arguments } => install::run(arguments),
-        Command::Completions { shell } => Ok(Outcome::success(manual::render_completions(shell))),
+        // Both speak of both names.
+        Command::Completions { shell } => return Outcome::success(manual::render_completions(shell)),
+        Command::Man => return Outcome::success(manual::render_page()),
         Command::Version => Ok(Outcome::success(Preflight::command().render_version())),
-        Command::Man => Ok(Outcome::success(manual::render_page())),
     };
-    match done {
+    named_as_called(match done {
         Ok(outcome) if reads_settings => warn_of_untrusted(outcome),
         Ok(outcome) => outcome,
         Err(Abort::Error(error)) if common.format != Format::Human => fail_in(common.format, &error),
         Err(Abort::Error(error)) if reads_settings => warn_of_untrusted(Outcome::failed(&error)),
         Err(Abort::Error(error)) => Outcome::failed(&error),
         Err(Abort::Interrupted(interrupted)) => Outcome::Die(interrupted),
+    })
+}
+
+/// Names the commands as this call does: where a wheel has installed the program, `pcluster` is the real one and
+/// has no `preflight`.
+fn named_as_called(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Exit { status, stdout, stderr } if is_called_preflight() => {
+            Outcome::Exit { status, stdout: rename_commands(&stdout), stderr: rename_commands(&stderr) }
+        }
+        outcome => outcome,
     }
+}
+
+/// `pcluster preflight` as `pcluster-preflight`, but not in a path.
+fn rename_commands(text: &str) -> String {
+    const COMMAND: &str = "pcluster preflight";
+    let mut renamed = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(COMMAND) {
+        let is_in_path = before.ends_with('/') || after.starts_with('/');
+        renamed.push_str(before);
+        renamed.push_str(if is_in_path { COMMAND } else { "pcluster-preflight" });
+        rest = after;
+    }
+    renamed + rest
 }
 
 /// Ends with an error in a format for programs.

@@ -5,6 +5,7 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::cli::is_preflight;
 use crate::environment::interpreter::Interpreter;
 use crate::environment::packages::Distribution;
 use crate::error::{Error, RepairStep};
@@ -68,9 +69,10 @@ pub fn refuse_another_users<'a>(
         directory.display()
     );
     let shim = own_executable().unwrap_or_else(|| "pcluster".into());
+    let word = if is_preflight(shim.as_os_str()) { "" } else { " preflight" };
     // An absolute path, because sudo sets PATH; an ID, because a container may know no name for it.
     let next = format!(
-        "Nothing was changed. Run it as its owner: `sudo -H -u '#{uid}' {} preflight {command} --real {}`.",
+        "Nothing was changed. Run it as its owner: `sudo -H -u '#{uid}' {}{word} {command} --real {}`.",
         quote(&shim),
         quote(real)
     );

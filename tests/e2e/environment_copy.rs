@@ -65,16 +65,7 @@ impl EnvironmentCopy {
         let (_, rest) = text.split_once('\n').unwrap();
         fs::write(&launcher, format!("#!{}\n{rest}", copy.join("bin/python").display())).unwrap();
         let mut sandbox = Sandbox::in_environment(Environment { directory: copy });
-        for (name, value) in std::env::vars_os() {
-            let text = name.to_string_lossy().to_ascii_uppercase();
-            let about_index = ["PIP_", "UV_", "SSL_CERT_"].iter().any(|prefix| text.starts_with(prefix))
-                || text.ends_with("_PROXY");
-            if about_index {
-                sandbox.set(&name.to_string_lossy(), value);
-            }
-        }
-        sandbox.set("UV_CACHE_DIR", Path::new(ROOT).join("target/cache/uv"));
-        sandbox.set("PIP_CACHE_DIR", Path::new(ROOT).join("target/cache/pip"));
+        ask_the_index_of_the_caller(&mut sandbox);
         if with == With::Uv {
             fs::create_dir(directory.path().join("uv")).unwrap();
             symlink(uv(), directory.path().join("uv/uv")).unwrap();
@@ -177,6 +168,20 @@ impl EnvironmentCopy {
         let all: Vec<&str> = ["preflight", "fix"].iter().chain(arguments).copied().collect();
         self.shim(&all)
     }
+}
+
+/// Gives a sandbox the caller's settings of indexes, and caches that stay.
+pub(crate) fn ask_the_index_of_the_caller(sandbox: &mut Sandbox) {
+    for (name, value) in std::env::vars_os() {
+        let text = name.to_string_lossy().to_ascii_uppercase();
+        let about_index = ["PIP_", "UV_", "SSL_CERT_"].iter().any(|prefix| text.starts_with(prefix))
+            || text.ends_with("_PROXY");
+        if about_index {
+            sandbox.set(&name.to_string_lossy(), value);
+        }
+    }
+    sandbox.set("UV_CACHE_DIR", Path::new(ROOT).join("target/cache/uv"));
+    sandbox.set("PIP_CACHE_DIR", Path::new(ROOT).join("target/cache/pip"));
 }
 
 /// One error of the shim's: this step, and nothing else than what it says and what to do.

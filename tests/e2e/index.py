@@ -1,10 +1,11 @@
 """A package index on the loopback that is PyPI but for what a test wants of it.
 
-    python index.py LOG UPSTREAM [missing=NAME] [broken=NAME] [worse=NAME,SITE]
+    python index.py LOG UPSTREAM [missing=NAME] [broken=NAME] [worse=NAME,SITE] [own=NAME,DIR]
 
 It prints its URL, logs the path of each request to LOG, and sends every other question on to
 UPSTREAM. A missing project is not known; a broken one has a newest wheel that is no wheel; a worse
-one has a newest wheel that installs, made of the distribution in SITE. Ends with its stdin.
+one has a newest wheel that installs, made of the distribution in SITE; of one of its own it has the
+wheels in DIR. Ends with its stdin.
 """
 import http.server
 import os
@@ -75,6 +76,13 @@ class Index(http.server.BaseHTTPRequestHandler):
                 files[path] = worse(project, site) if way == "worse" else b"PK\x03\x04 no wheel at all"
                 page = '<html><body><a href="%s">%s</a></body></html>' % (path, path.split("/")[-1])
                 return self.answer(200, page.encode())
+        project, _, directory = wanted.get("own", "").partition(",")
+        if project and name == normal(project):
+            for file in os.listdir(directory):
+                with open(os.path.join(directory, file), "rb") as wheel:
+                    files["/files/" + file] = wheel.read()
+            links = ['<a href="/files/%s">%s</a>' % (file, file) for file in os.listdir(directory)]
+            return self.answer(200, ("<html><body>%s</body></html>" % " ".join(links)).encode())
         return self.answer(302, Location="%s/%s/" % (upstream, name))
 
     do_HEAD = do_GET

@@ -32,3 +32,4 @@ mod repair_killed; // SIGKILL at every step and at any moment
 mod signals; // Ctrl-C and its like during a synthesis
 mod stored_template; // `preflight template` on what AWS gives back
 mod unknown; // a check that cannot run
+mod wheel; // what a wheel has installed, by pip, uv, uvx and pipx
