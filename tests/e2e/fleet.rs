@@ -197,7 +197,7 @@ fn hosts_that_differ_stand_in_one_table() {
         assert!(first.result(host)["error"]["message"].is_string(), "{host}\n{}", first.ran);
     }
     for host in ["ready", "blocked", "none"] {
-        assert!(first.recap("changed")[host] > 0 && fleet.guard_of(host).is_file(), "{host}\n{}", first.ran);
+        assert!(first.recap("changed")[host] == 1 && fleet.guard_of(host).is_file(), "{host}\n{}", first.ran);
         let home = fleet.sandbox.path("home").join(host);
         assert!(fs::read_to_string(home.join(".bashrc")).unwrap().contains("pcluster-shim"), "{}", first.ran);
         let mut left = fs::read_dir(home).unwrap().flatten();
@@ -259,7 +259,7 @@ with zipfile.ZipFile('shim.whl', 'w') as wheel:
     fleet.add("login-4", &json!({"fleet_venvs": ["/no/such/environment"]}));
     let third = fleet.play(&[]);
     third.ran.ends_with(2);
-    assert!(third.recap("changed")["login-1"] > 0, "{}", third.ran);
+    assert_eq!(third.recap("changed").into_values().collect::<Vec<_>>(), [1, 0, 0, 0], "{}", third.ran);
     assert!(fs::read(&launcher).unwrap() == own, "it is not guarded again\n{}", third.ran);
     let shown = third.shown().replace(venv.to_str().unwrap(), "[VENV]");
     matches("fleet-reinstalled.txt", &shown, &fleet.sandbox, &third.ran);
@@ -365,6 +365,11 @@ fn the_ssm_document_guards_and_checks() {
     ];
     let scripts = instance.scripts(&commands);
 
+    let text = sandbox.write("_script.sh", scripts[0][0].as_str().unwrap());
+    for check in [&["shellcheck", "--shell=sh"][..], &["busybox", "sh", "-n"]] {
+        let arguments = [&check[1..], &[text.to_str().unwrap()]].concat();
+        sandbox.run(&program(check[0]), &arguments).ends_with(0);
+    }
     let none = instance.run(&scripts[0]);
     none.ends_with(0);
     symlink(Environment::named(BROKEN).directory, home.join("venv")).unwrap();
