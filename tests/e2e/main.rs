@@ -23,6 +23,7 @@ mod launcher_table; // launchers by kind × good and broken packages, and what c
 mod launchers; // the ways in which pcluster is installed
 mod pass_through; // all that is not build-image
 mod pipeline_formats; // junit, read by junitparser, and workflow commands of GitHub
+mod pipelines; // docs/pipelines, run line by line
 mod read_once; // a configuration from a pipe, a FIFO, standard input
 mod readme; // its example of a block and a fix, on the real pcluster
 mod ready; // the call goes on and does what it does without the shim

@@ -59,7 +59,7 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}\n{stderr}");
 }
 
-fn index() -> Index {
+pub(crate) fn index() -> Index {
     Index::start(&[format!("own={NAME},{}", wheels().display())])
 }
 

@@ -1,0 +1,179 @@
+//! docs/pipelines: the commands of each file, run in a sandbox that has what the image of that service has, up to
+//! the template of the build.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::environment_copy::{Index, ROOT, ask_the_index_of_the_caller, uv};
+use crate::environments::{Aws, Environment, Ran, Sandbox, TAGS, program};
+use crate::wheel::index;
+
+fn text_of(name: &str) -> String {
+    fs::read_to_string(Path::new(ROOT).join("docs/pipelines").join(name)).unwrap()
+}
+
+fn yaml(name: &str) -> Value {
+    serde_yaml::from_str(&text_of(name)).unwrap()
+}
+
+fn commands(list: &Value) -> Vec<String> {
+    list.as_array().unwrap().iter().map(|line| line.as_str().unwrap().to_owned()).collect()
+}
+
+/// What the machines of these services have: Python 3.12 with pip, uv, Node.js, the system's programs. Not apt-get,
+/// because these commands are not to change this machine: it does nothing here.
+struct Runner {
+    sandbox: Sandbox,
+    aws: Aws,
+    _index: Index,
+}
+
+impl Runner {
+    fn new() -> Self {
+        let (index, aws) = (index(), Aws::start());
+        let mut sandbox = Sandbox::in_environment(Environment::named("fresh/3.13.2-3.12-pip"));
+        ask_the_index_of_the_caller(&mut sandbox);
+        for (name, value) in [("PIP_INDEX_URL", &index.url), ("UV_DEFAULT_INDEX", &index.url)] {
+            sandbox.set(name, value);
+        }
+        sandbox.use_aws(&aws);
+        let python = sandbox.environment.bin("python").canonicalize().unwrap();
+        let venv = sandbox.path("python");
+        let made = ["-m", "venv", "--clear", venv.to_str().unwrap()];
+        sandbox.run(&python, &made).ends_with(0);
+        let bin = sandbox.path("bin");
+        fs::create_dir(&bin).unwrap();
+        // uv passes over virtual environments.
+        for (name, to) in [("uv", uv()), ("apt-get", program("true")), ("python3.12", python)] {
+            symlink(to, bin.join(name)).unwrap();
+        }
+        fs::write(bin.join("uvx"), "#!/bin/sh\nexec uv tool run \"$@\"\n").unwrap();
+        sandbox.run(Path::new("/bin/chmod"), &["+x", bin.join("uvx").to_str().unwrap()]).ends_with(0);
+        let local = sandbox.path("home/.local/bin");
+        let path: [PathBuf; 6] =
+            [bin, local, venv.join("bin"), sandbox.path("node"), "/usr/bin".into(), "/bin".into()];
+        sandbox.set("PATH", std::env::join_paths(path).unwrap());
+        sandbox.write("image.yaml", aws.configuration());
+        Self { sandbox, aws, _index: index }
+    }
+
+    /// As these services run a step: it fails with its first command that fails.
+    fn tries(&self, script: &str) -> Ran {
+        self.sandbox.run(&program("sh"), &["-e", "-c", script])
+    }
+
+    #[track_caller]
+    fn runs(&self, scripts: &[String]) {
+        for script in scripts {
+            self.tries(script).ends_with(0);
+        }
+    }
+
+    #[track_caller]
+    fn has_built(&self, image: &str) {
+        let template = self.aws.template(image, "body");
+        for tag in TAGS {
+            assert!(template.contains(&format!("parallelcluster:{tag}:")), "{tag} in {template}");
+        }
+    }
+
+    /// No package of the environment is what CDK wrote the template with: the check has to see it.
+    #[track_caller]
+    fn breaks(&self, python: &str) {
+        self.tries(&format!(
+            "{python} -m pip uninstall --quiet --yes flask || uv pip uninstall --python {python} flask"
+        ))
+        .ends_with(0);
+    }
+}
+
+#[test]
+fn the_dockerfile() {
+    let text = text_of("Dockerfile");
+    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    assert!(readme.contains(&format!("```dockerfile\n{text}```\n")), "the README has another Dockerfile");
+    let mut runner = Runner::new();
+    let prefix = runner.sandbox.path("opt");
+    let mut ran = 0;
+    for instruction in text.replace("\\\n", "").lines() {
+        let instruction = instruction.replace("/opt/pcluster", prefix.to_str().unwrap());
+        let (word, rest) = instruction.split_once(' ').unwrap();
+        match word {
+            "FROM" => assert_eq!(rest, "python:3.12-slim"),
+            "ARG" => {
+                let (name, value) = rest.split_once('=').unwrap();
+                runner.sandbox.set(name, value);
+            }
+            // The machine that these tests run on keeps its lists.
+            "RUN" if rest.starts_with("apt-get") => assert!(rest.ends_with("&& rm -rf /var/lib/apt/lists/*")),
+            "RUN" => {
+                runner.runs(&[rest.to_owned()]);
+                ran += 1;
+            }
+            "ENV" => assert_eq!(rest, format!("PATH={}/bin:$PATH", prefix.display())),
+            "ENTRYPOINT" => assert_eq!(rest, "[\"pcluster\"]"),
+            _ => assert_eq!(word, "#", "{instruction}"),
+        }
+    }
+    assert_eq!(ran, 3);
+    let pcluster = prefix.join("bin/pcluster");
+    let build = format!("{} build-image -c image.yaml -i my-image", pcluster.display());
+    runner.runs(std::slice::from_ref(&build));
+    runner.has_built("my-image");
+    runner.breaks(&prefix.join("bin/python").display().to_string());
+    runner.tries(&build.replace("my-image", "another")).stop();
+}
+
+#[test]
+fn github_actions() {
+    let workflow = yaml("github.yml");
+    let mut runner = Runner::new();
+    runner.sandbox.set("GITHUB_RUN_NUMBER", "7");
+    let steps = workflow["jobs"]["build-image"]["steps"].as_array().unwrap();
+    let [install, check, build] =
+        steps.iter().filter_map(|step| step["run"].as_str()).collect::<Vec<_>>()[..]
+    else {
+        panic!("{steps:?}")
+    };
+    runner.runs(&[install, check, build].map(str::to_owned));
+    runner.has_built("image-7");
+    runner.breaks("$(uv tool dir)/aws-parallelcluster/bin/python");
+    let blocked = runner.tries(check);
+    blocked.ends_with(1);
+    assert!(blocked.out().starts_with("::error title=startup::"), "{blocked}");
+}
+
+#[test]
+#[ignore = "long: its commands are the ones of the Dockerfile, but for the format"]
+fn gitlab_ci() {
+    let job = &yaml("gitlab.yml")["check-image"];
+    let runner = Runner::new();
+    runner.runs(&commands(&job["before_script"]));
+    runner.runs(&commands(&job["script"]));
+    runner.breaks("python");
+    let blocked = runner.tries(&commands(&job["script"]).join("\n"));
+    blocked.ends_with(1);
+    let report = job["artifacts"]["reports"]["junit"].as_str().unwrap();
+    let report = fs::read_to_string(runner.sandbox.path("work").join(report)).unwrap();
+    assert!(report.contains("<failure"), "{report}");
+}
+
+#[test]
+#[ignore = "long: its commands are the ones of the Dockerfile, but for the format"]
+fn codebuild() {
+    let phases = &yaml("buildspec.yml")["phases"];
+    let mut runner = Runner::new();
+    runner.sandbox.set("CODEBUILD_BUILD_NUMBER", "7");
+    for phase in ["install", "pre_build", "build"] {
+        runner.runs(&commands(&phases[phase]["commands"]));
+    }
+    runner.has_built("image-7");
+    runner.breaks("python");
+    runner.tries(&commands(&phases["pre_build"]["commands"]).join("\n")).ends_with(1);
+    let report = yaml("buildspec.yml")["reports"]["preflight"]["files"][0].as_str().unwrap().to_owned();
+    let report = fs::read_to_string(runner.sandbox.path("work").join(report)).unwrap();
+    assert!(report.contains("<failure"), "{report}");
+}
