@@ -8,7 +8,7 @@ use pcluster_shim::error::{Error, Interrupted, prefix_lines};
 use pcluster_shim::outcome::{Exec, Outcome};
 use pcluster_shim::system::signals::Interrupts;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     act(pcluster_shim::run(std::env::args_os().collect()))
 }
 
