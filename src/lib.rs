@@ -18,6 +18,7 @@
 //! | [`preflight::where_warnings`] | what `preflight where` warns of |
 //! | [`preflight::advisories`] | `preflight advisories` |
 //! | [`preflight::constraints`] | `preflight constraints` |
+//! | [`preflight::config`] | `preflight config` |
 //! | [`preflight::install`] | `preflight install`: install.sh, with this program |
 //! | [`preflight::manual`] | completion scripts and the manual page |
 //! | [`preflight::context`] | settings, request and report of the commands |
@@ -113,6 +114,7 @@
 //! | [`system::concurrently`] | functions at the same time |
 //! | [`system::trust`] | files that no other user could have written |
 //! | [`system::disk`] | atomic writes, and their sync to the disk |
+//! | [`system::locale`] | the characters that a terminal shows |
 //! | [`system::date`] | the day of UTC |
 //! | [`system::dirs`] | the base directories of the XDG specification |
 //! | [`system::executables`] | programs by path and by name |
@@ -180,6 +182,7 @@ use std::ffi::OsString;
 use cli::Invocation;
 use error::Error;
 use outcome::Outcome;
+use system::locale::shows_unicode;
 
 /// Runs a call, except for the last step, which `main` does.
 #[must_use]
@@ -190,7 +193,10 @@ pub fn run(command_line: Vec<OsString>) -> Outcome {
             pass_through(arguments)
         }
         Invocation::PassThrough(arguments) => pass_through(arguments),
-        Invocation::BuildImage(arguments) => guard::build_image(arguments),
+        Invocation::BuildImage(arguments) => match guard::build_image(arguments) {
+            outcome if shows_unicode() => outcome,
+            outcome => outcome.in_ascii(false),
+        },
         Invocation::Preflight(arguments) => preflight::run(arguments),
     }
 }

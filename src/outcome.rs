@@ -32,6 +32,20 @@ impl Outcome {
         Self::Exit { status: error.exit_status(), stdout: String::new(), stderr: error.render_for_stderr() }
     }
 
+    /// With the signs that the texts here have beyond ASCII in ASCII, but not in what stdout holds for programs.
+    #[must_use]
+    pub fn in_ascii(self, is_stdout_too: bool) -> Self {
+        let ascii = |text: String| text.replace('→', "->").replace('…', "...");
+        match self {
+            Self::Exit { status, stdout, stderr } => {
+                let stdout = if is_stdout_too { ascii(stdout) } else { stdout };
+                Self::Exit { status, stdout, stderr: ascii(stderr) }
+            }
+            Self::Exec { exec, stderr } => Self::Exec { exec, stderr: ascii(stderr) },
+            Self::Die(interrupted) => Self::Die(interrupted),
+        }
+    }
+
     #[must_use]
     pub fn exec(exec: Exec) -> Self {
         Self::Exec { exec, stderr: String::new() }

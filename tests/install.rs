@@ -942,6 +942,7 @@ fn completion_in_live_shells() {
             ("own name", "pcluster-preflight wh\t"),
             ("option", "pcluster preflight advisories --form\t js\t"),
             ("own option", "pcluster-preflight advisories --form\t js\t"),
+            ("advisory", "pcluster preflight advisories marsh\t"),
             ("after options", "pcluster preflight -q --color never wh\t"),
             ("word", "pcluster prefl\t where"),
             ("file", "pcluster imag\t"),
@@ -964,6 +965,7 @@ fn completion_in_live_shells() {
             says(step, "\"schemaVersion\": 1");
         }
         assert!(!answers["after options"].as_str().unwrap().contains("unrecognized"), "{shell}:\n{all}");
+        says("advisory", "marshmallow-4");
         says("file", "the real pcluster: image.yaml");
         says("later file", "the real pcluster: create-cluster -c image.yaml");
         says("file of preflight", "image.yaml");
@@ -982,6 +984,8 @@ fn the_manual_page_is_installed() {
         ".SS \"template FILE\"",
         ".SH \"OPTIONS OF EVERY COMMAND\"",
         ".B PCLUSTER_SHIM_MODE",
+        ".I $XDG_STATE_HOME/pcluster\\-shim",
+        ".SH EXAMPLES",
     ] {
         assert!(page.lines().any(|own| own == line), "{line}:\n{page}");
     }

@@ -190,6 +190,42 @@ fn where_lists_each_setting_with_its_origin() {
     of_a_flag.exits(0).holds(of_a_flag.stdout().contains("  real        flag     "), "the flag");
 }
 
+/// The file that is printed has every key, and what is set stays set where it is saved.
+#[test]
+fn config_prints_a_file_that_says_the_same() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    let call = |command: &'static str| sandbox.pcluster(["preflight", command]);
+    let none = call("config").var("PCLUSTER_SHIM_MODE", "warn").argument("--real").argument("/a/pcluster");
+    none.run().exits(0).is_silent().stdout_matches("config-of-none.txt");
+    let settings = |command| {
+        let run = call(command).argument("--format").argument("json").run();
+        serde_json::from_str::<serde_json::Value>(&run.stdout()).unwrap()["settings"].take()
+    };
+    assert_eq!(settings("config"), settings("where"));
+
+    let text = "real: '/no/such: \"pcluster\"'\nmode: off\ntimeout: 7\nadvisories: [a b.yaml, c.yaml]\nstrict: true\n";
+    sandbox.write(CONFIG, text);
+    for name in ["a b.yaml", "c.yaml"] {
+        sandbox.write(format!("config/pcluster-shim/{name}"), "[]");
+    }
+    let before = settings("config");
+    let printed = call("config").run();
+    printed.exits(0).is_silent().stdout_matches("config-of-a-file.txt");
+    sandbox.write(CONFIG, printed.stdout());
+    assert_eq!(settings("config"), before, "{}", printed.stdout());
+    // Each key that stands in a comment is taken as it stands there.
+    let lines = printed.stdout();
+    let uncommented: String = lines
+        .lines()
+        .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
+        .fold(String::new(), |text, line| text + line + "\n");
+    sandbox.write(CONFIG, uncommented);
+    call("config").run().exits(0);
+    sandbox.write(CONFIG, "mode: loud\n");
+    call("config").run().exits(2).prints("").prefixed();
+}
+
 /// The effect on a `build-image` from here, for each mode; off is not guarded.
 #[test]
 fn where_says_what_the_mode_would_do() {

@@ -99,6 +99,8 @@ pub enum Command {
     },
     /// Show which pcluster is guarded, and how it was found
     Where,
+    /// Print a config.yaml with every key, its default and its origin
+    Config,
     /// List the advisories, or show one
     Advisories {
         /// An advisory's id

@@ -1,14 +1,14 @@
 //! What the commands share: settings, the request of a check, the form of a report.
 
 use std::ffi::OsString;
-use std::path::{self, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::slice;
 
 use crate::aws::Client;
 use crate::cache::Cache;
 use crate::checker::{self, CheckRequest, Identified, read_advisories};
 use crate::cli::args::{CheckArgs, Common, FixArgs, Format};
-use crate::cli::settings::Settings;
+use crate::cli::settings::{Origin, Settings};
 use crate::environment::locate::{FoundBy, Real, Search};
 use crate::environment::synthesis::{Call, IMAGE_ID};
 use crate::environment::target::Target;
@@ -52,6 +52,19 @@ pub fn start_search(common: &Common, settings: &Settings) -> Search {
     let absolute = |path: &PathBuf| path::absolute(path).unwrap_or_else(|_| path.clone());
     let flag = common.real.as_ref().map(|path| (absolute(path), FoundBy::Flag));
     Search::from_environment(flag.or_else(|| settings.real.clone().map(|path| (path, FoundBy::Config))))
+}
+
+/// The real pcluster that a flag, a variable or the file names.
+#[must_use]
+pub fn find_named(search: &Search) -> (Option<&Path>, Origin) {
+    let Some((path, by)) = search.named() else { return (None, Origin::Default) };
+    let origin = match by {
+        FoundBy::Flag => Origin::Flag,
+        FoundBy::Variable => Origin::Variable,
+        FoundBy::Config => Origin::File,
+        FoundBy::Replaced | FoundBy::Path | FoundBy::Beside | FoundBy::Search => Origin::Default,
+    };
+    (Some(path), origin)
 }
 
 /// Where progress is shown.

@@ -4,11 +4,12 @@
 
 use std::io;
 
-use clap::builder::Command;
+use clap::builder::{Command, PossibleValuesParser};
 use clap::{ArgAction, CommandFactory as _};
 use clap_complete::aot;
 
 use crate::cli::args::{Preflight, Shell};
+use crate::rules::advisory;
 
 const NAME: &str = "pcluster-preflight";
 
@@ -36,7 +37,20 @@ pub fn render_completions(shell: Shell) -> String {
 
 fn generate(shell: aot::Shell) -> String {
     let mut script = Vec::new();
-    aot::generate(shell, &mut Preflight::command().name(NAME).bin_name(NAME), NAME, &mut script);
+    // A call takes those of other files too; a completion knows the built-in ones.
+    // Leaked, because clap takes names that live as long as the program, which ends here.
+    let ids = advisory::built_in().into_iter().map(|advisory| &*advisory.id.leak());
+    let ids: Vec<&'static str> = ids.collect();
+    let with_ids = |command: Command, others: &[&'static str]| {
+        let known = PossibleValuesParser::new([&ids[..], others].concat());
+        command.mut_args(|argument| {
+            if argument.is_positional() { argument.value_parser(known.clone()) } else { argument }
+        })
+    };
+    let command = Preflight::command().name(NAME).bin_name(NAME);
+    let command = command.mut_subcommand("advisories", |command| with_ids(command, &[]));
+    let mut command = command.mut_subcommand("fix", |command| with_ids(command, &["lambda-runtime"]));
+    aot::generate(shell, &mut command, NAME, &mut script);
     String::from_utf8_lossy(&script).into_owned()
 }
 
@@ -183,4 +197,36 @@ The configuration file.
 .TP
 .I $XDG_CONFIG_HOME/pcluster\-shim/config.yaml
 mode, real, strict, timeout, installer, strategy, advisories. A variable beats the file, a flag beats both.
+`pcluster preflight config' prints it with every key.
+.TP
+.I $XDG_CACHE_HOME/pcluster\-shim
+Verdicts of ready, answers of launchers, and what jsii unpacks. It may be removed at any time.
+.TP
+.I $XDG_STATE_HOME/pcluster\-shim
+Snapshots and journals of repairs, which `pcluster preflight undo' needs; repairs that are kept beside an
+environment; deletions that were cut off. Not to be removed.
+.P
+Without these variables: ~/.config, ~/.cache, ~/.local/state.
+.SH EXAMPLES
+.TP
+.B pcluster preflight \-c image.yaml
+Whether a build\-image with this configuration would work, and why not.
+.TP
+.B pcluster preflight fix \-\-dry\-run
+The packages that a repair would move.
+.TP
+.B pcluster preflight fix && pcluster build\-image \-c image.yaml \-i my\-image
+Repairs, then builds.
+.TP
+.B pcluster preflight constraints 3.13.2 >constraints.txt
+For pip install aws\-parallelcluster==3.13.2 \-c constraints.txt.
+.TP
+.B pcluster preflight check \-\-all \-\-no\-synth
+Every environment on this machine, in seconds.
+.TP
+.B pcluster preflight images \-\-all\-regions
+The AMIs that broken builds left, and what they cost.
+.TP
+.B pcluster preflight install \-\-venv /opt/pcluster
+Guards that environment's own pcluster, for whatever names it by its path.
 ";

@@ -3,6 +3,7 @@
 pub mod advisories;
 pub mod all;
 pub mod check;
+pub mod config;
 pub mod constraints;
 pub mod context;
 pub mod fix;
@@ -31,6 +32,7 @@ use crate::outcome::Outcome;
 use crate::preflight::context::is_untrusted;
 use crate::printable::{escape, flatten};
 use crate::report::{self, github, junit};
+use crate::system::locale::shows_unicode;
 
 /// Runs the command that the arguments of `preflight` name.
 #[must_use]
@@ -39,9 +41,11 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
     let command_line = [OsString::from("pcluster preflight")].into_iter().chain(arguments);
     let preflight = match Preflight::read(command_line) {
         Ok(preflight) => preflight,
-        Err(message) => return named_as_called(stop_at_usage(&suggest_option(message), is_json)),
+        Err(message) => return worded(stop_at_usage(&suggest_option(message), is_json), !is_json),
     };
     let common = preflight.common;
+    // A file that is printed holds values, not prose.
+    let is_prose = common.format == Format::Human && !matches!(preflight.command, Some(Command::Config));
     let reads_settings = !matches!(
         preflight.command,
         Some(Command::Template { .. } | Command::Install { .. } | Command::Where)
@@ -55,6 +59,7 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         Command::Stack { name, region } => stack::run(&name, region.as_deref(), &common),
         Command::Images(images) => images::run(&images, &common),
         Command::Where => r#where::run(&common),
+        Command::Config => config::run(&common),
         Command::Constraints { version, python } => {
             constraints::run(version.as_deref(), python.as_deref(), &common)
         }
@@ -65,25 +70,27 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         Command::Man => return Outcome::success(manual::render_page()),
         Command::Version => Ok(Outcome::success(Preflight::command().render_version())),
     };
-    named_as_called(match done {
+    let outcome = match done {
         Ok(outcome) if reads_settings => warn_of_untrusted(outcome),
         Ok(outcome) => outcome,
         Err(Abort::Error(error)) if common.format != Format::Human => fail_in(common.format, &error),
         Err(Abort::Error(error)) if reads_settings => warn_of_untrusted(Outcome::failed(&error)),
         Err(Abort::Error(error)) => Outcome::failed(&error),
         Err(Abort::Interrupted(interrupted)) => Outcome::Die(interrupted),
-    })
+    };
+    worded(outcome, is_prose)
 }
 
 /// Names the commands as this call does: where a wheel has installed the program, `pcluster` is the real one and
-/// has no `preflight`.
-fn named_as_called(outcome: Outcome) -> Outcome {
-    match outcome {
+/// has no `preflight`. And where the locale has ASCII only, so do the texts.
+fn worded(outcome: Outcome, is_prose: bool) -> Outcome {
+    let outcome = match outcome {
         Outcome::Exit { status, stdout, stderr } if is_called_preflight() => {
             Outcome::Exit { status, stdout: rename_commands(&stdout), stderr: rename_commands(&stderr) }
         }
         outcome => outcome,
-    }
+    };
+    if shows_unicode() { outcome } else { outcome.in_ascii(is_prose) }
 }
 
 /// `pcluster preflight` as `pcluster-preflight`, but not in a path.

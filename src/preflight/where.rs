@@ -10,15 +10,15 @@ use serde_json::{Value, json};
 use crate::cache::Cache;
 use crate::checker::shim;
 use crate::cli::args::{Common, Format};
-use crate::cli::settings::{ListedSetting, Mode, Origin, Settings, config_path};
+use crate::cli::settings::{ListedSetting, Mode, Settings, config_path};
 use crate::environment::interpreter::IdentifyError;
-use crate::environment::locate::{Candidate, CandidateStatus, FoundBy, Real, Search};
+use crate::environment::locate::{Candidate, CandidateStatus, Real, Search};
 use crate::environment::packages::Packages;
 use crate::environment::target::{self, Target};
 use crate::error::{Abort, Error};
 use crate::outcome::Outcome;
 use crate::package_name::{IMAGEBUILDER, PCLUSTER, normalised};
-use crate::preflight::context::{read_settings, start_search};
+use crate::preflight::context::{find_named, read_settings, start_search};
 use crate::preflight::where_warnings::{
     Warning, warn_of_bypass, warn_of_entries, warn_of_loop, warn_of_overwritten, warn_of_passed_over,
     warn_of_stale_hash, warn_of_stale_overlay,
@@ -256,18 +256,6 @@ impl Where {
         }
         text
     }
-}
-
-/// The real pcluster that a flag, a variable or the file names.
-fn find_named(search: &Search) -> (Option<&Path>, Origin) {
-    let Some((path, by)) = search.named() else { return (None, Origin::Default) };
-    let origin = match by {
-        FoundBy::Flag => Origin::Flag,
-        FoundBy::Variable => Origin::Variable,
-        FoundBy::Config => Origin::File,
-        FoundBy::Replaced | FoundBy::Path | FoundBy::Beside | FoundBy::Search => Origin::Default,
-    };
-    (Some(path), origin)
 }
 
 /// Formats the name, the origin and the value of a setting, with a line for each of several values.

@@ -119,6 +119,7 @@ impl Sandbox {
         let variables = variables.map(|(name, below)| (name.into(), self.path(below).into()));
         Call::new(self, program.into(), arguments.map(OsString::from).into(), variables.into())
             .path(&self.search_path())
+            .var("LANG", "C.UTF-8")
     }
 
     /// Everything below the sandbox but the tools and the binary, a line each.
