@@ -158,9 +158,17 @@ fn read_distribution(path: PathBuf, file: &str) -> Option<Distribution> {
     if path.file_name()?.as_encoded_bytes().starts_with(b"~") {
         return None;
     }
-    let metadata = read_header(&path.join(file)).or_else(|| read_header(&path))?;
+    parse_metadata(&read_header(&path.join(file)).or_else(|| read_header(&path))?, path)
+}
+
+/// Reads the header of a METADATA or PKG-INFO; `None` where it has no name or no version. `path` is that of the
+/// `.dist-info` or `.egg-info`.
+#[must_use]
+pub fn parse_metadata(metadata: &str, path: PathBuf) -> Option<Distribution> {
     let (mut name, mut version, mut requires) = (None, None, Vec::new());
-    for line in metadata.lines() {
+    // As the parser of importlib.metadata, for which a carriage return ends a line too: what is behind one would be
+    // a line of its own in a file of requirements.
+    for line in metadata.lines().flat_map(|line| line.split('\r')) {
         if line.is_empty() {
             break;
         }
@@ -227,6 +235,14 @@ mod tests {
         assert_eq!(packages.get("AWS.CDK__core").unwrap().version, "1.0");
         assert_eq!(Packages::find(&sys_path, "AWS.CDK_core"), packages.get("aws-cdk.core").cloned());
         assert_eq!(Packages::find(&sys_path, "absent"), None);
+    }
+
+    #[test]
+    fn a_carriage_return_ends_a_field() {
+        let text = "Name: x\rVersion: 1\r\nRequires-Dist: y\r--index-url: z\r\r\nVersion: 2\n";
+        let found = parse_metadata(text, PathBuf::new()).unwrap();
+        assert_eq!((found.name.as_str(), found.version.as_str()), ("x", "1"));
+        assert_eq!(found.requires, ["y"]);
     }
 
     #[test]

@@ -175,6 +175,7 @@ pub fn plan_install(
             let ranges = collect_required_ranges(installed, name, &uncounted).into_iter().chain(ranges);
             write_requirement(name, ranges)
         })
+        .filter(|line| is_requirement(line))
         .collect();
     if requirements.is_empty() {
         return None;
@@ -193,6 +194,7 @@ pub fn plan_install(
                 Some(format!("{name}=={version}"))
             }
         })
+        .filter(|line| is_requirement(line))
         .collect();
     Some(InstallRequest { requirements, constraints, uploaded_before: None })
 }
@@ -262,6 +264,16 @@ fn find_dependencies(installed: &Installed, moving: &BTreeSet<String>) -> BTreeS
     found
 }
 
+/// Whether a line of metadata is a requirement to an installer, and neither an option nor more than one line of
+/// its file, which pip splits as Python splits a text.
+#[must_use]
+pub fn is_requirement(line: &str) -> bool {
+    let ends_line = |letter: char| letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}');
+    line.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && !line.contains(ends_line)
+        && !line.ends_with('\\')
+}
+
 fn write_requirement(name: &str, ranges: impl Iterator<Item = String>) -> String {
     format!("{name}{}", ranges.collect::<Vec<_>>().join(","))
 }
@@ -289,6 +301,10 @@ impl Requirement {
         let rest =
             if rest.starts_with('[') { rest.split_once(']').map_or("", |(_, rest)| rest) } else { rest };
         let range = rest.trim().trim_start_matches('(').trim_end_matches(')').replace(' ', "");
+        // A direct reference, `@ URL`, names no range.
+        let is_range =
+            range.chars().all(|letter| letter.is_ascii_alphanumeric() || "<>=!~.,*+-_".contains(letter));
+        let range = if is_range { range } else { String::new() };
         Self {
             name: normalised(name.trim()),
             range,
@@ -516,6 +532,24 @@ mod tests {
             ("aws-cdk.* (2)".into(), "1.153.0 → 1.204.0".into(), "cdk-imagebuilder-1.153.0")
         );
         assert!(requirements_file(&changes).contains("jsii==1.132.0\n"));
+    }
+
+    #[test]
+    fn metadata_is_no_option_of_the_installer() {
+        let mut installed = environment();
+        installed.extend([
+            distribution("--index-url", "1", &["attrs @ https://example.com/x", "attrs<22\u{2028}-r x"]),
+            distribution("two\u{2028}lines", "1", &[]),
+        ]);
+        let plan =
+            |installed: &Installed, pinned| plan_install(installed, &reasons(), Strategy::Upgrade, pinned);
+        for pinned in [Pinned::All, Pinned::AllButDependencies] {
+            assert_eq!(plan(&installed, pinned), plan(&environment(), pinned));
+        }
+        assert!(is_requirement("attrs (>=20) ; python_version < '3'"));
+        for line in ["-r x", "", " x", "x\r-r y", "x\u{85}-r y", "x\\"] {
+            assert!(!is_requirement(line), "{line:?}");
+        }
     }
 
     proptest::proptest! {

@@ -19,7 +19,7 @@ use crate::repair::context::{BrokenRequirements, Repair};
 use crate::repair::culprit::minimize;
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
 use crate::repair::installer::{InstallOutcome, Installer, quote_last_lines};
-use crate::repair::plan::{Change, InstallRequest, Reason, compare, move_to};
+use crate::repair::plan::{Change, InstallRequest, Reason, compare, is_requirement, move_to};
 use crate::repair::prove::{Proof, describe_unproven, prove};
 use crate::repair::stage::{Staged, Staging, UNSOLVABLE, create_overlay, stage};
 use crate::report::Verdict;
@@ -205,9 +205,10 @@ fn install_dated(
 ) -> Result<(), Abort> {
     let progress = repair.request.progress;
     let step = progress.step(&format!("fetching the packages of {}", day(moment)));
-    let requirements = repair.packages.get(PCLUSTER).map(|pcluster| pcluster.requires.clone());
+    let requires = repair.packages.get(PCLUSTER).map(|pcluster| pcluster.requires.as_slice());
+    let requirements = requires.unwrap_or_default().iter().filter(|line| is_requirement(line));
     let request = InstallRequest {
-        requirements: requirements.unwrap_or_default(),
+        requirements: requirements.cloned().collect(),
         constraints: Vec::new(),
         uploaded_before: Some(moment.to_owned()),
     };
