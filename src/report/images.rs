@@ -168,7 +168,7 @@ impl Listing {
             }
         }
         for Unfinished { deletion, snapshots } in &self.ended {
-            let _ = writeln!(text, "deleted the rest of {}", deletion.ami);
+            let _ = writeln!(text, "deleted the rest of {}", escape_line(&deletion.ami));
             text += &list_rest(deletion, snapshots);
             for kept in self.kept.iter().filter(|kept| kept.ami == deletion.ami) {
                 text += &indent(&escape_line(&kept.why));
@@ -177,7 +177,7 @@ impl Listing {
         }
         for (ami, why) in failures.iter().filter(|(ami, _)| self.images.iter().all(|image| image.ami != *ami))
         {
-            let _ = writeln!(text, "not done {ami}");
+            let _ = writeln!(text, "not done {}", escape_line(ami));
             text += &indent(&format!("failed: {why}"));
         }
         if !deletes && failures.is_empty() {
@@ -216,7 +216,7 @@ impl Listing {
             };
             let deletion = &left.deletion;
             let ends = "`pcluster preflight images --delete` ends it";
-            format!("deletion of {} was cut off\n", deletion.ami)
+            format!("deletion of {} was cut off\n", escape_line(&deletion.ami))
                 + &indent(&format!("{snapshots}; {ends}"))
                 + &list_rest(deletion, &left.snapshots)
                 + "\n"
@@ -227,7 +227,7 @@ impl Listing {
     fn summarize(&self) -> String {
         let (orphans, healthy) = (self.select(Class::Orphan).count(), self.select(Class::Healthy).count());
         let regions = match self.regions.as_slice() {
-            [region] => region.clone(),
+            [region] => escape_line(region),
             regions => format!("{} regions", regions.len()),
         };
         let found = match healthy {
@@ -294,7 +294,7 @@ fn write_skipped(skipped: &Skipped) -> Value {
 /// A word, the id of the AMI, and its image id or name.
 fn headline(word: &str, image: &Image) -> String {
     let name = image.image_id.as_deref().unwrap_or(&image.name);
-    format!("{word} {} {}\n", image.ami, escape_line(name))
+    format!("{word} {} {}\n", escape_line(&image.ami), escape_line(name))
 }
 
 fn format_size(image: &Image) -> String {
@@ -369,4 +369,71 @@ fn join_are(snapshots: &[String]) -> String {
 fn indent(text: &str) -> String {
     let lines = wrap(text, WIDTH - INDENT.len());
     lines.into_iter().fold(String::new(), |all, line| all + INDENT + &line + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::printable::escape;
+    use crate::rules::image_rules::{Selection, examine};
+    use crate::rules::inventory_json::{read_deletion, read_inventory};
+
+    /// A listing whose AMI, region and cut-off deletion have a text of AWS in them.
+    fn listing(text: &str) -> Listing {
+        let arn = "arn:aws:imagebuilder:us-east-1:1:image/parallelclusterimage-x/3.1.3/1";
+        let tags = json!({"Ec2ImageBuilderArn": arn, "parallelcluster:build_status": "available"});
+        let ami = json!({"id": text, "region": text, "name": text, "ownerId": "1", "state": "available",
+                         "description": "AWS ParallelCluster AMI for x", "tags": tags});
+        let inventory = read_inventory(&json!({"account": "1", "images": [ami]})).unwrap();
+        let deletion =
+            json!({"account": "1", "region": text, "ami": text, "snapshots": [text], "buildRegion": text});
+        let left = || {
+            let deletion = read_deletion(&deletion).unwrap();
+            vec![Unfinished { snapshots: deletion.snapshots.clone(), deletion }]
+        };
+        Listing {
+            images: examine(&inventory, &Selection::default()),
+            unfinished: left(),
+            account: "1".into(),
+            regions: vec![text.into()],
+            skipped: Vec::new(),
+            ended: left(),
+            kept: vec![Kept { ami: text.into(), snapshot: text.into(), why: text.into() }],
+            today: "2026-11-26".into(),
+            is_named: true,
+        }
+    }
+
+    #[test]
+    fn no_text_of_aws_reaches_a_terminal_as_it_is() {
+        let text = "a\n\x1b\u{202e}b";
+        let (listing, plain) = (listing(text), listing(&escape_line(text)));
+        assert_eq!(listing.images.len(), 1);
+        for (hostile, plain) in [(&listing, &plain), (&empty(&listing), &empty(&plain))] {
+            let failures = [("c\n\x1b".to_owned(), "denied".to_owned())];
+            let shown = |listing: &Listing| {
+                let done = [true, false].map(|deletes| listing.render_done(deletes, true, &failures));
+                let plan = [true, false].map(|deletes| listing.render_plan(deletes, true));
+                [vec![listing.render_list()], done.into(), plan.into()].concat()
+            };
+            for (hostile, plain) in shown(hostile).iter().zip(shown(plain)) {
+                assert_eq!(escape(hostile), *hostile);
+                assert_eq!(*hostile, plain);
+            }
+        }
+    }
+
+    fn empty(listing: &Listing) -> Listing {
+        Listing {
+            images: Vec::new(),
+            unfinished: Vec::new(),
+            account: listing.account.clone(),
+            regions: listing.regions.clone(),
+            skipped: Vec::new(),
+            ended: Vec::new(),
+            kept: Vec::new(),
+            today: listing.today.clone(),
+            is_named: false,
+        }
+    }
 }

@@ -12,6 +12,7 @@ pub mod list;
 pub mod pcluster;
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use serde::Serialize;
 
 use crate::cli::settings::Mode;
 use crate::environment::locate::FoundBy;
-use crate::printable::{lossy, serialize_optional_path, serialize_path};
+use crate::printable::{is_unsafe, lossy, serialize_optional_path, serialize_path};
 use crate::rules::{Finding, Level};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -218,11 +219,24 @@ pub fn decide(mode: Mode, strict: bool, verdict: Verdict) -> Decision {
     }
 }
 
-/// JSON with an indent of 2 and a line feed, as pcluster prints it.
+/// JSON with an indent of 2 and a line feed, as pcluster prints it. It may be shown by a terminal too, so what that
+/// acts on is written as JSON's own escape of it: the values stay the same.
 #[must_use]
 pub fn format_json(value: &impl Serialize) -> String {
     // Serialization fails only for maps whose keys are no strings, and there are none.
-    serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
+    let text = serde_json::to_string_pretty(value).unwrap_or_default() + "\n";
+    if !text.contains(is_unsafe) {
+        return text;
+    }
+    text.chars().fold(String::with_capacity(text.len()), |mut safe, letter| {
+        if is_unsafe(letter) {
+            // All of them take 4 digits, and writing to a String cannot fail.
+            let _ = write!(safe, "\\u{:04x}", u32::from(letter));
+        } else {
+            safe.push(letter);
+        }
+        safe
+    })
 }
 
 #[cfg(test)]
@@ -252,6 +266,14 @@ mod tests {
         ] {
             assert_eq!(decide(mode, strict, verdict), decision, "{mode:?} {strict} {verdict:?}");
         }
+    }
+
+    #[test]
+    fn json_has_nothing_that_a_terminal_acts_on() {
+        let text = "a\n\t\x1b\u{7f}\u{9b}\u{61c}\u{202e}\u{2069}\u{2028}ä😀";
+        let json = format_json(&text);
+        assert_eq!(crate::printable::escape(&json), json);
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
+use crate::printable::is_unsafe;
 use crate::rules::{Finding, Fix, Kind, Level};
 
 /// Paths in the evidence of one finding.
@@ -120,11 +121,11 @@ fn shorten(text: &str, max: usize) -> String {
     }
 }
 
-/// Makes a text of the template or the configuration safe for a message: short, and with no control
-/// character, which a terminal acts on.
+/// Makes a text of the template or the configuration safe for a message: one short line, without what a terminal
+/// acts on.
 pub(super) fn escape(text: &str) -> String {
     shorten(text, MAX_SHOWN).chars().fold(String::new(), |mut shown, letter| {
-        if letter.is_control() {
+        if letter.is_control() || is_unsafe(letter) {
             shown.extend(letter.escape_default());
         } else {
             shown.push(letter);
@@ -155,6 +156,11 @@ mod tests {
             grouping.add(id, subject, || (*path).to_owned(), detail);
         }
         grouping.into_findings("cost", &Fix::by_hand("fix".into()))
+    }
+
+    #[test]
+    fn a_name_in_a_message_is_one_line_and_has_no_direction() {
+        assert_eq!(escape("a\n\u{9b}\u{202e}b\u{2028}ä"), r"a\n\u{9b}\u{202e}b\u{2028}ä");
     }
 
     #[test]
