@@ -26,7 +26,9 @@ impl LoopGuard {
         env::var_os(env_vars::TRIED).and_then(|value| Self::parse(&value)).unwrap_or_default()
     }
 
-    fn parse(value: &OsStr) -> Option<Self> {
+    /// Reads the value of the variable; `None` where it is none that [`LoopGuard::with`] writes.
+    #[must_use]
+    pub fn parse(value: &OsStr) -> Option<Self> {
         let mut parts = value.as_bytes().splitn(3, |byte| *byte == b'/');
         let mut number = || std::str::from_utf8(parts.next()?).ok()?.parse::<u32>().ok();
         let (pid, depth) = (number()?, number()?);
@@ -43,7 +45,7 @@ impl LoopGuard {
 
     #[must_use]
     pub fn with(&self, path: &Path) -> OsString {
-        let mut value = format!("{}/{}/", std::process::id(), self.depth + 1).into_bytes();
+        let mut value = format!("{}/{}/", std::process::id(), self.depth.saturating_add(1)).into_bytes();
         for tried in self.paths.iter().map(PathBuf::as_path).chain([path]) {
             value.extend_from_slice(tried.as_os_str().as_bytes());
             value.push(b':');
@@ -79,6 +81,12 @@ mod tests {
         assert_eq!(read(format!("{}/100//a/pcluster", own + 1)).unwrap().paths.len(), 1);
         assert!(read("nonsense".into()).is_none());
         assert!(read(format!("{own}/x//a")).is_none());
+    }
+
+    #[test]
+    fn the_depth_does_not_begin_anew() {
+        let deepest = LoopGuard { depth: u32::MAX, paths: Vec::new() }.with(Path::new("/a"));
+        assert_eq!(LoopGuard::parse(&deepest).unwrap().depth, u32::MAX);
     }
 
     #[test]
