@@ -38,7 +38,7 @@ pub struct Client<'a> {
 
 /// The answer of client.py.
 #[derive(Debug)]
-enum Answer {
+pub enum Answer {
     Inventory(Box<Inventory>),
     Stack(StackTemplate),
     NoStack { region: String },
@@ -47,7 +47,9 @@ enum Answer {
 }
 
 impl Answer {
-    fn read(answer: &Value) -> Option<Self> {
+    /// Reads the JSON of client.py; `None` where it is no answer.
+    #[must_use]
+    pub fn read(answer: &Value) -> Option<Self> {
         Some(match answer["kind"].as_str()? {
             "inventory" => Self::Inventory(Box::new(read_inventory(answer)?)),
             "stack" => Self::Stack(StackTemplate {

@@ -218,6 +218,16 @@ impl Settings {
         (settings, errors)
     }
 
+    /// Reads the settings of a config.yaml alone, from its text.
+    ///
+    /// # Errors
+    /// Returns an error if the text is no mapping of settings, with the line and the key.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut settings = Self::default();
+        settings.take_file(parse_file(text)?);
+        Ok(settings)
+    }
+
     fn take_file(&mut self, file: ConfigFile) {
         let (from, origins) = (Origin::File, &mut self.origins);
         self.real = file.real;
@@ -321,14 +331,18 @@ fn read_file() -> Result<ConfigFile, Error> {
         Err(error) if is_absent(&error) && !is_named => return Ok(ConfigFile::default()),
         Err(error) => return Err(trust::unreadable(&path, &error)),
     };
-    let file: Option<ConfigFile> = yaml::parse(&text).map_err(|error| bad(&error))?;
-    let mut file = file.unwrap_or_default();
+    let mut file = parse_file(&text).map_err(|error| bad(&error))?;
     // A relative path in the file counts from the file's directory.
     let base = path.parent().map(PathBuf::from).unwrap_or_default();
     for advisories in file.advisories.iter_mut().flatten() {
         *advisories = base.join(&advisories);
     }
     Ok(file)
+}
+
+/// An empty text sets nothing.
+fn parse_file(text: &str) -> Result<ConfigFile, String> {
+    yaml::parse::<Option<ConfigFile>>(text).map(Option::unwrap_or_default)
 }
 
 /// Whether there is no such file; `NotADirectory` where HOME is /dev/null or another file.

@@ -52,7 +52,9 @@ impl Launcher {
         Ok(Self::parse(&files::read_head(path, MAX_SCRIPT + 1)?))
     }
 
-    fn parse(text: &[u8]) -> Self {
+    /// Reads the text of a launcher.
+    #[must_use]
+    pub fn parse(text: &[u8]) -> Self {
         ConsoleScript::parse(text).map_or(Self::Other, Self::ConsoleScript)
     }
 

@@ -62,25 +62,32 @@ pub fn ask(
         return Err(IdentifyError::NoAnswer);
     }
     let valid_answers: Vec<InterpreterAnswer> = answers.iter().filter_map(read_answer).collect();
-    match valid_answers.split_first() {
-        Some((answer, others)) => {
-            let interpreter = answer.interpreter();
-            if others.iter().all(|other| other.interpreter() == interpreter) {
-                let arguments = ARGUMENTS.map(OsString::from);
-                let keeps_call = valid_answers.iter().all(|answer| answer.keeps_call(&arguments));
-                return Ok((answer.clone(), keeps_call));
-            }
-            let executables = valid_answers.iter().map(|answer| answer.interpreter().executable);
-            // Each once and by name: the files of the answers have the names of processes, in no order.
-            let interpreters = executables.collect::<BTreeSet<PathBuf>>().into_iter().collect();
-            Err(IdentifyError::Ambiguous { interpreters })
-        }
+    match agree(&valid_answers)? {
+        Some(agreed) => Ok(agreed),
         None if finished.status.success() => Err(IdentifyError::NoAnswer),
         None => {
             let (status, stderr) = (finished.status, finished.stderr);
             Err(ChildError::Failed { program: launcher.to_owned(), status, stderr }.into())
         }
     }
+}
+
+/// The answer that all of these give, and whether each keeps its call; `None` where there is none.
+///
+/// # Errors
+/// Returns an error if they are of several Pythons.
+pub fn agree(answers: &[InterpreterAnswer]) -> Result<Option<(InterpreterAnswer, bool)>, IdentifyError> {
+    let Some((answer, others)) = answers.split_first() else { return Ok(None) };
+    let interpreter = answer.interpreter();
+    if others.iter().all(|other| other.interpreter() == interpreter) {
+        let arguments = ARGUMENTS.map(OsString::from);
+        let keeps_call = answers.iter().all(|answer| answer.keeps_call(&arguments));
+        return Ok(Some((answer.clone(), keeps_call)));
+    }
+    let executables = answers.iter().map(|answer| answer.interpreter().executable);
+    // Each once and by name: the files of the answers have the names of processes, in no order.
+    let interpreters = executables.collect::<BTreeSet<PathBuf>>().into_iter().collect();
+    Err(IdentifyError::Ambiguous { interpreters })
 }
 
 /// Writes the files of a question, and returns its directory.

@@ -24,21 +24,12 @@ pub fn installed_files(
         format!("{name} {version} has no RECORD of its files ({error}); it was not installed from a wheel")
     };
     let text = files::read_text_up_to(&file, MAX_RECORD).map_err(unknown)?;
-    let mut files = Vec::new();
-    for line in text.lines().filter(|line| !line.trim().is_empty()) {
-        let name = record_path(line);
-        if is_left(&name) {
-            continue;
-        }
-        if !stays_inside(&name) {
-            let (package, version) = (&distribution.name, &distribution.version);
-            return Err(format!("{package} {version} has {name}, which lies outside {}", site.display()));
-        }
-        let path = site.join(name);
-        if path.symlink_metadata().is_ok() {
-            files.push(path);
-        }
-    }
+    let names = recorded_names(&text, is_left).map_err(|name| {
+        let (package, version) = (&distribution.name, &distribution.version);
+        format!("{package} {version} has {name}, which lies outside {}", site.display())
+    })?;
+    let paths = names.into_iter().map(|name| site.join(name));
+    let mut files: Vec<PathBuf> = paths.filter(|path| path.symlink_metadata().is_ok()).collect();
     // Some installers leave files that they add to the `.dist-info` out of RECORD.
     files.extend(
         distribution
@@ -51,6 +42,16 @@ pub fn installed_files(
             .filter(|path| path.is_file()),
     );
     Ok(files)
+}
+
+/// The paths in a RECORD, without those that `is_left` names.
+///
+/// # Errors
+/// Returns an error if one of them leads outside of the directory of the packages: that path.
+pub fn recorded_names(text: &str, is_left: impl Fn(&str) -> bool) -> Result<Vec<String>, String> {
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    let names = lines.map(record_path).filter(|name| !is_left(name));
+    names.map(|name| if stays_inside(&name) { Ok(name) } else { Err(name) }).collect()
 }
 
 /// Finds the distribution whose RECORD lists a file.

@@ -52,7 +52,8 @@ pub fn start(
 
 /// Whether the output of a Python has a traceback that ends in this exception. The text of `SystemExit` is
 /// printed alone.
-fn shows(stderr: &[u8], failure: &StartupFailure) -> bool {
+#[must_use]
+pub fn shows(stderr: &[u8], failure: &StartupFailure) -> bool {
     let text = String::from_utf8_lossy(stderr);
     let beginning: String = failure.message.chars().take(40).collect();
     if failure.exception == "SystemExit" {

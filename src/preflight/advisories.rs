@@ -33,11 +33,15 @@ pub fn run(id: Option<&str>, common: &Common) -> Result<Outcome, Abort> {
     Ok(Outcome::success(stdout))
 }
 
-fn format_title(advisory: &Advisory) -> String {
+/// Two lines of the list.
+#[must_use]
+pub fn format_title(advisory: &Advisory) -> String {
     format!("{:<8} {}\n         {}\n", advisory.level.name(), advisory.id, escape_line(&advisory.title))
 }
 
-fn format_advisory(advisory: &Advisory) -> String {
+/// All of one advisory, for people.
+#[must_use]
+pub fn format_advisory(advisory: &Advisory) -> String {
     let mut text = format_title(advisory);
     let mut row = |label: &str, content: String| {
         let lines = wrap(&content, 80 - 11);
