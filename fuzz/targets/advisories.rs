@@ -1,0 +1,55 @@
+//! Advisory files: the YAML of the user, its listing, its findings and its constraints.
+
+#![no_main]
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use libfuzzer_sys::fuzz_target;
+use pcluster_shim::preflight::advisories::{format_advisory, format_title};
+use pcluster_shim::rules::constraints::derive;
+use pcluster_shim::rules::{advisory, runtimes};
+use pcluster_shim_fuzz::{assert_line, assert_safe, input};
+
+static PACKAGES: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
+    let packages = [
+        ("aws-parallelcluster", "3.1.3"),
+        ("aws-cdk-core", "1.153.0"),
+        ("aws-cdk-aws-imagebuilder", "1.153.0"),
+        ("aws-cdk-aws-ec2", "1.204.0"),
+        ("setuptools", "82.0.1"),
+        ("flask", "local build"),
+    ];
+    packages.map(|(name, version)| (name.to_owned(), version.to_owned())).into()
+});
+
+fuzz_target!(|bytes: &[u8]| {
+    let bytes = input(bytes);
+    let Ok(text) = std::str::from_utf8(&bytes) else { return };
+    let advisories = match advisory::read(text) {
+        Ok(advisories) => advisories,
+        Err(_) => return,
+    };
+    for advisory in &advisories {
+        assert_eq!(format_title(advisory).lines().count(), 2);
+        assert_safe(&format_title(advisory));
+        assert_safe(&format_advisory(advisory));
+    }
+    for python in ["3.9.1", "3.13.1+", "odd"] {
+        for finding in advisory::check(&PACKAGES, python, &advisories) {
+            assert_line(&finding.id);
+            assert!(advisories.iter().any(|advisory| advisory.id == finding.id));
+        }
+        for constraint in derive(&advisories, "3.1.3", Some(python)) {
+            assert_line(&constraint);
+        }
+    }
+    for constraint in derive(&advisories, "3.13.2", None) {
+        assert_line(&constraint);
+    }
+    let _ = runtimes::describe_dependencies(&advisories, "2026-11-26");
+    // `preflight advisories --format json` prints what is an advisory file too.
+    let json = serde_json::to_string(&advisories).expect("advisories are JSON");
+    let again = advisory::read(&json).expect("the JSON of advisories is read");
+    assert_eq!(serde_json::to_string(&again).expect("advisories are JSON"), json);
+});

@@ -1,0 +1,118 @@
+//! The answers of client.py: the inventory, what the rules make of it, and the lists and plans that are shown.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use pcluster_shim::aws::Answer;
+use pcluster_shim::report::images::{Kept, Listing};
+use pcluster_shim::rules::image_class::Class;
+use pcluster_shim::rules::image_rules::{Action, Image, Selection, examine};
+use pcluster_shim::rules::inventory::{Deletion, Inventory, Unfinished};
+use pcluster_shim::rules::inventory_json::{read_deletion, write_deletion};
+use pcluster_shim_fuzz::{assert_safe, input};
+use serde_json::Value;
+
+/// No change without a proof: these hold for whatever AWS answers.
+fn check_image(image: &Image, inventory: &Inventory, selection: &Selection) {
+    assert_ne!(image.class, Class::Foreign);
+    for action in [image.repair, image.delete] {
+        assert!(action == Action::Refused || image.class == Class::Orphan);
+    }
+    let is_it = |id: &str, region: &str| id == image.ami && region == image.region;
+    if image.repair == Action::Possible {
+        assert!(image.tags.contains_key("parallelcluster:image_id"));
+        assert!(!image.tags.keys().any(|key| key.starts_with("aws:")));
+    } else {
+        assert!(image.tags.is_empty());
+    }
+    if image.delete == Action::Possible {
+        assert!(image.in_use_by.is_empty() && image.shared_with.is_empty());
+        assert!(!inventory.uses.iter().any(|used| is_it(&used.image, &used.region)));
+        // An answer can list an AMI twice.
+        let mut own = inventory.images.iter().filter(|ami| is_it(&ami.id, &ami.region));
+        assert!(own.any(|ami| ami.owner_id == inventory.account));
+        if !image.conflicts_with.is_empty() {
+            assert_eq!(selection.ami.as_ref(), Some(&image.ami));
+        }
+    }
+}
+
+fn show(listing: &Listing) {
+    assert_safe(&listing.render_list());
+    let failures = [("ami-other".to_owned(), "denied".to_owned())];
+    for (deletes, shares) in [(false, false), (false, true), (true, false)] {
+        assert_safe(&listing.render_plan(deletes, shares));
+        assert_safe(&listing.render_done(deletes, shares, &[]));
+        assert_safe(&listing.render_done(deletes, shares, &failures));
+    }
+    assert!(listing.to_json()["images"].is_array());
+}
+
+fn check_inventory(inventory: &Inventory, deletion: Option<&Deletion>) {
+    let first = inventory.images.first();
+    let named = first.map(|ami| ami.id.clone());
+    let id = inventory.stacks.first().map(|stack| stack.name.clone());
+    let selections = [
+        Selection::default(),
+        Selection { image_id: None, ami: named.clone() },
+        Selection { image_id: id, ami: named },
+    ];
+    for selection in selections {
+        let mut images = examine(inventory, &selection);
+        for image in &images {
+            check_image(image, inventory, &selection);
+        }
+        let left = || {
+            deletion.map(|deletion| Unfinished {
+                deletion: deletion.clone(),
+                snapshots: deletion.snapshots.clone(),
+            })
+        };
+        let mut listing = Listing {
+            images: images.clone(),
+            unfinished: left().into_iter().collect(),
+            account: inventory.account.clone(),
+            regions: inventory.regions.clone(),
+            skipped: inventory.skipped.clone(),
+            ended: Vec::new(),
+            kept: Vec::new(),
+            today: "2026-11-26".into(),
+            is_named: selection.ami.is_some(),
+        };
+        show(&listing);
+        for image in &mut images {
+            for action in [&mut image.repair, &mut image.delete] {
+                if *action == Action::Possible {
+                    *action = Action::Done;
+                }
+            }
+        }
+        let kept = images.iter().filter_map(|image| {
+            let snapshot = image.snapshots.first()?.id.clone();
+            Some(Kept { ami: image.ami.clone(), snapshot, why: image.name.clone() })
+        });
+        let kept = kept.collect();
+        listing.images = images;
+        listing.ended = left().into_iter().collect();
+        listing.note_kept(kept);
+        show(&listing);
+    }
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let bytes = input(bytes);
+    let Ok(value) = serde_json::from_slice::<Value>(&bytes) else { return };
+    // The record of a deletion is a file of the shim's own; its keys may stand beside those of the inventory.
+    let deletion = read_deletion(&value);
+    if let Some(deletion) = &deletion {
+        assert_eq!(read_deletion(&write_deletion(deletion)).as_ref(), Some(deletion));
+    }
+    match Answer::read(&value) {
+        Some(Answer::Inventory(inventory)) => check_inventory(&inventory, deletion.as_ref()),
+        Some(Answer::Applied { results }) => {
+            let written = value["results"].as_array().map_or(0, Vec::len);
+            assert!(results.len() <= written);
+        }
+        Some(Answer::Stack(_) | Answer::NoStack { .. } | Answer::Failed(_)) | None => {}
+    }
+});

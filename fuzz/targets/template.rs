@@ -1,0 +1,75 @@
+//! Templates: the bytes of a file or of an answer of AWS, read and checked by all rules.
+//!
+//! A second part of the input, behind a record separator, is the expectation in the JSON of synthesis.py.
+
+#![no_main]
+
+use std::sync::LazyLock;
+
+use libfuzzer_sys::fuzz_target;
+use pcluster_shim::environment::packages::Packages;
+use pcluster_shim::environment::synthesis::Expectation;
+use pcluster_shim::report::{self, builder::ReportBuilder};
+use pcluster_shim::rules::advisory::{Advisory, built_in};
+use pcluster_shim::rules::template_rules::TemplateRules;
+use pcluster_shim::rules::{cloudformation, image_origin::Recipe, runtimes};
+use pcluster_shim_fuzz::{assert_line, assert_safe, input, split};
+use serde_json::{Value, json};
+
+static ADVISORIES: LazyLock<Vec<Advisory>> = LazyLock::new(built_in);
+
+static EXPECTATION: LazyLock<Expectation> = LazyLock::new(|| {
+    let asked = json!({
+        "name": "name {{ imagebuilder:buildDate }}",
+        "tags": {
+            "team": "hpc", "blank": " ", "odd": null, "parallelcluster:image_id": "my-image",
+            "parallelcluster:image_name": "name", "parallelcluster:version": "3.1.3",
+        },
+        "regions": ["eu-west-1"],
+        "launchPermission": {"UserIds": ["1", null, {}], "n": 1.0},
+    });
+    serde_json::from_value(asked).expect("the expectation has the form of synthesis.py's")
+});
+
+/// Characters of the message and the path of a finding, whatever the template holds.
+const MAX_SHOWN: usize = 8000;
+
+/// Findings of one template: those of one cause are one, and those of one id are counted beyond a number.
+const MAX_FINDINGS: usize = 1000;
+
+fn check(template: &Value, expectation: &Expectation) {
+    let packages = Packages::default();
+    let rules = TemplateRules { packages: &packages, advisories: &ADVISORIES, today: "2026-11-26" };
+    let findings = rules.check(template, expectation);
+    assert!(findings.len() <= MAX_FINDINGS, "{} findings", findings.len());
+    let falls_short = findings.iter().any(|finding| finding.id.starts_with("template-"));
+    assert_eq!(falls_short, rules.falls_short(template, expectation));
+    for finding in &findings {
+        assert!(finding.message.chars().count() <= MAX_SHOWN, "{} has a long message", finding.id);
+        assert_line(&finding.message);
+        let path = finding.path().expect("a finding of a template has a path");
+        assert!(path.chars().count() <= MAX_SHOWN, "{} has a long path", finding.id);
+        assert_line(path);
+    }
+    let mut report = ReportBuilder::new(None);
+    report.add_findings("template", std::time::Duration::ZERO, findings);
+    let report = [*report.build(report::Shim { version: "0", path: None })];
+    assert_safe(&report::human::render(&report[0], false));
+    assert_safe(&report::junit::render(&report));
+    assert_safe(&report::github::render(&report));
+    assert_safe(&report::pcluster::render_stop(&report[0]));
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let bytes = input(bytes);
+    let [text, asked] = split(&bytes);
+    let Ok(template) = cloudformation::parse(text) else { return };
+    assert!(template["Resources"].is_object());
+    let _ = Recipe::read(&template);
+    let _ = runtimes::check(&template, Some("3.1.3"), &ADVISORIES, "2020-01-01");
+    check(&template, &EXPECTATION);
+    check(&template, &Expectation::default());
+    if let Ok(expectation) = serde_json::from_slice(asked) {
+        check(&template, &expectation);
+    }
+});

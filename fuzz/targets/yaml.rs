@@ -1,0 +1,51 @@
+//! YAML: what passes the limits is loaded within them.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use pcluster_shim::yaml::{parse, scanner::Scanner, size::is_too_large};
+use pcluster_shim_fuzz::input;
+use serde_yaml::Value;
+
+/// Nodes and bytes, as `yaml::size` counts them with aliases replaced, at most: see there.
+const MAX_EXPANDED: usize = 4 << 20;
+
+/// Levels of a document, as `yaml::scanner` allows them; it does not count some, at most every second one.
+const MAX_DEPTH: usize = 2 * 128;
+
+/// Nodes and bytes, and levels.
+fn measure(value: &Value) -> (usize, usize) {
+    match value {
+        Value::String(text) => (1 + text.len(), 0),
+        Value::Sequence(list) => list
+            .iter()
+            .map(measure)
+            .fold((1, 1), |(size, depth), (own, level)| (size + own, depth.max(1 + level))),
+        Value::Mapping(map) => map.iter().fold((1, 1), |(size, depth), (key, value)| {
+            let ((key, below_key), (value, below)) = (measure(key), measure(value));
+            (size + key + value, depth.max(1 + below_key.max(below)))
+        }),
+        Value::Tagged(tagged) => measure(&tagged.value),
+        Value::Null | Value::Bool(_) | Value::Number(_) => (1, 0),
+    }
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let bytes = input(bytes);
+    let Ok(text) = std::str::from_utf8(&bytes) else { return };
+    let scanned = Scanner::new(text).scan();
+    if scanned.as_ref().is_ok_and(|scanned| !scanned.has_aliases) && text.len() < MAX_EXPANDED / 4 {
+        assert!(!is_too_large(text), "without an alias it is too large");
+    }
+    match parse::<Value>(text) {
+        Ok(value) => {
+            assert!(scanned.is_ok() || text.starts_with('\u{feff}'));
+            let (size, depth) = measure(&value);
+            assert!(size <= MAX_EXPANDED, "{size} nodes and bytes");
+            assert!(depth <= MAX_DEPTH, "{depth} levels");
+            // Every reader of the program takes a document for one of its own types, and this for any.
+            let _ = parse::<Value>(&format!("\u{feff}{text}"));
+        }
+        Err(message) => assert!(!message.is_empty()),
+    }
+});
