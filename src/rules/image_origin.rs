@@ -14,6 +14,9 @@ use crate::yaml;
 /// Begins the key of every tag of pcluster's.
 pub const PREFIX: &str = "parallelcluster:";
 
+/// Letters of an image id in the name of its directory, ahead of a hyphen and 16 random ones.
+pub const MAX_SLUG: usize = 46;
+
 const ARTIFACTS: &str = "/custom_resources/artifacts.zip";
 
 /// Where the values of a repair come from.
@@ -217,13 +220,24 @@ impl<'a> Origin<'a> {
 fn belongs(directory: &Directory, ami: &Ami, arn: &BuildArn, is_named: bool) -> bool {
     let modified = directory.template_modified.as_deref().unwrap_or_default();
     // The name of a default bucket is made of account and region; another one can have builds of several.
-    let is_of_region = read_configuration(directory)
-        .and_then(|configuration| Some(configuration["Region"].as_str()? == arn.region))
-        .unwrap_or(is_named || directory.bucket_from == BucketFrom::Default);
-    directory.region == arn.region
+    let is_of_region = || {
+        read_configuration(directory)
+            .and_then(|configuration| Some(configuration["Region"].as_str()? == arn.region))
+            .unwrap_or(is_named || directory.bucket_from == BucketFrom::Default)
+    };
+    // What is to be parsed comes last, and the name first: each AMI is compared with every directory.
+    is_named_after(directory, arn)
+        && directory.region == arn.region
         && strip_suffix(&directory.version) == arn.version
         && is_not_after(modified, &ami.creation_date)
-        && is_of_region
+        && is_of_region()
+}
+
+/// Whether the name of a directory is the one that pcluster makes of this image id.
+fn is_named_after(directory: &Directory, arn: &BuildArn) -> bool {
+    let name = directory.directory.rsplit('/').next().and_then(|name| name.rsplit_once('-'));
+    let slug = arn.slug.get(..MAX_SLUG).unwrap_or(&arn.slug);
+    name.is_some_and(|(start, _)| start.eq_ignore_ascii_case(slug))
 }
 
 /// The recipe of a directory whose template names this very directory and an image id of this build.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::rules::image_class::{Class, IMAGE_ID, Known, Owners, find_owners, live_stacks};
 use crate::rules::image_cost::{Cost, SnapshotSize, measure, price};
-use crate::rules::image_origin::{Origin, PREFIX, Sharing, Source, image_arn, is_named};
+use crate::rules::image_origin::{MAX_SLUG, Origin, PREFIX, Sharing, Source, image_arn, is_named};
 use crate::rules::inventory::{Ami, BuildArn, Inventory, Stack, Tags};
 
 /// EC2's limit of the tags of a resource.
@@ -433,9 +433,6 @@ impl Examined<'_> {
     }
 }
 
-/// Letters of an image id in the name of its directory.
-const MAX_SLUG: usize = 46;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -603,6 +600,21 @@ mod tests {
         assert_eq!(in_bucket(BucketFrom::Option, None), (refused, false));
         // Named by a stack that is not the build's.
         assert_eq!(in_bucket(BucketFrom::Stack, Some("us-east-1")), (refused, false));
+    }
+
+    /// To read the templates of all directories for each AMI took minutes where there are hundreds of both.
+    #[test]
+    fn only_a_directory_that_is_named_after_the_image_is_read() {
+        let orphan = ami("ami-1", &arn("x", "3.1.3", ACCOUNT), DONE);
+        let is_found = |name: &str| {
+            let mut found = directory("x", 'a', "2022-10-26T22:00:00Z");
+            found.directory = format!("parallelcluster/3.1.3/images/{name}");
+            found.template = Some(template("x", "b", &found.directory));
+            let inventory = Inventory { directories: vec![found], ..inventory(vec![orphan.clone()]) };
+            examine(&inventory, &Selection::default())[0].artifacts.directory.is_some()
+        };
+        assert!(is_found("x-aaaaaaaaaaaaaaaa") && is_found("X-aaaaaaaaaaaaaaaa"));
+        assert!(!is_found("y-aaaaaaaaaaaaaaaa") && !is_found("xaaaaaaaaaaaaaaaa"));
     }
 
     #[test]
