@@ -407,18 +407,18 @@ mod tests {
     #[test]
     fn no_text_of_aws_reaches_a_terminal_as_it_is() {
         let text = "a\n\x1b\u{202e}b";
-        let (listing, plain) = (listing(text), listing(&escape_line(text)));
+        let (listing, harmless) = (listing(text), listing(&escape_line(text)));
         assert_eq!(listing.images.len(), 1);
-        for (hostile, plain) in [(&listing, &plain), (&empty(&listing), &empty(&plain))] {
+        for (hostile, harmless) in [(&listing, &harmless), (&empty(&listing), &empty(&harmless))] {
             let failures = [("c\n\x1b".to_owned(), "denied".to_owned())];
             let shown = |listing: &Listing| {
                 let done = [true, false].map(|deletes| listing.render_done(deletes, true, &failures));
                 let plan = [true, false].map(|deletes| listing.render_plan(deletes, true));
                 [vec![listing.render_list()], done.into(), plan.into()].concat()
             };
-            for (hostile, plain) in shown(hostile).iter().zip(shown(plain)) {
+            for (hostile, harmless) in shown(hostile).iter().zip(shown(harmless)) {
                 assert_eq!(escape(hostile), *hostile);
-                assert_eq!(*hostile, plain);
+                assert_eq!(*hostile, harmless);
             }
         }
     }

@@ -86,12 +86,14 @@ fn what_schema_and_region_refuse_is_refused_in_pcluster_s_own_words() {
 }
 
 #[test]
+#[ignore = "long"]
 fn what_the_newest_release_refuses_is_refused_in_its_own_words() {
     is_refused_in_pcluster_s_own_words(NEWEST, REFUSED);
     is_refused_in_pcluster_s_own_words(NEWEST, REFUSED_IN_FULL);
 }
 
 #[test]
+#[ignore = "long"]
 fn help_and_errors_of_usage_are_pcluster_s_own_on_the_broken_release_too() {
     is_refused_in_pcluster_s_own_words(BROKEN, REFUSED);
 }

@@ -76,21 +76,25 @@ fn release_3_1_3_on_python_3_13() {
 }
 
 #[test]
+#[ignore = "long"]
 fn release_3_1_5_on_python_3_10() {
     is_installed_with_constraints("3.1.5", PYTHON_3_10);
 }
 
 #[test]
+#[ignore = "long"]
 fn release_3_2_1_on_python_3_11() {
     is_installed_with_constraints("3.2.1", PYTHON_3_11);
 }
 
 #[test]
+#[ignore = "long"]
 fn release_3_4_1_on_python_3_12() {
     is_installed_with_constraints("3.4.1", PYTHON_3_12);
 }
 
 #[test]
+#[ignore = "long"]
 fn release_3_5_1_on_python_3_10() {
     is_installed_with_constraints("3.5.1", PYTHON_3_10);
 }

@@ -20,21 +20,25 @@ use crate::environments::{Aws, BROKEN, GOOD, NEWEST, ROOT, Sandbox, without_addr
 const AT_A_TIME: usize = 2;
 
 #[test]
+#[ignore = "long"]
 fn release_3_1_3() {
     is_the_same(GOOD, |configuration| configuration.is_odd);
 }
 
 #[test]
+#[ignore = "long"]
 fn release_3_6_1() {
     is_the_same("3.6.1", is_one_of_three);
 }
 
 #[test]
+#[ignore = "long"]
 fn release_3_9_3() {
     is_the_same("3.9.3", is_one_of_three);
 }
 
 #[test]
+#[ignore = "long"]
 fn release_3_13_2() {
     is_the_same("3.13.2", is_one_of_three);
 }

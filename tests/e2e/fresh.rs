@@ -75,22 +75,26 @@ const PKG_RESOURCES: &str = "ModuleNotFoundError: No module named 'pkg_resources
 const FLASK_JSON: &str = "AttributeError: module 'flask.json' has no attribute 'JSONEncoder'";
 
 #[test]
+#[ignore = "long"]
 fn release_3_0_0_on_python_3_8() {
     is_stopped_and_repaired("3.0.0-3.8-uv", With::Uv, "TypeError: 'type' object is not subscriptable");
 }
 
 #[test]
+#[ignore = "long"]
 fn release_3_0_3_on_python_3_8() {
     is_stopped_and_repaired("3.0.3-3.8-uv", With::Uv, FLASK_JSON);
 }
 
 #[test]
+#[ignore = "long"]
 fn release_3_0_3_on_python_3_9_made_and_repaired_by_pip() {
     is_stopped_and_repaired("3.0.3-3.9-pip", With::Pip, FLASK_JSON);
 }
 
 /// Four packages have to move, and their dependencies with them.
 #[test]
+#[ignore = "long"]
 fn release_3_0_0_on_python_3_12() {
     is_stopped_and_repaired("3.0.0-3.12-uv", With::Uv, PKG_RESOURCES);
 }
@@ -101,41 +105,49 @@ fn release_3_1_3_on_python_3_9() {
 }
 
 #[test]
+#[ignore = "long"]
 fn release_3_2_1_on_python_3_8() {
     is_stopped_and_repaired("3.2.1-3.8-uv", With::Uv, FLASK_JSON);
 }
 
 #[test]
+#[ignore = "long"]
 fn release_3_5_1_on_python_3_9() {
     is_stopped_and_repaired("3.5.1-3.9-uv", With::Uv, PKG_RESOURCES);
 }
 
 #[test]
+#[ignore = "long"]
 fn release_3_6_1_on_python_3_9() {
     is_stopped_and_repaired("3.6.1-3.9-uv", With::Uv, PKG_RESOURCES);
 }
 
 #[test]
+#[ignore = "long"]
 fn release_3_7_2_on_python_3_12() {
     is_stopped_and_repaired("3.7.2-3.12-uv", With::Uv, PKG_RESOURCES);
 }
 
 #[test]
+#[ignore = "long"]
 fn release_3_8_0_on_python_3_13() {
     is_stopped_and_repaired("3.8.0-3.13-uv", With::Uv, PKG_RESOURCES);
 }
 
 #[test]
+#[ignore = "long"]
 fn release_3_11_1_on_python_3_11() {
     is_stopped_and_repaired("3.11.1-3.11-uv", With::Uv, PKG_RESOURCES);
 }
 
 #[test]
+#[ignore = "long"]
 fn release_3_12_0_on_python_3_10() {
     is_stopped_and_repaired("3.12.0-3.10-uv", With::Uv, PKG_RESOURCES);
 }
 
 #[test]
+#[ignore = "long"]
 fn release_3_13_2_on_python_3_13() {
     is_stopped_and_repaired("3.13.2-3.13-uv", With::Uv, PKG_RESOURCES);
 }
@@ -206,6 +218,7 @@ fn a_fault_that_no_advisory_names_is_found_and_repaired() {
 }
 
 #[test]
+#[ignore = "long"]
 fn two_faults_that_no_advisory_names_are_found_and_repaired() {
     let broken = [("inflection", "inflection/__init__.py"), ("publication", "publication.py")];
     is_repaired_without_an_advisory(With::Uv, &broken, &["--strategy", "release"]);

@@ -72,11 +72,13 @@ fn release_3_1_3() {
 }
 
 #[test]
+#[ignore = "long"]
 fn release_3_9_3() {
     is_replaced_and_taken_back("3.9.3", "python3.9");
 }
 
 #[test]
+#[ignore = "long"]
 fn release_3_13_2() {
     is_replaced_and_taken_back("3.13.2", "python3.9");
 }
@@ -84,6 +86,7 @@ fn release_3_13_2() {
 /// The functions of the template are those of the files: with the CDK of the advisory too, which has to be
 /// repaired first.
 #[test]
+#[ignore = "long"]
 fn made_by_pip_after_a_repair_of_its_packages() {
     let copy = EnvironmentCopy::of(BY_PIP, With::Pip);
     let blocked = copy.fix(&["lambda-runtime"]);
@@ -135,6 +138,7 @@ fn a_plan_shows_the_lines_and_a_second_fix_has_nothing_to_do() {
 
 /// What was installed anew since is not for an undo to change.
 #[test]
+#[ignore = "long"]
 fn an_installation_over_it_stays() {
     let copy = EnvironmentCopy::of("3.9.3", With::Uv);
     copy.fix(&["lambda-runtime"]).ends_with(0);
@@ -153,6 +157,7 @@ fn an_installation_over_it_stays() {
 
 /// Others read an environment by its group: what a repair writes is theirs to read too.
 #[test]
+#[ignore = "long"]
 fn owner_group_and_mode_stay() {
     let copy = EnvironmentCopy::of("3.9.3", With::Uv);
     let files = ["imagebuilder_stack.py", "cdk_builder_utils.py"]
@@ -179,6 +184,7 @@ fn owner_group_and_mode_stay() {
 
 /// What was edited after the repair is not for an undo to throw away.
 #[test]
+#[ignore = "long"]
 fn an_edit_since_is_not_undone() {
     let copy = EnvironmentCopy::of("3.9.3", With::Uv);
     copy.fix(&["lambda-runtime-python3.9"]).ends_with(0);
@@ -208,6 +214,7 @@ fn an_edited_file_is_refused() {
 }
 
 #[test]
+#[ignore = "long"]
 fn beside_an_environment() {
     let mut copy = EnvironmentCopy::of("3.9.3", With::Uv);
     copy.fix(&["lambda-runtime", "--isolated"]).ends_with(0);

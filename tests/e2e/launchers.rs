@@ -75,11 +75,13 @@ fn a_venv_by_uv() {
 }
 
 #[test]
+#[ignore = "long"]
 fn a_venv_by_pip_in_a_path_with_spaces() {
     directory_is_known("pip with spaces", "sh trampoline", &[]);
 }
 
 #[test]
+#[ignore = "long"]
 fn a_venv_by_uv_in_a_path_with_spaces() {
     directory_is_known("uv with spaces", "sh trampoline", QUICK);
 }
@@ -90,6 +92,7 @@ fn a_venv_by_pip_in_a_path_over_127_characters() {
 }
 
 #[test]
+#[ignore = "long"]
 fn a_venv_by_uv_in_a_path_over_127_characters() {
     directory_is_known(&format!("uv-{LONG}"), "sh trampoline", &[]);
 }
@@ -129,6 +132,7 @@ fn pyenv() {
 }
 
 #[test]
+#[ignore = "long"]
 fn a_wrapper_script_as_pyenv_makes_it() {
     let mut sandbox = Sandbox::of(GOOD);
     let launcher = on_path_alone(&mut sandbox);

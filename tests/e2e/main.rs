@@ -1,7 +1,8 @@
 //! The end-to-end tests: the contract on the real pcluster, release by release.
 //!
 //! `cargo test --test e2e` needs what scripts/test makes and checks first: the environments, node,
-//! strace. Nothing is skipped: what is missing fails, and says so.
+//! strace. What is missing fails, and says so. Of tests that are alike all but one or two are ignored as long:
+//! `scripts/test --long` runs them too.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
 

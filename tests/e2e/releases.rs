@@ -120,16 +120,19 @@ fn release_3_1_3() {
 }
 
 #[test]
+#[ignore = "long"]
 fn release_3_1_4() {
     is_ready("3.1.4", "3.1.4");
 }
 
 #[test]
+#[ignore = "long"]
 fn release_3_5_1() {
     is_ready("3.5.1", "3.5.1");
 }
 
 #[test]
+#[ignore = "long"]
 fn release_3_9_3() {
     is_ready("3.9.3", "3.9.3");
 }

@@ -213,6 +213,7 @@ fn each_is_classed_by(environment: &str, boto3: &str) {
 }
 
 #[test]
+#[ignore = "long"]
 fn each_is_classed_by_the_last_boto3_of_python_3_8() {
     each_is_classed_by("fresh/3.2.1-3.8-uv", "1.37.38");
 }
@@ -290,6 +291,7 @@ fn is_given_back(environment: &str) {
 }
 
 #[test]
+#[ignore = "long"]
 fn what_is_repaired_is_found_and_deleted_by_the_first_release() {
     is_given_back(GOOD);
 }
@@ -404,6 +406,7 @@ fn a_deletion_that_is_cut_off_at_any_step_is_ended_by_the_next() {
 /// The steps of a repair with --share: launch permission, tags. Each fails, and is cut off before and after it arrives;
 /// the last run of all finds what the one before has written.
 #[test]
+#[ignore = "long"]
 fn a_repair_that_is_cut_off_at_any_step_is_ended_by_the_next() {
     let world = World::plant();
     let label = "orphan-deleted-stack";
@@ -452,6 +455,7 @@ fn a_repair_that_is_cut_off_at_any_step_is_ended_by_the_next() {
 }
 
 #[test]
+#[ignore = "long"]
 fn a_call_that_fails_leaves_nothing_half_done_and_the_next_run_ends_it() {
     let world = World::plant();
     let before = world.state();
@@ -486,6 +490,7 @@ fn a_call_that_fails_leaves_nothing_half_done_and_the_next_run_ends_it() {
 /// The calls of a deletion: of the AMI, a snapshot, the objects, the log group. What one that fails leaves
 /// is told and ended by the next run, but for a log group, of which a later build may have made another.
 #[test]
+#[ignore = "long"]
 fn a_deletion_of_which_any_call_fails_is_ended_by_the_next() {
     let world = World::plant();
     let mut sandbox = world.sandbox(GOOD);

@@ -62,6 +62,7 @@ fn pip_in_a_venv() {
 }
 
 #[test]
+#[ignore = "long"]
 fn pip_in_a_venv_whose_path_has_a_space() {
     row(
         Answer::Known,
@@ -225,6 +226,7 @@ fn a_user_site_that_appears() {
 }
 
 #[test]
+#[ignore = "long"]
 fn a_pth_target_that_appears() {
     row(
         Answer::Known,
@@ -290,6 +292,7 @@ fn conda() {
 }
 
 #[test]
+#[ignore = "long"]
 fn conda_in_a_path_with_a_space() {
     row(
         Answer::Known,
@@ -473,6 +476,7 @@ fn a_moved_venv_whose_old_place_has_another() {
 }
 
 #[test]
+#[ignore = "long"]
 fn a_moved_venv_whose_old_place_is_gone() {
     let mut place = Place::new();
     let venv = place.venv_by_pip("venv", Packages::Good);
@@ -482,6 +486,7 @@ fn a_moved_venv_whose_old_place_is_gone() {
 }
 
 #[test]
+#[ignore = "long"]
 fn a_link_to_a_venv() {
     row(
         Answer::Known,
@@ -557,6 +562,7 @@ fn wrapper(answer: Answer, text: impl Fn(&Venv) -> String) {
 }
 
 #[test]
+#[ignore = "long"]
 fn a_shell_script_that_execs() {
     wrapper(Answer::Known, |venv| {
         format!("#!/bin/sh\nexport WRAPPED=1\nexec {} \"$@\"\n", quoted(&venv.pcluster()))
@@ -577,6 +583,7 @@ fn a_shell_script_that_execs_an_environment_that_changes() {
 }
 
 #[test]
+#[ignore = "long"]
 fn exec_under_another_name() {
     wrapper(Answer::Known, |venv| {
         format!("#!/usr/bin/env bash\nexec -a pcluster {} \"$@\"\n", quoted(&venv.pcluster()))
@@ -585,6 +592,7 @@ fn exec_under_another_name() {
 
 /// Its `sys.executable` is then what PATH has under that name: the shim.
 #[test]
+#[ignore = "long"]
 fn exec_of_a_python_under_another_name() {
     let mut place = Place::new();
     let venv = place.venv_by_pip("venv", Packages::Good);
@@ -600,6 +608,7 @@ fn exec_of_a_python_under_another_name() {
 }
 
 #[test]
+#[ignore = "long"]
 fn a_python_script_that_execs() {
     let python = base();
     wrapper(Answer::Known, |venv| {
@@ -634,6 +643,7 @@ fn a_python_script_that_execs_an_environment_that_is_swapped() {
 }
 
 #[test]
+#[ignore = "long"]
 fn a_python_script_that_waits_for_a_child() {
     let python = base();
     wrapper(Answer::Known, |venv| {
