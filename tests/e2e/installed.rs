@@ -67,6 +67,7 @@ fn the_checkout_is_built_and_installed() {
         assert!(!program_file.windows(9).any(|bytes| bytes == b"/ld-linux"), "it is linked dynamically");
     }
     asks_no_name_service(&sandbox, &installed);
+    answers_in_a_root_with_nothing_else(&sandbox, &installed);
     let session = |script: &str| sandbox.run(&program("bash"), &["-i", "-c", script]);
     let ran = session("pcluster preflight");
     ran.ends_with(0);
@@ -102,6 +103,85 @@ fn asks_no_name_service(sandbox: &Sandbox, installed: &Path) {
         let ran = sandbox.run(&program("setpriv"), &call);
         assert!(matches!(ran.status.code(), Some(0..=3 | 127)), "{ran}");
     }
+}
+
+/// The file alone in a root directory, and then with busybox and a name service that is not there: the answers that
+/// it gives outside, and an installation.
+#[expect(clippy::print_stdout, reason = "a test that does not run says so")]
+fn answers_in_a_root_with_nothing_else(sandbox: &Sandbox, installed: &Path) {
+    if !rustix::process::geteuid().is_root() || cfg!(not(target_os = "linux")) {
+        println!("not tested: only root can enter another root directory");
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    let inside = |path: &str| root.path().join(path);
+    fs::copy(installed, inside("pcluster-preflight")).unwrap();
+    let fixture = Path::new(ROOT).join("tests/fixtures/template-bad.json");
+    fs::copy(&fixture, inside("template.json")).unwrap();
+    let outside = |arguments: &[&str]| {
+        let all: Vec<&str> = ["preflight"].iter().chain(arguments).copied().collect();
+        sandbox.run(installed, &all)
+    };
+    let chroot = |arguments: &[&str]| {
+        let directory = root.path().to_str().unwrap();
+        let chroot = program("chroot");
+        let call = ["-i", "PATH=~/bin:/bin", chroot.to_str().unwrap(), "--userspec=12345:12345", directory];
+        sandbox.run(Path::new("/usr/bin/env"), &[&call[..], arguments].concat())
+    };
+    let is_the_same = || {
+        for arguments in [&["advisories"][..], &["constraints", "3.13.2"]] {
+            let ran = chroot(&[&["/pcluster-preflight"], arguments].concat());
+            ran.ends_with(0).is_silent_on_stderr();
+            let other = outside(arguments).out().replace("pcluster preflight", "pcluster-preflight");
+            assert_eq!(ran.out(), other.replace('…', "..."), "{ran}");
+        }
+        let ran = chroot(&["/pcluster-preflight", "template", "/template.json", "--format", "json"]);
+        ran.ends_with(1).is_silent_on_stderr();
+        let other = outside(&["template", fixture.to_str().unwrap(), "--format", "json"]);
+        let findings = |ran: &Ran| ran.json()["findings"].to_string();
+        assert_eq!(
+            findings(&ran),
+            findings(&other).replace("pcluster preflight", "pcluster-preflight"),
+            "{ran}"
+        );
+        for command in ["where", "check", "fix"] {
+            let ran = chroot(&["/pcluster-preflight", command]);
+            ran.ends_with(127);
+            assert!(ran.err().starts_with("pcluster-shim: no real pcluster was found"), "{ran}");
+        }
+    };
+    is_the_same();
+
+    fs::create_dir(inside("etc")).unwrap();
+    fs::write(inside("etc/nsswitch.conf"), "passwd: nosuch ldap sss\nhosts: nosuch\n").unwrap();
+    let busybox = program("busybox");
+    let ldd = sandbox.run(&program("ldd"), &[&busybox]).out();
+    let libraries = ldd.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
+    for file in libraries.chain([busybox.clone()]) {
+        let to = inside(file.strip_prefix("/").unwrap().to_str().unwrap());
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(&file, to).unwrap();
+    }
+    fs::create_dir_all(inside("bin")).unwrap();
+    for directory in ["tmp", "opt"] {
+        fs::create_dir(inside(directory)).unwrap();
+        fs::set_permissions(inside(directory), fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    // A file in its place is enough for a shell.
+    fs::create_dir(inside("dev")).unwrap();
+    fs::write(inside("dev/null"), "").unwrap();
+    fs::set_permissions(inside("dev/null"), fs::Permissions::from_mode(0o666)).unwrap();
+    let own = busybox.to_str().unwrap();
+    let directory = root.path().to_str().unwrap();
+    sandbox.run(&program("chroot"), &[directory, own, "--install", "-s", "/bin"]).ends_with(0);
+    is_the_same();
+    let install = ["/pcluster-preflight", "install", "--prefix", "/opt/shim", "--no-modify-path"];
+    chroot(&install).ends_with(0);
+    let ran = chroot(&["/bin/sh", "-c", ". /opt/shim/env && pcluster preflight constraints 3.13.2"]);
+    assert_eq!(ran.out(), outside(&["constraints", "3.13.2"]).out(), "{ran}");
+    chroot(&["/opt/shim/install.sh", "--uninstall"]).ends_with(0);
+    assert!(!inside("opt/shim").exists());
+    assert_eq!(fs::read_dir(inside("tmp")).unwrap().count(), 0);
 }
 
 /// Trap 6: in every kind of environment that can be activated the call is guarded, and it is that
