@@ -26,10 +26,7 @@ static PACKAGES: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
 fuzz_target!(|bytes: &[u8]| {
     let bytes = input(bytes);
     let Ok(text) = std::str::from_utf8(&bytes) else { return };
-    let advisories = match advisory::read(text) {
-        Ok(advisories) => advisories,
-        Err(_) => return,
-    };
+    let Ok(advisories) = advisory::read(text) else { return };
     for advisory in &advisories {
         assert_eq!(format_title(advisory).lines().count(), 2);
         assert_safe(&format_title(advisory));

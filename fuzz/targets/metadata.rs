@@ -50,7 +50,9 @@ fn plan(distributions: Vec<Distribution>) {
     }
     let before = installed.clone();
     assert!(compare(&before, &installed, &reasons).is_empty());
-    installed.values_mut().for_each(|found| found.version.push('0'));
+    for found in installed.values_mut() {
+        found.version.push('0');
+    }
     assert_eq!(compare(&before, &installed, &reasons).len(), before.len());
 }
 
