@@ -651,6 +651,52 @@ fn what_cannot_be_asked_is_one_clear_error() {
     assert!(ran.err().contains("MFA code") && ran.err().contains("Log in as for"), "{ran}");
 }
 
+/// EC2 refuses to delete a snapshot that another AMI, of another account perhaps, is made of.
+#[test]
+fn a_snapshot_that_another_ami_needs_stays_and_is_told() {
+    let world = World::plant();
+    let mut sandbox = world.sandbox(GOOD);
+    let label = "orphan-deleted-stack";
+    let snapshot = world.planted[label]["snapshots"][0].as_str().unwrap().to_owned();
+    let proxy = world.proxy(&["--answer", "ec2:DeleteSnapshot=InvalidSnapshot.InUse"]);
+    sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
+    let named = ["preflight", "images", "--delete", "--yes", "--image", world.ami(label)];
+    let ran = sandbox.shim(&named);
+    ran.ends_with(1);
+    assert!(ran.out().contains(&snapshot) && ran.out().contains("stays"), "{ran}");
+    let state = world.state();
+    assert!(state["us-east-1"]["snapshots"].to_string().contains(&snapshot), "{ran}");
+    assert!(state["us-east-1"]["images"].get(world.ami(label)).is_none(), "{ran}");
+    // Nothing is left to be ended.
+    sandbox.set("AWS_ENDPOINT_URL", &world.endpoint);
+    let (ran, report) = images(&sandbox, &[]);
+    assert_eq!(report["unfinished"], serde_json::json!([]), "{ran}");
+}
+
+/// A page with status 200, as a captive portal gives: botocore takes it for an answer without content.
+#[test]
+fn a_page_in_place_of_an_answer_is_no_answer() {
+    let world = World::plant();
+    let mut sandbox = world.sandbox(GOOD);
+    let label = "orphan-deleted-stack";
+    let before = world.state();
+    for (action, said) in [
+        ("ec2:DescribeImages", "DescribeImages"),
+        ("ec2:DescribeImageAttribute", "DescribeImageAttribute"),
+        ("s3:ListBucketVersions", "to delete parallelcluster/"),
+    ] {
+        let proxy = world.proxy(&["--answer", &format!("{action}=html")]);
+        sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
+        let ran = sandbox.shim(&["preflight", "images", "--delete", "--yes", "--image", world.ami(label)]);
+        assert!(matches!(ran.status.code(), Some(1 | 3)), "{action}\n{ran}");
+        assert!(ran.out().contains(said) || ran.err().contains(said), "{action}\n{ran}");
+        if action != "s3:ListBucketVersions" {
+            assert_eq!(world.state(), before, "{action}\n{ran}");
+        }
+        assert_eq!(world.state()["objects"], before["objects"], "{action}\n{ran}");
+    }
+}
+
 #[test]
 fn the_template_of_a_stack_is_checked_live_and_deleted() {
     let world = World::plant();

@@ -2,7 +2,7 @@
 """A proxy before a moto server that logs, denies, breaks and kills.
 
     proxy.py UPSTREAM --log FILE [--fail N[,M]] [--html] [--deny SERVICE:ACTION ...]
-                      [--kill-before N | --kill-after N] [--kill-pid-file FILE]
+                      [--answer SERVICE:ACTION=CODE ...] [--kill-before N | --kill-after N] [--kill-pid-file FILE]
 
 It listens on a free port of 127.0.0.1, prints its endpoint as the first line and
 ends at the end of its stdin. It owns the log FILE: one line `SERVICE ACTION` for
@@ -14,7 +14,8 @@ with retries and denied ones, without those with DryRun.
 gives an HTML page instead, as moto does. --deny answers as AWS does where the
 permission lacks; for S3 the action is a permission: s3:ListBucket, s3:GetObject,
 s3:PutObject, s3:DeleteObject, s3:ListBucketVersions, s3:ListAllMyBuckets; `ec2:*`
-denies the service. --kill-before and --kill-after send SIGKILL to the process
+denies the service. --answer gives an error with this code, or for `html` a page
+with status 200, as a captive portal does. --kill-before and --kill-after send SIGKILL to the process
 group whose id FILE holds, before or after the N-th write reaches the server.
 """
 
@@ -97,6 +98,11 @@ def denial(request):
     return error(request, "AccessDeniedException" if request.json else "AccessDenied", message)
 
 
+def page_of_html():
+    """What a captive portal or a proxy answers in place of AWS: success."""
+    return (200, *page(HTML, "text/html"))
+
+
 class Rules:
     """The options, the count of writes and the log."""
 
@@ -120,6 +126,11 @@ class Rules:
         names = (f"{request.service}:{request.permission}", f"{request.service}:*")
         return any(name in self.options.deny for name in names)
 
+    def answer(self, request):
+        """The code of an error for this request, or `html`."""
+        asked = f"{request.service}:{request.permission}"
+        return dict(rule.split("=") for rule in self.options.answer).get(asked)
+
     def kill(self):
         """The end of the machine: what the killed process has started reaches nothing either."""
         self.is_cut_off = True
@@ -140,6 +151,9 @@ def handler_of(rules):
             number = rules.note(request)
             if rules.denied(request):
                 return self.send(403, *denial(request))
+            answer = rules.answer(request)
+            if answer:
+                return self.send(*(page_of_html() if answer == "html" else (400, *error(request, answer, answer))))
             if number and number in rules.failing:
                 fault = error(request, "InternalError", "An internal error has occurred")
                 return self.send(500, *(page(HTML, "text/html") if rules.options.html else fault))
@@ -188,6 +202,7 @@ def main():
     parser.add_argument("--fail", metavar="N[,M]", default="")
     parser.add_argument("--html", action="store_true")
     parser.add_argument("--deny", metavar="ACTION", nargs="+", action="extend", default=[])
+    parser.add_argument("--answer", metavar="ACTION=CODE", nargs="+", action="extend", default=[])
     parser.add_argument("--kill-before", metavar="N", type=int)
     parser.add_argument("--kill-after", metavar="N", type=int)
     parser.add_argument("--kill-pid-file", metavar="FILE")
