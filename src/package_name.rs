@@ -29,10 +29,19 @@ pub fn is_pattern(name: &str) -> bool {
 /// Whether a pattern (`name` or `name.*`) means a package, both in any spelling.
 #[must_use]
 pub fn matches(pattern: &str, package: &str) -> bool {
-    let package = normalised(package);
-    match pattern.strip_suffix(".*") {
-        Some(stem) => package.strip_prefix(&normalised(stem)).is_some_and(|rest| rest.starts_with('-')),
-        None => package == normalised(pattern),
+    matcher(pattern)(&normalised(package))
+}
+
+/// Tests many packages against one pattern; their names are normalised already.
+pub fn matcher(pattern: &str) -> impl Fn(&str) -> bool {
+    let (stem, is_prefix) = match pattern.strip_suffix(".*") {
+        Some(stem) => (normalised(stem), true),
+        None => (normalised(pattern), false),
+    };
+    move |package| match package.strip_prefix(&stem) {
+        Some(rest) if is_prefix => rest.starts_with('-'),
+        Some(rest) => rest.is_empty(),
+        None => false,
     }
 }
 

@@ -26,7 +26,7 @@ use pep440_rs::{Version, VersionSpecifiers};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 
-use crate::package_name::{PCLUSTER, matches};
+use crate::package_name::{PCLUSTER, matcher};
 use crate::rules::fields::{
     parse_specifiers, read_checked_mapping, read_identifier, read_parsed, read_references, read_some_date,
     read_some_package, read_some_specifiers, read_some_text, read_specifiers, read_text, write_some_text,
@@ -278,7 +278,8 @@ impl Advisory {
     /// Compares it with the installed packages.
     fn check(&self, pcluster: &str, packages: &BTreeMap<String, String>) -> Option<Finding> {
         let (package, affected) = self.package()?;
-        let named = packages.iter().filter(|(name, _)| matches(package, name));
+        let is_named = matcher(package);
+        let named = packages.iter().filter(|(name, _)| is_named(name));
         let named: BTreeMap<&String, &String> = named.collect();
         let installed = affected.select(named)?;
         let versions: BTreeSet<&str> = installed.values().map(|version| version.as_str()).collect();
