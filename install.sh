@@ -30,9 +30,10 @@ usage: install.sh [--prefix DIR] [--binary FILE] [--no-modify-path]
 EOF
 }
 
-say() { printf '%s\n' "$*"; }
+# A reader that has gone, as head does, is no reason to stop half-way: main ignores SIGPIPE.
+say() { printf '%s\n' "$*" 2>/dev/null || :; }
 
-complain() { printf 'install.sh: %s\n' "$*" >&2; }
+complain() { printf 'install.sh: %s\n' "$*" >&2 2>/dev/null || :; }
 
 die() {
     complain "$1"
@@ -60,7 +61,12 @@ quoted_for_fish() {
 absolute() {
     case $1 in
         /*) printf '%s' "$1" ;;
-        *) printf '%s/%s' "$(pwd)" "$1" ;;
+        *)
+            if ! [ -d "$(pwd -P 2>/dev/null)" ]; then
+                die 'the current directory is gone' "Name the whole path of $1." 2
+            fi
+            printf '%s/%s' "$(pwd)" "$1"
+            ;;
     esac
 }
 
@@ -276,7 +282,8 @@ one_startup_file() {
     [ -f "$2" ] || return 0
     case $1 in
         add) add_line "$2" "$3" ;;
-        remove) remove_line "$2" "$3" ;;
+        # Installations at the same time may each have added it.
+        remove) while remove_line "$2" "$3"; do :; done ;;
     esac
 }
 
@@ -287,7 +294,7 @@ add_line() {
     fi
     # One write, so that the file is complete whatever interrupts this.
     added=$2
-    if [ -s "$1" ] && [ -n "$(tail -c 1 "$1" | tr '\n' ' ' | tr -d ' ')" ]; then
+    if [ -s "$1" ] && [ "$(tail -c 1 "$1" | od -An -tx1 | tr -d ' \n')" != 0a ]; then
         added="
 $2$one_more"
     fi
@@ -300,7 +307,7 @@ $2$one_more"
     fi
 }
 
-# remove_line FILE LINE: the bytes before it and the bytes after it are as they were.
+# remove_line FILE LINE: removes the first one, if there is one; the bytes before it and after it are as they were.
 remove_line() {
     file=$1
     # Follows links, because a link has to stay one; a full disk leaves the file as it is.
@@ -318,7 +325,7 @@ remove_line() {
         number=$(tr '\000' '?' <"$file" 2>/dev/null | LC_ALL=C grep -nxF -e "$line" | head -n 1 | cut -d : -f 1)
         if [ -n "$number" ]; then break; fi
     done
-    [ -n "$number" ] || return 0
+    [ -n "$number" ] || return 1
     before=$(($(head -n "$((number - 1))" "$file" | wc -c)))
     after=$((before + $(printf '%s\n' "$line" | wc -c)))
     whole=$(($(wc -c <"$file")))
@@ -331,6 +338,7 @@ remove_line() {
         rm -f "$new"
         complain "$1 cannot be written: one line stays in it, and does nothing"
         complain "Remove this line: $2"
+        return 1
     fi
 }
 
@@ -367,6 +375,14 @@ add_shim() {
     if [ -n "$made" ]; then printf '%s\n' "$made" '# pcluster-shim' | put 644 "$prefix/made" || exit 1; fi
     # The env scripts come last: until then none of this is on any PATH.
     put 755 "$prefix/bin/pcluster" <"$binary"
+    if ! "$prefix/bin/pcluster" preflight --version >/dev/null 2>&1; then
+        rm -f "$prefix/bin/pcluster" "$prefix/made"
+        for directory in completions share/man/man1 share/man share bin ''; do
+            rmdir "$prefix/$directory" 2>/dev/null
+        done
+        die "no program runs from $prefix: its file system may be mounted noexec" \
+            'Name a directory on another one with --prefix DIR.'
+    fi
     preflight=$prefix/bin/pcluster-preflight
     if ! [ -h "$preflight" ]; then
         ln -sf pcluster "$preflight" || die "cannot write $preflight" 'Make it writable.'
@@ -406,8 +422,10 @@ check_installation() {
     # In a session of its own, because an interactive shell takes the terminal for itself.
     session=''
     if command -v setsid >/dev/null 2>&1; then session=setsid; fi
+    refused=
+    if refuses_settings "$preflight"; then refused=1; fi
     for kind in '' -l; do
-        [ -x "${SHELL:-}" ] || break
+        if ! [ -x "${SHELL:-}" ] || [ -n "$refused" ]; then break; fi
         status=0
         $session "$SHELL" $kind -i -c "$ask" </dev/null >/dev/null 2>&1 || status=$?
         case $status in
@@ -420,6 +438,13 @@ check_installation() {
         esac
     done
     say "next: open a new shell, or run this: $now"
+}
+
+# refuses_settings PROGRAM: whether the configuration or a variable is in error; says so in the program's words.
+refuses_settings() {
+    refusal=$(PCLUSTER_SHIM_MODE=block "$1" where -q 2>&1 >/dev/null </dev/null)
+    [ $? -eq 2 ] || return 1
+    printf '%s\n' "$refusal" >&2
 }
 
 remove_shim() {
@@ -479,7 +504,19 @@ remove_cache_and_state() {
 # is_of_wheel FILE: whether pip or uv has put it there, and takes it away.
 is_of_wheel() {
     [ "${1##*/}" = pcluster-preflight ] && is_shim "$1" &&
-        grep -qs 'bin/pcluster-preflight,' "$venv"/lib*/python*/site-packages/pcluster_preflight-*.dist-info/RECORD
+        grep -qs 'bin/pcluster-preflight,' "$venv"/lib*/python*/*-packages/pcluster_preflight-*.dist-info/RECORD
+}
+
+# keeps_launcher: whether the launcher that the shim has replaced is beside it.
+keeps_launcher() {
+    if [ -h "$launcher.real" ] && ! [ -e "$launcher.real" ]; then return 0; fi
+    [ -e "$launcher.real" ] && ! is_shim "$launcher.real"
+}
+
+# remove_unfinished: what a killed run has left in an environment.
+remove_unfinished() {
+    rm -f "${launcher:?}$temporary".[0-9]* "${launcher:?}.real$temporary".[0-9]* \
+        "${venv:?}/bin/pcluster-preflight$temporary".[0-9]* "${own:?}/install.sh$temporary".[0-9]*
 }
 
 add_to_venv() {
@@ -488,31 +525,44 @@ add_to_venv() {
     if ! is_shim "$launcher"; then
         [ -x "$launcher" ] ||
             die "$launcher does not exist" 'Install aws-parallelcluster in that environment first.'
-    elif ! [ -e "$launcher.real" ]; then
+    elif ! keeps_launcher; then
         die "the launcher that belongs in $launcher is gone" 'Reinstall aws-parallelcluster there, then run this again.'
+    else
+        guarded=1
     fi
     choose_program
     for file in "$launcher.real" "$venv/bin/pcluster-preflight"; do
-        if [ -e "$file" ] && ! [ -h "$own/pcluster" ] && ! is_of_wheel "$file"; then
+        if [ -e "$file" ] && [ -z "${guarded:-}" ] && ! [ -h "$own/pcluster" ] && ! is_of_wheel "$file"; then
             die "$file is in the way, and not pcluster-shim's" 'Move it away, then run this again.'
         fi
     done
     mkdir -p "$own" 2>/dev/null || die "cannot write $venv/bin" 'Run this as the owner of the environment.'
-    if ! [ -h "$own/pcluster" ]; then
-        ln -s ../pcluster.real "$own/pcluster" || die "cannot write $own" 'Run this as the owner of the environment.'
+    # Another installation may make it at the same time.
+    if ! [ -h "$own/pcluster" ] && ! ln -s ../pcluster.real "$own/pcluster" 2>/dev/null; then
+        [ -h "$own/pcluster" ] || die "cannot write $own" 'Run this as the owner of the environment.'
     fi
     put_script "$own"
     if ! is_of_wheel "$venv/bin/pcluster-preflight"; then put 755 "$venv/bin/pcluster-preflight" <"$binary"; fi
+    "$venv/bin/pcluster-preflight" --version >/dev/null 2>&1 ||
+        die "no program runs from $venv: its file system may be mounted noexec" "$launcher is as it was."
     if ! is_shim "$launcher"; then
         # A copy, so that there is a pcluster at every moment.
         new=$launcher.real$temporary.$$
-        if ! { cp -pP "$launcher" "$new" && mv -f "$new" "$launcher.real"; }; then
+        if ! cp -pP "$launcher" "$new"; then
             rm -f "$new"
-            die "cannot write $launcher.real" 'The environment is as it was.'
+            die "cannot write $launcher.real" "$launcher is as it was."
+        fi
+        # Another installation may have put the shim there since; then that one keeps the launcher.
+        if is_shim "$new"; then
+            rm -f "$new"
+        elif ! mv -f "$new" "$launcher.real"; then
+            rm -f "$new"
+            die "cannot write $launcher.real" "$launcher is as it was."
         fi
     fi
     put 755 "$launcher" <"$binary"
     say "guarded $launcher in place; the launcher is kept as pcluster.real"
+    if PATH=$venv/bin:$PATH refuses_settings "$venv/bin/pcluster-preflight"; then return; fi
     status=0
     PATH=$venv/bin:$PATH PCLUSTER_SHIM_MODE=block "$venv/bin/pcluster-preflight" where -q </dev/null >/dev/null 2>&1 || status=$?
     [ "$status" -eq 0 ] || die 'the shim does not find the launcher that it has replaced' \
@@ -524,7 +574,7 @@ remove_from_venv() {
     launcher=$venv/bin/pcluster
     own=$venv/bin/.pcluster-shim
     if is_shim "$launcher"; then
-        [ -e "$launcher.real" ] || [ -h "$launcher.real" ] ||
+        keeps_launcher ||
             die "the launcher that belongs in $launcher is gone: nothing was changed" \
                 'Reinstall aws-parallelcluster there, then run this again.'
         mv -f "$launcher.real" "$launcher" || die "cannot write $launcher" 'Run this as the owner of the environment.'
@@ -532,13 +582,15 @@ remove_from_venv() {
         # Overwritten since by pip or uv, or removed: what is there now is newer.
         rm -f "${launcher:?}.real"
     else
+        remove_unfinished
+        rmdir "$own" 2>/dev/null
         say "nothing is installed in $venv"
         return
     fi
     preflight=$venv/bin/pcluster-preflight
     if is_shim "$preflight" && ! is_of_wheel "$preflight"; then remove "$preflight"; fi
     remove "$own/pcluster" "$own/install.sh"
-    rm -f "${launcher:?}$temporary".[0-9]* "${launcher:?}.real$temporary".[0-9]*
+    remove_unfinished
     remove_empty "$own"
     say "removed pcluster-shim from $venv"
 }
@@ -548,15 +600,16 @@ remove_from_venv() {
 main() {
     set -u
     umask 022
+    trap '' PIPE
     prefix='' binary='' venv='' uninstall='' modify_path=1
     while [ $# -gt 0 ]; do
         case $1 in
             --prefix | --binary | --venv)
                 [ -n "${2:-}" ] || die "$1 needs a value" 'See install.sh --help.' 2
                 case $1 in
-                    --prefix) prefix=$(absolute "$2") ;;
-                    --binary) binary=$(absolute "$2") ;;
-                    --venv) venv=$(absolute "$2") ;;
+                    --prefix) prefix=$(absolute "$2") || exit 2 ;;
+                    --binary) binary=$(absolute "$2") || exit 2 ;;
+                    --venv) venv=$(absolute "$2") || exit 2 ;;
                 esac
                 shift
                 ;;

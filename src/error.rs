@@ -15,6 +15,10 @@ pub const PREFIX: &str = "pcluster-shim: ";
 pub enum Error {
     /// No `pcluster` on PATH but this one.
     NoRealPcluster,
+    /// `pcluster-preflight` was called by its path in an environment without a pcluster.
+    NothingBeside {
+        directory: PathBuf,
+    },
     /// `check --all` has found none.
     NothingFound,
     /// A directory of `--root` that cannot be searched.
@@ -258,7 +262,11 @@ impl Error {
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
-            Self::NoRealPcluster | Self::NothingFound | Self::Loop { .. } | Self::BadReal { .. } => 127,
+            Self::NoRealPcluster
+            | Self::NothingBeside { .. }
+            | Self::NothingFound
+            | Self::Loop { .. }
+            | Self::BadReal { .. } => 127,
             Self::CannotExec { .. } => 126,
             Self::BadFile { .. }
             | Self::Untrusted { .. }
@@ -285,6 +293,11 @@ impl Error {
             Self::NoRealPcluster => "Install aws-parallelcluster, activate its environment, or name \
                                      it in PCLUSTER_SHIM_REAL."
                 .into(),
+            Self::NothingBeside { .. } => {
+                "Install aws-parallelcluster there, name another one with --real, or call \
+                                           pcluster-preflight by its name alone: that means the one on PATH."
+                    .into()
+            }
             Self::NothingFound => "Name a directory that holds environments with --root, or install \
                                    aws-parallelcluster."
                 .into(),
@@ -372,6 +385,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoRealPcluster => write!(f, "no real pcluster was found on PATH"),
+            Self::NothingBeside { directory } => {
+                write!(f, "there is no pcluster in {}, where this program was called", directory.display())
+            }
             Self::NothingFound => {
                 write!(f, "no pcluster was found on PATH or where environments are kept")
             }

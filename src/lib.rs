@@ -182,6 +182,7 @@ use std::ffi::OsString;
 use cli::Invocation;
 use error::Error;
 use outcome::Outcome;
+use printable::in_ascii;
 use system::locale::shows_unicode;
 
 /// Runs a call, except for the last step, which `main` does.
@@ -193,10 +194,8 @@ pub fn run(command_line: Vec<OsString>) -> Outcome {
             pass_through(arguments)
         }
         Invocation::PassThrough(arguments) => pass_through(arguments),
-        Invocation::BuildImage(arguments) => match guard::build_image(arguments) {
-            outcome if shows_unicode() => outcome,
-            outcome => outcome.in_ascii(false),
-        },
+        Invocation::BuildImage(arguments) => guard::build_image(arguments)
+            .map_stderr(|text| if shows_unicode() { text } else { in_ascii(&text) }),
         Invocation::Preflight(arguments) => preflight::run(arguments),
     }
 }

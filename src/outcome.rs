@@ -32,16 +32,12 @@ impl Outcome {
         Self::Exit { status: error.exit_status(), stdout: String::new(), stderr: error.render_for_stderr() }
     }
 
-    /// With the signs that the texts here have beyond ASCII in ASCII, but not in what stdout holds for programs.
+    /// With another text on stderr.
     #[must_use]
-    pub fn in_ascii(self, is_stdout_too: bool) -> Self {
-        let ascii = |text: String| text.replace('→', "->").replace('…', "...");
+    pub fn map_stderr(self, change: impl FnOnce(String) -> String) -> Self {
         match self {
-            Self::Exit { status, stdout, stderr } => {
-                let stdout = if is_stdout_too { ascii(stdout) } else { stdout };
-                Self::Exit { status, stdout, stderr: ascii(stderr) }
-            }
-            Self::Exec { exec, stderr } => Self::Exec { exec, stderr: ascii(stderr) },
+            Self::Exit { status, stdout, stderr } => Self::Exit { status, stdout, stderr: change(stderr) },
+            Self::Exec { exec, stderr } => Self::Exec { exec, stderr: change(stderr) },
             Self::Die(interrupted) => Self::Die(interrupted),
         }
     }

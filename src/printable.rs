@@ -66,6 +66,12 @@ fn breaks_line(letter: char) -> bool {
     matches!(letter, '\n' | '\r' | '\t' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}')
 }
 
+/// Writes the signs of this program's texts that are no ASCII in ASCII.
+#[must_use]
+pub fn in_ascii(text: &str) -> String {
+    text.replace('→', "->").replace('…', "...")
+}
+
 /// Whether a character is C0, DEL or C1, or one of Unicode's controls of direction and of lines (UAX #9, UAX #14).
 #[must_use]
 pub fn is_unsafe(letter: char) -> bool {

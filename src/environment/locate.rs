@@ -140,7 +140,8 @@ impl Search {
     /// Returns an error if there is no candidate, every candidate starts this shim again, or a named one
     /// cannot be the real one.
     pub fn real(&self) -> Result<Real, Error> {
-        if let Some((path, by)) = &self.named {
+        // What names one environment has precedence over the config, which is for all of them.
+        if let Some((path, by)) = self.named.as_ref().filter(|(_, by)| *by != FoundBy::Config) {
             return self.named_real(path, *by);
         }
         let mut looped = Vec::new();
@@ -151,29 +152,44 @@ impl Search {
                 _ => {}
             }
         }
-        let beside = self.first.iter().filter_map(|directory| {
+        if let Some(directory) = &self.first {
             let path = directory.join(NAME);
-            Some((Candidate { status: self.classify(&path)?, path }, FoundBy::Beside))
-        });
-        for (candidate, by) in beside.chain(self.candidates().map(|candidate| (candidate, FoundBy::Path))) {
-            match candidate.status {
-                CandidateStatus::Usable => return Ok(self.choose(candidate.path, by)),
-                CandidateStatus::Tried => looped.push(candidate.path),
-                CandidateStatus::Shim => {
-                    // The shim of another environment, which has replaced the launcher of that entry of PATH.
-                    let launcher = self.replaced_launcher_beside(&candidate.path);
-                    match launcher.as_deref().and_then(|path| self.classify(path)).zip(launcher) {
-                        Some((CandidateStatus::Usable, launcher)) => {
-                            return Ok(self.choose(launcher, FoundBy::Replaced));
-                        }
-                        Some((CandidateStatus::Tried, launcher)) => looped.push(launcher),
-                        _ => {}
-                    }
-                }
-                CandidateStatus::NotAbsolute => {}
+            let beside = self.classify(&path).map(|status| Candidate { path, status });
+            if let Some(real) = beside.and_then(|beside| self.take(beside, FoundBy::Beside, &mut looped)) {
+                return Ok(real);
+            }
+            if looped.is_empty() && is_environment(directory) {
+                return Err(Error::NothingBeside { directory: directory.clone() });
+            }
+        }
+        if let Some((path, by)) = &self.named {
+            return self.named_real(path, *by);
+        }
+        for candidate in self.candidates() {
+            if let Some(real) = self.take(candidate, FoundBy::Path, &mut looped) {
+                return Ok(real);
             }
         }
         if looped.is_empty() { Err(Error::NoRealPcluster) } else { Err(Error::Loop { tried: looped }) }
+    }
+
+    /// Takes a candidate, or the launcher that it has replaced; one that was started before is added to `looped`.
+    fn take(&self, candidate: Candidate, by: FoundBy, looped: &mut Vec<PathBuf>) -> Option<Real> {
+        match candidate.status {
+            CandidateStatus::Usable => return Some(self.choose(candidate.path, by)),
+            CandidateStatus::Tried => looped.push(candidate.path),
+            CandidateStatus::Shim => {
+                // The shim of another environment, which has replaced the launcher of that entry of PATH.
+                let launcher = self.replaced_launcher_beside(&candidate.path)?;
+                match self.classify(&launcher) {
+                    Some(CandidateStatus::Usable) => return Some(self.choose(launcher, FoundBy::Replaced)),
+                    Some(CandidateStatus::Tried) => looped.push(launcher),
+                    _ => {}
+                }
+            }
+            CandidateStatus::NotAbsolute => {}
+        }
+        None
     }
 
     fn named_real(&self, path: &Path, by: FoundBy) -> Result<Real, Error> {
@@ -281,6 +297,11 @@ pub enum CandidateStatus {
     /// It was started before, and has started this shim again.
     Tried,
     NotAbsolute,
+}
+
+/// Whether it is the directory of programs of a virtual environment (PEP 405).
+fn is_environment(programs: &Path) -> bool {
+    programs.parent().is_some_and(|directory| directory.join("pyvenv.cfg").is_file())
 }
 
 fn executable(path: &Path) -> Option<PathBuf> {

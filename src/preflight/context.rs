@@ -8,16 +8,19 @@ use crate::aws::Client;
 use crate::cache::Cache;
 use crate::checker::{self, CheckRequest, Identified, read_advisories};
 use crate::cli::args::{CheckArgs, Common, FixArgs, Format};
+use crate::cli::is_called_preflight;
 use crate::cli::settings::{Origin, Settings};
 use crate::environment::locate::{FoundBy, Real, Search};
 use crate::environment::synthesis::{Call, IMAGE_ID};
 use crate::environment::target::Target;
 use crate::error::{Abort, AwsFailure, Error};
 use crate::outcome::Outcome;
+use crate::printable::in_ascii;
 use crate::progress::Progress;
 use crate::repair::context::Options;
 use crate::report::{self, Report, github, human, junit};
 use crate::rules::advisory::Advisory;
+use crate::system::locale::shows_unicode;
 
 /// Reads the settings. Unlike the guard, `preflight` refuses a file or a variable that is in error. A file
 /// that another user could have written is passed over here too; [`crate::preflight`] warns of it.
@@ -65,6 +68,32 @@ pub fn find_named(search: &Search) -> (Option<&Path>, Origin) {
         FoundBy::Replaced | FoundBy::Path | FoundBy::Beside | FoundBy::Search => Origin::Default,
     };
     (Some(path), origin)
+}
+
+/// Words a text for people: names the commands as this call does, in ASCII where the locale has no more.
+#[must_use]
+pub fn word(text: &str) -> String {
+    let text = name_as_called(text);
+    if shows_unicode() { text } else { in_ascii(&text) }
+}
+
+/// `pcluster preflight` as `pcluster-preflight` where that was called, but not in a path: where a wheel has installed
+/// the program, `pcluster` is the real one and has no `preflight`.
+#[must_use]
+pub fn name_as_called(text: &str) -> String {
+    const COMMAND: &str = "pcluster preflight";
+    if !is_called_preflight() {
+        return text.to_owned();
+    }
+    let mut renamed = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(COMMAND) {
+        let is_in_path = before.ends_with('/') || after.starts_with('/');
+        renamed.push_str(before);
+        renamed.push_str(if is_in_path { COMMAND } else { "pcluster-preflight" });
+        rest = after;
+    }
+    renamed + rest
 }
 
 /// Where progress is shown.

@@ -10,7 +10,7 @@ use crate::system::executables::own_executable;
 const INSTALL_SH: &str = include_str!("../../install.sh");
 
 /// Runs the script in a directory, and removes that. A signal reaches both shells: the script ends, and this one goes on.
-const RUN: &str = r#"trap : HUP INT TERM
+const RUN: &str = r#"trap : HUP INT QUIT TERM
 /bin/sh "$0/install.sh" "$@"
 status=$?
 rm -rf "${0:?}"

@@ -25,14 +25,12 @@ use serde_json::Value;
 
 use crate::checker::read_advisories;
 use crate::cli::args::{Command, Format, Preflight, asks_for_json};
-use crate::cli::is_called_preflight;
 use crate::cli::settings::Settings;
 use crate::error::{self, Abort, Error, prefix_lines};
 use crate::outcome::Outcome;
-use crate::preflight::context::is_untrusted;
+use crate::preflight::context::{is_untrusted, name_as_called, word};
 use crate::printable::{escape, flatten};
 use crate::report::{self, github, junit};
-use crate::system::locale::shows_unicode;
 
 /// Runs the command that the arguments of `preflight` name.
 #[must_use]
@@ -81,30 +79,11 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
     worded(outcome, is_prose)
 }
 
-/// Names the commands as this call does: where a wheel has installed the program, `pcluster` is the real one and
-/// has no `preflight`. And where the locale has ASCII only, so do the texts.
+/// Words the texts for this call; what is on stdout for programs keeps its signs.
 fn worded(outcome: Outcome, is_prose: bool) -> Outcome {
-    let outcome = match outcome {
-        Outcome::Exit { status, stdout, stderr } if is_called_preflight() => {
-            Outcome::Exit { status, stdout: rename_commands(&stdout), stderr: rename_commands(&stderr) }
-        }
-        outcome => outcome,
-    };
-    if shows_unicode() { outcome } else { outcome.in_ascii(is_prose) }
-}
-
-/// `pcluster preflight` as `pcluster-preflight`, but not in a path.
-fn rename_commands(text: &str) -> String {
-    const COMMAND: &str = "pcluster preflight";
-    let mut renamed = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once(COMMAND) {
-        let is_in_path = before.ends_with('/') || after.starts_with('/');
-        renamed.push_str(before);
-        renamed.push_str(if is_in_path { COMMAND } else { "pcluster-preflight" });
-        rest = after;
-    }
-    renamed + rest
+    let Outcome::Exit { status, stdout, stderr } = outcome else { return outcome };
+    let stdout = if is_prose { word(&stdout) } else { name_as_called(&stdout) };
+    Outcome::Exit { status, stdout, stderr: word(&stderr) }
 }
 
 /// Ends with an error in a format for programs.
@@ -115,7 +94,9 @@ fn fail_in(format: Format, error: &Error) -> Outcome {
         Format::Github => github::render_error(&message, &error.hint()),
         _ => return fail_in_json(error.exit_status(), &error.to_json(), &message),
     };
-    Outcome::Exit { status: error.exit_status(), stdout, stderr: prefix_lines(&message) }
+    let stderr = prefix_lines(&message);
+    let stderr = if format == Format::Github { github::without_commands(&stderr) } else { stderr };
+    Outcome::Exit { status: error.exit_status(), stdout, stderr }
 }
 
 /// Ends with an error under `--format json`. stdout is for the program that asked, and holds the JSON only. stderr

@@ -13,6 +13,13 @@ pub fn render(reports: &[Report]) -> String {
     reports.iter().map(render_one).collect()
 }
 
+/// Breaks up the older form of a command, `##[command]`, which the runner finds anywhere in a line that is no `::`
+/// command (actions/runner, `ActionCommand.TryParse`).
+#[must_use]
+pub fn without_commands(text: &str) -> String {
+    text.replace("##[", "# #[")
+}
+
 /// Renders an error because of which there is no report.
 #[must_use]
 pub fn render_error(message: &str, hint: &str) -> String {
@@ -30,7 +37,7 @@ fn render_one(report: &Report) -> String {
         let lines = [format!("not checked: {reason}")].into_iter().chain(of.clone());
         text += &annotate("error", check.id, &lines.collect::<Vec<_>>().join("\n"));
     }
-    text + report.verdict.name() + " " + &escape_data(&subject) + "\n"
+    text + report.verdict.name() + " " + &without_commands(&escape_data(&subject)) + "\n"
 }
 
 fn annotate_group(group: &[Finding], of: Option<String>) -> String {
@@ -70,6 +77,14 @@ mod tests {
         let data = |text: &str| text.replace("%0D", "\r").replace("%0A", "\n").replace("%25", "%");
         let title = data(&title.replace("%3A", ":").replace("%2C", ","));
         Some((command.to_owned(), title, data(message)))
+    }
+
+    #[test]
+    fn no_older_command_is_left() {
+        assert_eq!(
+            without_commands("a ###[stop-commands]x ##[add-mask]y"),
+            "a ## #[stop-commands]x # #[add-mask]y"
+        );
     }
 
     proptest::proptest! {
