@@ -294,7 +294,7 @@ add_line() {
     fi
     # One write, so that the file is complete whatever interrupts this.
     added=$2
-    if [ -s "$1" ] && [ "$(tail -c 1 "$1" | od -An -tx1 | tr -d ' \n')" != 0a ]; then
+    if [ -s "$1" ] && [ "$(($(tail -c 1 "$1" | wc -l)))" -eq 0 ]; then
         added="
 $2$one_more"
     fi

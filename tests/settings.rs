@@ -210,6 +210,9 @@ fn config_prints_a_file_that_says_the_same() {
         sandbox.write(format!("config/pcluster-shim/{name}"), "[]");
     }
     let before = settings("config");
+    // A variable is told, and the file's own value stays.
+    let under = call("config").var("PCLUSTER_SHIM_TIMEOUT", "5").run().exits(0).stdout();
+    assert!(under.contains("# PCLUSTER_SHIM_TIMEOUT is set: 5\ntimeout: 7\n"), "{under}");
     let printed = call("config").run();
     printed.exits(0).is_silent().stdout_matches("config-of-a-file.txt");
     sandbox.write(CONFIG, printed.stdout());
@@ -222,6 +225,19 @@ fn config_prints_a_file_that_says_the_same() {
         .fold(String::new(), |text, line| text + line + "\n");
     sandbox.write(CONFIG, uncommented);
     call("config").run().exits(0);
+    // What a terminal acts on is escaped as YAML escapes it, and a path is one line.
+    sandbox.write(CONFIG, "real: \"/opt/a\\u202eb\\x7f\\u2028c\"\n");
+    let before = settings("config");
+    let printed = call("config").run().exits(0).stdout();
+    assert!(printed.contains(r#"real: "/opt/a\u202eb\u007f\u2028c""#), "{printed}");
+    sandbox.write(CONFIG, printed);
+    assert_eq!(settings("config"), before);
+    let odd = sandbox.path("odd\nmode: off");
+    let printed = call("config").var("PCLUSTER_SHIM_CONFIG", &odd).run();
+    assert!(!printed.stdout().contains("\nmode:"), "{}", printed.stdout());
+    let line = format!("pcluster preflight config >{}", sandbox.path(CONFIG).display());
+    let onto_itself = sandbox.call(sandbox.path("tools/sh"), ["-c", &line]).run();
+    onto_itself.exits(2).prefixed().stderr_matches("config-onto-itself.txt");
     sandbox.write(CONFIG, "mode: loud\n");
     call("config").run().exits(2).prints("").prefixed();
 }

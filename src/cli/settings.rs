@@ -218,6 +218,14 @@ impl Settings {
         (settings, errors)
     }
 
+    /// Reads the settings of the file alone, which variables may replace; one in error sets nothing.
+    #[must_use]
+    pub fn read_file_alone() -> Self {
+        let mut settings = Self::default();
+        settings.take_file(read_file().unwrap_or_default());
+        settings
+    }
+
     /// Reads the settings of a config.yaml alone, from its text.
     ///
     /// # Errors

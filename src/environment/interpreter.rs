@@ -156,8 +156,9 @@ pub enum IdentifyError {
     DeadInterpreter {
         interpreter: PathBuf,
     },
+    /// The launcher or the interpreter.
     Unreadable {
-        launcher: PathBuf,
+        file: PathBuf,
         source: io::Error,
     },
     /// It starts this shim again, which finds no other pcluster.
@@ -179,8 +180,8 @@ impl fmt::Display for IdentifyError {
             Self::DeadInterpreter { interpreter } => {
                 write!(f, "its interpreter {} does not exist; reinstall pcluster", interpreter.display())
             }
-            Self::Unreadable { launcher, source } => {
-                write!(f, "cannot read {}: {source}", launcher.display())
+            Self::Unreadable { file, source } => {
+                write!(f, "cannot read {}: {source}", file.display())
             }
             Self::NoAnswer => f.write_str(
                 "it does not tell which Python it starts; it may replace PYTHONPATH, or start none",

@@ -6,6 +6,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -57,7 +58,7 @@ pub fn identify(
     cache: &Cache,
 ) -> Result<Target, IdentifyError> {
     let launcher = Launcher::read(&real.path)
-        .map_err(|source| IdentifyError::Unreadable { launcher: real.path.clone(), source })?;
+        .map_err(|source| IdentifyError::Unreadable { file: real.path.clone(), source })?;
     let python_path = overlay.map(|overlay| python_path(overlay, env::var_os("PYTHONPATH")));
     let (answer, keeps_call) = match &launcher {
         Launcher::ConsoleScript(script) => ask_console_script(&real.path, script, python_path, limit, cache)?,
@@ -109,8 +110,12 @@ fn ask_console_script(
     let Some((program, flags)) = script.interpreter(&script_directory(path)) else {
         return Err(IdentifyError::NoAnswer);
     };
-    if !program.exists() {
-        return Err(IdentifyError::DeadInterpreter { interpreter: program });
+    match program.metadata() {
+        Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(IdentifyError::Unreadable { file: program, source });
+        }
+        Err(_) => return Err(IdentifyError::DeadInterpreter { interpreter: program }),
+        Ok(_) => {}
     }
     // A script that stands for an interpreter (a version manager's shim, a wrapper) may treat `-c`
     // differently from a file.

@@ -1,17 +1,21 @@
 //! `preflight config`: a config.yaml with every key, its default and its present origin.
 
 use std::collections::BTreeMap;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
 use crate::cli::args::{Common, Format};
 use crate::cli::env_vars;
-use crate::cli::settings::{ListedSetting, Origin, config_path};
-use crate::error::Abort;
+use crate::cli::settings::{ListedSetting, Origin, Settings, config_path};
+use crate::error::{Abort, Error};
 use crate::outcome::Outcome;
 use crate::preflight::context::{find_named, read_settings, start_search};
-use crate::printable::escape;
+use crate::printable::escape_line;
 use crate::report;
 
 /// A key of the file.
@@ -78,53 +82,69 @@ const KEYS: [Key; 7] = [
 /// Prints the file. What the present one sets is set in it, too.
 ///
 /// # Errors
-/// Returns an error if a file or a variable is refused.
+/// Returns an error if a file or a variable is refused, or the output is the present file.
 pub fn run(common: &Common) -> Result<Outcome, Abort> {
+    let path = config_path();
+    if let Some(file) = path.clone().filter(|path| is_stdout(path)) {
+        let message = "the output of this command goes into it, for which the shell has emptied it: what it set is gone";
+        return Err(Error::BadFile { file, message: message.into() }.into());
+    }
     let settings = read_settings()?;
     let search = start_search(common, &settings);
-    let listed = settings.list(find_named(&search));
-    let text = match common.format {
-        Format::Json => {
-            let settings: BTreeMap<_, _> = listed.iter().map(|setting| (setting.name, setting)).collect();
-            report::format_json(&json!({"schemaVersion": 1, "settings": settings}))
-        }
-        _ => escape(&render(&listed, config_path().as_deref())).into_owned(),
+    let present = settings.list(find_named(&search));
+    let text = if common.format == Format::Json {
+        let settings: BTreeMap<_, _> = present.iter().map(|setting| (setting.name, setting)).collect();
+        report::format_json(&json!({"schemaVersion": 1, "settings": settings}))
+    } else {
+        let of_file = Settings::read_file_alone();
+        let real = of_file.real.as_deref();
+        let origin = if real.is_some() { Origin::File } else { Origin::Default };
+        render(&of_file.list((real, origin)), &present, path.as_deref())
     };
     Ok(Outcome::success(text))
 }
 
-fn render(listed: &[ListedSetting], path: Option<&Path>) -> String {
+/// Whether standard output is this file.
+fn is_stdout(path: &Path) -> bool {
+    let stdout = io::stdout().as_fd().try_clone_to_owned().and_then(|stdout| File::from(stdout).metadata());
+    let identity = |metadata: &Metadata| (metadata.dev(), metadata.ino());
+    let file = path.metadata().ok().filter(Metadata::is_file);
+    file.zip(stdout.ok()).is_some_and(|(file, stdout)| identity(&file) == identity(&stdout))
+}
+
+fn render(of_file: &[ListedSetting], present: &[ListedSetting], path: Option<&Path>) -> String {
     let mut lines: Vec<String> =
         vec!["# config.yaml of pcluster-shim. A variable beats this file, a flag beats both.".into()];
     lines.extend(path.map(|path| {
         let place = if path.exists() { "It is" } else { "There is none yet. Its place is" };
-        format!("# {place} {}", path.display())
+        format!("# {place} {}", escape_line(&path.display().to_string()))
     }));
-    for (key, setting) in KEYS.iter().filter_map(|key| Some((key, find(listed, key)?))) {
+    let find = |listed: &'_ [ListedSetting], key: &Key| {
+        let setting = listed.iter().find(|setting| setting.name == key.name);
+        setting.map(|setting| (setting.origin, format_value(&setting.value)))
+    };
+    for key in &KEYS {
         lines.push(String::new());
         lines.extend(key.meaning.lines().map(|line| format!("# {line}")));
-        let present = format_value(&setting.value);
-        lines.extend(match (setting.origin, key.variable) {
-            (Origin::Variable, Some(variable)) => Some(format!("# {variable} is set: {present}")),
-            (Origin::Flag, _) => Some(format!("# A flag of this call is set: {present}")),
+        lines.extend(match (find(present, key), key.variable) {
+            (Some((Origin::Variable, value)), Some(variable)) => {
+                Some(format!("# {variable} is set: {value}"))
+            }
+            (Some((Origin::Flag, value)), _) => Some(format!("# A flag of this call is set: {value}")),
             (_, variable) => variable.map(|variable| format!("# Variable: {variable}")),
         });
-        lines.push(match setting.origin {
-            Origin::File => format!("{}: {present}", key.name),
+        lines.push(match find(of_file, key) {
+            Some((Origin::File, value)) => format!("{}: {value}", key.name),
             _ => format!("#{}: {}", key.name, key.value),
         });
     }
     lines.join("\n") + "\n"
 }
 
-fn find<'a>(listed: &'a [ListedSetting], key: &Key) -> Option<&'a ListedSetting> {
-    listed.iter().find(|setting| setting.name == key.name)
-}
-
 /// A value as YAML: a word as it is, everything else as JSON, which YAML reads.
 fn format_value(value: &Value) -> String {
     match value.as_str() {
         Some(word) if word.bytes().all(|letter| letter.is_ascii_lowercase()) => word.to_owned(),
-        _ => value.to_string(),
+        _ => report::escape_json(value.to_string()),
     }
 }

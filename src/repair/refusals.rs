@@ -39,6 +39,15 @@ pub fn refuse_early(repair: &Repair, reasons: &[Reason]) -> Result<(), Error> {
 /// # Errors
 /// Returns an error if one of the directories is refused.
 pub fn refuse_directories(repair: &Repair, sites: &[PathBuf], all: &BTreeSet<PathBuf>) -> Result<(), Error> {
+    if let Some(site) = sites.iter().find(|site| is_in_cache_of_uv(site)) {
+        let why = format!("{} is in uv's cache, from which uvx takes it for everybody", site.display());
+        let version = repair.packages.get(PCLUSTER).map(|pcluster| pcluster.version.as_str());
+        let next = format!(
+            "`pcluster preflight constraints {}` prints what `uvx --constraints FILE` needs to start.",
+            version.unwrap_or_default()
+        );
+        return Err(Error::NotInPlace { why, next });
+    }
     let marked = |site: &PathBuf| Some((site.clone(), find_marker(site, &repair.target.interpreter)?));
     if let Some((site, marker)) = sites.iter().find_map(marked) {
         let why = format!("{} belongs to the system ({} says so)", site.display(), marker.display());
@@ -102,6 +111,15 @@ fn refuse_spack_packages(repair: &Repair, changes: &[&Change], prefix: &Path) ->
         repair.options.command()
     );
     Error::NotInPlace { why, next }
+}
+
+/// Whether a directory lies in an archive of uv's cache, which uvx uses as an environment.
+fn is_in_cache_of_uv(site: &Path) -> bool {
+    let is_archive = |directory: &&Path| {
+        let name = directory.file_name().unwrap_or_default().as_encoded_bytes();
+        name.starts_with(b"archive-v") && directory.with_file_name("CACHEDIR.TAG").is_file()
+    };
+    site.ancestors().any(|directory| is_archive(&directory))
 }
 
 fn is_installed_by_conda(distribution: &Distribution) -> bool {

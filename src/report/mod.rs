@@ -219,16 +219,20 @@ pub fn decide(mode: Mode, strict: bool, verdict: Verdict) -> Decision {
     }
 }
 
-/// JSON with an indent of 2 and a line feed, as pcluster prints it. It may be shown by a terminal too, so what that
-/// acts on is written as JSON's own escape of it: the values stay the same.
+/// JSON with an indent of 2 and a line feed, as pcluster prints it.
 #[must_use]
 pub fn format_json(value: &impl Serialize) -> String {
     // Serialization fails only for maps whose keys are no strings, and there are none.
-    let text = serde_json::to_string_pretty(value).unwrap_or_default() + "\n";
-    if !text.contains(is_unsafe) {
-        return text;
+    escape_json(serde_json::to_string_pretty(value).unwrap_or_default() + "\n")
+}
+
+/// Writes what a terminal acts on as JSON's own escape of it, because it may show this too: the values stay the same.
+#[must_use]
+pub fn escape_json(json: String) -> String {
+    if !json.contains(is_unsafe) {
+        return json;
     }
-    text.chars().fold(String::with_capacity(text.len()), |mut safe, letter| {
+    json.chars().fold(String::with_capacity(json.len()), |mut safe, letter| {
         if is_unsafe(letter) {
             // All of them take 4 digits, and writing to a String cannot fail.
             let _ = write!(safe, "\\u{:04x}", u32::from(letter));
