@@ -56,7 +56,7 @@ const SHELLS: [&str; 3] = ["dash", "bash", "busybox"];
 /// Startup files: a name below the sandbox and what ends it.
 const STARTUP: [(&str, &str); 7] = [
     ("home/.profile", "# ends as it should\n"),
-    ("home/.bashrc", "# has no newline at its end"),
+    ("home/.bashrc", "# has no newline at its end, but a blank "),
     ("home/.zshenv", "\n\n"),
     ("home/.zprofile", "#\r\n# lines of Windows\r\n"),
     ("home/.zshrc", "autoload -Uz compinit && compinit -u -D # and no newline"),
@@ -1135,6 +1135,94 @@ fn in_place_nothing_is_lost_where_files_are_not_as_expected() {
     let home = Home { before: home.files(), ..home };
     let run = home.installs_in("dash", ["--binary", &home.built, "--venv", &venv]).run();
     run.exits(1).prints("").stderr_matches("venv-in-the-way.txt");
+    home.is_as_before(&run);
+}
+
+/// Another installation comes in between the look at the launcher and its copy: the launcher is not lost.
+#[test]
+fn in_place_another_installation_at_the_same_time_keeps_the_launcher() {
+    let home = Home::new();
+    let launcher = fs::read(home.path("venv/bin/pcluster")).unwrap();
+    let venv = home.path("venv").display().to_string();
+    let (real, script) = (on_this_machine("cp"), home.path("install.sh"));
+    let tool = home.path("tools/cp");
+    fs::remove_file(&tool).unwrap();
+    let other = format!("{} --binary {} --venv {venv}", script.display(), home.built);
+    let (cp, real, log) = (tool.display(), real.display(), home.path("other"));
+    let text = format!(
+        "#!/bin/sh\nrm {cp}\nln -s {real} {cp}\nsh {other} >{} 2>&1\nexec {real} \"$@\"\n",
+        log.display()
+    );
+    home.sandbox.script("tools/cp", text);
+    let run = home.installs_in("dash", ["--binary", &home.built, "--venv", &venv]).run();
+    run.exits(0).is_silent();
+    let said = fs::read_to_string(home.path("other")).unwrap();
+    assert!(said.starts_with("guarded "), "{said}");
+    assert_eq!(fs::read(home.path("venv/bin/pcluster.real")).unwrap(), launcher);
+    in_place(&home, &["--uninstall"]);
+    home.is_as_before(&run);
+    // Where it was lost nevertheless, an uninstallation says so and changes nothing.
+    in_place(&home, &["--binary", &home.built]);
+    fs::copy(home.path("venv/bin/pcluster"), home.path("venv/bin/pcluster.real")).unwrap();
+    let run = home.installs_in("dash", ["--uninstall", "--venv", &venv]).run();
+    run.exits(1).prints("").stderr_matches("venv-no-launcher-uninstall.txt");
+}
+
+/// What a killed run has left goes, whether or not it had come to its end.
+#[test]
+fn in_place_what_a_killed_run_left_is_removed() {
+    let home = Home::new();
+    for finished in [false, true] {
+        if finished {
+            in_place(&home, &["--binary", &home.built]);
+        } else {
+            fs::create_dir(home.path("venv/bin/.pcluster-shim")).unwrap();
+        }
+        for name in ["pcluster", "pcluster.real", "pcluster-preflight", ".pcluster-shim/install.sh"] {
+            home.sandbox.write(format!("venv/bin/{name}.pcluster-shim-new.12"), "half");
+        }
+        let venv = home.path("venv").display().to_string();
+        let run = home.installs_in("dash", ["--uninstall", "--venv", &venv]).run();
+        run.exits(0);
+        home.is_as_before(&run);
+    }
+}
+
+/// The installation is whole, and the reason why nothing can be said of it is the configuration's.
+#[test]
+fn a_configuration_in_error_is_named_and_is_no_fault_of_the_installation() {
+    let home = Home::new();
+    home.sandbox.write("config/pcluster-shim/config.yaml", "mode: [bad\n");
+    let venv = home.path("venv").display().to_string();
+    for (arguments, said) in [(vec![], "next: open a new shell"), (vec!["--venv", &venv], "guarded ")] {
+        let call = home.installs_in("dash", ["--binary", &home.built]);
+        let run = arguments.iter().fold(call, |call, argument| call.argument(*argument)).run();
+        run.exits(0).stderr_matches("config-in-error.txt");
+        run.holds(run.stdout().contains(said), said);
+    }
+}
+
+/// A reader that has seen enough, as `head` has, does not end it half-way.
+#[test]
+fn a_reader_that_goes_away_stops_nothing() {
+    let home = Home::new();
+    let line = format!("{} --binary {} | :", home.path("install.sh").display(), home.built);
+    home.call("dash", ["-c", &line]).run().exits(0).is_silent();
+    assert_eq!(home.lines_in("home/.bashrc"), 1);
+    assert!(home.prefix().join("env").is_file());
+}
+
+/// Installations at the same time may each have added the line.
+#[test]
+fn every_line_of_the_shims_is_removed() {
+    let home = Home::new();
+    home.install();
+    let text = fs::read(home.path("home/.profile")).unwrap();
+    let shown = String::from_utf8_lossy(&text).into_owned();
+    let line = shown.lines().find(|line| line.contains("# pcluster-shim")).unwrap();
+    fs::write(home.path("home/.profile"), [text.as_slice(), line.as_bytes(), b"\n"].concat()).unwrap();
+    assert_eq!(home.lines_in("home/.profile"), 2);
+    let run = home.uninstall();
     home.is_as_before(&run);
 }
 

@@ -271,5 +271,25 @@ fn a_preflight_called_by_its_path_means_the_pcluster_beside_it() {
     assert_eq!(beside("work", &at("shim/pcluster-preflight")), (environment.clone(), "path".into()));
     let call = sandbox.call(sandbox.path("elsewhere/pcluster-preflight"), []);
     let named = call.var("PCLUSTER_SHIM_REAL", sandbox.path("venv/bin/pcluster"));
-    assert_eq!(found(named), (environment, "variable".into()));
+    assert_eq!(found(named), (environment.clone(), "variable".into()));
+    // The config is for all environments, and the path names one.
+    sandbox.write("config/pcluster-shim/config.yaml", format!("real: {}\n", at("venv/bin/pcluster")));
+    assert_eq!(beside("work", &at("elsewhere/pcluster-preflight")), (elsewhere, "beside".into()));
+    assert_eq!(beside("work", &at("shim/pcluster-preflight")), (environment, "config".into()));
+}
+
+/// A pipeline whose environment lacks pcluster is not judged by another one.
+#[test]
+fn a_preflight_in_an_environment_without_pcluster_finds_none() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    sandbox.link("empty/bin/pcluster-preflight", sandbox.binary());
+    let call = || sandbox.call(sandbox.path("empty/bin/pcluster-preflight"), ["check", "--no-synth"]);
+    // No virtual environment: a directory of programs, such as that of uv's tools.
+    call().run().exits(0);
+    sandbox.write("empty/pyvenv.cfg", "home = /usr/bin\n");
+    call().run().exits(127).prints("").prefixed().stderr_matches("nothing-beside.txt");
+    sandbox.write("empty/bin/pcluster", REAL);
+    call().run().exits(127).prints("");
+    call().argument("--real").argument(sandbox.path("venv/bin/pcluster")).run().exits(0);
 }
