@@ -116,6 +116,12 @@ impl Play {
     }
 
     #[track_caller]
+    fn changes(&self, hosts: usize) {
+        let changed = self.recap("changed");
+        assert_eq!(changed.values().filter(|number| **number > 0).count(), hosts, "{}", self.ran);
+    }
+
+    #[track_caller]
     fn changes_nothing(&self) -> &Self {
         let changed = self.recap("changed");
         assert!(!changed.is_empty() && changed.values().all(|number| *number == 0), "{}", self.ran);
@@ -452,6 +458,32 @@ fn no_parameter_of_the_ssm_document_reaches_the_shell() {
         assert_eq!(script[0].is_string(), is_harmless, "{command}: {}", script[1]);
         assert!(is_harmless || script[1] == **name, "{command}: {}", script[1]);
     }
+}
+
+/// What a host prints, or whether it answers at all, is not to be trusted with the table of the others.
+#[test]
+fn a_host_that_prints_no_report_or_hangs_stops_no_other() {
+    let mut fleet = Fleet::new();
+    let homes: Vec<PathBuf> = ["a b", "a_b", "slow"].map(|name| fleet.add(name, &json!({}))).into();
+    let venv = Environment::named(GOOD).directory;
+    symlink(&venv, homes[0].join("venv")).unwrap();
+    // A variable of a host is no part of the command, and one argument needs no list.
+    let quick = ["-e", "fleet_check_arguments=--no-synth", "-e", "fleet_timeout=20"];
+    fleet.hosts["a b"]["fleet_environment"]["program"] = "/bin/echo".into();
+    fleet.play(&quick).changes(3);
+    for (home, script) in homes[1..].iter().zip(["#!/bin/sh\necho 5\n", "#!/bin/sh\nexec sleep 1000\n"]) {
+        let preflight = home.join(".local/share/pcluster-shim/bin/pcluster-preflight");
+        fs::remove_file(&preflight).unwrap();
+        write_script(&preflight, script);
+    }
+    let play = fleet.play(&quick);
+    play.ran.ends_with(2);
+    assert_eq!(play.recap("failed"), [("a b".into(), 0), ("a_b".into(), 1), ("slow".into(), 1)].into());
+    let shown = play.shown().replace(venv.to_str().unwrap(), "[VENV]");
+    matches("fleet-no-report.txt", &shown, &fleet.sandbox, &play.ran);
+    // Two names are two files.
+    assert_eq!(play.result("a%20b")[0]["verdict"], "ready", "{}", play.ran);
+    assert!(play.result("a_b")["error"].is_object(), "{}", play.ran);
 }
 
 /// Every parameter of the document stands in the script, and in single quotes.

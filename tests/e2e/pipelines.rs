@@ -167,12 +167,12 @@ fn codebuild() {
     let phases = &yaml("buildspec.yml")["phases"];
     let mut runner = Runner::new();
     runner.sandbox.set("CODEBUILD_BUILD_NUMBER", "7");
-    for phase in ["install", "pre_build", "build"] {
+    for phase in ["install", "build"] {
         runner.runs(&commands(&phases[phase]["commands"]));
     }
     runner.has_built("image-7");
     runner.breaks("python");
-    runner.tries(&commands(&phases["pre_build"]["commands"]).join("\n")).ends_with(1);
+    runner.tries(&commands(&phases["build"]["commands"]).join("\n")).ends_with(1);
     let report = yaml("buildspec.yml")["reports"]["preflight"]["files"][0].as_str().unwrap().to_owned();
     let report = fs::read_to_string(runner.sandbox.path("work").join(report)).unwrap();
     assert!(report.contains("<failure"), "{report}");
