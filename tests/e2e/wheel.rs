@@ -241,16 +241,16 @@ fn uvx_judges_what_would_be_installed() {
     let index = index();
     let sandbox = with_tools(&index);
     let (good, base) = (as_good(&sandbox), base());
-    let uvx = |release: &str| {
+    let uvx = |release: &str, command: &str| {
         let with = format!("aws-parallelcluster=={release}");
         let mut all = vec!["tool", "run", "--quiet", "--python", base.to_str().unwrap(), "--with", &with];
         if release == "3.1.3" {
             all.extend(["--overrides", good.to_str().unwrap()]);
         }
-        all.extend([NAME, "check", "--format", "json"]);
+        all.extend([NAME, command, "--format", "json"]);
         sandbox.run(&uv(), &all)
     };
-    let ran = uvx("3.1.3");
+    let ran = uvx("3.1.3", "check");
     ran.ends_with(0).is_silent_on_stderr();
     let report = ran.json();
     assert_eq!(
@@ -258,12 +258,18 @@ fn uvx_judges_what_would_be_installed() {
         (&"ready".into(), &"3.1.3".into())
     );
     // What the index resolves today, with nothing pinned.
-    let ran = uvx("3.6.1");
+    let ran = uvx("3.6.1", "check");
     ran.ends_with(1);
     assert!(
         ran.json()["findings"].as_array().unwrap().iter().any(|finding| finding["id"] == "startup"),
         "{ran}"
     );
+    // It is the cache of every uvx: what is repaired there is no answer to what would be installed.
+    let ran = uvx("3.6.1", "fix");
+    ran.ends_with(1);
+    assert!(ran.err().contains("is in uv's cache"), "{ran}");
+    assert!(ran.out().contains("pcluster-preflight constraints 3.6.1"), "{ran}");
+    uvx("3.6.1", "check").ends_with(1);
     assert!(!sandbox.path("work/tools").join(NAME).exists());
 }
 
