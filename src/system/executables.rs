@@ -41,9 +41,14 @@ pub fn own_executable() -> Option<PathBuf> {
             find(name, env::var_os("PATH"))
         }
     };
-    let path = env::current_exe().ok().or_else(called)?;
-    // A program that was replaced while it runs has no path to follow.
-    Some(path.canonicalize().unwrap_or(path))
+    match env::current_exe() {
+        Ok(path) if cfg!(target_os = "linux") => Some(path),
+        path => {
+            let path = path.ok().or_else(called)?;
+            // A program that was replaced while it runs has no path to follow.
+            Some(path.canonicalize().unwrap_or(path))
+        }
+    }
 }
 
 struct WithoutNameService;
