@@ -40,8 +40,14 @@ use crate::yaml;
 /// The advisories that are shipped and the config's, and the files that could not be read.
 #[must_use]
 pub fn read_advisories(settings: &Settings) -> (Vec<Advisory>, Vec<Error>) {
-    let mut advisories = advisory::built_in();
-    let mut errors = Vec::new();
+    let (advisories, errors) = read_own_advisories(settings);
+    (advisory::built_in().into_iter().chain(advisories).collect(), errors)
+}
+
+/// The advisories of the files that the config names, and the files that could not be read.
+#[must_use]
+pub fn read_own_advisories(settings: &Settings) -> (Vec<Advisory>, Vec<Error>) {
+    let (mut advisories, mut errors) = (Vec::new(), Vec::new());
     for file in &settings.advisories {
         let malformed = |message| Error::BadFile { file: file.clone(), message };
         let text = trust::read_to_string(file).map_err(|error| trust::unreadable(file, &error));

@@ -1,6 +1,7 @@
 //! The installed distributions on a `sys.path`, as `importlib.metadata` finds them: of several with one
 //! normalised name, the first on `sys.path` counts. Only files are read.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
@@ -166,22 +167,34 @@ fn read_distribution(path: PathBuf, file: &str) -> Option<Distribution> {
 #[must_use]
 pub fn parse_metadata(metadata: &str, path: PathBuf) -> Option<Distribution> {
     let (mut name, mut version, mut requires) = (None, None, Vec::new());
-    // As the parser of importlib.metadata, for which a carriage return ends a line too: what is behind one would be
-    // a line of its own in a file of requirements.
-    for line in metadata.lines().flat_map(|line| line.split('\r')) {
+    for line in unify_line_ends(metadata).lines() {
         if line.is_empty() {
             break;
         }
         match line.split_once(':') {
-            Some((field, value)) if field.eq_ignore_ascii_case("name") => name = Some(value.trim()),
-            Some((field, value)) if field.eq_ignore_ascii_case("version") => version = Some(value.trim()),
+            Some((field, value)) if field.eq_ignore_ascii_case("name") => {
+                name = Some(value.trim().to_owned())
+            }
+            Some((field, value)) if field.eq_ignore_ascii_case("version") => {
+                version = Some(value.trim().to_owned());
+            }
             Some((field, value)) if field.eq_ignore_ascii_case("requires-dist") => {
                 requires.push(value.trim().to_owned());
             }
             _ => {}
         }
     }
-    Some(Distribution { name: name?.to_owned(), version: version?.to_owned(), metadata: path, requires })
+    Some(Distribution { name: name?, version: version?, metadata: path, requires })
+}
+
+/// As the parser of importlib.metadata, for which a carriage return ends a line too: what is behind one would be
+/// a line of its own in a file of requirements.
+fn unify_line_ends(metadata: &str) -> Cow<'_, str> {
+    if memchr::memchr(b'\r', metadata.as_bytes()).is_some() {
+        Cow::Owned(metadata.replace("\r\n", "\n").replace('\r', "\n"))
+    } else {
+        Cow::Borrowed(metadata)
+    }
 }
 
 /// Reads the header of a metadata file, without the description, which is most of the file.

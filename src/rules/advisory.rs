@@ -35,7 +35,8 @@ use crate::rules::fields::{
 use crate::rules::{Finding, Fix, Kind, Level, PackageMove};
 use crate::yaml;
 
-const BUILT_IN: &str = include_str!("advisories.yaml");
+/// advisories.yaml as build.rs writes it.
+const BUILT_IN: &str = include_str!(concat!(env!("OUT_DIR"), "/advisories.json"));
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Advisory {
@@ -231,7 +232,7 @@ pub fn read(text: &str) -> Result<Vec<Advisory>, String> {
 #[must_use]
 pub fn built_in() -> Vec<Advisory> {
     // The file is part of the build, and a test reads it.
-    read(BUILT_IN).unwrap_or_default()
+    serde_json::from_str(BUILT_IN).unwrap_or_default()
 }
 
 /// Compares the installed packages with every advisory, for a version of Python.
@@ -361,14 +362,23 @@ impl Serialize for Affected {
 mod tests {
     use super::*;
 
+    const WRITTEN: &str = include_str!("advisories.yaml");
+
     fn packages(versions: &[(&str, &str)]) -> BTreeMap<String, String> {
         let versions = [&[("setuptools", "80.9.0")], versions].concat();
         versions.iter().map(|(name, version)| ((*name).to_owned(), (*version).to_owned())).collect()
     }
 
     fn found(versions: &[(&str, &str)]) -> Vec<String> {
-        let findings = check(&packages(versions), "3.11.4", &read(BUILT_IN).unwrap());
+        let findings = check(&packages(versions), "3.11.4", &built_in());
         findings.into_iter().map(|finding| finding.id).collect()
+    }
+
+    #[test]
+    fn the_build_holds_the_written_advisories() {
+        let as_json = |advisories| serde_json::to_value(advisories).unwrap();
+        assert_eq!(as_json(built_in()), as_json(read(WRITTEN).unwrap()));
+        assert!(!built_in().is_empty());
     }
 
     #[test]
@@ -459,8 +469,8 @@ mod tests {
                 "blocks nothing",
             ),
         ] {
-            let invalid = BUILT_IN.replacen(from, to, 1);
-            assert_ne!(invalid, BUILT_IN);
+            let invalid = WRITTEN.replacen(from, to, 1);
+            assert_ne!(invalid, WRITTEN);
             let error = read(&invalid).unwrap_err();
             assert!(error.contains(why), "{to}: {error}");
         }
