@@ -249,9 +249,9 @@ impl InterpreterAnswer {
 
 /// Finds the files of a directory that change how Python finds modules.
 fn find_path_files(directory: &Path) -> Vec<PathBuf> {
-    let entries = directory.read_dir().into_iter().flatten().flatten();
+    let names = directory.read_dir().into_iter().flatten().flatten().map(|entry| entry.file_name());
     let mut files: Vec<PathBuf> =
-        entries.map(|entry| entry.path()).filter(|path| is_path_file(path)).collect();
+        names.filter(|name| is_path_file(name)).map(|name| directory.join(name)).collect();
     files.sort();
     // A package of one of these names is a directory.
     let packages: Vec<PathBuf> = files.iter().map(|path| path.join("__init__.py")).collect();
@@ -259,12 +259,9 @@ fn find_path_files(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn is_path_file(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().as_bytes();
-    let has_extension = |ending: &str| path.extension().is_some_and(|own| own == ending);
-    has_extension("pth")
-        || has_extension("egg")
-        || has_extension("egg-link")
+fn is_path_file(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    [&b".pth"[..], b".egg", b".egg-link"].iter().any(|ending| name.ends_with(ending))
         || [&b"sitecustomize"[..], b"usercustomize", b"__editable__"]
             .iter()
             .any(|stem| name.starts_with(stem))

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::FileTypeExt as _;
@@ -61,13 +61,15 @@ impl Packages {
     pub fn find(sys_path: &[PathBuf], name: &str) -> Option<Distribution> {
         let name = normalised(name);
         // The directory's name begins with that of the distribution, in a spelling of the installer's.
-        let may_be = |path: &PathBuf| {
-            let file_name = path.file_name().unwrap_or_default().to_string_lossy();
+        let may_be = |file_name: &OsStr| {
+            let file_name = file_name.to_string_lossy();
             normalised(&file_name).strip_prefix(&name).is_some_and(|rest| rest.starts_with('-'))
         };
         sys_path.iter().find_map(|directory| {
-            let entries = directory.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
-            entries.filter(may_be).filter_map(read_entry).find(|found| normalised(&found.name) == name)
+            let found = find_metadata(directory).filter(|file_name| may_be(file_name));
+            found
+                .filter_map(|file_name| read_entry(directory.join(file_name)))
+                .find(|found| normalised(&found.name) == name)
         })
     }
 
@@ -140,8 +142,14 @@ fn read_directory(directory: &Path) -> Vec<Distribution> {
     if directory.extension() == Some(OsStr::new("egg")) {
         return read_distribution(directory.join("EGG-INFO"), "PKG-INFO").into_iter().collect();
     }
-    let entries = directory.read_dir().into_iter().flatten().flatten();
-    entries.filter_map(|entry| read_entry(entry.path())).collect()
+    find_metadata(directory).filter_map(|name| read_entry(directory.join(name))).collect()
+}
+
+/// The names in a directory that may be those of metadata, a third of them.
+fn find_metadata(directory: &Path) -> impl Iterator<Item = OsString> {
+    let names = directory.read_dir().into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let endings = [&b".dist-info"[..], b".egg-info", b".egg"];
+    names.filter(move |name| endings.iter().any(|ending| name.as_encoded_bytes().ends_with(ending)))
 }
 
 fn read_entry(path: PathBuf) -> Option<Distribution> {
@@ -170,6 +178,9 @@ pub fn parse_metadata(metadata: &str, path: PathBuf) -> Option<Distribution> {
     for line in unify_line_ends(metadata).lines() {
         if line.is_empty() {
             break;
+        }
+        if !line.starts_with(['N', 'n', 'V', 'v', 'R', 'r']) {
+            continue;
         }
         match line.split_once(':') {
             Some((field, value)) if field.eq_ignore_ascii_case("name") => {
