@@ -213,9 +213,7 @@ impl Search {
     /// The launcher that this shim has replaced. `None` where pip or uv has written a launcher over the shim
     /// since, which is newer.
     fn replaced_launcher(&self) -> Option<PathBuf> {
-        // On systems that do not name the running executable it is the name of the call, which may be a link.
-        let own = self.own_path.as_deref()?.canonicalize().ok()?;
-        let directory = own.parent()?;
+        let directory = self.own_path.as_deref()?.parent()?;
         let launcher = executable(&directory.join(REPLACED_LAUNCHER))?;
         (self.classify(&directory.join(NAME))? == CandidateStatus::Shim).then_some(launcher)
     }
@@ -270,9 +268,8 @@ impl Search {
     /// Classifies a file; `None` where it is not executable.
     #[must_use]
     pub fn classify(&self, path: &Path) -> Option<CandidateStatus> {
-        let path = executable(path)?;
-        let identity = FileId::of(&path)?;
-        Some(if self.own == Some(identity) || is_shim(&path) {
+        let identity = FileId::from(&executables::executable(path)?);
+        Some(if self.own == Some(identity) || is_shim(path) {
             CandidateStatus::Shim
         } else if self.loop_guard.contains(identity) {
             CandidateStatus::Tried
@@ -341,7 +338,7 @@ mod tests {
             first: None,
             named: None,
             loop_guard: LoopGuard::default(),
-            own_path: Some(link),
+            own_path: Some(executables::without_links(link)),
             own,
         };
         let found = search.real().unwrap();

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::fs::Metadata;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -62,7 +63,13 @@ pub struct FileId(u64, u64);
 impl FileId {
     #[must_use]
     pub fn of(path: &Path) -> Option<Self> {
-        path.metadata().ok().map(|metadata| Self(metadata.dev(), metadata.ino()))
+        path.metadata().ok().as_ref().map(Self::from)
+    }
+}
+
+impl From<&Metadata> for FileId {
+    fn from(metadata: &Metadata) -> Self {
+        Self(metadata.dev(), metadata.ino())
     }
 }
 

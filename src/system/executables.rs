@@ -17,7 +17,14 @@ use which::sys::Sys;
 /// Whether a path leads to a regular file that this user may execute.
 #[must_use]
 pub fn is_executable(path: &Path) -> bool {
-    path.metadata().is_ok_and(|metadata| metadata.is_file()) && access(path, Access::EXEC_OK).is_ok()
+    executable(path).is_some()
+}
+
+/// The metadata of a regular file that this user may execute.
+#[must_use]
+pub fn executable(path: &Path) -> Option<Metadata> {
+    let metadata = path.metadata().ok().filter(Metadata::is_file)?;
+    access(path, Access::EXEC_OK).is_ok().then_some(metadata)
 }
 
 /// Finds a program in the entries of a PATH; the relative ones are meant from the current directory.
@@ -44,11 +51,15 @@ pub fn own_executable() -> Option<PathBuf> {
     match env::current_exe() {
         Ok(path) if cfg!(target_os = "linux") => Some(path),
         path => {
-            let path = path.ok().or_else(called)?;
-            // A program that was replaced while it runs has no path to follow.
-            Some(path.canonicalize().unwrap_or(path))
+            Some(without_links(path.ok().or_else(called)?))
         }
     }
+}
+
+/// A path without links; one that leads nowhere, as that of a program that was replaced while it runs, stays.
+#[must_use]
+pub fn without_links(path: PathBuf) -> PathBuf {
+    path.canonicalize().unwrap_or(path)
 }
 
 struct WithoutNameService;

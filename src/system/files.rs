@@ -67,7 +67,7 @@ pub fn read_stream(stream: impl Read, max: u64) -> io::Result<Vec<u8>> {
 /// # Errors
 /// Returns an error if it is no regular file or cannot be read.
 pub fn read_head(path: &Path, count: u64) -> io::Result<Vec<u8>> {
-    let mut head = Vec::new();
+    let mut head = Vec::with_capacity(usize::try_from(count).unwrap_or_default());
     open(path)?.take(count).read_to_end(&mut head)?;
     Ok(head)
 }
