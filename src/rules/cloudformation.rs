@@ -72,17 +72,17 @@ fn expand(yaml: serde_yaml::Value, depth: usize) -> Option<Value> {
             Value::Array(list.into_iter().map(|item| expand(item, depth)).collect::<Option<_>>()?)
         }
         Yaml::Mapping(map) => {
-            let entry = |(key, value)| Some((format_key(key), expand(value, depth)?));
+            let entry = |(key, value)| Some((format_key(expand(key, depth)?), expand(value, depth)?));
             Value::Object(map.into_iter().map(entry).collect::<Option<_>>()?)
         }
         Yaml::Tagged(tagged) => expand_intrinsic(&tagged.tag.to_string(), expand(tagged.value, depth)?),
     })
 }
 
-fn format_key(key: serde_yaml::Value) -> String {
+fn format_key(key: Value) -> String {
     match key {
-        serde_yaml::Value::String(text) => text,
-        other => serde_yaml::to_string(&other).unwrap_or_default().trim().to_owned(),
+        Value::String(text) => text,
+        other => other.to_string(),
     }
 }
 
