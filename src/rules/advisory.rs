@@ -35,8 +35,33 @@ use crate::rules::fields::{
 use crate::rules::{Finding, Fix, Kind, Level, PackageMove};
 use crate::yaml;
 
-/// advisories.yaml as build.rs writes it.
-const BUILT_IN: &str = include_str!(concat!(env!("OUT_DIR"), "/advisories.json"));
+/// advisories.yaml, as build.rs writes it.
+static BUILT_IN: &[BuiltIn] = include!(concat!(env!("OUT_DIR"), "/advisories.rs"));
+
+/// The keys of an advisory of this build.
+struct BuiltIn {
+    id: Option<&'static str>,
+    title: Option<&'static str>,
+    level: Level,
+    pcluster: Option<&'static str>,
+    python: Option<&'static str>,
+    package: Option<&'static str>,
+    affected: Option<&'static str>,
+    runtime: Option<&'static str>,
+    refused_from: Option<&'static str>,
+    effect: Option<&'static str>,
+    cost: Option<&'static str>,
+    fix: BuiltInFix,
+    only_constraints: bool,
+    references: &'static [&'static str],
+}
+
+struct BuiltInFix {
+    packages: Option<&'static str>,
+    upgrade: Option<&'static str>,
+    downgrade: Option<&'static str>,
+    advice: Option<&'static str>,
+}
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Advisory {
@@ -95,6 +120,38 @@ struct WrittenAdvisory {
     only_constraints: bool,
     #[serde(deserialize_with = "read_references")]
     references: Vec<String>,
+}
+
+impl BuiltIn {
+    fn read(&self) -> Option<Advisory> {
+        let text = |key: Option<&str>| key.unwrap_or_default().to_owned();
+        let some_text = |key: Option<&str>| key.map(str::to_owned);
+        let range = |key: Option<&str>| key.and_then(|range| parse_specifiers(range).ok());
+        let BuiltInFix { packages, upgrade, downgrade, advice } = self.fix;
+        let fix = WrittenFix {
+            packages: some_text(packages),
+            upgrade: range(upgrade),
+            downgrade: range(downgrade),
+            advice: some_text(advice),
+        };
+        let written = WrittenAdvisory {
+            id: text(self.id),
+            title: text(self.title),
+            level: self.level,
+            pcluster: range(self.pcluster)?,
+            python: range(self.python),
+            package: some_text(self.package),
+            affected: self.affected.and_then(|affected| Affected::read(affected).ok()),
+            runtime: some_text(self.runtime),
+            refused_from: some_text(self.refused_from),
+            effect: text(self.effect),
+            cost: text(self.cost),
+            fix: fix.try_into().ok()?,
+            only_constraints: self.only_constraints,
+            references: self.references.iter().map(ToString::to_string).collect(),
+        };
+        written.try_into().ok()
+    }
 }
 
 impl TryFrom<WrittenAdvisory> for Advisory {
@@ -231,8 +288,7 @@ pub fn read(text: &str) -> Result<Vec<Advisory>, String> {
 /// Reads the advisories that are part of this build.
 #[must_use]
 pub fn built_in() -> Vec<Advisory> {
-    // The file is part of the build, and a test reads it.
-    serde_json::from_str(BUILT_IN).unwrap_or_default()
+    BUILT_IN.iter().filter_map(BuiltIn::read).collect()
 }
 
 /// Compares the installed packages with every advisory, for a version of Python.
@@ -306,6 +362,14 @@ impl Advisory {
 }
 
 impl Affected {
+    fn read(written: &str) -> Result<Self, String> {
+        match written {
+            "mixed" => Ok(Self::Mixed),
+            "absent" => Ok(Self::Absent),
+            _ => parse_specifiers(written).map(Self::Releases),
+        }
+    }
+
     /// The affected ones of the packages that an advisory is about; `None` where it does not apply.
     fn select<'a>(
         &self,
@@ -344,11 +408,7 @@ pub fn contains(releases: &VersionSpecifiers, version: &str) -> bool {
 
 impl<'de> Deserialize<'de> for Affected {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        read_parsed(from, |written| match written {
-            "mixed" => Ok(Self::Mixed),
-            "absent" => Ok(Self::Absent),
-            _ => parse_specifiers(written).map(Self::Releases),
-        })
+        read_parsed(from, Self::read)
     }
 }
 

@@ -50,9 +50,7 @@ pub fn own_executable() -> Option<PathBuf> {
     };
     match env::current_exe() {
         Ok(path) if cfg!(target_os = "linux") => Some(path),
-        path => {
-            Some(without_links(path.ok().or_else(called)?))
-        }
+        path => Some(without_links(path.ok().or_else(called)?)),
     }
 }
 
