@@ -181,7 +181,7 @@ fn remove_oldest(directory: &Path) {
         .flatten()
         .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
         .collect();
-    entries.sort();
+    entries.sort_unstable();
     let surplus = entries.len().saturating_sub(MAX_ENTRIES);
     for (_, path) in entries.into_iter().take(surplus) {
         let _ = fs::remove_file(path);

@@ -125,6 +125,7 @@
 //! | [`yaml::size`] | the size of a document with its aliases replaced (pure) |
 //! | [`yaml::scanner`] | the depth of a text, before it is loaded (pure) |
 //! | [`printable`] | text from elsewhere, safe for a terminal (pure) |
+//! | [`sorted`] | maps and sets, in little code (pure) |
 //! | [`package_name`] | the names of distributions (pure) |
 //!
 //! # Glossary
@@ -174,6 +175,7 @@ pub mod progress;
 pub mod repair;
 pub mod report;
 pub mod rules;
+pub mod sorted;
 pub mod system;
 pub mod yaml;
 

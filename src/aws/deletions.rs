@@ -46,7 +46,7 @@ impl Deletions {
         let paths = entries.flatten().map(|entry| entry.path());
         let mut paths: Vec<PathBuf> =
             paths.filter(|path| path.extension().is_some_and(|ending| ending == "json")).collect();
-        paths.sort();
+        paths.sort_unstable();
         paths.iter().map(|path| read_file(path)).collect()
     }
 

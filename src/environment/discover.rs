@@ -143,7 +143,7 @@ fn expand(place: &Place) -> Vec<PathBuf> {
 fn list(directory: &Path) -> Vec<PathBuf> {
     let entries = directory.read_dir().into_iter().flatten().flatten();
     let mut directories: Vec<_> = entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
-    directories.sort();
+    directories.sort_unstable();
     directories
 }
 
@@ -175,7 +175,7 @@ fn walk(root: &Path, max_directories: usize, mut visit: impl FnMut(&Path)) -> bo
             .map(|entry| entry.path())
             .filter(|path| !KERNEL.iter().any(|kernel| path == Path::new(kernel)))
             .collect();
-        below.sort();
+        below.sort_unstable();
         waiting.extend(below.into_iter().map(|path| (path, depth + 1)));
     }
     true

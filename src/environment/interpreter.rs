@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::Fingerprint;
 use crate::cli::env_vars;
 use crate::error::Error;
+use crate::sorted::sorted_map;
 use crate::system::child::ChildError;
 use crate::system::executables;
 
@@ -84,8 +85,7 @@ impl InterpreterAnswer {
     /// Reduces the environment to the variables that differ from this process's.
     pub fn keep_changes(&mut self) {
         let Some(mut variables) = self.environment.take() else { return };
-        let own: BTreeMap<String, String> =
-            env::vars_os().map(|(name, value)| (to_latin1(&name), to_latin1(&value))).collect();
+        let own = sorted_map(env::vars_os().map(|(name, value)| (to_latin1(&name), to_latin1(&value))));
         let counts = |name: &String| !IRRELEVANT.contains(&name.as_str());
         self.unset =
             own.keys().filter(|name| counts(name) && !variables.contains_key(*name)).cloned().collect();
@@ -252,7 +252,7 @@ fn find_path_files(directory: &Path) -> Vec<PathBuf> {
     let names = directory.read_dir().into_iter().flatten().flatten().map(|entry| entry.file_name());
     let mut files: Vec<PathBuf> =
         names.filter(|name| is_path_file(name)).map(|name| directory.join(name)).collect();
-    files.sort();
+    files.sort_unstable();
     // A package of one of these names is a directory.
     let packages: Vec<PathBuf> = files.iter().map(|path| path.join("__init__.py")).collect();
     files.extend(packages.into_iter().filter(|path| path.exists()));

@@ -76,7 +76,7 @@ pub fn variables(cache: Option<&JsiiCache>) -> Vec<(OsString, Option<OsString>)>
 fn remove_unusable(root: &Path, max_entries: usize, now: SystemTime) {
     let mut entries = Vec::new();
     sort_out(root, MAX_DEPTH, &mut entries);
-    entries.sort();
+    entries.sort_unstable();
     let surplus = entries.len().saturating_sub(max_entries);
     for (index, (used, entry)) in entries.iter().enumerate() {
         if index < surplus || now.duration_since(*used).is_ok_and(|age| age > MAX_AGE) {

@@ -4,7 +4,6 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
@@ -12,6 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::cache::Fingerprint;
 use crate::environment::interpreter::Interpreter;
 use crate::package_name::normalised;
+use crate::sorted::{sorted_map, sorted_set};
 use crate::system::files;
 
 /// The header of a metadata file is at its top; a description of any length follows.
@@ -90,7 +90,7 @@ impl Packages {
     /// The versions by normalised name, as rules and reports take packages.
     #[must_use]
     pub fn versions(&self) -> BTreeMap<String, String> {
-        self.iter().map(|(name, distribution)| (name.to_owned(), distribution.version.clone())).collect()
+        sorted_map(self.iter().map(|(name, distribution)| (name.to_owned(), distribution.version.clone())))
     }
 
     /// Adds all distributions to a fingerprint, and the code that decides about the template, because an
@@ -104,7 +104,7 @@ impl Packages {
         let imports = ["pcluster", "aws_cdk", "jsii"].iter();
         let on_path =
             imports.flat_map(|import| interpreter.sys_path.iter().map(move |entry| entry.join(import)));
-        let directories: BTreeSet<PathBuf> = on_path.chain(interpreter.sources.iter().cloned()).collect();
+        let directories = sorted_set(on_path.chain(interpreter.sources.iter().cloned()));
         let mut seen = BTreeSet::new();
         for directory in directories.iter().filter(|path| path.is_dir()) {
             add_code(directory, &mut seen, digest);
@@ -115,11 +115,11 @@ impl Packages {
 /// Adds every file below a directory to a fingerprint, except bytecode. Links to directories are followed,
 /// each directory once.
 fn add_code(directory: &Path, seen: &mut BTreeSet<PathBuf>, digest: &mut Fingerprint) {
-    let mut entries: Vec<_> = directory.read_dir().into_iter().flatten().flatten().collect();
-    entries.sort_by_key(fs::DirEntry::file_name);
+    let entries = directory.read_dir().into_iter().flatten().flatten();
+    let entries = sorted_map(entries.map(|entry| (entry.file_name(), entry)));
     // The path of a file is its name below this one: there are thousands of files.
     digest.field(directory.as_os_str().as_encoded_bytes());
-    for entry in entries {
+    for (name, entry) in entries {
         let Ok(kind) = entry.file_type() else { continue };
         let path = entry.path();
         let is_linked = kind.is_symlink() && path.is_dir();
@@ -127,12 +127,12 @@ fn add_code(directory: &Path, seen: &mut BTreeSet<PathBuf>, digest: &mut Fingerp
             continue;
         }
         if kind.is_dir() || is_linked {
-            if entry.file_name() != "__pycache__" {
+            if name != "__pycache__" {
                 add_code(&path, seen, digest);
             }
         } else if !kind.is_fifo() && !kind.is_socket() {
             let metadata = if kind.is_file() { entry.metadata() } else { path.metadata() };
-            digest.field(entry.file_name().as_encoded_bytes()).metadata(metadata.ok().as_ref());
+            digest.field(name.as_encoded_bytes()).metadata(metadata.ok().as_ref());
         }
     }
 }
@@ -184,7 +184,7 @@ pub fn parse_metadata(metadata: &str, path: PathBuf) -> Option<Distribution> {
         }
         match line.split_once(':') {
             Some((field, value)) if field.eq_ignore_ascii_case("name") => {
-                name = Some(value.trim().to_owned())
+                name = Some(value.trim().to_owned());
             }
             Some((field, value)) if field.eq_ignore_ascii_case("version") => {
                 version = Some(value.trim().to_owned());
@@ -228,6 +228,8 @@ fn read_header(path: &Path) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn metadata(directory: &Path, name: &str, file: &str, text: &str) {

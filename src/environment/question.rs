@@ -5,7 +5,6 @@
 //! A question is a scratch directory that the asking process has locked. The lock ends with the process,
 //! so a variable that is left over, or set by hand, is no question.
 
-use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
@@ -19,6 +18,7 @@ use crate::cli::env_vars;
 use crate::environment::interpreter::{
     INTERPRETER_PY, IdentifyError, InterpreterAnswer, python_path, read_answer,
 };
+use crate::sorted::sorted_set;
 use crate::system::child::{Child, ChildError, set};
 use crate::system::scratch::Scratch;
 
@@ -86,7 +86,7 @@ pub fn agree(answers: &[InterpreterAnswer]) -> Result<Option<(InterpreterAnswer,
     }
     let executables = answers.iter().map(|answer| answer.interpreter().executable);
     // Each once and by name: the files of the answers have the names of processes, in no order.
-    let interpreters = executables.collect::<BTreeSet<PathBuf>>().into_iter().collect();
+    let interpreters = sorted_set(executables).into_iter().collect();
     Err(IdentifyError::Ambiguous { interpreters })
 }
 
@@ -101,7 +101,7 @@ fn prepare(scratch: &Scratch) -> io::Result<PathBuf> {
 fn read_answers(directory: &Path) -> Vec<Value> {
     let entries = directory.join(ANSWERS).read_dir().into_iter().flatten().flatten();
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
-    files.sort();
+    files.sort_unstable();
     let complete = files.iter().filter(|path| path.extension().is_none());
     complete.filter_map(|path| serde_json::from_slice(&fs::read(path).ok()?).ok()).collect()
 }

@@ -187,7 +187,7 @@ impl InterpreterQuestion<'_> {
                 || DECISIVE.iter().any(|prefix| name.as_bytes().starts_with(prefix.as_bytes()))
         };
         let mut variables: Vec<_> = env::vars_os().filter(|(name, _)| is_decisive(name)).collect();
-        variables.sort();
+        variables.sort_unstable();
         for (name, value) in variables {
             key.field(name.as_bytes()).field(value.as_bytes());
         }

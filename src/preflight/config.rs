@@ -1,6 +1,5 @@
 //! `preflight config`: a config.yaml with every key, its default and its present origin.
 
-use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::AsFd as _;
@@ -17,6 +16,7 @@ use crate::outcome::Outcome;
 use crate::preflight::context::{find_named, read_settings, start_search};
 use crate::printable::escape_line;
 use crate::report;
+use crate::sorted::sorted_map;
 
 /// A key of the file.
 struct Key {
@@ -93,7 +93,7 @@ pub fn run(common: &Common) -> Result<Outcome, Abort> {
     let search = start_search(common, &settings);
     let present = settings.list(find_named(&search));
     let text = if common.format == Format::Json {
-        let settings: BTreeMap<_, _> = present.iter().map(|setting| (setting.name, setting)).collect();
+        let settings = sorted_map(present.iter().map(|setting| (setting.name, setting)));
         report::format_json(&json!({"schemaVersion": 1, "settings": settings}))
     } else {
         let of_file = Settings::read_file_alone();

@@ -1,7 +1,6 @@
 //! `preflight where`: which pcluster is guarded, how it was found, what a `build-image` would do, and every
 //! other `pcluster` on PATH.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +25,7 @@ use crate::preflight::where_warnings::{
 use crate::printable::{escape, lossy, wrap};
 use crate::repair::overlay::{Overlay, find_overlay};
 use crate::report::{self, Shim};
+use crate::sorted::sorted_map;
 use crate::system::child::ChildError;
 use crate::system::executables;
 
@@ -194,7 +194,7 @@ impl Where {
         let target = self.target.as_ref().and_then(|target| target.as_ref().ok());
         let packages = target.map(|target| {
             let versions = find_installed(target).into_iter();
-            versions.map(|(name, version)| (normalised(name), version)).collect::<BTreeMap<_, _>>()
+            sorted_map(versions.map(|(name, version)| (normalised(name), version)))
         });
         let candidates: Vec<_> =
             self.rows.iter().map(|row| json!({"path": lossy(&row.path), "standing": row.standing})).collect();
@@ -214,7 +214,7 @@ impl Where {
             "config": config_path().as_deref().map(lossy),
             "guarded": self.exit_status() == 0,
             "consequence": self.describe_consequences().join("; "),
-            "settings": self.settings.iter().map(|setting| (setting.name, setting)).collect::<BTreeMap<_, _>>(),
+            "settings": sorted_map(self.settings.iter().map(|setting| (setting.name, setting))),
             "candidates": candidates,
             "warnings": self.warnings,
         })

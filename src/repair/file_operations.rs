@@ -1,6 +1,5 @@
 //! Operations on the files of an environment: to remove, write and link them.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, chown};
@@ -9,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::error::RepairStep;
 use crate::repair::failpoint;
 use crate::repair::file_plan::Content;
+use crate::sorted::sorted_set;
 
 /// Removes a file, if it is there.
 ///
@@ -105,7 +105,7 @@ pub fn take_owner_and_mode(like: &Metadata, path: &Path) -> io::Result<()> {
 
 /// Removes the directories of these files where they are empty, and their parents.
 pub fn remove_empty<'a>(files: impl Iterator<Item = &'a Path>) {
-    let directories: BTreeSet<&Path> = files.filter_map(Path::parent).collect();
+    let directories = sorted_set(files.filter_map(Path::parent));
     for directory in directories.into_iter().rev() {
         let mut directory = Some(directory);
         // An empty `__pycache__` does not keep its directory.

@@ -13,6 +13,7 @@ use crate::package_name::normalised;
 use crate::repair::console_scripts::{is_console_script, is_shared_script, keep_script_lines};
 use crate::repair::file_digest::{FileDigest, sha256_of};
 use crate::repair::journal::PackageFiles;
+use crate::sorted::sorted_set;
 use crate::system::files::{self, describe};
 
 /// The changes to an environment: files to be removed, each with the index of its package, and files
@@ -163,27 +164,22 @@ impl FilePlan {
     /// The existing directories in which files are removed or added.
     #[must_use]
     pub fn directories(&self) -> BTreeSet<PathBuf> {
-        self.paths()
-            .into_iter()
-            .filter_map(|file| file.ancestors().skip(1).find(|directory| directory.is_dir()))
-            .map(Path::to_owned)
-            .collect()
+        let paths = self.paths().into_iter();
+        let existing = paths.filter_map(|file| file.ancestors().skip(1).find(|above| above.is_dir()));
+        sorted_set(existing.map(Path::to_owned))
     }
 
     /// Every file to be removed or added.
     #[must_use]
     pub fn paths(&self) -> BTreeSet<&Path> {
-        self.removals
-            .keys()
-            .chain(self.additions.iter().map(|(path, _)| path))
-            .map(PathBuf::as_path)
-            .collect()
+        let additions = self.additions.iter().map(|(path, _)| path);
+        sorted_set(self.removals.keys().chain(additions).map(PathBuf::as_path))
     }
 
     /// The directories of packages in which files change.
     #[must_use]
     pub fn sites(&self) -> Vec<PathBuf> {
-        let sites: BTreeSet<&PathBuf> = self.packages.iter().map(|package| &package.site).collect();
+        let sites = sorted_set(self.packages.iter().map(|package| &package.site));
         sites.into_iter().cloned().collect()
     }
 
@@ -192,8 +188,8 @@ impl FilePlan {
     pub fn directories_of_removals(&self) -> Vec<(PathBuf, u32)> {
         let sites = self.sites();
         let is_in_site = |directory: &&Path| sites.iter().any(|site| directory.starts_with(site));
-        let directories: BTreeSet<&Path> =
-            self.removals.keys().flat_map(|path| path.ancestors().skip(1)).filter(is_in_site).collect();
+        let directories =
+            sorted_set(self.removals.keys().flat_map(|path| path.ancestors().skip(1)).filter(is_in_site));
         let mode = |directory: &Path| Some(directory.metadata().ok()?.permissions().mode());
         directories
             .into_iter()

@@ -14,6 +14,7 @@ use crate::error::{Abort, Error, RepairStep};
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
 use crate::repair::pip_settings::translate_for_uv;
 use crate::repair::plan::InstallRequest;
+use crate::sorted::sorted_set;
 use crate::system::child::{Child, ChildError, Finished, framed, sentinel, set};
 use crate::system::executables;
 use crate::system::scratch::Scratch;
@@ -231,7 +232,7 @@ impl<'a> Installer<'a> {
         // uv: "The package `x` requires `y`, but `z` is installed"; pip: "x 1 requires y, which is
         // not installed." or "x 1 has requirement y, but you have z."
         let is_broken = |line: &&str| line.contains(" requires ") || line.contains(" has requirement ");
-        Ok(output.lines().filter(is_broken).map(str::to_owned).collect())
+        Ok(sorted_set(output.lines().filter(is_broken).map(str::to_owned)))
     }
 
     fn run(

@@ -13,6 +13,7 @@ use crate::environment::record::recorded_paths;
 use crate::package_name::normalised;
 use crate::repair::file_digest::{FileDigest, sha256_of};
 use crate::repair::plan::Change;
+use crate::sorted::sorted_set;
 
 /// A file that is removed, and its copy below the snapshot.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -145,7 +146,7 @@ impl Journal {
             let recorded = dist_infos.iter().map(|dist_info| recorded_paths(&part.site, dist_info));
             foreign.not_removed.extend(match recorded.collect::<Option<Vec<_>>>() {
                 Some(recorded) => {
-                    let recorded: BTreeSet<PathBuf> = recorded.into_iter().flatten().collect();
+                    let recorded = sorted_set(recorded.into_iter().flatten());
                     created.iter().filter(|path| recorded.contains(*path)).cloned().collect()
                 }
                 // Without a RECORD its installer is still at work, and which files it has written is not known.

@@ -48,8 +48,6 @@ pub mod state;
 pub mod transaction;
 pub mod verify;
 
-use std::collections::BTreeSet;
-
 use serde_json::json;
 
 use crate::checker::{self, CheckRequest};
@@ -75,6 +73,7 @@ use crate::repair::stage::{Staged, Staging, stage};
 use crate::repair::state::{RepairState, find_site};
 use crate::report::{Report, Verdict};
 use crate::rules::{Finding, Level, runtimes};
+use crate::sorted::sorted_set;
 
 /// The result of a repair.
 #[derive(Debug)]
@@ -162,7 +161,7 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
 }
 
 fn describe_unknown(id: &str, report: &Report) -> Error {
-    let known: BTreeSet<&str> = report.findings.iter().map(|finding| finding.id.as_str()).collect();
+    let known = sorted_set(report.findings.iter().map(|finding| finding.id.as_str()));
     let known = if known.is_empty() { "none".into() } else { Vec::from_iter(known).join(", ") };
     let message = format!("the check has no finding {id:?}; found: {known}");
     Error::repair(RepairStep::Plan, message, "Nothing was changed. `pcluster preflight` lists the findings.")

@@ -13,6 +13,7 @@ use crate::package_name::{PCLUSTER, is_pattern, matches, normalised};
 use crate::report::Report;
 use crate::rules::advisory::Affected;
 use crate::rules::{Finding, Fix, Kind, Level, PackageMove, Remedy};
+use crate::sorted::sorted_set;
 
 /// Installed distributions by normalised name.
 pub type Installed = BTreeMap<String, Distribution>;
@@ -204,16 +205,15 @@ pub fn plan_install(
 /// are installed. Their dependencies follow.
 fn find_moving(installed: &Installed, reasons: &[Reason]) -> BTreeSet<String> {
     let required = installed.get(PCLUSTER).map(|pcluster| pcluster.requires.as_slice()).unwrap_or_default();
-    let required: BTreeSet<String> = required
+    let required = required
         .iter()
         .map(|line| Requirement::read(line))
-        .filter(|requirement| !requirement.is_optional || installed.contains_key(&requirement.name))
-        .map(|requirement| requirement.name)
-        .collect();
+        .filter(|requirement| !requirement.is_optional || installed.contains_key(&requirement.name));
+    let required = sorted_set(required.map(|requirement| requirement.name));
     let mut moving = BTreeSet::new();
     for Reason { fix, .. } in reasons {
         let is_affected = |name: &&String| matches(&fix.packages, name);
-        let direct: BTreeSet<&String> = required.iter().filter(is_affected).collect();
+        let direct = sorted_set(required.iter().filter(is_affected));
         if !is_pattern(&fix.packages) {
             moving.insert(normalised(&fix.packages));
         } else if direct.is_empty() {
@@ -237,7 +237,7 @@ fn collect_required_ranges(installed: &Installed, name: &str, moving: &BTreeSet<
     let ranges = lines.map(|line| Requirement::read(line)).filter(|requirement| {
         requirement.name == name && !requirement.range.is_empty() && counts(requirement)
     });
-    ranges.map(|requirement| requirement.range).collect::<BTreeSet<_>>().into_iter().collect()
+    sorted_set(ranges.map(|requirement| requirement.range)).into_iter().collect()
 }
 
 /// Whether a package of CDK moves with others: they pin one another, and those pins move too.

@@ -10,6 +10,7 @@ use crate::repair::context::Repair;
 use crate::repair::hints::keep_beside;
 use crate::repair::ownership::{find_marker, find_spack_prefix, refuse_another_users};
 use crate::repair::plan::{Change, Reason};
+use crate::sorted::sorted_set;
 
 /// Refuses what can be refused before packages are fetched: directories of other owners, and those that
 /// this user cannot write.
@@ -25,7 +26,7 @@ pub fn refuse_early(repair: &Repair, reasons: &[Reason]) -> Result<(), Error> {
         return Ok(());
     }
     let parents = moving.iter().filter_map(|package| package.metadata.parent());
-    let mut sites: BTreeSet<PathBuf> = parents.map(Path::to_owned).collect();
+    let mut sites = sorted_set(parents.map(Path::to_owned));
     if sites.is_empty() {
         // New packages are installed beside aws-parallelcluster.
         sites.insert(repair.state.site().to_owned());

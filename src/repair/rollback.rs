@@ -12,6 +12,7 @@ use crate::repair::failpoint;
 use crate::repair::file_operations::{link_or_copy, path_beside, remove, remove_empty};
 use crate::repair::journal::{Journal, SavedFile};
 use crate::repair::transaction::Transactions;
+use crate::sorted::sorted_set;
 use crate::system::disk;
 use crate::system::files::describe;
 
@@ -75,13 +76,13 @@ pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Vec<S
     let old: Vec<&SavedFile> =
         journal.removed.iter().filter(|saved| !foreign.not_restored.contains(&saved.path)).collect();
     let mut failures = remove_created(journal, &old, &foreign.not_removed);
-    let above: BTreeSet<&Path> = old.iter().flat_map(|saved| saved.path.ancestors().skip(1)).collect();
+    let above = sorted_set(old.iter().flat_map(|saved| saved.path.ancestors().skip(1)));
     let needed = journal.directories.iter().filter(|(directory, _)| above.contains(directory.as_path()));
     needed.for_each(|(directory, mode)| make_directory(directory, *mode));
     failures.extend(put_files_back(&snapshot, &old));
     remove_empty(journal.created.iter().map(PathBuf::as_path));
     let changed = old.iter().map(|saved| &saved.path).chain(&journal.created);
-    if let Err(error) = disk::sync(&changed.map(PathBuf::as_path).collect(), &journal.roots()) {
+    if let Err(error) = disk::sync(&sorted_set(changed.map(PathBuf::as_path)), &journal.roots()) {
         failures.push(describe("cannot write", &journal.site)(error));
     }
     if !failures.is_empty() {
@@ -96,7 +97,7 @@ pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Vec<S
 /// Their bytecode is removed too: Python would take it for that of an old file with the same size and
 /// modification time.
 fn remove_created(journal: &Journal, old: &[&SavedFile], not_removed: &BTreeSet<PathBuf>) -> Vec<String> {
-    let old: BTreeSet<&Path> = old.iter().map(|saved| saved.path.as_path()).collect();
+    let old = sorted_set(old.iter().map(|saved| saved.path.as_path()));
     let created = || journal.created.iter().filter(|path| !not_removed.contains(*path));
     let compiled = created().flat_map(|path| bytecode_of(path));
     // A repair that was killed while it wrote a RECORD has left a temporary file.

@@ -18,6 +18,7 @@ use crate::repair::file_operations::{PlacedBy, link_or_copy, place, remove, remo
 use crate::repair::file_plan::FilePlan;
 use crate::repair::journal::{Journal, SavedFile};
 use crate::repair::plan::Change;
+use crate::sorted::sorted_set;
 use crate::system::disk::{self, Durability};
 use crate::system::files::describe;
 use crate::system::trust;
@@ -104,7 +105,7 @@ impl Transactions {
             });
         }
         // The journal relies on its copies. Of a hard link only the name is new, so the directory is enough.
-        let copied: BTreeSet<&Path> = copied.iter().map(PathBuf::as_path).collect();
+        let copied = sorted_set(copied.iter().map(PathBuf::as_path));
         let synced = if copied.is_empty() {
             disk::sync_directory(&snapshot)
         } else {

@@ -33,6 +33,7 @@ use crate::rules::fields::{
     write_text,
 };
 use crate::rules::{Finding, Fix, Kind, Level, PackageMove};
+use crate::sorted::{sorted_map, sorted_set};
 use crate::yaml;
 
 /// advisories.yaml, as build.rs writes it.
@@ -337,9 +338,9 @@ impl Advisory {
         let (package, affected) = self.package()?;
         let is_named = matcher(package);
         let named = packages.iter().filter(|(name, _)| is_named(name));
-        let named: BTreeMap<&String, &String> = named.collect();
+        let named = sorted_map(named);
         let installed = affected.select(named)?;
-        let versions: BTreeSet<&str> = installed.values().map(|version| version.as_str()).collect();
+        let versions = sorted_set(installed.values().map(|version| version.as_str()));
         let versions = Vec::from_iter(versions).join(", ");
         let effect = &self.effect;
         let message = match affected {
@@ -377,12 +378,12 @@ impl Affected {
     ) -> Option<BTreeMap<&'a String, &'a String>> {
         match self {
             Self::Releases(releases) => {
-                let affected: BTreeMap<_, _> =
-                    named.into_iter().filter(|(_, version)| contains(releases, version)).collect();
+                let affected =
+                    sorted_map(named.into_iter().filter(|(_, version)| contains(releases, version)));
                 (!affected.is_empty()).then_some(affected)
             }
             Self::Mixed => {
-                let versions: BTreeSet<&String> = named.values().copied().collect();
+                let versions = sorted_set(named.values().copied());
                 (versions.len() > 1).then_some(named)
             }
             Self::Absent => named.is_empty().then_some(named),

@@ -9,6 +9,7 @@ use crate::rules::cloudformation;
 use crate::rules::inventory::{Ami, BucketFrom, BuildArn, Directory, Inventory, Stack, Tags, is_not_after};
 use crate::rules::inventory_json::texts;
 use crate::rules::template::select_resources;
+use crate::sorted::sorted_map;
 use crate::yaml;
 
 /// Begins the key of every tag of pcluster's.
@@ -171,7 +172,7 @@ impl<'a> Origin<'a> {
         let (directory, recipe) = self.artifacts.as_ref()?;
         let id = &recipe.image_id;
         let log = format!("log-group:/aws/imagebuilder/ParallelClusterImage-{id}");
-        let mut tags: Tags = asked_tags(directory).into_iter().collect();
+        let mut tags: Tags = asked_tags(directory);
         if let Some(parent) = recipe.parent_image.as_ref() {
             tags.insert(format!("{PREFIX}parent_image"), parent.clone());
         }
@@ -268,5 +269,5 @@ fn asked_tags(directory: &Directory) -> BTreeMap<String, String> {
         _ => None,
     };
     let pairs = tags.iter().filter_map(|tag| Some((text(&tag["Key"])?, text(&tag["Value"])?)));
-    pairs.filter(|(key, _)| !key.starts_with("aws:") && !key.starts_with(PREFIX)).collect()
+    sorted_map(pairs.filter(|(key, _)| !key.starts_with("aws:") && !key.starts_with(PREFIX)))
 }

@@ -7,6 +7,7 @@ use crate::rules::inventory::{
     Ami, Bucket, BucketFrom, Deletion, Device, Directory, Inventory, LaunchPermission, LogGroup, Remains,
     Skipped, Snapshot, Stack, Tags, Use,
 };
+use crate::sorted::sorted_map;
 
 /// A text that is there, or an empty one.
 #[must_use]
@@ -29,7 +30,7 @@ pub fn texts(value: &Value, key: &str) -> Vec<String> {
 
 fn tags(value: &Value) -> Option<Tags> {
     let entries = value["tags"].as_object()?.iter();
-    Some(entries.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect())
+    Some(sorted_map(entries.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))))
 }
 
 fn list<T>(value: &Value, key: &str, read: fn(&Value) -> T) -> Vec<T> {

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::rules::template::{BUILD_DATE, DISTRIBUTION, format_resource, select_resources};
 use crate::rules::{Finding, Fix, Kind, Level};
+use crate::sorted::sorted_set;
 
 const CREATE_IMAGE: &str = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateImage.html";
 const AMI_DISTRIBUTION: &str =
@@ -181,7 +182,7 @@ impl Limits {
         let own = name.replace(BUILD_DATE, "");
         // What other placeholders become is not known.
         let is_known = !own.contains("{{");
-        let refused: BTreeSet<char> = own.chars().filter(|letter| !is_of_ami_name(*letter)).collect();
+        let refused = sorted_set(own.chars().filter(|letter| !is_of_ami_name(*letter)));
         let length = own.chars().count() + if own.len() < name.len() { MIN_BUILD_DATE } else { 0 };
         if is_known && !refused.is_empty() {
             let message = format!("EC2 allows no {} in the name of an AMI", quote_all(&refused));
@@ -236,8 +237,7 @@ impl Limits {
             let message = format!("the tag {shown} begins like {RESERVED}, which AWS reserves");
             self.add_of_tags("ami-tag-reserved", Source::Ec2Perhaps, message, TAGS);
         }
-        let outside: BTreeSet<char> =
-            name.chars().filter(|letter| !is_of_distribution_tag(*letter)).collect();
+        let outside = sorted_set(name.chars().filter(|letter| !is_of_distribution_tag(*letter)));
         let message = if name.is_empty() {
             "a tag has an empty key, which Image Builder's model does not allow".into()
         } else if outside.is_empty() {

@@ -4,6 +4,8 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use crate::sorted::sorted_map;
+
 /// Runs one function here and the other in a thread of its own.
 pub fn concurrently<A, B: Send>(here: impl FnOnce() -> A, aside: impl FnOnce() -> B + Send) -> (A, B) {
     thread::scope(|scope| {
@@ -25,12 +27,11 @@ pub fn map_concurrently<'t, T: Sync, R: Send>(items: &'t [T], work: impl Fn(&'t 
             done.push((index, work(item)));
         }
     };
-    let mut done: Vec<(usize, R)> = thread::scope(|scope| {
+    let done = thread::scope(|scope| {
         let running: Vec<_> = (0..threads).map(|_| scope.spawn(take)).collect();
-        running.into_iter().flat_map(join).collect()
+        sorted_map(running.into_iter().flat_map(join))
     });
-    done.sort_by_key(|(index, _)| *index);
-    done.into_iter().map(|(_, result)| result).collect()
+    done.into_values().collect()
 }
 
 fn join<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
