@@ -190,13 +190,13 @@ impl<'a> Installer<'a> {
         })
     }
 
-    /// Compiles the packages in `directory`, where the environment has bytecode. Not by uv's
+    /// Compiles files and directories in their order, where the environment has bytecode. Not by uv's
     /// `--compile-bytecode`, which fails where a sitecustomize prints anything. Failures are ignored:
     /// packages without bytecode only start more slowly.
     ///
     /// # Errors
     /// Returns an error if there is no scratch directory, or a signal came.
-    pub fn compile(&self, directory: &Path) -> Result<(), Abort> {
+    pub fn compile(&self, sources: &[PathBuf]) -> Result<(), Abort> {
         let target = self.target;
         if !target.has_bytecode() {
             return Ok(());
@@ -204,7 +204,7 @@ impl<'a> Installer<'a> {
         let scratch = make_scratch()?;
         let mut arguments: Vec<OsString> = target.interpreter.flags.iter().map(OsString::from).collect();
         arguments.extend(["-m", "compileall", "-qq"].map(OsString::from));
-        arguments.push(directory.into());
+        arguments.extend(sources.iter().map(OsString::from));
         let program = &target.interpreter.executable;
         let mut environment = target.environment.clone();
         // The bytecode of the modules that compileall imports would be written into the environment.

@@ -56,7 +56,7 @@ use crate::environment::packages::Packages;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, RepairStep};
 use crate::repair::commit::commit;
-use crate::repair::context::{BrokenRequirements, Options, Repair};
+use crate::repair::context::{Options, Repair};
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
 use crate::repair::installer::Installer;
 use crate::repair::journal::Journal;
@@ -74,6 +74,7 @@ use crate::repair::state::{RepairState, find_site};
 use crate::report::{Report, Verdict};
 use crate::rules::{Finding, Level, runtimes};
 use crate::sorted::sorted_set;
+use crate::system::concurrently::concurrently;
 
 /// The result of a repair.
 #[derive(Debug)]
@@ -144,10 +145,15 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
     if in_place {
         refuse_early(repair, &reasons)?;
     }
-    let (staged, broken_before) = match runtime {
-        Some(runtime) => replace_runtime(repair, runtime)?,
-        None => stage_proven(repair, &reasons)?,
-    };
+    // At the same time, because the installer waits for its index most of its time.
+    let (staged, broken_before) = concurrently(
+        || match runtime {
+            Some(runtime) => replace_runtime(repair, runtime),
+            None => stage_proven(repair, &reasons),
+        },
+        || repair.installer.find_broken_requirements(RepairStep::Stage),
+    );
+    let (staged, broken_before) = (staged?, broken_before?);
     if repair.options.dry_run {
         return Ok(RepairOutcome::Proven(staged.changes));
     }
@@ -188,14 +194,14 @@ fn describe_mixed(other: &str) -> Error {
 
 /// Stages packages that are proven to make the environment ready: by the moves that the findings name, or
 /// where those do not do, as of the day of the release.
-fn stage_proven(repair: &Repair, reasons: &[Reason]) -> Result<(Staged, BrokenRequirements), Abort> {
+fn stage_proven(repair: &Repair, reasons: &[Reason]) -> Result<Staged, Abort> {
     if reasons.is_empty() || repair.options.strategy == Strategy::Release {
         return restore_release(repair);
     }
     let error = match stage(repair, reasons)? {
         Staging::Unsolvable(error) => error,
         Staging::Staged(staged) => match prove(repair, &staged)? {
-            Proof::Ready(broken) => return Ok((staged, broken)),
+            Proof::Ready => return Ok(staged),
             Proof::NotReady(report) => {
                 let error = describe_unproven(repair, &staged, &report);
                 if !plan::are_of_packages(report.errors()) {

@@ -204,12 +204,7 @@ pub fn plan_install(
 /// pattern the ones that aws-parallelcluster itself requires, or where it requires none of them, all that
 /// are installed. Their dependencies follow.
 fn find_moving(installed: &Installed, reasons: &[Reason]) -> BTreeSet<String> {
-    let required = installed.get(PCLUSTER).map(|pcluster| pcluster.requires.as_slice()).unwrap_or_default();
-    let required = required
-        .iter()
-        .map(|line| Requirement::read(line))
-        .filter(|requirement| !requirement.is_optional || installed.contains_key(&requirement.name));
-    let required = sorted_set(required.map(|requirement| requirement.name));
+    let required = find_required(installed);
     let mut moving = BTreeSet::new();
     for Reason { fix, .. } in reasons {
         let is_affected = |name: &&String| matches(&fix.packages, name);
@@ -223,6 +218,16 @@ fn find_moving(installed: &Installed, reasons: &[Reason]) -> BTreeSet<String> {
         }
     }
     moving
+}
+
+/// The packages that aws-parallelcluster itself requires.
+pub fn find_required(installed: &Installed) -> BTreeSet<String> {
+    let required = installed.get(PCLUSTER).map(|pcluster| pcluster.requires.as_slice()).unwrap_or_default();
+    let required = required
+        .iter()
+        .map(|line| Requirement::read(line))
+        .filter(|requirement| !requirement.is_optional || installed.contains_key(&requirement.name));
+    sorted_set(required.map(|requirement| requirement.name))
 }
 
 /// Collects the ranges in which packages that stay require one that may move.

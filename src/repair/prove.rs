@@ -1,29 +1,32 @@
 //! The proof of a repair: a check with the staged packages in front of the environment's.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::checker::{self, CheckOutcome, Identified};
+use crate::environment::packages::Distribution;
+use crate::environment::record::recorded_paths;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, RepairStep};
-use crate::repair::context::{BrokenRequirements, Repair};
+use crate::repair::context::Repair;
 use crate::repair::failpoint;
 use crate::repair::plan;
 use crate::repair::stage::Staged;
 use crate::report::{Report, Verdict};
 use crate::rules::{Finding, Level};
+use crate::sorted::sorted_map;
 use crate::system::concurrently::concurrently;
 
 /// The result of a proof.
 #[derive(Debug)]
 pub enum Proof {
-    /// The environment would be ready. The requirements are those that are broken before the exchange.
-    Ready(BrokenRequirements),
+    /// The environment would be ready.
+    Ready,
     NotReady(Box<Report>),
 }
 
-/// Proves that the staged packages make the environment ready. The requirements that are broken before the
-/// exchange are found, and the staged packages compiled, at the same time as the check, because each of
-/// them takes seconds.
+/// Proves that the staged packages make the environment ready. They are compiled at the same time, what the
+/// check imports before the rest: it finds most of it compiled when it gets there.
 ///
 /// # Errors
 /// Returns an error if the real pcluster refuses the call, or a signal came.
@@ -34,21 +37,32 @@ pub fn prove(repair: &Repair, staged: &Staged) -> Result<Proof, Abort> {
     let _step = request.progress.step("proving the repair beside the environment");
     let overlay = staged.overlay.path();
     let target = put_in_front(repair, overlay)?;
-    let (checked, broken) = concurrently(
-        || checker::check(request, &target),
-        || {
-            if !staged.is_compiled {
-                repair.installer.compile(overlay)?;
-            }
-            repair.installer.find_broken_requirements(RepairStep::Proof)
-        },
-    );
+    let compile = || {
+        if staged.is_compiled {
+            return Ok(());
+        }
+        repair.installer.compile(&[find_imported_sources(repair, staged), vec![overlay.to_owned()]].concat())
+    };
+    let (checked, compiled) = concurrently(|| checker::check(request, &target), compile);
     request.cache.remove_bytecode(overlay);
     let report = expect_report(checked?)?;
-    if is_met(repair, &report) {
-        return broken.map(Proof::Ready);
-    }
-    Ok(Proof::NotReady(Box::new(report)))
+    compiled?;
+    Ok(if is_met(repair, &report) { Proof::Ready } else { Proof::NotReady(Box::new(report)) })
+}
+
+/// More would be a long command line, for files that are compiled in no time.
+const MAX_SOURCES: usize = 100;
+
+/// The sources of the staged packages that pcluster itself requires, the largest first, which take longest.
+fn find_imported_sources(repair: &Repair, staged: &Staged) -> Vec<PathBuf> {
+    let required = plan::find_required(repair.packages.all());
+    let staged = required.iter().filter_map(|name| staged.packages.get(name));
+    let site = |distribution: &Distribution| distribution.metadata.parent().map(Path::to_owned);
+    let files = staged.filter_map(|found| recorded_paths(&site(found)?, &found.metadata)).flatten();
+    let sources = files.filter(|path| path.extension() == Some(OsStr::new("py")));
+    let by_size =
+        sorted_map(sources.filter_map(|path| Some(((path.metadata().ok()?.len(), path.clone()), path))));
+    by_size.into_values().rev().take(MAX_SOURCES).collect()
 }
 
 /// Whether a report is what the repair is for: ready, and without the findings that were asked for.

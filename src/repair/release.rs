@@ -15,7 +15,7 @@ use crate::environment::synthesis::{self, Synthesis};
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, RepairStep};
 use crate::package_name::PCLUSTER;
-use crate::repair::context::{BrokenRequirements, Repair};
+use crate::repair::context::Repair;
 use crate::repair::culprit::minimize;
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
 use crate::repair::installer::{InstallOutcome, Installer, quote_last_lines};
@@ -72,7 +72,7 @@ enum Test {
 /// # Errors
 /// Returns an error if the packages of that day cannot be had or do not make it ready either, or a signal
 /// came.
-pub fn restore_release(repair: &Repair) -> Result<(Staged, BrokenRequirements), Abort> {
+pub fn restore_release(repair: &Repair) -> Result<Staged, Abort> {
     let dated = fetch_dated_packages(repair)?;
     let all: Vec<usize> = (0..dated.groups.len()).collect();
     let deadline = Instant::now() + MAX_SEARCH;
@@ -113,7 +113,7 @@ fn stage_and_prove(
     repair: &Repair,
     dated: &DatedPackages,
     moved: &[usize],
-) -> Result<Result<(Staged, BrokenRequirements), Error>, Abort> {
+) -> Result<Result<Staged, Error>, Abort> {
     let changes = moved.iter().flat_map(|index| &dated.groups[*index].changes);
     let reasons: Vec<Reason> = changes.filter_map(describe_reason).collect();
     let staged = match stage(repair, &reasons)? {
@@ -121,7 +121,7 @@ fn stage_and_prove(
         Staging::Staged(staged) => staged,
     };
     Ok(match prove(repair, &staged)? {
-        Proof::Ready(broken) => Ok((staged, broken)),
+        Proof::Ready => Ok(staged),
         Proof::NotReady(report) => Err(describe_unproven(repair, &staged, &report)),
     })
 }

@@ -12,7 +12,7 @@ use crate::environment::packages::{Distribution, Packages};
 use crate::environment::record::{MAX_RECORD, dist_info_name, record_path, stays_inside};
 use crate::error::{Abort, Error, RepairStep};
 use crate::package_name::PCLUSTER;
-use crate::repair::context::{BrokenRequirements, Repair};
+use crate::repair::context::Repair;
 use crate::repair::file_operations::take_owner_and_mode;
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
 use crate::repair::journal::PackageFiles;
@@ -35,10 +35,10 @@ const FILES: [&str; 2] =
 /// # Errors
 /// Returns an error if the installed files are not those of the release, the template still asks for the
 /// runtime, or a signal came.
-pub fn replace_runtime(repair: &Repair, runtime: &str) -> Result<(Staged, BrokenRequirements), Abort> {
+pub fn replace_runtime(repair: &Repair, runtime: &str) -> Result<Staged, Abort> {
     let staged = stage(repair, runtime)?;
     match prove(repair, &staged)? {
-        Proof::Ready(broken) => Ok((staged, broken)),
+        Proof::Ready => Ok(staged),
         Proof::NotReady(report) => Err(describe_useless(&collect_unmet(repair, &report)).into()),
     }
 }
