@@ -70,6 +70,19 @@ absolute() {
     esac
 }
 
+# owner_of FILE: the number of the user whom it belongs to, or what it leads to.
+owner_of() {
+    # shellcheck disable=SC2012 # one name, and stat is no POSIX
+    ls -ldnL "$1" 2>/dev/null | awk '{ print $3 }'
+}
+
+# of_another FILE: whether this is root and it belongs to another user: permissions, which stop others, do not
+# stop root.
+of_another() {
+    owner=$(owner_of "$1")
+    [ "$(id -u)" -eq 0 ] && [ "${owner:-0}" -ne 0 ]
+}
+
 # --- files --------------------------------------------------------------------
 
 # End of the names of unfinished files, before a number; --uninstall removes those of a killed run.
@@ -280,6 +293,10 @@ each_startup_file() {
 # one_startup_file add|remove FILE LINE
 one_startup_file() {
     [ -f "$2" ] || return 0
+    if of_another "$2"; then
+        if [ "$1" = add ]; then complain "$2 belongs to another user: shells that read it do not get the shim"; fi
+        return
+    fi
     case $1 in
         add) add_line "$2" "$3" ;;
         # Installations at the same time may each have added it.
@@ -632,6 +649,9 @@ main() {
         [ -z "$prefix" ] || die '--prefix and --venv exclude each other' 'See install.sh --help.' 2
         venv=${venv%/}
         [ -d "$venv/bin" ] || die "$venv is not an environment: it has no bin" 'Name the directory of a virtual environment.'
+        if of_another "$venv/bin"; then
+            die "$venv belongs to another user: nothing was changed" 'Run this as that user.'
+        fi
         if [ -n "$uninstall" ]; then remove_from_venv; else add_to_venv; fi
         return
     fi
@@ -652,15 +672,21 @@ default_prefix() {
         return
     fi
     case ${XDG_DATA_HOME:-} in
-        /*) prefix=$XDG_DATA_HOME/pcluster-shim ;;
+        /*)
+            above=$XDG_DATA_HOME
+            while ! [ -d "$above" ]; do above=$(dirname "$above"); done
+            if of_another "$above"; then
+                die "$above belongs to another user" 'Run this as that user, or name a directory with --prefix DIR.'
+            fi
+            prefix=$XDG_DATA_HOME/pcluster-shim
+            ;;
         *)
             case ${HOME:-} in
                 /*) ;;
                 *) die 'HOME is not set' 'Name a directory with --prefix DIR.' 2 ;;
             esac
             # Refused, as after sudo: that user could not change files of root in this home.
-            # shellcheck disable=SC2012 # one directory, and stat is no POSIX
-            if [ -d "$HOME" ] && [ "$(ls -ldn "$HOME" | awk '{ print $3 }')" != "$(id -u)" ]; then
+            if [ -d "$HOME" ] && [ "$(owner_of "$HOME")" != "$(id -u)" ]; then
                 die "$HOME belongs to another user" 'Run this as that user, or name a directory with --prefix DIR.'
             fi
             prefix=$HOME/.local/share/pcluster-shim

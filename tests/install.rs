@@ -432,6 +432,47 @@ fn a_home_of_another_user_is_refused() {
     home.is_as_before(&run);
 }
 
+/// Permissions stop other users; root is stopped by nothing.
+#[test]
+fn root_writes_nothing_of_another_users() {
+    let home = Home::new();
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let [data, environment] = ["home/data", "venv"].map(|name| home.path(name));
+    fs::create_dir(&data).unwrap();
+    let startup =
+        [".profile", ".bashrc", ".zshenv", ".zprofile", ".zshrc"].map(|name| format!("home/{name}"));
+    let give = |user| {
+        for path in [data.clone(), environment.join("bin")]
+            .into_iter()
+            .chain(startup.iter().map(|name| home.path(name)))
+        {
+            chown(path, Some(user), None).unwrap();
+        }
+    };
+    give(65534);
+    let venv = environment.to_str().unwrap();
+    let in_venv = ["--binary", &home.built, "--venv", venv];
+    let run = home.installs_in("dash", in_venv).run();
+    run.exits(1).prints("").stderr_matches("install-other-venv.txt");
+    home.installs_in("busybox", ["--uninstall", "--venv", venv]).run().exits(1);
+    let below = data.join("not/yet");
+    let run = home.installs_in("dash", ["--binary", &home.built]).var("XDG_DATA_HOME", &below).run();
+    run.exits(1).prints("").stderr_matches("install-other-data.txt");
+    fs::remove_dir(&data).unwrap();
+    home.is_as_before(&run);
+    let prefix = home.path("prefix");
+    let in_prefix = ["--binary", &home.built, "--prefix", prefix.to_str().unwrap()];
+    let run = home.installs_in("busybox", in_prefix).run();
+    run.exits(0).stderr_matches("install-other-startup.txt");
+    assert_eq!(startup.each_ref().map(|name| home.lines_in(name)), [0; 5]);
+    fs::create_dir(&data).unwrap();
+    give(0);
+    fs::remove_dir(&data).unwrap();
+    home.installs_in("dash", in_venv).run().exits(0);
+}
+
 #[test]
 fn startup_files_are_left_alone_where_that_is_asked_for() {
     let home = Home::new();

@@ -78,10 +78,13 @@ fn what_the_installer_is_asked() {
     // jsii was pinned in the first attempt, which had no solution.
     assert_eq!(asked("constraints"), "aws-parallelcluster==3.1.3\nsetuptools==80.9.0\n");
     let mut log = sandbox.log();
-    assert_eq!(log[..3], ["identity", "uv install", "uv install"]);
+    assert_eq!(log[0], "identity");
     // The rest runs in parallel in part.
-    log[3..].sort();
-    assert_eq!(log[3..], ["compileall -qq", "node", "synth", "synth", "uv check", "uv check"]);
+    log[1..].sort();
+    assert_eq!(
+        log[1..],
+        ["compileall -qq", "node", "synth", "synth", "uv check", "uv check", "uv install", "uv install"]
+    );
 }
 
 /// The packages come compiled where the environment's are, whichever installer brings them.
@@ -106,6 +109,23 @@ fn bytecode_is_as_before() {
     let environment = sandbox.broken_environment();
     sandbox.write(environment.path("fake/compileall"), "echo no >&2; exit 1");
     environment.preflight(["fix"]).run().exits(0).is_silent().stdout_matches("fix.txt");
+}
+
+/// The check imports them at the same time.
+#[test]
+fn what_pcluster_requires_is_compiled_first() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    let asked = sandbox.path("compiled");
+    sandbox.write(
+        environment.path("fake/compileall"),
+        format!("shift; for path; do echo \"${{path#*/overlay-*/}}\"; done >'{}'", asked.display()),
+    );
+    environment.preflight(["fix"]).run().exits(0);
+    let asked = fs::read_to_string(asked).unwrap();
+    let largest_first = "aws_cdk/core/__init__.py\naws_cdk/aws_imagebuilder/__init__.py\naws_cdk/aws_imagebuilder/only_in_1.204.0/a, b.py\n";
+    let rest = asked.strip_prefix(largest_first).expect(&asked);
+    assert!(rest.contains("/overlay-") && rest.lines().count() == 1, "{asked}");
 }
 
 /// Bytecode of the repaired packages is removed with them: a file of equal size and time would

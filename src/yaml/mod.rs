@@ -23,7 +23,7 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     // A byte order mark is no part of the text, and the parser takes it for a document of its own.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if Scanner::new(text).scan()?.has_aliases && is_too_large(text) {
-        return Err("its aliases stand for more than 4 MB".into());
+        return Err("its aliases stand for more than 1 MB".into());
     }
     serde_yaml::from_str(text).map_err(|error| describe_error(&error))
 }
@@ -118,7 +118,7 @@ mod tests {
         // The parser has a limit of its own for aliases within aliases.
         assert_eq!(parse::<Value>(&nested).unwrap_err(), "repetition limit exceeded");
         for text in [wide, long] {
-            assert_eq!(parse::<Value>(&text).unwrap_err(), "its aliases stand for more than 4 MB");
+            assert_eq!(parse::<Value>(&text).unwrap_err(), "its aliases stand for more than 1 MB");
         }
         let value: Value = parse("a: &a {b: !Ref c}\nd: *a\n").unwrap();
         assert_eq!(value["a"], value["d"]);

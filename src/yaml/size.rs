@@ -6,11 +6,10 @@ use std::fmt;
 use serde::Deserializer;
 use serde::de::{self, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
 
-/// Nodes and bytes of a document whose aliases are replaced by what they stand for. A document of 1 MB
-/// without aliases stays far below.
-const MAX_EXPANDED: usize = 4 << 20;
+/// Nodes and bytes of a document whose aliases are replaced by what they stand for: as much as a file may have.
+const MAX_EXPANDED: usize = 1 << 20;
 
-/// Whether a document has more than 4 MB of nodes and bytes. An error in the document ends the count; it
+/// Whether a document has more than 1 MB of nodes and bytes. An error in the document ends the count; it
 /// is found again, and returned, when the document is read.
 #[must_use]
 pub fn is_too_large(text: &str) -> bool {
