@@ -221,6 +221,7 @@ fn find_moving(installed: &Installed, reasons: &[Reason]) -> BTreeSet<String> {
 }
 
 /// The packages that aws-parallelcluster itself requires.
+#[must_use]
 pub fn find_required(installed: &Installed) -> BTreeSet<String> {
     let required = installed.get(PCLUSTER).map(|pcluster| pcluster.requires.as_slice()).unwrap_or_default();
     let required = required
