@@ -208,6 +208,23 @@ fn whatever_the_umask_what_is_made_is_the_callers_alone() {
     }
 }
 
+#[test]
+fn a_working_directory_that_is_gone_turns_no_check_off() {
+    let sandbox = Sandbox::new();
+    sandbox.environment().is_broken();
+    let [make, remove] = ["mkdir", "rmdir"].map(|name| on_this_machine(name).display().to_string());
+    let gone = format!("{make} gone && cd gone && {remove} ../gone && exec \"$@\"");
+    let gone = ["-c", &gone, "sh"];
+    let sh = sandbox.path("tools/sh");
+    // The fakes are shells, which complain themselves.
+    sandbox.pcluster(["version"]).under(&sh, &gone).run().exits(0);
+    for call in [sandbox.build_image(), sandbox.pcluster(["preflight"])] {
+        let run = call.under(&sh, &gone).run();
+        run.exits(1).holds(run.stdout().contains("1.153.0"), "the fault is found");
+    }
+    sandbox.pcluster(["preflight", "where"]).under(&sh, &gone).run().exits(0);
+}
+
 /// `sudo` with HOME kept: nothing in it is read, and nothing is written there.
 #[test]
 #[expect(clippy::print_stdout, reason = "a test that does not run says so")]

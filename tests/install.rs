@@ -432,6 +432,48 @@ fn a_home_of_another_user_is_refused() {
     home.is_as_before(&run);
 }
 
+#[test]
+#[expect(clippy::print_stdout, reason = "a test that does not run says so")]
+fn a_prefix_from_which_no_program_runs_is_refused() {
+    let home = Home::new();
+    let prefix = home.path("home/mounted");
+    fs::create_dir(&prefix).unwrap();
+    let mount = on_this_machine("mount");
+    let mounted =
+        format!("{} -t tmpfs -o noexec none '{}' && exec \"$@\"", mount.display(), prefix.display());
+    let unshare = on_this_machine("unshare");
+    let may_mount =
+        std::process::Command::new(&unshare).args(["-m", "sh", "-c", &mounted, "sh", "true"]).status();
+    if !may_mount.is_ok_and(|status| status.success()) {
+        println!("not tested: this user may not mount a file system");
+        return;
+    }
+    let below = prefix.join("shim");
+    let call = home.installs_in("dash", ["--binary", &home.built, "--prefix", below.to_str().unwrap()]);
+    let run =
+        call.under(unshare, &["-m", on_this_machine("sh").to_str().unwrap(), "-c", &mounted, "sh"]).run();
+    run.exits(1).prints("").stderr_matches("install-noexec.txt");
+    fs::remove_dir(&prefix).unwrap();
+    home.is_as_before(&run);
+}
+
+#[test]
+fn a_working_directory_that_is_gone_is_no_place_for_a_prefix() {
+    let home = Home::new();
+    let gone = ["-c", "mkdir gone && cd gone && rmdir ../gone && exec \"$@\"", "sh"];
+    let sh = on_this_machine("sh");
+    for shell in SHELLS {
+        let call = home.installs_in(shell, ["--binary", &home.built, "--prefix", "below"]);
+        let run = call.under(&sh, &gone).run();
+        // The shells themselves complain too, each in its words.
+        let told = "install.sh: the current directory is gone\ninstall.sh: Name the whole path of below.\n";
+        run.exits(2).prints("").holds(run.stderr().ends_with(told), "stderr ends in the refusal");
+        home.is_as_before(&run);
+    }
+    let call = home.installs_in("dash", ["--binary", &home.built]);
+    call.under(&sh, &gone).run().exits(0);
+}
+
 /// Permissions stop other users; root is stopped by nothing.
 #[test]
 fn root_writes_nothing_of_another_users() {
