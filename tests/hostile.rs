@@ -218,7 +218,12 @@ fn a_working_directory_that_is_gone_turns_no_check_off() {
     let sh = sandbox.path("tools/sh");
     // The fakes are shells, which complain themselves.
     sandbox.pcluster(["version"]).under(&sh, &gone).run().exits(0);
-    for call in [sandbox.build_image(), sandbox.pcluster(["preflight"])] {
+    // It writes the configuration.
+    drop(sandbox.build_image());
+    let configuration = sandbox.path("work/image.yaml");
+    let configuration = configuration.to_str().unwrap();
+    let build = ["build-image", "--image-configuration", configuration, "--image-id", "my-image"];
+    for call in [sandbox.pcluster(build), sandbox.pcluster(["preflight"])] {
         let run = call.under(&sh, &gone).run();
         run.exits(1).holds(run.stdout().contains("1.153.0"), "the fault is found");
     }
