@@ -132,6 +132,30 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_is_no_text_is_written_as_json() {
+        let keys = |text: &str| {
+            let yaml =
+                format!("Resources:\n  I:\n    Type: AWS::ImageBuilder::Image\n    A: {{{text}: x}}\n");
+            parse(yaml.as_bytes()).unwrap()["Resources"]["I"]["A"]
+                .as_object()
+                .unwrap()
+                .keys()
+                .cloned()
+                .collect::<Vec<_>>()
+        };
+        for (key, text) in [
+            ("1", "1"),
+            ("1.5", "1.5"),
+            ("true", "true"),
+            ("~", "null"),
+            ("[a, 1]", "[\"a\",1]"),
+            ("!Ref a", "{\"Ref\":\"a\"}"),
+        ] {
+            assert_eq!(keys(key), [text]);
+        }
+    }
+
+    #[test]
     fn an_input_that_is_no_template_is_refused() {
         for (input, why) in [
             (&b""[..], "empty"),
