@@ -120,6 +120,11 @@ mod tests {
         for text in [wide, long] {
             assert_eq!(parse::<Value>(&text).unwrap_err(), "its aliases stand for more than 1 MB");
         }
+        let expanded = |megabytes: usize| {
+            format!("a: &a {}\nb: [{}]\n", "x".repeat(1000), "*a,".repeat(1000 * megabytes))
+        };
+        assert!(parse::<Value>(&expanded(1)).is_ok());
+        assert!(parse::<Value>(&expanded(2)).is_err());
         let value: Value = parse("a: &a {b: !Ref c}\nd: *a\n").unwrap();
         assert_eq!(value["a"], value["d"]);
     }
