@@ -19,7 +19,7 @@ use crate::progress::Progress;
 use crate::repair::context::Options;
 use crate::repair::locked_environment::{Locked, LockedEnvironment};
 use crate::repair::overlay::{self, Overlay};
-use crate::repair::{self, RepairOutcome, plan};
+use crate::repair::{self, RepairOutcome, change};
 use crate::report::{self, Check, Decision, Report, Status, human, pcluster};
 
 /// Guards one `pcluster build-image`.
@@ -170,7 +170,7 @@ impl Guarded<'_> {
 
 fn describe_repair(repaired: &RepairOutcome) -> String {
     let RepairOutcome::Repaired { changes, isolated, .. } = repaired else { return String::new() };
-    let moves = plan::summary(changes).into_iter().map(|(name, step, _)| format!("{name} {step}"));
+    let moves = change::summary(changes).into_iter().map(|(name, step, _)| format!("{name} {step}"));
     let moves = moves.collect::<Vec<_>>().join(", ");
     let place = if *isolated { "repaired beside the environment" } else { "repaired" };
     prefix_lines(&format!("{place}: {moves}; `pcluster preflight undo` takes it back"))

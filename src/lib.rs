@@ -46,7 +46,9 @@
 //! | [`repair::console_scripts`] | the console scripts of packages that move |
 //! | [`repair::file_digest`] | size and SHA-256 of a file |
 //! | [`repair::ownership`] | the owner of a directory of packages |
-//! | [`repair::plan`] | findings and metadata → requirements; staged packages → changes (pure) |
+//! | [`repair::change`] | staged packages × installed ones → changes (pure) |
+//! | [`repair::plan`] | findings and metadata → requirements (pure) |
+//! | [`repair::requirement`] | lines of Requires-Dist (pure) |
 //! | [`repair::lock`] | locks of flock(2), uv's among them |
 //! | [`repair::hints`] | advice that several steps give |
 //! | [`repair::failpoint`] | failures that tests inject at named steps |

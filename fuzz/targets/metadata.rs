@@ -14,7 +14,9 @@ use pcluster_shim::cli::settings::Strategy;
 use pcluster_shim::environment::packages::{Distribution, parse_metadata};
 use pcluster_shim::environment::record::{record_path, recorded_names, stays_inside};
 use pcluster_shim::package_name::{is_pattern, matches, normalised};
-use pcluster_shim::repair::plan::{Installed, Pinned, collect_reasons, compare, plan_install};
+use pcluster_shim::repair::change::compare;
+use pcluster_shim::repair::plan::{Pinned, collect_reasons, plan_install};
+use pcluster_shim::repair::requirement::Installed;
 use pcluster_shim::rules::advisory::{Advisory, built_in, check};
 use pcluster_shim_fuzz::{input, split};
 

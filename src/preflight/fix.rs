@@ -5,7 +5,7 @@ use crate::error::{Abort, Error, RepairStep};
 use crate::outcome::Outcome;
 use crate::preflight::context::{identify, repair_options, with_request};
 use crate::printable::escape;
-use crate::repair::plan::{self, Change, count_packages, describe_restored};
+use crate::repair::change::{self, Change, count_packages, describe_restored};
 use crate::repair::prove::not_ready;
 use crate::repair::{self, RepairOutcome, as_json};
 use crate::report::{self, Report};
@@ -29,7 +29,7 @@ pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
         }
         let stdout = match (&repaired, common.format) {
             (RepairOutcome::Proven(changes), _) if fix.print_requirements => {
-                escape(&plan::requirements_file(changes)).into_owned()
+                escape(&change::requirements_file(changes)).into_owned()
             }
             _ if common.quiet => String::new(),
             (RepairOutcome::NothingToDo, Format::Json) => report::format_json(&as_json(&[], "ready", false)),
@@ -81,7 +81,7 @@ fn count_lines(count: usize) -> String {
 }
 
 fn format_changes(changes: &[Change]) -> String {
-    let rows = plan::summary(changes);
+    let rows = change::summary(changes);
     let width = rows.iter().map(|(name, ..)| name.len()).max().unwrap_or_default().max(18);
     rows.into_iter().fold(String::new(), |text, (name, step, why)| {
         let row = format!("  {name:<width$} {step:<20} {why}");

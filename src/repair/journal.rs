@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::environment::record::recorded_paths;
 use crate::package_name::normalised;
+use crate::repair::change::Change;
 use crate::repair::file_digest::{FileDigest, sha256_of};
-use crate::repair::plan::Change;
 use crate::sorted::sorted_set;
 
 /// A file that is removed, and its copy below the snapshot.

@@ -21,6 +21,7 @@
 //! An undo rolls the last transaction back, or removes the overlay. The callers decide whether to
 //! repair.
 
+pub mod change;
 pub mod commit;
 pub mod console_scripts;
 pub mod context;
@@ -41,6 +42,7 @@ pub mod plan;
 pub mod prove;
 pub mod refusals;
 pub mod release;
+pub mod requirement;
 pub mod rollback;
 pub mod runtime;
 pub mod stage;
@@ -55,6 +57,7 @@ use crate::cli::settings::Strategy;
 use crate::environment::packages::Packages;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, RepairStep};
+use crate::repair::change::Change;
 use crate::repair::commit::commit;
 use crate::repair::context::{Options, Repair};
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
@@ -63,7 +66,7 @@ use crate::repair::journal::Journal;
 use crate::repair::lock::lock_against_uv;
 use crate::repair::overlay::{keep_overlay, remove_overlay};
 use crate::repair::ownership::refuse_another_users;
-use crate::repair::plan::{Change, Reason};
+use crate::repair::plan::Reason;
 use crate::repair::prove::{Proof, describe_unproven, expect_report, not_ready, prove};
 use crate::repair::refusals::refuse_early;
 use crate::repair::release::restore_release;

@@ -1,22 +1,17 @@
-//! The plan of a repair: from findings and installed metadata to what an installer is asked for, and from
-//! the staged packages to the changes. Pure.
+//! The plan of a repair: from findings and installed metadata to what an installer is asked for. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::str::FromStr as _;
 
 use pep440_rs::{Version, VersionSpecifiers};
-use serde::{Deserialize, Serialize};
 
 use crate::cli::settings::Strategy;
-use crate::environment::packages::Distribution;
 use crate::package_name::{PCLUSTER, is_pattern, matches, normalised};
+use crate::repair::requirement::{Installed, Requirement, is_requirement};
 use crate::report::Report;
 use crate::rules::advisory::Affected;
 use crate::rules::{Finding, Fix, Kind, Level, PackageMove, Remedy};
 use crate::sorted::sorted_set;
-
-/// Installed distributions by normalised name.
-pub type Installed = BTreeMap<String, Distribution>;
 
 /// The input of an installer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,30 +34,6 @@ pub enum Pinned {
     /// What these dependencies require of one another does not count either: all of them may move. The
     /// installer is told their names, because what it does not resolve it may break.
     AllButDependenciesAndTheirs,
-}
-
-/// A package that moves.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Change {
-    pub package: String,
-    /// `None` where it was not installed.
-    pub from: Option<String>,
-    pub to: String,
-    pub why: String,
-    /// What changes in its files, where the package itself stays.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub edits: Vec<Edit>,
-}
-
-/// A line of a file that changes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Edit {
-    /// Its path in RECORD.
-    pub file: String,
-    /// Counted from 1.
-    pub line: usize,
-    pub from: String,
-    pub to: String,
 }
 
 /// A finding that names packages to move, and the versions to move them to.
@@ -270,145 +241,14 @@ fn find_dependencies(installed: &Installed, moving: &BTreeSet<String>) -> BTreeS
     found
 }
 
-/// Whether a line of metadata is a requirement to an installer, and neither an option nor more than one line of
-/// its file, which pip splits as Python splits a text.
-#[must_use]
-pub fn is_requirement(line: &str) -> bool {
-    let ends_line = |letter: char| letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}');
-    line.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && !line.contains(ends_line)
-        && !line.ends_with('\\')
-}
-
 fn write_requirement(name: &str, ranges: impl Iterator<Item = String>) -> String {
     format!("{name}{}", ranges.collect::<Vec<_>>().join(","))
-}
-
-/// The parts of a Requires-Dist line that a plan needs. Read by hand, because `pep508_rs` depends on a
-/// regex engine and a URL parser.
-struct Requirement {
-    name: String,
-    range: String,
-    /// It has a marker, for an extra, a platform or a Python, and may not apply here.
-    is_optional: bool,
-    /// Its marker names an extra.
-    is_extra: bool,
-}
-
-impl Requirement {
-    fn read(line: &str) -> Self {
-        let (requirement, marker) = line.split_once(';').unwrap_or((line, ""));
-        let end = requirement
-            .find(|letter: char| !letter.is_ascii_alphanumeric() && !"-_.".contains(letter))
-            .unwrap_or(requirement.len());
-        let (name, rest) = requirement.split_at(end);
-        let rest = rest.trim();
-        // The extras of a package do not change its range.
-        let rest =
-            if rest.starts_with('[') { rest.split_once(']').map_or("", |(_, rest)| rest) } else { rest };
-        let range = rest.trim().trim_start_matches('(').trim_end_matches(')').replace(' ', "");
-        // A direct reference, `@ URL`, names no range.
-        let is_range =
-            range.chars().all(|letter| letter.is_ascii_alphanumeric() || "<>=!~.,*+-_".contains(letter));
-        let range = if is_range { range } else { String::new() };
-        Self {
-            name: normalised(name.trim()),
-            range,
-            is_optional: !marker.trim().is_empty(),
-            is_extra: marker.contains("extra"),
-        }
-    }
-
-    fn is_met(&self, installed: &Installed) -> bool {
-        let version = installed.get(&self.name).and_then(|found| Version::from_str(&found.version).ok());
-        let range = VersionSpecifiers::from_str(&self.range).ok();
-        version.zip(range).is_some_and(|(version, range)| range.contains(&version))
-    }
-}
-
-/// Compares the staged packages with the installed ones: each that differs, with the reason.
-#[must_use]
-pub fn compare(installed: &Installed, staged: &Installed, reasons: &[Reason]) -> Vec<Change> {
-    staged
-        .iter()
-        .filter(|(name, distribution)| {
-            installed.get(*name).is_none_or(|installed| installed.version != distribution.version)
-        })
-        .map(|(name, distribution)| Change {
-            package: name.clone(),
-            from: installed.get(name).map(|installed| installed.version.clone()),
-            to: distribution.version.clone(),
-            why: explain(name, staged, reasons),
-            edits: Vec::new(),
-        })
-        .collect()
-}
-
-fn explain(name: &str, staged: &Installed, reasons: &[Reason]) -> String {
-    if let Some(reason) = reasons.iter().find(|reason| matches(&reason.fix.packages, name)) {
-        return reason.id.clone();
-    }
-    let requires = |distribution: &&Distribution| {
-        distribution.requires.iter().any(|line| Requirement::read(line).name == name)
-    };
-    match staged.values().find(requires) {
-        Some(distribution) => format!("required by {} {}", distribution.name, distribution.version),
-        None => "required by the others".into(),
-    }
-}
-
-/// `1 package`, `2 packages`.
-#[must_use]
-pub fn count_packages(count: usize) -> String {
-    format!("{count} package{}", if count == 1 { "" } else { "s" })
-}
-
-/// `1 package is as it was`, `2 packages are as they were`.
-#[must_use]
-pub fn describe_restored(count: usize) -> String {
-    let are = if count == 1 { "is as it was" } else { "are as they were" };
-    format!("{} {are}", count_packages(count))
-}
-
-/// Writes a requirements file with the exact versions, for a repair by hand.
-#[must_use]
-pub fn requirements_file(changes: &[Change]) -> String {
-    changes.iter().fold(String::new(), |text, change| text + &format!("{}=={}\n", change.package, change.to))
-}
-
-/// The value in the code of an edit: what stands between its first quotes.
-fn value_in(code: &str) -> &str {
-    code.split('"').nth(1).unwrap_or(code)
-}
-
-/// Summarizes changes, a row each, or one for each line that is edited; packages of CDK with the same change
-/// share a row.
-#[must_use]
-pub fn summary(changes: &[Change]) -> Vec<(String, String, &str)> {
-    let mut rows: Vec<(String, usize, String, &str)> = Vec::new();
-    for change in changes {
-        for Edit { file, line, from, to } in &change.edits {
-            rows.push((format!("{file}:{line}"), 1, format!("{} → {}", value_in(from), value_in(to)), ""));
-        }
-        if !change.edits.is_empty() {
-            continue;
-        }
-        let name = if change.package.starts_with("aws-cdk-") { "aws-cdk.*" } else { &change.package };
-        let step = format!("{} → {}", change.from.as_deref().unwrap_or("(new)"), change.to);
-        match rows.iter_mut().find(|row| row.0 == name && row.2 == step) {
-            Some(row) => row.1 += 1,
-            None => rows.push((name.to_owned(), 1, step, &change.why)),
-        }
-    }
-    let counted = |(name, count, step, why): (String, usize, String, _)| {
-        (if count > 1 { format!("{name} ({count})") } else { name }, step, why)
-    };
-    rows.into_iter().map(counted).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::environment::packages::Distribution;
     use crate::rules::advisory::built_in;
 
     fn distribution(name: &str, version: &str, requires: &[&str]) -> (String, Distribution) {
@@ -512,35 +352,6 @@ mod tests {
     }
 
     #[test]
-    fn changes_say_why() {
-        let staged: Installed = [
-            distribution("aws-cdk.core", "1.204.0", &["jsii<2.0.0,>=1.84.0"]),
-            distribution("aws-cdk.assets", "1.204.0", &[]),
-            distribution("jsii", "1.132.0", &[]),
-            distribution("attrs", "21.4.0", &[]),
-            distribution("importlib-resources", "6.0", &[]),
-        ]
-        .into();
-        let changes = compare(&environment(), &staged, &reasons());
-        let rows: Vec<_> =
-            changes.iter().map(|change| (change.package.as_str(), change.why.as_str())).collect();
-        assert_eq!(
-            rows,
-            [
-                ("aws-cdk-assets", "cdk-imagebuilder-1.153.0"),
-                ("aws-cdk-core", "cdk-imagebuilder-1.153.0"),
-                ("importlib-resources", "required by the others"),
-                ("jsii", "required by aws-cdk.core 1.204.0"),
-            ]
-        );
-        assert_eq!(
-            summary(&changes)[0],
-            ("aws-cdk.* (2)".into(), "1.153.0 → 1.204.0".into(), "cdk-imagebuilder-1.153.0")
-        );
-        assert!(requirements_file(&changes).contains("jsii==1.132.0\n"));
-    }
-
-    #[test]
     fn metadata_is_no_option_of_the_installer() {
         let mut installed = environment();
         installed.extend([
@@ -551,17 +362,6 @@ mod tests {
             |installed: &Installed, pinned| plan_install(installed, &reasons(), Strategy::Upgrade, pinned);
         for pinned in [Pinned::All, Pinned::AllButDependencies] {
             assert_eq!(plan(&installed, pinned), plan(&environment(), pinned));
-        }
-        assert!(is_requirement("attrs (>=20) ; python_version < '3'"));
-        for line in ["-r x", "", " x", "x\r-r y", "x\u{85}-r y", "x\\"] {
-            assert!(!is_requirement(line), "{line:?}");
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn no_requirement_makes_it_panic(line in ".{0,80}") {
-            let _ = Requirement::read(&line);
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::environment::packages::Distribution;
 use crate::environment::record::recorded_paths;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, RepairStep};
+use crate::repair::change;
 use crate::repair::context::Repair;
 use crate::repair::failpoint;
 use crate::repair::plan;
@@ -87,7 +88,7 @@ pub fn collect_unmet(repair: &Repair, report: &Report) -> Vec<String> {
 /// The error for staged packages with which the environment is not ready.
 #[must_use]
 pub fn describe_unproven(repair: &Repair, staged: &Staged, report: &Report) -> Error {
-    let tried = plan::summary(&staged.changes).into_iter().map(|(name, step, _)| format!("{name} {step}"));
+    let tried = change::summary(&staged.changes).into_iter().map(|(name, step, _)| format!("{name} {step}"));
     let tried = tried.collect::<Vec<_>>().join(", ");
     let message = if tried.is_empty() {
         format!("{} brought no other packages", repair.installer.name())

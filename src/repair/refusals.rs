@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use crate::environment::packages::Distribution;
 use crate::error::Error;
 use crate::package_name::{PCLUSTER, matches};
+use crate::repair::change::Change;
 use crate::repair::context::Repair;
 use crate::repair::hints::keep_beside;
 use crate::repair::ownership::{find_marker, find_spack_prefix, refuse_another_users};
-use crate::repair::plan::{Change, Reason};
+use crate::repair::plan::Reason;
 use crate::sorted::sorted_set;
 
 /// Refuses what can be refused before packages are fetched: directories of other owners, and those that

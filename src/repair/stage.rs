@@ -2,11 +2,12 @@
 
 use crate::environment::packages::Packages;
 use crate::error::{Abort, Error, RepairStep};
+use crate::repair::change::{self, Change};
 use crate::repair::context::Repair;
 use crate::repair::failpoint;
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
 use crate::repair::installer::{InstallOutcome, quote_last_lines};
-use crate::repair::plan::{self, Change, Pinned, Reason};
+use crate::repair::plan::{self, Pinned, Reason};
 use crate::repair::transaction::OVERLAY_PREFIX;
 
 /// What uv and pip say where requirements cannot all be met, in distinction to a network that fails.
@@ -52,7 +53,7 @@ pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Staging, Abort> {
                 drop(step);
                 progress.write_output(&output, repair.options.verbose);
                 let packages = Packages::installed(&[overlay.path().to_owned()]);
-                let changes = plan::compare(installed, packages.all(), reasons);
+                let changes = change::compare(installed, packages.all(), reasons);
                 return Ok(Staging::Staged(Staged {
                     overlay,
                     packages,

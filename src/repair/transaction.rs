@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::error::RepairStep;
+use crate::repair::change::Change;
 use crate::repair::failpoint;
 use crate::repair::file_digest::FileDigest;
 use crate::repair::file_operations::{PlacedBy, link_or_copy, place, remove, remove_empty};
 use crate::repair::file_plan::FilePlan;
 use crate::repair::journal::{Journal, SavedFile};
-use crate::repair::plan::Change;
 use crate::sorted::sorted_set;
 use crate::system::disk::{self, Durability};
 use crate::system::files::describe;

@@ -1,0 +1,165 @@
+//! The changes of a repair: staged packages × installed ones, and their texts. Pure.
+
+use serde::{Deserialize, Serialize};
+
+use crate::environment::packages::Distribution;
+use crate::package_name::matches;
+use crate::repair::plan::Reason;
+use crate::repair::requirement::{Installed, Requirement};
+
+/// A package that moves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    pub package: String,
+    /// `None` where it was not installed.
+    pub from: Option<String>,
+    pub to: String,
+    pub why: String,
+    /// What changes in its files, where the package itself stays.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub edits: Vec<Edit>,
+}
+
+/// A line of a file that changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edit {
+    /// Its path in RECORD.
+    pub file: String,
+    /// Counted from 1.
+    pub line: usize,
+    pub from: String,
+    pub to: String,
+}
+
+/// Compares the staged packages with the installed ones: each that differs, with the reason.
+#[must_use]
+pub fn compare(installed: &Installed, staged: &Installed, reasons: &[Reason]) -> Vec<Change> {
+    staged
+        .iter()
+        .filter(|(name, distribution)| {
+            installed.get(*name).is_none_or(|installed| installed.version != distribution.version)
+        })
+        .map(|(name, distribution)| Change {
+            package: name.clone(),
+            from: installed.get(name).map(|installed| installed.version.clone()),
+            to: distribution.version.clone(),
+            why: explain(name, staged, reasons),
+            edits: Vec::new(),
+        })
+        .collect()
+}
+
+fn explain(name: &str, staged: &Installed, reasons: &[Reason]) -> String {
+    if let Some(reason) = reasons.iter().find(|reason| matches(&reason.fix.packages, name)) {
+        return reason.id.clone();
+    }
+    let requires = |distribution: &&Distribution| {
+        distribution.requires.iter().any(|line| Requirement::read(line).name == name)
+    };
+    match staged.values().find(requires) {
+        Some(distribution) => format!("required by {} {}", distribution.name, distribution.version),
+        None => "required by the others".into(),
+    }
+}
+
+/// `1 package`, `2 packages`.
+#[must_use]
+pub fn count_packages(count: usize) -> String {
+    format!("{count} package{}", if count == 1 { "" } else { "s" })
+}
+
+/// `1 package is as it was`, `2 packages are as they were`.
+#[must_use]
+pub fn describe_restored(count: usize) -> String {
+    let are = if count == 1 { "is as it was" } else { "are as they were" };
+    format!("{} {are}", count_packages(count))
+}
+
+/// Writes a requirements file with the exact versions, for a repair by hand.
+#[must_use]
+pub fn requirements_file(changes: &[Change]) -> String {
+    changes.iter().fold(String::new(), |text, change| text + &format!("{}=={}\n", change.package, change.to))
+}
+
+/// The value in the code of an edit: what stands between its first quotes.
+fn value_in(code: &str) -> &str {
+    code.split('"').nth(1).unwrap_or(code)
+}
+
+/// Summarizes changes, a row each, or one for each line that is edited; packages of CDK with the same change
+/// share a row.
+#[must_use]
+pub fn summary(changes: &[Change]) -> Vec<(String, String, &str)> {
+    let mut rows: Vec<(String, usize, String, &str)> = Vec::new();
+    for change in changes {
+        for Edit { file, line, from, to } in &change.edits {
+            rows.push((format!("{file}:{line}"), 1, format!("{} → {}", value_in(from), value_in(to)), ""));
+        }
+        if !change.edits.is_empty() {
+            continue;
+        }
+        let name = if change.package.starts_with("aws-cdk-") { "aws-cdk.*" } else { &change.package };
+        let step = format!("{} → {}", change.from.as_deref().unwrap_or("(new)"), change.to);
+        match rows.iter_mut().find(|row| row.0 == name && row.2 == step) {
+            Some(row) => row.1 += 1,
+            None => rows.push((name.to_owned(), 1, step, &change.why)),
+        }
+    }
+    let counted = |(name, count, step, why): (String, usize, String, _)| {
+        (if count > 1 { format!("{name} ({count})") } else { name }, step, why)
+    };
+    rows.into_iter().map(counted).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::package_name::normalised;
+    use crate::rules::advisory::built_in;
+
+    fn packages(distributions: &[(&str, &str, &[&str])]) -> Installed {
+        let distribution = |(name, version, requires): &(&str, &str, &[&str])| Distribution {
+            name: (*name).to_owned(),
+            version: (*version).to_owned(),
+            metadata: "/x".into(),
+            requires: requires.iter().map(|line| (*line).to_owned()).collect(),
+        };
+        distributions.iter().map(|written| (normalised(written.0), distribution(written))).collect()
+    }
+
+    #[test]
+    fn changes_say_why() {
+        let installed = packages(&[
+            ("aws-cdk.core", "1.153.0", &[]),
+            ("aws-cdk.assets", "1.153.0", &[]),
+            ("jsii", "1.57.0", &[]),
+            ("attrs", "21.4.0", &[]),
+        ]);
+        let staged = packages(&[
+            ("aws-cdk.core", "1.204.0", &["jsii<2.0.0,>=1.84.0"]),
+            ("aws-cdk.assets", "1.204.0", &[]),
+            ("jsii", "1.132.0", &[]),
+            ("attrs", "21.4.0", &[]),
+            ("importlib-resources", "6.0", &[]),
+        ]);
+        let advisory = &built_in()[0];
+        let fix = advisory.fix.package_move().unwrap().clone();
+        let changes = compare(&installed, &staged, &[Reason { id: advisory.id.clone(), fix }]);
+        let rows: Vec<_> =
+            changes.iter().map(|change| (change.package.as_str(), change.why.as_str())).collect();
+        assert_eq!(
+            rows,
+            [
+                ("aws-cdk-assets", "cdk-imagebuilder-1.153.0"),
+                ("aws-cdk-core", "cdk-imagebuilder-1.153.0"),
+                ("importlib-resources", "required by the others"),
+                ("jsii", "required by aws-cdk.core 1.204.0"),
+            ]
+        );
+        assert_eq!(
+            summary(&changes)[0],
+            ("aws-cdk.* (2)".into(), "1.153.0 → 1.204.0".into(), "cdk-imagebuilder-1.153.0")
+        );
+        assert!(requirements_file(&changes).contains("jsii==1.132.0\n"));
+    }
+}

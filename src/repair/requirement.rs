@@ -1,0 +1,88 @@
+//! Lines of Requires-Dist. Pure.
+
+use std::collections::BTreeMap;
+use std::str::FromStr as _;
+
+use pep440_rs::{Version, VersionSpecifiers};
+
+use crate::environment::packages::Distribution;
+use crate::package_name::normalised;
+
+/// Installed distributions by normalised name.
+pub type Installed = BTreeMap<String, Distribution>;
+
+/// The parts of a Requires-Dist line that a plan needs. Read by hand, because `pep508_rs` depends on a
+/// regex engine and a URL parser.
+#[derive(Debug)]
+pub struct Requirement {
+    pub name: String,
+    pub range: String,
+    /// It has a marker, for an extra, a platform or a Python, and may not apply here.
+    pub is_optional: bool,
+    /// Its marker names an extra.
+    pub is_extra: bool,
+}
+
+impl Requirement {
+    #[must_use]
+    pub fn read(line: &str) -> Self {
+        let (requirement, marker) = line.split_once(';').unwrap_or((line, ""));
+        let end = requirement
+            .find(|letter: char| !letter.is_ascii_alphanumeric() && !"-_.".contains(letter))
+            .unwrap_or(requirement.len());
+        let (name, rest) = requirement.split_at(end);
+        let rest = rest.trim();
+        // The extras of a package do not change its range.
+        let rest =
+            if rest.starts_with('[') { rest.split_once(']').map_or("", |(_, rest)| rest) } else { rest };
+        let range = rest.trim().trim_start_matches('(').trim_end_matches(')').replace(' ', "");
+        // A direct reference, `@ URL`, names no range.
+        let is_range =
+            range.chars().all(|letter| letter.is_ascii_alphanumeric() || "<>=!~.,*+-_".contains(letter));
+        let range = if is_range { range } else { String::new() };
+        Self {
+            name: normalised(name.trim()),
+            range,
+            is_optional: !marker.trim().is_empty(),
+            is_extra: marker.contains("extra"),
+        }
+    }
+
+    /// Whether the installed package is in the range.
+    #[must_use]
+    pub fn is_met(&self, installed: &Installed) -> bool {
+        let version = installed.get(&self.name).and_then(|found| Version::from_str(&found.version).ok());
+        let range = VersionSpecifiers::from_str(&self.range).ok();
+        version.zip(range).is_some_and(|(version, range)| range.contains(&version))
+    }
+}
+
+/// Whether a line of metadata is a requirement to an installer, and neither an option nor more than one line of
+/// its file, which pip splits as Python splits a text.
+#[must_use]
+pub fn is_requirement(line: &str) -> bool {
+    let ends_line = |letter: char| letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}');
+    line.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && !line.contains(ends_line)
+        && !line.ends_with('\\')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_an_installer_would_read_otherwise_is_no_requirement() {
+        assert!(is_requirement("attrs (>=20) ; python_version < '3'"));
+        for line in ["-r x", "", " x", "x\r-r y", "x\u{85}-r y", "x\\"] {
+            assert!(!is_requirement(line), "{line:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_requirement_makes_it_panic(line in ".{0,80}") {
+            let _ = Requirement::read(&line);
+        }
+    }
+}
