@@ -32,7 +32,7 @@ use crate::report::{Report, Shim, TargetInfo};
 use crate::rules::advisory::{self, Advisory};
 use crate::rules::startup::Owners;
 use crate::rules::template_rules::TemplateRules;
-use crate::rules::{self, Finding, runtimes};
+use crate::rules::{self, Finding, advisory_file, runtimes};
 use crate::system::child::ChildError;
 use crate::system::{date, executables, files, trust};
 use crate::yaml;
@@ -41,7 +41,7 @@ use crate::yaml;
 #[must_use]
 pub fn read_advisories(settings: &Settings) -> (Vec<Advisory>, Vec<Error>) {
     let (advisories, errors) = read_own_advisories(settings);
-    (advisory::built_in().into_iter().chain(advisories).collect(), errors)
+    (advisory_file::built_in().into_iter().chain(advisories).collect(), errors)
 }
 
 /// The advisories of the files that the config names, and the files that could not be read.
@@ -51,7 +51,7 @@ pub fn read_own_advisories(settings: &Settings) -> (Vec<Advisory>, Vec<Error>) {
     for file in &settings.advisories {
         let malformed = |message| Error::BadFile { file: file.clone(), message };
         let text = trust::read_to_string(file).map_err(|error| trust::unreadable(file, &error));
-        match text.and_then(|text| advisory::read(&text).map_err(malformed)) {
+        match text.and_then(|text| advisory_file::read(&text).map_err(malformed)) {
             Ok(more) => advisories.extend(more),
             Err(error) => errors.push(error),
         }

@@ -77,6 +77,7 @@
 //! | [`rules::limits`] | limits of EC2 and Image Builder → findings (pure) |
 //! | [`rules::known_issues`] | known issues that the template shows → findings (pure) |
 //! | [`rules::constraints`] | advisories → constraints for an installer (pure) |
+//! | [`rules::advisory_file`] | the text of advisories, and those of this build (pure) |
 //! | [`rules::advisory`] | packages × advisories → findings (pure) |
 //! | [`rules::template`] | template × expectation → findings (pure) |
 //! | [`rules::template::grouping`](rules::template) | findings of one cause as one finding (pure) |

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use pcluster_shim::rules::Level;
-use pcluster_shim::rules::advisory;
+use pcluster_shim::rules::{advisory, advisory_file};
 
 const TABLE: &str = include_str!("fixtures/startup-table.tsv");
 
@@ -19,7 +19,7 @@ fn environment(release: &str, python: &str) -> BTreeMap<String, String> {
 /// An advisory matches every measured version that breaks, and none with which pcluster starts.
 #[test]
 fn every_version_that_breaks_is_advised_and_no_other() {
-    let advisories = advisory::built_in();
+    let advisories = advisory_file::built_in();
     let mut differing = Vec::new();
     let mut counts = [0, 0];
     for line in TABLE.lines().filter(|line| !line.starts_with('#')) {

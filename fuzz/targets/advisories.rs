@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use pcluster_shim::preflight::advisories::{format_advisory, format_title};
 use pcluster_shim::rules::constraints::derive;
-use pcluster_shim::rules::{advisory, runtimes};
+use pcluster_shim::rules::{advisory_file, runtimes};
 use pcluster_shim_fuzz::{assert_line, assert_safe, input};
 
 static PACKAGES: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
@@ -26,7 +26,7 @@ static PACKAGES: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
 fuzz_target!(|bytes: &[u8]| {
     let bytes = input(bytes);
     let Ok(text) = std::str::from_utf8(&bytes) else { return };
-    let Ok(advisories) = advisory::read(text) else { return };
+    let Ok(advisories) = advisory_file::read(text) else { return };
     for advisory in &advisories {
         assert_eq!(format_title(advisory).lines().count(), 2);
         assert_safe(&format_title(advisory));
@@ -47,6 +47,6 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = runtimes::describe_dependencies(&advisories, "2026-11-26");
     // `preflight advisories --format json` prints what is an advisory file too.
     let json = serde_json::to_string(&advisories).expect("advisories are JSON");
-    let again = advisory::read(&json).expect("the JSON of advisories is read");
+    let again = advisory_file::read(&json).expect("the JSON of advisories is read");
     assert_eq!(serde_json::to_string(&again).expect("advisories are JSON"), json);
 });

@@ -17,7 +17,8 @@ use pcluster_shim::package_name::{is_pattern, matches, normalised};
 use pcluster_shim::repair::change::compare;
 use pcluster_shim::repair::plan::{Pinned, collect_reasons, plan_install};
 use pcluster_shim::repair::requirement::Installed;
-use pcluster_shim::rules::advisory::{Advisory, built_in, check};
+use pcluster_shim::rules::advisory::{Advisory, check};
+use pcluster_shim::rules::advisory_file::built_in;
 use pcluster_shim_fuzz::{input, split};
 
 static ADVISORIES: LazyLock<Vec<Advisory>> = LazyLock::new(built_in);

@@ -15,7 +15,7 @@ use crate::preflight::context::render_report;
 use crate::report::Report;
 use crate::report::builder::ReportBuilder;
 use crate::rules::template_rules::check_everywhere;
-use crate::rules::{Fix, advisory, cloudformation, template};
+use crate::rules::{Fix, advisory_file, cloudformation, template};
 use crate::system::{date, files};
 
 /// Checks a template that was made before.
@@ -36,7 +36,7 @@ pub fn check_template(template: &Value, since: Instant) -> Box<Report> {
     let command = "build the image again in an environment that `pcluster preflight` finds ready".into();
     let fix = Fix::by_hand(command);
     let mut findings = template::check(template, &Expectation::default(), &fix);
-    findings.extend(check_everywhere(template, None, &advisory::built_in(), &date::today()));
+    findings.extend(check_everywhere(template, None, &advisory_file::built_in(), &date::today()));
     let mut report = ReportBuilder::new(None);
     report.add_findings("template", since.elapsed(), findings);
     report.build(shim())

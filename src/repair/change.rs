@@ -115,7 +115,7 @@ pub fn summary(changes: &[Change]) -> Vec<(String, String, &str)> {
 mod tests {
     use super::*;
     use crate::package_name::normalised;
-    use crate::rules::advisory::built_in;
+    use crate::rules::advisory_file::built_in;
 
     fn packages(distributions: &[(&str, &str, &[&str])]) -> Installed {
         let distribution = |(name, version, requires): &(&str, &str, &[&str])| Distribution {

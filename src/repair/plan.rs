@@ -249,7 +249,7 @@ fn write_requirement(name: &str, ranges: impl Iterator<Item = String>) -> String
 mod tests {
     use super::*;
     use crate::environment::packages::Distribution;
-    use crate::rules::advisory::built_in;
+    use crate::rules::advisory_file::built_in;
 
     fn distribution(name: &str, version: &str, requires: &[&str]) -> (String, Distribution) {
         let requires = requires.iter().map(|line| (*line).to_owned()).collect();

@@ -98,7 +98,7 @@ fn write_marker(python: &VersionSpecifiers) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::advisory::read;
+    use crate::rules::advisory_file::read;
 
     fn advisory(id: &str, package: &str, affected: &str, more: &str) -> String {
         let fix = if more.contains("fix:") {

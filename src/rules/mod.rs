@@ -1,6 +1,7 @@
 //! The vocabulary of the rules: a finding, its level, and the fix that it asks for.
 
 pub mod advisory;
+pub mod advisory_file;
 pub mod cloudformation;
 pub mod constraints;
 pub mod fields;

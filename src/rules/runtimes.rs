@@ -60,7 +60,7 @@ pub fn describe_dependencies(advisories: &[Advisory], today: &str) -> String {
 mod tests {
     use super::*;
     use crate::rules::Level;
-    use crate::rules::advisory::built_in;
+    use crate::rules::advisory_file::built_in;
 
     fn template(runtime: &str) -> Value {
         json!({"Resources": {"F": {"Type": FUNCTION, "Properties": {"Runtime": runtime}}}})
