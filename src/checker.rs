@@ -3,75 +3,39 @@
 //! The guard, `preflight check` and the proof of a repair make the same check. The guard stops at the
 //! first reason to stop; the others go to the end, because a person wants to know everything.
 
+pub mod request;
+pub mod template_check;
+
 use std::path::Path;
 use std::str::FromStr as _;
 use std::time::{Duration, Instant};
 
 use pep440_rs::Version;
 
-use crate::cache::Cache;
 use crate::cache_key;
 use crate::cached_verdict::CachedVerdict;
+use crate::checker::request::CheckRequest;
+use crate::checker::template_check::{
+    Built, add_failed_startup, add_template, build_again_if_short, synthesize,
+};
 use crate::cli::build_image::PlainBuildImage;
-use crate::cli::settings::Settings;
 use crate::environment::interpreter::IdentifyError;
-use crate::environment::jsii_cache::JsiiCache;
 use crate::environment::launcher::Launcher;
 use crate::environment::locate::Real;
 use crate::environment::node::{self, Node, NodeError};
 use crate::environment::packages::Packages;
-use crate::environment::record::find_owner;
-use crate::environment::startup::{self, Start};
-use crate::environment::synthesis::{self, Answer, Call, StartupFailure, StartupStage, Synthesis};
+use crate::environment::synthesis::{self, Answer, Call, StartupStage, Synthesis};
 use crate::environment::target::{self, Target};
 use crate::error::{Abort, Error};
 use crate::package_name::PCLUSTER;
-use crate::progress::Progress;
 use crate::report::builder::ReportBuilder;
 use crate::report::{Report, Shim, TargetInfo};
-use crate::rules::advisory::{self, Advisory};
-use crate::rules::startup::Owners;
+use crate::rules::advisory;
+use crate::rules::runtimes;
 use crate::rules::template_rules::TemplateRules;
-use crate::rules::{self, Finding, advisory_file, runtimes};
 use crate::system::child::ChildError;
-use crate::system::{date, executables, files, trust};
+use crate::system::{date, executables, files};
 use crate::yaml;
-
-/// The advisories that are shipped and the config's, and the files that could not be read.
-#[must_use]
-pub fn read_advisories(settings: &Settings) -> (Vec<Advisory>, Vec<Error>) {
-    let (advisories, errors) = read_own_advisories(settings);
-    (advisory_file::built_in().into_iter().chain(advisories).collect(), errors)
-}
-
-/// The advisories of the files that the config names, and the files that could not be read.
-#[must_use]
-pub fn read_own_advisories(settings: &Settings) -> (Vec<Advisory>, Vec<Error>) {
-    let (mut advisories, mut errors) = (Vec::new(), Vec::new());
-    for file in &settings.advisories {
-        let malformed = |message| Error::BadFile { file: file.clone(), message };
-        let text = trust::read_to_string(file).map_err(|error| trust::unreadable(file, &error));
-        match text.and_then(|text| advisory_file::read(&text).map_err(malformed)) {
-            Ok(more) => advisories.extend(more),
-            Err(error) => errors.push(error),
-        }
-    }
-    (advisories, errors)
-}
-
-/// What is to be checked, and how far.
-#[derive(Debug, Clone)]
-pub struct CheckRequest<'a> {
-    pub real: &'a Real,
-    pub settings: &'a Settings,
-    pub advisories: &'a [Advisory],
-    pub cache: Cache,
-    pub call: Call,
-    /// Every check is made, whatever the others have found.
-    pub is_thorough: bool,
-    pub synthesizes: bool,
-    pub progress: Progress,
-}
 
 /// Who will run.
 #[derive(Debug)]
@@ -210,39 +174,6 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
     Ok(finish(report))
 }
 
-/// Builds a template that falls short once more without jsii's cache, of which a damaged entry may be the
-/// reason; the cache is cleared where it was.
-fn build_again_if_short(
-    synthesized: Result<Synthesis, ChildError>,
-    request: &CheckRequest,
-    call: &Call,
-    target: &Target,
-    rules: &TemplateRules,
-) -> Result<Result<Synthesis, ChildError>, Abort> {
-    let falls_short = |synthesized: &Result<Synthesis, ChildError>| match synthesized {
-        Ok(Synthesis::Template { template, expectation }) => rules.falls_short(template, expectation),
-        _ => false,
-    };
-    if request.cache.is_fresh() || !falls_short(&synthesized) {
-        return Ok(synthesized);
-    }
-    let Some(packages) = JsiiCache::lock(&request.cache).filter(|packages| !packages.is_empty()) else {
-        return Ok(synthesized);
-    };
-    match synthesis::synthesize_without_cache(target, call, request.settings.timeout, &request.cache) {
-        Err(ChildError::Interrupted(interrupted)) => Err(interrupted.into()),
-        Ok(Answer { synthesis: again @ Synthesis::Template { .. }, .. }) => {
-            let again = Ok(again);
-            if falls_short(&again) {
-                return Ok(synthesized);
-            }
-            packages.clear();
-            Ok(again)
-        }
-        _ => Ok(synthesized),
-    }
-}
-
 const VERDICTS: &str = "verdicts";
 
 fn finish(report: ReportBuilder) -> CheckOutcome {
@@ -340,103 +271,4 @@ fn add_node(
             Ok(None)
         }
     }
-}
-
-/// Builds the template, without Node.js too: what the real pcluster refuses, it refuses before CDK
-/// runs.
-fn synthesize(
-    request: &CheckRequest,
-    call: &Call,
-    target: &Target,
-) -> Result<Result<Answer, ChildError>, Abort> {
-    let _step = request.progress.step("building the template that build-image would submit");
-    match synthesis::synthesize(target, call, request.settings.timeout, &request.cache) {
-        Err(ChildError::Interrupted(interrupted)) => Err(interrupted.into()),
-        synthesized => Ok(synthesized),
-    }
-}
-
-/// Adds a start that has failed, if it fails by the launcher too.
-fn add_failed_startup(
-    request: &CheckRequest,
-    target: &Target,
-    packages: &Packages,
-    failure: &StartupFailure,
-    since: Instant,
-    report: &mut ReportBuilder,
-) -> Result<(), Abort> {
-    let finding = describe_startup(failure, packages);
-    let launcher = request.real.path.display();
-    let contradicted = match startup::start(request.real, target, failure, request.settings.timeout) {
-        Ok(Start::FailsAlike) => None,
-        Ok(Start::FailsOtherwise) => Some(format!("{launcher} fails in another way")),
-        Ok(Start::Starts) => Some(format!("{launcher} starts pcluster")),
-        Err(ChildError::Interrupted(interrupted)) => return Err(interrupted.into()),
-        Err(error) => Some(error.to_string()),
-    };
-    match contradicted {
-        None => {
-            report.add_findings("startup", since.elapsed(), vec![finding]);
-        }
-        Some(contradiction) => {
-            let exception = rules::startup::write_exception(&failure.exception, &failure.message);
-            let reason = format!("{contradiction}, but its import in a check ends in {exception}");
-            report.add_unknown("startup", since.elapsed(), reason);
-        }
-    }
-    report.add_skipped("template", "pcluster does not start");
-    Ok(())
-}
-
-fn describe_startup(failure: &StartupFailure, packages: &Packages) -> Finding {
-    let owner = |file: &Option<String>| file.as_ref().and_then(|file| find_owner(packages, Path::new(file)));
-    rules::startup::describe(
-        failure,
-        Owners { file: owner(&failure.file), module: owner(&failure.module_file) },
-    )
-}
-
-/// The outcome of building a template, and how it was built.
-struct Built {
-    synthesized: Result<Synthesis, ChildError>,
-    has_node: bool,
-    is_console_script: bool,
-    since: Instant,
-}
-
-/// Checks the template. Where it is what was asked for, its other findings are returned.
-fn add_template(built: Built, rules: &TemplateRules, report: &mut ReportBuilder) -> Option<Vec<Finding>> {
-    let Built { synthesized, has_node, is_console_script, since } = built;
-    let reason = match synthesized {
-        Ok(Synthesis::Template { template, expectation }) => {
-            let findings = rules.check(&template, &expectation);
-            let has_failed = report.add_findings("template", since.elapsed(), findings.clone());
-            return Some(findings).filter(|_| !has_failed);
-        }
-        // A launcher of another kind may bring finders of modules; there is no second witness here.
-        Ok(Synthesis::Unstartable(failure)) if has_node && is_console_script => {
-            let finding = describe_startup(&failure, rules.packages);
-            report.add_findings("template", since.elapsed(), vec![finding]);
-            return None;
-        }
-        Ok(Synthesis::Unexpected { call }) => {
-            format!("building it asks AWS for {call}, which a check does not do")
-        }
-        // The reason is in the node check.
-        _ if !has_node => {
-            report.add_skipped("template", "there is no Node.js to build it with");
-            return None;
-        }
-        Ok(Synthesis::Rejected { stage, message } | Synthesis::Failed { stage, message }) => {
-            format!("it cannot be built ({stage}): {message}")
-        }
-        Ok(Synthesis::Unstartable(StartupFailure { exception, message, .. })) => {
-            let exception = rules::startup::write_exception(&exception, &message);
-            format!("it cannot be built (template): {exception}")
-        }
-        Ok(Synthesis::Started) => "it was not built".into(),
-        Err(reason) => reason.to_string(),
-    };
-    report.add_unknown("template", since.elapsed(), reason);
-    None
 }

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::cache::Cache;
-use crate::checker::{self, CheckOutcome, CheckRequest, Identified, read_advisories};
+use crate::checker::request::{CheckRequest, read_advisories};
+use crate::checker::{self, CheckOutcome, Identified};
 use crate::cli::build_image::PlainBuildImage;
 use crate::cli::settings::{Mode, Settings};
 use crate::environment::image_configuration::{find_read_once, is_unreadable};

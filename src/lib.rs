@@ -53,6 +53,8 @@
 //! | [`repair::hints`] | advice that several steps give |
 //! | [`repair::failpoint`] | failures that tests inject at named steps |
 //! | [`checker`] | one check, in order |
+//! | [`checker::template_check`] | the template of a check, built and judged |
+//! | [`checker::request`] | what is to be checked |
 //! | [`cached_verdict`] | a verdict of ready as the cache holds it |
 //! | [`cache_key`] | what a cached verdict depends on |
 //! | [`aws`] | what is asked of AWS, through the target's own boto3 |

@@ -5,7 +5,8 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::checker::{self, CheckOutcome, CheckRequest, Identified};
+use crate::checker::request::CheckRequest;
+use crate::checker::{self, CheckOutcome, Identified};
 use crate::cli::args::{CheckArgs, Common, FixArgs};
 use crate::environment::image_configuration::is_read_once;
 use crate::environment::target::Target;

@@ -6,7 +6,8 @@ use std::slice;
 
 use crate::aws::Client;
 use crate::cache::Cache;
-use crate::checker::{self, CheckRequest, Identified, read_advisories};
+use crate::checker::request::{CheckRequest, read_advisories};
+use crate::checker::{self, Identified};
 use crate::cli::args::{CheckArgs, Common, FixArgs, Format};
 use crate::cli::is_called_preflight;
 use crate::cli::settings::{Origin, Settings};

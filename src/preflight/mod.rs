@@ -23,7 +23,7 @@ use clap::CommandFactory as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use serde_json::Value;
 
-use crate::checker::read_own_advisories;
+use crate::checker::request::read_own_advisories;
 use crate::cli::args::{Command, Format, Preflight, asks_for_json};
 use crate::cli::settings::Settings;
 use crate::error::{self, Abort, Error, prefix_lines};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::checker::CheckRequest;
+use crate::checker::request::CheckRequest;
 use crate::cli::settings::{InstallerChoice, Strategy};
 use crate::environment::packages::Packages;
 use crate::environment::target::Target;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::checker::{self, CheckOutcome, CheckRequest, Identified};
+use crate::checker::request::CheckRequest;
+use crate::checker::{self, CheckOutcome, Identified};
 use crate::environment::target::Target;
 use crate::error::{Abort, Error};
 use crate::repair::lock::Lock;

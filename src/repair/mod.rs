@@ -52,7 +52,8 @@ pub mod verify;
 
 use serde_json::json;
 
-use crate::checker::{self, CheckRequest};
+use crate::checker;
+use crate::checker::request::CheckRequest;
 use crate::cli::settings::Strategy;
 use crate::environment::packages::Packages;
 use crate::environment::target::Target;

@@ -1,0 +1,47 @@
+//! What is to be checked: a real pcluster, the settings, and the advisories that they name.
+
+use crate::cache::Cache;
+use crate::cli::settings::Settings;
+use crate::environment::locate::Real;
+use crate::environment::synthesis::Call;
+use crate::error::Error;
+use crate::progress::Progress;
+use crate::rules::advisory::Advisory;
+use crate::rules::advisory_file;
+use crate::system::trust;
+
+/// What is to be checked, and how far.
+#[derive(Debug, Clone)]
+pub struct CheckRequest<'a> {
+    pub real: &'a Real,
+    pub settings: &'a Settings,
+    pub advisories: &'a [Advisory],
+    pub cache: Cache,
+    pub call: Call,
+    /// Every check is made, whatever the others have found.
+    pub is_thorough: bool,
+    pub synthesizes: bool,
+    pub progress: Progress,
+}
+
+/// The advisories that are shipped and the config's, and the files that could not be read.
+#[must_use]
+pub fn read_advisories(settings: &Settings) -> (Vec<Advisory>, Vec<Error>) {
+    let (advisories, errors) = read_own_advisories(settings);
+    (advisory_file::built_in().into_iter().chain(advisories).collect(), errors)
+}
+
+/// The advisories of the files that the config names, and the files that could not be read.
+#[must_use]
+pub fn read_own_advisories(settings: &Settings) -> (Vec<Advisory>, Vec<Error>) {
+    let (mut advisories, mut errors) = (Vec::new(), Vec::new());
+    for file in &settings.advisories {
+        let malformed = |message| Error::BadFile { file: file.clone(), message };
+        let text = trust::read_to_string(file).map_err(|error| trust::unreadable(file, &error));
+        match text.and_then(|text| advisory_file::read(&text).map_err(malformed)) {
+            Ok(more) => advisories.extend(more),
+            Err(error) => errors.push(error),
+        }
+    }
+    (advisories, errors)
+}
