@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use pcluster_shim::preflight::advisories::{format_advisory, format_title};
 use pcluster_shim::rules::constraints::derive;
-use pcluster_shim::rules::{advisory_file, runtimes};
+use pcluster_shim::rules::{advisory, advisory_file, runtimes};
 use pcluster_shim_fuzz::{assert_line, assert_safe, input};
 
 static PACKAGES: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
