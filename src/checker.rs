@@ -241,13 +241,20 @@ fn call_that_runs(request: &CheckRequest, target: &Target, report: &mut ReportBu
     Call::Minimal(vec!["--image-id".into(), synthesis::IMAGE_ID.into()])
 }
 
+fn is_mapping(configuration: &str) -> bool {
+    /// Nothing of it counts. An empty document would be one too, without the `Option`.
+    #[derive(serde::Deserialize)]
+    struct Mapping {}
+    yaml::parse::<Option<Mapping>>(configuration).is_ok_and(|mapping| mapping.is_some())
+}
+
 /// Whether the call is surely one that the real pcluster takes, as far as can be told at once.
 fn is_plain(call: &Call, packages: &Packages) -> bool {
     let Call::Given(arguments) = call else { return true };
     let short_options = packages.get(PCLUSTER).is_some_and(|pcluster| !pcluster.version.starts_with("3.0."));
     let Some(plain) = PlainBuildImage::read(arguments, short_options) else { return false };
     let configuration = files::read_to_string(&plain.configuration).unwrap_or_default();
-    yaml::parse::<serde_yaml::Value>(&configuration).is_ok_and(|yaml| yaml.is_mapping())
+    is_mapping(&configuration)
 }
 
 /// The Node.js that CDK will run, if there is one that answers.
@@ -269,6 +276,21 @@ fn add_node(
         Err(reason) => {
             report.add_unknown("node", since.elapsed(), reason.to_string());
             Ok(None)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_is_a_mapping() {
+        for mapping in ["Build: {}", "{}", "1.5: x", "~: x", "a: !b c", "a: &a x\nb: *a"] {
+            assert!(is_mapping(mapping), "{mapping}");
+        }
+        for other in ["", "~", "# nothing", "[a]", "text", "!tag a", "a: [", "a: 1\n---\nb: 2"] {
+            assert!(!is_mapping(other), "{other}");
         }
     }
 }

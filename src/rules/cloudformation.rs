@@ -1,6 +1,10 @@
 //! Bytes → a template of `CloudFormation`. Pure.
 
-use serde_json::{Value, json};
+use std::fmt;
+
+use serde::de::{self, EnumAccess, MapAccess, SeqAccess, VariantAccess as _, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value, json};
 
 use crate::yaml;
 
@@ -51,43 +55,101 @@ fn parse_text(text: &str) -> Result<Value, String> {
     {
         return Ok(value);
     }
-    let yaml: serde_yaml::Value =
-        yaml::parse(text).map_err(|message| format!("neither JSON nor YAML: {message}"))?;
-    expand(yaml, MAX_DEPTH).ok_or_else(|| "not a template: it is nested too deeply".to_owned())
+    let Yaml(value) = yaml::parse(text).map_err(|message| format!("neither JSON nor YAML: {message}"))?;
+    Ok(value)
 }
 
-/// Levels of nesting; `CloudFormation`'s own limits keep a template far below.
-const MAX_DEPTH: usize = 200;
+/// A document of YAML as JSON, `!Ref x` as `{"Ref": "x"}`, `!Sub x` as `{"Fn::Sub": "x"}`. Read at once, because
+/// the mappings of the parser's own values take quadratic time where keys are numbers.
+struct Yaml(Value);
 
-/// Converts YAML to JSON, `!Ref x` as `{"Ref": "x"}`, `!Sub x` as `{"Fn::Sub": "x"}`.
-fn expand(yaml: serde_yaml::Value, depth: usize) -> Option<Value> {
-    use serde_yaml::Value as Yaml;
-    let depth = depth.checked_sub(1)?;
-    Some(match yaml {
-        Yaml::Null => Value::Null,
-        Yaml::Bool(flag) => Value::Bool(flag),
-        Yaml::Number(number) => serde_json::to_value(number).unwrap_or_default(),
-        Yaml::String(text) => Value::String(text),
-        Yaml::Sequence(list) => {
-            Value::Array(list.into_iter().map(|item| expand(item, depth)).collect::<Option<_>>()?)
-        }
-        Yaml::Mapping(map) => {
-            let entry = |(key, value)| Some((format_key(expand(key, depth)?), expand(value, depth)?));
-            Value::Object(map.into_iter().map(entry).collect::<Option<_>>()?)
-        }
-        Yaml::Tagged(tagged) => expand_intrinsic(&tagged.tag.to_string(), expand(tagged.value, depth)?),
-    })
+impl<'de> Deserialize<'de> for Yaml {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(YamlVisitor).map(Self)
+    }
 }
 
-fn format_key(key: Value) -> String {
-    match key {
-        Value::String(text) => text,
-        other => other.to_string(),
+struct YamlVisitor;
+
+impl<'de> Visitor<'de> for YamlVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_bool<E: de::Error>(self, flag: bool) -> Result<Value, E> {
+        Ok(Value::Bool(flag))
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Value, E> {
+        Ok(number.into())
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<Value, E> {
+        Ok(number.into())
+    }
+
+    // JSON of a template has no such numbers, and a text loses no digit.
+    fn visit_i128<E: de::Error>(self, number: i128) -> Result<Value, E> {
+        Ok(Value::String(number.to_string()))
+    }
+
+    fn visit_u128<E: de::Error>(self, number: u128) -> Result<Value, E> {
+        Ok(Value::String(number.to_string()))
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<Value, E> {
+        Ok(number.into())
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Value, E> {
+        Ok(Value::String(text.to_owned()))
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(Yaml(value)) = list.next_element()? {
+            values.push(value);
+        }
+        Ok(Value::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut values = Map::new();
+        while let Some((Yaml(key), Yaml(value))) = map.next_entry()? {
+            let key = match key {
+                Value::String(text) => text,
+                Value::Array(_) | Value::Object(_) => {
+                    return Err(de::Error::custom("a key is a list or a mapping"));
+                }
+                other => other.to_string(),
+            };
+            if values.contains_key(&key) {
+                return Err(de::Error::custom(format!("the key {key:?} stands twice")));
+            }
+            values.insert(key, value);
+        }
+        Ok(Value::Object(values))
+    }
+
+    fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<Value, A::Error> {
+        let (tag, value) = tagged.variant::<String>()?;
+        let Yaml(value) = value.newtype_variant()?;
+        Ok(expand_intrinsic(&tag, value))
     }
 }
 
 fn expand_intrinsic(tag: &str, value: Value) -> Value {
     let name = tag.trim_start_matches('!');
+    // `!` alone makes a text of a scalar.
+    if name.is_empty() {
+        return value;
+    }
     let value = match (name, &value) {
         ("GetAtt", Value::String(path)) => match path.split_once('.') {
             Some((resource, attribute)) => json!([resource, attribute]),
@@ -133,26 +195,27 @@ mod tests {
 
     #[test]
     fn a_key_that_is_no_text_is_written_as_json() {
-        let keys = |text: &str| {
-            let yaml =
-                format!("Resources:\n  I:\n    Type: AWS::ImageBuilder::Image\n    A: {{{text}: x}}\n");
-            parse(yaml.as_bytes()).unwrap()["Resources"]["I"]["A"]
-                .as_object()
-                .unwrap()
-                .keys()
-                .cloned()
-                .collect::<Vec<_>>()
+        let read = |text: &str| {
+            let yaml = format!("Resources:\n  I:\n    Type: AWS::ImageBuilder::Image\n    A: {text}\n");
+            parse(yaml.as_bytes()).map(|mut template| template["Resources"]["I"]["A"].take())
         };
-        for (key, text) in [
-            ("1", "1"),
-            ("1.5", "1.5"),
-            ("true", "true"),
-            ("~", "null"),
-            ("[a, 1]", "[\"a\",1]"),
-            ("!Ref a", "{\"Ref\":\"a\"}"),
-        ] {
-            assert_eq!(keys(key), [text]);
+        for (key, text) in [("1", "1"), ("1.5", "1.5"), ("true", "true"), ("~", "null")] {
+            assert_eq!(read(&format!("{{{key}: x}}")), Ok(json!({text: "x"})));
         }
+        for text in ["{[a]: x}", "{{a: b}: x}", "{!Ref a: x}", "{a: x, a: y}", "{1: x, '1': y}"] {
+            assert!(read(text).unwrap_err().contains("key"), "{text}");
+        }
+        // A text of such a key in the key around it would double at each level.
+        let nested = (0..60).fold("a".to_owned(), |key, _| format!("{{? {key} : 1}}"));
+        assert!(read(&nested).is_err());
+        let digits = "123456789012345678901234567890";
+        assert_eq!(read(digits), Ok(digits.into()));
+        assert_eq!(
+            read("[-9223372036854775809, 18446744073709551616]"),
+            Ok(json!(["-9223372036854775809", "18446744073709551616"]))
+        );
+        assert_eq!(read("! x"), Ok("x".into()));
+        assert_eq!(read("!GetAtt [a, b]"), Ok(json!({"Fn::GetAtt": ["a", "b"]})));
     }
 
     #[test]
