@@ -600,3 +600,17 @@ fn a_rollback_leaves_what_pip_has_installed_since() {
     assert!(has("aws_cdk.aws-imagebuilder-1.153.0.dist-info") && has("jsii-1.57.0.dist-info"));
     environment.left_nothing("by a rollback");
 }
+
+/// Ctrl-C in the middle of it: an undo takes no second, and half of it is a mixture of two environments.
+#[test]
+#[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
+fn an_undo_is_finished_whatever_signal_comes() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    let before = environment.site();
+    environment.preflight(["fix"]).run().exits(0);
+    let run = environment.preflight(["undo"]).var(FAILPOINT, "interrupt:restore@3").run();
+    run.exits(0).is_silent();
+    assert_eq!(environment.site(), before);
+    environment.left_nothing("by an undo");
+}

@@ -5,9 +5,10 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::io::Read as _;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use memchr::memmem;
 use serde::Serialize;
 
 use crate::cli::{called_directory, env_vars};
@@ -222,7 +223,9 @@ impl Search {
     #[must_use]
     pub fn replaced_launcher_beside(&self, shim: &Path) -> Option<PathBuf> {
         if FileId::of(shim) == self.own {
-            return self.replaced_launcher();
+            // A hard link to it in another environment has its own beside it.
+            let beside = shim.parent().and_then(|directory| executable(&directory.join(REPLACED_LAUNCHER)));
+            return beside.or_else(|| self.replaced_launcher());
         }
         executable(&shim.canonicalize().ok()?.parent()?.join(REPLACED_LAUNCHER))
     }
@@ -307,17 +310,69 @@ fn executable(path: &Path) -> Option<PathBuf> {
 
 fn is_shim(path: &Path) -> bool {
     let Ok(mut file) = files::open(path) else { return false };
-    let mut content = vec![0; 2];
-    if file.read_exact(&mut content).is_err() || content == b"#!" {
-        return false;
+    let mut start = [0; 2];
+    file.read_exact(&mut start).is_ok() && start != *b"#!" && contains_marker(file)
+}
+
+/// Searches a program piece by piece: a frozen one has some ten MB, which take a few milliseconds, once a call.
+fn contains_marker(mut program: impl Read) -> bool {
+    const PIECE: usize = 256 << 10;
+    let marker = memmem::Finder::new(MARKER);
+    let mut piece = Vec::with_capacity(PIECE + MARKER.len());
+    loop {
+        let read = program.by_ref().take(PIECE as u64).read_to_end(&mut piece);
+        if marker.find(&piece).is_some() {
+            return true;
+        }
+        if !read.is_ok_and(|read| read > 0) {
+            return false;
+        }
+        // What may be its beginning stays.
+        piece.drain(..piece.len().saturating_sub(MARKER.len() - 1));
     }
-    // A frozen program is read to its end, which takes a few milliseconds, once a call.
-    file.read_to_end(&mut content).is_ok() && memchr::memmem::find(&content, MARKER.as_bytes()).is_some()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Programs that look for equal files make such links.
+    #[test]
+    fn a_hard_link_to_the_shim_of_an_environment_finds_its_launcher() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+        let root = tempfile::tempdir().unwrap();
+        let [bin, prefix] = ["venv/bin", "prefix"].map(|name| root.path().join(name));
+        std::fs::create_dir_all(bin.join(".pcluster-shim")).unwrap();
+        std::fs::create_dir(&prefix).unwrap();
+        for name in [NAME, "pcluster.real"] {
+            std::fs::write(bin.join(name), "#!/bin/sh\n").unwrap();
+            std::fs::set_permissions(bin.join(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        symlink("../pcluster.real", bin.join(REPLACED_LAUNCHER)).unwrap();
+        let own_path = prefix.join(NAME);
+        std::fs::hard_link(bin.join(NAME), &own_path).unwrap();
+        let search = Search {
+            path: env::join_paths([&prefix, &bin]).unwrap(),
+            first: None,
+            named: None,
+            loop_guard: LoopGuard::default(),
+            own: FileId::of(&own_path),
+            own_path: Some(own_path),
+        };
+        assert_eq!(search.real().unwrap().path, bin.join(REPLACED_LAUNCHER));
+        let named = Search { named: Some((bin.join(NAME), FoundBy::Variable)), ..search };
+        assert_eq!(named.real().unwrap().path, bin.join(REPLACED_LAUNCHER));
+    }
+
+    #[test]
+    fn the_marker_is_found_wherever_it_stands() {
+        for before in [0, 1, (256 << 10) - 1, (256 << 10) - MARKER.len(), (256 << 10) - 10, 600_000] {
+            let program = [&vec![b'p'; before], MARKER.as_bytes(), b"rest"].concat();
+            assert!(contains_marker(program.as_slice()), "{before}");
+            let other = &program[..before + MARKER.len() - 1];
+            assert!(!contains_marker(other), "{before}");
+        }
+    }
 
     /// Some systems give the name of the call for the running executable, which may be a link.
     #[test]

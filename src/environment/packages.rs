@@ -15,7 +15,7 @@ use crate::sorted::{sorted_map, sorted_set};
 use crate::system::files;
 
 /// The header of a metadata file is at its top; a description of any length follows.
-const MAX_HEADER: u64 = 64 << 10;
+const MAX_HEADER: u64 = 1 << 20;
 
 /// An installed distribution, by its metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl Packages {
         sys_path.iter().find_map(|directory| {
             let found = find_metadata(directory).filter(|file_name| may_be(file_name));
             found
-                .filter_map(|file_name| read_entry(directory.join(file_name)))
+                .filter_map(|file_name| read_distribution(directory.join(file_name)))
                 .find(|found| normalised(&found.name) == name)
         })
     }
@@ -140,62 +140,61 @@ fn add_code(directory: &Path, seen: &mut BTreeSet<PathBuf>, digest: &mut Fingerp
 /// Reads the distributions of one directory, in the order in which the system lists it, as Python does.
 fn read_directory(directory: &Path) -> Vec<Distribution> {
     if directory.extension() == Some(OsStr::new("egg")) {
-        return read_distribution(directory.join("EGG-INFO"), "PKG-INFO").into_iter().collect();
+        return read_distribution(directory.join("EGG-INFO")).into_iter().collect();
     }
-    find_metadata(directory).filter_map(|name| read_entry(directory.join(name))).collect()
+    find_metadata(directory).filter_map(|name| read_distribution(directory.join(name))).collect()
 }
 
-/// The names in a directory that may be those of metadata, a third of them.
+/// The names in a directory that are those of metadata, in any case. An egg in it counts only where it is on
+/// `sys.path` itself.
 fn find_metadata(directory: &Path) -> impl Iterator<Item = OsString> {
     let names = directory.read_dir().into_iter().flatten().flatten().map(|entry| entry.file_name());
-    let endings = [&b".dist-info"[..], b".egg-info", b".egg"];
-    names.filter(move |name| endings.iter().any(|ending| name.as_encoded_bytes().ends_with(ending)))
-}
-
-fn read_entry(path: PathBuf) -> Option<Distribution> {
-    match path.extension()?.to_str()? {
-        "dist-info" => read_distribution(path, "METADATA"),
-        "egg-info" => read_distribution(path, "PKG-INFO"),
-        "egg" => read_distribution(path.join("EGG-INFO"), "PKG-INFO"),
-        _ => None,
-    }
+    names.filter(|name| {
+        let name = name.as_encoded_bytes();
+        let ending = &name[name.len().saturating_sub(".dist-info".len())..];
+        ending.eq_ignore_ascii_case(b".dist-info")
+            || ending.get(1..).is_some_and(|ending| ending.eq_ignore_ascii_case(b".egg-info"))
+    })
 }
 
 /// Reads a distribution. `None` for the remains of an interrupted installation: without metadata, or with a
 /// name that begins with `~`, which pip gives to a directory that it is about to remove.
-fn read_distribution(path: PathBuf, file: &str) -> Option<Distribution> {
+fn read_distribution(path: PathBuf) -> Option<Distribution> {
     if path.file_name()?.as_encoded_bytes().starts_with(b"~") {
         return None;
     }
-    parse_metadata(&read_header(&path.join(file)).or_else(|| read_header(&path))?, path)
+    let read = |file: &str| read_header(&path.join(file)).filter(|header| !header.is_empty());
+    let header = read("METADATA").or_else(|| read("PKG-INFO")).or_else(|| read_header(&path))?;
+    parse_metadata(&header, path)
 }
 
-/// Reads the header of a METADATA or PKG-INFO; `None` where it has no name or no version. `path` is that of the
-/// `.dist-info` or `.egg-info`.
+/// Reads the header of a METADATA or PKG-INFO as Python's email.parser does, which importlib.metadata uses: a line
+/// that is no field ends it, one that is indented goes on, and of several fields the first counts. `None` where it
+/// has no name or no version. `path` is that of the `.dist-info` or `.egg-info`.
 #[must_use]
 pub fn parse_metadata(metadata: &str, path: PathBuf) -> Option<Distribution> {
-    let (mut name, mut version, mut requires) = (None, None, Vec::new());
+    const FIELDS: [&str; 3] = ["name", "version", "requires-dist"];
+    let mut fields: [Vec<String>; 3] = Default::default();
+    let mut last = None;
     for line in unify_line_ends(metadata).lines() {
-        if line.is_empty() {
-            break;
-        }
-        if !line.starts_with(['N', 'n', 'V', 'v', 'R', 'r']) {
+        if line.starts_with([' ', '\t']) {
+            if let Some(value) = last.and_then(|field: usize| fields[field].last_mut()) {
+                value.push('\n');
+                value.push_str(line);
+            }
             continue;
         }
-        match line.split_once(':') {
-            Some((field, value)) if field.eq_ignore_ascii_case("name") => {
-                name = Some(value.trim().to_owned());
-            }
-            Some((field, value)) if field.eq_ignore_ascii_case("version") => {
-                version = Some(value.trim().to_owned());
-            }
-            Some((field, value)) if field.eq_ignore_ascii_case("requires-dist") => {
-                requires.push(value.trim().to_owned());
-            }
-            _ => {}
+        let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_graphic());
+        let Some((name, value)) = line.split_once(':').filter(|(name, _)| is_name(name)) else { break };
+        last = FIELDS.iter().position(|field| name.eq_ignore_ascii_case(field));
+        if let Some(field) = last {
+            fields[field].push(value.to_owned());
         }
     }
-    Some(Distribution { name: name?, version: version?, metadata: path, requires })
+    let [names, versions, requires] = fields;
+    let first = |values: Vec<String>| values.first().map(|value| value.trim().to_owned());
+    let requires = requires.iter().map(|value| value.trim().to_owned()).collect();
+    Some(Distribution { name: first(names)?, version: first(versions)?, metadata: path, requires })
 }
 
 /// As the parser of importlib.metadata, for which a carriage return ends a line too: what is behind one would be
@@ -253,10 +252,24 @@ mod tests {
         metadata(&two, "empty-1.dist-info", "RECORD", "");
         metadata(&two, "egg-4.egg/EGG-INFO", "PKG-INFO", "Name: egg\nVersion: 4\n");
         fs::write(two.join("flat.egg-info"), "Name: flat\nVersion: 5\n").unwrap();
-        let sys_path = [one, root.path().join("absent"), two];
+        metadata(&two, "unlisted-4.egg/EGG-INFO", "PKG-INFO", "Name: unlisted\nVersion: 4\n");
+        metadata(&two, "upper-6.DIST-INFO", "METADATA", "Name: upper\nVersion: 6\n");
+        metadata(&two, "other-7.dist-info", "PKG-INFO", "Name: other\nVersion: 7\n");
+        metadata(&two, "both-8.egg-info", "PKG-INFO", "Name: both\nVersion: 1\n");
+        metadata(&two, "both-8.egg-info", "METADATA", "Name: both\nVersion: 8\n");
+        let egg = two.join("egg-4.egg");
+        let sys_path = [one, root.path().join("absent"), two, egg];
         let packages = Packages::installed(&sys_path);
         let versions = packages.versions();
-        let expected = [("aws-cdk-core", "1.0"), ("egg", "4"), ("flat", "5"), ("old", "3")];
+        let expected = [
+            ("aws-cdk-core", "1.0"),
+            ("both", "8"),
+            ("egg", "4"),
+            ("flat", "5"),
+            ("old", "3"),
+            ("other", "7"),
+            ("upper", "6"),
+        ];
         assert_eq!(versions, expected.map(|(name, version)| (name.to_owned(), version.to_owned())).into());
         assert_eq!(packages.get("AWS.CDK__core").unwrap().version, "1.0");
         assert_eq!(Packages::find(&sys_path, "AWS.CDK_core"), packages.get("aws-cdk.core").cloned());
@@ -269,6 +282,25 @@ mod tests {
         let found = parse_metadata(text, PathBuf::new()).unwrap();
         assert_eq!((found.name.as_str(), found.version.as_str()), ("x", "1"));
         assert_eq!(found.requires, ["y"]);
+    }
+
+    /// What each means to Python 3.9 to 3.13 was seen there.
+    #[test]
+    fn a_header_means_what_it_means_to_python() {
+        let version = |text: &str| parse_metadata(text, PathBuf::new()).map(|found| found.version);
+        for (text, expected) in [
+            ("Name: x\nVersion: 1\nVersion: 2\n", Some("1")),
+            ("Name: x\nVersion:\n 1.5\n", Some("1.5")),
+            ("Name: x\nVersion: 1.5\n .7\n", Some("1.5\n .7")),
+            ("Name: x\nLicense: y\n Version: 3\nVersion: 1\n", Some("1")),
+            ("Name: x\nno field\nVersion: 3\n", None),
+            ("Name: x\nName : y\nVersion: 3\n", None),
+            ("Name: x\nÄ: y\nVersion: 1\n", None),
+            ("\u{feff}Metadata-Version: 2.1\nName: x\nVersion: 1\n", None),
+            ("Name:\n x\n \t\nVersion: 1\n", Some("1")),
+        ] {
+            assert_eq!(version(text).as_deref(), expected, "{text:?}");
+        }
     }
 
     #[test]

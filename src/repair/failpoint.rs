@@ -5,8 +5,8 @@ use std::io;
 
 use crate::error::RepairStep;
 
-/// Fails or dies by SIGKILL where `PCLUSTER_SHIM_FAULT` names this step: `fail:STEP` or `kill:STEP`, with
-/// `@N` behind it for the Nth time that the step is reached (1 by default).
+/// Fails, dies by SIGKILL or gets SIGINT where `PCLUSTER_SHIM_FAULT` names this step: `fail:STEP`, `kill:STEP` or
+/// `interrupt:STEP`, with `@N` behind it for the Nth time that the step is reached (1 by default).
 ///
 /// # Errors
 /// Returns an error if `PCLUSTER_SHIM_FAULT` asks for a failure at this step.
@@ -21,8 +21,16 @@ pub fn reach(step: RepairStep) -> io::Result<()> {
     if name != step || REACHED.fetch_add(1, Ordering::SeqCst) + 1 != count.parse().unwrap_or(1) {
         return Ok(());
     }
-    if action == "kill" {
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    let send = |signal| {
+        let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
+    };
+    match action {
+        "kill" => send(rustix::process::Signal::KILL),
+        "interrupt" => {
+            send(rustix::process::Signal::INT);
+            return Ok(());
+        }
+        _ => {}
     }
     Err(io::Error::other(format!("the test's failure at {step}")))
 }

@@ -117,7 +117,7 @@ impl<'a> Installer<'a> {
         let mut arguments: Vec<OsString> = options.map(OsString::from).into();
         arguments.extend(["--no-deps".into(), "--no-compile".into(), "--target".into(), directory.into()]);
         arguments.push("uv".into());
-        let finished = self.run(arguments, &scratch, RepairStep::Installer)?;
+        let finished = self.run(arguments, self.timeout * MAX_TIMEOUTS, &scratch, RepairStep::Installer)?;
         let uv = directory.join("bin/uv");
         if finished.status.success() && uv.is_file() {
             return Ok(uv);
@@ -138,7 +138,7 @@ impl<'a> Installer<'a> {
         let options = ["pip", "compile", "--no-deps", "--no-header", "--format", "pylock.toml"];
         let mut arguments: Vec<OsString> = options.map(OsString::from).into();
         arguments.push(file.into());
-        let finished = self.run(arguments, &scratch, RepairStep::Plan)?;
+        let finished = self.run(arguments, self.timeout * MAX_TIMEOUTS, &scratch, RepairStep::Plan)?;
         Ok(read_upload_times(&decode(&finished.stdout)).max().map(str::to_owned))
     }
 
@@ -181,7 +181,7 @@ impl<'a> Installer<'a> {
         if let Some(moment) = &request.uploaded_before {
             arguments.extend(["--exclude-newer".into(), moment.into()]);
         }
-        let finished = self.run(arguments, &scratch, RepairStep::Stage)?;
+        let finished = self.run(arguments, self.timeout * MAX_TIMEOUTS, &scratch, RepairStep::Stage)?;
         let output = format!("{}{}", decode(&finished.stdout), decode(&finished.stderr));
         Ok(if finished.status.success() {
             InstallOutcome::Installed { output }
@@ -227,7 +227,11 @@ impl<'a> Installer<'a> {
                 vec!["check".into(), "--disable-pip-version-check".into()]
             }
         };
-        let finished = self.run(arguments, &scratch, step)?;
+        let finished = self.run(arguments, self.timeout, &scratch, step)?;
+        if finished.status.code().is_none() {
+            let message = format!("{}'s check ended by a signal", self.name());
+            return Err(Error::repair(step, message, "Nothing was changed; run it again.").into());
+        }
         let output = format!("{}{}", decode(&finished.stdout), decode(&finished.stderr));
         // uv: "The package `x` requires `y`, but `z` is installed"; pip: "x 1 requires y, which is
         // not installed." or "x 1 has requirement y, but you have z."
@@ -238,6 +242,7 @@ impl<'a> Installer<'a> {
     fn run(
         &self,
         mut arguments: Vec<OsString>,
+        limit: Duration,
         scratch: &Scratch,
         step: RepairStep,
     ) -> Result<Finished, Abort> {
@@ -270,7 +275,7 @@ impl<'a> Installer<'a> {
         let tmp = scratch.directory("tmp");
         let tmp = tmp.map_err(|error| Error::repair(step, error.to_string(), UNCHANGED_FREE_SPACE))?;
         environment.push(set("TMPDIR", tmp));
-        let child = Child { program, arguments, environment, limit: self.timeout * MAX_TIMEOUTS };
+        let child = Child { program, arguments, environment, limit };
         child.run(scratch).map_err(|error| match error {
             ChildError::Interrupted(signal) => Abort::Interrupted(signal),
             other => Error::repair(step, other.to_string(), "Nothing was changed; run it again.").into(),

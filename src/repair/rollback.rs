@@ -15,6 +15,7 @@ use crate::repair::transaction::Transactions;
 use crate::sorted::sorted_set;
 use crate::system::disk;
 use crate::system::files::describe;
+use crate::system::signals::Interrupts;
 
 /// Why a rollback is not complete.
 #[derive(Debug)]
@@ -67,6 +68,8 @@ pub fn check_copies(transactions: &Transactions, journal: &Journal) -> Result<()
 /// Returns an error if copies are missing, before anything is changed, or files could not be put
 /// back; the snapshot and the journal stay.
 pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Vec<String>, RollbackError> {
+    // A signal waits: half of it is no state that anything could run in, and it takes no second.
+    Interrupts::caught();
     check_copies(transactions, journal).map_err(|failures| RollbackError::CopiesMissing {
         journal: transactions.open_journal(),
         failures,
