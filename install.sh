@@ -548,6 +548,7 @@ add_to_venv() {
         guarded=1
     fi
     choose_program
+    if [ -h "$own" ]; then die "$own is a link, and not pcluster-shim's" 'Remove it, then run this again.'; fi
     for file in "$launcher.real" "$venv/bin/pcluster-preflight"; do
         if [ -e "$file" ] && [ -z "${guarded:-}" ] && ! [ -h "$own/pcluster" ] && ! is_of_wheel "$file"; then
             die "$file is in the way, and not pcluster-shim's" 'Move it away, then run this again.'
@@ -582,8 +583,12 @@ add_to_venv() {
     if PATH=$venv/bin:$PATH refuses_settings "$venv/bin/pcluster-preflight"; then return; fi
     status=0
     PATH=$venv/bin:$PATH PCLUSTER_SHIM_MODE=block "$venv/bin/pcluster-preflight" where -q </dev/null >/dev/null 2>&1 || status=$?
-    [ "$status" -eq 0 ] || die 'the shim does not find the launcher that it has replaced' \
-        "See: $(quoted "$venv/bin/pcluster-preflight") where"
+    if [ "$status" -ne 0 ]; then
+        # Every pcluster of this environment would fail.
+        mv -f "$launcher.real" "$launcher"
+        die 'the shim does not find the launcher that it has replaced' \
+            "It is in its place again. See: $(quoted "$venv/bin/pcluster-preflight") where"
+    fi
     say 'next: nothing. After pip or uv has reinstalled aws-parallelcluster there, run this again.'
 }
 
@@ -662,6 +667,12 @@ main() {
         *:* | *"
 "*) die "a directory on PATH cannot have a colon or a line break in its name: $prefix" 'Name another one with --prefix DIR.' 2 ;;
     esac
+    # As after sudo: that user could not change files of root there, and could replace what root's shells read.
+    above=$prefix
+    while ! [ -e "$above" ]; do above=$(dirname "$above"); done
+    if of_another "$above"; then
+        die "$above belongs to another user" 'Run this as that user, or name a directory of your own with --prefix DIR.'
+    fi
     if [ -n "$uninstall" ]; then remove_shim; else add_shim; fi
 }
 
@@ -672,23 +683,12 @@ default_prefix() {
         return
     fi
     case ${XDG_DATA_HOME:-} in
-        /*)
-            above=$XDG_DATA_HOME
-            while ! [ -d "$above" ]; do above=$(dirname "$above"); done
-            if of_another "$above"; then
-                die "$above belongs to another user" 'Run this as that user, or name a directory with --prefix DIR.'
-            fi
-            prefix=$XDG_DATA_HOME/pcluster-shim
-            ;;
+        /*) prefix=$XDG_DATA_HOME/pcluster-shim ;;
         *)
             case ${HOME:-} in
                 /*) ;;
                 *) die 'HOME is not set' 'Name a directory with --prefix DIR.' 2 ;;
             esac
-            # Refused, as after sudo: that user could not change files of root in this home.
-            if [ -d "$HOME" ] && [ "$(owner_of "$HOME")" != "$(id -u)" ]; then
-                die "$HOME belongs to another user" 'Run this as that user, or name a directory with --prefix DIR.'
-            fi
             prefix=$HOME/.local/share/pcluster-shim
             ;;
     esac

@@ -509,10 +509,48 @@ fn root_writes_nothing_of_another_users() {
     let run = home.installs_in("busybox", in_prefix).run();
     run.exits(0).stderr_matches("install-other-startup.txt");
     assert_eq!(startup.each_ref().map(|name| home.lines_in(name)), [0; 5]);
+    let below = prefix.join("below");
+    chown(&prefix, Some(65534), None).unwrap();
+    let below = ["--binary", &home.built, "--prefix", below.to_str().unwrap()];
+    let run = home.installs_in("dash", below).run();
+    run.exits(1).prints("").holds(run.stderr().contains("/prefix belongs to another user"), "why");
     fs::create_dir(&data).unwrap();
     give(0);
     fs::remove_dir(&data).unwrap();
     home.installs_in("dash", in_venv).run().exits(0);
+}
+
+/// A container that runs as any user has a HOME of root's that its group may write.
+#[test]
+fn a_home_that_is_not_ones_own_but_can_be_written_is_installed_in() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let home = Home::new();
+    for path in ["home", "work", "cache", "tmp"] {
+        fs::set_permissions(home.path(path), fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    fs::set_permissions(&home.sandbox.root, fs::Permissions::from_mode(0o755)).unwrap();
+    let call = home.installs_in("dash", ["--no-modify-path", "--binary", &home.built]);
+    let run =
+        call.under(on_this_machine("setpriv"), &["--reuid", "65534", "--regid", "0", "--clear-groups"]).run();
+    run.exits(0).is_silent();
+    assert!(home.prefix().join("bin/pcluster").is_file());
+}
+
+#[test]
+fn a_link_in_the_place_of_its_directory_is_refused() {
+    let home = Home::new();
+    let elsewhere = home.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::write(elsewhere.join("install.sh"), "precious").unwrap();
+    symlink(&elsewhere, home.path("venv/bin/.pcluster-shim")).unwrap();
+    let venv = home.path("venv");
+    let run = home.installs_in("dash", ["--binary", &home.built, "--venv", venv.to_str().unwrap()]).run();
+    run.exits(1).prints("").stderr_matches("install-venv-link.txt");
+    assert_eq!(fs::read(elsewhere.join("install.sh")).unwrap(), b"precious");
+    fs::remove_file(home.path("venv/bin/.pcluster-shim")).unwrap();
+    home.is_as_before(&run);
 }
 
 #[test]
