@@ -179,8 +179,9 @@ pub fn parse_metadata(metadata: &str, path: PathBuf) -> Option<Distribution> {
     for line in unify_line_ends(metadata).lines() {
         if line.starts_with([' ', '\t']) {
             if let Some(value) = last.and_then(|field: usize| fields[field].last_mut()) {
-                value.push('\n');
-                value.push_str(line);
+                // One line, because it may become one of a file of requirements.
+                value.push(' ');
+                value.push_str(line.trim());
             }
             continue;
         }
@@ -291,7 +292,7 @@ mod tests {
         for (text, expected) in [
             ("Name: x\nVersion: 1\nVersion: 2\n", Some("1")),
             ("Name: x\nVersion:\n 1.5\n", Some("1.5")),
-            ("Name: x\nVersion: 1.5\n .7\n", Some("1.5\n .7")),
+            ("Name: x\nVersion: 1.5\n .7\n", Some("1.5 .7")),
             ("Name: x\nLicense: y\n Version: 3\nVersion: 1\n", Some("1")),
             ("Name: x\nno field\nVersion: 3\n", None),
             ("Name: x\nName : y\nVersion: 3\n", None),
