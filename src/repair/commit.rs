@@ -26,12 +26,9 @@ use crate::system::concurrently::concurrently;
 /// # Errors
 /// Returns an error if a step fails, or a signal came. The environment is then as it was, except for
 /// packages that another installer has written during the exchange.
-pub fn commit(
-    repair: &Repair,
-    staged: Staged,
-    broken_before: &BrokenRequirements,
-) -> Result<Vec<Change>, Abort> {
+pub fn commit(repair: &Repair, staged: Staged) -> Result<Vec<Change>, Abort> {
     refuse_managed_packages(repair, &staged.changes)?;
+    let broken_before = repair.installer.find_broken_requirements(RepairStep::Proof)?;
     let _uv_lock = lock_against_uv(&repair.target.interpreter.prefix, repair.request.progress)?;
     let _exclusive = repair.state.lock_exclusive()?;
     refuse_if_changed(repair)?;
@@ -56,7 +53,7 @@ pub fn commit(
     let exchanged = transactions.exchange(&plan).map_err(describe_failed_exchange);
     drop(step);
     let committed = exchanged
-        .and_then(|()| verify_and_sync(repair, broken_before, &plan))
+        .and_then(|()| verify_and_sync(repair, &broken_before, &plan))
         .and_then(|()| {
             journal
                 .find_changed_package()

@@ -78,7 +78,6 @@ use crate::repair::state::{RepairState, find_site};
 use crate::report::{Report, Verdict};
 use crate::rules::{Finding, Level, runtimes};
 use crate::sorted::sorted_set;
-use crate::system::concurrently::concurrently;
 
 /// The result of a repair.
 #[derive(Debug)]
@@ -149,15 +148,10 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
     if in_place {
         refuse_early(repair, &reasons)?;
     }
-    // At the same time, because the installer waits for its index most of its time.
-    let (staged, broken_before) = concurrently(
-        || match runtime {
-            Some(runtime) => replace_runtime(repair, runtime),
-            None => stage_proven(repair, &reasons),
-        },
-        || repair.installer.find_broken_requirements(RepairStep::Stage),
-    );
-    let (staged, broken_before) = (staged?, broken_before?);
+    let staged = match runtime {
+        Some(runtime) => replace_runtime(repair, runtime)?,
+        None => stage_proven(repair, &reasons)?,
+    };
     if repair.options.dry_run {
         return Ok(RepairOutcome::Proven(staged.changes));
     }
@@ -166,7 +160,7 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
         return Ok(RepairOutcome::Repaired { changes: staged.changes, isolated: true, has_earlier: false });
     }
     let has_earlier = state.transactions().last().is_ok_and(|last| last.is_some());
-    let changes = commit(repair, staged, &broken_before)?;
+    let changes = commit(repair, staged)?;
     Ok(RepairOutcome::Repaired { changes, isolated: false, has_earlier })
 }
 
