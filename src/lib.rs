@@ -30,6 +30,7 @@
 //! | [`repair::release`] | the packages of the day of a release, as few as it takes |
 //! | [`repair::culprit`] | the smallest set that passes a test (pure) |
 //! | [`repair::prove`] | the check with the staged packages in front |
+//! | [`repair::compile`] | the bytecode of staged packages |
 //! | [`repair::stage`] | the packages that a repair would install, in a directory of their own |
 //! | [`repair::refusals`] | the directories and packages that a repair in place refuses |
 //! | [`repair::context`] | the values that the steps of one repair share |

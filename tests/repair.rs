@@ -83,7 +83,7 @@ fn what_the_installer_is_asked() {
     log[1..].sort();
     assert_eq!(
         log[1..],
-        ["compileall -qq", "node", "synth", "synth", "uv check", "uv check", "uv install", "uv install"]
+        ["compile", "node", "synth", "synth", "uv check", "uv check", "uv install", "uv install"]
     );
 }
 
@@ -107,8 +107,59 @@ fn bytecode_is_as_before() {
     // A failing compilation does not fail the repair.
     let sandbox = Sandbox::new();
     let environment = sandbox.broken_environment();
-    sandbox.write(environment.path("fake/compileall"), "echo no >&2; exit 1");
+    sandbox.write(environment.path("fake/compile"), "echo no >&2; exit 1");
     environment.preflight(["fix"]).run().exits(0).is_silent().stdout_matches("fix.txt");
+}
+
+#[test]
+fn the_disk_is_full_while_it_compiles() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    let before = environment.site();
+    let answer =
+        r#"printf '\n%s\n{"full": "[Errno 28] No space left on device"}\n%s\n' "$sentinel" "$sentinel""#;
+    sandbox.write(environment.path("fake/compile"), answer);
+    environment.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-full-disk.txt");
+    assert_eq!(environment.site(), before);
+    environment.left_nothing("on a full disk");
+}
+
+/// Compiles with a real Python: what compileall writes, and no part of a file where files cannot grow.
+#[test]
+fn bytecode_is_whole_or_absent() {
+    let sandbox = Sandbox::new();
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/repair/compile.py");
+    let python = crate::support::machine::real_python();
+    let packages = sandbox.path("packages");
+    let long: String = (0..400).map(|number| format!("x{number} = 'y{number}'\n")).collect();
+    for (name, source) in [("long", long.as_str()), ("short", "x = 'é'"), ("wrong", "x = (")] {
+        sandbox.write(packages.join(format!("p/{name}.py")), source);
+    }
+    let run = |limit: &str, arguments: &str| {
+        let sh = format!(
+            "ulimit -f {limit}; '{}' {arguments} '{}' 2>/dev/null || :",
+            python.display(),
+            packages.display()
+        );
+        crate::support::machine::output("/bin/sh".as_ref(), &["-c".as_ref(), sh.as_ref()])
+    };
+    let take_bytecode = || {
+        let cache = packages.join("p/__pycache__");
+        let files = cache.read_dir().unwrap().flatten().map(|entry| entry.path());
+        let files: std::collections::BTreeMap<_, _> =
+            files.map(|path| (path.clone(), fs::read(path).unwrap())).collect();
+        fs::remove_dir_all(cache).unwrap();
+        files
+    };
+    let compile = format!("'{}' SENTINEL", script.display());
+    let framed = |answer: &str| format!("\nSENTINEL\n{answer}\nSENTINEL\n");
+    assert_eq!(run("unlimited", &compile), framed(r#"{"full": null}"#));
+    let own = take_bytecode();
+    assert_eq!(own.len(), 2);
+    run("unlimited", "-m compileall -qq");
+    assert!(own == take_bytecode(), "compileall writes something else");
+    assert_eq!(run("4", &compile), framed(r#"{"full": "[Errno 27] File too large"}"#));
+    assert!(take_bytecode().keys().all(|path| path.to_string_lossy().contains("short")));
 }
 
 /// The check imports them at the same time.
@@ -118,8 +169,8 @@ fn what_pcluster_requires_is_compiled_first() {
     let environment = sandbox.broken_environment();
     let asked = sandbox.path("compiled");
     sandbox.write(
-        environment.path("fake/compileall"),
-        format!("shift; for path; do echo \"${{path#*/overlay-*/}}\"; done >'{}'", asked.display()),
+        environment.path("fake/compile"),
+        format!("for path; do echo \"${{path#*/overlay-*/}}\"; done >'{}'", asked.display()),
     );
     environment.preflight(["fix"]).run().exits(0);
     let asked = fs::read_to_string(asked).unwrap();

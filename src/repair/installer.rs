@@ -150,13 +150,7 @@ impl<'a> Installer<'a> {
         }
     }
 
-    #[must_use]
-    pub fn is_pip(&self) -> bool {
-        !matches!(self.program, Program::Uv(_))
-    }
-
-    /// Resolves the requirements and installs the packages into `directory`. pip compiles them where the
-    /// environment has bytecode.
+    /// Resolves the requirements and installs the packages into `directory`, without bytecode.
     ///
     /// # Errors
     /// Returns an error if the installer cannot be run, or a signal came. A failure of the installer
@@ -170,12 +164,10 @@ impl<'a> Installer<'a> {
                 ["pip", "install", "--no-progress", "--color", "never"].map(OsString::from).into()
             }
             Program::Pip | Program::BundledPip(_) => {
-                ["install", "--no-input", "--disable-pip-version-check"].map(OsString::from).into()
+                let options = ["install", "--no-input", "--disable-pip-version-check", "--no-compile"];
+                options.map(OsString::from).into()
             }
         };
-        if self.is_pip() && !self.target.has_bytecode() {
-            arguments.push("--no-compile".into());
-        }
         arguments.extend(["--target".into(), directory.into(), "-r".into(), requirements.into()]);
         arguments.extend(["-c".into(), constraints.into()]);
         if let Some(moment) = &request.uploaded_before {
@@ -188,31 +180,6 @@ impl<'a> Installer<'a> {
         } else {
             InstallOutcome::Failed { message: format!("{} {}", self.name(), describe_end(&finished)), output }
         })
-    }
-
-    /// Compiles files and directories in their order, where the environment has bytecode. Not by uv's
-    /// `--compile-bytecode`, which fails where a sitecustomize prints anything. Failures are ignored:
-    /// packages without bytecode only start more slowly.
-    ///
-    /// # Errors
-    /// Returns an error if there is no scratch directory, or a signal came.
-    pub fn compile(&self, sources: &[PathBuf]) -> Result<(), Abort> {
-        let target = self.target;
-        if !target.has_bytecode() {
-            return Ok(());
-        }
-        let scratch = make_scratch()?;
-        let mut arguments: Vec<OsString> = target.interpreter.flags.iter().map(OsString::from).collect();
-        arguments.extend(["-m", "compileall", "-qq"].map(OsString::from));
-        arguments.extend(sources.iter().map(OsString::from));
-        let program = &target.interpreter.executable;
-        let mut environment = target.environment.clone();
-        // The bytecode of the modules that compileall imports would be written into the environment.
-        environment.push(set("PYTHONDONTWRITEBYTECODE", "1"));
-        match (Child { program, arguments, environment, limit: self.timeout }).run(&scratch) {
-            Err(ChildError::Interrupted(signal)) => Err(Abort::Interrupted(signal)),
-            _ => Ok(()),
-        }
     }
 
     /// Finds the requirements of installed packages that are not met, a line of the installer's each.

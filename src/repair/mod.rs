@@ -23,6 +23,7 @@
 
 pub mod change;
 pub mod commit;
+pub mod compile;
 pub mod console_scripts;
 pub mod context;
 pub mod culprit;

@@ -9,6 +9,7 @@ use crate::environment::record::recorded_paths;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, RepairStep};
 use crate::repair::change;
+use crate::repair::compile::compile;
 use crate::repair::context::Repair;
 use crate::repair::failpoint;
 use crate::repair::plan;
@@ -39,15 +40,14 @@ pub fn prove(repair: &Repair, staged: &Staged) -> Result<Proof, Abort> {
     let overlay = staged.overlay.path();
     let target = put_in_front(repair, overlay)?;
     let compile = || {
-        if staged.is_compiled {
-            return Ok(());
-        }
-        repair.installer.compile(&[find_imported_sources(repair, staged), vec![overlay.to_owned()]].concat())
+        let sources = [find_imported_sources(repair, staged), vec![overlay.to_owned()]].concat();
+        compile(repair.target, &sources, request.settings.timeout)
     };
     let (checked, compiled) = concurrently(|| checker::check(request, &target), compile);
     request.cache.remove_bytecode(overlay);
-    let report = expect_report(checked?)?;
+    // The check fails on a full disk too, in less clear words.
     compiled?;
+    let report = expect_report(checked?)?;
     Ok(if is_met(repair, &report) { Proof::Ready } else { Proof::NotReady(Box::new(report)) })
 }
 

@@ -51,7 +51,7 @@ fn stage(repair: &Repair, runtime: &str) -> Result<Staged, Error> {
     let version = pcluster.version.clone();
     let change =
         Change { package: PCLUSTER.into(), from: Some(version.clone()), to: version, why: ID.into(), edits };
-    Ok(Staged { overlay, packages, changes: vec![change], is_compiled: false })
+    Ok(Staged { overlay, packages, changes: vec![change] })
 }
 
 /// Copies the files of a distribution, with the runtime replaced and its RECORD true, and returns the edits.

@@ -19,8 +19,6 @@ pub struct Staged {
     pub overlay: tempfile::TempDir,
     pub packages: Packages,
     pub changes: Vec<Change>,
-    /// The installer has compiled the packages where the environment has bytecode.
-    pub is_compiled: bool,
 }
 
 /// The result of a resolution.
@@ -54,12 +52,7 @@ pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Staging, Abort> {
                 progress.write_output(&output, repair.options.verbose);
                 let packages = Packages::installed(&[overlay.path().to_owned()]);
                 let changes = change::compare(installed, packages.all(), reasons);
-                return Ok(Staging::Staged(Staged {
-                    overlay,
-                    packages,
-                    changes,
-                    is_compiled: repair.installer.is_pip(),
-                }));
+                return Ok(Staging::Staged(Staged { overlay, packages, changes }));
             }
             InstallOutcome::Failed { message, output } => {
                 is_unsolvable = UNSOLVABLE.iter().any(|sign| output.contains(sign));

@@ -76,7 +76,7 @@ impl Sandbox {
         self.write("installer/run", INSTALLER.replace("@HERE@", self.path("installer").to_str().unwrap()));
         new.installs_by(INSTALL);
         self.write("installer/check", "");
-        self.write(new.path("fake/compileall"), COMPILEALL);
+        self.write(new.path("fake/compile"), COMPILE);
         let log = self.path("log");
         let run = self.path("installer/run");
         self.script(
@@ -329,29 +329,25 @@ impl Drop for Unwritable {
 /// Both installers: they copy their arguments' files, then do what `install` or `check` says.
 const INSTALLER: &str = r#"here='@HERE@'
 [ "$1" = check ] && { . "$here/check"; exit; }
-compile=${module-}
 while [ $# -gt 0 ]; do
     case $1 in
     --target) target=$2; shift ;;
     -r) requirements=$2; shift ;;
     -c) constraints=$2; shift ;;
-    --no-compile) compile=no ;;
     esac
     shift
 done
 cp "$requirements" "$here/requirements"
 cp "$constraints" "$here/constraints"
-. "$here/install" || exit
-[ "$compile" != pip ] || . "$fake/compileall"
-exit 0
+. "$here/install"
 "#;
 
-/// `python -m compileall DIRECTORY`: one file of it.
-const COMPILEALL: &str = r#"for directory; do :; done
-directory=${target-$directory}
+/// compile.py: one file of the directory that comes last.
+const COMPILE: &str = r#"for directory; do :; done
 mkdir "$directory/aws_cdk/core/__pycache__"
 { printf 'compiled '; cat "$directory/aws_cdk/core/__init__.py"; } \
     >"$directory/aws_cdk/core/__pycache__/__init__.cpython-39.pyc"
+printf '\n%s\n{"full": null}\n%s\n' "$sentinel" "$sentinel"
 "#;
 
 /// The answer of uv and pip: the newest release that is asked for, and no other jsii than the one

@@ -28,6 +28,7 @@ while [ $# -gt 0 ]; do
     */synthesis.py)
         sentinel=$2; request=$3; shift 3; what=synth; [ $# -gt 0 ] || what=start
         echo "$what" >>"$log"; . "$fake/$what"; exit ;;
+    */compile.py) echo compile >>"$log"; sentinel=$2; shift 2; . "$fake/compile"; exit ;;
     */bundled_pip.py) echo bundled_pip >>"$log"; sentinel=$2; . "$fake/bundled_pip"; exit ;;
     *.whl/pip) module=pip; shift; echo "wheel $1" >>"$log"; . "$fake/pip"; exit ;;
     -m) module=$2; shift 2; echo "$module $1" >>"$log"; . "$fake/$module"; exit ;;

@@ -1,0 +1,87 @@
+"""Compiles the sources among the given files and below the given directories, in their order.
+
+    python compile.py SENTINEL PATH...
+
+Python 3.6 to 3.13. A file of bytecode is written whole or not at all. compileall does not see to that on a
+full disk: importlib took a part of a file for all of it until 3.12.8 and 3.13.1
+(https://github.com/python/cpython/issues/126606), and Python fails on such a file instead of compiling it
+again. A source that cannot be compiled or has too long a name stays without bytecode.
+
+The answer is one JSON object on stdout between two lines of the sentinel, because warnings of the compiler
+and sitecustomize write to the same streams: "full" is the error of a full disk, or null.
+"""
+import errno
+import importlib.machinery
+import importlib.util
+import json
+import marshal
+import os
+import sys
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def main():
+    sentinel, paths = sys.argv[1], sys.argv[2:]
+    full = None
+    try:
+        for source in find_sources(paths):
+            compile_source(source)
+    except OSError as error:
+        full = str(error)
+    sys.stdout.write("\n{0}\n{1}\n{0}\n".format(sentinel, json.dumps({"full": full})))
+
+
+def find_sources(paths):
+    """Each source once."""
+    found = set()
+    for path in paths:
+        for source in [path] if os.path.isfile(path) else walk(path):
+            if source not in found:
+                found.add(source)
+                yield source
+
+
+def walk(directory):
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            if name.endswith(".py"):
+                yield os.path.join(parent, name)
+
+
+def compile_source(source):
+    try:
+        loader = importlib.machinery.SourceFileLoader("source", source)
+        code = loader.source_to_code(loader.get_data(source), source)
+        bytecode = get_header(os.stat(source)) + marshal.dumps(code)
+        write_whole(importlib.util.cache_from_source(source), bytecode, os.stat(source).st_mode)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+    except Exception:  # whatever the compiler ends in: SyntaxError, ValueError, RecursionError and others
+        pass
+
+
+def get_header(status):
+    """Magic number, flags, time and size of the source: PEP 552, which brought the flags with 3.7."""
+    flags = b"" if sys.version_info < (3, 7) else bytes(4)
+    numbers = (int(status.st_mtime), status.st_size)
+    fields = [(number & 0xFFFFFFFF).to_bytes(4, "little") for number in numbers]
+    return importlib.util.MAGIC_NUMBER + flags + b"".join(fields)
+
+
+def write_whole(path, content, mode):
+    """Write a file as importlib does, with the source's permissions, so that its owner may write it."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    partial = "{}.{}".format(path, os.getpid())
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, (mode | 0o200) & 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(partial, path)
+    except OSError:
+        os.unlink(partial)
+        raise
+
+
+main()
