@@ -117,6 +117,13 @@ impl Cache {
         }
     }
 
+    /// Removes all bytecode, because a file of it is damaged.
+    pub fn clear_bytecode(&self) {
+        if let Some(directory) = &self.directory {
+            let _ = fs::remove_dir_all(directory.join("bytecode"));
+        }
+    }
+
     /// Removes the bytecode of a directory that is about to be removed.
     pub fn remove_bytecode(&self, directory: &Path) {
         let below_root = directory.strip_prefix("/").unwrap_or(directory);

@@ -366,6 +366,35 @@ fn damaged_files_are_as_good_as_none() {
     }
 }
 
+/// A full disk leaves parts of bytecode, on which Python fails: the cache is cleared.
+#[test]
+fn damaged_bytecode_is_no_reason_for_a_verdict() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    let good = fs::read_to_string(environment.path("fake/synth")).unwrap();
+    let failed =
+        json!({"kind": "failed", "stage": "bytecode", "message": "EOFError: marshal data too short"});
+    let answer = format!("printf '\\n%s\\n%s\\n%s\\n' \"$sentinel\" '{failed}' \"$sentinel\"; exit");
+    let below_root = environment.path("m.pyc").strip_prefix("/").unwrap().to_owned();
+    let cached = sandbox.path("cache/pcluster-shim/bytecode").join(below_root);
+    let synthesized = || sandbox.log().iter().filter(|line| *line == "synth").count();
+    for damage in [answer.as_str(), "kill -SEGV $$"] {
+        environment.synthesizes(&format!("if [ -n \"$PYTHONPYCACHEPREFIX\" ]; then {damage}; fi\n{good}"));
+        sandbox.write(&cached, "");
+        sandbox.clear_log();
+        sandbox.pcluster(["preflight", "--fresh"]).run().exits(0);
+        assert_eq!(synthesized(), 2, "{damage}");
+        assert!(!cached.exists(), "{}", sandbox.tree("cache"));
+    }
+    // Where the environment's own is damaged, that of the cache is not to blame.
+    environment.synthesizes(&answer);
+    sandbox.write(&cached, "");
+    sandbox.clear_log();
+    sandbox.build_image().run().exits(0).stderr_matches("damaged-bytecode.txt");
+    assert_eq!(synthesized(), 2);
+    assert!(cached.exists(), "{}", sandbox.tree("cache"));
+}
+
 fn files_below(directory: &Path) -> Vec<PathBuf> {
     let entries = directory.read_dir().unwrap().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()

@@ -13,7 +13,8 @@ sitecustomize and jsii write to the same streams. Its "kind" is
     template     "template", and "asked": what the real code asks of the AMI, see read_expectation()
     rejected     the real pcluster refuses these arguments or this configuration: "stage" is arguments,
                  region or configuration
-    failed       the code that builds the template does not run in this environment
+    failed       the code that builds the template does not run in this environment, or "stage" is
+                 bytecode: a file of it is damaged
     unexpected   a call to AWS that the table does not answer: "call"
     unstartable  the import of the command line, or of the module that builds the template, ends in an
                  exception: see describe_import_error()
@@ -66,6 +67,8 @@ def start(arguments):
     try:
         parse = get_real_parser()
     except (Exception, SystemExit) as error:
+        if is_of_bytecode(error):
+            return {"kind": "failed", "stage": "bytecode", "message": describe(error)}
         if is_of_machine(error):
             return {"kind": "failed", "stage": "import", "message": describe(error)}
         return dict(describe_import_error(error), kind="unstartable", stage="import")
@@ -92,6 +95,8 @@ def synthesize(parse, arguments):
     except UnexpectedCall as call:
         return {"kind": "unexpected", "stage": stage, "call": str(call)}
     except (Exception, SystemExit) as error:
+        if is_of_bytecode(error):
+            stage = "bytecode"
         if stage == "template" and is_import_error(error):
             return dict(describe_import_error(error), kind="unstartable", stage=stage)
         return {"kind": "failed", "stage": stage, "message": describe(error)}
@@ -106,6 +111,14 @@ def join_surrogates(text):
 def describe(error):
     text = read_text(error).strip().split("\n")[0]
     return "{}: {}".format(type(error).__name__, text) if text else type(error).__name__
+
+
+def is_of_bytecode(error):
+    """Whether a file of bytecode is damaged, as a full disk leaves it: Python does not compile it again."""
+    frames = traceback.extract_tb(error.__traceback__)
+    # Of an ImportError, Python removes the frames of importlib.
+    is_no_code = isinstance(error, ImportError) and read_text(error).startswith("Non-code object in ")
+    return is_no_code or any(frame[2] == "_compile_bytecode" and is_importlib(frame) for frame in frames)
 
 
 def is_of_machine(error):

@@ -147,7 +147,7 @@ pub fn synthesize_without_cache(
     limit: Duration,
     cache: &Cache,
 ) -> Result<Answer, ChildError> {
-    Run { target, call: Some(call), limit, cache }.run_script(None)
+    Run { target, call: Some(call), limit, cache }.run(None)
 }
 
 /// Starts pcluster in the interpreter, and builds no template. Takes a third of the time.
@@ -155,7 +155,7 @@ pub fn synthesize_without_cache(
 /// # Errors
 /// Returns an error if the child gives no answer or a signal interrupted it.
 pub fn start(target: &Target, limit: Duration, cache: &Cache) -> Result<Answer, ChildError> {
-    Run { target, call: None, limit, cache }.run_script(None)
+    Run { target, call: None, limit, cache }.run(None)
 }
 
 /// One run of the script.
@@ -169,24 +169,31 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Runs synthesis.py with jsii's packages in the cache where that can be locked. A failure may come
-    /// from a damaged entry of the cache, so it counts only where the script fails without it too.
+    /// Runs synthesis.py with jsii's packages in the cache where that can be locked.
     fn synthesize(self) -> Result<Answer, ChildError> {
-        let Some(packages) = JsiiCache::lock(self.cache).filter(|_| !self.cache.is_fresh()) else {
-            return self.run_script(None);
-        };
-        let answer = self.run_script(Some(&packages));
-        if !is_failure(&answer) {
-            return answer;
-        }
-        let answer = self.run_script(None);
-        if !is_failure(&answer) {
-            packages.clear();
-        }
-        answer
+        self.run(JsiiCache::lock(self.cache).filter(|_| !self.cache.is_fresh()))
     }
 
-    fn run_script(self, packages: Option<&JsiiCache>) -> Result<Answer, ChildError> {
+    /// Runs synthesis.py. A failure may come from a damaged entry of a cache, so it counts only where the
+    /// script fails in the same way without it; the cache is cleared where it does not.
+    fn run(self, packages: Option<JsiiCache>) -> Result<Answer, ChildError> {
+        let answer = self.run_script(Caches { packages: packages.as_ref(), bytecode: Some(self.cache) });
+        let Some(part) = find_failing_part(&answer) else { return answer };
+        let packages = packages.filter(|_| part != FailingPart::Bytecode);
+        let stored =
+            Some(self.cache).filter(|_| part != FailingPart::Template && stores_bytecode(self.target));
+        if packages.is_none() && stored.is_none() {
+            return answer;
+        }
+        let again = self.run_script(Caches::default());
+        if find_failing_part(&again) != Some(part) {
+            packages.iter().for_each(JsiiCache::clear);
+            stored.iter().for_each(|cache| cache.clear_bytecode());
+        }
+        again
+    }
+
+    fn run_script(self, caches: Caches) -> Result<Answer, ChildError> {
         let target = self.target;
         let scratch = Scratch::new().map_err(ChildError::Scratch)?;
         let sentinel = sentinel();
@@ -203,7 +210,7 @@ impl Run<'_> {
         let child = Child {
             program: &target.interpreter.executable,
             arguments,
-            environment: self.variables(&scratch, packages).map_err(ChildError::Scratch)?,
+            environment: self.variables(&scratch, caches).map_err(ChildError::Scratch)?,
             limit: self.limit,
         };
         let program = child.program.to_owned();
@@ -215,13 +222,13 @@ impl Run<'_> {
         serde_json::from_value(answer).map(|synthesis| Answer { synthesis, startup }).map_err(malformed)
     }
 
-    fn variables(self, scratch: &Scratch, packages: Option<&JsiiCache>) -> io::Result<Variables> {
+    fn variables(self, scratch: &Scratch, caches: Caches) -> io::Result<Variables> {
         let mut variables = self.target.environment.clone();
         // jsii unpacks into TMPDIR, and leaves those files when it is killed.
         variables.push(set("TMPDIR", scratch.directory("tmp")?));
-        variables.extend(jsii_cache::variables(packages));
+        variables.extend(jsii_cache::variables(caches.packages));
         self.cache.sweep_bytecode();
-        variables.extend(bytecode_variables(self.target, self.cache));
+        variables.extend(bytecode_variables(self.target, caches.bytecode));
         let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
         let region_is_set = ["AWS_DEFAULT_REGION", "AWS_REGION"].into_iter().any(is_set);
         if matches!(self.call, Some(Call::Minimal(_))) && !region_is_set {
@@ -232,13 +239,33 @@ impl Run<'_> {
     }
 }
 
-/// Whether building the template has failed. What fails before it does not use jsii's packages.
-fn is_failure(answer: &Result<Answer, ChildError>) -> bool {
+/// The caches that one run of the script uses.
+#[derive(Debug, Clone, Copy, Default)]
+struct Caches<'a> {
+    packages: Option<&'a JsiiCache>,
+    bytecode: Option<&'a Cache>,
+}
+
+/// The part of a failing run that reads a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FailingPart {
+    /// The import of bytecode.
+    Bytecode,
+    /// The building of the template. What fails before it does not use jsii's packages.
+    Template,
+    /// The interpreter itself, which damaged bytecode may crash.
+    Interpreter,
+}
+
+fn find_failing_part(answer: &Result<Answer, ChildError>) -> Option<FailingPart> {
     match answer.as_ref().map(|answer| &answer.synthesis) {
-        Ok(Synthesis::Failed { stage, .. }) => stage == "template",
-        Ok(Synthesis::Unstartable(failure)) => failure.stage == StartupStage::Template,
-        Err(error) => matches!(error, ChildError::Failed { .. } | ChildError::Malformed { .. }),
-        Ok(_) => false,
+        Ok(Synthesis::Failed { stage, .. }) if stage == "bytecode" => Some(FailingPart::Bytecode),
+        Ok(Synthesis::Failed { stage, .. }) if stage == "template" => Some(FailingPart::Template),
+        Ok(Synthesis::Unstartable(failure)) if failure.stage == StartupStage::Template => {
+            Some(FailingPart::Template)
+        }
+        Err(ChildError::Failed { .. } | ChildError::Malformed { .. }) => Some(FailingPart::Interpreter),
+        _ => None,
     }
 }
 
@@ -262,16 +289,23 @@ impl Call {
 
 type Variables = Vec<(OsString, Option<OsString>)>;
 
-/// The variables for Python's bytecode. Compiling CDK takes some two seconds, so where the environment has
-/// no bytecode it is written into the shim's cache. A check writes nothing into the environment.
-fn bytecode_variables(target: &Target, cache: &Cache) -> Variables {
-    // The variable exists from Python 3.8 on.
-    let own = cache.bytecode().filter(|_| target.interpreter.is_at_least(8));
-    match own {
-        _ if env::var_os("PYTHONPYCACHEPREFIX").is_some() => Vec::new(),
-        Some(directory) if !target.has_bytecode() => {
+/// Whether a check of an environment stores bytecode in the shim's cache: compiling CDK takes some two seconds,
+/// and a check writes nothing into an environment that has none. The variable exists from Python 3.8 on.
+fn stores_bytecode(target: &Target) -> bool {
+    env::var_os("PYTHONPYCACHEPREFIX").is_none()
+        && target.interpreter.is_at_least(8)
+        && !target.has_bytecode()
+}
+
+/// The variables for Python's bytecode.
+fn bytecode_variables(target: &Target, cache: Option<&Cache>) -> Variables {
+    if env::var_os("PYTHONPYCACHEPREFIX").is_some() {
+        return Vec::new();
+    }
+    match cache.filter(|_| stores_bytecode(target)).and_then(Cache::bytecode) {
+        Some(directory) => {
             vec![set("PYTHONPYCACHEPREFIX", directory), ("PYTHONDONTWRITEBYTECODE".into(), None)]
         }
-        _ => vec![set("PYTHONDONTWRITEBYTECODE", "1")],
+        None => vec![set("PYTHONDONTWRITEBYTECODE", "1")],
     }
 }

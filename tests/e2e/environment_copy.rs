@@ -58,7 +58,11 @@ impl EnvironmentCopy {
         let directory =
             tempfile::Builder::new().prefix("repair-").tempdir_in(Path::new(ROOT).join("target")).unwrap();
         let copy = directory.path().join("venv");
-        copy_tree(&original.directory, &copy);
+        if name.ends_with("-pip") {
+            copy_tree(&original.directory, &copy);
+        } else {
+            copy_without_bytecode(&original.directory, &copy);
+        }
         // The launcher is the only file that names its directory.
         let launcher = copy.join("bin/pcluster");
         let text = fs::read_to_string(&launcher).unwrap();
@@ -202,6 +206,17 @@ pub(crate) fn uv() -> PathBuf {
 pub(crate) fn copy_tree(from: &Path, to: &Path) {
     let copied = Command::new(program("cp")).arg("-a").args([from, to]).status().unwrap();
     assert!(copied.success(), "cp -a {} {}", from.display(), to.display());
+}
+
+/// uv installs no bytecode, but other tests run the real pcluster in the original, which writes it there
+/// meanwhile.
+fn copy_without_bytecode(from: &Path, to: &Path) {
+    let code = "import shutil, sys\n\
+                ignored = shutil.ignore_patterns('__pycache__')\n\
+                shutil.copytree(sys.argv[1], sys.argv[2], symlinks=True, ignore=ignored)";
+    let mut command = Command::new(program("python3"));
+    let copied = command.args(["-c", code]).args([from, to]).status().unwrap();
+    assert!(copied.success(), "shutil.copytree {} {}", from.display(), to.display());
 }
 
 fn versions(site: &Path) -> BTreeMap<String, String> {

@@ -1,5 +1,6 @@
 //! A good environment: the call goes on and does what it does without the shim, which says nothing.
 
+use crate::environment_copy::{EnvironmentCopy, With};
 use crate::environments::{Aws, GOOD, NEWEST, Sandbox, TAGS, normalised};
 
 #[test]
@@ -59,6 +60,22 @@ fn a_check_leaves_nothing_else_in_home() {
     assert_eq!(names("home"), [".cache"]);
     assert_eq!(names("home/.cache"), ["pcluster-shim"]);
     assert_eq!(names("tmp"), [] as [&str; 0]);
+}
+
+/// Of a full disk, a check leaves parts of bytecode in the cache, on which Python fails.
+#[test]
+fn bytecode_cut_short_in_the_cache_is_no_reason_for_a_verdict() {
+    let copy = EnvironmentCopy::of(GOOD, With::Uv);
+    copy.shim(&["preflight"]).ends_with(0);
+    let module = copy.site().join("werkzeug/wrappers/request.cpython-39.pyc");
+    let module = module.strip_prefix("/").unwrap();
+    let cached = copy.path("home/.cache/pcluster-shim/bytecode").join(module);
+    let whole = std::fs::read(&cached).unwrap();
+    std::fs::write(&cached, &whole[..4096]).unwrap();
+    copy.shim(&["preflight", "--fresh"]).ends_with(0);
+    assert!(!cached.exists(), "{} is still there", cached.display());
+    copy.shim(&["preflight", "--fresh"]).ends_with(0);
+    assert_eq!(std::fs::read(&cached).unwrap().len(), whole.len());
 }
 
 /// AWS refuses the runtime of the stack's function: the build is about to be lost, so the guard says so in

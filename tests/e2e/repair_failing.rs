@@ -183,8 +183,17 @@ fn with_tools(copy: &mut EnvironmentCopy) {
 
 #[test]
 fn the_disk_is_full_while_it_stages_and_while_it_takes_the_snapshot() {
+    the_disk_is_full(EnvironmentCopy::of(BY_UV, With::Uv));
+}
+
+/// The staged packages are compiled, by a Python that takes a part of a file for all of it.
+#[test]
+fn the_disk_is_full_while_it_compiles() {
+    the_disk_is_full(EnvironmentCopy::of(BY_PIP, With::Uv));
+}
+
+fn the_disk_is_full(mut copy: EnvironmentCopy) {
     assert!(rustix::process::getuid().is_root(), "only root can mount");
-    let mut copy = EnvironmentCopy::of(BY_UV, With::Uv);
     with_tools(&mut copy);
     let state = copy.beside("state");
     fs::create_dir(&state).unwrap();
