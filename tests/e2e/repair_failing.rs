@@ -189,10 +189,12 @@ fn the_disk_is_full_while_it_stages_and_while_it_takes_the_snapshot() {
 /// The staged packages are compiled, by a Python that takes a part of a file for all of it.
 #[test]
 fn the_disk_is_full_while_it_compiles() {
-    the_disk_is_full(EnvironmentCopy::of(BY_PIP, With::Uv));
+    let told = the_disk_is_full(EnvironmentCopy::of(BY_PIP, With::Uv));
+    assert!(told.contains("stopped at stage: cannot write bytecode: "), "{told}");
 }
 
-fn the_disk_is_full(mut copy: EnvironmentCopy) {
+/// Repairs on disks of growing size, until the snapshot fills one. Returns what was told.
+fn the_disk_is_full(mut copy: EnvironmentCopy) -> String {
     assert!(rustix::process::getuid().is_root(), "only root can mount");
     with_tools(&mut copy);
     let state = copy.beside("state");
@@ -208,7 +210,7 @@ fn the_disk_is_full(mut copy: EnvironmentCopy) {
 
     // Room for what is staged, and for a part of the snapshot.
     let overlay: u64 = 150;
-    let mut seen = Vec::new();
+    let (mut seen, mut told) = (Vec::new(), String::new());
     for size in (30..overlay).step_by(8) {
         let ran = with_small_disk(&copy, &state, &format!("{size}m"), "", &left);
         assert_eq!(
@@ -224,6 +226,7 @@ fn the_disk_is_full(mut copy: EnvironmentCopy) {
         if ran.status.success() {
             break;
         }
+        told += &ran.err();
         let step = ran.err().split("stopped at ").nth(1).unwrap().split(':').next().unwrap().to_owned();
         nothing_happened(&copy, &ran, &step, "space");
         let fresh = !seen.contains(&step);
@@ -233,6 +236,7 @@ fn the_disk_is_full(mut copy: EnvironmentCopy) {
         }
     }
     assert!(seen.contains(&"snapshot".to_owned()), "the snapshot never filled the disk: {seen:?}");
+    told
 }
 
 /// The environment's own disk is full: old and new do not fit. The snapshot is on another disk.
