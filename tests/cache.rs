@@ -372,8 +372,13 @@ fn damaged_bytecode_is_no_reason_for_a_verdict() {
     let sandbox = Sandbox::new();
     let environment = sandbox.environment();
     let good = fs::read_to_string(environment.path("fake/synth")).unwrap();
-    let failed =
-        json!({"kind": "failed", "stage": "bytecode", "message": "EOFError: marshal data too short"});
+    let failed = json!({
+        "kind": "unstartable",
+        "stage": "template",
+        "exception": "EOFError",
+        "message": "marshal data too short",
+        "bytecode": "/venv/site/a.pyc",
+    });
     let answer = format!("printf '\\n%s\\n%s\\n%s\\n' \"$sentinel\" '{failed}' \"$sentinel\"; exit");
     let below_root = environment.path("m.pyc").strip_prefix("/").unwrap().to_owned();
     let cached = sandbox.path("cache/pcluster-shim/bytecode").join(below_root);
@@ -390,7 +395,7 @@ fn damaged_bytecode_is_no_reason_for_a_verdict() {
     environment.synthesizes(&answer);
     sandbox.write(&cached, "");
     sandbox.clear_log();
-    sandbox.build_image().run().exits(0).stderr_matches("damaged-bytecode.txt");
+    sandbox.build_image().run().exits(1).stdout_matches("damaged-bytecode.txt");
     assert_eq!(synthesized(), 2);
     assert!(cached.exists(), "{}", sandbox.tree("cache"));
 }

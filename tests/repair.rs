@@ -131,8 +131,8 @@ fn bytecode_is_whole_or_absent() {
     let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/repair/compile.py");
     let python = crate::support::machine::real_python();
     let packages = sandbox.path("packages");
-    let long: String = (0..400).map(|number| format!("x{number} = 'y{number}'\n")).collect();
-    for (name, source) in [("long", long.as_str()), ("short", "x = 'é'"), ("wrong", "x = (")] {
+    let long = (0..400).map(|number| format!("x{number} = 'y{number}'")).collect::<Vec<_>>().join("\n");
+    for (name, source) in [("long", &*long), ("short", "x = 'é'"), ("wrong", "x = (")] {
         sandbox.write(packages.join(format!("p/{name}.py")), source);
     }
     let run = |limit: &str, arguments: &str| {

@@ -84,6 +84,7 @@ mod tests {
             module: None,
             module_file: None,
             file: None,
+            bytecode: None,
         }
     }
 

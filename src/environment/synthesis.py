@@ -13,8 +13,7 @@ sitecustomize and jsii write to the same streams. Its "kind" is
     template     "template", and "asked": what the real code asks of the AMI, see read_expectation()
     rejected     the real pcluster refuses these arguments or this configuration: "stage" is arguments,
                  region or configuration
-    failed       the code that builds the template does not run in this environment, or "stage" is
-                 bytecode: a file of it is damaged
+    failed       the code that builds the template does not run in this environment
     unexpected   a call to AWS that the table does not answer: "call"
     unstartable  the import of the command line, or of the module that builds the template, ends in an
                  exception: see describe_import_error()
@@ -67,9 +66,7 @@ def start(arguments):
     try:
         parse = get_real_parser()
     except (Exception, SystemExit) as error:
-        if is_of_bytecode(error):
-            return {"kind": "failed", "stage": "bytecode", "message": describe(error)}
-        if is_of_machine(error):
+        if is_of_machine(error) and not find_damaged_bytecode(error):
             return {"kind": "failed", "stage": "import", "message": describe(error)}
         return dict(describe_import_error(error), kind="unstartable", stage="import")
     started = int(1000 * (time.monotonic() - before))
@@ -95,10 +92,8 @@ def synthesize(parse, arguments):
     except UnexpectedCall as call:
         return {"kind": "unexpected", "stage": stage, "call": str(call)}
     except (Exception, SystemExit) as error:
-        if is_of_bytecode(error):
-            stage = "bytecode"
-        if stage == "template" and is_import_error(error):
-            return dict(describe_import_error(error), kind="unstartable", stage=stage)
+        if find_damaged_bytecode(error) or stage == "template" and is_import_error(error):
+            return dict(describe_import_error(error), kind="unstartable", stage="template")
         return {"kind": "failed", "stage": stage, "message": describe(error)}
     return {"kind": "template", "template": template, "asked": expectation}
 
@@ -113,12 +108,22 @@ def describe(error):
     return "{}: {}".format(type(error).__name__, text) if text else type(error).__name__
 
 
-def is_of_bytecode(error):
-    """Whether a file of bytecode is damaged, as a full disk leaves it: Python does not compile it again."""
-    frames = traceback.extract_tb(error.__traceback__)
-    # Of an ImportError, Python removes the frames of importlib.
-    is_no_code = isinstance(error, ImportError) and read_text(error).startswith("Non-code object in ")
-    return is_no_code or any(frame[2] == "_compile_bytecode" and is_importlib(frame) for frame in frames)
+def find_damaged_bytecode(error):
+    """The file of bytecode on which Python fails, as a full disk leaves it, or None.
+
+    Python does not compile such a file again. importlib has no other sign of it than this function; of an
+    ImportError it removes its own frames.
+    """
+    if isinstance(error, ImportError) and read_text(error).startswith("Non-code object in "):
+        return error.path
+    entry = error.__traceback__
+    while entry is not None:
+        frame = entry.tb_frame
+        if is_importlib([frame.f_code.co_filename]) and frame.f_code.co_name == "_compile_bytecode":
+            # Without a source, it is no bytecode that could be compiled again.
+            return frame.f_locals.get("source_path") and frame.f_locals.get("bytecode_path")
+        entry = entry.tb_next
+    return None
 
 
 def is_of_machine(error):
@@ -168,6 +173,7 @@ def describe_import_error(error):
         "module": module if isinstance(module, str) else None,
         "moduleFile": module_file if isinstance(module_file, str) else None,
         "file": frames[-1][0] if frames else None,
+        "bytecode": find_damaged_bytecode(error),
     }
 
 

@@ -87,6 +87,8 @@ pub struct StartupFailure {
     pub module_file: Option<String>,
     /// The file whose code ended in the exception.
     pub file: Option<String>,
+    /// The file of bytecode that is damaged, where that is the reason.
+    pub bytecode: Option<String>,
 }
 
 /// What the real pcluster imports: for every command, or to build a template.
@@ -187,8 +189,12 @@ impl Run<'_> {
         }
         let again = self.run_script(Caches::default());
         if find_failing_part(&again) != Some(part) {
-            packages.iter().for_each(JsiiCache::clear);
-            stored.iter().for_each(|cache| cache.clear_bytecode());
+            if let Some(packages) = packages {
+                packages.clear();
+            }
+            if let Some(cache) = stored {
+                cache.clear_bytecode();
+            }
         }
         again
     }
@@ -259,7 +265,7 @@ enum FailingPart {
 
 fn find_failing_part(answer: &Result<Answer, ChildError>) -> Option<FailingPart> {
     match answer.as_ref().map(|answer| &answer.synthesis) {
-        Ok(Synthesis::Failed { stage, .. }) if stage == "bytecode" => Some(FailingPart::Bytecode),
+        Ok(Synthesis::Unstartable(failure)) if failure.bytecode.is_some() => Some(FailingPart::Bytecode),
         Ok(Synthesis::Failed { stage, .. }) if stage == "template" => Some(FailingPart::Template),
         Ok(Synthesis::Unstartable(failure)) if failure.stage == StartupStage::Template => {
             Some(FailingPart::Template)

@@ -27,8 +27,12 @@ pub fn describe(failure: &StartupFailure, owners: Owners) -> Finding {
             ("pcluster cannot build a template", "build-image ends in this error, and builds nothing.")
         }
     };
-    let StartupFailure { exception, message, module, module_file, file, .. } = failure;
-    let place = file.as_deref().map(|file| describe_place(file, owners.file)).unwrap_or_default();
+    let StartupFailure { exception, message, module, module_file, file, bytecode, .. } = failure;
+    let place = match (bytecode, file) {
+        (Some(bytecode), _) => format!(": the bytecode {bytecode} is damaged"),
+        (None, Some(file)) => describe_place(file, owners.file),
+        (None, None) => String::new(),
+    };
     let source = match (module, owners.module) {
         (Some(module), Some(owner)) => format!("; {module} is of {} {}", owner.name, owner.version),
         _ => String::new(),
@@ -44,9 +48,13 @@ pub fn describe(failure: &StartupFailure, owners: Owners) -> Finding {
         evidence: json!({
             "exception": exception, "message": message,
             "module": module, "moduleFile": module_file, "moduleDistribution": name_of(owners.module),
-            "file": file, "distribution": name_of(owners.file),
+            "file": file, "distribution": name_of(owners.file), "bytecode": bytecode,
         }),
-        fix: Some(Fix::restoring_release()),
+        fix: Some(match bytecode {
+            // Of a full disk: no other package is at fault.
+            Some(bytecode) => Fix::by_hand(format!("remove {bytecode}, which Python compiles again")),
+            None => Fix::restoring_release(),
+        }),
         references: Vec::new(),
         is_told_by_guard: false,
     }
@@ -83,6 +91,7 @@ mod tests {
             module: None,
             module_file: None,
             file: file.map(str::to_owned),
+            bytecode: None,
         }
     }
 
@@ -120,6 +129,19 @@ mod tests {
              'JSONEncoder', in pcluster/encoder.py of aws-parallelcluster 3.0.3; flask.json is of Flask 2.3.3"
         );
         assert_eq!(finding.evidence["moduleDistribution"], "Flask 2.3.3");
+    }
+
+    #[test]
+    fn damaged_bytecode_is_named_and_no_package() {
+        let mut failure = failure("EOFError", "marshal data too short", Some("/env/site-packages/a.py"));
+        failure.bytecode = Some("/env/site-packages/__pycache__/b.cpython-39.pyc".into());
+        let finding = describe(&failure, Owners::default());
+        assert_eq!(
+            finding.message,
+            "pcluster does not start: EOFError: marshal data too short: \
+             the bytecode /env/site-packages/__pycache__/b.cpython-39.pyc is damaged"
+        );
+        assert!(!finding.has_repair());
     }
 
     #[test]

@@ -78,6 +78,35 @@ fn bytecode_cut_short_in_the_cache_is_no_reason_for_a_verdict() {
     assert_eq!(std::fs::read(&cached).unwrap().len(), whole.len());
 }
 
+/// On such bytecode of the environment's own, the real pcluster fails too.
+#[test]
+fn bytecode_cut_short_in_the_environment_is_named() {
+    let mut copy = EnvironmentCopy::of(GOOD, With::Uv);
+    copy.write("image.yaml", "Build: {ParentImage: ami-0123456789abcdef0, InstanceType: t3.micro}\n");
+    copy.set("AWS_DEFAULT_REGION", "us-east-1");
+    let python = copy.environment.bin("python");
+    let site = copy.site();
+    copy.run(&python, &["-m", "compileall", "-qq", site.to_str().unwrap()]);
+    let call = ["build-image", "-c", "image.yaml", "-i", "my-image", "--dryrun", "true"];
+    for (module, problem) in [
+        ("werkzeug/wrappers/__pycache__/request.cpython-39.pyc", "pcluster does not start"),
+        ("aws_cdk/aws_imagebuilder/__pycache__/__init__.cpython-39.pyc", "pcluster cannot build a template"),
+    ] {
+        let file = site.join(module);
+        let whole = std::fs::read(&file).unwrap();
+        std::fs::write(&file, &whole[..4096]).unwrap();
+        let ran = copy.shim(&call);
+        let file = file.display();
+        let message =
+            format!("{problem}: EOFError: marshal data too short: the bytecode {file} is damaged. ");
+        let fix = format!("Fix: remove {file}, which Python compiles again");
+        let [error] = &ran.stop()[..] else { panic!("{ran}") };
+        assert!(error.starts_with(&message) && error.ends_with(&fix), "{ran}");
+        std::fs::remove_file(site.join(module)).unwrap();
+        copy.shim(&["preflight"]).ends_with(0);
+    }
+}
+
 /// AWS refuses the runtime of the stack's function: the build is about to be lost, so the guard says so in
 /// one line, from the cache too, and goes on.
 #[test]
