@@ -627,7 +627,7 @@ main() {
     while [ $# -gt 0 ]; do
         case $1 in
             --prefix | --binary | --venv)
-                [ -n "${2:-}" ] || die "$1 needs a value" 'See install.sh --help.' 2
+                [ -n "${2:-}" ] || die "$1 needs a value" 'Run it with --help for its options.' 2
                 case $1 in
                     --prefix) prefix=$(absolute "$2") || exit 2 ;;
                     --binary) binary=$(absolute "$2") || exit 2 ;;
@@ -641,7 +641,7 @@ main() {
                 usage
                 return
                 ;;
-            *) die "unknown argument: $1" 'See install.sh --help.' 2 ;;
+            *) die "unknown argument: $1" 'Run it with --help for its options.' 2 ;;
         esac
         shift
     done
@@ -651,7 +651,7 @@ main() {
         install.sh | */install.sh) here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd) ;;
     esac
     if [ -n "$venv" ]; then
-        [ -z "$prefix" ] || die '--prefix and --venv exclude each other' 'See install.sh --help.' 2
+        [ -z "$prefix" ] || die '--prefix and --venv exclude each other' 'Run it with --help for its options.' 2
         venv=${venv%/}
         [ -d "$venv/bin" ] || die "$venv is not an environment: it has no bin" 'Name the directory of a virtual environment.'
         if of_another "$venv/bin"; then

@@ -771,6 +771,16 @@ fn not_beside_a_python_that_ignores_the_path() {
     environment.left_nothing("where an overlay cannot work");
 }
 
+/// A colon separates the directories of PYTHONPATH.
+#[test]
+fn not_beside_an_environment_in_a_directory_with_a_colon() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    let run = environment.preflight(["fix", "--isolated"]).var("XDG_STATE_HOME", sandbox.path("a:b")).run();
+    run.exits(1).prefixed().stderr_matches("fix-colon.txt");
+    environment.left_nothing_elsewhere("where an overlay cannot work");
+}
+
 /// The newest release is broken too: proven beside the environment, so nothing is changed.
 #[test]
 fn a_repair_that_does_not_help() {

@@ -112,8 +112,14 @@ fn put_in_front(repair: &Repair, overlay: &Path) -> Result<Target, Abort> {
     if target.interpreter.sys_path.iter().any(is_overlay) {
         return Ok(target);
     }
-    let message = "its launcher or its interpreter ignores PYTHONPATH".to_owned();
-    Err(Error::repair(RepairStep::Isolated, message, "Repair a virtual environment instead.").into())
+    let (message, next) = if overlay.as_os_str().as_encoded_bytes().contains(&b':') {
+        let message = format!("PYTHONPATH cannot hold {}, which has a colon", overlay.display());
+        (message, "Nothing was changed. Set XDG_STATE_HOME to a directory without one.")
+    } else {
+        let message = "its launcher or its interpreter ignores PYTHONPATH".to_owned();
+        (message, "Repair a virtual environment instead.")
+    };
+    Err(Error::repair(RepairStep::Isolated, message, next).into())
 }
 
 /// Takes the report out of an outcome; a call that the real pcluster refuses has none.
