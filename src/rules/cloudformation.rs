@@ -61,7 +61,8 @@ fn parse_text(text: &str) -> Result<Value, String> {
 
 /// A document of YAML as JSON, `!Ref x` as `{"Ref": "x"}`, `!Sub x` as `{"Fn::Sub": "x"}`. Read at once, because
 /// the mappings of the parser's own values take quadratic time where keys are numbers.
-struct Yaml(Value);
+#[derive(Debug, Default)]
+pub struct Yaml(pub Value);
 
 impl<'de> Deserialize<'de> for Yaml {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {

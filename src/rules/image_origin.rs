@@ -254,20 +254,21 @@ fn strip_suffix(version: &str) -> &str {
     &version[..end.unwrap_or(version.len())]
 }
 
-fn read_configuration(directory: &Directory) -> Option<serde_yaml::Value> {
-    yaml::parse(directory.configuration.as_deref()?).ok()
+fn read_configuration(directory: &Directory) -> Option<Value> {
+    let cloudformation::Yaml(configuration) = yaml::parse(directory.configuration.as_deref()?).ok()?;
+    Some(configuration)
 }
 
 /// `Image.Tags` of the configuration, of which nothing else is left.
 fn asked_tags(directory: &Directory) -> BTreeMap<String, String> {
     let configuration = read_configuration(directory).unwrap_or_default();
-    let tags = configuration["Image"]["Tags"].as_sequence().cloned().unwrap_or_default();
-    let text = |value: &serde_yaml::Value| match value {
-        serde_yaml::Value::String(text) => Some(text.clone()),
-        serde_yaml::Value::Number(number) => Some(number.to_string()),
-        serde_yaml::Value::Bool(flag) => Some(flag.to_string()),
+    let tags = configuration["Image"]["Tags"].as_array();
+    let text = |value: &Value| match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(flag) => Some(flag.to_string()),
         _ => None,
     };
-    let pairs = tags.iter().filter_map(|tag| Some((text(&tag["Key"])?, text(&tag["Value"])?)));
+    let pairs = tags.into_iter().flatten().filter_map(|tag| Some((text(&tag["Key"])?, text(&tag["Value"])?)));
     sorted_map(pairs.filter(|(key, _)| !key.starts_with("aws:") && !key.starts_with(PREFIX)))
 }
