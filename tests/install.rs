@@ -1323,6 +1323,19 @@ fn a_configuration_in_error_is_named_and_is_no_fault_of_the_installation() {
     }
 }
 
+/// Every pcluster of the environment would fail, so the launcher is put back.
+#[test]
+fn in_place_where_the_launcher_is_not_found_it_is_put_back() {
+    let home = Home::new();
+    let venv = home.path("venv").display().to_string();
+    let launcher = fs::read(home.path("venv/bin/pcluster")).unwrap();
+    let call = home.installs_in("dash", ["--binary", &home.built, "--venv", &venv]);
+    let run = call.var("PCLUSTER_SHIM_REAL", "/absent/pcluster").run();
+    run.exits(1).stderr_matches("in-place-put-back.txt");
+    assert_eq!(fs::read(home.path("venv/bin/pcluster")).unwrap(), launcher);
+    assert!(!home.path("venv/bin/pcluster.real").exists());
+}
+
 /// A reader that has seen enough, as `head` has, does not end it half-way.
 #[test]
 fn a_reader_that_goes_away_stops_nothing() {

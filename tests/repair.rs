@@ -840,6 +840,21 @@ fn an_installer_that_fails_in_every_way() {
     environment.left_nothing("by an installer that cannot be run");
 }
 
+/// A question that was not answered is not answered with "nothing is broken".
+#[test]
+fn an_installer_that_does_not_say_what_is_broken() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    let before = environment.site();
+    for (name, sh) in [("dies", "kill -9 $$"), ("hangs", "exec sleep 1000")] {
+        sandbox.write("installer/check", sh);
+        let run = environment.preflight(["fix"]).var("PCLUSTER_SHIM_TIMEOUT", "2").run();
+        run.exits(1).prefixed().stderr_matches(&format!("fix-broken-{name}.txt"));
+        assert_eq!(environment.site(), before, "{name}");
+        environment.left_nothing(name);
+    }
+}
+
 #[test]
 fn no_place_for_state() {
     let sandbox = Sandbox::new();

@@ -196,7 +196,7 @@ impl<'a> Installer<'a> {
         };
         let finished = self.run(arguments, self.timeout, &scratch, step)?;
         if finished.status.code().is_none() {
-            let message = format!("{}'s check ended by a signal", self.name());
+            let message = format!("{}'s check was ended by a signal", self.name());
             return Err(Error::repair(step, message, "Nothing was changed; run it again.").into());
         }
         let output = format!("{}{}", decode(&finished.stdout), decode(&finished.stderr));
