@@ -23,6 +23,7 @@ All have "startupMs", how long its start took, where it starts.
 """
 import contextlib
 import gc
+import importlib.util
 import io
 import json
 import os
@@ -115,15 +116,23 @@ def find_damaged_bytecode(error):
     ImportError it removes its own frames.
     """
     if isinstance(error, ImportError) and read_text(error).startswith("Non-code object in "):
-        return error.path
+        return error.path if has_source(error.path) else None
     entry = error.__traceback__
     while entry is not None:
         frame = entry.tb_frame
         if is_importlib([frame.f_code.co_filename]) and frame.f_code.co_name == "_compile_bytecode":
-            # Without a source, it is no bytecode that could be compiled again.
-            return frame.f_locals.get("source_path") and frame.f_locals.get("bytecode_path")
+            bytecode = frame.f_locals.get("bytecode_path")
+            return bytecode if has_source(bytecode) else None
         entry = entry.tb_next
     return None
+
+
+def has_source(bytecode):
+    """Whether Python can compile a file of bytecode again."""
+    try:
+        return os.path.exists(importlib.util.source_from_cache(bytecode))
+    except (TypeError, ValueError, NotImplementedError):  # no path, or not one of a cache
+        return False
 
 
 def is_of_machine(error):
