@@ -182,8 +182,7 @@ impl Run<'_> {
         let answer = self.run_script(Caches { packages: packages.as_ref(), bytecode: Some(self.cache) });
         let Some(part) = find_failing_part(&answer) else { return answer };
         let packages = packages.filter(|_| part != FailingPart::Bytecode);
-        let stored =
-            Some(self.cache).filter(|_| part != FailingPart::Template && stores_bytecode(self.target));
+        let stored = Some(self.cache).filter(|_| stores_bytecode(self.target));
         if packages.is_none() && stored.is_none() {
             return answer;
         }
