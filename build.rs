@@ -27,10 +27,12 @@ fn main() {
 fn to_rust(advisory: &Value) -> String {
     let level = advisory["level"].as_str().expect("level");
     let level = level[..1].to_owned() + &level[1..].to_lowercase();
+    let shows = advisory["shows"].as_str().expect("shows");
+    let shows = shows[..1].to_uppercase() + &shows[1..];
     let references: Vec<&str> =
         advisory["references"].as_array().expect("references").iter().filter_map(Value::as_str).collect();
     format!(
-        "BuiltIn {{ level: Level::{level}, {} fix: BuiltInFix {{ {} }}, only_constraints: {}, references: &{references:?} }}, ",
+        "BuiltIn {{ level: Level::{level}, shows: Shows::{shows}, {} fix: BuiltInFix {{ {} }}, only_constraints: {}, references: &{references:?} }}, ",
         texts_to_rust(advisory, &TEXTS),
         texts_to_rust(&advisory["fix"], &TEXTS_OF_FIX),
         advisory["only_constraints"] == true,

@@ -1,10 +1,10 @@
-//! One check, in order: interpreter → packages → advisories → cache → template and Node.js → report.
+//! One check, in order: interpreter, packages and advisories; start and template; report.
 //!
-//! The guard, `preflight check` and the proof of a repair make the same check. The guard stops at the
-//! first reason to stop; the others go to the end, because a person wants to know everything.
+//! The guard, `preflight check` and the proof of a repair make the same check. What pcluster does decides: an advisory
+//! that its start or its template refutes is only reported.
 
+pub mod observation;
 pub mod request;
-pub mod template_check;
 
 use std::path::Path;
 use std::str::FromStr as _;
@@ -12,30 +12,23 @@ use std::time::{Duration, Instant};
 
 use pep440_rs::Version;
 
-use crate::cache_key;
-use crate::cached_verdict::CachedVerdict;
+use crate::checker::observation::{Observed, Observer, Seen};
 use crate::checker::request::CheckRequest;
-use crate::checker::template_check::{
-    Built, add_failed_startup, add_template, build_again_if_short, synthesize,
-};
-use crate::cli::build_image::PlainBuildImage;
 use crate::environment::interpreter::IdentifyError;
 use crate::environment::launcher::Launcher;
 use crate::environment::locate::Real;
-use crate::environment::node::{self, Node, NodeError};
 use crate::environment::packages::Packages;
-use crate::environment::synthesis::{self, Answer, Call, StartupStage, Synthesis};
+use crate::environment::synthesis::Call;
 use crate::environment::target::{self, Target};
 use crate::error::{Abort, Error};
 use crate::package_name::PCLUSTER;
-use crate::report::builder::ReportBuilder;
+use crate::report::builder::{CheckResult, ReportBuilder};
 use crate::report::{Report, Shim, TargetInfo};
 use crate::rules::advisory;
-use crate::rules::runtimes;
 use crate::rules::template_rules::TemplateRules;
+use crate::rules::{Finding, Shows};
 use crate::system::child::ChildError;
-use crate::system::{date, executables, files};
-use crate::yaml;
+use crate::system::{date, executables};
 
 /// Who will run.
 #[derive(Debug)]
@@ -63,7 +56,7 @@ pub enum CheckOutcome {
 pub fn identify(request: &CheckRequest, overlay: Option<&Path>) -> Result<Identified, Abort> {
     let since = Instant::now();
     let _step = request.progress.step("looking for pcluster's Python");
-    match target::identify(request.real, overlay, request.settings.timeout, &request.cache) {
+    match target::identify(request.real, overlay, request.settings.timeout) {
         Ok(target) => Ok(Identified::Target(Box::new(target))),
         Err(IdentifyError::Child(ChildError::Interrupted(interrupted))) => Err(interrupted.into()),
         Err(IdentifyError::Loop { tried }) => Err(Error::Loop { tried }.into()),
@@ -86,7 +79,7 @@ pub fn report_unknown(
     reason: String,
 ) -> Box<Report> {
     let mut report = ReportBuilder::new(Some(describe_target(real, target)));
-    report.add_unknown(check, took, reason);
+    report.add(check, took, CheckResult::Unknown(reason));
     report.build(shim())
 }
 
@@ -103,78 +96,33 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
     let call = call_that_runs(request, target, &mut report);
     let since = Instant::now();
     let advised = advisory::check(&report.packages, &target.interpreter.version, request.advisories);
-    let is_blocked = report.add_findings("packages", since.elapsed(), advised);
-    if is_blocked && !request.is_thorough && is_plain(&call, &packages) {
-        report.add_skipped("template", "an advisory blocks already");
-        return Ok(finish(report));
-    }
+    let took = since.elapsed();
     if !request.synthesizes {
-        report.add_skipped("template", "--no-synth");
+        report.add("packages", took, CheckResult::Findings(advised));
+        let reason = "--no-synth: no advisory is confirmed by a start or a template";
+        report.add("template", Duration::ZERO, CheckResult::Skipped(reason.into()));
         return Ok(finish(report));
     }
-    let (limit, cache) = (request.settings.timeout, &request.cache);
-    let today = date::today();
-    let rules = runtimes::describe_dependencies(request.advisories, &today);
-    let before = cache_key::fingerprint(&call, target, &packages, &rules);
-    // A Node.js that is seen for the first time is asked while the template is built: no cached
-    // verdict can depend on it.
-    let since = Instant::now();
-    let pending = node::is_new(target, cache).then(|| node::ask(target, limit));
-    let mut node = None;
-    if pending.is_none() {
-        node = add_node(node::find(target, limit, cache), since, &mut report)?;
-    }
-    let key = node.as_ref().map(|node| cache_key::verdict_key(&before, node));
-    let cached = key.and_then(|key| cache.get(VERDICTS, &key));
-    if let Some(verdict) = cached.and_then(|entry| serde_json::from_value::<CachedVerdict>(entry).ok()) {
-        report.add_cached("startup", Vec::new());
-        report.add_cached("template", verdict.into_findings());
-        return Ok(finish(report));
-    }
-    let since = Instant::now();
-    let synthesized = synthesize(request, &call, target)?;
-    if let Some(pending) = pending {
-        let since = Instant::now();
-        node = add_node(pending.and_then(|pending| pending.wait(cache)), since, &mut report)?;
-    }
-    if let Ok(Answer { synthesis: Synthesis::Rejected { stage, message }, .. }) = synthesized {
-        return Ok(CheckOutcome::Refused { stage, message });
-    }
-    let synthesized = match synthesized {
-        Ok(Answer { synthesis: Synthesis::Unstartable(failure), .. })
-            if failure.stage == StartupStage::Import =>
-        {
-            add_failed_startup(request, target, &packages, &failure, since, &mut report)?;
-            return Ok(finish(report));
-        }
-        Ok(Answer { synthesis, startup }) => {
-            if let Some(took) = startup {
-                report.add_passed("startup", took);
-            }
-            Ok(synthesis)
-        }
-        Err(error) => Err(error),
+    let rules = TemplateRules { packages: &packages, advisories: request.advisories, today: &date::today() };
+    let observer = Observer { request, target, rules: &rules };
+    let mut seen = match observer.observe(&call)? {
+        Observed::Refused { stage, message } => return Ok(CheckOutcome::Refused { stage, message }),
+        Observed::Seen(seen) => *seen,
     };
-    let rules_of_template =
-        TemplateRules { packages: &packages, advisories: request.advisories, today: &today };
-    let synthesized = build_again_if_short(synthesized, request, &call, target, &rules_of_template)?;
-    let is_console_script = target.launcher != Launcher::Other.name();
-    let built = Built { synthesized, has_node: node.is_some(), is_console_script, since };
-    let passed = add_template(built, &rules_of_template, &mut report);
-    if let (Some(node), Some(findings)) = (node, passed) {
-        // A verdict about packages that have changed meanwhile is about neither state.
-        let packages = Packages::installed(&target.interpreter.sys_path);
-        let key = cache_key::verdict_key(&before, &node);
-        let after = cache_key::fingerprint(&call, target, &packages, &rules);
-        if cache_key::verdict_key(&after, &node) == key {
-            let verdict = CachedVerdict::new(&findings);
-            cache.put(VERDICTS, &key, &serde_json::to_value(verdict).unwrap_or_default());
-        }
+    if has_open_question(&advised, &seen) {
+        observer.observe_minimal(&call, &mut seen)?;
     }
+    let advised = advisory::refute(advised, seen.evidence);
+    report.add("packages", took, CheckResult::Findings(advised));
+    seen.add_to(&mut report);
     Ok(finish(report))
 }
 
-const VERDICTS: &str = "verdicts";
+/// Whether an advisory says that the template falls short, and there is none that was judged.
+fn has_open_question(advised: &[Finding], seen: &Seen) -> bool {
+    seen.may_be_configurations
+        && advised.iter().any(|finding| finding.shows == Some(Shows::Template) && finding.blocks())
+}
 
 fn finish(report: ReportBuilder) -> CheckOutcome {
     CheckOutcome::Report(report.build(shim()))
@@ -207,7 +155,7 @@ fn read_packages(request: &CheckRequest, target: &Target, report: &mut ReportBui
     let Some(pcluster) = packages.get(PCLUSTER) else {
         let (path, python) = (request.real.path.display(), target.interpreter.executable.display());
         let reason = format!("the environment of {path} is unknown: {python} has no {PCLUSTER}");
-        report.add_unknown("environment", since.elapsed(), reason);
+        report.add("environment", since.elapsed(), CheckResult::Unknown(reason));
         return None;
     };
     if let Some(info) = &mut report.target {
@@ -237,60 +185,6 @@ fn call_that_runs(request: &CheckRequest, target: &Target, report: &mut ReportBu
     }
     let reason = "the launcher runs pcluster in another directory, with other arguments or as \
                   another user; the environment was checked with a minimal configuration";
-    report.add_unknown("configuration", Duration::ZERO, reason.into());
-    Call::Minimal(vec!["--image-id".into(), synthesis::IMAGE_ID.into()])
-}
-
-fn is_mapping(configuration: &str) -> bool {
-    /// Nothing of it counts. An empty document would be one too, without the `Option`.
-    #[derive(serde::Deserialize)]
-    struct Mapping {}
-    yaml::parse::<Option<Mapping>>(configuration).is_ok_and(|mapping| mapping.is_some())
-}
-
-/// Whether the call is surely one that the real pcluster takes, as far as can be told at once.
-fn is_plain(call: &Call, packages: &Packages) -> bool {
-    let Call::Given(arguments) = call else { return true };
-    let short_options = packages.get(PCLUSTER).is_some_and(|pcluster| !pcluster.version.starts_with("3.0."));
-    let Some(plain) = PlainBuildImage::read(arguments, short_options) else { return false };
-    let configuration = files::read_to_string(&plain.configuration).unwrap_or_default();
-    is_mapping(&configuration)
-}
-
-/// The Node.js that CDK will run, if there is one that answers.
-fn add_node(
-    found: Result<Node, NodeError>,
-    since: Instant,
-    report: &mut ReportBuilder,
-) -> Result<Option<Node>, Abort> {
-    match found {
-        Ok(node) => {
-            if let Some(info) = &mut report.target {
-                info.node = Some(node.path.clone());
-                info.node_version = Some(node.version.to_string());
-            }
-            report.add_passed("node", since.elapsed());
-            Ok(Some(node))
-        }
-        Err(NodeError::Child(ChildError::Interrupted(interrupted))) => Err(interrupted.into()),
-        Err(reason) => {
-            report.add_unknown("node", since.elapsed(), reason.to_string());
-            Ok(None)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_configuration_is_a_mapping() {
-        for mapping in ["Build: {}", "{}", "1.5: x", "~: x", "a: !b c", "a: &a x\nb: *a"] {
-            assert!(is_mapping(mapping), "{mapping}");
-        }
-        for other in ["", "~", "# nothing", "[a]", "text", "!tag a", "a: [", "a: 1\n---\nb: 2"] {
-            assert!(!is_mapping(other), "{other}");
-        }
-    }
+    report.add("configuration", Duration::ZERO, CheckResult::Unknown(reason.into()));
+    Call::minimal()
 }

@@ -4,15 +4,12 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::cache::Cache;
 use crate::checker::request::{CheckRequest, read_advisories};
 use crate::checker::{self, CheckOutcome, Identified};
-use crate::cli::build_image::PlainBuildImage;
 use crate::cli::settings::{Mode, Settings};
-use crate::environment::image_configuration::{find_read_once, is_unreadable};
-use crate::environment::launcher::is_console_script;
+use crate::environment::image_configuration::find_read_once;
 use crate::environment::locate::{FoundBy, Search};
-use crate::environment::synthesis::{Call, IMAGE_ID};
+use crate::environment::synthesis::Call;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, prefix_lines};
 use crate::outcome::{Exec, Outcome};
@@ -36,14 +33,9 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
         return Outcome::exec(real.into_exec(arguments));
     }
     let unread = find_read_once(&arguments);
-    // A wrapper may read it in another directory, or as another user.
-    let reads_here = is_console_script(&real.path);
-    if unread.is_none() && reads_here && has_unreadable_configuration(&arguments) {
-        return Outcome::exec(real.into_exec(arguments));
-    }
     let call = match &unread {
         // Not even the region: whatever is parsed here could be read otherwise by the real parser.
-        Some(_) => Call::Minimal(vec!["--image-id".into(), IMAGE_ID.into()]),
+        Some(_) => Call::minimal(),
         None => Call::Given(arguments.clone()),
     };
     let (advisories, more_errors) = read_advisories(&settings);
@@ -51,9 +43,7 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
         real: &real,
         settings: &settings,
         advisories: &advisories,
-        cache: Cache::from_environment(false),
         call,
-        is_thorough: false,
         synthesizes: true,
         progress: Progress::Terminal,
     };
@@ -170,7 +160,12 @@ impl Guarded<'_> {
 }
 
 fn describe_repair(repaired: &RepairOutcome) -> String {
-    let RepairOutcome::Repaired { changes, isolated, .. } = repaired else { return String::new() };
+    let (changes, isolated) = match repaired {
+        RepairOutcome::Repaired { changes, isolated, .. } => (changes, isolated),
+        RepairOutcome::Recompiled(_) | RepairOutcome::NothingToDo | RepairOutcome::Proven(_) => {
+            return String::new();
+        }
+    };
     let moves = change::summary(changes).into_iter().map(|(name, step, _)| format!("{name} {step}"));
     let moves = moves.collect::<Vec<_>>().join(", ");
     let place = if *isolated { "repaired beside the environment" } else { "repaired" };
@@ -194,9 +189,4 @@ fn describe_unread(configuration: &Path) -> Check {
 /// Wherever they stand, they end in help or in a usage error, which is not worth a Python.
 fn asks_for_help(arguments: &[OsString]) -> bool {
     arguments.iter().any(|argument| argument == "-h" || argument == "--help")
-}
-
-/// A file that cannot be read ends in an error of the real pcluster's.
-fn has_unreadable_configuration(arguments: &[OsString]) -> bool {
-    PlainBuildImage::read(arguments, true).is_some_and(|plain| is_unreadable(&plain.configuration))
 }

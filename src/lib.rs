@@ -30,7 +30,7 @@
 //! | [`repair::release`] | the packages of the day of a release, as few as it takes |
 //! | [`repair::culprit`] | the smallest set that passes a test (pure) |
 //! | [`repair::prove`] | the check with the staged packages in front |
-//! | [`repair::compile`] | the bytecode of staged packages |
+//! | [`repair::bytecode`] | bytecode: compiled for staged packages, removed where it is damaged |
 //! | [`repair::stage`] | the packages that a repair would install, in a directory of their own |
 //! | [`repair::refusals`] | the directories and packages that a repair in place refuses |
 //! | [`repair::context`] | the values that the steps of one repair share |
@@ -54,10 +54,8 @@
 //! | [`repair::hints`] | advice that several steps give |
 //! | [`repair::failpoint`] | failures that tests inject at named steps |
 //! | [`checker`] | one check, in order |
-//! | [`checker::template_check`] | the template of a check, built and judged |
+//! | [`checker::observation`] | what a target does: its start, its template |
 //! | [`checker::request`] | what is to be checked |
-//! | [`cached_verdict`] | a verdict of ready as the cache holds it |
-//! | [`cache_key`] | what a cached verdict depends on |
 //! | [`aws`] | what is asked of AWS, through the target's own boto3 |
 //! | [`aws::deletions`] | deletions that have begun, so that the next run ends them |
 //! | [`report::images`] | the AMIs of broken builds, for people and as JSON (pure) |
@@ -89,9 +87,7 @@
 //! | [`rules`] | finding, level and fix, the vocabulary of the rules (pure) |
 //! | [`rules::fields`] | the fields of an advisory, read from YAML (pure) |
 //! | [`environment`] | the environment in which pcluster will run |
-//! | [`environment::startup`] | the start of pcluster by its launcher |
 //! | [`environment::synthesis`] | the template that the real pcluster would submit |
-//! | [`environment::jsii_cache`] | what jsii unpacks during a check |
 //! | [`environment::node`] | the Node.js that CDK will run |
 //! | [`environment::target`] | a launcher → its interpreter, `sys.path`, environment |
 //! | [`environment::question`] | a launcher that is no console script, asked by starting it |
@@ -107,10 +103,8 @@
 //! | [`environment::image_configuration`] | the files that a call names, and which of them a check may read |
 //! | [`cli`] | argv → what was asked |
 //! | [`cli::args`] | the command line of `preflight` |
-//! | [`cli::build_image`] | the plain form of a call |
 //! | [`cli::settings`] | config.yaml, variables, and their precedence |
 //! | [`cli::env_vars`] | the names of environment variables |
-//! | [`cache`] | verdicts and answers, each under a digest of what it depends on |
 //! | [`progress`] | the step that is being done, on stderr |
 //! | [`system`] | the operating system |
 //! | [`system::child`] | the one way to run a child process |
@@ -153,7 +147,6 @@
 //! | decision | what the guard does about a verdict: exec, stop or repair |
 //! | orphan | an AMI that pcluster has built and that none of its commands finds |
 //! | inventory | what AWS has of the images and builds of an account |
-//! | cached verdict | a verdict of ready, under a digest of everything that it depends on |
 //! | staged packages | the packages that a repair would install, in a directory of their own |
 //! | proof | the check of the target with the staged packages in front of its own |
 //! | commit | the exchange of the old packages for the staged ones, under a lock |
@@ -165,9 +158,6 @@
 //! | failpoint | a named step of a repair at which a test lets it fail or be killed |
 
 pub mod aws;
-pub mod cache;
-pub mod cache_key;
-pub mod cached_verdict;
 pub mod checker;
 pub mod cli;
 pub mod environment;

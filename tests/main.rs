@@ -5,13 +5,11 @@
 mod support; // sandboxes, fake environments, snapshots
 
 mod all; // every pcluster that can be found, one line each
-mod cache; // what is cached, until when, and what damage costs
 mod dispatch; // what is guarded, what passes through, and that a pass-through leaves no trace
 mod failpoints; // repairs that are killed, fail, or meet others at every step
 mod failures; // checks that cannot run: each one line, delegated; strict stops
 mod hostile; // files that hang, flood, or could have been written by others
 mod install; // install.sh and what it leaves behind
-mod jsii_cache; // what jsii unpacks during a check
 mod launchers; // every form of launcher leads to its interpreter
 mod layout; // the files of the tests themselves
 mod locate; // the real pcluster among shims, wrappers and debris

@@ -13,7 +13,7 @@ use crate::environment::target::Target;
 use crate::error::{Abort, AwsFailure, Error};
 use crate::rules::inventory::Inventory;
 use crate::rules::inventory_json::{optional, read_inventory, text};
-use crate::system::child::{Child, ChildError, framed, sentinel, set};
+use crate::system::child::{Child, ChildError, MAX_OUTPUT, framed, sentinel};
 use crate::system::scratch::Scratch;
 
 /// The script, and what it imports.
@@ -154,13 +154,13 @@ impl Client<'_> {
         }
         let script = scratch.path(CLIENT_PY[0].0);
         let request = scratch.write("request.json", &request.to_string()).map_err(ChildError::Scratch)?;
-        let mut arguments: Vec<OsString> = interpreter.flags.iter().map(OsString::from).collect();
+        let mut arguments = interpreter.run_flags();
         arguments.extend([script.into(), OsString::from(&sentinel), request.into()]);
-        let mut environment = self.target.environment.clone();
-        environment.push(set("PYTHONDONTWRITEBYTECODE", "1"));
+        let environment = self.target.environment.clone();
         let program = &interpreter.executable;
         let limit = self.timeout * MAX_TIMEOUTS;
-        let finished = Child { program, arguments, environment, limit }.run(&scratch)?;
+        let finished =
+            Child { program, arguments, environment, limit, max_output: MAX_OUTPUT }.run(&scratch)?;
         let answer = framed(&finished, &sentinel, program)?;
         let stdout = answer.to_string().into_bytes();
         Answer::read(&answer).ok_or_else(|| ChildError::Malformed { program: program.clone(), stdout })

@@ -1,6 +1,5 @@
 //! What is to be checked: a real pcluster, the settings, and the advisories that they name.
 
-use crate::cache::Cache;
 use crate::cli::settings::Settings;
 use crate::environment::locate::Real;
 use crate::environment::synthesis::Call;
@@ -16,10 +15,7 @@ pub struct CheckRequest<'a> {
     pub real: &'a Real,
     pub settings: &'a Settings,
     pub advisories: &'a [Advisory],
-    pub cache: Cache,
     pub call: Call,
-    /// Every check is made, whatever the others have found.
-    pub is_thorough: bool,
     pub synthesizes: bool,
     pub progress: Progress,
 }

@@ -122,7 +122,6 @@ pub enum Command {
 }
 
 #[derive(Debug, Args, Default, Clone, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "one for each flag")]
 pub struct CheckArgs {
     /// The image configuration (a minimal one)
     #[arg(short = 'c', long, value_name = "FILE")]
@@ -136,9 +135,6 @@ pub struct CheckArgs {
     /// Check the packages only; start no Python
     #[arg(long)]
     pub no_synth: bool,
-    /// Ignore what is cached
-    #[arg(long)]
-    pub fresh: bool,
     /// Repair what is blocked, then check again
     #[arg(long)]
     pub fix: bool,
@@ -173,7 +169,6 @@ pub struct FixArgs {
 }
 
 #[derive(Debug, Args, Default, Clone)]
-#[expect(clippy::struct_excessive_bools, reason = "one for each flag")]
 pub struct ImagesArgs {
     /// Give the AMIs back their lost tags
     #[arg(long, conflicts_with = "delete")]

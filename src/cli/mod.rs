@@ -1,7 +1,6 @@
 //! argv → the invocation: a pass-through, a guarded `build-image`, or a command of `preflight`.
 
 pub mod args;
-pub mod build_image;
 pub mod env_vars;
 pub mod settings;
 

@@ -6,11 +6,8 @@
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-
-use crate::system::files;
 
 /// The number of links that Linux follows in one path.
 const MAX_LINKS: usize = 40;
@@ -62,12 +59,6 @@ fn leads_to_descriptor(path: &Path) -> bool {
     false
 }
 
-/// Whether the real pcluster cannot read a file either. It accepts larger files than a check reads.
-#[must_use]
-pub fn is_unreadable(path: &Path) -> bool {
-    files::read_to_string(path).is_err_and(|error| error.kind() != io::ErrorKind::FileTooLarge)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,18 +107,5 @@ mod tests {
         for name in ["", "/", "/dev", ".", ".."] {
             assert!(!is_read_once(Path::new(name)), "{name:?}");
         }
-    }
-
-    #[test]
-    fn a_file_that_is_larger_than_a_check_reads_is_not_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("file");
-        assert!(is_unreadable(&file));
-        fs::File::create(&file).unwrap().set_len(files::MAX_BYTES + 1).unwrap();
-        assert!(!is_unreadable(&file));
-        fs::write(&file, b"\xff").unwrap();
-        assert!(is_unreadable(&file));
-        fs::write(&file, "text").unwrap();
-        assert!(!is_unreadable(&file));
     }
 }

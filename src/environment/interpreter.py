@@ -1,4 +1,4 @@
-"""Describes the Python that runs pcluster, as one JSON object. Python 3.6 to 3.13.
+"""Describes the Python that runs pcluster, as one JSON object. Python 3.6 to 3.14.
 
 Run in two ways:
 
@@ -12,6 +12,8 @@ Run in two ways:
         (`import pcluster` alone gives no answer: a script may do that to read its version, and that
         file is empty in every release.) The answer is a file in the directory `answers` beside the one
         that holds this file, because the launcher may have redirected stdout.
+        With a file `start` beside that directory, the answer is instead whether pcluster starts there:
+        {"start": null}, or the exception in which its import ends. Its `main` is never called.
 
 Strings have a character for each byte, because paths and variables may be no UTF-8.
 """
@@ -20,9 +22,6 @@ import sys
 
 # What every console script of aws-parallelcluster 3 imports.
 COMMAND_LINE = "pcluster.cli"
-
-# The packages whose code decides about the template.
-SOURCES = ("pcluster", "aws_cdk", "jsii")
 
 
 def main():
@@ -78,14 +77,13 @@ class Loader(object):
         rest = [entry for entry in rest if entry and os.path.abspath(entry) != self.directory]
         if rest:
             environment["PYTHONPATH"] = os.pathsep.join(rest)
-        answered = answer(environment)
-        answered.update({"directory": os.getcwd(), "arguments": list(sys.argv[1:]), "user": os.geteuid()})
-        try:  # sys.executable is the program that PATH has under the name by which Python was started
-            answered["running"] = os.readlink("/proc/self/exe")
-        except OSError:
-            pass
+        question = os.path.dirname(self.directory)
+        if os.path.exists(os.path.join(question, "start")):
+            answered = {"start": start()}
+        else:
+            answered = answer_as_launched(environment)
         text = as_json(answered).encode("ascii")
-        name = os.path.join(os.path.dirname(self.directory), "answers", str(os.getpid()))
+        name = os.path.join(question, "answers", str(os.getpid()))
         with open(name + ".part", "wb") as file:
             file.write(text)
         os.rename(name + ".part", name)
@@ -93,6 +91,28 @@ class Loader(object):
 
     def exec_module(self, module):
         pass
+
+
+def answer_as_launched(environment):
+    answered = answer(environment)
+    answered.update({"directory": os.getcwd(), "arguments": list(sys.argv[1:]), "user": os.geteuid()})
+    try:  # sys.executable is the program that PATH has under the name by which Python was started
+        answered["running"] = os.readlink("/proc/self/exe")
+    except OSError:
+        pass
+    return answered
+
+
+def start():
+    """Start pcluster as synthesis.py does, and return the exception in which that ends."""
+    try:
+        from pcluster.cli.entrypoint import add_cli_commands, gen_parser
+        from pcluster.cli.model import load_model, package_spec
+
+        add_cli_commands(gen_parser(load_model(package_spec()))[1])
+    except (Exception, SystemExit) as error:
+        return type(error).__name__
+    return None
 
 
 def answer(environment):
@@ -104,8 +124,6 @@ def answer(environment):
         "flags": flags(),
         "prefix": sys.prefix,
         "sysPath": sys_path,
-        "candidates": candidates(sys_path),
-        "sources": sorted(set(sum(map(package_directories, SOURCES), []))),
         "environment": dict(environment),
     }
 
@@ -124,43 +142,6 @@ def in_bytes(value):
     if isinstance(value, dict):
         return {in_bytes(key): in_bytes(item) for key, item in value.items()}
     return value
-
-
-def candidates(sys_path):
-    """Directories that would be on sys.path if they existed: sites, and those that .pth files name."""
-    import site
-
-    directories = []
-    try:  # a virtualenv of before version 20 has a site.py of its own, without these
-        directories += site.getsitepackages()
-        if site.ENABLE_USER_SITE:
-            directories.append(site.getusersitepackages())
-    except Exception:
-        pass
-    named = []
-    for directory in directories + sys_path:
-        named += named_by_pth(directory)
-    return sorted(set(os.path.abspath(entry) for entry in directories + named) - set(sys_path))
-
-
-def named_by_pth(directory):
-    named = []
-    try:
-        files = [name for name in os.listdir(directory) if name.endswith(".pth")]
-        for name in files:
-            with open(os.path.join(directory, name), "rb") as file:
-                lines = os.fsdecode(file.read(1 << 20)).splitlines()
-            lines = [line.strip() for line in lines if not line.startswith(("#", "import ", "import\t"))]
-            named += [os.path.join(directory, line) for line in lines if line]
-    except (OSError, ValueError):
-        pass
-    return named
-
-
-def package_directories(package):
-    """The directories of a package, which an editable installation may have outside of sys.path."""
-    spec = find(package, None, sys.meta_path)
-    return [os.path.abspath(entry) for entry in (spec and spec.submodule_search_locations) or []]
 
 
 def find(name, path, finders):
@@ -186,7 +167,7 @@ def activate(requires):
 
 
 def flags():
-    """The flags without -B, which PYTHONDONTWRITEBYTECODE sets too: a check has bytecode of its own."""
+    """The flags without -B, which every run of a check has."""
     try:
         from subprocess import _args_from_interpreter_flags
 

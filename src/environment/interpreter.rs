@@ -1,5 +1,4 @@
-//! The answer of interpreter.py: a Python's executable, version, `sys.path` and environment; and the files
-//! that the answer depends on.
+//! The answer of interpreter.py: a Python's executable, version, `sys.path` and environment.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -9,9 +8,8 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use crate::cache::Fingerprint;
 use crate::cli::env_vars;
 use crate::error::Error;
 use crate::sorted::sorted_map;
@@ -27,16 +25,20 @@ pub struct Interpreter {
     pub version: String,
     /// The infix of its bytecode files: `cpython-311`.
     pub cache_tag: Option<String>,
-    /// The flags with which another run behaves like this one.
+    /// The flags with which another run behaves like this one, without `-B`.
     pub flags: Vec<OsString>,
     pub sys_path: Vec<PathBuf>,
-    /// The directories of the packages whose code decides about the template. An editable installation may
-    /// have them outside of `sys_path`.
-    pub sources: Vec<PathBuf>,
     pub prefix: PathBuf,
 }
 
 impl Interpreter {
+    /// The flags for a run in the place of pcluster's, which behaves like it and writes no bytecode into the environment.
+    /// `-B` says so on the command line, because `-I` and `-E` ignore PYTHONDONTWRITEBYTECODE.
+    #[must_use]
+    pub fn run_flags(&self) -> Vec<OsString> {
+        self.flags.iter().cloned().chain(["-B".into()]).collect()
+    }
+
     /// Whether it is Python 3.`minor` or later.
     #[must_use]
     pub fn is_at_least(&self, minor: u32) -> bool {
@@ -46,7 +48,7 @@ impl Interpreter {
 }
 
 /// The answer of interpreter.py. Its strings are byte strings, a character for each byte.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InterpreterAnswer {
     executable: String,
@@ -54,11 +56,6 @@ pub struct InterpreterAnswer {
     cache_tag: Option<String>,
     flags: Vec<String>,
     sys_path: Vec<String>,
-    /// Directories that would be on `sys.path` if they existed.
-    #[serde(default)]
-    candidates: Vec<String>,
-    #[serde(default)]
-    sources: Vec<String>,
     prefix: String,
     /// Every variable; after `keep_changes` those that the launcher has changed.
     #[serde(default)]
@@ -78,8 +75,9 @@ pub struct InterpreterAnswer {
     running: Option<String>,
 }
 
-/// Variables that shells set for themselves, and the one that only the question sets.
-const IRRELEVANT: [&str; 6] = ["_", "PWD", "OLDPWD", "SHLVL", "__CF_USER_TEXT_ENCODING", env_vars::QUESTION];
+/// Variables that shells set for themselves, and those that the question sets: no run of a check writes bytecode.
+const IRRELEVANT: [&str; 7] =
+    ["_", "PWD", "OLDPWD", "SHLVL", "__CF_USER_TEXT_ENCODING", "PYTHONDONTWRITEBYTECODE", env_vars::QUESTION];
 
 impl InterpreterAnswer {
     /// Reduces the environment to the variables that differ from this process's.
@@ -129,7 +127,6 @@ impl InterpreterAnswer {
             cache_tag: self.cache_tag.clone(),
             flags: self.flags.iter().map(|flag| from_latin1(flag)).collect(),
             sys_path: self.sys_path.iter().map(path).collect(),
-            sources: self.sources.iter().map(path).collect(),
             prefix: path(&self.prefix),
         }
     }
@@ -224,49 +221,6 @@ pub fn python_path(first: &Path, rest: Option<OsString>) -> OsString {
     joined
 }
 
-impl InterpreterAnswer {
-    /// A digest of the files that decide about `sys.path`: pyvenv.cfg, the directories that would be on it
-    /// if they existed, and in each directory the files that Python acts on.
-    #[must_use]
-    pub fn dependencies(&self) -> String {
-        let mut digest = Fingerprint::new();
-        let executable = PathBuf::from(from_latin1(&self.executable));
-        digest.file(&executable);
-        for directory in executable.ancestors().skip(1).take(2) {
-            digest.file(&directory.join("pyvenv.cfg"));
-        }
-        for directory in self.sys_path.iter().chain(&self.candidates) {
-            let directory = PathBuf::from(from_latin1(directory));
-            digest.field(directory.as_os_str().as_bytes());
-            digest.field(if directory.exists() { "there" } else { "absent" });
-            for file in find_path_files(&directory) {
-                digest.file(&file);
-            }
-        }
-        digest.key()
-    }
-}
-
-/// Finds the files of a directory that change how Python finds modules.
-fn find_path_files(directory: &Path) -> Vec<PathBuf> {
-    let names = directory.read_dir().into_iter().flatten().flatten().map(|entry| entry.file_name());
-    let mut files: Vec<PathBuf> =
-        names.filter(|name| is_path_file(name)).map(|name| directory.join(name)).collect();
-    files.sort_unstable();
-    // A package of one of these names is a directory.
-    let packages: Vec<PathBuf> = files.iter().map(|path| path.join("__init__.py")).collect();
-    files.extend(packages.into_iter().filter(|path| path.exists()));
-    files
-}
-
-fn is_path_file(name: &OsStr) -> bool {
-    let name = name.as_bytes();
-    [&b".pth"[..], b".egg", b".egg-link"].iter().any(|ending| name.ends_with(ending))
-        || [&b"sitecustomize"[..], b"usercustomize", b"__editable__"]
-            .iter()
-            .any(|stem| name.starts_with(stem))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -295,22 +249,5 @@ mod tests {
         answer.keep_changes();
         let changes = answer.changes();
         assert_eq!(changes, [("NEW".into(), Some("café".into())), ("PATH".into(), None)]);
-        // A cached answer is not reduced again.
-        let cached = serde_json::to_string(&answer).unwrap();
-        assert_eq!(serde_json::from_str::<InterpreterAnswer>(&cached).unwrap().changes(), changes);
-    }
-
-    #[test]
-    fn a_candidate_that_appears_changes_the_digest() {
-        let root = tempfile::tempdir().unwrap();
-        let mut answer = answer();
-        answer.candidates = vec![to_latin1(root.path().join("user-site").as_os_str())];
-        let before = answer.dependencies();
-        assert_eq!(answer.dependencies(), before);
-        std::fs::create_dir(root.path().join("user-site")).unwrap();
-        let there = answer.dependencies();
-        assert_ne!(there, before);
-        std::fs::write(root.path().join("user-site/x.pth"), "/x").unwrap();
-        assert_ne!(answer.dependencies(), there);
     }
 }

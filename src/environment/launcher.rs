@@ -71,6 +71,15 @@ impl Launcher {
     }
 }
 
+/// Whether a launcher starts its Python with a flag by which it ignores PYTHONPATH (`-E`, `-I`) or any sitecustomize
+/// (`-S`): it gives no answer when it is asked, but runs.
+#[must_use]
+pub fn ignores_sitecustomize(path: &Path) -> bool {
+    let head = files::read_head(path, MAX_SCRIPT).unwrap_or_default();
+    let start = read_start(&head).map(|(start, _)| start);
+    start.is_some_and(|start| start.flags().iter().any(|flag| has_letter(flag, b"EIS")))
+}
+
 /// Whether a file is a console script of aws-parallelcluster, which never starts `pcluster` again.
 #[must_use]
 pub fn is_console_script(path: &Path) -> bool {
@@ -82,12 +91,7 @@ impl ConsoleScript {
         if text.len() as u64 > MAX_SCRIPT {
             return None;
         }
-        let (first, rest) = split_line(text.strip_prefix(b"#!")?);
-        let (start, body) = if first.trim_ascii().ends_with(b"/sh") {
-            Start::from_trampoline(rest)?
-        } else {
-            (Start::from_shebang(first)?, rest)
-        };
+        let (start, body) = read_start(text)?;
         let Body { requires } = read_body(std::str::from_utf8(body).ok()?)?;
         Some(Self { start, requires })
     }
@@ -113,7 +117,25 @@ impl ConsoleScript {
     }
 }
 
+/// How a script starts its Python, and the text below.
+fn read_start(text: &[u8]) -> Option<(Start, &[u8])> {
+    let (first, rest) = split_line(text.strip_prefix(b"#!")?);
+    if first.trim_ascii().ends_with(b"/sh") {
+        Start::from_trampoline(rest)
+    } else {
+        Some((Start::from_shebang(first)?, rest))
+    }
+}
+
 impl Start {
+    /// The arguments before the script's name.
+    fn flags(&self) -> &[OsString] {
+        match self {
+            Self::Shebang { flags, .. } => flags.as_slice(),
+            Self::Env { words } | Self::Trampoline { words, .. } => words.get(1..).unwrap_or_default(),
+        }
+    }
+
     fn from_shebang(line: &[u8]) -> Option<Self> {
         let line = line.trim_ascii();
         let (interpreter, argument) = match line.iter().position(u8::is_ascii_whitespace) {
@@ -192,6 +214,14 @@ fn is_flag(argument: &OsStr) -> bool {
             !letters.is_empty() && letters.iter().all(|letter| b"BbdEIOPqRSsuv".contains(letter))
         }
         _ => false,
+    }
+}
+
+/// Whether a group of flags, such as `-sP`, has one of these.
+fn has_letter(flag: &OsStr, letters: &[u8]) -> bool {
+    match flag.as_bytes() {
+        [b'-', b'W' | b'X', ..] => false,
+        flag => flag.iter().any(|letter| letters.contains(letter)),
     }
 }
 

@@ -1,17 +1,15 @@
 //! The Node.js that CDK will run, and its version.
 
-use std::ffi::OsStr;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use semver::Version;
 
-use crate::cache::{Cache, Fingerprint};
 use crate::environment::target::Target;
-use crate::system::child::{Child, ChildError, Running};
+use crate::system::child::{Child, ChildError, MAX_OUTPUT, Running};
+use crate::system::executables;
 use crate::system::scratch::Scratch;
-use crate::system::{executables, files};
 
 /// The Node.js that CDK will run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,19 +46,6 @@ impl fmt::Display for NodeError {
     }
 }
 
-fn get_cached(target: &Target, cache: &Cache) -> Option<Node> {
-    let path = executables::find("node", Some(target.path()))?;
-    let version = cache.get(KIND, &cache_key(&path)?)?;
-    Some(Node { path, version: serde_json::from_value(version).ok()? })
-}
-
-/// Whether the version of the Node.js on the target's PATH may be cached and is not cached yet.
-#[must_use]
-pub fn is_new(target: &Target, cache: &Cache) -> bool {
-    let key = executables::find("node", Some(target.path())).and_then(|path| cache_key(&path));
-    key.is_some_and(|key| cache.get(KIND, &key).is_none())
-}
-
 /// A Node.js that is being asked for its version.
 #[derive(Debug)]
 pub struct PendingNode {
@@ -78,17 +63,23 @@ pub fn ask(target: &Target, limit: Duration) -> Result<PendingNode, NodeError> {
     let path = executables::find("node", Some(target.path())).ok_or(NodeError::NotFound)?;
     let scratch = Scratch::new().map_err(ChildError::Scratch)?;
     let environment = target.environment.clone();
-    let child = Child { program: &path, arguments: vec!["--version".into()], environment, limit };
+    let child = Child {
+        program: &path,
+        arguments: vec!["--version".into()],
+        environment,
+        limit,
+        max_output: MAX_OUTPUT,
+    };
     let child = child.start(&scratch)?;
     Ok(PendingNode { path, child, _scratch: scratch })
 }
 
 impl PendingNode {
-    /// Waits for the answer, and caches it.
+    /// Waits for the answer.
     ///
     /// # Errors
     /// Returns an error if the answer is no version, or a signal came.
-    pub fn wait(self, cache: &Cache) -> Result<Node, NodeError> {
+    pub fn wait(self) -> Result<Node, NodeError> {
         let path = self.path;
         let finished = self.child.wait()?;
         if !finished.status.success() {
@@ -99,34 +90,6 @@ impl PendingNode {
         let Some(version) = answer.strip_prefix('v').and_then(|version| Version::parse(version).ok()) else {
             return Err(NodeError::Malformed { path, answer });
         };
-        if let Some(key) = cache_key(&path) {
-            cache.put(KIND, &key, &serde_json::to_value(&version).unwrap_or_default());
-        }
         Ok(Node { path, version })
     }
-}
-
-/// Finds the Node.js on the target's PATH and its version, in the cache where the file is unchanged.
-///
-/// # Errors
-/// Returns an error if there is none, its answer is no version, or a signal came.
-pub fn find(target: &Target, limit: Duration, cache: &Cache) -> Result<Node, NodeError> {
-    match get_cached(target, cache) {
-        Some(node) => Ok(node),
-        None => ask(target, limit)?.wait(cache),
-    }
-}
-
-const KIND: &str = "node";
-
-fn cache_key(path: &Path) -> Option<String> {
-    is_plain_node(path).then(|| Fingerprint::new().file(path).key())
-}
-
-/// Whether the answer of a node may be cached. That of a version manager's shim depends on the current
-/// directory, so a file counts only if it is a binary and its resolved name is node's.
-fn is_plain_node(path: &Path) -> bool {
-    let resolved = path.canonicalize().unwrap_or_default();
-    let is_named_node = matches!(resolved.file_name().and_then(OsStr::to_str), Some("node" | "nodejs"));
-    is_named_node && files::read_head(path, 2).is_ok_and(|head| head.len() == 2 && head != *b"#!")
 }

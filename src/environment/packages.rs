@@ -2,16 +2,13 @@
 //! normalised name, the first on `sys.path` counts. Only files are read.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::Read as _;
-use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::cache::Fingerprint;
-use crate::environment::interpreter::Interpreter;
 use crate::package_name::normalised;
-use crate::sorted::{sorted_map, sorted_set};
+use crate::sorted::sorted_map;
 use crate::system::files;
 
 /// The header of a metadata file is at its top; a description of any length follows.
@@ -91,49 +88,6 @@ impl Packages {
     #[must_use]
     pub fn versions(&self) -> BTreeMap<String, String> {
         sorted_map(self.iter().map(|(name, distribution)| (name.to_owned(), distribution.version.clone())))
-    }
-
-    /// Adds all distributions to a fingerprint, and the code that decides about the template, because an
-    /// edit in place or a development checkout changes no metadata.
-    pub fn fingerprint(&self, interpreter: &Interpreter, digest: &mut Fingerprint) {
-        for (name, distribution) in self.iter() {
-            digest.field(name).field(&distribution.version).file(&distribution.metadata);
-            digest.file(&distribution.metadata.join("RECORD"));
-        }
-        // aws_cdk is a namespace: part of it may be in an overlay, the rest in the environment.
-        let imports = ["pcluster", "aws_cdk", "jsii"].iter();
-        let on_path =
-            imports.flat_map(|import| interpreter.sys_path.iter().map(move |entry| entry.join(import)));
-        let directories = sorted_set(on_path.chain(interpreter.sources.iter().cloned()));
-        let mut seen = BTreeSet::new();
-        for directory in directories.iter().filter(|path| path.is_dir()) {
-            add_code(directory, &mut seen, digest);
-        }
-    }
-}
-
-/// Adds every file below a directory to a fingerprint, except bytecode. Links to directories are followed,
-/// each directory once.
-fn add_code(directory: &Path, seen: &mut BTreeSet<PathBuf>, digest: &mut Fingerprint) {
-    let entries = directory.read_dir().into_iter().flatten().flatten();
-    let entries = sorted_map(entries.map(|entry| (entry.file_name(), entry)));
-    // The path of a file is its name below this one: there are thousands of files.
-    digest.field(directory.as_os_str().as_encoded_bytes());
-    for (name, entry) in entries {
-        let Ok(kind) = entry.file_type() else { continue };
-        let path = entry.path();
-        let is_linked = kind.is_symlink() && path.is_dir();
-        if is_linked && !path.canonicalize().is_ok_and(|real| seen.insert(real)) {
-            continue;
-        }
-        if kind.is_dir() || is_linked {
-            if name != "__pycache__" {
-                add_code(&path, seen, digest);
-            }
-        } else if !kind.is_fifo() && !kind.is_socket() {
-            let metadata = if kind.is_file() { entry.metadata() } else { path.metadata() };
-            digest.field(name.as_encoded_bytes()).metadata(metadata.ok().as_ref());
-        }
     }
 }
 

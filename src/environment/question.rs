@@ -18,8 +18,11 @@ use crate::cli::env_vars;
 use crate::environment::interpreter::{
     INTERPRETER_PY, IdentifyError, InterpreterAnswer, python_path, read_answer,
 };
+use crate::environment::launcher;
+use crate::environment::locate::Real;
+use crate::environment::target::Target;
 use crate::sorted::sorted_set;
-use crate::system::child::{Child, ChildError, set};
+use crate::system::child::{Child, ChildError, Finished, MAX_OUTPUT, set};
 use crate::system::scratch::Scratch;
 
 const ANSWERS: &str = "answers";
@@ -45,16 +48,10 @@ pub fn ask(
     rest_path: Option<OsString>,
     limit: Duration,
 ) -> Result<(InterpreterAnswer, bool), IdentifyError> {
-    let scratch = Scratch::new().map_err(ChildError::Scratch)?;
-    let directory = prepare(&scratch).map_err(ChildError::Scratch)?;
-    let rest_path = rest_path.or_else(|| env::var_os("PYTHONPATH"));
-    let environment = vec![
-        set("PYTHONPATH", python_path(&directory.join("site"), rest_path)),
-        set(env_vars::QUESTION, &directory),
-    ];
-    let arguments = ARGUMENTS.map(OsString::from).into();
-    let finished = Child { program: launcher, arguments, environment, limit }.run(&scratch)?;
-    let answers = read_answers(&directory);
+    if launcher::ignores_sitecustomize(launcher) {
+        return Err(IdentifyError::NoAnswer);
+    }
+    let Asked { answers, finished } = start_launcher(launcher, rest_path, Subject::Interpreter, limit)?;
     if let Some(tried) = answers.iter().find_map(|answer| answer.get(LOOPED)) {
         return Err(IdentifyError::Loop { tried: serde_json::from_value(tried.clone()).unwrap_or_default() });
     }
@@ -70,6 +67,66 @@ pub fn ask(
             Err(ChildError::Failed { program: launcher.to_owned(), status, stderr }.into())
         }
     }
+}
+
+/// How pcluster starts under its launcher.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    Starts,
+    /// The class of the exception in which its import ends.
+    Fails(String),
+    /// The launcher does not get there.
+    Unknown,
+}
+
+/// Asks a launcher whether pcluster starts there: it may add what a check does not have, such as finders of
+/// modules.
+///
+/// # Errors
+/// Returns an error if it cannot be run or takes too long, or a signal came.
+pub fn ask_for_start(real: &Real, target: &Target, limit: Duration) -> Result<Start, ChildError> {
+    let overlay = target.overlay.as_deref();
+    let rest_path = overlay.map(|overlay| python_path(overlay, env::var_os("PYTHONPATH")));
+    let Asked { answers, .. } = start_launcher(&real.path, rest_path, Subject::Start, limit)?;
+    Ok(match answers.first().and_then(|answer| answer.get("start")) {
+        Some(Value::Null) => Start::Starts,
+        Some(Value::String(exception)) => Start::Fails(exception.clone()),
+        _ => Start::Unknown,
+    })
+}
+
+/// What a launcher is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    Interpreter,
+    Start,
+}
+
+struct Asked {
+    answers: Vec<Value>,
+    finished: Finished,
+}
+
+/// Starts a launcher with interpreter.py. PYTHONDONTWRITEBYTECODE is the only way to keep a Python of it from
+/// writing bytecode.
+fn start_launcher(
+    launcher: &Path,
+    rest_path: Option<OsString>,
+    subject: Subject,
+    limit: Duration,
+) -> Result<Asked, ChildError> {
+    let scratch = Scratch::new().map_err(ChildError::Scratch)?;
+    let directory = prepare(&scratch, subject).map_err(ChildError::Scratch)?;
+    let rest_path = rest_path.or_else(|| env::var_os("PYTHONPATH"));
+    let environment = vec![
+        set("PYTHONPATH", python_path(&directory.join("site"), rest_path)),
+        set("PYTHONDONTWRITEBYTECODE", "1"),
+        set(env_vars::QUESTION, &directory),
+    ];
+    let arguments = ARGUMENTS.map(OsString::from).into();
+    let finished =
+        Child { program: launcher, arguments, environment, limit, max_output: MAX_OUTPUT }.run(&scratch)?;
+    Ok(Asked { answers: read_answers(&directory), finished })
 }
 
 /// The answer that all of these give, and whether each keeps its call; `None` where there is none.
@@ -91,10 +148,13 @@ pub fn agree(answers: &[InterpreterAnswer]) -> Result<Option<(InterpreterAnswer,
 }
 
 /// Writes the files of a question, and returns its directory.
-fn prepare(scratch: &Scratch) -> io::Result<PathBuf> {
+fn prepare(scratch: &Scratch, subject: Subject) -> io::Result<PathBuf> {
     scratch.directory("site")?;
     scratch.directory(ANSWERS)?;
     scratch.write("site/sitecustomize.py", INTERPRETER_PY)?;
+    if subject == Subject::Start {
+        scratch.write("start", "")?;
+    }
     Ok(scratch.path(""))
 }
 

@@ -1,7 +1,7 @@
 """Synthesizes the template that `pcluster build-image` is about to submit.
 
 Runs in the interpreter of the real pcluster, with its own parser, schema and template builder.
-Calls to AWS are answered from a table, so no connection is opened. Python 3.6 to 3.13.
+Calls to AWS are answered from a table, so no connection is opened. Python 3.6 to 3.14.
 
     python synthesis.py SENTINEL REQUEST ARGUMENT...
 
@@ -13,10 +13,11 @@ sitecustomize and jsii write to the same streams. Its "kind" is
     template     "template", and "asked": what the real code asks of the AMI, see read_expectation()
     rejected     the real pcluster refuses these arguments or this configuration: "stage" is arguments,
                  region or configuration
-    failed       the code that builds the template does not run in this environment
+    failed       this script cannot get a template: the machine is at fault, or pcluster's own code is not as
+                 it is expected here
     unexpected   a call to AWS that the table does not answer: "call"
-    unstartable  the import of the command line, or of the module that builds the template, ends in an
-                 exception: see describe_import_error()
+    unstartable  the import of the command line, or the code that builds the template, ends in an exception:
+                 see describe_exception()
     started      there were no arguments, and pcluster starts
 
 All have "startupMs", how long its start took, where it starts.
@@ -69,7 +70,7 @@ def start(arguments):
     except (Exception, SystemExit) as error:
         if is_of_machine(error) and not find_damaged_bytecode(error):
             return {"kind": "failed", "stage": "import", "message": describe(error)}
-        return dict(describe_import_error(error), kind="unstartable", stage="import")
+        return dict(describe_exception(error), kind="unstartable", stage="import")
     started = int(1000 * (time.monotonic() - before))
     return dict(synthesize(parse, arguments) if arguments else {"kind": "started"}, startupMs=started)
 
@@ -93,8 +94,8 @@ def synthesize(parse, arguments):
     except UnexpectedCall as call:
         return {"kind": "unexpected", "stage": stage, "call": str(call)}
     except (Exception, SystemExit) as error:
-        if find_damaged_bytecode(error) or stage == "template" and is_import_error(error):
-            return dict(describe_import_error(error), kind="unstartable", stage="template")
+        if find_damaged_bytecode(error) or stage == "template" and is_of_environment(error):
+            return dict(describe_exception(error), kind="unstartable", stage="template")
         return {"kind": "failed", "stage": stage, "message": describe(error)}
     return {"kind": "template", "template": template, "asked": expectation}
 
@@ -136,30 +137,32 @@ def has_source(bytecode):
 
 
 def is_of_machine(error):
-    """Whether an exception may be of the machine or of how a check runs, which is without a terminal."""
-    of_machine = (OSError, MemoryError, RecursionError, EOFError)
-    return isinstance(error, of_machine) or type(error).__module__ in ("termios", "_curses", "getpass")
+    """Whether an exception may be of the machine or of how a check runs, which is without a terminal.
 
-
-def is_import_error(error):
-    """Whether the code of a module ended in an exception while it was imported.
-
-    Only exceptions that packages cause which do not fit together: jsii raises others, and OSError, where
-    Node.js or the disk is at fault.
+    Node.js names the errors of the system in the text of an error. A full disk is often the one of TMPDIR, which
+    jsii needs more of in a check: its cache of packages is off.
     """
-    of_packages = (ImportError, AttributeError, TypeError, NameError, SyntaxError)
-    frames = traceback.extract_tb(error.__traceback__)
-    # A frame is (file, line, name, text); that of a module's own code has this name.
-    in_module = any(frame[2] == "<module>" and frame[0] != __file__ for frame in frames)
-    return isinstance(error, of_packages) and in_module
+    of_machine = (OSError, MemoryError, RecursionError, EOFError)
+    is_by_type = isinstance(error, of_machine) or type(error).__module__ in ("termios", "_curses", "getpass")
+    return is_by_type or any(name in read_text(error) for name in ("ENOSPC", "EDQUOT", "EMFILE", "ENFILE", "ENOMEM"))
+
+
+def is_of_environment(error):
+    """Whether the code that builds the template ended in an exception of its own.
+
+    One that is raised by this file itself is no fault of the environment's: pcluster has other names or other
+    parameters than are expected here.
+    """
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not is_importlib(frame)]
+    return not is_of_machine(error) and bool(frames) and frames[-1][0] != __file__
 
 
 def is_importlib(frame):
     return frame[0].startswith("<frozen importlib")
 
 
-def describe_import_error(error):
-    """The exception, the module that is missing or incomplete, and the file that asked for it.
+def describe_exception(error):
+    """The exception, what the call does to cause it, the module that is missing or incomplete, and the file that asked for it.
 
     The parts of a path that Python cannot decode are surrogates, which the answer replaces: it is a file
     of no package then.
@@ -183,7 +186,19 @@ def describe_import_error(error):
         "moduleFile": module_file if isinstance(module_file, str) else None,
         "file": frames[-1][0] if frames else None,
         "bytecode": find_damaged_bytecode(error),
+        "cause": find_cause(error),
     }
+
+
+def find_cause(error):
+    """The setting of the call by which the exception comes, or None: no package is at fault then."""
+    if isinstance(error, Warning) or isinstance(error.__cause__, Warning):
+        is_by_variable = os.environ.get("PYTHONWARNINGS") and not sys.flags.ignore_environment
+        return "PYTHONWARNINGS" if is_by_variable else "-W"
+    # Node.js takes no relative path for a module, and jsii makes one of TMPDIR.
+    if "must be a file URL" in read_text(error) and not os.path.isabs(os.environ.get("TMPDIR") or "/"):
+        return "TMPDIR"
+    return None
 
 
 def read_text(error):

@@ -1,26 +1,21 @@
 //! The target of a call: the Python that a launcher starts, and its environment.
 //!
 //! A console script names its interpreter, which is asked with the script's own flags and environment
-//! (never with `-I`, which hides the user site). The answer is cached, because the files that it depends
-//! on are known. Any other launcher is asked itself, at every call.
+//! (never with `-I`, which hides the user site). Any other launcher is asked itself, by starting it.
 
 use std::env;
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use crate::cache::{Cache, Fingerprint};
 use crate::environment::interpreter::{
     INTERPRETER_PY, IdentifyError, Interpreter, InterpreterAnswer, python_path, read_answer,
 };
 use crate::environment::launcher::{ConsoleScript, Launcher};
 use crate::environment::locate::Real;
 use crate::environment::question;
-use crate::system::child::{Child, ChildError, framed, sentinel, set};
+use crate::system::child::{Child, ChildError, MAX_OUTPUT, framed, sentinel, set};
 use crate::system::files;
 use crate::system::scratch::Scratch;
 
@@ -31,6 +26,9 @@ pub struct Target {
     pub interpreter: Interpreter,
     /// The variables that the launcher changes, to be changed for every child that runs in its place.
     pub environment: Vec<(OsString, Option<OsString>)>,
+    /// Python is started by something else than a console script that is known whole, which may add finders of modules
+    /// that a check does not have.
+    pub is_wrapped: bool,
     /// The launcher runs pcluster in the directory, with the arguments and as the user of its call.
     pub keeps_call: bool,
     /// The packages that are put in front of the environment's.
@@ -51,22 +49,22 @@ impl Target {
 ///
 /// # Errors
 /// Returns an error if the environment is unknown, or a signal came.
-pub fn identify(
-    real: &Real,
-    overlay: Option<&Path>,
-    limit: Duration,
-    cache: &Cache,
-) -> Result<Target, IdentifyError> {
+pub fn identify(real: &Real, overlay: Option<&Path>, limit: Duration) -> Result<Target, IdentifyError> {
     let launcher = Launcher::read(&real.path)
         .map_err(|source| IdentifyError::Unreadable { file: real.path.clone(), source })?;
     let python_path = overlay.map(|overlay| python_path(overlay, env::var_os("PYTHONPATH")));
-    let (answer, keeps_call) = match &launcher {
-        Launcher::ConsoleScript(script) => ask_console_script(&real.path, script, python_path, limit, cache)?,
-        Launcher::Other => question::ask(&real.path, python_path, limit)?,
+    let question = match &launcher {
+        Launcher::ConsoleScript(script) => find_question(&real.path, script, python_path.clone())?,
+        Launcher::Other => None,
+    };
+    let is_wrapped = question.is_none();
+    let (answer, keeps_call) = match question {
+        Some(question) => (question.ask(limit)?, true),
+        None => question::ask(&real.path, python_path, limit)?,
     };
     let (interpreter, environment) = (answer.interpreter(), answer.changes());
     let overlay = overlay.map(Path::to_owned);
-    Ok(Target { launcher: launcher.name(), interpreter, environment, keeps_call, overlay })
+    Ok(Target { launcher: launcher.name(), interpreter, environment, is_wrapped, keeps_call, overlay })
 }
 
 impl Target {
@@ -90,24 +88,26 @@ impl Target {
 }
 
 /// A question to the interpreter that a console script names.
-struct InterpreterQuestion<'a> {
-    program: &'a Path,
+struct InterpreterQuestion {
+    program: PathBuf,
     /// The arguments before the script's name.
-    flags: &'a [OsString],
-    script: &'a Path,
-    requires: Option<&'a str>,
+    flags: Vec<OsString>,
+    /// The directory of the script.
+    directory: PathBuf,
+    requires: Option<String>,
     /// Absent where it is this process's.
     python_path: Option<OsString>,
 }
 
-fn ask_console_script(
+/// The question to the interpreter of a console script; `None` where a script stands for the interpreter (a version
+/// manager's shim, a wrapper), which may treat `-c` differently from a file.
+fn find_question(
     path: &Path,
     script: &ConsoleScript,
     python_path: Option<OsString>,
-    limit: Duration,
-    cache: &Cache,
-) -> Result<(InterpreterAnswer, bool), IdentifyError> {
-    let Some((program, flags)) = script.interpreter(&script_directory(path)) else {
+) -> Result<Option<InterpreterQuestion>, IdentifyError> {
+    let directory = script_directory(path);
+    let Some((program, flags)) = script.interpreter(&directory) else {
         return Err(IdentifyError::NoAnswer);
     };
     match program.metadata() {
@@ -115,90 +115,30 @@ fn ask_console_script(
             return Err(IdentifyError::Unreadable { file: program, source });
         }
         Err(_) => return Err(IdentifyError::DeadInterpreter { interpreter: program }),
+        Ok(_) if is_script(&program) => return Ok(None),
         Ok(_) => {}
     }
-    // A script that stands for an interpreter (a version manager's shim, a wrapper) may treat `-c`
-    // differently from a file.
-    if is_script(&program) {
-        return question::ask(path, python_path, limit);
-    }
-    let requires = script.requires.as_deref();
-    let question =
-        InterpreterQuestion { program: &program, flags: &flags, script: path, requires, python_path };
-    let key = question.key();
-    let entry = cache.get("interpreters", &key);
-    if let Some(cached) = entry.and_then(|entry| serde_json::from_value::<CachedAnswer>(entry).ok())
-        && cached.dependencies == cached.answer.dependencies()
-    {
-        return Ok((cached.answer, true));
-    }
-    let answer = question.ask(limit)?;
-    // Where another program than the named one answers, the named one is a version manager's shim, which
-    // may start a third one at the next call.
-    if answer.interpreter().executable.canonicalize().ok() == program.canonicalize().ok() {
-        let cached = CachedAnswer { dependencies: answer.dependencies(), answer: answer.clone() };
-        cache.put("interpreters", &key, &serde_json::to_value(cached).unwrap_or_default());
-    }
-    Ok((answer, true))
+    let requires = script.requires.clone();
+    Ok(Some(InterpreterQuestion { program, flags, directory, requires, python_path }))
 }
 
-/// An answer in the cache, with the digest of the files that it depends on and that only it names.
-#[derive(Serialize, Deserialize)]
-struct CachedAnswer {
-    #[serde(rename = "seen")]
-    dependencies: String,
-    #[serde(rename = "interpreter")]
-    answer: InterpreterAnswer,
-}
-
-/// Prefixes of the variables that, with HOME and PATH, decide about `sys.path`.
-const DECISIVE: [&str; 6] =
-    ["PYTHON", "LD_LIBRARY_PATH", "DYLD_", "VIRTUAL_ENV", "CONDA_PREFIX", "__PYVENV_LAUNCHER__"];
-
-impl InterpreterQuestion<'_> {
-    fn ask(&self, limit: Duration) -> Result<InterpreterAnswer, IdentifyError> {
+impl InterpreterQuestion {
+    fn ask(self, limit: Duration) -> Result<InterpreterAnswer, IdentifyError> {
         let scratch = Scratch::new().map_err(ChildError::Scratch)?;
         let sentinel = sentinel();
-        let mut arguments = self.flags.to_vec();
-        let directory = script_directory(self.script).into_os_string();
-        arguments.extend(["-c".into(), INTERPRETER_PY.into(), OsString::from(&sentinel), directory]);
+        let mut arguments = self.flags;
+        // No bytecode is written, whatever the flags are: see `Interpreter::run_flags`.
+        arguments.push("-B".into());
+        arguments.extend(["-c".into(), INTERPRETER_PY.into(), OsString::from(&sentinel)]);
+        arguments.push(self.directory.into_os_string());
         arguments.extend(self.requires.map(OsString::from));
         let environment = self.python_path.iter().map(|value| set("PYTHONPATH", value)).collect();
-        let child = Child { program: self.program, arguments, environment, limit };
+        let child = Child { program: &self.program, arguments, environment, limit, max_output: MAX_OUTPUT };
         let finished = child.run(&scratch)?;
-        let answer = framed(&finished, &sentinel, self.program)?;
-        let malformed = || ChildError::Malformed {
-            program: self.program.to_owned(),
-            stdout: answer.to_string().into_bytes(),
-        };
+        let answer = framed(&finished, &sentinel, &self.program)?;
+        let stdout = answer.to_string().into_bytes();
+        let malformed = || ChildError::Malformed { program: self.program, stdout };
         read_answer(&answer).ok_or_else(|| malformed().into())
-    }
-
-    /// The key of the answer: all that it depends on and that is known before the question.
-    fn key(&self) -> String {
-        let mut key = Fingerprint::new();
-        key.field(INTERPRETER_PY).file(self.script).file(self.program);
-        for flag in self.flags {
-            key.field(flag.as_bytes());
-        }
-        let is_decisive = |name: &OsString| {
-            name == "HOME"
-                || name == "PATH"
-                || DECISIVE.iter().any(|prefix| name.as_bytes().starts_with(prefix.as_bytes()))
-        };
-        let mut variables: Vec<_> = env::vars_os().filter(|(name, _)| is_decisive(name)).collect();
-        variables.sort_unstable();
-        for (name, value) in variables {
-            key.field(name.as_bytes()).field(value.as_bytes());
-        }
-        if let Some(python_path) = &self.python_path {
-            key.field("PYTHONPATH").field(python_path.as_bytes());
-        }
-        if env::var_os("PYTHONPATH").is_some() {
-            // Relative entries of PYTHONPATH depend on the current directory.
-            key.field(env::current_dir().unwrap_or_default().as_os_str().as_bytes());
-        }
-        key.key()
     }
 }
 

@@ -79,8 +79,7 @@ impl All<'_> {
                 reason,
             )));
         }
-        let request =
-            build_request(self.check, true, self.common, &found.real, self.settings, self.advisories);
+        let request = build_request(self.check, self.common, &found.real, self.settings, self.advisories);
         match checker::identify(&request, None) {
             Ok(Identified::Target(target)) => Ok(Known::Target(found, target)),
             Ok(Identified::Unknown(report)) => Ok(Known::Report(report)),
@@ -89,8 +88,7 @@ impl All<'_> {
     }
 
     fn check_target(&self, found: &Found, target: &Target) -> Result<Report, Abort> {
-        let request =
-            build_request(self.check, true, self.common, &found.real, self.settings, self.advisories);
+        let request = build_request(self.check, self.common, &found.real, self.settings, self.advisories);
         check_target(&request, target, self.given)
             .map(|report| *report)
             .or_else(|abort| describe_error(found, Some(target), abort))

@@ -48,7 +48,7 @@ pub fn with_configuration<T>(
 }
 
 fn check_one(check: &CheckArgs, given: Option<&Path>, common: &Common) -> Result<Outcome, Abort> {
-    with_request(check, true, common, |request| {
+    with_request(check, common, |request| {
         let target = match checker::identify(request, None)? {
             Identified::Target(target) => target,
             Identified::Unknown(report) => return Ok(render_report(&report, common)),

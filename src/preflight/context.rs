@@ -5,7 +5,6 @@ use std::path::{self, Path, PathBuf};
 use std::slice;
 
 use crate::aws::Client;
-use crate::cache::Cache;
 use crate::checker::request::{CheckRequest, read_advisories};
 use crate::checker::{self, Identified};
 use crate::cli::args::{CheckArgs, Common, FixArgs, Format};
@@ -113,21 +112,19 @@ pub fn choose_progress(common: &Common) -> Progress {
 /// Returns an error if settings are refused, there is no real pcluster, or `then` fails.
 pub fn with_request<T>(
     check: &CheckArgs,
-    is_thorough: bool,
     common: &Common,
     then: impl FnOnce(&CheckRequest) -> Result<T, Abort>,
 ) -> Result<T, Abort> {
     let settings = read_settings()?;
     let advisories = read_all_advisories(&settings)?;
     let real = start_search(common, &settings).real()?;
-    then(&build_request(check, is_thorough, common, &real, &settings, &advisories))
+    then(&build_request(check, common, &real, &settings, &advisories))
 }
 
 /// The request of a check of one pcluster.
 #[must_use]
 pub fn build_request<'a>(
     check: &CheckArgs,
-    is_thorough: bool,
     common: &Common,
     real: &'a Real,
     settings: &'a Settings,
@@ -137,9 +134,7 @@ pub fn build_request<'a>(
         real,
         settings,
         advisories,
-        cache: Cache::from_environment(check.fresh),
         call: build_call(check),
-        is_thorough,
         synthesizes: !check.no_synth,
         progress: choose_progress(common),
     }
@@ -210,7 +205,7 @@ pub fn with_aws<T>(
     common: &Common,
     then: impl FnOnce(&Client, Progress) -> Result<T, Abort>,
 ) -> Result<T, Abort> {
-    with_request(&CheckArgs::default(), false, common, |request| {
+    with_request(&CheckArgs::default(), common, |request| {
         let unknown = |report: &Report| Error::Aws(AwsFailure::of_client(report.reasons().join("; ")));
         let target = identify(request, unknown)?;
         then(&Client { target: &target, timeout: request.settings.timeout }, request.progress)

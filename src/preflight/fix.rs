@@ -16,7 +16,7 @@ use crate::rules::{FIND_LOST, LOSES_TAGS};
 /// # Errors
 /// Returns an error if it cannot be done, or a signal came.
 pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
-    with_request(&CheckArgs::default(), false, common, |request| {
+    with_request(&CheckArgs::default(), common, |request| {
         let target = identify(request, not_ready)?;
         let options = repair_options(fix, request.settings, common);
         let command = format!("{}{}", options.command(), if fix.isolated { " --isolated" } else { "" });
@@ -33,6 +33,9 @@ pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
             }
             _ if common.quiet => String::new(),
             (RepairOutcome::NothingToDo, Format::Json) => report::format_json(&as_json(&[], "ready", false)),
+            (RepairOutcome::Recompiled(_), Format::Json) => {
+                report::format_json(&as_json(&[], "repaired", false))
+            }
             (RepairOutcome::Proven(changes), Format::Json) => {
                 report::format_json(&as_json(changes, "planned", fix.isolated))
             }
@@ -50,6 +53,7 @@ pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
 pub fn describe_repair(repaired: &RepairOutcome, command: &str) -> String {
     match repaired {
         RepairOutcome::NothingToDo => "ready: there is nothing to repair\n".into(),
+        RepairOutcome::Recompiled(_) => "repaired: the environment is ready\n".into(),
         RepairOutcome::Proven(changes) => {
             let count = match count_edits(changes) {
                 0 => format!("move {}", count_packages(changes.len())),
@@ -94,7 +98,7 @@ fn format_changes(changes: &[Change]) -> String {
 /// # Errors
 /// Returns an error if it cannot be done, or a signal came.
 pub fn run_undo(common: &Common) -> Result<Outcome, Abort> {
-    with_request(&CheckArgs::default(), false, common, |request| {
+    with_request(&CheckArgs::default(), common, |request| {
         let target = identify(request, |report: &Report| {
             let next = "Name the pcluster that was repaired with --real.";
             Error::repair(RepairStep::Undo, report.reasons().join("; "), next)

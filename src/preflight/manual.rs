@@ -199,14 +199,11 @@ The configuration file.
 mode, real, strict, timeout, installer, strategy, advisories. A variable beats the file, a flag beats both.
 `pcluster preflight config' prints it with every key.
 .TP
-.I $XDG_CACHE_HOME/pcluster\-shim
-Verdicts of ready, answers of launchers, and what jsii unpacks. It may be removed at any time.
-.TP
 .I $XDG_STATE_HOME/pcluster\-shim
 Snapshots and journals of repairs, which `pcluster preflight undo' needs; repairs that are kept beside an
 environment; deletions that were cut off. Not to be removed.
 .P
-Without these variables: ~/.config, ~/.cache, ~/.local/state.
+Without these variables: ~/.config, ~/.local/state.
 .SH EXAMPLES
 .TP
 .B pcluster preflight \-c image.yaml

@@ -13,7 +13,7 @@ use crate::error::{Abort, Error};
 use crate::outcome::Outcome;
 use crate::preflight::context::render_report;
 use crate::report::Report;
-use crate::report::builder::ReportBuilder;
+use crate::report::builder::{CheckResult, ReportBuilder};
 use crate::rules::template_rules::check_everywhere;
 use crate::rules::{Fix, advisory_file, cloudformation, template};
 use crate::system::{date, files};
@@ -38,7 +38,7 @@ pub fn check_template(template: &Value, since: Instant) -> Box<Report> {
     let mut findings = template::check(template, &Expectation::default(), &fix);
     findings.extend(check_everywhere(template, None, &advisory_file::built_in(), &date::today()));
     let mut report = ReportBuilder::new(None);
-    report.add_findings("template", since.elapsed(), findings);
+    report.add("template", since.elapsed(), CheckResult::Findings(findings));
     report.build(shim())
 }
 

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::cache::Cache;
 use crate::checker::shim;
 use crate::cli::args::{Common, Format};
 use crate::cli::settings::{ListedSetting, Mode, Settings, config_path};
@@ -37,8 +36,7 @@ pub fn run(common: &Common) -> Result<Outcome, Abort> {
     let settings = read_settings()?;
     let mut found = Where::find(&start_search(common, &settings), &settings);
     if let Ok(real) = found.real() {
-        let cache = Cache::from_environment(false);
-        let identify = |overlay| target::identify(real, overlay, settings.timeout, &cache);
+        let identify = |overlay| target::identify(real, overlay, settings.timeout);
         let target = identify(None);
         let overlay = target.as_ref().map_or(Overlay::None, find_overlay);
         // The launcher may change PYTHONPATH, by which the overlay is added: it is asked again.

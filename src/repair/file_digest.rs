@@ -13,6 +13,12 @@ pub fn sha256_of(path: &Path) -> Option<String> {
     FileDigest::of(path).ok().map(|digest| digest.sha256)
 }
 
+/// The SHA-256 of some bytes.
+#[must_use]
+pub fn sha256_of_bytes(bytes: &[u8]) -> String {
+    hexadecimal(&Sha256::digest(bytes))
+}
+
 /// The digest of a file's content, or of a link's target.
 #[derive(Debug, PartialEq, Eq)]
 pub struct FileDigest {
@@ -53,7 +59,7 @@ impl FileDigest {
     /// The digest of a file that holds this text.
     #[must_use]
     pub fn of_text(text: &str) -> Self {
-        Self { size: text.len() as u64, sha256: hexadecimal(&Sha256::digest(text)) }
+        Self { size: text.len() as u64, sha256: sha256_of_bytes(text.as_bytes()) }
     }
 }
 

@@ -15,12 +15,15 @@ use crate::repair::hints::UNCHANGED_FREE_SPACE;
 use crate::repair::pip_settings::translate_for_uv;
 use crate::repair::plan::InstallRequest;
 use crate::sorted::sorted_set;
-use crate::system::child::{Child, ChildError, Finished, framed, sentinel, set};
+use crate::system::child::{Child, ChildError, Finished, MAX_OUTPUT, framed, sentinel, set};
 use crate::system::executables;
 use crate::system::scratch::Scratch;
 
 /// A resolution over a slow network takes longer than a child of a check may.
 const MAX_TIMEOUTS: u32 = 10;
+
+/// A build of a package from its source may print what its compiler says.
+const MAX_INSTALLER_OUTPUT: u64 = 256 << 20; // bytes
 
 /// An installer for one environment.
 #[derive(Debug)]
@@ -228,11 +231,12 @@ impl<'a> Installer<'a> {
                     Program::BundledPip(wheel) => vec![wheel.join("pip").into_os_string()],
                     _ => ["-m", "pip"].map(OsString::from).into(),
                 };
-                let flags = target.interpreter.flags.iter().map(OsString::from);
-                arguments.splice(0..0, flags.chain(program));
+                // The bytecode of pip itself would be written into the environment.
+                let flags = target.interpreter.run_flags();
+                arguments.splice(0..0, flags.into_iter().chain(program));
                 // pip refuses both together with --target.
                 environment.extend([set("PIP_USER", "0"), ("PIP_PREFIX".into(), None)]);
-                // The bytecode of pip itself would be written into the environment.
+                // A Python that pip starts, for a package that it builds, writes none either.
                 environment.push(set("PYTHONDONTWRITEBYTECODE", "1"));
                 python
             }
@@ -242,7 +246,7 @@ impl<'a> Installer<'a> {
         let tmp = scratch.directory("tmp");
         let tmp = tmp.map_err(|error| Error::repair(step, error.to_string(), UNCHANGED_FREE_SPACE))?;
         environment.push(set("TMPDIR", tmp));
-        let child = Child { program, arguments, environment, limit };
+        let child = Child { program, arguments, environment, limit, max_output: MAX_INSTALLER_OUTPUT };
         child.run(scratch).map_err(|error| match error {
             ChildError::Interrupted(signal) => Abort::Interrupted(signal),
             other => Error::repair(step, other.to_string(), "Nothing was changed; run it again.").into(),
@@ -262,10 +266,11 @@ fn find_bundled_pip(target: &Target, timeout: Duration) -> Result<Option<PathBuf
         )
     })?;
     let sentinel = sentinel();
-    let mut arguments: Vec<OsString> = target.interpreter.flags.iter().map(OsString::from).collect();
+    let mut arguments = target.interpreter.run_flags();
     arguments.extend([script.into_os_string(), OsString::from(&sentinel)]);
     let program = &target.interpreter.executable;
-    let child = Child { program, arguments, environment: target.environment.clone(), limit: timeout };
+    let environment = target.environment.clone();
+    let child = Child { program, arguments, environment, limit: timeout, max_output: MAX_OUTPUT };
     let answer = child.run(&scratch).and_then(|finished| framed(&finished, &sentinel, program));
     match answer {
         Ok(answer) => Ok(answer["wheel"].as_str().map(PathBuf::from)),

@@ -44,7 +44,7 @@ impl LockedEnvironment {
             Err(Abort::Error(error)) => (state.lock_shared()?, Some(describe_failed_rollback(&error))),
             Err(interrupted) => return Err(interrupted),
         };
-        state.remove_leftovers_if_unlocked(&request.cache);
+        state.remove_leftovers_if_unlocked();
         let overlay = read_overlay(&state, target);
         let target = match &overlay {
             Overlay::None | Overlay::Stale => target.clone(),

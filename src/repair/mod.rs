@@ -21,9 +21,9 @@
 //! An undo rolls the last transaction back, or removes the overlay. The callers decide whether to
 //! repair.
 
+pub mod bytecode;
 pub mod change;
 pub mod commit;
-pub mod compile;
 pub mod console_scripts;
 pub mod context;
 pub mod culprit;
@@ -51,14 +51,17 @@ pub mod state;
 pub mod transaction;
 pub mod verify;
 
+use std::path::PathBuf;
+
 use serde_json::json;
 
-use crate::checker;
 use crate::checker::request::CheckRequest;
 use crate::cli::settings::Strategy;
 use crate::environment::packages::Packages;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, RepairStep};
+use crate::printable::lossy;
+use crate::repair::bytecode::remove_damaged;
 use crate::repair::change::Change;
 use crate::repair::commit::commit;
 use crate::repair::context::{Options, Repair};
@@ -69,7 +72,7 @@ use crate::repair::lock::lock_against_uv;
 use crate::repair::overlay::{keep_overlay, remove_overlay};
 use crate::repair::ownership::refuse_another_users;
 use crate::repair::plan::Reason;
-use crate::repair::prove::{Proof, describe_unproven, expect_report, not_ready, prove};
+use crate::repair::prove::{Proof, describe_unproven, not_ready, prove};
 use crate::repair::refusals::refuse_early;
 use crate::repair::release::restore_release;
 use crate::repair::rollback::{check_copies, roll_back, summarize_failures};
@@ -77,13 +80,15 @@ use crate::repair::runtime::{find_changed_file, replace_runtime};
 use crate::repair::stage::{Staged, Staging, stage};
 use crate::repair::state::{RepairState, find_site};
 use crate::report::{Report, Verdict};
-use crate::rules::{Finding, Level, runtimes};
+use crate::rules::{Finding, runtimes};
 use crate::sorted::sorted_set;
 
 /// The result of a repair.
 #[derive(Debug)]
 pub enum RepairOutcome {
     NothingToDo,
+    /// These files of damaged bytecode were removed, and that was all there was to do.
+    Recompiled(Vec<PathBuf>),
     /// The changes that a repair would make.
     Proven(Vec<Change>),
     Repaired {
@@ -106,34 +111,37 @@ pub struct Undone {
 /// # Errors
 /// Returns an error if a step fails, or a signal came. The environment is then as it was.
 pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<RepairOutcome, Abort> {
-    let in_place = !options.dry_run && !options.isolated;
-    if in_place {
+    if options.changes_environment() {
         refuse_another_users(find_site(target).as_deref(), &options.command(), &request.real.path)?;
     }
     let state = RepairState::create(target)?;
     let _lock = state.lock_repair(request.progress)?;
     state.recover(request.progress)?;
-    state.remove_leftovers(&request.cache);
+    state.remove_leftovers();
     if let Err(message) = state.transactions().last() {
         request.progress.write(&format!("{message}; the repair of before cannot be undone"));
     }
-    // The first finding that blocks is reason enough for a repair, but its proof needs a template. Findings
-    // that are named may be of any check.
-    let is_thorough = !options.ids.is_empty();
-    let request = &CheckRequest { synthesizes: true, is_thorough, ..request.clone() };
-    let before = expect_report(checker::check(request, target)?)?;
+    let request = &CheckRequest { synthesizes: true, ..request.clone() };
+    let (before, recompiled) = remove_damaged(request, target, &options)?;
+    if !recompiled.is_empty() {
+        request.progress.write(&describe_recompiled(&recompiled));
+    }
     // A finding that is gone is no error: the same command may run again.
     let is_known =
         |id: &str| id == runtimes::ID || request.advisories.iter().any(|advisory| advisory.id == id);
     let findings = plan::choose_findings(&before, &options.ids, is_known)
         .map_err(|id| describe_unknown(&id, &before))?;
     if findings.is_empty() && before.verdict == Verdict::Ready {
-        return Ok(RepairOutcome::NothingToDo);
+        return Ok(match recompiled.as_slice() {
+            [] => RepairOutcome::NothingToDo,
+            _ => RepairOutcome::Recompiled(recompiled),
+        });
     }
-    if let Some(finding) =
-        findings.iter().find(|finding| finding.level != Level::Error && !finding.has_repair())
-    {
+    if let Some(finding) = findings.iter().find(|finding| !finding.has_repair()) {
         return Err(describe_unrepairable(finding).into());
+    }
+    if let Some(file) = findings.iter().find_map(|finding| finding.fix.as_ref()?.bytecode()) {
+        return Err(describe_damaged(file).into());
     }
     let runtime = plan::find_runtime(&findings).map_err(describe_mixed)?;
     if (findings.is_empty() || runtime.is_some()) && before.verdict == Verdict::Blocked {
@@ -146,7 +154,7 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
     let installer = Installer::choose(options.installer, target, packages, request.settings.timeout)?;
     let reasons = plan::collect_reasons(&findings);
     let repair = &Repair { request, options, target, packages, installer, state: &state };
-    if in_place {
+    if repair.options.changes_environment() {
         refuse_early(repair, &reasons)?;
     }
     let staged = match runtime {
@@ -172,9 +180,26 @@ fn describe_unknown(id: &str, report: &Report) -> Error {
     Error::repair(RepairStep::Plan, message, "Nothing was changed. `pcluster preflight` lists the findings.")
 }
 
+/// The removal of damaged bytecode, a line for each file.
+#[must_use]
+pub fn describe_recompiled(files: &[PathBuf]) -> String {
+    let lines = files
+        .iter()
+        .map(|file| format!("removed damaged bytecode, which Python compiles again: {}", lossy(file)));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Damaged bytecode that this repair does not remove.
+fn describe_damaged(file: &str) -> Error {
+    let message = format!("the bytecode {file} is damaged");
+    let next =
+        "Nothing was changed. Remove that file, or run `pcluster preflight fix`; Python compiles it again.";
+    Error::repair(RepairStep::Plan, message, next)
+}
+
 fn describe_unrepairable(finding: &Finding) -> Error {
-    let message = format!("no repair is known for {}", finding.id);
-    let next = format!("Nothing was changed. The way out: {}.", finding.describe_fix());
+    let message = format!("{}: no other packages help", finding.describe_with_path());
+    let next = format!("Nothing was changed. To fix it manually: {}.", finding.describe_fix());
     Error::repair(RepairStep::Plan, message, &next)
 }
 
@@ -228,7 +253,7 @@ pub fn undo(request: &CheckRequest, target: &Target) -> Result<Undone, Abort> {
     let state = RepairState::create(target)?;
     let _lock = state.lock_repair(request.progress)?;
     let rolled_back = state.recover(request.progress)?;
-    state.remove_leftovers(&request.cache);
+    state.remove_leftovers();
     if let Some(changes) = rolled_back {
         return Ok(Undone { changes, isolated: false });
     }

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cache::Fingerprint;
 use crate::environment::packages::Packages;
 use crate::environment::target::Target;
 use crate::error::{Error, RepairStep};
 use crate::repair::change::Change;
+use crate::repair::file_digest::sha256_of_bytes;
 use crate::repair::hints::SET_STATE_HOME;
 use crate::repair::state::RepairState;
 use crate::system::disk::{self, Durability};
@@ -36,7 +36,7 @@ pub enum Overlay {
 /// The record of an overlay on disk.
 #[derive(Debug, Serialize, Deserialize)]
 struct OverlayRecord {
-    /// The fingerprint of the environment that it was proven on.
+    /// The digest of the packages that it was proven on.
     environment: String,
     changes: Vec<Change>,
 }
@@ -78,7 +78,7 @@ pub fn keep_overlay(
     let record = OverlayRecord { environment: environment_key(target, packages), changes: changes.to_vec() };
     let record = serde_json::to_vec(&record).unwrap_or_default();
     // A record that a power failure leaves incomplete is not used: it is checked before every use.
-    disk::write_atomically(&overlay_record(state), &record, Durability::Cached).map_err(failed)
+    disk::write_atomically(&overlay_record(state), &record, Durability::Buffered).map_err(failed)
 }
 
 /// Removes the overlay, and returns its changes, if there was one.
@@ -102,9 +102,11 @@ fn overlay_record(state: &RepairState) -> PathBuf {
     state.directory().join("isolated.json")
 }
 
+/// A digest of the versions of Python and of the packages. What else may have changed, the check with the overlay in
+/// front finds out.
 fn environment_key(target: &Target, packages: &Packages) -> String {
-    let mut key = Fingerprint::stable();
-    key.file(&target.interpreter.executable).field(&target.interpreter.version);
-    packages.fingerprint(&target.interpreter, &mut key);
-    key.key()
+    let python = [("python".to_owned(), target.interpreter.version.clone())];
+    let lines = python.into_iter().chain(packages.versions());
+    let lines: Vec<String> = lines.map(|(name, version)| format!("{name}=={version}")).collect();
+    sha256_of_bytes(lines.join("\n").as_bytes())
 }

@@ -10,7 +10,7 @@ use crate::package_name::{PCLUSTER, is_pattern, matches, normalised};
 use crate::repair::requirement::{Installed, Requirement, is_requirement};
 use crate::report::Report;
 use crate::rules::advisory::Affected;
-use crate::rules::{Finding, Fix, Kind, Level, PackageMove, Remedy};
+use crate::rules::{Finding, Fix, Kind, PackageMove, Remedy};
 use crate::sorted::sorted_set;
 
 /// The input of an installer.
@@ -58,12 +58,15 @@ pub fn choose_findings<'a>(
     if let Some(unknown) = ids.iter().find(|id| !is_found(id) && !is_known(id)) {
         return Err(unknown.clone());
     }
-    let needs_hints = findings.iter().any(|finding| finding.has_remedy(&Remedy::Release));
-    let is_chosen = |finding: &&Finding| match ids {
-        [] => finding.level == Level::Error || needs_hints && is_of_absent_package(finding),
-        ids => ids.iter().any(|id| finding.is_named(id)),
-    };
-    Ok(findings.iter().filter(is_chosen).collect())
+    let needs_hints = ids.is_empty() && findings.iter().any(|finding| finding.has_remedy(&Remedy::Release));
+    let is_hint = |finding: &Finding| needs_hints && is_of_absent_package(finding);
+    Ok(findings.iter().filter(|finding| is_chosen(finding, ids) || is_hint(finding)).collect())
+}
+
+/// Whether a repair of the findings with these ids is about a finding; without ids of those that block.
+#[must_use]
+pub fn is_chosen(finding: &Finding, ids: &[String]) -> bool {
+    if ids.is_empty() { finding.blocks() } else { ids.iter().any(|id| finding.is_named(id)) }
 }
 
 /// An absent package is only a warning, but what to install where pcluster does not start.

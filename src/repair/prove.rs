@@ -8,8 +8,8 @@ use crate::environment::packages::Distribution;
 use crate::environment::record::recorded_paths;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, RepairStep};
+use crate::repair::bytecode::compile;
 use crate::repair::change;
-use crate::repair::compile::compile;
 use crate::repair::context::Repair;
 use crate::repair::failpoint;
 use crate::repair::plan;
@@ -44,7 +44,6 @@ pub fn prove(repair: &Repair, staged: &Staged) -> Result<Proof, Abort> {
         compile(repair.target, &sources, request.settings.timeout)
     };
     let (checked, compiled) = concurrently(|| checker::check(request, &target), compile);
-    request.cache.remove_bytecode(overlay);
     // The check fails on a full disk too, in less clear words.
     compiled?;
     let report = expect_report(checked?)?;

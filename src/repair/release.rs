@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::cache::Cache;
 use crate::checker::{self, CheckOutcome};
 use crate::environment::packages::Packages;
 use crate::environment::record::recorded_paths;
@@ -46,20 +45,12 @@ struct Group {
 
 /// The packages of the day of the release, a directory for each group of those that differ.
 #[derive(Debug)]
-struct DatedPackages<'a> {
+struct DatedPackages {
     groups: Vec<Group>,
     /// The moment of the release.
     moment: String,
-    /// The directory of all the others.
-    root: TempDir,
-    /// Has the bytecode that the tests write.
-    cache: &'a Cache,
-}
-
-impl Drop for DatedPackages<'_> {
-    fn drop(&mut self) {
-        self.cache.remove_bytecode(self.root.path());
-    }
+    /// Holds the directories of the groups.
+    _root: TempDir,
 }
 
 /// The questions of the search: the quick one first.
@@ -142,7 +133,7 @@ fn run_test(repair: &Repair, dated: &DatedPackages, moved: &[usize], test: Test)
     let target = moved.iter().fold(repair.target.clone(), in_front);
     let request = repair.request;
     match test {
-        Test::Start => match synthesis::start(&target, request.settings.timeout, &request.cache) {
+        Test::Start => match synthesis::start(&target, request.settings.timeout) {
             Err(ChildError::Interrupted(interrupted)) => Err(interrupted.into()),
             answer => Ok(answer.is_ok_and(|answer| matches!(answer.synthesis, Synthesis::Started))),
         },
@@ -152,7 +143,7 @@ fn run_test(repair: &Repair, dated: &DatedPackages, moved: &[usize], test: Test)
     }
 }
 
-fn fetch_dated_packages<'a>(repair: &'a Repair) -> Result<DatedPackages<'a>, Abort> {
+fn fetch_dated_packages(repair: &Repair) -> Result<DatedPackages, Abort> {
     let root = create_overlay(repair)?;
     let directory = |name: &str| {
         let path = root.path().join(name);
@@ -175,7 +166,7 @@ fn fetch_dated_packages<'a>(repair: &'a Repair) -> Result<DatedPackages<'a>, Abo
         }
         groups.push(Group { changes, directory });
     }
-    Ok(DatedPackages { groups, moment, root, cache: &repair.request.cache })
+    Ok(DatedPackages { groups, moment, _root: root })
 }
 
 /// Groups changes: those of CDK in one, every other one for itself.

@@ -317,7 +317,7 @@ mod tests {
             let journal = scene.transactions.unfinished().unwrap().unwrap();
             roll_back(&scene.transactions, &journal).unwrap();
             assert_eq!(tree(&site), before, "after {done} steps");
-            scene.transactions.remove_leftovers(|_| ());
+            scene.transactions.remove_leftovers();
             assert_eq!(tree(&scene.transactions.directory), []);
         }
     }

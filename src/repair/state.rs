@@ -10,13 +10,13 @@ use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::cache::{Cache, Fingerprint};
 use crate::environment::packages::Packages;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, RepairStep};
 use crate::package_name::PCLUSTER;
 use crate::progress::Progress;
 use crate::repair::change::{Change, describe_restored};
+use crate::repair::file_digest::sha256_of_bytes;
 use crate::repair::hints::SET_STATE_HOME;
 use crate::repair::journal::Journal;
 use crate::repair::lock::{Lock, wait_for_lock};
@@ -57,9 +57,7 @@ impl RepairState {
 
     fn at(site: PathBuf) -> Option<Self> {
         let state = dirs::state()?;
-        let mut key = Fingerprint::stable();
-        key.field(site.as_os_str().as_encoded_bytes());
-        let directory = state.join("environments").join(&key.key()[..16]);
+        let directory = state.join("environments").join(directory_name(&site));
         Some(Self { transactions: Transactions { directory, site } })
     }
 
@@ -186,18 +184,28 @@ impl RepairState {
 
     /// Removes the files of interrupted repairs. The caller holds [`Self::lock_repair`], because a running
     /// repair needs its files.
-    pub fn remove_leftovers(&self, cache: &Cache) {
-        self.transactions.remove_leftovers(|overlay| cache.remove_bytecode(overlay));
+    pub fn remove_leftovers(&self) {
+        self.transactions.remove_leftovers();
     }
 
     /// Removes the files of interrupted repairs where no repair is running.
-    pub fn remove_leftovers_if_unlocked(&self, cache: &Cache) {
+    pub fn remove_leftovers_if_unlocked(&self) {
         let path = self.directory().join("lock");
         let Ok(file) = File::options().read(true).write(true).open(path) else { return };
         if file.try_lock().is_ok() {
-            self.remove_leftovers(cache);
+            self.remove_leftovers();
         }
     }
+}
+
+/// The name of the directory of an environment's repairs: from the path of its packages, behind the length of it.
+/// Every version of this program computes it in this way, and finds the repairs of the others by it.
+fn directory_name(site: &Path) -> String {
+    let path = site.as_os_str().as_encoded_bytes();
+    let length = (path.len() as u64).to_le_bytes();
+    let mut name = sha256_of_bytes(&[&length[..], path].concat());
+    name.truncate(16);
+    name
 }
 
 /// Continues "as it was" with the packages that a rollback has left as another installer has written

@@ -191,16 +191,14 @@ impl Transactions {
             .map_err(describe("cannot write", &self.open_journal()))
     }
 
-    /// Removes the files of interrupted repairs: overlays, each after a call of `before_removal`, and
-    /// snapshots that no journal names.
-    pub fn remove_leftovers(&self, before_removal: impl Fn(&Path)) {
+    /// Removes the files of interrupted repairs: overlays, and snapshots that no journal names.
+    pub fn remove_leftovers(&self) {
         // An open transaction needs its snapshot for the rollback. Where the last journal cannot be read,
         // its snapshot is not known, and all are kept.
         if let (false, Ok(last)) = (self.open_journal().exists(), self.last_id()) {
             self.remove_snapshots_but(last.as_deref());
         }
         for overlay in self.entries(OVERLAY_PREFIX) {
-            before_removal(&overlay);
             let _ = fs::remove_dir_all(overlay);
         }
     }

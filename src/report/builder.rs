@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::report::{Check, Report, Shim, Status, TargetInfo};
-use crate::rules::{Finding, Level};
+use crate::rules::Finding;
 
 /// The checks that were made so far, and their findings.
 #[derive(Debug)]
@@ -28,42 +28,34 @@ impl ReportBuilder {
         Box::new(Report::new(shim, self.target, self.packages, self.checks, self.findings))
     }
 
-    pub fn add_passed(&mut self, id: &'static str, took: Duration) {
-        self.add(id, Status::Passed, took, None);
-    }
-
-    /// Adds a check that has passed according to the cache, with its findings.
-    pub fn add_cached(&mut self, id: &'static str, findings: Vec<Finding>) {
-        self.add_with(id, Status::Passed, Duration::ZERO, findings);
-        if let Some(check) = self.checks.last_mut() {
-            check.cached = true;
-        }
-    }
-
-    pub fn add_skipped(&mut self, id: &'static str, reason: &str) {
-        self.add(id, Status::Skipped, Duration::ZERO, Some(reason.to_owned()));
-    }
-
-    pub fn add_unknown(&mut self, id: &'static str, took: Duration, reason: String) {
-        self.add(id, Status::Unknown, took, Some(reason));
-    }
-
-    /// Adds a check that has ended in findings, or in none. It has failed where one of them is an ERROR;
-    /// whether it has is returned.
-    pub fn add_findings(&mut self, id: &'static str, took: Duration, findings: Vec<Finding>) -> bool {
-        let has_failed = findings.iter().any(|finding| finding.level == Level::Error);
-        self.add_with(id, if has_failed { Status::Failed } else { Status::Passed }, took, findings);
-        has_failed
-    }
-
-    fn add_with(&mut self, id: &'static str, status: Status, took: Duration, findings: Vec<Finding>) {
-        let mut check = Check::new(id, status, took, None);
+    /// Adds a check. It has failed where one of its findings is an ERROR.
+    pub fn add(&mut self, id: &'static str, took: Duration, result: CheckResult) {
+        let (status, reason, findings) = match result {
+            CheckResult::Findings(findings) if findings.iter().any(Finding::blocks) => {
+                (Status::Failed, None, findings)
+            }
+            CheckResult::Findings(findings) => (Status::Passed, None, findings),
+            CheckResult::Skipped(reason) => (Status::Skipped, Some(reason), Vec::new()),
+            CheckResult::Unknown(reason) => (Status::Unknown, Some(reason), Vec::new()),
+        };
+        let mut check = Check::new(id, status, took, reason);
         check.findings = findings.len();
         self.findings.extend(findings);
         self.checks.push(check);
     }
+}
 
-    fn add(&mut self, id: &'static str, status: Status, took: Duration, reason: Option<String>) {
-        self.checks.push(Check::new(id, status, took, reason));
-    }
+/// How a check ended.
+#[derive(Debug)]
+pub enum CheckResult {
+    Findings(Vec<Finding>),
+    /// It could not run, for this reason.
+    Unknown(String),
+    /// It was not made, for this reason.
+    Skipped(String),
+}
+
+impl CheckResult {
+    /// A check that found nothing.
+    pub const PASSED: Self = Self::Findings(Vec::new());
 }

@@ -85,13 +85,12 @@ fn format_target(target_info: &TargetInfo, packages: &BTreeMap<String, String>) 
 
 fn format_check(check: &Check, paint: &Paint) -> String {
     let status = paint.paint_status(check.status, &format!("{:<10}", check.status.name()));
-    let detail = match (&check.reason, check.cached) {
-        (Some(reason), _) => reason.clone(),
-        (None, true) => "cached".into(),
-        (None, false) if check.duration_ms >= 100 => {
+    let detail = match &check.reason {
+        Some(reason) => reason.clone(),
+        None if check.duration_ms >= 100 => {
             format!("{}.{} s", check.duration_ms / 1000, check.duration_ms % 1000 / 100)
         }
-        (None, false) => String::new(),
+        None => String::new(),
     };
     let head = format!("  {:<12}{status}", check.id);
     if detail.is_empty() {
@@ -234,6 +233,7 @@ mod tests {
             fix: Some(Fix::by_hand(text.into())),
             references: vec![text.into()],
             is_told_by_guard: false,
+            shows: None,
         }
     }
 

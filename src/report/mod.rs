@@ -49,8 +49,6 @@ pub struct Check {
     pub id: &'static str,
     pub status: Status,
     pub duration_ms: u64,
-    /// Whether the status comes from the cache.
-    pub cached: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// How many of the report's findings are its own. They stand in the order of the checks.
@@ -62,7 +60,7 @@ impl Check {
     #[must_use]
     pub fn new(id: &'static str, status: Status, took: Duration, reason: Option<String>) -> Self {
         let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        Self { id, status, duration_ms, cached: false, reason, findings: 0 }
+        Self { id, status, duration_ms, reason, findings: 0 }
     }
 }
 
@@ -293,6 +291,7 @@ mod tests {
             fix: None,
             references: Vec::new(),
             is_told_by_guard: false,
+            shows: None,
         };
         assert_eq!(derive_verdict(&[check(Status::Unknown)], &[finding(Level::Error)]), Verdict::Blocked);
         assert_eq!(derive_verdict(&[check(Status::Unknown)], &[finding(Level::Warning)]), Verdict::Unknown);

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::package_name::{PCLUSTER, matcher};
 use crate::rules::fields::{write_some_text, write_text};
-use crate::rules::{Finding, Fix, Kind, Level, PackageMove};
+use crate::rules::{Finding, Fix, Kind, Level, PackageMove, Shows};
 use crate::sorted::{sorted_map, sorted_set};
 
 #[derive(Debug, Clone, Serialize)]
@@ -27,6 +27,7 @@ pub struct Advisory {
     pub python: Option<VersionSpecifiers>,
     #[serde(flatten)]
     pub subject: Subject,
+    pub shows: Shows,
     pub effect: String,
     pub cost: String,
     pub fix: AdvisedFix,
@@ -93,6 +94,35 @@ pub fn check(packages: &BTreeMap<String, String>, python: &str, advisories: &[Ad
         .collect()
 }
 
+/// What was seen of a target that can refute an advisory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// pcluster starts.
+    pub starts: bool,
+    /// A template that it built has all that was asked for.
+    pub has_right_template: bool,
+}
+
+/// Reports what was refuted as an INFO.
+#[must_use]
+pub fn refute(findings: Vec<Finding>, evidence: Evidence) -> Vec<Finding> {
+    findings.into_iter().map(|finding| refute_one(finding, evidence)).collect()
+}
+
+fn refute_one(finding: Finding, evidence: Evidence) -> Finding {
+    let refuted_by = match finding.shows {
+        Some(Shows::Start) if evidence.starts => "pcluster starts",
+        Some(Shows::Template) if evidence.has_right_template => "the template is complete",
+        _ => return finding,
+    };
+    let mut evidence = finding.evidence;
+    evidence["refutedBy"] = refuted_by.into();
+    let message = format!("{} (not in this environment: {refuted_by})", finding.message);
+    let package_move = finding.fix.as_ref().and_then(Fix::package_move).cloned();
+    let fix = package_move.map(|package_move| Fix::moving_by_id(package_move, &finding.id));
+    Finding { level: Level::Info, message, cost: None, fix, evidence, ..finding }
+}
+
 impl Advisory {
     /// The package that it is about, and its affected releases.
     #[must_use]
@@ -143,6 +173,7 @@ impl Advisory {
             fix: Some(self.to_fix()),
             references: self.references.clone(),
             is_told_by_guard: false,
+            shows: Some(self.shows),
         })
     }
 }

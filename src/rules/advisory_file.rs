@@ -9,6 +9,7 @@
 //! | `package` | the affected package; `aws-cdk.*` means every package whose name begins with `aws-cdk.` |
 //! | `affected` | its affected releases (PEP 440); `mixed`: more than one version among them; `absent`: it is not installed |
 //! | `runtime`, `refused_from` | in the place of `package` and `affected`: a runtime of Lambda that the template asks for, and the day from which AWS refuses new functions with it |
+//! | `shows` | where an environment shows it: `start` (pcluster does not start), `template` (it falls short), `later`. pcluster that starts, or a template that is complete, refutes it; `later`, which is meant where the key is absent, is refuted by nothing |
 //! | `effect` | completes "PACKAGE VERSION …", or "PACKAGE is not installed, …" |
 //! | `cost` | what it costs to build in spite of it, a sentence |
 //! | `fix` | `packages` to move, and the ranges to move them to: `upgrade`, `downgrade` (PEP 440). Or `advice`: what to do where no move of packages helps |
@@ -25,7 +26,7 @@ use crate::rules::fields::{
     parse_specifiers, read_checked_mapping, read_identifier, read_parsed, read_references, read_some_date,
     read_some_package, read_some_specifiers, read_some_text, read_specifiers, read_text,
 };
-use crate::rules::{Level, PackageMove};
+use crate::rules::{Level, PackageMove, Shows};
 use crate::yaml;
 
 /// advisories.yaml, as build.rs writes it.
@@ -42,6 +43,7 @@ struct BuiltIn {
     affected: Option<&'static str>,
     runtime: Option<&'static str>,
     refused_from: Option<&'static str>,
+    shows: Shows,
     effect: Option<&'static str>,
     cost: Option<&'static str>,
     fix: BuiltInFix,
@@ -77,6 +79,8 @@ struct WrittenAdvisory {
     runtime: Option<String>,
     #[serde(default, deserialize_with = "read_some_date")]
     refused_from: Option<String>,
+    #[serde(default = "later")]
+    shows: Shows,
     #[serde(deserialize_with = "read_text")]
     effect: String,
     #[serde(deserialize_with = "read_text")]
@@ -86,6 +90,10 @@ struct WrittenAdvisory {
     only_constraints: bool,
     #[serde(deserialize_with = "read_references")]
     references: Vec<String>,
+}
+
+fn later() -> Shows {
+    Shows::Later
 }
 
 impl BuiltIn {
@@ -110,6 +118,7 @@ impl BuiltIn {
             affected: self.affected.and_then(|affected| read_affected(affected).ok()),
             runtime: some_text(self.runtime),
             refused_from: some_text(self.refused_from),
+            shows: self.shows,
             effect: text(self.effect),
             cost: text(self.cost),
             fix: fix.try_into().ok()?,
@@ -125,7 +134,17 @@ impl TryFrom<WrittenAdvisory> for Advisory {
 
     fn try_from(written: WrittenAdvisory) -> Result<Self, Self::Error> {
         let WrittenAdvisory {
-            id, title, level, pcluster, python, effect, cost, fix, only_constraints, ..
+            id,
+            title,
+            level,
+            pcluster,
+            python,
+            shows,
+            effect,
+            cost,
+            fix,
+            only_constraints,
+            ..
         } = written;
         let subject = match (written.package, written.affected, written.runtime, written.refused_from) {
             (Some(package), Some(affected), None, None) => Subject::Package { package, affected },
@@ -145,6 +164,7 @@ impl TryFrom<WrittenAdvisory> for Advisory {
             pcluster,
             python,
             subject,
+            shows,
             effect,
             cost,
             fix,

@@ -69,6 +69,7 @@ fn describe(issue: &Issue, missing: &[&&str]) -> Finding {
         fix: Some(Fix::by_hand(issue.fix.into())),
         references: issue.references.iter().map(|reference| (*reference).to_owned()).collect(),
         is_told_by_guard: false,
+        shows: None,
     }
 }
 

@@ -154,6 +154,7 @@ impl Limits {
             fix: Some(Fix::by_hand(format!("change {key} in the configuration"))),
             references: vec![reference.into()],
             is_told_by_guard: level == Level::Warning && matches!(part, Part::Name),
+            shows: None,
         });
     }
 

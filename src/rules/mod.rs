@@ -83,6 +83,21 @@ pub struct Finding {
     /// The guard tells it in one line, although it does not stop: the build is about to be lost.
     #[serde(skip)]
     pub is_told_by_guard: bool,
+    /// Where it shows, if an advisory about packages says so.
+    #[serde(skip)]
+    pub shows: Option<Shows>,
+}
+
+/// Where an environment shows what an advisory says, so that it may be refuted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shows {
+    /// pcluster does not start.
+    Start,
+    /// The template falls short.
+    Template,
+    /// Only when the image is built.
+    Later,
 }
 
 impl Finding {
@@ -105,6 +120,12 @@ impl Finding {
     #[must_use]
     pub fn is_named(&self, id: &str) -> bool {
         self.id == id || self.evidence["advisory"] == id
+    }
+
+    /// Whether it stops a build.
+    #[must_use]
+    pub fn blocks(&self) -> bool {
+        self.level == Level::Error
     }
 
     /// Whether `preflight fix` corrects it.
@@ -141,6 +162,8 @@ pub enum Remedy {
     Move(PackageMove),
     /// The functions of the template ask for another Lambda runtime than this one, which AWS refuses.
     Runtime(String),
+    /// A file of bytecode is removed, which Python compiles again.
+    Bytecode(String),
     /// Packages move to the releases of the day on which that release of aws-parallelcluster came out.
     Release,
 }
@@ -164,6 +187,11 @@ impl Fix {
         Self { command: FIX.into(), remedy: Some(Remedy::Release) }
     }
 
+    #[must_use]
+    pub fn removing_bytecode(file: String) -> Self {
+        Self { command: FIX.into(), remedy: Some(Remedy::Bytecode(file)) }
+    }
+
     /// A change of the Lambda runtime, only by its id.
     #[must_use]
     pub fn changing_runtime(command: String, runtime: String) -> Self {
@@ -181,7 +209,16 @@ impl Fix {
     pub fn package_move(&self) -> Option<&PackageMove> {
         match &self.remedy {
             Some(Remedy::Move(package_move)) => Some(package_move),
-            Some(Remedy::Release | Remedy::Runtime(_)) | None => None,
+            _ => None,
+        }
+    }
+
+    /// The file of bytecode that the fix removes.
+    #[must_use]
+    pub fn bytecode(&self) -> Option<&str> {
+        match &self.remedy {
+            Some(Remedy::Bytecode(file)) => Some(file),
+            _ => None,
         }
     }
 
@@ -190,7 +227,7 @@ impl Fix {
     pub fn runtime(&self) -> Option<&str> {
         match &self.remedy {
             Some(Remedy::Runtime(runtime)) => Some(runtime),
-            Some(Remedy::Release | Remedy::Move(_)) | None => None,
+            _ => None,
         }
     }
 }

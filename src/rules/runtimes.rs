@@ -37,23 +37,10 @@ pub fn check(template: &Value, pcluster: Option<&str>, advisories: &[Advisory], 
             fix: Some(advisory.to_fix()),
             references: advisory.references.clone(),
             is_told_by_guard: is_refused,
+            shows: None,
         })
     });
     findings.collect()
-}
-
-/// What the findings depend on, beside the template: a text that changes with the advisories and on the day
-/// from which AWS refuses a runtime.
-#[must_use]
-pub fn describe_dependencies(advisories: &[Advisory], today: &str) -> String {
-    let lines = advisories.iter().filter_map(|advisory| match &advisory.subject {
-        Subject::Runtime { runtime, refused_from } => {
-            let is_refused = today >= refused_from.as_str();
-            Some(format!("{} {runtime} {is_refused} {}\n", advisory.id, advisory.effect))
-        }
-        Subject::Package { .. } => None,
-    });
-    lines.collect()
 }
 
 #[cfg(test)]
@@ -88,12 +75,5 @@ mod tests {
         assert!(check(&json!({"Resources": []}), None, &built_in(), "2027-01-01").is_empty());
         // A template without an environment is judged by its runtime alone.
         assert_eq!(check(&template("python3.8"), None, &built_in(), "2027-01-01").len(), 1);
-    }
-
-    #[test]
-    fn what_is_cached_changes_on_the_day() {
-        let at = |today| describe_dependencies(&built_in(), today);
-        assert_ne!(at("2026-08-30"), at("2026-08-31"));
-        assert_eq!(at("2026-08-31"), at("2027-08-31"));
     }
 }

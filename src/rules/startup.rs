@@ -19,15 +19,14 @@ pub struct Owners<'a> {
 #[must_use]
 pub fn describe(failure: &StartupFailure, owners: Owners) -> Finding {
     let (problem, cost) = match failure.stage {
-        StartupStage::Import => (
-            "pcluster does not start",
-            "build-image ends in this traceback, as every other pcluster command does.",
-        ),
+        StartupStage::Import => {
+            ("pcluster does not start", "No pcluster command starts, and nothing is built.")
+        }
         StartupStage::Template => {
-            ("pcluster cannot build a template", "build-image ends in this error, and builds nothing.")
+            ("pcluster cannot build a template", "build-image ends in this error, and nothing is built.")
         }
     };
-    let StartupFailure { exception, message, module, module_file, file, bytecode, .. } = failure;
+    let StartupFailure { exception, message, module, module_file, file, bytecode, cause, .. } = failure;
     let place = match (bytecode, file) {
         (Some(bytecode), _) => format!(": the bytecode {bytecode} is damaged"),
         (None, Some(file)) => describe_place(file, owners.file),
@@ -43,27 +42,34 @@ pub fn describe(failure: &StartupFailure, owners: Owners) -> Finding {
         id: "startup".into(),
         level: Level::Error,
         kind: Kind::PclusterStartup,
-        message: format!("{problem}: {}{place}{source}", write_exception(exception, message)),
+        message: format!("{problem}: {}{place}{source}", failure.describe()),
         cost: Some(cost.into()),
         evidence: json!({
             "exception": exception, "message": message,
             "module": module, "moduleFile": module_file, "moduleDistribution": name_of(owners.module),
-            "file": file, "distribution": name_of(owners.file), "bytecode": bytecode,
+            "file": file, "distribution": name_of(owners.file), "bytecode": bytecode, "cause": cause,
         }),
-        fix: Some(match bytecode {
+        fix: Some(match (bytecode, cause) {
             // Of a full disk: no other package is at fault.
-            Some(bytecode) => Fix::by_hand(format!("remove {bytecode}, which Python compiles again")),
-            None => Fix::restoring_release(),
+            (Some(bytecode), _) => Fix::removing_bytecode(bytecode.clone()),
+            (None, Some(cause)) => Fix::by_hand(describe_setting(cause)),
+            (None, None) => Fix::restoring_release(),
         }),
         references: Vec::new(),
         is_told_by_guard: false,
+        shows: None,
     }
 }
 
-/// The last line of a traceback.
-#[must_use]
-pub fn write_exception(exception: &str, message: &str) -> String {
-    if message.is_empty() { exception.to_owned() } else { format!("{exception}: {message}") }
+/// What to do about a setting of the call.
+fn describe_setting(cause: &str) -> String {
+    match cause {
+        "TMPDIR" => "set TMPDIR to an absolute path: jsii fails with a relative one".into(),
+        "PYTHONWARNINGS" => "unset PYTHONWARNINGS, which makes an error of this warning".into(),
+        _ => "remove what makes an error of this warning: a -W flag of the launcher, or a filter of a \
+              sitecustomize"
+            .into(),
+    }
 }
 
 /// The file as its distribution names it, or its path.
@@ -92,6 +98,7 @@ mod tests {
             module_file: None,
             file: file.map(str::to_owned),
             bytecode: None,
+            cause: None,
         }
     }
 

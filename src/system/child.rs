@@ -1,11 +1,11 @@
-//! The one way to run a child process: its own process group, a time limit, both streams kept,
-//! stdin from /dev/null, and gone when a signal comes.
+//! The one way to run a child process: in a session of its own, with limits of time and of output, both streams
+//! kept, stdin from /dev/null, and gone when a signal comes.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -15,13 +15,13 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use crate::error::Interrupted;
 use crate::printable::flatten;
 use crate::system::scratch::Scratch;
-use crate::system::signals::Interrupts;
+use crate::system::signals::{Interrupts, in_own_session};
 
 /// How often a wait asks for a signal; the end of the child itself is seen at once.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// More than any answer holds; a child that prints without end is not kept in memory.
-const MAX_OUTPUT: u64 = 32 << 20;
+/// More than any answer holds. A child that prints without end fills the disk.
+pub const MAX_OUTPUT: u64 = 32 << 20; // bytes
 
 impl From<Interrupted> for ChildError {
     fn from(interrupted: Interrupted) -> Self {
@@ -49,6 +49,11 @@ pub enum ChildError {
         limit: Duration,
         stderr: Vec<u8>,
     },
+    TooMuchOutput {
+        program: PathBuf,
+        /// In bytes.
+        limit: u64,
+    },
     Failed {
         program: PathBuf,
         status: ExitStatus,
@@ -74,6 +79,9 @@ impl fmt::Display for ChildError {
                 program.display(),
                 limit.as_secs()
             ),
+            Self::TooMuchOutput { program, limit } => {
+                write!(f, "{} printed more than {} MiB and was stopped", program.display(), limit >> 20)
+            }
             Self::Failed { program, status, stderr } => {
                 write!(f, "{} {}", program.display(), ended(*status))?;
                 match last_line(stderr) {
@@ -125,10 +133,14 @@ fn last_line(output: &[u8]) -> Option<String> {
 pub struct Child<'a> {
     pub program: &'a Path,
     pub arguments: Vec<OsString>,
-    /// Set, or removed where the value is `None`.
-    pub environment: Vec<(OsString, Option<OsString>)>,
+    pub environment: Vec<Variable>,
     pub limit: Duration,
+    /// Bytes on both streams together, past which it is ended.
+    pub max_output: u64,
 }
+
+/// A variable of a child: set, or removed where the value is `None`.
+pub type Variable = (OsString, Option<OsString>);
 
 /// A child that runs; dropped, it is killed with all that it has started.
 #[derive(Debug)]
@@ -138,6 +150,7 @@ pub struct Running {
     group: ProcessGroup,
     limit: Duration,
     deadline: Instant,
+    max_output: u64,
     stdout: PathBuf,
     stderr: PathBuf,
 }
@@ -146,7 +159,7 @@ impl Running {
     /// Waits for its end.
     ///
     /// # Errors
-    /// Returns an error if it takes too long or a signal came. Its status is the caller's to judge.
+    /// Returns an error if it takes too long, prints too much, or a signal came. Its status is the caller's to judge.
     pub fn wait(self) -> Result<Finished, ChildError> {
         let interrupts = Interrupts::caught();
         loop {
@@ -155,11 +168,20 @@ impl Running {
             let spawn_error = |source| ChildError::Spawn { program: self.program.clone(), source };
             if let Some(output) = waited.map_err(spawn_error)? {
                 let status = output.status;
-                return Ok(Finished { status, stdout: read(&self.stdout), stderr: read(&self.stderr) });
+                let (stdout, stderr) =
+                    (read(&self.stdout, self.max_output), read(&self.stderr, self.max_output));
+                return Ok(Finished { status, stdout, stderr });
+            }
+            if length(&self.stdout) + length(&self.stderr) > self.max_output {
+                return Err(ChildError::TooMuchOutput {
+                    program: self.program.clone(),
+                    limit: self.max_output,
+                });
             }
             if Instant::now() >= self.deadline {
                 let (program, limit) = (self.program.clone(), self.limit);
-                return Err(ChildError::TimedOut { program, limit, stderr: read(&self.stderr) });
+                let stderr = read(&self.stderr, self.max_output);
+                return Err(ChildError::TimedOut { program, limit, stderr });
             }
         }
     }
@@ -192,8 +214,8 @@ impl Child<'_> {
         let started = self.expression(&stdout, &stderr).start();
         let handle = started.map_err(|source| ChildError::Spawn { program: program.clone(), source })?;
         let group = ProcessGroup::of(&handle.pids());
-        let (limit, deadline) = (self.limit, Instant::now() + self.limit);
-        Ok(Running { program, handle, group, limit, deadline, stdout, stderr })
+        let (limit, deadline, max_output) = (self.limit, Instant::now() + self.limit, self.max_output);
+        Ok(Running { program, handle, group, limit, deadline, max_output, stdout, stderr })
     }
 
     fn expression(&self, stdout: &Path, stderr: &Path) -> duct::Expression {
@@ -203,7 +225,7 @@ impl Child<'_> {
             .stderr_path(stderr)
             .unchecked()
             .before_spawn(|command| {
-                command.process_group(0);
+                in_own_session(command);
                 Ok(())
             });
         for (name, value) in &self.environment {
@@ -216,15 +238,19 @@ impl Child<'_> {
     }
 }
 
-fn read(path: &Path) -> Vec<u8> {
+fn length(path: &Path) -> u64 {
+    path.metadata().map_or(0, |metadata| metadata.len())
+}
+
+fn read(path: &Path, max: u64) -> Vec<u8> {
     let mut output = Vec::new();
     // Without its output there is no answer, which the caller reports.
-    let _ = File::open(path).and_then(|file| file.take(MAX_OUTPUT).read_to_end(&mut output));
+    let _ = File::open(path).and_then(|file| file.take(max).read_to_end(&mut output));
     output
 }
 
-/// The child's process group: itself and all that it started. What it left running must not outlive
-/// the check either.
+/// The child's process group, which its session begins with: itself and all that it started. What it left running
+/// must not outlive the check either.
 #[derive(Debug)]
 struct ProcessGroup(Option<Pid>);
 
@@ -274,6 +300,6 @@ pub fn sentinel() -> String {
 
 /// A variable to set, in the form of [`Child::environment`].
 #[must_use]
-pub fn set(name: &str, value: impl AsRef<OsStr>) -> (OsString, Option<OsString>) {
+pub fn set(name: &str, value: impl AsRef<OsStr>) -> Variable {
     (name.into(), Some(value.as_ref().to_owned()))
 }

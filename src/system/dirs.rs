@@ -8,19 +8,12 @@ use std::path::{Path, PathBuf};
 pub const NAME: &str = "pcluster-shim";
 
 const CONFIG: (&str, &str) = ("XDG_CONFIG_HOME", ".config");
-const CACHE: (&str, &str) = ("XDG_CACHE_HOME", ".cache");
 const STATE: (&str, &str) = ("XDG_STATE_HOME", ".local/state");
 
 /// Only read, so another user's is seen here and refused where it is read.
 #[must_use]
 pub fn config() -> Option<PathBuf> {
     named(CONFIG)
-}
-
-/// `None` too where it would lie in another user's directory.
-#[must_use]
-pub fn cache() -> Option<PathBuf> {
-    named(CACHE).filter(|directory| !is_of_another(directory))
 }
 
 /// `None` too where it would lie in another user's directory.
@@ -40,7 +33,7 @@ pub fn why_no_state() -> String {
 
 /// The program's own directories, whoever they belong to.
 pub fn all() -> impl Iterator<Item = PathBuf> {
-    [CONFIG, CACHE, STATE].into_iter().filter_map(named)
+    [CONFIG, STATE].into_iter().filter_map(named)
 }
 
 /// The variable where it is absolute, else below a HOME that is there: one that is not is that of a

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
     /// A later write to the disk is early enough.
-    Cached,
+    Buffered,
     /// It is on the disk, and so is its name.
     Durable,
 }
@@ -152,7 +152,7 @@ mod tests {
     fn a_file_is_replaced_whole_and_leaves_no_other() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("file");
-        for (content, durability) in [("old", Durability::Cached), ("new", Durability::Durable)] {
+        for (content, durability) in [("old", Durability::Buffered), ("new", Durability::Durable)] {
             write_atomically(&path, content.as_bytes(), durability).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), content);
             assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);

@@ -1,6 +1,9 @@
-//! The signals that end a check, and those that the caller ignores.
+//! The signals that end a check, those that the caller ignores, and the session of a child. The one file with unsafe
+//! code.
 
 use std::mem::MaybeUninit;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -45,6 +48,16 @@ impl Interrupts {
             Ok(0) | Err(_) => Ok(()),
             Ok(signal) => Err(Interrupted(signal)),
         }
+    }
+}
+
+/// Makes a program start in a session of its own: it has no terminal then, and one that asks at `/dev/tty` fails
+/// instead of being stopped by SIGTTIN. Its process group has its PID.
+#[expect(unsafe_code, reason = "the standard library has no safe interface to setsid")]
+pub fn in_own_session(command: &mut Command) {
+    // SAFETY: the closure runs between fork and exec, and calls only setsid(2), which is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| Ok(rustix::process::setsid().map(drop)?));
     }
 }
 

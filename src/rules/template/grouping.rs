@@ -104,6 +104,7 @@ impl Group {
             fix: Some(fix.clone()),
             references: Vec::new(),
             is_told_by_guard: false,
+            shows: None,
         }
     }
 }

@@ -1,0 +1,202 @@
+//! What the target does: its Node.js, the start of its pcluster, and the template that it builds.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::checker::request::CheckRequest;
+use crate::environment::node::{self, Node, NodeError};
+use crate::environment::question::{self, Start};
+use crate::environment::record::find_owner;
+use crate::environment::synthesis::{self, Answer, Call, StartupFailure, StartupStage, Synthesis};
+use crate::environment::target::Target;
+use crate::error::{Abort, Interrupted};
+use crate::report::builder::{CheckResult, ReportBuilder};
+use crate::rules::Finding;
+use crate::rules::advisory::Evidence;
+use crate::rules::startup::{self, Owners};
+use crate::rules::template_rules::TemplateRules;
+use crate::system::child::ChildError;
+
+/// Looks at one target.
+#[derive(Debug)]
+pub struct Observer<'a> {
+    pub request: &'a CheckRequest<'a>,
+    pub target: &'a Target,
+    pub rules: &'a TemplateRules<'a>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Observed {
+    /// The real pcluster refuses the call, or fails on it.
+    Refused {
+        stage: String,
+        message: String,
+    },
+    Seen(Box<Seen>),
+}
+
+/// What was seen, a result for each check.
+#[derive(Debug)]
+pub struct Seen {
+    node: Result<Node, NodeError>,
+    /// `None` where pcluster was not even started.
+    startup: Option<(Duration, CheckResult)>,
+    template: (Duration, CheckResult),
+    pub evidence: Evidence,
+    /// There is no template, but of a minimal configuration there may be one.
+    pub may_be_configurations: bool,
+}
+
+impl Seen {
+    /// Adds the checks to a report.
+    pub fn add_to(self, report: &mut ReportBuilder) {
+        let node = match self.node {
+            Ok(node) => {
+                if let Some(info) = &mut report.target {
+                    info.node = Some(node.path);
+                    info.node_version = Some(node.version.to_string());
+                }
+                CheckResult::PASSED
+            }
+            Err(reason) => CheckResult::Unknown(reason.to_string()),
+        };
+        report.add("node", Duration::ZERO, node);
+        if let Some((took, startup)) = self.startup {
+            report.add("startup", took, startup);
+        }
+        let (took, template) = self.template;
+        report.add("template", took, template);
+    }
+}
+
+impl Observer<'_> {
+    /// Builds the template of a call, without Node.js too: what the real pcluster refuses, it refuses before CDK runs.
+    /// Node.js is asked for its version meanwhile.
+    ///
+    /// # Errors
+    /// Returns an error if a signal came.
+    pub fn observe(&self, call: &Call) -> Result<Observed, Abort> {
+        let since = Instant::now();
+        let node = node::ask(self.target, self.request.settings.timeout);
+        let synthesized = self.synthesize(call)?;
+        let took = since.elapsed();
+        let node = match node.and_then(node::PendingNode::wait) {
+            Err(NodeError::Child(ChildError::Interrupted(interrupted))) => return Err(interrupted.into()),
+            node => node,
+        };
+        let (startup, synthesized) = match synthesized {
+            Ok(Answer { synthesis: Synthesis::Rejected { stage, message }, .. }) => {
+                return Ok(Observed::Refused { stage, message });
+            }
+            Ok(Answer { synthesis: Synthesis::Unstartable(failure), .. })
+                if failure.stage == StartupStage::Import =>
+            {
+                let (startup, starts) = self.describe_failed_start(&failure)?;
+                return Ok(Observed::Seen(Box::new(Seen {
+                    node,
+                    startup: Some((took, startup)),
+                    template: (Duration::ZERO, CheckResult::Skipped("pcluster does not start".into())),
+                    evidence: Evidence { starts, has_right_template: false },
+                    may_be_configurations: false,
+                })));
+            }
+            Ok(Answer { synthesis, startup }) => (startup, Ok(synthesis)),
+            Err(error) => (None, Err(error)),
+        };
+        let evidence =
+            Evidence { starts: startup.is_some(), has_right_template: self.is_right(&synthesized) };
+        let may_be_configurations =
+            matches!(synthesized, Ok(Synthesis::Unexpected { .. } | Synthesis::Failed { .. }));
+        let template = self.judge(synthesized, node.is_ok());
+        Ok(Observed::Seen(Box::new(Seen {
+            node,
+            startup: startup.map(|took| (took, CheckResult::PASSED)),
+            template: (took, template),
+            evidence,
+            may_be_configurations,
+        })))
+    }
+
+    /// Looks whether the template of a minimal configuration is right, where that of the call could not be judged.
+    ///
+    /// # Errors
+    /// Returns an error if a signal came.
+    pub fn observe_minimal(&self, call: &Call, seen: &mut Seen) -> Result<(), Abort> {
+        if let (Call::Given(_), Ok(answer)) = (call, self.synthesize(&Call::minimal())?) {
+            seen.evidence.has_right_template = self.is_right(&Ok(answer.synthesis));
+        }
+        Ok(())
+    }
+
+    fn synthesize(&self, call: &Call) -> Result<Result<Answer, ChildError>, Interrupted> {
+        let _step = self.request.progress.step("building the template that build-image would submit");
+        match synthesis::synthesize(self.target, call, self.request.settings.timeout) {
+            Err(ChildError::Interrupted(interrupted)) => Err(interrupted),
+            synthesized => Ok(synthesized),
+        }
+    }
+
+    fn is_right(&self, synthesized: &Result<Synthesis, ChildError>) -> bool {
+        match synthesized {
+            Ok(Synthesis::Template { template, expectation }) => {
+                !self.rules.falls_short(template, expectation)
+            }
+            _ => false,
+        }
+    }
+
+    /// A start that fails counts only if it fails by a wrapping launcher too. Whether pcluster starts by that is
+    /// returned as well.
+    fn describe_failed_start(&self, failure: &StartupFailure) -> Result<(CheckResult, bool), Interrupted> {
+        let fails = || CheckResult::Findings(vec![self.describe_failure(failure)]);
+        if !self.target.is_wrapped {
+            return Ok((fails(), false));
+        }
+        let launcher = self.request.real.path.display();
+        let asked = question::ask_for_start(self.request.real, self.target, self.request.settings.timeout);
+        let starts = matches!(asked, Ok(Start::Starts));
+        let contradiction = match asked {
+            Ok(Start::Fails(exception)) if exception == failure.exception => return Ok((fails(), false)),
+            Ok(Start::Fails(exception)) => format!("{launcher} ends in {exception}"),
+            Ok(Start::Unknown) => format!("{launcher} fails in another way"),
+            Ok(Start::Starts) => format!("{launcher} starts pcluster"),
+            Err(ChildError::Interrupted(interrupted)) => return Err(interrupted),
+            Err(error) => error.to_string(),
+        };
+        let reason = format!("{contradiction}, but its import in a check ends in {}", failure.describe());
+        Ok((CheckResult::Unknown(reason), starts))
+    }
+
+    fn describe_failure(&self, failure: &StartupFailure) -> Finding {
+        let packages = self.rules.packages;
+        let owner =
+            |file: &Option<String>| file.as_ref().and_then(|file| find_owner(packages, Path::new(file)));
+        startup::describe(failure, Owners { file: owner(&failure.file), module: owner(&failure.module_file) })
+    }
+
+    fn judge(&self, synthesized: Result<Synthesis, ChildError>, has_node: bool) -> CheckResult {
+        match synthesized {
+            Ok(Synthesis::Template { template, expectation }) => {
+                CheckResult::Findings(self.rules.check(&template, &expectation))
+            }
+            Ok(Synthesis::Unexpected { call }) => {
+                CheckResult::Unknown(format!("building it asks AWS for {call}, which a check does not do"))
+            }
+            // The reason is in the node check.
+            _ if !has_node => CheckResult::Skipped("there is no Node.js to build it with".into()),
+            // A wrapping launcher may bring finders of modules; there is no second witness here.
+            Ok(Synthesis::Unstartable(failure)) if !self.target.is_wrapped => {
+                CheckResult::Findings(vec![self.describe_failure(&failure)])
+            }
+            Ok(Synthesis::Unstartable(failure)) => {
+                CheckResult::Unknown(format!("it cannot be built (template): {}", failure.describe()))
+            }
+            Ok(Synthesis::Rejected { stage, message } | Synthesis::Failed { stage, message }) => {
+                CheckResult::Unknown(format!("it cannot be built ({stage}): {message}"))
+            }
+            Ok(Synthesis::Started) => CheckResult::Unknown("it was not built".into()),
+            Err(reason) => CheckResult::Unknown(reason.to_string()),
+        }
+    }
+}

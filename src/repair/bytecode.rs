@@ -1,0 +1,97 @@
+//! Bytecode: compiled for staged packages, and removed where a file of it is damaged.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::checker;
+use crate::checker::request::CheckRequest;
+use crate::environment::record::is_bytecode;
+use crate::environment::target::Target;
+use crate::error::{Abort, Error, RepairStep};
+use crate::repair::context::Options;
+use crate::repair::hints::UNCHANGED_FREE_SPACE;
+use crate::repair::ownership::refuse_another_users;
+use crate::repair::plan;
+use crate::repair::prove::expect_report;
+use crate::report::Report;
+use crate::system::child::{Child, ChildError, MAX_OUTPUT, framed, sentinel};
+use crate::system::scratch::Scratch;
+
+const COMPILE_PY: &str = include_str!("compile.py");
+
+/// Compiles files and directories in their order, where the environment has bytecode. Not by uv's
+/// `--compile-bytecode`, which fails where a sitecustomize prints anything, nor by pip, of which a full disk
+/// leaves a part of a file.
+///
+/// Failures are ignored, but for that of a full disk: packages without bytecode only start more slowly.
+///
+/// # Errors
+/// Returns an error if the disk is full, or a signal came.
+pub fn compile(target: &Target, sources: &[PathBuf], limit: Duration) -> Result<(), Abort> {
+    if !target.has_bytecode() {
+        return Ok(());
+    }
+    let scratch = Scratch::new().map_err(|error| describe_full("make a temporary directory", &error))?;
+    let script = scratch.write("compile.py", COMPILE_PY);
+    let script = script.map_err(|error| describe_full("write compile.py", &error))?;
+    let sentinel = sentinel();
+    // Without `-B` the bytecode of the modules that the script imports would be written into the environment.
+    let mut arguments = target.interpreter.run_flags();
+    arguments.extend([script.into_os_string(), OsString::from(&sentinel)]);
+    arguments.extend(sources.iter().map(OsString::from));
+    let program = &target.interpreter.executable;
+    let environment = target.environment.clone();
+    let finished = Child { program, arguments, environment, limit, max_output: MAX_OUTPUT }.run(&scratch);
+    match finished.and_then(|finished| framed(&finished, &sentinel, program)) {
+        Ok(answer) => match answer["full"].as_str() {
+            Some(error) => Err(describe_full("write bytecode", &error).into()),
+            None => Ok(()),
+        },
+        Err(ChildError::Interrupted(signal)) => Err(Abort::Interrupted(signal)),
+        Err(_) => Ok(()),
+    }
+}
+
+/// A check meets one damaged file at a time; of a disk that was full there are some few.
+const MAX_DAMAGED: usize = 50;
+
+/// Removes the damaged bytecode that a check meets, as far as the findings to repair are about it, and returns the
+/// report of the check without it and the files. Python compiles them again, so an undo does not bring them back.
+///
+/// # Errors
+/// Returns an error if a file cannot be removed, the call is refused, or a signal came.
+pub fn remove_damaged(
+    request: &CheckRequest,
+    target: &Target,
+    options: &Options,
+) -> Result<(Report, Vec<PathBuf>), Abort> {
+    let mut removed = Vec::new();
+    loop {
+        let report = expect_report(checker::check(request, target)?)?;
+        let chosen = report.findings.iter().filter(|finding| plan::is_chosen(finding, &options.ids));
+        let damaged = chosen.filter_map(|finding| finding.fix.as_ref()?.bytecode()).map(PathBuf::from).next();
+        match damaged.filter(|_| options.changes_environment() && removed.len() < MAX_DAMAGED) {
+            Some(file) if is_bytecode(&file) && !removed.contains(&file) => {
+                refuse_another_users(file.parent(), &options.command(), &request.real.path)?;
+                fs::remove_file(&file).map_err(|error| describe_kept(&file, &error))?;
+                removed.push(file);
+            }
+            _ => return Ok((report, removed)),
+        }
+    }
+}
+
+fn describe_kept(file: &Path, error: &std::io::Error) -> Error {
+    let message = format!("{} is damaged, and cannot be removed: {error}", file.display());
+    Error::repair(
+        RepairStep::Commit,
+        message,
+        "Nothing was changed. Remove that file; Python compiles it again.",
+    )
+}
+
+fn describe_full(action: &str, error: &dyn std::fmt::Display) -> Error {
+    Error::repair(RepairStep::Stage, format!("cannot {action}: {error}"), UNCHANGED_FREE_SPACE)
+}
