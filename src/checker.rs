@@ -49,6 +49,19 @@ pub enum CheckOutcome {
     },
 }
 
+impl CheckOutcome {
+    /// Takes the report out of it.
+    ///
+    /// # Errors
+    /// Returns an error if the call is refused.
+    pub fn into_report(self) -> Result<Report, Error> {
+        match self {
+            Self::Report(report) => Ok(*report),
+            Self::Refused { stage, message } => Err(Error::Rejected { stage, message }),
+        }
+    }
+}
+
 /// Who will run, with the packages of `overlay` in front as PYTHONPATH puts them there.
 ///
 /// # Errors
@@ -99,7 +112,7 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
     let took = since.elapsed();
     if !request.synthesizes {
         report.add("packages", took, CheckResult::Findings(advised));
-        let reason = "--no-synth: no advisory is confirmed by a start or a template";
+        let reason = "--no-synth: advisories are not confirmed";
         report.add("template", Duration::ZERO, CheckResult::Skipped(reason.into()));
         return Ok(finish(report));
     }
@@ -113,6 +126,7 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
         observer.observe_minimal(&call, &mut seen)?;
     }
     let advised = advisory::refute(advised, seen.evidence);
+    seen.explain_by(&advised);
     report.add("packages", took, CheckResult::Findings(advised));
     seen.add_to(&mut report);
     Ok(finish(report))

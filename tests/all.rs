@@ -102,7 +102,7 @@ fn what_others_could_have_written_is_listed_and_not_run() {
     {
         sandbox.clear_log();
         set_mode(&environment.path(changed), mode);
-        let run = all(&sandbox, "work").argument("--fresh").run();
+        let run = all(&sandbox, "work").run();
         run.exits(3).is_silent().stdout_matches(&format!("distrust-{name}.txt"));
         let asked = sandbox.log().iter().filter(|line| *line == "identity").count();
         assert!(asked <= 1, "the one on PATH only: {:?}", sandbox.log());

@@ -232,8 +232,10 @@ fn a_failure_at_the_end_keeps_the_undo_of_before() {
     let more =
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/rules/advisories.yaml")).unwrap();
     let first = more.split("\n\n- id: ").next().unwrap();
-    let other =
-        first.replace("cdk-imagebuilder-1.153.0", "another").replace("\"==1.153.0\"", "\"==1.152.0\"");
+    let other = first
+        .replace("cdk-imagebuilder-1.153.0", "another")
+        .replace("\"==1.153.0\"", "\"==1.152.0\"")
+        .replace("shows: template", "shows: later");
     sandbox.write("config/pcluster-shim/config.yaml", "advisories: [other.yaml]\n");
     sandbox.write("config/pcluster-shim/other.yaml", other);
     for failure in ["fail:close", "fail:journal", "fail:place@4", "kill:close", "kill:remove@2"] {
@@ -333,7 +335,7 @@ fn a_repair_waits_for_a_check() {
     let before = environment.site();
     let hold = fifo(&sandbox, environment.path("fake/hold"));
     std::thread::scope(|scope| {
-        // Outside the plain form: the real parser is asked, and the template is built.
+        sandbox.write(environment.path("fake/held"), "ALL");
         let guarded = environment.build_image().argument("--suppress-validators").argument("ALL");
         let check = scope.spawn(|| guarded.run());
         wait_for("the check to build", || sandbox.log().contains(&"synth".to_owned()).then_some(()));
@@ -346,8 +348,6 @@ fn a_repair_waits_for_a_check() {
         check.holds(!check.stderr().contains("half"), "it saw the whole of the old environment");
         check.holds(check.stderr().contains("1.153.0"), "it saw the old environment");
         released.join().unwrap();
-        // The repair's own verification builds in place too.
-        fs::write(&hold, "").unwrap();
         fix.join().unwrap().exits(0);
     });
 }
@@ -359,14 +359,15 @@ fn a_check_waits_for_a_repair() {
     let sandbox = Sandbox::new();
     let environment = sandbox.broken_environment();
     let hold = fifo(&sandbox, environment.path("fake/hold"));
+    sandbox.write(environment.path("fake/held"), "1.204.0");
     std::thread::scope(|scope| {
         let fix = scope.spawn(|| environment.preflight(["fix"]).run());
-        let verifying = || sandbox.log().iter().filter(|line| *line == "synth").count() == 2;
+        let verifying = || sandbox.log().iter().filter(|line| *line == "synth").count() == 3;
         wait_for("the repair to verify", || verifying().then_some(()));
         let check = scope.spawn(|| environment.build_image().run());
         wait_for_second(&environment.path("site"));
         let log = sandbox.log();
-        assert_eq!(log.iter().filter(|line| *line == "synth").count(), 2, "it went on: {log:?}");
+        assert_eq!(log.iter().filter(|line| *line == "synth").count(), 3, "it went on: {log:?}");
         // The name is removed first, so that no later reader blocks.
         let open = fs::OpenOptions::new().write(true).open(&hold).unwrap();
         fs::remove_file(&hold).unwrap();

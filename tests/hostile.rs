@@ -105,24 +105,6 @@ fn a_template_that_costs_its_parser_more_than_its_length() {
 }
 
 #[test]
-fn a_cache_of_any_kind_costs_time_only() {
-    for (kind, put, _) in KINDS {
-        let sandbox = Sandbox::new();
-        sandbox.environment();
-        sandbox.build_image().run().exits(0);
-        for directory in ["interpreters", "node", "verdicts"] {
-            let directory = sandbox.path("cache/pcluster-shim").join(directory);
-            for entry in directory.read_dir().unwrap().flatten() {
-                fs::remove_file(entry.path()).unwrap();
-                put(&entry.path());
-            }
-        }
-        let run = sandbox.build_image().run();
-        run.exits(0).prints(REAL_OUTPUT).is_silent().holds(sandbox.log().len() > 1, kind);
-    }
-}
-
-#[test]
 fn metadata_and_launchers_of_any_kind() {
     let sandbox = Sandbox::new();
     let environment = sandbox.environment();
@@ -174,38 +156,34 @@ fn what_others_could_have_written_is_passed_over_and_said() {
     sandbox.build_image().run().exits(0).is_silent();
 }
 
+/// Amazon Linux and Fedora have umask 002.
 #[test]
-fn a_cache_that_others_could_have_written_is_as_good_as_none() {
-    let sandbox = Sandbox::new();
-    sandbox.environment();
-    sandbox.build_image().run().exits(0);
-    for directory in ["cache/pcluster-shim", "cache/pcluster-shim/verdicts"] {
-        sandbox.clear_log();
-        sandbox.build_image().run().exits(0);
-        assert_eq!(sandbox.log().len(), 1);
-        set_mode(&sandbox.path(directory), 0o777);
-        sandbox.clear_log();
-        sandbox.build_image().run().exits(0).is_silent();
-        assert!(sandbox.log().len() > 1, "{directory}");
-        set_mode(&sandbox.path(directory), 0o700);
+fn whatever_the_umask_the_state_of_repairs_is_the_callers_alone() {
+    for umask in ["umask 002; exec \"$@\"", "umask 000; exec \"$@\""] {
+        let sandbox = Sandbox::new();
+        let environment = sandbox.broken_environment();
+        let call = environment.preflight(["fix"]).under(sandbox.path("tools/sh"), &["-c", umask, "sh"]);
+        call.run().exits(0);
+        let tree = sandbox.tree("state");
+        let made: Vec<&str> = tree.lines().filter(|line| !line.contains("/snapshot-")).collect();
+        assert!(!made.is_empty());
+        for line in made {
+            assert!(line.contains(" 700") || line.contains(" 600 "), "{line}");
+        }
     }
 }
 
-/// Amazon Linux and Fedora have umask 002.
+/// Trap 25: nothing is shared that they could damage.
 #[test]
-fn whatever_the_umask_what_is_made_is_the_callers_alone() {
-    for umask in ["umask 002; exec \"$@\"", "umask 000; exec \"$@\""] {
-        let sandbox = Sandbox::new();
-        sandbox.environment();
-        let call = || sandbox.build_image().under(sandbox.path("tools/sh"), &["-c", umask, "sh"]);
-        call().run().exits(0).is_silent();
-        for line in sandbox.tree("cache").lines() {
-            assert!(line.contains(" 700") || line.contains(" 600 "), "{line}");
+fn trap_25_many_at_once_are_all_checked() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    std::thread::scope(|scope| {
+        for _ in 0..50 {
+            scope.spawn(|| sandbox.build_image().run().exits(0).prints(REAL_OUTPUT).is_silent().pid);
         }
-        sandbox.clear_log();
-        call().run().exits(0).is_silent();
-        assert_eq!(sandbox.log().len(), 1, "it is cached");
-    }
+    });
+    sandbox.has_no_scratch();
 }
 
 #[test]

@@ -100,7 +100,7 @@ fn trap_05_a_nested_call_is_guarded_like_any_other() {
     run.exits(1)
         .prefixed()
         .holds(run.stdout().contains("configurationValidationErrors"), "it was not stopped");
-    assert_eq!(sandbox.log(), ["real version", "identity"]);
+    assert_eq!(sandbox.log(), ["real version", "identity", "node", "synth"]);
     // A launcher that is no console script leaves the guard variable set.
     let run = sandbox.build_image().var("PCLUSTER_SHIM_TRIED", "1/7//usr/bin/pcluster").run();
     run.exits(1).prefixed().prints(&run.stdout());

@@ -137,23 +137,31 @@ fn preflight_dies_by_the_signal_too() {
     }
 }
 
-/// A signal between the last child and exec: strace sends it with the rename that puts the
-/// verdict into the cache.
+/// A signal between the last child and exec: strace sends it with the last directory that is removed, which is that of
+/// the last child.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_signal_after_the_last_child_still_ends_the_shim() {
     let sandbox = Sandbox::new();
-    let environment = sandbox.environment();
-    sandbox.build_image().run().exits(0);
-    // Interpreter and Node are cached, so the verdict's is the only rename left.
-    sandbox.write("work/image.yaml", "Build: {}\n");
+    sandbox.environment();
+    let traced = |more: &[&str]| {
+        let trace = sandbox.path("trace");
+        let first = [&["-e", "trace=rmdir,unlinkat", "-o", trace.to_str().unwrap()], more].concat();
+        let run = sandbox.build_image().under(on_this_machine("strace"), &first).run();
+        (run, fs::read_to_string(trace).unwrap())
+    };
+    let (run, trace) = traced(&[]);
+    run.exits(0);
+    let (name, count) = ["rmdir", "unlinkat"]
+        .map(|name| (name, trace.lines().filter(|line| line.starts_with(name)).count()))
+        .into_iter()
+        .max_by_key(|(_, count)| *count)
+        .unwrap();
     sandbox.clear_log();
-    environment.builds(crate::support::fakes::GOOD);
-    let renames = "inject=rename,renameat,renameat2:signal=TERM:when=1";
-    let first = ["-e", "trace=rename,renameat,renameat2", "-e", renames, "-o", "/dev/null"];
-    let run = sandbox.build_image().under(on_this_machine("strace"), &first).run();
+    let inject = format!("inject={name}:signal=TERM:when={count}");
+    let (run, _) = traced(&["-e", &inject]);
     run.dies_by(15).prints("").is_silent();
-    assert_eq!(sandbox.log(), ["synth"]);
+    assert_eq!(sandbox.log(), ["identity", "node", "synth"]);
 }
 
 /// ^C in a real terminal goes to the foreground group, which is the shim's and not the check's.
@@ -162,9 +170,12 @@ fn trap_13_ctrl_c_in_a_terminal() {
     let sandbox = Sandbox::new();
     let environment = sandbox.environment();
     let children = ChildrenFifo::new(&sandbox);
-    environment.synthesizes(&hangs(&sandbox, "echo hanging >/dev/tty"));
+    // A child has no terminal to print at.
+    let hanging = sandbox.path("hanging");
+    output(&on_this_machine("mkfifo"), &[hanging.as_os_str()]);
+    environment.synthesizes(&hangs(&sandbox, &format!("echo >'{}'", hanging.display())));
     let helper = sandbox.write("terminal.py", TERMINAL);
-    let first = [helper.to_str().unwrap(), "hanging"];
+    let first = [helper.to_str().unwrap(), hanging.to_str().unwrap()];
     let run = sandbox.build_image().under(real_python(), &first).run();
     run.exits(0);
     let ended = run.stdout().lines().last().map(str::to_owned);
@@ -188,7 +199,7 @@ fn trap_14_the_terminal_is_left_to_the_real_program() {
     run.holds(run.stdout().ends_with("killed by 2\n"), "^C is the real program's");
 }
 
-/// Runs a program in a terminal of its own; sends ^C when it has printed a word.
+/// Runs a program in a terminal of its own; sends ^C when it has printed a word, or written to a FIFO.
 const TERMINAL: &str = r#"
 import os, pty, signal, sys
 
@@ -199,6 +210,10 @@ if pid == 0:
         signal.signal(number, signal.SIG_DFL)
     os.execv(command[0], command)
 seen, sent = b"", False
+if os.path.exists(word):
+    open(word, "rb").read()
+    sent = True
+    os.write(terminal, b"\x03")
 while True:
     try:
         data = os.read(terminal, 4096)

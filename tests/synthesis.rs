@@ -333,26 +333,43 @@ fn a_refusal_of_several_lines_is_reported_in_one() {
     }
 }
 
-/// Every case in which the environment's code does not do what is expected of it.
+fn builder(body: &str) -> String {
+    format!(
+        "import os, sys\nclass CDKTemplateBuilder:\n    def build_imagebuilder_template(self, image_config, image_id, bucket):\n        {body}\n"
+    )
+}
+
+/// An exception of the environment's own code, on a minimal configuration too, ends every build.
 #[test]
-fn what_does_not_run_is_one_line_and_goes_on() {
-    let builder = |body: &str| {
-        format!(
-            "import os, sys\nclass CDKTemplateBuilder:\n    def build_imagebuilder_template(self, image_config, image_id, bucket):\n        {body}\n"
-        )
-    };
+fn what_ends_in_an_exception_of_its_own_stops() {
     for (snapshot, file, content) in [
         ("import", "pcluster/cli/model.py", "import pkg_resources_that_is_gone\n".to_owned()),
+        ("exit", "pcluster/templates/cdk_builder.py", "import sys\nsys.exit('no node')\n".into()),
+        ("raise", "pcluster/templates/cdk_builder.py", builder("raise ValueError('two\\nlines')")),
+    ] {
+        let sandbox = Sandbox::new();
+        stubs(&sandbox);
+        sandbox.write(format!("site/{file}"), &content);
+        let run = checked(&sandbox, &[]);
+        run.exits(1).prefixed().stderr_matches(&format!("synthesis-{snapshot}.txt"));
+        sandbox.has_no_scratch();
+    }
+}
+
+/// Every case in which the check cannot get a template.
+#[test]
+fn what_does_not_run_is_one_line_and_goes_on() {
+    for (snapshot, file, content) in [
+        ("names", "pcluster/cli/entrypoint.py", STUBS[7].1.replace("def gen_parser", "def make_parser")),
+        ("full", "pcluster/templates/cdk_builder.py", builder("raise ValueError('ENOSPC: no space left')")),
         ("syntax", "pcluster/models/imagebuilder.py", "def broken(:\n".into()),
         ("inside", "pcluster/utils.py", "def other(): pass\n".into()),
-        ("exit", "pcluster/templates/cdk_builder.py", "import sys\nsys.exit('no node')\n".into()),
         ("api", "pcluster/templates/cdk_builder.py", "class CDKTemplateBuilder: pass\n".into()),
         (
             "signature",
             "pcluster/templates/cdk_builder.py",
             "class CDKTemplateBuilder:\n    def build_imagebuilder_template(self): pass\n".into(),
         ),
-        ("raise", "pcluster/templates/cdk_builder.py", builder("raise ValueError('two\\nlines')")),
         (
             "stdout",
             "pcluster/templates/cdk_builder.py",
@@ -378,12 +395,11 @@ fn what_does_not_run_is_one_line_and_goes_on() {
         stubs(&sandbox);
         sandbox.write(format!("site/{file}"), &content);
         let run = checked(&sandbox, &[]);
-        // Its launcher starts all the same, so an import that fails in a check is unknown.
-        let check = if snapshot == "import" { "startup" } else { "template" };
-        run.exits(0).prints("the real pcluster\n").warns_once(check);
+        run.exits(0).prints("the real pcluster\n").warns_once("template");
         // Python words these two otherwise from release to release.
         match snapshot {
             "syntax" => run.warns_once("(configuration): SyntaxError: "),
+            "names" => run.warns_once("(import): ImportError: "),
             "inside" => run.warns_once("(expectation): ImportError: "),
             "signature" => run.warns_once("(template): TypeError: "),
             _ => run.stderr_matches(&format!("synthesis-{snapshot}.txt")),

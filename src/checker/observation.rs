@@ -1,9 +1,11 @@
 //! What the target does: its Node.js, the start of its pcluster, and the template that it builds.
 
+use std::env;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::checker::request::CheckRequest;
+use crate::environment::interpreter::python_path;
 use crate::environment::node::{self, Node, NodeError};
 use crate::environment::question::{self, Start};
 use crate::environment::record::find_owner;
@@ -12,7 +14,7 @@ use crate::environment::target::Target;
 use crate::error::{Abort, Interrupted};
 use crate::report::builder::{CheckResult, ReportBuilder};
 use crate::rules::Finding;
-use crate::rules::advisory::Evidence;
+use crate::rules::advisory::{Evidence, explain};
 use crate::rules::startup::{self, Owners};
 use crate::rules::template_rules::TemplateRules;
 use crate::system::child::ChildError;
@@ -49,6 +51,18 @@ pub struct Seen {
 }
 
 impl Seen {
+    /// Marks the findings that these of advisories explain.
+    pub fn explain_by(&mut self, advised: &[Finding]) {
+        let results = self.startup.iter_mut().chain([&mut self.template]);
+        for (_, result) in results {
+            if let CheckResult::Findings(findings) = result {
+                for finding in findings {
+                    explain(finding, advised);
+                }
+            }
+        }
+    }
+
     /// Adds the checks to a report.
     pub fn add_to(self, report: &mut ReportBuilder) {
         let node = match self.node {
@@ -106,8 +120,11 @@ impl Observer<'_> {
         };
         let evidence =
             Evidence { starts: startup.is_some(), has_right_template: self.is_right(&synthesized) };
-        let may_be_configurations =
-            matches!(synthesized, Ok(Synthesis::Unexpected { .. } | Synthesis::Failed { .. }));
+        let may_be_configurations = match &synthesized {
+            Ok(Synthesis::Unexpected { .. }) => true,
+            Ok(Synthesis::Failed { stage, .. }) => stage != "import",
+            _ => false,
+        };
         let template = self.judge(synthesized, node.is_ok());
         Ok(Observed::Seen(Box::new(Seen {
             node,
@@ -153,8 +170,11 @@ impl Observer<'_> {
         if !self.target.is_wrapped {
             return Ok((fails(), false));
         }
-        let launcher = self.request.real.path.display();
-        let asked = question::ask_for_start(self.request.real, self.target, self.request.settings.timeout);
+        let overlay = self.target.overlay.as_deref();
+        let rest_path = overlay.map(|overlay| python_path(overlay, env::var_os("PYTHONPATH")));
+        let launcher = &self.request.real.path;
+        let asked = question::ask_for_start(launcher, rest_path, self.request.settings.timeout);
+        let launcher = launcher.display();
         let starts = matches!(asked, Ok(Start::Starts));
         let contradiction = match asked {
             Ok(Start::Fails(exception)) if exception == failure.exception => return Ok((fails(), false)),

@@ -169,6 +169,7 @@ pub struct FixArgs {
 }
 
 #[derive(Debug, Args, Default, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each flag")]
 pub struct ImagesArgs {
     /// Give the AMIs back their lost tags
     #[arg(long, conflicts_with = "delete")]

@@ -19,8 +19,6 @@ use crate::environment::interpreter::{
     INTERPRETER_PY, IdentifyError, InterpreterAnswer, python_path, read_answer,
 };
 use crate::environment::launcher;
-use crate::environment::locate::Real;
-use crate::environment::target::Target;
 use crate::sorted::sorted_set;
 use crate::system::child::{Child, ChildError, Finished, MAX_OUTPUT, set};
 use crate::system::scratch::Scratch;
@@ -84,10 +82,12 @@ pub enum Start {
 ///
 /// # Errors
 /// Returns an error if it cannot be run or takes too long, or a signal came.
-pub fn ask_for_start(real: &Real, target: &Target, limit: Duration) -> Result<Start, ChildError> {
-    let overlay = target.overlay.as_deref();
-    let rest_path = overlay.map(|overlay| python_path(overlay, env::var_os("PYTHONPATH")));
-    let Asked { answers, .. } = start_launcher(&real.path, rest_path, Subject::Start, limit)?;
+pub fn ask_for_start(
+    launcher: &Path,
+    rest_path: Option<OsString>,
+    limit: Duration,
+) -> Result<Start, ChildError> {
+    let Asked { answers, .. } = start_launcher(launcher, rest_path, Subject::Start, limit)?;
     Ok(match answers.first().and_then(|answer| answer.get("start")) {
         Some(Value::Null) => Start::Starts,
         Some(Value::String(exception)) => Start::Fails(exception.clone()),

@@ -68,7 +68,9 @@ def start(arguments):
     try:
         parse = get_real_parser()
     except (Exception, SystemExit) as error:
-        if is_of_machine(error) and not find_damaged_bytecode(error):
+        # The module that a console script imports is there, but has other names than are expected here.
+        is_changed = "pcluster.cli.entrypoint" in sys.modules and is_raised_here(error)
+        if (is_changed or is_of_machine(error)) and not find_damaged_bytecode(error):
             return {"kind": "failed", "stage": "import", "message": describe(error)}
         return dict(describe_exception(error), kind="unstartable", stage="import")
     started = int(1000 * (time.monotonic() - before))
@@ -153,8 +155,12 @@ def is_of_environment(error):
     One that is raised by this file itself is no fault of the environment's: pcluster has other names or other
     parameters than are expected here.
     """
+    return not is_of_machine(error) and not is_raised_here(error)
+
+
+def is_raised_here(error):
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not is_importlib(frame)]
-    return not is_of_machine(error) and bool(frames) and frames[-1][0] != __file__
+    return not frames or frames[-1][0] == __file__
 
 
 def is_importlib(frame):

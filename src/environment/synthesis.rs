@@ -200,7 +200,8 @@ fn run(target: &Target, call: Option<&Call>, limit: Duration) -> Result<Answer, 
 /// for jsii's package cache: an entry of it that was cut short counts as complete afterwards.
 fn list_variables(target: &Target, call: Option<&Call>, scratch: &Scratch) -> io::Result<Vec<Variable>> {
     let mut variables = target.environment.clone();
-    variables.push(scratch.temporary_files()?);
+    let (name, directory) = scratch.temporary_files()?;
+    variables.push(set(name, directory));
     variables.push(set("JSII_RUNTIME_PACKAGE_CACHE", "disabled"));
     let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
     let region_is_set = ["AWS_DEFAULT_REGION", "AWS_REGION"].into_iter().any(is_set);

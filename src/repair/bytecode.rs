@@ -14,7 +14,6 @@ use crate::repair::context::Options;
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
 use crate::repair::ownership::refuse_another_users;
 use crate::repair::plan;
-use crate::repair::prove::expect_report;
 use crate::report::Report;
 use crate::system::child::{Child, ChildError, MAX_OUTPUT, framed, sentinel};
 use crate::system::scratch::Scratch;
@@ -69,7 +68,7 @@ pub fn remove_damaged(
 ) -> Result<(Report, Vec<PathBuf>), Abort> {
     let mut removed = Vec::new();
     loop {
-        let report = expect_report(checker::check(request, target)?)?;
+        let report = checker::check(request, target)?.into_report()?;
         let chosen = report.findings.iter().filter(|finding| plan::is_chosen(finding, &options.ids));
         let damaged = chosen.filter_map(|finding| finding.fix.as_ref()?.bytecode()).map(PathBuf::from).next();
         match damaged.filter(|_| options.changes_environment() && removed.len() < MAX_DAMAGED) {

@@ -66,7 +66,11 @@ pub fn choose_findings<'a>(
 /// Whether a repair of the findings with these ids is about a finding; without ids of those that block.
 #[must_use]
 pub fn is_chosen(finding: &Finding, ids: &[String]) -> bool {
-    if ids.is_empty() { finding.blocks() } else { ids.iter().any(|id| finding.is_named(id)) }
+    if ids.is_empty() {
+        finding.blocks() && !finding.is_explained()
+    } else {
+        ids.iter().any(|id| finding.is_named(id))
+    }
 }
 
 /// An absent package is only a warning, but what to install where pcluster does not start.

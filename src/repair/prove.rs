@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use crate::checker::{self, CheckOutcome, Identified};
+use crate::checker::{self, Identified};
 use crate::environment::packages::Distribution;
 use crate::environment::record::recorded_paths;
 use crate::environment::target::Target;
@@ -46,7 +46,7 @@ pub fn prove(repair: &Repair, staged: &Staged) -> Result<Proof, Abort> {
     let (checked, compiled) = concurrently(|| checker::check(request, &target), compile);
     // The check fails on a full disk too, in less clear words.
     compiled?;
-    let report = expect_report(checked?)?;
+    let report = checked?.into_report()?;
     Ok(if is_met(repair, &report) { Proof::Ready } else { Proof::NotReady(Box::new(report)) })
 }
 
@@ -119,17 +119,6 @@ fn put_in_front(repair: &Repair, overlay: &Path) -> Result<Target, Abort> {
         (message, "Repair a virtual environment instead.")
     };
     Err(Error::repair(RepairStep::Isolated, message, next).into())
-}
-
-/// Takes the report out of an outcome; a call that the real pcluster refuses has none.
-///
-/// # Errors
-/// Returns an error if the call is refused.
-pub fn expect_report(outcome: CheckOutcome) -> Result<Report, Error> {
-    match outcome {
-        CheckOutcome::Report(report) => Ok(*report),
-        CheckOutcome::Refused { stage, message } => Err(Error::Rejected { stage, message }),
-    }
 }
 
 /// The error for an environment that other packages would not make ready.

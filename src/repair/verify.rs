@@ -4,7 +4,7 @@ use crate::checker;
 use crate::error::{Abort, Error, RepairStep};
 use crate::repair::context::{BrokenRequirements, Repair};
 use crate::repair::failpoint;
-use crate::repair::prove::{collect_unmet, expect_report, is_met};
+use crate::repair::prove::{collect_unmet, is_met};
 use crate::system::concurrently::concurrently;
 
 /// Verifies that the environment is ready and that the repair has broken no requirement.
@@ -26,7 +26,7 @@ pub fn verify(repair: &Repair, broken_before: &BrokenRequirements) -> Result<(),
     if !newly_broken.is_empty() {
         return Err(verification_error(newly_broken.join("; ")).into());
     }
-    let report = expect_report(checked?)?;
+    let report = checked?.into_report()?;
     if is_met(repair, &report) {
         return Ok(());
     }

@@ -173,14 +173,14 @@ impl Paint {
 #[must_use]
 pub fn render_for_stderr(report: &Report, decision: Decision) -> String {
     let mut lines = Vec::new();
-    if let Some(first) = report.errors().next() {
+    if let Some(first) = report.causes().next() {
         lines.extend(describe_finding(first, None));
-        for (before, finding) in report.errors().zip(report.errors().skip(1)).take(MAX_FINDINGS - 1) {
+        for (before, finding) in report.causes().zip(report.causes().skip(1)).take(MAX_FINDINGS - 1) {
             lines.extend(describe_finding(finding, Some(before)));
         }
-        let hidden = report.errors().count().saturating_sub(MAX_FINDINGS);
+        let hidden = report.causes().count().saturating_sub(MAX_FINDINGS);
         if hidden > 0 {
-            lines.push(format!("and {hidden} more findings: `pcluster preflight` shows them"));
+            lines.push(format!("and {hidden} more: run `pcluster preflight`"));
         }
         if decision == Decision::Exec {
             lines.push("build-image goes on all the same (mode warn)".into());
@@ -200,7 +200,7 @@ pub fn render_for_stderr(report: &Report, decision: Decision) -> String {
 }
 
 /// Findings on stderr: one cause can have many (a tag each), and all of it has to fit on one screen.
-const MAX_FINDINGS: usize = 4;
+const MAX_FINDINGS: usize = 3;
 
 /// Describes a finding: the message; then the cost and the fix, unless they are those of the finding
 /// before.

@@ -150,7 +150,7 @@ impl Report {
     /// The reasons why the verdict is not ready.
     #[must_use]
     pub fn reasons(&self) -> Vec<String> {
-        self.errors().map(Finding::describe_with_path).chain(self.describe_not_run()).collect()
+        self.causes().map(Finding::describe_with_path).chain(self.describe_not_run()).collect()
     }
 
     /// Whether the environment passed, so that only something else can be unknown.
@@ -176,6 +176,11 @@ impl Report {
 
     pub(crate) fn errors(&self) -> impl Iterator<Item = &Finding> {
         self.findings.iter().filter(|finding| finding.level == Level::Error)
+    }
+
+    /// The errors without those that another one explains: one for each cause.
+    pub(crate) fn causes(&self) -> impl Iterator<Item = &Finding> {
+        self.errors().filter(|finding| !finding.is_explained())
     }
 
     /// `packages: reason`, for every check that could not run.

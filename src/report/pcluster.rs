@@ -11,7 +11,7 @@ use crate::rules::Kind;
 pub fn render_stop(report: &Report) -> String {
     let entry = |kind: Kind, message: String| json!({"level": "ERROR", "type": kind, "message": message});
     let mut errors: Vec<Value> = report
-        .errors()
+        .causes()
         .map(|finding| {
             let cost = finding.cost.as_deref().map(|cost| format!(" {cost}")).unwrap_or_default();
             entry(

@@ -11,7 +11,7 @@ use pep440_rs::{Version, VersionSpecifiers};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::package_name::{PCLUSTER, matcher};
+use crate::package_name::{PCLUSTER, matcher, matches};
 use crate::rules::fields::{write_some_text, write_text};
 use crate::rules::{Finding, Fix, Kind, Level, PackageMove, Shows};
 use crate::sorted::{sorted_map, sorted_set};
@@ -123,6 +123,38 @@ fn refute_one(finding: Finding, evidence: Evidence) -> Finding {
     Finding { level: Level::Info, message, cost: None, fix, evidence, ..finding }
 }
 
+/// Marks a finding about the start or the template as what an advisory says, if one of these does. Both are of one
+/// cause then.
+pub fn explain(finding: &mut Finding, advised: &[Finding]) {
+    let explains = |advised: &&Finding| {
+        advised.blocks()
+            && match (finding.kind, advised.shows) {
+                (Kind::PclusterStartup, Some(Shows::Start)) => is_about_failure(advised, finding),
+                (Kind::ImageBuilderTemplate, Some(Shows::Template)) => true,
+                _ => false,
+            }
+    };
+    if let Some(advised) = advised.iter().find(explains) {
+        finding.evidence["explainedBy"] = advised.id.as_str().into();
+    }
+}
+
+/// Whether the package of an advisory is the one in which a start fails, or whose module is missing there.
+fn is_about_failure(advised: &Finding, failure: &Finding) -> bool {
+    let Some(package) = advised.evidence["package"].as_str() else { return false };
+    if !failure.evidence["bytecode"].is_null() || !failure.evidence["cause"].is_null() {
+        return false;
+    }
+    let is_package = |name: Option<&str>| name.is_some_and(|name| matches(package, name));
+    let text = |key: &str| failure.evidence[key].as_str();
+    // A distribution is written with its version.
+    let owner = |key: &str| text(key).and_then(|owner| owner.split(' ').next());
+    let module = text("module").and_then(|module| module.split('.').next());
+    // pkg_resources is the one module here that is not called as its distribution is.
+    let brought_by = if module == Some("pkg_resources") { Some("setuptools") } else { module };
+    is_package(owner("distribution")) || is_package(owner("moduleDistribution")) || is_package(brought_by)
+}
+
 impl Advisory {
     /// The package that it is about, and its affected releases.
     #[must_use]
@@ -169,7 +201,10 @@ impl Advisory {
             kind: Kind::PackageAdvisory,
             message,
             cost: Some(self.cost.clone()),
-            evidence: json!({"installed": installed, "pcluster": pcluster, "affected": affected.to_string()}),
+            evidence: json!({
+                "package": package, "installed": installed, "pcluster": pcluster,
+                "affected": affected.to_string(),
+            }),
             fix: Some(self.to_fix()),
             references: self.references.clone(),
             is_told_by_guard: false,

@@ -128,6 +128,12 @@ impl Finding {
         self.level == Level::Error
     }
 
+    /// Whether another finding, of an advisory, says what is wrong.
+    #[must_use]
+    pub fn is_explained(&self) -> bool {
+        self.evidence.get("explainedBy").is_some()
+    }
+
     /// Whether `preflight fix` corrects it.
     #[must_use]
     pub fn has_repair(&self) -> bool {

@@ -148,7 +148,8 @@ mod tests {
             "pcluster does not start: EOFError: marshal data too short: \
              the bytecode /env/site-packages/__pycache__/b.cpython-39.pyc is damaged"
         );
-        assert!(!finding.has_repair());
+        let file = finding.fix.as_ref().and_then(Fix::bytecode);
+        assert_eq!(file, Some("/env/site-packages/__pycache__/b.cpython-39.pyc"));
     }
 
     #[test]

@@ -9,7 +9,6 @@ use std::sync::Once;
 
 use tempfile::TempDir;
 
-use crate::system::child::{Variable, set};
 use crate::system::files;
 
 /// Where temporary files go if the directory that TMPDIR names is gone or full, as Python has it.
@@ -96,23 +95,19 @@ impl Scratch {
         self.directory.path().join(name)
     }
 
-    /// The variable by which a child puts its own temporary files into this directory. It has the form of the TMPDIR
+    /// The variable, and its value, by which a child puts its own temporary files into this directory. It has the form of the TMPDIR
     /// that is given, because jsii fails with a relative one. A TMPDIR that cannot be used stays, because Node.js fails
     /// with it; Python then takes TEMP.
     ///
     /// # Errors
     /// Returns an error if the directory cannot be made.
-    pub fn temporary_files(&self) -> io::Result<Variable> {
+    pub fn temporary_files(&self) -> io::Result<(&'static str, PathBuf)> {
         let private = self.directory("tmp")?;
-        let Some(given) =
-            env::var_os("TMPDIR").map(PathBuf::from).filter(|path| !path.as_os_str().is_empty())
-        else {
-            return Ok(set("TMPDIR", private));
-        };
-        let name = self.directory.path().file_name().unwrap_or_default();
-        let in_form = given.join(name).join("tmp");
-        let is_below = in_form.canonicalize().ok() == private.canonicalize().ok();
-        Ok(if is_below { set("TMPDIR", in_form) } else { set("TEMP", private) })
+        let given = env::var_os("TMPDIR").map(PathBuf::from).filter(|path| !path.as_os_str().is_empty());
+        let Some(given) = given else { return Ok(("TMPDIR", private)) };
+        let in_form = given.join(self.directory.path().file_name().unwrap_or_default()).join("tmp");
+        let is_usable = in_form.canonicalize().ok() == private.canonicalize().ok();
+        Ok(if is_usable { ("TMPDIR", in_form) } else { ("TEMP", private) })
     }
 
     /// # Errors

@@ -370,15 +370,14 @@ for entry in $entries; do
     [ -f "$entry/aws_cdk/core/__init__.py" ] && break
 done
 unset IFS
-if [ -n "${PYTHONPYCACHEPREFIX-}" ]; then
-    mkdir -p "$PYTHONPYCACHEPREFIX$entry"
-    echo compiled >"$PYTHONPYCACHEPREFIX$entry/__init__.cpython-39.pyc"
-fi
+core=$(cat "$entry/aws_cdk/core/__init__.py")
 case $entry in
 */overlay-*) if [ -f "$fake/on-proof" ]; then . "$fake/on-proof"; fi ;;
-*) if [ -p "$fake/hold" ]; then cat "$fake/hold"; fi ;;
+*) if [ -p "$fake/hold" ]; then
+    held=$(cat "$fake/held")
+    case "$core $*" in *"$held"*) cat "$fake/hold" ;; esac
+fi ;;
 esac
-core=$(cat "$entry/aws_cdk/core/__init__.py")
 imagebuilder=$(cat "$entry/aws_cdk/aws_imagebuilder/__init__.py")
 printf '\n%s\n' "$sentinel"
 if [ "$core" = "$imagebuilder" ]; then
