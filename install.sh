@@ -413,6 +413,7 @@ add_shim() {
     put_script "$prefix"
     startup_for_fish | put 644 "$prefix/env.fish" || exit 1
     startup_for_sh | put 644 "$prefix/env" || exit 1
+    remove_old_cache
     say "installed $("$preflight" --version | sed 's/^pcluster.preflight/pcluster-shim/') in $prefix"
     edited=
     if [ -n "$modify_path" ] && [ -n "${HOME:-}" ]; then each_startup_file add; fi
@@ -487,7 +488,8 @@ remove_shim() {
         rmdir "$directory" 2>/dev/null || break
     done
     say "removed pcluster-shim from $prefix"
-    remove_cache_and_state
+    remove_old_cache
+    remove_state
     say "next: in shells that are open, run: unset -f pcluster; hash -r (fish: functions -e pcluster)"
 }
 
@@ -499,13 +501,17 @@ base_directory() {
     esac
 }
 
-# remove_cache_and_state: all that the shim itself has written, but for what an undo needs.
-remove_cache_and_state() {
+# remove_old_cache: what older versions kept between calls.
+remove_old_cache() {
     cache=$(base_directory "${XDG_CACHE_HOME:-}" .cache)
-    state=$(base_directory "${XDG_STATE_HOME:-}" .local/state)
     if [ -d "$cache" ] && ! [ -h "$cache" ]; then
         rm -rf "${cache:?}" 2>/dev/null || complain "cannot remove $cache"
     fi
+}
+
+# remove_state: the state of repairs, but for what an undo needs.
+remove_state() {
+    state=$(base_directory "${XDG_STATE_HOME:-}" .local/state)
     [ -d "$state" ] || return 0
     for lock in "$state"/environments/*/lock; do
         if [ "$(ls -A "${lock%/lock}" 2>/dev/null)" = lock ]; then

@@ -671,6 +671,14 @@ fn trap_28_only_the_shims_own_files_are_removed_and_only_by_their_names() {
     }
 }
 
+#[test]
+fn an_upgrade_removes_the_cache_that_an_older_version_has_left() {
+    let home = Home::new();
+    home.sandbox.write("cache/pcluster-shim/verdicts/one", "{}");
+    home.install();
+    assert!(!home.path("cache/pcluster-shim").exists());
+}
+
 /// The cache that an older version has left goes with the shim; what an undo needs stays, and is reported.
 #[test]
 fn what_the_shim_has_written_goes_unless_an_undo_needs_it() {

@@ -191,7 +191,7 @@ impl RepairState {
     /// Removes the files of interrupted repairs where no repair is running.
     pub fn remove_leftovers_if_unlocked(&self) {
         let path = self.directory().join("lock");
-        let Ok(file) = File::options().read(true).write(true).open(path) else { return };
+        let Ok(file) = File::open(path) else { return };
         if file.try_lock().is_ok() {
             self.remove_leftovers();
         }

@@ -268,6 +268,8 @@ fn is_same(found: &Value, asked: &Value) -> bool {
             found.len() == asked.len() && found.iter().zip(&asked).all(|(found, asked)| is_same(found, asked))
         }
         (Value::Number(found), Value::Number(asked)) => found.as_f64() == asked.as_f64(),
+        // pcluster reads CDK's template as YAML, in which a number such as 1e+22 is a text.
+        (Value::String(found), Value::Number(asked)) => found.parse().ok() == asked.as_f64(),
         (found, asked) => found == asked,
     }
 }
@@ -407,6 +409,9 @@ mod tests {
                 true,
             ),
             (json!({"a": []}), json!({"a": [], "b": null}), true),
+            (json!(["1e+22"]), json!([1e22]), true),
+            (json!(["1e+22"]), json!([1e21]), false),
+            (json!(["x"]), json!([1]), false),
             (json!({"a": 1}), json!({"a": 2}), false),
             (json!({"A": 1}), json!({"a": 1}), false),
             (json!({"a": 1, "b": 1}), json!({"a": 1}), false),

@@ -132,8 +132,6 @@ impl EnvironmentCopy {
             entry.contains("overlay-") || of_an_open_one || entry.ends_with("journal.json")
         };
         left.extend(paths_below(&state).iter().filter(is_debris).take(5).cloned());
-        let bytecode = paths_below(&self.path("home/.cache/pcluster-shim/bytecode"));
-        left.extend(bytecode.iter().filter(|entry| entry.contains("overlay-")).take(5).cloned());
         assert!(left.is_empty(), "{when}: left behind:\n{}", left.join("\n"));
     }
 

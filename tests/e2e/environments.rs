@@ -362,6 +362,10 @@ impl Ran {
 pub(crate) struct Trace(String);
 
 impl Trace {
+    pub(crate) fn lines(&self) -> impl Iterator<Item = &str> {
+        self.0.lines()
+    }
+
     /// The programs that any process in it executed or tried to, in order.
     pub(crate) fn executed(&self) -> Vec<PathBuf> {
         self.0.lines().filter_map(executed).collect()

@@ -15,6 +15,7 @@ mod constrained; // what cannot be installed today, installed by `preflight cons
 mod corpus; // each of them with and without the shim
 mod environment_copy; // a copy of an environment to repair, an index, comparison byte for byte
 mod environments; // what every test uses
+mod evidence; // what the real code does decides, and nothing is written
 mod fleet; // scripts/fleet.yml and scripts/fleet-ssm.yml on hosts that differ
 mod fresh; // what does not start as it is installed today
 mod images; // what broken builds have left in AWS: listed, given back, deleted

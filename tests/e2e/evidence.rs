@@ -1,0 +1,379 @@
+//! What the real code does decides: what changes without a trace is seen, and an advisory that this environment
+//! refutes stops nothing. Nothing is written anywhere.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use crate::environment_copy::{BY_UV, EnvironmentCopy, With};
+use crate::environments::{Environment, GOOD, Ran, Sandbox};
+
+/// A good environment with a directory of site hooks in front, and a call that is not meant for AWS.
+fn with_hooks() -> Sandbox {
+    let mut sandbox = Sandbox::of(GOOD);
+    fs::create_dir(sandbox.path("hooks")).unwrap();
+    sandbox.set("PYTHONPATH", sandbox.path("hooks"));
+    sandbox
+}
+
+fn broken_packages() -> PathBuf {
+    Environment::named(BY_UV).site_packages()
+}
+
+/// Python that puts the broken packages in front.
+fn putting_broken_packages_in_front() -> String {
+    format!("import sys\nsys.path.insert(1, {:?})\n", broken_packages().display().to_string())
+}
+
+#[track_caller]
+fn is_ready(sandbox: &Sandbox) {
+    sandbox.shim(&["preflight"]).ends_with(0);
+}
+
+#[track_caller]
+fn is_blocked(sandbox: &Sandbox) {
+    let (ran, report) = sandbox.preflight(&[]);
+    ran.ends_with(1);
+    assert!(report["findings"].to_string().contains("template-ami-configuration-empty"), "{ran}");
+}
+
+/// As PDM's hook for PEP 582 does.
+#[test]
+fn a_hook_that_looks_at_the_working_directory_is_seen() {
+    let sandbox = with_hooks();
+    let hook = "import os, sys\nplace = os.path.join(os.getcwd(), '__pypackages__')\n\
+                if os.path.isdir(place): sys.path.insert(1, place)\n";
+    fs::write(sandbox.path("hooks/sitecustomize.py"), hook).unwrap();
+    is_ready(&sandbox);
+    symlink(broken_packages(), sandbox.path("work/__pypackages__")).unwrap();
+    is_blocked(&sandbox);
+}
+
+#[test]
+fn a_hook_of_another_module_that_is_edited_later_is_seen() {
+    let sandbox = with_hooks();
+    fs::write(sandbox.path("hooks/sitecustomize.py"), "import company\n").unwrap();
+    fs::write(sandbox.path("hooks/company.py"), "").unwrap();
+    is_ready(&sandbox);
+    fs::write(sandbox.path("hooks/company.py"), putting_broken_packages_in_front()).unwrap();
+    is_blocked(&sandbox);
+}
+
+#[test]
+fn a_zip_file_on_the_path_whose_content_changes_is_seen() {
+    let mut sandbox = with_hooks();
+    let zip = sandbox.path("hooks/packages.zip");
+    sandbox.set("PYTHONPATH", &zip);
+    let pack = |code: &str| {
+        let script = "import sys, zipfile\nzipfile.ZipFile(sys.argv[1], 'w').writestr('sitecustomize.py', sys.argv[2])";
+        sandbox
+            .run(&sandbox.environment.bin("python"), &["-c", script, zip.to_str().unwrap(), code])
+            .ends_with(0);
+    };
+    pack("");
+    is_ready(&sandbox);
+    pack(&putting_broken_packages_in_front());
+    is_blocked(&sandbox);
+}
+
+/// Python does not compare such bytecode with its source.
+#[test]
+fn bytecode_of_another_release_next_to_good_sources_is_seen() {
+    let copy = EnvironmentCopy::of(GOOD, With::Uv);
+    is_ready(&copy);
+    let package = "aws_cdk/aws_imagebuilder";
+    let (bad, good) = (broken_packages().join(package), copy.site().join(package));
+    let arguments = ["-c", COMPILE_UNCHECKED, bad.to_str().unwrap(), good.to_str().unwrap()];
+    copy.run(&copy.environment.bin("python"), &arguments).ends_with(0);
+    let assembly = "_jsii/aws-imagebuilder@1.153.0.jsii.tgz";
+    fs::copy(bad.join(assembly), good.join(assembly)).unwrap();
+    is_blocked(&copy);
+}
+
+const COMPILE_UNCHECKED: &str = "
+import os, py_compile, sys
+from importlib.util import cache_from_source
+bad, good = sys.argv[1:]
+for name in ('__init__.py', '_jsii/__init__.py'):
+    py_compile.compile(os.path.join(bad, name), cache_from_source(os.path.join(good, name)),
+                       invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+";
+
+/// Node.js takes no module by a relative path.
+#[test]
+fn a_relative_tmpdir_fails_as_it_will() {
+    let mut sandbox = Sandbox::of(GOOD);
+    sandbox.set("TMPDIR", ".");
+    sandbox.write("image.yaml", MINIMAL);
+    let ran = sandbox.shim(&["build-image", "-c", "image.yaml", "-i", "my-image"]);
+    let [error] = &ran.stop()[..] else { panic!("{ran}") };
+    assert!(error.ends_with("Fix: set TMPDIR to an absolute path: jsii fails with a relative one"), "{ran}");
+    let left: Vec<_> = fs::read_dir(sandbox.path("work")).unwrap().flatten().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+}
+
+const MINIMAL: &str = "Build: {ParentImage: ami-0123456789abcdef0, InstanceType: t3.micro}\n";
+
+/// The finding of an advisory, which is of level INFO.
+#[track_caller]
+fn is_refuted(sandbox: &Sandbox, id: &str, by: &str) {
+    let (ran, report) = sandbox.preflight(&[]);
+    ran.ends_with(0);
+    let findings = report["findings"].as_array().unwrap();
+    let finding = findings.iter().find(|finding| finding["id"] == id).unwrap_or_else(|| panic!("{ran}"));
+    assert_eq!((&finding["level"], &finding["evidence"]["refutedBy"]), (&"INFO".into(), &by.into()), "{ran}");
+    let nothing = sandbox.shim(&["preflight", "fix"]);
+    assert_eq!(nothing.ends_with(0).out(), "ready: there is nothing to repair\n", "{nothing}");
+}
+
+/// Claims another version in the metadata of a distribution, as `--system-site-packages` and other installers bring
+/// about.
+fn renumber(site: &Path, dist_info: &str, from: &str, to: &str) {
+    let file = site.join(dist_info).join("METADATA");
+    let metadata = fs::read_to_string(&file).unwrap();
+    let line = |version: &str| format!("\nVersion: {version}\n");
+    assert!(metadata.contains(&line(from)), "{}", file.display());
+    fs::write(&file, metadata.replacen(&line(from), &line(to), 1)).unwrap();
+}
+
+#[test]
+fn setuptools_82_with_pkg_resources_from_elsewhere_starts() {
+    let mut copy = EnvironmentCopy::of(GOOD, With::Uv);
+    let site = copy.site();
+    let dist_info = find(&site, "setuptools-");
+    let version = dist_info.trim_start_matches("setuptools-").trim_end_matches(".dist-info").to_owned();
+    renumber(&site, &dist_info, &version, "82.0.1");
+    fs::create_dir(copy.path("system")).unwrap();
+    fs::rename(site.join("pkg_resources"), copy.path("system/pkg_resources")).unwrap();
+    let system = copy.path("system");
+    copy.set("PYTHONPATH", system);
+    is_refuted(&copy, "setuptools-82", "pcluster starts");
+    copy.unset("PYTHONPATH");
+    let (ran, report) = copy.preflight(&[]);
+    ran.ends_with(1);
+    let findings = report["findings"].as_array().unwrap();
+    assert_eq!(
+        (&findings[0]["id"], &findings[0]["level"]),
+        (&"setuptools-82".into(), &"ERROR".into()),
+        "{ran}"
+    );
+    assert_eq!(findings[1]["evidence"]["explainedBy"], "setuptools-82", "{ran}");
+}
+
+fn find(site: &Path, prefix: &str) -> String {
+    let mut names =
+        fs::read_dir(site).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
+    names.find(|name| name.starts_with(prefix) && name.ends_with(".dist-info")).unwrap()
+}
+
+/// What somebody does who has read the advisory and may not change packages.
+#[test]
+fn a_patched_pcluster_that_writes_a_complete_template_builds() {
+    let copy = EnvironmentCopy::of(BY_UV, With::Uv);
+    let file = copy.site().join("pcluster/templates/imagebuilder_stack.py");
+    let code = fs::read_to_string(&file).unwrap();
+    let before = "        if not self.custom_cleanup_lambda_role:\n            self._add_resource_delete_policy(\n                \
+                  lambda_cleanup_policy_statements,\n                [\"imagebuilder:DeleteDistributionConfiguration\"],";
+    assert_eq!(code.matches(before).count(), 1);
+    let patch = "        for number in range(len(distributions)):\n            \
+                 distribution_configuration_resource.add_property_override(\n                \
+                 'Distributions.%d.AmiDistributionConfiguration' % number,\n                \
+                 {k: v for k, v in ami_distribution_configuration.items() if v is not None})\n";
+    fs::write(&file, code.replace(before, &(patch.to_owned() + before))).unwrap();
+    is_refuted(&copy, "cdk-imagebuilder-1.153.0", "the template is complete");
+}
+
+/// As `pip install --target --upgrade` leaves them.
+#[test]
+fn a_second_dist_info_of_the_affected_release_stops_nothing() {
+    let copy = EnvironmentCopy::of(GOOD, With::Uv);
+    let site = copy.site();
+    let name = find(&site, "aws_cdk.aws_imagebuilder-");
+    let other = name.replace("1.204.0", "1.153.0");
+    // Of two, the first in the order of the directory counts.
+    let metadata = fs::read_to_string(site.join(&name).join("METADATA")).unwrap();
+    for dist_info in [name.as_str(), other.as_str()] {
+        fs::create_dir_all(site.join(dist_info)).unwrap();
+        let metadata = metadata.replacen("\nVersion: 1.204.0\n", "\nVersion: 1.153.0\n", 1);
+        fs::write(site.join(dist_info).join("METADATA"), metadata).unwrap();
+    }
+    is_refuted(&copy, "cdk-imagebuilder-1.153.0", "the template is complete");
+}
+
+/// pcluster really fails: the variable is named, and no package is moved.
+#[test]
+fn warnings_that_are_errors_are_not_blamed_on_packages() {
+    let mut copy = EnvironmentCopy::of(GOOD, With::Uv);
+    copy.set("PYTHONWARNINGS", "error");
+    assert!(!copy.direct(&["version"]).status.success());
+    let (ran, report) = copy.preflight(&[]);
+    ran.ends_with(1);
+    assert_eq!(report["findings"][0]["evidence"]["cause"], "PYTHONWARNINGS", "{ran}");
+    let fixed = copy.fix(&[]);
+    fixed.ends_with(1);
+    assert!(fixed.err().contains("unset PYTHONWARNINGS"), "{fixed}");
+    copy.is_as_before("after a fix that cannot help");
+}
+
+#[test]
+fn a_number_that_yaml_reads_as_text_is_not_lost() {
+    let sandbox = Sandbox::of(GOOD);
+    let permission = "DevSettings:\n  DistributionConfiguration:\n    Regions: us-east-1\n    \
+                      LaunchPermission: '{\"UserIds\": [1e22, \"123456789012\"]}'\n";
+    sandbox.write(
+        "image.yaml",
+        "Build:\n  ParentImage: ami-0123456789abcdef0\n  InstanceType: t3.micro\n".to_owned() + permission,
+    );
+    sandbox.shim(&["preflight", "-c", "image.yaml"]).ends_with(0);
+}
+
+/// A launcher with `-I`, for which PYTHONDONTWRITEBYTECODE does not exist, in another user's environment.
+#[test]
+fn a_check_by_root_writes_no_bytecode_whatever_the_flags() {
+    let copy = EnvironmentCopy::of(GOOD, With::Uv);
+    let launcher = copy.environment.bin("pcluster");
+    let text = fs::read_to_string(&launcher).unwrap();
+    let (first, rest) = text.split_once('\n').unwrap();
+    for flag in ["-I", "-E", "-s"] {
+        fs::write(&launcher, format!("{first} {flag}\n{rest}")).unwrap();
+        is_ready(&copy);
+        assert_eq!(bytecode_below(&copy.environment.directory), [] as [PathBuf; 0], "{flag}");
+    }
+}
+
+fn bytecode_below(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in directory.read_dir().unwrap().flatten() {
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            found.extend(bytecode_below(&entry.path()));
+        } else if entry.path().extension().is_some_and(|ending| ending == "pyc") {
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
+/// Nothing is opened for writing but below TMPDIR, nothing is made in HOME, neither by the shim nor by pcluster: by
+/// console script, and by a wrapper whose pcluster does not start.
+#[test]
+fn a_check_writes_nothing_outside_tmpdir() {
+    let copy = EnvironmentCopy::of(GOOD, With::Uv);
+    writes_nothing(&copy, 0);
+    let launcher = copy.environment.bin("pcluster");
+    let behind = copy.environment.bin("pcluster-behind");
+    fs::rename(&launcher, &behind).unwrap();
+    fs::write(&launcher, format!("#!/bin/sh\nexec '{}' \"$@\"\n", behind.display())).unwrap();
+    fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755)).unwrap();
+    writes_nothing(&copy, 0);
+    fs::remove_dir_all(copy.site().join("pkg_resources")).unwrap();
+    writes_nothing(&copy, 1);
+}
+
+#[track_caller]
+fn writes_nothing(sandbox: &Sandbox, status: i32) {
+    let (ran, trace) = sandbox.traced("file", &["preflight", "check"]);
+    ran.ends_with(status);
+    let tmp = sandbox.path("tmp").display().to_string();
+    let changes = [
+        "mkdir(",
+        "mkdirat(",
+        "rename(",
+        "renameat(",
+        "unlink(",
+        "unlinkat(",
+        "rmdir(",
+        "O_WRONLY",
+        "O_RDWR",
+        "O_CREAT",
+    ];
+    let written: Vec<&str> = trace
+        .lines()
+        .filter(|line| changes.iter().any(|change| line.contains(change)))
+        // A path that begins in TMPDIR, /dev/null, and what a removal names by a descriptor of a directory.
+        .filter(|line| !line.contains(&tmp) && !line.contains("\"/dev/") && !line.contains("unlinkat("))
+        .collect();
+    assert!(written.is_empty(), "{}\n{ran}", written.join("\n"));
+    for directory in ["home", "tmp"] {
+        assert_eq!(fs::read_dir(sandbox.path(directory)).unwrap().count(), 0, "{directory}\n{ran}");
+    }
+}
+
+/// A prompt for MFA: it fails at once, and the real launcher may ask.
+#[test]
+fn a_launcher_that_asks_at_the_terminal_is_not_waited_for() {
+    let copy = EnvironmentCopy::of(GOOD, With::Uv);
+    let launcher = copy.environment.bin("pcluster");
+    let behind = copy.environment.bin("pcluster-behind");
+    fs::rename(&launcher, &behind).unwrap();
+    let asks = "#!/bin/sh\nprintf 'MFA code: ' >/dev/tty && read -r code </dev/tty || exit 9\n";
+    fs::write(&launcher, format!("{asks}exec '{}' \"$@\"\n", behind.display())).unwrap();
+    fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755)).unwrap();
+    copy.write("image.yaml", MINIMAL);
+    let call = ["build-image", "-c", "image.yaml", "-i", "my-image", "--dryrun", "true"];
+    let shim = copy.path("shim/pcluster").display().to_string();
+    let arguments: Vec<&str> = ["-c", ANSWERING_AT_A_TERMINAL, &shim].into_iter().chain(call).collect();
+    let ran = copy.run(&copy.environment.bin("python"), &arguments);
+    assert!(ran.out().contains("not checked: ") && ran.out().contains("MFA code: "), "{ran}");
+    assert_eq!(ran.out().matches("MFA code: ").count(), 1, "{ran}");
+}
+
+/// Runs a program in a terminal of its own, and answers its question.
+const ANSWERING_AT_A_TERMINAL: &str = "
+import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[1], sys.argv[1:])
+seen = b''
+while True:
+    try:
+        data = os.read(terminal, 4096)
+    except OSError:
+        break
+    if not data:
+        break
+    seen += data
+    if data.endswith(b'code: '):
+        os.write(terminal, b'123456\\n')
+os.waitpid(pid, 0)
+sys.stdout.write(seen.decode(errors='replace'))
+";
+
+/// A child that prints without end is ended before it fills the disk.
+#[test]
+fn a_launcher_that_prints_without_end_is_stopped() {
+    let copy = EnvironmentCopy::of(GOOD, With::Uv);
+    let launcher = copy.environment.bin("pcluster");
+    fs::write(&launcher, "#!/bin/sh\nexec yes\n").unwrap();
+    let mut copy = copy;
+    copy.put_on_path("/usr/bin");
+    let (ran, report) = copy.preflight(&[]);
+    ran.ends_with(3);
+    assert!(report["checks"].to_string().contains("printed more than 32 MiB and was stopped"), "{ran}");
+}
+
+/// `fix` removes it; an undo does not bring it back, and has nothing to undo.
+#[test]
+fn damaged_bytecode_is_removed_by_fix_and_is_no_repair_to_undo() {
+    let copy = EnvironmentCopy::of(GOOD, With::Uv);
+    let python = copy.environment.bin("python");
+    copy.run(&python, &["-m", "compileall", "-qq", copy.site().to_str().unwrap()]);
+    let damaged = [
+        "werkzeug/wrappers/__pycache__/request.cpython-39.pyc",
+        "aws_cdk/aws_imagebuilder/__pycache__/__init__.cpython-39.pyc",
+    ]
+    .map(|module| copy.site().join(module));
+    for file in &damaged {
+        let whole = fs::read(file).unwrap();
+        fs::write(file, &whole[..4096]).unwrap();
+    }
+    let fixed = copy.fix(&[]);
+    assert_eq!(fixed.ends_with(0).out(), "repaired: the environment is ready\n", "{fixed}");
+    for file in &damaged {
+        assert!(fixed.err().contains(&file.display().to_string()) && !file.exists(), "{fixed}");
+    }
+    is_ready(&copy);
+    let undone: Ran = copy.shim(&["preflight", "undo"]);
+    undone.ends_with(1);
+    assert!(undone.err().contains("no repair of"), "{undone}");
+}
