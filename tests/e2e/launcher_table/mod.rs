@@ -26,11 +26,8 @@ fn row(answer: Answer, make: impl FnOnce(&mut Place), change: impl FnOnce(&mut P
     place.is_guarded(Packages::Good, answer);
     change(&mut place);
     place.truth(Packages::Broken);
-    // Nothing that the cache has of the good one counts any more.
     place.is_guarded(Packages::Broken, answer);
     place.is_reported(Packages::Broken, answer);
-    place.clear_cache();
-    place.is_guarded(Packages::Broken, answer);
 }
 
 /// The text of pip 19.3 to 25.1 behind any head.

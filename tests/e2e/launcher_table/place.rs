@@ -258,11 +258,6 @@ impl Place {
         assert!(matches!(ran.status.code(), Some(1 | 3)), "{ran}");
         assert_ne!(report["verdict"], "ready", "{ran}");
     }
-
-    /// Removes what earlier checks have cached.
-    pub(crate) fn clear_cache(&self) {
-        let _ = fs::remove_dir_all(self.path("home/.cache/pcluster-shim"));
-    }
 }
 
 /// A prefix of a Python.
