@@ -123,7 +123,6 @@
 //! | [`error`] | errors, their hints and exit statuses |
 //! | [`yaml`] | YAML text → a value, at a cost that its length bounds (pure) |
 //! | [`yaml::size`] | the size of a document with its aliases replaced (pure) |
-//! | [`yaml::scanner`] | the depth of a text, before it is loaded (pure) |
 //! | [`printable`] | text from elsewhere, safe for a terminal (pure) |
 //! | [`sorted`] | maps and sets, in little code (pure) |
 //! | [`package_name`] | the names of distributions (pure) |

@@ -46,7 +46,6 @@ fn pure_modules_name_no_file_no_process_and_no_environment() {
         "package_name.rs",
         "repair/plan.rs",
         "yaml/mod.rs",
-        "yaml/scanner.rs",
         "yaml/size.rs",
     ] {
         for effect in ["std::fs", "std::env", "std::process", "std::io", "Command"] {

@@ -6,10 +6,11 @@ use std::fmt;
 use serde::Deserializer;
 use serde::de::{self, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
 
-/// Nodes and bytes of a document whose aliases are replaced by what they stand for: as much as a file may have.
-const MAX_EXPANDED: usize = 1 << 20;
+/// Nodes and bytes of a document whose aliases are replaced by what they stand for. A file of 1 MB without aliases has
+/// less.
+const MAX_EXPANDED: usize = 2 << 20;
 
-/// Whether a document has more than 1 MB of nodes and bytes. An error in the document ends the count; it
+/// Whether a document has more than 2 MB of nodes and bytes. An error in the document ends the count; it
 /// is found again, and returned, when the document is read.
 #[must_use]
 pub fn is_too_large(text: &str) -> bool {
