@@ -35,7 +35,7 @@
 //! | [`repair::refusals`] | the directories and packages that a repair in place refuses |
 //! | [`repair::context`] | the values that the steps of one repair share |
 //! | [`repair::installer`] | uv and pip, which resolve and fetch |
-//! | [`repair::pip_settings`] | pip's settings, handed to uv |
+//! | [`repair::pip_settings`] | the settings of installers: handed to uv, or overridden |
 //! | [`repair::locked_environment`] | the environment of a check, locked against repairs |
 //! | [`repair::overlay`] | a repair beside its environment |
 //! | [`repair::state`] | the state directory of an environment's repairs, and the locks |

@@ -99,6 +99,37 @@ fn what_the_installer_is_asked() {
     );
 }
 
+/// Variables that turn pip into something else, and settings that are the user's to make.
+#[test]
+fn what_would_keep_pip_from_installing_does_not_count() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    environment.has_pip_only();
+    let call = environment.preflight(["fix"]).var("PIP_DRY_RUN", "1").var("PIP_PREFIX", "/elsewhere");
+    let call = call.var("PIP_QUIET", "3").var("PIP_NO_DEPS", "1").var("PIP_PLATFORM", "win32");
+    call.var("PIP_INDEX_URL", "https://index/").var("PIP_REQUIRE_HASHES", "1").run().exits(0);
+    let seen = fs::read_to_string(sandbox.path("installer/environment")).unwrap();
+    let value = |name: &str| seen.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    for name in ["PIP_DRY_RUN", "PIP_NO_DEPS", "PIP_QUIET", "PIP_USER"] {
+        assert_eq!(value(name), Some("0"), "{name}");
+    }
+    assert_eq!((value("PIP_PREFIX"), value("PIP_PLATFORM")), (None, None));
+    assert_eq!(value("PIP_INDEX_URL"), Some("https://index/"));
+    assert_eq!(value("PIP_REQUIRE_HASHES"), Some("1"));
+}
+
+#[test]
+fn uv_is_asked_for_hard_links_without_bytecode() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    environment.preflight(["fix"]).run().exits(0);
+    let asked = fs::read_to_string(sandbox.path("installer/arguments")).unwrap();
+    let asked: Vec<&str> = asked.split_whitespace().collect();
+    for option in ["--link-mode=hardlink", "--no-compile-bytecode", "--deps"] {
+        assert!(asked.contains(&option), "{option}: {asked:?}");
+    }
+}
+
 /// The packages come compiled where the environment's are, whichever installer brings them.
 #[test]
 fn bytecode_is_as_before() {

@@ -12,7 +12,7 @@ use crate::environment::packages::Packages;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, RepairStep};
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
-use crate::repair::pip_settings::translate_for_uv;
+use crate::repair::pip_settings::{PIP_OVERRIDES, UV_INSTALL_OPTIONS, translate_for_uv};
 use crate::repair::plan::InstallRequest;
 use crate::sorted::sorted_set;
 use crate::system::child::{Child, ChildError, Finished, MAX_OUTPUT, framed, sentinel, set};
@@ -164,7 +164,8 @@ impl<'a> Installer<'a> {
         let constraints = write(&scratch, "constraints.txt", &request.constraints)?;
         let mut arguments: Vec<OsString> = match self.program {
             Program::Uv(_) => {
-                ["pip", "install", "--no-progress", "--color", "never"].map(OsString::from).into()
+                let options = ["pip", "install", "--no-progress", "--color", "never"].into_iter();
+                options.chain(UV_INSTALL_OPTIONS).map(OsString::from).collect()
             }
             Program::Pip | Program::BundledPip(_) => {
                 let options = ["install", "--no-input", "--disable-pip-version-check", "--no-compile"];
@@ -234,8 +235,8 @@ impl<'a> Installer<'a> {
                 // The bytecode of pip itself would be written into the environment.
                 let flags = target.interpreter.run_flags();
                 arguments.splice(0..0, flags.into_iter().chain(program));
-                // pip refuses both together with --target.
-                environment.extend([set("PIP_USER", "0"), ("PIP_PREFIX".into(), None)]);
+                environment
+                    .extend(PIP_OVERRIDES.map(|(name, value)| (name.into(), value.map(OsString::from))));
                 // A Python that pip starts, for a package that it builds, writes none either.
                 environment.push(set("PYTHONDONTWRITEBYTECODE", "1"));
                 python

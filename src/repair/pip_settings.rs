@@ -1,4 +1,5 @@
-//! pip's settings (pip.conf and `PIP_*`), passed on to uv (`UV_*`), which reads neither.
+//! The settings of installers: pip's (pip.conf and `PIP_*`), passed on to uv (`UV_*`), which reads neither, and
+//! those with which an installer would do something else than install packages into a directory.
 
 use std::env;
 use std::ffi::OsString;
@@ -6,6 +7,48 @@ use std::path::{Path, PathBuf};
 
 use crate::system::child::set;
 use crate::system::files;
+
+/// Settings with which pip does something else, and the values that prevent it; `None` removes a variable. A
+/// value has precedence over pip.conf too, but only some settings have one that means "not set".
+///
+/// What a user decides about the sources of packages stays: indexes, proxies, certificates, constraints, and
+/// rules such as `require-hashes` or `require-virtualenv`, with which pip names the rule and installs nothing.
+pub const PIP_OVERRIDES: [(&str, Option<&str>); 17] = [
+    // Resolves, reports success, and installs nothing.
+    ("PIP_DRY_RUN", Some("0")),
+    // Only a part of the packages.
+    ("PIP_NO_DEPS", Some("0")),
+    ("PIP_ONLY_DEPS", Some("0")),
+    // More than what the repair asks for.
+    ("PIP_REQUIREMENT", None),
+    ("PIP_REQUIREMENTS_FROM_SCRIPT", None),
+    ("PIP_EDITABLE", None),
+    ("PIP_GROUP", None),
+    // To another place, or refused together with `--target`.
+    ("PIP_ROOT", Some("/")),
+    ("PIP_USER", Some("0")),
+    ("PIP_PREFIX", None),
+    // For another Python.
+    ("PIP_PYTHON", None),
+    ("PIP_PYTHON_VERSION", None),
+    ("PIP_PLATFORM", None),
+    ("PIP_ABI", None),
+    ("PIP_IMPLEMENTATION", None),
+    // Would overwrite a report of the user's.
+    ("PIP_REPORT", None),
+    // Also hides the lines of `pip check`, so that every requirement would seem to be met.
+    ("PIP_QUIET", Some("0")),
+];
+
+/// Options of `uv pip install` for the same reason. They have precedence over `UV_*` and uv.toml.
+pub const UV_INSTALL_OPTIONS: [&str; 3] = [
+    // Links into uv's cache would be dead after `uv cache clean`. Where no hard link can be made uv copies.
+    "--link-mode=hardlink",
+    // Fails where a sitecustomize prints anything. The repair compiles where the environment is compiled.
+    "--no-compile-bytecode",
+    // In the place of `no-deps = true` in uv.toml.
+    "--deps",
+];
 
 /// Translates pip's settings of indexes into uv's variables: a user whose packages are in a private index
 /// has configured it for pip. A variable of uv's that is set already has precedence.

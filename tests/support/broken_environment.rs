@@ -326,9 +326,12 @@ impl Drop for Unwritable {
     }
 }
 
-/// Both installers: they copy their arguments' files, then do what `install` or `check` says.
+/// Both installers: they keep their arguments, their environment and copies of the files that they are given, then
+/// do what `install` or `check` says.
 const INSTALLER: &str = r#"here='@HERE@'
 [ "$1" = check ] && { . "$here/check"; exit; }
+echo "$@" >"$here/arguments"
+env >"$here/environment"
 while [ $# -gt 0 ]; do
     case $1 in
     --target) target=$2; shift ;;
