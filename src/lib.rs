@@ -42,9 +42,9 @@
 //! | [`repair::rollback`] | the rollback of an exchange, from its snapshot |
 //! | [`repair::transaction`] | snapshot, journal, exchange |
 //! | [`repair::file_operations`] | to remove, write and link files |
+//! | [`repair::file_access`] | owner, group and mode of what a repair places |
 //! | [`repair::file_plan`] | the files that an exchange removes and adds |
 //! | [`repair::journal`] | the record of an exchange, written before its first change |
-//! | [`repair::console_scripts`] | the console scripts of packages that move |
 //! | [`repair::file_digest`] | size and SHA-256 of a file |
 //! | [`repair::ownership`] | the owner of a directory of packages |
 //! | [`repair::change`] | staged packages × installed ones → changes (pure) |

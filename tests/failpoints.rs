@@ -442,6 +442,7 @@ fn what_counts_is_on_the_disk_before_it_counts() {
         (true, Sandbox::new().broken_environment_across_file_systems()),
     ] {
         let site = environment.path("site").display().to_string();
+        let prefix = environment.root.display().to_string();
         let state = environment.state.display().to_string();
         let calls = disk_calls(&environment, ["fix"]);
         let at = |names: &[&str]| position(&calls, names);
@@ -452,7 +453,7 @@ fn what_counts_is_on_the_disk_before_it_counts() {
         let name = journal + 1 + position(&calls[journal + 1..], &["fsync(", &state]);
         let removal = at(&["unlink", &site, "aws_cdk"]);
         let placed = last_position(&calls, &["link", &format!("\"{site}/")]);
-        let new = at(&["syncfs(", &site]);
+        let new = at(&["syncfs(", &prefix]);
         let closed = at(&["rename", &state, "last.json"]);
         let order = [snapshot, content, journal, name, removal, placed, new, closed];
         assert!(order.is_sorted(), "copies {copies}: {order:?}\n{}", calls.join("\n"));
@@ -465,7 +466,7 @@ fn what_counts_is_on_the_disk_before_it_counts() {
         let name = opened + 1 + position(&calls[opened + 1..], &["fsync(", &state]);
         let removal = at(&["unlink", &site, "1.204.0"]);
         let back = last_position(&calls, &["rename", &site]);
-        let old = at(&["syncfs(", &site]);
+        let old = at(&["syncfs(", &prefix]);
         let closed = at(&["unlink", &state, "journal.json"]);
         let name_gone = closed + 1 + position(&calls[closed + 1..], &["fsync(", &state]);
         let removed = closed + 1 + position(&calls[closed + 1..], &["unlink"]);

@@ -1,6 +1,7 @@
 //! `preflight fix`, `preflight undo`, mode `fix`: what they do, what they refuse, what they say.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use serde_json::{Value, json};
 
@@ -663,6 +664,175 @@ fn files_outside_and_in_the_way() {
     environment.left_nothing("where a file is in the way");
 }
 
+/// The installed and the staged aws-cdk.core have a script and data files: `lead` is how the staged RECORD names
+/// the prefix.
+fn add_files_of_prefix(environment: &BrokenEnvironment, lead: &str) {
+    let installed = environment.path("site/aws_cdk.core-1.153.0.dist-info");
+    let files = [
+        ("bin/cdk.py", "1.153.0", 0o755),
+        ("bin/__pycache__/cdk.cpython-39.pyc", "compiled 1.153.0", 0o644),
+        ("share/man/man1/cdk-1.153.0.1", "manual", 0o640),
+        ("odd/cdk", "1.153.0", 0o644),
+    ];
+    environment.add_files(&installed, &environment.path(""), "../", &files);
+    set_mode(&environment.path("share/man/man1"), 0o750);
+    let wheels = environment.sandbox.path("installer/1.204.0");
+    let staged = wheels.join("aws_cdk.core-1.204.0.dist-info");
+    let staged_by = if lead.is_empty() { "uv\n" } else { "pip\n" };
+    environment.sandbox.write(staged.join("INSTALLER"), staged_by);
+    let files = [
+        ("bin/cdk.py", "1.204.0", 0o755),
+        ("bin/cdk-new", "1.204.0", 0o755),
+        ("etc/cdk/settings", "1.204.0", 0o644),
+        ("odd/cdk", "1.204.0", 0o644),
+    ];
+    environment.add_files(&staged, &wheels, lead, &files);
+}
+
+/// As uv names them in RECORD of `--target`, and as pip does.
+#[test]
+fn scripts_and_data_files_move() {
+    for lead in ["", "../../"] {
+        let sandbox = Sandbox::new();
+        let environment = sandbox.broken_environment();
+        add_files_of_prefix(&environment, lead);
+        let before = environment.prefix();
+        environment.preflight(["fix"]).run().exits(0).is_silent();
+        let now = environment.prefix();
+        let is = |path: &str| now.get(std::path::Path::new(path)).map(String::as_str).unwrap_or_default();
+        for (path, mode) in [
+            ("bin/cdk.py", "755 "),
+            ("bin/cdk-new", "755 "),
+            ("etc/cdk/settings", "644 "),
+            ("odd/cdk", "644 "),
+        ] {
+            assert!(is(path).starts_with(mode) && is(path).ends_with("\"1.204.0\""), "{path}: {}", is(path));
+        }
+        for gone in ["bin/__pycache__", "share/man", "site/bin", "site/etc"] {
+            assert_eq!(is(gone), "", "{gone}");
+        }
+        assert_ne!(is("share"), "", "share is every package's");
+        let record = is("site/aws_cdk.core-1.204.0.dist-info/RECORD");
+        for line in ["../bin/cdk.py,sha256=x,1", "../etc/cdk/settings,", "../odd/cdk,"] {
+            assert!(record.contains(&format!("\\n{line}")), "{line}: {record}");
+        }
+        environment.preflight(["undo"]).run().exits(0);
+        assert_eq!(environment.prefix(), before);
+        environment.left_nothing("by an undo");
+    }
+}
+
+/// A package may have the name `bin`.
+#[test]
+fn a_package_with_the_name_of_a_directory_of_the_prefix_stays_a_package() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    let wheels = sandbox.path("installer/1.204.0");
+    let staged = wheels.join("aws_cdk.core-1.204.0.dist-info");
+    environment.add_files(&staged, &wheels, "", &[("bin/__init__.py", "", 0o644), ("bin/x.py", "", 0o644)]);
+    environment.preflight(["fix"]).run().exits(0);
+    assert!(environment.path("site/bin/x.py").exists() && !environment.path("bin/x.py").exists());
+}
+
+#[test]
+fn a_directory_that_was_empty_is_there_after_an_undo() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    add_files_of_prefix(&environment, "");
+    fs::create_dir_all(environment.path("etc/cdk")).unwrap();
+    let before = environment.prefix();
+    environment.preflight(["fix"]).run().exits(0);
+    environment.preflight(["undo"]).run().exits(0);
+    assert_eq!(environment.prefix(), before);
+}
+
+#[test]
+fn a_script_of_another_package_is_in_the_way() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    add_files_of_prefix(&environment, "");
+    sandbox.write(environment.path("bin/cdk-new"), "of another package");
+    let before = environment.prefix();
+    let run = environment.preflight(["fix"]).run();
+    run.exits(1).prefixed();
+    run.holds(run.stderr().contains("venv/bin/cdk-new is in the way"), "the file is named");
+    assert_eq!(environment.prefix(), before);
+    environment.left_nothing("where a file is in the way");
+}
+
+#[test]
+fn a_directory_of_the_prefix_that_is_a_link_to_elsewhere_is_refused() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    add_files_of_prefix(&environment, "");
+    fs::rename(environment.path("share"), sandbox.path("elsewhere")).unwrap();
+    sandbox.link(environment.path("share"), sandbox.path("elsewhere"));
+    let run = environment.preflight(["fix"]).run();
+    run.exits(1).prefixed();
+    run.holds(run.stderr().contains("a link leads from "), "it says so");
+    assert!(sandbox.path("elsewhere/man/man1/cdk-1.153.0.1").exists());
+    environment.left_nothing("where a link leads out");
+}
+
+/// A group that shares the environment, and a member with a strict umask.
+fn share_with_group(environment: &BrokenEnvironment) {
+    assert!(rustix::process::getuid().is_root(), "only root can try this: chown");
+    let below = environment.prefix().into_keys().map(|path| environment.root.join(path));
+    for path in below.chain([environment.root.clone()]) {
+        let mode = path.metadata().unwrap().permissions().mode();
+        std::os::unix::fs::chown(&path, None, Some(GROUP)).unwrap();
+        set_mode(&path, if path.is_dir() { 0o2770 } else { mode & 0o770 | 0o060 });
+    }
+}
+
+const GROUP: u32 = 4711;
+
+fn fix_with_strict_umask<'a>(environment: &'a BrokenEnvironment) -> Call<'a> {
+    let sh = crate::support::machine::on_this_machine("sh");
+    environment.preflight(["fix"]).under(sh, &["-c", "umask 077; exec \"$@\"", "sh"])
+}
+
+#[test]
+fn what_a_repair_places_is_of_the_group_that_shares_the_environment() {
+    for environment in
+        [Sandbox::new().broken_environment(), Sandbox::new().broken_environment_across_file_systems()]
+    {
+        add_files_of_prefix(&environment, "");
+        share_with_group(&environment);
+        let before = environment.prefix();
+        fix_with_strict_umask(&environment).run().exits(0).is_silent();
+        let now = environment.prefix();
+        for (path, what) in now.iter().filter(|(path, what)| before.get(*path) != Some(what)) {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let expected = match name {
+                _ if what.starts_with("directory") => format!("directory 2770 {GROUP}"),
+                "run" | "cdk.py" | "cdk-new" => format!("770 {GROUP} "),
+                _ => format!("660 {GROUP} "),
+            };
+            assert!(what.starts_with(&expected), "{}: {what}", path.display());
+        }
+        environment.preflight(["undo"]).run().exits(0);
+        assert_eq!(environment.prefix(), before);
+    }
+}
+
+/// The staged file and the installer's cached one are the same file.
+#[test]
+fn the_mode_of_a_file_in_the_cache_of_uv_does_not_change() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    share_with_group(&environment);
+    sandbox.link("tools/ln", crate::support::machine::on_this_machine("ln"));
+    let cached = sandbox.write("installer/cached", "1.204.0");
+    let links = format!("{INSTALL}\nln -f '{}' \"$target/aws_cdk/core/__init__.py\"\n", cached.display());
+    environment.installs_by(&links);
+    environment.preflight(["fix"]).run().exits(0);
+    let placed = environment.path("site/aws_cdk/core/__init__.py").metadata().unwrap();
+    assert_eq!((placed.mode() & 0o777, placed.gid()), (0o660, GROUP));
+    let cached = cached.metadata().unwrap();
+    assert_eq!((cached.mode() & 0o777, cached.gid()), (0o644, 0));
+}
+
 /// A package whose directory is a link: its files are another place's.
 #[test]
 fn a_package_behind_a_link() {
@@ -1067,6 +1237,9 @@ fn a_journal_of_before_is_undone() {
         }
         for saved in journal["removed"].as_array_mut().unwrap() {
             *saved = json!({"path": saved["path"], "copy": saved["copy"]});
+        }
+        for saved in journal["directories"].as_array_mut().unwrap() {
+            *saved = json!([saved["path"], saved["mode"]]);
         }
     });
     let copy = environment.snapshot().join("0");

@@ -1,7 +1,7 @@
 //! RECORD, the list of the files of an installed distribution.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::environment::packages::{Distribution, Packages};
 use crate::system::files;
@@ -9,27 +9,22 @@ use crate::system::files;
 /// A line takes some 100 bytes, so this is far more than any package has.
 pub const MAX_RECORD: u64 = 64 << 20;
 
-/// The files of an installed distribution, without those that `is_left` names by their path in RECORD.
+/// The files of an installed distribution.
 ///
 /// # Errors
-/// Returns an error if they are not known, or one of them lies outside `site`.
-pub fn installed_files(
-    distribution: &Distribution,
-    site: &Path,
-    is_left: impl Fn(&str) -> bool,
-) -> Result<Vec<PathBuf>, String> {
+/// Returns an error if they are not known, or one of them lies outside of the prefix of `site`.
+pub fn installed_files(distribution: &Distribution, site: &Path) -> Result<Vec<PathBuf>, String> {
     let file = distribution.metadata.join("RECORD");
+    let (package, version) = (&distribution.name, &distribution.version);
     let unknown = |error| {
-        let (name, version) = (&distribution.name, &distribution.version);
-        format!("{name} {version} has no RECORD of its files ({error}); it was not installed from a wheel")
+        format!("{package} {version} has no RECORD of its files ({error}); it was not installed from a wheel")
     };
     let text = files::read_text_up_to(&file, MAX_RECORD).map_err(unknown)?;
-    let names = recorded_names(&text, is_left).map_err(|name| {
-        let (package, version) = (&distribution.name, &distribution.version);
-        format!("{package} {version} has {name}, which lies outside {}", site.display())
-    })?;
-    let paths = names.into_iter().map(|name| site.join(name));
-    let mut files: Vec<PathBuf> = paths.filter(|path| path.symlink_metadata().is_ok()).collect();
+    let outside =
+        |name| format!("{package} {version} has {name}, which lies outside {}", prefix_of(site).display());
+    let paths = recorded_names(&text).map(|name| installed_path(site, &name).ok_or_else(|| outside(name)));
+    let mut files = paths.collect::<Result<Vec<_>, _>>()?;
+    files.retain(|path| path.symlink_metadata().is_ok());
     // Some installers leave files that they add to the `.dist-info` out of RECORD.
     files.extend(
         distribution
@@ -44,14 +39,48 @@ pub fn installed_files(
     Ok(files)
 }
 
-/// The paths in a RECORD, without those that `is_left` names.
-///
-/// # Errors
-/// Returns an error if one of them leads outside of the directory of the packages: that path.
-pub fn recorded_names(text: &str, is_left: impl Fn(&str) -> bool) -> Result<Vec<String>, String> {
-    let lines = text.lines().filter(|line| !line.trim().is_empty());
-    let names = lines.map(record_path).filter(|name| !is_left(name));
-    names.map(|name| if stays_inside(&name) { Ok(name) } else { Err(name) }).collect()
+/// The paths in a RECORD.
+pub fn recorded_names(text: &str) -> impl Iterator<Item = String> {
+    text.lines().filter(|line| !line.trim().is_empty()).map(record_path)
+}
+
+/// The prefix of a directory of packages: what an installer places outside of `site` lies in it. It is three
+/// levels up in every layout of today (`PREFIX/lib/python3.9/site-packages`, Debian's
+/// `PREFIX/lib/python3/dist-packages`), one in older ones of `PyPy`. A directory that `--target` or PYTHONPATH names
+/// has none, so it is its own.
+#[must_use]
+pub fn prefix_of(site: &Path) -> &Path {
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut above = site.ancestors().skip(1);
+    let (Some(python), Some(library), Some(prefix)) = (above.next(), above.next(), above.next()) else {
+        return site;
+    };
+    let is_of_python = name(python).starts_with("python") || name(python).starts_with("pypy");
+    if name(site).ends_with("-packages") && is_of_python && name(library).starts_with("lib") {
+        prefix
+    } else if python.join("bin/python").exists() {
+        python
+    } else {
+        site
+    }
+}
+
+/// The path of a file that a RECORD in `site` names; `None` where it lies outside of the prefix.
+#[must_use]
+pub fn installed_path(site: &Path, name: &str) -> Option<PathBuf> {
+    let prefix = prefix_of(site);
+    // `pip install --target DIR` names DIR/bin/x as ../../bin/x.
+    let name = if prefix == site { name.trim_start_matches("../") } else { name };
+    let mut path = site.to_owned();
+    for part in Path::new(name).components() {
+        match part {
+            Component::Normal(part) => path.push(part),
+            Component::ParentDir => drop(path.pop()),
+            Component::RootDir => path = PathBuf::from("/"),
+            Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    path.strip_prefix(prefix).is_ok_and(|rest| rest != Path::new("")).then_some(path)
 }
 
 /// Finds the distribution whose RECORD lists a file.
@@ -75,11 +104,12 @@ pub fn dist_info_name(distribution: &Distribution) -> Option<String> {
 
 /// The files that the RECORD of a `.dist-info` names, and all others in that directory; `None` without
 /// a RECORD.
+#[must_use]
 pub fn recorded_paths(site: &Path, dist_info: &Path) -> Option<BTreeSet<PathBuf>> {
     let text = files::read_text_up_to(&dist_info.join("RECORD"), MAX_RECORD).ok()?;
-    let names = text.lines().map(record_path).filter(|name| stays_inside(name));
+    let paths = recorded_names(&text).filter_map(|name| installed_path(site, &name));
     let own = dist_info.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
-    Some(names.map(|name| site.join(name)).chain(own).collect())
+    Some(paths.chain(own).collect())
 }
 
 /// The first field of a line of RECORD, which is CSV: quoted where it holds a comma or a quote.
@@ -104,7 +134,6 @@ pub fn record_path(line: &str) -> String {
 /// Whether a relative path leads to no directory above.
 #[must_use]
 pub fn stays_inside(name: &str) -> bool {
-    use std::path::Component;
     !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
@@ -142,7 +171,42 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_leads_outside_is_refused() {
+    fn the_prefix_is_three_levels_above_a_directory_of_packages() {
+        for (site, prefix) in [
+            ("/v/lib/python3.9/site-packages", "/v"),
+            ("/v/lib64/python3.9/site-packages", "/v"),
+            ("/usr/lib/python3/dist-packages", "/usr"),
+            ("/usr/local/lib/python3.9/dist-packages", "/usr/local"),
+            ("/home/u/.local/lib/pypy3.9/site-packages", "/home/u/.local"),
+            ("/opt/pcluster/packages", "/opt/pcluster/packages"),
+            ("/srv/python/site-packages", "/srv/python/site-packages"),
+            ("/x", "/x"),
+        ] {
+            assert_eq!(prefix_of(Path::new(site)), Path::new(prefix), "{site}");
+        }
+    }
+
+    #[test]
+    fn record_may_lead_out_of_the_packages_but_not_out_of_the_prefix() {
+        let path = |name| installed_path(Path::new("/v/lib/python3.9/site-packages"), name);
+        assert_eq!(path("a/b.py"), Some("/v/lib/python3.9/site-packages/a/b.py".into()));
+        assert_eq!(path("../../../bin/x"), Some("/v/bin/x".into()));
+        assert_eq!(path("/v/etc/x"), Some("/v/etc/x".into()));
+        for outside in ["../../../../x", "../../..", "/etc/passwd", "../../../bin/../../x", "/v"] {
+            assert_eq!(path(outside), None, "{outside}");
+        }
+    }
+
+    #[test]
+    fn a_directory_of_pip_target_has_its_scripts_in_itself() {
+        let path = |name| installed_path(Path::new("/srv/packages"), name);
+        assert_eq!(path("../../bin/x"), Some("/srv/packages/bin/x".into()));
+        assert_eq!(path("bin/x"), Some("/srv/packages/bin/x".into()));
+        assert_eq!(path("../../bin/../../x"), None);
+    }
+
+    #[test]
+    fn a_path_that_leads_up_does_not_stay_inside() {
         assert!(stays_inside("a/b"));
         for outside in ["", "../bin/x", "/etc/passwd", "a/../../b", "./a"] {
             assert!(!stays_inside(outside), "{outside}");

@@ -98,7 +98,7 @@ fn plan_files(repair: &Repair, staged: &Staged) -> Result<FilePlan, Error> {
     if let Some((package, other)) = installed_twice {
         return Err(not_in_place(format!("{package} is installed twice: {} is there too", other.display())));
     }
-    if let Some(path) = find_outside(&plan.sites(), plan.paths()) {
+    if let Some(path) = find_outside(&plan.prefixes(), plan.paths()) {
         return Err(not_in_place(format!("a link leads from {} to another place", path.display())));
     }
     match plan.find_conflict() {

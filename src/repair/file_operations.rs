@@ -2,11 +2,12 @@
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, chown};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::error::RepairStep;
 use crate::repair::failpoint;
+use crate::repair::file_access::{Access, make_directories};
 use crate::repair::file_plan::Content;
 use crate::sorted::sorted_set;
 
@@ -21,35 +22,44 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes a new file, with the directories above it.
+/// Writes a new file, with the directories above it. `replaced` is the file that was at its path.
 ///
 /// # Errors
 /// Returns an error if it cannot be written.
-pub fn place(content: &Content, path: &Path) -> io::Result<()> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
-    }
+pub fn place(content: &Content, path: &Path, replaced: Option<&Metadata>) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    make_directories(directory)?;
     // Two packages may have one file. Writing into it would change the first package's in the installer's
     // cache too, which is the same file by a hard link.
     remove(path)?;
     match content {
-        Content::File(source) => link_or_copy(source, path).map(drop),
-        Content::Text { text, like } => write_text(text, like.as_deref(), path),
+        Content::File(source) => place_file(source, path, replaced),
+        Content::Text(text) => write_text(text, path, &Access::of_new_file(replaced, directory, false)?),
     }
+}
+
+fn place_file(source: &Path, path: &Path, replaced: Option<&Metadata>) -> io::Result<()> {
+    let metadata = source.symlink_metadata()?;
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let access = Access::of_new_file(replaced, directory, metadata.mode() & 0o111 != 0)?;
+    if metadata.is_symlink() || access.is_of(&metadata) {
+        return link_or_copy(source, path).map(drop);
+    }
+    // The staged file may be the one in uv's cache by a hard link, whose access must not change.
+    copy(source, &metadata, path)?;
+    access.give(path)
 }
 
 /// Writes a RECORD beside its path and renames it. A part of one would be taken for the RECORD of another
 /// installer, whose packages a rollback leaves.
-fn write_text(text: &str, like: Option<&Path>, path: &Path) -> io::Result<()> {
+fn write_text(text: &str, path: &Path, access: &Access) -> io::Result<()> {
     let temporary = path_beside(path);
     let mut file = File::create(&temporary)?;
     let (first, rest) = text.as_bytes().split_at(text.len() / 2);
     file.write_all(first)?;
     failpoint::reach(RepairStep::Record)?;
     file.write_all(rest)?;
-    if let Some(like) = like {
-        take_owner_and_mode(&like.metadata()?, &temporary)?;
-    }
+    access.give(&temporary)?;
     fs::rename(&temporary, path)
 }
 
@@ -81,40 +91,29 @@ pub fn link_or_copy(source: &Path, path: &Path) -> io::Result<PlacedBy> {
     if fs::hard_link(source, path).is_ok() {
         return Ok(PlacedBy::Link);
     }
-    fs::copy(source, path)?;
-    let copy = File::options().write(true).open(path).or_else(|_| File::open(path))?;
-    copy.set_modified(metadata.modified()?)?;
+    copy(source, &metadata, path)?;
     // A user who may not give a file away can still put its content back.
-    let _ = take_owner_and_mode(&metadata, path);
+    let _ = Access::of(&metadata).give(path);
     Ok(PlacedBy::Copy)
 }
 
-/// Gives a file the owner, the group and the mode of another one.
-///
-/// # Errors
-/// Returns an error if this user may not.
-pub fn take_owner_and_mode(like: &Metadata, path: &Path) -> io::Result<()> {
-    let is = path.metadata()?;
-    let changed = |of: fn(&Metadata) -> u32| Some(of(like)).filter(|wanted| *wanted != of(&is));
-    let (owner, group) = (changed(Metadata::uid), changed(Metadata::gid));
-    if owner.is_some() || group.is_some() {
-        chown(path, owner, group)?;
-    }
-    fs::set_permissions(path, like.permissions())
+fn copy(source: &Path, metadata: &Metadata, path: &Path) -> io::Result<()> {
+    fs::copy(source, path)?;
+    let copy = File::options().write(true).open(path).or_else(|_| File::open(path))?;
+    copy.set_modified(metadata.modified()?)
 }
 
-/// Removes the directories of these files where they are empty, and their parents.
-pub fn remove_empty<'a>(files: impl Iterator<Item = &'a Path>) {
+/// Removes the directories of these files where they are empty, and their parents, up to one that is kept.
+pub fn remove_empty<'a>(files: impl Iterator<Item = &'a Path>, is_kept: impl Fn(&Path) -> bool) {
     let directories = sorted_set(files.filter_map(Path::parent));
+    let remove = |directory: &Path| !is_kept(directory) && fs::remove_dir(directory).is_ok();
     for directory in directories.into_iter().rev() {
-        let mut directory = Some(directory);
-        // An empty `__pycache__` does not keep its directory.
-        while let Some(empty) = directory {
-            let _ = fs::remove_dir(empty.join("__pycache__"));
-            if fs::remove_dir(empty).is_err() {
+        for empty in directory.ancestors() {
+            // An empty `__pycache__` does not keep its directory.
+            remove(&empty.join("__pycache__"));
+            if !remove(empty) {
                 break;
             }
-            directory = empty.parent();
         }
     }
 }

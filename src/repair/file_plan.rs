@@ -2,17 +2,17 @@
 //! RECORDs. Changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::environment::packages::Distribution;
 use crate::environment::record::{
-    MAX_RECORD, bytecode_of, dist_info_name, installed_files, is_bytecode, record_path, stays_inside,
+    MAX_RECORD, bytecode_of, dist_info_name, installed_files, installed_path, is_bytecode, prefix_of,
+    record_path, recorded_names,
 };
 use crate::package_name::normalised;
-use crate::repair::console_scripts::{is_console_script, is_shared_script, keep_script_lines};
 use crate::repair::file_digest::{FileDigest, sha256_of};
-use crate::repair::journal::PackageFiles;
+use crate::repair::journal::{PackageFiles, SavedDirectory};
 use crate::sorted::sorted_set;
 use crate::system::files::{self, describe};
 
@@ -28,18 +28,14 @@ pub struct FilePlan {
 #[derive(Debug)]
 pub enum Content {
     File(PathBuf),
-    /// A text, and the file whose owner, group and mode it gets.
-    Text {
-        text: String,
-        like: Option<PathBuf>,
-    },
+    Text(String),
 }
 
 impl FilePlan {
     /// Replaces one distribution by its staged successor, in the directory `site`.
     ///
     /// # Errors
-    /// Returns an error if its files are not known, or lie outside `site`.
+    /// Returns an error if its files are not known, or lie outside of the prefix of `site`.
     pub fn replace(
         &mut self,
         old: Option<&Distribution>,
@@ -50,47 +46,49 @@ impl FilePlan {
         let index = self.packages.len();
         let first = self.additions.len();
         let mut records = BTreeMap::new();
-        let mut kept = String::new();
+        let mut old_record = String::new();
         if let Some(old) = old {
-            let record = files::read_text_up_to(&old.metadata.join("RECORD"), MAX_RECORD).unwrap_or_default();
-            keep_script_lines(&record).for_each(|line| kept.extend([line, "\n"]));
-            for file in installed_files(old, site, |name| is_shared_script(old, new, name))? {
+            for file in installed_files(old, site)? {
                 self.removals.extend(bytecode_of(&file).into_iter().map(|compiled| (compiled, index)));
                 self.removals.insert(file, index);
             }
-            records.extend(dist_info_name(old).zip(sha256_of(&old.metadata.join("RECORD"))));
+            let file = old.metadata.join("RECORD");
+            old_record = files::read_text_up_to(&file, MAX_RECORD).unwrap_or_default();
+            records.extend(dist_info_name(old).zip(sha256_of(&file)));
         }
         // REQUESTED records that the user asked for the package by name, which a repair does not change.
         let was_requested = old.is_some_and(|old| old.metadata.join("REQUESTED").exists());
         let record_file = new.metadata.join("RECORD");
         let text = files::read_text_up_to(&record_file, MAX_RECORD)
             .map_err(describe("cannot read", &record_file))?;
+        let staged_by_uv = new.installer().as_deref() == Some("uv");
+        let places = Places { site, old_record: &old_record, new_record: &text, staged_by_uv };
+        let mut record = String::new();
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
             let name = record_path(line);
             let is_requested = name.ends_with(".dist-info/REQUESTED");
-            if is_bytecode(Path::new(&name))
-                || (is_requested && !was_requested)
-                || is_console_script(new, &name)
-            {
+            if is_bytecode(Path::new(&name)) || (is_requested && !was_requested) {
                 continue;
             }
-            if !stays_inside(&name) || name.starts_with("bin/") {
-                return Err(format!(
-                    "{} {} brings {name}, which lies outside {}",
-                    new.name,
-                    new.version,
-                    site.display()
-                ));
-            }
-            kept.push_str(line);
-            kept.push('\n');
+            let staged = installed_path(overlay, &name).filter(|file| file.symlink_metadata().is_ok());
+            let staged = staged.ok_or_else(|| {
+                let (package, version) = (&new.name, &new.version);
+                format!("{package} {version} brings {name}, which lies outside {}", places.prefix().display())
+            })?;
+            let (base, line) = if places.is_of_prefix(&name) {
+                (places.prefix(), places.lead_to_prefix(line))
+            } else {
+                (site, line.to_owned())
+            };
+            record.push_str(&line);
+            record.push('\n');
             if !name.ends_with(".dist-info/RECORD") {
-                self.add_file(overlay, &name, site);
+                self.add_file(staged, overlay, base);
             }
         }
         let dist_info = dist_info_name(new).unwrap_or_default();
-        records.insert(dist_info.clone(), FileDigest::of_text(&kept).sha256);
-        self.additions.push((site.join(&dist_info).join("RECORD"), Content::Text { text: kept, like: None }));
+        records.insert(dist_info.clone(), FileDigest::of_text(&record).sha256);
+        self.additions.push((site.join(&dist_info).join("RECORD"), Content::Text(record)));
         self.packages.push(PackageFiles {
             package: normalised(&new.name),
             site: site.to_owned(),
@@ -121,7 +119,7 @@ impl FilePlan {
             let file = site.join(name);
             self.removals.extend(bytecode_of(&file).into_iter().map(|compiled| (compiled, index)));
             self.removals.insert(file, index);
-            self.add_file(overlay, name, site);
+            self.add_file(overlay.join(name), overlay, site);
         }
         let dist_info = dist_info_name(old).unwrap_or_default();
         let (record, replaced) = (overlay.join(&dist_info).join("RECORD"), old.metadata.join("RECORD"));
@@ -129,8 +127,7 @@ impl FilePlan {
         let replaced_record = FileDigest::of(&replaced).map_err(describe("cannot read", &replaced))?.sha256;
         let records = BTreeMap::from([(dist_info.clone(), FileDigest::of_text(&text).sha256)]);
         self.removals.insert(replaced, index);
-        self.additions
-            .push((site.join(&dist_info).join("RECORD"), Content::Text { text, like: Some(record) }));
+        self.additions.push((site.join(&dist_info).join("RECORD"), Content::Text(text)));
         self.packages.push(PackageFiles {
             package: normalised(&old.name),
             site: site.to_owned(),
@@ -142,15 +139,14 @@ impl FilePlan {
         Ok(())
     }
 
-    /// Adds a file, and its bytecode.
-    fn add_file(&mut self, overlay: &Path, name: &str, site: &Path) {
-        let file = overlay.join(name);
-        let compiled = bytecode_of(&file).into_iter().filter_map(|compiled| {
-            let path = site.join(compiled.strip_prefix(overlay).ok()?);
-            Some((path, Content::File(compiled)))
+    /// Adds a file of the overlay, and its bytecode, at the same place below `base`.
+    fn add_file(&mut self, file: PathBuf, overlay: &Path, base: &Path) {
+        let all = bytecode_of(&file).into_iter().chain([file]);
+        let placed = all.filter_map(|file| {
+            let path = base.join(file.strip_prefix(overlay).ok()?);
+            Some((path, Content::File(file)))
         });
-        self.additions.extend(compiled);
-        self.additions.push((site.join(name), Content::File(file)));
+        self.additions.extend(placed);
     }
 
     /// Finds a file to be added whose path is taken by a file that is not to be removed.
@@ -183,17 +179,85 @@ impl FilePlan {
         sites.into_iter().cloned().collect()
     }
 
-    /// The directories of the files to be removed, up to those of packages, with their modes.
+    /// The prefixes of these directories, in which files change.
     #[must_use]
-    pub fn directories_of_removals(&self) -> Vec<(PathBuf, u32)> {
-        let sites = self.sites();
-        let is_in_site = |directory: &&Path| sites.iter().any(|site| directory.starts_with(site));
-        let directories =
-            sorted_set(self.removals.keys().flat_map(|path| path.ancestors().skip(1)).filter(is_in_site));
-        let mode = |directory: &Path| Some(directory.metadata().ok()?.permissions().mode());
-        directories
-            .into_iter()
-            .filter_map(|directory| Some((directory.to_owned(), mode(directory)?)))
-            .collect()
+    pub fn prefixes(&self) -> Vec<PathBuf> {
+        let prefixes = sorted_set(self.packages.iter().map(|package| prefix_of(&package.site)));
+        prefixes.into_iter().map(Path::to_owned).collect()
+    }
+
+    /// Whether a directory stays when its last file is removed: a prefix, and what every prefix has, such as `bin`.
+    #[must_use]
+    pub fn keeps(&self, directory: &Path) -> bool {
+        let is_top = |site: &Path, prefix: &Path| {
+            directory == prefix || prefix != site && directory.parent() == Some(prefix)
+        };
+        self.packages.iter().any(|package| is_top(&package.site, prefix_of(&package.site)))
+    }
+
+    /// The directories that there are above the files to be removed and to be added, up to the prefixes.
+    #[must_use]
+    pub fn existing_directories(&self) -> Vec<SavedDirectory> {
+        let prefixes = self.prefixes();
+        let is_in_prefix = |directory: &&Path| prefixes.iter().any(|prefix| directory.starts_with(prefix));
+        let paths = self.paths();
+        let above = sorted_set(paths.iter().flat_map(|path| path.ancestors().skip(1)).filter(is_in_prefix));
+        let saved = |directory: &Path| {
+            let metadata = directory.metadata().ok()?;
+            let (mode, group) = (metadata.mode(), Some(metadata.gid()));
+            Some(SavedDirectory { path: directory.to_owned(), mode, group })
+        };
+        above.into_iter().filter_map(saved).collect()
+    }
+}
+
+/// The places of a staged distribution's files: most lie in the directory of packages, and scripts and data files
+/// in its prefix.
+struct Places<'a> {
+    site: &'a Path,
+    old_record: &'a str,
+    new_record: &'a str,
+    staged_by_uv: bool,
+}
+
+impl Places<'_> {
+    fn prefix(&self) -> &Path {
+        prefix_of(self.site)
+    }
+
+    /// Whether a file of the staged RECORD belongs into the prefix. pip writes `../../bin/x`. uv writes `bin/x`, as it
+    /// would for a package with the name `bin`: what the old distribution has at that name decides, and where it has
+    /// nothing, the name.
+    fn is_of_prefix(&self, name: &str) -> bool {
+        const USUAL: [&str; 4] = ["bin", "etc", "include", "share"];
+        if name.starts_with("../") || !self.staged_by_uv {
+            return name.starts_with("../");
+        }
+        let Some((top, _)) = name.split_once('/') else { return self.had_in_prefix(name) };
+        let is_in_site = |name: String| name.starts_with(&format!("{top}/"));
+        let is_package = recorded_names(self.new_record).any(|name| name == format!("{top}/__init__.py"));
+        let is_usual =
+            || USUAL.contains(&top) && !is_package && !recorded_names(self.old_record).any(is_in_site);
+        self.had_in_prefix(top) || is_usual()
+    }
+
+    /// Whether the old distribution has a file or a directory of this name in the prefix.
+    fn had_in_prefix(&self, top: &str) -> bool {
+        let depth = self.lead().len();
+        recorded_names(self.old_record).any(|name| {
+            let in_prefix = name.strip_prefix(&self.lead()).filter(|_| depth > 0);
+            in_prefix.is_some_and(|name| name.split('/').next() == Some(top))
+        })
+    }
+
+    /// The way from the directory of packages to the prefix: `../../../`.
+    fn lead(&self) -> String {
+        "../".repeat(self.site.strip_prefix(self.prefix()).map_or(0, |below| below.components().count()))
+    }
+
+    /// A line of the staged RECORD about a file of the prefix, as it is right in the directory of packages.
+    fn lead_to_prefix(&self, line: &str) -> String {
+        let (quote, rest) = line.strip_prefix('"').map_or(("", line), |rest| ("\"", rest));
+        format!("{quote}{}{}", self.lead(), rest.trim_start_matches("../"))
     }
 }

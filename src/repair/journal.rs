@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::environment::record::recorded_paths;
+use crate::environment::record::{prefix_of, recorded_paths};
 use crate::package_name::normalised;
 use crate::repair::change::Change;
 use crate::repair::file_digest::{FileDigest, sha256_of};
@@ -28,6 +28,15 @@ pub struct SavedFile {
     /// The index of its package in [`Journal::parts`].
     #[serde(default)]
     pub part: Option<usize>,
+}
+
+/// A directory before the exchange. It was a pair of path and mode in version 0.1.0.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SavedDirectory {
+    pub path: PathBuf,
+    pub mode: u32,
+    #[serde(default)]
+    pub group: Option<u32>,
 }
 
 /// The files of one package in an exchange.
@@ -57,9 +66,9 @@ pub struct Journal {
     pub changes: Vec<Change>,
     pub removed: Vec<SavedFile>,
     pub created: Vec<PathBuf>,
-    /// Directories that are removed with their last file, parents first, and their modes.
+    /// The directories that there were above the files, parents first.
     #[serde(default)]
-    pub directories: Vec<(PathBuf, u32)>,
+    pub directories: Vec<SavedDirectory>,
     /// Every directory of packages in which something changes. Absent in the journals of 0.1.0.
     #[serde(default)]
     pub sites: Vec<PathBuf>,
@@ -79,17 +88,21 @@ pub struct ForeignPackages {
 }
 
 impl Journal {
-    /// The directories outside of which nothing is changed.
+    /// The directories outside of which nothing is changed: the prefixes of the directories of packages.
     #[must_use]
     pub fn roots(&self) -> Vec<PathBuf> {
-        if self.sites.is_empty() { vec![self.site.clone()] } else { self.sites.clone() }
+        self.all_sites().iter().map(|site| prefix_of(site).to_owned()).collect()
+    }
+
+    fn all_sites(&self) -> &[PathBuf] {
+        if self.sites.is_empty() { std::slice::from_ref(&self.site) } else { &self.sites }
     }
 
     /// Refuses paths that no repair of the packages in `site` writes.
     ///
     /// # Errors
     /// Returns an error if the journal is another environment's, or names a path outside of its
-    /// directories of packages.
+    /// prefixes.
     pub fn refuse_paths_outside(&self, site: &Path) -> Result<(), String> {
         if self.site != site {
             return Err(format!("it is about {}, not about {}", self.site.display(), site.display()));
@@ -106,9 +119,11 @@ impl Journal {
         let files = self.removed.iter().map(|saved| &saved.path).chain(&self.created);
         let mut sites = self.parts.iter().map(|part| &part.site);
         let outside = find_outside(&roots, files.map(PathBuf::as_path))
-            .or_else(|| sites.find(|site| !roots.contains(site)).map(PathBuf::as_path));
+            .or_else(|| sites.find(|site| !self.all_sites().contains(site)).map(PathBuf::as_path));
         match outside {
-            Some(path) => Err(format!("it names {}, which lies outside {}", path.display(), site.display())),
+            Some(path) => {
+                Err(format!("it names {}, which lies outside {}", path.display(), prefix_of(site).display()))
+            }
             None => Ok(()),
         }
     }

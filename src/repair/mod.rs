@@ -24,10 +24,10 @@
 pub mod bytecode;
 pub mod change;
 pub mod commit;
-pub mod console_scripts;
 pub mod context;
 pub mod culprit;
 pub mod failpoint;
+pub mod file_access;
 pub mod file_digest;
 pub mod file_operations;
 pub mod file_plan;

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use crate::environment::record::bytecode_of;
 use crate::error::{Error, RepairStep};
 use crate::repair::failpoint;
 use crate::repair::file_operations::{link_or_copy, path_beside, remove, remove_empty};
-use crate::repair::journal::{Journal, SavedFile};
+use crate::repair::journal::{Journal, SavedDirectory, SavedFile};
 use crate::repair::transaction::Transactions;
 use crate::sorted::sorted_set;
 use crate::system::disk;
@@ -80,10 +80,10 @@ pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Vec<S
         journal.removed.iter().filter(|saved| !foreign.not_restored.contains(&saved.path)).collect();
     let mut failures = remove_created(journal, &old, &foreign.not_removed);
     let above = sorted_set(old.iter().flat_map(|saved| saved.path.ancestors().skip(1)));
-    let needed = journal.directories.iter().filter(|(directory, _)| above.contains(directory.as_path()));
-    needed.for_each(|(directory, mode)| make_directory(directory, *mode));
+    let needed = journal.directories.iter().filter(|directory| above.contains(directory.path.as_path()));
+    needed.for_each(make_directory);
     failures.extend(put_files_back(&snapshot, &old));
-    remove_empty(journal.created.iter().map(PathBuf::as_path));
+    remove_empty(journal.created.iter().map(PathBuf::as_path), |directory| was_empty(journal, directory));
     let changed = old.iter().map(|saved| &saved.path).chain(&journal.created);
     if let Err(error) = disk::sync(&sorted_set(changed.map(PathBuf::as_path)), &journal.roots()) {
         failures.push(describe("cannot write", &journal.site)(error));
@@ -136,12 +136,19 @@ fn put_files_back(snapshot: &Path, old: &[&SavedFile]) -> Vec<String> {
     failures
 }
 
-/// Makes a directory with its old mode, if it is missing.
-fn make_directory(directory: &Path, mode: u32) {
+/// Makes a directory with its old group and mode, if it is missing.
+fn make_directory(SavedDirectory { path, mode, group }: &SavedDirectory) {
     // A failure is reported when the files of the directory are put back.
-    if fs::create_dir(directory).is_ok() {
-        let _ = fs::set_permissions(directory, fs::Permissions::from_mode(mode));
+    if fs::create_dir(path).is_ok() {
+        let _ = chown(path, None, *group);
+        let _ = fs::set_permissions(path, fs::Permissions::from_mode(*mode));
     }
+}
+
+/// Whether a directory without any file of the old packages was there before the repair.
+fn was_empty(journal: &Journal, directory: &Path) -> bool {
+    journal.directories.iter().any(|saved| saved.path == directory)
+        && !journal.removed.iter().any(|saved| saved.path.starts_with(directory))
 }
 
 fn is_full(result: &io::Result<()>) -> bool {
@@ -312,7 +319,7 @@ mod tests {
             }
             scene.plan.additions.truncate(done - removed);
             for (path, content) in &scene.plan.additions {
-                place(content, path).unwrap();
+                place(content, path, None).unwrap();
             }
             let journal = scene.transactions.unfinished().unwrap().unwrap();
             roll_back(&scene.transactions, &journal).unwrap();

@@ -14,7 +14,7 @@ use crate::error::{Abort, Error, RepairStep};
 use crate::package_name::PCLUSTER;
 use crate::repair::change::{Change, Edit};
 use crate::repair::context::Repair;
-use crate::repair::file_operations::take_owner_and_mode;
+use crate::repair::file_access::Access;
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
 use crate::repair::journal::PackageFiles;
 use crate::repair::prove::{Proof, collect_unmet, prove};
@@ -139,7 +139,7 @@ fn copy(from: &Path, to: &Path) -> Result<(), Error> {
 fn write_like(like: &Path, path: &Path, text: &str) -> Result<(), Error> {
     make_directory_of(path)?;
     fs::write(path, text).map_err(|error| fail(describe("cannot write", path)(error)))?;
-    let kept = like.metadata().and_then(|metadata| take_owner_and_mode(&metadata, path));
+    let kept = like.metadata().and_then(|metadata| Access::of(&metadata).give(path));
     kept.map_err(|error| refuse(describe("cannot keep owner, group and mode of", like)(error)))
 }
 

@@ -18,7 +18,7 @@ use crate::repair::file_digest::FileDigest;
 use crate::repair::file_operations::{PlacedBy, link_or_copy, place, remove, remove_empty};
 use crate::repair::file_plan::FilePlan;
 use crate::repair::journal::{Journal, SavedFile};
-use crate::sorted::sorted_set;
+use crate::sorted::{sorted_map, sorted_set};
 use crate::system::disk::{self, Durability};
 use crate::system::files::describe;
 use crate::system::trust;
@@ -118,7 +118,7 @@ impl Transactions {
             changes,
             removed,
             created: plan.additions.iter().map(|(path, _)| path.clone()).collect(),
-            directories: plan.directories_of_removals(),
+            directories: plan.existing_directories(),
             sites: plan.sites(),
             parts: plan.packages.clone(),
         };
@@ -143,6 +143,8 @@ impl Transactions {
     /// # Errors
     /// Returns an error at the first file that cannot be removed or written; the caller has to roll back.
     pub fn exchange(&self, plan: &FilePlan) -> Result<(), String> {
+        let metadata = |path: &PathBuf| Some((path.clone(), path.symlink_metadata().ok()?));
+        let replaced = sorted_map(plan.removals.keys().filter_map(metadata));
         for path in plan.removals.keys() {
             failpoint::reach(RepairStep::Remove)
                 .and_then(|()| remove(path))
@@ -150,10 +152,10 @@ impl Transactions {
         }
         for (path, content) in &plan.additions {
             failpoint::reach(RepairStep::Place)
-                .and_then(|()| place(content, path))
+                .and_then(|()| place(content, path, replaced.get(path)))
                 .map_err(describe("cannot write", path))?;
         }
-        remove_empty(plan.removals.keys().map(PathBuf::as_path));
+        remove_empty(plan.removals.keys().map(PathBuf::as_path), |directory| plan.keeps(directory));
         Ok(())
     }
 
@@ -163,7 +165,7 @@ impl Transactions {
     /// # Errors
     /// Returns an error if a file cannot be written to the disk.
     pub fn sync(&self, plan: &FilePlan) -> Result<(), String> {
-        disk::sync(&plan.paths(), &plan.sites()).map_err(describe("cannot write", &self.site))
+        disk::sync(&plan.paths(), &plan.prefixes()).map_err(describe("cannot write", &self.site))
     }
 
     /// Closes this transaction, after [`Self::sync`]. It is then the one that an undo rolls back, in place of

@@ -33,7 +33,7 @@ impl<'a> Deref for BrokenEnvironment<'a> {
     }
 }
 
-/// Every file and directory: mode, time and content. Two trees are equal if nothing differs.
+/// Every file and directory: mode, group, time and content. Two trees are equal if nothing differs.
 pub(crate) type Tree = BTreeMap<PathBuf, String>;
 
 /// One file of a fake wheel: path, content, mode.
@@ -162,6 +162,16 @@ impl BrokenEnvironment<'_> {
         }
     }
 
+    /// Adds files to an unpacked distribution; its RECORD names them by `lead` and their paths below `base`.
+    pub(crate) fn add_files(&self, dist_info: &Path, base: &Path, lead: &str, files: &[(&str, &str, u32)]) {
+        let mut record = fs::read_to_string(dist_info.join("RECORD")).unwrap();
+        for (path, content, mode) in files {
+            set_mode(&self.sandbox.write(base.join(path), content), *mode);
+            let _ = writeln!(record, "{lead}{path},sha256=x,1");
+        }
+        fs::write(dist_info.join("RECORD"), record).unwrap();
+    }
+
     /// The packages of one release of CDK, and the jsii that it needs.
     fn cdk_release(&self, directory: &Path, version: &str, jsii: &str) {
         let core = [
@@ -217,6 +227,13 @@ impl BrokenEnvironment<'_> {
     /// The environment's packages, exactly.
     pub(crate) fn site(&self) -> Tree {
         tree(&self.path("site"), true)
+    }
+
+    /// The whole environment, but for what its fake Python does.
+    pub(crate) fn prefix(&self) -> Tree {
+        let mut tree = tree(&self.root, true);
+        tree.retain(|path, _| !path.starts_with("fake"));
+        tree
     }
 
     /// The packages without times: what a repair makes, every time.
@@ -284,14 +301,14 @@ fn collect(directory: &Path, root: &Path, with_times: bool, found: &mut Tree) {
     for entry in directory.read_dir().unwrap().flatten() {
         let path = entry.path();
         let metadata = path.symlink_metadata().unwrap();
-        let mode = metadata.mode() & 0o7777;
+        let (mode, group) = (metadata.mode() & 0o7777, metadata.gid());
         let what = if metadata.is_dir() {
             collect(&path, root, with_times, found);
-            format!("directory {mode:o}")
+            format!("directory {mode:o} {group}")
         } else {
-            let content = String::from_utf8(fs::read(&path).unwrap()).unwrap();
+            let content = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
             let time = if with_times { (metadata.mtime(), metadata.mtime_nsec()) } else { (0, 0) };
-            format!("{mode:o} {time:?} {content:?}")
+            format!("{mode:o} {group} {time:?} {content:?}")
         };
         found.insert(path.strip_prefix(root).unwrap().to_owned(), what);
     }
