@@ -123,12 +123,14 @@ fn what_would_keep_pip_from_installing_does_not_count() {
 fn uv_is_asked_for_hard_links_without_bytecode() {
     let sandbox = Sandbox::new();
     let environment = sandbox.broken_environment();
-    environment.preflight(["fix"]).run().exits(0);
+    environment.preflight(["fix"]).var("UV_COMPILE_BYTECODE", "1").run().exits(0);
     let asked = fs::read_to_string(sandbox.path("installer/arguments")).unwrap();
     let asked: Vec<&str> = asked.split_whitespace().collect();
     for option in ["--link-mode=hardlink", "--no-compile-bytecode", "--deps"] {
         assert!(asked.contains(&option), "{option}: {asked:?}");
     }
+    let seen = fs::read_to_string(sandbox.path("installer/environment")).unwrap();
+    assert!(!seen.contains("UV_COMPILE_BYTECODE"), "uv refuses it together with the option");
 }
 
 /// The packages come compiled where the environment's are, whichever installer brings them.
@@ -781,7 +783,7 @@ fn share_with_group(environment: &BrokenEnvironment) {
     for path in below.chain([environment.root.clone()]) {
         let mode = path.metadata().unwrap().permissions().mode();
         std::os::unix::fs::chown(&path, None, Some(GROUP)).unwrap();
-        set_mode(&path, if path.is_dir() { 0o2770 } else { mode & 0o770 | 0o060 });
+        set_mode(&path, if path.is_dir() { 0o770 } else { mode & 0o770 | 0o060 });
     }
 }
 
@@ -805,7 +807,7 @@ fn what_a_repair_places_is_of_the_group_that_shares_the_environment() {
         for (path, what) in now.iter().filter(|(path, what)| before.get(*path) != Some(what)) {
             let name = path.file_name().unwrap().to_str().unwrap();
             let expected = match name {
-                _ if what.starts_with("directory") => format!("directory 2770 {GROUP}"),
+                _ if what.starts_with("directory") => format!("directory 770 {GROUP}"),
                 "run" | "cdk.py" | "cdk-new" => format!("770 {GROUP} "),
                 _ => format!("660 {GROUP} "),
             };
@@ -814,6 +816,19 @@ fn what_a_repair_places_is_of_the_group_that_shares_the_environment() {
         environment.preflight(["undo"]).run().exits(0);
         assert_eq!(environment.prefix(), before);
     }
+}
+
+#[test]
+fn a_file_keeps_the_mode_of_the_one_that_it_replaces() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    for (file, mode) in [("core/__init__.py", 0o640), ("aws_imagebuilder/__init__.py", 0o444)] {
+        set_mode(&environment.path("site/aws_cdk").join(file), mode);
+    }
+    environment.preflight(["fix"]).run().exits(0);
+    let site = environment.site();
+    assert!(site[std::path::Path::new("aws_cdk/core/__init__.py")].starts_with("640 "));
+    assert!(site[std::path::Path::new("aws_cdk/aws_imagebuilder/__init__.py")].starts_with("444 "));
 }
 
 /// The staged file and the installer's cached one are the same file.

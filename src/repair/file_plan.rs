@@ -70,8 +70,7 @@ impl FilePlan {
             if is_bytecode(Path::new(&name)) || (is_requested && !was_requested) {
                 continue;
             }
-            let staged = installed_path(overlay, &name).filter(|file| file.symlink_metadata().is_ok());
-            let staged = staged.ok_or_else(|| {
+            let staged = installed_path(overlay, &name).ok_or_else(|| {
                 let (package, version) = (&new.name, &new.version);
                 format!("{package} {version} brings {name}, which lies outside {}", places.prefix().display())
             })?;

@@ -12,7 +12,7 @@ use crate::environment::packages::Packages;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, RepairStep};
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
-use crate::repair::pip_settings::{PIP_OVERRIDES, UV_INSTALL_OPTIONS, translate_for_uv};
+use crate::repair::pip_settings::{PIP_OVERRIDES, UV_INSTALL_OPTIONS, UV_OVERRIDES, translate_for_uv};
 use crate::repair::plan::InstallRequest;
 use crate::sorted::sorted_set;
 use crate::system::child::{Child, ChildError, Finished, MAX_OUTPUT, framed, sentinel, set};
@@ -224,6 +224,7 @@ impl<'a> Installer<'a> {
             Program::Uv(uv) => {
                 arguments.extend(["--python".into(), python.into()]);
                 environment.extend(translate_for_uv(python));
+                environment.extend(variables(&UV_OVERRIDES));
                 uv
             }
             Program::Pip | Program::BundledPip(_) => {
@@ -235,8 +236,7 @@ impl<'a> Installer<'a> {
                 // The bytecode of pip itself would be written into the environment.
                 let flags = target.interpreter.run_flags();
                 arguments.splice(0..0, flags.into_iter().chain(program));
-                environment
-                    .extend(PIP_OVERRIDES.map(|(name, value)| (name.into(), value.map(OsString::from))));
+                environment.extend(variables(&PIP_OVERRIDES));
                 // A Python that pip starts, for a package that it builds, writes none either.
                 environment.push(set("PYTHONDONTWRITEBYTECODE", "1"));
                 python
@@ -253,6 +253,10 @@ impl<'a> Installer<'a> {
             other => Error::repair(step, other.to_string(), "Nothing was changed; run it again.").into(),
         })
     }
+}
+
+fn variables(overrides: &[(&str, Option<&str>)]) -> impl Iterator<Item = (OsString, Option<OsString>)> {
+    overrides.iter().map(|(name, value)| (name.into(), value.map(OsString::from)))
 }
 
 /// Finds the wheel that `ensurepip` would install; `None` where this Python has none.

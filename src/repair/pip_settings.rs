@@ -40,6 +40,9 @@ pub const PIP_OVERRIDES: [(&str, Option<&str>); 17] = [
     ("PIP_QUIET", Some("0")),
 ];
 
+/// As [`PIP_OVERRIDES`], for uv: it refuses the variable together with the option that has precedence over uv.toml.
+pub const UV_OVERRIDES: [(&str, Option<&str>); 1] = [("UV_COMPILE_BYTECODE", None)];
+
 /// Options of `uv pip install` for the same reason. They have precedence over `UV_*` and uv.toml.
 pub const UV_INSTALL_OPTIONS: [&str; 3] = [
     // Links into uv's cache would be dead after `uv cache clean`. Where no hard link can be made uv copies.

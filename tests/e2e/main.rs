@@ -33,6 +33,7 @@ mod releases; // `preflight check` on release after release
 mod repair; // fix and undo in copies of the broken environments, made by either installer
 mod repair_failing; // what can go wrong in its steps, each time with nothing changed
 mod repair_killed; // SIGKILL at every step and at any moment
+mod repair_placed; // scripts and data files, groups and modes, and settings of installers
 mod signals; // Ctrl-C and its like during a synthesis
 mod stored_template; // `preflight template` on what AWS gives back
 mod unknown; // a check that cannot run
