@@ -151,6 +151,8 @@ pub enum RepairStep {
     Isolated,
     Snapshot,
     Journal,
+    /// The token in one directory of packages.
+    Token,
     Commit,
     /// One file of the old packages.
     Remove,
@@ -166,6 +168,8 @@ pub enum RepairStep {
     Rollback,
     /// One file that is put back.
     Restore,
+    /// The removal of the token from one directory of packages, and what follows it.
+    RemoveToken,
 }
 
 impl RepairStep {
@@ -182,6 +186,7 @@ impl RepairStep {
             Self::Isolated => "isolated",
             Self::Snapshot => "snapshot",
             Self::Journal => "journal",
+            Self::Token => "token",
             Self::Commit => "commit",
             Self::Remove => "remove",
             Self::Place => "place",
@@ -192,6 +197,7 @@ impl RepairStep {
             Self::Undo => "undo",
             Self::Rollback => "rollback",
             Self::Restore => "restore",
+            Self::RemoveToken => "remove-token",
         }
     }
 }
@@ -226,7 +232,7 @@ impl From<Interrupted> for Abort {
 }
 
 /// Files in one message: a directory that cannot be written has thousands.
-const MAX_NAMED: usize = 5;
+pub const MAX_NAMED: usize = 5;
 
 impl Error {
     #[must_use]

@@ -45,6 +45,7 @@
 //! | [`repair::file_access`] | owner, group and mode of what a repair places |
 //! | [`repair::file_plan`] | the files that an exchange removes and adds |
 //! | [`repair::journal`] | the record of an exchange, written before its first change |
+//! | [`repair::token`] | the file that binds journals to their environment |
 //! | [`repair::file_digest`] | size and SHA-256 of a file |
 //! | [`repair::ownership`] | the owner of a directory of packages |
 //! | [`repair::change`] | staged packages × installed ones → changes (pure) |

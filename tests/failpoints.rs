@@ -9,14 +9,25 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::signals::ignoring_nothing;
-use crate::support::broken_environment::{BrokenEnvironment, Tree};
+use crate::support::broken_environment::{BrokenEnvironment, TOKEN, Tree};
 use crate::support::fakes::REAL_OUTPUT;
 use crate::support::machine::{on_this_machine, output};
 use crate::support::sandbox::Sandbox;
 
 const FAILPOINT: &str = "PCLUSTER_SHIM_FAULT";
-const STEPS: [&str; 10] =
-    ["stage", "proof", "snapshot", "journal", "remove", "place", "record", "verification", "close", "closed"];
+const STEPS: [&str; 11] = [
+    "stage",
+    "proof",
+    "snapshot",
+    "journal",
+    "token",
+    "remove",
+    "place",
+    "record",
+    "verification",
+    "close",
+    "closed",
+];
 
 /// Compares, and shows only what differs.
 #[track_caller]
@@ -69,6 +80,8 @@ fn killed_at_every_step(environment: &BrokenEnvironment) {
                 cut_off || closed || environment.site() == before,
                 "{failure}: touched without a journal"
             );
+            // Without a token nothing was changed yet, so there is nothing to report.
+            let cut_off = cut_off && step != "token";
             let what_next = count % 4;
             let next = match what_next {
                 0 => environment.preflight(["fix"]).run(),
@@ -157,7 +170,7 @@ fn a_failure_at_every_step_changes_nothing() {
     for environment in [sandbox.broken_environment(), Sandbox::new().broken_environment_across_file_systems()]
     {
         let before = environment.site();
-        for step in &STEPS[..8] {
+        for step in &STEPS[..9] {
             for count in 1..MAX_COUNT {
                 let failure = format!("fail:{step}@{count}");
                 let run = environment.preflight(["fix"]).var(FAILPOINT, &failure).run();
@@ -228,16 +241,7 @@ fn a_failure_at_the_end_keeps_the_undo_of_before() {
     let environment = sandbox.broken_environment();
     let before = environment.site();
     environment.preflight(["fix", "--strategy", "downgrade"]).run().exits(0);
-    // Another advisory, another repair.
-    let more =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/rules/advisories.yaml")).unwrap();
-    let first = more.split("\n\n- id: ").next().unwrap();
-    let other = first
-        .replace("cdk-imagebuilder-1.153.0", "another")
-        .replace("\"==1.153.0\"", "\"==1.152.0\"")
-        .replace("shows: template", "shows: later");
-    sandbox.write("config/pcluster-shim/config.yaml", "advisories: [other.yaml]\n");
-    sandbox.write("config/pcluster-shim/other.yaml", other);
+    environment.has_an_advisory_on_1_152_0();
     for failure in ["fail:close", "fail:journal", "fail:place@4", "kill:close", "kill:remove@2"] {
         let run = environment.preflight(["fix"]).var(FAILPOINT, failure).run();
         run.holds(run.status.code() != Some(0), failure);
@@ -432,7 +436,8 @@ fn last_position(calls: &[String], names: &[&str]) -> usize {
 
 /// Order of what reaches the disk, because each step relies on the one before: the copies before
 /// their journal, the journal before the first removal, the new files before the journal is closed,
-/// the old files before an undo removes its copies.
+/// the token before the first removal and until the journal is no longer open, the old files before an undo removes
+/// its copies.
 #[test]
 #[cfg(target_os = "linux")]
 fn what_counts_is_on_the_disk_before_it_counts() {
@@ -451,14 +456,18 @@ fn what_counts_is_on_the_disk_before_it_counts() {
         let content = at(&["fsync(", &state, "/.tmp"]);
         let journal = at(&["rename", &state, "journal.json"]);
         let name = journal + 1 + position(&calls[journal + 1..], &["fsync(", &state]);
+        let bound = at(&["rename", &site, TOKEN]);
+        let bound_name = bound + 1 + position(&calls[bound + 1..], &["fsync(", &site]);
         let removal = at(&["unlink", &site, "aws_cdk"]);
         let placed = last_position(&calls, &["link", &format!("\"{site}/")]);
+        // A kill leaves no part of a file at its path.
+        at(&["rename", ".__init__.py.pcluster-shim\"", "/aws_cdk/core/__init__.py\""]);
         let new = at(&["syncfs(", &prefix]);
         let closed = at(&["rename", &state, "last.json"]);
-        let order = [snapshot, content, journal, name, removal, placed, new, closed];
+        let order = [snapshot, content, journal, name, bound, bound_name, removal, placed, new, closed];
         assert!(order.is_sorted(), "copies {copies}: {order:?}\n{}", calls.join("\n"));
         let synced = calls.iter().filter(|call| call.contains("sync")).count();
-        assert!(synced <= 6, "nothing more is synced: {synced}\n{}", calls.join("\n"));
+        assert!(synced <= 8, "nothing more is synced: {synced}\n{}", calls.join("\n"));
 
         let calls = disk_calls(&environment, ["undo"]);
         let at = |names: &[&str]| position(&calls, names);
@@ -467,10 +476,14 @@ fn what_counts_is_on_the_disk_before_it_counts() {
         let removal = at(&["unlink", &site, "1.204.0"]);
         let back = last_position(&calls, &["rename", &site]);
         let old = at(&["syncfs(", &prefix]);
-        let closed = at(&["unlink", &state, "journal.json"]);
+        let closed = at(&["rename", &state, "journal.json", "rolled-back.json"]);
         let name_gone = closed + 1 + position(&calls[closed + 1..], &["fsync(", &state]);
-        let removed = closed + 1 + position(&calls[closed + 1..], &["unlink"]);
-        let order = [opened, name, removal, back, old, closed, name_gone, removed];
+        let unbound = at(&["unlink", &site, TOKEN]);
+        let unbound_name = unbound + 1 + position(&calls[unbound + 1..], &["fsync(", &site]);
+        let forgotten = at(&["unlink", &state, "rolled-back.json"]);
+        let removed = closed + 1 + position(&calls[closed + 1..], &["unlink", "snapshot-"]);
+        let order =
+            [opened, name, removal, back, old, closed, name_gone, unbound, unbound_name, forgotten, removed];
         assert!(order.is_sorted(), "copies {copies}: {order:?}\n{}", calls.join("\n"));
     }
 }
@@ -491,7 +504,10 @@ fn a_disk_that_fails_to_write() {
         let run = environment.preflight(["fix"]).under(on_this_machine("strace"), &first).run();
         run.exits(1).prefixed();
         run.holds(run.stderr().contains("os error 5"), "the disk's error is reported");
-        assert_same(&environment.site(), &before, "");
+        let mut now = environment.site();
+        // The token stays with the journal.
+        assert_eq!(now.remove(Path::new(TOKEN)).is_some(), !copies);
+        assert_same(&now, &before, "");
         if !copies {
             let next = environment.preflight(["--no-synth"]).run();
             next.exits(1).holds(next.stderr().contains("rolled back"), "it is completed");
@@ -600,6 +616,113 @@ fn a_rollback_leaves_what_pip_has_installed_since() {
     assert!(has("aws_cdk.core-1.152.0.dist-info") && !has("aws_cdk.core-1.153.0.dist-info"));
     assert_eq!(fs::read_to_string(site.join("aws_cdk/core/__init__.py")).unwrap(), "1.152.0");
     assert!(has("aws_cdk.aws-imagebuilder-1.153.0.dist-info") && has("jsii-1.57.0.dist-info"));
+    environment.left_nothing("by a rollback");
+}
+
+/// The undo is complete but for the token and its own files.
+#[test]
+#[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
+fn an_undo_killed_at_its_end_is_completed() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    let before = environment.site();
+    // Before and after the removal of the token.
+    for failure in ["kill:remove-token", "kill:remove-token@2"] {
+        environment.preflight(["fix"]).run().exits(0);
+        environment.preflight(["undo"]).var(FAILPOINT, failure).run().dies_by(9);
+        assert_eq!(environment.kept()[0], "rolled-back.json", "{failure}");
+        // Killed once more while it is completed.
+        environment.preflight(["--no-synth"]).var(FAILPOINT, "kill:remove-token").run();
+        environment.preflight(["--no-synth"]).run().exits(1).is_silent();
+        assert_same(&environment.site(), &before, failure);
+        environment.left_nothing(failure);
+    }
+}
+
+#[test]
+#[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
+fn a_token_that_cannot_be_removed_is_removed_by_the_next_call() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    let before = environment.site();
+    environment.preflight(["fix"]).run().exits(0);
+    environment.preflight(["undo"]).var(FAILPOINT, "fail:remove-token").run().exits(0);
+    environment.preflight(["fix", "--dry-run"]).run().exits(0);
+    assert_same(&environment.site(), &before, "");
+    environment.left_nothing("by the next call");
+}
+
+/// `rm -rf` after a kill, and a new environment at the same path.
+#[test]
+#[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
+fn a_recreated_environment_is_not_touched_after_a_kill() {
+    for failure in ["kill:remove@2", "kill:place@5", "kill:verification"] {
+        let sandbox = Sandbox::new();
+        let environment = sandbox.broken_environment();
+        environment.preflight(["fix"]).run().exits(0);
+        let good = environment.keep_copy("good");
+        fs::remove_file(good.join(TOKEN)).unwrap();
+        environment.preflight(["undo"]).run().exits(0);
+        environment.preflight(["fix"]).var(FAILPOINT, failure).run().dies_by(9);
+        let recreated = environment.recreate(&good);
+        let run = environment.build_image().run();
+        run.exits(0).prints(REAL_OUTPUT).prefixed().stderr_matches("rollback-recreated.txt");
+        environment.build_image().run().exits(0).is_silent();
+        environment.preflight(["fix"]).run().exits(0).is_silent();
+        environment.preflight(["undo"]).run().exits(1);
+        assert_same(&environment.site(), &recreated, failure);
+        let kept = environment.kept();
+        assert!(kept.len() == 2 && kept[0].starts_with("set-aside-"), "{failure}: {kept:?}");
+        assert!(environment.snapshot().join("0").is_file(), "{failure}: the old files are kept");
+    }
+}
+
+/// Killed during an undo, which has opened the journal again.
+#[test]
+#[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
+fn a_recreated_environment_is_not_touched_after_a_killed_undo() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    environment.preflight(["fix"]).run().exits(0);
+    let good = environment.keep_copy("good");
+    fs::remove_file(good.join(TOKEN)).unwrap();
+    environment.preflight(["undo"]).var(FAILPOINT, "kill:restore@5").run().dies_by(9);
+    let recreated = environment.recreate(&good);
+    environment.preflight(["undo"]).run().exits(1).prefixed().stderr_matches("undo-recreated.txt");
+    assert_same(&environment.site(), &recreated, "");
+}
+
+/// As after `cp -a`, rsync or from a backup: other inodes, the same environment.
+#[test]
+#[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
+fn a_restored_environment_is_rolled_back_after_a_kill() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    let before = environment.content();
+    environment.preflight(["fix"]).var(FAILPOINT, "kill:place@5").run().dies_by(9);
+    environment.recreate(&environment.keep_copy("backup"));
+    let run = environment.preflight(["--no-synth"]).run();
+    run.exits(1).holds(run.stderr().contains("rolled back"), "it is the same environment");
+    assert_same(&environment.content(), &before, "");
+    environment.left_nothing("by a rollback");
+}
+
+/// No package manager has written it, so its package does not show it.
+#[test]
+#[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
+fn a_file_that_was_changed_after_a_kill_stays_and_is_named() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    let mut before = environment.content();
+    environment.preflight(["fix"]).var(FAILPOINT, "kill:verification").run().dies_by(9);
+    let changed = "aws_cdk/core/__init__.py";
+    fs::write(environment.path("site").join(changed), "mine").unwrap();
+    let run = environment.preflight(["--no-synth"]).run();
+    run.exits(1).stderr_matches("rollback-changed-file.txt");
+    let mut now = environment.content();
+    assert!(now.remove(Path::new(changed)).unwrap().contains("mine"));
+    before.remove(Path::new(changed));
+    assert_same(&now, &before, "all others are as they were");
     environment.left_nothing("by a rollback");
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use serde_json::{Value, json};
 
-use crate::support::broken_environment::{BrokenEnvironment, INSTALL, Unwritable, set_mode};
+use crate::support::broken_environment::{BrokenEnvironment, INSTALL, TOKEN, Unwritable, set_mode};
 use crate::support::fakes::{BAD, REAL, REAL_OUTPUT};
 use crate::support::run::Call;
 use crate::support::sandbox::Sandbox;
@@ -1152,6 +1152,13 @@ fn without_times(
     tree.iter().map(|(path, what)| (path.clone(), without(what))).collect()
 }
 
+fn without_token(
+    mut tree: crate::support::broken_environment::Tree,
+) -> crate::support::broken_environment::Tree {
+    tree.remove(std::path::Path::new(TOKEN)).expect("there is a token");
+    tree
+}
+
 /// The record of the last repair is damaged or empty: reported, and nothing is deleted.
 #[test]
 fn a_last_journal_that_cannot_be_read_deletes_nothing() {
@@ -1237,6 +1244,19 @@ fn a_journal_that_names_files_outside_is_refused() {
     assert_eq!(environment.site(), before);
 }
 
+/// An empty one would be found in any file that has an empty line.
+#[test]
+fn a_journal_with_an_impossible_token_is_refused() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    environment.preflight(["fix"]).run().exits(0);
+    let repaired = environment.site();
+    edit(&environment.repairs().join("last.json"), |journal| journal["token"] = json!(""));
+    let run = environment.preflight(["undo"]).run();
+    run.exits(1).prefixed().holds(run.stderr().contains("is refused"), "it says so");
+    assert!(environment.site() == repaired, "something was changed");
+}
+
 /// A journal as version 0.1.0 wrote it: without sizes, digests and packages.
 #[test]
 fn a_journal_of_before_is_undone() {
@@ -1244,10 +1264,11 @@ fn a_journal_of_before_is_undone() {
     let environment = sandbox.broken_environment();
     let before = environment.site();
     environment.preflight(["fix"]).run().exits(0);
+    fs::remove_file(environment.path("site").join(TOKEN)).unwrap();
     let repaired = environment.site();
     let last = environment.repairs().join("last.json");
     edit(&last, |journal| {
-        for field in ["sites", "parts"] {
+        for field in ["sites", "parts", "created_digests", "token"] {
             journal.as_object_mut().unwrap().remove(field).unwrap();
         }
         for saved in journal["removed"].as_array_mut().unwrap() {
@@ -1378,4 +1399,94 @@ fn undo_after_a_reinstallation() {
     let now = environment.site();
     environment.preflight(["undo"]).run().exits(1).prefixed().stderr_matches("undo-reinstalled.txt");
     assert_eq!(environment.site(), now);
+}
+
+/// `rm -rf`, and a new environment at the same path.
+#[test]
+fn undo_in_a_recreated_environment_changes_nothing() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    let packages = environment.keep_copy("packages");
+    environment.preflight(["fix"]).run().exits(0);
+    let recreated = environment.recreate(&packages);
+    environment.preflight(["undo"]).run().exits(1).prefixed().stderr_matches("undo-recreated.txt");
+    assert_eq!(environment.site(), recreated);
+    let kept = environment.kept();
+    let is_set_aside = matches!(kept.as_slice(), [journal, snapshot]
+        if journal.starts_with("set-aside-") && snapshot.starts_with("snapshot-"));
+    assert!(is_set_aside, "the old files are kept: {kept:?}");
+    environment.preflight(["undo"]).run().exits(1).prefixed().stderr_matches("undo-nothing.txt");
+    // The new one can be repaired like any other, and the old files are still kept.
+    environment.preflight(["fix"]).run().exits(0).is_silent();
+    environment.preflight(["undo"]).run().exits(0).is_silent();
+    assert_eq!(environment.site(), recreated);
+    assert_eq!(environment.kept(), kept);
+}
+
+#[test]
+fn fix_in_a_recreated_environment_does_not_speak_of_the_repair_before() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    let packages = environment.keep_copy("packages");
+    environment.preflight(["fix"]).run().exits(0);
+    environment.recreate(&packages);
+    environment.preflight(["fix"]).run().exits(0).is_silent().stdout_matches("fix.txt");
+    environment.keeps_the_last_one();
+}
+
+/// As after `cp -a`, rsync or from a backup: other inodes, the same environment.
+#[test]
+fn undo_in_a_restored_environment() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    let before = environment.site();
+    environment.preflight(["fix"]).run().exits(0);
+    environment.recreate(&environment.keep_copy("backup"));
+    environment.preflight(["undo"]).run().exits(0).is_silent();
+    assert_eq!(environment.content(), without_times(&before));
+    environment.left_nothing("by an undo");
+}
+
+#[test]
+fn undo_after_a_new_file_was_changed_is_refused() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    environment.preflight(["fix"]).run().exits(0);
+    fs::write(environment.path("site/aws_cdk/aws_imagebuilder/__init__.py"), "1.204.1").unwrap();
+    let changed = environment.site();
+    environment.preflight(["undo"]).run().exits(1).prefixed().stderr_matches("undo-changed-file.txt");
+    assert_eq!(environment.site(), changed);
+    environment.keeps_the_last_one();
+}
+
+/// The path of an old file that has no successor is taken.
+#[test]
+fn undo_where_another_file_is_in_the_way_is_refused() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    environment.preflight(["fix"]).run().exits(0);
+    let old = environment.path("site/aws_cdk/aws_imagebuilder/only_in_1.153.0/a, b.py");
+    fs::create_dir_all(old.parent().unwrap()).unwrap();
+    fs::write(&old, "mine").unwrap();
+    let run = environment.preflight(["undo"]).run();
+    run.exits(1).prefixed().holds(run.stderr().contains("a, b.py was changed since"), "it is named");
+    assert_eq!(fs::read_to_string(&old).unwrap(), "mine");
+}
+
+/// Each has a state directory of their own.
+#[test]
+fn users_who_share_an_environment_undo_their_own_repairs() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    let before = environment.site();
+    environment.preflight(["fix", "--strategy", "downgrade"]).run().exits(0);
+    let downgraded = environment.site();
+    environment.has_an_advisory_on_1_152_0();
+    let other = sandbox.path("state-of-another");
+    environment.preflight(["fix"]).var("XDG_STATE_HOME", &other).run().exits(0);
+    assert_eq!(versions(&environment), REPAIRED);
+    environment.preflight(["undo"]).var("XDG_STATE_HOME", &other).run().exits(0);
+    assert_eq!(environment.content(), without_times(&without_token(downgraded)));
+    environment.preflight(["undo"]).run().exits(0);
+    assert_eq!(environment.site(), before);
 }

@@ -37,11 +37,20 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(is_real || is_below(path, &roots), "{path:?} is accepted");
     }
     assert_eq!(snapshot.join(&journal.id).parent(), Some(snapshot), "{:?} is accepted", journal.id);
+    let is_token = |token: &String| token.len() == 32 && token.bytes().all(|byte| byte.is_ascii_hexdigit());
+    assert!(journal.token.iter().all(is_token), "{:?} is accepted", journal.token);
     assert!(journal.parts.iter().all(|part| roots.contains(&part.site)));
     if !is_real {
         assert!(journal.find_missing_copies(snapshot).len() <= journal.removed.len());
         let foreign = journal.find_foreign_packages();
         assert!(foreign.names.is_empty() && foreign.not_removed.is_empty());
         let _ = journal.find_changed_package();
+        // A path may be one that the system refuses.
+        assert_eq!(journal.is_bound() == Ok(true), journal.token.is_none());
+    }
+    // Every path lies below `/`, so with that as a root some may exist.
+    if !is_real && roots.iter().all(|root| root != Path::new("/")) {
+        assert!(journal.find_changed_files().is_empty() && journal.find_foreign_files().is_empty());
+        assert_eq!(journal.has_nothing_to_restore(), journal.removed.is_empty());
     }
 });

@@ -15,9 +15,9 @@ use crate::repair::journal::find_outside;
 use crate::repair::lock::lock_against_uv;
 use crate::repair::overlay::remove_overlay;
 use crate::repair::refusals::{refuse_directories, refuse_managed_packages};
-use crate::repair::rollback::roll_back;
+use crate::repair::rollback::{Left, roll_back};
 use crate::repair::stage::Staged;
-use crate::repair::state::describe_foreign_packages;
+use crate::repair::state::{describe_left, list_files};
 use crate::repair::verify::verify;
 use crate::system::concurrently::concurrently;
 
@@ -50,7 +50,7 @@ pub fn commit(repair: &Repair, staged: Staged) -> Result<Vec<Change>, Abort> {
         Err(describe_changed_environment())
     };
     unchanged.inspect_err(|_| transactions.remove(&journal))?;
-    let exchanged = transactions.exchange(&plan).map_err(describe_failed_exchange);
+    let exchanged = transactions.exchange(&journal, &plan).map_err(describe_failed_exchange);
     drop(step);
     let committed = exchanged
         .and_then(|()| verify_and_sync(repair, &broken_before, &plan))
@@ -66,7 +66,7 @@ pub fn commit(repair: &Repair, staged: Staged) -> Result<Vec<Change>, Abort> {
         return Ok(staged.changes);
     };
     Err(match (roll_back(transactions, &journal), reason) {
-        (Ok(foreign), Abort::Error(_)) if !foreign.is_empty() => describe_left_packages(&foreign).into(),
+        (Ok(left), Abort::Error(_)) if !left.is_empty() => describe_meanwhile(&left).into(),
         (Ok(_), reason) => reason,
         (Err(error), _) => Error::from(error).into(),
     })
@@ -146,11 +146,13 @@ fn describe_changed_package(package: &str) -> Error {
     Error::repair(RepairStep::Commit, message, &format!("The environment was put back as it was. {WAIT}"))
 }
 
-/// Names the packages that the rollback has left as another installer has written them.
-fn describe_left_packages(packages: &[String]) -> Error {
-    let message = format!("another installer has changed {} meanwhile", packages.join(", "));
-    let next =
-        format!("The environment was put back as it was{}. {WAIT}", describe_foreign_packages(packages));
+/// Names what the rollback has left as others have written it.
+fn describe_meanwhile(left: &Left) -> Error {
+    let message = match left.packages.as_slice() {
+        [] => format!("another program has changed {} meanwhile", list_files(&left.files)),
+        packages => format!("another installer has changed {} meanwhile", packages.join(", ")),
+    };
+    let next = format!("The environment was put back as it was{}. {WAIT}", describe_left(left));
     Error::repair(RepairStep::Commit, message, &next)
 }
 

@@ -5,6 +5,7 @@ use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 /// The SHA-256 of a file; `None` where it cannot be read.
@@ -19,8 +20,11 @@ pub fn sha256_of_bytes(bytes: &[u8]) -> String {
     hexadecimal(&Sha256::digest(bytes))
 }
 
+/// The block of a file system: a loss of power cuts a file off at a multiple of it.
+const BLOCK: u64 = 4096;
+
 /// The digest of a file's content, or of a link's target.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileDigest {
     pub size: u64,
     pub sha256: String,
@@ -61,8 +65,17 @@ impl FileDigest {
     pub fn of_text(text: &str) -> Self {
         Self { size: text.len() as u64, sha256: sha256_of_bytes(text.as_bytes()) }
     }
+
+    /// Whether a file that was to have this content may have been cut off by a loss of power: it is shorter, and
+    /// ends where a block does.
+    #[must_use]
+    pub fn may_be_cut_off_as(&self, found: &Self) -> bool {
+        found.size < self.size && found.size.is_multiple_of(BLOCK)
+    }
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
+/// Bytes as hexadecimal digits.
+#[must_use]
+pub fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }

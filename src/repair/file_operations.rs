@@ -33,14 +33,19 @@ pub fn place(content: &Content, path: &Path, replaced: Option<&Metadata>) -> io:
     // cache too, which is the same file by a hard link.
     remove(path)?;
     match content {
-        Content::File(source) => place_file(source, path, replaced),
+        Content::File(source) => {
+            // A part of a copy would be taken for a file that somebody has written since.
+            let temporary = path_beside(path);
+            remove(&temporary)?;
+            place_file(source, &temporary, directory, replaced)?;
+            fs::rename(&temporary, path)
+        }
         Content::Text(text) => write_text(text, path, &Access::of_new_file(replaced, directory, false)?),
     }
 }
 
-fn place_file(source: &Path, path: &Path, replaced: Option<&Metadata>) -> io::Result<()> {
+fn place_file(source: &Path, path: &Path, directory: &Path, replaced: Option<&Metadata>) -> io::Result<()> {
     let metadata = source.symlink_metadata()?;
-    let directory = path.parent().unwrap_or(Path::new("/"));
     let access = Access::of_new_file(replaced, directory, metadata.mode() & 0o111 != 0)?;
     if metadata.is_symlink() || access.is_of(&metadata) {
         return link_or_copy(source, path).map(drop);

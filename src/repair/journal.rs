@@ -9,11 +9,13 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::environment::record::{prefix_of, recorded_paths};
+use crate::environment::record::{is_bytecode, prefix_of, recorded_paths};
 use crate::package_name::normalised;
 use crate::repair::change::Change;
 use crate::repair::file_digest::{FileDigest, sha256_of};
+use crate::repair::token::{self, TOKEN_FILE};
 use crate::sorted::sorted_set;
+use crate::system::files::describe;
 
 /// A file that is removed, and its copy below the snapshot.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -66,6 +68,9 @@ pub struct Journal {
     pub changes: Vec<Change>,
     pub removed: Vec<SavedFile>,
     pub created: Vec<PathBuf>,
+    /// The digest of each file in [`Self::created`]. Absent in the journals of 0.1.0.
+    #[serde(default)]
+    pub created_digests: Vec<FileDigest>,
     /// The directories that there were above the files, parents first.
     #[serde(default)]
     pub directories: Vec<SavedDirectory>,
@@ -74,6 +79,10 @@ pub struct Journal {
     pub sites: Vec<PathBuf>,
     #[serde(default)]
     pub parts: Vec<PackageFiles>,
+    /// The token that the environment has while this journal is about it. Absent in the journals of 0.1.0, which
+    /// are rolled back in whatever environment is at their path.
+    #[serde(default)]
+    pub token: Option<String>,
 }
 
 /// Packages that another installer has written since, and their files in the journal.
@@ -87,6 +96,17 @@ pub struct ForeignPackages {
     pub not_restored: BTreeSet<PathBuf>,
 }
 
+impl ForeignPackages {
+    /// Adds single files that are not to be touched, and returns those that belong to none of the packages.
+    pub fn add_files(&mut self, files: BTreeSet<PathBuf>) -> Vec<PathBuf> {
+        let is_covered = |path: &PathBuf| self.not_removed.contains(path) || self.not_restored.contains(path);
+        let files: Vec<PathBuf> = files.into_iter().filter(|path| !is_covered(path)).collect();
+        self.not_removed.extend(files.iter().cloned());
+        self.not_restored.extend(files.iter().cloned());
+        files
+    }
+}
+
 impl Journal {
     /// The directories outside of which nothing is changed: the prefixes of the directories of packages.
     #[must_use]
@@ -94,7 +114,9 @@ impl Journal {
         self.all_sites().iter().map(|site| prefix_of(site).to_owned()).collect()
     }
 
-    fn all_sites(&self) -> &[PathBuf] {
+    /// The directories of packages in which something changes.
+    #[must_use]
+    pub fn all_sites(&self) -> &[PathBuf] {
         if self.sites.is_empty() { std::slice::from_ref(&self.site) } else { &self.sites }
     }
 
@@ -114,6 +136,9 @@ impl Journal {
         let names = self.removed.iter().map(|saved| &saved.copy).chain([&self.id]);
         if let Some(name) = names.into_iter().find(|name| !is_name(name)) {
             return Err(format!("it names a copy {name:?}"));
+        }
+        if let Some(token) = self.token.as_ref().filter(|token| !token::is_token(token)) {
+            return Err(format!("it has the token {token:?}"));
         }
         let roots = self.roots();
         let files = self.removed.iter().map(|saved| &saved.path).chain(&self.created);
@@ -173,6 +198,65 @@ impl Journal {
         foreign
     }
 
+    /// Whether the environment is still the one that this journal is about: its token is there.
+    ///
+    /// # Errors
+    /// Returns an error if there is a file of tokens that cannot be read.
+    pub fn is_bound(&self) -> Result<bool, String> {
+        let Some(token) = &self.token else { return Ok(true) };
+        for site in self.all_sites() {
+            if !token::is_in(site, token).map_err(describe("cannot read", &site.join(TOKEN_FILE)))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether all files are as they were before the exchange, which a kill before the first removal leaves.
+    #[must_use]
+    pub fn has_nothing_to_restore(&self) -> bool {
+        let old = sorted_set(self.removed.iter().map(|saved| saved.path.as_path()));
+        self.removed.iter().all(|saved| saved.is_at(&saved.path).unwrap_or(false))
+            && self
+                .created
+                .iter()
+                .all(|path| old.contains(path.as_path()) || path.symlink_metadata().is_err())
+    }
+
+    /// Finds the files that are there and are neither what the exchange has removed nor what it has added.
+    #[must_use]
+    pub fn find_changed_files(&self) -> BTreeSet<PathBuf> {
+        self.find_files_unlike(PartialEq::eq)
+    }
+
+    /// Finds those of the changed files that a loss of power does not explain: somebody has written them.
+    #[must_use]
+    pub fn find_foreign_files(&self) -> BTreeSet<PathBuf> {
+        self.find_files_unlike(|expected, found| expected == found || expected.may_be_cut_off_as(found))
+    }
+
+    fn find_files_unlike(&self, is_like: impl Fn(&FileDigest, &FileDigest) -> bool) -> BTreeSet<PathBuf> {
+        // Without a token the digests of the new files are not known.
+        if self.token.is_none() {
+            return BTreeSet::new();
+        }
+        let mut known: BTreeMap<&Path, Vec<Option<FileDigest>>> = BTreeMap::new();
+        for saved in &self.removed {
+            known.entry(&saved.path).or_default().push(saved.digest());
+        }
+        for (index, path) in self.created.iter().enumerate() {
+            known.entry(path).or_default().push(self.created_digests.get(index).cloned());
+        }
+        let is_unlike = |path: &Path, known: &[Option<FileDigest>]| {
+            let is_known =
+                |found| known.iter().any(|known| known.as_ref().is_none_or(|known| is_like(known, &found)));
+            // Python may have compiled the sources again at any time.
+            !is_bytecode(path) && FileDigest::of(path).is_ok_and(|found| !is_known(found))
+        };
+        let unlike = known.into_iter().filter(|(path, known)| is_unlike(path, known));
+        sorted_set(unlike.map(|(path, _)| path.to_owned()))
+    }
+
     /// Finds a package that is not as the repair has written it.
     #[must_use]
     pub fn find_changed_package(&self) -> Option<&str> {
@@ -211,6 +295,10 @@ impl PackageFiles {
 }
 
 impl SavedFile {
+    fn digest(&self) -> Option<FileDigest> {
+        Some(FileDigest { size: self.size?, sha256: self.sha256.clone()? })
+    }
+
     /// Whether this path has the content that was saved.
     fn is_at(&self, path: &Path) -> io::Result<bool> {
         let metadata = path.symlink_metadata()?;

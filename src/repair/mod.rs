@@ -48,6 +48,7 @@ pub mod rollback;
 pub mod runtime;
 pub mod stage;
 pub mod state;
+pub mod token;
 pub mod transaction;
 pub mod verify;
 
@@ -78,7 +79,7 @@ use crate::repair::release::restore_release;
 use crate::repair::rollback::{check_copies, roll_back, summarize_failures};
 use crate::repair::runtime::{find_changed_file, replace_runtime};
 use crate::repair::stage::{Staged, Staging, stage};
-use crate::repair::state::{RepairState, find_site};
+use crate::repair::state::{RepairState, describe_left, find_site};
 use crate::report::{Report, Verdict};
 use crate::rules::{Finding, runtimes};
 use crate::sorted::sorted_set;
@@ -168,7 +169,8 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
         keep_overlay(&state, staged.overlay, target, packages, &staged.changes)?;
         return Ok(RepairOutcome::Repaired { changes: staged.changes, isolated: true, has_earlier: false });
     }
-    let has_earlier = state.transactions().last().is_ok_and(|last| last.is_some());
+    let has_earlier =
+        state.transactions().last().is_ok_and(|last| last.is_some_and(|last| last.is_bound() == Ok(true)));
     let changes = commit(repair, staged)?;
     Ok(RepairOutcome::Repaired { changes, isolated: false, has_earlier })
 }
@@ -276,14 +278,30 @@ fn undo_last_transaction(
     };
     let _uv_lock = lock_against_uv(&target.interpreter.prefix, request.progress)?;
     let _exclusive = state.lock_exclusive()?;
+    if !last.is_bound().map_err(|message| refuse_undo(message, "Nothing was changed."))? {
+        return Err(set_last_aside(state, &last).into());
+    }
     refuse_changed_since(target, &last)?;
     check_copies(transactions, &last)
         .map_err(|messages| refuse_undo(summarize_failures(&messages), STAYS_REPAIRED))?;
     // Open again, the transaction is rolled back by the next call if this one is killed.
     transactions.reopen().map_err(|message| refuse_undo(message, UNCHANGED_FREE_SPACE))?;
     failpoint::reach(RepairStep::Undo).map_err(|error| refuse_undo(error.to_string(), "Run it again."))?;
-    roll_back(transactions, &last).map_err(Error::from)?;
+    let left = roll_back(transactions, &last).map_err(Error::from)?;
+    if !left.is_empty() {
+        request.progress.write(&format!("the environment is as it was{}", describe_left(&left)));
+    }
     Ok(last.changes)
+}
+
+/// Refuses an undo in an environment that was recreated, this time and every other.
+fn set_last_aside(state: &RepairState, last: &Journal) -> Error {
+    if let Err(message) = state.transactions().set_last_aside(last) {
+        return refuse_undo(message, UNCHANGED_FREE_SPACE);
+    }
+    let message = format!("the environment at {} was recreated after that repair", state.site().display());
+    let kept = state.transactions().snapshot(&last.id);
+    refuse_undo(message, &format!("Nothing was changed. The old files are kept in {}.", kept.display()))
 }
 
 /// Advice where the journal of the last repair cannot be read.
@@ -311,8 +329,11 @@ fn refuse_changed_since(target: &Target, last: &Journal) -> Result<(), Error> {
     if let Some(file) = last.parts.iter().find_map(|part| find_changed_file(part, &last.changes)) {
         return Err(refuse_undo(format!("{} was changed since", file.display()), unchanged));
     }
-    match last.find_changed_package() {
-        Some(package) => Err(refuse_undo(format!("{package} was installed anew since"), unchanged)),
+    if let Some(package) = last.find_changed_package() {
+        return Err(refuse_undo(format!("{package} was installed anew since"), unchanged));
+    }
+    match last.find_changed_files().first() {
+        Some(file) => Err(refuse_undo(format!("{} was changed since", file.display()), unchanged)),
         None => Ok(()),
     }
 }

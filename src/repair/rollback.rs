@@ -59,15 +59,58 @@ pub fn check_copies(transactions: &Transactions, journal: &Journal) -> Result<()
     if failures.is_empty() { Ok(()) } else { Err(failures) }
 }
 
-/// Puts the old files back and removes the transaction, and returns the packages that another installer
-/// has written since: their files stay, and only those that the repair added are removed from them.
+/// The files that a rollback has left, because others have written them since.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// The packages of another installer: only the files that the repair added are removed from them.
+    pub packages: Vec<String>,
+    /// Single files of the other packages.
+    pub files: Vec<PathBuf>,
+}
+
+impl Left {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.packages.is_empty() && self.files.is_empty()
+    }
+}
+
+/// The result of an attempt to roll an interrupted repair back.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Recovery {
+    RolledBack(Left),
+    /// All files are as they were.
+    NothingToRestore,
+    /// The environment is not the one that the repair was for, and nothing was touched.
+    SetAside,
+}
+
+/// Rolls an interrupted repair back, if its environment is still the same one.
+///
+/// # Errors
+/// Returns an error if that is not known, copies are missing, or files cannot be put back.
+pub fn recover(transactions: &Transactions, journal: &Journal) -> Result<Recovery, RollbackError> {
+    let failed = |message| RollbackError::Files(vec![message]);
+    if journal.is_bound().map_err(failed)? {
+        return roll_back(transactions, journal).map(Recovery::RolledBack);
+    }
+    // A repair that is killed before it has written the token has changed nothing.
+    if journal.has_nothing_to_restore() {
+        transactions.remove(journal);
+        return Ok(Recovery::NothingToRestore);
+    }
+    transactions.set_open_aside(journal).map_err(failed)?;
+    Ok(Recovery::SetAside)
+}
+
+/// Puts the old files back and removes the transaction, and returns what others have written since.
 ///
 /// A file that cannot be put back does not stop it. It can be repeated after any interruption.
 ///
 /// # Errors
 /// Returns an error if copies are missing, before anything is changed, or files could not be put
 /// back; the snapshot and the journal stay.
-pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Vec<String>, RollbackError> {
+pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Left, RollbackError> {
     // A signal waits: half of it is no state that anything could run in, and it takes no second.
     Interrupts::caught();
     check_copies(transactions, journal).map_err(|failures| RollbackError::CopiesMissing {
@@ -75,7 +118,8 @@ pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Vec<S
         failures,
     })?;
     let snapshot = transactions.snapshot(&journal.id);
-    let foreign = journal.find_foreign_packages();
+    let mut foreign = journal.find_foreign_packages();
+    let files = foreign.add_files(journal.find_foreign_files());
     let old: Vec<&SavedFile> =
         journal.removed.iter().filter(|saved| !foreign.not_restored.contains(&saved.path)).collect();
     let mut failures = remove_created(journal, &old, &foreign.not_removed);
@@ -92,7 +136,7 @@ pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Vec<S
         return Err(RollbackError::Files(failures));
     }
     transactions.remove(journal);
-    Ok(foreign.names)
+    Ok(Left { packages: foreign.names, files })
 }
 
 /// Removes the files that the repair added and that have no old version, and returns the failures.
@@ -203,6 +247,7 @@ mod tests {
     use crate::environment::packages::Distribution;
     use crate::repair::file_operations::place;
     use crate::repair::file_plan::FilePlan;
+    use crate::repair::token::{self, TOKEN_FILE};
 
     /// An environment with one distribution, and a staged successor.
     struct Scene {
@@ -274,12 +319,13 @@ mod tests {
         let site = scene.root.path().join("site");
         let before = tree(&site);
         let journal = scene.transactions.begin("1".into(), &scene.plan, Vec::new()).unwrap();
-        scene.transactions.exchange(&scene.plan).unwrap();
+        scene.transactions.exchange(&journal, &scene.plan).unwrap();
         let names: Vec<String> = tree(&site)
             .iter()
             .map(|(path, _)| path.strip_prefix(&site).unwrap().display().to_string())
             .collect();
         let expected = [
+            TOKEN_FILE,
             "other.py",
             "p",
             "p/__init__.py",
@@ -306,27 +352,173 @@ mod tests {
 
     #[test]
     fn a_rollback_restores_the_files_after_any_number_of_steps() {
-        let steps = scene().plan.removals.len() + scene().plan.additions.len();
+        let steps = 1 + scene().plan.removals.len() + scene().plan.additions.len();
         for done in 0..=steps {
             let mut scene = scene();
             let site = scene.root.path().join("site");
             let before = tree(&site);
-            scene.transactions.begin("1".into(), &scene.plan, Vec::new()).unwrap();
-            // A repair that is killed after so many steps.
-            let removed = scene.plan.removals.len().min(done);
+            let journal = scene.transactions.begin("1".into(), &scene.plan, Vec::new()).unwrap();
+            // A repair that is killed after so many steps, the token being the first one.
+            if done > 0 {
+                token::add(&site, journal.token.as_ref().unwrap()).unwrap();
+            }
+            let removed = scene.plan.removals.len().min(done.saturating_sub(1));
             for path in scene.plan.removals.keys().take(removed) {
                 remove(path).unwrap();
             }
-            scene.plan.additions.truncate(done - removed);
+            scene.plan.additions.truncate(done.saturating_sub(1 + removed));
             for (path, content) in &scene.plan.additions {
                 place(content, path, None).unwrap();
             }
             let journal = scene.transactions.unfinished().unwrap().unwrap();
-            roll_back(&scene.transactions, &journal).unwrap();
+            let recovery = recover(&scene.transactions, &journal).unwrap();
+            let expected =
+                if done > 0 { Recovery::RolledBack(Left::default()) } else { Recovery::NothingToRestore };
+            assert_eq!(recovery, expected, "after {done} steps");
             assert_eq!(tree(&site), before, "after {done} steps");
             scene.transactions.remove_leftovers();
             assert_eq!(tree(&scene.transactions.directory), []);
         }
+    }
+
+    /// A scene whose files are exchanged, with its open journal.
+    fn exchanged_scene() -> (Scene, Journal) {
+        let scene = scene();
+        let journal = scene.transactions.begin("1".into(), &scene.plan, Vec::new()).unwrap();
+        scene.transactions.exchange(&journal, &scene.plan).unwrap();
+        (scene, journal)
+    }
+
+    #[test]
+    fn an_environment_without_the_token_is_not_touched() {
+        let (scene, journal) = exchanged_scene();
+        let site = scene.root.path().join("site");
+        fs::remove_file(site.join(TOKEN_FILE)).unwrap();
+        let before = tree(&site);
+        assert_eq!(recover(&scene.transactions, &journal).unwrap(), Recovery::SetAside);
+        assert_eq!(tree(&site), before);
+        assert!(scene.transactions.unfinished().unwrap().is_none());
+        scene.transactions.remove_leftovers();
+        assert!(scene.transactions.snapshot("1").join("0").is_file(), "the copies are kept");
+        assert!(scene.root.path().join("state/set-aside-1.json").is_file());
+    }
+
+    #[test]
+    fn the_token_of_another_repair_is_not_enough() {
+        let (scene, journal) = exchanged_scene();
+        fs::write(scene.root.path().join("site").join(TOKEN_FILE), token::generate().unwrap() + "\n")
+            .unwrap();
+        assert_eq!(recover(&scene.transactions, &journal).unwrap(), Recovery::SetAside);
+    }
+
+    #[test]
+    fn every_directory_of_packages_has_to_have_the_token() {
+        let (scene, mut journal) = exchanged_scene();
+        let other = scene.root.path().join("other");
+        fs::create_dir(&other).unwrap();
+        journal.sites.push(other.clone());
+        assert_eq!(journal.is_bound(), Ok(false));
+        token::add(&other, journal.token.as_ref().unwrap()).unwrap();
+        assert_eq!(journal.is_bound(), Ok(true));
+    }
+
+    #[test]
+    fn a_file_that_somebody_has_written_since_stays() {
+        let (scene, journal) = exchanged_scene();
+        let site = scene.root.path().join("site");
+        // New in the place of an old one, new, and in the place of an old one that has no successor.
+        let changed =
+            ["p/__init__.py", "p/fresh/only_new.py", "p/gone/only_old.py"].map(|path| site.join(path));
+        for path in &changed {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "mine").unwrap();
+        }
+        let left = roll_back(&scene.transactions, &journal).unwrap();
+        assert_eq!(left, Left { packages: Vec::new(), files: changed.to_vec() });
+        for path in &changed {
+            assert_eq!(fs::read_to_string(path).unwrap(), "mine");
+        }
+        assert!(site.join("p-1.dist-info/METADATA").is_file() && !site.join("p-2.dist-info").exists());
+    }
+
+    #[test]
+    fn an_old_file_that_is_back_already_is_not_taken_for_another() {
+        let (scene, journal) = exchanged_scene();
+        fs::write(scene.root.path().join("site/p/__init__.py"), "old").unwrap();
+        assert_eq!(roll_back(&scene.transactions, &journal).unwrap(), Left::default());
+    }
+
+    #[test]
+    fn bytecode_that_python_has_written_since_goes_with_its_source() {
+        let (scene, journal) = exchanged_scene();
+        let site = scene.root.path().join("site");
+        let compiled = site.join("p/__pycache__/__init__.cpython-39.pyc");
+        fs::create_dir_all(compiled.parent().unwrap()).unwrap();
+        fs::write(&compiled, "compiled again").unwrap();
+        assert_eq!(roll_back(&scene.transactions, &journal).unwrap(), Left::default());
+        assert_eq!(fs::read_to_string(&compiled).unwrap(), "compiled");
+    }
+
+    #[test]
+    fn a_file_that_a_loss_of_power_has_cut_off_is_restored() {
+        let (scene, journal) = exchanged_scene();
+        let path = scene.root.path().join("site/p/__init__.py");
+        fs::write(&path, "").unwrap();
+        assert_eq!(roll_back(&scene.transactions, &journal).unwrap(), Left::default());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+    }
+
+    #[test]
+    fn a_token_stays_while_the_last_journal_names_it() {
+        let (scene, journal) = exchanged_scene();
+        let site = scene.root.path().join("site");
+        scene.transactions.close(&journal).unwrap();
+        let repaired = tree(&site);
+        let second = scene.transactions.begin("2".into(), &FilePlan::default(), Vec::new()).unwrap();
+        assert_eq!(second.token, journal.token, "one environment, one token");
+        scene.transactions.exchange(&second, &FilePlan::default()).unwrap();
+        roll_back(&scene.transactions, &second).unwrap();
+        assert_eq!(tree(&site), repaired);
+    }
+
+    #[test]
+    fn a_repair_after_the_environment_was_recreated_has_a_token_of_its_own() {
+        let (scene, journal) = exchanged_scene();
+        scene.transactions.close(&journal).unwrap();
+        fs::remove_file(scene.root.path().join("site").join(TOKEN_FILE)).unwrap();
+        let second = scene.transactions.begin("2".into(), &FilePlan::default(), Vec::new()).unwrap();
+        assert_ne!(second.token, journal.token);
+    }
+
+    #[test]
+    fn a_token_goes_from_directories_that_only_the_replaced_journal_names() {
+        let (scene, mut journal) = exchanged_scene();
+        let other = scene.root.path().join("other");
+        fs::create_dir(&other).unwrap();
+        token::add(&other, journal.token.as_ref().unwrap()).unwrap();
+        journal.sites.push(other.clone());
+        fs::write(scene.transactions.open_journal(), serde_json::to_vec(&journal).unwrap()).unwrap();
+        scene.transactions.close(&journal).unwrap();
+        let second = scene.transactions.begin("2".into(), &FilePlan::default(), Vec::new()).unwrap();
+        scene.transactions.exchange(&second, &FilePlan::default()).unwrap();
+        scene.transactions.close(&second).unwrap();
+        assert_eq!(tree(&other), []);
+        assert_eq!(second.is_bound(), Ok(true));
+    }
+
+    #[test]
+    fn a_file_of_tokens_that_cannot_be_read_changes_nothing() {
+        let (scene, journal) = exchanged_scene();
+        let site = scene.root.path().join("site");
+        fs::remove_file(site.join(TOKEN_FILE)).unwrap();
+        fs::create_dir(site.join(TOKEN_FILE)).unwrap();
+        let before = tree(&site);
+        let RollbackError::Files(failures) = recover(&scene.transactions, &journal).unwrap_err() else {
+            panic!()
+        };
+        assert!(failures[0].contains(TOKEN_FILE), "{failures:?}");
+        assert_eq!(tree(&site), before);
+        assert!(scene.transactions.unfinished().unwrap().is_some());
     }
 
     /// A loss of power can leave a file without its content.
@@ -335,11 +527,11 @@ mod tests {
         let scene = scene();
         let site = scene.root.path().join("site");
         let before = tree(&site);
-        scene.transactions.begin("1".into(), &scene.plan, Vec::new()).unwrap();
-        scene.transactions.exchange(&scene.plan).unwrap();
+        let journal = scene.transactions.begin("1".into(), &scene.plan, Vec::new()).unwrap();
+        scene.transactions.exchange(&journal, &scene.plan).unwrap();
         fs::write(site.join("p-2.dist-info/RECORD"), "").unwrap();
         let journal = scene.transactions.unfinished().unwrap().unwrap();
-        assert_eq!(roll_back(&scene.transactions, &journal).unwrap(), [""; 0]);
+        assert_eq!(roll_back(&scene.transactions, &journal).unwrap(), Left::default());
         assert_eq!(tree(&site), before);
     }
 
@@ -358,7 +550,7 @@ mod tests {
         let scene = scene();
         let site = scene.root.path().join("site");
         let journal = scene.transactions.begin("1".into(), &scene.plan, Vec::new()).unwrap();
-        scene.transactions.exchange(&scene.plan).unwrap();
+        scene.transactions.exchange(&journal, &scene.plan).unwrap();
         // A directory that is not empty cannot be replaced by a file.
         fs::create_dir_all(site.join("p/gone/only_old.py/x")).unwrap();
         let RollbackError::Files(failures) = roll_back(&scene.transactions, &journal).unwrap_err() else {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::environment::packages::Packages;
 use crate::environment::target::Target;
-use crate::error::{Abort, Error, RepairStep};
+use crate::error::{Abort, Error, MAX_NAMED, RepairStep};
 use crate::package_name::PCLUSTER;
 use crate::progress::Progress;
 use crate::repair::change::{Change, describe_restored};
@@ -20,7 +20,7 @@ use crate::repair::file_digest::sha256_of_bytes;
 use crate::repair::hints::SET_STATE_HOME;
 use crate::repair::journal::Journal;
 use crate::repair::lock::{Lock, wait_for_lock};
-use crate::repair::rollback::roll_back;
+use crate::repair::rollback::{Left, Recovery, recover};
 use crate::repair::transaction::Transactions;
 use crate::system::{dirs, trust};
 
@@ -154,25 +154,40 @@ impl RepairState {
         }
     }
 
-    /// Rolls an interrupted repair back, reports that, and returns the changes that it had begun.
+    /// Rolls an interrupted repair back, reports that, and returns the changes that it had begun. A repair of an
+    /// environment that was recreated since is only reported.
     ///
     /// # Errors
     /// Returns an error if files cannot be put back, or a signal came.
     pub fn recover(&self, progress: Progress) -> Result<Option<Vec<Change>>, Abort> {
-        if self.unfinished()?.is_none() {
+        if self.unfinished()?.is_none() && !self.transactions.is_removal_pending() {
             return Ok(None);
         }
         let _exclusive = self.lock_exclusive()?;
+        self.transactions.complete_removal();
         // The holder of the lock may have closed the transaction, or rolled it back.
         let Some(journal) = self.unfinished()? else { return Ok(None) };
         let step = progress.step("rolling back a repair that was cut off");
-        let foreign = roll_back(&self.transactions, &journal).map_err(Error::from)?;
+        let recovery = recover(&self.transactions, &journal).map_err(Error::from)?;
         drop(step);
-        let count = journal.changes.len() - foreign.len();
-        let left = describe_foreign_packages(&foreign);
-        progress
-            .write(&format!("a repair that was cut off is rolled back: {}{left}", describe_restored(count)));
-        Ok(Some(journal.changes))
+        match recovery {
+            Recovery::NothingToRestore => Ok(None),
+            Recovery::SetAside => {
+                let kept = self.transactions.snapshot(&journal.id);
+                progress.write(&format!(
+                    "this environment was recreated after an interrupted repair, so nothing was restored; the old \
+                     files are kept in {}",
+                    kept.display()
+                ));
+                Ok(None)
+            }
+            Recovery::RolledBack(left) => {
+                let restored = describe_restored(journal.changes.len() - left.packages.len());
+                let left = describe_left(&left);
+                progress.write(&format!("a repair that was cut off is rolled back: {restored}{left}"));
+                Ok(Some(journal.changes))
+            }
+        }
     }
 
     fn unfinished(&self) -> Result<Option<Journal>, Error> {
@@ -208,14 +223,31 @@ fn directory_name(site: &Path) -> String {
     name
 }
 
-/// Continues "as it was" with the packages that a rollback has left as another installer has written
-/// them.
+/// Continues "as it was" with what a rollback has left as others have written it.
 #[must_use]
-pub fn describe_foreign_packages(packages: &[String]) -> String {
-    match packages {
+pub fn describe_left(left: &Left) -> String {
+    let packages = match left.packages.as_slice() {
         [] => String::new(),
         [package] => format!(", but {package} is left as the other installer has written it"),
         packages => format!(", but {} are left as the other installer has written them", packages.join(", ")),
+    };
+    let but = if packages.is_empty() { ", but" } else { ";" };
+    let files = match left.files.as_slice() {
+        [] => String::new(),
+        [file] => format!("{but} {} was changed since then and is left as it is", file.display()),
+        files => format!("{but} {} were changed since then and are left as they are", list_files(files)),
+    };
+    packages + &files
+}
+
+/// Lists files, as many as a message can hold.
+#[must_use]
+pub fn list_files(files: &[PathBuf]) -> String {
+    let named = files.iter().take(MAX_NAMED).map(|file| file.display().to_string());
+    let named = named.collect::<Vec<_>>().join(", ");
+    match files.len().saturating_sub(MAX_NAMED) {
+        0 => named,
+        more => format!("{named} and {more} more files"),
     }
 }
 

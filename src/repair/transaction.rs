@@ -3,6 +3,10 @@
 //! A transaction is open from its journal on, and closed by one rename of the journal. An open one is
 //! always rolled back, never continued: by the repair itself where a step fails, else by the next call
 //! that finds the journal, because a repair that is killed by SIGKILL runs no `Drop`.
+//!
+//! The first change is the token ([`token`]), without which a later call takes the environment for another
+//! one. The last change of a rollback removes it again, after another rename of the journal: from then on there
+//! is nothing to restore, and the next call only completes the removal.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,8 +20,9 @@ use crate::repair::change::Change;
 use crate::repair::failpoint;
 use crate::repair::file_digest::FileDigest;
 use crate::repair::file_operations::{PlacedBy, link_or_copy, place, remove, remove_empty};
-use crate::repair::file_plan::FilePlan;
+use crate::repair::file_plan::{Content, FilePlan};
 use crate::repair::journal::{Journal, SavedFile};
+use crate::repair::token::{self, TOKEN_FILE};
 use crate::sorted::{sorted_map, sorted_set};
 use crate::system::disk::{self, Durability};
 use crate::system::files::describe;
@@ -44,9 +49,19 @@ impl Transactions {
         self.directory.join("last.json")
     }
 
+    /// The journal of a transaction that is rolled back, until its token is removed.
+    fn rolled_back_journal(&self) -> PathBuf {
+        self.directory.join("rolled-back.json")
+    }
+
+    /// The journal of a transaction whose environment is gone.
+    fn set_aside_journal(&self, id: &str) -> PathBuf {
+        self.directory.join(format!("set-aside-{id}.json"))
+    }
+
     #[must_use]
     pub fn snapshot(&self, id: &str) -> PathBuf {
-        self.directory.join(format!("snapshot-{id}"))
+        self.directory.join(format!("{SNAPSHOT_PREFIX}{id}"))
     }
 
     /// The journal of a transaction that is still open.
@@ -118,9 +133,11 @@ impl Transactions {
             changes,
             removed,
             created: plan.additions.iter().map(|(path, _)| path.clone()).collect(),
+            created_digests: digest_additions(plan)?,
             directories: plan.existing_directories(),
             sites: plan.sites(),
             parts: plan.packages.clone(),
+            token: Some(self.choose_token().map_err(describe("cannot make a token for", &self.site))?),
         };
         journal.refuse_paths_outside(&self.site)?;
         let path = self.open_journal();
@@ -130,19 +147,72 @@ impl Transactions {
         Ok(journal)
     }
 
-    /// Removes an open transaction: one that has changed nothing, or is rolled back.
-    pub fn remove(&self, journal: &Journal) {
-        let _ = fs::remove_file(self.open_journal());
-        // A journal that reappears after a power failure needs its copies, so they are removed last.
-        let _ = disk::sync_directory(&self.directory);
-        let _ = fs::remove_dir_all(self.snapshot(&journal.id));
+    /// The token of the last repair where it can still be undone, because one environment then serves both; else
+    /// a new one.
+    fn choose_token(&self) -> io::Result<String> {
+        let last = self.last().ok().flatten().filter(|last| last.is_bound() == Ok(true));
+        last.and_then(|last| last.token).map_or_else(token::generate, Ok)
     }
 
-    /// Exchanges the files, after [`Self::begin`].
+    /// Removes an open transaction: one that has changed nothing, or is rolled back.
+    pub fn remove(&self, journal: &Journal) {
+        // A journal that reappears after a power failure needs its copies and its token, so the rename comes first.
+        if disk::rename(&self.open_journal(), &self.rolled_back_journal()).is_ok() {
+            self.finish_removal(journal);
+        }
+    }
+
+    /// Whether the removal of a transaction that is rolled back was interrupted.
+    #[must_use]
+    pub fn is_removal_pending(&self) -> bool {
+        self.rolled_back_journal().exists()
+    }
+
+    /// Completes the removal of a transaction that is rolled back.
+    pub fn complete_removal(&self) {
+        let rolled_back = read_journal(&self.rolled_back_journal(), &self.site, &[]);
+        if let Ok(Some(journal)) = rolled_back {
+            self.finish_removal(&journal);
+        }
+    }
+
+    fn finish_removal(&self, journal: &Journal) {
+        // Where the last journal cannot be read, it may name the token.
+        let released = self.last().map_err(io::Error::other).and_then(|last| {
+            remove_token(journal, last.as_ref())?;
+            failpoint::reach(RepairStep::RemoveToken)
+        });
+        // The next call tries again.
+        if released.is_ok() {
+            let _ = fs::remove_file(self.rolled_back_journal());
+            let _ = fs::remove_dir_all(self.snapshot(&journal.id));
+        }
+    }
+
+    /// Keeps an open journal and its snapshot, but for people only: its environment is gone.
+    ///
+    /// # Errors
+    /// Returns an error if the journal cannot be renamed; the transaction is still open.
+    pub fn set_open_aside(&self, journal: &Journal) -> Result<(), String> {
+        let path = self.set_aside_journal(&journal.id);
+        disk::rename(&self.open_journal(), &path).map_err(describe("cannot write", &path))
+    }
+
+    /// The same for the journal of the last repair.
+    ///
+    /// # Errors
+    /// Returns an error if the journal cannot be renamed; it is still the last one.
+    pub fn set_last_aside(&self, journal: &Journal) -> Result<(), String> {
+        let path = self.set_aside_journal(&journal.id);
+        disk::rename(&self.last_journal(), &path).map_err(describe("cannot write", &path))
+    }
+
+    /// Exchanges the files, after [`Self::begin`], with the token as the first one.
     ///
     /// # Errors
     /// Returns an error at the first file that cannot be removed or written; the caller has to roll back.
-    pub fn exchange(&self, plan: &FilePlan) -> Result<(), String> {
+    pub fn exchange(&self, journal: &Journal, plan: &FilePlan) -> Result<(), String> {
+        write_token(journal)?;
         let metadata = |path: &PathBuf| Some((path.clone(), path.symlink_metadata().ok()?));
         let replaced = sorted_map(plan.removals.keys().filter_map(metadata));
         for path in plan.removals.keys() {
@@ -175,11 +245,15 @@ impl Transactions {
     /// Returns an error if the journal cannot be renamed; the transaction is still open.
     pub fn close(&self, journal: &Journal) -> Result<(), String> {
         let (open, last) = (self.open_journal(), self.last_journal());
+        let replaced = self.last().ok().flatten();
         failpoint::reach(RepairStep::Close)
             .and_then(|()| disk::rename(&open, &last))
             .map_err(describe("cannot write", &last))?;
         // Only a kill at this failpoint has an effect: the transaction is closed.
         let _ = failpoint::reach(RepairStep::Closed);
+        if let Some(replaced) = replaced {
+            let _ = remove_token(&replaced, Some(journal));
+        }
         self.remove_snapshots_but(Some(&journal.id));
         Ok(())
     }
@@ -220,9 +294,17 @@ impl Transactions {
 
     fn remove_snapshots_but(&self, id: Option<&str>) {
         let kept = id.map(|id| self.snapshot(id));
-        for snapshot in self.entries("snapshot-").into_iter().filter(|path| Some(path) != kept.as_ref()) {
-            let _ = fs::remove_dir_all(snapshot);
+        for snapshot in self.entries(SNAPSHOT_PREFIX) {
+            if Some(&snapshot) != kept.as_ref() && !self.is_set_aside(&snapshot) {
+                let _ = fs::remove_dir_all(snapshot);
+            }
         }
+    }
+
+    fn is_set_aside(&self, snapshot: &Path) -> bool {
+        let name = snapshot.file_name().and_then(|name| name.to_str());
+        let id = name.and_then(|name| name.strip_prefix(SNAPSHOT_PREFIX));
+        id.is_some_and(|id| self.set_aside_journal(id).exists())
     }
 
     fn entries(&self, prefix: &str) -> Vec<PathBuf> {
@@ -235,6 +317,41 @@ impl Transactions {
 
 /// The beginning of the name of every directory into which a repair is staged.
 pub const OVERLAY_PREFIX: &str = "overlay-";
+
+/// The beginning of the name of every directory of copies.
+const SNAPSHOT_PREFIX: &str = "snapshot-";
+
+fn digest_additions(plan: &FilePlan) -> Result<Vec<FileDigest>, String> {
+    let digest = |content: &Content| match content {
+        Content::File(source) => FileDigest::of(source).map_err(describe("cannot read", source)),
+        Content::Text(text) => Ok(FileDigest::of_text(text)),
+    };
+    plan.additions.iter().map(|(_, content)| digest(content)).collect()
+}
+
+/// Writes the token of a journal into its directories of packages.
+fn write_token(journal: &Journal) -> Result<(), String> {
+    let Some(token) = &journal.token else { return Ok(()) };
+    for site in journal.all_sites() {
+        failpoint::reach(RepairStep::Token)
+            .and_then(|()| token::add(site, token))
+            .map_err(describe("cannot write", &site.join(TOKEN_FILE)))?;
+    }
+    Ok(())
+}
+
+/// Removes the token of a journal from its directories of packages, but for those in which another journal names
+/// the same one.
+fn remove_token(journal: &Journal, other: Option<&Journal>) -> io::Result<()> {
+    let Some(token) = &journal.token else { return Ok(()) };
+    let others =
+        other.filter(|other| other.token == journal.token).map(Journal::all_sites).unwrap_or_default();
+    for site in journal.all_sites().iter().filter(|site| !others.contains(site)) {
+        failpoint::reach(RepairStep::RemoveToken)?;
+        token::remove(site, token)?;
+    }
+    Ok(())
+}
 
 /// Reads a journal on the packages in `site`; `None` where there is no file, or reading it fails with an
 /// error that is `ignored`.

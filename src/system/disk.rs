@@ -53,8 +53,12 @@ pub fn sync_directory(directory: &Path) -> io::Result<()> {
     }
 }
 
-/// `File::sync_all` is `F_FULLFSYNC` on macOS, which only local volumes have; `fsync` works on the others.
-fn sync_file(file: &File) -> io::Result<()> {
+/// Brings the content of a file to the disk. `File::sync_all` is `F_FULLFSYNC` on macOS, which only local volumes
+/// have; `fsync` works on the others.
+///
+/// # Errors
+/// Returns an error if it cannot be synced.
+pub fn sync_file(file: &File) -> io::Result<()> {
     match file.sync_all() {
         Err(error) if is_unsupported(&error) => Ok(rustix::fs::fsync(file)?),
         done => done,

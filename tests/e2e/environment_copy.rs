@@ -20,6 +20,9 @@ pub(crate) const BY_UV: &str = crate::environments::BROKEN;
 /// Made by pip: with pip and bytecode.
 pub(crate) const BY_PIP: &str = "3.1.3-cdk-1.153.0-pip";
 
+/// What binds a repair to its environment: a random token, among the packages.
+pub(crate) const TOKEN: &str = ".repaired-by-pcluster-shim";
+
 /// The installer that is there to repair with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum With {
@@ -133,6 +136,13 @@ impl EnvironmentCopy {
         };
         left.extend(paths_below(&state).iter().filter(is_debris).take(5).cloned());
         assert!(left.is_empty(), "{when}: left behind:\n{}", left.join("\n"));
+    }
+
+    /// Replaces the packages by others, as `rm -rf` and an installation do.
+    pub(crate) fn recreate(&self, packages: &Path) {
+        let site = self.site();
+        fs::remove_dir_all(&site).unwrap();
+        copy_tree(packages, &site);
     }
 
     /// Name and version of every distribution.
@@ -256,7 +266,8 @@ fn differences(one: &Path, other: &Path) -> Vec<String> {
     found.extend(
         now.iter().filter(|path| before.binary_search(path).is_err()).map(|path| format!("new: {path}")),
     );
-    for path in before.iter().filter(|path| now.binary_search(path).is_ok()) {
+    // A token is another one in every repair.
+    for path in before.iter().filter(|path| *path != TOKEN && now.binary_search(path).is_ok()) {
         let (one, other) = (one.join(path), other.join(path));
         let (is, was) = (other.symlink_metadata().unwrap(), one.symlink_metadata().unwrap());
         let same = is.mode() == was.mode()

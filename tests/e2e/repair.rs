@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::environment_copy::{BY_PIP, BY_UV, EnvironmentCopy, Index, With};
+use crate::environment_copy::{BY_PIP, BY_UV, EnvironmentCopy, Index, TOKEN, With};
 use crate::environments::{Aws, Ran, TAGS, program};
 
 /// Asserts that exactly the packages that the plan names have moved.
@@ -319,6 +319,23 @@ fn a_second_fix_has_nothing_to_do_and_needs_no_network() {
     ran.ends_with(0);
     assert_eq!(ran.out(), "ready: there is nothing to repair\n", "{ran}");
     assert!(Path::new(&copy.site()).is_dir());
+}
+
+/// A new environment at the path of one that was repaired.
+#[test]
+fn undo_in_a_recreated_environment_changes_nothing() {
+    let copy = EnvironmentCopy::of(BY_UV, With::Uv);
+    copy.fix(&[]).ends_with(0);
+    let good = copy.keep_copy();
+    fs::remove_file(good.join(TOKEN)).unwrap();
+    copy.recreate(&good);
+    let undone = copy.shim(&["preflight", "undo"]);
+    undone.ends_with(1);
+    assert!(undone.err().contains("was recreated after that repair"), "{undone}");
+    copy.is_the_same_as(&good, "recreated");
+    let undone = copy.shim(&["preflight", "undo"]);
+    undone.ends_with(1);
+    assert!(undone.err().contains("there is no repair"), "{undone}");
 }
 
 /// Trap 22: a sitecustomize that prints, in every Python that is started on the way.

@@ -36,6 +36,9 @@ impl<'a> Deref for BrokenEnvironment<'a> {
 /// Every file and directory: mode, group, time and content. Two trees are equal if nothing differs.
 pub(crate) type Tree = BTreeMap<PathBuf, String>;
 
+/// What binds a repair to its environment, in `site` while the repair can be undone.
+pub(crate) const TOKEN: &str = ".repaired-by-pcluster-shim";
+
 /// One file of a fake wheel: path, content, mode.
 type File<'a> = (&'a str, String, u32);
 
@@ -104,6 +107,19 @@ impl BrokenEnvironment<'_> {
     pub(crate) fn builds_with(&self, release: &str, template: &str) {
         let answer = built(template);
         self.sandbox.write(self.path("fake").join(format!("synth-{release}.json")), answer.to_string());
+    }
+
+    /// Makes a second repair of an environment possible that was repaired by a downgrade.
+    pub(crate) fn has_an_advisory_on_1_152_0(&self) {
+        let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/rules/advisories.yaml");
+        let built_in = fs::read_to_string(built_in).unwrap();
+        let first = built_in.split("\n\n- id: ").next().unwrap();
+        let other = first
+            .replace("cdk-imagebuilder-1.153.0", "another")
+            .replace("\"==1.153.0\"", "\"==1.152.0\"")
+            .replace("shows: template", "shows: later");
+        self.sandbox.write("config/pcluster-shim/config.yaml", "advisories: [other.yaml]\n");
+        self.sandbox.write("config/pcluster-shim/other.yaml", other);
     }
 
     /// Sets what `uv pip install` and `pip install` do, in sh: $target, $requirements,
@@ -236,9 +252,26 @@ impl BrokenEnvironment<'_> {
         tree
     }
 
-    /// The packages without times: what a repair makes, every time.
+    /// The packages without times and without the token: what a repair makes, every time.
     pub(crate) fn content(&self) -> Tree {
-        tree(&self.path("site"), false)
+        let mut content = tree(&self.path("site"), false);
+        content.remove(Path::new(TOKEN));
+        content
+    }
+
+    /// Replaces the packages by others, as `rm -rf` and an installation do, and returns what is there then.
+    pub(crate) fn recreate(&self, packages: &Path) -> Tree {
+        let site = self.path("site");
+        fs::remove_dir_all(&site).unwrap();
+        copy_tree(packages, &site);
+        self.site()
+    }
+
+    /// A copy of the packages, in a directory of its own.
+    pub(crate) fn keep_copy(&self, name: &str) -> PathBuf {
+        let copy = self.sandbox.path(name);
+        copy_tree(&self.path("site"), &copy);
+        copy
     }
 
     /// The directory of this environment's repairs, if there is one.
@@ -273,8 +306,9 @@ impl BrokenEnvironment<'_> {
         self.sandbox.has_no_scratch();
         let bytecode = self.sandbox.tree("cache/pcluster-shim/bytecode");
         assert!(!bytecode.contains("overlay-"), "left in the cache {when}:\n{bytecode}");
-        let left: Vec<_> =
-            self.site().into_keys().filter(|path| path.to_string_lossy().contains("pcluster-shim")).collect();
+        let is_bound = self.kept().contains(&"last.json".to_owned());
+        let left = self.site().into_keys().filter(|path| path.to_string_lossy().contains("pcluster-shim"));
+        let left: Vec<_> = left.filter(|path| !is_bound || path != Path::new(TOKEN)).collect();
         assert_eq!(left, [""; 0].map(PathBuf::from), "left in the environment {when}");
     }
 
@@ -284,7 +318,12 @@ impl BrokenEnvironment<'_> {
         let kept = self.kept();
         let is_right = matches!(kept.as_slice(), [last, snapshot] if last == "last.json" && snapshot.starts_with("snapshot-"));
         assert!(is_right, "kept: {kept:?}");
+        assert!(self.path("site").join(TOKEN).is_file(), "there is no token");
     }
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    output(&on_this_machine("cp"), &["-a".as_ref(), from.as_os_str(), to.as_os_str()]);
 }
 
 pub(crate) fn set_mode(path: &Path, mode: u32) {
