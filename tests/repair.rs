@@ -1448,6 +1448,51 @@ fn undo_in_a_restored_environment() {
 }
 
 #[test]
+fn undo_after_new_files_are_gone() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    let before = environment.site();
+    environment.preflight(["fix"]).run().exits(0);
+    let site = environment.path("site");
+    for gone in ["aws_cdk/core", "aws_cdk.core-1.204.0.dist-info", "jsii"] {
+        fs::remove_dir_all(site.join(gone)).unwrap();
+    }
+    fs::remove_file(site.join("aws_cdk.aws-imagebuilder-1.204.0.dist-info/RECORD")).unwrap();
+    environment.preflight(["undo"]).run().exits(0).is_silent().stdout_matches("undo.txt");
+    assert_eq!(environment.site(), before);
+    environment.left_nothing("by an undo");
+}
+
+/// Another release is further behind on the path, where the repair has changed nothing.
+#[test]
+fn undo_after_new_files_are_gone_that_the_system_has_too() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    let before = environment.site();
+    let system = sandbox.path("usr/lib/python3/dist-packages");
+    environment.is(&[("sysPath", json!([environment.path("site"), system]))]);
+    environment.wheel(&system, "aws-cdk.core", "1.100.0", "", &[]);
+    environment.preflight(["fix"]).run().exits(0);
+    fs::remove_dir_all(environment.path("site/aws_cdk.core-1.204.0.dist-info")).unwrap();
+    environment.preflight(["undo"]).run().exits(0).is_silent();
+    assert_eq!(environment.site(), before);
+}
+
+/// An installer has linked the new files to its cache, which is gone then: `uv cache clean`.
+#[test]
+fn undo_after_links_to_the_new_files_are_dead() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    let before = environment.site();
+    environment.installs_by(&INSTALL.replace("cp -Rp", "cp -Rs"));
+    environment.preflight(["fix"]).run().exits(0);
+    fs::remove_dir_all(sandbox.path("installer/1.204.0")).unwrap();
+    environment.preflight(["undo"]).run().exits(0).is_silent().stdout_matches("undo.txt");
+    assert_eq!(environment.site(), before);
+    environment.left_nothing("by an undo");
+}
+
+#[test]
 fn undo_after_a_new_file_was_changed_is_refused() {
     let sandbox = Sandbox::new();
     let environment = sandbox.broken_environment();

@@ -45,6 +45,7 @@ fuzz_target!(|bytes: &[u8]| {
         let foreign = journal.find_foreign_packages();
         assert!(foreign.names.is_empty() && foreign.not_removed.is_empty());
         let _ = journal.find_changed_package();
+        let _ = journal.find_reinstalled_package();
         // A path may be one that the system refuses.
         assert_eq!(journal.is_bound() == Ok(true), journal.token.is_none());
     }

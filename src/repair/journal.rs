@@ -257,6 +257,18 @@ impl Journal {
         sorted_set(unlike.map(|(path, _)| path.to_owned()))
     }
 
+    /// Finds a package that another installer has written since, over the repair's files or next to them. One
+    /// whose files are merely gone is not among them.
+    #[must_use]
+    pub fn find_reinstalled_package(&self) -> Option<&str> {
+        let is_reinstalled = |part: &&PackageFiles| {
+            let record = part.site.join(&part.new).join("RECORD");
+            let is_other = || sha256_of(&record).as_ref() != part.records.get(&part.new);
+            (record.exists() && is_other()) || !part.find_foreign_dist_infos().is_empty()
+        };
+        self.parts.iter().find(is_reinstalled).map(|part| part.package.as_str())
+    }
+
     /// Finds a package that is not as the repair has written it.
     #[must_use]
     pub fn find_changed_package(&self) -> Option<&str> {

@@ -68,7 +68,7 @@ use crate::repair::commit::commit;
 use crate::repair::context::{Options, Repair};
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
 use crate::repair::installer::Installer;
-use crate::repair::journal::Journal;
+use crate::repair::journal::{Journal, find_outside};
 use crate::repair::lock::lock_against_uv;
 use crate::repair::overlay::{keep_overlay, remove_overlay};
 use crate::repair::ownership::refuse_another_users;
@@ -316,20 +316,26 @@ fn refuse_undo(message: String, next: &str) -> Error {
     Error::repair(RepairStep::Undo, message, next)
 }
 
-/// Refuses an undo of packages that were changed or reinstalled after the repair.
+/// Refuses an undo of packages that were changed or reinstalled after the repair. Files that are merely gone do not
+/// matter: they would be removed anyway.
 fn refuse_changed_since(target: &Target, last: &Journal) -> Result<(), Error> {
     let unchanged = "Nothing was changed.";
     let packages = Packages::installed(&target.interpreter.sys_path);
-    let version = |package: &str| packages.get(package).map(|package| package.version.as_str());
-    let changed = last.changes.iter().find(|change| version(&change.package) != Some(change.to.as_str()));
-    if let Some(Change { package, to, .. }) = changed {
+    // A package that is gone may still be found in a directory that the repair has not changed.
+    let sites = last.roots();
+    let is_other = |change: &&Change| {
+        packages.get(&change.package).is_some_and(|found| {
+            found.version != change.to && find_outside(&sites, [found.metadata.as_path()]).is_none()
+        })
+    };
+    if let Some(Change { package, to, .. }) = last.changes.iter().find(is_other) {
         let message = format!("{package} is no longer at {to}: the environment has changed since");
         return Err(refuse_undo(message, unchanged));
     }
     if let Some(file) = last.parts.iter().find_map(|part| find_changed_file(part, &last.changes)) {
         return Err(refuse_undo(format!("{} was changed since", file.display()), unchanged));
     }
-    if let Some(package) = last.find_changed_package() {
+    if let Some(package) = last.find_reinstalled_package() {
         return Err(refuse_undo(format!("{package} was installed anew since"), unchanged));
     }
     match last.find_changed_files().first() {

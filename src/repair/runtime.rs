@@ -92,7 +92,7 @@ fn stage_files(pcluster: &Distribution, runtime: &str, overlay: &Path) -> Result
     Ok(edits)
 }
 
-/// Finds an edited file that is no longer as RECORD has it: an undo would throw that change away.
+/// Finds an edited file that is there and no longer as RECORD has it: an undo would throw that change away.
 #[must_use]
 pub fn find_changed_file(part: &PackageFiles, changes: &[Change]) -> Option<PathBuf> {
     let change = changes.iter().find(|change| change.package == part.package && !change.edits.is_empty())?;
@@ -101,7 +101,8 @@ pub fn find_changed_file(part: &PackageFiles, changes: &[Change]) -> Option<Path
         let text = files::read_to_string(&part.site.join(file)).unwrap_or_default();
         record.lines().any(|line| line == record_line(file, &text))
     };
-    let edit = change.edits.iter().find(|edit| !is_recorded(&edit.file))?;
+    let is_changed = |file: &str| part.site.join(file).exists() && !is_recorded(file);
+    let edit = change.edits.iter().find(|edit| is_changed(&edit.file))?;
     Some(part.site.join(&edit.file))
 }
 
@@ -220,6 +221,30 @@ mod tests {
         }
         assert!(overlay.path().join("pcluster/__init__.py").is_file());
         assert_eq!(Packages::installed(&[overlay.path().to_owned()]).get(PCLUSTER).unwrap().version, "3.9.3");
+    }
+
+    #[test]
+    fn an_edited_file_is_changed_by_other_content_and_not_by_its_absence() {
+        let (site, overlay) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let installed = installed(site.path(), CODE);
+        let edits = stage_files(&installed, "python3.9", overlay.path()).unwrap();
+        let dist_info = dist_info_name(&installed).unwrap();
+        let part = PackageFiles {
+            package: PCLUSTER.into(),
+            site: overlay.path().to_owned(),
+            created: 0..0,
+            records: [].into(),
+            new: dist_info,
+            replaced_record: None,
+        };
+        let why = ID.into();
+        let changes = [Change { package: PCLUSTER.into(), from: None, to: "3.9.3".into(), why, edits }];
+        assert_eq!(find_changed_file(&part, &changes), None);
+        let file = overlay.path().join(FILES[0]);
+        fs::write(&file, "mine").unwrap();
+        assert_eq!(find_changed_file(&part, &changes), Some(file.clone()));
+        fs::remove_file(&file).unwrap();
+        assert_eq!(find_changed_file(&part, &changes), None);
     }
 
     #[test]

@@ -338,6 +338,22 @@ fn undo_in_a_recreated_environment_changes_nothing() {
     assert!(undone.err().contains("there is no repair"), "{undone}");
 }
 
+/// As after `uv cache clean` where uv has linked the packages to its cache.
+#[test]
+fn undo_after_the_new_packages_are_gone() {
+    let copy = EnvironmentCopy::of(BY_UV, With::Uv);
+    copy.fix(&[]).ends_with(0);
+    for entry in copy.site().read_dir().unwrap().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("aws_cdk") {
+            fs::remove_dir_all(entry.path()).unwrap();
+        }
+    }
+    copy.shim(&["preflight", "undo"]).ends_with(0);
+    copy.is_as_before("undone");
+    copy.pcluster_works("undone");
+    copy.left_nothing("by an undo");
+}
+
 /// Trap 22: a sitecustomize that prints, in every Python that is started on the way.
 #[test]
 fn noise_does_not_keep_from_a_repair() {
