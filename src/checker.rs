@@ -51,9 +51,6 @@ pub enum CheckOutcome {
 
 impl CheckOutcome {
     /// Takes the report out of it.
-    ///
-    /// # Errors
-    /// Returns an error if the call is refused.
     pub fn into_report(self) -> Result<Report, Error> {
         match self {
             Self::Report(report) => Ok(*report),
@@ -63,9 +60,6 @@ impl CheckOutcome {
 }
 
 /// Who will run, with the packages of `overlay` in front as PYTHONPATH puts them there.
-///
-/// # Errors
-/// Returns an error if a signal came, or the launcher only starts this shim again.
 pub fn identify(request: &CheckRequest, overlay: Option<&Path>) -> Result<Identified, Abort> {
     let since = Instant::now();
     let _step = request.progress.step("looking for pcluster's Python");
@@ -83,7 +77,6 @@ pub fn identify(request: &CheckRequest, overlay: Option<&Path>) -> Result<Identi
 }
 
 /// The report of a pcluster of which nothing more is known.
-#[must_use]
 pub fn report_unknown(
     real: &Real,
     target: Option<&Target>,
@@ -97,9 +90,6 @@ pub fn report_unknown(
 }
 
 /// Checks the environment of a target.
-///
-/// # Errors
-/// Returns an error if a signal came.
 pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Abort> {
     let mut report = ReportBuilder::new(Some(describe_target(request.real, Some(target))));
     let Some(packages) = read_packages(request, target, &mut report) else { return Ok(finish(report)) };
@@ -143,7 +133,6 @@ fn finish(report: ReportBuilder) -> CheckOutcome {
 }
 
 /// This program, as reports name it.
-#[must_use]
 pub fn shim() -> Shim {
     Shim { version: env!("CARGO_PKG_VERSION"), path: executables::own_executable() }
 }

@@ -112,7 +112,6 @@ pub struct AwsFailure {
 
 impl AwsFailure {
     /// The client itself failed.
-    #[must_use]
     pub fn of_client(message: String) -> Self {
         Self { code: "client".into(), message, call: None }
     }
@@ -173,7 +172,6 @@ pub enum RepairStep {
 }
 
 impl RepairStep {
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Ownership => "ownership",
@@ -235,13 +233,11 @@ impl From<Interrupted> for Abort {
 pub const MAX_NAMED: usize = 5;
 
 impl Error {
-    #[must_use]
     pub fn repair(step: RepairStep, message: String, next: &str) -> Self {
         Self::Repair { step, message, next: next.to_owned() }
     }
 
     /// The error of a repair that was tried in a second way too.
-    #[must_use]
     pub fn with_second(self, second: &Self) -> Self {
         match self {
             Self::Repair { step, message, .. } => Self::Repair {
@@ -254,7 +250,6 @@ impl Error {
     }
 
     /// Files that a rollback could not put back.
-    #[must_use]
     pub fn not_restored(failures: &[String]) -> Self {
         let next =
             "Correct that, then run `pcluster preflight`: the copies are kept, and it goes on from there.";
@@ -265,7 +260,6 @@ impl Error {
     }
 
     /// Status 1: a repair was not done; 2: usage or configuration; 127 and 126 as in a shell: not found, and found but not executable.
-    #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
             Self::NoRealPcluster
@@ -293,7 +287,6 @@ impl Error {
     }
 
     /// The next step for the user.
-    #[must_use]
     pub fn hint(&self) -> String {
         match self {
             Self::NoRealPcluster => "Install aws-parallelcluster, activate its environment, or name \
@@ -353,7 +346,6 @@ impl Error {
 
     /// The message and the hint, a line each, with the prefix. The message of a repair keeps its lines:
     /// it may hold the output of an installer.
-    #[must_use]
     pub fn render_for_stderr(&self) -> String {
         let message = match self {
             Self::Repair { .. } => self.to_string(),
@@ -363,26 +355,22 @@ impl Error {
     }
 
     /// The message without its line breaks, which come from files, children and the real pcluster.
-    #[must_use]
     pub fn to_line(&self) -> String {
         flatten(&self.to_string()).into_owned()
     }
 
     /// The form of every error under `--format json`.
-    #[must_use]
     pub fn to_json(&self) -> Value {
         describe_in_json(&self.to_line(), &self.hint())
     }
 }
 
 /// An error under `--format json`.
-#[must_use]
 pub fn describe_in_json(message: &str, hint: &str) -> Value {
     json!({"schemaVersion": 1, "error": {"message": message, "hint": hint}})
 }
 
 /// Prefixes each line of a message for stderr, and makes it safe for a terminal.
-#[must_use]
 pub fn prefix_lines(message: &str) -> String {
     escape(message).lines().fold(String::new(), |text, line| text + PREFIX + line + "\n")
 }

@@ -21,7 +21,6 @@ use crate::repair::{self, RepairOutcome, change};
 use crate::report::{self, Check, Decision, Report, Status, human, pcluster};
 
 /// Guards one `pcluster build-image`.
-#[must_use]
 pub fn build_image(arguments: Vec<OsString>) -> Outcome {
     let (settings, errors) = Settings::read();
     let named = settings.real.clone().map(|path| (path, FoundBy::Config));

@@ -184,7 +184,6 @@ use printable::in_ascii;
 use system::locale::shows_unicode;
 
 /// Runs a call, except for the last step, which `main` does.
-#[must_use]
 pub fn run(command_line: Vec<OsString>) -> Outcome {
     match Invocation::read(command_line) {
         // Started by a launcher that is being asked for its Python: a check here would ask it again.

@@ -62,9 +62,6 @@ fn write_stderr(stderr: &str) {
 }
 
 /// Writes to stdout. A reader that has closed it, as `head` does, is no error.
-///
-/// # Errors
-/// Returns an error if stdout cannot be written otherwise, such as on a full disk.
 fn write_stdout(stdout: &str) -> io::Result<()> {
     if stdout.is_empty() {
         return Ok(());

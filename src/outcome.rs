@@ -27,13 +27,11 @@ pub struct Exec {
 }
 
 impl Outcome {
-    #[must_use]
     pub fn failed(error: &Error) -> Self {
         Self::Exit { status: error.exit_status(), stdout: String::new(), stderr: error.render_for_stderr() }
     }
 
     /// With another text on stderr.
-    #[must_use]
     pub fn map_stderr(self, change: impl FnOnce(String) -> String) -> Self {
         match self {
             Self::Exit { status, stdout, stderr } => Self::Exit { status, stdout, stderr: change(stderr) },
@@ -42,12 +40,10 @@ impl Outcome {
         }
     }
 
-    #[must_use]
     pub fn exec(exec: Exec) -> Self {
         Self::Exec { exec, stderr: String::new() }
     }
 
-    #[must_use]
     pub fn success(stdout: String) -> Self {
         Self::Exit { status: 0, stdout, stderr: String::new() }
     }

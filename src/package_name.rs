@@ -7,7 +7,6 @@ pub const PCLUSTER: &str = "aws-parallelcluster";
 pub const IMAGEBUILDER: &str = "aws-cdk.aws-imagebuilder";
 
 /// Normalizes a name as PEP 503 does: lower case, runs of `-`, `_` and `.` made one `-`.
-#[must_use]
 pub fn normalised(name: &str) -> String {
     let mut normal = String::with_capacity(name.len());
     for letter in name.chars() {
@@ -21,13 +20,11 @@ pub fn normalised(name: &str) -> String {
 }
 
 /// Whether a name is a pattern, which means several packages.
-#[must_use]
 pub fn is_pattern(name: &str) -> bool {
     name.ends_with(".*")
 }
 
 /// Whether a pattern (`name` or `name.*`) means a package, both in any spelling.
-#[must_use]
 pub fn matches(pattern: &str, package: &str) -> bool {
     matcher(pattern)(&normalised(package))
 }

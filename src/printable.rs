@@ -8,7 +8,6 @@ use serde::Serializer;
 
 /// Escapes control characters, and those that change the direction of the text, as `\u{1b}`; line feeds
 /// and tabs stay.
-#[must_use]
 pub fn escape(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unsafe) {
         return Cow::Borrowed(text);
@@ -25,7 +24,6 @@ pub fn escape(text: &str) -> Cow<'_, str> {
 }
 
 /// Joins the lines of a text to one.
-#[must_use]
 pub fn flatten(text: &str) -> Cow<'_, str> {
     if !text.contains(breaks_line) {
         return Cow::Borrowed(text);
@@ -35,19 +33,16 @@ pub fn flatten(text: &str) -> Cow<'_, str> {
 }
 
 /// Makes one line of a text, with [`escape`].
-#[must_use]
 pub fn escape_line(text: &str) -> String {
     escape(&flatten(text)).into_owned()
 }
 
 /// Wraps words to lines of at most `width` characters, with [`escape`]; a longer word stands alone.
-#[must_use]
 pub fn wrap(text: &str, width: usize) -> Vec<String> {
     fill(escape(text).split_whitespace(), " ", width)
 }
 
 /// Puts pieces in lines of at most `width` characters; a longer piece stands alone.
-#[must_use]
 pub fn fill<'a>(pieces: impl Iterator<Item = &'a str>, joint: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for piece in pieces {
@@ -67,13 +62,11 @@ fn breaks_line(letter: char) -> bool {
 }
 
 /// Writes the signs of this program's texts that are no ASCII in ASCII.
-#[must_use]
 pub fn in_ascii(text: &str) -> String {
     text.replace('→', "->").replace('…', "...")
 }
 
 /// Whether a character is C0, DEL or C1, or one of Unicode's controls of direction and of lines (UAX #9, UAX #14).
-#[must_use]
 pub fn is_unsafe(letter: char) -> bool {
     (letter.is_control() && letter != '\n' && letter != '\t')
         || matches!(letter,
@@ -82,23 +75,16 @@ pub fn is_unsafe(letter: char) -> bool {
 
 /// A path as text. JSON holds UTF-8 only, and a report in which other bytes are replaced is better than
 /// none.
-#[must_use]
 pub fn lossy(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
 /// For `serialize_with`: [`lossy`].
-///
-/// # Errors
-/// Returns an error if the serializer does.
 pub fn serialize_path<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(&path.to_string_lossy())
 }
 
 /// For `serialize_with`: [`lossy`], or null.
-///
-/// # Errors
-/// Returns an error if the serializer does.
 pub fn serialize_optional_path<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
     match path {
         Some(path) => serialize_path(path, to),

@@ -26,7 +26,6 @@ pub struct Step(Option<ProgressBar>);
 static IS_SHOWN: AtomicBool = AtomicBool::new(false);
 
 impl Progress {
-    #[must_use]
     pub fn step(self, what: &str) -> Step {
         let what = &escape_line(what);
         match self {

@@ -21,7 +21,11 @@ const KINDS: [Kind; 5] = [
     ("device", |path| symlink("/dev/zero", path).unwrap(), "it is a device, not a regular file"),
     ("directory", |path| fs::create_dir(path).unwrap(), "it is a directory, not a regular file"),
     ("giant", |path| fs::File::create(path).unwrap().set_len(1 << 40).unwrap(), "it is larger than 1 MB"),
-    ("brackets", |path| fs::write(path, "[".repeat(200_000)).unwrap(), "more than 1000 brackets are open at once"),
+    (
+        "brackets",
+        |path| fs::write(path, "[".repeat(200_000)).unwrap(),
+        "more than 1000 brackets are open at once",
+    ),
 ];
 
 fn fifo(path: &Path) {

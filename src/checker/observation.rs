@@ -87,9 +87,6 @@ impl Seen {
 impl Observer<'_> {
     /// Builds the template of a call, without Node.js too: what the real pcluster refuses, it refuses before CDK runs.
     /// Node.js is asked for its version meanwhile.
-    ///
-    /// # Errors
-    /// Returns an error if a signal came.
     pub fn observe(&self, call: &Call) -> Result<Observed, Abort> {
         let since = Instant::now();
         let node = node::ask(self.target, self.request.settings.timeout);
@@ -136,9 +133,6 @@ impl Observer<'_> {
     }
 
     /// Looks whether the template of a minimal configuration is right, where that of the call could not be judged.
-    ///
-    /// # Errors
-    /// Returns an error if a signal came.
     pub fn observe_minimal(&self, call: &Call, seen: &mut Seen) -> Result<(), Abort> {
         if let (Call::Given(_), Ok(answer)) = (call, self.synthesize(&Call::minimal())?) {
             seen.evidence.has_right_template = self.is_right(&Ok(answer.synthesis));

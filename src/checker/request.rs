@@ -21,14 +21,12 @@ pub struct CheckRequest<'a> {
 }
 
 /// The advisories that are shipped and the config's, and the files that could not be read.
-#[must_use]
 pub fn read_advisories(settings: &Settings) -> (Vec<Advisory>, Vec<Error>) {
     let (advisories, errors) = read_own_advisories(settings);
     (advisory_file::built_in().into_iter().chain(advisories).collect(), errors)
 }
 
 /// The advisories of the files that the config names, and the files that could not be read.
-#[must_use]
 pub fn read_own_advisories(settings: &Settings) -> (Vec<Advisory>, Vec<Error>) {
     let (mut advisories, mut errors) = (Vec::new(), Vec::new());
     for file in &settings.advisories {

@@ -25,7 +25,6 @@ pub struct Preflight {
 
 /// Whether `--format json` stands anywhere: it decides the form of a usage error, after which nothing is
 /// parsed.
-#[must_use]
 pub fn asks_for_json(arguments: &[OsString]) -> bool {
     let joined = arguments.iter().any(|argument| argument == "--format=json");
     joined || arguments.windows(2).any(|pair| pair[0] == "--format" && pair[1] == "json")
@@ -33,10 +32,6 @@ pub fn asks_for_json(arguments: &[OsString]) -> bool {
 
 impl Preflight {
     /// Parses the arguments.
-    ///
-    /// # Errors
-    /// Returns an error if clap does, or if options of `check` stand before the name of a subcommand,
-    /// where they would be ignored.
     pub fn read(command_line: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
         let parsed = Self::try_parse_from(command_line)?;
         if parsed.command.is_some() && parsed.check != CheckArgs::default() {
@@ -276,7 +271,6 @@ pub enum Color {
 
 impl Color {
     /// Whether text for stdout is coloured.
-    #[must_use]
     pub fn applies(self) -> bool {
         use std::io::IsTerminal as _;
         match self {

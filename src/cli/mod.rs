@@ -22,7 +22,6 @@ impl Invocation {
     /// The subcommand of the real pcluster is its first argument that is no option, and argparse takes no
     /// abbreviation of it. A guarded call that the real parser then refuses ends in its usage error, as it
     /// would without the guard.
-    #[must_use]
     pub fn read(command_line: Vec<OsString>) -> Self {
         let mut command_line = command_line.into_iter();
         let name = command_line.next().unwrap_or_default();
@@ -42,19 +41,16 @@ impl Invocation {
 }
 
 /// Whether a call by this name is one of `preflight`, and has no other commands.
-#[must_use]
 pub fn is_preflight(name: &OsStr) -> bool {
     Path::new(name).file_name() == Some(OsStr::new("pcluster-preflight"))
 }
 
 /// Whether this call is one by that name.
-#[must_use]
 pub fn is_called_preflight() -> bool {
     env::args_os().next().is_some_and(|name| is_preflight(&name))
 }
 
 /// The directory by which `pcluster-preflight` was called: the `pcluster` in it is meant. `None` for a bare name.
-#[must_use]
 pub fn called_directory() -> Option<PathBuf> {
     let name = env::args_os().next().filter(|name| is_preflight(name) && name.as_bytes().contains(&b'/'))?;
     path::absolute(name).ok()?.parent().map(Path::to_owned)

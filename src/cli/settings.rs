@@ -31,7 +31,6 @@ pub enum Mode {
 impl Mode {
     pub const ACCEPTED: &'static str = "block, fix, warn, off";
 
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Block => "block",
@@ -135,7 +134,6 @@ pub enum Origin {
 }
 
 impl Origin {
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Default => "default",
@@ -206,7 +204,6 @@ fn take<T>(value: Option<T>, origin: Origin, setting: &mut T, its_origin: &mut O
 
 impl Settings {
     /// Reads the settings; a setting that is in error has its default, and the error is returned too.
-    #[must_use]
     pub fn read() -> (Self, Vec<Error>) {
         let mut errors = Vec::new();
         let mut settings = Self::default();
@@ -219,7 +216,6 @@ impl Settings {
     }
 
     /// Reads the settings of the file alone, which variables may replace; one in error sets nothing.
-    #[must_use]
     pub fn read_file_alone() -> Self {
         let mut settings = Self::default();
         settings.take_file(read_file().unwrap_or_default());
@@ -227,9 +223,6 @@ impl Settings {
     }
 
     /// Reads the settings of a config.yaml alone, from its text.
-    ///
-    /// # Errors
-    /// Returns an error if the text is no mapping of settings, with the line and the key.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut settings = Self::default();
         settings.take_file(parse_file(text)?);
@@ -267,7 +260,6 @@ impl Settings {
 
     /// Lists every setting with the value in force. `real` comes from the search, which knows the flag and the
     /// variable.
-    #[must_use]
     pub fn list(&self, real: (Option<&Path>, Origin)) -> Vec<ListedSetting> {
         let name = |value: Option<clap::builder::PossibleValue>| {
             json!(value.map(|value| value.get_name().to_owned()))
@@ -313,7 +305,6 @@ fn read_variable<T>(
 }
 
 /// The config file that is read, whether or not it exists.
-#[must_use]
 pub fn config_path() -> Option<PathBuf> {
     match env::var_os(env_vars::CONFIG).filter(|value| !value.is_empty()) {
         Some(named) => Some(named.into()),

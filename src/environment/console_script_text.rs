@@ -102,7 +102,6 @@ pub struct Body {
 }
 
 /// Reads a text; `None` where it is not known.
-#[must_use]
 pub fn read_body(body: &str) -> Option<Body> {
     let body = body.replace('"', "'").replace('\t', "    ");
     let lines = || body.lines().map(str::trim_end).filter(|line| !line.is_empty() && *line != ENCODING);

@@ -45,9 +45,6 @@ pub struct Discovery {
 }
 
 /// Finds them, each launcher once, in the order: named, PATH, known places, roots.
-///
-/// # Errors
-/// Returns an error if a root is no directory that can be read.
 pub fn discover(search: &Search, roots: &[PathBuf]) -> Result<Discovery, Error> {
     for root in roots {
         let bad = |error: std::io::Error| Error::BadRoot { directory: root.clone(), why: error.to_string() };

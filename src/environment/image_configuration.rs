@@ -22,7 +22,6 @@ pub fn file_names(argument: &OsStr) -> impl Iterator<Item = &Path> {
 }
 
 /// Finds the first file in the arguments that a check must not read.
-#[must_use]
 pub fn find_read_once(arguments: &[OsString]) -> Option<PathBuf> {
     let mut names = arguments.iter().flat_map(|argument| file_names(argument));
     names.find(|name| is_read_once(name)).map(Path::to_owned)
@@ -30,7 +29,6 @@ pub fn find_read_once(arguments: &[OsString]) -> Option<PathBuf> {
 
 /// Whether a check must not read a file: it is neither a regular file nor a directory, or its name means
 /// another file in every process, as `/dev/stdin` does.
-#[must_use]
 pub fn is_read_once(path: &Path) -> bool {
     path.metadata().is_ok_and(
         |metadata| {

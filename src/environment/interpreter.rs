@@ -12,7 +12,6 @@ use serde::Deserialize;
 
 use crate::cli::env_vars;
 use crate::error::Error;
-use crate::sorted::sorted_map;
 use crate::system::child::ChildError;
 use crate::system::executables;
 
@@ -34,13 +33,11 @@ pub struct Interpreter {
 impl Interpreter {
     /// The flags for a run in the place of pcluster's, which behaves like it and writes no bytecode into the environment.
     /// `-B` says so on the command line, because `-I` and `-E` ignore PYTHONDONTWRITEBYTECODE.
-    #[must_use]
     pub fn run_flags(&self) -> Vec<OsString> {
         self.flags.iter().cloned().chain(["-B".into()]).collect()
     }
 
     /// Whether it is Python 3.`minor` or later.
-    #[must_use]
     pub fn is_at_least(&self, minor: u32) -> bool {
         let own = self.version.split('.').nth(1).and_then(|own| own.parse::<u32>().ok());
         own.is_none_or(|own| own >= minor)
@@ -83,7 +80,9 @@ impl InterpreterAnswer {
     /// Reduces the environment to the variables that differ from this process's.
     pub fn keep_changes(&mut self) {
         let Some(mut variables) = self.environment.take() else { return };
-        let own = sorted_map(env::vars_os().map(|(name, value)| (to_latin1(&name), to_latin1(&value))));
+        let own = env::vars_os()
+            .map(|(name, value)| (to_latin1(&name), to_latin1(&value)))
+            .collect::<BTreeMap<_, _>>();
         let counts = |name: &String| !IRRELEVANT.contains(&name.as_str());
         self.unset =
             own.keys().filter(|name| counts(name) && !variables.contains_key(*name)).cloned().collect();
@@ -92,7 +91,6 @@ impl InterpreterAnswer {
     }
 
     /// The variables that the launcher sets, and those that it unsets.
-    #[must_use]
     pub fn changes(&self) -> Vec<(OsString, Option<OsString>)> {
         let changed = self.environment.iter().flatten();
         let changed = changed.map(|(name, value)| (from_latin1(name), Some(from_latin1(value))));
@@ -109,7 +107,6 @@ impl InterpreterAnswer {
 
     /// Whether a launcher that was called with these arguments runs pcluster with them, in the directory and
     /// as the user of this process.
-    #[must_use]
     pub fn keeps_call(&self, arguments: &[OsString]) -> bool {
         let directory = self.directory.as_deref().map(|text| PathBuf::from(from_latin1(text)));
         let directory = directory.and_then(|path| path.canonicalize().ok());
@@ -118,7 +115,6 @@ impl InterpreterAnswer {
             && self.user == Some(rustix::process::geteuid().as_raw())
     }
 
-    #[must_use]
     pub fn interpreter(&self) -> Interpreter {
         let path = |text: &String| PathBuf::from(from_latin1(text));
         Interpreter {
@@ -133,7 +129,6 @@ impl InterpreterAnswer {
 }
 
 /// Reads an answer of interpreter.py, and reduces its environment to the changes.
-#[must_use]
 pub fn read_answer(answer: &serde_json::Value) -> Option<InterpreterAnswer> {
     let mut answer = InterpreterAnswer::deserialize(answer).ok()?;
     answer.keep_changes();
@@ -200,7 +195,6 @@ impl From<ChildError> for IdentifyError {
 }
 
 /// Converts bytes to text, a character for each: a string of JSON cannot hold every byte string.
-#[must_use]
 pub fn to_latin1(bytes: &OsStr) -> String {
     bytes.as_bytes().iter().map(|byte| char::from(*byte)).collect()
 }
@@ -211,7 +205,6 @@ fn from_latin1(text: &str) -> OsString {
 }
 
 /// The value of PYTHONPATH with one more directory in front.
-#[must_use]
 pub fn python_path(first: &Path, rest: Option<OsString>) -> OsString {
     let mut joined = first.as_os_str().to_owned();
     if let Some(rest) = rest.filter(|rest| !rest.is_empty()) {

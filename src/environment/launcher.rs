@@ -45,20 +45,15 @@ enum Start {
 
 impl Launcher {
     /// Reads a launcher.
-    ///
-    /// # Errors
-    /// Returns an error if the file cannot be read.
     pub fn read(path: &Path) -> io::Result<Self> {
         Ok(Self::parse(&files::read_head(path, MAX_SCRIPT + 1)?))
     }
 
     /// Reads the text of a launcher.
-    #[must_use]
     pub fn parse(text: &[u8]) -> Self {
         ConsoleScript::parse(text).map_or(Self::Other, Self::ConsoleScript)
     }
 
-    #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Self::ConsoleScript(script) => match script.start {
@@ -73,7 +68,6 @@ impl Launcher {
 
 /// Whether a launcher starts its Python with a flag by which it ignores PYTHONPATH (`-E`, `-I`) or any sitecustomize
 /// (`-S`): it gives no answer when it is asked, but runs.
-#[must_use]
 pub fn ignores_sitecustomize(path: &Path) -> bool {
     let head = files::read_head(path, MAX_SCRIPT).unwrap_or_default();
     let start = read_start(&head).map(|(start, _)| start);
@@ -81,7 +75,6 @@ pub fn ignores_sitecustomize(path: &Path) -> bool {
 }
 
 /// Whether a file is a console script of aws-parallelcluster, which never starts `pcluster` again.
-#[must_use]
 pub fn is_console_script(path: &Path) -> bool {
     matches!(Launcher::read(path), Ok(Launcher::ConsoleScript(_)))
 }
@@ -97,7 +90,6 @@ impl ConsoleScript {
     }
 
     /// The interpreter, and the arguments before the script's name; `None` where `env` would find none.
-    #[must_use]
     pub fn interpreter(&self, script_directory: &Path) -> Option<(PathBuf, Vec<OsString>)> {
         match &self.start {
             Start::Shebang { interpreter, flags } => {

@@ -50,7 +50,6 @@ pub enum FoundBy {
 }
 
 impl FoundBy {
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Flag => "--real",
@@ -77,13 +76,11 @@ pub struct Real {
 }
 
 impl Real {
-    #[must_use]
     pub fn into_exec(self, arguments: Vec<OsString>) -> Exec {
         Exec { program: self.path, arguments, environment: self.guard_variable.into_iter().collect() }
     }
 
     /// Starts it with the packages of a directory in front of the environment's.
-    #[must_use]
     pub fn into_exec_with(self, arguments: Vec<OsString>, overlay: &Path) -> Exec {
         let mut exec = self.into_exec(arguments);
         let python_path = python_path(overlay, env::var_os("PYTHONPATH"));
@@ -107,7 +104,6 @@ pub struct Search {
 impl Search {
     /// Searches by this process's environment. `named` is the path in a flag, which has precedence over the
     /// variable, or in the config, over which the variable has precedence.
-    #[must_use]
     pub fn from_environment(named: Option<(PathBuf, FoundBy)>) -> Self {
         let by_variable = env::var_os(env_vars::REAL)
             .filter(|value| !value.is_empty())
@@ -130,16 +126,11 @@ impl Search {
     }
 
     /// The real pcluster that a flag, the variable or the config names.
-    #[must_use]
     pub fn named(&self) -> Option<&(PathBuf, FoundBy)> {
         self.named.as_ref()
     }
 
     /// Finds the real pcluster.
-    ///
-    /// # Errors
-    /// Returns an error if there is no candidate, every candidate starts this shim again, or a named one
-    /// cannot be the real one.
     pub fn real(&self) -> Result<Real, Error> {
         // What names one environment has precedence over the config, which is for all of them.
         if let Some((path, by)) = self.named.as_ref().filter(|(_, by)| *by != FoundBy::Config) {
@@ -220,7 +211,6 @@ impl Search {
     }
 
     /// The launcher that a shim has replaced, this one or another, by any of its paths.
-    #[must_use]
     pub fn replaced_launcher_beside(&self, shim: &Path) -> Option<PathBuf> {
         if FileId::of(shim) == self.own {
             // A hard link to it in another environment has its own beside it.
@@ -231,7 +221,6 @@ impl Search {
     }
 
     /// Whether a path is this shim.
-    #[must_use]
     pub fn is_self(&self, path: &Path) -> bool {
         self.own.is_some() && FileId::of(path) == self.own
     }
@@ -242,7 +231,6 @@ impl Search {
     }
 
     /// The real pcluster at a path that was classified as usable.
-    #[must_use]
     pub fn choose(&self, path: PathBuf, found_by: FoundBy) -> Real {
         let guard_variable = if is_console_script(&path) {
             // Removed only where it is set, because std copies the environment for any change of it.
@@ -269,7 +257,6 @@ impl Search {
     }
 
     /// Classifies a file; `None` where it is not executable.
-    #[must_use]
     pub fn classify(&self, path: &Path) -> Option<CandidateStatus> {
         let identity = FileId::from(&executables::executable(path)?);
         Some(if self.own == Some(identity) || is_shim(path) {

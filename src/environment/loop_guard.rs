@@ -22,13 +22,11 @@ pub struct LoopGuard {
 }
 
 impl LoopGuard {
-    #[must_use]
     pub fn from_environment() -> Self {
         env::var_os(env_vars::TRIED).and_then(|value| Self::parse(&value)).unwrap_or_default()
     }
 
     /// Reads the value of the variable; `None` where it is none that [`LoopGuard::with`] writes.
-    #[must_use]
     pub fn parse(value: &OsStr) -> Option<Self> {
         let mut parts = value.as_bytes().splitn(3, |byte| *byte == b'/');
         let mut number = || std::str::from_utf8(parts.next()?).ok()?.parse::<u32>().ok();
@@ -39,12 +37,10 @@ impl LoopGuard {
         Some(Self { depth, paths })
     }
 
-    #[must_use]
     pub fn contains(&self, candidate: FileId) -> bool {
         self.paths.iter().any(|path| FileId::of(path) == Some(candidate))
     }
 
-    #[must_use]
     pub fn with(&self, path: &Path) -> OsString {
         let mut value = format!("{}/{}/", std::process::id(), self.depth.saturating_add(1)).into_bytes();
         for tried in self.paths.iter().map(PathBuf::as_path).chain([path]) {
@@ -61,7 +57,6 @@ impl LoopGuard {
 pub struct FileId(u64, u64);
 
 impl FileId {
-    #[must_use]
     pub fn of(path: &Path) -> Option<Self> {
         path.metadata().ok().as_ref().map(Self::from)
     }

@@ -56,9 +56,6 @@ pub struct PendingNode {
 }
 
 /// Asks the Node.js on the target's PATH for its version.
-///
-/// # Errors
-/// Returns an error if there is none, it cannot be started, or a signal came.
 pub fn ask(target: &Target, limit: Duration) -> Result<PendingNode, NodeError> {
     let path = executables::find("node", Some(target.path())).ok_or(NodeError::NotFound)?;
     let scratch = Scratch::new().map_err(ChildError::Scratch)?;
@@ -76,9 +73,6 @@ pub fn ask(target: &Target, limit: Duration) -> Result<PendingNode, NodeError> {
 
 impl PendingNode {
     /// Waits for the answer.
-    ///
-    /// # Errors
-    /// Returns an error if the answer is no version, or a signal came.
     pub fn wait(self) -> Result<Node, NodeError> {
         let path = self.path;
         let finished = self.child.wait()?;

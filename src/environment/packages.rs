@@ -8,7 +8,6 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use crate::package_name::normalised;
-use crate::sorted::sorted_map;
 use crate::system::files;
 
 /// The header of a metadata file is at its top; a description of any length follows.
@@ -27,7 +26,6 @@ pub struct Distribution {
 
 impl Distribution {
     /// The program that installed it, from the INSTALLER file: `pip`, `uv`, `conda`.
-    #[must_use]
     pub fn installer(&self) -> Option<String> {
         let text = files::read_to_string(&self.metadata.join("INSTALLER")).ok()?;
         Some(text.trim().to_owned()).filter(|name| !name.is_empty())
@@ -42,7 +40,6 @@ pub struct Packages {
 
 impl Packages {
     /// Reads the directories of `sys_path` that exist.
-    #[must_use]
     pub fn installed(sys_path: &[PathBuf]) -> Self {
         let mut distributions = BTreeMap::new();
         for directory in sys_path {
@@ -54,7 +51,6 @@ impl Packages {
     }
 
     /// Finds one distribution, without reading the others.
-    #[must_use]
     pub fn find(sys_path: &[PathBuf], name: &str) -> Option<Distribution> {
         let name = normalised(name);
         // The directory's name begins with that of the distribution, in a spelling of the installer's.
@@ -70,12 +66,10 @@ impl Packages {
         })
     }
 
-    #[must_use]
     pub fn get(&self, name: &str) -> Option<&Distribution> {
         self.distributions.get(&normalised(name))
     }
 
-    #[must_use]
     pub fn all(&self) -> &BTreeMap<String, Distribution> {
         &self.distributions
     }
@@ -85,9 +79,10 @@ impl Packages {
     }
 
     /// The versions by normalised name, as rules and reports take packages.
-    #[must_use]
     pub fn versions(&self) -> BTreeMap<String, String> {
-        sorted_map(self.iter().map(|(name, distribution)| (name.to_owned(), distribution.version.clone())))
+        self.iter()
+            .map(|(name, distribution)| (name.to_owned(), distribution.version.clone()))
+            .collect::<BTreeMap<_, _>>()
     }
 }
 
@@ -125,7 +120,6 @@ fn read_distribution(path: PathBuf) -> Option<Distribution> {
 /// Reads the header of a METADATA or PKG-INFO as Python's email.parser does, which importlib.metadata uses: a line
 /// that is no field ends it, one that is indented goes on, and of several fields the first counts. `None` where it
 /// has no name or no version. `path` is that of the `.dist-info` or `.egg-info`.
-#[must_use]
 pub fn parse_metadata(metadata: &str, path: PathBuf) -> Option<Distribution> {
     const FIELDS: [&str; 3] = ["name", "version", "requires-dist"];
     let mut fields: [Vec<String>; 3] = Default::default();

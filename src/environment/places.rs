@@ -62,7 +62,6 @@ const PLACES: &[(&str, &str)] = &[
 ];
 
 /// The places, by a function that gives the value of a variable.
-#[must_use]
 pub fn list(variable: impl Fn(&str) -> Option<OsString>) -> Vec<Place> {
     let directory = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let conda_root = || Some(directory("CONDA_EXE")?.parent()?.parent()?.to_owned());
@@ -77,7 +76,6 @@ pub fn list(variable: impl Fn(&str) -> Option<OsString>) -> Vec<Place> {
 
 /// Where a version manager keeps what its shims choose from, if this directory of PATH is one of shims: pyenv's
 /// `shims` is beside its `versions`, that of asdf and mise beside `installs`.
-#[must_use]
 pub fn behind_shims(entry_of_path: &Path) -> Option<[Place; 3]> {
     let root = entry_of_path.parent().filter(|_| entry_of_path.ends_with("shims"))?;
     let place = |below| Place { base: root.to_owned(), below };
@@ -85,7 +83,6 @@ pub fn behind_shims(entry_of_path: &Path) -> Option<[Place; 3]> {
 }
 
 /// The environments that conda has listed in `environments.txt`.
-#[must_use]
 pub fn read_conda_list(text: &str) -> Vec<PathBuf> {
     text.lines().map(str::trim).map(PathBuf::from).filter(|path| path.is_absolute()).collect()
 }

@@ -5,6 +5,7 @@
 //! A question is a scratch directory that the asking process has locked. The lock ends with the process,
 //! so a variable that is left over, or set by hand, is no question.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
@@ -19,7 +20,6 @@ use crate::environment::interpreter::{
     INTERPRETER_PY, IdentifyError, InterpreterAnswer, python_path, read_answer,
 };
 use crate::environment::launcher;
-use crate::sorted::sorted_set;
 use crate::system::child::{Child, ChildError, Finished, MAX_OUTPUT, set};
 use crate::system::scratch::Scratch;
 
@@ -38,9 +38,6 @@ const USAGE: &[u8] = b"usage: pcluster build-image";
 
 /// Asks a launcher, and returns the answer and whether the launcher keeps its call. `rest_path` is the
 /// PYTHONPATH of the answer, where it is not this process's.
-///
-/// # Errors
-/// Returns an error if it gives no answer or several that differ, or a signal came.
 pub fn ask(
     launcher: &Path,
     rest_path: Option<OsString>,
@@ -79,9 +76,6 @@ pub enum Start {
 
 /// Asks a launcher whether pcluster starts there: it may add what a check does not have, such as finders of
 /// modules.
-///
-/// # Errors
-/// Returns an error if it cannot be run or takes too long, or a signal came.
 pub fn ask_for_start(
     launcher: &Path,
     rest_path: Option<OsString>,
@@ -130,9 +124,6 @@ fn start_launcher(
 }
 
 /// The answer that all of these give, and whether each keeps its call; `None` where there is none.
-///
-/// # Errors
-/// Returns an error if they are of several Pythons.
 pub fn agree(answers: &[InterpreterAnswer]) -> Result<Option<(InterpreterAnswer, bool)>, IdentifyError> {
     let Some((answer, others)) = answers.split_first() else { return Ok(None) };
     let interpreter = answer.interpreter();
@@ -143,7 +134,7 @@ pub fn agree(answers: &[InterpreterAnswer]) -> Result<Option<(InterpreterAnswer,
     }
     let executables = answers.iter().map(|answer| answer.interpreter().executable);
     // Each once and by name: the files of the answers have the names of processes, in no order.
-    let interpreters = sorted_set(executables).into_iter().collect();
+    let interpreters = executables.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
     Err(IdentifyError::Ambiguous { interpreters })
 }
 
@@ -167,7 +158,6 @@ fn read_answers(directory: &Path) -> Vec<Value> {
 }
 
 /// The directory of the question that this process was started to answer, if there is one.
-#[must_use]
 pub fn pending() -> Option<PathBuf> {
     let directory = env::var_os(env_vars::QUESTION).map(PathBuf::from)?;
     Scratch::is_in_use(&directory).then_some(directory)

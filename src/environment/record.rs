@@ -10,9 +10,6 @@ use crate::system::files;
 pub const MAX_RECORD: u64 = 64 << 20;
 
 /// The files of an installed distribution.
-///
-/// # Errors
-/// Returns an error if they are not known, or one of them lies outside of the prefix of `site`.
 pub fn installed_files(distribution: &Distribution, site: &Path) -> Result<Vec<PathBuf>, String> {
     let file = distribution.metadata.join("RECORD");
     let (package, version) = (&distribution.name, &distribution.version);
@@ -48,7 +45,6 @@ pub fn recorded_names(text: &str) -> impl Iterator<Item = String> {
 /// levels up in every layout of today (`PREFIX/lib/python3.9/site-packages`, Debian's
 /// `PREFIX/lib/python3/dist-packages`), one in older ones of `PyPy`. A directory that `--target` or PYTHONPATH names
 /// has none, so it is its own.
-#[must_use]
 pub fn prefix_of(site: &Path) -> &Path {
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut above = site.ancestors().skip(1);
@@ -66,7 +62,6 @@ pub fn prefix_of(site: &Path) -> &Path {
 }
 
 /// The path of a file that a RECORD in `site` names; `None` where it lies outside of the prefix.
-#[must_use]
 pub fn installed_path(site: &Path, name: &str) -> Option<PathBuf> {
     let prefix = prefix_of(site);
     // `pip install --target DIR` names DIR/bin/x as ../../bin/x.
@@ -84,7 +79,6 @@ pub fn installed_path(site: &Path, name: &str) -> Option<PathBuf> {
 }
 
 /// Finds the distribution whose RECORD lists a file.
-#[must_use]
 pub fn find_owner<'a>(packages: &'a Packages, file: &Path) -> Option<&'a Distribution> {
     packages.iter().map(|(_, distribution)| distribution).find(|distribution| {
         let name = distribution.metadata.parent().and_then(|site| file.strip_prefix(site).ok());
@@ -97,14 +91,12 @@ pub fn find_owner<'a>(packages: &'a Packages, file: &Path) -> Option<&'a Distrib
 }
 
 /// The name of a distribution's `.dist-info`.
-#[must_use]
 pub fn dist_info_name(distribution: &Distribution) -> Option<String> {
     Some(distribution.metadata.file_name()?.to_str()?.to_owned())
 }
 
 /// The files that the RECORD of a `.dist-info` names, and all others in that directory; `None` without
 /// a RECORD.
-#[must_use]
 pub fn recorded_paths(site: &Path, dist_info: &Path) -> Option<BTreeSet<PathBuf>> {
     let text = files::read_text_up_to(&dist_info.join("RECORD"), MAX_RECORD).ok()?;
     let paths = recorded_names(&text).filter_map(|name| installed_path(site, &name));
@@ -113,7 +105,6 @@ pub fn recorded_paths(site: &Path, dist_info: &Path) -> Option<BTreeSet<PathBuf>
 }
 
 /// The first field of a line of RECORD, which is CSV: quoted where it holds a comma or a quote.
-#[must_use]
 pub fn record_path(line: &str) -> String {
     match line.strip_prefix('"') {
         None => line.split(',').next().unwrap_or_default().to_owned(),
@@ -132,19 +123,16 @@ pub fn record_path(line: &str) -> String {
 }
 
 /// Whether a relative path leads to no directory above.
-#[must_use]
 pub fn stays_inside(name: &str) -> bool {
     !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
 /// Whether a file is bytecode, by its name.
-#[must_use]
 pub fn is_bytecode(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending == "pyc")
 }
 
 /// The bytecode of a source file, of every version of Python.
-#[must_use]
 pub fn bytecode_of(source: &Path) -> Vec<PathBuf> {
     let (Some(directory), Some(stem)) = (source.parent(), source.file_stem()) else { return Vec::new() };
     if source.extension().is_none_or(|ending| ending != "py") {

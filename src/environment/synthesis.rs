@@ -112,9 +112,6 @@ pub struct Answer {
 /// environment works, and the real pcluster fails on that configuration in the same way. It is built in
 /// another process, because the first failure can end Node.js (a `NaN` that jsii sends as JSON). A failure of
 /// the template is the environment's only if the minimal one fails alike.
-///
-/// # Errors
-/// Returns an error if the child gives no answer or a signal interrupted it.
 pub fn synthesize(target: &Target, call: &Call, limit: Duration) -> Result<Answer, ChildError> {
     let answer = run(target, Some(call), limit)?;
     let Some(message) = answer.synthesis.describe_failure().filter(|_| matches!(call, Call::Given(_))) else {
@@ -157,7 +154,6 @@ impl Synthesis {
 
 impl StartupFailure {
     /// The last line of a traceback.
-    #[must_use]
     pub fn describe(&self) -> String {
         let Self { exception, message, .. } = self;
         if message.is_empty() { exception.clone() } else { format!("{exception}: {message}") }
@@ -165,9 +161,6 @@ impl StartupFailure {
 }
 
 /// Starts pcluster in the interpreter, and builds no template. Takes a third of the time.
-///
-/// # Errors
-/// Returns an error if the child gives no answer or a signal interrupted it.
 pub fn start(target: &Target, limit: Duration) -> Result<Answer, ChildError> {
     run(target, None, limit)
 }
@@ -214,7 +207,6 @@ fn list_variables(target: &Target, call: Option<&Call>, scratch: &Scratch) -> io
 
 impl Call {
     /// The minimal configuration, with an image id of ours.
-    #[must_use]
     pub fn minimal() -> Self {
         Self::Minimal(vec!["--image-id".into(), IMAGE_ID.into()])
     }

@@ -37,7 +37,6 @@ pub struct Target {
 
 impl Target {
     /// PATH as the real pcluster sees it.
-    #[must_use]
     pub fn path(&self) -> OsString {
         let changed = self.environment.iter().find(|(name, _)| name == "PATH");
         changed.map_or_else(|| env::var_os("PATH"), |(_, value)| value.clone()).unwrap_or_default()
@@ -46,9 +45,6 @@ impl Target {
 
 /// Identifies the target of a launcher, with the packages of `overlay` put in front by PYTHONPATH where
 /// there is one.
-///
-/// # Errors
-/// Returns an error if the environment is unknown, or a signal came.
 pub fn identify(real: &Real, overlay: Option<&Path>, limit: Duration) -> Result<Target, IdentifyError> {
     let launcher = Launcher::read(&real.path)
         .map_err(|source| IdentifyError::Unreadable { file: real.path.clone(), source })?;
@@ -69,7 +65,6 @@ pub fn identify(real: &Real, overlay: Option<&Path>, limit: Duration) -> Result<
 
 impl Target {
     /// The target as it is with the packages of a directory in front of the environment's.
-    #[must_use]
     pub fn with_overlay(&self, overlay: &Path) -> Self {
         let mut target = self.clone();
         target.interpreter.sys_path.insert(0, overlay.to_owned());
@@ -78,7 +73,6 @@ impl Target {
     }
 
     /// Whether CDK's bytecode is beside its sources, where pip writes it, and Python reads it there.
-    #[must_use]
     pub fn has_bytecode(&self) -> bool {
         let Some(tag) = &self.interpreter.cache_tag else { return false };
         let compiled = PathBuf::from(format!("aws_cdk/core/__pycache__/__init__.{tag}.pyc"));

@@ -13,9 +13,6 @@ use crate::report;
 use crate::rules::advisory::{Advisory, Subject};
 
 /// Lists the advisories, or shows one.
-///
-/// # Errors
-/// Returns an error if no advisory has that id, or a file is refused.
 pub fn run(id: Option<&str>, common: &Common) -> Result<Outcome, Abort> {
     let advisories = read_all_advisories(&read_settings()?)?;
     let shown: Vec<&Advisory> =
@@ -34,13 +31,11 @@ pub fn run(id: Option<&str>, common: &Common) -> Result<Outcome, Abort> {
 }
 
 /// Two lines of the list.
-#[must_use]
 pub fn format_title(advisory: &Advisory) -> String {
     format!("{:<8} {}\n         {}\n", advisory.level.name(), advisory.id, escape_line(&advisory.title))
 }
 
 /// All of one advisory, for people.
-#[must_use]
 pub fn format_advisory(advisory: &Advisory) -> String {
     let mut text = format_title(advisory);
     let mut row = |label: &str, content: String| {

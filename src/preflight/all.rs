@@ -19,9 +19,6 @@ use crate::rules::advisory::Advisory;
 use crate::system::concurrently::map_concurrently;
 
 /// Checks every pcluster that can be found, side by side.
-///
-/// # Errors
-/// Returns an error if there is none, settings, a root or the configuration cannot be read, or a signal came.
 pub fn run(check: &CheckArgs, common: &Common) -> Result<Outcome, Abort> {
     with_configuration(check, |check, given| {
         let settings = read_settings()?;

@@ -22,18 +22,11 @@ use crate::system::files;
 use crate::system::scratch::Scratch;
 
 /// Makes every check, and with `--fix` repairs the environment if the verdict is blocked.
-///
-/// # Errors
-/// Returns an error if the configuration cannot be read or is refused, a repair fails, or a signal
-/// came.
 pub fn run(check: &CheckArgs, common: &Common) -> Result<Outcome, Abort> {
     with_configuration(check, |check, given| check_one(check, given, common))
 }
 
 /// Calls `then` with arguments whose configuration every child can read, and with the name that was given.
-///
-/// # Errors
-/// Returns an error if the configuration cannot be read, or `then` fails.
 pub fn with_configuration<T>(
     check: &CheckArgs,
     then: impl FnOnce(&CheckArgs, Option<&Path>) -> Result<T, Abort>,
@@ -94,9 +87,6 @@ fn refuse_unreadable(file: &Path) -> Result<(), Error> {
 }
 
 /// Checks an identified target, locked against repairs.
-///
-/// # Errors
-/// Returns an error if the call is refused, or a signal came.
 pub fn check_target(
     request: &CheckRequest,
     target: &Target,

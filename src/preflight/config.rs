@@ -1,5 +1,6 @@
 //! `preflight config`: a config.yaml with every key, its default and its present origin.
 
+use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::AsFd as _;
@@ -16,7 +17,6 @@ use crate::outcome::Outcome;
 use crate::preflight::context::{find_named, read_settings, start_search};
 use crate::printable::escape_line;
 use crate::report;
-use crate::sorted::sorted_map;
 
 /// A key of the file.
 struct Key {
@@ -80,9 +80,6 @@ const KEYS: [Key; 7] = [
 ];
 
 /// Prints the file. What the present one sets is set in it, too.
-///
-/// # Errors
-/// Returns an error if a file or a variable is refused, or the output is the present file.
 pub fn run(common: &Common) -> Result<Outcome, Abort> {
     let path = config_path();
     if let Some(file) = path.clone().filter(|path| is_stdout(path)) {
@@ -93,7 +90,7 @@ pub fn run(common: &Common) -> Result<Outcome, Abort> {
     let search = start_search(common, &settings);
     let present = settings.list(find_named(&search));
     let text = if common.format == Format::Json {
-        let settings = sorted_map(present.iter().map(|setting| (setting.name, setting)));
+        let settings = present.iter().map(|setting| (setting.name, setting)).collect::<BTreeMap<_, _>>();
         report::format_json(&json!({"schemaVersion": 1, "settings": settings}))
     } else {
         let of_file = Settings::read_file_alone();

@@ -18,9 +18,6 @@ use crate::report;
 use crate::rules::constraints;
 
 /// Prints the constraints for a release, or for the one that is found.
-///
-/// # Errors
-/// Returns an error if a version is none, no release is named and none is found, or a file is refused.
 pub fn run(version: Option<&str>, python: Option<&str>, common: &Common) -> Result<Outcome, Abort> {
     let settings = read_settings()?;
     let advisories = read_all_advisories(&settings)?;

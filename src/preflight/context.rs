@@ -24,31 +24,23 @@ use crate::system::locale::shows_unicode;
 
 /// Reads the settings. Unlike the guard, `preflight` refuses a file or a variable that is in error. A file
 /// that another user could have written is passed over here too; [`crate::preflight`] warns of it.
-///
-/// # Errors
-/// Returns an error if a file or a variable is refused.
 pub fn read_settings() -> Result<Settings, Error> {
     let (settings, errors) = Settings::read();
     errors.into_iter().find(|error| !is_untrusted(error)).map_or(Ok(settings), Err)
 }
 
 /// Reads the built-in advisories and those of the config file.
-///
-/// # Errors
-/// Returns an error if a file is refused.
 pub fn read_all_advisories(settings: &Settings) -> Result<Vec<Advisory>, Error> {
     let (advisories, errors) = read_advisories(settings);
     errors.into_iter().find(|error| !is_untrusted(error)).map_or(Ok(advisories), Err)
 }
 
 /// Whether another user could have written a file.
-#[must_use]
 pub fn is_untrusted(error: &Error) -> bool {
     matches!(error, Error::Untrusted { .. })
 }
 
 /// The search for the real pcluster.
-#[must_use]
 pub fn start_search(common: &Common, settings: &Settings) -> Search {
     // The path of a flag is relative to the current directory. Links stay, because a launcher may act on
     // the name that it is started by.
@@ -58,7 +50,6 @@ pub fn start_search(common: &Common, settings: &Settings) -> Search {
 }
 
 /// The real pcluster that a flag, a variable or the file names.
-#[must_use]
 pub fn find_named(search: &Search) -> (Option<&Path>, Origin) {
     let Some((path, by)) = search.named() else { return (None, Origin::Default) };
     let origin = match by {
@@ -71,7 +62,6 @@ pub fn find_named(search: &Search) -> (Option<&Path>, Origin) {
 }
 
 /// Words a text for people: names the commands as this call does, in ASCII where the locale has no more.
-#[must_use]
 pub fn word(text: &str) -> String {
     let text = name_as_called(text);
     if shows_unicode() { text } else { in_ascii(&text) }
@@ -79,7 +69,6 @@ pub fn word(text: &str) -> String {
 
 /// `pcluster preflight` as `pcluster-preflight` where that was called, but not in a path: where a wheel has installed
 /// the program, `pcluster` is the real one and has no `preflight`.
-#[must_use]
 pub fn name_as_called(text: &str) -> String {
     const COMMAND: &str = "pcluster preflight";
     if !is_called_preflight() {
@@ -97,7 +86,6 @@ pub fn name_as_called(text: &str) -> String {
 }
 
 /// Where progress is shown.
-#[must_use]
 pub fn choose_progress(common: &Common) -> Progress {
     match (common.quiet, common.verbose) {
         (true, _) => Progress::Silent,
@@ -107,9 +95,6 @@ pub fn choose_progress(common: &Common) -> Progress {
 }
 
 /// Calls `then` with the request of a command that checks the environment.
-///
-/// # Errors
-/// Returns an error if settings are refused, there is no real pcluster, or `then` fails.
 pub fn with_request<T>(
     check: &CheckArgs,
     common: &Common,
@@ -122,7 +107,6 @@ pub fn with_request<T>(
 }
 
 /// The request of a check of one pcluster.
-#[must_use]
 pub fn build_request<'a>(
     check: &CheckArgs,
     common: &Common,
@@ -141,7 +125,6 @@ pub fn build_request<'a>(
 }
 
 /// The options of a repair.
-#[must_use]
 pub fn repair_options(fix: &FixArgs, settings: &Settings, common: &Common) -> Options {
     Options {
         ids: fix.ids.clone(),
@@ -171,7 +154,6 @@ fn build_call(check: &CheckArgs) -> Call {
 }
 
 /// Renders a report in the form that was asked for.
-#[must_use]
 pub fn render_report(report: &Report, common: &Common) -> Outcome {
     let stdout = match common.format {
         _ if common.quiet => String::new(),
@@ -184,9 +166,6 @@ pub fn render_report(report: &Report, common: &Common) -> Outcome {
 }
 
 /// Identifies the target of a command that changes its environment.
-///
-/// # Errors
-/// Returns an error if the target stays unknown, which `otherwise` makes of the report, or a signal came.
 pub fn identify(
     request: &CheckRequest,
     otherwise: impl FnOnce(&Report) -> Error,
@@ -198,9 +177,6 @@ pub fn identify(
 }
 
 /// Calls `then` with AWS as the boto3 of the real pcluster reaches it.
-///
-/// # Errors
-/// Returns an error if there is no pcluster, its interpreter is not known, or `then` fails.
 pub fn with_aws<T>(
     common: &Common,
     then: impl FnOnce(&Client, Progress) -> Result<T, Abort>,

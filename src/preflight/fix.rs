@@ -12,9 +12,6 @@ use crate::report::{self, Report};
 use crate::rules::{FIND_LOST, LOSES_TAGS};
 
 /// Repairs the environment, or proves that it could be.
-///
-/// # Errors
-/// Returns an error if it cannot be done, or a signal came.
 pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
     with_request(&CheckArgs::default(), common, |request| {
         let target = identify(request, not_ready)?;
@@ -49,7 +46,6 @@ pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
 }
 
 /// The result of a repair for people.
-#[must_use]
 pub fn describe_repair(repaired: &RepairOutcome, command: &str) -> String {
     match repaired {
         RepairOutcome::NothingToDo => "ready: there is nothing to repair\n".into(),
@@ -94,9 +90,6 @@ fn format_changes(changes: &[Change]) -> String {
 }
 
 /// Takes the last repair back.
-///
-/// # Errors
-/// Returns an error if it cannot be done, or a signal came.
 pub fn run_undo(common: &Common) -> Result<Outcome, Abort> {
     with_request(&CheckArgs::default(), common, |request| {
         let target = identify(request, |report: &Report| {

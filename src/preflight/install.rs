@@ -17,9 +17,6 @@ rm -rf "${0:?}"
 exit "$status""#;
 
 /// Becomes a shell that runs install.sh. What stands behind `--binary` here is replaced by a later one of the user's.
-///
-/// # Errors
-/// Returns an error if the script cannot be written, or this program has no path.
 pub fn run(arguments: Vec<OsString>) -> Result<Outcome, Abort> {
     let failed = |message: String| Error::Install { message };
     let own = own_executable().ok_or_else(|| failed("this program has no path".into()))?;

@@ -14,7 +14,6 @@ use crate::rules::advisory_file;
 const NAME: &str = "pcluster-preflight";
 
 /// Renders a script that the shell sources, or finds by its name in a directory of completions.
-#[must_use]
 pub fn render_completions(shell: Shell) -> String {
     let script = match shell {
         Shell::Bash => generate(aot::Shell::Bash),
@@ -105,7 +104,6 @@ complete -c pcluster -n "test (count (commandline -opc)) -eq 1; and string lengt
 "#;
 
 /// Renders one page with a section for each command: they are short and refer to each other.
-#[must_use]
 pub fn render_page() -> String {
     // Writing to a Vec cannot fail.
     String::from_utf8_lossy(&write_page().unwrap_or_default()).into_owned()

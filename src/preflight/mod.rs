@@ -33,7 +33,6 @@ use crate::printable::{escape, flatten};
 use crate::report::{self, github, junit};
 
 /// Runs the command that the arguments of `preflight` name.
-#[must_use]
 pub fn run(arguments: Vec<OsString>) -> Outcome {
     let is_json = asks_for_json(&arguments);
     let command_line = [OsString::from("pcluster preflight")].into_iter().chain(arguments);

@@ -19,9 +19,6 @@ use crate::rules::{Fix, advisory_file, cloudformation, template};
 use crate::system::{date, files};
 
 /// Checks a template that was made before.
-///
-/// # Errors
-/// Returns an error if the file cannot be read, or holds no template of `build-image`.
 pub fn run(file: &Path, common: &Common) -> Result<Outcome, Abort> {
     let since = Instant::now();
     let (name, input) = read_input(file)?;
@@ -31,7 +28,6 @@ pub fn run(file: &Path, common: &Common) -> Result<Outcome, Abort> {
 }
 
 /// The report on a template of which no more is known.
-#[must_use]
 pub fn check_template(template: &Value, since: Instant) -> Box<Report> {
     let command = "build the image again in an environment that `pcluster preflight` finds ready".into();
     let fix = Fix::by_hand(command);

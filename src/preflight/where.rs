@@ -1,6 +1,7 @@
 //! `preflight where`: which pcluster is guarded, how it was found, what a `build-image` would do, and every
 //! other `pcluster` on PATH.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -24,14 +25,10 @@ use crate::preflight::where_warnings::{
 use crate::printable::{escape, lossy, wrap};
 use crate::repair::overlay::{Overlay, find_overlay};
 use crate::report::{self, Shim};
-use crate::sorted::sorted_map;
 use crate::system::child::ChildError;
 use crate::system::executables;
 
 /// Reports which pcluster is guarded.
-///
-/// # Errors
-/// Returns an error if settings are refused, or a signal came.
 pub fn run(common: &Common) -> Result<Outcome, Abort> {
     let settings = read_settings()?;
     let mut found = Where::find(&start_search(common, &settings), &settings);
@@ -93,7 +90,6 @@ struct Row {
 }
 
 impl Where {
-    #[must_use]
     pub fn find(search: &Search, settings: &Settings) -> Self {
         let real = search.real();
         let candidates: Vec<Candidate> = search.candidates().collect();
@@ -149,16 +145,12 @@ impl Where {
     }
 
     /// The real pcluster.
-    ///
-    /// # Errors
-    /// Returns an error if there is no real pcluster.
     pub fn real(&self) -> Result<&Real, &Error> {
         self.real.as_ref()
     }
 
     /// Status 1: a `build-image` from here would not be guarded, because it does not start the shim, because the
     /// shim is started again and again, or because the mode is off. 127: there is no real pcluster.
-    #[must_use]
     pub fn exit_status(&self) -> u8 {
         match &self.real {
             Err(Error::Loop { .. }) => 1,
@@ -186,13 +178,12 @@ impl Where {
         [Some(consequence), is_strict.then_some(STRICT)].into_iter().flatten().collect()
     }
 
-    #[must_use]
     pub fn to_json(&self, shim: &Shim) -> Value {
         let real = self.real.as_ref().ok();
         let target = self.target.as_ref().and_then(|target| target.as_ref().ok());
         let packages = target.map(|target| {
             let versions = find_installed(target).into_iter();
-            sorted_map(versions.map(|(name, version)| (normalised(name), version)))
+            versions.map(|(name, version)| (normalised(name), version)).collect::<BTreeMap<_, _>>()
         });
         let candidates: Vec<_> =
             self.rows.iter().map(|row| json!({"path": lossy(&row.path), "standing": row.standing})).collect();
@@ -212,13 +203,12 @@ impl Where {
             "config": config_path().as_deref().map(lossy),
             "guarded": self.exit_status() == 0,
             "consequence": self.describe_consequences().join("; "),
-            "settings": sorted_map(self.settings.iter().map(|setting| (setting.name, setting))),
+            "settings": self.settings.iter().map(|setting| (setting.name, setting)).collect::<BTreeMap<_, _>>(),
             "candidates": candidates,
             "warnings": self.warnings,
         })
     }
 
-    #[must_use]
     pub fn render_human(&self) -> String {
         let own = self.own.as_deref().map_or_else(|| "?".into(), |path| path.display().to_string());
         let mut text = format!("shim     {own} ({})\n", env!("CARGO_PKG_VERSION"));

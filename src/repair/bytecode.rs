@@ -25,9 +25,6 @@ const COMPILE_PY: &str = include_str!("compile.py");
 /// leaves a part of a file.
 ///
 /// Failures are ignored, but for that of a full disk: packages without bytecode only start more slowly.
-///
-/// # Errors
-/// Returns an error if the disk is full, or a signal came.
 pub fn compile(target: &Target, sources: &[PathBuf], limit: Duration) -> Result<(), Abort> {
     if !target.has_bytecode() {
         return Ok(());
@@ -58,9 +55,6 @@ const MAX_DAMAGED: usize = 50;
 
 /// Removes the damaged bytecode that a check meets, as far as the findings to repair are about it, and returns the
 /// report of the check without it and the files. Python compiles them again, so an undo does not bring them back.
-///
-/// # Errors
-/// Returns an error if a file cannot be removed, the call is refused, or a signal came.
 pub fn remove_damaged(
     request: &CheckRequest,
     target: &Target,

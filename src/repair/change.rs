@@ -32,7 +32,6 @@ pub struct Edit {
 }
 
 /// Compares the staged packages with the installed ones: each that differs, with the reason.
-#[must_use]
 pub fn compare(installed: &Installed, staged: &Installed, reasons: &[Reason]) -> Vec<Change> {
     staged
         .iter()
@@ -63,20 +62,17 @@ fn explain(name: &str, staged: &Installed, reasons: &[Reason]) -> String {
 }
 
 /// `1 package`, `2 packages`.
-#[must_use]
 pub fn count_packages(count: usize) -> String {
     format!("{count} package{}", if count == 1 { "" } else { "s" })
 }
 
 /// `1 package is as it was`, `2 packages are as they were`.
-#[must_use]
 pub fn describe_restored(count: usize) -> String {
     let are = if count == 1 { "is as it was" } else { "are as they were" };
     format!("{} {are}", count_packages(count))
 }
 
 /// Writes a requirements file with the exact versions, for a repair by hand.
-#[must_use]
 pub fn requirements_file(changes: &[Change]) -> String {
     changes.iter().fold(String::new(), |text, change| text + &format!("{}=={}\n", change.package, change.to))
 }
@@ -88,7 +84,6 @@ fn value_in(code: &str) -> &str {
 
 /// Summarizes changes, a row each, or one for each line that is edited; packages of CDK with the same change
 /// share a row.
-#[must_use]
 pub fn summary(changes: &[Change]) -> Vec<(String, String, &str)> {
     let mut rows: Vec<(String, usize, String, &str)> = Vec::new();
     for change in changes {

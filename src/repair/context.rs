@@ -26,13 +26,11 @@ pub struct Options {
 
 impl Options {
     /// Whether the environment itself is repaired.
-    #[must_use]
     pub fn changes_environment(&self) -> bool {
         !self.dry_run && !self.isolated
     }
 
     /// `fix`, with the ids of the findings.
-    #[must_use]
     pub fn command(&self) -> String {
         [&["fix".to_owned()], &self.ids[..]].concat().join(" ")
     }

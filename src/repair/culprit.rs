@@ -7,9 +7,6 @@
 /// Finds a smallest set of candidates that, moved with `background`, passes. All candidates and `background`
 /// together are known to pass. A test that returns `None` was not made, for lack of time: what it would have
 /// ruled out stays in the set.
-///
-/// # Errors
-/// Returns the error of the test.
 pub fn minimize<E>(
     background: &[usize],
     candidates: &[usize],

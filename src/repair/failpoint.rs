@@ -7,9 +7,6 @@ use crate::error::RepairStep;
 
 /// Fails, dies by SIGKILL or gets SIGINT where `PCLUSTER_SHIM_FAULT` names this step: `fail:STEP`, `kill:STEP` or
 /// `interrupt:STEP`, with `@N` behind it for the Nth time that the step is reached (1 by default).
-///
-/// # Errors
-/// Returns an error if `PCLUSTER_SHIM_FAULT` asks for a failure at this step.
 #[cfg(feature = "fault-injection")]
 pub fn reach(step: RepairStep) -> io::Result<()> {
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,9 +33,6 @@ pub fn reach(step: RepairStep) -> io::Result<()> {
 }
 
 /// Passes.
-///
-/// # Errors
-/// Returns no error.
 #[cfg(not(feature = "fault-injection"))]
 pub fn reach(_step: RepairStep) -> io::Result<()> {
     Ok(())

@@ -17,16 +17,12 @@ pub struct Access {
 
 impl Access {
     /// The access of a file or a directory that exists.
-    #[must_use]
     pub fn of(metadata: &Metadata) -> Self {
         Self { owner: Some(metadata.uid()), group: metadata.gid(), mode: metadata.mode() & 0o7777 }
     }
 
     /// The access of a new file: that of the file it replaces, or if there is none, that of its directory. Who may
     /// read a program may run it.
-    ///
-    /// # Errors
-    /// Returns an error if its directory cannot be read.
     pub fn of_new_file(
         replaced: Option<&Metadata>,
         directory: &Path,
@@ -45,7 +41,6 @@ impl Access {
     }
 
     /// Whether a file has this access already.
-    #[must_use]
     pub fn is_of(&self, metadata: &Metadata) -> bool {
         let is = Self::of(metadata);
         self.owner.is_none_or(|owner| is.owner == Some(owner))
@@ -87,9 +82,6 @@ fn mode_without_group(mode: u32) -> Option<u32> {
 }
 
 /// Makes a directory and those above it, each with the access of the directory above.
-///
-/// # Errors
-/// Returns an error if one cannot be made.
 pub fn make_directories(directory: &Path) -> io::Result<()> {
     let Some(above) = directory.parent().filter(|_| !directory.is_dir()) else { return Ok(()) };
     make_directories(above)?;

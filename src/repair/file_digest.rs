@@ -9,13 +9,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 /// The SHA-256 of a file; `None` where it cannot be read.
-#[must_use]
 pub fn sha256_of(path: &Path) -> Option<String> {
     FileDigest::of(path).ok().map(|digest| digest.sha256)
 }
 
 /// The SHA-256 of some bytes.
-#[must_use]
 pub fn sha256_of_bytes(bytes: &[u8]) -> String {
     hexadecimal(&Sha256::digest(bytes))
 }
@@ -32,9 +30,6 @@ pub struct FileDigest {
 
 impl FileDigest {
     /// Reads a file or a link.
-    ///
-    /// # Errors
-    /// Returns an error if it cannot be read, or is neither a file nor a link.
     pub fn of(path: &Path) -> io::Result<Self> {
         let metadata = path.symlink_metadata()?;
         let mut digest = Sha256::new();
@@ -61,21 +56,18 @@ impl FileDigest {
     }
 
     /// The digest of a file that holds this text.
-    #[must_use]
     pub fn of_text(text: &str) -> Self {
         Self { size: text.len() as u64, sha256: sha256_of_bytes(text.as_bytes()) }
     }
 
     /// Whether a file that was to have this content may have been cut off by a loss of power: it is shorter, and
     /// ends where a block does.
-    #[must_use]
     pub fn may_be_cut_off_as(&self, found: &Self) -> bool {
         found.size < self.size && found.size.is_multiple_of(BLOCK)
     }
 }
 
 /// Bytes as hexadecimal digits.
-#[must_use]
 pub fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }

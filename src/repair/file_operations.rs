@@ -1,5 +1,6 @@
 //! Operations on the files of an environment: to remove, write and link them.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -9,12 +10,8 @@ use crate::error::RepairStep;
 use crate::repair::failpoint;
 use crate::repair::file_access::{Access, make_directories};
 use crate::repair::file_plan::Content;
-use crate::sorted::sorted_set;
 
 /// Removes a file, if it is there.
-///
-/// # Errors
-/// Returns an error if it cannot be removed.
 pub fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -23,9 +20,6 @@ pub fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// Writes a new file, with the directories above it. `replaced` is the file that was at its path.
-///
-/// # Errors
-/// Returns an error if it cannot be written.
 pub fn place(content: &Content, path: &Path, replaced: Option<&Metadata>) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     make_directories(directory)?;
@@ -69,7 +63,6 @@ fn write_text(text: &str, path: &Path, access: &Access) -> io::Result<()> {
 }
 
 /// The temporary file beside a path, which is then renamed.
-#[must_use]
 pub fn path_beside(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.pcluster-shim"))
@@ -84,9 +77,6 @@ pub enum PlacedBy {
 
 /// Links a file, or copies it to another file system, with its time: bytecode names the modification
 /// time of its source, and is not valid with another one.
-///
-/// # Errors
-/// Returns an error if neither can be made.
 pub fn link_or_copy(source: &Path, path: &Path) -> io::Result<PlacedBy> {
     let metadata = source.symlink_metadata()?;
     if metadata.is_symlink() {
@@ -110,7 +100,7 @@ fn copy(source: &Path, metadata: &Metadata, path: &Path) -> io::Result<()> {
 
 /// Removes the directories of these files where they are empty, and their parents, up to one that is kept.
 pub fn remove_empty<'a>(files: impl Iterator<Item = &'a Path>, is_kept: impl Fn(&Path) -> bool) {
-    let directories = sorted_set(files.filter_map(Path::parent));
+    let directories = files.filter_map(Path::parent).collect::<BTreeSet<_>>();
     let remove = |directory: &Path| !is_kept(directory) && fs::remove_dir(directory).is_ok();
     for directory in directories.into_iter().rev() {
         for empty in directory.ancestors() {

@@ -13,7 +13,6 @@ use crate::environment::record::{
 use crate::package_name::normalised;
 use crate::repair::file_digest::{FileDigest, sha256_of};
 use crate::repair::journal::{PackageFiles, SavedDirectory};
-use crate::sorted::sorted_set;
 use crate::system::files::{self, describe};
 
 /// The changes to an environment: files to be removed, each with the index of its package, and files
@@ -33,9 +32,6 @@ pub enum Content {
 
 impl FilePlan {
     /// Replaces one distribution by its staged successor, in the directory `site`.
-    ///
-    /// # Errors
-    /// Returns an error if its files are not known, or lie outside of the prefix of `site`.
     pub fn replace(
         &mut self,
         old: Option<&Distribution>,
@@ -102,9 +98,6 @@ impl FilePlan {
     /// Exchanges single files of a distribution, and its RECORD, for those of its edited copy. Its other
     /// files stay where they are, its METADATA above all: without it a repair that is cut off would not be
     /// found.
-    ///
-    /// # Errors
-    /// Returns an error if a RECORD cannot be read.
     pub fn edit<'a>(
         &mut self,
         old: &Distribution,
@@ -149,7 +142,6 @@ impl FilePlan {
     }
 
     /// Finds a file to be added whose path is taken by a file that is not to be removed.
-    #[must_use]
     pub fn find_conflict(&self) -> Option<&Path> {
         // Bytecode whose source is missing belongs to no package.
         let paths = self.additions.iter().map(|(path, _)| path.as_path()).filter(|path| !is_bytecode(path));
@@ -157,36 +149,31 @@ impl FilePlan {
     }
 
     /// The existing directories in which files are removed or added.
-    #[must_use]
     pub fn directories(&self) -> BTreeSet<PathBuf> {
         let paths = self.paths().into_iter();
         let existing = paths.filter_map(|file| file.ancestors().skip(1).find(|above| above.is_dir()));
-        sorted_set(existing.map(Path::to_owned))
+        existing.map(Path::to_owned).collect::<BTreeSet<_>>()
     }
 
     /// Every file to be removed or added.
-    #[must_use]
     pub fn paths(&self) -> BTreeSet<&Path> {
         let additions = self.additions.iter().map(|(path, _)| path);
-        sorted_set(self.removals.keys().chain(additions).map(PathBuf::as_path))
+        self.removals.keys().chain(additions).map(PathBuf::as_path).collect::<BTreeSet<_>>()
     }
 
     /// The directories of packages in which files change.
-    #[must_use]
     pub fn sites(&self) -> Vec<PathBuf> {
-        let sites = sorted_set(self.packages.iter().map(|package| &package.site));
+        let sites = self.packages.iter().map(|package| &package.site).collect::<BTreeSet<_>>();
         sites.into_iter().cloned().collect()
     }
 
     /// The prefixes of these directories, in which files change.
-    #[must_use]
     pub fn prefixes(&self) -> Vec<PathBuf> {
-        let prefixes = sorted_set(self.packages.iter().map(|package| prefix_of(&package.site)));
+        let prefixes = self.packages.iter().map(|package| prefix_of(&package.site)).collect::<BTreeSet<_>>();
         prefixes.into_iter().map(Path::to_owned).collect()
     }
 
     /// Whether a directory stays when its last file is removed: a prefix, and what every prefix has, such as `bin`.
-    #[must_use]
     pub fn keeps(&self, directory: &Path) -> bool {
         let is_top = |site: &Path, prefix: &Path| {
             directory == prefix || prefix != site && directory.parent() == Some(prefix)
@@ -195,12 +182,15 @@ impl FilePlan {
     }
 
     /// The directories that there are above the files to be removed and to be added, up to the prefixes.
-    #[must_use]
     pub fn existing_directories(&self) -> Vec<SavedDirectory> {
         let prefixes = self.prefixes();
         let is_in_prefix = |directory: &&Path| prefixes.iter().any(|prefix| directory.starts_with(prefix));
         let paths = self.paths();
-        let above = sorted_set(paths.iter().flat_map(|path| path.ancestors().skip(1)).filter(is_in_prefix));
+        let above = paths
+            .iter()
+            .flat_map(|path| path.ancestors().skip(1))
+            .filter(is_in_prefix)
+            .collect::<BTreeSet<_>>();
         let saved = |directory: &Path| {
             let metadata = directory.metadata().ok()?;
             let (mode, group) = (metadata.mode(), Some(metadata.gid()));

@@ -11,7 +11,6 @@ pub const FREE_SPACE: &str = "Free some space, or set TMPDIR and XDG_STATE_HOME 
 pub const SET_STATE_HOME: &str = "Set XDG_STATE_HOME to a directory that can be written.";
 
 /// Advice where the environment itself cannot be changed. `command` is `fix` with the ids of findings.
-#[must_use]
 pub fn keep_beside(command: &str) -> String {
     format!("Run `pcluster preflight {command} --isolated`: it keeps the repair beside the environment.")
 }

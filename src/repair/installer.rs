@@ -14,7 +14,6 @@ use crate::error::{Abort, Error, RepairStep};
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
 use crate::repair::pip_settings::{PIP_OVERRIDES, UV_INSTALL_OPTIONS, UV_OVERRIDES, translate_for_uv};
 use crate::repair::plan::InstallRequest;
-use crate::sorted::sorted_set;
 use crate::system::child::{Child, ChildError, Finished, MAX_OUTPUT, framed, sentinel, set};
 use crate::system::executables;
 use crate::system::scratch::Scratch;
@@ -53,9 +52,6 @@ pub enum InstallOutcome {
 
 impl<'a> Installer<'a> {
     /// Chooses the program by the user's choice and by what the environment has.
-    ///
-    /// # Errors
-    /// Returns an error if the chosen one is missing, there is none, or a signal came.
     pub fn choose(
         choice: InstallerChoice,
         target: &'a Target,
@@ -93,9 +89,6 @@ impl<'a> Installer<'a> {
 
     /// An installer that can limit packages to those of a date: uv, which pip fetches into `directory` where
     /// this one is pip. pip can from release 26 on, which few environments have.
-    ///
-    /// # Errors
-    /// Returns an error if there is none for this Python, pip cannot fetch it, or a signal came.
     pub fn limiting_dates(&self, directory: &Path) -> Result<Self, Abort> {
         let uv = match &self.program {
             Program::Uv(uv) => uv.clone(),
@@ -132,9 +125,6 @@ impl<'a> Installer<'a> {
 
     /// The moment at which the last file of a release was uploaded (RFC 3339), as the index tells it to uv;
     /// `None` where it does not, or this uv is too old to say.
-    ///
-    /// # Errors
-    /// Returns an error if uv cannot be run, or a signal came.
     pub fn find_upload_time(&self, requirement: &str) -> Result<Option<String>, Abort> {
         let scratch = make_scratch()?;
         let file = write(&scratch, "requirements.txt", &[requirement.to_owned()])?;
@@ -145,7 +135,6 @@ impl<'a> Installer<'a> {
         Ok(read_upload_times(&decode(&finished.stdout)).max().map(str::to_owned))
     }
 
-    #[must_use]
     pub fn name(&self) -> &'static str {
         match self.program {
             Program::Uv(_) => "uv",
@@ -187,9 +176,6 @@ impl<'a> Installer<'a> {
     }
 
     /// Finds the requirements of installed packages that are not met, a line of the installer's each.
-    ///
-    /// # Errors
-    /// Returns an error if the installer cannot be run, or a signal came.
     pub fn find_broken_requirements(&self, step: RepairStep) -> Result<BTreeSet<String>, Abort> {
         let scratch = make_scratch()?;
         let arguments = match self.program {
@@ -207,7 +193,7 @@ impl<'a> Installer<'a> {
         // uv: "The package `x` requires `y`, but `z` is installed"; pip: "x 1 requires y, which is
         // not installed." or "x 1 has requirement y, but you have z."
         let is_broken = |line: &&str| line.contains(" requires ") || line.contains(" has requirement ");
-        Ok(sorted_set(output.lines().filter(is_broken).map(str::to_owned)))
+        Ok(output.lines().filter(is_broken).map(str::to_owned).collect::<BTreeSet<_>>())
     }
 
     fn run(
@@ -312,7 +298,6 @@ fn read_upload_times(lock: &str) -> impl Iterator<Item = &str> {
 const MAX_QUOTED_LINES: usize = 8;
 
 /// The end of an installer's output.
-#[must_use]
 pub fn quote_last_lines(output: &str) -> String {
     let lines: Vec<&str> = output.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(MAX_QUOTED_LINES)..].join("\n")

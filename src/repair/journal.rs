@@ -14,7 +14,6 @@ use crate::package_name::normalised;
 use crate::repair::change::Change;
 use crate::repair::file_digest::{FileDigest, sha256_of};
 use crate::repair::token::{self, TOKEN_FILE};
-use crate::sorted::sorted_set;
 use crate::system::files::describe;
 
 /// A file that is removed, and its copy below the snapshot.
@@ -109,22 +108,16 @@ impl ForeignPackages {
 
 impl Journal {
     /// The directories outside of which nothing is changed: the prefixes of the directories of packages.
-    #[must_use]
     pub fn roots(&self) -> Vec<PathBuf> {
         self.all_sites().iter().map(|site| prefix_of(site).to_owned()).collect()
     }
 
     /// The directories of packages in which something changes.
-    #[must_use]
     pub fn all_sites(&self) -> &[PathBuf] {
         if self.sites.is_empty() { std::slice::from_ref(&self.site) } else { &self.sites }
     }
 
     /// Refuses paths that no repair of the packages in `site` writes.
-    ///
-    /// # Errors
-    /// Returns an error if the journal is another environment's, or names a path outside of its
-    /// prefixes.
     pub fn refuse_paths_outside(&self, site: &Path) -> Result<(), String> {
         if self.site != site {
             return Err(format!("it is about {}, not about {}", self.site.display(), site.display()));
@@ -155,7 +148,6 @@ impl Journal {
 
     /// Finds the copies that are missing or damaged, and returns a message each. A file that is in its place already needs
     /// no copy.
-    #[must_use]
     pub fn find_missing_copies(&self, snapshot: &Path) -> Vec<String> {
         let describe_missing = |saved: &SavedFile| {
             let copy = snapshot.join(&saved.copy);
@@ -173,7 +165,6 @@ impl Journal {
 
     /// Finds the packages of another installer: those with a `.dist-info` that was not there before the
     /// exchange and that the exchange has not added.
-    #[must_use]
     pub fn find_foreign_packages(&self) -> ForeignPackages {
         let mut foreign = ForeignPackages::default();
         for (index, part) in self.parts.iter().enumerate() {
@@ -186,7 +177,7 @@ impl Journal {
             let recorded = dist_infos.iter().map(|dist_info| recorded_paths(&part.site, dist_info));
             foreign.not_removed.extend(match recorded.collect::<Option<Vec<_>>>() {
                 Some(recorded) => {
-                    let recorded = sorted_set(recorded.into_iter().flatten());
+                    let recorded = recorded.into_iter().flatten().collect::<BTreeSet<_>>();
                     created.iter().filter(|path| recorded.contains(*path)).cloned().collect()
                 }
                 // Without a RECORD its installer is still at work, and which files it has written is not known.
@@ -199,9 +190,6 @@ impl Journal {
     }
 
     /// Whether the environment is still the one that this journal is about: its token is there.
-    ///
-    /// # Errors
-    /// Returns an error if there is a file of tokens that cannot be read.
     pub fn is_bound(&self) -> Result<bool, String> {
         let Some(token) = &self.token else { return Ok(true) };
         for site in self.all_sites() {
@@ -213,9 +201,8 @@ impl Journal {
     }
 
     /// Whether all files are as they were before the exchange, which a kill before the first removal leaves.
-    #[must_use]
     pub fn has_nothing_to_restore(&self) -> bool {
-        let old = sorted_set(self.removed.iter().map(|saved| saved.path.as_path()));
+        let old = self.removed.iter().map(|saved| saved.path.as_path()).collect::<BTreeSet<_>>();
         self.removed.iter().all(|saved| saved.is_at(&saved.path).unwrap_or(false))
             && self
                 .created
@@ -224,13 +211,11 @@ impl Journal {
     }
 
     /// Finds the files that are there and are neither what the exchange has removed nor what it has added.
-    #[must_use]
     pub fn find_changed_files(&self) -> BTreeSet<PathBuf> {
         self.find_files_unlike(PartialEq::eq)
     }
 
     /// Finds those of the changed files that a loss of power does not explain: somebody has written them.
-    #[must_use]
     pub fn find_foreign_files(&self) -> BTreeSet<PathBuf> {
         self.find_files_unlike(|expected, found| expected == found || expected.may_be_cut_off_as(found))
     }
@@ -254,12 +239,11 @@ impl Journal {
             !is_bytecode(path) && FileDigest::of(path).is_ok_and(|found| !is_known(found))
         };
         let unlike = known.into_iter().filter(|(path, known)| is_unlike(path, known));
-        sorted_set(unlike.map(|(path, _)| path.to_owned()))
+        unlike.map(|(path, _)| path.to_owned()).collect::<BTreeSet<_>>()
     }
 
     /// Finds a package that another installer has written since, over the repair's files or next to them. One
     /// whose files are merely gone is not among them.
-    #[must_use]
     pub fn find_reinstalled_package(&self) -> Option<&str> {
         let is_reinstalled = |part: &&PackageFiles| {
             let record = part.site.join(&part.new).join("RECORD");
@@ -270,7 +254,6 @@ impl Journal {
     }
 
     /// Finds a package that is not as the repair has written it.
-    #[must_use]
     pub fn find_changed_package(&self) -> Option<&str> {
         let is_new = |part: &PackageFiles| {
             let record = sha256_of(&part.site.join(&part.new).join("RECORD"));
@@ -284,7 +267,6 @@ impl Journal {
 
 impl PackageFiles {
     /// Finds the `.dist-info` directories of this package that the journal does not name.
-    #[must_use]
     pub fn find_foreign_dist_infos(&self) -> Vec<PathBuf> {
         let entries = self.site.read_dir().into_iter().flatten().flatten();
         let named = entries.filter_map(|entry| entry.file_name().into_string().ok());
@@ -326,7 +308,6 @@ impl SavedFile {
 }
 
 /// Finds a path that lies below none of these directories, links followed.
-#[must_use]
 pub fn find_outside<'a>(roots: &[PathBuf], paths: impl IntoIterator<Item = &'a Path>) -> Option<&'a Path> {
     let mut contained = ContainedPaths::new(roots);
     paths.into_iter().find(|path| !contained.contains(path))

@@ -20,7 +20,6 @@ pub struct Lock(#[expect(dead_code, reason = "held for its lock")] File);
 
 impl Lock {
     /// The lock that this open file holds.
-    #[must_use]
     pub fn new(locked: File) -> Self {
         Self(locked)
     }
@@ -28,9 +27,6 @@ impl Lock {
 
 /// Tries to take a lock until it is free. A call that blocks is resumed after a signal, so Ctrl-C would
 /// have no effect before the lock is free.
-///
-/// # Errors
-/// Returns an error if the file cannot be locked, or a signal came.
 pub fn wait_for_lock(
     lock: impl Fn() -> Result<(), TryLockError>,
     failed: impl FnOnce(io::Error) -> Abort,
@@ -50,9 +46,6 @@ pub fn wait_for_lock(
 /// Takes the lock that uv takes before it changes a virtual environment: flock(2) of `.lock` in it,
 /// where uv has made that file. Elsewhere uv locks a file in TMPDIR whose name differs between its
 /// versions, and pip has no lock: changes of theirs are found by comparing the installed packages.
-///
-/// # Errors
-/// Returns an error if a signal came while uv was at work.
 pub fn lock_against_uv(prefix: &Path, progress: Progress) -> Result<Option<File>, Abort> {
     if !prefix.join("pyvenv.cfg").is_file() {
         return Ok(None);

@@ -32,9 +32,6 @@ pub enum Locked {
 
 impl LockedEnvironment {
     /// Rolls an interrupted repair back, locks the environment, and puts its overlay in front.
-    ///
-    /// # Errors
-    /// Returns an error if a signal came, or the launcher only starts this shim again.
     pub fn lock(request: &CheckRequest, target: &Target) -> Result<Locked, Abort> {
         let Some(state) = RepairState::find(target) else {
             return Ok(Locked::new(target.clone(), Overlay::None, None, None));
@@ -58,9 +55,6 @@ impl LockedEnvironment {
     }
 
     /// Checks the environment as it is. A rollback that failed is a check of the report that is unknown.
-    ///
-    /// # Errors
-    /// Returns an error if a signal came.
     pub fn check(&self, request: &CheckRequest) -> Result<CheckOutcome, Abort> {
         let mut outcome = checker::check(request, &self.target)?;
         if let (CheckOutcome::Report(report), Some(check)) = (&mut outcome, &self.failed_rollback) {

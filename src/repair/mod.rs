@@ -52,6 +52,7 @@ pub mod token;
 pub mod transaction;
 pub mod verify;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde_json::json;
@@ -82,7 +83,6 @@ use crate::repair::stage::{Staged, Staging, stage};
 use crate::repair::state::{RepairState, describe_left, find_site};
 use crate::report::{Report, Verdict};
 use crate::rules::{Finding, runtimes};
-use crate::sorted::sorted_set;
 
 /// The result of a repair.
 #[derive(Debug)]
@@ -176,14 +176,13 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
 }
 
 fn describe_unknown(id: &str, report: &Report) -> Error {
-    let known = sorted_set(report.findings.iter().map(|finding| finding.id.as_str()));
+    let known = report.findings.iter().map(|finding| finding.id.as_str()).collect::<BTreeSet<_>>();
     let known = if known.is_empty() { "none".into() } else { Vec::from_iter(known).join(", ") };
     let message = format!("the check has no finding {id:?}; found: {known}");
     Error::repair(RepairStep::Plan, message, "Nothing was changed. `pcluster preflight` lists the findings.")
 }
 
 /// The removal of damaged bytecode, a line for each file.
-#[must_use]
 pub fn describe_recompiled(files: &[PathBuf]) -> String {
     let lines = files
         .iter()
@@ -246,10 +245,6 @@ fn stage_proven(repair: &Repair, reasons: &[Reason]) -> Result<Staged, Abort> {
 
 /// Takes back the last repair of a target's environment: one that was interrupted, else the one beside
 /// the environment, else the last one in place.
-///
-/// # Errors
-/// Returns an error if there is none, the environment has changed since, files cannot be put back, or a
-/// signal came.
 pub fn undo(request: &CheckRequest, target: &Target) -> Result<Undone, Abort> {
     refuse_another_users(find_site(target).as_deref(), "undo", &request.real.path)?;
     let state = RepairState::create(target)?;
@@ -345,7 +340,6 @@ fn refuse_changed_since(target: &Target, last: &Journal) -> Result<(), Error> {
 }
 
 /// A repair or an undo under `--format json`.
-#[must_use]
 pub fn as_json(changes: &[Change], status: &str, isolated: bool) -> serde_json::Value {
     json!({"schemaVersion": 1, "status": status, "isolated": isolated, "changes": changes})
 }

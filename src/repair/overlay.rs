@@ -42,13 +42,11 @@ struct OverlayRecord {
 }
 
 /// Finds the overlay of a target. Nothing is locked, rolled back or removed.
-#[must_use]
 pub fn find_overlay(target: &Target) -> Overlay {
     RepairState::find(target).map_or(Overlay::None, |state| read_overlay(&state, target))
 }
 
 /// Reads the overlay of a target from its state.
-#[must_use]
 pub fn read_overlay(state: &RepairState, target: &Target) -> Overlay {
     let Some(record) = read_record(state) else { return Overlay::None };
     let packages = Packages::installed(&target.interpreter.sys_path);
@@ -61,9 +59,6 @@ pub fn read_overlay(state: &RepairState, target: &Target) -> Overlay {
 }
 
 /// Keeps a proven overlay in the state directory, bound to the environment as it is.
-///
-/// # Errors
-/// Returns an error if it cannot be written.
 pub fn keep_overlay(
     state: &RepairState,
     staged: tempfile::TempDir,
@@ -82,7 +77,6 @@ pub fn keep_overlay(
 }
 
 /// Removes the overlay, and returns its changes, if there was one.
-#[must_use]
 pub fn remove_overlay(state: &RepairState) -> Option<Vec<Change>> {
     let record = read_record(state);
     let _ = fs::remove_file(overlay_record(state));

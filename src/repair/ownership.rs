@@ -17,7 +17,6 @@ const MARKER: &str = "EXTERNALLY-MANAGED";
 /// Finds the marker of PEP 668 that applies to a directory of packages: the one in the interpreter's
 /// standard library, for every directory outside of virtual environments. It does not apply to a
 /// directory that only PYTHONPATH names, nor does pip refuse that.
-#[must_use]
 pub fn find_marker(directory: &Path, interpreter: &Interpreter) -> Option<PathBuf> {
     let is_library = |entry: &&PathBuf| entry.join("os.py").is_file();
     let marker = interpreter.sys_path.iter().find(is_library)?.join(MARKER);
@@ -34,7 +33,6 @@ fn is_in_venv(directory: &Path) -> bool {
 /// Finds the prefix of the Spack package, or the Spack view, that a distribution lies in. Spack keeps the
 /// spec of an installed package in `.spack` of its prefix, and those of a view in `.spack/NAME`.
 /// (`~/.spack`, Spack's configuration, has no spec.)
-#[must_use]
 pub fn find_spack_prefix(distribution: &Distribution) -> Option<PathBuf> {
     // The files of a view are links into the package's own prefix.
     let metadata = distribution.metadata.join("METADATA").canonicalize().ok();
@@ -50,9 +48,6 @@ fn has_spec(metadata: &Path) -> bool {
 }
 
 /// Refuses directories of another user to root: the owner could not change the files of root in them.
-///
-/// # Errors
-/// Returns an error if one of the directories belongs to another user than root.
 pub fn refuse_another_users<'a>(
     directories: impl IntoIterator<Item = &'a Path>,
     command: &str,

@@ -55,7 +55,6 @@ pub const UV_INSTALL_OPTIONS: [&str; 3] = [
 
 /// Translates pip's settings of indexes into uv's variables: a user whose packages are in a private index
 /// has configured it for pip. A variable of uv's that is set already has precedence.
-#[must_use]
 pub fn translate_for_uv(python: &Path) -> Vec<(OsString, Option<OsString>)> {
     let settings = read_pip_settings(python);
     let translations = [

@@ -11,7 +11,6 @@ use crate::repair::requirement::{Installed, Requirement, is_requirement};
 use crate::report::Report;
 use crate::rules::advisory::Affected;
 use crate::rules::{Finding, Fix, Kind, PackageMove, Remedy};
-use crate::sorted::sorted_set;
 
 /// The input of an installer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +63,6 @@ pub fn choose_findings<'a>(
 }
 
 /// Whether a repair of the findings with these ids is about a finding; without ids of those that block.
-#[must_use]
 pub fn is_chosen(finding: &Finding, ids: &[String]) -> bool {
     if ids.is_empty() {
         finding.blocks() && !finding.is_explained()
@@ -79,7 +77,6 @@ fn is_of_absent_package(finding: &Finding) -> bool {
 }
 
 /// Collects the reasons to move packages: the findings whose fix names a move.
-#[must_use]
 pub fn collect_reasons(findings: &[&Finding]) -> Vec<Reason> {
     let mut reasons: Vec<Reason> = Vec::new();
     for finding in findings {
@@ -107,14 +104,12 @@ pub fn find_runtime<'a>(findings: &[&'a Finding]) -> Result<Option<&'a str>, &'a
 }
 
 /// A move of one package to one version; `None` where that is no version of PEP 440's.
-#[must_use]
 pub fn move_to(package: &str, version: &str) -> Option<PackageMove> {
     let range = VersionSpecifiers::from_str(&format!("=={version}")).ok()?;
     Some(PackageMove { packages: package.to_owned(), upgrade: range.clone(), downgrade: range })
 }
 
 /// Whether other packages can correct all of these findings.
-#[must_use]
 pub fn are_of_packages<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> bool {
     let mut findings = findings.into_iter().peekable();
     findings.peek().is_some()
@@ -125,7 +120,6 @@ pub fn are_of_packages<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> b
 }
 
 /// Plans an installation; `None` where the fixes name no installed package.
-#[must_use]
 pub fn plan_install(
     installed: &Installed,
     reasons: &[Reason],
@@ -186,7 +180,7 @@ fn find_moving(installed: &Installed, reasons: &[Reason]) -> BTreeSet<String> {
     let mut moving = BTreeSet::new();
     for Reason { fix, .. } in reasons {
         let is_affected = |name: &&String| matches(&fix.packages, name);
-        let direct = sorted_set(required.iter().filter(is_affected));
+        let direct = required.iter().filter(is_affected).collect::<BTreeSet<_>>();
         if !is_pattern(&fix.packages) {
             moving.insert(normalised(&fix.packages));
         } else if direct.is_empty() {
@@ -199,14 +193,13 @@ fn find_moving(installed: &Installed, reasons: &[Reason]) -> BTreeSet<String> {
 }
 
 /// The packages that aws-parallelcluster itself requires.
-#[must_use]
 pub fn find_required(installed: &Installed) -> BTreeSet<String> {
     let required = installed.get(PCLUSTER).map(|pcluster| pcluster.requires.as_slice()).unwrap_or_default();
     let required = required
         .iter()
         .map(|line| Requirement::read(line))
         .filter(|requirement| !requirement.is_optional || installed.contains_key(&requirement.name));
-    sorted_set(required.map(|requirement| requirement.name))
+    required.map(|requirement| requirement.name).collect::<BTreeSet<_>>()
 }
 
 /// Collects the ranges in which packages that stay require one that may move.
@@ -221,7 +214,7 @@ fn collect_required_ranges(installed: &Installed, name: &str, moving: &BTreeSet<
     let ranges = lines.map(|line| Requirement::read(line)).filter(|requirement| {
         requirement.name == name && !requirement.range.is_empty() && counts(requirement)
     });
-    sorted_set(ranges.map(|requirement| requirement.range)).into_iter().collect()
+    ranges.map(|requirement| requirement.range).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// Whether a package of CDK moves with others: they pin one another, and those pins move too.

@@ -1,5 +1,6 @@
 //! The proof of a repair: a check with the staged packages in front of the environment's.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,6 @@ use crate::repair::plan;
 use crate::repair::stage::Staged;
 use crate::report::{Report, Verdict};
 use crate::rules::{Finding, Level};
-use crate::sorted::sorted_map;
 use crate::system::concurrently::concurrently;
 
 /// The result of a proof.
@@ -29,9 +29,6 @@ pub enum Proof {
 
 /// Proves that the staged packages make the environment ready. They are compiled at the same time, what the
 /// check imports before the rest: it finds most of it compiled when it gets there.
-///
-/// # Errors
-/// Returns an error if the real pcluster refuses the call, or a signal came.
 pub fn prove(repair: &Repair, staged: &Staged) -> Result<Proof, Abort> {
     failpoint::reach(RepairStep::Proof)
         .map_err(|error| Error::repair(RepairStep::Proof, error.to_string(), "Nothing was changed."))?;
@@ -60,13 +57,13 @@ fn find_imported_sources(repair: &Repair, staged: &Staged) -> Vec<PathBuf> {
     let site = |distribution: &Distribution| distribution.metadata.parent().map(Path::to_owned);
     let files = staged.filter_map(|found| recorded_paths(&site(found)?, &found.metadata)).flatten();
     let sources = files.filter(|path| path.extension() == Some(OsStr::new("py")));
-    let by_size =
-        sorted_map(sources.filter_map(|path| Some(((path.metadata().ok()?.len(), path.clone()), path))));
+    let by_size = sources
+        .filter_map(|path| Some(((path.metadata().ok()?.len(), path.clone()), path)))
+        .collect::<BTreeMap<_, _>>();
     by_size.into_values().rev().take(MAX_SOURCES).collect()
 }
 
 /// Whether a report is what the repair is for: ready, and without the findings that were asked for.
-#[must_use]
 pub fn is_met(repair: &Repair, report: &Report) -> bool {
     report.verdict == Verdict::Ready && find_remaining(repair, report).next().is_none()
 }
@@ -78,14 +75,12 @@ fn find_remaining<'a>(repair: &'a Repair, report: &'a Report) -> impl Iterator<I
 }
 
 /// The reasons why a report is not what the repair is for.
-#[must_use]
 pub fn collect_unmet(repair: &Repair, report: &Report) -> Vec<String> {
     let warnings = find_remaining(repair, report).filter(|finding| finding.level != Level::Error);
     report.reasons().into_iter().chain(warnings.map(Finding::describe_with_path)).collect()
 }
 
 /// The error for staged packages with which the environment is not ready.
-#[must_use]
 pub fn describe_unproven(repair: &Repair, staged: &Staged, report: &Report) -> Error {
     let tried = change::summary(&staged.changes).into_iter().map(|(name, step, _)| format!("{name} {step}"));
     let tried = tried.collect::<Vec<_>>().join(", ");
@@ -122,7 +117,6 @@ fn put_in_front(repair: &Repair, overlay: &Path) -> Result<Target, Abort> {
 }
 
 /// The error for an environment that other packages would not make ready.
-#[must_use]
 pub fn not_ready(report: &Report) -> Error {
     let next = "Nothing was changed. Fix that first: changing packages will not help.";
     Error::repair(RepairStep::Proof, join_first(report.reasons()), next)

@@ -11,13 +11,9 @@ use crate::repair::context::Repair;
 use crate::repair::hints::keep_beside;
 use crate::repair::ownership::{find_marker, find_spack_prefix, refuse_another_users};
 use crate::repair::plan::Reason;
-use crate::sorted::sorted_set;
 
 /// Refuses what can be refused before packages are fetched: directories of other owners, and those that
 /// this user cannot write.
-///
-/// # Errors
-/// Returns an error if the environment cannot be repaired in place.
 pub fn refuse_early(repair: &Repair, reasons: &[Reason]) -> Result<(), Error> {
     let is_moving = |name: &str| reasons.iter().any(|reason| matches(&reason.fix.packages, name));
     let moving: Vec<&Distribution> =
@@ -27,7 +23,7 @@ pub fn refuse_early(repair: &Repair, reasons: &[Reason]) -> Result<(), Error> {
         return Ok(());
     }
     let parents = moving.iter().filter_map(|package| package.metadata.parent());
-    let mut sites = sorted_set(parents.map(Path::to_owned));
+    let mut sites = parents.map(Path::to_owned).collect::<BTreeSet<_>>();
     if sites.is_empty() {
         // New packages are installed beside aws-parallelcluster.
         sites.insert(repair.state.site().to_owned());
@@ -37,9 +33,6 @@ pub fn refuse_early(repair: &Repair, reasons: &[Reason]) -> Result<(), Error> {
 
 /// Refuses directories that the system or another user owns, or that cannot be written. `sites` are
 /// directories of packages, `all` those in which files change.
-///
-/// # Errors
-/// Returns an error if one of the directories is refused.
 pub fn refuse_directories(repair: &Repair, sites: &[PathBuf], all: &BTreeSet<PathBuf>) -> Result<(), Error> {
     if let Some(site) = sites.iter().find(|site| is_in_cache_of_uv(site)) {
         let why = format!("{} is in uv's cache, from which uvx takes it for everybody", site.display());
@@ -67,9 +60,6 @@ pub fn refuse_directories(repair: &Repair, sites: &[PathBuf], all: &BTreeSet<Pat
 }
 
 /// Refuses packages that conda or Spack has installed, with the command of theirs for the same change.
-///
-/// # Errors
-/// Returns an error if conda or Spack has installed one of the packages that change.
 pub fn refuse_managed_packages(repair: &Repair, changes: &[Change]) -> Result<(), Error> {
     let filtered = |is_managed: fn(&Distribution) -> bool| -> Vec<&Change> {
         let is_managed = |change: &&Change| repair.packages.get(&change.package).is_some_and(is_managed);

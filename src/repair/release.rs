@@ -61,10 +61,6 @@ enum Test {
 }
 
 /// Stages and proves as small a move to the packages of the release's day as makes the environment ready.
-///
-/// # Errors
-/// Returns an error if the packages of that day cannot be had or do not make it ready either, or a signal
-/// came.
 pub fn restore_release(repair: &Repair) -> Result<Staged, Abort> {
     let dated = fetch_dated_packages(repair)?;
     let all: Vec<usize> = (0..dated.groups.len()).collect();

@@ -24,7 +24,6 @@ pub struct Requirement {
 }
 
 impl Requirement {
-    #[must_use]
     pub fn read(line: &str) -> Self {
         let (requirement, marker) = line.split_once(';').unwrap_or((line, ""));
         let end = requirement
@@ -49,7 +48,6 @@ impl Requirement {
     }
 
     /// Whether the installed package is in the range.
-    #[must_use]
     pub fn is_met(&self, installed: &Installed) -> bool {
         let version = installed.get(&self.name).and_then(|found| Version::from_str(&found.version).ok());
         let range = VersionSpecifiers::from_str(&self.range).ok();
@@ -59,7 +57,6 @@ impl Requirement {
 
 /// Whether a line of metadata is a requirement to an installer, and neither an option nor more than one line of
 /// its file, which pip splits as Python splits a text.
-#[must_use]
 pub fn is_requirement(line: &str) -> bool {
     let ends_line = |letter: char| letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}');
     line.starts_with(|first: char| first.is_ascii_alphanumeric())

@@ -12,7 +12,6 @@ use crate::repair::failpoint;
 use crate::repair::file_operations::{link_or_copy, path_beside, remove, remove_empty};
 use crate::repair::journal::{Journal, SavedDirectory, SavedFile};
 use crate::repair::transaction::Transactions;
-use crate::sorted::sorted_set;
 use crate::system::disk;
 use crate::system::files::describe;
 use crate::system::signals::Interrupts;
@@ -43,7 +42,6 @@ impl From<RollbackError> for Error {
 }
 
 /// The first failure and the number of the others: a snapshot has thousands of files.
-#[must_use]
 pub fn summarize_failures(failures: &[String]) -> String {
     let more = failures.len().saturating_sub(1);
     let more = if more > 0 { format!("; and {more} more like it") } else { String::new() };
@@ -51,9 +49,6 @@ pub fn summarize_failures(failures: &[String]) -> String {
 }
 
 /// Checks the copies that [`roll_back`] needs.
-///
-/// # Errors
-/// Returns an error if copies are missing or damaged, with a message each.
 pub fn check_copies(transactions: &Transactions, journal: &Journal) -> Result<(), Vec<String>> {
     let failures = journal.find_missing_copies(&transactions.snapshot(&journal.id));
     if failures.is_empty() { Ok(()) } else { Err(failures) }
@@ -69,7 +64,6 @@ pub struct Left {
 }
 
 impl Left {
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.packages.is_empty() && self.files.is_empty()
     }
@@ -86,9 +80,6 @@ pub enum Recovery {
 }
 
 /// Rolls an interrupted repair back, if its environment is still the same one.
-///
-/// # Errors
-/// Returns an error if that is not known, copies are missing, or files cannot be put back.
 pub fn recover(transactions: &Transactions, journal: &Journal) -> Result<Recovery, RollbackError> {
     let failed = |message| RollbackError::Files(vec![message]);
     if journal.is_bound().map_err(failed)? {
@@ -123,13 +114,14 @@ pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Left,
     let old: Vec<&SavedFile> =
         journal.removed.iter().filter(|saved| !foreign.not_restored.contains(&saved.path)).collect();
     let mut failures = remove_created(journal, &old, &foreign.not_removed);
-    let above = sorted_set(old.iter().flat_map(|saved| saved.path.ancestors().skip(1)));
+    let above = old.iter().flat_map(|saved| saved.path.ancestors().skip(1)).collect::<BTreeSet<_>>();
     let needed = journal.directories.iter().filter(|directory| above.contains(directory.path.as_path()));
     needed.for_each(make_directory);
     failures.extend(put_files_back(&snapshot, &old));
     remove_empty(journal.created.iter().map(PathBuf::as_path), |directory| was_empty(journal, directory));
     let changed = old.iter().map(|saved| &saved.path).chain(&journal.created);
-    if let Err(error) = disk::sync(&sorted_set(changed.map(PathBuf::as_path)), &journal.roots()) {
+    if let Err(error) = disk::sync(&changed.map(PathBuf::as_path).collect::<BTreeSet<_>>(), &journal.roots())
+    {
         failures.push(describe("cannot write", &journal.site)(error));
     }
     if !failures.is_empty() {
@@ -144,7 +136,7 @@ pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Left,
 /// Their bytecode is removed too: Python would take it for that of an old file with the same size and
 /// modification time.
 fn remove_created(journal: &Journal, old: &[&SavedFile], not_removed: &BTreeSet<PathBuf>) -> Vec<String> {
-    let old = sorted_set(old.iter().map(|saved| saved.path.as_path()));
+    let old = old.iter().map(|saved| saved.path.as_path()).collect::<BTreeSet<_>>();
     let created = || journal.created.iter().filter(|path| !not_removed.contains(*path));
     let compiled = created().flat_map(|path| bytecode_of(path));
     // A repair that was killed while it wrote a RECORD has left a temporary file.

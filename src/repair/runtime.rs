@@ -31,10 +31,6 @@ const FILES: [&str; 2] =
     ["pcluster/templates/cdk_builder_utils.py", "pcluster/templates/imagebuilder_stack.py"];
 
 /// Stages a copy of aws-parallelcluster whose functions ask for another runtime, and proves it.
-///
-/// # Errors
-/// Returns an error if the installed files are not those of the release, the template still asks for the
-/// runtime, or a signal came.
 pub fn replace_runtime(repair: &Repair, runtime: &str) -> Result<Staged, Abort> {
     let staged = stage(repair, runtime)?;
     match prove(repair, &staged)? {
@@ -93,7 +89,6 @@ fn stage_files(pcluster: &Distribution, runtime: &str, overlay: &Path) -> Result
 }
 
 /// Finds an edited file that is there and no longer as RECORD has it: an undo would throw that change away.
-#[must_use]
 pub fn find_changed_file(part: &PackageFiles, changes: &[Change]) -> Option<PathBuf> {
     let change = changes.iter().find(|change| change.package == part.package && !change.edits.is_empty())?;
     let record = files::read_text_up_to(&part.site.join(&part.new).join("RECORD"), MAX_RECORD).ok()?;

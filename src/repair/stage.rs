@@ -31,9 +31,6 @@ pub enum Staging {
 
 /// Resolves and installs, at first with all other packages pinned; where that has no solution, with their
 /// dependencies free to move.
-///
-/// # Errors
-/// Returns an error if there is no package to move, the installer fails, or a signal came.
 pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Staging, Abort> {
     let progress = repair.request.progress;
     let step = progress.step(&format!("resolving and fetching packages with {}", repair.installer.name()));
@@ -66,9 +63,6 @@ pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Staging, Abort> {
 }
 
 /// Makes a directory for packages in the state directory, from which an exchange can link them.
-///
-/// # Errors
-/// Returns an error if it cannot be made.
 pub fn create_overlay(repair: &Repair) -> Result<tempfile::TempDir, Error> {
     let directory = repair.state.directory();
     let created = failpoint::reach(RepairStep::Stage)

@@ -32,9 +32,6 @@ pub struct RepairState {
 
 impl RepairState {
     /// Makes the state directory of an environment.
-    ///
-    /// # Errors
-    /// Returns an error if the environment has no pcluster, or the directory cannot be made.
     pub fn create(target: &Target) -> Result<Self, Error> {
         let Some(site) = find_site(target) else {
             let message = format!("{} has no {PCLUSTER}", target.interpreter.executable.display());
@@ -50,7 +47,6 @@ impl RepairState {
     }
 
     /// Finds the state of an environment, whose directory need not exist.
-    #[must_use]
     pub fn find(target: &Target) -> Option<Self> {
         Self::at(find_site(target)?)
     }
@@ -61,26 +57,20 @@ impl RepairState {
         Some(Self { transactions: Transactions { directory, site } })
     }
 
-    #[must_use]
     pub fn directory(&self) -> &Path {
         &self.transactions.directory
     }
 
     /// The directory that holds aws-parallelcluster.
-    #[must_use]
     pub fn site(&self) -> &Path {
         &self.transactions.site
     }
 
-    #[must_use]
     pub fn transactions(&self) -> &Transactions {
         &self.transactions
     }
 
     /// Takes the lock of a repair. Where another repair holds it, its process is named and waited for.
-    ///
-    /// # Errors
-    /// Returns an error if the lock file cannot be written, or a signal came.
     pub fn lock_repair(&self, progress: Progress) -> Result<Lock, Abort> {
         let path = self.directory().join("lock");
         let failed = |error: io::Error| {
@@ -110,9 +100,6 @@ impl RepairState {
     }
 
     /// Takes the lock of an exchange, which keeps checks and other exchanges out.
-    ///
-    /// # Errors
-    /// Returns an error if the environment's directory cannot be opened, or a signal came.
     pub fn lock_exclusive(&self) -> Result<Lock, Abort> {
         let failed = |error: io::Error| {
             let message = format!("cannot lock {}: {error}", self.site().display());
@@ -124,9 +111,6 @@ impl RepairState {
     }
 
     /// Rolls an interrupted repair back, and takes the lock of a check.
-    ///
-    /// # Errors
-    /// Returns an error if files cannot be put back, or a signal came.
     pub fn recover_and_lock_shared(&self, progress: Progress) -> Result<Option<Lock>, Abort> {
         loop {
             self.recover(progress)?;
@@ -140,9 +124,6 @@ impl RepairState {
 
     /// Takes the lock of a check, which keeps exchanges out. `None` where the directory cannot be locked: the
     /// check is made all the same.
-    ///
-    /// # Errors
-    /// Returns an error if a signal came during the wait for an exchange.
     pub fn lock_shared(&self) -> Result<Option<Lock>, Abort> {
         let Ok(file) = File::open(self.site()) else { return Ok(None) };
         // The error is dropped below, so which one it is does not matter.
@@ -156,9 +137,6 @@ impl RepairState {
 
     /// Rolls an interrupted repair back, reports that, and returns the changes that it had begun. A repair of an
     /// environment that was recreated since is only reported.
-    ///
-    /// # Errors
-    /// Returns an error if files cannot be put back, or a signal came.
     pub fn recover(&self, progress: Progress) -> Result<Option<Vec<Change>>, Abort> {
         if self.unfinished()?.is_none() && !self.transactions.is_removal_pending() {
             return Ok(None);
@@ -224,7 +202,6 @@ fn directory_name(site: &Path) -> String {
 }
 
 /// Continues "as it was" with what a rollback has left as others have written it.
-#[must_use]
 pub fn describe_left(left: &Left) -> String {
     let packages = match left.packages.as_slice() {
         [] => String::new(),
@@ -241,7 +218,6 @@ pub fn describe_left(left: &Left) -> String {
 }
 
 /// Lists files, as many as a message can hold.
-#[must_use]
 pub fn list_files(files: &[PathBuf]) -> String {
     let named = files.iter().take(MAX_NAMED).map(|file| file.display().to_string());
     let named = named.collect::<Vec<_>>().join(", ");
@@ -253,7 +229,6 @@ pub fn list_files(files: &[PathBuf]) -> String {
 
 /// Finds the directory that holds aws-parallelcluster. It is the one that is locked, and the one that new
 /// packages are installed into.
-#[must_use]
 pub fn find_site(target: &Target) -> Option<PathBuf> {
     let pcluster = Packages::find(&target.interpreter.sys_path, PCLUSTER)?;
     let directory = pcluster.metadata.parent()?.to_owned();

@@ -22,9 +22,6 @@ const TEMPORARY_FILE: &str = ".repaired-by-pcluster-shim.new";
 const TOKEN_BYTES: usize = 16;
 
 /// Makes a token that no other environment has.
-///
-/// # Errors
-/// Returns an error if the system has no random numbers.
 pub fn generate() -> io::Result<String> {
     let mut bytes = [0; TOKEN_BYTES];
     getrandom::fill(&mut bytes)?;
@@ -32,23 +29,16 @@ pub fn generate() -> io::Result<String> {
 }
 
 /// Whether a text could be a token. A journal is data from disk, and an empty token would match any empty line.
-#[must_use]
 pub fn is_token(text: &str) -> bool {
     text.len() == 2 * TOKEN_BYTES && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Whether a directory of packages has this token.
-///
-/// # Errors
-/// Returns an error if its file of tokens is there and cannot be read.
 pub fn is_in(site: &Path, token: &str) -> io::Result<bool> {
     Ok(read(site)?.lines().any(|line| line == token))
 }
 
 /// Adds a token to a directory of packages, on the disk.
-///
-/// # Errors
-/// Returns an error if it cannot be written.
 pub fn add(site: &Path, token: &str) -> io::Result<()> {
     let tokens = read(site)?;
     if tokens.lines().any(|line| line == token) {
@@ -59,9 +49,6 @@ pub fn add(site: &Path, token: &str) -> io::Result<()> {
 }
 
 /// Removes a token from a directory of packages, on the disk; the file goes with its last token.
-///
-/// # Errors
-/// Returns an error if it cannot be removed.
 pub fn remove(site: &Path, token: &str) -> io::Result<()> {
     remove_file(&site.join(TEMPORARY_FILE))?;
     let tokens = read(site)?;

@@ -8,7 +8,7 @@
 //! one. The last change of a rollback removes it again, after another rename of the journal: from then on there
 //! is nothing to restore, and the next call only completes the removal.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,6 @@ use crate::repair::file_operations::{PlacedBy, link_or_copy, place, remove, remo
 use crate::repair::file_plan::{Content, FilePlan};
 use crate::repair::journal::{Journal, SavedFile};
 use crate::repair::token::{self, TOKEN_FILE};
-use crate::sorted::{sorted_map, sorted_set};
 use crate::system::disk::{self, Durability};
 use crate::system::files::describe;
 use crate::system::trust;
@@ -40,7 +39,6 @@ pub struct Transactions {
 }
 
 impl Transactions {
-    #[must_use]
     pub fn open_journal(&self) -> PathBuf {
         self.directory.join("journal.json")
     }
@@ -59,7 +57,6 @@ impl Transactions {
         self.directory.join(format!("set-aside-{id}.json"))
     }
 
-    #[must_use]
     pub fn snapshot(&self, id: &str) -> PathBuf {
         self.directory.join(format!("{SNAPSHOT_PREFIX}{id}"))
     }
@@ -74,9 +71,6 @@ impl Transactions {
     }
 
     /// The journal of the last repair, for an undo.
-    ///
-    /// # Errors
-    /// Returns an error if there is one that cannot be read.
     pub fn last(&self) -> Result<Option<Journal>, String> {
         read_journal(&self.last_journal(), &self.site, &[])
     }
@@ -120,7 +114,7 @@ impl Transactions {
             });
         }
         // The journal relies on its copies. Of a hard link only the name is new, so the directory is enough.
-        let copied = sorted_set(copied.iter().map(PathBuf::as_path));
+        let copied = copied.iter().map(PathBuf::as_path).collect::<BTreeSet<_>>();
         let synced = if copied.is_empty() {
             disk::sync_directory(&snapshot)
         } else {
@@ -163,7 +157,6 @@ impl Transactions {
     }
 
     /// Whether the removal of a transaction that is rolled back was interrupted.
-    #[must_use]
     pub fn is_removal_pending(&self) -> bool {
         self.rolled_back_journal().exists()
     }
@@ -199,9 +192,6 @@ impl Transactions {
     }
 
     /// The same for the journal of the last repair.
-    ///
-    /// # Errors
-    /// Returns an error if the journal cannot be renamed; it is still the last one.
     pub fn set_last_aside(&self, journal: &Journal) -> Result<(), String> {
         let path = self.set_aside_journal(&journal.id);
         disk::rename(&self.last_journal(), &path).map_err(describe("cannot write", &path))
@@ -214,7 +204,7 @@ impl Transactions {
     pub fn exchange(&self, journal: &Journal, plan: &FilePlan) -> Result<(), String> {
         write_token(journal)?;
         let metadata = |path: &PathBuf| Some((path.clone(), path.symlink_metadata().ok()?));
-        let replaced = sorted_map(plan.removals.keys().filter_map(metadata));
+        let replaced = plan.removals.keys().filter_map(metadata).collect::<BTreeMap<_, _>>();
         for path in plan.removals.keys() {
             failpoint::reach(RepairStep::Remove)
                 .and_then(|()| remove(path))
@@ -231,9 +221,6 @@ impl Transactions {
 
     /// Brings an exchange to the disk, on which [`Self::close`] relies: the next call does not roll a closed
     /// transaction back.
-    ///
-    /// # Errors
-    /// Returns an error if a file cannot be written to the disk.
     pub fn sync(&self, plan: &FilePlan) -> Result<(), String> {
         disk::sync(&plan.paths(), &plan.prefixes()).map_err(describe("cannot write", &self.site))
     }

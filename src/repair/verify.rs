@@ -8,9 +8,6 @@ use crate::repair::prove::{collect_unmet, is_met};
 use crate::system::concurrently::concurrently;
 
 /// Verifies that the environment is ready and that the repair has broken no requirement.
-///
-/// # Errors
-/// Returns an error if it is not ready, a requirement is newly broken, or a signal came.
 pub fn verify(repair: &Repair, broken_before: &BrokenRequirements) -> Result<(), Abort> {
     let verification_error = |message: String| {
         Error::repair(RepairStep::Verification, message, "The environment was put back as it was.")

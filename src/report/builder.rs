@@ -18,12 +18,10 @@ pub struct ReportBuilder {
 
 impl ReportBuilder {
     /// Begins a report; `target` is `None` where no pcluster is involved.
-    #[must_use]
     pub fn new(target: Option<TargetInfo>) -> Self {
         Self { target, packages: BTreeMap::new(), checks: Vec::new(), findings: Vec::new() }
     }
 
-    #[must_use]
     pub fn build(self, shim: Shim) -> Box<Report> {
         Box::new(Report::new(shim, self.target, self.packages, self.checks, self.findings))
     }

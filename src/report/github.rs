@@ -8,20 +8,17 @@ use crate::report::{Report, Status};
 use crate::rules::{Finding, Level};
 
 /// Renders an annotation for each cause, of which a step shows ten of each level, and a line with the verdict.
-#[must_use]
 pub fn render(reports: &[Report]) -> String {
     reports.iter().map(render_one).collect()
 }
 
 /// Breaks up the older form of a command, `##[command]`, which the runner finds anywhere in a line that is no `::`
 /// command (actions/runner, `ActionCommand.TryParse`).
-#[must_use]
 pub fn without_commands(text: &str) -> String {
     text.replace("##[", "# #[")
 }
 
 /// Renders an error because of which there is no report.
-#[must_use]
 pub fn render_error(message: &str, hint: &str) -> String {
     annotate("error", "pcluster preflight", &format!("{message}\n{hint}"))
 }

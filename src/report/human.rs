@@ -10,7 +10,6 @@ use crate::report::{Check, Decision, Report, Status, TargetInfo, Verdict};
 use crate::rules::{FIND_LOST, Finding, LOSES_TAGS, Level};
 
 /// Renders the report for people, in 80 columns unless a word is longer.
-#[must_use]
 pub fn render(report: &Report, is_colored: bool) -> String {
     let paint = Paint { is_colored };
     let mut text = format!("{}\n", paint.paint_verdict(report.verdict));
@@ -170,7 +169,6 @@ impl Paint {
 /// Renders the report for the guard's stderr, without the prefix: what is wrong, what it costs and what to do, for
 /// each finding of level ERROR; the checks that could not run; a line for each warning of a build that is
 /// about to be lost; nothing for another report that is ready.
-#[must_use]
 pub fn render_for_stderr(report: &Report, decision: Decision) -> String {
     let mut lines = Vec::new();
     if let Some(first) = report.causes().next() {

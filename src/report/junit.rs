@@ -7,13 +7,11 @@ use crate::rules::Finding;
 
 /// Renders the reports. All that is to be read stands in the body of an element, because GitLab does not show the
 /// attribute `message`.
-#[must_use]
 pub fn render(reports: &[Report]) -> String {
     format_suites(&reports.iter().map(format_suite).collect::<String>())
 }
 
 /// Renders an error because of which there is no report.
-#[must_use]
 pub fn render_error(message: &str, hint: &str) -> String {
     let case = format_case(
         "pcluster preflight",

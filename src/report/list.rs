@@ -10,7 +10,6 @@ const WIDTH: usize = 80;
 const MIN_REASON: usize = 40;
 
 /// Renders a line for each report: verdict, versions of pcluster and Python, path, the first reason in short.
-#[must_use]
 pub fn render(reports: &[Report], is_colored: bool) -> String {
     let paint = Paint { is_colored };
     let mut text: String = reports.iter().map(|report| render_line(report, &paint)).collect();

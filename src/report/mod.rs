@@ -57,7 +57,6 @@ pub struct Check {
 }
 
 impl Check {
-    #[must_use]
     pub fn new(id: &'static str, status: Status, took: Duration, reason: Option<String>) -> Self {
         let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         Self { id, status, duration_ms, reason, findings: 0 }
@@ -73,7 +72,6 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    #[must_use]
     pub fn exit_status(self) -> u8 {
         match self {
             Self::Ready => 0,
@@ -129,7 +127,6 @@ pub struct Report {
 }
 
 impl Report {
-    #[must_use]
     pub fn new(
         shim: Shim,
         target: Option<TargetInfo>,
@@ -148,7 +145,6 @@ impl Report {
     }
 
     /// The reasons why the verdict is not ready.
-    #[must_use]
     pub fn reasons(&self) -> Vec<String> {
         self.causes().map(Finding::describe_with_path).chain(self.describe_not_run()).collect()
     }
@@ -212,7 +208,6 @@ pub enum Decision {
 }
 
 /// The only function that chooses between exec, stop and repair.
-#[must_use]
 pub fn decide(mode: Mode, strict: bool, verdict: Verdict) -> Decision {
     match (mode, verdict) {
         (Mode::Block, Verdict::Blocked) => Decision::Stop,
@@ -223,14 +218,12 @@ pub fn decide(mode: Mode, strict: bool, verdict: Verdict) -> Decision {
 }
 
 /// JSON with an indent of 2 and a line feed, as pcluster prints it.
-#[must_use]
 pub fn format_json(value: &impl Serialize) -> String {
     // Serialization fails only for maps whose keys are no strings, and there are none.
     escape_json(serde_json::to_string_pretty(value).unwrap_or_default() + "\n")
 }
 
 /// Writes what a terminal acts on as JSON's own escape of it, because it may show this too: the values stay the same.
-#[must_use]
 pub fn escape_json(json: String) -> String {
     if !json.contains(is_unsafe) {
         return json;

@@ -7,7 +7,6 @@ use crate::rules::Kind;
 
 /// Renders a stop as the JSON that the real pcluster prints when it rejects a configuration: scripts that
 /// read that keep working.
-#[must_use]
 pub fn render_stop(report: &Report) -> String {
     let entry = |kind: Kind, message: String| json!({"level": "ERROR", "type": kind, "message": message});
     let mut errors: Vec<Value> = report

@@ -3,7 +3,7 @@
 //! An advisory matches the installed distributions, never a requirement: a requirement that excludes a
 //! release does not keep that release out of an environment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr as _;
 
@@ -14,7 +14,6 @@ use serde_json::json;
 use crate::package_name::{PCLUSTER, matcher, matches};
 use crate::rules::fields::{write_some_text, write_text};
 use crate::rules::{Finding, Fix, Kind, Level, PackageMove, Shows};
-use crate::sorted::{sorted_map, sorted_set};
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Advisory {
@@ -53,7 +52,6 @@ pub enum AdvisedFix {
 }
 
 impl AdvisedFix {
-    #[must_use]
     pub fn package_move(&self) -> Option<&PackageMove> {
         match self {
             Self::Move(package_move) => Some(package_move),
@@ -79,7 +77,6 @@ pub enum Affected {
 }
 
 /// Compares the installed packages with every advisory, for a version of Python.
-#[must_use]
 pub fn check(packages: &BTreeMap<String, String>, python: &str, advisories: &[Advisory]) -> Vec<Finding> {
     let Some(pcluster) = packages.get(PCLUSTER) else { return Vec::new() };
     advisories
@@ -104,7 +101,6 @@ pub struct Evidence {
 }
 
 /// Reports what was refuted as an INFO.
-#[must_use]
 pub fn refute(findings: Vec<Finding>, evidence: Evidence) -> Vec<Finding> {
     findings.into_iter().map(|finding| refute_one(finding, evidence)).collect()
 }
@@ -157,7 +153,6 @@ fn is_about_failure(advised: &Finding, failure: &Finding) -> bool {
 
 impl Advisory {
     /// The package that it is about, and its affected releases.
-    #[must_use]
     pub fn package(&self) -> Option<(&str, &Affected)> {
         match &self.subject {
             Subject::Package { package, affected } => Some((package, affected)),
@@ -166,7 +161,6 @@ impl Advisory {
     }
 
     /// The way out, as findings name it.
-    #[must_use]
     pub fn to_fix(&self) -> Fix {
         match (&self.fix, &self.subject) {
             (AdvisedFix::Move(package_move), _) if self.level == Level::Error => {
@@ -185,9 +179,9 @@ impl Advisory {
         let (package, affected) = self.package()?;
         let is_named = matcher(package);
         let named = packages.iter().filter(|(name, _)| is_named(name));
-        let named = sorted_map(named);
+        let named = named.into_iter().collect::<BTreeMap<_, _>>();
         let installed = affected.select(named)?;
-        let versions = sorted_set(installed.values().map(|version| version.as_str()));
+        let versions = installed.values().map(|version| version.as_str()).collect::<BTreeSet<_>>();
         let versions = Vec::from_iter(versions).join(", ");
         let effect = &self.effect;
         let message = match affected {
@@ -221,12 +215,14 @@ impl Affected {
     ) -> Option<BTreeMap<&'a String, &'a String>> {
         match self {
             Self::Releases(releases) => {
-                let affected =
-                    sorted_map(named.into_iter().filter(|(_, version)| contains(releases, version)));
+                let affected = named
+                    .into_iter()
+                    .filter(|(_, version)| contains(releases, version))
+                    .collect::<BTreeMap<_, _>>();
                 (!affected.is_empty()).then_some(affected)
             }
             Self::Mixed => {
-                let versions = sorted_set(named.values().copied());
+                let versions = named.values().copied().collect::<BTreeSet<_>>();
                 (versions.len() > 1).then_some(named)
             }
             Self::Absent => named.is_empty().then_some(named),
@@ -245,7 +241,6 @@ impl fmt::Display for Affected {
 }
 
 /// Whether a release is in a range; a version that is not PEP 440's is in none.
-#[must_use]
 pub fn contains(releases: &VersionSpecifiers, version: &str) -> bool {
     Version::from_str(version).is_ok_and(|version| releases.contains(&version))
 }

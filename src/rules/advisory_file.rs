@@ -238,10 +238,6 @@ fn read_affected(written: &str) -> Result<Affected, String> {
 }
 
 /// Reads a list of advisories.
-///
-/// # Errors
-/// Returns an error if the text is no list of advisories, with the line and the key, or an id stands in
-/// it twice.
 pub fn read(text: &str) -> Result<Vec<Advisory>, String> {
     let advisories: Vec<Advisory> = yaml::parse(text)?;
     let mut ids = BTreeSet::new();
@@ -252,7 +248,6 @@ pub fn read(text: &str) -> Result<Vec<Advisory>, String> {
 }
 
 /// Reads the advisories that are part of this build.
-#[must_use]
 pub fn built_in() -> Vec<Advisory> {
     BUILT_IN.iter().filter_map(BuiltIn::read).collect()
 }

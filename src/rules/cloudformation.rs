@@ -10,9 +10,6 @@ use crate::yaml;
 
 /// Reads a template as JSON, as YAML with long or short intrinsics, or as the answer of `GetTemplate`,
 /// whose `TemplateBody` is the template or its text.
-///
-/// # Errors
-/// Returns an error if the input is none of them, or no template of `build-image`.
 pub fn parse(input: &[u8]) -> Result<Value, String> {
     let text = std::str::from_utf8(input).map_err(|_| "not a template: it is not UTF-8 text".to_owned())?;
     if text.trim().is_empty() {

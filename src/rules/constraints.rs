@@ -10,7 +10,6 @@ use crate::rules::advisory::{Advisory, Affected, contains};
 
 /// The constraints for a release of aws-parallelcluster, a line each. Without a version of Python, lines for
 /// some Pythons have a marker.
-#[must_use]
 pub fn derive(advisories: &[Advisory], pcluster: &str, python: Option<&str>) -> Vec<String> {
     let mut lines: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
     for advisory in advisories {

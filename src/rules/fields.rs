@@ -12,9 +12,6 @@ use serde::{Deserialize, Deserializer, Serializer, de};
 use crate::yaml::{self, Scalar};
 
 /// Parses a PEP 440 range.
-///
-/// # Errors
-/// Returns an error if the text is no version range, or an empty one.
 pub(crate) fn parse_specifiers(text: &str) -> Result<VersionSpecifiers, String> {
     match VersionSpecifiers::from_str(text) {
         Ok(specifiers) if !specifiers.is_empty() => Ok(specifiers),

@@ -43,7 +43,6 @@ const ISSUES: [Issue; 2] = [
 ];
 
 /// Finds the issues that this template has.
-#[must_use]
 pub fn check(template: &Value) -> Vec<Finding> {
     let roles = select_resources(template, "AWS::IAM::Role");
     let Some((_, role)) = roles.into_iter().find(|(name, _)| *name == ROLE) else { return Vec::new() };

@@ -9,7 +9,6 @@ use serde_json::{Map, Value, json};
 
 use crate::rules::template::{BUILD_DATE, DISTRIBUTION, format_resource, select_resources};
 use crate::rules::{Finding, Fix, Kind, Level};
-use crate::sorted::sorted_set;
 
 const CREATE_IMAGE: &str = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateImage.html";
 const AMI_DISTRIBUTION: &str =
@@ -44,7 +43,6 @@ const MAX_REFUSED: usize = 10;
 const MAX_SHOWN: usize = 40;
 
 /// Finds the limits that the AMI of this template would exceed, each once for all regions.
-#[must_use]
 pub fn check(template: &Value) -> Vec<Finding> {
     let mut limits = Limits::default();
     for (resource, configuration) in select_resources(template, DISTRIBUTION) {
@@ -183,7 +181,7 @@ impl Limits {
         let own = name.replace(BUILD_DATE, "");
         // What other placeholders become is not known.
         let is_known = !own.contains("{{");
-        let refused = sorted_set(own.chars().filter(|letter| !is_of_ami_name(*letter)));
+        let refused = own.chars().filter(|letter| !is_of_ami_name(*letter)).collect::<BTreeSet<_>>();
         let length = own.chars().count() + if own.len() < name.len() { MIN_BUILD_DATE } else { 0 };
         if is_known && !refused.is_empty() {
             let message = format!("EC2 allows no {} in the name of an AMI", quote_all(&refused));
@@ -238,7 +236,7 @@ impl Limits {
             let message = format!("the tag {shown} begins like {RESERVED}, which AWS reserves");
             self.add_of_tags("ami-tag-reserved", Source::Ec2Perhaps, message, TAGS);
         }
-        let outside = sorted_set(name.chars().filter(|letter| !is_of_distribution_tag(*letter)));
+        let outside = name.chars().filter(|letter| !is_of_distribution_tag(*letter)).collect::<BTreeSet<_>>();
         let message = if name.is_empty() {
             "a tag has an empty key, which Image Builder's model does not allow".into()
         } else if outside.is_empty() {

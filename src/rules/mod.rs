@@ -37,7 +37,6 @@ pub enum Level {
 }
 
 impl Level {
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Info => "INFO",
@@ -102,7 +101,6 @@ pub enum Shows {
 
 impl Finding {
     /// The message, and the path in the template.
-    #[must_use]
     pub fn describe_with_path(&self) -> String {
         match self.path() {
             Some(path) => format!("{} (at {path})", self.message),
@@ -111,42 +109,35 @@ impl Finding {
     }
 
     /// The command of the fix, or of the way to one.
-    #[must_use]
     pub fn describe_fix(&self) -> &str {
         self.fix.as_ref().map_or("run `pcluster preflight` for the details", |fix| &fix.command)
     }
 
     /// Whether the user means it by an id: its own, or that of its advisory.
-    #[must_use]
     pub fn is_named(&self, id: &str) -> bool {
         self.id == id || self.evidence["advisory"] == id
     }
 
     /// Whether it stops a build.
-    #[must_use]
     pub fn blocks(&self) -> bool {
         self.level == Level::Error
     }
 
     /// Whether another finding, of an advisory, says what is wrong.
-    #[must_use]
     pub fn is_explained(&self) -> bool {
         self.evidence.get("explainedBy").is_some()
     }
 
     /// Whether `preflight fix` corrects it.
-    #[must_use]
     pub fn has_repair(&self) -> bool {
         self.fix.as_ref().is_some_and(|fix| fix.remedy.is_some())
     }
 
-    #[must_use]
     pub fn has_remedy(&self, remedy: &Remedy) -> bool {
         self.fix.as_ref().is_some_and(|fix| fix.remedy.as_ref() == Some(remedy))
     }
 
     /// The path in the template.
-    #[must_use]
     pub fn path(&self) -> Option<&str> {
         self.evidence.get("path").and_then(Value::as_str)
     }
@@ -177,41 +168,34 @@ pub enum Remedy {
 const FIX: &str = "pcluster preflight fix";
 
 impl Fix {
-    #[must_use]
     pub fn moving(package_move: PackageMove) -> Self {
         Self { command: FIX.into(), remedy: Some(Remedy::Move(package_move)) }
     }
 
     /// A move for a finding that does not block, which is repaired only by its id.
-    #[must_use]
     pub fn moving_by_id(package_move: PackageMove, id: &str) -> Self {
         Self { command: format!("{FIX} {id}"), remedy: Some(Remedy::Move(package_move)) }
     }
 
-    #[must_use]
     pub fn restoring_release() -> Self {
         Self { command: FIX.into(), remedy: Some(Remedy::Release) }
     }
 
-    #[must_use]
     pub fn removing_bytecode(file: String) -> Self {
         Self { command: FIX.into(), remedy: Some(Remedy::Bytecode(file)) }
     }
 
     /// A change of the Lambda runtime, only by its id.
-    #[must_use]
     pub fn changing_runtime(command: String, runtime: String) -> Self {
         Self { command, remedy: Some(Remedy::Runtime(runtime)) }
     }
 
     /// A fix that the user has to make.
-    #[must_use]
     pub fn by_hand(command: String) -> Self {
         Self { command, remedy: None }
     }
 
     /// The move of packages that the fix names.
-    #[must_use]
     pub fn package_move(&self) -> Option<&PackageMove> {
         match &self.remedy {
             Some(Remedy::Move(package_move)) => Some(package_move),
@@ -220,7 +204,6 @@ impl Fix {
     }
 
     /// The file of bytecode that the fix removes.
-    #[must_use]
     pub fn bytecode(&self) -> Option<&str> {
         match &self.remedy {
             Some(Remedy::Bytecode(file)) => Some(file),
@@ -229,7 +212,6 @@ impl Fix {
     }
 
     /// The Lambda runtime that the fix replaces.
-    #[must_use]
     pub fn runtime(&self) -> Option<&str> {
         match &self.remedy {
             Some(Remedy::Runtime(runtime)) => Some(runtime),
@@ -251,7 +233,6 @@ pub struct PackageMove {
 }
 
 impl PackageMove {
-    #[must_use]
     pub fn range(&self, strategy: Strategy) -> &VersionSpecifiers {
         match strategy {
             Strategy::Upgrade | Strategy::Release => &self.upgrade,

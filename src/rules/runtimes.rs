@@ -14,7 +14,6 @@ const FUNCTION: &str = "AWS::Lambda::Function";
 
 /// Finds the functions whose runtime AWS refuses, or will. `pcluster` is the installed release, where there
 /// is one; `today` is a day of ISO 8601.
-#[must_use]
 pub fn check(template: &Value, pcluster: Option<&str>, advisories: &[Advisory], today: &str) -> Vec<Finding> {
     let functions = select_resources(template, FUNCTION);
     let affects = |releases: &VersionSpecifiers| pcluster.is_none_or(|release| contains(releases, release));

@@ -16,7 +16,6 @@ pub struct Owners<'a> {
 }
 
 /// Describes a failure.
-#[must_use]
 pub fn describe(failure: &StartupFailure, owners: Owners) -> Finding {
     let (problem, cost) = match failure.stage {
         StartupStage::Import => {

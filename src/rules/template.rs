@@ -36,7 +36,6 @@ const COST: &str = "It would cost an hour of EC2 and an AMI that describe-image,
                     delete-image cannot find.";
 
 /// Compares a template with what the real pcluster asks of it; findings of one cause are one finding.
-#[must_use]
 pub fn check(template: &Value, expectation: &Expectation, fix: &Fix) -> Vec<Finding> {
     let mut checked = Checked { expectation, findings: Grouping::default() };
     checked.check_template(template);
@@ -67,13 +66,11 @@ fn format_distributions(resource: &str) -> String {
 }
 
 /// The path of a resource, short and without control characters whatever its logical id is.
-#[must_use]
 pub fn format_resource(resource: &str) -> String {
     format!("$.Resources{}", format_step(resource))
 }
 
 /// Resources of one type, by their logical ids.
-#[must_use]
 pub fn select_resources<'t>(template: &'t Value, wanted: &str) -> Vec<(&'t str, &'t Value)> {
     let resources = template["Resources"].as_object().into_iter().flatten();
     let wanted = resources.filter(|(_, resource)| resource["Type"] == wanted);

@@ -22,13 +22,11 @@ pub struct TemplateRules<'a> {
 
 impl TemplateRules<'_> {
     /// Whether the template lacks anything that was asked for.
-    #[must_use]
     pub fn falls_short(&self, template: &Value, expectation: &Expectation) -> bool {
         !template::check(template, expectation, &other_cdk(self.packages)).is_empty()
     }
 
     /// Checks a template by all rules.
-    #[must_use]
     pub fn check(&self, template: &Value, expectation: &Expectation) -> Vec<Finding> {
         let pcluster = self.packages.get(PCLUSTER).map(|pcluster| pcluster.version.as_str());
         let mut findings = template::check(template, expectation, &other_cdk(self.packages));
@@ -38,7 +36,6 @@ impl TemplateRules<'_> {
 }
 
 /// The rules that hold for every template, whatever it was made of.
-#[must_use]
 pub fn check_everywhere(
     template: &Value,
     pcluster: Option<&str>,

@@ -195,18 +195,12 @@ impl Drop for Running {
 
 impl Child<'_> {
     /// Runs it to its end.
-    ///
-    /// # Errors
-    /// Returns an error if it cannot be started, takes too long, or a signal came.
     pub fn run(self, scratch: &Scratch) -> Result<Finished, ChildError> {
         self.start(scratch)?.wait()
     }
 
     /// Starts it. `scratch` holds its output, and has to live as long: files, because a grandchild
     /// that outlives the child would keep a pipe open.
-    ///
-    /// # Errors
-    /// Returns an error if it cannot be started, or a signal came.
     pub fn start(self, scratch: &Scratch) -> Result<Running, ChildError> {
         let program = self.program.to_owned();
         Interrupts::caught().check()?;
@@ -269,9 +263,6 @@ impl ProcessGroup {
 }
 
 /// The JSON between two lines of the sentinel, whatever stands around them.
-///
-/// # Errors
-/// Returns an error if there is none.
 pub fn framed(finished: &Finished, sentinel: &str, program: &Path) -> Result<serde_json::Value, ChildError> {
     let text = String::from_utf8_lossy(&finished.stdout);
     let frame = format!("\n{sentinel}\n");
@@ -290,7 +281,6 @@ pub fn framed(finished: &Finished, sentinel: &str, program: &Path) -> Result<ser
 }
 
 /// A line that no other program prints.
-#[must_use]
 pub fn sentinel() -> String {
     let nanoseconds = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
@@ -299,7 +289,6 @@ pub fn sentinel() -> String {
 }
 
 /// A variable to set, in the form of [`Child::environment`].
-#[must_use]
 pub fn set(name: &str, value: impl AsRef<OsStr>) -> Variable {
     (name.into(), Some(value.as_ref().to_owned()))
 }

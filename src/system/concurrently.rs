@@ -1,10 +1,9 @@
 //! Functions at the same time: most machines have a processor for each.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-
-use crate::sorted::sorted_map;
 
 /// Runs one function here and the other in a thread of its own.
 pub fn concurrently<A, B: Send>(here: impl FnOnce() -> A, aside: impl FnOnce() -> B + Send) -> (A, B) {
@@ -29,7 +28,7 @@ pub fn map_concurrently<'t, T: Sync, R: Send>(items: &'t [T], work: impl Fn(&'t 
     };
     let done = thread::scope(|scope| {
         let running: Vec<_> = (0..threads).map(|_| scope.spawn(take)).collect();
-        sorted_map(running.into_iter().flat_map(join))
+        running.into_iter().flat_map(join).collect::<BTreeMap<_, _>>()
     });
     done.into_values().collect()
 }

@@ -11,19 +11,16 @@ const CONFIG: (&str, &str) = ("XDG_CONFIG_HOME", ".config");
 const STATE: (&str, &str) = ("XDG_STATE_HOME", ".local/state");
 
 /// Only read, so another user's is seen here and refused where it is read.
-#[must_use]
 pub fn config() -> Option<PathBuf> {
     named(CONFIG)
 }
 
 /// `None` too where it would lie in another user's directory.
-#[must_use]
 pub fn state() -> Option<PathBuf> {
     named(STATE).filter(|directory| !is_of_another(directory))
 }
 
 /// Why there is no place for state.
-#[must_use]
 pub fn why_no_state() -> String {
     match named(STATE) {
         Some(directory) => format!("{} would be in another user's directory", directory.display()),

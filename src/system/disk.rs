@@ -33,9 +33,6 @@ pub fn write_atomically(path: &Path, content: &[u8], durability: Durability) -> 
 }
 
 /// Renames a file inside one directory, on the disk too.
-///
-/// # Errors
-/// Returns an error if it cannot be renamed, or the directory cannot be synced.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
     sync_directory(to.parent().unwrap_or(Path::new("/")))
@@ -43,9 +40,6 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
 
 /// The names in a directory, not what the names stand for. Network volumes have no sync of directories,
 /// and say so: there a server keeps the names.
-///
-/// # Errors
-/// Returns an error if it cannot be synced.
 pub fn sync_directory(directory: &Path) -> io::Result<()> {
     match sync_file(&File::open(directory)?) {
         Err(error) if is_unsupported(&error) => Ok(()),
@@ -55,9 +49,6 @@ pub fn sync_directory(directory: &Path) -> io::Result<()> {
 
 /// Brings the content of a file to the disk. `File::sync_all` is `F_FULLFSYNC` on macOS, which only local volumes
 /// have; `fsync` works on the others.
-///
-/// # Errors
-/// Returns an error if it cannot be synced.
 pub fn sync_file(file: &File) -> io::Result<()> {
     match file.sync_all() {
         Err(error) if is_unsupported(&error) => Ok(rustix::fs::fsync(file)?),
@@ -73,9 +64,6 @@ fn is_unsupported(error: &io::Error) -> bool {
 /// Brings files to the disk, and the directories in which they came or went up to `tops`.
 ///
 /// One syncfs(2) for each file system: thousands of fsync(2) take minutes on a slow disk.
-///
-/// # Errors
-/// Returns an error if something cannot be written to the disk.
 pub fn sync(paths: &BTreeSet<&Path>, tops: &[PathBuf]) -> io::Result<()> {
     let directories = directories_of(paths, tops);
     match sync_file_systems(&directories) {

@@ -15,20 +15,17 @@ use which::WhichConfig;
 use which::sys::Sys;
 
 /// Whether a path leads to a regular file that this user may execute.
-#[must_use]
 pub fn is_executable(path: &Path) -> bool {
     executable(path).is_some()
 }
 
 /// The metadata of a regular file that this user may execute.
-#[must_use]
 pub fn executable(path: &Path) -> Option<Metadata> {
     let metadata = path.metadata().ok().filter(Metadata::is_file)?;
     access(path, Access::EXEC_OK).is_ok().then_some(metadata)
 }
 
 /// Finds a program in the entries of a PATH; the relative ones are meant from the current directory.
-#[must_use]
 pub fn find(name: impl Into<OsString>, path: Option<OsString>) -> Option<PathBuf> {
     let here = env::current_dir().unwrap_or_else(|_| "/".into());
     let search = WhichConfig::new_with_sys(WithoutNameService).binary_name(name.into()).custom_cwd(here);
@@ -38,7 +35,6 @@ pub fn find(name: impl Into<OsString>, path: Option<OsString>) -> Option<PathBuf
 /// The running executable, for comparison and display, without links: Linux gives it so, macOS as it was
 /// called. `/proc` is what `current_exe` reads on Linux; without it, the name that the process was called
 /// by leads to it.
-#[must_use]
 pub fn own_executable() -> Option<PathBuf> {
     let called = || {
         let name = env::args_os().next()?;
@@ -55,7 +51,6 @@ pub fn own_executable() -> Option<PathBuf> {
 }
 
 /// A path without links; one that leads nowhere, as that of a program that was replaced while it runs, stays.
-#[must_use]
 pub fn without_links(path: PathBuf) -> PathBuf {
     path.canonicalize().unwrap_or(path)
 }

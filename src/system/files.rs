@@ -23,9 +23,6 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Reads a file of at most `max` bytes.
-///
-/// # Errors
-/// Returns an error if it is no regular file, larger, or cannot be read.
 pub fn read_up_to(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     let file = open(path)?;
     // Told before it is read: a sparse file of a terabyte takes no time.
@@ -36,26 +33,17 @@ pub fn read_up_to(path: &Path, max: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Reads a text of at most [`MAX_BYTES`].
-///
-/// # Errors
-/// Returns an error if it is no regular file, larger, cannot be read, or is no UTF-8.
 pub fn read_to_string(path: &Path) -> io::Result<String> {
     read_text_up_to(path, MAX_BYTES)
 }
 
 /// Reads a text of at most `max` bytes.
-///
-/// # Errors
-/// Returns an error if it is no regular file, larger, cannot be read, or is no UTF-8.
 pub fn read_text_up_to(path: &Path, max: u64) -> io::Result<String> {
     let no_text = |_| io::Error::new(ErrorKind::InvalidData, "it is not UTF-8 text");
     String::from_utf8(read_up_to(path, max)?).map_err(no_text)
 }
 
 /// Reads a stream of at most `max` bytes to its end.
-///
-/// # Errors
-/// Returns an error if there is more, or it cannot be read.
 pub fn read_stream(stream: impl Read, max: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     stream.take(max.saturating_add(1)).read_to_end(&mut content)?;
@@ -63,9 +51,6 @@ pub fn read_stream(stream: impl Read, max: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Reads the first bytes of a file, as many as there are up to `count`.
-///
-/// # Errors
-/// Returns an error if it is no regular file or cannot be read.
 pub fn read_head(path: &Path, count: u64) -> io::Result<Vec<u8>> {
     let mut head = Vec::with_capacity(usize::try_from(count).unwrap_or_default());
     open(path)?.take(count).read_to_end(&mut head)?;
@@ -73,9 +58,6 @@ pub fn read_head(path: &Path, count: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Opens a regular file for reading.
-///
-/// # Errors
-/// Returns an error if it is no regular file or cannot be opened.
 pub fn open(path: &Path) -> io::Result<File> {
     check_regular(path)?;
     // Between the two it may have become a FIFO, at which an open waits for a writer.
@@ -86,9 +68,6 @@ pub fn open(path: &Path) -> io::Result<File> {
 }
 
 /// Checks that a path leads to a regular file.
-///
-/// # Errors
-/// Returns an error if it does not.
 pub fn check_regular(path: &Path) -> io::Result<()> {
     refuse_irregular(path.metadata()?.file_type())
 }

@@ -3,7 +3,6 @@
 use std::env;
 
 /// Whether it shows more than ASCII: whether the locale is one of UTF-8.
-#[must_use]
 pub fn shows_unicode() -> bool {
     let names = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter();
     let locale = names.filter_map(env::var_os).find(|value| !value.is_empty()).unwrap_or_default();

@@ -33,8 +33,6 @@ const SCRATCH_LOCK: &str = "pcluster-shim.lock";
 const MAX_SCRATCH_TRIES: usize = 20;
 
 impl Scratch {
-    /// # Errors
-    /// Returns an error if no directory for temporary files can be written.
     pub fn new() -> io::Result<Self> {
         let others = OTHER_DIRECTORIES.map(PathBuf::from);
         Self::in_first_of(std::iter::once(std::env::temp_dir()).chain(others))
@@ -80,7 +78,6 @@ impl Scratch {
     }
 
     /// Whether a directory is one of these, the caller's, and held by another process.
-    #[must_use]
     pub fn is_in_use(directory: &Path) -> bool {
         let is_own = |file: &File| {
             file.metadata().is_ok_and(|metadata| metadata.uid() == rustix::process::geteuid().as_raw())
@@ -90,7 +87,6 @@ impl Scratch {
         lock.is_some_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
     }
 
-    #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -98,9 +94,6 @@ impl Scratch {
     /// The variable, and its value, by which a child puts its own temporary files into this directory. It has the form of the TMPDIR
     /// that is given, because jsii fails with a relative one. A TMPDIR that cannot be used stays, because Node.js fails
     /// with it; Python then takes TEMP.
-    ///
-    /// # Errors
-    /// Returns an error if the directory cannot be made.
     pub fn temporary_files(&self) -> io::Result<(&'static str, PathBuf)> {
         let private = self.directory("tmp")?;
         let given = env::var_os("TMPDIR").map(PathBuf::from).filter(|path| !path.as_os_str().is_empty());
@@ -110,16 +103,12 @@ impl Scratch {
         Ok(if is_usable { ("TMPDIR", in_form) } else { ("TEMP", private) })
     }
 
-    /// # Errors
-    /// Returns an error if the file cannot be written.
     pub fn write(&self, name: &str, content: &str) -> io::Result<PathBuf> {
         let path = self.path(name);
         fs::write(&path, content)?;
         Ok(path)
     }
 
-    /// # Errors
-    /// Returns an error if the directory cannot be made.
     pub fn directory(&self, name: &str) -> io::Result<PathBuf> {
         let path = self.path(name);
         fs::create_dir(&path)?;

@@ -22,7 +22,6 @@ static CAUGHT: OnceLock<Interrupts> = OnceLock::new();
 impl Interrupts {
     /// The signal that has come since the first child. To be asked right before exec, which would
     /// forget it.
-    #[must_use]
     pub fn received() -> Option<Interrupted> {
         CAUGHT.get()?.check().err()
     }

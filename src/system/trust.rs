@@ -20,9 +20,6 @@ pub fn read_to_string(path: &Path) -> io::Result<String> {
 }
 
 /// Reads a file of the program's own of at most `max` bytes, on the same terms.
-///
-/// # Errors
-/// Returns an error if it cannot be read, or if others could have written it.
 pub fn read_up_to(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     files::check_regular(path)?;
     refuse(path)?;
@@ -30,13 +27,11 @@ pub fn read_up_to(path: &Path, max: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Whether an error is a refusal of this module.
-#[must_use]
 pub fn is_refusal(error: &io::Error) -> bool {
     matches!(error.get_ref(), Some(inner) if inner.is::<UntrustedError>())
 }
 
 /// A config or advisories file that cannot be read, or is not to be.
-#[must_use]
 pub fn unreadable(file: &Path, error: &io::Error) -> Error {
     let (file, why) = (file.to_owned(), error.to_string());
     if is_refusal(error) { Error::Untrusted { file, why } } else { Error::BadFile { file, message: why } }
@@ -55,9 +50,6 @@ impl std::fmt::Display for UntrustedError {
 impl std::error::Error for UntrustedError {}
 
 /// Refuses a file that is not trusted, by itself or by the program's own directories above it.
-///
-/// # Errors
-/// Returns an error if others could have written one of them, or the file is not there.
 pub fn refuse(path: &Path) -> io::Result<()> {
     let owned: Vec<PathBuf> = dirs::all().collect();
     let is_own = |directory: &&Path| owned.iter().any(|own| directory.starts_with(own));
@@ -94,7 +86,6 @@ fn distrust_mode(metadata: &Metadata, writable: u32) -> Option<String> {
 ///
 /// Fedora, RHEL and Amazon Linux give each user a group of the same number and a umask of 002, with which what a
 /// user installs can be written by that group.
-#[must_use]
 pub fn why_not(path: &Path) -> Option<String> {
     let metadata = path.symlink_metadata().ok()?;
     if metadata.is_symlink() {
@@ -106,9 +97,6 @@ pub fn why_not(path: &Path) -> Option<String> {
 
 /// Makes a directory of the program's own and those above it that are missing, for the caller alone
 /// whatever the umask.
-///
-/// # Errors
-/// Returns an error if it cannot be made, or one of its own could have been written by others.
 pub fn make_directory(path: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     refuse(path)?;
@@ -120,7 +108,6 @@ pub fn make_directory(path: &Path) -> io::Result<()> {
 }
 
 /// What of the program's own directories and of these files is there and not trusted, and why.
-#[must_use]
 pub fn passed_over(files: impl IntoIterator<Item = PathBuf>) -> Vec<(PathBuf, String)> {
     let refused = |path: PathBuf| match refuse(&path) {
         Err(error) if is_refusal(&error) => Some((path, error.to_string())),

@@ -13,9 +13,6 @@ use std::fmt;
 use crate::yaml::size::is_too_large;
 
 /// Reads a document.
-///
-/// # Errors
-/// Returns an error if the text is no YAML or no `T`, with the line and the key, or is beyond a limit.
 pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     // A byte order mark is no part of the text, and the parser takes it for a document of its own.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);

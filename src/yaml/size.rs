@@ -12,7 +12,6 @@ const MAX_EXPANDED: usize = 2 << 20;
 
 /// Whether a document has more than 2 MB of nodes and bytes. An error in the document ends the count; it
 /// is found again, and returned, when the document is read.
-#[must_use]
 pub fn is_too_large(text: &str) -> bool {
     let left = Cell::new(MAX_EXPANDED);
     let _ = Counter(&left).deserialize(serde_yaml::Deserializer::from_str(text));
