@@ -115,7 +115,6 @@
 //! | [`system::concurrently`] | functions at the same time |
 //! | [`system::trust`] | files that no other user could have written |
 //! | [`system::disk`] | atomic writes, and their sync to the disk |
-//! | [`system::locale`] | the characters that a terminal shows |
 //! | [`system::date`] | the day of UTC |
 //! | [`system::dirs`] | the base directories of the XDG specification |
 //! | [`system::executables`] | programs by path and by name |
@@ -180,8 +179,6 @@ use std::ffi::OsString;
 use cli::Invocation;
 use error::Error;
 use outcome::Outcome;
-use printable::in_ascii;
-use system::locale::shows_unicode;
 
 /// Runs a call, except for the last step, which `main` does.
 pub fn run(command_line: Vec<OsString>) -> Outcome {
@@ -191,8 +188,7 @@ pub fn run(command_line: Vec<OsString>) -> Outcome {
             pass_through(arguments)
         }
         Invocation::PassThrough(arguments) => pass_through(arguments),
-        Invocation::BuildImage(arguments) => guard::build_image(arguments)
-            .map_stderr(|text| if shows_unicode() { text } else { in_ascii(&text) }),
+        Invocation::BuildImage(arguments) => guard::build_image(arguments),
         Invocation::Preflight(arguments) => preflight::run(arguments),
     }
 }

@@ -31,15 +31,6 @@ impl Outcome {
         Self::Exit { status: error.exit_status(), stdout: String::new(), stderr: error.render_for_stderr() }
     }
 
-    /// With another text on stderr.
-    pub fn map_stderr(self, change: impl FnOnce(String) -> String) -> Self {
-        match self {
-            Self::Exit { status, stdout, stderr } => Self::Exit { status, stdout, stderr: change(stderr) },
-            Self::Exec { exec, stderr } => Self::Exec { exec, stderr: change(stderr) },
-            Self::Die(interrupted) => Self::Die(interrupted),
-        }
-    }
-
     pub fn exec(exec: Exec) -> Self {
         Self::Exec { exec, stderr: String::new() }
     }

@@ -61,11 +61,6 @@ fn breaks_line(letter: char) -> bool {
     matches!(letter, '\n' | '\r' | '\t' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}')
 }
 
-/// Writes the signs of this program's texts that are no ASCII in ASCII.
-pub fn in_ascii(text: &str) -> String {
-    text.replace('→', "->").replace('…', "...")
-}
-
 /// Whether a character is C0, DEL or C1, or one of Unicode's controls of direction and of lines (UAX #9, UAX #14).
 pub fn is_unsafe(letter: char) -> bool {
     (letter.is_control() && letter != '\n' && letter != '\t')

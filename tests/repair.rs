@@ -396,24 +396,6 @@ fn mode_fix_repairs_and_goes_on() {
     environment.build_image().var("PCLUSTER_SHIM_MODE", "fix").run().exits(0).prints(REAL_OUTPUT).is_silent();
 }
 
-/// Only what a locale of UTF-8 shows has arrows; JSON is UTF-8 everywhere.
-#[test]
-fn without_a_locale_the_texts_are_ascii() {
-    let sandbox = Sandbox::new();
-    let environment = sandbox.broken_environment();
-    let in_locale = |locale: &str| {
-        let call = environment.preflight(["fix", "--dry-run"]).var("LANG", "C.UTF-8").var("LC_ALL", locale);
-        call.run().exits(0).stdout()
-    };
-    let (unicode, ascii) = (in_locale(""), in_locale("C"));
-    assert!(unicode.contains("1.153.0 → ") && ascii.contains("1.153.0 -> "), "{unicode}{ascii}");
-    assert!(ascii.is_ascii(), "{ascii}");
-    assert_eq!(ascii.replace("->", "→"), unicode);
-    let built = environment.build_image().var("PCLUSTER_SHIM_MODE", "fix").var("LANG", "C").run();
-    built.exits(0).prints(REAL_OUTPUT).prefixed();
-    built.holds(built.stderr().contains("1.153.0 -> ") && built.stderr().is_ascii(), "the guard's lines");
-}
-
 #[test]
 fn mode_fix_that_cannot_repair_stops() {
     let sandbox = Sandbox::new();

@@ -12,7 +12,7 @@ use crate::environment::image_configuration::is_read_once;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error};
 use crate::outcome::Outcome;
-use crate::preflight::context::{render_report, repair_options, with_request, word};
+use crate::preflight::context::{name_as_called, render_report, repair_options, with_request};
 use crate::preflight::fix::describe_repair;
 use crate::repair;
 use crate::repair::locked_environment::{Locked, LockedEnvironment};
@@ -50,7 +50,7 @@ fn check_one(check: &CheckArgs, given: Option<&Path>, common: &Common) -> Result
         if check.fix && report.verdict == Verdict::Blocked {
             let options = repair_options(&FixArgs::default(), request.settings, common);
             let repaired = repair::fix(request, &target, options)?;
-            request.progress.write(&word(&describe_repair(&repaired, "fix")));
+            request.progress.write(&name_as_called(&describe_repair(&repaired, "fix")));
             report = check_target(request, &target, given)?;
         }
         Ok(render_report(&report, common))

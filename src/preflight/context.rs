@@ -15,12 +15,10 @@ use crate::environment::synthesis::{Call, IMAGE_ID};
 use crate::environment::target::Target;
 use crate::error::{Abort, AwsFailure, Error};
 use crate::outcome::Outcome;
-use crate::printable::in_ascii;
 use crate::progress::Progress;
 use crate::repair::context::Options;
 use crate::report::{self, Report, github, human, junit};
 use crate::rules::advisory::Advisory;
-use crate::system::locale::shows_unicode;
 
 /// Reads the settings. Unlike the guard, `preflight` refuses a file or a variable that is in error. A file
 /// that another user could have written is passed over here too; [`crate::preflight`] warns of it.
@@ -59,12 +57,6 @@ pub fn find_named(search: &Search) -> (Option<&Path>, Origin) {
         FoundBy::Replaced | FoundBy::Path | FoundBy::Beside | FoundBy::Search => Origin::Default,
     };
     (Some(path), origin)
-}
-
-/// Words a text for people: names the commands as this call does, in ASCII where the locale has no more.
-pub fn word(text: &str) -> String {
-    let text = name_as_called(text);
-    if shows_unicode() { text } else { in_ascii(&text) }
 }
 
 /// `pcluster preflight` as `pcluster-preflight` where that was called, but not in a path: where a wheel has installed

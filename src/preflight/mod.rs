@@ -28,7 +28,7 @@ use crate::cli::args::{Command, Format, Preflight, asks_for_json};
 use crate::cli::settings::Settings;
 use crate::error::{self, Abort, Error, prefix_lines};
 use crate::outcome::Outcome;
-use crate::preflight::context::{is_untrusted, name_as_called, word};
+use crate::preflight::context::{is_untrusted, name_as_called};
 use crate::printable::{escape, flatten};
 use crate::report::{self, github, junit};
 
@@ -38,11 +38,10 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
     let command_line = [OsString::from("pcluster preflight")].into_iter().chain(arguments);
     let preflight = match Preflight::read(command_line) {
         Ok(preflight) => preflight,
-        Err(message) => return worded(stop_at_usage(&suggest_option(message), is_json), !is_json),
+        Err(message) => return name_commands(stop_at_usage(&suggest_option(message), is_json)),
     };
     let common = preflight.common;
     // A file that is printed holds values, not prose.
-    let is_prose = common.format == Format::Human && !matches!(preflight.command, Some(Command::Config));
     let reads_settings = !matches!(
         preflight.command,
         Some(Command::Template { .. } | Command::Install { .. } | Command::Where)
@@ -75,14 +74,17 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         Err(Abort::Error(error)) => Outcome::failed(&error),
         Err(Abort::Interrupted(interrupted)) => Outcome::Die(interrupted),
     };
-    worded(outcome, is_prose)
+    name_commands(outcome)
 }
 
-/// Words the texts for this call; what is on stdout for programs keeps its signs.
-fn worded(outcome: Outcome, is_prose: bool) -> Outcome {
-    let Outcome::Exit { status, stdout, stderr } = outcome else { return outcome };
-    let stdout = if is_prose { word(&stdout) } else { name_as_called(&stdout) };
-    Outcome::Exit { status, stdout, stderr: word(&stderr) }
+/// Names the commands as this call does.
+fn name_commands(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Exit { status, stdout, stderr } => {
+            Outcome::Exit { status, stdout: name_as_called(&stdout), stderr: name_as_called(&stderr) }
+        }
+        other => other,
+    }
 }
 
 /// Ends with an error in a format for programs.

@@ -88,13 +88,13 @@ pub fn summary(changes: &[Change]) -> Vec<(String, String, &str)> {
     let mut rows: Vec<(String, usize, String, &str)> = Vec::new();
     for change in changes {
         for Edit { file, line, from, to } in &change.edits {
-            rows.push((format!("{file}:{line}"), 1, format!("{} → {}", value_in(from), value_in(to)), ""));
+            rows.push((format!("{file}:{line}"), 1, format!("{} -> {}", value_in(from), value_in(to)), ""));
         }
         if !change.edits.is_empty() {
             continue;
         }
         let name = if change.package.starts_with("aws-cdk-") { "aws-cdk.*" } else { &change.package };
-        let step = format!("{} → {}", change.from.as_deref().unwrap_or("(new)"), change.to);
+        let step = format!("{} -> {}", change.from.as_deref().unwrap_or("(new)"), change.to);
         match rows.iter_mut().find(|row| row.0 == name && row.2 == step) {
             Some(row) => row.1 += 1,
             None => rows.push((name.to_owned(), 1, step, &change.why)),
@@ -153,7 +153,7 @@ mod tests {
         );
         assert_eq!(
             summary(&changes)[0],
-            ("aws-cdk.* (2)".into(), "1.153.0 → 1.204.0".into(), "cdk-imagebuilder-1.153.0")
+            ("aws-cdk.* (2)".into(), "1.153.0 -> 1.204.0".into(), "cdk-imagebuilder-1.153.0")
         );
         assert!(requirements_file(&changes).contains("jsii==1.132.0\n"));
     }

@@ -20,7 +20,7 @@ use crate::system::{files, trust};
 pub const STALE: &str = "stale, and not used: the environment has changed";
 
 /// Advice where an overlay is stale.
-pub const RENEW: &str = "repeat the `pcluster preflight fix … --isolated` that made it, or remove it by \
+pub const RENEW: &str = "repeat the `pcluster preflight fix ... --isolated` that made it, or remove it by \
                          `pcluster preflight undo`";
 
 /// Whether an environment has an overlay.

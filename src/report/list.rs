@@ -51,7 +51,7 @@ fn first_reason(report: &Report) -> String {
 /// Keeps the last name of each path, so that what is said of it has room.
 fn shorten_paths(text: &str) -> String {
     let short = |word: &str| match word.rsplit_once('/') {
-        Some((_, name)) if word.starts_with('/') && !name.is_empty() => format!("…/{name}"),
+        Some((_, name)) if word.starts_with('/') && !name.is_empty() => format!(".../{name}"),
         _ => word.to_owned(),
     };
     text.split(' ').map(short).collect::<Vec<_>>().join(" ")
@@ -61,8 +61,8 @@ fn shorten(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
     }
-    let kept: String = text.chars().take(width.saturating_sub(1)).collect();
-    kept.trim_end().to_owned() + "…"
+    let kept: String = text.chars().take(width.saturating_sub(3)).collect();
+    kept.trim_end().to_owned() + "..."
 }
 
 #[cfg(test)]
@@ -71,14 +71,14 @@ mod tests {
 
     #[test]
     fn a_path_in_a_reason_keeps_its_last_name() {
-        assert_eq!(shorten_paths("its /v/bin/python is gone"), "its …/python is gone");
+        assert_eq!(shorten_paths("its /v/bin/python is gone"), "its .../python is gone");
         assert_eq!(shorten_paths("and/or / /a/"), "and/or / /a/");
     }
 
     #[test]
     fn a_reason_is_cut_at_a_character() {
         assert_eq!(shorten("häßlich", 7), "häßlich");
-        assert_eq!(shorten("häßlich", 4), "häß…");
+        assert_eq!(shorten("häßlich", 4), "h...");
         assert_eq!(shorten("", 0), "");
     }
 }

@@ -283,7 +283,7 @@ fn is_of_distribution_tag(letter: char) -> bool {
 /// A key for a message: its beginning, if it is long.
 fn quote(name: &str) -> String {
     let shown: String = name.chars().take(MAX_SHOWN).collect();
-    let ellipsis = if shown.len() < name.len() { "…" } else { "" };
+    let ellipsis = if shown.len() < name.len() { "..." } else { "" };
     format!("{shown:?}{ellipsis}")
 }
 

@@ -7,7 +7,6 @@ pub mod dirs;
 pub mod disk;
 pub mod executables;
 pub mod files;
-pub mod locale;
 pub mod prompt;
 pub mod scratch;
 pub mod signals;

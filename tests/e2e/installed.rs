@@ -133,7 +133,7 @@ fn answers_in_a_root_with_nothing_else(sandbox: &Sandbox, installed: &Path) {
             let ran = chroot(&[&["/pcluster-preflight"], arguments].concat());
             ran.ends_with(0).is_silent_on_stderr();
             let other = outside(arguments).out().replace("pcluster preflight", "pcluster-preflight");
-            assert_eq!(ran.out(), other.replace('…', "..."), "{ran}");
+            assert_eq!(ran.out(), other, "{ran}");
         }
         let ran = chroot(&["/pcluster-preflight", "template", "/template.json", "--format", "json"]);
         ran.ends_with(1).is_silent_on_stderr();

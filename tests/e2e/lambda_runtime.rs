@@ -127,7 +127,7 @@ fn a_plan_shows_the_lines_and_a_second_fix_has_nothing_to_do() {
     for file in [STACK, UTILS] {
         assert!(planned.out().contains(file), "{planned}");
     }
-    assert!(planned.out().contains("python3.9 → python3.12"), "{planned}");
+    assert!(planned.out().contains("python3.9 -> python3.12"), "{planned}");
     copy.is_as_before("planned");
     copy.fix(&["lambda-runtime"]).ends_with(0);
     // Again there is nothing to do.

@@ -146,7 +146,7 @@ fn mode_fix_builds() {
     // All that is on stdout is one JSON document of the real pcluster's.
     assert_eq!(ran.json()["image"]["imageId"], "repaired", "{ran}");
     assert!(ran.err().lines().all(|line| line.starts_with("pcluster-shim: ")), "{ran}");
-    assert!(ran.err().contains("1.153.0 → 1.204.0"), "{ran}");
+    assert!(ran.err().contains("1.153.0 -> 1.204.0"), "{ran}");
     let template: Value = serde_json::from_str(&aws.submitted("repaired")).unwrap();
     let properties = &template["Resources"]["DistributionConfiguration"]["Properties"];
     let tags = properties["Distributions"][0]["AmiDistributionConfiguration"]["AmiTags"].as_object().unwrap();

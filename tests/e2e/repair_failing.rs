@@ -92,7 +92,7 @@ fn there_is_no_newer_cdk_yet() {
     copy.set("UV_EXCLUDE_NEWER", "2022-04-22T00:00:00Z");
     let ran = copy.fix(&[]);
     ran.ends_with(0);
-    assert!(ran.out().contains("aws-cdk.*") && ran.out().contains("1.153.0 → 1.15"), "{ran}");
+    assert!(ran.out().contains("aws-cdk.*") && ran.out().contains("1.153.0 -> 1.15"), "{ran}");
     copy.shim(&["preflight", "undo"]).ends_with(0);
     copy.is_as_before("no newer CDK");
     copy.left_nothing("no newer CDK");

@@ -117,7 +117,7 @@ fn limit(value: &Value) -> Value {
 
 fn shorten(text: &str, max: usize) -> String {
     match text.char_indices().nth(max) {
-        Some((end, _)) => format!("{}…", &text[..end]),
+        Some((end, _)) => format!("{}...", &text[..end]),
         None => text.to_owned(),
     }
 }
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn texts_are_bounded_and_hold_no_control() {
         assert_eq!(escape("a\u{1b}[31m\u{9b}é"), "a\\u{1b}[31m\\u{9b}é");
-        assert_eq!(escape(&"x".repeat(1000)).chars().count(), MAX_SHOWN + 1);
+        assert_eq!(escape(&"x".repeat(1000)).chars().count(), MAX_SHOWN + 3);
         assert_eq!(format_step("Name"), ".Name");
         assert_eq!(format_step("a\u{7}"), "[\"a\\u{7}\"]");
         assert!(format_step(&"x".repeat(1000)).len() < MAX_SHOWN + 10);
