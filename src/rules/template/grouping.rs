@@ -203,6 +203,6 @@ mod tests {
         assert!(format_step(&"x".repeat(1000)).len() < MAX_SHOWN + 10);
         let long = json!(["x".repeat(1000)]);
         assert_eq!(limit(&json!({"a": 1})), json!({"a": 1}));
-        assert!(limit(&long).as_str().is_some_and(|text| text.chars().count() == MAX_EVIDENCE + 1));
+        assert!(limit(&long).as_str().is_some_and(|text| text.chars().count() == MAX_EVIDENCE + 3));
     }
 }
