@@ -72,7 +72,6 @@
 //! | [`rules::image_class`] | what an AMI is, and which directory belongs to it (pure) |
 //! | [`rules::image_cost`] | the sizes of snapshots, and what they cost at most (pure) |
 //! | [`rules::image_origin`] | the build of an AMI, from what is left of it (pure) |
-//! | [`rules::inventory_json`] | the inventory in the JSON of client.py (pure) |
 //! | [`rules::inventory`] | what AWS has of images and builds (pure) |
 //! | [`rules::startup`] | an import that fails → a finding (pure) |
 //! | [`rules::runtimes`] | Lambda runtimes of the template → findings (pure) |

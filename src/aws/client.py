@@ -14,18 +14,18 @@ sentinel, because warnings and sitecustomize write to the same streams. The kind
                  directories, log groups, snapshots and uses of those among them that have no tag
                  parallelcluster:image_id or are in "ids"; and which of "remains" still exist
     stack        the stack of this "name" or id, with its tags and its template
-    apply        "steps", of which those of one "group" end with the first that fails
+    apply        "steps", up to the first that fails
 
 The "kind" of an answer is
 
     inventory    and "skipped": sources that failed, of which the answer has less or nothing
     stack        or nostack
-    applied      "results": "done" is false where an earlier step of the group had failed
+    applied      "results" of the steps that were tried, in their order
     failed       "code": noboto3, credentials, region, network, denied, throttled or answer (AWS gave no
                  sensible one, or an error of no other code); "call" where there was one
 
-What cannot be read of "remains" is said to exist still. Times are UTC to the millisecond, in the form of an
-AMI's CreationDate.
+What cannot be read of "remains" is said to exist still. Times are RFC 3339. Every key is always there, with
+null where AWS has nothing for it: the reader refuses an answer in which one is missing.
 """
 
 import getpass

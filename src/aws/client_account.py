@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import contextlib
-import datetime
 import sys
 import threading
 
@@ -207,10 +206,7 @@ def read_tags(resource):
 
 
 def format_time(moment):
-    if moment is None:
-        return None
-    utc = moment.astimezone(datetime.timezone.utc)
-    return "{}.{:03}Z".format(utc.strftime("%Y-%m-%dT%H:%M:%S"), utc.microsecond // 1000)
+    return moment and moment.isoformat()
 
 
 def page_images(aws, region, **parameters):

@@ -25,18 +25,17 @@ class Kept(Exception):
 
 
 def apply_steps(aws, request):
-    failed, results = set(), []
+    results = []
     for step in request["steps"]:
-        result = {"id": step["id"], "ok": False, "done": False, "message": None, "permission": None}
-        if step["group"] not in failed:
-            result.update(apply_step(aws, step), done=True)
-        if not result["ok"]:
-            failed.add(step["group"])
-        results.append(result)
+        message, permission, is_done = apply_step(aws, step)
+        results.append({"ok": is_done, "message": message, "permission": permission})
+        if not is_done:
+            break
     return {"kind": "applied", "results": results}
 
 
 def apply_step(aws, step):
+    """What is to be said of it, the permission that it lacks, and whether it is done."""
     actions = {
         "tag": tag_image,
         "share": share_image,
@@ -46,14 +45,14 @@ def apply_step(aws, step):
         "logGroup": delete_log_group,
     }
     try:
-        message = actions[step["action"]](aws, step["region"] or aws.region, step)
+        message = actions[step["action"]](aws, step["region"], step)
     except Kept as kept:
-        return {"ok": True, "message": str(kept)}
+        return str(kept), None, True
     except Failure as failure:
-        return {"ok": False, "message": failure.describe(), "permission": failure.permission()}
+        return failure.describe(), failure.permission(), False
     except Exception as error:
-        return {"ok": False, "message": read_other_answer(error).describe()}
-    return {"ok": message is None, "message": message}
+        return read_other_answer(error).describe(), None, False
+    return message, None, message is None
 
 
 def tag_image(aws, region, step):

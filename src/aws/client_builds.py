@@ -142,14 +142,9 @@ LOG_GROUP = "/aws/imagebuilder/ParallelClusterImage-"
 
 
 def find_log_groups(aws, region, slugs):
-    names = list_log_groups(aws, region, LOG_GROUP) or []
-    return [{"region": region, "name": name} for name in names if name[len(LOG_GROUP) :].lower() in slugs]
-
-
-def list_log_groups(aws, region, prefix):
     source = ("logs", region, "describe_log_groups", "logGroups")
-    groups = aws.look_through(*source, logGroupNamePrefix=prefix)
-    return groups and [group["logGroupName"] for group in groups]
+    names = [group["logGroupName"] for group in aws.look_through(*source, logGroupNamePrefix=LOG_GROUP) or []]
+    return [{"region": region, "name": name} for name in names if name[len(LOG_GROUP) :].lower() in slugs]
 
 
 def read_stack(aws, request):
@@ -160,12 +155,9 @@ def read_stack(aws, request):
     body = aws.ask("cloudformation", aws.region, "get_template", **parameters)["TemplateBody"]
     return {
         "kind": "stack",
-        "id": stack["StackId"],
         "name": stack["StackName"],
         "region": aws.region,
         "status": stack["StackStatus"],
-        "creationTime": format_time(stack["CreationTime"]),
-        "tags": read_tags(stack),
         # Text, because boto3 parses JSON to any depth.
         "template": body if isinstance(body, str) else json.dumps(body),
     }

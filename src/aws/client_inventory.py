@@ -13,7 +13,7 @@ from client_account import (
     read_tags,
     run_parallel,
 )
-from client_builds import find_directories, find_log_groups, find_stacks, list_builds, list_log_groups
+from client_builds import find_directories, find_log_groups, find_stacks, list_builds
 
 IMAGE_ID = "parallelcluster:image_id"
 
@@ -31,10 +31,10 @@ def take_inventory(aws, request):
         "regions": regions,
         "images": images,
     }
-    for key in ("stacks", "directories", "buckets", "logGroups", "snapshots", "uses", "remains"):
+    for key in ("stacks", "directories", "buckets", "logGroups", "snapshots", "uses"):
         found[key] = []
-    if request["details"]:
-        add_details(aws, request, account, found)
+    add_details(aws, request, account, found)
+    found["remains"] = [find_remains(aws, deletion) for deletion in request["remains"]]
     return dict(found, skipped=list(aws.skipped.values()))
 
 
@@ -60,7 +60,6 @@ def add_details(aws, request, account, found):
         existing = find_snapshots(aws, region, snapshots) or []
         found["snapshots"] += [describe_snapshot(region, snapshot) for snapshot in existing]
         found["uses"] += find_uses(aws, region, [image["id"] for image in images])
-    found["remains"] = [find_remains(aws, remains) for remains in request["remains"]]
 
 
 def list_regions(aws):
@@ -115,14 +114,13 @@ def describe_image(region, image):
         "region": region,
         "id": image["ImageId"],
         "name": image.get("Name") or "",
-        "creationDate": image.get("CreationDate") or "",
-        "state": image.get("State") or "",
+        "creationDate": image["CreationDate"],
+        "state": image["State"],
         "description": image.get("Description"),
         "tags": read_tags(image),
-        "public": image.get("Public", False),
-        "ownerId": image.get("OwnerId") or "",
+        "public": image["Public"],
+        "ownerId": image["OwnerId"],
         "deregistrationProtection": image.get("DeregistrationProtection"),
-        "sourceImageId": image.get("SourceImageId"),
         "snapshots": [
             {"id": volume["SnapshotId"], "volumeGiB": volume.get("VolumeSize")}
             for volume in volumes
@@ -158,7 +156,6 @@ def describe_snapshot(region, snapshot):
         "volumeGiB": snapshot.get("VolumeSize"),
         "fullSizeBytes": snapshot.get("FullSnapshotSizeInBytes"),
         "tier": snapshot.get("StorageTier"),
-        "tags": read_tags(snapshot),
     }
 
 
@@ -202,17 +199,16 @@ def find_references(aws, region, images):
         yield reference["ImageId"], resource_id.group(1) if resource_id else reference["Arn"]
 
 
-def find_remains(aws, remains):
-    region, build_region, group = remains["region"], remains["buildRegion"], remains["logGroup"]
-    snapshots = find_snapshots(aws, region, remains["snapshots"])
-    groups = list_log_groups(aws, build_region, group) if group else []
+def find_remains(aws, deletion):
+    ami, region, snapshots = deletion["ami"], deletion["region"], deletion["snapshots"]
+    existing = find_snapshots(aws, region, snapshots)
+    bucket, directory = deletion["bucket"], deletion["directory"]
     return {
-        "ami": remains["ami"],
+        "ami": ami,
         "region": region,
-        "image": image_remains(aws, region, remains["ami"]),
-        "snapshots": remains["snapshots"] if snapshots is None else [one["SnapshotId"] for one in snapshots],
-        "directory": directory_remains(aws, build_region, remains["bucket"], remains["directory"]),
-        "logGroup": groups is None or group in groups,
+        "image": image_remains(aws, region, ami),
+        "snapshots": snapshots if existing is None else [one["SnapshotId"] for one in existing],
+        "directory": directory_remains(aws, deletion["buildRegion"], bucket, directory),
     }
 
 

@@ -6,10 +6,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
 use crate::rules::inventory::Deletion;
-use crate::rules::inventory_json::{read_deletion, write_deletion};
 use crate::system::dirs;
 use crate::system::disk::{self, Durability};
 use crate::system::trust;
@@ -67,8 +64,8 @@ impl Deletions {
         let path = self.path(deletion);
         let failed = |error: io::Error| format!("cannot write {}: {error}", path.display());
         trust::make_directory(&self.directory).map_err(failed)?;
-        let text = write_deletion(deletion).to_string();
-        disk::write_atomically(&path, text.as_bytes(), Durability::Durable).map_err(failed)
+        let text = serde_json::to_vec(deletion).map_err(|error| failed(error.into()))?;
+        disk::write_atomically(&path, &text, Durability::Durable).map_err(failed)
     }
 
     /// Removes one that has ended.
@@ -85,6 +82,5 @@ impl Deletions {
 fn read_file(path: &Path) -> Result<Deletion, String> {
     let failed = |error: io::Error| format!("cannot read {}: {error}", path.display());
     let text = trust::read_up_to(path, MAX_BYTES).map_err(failed)?;
-    let value: Value = serde_json::from_slice(&text).map_err(|error| failed(error.into()))?;
-    read_deletion(&value).ok_or_else(|| failed(io::Error::other("it is no record of a deletion")))
+    serde_json::from_slice(&text).map_err(|error| failed(error.into()))
 }

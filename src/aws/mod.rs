@@ -4,15 +4,16 @@
 pub mod deletions;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::environment::interpreter::to_latin1;
 use crate::environment::target::Target;
 use crate::error::{Abort, AwsFailure, Error};
-use crate::rules::inventory::Inventory;
-use crate::rules::inventory_json::{optional, read_inventory, text};
+use crate::rules::inventory::{Inventory, Tags};
 use crate::system::child::{Child, ChildError, MAX_OUTPUT, framed, sentinel};
 use crate::system::scratch::Scratch;
 
@@ -37,43 +38,28 @@ pub struct Client<'a> {
 }
 
 /// The answer of client.py.
-#[derive(Debug)]
+#[derive(Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Answer {
     Inventory(Box<Inventory>),
     Stack(StackTemplate),
-    NoStack { region: String },
-    Applied { results: Vec<StepResult> },
-    Failed(AwsFailure),
-}
-
-impl Answer {
-    /// Reads the JSON of client.py; `None` where it is no answer.
-    #[must_use]
-    pub fn read(answer: &Value) -> Option<Self> {
-        Some(match answer["kind"].as_str()? {
-            "inventory" => Self::Inventory(Box::new(read_inventory(answer)?)),
-            "stack" => Self::Stack(StackTemplate {
-                name: optional(answer, "name")?,
-                region: text(answer, "region"),
-                status: text(answer, "status"),
-                template: text(answer, "template"),
-            }),
-            "nostack" => Self::NoStack { region: text(answer, "region") },
-            "applied" => Self::Applied {
-                results: answer["results"].as_array()?.iter().filter_map(StepResult::read).collect(),
-            },
-            "failed" => Self::Failed(AwsFailure {
-                code: optional(answer, "code")?,
-                message: text(answer, "message"),
-                call: optional(answer, "call"),
-            }),
-            _ => return None,
-        })
-    }
+    NoStack {
+        region: String,
+    },
+    /// Results of the steps that were tried, in their order.
+    Applied {
+        results: Vec<StepResult>,
+    },
+    Failed {
+        code: String,
+        message: String,
+        #[serde(deserialize_with = "Option::deserialize")]
+        call: Option<String>,
+    },
 }
 
 /// A stack and its template.
-#[derive(Debug)]
+#[derive(Debug, Deserialize)]
 pub struct StackTemplate {
     pub name: String,
     pub region: String,
@@ -81,20 +67,64 @@ pub struct StackTemplate {
     pub template: String,
 }
 
+/// One step of a change in AWS.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "action", rename_all = "camelCase")]
+pub enum Step {
+    Tag {
+        region: String,
+        ami: String,
+        tags: Tags,
+    },
+    #[serde(rename_all = "camelCase")]
+    Share {
+        region: String,
+        ami: String,
+        users: Vec<String>,
+        organizations: Vec<String>,
+        organizational_units: Vec<String>,
+    },
+    Deregister {
+        region: String,
+        ami: String,
+    },
+    Snapshot {
+        region: String,
+        snapshot: String,
+    },
+    Directory {
+        region: String,
+        bucket: String,
+        directory: String,
+    },
+    LogGroup {
+        region: String,
+        name: String,
+    },
+}
+
 /// The result of one step of a plan.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
 pub struct StepResult {
-    pub id: u64,
     pub ok: bool,
     /// Why it failed, or what a step that is done has left.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub message: Option<String>,
+    #[serde(deserialize_with = "Option::deserialize")]
     pub permission: Option<String>,
 }
 
-impl StepResult {
-    fn read(value: &Value) -> Option<Self> {
-        let (id, ok) = (value["id"].as_u64()?, value["ok"].as_bool()?);
-        Some(Self { id, ok, message: optional(value, "message"), permission: optional(value, "permission") })
+/// What the step does: `deregister ami-0`.
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tag { ami, .. } => write!(f, "write the tags of {ami}"),
+            Self::Share { ami, .. } => write!(f, "share {ami}"),
+            Self::Deregister { ami, .. } => write!(f, "deregister {ami}"),
+            Self::Snapshot { snapshot: object, .. }
+            | Self::Directory { directory: object, .. }
+            | Self::LogGroup { name: object, .. } => write!(f, "delete {object}"),
+        }
     }
 }
 
@@ -122,11 +152,11 @@ impl Client<'_> {
         }
     }
 
-    /// Carries out steps, each verified by asking again. A step that fails ends those of its AMI.
+    /// Carries out steps up to the first that fails, each verified by asking again.
     ///
     /// # Errors
     /// Returns an error if AWS cannot be asked, or a signal came.
-    pub fn apply(&self, region: Option<&str>, steps: &[Value]) -> Result<Vec<StepResult>, Abort> {
+    pub fn apply(&self, region: Option<&str>, steps: &[Step]) -> Result<Vec<StepResult>, Abort> {
         match self.ask("apply", json!({"region": region, "steps": steps}))? {
             Answer::Applied { results } => Ok(results),
             other => Err(refuse(other)),
@@ -139,13 +169,15 @@ impl Client<'_> {
             interpreter.sys_path.iter().map(|entry| to_latin1(entry.as_os_str())).collect();
         request["sysPath"] = json!(sys_path);
         request["kind"] = json!(kind);
-        self.run(&request).map_err(|error| match error {
+        let answer = self.run(&request).map_err(|error| match error {
             ChildError::Interrupted(interrupted) => Abort::Interrupted(interrupted),
-            other => Error::Aws(AwsFailure::of_client(other.to_string())).into(),
-        })
+            other => fail(other.to_string()),
+        })?;
+        serde_json::from_value(answer)
+            .map_err(|error| fail(format!("the answer of client.py is not complete: {error}")))
     }
 
-    fn run(&self, request: &Value) -> Result<Answer, ChildError> {
+    fn run(&self, request: &Value) -> Result<Value, ChildError> {
         let interpreter = &self.target.interpreter;
         let scratch = Scratch::new().map_err(ChildError::Scratch)?;
         let sentinel = sentinel();
@@ -161,17 +193,18 @@ impl Client<'_> {
         let limit = self.timeout * MAX_TIMEOUTS;
         let finished =
             Child { program, arguments, environment, limit, max_output: MAX_OUTPUT }.run(&scratch)?;
-        let answer = framed(&finished, &sentinel, program)?;
-        let stdout = answer.to_string().into_bytes();
-        Answer::read(&answer).ok_or_else(|| ChildError::Malformed { program: program.clone(), stdout })
+        framed(&finished, &sentinel, program)
     }
+}
+
+fn fail(message: String) -> Abort {
+    Error::Aws(AwsFailure::of_client(message)).into()
 }
 
 /// The error for an answer that is not the one to the question.
 fn refuse(answer: Answer) -> Abort {
-    let failure = match answer {
-        Answer::Failed(failure) => failure,
-        _ => AwsFailure::of_client("it answered another question".into()),
-    };
-    Error::Aws(failure).into()
+    match answer {
+        Answer::Failed { code, message, call } => Error::Aws(AwsFailure { code, message, call }).into(),
+        _ => fail("it answered another question".into()),
+    }
 }

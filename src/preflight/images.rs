@@ -3,10 +3,10 @@
 
 use std::fs::File;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::aws::deletions::Deletions;
-use crate::aws::{Client, StepResult};
+use crate::aws::{Client, Step, StepResult};
 use crate::cli::args::{Common, Format, ImagesArgs};
 use crate::error::{Abort, Error};
 use crate::outcome::Outcome;
@@ -45,7 +45,7 @@ struct Images<'a> {
 /// What is to be done with one AMI.
 struct Task {
     ami: String,
-    steps: Vec<Value>,
+    steps: Vec<Step>,
     /// Written before its first step, where it deletes.
     deletion: Option<Deletion>,
 }
@@ -93,12 +93,6 @@ impl Images<'_> {
     }
 
     fn take_inventory(&self, begun: &[Deletion]) -> Result<Inventory, Abort> {
-        let remains = |deletion: &Deletion| {
-            let Deletion { region, build_region, ami, snapshots, bucket, directory, log_group, .. } =
-                deletion;
-            json!({"region": region, "buildRegion": build_region, "ami": ami, "snapshots": snapshots,
-                   "bucket": bucket, "directory": directory, "logGroup": log_group})
-        };
         let _step = self.progress.step("looking for AMIs of pcluster");
         self.client.take_inventory(json!({
             "region": self.arguments.region,
@@ -107,8 +101,7 @@ impl Images<'_> {
             "imageIds": self.arguments.image_id.iter().collect::<Vec<_>>(),
             "ids": self.arguments.image.iter().collect::<Vec<_>>(),
             "pattern": PATTERN,
-            "details": true,
-            "remains": begun.iter().map(remains).collect::<Vec<_>>(),
+            "remains": begun,
         }))
     }
 
@@ -194,19 +187,22 @@ impl Images<'_> {
     }
 
     fn plan_repair(&self, image: &Image) -> Task {
-        let Image { ami, region, tags, .. } = image;
+        let Image { ami, region, tags, .. } = image.clone();
         let mut steps = Vec::new();
         if let Some(sharing) = image.sharing.as_ref().filter(|_| self.arguments.share) {
             // The one group is everybody: nothing that S3 holds makes an AMI public.
             let Sharing { user_ids, organization_arns, organizational_unit_arns, .. } = sharing;
-            steps.push(json!({
-                "action": "share", "region": region, "ami": ami, "group": ami, "users": user_ids,
-                "organizations": organization_arns, "organizationalUnits": organizational_unit_arns,
-            }));
+            steps.push(Step::Share {
+                region: region.clone(),
+                ami: ami.clone(),
+                users: user_ids.clone(),
+                organizations: organization_arns.clone(),
+                organizational_units: organizational_unit_arns.clone(),
+            });
         }
         // Last, because a tagged AMI is none that the next run would go on with.
-        steps.push(json!({"action": "tag", "region": region, "ami": ami, "tags": tags, "group": ami}));
-        Task { ami: ami.clone(), steps, deletion: None }
+        steps.push(Step::Tag { region, ami: ami.clone(), tags });
+        Task { ami, steps, deletion: None }
     }
 
     /// Carries the tasks out one after the other. Where AWS cannot be asked any more, the rest has failed too.
@@ -244,23 +240,15 @@ impl Images<'_> {
         if let Some((deletions, deletion)) = record {
             deletions.begin(deletion).map_err(|message| Error::Images { message, next: STATE_HOME })?;
         }
-        let mut steps = task.steps.clone();
-        for (id, step) in (0u64..).zip(steps.iter_mut()) {
-            step["id"] = json!(id);
-        }
-        let results = self.client.apply(self.arguments.region.as_deref(), &steps)?;
-        let mut done = Vec::new();
-        for (id, step) in (0u64..).zip(&steps) {
-            let result = results.iter().find(|result| result.id == id);
+        let results = self.client.apply(self.arguments.region.as_deref(), &task.steps)?;
+        for (number, step) in task.steps.iter().enumerate() {
+            let result = results.get(number);
             let Some(StepResult { message, .. }) = result.filter(|result| result.ok) else {
-                return Ok(Some(describe_failure(&done, step, result)));
+                return Ok(Some(describe_failure(&task.steps[..number], step, result)));
             };
-            done.push(describe_step(step));
-            kept.extend(message.clone().map(|why| Kept {
-                ami: task.ami.clone(),
-                snapshot: step["snapshot"].as_str().unwrap_or_default().to_owned(),
-                why,
-            }));
+            if let (Step::Snapshot { snapshot, .. }, Some(why)) = (step, message) {
+                kept.push(Kept { ami: task.ami.clone(), snapshot: snapshot.clone(), why: why.clone() });
+            }
         }
         if let Some((deletions, deletion)) = record {
             deletions.end(deletion);
@@ -349,47 +337,33 @@ fn plan_deletion(image: &Image, account: &str) -> Task {
         log_group: image.artifacts.log_group.clone(),
         tags: image.had_tags.clone(),
     };
-    let Deletion { region, ami, .. } = &deletion;
-    let mut steps = vec![json!({"action": "deregister", "region": region, "ami": ami, "group": ami})];
+    let mut steps = vec![Step::Deregister { region: image.region.clone(), ami: image.ami.clone() }];
     steps.extend(plan_removals(&deletion, &deletion.snapshots));
     Task { ami: image.ami.clone(), steps, deletion: Some(deletion) }
 }
 
 /// What is removed after the AMI.
-fn plan_removals(deletion: &Deletion, snapshots: &[String]) -> Vec<Value> {
-    let Deletion { ami, region, build_region, .. } = deletion;
-    let snapshots = snapshots
-        .iter()
-        .map(|snapshot| json!({"action": "snapshot", "region": region, "snapshot": snapshot, "group": ami}));
-    let directory = deletion.bucket.as_ref().zip(deletion.directory.as_ref()).map(|(bucket, directory)| {
-        json!({"action": "directory", "region": build_region, "bucket": bucket, "directory": directory,
-               "group": ami})
+fn plan_removals(deletion: &Deletion, snapshots: &[String]) -> Vec<Step> {
+    let Deletion { region, build_region, bucket, directory, log_group, .. } = deletion;
+    let snapshots =
+        snapshots.iter().map(|id| Step::Snapshot { region: region.clone(), snapshot: id.clone() });
+    let directory = bucket.clone().zip(directory.clone());
+    let directory = directory.map(|(bucket, directory)| Step::Directory {
+        region: build_region.clone(),
+        bucket,
+        directory,
     });
-    let log_group = deletion
-        .log_group
-        .as_ref()
-        .map(|name| json!({"action": "logGroup", "region": build_region, "name": name, "group": ami}));
+    let log_group = log_group.clone().map(|name| Step::LogGroup { region: build_region.clone(), name });
     snapshots.chain(directory).chain(log_group).collect()
 }
 
-/// A step and what it is done to: `deregister ami-0`.
-fn describe_step(step: &Value) -> String {
-    let action = match step["action"].as_str() {
-        Some("tag") => "write the tags of",
-        Some("share") => "share",
-        Some("deregister") => "deregister",
-        _ => "delete",
-    };
-    let object = ["snapshot", "directory", "name", "ami"].iter().find_map(|key| step[*key].as_str());
-    format!("{action} {}", object.unwrap_or_default())
-}
-
-fn describe_failure(done: &[String], step: &Value, result: Option<&StepResult>) -> String {
+fn describe_failure(done: &[Step], step: &Step, result: Option<&StepResult>) -> String {
     let why = result.and_then(|result| result.message.as_deref()).unwrap_or("AWS gave no answer");
     let needs = result.and_then(|result| result.permission.as_deref());
     let needs = needs.map(|permission| format!(" (it needs {permission})")).unwrap_or_default();
+    let done: Vec<String> = done.iter().map(Step::to_string).collect();
     let done = if done.is_empty() { String::new() } else { format!("; done before: {}", done.join(", ")) };
-    format!("to {}: {why}{needs}{done}", describe_step(step))
+    format!("to {step}: {why}{needs}{done}")
 }
 
 /// Keeps other deletions out, and a listing from taking the record of a running one for an old one.

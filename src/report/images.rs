@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use crate::printable::{escape_line, wrap};
@@ -9,7 +10,6 @@ use crate::rules::image_class::Class;
 use crate::rules::image_origin::Source;
 use crate::rules::image_rules::{Action, Image};
 use crate::rules::inventory::{Deletion, Skipped, Unfinished};
-use crate::rules::inventory_json::write_deletion;
 use crate::system::date::days_between;
 
 const WIDTH: usize = 80;
@@ -86,8 +86,8 @@ impl Listing {
             "account": self.account,
             "images": self.images,
             "unfinished": unfinished.collect::<Vec<_>>(),
-            "ended": self.ended.iter().map(|left| write_deletion(&left.deletion)).collect::<Vec<_>>(),
-            "skipped": self.skipped.iter().map(write_skipped).collect::<Vec<_>>(),
+            "ended": self.ended.iter().map(|left| &left.deletion).collect::<Vec<_>>(),
+            "skipped": self.skipped,
         })
     }
 
@@ -192,11 +192,11 @@ impl Listing {
     /// An AMI in a few lines.
     fn describe(&self, image: &Image, left_out: &[&str]) -> String {
         let mut text = headline(class_name(image.class), image);
-        let date = image.creation_date.get(..10).unwrap_or(&image.creation_date);
+        let date = TimeZone::UTC.to_datetime(image.creation_date).date().to_string();
         let age =
-            days_between(date, &self.today).map(|days| format!(" ({days} days ago)")).unwrap_or_default();
+            days_between(&date, &self.today).map(|days| format!(" ({days} days ago)")).unwrap_or_default();
         let version = image.version.as_deref().unwrap_or("of unknown release");
-        text += &indent(&format!("pcluster {version}, {}, {}{age}", image.region, escape_line(date)));
+        text += &indent(&format!("pcluster {version}, {}, {}{age}", image.region, date));
         if image.class == Class::Orphan {
             text += &indent(&format!(
                 "{}, at most ${:.2} a month",
@@ -281,14 +281,6 @@ fn source_name(source: Source) -> &'static str {
         Source::S3 => "known from its artifacts in S3",
         Source::None => "nothing is left of its build",
     }
-}
-
-fn write_skipped(skipped: &Skipped) -> Value {
-    let mut value = json!({"source": skipped.source, "why": skipped.why});
-    if let Some(permission) = &skipped.permission {
-        value["permission"] = json!(permission);
-    }
-    value
 }
 
 /// A word, the id of the AMI, and its image id or name.
@@ -376,19 +368,32 @@ mod tests {
     use super::*;
     use crate::printable::escape;
     use crate::rules::image_rules::{Selection, examine};
-    use crate::rules::inventory_json::{read_deletion, read_inventory};
+    use crate::rules::inventory::{Ami, Inventory};
 
     /// A listing whose AMI, region and cut-off deletion have a text of AWS in them.
     fn listing(text: &str) -> Listing {
         let arn = "arn:aws:imagebuilder:us-east-1:1:image/parallelclusterimage-x/3.1.3/1";
-        let tags = json!({"Ec2ImageBuilderArn": arn, "parallelcluster:build_status": "available"});
-        let ami = json!({"id": text, "region": text, "name": text, "ownerId": "1", "state": "available",
-                         "description": "AWS ParallelCluster AMI for x", "tags": tags});
-        let inventory = read_inventory(&json!({"account": "1", "images": [ami]})).unwrap();
-        let deletion =
-            json!({"account": "1", "region": text, "ami": text, "snapshots": [text], "buildRegion": text});
+        let tags = [("Ec2ImageBuilderArn", arn), ("parallelcluster:build_status", "available")];
+        let ami = Ami {
+            id: text.into(),
+            region: text.into(),
+            name: text.into(),
+            owner_id: "1".into(),
+            state: "available".into(),
+            description: Some("AWS ParallelCluster AMI for x".into()),
+            tags: tags.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+            ..Ami::default()
+        };
+        let inventory = Inventory { account: "1".into(), images: vec![ami], ..Inventory::default() };
         let left = || {
-            let deletion = read_deletion(&deletion).unwrap();
+            let deletion = Deletion {
+                account: "1".into(),
+                region: text.into(),
+                ami: text.into(),
+                snapshots: vec![text.into()],
+                build_region: text.into(),
+                ..Deletion::default()
+            };
             vec![Unfinished { snapshots: deletion.snapshots.clone(), deletion }]
         };
         Listing {

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::rules::cloudformation;
-use crate::rules::inventory::{Ami, BucketFrom, BuildArn, Directory, Inventory, Stack, Tags, is_not_after};
-use crate::rules::inventory_json::texts;
+use crate::rules::inventory::{Ami, BucketFrom, BuildArn, Directory, Inventory, Stack, Tags};
 use crate::rules::template::select_resources;
 use crate::sorted::sorted_map;
 use crate::yaml;
@@ -49,7 +48,8 @@ pub struct Origin<'a> {
 }
 
 /// Launch permissions as a configuration asks for them, in the terms of `CloudFormation`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
 pub struct Sharing {
     pub user_ids: Vec<String>,
     pub user_groups: Vec<String>,
@@ -93,10 +93,10 @@ pub fn is_named(stack: &Stack, arn: &BuildArn) -> bool {
 /// have to agree too.
 fn has_built(stack: &Stack, ami: &Ami, arn: &BuildArn) -> bool {
     let is_image = stack.image_arn.as_deref().is_none_or(|image| Some(image) == image_arn(ami));
-    let was_there = stack.deletion_time.as_deref().is_none_or(|end| is_not_after(&ami.creation_date, end));
+    let was_there = stack.deletion_time.is_none_or(|end| ami.creation_date <= end);
     is_named(stack, arn)
         && is_image
-        && is_not_after(&stack.creation_time, &ami.creation_date)
+        && stack.creation_time <= ami.creation_date
         && was_there
         && has_tags_of_build(stack, arn)
 }
@@ -119,7 +119,7 @@ impl<'a> Origin<'a> {
     #[must_use]
     pub fn find(inventory: &'a Inventory, ami: &Ami, arn: &BuildArn) -> Self {
         let built = inventory.stacks.iter().filter(|stack| has_built(stack, ami, arn));
-        let stack = built.max_by_key(|stack| stack.creation_time.as_str());
+        let stack = built.max_by_key(|stack| stack.creation_time);
         let tag = |name: &str| stack.and_then(|stack| stack.tags.as_ref()?.get(&format!("{PREFIX}{name}")));
         let expected = tag("s3_bucket").zip(tag("s3_image_dir"));
         let is_expected = |directory: &Directory| match expected {
@@ -136,7 +136,7 @@ impl<'a> Origin<'a> {
         // Of directories in two buckets nothing tells which one is the build's.
         let bucket = proven.first().map(|(directory, _)| &directory.bucket);
         let is_alone = proven.iter().all(|(directory, _)| Some(&directory.bucket) == bucket);
-        let last = proven.into_iter().max_by_key(|(directory, _)| directory.template_modified.as_deref());
+        let last = proven.into_iter().max_by_key(|(directory, _)| directory.template_modified);
         Self { stack, artifacts: last.filter(|_| is_alone) }
     }
 
@@ -205,13 +205,7 @@ impl<'a> Origin<'a> {
         let (directory, _) = self.artifacts.as_ref()?;
         let configuration = read_configuration(directory)?;
         let text = configuration["DevSettings"]["DistributionConfiguration"]["LaunchPermission"].as_str()?;
-        let asked: Value = serde_json::from_str(text).ok()?;
-        let sharing = Sharing {
-            user_ids: texts(&asked, "UserIds"),
-            user_groups: texts(&asked, "UserGroups"),
-            organization_arns: texts(&asked, "OrganizationArns"),
-            organizational_unit_arns: texts(&asked, "OrganizationalUnitArns"),
-        };
+        let sharing: Sharing = serde_json::from_str(text).ok()?;
         (sharing != Sharing::default()).then_some(sharing)
     }
 }
@@ -219,7 +213,6 @@ impl<'a> Origin<'a> {
 /// Whether a directory can be that of the build: by place, release and time. `is_named` is whether the stack of the build
 /// names it.
 fn belongs(directory: &Directory, ami: &Ami, arn: &BuildArn, is_named: bool) -> bool {
-    let modified = directory.template_modified.as_deref().unwrap_or_default();
     // The name of a default bucket is made of account and region; another one can have builds of several.
     let is_of_region = || {
         read_configuration(directory)
@@ -230,7 +223,7 @@ fn belongs(directory: &Directory, ami: &Ami, arn: &BuildArn, is_named: bool) -> 
     is_named_after(directory, arn)
         && directory.region == arn.region
         && strip_suffix(&directory.version) == arn.version
-        && is_not_after(modified, &ami.creation_date)
+        && directory.template_modified.is_some_and(|start| start <= ami.creation_date)
         && is_of_region()
 }
 

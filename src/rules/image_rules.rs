@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
 
 use crate::rules::image_class::{Class, IMAGE_ID, Known, Owners, find_owners, live_stacks};
 use crate::rules::image_cost::{Cost, SnapshotSize, measure, price};
@@ -26,7 +27,8 @@ pub struct Image {
     pub ami: String,
     pub region: String,
     pub name: String,
-    pub creation_date: String,
+    #[serde(serialize_with = "write_moment")]
+    pub creation_date: Timestamp,
     pub class: Class,
     /// In its own case; null where only its lower case is known.
     pub image_id: Option<String>,
@@ -54,6 +56,12 @@ pub struct Image {
     /// The launch permissions that were lost with the tags.
     #[serde(skip)]
     pub sharing: Option<Sharing>,
+}
+
+/// To the millisecond, as EC2 does.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference to the field")]
+fn write_moment<S: Serializer>(moment: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&format_args!("{moment:.3}"))
 }
 
 /// What belongs to one image alone.
@@ -147,7 +155,7 @@ impl Examined<'_> {
             ami: ami.id.clone(),
             region: ami.region.clone(),
             name: ami.name.clone(),
-            creation_date: ami.creation_date.clone(),
+            creation_date: ami.creation_date,
             class: *class,
             image_id: self.known.image_id().map(str::to_owned),
             version: self.version(),
@@ -442,6 +450,10 @@ mod tests {
 
     const ACCOUNT: &str = "123456789012";
 
+    fn moment(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
     fn arn(slug: &str, version: &str, account: &str) -> String {
         format!("arn:aws:imagebuilder:us-east-1:{account}:image/parallelclusterimage-{slug}/{version}/1")
     }
@@ -451,7 +463,7 @@ mod tests {
         Ami {
             region: "us-east-1".into(),
             id: id.into(),
-            creation_date: "2022-10-26T23:00:00.000Z".into(),
+            creation_date: moment("2022-10-26T23:00:00.000Z"),
             state: "available".into(),
             tags: tags.map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
             owner_id: ACCOUNT.into(),
@@ -483,7 +495,7 @@ mod tests {
             version: "3.1.3".into(),
             template: Some(template(id, "b", &path)),
             directory: path,
-            template_modified: Some(modified.into()),
+            template_modified: Some(moment(modified)),
             configuration: None,
         }
     }
@@ -563,8 +575,8 @@ mod tests {
     #[test]
     fn of_two_builds_of_one_id_each_has_its_own_directory_and_only_a_named_one_is_repaired() {
         let arn = arn("x", "3.1.3", ACCOUNT);
-        let first = Ami { creation_date: "2022-10-01T10:00:00Z".into(), ..ami("ami-1", &arn, DONE) };
-        let second = Ami { creation_date: "2022-10-02T10:00:00Z".into(), ..ami("ami-2", &arn, DONE) };
+        let first = Ami { creation_date: moment("2022-10-01T10:00:00Z"), ..ami("ami-1", &arn, DONE) };
+        let second = Ami { creation_date: moment("2022-10-02T10:00:00Z"), ..ami("ami-2", &arn, DONE) };
         let directories =
             vec![directory("x", 'b', "2022-10-02T09:00:00Z"), directory("x", 'a', "2022-10-01T09:00:00Z")];
         let inventory = Inventory { directories, ..inventory(vec![first, second]) };
@@ -636,8 +648,8 @@ mod tests {
             id: "s".into(),
             name: "x".into(),
             status: "DELETE_COMPLETE".into(),
-            creation_time: "2022-10-26T21:59:00Z".into(),
-            deletion_time: Some("2022-10-26T23:10:00Z".into()),
+            creation_time: moment("2022-10-26T21:59:00Z"),
+            deletion_time: Some(moment("2022-10-26T23:10:00Z")),
             tags: Some(tags.into()),
             image_arn: None,
         };
@@ -758,7 +770,7 @@ mod tests {
             region: "us-east-1".into(),
             name: "x".into(),
             status: "CREATE_FAILED".into(),
-            creation_time: "2022-10-28T10:00:00Z".into(),
+            creation_time: moment("2022-10-28T10:00:00Z"),
             ..Stack::default()
         });
         assert_eq!(examine(&one, &Selection::default())[0].artifacts.log_group, None);
@@ -809,7 +821,7 @@ mod tests {
             "(available|pending|failed)",
         );
         (arns, tags, rest).prop_map(|(arn, tags, (id, day, region, state))| Ami {
-            creation_date: format!("2022-10-0{day}T10:00:00Z"),
+            creation_date: moment(&format!("2022-10-0{day}T10:00:00Z")),
             region: region.into(),
             state,
             ..ami(&format!("ami-{id}"), &arn, &tags)
@@ -835,7 +847,7 @@ mod tests {
             region: "us-east-1".into(),
             id: format!("stack/{name}"),
             status: status.into(),
-            creation_time: format!("2022-10-0{day}T09:00:00Z"),
+            creation_time: moment(&format!("2022-10-0{day}T09:00:00Z")),
             tags: is_own.then(|| {
                 let directory = format!("parallelcluster/3.1.3/images/{name}-aaaaaaaaaaaaaaaa");
                 [(IMAGE_ID.to_owned(), name.clone()), ("parallelcluster:s3_image_dir".to_owned(), directory)]

@@ -1,12 +1,21 @@
-//! What AWS has of images and builds. Pure.
+//! What AWS has of images and builds, in the JSON of client.py. Pure.
+//!
+//! client.py writes every key. What it leaves out or writes in another type is an error: a deletion is decided by
+//! these. serde would take a missing `Option` for `None`, unless it is told how to read it.
 
 use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 pub type Tags = BTreeMap<String, String>;
 
 /// The AMIs of one account in the regions that were asked for, and what the rules need to know of them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Inventory {
+    #[serde(deserialize_with = "read_account")]
     pub account: String,
     pub partition: String,
     /// The region of the session.
@@ -24,32 +33,36 @@ pub struct Inventory {
     pub remains: Vec<Remains>,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Ami {
     pub region: String,
     pub id: String,
     pub name: String,
-    /// RFC 3339, as every time here.
-    pub creation_date: String,
+    pub creation_date: Timestamp,
     pub state: String,
+    #[serde(deserialize_with = "Option::deserialize")]
     pub description: Option<String>,
     pub tags: Tags,
     pub public: bool,
     pub owner_id: String,
+    #[serde(deserialize_with = "Option::deserialize")]
     pub deregistration_protection: Option<String>,
     pub snapshots: Vec<Device>,
     /// `None` where it is not known.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub launch_permission: Option<LaunchPermission>,
 }
 
 /// A snapshot as the block device mapping of an AMI names it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
 pub struct Device {
     pub id: String,
+    #[serde(rename = "volumeGiB", deserialize_with = "Option::deserialize")]
     pub volume_gib: Option<u64>,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Deserialize)]
 pub struct LaunchPermission {
     pub users: Vec<String>,
     pub groups: Vec<String>,
@@ -57,21 +70,26 @@ pub struct LaunchPermission {
 }
 
 /// A stack, live or deleted.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Stack {
     pub region: String,
     pub id: String,
     pub name: String,
     pub status: String,
-    pub creation_time: String,
-    pub deletion_time: Option<String>,
+    pub creation_time: Timestamp,
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub deletion_time: Option<Timestamp>,
+    #[serde(deserialize_with = "Option::deserialize")]
     pub tags: Option<Tags>,
     /// The physical id of its `ParallelClusterImage`, which `Ec2ImageBuilderArn` of the AMI repeats.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub image_arn: Option<String>,
 }
 
 /// A directory of S3 whose name is that of an image's artifacts.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Directory {
     pub bucket: String,
     pub bucket_from: BucketFrom,
@@ -80,13 +98,17 @@ pub struct Directory {
     /// The release with its suffix.
     pub version: String,
     pub directory: String,
+    #[serde(deserialize_with = "Option::deserialize")]
     pub template: Option<String>,
-    pub template_modified: Option<String>,
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub template_modified: Option<Timestamp>,
+    #[serde(deserialize_with = "Option::deserialize")]
     pub configuration: Option<String>,
 }
 
 /// Why a bucket was listed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum BucketFrom {
     /// Its name is that of this account and region alone.
     #[default]
@@ -98,30 +120,34 @@ pub enum BucketFrom {
 }
 
 /// A bucket that was listed for the builds of a region.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
 pub struct Bucket {
     pub region: String,
     pub name: String,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
 pub struct LogGroup {
     pub region: String,
     pub name: String,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Snapshot {
     pub region: String,
     pub id: String,
+    #[serde(rename = "volumeGiB", deserialize_with = "Option::deserialize")]
     pub volume_gib: Option<u64>,
+    #[serde(deserialize_with = "Option::deserialize")]
     pub full_size_bytes: Option<u64>,
     /// `standard` or `archive`.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub tier: Option<String>,
 }
 
 /// A use of an AMI by an instance, a launch template or something else.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
 pub struct Use {
     pub region: String,
     pub image: String,
@@ -129,15 +155,16 @@ pub struct Use {
 }
 
 /// A source that could not be asked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Skipped {
     pub source: String,
     pub why: String,
+    #[serde(deserialize_with = "Option::deserialize", skip_serializing_if = "Option::is_none")]
     pub permission: Option<String>,
 }
 
 /// What is still there of an image whose deletion was cut off.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Deserialize)]
 pub struct Remains {
     pub region: String,
     pub ami: String,
@@ -146,8 +173,9 @@ pub struct Remains {
     pub directory: bool,
 }
 
-/// What a deletion removes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a deletion removes; also the record of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Deletion {
     pub account: String,
     pub region: String,
@@ -155,8 +183,11 @@ pub struct Deletion {
     pub snapshots: Vec<String>,
     /// The region of the build, in which its directory and its logs are.
     pub build_region: String,
+    #[serde(deserialize_with = "Option::deserialize")]
     pub bucket: Option<String>,
+    #[serde(deserialize_with = "Option::deserialize")]
     pub directory: Option<String>,
+    #[serde(deserialize_with = "Option::deserialize")]
     pub log_group: Option<String>,
     /// Those of the AMI, so that it can be traced.
     pub tags: Tags,
@@ -169,6 +200,11 @@ pub struct Unfinished {
     pub deletion: Deletion,
     /// The snapshots that are still there.
     pub snapshots: Vec<String>,
+}
+
+fn read_account<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let account = String::deserialize(from)?;
+    if account.is_empty() { Err(D::Error::custom("the account is empty")) } else { Ok(account) }
 }
 
 impl Inventory {
@@ -215,30 +251,10 @@ impl BuildArn {
     }
 }
 
-/// A moment of UTC to the second, which sorts as text. `None` where the text is none.
-#[must_use]
-pub fn read_moment(text: &str) -> Option<&str> {
-    let moment = text.get(..19)?;
-    let is_moment = moment.bytes().enumerate().all(|(index, byte)| match index {
-        4 | 7 => byte == b'-',
-        10 => byte == b'T',
-        13 | 16 => byte == b':',
-        _ => byte.is_ascii_digit(),
-    });
-    let rest = &text[19..];
-    let is_utc = rest.ends_with('Z') || rest.ends_with("+00:00");
-    (is_moment && is_utc).then_some(moment)
-}
-
-/// Whether the first moment is not after the second; false where one of them is none.
-#[must_use]
-pub fn is_not_after(first: &str, second: &str) -> bool {
-    matches!((read_moment(first), read_moment(second)), (Some(first), Some(second)) if first <= second)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::{Value, json};
 
     #[test]
     fn only_an_arn_of_pcluster_is_read() {
@@ -262,15 +278,90 @@ mod tests {
         }
     }
 
+    fn ami() -> Value {
+        json!({
+            "region": "us-east-1", "id": "ami-1", "name": "x", "creationDate": "2022-10-26T22:30:05.000Z",
+            "state": "available", "description": null, "tags": {}, "public": false, "ownerId": "1",
+            "deregistrationProtection": null, "snapshots": [{"id": "snap-1", "volumeGiB": 35}],
+            "launchPermission": null,
+        })
+    }
+
+    fn inventory(ami: &Value) -> Value {
+        json!({
+            "account": "1", "partition": "aws", "region": "us-east-1", "regions": ["us-east-1"], "images": [ami],
+            "stacks": [], "directories": [], "buckets": [], "logGroups": [], "snapshots": [], "uses": [],
+            "skipped": [], "remains": [],
+        })
+    }
+
+    fn error_of(value: &Value) -> String {
+        Inventory::deserialize(value).unwrap_err().to_string()
+    }
+
     #[test]
-    fn moments_are_compared_in_utc_only() {
-        assert!(is_not_after("2022-10-26T22:30:05.912000+00:00", "2022-10-26T22:30:06.000Z"));
-        assert!(is_not_after("2022-10-26T22:30:05Z", "2022-10-26T22:30:05.1Z"));
-        assert!(!is_not_after("2022-10-26T22:30:06Z", "2022-10-26T22:30:05Z"));
-        for none in
-            ["", "2022-10-26", "2022-10-26T22:30:05+02:00", "2022-10-26 22:30:05Z", "ä022-10-26T22:30:0Z"]
-        {
-            assert!(!is_not_after(none, "2022-10-26T22:30:05Z"), "{none}");
+    fn ami_with_missing_key_is_an_error_that_names_it() {
+        let complete = ami();
+        assert_eq!(Inventory::deserialize(inventory(&complete)).unwrap().images[0].id, "ami-1");
+        for key in complete.as_object().unwrap().keys() {
+            let mut incomplete = complete.clone();
+            incomplete.as_object_mut().unwrap().remove(key);
+            assert!(error_of(&inventory(&incomplete)).contains(&format!("`{key}`")), "{key}");
+        }
+    }
+
+    #[test]
+    fn inventory_with_missing_key_is_an_error_that_names_it() {
+        let complete = inventory(&ami());
+        for key in complete.as_object().unwrap().keys() {
+            let mut incomplete = complete.clone();
+            incomplete.as_object_mut().unwrap().remove(key);
+            assert!(error_of(&incomplete).contains(&format!("`{key}`")), "{key}");
+        }
+    }
+
+    #[test]
+    fn values_of_another_type_are_errors() {
+        for (key, value) in [
+            ("id", json!(3)),
+            ("tags", json!([])),
+            ("public", Value::Null),
+            ("creationDate", json!("2022-10-26")),
+            ("snapshots", json!([null])),
+            ("launchPermission", json!({"users": [], "groups": []})),
+        ] {
+            let mut odd = ami();
+            odd[key] = value;
+            error_of(&inventory(&odd));
+        }
+        for odd in [json!(null), json!([]), inventory(&Value::Null)] {
+            error_of(&odd);
+        }
+        let mut nameless = inventory(&ami());
+        nameless["account"] = json!("");
+        assert_eq!(error_of(&nameless), "the account is empty");
+    }
+
+    #[test]
+    fn record_is_read_as_it_was_written() {
+        let deletion = Deletion {
+            account: "1".into(),
+            region: "r".into(),
+            ami: "ami-1".into(),
+            snapshots: vec!["snap-1".into(), "snap-2".into()],
+            build_region: "b".into(),
+            bucket: Some("bucket".into()),
+            directory: None,
+            log_group: Some("group".into()),
+            tags: [("key".to_owned(), "value".to_owned())].into(),
+        };
+        let record = json!(deletion);
+        assert_eq!(Deletion::deserialize(&record).unwrap(), deletion);
+        for key in record.as_object().unwrap().keys() {
+            let mut incomplete = record.clone();
+            incomplete.as_object_mut().unwrap().remove(key);
+            let error = Deletion::deserialize(&incomplete).unwrap_err().to_string();
+            assert!(error.contains(&format!("`{key}`")), "{error}");
         }
     }
 }

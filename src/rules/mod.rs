@@ -10,7 +10,6 @@ pub mod image_cost;
 pub mod image_origin;
 pub mod image_rules;
 pub mod inventory;
-pub mod inventory_json;
 pub mod known_issues;
 pub mod limits;
 pub mod releases;
