@@ -70,7 +70,6 @@
 //! | [`rules::template_rules`] | all rules on one template (pure) |
 //! | [`rules::image_rules`] | what may be done with each AMI of an inventory, and why not (pure) |
 //! | [`rules::image_class`] | what an AMI is, and which directory belongs to it (pure) |
-//! | [`rules::image_cost`] | the sizes of snapshots, and what they cost at most (pure) |
 //! | [`rules::image_origin`] | the build of an AMI, from what is left of it (pure) |
 //! | [`rules::inventory`] | what AWS has of images and builds (pure) |
 //! | [`rules::startup`] | an import that fails → a finding (pure) |

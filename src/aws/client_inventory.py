@@ -155,7 +155,6 @@ def describe_snapshot(region, snapshot):
         "id": snapshot["SnapshotId"],
         "volumeGiB": snapshot.get("VolumeSize"),
         "fullSizeBytes": snapshot.get("FullSnapshotSizeInBytes"),
-        "tier": snapshot.get("StorageTier"),
     }
 
 

@@ -242,12 +242,9 @@ impl Listing {
             return format!("No AMI of a broken build in {regions}: {healthy}.\n");
         }
         let total: f64 = self.select(Class::Orphan).map(|image| image.monthly_cost_at_most.usd).sum();
-        let source = self.select(Class::Orphan).next().map(|image| &image.monthly_cost_at_most);
-        let source = source.map(|cost| format!(" ({}, {})", cost.source, cost.date)).unwrap_or_default();
         let count = if orphans == 1 { "1 AMI that".into() } else { format!("{orphans} AMIs that") };
-        let text = format!(
-            "{count} no pcluster command finds in {regions}, at most ${total:.2} a month{source}{found}."
-        );
+        let text =
+            format!("{count} no pcluster command finds in {regions}, at most ${total:.2} a month{found}.");
         wrap(&text, WIDTH).join("\n") + "\n"
     }
 

@@ -6,12 +6,15 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
 use crate::rules::image_class::{Class, IMAGE_ID, Known, Owners, find_owners, live_stacks};
-use crate::rules::image_cost::{Cost, SnapshotSize, measure, price};
 use crate::rules::image_origin::{MAX_SLUG, Origin, PREFIX, Sharing, Source, image_arn, is_named};
 use crate::rules::inventory::{Ami, BuildArn, Inventory, Stack, Tags};
 
 /// EC2's limit of the tags of a resource.
 const MAX_TAGS: usize = 50;
+
+/// Dollars for a GiB of a standard snapshot and a month, as of November 2026: Amazon EBS User Guide, "Pricing and billing
+/// for archiving EBS snapshots". The guide names no region, and regions differ.
+const USD_PER_GIB_MONTH: f64 = 0.05;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -58,8 +61,32 @@ pub struct Image {
     pub sharing: Option<Sharing>,
 }
 
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SnapshotSize {
+    pub id: String,
+    /// `None` where it is not known.
+    #[serde(rename = "sizeGiB")]
+    pub size_gib: Option<f64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Cost {
+    pub usd: f64,
+}
+
+impl Cost {
+    /// At most: an archived snapshot costs less, and one shares blocks with its lineage, which are billed once.
+    fn of(snapshots: &[SnapshotSize]) -> Self {
+        let gib: f64 = snapshots.iter().filter_map(|snapshot| snapshot.size_gib).sum();
+        Self { usd: round(gib * USD_PER_GIB_MONTH) }
+    }
+}
+
+fn round(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}
+
 /// To the millisecond, as EC2 does.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference to the field")]
 fn write_moment<S: Serializer>(moment: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(&format_args!("{moment:.3}"))
 }
@@ -128,7 +155,11 @@ struct Examined<'a> {
 impl Examined<'_> {
     fn image(&self) -> Image {
         let Known { ami, class, origin, .. } = self.known;
-        let snapshots = measure(self.inventory, ami);
+        let snapshots: Vec<SnapshotSize> = self
+            .inventory
+            .measure_snapshots(ami)
+            .map(|(id, gib)| SnapshotSize { id: id.to_owned(), size_gib: gib.map(round) })
+            .collect();
         let conflicts = self.find_conflicts();
         let (mut reasons, mut tags) = (Vec::new(), Tags::new());
         let repair = match self.plan_repair(&conflicts) {
@@ -162,7 +193,7 @@ impl Examined<'_> {
             source: origin.as_ref().map_or(Source::None, Origin::source),
             stack_id: origin.as_ref().and_then(|origin| Some(origin.stack?.id.clone())),
             tags,
-            monthly_cost_at_most: price(&snapshots),
+            monthly_cost_at_most: Cost::of(&snapshots),
             snapshots,
             in_use_by: self.find_uses(),
             shared_with: self.find_shares(),

@@ -6,7 +6,6 @@ pub mod cloudformation;
 pub mod constraints;
 pub mod fields;
 pub mod image_class;
-pub mod image_cost;
 pub mod image_origin;
 pub mod image_rules;
 pub mod inventory;
