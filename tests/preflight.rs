@@ -459,7 +459,6 @@ fn contradictory_options_of_images_are_refused() {
     let sandbox = Sandbox::new();
     for (first, second, name) in [
         ("--repair", "--delete", "images-repair-delete"),
-        ("--share", "--yes", "images-share"),
         ("--all-regions", "--region=us-east-1", "images-regions"),
     ] {
         let run = sandbox.pcluster(["preflight", "images", first, second]).run();

@@ -39,10 +39,10 @@ fn check_image(image: &Image, inventory: &Inventory, selection: &Selection) {
 fn show(listing: &Listing) {
     assert_safe(&listing.render_list());
     let failures = [("ami-other".to_owned(), "denied".to_owned())];
-    for (deletes, shares) in [(false, false), (false, true), (true, false)] {
-        assert_safe(&listing.render_plan(deletes, shares));
-        assert_safe(&listing.render_done(deletes, shares, &[]));
-        assert_safe(&listing.render_done(deletes, shares, &failures));
+    for deletes in [false, true] {
+        assert_safe(&listing.render_plan(deletes));
+        assert_safe(&listing.render_done(deletes, &[]));
+        assert_safe(&listing.render_done(deletes, &failures));
     }
     assert!(listing.to_json()["images"].is_array());
 }

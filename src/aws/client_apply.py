@@ -38,7 +38,6 @@ def apply_step(aws, step):
     """What is to be said of it, the permission that it lacks, and whether it is done."""
     actions = {
         "tag": tag_image,
-        "share": share_image,
         "deregister": deregister_image,
         "snapshot": delete_snapshot,
         "directory": delete_directory,
@@ -64,24 +63,6 @@ def tag_image(aws, region, step):
         return image is not None and set(step["tags"].items()) <= set(read_tags(image).items())
 
     return None if wait_until(is_tagged, 10) else "the AMI does not have all of these tags"
-
-
-def share_image(aws, region, step):
-    ami = {"ImageId": step["ami"]}
-    added = [{"UserId": user} for user in step["users"]]
-    added += [{"OrganizationArn": arn} for arn in step["organizations"]]
-    added += [{"OrganizationalUnitArn": arn} for arn in step["organizationalUnits"]]
-    # Where it was to be public, and nothing else.
-    if not added:
-        return None
-    aws.ask("ec2", region, "modify_image_attribute", LaunchPermission={"Add": added}, **ami)
-
-    def is_shared():
-        answer = aws.ask("ec2", region, "describe_image_attribute", Attribute="launchPermission", **ami)
-        permissions = answer.get("LaunchPermissions") or []
-        return all(permission in permissions for permission in added)
-
-    return None if wait_until(is_shared, 10) else "the AMI is not shared with all of these"
 
 
 def deregister_image(aws, region, step):

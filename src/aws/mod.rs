@@ -71,36 +71,11 @@ pub struct StackTemplate {
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "action", rename_all = "camelCase")]
 pub enum Step {
-    Tag {
-        region: String,
-        ami: String,
-        tags: Tags,
-    },
-    #[serde(rename_all = "camelCase")]
-    Share {
-        region: String,
-        ami: String,
-        users: Vec<String>,
-        organizations: Vec<String>,
-        organizational_units: Vec<String>,
-    },
-    Deregister {
-        region: String,
-        ami: String,
-    },
-    Snapshot {
-        region: String,
-        snapshot: String,
-    },
-    Directory {
-        region: String,
-        bucket: String,
-        directory: String,
-    },
-    LogGroup {
-        region: String,
-        name: String,
-    },
+    Tag { region: String, ami: String, tags: Tags },
+    Deregister { region: String, ami: String },
+    Snapshot { region: String, snapshot: String },
+    Directory { region: String, bucket: String, directory: String },
+    LogGroup { region: String, name: String },
 }
 
 /// The result of one step of a plan.
@@ -119,7 +94,6 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tag { ami, .. } => write!(f, "write the tags of {ami}"),
-            Self::Share { ami, .. } => write!(f, "share {ami}"),
             Self::Deregister { ami, .. } => write!(f, "deregister {ami}"),
             Self::Snapshot { snapshot: object, .. }
             | Self::Directory { directory: object, .. }

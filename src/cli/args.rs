@@ -187,9 +187,6 @@ pub struct ImagesArgs {
     /// Search this bucket too (`CustomS3Bucket`)
     #[arg(long, value_name = "NAME", value_parser = read_bucket)]
     pub bucket: Vec<String>,
-    /// Give back lost launch permissions too
-    #[arg(long, requires = "repair")]
-    pub share: bool,
     /// Print what would be done, and change nothing
     #[arg(long)]
     pub dry_run: bool,

@@ -52,7 +52,7 @@ fn list() -> Vec<Value> {
 }
 
 fn repair() -> Vec<Value> {
-    vec![allow_made(&["ec2:CreateTags", "ec2:ModifyImageAttribute"], "arn:*:ec2:*::image/*")]
+    vec![allow_made(&["ec2:CreateTags"], "arn:*:ec2:*::image/*")]
 }
 
 /// Snapshots without the mark of Image Builder need a statement without the condition.

@@ -16,7 +16,6 @@ use crate::progress::Progress;
 use crate::report;
 use crate::report::images::{Kept, Listing};
 use crate::rules::image_class::Class;
-use crate::rules::image_origin::Sharing;
 use crate::rules::image_rules::{Action, Image, Selection, examine};
 use crate::rules::inventory::{Deletion, Inventory, Skipped, Unfinished};
 use crate::system::{date, prompt};
@@ -118,7 +117,7 @@ impl Images<'_> {
     fn change(&self, listing: &mut Listing, deletions: Result<Deletions, String>) -> Result<Outcome, Abort> {
         let tasks = self.plan(listing);
         let is_refused = listing.images.iter().any(|image| self.is_refused(image, listing.is_named));
-        let plan = listing.render_plan(self.arguments.delete, self.arguments.share);
+        let plan = listing.render_plan(self.arguments.delete);
         let names_nothing = listing.names_nothing() && tasks.is_empty();
         if tasks.is_empty() || self.arguments.dry_run {
             let status = u8::from(is_refused || names_nothing);
@@ -148,7 +147,7 @@ impl Images<'_> {
             failures.iter().any(|(failed, _)| failed == ami) || tasks.iter().all(|task| task.ami != *ami)
         });
         let status = u8::from(is_refused || !failures.is_empty() || !listing.kept.is_empty());
-        let done = listing.render_done(self.arguments.delete, self.arguments.share, &failures);
+        let done = listing.render_done(self.arguments.delete, &failures);
         Ok(self.render(status, listing, done))
     }
 
@@ -175,7 +174,7 @@ impl Images<'_> {
     fn plan(&self, listing: &Listing) -> Vec<Task> {
         if !self.arguments.delete {
             let possible = listing.images.iter().filter(|image| image.repair == Action::Possible);
-            return possible.map(|image| self.plan_repair(image)).collect();
+            return possible.map(plan_repair).collect();
         }
         let is_selected = |left: &&Unfinished| {
             self.arguments.image_id.is_none()
@@ -184,25 +183,6 @@ impl Images<'_> {
         let left = listing.unfinished.iter().filter(is_selected).map(plan_rest);
         let possible = listing.images.iter().filter(|image| image.delete == Action::Possible);
         left.chain(possible.map(|image| plan_deletion(image, &listing.account))).collect()
-    }
-
-    fn plan_repair(&self, image: &Image) -> Task {
-        let Image { ami, region, tags, .. } = image.clone();
-        let mut steps = Vec::new();
-        if let Some(sharing) = image.sharing.as_ref().filter(|_| self.arguments.share) {
-            // The one group is everybody: nothing that S3 holds makes an AMI public.
-            let Sharing { user_ids, organization_arns, organizational_unit_arns, .. } = sharing;
-            steps.push(Step::Share {
-                region: region.clone(),
-                ami: ami.clone(),
-                users: user_ids.clone(),
-                organizations: organization_arns.clone(),
-                organizational_units: organizational_unit_arns.clone(),
-            });
-        }
-        // Last, because a tagged AMI is none that the next run would go on with.
-        steps.push(Step::Tag { region, ami: ami.clone(), tags });
-        Task { ami, steps, deletion: None }
     }
 
     /// Carries the tasks out one after the other. Where AWS cannot be asked any more, the rest has failed too.
@@ -315,6 +295,11 @@ fn find_unfinished(
         unfinished.push(Unfinished { snapshots: left.snapshots.clone(), deletion });
     }
     unfinished
+}
+
+fn plan_repair(image: &Image) -> Task {
+    let Image { ami, region, tags, .. } = image.clone();
+    Task { ami: ami.clone(), steps: vec![Step::Tag { region, ami, tags }], deletion: None }
 }
 
 /// The log group stays: a new build of the image id may have made it again.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::printable::{escape_line, wrap};
 use crate::rules::image_class::Class;
-use crate::rules::image_origin::Source;
+use crate::rules::image_origin::{Sharing, Source};
 use crate::rules::image_rules::{Action, Image};
 use crate::rules::inventory::{Deletion, Skipped, Unfinished};
 use crate::system::date::days_between;
@@ -113,14 +113,14 @@ impl Listing {
 
     /// What a change would do.
     #[must_use]
-    pub fn render_plan(&self, deletes: bool, shares: bool) -> String {
+    pub fn render_plan(&self, deletes: bool) -> String {
         let mut text = String::new();
         let other = [REFUSALS[usize::from(!deletes)]];
         for image in &self.images {
             let action = if deletes { image.delete } else { image.repair };
             if action == Action::Possible {
                 text += &self.describe(image, &other);
-                text += &if deletes { describe_deletion(image) } else { describe_repair(image, shares) };
+                text += &if deletes { describe_deletion(image) } else { describe_repair(image) };
                 text += "\n";
             } else if image.class == Class::Orphan
                 || self.is_named && (deletes || image.class != Class::Healthy)
@@ -142,7 +142,7 @@ impl Listing {
 
     /// What was done, so that it can be traced.
     #[must_use]
-    pub fn render_done(&self, deletes: bool, shares: bool, failures: &[(String, String)]) -> String {
+    pub fn render_done(&self, deletes: bool, failures: &[(String, String)]) -> String {
         let mut text = String::new();
         let other = [REFUSALS[usize::from(!deletes)]];
         for image in &self.images {
@@ -157,7 +157,7 @@ impl Listing {
                 }
                 Action::Done => {
                     text += &headline("repaired", image);
-                    text += &describe_repair(image, shares);
+                    text += &describe_repair(image);
                     text += &describe_reasons(image, &other);
                 }
                 _ if failed => {
@@ -303,24 +303,37 @@ fn describe_reasons(image: &Image, left_out: &[&str]) -> String {
     image.reasons.iter().filter(is_shown).map(|reason| indent(&escape_line(reason))).collect()
 }
 
-fn describe_repair(image: &Image, shares: bool) -> String {
+fn describe_repair(image: &Image) -> String {
     let mut text = describe_tags("gets", &image.tags);
-    if let Some(sharing) = &image.sharing {
-        let with: Vec<&str> =
-            [&sharing.user_ids, &sharing.organization_arns, &sharing.organizational_unit_arns]
-                .into_iter()
-                .flatten()
-                .map(String::as_str)
-                .collect();
-        let how = if shares { "is shared with" } else { "was to be shared (--share) with" };
-        if !with.is_empty() {
-            text += &indent(&escape_line(&format!("{how} {}", with.join(", "))));
-        }
-        if !sharing.user_groups.is_empty() {
-            text += &indent("was to be public, which --share does not make it");
-        }
+    let Some(sharing) = &image.sharing else { return text };
+    let with: Vec<&str> = sharing.list().map(|(_, id)| id).collect();
+    if !with.is_empty() {
+        let command = format_sharing(image, sharing);
+        let how = if command.is_some() { "; to share it again:" } else { "" };
+        text += &indent(&escape_line(&format!("was to be shared with {}{how}", with.join(", "))));
+        // One line, so that it can be pasted.
+        text += &command.map(|command| format!("{INDENT}{command}\n")).unwrap_or_default();
+    }
+    if !sharing.user_groups.is_empty() {
+        text += &indent("was to be public; make it public yourself if that is still wanted");
     }
     text
+}
+
+/// The command that shares an AMI again; `None` if a shell could read anything else into it, because the configuration
+/// in S3 can hold any text.
+fn format_sharing(image: &Image, sharing: &Sharing) -> Option<String> {
+    let is_plain = |text: &str| {
+        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:/".contains(c))
+    };
+    let Image { region, ami, .. } = image;
+    let all = sharing.list().map(|(_, id)| id).chain([region.as_str(), ami.as_str()]);
+    let added: Vec<String> = sharing.list().map(|(key, id)| format!("{{{key}={id}}}")).collect();
+    let command = format!(
+        "aws ec2 modify-image-attribute --region {region} --image-id {ami} --launch-permission 'Add=[{}]'",
+        added.join(",")
+    );
+    all.into_iter().all(is_plain).then_some(command)
 }
 
 fn describe_tags(verb: &str, tags: &std::collections::BTreeMap<String, String>) -> String {
@@ -407,6 +420,25 @@ mod tests {
     }
 
     #[test]
+    fn lost_launch_permissions_are_given_back_by_a_command_only_if_a_shell_takes_them_as_they_are() {
+        let mut image = listing("ami-1").images.remove(0);
+        let command = |image: &Image| format_sharing(image, image.sharing.as_ref().unwrap());
+        image.sharing = Some(Sharing {
+            user_ids: vec!["111122223333".into()],
+            organizational_unit_arns: vec!["arn:aws:organizations::1:ou/o-1/ou-1".into()],
+            ..Sharing::default()
+        });
+        assert_eq!(
+            command(&image).unwrap(),
+            "aws ec2 modify-image-attribute --region ami-1 --image-id ami-1 --launch-permission \
+             'Add=[{UserId=111122223333},{OrganizationalUnitArn=arn:aws:organizations::1:ou/o-1/ou-1}]'"
+        );
+        image.sharing = Some(Sharing { user_ids: vec!["1' ; rm x".into()], ..Sharing::default() });
+        assert_eq!(command(&image), None);
+        assert!(describe_repair(&image).contains("was to be shared with 1' ; rm x\n"));
+    }
+
+    #[test]
     fn no_text_of_aws_reaches_a_terminal_as_it_is() {
         let text = "a\n\x1b\u{202e}b";
         let (listing, harmless) = (listing(text), listing(&escape_line(text)));
@@ -414,8 +446,8 @@ mod tests {
         for (hostile, harmless) in [(&listing, &harmless), (&empty(&listing), &empty(&harmless))] {
             let failures = [("c\n\x1b".to_owned(), "denied".to_owned())];
             let shown = |listing: &Listing| {
-                let done = [true, false].map(|deletes| listing.render_done(deletes, true, &failures));
-                let plan = [true, false].map(|deletes| listing.render_plan(deletes, true));
+                let done = [true, false].map(|deletes| listing.render_done(deletes, &failures));
+                let plan = [true, false].map(|deletes| listing.render_plan(deletes));
                 [vec![listing.render_list()], done.into(), plan.into()].concat()
             };
             for (hostile, harmless) in shown(hostile).iter().zip(shown(harmless)) {

@@ -57,6 +57,19 @@ pub struct Sharing {
     pub organizational_unit_arns: Vec<String>,
 }
 
+impl Sharing {
+    /// Accounts, organizations and their units, each with EC2's name for its kind. Not the groups: the one that there is
+    /// means everybody.
+    pub fn list(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let kinds = [
+            ("UserId", &self.user_ids),
+            ("OrganizationArn", &self.organization_arns),
+            ("OrganizationalUnitArn", &self.organizational_unit_arns),
+        ];
+        kinds.into_iter().flat_map(|(kind, ids)| ids.iter().map(move |id| (kind, id.as_str())))
+    }
+}
+
 impl Recipe {
     /// Reads a template of `build-image`.
     #[must_use]
