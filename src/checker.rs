@@ -28,7 +28,7 @@ use crate::rules::advisory;
 use crate::rules::template_rules::TemplateRules;
 use crate::rules::{Finding, Shows};
 use crate::system::child::ChildError;
-use crate::system::{date, executables};
+use crate::system::{self, executables};
 
 /// Who will run.
 #[derive(Debug)]
@@ -106,7 +106,7 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
         report.add("template", Duration::ZERO, CheckResult::Skipped(reason.into()));
         return Ok(finish(report));
     }
-    let rules = TemplateRules { packages: &packages, advisories: request.advisories, today: &date::today() };
+    let rules = TemplateRules { packages: &packages, advisories: request.advisories, today: system::today() };
     let observer = Observer { request, target, rules: &rules };
     let mut seen = match observer.observe(&call)? {
         Observed::Refused { stage, message } => return Ok(CheckOutcome::Refused { stage, message }),

@@ -113,7 +113,6 @@
 //! | [`system::concurrently`] | functions at the same time |
 //! | [`system::trust`] | files that no other user could have written |
 //! | [`system::disk`] | atomic writes, and their sync to the disk |
-//! | [`system::date`] | the day of UTC |
 //! | [`system::dirs`] | the base directories of the XDG specification |
 //! | [`system::executables`] | programs by path and by name |
 //! | [`system::files`] | regular files, read up to a limit |

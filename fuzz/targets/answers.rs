@@ -70,8 +70,11 @@ fuzz_target!(|bytes: &[u8]| {
         match serde_json::from_value(answer) {
             Ok(Synthesis::Unstartable(failure)) => check_failure(&failure),
             Ok(Synthesis::Template { template, expectation }) => {
-                let rules =
-                    TemplateRules { packages: &Packages::default(), advisories: &[], today: "2026-11-26" };
+                let rules = TemplateRules {
+                    packages: &Packages::default(),
+                    advisories: &[],
+                    today: "2026-11-26".parse().unwrap(),
+                };
                 let falls_short = rules.falls_short(&template, &expectation);
                 assert!(
                     falls_short

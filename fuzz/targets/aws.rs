@@ -75,7 +75,7 @@ fn check_inventory(inventory: &Inventory, deletion: Option<&Deletion>) {
             skipped: inventory.skipped.clone(),
             ended: Vec::new(),
             kept: Vec::new(),
-            today: "2026-11-26".into(),
+            today: "2026-11-26".parse().unwrap(),
             is_named: selection.ami.is_some(),
         };
         show(&listing);
@@ -108,7 +108,9 @@ fuzz_target!(|bytes: &[u8]| {
     }
     match serde_json::from_value(value.clone()) {
         Ok(Answer::Inventory(inventory)) => check_inventory(&inventory, deletion.as_ref()),
-        Ok(Answer::Applied { results }) => assert_eq!(Some(results.len()), value["results"].as_array().map(Vec::len)),
+        Ok(Answer::Applied { results }) => {
+            assert_eq!(Some(results.len()), value["results"].as_array().map(Vec::len))
+        }
         Ok(Answer::Stack(_) | Answer::NoStack { .. } | Answer::Failed { .. }) | Err(_) => {}
     }
 });

@@ -40,7 +40,8 @@ const MAX_FINDINGS: usize = 1000;
 
 fn check(template: &Value, expectation: &Expectation) {
     let packages = Packages::default();
-    let rules = TemplateRules { packages: &packages, advisories: &ADVISORIES, today: "2026-11-26" };
+    let rules =
+        TemplateRules { packages: &packages, advisories: &ADVISORIES, today: "2026-11-26".parse().unwrap() };
     let findings = rules.check(template, expectation);
     assert!(findings.len() <= MAX_FINDINGS, "{} findings", findings.len());
     let falls_short = findings.iter().any(|finding| finding.id.starts_with("template-"));

@@ -18,7 +18,7 @@ use crate::report::images::{Kept, Listing};
 use crate::rules::image_class::Class;
 use crate::rules::image_rules::{Action, Image, Selection, examine};
 use crate::rules::inventory::{Deletion, Inventory, Skipped, Unfinished};
-use crate::system::{date, prompt};
+use crate::system::{self, prompt};
 
 /// The AMIs that Image Builder has made from a recipe of pcluster's.
 const PATTERN: &str = "arn:*:imagebuilder:*:*:image/parallelclusterimage-*";
@@ -77,7 +77,7 @@ impl Images<'_> {
             skipped: inventory.skipped.iter().cloned().chain(unread).collect(),
             ended: Vec::new(),
             kept: Vec::new(),
-            today: date::today(),
+            today: system::today(),
             is_named: self.arguments.image.is_some() || self.arguments.image_id.is_some(),
         };
         if self.arguments.repair || self.arguments.delete {

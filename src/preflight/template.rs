@@ -16,7 +16,7 @@ use crate::report::Report;
 use crate::report::builder::{CheckResult, ReportBuilder};
 use crate::rules::template_rules::check_everywhere;
 use crate::rules::{Fix, advisory_file, cloudformation, template};
-use crate::system::{date, files};
+use crate::system::{self, files};
 
 /// Checks a template that was made before.
 pub fn run(file: &Path, common: &Common) -> Result<Outcome, Abort> {
@@ -32,7 +32,7 @@ pub fn check_template(template: &Value, since: Instant) -> Box<Report> {
     let command = "build the image again in an environment that `pcluster preflight` finds ready".into();
     let fix = Fix::by_hand(command);
     let mut findings = template::check(template, &Expectation::default(), &fix);
-    findings.extend(check_everywhere(template, None, &advisory_file::built_in(), &date::today()));
+    findings.extend(check_everywhere(template, None, &advisory_file::built_in(), system::today()));
     let mut report = ReportBuilder::new(None);
     report.add("template", since.elapsed(), CheckResult::Findings(findings));
     report.build(shim())

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
@@ -10,7 +11,6 @@ use crate::rules::image_class::Class;
 use crate::rules::image_origin::{Sharing, Source};
 use crate::rules::image_rules::{Action, Image};
 use crate::rules::inventory::{Deletion, Skipped, Unfinished};
-use crate::system::date::days_between;
 
 const WIDTH: usize = 80;
 
@@ -28,7 +28,7 @@ pub struct Listing {
     /// Deletions that were cut off, and have been ended now.
     pub ended: Vec<Unfinished>,
     pub kept: Vec<Kept>,
-    pub today: String,
+    pub today: Date,
     /// An AMI or an image id was named, so nothing goes without saying.
     pub is_named: bool,
 }
@@ -192,9 +192,8 @@ impl Listing {
     /// An AMI in a few lines.
     fn describe(&self, image: &Image, left_out: &[&str]) -> String {
         let mut text = headline(class_name(image.class), image);
-        let date = TimeZone::UTC.to_datetime(image.creation_date).date().to_string();
-        let age =
-            days_between(&date, &self.today).map(|days| format!(" ({days} days ago)")).unwrap_or_default();
+        let date = TimeZone::UTC.to_datetime(image.creation_date).date();
+        let age = format_age(date, self.today);
         let version = image.version.as_deref().unwrap_or("of unknown release");
         text += &indent(&format!("pcluster {version}, {}, {}{age}", image.region, date));
         if image.class == Class::Orphan {
@@ -278,6 +277,12 @@ fn source_name(source: Source) -> &'static str {
         Source::S3 => "known from its artifacts in S3",
         Source::None => "nothing is left of its build",
     }
+}
+
+/// Empty where the date is to come, because a clock is wrong.
+fn format_age(date: Date, today: Date) -> String {
+    let days = today.duration_since(date).as_hours() / 24;
+    if days < 0 { String::new() } else { format!(" ({days} days ago)") }
 }
 
 /// A word, the id of the AMI, and its image id or name.
@@ -414,9 +419,17 @@ mod tests {
             skipped: Vec::new(),
             ended: left(),
             kept: vec![Kept { ami: text.into(), snapshot: text.into(), why: text.into() }],
-            today: "2026-11-26".into(),
+            today: jiff::civil::date(2026, 11, 26),
             is_named: true,
         }
+    }
+
+    #[test]
+    fn age_is_counted_in_days() {
+        let age = |today: &str| format_age("2024-02-28".parse().unwrap(), today.parse().unwrap());
+        assert_eq!(age("2024-02-28"), " (0 days ago)");
+        assert_eq!(age("2024-03-01"), " (2 days ago)");
+        assert_eq!(age("2024-02-27"), "");
     }
 
     #[test]
@@ -466,7 +479,7 @@ mod tests {
             skipped: Vec::new(),
             ended: Vec::new(),
             kept: Vec::new(),
-            today: listing.today.clone(),
+            today: listing.today,
             is_named: false,
         }
     }

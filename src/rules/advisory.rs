@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr as _;
 
+use jiff::civil::Date;
 use pep440_rs::{Version, VersionSpecifiers};
 use serde::Serialize;
 use serde_json::json;
@@ -40,7 +41,7 @@ pub struct Advisory {
 #[serde(untagged)]
 pub enum Subject {
     Package { package: String, affected: Affected },
-    Runtime { runtime: String, refused_from: String },
+    Runtime { runtime: String, refused_from: Date },
 }
 
 /// The way out that an advisory names.

@@ -18,6 +18,7 @@
 
 use std::collections::BTreeSet;
 
+use jiff::civil::Date;
 use pep440_rs::VersionSpecifiers;
 use serde::{Deserialize, Deserializer};
 
@@ -78,7 +79,7 @@ struct WrittenAdvisory {
     #[serde(default, deserialize_with = "read_some_text")]
     runtime: Option<String>,
     #[serde(default, deserialize_with = "read_some_date")]
-    refused_from: Option<String>,
+    refused_from: Option<Date>,
     #[serde(default = "later")]
     shows: Shows,
     #[serde(deserialize_with = "read_text")]
@@ -117,7 +118,7 @@ impl BuiltIn {
             package: some_text(self.package),
             affected: self.affected.and_then(|affected| read_affected(affected).ok()),
             runtime: some_text(self.runtime),
-            refused_from: some_text(self.refused_from),
+            refused_from: self.refused_from.and_then(|day| day.parse().ok()),
             shows: self.shows,
             effect: text(self.effect),
             cost: text(self.cost),

@@ -4,6 +4,7 @@ use std::fmt::{self, Display};
 use std::marker::PhantomData;
 use std::str::FromStr as _;
 
+use jiff::civil::Date;
 use pep440_rs::VersionSpecifiers;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
@@ -46,19 +47,11 @@ pub(crate) fn read_some_package<'de, D: Deserializer<'de>>(from: D) -> Result<Op
     read_package(from).map(Some)
 }
 
-/// A day as ISO 8601 writes it: days compare as their texts do.
-pub(crate) fn read_some_date<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
-    let is_date = |text: &str| {
-        let digits =
-            |range| text.get(range).is_some_and(|part: &str| part.bytes().all(|byte| byte.is_ascii_digit()));
-        text.len() == 10
-            && digits(0..4)
-            && digits(5..7)
-            && digits(8..10)
-            && text[4..5] == *"-"
-            && text[7..8] == *"-"
-    };
-    read_checked(from, "a day such as \"2026-08-31\"", |text| text.is_ascii() && is_date(text)).map(Some)
+pub(crate) fn read_some_date<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Date>, D::Error> {
+    read_parsed(from, |text| match text.parse::<Date>() {
+        Ok(date) if date.to_string() == text => Ok(Some(date)),
+        _ => Err(format!("{text:?} is not a day such as \"2026-08-31\"")),
+    })
 }
 
 pub(crate) fn read_some_text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {

@@ -18,7 +18,7 @@ mod tests {
         assert_eq!(dates.len(), 42);
         for (release, moment) in dates {
             assert!(release.starts_with("3."), "{release}");
-            assert!(moment.len() == 20 && moment.starts_with("20") && moment.ends_with('Z'), "{moment}");
+            assert!(moment.parse::<jiff::Timestamp>().is_ok(), "{moment}");
         }
         assert_eq!(read_dates().find(|(release, _)| *release == "3.13.2").unwrap().1, "2025-06-24T21:27:57Z");
     }

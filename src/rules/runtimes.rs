@@ -1,5 +1,6 @@
 //! Lambda runtimes of the template × advisories → findings. Pure: the day is an argument.
 
+use jiff::civil::Date;
 use pep440_rs::VersionSpecifiers;
 use serde_json::{Value, json};
 
@@ -13,8 +14,8 @@ pub const ID: &str = "lambda-runtime";
 const FUNCTION: &str = "AWS::Lambda::Function";
 
 /// Finds the functions whose runtime AWS refuses, or will. `pcluster` is the installed release, where there
-/// is one; `today` is a day of ISO 8601.
-pub fn check(template: &Value, pcluster: Option<&str>, advisories: &[Advisory], today: &str) -> Vec<Finding> {
+/// is one.
+pub fn check(template: &Value, pcluster: Option<&str>, advisories: &[Advisory], today: Date) -> Vec<Finding> {
     let functions = select_resources(template, FUNCTION);
     let affects = |releases: &VersionSpecifiers| pcluster.is_none_or(|release| contains(releases, release));
     let applicable = advisories.iter().filter(|advisory| affects(&advisory.pcluster));
@@ -22,7 +23,7 @@ pub fn check(template: &Value, pcluster: Option<&str>, advisories: &[Advisory], 
         let Subject::Runtime { runtime, refused_from } = &advisory.subject else { return None };
         let asks = |function: &Value| function["Properties"]["Runtime"] == runtime.as_str();
         let (name, _) = functions.iter().find(|(_, function)| asks(function))?;
-        let is_refused = today >= refused_from.as_str();
+        let is_refused = today >= *refused_from;
         Some(Finding {
             id: ID.into(),
             level: advisory.level,
@@ -52,10 +53,14 @@ mod tests {
         json!({"Resources": {"F": {"Type": FUNCTION, "Properties": {"Runtime": runtime}}}})
     }
 
+    fn day(text: &str) -> Date {
+        text.parse().unwrap()
+    }
+
     #[test]
     fn the_guard_tells_it_from_the_day_on_that_aws_refuses_it() {
         for (today, is_told) in [("2026-08-30", false), ("2026-08-31", true), ("2027-01-01", true)] {
-            let findings = check(&template("python3.9"), Some("3.9.3"), &built_in(), today);
+            let findings = check(&template("python3.9"), Some("3.9.3"), &built_in(), day(today));
             assert_eq!(findings.len(), 1);
             assert_eq!((findings[0].id.as_str(), findings[0].level), (ID, Level::Warning));
             assert_eq!(findings[0].is_told_by_guard, is_told, "{today}");
@@ -67,12 +72,12 @@ mod tests {
     fn other_runtimes_are_no_finding() {
         for runtime in ["python3.12", "python3.90", "nodejs20.x", ""] {
             assert!(
-                check(&template(runtime), Some("3.9.3"), &built_in(), "2027-01-01").is_empty(),
+                check(&template(runtime), Some("3.9.3"), &built_in(), day("2027-01-01")).is_empty(),
                 "{runtime}"
             );
         }
-        assert!(check(&json!({"Resources": []}), None, &built_in(), "2027-01-01").is_empty());
+        assert!(check(&json!({"Resources": []}), None, &built_in(), day("2027-01-01")).is_empty());
         // A template without an environment is judged by its runtime alone.
-        assert_eq!(check(&template("python3.8"), None, &built_in(), "2027-01-01").len(), 1);
+        assert_eq!(check(&template("python3.8"), None, &built_in(), day("2027-01-01")).len(), 1);
     }
 }

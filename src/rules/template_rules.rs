@@ -2,6 +2,7 @@
 
 use std::str::FromStr as _;
 
+use jiff::civil::Date;
 use pep440_rs::VersionSpecifiers;
 use serde_json::Value;
 
@@ -16,8 +17,7 @@ use crate::rules::{Finding, Fix, PackageMove, known_issues, limits, runtimes, te
 pub struct TemplateRules<'a> {
     pub packages: &'a Packages,
     pub advisories: &'a [Advisory],
-    /// A day of ISO 8601.
-    pub today: &'a str,
+    pub today: Date,
 }
 
 impl TemplateRules<'_> {
@@ -40,7 +40,7 @@ pub fn check_everywhere(
     template: &Value,
     pcluster: Option<&str>,
     advisories: &[Advisory],
-    today: &str,
+    today: Date,
 ) -> Vec<Finding> {
     let mut findings = limits::check(template);
     findings.extend(runtimes::check(template, pcluster, advisories, today));

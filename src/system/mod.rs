@@ -2,7 +2,6 @@
 
 pub mod child;
 pub mod concurrently;
-pub mod date;
 pub mod dirs;
 pub mod disk;
 pub mod executables;
@@ -11,3 +10,13 @@ pub mod prompt;
 pub mod scratch;
 pub mod signals;
 pub mod trust;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+
+/// Today in UTC.
+#[must_use]
+pub fn today() -> Date {
+    TimeZone::UTC.to_datetime(Timestamp::now()).date()
+}
