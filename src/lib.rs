@@ -57,9 +57,6 @@
 //! | [`checker`] | one check, in order |
 //! | [`checker::observation`] | what a target does: its start, its template |
 //! | [`checker::request`] | what is to be checked |
-//! | [`aws`] | what is asked of AWS, through the target's own boto3 |
-//! | [`aws::deletions`] | deletions that have begun, so that the next run ends them |
-//! | [`report::images`] | the AMIs of broken builds, for people and as JSON (pure) |
 //! | [`report::builder`] | a report while its checks are made (pure) |
 //! | [`report::pcluster`] | a stop in the form in which pcluster rejects a configuration (pure) |
 //! | [`report::list`] | a line for each of several reports (pure) |
@@ -67,11 +64,15 @@
 //! | [`report::github`] | reports as workflow commands of GitHub Actions (pure) |
 //! | [`report::human`] | the report for people, and its lines on stderr (pure) |
 //! | [`report`] | findings → verdict → decision (pure) |
+//! | [`images`] | everything of `preflight images` |
+//! | [`images::client`] | what is asked of AWS, through the target's own boto3 |
+//! | [`images::deletions`] | deletions that have begun, so that the next run ends them |
+//! | [`images::report`] | the AMIs of broken builds, for people and as JSON (pure) |
+//! | [`images::rules`] | what may be done with each AMI of an inventory, and why not (pure) |
+//! | [`images::class`] | what an AMI is, and which directory belongs to it (pure) |
+//! | [`images::origin`] | the build of an AMI, from what is left of it (pure) |
+//! | [`images::inventory`] | what AWS has of images and builds, in the JSON of client.py (pure) |
 //! | [`rules::template_rules`] | all rules on one template (pure) |
-//! | [`rules::image_rules`] | what may be done with each AMI of an inventory, and why not (pure) |
-//! | [`rules::image_class`] | what an AMI is, and which directory belongs to it (pure) |
-//! | [`rules::image_origin`] | the build of an AMI, from what is left of it (pure) |
-//! | [`rules::inventory`] | what AWS has of images and builds (pure) |
 //! | [`rules::startup`] | an import that fails → a finding (pure) |
 //! | [`rules::runtimes`] | Lambda runtimes of the template → findings (pure) |
 //! | [`rules::limits`] | limits of EC2 and Image Builder → findings (pure) |
@@ -153,12 +154,12 @@
 //! | overlay | a proven repair that is kept beside the environment, and put in front by PYTHONPATH |
 //! | failpoint | a named step of a repair at which a test lets it fail or be killed |
 
-pub mod aws;
 pub mod checker;
 pub mod cli;
 pub mod environment;
 pub mod error;
 pub mod guard;
+pub mod images;
 pub mod outcome;
 pub mod package_name;
 pub mod preflight;

@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::path::{self, Path, PathBuf};
 use std::slice;
 
-use crate::aws::Client;
 use crate::checker::request::{CheckRequest, read_advisories};
 use crate::checker::{self, Identified};
 use crate::cli::args::{CheckArgs, Common, FixArgs, Format};
@@ -14,6 +13,7 @@ use crate::environment::locate::{FoundBy, Real, Search};
 use crate::environment::synthesis::{Call, IMAGE_ID};
 use crate::environment::target::Target;
 use crate::error::{Abort, AwsFailure, Error};
+use crate::images::client::Client;
 use crate::outcome::Outcome;
 use crate::progress::Progress;
 use crate::repair::context::Options;

@@ -5,19 +5,19 @@ use std::fs::File;
 
 use serde_json::json;
 
-use crate::aws::deletions::Deletions;
-use crate::aws::{Client, Step, StepResult};
 use crate::cli::args::{Common, Format, ImagesArgs};
 use crate::error::{Abort, Error};
+use crate::images::class::Class;
+use crate::images::client::{Client, Step, StepResult};
+use crate::images::deletions::Deletions;
+use crate::images::inventory::{Deletion, Inventory, Skipped, Unfinished};
+use crate::images::report::{Kept, Listing};
+use crate::images::rules::{Action, Image, Selection, examine};
 use crate::outcome::Outcome;
 use crate::preflight::context::with_aws;
 use crate::preflight::iam_policy;
 use crate::progress::Progress;
 use crate::report;
-use crate::report::images::{Kept, Listing};
-use crate::rules::image_class::Class;
-use crate::rules::image_rules::{Action, Image, Selection, examine};
-use crate::rules::inventory::{Deletion, Inventory, Skipped, Unfinished};
 use crate::system::{self, prompt};
 
 /// The AMIs that Image Builder has made from a recipe of pcluster's.

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use crate::aws::{Client, StackTemplate};
 use crate::cli::args::Common;
 use crate::error::{Abort, Error};
+use crate::images::client::{Client, StackTemplate};
 use crate::outcome::Outcome;
 use crate::preflight::context::{render_report, with_aws};
 use crate::preflight::template::check_template;

@@ -6,7 +6,6 @@
 pub mod builder;
 pub mod github;
 pub mod human;
-pub mod images;
 pub mod junit;
 pub mod list;
 pub mod pcluster;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::images::inventory::{Ami, BucketFrom, BuildArn, Directory, Inventory, Stack, Tags};
 use crate::rules::cloudformation;
-use crate::rules::inventory::{Ami, BucketFrom, BuildArn, Directory, Inventory, Stack, Tags};
 use crate::rules::template::select_resources;
 use crate::sorted::sorted_map;
 use crate::yaml;

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::rules::inventory::Deletion;
+use crate::images::inventory::Deletion;
 use crate::system::dirs;
 use crate::system::disk::{self, Durability};
 use crate::system::trust;

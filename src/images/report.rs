@@ -6,11 +6,11 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
+use crate::images::class::Class;
+use crate::images::inventory::{Deletion, Skipped, Unfinished};
+use crate::images::origin::{Sharing, Source};
+use crate::images::rules::{Action, Image};
 use crate::printable::{escape_line, wrap};
-use crate::rules::image_class::Class;
-use crate::rules::image_origin::{Sharing, Source};
-use crate::rules::image_rules::{Action, Image};
-use crate::rules::inventory::{Deletion, Skipped, Unfinished};
 
 const WIDTH: usize = 80;
 
@@ -381,9 +381,9 @@ fn indent(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::images::inventory::{Ami, Inventory};
+    use crate::images::rules::{Selection, examine};
     use crate::printable::escape;
-    use crate::rules::image_rules::{Selection, examine};
-    use crate::rules::inventory::{Ami, Inventory};
 
     /// A listing whose AMI, region and cut-off deletion have a text of AWS in them.
     fn listing(text: &str) -> Listing {

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-use crate::rules::image_class::{Class, IMAGE_ID, Known, Owners, find_owners, live_stacks};
-use crate::rules::image_origin::{MAX_SLUG, Origin, PREFIX, Sharing, Source, image_arn, is_named};
-use crate::rules::inventory::{Ami, BuildArn, Inventory, Stack, Tags};
+use crate::images::class::{Class, IMAGE_ID, Known, Owners, find_owners, live_stacks};
+use crate::images::inventory::{Ami, BuildArn, Inventory, Stack, Tags};
+use crate::images::origin::{MAX_SLUG, Origin, PREFIX, Sharing, Source, image_arn, is_named};
 
 /// EC2's limit of the tags of a resource.
 const MAX_TAGS: usize = 50;
@@ -475,8 +475,8 @@ impl Examined<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::image_class::BUILD_STATUS;
-    use crate::rules::inventory::{BucketFrom, Device, Directory};
+    use crate::images::class::BUILD_STATUS;
+    use crate::images::inventory::{BucketFrom, Device, Directory};
     use proptest::prelude::*;
 
     const ACCOUNT: &str = "123456789012";
@@ -499,7 +499,7 @@ mod tests {
             tags: tags.map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
             owner_id: ACCOUNT.into(),
             snapshots: vec![Device { id: format!("snap-{id}"), volume_gib: Some(40) }],
-            launch_permission: Some(crate::rules::inventory::LaunchPermission::default()),
+            launch_permission: Some(crate::images::inventory::LaunchPermission::default()),
             ..Ami::default()
         }
     }
@@ -537,7 +537,7 @@ mod tests {
             partition: "aws".into(),
             region: "us-east-1".into(),
             images,
-            buckets: vec![crate::rules::inventory::Bucket { region: "us-east-1".into(), name: "b".into() }],
+            buckets: vec![crate::images::inventory::Bucket { region: "us-east-1".into(), name: "b".into() }],
             ..Inventory::default()
         }
     }
@@ -723,12 +723,13 @@ mod tests {
         let orphan = || ami("ami-1", &own, DONE);
         let used = refused(orphan(), |inventory| {
             let (region, image, by) = ("us-east-1".into(), "ami-1".into(), "i-1".into());
-            inventory.uses.push(crate::rules::inventory::Use { region, image, by });
+            inventory.uses.push(crate::images::inventory::Use { region, image, by });
         });
         assert!(used.contains("in use by i-1"), "{used}");
         let unknown = refused(orphan(), |inventory| {
             let source = "ec2:DescribeInstances in us-east-1".into();
-            let skipped = crate::rules::inventory::Skipped { source, why: "denied".into(), permission: None };
+            let skipped =
+                crate::images::inventory::Skipped { source, why: "denied".into(), permission: None };
             inventory.skipped.push(skipped);
         });
         assert!(unknown.contains("is not known"), "{unknown}");
@@ -762,7 +763,7 @@ mod tests {
 
     #[test]
     fn what_could_not_be_read_is_not_taken_for_what_is_not_there() {
-        let skip = |source: &str| crate::rules::inventory::Skipped {
+        let skip = |source: &str| crate::images::inventory::Skipped {
             source: format!("{source} in us-east-1"),
             why: "throttled".into(),
             permission: None,
@@ -789,7 +790,7 @@ mod tests {
         let images = examine(&inventory(vec![ami("ami-1", &own, DONE), other]), &Selection::default());
         assert!(images.iter().all(|image| image.delete == Action::Refused), "{images:?}");
 
-        let group = crate::rules::inventory::LogGroup {
+        let group = crate::images::inventory::LogGroup {
             region: "us-east-1".into(),
             name: "/aws/imagebuilder/ParallelClusterImage-x".into(),
         };

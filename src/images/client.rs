@@ -1,8 +1,6 @@
 //! What is asked of AWS: one script, run by the target's interpreter with its own boto3, and with it the user's
 //! credentials, profiles, proxies and endpoints. No other module opens a connection.
 
-pub mod deletions;
-
 use std::ffi::OsString;
 use std::fmt;
 use std::time::Duration;
@@ -13,7 +11,7 @@ use serde_json::{Value, json};
 use crate::environment::interpreter::to_latin1;
 use crate::environment::target::Target;
 use crate::error::{Abort, AwsFailure, Error};
-use crate::rules::inventory::{Inventory, Tags};
+use crate::images::inventory::{Inventory, Tags};
 use crate::system::child::{Child, ChildError, MAX_OUTPUT, framed, sentinel};
 use crate::system::scratch::Scratch;
 

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::rules::image_origin::{Origin, PREFIX, image_arn, is_named};
-use crate::rules::inventory::{Ami, BuildArn, Inventory, Stack};
+use crate::images::inventory::{Ami, BuildArn, Inventory, Stack};
+use crate::images::origin::{Origin, PREFIX, image_arn, is_named};
 use crate::rules::releases::read_dates;
 
 pub const IMAGE_ID: &str = "parallelcluster:image_id";
