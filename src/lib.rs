@@ -68,6 +68,7 @@
 //! | [`images::client`] | what is asked of AWS, through the target's own boto3 |
 //! | [`images::deletions`] | deletions that have begun, so that the next run ends them |
 //! | [`images::report`] | the AMIs of broken builds, for people and as JSON (pure) |
+//! | [`images::plan`] | the steps of a repair or a deletion (pure) |
 //! | [`images::rules`] | what may be done with each AMI of an inventory, and why not (pure) |
 //! | [`images::class`] | what an AMI is, and which directory belongs to it (pure) |
 //! | [`images::origin`] | the build of an AMI, from what is left of it (pure) |
@@ -108,7 +109,6 @@
 //! | [`progress`] | the step that is being done, on stderr |
 //! | [`system`] | the operating system |
 //! | [`system::child`] | the one way to run a child process |
-//! | [`system::prompt`] | a question at a terminal |
 //! | [`system::signals`] | signals that end a check |
 //! | [`system::scratch`] | private directories for temporary files |
 //! | [`system::concurrently`] | functions at the same time |

@@ -2,16 +2,16 @@
 //! credentials, profiles, proxies and endpoints. No other module opens a connection.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::environment::interpreter::to_latin1;
 use crate::environment::target::Target;
 use crate::error::{Abort, AwsFailure, Error};
-use crate::images::inventory::{Inventory, Tags};
+use crate::images::inventory::Inventory;
+use crate::images::plan::Step;
 use crate::system::child::{Child, ChildError, MAX_OUTPUT, framed, sentinel};
 use crate::system::scratch::Scratch;
 
@@ -65,17 +65,6 @@ pub struct StackTemplate {
     pub template: String,
 }
 
-/// One step of a change in AWS.
-#[derive(Debug, Clone, Serialize)]
-#[serde(tag = "action", rename_all = "camelCase")]
-pub enum Step {
-    Tag { region: String, ami: String, tags: Tags },
-    Deregister { region: String, ami: String },
-    Snapshot { region: String, snapshot: String },
-    Directory { region: String, bucket: String, directory: String },
-    LogGroup { region: String, name: String },
-}
-
 /// The result of one step of a plan.
 #[derive(Debug, Clone, Deserialize)]
 pub struct StepResult {
@@ -85,19 +74,6 @@ pub struct StepResult {
     pub message: Option<String>,
     #[serde(deserialize_with = "Option::deserialize")]
     pub permission: Option<String>,
-}
-
-/// What the step does: `deregister ami-0`.
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tag { ami, .. } => write!(f, "write the tags of {ami}"),
-            Self::Deregister { ami, .. } => write!(f, "deregister {ami}"),
-            Self::Snapshot { snapshot: object, .. }
-            | Self::Directory { directory: object, .. }
-            | Self::LogGroup { name: object, .. } => write!(f, "delete {object}"),
-        }
-    }
 }
 
 impl Client<'_> {

@@ -2,15 +2,18 @@
 //! confirmed, and only then carried out.
 
 use std::fs::File;
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::json;
 
 use crate::cli::args::{Common, Format, ImagesArgs};
-use crate::error::{Abort, Error};
+use crate::error::{Abort, Error, Interrupted, PREFIX};
 use crate::images::class::Class;
-use crate::images::client::{Client, Step, StepResult};
+use crate::images::client::{Client, StepResult};
 use crate::images::deletions::Deletions;
 use crate::images::inventory::{Deletion, Inventory, Skipped, Unfinished};
+use crate::images::plan::{Step, Task, plan_deletion, plan_repair, plan_rest};
 use crate::images::report::{Kept, Listing};
 use crate::images::rules::{Action, Image, Selection, examine};
 use crate::outcome::Outcome;
@@ -18,7 +21,8 @@ use crate::preflight::context::with_aws;
 use crate::preflight::iam_policy;
 use crate::progress::Progress;
 use crate::report;
-use crate::system::{self, prompt};
+use crate::system;
+use crate::system::signals::Interrupts;
 
 /// The AMIs that Image Builder has made from a recipe of pcluster's.
 const PATTERN: &str = "arn:*:imagebuilder:*:*:image/parallelclusterimage-*";
@@ -39,14 +43,6 @@ struct Images<'a> {
     common: &'a Common,
     client: &'a Client<'a>,
     progress: Progress,
-}
-
-/// What is to be done with one AMI.
-struct Task {
-    ami: String,
-    steps: Vec<Step>,
-    /// Written before its first step, where it deletes.
-    deletion: Option<Deletion>,
 }
 
 impl Images<'_> {
@@ -168,7 +164,7 @@ impl Images<'_> {
             return Ok(true);
         }
         let what = if self.arguments.delete { "Delete them?" } else { "Write these tags?" };
-        prompt::confirm(what)?.ok_or_else(|| Error::Unconfirmed.into())
+        confirm(what)?.ok_or_else(|| Error::Unconfirmed.into())
     }
 
     fn plan(&self, listing: &Listing) -> Vec<Task> {
@@ -256,6 +252,9 @@ struct Carried {
     kept: Vec<Kept>,
 }
 
+/// How often a wait for the answer asks for a signal.
+const SIGNAL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+
 const READ_DELETIONS: &str =
     "It tells which snapshots a deletion has left. Correct that, or remove the file if they are gone.";
 const STATE_HOME: &str = "Nothing was changed. Set XDG_STATE_HOME to a directory that can be written.";
@@ -297,51 +296,6 @@ fn find_unfinished(
     unfinished
 }
 
-fn plan_repair(image: &Image) -> Task {
-    let Image { ami, region, tags, .. } = image.clone();
-    Task { ami: ami.clone(), steps: vec![Step::Tag { region, ami, tags }], deletion: None }
-}
-
-/// The log group stays: a new build of the image id may have made it again.
-fn plan_rest(left: &Unfinished) -> Task {
-    let deletion = Deletion { log_group: None, ..left.deletion.clone() };
-    let steps = plan_removals(&deletion, &left.snapshots);
-    Task { ami: deletion.ami.clone(), steps, deletion: Some(deletion) }
-}
-
-fn plan_deletion(image: &Image, account: &str) -> Task {
-    let (bucket, directory) = image.artifacts.directory.clone().unzip();
-    let deletion = Deletion {
-        account: account.to_owned(),
-        region: image.region.clone(),
-        ami: image.ami.clone(),
-        snapshots: image.snapshots.iter().map(|snapshot| snapshot.id.clone()).collect(),
-        build_region: image.artifacts.region.clone(),
-        bucket,
-        directory,
-        log_group: image.artifacts.log_group.clone(),
-        tags: image.had_tags.clone(),
-    };
-    let mut steps = vec![Step::Deregister { region: image.region.clone(), ami: image.ami.clone() }];
-    steps.extend(plan_removals(&deletion, &deletion.snapshots));
-    Task { ami: image.ami.clone(), steps, deletion: Some(deletion) }
-}
-
-/// What is removed after the AMI.
-fn plan_removals(deletion: &Deletion, snapshots: &[String]) -> Vec<Step> {
-    let Deletion { region, build_region, bucket, directory, log_group, .. } = deletion;
-    let snapshots =
-        snapshots.iter().map(|id| Step::Snapshot { region: region.clone(), snapshot: id.clone() });
-    let directory = bucket.clone().zip(directory.clone());
-    let directory = directory.map(|(bucket, directory)| Step::Directory {
-        region: build_region.clone(),
-        bucket,
-        directory,
-    });
-    let log_group = log_group.clone().map(|name| Step::LogGroup { region: build_region.clone(), name });
-    snapshots.chain(directory).chain(log_group).collect()
-}
-
 fn describe_failure(done: &[Step], step: &Step, result: Option<&StepResult>) -> String {
     let why = result.and_then(|result| result.message.as_deref()).unwrap_or("AWS gave no answer");
     let needs = result.and_then(|result| result.permission.as_deref());
@@ -357,4 +311,27 @@ fn lock(deletions: &Deletions) -> Result<File, Error> {
         message: "another deletion is running, or its record cannot be written".into(),
         next: "Nothing was changed. Run it again when the other has ended, or set XDG_STATE_HOME.",
     })
+}
+
+/// Asks to go on; `None` where there is no terminal to ask at. Everything but y or yes is no.
+///
+/// # Errors
+/// Returns an error if a signal came.
+fn confirm(question: &str) -> Result<Option<bool>, Interrupted> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Ok(None);
+    }
+    let interrupts = Interrupts::caught();
+    let _ = write!(io::stderr(), "{PREFIX}{question} [y/N] ");
+    let stdin = io::stdin();
+    loop {
+        interrupts.check()?;
+        let mut polled = [PollFd::new(&stdin, PollFlags::IN)];
+        // A signal ends the wait with an error, and is seen above.
+        if matches!(poll(&mut polled, Some(&SIGNAL_INTERVAL)), Ok(1..)) {
+            let mut line = String::new();
+            let _ = stdin.lock().read_line(&mut line);
+            return Ok(Some(["y", "yes"].contains(&line.trim().to_lowercase().as_str())));
+        }
+    }
 }

@@ -6,7 +6,6 @@ pub mod dirs;
 pub mod disk;
 pub mod executables;
 pub mod files;
-pub mod prompt;
 pub mod scratch;
 pub mod signals;
 pub mod trust;

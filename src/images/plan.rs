@@ -1,0 +1,89 @@
+//! The steps of a repair or a deletion, for each AMI. Pure.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::images::inventory::{Deletion, Tags, Unfinished};
+use crate::images::rules::Image;
+
+/// What is to be done with one AMI.
+#[derive(Debug)]
+pub struct Task {
+    pub ami: String,
+    pub steps: Vec<Step>,
+    /// Written before its first step, where it deletes.
+    pub deletion: Option<Deletion>,
+}
+
+/// One step of a change in AWS.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "action", rename_all = "camelCase")]
+pub enum Step {
+    Tag { region: String, ami: String, tags: Tags },
+    Deregister { region: String, ami: String },
+    Snapshot { region: String, snapshot: String },
+    Directory { region: String, bucket: String, directory: String },
+    LogGroup { region: String, name: String },
+}
+
+/// What the step does: `deregister ami-0`.
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tag { ami, .. } => write!(f, "write the tags of {ami}"),
+            Self::Deregister { ami, .. } => write!(f, "deregister {ami}"),
+            Self::Snapshot { snapshot: object, .. }
+            | Self::Directory { directory: object, .. }
+            | Self::LogGroup { name: object, .. } => write!(f, "delete {object}"),
+        }
+    }
+}
+
+#[must_use]
+pub fn plan_repair(image: &Image) -> Task {
+    let Image { ami, region, tags, .. } = image.clone();
+    Task { ami: ami.clone(), steps: vec![Step::Tag { region, ami, tags }], deletion: None }
+}
+
+/// The log group stays: a new build of the image id may have made it again.
+#[must_use]
+pub fn plan_rest(left: &Unfinished) -> Task {
+    let deletion = Deletion { log_group: None, ..left.deletion.clone() };
+    let steps = plan_removals(&deletion, &left.snapshots);
+    Task { ami: deletion.ami.clone(), steps, deletion: Some(deletion) }
+}
+
+#[must_use]
+pub fn plan_deletion(image: &Image, account: &str) -> Task {
+    let (bucket, directory) = image.artifacts.directory.clone().unzip();
+    let deletion = Deletion {
+        account: account.to_owned(),
+        region: image.region.clone(),
+        ami: image.ami.clone(),
+        snapshots: image.snapshots.iter().map(|snapshot| snapshot.id.clone()).collect(),
+        build_region: image.artifacts.region.clone(),
+        bucket,
+        directory,
+        log_group: image.artifacts.log_group.clone(),
+        tags: image.had_tags.clone(),
+    };
+    let mut steps = vec![Step::Deregister { region: image.region.clone(), ami: image.ami.clone() }];
+    steps.extend(plan_removals(&deletion, &deletion.snapshots));
+    Task { ami: image.ami.clone(), steps, deletion: Some(deletion) }
+}
+
+/// What is removed after the AMI.
+fn plan_removals(deletion: &Deletion, snapshots: &[String]) -> Vec<Step> {
+    let Deletion { region, build_region, bucket, directory, log_group, .. } = deletion;
+    let snapshots =
+        snapshots.iter().map(|id| Step::Snapshot { region: region.clone(), snapshot: id.clone() });
+    let directory = bucket.clone().zip(directory.clone());
+    let directory = directory.map(|(bucket, directory)| Step::Directory {
+        region: build_region.clone(),
+        bucket,
+        directory,
+    });
+    let log_group = log_group.clone().map(|name| Step::LogGroup { region: build_region.clone(), name });
+    snapshots.chain(directory).chain(log_group).collect()
+}
