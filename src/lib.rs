@@ -122,7 +122,6 @@
 //! | [`yaml`] | YAML text → a value, at a cost that its length bounds (pure) |
 //! | [`yaml::size`] | the size of a document with its aliases replaced (pure) |
 //! | [`printable`] | text from elsewhere, safe for a terminal (pure) |
-//! | [`sorted`] | maps and sets, in little code (pure) |
 //! | [`package_name`] | the names of distributions (pure) |
 //!
 //! # Glossary
@@ -168,7 +167,6 @@ pub mod progress;
 pub mod repair;
 pub mod report;
 pub mod rules;
-pub mod sorted;
 pub mod system;
 pub mod yaml;
 

@@ -64,19 +64,16 @@ impl<'a> Known<'a> {
     }
 
     /// The image id in lower case.
-    #[must_use]
     pub fn slug(&self) -> &str {
         self.arn.as_ref().map_or("", |arn| &arn.slug)
     }
 
-    #[must_use]
     pub fn image_id(&self) -> Option<&str> {
         let found = self.origin.as_ref().and_then(Origin::image_id);
         self.ami.tags.get(IMAGE_ID).map(String::as_str).or(found)
     }
 
     /// The directory that its tags name, or that its build is proven to have made.
-    #[must_use]
     pub fn directory(&self) -> Option<(&str, &str)> {
         if self.is_tagged() {
             let tag = |name: &str| self.ami.tags.get(&format!("{PREFIX}{name}")).map(String::as_str);
@@ -86,7 +83,6 @@ impl<'a> Known<'a> {
         Some((&recipe.bucket, &recipe.directory))
     }
 
-    #[must_use]
     pub fn has_same_id(&self, other: &Known) -> bool {
         self.image_id().zip(other.image_id()).is_none_or(|(own, other)| own == other)
     }
@@ -129,7 +125,6 @@ pub type Owners<'a> = BTreeMap<(&'a str, &'a str), Option<&'a str>>;
 
 /// The AMI that each directory belongs to: the orphan in the region of the build, if it is the only one and no
 /// healthy AMI names the directory. Copies in other regions share it with an AMI that may not be listed.
-#[must_use]
 pub fn find_owners<'a>(known: &'a [Known]) -> Owners<'a> {
     let mut owners = Owners::new();
     for known in known.iter().filter(|known| known.class != Class::Foreign || known.is_tagged()) {

@@ -78,9 +78,6 @@ pub struct StepResult {
 
 impl Client<'_> {
     /// Takes the inventory that a request describes.
-    ///
-    /// # Errors
-    /// Returns an error if AWS cannot be asked, or a signal came.
     pub fn take_inventory(&self, request: Value) -> Result<Inventory, Abort> {
         match self.ask("inventory", request)? {
             Answer::Inventory(inventory) => Ok(*inventory),
@@ -89,9 +86,6 @@ impl Client<'_> {
     }
 
     /// Gets the template of a stack, live or deleted.
-    ///
-    /// # Errors
-    /// Returns an error if there is no such stack, AWS cannot be asked, or a signal came.
     pub fn get_stack(&self, name: &str, region: Option<&str>) -> Result<StackTemplate, Abort> {
         match self.ask("stack", json!({"name": name, "region": region}))? {
             Answer::Stack(stack) => Ok(stack),
@@ -101,9 +95,6 @@ impl Client<'_> {
     }
 
     /// Carries out steps up to the first that fails, each verified by asking again.
-    ///
-    /// # Errors
-    /// Returns an error if AWS cannot be asked, or a signal came.
     pub fn apply(&self, region: Option<&str>, steps: &[Step]) -> Result<Vec<StepResult>, Abort> {
         match self.ask("apply", json!({"region": region, "steps": steps}))? {
             Answer::Applied { results } => Ok(results),

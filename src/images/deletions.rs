@@ -22,9 +22,6 @@ pub struct Deletions {
 
 impl Deletions {
     /// Finds their directory, which need not exist.
-    ///
-    /// # Errors
-    /// Returns an error if there is no place for it.
     pub fn find() -> Result<Self, String> {
         let state = dirs::state().ok_or_else(dirs::why_no_state)?;
         Ok(Self { directory: state.join("deletions") })
@@ -48,7 +45,6 @@ impl Deletions {
     }
 
     /// Takes the lock of a deletion; `None` where another holds it, or it cannot be made.
-    #[must_use]
     pub fn try_lock(&self) -> Option<File> {
         trust::make_directory(&self.directory).ok()?;
         let options = File::options().write(true).create(true).truncate(false).mode(0o600).to_owned();
@@ -57,9 +53,6 @@ impl Deletions {
     }
 
     /// Writes one to the disk, before its first call.
-    ///
-    /// # Errors
-    /// Returns an error if it cannot be written.
     pub fn begin(&self, deletion: &Deletion) -> Result<(), String> {
         let path = self.path(deletion);
         let failed = |error: io::Error| format!("cannot write {}: {error}", path.display());

@@ -223,7 +223,6 @@ impl Inventory {
     }
 
     /// The source that could not be asked and whose name begins so, in a region.
-    #[must_use]
     pub fn find_skipped(&self, source: &str, region: &str) -> Option<&Skipped> {
         self.skipped
             .iter()
@@ -244,7 +243,6 @@ pub struct BuildArn {
 
 impl BuildArn {
     /// Reads `arn:PARTITION:imagebuilder:REGION:ACCOUNT:image/parallelclusterimage-SLUG/VERSION/NUMBER`.
-    #[must_use]
     pub fn read(arn: &str) -> Option<Self> {
         let mut parts = arn.splitn(6, ':');
         let head = [parts.next()?, parts.next()?, parts.next()?];

@@ -8,7 +8,6 @@ use serde_json::Value;
 use crate::images::inventory::{Ami, BucketFrom, BuildArn, Directory, Inventory, Stack, Tags};
 use crate::rules::cloudformation;
 use crate::rules::template::select_resources;
-use crate::sorted::sorted_map;
 use crate::yaml;
 
 /// Begins the key of every tag of pcluster's.
@@ -72,7 +71,6 @@ impl Sharing {
 
 impl Recipe {
     /// Reads a template of `build-image`.
-    #[must_use]
     pub fn read(template: &Value) -> Option<Self> {
         let (_, recipe) = *select_resources(template, "AWS::ImageBuilder::ImageRecipe").first()?;
         let recipe = &recipe["Properties"];
@@ -97,7 +95,6 @@ impl Recipe {
 }
 
 /// Whether a stack has the name of an image. Its name is the image id.
-#[must_use]
 pub fn is_named(stack: &Stack, arn: &BuildArn) -> bool {
     stack.region == arn.region && stack.name.to_lowercase() == arn.slug
 }
@@ -121,7 +118,6 @@ fn has_tags_of_build(stack: &Stack, arn: &BuildArn) -> bool {
 }
 
 /// The ARN by which Image Builder marks what it makes.
-#[must_use]
 pub fn image_arn(ami: &Ami) -> Option<&str> {
     ami.tags.get("Ec2ImageBuilderArn").map(String::as_str)
 }
@@ -129,7 +125,6 @@ pub fn image_arn(ami: &Ami) -> Option<&str> {
 impl<'a> Origin<'a> {
     /// Finds what is left of the build of an AMI. Builds of one id do not overlap in time, because their stacks have
     /// one name: it is the last that began before.
-    #[must_use]
     pub fn find(inventory: &'a Inventory, ami: &Ami, arn: &BuildArn) -> Self {
         let built = inventory.stacks.iter().filter(|stack| has_built(stack, ami, arn));
         let stack = built.max_by_key(|stack| stack.creation_time);
@@ -155,13 +150,11 @@ impl<'a> Origin<'a> {
 
     /// Whether the directory is certainly this account's: builds of several accounts and regions can share a bucket
     /// under a name of the user's own.
-    #[must_use]
     pub fn is_of_account(&self) -> bool {
         let is_default = |(directory, _): &(&Directory, Recipe)| directory.bucket_from == BucketFrom::Default;
         self.artifacts.as_ref().is_some_and(|artifacts| self.stack.is_some() || is_default(artifacts))
     }
 
-    #[must_use]
     pub fn source(&self) -> Source {
         match (self.stack, &self.artifacts) {
             (Some(stack), _) if stack.status == "DELETE_COMPLETE" => Source::DeletedStack,
@@ -172,7 +165,6 @@ impl<'a> Origin<'a> {
     }
 
     /// The image id in its own case.
-    #[must_use]
     pub fn image_id(&self) -> Option<&str> {
         let recipe = self.artifacts.as_ref().map(|(_, recipe)| recipe.image_id.as_str());
         recipe.or_else(|| self.stack.map(|stack| stack.name.as_str()))
@@ -180,7 +172,6 @@ impl<'a> Origin<'a> {
 
     /// The tags that the build would have given its AMI, without those that it has; `None` where the directory of
     /// its artifacts is not proven, which `delete-image` would empty.
-    #[must_use]
     pub fn lost_tags(&self, inventory: &Inventory, ami: &Ami, arn: &BuildArn) -> Option<Tags> {
         let (directory, recipe) = self.artifacts.as_ref()?;
         let id = &recipe.image_id;
@@ -207,13 +198,11 @@ impl<'a> Origin<'a> {
     }
 
     /// Whether the configuration is there, which alone has the user's own tags and permissions.
-    #[must_use]
     pub fn has_configuration(&self) -> bool {
         self.artifacts.as_ref().is_some_and(|(directory, _)| read_configuration(directory).is_some())
     }
 
     /// The launch permissions that were lost.
-    #[must_use]
     pub fn lost_sharing(&self) -> Option<Sharing> {
         let (directory, _) = self.artifacts.as_ref()?;
         let configuration = read_configuration(directory)?;
@@ -276,5 +265,5 @@ fn asked_tags(directory: &Directory) -> BTreeMap<String, String> {
         _ => None,
     };
     let pairs = tags.into_iter().flatten().filter_map(|tag| Some((text(&tag["Key"])?, text(&tag["Value"])?)));
-    sorted_map(pairs.filter(|(key, _)| !key.starts_with("aws:") && !key.starts_with(PREFIX)))
+    pairs.filter(|(key, _)| !key.starts_with("aws:") && !key.starts_with(PREFIX)).collect::<BTreeMap<_, _>>()
 }

@@ -40,21 +40,18 @@ impl fmt::Display for Step {
     }
 }
 
-#[must_use]
 pub fn plan_repair(image: &Image) -> Task {
     let Image { ami, region, tags, .. } = image.clone();
     Task { ami: ami.clone(), steps: vec![Step::Tag { region, ami, tags }], deletion: None }
 }
 
 /// The log group stays: a new build of the image id may have made it again.
-#[must_use]
 pub fn plan_rest(left: &Unfinished) -> Task {
     let deletion = Deletion { log_group: None, ..left.deletion.clone() };
     let steps = plan_removals(&deletion, &left.snapshots);
     Task { ami: deletion.ami.clone(), steps, deletion: Some(deletion) }
 }
 
-#[must_use]
 pub fn plan_deletion(image: &Image, account: &str) -> Task {
     let (bucket, directory) = image.artifacts.directory.clone().unzip();
     let deletion = Deletion {

@@ -46,13 +46,11 @@ pub struct Kept {
 const REFUSALS: [&str; 2] = ["not repaired", "not deleted"];
 
 impl Listing {
-    #[must_use]
     pub fn has_orphans(&self) -> bool {
         !self.unfinished.is_empty() || self.select(Class::Orphan).next().is_some()
     }
 
     /// Whether something was named that is not there.
-    #[must_use]
     pub fn names_nothing(&self) -> bool {
         self.is_named && self.images.is_empty() && self.unfinished.is_empty()
     }
@@ -75,7 +73,6 @@ impl Listing {
         self.images.iter().filter(move |image| image.class == class)
     }
 
-    #[must_use]
     pub fn to_json(&self) -> Value {
         let unfinished = self.unfinished.iter().map(|left| {
             let deletion = &left.deletion;
@@ -92,7 +89,6 @@ impl Listing {
     }
 
     /// Every orphan with its cost, and what stands in the way.
-    #[must_use]
     pub fn render_list(&self) -> String {
         let mut text = String::new();
         for class in [Class::Orphan, Class::InProgress, Class::FailedBuild] {
@@ -112,7 +108,6 @@ impl Listing {
     }
 
     /// What a change would do.
-    #[must_use]
     pub fn render_plan(&self, deletes: bool) -> String {
         let mut text = String::new();
         let other = [REFUSALS[usize::from(!deletes)]];
@@ -141,7 +136,6 @@ impl Listing {
     }
 
     /// What was done, so that it can be traced.
-    #[must_use]
     pub fn render_done(&self, deletes: bool, failures: &[(String, String)]) -> String {
         let mut text = String::new();
         let other = [REFUSALS[usize::from(!deletes)]];

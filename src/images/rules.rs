@@ -125,7 +125,6 @@ impl Selection {
 }
 
 /// Classes every AMI that is not foreign and is selected, and decides what may be done with it.
-#[must_use]
 pub fn examine(inventory: &Inventory, selection: &Selection) -> Vec<Image> {
     let known: Vec<Known> = inventory.images.iter().map(|ami| Known::new(inventory, ami)).collect();
     let mut by_slug: BTreeMap<(&str, &str), Vec<&Known>> = BTreeMap::new();

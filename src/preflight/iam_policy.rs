@@ -6,7 +6,6 @@ use crate::cli::args::Policy;
 use crate::report;
 
 /// The policy as JSON, for `aws iam create-policy --policy-document`.
-#[must_use]
 pub fn render(policy: Policy) -> String {
     let mut statements = list();
     match policy {

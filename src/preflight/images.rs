@@ -28,9 +28,6 @@ use crate::system::signals::Interrupts;
 const PATTERN: &str = "arn:*:imagebuilder:*:*:image/parallelclusterimage-*";
 
 /// Lists what broken builds have left, and repairs or deletes it where that is asked for.
-///
-/// # Errors
-/// Returns an error if AWS cannot be asked, nothing confirms a change, or a signal came.
 pub fn run(arguments: &ImagesArgs, common: &Common) -> Result<Outcome, Abort> {
     if let Some(policy) = arguments.print_policy {
         return Ok(Outcome::success(iam_policy::render(policy)));
@@ -314,9 +311,6 @@ fn lock(deletions: &Deletions) -> Result<File, Error> {
 }
 
 /// Asks to go on; `None` where there is no terminal to ask at. Everything but y or yes is no.
-///
-/// # Errors
-/// Returns an error if a signal came.
 fn confirm(question: &str) -> Result<Option<bool>, Interrupted> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Ok(None);

@@ -12,10 +12,6 @@ use crate::report::Verdict;
 use crate::rules::cloudformation;
 
 /// Checks the template of a stack in AWS.
-///
-/// # Errors
-/// Returns an error if there is no such stack, it is not one of `build-image`, AWS cannot be asked, or a signal
-/// came.
 pub fn run(name: &str, region: Option<&str>, common: &Common) -> Result<Outcome, Abort> {
     let since = Instant::now();
     let stack = with_aws(common, |client: &Client, progress| {

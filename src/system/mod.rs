@@ -15,7 +15,6 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
 /// Today in UTC.
-#[must_use]
 pub fn today() -> Date {
     TimeZone::UTC.to_datetime(Timestamp::now()).date()
 }
