@@ -63,7 +63,7 @@ impl CheckOutcome {
 pub fn identify(request: &CheckRequest, overlay: Option<&Path>) -> Result<Identified, Abort> {
     let since = Instant::now();
     let _step = request.progress.step("looking for pcluster's Python");
-    match target::identify(request.real, overlay, request.settings.timeout) {
+    match target::identify(request.real, request.call.given(), overlay, request.settings.timeout) {
         Ok(target) => Ok(Identified::Target(Box::new(target))),
         Err(IdentifyError::Child(ChildError::Interrupted(interrupted))) => Err(interrupted.into()),
         Err(IdentifyError::Loop { tried }) => Err(Error::Loop { tried }.into()),

@@ -161,7 +161,10 @@ impl Guarded<'_> {
 fn describe_repair(repaired: &RepairOutcome) -> String {
     let (changes, isolated) = match repaired {
         RepairOutcome::Repaired { changes, isolated, .. } => (changes, isolated),
-        RepairOutcome::Recompiled(_) | RepairOutcome::NothingToDo | RepairOutcome::Proven(_) => {
+        RepairOutcome::Recompiled(_)
+        | RepairOutcome::Damaged(_)
+        | RepairOutcome::NothingToDo
+        | RepairOutcome::Proven(_) => {
             return String::new();
         }
     };

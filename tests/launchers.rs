@@ -544,7 +544,14 @@ fn no_check_is_started_inside_a_check() {
     let run = sandbox.build_image().var("PCLUSTER_SHIM_REAL", &wrapper).run();
     run.exits(0).warns_once("environment");
     let last = "build-image --image-configuration image.yaml --image-id my-image";
-    assert_eq!(sandbox.log(), ["build-image --help", "build-image nested", last]);
+    assert_eq!(
+        sandbox.log(),
+        [
+            "build-image --help --image-configuration image.yaml --image-id my-image",
+            "build-image nested",
+            last
+        ]
+    );
 }
 
 /// A path that is no UTF-8 is a path: it is judged, and reported as far as JSON can.
@@ -613,6 +620,24 @@ fn a_wrapper_that_changes_the_call_is_judged_by_its_environment() {
         let run = sandbox.build_image().run();
         run.holds(!run.stderr().contains("the launcher"), "handed on");
     }
+}
+
+/// Asked with the arguments of the call, it answers for the environment that will run.
+#[test]
+fn a_wrapper_that_chooses_an_environment_by_an_argument_is_judged_by_its_choice() {
+    let sandbox = Sandbox::new();
+    let (_, good) = venv_with(&sandbox, "good", "1.204.0");
+    let (_, bad) = venv_with(&sandbox, "bad", "1.153.0");
+    let wrapper = format!(
+        "#!/bin/sh\ncase \" $* \" in\n*\" eu-west-1 \"*) exec {} \"$@\" ;;\n*) exec {} \"$@\" ;;\nesac\n",
+        bad.display(),
+        good.display()
+    );
+    sandbox.script("venv/bin/pcluster", wrapper);
+    let call = |region: &str| sandbox.build_image().argument("--region").argument(region);
+    call("us-east-1").run().exits(0);
+    let run = call("eu-west-1").run();
+    run.exits(1).holds(run.stdout().contains("1.153.0"), "the other environment is judged");
 }
 
 /// One pcluster answers, and another runs after it without being asked.

@@ -125,8 +125,8 @@ fn blocked_in_mode_warn_reports_and_goes_on() {
 fn mode_off_checks_nothing() {
     let sandbox = Sandbox::new();
     sandbox.environment().is_broken();
-    for strict in ["0", "1"] {
-        let call = sandbox.build_image().var("PCLUSTER_SHIM_MODE", "off").var("PCLUSTER_SHIM_STRICT", strict);
+    for (mode, strict) in [("off", "0"), ("OFF", "1")] {
+        let call = sandbox.build_image().var("PCLUSTER_SHIM_MODE", mode).var("PCLUSTER_SHIM_STRICT", strict);
         call.run().exits(0).prints(REAL_OUTPUT).is_silent();
     }
     assert_eq!(sandbox.log(), [REAL, REAL]);

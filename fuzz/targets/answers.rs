@@ -40,7 +40,7 @@ fn check_interpreter(answers: &[&Value]) {
         let _ = (interpreter.is_at_least(8), answer.changes());
         valid.push(answer);
     }
-    match agree(&valid) {
+    match agree(&valid, &[]) {
         Ok(agreed) => assert_eq!(agreed.map(|(answer, _)| answer), valid.first().cloned()),
         Err(error) => assert!(valid.len() > 1 && !error.to_string().is_empty()),
     }

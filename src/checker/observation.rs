@@ -167,7 +167,12 @@ impl Observer<'_> {
         let overlay = self.target.overlay.as_deref();
         let rest_path = overlay.map(|overlay| python_path(overlay, env::var_os("PYTHONPATH")));
         let launcher = &self.request.real.path;
-        let asked = question::ask_for_start(launcher, rest_path, self.request.settings.timeout);
+        let asked = question::ask_for_start(
+            launcher,
+            self.request.call.given(),
+            rest_path,
+            self.request.settings.timeout,
+        );
         let launcher = launcher.display();
         let starts = matches!(asked, Ok(Start::Starts));
         let contradiction = match asked {

@@ -243,7 +243,8 @@ impl Settings {
 
     fn take_variables(&mut self, errors: &mut Vec<Error>) {
         let (from, origins) = (Origin::Variable, &mut self.origins);
-        let mode = read_variable(env_vars::MODE, Mode::ACCEPTED, Mode::parse, errors);
+        let mode =
+            read_variable(env_vars::MODE, Mode::ACCEPTED, |text| Mode::parse(&text.to_lowercase()), errors);
         take(mode, from, &mut self.mode, &mut origins.mode);
         let flag = |text: &str| match text {
             "1" | "true" | "yes" => Some(true),

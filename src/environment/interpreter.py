@@ -168,12 +168,21 @@ def activate(requires):
 
 def flags():
     """The flags without -B, which every run of a check has."""
+    kept = []
     try:
         from subprocess import _args_from_interpreter_flags
 
-        return [flag for flag in _args_from_interpreter_flags() if flag.strip("-B")]
-    except Exception:  # a private function, which 3.6 to 3.13 have
-        return []
+        arguments = iter(_args_from_interpreter_flags())
+        for argument in arguments:
+            if argument == "-X":
+                next(arguments, None)  # not each of them is in the list
+            elif argument.strip("-B"):
+                kept.append(argument)
+    except Exception:  # a private function, which 3.6 to 3.14 have
+        pass
+    for name, value in getattr(sys, "_xoptions", {}).items():
+        kept += ["-X", name if value is True else "{}={}".format(name, value)]
+    return kept
 
 
 main()

@@ -28,9 +28,12 @@ const ANSWERS: &str = "answers";
 /// The key in the answer of a shim that a launcher has started and that finds no other pcluster.
 const LOOPED: &str = "looped";
 
-/// The arguments of the launcher. A wrapper may treat `build-image` differently from other commands, so
-/// this one is asked for; with `--help`, so that no image is built where no Python answers.
-pub const ARGUMENTS: [&str; 2] = ["build-image", "--help"];
+/// The arguments of the launcher: those of the call, because a wrapper may choose by them, with `--help` in front of its
+/// options, so that no image is built where no Python answers.
+pub fn arguments(call: &[OsString]) -> Vec<OsString> {
+    let options = call.get(1..).unwrap_or_default();
+    [&["build-image".into(), "--help".into()], options].concat()
+}
 
 /// The output of a real pcluster that was started without interpreter.py. It makes the environment
 /// unknown, even where another Python has answered.
@@ -40,13 +43,14 @@ const USAGE: &[u8] = b"usage: pcluster build-image";
 /// PYTHONPATH of the answer, where it is not this process's.
 pub fn ask(
     launcher: &Path,
+    call: &[OsString],
     rest_path: Option<OsString>,
     limit: Duration,
 ) -> Result<(InterpreterAnswer, bool), IdentifyError> {
     if launcher::ignores_sitecustomize(launcher) {
         return Err(IdentifyError::NoAnswer);
     }
-    let Asked { answers, finished } = start_launcher(launcher, rest_path, Subject::Interpreter, limit)?;
+    let Asked { answers, finished } = start_launcher(launcher, call, rest_path, Subject::Interpreter, limit)?;
     if let Some(tried) = answers.iter().find_map(|answer| answer.get(LOOPED)) {
         return Err(IdentifyError::Loop { tried: serde_json::from_value(tried.clone()).unwrap_or_default() });
     }
@@ -54,7 +58,7 @@ pub fn ask(
         return Err(IdentifyError::NoAnswer);
     }
     let valid_answers: Vec<InterpreterAnswer> = answers.iter().filter_map(read_answer).collect();
-    match agree(&valid_answers)? {
+    match agree(&valid_answers, call)? {
         Some(agreed) => Ok(agreed),
         None if finished.status.success() => Err(IdentifyError::NoAnswer),
         None => {
@@ -78,10 +82,11 @@ pub enum Start {
 /// modules.
 pub fn ask_for_start(
     launcher: &Path,
+    call: &[OsString],
     rest_path: Option<OsString>,
     limit: Duration,
 ) -> Result<Start, ChildError> {
-    let Asked { answers, .. } = start_launcher(launcher, rest_path, Subject::Start, limit)?;
+    let Asked { answers, .. } = start_launcher(launcher, call, rest_path, Subject::Start, limit)?;
     Ok(match answers.first().and_then(|answer| answer.get("start")) {
         Some(Value::Null) => Start::Starts,
         Some(Value::String(exception)) => Start::Fails(exception.clone()),
@@ -105,6 +110,7 @@ struct Asked {
 /// writing bytecode.
 fn start_launcher(
     launcher: &Path,
+    call: &[OsString],
     rest_path: Option<OsString>,
     subject: Subject,
     limit: Duration,
@@ -117,18 +123,21 @@ fn start_launcher(
         set("PYTHONDONTWRITEBYTECODE", "1"),
         set(env_vars::QUESTION, &directory),
     ];
-    let arguments = ARGUMENTS.map(OsString::from).into();
+    let arguments = arguments(call);
     let finished =
         Child { program: launcher, arguments, environment, limit, max_output: MAX_OUTPUT }.run(&scratch)?;
     Ok(Asked { answers: read_answers(&directory), finished })
 }
 
 /// The answer that all of these give, and whether each keeps its call; `None` where there is none.
-pub fn agree(answers: &[InterpreterAnswer]) -> Result<Option<(InterpreterAnswer, bool)>, IdentifyError> {
+pub fn agree(
+    answers: &[InterpreterAnswer],
+    call: &[OsString],
+) -> Result<Option<(InterpreterAnswer, bool)>, IdentifyError> {
     let Some((answer, others)) = answers.split_first() else { return Ok(None) };
     let interpreter = answer.interpreter();
     if others.iter().all(|other| other.interpreter() == interpreter) {
-        let arguments = ARGUMENTS.map(OsString::from);
+        let arguments = arguments(call);
         let keeps_call = answers.iter().all(|answer| answer.keeps_call(&arguments));
         return Ok(Some((answer.clone(), keeps_call)));
     }

@@ -27,11 +27,13 @@ import gc
 import importlib.util
 import io
 import json
+import marshal
 import os
 import re
 import sys
 import time
 import traceback
+import types
 
 
 class Rejected(Exception):
@@ -118,24 +120,31 @@ def find_damaged_bytecode(error):
     Python does not compile such a file again. importlib has no other sign of it than this function; of an
     ImportError it removes its own frames.
     """
+    bytecode = None
     if isinstance(error, ImportError) and read_text(error).startswith("Non-code object in "):
-        return error.path if has_source(error.path) else None
+        bytecode = error.path
     entry = error.__traceback__
     while entry is not None:
         frame = entry.tb_frame
         if is_importlib([frame.f_code.co_filename]) and frame.f_code.co_name == "_compile_bytecode":
             bytecode = frame.f_locals.get("bytecode_path")
-            return bytecode if has_source(bytecode) else None
         entry = entry.tb_next
-    return None
+    return bytecode if is_damaged(bytecode) else None
 
 
-def has_source(bytecode):
-    """Whether Python can compile a file of bytecode again."""
+def is_damaged(bytecode):
+    """Whether a file is bytecode that cannot be loaded, and that Python can compile again."""
     try:
-        return os.path.exists(importlib.util.source_from_cache(bytecode))
-    except (TypeError, ValueError, NotImplementedError):  # no path, or not one of a cache
+        if not os.path.exists(importlib.util.source_from_cache(bytecode)):
+            return False
+        with open(bytecode, "rb") as file:
+            content = file.read()
+    except (OSError, TypeError, ValueError, NotImplementedError):  # no path, or not one of a cache
         return False
+    try:
+        return not isinstance(marshal.loads(content[16 if sys.version_info >= (3, 7) else 12 :]), types.CodeType)
+    except (EOFError, ValueError, TypeError):
+        return True
 
 
 def is_of_machine(error):
@@ -202,9 +211,12 @@ def find_cause(error):
         is_by_variable = os.environ.get("PYTHONWARNINGS") and not sys.flags.ignore_environment
         return "PYTHONWARNINGS" if is_by_variable else "-W"
     # Node.js takes no relative path for a module, and jsii makes one of TMPDIR.
-    if "must be a file URL" in read_text(error) and not os.path.isabs(os.environ.get("TMPDIR") or "/"):
+    place = os.environ.get("TMPDIR") or "/"
+    if "must be a file URL" in read_text(error) and not os.path.isabs(place):
         return "TMPDIR"
-    return None
+    if "mkdtemp" in read_text(error) and not os.path.isdir(place):
+        return "TMPDIR"
+    return "JSII_RUNTIME" if os.environ.get("JSII_RUNTIME") else None
 
 
 def read_text(error):
@@ -389,6 +401,8 @@ def load_configuration(options):
     image = ImageBuilder(image_id=options.image_id, config=options.image_configuration)
     try:
         image.config
+        # The first that validate_create_request does.
+        getattr(image, "_validate_id", lambda: None)()
     except (ValidationError, BadRequest) as error:
         raise Rejected(describe_refusal(error))
     return image

@@ -206,6 +206,14 @@ fn list_variables(target: &Target, call: Option<&Call>, scratch: &Scratch) -> io
 }
 
 impl Call {
+    /// The arguments of the command line, if there is one.
+    pub fn given(&self) -> &[OsString] {
+        match self {
+            Self::Given(arguments) => arguments,
+            Self::Minimal(_) => &[],
+        }
+    }
+
     /// The minimal configuration, with an image id of ours.
     pub fn minimal() -> Self {
         Self::Minimal(vec!["--image-id".into(), IMAGE_ID.into()])

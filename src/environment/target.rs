@@ -43,9 +43,14 @@ impl Target {
     }
 }
 
-/// Identifies the target of a launcher, with the packages of `overlay` put in front by PYTHONPATH where
+/// Identifies the target of a launcher that is called with the arguments of `call`, with the packages of `overlay` put in front by PYTHONPATH where
 /// there is one.
-pub fn identify(real: &Real, overlay: Option<&Path>, limit: Duration) -> Result<Target, IdentifyError> {
+pub fn identify(
+    real: &Real,
+    call: &[OsString],
+    overlay: Option<&Path>,
+    limit: Duration,
+) -> Result<Target, IdentifyError> {
     let launcher = Launcher::read(&real.path)
         .map_err(|source| IdentifyError::Unreadable { file: real.path.clone(), source })?;
     let python_path = overlay.map(|overlay| python_path(overlay, env::var_os("PYTHONPATH")));
@@ -56,7 +61,7 @@ pub fn identify(real: &Real, overlay: Option<&Path>, limit: Duration) -> Result<
     let is_wrapped = question.is_none();
     let (answer, keeps_call) = match question {
         Some(question) => (question.ask(limit)?, true),
-        None => question::ask(&real.path, python_path, limit)?,
+        None => question::ask(&real.path, call, python_path, limit)?,
     };
     let (interpreter, environment) = (answer.interpreter(), answer.changes());
     let overlay = overlay.map(Path::to_owned);

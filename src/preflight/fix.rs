@@ -4,7 +4,7 @@ use crate::cli::args::{CheckArgs, Common, FixArgs, Format};
 use crate::error::{Abort, Error, RepairStep};
 use crate::outcome::Outcome;
 use crate::preflight::context::{identify, repair_options, with_request};
-use crate::printable::escape;
+use crate::printable::{escape, escape_line, lossy};
 use crate::repair::change::{self, Change, count_packages, describe_restored};
 use crate::repair::prove::not_ready;
 use crate::repair::{self, RepairOutcome, as_json};
@@ -30,6 +30,7 @@ pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
             }
             _ if common.quiet => String::new(),
             (RepairOutcome::NothingToDo, Format::Json) => report::format_json(&as_json(&[], "ready", false)),
+            (RepairOutcome::Damaged(_), Format::Json) => report::format_json(&as_json(&[], "planned", false)),
             (RepairOutcome::Recompiled(_), Format::Json) => {
                 report::format_json(&as_json(&[], "repaired", false))
             }
@@ -49,6 +50,12 @@ pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
 pub fn describe_repair(repaired: &RepairOutcome, command: &str) -> String {
     match repaired {
         RepairOutcome::NothingToDo => "ready: there is nothing to repair\n".into(),
+        RepairOutcome::Damaged(file) => {
+            let file = escape_line(&lossy(file));
+            format!(
+                "`pcluster preflight {command}` would remove damaged bytecode, which Python compiles again:\n  {file}\n"
+            )
+        }
         RepairOutcome::Recompiled(_) => "repaired: the environment is ready\n".into(),
         RepairOutcome::Proven(changes) => {
             let count = match count_edits(changes) {

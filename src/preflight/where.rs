@@ -33,7 +33,7 @@ pub fn run(common: &Common) -> Result<Outcome, Abort> {
     let settings = read_settings()?;
     let mut found = Where::find(&start_search(common, &settings), &settings);
     if let Ok(real) = found.real() {
-        let identify = |overlay| target::identify(real, overlay, settings.timeout);
+        let identify = |overlay| target::identify(real, &[], overlay, settings.timeout);
         let target = identify(None);
         let overlay = target.as_ref().map_or(Overlay::None, find_overlay);
         // The launcher may change PYTHONPATH, by which the overlay is added: it is asked again.

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use crate::checker;
 use crate::checker::request::CheckRequest;
-use crate::environment::record::is_bytecode;
+use crate::environment::record::{is_bytecode, prefix_of};
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, RepairStep};
 use crate::repair::context::Options;
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
 use crate::repair::ownership::refuse_another_users;
 use crate::repair::plan;
+use crate::repair::state::find_site;
 use crate::report::Report;
 use crate::system::child::{Child, ChildError, MAX_OUTPUT, framed, sentinel};
 use crate::system::scratch::Scratch;
@@ -66,7 +67,7 @@ pub fn remove_damaged(
         let chosen = report.findings.iter().filter(|finding| plan::is_chosen(finding, &options.ids));
         let damaged = chosen.filter_map(|finding| finding.fix.as_ref()?.bytecode()).map(PathBuf::from).next();
         match damaged.filter(|_| options.changes_environment() && removed.len() < MAX_DAMAGED) {
-            Some(file) if is_bytecode(&file) && !removed.contains(&file) => {
+            Some(file) if is_of_environment(&file, target) && !removed.contains(&file) => {
                 refuse_another_users(file.parent(), &options.command(), &request.real.path)?;
                 fs::remove_file(&file).map_err(|error| describe_kept(&file, &error))?;
                 removed.push(file);
@@ -74,6 +75,19 @@ pub fn remove_damaged(
             _ => return Ok((report, removed)),
         }
     }
+}
+
+/// Whether a file is bytecode in the prefix of the environment, links followed, and no link itself.
+fn is_of_environment(file: &Path, target: &Target) -> bool {
+    let site = find_site(target);
+    let prefixes = [Some(target.interpreter.prefix.as_path()), site.as_deref().map(prefix_of)];
+    let directory = file.parent().and_then(|directory| directory.canonicalize().ok());
+    let is_below = |prefix: &Path| {
+        let prefix = prefix.canonicalize().ok();
+        prefix.is_some_and(|prefix| directory.as_ref().is_some_and(|directory| directory.starts_with(prefix)))
+    };
+    let is_file = file.symlink_metadata().is_ok_and(|metadata| metadata.is_file());
+    is_file && is_bytecode(file) && prefixes.into_iter().flatten().any(is_below)
 }
 
 fn describe_kept(file: &Path, error: &std::io::Error) -> Error {

@@ -90,6 +90,8 @@ pub enum RepairOutcome {
     NothingToDo,
     /// These files of damaged bytecode were removed, and that was all there was to do.
     Recompiled(Vec<PathBuf>),
+    /// This file of damaged bytecode would be removed, first of all.
+    Damaged(PathBuf),
     /// The changes that a repair would make.
     Proven(Vec<Change>),
     Repaired {
@@ -142,7 +144,11 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
         return Err(describe_unrepairable(finding).into());
     }
     if let Some(file) = findings.iter().find_map(|finding| finding.fix.as_ref()?.bytecode()) {
-        return Err(describe_damaged(file).into());
+        return if options.dry_run {
+            Ok(RepairOutcome::Damaged(file.into()))
+        } else {
+            Err(describe_damaged(file).into())
+        };
     }
     let runtime = plan::find_runtime(&findings).map_err(describe_mixed)?;
     if (findings.is_empty() || runtime.is_some()) && before.verdict == Verdict::Blocked {
@@ -190,11 +196,10 @@ pub fn describe_recompiled(files: &[PathBuf]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Damaged bytecode that this repair does not remove.
+/// Damaged bytecode that this repair does not remove: it is outside the environment, or `--isolated` was given.
 fn describe_damaged(file: &str) -> Error {
     let message = format!("the bytecode {file} is damaged");
-    let next =
-        "Nothing was changed. Remove that file, or run `pcluster preflight fix`; Python compiles it again.";
+    let next = "No package was changed. Remove that file; Python compiles it again.";
     Error::repair(RepairStep::Plan, message, next)
 }
 

@@ -63,7 +63,10 @@ pub fn describe(failure: &StartupFailure, owners: Owners) -> Finding {
 /// What to do about a setting of the call.
 fn describe_setting(cause: &str) -> String {
     match cause {
-        "TMPDIR" => "set TMPDIR to an absolute path: jsii fails with a relative one".into(),
+        "TMPDIR" => {
+            "set TMPDIR to the absolute path of a directory that exists: jsii fails with another".into()
+        }
+        "JSII_RUNTIME" => "unset JSII_RUNTIME, which replaces the program that CDK runs in".into(),
         "PYTHONWARNINGS" => "unset PYTHONWARNINGS, which makes an error of this warning".into(),
         _ => "remove what makes an error of this warning: a -W flag of the launcher, or a filter of a \
               sitecustomize"

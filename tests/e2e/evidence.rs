@@ -90,6 +90,25 @@ fn bytecode_of_another_release_next_to_good_sources_is_seen() {
     is_blocked(&copy);
 }
 
+/// The place of bytecode by a flag of the launcher.
+#[test]
+fn bytecode_below_a_prefix_that_a_flag_names_is_seen() {
+    let copy = EnvironmentCopy::of(GOOD, With::Uv);
+    let launcher = copy.environment.bin("pcluster");
+    let text = fs::read_to_string(&launcher).unwrap();
+    let (first, rest) = text.split_once('\n').unwrap();
+    let flag = format!("-Xpycache_prefix={}", copy.path("bytecode").display());
+    fs::write(&launcher, format!("{first} {flag}\n{rest}")).unwrap();
+    is_ready(&copy);
+    let package = "aws_cdk/aws_imagebuilder";
+    let (bad, good) = (broken_packages().join(package), copy.site().join(package));
+    let arguments = [&flag, "-c", COMPILE_UNCHECKED, bad.to_str().unwrap(), good.to_str().unwrap()];
+    copy.run(&copy.environment.bin("python"), &arguments).ends_with(0);
+    let assembly = "_jsii/aws-imagebuilder@1.153.0.jsii.tgz";
+    fs::copy(bad.join(assembly), good.join(assembly)).unwrap();
+    is_blocked(&copy);
+}
+
 const COMPILE_UNCHECKED: &str = "
 import os, py_compile, sys
 from importlib.util import cache_from_source
@@ -107,7 +126,12 @@ fn a_relative_tmpdir_fails_as_it_will() {
     sandbox.write("image.yaml", MINIMAL);
     let ran = sandbox.shim(&["build-image", "-c", "image.yaml", "-i", "my-image"]);
     let [error] = &ran.stop()[..] else { panic!("{ran}") };
-    assert!(error.ends_with("Fix: set TMPDIR to an absolute path: jsii fails with a relative one"), "{ran}");
+    assert!(
+        error.ends_with(
+            "Fix: set TMPDIR to the absolute path of a directory that exists: jsii fails with another"
+        ),
+        "{ran}"
+    );
     let left: Vec<_> = fs::read_dir(sandbox.path("work")).unwrap().flatten().collect();
     assert_eq!(left.len(), 1, "{left:?}");
 }
@@ -352,6 +376,53 @@ fn a_launcher_that_prints_without_end_is_stopped() {
     assert!(report["checks"].to_string().contains("printed more than 32 MiB and was stopped"), "{ran}");
 }
 
+/// A directory of bytecode that leads out of the environment: it may be another environment's.
+#[test]
+fn damaged_bytecode_outside_the_environment_is_named_and_kept() {
+    let copy = EnvironmentCopy::of(GOOD, With::Uv);
+    let cache = copy.site().join("pcluster/cli/__pycache__");
+    let elsewhere = copy.path("work/elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let _ = fs::remove_dir_all(&cache);
+    symlink(&elsewhere, &cache).unwrap();
+    let python = copy.environment.bin("python");
+    copy.run(&python, &["-m", "compileall", "-qq", copy.site().join("pcluster/cli").to_str().unwrap()]);
+    let file = elsewhere.join("entrypoint.cpython-39.pyc");
+    let whole = fs::read(&file).unwrap();
+    fs::write(&file, &whole[..2000]).unwrap();
+    let fixed = copy.fix(&[]);
+    fixed.ends_with(1);
+    assert!(fixed.err().contains("entrypoint.cpython-39.pyc is damaged") && file.exists(), "{fixed}");
+}
+
+/// An exception may name a file that is not damaged.
+#[test]
+fn sound_bytecode_is_not_removed_on_the_word_of_an_exception() {
+    let copy = EnvironmentCopy::of(GOOD, With::Uv);
+    let python = copy.environment.bin("python");
+    copy.run(&python, &["-m", "compileall", "-qq", copy.site().join("pcluster/api").to_str().unwrap()]);
+    let sound = copy.site().join("pcluster/api/__pycache__/errors.cpython-39.pyc");
+    let module = copy.site().join("pcluster/cli/entrypoint.py");
+    let code = fs::read_to_string(&module).unwrap();
+    let raise =
+        format!("raise ImportError('Non-code object in x', path={:?})\n", sound.display().to_string());
+    fs::write(&module, raise + &code).unwrap();
+    copy.fix(&["--installer", "uv"]).ends_with(1);
+    assert!(sound.exists());
+}
+
+/// The real pcluster's own words, although the template would have other faults.
+#[test]
+fn an_image_id_that_is_too_long_is_left_to_the_real_pcluster() {
+    let sandbox = Sandbox::of(BY_UV);
+    sandbox.write("image.yaml", MINIMAL);
+    let id = "a".repeat(200);
+    let call = ["build-image", "-c", "image.yaml", "-i", &id];
+    let (guarded, direct) = (sandbox.shim(&call), sandbox.direct(&call));
+    assert_eq!((guarded.out(), guarded.err()), (direct.out(), direct.err()), "{guarded}");
+    assert!(direct.out().contains("failed to satisfy constraint"), "{direct}");
+}
+
 /// `fix` removes it; an undo does not bring it back, and has nothing to undo.
 #[test]
 fn damaged_bytecode_is_removed_by_fix_and_is_no_repair_to_undo() {
@@ -367,6 +438,9 @@ fn damaged_bytecode_is_removed_by_fix_and_is_no_repair_to_undo() {
         let whole = fs::read(file).unwrap();
         fs::write(file, &whole[..4096]).unwrap();
     }
+    let planned = copy.fix(&["--dry-run"]);
+    assert!(planned.ends_with(0).out().contains("would remove damaged bytecode"), "{planned}");
+    assert!(damaged.iter().all(|file| file.exists()));
     let fixed = copy.fix(&[]);
     assert_eq!(fixed.ends_with(0).out(), "repaired: the environment is ready\n", "{fixed}");
     for file in &damaged {
