@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use pcluster_shim::preflight::advisories::{format_advisory, format_title};
 use pcluster_shim::rules::constraints::derive;
-use pcluster_shim::rules::{advisory, advisory_file, runtimes};
+use pcluster_shim::rules::{advisory, advisory_file};
 use pcluster_shim_fuzz::{assert_line, assert_safe, input};
 
 static PACKAGES: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
@@ -44,7 +44,6 @@ fuzz_target!(|bytes: &[u8]| {
     for constraint in derive(&advisories, "3.13.2", None) {
         assert_line(&constraint);
     }
-    let _ = runtimes::describe_dependencies(&advisories, "2026-11-26");
     // `preflight advisories --format json` prints what is an advisory file too.
     let json = serde_json::to_string(&advisories).expect("advisories are JSON");
     let again = advisory_file::read(&json).expect("the JSON of advisories is read");

@@ -28,6 +28,7 @@ fn finding_of(text: &str, level: Level) -> Finding {
         fix: Some(Fix::by_hand(text.into())),
         references: vec![text.into()],
         is_told_by_guard: true,
+        shows: None,
     }
 }
 

@@ -9,11 +9,13 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use pcluster_shim::environment::packages::Packages;
 use pcluster_shim::environment::synthesis::Expectation;
-use pcluster_shim::report::{self, builder::ReportBuilder};
+use pcluster_shim::images::origin::Recipe;
+use pcluster_shim::report;
+use pcluster_shim::report::builder::{CheckResult, ReportBuilder};
 use pcluster_shim::rules::advisory::Advisory;
 use pcluster_shim::rules::advisory_file::built_in;
 use pcluster_shim::rules::template_rules::TemplateRules;
-use pcluster_shim::rules::{cloudformation, image_origin::Recipe, runtimes};
+use pcluster_shim::rules::{cloudformation, runtimes};
 use pcluster_shim_fuzz::{assert_line, assert_safe, input, split};
 use serde_json::{Value, json};
 
@@ -54,7 +56,7 @@ fn check(template: &Value, expectation: &Expectation) {
         assert_line(path);
     }
     let mut report = ReportBuilder::new(None);
-    report.add_findings("template", std::time::Duration::ZERO, findings);
+    report.add("template", std::time::Duration::ZERO, CheckResult::Findings(findings));
     let report = [*report.build(report::Shim { version: "0", path: None })];
     assert_safe(&report::human::render(&report[0], false));
     assert_safe(&report::junit::render(&report));
@@ -68,7 +70,7 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(template) = cloudformation::parse(text) else { return };
     assert!(template["Resources"].is_object());
     let _ = Recipe::read(&template);
-    let _ = runtimes::check(&template, Some("3.1.3"), &ADVISORIES, "2020-01-01");
+    let _ = runtimes::check(&template, Some("3.1.3"), &ADVISORIES, "2020-01-01".parse().unwrap());
     check(&template, &EXPECTATION);
     check(&template, &Expectation::default());
     if let Ok(expectation) = serde_json::from_slice(asked) {
