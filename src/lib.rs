@@ -70,6 +70,7 @@
 //! | [`images::report`] | the AMIs of broken builds, for people and as JSON (pure) |
 //! | [`images::plan`] | the steps of a repair or a deletion (pure) |
 //! | [`images::rules`] | what may be done with each AMI of an inventory, and why not (pure) |
+//! | [`images::image`] | an AMI as it is shown: what it is, what it costs, what may be done with it (pure) |
 //! | [`images::class`] | what an AMI is, and which directory belongs to it (pure) |
 //! | [`images::origin`] | the build of an AMI, from what is left of it (pure) |
 //! | [`images::inventory`] | what AWS has of images and builds, in the JSON of client.py (pure) |

@@ -5,9 +5,10 @@
 use libfuzzer_sys::fuzz_target;
 use pcluster_shim::images::class::Class;
 use pcluster_shim::images::client::Answer;
+use pcluster_shim::images::image::{Action, Image};
 use pcluster_shim::images::inventory::{Deletion, Inventory, Unfinished};
 use pcluster_shim::images::report::{Kept, Listing};
-use pcluster_shim::images::rules::{Action, Image, Selection, examine};
+use pcluster_shim::images::rules::{Selection, examine};
 use pcluster_shim_fuzz::{assert_safe, input};
 use serde_json::{Value, json};
 

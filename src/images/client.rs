@@ -147,3 +147,23 @@ fn refuse(answer: Answer) -> Abort {
         _ => fail("it answered another question".into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn incomplete_answers_are_errors_that_name_the_key() {
+        for (answer, key) in [
+            (json!({"kind": "inventory", "account": "1"}), "partition"),
+            (json!({"kind": "applied", "results": [{"ok": true, "message": null}]}), "permission"),
+            (json!({"kind": "applied", "results": [{"message": null, "permission": null}]}), "ok"),
+            (json!({"kind": "failed", "code": "denied", "message": "no"}), "call"),
+            (json!({"kind": "stack", "name": "x", "region": "r", "status": "s"}), "template"),
+            (json!({"account": "1"}), "kind"),
+        ] {
+            let error = serde_json::from_value::<Answer>(answer).unwrap_err().to_string();
+            assert_eq!(error, format!("missing field `{key}`"));
+        }
+    }
+}

@@ -199,29 +199,12 @@ pub struct Unfinished {
     pub snapshots: Vec<String>,
 }
 
-#[expect(clippy::cast_precision_loss, reason = "sizes are shown to two decimals")]
-fn to_gibibytes(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 30)
-}
-
 fn read_account<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let account = String::deserialize(from)?;
     if account.is_empty() { Err(D::Error::custom("the account is empty")) } else { Ok(account) }
 }
 
 impl Inventory {
-    /// The sizes of the snapshots of an AMI in GiB; `None` where it is not known.
-    pub fn measure_snapshots<'a>(&'a self, ami: &'a Ami) -> impl Iterator<Item = (&'a str, Option<f64>)> {
-        ami.snapshots.iter().map(|device| {
-            let is_same = |snapshot: &&Snapshot| snapshot.id == device.id && snapshot.region == ami.region;
-            let snapshot = self.snapshots.iter().find(is_same);
-            let full = snapshot.and_then(|snapshot| snapshot.full_size_bytes).filter(|bytes| *bytes > 0);
-            let volume = snapshot.and_then(|snapshot| snapshot.volume_gib).or(device.volume_gib);
-            let bytes = full.or_else(|| volume?.checked_mul(1 << 30));
-            (device.id.as_str(), bytes.map(to_gibibytes))
-        })
-    }
-
     /// The source that could not be asked and whose name begins so, in a region.
     pub fn find_skipped(&self, source: &str, region: &str) -> Option<&Skipped> {
         self.skipped

@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::images::image::Image;
 use crate::images::inventory::{Deletion, Tags, Unfinished};
-use crate::images::rules::Image;
 
 /// What is to be done with one AMI.
 #[derive(Debug)]

@@ -7,9 +7,9 @@ use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use crate::images::class::Class;
+use crate::images::image::{Action, Image};
 use crate::images::inventory::{Deletion, Skipped, Unfinished};
 use crate::images::origin::{Sharing, Source};
-use crate::images::rules::{Action, Image};
 use crate::printable::{escape_line, wrap};
 
 const WIDTH: usize = 80;

@@ -2,104 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
-use serde::{Serialize, Serializer};
-
 use crate::images::class::{Class, IMAGE_ID, Known, Owners, find_owners, live_stacks};
+use crate::images::image::{Action, Artifacts, Cost, Image, measure};
 use crate::images::inventory::{Ami, BuildArn, Inventory, Stack, Tags};
-use crate::images::origin::{MAX_SLUG, Origin, PREFIX, Sharing, Source, image_arn, is_named};
+use crate::images::origin::{MAX_SLUG, Origin, PREFIX, Source, image_arn, is_named};
 
 /// EC2's limit of the tags of a resource.
 const MAX_TAGS: usize = 50;
-
-/// Dollars for a GiB of a standard snapshot and a month, as of November 2026: Amazon EBS User Guide, "Pricing and billing
-/// for archiving EBS snapshots". The guide names no region, and regions differ.
-const USD_PER_GIB_MONTH: f64 = 0.05;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Action {
-    Possible,
-    Refused,
-    Done,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Image {
-    pub ami: String,
-    pub region: String,
-    pub name: String,
-    #[serde(serialize_with = "write_moment")]
-    pub creation_date: Timestamp,
-    pub class: Class,
-    /// In its own case; null where only its lower case is known.
-    pub image_id: Option<String>,
-    pub version: Option<String>,
-    pub source: Source,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stack_id: Option<String>,
-    /// What a repair writes.
-    pub tags: Tags,
-    pub snapshots: Vec<SnapshotSize>,
-    pub monthly_cost_at_most: Cost,
-    pub in_use_by: Vec<String>,
-    pub shared_with: Vec<String>,
-    pub conflicts_with: Vec<String>,
-    pub repair: Action,
-    pub delete: Action,
-    /// Why something is refused, and what else is to be known.
-    pub reasons: Vec<String>,
-    /// What a deletion removes besides AMI and snapshots.
-    #[serde(skip)]
-    pub artifacts: Artifacts,
-    /// The tags that it has.
-    #[serde(skip)]
-    pub had_tags: Tags,
-    /// The launch permissions that were lost with the tags.
-    #[serde(skip)]
-    pub sharing: Option<Sharing>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct SnapshotSize {
-    pub id: String,
-    /// `None` where it is not known.
-    #[serde(rename = "sizeGiB")]
-    pub size_gib: Option<f64>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Cost {
-    pub usd: f64,
-}
-
-impl Cost {
-    /// At most: an archived snapshot costs less, and one shares blocks with its lineage, which are billed once.
-    fn of(snapshots: &[SnapshotSize]) -> Self {
-        let gib: f64 = snapshots.iter().filter_map(|snapshot| snapshot.size_gib).sum();
-        Self { usd: round(gib * USD_PER_GIB_MONTH) }
-    }
-}
-
-fn round(value: f64) -> f64 {
-    (value * 100.0).round() / 100.0
-}
-
-/// To the millisecond, as EC2 does.
-fn write_moment<S: Serializer>(moment: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(&format_args!("{moment:.3}"))
-}
-
-/// What belongs to one image alone.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Artifacts {
-    /// Of the build, which may differ from the AMI's.
-    pub region: String,
-    /// Bucket and directory.
-    pub directory: Option<(String, String)>,
-    pub log_group: Option<String>,
-}
 
 /// What the user has named.
 #[derive(Debug, Clone, Default)]
@@ -154,11 +63,7 @@ struct Examined<'a> {
 impl Examined<'_> {
     fn image(&self) -> Image {
         let Known { ami, class, origin, .. } = self.known;
-        let snapshots: Vec<SnapshotSize> = self
-            .inventory
-            .measure_snapshots(ami)
-            .map(|(id, gib)| SnapshotSize { id: id.to_owned(), size_gib: gib.map(round) })
-            .collect();
+        let snapshots = measure(self.inventory, ami);
         let conflicts = self.find_conflicts();
         let (mut reasons, mut tags) = (Vec::new(), Tags::new());
         let repair = match self.plan_repair(&conflicts) {
@@ -476,6 +381,7 @@ mod tests {
     use super::*;
     use crate::images::class::BUILD_STATUS;
     use crate::images::inventory::{BucketFrom, Device, Directory};
+    use jiff::Timestamp;
     use proptest::prelude::*;
 
     const ACCOUNT: &str = "123456789012";
@@ -599,7 +505,10 @@ mod tests {
             "arn:aws:logs:us-east-1:123456789012:log-group:/aws/imagebuilder/ParallelClusterImage-My-Image";
         assert_eq!(image.tags["parallelcluster:build_log"], log);
         assert_eq!(image.sharing.as_ref().unwrap().user_ids, ["111122223333"]);
-        assert_eq!(serde_json::json!(image.monthly_cost_at_most)["usd"], 2.0);
+        let json = serde_json::json!(image);
+        assert_eq!(json["monthlyCostAtMost"]["usd"], 2.0);
+        assert_eq!(json["snapshots"][0]["sizeGiB"], 40.0);
+        assert_eq!(json["creationDate"], "2022-10-26T23:00:00.000Z");
     }
 
     #[test]

@@ -1,0 +1,117 @@
+//! An AMI as it is shown: what it is, what it costs, what may be done with it. Pure.
+
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+
+use crate::images::class::Class;
+use crate::images::inventory::{Ami, Device, Inventory, Snapshot, Tags};
+use crate::images::origin::{Sharing, Source};
+
+/// Dollars for a GiB of a standard snapshot and a month, as of November 2026: Amazon EBS User Guide, "Pricing and billing
+/// for archiving EBS snapshots". The guide names no region, and regions differ.
+const USD_PER_GIB_MONTH: f64 = 0.05;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    Possible,
+    Refused,
+    Done,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Image {
+    pub ami: String,
+    pub region: String,
+    pub name: String,
+    #[serde(serialize_with = "write_moment")]
+    pub creation_date: Timestamp,
+    pub class: Class,
+    /// In its own case; null where only its lower case is known.
+    pub image_id: Option<String>,
+    pub version: Option<String>,
+    pub source: Source,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stack_id: Option<String>,
+    /// What a repair writes.
+    pub tags: Tags,
+    pub snapshots: Vec<SnapshotSize>,
+    pub monthly_cost_at_most: Cost,
+    pub in_use_by: Vec<String>,
+    pub shared_with: Vec<String>,
+    pub conflicts_with: Vec<String>,
+    pub repair: Action,
+    pub delete: Action,
+    /// Why something is refused, and what else is to be known.
+    pub reasons: Vec<String>,
+    /// What a deletion removes besides AMI and snapshots.
+    #[serde(skip)]
+    pub artifacts: Artifacts,
+    /// The tags that it has.
+    #[serde(skip)]
+    pub had_tags: Tags,
+    /// The launch permissions that were lost with the tags.
+    #[serde(skip)]
+    pub sharing: Option<Sharing>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SnapshotSize {
+    pub id: String,
+    /// `None` where it is not known.
+    #[serde(rename = "sizeGiB")]
+    pub size_gib: Option<f64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Cost {
+    pub usd: f64,
+}
+
+impl Cost {
+    /// At most: an archived snapshot costs less, and one shares blocks with its lineage, which are billed once.
+    #[must_use]
+    pub fn of(snapshots: &[SnapshotSize]) -> Self {
+        let gib: f64 = snapshots.iter().filter_map(|snapshot| snapshot.size_gib).sum();
+        Self { usd: round(gib * USD_PER_GIB_MONTH) }
+    }
+}
+
+/// The sizes of the snapshots of an AMI.
+#[must_use]
+pub fn measure(inventory: &Inventory, ami: &Ami) -> Vec<SnapshotSize> {
+    let size = |device: &Device| {
+        let is_same = |snapshot: &&Snapshot| snapshot.id == device.id && snapshot.region == ami.region;
+        let snapshot = inventory.snapshots.iter().find(is_same);
+        let full = snapshot.and_then(|snapshot| snapshot.full_size_bytes).filter(|bytes| *bytes > 0);
+        let volume = snapshot.and_then(|snapshot| snapshot.volume_gib).or(device.volume_gib);
+        let bytes = full.or_else(|| volume?.checked_mul(1 << 30));
+        SnapshotSize { id: device.id.clone(), size_gib: bytes.map(to_gibibytes) }
+    };
+    ami.snapshots.iter().map(size).collect()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a size to two decimals")]
+fn to_gibibytes(bytes: u64) -> f64 {
+    round(bytes as f64 / f64::from(1 << 30))
+}
+
+fn round(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}
+
+/// To the millisecond, as EC2 does.
+fn write_moment<S: Serializer>(moment: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&format_args!("{moment:.3}"))
+}
+
+/// What belongs to one image alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Artifacts {
+    /// Of the build, which may differ from the AMI's.
+    pub region: String,
+    /// Bucket and directory.
+    pub directory: Option<(String, String)>,
+    pub log_group: Option<String>,
+}
