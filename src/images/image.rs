@@ -71,7 +71,6 @@ pub struct Cost {
 
 impl Cost {
     /// At most: an archived snapshot costs less, and one shares blocks with its lineage, which are billed once.
-    #[must_use]
     pub fn of(snapshots: &[SnapshotSize]) -> Self {
         let gib: f64 = snapshots.iter().filter_map(|snapshot| snapshot.size_gib).sum();
         Self { usd: round(gib * USD_PER_GIB_MONTH) }
@@ -79,7 +78,6 @@ impl Cost {
 }
 
 /// The sizes of the snapshots of an AMI.
-#[must_use]
 pub fn measure(inventory: &Inventory, ami: &Ami) -> Vec<SnapshotSize> {
     let size = |device: &Device| {
         let is_same = |snapshot: &&Snapshot| snapshot.id == device.id && snapshot.region == ami.region;
