@@ -133,12 +133,7 @@ choose_program() {
         case $host in
             *-linux-gnu)
                 if [ -f "$libc" ]; then
-                    RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static"
-                    # Packed relocations are 80 kB less; glibc's static start reads them from 2.36 on.
-                    minor=$(getconf GNU_LIBC_VERSION 2>/dev/null | sed -n 's/^glibc 2\.\([0-9]*\).*/\1/p')
-                    [ "${minor:-0}" -lt 36 ] ||
-                        RUSTFLAGS="$RUSTFLAGS -C link-arg=-Wl,-z,pack-relative-relocs"
-                    export RUSTFLAGS
+                    export RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static"
                     set -- "$@" --target "$host"
                     out=$out/$host
                 fi
