@@ -1,6 +1,5 @@
 //! The errors outside a check in one enum, each with its message, its hint and its exit status.
 
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -11,95 +10,66 @@ use crate::printable::{escape, flatten};
 /// Begins every line that the shim writes to stderr.
 pub const PREFIX: &str = "pcluster-shim: ";
 
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No `pcluster` on PATH but this one.
+    #[error("no real pcluster was found on PATH")]
     NoRealPcluster,
     /// `pcluster-preflight` was called by its path in an environment without a pcluster.
-    NothingBeside {
-        directory: PathBuf,
-    },
+    #[error("there is no pcluster in {directory}, where this program was called")]
+    NothingBeside { directory: PathBuf },
     /// `check --all` has found none.
+    #[error("no pcluster was found on PATH or where environments are kept")]
     NothingFound,
     /// A directory of `--root` that cannot be searched.
-    BadRoot {
-        directory: PathBuf,
-        why: String,
-    },
+    #[error("--root {directory}: {why}")]
+    BadRoot { directory: PathBuf, why: String },
     /// Every `pcluster` on PATH starts this shim again.
-    Loop {
-        tried: Vec<PathBuf>,
-    },
+    #[error("there is no real pcluster behind {}: this shim is started again", join(tried))]
+    Loop { tried: Vec<PathBuf> },
     /// The named real pcluster cannot be one; `by` is what named it.
-    BadReal {
-        path: PathBuf,
-        by: &'static str,
-        why: &'static str,
-    },
-    CannotExec {
-        program: PathBuf,
-        source: io::Error,
-    },
+    #[error("{by} names {path}, {why}")]
+    BadReal { path: PathBuf, by: &'static str, why: &'static str },
+    #[error("cannot run {program}: {source}")]
+    CannotExec { program: PathBuf, source: io::Error },
     /// A config or advisories file; `message` names line and key.
-    BadFile {
-        file: PathBuf,
-        message: String,
-    },
+    #[error("{file}: {message}")]
+    BadFile { file: PathBuf, message: String },
     /// A config or advisories file that another user could have written.
-    Untrusted {
-        file: PathBuf,
-        why: String,
-    },
-    BadVariable {
-        name: &'static str,
-        value: String,
-        accepted: &'static str,
-    },
+    #[error("{file}: {why}")]
+    Untrusted { file: PathBuf, why: String },
+    #[error("{name} cannot be {value:?}")]
+    BadVariable { name: &'static str, value: String, accepted: &'static str },
     /// The image configuration or the arguments of `preflight check`, refused by the real pcluster.
-    Rejected {
-        stage: String,
-        message: String,
-    },
-    UnknownAdvisory {
-        id: String,
-        known: String,
-    },
-    NotATemplate {
-        file: String,
-        message: String,
-    },
+    #[error("pcluster refuses the {stage}: {message}")]
+    Rejected { stage: String, message: String },
+    #[error("no advisory is called {id:?}")]
+    UnknownAdvisory { id: String, known: String },
+    #[error("{file}: {message}")]
+    NotATemplate { file: String, message: String },
     /// AWS cannot be asked.
+    #[error("AWS cannot be asked{}: {}", .0.describe_call(), .0.message)]
     Aws(AwsFailure),
-    NoStack {
-        name: String,
-        region: String,
-    },
+    #[error("there is no stack {name:?} in {region}")]
+    NoStack { name: String, region: String },
     /// A change in AWS that has to be confirmed, and there is no terminal.
+    #[error("nothing was changed: there is no terminal to ask at")]
     Unconfirmed,
     /// A change in AWS that cannot be made safely.
-    Images {
-        message: String,
-        next: &'static str,
-    },
+    #[error("{message}")]
+    Images { message: String, next: &'static str },
     /// install.sh cannot be run.
-    Install {
-        message: String,
-    },
+    #[error("the installer cannot be started: {message}")]
+    Install { message: String },
     /// A repair stopped at this step; the environment is as before.
-    Repair {
-        step: RepairStep,
-        message: String,
-        next: String,
-    },
+    #[error("{}: {message}", step.describe_stop())]
+    Repair { step: RepairStep, message: String, next: String },
     /// There is no repair of this environment that could be undone.
-    NothingToUndo {
-        site: PathBuf,
-    },
+    #[error("there is no repair of {site} to undo")]
+    NothingToUndo { site: PathBuf },
     /// A repair cannot change this environment itself.
-    NotInPlace {
-        why: String,
-        next: String,
-    },
+    #[error("the environment cannot be repaired in place: {why}")]
+    NotInPlace { why: String, next: String },
 }
 
 /// Why AWS cannot be asked, as client.py tells it.
@@ -111,6 +81,10 @@ pub struct AwsFailure {
 }
 
 impl AwsFailure {
+    fn describe_call(&self) -> String {
+        self.call.as_ref().map(|call| format!(" ({call})")).unwrap_or_default()
+    }
+
     /// The client itself failed.
     pub fn of_client(message: String) -> Self {
         Self { code: "client".into(), message, call: None }
@@ -172,6 +146,13 @@ pub enum RepairStep {
 }
 
 impl RepairStep {
+    fn describe_stop(self) -> String {
+        match self {
+            Self::Undo => "the repair cannot be undone".into(),
+            step => format!("the repair stopped at {}", step.name()),
+        }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Ownership => "ownership",
@@ -201,32 +182,17 @@ impl RepairStep {
 }
 
 /// A signal has come, by which the process is to die.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("interrupted by signal {0}")]
 pub struct Interrupted(pub i32);
 
-impl fmt::Display for Interrupted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "interrupted by signal {}", self.0)
-    }
-}
-
 /// The reason why a function has no result.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Abort {
-    Error(Error),
-    Interrupted(Interrupted),
-}
-
-impl From<Error> for Abort {
-    fn from(error: Error) -> Self {
-        Self::Error(error)
-    }
-}
-
-impl From<Interrupted> for Abort {
-    fn from(interrupted: Interrupted) -> Self {
-        Self::Interrupted(interrupted)
-    }
+    #[error(transparent)]
+    Error(#[from] Error),
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
 }
 
 /// Files in one message: a directory that cannot be written has thousands.
@@ -375,49 +341,7 @@ pub fn prefix_lines(message: &str) -> String {
     escape(message).lines().fold(String::new(), |text, line| text + PREFIX + line + "\n")
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoRealPcluster => write!(f, "no real pcluster was found on PATH"),
-            Self::NothingBeside { directory } => {
-                write!(f, "there is no pcluster in {}, where this program was called", directory.display())
-            }
-            Self::NothingFound => {
-                write!(f, "no pcluster was found on PATH or where environments are kept")
-            }
-            Self::BadRoot { directory, why } => write!(f, "--root {}: {why}", directory.display()),
-            Self::Loop { tried } => {
-                let tried: Vec<_> = tried.iter().map(|path| path.display().to_string()).collect();
-                write!(f, "there is no real pcluster behind {}: this shim is started again", tried.join(", "))
-            }
-            Self::BadReal { path, by, why } => write!(f, "{by} names {}, {why}", path.display()),
-            Self::CannotExec { program, source } => {
-                write!(f, "cannot run {}: {source}", program.display())
-            }
-            Self::BadFile { file, message } => write!(f, "{}: {message}", file.display()),
-            Self::Untrusted { file, why } => write!(f, "{}: {why}", file.display()),
-            Self::BadVariable { name, value, .. } => write!(f, "{name} cannot be {value:?}"),
-            Self::Rejected { stage, message } => write!(f, "pcluster refuses the {stage}: {message}"),
-            Self::UnknownAdvisory { id, .. } => write!(f, "no advisory is called {id:?}"),
-            Self::NotATemplate { file, message } => write!(f, "{file}: {message}"),
-            Self::NothingToUndo { site } => write!(f, "there is no repair of {} to undo", site.display()),
-            Self::Aws(AwsFailure { message, call: Some(call), .. }) => {
-                write!(f, "AWS cannot be asked ({call}): {message}")
-            }
-            Self::Aws(failure) => write!(f, "AWS cannot be asked: {}", failure.message),
-            Self::NoStack { name, region } => write!(f, "there is no stack {name:?} in {region}"),
-            Self::Unconfirmed => f.write_str("nothing was changed: there is no terminal to ask at"),
-            Self::Images { message, .. } => f.write_str(message),
-            Self::Install { message } => write!(f, "the installer cannot be started: {message}"),
-            Self::Repair { step: RepairStep::Undo, message, .. } => {
-                write!(f, "the repair cannot be undone: {message}")
-            }
-            Self::Repair { step, message, .. } => {
-                write!(f, "the repair stopped at {}: {message}", step.name())
-            }
-            Self::NotInPlace { why, .. } => write!(f, "the environment cannot be repaired in place: {why}"),
-        }
-    }
+/// Paths in one line.
+pub fn join(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
-
-impl std::error::Error for Error {}

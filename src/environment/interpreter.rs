@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
@@ -11,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::cli::env_vars;
-use crate::error::Error;
+use crate::error::{Error, join};
 use crate::system::child::ChildError;
 use crate::system::executables;
 
@@ -142,56 +141,25 @@ pub fn read_answer(answer: &serde_json::Value) -> Option<InterpreterAnswer> {
 }
 
 /// Why an environment is unknown.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum IdentifyError {
     /// The launcher names an interpreter that does not exist.
-    DeadInterpreter {
-        interpreter: PathBuf,
-    },
+    #[error("its interpreter {interpreter} does not exist; reinstall pcluster")]
+    DeadInterpreter { interpreter: PathBuf },
     /// The launcher or the interpreter.
-    Unreadable {
-        file: PathBuf,
-        source: io::Error,
-    },
+    #[error("cannot read {file}: {source}")]
+    Unreadable { file: PathBuf, source: io::Error },
     /// It starts this shim again, which finds no other pcluster.
-    Loop {
-        tried: Vec<PathBuf>,
-    },
+    #[error("{}", Error::Loop { tried: tried.clone() })]
+    Loop { tried: Vec<PathBuf> },
     /// It has ended and no Python that heeds PYTHONPATH has imported pcluster.
+    #[error("it does not tell which Python it starts; it may replace PYTHONPATH, or start none")]
     NoAnswer,
     /// Several Pythons have imported pcluster.
-    Ambiguous {
-        interpreters: Vec<PathBuf>,
-    },
-    Child(ChildError),
-}
-
-impl fmt::Display for IdentifyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::DeadInterpreter { interpreter } => {
-                write!(f, "its interpreter {} does not exist; reinstall pcluster", interpreter.display())
-            }
-            Self::Unreadable { file, source } => {
-                write!(f, "cannot read {}: {source}", file.display())
-            }
-            Self::NoAnswer => f.write_str(
-                "it does not tell which Python it starts; it may replace PYTHONPATH, or start none",
-            ),
-            Self::Ambiguous { interpreters } => {
-                let names: Vec<_> = interpreters.iter().map(|path| path.display().to_string()).collect();
-                write!(f, "it starts pcluster in more than one way: {}", names.join(", "))
-            }
-            Self::Loop { tried } => Error::Loop { tried: tried.clone() }.fmt(f),
-            Self::Child(error) => error.fmt(f),
-        }
-    }
-}
-
-impl From<ChildError> for IdentifyError {
-    fn from(error: ChildError) -> Self {
-        Self::Child(error)
-    }
+    #[error("it starts pcluster in more than one way: {}", join(interpreters))]
+    Ambiguous { interpreters: Vec<PathBuf> },
+    #[error(transparent)]
+    Child(#[from] ChildError),
 }
 
 /// Converts bytes to text, a character for each: a string of JSON cannot hold every byte string.

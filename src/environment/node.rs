@@ -1,6 +1,5 @@
 //! The Node.js that CDK will run, and its version.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,31 +18,15 @@ pub struct Node {
 }
 
 /// Why there is no usable Node.js.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum NodeError {
+    #[error("no node on PATH, and CDK needs Node.js; install it or extend PATH")]
     NotFound,
     /// Its output for `--version` is no version.
-    Malformed {
-        path: PathBuf,
-        answer: String,
-    },
-    Child(ChildError),
-}
-
-impl From<ChildError> for NodeError {
-    fn from(error: ChildError) -> Self {
-        Self::Child(error)
-    }
-}
-
-impl fmt::Display for NodeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotFound => write!(f, "no node on PATH, and CDK needs Node.js; install it or extend PATH"),
-            Self::Malformed { path, answer } => write!(f, "{} --version said {answer:?}", path.display()),
-            Self::Child(error) => error.fmt(f),
-        }
-    }
+    #[error("{path} --version said {answer:?}")]
+    Malformed { path: PathBuf, answer: String },
+    #[error(transparent)]
+    Child(#[from] ChildError),
 }
 
 /// A Node.js that is being asked for its version.

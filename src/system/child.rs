@@ -2,7 +2,6 @@
 //! kept, stdin from /dev/null, and gone when a signal comes.
 
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::process::ExitStatusExt as _;
@@ -23,12 +22,6 @@ const SIGNAL_INTERVAL: Duration = Duration::from_millis(50);
 /// More than any answer holds. A child that prints without end fills the disk.
 pub const MAX_OUTPUT: u64 = 32 << 20; // bytes
 
-impl From<Interrupted> for ChildError {
-    fn from(interrupted: Interrupted) -> Self {
-        Self::Interrupted(interrupted)
-    }
-}
-
 /// What a child left behind when it ended by itself.
 #[derive(Debug)]
 pub struct Finished {
@@ -38,69 +31,31 @@ pub struct Finished {
 }
 
 /// Why there is no answer of a child. Its status is never this program's.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum ChildError {
-    Spawn {
-        program: PathBuf,
-        source: io::Error,
-    },
-    TimedOut {
-        program: PathBuf,
-        limit: Duration,
-        stderr: Vec<u8>,
-    },
+    #[error("cannot run {program}: {source}")]
+    Spawn { program: PathBuf, source: io::Error },
+    #[error("{program} gave no answer in {} s (PCLUSTER_SHIM_TIMEOUT sets the limit)", limit.as_secs())]
+    TimedOut { program: PathBuf, limit: Duration, stderr: Vec<u8> },
+    #[error("{program} printed more than {} MiB and was stopped", limit >> 20)]
     TooMuchOutput {
         program: PathBuf,
         /// In bytes.
         limit: u64,
     },
-    Failed {
-        program: PathBuf,
-        status: ExitStatus,
-        stderr: Vec<u8>,
-    },
-    Malformed {
-        program: PathBuf,
-        stdout: Vec<u8>,
-    },
+    #[error("{program} {}{}", ended(*status), last_line(stderr))]
+    Failed { program: PathBuf, status: ExitStatus, stderr: Vec<u8> },
+    #[error(
+        "{program} gave no answer: expected the JSON that a check asks it for, found {}",
+        beginning(stdout)
+    )]
+    Malformed { program: PathBuf, stdout: Vec<u8> },
     /// There is no place for its files.
+    #[error("no temporary directory: {0}")]
     Scratch(io::Error),
     /// This signal came while it ran.
-    Interrupted(Interrupted),
-}
-
-impl fmt::Display for ChildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Spawn { program, source } => write!(f, "cannot run {}: {source}", program.display()),
-            Self::TimedOut { program, limit, .. } => write!(
-                f,
-                "{} gave no answer in {} s (PCLUSTER_SHIM_TIMEOUT sets the limit)",
-                program.display(),
-                limit.as_secs()
-            ),
-            Self::TooMuchOutput { program, limit } => {
-                write!(f, "{} printed more than {} MiB and was stopped", program.display(), limit >> 20)
-            }
-            Self::Failed { program, status, stderr } => {
-                write!(f, "{} {}", program.display(), ended(*status))?;
-                match last_line(stderr) {
-                    Some(line) => write!(f, ": {line}"),
-                    None => Ok(()),
-                }
-            }
-            Self::Malformed { program, stdout } => {
-                let found = beginning(stdout).map_or_else(|| "nothing".into(), |text| format!("`{text}`"));
-                let program = program.display();
-                write!(
-                    f,
-                    "{program} gave no answer: expected the JSON that a check asks it for, found {found}"
-                )
-            }
-            Self::Scratch(source) => write!(f, "no temporary directory: {source}"),
-            Self::Interrupted(interrupted) => interrupted.fmt(f),
-        }
-    }
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
 }
 
 fn ended(status: ExitStatus) -> String {
@@ -115,17 +70,20 @@ fn ended(status: ExitStatus) -> String {
 const MAX_QUOTED: usize = 200;
 
 /// The beginning of an output, in one line.
-fn beginning(output: &[u8]) -> Option<String> {
+fn beginning(output: &[u8]) -> String {
     let text: String = String::from_utf8_lossy(output).chars().take(MAX_QUOTED).collect();
-    let line = flatten(&text).trim().to_owned();
-    (!line.is_empty()).then_some(line)
+    match flatten(&text).trim() {
+        "" => "nothing".into(),
+        line => format!("`{line}`"),
+    }
 }
 
 /// The line of an output that says most: Python's and Node's errors end with it.
-fn last_line(output: &[u8]) -> Option<String> {
+fn last_line(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output);
-    let line = text.lines().rev().find(|line| !line.trim().is_empty())?.trim();
-    Some(line.chars().take(MAX_QUOTED).collect())
+    let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    let line: String = line.chars().take(MAX_QUOTED).collect();
+    if line.is_empty() { line } else { format!(": {line}") }
 }
 
 /// One child to run.
