@@ -111,7 +111,7 @@ impl Where {
                 .map(|candidate| warn_of_loop(&candidate.path)),
         );
         warnings.extend(warn_of_stale_hash(search, first, own.as_deref()));
-        warnings.extend(warn_of_entries(search, real.as_ref().ok()));
+        warnings.extend(warn_of_entries(search));
         warnings.extend(warn_of_passed_over());
         let rows = candidates.into_iter().map(|candidate| Row::new(candidate, search, &real)).collect();
         Self {

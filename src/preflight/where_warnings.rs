@@ -2,13 +2,12 @@
 //! which other users can write.
 
 use std::env;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::cli::settings::config_path;
-use crate::environment::locate::{Candidate, CandidateStatus, NAME, REPLACED_LAUNCHER, Real, Search};
+use crate::environment::locate::{Candidate, CandidateStatus, NAME, REPLACED_LAUNCHER, Search};
 use crate::repair::overlay;
 use crate::system::trust;
 
@@ -144,29 +143,18 @@ pub(crate) fn warn_of_loop(path: &Path) -> Warning {
     }
 }
 
-/// Entries of PATH, up to the real pcluster, into which another user could put a program.
-pub(crate) fn warn_of_entries(search: &Search, real: Option<&Real>) -> Vec<Warning> {
+/// Entries of PATH that depend on the current directory.
+pub(crate) fn warn_of_entries(search: &Search) -> Vec<Warning> {
     let mut warnings: Vec<Warning> = Vec::new();
-    for entry in search.entries() {
-        let shown = entry.display();
-        let is_last = entry.is_absolute() && real.is_some_and(|real| real.path.starts_with(&entry));
-        let warning = if entry.as_os_str().is_empty() {
-            Some(warn_of_relative("PATH has an empty entry, which means the current directory".into()))
-        } else if !entry.is_absolute() {
-            Some(warn_of_relative(format!("PATH has {shown}, which depends on the current directory")))
-        } else if is_world_writable(&entry) {
-            Some(Warning {
-                id: "world-writable-entry",
-                message: format!("Everybody may write into {shown}, which is on PATH."),
-                hint: format!("Run `chmod o-w {shown}`, or take it out of PATH."),
-            })
+    for entry in search.entries().filter(|entry| !entry.is_absolute()) {
+        let what = if entry.as_os_str().is_empty() {
+            "PATH has an empty entry, which means the current directory".into()
         } else {
-            None
+            format!("PATH has {}, which depends on the current directory", entry.display())
         };
-        let is_new = |warning: &Warning| warnings.iter().all(|before| before.message != warning.message);
-        warnings.extend(warning.filter(is_new).into_iter().collect::<Vec<_>>());
-        if is_last {
-            break;
+        let warning = warn_of_relative(what);
+        if warnings.iter().all(|before| before.message != warning.message) {
+            warnings.push(warning);
         }
     }
     warnings
@@ -175,8 +163,4 @@ pub(crate) fn warn_of_entries(search: &Search, real: Option<&Real>) -> Vec<Warni
 fn warn_of_relative(what: String) -> Warning {
     let message = what + ": a shell runs whatever program lies there. The shim does not.";
     Warning { id: "relative-entry", message, hint: "Take it out of PATH.".into() }
-}
-
-fn is_world_writable(directory: &Path) -> bool {
-    directory.metadata().is_ok_and(|metadata| metadata.is_dir() && metadata.permissions().mode() & 0o002 != 0)
 }
