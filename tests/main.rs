@@ -11,7 +11,6 @@ mod failures; // checks that cannot run: each one line, delegated; strict stops
 mod hostile; // files that hang, flood, or could have been written by others
 mod install; // install.sh and what it leaves behind
 mod launchers; // every form of launcher leads to its interpreter
-mod layout; // the files of the tests themselves
 mod locate; // the real pcluster among shims, wrappers and debris
 mod preflight; // the shim's own commands
 mod repair; // fix and undo: what they do, refuse and say

@@ -28,30 +28,10 @@
 //! A Python does not notice: it ignores SIGPIPE by itself when it starts. The mask of blocked
 //! signals and every other disposition are kept.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 
 use crate::support::fakes::REAL_OUTPUT;
 use crate::support::sandbox::Sandbox;
-
-/// A row without a test, or with two, is a mistake of this list.
-#[test]
-fn every_row_has_exactly_one_test() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    let mut rows: BTreeMap<u8, Vec<String>> = (1..=31).map(|row| (row, Vec::new())).collect();
-    for file in directory.read_dir().unwrap().flatten().filter(|file| file.path().is_file()) {
-        let text = fs::read_to_string(file.path()).unwrap_or_default();
-        for name in text.lines().filter_map(|line| line.trim().strip_prefix("fn trap_")) {
-            let numbers = name.split('_').take_while(|word| *word == "and" || word.parse::<u8>().is_ok());
-            for row in numbers.filter_map(|word| word.parse().ok()) {
-                rows.get_mut(&row).unwrap().push(name.to_owned());
-            }
-        }
-    }
-    let wrong: Vec<_> = rows.into_iter().filter(|(_, tests)| tests.len() != 1).collect();
-    assert!(wrong.is_empty(), "{wrong:?}");
-}
 
 /// Trap 17: `where` warns; nothing is refused.
 #[test]
