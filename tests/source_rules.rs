@@ -184,7 +184,7 @@ fn every_variable_is_named_in_the_readme_and_in_one_module_only() {
 #[test]
 fn scripts_can_be_run() {
     use std::os::unix::fs::PermissionsExt as _;
-    let scripts = ["scripts/sandbox", "scripts/test", "scripts/demo", "scripts/corpus", ".ci/run"];
+    let scripts = ["scripts/environments", "scripts/test", "scripts/demo", ".ci/run"];
     let is_executable =
         |path: &Path| path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o111 != 0);
     for script in scripts.map(|name| top().join(name)) {

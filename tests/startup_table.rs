@@ -1,5 +1,5 @@
 //! The advisories, held to what was measured: which versions of which packages keep which release of
-//! pcluster from starting (`scripts/startup-table`).
+//! pcluster from starting. CONTRIBUTING.md says how a row is measured.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What every end-to-end test uses: the environments that tests/e2e/prepare makes, a
+//! What every end-to-end test uses: the environments that scripts/environments makes, a
 //! stand-in for AWS, a HOME and a PATH of the test's own, and runs that print the whole sandbox
 //! when they are not what was expected.
 
@@ -58,7 +58,7 @@ pub(crate) fn find(name: &str) -> Option<PathBuf> {
     pcluster_shim::system::executables::find(name, std::env::var_os("PATH"))
 }
 
-/// One directory that tests/e2e/prepare has made.
+/// One directory that scripts/environments has made.
 #[derive(Debug, Clone)]
 pub(crate) struct Environment {
     pub(crate) directory: PathBuf,

@@ -56,7 +56,7 @@ fn directory_is_known(name: &str, form: &str, arguments: &[&str]) {
     is_known(&mut sandbox, &launcher, form, arguments);
 }
 
-/// The name that tests/e2e/prepare gives it: past 127 characters a `#!` line is not relied on.
+/// The name that scripts/environments gives it: past 127 characters a `#!` line is not relied on.
 pub(crate) const LONG: &str = "a-directory-whose-name-is-so-long-that-the-path-of-the-interpreter-in-it-does-not-\
                     fit-into-the-127-characters-that-a-kernel-reads-of-a-script";
 
@@ -115,7 +115,7 @@ fn pipx_install() {
     directory_is_known("pipx", "shebang", &[]);
 }
 
-/// Runs where the machine has pyenv, which comes from no package index; tests/e2e/prepare says so.
+/// Runs where the machine has pyenv, which comes from no package index; scripts/environments says so.
 #[test]
 #[expect(clippy::print_stdout, reason = "a test that does not run says so")]
 fn pyenv() {

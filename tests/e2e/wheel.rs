@@ -292,7 +292,7 @@ fn uv_tool_installs_it_beside_the_real_one() {
 fn pipx_injects_it_beside_the_real_one() {
     let index = index();
     let mut sandbox = with_tools(&index);
-    // pipx installs with all that is required, from an index: once, by tests/e2e/prepare.
+    // pipx installs with all that is required, from an index: once, by scripts/environments.
     let (made, home) =
         (Environment::named("launchers/pipx").directory.join("pipx"), sandbox.path("work/pipx"));
     copy_tree(&made, &home);

@@ -116,7 +116,7 @@ fn pipx() {
     row(
         Answer::Known,
         |place| {
-            // pipx installs with all that is required, from an index: once, by tests/e2e/prepare.
+            // pipx installs with all that is required, from an index: once, by scripts/environments.
             let made = Environment::named("launchers/pipx").directory.join("pipx");
             let copied = Command::new(program("cp")).arg("-al").args([made, place.path("pipx")]).status();
             assert!(copied.unwrap().success());

@@ -296,7 +296,7 @@ pub(crate) fn prefix_of(python: &Path, library: &Path, at: &Path) -> Venv {
     Venv(at.to_owned())
 }
 
-/// The Python that `tests/e2e/prepare` made the environments with.
+/// The Python that `scripts/environments` made the environments with.
 pub(crate) fn base() -> PathBuf {
     Packages::Good.environment().bin("python").canonicalize().unwrap()
 }
