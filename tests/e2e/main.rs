@@ -16,7 +16,7 @@ mod corpus; // each of them with and without the shim
 mod environment_copy; // a copy of an environment to repair, an index, comparison byte for byte
 mod environments; // what every test uses
 mod evidence; // what the real code does decides, and nothing is written
-mod fleet; // scripts/fleet.yml and scripts/fleet-ssm.yml on hosts that differ
+mod fleet; // scripts/fleet.yml on hosts that differ
 mod fresh; // what does not start as it is installed today
 mod images; // what broken builds have left in AWS: listed, given back, deleted
 mod installed; // install.sh over real installations
@@ -25,7 +25,7 @@ mod launcher_table; // launchers by kind × good and broken packages, and what c
 mod launchers; // the ways in which pcluster is installed
 mod pass_through; // all that is not build-image
 mod pipeline_formats; // junit, read by junitparser, and workflow commands of GitHub
-mod pipelines; // docs/pipelines, run line by line
+mod pipelines; // docs/ci.md and docs/pipelines, run line by line
 mod read_once; // a configuration from a pipe, a FIFO, standard input
 mod readme; // its example of a block and a fix, on the real pcluster
 mod ready; // the call goes on and does what it does without the shim

@@ -1,5 +1,5 @@
-//! docs/pipelines: the commands of each file, run in a sandbox that has what the image of that service has, up to
-//! the template of the build.
+//! docs/ci.md and docs/pipelines: their commands, run in a sandbox that has what such a machine has, up to the
+//! template of the build.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -12,18 +12,10 @@ use crate::environments::{Aws, Environment, Ran, Sandbox, TAGS, program};
 use crate::wheel::index;
 
 fn text_of(name: &str) -> String {
-    fs::read_to_string(Path::new(ROOT).join("docs/pipelines").join(name)).unwrap()
+    fs::read_to_string(Path::new(ROOT).join("docs").join(name)).unwrap()
 }
 
-fn yaml(name: &str) -> Value {
-    serde_yaml::from_str(&text_of(name)).unwrap()
-}
-
-fn commands(list: &Value) -> Vec<String> {
-    list.as_array().unwrap().iter().map(|line| line.as_str().unwrap().to_owned()).collect()
-}
-
-/// What the machines of these services have: Python 3.12 with pip, uv, Node.js, the system's programs. Not apt-get,
+/// What such machines have: Python 3.12 with pip, uv, Node.js, the system's programs. Not apt-get,
 /// because these commands are not to change this machine: it does nothing here.
 struct Runner {
     sandbox: Sandbox,
@@ -92,9 +84,7 @@ impl Runner {
 
 #[test]
 fn the_dockerfile() {
-    let text = text_of("Dockerfile");
-    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
-    assert!(readme.contains(&format!("```dockerfile\n{text}```\n")), "the README has another Dockerfile");
+    let text = text_of("pipelines/Dockerfile");
     let mut runner = Runner::new();
     let prefix = runner.sandbox.path("opt");
     let mut ran = 0;
@@ -129,7 +119,7 @@ fn the_dockerfile() {
 
 #[test]
 fn github_actions() {
-    let workflow = yaml("github.yml");
+    let workflow: Value = serde_yaml::from_str(&text_of("pipelines/github.yml")).unwrap();
     let mut runner = Runner::new();
     runner.sandbox.set("GITHUB_RUN_NUMBER", "7");
     let steps = workflow["jobs"]["build-image"]["steps"].as_array().unwrap();
@@ -147,33 +137,16 @@ fn github_actions() {
 }
 
 #[test]
-#[ignore = "long"]
-fn gitlab_ci() {
-    let job = &yaml("gitlab.yml")["check-image"];
+fn the_four_commands() {
+    let page = text_of("ci.md");
+    let (_, block) = page.split_once("```sh\n").unwrap();
+    let commands: Vec<String> = block.split_once("```").unwrap().0.lines().map(str::to_owned).collect();
+    assert_eq!(commands.len(), 4);
     let runner = Runner::new();
-    runner.runs(&commands(&job["before_script"]));
-    runner.runs(&commands(&job["script"]));
+    runner.runs(&commands);
+    runner.has_built("my-image");
     runner.breaks("python");
-    let blocked = runner.tries(&commands(&job["script"]).join("\n"));
+    let blocked = runner.tries(&commands[3].replace("my-image", "another"));
     blocked.ends_with(1);
-    let report = job["artifacts"]["reports"]["junit"].as_str().unwrap();
-    let report = fs::read_to_string(runner.sandbox.path("work").join(report)).unwrap();
-    assert!(report.contains("<failure"), "{report}");
-}
-
-#[test]
-#[ignore = "long"]
-fn codebuild() {
-    let phases = &yaml("buildspec.yml")["phases"];
-    let mut runner = Runner::new();
-    runner.sandbox.set("CODEBUILD_BUILD_NUMBER", "7");
-    for phase in ["install", "build"] {
-        runner.runs(&commands(&phases[phase]["commands"]));
-    }
-    runner.has_built("image-7");
-    runner.breaks("python");
-    runner.tries(&commands(&phases["build"]["commands"]).join("\n")).ends_with(1);
-    let report = yaml("buildspec.yml")["reports"]["preflight"]["files"][0].as_str().unwrap().to_owned();
-    let report = fs::read_to_string(runner.sandbox.path("work").join(report)).unwrap();
-    assert!(report.contains("<failure"), "{report}");
+    assert!(!blocked.out().contains("BUILD_IN_PROGRESS"), "{blocked}");
 }
