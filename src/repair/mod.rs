@@ -82,7 +82,8 @@ use crate::repair::runtime::{find_changed_file, replace_runtime};
 use crate::repair::stage::{Staged, Staging, stage};
 use crate::repair::state::{RepairState, describe_left, find_site};
 use crate::report::{Report, Verdict};
-use crate::rules::{Finding, runtimes};
+use crate::rules::{Finding, advisory, runtimes};
+use crate::system::concurrently::concurrently;
 
 /// The result of a repair.
 #[derive(Debug)]
@@ -125,7 +126,12 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
         request.progress.write(&format!("{message}; the repair of before cannot be undone"));
     }
     let request = &CheckRequest { synthesizes: true, ..request.clone() };
-    let (before, recompiled) = remove_damaged(request, target, &options)?;
+    let packages = &Packages::installed(&target.interpreter.sys_path);
+    let (checked, ahead) = concurrently(
+        || remove_damaged(request, target, &options),
+        || stage_ahead(request, target, packages, &state, &options),
+    );
+    let (before, recompiled) = checked?;
     if !recompiled.is_empty() {
         request.progress.write(&describe_recompiled(&recompiled));
     }
@@ -157,16 +163,16 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
     if runtime.is_none() && !plan::are_of_packages(findings.iter().copied()) {
         return Err(not_ready(&before).into());
     }
-    let packages = &Packages::installed(&target.interpreter.sys_path);
     let installer = Installer::choose(options.installer, target, packages, request.settings.timeout)?;
     let reasons = plan::collect_reasons(&findings);
     let repair = &Repair { request, options, target, packages, installer, state: &state };
     if repair.options.changes_environment() {
         refuse_early(repair, &reasons)?;
     }
-    let staged = match runtime {
-        Some(runtime) => replace_runtime(repair, runtime)?,
-        None => stage_proven(repair, &reasons)?,
+    let staged = match (runtime, ahead) {
+        (Some(runtime), _) => replace_runtime(repair, runtime)?,
+        (None, Some(ahead)) if ahead.reasons == reasons => ahead.staged?,
+        (None, _) => stage_proven(repair, &reasons)?,
     };
     if repair.options.dry_run {
         return Ok(RepairOutcome::Proven(staged.changes));
@@ -220,6 +226,49 @@ fn describe_blocked(report: &Report, options: &Options) -> Error {
 fn describe_mixed(other: &str) -> Error {
     let message = format!("{other} moves packages, a Lambda runtime changes files");
     Error::repair(RepairStep::Plan, message, "Nothing was changed. Run it for each of the findings alone.")
+}
+
+/// What the advisories ask for, staged and proven while the check is still being made, which mostly confirms them: it
+/// takes a third of the time of a repair.
+struct Ahead {
+    reasons: Vec<Reason>,
+    staged: Result<Staged, Abort>,
+}
+
+/// `None` if there is nothing to do ahead, or the way is a longer one.
+fn stage_ahead(
+    request: &CheckRequest,
+    target: &Target,
+    packages: &Packages,
+    state: &RepairState,
+    options: &Options,
+) -> Option<Ahead> {
+    // With -v the steps are shown one after the other.
+    let is_plain = options.ids.is_empty() && options.strategy != Strategy::Release && !options.verbose;
+    if !is_plain {
+        return None;
+    }
+    let advised = advisory::check(&packages.versions(), &target.interpreter.version, request.advisories);
+    let findings: Vec<&Finding> = advised.iter().filter(|finding| finding.blocks()).collect();
+    let reasons = plan::collect_reasons(&findings);
+    if reasons.is_empty() || !plan::are_of_packages(findings.iter().copied()) {
+        return None;
+    }
+    let installer = Installer::choose(options.installer, target, packages, request.settings.timeout).ok()?;
+    let repair = &Repair { request, options: options.clone(), target, packages, installer, state };
+    if options.changes_environment() {
+        refuse_early(repair, &reasons).ok()?;
+    }
+    let staged = match stage(repair, &reasons) {
+        Ok(Staging::Staged(staged)) => match prove(repair, &staged) {
+            Ok(Proof::Ready) => Ok(staged),
+            Ok(Proof::NotReady(_)) => return None,
+            Err(error) => Err(error),
+        },
+        Ok(Staging::Unsolvable(_)) => return None,
+        Err(error) => Err(error),
+    };
+    Some(Ahead { reasons, staged })
 }
 
 /// Stages packages that are proven to make the environment ready: by the moves that the findings name, or
