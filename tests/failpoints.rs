@@ -72,6 +72,7 @@ fn killed_at_every_step(environment: &BrokenEnvironment) {
                 break;
             }
             run.dies_by(9);
+            environment.sandbox.wait_until_scratch_is_free();
             let kept = environment.kept();
             let cut_off = kept.contains(&"journal.json".to_owned());
             let closed = kept.contains(&"last.json".to_owned());
@@ -147,6 +148,7 @@ fn an_undo_killed_at_every_file_is_completed() {
                     break;
                 }
                 run.dies_by(9);
+                environment.sandbox.wait_until_scratch_is_free();
                 // Killed twice more while it is completed.
                 for more in [1, 2] {
                     let again =

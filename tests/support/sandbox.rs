@@ -135,6 +135,19 @@ impl Sandbox {
         snapshots::matches(snapshot, text, self, String::new);
     }
 
+    /// Waits until no process holds a scratch directory. A child of a shim that was killed, forked in that moment, holds
+    /// the locks of the shim until it becomes another program.
+    pub(crate) fn wait_until_scratch_is_free(&self) {
+        let is_held = |lock: PathBuf| fs::File::open(lock).is_ok_and(|lock| lock.try_lock_shared().is_err());
+        let any_is_held = || {
+            let entries = self.path("tmp").read_dir().into_iter().flatten().flatten();
+            entries.map(|entry| entry.path().join("pcluster-shim.lock")).any(is_held)
+        };
+        while any_is_held() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
     /// Asserts that no scratch directory was left.
     #[track_caller]
     pub(crate) fn has_no_scratch(&self) {
