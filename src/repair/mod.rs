@@ -210,7 +210,7 @@ fn describe_damaged(file: &str) -> Error {
 }
 
 fn describe_unrepairable(finding: &Finding) -> Error {
-    let message = format!("{}: no other packages help", finding.describe_with_path());
+    let message = format!("no repair is known for {}: {}", finding.id, finding.describe_with_path());
     let next = format!("Nothing was changed. To fix it manually: {}.", finding.describe_fix());
     Error::repair(RepairStep::Plan, message, &next)
 }
