@@ -605,6 +605,28 @@ fn a_directory_that_turns_read_only_on_the_way() {
     environment.left_nothing("where nothing can be written");
 }
 
+/// An undo that would stop half-way changes nothing.
+#[test]
+#[cfg(target_os = "linux")]
+fn undo_in_a_read_only_directory_changes_nothing() {
+    assert!(rustix::process::getuid().is_root(), "only root can try this: chattr");
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    environment.preflight(["fix"]).run().exits(0);
+    let repaired = environment.site();
+    let directory = environment.path("site/aws_cdk/core");
+    let change = |flag: &str| {
+        let chattr = crate::support::machine::on_this_machine("chattr");
+        crate::support::machine::output(&chattr, &[flag.as_ref(), directory.as_os_str()]);
+    };
+    change("+i");
+    let run = environment.preflight(["undo"]).run();
+    change("-i");
+    run.exits(1).prefixed().stderr_matches("undo-unwritable.txt");
+    assert_eq!(environment.site(), repaired);
+    environment.preflight(["undo"]).run().exits(0);
+}
+
 #[test]
 fn a_package_without_record() {
     let sandbox = Sandbox::new();

@@ -293,6 +293,12 @@ impl SavedFile {
         Some(FileDigest { size: self.size?, sha256: self.sha256.clone()? })
     }
 
+    /// Whether the copy in a snapshot has the content that was saved. One that was damaged since must not be put over a
+    /// file that is right.
+    pub fn has_copy_in(&self, snapshot: &Path) -> bool {
+        self.sha256.is_none() || self.is_at(&snapshot.join(&self.copy)).unwrap_or(false)
+    }
+
     /// Whether this path has the content that was saved.
     fn is_at(&self, path: &Path) -> io::Result<bool> {
         let metadata = path.symlink_metadata()?;

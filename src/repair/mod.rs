@@ -53,7 +53,7 @@ pub mod transaction;
 pub mod verify;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -75,7 +75,7 @@ use crate::repair::overlay::{keep_overlay, remove_overlay};
 use crate::repair::ownership::refuse_another_users;
 use crate::repair::plan::Reason;
 use crate::repair::prove::{Proof, describe_unproven, not_ready, prove};
-use crate::repair::refusals::refuse_early;
+use crate::repair::refusals::{is_writable, refuse_early};
 use crate::repair::release::restore_release;
 use crate::repair::rollback::{check_copies, roll_back, summarize_failures};
 use crate::repair::runtime::{find_changed_file, replace_runtime};
@@ -333,6 +333,7 @@ fn undo_last_transaction(
     refuse_changed_since(target, &last)?;
     check_copies(transactions, &last)
         .map_err(|messages| refuse_undo(summarize_failures(&messages), STAYS_REPAIRED))?;
+    refuse_unwritable(&last)?;
     // Open again, the transaction is rolled back by the next call if this one is killed.
     transactions.reopen().map_err(|message| refuse_undo(message, UNCHANGED_FREE_SPACE))?;
     failpoint::reach(RepairStep::Undo).map_err(|error| refuse_undo(error.to_string(), "Run it again."))?;
@@ -341,6 +342,23 @@ fn undo_last_transaction(
         request.progress.write(&format!("the environment is as it was{}", describe_left(&left)));
     }
     Ok(last.changes)
+}
+
+/// Refuses an undo that would stop half-way: at a directory that cannot be written, or one in the place of a file.
+fn refuse_unwritable(last: &Journal) -> Result<(), Error> {
+    let paths = || last.removed.iter().map(|saved| &saved.path).chain(&last.created);
+    if let Some(path) = paths().find(|path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())) {
+        return Err(refuse_undo(format!("{} is a directory now", path.display()), "Nothing was changed."));
+    }
+    let directories = paths().filter_map(|path| path.ancestors().skip(1).find(|above| above.is_dir()));
+    let directories: BTreeSet<&Path> = directories.collect();
+    match directories.into_iter().find(|directory| !is_writable(directory)) {
+        Some(directory) => {
+            let message = format!("{} cannot be written", directory.display());
+            Err(refuse_undo(message, "Nothing was changed. Make it writable, then run it again."))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Refuses an undo in an environment that was recreated, this time and every other.

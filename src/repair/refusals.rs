@@ -118,6 +118,7 @@ fn is_installed_by_conda(distribution: &Distribution) -> bool {
     distribution.installer().as_deref() == Some("conda")
 }
 
-fn is_writable(directory: &Path) -> bool {
+/// Whether this user can add and remove files in a directory.
+pub fn is_writable(directory: &Path) -> bool {
     rustix::fs::access(directory, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_ok()
 }

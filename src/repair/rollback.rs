@@ -117,7 +117,9 @@ pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Left,
     let above = old.iter().flat_map(|saved| saved.path.ancestors().skip(1)).collect::<BTreeSet<_>>();
     let needed = journal.directories.iter().filter(|directory| above.contains(directory.path.as_path()));
     needed.for_each(make_directory);
-    failures.extend(put_files_back(&snapshot, &old));
+    // The others are in their places, or there would have been an error.
+    let copied: Vec<&SavedFile> = old.iter().copied().filter(|saved| saved.has_copy_in(&snapshot)).collect();
+    failures.extend(put_files_back(&snapshot, &copied));
     remove_empty(journal.created.iter().map(PathBuf::as_path), |directory| was_empty(journal, directory));
     let changed = old.iter().map(|saved| &saved.path).chain(&journal.created);
     if let Err(error) = disk::sync(&changed.map(PathBuf::as_path).collect::<BTreeSet<_>>(), &journal.roots())
@@ -511,6 +513,21 @@ mod tests {
         assert!(failures[0].contains(TOKEN_FILE), "{failures:?}");
         assert_eq!(tree(&site), before);
         assert!(scene.transactions.unfinished().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_damaged_copy_is_not_put_over_a_file_that_is_right() {
+        let scene = scene();
+        let site = scene.root.path().join("site");
+        let before = tree(&site);
+        let journal = scene.transactions.begin("1".into(), &scene.plan, Vec::new()).unwrap();
+        for copy in scene.transactions.snapshot("1").read_dir().unwrap().flatten() {
+            // Not by writing into it: it is a hard link.
+            fs::remove_file(copy.path()).unwrap();
+            fs::write(copy.path(), "junk").unwrap();
+        }
+        roll_back(&scene.transactions, &journal).unwrap();
+        assert_eq!(tree(&site), before);
     }
 
     /// A loss of power can leave a file without its content.
