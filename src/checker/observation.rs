@@ -46,7 +46,7 @@ pub struct Seen {
     startup: Option<(Duration, CheckResult)>,
     template: (Duration, CheckResult),
     pub evidence: Evidence,
-    /// There is no template, but of a minimal configuration there may be one.
+    /// No template was built from this configuration; one may still be built from a minimal configuration.
     pub may_be_configurations: bool,
 }
 
@@ -204,7 +204,7 @@ impl Observer<'_> {
             }
             // The reason is in the node check.
             _ if !has_node => CheckResult::Skipped("there is no Node.js to build it with".into()),
-            // A wrapping launcher may bring finders of modules; there is no second witness here.
+            // A wrapping launcher may change how modules are found, and nothing else confirms the failure.
             Ok(Synthesis::Unstartable(failure)) if !self.target.is_wrapped => {
                 CheckResult::Findings(vec![self.describe_failure(&failure)])
             }

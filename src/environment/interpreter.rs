@@ -30,7 +30,7 @@ pub struct Interpreter {
 }
 
 impl Interpreter {
-    /// The flags for a run in the place of pcluster's, which behaves like it and writes no bytecode into the environment.
+    /// The flags that make Python behave as it does for pcluster, but write no bytecode into the environment.
     /// `-B` says so on the command line, because `-I` and `-E` ignore PYTHONDONTWRITEBYTECODE.
     pub fn run_flags(&self) -> Vec<OsString> {
         self.flags.iter().cloned().chain(["-B".into()]).collect()

@@ -159,10 +159,10 @@ def is_of_machine(error):
 
 
 def is_of_environment(error):
-    """Whether the code that builds the template ended in an exception of its own.
+    """Whether pcluster's code or a library raised the exception while the template was built.
 
-    One that is raised by this file itself is no fault of the environment's: pcluster has other names or other
-    parameters than are expected here.
+    An exception that this file raises is not the environment's fault: this version of pcluster has names or
+    parameters that this file does not know.
     """
     return not is_of_machine(error) and not is_raised_here(error)
 

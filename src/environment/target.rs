@@ -98,7 +98,7 @@ struct InterpreterQuestion {
     python_path: Option<OsString>,
 }
 
-/// The question to the interpreter of a console script; `None` where a script stands for the interpreter (a version
+/// How to query the interpreter of a console script. `None` if the interpreter is itself a script (a version
 /// manager's shim, a wrapper), which may treat `-c` differently from a file.
 fn find_question(
     path: &Path,
