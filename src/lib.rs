@@ -25,6 +25,7 @@
 //! | [`guard`] | one guarded `build-image`, in order |
 //! | [`repair`] | fix and undo, step by step |
 //! | [`repair::commit`] | the exchange under locks, or its rollback |
+//! | [`repair::undo`] | the undo of a repair |
 //! | [`repair::verify`] | the check of the repaired environment |
 //! | [`repair::runtime`] | another Lambda runtime in the installed pcluster |
 //! | [`repair::release`] | the packages of the day of a release, as few as it takes |

@@ -42,6 +42,11 @@ impl Progress {
         }
     }
 
+    /// Whether a step is shown nowhere, although messages are.
+    pub fn is_hidden(self) -> bool {
+        self == Self::Terminal && !std::io::stderr().is_terminal()
+    }
+
     /// Writes a message at once, because what follows may fail.
     pub fn write(self, message: &str) {
         if self != Self::Silent {

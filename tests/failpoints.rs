@@ -74,15 +74,14 @@ fn killed_at_every_step(environment: &BrokenEnvironment) {
             run.dies_by(9);
             environment.sandbox.wait_until_scratch_is_free();
             let kept = environment.kept();
-            let cut_off = kept.contains(&"journal.json".to_owned());
-            let closed = kept.contains(&"last.json".to_owned());
+            let interrupted = kept.contains(&"journal.json".to_owned());
+            let closed = kept.iter().any(|name| name.starts_with("repair-"));
+            let unchanged = kept.contains(&"unchanged.json".to_owned());
             assert_eq!(closed, step == "closed", "{failure}");
             assert!(
-                cut_off || closed || environment.site() == before,
+                interrupted || closed || unchanged || environment.site() == before,
                 "{failure}: touched without a journal"
             );
-            // Without a token nothing was changed yet, so there is nothing to report.
-            let cut_off = cut_off && step != "token";
             let what_next = count % 4;
             let next = match what_next {
                 0 => environment.preflight(["fix"]).run(),
@@ -90,11 +89,14 @@ fn killed_at_every_step(environment: &BrokenEnvironment) {
                 2 => environment.build_image().run(),
                 _ => environment.preflight(["undo"]).run(),
             };
-            let reported = next.stderr().contains("a repair that was cut off is rolled back");
-            next.holds(reported == cut_off, &format!("{failure}: a rollback is reported, and nothing else"));
+            let reported = next.stderr().contains("rolled back an interrupted repair");
+            next.holds(
+                reported == interrupted,
+                &format!("{failure}: a rollback is reported, and nothing else"),
+            );
             let expected = match (what_next, closed) {
                 (0, _) | (1 | 2, true) => 0,
-                (3, closed) => i32::from(!closed && !cut_off),
+                (3, closed) => i32::from(!closed && !interrupted),
                 (_, false) => 1,
                 _ => unreachable!(),
             };
@@ -326,10 +328,37 @@ fn two_fixes_at_once() {
         first.exits(0);
         let second = second.join().unwrap();
         second.exits(0).stdout_matches("repair/fix-nothing.txt");
-        let waiting = format!("waiting for another repair of this environment (PID {holder})");
+        let waiting = format!("waiting for another repair of this environment to end (process {holder})");
         second.holds(second.stderr().contains(&waiting), "it says whom it waits for");
     });
     environment.keeps_the_last_one();
+}
+
+/// Stopped in the middle of its exchange, as by Ctrl-Z: whoever waits says for which process.
+#[test]
+fn a_check_behind_a_repair_that_is_stopped_says_what_it_waits_for() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    environment.preflight(["fix"]).run().exits(0);
+    fs::write(environment.repairs().join("lock"), "4711").unwrap();
+    let exchange = fs::File::open(environment.path("site")).unwrap();
+    exchange.lock().unwrap();
+    let errors = sandbox.path("work/errors");
+    std::thread::scope(|scope| {
+        let call = environment
+            .preflight(["--no-synth"])
+            .under(sandbox.path("tools/sh"), &["-c", "exec \"$@\" 2>errors", "sh"]);
+        let check = scope.spawn(|| call.run());
+        let line =
+            wait_for("a line", || fs::read_to_string(&errors).ok().filter(|text| text.ends_with('\n')));
+        assert_eq!(
+            line,
+            "pcluster-shim: waiting for another repair of this environment to end (process 4711)\n"
+        );
+        drop(exchange);
+        check.join().unwrap().exits(0);
+    });
+    assert_eq!(fs::read_to_string(&errors).unwrap().lines().count(), 1, "it is said once");
 }
 
 /// The check has read half of the environment: the repair waits for it.
@@ -456,33 +485,48 @@ fn what_counts_is_on_the_disk_before_it_counts() {
         let snapshot =
             if copies { at(&["syncfs(", &state, "snapshot-"]) } else { at(&["fsync(", &state, "snapshot-"]) };
         let content = at(&["fsync(", &state, "/.tmp"]);
-        let journal = at(&["rename", &state, "journal.json"]);
+        let journal = at(&["rename", &state, "unchanged.json"]);
         let name = journal + 1 + position(&calls[journal + 1..], &["fsync(", &state]);
         let bound = at(&["rename", &site, TOKEN]);
         let bound_name = bound + 1 + position(&calls[bound + 1..], &["fsync(", &site]);
+        let opened = at(&["rename", &state, "unchanged.json", "journal.json"]);
+        let opened_name = opened + 1 + position(&calls[opened + 1..], &["fsync(", &state]);
         let removal = at(&["unlink", &site, "aws_cdk"]);
         let placed = last_position(&calls, &["link", &format!("\"{site}/")]);
         // A kill leaves no part of a file at its path.
         at(&["rename", ".__init__.py.pcluster-shim\"", "/aws_cdk/core/__init__.py\""]);
         let new = at(&["syncfs(", &prefix]);
-        let closed = at(&["rename", &state, "last.json"]);
-        let order = [snapshot, content, journal, name, bound, bound_name, removal, placed, new, closed];
+        let closed = at(&["rename", &state, "journal.json", "repair-"]);
+        let order = [
+            snapshot,
+            content,
+            journal,
+            name,
+            bound,
+            bound_name,
+            opened,
+            opened_name,
+            removal,
+            placed,
+            new,
+            closed,
+        ];
         assert!(order.is_sorted(), "copies {copies}: {order:?}\n{}", calls.join("\n"));
         let synced = calls.iter().filter(|call| call.contains("sync")).count();
-        assert!(synced <= 8, "nothing more is synced: {synced}\n{}", calls.join("\n"));
+        assert!(synced <= 9, "nothing more is synced: {synced}\n{}", calls.join("\n"));
 
         let calls = disk_calls(&environment, ["undo"]);
         let at = |names: &[&str]| position(&calls, names);
-        let opened = at(&["rename", &state, "last.json", "journal.json"]);
+        let opened = at(&["rename", &state, "repair-", "journal.json"]);
         let name = opened + 1 + position(&calls[opened + 1..], &["fsync(", &state]);
         let removal = at(&["unlink", &site, "1.204.0"]);
         let back = last_position(&calls, &["rename", &site]);
         let old = at(&["syncfs(", &prefix]);
-        let closed = at(&["rename", &state, "journal.json", "rolled-back.json"]);
+        let closed = at(&["rename", &state, "journal.json", "unchanged.json"]);
         let name_gone = closed + 1 + position(&calls[closed + 1..], &["fsync(", &state]);
         let unbound = at(&["unlink", &site, TOKEN]);
         let unbound_name = unbound + 1 + position(&calls[unbound + 1..], &["fsync(", &site]);
-        let forgotten = at(&["unlink", &state, "rolled-back.json"]);
+        let forgotten = at(&["unlink", &state, "unchanged.json"]);
         let removed = closed + 1 + position(&calls[closed + 1..], &["unlink", "snapshot-"]);
         let order =
             [opened, name, removal, back, old, closed, name_gone, unbound, unbound_name, forgotten, removed];
@@ -632,7 +676,7 @@ fn an_undo_killed_at_its_end_is_completed() {
     for failure in ["kill:remove-token", "kill:remove-token@2"] {
         environment.preflight(["fix"]).run().exits(0);
         environment.preflight(["undo"]).var(FAILPOINT, failure).run().dies_by(9);
-        assert_eq!(environment.kept()[0], "rolled-back.json", "{failure}");
+        assert!(environment.kept().contains(&"unchanged.json".to_owned()), "{failure}");
         // Killed once more while it is completed.
         environment.preflight(["--no-synth"]).var(FAILPOINT, "kill:remove-token").run();
         environment.preflight(["--no-synth"]).run().exits(1).is_silent();
@@ -674,7 +718,7 @@ fn a_recreated_environment_is_not_touched_after_a_kill() {
         environment.preflight(["undo"]).run().exits(1);
         assert_same(&environment.site(), &recreated, failure);
         let kept = environment.kept();
-        assert!(kept.len() == 2 && kept[0].starts_with("set-aside-"), "{failure}: {kept:?}");
+        assert!(kept.len() == 2 && kept[0].starts_with("interrupted-"), "{failure}: {kept:?}");
         assert!(environment.snapshot().join("0").is_file(), "{failure}: the old files are kept");
     }
 }

@@ -137,7 +137,7 @@ fn state_of(sandbox: &Sandbox) -> PathBuf {
     environments.read_dir().unwrap().next().unwrap().unwrap().path()
 }
 
-const NOT_ROLLED_BACK: &str = "repair: a repair that was cut off cannot be rolled back";
+const NOT_ROLLED_BACK: &str = "repair: an interrupted repair cannot be rolled back";
 
 /// A journal that cannot be parsed, and one whose copies are gone: advisories and template are
 /// checked nevertheless.
@@ -160,7 +160,7 @@ fn a_repair_that_cannot_be_rolled_back_turns_no_check_off() {
         let environment = sandbox.environment();
         damage(&sandbox, &state_of(&sandbox));
 
-        // Ready, as far as it could be checked; cached or not.
+        // Ready, as far as it could be checked; the second time too.
         for _ in 0..2 {
             let run = sandbox.build_image().run();
             run.exits(0).prints(REAL_OUTPUT).warns_once(NOT_ROLLED_BACK);

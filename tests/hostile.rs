@@ -160,6 +160,19 @@ fn what_others_could_have_written_is_passed_over_and_said() {
     sandbox.build_image().run().exits(0).is_silent();
 }
 
+#[test]
+fn a_journal_that_others_could_have_written_is_named_by_where() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    environment.preflight(["fix"]).run().exits(0);
+    let journal = environment.repairs().join("journal.json");
+    fs::copy(environment.closed_journal(), &journal).unwrap();
+    set_mode(&journal, 0o666);
+    let run = environment.preflight(["where", "--format", "json"]).run();
+    run.exits(0)
+        .holds(run.stdout().contains("journal.json can be written by others (mode 666)"), "it is named");
+}
+
 /// Amazon Linux and Fedora have umask 002.
 #[test]
 fn whatever_the_umask_the_state_of_repairs_is_the_callers_alone() {

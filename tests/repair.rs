@@ -1116,7 +1116,7 @@ fn an_undo_with_a_damaged_copy_changes_nothing() {
         let repaired = environment.site();
         // The cores of both releases are five letters long.
         let core = "venv/site/aws_cdk/core/__init__.py";
-        let journal = fs::read_to_string(environment.repairs().join("last.json")).unwrap();
+        let journal = fs::read_to_string(environment.closed_journal()).unwrap();
         let journal: Value = serde_json::from_str(&journal).unwrap();
         let saved = journal["removed"].as_array().unwrap().iter();
         let saved = saved.into_iter().find(|saved| saved["path"].as_str().unwrap().ends_with(core)).unwrap();
@@ -1171,7 +1171,7 @@ fn a_last_journal_that_cannot_be_read_deletes_nothing() {
     let before = environment.site();
     environment.preflight(["fix"]).run().exits(0);
     let repaired = environment.site();
-    let last = environment.repairs().join("last.json");
+    let last = environment.closed_journal();
     let content = fs::read(&last).unwrap();
     let state = sandbox.tree("state");
     for (damage, name) in [("{}", "empty-object"), ("", "empty"), ("{\"id\": 3", "half")] {
@@ -1185,7 +1185,7 @@ fn a_last_journal_that_cannot_be_read_deletes_nothing() {
         environment.preflight([]).run().exits(0).is_silent();
         let run = environment.preflight(["fix"]).run();
         run.exits(0).stdout_matches("fix-nothing.txt");
-        run.warns_once("last.json");
+        run.warns_once("/repair-");
         assert!(environment.site() == repaired, "{name}: something was changed");
         fs::write(&last, &content).unwrap();
         assert_eq!(sandbox.tree("state"), state, "{name}");
@@ -1203,7 +1203,7 @@ fn a_journal_that_names_files_outside_is_refused() {
     environment.preflight(["fix"]).run().exits(0);
     let repaired = environment.site();
     let mine = sandbox.write("home/mine", "mine");
-    let last = environment.repairs().join("last.json");
+    let last = environment.closed_journal();
     let content = fs::read(&last).unwrap();
     let site = environment.path("site");
     sandbox.link(site.join("elsewhere"), sandbox.path("home"));
@@ -1255,7 +1255,7 @@ fn a_journal_with_an_impossible_token_is_refused() {
     let environment = sandbox.broken_environment();
     environment.preflight(["fix"]).run().exits(0);
     let repaired = environment.site();
-    edit(&environment.repairs().join("last.json"), |journal| journal["token"] = json!(""));
+    edit(&environment.closed_journal(), |journal| journal["token"] = json!(""));
     let run = environment.preflight(["undo"]).run();
     run.exits(1).prefixed().holds(run.stderr().contains("is refused"), "it says so");
     assert!(environment.site() == repaired, "something was changed");
@@ -1270,7 +1270,7 @@ fn a_journal_of_before_is_undone() {
     environment.preflight(["fix"]).run().exits(0);
     fs::remove_file(environment.path("site").join(TOKEN)).unwrap();
     let repaired = environment.site();
-    let last = environment.repairs().join("last.json");
+    let last = environment.closed_journal();
     edit(&last, |journal| {
         for field in ["sites", "parts", "created_digests", "token"] {
             journal.as_object_mut().unwrap().remove(field).unwrap();
@@ -1282,6 +1282,7 @@ fn a_journal_of_before_is_undone() {
             *saved = json!([saved["path"], saved["mode"]]);
         }
     });
+    fs::rename(&last, last.with_file_name("last.json")).unwrap();
     let copy = environment.snapshot().join("0");
     let aside = sandbox.path("aside");
     fs::rename(&copy, &aside).unwrap();
@@ -1416,10 +1417,9 @@ fn undo_in_a_recreated_environment_changes_nothing() {
     environment.preflight(["undo"]).run().exits(1).prefixed().stderr_matches("undo-recreated.txt");
     assert_eq!(environment.site(), recreated);
     let kept = environment.kept();
-    let is_set_aside = matches!(kept.as_slice(), [journal, snapshot]
-        if journal.starts_with("set-aside-") && snapshot.starts_with("snapshot-"));
-    assert!(is_set_aside, "the old files are kept: {kept:?}");
-    environment.preflight(["undo"]).run().exits(1).prefixed().stderr_matches("undo-nothing.txt");
+    let is_kept = matches!(kept.as_slice(), [journal, snapshot]
+        if journal.starts_with("repair-") && snapshot.starts_with("snapshot-"));
+    assert!(is_kept, "the old files are kept: {kept:?}");
     // The new one can be repaired like any other, and the old files are still kept.
     environment.preflight(["fix"]).run().exits(0).is_silent();
     environment.preflight(["undo"]).run().exits(0).is_silent();
@@ -1427,15 +1427,21 @@ fn undo_in_a_recreated_environment_changes_nothing() {
     assert_eq!(environment.kept(), kept);
 }
 
+/// Moved away and back: the repair of an environment is its own.
 #[test]
-fn fix_in_a_recreated_environment_does_not_speak_of_the_repair_before() {
+fn undo_in_an_environment_that_is_back_at_its_path() {
     let sandbox = Sandbox::new();
     let environment = sandbox.broken_environment();
+    let before = environment.site();
     let packages = environment.keep_copy("packages");
     environment.preflight(["fix"]).run().exits(0);
+    let aside = environment.keep_copy("aside");
     environment.recreate(&packages);
-    environment.preflight(["fix"]).run().exits(0).is_silent().stdout_matches("fix.txt");
-    environment.keeps_the_last_one();
+    environment.preflight(["undo"]).run().exits(1);
+    environment.preflight(["fix"]).run().exits(0);
+    environment.recreate(&aside);
+    environment.preflight(["undo"]).run().exits(0);
+    assert_eq!(environment.site(), before);
 }
 
 /// As after `cp -a`, rsync or from a backup: other inodes, the same environment.

@@ -7,6 +7,7 @@ use crate::preflight::context::{identify, repair_options, with_request};
 use crate::printable::{escape, escape_line, lossy};
 use crate::repair::change::{self, Change, count_packages, describe_restored};
 use crate::repair::prove::not_ready;
+use crate::repair::undo::{Undone, undo};
 use crate::repair::{self, RepairOutcome, as_json};
 use crate::report::{self, Report};
 use crate::rules::{FIND_LOST, LOSES_TAGS};
@@ -37,7 +38,7 @@ pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
             (RepairOutcome::Proven(changes), Format::Json) => {
                 report::format_json(&as_json(changes, "planned", fix.isolated))
             }
-            (RepairOutcome::Repaired { changes, isolated, .. }, Format::Json) => {
+            (RepairOutcome::Repaired { changes, isolated }, Format::Json) => {
                 report::format_json(&as_json(changes, "repaired", *isolated))
             }
             _ => describe_repair(&repaired, &command),
@@ -64,10 +65,9 @@ pub fn describe_repair(repaired: &RepairOutcome, command: &str) -> String {
             };
             format!("proven; `pcluster preflight {command}` would {count}:\n{}", format_changes(changes))
         }
-        RepairOutcome::Repaired { changes, isolated, has_earlier } => {
+        RepairOutcome::Repaired { changes, isolated } => {
             let place = if *isolated { ", beside the environment, for build-image" } else { "" };
-            let earlier = if *has_earlier { ", not the repair before it" } else { "" };
-            let undo = format!("`pcluster preflight undo` takes it back{earlier}.\n");
+            let undo = "To revert, run `pcluster preflight undo`.\n";
             let count = match count_edits(changes) {
                 0 => format!("{} moved", count_packages(changes.len())),
                 edits => format!("{} changed", count_lines(edits)),
@@ -103,7 +103,7 @@ pub fn run_undo(common: &Common) -> Result<Outcome, Abort> {
             let next = "Name the pcluster that was repaired with --real.";
             Error::repair(RepairStep::Undo, report.reasons().join("; "), next)
         })?;
-        let repair::Undone { changes, isolated } = repair::undo(request, &target)?;
+        let Undone { changes, isolated } = undo(request, &target)?;
         let stdout = match common.format {
             _ if common.quiet => String::new(),
             Format::Json => report::format_json(&as_json(&changes, "undone", isolated)),

@@ -24,9 +24,10 @@ use crate::preflight::where_warnings::{
 };
 use crate::printable::{escape, lossy, wrap};
 use crate::repair::overlay::{Overlay, find_overlay};
+use crate::repair::state::RepairState;
 use crate::report::{self, Shim};
 use crate::system::child::ChildError;
-use crate::system::executables;
+use crate::system::{dirs, executables};
 
 /// Reports which pcluster is guarded.
 pub fn run(common: &Common) -> Result<Outcome, Abort> {
@@ -112,7 +113,7 @@ impl Where {
         );
         warnings.extend(warn_of_stale_hash(search, first, own.as_deref()));
         warnings.extend(warn_of_entries(search));
-        warnings.extend(warn_of_passed_over());
+        warnings.extend(warn_of_passed_over(config_path().into_iter().chain(dirs::all())));
         let rows = candidates.into_iter().map(|candidate| Row::new(candidate, search, &real)).collect();
         Self {
             own,
@@ -132,6 +133,9 @@ impl Where {
     /// again is none.
     pub fn set_target(&mut self, target: Result<Target, IdentifyError>, overlay: Overlay) {
         let Err(IdentifyError::Loop { tried }) = target else {
+            let state = target.as_ref().ok().and_then(RepairState::find);
+            let journals = state.map(|state| state.transactions().journals()).unwrap_or_default();
+            self.warnings.extend(warn_of_passed_over(journals));
             self.target = Some(target);
             self.warnings.extend((overlay == Overlay::Stale).then(warn_of_stale_overlay));
             self.overlay = overlay;

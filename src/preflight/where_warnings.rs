@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::cli::settings::config_path;
 use crate::environment::locate::{Candidate, CandidateStatus, NAME, REPLACED_LAUNCHER, Search};
 use crate::repair::overlay;
 use crate::system::trust;
@@ -19,9 +18,9 @@ pub struct Warning {
     pub(crate) hint: String,
 }
 
-/// Files and directories of the shim that are not read, because another user could have written them.
-pub(crate) fn warn_of_passed_over() -> impl Iterator<Item = Warning> {
-    trust::passed_over(config_path()).into_iter().map(|(path, why)| Warning {
+/// Those of the shim's files and directories that are not read, because another user could have written them.
+pub(crate) fn warn_of_passed_over(paths: impl IntoIterator<Item = PathBuf>) -> impl Iterator<Item = Warning> {
+    trust::passed_over(paths).into_iter().map(|(path, why)| Warning {
         id: "passed-over",
         message: format!("{} {why}; it is not read", path.display()),
         hint: format!("make it your own, and run `chmod go-w {}`", path.display()),

@@ -30,7 +30,7 @@ pub fn commit(repair: &Repair, staged: Staged) -> Result<Vec<Change>, Abort> {
     refuse_managed_packages(repair, &staged.changes)?;
     let broken_before = repair.installer.find_broken_requirements(RepairStep::Proof)?;
     let _uv_lock = lock_against_uv(&repair.target.interpreter.prefix, repair.request.progress)?;
-    let _exclusive = repair.state.lock_exclusive()?;
+    let _exclusive = repair.state.lock_exclusive(repair.request.progress)?;
     refuse_if_changed(repair)?;
     let plan = plan_files(repair, &staged)?;
     refuse_directories(repair, &plan.sites(), &plan.directories())?;
@@ -127,10 +127,10 @@ fn verify_and_sync(
     synced.map_err(describe_failed_write)
 }
 
-/// Makes an id that names the snapshot, and that no earlier transaction has.
+/// Makes an id that no earlier transaction has. It begins with the time, by which transactions are sorted.
 fn make_id() -> String {
     let nanoseconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-    format!("{}-{nanoseconds}", process::id())
+    format!("{nanoseconds}-{}", process::id())
 }
 
 /// Advice where another installer was at work.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata};
-use std::io::{self, Write as _};
+use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use crate::repair::file_plan::Content;
 /// Removes a file, if it is there.
 pub fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         other => other,
     }
 }
@@ -98,10 +98,26 @@ fn copy(source: &Path, metadata: &Metadata, path: &Path) -> io::Result<()> {
     copy.set_modified(metadata.modified()?)
 }
 
-/// Removes the directories of these files where they are empty, and their parents, up to one that is kept.
-pub fn remove_empty<'a>(files: impl Iterator<Item = &'a Path>, is_kept: impl Fn(&Path) -> bool) {
+/// Removes the directories of these files if they are empty, and their parents, up to one that is kept. Returns the
+/// first failure: an empty `.dist-info` that stays would be taken for a package.
+pub fn remove_empty<'a>(
+    files: impl Iterator<Item = &'a Path>,
+    is_kept: impl Fn(&Path) -> bool,
+) -> Option<String> {
     let directories = files.filter_map(Path::parent).collect::<BTreeSet<_>>();
-    let remove = |directory: &Path| !is_kept(directory) && fs::remove_dir(directory).is_ok();
+    let mut failure = None;
+    let mut remove = |directory: &Path| {
+        let removed = if is_kept(directory) { return false } else { fs::remove_dir(directory) };
+        if let Err(error) = &removed
+            && !matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::DirectoryNotEmpty
+            )
+        {
+            failure.get_or_insert_with(|| format!("cannot remove {}: {error}", directory.display()));
+        }
+        removed.is_ok()
+    };
     for directory in directories.into_iter().rev() {
         for empty in directory.ancestors() {
             // An empty `__pycache__` does not keep its directory.
@@ -110,5 +126,22 @@ pub fn remove_empty<'a>(files: impl Iterator<Item = &'a Path>, is_kept: impl Fn(
                 break;
             }
         }
+    }
+    failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_cannot_be_removed_is_reported_and_one_that_is_gone_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let gone = directory.path().join("gone/file");
+        assert_eq!(remove_empty([gone.as_path()].into_iter(), |kept| kept == directory.path()), None);
+        // The name is too long for every file system.
+        let file = directory.path().join("x".repeat(300)).join("file");
+        let failure = remove_empty([file.as_path()].into_iter(), |_| false).unwrap();
+        assert!(failure.contains("xxx"), "{failure}");
     }
 }

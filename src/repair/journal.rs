@@ -200,16 +200,6 @@ impl Journal {
         Ok(true)
     }
 
-    /// Whether all files are as they were before the exchange, which a kill before the first removal leaves.
-    pub fn has_nothing_to_restore(&self) -> bool {
-        let old = self.removed.iter().map(|saved| saved.path.as_path()).collect::<BTreeSet<_>>();
-        self.removed.iter().all(|saved| saved.is_at(&saved.path).unwrap_or(false))
-            && self
-                .created
-                .iter()
-                .all(|path| old.contains(path.as_path()) || path.symlink_metadata().is_err())
-    }
-
     /// Finds the files that are there and are neither what the exchange has removed nor what it has added.
     pub fn find_changed_files(&self) -> BTreeSet<PathBuf> {
         self.find_files_unlike(PartialEq::eq)

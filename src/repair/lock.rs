@@ -4,7 +4,7 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{Abort, Error, RepairStep};
 use crate::progress::Progress;
@@ -25,22 +25,39 @@ impl Lock {
     }
 }
 
-/// Tries to take a lock until it is free. A call that blocks is resumed after a signal, so Ctrl-C would
-/// have no effect before the lock is free.
+/// The time after which a wait is reported even if no progress is shown: an exchange of files takes less.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Tries to take a lock until it is free, and reports what it waits for. A call that blocks is resumed after a signal,
+/// so Ctrl-C would have no effect before the lock is free.
 pub fn wait_for_lock(
+    progress: Progress,
+    waiting: impl FnOnce() -> String,
     lock: impl Fn() -> Result<(), TryLockError>,
     failed: impl FnOnce(io::Error) -> Abort,
 ) -> Result<(), Abort> {
-    loop {
-        match lock() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
-            Err(TryLockError::WouldBlock) => {
-                Interrupts::caught().check()?;
-                thread::sleep(RETRY_INTERVAL);
+    let is_free = || match lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    };
+    let mut is_taken = is_free();
+    if matches!(is_taken, Ok(false)) {
+        let what = waiting();
+        let _step = progress.step(&what);
+        let patience = Instant::now() + PATIENCE;
+        let mut is_reported = !progress.is_hidden();
+        while matches!(is_taken, Ok(false)) {
+            Interrupts::caught().check()?;
+            thread::sleep(RETRY_INTERVAL);
+            if !is_reported && Instant::now() > patience {
+                progress.write(&what);
+                is_reported = true;
             }
+            is_taken = is_free();
         }
     }
+    is_taken.map(drop).map_err(failed)
 }
 
 /// Takes the lock that uv takes before it changes a virtual environment: flock(2) of `.lock` in it,
@@ -51,12 +68,10 @@ pub fn lock_against_uv(prefix: &Path, progress: Progress) -> Result<Option<File>
         return Ok(None);
     }
     let Ok(file) = files::open(&prefix.join(".lock")) else { return Ok(None) };
-    let _step = match file.try_lock() {
-        Ok(()) => return Ok(Some(file)),
-        // Some file systems have no locks.
-        Err(TryLockError::Error(_)) => return Ok(None),
-        Err(TryLockError::WouldBlock) => progress.step("waiting for uv, which is changing this environment"),
-    };
+    // Some file systems have no locks.
+    if let Err(TryLockError::Error(_)) = file.try_lock() {
+        return Ok(None);
+    }
     let failed = |error| {
         Error::repair(
             RepairStep::Lock,
@@ -64,6 +79,7 @@ pub fn lock_against_uv(prefix: &Path, progress: Progress) -> Result<Option<File>
             "Nothing was changed.",
         )
     };
-    wait_for_lock(|| file.try_lock(), |error| failed(error).into())?;
+    let waiting = || "waiting for uv, which is changing this environment".to_owned();
+    wait_for_lock(progress, waiting, || file.try_lock(), |error| failed(error).into())?;
     Ok(Some(file))
 }

@@ -38,7 +38,9 @@ impl LockedEnvironment {
         };
         let (shared, failed_rollback) = match state.recover_and_lock_shared(request.progress) {
             Ok(shared) => (shared, None),
-            Err(Abort::Error(error)) => (state.lock_shared()?, Some(describe_failed_rollback(&error))),
+            Err(Abort::Error(error)) => {
+                (state.lock_shared(request.progress)?, Some(describe_failed_rollback(&error)))
+            }
             Err(interrupted) => return Err(interrupted),
         };
         state.remove_leftovers_if_unlocked();
@@ -76,7 +78,7 @@ fn describe_failed_rollback(error: &Error) -> Check {
         other => other.to_string(),
     };
     let reason = format!(
-        "a repair that was cut off cannot be rolled back ({why}); `pcluster preflight undo` says what to do"
+        "an interrupted repair cannot be rolled back ({why}); `pcluster preflight undo` says what to do"
     );
     Check::new("repair", Status::Unknown, Duration::ZERO, Some(reason))
 }

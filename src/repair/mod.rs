@@ -50,10 +50,11 @@ pub mod stage;
 pub mod state;
 pub mod token;
 pub mod transaction;
+pub mod undo;
 pub mod verify;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::json;
 
@@ -64,23 +65,21 @@ use crate::environment::target::Target;
 use crate::error::{Abort, Error, RepairStep};
 use crate::printable::lossy;
 use crate::repair::bytecode::remove_damaged;
-use crate::repair::change::Change;
+use crate::repair::change::{Change, count_packages};
 use crate::repair::commit::commit;
 use crate::repair::context::{Options, Repair};
-use crate::repair::hints::UNCHANGED_FREE_SPACE;
 use crate::repair::installer::Installer;
-use crate::repair::journal::{Journal, find_outside};
-use crate::repair::lock::lock_against_uv;
-use crate::repair::overlay::{keep_overlay, remove_overlay};
+use crate::repair::journal::Journal;
+use crate::repair::overlay::keep_overlay;
 use crate::repair::ownership::refuse_another_users;
 use crate::repair::plan::Reason;
 use crate::repair::prove::{Proof, describe_unproven, not_ready, prove};
-use crate::repair::refusals::{is_writable, refuse_early};
+use crate::repair::refusals::refuse_early;
 use crate::repair::release::restore_release;
-use crate::repair::rollback::{check_copies, roll_back, summarize_failures};
-use crate::repair::runtime::{find_changed_file, replace_runtime};
+use crate::repair::runtime::replace_runtime;
 use crate::repair::stage::{Staged, Staging, stage};
-use crate::repair::state::{RepairState, describe_left, find_site};
+use crate::repair::state::{RepairState, find_site};
+use crate::repair::transaction::MAX_UNDO;
 use crate::report::{Report, Verdict};
 use crate::rules::{Finding, advisory, runtimes};
 use crate::system::concurrently::concurrently;
@@ -98,16 +97,7 @@ pub enum RepairOutcome {
     Repaired {
         changes: Vec<Change>,
         isolated: bool,
-        /// An earlier repair in place, which can no longer be undone.
-        has_earlier: bool,
     },
-}
-
-/// The repair that an undo has taken back.
-#[derive(Debug)]
-pub struct Undone {
-    pub changes: Vec<Change>,
-    pub isolated: bool,
 }
 
 /// Repairs the environment of a target, or with `dry_run` proves that it could be.
@@ -122,8 +112,8 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
     let _lock = state.lock_repair(request.progress)?;
     state.recover(request.progress)?;
     state.remove_leftovers();
-    if let Err(message) = state.transactions().last() {
-        request.progress.write(&format!("{message}; the repair of before cannot be undone"));
+    if let Err(message) = state.transactions().closed() {
+        request.progress.write(&format!("{message}; earlier repairs cannot be undone"));
     }
     let request = &CheckRequest { synthesizes: true, ..request.clone() };
     let packages = &Packages::installed(&target.interpreter.sys_path);
@@ -179,12 +169,19 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
     }
     if repair.options.isolated {
         keep_overlay(&state, staged.overlay, target, packages, &staged.changes)?;
-        return Ok(RepairOutcome::Repaired { changes: staged.changes, isolated: true, has_earlier: false });
+        return Ok(RepairOutcome::Repaired { changes: staged.changes, isolated: true });
     }
-    let has_earlier =
-        state.transactions().last().is_ok_and(|last| last.is_some_and(|last| last.is_bound() == Ok(true)));
+    if let Some(oldest) = state.transactions().oldest_to_go() {
+        request.progress.write(&describe_oldest(&oldest));
+    }
     let changes = commit(repair, staged)?;
-    Ok(RepairOutcome::Repaired { changes, isolated: false, has_earlier })
+    Ok(RepairOutcome::Repaired { changes, isolated: false })
+}
+
+/// The repair that will no longer be undone, because only so many are kept.
+fn describe_oldest(oldest: &Journal) -> String {
+    let packages = count_packages(oldest.changes.len());
+    format!("only {MAX_UNDO} repairs can be undone: after this one, the oldest ({packages}) no longer can")
 }
 
 fn describe_unknown(id: &str, report: &Report) -> Error {
@@ -294,120 +291,6 @@ fn stage_proven(repair: &Repair, reasons: &[Reason]) -> Result<Staged, Abort> {
     match restore_release(repair) {
         Err(Abort::Error(other)) => Err(error.with_second(&other).into()),
         restored => restored,
-    }
-}
-
-/// Takes back the last repair of a target's environment: one that was interrupted, else the one beside
-/// the environment, else the last one in place.
-pub fn undo(request: &CheckRequest, target: &Target) -> Result<Undone, Abort> {
-    refuse_another_users(find_site(target).as_deref(), "undo", &request.real.path)?;
-    let state = RepairState::create(target)?;
-    let _lock = state.lock_repair(request.progress)?;
-    let rolled_back = state.recover(request.progress)?;
-    state.remove_leftovers();
-    if let Some(changes) = rolled_back {
-        return Ok(Undone { changes, isolated: false });
-    }
-    if let Some(changes) = remove_overlay(&state) {
-        return Ok(Undone { changes, isolated: true });
-    }
-    let changes = undo_last_transaction(request, target, &state)?;
-    Ok(Undone { changes, isolated: false })
-}
-
-fn undo_last_transaction(
-    request: &CheckRequest,
-    target: &Target,
-    state: &RepairState,
-) -> Result<Vec<Change>, Abort> {
-    let transactions = state.transactions();
-    let last = transactions.last().map_err(|message| refuse_undo(message, UNREADABLE))?;
-    let Some(last) = last else {
-        return Err(Error::NothingToUndo { site: state.site().to_owned() }.into());
-    };
-    let _uv_lock = lock_against_uv(&target.interpreter.prefix, request.progress)?;
-    let _exclusive = state.lock_exclusive()?;
-    if !last.is_bound().map_err(|message| refuse_undo(message, "Nothing was changed."))? {
-        return Err(set_last_aside(state, &last).into());
-    }
-    refuse_changed_since(target, &last)?;
-    check_copies(transactions, &last)
-        .map_err(|messages| refuse_undo(summarize_failures(&messages), STAYS_REPAIRED))?;
-    refuse_unwritable(&last)?;
-    // Open again, the transaction is rolled back by the next call if this one is killed.
-    transactions.reopen().map_err(|message| refuse_undo(message, UNCHANGED_FREE_SPACE))?;
-    failpoint::reach(RepairStep::Undo).map_err(|error| refuse_undo(error.to_string(), "Run it again."))?;
-    let left = roll_back(transactions, &last).map_err(Error::from)?;
-    if !left.is_empty() {
-        request.progress.write(&format!("the environment is as it was{}", describe_left(&left)));
-    }
-    Ok(last.changes)
-}
-
-/// Refuses an undo that would stop half-way: at a directory that cannot be written, or one in the place of a file.
-fn refuse_unwritable(last: &Journal) -> Result<(), Error> {
-    let paths = || last.removed.iter().map(|saved| &saved.path).chain(&last.created);
-    if let Some(path) = paths().find(|path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())) {
-        return Err(refuse_undo(format!("{} is a directory now", path.display()), "Nothing was changed."));
-    }
-    let directories = paths().filter_map(|path| path.ancestors().skip(1).find(|above| above.is_dir()));
-    let directories: BTreeSet<&Path> = directories.collect();
-    match directories.into_iter().find(|directory| !is_writable(directory)) {
-        Some(directory) => {
-            let message = format!("{} cannot be written", directory.display());
-            Err(refuse_undo(message, "Nothing was changed. Make it writable, then run it again."))
-        }
-        None => Ok(()),
-    }
-}
-
-/// Refuses an undo in an environment that was recreated, this time and every other.
-fn set_last_aside(state: &RepairState, last: &Journal) -> Error {
-    if let Err(message) = state.transactions().set_last_aside(last) {
-        return refuse_undo(message, UNCHANGED_FREE_SPACE);
-    }
-    let message = format!("the environment at {} was recreated after that repair", state.site().display());
-    let kept = state.transactions().snapshot(&last.id);
-    refuse_undo(message, &format!("Nothing was changed. The old files are kept in {}.", kept.display()))
-}
-
-/// Advice where the journal of the last repair cannot be read.
-const UNREADABLE: &str = "Nothing was changed or removed. Restore that file from a backup; without one the copies \
-                          beside it cannot be put back.";
-
-/// Advice where a copy of an old file is missing or damaged.
-const STAYS_REPAIRED: &str = "Nothing was changed; the environment stays repaired. Restore that copy from a backup, or \
-                              make an environment anew.";
-
-fn refuse_undo(message: String, next: &str) -> Error {
-    Error::repair(RepairStep::Undo, message, next)
-}
-
-/// Refuses an undo of packages that were changed or reinstalled after the repair. Files that are merely gone do not
-/// matter: they would be removed anyway.
-fn refuse_changed_since(target: &Target, last: &Journal) -> Result<(), Error> {
-    let unchanged = "Nothing was changed.";
-    let packages = Packages::installed(&target.interpreter.sys_path);
-    // A package that is gone may still be found in a directory that the repair has not changed.
-    let sites = last.roots();
-    let is_other = |change: &&Change| {
-        packages.get(&change.package).is_some_and(|found| {
-            found.version != change.to && find_outside(&sites, [found.metadata.as_path()]).is_none()
-        })
-    };
-    if let Some(Change { package, to, .. }) = last.changes.iter().find(is_other) {
-        let message = format!("{package} is no longer at {to}: the environment has changed since");
-        return Err(refuse_undo(message, unchanged));
-    }
-    if let Some(file) = last.parts.iter().find_map(|part| find_changed_file(part, &last.changes)) {
-        return Err(refuse_undo(format!("{} was changed since", file.display()), unchanged));
-    }
-    if let Some(package) = last.find_reinstalled_package() {
-        return Err(refuse_undo(format!("{package} was installed anew since"), unchanged));
-    }
-    match last.find_changed_files().first() {
-        Some(file) => Err(refuse_undo(format!("{} was changed since", file.display()), unchanged)),
-        None => Ok(()),
     }
 }
 

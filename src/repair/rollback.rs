@@ -73,8 +73,6 @@ impl Left {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Recovery {
     RolledBack(Left),
-    /// All files are as they were.
-    NothingToRestore,
     /// The environment is not the one that the repair was for, and nothing was touched.
     SetAside,
 }
@@ -85,12 +83,7 @@ pub fn recover(transactions: &Transactions, journal: &Journal) -> Result<Recover
     if journal.is_bound().map_err(failed)? {
         return roll_back(transactions, journal).map(Recovery::RolledBack);
     }
-    // A repair that is killed before it has written the token has changed nothing.
-    if journal.has_nothing_to_restore() {
-        transactions.remove(journal);
-        return Ok(Recovery::NothingToRestore);
-    }
-    transactions.set_open_aside(journal).map_err(failed)?;
+    transactions.set_aside(journal).map_err(failed)?;
     Ok(Recovery::SetAside)
 }
 
@@ -120,7 +113,9 @@ pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Left,
     // The others are in their places, or there would have been an error.
     let copied: Vec<&SavedFile> = old.iter().copied().filter(|saved| saved.has_copy_in(&snapshot)).collect();
     failures.extend(put_files_back(&snapshot, &copied));
-    remove_empty(journal.created.iter().map(PathBuf::as_path), |directory| was_empty(journal, directory));
+    // Another installer leaves the directories that the repair has emptied.
+    let gone = journal.created.iter().chain(&foreign.not_restored).map(PathBuf::as_path);
+    failures.extend(remove_empty(gone, |directory| was_empty(journal, directory)));
     let changed = old.iter().map(|saved| &saved.path).chain(&journal.created);
     if let Err(error) = disk::sync(&changed.map(PathBuf::as_path).collect::<BTreeSet<_>>(), &journal.roots())
     {
@@ -242,6 +237,7 @@ mod tests {
     use crate::repair::file_operations::place;
     use crate::repair::file_plan::FilePlan;
     use crate::repair::token::{self, TOKEN_FILE};
+    use crate::repair::transaction::MAX_UNDO;
 
     /// An environment with one distribution, and a staged successor.
     struct Scene {
@@ -337,9 +333,9 @@ mod tests {
         assert!(!fs::read_to_string(site.join("p-2.dist-info/RECORD")).unwrap().contains("REQUESTED"));
         scene.transactions.close(&journal).unwrap();
         assert!(scene.transactions.unfinished().unwrap().is_none());
-        let last = scene.transactions.last().unwrap().unwrap();
-        scene.transactions.reopen().unwrap();
-        roll_back(&scene.transactions, &last).unwrap();
+        let last = scene.transactions.closed().unwrap().pop().unwrap();
+        scene.transactions.reopen(&last).unwrap();
+        roll_back(&scene.transactions, &last.journal).unwrap();
         assert_eq!(tree(&site), before);
         assert_eq!(tree(&scene.transactions.directory), []);
     }
@@ -355,6 +351,7 @@ mod tests {
             // A repair that is killed after so many steps, the token being the first one.
             if done > 0 {
                 token::add(&site, journal.token.as_ref().unwrap()).unwrap();
+                scene.transactions.open().unwrap();
             }
             let removed = scene.plan.removals.len().min(done.saturating_sub(1));
             for path in scene.plan.removals.keys().take(removed) {
@@ -364,11 +361,13 @@ mod tests {
             for (path, content) in &scene.plan.additions {
                 place(content, path, None).unwrap();
             }
-            let journal = scene.transactions.unfinished().unwrap().unwrap();
-            let recovery = recover(&scene.transactions, &journal).unwrap();
-            let expected =
-                if done > 0 { Recovery::RolledBack(Left::default()) } else { Recovery::NothingToRestore };
-            assert_eq!(recovery, expected, "after {done} steps");
+            match scene.transactions.unfinished().unwrap() {
+                Some(journal) => {
+                    let recovery = recover(&scene.transactions, &journal).unwrap();
+                    assert_eq!(recovery, Recovery::RolledBack(Left::default()), "after {done} steps");
+                }
+                None => scene.transactions.complete_removal(),
+            }
             assert_eq!(tree(&site), before, "after {done} steps");
             scene.transactions.remove_leftovers();
             assert_eq!(tree(&scene.transactions.directory), []);
@@ -394,7 +393,54 @@ mod tests {
         assert!(scene.transactions.unfinished().unwrap().is_none());
         scene.transactions.remove_leftovers();
         assert!(scene.transactions.snapshot("1").join("0").is_file(), "the copies are kept");
-        assert!(scene.root.path().join("state/set-aside-1.json").is_file());
+        assert!(scene.root.path().join("state/interrupted-1.json").is_file());
+    }
+
+    #[test]
+    fn an_environment_that_is_back_at_its_path_is_rolled_back() {
+        let scene = scene();
+        let at = |name: &str| scene.root.path().join(name);
+        let before = tree(&at("site"));
+        let journal = scene.transactions.begin("1".into(), &scene.plan, Vec::new()).unwrap();
+        scene.transactions.exchange(&journal, &scene.plan).unwrap();
+        fs::rename(at("site"), at("aside")).unwrap();
+        // A new one, in which all files are as the old ones were.
+        for (path, content) in &before {
+            if content == "directory" {
+                fs::create_dir_all(path)
+            } else {
+                fs::create_dir_all(path.parent().unwrap())
+            }
+            .unwrap();
+            if content != "directory" {
+                fs::write(path, content).unwrap();
+            }
+        }
+        assert_eq!(recover(&scene.transactions, &journal).unwrap(), Recovery::SetAside);
+        assert!(scene.transactions.unfinished().unwrap().is_none());
+        assert_eq!(tree(&at("site")), before);
+        fs::remove_dir_all(at("site")).unwrap();
+        fs::rename(at("aside"), at("site")).unwrap();
+        scene.transactions.remove_leftovers();
+        let journal = scene.transactions.unfinished().unwrap().unwrap();
+        assert_eq!(recover(&scene.transactions, &journal).unwrap(), Recovery::RolledBack(Left::default()));
+        assert_eq!(tree(&at("site")), before);
+    }
+
+    #[test]
+    fn a_directory_that_the_repair_has_emptied_goes_though_another_installer_has_the_package() {
+        let (scene, journal) = exchanged_scene();
+        let site = scene.root.path().join("site");
+        fs::create_dir_all(site.join("p-1.dist-info")).unwrap();
+        fs::create_dir(site.join("p-3.dist-info")).unwrap();
+        fs::write(site.join("p-3.dist-info/RECORD"), "p-3.dist-info/RECORD,,\n").unwrap();
+        let left = roll_back(&scene.transactions, &journal).unwrap();
+        assert_eq!(left.packages, ["p"]);
+        let names: Vec<_> = site.read_dir().unwrap().flatten().map(|entry| entry.file_name()).collect();
+        assert!(
+            !names.contains(&"p-1.dist-info".into()) && !names.contains(&"p-2.dist-info".into()),
+            "{names:?}"
+        );
     }
 
     #[test]
@@ -485,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_goes_from_directories_that_only_the_replaced_journal_names() {
+    fn a_token_goes_from_directories_that_only_the_dropped_journal_names() {
         let (scene, mut journal) = exchanged_scene();
         let other = scene.root.path().join("other");
         fs::create_dir(&other).unwrap();
@@ -493,11 +539,16 @@ mod tests {
         journal.sites.push(other.clone());
         fs::write(scene.transactions.open_journal(), serde_json::to_vec(&journal).unwrap()).unwrap();
         scene.transactions.close(&journal).unwrap();
-        let second = scene.transactions.begin("2".into(), &FilePlan::default(), Vec::new()).unwrap();
-        scene.transactions.exchange(&second, &FilePlan::default()).unwrap();
-        scene.transactions.close(&second).unwrap();
+        for id in 2..=MAX_UNDO + 1 {
+            assert_ne!(tree(&other), []);
+            let next = scene.transactions.begin(id.to_string(), &FilePlan::default(), Vec::new()).unwrap();
+            scene.transactions.exchange(&next, &FilePlan::default()).unwrap();
+            scene.transactions.close(&next).unwrap();
+            assert_eq!(next.is_bound(), Ok(true));
+        }
         assert_eq!(tree(&other), []);
-        assert_eq!(second.is_bound(), Ok(true));
+        assert_eq!(scene.transactions.closed().unwrap().len(), MAX_UNDO);
+        assert!(!scene.transactions.snapshot("1").exists() && scene.transactions.snapshot("2").exists());
     }
 
     #[test]
@@ -521,6 +572,7 @@ mod tests {
         let site = scene.root.path().join("site");
         let before = tree(&site);
         let journal = scene.transactions.begin("1".into(), &scene.plan, Vec::new()).unwrap();
+        scene.transactions.open().unwrap();
         for copy in scene.transactions.snapshot("1").read_dir().unwrap().flatten() {
             // Not by writing into it: it is a hard link.
             fs::remove_file(copy.path()).unwrap();

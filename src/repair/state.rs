@@ -5,8 +5,8 @@
 //! environment's own directory: shared by checks, exclusive during an exchange, so that no check reads
 //! an environment that is partly exchanged.
 
-use std::fs::{self, File, TryLockError};
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::fs::{self, File};
+use std::io::{self, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -70,7 +70,7 @@ impl RepairState {
         &self.transactions
     }
 
-    /// Takes the lock of a repair. Where another repair holds it, its process is named and waited for.
+    /// Takes the lock of a repair, after another one that holds it.
     pub fn lock_repair(&self, progress: Progress) -> Result<Lock, Abort> {
         let path = self.directory().join("lock");
         let failed = |error: io::Error| {
@@ -80,17 +80,7 @@ impl RepairState {
         let open =
             File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file = open.map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let _ = file.read_to_string(&mut holder);
-                let _step = progress
-                    .step(&format!("waiting for another repair of this environment (PID {})", holder.trim()));
-                wait_for_lock(|| file.try_lock(), failed)?;
-            }
-        }
+        wait_for_lock(progress, || self.describe_holder(), || file.try_lock(), failed)?;
         // The PID is for people to read; the lock does not depend on it.
         let _ = file
             .set_len(0)
@@ -99,14 +89,22 @@ impl RepairState {
         Ok(Lock::new(file))
     }
 
+    /// The repair that has to end first, with the process that holds its lock.
+    fn describe_holder(&self) -> String {
+        let holder = fs::read_to_string(self.directory().join("lock")).unwrap_or_default();
+        let holder: String = holder.chars().filter(char::is_ascii_digit).collect();
+        format!("waiting for another repair of this environment to end (process {holder})")
+    }
+
     /// Takes the lock of an exchange, which keeps checks and other exchanges out.
-    pub fn lock_exclusive(&self) -> Result<Lock, Abort> {
+    pub fn lock_exclusive(&self, progress: Progress) -> Result<Lock, Abort> {
         let failed = |error: io::Error| {
             let message = format!("cannot lock {}: {error}", self.site().display());
             Abort::from(Error::repair(RepairStep::Lock, message, "Nothing was changed."))
         };
         let file = File::open(self.site()).map_err(failed)?;
-        wait_for_lock(|| file.try_lock(), failed)?;
+        // Checks hold it too, but only a repair is stopped for long.
+        wait_for_lock(progress, || self.describe_holder(), || file.try_lock(), failed)?;
         Ok(Lock::new(file))
     }
 
@@ -114,7 +112,7 @@ impl RepairState {
     pub fn recover_and_lock_shared(&self, progress: Progress) -> Result<Option<Lock>, Abort> {
         loop {
             self.recover(progress)?;
-            let shared = self.lock_shared()?;
+            let shared = self.lock_shared(progress)?;
             // Between the two a repair may have begun and been interrupted.
             if shared.is_none() || self.unfinished()?.is_none() {
                 return Ok(shared);
@@ -124,11 +122,11 @@ impl RepairState {
 
     /// Takes the lock of a check, which keeps exchanges out. `None` where the directory cannot be locked: the
     /// check is made all the same.
-    pub fn lock_shared(&self) -> Result<Option<Lock>, Abort> {
+    pub fn lock_shared(&self, progress: Progress) -> Result<Option<Lock>, Abort> {
         let Ok(file) = File::open(self.site()) else { return Ok(None) };
         // The error is dropped below, so which one it is does not matter.
         let unlocked = |_| Abort::Error(Error::NoRealPcluster);
-        match wait_for_lock(|| file.try_lock_shared(), unlocked) {
+        match wait_for_lock(progress, || self.describe_holder(), || file.try_lock_shared(), unlocked) {
             Ok(()) => Ok(Some(Lock::new(file))),
             Err(Abort::Interrupted(interrupted)) => Err(interrupted.into()),
             Err(Abort::Error(_)) => Ok(None),
@@ -141,15 +139,14 @@ impl RepairState {
         if self.unfinished()?.is_none() && !self.transactions.is_removal_pending() {
             return Ok(None);
         }
-        let _exclusive = self.lock_exclusive()?;
+        let _exclusive = self.lock_exclusive(progress)?;
         self.transactions.complete_removal();
         // The holder of the lock may have closed the transaction, or rolled it back.
         let Some(journal) = self.unfinished()? else { return Ok(None) };
-        let step = progress.step("rolling back a repair that was cut off");
+        let step = progress.step("rolling back an interrupted repair");
         let recovery = recover(&self.transactions, &journal).map_err(Error::from)?;
         drop(step);
         match recovery {
-            Recovery::NothingToRestore => Ok(None),
             Recovery::SetAside => {
                 let kept = self.transactions.snapshot(&journal.id);
                 progress.write(&format!(
@@ -160,10 +157,14 @@ impl RepairState {
                 Ok(None)
             }
             Recovery::RolledBack(left) => {
-                let restored = describe_restored(journal.changes.len() - left.packages.len());
-                let left = describe_left(&left);
-                progress.write(&format!("a repair that was cut off is rolled back: {restored}{left}"));
-                Ok(Some(journal.changes))
+                let mut restored = journal.changes;
+                restored.retain(|change| !left.packages.contains(&change.package));
+                progress.write(&format!(
+                    "rolled back an interrupted repair: {}{}",
+                    describe_restored(restored.len()),
+                    describe_left(&left)
+                ));
+                Ok(Some(restored))
             }
         }
     }

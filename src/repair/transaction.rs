@@ -1,12 +1,18 @@
 //! The exchange of an environment's files as one transaction: snapshot, journal, exchange, close.
 //!
-//! A transaction is open from its journal on, and closed by one rename of the journal. An open one is
-//! always rolled back, never continued: by the repair itself where a step fails, else by the next call
-//! that finds the journal, because a repair that is killed by SIGKILL runs no `Drop`.
+//! The name of the journal's file says how far a transaction has come:
 //!
-//! The first change is the token ([`token`]), without which a later call takes the environment for another
-//! one. The last change of a rollback removes it again, after another rename of the journal: from then on there
-//! is nothing to restore, and the next call only completes the removal.
+//! | file                 | its files are | the next call |
+//! | -------------------- | ------------- | ------------- |
+//! | `unchanged.json`     | the old ones: not begun, or rolled back | removes the token and the copies |
+//! | `journal.json`       | partly exchanged | rolls it back |
+//! | `repair-ID.json`     | the new ones  | nothing; `undo` rolls it back, the newest first |
+//! | `interrupted-ID.json`| those of another environment, which is not at its path any more | nothing, until that one is back |
+//!
+//! One rename leads from each to the next, so that a kill leaves one of them. An open transaction is always
+//! rolled back, never continued: by the repair itself if a step fails, else by the next call that finds the
+//! journal, because a repair that is killed by SIGKILL runs no `Drop`. The token ([`token`]) is the first change
+//! and the last one that is reverted: it tells the environment from others at the same path.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -43,36 +49,81 @@ impl Transactions {
         self.directory.join("journal.json")
     }
 
-    fn last_journal(&self) -> PathBuf {
-        self.directory.join("last.json")
+    /// The journal of a transaction before its exchange or after its rollback, of which only the token may be left.
+    fn unchanged_journal(&self) -> PathBuf {
+        self.directory.join("unchanged.json")
     }
 
-    /// The journal of a transaction that is rolled back, until its token is removed.
-    fn rolled_back_journal(&self) -> PathBuf {
-        self.directory.join("rolled-back.json")
+    fn closed_journal(&self, id: &str) -> PathBuf {
+        self.directory.join(format!("{CLOSED_PREFIX}{id}.json"))
     }
 
-    /// The journal of a transaction whose environment is gone.
-    fn set_aside_journal(&self, id: &str) -> PathBuf {
-        self.directory.join(format!("set-aside-{id}.json"))
+    fn interrupted_journal(&self, id: &str) -> PathBuf {
+        self.directory.join(format!("{INTERRUPTED_PREFIX}{id}.json"))
     }
 
     pub fn snapshot(&self, id: &str) -> PathBuf {
         self.directory.join(format!("{SNAPSHOT_PREFIX}{id}"))
     }
 
-    /// The journal of a transaction that is still open.
+    /// The journal of a transaction that is still open. One that was set aside is opened again if its environment is
+    /// back.
     ///
     /// # Errors
     /// Returns an error if there is one that cannot be read: which files were changed is not known.
     pub fn unfinished(&self) -> Result<Option<Journal>, String> {
+        let open = self.open_journal();
         // A journal that may not be opened is another user's, whose repair may still be at work.
-        read_journal(&self.open_journal(), &self.site, &[io::ErrorKind::PermissionDenied])
+        if let Some(journal) = read_journal(&open, &self.site, &[io::ErrorKind::PermissionDenied])? {
+            return Ok(Some(journal));
+        }
+        for path in self.entries(INTERRUPTED_PREFIX) {
+            if let Ok(Some(journal)) = read_journal(&path, &self.site, &[])
+                && journal.is_bound()?
+            {
+                disk::rename(&path, &open).map_err(describe("cannot write", &open))?;
+                return Ok(Some(journal));
+            }
+        }
+        Ok(None)
     }
 
-    /// The journal of the last repair, for an undo.
-    pub fn last(&self) -> Result<Option<Journal>, String> {
-        read_journal(&self.last_journal(), &self.site, &[])
+    /// The journals of the repairs of this environment that can be undone, the newest first.
+    ///
+    /// # Errors
+    /// Returns an error if there is one that cannot be read.
+    pub fn closed(&self) -> Result<Vec<Closed>, String> {
+        let mut closed = Vec::new();
+        for path in self.closed_paths() {
+            let Some(journal) = read_journal(&path, &self.site, &[])? else { continue };
+            if journal.is_bound()? {
+                closed.push(Closed { path, journal });
+            }
+        }
+        Ok(closed)
+    }
+
+    /// The journals of repairs at this path, the newest first, without regard to the environment.
+    fn closed_paths(&self) -> Vec<PathBuf> {
+        let mut paths = self.entries(CLOSED_PREFIX);
+        // An id begins with the time.
+        paths.sort_unstable();
+        paths.reverse();
+        paths.extend(Some(self.directory.join(LAST_OF_0_1_0)).filter(|path| path.exists()));
+        paths
+    }
+
+    /// Every journal of repairs at this path, and where an open one would be.
+    pub fn journals(&self) -> Vec<PathBuf> {
+        let mut all = self.closed_paths();
+        all.extend(self.entries(INTERRUPTED_PREFIX));
+        all.extend([self.open_journal(), self.unchanged_journal()]);
+        all
+    }
+
+    /// Whether repairs were made at this path, in whatever environment.
+    pub fn has_closed(&self) -> bool {
+        !self.closed_paths().is_empty()
     }
 
     /// Takes the snapshot of the files to be removed, then writes the journal. The environment is not
@@ -134,67 +185,60 @@ impl Transactions {
             token: Some(self.choose_token().map_err(describe("cannot make a token for", &self.site))?),
         };
         journal.refuse_paths_outside(&self.site)?;
-        let path = self.open_journal();
+        let path = self.unchanged_journal();
         failpoint::reach(RepairStep::Journal)
             .and_then(|()| disk::write_atomically(&path, &serde_json::to_vec(&journal)?, Durability::Durable))
             .map_err(describe("cannot write", &path))?;
         Ok(journal)
     }
 
-    /// The token of the last repair where it can still be undone, because one environment then serves both; else
-    /// a new one.
+    /// The token of earlier repairs of this environment, because one serves them all; else a new one.
     fn choose_token(&self) -> io::Result<String> {
-        let last = self.last().ok().flatten().filter(|last| last.is_bound() == Ok(true));
-        last.and_then(|last| last.token).map_or_else(token::generate, Ok)
+        let earlier = self.closed().unwrap_or_default().into_iter().find_map(|closed| closed.journal.token);
+        earlier.map_or_else(token::generate, Ok)
     }
 
-    /// Removes an open transaction: one that has changed nothing, or is rolled back.
+    /// Removes a transaction that has changed nothing, or is rolled back.
     pub fn remove(&self, journal: &Journal) {
+        let (open, unchanged) = (self.open_journal(), self.unchanged_journal());
         // A journal that reappears after a power failure needs its copies and its token, so the rename comes first.
-        if disk::rename(&self.open_journal(), &self.rolled_back_journal()).is_ok() {
+        if !open.exists() || disk::rename(&open, &unchanged).is_ok() {
             self.finish_removal(journal);
         }
     }
 
-    /// Whether the removal of a transaction that is rolled back was interrupted.
+    /// Whether the removal of a transaction was interrupted.
     pub fn is_removal_pending(&self) -> bool {
-        self.rolled_back_journal().exists()
+        self.unchanged_journal().exists()
     }
 
-    /// Completes the removal of a transaction that is rolled back.
+    /// Completes the removal of a transaction.
     pub fn complete_removal(&self) {
-        let rolled_back = read_journal(&self.rolled_back_journal(), &self.site, &[]);
-        if let Ok(Some(journal)) = rolled_back {
+        if let Ok(Some(journal)) = read_journal(&self.unchanged_journal(), &self.site, &[]) {
             self.finish_removal(&journal);
         }
     }
 
     fn finish_removal(&self, journal: &Journal) {
-        // Where the last journal cannot be read, it may name the token.
-        let released = self.last().map_err(io::Error::other).and_then(|last| {
-            remove_token(journal, last.as_ref())?;
+        // A journal that cannot be read may name the token.
+        let released = self.closed().map_err(io::Error::other).and_then(|others| {
+            remove_token(journal, &others)?;
             failpoint::reach(RepairStep::RemoveToken)
         });
         // The next call tries again.
         if released.is_ok() {
-            let _ = fs::remove_file(self.rolled_back_journal());
+            let _ = fs::remove_file(self.unchanged_journal());
             let _ = fs::remove_dir_all(self.snapshot(&journal.id));
         }
     }
 
-    /// Keeps an open journal and its snapshot, but for people only: its environment is gone.
+    /// Sets an open journal aside, with its snapshot: another environment is at its path.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be renamed; the transaction is still open.
-    pub fn set_open_aside(&self, journal: &Journal) -> Result<(), String> {
-        let path = self.set_aside_journal(&journal.id);
+    pub fn set_aside(&self, journal: &Journal) -> Result<(), String> {
+        let path = self.interrupted_journal(&journal.id);
         disk::rename(&self.open_journal(), &path).map_err(describe("cannot write", &path))
-    }
-
-    /// The same for the journal of the last repair.
-    pub fn set_last_aside(&self, journal: &Journal) -> Result<(), String> {
-        let path = self.set_aside_journal(&journal.id);
-        disk::rename(&self.last_journal(), &path).map_err(describe("cannot write", &path))
     }
 
     /// Exchanges the files, after [`Self::begin`], with the token as the first one.
@@ -203,6 +247,7 @@ impl Transactions {
     /// Returns an error at the first file that cannot be removed or written; the caller has to roll back.
     pub fn exchange(&self, journal: &Journal, plan: &FilePlan) -> Result<(), String> {
         write_token(journal)?;
+        self.open()?;
         let metadata = |path: &PathBuf| Some((path.clone(), path.symlink_metadata().ok()?));
         let replaced = plan.removals.keys().filter_map(metadata).collect::<BTreeMap<_, _>>();
         for path in plan.removals.keys() {
@@ -215,8 +260,14 @@ impl Transactions {
                 .and_then(|()| place(content, path, replaced.get(path)))
                 .map_err(describe("cannot write", path))?;
         }
-        remove_empty(plan.removals.keys().map(PathBuf::as_path), |directory| plan.keeps(directory));
-        Ok(())
+        let removed = plan.removals.keys().map(PathBuf::as_path);
+        remove_empty(removed, |directory| plan.keeps(directory)).map_or(Ok(()), Err)
+    }
+
+    /// Opens a transaction whose token is written: from now on its files may be exchanged.
+    pub fn open(&self) -> Result<(), String> {
+        let open = self.open_journal();
+        disk::rename(&self.unchanged_journal(), &open).map_err(describe("cannot write", &open))
     }
 
     /// Brings an exchange to the disk, on which [`Self::close`] relies: the next call does not roll a closed
@@ -225,73 +276,64 @@ impl Transactions {
         disk::sync(&plan.paths(), &plan.prefixes()).map_err(describe("cannot write", &self.site))
     }
 
-    /// Closes this transaction, after [`Self::sync`]. It is then the one that an undo rolls back, in place of
-    /// the one before. One rename does it, so a kill leaves the transaction either open or closed.
+    /// Closes this transaction, after [`Self::sync`]: an undo rolls it back first. One rename does it, so a kill
+    /// leaves the transaction either open or closed. The oldest of more than [`MAX_UNDO`] repairs is removed.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be renamed; the transaction is still open.
     pub fn close(&self, journal: &Journal) -> Result<(), String> {
-        let (open, last) = (self.open_journal(), self.last_journal());
-        let replaced = self.last().ok().flatten();
+        let closed = self.closed_journal(&journal.id);
         failpoint::reach(RepairStep::Close)
-            .and_then(|()| disk::rename(&open, &last))
-            .map_err(describe("cannot write", &last))?;
+            .and_then(|()| disk::rename(&self.open_journal(), &closed))
+            .map_err(describe("cannot write", &closed))?;
         // Only a kill at this failpoint has an effect: the transaction is closed.
         let _ = failpoint::reach(RepairStep::Closed);
-        if let Some(replaced) = replaced {
-            let _ = remove_token(&replaced, Some(journal));
+        for path in self.closed_paths().into_iter().skip(MAX_UNDO) {
+            let dropped = read_journal(&path, &self.site, &[]);
+            if fs::remove_file(path).is_ok()
+                && let (Ok(Some(dropped)), Ok(others)) = (dropped, self.closed())
+            {
+                let _ = remove_token(&dropped, &others);
+            }
         }
-        self.remove_snapshots_but(Some(&journal.id));
+        self.remove_snapshots();
         Ok(())
     }
 
-    /// Opens the last transaction again, so that the next call completes an undo that is interrupted.
+    /// The repair that [`Self::close`] will remove.
+    pub fn oldest_to_go(&self) -> Option<Journal> {
+        let oldest = self.closed_paths().into_iter().nth(MAX_UNDO - 1)?;
+        read_journal(&oldest, &self.site, &[]).ok()?
+    }
+
+    /// Opens a closed transaction again, so that the next call completes an undo that is interrupted.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be renamed; the transaction is still closed.
-    pub fn reopen(&self) -> Result<(), String> {
-        disk::rename(&self.last_journal(), &self.open_journal())
+    pub fn reopen(&self, closed: &Closed) -> Result<(), String> {
+        disk::rename(&closed.path, &self.open_journal())
             .map_err(describe("cannot write", &self.open_journal()))
     }
 
     /// Removes the files of interrupted repairs: overlays, and snapshots that no journal names.
     pub fn remove_leftovers(&self) {
-        // An open transaction needs its snapshot for the rollback. Where the last journal cannot be read,
-        // its snapshot is not known, and all are kept.
-        if let (false, Ok(last)) = (self.open_journal().exists(), self.last_id()) {
-            self.remove_snapshots_but(last.as_deref());
+        // An open transaction needs its snapshot for the rollback.
+        if !self.open_journal().exists() {
+            self.remove_snapshots();
         }
         for overlay in self.entries(OVERLAY_PREFIX) {
             let _ = fs::remove_dir_all(overlay);
         }
     }
 
-    /// The id of the last transaction. Its paths are not checked, because they are not used here.
-    fn last_id(&self) -> io::Result<Option<String>> {
-        #[derive(Deserialize)]
-        struct JournalId {
-            id: String,
+    /// Removes the snapshots that no journal names; none if a journal cannot be read, because its id is not known.
+    fn remove_snapshots(&self) {
+        let journals = self.closed_paths().into_iter().chain(self.entries(INTERRUPTED_PREFIX));
+        let Ok(ids) = journals.map(|path| read_id(&path)).collect::<io::Result<Vec<_>>>() else { return };
+        let kept: Vec<PathBuf> = ids.iter().map(|id| self.snapshot(id)).collect();
+        for snapshot in self.entries(SNAPSHOT_PREFIX).iter().filter(|snapshot| !kept.contains(snapshot)) {
+            let _ = fs::remove_dir_all(snapshot);
         }
-        match trust::read_up_to(&self.last_journal(), MAX_JOURNAL) {
-            Ok(text) => Ok(Some(serde_json::from_slice::<JournalId>(&text)?.id)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn remove_snapshots_but(&self, id: Option<&str>) {
-        let kept = id.map(|id| self.snapshot(id));
-        for snapshot in self.entries(SNAPSHOT_PREFIX) {
-            if Some(&snapshot) != kept.as_ref() && !self.is_set_aside(&snapshot) {
-                let _ = fs::remove_dir_all(snapshot);
-            }
-        }
-    }
-
-    fn is_set_aside(&self, snapshot: &Path) -> bool {
-        let name = snapshot.file_name().and_then(|name| name.to_str());
-        let id = name.and_then(|name| name.strip_prefix(SNAPSHOT_PREFIX));
-        id.is_some_and(|id| self.set_aside_journal(id).exists())
     }
 
     fn entries(&self, prefix: &str) -> Vec<PathBuf> {
@@ -307,6 +349,35 @@ pub const OVERLAY_PREFIX: &str = "overlay-";
 
 /// The beginning of the name of every directory of copies.
 const SNAPSHOT_PREFIX: &str = "snapshot-";
+
+/// The beginning of the name of every journal of a closed transaction.
+const CLOSED_PREFIX: &str = "repair-";
+
+/// The beginning of the name of every journal that was set aside.
+const INTERRUPTED_PREFIX: &str = "interrupted-";
+
+/// The journal of the last repair that version 0.1.0 has made.
+const LAST_OF_0_1_0: &str = "last.json";
+
+/// The number of repairs that can be undone, one after the other.
+pub const MAX_UNDO: usize = 5;
+
+/// The journal of a closed transaction, and its file.
+#[derive(Debug)]
+pub struct Closed {
+    path: PathBuf,
+    pub journal: Journal,
+}
+
+/// The id in a journal. Its paths are not checked, because they are not used here.
+fn read_id(path: &Path) -> io::Result<String> {
+    #[derive(Deserialize)]
+    struct JournalId {
+        id: String,
+    }
+    let text = trust::read_up_to(path, MAX_JOURNAL)?;
+    Ok(serde_json::from_slice::<JournalId>(&text)?.id)
+}
 
 fn digest_additions(plan: &FilePlan) -> Result<Vec<FileDigest>, String> {
     let digest = |content: &Content| match content {
@@ -327,13 +398,13 @@ fn write_token(journal: &Journal) -> Result<(), String> {
     Ok(())
 }
 
-/// Removes the token of a journal from its directories of packages, but for those in which another journal names
-/// the same one.
-fn remove_token(journal: &Journal, other: Option<&Journal>) -> io::Result<()> {
+/// Removes the token of a journal from its directories of packages, except for those in which another journal
+/// names the same one.
+fn remove_token(journal: &Journal, others: &[Closed]) -> io::Result<()> {
     let Some(token) = &journal.token else { return Ok(()) };
-    let others =
-        other.filter(|other| other.token == journal.token).map(Journal::all_sites).unwrap_or_default();
-    for site in journal.all_sites().iter().filter(|site| !others.contains(site)) {
+    let named = others.iter().filter(|other| other.journal.token == journal.token);
+    let named: Vec<&PathBuf> = named.flat_map(|other| other.journal.all_sites()).collect();
+    for site in journal.all_sites().iter().filter(|site| !named.contains(site)) {
         failpoint::reach(RepairStep::RemoveToken)?;
         token::remove(site, token)?;
     }

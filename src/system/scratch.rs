@@ -124,8 +124,20 @@ fn sweep_scratch(base: &Path) {
         let is_left = |lock: &File| lock.try_lock().is_ok();
         // The lock is held to the end: a check that has just made the directory then sees it.
         if let Some(_held) = files::open(&lock).ok().filter(is_left) {
-            let _ = fs::remove_dir_all(entry.path());
+            remove_scratch(&entry.path());
         }
+    }
+}
+
+/// Removes the lock last, by which the next check finds what a child that still runs has kept from being removed.
+fn remove_scratch(directory: &Path) {
+    let entries = || directory.read_dir().into_iter().flatten().flatten();
+    for entry in entries().filter(|entry| entry.file_name() != SCRATCH_LOCK) {
+        let path = entry.path();
+        let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    }
+    if entries().count() == 1 {
+        let _ = fs::remove_dir_all(directory);
     }
 }
 

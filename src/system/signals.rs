@@ -51,13 +51,32 @@ impl Interrupts {
 }
 
 /// Makes a program start in a session of its own: it has no terminal then, and one that asks at `/dev/tty` fails
-/// instead of being stopped by SIGTTIN. Its process group has its PID.
+/// instead of being stopped by SIGTTIN. Its process group has its PID. Linux kills it if this process is killed.
 #[expect(unsafe_code, reason = "the standard library has no safe interface to setsid")]
 pub fn in_own_session(command: &mut Command) {
-    // SAFETY: the closure runs between fork and exec, and calls only setsid(2), which is async-signal-safe.
+    let shim = rustix::process::getpid();
+    // SAFETY: the closure runs between fork and exec, and makes only system calls that are async-signal-safe.
     unsafe {
-        command.pre_exec(|| Ok(rustix::process::setsid().map(drop)?));
+        command.pre_exec(move || {
+            rustix::process::setsid()?;
+            end_with(shim)
+        });
     }
+}
+
+/// Lets this child end with its parent, or right now if that has ended.
+#[cfg(target_os = "linux")]
+fn end_with(parent: rustix::process::Pid) -> std::io::Result<()> {
+    use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // There is none in a PID namespace of which this child is the first process.
+    let is_orphan = getppid().is_some_and(|now| now != parent);
+    if is_orphan { Err(std::io::ErrorKind::Other.into()) } else { Ok(()) }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn end_with(_parent: rustix::process::Pid) -> std::io::Result<()> {
+    Ok(())
 }
 
 /// Whether the process was started with a signal ignored, as under nohup. It has to stay so: caught,

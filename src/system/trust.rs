@@ -107,11 +107,11 @@ pub fn make_directory(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What of the program's own directories and of these files is there and not trusted, and why.
+/// Which of these files and directories of the program's own are there and not trusted, and why.
 pub fn passed_over(files: impl IntoIterator<Item = PathBuf>) -> Vec<(PathBuf, String)> {
     let refused = |path: PathBuf| match refuse(&path) {
         Err(error) if is_refusal(&error) => Some((path, error.to_string())),
         _ => None,
     };
-    files.into_iter().chain(dirs::all()).filter_map(refused).collect()
+    files.into_iter().filter_map(refused).collect()
 }

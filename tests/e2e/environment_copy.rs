@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::environments::{Environment, Ran, Sandbox, find, program};
+use crate::environments::{Environment, Ran, Sandbox, alive, find, program, wait_for};
 
 pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -129,13 +129,19 @@ impl EnvironmentCopy {
             left.push(format!("TMPDIR: {entry}"));
         }
         let state = self.path("home/.local/state/pcluster-shim/environments");
-        let kept = paths_below(&state).iter().any(|entry| entry.ends_with("last.json"));
+        let kept = paths_below(&state).iter().any(|entry| entry.contains("/repair-"));
         let is_debris = |entry: &&String| {
             let of_an_open_one = entry.contains("snapshot-") && !kept;
             entry.contains("overlay-") || of_an_open_one || entry.ends_with("journal.json")
         };
         left.extend(paths_below(&state).iter().filter(is_debris).take(5).cloned());
         assert!(left.is_empty(), "{when}: left behind:\n{}", left.join("\n"));
+    }
+
+    /// Waits for the end of the children of a shim that was killed: Linux kills them too, but not at the same moment.
+    pub(crate) fn wait_for_children(&self) {
+        let mark = format!("HOME={}", self.path("home").display());
+        wait_for("the end of every child", || alive(&mark).is_empty().then_some(()));
     }
 
     /// Replaces the packages by others, as `rm -rf` and an installation do.

@@ -34,6 +34,18 @@ pub(crate) const MAX_WAIT: Duration = Duration::from_secs(300);
 pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const SHIM: &str = env!("CARGO_BIN_EXE_pcluster");
 
+/// The programs that run with this mark in their environment; those that are being ended have none.
+pub(crate) fn alive(mark: &str) -> Vec<(i32, PathBuf)> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let marked = |pid: &i32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+    };
+    let program = |pid: i32| Some((pid, fs::read_link(format!("/proc/{pid}/exe")).ok()?));
+    pids.filter(marked).filter_map(program).collect()
+}
+
 /// Waits until `ready` gives something: for a state that nothing announces.
 #[track_caller]
 pub(crate) fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {

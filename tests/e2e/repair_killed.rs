@@ -69,6 +69,7 @@ fn at_every_named_step() {
             let killed = copy.fix(&[]);
             assert_eq!(killed.status.code(), None, "{step}: {killed}");
             copy.unset("PCLUSTER_SHIM_FAULT");
+            copy.wait_for_children();
             let is_repaired = survived(&copy, &repaired, step);
             assert_eq!(is_repaired, step == "closed", "{step}");
             copy.left_nothing(step);
@@ -127,10 +128,20 @@ enum Moment {
 }
 
 #[test]
+fn at_some_moments() {
+    killed_at_moments(10, 6);
+}
+
+#[test]
+#[ignore = "long: many repairs"]
 fn at_fifty_moments() {
+    killed_at_moments(50, 10);
+}
+
+fn killed_at_moments(spread: usize, dense: usize) {
     let mut seeded = Seeded(0x1153_0204);
-    let spread: Vec<Moment> = (0..50).map(|_| Moment::Of(seeded.next())).collect();
-    let dense = (0..10).map(|_| Moment::Exchanging(Duration::from_millis(120).mul_f64(seeded.next())));
+    let spread: Vec<Moment> = (0..spread).map(|_| Moment::Of(seeded.next())).collect();
+    let dense = (0..dense).map(|_| Moment::Exchanging(Duration::from_millis(120).mul_f64(seeded.next())));
     let moments: Vec<Moment> = spread.into_iter().chain(dense).collect();
     // Two users at a time, each with an environment of their own.
     let halves: Vec<Vec<bool>> = std::thread::scope(|scope| {
@@ -173,6 +184,7 @@ fn killed_at(moments: &[Moment]) -> Vec<bool> {
         };
         child.kill().unwrap();
         child.wait().unwrap();
+        copy.wait_for_children();
         survived(&copy, &repaired, &when)
     };
     moments.iter().map(killed).collect()

@@ -4,24 +4,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::path::PathBuf;
 use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::environments::{Aws, GOOD, Sandbox, program, wait_for};
-
-/// The programs that run with this mark in their environment; those that are being ended have none.
-fn alive(mark: &str) -> Vec<(i32, PathBuf)> {
-    let entries = fs::read_dir("/proc").unwrap().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let marked = |pid: &i32| {
-        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
-    };
-    let program = |pid: i32| Some((pid, fs::read_link(format!("/proc/{pid}/exe")).ok()?));
-    pids.filter(marked).filter_map(program).collect()
-}
+use crate::environments::{Aws, GOOD, Sandbox, alive, program, wait_for};
 
 /// Kills what a failed test leaves running.
 struct KillsMarked<'a>(&'a str);

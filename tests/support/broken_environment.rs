@@ -141,10 +141,16 @@ impl BrokenEnvironment<'_> {
         copy_program(&self.sandbox.path("installer/run"), &self.path("fake/pip"));
     }
 
-    /// The snapshot of the last repair, or of one that was cut off.
+    /// The snapshot of the last repair, or of one that was interrupted.
     pub(crate) fn snapshot(&self) -> PathBuf {
         let name = self.kept().into_iter().find(|name| name.starts_with("snapshot-"));
         self.repairs().join(name.expect("there is a snapshot"))
+    }
+
+    /// The journal of the only repair that can be undone.
+    pub(crate) fn closed_journal(&self) -> PathBuf {
+        let name = self.kept().into_iter().find(|name| name.starts_with("repair-"));
+        self.repairs().join(name.expect("there is a journal"))
     }
 
     pub(crate) fn has_pip(&self) {
@@ -306,7 +312,7 @@ impl BrokenEnvironment<'_> {
         self.sandbox.has_no_scratch();
         let bytecode = self.sandbox.tree("cache/pcluster-shim/bytecode");
         assert!(!bytecode.contains("overlay-"), "left in the cache {when}:\n{bytecode}");
-        let is_bound = self.kept().contains(&"last.json".to_owned());
+        let is_bound = self.kept().iter().any(|name| name.starts_with("repair-"));
         let left = self.site().into_keys().filter(|path| path.to_string_lossy().contains("pcluster-shim"));
         let left: Vec<_> = left.filter(|path| !is_bound || path != Path::new(TOKEN)).collect();
         assert_eq!(left, [""; 0].map(PathBuf::from), "left in the environment {when}");
@@ -316,7 +322,7 @@ impl BrokenEnvironment<'_> {
     #[track_caller]
     pub(crate) fn keeps_the_last_one(&self) {
         let kept = self.kept();
-        let is_right = matches!(kept.as_slice(), [last, snapshot] if last == "last.json" && snapshot.starts_with("snapshot-"));
+        let is_right = matches!(kept.as_slice(), [last, snapshot] if last.starts_with("repair-") && snapshot.starts_with("snapshot-"));
         assert!(is_right, "kept: {kept:?}");
         assert!(self.path("site").join(TOKEN).is_file(), "there is no token");
     }

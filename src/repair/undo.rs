@@ -1,0 +1,135 @@
+//! The undo of a repair: of the one that was interrupted, else of the one outside the environment, else of the
+//! newest one in it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::checker::request::CheckRequest;
+use crate::environment::packages::Packages;
+use crate::environment::target::Target;
+use crate::error::{Abort, Error, RepairStep};
+use crate::repair::change::Change;
+use crate::repair::failpoint;
+use crate::repair::hints::UNCHANGED_FREE_SPACE;
+use crate::repair::journal::{Journal, find_outside};
+use crate::repair::lock::lock_against_uv;
+use crate::repair::overlay::remove_overlay;
+use crate::repair::ownership::refuse_another_users;
+use crate::repair::refusals::is_writable;
+use crate::repair::rollback::{check_copies, roll_back, summarize_failures};
+use crate::repair::runtime::find_changed_file;
+use crate::repair::state::{RepairState, describe_left, find_site};
+
+/// The repair that was undone.
+#[derive(Debug)]
+pub struct Undone {
+    pub changes: Vec<Change>,
+    pub isolated: bool,
+}
+
+/// Takes back the last repair of a target's environment: one that was interrupted, else the one beside
+/// the environment, else the last one in place.
+pub fn undo(request: &CheckRequest, target: &Target) -> Result<Undone, Abort> {
+    refuse_another_users(find_site(target).as_deref(), "undo", &request.real.path)?;
+    let state = RepairState::create(target)?;
+    let _lock = state.lock_repair(request.progress)?;
+    let rolled_back = state.recover(request.progress)?;
+    state.remove_leftovers();
+    if let Some(changes) = rolled_back {
+        return Ok(Undone { changes, isolated: false });
+    }
+    if let Some(changes) = remove_overlay(&state) {
+        return Ok(Undone { changes, isolated: true });
+    }
+    let changes = undo_newest(request, target, &state)?;
+    Ok(Undone { changes, isolated: false })
+}
+
+fn undo_newest(request: &CheckRequest, target: &Target, state: &RepairState) -> Result<Vec<Change>, Abort> {
+    let transactions = state.transactions();
+    let closed = transactions.closed().map_err(|message| refuse_undo(message, UNREADABLE))?;
+    let Some(newest) = closed.into_iter().next() else { return Err(describe_nothing(state).into()) };
+    let _uv_lock = lock_against_uv(&target.interpreter.prefix, request.progress)?;
+    let _exclusive = state.lock_exclusive(request.progress)?;
+    let journal = &newest.journal;
+    refuse_changed_since(target, journal)?;
+    check_copies(transactions, journal)
+        .map_err(|messages| refuse_undo(summarize_failures(&messages), STAYS_REPAIRED))?;
+    refuse_unwritable(journal)?;
+    // Open again, the transaction is rolled back by the next call if this one is killed.
+    transactions.reopen(&newest).map_err(|message| refuse_undo(message, UNCHANGED_FREE_SPACE))?;
+    failpoint::reach(RepairStep::Undo).map_err(|error| refuse_undo(error.to_string(), "Run it again."))?;
+    let left = roll_back(transactions, journal).map_err(Error::from)?;
+    if !left.is_empty() {
+        request.progress.write(&format!("the environment is as it was{}", describe_left(&left)));
+    }
+    Ok(newest.journal.changes)
+}
+
+/// There may be repairs of an environment that was at the same path.
+fn describe_nothing(state: &RepairState) -> Error {
+    let site = state.site().to_owned();
+    if !state.transactions().has_closed() {
+        return Error::NothingToUndo { site };
+    }
+    let message = format!("the environment at {} was recreated after the last repair", site.display());
+    let kept = state.directory().display();
+    refuse_undo(message, &format!("Nothing was changed. The old files are kept in {kept}."))
+}
+
+/// Refuses an undo that would stop half-way: at a directory that cannot be written, or one in the place of a file.
+fn refuse_unwritable(journal: &Journal) -> Result<(), Error> {
+    let paths = || journal.removed.iter().map(|saved| &saved.path).chain(&journal.created);
+    if let Some(path) = paths().find(|path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())) {
+        return Err(refuse_undo(format!("{} is a directory now", path.display()), "Nothing was changed."));
+    }
+    let directories = paths().filter_map(|path| path.ancestors().skip(1).find(|above| above.is_dir()));
+    let directories: BTreeSet<&Path> = directories.collect();
+    match directories.into_iter().find(|directory| !is_writable(directory)) {
+        Some(directory) => {
+            let message = format!("{} cannot be written", directory.display());
+            Err(refuse_undo(message, "Nothing was changed. Make it writable, then run it again."))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Advice where the journal of the last repair cannot be read.
+const UNREADABLE: &str = "Nothing was changed or removed. Restore that file from a backup; without one the copies \
+                          beside it cannot be put back.";
+
+/// Advice where a copy of an old file is missing or damaged.
+const STAYS_REPAIRED: &str = "Nothing was changed; the environment stays repaired. Restore that copy from a backup, or \
+                              make an environment anew.";
+
+fn refuse_undo(message: String, next: &str) -> Error {
+    Error::repair(RepairStep::Undo, message, next)
+}
+
+/// Refuses an undo of packages that were changed or reinstalled after the repair. Files that are merely gone do not
+/// matter: they would be removed anyway.
+fn refuse_changed_since(target: &Target, journal: &Journal) -> Result<(), Error> {
+    let unchanged = "Nothing was changed.";
+    let packages = Packages::installed(&target.interpreter.sys_path);
+    // A package that is gone may still be found in a directory that the repair has not changed.
+    let sites = journal.roots();
+    let is_other = |change: &&Change| {
+        packages.get(&change.package).is_some_and(|found| {
+            found.version != change.to && find_outside(&sites, [found.metadata.as_path()]).is_none()
+        })
+    };
+    if let Some(Change { package, to, .. }) = journal.changes.iter().find(is_other) {
+        let message = format!("{package} is no longer at {to}: the environment has changed since");
+        return Err(refuse_undo(message, unchanged));
+    }
+    if let Some(file) = journal.parts.iter().find_map(|part| find_changed_file(part, &journal.changes)) {
+        return Err(refuse_undo(format!("{} was changed since", file.display()), unchanged));
+    }
+    if let Some(package) = journal.find_reinstalled_package() {
+        return Err(refuse_undo(format!("{package} was installed anew since"), unchanged));
+    }
+    match journal.find_changed_files().first() {
+        Some(file) => Err(refuse_undo(format!("{} was changed since", file.display()), unchanged)),
+        None => Ok(()),
+    }
+}
