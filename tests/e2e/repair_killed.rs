@@ -133,7 +133,7 @@ fn at_some_moments() {
 }
 
 #[test]
-#[ignore = "long: many repairs"]
+#[ignore = "long"]
 fn at_fifty_moments() {
     killed_at_moments(50, 10);
 }
