@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::{env, fs};
 
-const ADVISORIES: &str = "src/rules/advisories.yaml";
+const ADVISORIES: &str = "src/rules/advisories/advisories.yaml";
 
 fn main() {
     println!("cargo::rerun-if-changed={ADVISORIES}");

@@ -21,14 +21,14 @@ use crate::environment::packages::Packages;
 use crate::environment::synthesis::Call;
 use crate::environment::target::{self, Target};
 use crate::error::{Abort, Error};
-use crate::package_name::PCLUSTER;
+use crate::model::finding::{Finding, Shows};
 use crate::report::builder::{CheckResult, ReportBuilder};
 use crate::report::{Report, Shim, TargetInfo};
-use crate::rules::advisory;
-use crate::rules::template_rules::TemplateRules;
-use crate::rules::{Finding, Shows};
+use crate::rules::advisories;
+use crate::rules::template::TemplateRules;
 use crate::system::child::ChildError;
 use crate::system::{self, executables};
+use crate::text::package_name::PCLUSTER;
 
 /// Who will run.
 #[derive(Debug)]
@@ -98,7 +98,7 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
     }
     let call = call_that_runs(request, target, &mut report);
     let since = Instant::now();
-    let advised = advisory::check(&report.packages, &target.interpreter.version, request.advisories);
+    let advised = advisories::check(&report.packages, &target.interpreter.version, request.advisories);
     let took = since.elapsed();
     if !request.synthesizes {
         report.add("packages", took, CheckResult::Findings(advised));
@@ -115,7 +115,7 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
     if has_open_question(&advised, &seen) {
         observer.observe_minimal(&call, &mut seen)?;
     }
-    let advised = advisory::refute(advised, seen.evidence);
+    let advised = advisories::refute(advised, seen.evidence);
     seen.explain_by(&advised);
     report.add("packages", took, CheckResult::Findings(advised));
     seen.add_to(&mut report);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::printable::{escape, flatten};
+use crate::text::printable::{escape, flatten};
 
 /// Begins every line that the shim writes to stderr.
 pub const PREFIX: &str = "pcluster-shim: ";

@@ -161,16 +161,15 @@ pub mod environment;
 pub mod error;
 pub mod guard;
 pub mod images;
+pub mod model;
 pub mod outcome;
-pub mod package_name;
 pub mod preflight;
-pub mod printable;
 pub mod progress;
 pub mod repair;
 pub mod report;
 pub mod rules;
 pub mod system;
-pub mod yaml;
+pub mod text;
 
 use std::ffi::OsString;
 

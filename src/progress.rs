@@ -7,7 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::{PREFIX, prefix_lines};
-use crate::printable::{escape, escape_line};
+use crate::text::printable::{escape, escape_line};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use pcluster_shim::rules::Level;
-use pcluster_shim::rules::{advisory, advisory_file};
+use pcluster_shim::model::finding::Level;
+use pcluster_shim::rules::advisories;
+use pcluster_shim::rules::advisories::file;
 
 const TABLE: &str = include_str!("fixtures/startup-table.tsv");
 
@@ -19,7 +20,7 @@ fn environment(release: &str, python: &str) -> BTreeMap<String, String> {
 /// An advisory matches every measured version that breaks, and none with which pcluster starts.
 #[test]
 fn every_version_that_breaks_is_advised_and_no_other() {
-    let advisories = advisory_file::built_in();
+    let advisories = file::built_in();
     let mut differing = Vec::new();
     let mut counts = [0, 0];
     for line in TABLE.lines().filter(|line| !line.starts_with('#')) {
@@ -33,7 +34,7 @@ fn every_version_that_breaks_is_advised_and_no_other() {
             "-" => None,
             _ => packages.insert(package.to_owned(), version.to_owned()),
         };
-        let findings = advisory::check(&packages, &format!("{python}.1"), &advisories);
+        let findings = advisories::check(&packages, &format!("{python}.1"), &advisories);
         // That a package is absent is only a warning: the start itself blocks.
         let least = if version == "absent" { Level::Warning } else { Level::Error };
         if findings.iter().any(|finding| finding.level >= least) != breaks {
@@ -47,7 +48,7 @@ fn every_version_that_breaks_is_advised_and_no_other() {
 /// Every release is measured.
 #[test]
 fn every_release_is_in_the_table() {
-    let dates = include_str!("../src/rules/release_dates.txt");
+    let dates = include_str!("../src/rules/advisories/release_dates.txt");
     let releases =
         dates.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split(' ').next());
     let missing: Vec<&str> = releases

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
-use pcluster_shim::printable::escape;
+use pcluster_shim::text::printable::escape;
 
 /// Bytes to which inputs are repeated: some readers take time that grows with the square of the length, which
 /// inputs of the length that libFuzzer prefers do not show.

@@ -7,8 +7,9 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use pcluster_shim::preflight::advisories::{format_advisory, format_title};
-use pcluster_shim::rules::constraints::derive;
-use pcluster_shim::rules::{advisory, advisory_file};
+use pcluster_shim::rules::advisories::constraints::derive;
+use pcluster_shim::rules::advisories;
+use pcluster_shim::rules::advisories::file;
 use pcluster_shim_fuzz::{assert_line, assert_safe, input};
 
 static PACKAGES: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
@@ -26,14 +27,14 @@ static PACKAGES: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
 fuzz_target!(|bytes: &[u8]| {
     let bytes = input(bytes);
     let Ok(text) = std::str::from_utf8(&bytes) else { return };
-    let Ok(advisories) = advisory_file::read(text) else { return };
+    let Ok(advisories) = file::read(text) else { return };
     for advisory in &advisories {
         assert_eq!(format_title(advisory).lines().count(), 2);
         assert_safe(&format_title(advisory));
         assert_safe(&format_advisory(advisory));
     }
     for python in ["3.9.1", "3.13.1+", "odd"] {
-        for finding in advisory::check(&PACKAGES, python, &advisories) {
+        for finding in advisories::check(&PACKAGES, python, &advisories) {
             assert_line(&finding.id);
             assert!(advisories.iter().any(|advisory| advisory.id == finding.id));
         }
@@ -46,6 +47,6 @@ fuzz_target!(|bytes: &[u8]| {
     }
     // `preflight advisories --format json` prints what is an advisory file too.
     let json = serde_json::to_string(&advisories).expect("advisories are JSON");
-    let again = advisory_file::read(&json).expect("the JSON of advisories is read");
+    let again = file::read(&json).expect("the JSON of advisories is read");
     assert_eq!(serde_json::to_string(&again).expect("advisories are JSON"), json);
 });

@@ -12,10 +12,10 @@ use pcluster_shim::environment::synthesis::Expectation;
 use pcluster_shim::images::origin::Recipe;
 use pcluster_shim::report;
 use pcluster_shim::report::builder::{CheckResult, ReportBuilder};
-use pcluster_shim::rules::advisory::Advisory;
-use pcluster_shim::rules::advisory_file::built_in;
-use pcluster_shim::rules::template_rules::TemplateRules;
-use pcluster_shim::rules::{cloudformation, runtimes};
+use pcluster_shim::rules::advisories::Advisory;
+use pcluster_shim::rules::advisories::file::built_in;
+use pcluster_shim::rules::template::TemplateRules;
+use pcluster_shim::rules::template::{cloudformation, runtimes};
 use pcluster_shim_fuzz::{assert_line, assert_safe, input, split};
 use serde_json::{Value, json};
 

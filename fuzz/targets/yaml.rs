@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pcluster_shim::yaml::{parse, size::is_too_large};
+use pcluster_shim::text::yaml::{parse, size::is_too_large};
 use pcluster_shim_fuzz::input;
 use serde_yaml::Value;
 

@@ -12,11 +12,11 @@ use crate::environment::record::find_owner;
 use crate::environment::synthesis::{self, Answer, Call, StartupFailure, StartupStage, Synthesis};
 use crate::environment::target::Target;
 use crate::error::{Abort, Interrupted};
+use crate::model::finding::Finding;
 use crate::report::builder::{CheckResult, ReportBuilder};
-use crate::rules::Finding;
-use crate::rules::advisory::{Evidence, explain};
+use crate::rules::advisories::{Evidence, explain};
 use crate::rules::startup::{self, Owners};
-use crate::rules::template_rules::TemplateRules;
+use crate::rules::template::TemplateRules;
 use crate::system::child::ChildError;
 
 /// Looks at one target.

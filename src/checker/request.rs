@@ -5,8 +5,8 @@ use crate::environment::locate::Real;
 use crate::environment::synthesis::Call;
 use crate::error::Error;
 use crate::progress::Progress;
-use crate::rules::advisory::Advisory;
-use crate::rules::advisory_file;
+use crate::rules::advisories::Advisory;
+use crate::rules::advisories::file;
 use crate::system::trust;
 
 /// What is to be checked, and how far.
@@ -23,7 +23,7 @@ pub struct CheckRequest<'a> {
 /// The advisories that are shipped and the config's, and the files that could not be read.
 pub fn read_advisories(settings: &Settings) -> (Vec<Advisory>, Vec<Error>) {
     let (advisories, errors) = read_own_advisories(settings);
-    (advisory_file::built_in().into_iter().chain(advisories).collect(), errors)
+    (file::built_in().into_iter().chain(advisories).collect(), errors)
 }
 
 /// The advisories of the files that the config names, and the files that could not be read.
@@ -32,7 +32,7 @@ pub fn read_own_advisories(settings: &Settings) -> (Vec<Advisory>, Vec<Error>) {
     for file in &settings.advisories {
         let malformed = |message| Error::BadFile { file: file.clone(), message };
         let text = trust::read_to_string(file).map_err(|error| trust::unreadable(file, &error));
-        match text.and_then(|text| advisory_file::read(&text).map_err(malformed)) {
+        match text.and_then(|text| file::read(&text).map_err(malformed)) {
             Ok(more) => advisories.extend(more),
             Err(error) => errors.push(error),
         }

@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 
 use crate::cli::env_vars;
 use crate::error::Error;
-use crate::printable::lossy;
 use crate::system::{dirs, trust};
-use crate::yaml::{self, Scalar};
+use crate::text::printable::lossy;
+use crate::text::yaml::{self, Scalar};
 
 /// The reaction of the guard to a verdict.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -7,8 +7,8 @@ use std::ffi::{OsStr, OsString};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use crate::package_name::normalised;
 use crate::system::files;
+use crate::text::package_name::normalised;
 
 /// The header of a metadata file is at its top; a description of any length follows.
 const MAX_HEADER: u64 = 1 << 20;

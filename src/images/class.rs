@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::images::inventory::{Ami, BuildArn, Inventory, Stack};
 use crate::images::origin::{Origin, PREFIX, image_arn, is_named};
-use crate::rules::releases::read_dates;
+use crate::rules::advisories::releases::read_dates;
 
 pub const IMAGE_ID: &str = "parallelcluster:image_id";
 pub const BUILD_STATUS: &str = "parallelcluster:build_status";

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::images::inventory::{Ami, BucketFrom, BuildArn, Directory, Inventory, Stack, Tags};
-use crate::rules::cloudformation;
-use crate::rules::template::select_resources;
-use crate::yaml;
+use crate::rules::template::cloudformation;
+use crate::rules::template::cloudformation::select_resources;
+use crate::text::yaml;
 
 /// Begins the key of every tag of pcluster's.
 pub const PREFIX: &str = "parallelcluster:";

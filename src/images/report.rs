@@ -10,7 +10,7 @@ use crate::images::class::Class;
 use crate::images::image::{Action, Image};
 use crate::images::inventory::{Deletion, Skipped, Unfinished};
 use crate::images::origin::{Sharing, Source};
-use crate::printable::{escape_line, wrap};
+use crate::text::printable::{escape_line, wrap};
 
 const WIDTH: usize = 80;
 
@@ -377,7 +377,7 @@ mod tests {
     use super::*;
     use crate::images::inventory::{Ami, Inventory};
     use crate::images::rules::{Selection, examine};
-    use crate::printable::escape;
+    use crate::text::printable::escape;
 
     /// A listing whose AMI, region and cut-off deletion have a text of AWS in them.
     fn listing(text: &str) -> Listing {

@@ -8,9 +8,9 @@ use crate::cli::args::{Common, Format};
 use crate::error::{Abort, Error};
 use crate::outcome::Outcome;
 use crate::preflight::context::{read_all_advisories, read_settings};
-use crate::printable::{escape_line, wrap};
 use crate::report;
-use crate::rules::advisory::{Advisory, Subject};
+use crate::rules::advisories::{Advisory, Subject};
+use crate::text::printable::{escape_line, wrap};
 
 /// Lists the advisories, or shows one.
 pub fn run(id: Option<&str>, common: &Common) -> Result<Outcome, Abort> {

@@ -15,7 +15,7 @@ use crate::preflight::context::{
     build_request, choose_progress, read_all_advisories, read_settings, start_search,
 };
 use crate::report::{self, Report, Verdict, github, junit, list};
-use crate::rules::advisory::Advisory;
+use crate::rules::advisories::Advisory;
 use crate::system::concurrently::map_concurrently;
 
 /// Checks every pcluster that can be found, side by side.

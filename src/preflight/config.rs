@@ -15,8 +15,8 @@ use crate::cli::settings::{ListedSetting, Origin, Settings, config_path};
 use crate::error::{Abort, Error};
 use crate::outcome::Outcome;
 use crate::preflight::context::{find_named, read_settings, start_search};
-use crate::printable::escape_line;
 use crate::report;
+use crate::text::printable::escape_line;
 
 /// A key of the file.
 struct Key {

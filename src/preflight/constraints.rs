@@ -11,11 +11,11 @@ use crate::environment::launcher::Launcher;
 use crate::environment::packages::Packages;
 use crate::error::{Abort, Error};
 use crate::outcome::Outcome;
-use crate::package_name::PCLUSTER;
 use crate::preflight::context::{read_all_advisories, read_settings, start_search};
-use crate::printable::escape;
 use crate::report;
-use crate::rules::constraints;
+use crate::rules::advisories::constraints;
+use crate::text::package_name::PCLUSTER;
+use crate::text::printable::escape;
 
 /// Prints the constraints for a release, or for the one that is found.
 pub fn run(version: Option<&str>, python: Option<&str>, common: &Common) -> Result<Outcome, Abort> {

@@ -18,7 +18,7 @@ use crate::outcome::Outcome;
 use crate::progress::Progress;
 use crate::repair::context::Options;
 use crate::report::{self, Report, github, human, junit};
-use crate::rules::advisory::Advisory;
+use crate::rules::advisories::Advisory;
 
 /// Reads the settings. Unlike the guard, `preflight` refuses a file or a variable that is in error. A file
 /// that another user could have written is passed over here too; [`crate::preflight`] warns of it.

@@ -2,15 +2,15 @@
 
 use crate::cli::args::{CheckArgs, Common, FixArgs, Format};
 use crate::error::{Abort, Error, RepairStep};
+use crate::model::finding::{FIND_LOST, LOSES_TAGS};
 use crate::outcome::Outcome;
 use crate::preflight::context::{identify, repair_options, with_request};
-use crate::printable::{escape, escape_line, lossy};
 use crate::repair::change::{self, Change, count_packages, describe_restored};
 use crate::repair::prove::not_ready;
 use crate::repair::undo::{Undone, undo};
 use crate::repair::{self, RepairOutcome, as_json};
 use crate::report::{self, Report};
-use crate::rules::{FIND_LOST, LOSES_TAGS};
+use crate::text::printable::{escape, escape_line, lossy};
 
 /// Repairs the environment, or proves that it could be.
 pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {

@@ -9,7 +9,7 @@ use clap::{ArgAction, CommandFactory as _};
 use clap_complete::aot;
 
 use crate::cli::args::{Preflight, Shell};
-use crate::rules::advisory_file;
+use crate::rules::advisories::file;
 
 const NAME: &str = "pcluster-preflight";
 
@@ -38,7 +38,7 @@ fn generate(shell: aot::Shell) -> String {
     let mut script = Vec::new();
     // A call takes those of other files too; a completion knows the built-in ones.
     // Leaked, because clap takes names that live as long as the program, which ends here.
-    let ids = advisory_file::built_in().into_iter().map(|advisory| &*advisory.id.leak());
+    let ids = file::built_in().into_iter().map(|advisory| &*advisory.id.leak());
     let ids: Vec<&'static str> = ids.collect();
     let with_ids = |command: Command, others: &[&'static str]| {
         let known = PossibleValuesParser::new([&ids[..], others].concat());

@@ -29,8 +29,8 @@ use crate::cli::settings::Settings;
 use crate::error::{self, Abort, Error, prefix_lines};
 use crate::outcome::Outcome;
 use crate::preflight::context::{is_untrusted, name_as_called};
-use crate::printable::{escape, flatten};
 use crate::report::{self, github, junit};
+use crate::text::printable::{escape, flatten};
 
 /// Runs the command that the arguments of `preflight` name.
 pub fn run(arguments: Vec<OsString>) -> Outcome {

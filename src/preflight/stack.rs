@@ -9,7 +9,7 @@ use crate::outcome::Outcome;
 use crate::preflight::context::{render_report, with_aws};
 use crate::preflight::template::check_template;
 use crate::report::Verdict;
-use crate::rules::cloudformation;
+use crate::rules::template::cloudformation;
 
 /// Checks the template of a stack in AWS.
 pub fn run(name: &str, region: Option<&str>, common: &Common) -> Result<Outcome, Abort> {

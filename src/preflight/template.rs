@@ -10,12 +10,14 @@ use crate::checker::shim;
 use crate::cli::args::Common;
 use crate::environment::synthesis::Expectation;
 use crate::error::{Abort, Error};
+use crate::model::finding::Fix;
 use crate::outcome::Outcome;
 use crate::preflight::context::render_report;
 use crate::report::Report;
 use crate::report::builder::{CheckResult, ReportBuilder};
-use crate::rules::template_rules::check_everywhere;
-use crate::rules::{Fix, advisory_file, cloudformation, template};
+use crate::rules::advisories::file;
+use crate::rules::template::check_everywhere;
+use crate::rules::template::{asked, cloudformation};
 use crate::system::{self, files};
 
 /// Checks a template that was made before.
@@ -31,8 +33,8 @@ pub fn run(file: &Path, common: &Common) -> Result<Outcome, Abort> {
 pub fn check_template(template: &Value, since: Instant) -> Box<Report> {
     let command = "build the image again in an environment that `pcluster preflight` finds ready".into();
     let fix = Fix::by_hand(command);
-    let mut findings = template::check(template, &Expectation::default(), &fix);
-    findings.extend(check_everywhere(template, None, &advisory_file::built_in(), system::today()));
+    let mut findings = asked::check(template, &Expectation::default(), &fix);
+    findings.extend(check_everywhere(template, None, &file::built_in(), system::today()));
     let mut report = ReportBuilder::new(None);
     report.add("template", since.elapsed(), CheckResult::Findings(findings));
     report.build(shim())

@@ -16,18 +16,18 @@ use crate::environment::packages::Packages;
 use crate::environment::target::{self, Target};
 use crate::error::{Abort, Error};
 use crate::outcome::Outcome;
-use crate::package_name::{IMAGEBUILDER, PCLUSTER, normalised};
 use crate::preflight::context::{find_named, read_settings, start_search};
 use crate::preflight::where_warnings::{
     Warning, warn_of_bypass, warn_of_entries, warn_of_loop, warn_of_overwritten, warn_of_passed_over,
     warn_of_stale_hash, warn_of_stale_overlay,
 };
-use crate::printable::{escape, lossy, wrap};
 use crate::repair::overlay::{Overlay, find_overlay};
 use crate::repair::state::RepairState;
 use crate::report::{self, Shim};
 use crate::system::child::ChildError;
 use crate::system::{dirs, executables};
+use crate::text::package_name::{IMAGEBUILDER, PCLUSTER, normalised};
+use crate::text::printable::{escape, lossy, wrap};
 
 /// Reports which pcluster is guarded.
 pub fn run(common: &Common) -> Result<Outcome, Abort> {

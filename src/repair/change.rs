@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::environment::packages::Distribution;
-use crate::package_name::matches;
 use crate::repair::plan::Reason;
 use crate::repair::requirement::{Installed, Requirement};
+use crate::text::package_name::matches;
 
 /// A package that moves.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,8 +109,8 @@ pub fn summary(changes: &[Change]) -> Vec<(String, String, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::package_name::normalised;
-    use crate::rules::advisory_file::built_in;
+    use crate::rules::advisories::file::built_in;
+    use crate::text::package_name::normalised;
 
     fn packages(distributions: &[(&str, &str, &[&str])]) -> Installed {
         let distribution = |(name, version, requires): &(&str, &str, &[&str])| Distribution {

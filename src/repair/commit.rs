@@ -6,7 +6,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::environment::packages::Packages;
 use crate::error::{Abort, Error, RepairStep};
-use crate::package_name::PCLUSTER;
 use crate::repair::change::Change;
 use crate::repair::context::{BrokenRequirements, Repair};
 use crate::repair::file_plan::FilePlan;
@@ -20,6 +19,7 @@ use crate::repair::stage::Staged;
 use crate::repair::state::{describe_left, list_files};
 use crate::repair::verify::verify;
 use crate::system::concurrently::concurrently;
+use crate::text::package_name::PCLUSTER;
 
 /// Exchanges the files of the installed packages for the staged ones, and returns the changes.
 ///

@@ -10,10 +10,10 @@ use crate::environment::record::{
     MAX_RECORD, bytecode_of, dist_info_name, installed_files, installed_path, is_bytecode, prefix_of,
     record_path, recorded_names,
 };
-use crate::package_name::normalised;
 use crate::repair::file_digest::{FileDigest, sha256_of};
 use crate::repair::journal::{PackageFiles, SavedDirectory};
 use crate::system::files::{self, describe};
+use crate::text::package_name::normalised;
 
 /// The changes to an environment: files to be removed, each with the index of its package, and files
 /// to be added with their content.

@@ -10,11 +10,11 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::environment::record::{is_bytecode, prefix_of, recorded_paths};
-use crate::package_name::normalised;
 use crate::repair::change::Change;
 use crate::repair::file_digest::{FileDigest, sha256_of};
 use crate::repair::token::{self, TOKEN_FILE};
 use crate::system::files::describe;
+use crate::text::package_name::normalised;
 
 /// A file that is removed, and its copy below the snapshot.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -63,7 +63,7 @@ use crate::cli::settings::Strategy;
 use crate::environment::packages::Packages;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, RepairStep};
-use crate::printable::lossy;
+use crate::model::finding::Finding;
 use crate::repair::bytecode::remove_damaged;
 use crate::repair::change::{Change, count_packages};
 use crate::repair::commit::commit;
@@ -81,8 +81,10 @@ use crate::repair::stage::{Staged, Staging, stage};
 use crate::repair::state::{RepairState, find_site};
 use crate::repair::transaction::MAX_UNDO;
 use crate::report::{Report, Verdict};
-use crate::rules::{Finding, advisory, runtimes};
+use crate::rules::advisories;
+use crate::rules::template::runtimes;
 use crate::system::concurrently::concurrently;
+use crate::text::printable::lossy;
 
 /// The result of a repair.
 #[derive(Debug)]
@@ -245,7 +247,7 @@ fn stage_ahead(
     if !is_plain {
         return None;
     }
-    let advised = advisory::check(&packages.versions(), &target.interpreter.version, request.advisories);
+    let advised = advisories::check(&packages.versions(), &target.interpreter.version, request.advisories);
     let findings: Vec<&Finding> = advised.iter().filter(|finding| finding.blocks()).collect();
     let reasons = plan::collect_reasons(&findings);
     if reasons.is_empty() || !plan::are_of_packages(findings.iter().copied()) {

@@ -6,11 +6,11 @@ use std::str::FromStr as _;
 use pep440_rs::{Version, VersionSpecifiers};
 
 use crate::cli::settings::Strategy;
-use crate::package_name::{PCLUSTER, is_pattern, matches, normalised};
+use crate::model::finding::{Finding, Fix, Kind, PackageMove, Remedy};
 use crate::repair::requirement::{Installed, Requirement, is_requirement};
 use crate::report::Report;
-use crate::rules::advisory::Affected;
-use crate::rules::{Finding, Fix, Kind, PackageMove, Remedy};
+use crate::rules::advisories::Affected;
+use crate::text::package_name::{PCLUSTER, is_pattern, matches, normalised};
 
 /// The input of an installer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -249,7 +249,7 @@ fn write_requirement(name: &str, ranges: impl Iterator<Item = String>) -> String
 mod tests {
     use super::*;
     use crate::environment::packages::Distribution;
-    use crate::rules::advisory_file::built_in;
+    use crate::rules::advisories::file::built_in;
 
     fn distribution(name: &str, version: &str, requires: &[&str]) -> (String, Distribution) {
         let requires = requires.iter().map(|line| (*line).to_owned()).collect();

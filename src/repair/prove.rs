@@ -9,6 +9,7 @@ use crate::environment::packages::Distribution;
 use crate::environment::record::recorded_paths;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, RepairStep};
+use crate::model::finding::{Finding, Level};
 use crate::repair::bytecode::compile;
 use crate::repair::change;
 use crate::repair::context::Repair;
@@ -16,7 +17,6 @@ use crate::repair::failpoint;
 use crate::repair::plan;
 use crate::repair::stage::Staged;
 use crate::report::{Report, Verdict};
-use crate::rules::{Finding, Level};
 use crate::system::concurrently::concurrently;
 
 /// The result of a proof.

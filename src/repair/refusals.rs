@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use crate::environment::packages::Distribution;
 use crate::error::Error;
-use crate::package_name::{PCLUSTER, matches};
 use crate::repair::change::Change;
 use crate::repair::context::Repair;
 use crate::repair::hints::keep_beside;
 use crate::repair::ownership::{find_marker, find_spack_prefix, refuse_another_users};
 use crate::repair::plan::Reason;
+use crate::text::package_name::{PCLUSTER, matches};
 
 /// Refuses what can be refused before packages are fetched: directories of other owners, and those that
 /// this user cannot write.

@@ -13,7 +13,6 @@ use crate::environment::record::recorded_paths;
 use crate::environment::synthesis::{self, Synthesis};
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, RepairStep};
-use crate::package_name::PCLUSTER;
 use crate::repair::change::{Change, compare};
 use crate::repair::context::Repair;
 use crate::repair::culprit::minimize;
@@ -24,9 +23,10 @@ use crate::repair::prove::{Proof, describe_unproven, prove};
 use crate::repair::requirement::is_requirement;
 use crate::repair::stage::{Staged, Staging, UNSOLVABLE, create_overlay, stage};
 use crate::report::Verdict;
-use crate::rules::releases::read_dates;
+use crate::rules::advisories::releases::read_dates;
 use crate::system::child::ChildError;
 use crate::system::files::describe;
+use crate::text::package_name::PCLUSTER;
 
 /// The time for the search of the packages at fault. What it has not ruled out by then moves too.
 const MAX_SEARCH: Duration = Duration::from_secs(180);

@@ -6,7 +6,7 @@ use std::str::FromStr as _;
 use pep440_rs::{Version, VersionSpecifiers};
 
 use crate::environment::packages::Distribution;
-use crate::package_name::normalised;
+use crate::text::package_name::normalised;
 
 /// Installed distributions by normalised name.
 pub type Installed = BTreeMap<String, Distribution>;

@@ -11,7 +11,6 @@ use sha2::{Digest as _, Sha256};
 use crate::environment::packages::{Distribution, Packages};
 use crate::environment::record::{MAX_RECORD, dist_info_name, record_path, stays_inside};
 use crate::error::{Abort, Error, RepairStep};
-use crate::package_name::PCLUSTER;
 use crate::repair::change::{Change, Edit};
 use crate::repair::context::Repair;
 use crate::repair::file_access::Access;
@@ -19,8 +18,9 @@ use crate::repair::hints::UNCHANGED_FREE_SPACE;
 use crate::repair::journal::PackageFiles;
 use crate::repair::prove::{Proof, collect_unmet, prove};
 use crate::repair::stage::{Staged, create_overlay};
-use crate::rules::runtimes::ID;
+use crate::rules::template::runtimes::ID;
 use crate::system::files::{self, describe};
+use crate::text::package_name::PCLUSTER;
 
 /// The runtime on which upstream runs these functions from 3.14.0 on. Their code is that of 3.13.2, which
 /// asks for python3.9: `pcluster/resources/custom_resources` of both releases are equal.

@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use crate::environment::packages::Packages;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, MAX_NAMED, RepairStep};
-use crate::package_name::PCLUSTER;
 use crate::progress::Progress;
 use crate::repair::change::{Change, describe_restored};
 use crate::repair::file_digest::sha256_of_bytes;
@@ -23,6 +22,7 @@ use crate::repair::lock::{Lock, wait_for_lock};
 use crate::repair::rollback::{Left, Recovery, recover};
 use crate::repair::transaction::Transactions;
 use crate::system::{dirs, trust};
+use crate::text::package_name::PCLUSTER;
 
 /// The state of one environment's repairs.
 #[derive(Debug)]

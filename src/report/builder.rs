@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::model::finding::Finding;
 use crate::report::{Check, Report, Shim, Status, TargetInfo};
-use crate::rules::Finding;
 
 /// The checks that were made so far, and their findings.
 #[derive(Debug)]

@@ -2,10 +2,10 @@
 //!
 //! Source: GitHub Docs, "Workflow commands for GitHub Actions"; the escapes are those of `@actions/core`.
 
-use crate::printable::escape;
+use crate::model::finding::{Finding, Level};
 use crate::report::human::group_by_cause;
 use crate::report::{Report, Status};
-use crate::rules::{Finding, Level};
+use crate::text::printable::escape;
 
 /// Renders an annotation for each cause, of which a step shows ten of each level, and a line with the verdict.
 pub fn render(reports: &[Report]) -> String {

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use crate::package_name::{IMAGEBUILDER, normalised};
-use crate::printable::{escape_line, fill, flatten, wrap};
+use crate::model::finding::{FIND_LOST, Finding, LOSES_TAGS, Level};
 use crate::report::{Check, Decision, Report, Status, TargetInfo, Verdict};
-use crate::rules::{FIND_LOST, Finding, LOSES_TAGS, Level};
+use crate::text::package_name::{IMAGEBUILDER, normalised};
+use crate::text::printable::{escape_line, fill, flatten, wrap};
 
 /// Renders the report for people, in 80 columns unless a word is longer.
 pub fn render(report: &Report, is_colored: bool) -> String {
@@ -215,9 +215,9 @@ fn describe_finding(finding: &Finding, before: Option<&Finding>) -> Vec<String> 
 mod tests {
     use super::*;
     use crate::environment::locate::FoundBy;
-    use crate::printable::escape;
+    use crate::model::finding::{Fix, Kind};
     use crate::report::Shim;
-    use crate::rules::{Fix, Kind};
+    use crate::text::printable::escape;
     use serde_json::json;
 
     fn finding_of(text: &str) -> Finding {

@@ -1,9 +1,9 @@
 //! Reports as `JUnit` XML: a suite for each environment, a case for each check. Pure.
 
-use crate::printable::{escape, flatten};
+use crate::model::finding::Finding;
 use crate::report::human::{Paint, format_findings};
 use crate::report::{Check, Report, Status};
-use crate::rules::Finding;
+use crate::text::printable::{escape, flatten};
 
 /// Renders the reports. All that is to be read stands in the body of an element, because GitLab does not show the
 /// attribute `message`.

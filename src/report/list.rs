@@ -1,8 +1,8 @@
 //! A line for each of several reports. Pure.
 
-use crate::printable::escape_line;
 use crate::report::human::Paint;
 use crate::report::{Report, Status, Verdict};
+use crate::text::printable::escape_line;
 
 const WIDTH: usize = 80;
 

@@ -19,8 +19,8 @@ use serde::Serialize;
 
 use crate::cli::settings::Mode;
 use crate::environment::locate::FoundBy;
-use crate::printable::{is_unsafe, lossy, serialize_optional_path, serialize_path};
-use crate::rules::{Finding, Level};
+use crate::model::finding::{Finding, Level};
+use crate::text::printable::{is_unsafe, lossy, serialize_optional_path, serialize_path};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -241,7 +241,7 @@ pub fn escape_json(json: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::Kind;
+    use crate::model::finding::Kind;
     use serde_json::Value;
 
     #[test]
@@ -271,7 +271,7 @@ mod tests {
     fn json_has_nothing_that_a_terminal_acts_on() {
         let text = "a\n\t\x1b\u{7f}\u{9b}\u{61c}\u{202e}\u{2069}\u{2028}ä😀";
         let json = format_json(&text);
-        assert_eq!(crate::printable::escape(&json), json);
+        assert_eq!(crate::text::printable::escape(&json), json);
         assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
     }
 

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::model::finding::Kind;
 use crate::report::{Report, Verdict, format_json};
-use crate::rules::Kind;
 
 /// Renders a stop as the JSON that the real pcluster prints when it rejects a configuration: scripts that
 /// read that keep working.

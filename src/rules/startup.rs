@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::environment::packages::Distribution;
 use crate::environment::synthesis::{StartupFailure, StartupStage};
-use crate::rules::{Finding, Fix, Kind, Level};
+use crate::model::finding::{Finding, Fix, Kind, Level};
 
 /// The distributions to which the files of a failure belong, where they belong to one.
 #[derive(Debug, Clone, Copy, Default)]

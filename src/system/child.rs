@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::error::Interrupted;
-use crate::printable::flatten;
 use crate::system::scratch::Scratch;
 use crate::system::signals::{Interrupts, in_own_session};
+use crate::text::printable::flatten;
 
 /// How often a wait asks for a signal; the end of the child itself is seen at once.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(50);

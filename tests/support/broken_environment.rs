@@ -111,7 +111,7 @@ impl BrokenEnvironment<'_> {
 
     /// Makes a second repair of an environment possible that was repaired by a downgrade.
     pub(crate) fn has_an_advisory_on_1_152_0(&self) {
-        let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/rules/advisories.yaml");
+        let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/rules/advisories/advisories.yaml");
         let built_in = fs::read_to_string(built_in).unwrap();
         let first = built_in.split("\n\n- id: ").next().unwrap();
         let other = first

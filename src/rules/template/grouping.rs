@@ -7,8 +7,8 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use crate::printable::is_unsafe;
-use crate::rules::{Finding, Fix, Kind, Level};
+use crate::model::finding::{Finding, Fix, Kind, Level};
+use crate::text::printable::is_unsafe;
 
 /// Paths in the evidence of one finding.
 const MAX_PATHS: usize = 5;

@@ -6,7 +6,8 @@ use serde::de::{self, EnumAccess, MapAccess, SeqAccess, VariantAccess as _, Visi
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
-use crate::yaml;
+use crate::rules::template::grouping::format_step;
+use crate::text::yaml;
 
 /// Reads a template as JSON, as YAML with long or short intrinsics, or as the answer of `GetTemplate`,
 /// whose `TemplateBody` is the template or its text.
@@ -159,6 +160,23 @@ fn expand_intrinsic(tag: &str, value: Value) -> Value {
         "Ref" | "Condition" => json!({name: value}),
         _ => json!({format!("Fn::{name}"): value}),
     }
+}
+
+/// EC2 Image Builder puts the date in its place: the name of an AMI has to be unique in its region.
+pub const BUILD_DATE: &str = "{{ imagebuilder:buildDate }}";
+
+pub const DISTRIBUTION: &str = "AWS::ImageBuilder::DistributionConfiguration";
+
+/// The path of a resource, short and without control characters whatever its logical id is.
+pub fn format_resource(resource: &str) -> String {
+    format!("$.Resources{}", format_step(resource))
+}
+
+/// Resources of one type, by their logical ids.
+pub fn select_resources<'t>(template: &'t Value, wanted: &str) -> Vec<(&'t str, &'t Value)> {
+    let resources = template["Resources"].as_object().into_iter().flatten();
+    let wanted = resources.filter(|(_, resource)| resource["Type"] == wanted);
+    wanted.map(|(name, resource)| (name.as_str(), resource)).collect()
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@
 
 use serde_json::{Value, json};
 
-use crate::rules::template::select_resources;
-use crate::rules::{Finding, Fix, Kind, Level};
+use crate::model::finding::{Finding, Fix, Kind, Level};
+use crate::rules::template::cloudformation::select_resources;
 
 const ROLE: &str = "DeleteStackFunctionExecutionRole";
 

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use pep440_rs::{Operator, VersionSpecifier, VersionSpecifiers};
 
-use crate::package_name::{is_pattern, normalised};
-use crate::rules::Level;
-use crate::rules::advisory::{Advisory, Affected, contains};
+use crate::model::finding::Level;
+use crate::rules::advisories::{Advisory, Affected, contains};
+use crate::text::package_name::{is_pattern, normalised};
 
 /// The constraints for a release of aws-parallelcluster, a line each. Without a version of Python, lines for
 /// some Pythons have a marker.
@@ -97,7 +97,7 @@ fn write_marker(python: &VersionSpecifiers) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::advisory_file::read;
+    use crate::rules::advisories::file::read;
 
     fn advisory(id: &str, package: &str, affected: &str, more: &str) -> String {
         let fix = if more.contains("fix:") {

@@ -22,13 +22,13 @@ use jiff::civil::Date;
 use pep440_rs::VersionSpecifiers;
 use serde::{Deserialize, Deserializer};
 
-use crate::rules::advisory::{AdvisedFix, Advisory, Affected, Subject};
-use crate::rules::fields::{
+use crate::model::fields::{
     parse_specifiers, read_checked_mapping, read_identifier, read_parsed, read_references, read_some_date,
     read_some_package, read_some_specifiers, read_some_text, read_specifiers, read_text,
 };
-use crate::rules::{Level, PackageMove, Shows};
-use crate::yaml;
+use crate::model::finding::{Level, PackageMove, Shows};
+use crate::rules::advisories::{AdvisedFix, Advisory, Affected, Subject};
+use crate::text::yaml;
 
 /// advisories.yaml, as build.rs converts it.
 const BUILT_IN: &str = include_str!(concat!(env!("OUT_DIR"), "/advisories.json"));

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use crate::rules::template::{BUILD_DATE, DISTRIBUTION, format_resource, select_resources};
-use crate::rules::{Finding, Fix, Kind, Level};
+use crate::model::finding::{Finding, Fix, Kind, Level};
+use crate::rules::template::cloudformation::{BUILD_DATE, DISTRIBUTION, format_resource, select_resources};
 
 const CREATE_IMAGE: &str = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateImage.html";
 const AMI_DISTRIBUTION: &str =

@@ -9,11 +9,9 @@ use std::collections::HashSet;
 use serde_json::{Map, Value};
 
 use crate::environment::synthesis::Expectation;
-use crate::rules::{Finding, Fix};
-
-mod grouping;
-
-use grouping::{Detail, Grouping, escape, format_step, quote};
+use crate::model::finding::{Finding, Fix};
+use crate::rules::template::cloudformation::{BUILD_DATE, DISTRIBUTION, format_resource, select_resources};
+use crate::rules::template::grouping::{Detail, Grouping, escape, format_step, quote};
 
 /// The tags that aws-parallelcluster gives to every image, 3.0.0 to 3.16.1.
 const TAGS: [&str; 7] = [
@@ -26,10 +24,6 @@ const TAGS: [&str; 7] = [
     "parallelcluster:version",
 ];
 
-/// EC2 Image Builder puts the date in its place: the name of an AMI has to be unique in its region.
-pub const BUILD_DATE: &str = "{{ imagebuilder:buildDate }}";
-
-pub const DISTRIBUTION: &str = "AWS::ImageBuilder::DistributionConfiguration";
 const IMAGE: &str = "AWS::ImageBuilder::Image";
 
 const COST: &str = "It would cost an hour of EC2 and an AMI that describe-image, list-images and \
@@ -63,18 +57,6 @@ impl Place<'_> {
 
 fn format_distributions(resource: &str) -> String {
     format!("{}.Properties.Distributions", format_resource(resource))
-}
-
-/// The path of a resource, short and without control characters whatever its logical id is.
-pub fn format_resource(resource: &str) -> String {
-    format!("$.Resources{}", format_step(resource))
-}
-
-/// Resources of one type, by their logical ids.
-pub fn select_resources<'t>(template: &'t Value, wanted: &str) -> Vec<(&'t str, &'t Value)> {
-    let resources = template["Resources"].as_object().into_iter().flatten();
-    let wanted = resources.filter(|(_, resource)| resource["Type"] == wanted);
-    wanted.map(|(name, resource)| (name.as_str(), resource)).collect()
 }
 
 impl<'a> Checked<'a> {
@@ -285,7 +267,7 @@ fn is_void(value: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::cloudformation;
+    use crate::rules::template::cloudformation;
     use serde_json::json;
 
     fn template() -> Value {

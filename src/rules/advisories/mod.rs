@@ -3,6 +3,10 @@
 //! An advisory matches the installed distributions, never a requirement: a requirement that excludes a
 //! release does not keep that release out of an environment.
 
+pub mod constraints;
+pub mod file;
+pub mod releases;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr as _;
@@ -12,9 +16,9 @@ use pep440_rs::{Version, VersionSpecifiers};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::package_name::{PCLUSTER, matcher, matches};
-use crate::rules::fields::{write_some_text, write_text};
-use crate::rules::{Finding, Fix, Kind, Level, PackageMove, Shows};
+use crate::model::fields::{write_some_text, write_text};
+use crate::model::finding::{Finding, Fix, Kind, Level, PackageMove, Shows};
+use crate::text::package_name::{PCLUSTER, matcher, matches};
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Advisory {
@@ -255,7 +259,7 @@ impl Serialize for Affected {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::advisory_file::built_in;
+    use crate::rules::advisories::file::built_in;
 
     fn packages(versions: &[(&str, &str)]) -> BTreeMap<String, String> {
         let versions = [&[("setuptools", "80.9.0")], versions].concat();

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserializer, de};
 use std::fmt;
 
-use crate::yaml::size::is_too_large;
+use crate::text::yaml::size::is_too_large;
 
 /// Reads a document.
 pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {

@@ -10,7 +10,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serializer, de};
 
-use crate::yaml::{self, Scalar};
+use crate::text::yaml::{self, Scalar};
 
 /// Parses a PEP 440 range.
 pub(crate) fn parse_specifiers(text: &str) -> Result<VersionSpecifiers, String> {

@@ -1,5 +1,12 @@
 //! All rules on one template → its findings. Pure.
 
+pub mod asked;
+pub mod cloudformation;
+pub mod grouping;
+pub mod known_issues;
+pub mod limits;
+pub mod runtimes;
+
 use std::str::FromStr as _;
 
 use jiff::civil::Date;
@@ -8,9 +15,9 @@ use serde_json::Value;
 
 use crate::environment::packages::Packages;
 use crate::environment::synthesis::Expectation;
-use crate::package_name::{IMAGEBUILDER, PCLUSTER};
-use crate::rules::advisory::Advisory;
-use crate::rules::{Finding, Fix, PackageMove, known_issues, limits, runtimes, template};
+use crate::model::finding::{Finding, Fix, PackageMove};
+use crate::rules::advisories::Advisory;
+use crate::text::package_name::{IMAGEBUILDER, PCLUSTER};
 
 /// What the rules of the template need beside it.
 #[derive(Debug)]
@@ -23,13 +30,13 @@ pub struct TemplateRules<'a> {
 impl TemplateRules<'_> {
     /// Whether the template lacks anything that was asked for.
     pub fn falls_short(&self, template: &Value, expectation: &Expectation) -> bool {
-        !template::check(template, expectation, &other_cdk(self.packages)).is_empty()
+        !asked::check(template, expectation, &other_cdk(self.packages)).is_empty()
     }
 
     /// Checks a template by all rules.
     pub fn check(&self, template: &Value, expectation: &Expectation) -> Vec<Finding> {
         let pcluster = self.packages.get(PCLUSTER).map(|pcluster| pcluster.version.as_str());
-        let mut findings = template::check(template, expectation, &other_cdk(self.packages));
+        let mut findings = asked::check(template, expectation, &other_cdk(self.packages));
         findings.extend(check_everywhere(template, pcluster, self.advisories, self.today));
         findings
     }

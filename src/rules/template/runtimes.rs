@@ -4,9 +4,9 @@ use jiff::civil::Date;
 use pep440_rs::VersionSpecifiers;
 use serde_json::{Value, json};
 
-use crate::rules::advisory::{Advisory, Subject, contains};
-use crate::rules::template::{format_resource, select_resources};
-use crate::rules::{Finding, Kind};
+use crate::model::finding::{Finding, Kind};
+use crate::rules::advisories::{Advisory, Subject, contains};
+use crate::rules::template::cloudformation::{format_resource, select_resources};
 
 /// The id of the findings.
 pub const ID: &str = "lambda-runtime";
@@ -46,8 +46,8 @@ pub fn check(template: &Value, pcluster: Option<&str>, advisories: &[Advisory], 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::Level;
-    use crate::rules::advisory_file::built_in;
+    use crate::model::finding::Level;
+    use crate::rules::advisories::file::built_in;
 
     fn template(runtime: &str) -> Value {
         json!({"Resources": {"F": {"Type": FUNCTION, "Properties": {"Runtime": runtime}}}})

@@ -1,0 +1,232 @@
+//! A finding, its level, and the fix that it asks for. Pure.
+
+use std::fmt;
+
+use pep440_rs::VersionSpecifiers;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::cli::settings::Strategy;
+use crate::model::fields::{read_package, read_specifiers, write_text};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Level {
+    Info,
+    Warning,
+    Error,
+}
+
+impl Level {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Info => "INFO",
+            Self::Warning => "WARNING",
+            Self::Error => "ERROR",
+        }
+    }
+}
+
+/// The advisory of the builds whose AMIs no command of pcluster finds.
+pub const LOSES_TAGS: &str = "cdk-imagebuilder-1.153.0";
+
+/// The way to those AMIs.
+pub const FIND_LOST: &str = "AMIs that such builds have left in AWS: `pcluster preflight images` finds them.";
+
+/// The source of a finding. In the JSON of pcluster, the name of a validator stands in this place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    PackageAdvisory,
+    ImageBuilderTemplate,
+    PclusterStartup,
+    ImageLimit,
+    LambdaRuntime,
+    KnownIssue,
+    CheckNotRun,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Finding {
+    pub id: String,
+    pub level: Level,
+    #[serde(rename = "type")]
+    pub kind: Kind,
+    /// The problem: one sentence without its full stop.
+    pub message: String,
+    /// The cost of building in spite of it: a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<String>,
+    pub evidence: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fix: Option<Fix>,
+    pub references: Vec<String>,
+    /// The guard tells it in one line, although it does not stop: the build is about to be lost.
+    #[serde(skip)]
+    pub is_told_by_guard: bool,
+    /// Where it shows, if an advisory about packages says so.
+    #[serde(skip)]
+    pub shows: Option<Shows>,
+}
+
+/// Where an environment shows what an advisory says, so that it may be refuted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shows {
+    /// pcluster does not start.
+    Start,
+    /// The template falls short.
+    Template,
+    /// Only when the image is built.
+    Later,
+}
+
+impl Finding {
+    /// The message, and the path in the template.
+    pub fn describe_with_path(&self) -> String {
+        match self.path() {
+            Some(path) => format!("{} (at {path})", self.message),
+            None => self.message.clone(),
+        }
+    }
+
+    /// The command of the fix, or of the way to one.
+    pub fn describe_fix(&self) -> &str {
+        self.fix.as_ref().map_or("run `pcluster preflight` for the details", |fix| &fix.command)
+    }
+
+    /// Whether the user means it by an id: its own, or that of its advisory.
+    pub fn is_named(&self, id: &str) -> bool {
+        self.id == id || self.evidence["advisory"] == id
+    }
+
+    /// Whether it stops a build.
+    pub fn blocks(&self) -> bool {
+        self.level == Level::Error
+    }
+
+    /// Whether another finding, of an advisory, says what is wrong.
+    pub fn is_explained(&self) -> bool {
+        self.evidence.get("explainedBy").is_some()
+    }
+
+    /// Whether `preflight fix` corrects it.
+    pub fn has_repair(&self) -> bool {
+        self.fix.as_ref().is_some_and(|fix| fix.remedy.is_some())
+    }
+
+    pub fn has_remedy(&self, remedy: &Remedy) -> bool {
+        self.fix.as_ref().is_some_and(|fix| fix.remedy.as_ref() == Some(remedy))
+    }
+
+    /// The path in the template.
+    pub fn path(&self) -> Option<&str> {
+        self.evidence.get("path").and_then(Value::as_str)
+    }
+}
+
+/// The way to correct a finding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fix {
+    pub command: String,
+    /// What the command changes, if it is `pcluster preflight fix`.
+    #[serde(skip)]
+    pub remedy: Option<Remedy>,
+}
+
+/// A change of the environment that corrects a finding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Remedy {
+    /// Packages move to releases that are known to do.
+    Move(PackageMove),
+    /// The functions of the template ask for another Lambda runtime than this one, which AWS refuses.
+    Runtime(String),
+    /// A file of bytecode is removed, which Python compiles again.
+    Bytecode(String),
+    /// Packages move to the releases of the day on which that release of aws-parallelcluster came out.
+    Release,
+}
+
+const FIX: &str = "pcluster preflight fix";
+
+impl Fix {
+    pub fn moving(package_move: PackageMove) -> Self {
+        Self { command: FIX.into(), remedy: Some(Remedy::Move(package_move)) }
+    }
+
+    /// A move for a finding that does not block, which is repaired only by its id.
+    pub fn moving_by_id(package_move: PackageMove, id: &str) -> Self {
+        Self { command: format!("{FIX} {id}"), remedy: Some(Remedy::Move(package_move)) }
+    }
+
+    pub fn restoring_release() -> Self {
+        Self { command: FIX.into(), remedy: Some(Remedy::Release) }
+    }
+
+    pub fn removing_bytecode(file: String) -> Self {
+        Self { command: FIX.into(), remedy: Some(Remedy::Bytecode(file)) }
+    }
+
+    /// A change of the Lambda runtime, only by its id.
+    pub fn changing_runtime(command: String, runtime: String) -> Self {
+        Self { command, remedy: Some(Remedy::Runtime(runtime)) }
+    }
+
+    /// A fix that the user has to make.
+    pub fn by_hand(command: String) -> Self {
+        Self { command, remedy: None }
+    }
+
+    /// The move of packages that the fix names.
+    pub fn package_move(&self) -> Option<&PackageMove> {
+        match &self.remedy {
+            Some(Remedy::Move(package_move)) => Some(package_move),
+            _ => None,
+        }
+    }
+
+    /// The file of bytecode that the fix removes.
+    pub fn bytecode(&self) -> Option<&str> {
+        match &self.remedy {
+            Some(Remedy::Bytecode(file)) => Some(file),
+            _ => None,
+        }
+    }
+
+    /// The Lambda runtime that the fix replaces.
+    pub fn runtime(&self) -> Option<&str> {
+        match &self.remedy {
+            Some(Remedy::Runtime(runtime)) => Some(runtime),
+            _ => None,
+        }
+    }
+}
+
+/// The releases that the affected packages have to move to.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, expecting = "a mapping of packages, upgrade and downgrade")]
+pub struct PackageMove {
+    #[serde(deserialize_with = "read_package")]
+    pub packages: String,
+    #[serde(deserialize_with = "read_specifiers", serialize_with = "write_text")]
+    pub upgrade: VersionSpecifiers,
+    #[serde(deserialize_with = "read_specifiers", serialize_with = "write_text")]
+    pub downgrade: VersionSpecifiers,
+}
+
+impl PackageMove {
+    pub fn range(&self, strategy: Strategy) -> &VersionSpecifiers {
+        match strategy {
+            Strategy::Upgrade | Strategy::Release => &self.upgrade,
+            Strategy::Downgrade => &self.downgrade,
+        }
+    }
+}
+
+/// The packages and their ranges, which are written once where both are equal.
+impl fmt::Display for PackageMove {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { packages, upgrade, downgrade } = self;
+        write!(f, "{packages} {upgrade}")?;
+        if upgrade == downgrade { Ok(()) } else { write!(f, ", or {downgrade}") }
+    }
+}
