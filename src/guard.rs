@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use crate::checker::request::{CheckRequest, read_advisories};
 use crate::checker::{self, CheckOutcome, Identified};
-use crate::cli::settings::{Mode, Settings};
+use crate::cli::settings::Settings;
 use crate::environment::image_configuration::find_read_once;
-use crate::environment::locate::{FoundBy, Search};
+use crate::environment::locate::Search;
 use crate::environment::synthesis::Call;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, prefix_lines};
+use crate::model::options::FoundBy;
+use crate::model::options::Mode;
 use crate::outcome::{Exec, Outcome};
 use crate::progress::Progress;
 use crate::repair::context::Options;

@@ -1,7 +1,7 @@
 //! The rules that the source is held to: which modules are pure, which way imports run, where text
 //! leaves the program, how a file begins, where the version stands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -28,28 +28,43 @@ fn sources(ending: &str) -> BTreeMap<String, String> {
     found
 }
 
+/// The text before the first line of code.
+fn opening(code: &str) -> String {
+    code.lines().take_while(|line| line.starts_with("//!")).collect::<Vec<_>>().join(" ")
+}
+
+/// The files that say of themselves, or whose folder says, that they are pure.
+fn pure(sources: &BTreeMap<String, String>) -> BTreeSet<&String> {
+    let says = |file: &str| sources.get(file).is_some_and(|code| opening(code).contains("Pure"));
+    let above = |file: &str| {
+        Path::new(file).ancestors().skip(1).any(|above| says(&above.join("mod.rs").display().to_string()))
+    };
+    sources.keys().filter(|file| says(file) || above(file)).collect()
+}
+
 #[test]
-fn pure_modules_name_no_file_no_process_and_no_environment() {
+fn pure_files_touch_nothing_and_import_only_pure_files() {
     let sources = sources("rs");
-    for pure in [
-        "rules/advisory.rs",
-        "rules/cloudformation.rs",
-        "rules/fields.rs",
-        "rules/mod.rs",
-        "rules/template.rs",
-        "rules/template/grouping.rs",
-        "report/builder.rs",
-        "report/human.rs",
-        "report/mod.rs",
-        "report/pcluster.rs",
-        "printable.rs",
-        "package_name.rs",
-        "repair/plan.rs",
-        "yaml/mod.rs",
-        "yaml/size.rs",
-    ] {
-        for effect in ["std::fs", "std::env", "std::process", "std::io", "Command"] {
-            assert!(!sources[pure].contains(effect), "{pure} names {effect}");
+    let pure = pure(&sources);
+    assert!(pure.len() > 30, "{pure:?}");
+    let effects = [
+        "std::fs",
+        "std::env",
+        "std::process",
+        "std::io",
+        "std::net",
+        "Instant::now",
+        "SystemTime",
+        "Timestamp::now",
+    ];
+    for file in &pure {
+        let code = &sources[*file];
+        for effect in effects {
+            assert!(!code.contains(effect), "{file} names {effect}");
+        }
+        for path in crate_paths(code) {
+            let imported = file_of(&path, &sources);
+            assert!(pure.contains(&imported), "{file} is pure and imports {path}, which is not");
         }
     }
 }
@@ -70,16 +85,21 @@ fn only_the_module_of_signals_is_unsafe() {
     }
 }
 
-/// The modules in the order of the map in `lib.rs`, from the top.
+/// The folders, and the files beside them, in the order of the map in `lib.rs`, from the top.
 fn map(sources: &BTreeMap<String, String>) -> Vec<String> {
     let rows = sources["lib.rs"].lines().filter_map(|line| line.strip_prefix("//! | [`"));
-    let mapped = rows.map(|row| row.split('`').next().unwrap_or_default().to_owned());
-    ["main", "lib"].map(str::to_owned).into_iter().chain(mapped).collect()
+    rows.map(|row| row.split('`').next().unwrap_or_default().to_owned()).collect()
 }
 
-/// `rules/mod.rs` → `rules`, `repair/plan.rs` → `repair::plan`.
-fn module(file: &str) -> String {
-    file.trim_end_matches(".rs").trim_end_matches("/mod").replace('/', "::")
+/// The file of the longest part of a path that is a module: `repair::plan::Reason` is in `repair/plan.rs`.
+fn file_of<'s>(path: &str, sources: &'s BTreeMap<String, String>) -> &'s String {
+    let parts: Vec<&str> = path.split("::").collect();
+    let files = (1..=parts.len()).rev().flat_map(|count| {
+        let module = parts[..count].join("/");
+        [format!("{module}.rs"), format!("{module}/mod.rs")]
+    });
+    let found = files.into_iter().find_map(|file| sources.get_key_value(&file));
+    found.unwrap_or_else(|| panic!("no file has crate::{path}")).0
 }
 
 /// The paths that the code names below this crate, `use crate::a::{b, c::d}` in its parts.
@@ -109,14 +129,6 @@ fn expand(letters: &mut std::iter::Peekable<std::str::Chars>, before: &str) -> V
     paths
 }
 
-/// The module that a path lies in: the longest one that the map has.
-fn module_of<'m>(path: &str, map: &'m [String]) -> Option<&'m String> {
-    let is_prefix = |module: &&String| {
-        path.strip_prefix(module.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
-    };
-    map.iter().filter(is_prefix).max_by_key(|module| module.len())
-}
-
 #[test]
 fn a_use_is_read_in_all_its_parts() {
     let code = "use crate::a::{b, self, c::{d, e as f}};\n// use crate::not;\nlet x = crate::g::h(1);\nuse crate::r#where;";
@@ -127,24 +139,42 @@ fn a_use_is_read_in_all_its_parts() {
 fn imports_run_down_the_map() {
     let sources = sources("rs");
     let map = map(&sources);
-    let place = |module: &str| map.iter().position(|mapped| mapped == module);
-    // Each file of src/bin is a crate of its own, above the whole map.
-    for (file, code) in sources.iter().filter(|(file, _)| !file.starts_with("bin/")) {
-        let own = module(file);
-        let below = place(&own).unwrap_or_else(|| panic!("{file} is not in the map of lib.rs"));
-        let super_lines =
-            code.lines().filter(|line| line.contains("super::") && !line.contains("pub(super)"));
-        assert_eq!(
-            super_lines.count(),
-            0,
-            "{file} names a module by super::, which this test does not follow"
-        );
+    let rank = |folder: &str| {
+        map.iter()
+            .position(|mapped| mapped == folder)
+            .unwrap_or_else(|| panic!("{folder} is not in the map of lib.rs"))
+    };
+    // main.rs, lib.rs and each file of src/bin are above the map.
+    let above = |file: &str| file == "main.rs" || file == "lib.rs" || file.starts_with("bin/");
+    for (file, code) in sources.iter().filter(|(file, _)| !above(file)) {
+        let own = file.trim_end_matches(".rs").split('/').next().unwrap();
+        let supers = code.lines().filter(|line| line.contains("super::") && !line.contains("pub(super)"));
+        assert_eq!(supers.count(), 0, "{file} names a module by super::, which this test does not follow");
         for path in crate_paths(code) {
-            let used = module_of(&path, &map)
-                .unwrap_or_else(|| panic!("{file} names crate::{path}, which is in no module of the map"));
-            let is_below = *used == own || place(used).is_some_and(|place| place > below);
-            assert!(is_below, "{own} imports {path}, which does not stand below it");
+            let used = path.split("::").next().unwrap();
+            assert!(rank(used) >= rank(own), "{file} imports {path}, which is above it");
         }
+    }
+}
+
+#[test]
+fn every_folder_explains_its_files() {
+    let sources = sources("rs");
+    for file in sources
+        .keys()
+        .filter(|file| file.contains('/') && !file.ends_with("/mod.rs") && !file.starts_with("bin/"))
+    {
+        let (folder, name) = file.rsplit_once('/').unwrap();
+        let name = name.trim_end_matches(".rs");
+        let map = sources
+            .get(&format!("{folder}/mod.rs"))
+            .or_else(|| sources.get(&format!("{folder}.rs")))
+            .unwrap();
+        let doc = opening(map);
+        assert!(
+            doc.contains(&format!("`{name}`")) || doc.contains(&format!("{name}.rs")),
+            "{folder} does not explain {file}"
+        );
     }
 }
 
@@ -169,11 +199,11 @@ fn the_version_stands_in_the_changelog() {
 fn every_variable_is_named_in_the_readme_and_in_one_module_only() {
     let readme = fs::read_to_string(top().join("README.md")).expect("there is a README");
     let sources = sources("rs");
-    for line in sources["cli/env_vars.rs"].lines().filter(|line| line.contains("\"PCLUSTER_SHIM_")) {
+    for line in sources["model/env_vars.rs"].lines().filter(|line| line.contains("\"PCLUSTER_SHIM_")) {
         let name = line.split('"').nth(1).expect("a name in quotes");
         let is_internal = name.ends_with("TRIED") || name.ends_with("QUESTION");
         assert!(is_internal || readme.contains(name), "README.md does not name {name}");
-        for (file, code) in sources.iter().filter(|(file, _)| *file != "cli/env_vars.rs") {
+        for (file, code) in sources.iter().filter(|(file, _)| *file != "model/env_vars.rs") {
             let read =
                 code.contains(&format!("var(\"{name}\")")) || code.contains(&format!("var_os(\"{name}\")"));
             assert!(!read, "{file} reads {name} by a name of its own");

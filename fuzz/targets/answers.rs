@@ -10,9 +10,10 @@ use std::process::ExitStatus;
 
 use libfuzzer_sys::fuzz_target;
 use pcluster_shim::environment::interpreter::read_answer;
-use pcluster_shim::environment::packages::{Distribution, Packages};
+use pcluster_shim::model::distribution::{Distribution, Packages};
 use pcluster_shim::environment::question::agree;
-use pcluster_shim::environment::synthesis::{StartupFailure, Synthesis};
+use pcluster_shim::model::expectation::StartupFailure;
+use pcluster_shim::environment::synthesis::Synthesis;
 use pcluster_shim::report::builder::{CheckResult, ReportBuilder};
 use pcluster_shim::report::{Shim, human};
 use pcluster_shim::rules::startup::{Owners, describe};

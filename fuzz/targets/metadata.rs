@@ -10,8 +10,9 @@ use std::path::{Component, Path};
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use pcluster_shim::cli::settings::Strategy;
-use pcluster_shim::environment::packages::{Distribution, parse_metadata};
+use pcluster_shim::model::options::Strategy;
+use pcluster_shim::model::distribution::Distribution;
+use pcluster_shim::environment::packages::parse_metadata;
 use pcluster_shim::environment::record::{installed_path, record_path, recorded_names};
 use pcluster_shim::text::package_name::{is_pattern, matches, normalised};
 use pcluster_shim::repair::change::compare;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
-use crate::cli::settings::{InstallerChoice, Strategy};
+use crate::model::options::{InstallerChoice, Strategy};
 
 /// Checks what `pcluster build-image` would do, before it costs an hour of EC2.
 #[derive(Debug, Parser)]

@@ -1,7 +1,9 @@
 //! argv → the invocation: a pass-through, a guarded `build-image`, or a command of `preflight`.
+//!
+//! - `args`: the command line of `preflight`
+//! - `settings`: config.yaml, variables, and their precedence
 
 pub mod args;
-pub mod env_vars;
 pub mod settings;
 
 use std::env;

@@ -12,78 +12,12 @@ use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
-use crate::cli::env_vars;
 use crate::error::Error;
+use crate::model::env_vars;
+use crate::model::options::{InstallerChoice, Mode, Strategy};
 use crate::system::{dirs, trust};
 use crate::text::printable::lossy;
 use crate::text::yaml::{self, Scalar};
-
-/// The reaction of the guard to a verdict.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Mode {
-    #[default]
-    Block,
-    Fix,
-    Warn,
-    Off,
-}
-
-impl Mode {
-    pub const ACCEPTED: &'static str = "block, fix, warn, off";
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Block => "block",
-            Self::Fix => "fix",
-            Self::Warn => "warn",
-            Self::Off => "off",
-        }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        match text {
-            "block" => Some(Self::Block),
-            "fix" => Some(Self::Fix),
-            "warn" => Some(Self::Warn),
-            "off" => Some(Self::Off),
-            _ => None,
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Mode {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        yaml::read_scalar(from, &format!("one of {}", Self::ACCEPTED), |scalar| match scalar {
-            Scalar::Text(text) => Self::parse(text).ok_or(None),
-            // In YAML 1.1 `off` is false, and a tool that rewrites the file may write that.
-            Scalar::Bool(false) => Ok(Self::Off),
-            _ => Err(None),
-        })
-    }
-}
-
-/// Where a repair moves packages.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Strategy {
-    /// To the newest that is allowed
-    #[default]
-    Upgrade,
-    /// To the newest below the affected one
-    Downgrade,
-    /// To those of the day of pcluster's release
-    Release,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum InstallerChoice {
-    /// uv where there is one, else the environment's pip
-    #[default]
-    Auto,
-    Uv,
-    Pip,
-}
 
 /// A time limit.
 #[derive(Debug)]

@@ -9,10 +9,11 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use crate::environment::launcher::Launcher;
-use crate::environment::locate::{CandidateStatus, FoundBy, NAME, Real, Search};
+use crate::environment::locate::{CandidateStatus, NAME, Real, Search};
 use crate::environment::loop_guard::FileId;
 use crate::environment::places::{self, Place};
 use crate::error::Error;
+use crate::model::options::FoundBy;
 use crate::system::{files, trust};
 
 /// How deep below a `--root` an environment may be: `/home/USER/work/PROJECT/sub/.venv` is six.

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::cli::env_vars;
 use crate::error::{Error, join};
+use crate::model::env_vars;
 use crate::system::child::ChildError;
 use crate::system::executables;
 

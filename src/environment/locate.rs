@@ -8,14 +8,15 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::model::options::FoundBy;
 use memchr::memmem;
-use serde::Serialize;
 
-use crate::cli::{called_directory, env_vars};
+use crate::cli::called_directory;
 use crate::environment::interpreter::python_path;
 use crate::environment::launcher::is_console_script;
 use crate::environment::loop_guard::{FileId, LoopGuard};
 use crate::error::Error;
+use crate::model::env_vars;
 use crate::outcome::Exec;
 use crate::system::{executables, files};
 
@@ -31,37 +32,6 @@ pub const REPLACED_LAUNCHER: &str = ".pcluster-shim/pcluster";
 
 /// A text in every build of this program, old and new. Never to be changed.
 const MARKER: &str = "pcluster-shim executable 7c1e4d6a-86f5-4f0b-9a0c-2d3b51e6f0aa";
-
-/// The way in which the real pcluster was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FoundBy {
-    Flag,
-    Variable,
-    Config,
-    /// Beside the shim, which has replaced it.
-    #[serde(rename = "kept")]
-    Replaced,
-    Path,
-    /// Beside `pcluster-preflight`, which was called by its path.
-    Beside,
-    /// In a place where environments are kept, by `preflight check --all`.
-    Search,
-}
-
-impl FoundBy {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Flag => "--real",
-            Self::Variable => env_vars::REAL,
-            Self::Config => "config.yaml's real",
-            Self::Replaced => "install.sh --venv",
-            Self::Path => "PATH",
-            Self::Beside => "the path of pcluster-preflight",
-            Self::Search => "--all",
-        }
-    }
-}
 
 /// The real pcluster.
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::cli::env_vars;
+use crate::model::env_vars;
 
 /// The number of programs that start one another as `pcluster` past which a loop is certain.
 const MAX_DEPTH: u32 = 100;

@@ -7,83 +7,44 @@ use std::ffi::{OsStr, OsString};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use crate::model::distribution::{Distribution, Packages};
 use crate::system::files;
 use crate::text::package_name::normalised;
 
 /// The header of a metadata file is at its top; a description of any length follows.
 const MAX_HEADER: u64 = 1 << 20;
 
-/// An installed distribution, by its metadata.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Distribution {
-    /// The name as its metadata spells it.
-    pub name: String,
-    pub version: String,
-    /// The path of its `.dist-info` or `.egg-info`.
-    pub metadata: PathBuf,
-    pub requires: Vec<String>,
-}
-
-impl Distribution {
-    /// The program that installed it, from the INSTALLER file: `pip`, `uv`, `conda`.
-    pub fn installer(&self) -> Option<String> {
-        let text = files::read_to_string(&self.metadata.join("INSTALLER")).ok()?;
-        Some(text.trim().to_owned()).filter(|name| !name.is_empty())
-    }
-}
-
-/// The installed distributions by normalised name.
-#[derive(Debug, Clone, Default)]
-pub struct Packages {
-    distributions: BTreeMap<String, Distribution>,
-}
-
-impl Packages {
-    /// Reads the directories of `sys_path` that exist.
-    pub fn installed(sys_path: &[PathBuf]) -> Self {
-        let mut distributions = BTreeMap::new();
-        for directory in sys_path {
-            for distribution in read_directory(directory) {
-                distributions.entry(normalised(&distribution.name)).or_insert(distribution);
-            }
+/// Reads the distributions in the directories of `sys_path` that exist.
+pub fn read_installed(sys_path: &[PathBuf]) -> Packages {
+    let mut distributions = BTreeMap::new();
+    for directory in sys_path {
+        for distribution in read_directory(directory) {
+            distributions.entry(normalised(&distribution.name)).or_insert(distribution);
         }
-        Self { distributions }
     }
+    Packages::from(distributions)
+}
 
-    /// Finds one distribution, without reading the others.
-    pub fn find(sys_path: &[PathBuf], name: &str) -> Option<Distribution> {
-        let name = normalised(name);
-        // The directory's name begins with that of the distribution, in a spelling of the installer's.
-        let may_be = |file_name: &OsStr| {
-            let file_name = file_name.to_string_lossy();
-            normalised(&file_name).strip_prefix(&name).is_some_and(|rest| rest.starts_with('-'))
-        };
-        sys_path.iter().find_map(|directory| {
-            let found = find_metadata(directory).filter(|file_name| may_be(file_name));
-            found
-                .filter_map(|file_name| read_distribution(directory.join(file_name)))
-                .find(|found| normalised(&found.name) == name)
-        })
-    }
+/// Finds one distribution, without reading the others.
+pub fn find_distribution(sys_path: &[PathBuf], name: &str) -> Option<Distribution> {
+    let name = normalised(name);
+    // The directory's name begins with that of the distribution, in a spelling of the installer's.
+    let may_be = |file_name: &OsStr| {
+        let file_name = file_name.to_string_lossy();
+        normalised(&file_name).strip_prefix(&name).is_some_and(|rest| rest.starts_with('-'))
+    };
+    sys_path.iter().find_map(|directory| {
+        let found = find_metadata(directory).filter(|file_name| may_be(file_name));
+        found
+            .filter_map(|file_name| read_distribution(directory.join(file_name)))
+            .find(|found| normalised(&found.name) == name)
+    })
+}
 
-    pub fn get(&self, name: &str) -> Option<&Distribution> {
-        self.distributions.get(&normalised(name))
-    }
-
-    pub fn all(&self) -> &BTreeMap<String, Distribution> {
-        &self.distributions
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Distribution)> {
-        self.distributions.iter().map(|(name, distribution)| (name.as_str(), distribution))
-    }
-
-    /// The versions by normalised name, as rules and reports take packages.
-    pub fn versions(&self) -> BTreeMap<String, String> {
-        self.iter()
-            .map(|(name, distribution)| (name.to_owned(), distribution.version.clone()))
-            .collect::<BTreeMap<_, _>>()
-    }
+/// The program that installed it, from the INSTALLER file: `pip`, `uv`, `conda`.
+pub fn read_installer(distribution: &Distribution) -> Option<String> {
+    let text = files::read_to_string(&distribution.metadata.join("INSTALLER")).ok()?;
+    Some(text.trim().to_owned()).filter(|name| !name.is_empty())
 }
 
 /// Reads the distributions of one directory, in the order in which the system lists it, as Python does.
@@ -208,7 +169,7 @@ mod tests {
         metadata(&two, "both-8.egg-info", "METADATA", "Name: both\nVersion: 8\n");
         let egg = two.join("egg-4.egg");
         let sys_path = [one, root.path().join("absent"), two, egg];
-        let packages = Packages::installed(&sys_path);
+        let packages = read_installed(&sys_path);
         let versions = packages.versions();
         let expected = [
             ("aws-cdk-core", "1.0"),
@@ -221,8 +182,8 @@ mod tests {
         ];
         assert_eq!(versions, expected.map(|(name, version)| (name.to_owned(), version.to_owned())).into());
         assert_eq!(packages.get("AWS.CDK__core").unwrap().version, "1.0");
-        assert_eq!(Packages::find(&sys_path, "AWS.CDK_core"), packages.get("aws-cdk.core").cloned());
-        assert_eq!(Packages::find(&sys_path, "absent"), None);
+        assert_eq!(find_distribution(&sys_path, "AWS.CDK_core"), packages.get("aws-cdk.core").cloned());
+        assert_eq!(find_distribution(&sys_path, "absent"), None);
     }
 
     #[test]
@@ -257,6 +218,6 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let long = format!("Name: long\n{}Version: 7\n\n", "Classifier: x\n".repeat(1000));
         metadata(root.path(), "long-7.dist-info", "METADATA", &long);
-        assert_eq!(Packages::installed(&[root.path().to_owned()]).get("long").unwrap().version, "7");
+        assert_eq!(read_installed(&[root.path().to_owned()]).get("long").unwrap().version, "7");
     }
 }

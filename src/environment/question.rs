@@ -15,11 +15,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cli::env_vars;
 use crate::environment::interpreter::{
     INTERPRETER_PY, IdentifyError, InterpreterAnswer, python_path, read_answer,
 };
 use crate::environment::launcher;
+use crate::model::env_vars;
 use crate::system::child::{Child, ChildError, Finished, MAX_OUTPUT, set};
 use crate::system::scratch::Scratch;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
-use crate::environment::packages::{Distribution, Packages};
+use crate::model::distribution::{Distribution, Packages};
 use crate::system::files;
 
 /// A line takes some 100 bytes, so this is far more than any package has.

@@ -7,10 +7,11 @@ use std::io;
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::environment::interpreter::to_latin1;
 use crate::environment::target::Target;
+use crate::model::expectation::{Expectation, StartupFailure, StartupStage};
 use crate::system::child::{Child, ChildError, MAX_OUTPUT, Variable, framed, sentinel, set};
 use crate::system::scratch::Scratch;
 
@@ -29,21 +30,6 @@ pub enum Call {
     Given(Vec<OsString>),
     /// A minimal configuration, followed by these options.
     Minimal(Vec<OsString>),
-}
-
-/// What the real code asks of the AMI, as synthesis.py reads it from the configuration that the real
-/// schema has loaded. A value that is absent is not compared.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Expectation {
-    /// The AMI's name, with the placeholder of its build date.
-    pub name: Option<String>,
-    /// The AMI's tags. Null where there is such a tag but its value cannot be predicted.
-    pub tags: Map<String, Value>,
-    /// The regions to distribute to; empty where that is the stack's own.
-    pub regions: Vec<String>,
-    /// Null where none is asked for.
-    pub launch_permission: Value,
 }
 
 /// The answer of synthesis.py.
@@ -70,33 +56,6 @@ pub enum Synthesis {
     Unstartable(StartupFailure),
     /// pcluster starts, and no more was asked for.
     Started,
-}
-
-/// The exception with which an import ends that the real pcluster makes too.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct StartupFailure {
-    pub stage: StartupStage,
-    pub exception: String,
-    pub message: String,
-    /// The module that is missing or incomplete, where the exception names it.
-    pub module: Option<String>,
-    /// The file of that module, where it has one.
-    pub module_file: Option<String>,
-    /// The file whose code ended in the exception.
-    pub file: Option<String>,
-    /// The file of bytecode that is damaged, where that is the reason.
-    pub bytecode: Option<String>,
-    /// The setting of the call that is the reason: a variable, or `-W`.
-    pub cause: Option<String>,
-}
-
-/// What the real pcluster imports: for every command, or to build a template.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum StartupStage {
-    Import,
-    Template,
 }
 
 /// An answer, and how long pcluster's start took, if it started.
@@ -149,14 +108,6 @@ impl Synthesis {
             (Self::Failed { stage: one, .. }, Self::Failed { stage: other, .. }) => one == other,
             _ => false,
         }
-    }
-}
-
-impl StartupFailure {
-    /// The last line of a traceback.
-    pub fn describe(&self) -> String {
-        let Self { exception, message, .. } = self;
-        if message.is_empty() { exception.clone() } else { format!("{exception}: {message}") }
     }
 }
 

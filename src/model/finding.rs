@@ -6,8 +6,8 @@ use pep440_rs::VersionSpecifiers;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::cli::settings::Strategy;
 use crate::model::fields::{read_package, read_specifiers, write_text};
+use crate::model::options::Strategy;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]

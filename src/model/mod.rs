@@ -2,6 +2,14 @@
 //!
 //! - [`finding`]: what a rule has found: level, message, cost, and the fix with what it changes.
 //! - [`fields`]: the fields of an advisory, read from YAML.
+//! - [`distribution`]: installed packages.
+//! - [`expectation`]: what the real pcluster asks of a template, and how it fails to start.
+//! - [`env_vars`]: the names of environment variables.
+//! - [`options`]: mode, strategy, installer, and what has named the real pcluster.
 
+pub mod distribution;
+pub mod env_vars;
+pub mod expectation;
 pub mod fields;
 pub mod finding;
+pub mod options;

@@ -10,9 +10,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::cli::args::{Common, Format};
-use crate::cli::env_vars;
 use crate::cli::settings::{ListedSetting, Origin, Settings, config_path};
 use crate::error::{Abort, Error};
+use crate::model::env_vars;
 use crate::outcome::Outcome;
 use crate::preflight::context::{find_named, read_settings, start_search};
 use crate::report;

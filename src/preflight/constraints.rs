@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::cli::args::{Common, Format};
 use crate::environment::launcher::Launcher;
-use crate::environment::packages::Packages;
+use crate::environment::packages::find_distribution;
 use crate::error::{Abort, Error};
 use crate::outcome::Outcome;
 use crate::preflight::context::{read_all_advisories, read_settings, start_search};
@@ -76,5 +76,5 @@ fn find_installed(path: &Path) -> Result<String, Error> {
     let mut sites: Vec<_> = libraries.read_dir().into_iter().flatten().flatten().collect();
     sites.retain(|entry| entry.file_name().as_encoded_bytes().starts_with(b"python3"));
     let sites: Vec<_> = sites.iter().map(|entry| entry.path().join("site-packages")).collect();
-    Packages::find(&sites, PCLUSTER).map(|found| found.version).ok_or_else(unknown)
+    find_distribution(&sites, PCLUSTER).map(|found| found.version).ok_or_else(unknown)
 }

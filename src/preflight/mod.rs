@@ -1,4 +1,20 @@
 //! `pcluster preflight`: the shim's own commands, from their arguments to an [`Outcome`].
+//!
+//! - `advisories`: `preflight advisories`
+//! - `all`: `preflight check --all`
+//! - `check`: `preflight check`
+//! - `config`: `preflight config`
+//! - `constraints`: `preflight constraints`
+//! - `context`: settings, request and report of the commands
+//! - `fix`: `preflight fix` and `preflight undo`
+//! - `iam_policy`: the IAM policies that `preflight images` needs
+//! - `images`: `preflight images`
+//! - `install`: `preflight install`: install.sh, with this program
+//! - `manual`: completion scripts and the manual page
+//! - `stack`: `preflight stack`
+//! - `template`: `preflight template`
+//! - `where`: `preflight where`: which pcluster is guarded, and how it was found
+//! - `where_warnings`: what `preflight where` warns of
 
 pub mod advisories;
 pub mod all;

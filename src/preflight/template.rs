@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::checker::shim;
 use crate::cli::args::Common;
-use crate::environment::synthesis::Expectation;
 use crate::error::{Abort, Error};
+use crate::model::expectation::Expectation;
 use crate::model::finding::Fix;
 use crate::outcome::Outcome;
 use crate::preflight::context::render_report;

@@ -9,12 +9,13 @@ use serde_json::{Value, json};
 
 use crate::checker::shim;
 use crate::cli::args::{Common, Format};
-use crate::cli::settings::{ListedSetting, Mode, Settings, config_path};
+use crate::cli::settings::{ListedSetting, Settings, config_path};
 use crate::environment::interpreter::IdentifyError;
 use crate::environment::locate::{Candidate, CandidateStatus, Real, Search};
-use crate::environment::packages::Packages;
+use crate::environment::packages::find_distribution;
 use crate::environment::target::{self, Target};
 use crate::error::{Abort, Error};
+use crate::model::options::Mode;
 use crate::outcome::Outcome;
 use crate::preflight::context::{find_named, read_settings, start_search};
 use crate::preflight::where_warnings::{
@@ -282,7 +283,7 @@ fn format_target(target: &Target) -> String {
 
 /// The two distributions that an advisory is about most often, and their versions.
 fn find_installed(target: &Target) -> Vec<(&'static str, String)> {
-    let version = |name| Packages::find(&target.interpreter.sys_path, name).map(|found| found.version);
+    let version = |name| find_distribution(&target.interpreter.sys_path, name).map(|found| found.version);
     [PCLUSTER, IMAGEBUILDER].into_iter().filter_map(|name| Some((name, version(name)?))).collect()
 }
 

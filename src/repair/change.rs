@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::environment::packages::Distribution;
+use crate::model::distribution::Distribution;
 use crate::repair::plan::Reason;
 use crate::repair::requirement::{Installed, Requirement};
 use crate::text::package_name::matches;

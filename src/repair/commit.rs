@@ -4,7 +4,7 @@
 use std::process;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::environment::packages::Packages;
+use crate::environment::packages::read_installed;
 use crate::error::{Abort, Error, RepairStep};
 use crate::repair::change::Change;
 use crate::repair::context::{BrokenRequirements, Repair};
@@ -112,7 +112,7 @@ fn plan_files(repair: &Repair, staged: &Staged) -> Result<FilePlan, Error> {
 /// Compares the installed packages with those that the plan is made for: another installer may have run
 /// before the lock was taken.
 fn refuse_if_changed(repair: &Repair) -> Result<(), Error> {
-    let now = Packages::installed(&repair.target.interpreter.sys_path);
+    let now = read_installed(&repair.target.interpreter.sys_path);
     if now.all() == repair.packages.all() { Ok(()) } else { Err(describe_changed_environment()) }
 }
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use crate::checker::request::CheckRequest;
-use crate::cli::settings::{InstallerChoice, Strategy};
-use crate::environment::packages::Packages;
 use crate::environment::target::Target;
+use crate::model::distribution::Packages;
+use crate::model::options::{InstallerChoice, Strategy};
 use crate::repair::installer::Installer;
 use crate::repair::state::RepairState;
 

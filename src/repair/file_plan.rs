@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::environment::packages::Distribution;
+use crate::environment::packages::read_installer;
 use crate::environment::record::{
     MAX_RECORD, bytecode_of, dist_info_name, installed_files, installed_path, is_bytecode, prefix_of,
     record_path, recorded_names,
 };
+use crate::model::distribution::Distribution;
 use crate::repair::file_digest::{FileDigest, sha256_of};
 use crate::repair::journal::{PackageFiles, SavedDirectory};
 use crate::system::files::{self, describe};
@@ -57,7 +58,7 @@ impl FilePlan {
         let record_file = new.metadata.join("RECORD");
         let text = files::read_text_up_to(&record_file, MAX_RECORD)
             .map_err(describe("cannot read", &record_file))?;
-        let staged_by_uv = new.installer().as_deref() == Some("uv");
+        let staged_by_uv = read_installer(new).as_deref() == Some("uv");
         let places = Places { site, old_record: &old_record, new_record: &text, staged_by_uv };
         let mut record = String::new();
         for line in text.lines().filter(|line| !line.trim().is_empty()) {

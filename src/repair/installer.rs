@@ -7,10 +7,10 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::cli::settings::InstallerChoice;
-use crate::environment::packages::Packages;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, RepairStep};
+use crate::model::distribution::Packages;
+use crate::model::options::InstallerChoice;
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
 use crate::repair::pip_settings::{PIP_OVERRIDES, UV_INSTALL_OPTIONS, UV_OVERRIDES, translate_for_uv};
 use crate::repair::plan::InstallRequest;

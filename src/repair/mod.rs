@@ -20,6 +20,28 @@
 //!
 //! An undo rolls the last transaction back, or removes the overlay. The callers decide whether to
 //! repair.
+//!
+//! The others:
+//!
+//! - `bytecode`: bytecode: compiled for staged packages, removed where it is damaged
+//! - `change`: staged packages × installed ones → changes
+//! - `context`: the values that the steps of one repair share
+//! - `failpoint`: failures that tests inject at named steps
+//! - `file_access`: owner, group and mode of what a repair places
+//! - `file_digest`: size and SHA-256 of a file
+//! - `file_operations`: to remove, write and link files
+//! - `file_plan`: the files that an exchange removes and adds
+//! - `hints`: advice that several steps give
+//! - `installer`: uv and pip, which resolve and fetch
+//! - `journal`: the record of an exchange, written before its first change
+//! - `lock`: locks of flock(2), uv's among them
+//! - `locked_environment`: the environment of a check, locked against repairs
+//! - `ownership`: the owner of a directory of packages
+//! - `pip_settings`: the settings of installers: handed to uv, or overridden
+//! - `refusals`: the directories and packages that a repair in place refuses
+//! - `requirement`: lines of Requires-Dist
+//! - `token`: the file that binds journals to their environment
+//! - `undo`: the undo of a repair
 
 pub mod bytecode;
 pub mod change;
@@ -59,11 +81,12 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::checker::request::CheckRequest;
-use crate::cli::settings::Strategy;
-use crate::environment::packages::Packages;
+use crate::environment::packages::read_installed;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, RepairStep};
+use crate::model::distribution::Packages;
 use crate::model::finding::Finding;
+use crate::model::options::Strategy;
 use crate::repair::bytecode::remove_damaged;
 use crate::repair::change::{Change, count_packages};
 use crate::repair::commit::commit;
@@ -118,7 +141,7 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
         request.progress.write(&format!("{message}; earlier repairs cannot be undone"));
     }
     let request = &CheckRequest { synthesizes: true, ..request.clone() };
-    let packages = &Packages::installed(&target.interpreter.sys_path);
+    let packages = &read_installed(&target.interpreter.sys_path);
     let (checked, ahead) = concurrently(
         || remove_damaged(request, target, &options),
         || stage_ahead(request, target, packages, &state, &options),

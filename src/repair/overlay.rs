@@ -6,9 +6,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::environment::packages::Packages;
+use crate::environment::packages::read_installed;
 use crate::environment::target::Target;
 use crate::error::{Error, RepairStep};
+use crate::model::distribution::Packages;
 use crate::repair::change::Change;
 use crate::repair::file_digest::sha256_of_bytes;
 use crate::repair::hints::SET_STATE_HOME;
@@ -49,7 +50,7 @@ pub fn find_overlay(target: &Target) -> Overlay {
 /// Reads the overlay of a target from its state.
 pub fn read_overlay(state: &RepairState, target: &Target) -> Overlay {
     let Some(record) = read_record(state) else { return Overlay::None };
-    let packages = Packages::installed(&target.interpreter.sys_path);
+    let packages = read_installed(&target.interpreter.sys_path);
     let directory = overlay_directory(state);
     if record.environment == environment_key(target, &packages) && directory.is_dir() {
         Overlay::Bound(directory)

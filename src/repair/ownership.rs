@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::is_preflight;
 use crate::environment::interpreter::Interpreter;
-use crate::environment::packages::Distribution;
 use crate::error::{Error, RepairStep};
+use crate::model::distribution::Distribution;
 use crate::system::executables::own_executable;
 
 /// The file of PEP 668, in the directory of the standard library.

@@ -5,8 +5,8 @@ use std::str::FromStr as _;
 
 use pep440_rs::{Version, VersionSpecifiers};
 
-use crate::cli::settings::Strategy;
 use crate::model::finding::{Finding, Fix, Kind, PackageMove, Remedy};
+use crate::model::options::Strategy;
 use crate::repair::requirement::{Installed, Requirement, is_requirement};
 use crate::report::Report;
 use crate::rules::advisories::Affected;
@@ -248,7 +248,7 @@ fn write_requirement(name: &str, ranges: impl Iterator<Item = String>) -> String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::environment::packages::Distribution;
+    use crate::model::distribution::Distribution;
     use crate::rules::advisories::file::built_in;
 
     fn distribution(name: &str, version: &str, requires: &[&str]) -> (String, Distribution) {

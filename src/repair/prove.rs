@@ -5,10 +5,10 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::checker::{self, Identified};
-use crate::environment::packages::Distribution;
 use crate::environment::record::recorded_paths;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, RepairStep};
+use crate::model::distribution::Distribution;
 use crate::model::finding::{Finding, Level};
 use crate::repair::bytecode::compile;
 use crate::repair::change;

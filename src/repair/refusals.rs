@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::environment::packages::Distribution;
+use crate::environment::packages::read_installer;
 use crate::error::Error;
+use crate::model::distribution::Distribution;
 use crate::repair::change::Change;
 use crate::repair::context::Repair;
 use crate::repair::hints::keep_beside;
@@ -115,7 +116,7 @@ fn is_in_cache_of_uv(site: &Path) -> bool {
 }
 
 fn is_installed_by_conda(distribution: &Distribution) -> bool {
-    distribution.installer().as_deref() == Some("conda")
+    read_installer(distribution).as_deref() == Some("conda")
 }
 
 /// Whether this user can add and remove files in a directory.

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::checker::{self, CheckOutcome};
-use crate::environment::packages::Packages;
+use crate::environment::packages::read_installed;
 use crate::environment::record::recorded_paths;
 use crate::environment::synthesis::{self, Synthesis};
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, RepairStep};
+use crate::model::distribution::Packages;
 use crate::repair::change::{Change, compare};
 use crate::repair::context::Repair;
 use crate::repair::culprit::minimize;
@@ -150,7 +151,7 @@ fn fetch_dated_packages(repair: &Repair) -> Result<DatedPackages, Abort> {
     let moment = find_moment(repair, &installer)?;
     let whole = directory("whole")?;
     install_dated(repair, &installer, &moment, &whole)?;
-    let staged = Packages::installed(std::slice::from_ref(&whole));
+    let staged = read_installed(std::slice::from_ref(&whole));
     let mut changes = compare(repair.packages.all(), staged.all(), &[]);
     changes.retain(|change| change.package != PCLUSTER);
     let mut groups: Vec<Group> = Vec::new();

@@ -5,7 +5,7 @@ use std::str::FromStr as _;
 
 use pep440_rs::{Version, VersionSpecifiers};
 
-use crate::environment::packages::Distribution;
+use crate::model::distribution::Distribution;
 use crate::text::package_name::normalised;
 
 /// Installed distributions by normalised name.

@@ -233,7 +233,7 @@ fn put_back(copy: &Path, path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::environment::packages::Distribution;
+    use crate::model::distribution::Distribution;
     use crate::repair::file_operations::place;
     use crate::repair::file_plan::FilePlan;
     use crate::repair::token::{self, TOKEN_FILE};

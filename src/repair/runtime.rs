@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use base64ct::{Base64UrlUnpadded, Encoding as _};
 use sha2::{Digest as _, Sha256};
 
-use crate::environment::packages::{Distribution, Packages};
+use crate::environment::packages::read_installed;
 use crate::environment::record::{MAX_RECORD, dist_info_name, record_path, stays_inside};
 use crate::error::{Abort, Error, RepairStep};
+use crate::model::distribution::Distribution;
 use crate::repair::change::{Change, Edit};
 use crate::repair::context::Repair;
 use crate::repair::file_access::Access;
@@ -43,7 +44,7 @@ fn stage(repair: &Repair, runtime: &str) -> Result<Staged, Error> {
     let Some(pcluster) = repair.packages.get(PCLUSTER) else { return Err(refuse(format!("no {PCLUSTER}"))) };
     let overlay = create_overlay(repair)?;
     let edits = stage_files(pcluster, runtime, overlay.path())?;
-    let packages = Packages::installed(&[overlay.path().to_owned()]);
+    let packages = read_installed(&[overlay.path().to_owned()]);
     let version = pcluster.version.clone();
     let change =
         Change { package: PCLUSTER.into(), from: Some(version.clone()), to: version, why: ID.into(), edits };
@@ -215,7 +216,7 @@ mod tests {
             assert_eq!(fs::read_to_string(site.path().join(file)).unwrap(), CODE);
         }
         assert!(overlay.path().join("pcluster/__init__.py").is_file());
-        assert_eq!(Packages::installed(&[overlay.path().to_owned()]).get(PCLUSTER).unwrap().version, "3.9.3");
+        assert_eq!(read_installed(&[overlay.path().to_owned()]).get(PCLUSTER).unwrap().version, "3.9.3");
     }
 
     #[test]

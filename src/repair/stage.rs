@@ -1,7 +1,8 @@
 //! The packages of a repair, resolved and installed into a directory of their own.
 
-use crate::environment::packages::Packages;
+use crate::environment::packages::read_installed;
 use crate::error::{Abort, Error, RepairStep};
+use crate::model::distribution::Packages;
 use crate::repair::change::{self, Change};
 use crate::repair::context::Repair;
 use crate::repair::failpoint;
@@ -47,7 +48,7 @@ pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Staging, Abort> {
             InstallOutcome::Installed { output } => {
                 drop(step);
                 progress.write_output(&output, repair.options.verbose);
-                let packages = Packages::installed(&[overlay.path().to_owned()]);
+                let packages = read_installed(&[overlay.path().to_owned()]);
                 let changes = change::compare(installed, packages.all(), reasons);
                 return Ok(Staging::Staged(Staged { overlay, packages, changes }));
             }

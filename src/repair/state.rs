@@ -10,7 +10,7 @@ use std::io::{self, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::environment::packages::Packages;
+use crate::environment::packages::find_distribution;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, MAX_NAMED, RepairStep};
 use crate::progress::Progress;
@@ -231,7 +231,7 @@ pub fn list_files(files: &[PathBuf]) -> String {
 /// Finds the directory that holds aws-parallelcluster. It is the one that is locked, and the one that new
 /// packages are installed into.
 pub fn find_site(target: &Target) -> Option<PathBuf> {
-    let pcluster = Packages::find(&target.interpreter.sys_path, PCLUSTER)?;
+    let pcluster = find_distribution(&target.interpreter.sys_path, PCLUSTER)?;
     let directory = pcluster.metadata.parent()?.to_owned();
     Some(fs::canonicalize(&directory).unwrap_or(directory))
 }

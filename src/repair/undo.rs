@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::checker::request::CheckRequest;
-use crate::environment::packages::Packages;
+use crate::environment::packages::read_installed;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, RepairStep};
 use crate::repair::change::Change;
@@ -110,7 +110,7 @@ fn refuse_undo(message: String, next: &str) -> Error {
 /// matter: they would be removed anyway.
 fn refuse_changed_since(target: &Target, journal: &Journal) -> Result<(), Error> {
     let unchanged = "Nothing was changed.";
-    let packages = Packages::installed(&target.interpreter.sys_path);
+    let packages = read_installed(&target.interpreter.sys_path);
     // A package that is gone may still be found in a directory that the repair has not changed.
     let sites = journal.roots();
     let is_other = |change: &&Change| {

@@ -214,8 +214,8 @@ fn describe_finding(finding: &Finding, before: Option<&Finding>) -> Vec<String> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::environment::locate::FoundBy;
     use crate::model::finding::{Fix, Kind};
+    use crate::model::options::FoundBy;
     use crate::report::Shim;
     use crate::text::printable::escape;
     use serde_json::json;

@@ -2,6 +2,13 @@
 //!
 //! The JSON is the [`Report`]'s own serialization; every other form is a rendering of that value. No
 //! rendering decides anything.
+//!
+//! - `builder`: a report while its checks are made
+//! - `github`: reports as workflow commands of GitHub Actions
+//! - `human`: the report for people, and its lines on stderr
+//! - `junit`: reports as `JUnit` XML
+//! - `list`: a line for each of several reports
+//! - `pcluster`: a stop in the form in which pcluster rejects a configuration
 
 pub mod builder;
 pub mod github;
@@ -17,9 +24,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::cli::settings::Mode;
-use crate::environment::locate::FoundBy;
 use crate::model::finding::{Finding, Level};
+use crate::model::options::FoundBy;
+use crate::model::options::Mode;
 use crate::text::printable::{is_unsafe, lossy, serialize_optional_path, serialize_path};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

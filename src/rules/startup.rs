@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::environment::packages::Distribution;
-use crate::environment::synthesis::{StartupFailure, StartupStage};
+use crate::model::distribution::Distribution;
+use crate::model::expectation::{StartupFailure, StartupStage};
 use crate::model::finding::{Finding, Fix, Kind, Level};
 
 /// The distributions to which the files of a failure belong, where they belong to one.

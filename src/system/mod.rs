@@ -1,4 +1,14 @@
 //! The operating system.
+//!
+//! - `child`: the one way to run a child process
+//! - `concurrently`: functions at the same time
+//! - `dirs`: the base directories of the XDG specification
+//! - `disk`: atomic writes, and their sync to the disk
+//! - `executables`: programs by path and by name
+//! - `files`: regular files, read up to a limit
+//! - `scratch`: private directories for temporary files
+//! - `signals`: signals that end a check
+//! - `trust`: files that no other user could have written
 
 pub mod child;
 pub mod concurrently;

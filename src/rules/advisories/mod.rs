@@ -2,6 +2,10 @@
 //!
 //! An advisory matches the installed distributions, never a requirement: a requirement that excludes a
 //! release does not keep that release out of an environment.
+//!
+//! - `file`: the text of advisories, and those of this build
+//! - `constraints`: advisories as constraints for an installer
+//! - `releases`: the releases of aws-parallelcluster and their dates
 
 pub mod constraints;
 pub mod file;

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
-use crate::environment::synthesis::Expectation;
+use crate::model::expectation::Expectation;
 use crate::model::finding::{Finding, Fix};
 use crate::rules::template::cloudformation::{BUILD_DATE, DISTRIBUTION, format_resource, select_resources};
 use crate::rules::template::grouping::{Detail, Grouping, escape, format_step, quote};

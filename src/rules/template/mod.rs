@@ -1,4 +1,10 @@
 //! All rules on one template → its findings. Pure.
+//!
+//! - `cloudformation`: bytes to a template
+//! - `asked`: whether the template has what the real pcluster asks of it; `grouping` makes one finding of one cause
+//! - `limits`: limits of EC2 and Image Builder
+//! - `runtimes`: Lambda runtimes that AWS refuses
+//! - `known_issues`: known issues of upstream that the template shows
 
 pub mod asked;
 pub mod cloudformation;
@@ -13,8 +19,8 @@ use jiff::civil::Date;
 use pep440_rs::VersionSpecifiers;
 use serde_json::Value;
 
-use crate::environment::packages::Packages;
-use crate::environment::synthesis::Expectation;
+use crate::model::distribution::Packages;
+use crate::model::expectation::Expectation;
 use crate::model::finding::{Finding, Fix, PackageMove};
 use crate::rules::advisories::Advisory;
 use crate::text::package_name::{IMAGEBUILDER, PCLUSTER};

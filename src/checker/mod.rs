@@ -2,6 +2,9 @@
 //!
 //! The guard, `preflight check` and the proof of a repair make the same check. What pcluster does decides: an advisory
 //! that its start or its template refutes is only reported.
+//!
+//! - `observation`: what a target does: its start, its template
+//! - `request`: what is to be checked
 
 pub mod observation;
 pub mod request;
@@ -17,10 +20,11 @@ use crate::checker::request::CheckRequest;
 use crate::environment::interpreter::IdentifyError;
 use crate::environment::launcher::Launcher;
 use crate::environment::locate::Real;
-use crate::environment::packages::Packages;
+use crate::environment::packages::read_installed;
 use crate::environment::synthesis::Call;
 use crate::environment::target::{self, Target};
 use crate::error::{Abort, Error};
+use crate::model::distribution::Packages;
 use crate::model::finding::{Finding, Shows};
 use crate::report::builder::{CheckResult, ReportBuilder};
 use crate::report::{Report, Shim, TargetInfo};
@@ -153,7 +157,7 @@ fn describe_target(real: &Real, target: Option<&Target>) -> TargetInfo {
 
 fn read_packages(request: &CheckRequest, target: &Target, report: &mut ReportBuilder) -> Option<Packages> {
     let since = Instant::now();
-    let packages = Packages::installed(&target.interpreter.sys_path);
+    let packages = read_installed(&target.interpreter.sys_path);
     report.packages = packages.versions();
     let Some(pcluster) = packages.get(PCLUSTER) else {
         let (path, python) = (request.real.path.display(), target.interpreter.executable.display());

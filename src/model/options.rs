@@ -1,0 +1,105 @@
+//! What a call asks for, and what has named its real pcluster. Pure.
+
+use clap::ValueEnum;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::model::env_vars;
+use crate::text::yaml::{self, Scalar};
+
+/// The reaction of the guard to a verdict.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mode {
+    #[default]
+    Block,
+    Fix,
+    Warn,
+    Off,
+}
+
+impl Mode {
+    pub const ACCEPTED: &'static str = "block, fix, warn, off";
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Block => "block",
+            Self::Fix => "fix",
+            Self::Warn => "warn",
+            Self::Off => "off",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "block" => Some(Self::Block),
+            "fix" => Some(Self::Fix),
+            "warn" => Some(Self::Warn),
+            "off" => Some(Self::Off),
+            _ => None,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Mode {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        yaml::read_scalar(from, &format!("one of {}", Self::ACCEPTED), |scalar| match scalar {
+            Scalar::Text(text) => Self::parse(text).ok_or(None),
+            // In YAML 1.1 `off` is false, and a tool that rewrites the file may write that.
+            Scalar::Bool(false) => Ok(Self::Off),
+            _ => Err(None),
+        })
+    }
+}
+
+/// Where a repair moves packages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Strategy {
+    /// To the newest that is allowed
+    #[default]
+    Upgrade,
+    /// To the newest below the affected one
+    Downgrade,
+    /// To those of the day of pcluster's release
+    Release,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum InstallerChoice {
+    /// uv where there is one, else the environment's pip
+    #[default]
+    Auto,
+    Uv,
+    Pip,
+}
+
+/// The way in which the real pcluster was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FoundBy {
+    Flag,
+    Variable,
+    Config,
+    /// Beside the shim, which has replaced it.
+    #[serde(rename = "kept")]
+    Replaced,
+    Path,
+    /// Beside `pcluster-preflight`, which was called by its path.
+    Beside,
+    /// In a place where environments are kept, by `preflight check --all`.
+    Search,
+}
+
+impl FoundBy {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Flag => "--real",
+            Self::Variable => env_vars::REAL,
+            Self::Config => "config.yaml's real",
+            Self::Replaced => "install.sh --venv",
+            Self::Path => "PATH",
+            Self::Beside => "the path of pcluster-preflight",
+            Self::Search => "--all",
+        }
+    }
+}
