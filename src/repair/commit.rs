@@ -53,7 +53,7 @@ pub fn commit(repair: &Repair, staged: Staged) -> Result<Vec<Change>, Abort> {
     let exchanged = transactions.exchange(&journal, &plan).map_err(describe_failed_exchange);
     drop(step);
     let committed = exchanged
-        .and_then(|()| verify_and_sync(repair, &broken_before, &plan))
+        .and_then(|()| verify_and_sync(repair, &staged.edits, &broken_before, &plan))
         .and_then(|()| {
             journal
                 .find_changed_package()
@@ -118,11 +118,12 @@ fn refuse_if_changed(repair: &Repair) -> Result<(), Error> {
 
 fn verify_and_sync(
     repair: &Repair,
+    edits: &[String],
     broken_before: &BrokenRequirements,
     plan: &FilePlan,
 ) -> Result<(), Abort> {
     let (verified, synced) =
-        concurrently(|| verify(repair, broken_before), || repair.state.transactions().sync(plan));
+        concurrently(|| verify(repair, edits, broken_before), || repair.state.transactions().sync(plan));
     verified?;
     synced.map_err(describe_failed_write)
 }

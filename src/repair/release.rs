@@ -106,11 +106,11 @@ fn stage_and_prove(
 ) -> Result<Result<Staged, Error>, Abort> {
     let changes = moved.iter().flat_map(|index| &dated.groups[*index].changes);
     let reasons: Vec<Reason> = changes.filter_map(describe_reason).collect();
-    let staged = match stage(repair, &reasons)? {
+    let mut staged = match stage(repair, &reasons)? {
         Staging::Unsolvable(error) => return Ok(Err(error)),
         Staging::Staged(staged) => staged,
     };
-    Ok(match prove(repair, &staged)? {
+    Ok(match prove(repair, &mut staged)? {
         Proof::Ready => Ok(staged),
         Proof::NotReady(report) => Err(describe_unproven(repair, &staged, &report)),
     })

@@ -8,8 +8,10 @@ use crate::repair::context::Repair;
 use crate::repair::failpoint;
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
 use crate::repair::installer::{InstallOutcome, quote_last_lines};
-use crate::repair::plan::{self, Pinned, Reason};
+use crate::repair::plan::{self, Pinned, Reason, WantedEdit};
+use crate::repair::source_edits::stage_edits;
 use crate::repair::transaction::OVERLAY_PREFIX;
+use crate::text::package_name::PCLUSTER;
 
 /// What uv and pip say where requirements cannot all be met, in distinction to a network that fails.
 pub const UNSOLVABLE: [&str; 3] = ["No solution found", "ResolutionImpossible", "No matching distribution"];
@@ -20,6 +22,38 @@ pub struct Staged {
     pub overlay: tempfile::TempDir,
     pub packages: Packages,
     pub changes: Vec<Change>,
+    /// The ids of the source edits that were made.
+    pub edits: Vec<String>,
+    /// The warnings that the proof has left.
+    pub left: Vec<String>,
+}
+
+impl Staged {
+    /// An empty directory, for source edits only.
+    pub fn empty(repair: &Repair) -> Result<Self, Error> {
+        let (packages, changes, edits, left) = Default::default();
+        Ok(Self { overlay: create_overlay(repair)?, packages, changes, edits, left })
+    }
+
+    /// Makes source edits in a copy of aws-parallelcluster in the directory, in addition to those made before. Those that
+    /// cannot be made are left if only a warning asks for them.
+    pub fn make_edits(&mut self, repair: &Repair, wanted: &[WantedEdit]) -> Result<(), Error> {
+        let Some(pcluster) = repair.packages.get(PCLUSTER) else { return Ok(()) };
+        for WantedEdit { id, is_required } in wanted {
+            let ids = [&self.edits[..], std::slice::from_ref(id)].concat();
+            match stage_edits(pcluster, &ids, self.overlay.path()) {
+                Ok(change) => {
+                    self.changes.retain(|change| change.package != PCLUSTER);
+                    self.changes.push(change);
+                    self.edits = ids;
+                }
+                Err(error) if *is_required => return Err(error),
+                Err(error) => repair.request.progress.write(&format!("{id} is left: {}", error.to_line())),
+            }
+        }
+        self.packages = read_installed(&[self.overlay.path().to_owned()]);
+        Ok(())
+    }
 }
 
 /// The result of a resolution.
@@ -50,7 +84,8 @@ pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Staging, Abort> {
                 progress.write_output(&output, repair.options.verbose);
                 let packages = read_installed(&[overlay.path().to_owned()]);
                 let changes = change::compare(installed, packages.all(), reasons);
-                return Ok(Staging::Staged(Staged { overlay, packages, changes }));
+                let (edits, left) = Default::default();
+                return Ok(Staging::Staged(Staged { overlay, packages, changes, edits, left }));
             }
             InstallOutcome::Failed { message, output } => {
                 is_unsolvable = UNSOLVABLE.iter().any(|sign| output.contains(sign));

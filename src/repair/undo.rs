@@ -17,7 +17,7 @@ use crate::repair::overlay::remove_overlay;
 use crate::repair::ownership::refuse_another_users;
 use crate::repair::refusals::is_writable;
 use crate::repair::rollback::{check_copies, roll_back, summarize_failures};
-use crate::repair::runtime::find_changed_file;
+use crate::repair::source_edits::find_changed_file;
 use crate::repair::state::{RepairState, describe_left, find_site};
 
 /// The repair that was undone.

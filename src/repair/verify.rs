@@ -8,7 +8,7 @@ use crate::repair::prove::{collect_unmet, is_met};
 use crate::system::concurrently::concurrently;
 
 /// Verifies that the environment is ready and that the repair has broken no requirement.
-pub fn verify(repair: &Repair, broken_before: &BrokenRequirements) -> Result<(), Abort> {
+pub fn verify(repair: &Repair, edits: &[String], broken_before: &BrokenRequirements) -> Result<(), Abort> {
     let verification_error = |message: String| {
         Error::repair(RepairStep::Verification, message, "The environment was put back as it was.")
     };
@@ -24,8 +24,8 @@ pub fn verify(repair: &Repair, broken_before: &BrokenRequirements) -> Result<(),
         return Err(verification_error(newly_broken.join("; ")).into());
     }
     let report = checked?.into_report()?;
-    if is_met(repair, &report) {
+    if is_met(repair, edits, &report) {
         return Ok(());
     }
-    Err(verification_error(collect_unmet(repair, &report).join("; ")).into())
+    Err(verification_error(collect_unmet(repair, edits, &report).join("; ")).into())
 }
