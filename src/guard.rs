@@ -115,11 +115,14 @@ impl Guarded<'_> {
         };
         let repaired = match repaired {
             Ok(repaired) => repaired,
-            Err(Abort::Error(error)) if before.verdict == Verdict::Ready => {
-                self.warnings += &error.render_for_stderr();
+            Err(Abort::Error(error)) => {
+                let why = prefix_lines("the repair failed:") + &error.render_for_stderr();
+                if before.verdict != Verdict::Ready {
+                    return Ok(self.stop(before, &why));
+                }
+                self.warnings += &why;
                 return Ok(self.exec(before, overlay));
             }
-            Err(Abort::Error(error)) => return Ok(self.stop(before, &error.render_for_stderr())),
             Err(interrupted) => return Err(interrupted),
         };
         let (outcome, overlay) = self.check(target)?;

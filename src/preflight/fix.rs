@@ -1,7 +1,7 @@
 //! `preflight fix` and `preflight undo`.
 
 use crate::cli::args::{CheckArgs, Common, FixArgs, Format};
-use crate::error::{Abort, Error, RepairStep};
+use crate::error::{Abort, Error};
 use crate::model::finding::{FIND_LOST, LOSES_TAGS};
 use crate::outcome::Outcome;
 use crate::preflight::context::{identify, repair_options, with_request};
@@ -23,7 +23,7 @@ pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
             && repaired.changes.iter().all(|change| !change.edits.is_empty())
         {
             let message = "source edits cannot be written as requirements".into();
-            return Err(Error::repair(RepairStep::Plan, message, "Run it with --dry-run instead.").into());
+            return Err(Error::repair(message, "Run it with --dry-run instead.").into());
         }
         let stdout = match (&repaired, common.format) {
             (RepairOutcome::Proven(repaired), _) if fix.print_requirements => {
@@ -121,7 +121,7 @@ pub fn run_undo(common: &Common) -> Result<Outcome, Abort> {
     with_request(&CheckArgs::default(), common, |request| {
         let target = identify(request, |report: &Report| {
             let next = "Name the pcluster that was repaired with --real.";
-            Error::repair(RepairStep::Undo, report.reasons().join("; "), next)
+            Error::undo(report.reasons().join("; "), next)
         })?;
         let Undone { changes, isolated } = undo(request, &target)?;
         let stdout = match common.format {

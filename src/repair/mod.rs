@@ -83,7 +83,7 @@ use serde_json::json;
 use crate::checker::request::CheckRequest;
 use crate::environment::packages::read_installed;
 use crate::environment::target::Target;
-use crate::error::{Abort, Error, RepairStep};
+use crate::error::{Abort, Error};
 use crate::model::distribution::Packages;
 use crate::model::finding::Finding;
 use crate::model::options::Strategy;
@@ -217,7 +217,7 @@ fn describe_unknown(id: &str, report: &Report) -> Error {
     let known = report.findings.iter().map(|finding| finding.id.as_str()).collect::<BTreeSet<_>>();
     let known = if known.is_empty() { "none".into() } else { Vec::from_iter(known).join(", ") };
     let message = format!("the check has no finding {id:?}; found: {known}");
-    Error::repair(RepairStep::Plan, message, "Nothing was changed. `pcluster preflight` lists the findings.")
+    Error::repair(message, "Nothing was changed. `pcluster preflight` lists the findings.")
 }
 
 /// The removal of damaged bytecode, a line for each file.
@@ -232,7 +232,7 @@ pub fn describe_recompiled(files: &[PathBuf]) -> String {
 fn describe_damaged(file: &str) -> Error {
     let message = format!("the bytecode {file} is damaged");
     let next = "No package was changed. Remove that file; Python compiles it again.";
-    Error::repair(RepairStep::Plan, message, next)
+    Error::repair(message, next)
 }
 
 fn describe_unrepairable(findings: &[&Finding]) -> Error {
@@ -240,7 +240,7 @@ fn describe_unrepairable(findings: &[&Finding]) -> Error {
     let message = format!("no repair is known for {}", each.collect::<Vec<_>>().join("; "));
     let fixes: Vec<&str> = findings.iter().map(|finding| finding.describe_fix()).collect();
     let next = format!("Nothing was changed. To fix it manually: {}.", fixes.join("; "));
-    Error::repair(RepairStep::Plan, message, &next)
+    Error::repair(message, &next)
 }
 
 fn describe_blocked(report: &Report, options: &Options) -> Error {
@@ -248,7 +248,7 @@ fn describe_blocked(report: &Report, options: &Options) -> Error {
     let message = format!("something else blocks: {}", reasons.first().map_or("", String::as_str));
     let next =
         format!("Nothing was changed. Run `pcluster preflight fix` first, then `{}`.", options.command());
-    Error::repair(RepairStep::Plan, message, &next)
+    Error::repair(message, &next)
 }
 
 /// What the advisories ask for, staged and proven while the check is still being made, which mostly confirms them: it

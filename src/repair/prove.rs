@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::checker::{self, Identified};
 use crate::environment::record::recorded_paths;
 use crate::environment::target::Target;
-use crate::error::{Abort, Error, RepairStep};
+use crate::error::{Abort, Error};
 use crate::model::distribution::Distribution;
 use crate::model::finding::{Finding, Level};
 use crate::repair::bytecode::compile;
@@ -30,8 +30,7 @@ pub enum Proof {
 /// Proves that the staged packages make the environment ready, with the source edits of the goal, and with those that
 /// only a template shows that could not be built before.
 pub fn prove(repair: &Repair, staged: &mut Staged) -> Result<Proof, Abort> {
-    failpoint::reach(RepairStep::Proof)
-        .map_err(|error| Error::repair(RepairStep::Proof, error.to_string(), "Nothing was changed."))?;
+    failpoint::reach("proof").map_err(|error| Error::repair(error.to_string(), "Nothing was changed."))?;
     let _step = repair.request.progress.step("checking the staged packages");
     staged.make_edits(repair, &repair.goal.edits)?;
     let mut report = check_in_front(repair, staged)?;
@@ -111,7 +110,7 @@ pub fn describe_unproven(repair: &Repair, staged: &Staged, report: &Report) -> E
             join_first(collect_unmet(repair, &staged.edits, report))
         )
     };
-    Error::repair(RepairStep::Proof, message, "Nothing was changed. Try another --strategy, or report it.")
+    Error::repair(message, "Nothing was changed. Try another --strategy, or report it.")
 }
 
 /// Puts the staged packages in front of the target's. For a repair beside the environment, by PYTHONPATH,
@@ -135,13 +134,13 @@ fn put_in_front(repair: &Repair, overlay: &Path) -> Result<Target, Abort> {
         let message = "its launcher or its interpreter ignores PYTHONPATH".to_owned();
         (message, "Repair a virtual environment instead.")
     };
-    Err(Error::repair(RepairStep::Isolated, message, next).into())
+    Err(Error::repair(message, next).into())
 }
 
 /// The error for an environment that other packages would not make ready.
 pub fn not_ready(report: &Report) -> Error {
     let next = "Nothing was changed. Fix that first: changing packages will not help.";
-    Error::repair(RepairStep::Proof, join_first(report.reasons()), next)
+    Error::repair(join_first(report.reasons()), next)
 }
 
 /// Joins the first reasons why an environment is not ready: a template can have many findings at once.

@@ -8,7 +8,7 @@ use base64ct::{Base64UrlUnpadded, Encoding as _};
 use sha2::{Digest as _, Sha256};
 
 use crate::environment::record::{MAX_RECORD, dist_info_name, record_path, stays_inside};
-use crate::error::{Error, RepairStep};
+use crate::error::Error;
 use crate::model::distribution::Distribution;
 use crate::repair::change::{Change, Edit};
 use crate::repair::file_access::Access;
@@ -126,11 +126,11 @@ fn make_directory_of(path: &Path) -> Result<(), Error> {
 
 fn refuse(message: String) -> Error {
     let next = "Nothing was changed. Reinstall aws-parallelcluster, or install a release that needs no edit.";
-    Error::repair(RepairStep::Plan, message, next)
+    Error::repair(message, next)
 }
 
 fn fail(message: String) -> Error {
-    Error::repair(RepairStep::Stage, message, UNCHANGED_FREE_SPACE)
+    Error::repair(message, UNCHANGED_FREE_SPACE)
 }
 
 #[cfg(test)]

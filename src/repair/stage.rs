@@ -1,7 +1,7 @@
 //! The packages of a repair, resolved and installed into a directory of their own.
 
 use crate::environment::packages::read_installed;
-use crate::error::{Abort, Error, RepairStep};
+use crate::error::{Abort, Error};
 use crate::model::distribution::Packages;
 use crate::repair::change::{self, Change};
 use crate::repair::context::Repair;
@@ -75,7 +75,7 @@ pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Staging, Abort> {
         let Some(request) = plan::plan_install(installed, reasons, repair.options.strategy, pinned) else {
             let next = "Report it: the advisory names no installed package.";
             let message = "there is nothing that could be moved".into();
-            return Err(Error::repair(RepairStep::Plan, message, next).into());
+            return Err(Error::repair(message, next).into());
         };
         let overlay = create_overlay(repair)?;
         match repair.installer.install(&request, overlay.path())? {
@@ -94,17 +94,17 @@ pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Staging, Abort> {
         }
     }
     let next = "Nothing was changed. Correct what the installer names, then run it again.";
-    let error = Error::repair(RepairStep::Stage, failure.trim_end().to_owned(), next);
+    let error = Error::repair(failure.trim_end().to_owned(), next);
     if is_unsolvable { Ok(Staging::Unsolvable(error)) } else { Err(error.into()) }
 }
 
 /// Makes a directory for packages in the state directory, from which an exchange can link them.
 pub fn create_overlay(repair: &Repair) -> Result<tempfile::TempDir, Error> {
     let directory = repair.state.directory();
-    let created = failpoint::reach(RepairStep::Stage)
+    let created = failpoint::reach("stage")
         .and_then(|()| tempfile::Builder::new().prefix(OVERLAY_PREFIX).tempdir_in(directory));
     created.map_err(|error| {
         let message = format!("cannot make a directory in {}: {error}", directory.display());
-        Error::repair(RepairStep::Stage, message, UNCHANGED_FREE_SPACE)
+        Error::repair(message, UNCHANGED_FREE_SPACE)
     })
 }

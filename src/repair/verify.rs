@@ -1,7 +1,7 @@
 //! The check of the repaired environment itself, before its transaction is closed.
 
 use crate::checker;
-use crate::error::{Abort, Error, RepairStep};
+use crate::error::{Abort, Error};
 use crate::repair::context::{BrokenRequirements, Repair};
 use crate::repair::failpoint;
 use crate::repair::prove::{collect_unmet, is_met};
@@ -9,14 +9,13 @@ use crate::system::concurrently::concurrently;
 
 /// Verifies that the environment is ready and that the repair has broken no requirement.
 pub fn verify(repair: &Repair, edits: &[String], broken_before: &BrokenRequirements) -> Result<(), Abort> {
-    let verification_error = |message: String| {
-        Error::repair(RepairStep::Verification, message, "The environment was put back as it was.")
-    };
-    failpoint::reach(RepairStep::Verification).map_err(|error| verification_error(error.to_string()))?;
+    let verification_error =
+        |message: String| Error::repair(message, "The environment was put back as it was.");
+    failpoint::reach("verification").map_err(|error| verification_error(error.to_string()))?;
     let _step = repair.request.progress.step("verifying the repaired environment");
     let (checked, broken) = concurrently(
         || checker::check(repair.request, repair.target),
-        || repair.installer.find_broken_requirements(RepairStep::Verification),
+        || repair.installer.find_broken_requirements(),
     );
     let broken = broken?;
     let newly_broken: Vec<&str> = broken.difference(broken_before).map(String::as_str).collect();

@@ -125,7 +125,7 @@ fn pip_at_the_same_time() {
         (fix.join().unwrap(), installed)
     });
     installed.ends_with(0);
-    crate::environment_copy::stopped_at(&fixed, "commit");
+    crate::environment_copy::failed_cleanly(&fixed);
     assert!(fixed.err().contains("another installer has changed aws-cdk-core"), "{fixed}");
     let (before, mut after) = (copy.versions_before(), copy.versions());
     assert_eq!(after.get("aws_cdk.core").map(String::as_str), Some("1.152.0"), "{fixed}");
