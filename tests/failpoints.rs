@@ -271,14 +271,15 @@ fn find_holders(path: &Path) -> Vec<i32> {
         .collect()
 }
 
-/// Waits until two processes have it open and the second keeps it open: it waits for the lock.
+/// Waits until so many processes keep it open. A child has the files of its parent open for a moment.
 #[track_caller]
-pub(crate) fn wait_for_second(directory: &Path) {
+pub(crate) fn wait_for_holders(path: &Path, count: usize) -> Vec<i32> {
     let mut seen = 0;
-    wait_for("the second to wait", || {
-        seen = if find_holders(directory).len() == 2 { seen + 1 } else { 0 };
-        (seen == 50).then_some(())
-    });
+    wait_for("processes to wait", || {
+        let holders = find_holders(path);
+        seen = if holders.len() == count { seen + 1 } else { 0 };
+        (seen == 50).then_some(holders)
+    })
 }
 
 #[track_caller]
@@ -311,12 +312,12 @@ fn two_fixes_at_once() {
         let first = scope.spawn(|| environment.preflight(["fix"]).run());
         wait_for("the first to stage", || sandbox.log().contains(&"uv install".to_owned()).then_some(()));
         let lock = environment.repairs().join("lock");
-        let holder = find_holders(&lock)[0];
+        let holder = wait_for_holders(&lock, 1)[0];
         let second = scope.spawn(|| environment.preflight(["fix", "-v"]).run());
-        let two = wait_for("the second to wait", || Some(find_holders(&lock)).filter(|pids| pids.len() == 2));
+        let two = wait_for_holders(&lock, 2);
         // A third is interrupted while it waits; it had to ask Python before, so signals are caught.
         let third = scope.spawn(|| environment.preflight(["fix"]).var("PYTHONX", "new").run());
-        let pids = wait_for("the third to wait", || Some(find_holders(&lock)).filter(|pids| pids.len() == 3));
+        let pids = wait_for_holders(&lock, 3);
         // The new one, which need not be the highest: PIDs start again from low numbers.
         let newest = *pids.iter().find(|pid| !two.contains(pid)).unwrap();
         kill_process(Pid::from_raw(newest).unwrap(), Signal::TERM).unwrap();
@@ -375,7 +376,7 @@ fn a_repair_waits_for_a_check() {
         let check = scope.spawn(|| guarded.run());
         wait_for("the check to build", || sandbox.log().contains(&"synth".to_owned()).then_some(()));
         let fix = scope.spawn(|| environment.preflight(["fix"]).run());
-        wait_for_second(&environment.path("site"));
+        wait_for_holders(&environment.path("site"), 2);
         assert_same(&environment.site(), &before, "touched while a check reads it");
         let released = scope.spawn(|| fs::write(&hold, "").unwrap());
         let check = check.join().unwrap();
@@ -400,7 +401,7 @@ fn a_check_waits_for_a_repair() {
         let verifying = || sandbox.log().iter().filter(|line| *line == "synth").count() == 3;
         wait_for("the repair to verify", || verifying().then_some(()));
         let check = scope.spawn(|| environment.build_image().run());
-        wait_for_second(&environment.path("site"));
+        wait_for_holders(&environment.path("site"), 2);
         let log = sandbox.log();
         assert_eq!(log.iter().filter(|line| *line == "synth").count(), 3, "it went on: {log:?}");
         // The name is removed first, so that no later reader blocks.
