@@ -321,7 +321,7 @@ fn two_fixes_at_once() {
         // The new one, which need not be the highest: PIDs start again from low numbers.
         let newest = *pids.iter().find(|pid| !two.contains(pid)).unwrap();
         kill_process(Pid::from_raw(newest).unwrap(), Signal::TERM).unwrap();
-        third.join().unwrap().dies_by(15).prints("").is_silent();
+        third.join().unwrap().dies_by(15).prints("").says_at_most_that_it_waits();
         environment.installs_by(crate::support::broken_environment::INSTALL);
         // Read once by each of the first one's installations.
         fs::write(&hold, "").unwrap();
@@ -409,7 +409,7 @@ fn a_check_waits_for_a_repair() {
         fs::remove_file(&hold).unwrap();
         drop(open);
         fix.join().unwrap().exits(0);
-        check.join().unwrap().exits(0).prints(REAL_OUTPUT).is_silent();
+        check.join().unwrap().exits(0).prints(REAL_OUTPUT).says_at_most_that_it_waits();
     });
 }
 

@@ -14,6 +14,7 @@ mod launchers; // every form of launcher leads to its interpreter
 mod locate; // the real pcluster among shims, wrappers and debris
 mod preflight; // the shim's own commands
 mod repair; // fix and undo: what they do, refuse and say
+mod repair_history; // the stack of repairs, and what is undone first
 mod settings; // config.yaml and variables, for the guard and for preflight
 mod signals; // ^C, SIGTERM, SIGHUP, nohup
 mod source_rules; // the rules that the source is held to

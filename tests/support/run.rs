@@ -195,6 +195,17 @@ impl Run<'_> {
         self.holds(self.stderr.is_empty(), "expected nothing on stderr")
     }
 
+    /// Asserts that stderr has nothing, or if it took long, only that it waited.
+    #[track_caller]
+    pub(crate) fn says_at_most_that_it_waits(&self) -> &Self {
+        let stderr = self.stderr();
+        let is_wait = |line: &str| line.starts_with("pcluster-shim: waiting for ");
+        self.holds(
+            stderr.lines().count() <= 1 && stderr.lines().all(is_wait),
+            "expected nothing else on stderr",
+        )
+    }
+
     /// Asserts exactly one line on stderr, with the shim's prefix and this text in it.
     #[track_caller]
     pub(crate) fn warns_once(&self, text: &str) -> &Self {

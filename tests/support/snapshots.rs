@@ -53,14 +53,22 @@ fn redacted_line(line: &str) -> String {
     } else {
         without_seconds(without_duration(line))
     };
-    let random = ["pcluster-shim-", "pcluster-shim:", "environments/", "overlay-", "snapshot-", "/repair-"];
+    let random = [
+        "pcluster-shim-",
+        "pcluster-shim:",
+        "environments/",
+        "overlay-",
+        "snapshot-",
+        "/repair-",
+        "/isolated-",
+    ];
     random.into_iter().fold(line, |line, prefix| without_random(&line, prefix)) + end
 }
 
 /// Names of temporary directories and sentinels: what follows the prefix.
 fn without_random(line: &str, prefix: &str) -> String {
     // A snapshot and a journal are called after a time and a PID.
-    let more = if ["snapshot-", "/repair-"].contains(&prefix) { '-' } else { ':' };
+    let more = if ["snapshot-", "/repair-", "/isolated-"].contains(&prefix) { '-' } else { ':' };
     let random = |letter: char| letter.is_ascii_alphanumeric() || letter == more;
     let mut pieces = line.split(prefix);
     let mut text = pieces.next().unwrap_or_default().to_owned();
