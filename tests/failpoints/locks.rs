@@ -1,6 +1,7 @@
 //! Repairs and checks that wait for each other, and an interruption.
 
 use std::fs;
+use std::path::Path;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -8,6 +9,26 @@ use super::{assert_same, fifo, find_holders, wait_for, wait_for_second};
 use crate::signals::ignoring_nothing;
 use crate::support::fakes::REAL_OUTPUT;
 use crate::support::sandbox::Sandbox;
+
+/// Waits until the process with this variable in its environment waits for the lock. Other processes hold it for a
+/// moment too: a child has all open files of its parent until exec.
+#[track_caller]
+fn wait_for_waiting(lock: &Path, variable: &str) -> Pid {
+    let mut seen = Vec::new();
+    wait_for("a process to wait", || {
+        let is_marked = |pid: &i32| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|entry| entry == variable.as_bytes())
+        };
+        let now: Vec<i32> = find_holders(lock).into_iter().filter(is_marked).collect();
+        seen = if now.len() == 1 && (seen.is_empty() || seen[0] == now[0]) {
+            [seen.clone(), now].concat()
+        } else {
+            Vec::new()
+        };
+        (seen.len() == 10).then(|| Pid::from_raw(seen[0]).unwrap())
+    })
+}
 
 #[test]
 #[cfg(target_os = "linux")]
@@ -22,14 +43,11 @@ fn two_fixes_at_once() {
         wait_for("the first to stage", || sandbox.log().contains(&"uv install".to_owned()).then_some(()));
         let lock = environment.repairs().join("lock");
         let holder = find_holders(&lock)[0];
-        let second = scope.spawn(|| environment.preflight(["fix", "-v"]).run());
-        let two = wait_for("the second to wait", || Some(find_holders(&lock)).filter(|pids| pids.len() == 2));
+        let second = scope.spawn(|| environment.preflight(["fix", "-v"]).var("WAITING", "second").run());
+        wait_for_waiting(&lock, "WAITING=second");
         // A third is interrupted while it waits; it had to ask Python before, so signals are caught.
         let third = scope.spawn(|| environment.preflight(["fix"]).var("PYTHONX", "new").run());
-        let pids = wait_for("the third to wait", || Some(find_holders(&lock)).filter(|pids| pids.len() == 3));
-        // The new one, which need not be the highest: PIDs start again from low numbers.
-        let newest = *pids.iter().find(|pid| !two.contains(pid)).unwrap();
-        kill_process(Pid::from_raw(newest).unwrap(), Signal::TERM).unwrap();
+        kill_process(wait_for_waiting(&lock, "PYTHONX=new"), Signal::TERM).unwrap();
         third.join().unwrap().dies_by(15).prints("").is_silent();
         environment.installs_by(crate::support::broken_environment::INSTALL);
         // Read once by each of the first one's installations.
