@@ -4,34 +4,48 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{FAILPOINT, MAX_COUNT, STEPS, assert_same};
+use crate::support::broken_environment::BrokenEnvironment;
 use crate::support::machine::{on_this_machine, output};
 use crate::support::sandbox::Sandbox;
 
-/// Expects one error that names the step, and no change.
-#[test]
-#[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
-fn a_failure_at_every_step_changes_nothing() {
-    let sandbox = Sandbox::new();
-    for environment in [sandbox.broken_environment(), Sandbox::new().broken_environment_across_file_systems()]
-    {
-        let before = environment.site();
-        for step in &STEPS[..9] {
-            for count in 1..MAX_COUNT {
-                let failure = format!("fail:{step}@{count}");
-                let run = environment.preflight(["fix"]).var(FAILPOINT, &failure).run();
-                if run.status.code() == Some(0) {
-                    environment.preflight(["undo"]).run().exits(0);
-                    break;
-                }
-                run.exits(1).prefixed().prints("");
-                if count == 1 && environment.state == sandbox.path("state") {
-                    run.stderr_matches(&format!("failure-{step}.txt"));
-                }
-                assert_same(&environment.site(), &before, &failure);
-                environment.left_nothing(&failure);
+/// Lets each step fail, at each `nth` file: one error names the step, and nothing is changed.
+fn a_failure_at_every_step_changes_nothing(environment: &BrokenEnvironment, nth: usize) {
+    let before = environment.site();
+    for step in &STEPS[..9] {
+        for count in (1..MAX_COUNT).step_by(nth) {
+            let failure = format!("fail:{step}@{count}");
+            let run = environment.preflight(["fix"]).var(FAILPOINT, &failure).run();
+            if run.status.code() == Some(0) {
+                environment.preflight(["undo"]).run().exits(0);
+                break;
             }
+            run.exits(1).prefixed().prints("");
+            if count == 1 && environment.state == environment.sandbox.path("state") {
+                run.stderr_matches(&format!("failure-{step}.txt"));
+            }
+            assert_same(&environment.site(), &before, &failure);
+            environment.left_nothing(&failure);
         }
     }
+}
+
+#[test]
+#[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
+fn a_failure_at_every_step_changes_nothing_with_links() {
+    a_failure_at_every_step_changes_nothing(&Sandbox::new().broken_environment(), 1);
+}
+
+#[test]
+#[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
+fn a_failure_at_every_step_changes_nothing_with_copies() {
+    a_failure_at_every_step_changes_nothing(&Sandbox::new().broken_environment_across_file_systems(), 3);
+}
+
+#[test]
+#[cfg(feature = "fault-injection")]
+#[ignore = "long"]
+fn a_failure_at_every_file_changes_nothing_with_copies() {
+    a_failure_at_every_step_changes_nothing(&Sandbox::new().broken_environment_across_file_systems(), 1);
 }
 
 /// A repair that fails in mode fix stops the build, with the environment as it was.

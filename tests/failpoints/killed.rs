@@ -4,19 +4,19 @@ use super::{FAILPOINT, MAX_COUNT, STEPS, assert_same, repair_and_undo};
 use crate::support::broken_environment::BrokenEnvironment;
 use crate::support::sandbox::Sandbox;
 
-/// Kills a repair at every step, at every file of it; then runs each command that may come next.
-fn killed_at_every_step(environment: &BrokenEnvironment) {
+/// Kills a repair at every step, at each `nth` file of it; then runs each command that may come next.
+fn killed_at_every_step(environment: &BrokenEnvironment, nth: usize) {
     let before = environment.site();
     let repaired = repair_and_undo(environment);
     for step in STEPS {
-        let mut count = 0;
-        loop {
-            count += 1;
+        for count in (1..).step_by(nth) {
             assert!(count < MAX_COUNT, "{step} is reached without end");
             let failure = format!("kill:{step}@{count}");
             let run = environment.preflight(["fix"]).var(FAILPOINT, &failure).run();
             if run.status.code() == Some(0) {
                 // The step is not reached that often.
+                let at_least = if ["snapshot", "remove", "place"].contains(&step) { 10 } else { 1 };
+                assert!(count > at_least, "{step} was reached less than {count} times");
                 environment.preflight(["undo"]).run().exits(0);
                 break;
             }
@@ -62,57 +62,77 @@ fn killed_at_every_step(environment: &BrokenEnvironment) {
             assert_same(&environment.site(), &before, &format!("{failure}: not as before"));
             environment.left_nothing(&failure);
         }
-        let at_least = if ["snapshot", "remove", "place"].contains(&step) { 10 } else { 1 };
-        assert!(count > at_least, "{step} was reached {} times only", count - 1);
     }
 }
 
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn killed_at_every_step_with_links() {
-    let sandbox = Sandbox::new();
-    killed_at_every_step(&sandbox.broken_environment());
+    killed_at_every_step(&Sandbox::new().broken_environment(), 1);
 }
 
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn killed_at_every_step_with_copies() {
+    killed_with_copies(3);
+}
+
+#[test]
+#[cfg(feature = "fault-injection")]
+#[ignore = "long"]
+fn killed_at_every_file_with_copies() {
+    killed_with_copies(1);
+}
+
+fn killed_with_copies(nth: usize) {
     let sandbox = Sandbox::new();
     let environment = sandbox.broken_environment_across_file_systems();
     environment.is_not_compiled();
-    killed_at_every_step(&environment);
+    killed_at_every_step(&environment, nth);
+}
+
+/// Kills an undo at each `nth` file, and twice more while it is completed.
+fn an_undo_killed_is_completed(environment: &BrokenEnvironment, nth: usize) {
+    let before = environment.site();
+    for step in ["undo", "restore"] {
+        for count in (1..MAX_COUNT).step_by(nth) {
+            let failure = format!("kill:{step}@{count}");
+            environment.preflight(["fix"]).run().exits(0);
+            let run = environment.preflight(["undo"]).var(FAILPOINT, &failure).run();
+            if run.status.code() == Some(0) {
+                break;
+            }
+            run.dies_by(9);
+            environment.sandbox.wait_until_scratch_is_free();
+            for more in [1, 2] {
+                let again = environment.preflight([]).var(FAILPOINT, format!("kill:restore@{more}")).run();
+                again.dies_by(9);
+            }
+            let next = environment.build_image().run();
+            next.exits(1).holds(next.stderr().contains("rolled back"), &failure);
+            assert_same(&environment.site(), &before, &failure);
+            environment.left_nothing(&failure);
+        }
+    }
 }
 
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
-fn an_undo_killed_at_every_file_is_completed() {
-    let sandbox = Sandbox::new();
-    for environment in [sandbox.broken_environment(), Sandbox::new().broken_environment_across_file_systems()]
-    {
-        let before = environment.site();
-        for step in ["undo", "restore"] {
-            for count in 1..MAX_COUNT {
-                let failure = format!("kill:{step}@{count}");
-                environment.preflight(["fix"]).run().exits(0);
-                let run = environment.preflight(["undo"]).var(FAILPOINT, &failure).run();
-                if run.status.code() == Some(0) {
-                    break;
-                }
-                run.dies_by(9);
-                environment.sandbox.wait_until_scratch_is_free();
-                // Killed twice more while it is completed.
-                for more in [1, 2] {
-                    let again =
-                        environment.preflight([]).var(FAILPOINT, format!("kill:restore@{more}")).run();
-                    again.dies_by(9);
-                }
-                let next = environment.build_image().run();
-                next.exits(1).holds(next.stderr().contains("rolled back"), &failure);
-                assert_same(&environment.site(), &before, &failure);
-                environment.left_nothing(&failure);
-            }
-        }
-    }
+fn an_undo_killed_at_every_file_is_completed_with_links() {
+    an_undo_killed_is_completed(&Sandbox::new().broken_environment(), 1);
+}
+
+#[test]
+#[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
+fn an_undo_killed_at_some_files_is_completed_with_copies() {
+    an_undo_killed_is_completed(&Sandbox::new().broken_environment_across_file_systems(), 3);
+}
+
+#[test]
+#[cfg(feature = "fault-injection")]
+#[ignore = "long"]
+fn an_undo_killed_at_every_file_is_completed_with_copies() {
+    an_undo_killed_is_completed(&Sandbox::new().broken_environment_across_file_systems(), 1);
 }
 
 /// The undo is complete but for the token and its own files.

@@ -21,13 +21,11 @@ fn killing(home: &Home, tool: &str, at: usize) -> PathBuf {
     directory
 }
 
-/// A run killed at any step: nothing is broken, the next run completes it, and nothing is left after.
-#[test]
-fn a_run_that_is_killed_half_way_is_completed_by_the_next() {
+/// Kills installations at each `nth` step: nothing is broken, the next run completes it, and nothing is left after.
+fn a_killed_run_is_completed_by_the_next(nth: usize) {
     let home = Home::new();
     for tool in ["mv", "chmod", "mkdir"] {
-        // Files come by `mv`: the other tools' steps lie between those.
-        for at in (1..30).step_by(if tool == "mv" { 1 } else { 2 }) {
+        for at in (1..30).step_by(nth) {
             let path = [killing(&home, tool, at), home.path("venv/bin"), home.path("tools")];
             let run = home.installs_in("dash", ["--binary", &home.built]).path(&path).run();
             if run.status.success() {
@@ -47,13 +45,23 @@ fn a_run_that_is_killed_half_way_is_completed_by_the_next() {
     }
 }
 
-/// An uninstall killed at any step: the next one completes it.
 #[test]
-fn an_uninstall_that_is_killed_half_way_is_completed_by_the_next() {
+fn a_run_that_is_killed_half_way_is_completed_by_the_next() {
+    a_killed_run_is_completed_by_the_next(3);
+}
+
+#[test]
+#[ignore = "long"]
+fn a_run_that_is_killed_at_any_step_is_completed_by_the_next() {
+    a_killed_run_is_completed_by_the_next(1);
+}
+
+/// Kills uninstallations at each `nth` step: the next one completes them.
+fn a_killed_uninstall_is_completed_by_the_next(nth: usize) {
     let home = Home::new();
     for tool in ["mv", "rm", "rmdir"] {
-        // `rm` is called twice for each file: one step in eight is enough of it.
-        for at in (1..80).step_by(if tool == "rm" { 8 } else { 1 }) {
+        // `rm` is called often.
+        for at in (1..80).step_by(if tool == "rm" { 5 * nth } else { nth }) {
             home.install();
             let path = [killing(&home, tool, at), home.path("venv/bin"), home.path("tools")];
             let run = home.installs_in("dash", ["--uninstall"]).path(&path).run();
@@ -67,6 +75,17 @@ fn an_uninstall_that_is_killed_half_way_is_completed_by_the_next() {
             uninstall_after_kill(&home);
         }
     }
+}
+
+#[test]
+fn an_uninstall_that_is_killed_half_way_is_completed_by_the_next() {
+    a_killed_uninstall_is_completed_by_the_next(3);
+}
+
+#[test]
+#[ignore = "long"]
+fn an_uninstall_that_is_killed_at_any_step_is_completed_by_the_next() {
+    a_killed_uninstall_is_completed_by_the_next(1);
 }
 
 /// Two empty directories may stay where a run was killed before it wrote down that it made them, or
@@ -104,37 +123,46 @@ while IFS= read -r piece; do
 done
 "#;
 
-/// Trap 29: cut off at any byte, it does nothing; whole, with or without the last newline,
-/// everything.
+/// Gives a shell the script piece by piece: its lines, and every byte from `bytes_from` on. It does nothing before the
+/// last byte.
+#[track_caller]
+fn cut_off(shell: &str, text: &str, bytes_from: usize) {
+    let home = Home::new();
+    let prefix = home.path("cut");
+    let (lines, bytes) = text.split_at(bytes_from);
+    let mut pieces: Vec<String> = lines.lines().map(|line| format!("L{line}")).collect();
+    let piece = |byte| if byte == '\n' { "L".into() } else { format!("C{byte}") };
+    pieces.extend(bytes.chars().map(piece));
+    let file = home.sandbox.write("cut-off.sh", CUT_OFF);
+    let shell_and_file = if shell == "busybox" { vec!["sh"] } else { vec![] };
+    let call = shell_and_file.iter().fold(home.call(shell, []), |call, word| call.argument(*word));
+    let call = call.argument(file).argument("--binary").argument(&home.built);
+    let call = call.argument("--prefix").argument(&prefix).argument("--no-modify-path");
+    let run = call.stdin(pieces.join("\n") + "\n").run();
+    run.exits(0).prints(&format!("{}\n", text.len() - 1));
+    home.is_as_before(&run);
+}
+
+/// Trap 29: cut off at any line, and at any byte of the last function and of the call, it does nothing.
 #[test]
 fn trap_29_a_script_that_is_cut_off_does_nothing() {
     let text = fs::read_to_string(script()).unwrap();
     assert!(text.is_ascii(), "the bytes are its characters");
-    std::thread::scope(|scope| {
-        for shell in SHELLS {
-            let text = &text;
-            scope.spawn(move || {
-                let home = Home::new();
-                let prefix = home.path("cut");
-                // dash is fast enough for every byte. bash and busybox get every line, and every
-                // byte of the last function and the call.
-                let bytes_from = if shell == "dash" { 0 } else { text.find("\nmain() {").unwrap() + 1 };
-                let (lines, bytes) = text.split_at(bytes_from);
-                let mut pieces: Vec<String> = lines.lines().map(|line| format!("L{line}")).collect();
-                let piece = |byte| if byte == '\n' { "L".into() } else { format!("C{byte}") };
-                pieces.extend(bytes.chars().map(piece));
-                let file = home.sandbox.write("cut-off.sh", CUT_OFF);
-                let shell_and_file = if shell == "busybox" { vec!["sh"] } else { vec![] };
-                let call =
-                    shell_and_file.iter().fold(home.call(shell, []), |call, word| call.argument(*word));
-                let call = call.argument(file).argument("--binary").argument(&home.built);
-                let call = call.argument("--prefix").argument(&prefix).argument("--no-modify-path");
-                let run = call.stdin(pieces.join("\n") + "\n").run();
-                run.exits(0).prints(&format!("{}\n", text.len() - 1));
-                home.is_as_before(&run);
-            });
-        }
-    });
+    for shell in SHELLS {
+        cut_off(shell, &text, text.find("\nmain() {").unwrap() + 1);
+    }
+}
+
+#[test]
+#[ignore = "long"]
+fn trap_29_a_script_that_is_cut_off_at_any_byte_does_nothing() {
+    cut_off("dash", &fs::read_to_string(script()).unwrap(), 0);
+}
+
+/// With or without its last newline.
+#[test]
+fn a_script_from_a_pipe_installs() {
+    let text = fs::read_to_string(script()).unwrap();
     let home = Home::new();
     for length in [text.len() - 1, text.len()] {
         for shell in SHELLS {

@@ -175,6 +175,16 @@ impl Home {
         files
     }
 
+    /// The user's files by their paths below the sandbox, whose own path is left out of their texts.
+    fn written(&self) -> BTreeMap<PathBuf, String> {
+        let root = self.sandbox.root.to_str().unwrap();
+        let below = |(path, content): (PathBuf, Vec<u8>)| {
+            let path = path.strip_prefix(root).unwrap().to_owned();
+            (path, String::from_utf8_lossy(&content).replace(root, "SANDBOX"))
+        };
+        self.files().into_iter().map(below).collect()
+    }
+
     /// Compares with the files before, byte for byte.
     #[track_caller]
     pub(crate) fn is_as_before(&self, run: &Run) {

@@ -168,14 +168,22 @@ fn an_installer_that_fails_in_every_way() {
         assert_eq!(environment.site(), before, "{name}");
         environment.left_nothing(name);
     }
-    environment.installs_by("exec sleep 1000");
-    let run = environment.preflight(["fix"]).var("PCLUSTER_SHIM_TIMEOUT", "1").run();
-    run.exits(1).prefixed().stderr_matches("fix-installer-hangs.txt");
-    environment.left_nothing("by an installer that hangs");
     sandbox.script("tools/uv", "#!/no/such/interpreter\n");
     environment.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-installer-cannot-run.txt");
     assert_eq!(environment.site(), before);
     environment.left_nothing("by an installer that cannot be run");
+}
+
+#[test]
+fn an_installer_that_hangs() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    let before = environment.site();
+    environment.installs_by("exec sleep 1000");
+    let run = environment.preflight(["fix"]).var("PCLUSTER_SHIM_TIMEOUT", "1").run();
+    run.exits(1).prefixed().stderr_matches("fix-installer-hangs.txt");
+    environment.left_nothing("by an installer that hangs");
+    assert_eq!(environment.site(), before);
 }
 
 /// A question that was not answered is not answered with "nothing is broken".
