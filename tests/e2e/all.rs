@@ -1,11 +1,11 @@
 //! `preflight check --all`: real environments of several kinds, each with the verdict that it has by itself.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::symlink;
 
 use serde_json::Value;
 
-use crate::environments::{BROKEN, Environment, GOOD, NEWEST, Sandbox};
+use crate::environments::{BROKEN, Environment, GOOD, NEWEST, Sandbox, write_wrapper};
 
 #[test]
 fn every_environment_has_the_verdict_that_it_has_by_itself() {
@@ -18,9 +18,7 @@ fn every_environment_has_the_verdict_that_it_has_by_itself() {
     // A wrapper leads to an environment that is there already.
     let real = sandbox.environment.bin("pcluster");
     let wrapper = sandbox.path("home/bin/pcluster");
-    fs::create_dir_all(sandbox.path("home/bin")).unwrap();
-    fs::write(&wrapper, format!("#!/bin/sh\nexec '{}' \"$@\"\n", real.display())).unwrap();
-    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    write_wrapper(&wrapper, "", &real);
 
     let all = sandbox.shim(&["preflight", "check", "--all", "--format", "json"]);
     all.ends_with(1);

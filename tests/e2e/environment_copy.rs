@@ -23,6 +23,9 @@ pub(crate) const BY_PIP: &str = "3.1.3-cdk-1.153.0-pip";
 /// What binds a repair to its environment: a random token, among the packages.
 pub(crate) const TOKEN: &str = ".repaired-by-pcluster-shim";
 
+/// A user and their group.
+pub(crate) const ANOTHER: u32 = 65534;
+
 /// The installer that is there to repair with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum With {
@@ -55,23 +58,29 @@ impl DerefMut for EnvironmentCopy {
 }
 
 impl EnvironmentCopy {
+    /// With the bytecode that its installer has made: pip makes some, uv does not.
     #[track_caller]
     pub(crate) fn of(name: &str, with: With) -> Self {
+        Self::without(if name.ends_with("-pip") { UNFINISHED_BYTECODE } else { BYTECODE }, name, with)
+    }
+
+    /// With all bytecode that is there, so that each check has less to compile.
+    #[track_caller]
+    pub(crate) fn with_bytecode(name: &str, with: With) -> Self {
+        Self::without(UNFINISHED_BYTECODE, name, with)
+    }
+
+    #[track_caller]
+    fn without(excluded: &str, name: &str, with: With) -> Self {
         let original = Environment::named(name);
         let directory =
             tempfile::Builder::new().prefix("repair-").tempdir_in(Path::new(ROOT).join("target")).unwrap();
         let copy = directory.path().join("venv");
-        if name.ends_with("-pip") {
-            copy_tree(&original.directory, &copy);
-        } else {
-            copy_without_bytecode(&original.directory, &copy);
-        }
+        copy_without(excluded, &original.directory, &copy);
+        let copy = Environment { directory: copy };
         // The launcher is the only file that names its directory.
-        let launcher = copy.join("bin/pcluster");
-        let text = fs::read_to_string(&launcher).unwrap();
-        let (_, rest) = text.split_once('\n').unwrap();
-        fs::write(&launcher, format!("#!{}\n{rest}", copy.join("bin/python").display())).unwrap();
-        let mut sandbox = Sandbox::in_environment(Environment { directory: copy });
+        copy.set_shebang(copy.bin("python").display());
+        let mut sandbox = Sandbox::in_environment(copy);
         ask_the_index_of_the_caller(&mut sandbox);
         if with == With::Uv {
             fs::create_dir(directory.path().join("uv")).unwrap();
@@ -181,6 +190,37 @@ impl EnvironmentCopy {
         assert!(ran.status.success() && ran.out().contains("3.1.3"), "{when}: pcluster version\n{ran}");
     }
 
+    /// Gives the sandbox to another user, who has a cache of uv of their own. The environment stays as it is.
+    pub(crate) fn is_used_by_another(&mut self) {
+        assert!(rustix::process::getuid().is_root(), "only root can become another user");
+        let cache = self.path("home/uv");
+        self.set("UV_CACHE_DIR", cache);
+        self.give(&format!("{ANOTHER}:{ANOTHER}"), &self.path(""));
+    }
+
+    #[track_caller]
+    pub(crate) fn give(&self, owner: &str, directory: &Path) {
+        self.run(&program("chown"), &["-R", owner, directory.to_str().unwrap()]).ends_with(0);
+    }
+
+    /// Runs the shim as another user, who may read everything and is in no group but their own.
+    #[track_caller]
+    pub(crate) fn run_as_another(&self, arguments: &[&str]) -> Ran {
+        let (user, group) = (format!("--reuid={ANOTHER}"), format!("--regid={ANOTHER}"));
+        let shim = self.path("shim/pcluster");
+        let first = [
+            &user,
+            &group,
+            "--clear-groups",
+            // The interpreter may be in root's HOME.
+            "--inh-caps=-all,+dac_read_search",
+            "--ambient-caps=-all,+dac_read_search",
+            "--bounding-set=-all,+dac_read_search",
+            shim.to_str().unwrap(),
+        ];
+        self.run(&program("setpriv"), &[&first[..], arguments].concat())
+    }
+
     #[track_caller]
     pub(crate) fn fix(&self, arguments: &[&str]) -> Ran {
         let all: Vec<&str> = ["preflight", "fix"].iter().chain(arguments).copied().collect();
@@ -222,15 +262,17 @@ pub(crate) fn copy_tree(from: &Path, to: &Path) {
     assert!(copied.success(), "cp -a {} {}", from.display(), to.display());
 }
 
-/// uv installs no bytecode, but other tests run the real pcluster in the original, which writes it there
-/// meanwhile.
-fn copy_without_bytecode(from: &Path, to: &Path) {
-    let code = "import shutil, sys\n\
-                ignored = shutil.ignore_patterns('__pycache__')\n\
-                shutil.copytree(sys.argv[1], sys.argv[2], symlinks=True, ignore=ignored)";
-    let mut command = Command::new(program("python3"));
-    let copied = command.args(["-c", code]).args([from, to]).status().unwrap();
-    assert!(copied.success(), "shutil.copytree {} {}", from.display(), to.display());
+/// Bytecode, which other tests write into the original when they run the real pcluster in it.
+const BYTECODE: &str = "__pycache__";
+/// Bytecode that is being written at this moment, under a temporary name.
+const UNFINISHED_BYTECODE: &str = "*.pyc.*";
+
+fn copy_without(excluded: &str, from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    let sh = "tar --format=posix --exclude=\"$3\" -C \"$1\" -cf - . | tar -C \"$2\" -xpf -";
+    let mut command = Command::new(program("sh"));
+    let copied = command.args(["-c", sh, "sh"]).args([from, to]).arg(excluded).status().unwrap();
+    assert!(copied.success(), "tar {} {}", from.display(), to.display());
 }
 
 fn versions(site: &Path) -> BTreeMap<String, String> {

@@ -7,6 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Once;
@@ -70,6 +71,19 @@ pub(crate) fn find(name: &str) -> Option<PathBuf> {
     pcluster_shim::system::executables::find(name, std::env::var_os("PATH"))
 }
 
+/// Writes a program in place of the file or link that may be there.
+pub(crate) fn write_program(file: &Path, text: impl AsRef<[u8]>) {
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    let _ = fs::remove_file(file);
+    fs::write(file, text).unwrap();
+    fs::set_permissions(file, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Writes a script of sh: `before`, then `program` with the script's arguments.
+pub(crate) fn write_wrapper(file: &Path, before: &str, program: &Path) {
+    write_program(file, format!("#!/bin/sh\n{before}\nexec '{}' \"$@\"\n", program.display()));
+}
+
 /// One directory that scripts/environments has made.
 #[derive(Debug, Clone)]
 pub(crate) struct Environment {
@@ -102,6 +116,21 @@ impl Environment {
         let lib = fs::read_dir(self.directory.join("lib")).unwrap();
         let mut found = lib.flatten().map(|entry| entry.path().join("site-packages"));
         found.find(|path| path.is_dir()).unwrap()
+    }
+
+    /// Replaces the first line of the launcher.
+    pub(crate) fn set_shebang(&self, interpreter: impl fmt::Display) {
+        let launcher = self.bin("pcluster");
+        let text = fs::read_to_string(&launcher).unwrap();
+        let (_, rest) = text.split_once('\n').unwrap();
+        fs::write(&launcher, format!("#!{interpreter}\n{rest}")).unwrap();
+    }
+
+    /// Puts a script of sh in front of the launcher: `before`, then the launcher with its arguments.
+    pub(crate) fn wrap_launcher(&self, before: &str) {
+        let (launcher, behind) = (self.bin("pcluster"), self.bin("pcluster-behind"));
+        fs::rename(&launcher, &behind).unwrap();
+        write_wrapper(&launcher, before, &behind);
     }
 
     /// Makes every CDK package claim 1.152.0, so that the affected code is there and no version

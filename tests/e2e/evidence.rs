@@ -2,11 +2,11 @@
 //! refutes stops nothing. Nothing is written anywhere.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use crate::environment_copy::{BY_UV, EnvironmentCopy, With};
-use crate::environments::{Environment, GOOD, Ran, Sandbox};
+use crate::environments::{Environment, GOOD, Ran, Sandbox, write_program};
 
 /// A good environment with a directory of site hooks in front, and a call that is not meant for AWS.
 fn with_hooks() -> Sandbox {
@@ -79,34 +79,31 @@ fn a_zip_file_on_the_path_whose_content_changes_is_seen() {
 /// Python does not compare such bytecode with its source.
 #[test]
 fn bytecode_of_another_release_next_to_good_sources_is_seen() {
-    let copy = EnvironmentCopy::of(GOOD, With::Uv);
+    let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
     is_ready(&copy);
-    let package = "aws_cdk/aws_imagebuilder";
-    let (bad, good) = (broken_packages().join(package), copy.site().join(package));
-    let arguments = ["-c", COMPILE_UNCHECKED, bad.to_str().unwrap(), good.to_str().unwrap()];
-    copy.run(&copy.environment.bin("python"), &arguments).ends_with(0);
-    let assembly = "_jsii/aws-imagebuilder@1.153.0.jsii.tgz";
-    fs::copy(bad.join(assembly), good.join(assembly)).unwrap();
-    is_blocked(&copy);
+    is_blocked_by_broken_bytecode(&copy, &[]);
 }
 
 /// The place of bytecode by a flag of the launcher.
 #[test]
 fn bytecode_below_a_prefix_that_a_flag_names_is_seen() {
-    let copy = EnvironmentCopy::of(GOOD, With::Uv);
-    let launcher = copy.environment.bin("pcluster");
-    let text = fs::read_to_string(&launcher).unwrap();
-    let (first, rest) = text.split_once('\n').unwrap();
+    let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
     let flag = format!("-Xpycache_prefix={}", copy.path("bytecode").display());
-    fs::write(&launcher, format!("{first} {flag}\n{rest}")).unwrap();
+    copy.environment.set_shebang(format_args!("{} {flag}", copy.environment.bin("python").display()));
     is_ready(&copy);
+    is_blocked_by_broken_bytecode(&copy, &[&flag]);
+}
+
+/// Puts the bytecode of the broken release next to good sources, compiled with these flags of Python.
+#[track_caller]
+fn is_blocked_by_broken_bytecode(copy: &EnvironmentCopy, flags: &[&str]) {
     let package = "aws_cdk/aws_imagebuilder";
     let (bad, good) = (broken_packages().join(package), copy.site().join(package));
-    let arguments = [&flag, "-c", COMPILE_UNCHECKED, bad.to_str().unwrap(), good.to_str().unwrap()];
-    copy.run(&copy.environment.bin("python"), &arguments).ends_with(0);
+    let compile = ["-c", COMPILE_UNCHECKED, bad.to_str().unwrap(), good.to_str().unwrap()];
+    copy.run(&copy.environment.bin("python"), &[flags, &compile].concat()).ends_with(0);
     let assembly = "_jsii/aws-imagebuilder@1.153.0.jsii.tgz";
     fs::copy(bad.join(assembly), good.join(assembly)).unwrap();
-    is_blocked(&copy);
+    is_blocked(copy);
 }
 
 const COMPILE_UNCHECKED: &str = "
@@ -162,7 +159,7 @@ fn renumber(site: &Path, dist_info: &str, from: &str, to: &str) {
 
 #[test]
 fn setuptools_82_with_pkg_resources_from_elsewhere_starts() {
-    let mut copy = EnvironmentCopy::of(GOOD, With::Uv);
+    let mut copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
     let site = copy.site();
     let dist_info = find(&site, "setuptools-");
     let version = dist_info.trim_start_matches("setuptools-").trim_end_matches(".dist-info").to_owned();
@@ -193,7 +190,7 @@ fn find(site: &Path, prefix: &str) -> String {
 /// What somebody does who has read the advisory and may not change packages.
 #[test]
 fn a_patched_pcluster_that_writes_a_complete_template_builds() {
-    let copy = EnvironmentCopy::of(BY_UV, With::Uv);
+    let copy = EnvironmentCopy::with_bytecode(BY_UV, With::Uv);
     let file = copy.site().join("pcluster/templates/imagebuilder_stack.py");
     let code = fs::read_to_string(&file).unwrap();
     let before = "        if not self.custom_cleanup_lambda_role:\n            self._add_resource_delete_policy(\n                \
@@ -210,7 +207,7 @@ fn a_patched_pcluster_that_writes_a_complete_template_builds() {
 /// As `pip install --target --upgrade` leaves them.
 #[test]
 fn a_second_dist_info_of_the_affected_release_stops_nothing() {
-    let copy = EnvironmentCopy::of(GOOD, With::Uv);
+    let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
     let site = copy.site();
     let name = find(&site, "aws_cdk.aws_imagebuilder-");
     let other = name.replace("1.204.0", "1.153.0");
@@ -227,7 +224,7 @@ fn a_second_dist_info_of_the_affected_release_stops_nothing() {
 /// pcluster really fails: the variable is named, and no package is moved.
 #[test]
 fn warnings_that_are_errors_are_not_blamed_on_packages() {
-    let mut copy = EnvironmentCopy::of(GOOD, With::Uv);
+    let mut copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
     copy.set("PYTHONWARNINGS", "error");
     assert!(!copy.direct(&["version"]).status.success());
     let (ran, report) = copy.preflight(&[]);
@@ -255,11 +252,9 @@ fn a_number_that_yaml_reads_as_text_is_not_lost() {
 #[test]
 fn a_check_by_root_writes_no_bytecode_whatever_the_flags() {
     let copy = EnvironmentCopy::of(GOOD, With::Uv);
-    let launcher = copy.environment.bin("pcluster");
-    let text = fs::read_to_string(&launcher).unwrap();
-    let (first, rest) = text.split_once('\n').unwrap();
+    let python = copy.environment.bin("python");
     for flag in ["-I", "-E", "-s"] {
-        fs::write(&launcher, format!("{first} {flag}\n{rest}")).unwrap();
+        copy.environment.set_shebang(format_args!("{} {flag}", python.display()));
         is_ready(&copy);
         assert_eq!(bytecode_below(&copy.environment.directory), [] as [PathBuf; 0], "{flag}");
     }
@@ -282,13 +277,9 @@ fn bytecode_below(directory: &Path) -> Vec<PathBuf> {
 /// console script, and by a wrapper whose pcluster does not start.
 #[test]
 fn a_check_writes_nothing_outside_tmpdir() {
-    let copy = EnvironmentCopy::of(GOOD, With::Uv);
+    let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
     writes_nothing(&copy, 0);
-    let launcher = copy.environment.bin("pcluster");
-    let behind = copy.environment.bin("pcluster-behind");
-    fs::rename(&launcher, &behind).unwrap();
-    fs::write(&launcher, format!("#!/bin/sh\nexec '{}' \"$@\"\n", behind.display())).unwrap();
-    fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755)).unwrap();
+    copy.environment.wrap_launcher("");
     writes_nothing(&copy, 0);
     fs::remove_dir_all(copy.site().join("pkg_resources")).unwrap();
     writes_nothing(&copy, 1);
@@ -326,13 +317,9 @@ fn writes_nothing(sandbox: &Sandbox, status: i32) {
 /// A prompt for MFA: it fails at once, and the real launcher may ask.
 #[test]
 fn a_launcher_that_asks_at_the_terminal_is_not_waited_for() {
-    let copy = EnvironmentCopy::of(GOOD, With::Uv);
-    let launcher = copy.environment.bin("pcluster");
-    let behind = copy.environment.bin("pcluster-behind");
-    fs::rename(&launcher, &behind).unwrap();
-    let asks = "#!/bin/sh\nprintf 'MFA code: ' >/dev/tty && read -r code </dev/tty || exit 9\n";
-    fs::write(&launcher, format!("{asks}exec '{}' \"$@\"\n", behind.display())).unwrap();
-    fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
+    let asks = "printf 'MFA code: ' >/dev/tty && read -r code </dev/tty || exit 9";
+    copy.environment.wrap_launcher(asks);
     copy.write("image.yaml", MINIMAL);
     let call = ["build-image", "-c", "image.yaml", "-i", "my-image", "--dryrun", "true"];
     let shim = copy.path("shim/pcluster").display().to_string();
@@ -366,10 +353,8 @@ sys.stdout.write(seen.decode(errors='replace'))
 /// A child that prints without end is ended before it fills the disk.
 #[test]
 fn a_launcher_that_prints_without_end_is_stopped() {
-    let copy = EnvironmentCopy::of(GOOD, With::Uv);
-    let launcher = copy.environment.bin("pcluster");
-    fs::write(&launcher, "#!/bin/sh\nexec yes\n").unwrap();
-    let mut copy = copy;
+    let mut copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
+    write_program(&copy.environment.bin("pcluster"), "#!/bin/sh\nexec yes\n");
     copy.put_on_path("/usr/bin");
     let (ran, report) = copy.preflight(&[]);
     ran.ends_with(3);
@@ -379,7 +364,7 @@ fn a_launcher_that_prints_without_end_is_stopped() {
 /// A directory of bytecode that leads out of the environment: it may be another environment's.
 #[test]
 fn damaged_bytecode_outside_the_environment_is_named_and_kept() {
-    let copy = EnvironmentCopy::of(GOOD, With::Uv);
+    let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
     let cache = copy.site().join("pcluster/cli/__pycache__");
     let elsewhere = copy.path("work/elsewhere");
     fs::create_dir(&elsewhere).unwrap();
@@ -398,7 +383,7 @@ fn damaged_bytecode_outside_the_environment_is_named_and_kept() {
 /// An exception may name a file that is not damaged.
 #[test]
 fn sound_bytecode_is_not_removed_on_the_word_of_an_exception() {
-    let copy = EnvironmentCopy::of(GOOD, With::Uv);
+    let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
     let python = copy.environment.bin("python");
     copy.run(&python, &["-m", "compileall", "-qq", copy.site().join("pcluster/api").to_str().unwrap()]);
     let sound = copy.site().join("pcluster/api/__pycache__/errors.cpython-39.pyc");
@@ -426,7 +411,7 @@ fn an_image_id_that_is_too_long_is_left_to_the_real_pcluster() {
 /// `fix` removes it; an undo does not bring it back, and has nothing to undo.
 #[test]
 fn damaged_bytecode_is_removed_by_fix_and_is_no_repair_to_undo() {
-    let copy = EnvironmentCopy::of(GOOD, With::Uv);
+    let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
     let python = copy.environment.bin("python");
     copy.run(&python, &["-m", "compileall", "-qq", copy.site().to_str().unwrap()]);
     let damaged = [

@@ -1,13 +1,12 @@
 //! scripts/fleet.yml, run by ansible-core on hosts that are homes on this machine.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use crate::environment_copy::{EnvironmentCopy, With};
-use crate::environments::{BROKEN, Environment, GOOD, ROOT, Ran, Sandbox, program};
+use crate::environments::{BROKEN, Environment, GOOD, ROOT, Ran, Sandbox, program, write_program};
 
 /// The controller: a sandbox with an inventory, and the executable without its debug information.
 struct Fleet {
@@ -119,9 +118,7 @@ fn a_host_that_fails_is_in_the_table_and_stops_no_other() {
     let preflight = hostile.join(".local/share/pcluster-shim/bin/pcluster-preflight");
     let touch =
         format!("{{{{ lookup('pipe', 'touch {}') }}}}", fleet.sandbox.path("work/evaluated").display());
-    fs::remove_file(&preflight).unwrap();
-    fs::write(&preflight, format!("#!/bin/sh\necho \"{touch}\" >&2\necho \"{touch}\"\n")).unwrap();
-    fs::set_permissions(&preflight, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&preflight, format!("#!/bin/sh\necho \"{touch}\" >&2\necho \"{touch}\"\n"));
 
     let ran = fleet.play(&[]);
     ran.ends_with(2);
@@ -154,8 +151,6 @@ fn an_environment_is_guarded_in_place_and_again_after_pip_has_replaced_the_guard
         assert!(recap(&ran, "login", "changed") > 0, "{ran}");
         assert!(fs::read(&launcher).unwrap() == executable, "it is not guarded\n{ran}");
         // As pip does it.
-        fs::remove_file(&launcher).unwrap();
-        fs::write(&launcher, &as_installed).unwrap();
-        fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&launcher, &as_installed);
     }
 }

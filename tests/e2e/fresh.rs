@@ -213,6 +213,7 @@ fn is_repaired_without_an_advisory(with: With, broken: &[(&str, &str)], options:
 }
 
 #[test]
+#[ignore = "long"]
 fn a_fault_that_no_advisory_names_is_found_and_repaired() {
     is_repaired_without_an_advisory(With::Uv, &[("inflection", "inflection/__init__.py")], &[]);
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::environment_copy::{BY_PIP, EnvironmentCopy, ROOT, With, copy_tree, uv};
-use crate::environments::{BROKEN, Environment, GOOD, Ran, Sandbox, program};
+use crate::environments::{BROKEN, Environment, GOOD, Ran, Sandbox, program, write_program};
 use crate::launchers::LONG;
 
 const SHIM: &str = env!("CARGO_BIN_EXE_pcluster");
@@ -92,8 +92,7 @@ fn asks_no_name_service(sandbox: &Sandbox, installed: &Path) {
     // The text of a console script, so that its Python is found on PATH.
     let script = "#!/usr/bin/env python3\nimport sys\nfrom pcluster.cli.entrypoint import main\n\
                   if __name__ == '__main__':\n    sys.exit(main())\n";
-    fs::write(&real, script).unwrap();
-    fs::set_permissions(&real, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&real, script);
     let path = format!("PATH=~/bin:{}:/usr/bin:/bin", directory.path().display());
     for command in ["where", "check", "fix"] {
         let user = ["--reuid", "12345", "--regid", "12345", "--clear-groups", "env", "-i", &path];
@@ -327,19 +326,17 @@ fn trap_27_a_forced_installation_leaves_the_shim_first() {
         pins,
         "aws-parallelcluster==3.1.3",
     ];
-    for _ in 0..2 {
-        sandbox.run(&uv(), &arguments).ends_with(0);
-        let session = |script: &str| sandbox.run(&program("bash"), &["-i", "-c", script]);
-        let ran = session("type -P pcluster");
-        let first = sandbox.path("home/.local/share/pcluster-shim/bin/pcluster");
-        assert_eq!(ran.out().trim(), first.to_str().unwrap(), "{ran}");
-        let ran = session("pcluster preflight where --format json");
-        ran.ends_with(0);
-        assert_eq!(ran.json()["real"]["path"], json!(bin.join("pcluster")), "{ran}");
-        let ran = session("pcluster version");
-        ran.ends_with(0);
-        assert_eq!(ran.json(), json!({"version": "3.1.3"}), "{ran}");
-    }
+    sandbox.run(&uv(), &arguments).ends_with(0);
+    let session = |script: &str| sandbox.run(&program("bash"), &["-i", "-c", script]);
+    let ran = session("type -P pcluster");
+    let first = sandbox.path("home/.local/share/pcluster-shim/bin/pcluster");
+    assert_eq!(ran.out().trim(), first.to_str().unwrap(), "{ran}");
+    let ran = session("pcluster preflight where --format json");
+    ran.ends_with(0);
+    assert_eq!(ran.json()["real"]["path"], json!(bin.join("pcluster")), "{ran}");
+    let ran = session("pcluster version");
+    ran.ends_with(0);
+    assert_eq!(ran.json(), json!({"version": "3.1.3"}), "{ran}");
 }
 
 /// An environment that is guarded in place, whose launcher pip and uv write anew: `where` says so and

@@ -45,7 +45,7 @@ fn record_is_true(copy: &EnvironmentCopy) {
 
 #[track_caller]
 fn is_replaced_and_taken_back(name: &str, runtime: &str) {
-    let mut copy = EnvironmentCopy::of(name, With::Uv);
+    let mut copy = EnvironmentCopy::with_bytecode(name, With::Uv);
     let fixed = copy.fix(&["lambda-runtime", "--format", "json"]);
     fixed.ends_with(0).is_silent_on_stderr();
     let changes = fixed.json()["changes"].as_array().unwrap().clone();
@@ -113,7 +113,7 @@ fn made_by_pip_after_a_repair_of_its_packages() {
 
 #[test]
 fn a_plan_shows_the_lines_and_a_second_fix_has_nothing_to_do() {
-    let copy = EnvironmentCopy::of("3.9.3", With::Uv);
+    let copy = EnvironmentCopy::with_bytecode("3.9.3", With::Uv);
     let unknown = copy.fix(&["cleanup-role-5914"]);
     unknown.ends_with(1);
     assert!(unknown.err().contains("no repair is known for cleanup-role-5914"), "{unknown}");
@@ -140,7 +140,7 @@ fn a_plan_shows_the_lines_and_a_second_fix_has_nothing_to_do() {
 #[test]
 #[ignore = "long"]
 fn an_installation_over_it_stays() {
-    let copy = EnvironmentCopy::of("3.9.3", With::Uv);
+    let copy = EnvironmentCopy::with_bytecode("3.9.3", With::Uv);
     copy.fix(&["lambda-runtime"]).ends_with(0);
     let index =
         ["pip", "install", "-q", "--reinstall", "--no-deps", "aws-parallelcluster==3.9.3", "--python"];
@@ -159,7 +159,7 @@ fn an_installation_over_it_stays() {
 #[test]
 #[ignore = "long"]
 fn owner_group_and_mode_stay() {
-    let copy = EnvironmentCopy::of("3.9.3", With::Uv);
+    let copy = EnvironmentCopy::with_bytecode("3.9.3", With::Uv);
     let files = ["imagebuilder_stack.py", "cdk_builder_utils.py"]
         .map(|name| copy.site().join("pcluster/templates").join(name));
     let record = copy.site().join("aws_parallelcluster-3.9.3.dist-info/RECORD");
@@ -186,7 +186,7 @@ fn owner_group_and_mode_stay() {
 #[test]
 #[ignore = "long"]
 fn an_edit_since_is_not_undone() {
-    let copy = EnvironmentCopy::of("3.9.3", With::Uv);
+    let copy = EnvironmentCopy::with_bytecode("3.9.3", With::Uv);
     copy.fix(&["lambda-runtime-python3.9"]).ends_with(0);
     let file = copy.site().join(STACK);
     let text = fs::read_to_string(&file).unwrap() + "\n# a site's own change\n";
@@ -201,7 +201,7 @@ fn an_edit_since_is_not_undone() {
 /// Code that differs from its RECORD is not edited further.
 #[test]
 fn an_edited_file_is_refused() {
-    let copy = EnvironmentCopy::of("3.13.2", With::Uv);
+    let copy = EnvironmentCopy::with_bytecode("3.13.2", With::Uv);
     let file = copy.site().join(UTILS);
     let text = fs::read_to_string(&file).unwrap() + "\n# a site's own change\n";
     fs::remove_file(&file).unwrap();
@@ -216,7 +216,7 @@ fn an_edited_file_is_refused() {
 #[test]
 #[ignore = "long"]
 fn beside_an_environment() {
-    let mut copy = EnvironmentCopy::of("3.9.3", With::Uv);
+    let mut copy = EnvironmentCopy::with_bytecode("3.9.3", With::Uv);
     copy.fix(&["lambda-runtime", "--isolated"]).ends_with(0);
     copy.is_as_before("beside it");
     assert!(!has_finding(&copy));
@@ -230,11 +230,10 @@ fn beside_an_environment() {
     copy.left_nothing("undone");
 }
 
-/// SIGKILL at each step that changes something: the next call rolls it back.
-#[test]
-fn killed_at_every_step() {
-    let mut copy = EnvironmentCopy::of("3.9.3", With::Uv);
-    for step in ["journal", "remove@2", "place@2", "record", "close"] {
+/// SIGKILL at these steps: the next call rolls it back.
+fn killed_at(steps: &[&str]) {
+    let mut copy = EnvironmentCopy::with_bytecode("3.9.3", With::Uv);
+    for step in steps {
         copy.set("PCLUSTER_SHIM_FAULT", format!("kill:{step}"));
         let killed = copy.fix(&["lambda-runtime"]);
         assert_eq!(killed.status.code(), None, "{step}\n{killed}");
@@ -242,4 +241,15 @@ fn killed_at_every_step() {
         assert!(has_finding(&copy), "{step}");
         copy.is_as_before(step);
     }
+}
+
+#[test]
+fn killed_while_it_places_files() {
+    killed_at(&["place@2"]);
+}
+
+#[test]
+#[ignore = "long"]
+fn killed_at_every_step() {
+    killed_at(&["journal", "remove@2", "place@2", "record", "close"]);
 }

@@ -2,12 +2,11 @@
 //! the interpreter that is found is the one that runs.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::environments::{Environment, GOOD, Sandbox, find, program};
+use crate::environments::{Environment, GOOD, Sandbox, find, program, write_program};
 
 /// The interpreter that a launcher really runs and the `sys.argv[0]` that it ends with, from a
 /// sitecustomize that notes them.
@@ -142,8 +141,7 @@ fn a_wrapper_script_as_pyenv_makes_it() {
         bash.display(),
         real.parent().unwrap().display()
     );
-    fs::write(&launcher, code).unwrap();
-    fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&launcher, code);
     is_known(&mut sandbox, &launcher, "wrapper", &[]);
 }
 

@@ -2,14 +2,13 @@
 //! installer; in place, and beside it where that cannot be.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
 
-use crate::environment_copy::{BY_PIP, BY_UV, EnvironmentCopy, Index, TOKEN, With};
-use crate::environments::{Aws, Ran, TAGS, program};
+use crate::environment_copy::{BY_PIP, BY_UV, EnvironmentCopy, Index, TOKEN, With, stopped_at, uv};
+use crate::environments::{Aws, Environment, Ran, TAGS, program, wait_for, write_wrapper};
 
 /// Asserts that exactly the packages that the plan names have moved.
 #[track_caller]
@@ -41,14 +40,16 @@ fn no_broken_requirements(copy: &EnvironmentCopy) {
     let ran = if copy.site().join("pip").is_dir() {
         copy.run(&python, &["-m", "pip", "check"])
     } else {
-        copy.run(&crate::environment_copy::uv(), &["pip", "check", "--python", python.to_str().unwrap()])
+        copy.run(&uv(), &["pip", "check", "--python", python.to_str().unwrap()])
     };
     ran.ends_with(0);
 }
 
-fn fix_and_undo(name: &str, with: With) {
+const STRATEGIES: [(&str, &str); 2] = [("upgrade", "1.204.0"), ("downgrade", "1.152.0")];
+
+fn fix_and_undo(name: &str, with: With, strategies: &[(&str, &str)]) {
     let copy = EnvironmentCopy::of(name, with);
-    for (strategy, version) in [("upgrade", "1.204.0"), ("downgrade", "1.152.0")] {
+    for &(strategy, version) in strategies {
         let ran = copy.fix(&["--strategy", strategy, "--format", "json"]);
         ran.ends_with(0).is_silent_on_stderr();
         assert_eq!(copy.cdk(), version, "{ran}");
@@ -84,12 +85,13 @@ impl EnvironmentCopy {
 
 #[test]
 fn made_by_pip_and_repaired_by_pip() {
-    fix_and_undo(BY_PIP, With::Pip);
+    fix_and_undo(BY_PIP, With::Pip, &STRATEGIES);
 }
 
 #[test]
+#[ignore = "long"]
 fn made_by_pip_and_repaired_by_uv() {
-    fix_and_undo(BY_PIP, With::Uv);
+    fix_and_undo(BY_PIP, With::Uv, &STRATEGIES);
 }
 
 #[test]
@@ -97,13 +99,13 @@ fn made_by_uv_and_repaired_by_uv() {
     let copy = EnvironmentCopy::of(BY_UV, With::Uv);
     assert!(!copy.site().join("pip").exists(), "it has no pip");
     drop(copy);
-    fix_and_undo(BY_UV, With::Uv);
+    fix_and_undo(BY_UV, With::Uv, &STRATEGIES);
 }
 
 /// uv made it without a pip, and is not there any more: its Python brings one along.
 #[test]
 fn made_by_uv_and_repaired_by_the_pip_of_ensurepip() {
-    fix_and_undo(BY_UV, With::Pip);
+    fix_and_undo(BY_UV, With::Pip, &STRATEGIES[..1]);
 }
 
 /// The real pip, which takes no lock, as soon as the exchange has begun: what it writes stays, all
@@ -119,13 +121,13 @@ fn pip_at_the_same_time() {
     copy.fix(&["--dry-run"]).ends_with(0);
     let (fixed, installed) = std::thread::scope(|scope| {
         let fix = scope.spawn(|| copy.fix(&[]));
-        crate::environments::wait_for("the exchange to begin", || copy.has_snapshot().then_some(()));
+        wait_for("the exchange to begin", || copy.has_snapshot().then_some(()));
         let arguments = ["-m", "pip", "install", "-q", "--no-index", "--no-deps", "-f", &wheels, other];
         let installed = copy.run(&python, &arguments);
         (fix.join().unwrap(), installed)
     });
     installed.ends_with(0);
-    crate::environment_copy::stopped_at(&fixed, "commit");
+    stopped_at(&fixed, "commit");
     assert!(fixed.err().contains("another installer has changed aws-cdk-core"), "{fixed}");
     let (before, mut after) = (copy.versions_before(), copy.versions());
     assert_eq!(after.get("aws_cdk.core").map(String::as_str), Some("1.152.0"), "{fixed}");
@@ -165,7 +167,7 @@ impl Aws {
                     body = boto3.client('cloudformation', endpoint_url=sys.argv[1], region_name=sys.argv[2])\
                     .get_template(StackName=sys.argv[3])['TemplateBody']\n\
                     print(json.dumps(yaml.safe_load(body) if isinstance(body, str) else body))";
-        let python = crate::environments::Environment::named("moto").bin("python");
+        let python = Environment::named("moto").bin("python");
         let mut command = Command::new(python);
         command.args(["-c", code, self.fact("endpoint"), self.fact("region"), stack]);
         command.env_clear().env("AWS_ACCESS_KEY_ID", "testing").env("AWS_SECRET_ACCESS_KEY", "testing");
@@ -215,36 +217,17 @@ fn beside(copy: &EnvironmentCopy, run: impl Fn(&[&str]) -> Ran, why: &str) {
 /// A root-owned environment run by another user: may read everything, write nothing of it.
 #[test]
 fn an_environment_of_root_used_by_another() {
-    assert!(rustix::process::getuid().is_root(), "only root can become another user");
     let aws = Aws::start();
     let mut copy = EnvironmentCopy::of(BY_UV, With::Uv);
     copy.use_aws(&aws);
     copy.write("image.yaml", aws.configuration());
-    // Their own: HOME, TMPDIR, the cache of uv.
-    let cache = copy.path("home/uv");
-    copy.set("UV_CACHE_DIR", cache);
-    let chown = copy.run(&program("chown"), &["-R", "65534:65534", copy.path("").to_str().unwrap()]);
-    chown.ends_with(0);
-    let run = |arguments: &[&str]| {
-        let shim = copy.path("shim/pcluster");
-        let first = [
-            "--reuid=65534",
-            "--regid=65534",
-            "--clear-groups",
-            // The interpreter may lie in root's HOME.
-            "--inh-caps=-all,+dac_read_search",
-            "--ambient-caps=-all,+dac_read_search",
-            "--bounding-set=-all,+dac_read_search",
-            shim.to_str().unwrap(),
-        ];
-        let all: Vec<&str> = first.into_iter().chain(arguments.iter().copied()).collect();
-        copy.run(&program("setpriv"), &all)
-    };
-    beside(&copy, run, "cannot be written");
+    copy.is_used_by_another();
+    beside(&copy, |arguments| copy.run_as_another(arguments), "cannot be written");
 }
 
 /// A user installation on a Python that its distributor manages.
 #[test]
+#[ignore = "long"]
 fn a_python_of_the_system() {
     let aws = Aws::start();
     let mut copy = EnvironmentCopy::of(BY_UV, With::Uv);
@@ -252,10 +235,7 @@ fn a_python_of_the_system() {
     copy.write("image.yaml", aws.configuration());
     let base = fs::canonicalize(copy.environment.bin("python")).unwrap();
     // The copy's directory becomes the user base: its layout is equal.
-    let launcher = copy.environment.bin("pcluster");
-    let text = fs::read_to_string(&launcher).unwrap();
-    let (_, rest) = text.split_once('\n').unwrap();
-    fs::write(&launcher, format!("#!{}\n{rest}", base.display())).unwrap();
+    copy.environment.set_shebang(base.display());
     fs::remove_file(copy.environment.directory.join("pyvenv.cfg")).unwrap();
     let base_directory = copy.environment.directory.clone();
     copy.set("PYTHONUSERBASE", base_directory);
@@ -285,29 +265,33 @@ fn a_python_of_the_system() {
 }
 
 /// uv asks the index that pip.conf names, though it does not read that file itself.
-#[test]
-fn uv_asks_the_index_of_pip_conf() {
+fn uv_asks_the_index_of(pip_conf: impl Fn(&EnvironmentCopy) -> PathBuf) {
     let index = Index::start(&[]);
-    for place in ["home/.config/pip/pip.conf", "venv"] {
-        let mut copy = EnvironmentCopy::of(BY_UV, With::Uv);
-        for name in ["UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL", "PIP_CONFIG_FILE"] {
-            copy.unset(name);
-        }
-        copy.set("UV_NO_CACHE", "1");
-        let file = match place {
-            "venv" => copy.environment.directory.join("pip.conf"),
-            below => copy.path(below),
-        };
-        fs::create_dir_all(file.parent().unwrap()).unwrap();
-        fs::write(&file, format!("[global]\nindex-url = {}\n", index.url)).unwrap();
-        let asked_before = index.requests().len();
-        copy.fix(&["--dry-run"]).ends_with(0);
-        let requests = index.requests();
-        let asked = |name: &str| requests[asked_before..].contains(&format!("/simple/{name}/"));
-        assert!(asked("aws-cdk-core") && asked("jsii"), "{place}: {requests:?}");
-        copy.is_as_before(place);
-        copy.left_nothing(place);
+    let mut copy = EnvironmentCopy::of(BY_UV, With::Uv);
+    for name in ["UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL", "PIP_CONFIG_FILE"] {
+        copy.unset(name);
     }
+    copy.set("UV_NO_CACHE", "1");
+    let file = pip_conf(&copy);
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&file, format!("[global]\nindex-url = {}\n", index.url)).unwrap();
+    copy.fix(&["--dry-run"]).ends_with(0);
+    let requests = index.requests();
+    let asked = |name: &str| requests.contains(&format!("/simple/{name}/"));
+    assert!(asked("aws-cdk-core") && asked("jsii"), "{requests:?}");
+    copy.is_as_before("after a dry run");
+    copy.left_nothing("by a dry run");
+}
+
+#[test]
+fn uv_asks_the_index_of_the_users_pip_conf() {
+    uv_asks_the_index_of(|copy| copy.path("home/.config/pip/pip.conf"));
+}
+
+#[test]
+#[ignore = "long"]
+fn uv_asks_the_index_of_the_environments_pip_conf() {
+    uv_asks_the_index_of(|copy| copy.environment.directory.join("pip.conf"));
 }
 
 /// The index is not asked for what a repair has already brought into the environment.
@@ -355,18 +339,26 @@ fn undo_after_the_new_packages_are_gone() {
 }
 
 /// Trap 22: a sitecustomize that prints, in every Python that is started on the way.
+fn noise_does_not_keep_from_a_repair(with: With) {
+    let mut copy = EnvironmentCopy::of(BY_PIP, with);
+    let code = "import sys\nprint('{\"noise\": [')\nprint('\\n\\nnoise', file=sys.stderr)\n";
+    let noisy = copy.beside("noisy");
+    fs::create_dir(&noisy).unwrap();
+    fs::write(noisy.join("sitecustomize.py"), code).unwrap();
+    copy.set("PYTHONPATH", noisy);
+    copy.fix(&["--dry-run"]).ends_with(0);
+    copy.is_as_before("after a dry run");
+}
+
 #[test]
-fn noise_does_not_keep_from_a_repair() {
-    for with in [With::Uv, With::Pip] {
-        let mut copy = EnvironmentCopy::of(BY_PIP, with);
-        let code = "import sys\nprint('{\"noise\": [')\nprint('\\n\\nnoise', file=sys.stderr)\n";
-        fs::create_dir(copy.beside("noisy")).unwrap();
-        fs::write(copy.beside("noisy").join("sitecustomize.py"), code).unwrap();
-        let noisy = copy.beside("noisy");
-        copy.set("PYTHONPATH", noisy);
-        copy.fix(&["--dry-run"]).ends_with(0);
-        copy.is_as_before("after a dry run");
-    }
+fn noise_does_not_keep_pip_from_a_repair() {
+    noise_does_not_keep_from_a_repair(With::Pip);
+}
+
+#[test]
+#[ignore = "long"]
+fn noise_does_not_keep_uv_from_a_repair() {
+    noise_does_not_keep_from_a_repair(With::Uv);
 }
 
 /// A launcher that puts directories in front of PYTHONPATH, or replaces it, hides a repair that is kept
@@ -376,13 +368,7 @@ fn beside_an_environment_whose_launcher_changes_the_path() {
     let mut copy = EnvironmentCopy::of(BY_UV, With::Uv);
     let (real, site) = (copy.environment.bin("pcluster"), copy.site());
     let launcher = copy.beside("wrapped/pcluster");
-    let wraps = |line: &str| {
-        let sh = program("sh");
-        fs::create_dir_all(launcher.parent().unwrap()).unwrap();
-        fs::write(&launcher, format!("#!{}\n{line}\nexec {} \"$@\"\n", sh.display(), real.display()))
-            .unwrap();
-        fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755)).unwrap();
-    };
+    let wraps = |line: &str| write_wrapper(&launcher, line, &real);
     copy.set("PCLUSTER_SHIM_REAL", launcher.as_os_str());
     let prepends = format!("export PYTHONPATH={}${{PYTHONPATH:+:$PYTHONPATH}}", site.display());
     let call = ["build-image", "-c", "image.yaml", "-i", "beside"];

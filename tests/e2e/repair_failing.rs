@@ -2,11 +2,10 @@
 //! environment byte for byte as before, nothing left over.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use crate::environment_copy::{BY_PIP, BY_UV, EnvironmentCopy, Index, With, stopped_at, uv};
-use crate::environments::{Environment, Ran, program};
+use crate::environments::{Environment, Ran, program, write_program};
 
 /// A port that nothing listens on.
 const CLOSED: &str = "http://127.0.0.1:9/simple";
@@ -101,9 +100,7 @@ fn there_is_no_newer_cdk_yet() {
 /// A uv of the test's own, in sh; `$UV` is the real one.
 fn instead_of_uv(copy: &EnvironmentCopy, sh: &str) {
     let path = copy.beside("uv/uv");
-    fs::remove_file(&path).unwrap();
-    fs::write(&path, format!("#!/bin/sh\nUV='{}'\n{sh}\n", uv().display())).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&path, format!("#!/bin/sh\nUV='{}'\n{sh}\n", uv().display()));
 }
 
 #[test]

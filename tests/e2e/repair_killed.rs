@@ -129,7 +129,7 @@ enum Moment {
 
 #[test]
 fn at_some_moments() {
-    killed_at_moments(10, 6);
+    killed_at_moments(6, 4);
 }
 
 #[test]

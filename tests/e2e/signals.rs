@@ -2,13 +2,12 @@
 //! processes goes on, none of its files stays.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::environments::{Aws, GOOD, Sandbox, alive, program, wait_for};
+use crate::environments::{Aws, GOOD, Sandbox, alive, program, wait_for, write_program};
 
 /// Kills what a failed test leaves running.
 struct KillsMarked<'a>(&'a str);
@@ -54,9 +53,7 @@ impl Node {
                 node.display(),
                 sleep.display()
             );
-            fs::remove_file(&file).unwrap();
-            fs::write(&file, code).unwrap();
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+            write_program(&file, code);
         }
     }
 }

@@ -12,10 +12,10 @@ use std::process::Command;
 
 use place::{
     Answer, Packages, Place, Venv, base, customize, library, link_all, link_cdk, link_packages, prefix_of,
-    spy_in, tools, wheel, write, write_program,
+    spy_in, tools, wheel, write,
 };
 
-use crate::environments::{Environment, program};
+use crate::environments::{Environment, program, write_program};
 
 /// One row: `make` a launcher that leads to the good packages, and `change` what it leads to.
 #[track_caller]

@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -381,9 +381,4 @@ pub(crate) fn write(file: &Path, text: impl AsRef<[u8]>) {
     // Anew, because a link may be there.
     let _ = fs::remove_file(file);
     fs::write(file, text).unwrap();
-}
-
-pub(crate) fn write_program(file: &Path, text: impl AsRef<[u8]>) {
-    write(file, text);
-    fs::set_permissions(file, fs::Permissions::from_mode(0o755)).unwrap();
 }
