@@ -5,11 +5,11 @@ use std::os::unix::fs::symlink;
 
 use serde_json::Value;
 
-use crate::environments::{BROKEN, Environment, GOOD, NEWEST, Sandbox, write_wrapper};
+use crate::environments::{BROKEN, Environment, GOOD, NEWEST, RealSandbox, write_wrapper};
 
 #[test]
 fn every_environment_has_the_verdict_that_it_has_by_itself() {
-    let sandbox = Sandbox::of(GOOD);
+    let sandbox = RealSandbox::of(GOOD);
     let root = sandbox.path("home/.virtualenvs");
     fs::create_dir_all(&root).unwrap();
     for name in [BROKEN, NEWEST] {
@@ -20,8 +20,8 @@ fn every_environment_has_the_verdict_that_it_has_by_itself() {
     let wrapper = sandbox.path("home/bin/pcluster");
     write_wrapper(&wrapper, "", &real);
 
-    let all = sandbox.shim(&["preflight", "check", "--all", "--format", "json"]);
-    all.ends_with(1);
+    let all = sandbox.pcluster(&["preflight", "check", "--all", "--format", "json"]).run();
+    all.exits(1);
     let reports = all.json();
     let of = |report: &Value| {
         let path = report["target"]["path"].as_str().unwrap().to_owned();
@@ -31,7 +31,7 @@ fn every_environment_has_the_verdict_that_it_has_by_itself() {
     let is_own = |path: &str| path == real.to_str().unwrap() || path.starts_with(root.to_str().unwrap());
     let verdicts: Vec<_> = found.iter().filter(|(path, _)| is_own(path)).map(|(_, is)| is.as_str()).collect();
     assert_eq!(verdicts, ["ready", "blocked", "ready"], "{all}");
-    assert!(!all.out().contains("home/bin/pcluster"), "{all}");
+    assert!(!all.stdout().contains("home/bin/pcluster"), "{all}");
     for (path, verdict) in found.iter().filter(|(path, _)| is_own(path)) {
         let (ran, report) = sandbox.preflight(&["--real", path]);
         assert_eq!(report["verdict"].as_str(), Some(verdict.as_str()), "{ran}");

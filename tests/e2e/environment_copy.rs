@@ -11,7 +11,9 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::environments::{Environment, Ran, Sandbox, alive, find, program, wait_for};
+use crate::environments::{Environment, RealSandbox, alive, find};
+use crate::support::machine::{on_this_machine, wait_for};
+use crate::support::run::Run;
 
 pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -36,7 +38,7 @@ pub(crate) enum With {
 
 #[derive(Debug)]
 pub(crate) struct EnvironmentCopy {
-    pub(crate) sandbox: Sandbox,
+    pub(crate) sandbox: RealSandbox,
     /// The packages before any repair.
     reference: PathBuf,
     // Declared after the sandbox, so that it is removed last.
@@ -44,15 +46,15 @@ pub(crate) struct EnvironmentCopy {
 }
 
 impl Deref for EnvironmentCopy {
-    type Target = Sandbox;
+    type Target = RealSandbox;
 
-    fn deref(&self) -> &Sandbox {
+    fn deref(&self) -> &RealSandbox {
         &self.sandbox
     }
 }
 
 impl DerefMut for EnvironmentCopy {
-    fn deref_mut(&mut self) -> &mut Sandbox {
+    fn deref_mut(&mut self) -> &mut RealSandbox {
         &mut self.sandbox
     }
 }
@@ -80,7 +82,7 @@ impl EnvironmentCopy {
         let copy = Environment { directory: copy };
         // The launcher is the only file that names its directory.
         copy.set_shebang(copy.bin("python").display());
-        let mut sandbox = Sandbox::in_environment(copy);
+        let mut sandbox = RealSandbox::in_environment(copy);
         ask_the_index_of_the_caller(&mut sandbox);
         if with == With::Uv {
             fs::create_dir(directory.path().join("uv")).unwrap();
@@ -186,8 +188,8 @@ impl EnvironmentCopy {
 
     #[track_caller]
     pub(crate) fn pcluster_works(&self, when: &str) {
-        let ran = self.direct(&["version"]);
-        assert!(ran.status.success() && ran.out().contains("3.1.3"), "{when}: pcluster version\n{ran}");
+        let ran = self.real(&["version"]).run();
+        assert!(ran.status.success() && ran.stdout().contains("3.1.3"), "{when}: pcluster version\n{ran}");
     }
 
     /// Gives the sandbox to another user, who has a cache of uv of their own. The environment stays as it is.
@@ -200,12 +202,12 @@ impl EnvironmentCopy {
 
     #[track_caller]
     pub(crate) fn give(&self, owner: &str, directory: &Path) {
-        self.run(&program("chown"), &["-R", owner, directory.to_str().unwrap()]).ends_with(0);
+        self.call(&on_this_machine("chown"), &["-R", owner, directory.to_str().unwrap()]).run().exits(0);
     }
 
     /// Runs the shim as another user, who may read everything and is in no group but their own.
     #[track_caller]
-    pub(crate) fn run_as_another(&self, arguments: &[&str]) -> Ran {
+    pub(crate) fn run_as_another(&self, arguments: &[&str]) -> Run {
         let (user, group) = (format!("--reuid={ANOTHER}"), format!("--regid={ANOTHER}"));
         let shim = self.path("shim/pcluster");
         let first = [
@@ -218,18 +220,18 @@ impl EnvironmentCopy {
             "--bounding-set=-all,+dac_read_search",
             shim.to_str().unwrap(),
         ];
-        self.run(&program("setpriv"), &[&first[..], arguments].concat())
+        self.call(&on_this_machine("setpriv"), &[&first[..], arguments].concat()).run()
     }
 
     #[track_caller]
-    pub(crate) fn fix(&self, arguments: &[&str]) -> Ran {
+    pub(crate) fn fix(&self, arguments: &[&str]) -> Run {
         let all: Vec<&str> = ["preflight", "fix"].iter().chain(arguments).copied().collect();
-        self.shim(&all)
+        self.pcluster(&all).run()
     }
 }
 
 /// Gives a sandbox the caller's settings of indexes, and caches that stay.
-pub(crate) fn ask_the_index_of_the_caller(sandbox: &mut Sandbox) {
+pub(crate) fn ask_the_index_of_the_caller(sandbox: &mut RealSandbox) {
     for (name, value) in std::env::vars_os() {
         let text = name.to_string_lossy().to_ascii_uppercase();
         let about_index = ["PIP_", "UV_", "SSL_CERT_"].iter().any(|prefix| text.starts_with(prefix))
@@ -244,12 +246,12 @@ pub(crate) fn ask_the_index_of_the_caller(sandbox: &mut Sandbox) {
 
 /// One error of the shim's: this step, and nothing else than what it says and what to do.
 #[track_caller]
-pub(crate) fn stopped_at(ran: &Ran, step: &str) {
-    ran.ends_with(1);
-    let stderr = ran.err();
+pub(crate) fn stopped_at(ran: &Run, step: &str) {
+    ran.exits(1);
+    let stderr = ran.stderr();
     assert!(stderr.starts_with(&format!("pcluster-shim: the repair stopped at {step}: ")), "{ran}");
     assert!(stderr.lines().all(|line| line.starts_with("pcluster-shim: ")), "{ran}");
-    assert_eq!(ran.out(), "", "{ran}");
+    assert_eq!(ran.stdout(), "", "{ran}");
 }
 
 pub(crate) fn uv() -> PathBuf {
@@ -258,7 +260,7 @@ pub(crate) fn uv() -> PathBuf {
 }
 
 pub(crate) fn copy_tree(from: &Path, to: &Path) {
-    let copied = Command::new(program("cp")).arg("-a").args([from, to]).status().unwrap();
+    let copied = Command::new(on_this_machine("cp")).arg("-a").args([from, to]).status().unwrap();
     assert!(copied.success(), "cp -a {} {}", from.display(), to.display());
 }
 
@@ -270,7 +272,7 @@ const UNFINISHED_BYTECODE: &str = "*.pyc.*";
 fn copy_without(excluded: &str, from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     let sh = "tar --format=posix --exclude=\"$3\" -C \"$1\" -cf - . | tar -C \"$2\" -xpf -";
-    let mut command = Command::new(program("sh"));
+    let mut command = Command::new(on_this_machine("sh"));
     let copied = command.args(["-c", sh, "sh"]).args([from, to]).arg(excluded).status().unwrap();
     assert!(copied.success(), "tar {} {}", from.display(), to.display());
 }

@@ -7,7 +7,8 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use crate::environment_copy::{ANOTHER, BY_PIP, BY_UV, EnvironmentCopy, With, stopped_at, uv};
-use crate::environments::{Ran, program};
+use crate::support::machine::on_this_machine;
+use crate::support::run::Run;
 
 /// Advisories that move a package with a script, bin/jp.py, and one with a console script.
 const ADVISORIES: &str = "\
@@ -65,23 +66,23 @@ fn scripts_move(name: &str, with: With) {
     let python = copy.environment.bin("python");
     let python = python.to_str().unwrap();
     let jmespath = ["pip", "install", "-q", "--no-deps", "--python", python, "jmespath==1.0.1"];
-    copy.run(&uv(), &jmespath).ends_with(0);
+    copy.call(&uv(), &jmespath).run().exits(0);
     let config = copy.path("home/.config/pcluster-shim");
     fs::create_dir_all(&config).unwrap();
     fs::write(config.join("config.yaml"), "advisories: [own.yaml]\n").unwrap();
     fs::write(config.join("own.yaml"), ADVISORIES).unwrap();
     let before = everything(&copy.environment.directory);
-    copy.fix(&["cdk-imagebuilder-1.153.0", "own-jmespath", "own-tabulate"]).ends_with(0);
+    copy.fix(&["cdk-imagebuilder-1.153.0", "own-jmespath", "own-tabulate"]).exits(0);
     assert_eq!(copy.versions()["jmespath"], "0.10.0");
     assert_eq!(copy.versions()["tabulate"], "0.8.10");
     for script in ["jp.py", "tabulate"] {
         let text = fs::read_to_string(copy.environment.bin(script)).unwrap();
         assert_eq!(text.lines().next(), Some(&*format!("#!{python}")), "{script}");
-        copy.run(&copy.environment.bin(script), &["--help"]).ends_with(0);
+        copy.call(&copy.environment.bin(script), &["--help"]).run().exits(0);
     }
-    copy.run(Path::new(python), &["-c", CHECK_RECORDS, "jmespath", "tabulate"]).ends_with(0);
+    copy.call(Path::new(python), &["-c", CHECK_RECORDS, "jmespath", "tabulate"]).run().exits(0);
     copy.pcluster_works("with other scripts");
-    copy.shim(&["preflight", "undo"]).ends_with(0);
+    copy.pcluster(&["preflight", "undo"]).run().exits(0);
     // The runs have written bytecode since.
     let is_source = |path: &&PathBuf| !path.to_string_lossy().contains("__pycache__");
     let now = everything(&copy.environment.directory);
@@ -114,16 +115,16 @@ fn a_repair_does_not_need_the_cache_of_uv(by_variable: bool) {
         let settings = "link-mode = \"symlink\"\ncompile-bytecode = true\n";
         fs::write(copy.path("home/.config/uv/uv.toml"), settings).unwrap();
     }
-    copy.fix(&[]).ends_with(0);
+    copy.fix(&[]).exits(0);
     let placed = everything(&copy.site());
     assert!(!placed.keys().any(|path| path.is_symlink()), "by variable: {by_variable}");
     let is_bytecode = |path: &Path| path.ends_with("aws_cdk/core/__pycache__");
     assert!(!placed.keys().any(|path| is_bytecode(path)), "it had none, by variable: {by_variable}");
     fs::remove_dir_all(cache).unwrap();
     let (ran, report) = copy.preflight(&[]);
-    ran.ends_with(0);
+    ran.exits(0);
     assert_eq!(report["verdict"], "ready", "{ran}");
-    copy.shim(&["preflight", "undo"]).ends_with(0);
+    copy.pcluster(&["preflight", "undo"]).run().exits(0);
     copy.is_as_before("without uv's cache");
 }
 
@@ -154,10 +155,10 @@ impl EnvironmentCopy {
     }
 
     #[track_caller]
-    fn fix_with_strict_umask(&self) -> Ran {
+    fn fix_with_strict_umask(&self) -> Run {
         let shim = self.path("shim/pcluster");
         let sh = ["-c", "umask 077; exec \"$@\"", "sh", shim.to_str().unwrap(), "preflight", "fix"];
-        self.run(&program("sh"), &sh)
+        self.call(&on_this_machine("sh"), &sh).run()
     }
 }
 
@@ -175,13 +176,13 @@ fn a_repair_keeps_an_environment_of_its_group(name: &str, with: With) {
         all
     };
     let before = everything();
-    copy.fix_with_strict_umask().ends_with(0);
+    copy.fix_with_strict_umask().exits(0);
     assert_eq!(copy.cdk(), "1.204.0");
     for (path, (mode, group, _)) in everything() {
         let expected = if path.is_dir() { 0o2770 } else { mode & 0o110 | 0o660 };
         assert_eq!((mode, group), (expected, GROUP), "{name}: {}", path.display());
     }
-    copy.shim(&["preflight", "undo"]).ends_with(0);
+    copy.pcluster(&["preflight", "undo"]).run().exits(0);
     assert!(everything() == before, "{name}: modes and groups are not as they were");
 }
 
@@ -207,12 +208,12 @@ fn a_user_outside_of_the_group_repairs_only_what_everybody_may_read() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
     let refused = fix();
     stopped_at(&refused, "commit");
-    assert!(refused.err().contains(&format!("only a member of the group {GROUP} can")), "{refused}");
+    assert!(refused.stderr().contains(&format!("only a member of the group {GROUP} can")), "{refused}");
     assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o640);
     assert_eq!(copy.cdk(), "1.153.0");
 
     fs::set_permissions(&file, fs::Permissions::from_mode(0o664)).unwrap();
-    fix().ends_with(0);
+    fix().exits(0);
     assert_eq!(copy.cdk(), "1.204.0");
     let placed = file.metadata().unwrap();
     assert_eq!((placed.gid(), placed.mode() & 0o777), (ANOTHER, 0o644), "no other group may write it");
@@ -235,7 +236,7 @@ fn pip_installs_whatever_its_settings_would_make_of_it(by_variable: bool) {
         );
         fs::write(copy.environment.directory.join("pip.conf"), settings).unwrap();
     }
-    copy.fix(&[]).ends_with(0);
+    copy.fix(&[]).exits(0);
     assert_eq!(copy.cdk(), "1.204.0", "by variable: {by_variable}");
     assert!(!elsewhere.exists());
 }

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{assert_same, fifo, find_holders, wait_for, wait_for_second};
+use super::{assert_same, fifo, find_holders, wait_for_second};
 use crate::signals::ignoring_nothing;
 use crate::support::fakes::REAL_OUTPUT;
+use crate::support::machine::wait_for;
 use crate::support::sandbox::Sandbox;
 
 /// Waits until the process with this variable in its environment waits for the lock. Other processes hold it for a

@@ -10,10 +10,9 @@ mod recreated; // environments that were replaced, restored or changed after a k
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use crate::support::broken_environment::{BrokenEnvironment, Tree};
-use crate::support::machine::{on_this_machine, output};
+use crate::support::machine::{on_this_machine, output, wait_for};
 use crate::support::sandbox::Sandbox;
 
 const FAILPOINT: &str = "PCLUSTER_SHIM_FAULT";
@@ -56,18 +55,6 @@ fn repair_and_undo(environment: &BrokenEnvironment) -> Tree {
     environment.preflight(["undo"]).run().exits(0);
     assert_same(&environment.site(), &before, "");
     repaired
-}
-
-#[track_caller]
-fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
-    let since = Instant::now();
-    loop {
-        if let Some(there) = ready() {
-            return there;
-        }
-        assert!(since.elapsed() < Duration::from_secs(30), "waited for {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 /// Processes that have this file open.

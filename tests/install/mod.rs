@@ -107,7 +107,7 @@ impl Home {
     }
 
     /// Any program, as this user calls it. The shim of the harness is not on PATH.
-    pub(crate) fn call<const N: usize>(&self, program: &str, arguments: [&str; N]) -> Call<'_> {
+    pub(crate) fn call<const N: usize>(&self, program: &str, arguments: [&str; N]) -> Call {
         let path = ["venv/bin", "node", "tools"].map(|name| self.path(name));
         let shell = self.path("tools/bash");
         let call = self.sandbox.call(self.path("tools").join(program), arguments).path(&path);
@@ -117,7 +117,7 @@ impl Home {
     }
 
     /// install.sh in one of [`SHELLS`], and where that is busybox with nothing but busybox's tools.
-    pub(crate) fn installs_in<const N: usize>(&self, shell: &str, arguments: [&str; N]) -> Call<'_> {
+    pub(crate) fn installs_in<const N: usize>(&self, shell: &str, arguments: [&str; N]) -> Call {
         let script = self.path("install.sh");
         let script = script.to_str().unwrap();
         let call = match shell {
@@ -141,14 +141,14 @@ impl Home {
     }
 
     #[track_caller]
-    pub(crate) fn install(&self) -> Run<'_> {
+    pub(crate) fn install(&self) -> Run {
         let run = self.installs_in("dash", ["--binary", &self.built]).run();
         run.exits(0);
         run
     }
 
     #[track_caller]
-    fn uninstall(&self) -> Run<'_> {
+    fn uninstall(&self) -> Run {
         let run = self.installs_in("dash", ["--uninstall"]).run();
         run.exits(0);
         run
@@ -240,7 +240,7 @@ const STARTS: [(&str, &[&str]); 13] = [
 ];
 
 /// A user whom permission bits bind, which root is not.
-fn as_other_user<'a>(home: &'a Home, call: Call<'a>) -> Call<'a> {
+fn as_other_user(home: &Home, call: Call) -> Call {
     if !rustix::process::geteuid().is_root() {
         return call;
     }

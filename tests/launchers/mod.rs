@@ -17,7 +17,7 @@ use crate::support::run::Run;
 use crate::support::sandbox::Sandbox;
 
 /// `preflight check --no-synth --format json`, which asks the launcher's interpreter and no more.
-fn check(sandbox: &Sandbox) -> (Value, Run<'_>) {
+fn check(sandbox: &Sandbox) -> (Value, Run) {
     let run = sandbox.pcluster(["preflight", "check", "--no-synth", "--format", "json"]).run();
     let report = serde_json::from_slice(&run.stdout).unwrap_or_default();
     (report, run)

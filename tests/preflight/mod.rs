@@ -28,11 +28,11 @@ pub(crate) const ADVISORY: &str = "\
   references: ['https://example.com/own']
 ";
 
-fn check(sandbox: &Sandbox) -> Run<'_> {
+fn check(sandbox: &Sandbox) -> Run {
     sandbox.pcluster(["preflight", "check"]).run()
 }
 
-fn json_of(sandbox: &Sandbox) -> (Value, Run<'_>) {
+fn json_of(sandbox: &Sandbox) -> (Value, Run) {
     let run = sandbox.pcluster(["preflight", "--format", "json"]).run();
     (serde_json::from_slice(&run.stdout).unwrap(), run)
 }

@@ -20,7 +20,7 @@ fn share_with_group(environment: &BrokenEnvironment) {
 
 const GROUP: u32 = 4711;
 
-fn fix_with_strict_umask<'a>(environment: &'a BrokenEnvironment) -> Call<'a> {
+fn fix_with_strict_umask(environment: &BrokenEnvironment) -> Call {
     let sh = crate::support::machine::on_this_machine("sh");
     environment.preflight(["fix"]).under(sh, &["-c", "umask 077; exec \"$@\"", "sh"])
 }
