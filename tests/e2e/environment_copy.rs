@@ -23,7 +23,7 @@ pub(crate) const BY_UV: &str = crate::environments::BROKEN;
 pub(crate) const BY_PIP: &str = "3.1.3-cdk-1.153.0-pip";
 
 /// What binds a repair to its environment: a random token, among the packages.
-pub(crate) const TOKEN: &str = ".repaired-by-pcluster-shim";
+const TOKEN: &str = ".repaired-by-pcluster-shim";
 
 /// A user and their group.
 pub(crate) const ANOTHER: u32 = 65534;
@@ -153,13 +153,6 @@ impl EnvironmentCopy {
     pub(crate) fn wait_for_children(&self) {
         let mark = format!("HOME={}", self.path("home").display());
         wait_for("the end of every child", || alive(&mark).is_empty().then_some(()));
-    }
-
-    /// Replaces the packages by others, as `rm -rf` and an installation do.
-    pub(crate) fn recreate(&self, packages: &Path) {
-        let site = self.site();
-        fs::remove_dir_all(&site).unwrap();
-        copy_tree(packages, &site);
     }
 
     /// Name and version of every distribution.

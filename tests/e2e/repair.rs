@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::environment_copy::{BY_PIP, BY_UV, EnvironmentCopy, Index, TOKEN, With, stopped_at, uv};
+use crate::environment_copy::{BY_PIP, BY_UV, EnvironmentCopy, Index, With, stopped_at, uv};
 use crate::environments::{Aws, Environment, TAGS, write_wrapper};
 use crate::support::machine::{on_this_machine, wait_for};
 use crate::support::run::Run;
@@ -98,9 +98,7 @@ fn made_by_pip_and_repaired_by_uv() {
 
 #[test]
 fn made_by_uv_and_repaired_by_uv() {
-    let copy = EnvironmentCopy::of(BY_UV, With::Uv);
-    assert!(!copy.site().join("pip").exists(), "it has no pip");
-    drop(copy);
+    assert!(!Environment::named(BY_UV).site_packages().join("pip").exists(), "it has no pip");
     fix_and_undo(BY_UV, With::Uv, &STRATEGIES);
 }
 
@@ -305,39 +303,6 @@ fn a_second_fix_has_nothing_to_do_and_needs_no_network() {
     ran.exits(0);
     assert_eq!(ran.stdout(), "ready: there is nothing to repair\n", "{ran}");
     assert!(Path::new(&copy.site()).is_dir());
-}
-
-/// A new environment at the path of one that was repaired.
-#[test]
-fn undo_in_a_recreated_environment_changes_nothing() {
-    let copy = EnvironmentCopy::of(BY_UV, With::Uv);
-    copy.fix(&[]).exits(0);
-    let good = copy.keep_copy();
-    fs::remove_file(good.join(TOKEN)).unwrap();
-    copy.recreate(&good);
-    let undone = copy.pcluster(&["preflight", "undo"]).run();
-    undone.exits(1);
-    assert!(undone.stderr().contains("was recreated after that repair"), "{undone}");
-    copy.is_the_same_as(&good, "recreated");
-    let undone = copy.pcluster(&["preflight", "undo"]).run();
-    undone.exits(1);
-    assert!(undone.stderr().contains("there is no repair"), "{undone}");
-}
-
-/// As after `uv cache clean` where uv has linked the packages to its cache.
-#[test]
-fn undo_after_the_new_packages_are_gone() {
-    let copy = EnvironmentCopy::of(BY_UV, With::Uv);
-    copy.fix(&[]).exits(0);
-    for entry in copy.site().read_dir().unwrap().flatten() {
-        if entry.file_name().to_string_lossy().starts_with("aws_cdk") {
-            fs::remove_dir_all(entry.path()).unwrap();
-        }
-    }
-    copy.pcluster(&["preflight", "undo"]).run().exits(0);
-    copy.is_as_before("undone");
-    copy.pcluster_works("undone");
-    copy.left_nothing("by an undo");
 }
 
 /// Trap 22: a sitecustomize that prints, in every Python that is started on the way.

@@ -1,12 +1,11 @@
 //! SIGKILL at every named step and at any moment of a real repair: after the next command the
 //! environment is wholly repaired or byte for byte the old one, and pcluster works.
 
-use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::environment_copy::{BY_PIP, BY_UV, EnvironmentCopy, TOKEN, With};
+use crate::environment_copy::{BY_PIP, BY_UV, EnvironmentCopy, With};
 use crate::support::machine::wait_for;
 
 /// Runs the next command after a kill, then compares. True where the repair had been complete.
@@ -75,33 +74,6 @@ fn at_every_named_step() {
             copy.left_nothing(step);
         }
     }
-}
-
-/// Killed half-way, `rm -rf`, and a good environment at the same path: no check and no undo puts the broken packages
-/// into it.
-#[test]
-#[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
-fn and_the_environment_is_recreated() {
-    let mut copy = EnvironmentCopy::of(BY_UV, With::Uv);
-    copy.fix(&[]).exits(0);
-    let good = copy.keep_copy();
-    fs::remove_file(good.join(TOKEN)).unwrap();
-    copy.pcluster(&["preflight", "undo"]).run().exits(0);
-    copy.set("PCLUSTER_SHIM_FAULT", "kill:place@200");
-    let killed = copy.fix(&[]);
-    assert_eq!(killed.status.code(), None, "{killed}");
-    copy.unset("PCLUSTER_SHIM_FAULT");
-    copy.recreate(&good);
-    let checked = copy.pcluster(&["preflight"]).run();
-    checked.exits(0);
-    let line = checked.stderr();
-    assert!(line.lines().count() == 1 && line.contains("recreated after an interrupted repair"), "{checked}");
-    let kept = Path::new(line.trim_end().rsplit(' ').next().unwrap());
-    assert!(kept.join("0").is_file(), "it says where the old files are\n{checked}");
-    copy.is_the_same_as(&good, "recreated");
-    copy.pcluster(&["preflight", "undo"]).run().exits(1);
-    copy.is_the_same_as(&good, "after an undo");
-    copy.pcluster_works("recreated");
 }
 
 /// Numbers that repeat in every run: xorshift.

@@ -137,7 +137,11 @@ fn a_check_waits_for_a_repair() {
         fs::remove_file(&hold).unwrap();
         drop(open);
         fix.join().unwrap().exits(0);
-        check.join().unwrap().exits(0).prints(REAL_OUTPUT).is_silent();
+        let check = check.join().unwrap();
+        check.exits(0).prints(REAL_OUTPUT);
+        // A wait of more than a second is reported.
+        let is_wait = |line: &str| line.starts_with("pcluster-shim: waiting for another repair");
+        check.holds(check.stderr().lines().all(is_wait), "nothing else is reported");
     });
 }
 
