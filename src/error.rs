@@ -61,9 +61,11 @@ pub enum Error {
     /// install.sh cannot be run.
     #[error("the installer cannot be started: {message}")]
     Install { message: String },
-    /// A repair stopped at this step; the environment is as before.
-    #[error("{}: {message}", step.describe_stop())]
-    Repair { step: RepairStep, message: String, next: String },
+    /// A repair failed; the environment is as before.
+    #[error("{message}")]
+    Repair { message: String, next: String },
+    #[error("the repair cannot be undone: {message}")]
+    Undo { message: String, next: String },
     /// There is no repair of this environment that could be undone.
     #[error("there is no repair of {site} to undo")]
     NothingToUndo { site: PathBuf },
@@ -111,76 +113,6 @@ impl AwsFailure {
     }
 }
 
-/// The steps of a repair: an error names the one at which it stopped, and a failpoint has its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RepairStep {
-    Ownership,
-    State,
-    Lock,
-    Plan,
-    Installer,
-    Stage,
-    Proof,
-    Isolated,
-    Snapshot,
-    Journal,
-    /// The token in one directory of packages.
-    Token,
-    Commit,
-    /// One file of the old packages.
-    Remove,
-    /// One file of the new packages.
-    Place,
-    /// The middle of a RECORD of the new packages.
-    Record,
-    Verification,
-    Close,
-    /// After the transaction is closed.
-    Closed,
-    Undo,
-    Rollback,
-    /// One file that is put back.
-    Restore,
-    /// The removal of the token from one directory of packages, and what follows it.
-    RemoveToken,
-}
-
-impl RepairStep {
-    fn describe_stop(self) -> String {
-        match self {
-            Self::Undo => "the repair cannot be undone".into(),
-            step => format!("the repair stopped at {}", step.name()),
-        }
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ownership => "ownership",
-            Self::State => "state",
-            Self::Lock => "lock",
-            Self::Plan => "plan",
-            Self::Installer => "installer",
-            Self::Stage => "stage",
-            Self::Proof => "proof",
-            Self::Isolated => "isolated",
-            Self::Snapshot => "snapshot",
-            Self::Journal => "journal",
-            Self::Token => "token",
-            Self::Commit => "commit",
-            Self::Remove => "remove",
-            Self::Place => "place",
-            Self::Record => "record",
-            Self::Verification => "verification",
-            Self::Close => "close",
-            Self::Closed => "closed",
-            Self::Undo => "undo",
-            Self::Rollback => "rollback",
-            Self::Restore => "restore",
-            Self::RemoveToken => "remove-token",
-        }
-    }
-}
-
 /// A signal has come, by which the process is to die.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("interrupted by signal {0}")]
@@ -199,15 +131,18 @@ pub enum Abort {
 pub const MAX_NAMED: usize = 5;
 
 impl Error {
-    pub fn repair(step: RepairStep, message: String, next: &str) -> Self {
-        Self::Repair { step, message, next: next.to_owned() }
+    pub fn repair(message: String, next: &str) -> Self {
+        Self::Repair { message, next: next.to_owned() }
+    }
+
+    pub fn undo(message: String, next: &str) -> Self {
+        Self::Undo { message, next: next.to_owned() }
     }
 
     /// The error of a repair that was tried in a second way too.
     pub fn with_second(self, second: &Self) -> Self {
         match self {
-            Self::Repair { step, message, .. } => Self::Repair {
-                step,
+            Self::Repair { message, .. } => Self::Repair {
                 message: format!("{message}\nstrategy release: {second}"),
                 next: second.hint(),
             },
@@ -222,7 +157,7 @@ impl Error {
         let more = failures.len().saturating_sub(MAX_NAMED);
         let more = (more > 0).then(|| format!("and {more} more files"));
         let named = failures.iter().take(MAX_NAMED).cloned().chain(more);
-        Self::repair(RepairStep::Rollback, named.collect::<Vec<_>>().join("; "), next)
+        Self::repair(named.collect::<Vec<_>>().join("; "), next)
     }
 
     /// Status 1: a repair was not done; 2: usage or configuration; 127 and 126 as in a shell: not found, and found but not executable.
@@ -247,6 +182,7 @@ impl Error {
             Self::Images { .. }
             | Self::Install { .. }
             | Self::Repair { .. }
+            | Self::Undo { .. }
             | Self::NotInPlace { .. }
             | Self::NothingToUndo { .. } => 1,
         }
@@ -306,7 +242,9 @@ impl Error {
             Self::Install { .. } => {
                 "Nothing was changed. Set TMPDIR to a directory that can be written.".into()
             }
-            Self::Repair { next, .. } | Self::NotInPlace { next, .. } => next.clone(),
+            Self::Repair { next, .. } | Self::Undo { next, .. } | Self::NotInPlace { next, .. } => {
+                next.clone()
+            }
         }
     }
 

@@ -20,7 +20,7 @@ use crate::repair::context::Options;
 use crate::repair::locked_environment::{Locked, LockedEnvironment};
 use crate::repair::overlay::{self, Overlay};
 use crate::repair::{self, RepairOutcome, change};
-use crate::report::{self, Check, Decision, Report, Status, human, pcluster};
+use crate::report::{self, Check, Decision, Report, Status, Verdict, human, pcluster};
 
 /// Guards one `pcluster build-image`.
 pub fn build_image(arguments: Vec<OsString>) -> Outcome {
@@ -75,7 +75,7 @@ impl Guarded<'_> {
         let (outcome, overlay) = self.check(&target)?;
         match outcome {
             CheckOutcome::Report(report) if self.decide(&report) == Decision::Repair => {
-                self.repair(&target, &report)
+                self.repair(&target, &report, &overlay)
             }
             outcome => Ok(self.act(outcome, &overlay)),
         }
@@ -103,18 +103,26 @@ impl Guarded<'_> {
 
     fn decide(&self, report: &Report) -> Decision {
         let settings = self.request.settings;
-        report::decide(settings.mode, settings.strict, report.verdict)
+        report::decide(settings.mode, settings.strict, report)
     }
 
-    /// In place, or beside the environment where that cannot be; then the check again.
-    fn repair(mut self, target: &Target, before: &Report) -> Result<Outcome, Abort> {
+    /// Repairs the environment, or if that cannot be, outside of it; then checks again. A build that only a warning is
+    /// about goes its way if the repair fails.
+    fn repair(mut self, target: &Target, before: &Report, overlay: &Overlay) -> Result<Outcome, Abort> {
         let repaired = match self.fix(target, false) {
             Err(Abort::Error(Error::NotInPlace { .. })) => self.fix(target, true),
             other => other,
         };
         let repaired = match repaired {
             Ok(repaired) => repaired,
-            Err(Abort::Error(error)) => return Ok(self.stop(before, &error.render_for_stderr())),
+            Err(Abort::Error(error)) => {
+                let why = prefix_lines("the repair failed:") + &error.render_for_stderr();
+                if before.verdict != Verdict::Ready {
+                    return Ok(self.stop(before, &why));
+                }
+                self.warnings += &why;
+                return Ok(self.exec(before, overlay));
+            }
             Err(interrupted) => return Err(interrupted),
         };
         let (outcome, overlay) = self.check(target)?;
@@ -136,13 +144,16 @@ impl Guarded<'_> {
             return Outcome::exec(self.into_exec(overlay));
         };
         match self.decide(&report) {
-            Decision::Exec => {
-                let stderr = prefix_lines(&human::render_for_stderr(&report, Decision::Exec));
-                let stderr = self.warnings.clone() + &stderr;
-                Outcome::Exec { exec: self.into_exec(overlay), stderr }
-            }
+            Decision::Exec => self.exec(&report, overlay),
+            Decision::Repair if report.verdict == Verdict::Ready => self.exec(&report, overlay),
             Decision::Stop | Decision::Repair => self.stop(&report, ""),
         }
+    }
+
+    fn exec(self, report: &Report, overlay: &Overlay) -> Outcome {
+        let findings = prefix_lines(&human::render_for_stderr(report, Decision::Exec));
+        let stderr = self.warnings.clone() + &findings;
+        Outcome::Exec { exec: self.into_exec(overlay), stderr }
     }
 
     fn stop(&self, report: &Report, why_not_repaired: &str) -> Outcome {
@@ -160,20 +171,18 @@ impl Guarded<'_> {
     }
 }
 
-fn describe_repair(repaired: &RepairOutcome) -> String {
-    let (changes, isolated) = match repaired {
-        RepairOutcome::Repaired { changes, isolated, .. } => (changes, isolated),
-        RepairOutcome::Recompiled(_)
-        | RepairOutcome::Damaged(_)
-        | RepairOutcome::NothingToDo
-        | RepairOutcome::Proven(_) => {
-            return String::new();
+fn describe_repair(outcome: &RepairOutcome) -> String {
+    let (head, repaired) = match outcome {
+        RepairOutcome::InPlace(repaired) => ("repaired", repaired),
+        RepairOutcome::Isolated(repaired) => {
+            ("repaired outside the environment, for build-image only", repaired)
         }
+        _ => return String::new(),
     };
-    let moves = change::summary(changes).into_iter().map(|(name, step, _)| format!("{name} {step}"));
+    let moves =
+        change::summary(&repaired.changes).into_iter().map(|(name, step, _)| format!("{name} {step}"));
     let moves = moves.collect::<Vec<_>>().join(", ");
-    let place = if *isolated { "repaired beside the environment" } else { "repaired" };
-    prefix_lines(&format!("{place}: {moves}; `pcluster preflight undo` takes it back"))
+    prefix_lines(&format!("{head}: {moves}\nTo revert, run `pcluster preflight undo`."))
 }
 
 fn warn_of_settings(error: &Error) -> String {

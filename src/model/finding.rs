@@ -138,8 +138,8 @@ pub struct Fix {
 pub enum Remedy {
     /// Packages move to releases that are known to do.
     Move(PackageMove),
-    /// The functions of the template ask for another Lambda runtime than this one, which AWS refuses.
-    Runtime(String),
+    /// Files of aws-parallelcluster are edited, as the source edits with this id say.
+    Edit(String),
     /// A file of bytecode is removed, which Python compiles again.
     Bytecode(String),
     /// Packages move to the releases of the day on which that release of aws-parallelcluster came out.
@@ -166,9 +166,8 @@ impl Fix {
         Self { command: FIX.into(), remedy: Some(Remedy::Bytecode(file)) }
     }
 
-    /// A change of the Lambda runtime, only by its id.
-    pub fn changing_runtime(command: String, runtime: String) -> Self {
-        Self { command, remedy: Some(Remedy::Runtime(runtime)) }
+    pub fn editing(id: &str) -> Self {
+        Self { command: FIX.into(), remedy: Some(Remedy::Edit(id.to_owned())) }
     }
 
     /// A fix that the user has to make.
@@ -192,10 +191,10 @@ impl Fix {
         }
     }
 
-    /// The Lambda runtime that the fix replaces.
-    pub fn runtime(&self) -> Option<&str> {
+    /// The id of the source edits that the fix makes.
+    pub fn edit(&self) -> Option<&str> {
         match &self.remedy {
-            Some(Remedy::Runtime(runtime)) => Some(runtime),
+            Some(Remedy::Edit(id)) => Some(id),
             _ => None,
         }
     }

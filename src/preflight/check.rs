@@ -47,7 +47,7 @@ fn check_one(check: &CheckArgs, given: Option<&Path>, common: &Common) -> Result
             Identified::Unknown(report) => return Ok(render_report(&report, common)),
         };
         let mut report = check_target(request, &target, given)?;
-        if check.fix && report.verdict == Verdict::Blocked {
+        if check.fix && (report.verdict == Verdict::Blocked || report.has_repairable_failure()) {
             let options = repair_options(&FixArgs::default(), request.settings, common);
             let repaired = repair::fix(request, &target, options)?;
             request.progress.write(&name_as_called(&describe_repair(&repaired, "fix")));

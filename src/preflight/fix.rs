@@ -1,11 +1,11 @@
 //! `preflight fix` and `preflight undo`.
 
 use crate::cli::args::{CheckArgs, Common, FixArgs, Format};
-use crate::error::{Abort, Error, RepairStep};
+use crate::error::{Abort, Error};
 use crate::model::finding::{FIND_LOST, LOSES_TAGS};
 use crate::outcome::Outcome;
 use crate::preflight::context::{identify, repair_options, with_request};
-use crate::repair::change::{self, Change, count_packages, describe_restored};
+use crate::repair::change::{self, Change, count_packages};
 use crate::repair::prove::not_ready;
 use crate::repair::undo::{Undone, undo};
 use crate::repair::{self, RepairOutcome, as_json};
@@ -19,64 +19,84 @@ pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
         let options = repair_options(fix, request.settings, common);
         let command = format!("{}{}", options.command(), if fix.isolated { " --isolated" } else { "" });
         let repaired = repair::fix(request, &target, options)?;
-        if let (RepairOutcome::Proven(changes), true) = (&repaired, fix.print_requirements)
-            && count_edits(changes) > 0
+        if let (RepairOutcome::Proven(repaired), true) = (&repaired, fix.print_requirements)
+            && repaired.changes.iter().all(|change| !change.edits.is_empty())
         {
-            let message = "no requirement stands for lines that change".into();
-            return Err(Error::repair(RepairStep::Plan, message, "Run it with --dry-run instead.").into());
+            let message = "source edits cannot be written as requirements".into();
+            return Err(Error::repair(message, "Run it with --dry-run instead.").into());
         }
         let stdout = match (&repaired, common.format) {
-            (RepairOutcome::Proven(changes), _) if fix.print_requirements => {
-                escape(&change::requirements_file(changes)).into_owned()
+            (RepairOutcome::Proven(repaired), _) if fix.print_requirements => {
+                escape(&change::requirements_file(&repaired.changes)).into_owned()
             }
             _ if common.quiet => String::new(),
-            (RepairOutcome::NothingToDo, Format::Json) => report::format_json(&as_json(&[], "ready", false)),
-            (RepairOutcome::Damaged(_), Format::Json) => report::format_json(&as_json(&[], "planned", false)),
-            (RepairOutcome::Recompiled(_), Format::Json) => {
-                report::format_json(&as_json(&[], "repaired", false))
-            }
-            (RepairOutcome::Proven(changes), Format::Json) => {
-                report::format_json(&as_json(changes, "planned", fix.isolated))
-            }
-            (RepairOutcome::Repaired { changes, isolated }, Format::Json) => {
-                report::format_json(&as_json(changes, "repaired", *isolated))
-            }
+            (_, Format::Json) => report::format_json(&to_json(&repaired, fix.isolated)),
             _ => describe_repair(&repaired, &command),
         };
         Ok(Outcome::success(stdout))
     })
 }
 
+fn to_json(repaired: &RepairOutcome, isolated: bool) -> serde_json::Value {
+    let (status, changes): (_, &[Change]) = match repaired {
+        RepairOutcome::NothingToDo => ("ready", &[]),
+        RepairOutcome::Damaged(_) => ("planned", &[]),
+        RepairOutcome::Recompiled(_) => ("repaired", &[]),
+        RepairOutcome::Proven(repaired) => ("planned", &repaired.changes),
+        RepairOutcome::InPlace(repaired) | RepairOutcome::Isolated(repaired) => {
+            ("repaired", &repaired.changes)
+        }
+    };
+    as_json(changes, status, isolated && !changes.is_empty())
+}
+
 /// The result of a repair for people.
-pub fn describe_repair(repaired: &RepairOutcome, command: &str) -> String {
-    match repaired {
-        RepairOutcome::NothingToDo => "ready: there is nothing to repair\n".into(),
+pub fn describe_repair(outcome: &RepairOutcome, command: &str) -> String {
+    let (head, repaired, is_done) = match outcome {
+        RepairOutcome::NothingToDo => return "ready: there is nothing to repair\n".into(),
         RepairOutcome::Damaged(file) => {
             let file = escape_line(&lossy(file));
-            format!(
+            return format!(
                 "`pcluster preflight {command}` would remove damaged bytecode, which Python compiles again:\n  {file}\n"
-            )
+            );
         }
-        RepairOutcome::Recompiled(_) => "repaired: the environment is ready\n".into(),
-        RepairOutcome::Proven(changes) => {
-            let count = match count_edits(changes) {
-                0 => format!("move {}", count_packages(changes.len())),
-                edits => format!("change {}", count_lines(edits)),
-            };
-            format!("proven; `pcluster preflight {command}` would {count}:\n{}", format_changes(changes))
+        RepairOutcome::Recompiled(_) => return "repaired: the environment is ready\n".into(),
+        RepairOutcome::Proven(repaired) => {
+            (format!("proven; `pcluster preflight {command}` would make these changes"), repaired, false)
         }
-        RepairOutcome::Repaired { changes, isolated } => {
-            let place = if *isolated { ", beside the environment, for build-image" } else { "" };
-            let undo = "To revert, run `pcluster preflight undo`.\n";
-            let count = match count_edits(changes) {
-                0 => format!("{} moved", count_packages(changes.len())),
-                edits => format!("{} changed", count_lines(edits)),
-            };
-            let has_lost = changes.iter().any(|change| change.why == LOSES_TAGS);
-            let lost = if has_lost { format!("{FIND_LOST}\n") } else { String::new() };
-            format!("repaired{place}: {count}\n{}{undo}{lost}", format_changes(changes))
+        RepairOutcome::InPlace(repaired) => ("repaired".into(), repaired, true),
+        RepairOutcome::Isolated(repaired) => {
+            ("repaired outside the environment, for build-image only".into(), repaired, true)
+        }
+    };
+    let changes = &repaired.changes;
+    let mut text = format!("{head}: {}\n{}", count_changes(changes), format_changes(changes));
+    text += &describe_left(&repaired.left);
+    if is_done {
+        text += "To revert, run `pcluster preflight undo`.\n";
+        if changes.iter().any(|change| change.why == LOSES_TAGS) {
+            text += FIND_LOST;
+            text.push('\n');
         }
     }
+    text
+}
+
+/// `1 warning left: ...`.
+fn describe_left(left: &[String]) -> String {
+    if left.is_empty() {
+        return String::new();
+    }
+    let lines = left.iter().map(|warning| escape_line(warning)).collect::<Vec<_>>().join("; ");
+    format!("{} warning{} left: {lines}\n", left.len(), if left.len() == 1 { "" } else { "s" })
+}
+
+/// `17 packages, 2 lines`.
+fn count_changes(changes: &[Change]) -> String {
+    let packages = changes.iter().filter(|change| change.edits.is_empty()).count();
+    let counts =
+        [(packages, count_packages(packages)), (count_edits(changes), count_lines(count_edits(changes)))];
+    counts.into_iter().filter(|(count, _)| *count > 0).map(|(_, text)| text).collect::<Vec<_>>().join(", ")
 }
 
 fn count_edits(changes: &[Change]) -> usize {
@@ -101,17 +121,14 @@ pub fn run_undo(common: &Common) -> Result<Outcome, Abort> {
     with_request(&CheckArgs::default(), common, |request| {
         let target = identify(request, |report: &Report| {
             let next = "Name the pcluster that was repaired with --real.";
-            Error::repair(RepairStep::Undo, report.reasons().join("; "), next)
+            Error::undo(report.reasons().join("; "), next)
         })?;
         let Undone { changes, isolated } = undo(request, &target)?;
         let stdout = match common.format {
             _ if common.quiet => String::new(),
             Format::Json => report::format_json(&as_json(&changes, "undone", isolated)),
-            _ if isolated => "undone: the repair beside the environment is removed\n".into(),
-            _ => match count_edits(&changes) {
-                0 => format!("undone: {}\n", describe_restored(changes.len())),
-                edits => format!("undone: {} as before\n", count_lines(edits)),
-            },
+            _ if isolated => "undone: the repair outside the environment was removed\n".into(),
+            _ => format!("undone: {} restored\n", count_changes(&changes)),
         };
         Ok(Outcome::success(stdout))
     })

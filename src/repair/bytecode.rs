@@ -9,7 +9,7 @@ use crate::checker;
 use crate::checker::request::CheckRequest;
 use crate::environment::record::{is_bytecode, prefix_of};
 use crate::environment::target::Target;
-use crate::error::{Abort, Error, RepairStep};
+use crate::error::{Abort, Error};
 use crate::repair::context::Options;
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
 use crate::repair::ownership::refuse_another_users;
@@ -92,13 +92,9 @@ fn is_of_environment(file: &Path, target: &Target) -> bool {
 
 fn describe_kept(file: &Path, error: &std::io::Error) -> Error {
     let message = format!("{} is damaged, and cannot be removed: {error}", file.display());
-    Error::repair(
-        RepairStep::Commit,
-        message,
-        "Nothing was changed. Remove that file; Python compiles it again.",
-    )
+    Error::repair(message, "Nothing was changed. Remove that file; Python compiles it again.")
 }
 
 fn describe_full(action: &str, error: &dyn std::fmt::Display) -> Error {
-    Error::repair(RepairStep::Stage, format!("cannot {action}: {error}"), UNCHANGED_FREE_SPACE)
+    Error::repair(format!("cannot {action}: {error}"), UNCHANGED_FREE_SPACE)
 }

@@ -77,9 +77,13 @@ pub fn requirements_file(changes: &[Change]) -> String {
     changes.iter().fold(String::new(), |text, change| text + &format!("{}=={}\n", change.package, change.to))
 }
 
-/// The value in the code of an edit: what stands between its first quotes.
-fn value_in(code: &str) -> &str {
-    code.split('"').nth(1).unwrap_or(code)
+/// What an edit does: the values between the first quotes, or the lines that come before a text.
+fn describe_edit(edit: &Edit) -> String {
+    let value = |code: &str| code.split('"').nth(1).unwrap_or(code.trim()).to_owned();
+    match edit.to.strip_suffix(edit.from.as_str()) {
+        Some(inserted) => format!("+ {}", inserted.trim()),
+        None => format!("{} -> {}", value(&edit.from), value(&edit.to)),
+    }
 }
 
 /// Summarizes changes, a row each, or one for each line that is edited; packages of CDK with the same change
@@ -87,8 +91,8 @@ fn value_in(code: &str) -> &str {
 pub fn summary(changes: &[Change]) -> Vec<(String, String, &str)> {
     let mut rows: Vec<(String, usize, String, &str)> = Vec::new();
     for change in changes {
-        for Edit { file, line, from, to } in &change.edits {
-            rows.push((format!("{file}:{line}"), 1, format!("{} -> {}", value_in(from), value_in(to)), ""));
+        for edit in &change.edits {
+            rows.push((format!("{}:{}", edit.file, edit.line), 1, describe_edit(edit), ""));
         }
         if !change.edits.is_empty() {
             continue;

@@ -5,7 +5,7 @@ use std::process;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::environment::packages::read_installed;
-use crate::error::{Abort, Error, RepairStep};
+use crate::error::{Abort, Error};
 use crate::repair::change::Change;
 use crate::repair::context::{BrokenRequirements, Repair};
 use crate::repair::file_plan::FilePlan;
@@ -28,7 +28,7 @@ use crate::text::package_name::PCLUSTER;
 /// packages that another installer has written during the exchange.
 pub fn commit(repair: &Repair, staged: Staged) -> Result<Vec<Change>, Abort> {
     refuse_managed_packages(repair, &staged.changes)?;
-    let broken_before = repair.installer.find_broken_requirements(RepairStep::Proof)?;
+    let broken_before = repair.installer.find_broken_requirements()?;
     let _uv_lock = lock_against_uv(&repair.target.interpreter.prefix, repair.request.progress)?;
     let _exclusive = repair.state.lock_exclusive(repair.request.progress)?;
     refuse_if_changed(repair)?;
@@ -42,7 +42,7 @@ pub fn commit(repair: &Repair, staged: Staged) -> Result<Vec<Change>, Abort> {
     let transactions = repair.state.transactions();
     let journal = transactions
         .begin(make_id(), &plan, staged.changes.clone())
-        .map_err(|message| Error::repair(RepairStep::Snapshot, message, UNCHANGED_FREE_SPACE))?;
+        .map_err(|message| Error::repair(message, UNCHANGED_FREE_SPACE))?;
     // Another installer, which heeds no lock, may have run during the snapshot.
     let unchanged = if journal.find_foreign_packages().names.is_empty() {
         refuse_if_changed(repair)
@@ -53,7 +53,7 @@ pub fn commit(repair: &Repair, staged: Staged) -> Result<Vec<Change>, Abort> {
     let exchanged = transactions.exchange(&journal, &plan).map_err(describe_failed_exchange);
     drop(step);
     let committed = exchanged
-        .and_then(|()| verify_and_sync(repair, &broken_before, &plan))
+        .and_then(|()| verify_and_sync(repair, &staged.edits, &broken_before, &plan))
         .and_then(|()| {
             journal
                 .find_changed_package()
@@ -118,11 +118,12 @@ fn refuse_if_changed(repair: &Repair) -> Result<(), Error> {
 
 fn verify_and_sync(
     repair: &Repair,
+    edits: &[String],
     broken_before: &BrokenRequirements,
     plan: &FilePlan,
 ) -> Result<(), Abort> {
     let (verified, synced) =
-        concurrently(|| verify(repair, broken_before), || repair.state.transactions().sync(plan));
+        concurrently(|| verify(repair, edits, broken_before), || repair.state.transactions().sync(plan));
     verified?;
     synced.map_err(describe_failed_write)
 }
@@ -138,12 +139,12 @@ const WAIT: &str = "Wait until the other installer has ended, then run it again.
 
 fn describe_changed_environment() -> Error {
     let message = "another installer has changed the environment meanwhile".into();
-    Error::repair(RepairStep::Commit, message, &format!("The repair has changed nothing. {WAIT}"))
+    Error::repair(message, &format!("The repair has changed nothing. {WAIT}"))
 }
 
 fn describe_changed_package(package: &str) -> Error {
     let message = format!("another installer has changed {package} meanwhile");
-    Error::repair(RepairStep::Commit, message, &format!("The environment was put back as it was. {WAIT}"))
+    Error::repair(message, &format!("The environment was put back as it was. {WAIT}"))
 }
 
 /// Names what the rollback has left as others have written it.
@@ -153,15 +154,15 @@ fn describe_meanwhile(left: &Left) -> Error {
         packages => format!("another installer has changed {} meanwhile", packages.join(", ")),
     };
     let next = format!("The environment was put back as it was{}. {WAIT}", describe_left(left));
-    Error::repair(RepairStep::Commit, message, &next)
+    Error::repair(message, &next)
 }
 
 fn describe_failed_exchange(message: String) -> Abort {
     let next = "The environment is as it was. Correct that, then run it again.";
-    Error::repair(RepairStep::Commit, message, next).into()
+    Error::repair(message, next).into()
 }
 
 fn describe_failed_write(message: String) -> Abort {
     let next = format!("The environment was put back as it was. {FREE_SPACE}");
-    Error::repair(RepairStep::Commit, message, &next).into()
+    Error::repair(message, &next).into()
 }

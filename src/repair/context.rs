@@ -7,6 +7,7 @@ use crate::environment::target::Target;
 use crate::model::distribution::Packages;
 use crate::model::options::{InstallerChoice, Strategy};
 use crate::repair::installer::Installer;
+use crate::repair::plan::Goal;
 use crate::repair::state::RepairState;
 
 /// The options of a repair.
@@ -45,6 +46,7 @@ pub struct Repair<'a> {
     /// The installed packages, as they were before the first step.
     pub packages: &'a Packages,
     pub installer: Installer<'a>,
+    pub goal: Goal,
     pub state: &'a RepairState,
 }
 

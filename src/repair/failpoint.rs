@@ -3,15 +3,12 @@
 
 use std::io;
 
-use crate::error::RepairStep;
-
 /// Fails, dies by SIGKILL or gets SIGINT where `PCLUSTER_SHIM_FAULT` names this step: `fail:STEP`, `kill:STEP` or
 /// `interrupt:STEP`, with `@N` behind it for the Nth time that the step is reached (1 by default).
 #[cfg(feature = "fault-injection")]
-pub fn reach(step: RepairStep) -> io::Result<()> {
+pub fn reach(step: &str) -> io::Result<()> {
     use std::sync::atomic::{AtomicUsize, Ordering};
     static REACHED: AtomicUsize = AtomicUsize::new(0);
-    let step = step.name();
     let failure = std::env::var("PCLUSTER_SHIM_FAULT").unwrap_or_default();
     let Some((action, rest)) = failure.split_once(':') else { return Ok(()) };
     let (name, count) = rest.split_once('@').unwrap_or((rest, "1"));
@@ -34,6 +31,6 @@ pub fn reach(step: RepairStep) -> io::Result<()> {
 
 /// Passes.
 #[cfg(not(feature = "fault-injection"))]
-pub fn reach(_step: RepairStep) -> io::Result<()> {
+pub fn reach(_step: &str) -> io::Result<()> {
     Ok(())
 }

@@ -6,7 +6,6 @@ use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::error::RepairStep;
 use crate::repair::failpoint;
 use crate::repair::file_access::{Access, make_directories};
 use crate::repair::file_plan::Content;
@@ -56,7 +55,7 @@ fn write_text(text: &str, path: &Path, access: &Access) -> io::Result<()> {
     let mut file = File::create(&temporary)?;
     let (first, rest) = text.as_bytes().split_at(text.len() / 2);
     file.write_all(first)?;
-    failpoint::reach(RepairStep::Record)?;
+    failpoint::reach("record")?;
     file.write_all(rest)?;
     access.give(&temporary)?;
     fs::rename(&temporary, path)

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::environment::target::Target;
-use crate::error::{Abort, Error, RepairStep};
+use crate::error::{Abort, Error};
 use crate::model::distribution::Packages;
 use crate::model::options::InstallerChoice;
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
@@ -31,6 +31,8 @@ pub struct Installer<'a> {
     target: &'a Target,
     /// The time that a child of a check may take.
     timeout: Duration,
+    /// The cache of a uv that the repair has fetched: the user has not asked for one.
+    cache: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -58,16 +60,11 @@ impl<'a> Installer<'a> {
         packages: &Packages,
         timeout: Duration,
     ) -> Result<Self, Abort> {
-        let with = |program: Program| Self { program, target, timeout };
+        let with = |program: Program| Self { program, target, timeout, cache: None };
         let uv = executables::find("uv", Some(target.path())).filter(|_| target.interpreter.is_at_least(8));
         if choice == InstallerChoice::Uv {
-            let missing = || {
-                Error::repair(
-                    RepairStep::Installer,
-                    "there is no uv on PATH".into(),
-                    "Install uv, or use --installer pip.",
-                )
-            };
+            let missing =
+                || Error::repair("there is no uv on PATH".into(), "Install uv, or use --installer pip.");
             return uv.map(Program::Uv).map(with).ok_or_else(|| missing().into());
         }
         if let Some(uv) = uv.filter(|_| choice == InstallerChoice::Auto) {
@@ -84,23 +81,25 @@ impl<'a> Installer<'a> {
         // Debian and Ubuntu have ensurepip in a package of its own.
         let next =
             "Install uv, or what brings ensurepip (`apt-get install python3-venv` on Debian and Ubuntu).";
-        Err(Error::repair(RepairStep::Installer, message, next).into())
+        Err(Error::repair(message, next).into())
     }
 
     /// An installer that can limit packages to those of a date: uv, which pip fetches into `directory` where
     /// this one is pip. pip can from release 26 on, which few environments have.
     pub fn limiting_dates(&self, directory: &Path) -> Result<Self, Abort> {
-        let uv = match &self.program {
-            Program::Uv(uv) => uv.clone(),
-            Program::Pip | Program::BundledPip(_) => self.fetch_uv(directory)?,
+        let (uv, cache) = match &self.program {
+            Program::Uv(uv) => (uv.clone(), None),
+            Program::Pip | Program::BundledPip(_) => {
+                (self.fetch_uv(directory)?, Some(directory.join("cache")))
+            }
         };
-        Ok(Self { program: Program::Uv(uv), target: self.target, timeout: self.timeout })
+        Ok(Self { program: Program::Uv(uv), target: self.target, timeout: self.timeout, cache })
     }
 
     fn fetch_uv(&self, directory: &Path) -> Result<PathBuf, Abort> {
         let no_uv = |message: String| {
             let next = "Nothing was changed. Install uv, or make an environment anew with a newer Python.";
-            Error::repair(RepairStep::Installer, message, next)
+            Error::repair(message, next)
         };
         if !self.target.interpreter.is_at_least(8) {
             let version = &self.target.interpreter.version;
@@ -113,12 +112,15 @@ impl<'a> Installer<'a> {
         let mut arguments: Vec<OsString> = options.map(OsString::from).into();
         arguments.extend(["--no-deps".into(), "--no-compile".into(), "--target".into(), directory.into()]);
         arguments.push("uv".into());
-        let finished = self.run(arguments, self.timeout * MAX_TIMEOUTS, &scratch, RepairStep::Installer)?;
+        let finished = self.run(arguments, self.timeout * MAX_TIMEOUTS, &scratch)?;
         let uv = directory.join("bin/uv");
         if finished.status.success() && uv.is_file() {
             return Ok(uv);
         }
         let output = format!("{}{}", decode(&finished.stdout), decode(&finished.stderr));
+        if is_unreachable(&output) {
+            return Err(describe_unreachable(&output).into());
+        }
         let message = "only uv takes the packages of a date; pip could not fetch it";
         Err(no_uv(format!("{message}\n{}", quote_last_lines(&output))).into())
     }
@@ -131,7 +133,7 @@ impl<'a> Installer<'a> {
         let options = ["pip", "compile", "--no-deps", "--no-header", "--format", "pylock.toml"];
         let mut arguments: Vec<OsString> = options.map(OsString::from).into();
         arguments.push(file.into());
-        let finished = self.run(arguments, self.timeout * MAX_TIMEOUTS, &scratch, RepairStep::Plan)?;
+        let finished = self.run(arguments, self.timeout * MAX_TIMEOUTS, &scratch)?;
         Ok(read_upload_times(&decode(&finished.stdout)).max().map(str::to_owned))
     }
 
@@ -166,17 +168,19 @@ impl<'a> Installer<'a> {
         if let Some(moment) = &request.uploaded_before {
             arguments.extend(["--exclude-newer".into(), moment.into()]);
         }
-        let finished = self.run(arguments, self.timeout * MAX_TIMEOUTS, &scratch, RepairStep::Stage)?;
+        let finished = self.run(arguments, self.timeout * MAX_TIMEOUTS, &scratch)?;
         let output = format!("{}{}", decode(&finished.stdout), decode(&finished.stderr));
-        Ok(if finished.status.success() {
-            InstallOutcome::Installed { output }
-        } else {
-            InstallOutcome::Failed { message: format!("{} {}", self.name(), describe_end(&finished)), output }
-        })
+        if finished.status.success() {
+            return Ok(InstallOutcome::Installed { output });
+        }
+        if is_unreachable(&output) {
+            return Err(describe_unreachable(&output).into());
+        }
+        Ok(InstallOutcome::Failed { message: format!("{} {}", self.name(), describe_end(&finished)), output })
     }
 
     /// Finds the requirements of installed packages that are not met, a line of the installer's each.
-    pub fn find_broken_requirements(&self, step: RepairStep) -> Result<BTreeSet<String>, Abort> {
+    pub fn find_broken_requirements(&self) -> Result<BTreeSet<String>, Abort> {
         let scratch = make_scratch()?;
         let arguments = match self.program {
             Program::Uv(_) => ["pip", "check", "--color", "never"].map(OsString::from).to_vec(),
@@ -184,10 +188,10 @@ impl<'a> Installer<'a> {
                 vec!["check".into(), "--disable-pip-version-check".into()]
             }
         };
-        let finished = self.run(arguments, self.timeout, &scratch, step)?;
+        let finished = self.run(arguments, self.timeout, &scratch)?;
         if finished.status.code().is_none() {
             let message = format!("{}'s check was ended by a signal", self.name());
-            return Err(Error::repair(step, message, "Nothing was changed; run it again.").into());
+            return Err(Error::repair(message, "Nothing was changed; run it again.").into());
         }
         let output = format!("{}{}", decode(&finished.stdout), decode(&finished.stderr));
         // uv: "The package `x` requires `y`, but `z` is installed"; pip: "x 1 requires y, which is
@@ -201,7 +205,6 @@ impl<'a> Installer<'a> {
         mut arguments: Vec<OsString>,
         limit: Duration,
         scratch: &Scratch,
-        step: RepairStep,
     ) -> Result<Finished, Abort> {
         let target = self.target;
         let python = &target.interpreter.executable;
@@ -211,6 +214,7 @@ impl<'a> Installer<'a> {
                 arguments.extend(["--python".into(), python.into()]);
                 environment.extend(translate_for_uv(python));
                 environment.extend(variables(&UV_OVERRIDES));
+                environment.extend(self.cache.as_ref().map(|cache| set("UV_CACHE_DIR", cache)));
                 uv
             }
             Program::Pip | Program::BundledPip(_) => {
@@ -231,12 +235,12 @@ impl<'a> Installer<'a> {
         // A pip that runs from its wheel leaves a certificate file in TMPDIR at each run, a uv that builds
         // a package with setuptools a lock file.
         let tmp = scratch.directory("tmp");
-        let tmp = tmp.map_err(|error| Error::repair(step, error.to_string(), UNCHANGED_FREE_SPACE))?;
+        let tmp = tmp.map_err(|error| Error::repair(error.to_string(), UNCHANGED_FREE_SPACE))?;
         environment.push(set("TMPDIR", tmp));
         let child = Child { program, arguments, environment, limit, max_output: MAX_INSTALLER_OUTPUT };
         child.run(scratch).map_err(|error| match error {
             ChildError::Interrupted(signal) => Abort::Interrupted(signal),
-            other => Error::repair(step, other.to_string(), "Nothing was changed; run it again.").into(),
+            other => Error::repair(other.to_string(), "Nothing was changed; run it again.").into(),
         })
     }
 }
@@ -250,11 +254,7 @@ fn find_bundled_pip(target: &Target, timeout: Duration) -> Result<Option<PathBuf
     let scratch = make_scratch()?;
     let written = scratch.write("bundled_pip.py", BUNDLED_PIP_PY);
     let script = written.map_err(|error| {
-        Error::repair(
-            RepairStep::Installer,
-            format!("cannot write bundled_pip.py: {error}"),
-            UNCHANGED_FREE_SPACE,
-        )
+        Error::repair(format!("cannot write bundled_pip.py: {error}"), UNCHANGED_FREE_SPACE)
     })?;
     let sentinel = sentinel();
     let mut arguments = target.interpreter.run_flags();
@@ -272,16 +272,15 @@ fn find_bundled_pip(target: &Target, timeout: Duration) -> Result<Option<PathBuf
 }
 
 fn make_scratch() -> Result<Scratch, Error> {
-    Scratch::new().map_err(|error| {
-        Error::repair(RepairStep::Stage, format!("no temporary directory: {error}"), UNCHANGED_FREE_SPACE)
-    })
+    Scratch::new()
+        .map_err(|error| Error::repair(format!("no temporary directory: {error}"), UNCHANGED_FREE_SPACE))
 }
 
 /// Writes a file of requirements, one a line.
 fn write(scratch: &Scratch, name: &str, lines: &[String]) -> Result<PathBuf, Error> {
     scratch.write(name, &(lines.join("\n") + "\n")).map_err(|error| {
         let message = format!("cannot write {name}: {error}");
-        Error::repair(RepairStep::Stage, message, UNCHANGED_FREE_SPACE)
+        Error::repair(message, UNCHANGED_FREE_SPACE)
     })
 }
 
@@ -302,6 +301,38 @@ pub fn quote_last_lines(output: &str) -> String {
     let lines: Vec<&str> = output.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(MAX_QUOTED_LINES)..].join("\n")
 }
+
+/// What pip and uv print if they cannot reach an index. pip goes on from there to "No matching distribution", as if
+/// there were no such package.
+const UNREACHABLE: [&str; 12] = [
+    "Failed to establish a new connection",
+    "Max retries exceeded",
+    "ConnectTimeoutError",
+    "NameResolutionError",
+    "ProxyError",
+    "Read timed out",
+    "Temporary failure in name resolution",
+    "dns error",
+    "error sending request",
+    "operation timed out",
+    "tcp connect error",
+    "client error (Connect)",
+];
+
+fn is_unreachable(output: &str) -> bool {
+    UNREACHABLE.iter().any(|sign| output.contains(sign))
+}
+
+fn describe_unreachable(output: &str) -> Error {
+    let line = output.lines().find(|line| UNREACHABLE.iter().any(|sign| line.contains(sign)));
+    let line: String = line.unwrap_or_default().trim().chars().take(MAX_REASON).collect();
+    let next = "Nothing was changed. Check the network, the proxy, and the index that pip or uv is set to. Where the \
+                index can be reached, `pcluster preflight fix --print-requirements` prints what to install.";
+    Error::repair(format!("the package index cannot be reached: {line}"), next)
+}
+
+/// Characters of a line of an installer's output that a message quotes.
+const MAX_REASON: usize = 160;
 
 fn decode(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::error::{Abort, Error, RepairStep};
+use crate::error::{Abort, Error};
 use crate::progress::Progress;
 use crate::system::files;
 use crate::system::signals::Interrupts;
@@ -73,11 +73,7 @@ pub fn lock_against_uv(prefix: &Path, progress: Progress) -> Result<Option<File>
         return Ok(None);
     }
     let failed = |error| {
-        Error::repair(
-            RepairStep::Lock,
-            format!("cannot lock {}/.lock: {error}", prefix.display()),
-            "Nothing was changed.",
-        )
+        Error::repair(format!("cannot lock {}/.lock: {error}", prefix.display()), "Nothing was changed.")
     };
     let waiting = || "waiting for uv, which is changing this environment".to_owned();
     wait_for_lock(progress, waiting, || file.try_lock(), |error| failed(error).into())?;

@@ -11,8 +11,8 @@
 //! 5. [`verify`] checks the environment itself. The transaction is then closed, or, where anything has
 //!    failed, rolled back ([`rollback`]).
 //!
-//! A Lambda runtime ([`runtime`]) takes the place of the first two where it is asked for: it moves no
-//! package, but stages a copy of aws-parallelcluster that is edited.
+//! Source edits ([`source_edits`]) are made in a copy of aws-parallelcluster among the staged packages, by the third
+//! step: it is the first that builds a template, which may show that they are needed.
 //!
 //! Only the fourth step changes the environment. A repair that is killed in it is rolled back by the
 //! next call, which finds the journal ([`state`]). A repair beside the environment ends with the third
@@ -67,7 +67,7 @@ pub mod refusals;
 pub mod release;
 pub mod requirement;
 pub mod rollback;
-pub mod runtime;
+pub mod source_edits;
 pub mod stage;
 pub mod state;
 pub mod token;
@@ -83,7 +83,7 @@ use serde_json::json;
 use crate::checker::request::CheckRequest;
 use crate::environment::packages::read_installed;
 use crate::environment::target::Target;
-use crate::error::{Abort, Error, RepairStep};
+use crate::error::{Abort, Error};
 use crate::model::distribution::Packages;
 use crate::model::finding::Finding;
 use crate::model::options::Strategy;
@@ -95,17 +95,15 @@ use crate::repair::installer::Installer;
 use crate::repair::journal::Journal;
 use crate::repair::overlay::keep_overlay;
 use crate::repair::ownership::refuse_another_users;
-use crate::repair::plan::Reason;
+use crate::repair::plan::{Goal, Refusal};
 use crate::repair::prove::{Proof, describe_unproven, not_ready, prove};
 use crate::repair::refusals::refuse_early;
 use crate::repair::release::restore_release;
-use crate::repair::runtime::replace_runtime;
 use crate::repair::stage::{Staged, Staging, stage};
 use crate::repair::state::{RepairState, find_site};
 use crate::repair::transaction::MAX_UNDO;
-use crate::report::{Report, Verdict};
-use crate::rules::advisories;
-use crate::rules::template::runtimes;
+use crate::report::Report;
+use crate::rules::{advisories, edits};
 use crate::system::concurrently::concurrently;
 use crate::text::printable::lossy;
 
@@ -118,11 +116,18 @@ pub enum RepairOutcome {
     /// This file of damaged bytecode would be removed, first of all.
     Damaged(PathBuf),
     /// The changes that a repair would make.
-    Proven(Vec<Change>),
-    Repaired {
-        changes: Vec<Change>,
-        isolated: bool,
-    },
+    Proven(Repaired),
+    /// The environment was changed.
+    InPlace(Repaired),
+    /// The changes are kept outside the environment, for build-image only.
+    Isolated(Repaired),
+}
+
+/// What a repair changes, and the warnings that it leaves.
+#[derive(Debug)]
+pub struct Repaired {
+    pub changes: Vec<Change>,
+    pub left: Vec<String>,
 }
 
 /// Repairs the environment of a target, or with `dry_run` proves that it could be.
@@ -150,57 +155,56 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
     if !recompiled.is_empty() {
         request.progress.write(&describe_recompiled(&recompiled));
     }
-    // A finding that is gone is no error: the same command may run again.
-    let is_known =
-        |id: &str| id == runtimes::ID || request.advisories.iter().any(|advisory| advisory.id == id);
-    let findings = plan::choose_findings(&before, &options.ids, is_known)
-        .map_err(|id| describe_unknown(&id, &before))?;
-    if findings.is_empty() && before.verdict == Verdict::Ready {
-        return Ok(match recompiled.as_slice() {
-            [] => RepairOutcome::NothingToDo,
-            _ => RepairOutcome::Recompiled(recompiled),
-        });
-    }
-    if let Some(finding) = findings.iter().find(|finding| !finding.has_repair()) {
-        return Err(describe_unrepairable(finding).into());
-    }
-    if let Some(file) = findings.iter().find_map(|finding| finding.fix.as_ref()?.bytecode()) {
-        return if options.dry_run {
-            Ok(RepairOutcome::Damaged(file.into()))
-        } else {
-            Err(describe_damaged(file).into())
-        };
-    }
-    let runtime = plan::find_runtime(&findings).map_err(describe_mixed)?;
-    if (findings.is_empty() || runtime.is_some()) && before.verdict == Verdict::Blocked {
-        return Err(describe_blocked(&before, &options).into());
-    }
-    if runtime.is_none() && !plan::are_of_packages(findings.iter().copied()) {
-        return Err(not_ready(&before).into());
-    }
-    let installer = Installer::choose(options.installer, target, packages, request.settings.timeout)?;
-    let reasons = plan::collect_reasons(&findings);
-    let repair = &Repair { request, options, target, packages, installer, state: &state };
-    if repair.options.changes_environment() {
-        refuse_early(repair, &reasons)?;
-    }
-    let staged = match (runtime, ahead) {
-        (Some(runtime), _) => replace_runtime(repair, runtime)?,
-        (None, Some(ahead)) if ahead.reasons == reasons => ahead.staged?,
-        (None, _) => stage_proven(repair, &reasons)?,
+    let goal = match choose_goal(request, &before, &options) {
+        Ok(Some(goal)) => goal,
+        Ok(None) if recompiled.is_empty() => return Ok(RepairOutcome::NothingToDo),
+        Ok(None) => return Ok(RepairOutcome::Recompiled(recompiled)),
+        Err(Refusal::Bytecode(file)) if options.dry_run => return Ok(RepairOutcome::Damaged(file.into())),
+        Err(refusal) => return Err(describe_refusal(refusal, &before, &options).into()),
     };
+    let installer = Installer::choose(options.installer, target, packages, request.settings.timeout)?;
+    let repair = &Repair { request, options, target, packages, installer, goal, state: &state };
+    if repair.options.changes_environment() {
+        refuse_early(repair)?;
+    }
+    let staged = match ahead {
+        Some(ahead) if ahead.is_for(&repair.goal) => ahead.staged?,
+        _ => stage_proven(repair)?,
+    };
+    let left = staged.left.clone();
     if repair.options.dry_run {
-        return Ok(RepairOutcome::Proven(staged.changes));
+        return Ok(RepairOutcome::Proven(Repaired { changes: staged.changes, left }));
     }
     if repair.options.isolated {
         keep_overlay(&state, staged.overlay, target, packages, &staged.changes)?;
-        return Ok(RepairOutcome::Repaired { changes: staged.changes, isolated: true });
+        return Ok(RepairOutcome::Isolated(Repaired { changes: staged.changes, left }));
     }
     if let Some(oldest) = state.transactions().oldest_to_go() {
         request.progress.write(&describe_oldest(&oldest));
     }
     let changes = commit(repair, staged)?;
-    Ok(RepairOutcome::Repaired { changes, isolated: false })
+    Ok(RepairOutcome::InPlace(Repaired { changes, left }))
+}
+
+fn choose_goal<'a>(
+    request: &CheckRequest,
+    before: &'a Report,
+    options: &'a Options,
+) -> Result<Option<Goal>, Refusal<'a>> {
+    // A finding that is gone is not an error: the same command may run again.
+    let is_edit = |id: &str| edits::is_known(id);
+    let is_known = |id: &str| is_edit(id) || request.advisories.iter().any(|advisory| advisory.id == id);
+    plan::choose_goal(before, &options.ids, is_known)
+}
+
+fn describe_refusal(refusal: Refusal, before: &Report, options: &Options) -> Error {
+    match refusal {
+        Refusal::Unknown(id) => describe_unknown(id, before),
+        Refusal::Unrepairable(findings) => describe_unrepairable(&findings),
+        Refusal::Bytecode(file) => describe_damaged(file),
+        Refusal::OtherBlocks => describe_blocked(before, options),
+        Refusal::NotReady => not_ready(before),
+    }
 }
 
 /// The repair that will no longer be undone, because only so many are kept.
@@ -213,7 +217,7 @@ fn describe_unknown(id: &str, report: &Report) -> Error {
     let known = report.findings.iter().map(|finding| finding.id.as_str()).collect::<BTreeSet<_>>();
     let known = if known.is_empty() { "none".into() } else { Vec::from_iter(known).join(", ") };
     let message = format!("the check has no finding {id:?}; found: {known}");
-    Error::repair(RepairStep::Plan, message, "Nothing was changed. `pcluster preflight` lists the findings.")
+    Error::repair(message, "Nothing was changed. `pcluster preflight` lists the findings.")
 }
 
 /// The removal of damaged bytecode, a line for each file.
@@ -228,13 +232,15 @@ pub fn describe_recompiled(files: &[PathBuf]) -> String {
 fn describe_damaged(file: &str) -> Error {
     let message = format!("the bytecode {file} is damaged");
     let next = "No package was changed. Remove that file; Python compiles it again.";
-    Error::repair(RepairStep::Plan, message, next)
+    Error::repair(message, next)
 }
 
-fn describe_unrepairable(finding: &Finding) -> Error {
-    let message = format!("no repair is known for {}: {}", finding.id, finding.describe_with_path());
-    let next = format!("Nothing was changed. To fix it manually: {}.", finding.describe_fix());
-    Error::repair(RepairStep::Plan, message, &next)
+fn describe_unrepairable(findings: &[&Finding]) -> Error {
+    let each = findings.iter().map(|finding| format!("{}: {}", finding.id, finding.describe_with_path()));
+    let message = format!("no repair is known for {}", each.collect::<Vec<_>>().join("; "));
+    let fixes: Vec<&str> = findings.iter().map(|finding| finding.describe_fix()).collect();
+    let next = format!("Nothing was changed. To fix it manually: {}.", fixes.join("; "));
+    Error::repair(message, &next)
 }
 
 fn describe_blocked(report: &Report, options: &Options) -> Error {
@@ -242,19 +248,21 @@ fn describe_blocked(report: &Report, options: &Options) -> Error {
     let message = format!("something else blocks: {}", reasons.first().map_or("", String::as_str));
     let next =
         format!("Nothing was changed. Run `pcluster preflight fix` first, then `{}`.", options.command());
-    Error::repair(RepairStep::Plan, message, &next)
-}
-
-fn describe_mixed(other: &str) -> Error {
-    let message = format!("{other} moves packages, a Lambda runtime changes files");
-    Error::repair(RepairStep::Plan, message, "Nothing was changed. Run it for each of the findings alone.")
+    Error::repair(message, &next)
 }
 
 /// What the advisories ask for, staged and proven while the check is still being made, which mostly confirms them: it
 /// takes a third of the time of a repair.
 struct Ahead {
-    reasons: Vec<Reason>,
+    goal: Goal,
     staged: Result<Staged, Abort>,
+}
+
+impl Ahead {
+    /// Whether a repair with this goal would do the same. The proof has made the source edits that it needs.
+    fn is_for(&self, goal: &Goal) -> bool {
+        self.goal.reasons == goal.reasons && self.goal.restores_release == goal.restores_release
+    }
 }
 
 /// `None` if there is nothing to do ahead, or the way is a longer one.
@@ -272,17 +280,18 @@ fn stage_ahead(
     }
     let advised = advisories::check(&packages.versions(), &target.interpreter.version, request.advisories);
     let findings: Vec<&Finding> = advised.iter().filter(|finding| finding.blocks()).collect();
-    let reasons = plan::collect_reasons(&findings);
-    if reasons.is_empty() || !plan::are_of_packages(findings.iter().copied()) {
+    let goal = Goal { reasons: plan::collect_reasons(&findings), ..Goal::default() };
+    if goal.reasons.is_empty() || !plan::are_of_packages(findings.iter().copied()) {
         return None;
     }
     let installer = Installer::choose(options.installer, target, packages, request.settings.timeout).ok()?;
-    let repair = &Repair { request, options: options.clone(), target, packages, installer, state };
-    if options.changes_environment() {
-        refuse_early(repair, &reasons).ok()?;
+    let options = options.clone();
+    let repair = &Repair { request, options, target, packages, installer, goal: goal.clone(), state };
+    if repair.options.changes_environment() {
+        refuse_early(repair).ok()?;
     }
-    let staged = match stage(repair, &reasons) {
-        Ok(Staging::Staged(staged)) => match prove(repair, &staged) {
+    let staged = match stage_goal(repair) {
+        Ok(Staging::Staged(mut staged)) => match prove(repair, &mut staged) {
             Ok(Proof::Ready) => Ok(staged),
             Ok(Proof::NotReady(_)) => return None,
             Err(error) => Err(error),
@@ -290,18 +299,27 @@ fn stage_ahead(
         Ok(Staging::Unsolvable(_)) => return None,
         Err(error) => Err(error),
     };
-    Some(Ahead { reasons, staged })
+    Some(Ahead { goal, staged })
 }
 
-/// Stages packages that are proven to make the environment ready: by the moves that the findings name, or
-/// where those do not do, as of the day of the release.
-fn stage_proven(repair: &Repair, reasons: &[Reason]) -> Result<Staged, Abort> {
-    if reasons.is_empty() || repair.options.strategy == Strategy::Release {
+fn stage_goal(repair: &Repair) -> Result<Staging, Abort> {
+    match repair.goal.reasons.as_slice() {
+        [] => Ok(Staging::Staged(Staged::empty(repair)?)),
+        reasons => stage(repair, reasons),
+    }
+}
+
+/// Stages what is proven to make the environment ready: the moves that the findings name and the source edits, or if
+/// those moves do not help, the packages of the release's day.
+fn stage_proven(repair: &Repair) -> Result<Staged, Abort> {
+    let goal = &repair.goal;
+    let needs_release = goal.restores_release && goal.reasons.is_empty();
+    if needs_release || goal.moves_packages() && repair.options.strategy == Strategy::Release {
         return restore_release(repair);
     }
-    let error = match stage(repair, reasons)? {
+    let error = match stage_goal(repair)? {
         Staging::Unsolvable(error) => error,
-        Staging::Staged(staged) => match prove(repair, &staged)? {
+        Staging::Staged(mut staged) => match prove(repair, &mut staged)? {
             Proof::Ready => return Ok(staged),
             Proof::NotReady(report) => {
                 let error = describe_unproven(repair, &staged, &report);

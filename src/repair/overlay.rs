@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::environment::packages::read_installed;
 use crate::environment::target::Target;
-use crate::error::{Error, RepairStep};
+use crate::error::Error;
 use crate::model::distribution::Packages;
 use crate::repair::change::Change;
 use crate::repair::file_digest::sha256_of_bytes;
@@ -67,7 +67,7 @@ pub fn keep_overlay(
     packages: &Packages,
     changes: &[Change],
 ) -> Result<(), Error> {
-    let failed = |error: io::Error| Error::repair(RepairStep::Isolated, error.to_string(), SET_STATE_HOME);
+    let failed = |error: io::Error| Error::repair(error.to_string(), SET_STATE_HOME);
     let _ = remove_overlay(state);
     let kept = overlay_directory(state);
     fs::rename(staged.keep(), &kept).map_err(failed)?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::is_preflight;
 use crate::environment::interpreter::Interpreter;
-use crate::error::{Error, RepairStep};
+use crate::error::Error;
 use crate::model::distribution::Distribution;
 use crate::system::executables::own_executable;
 
@@ -71,7 +71,7 @@ pub fn refuse_another_users<'a>(
         quote(&shim),
         quote(real)
     );
-    Err(Error::repair(RepairStep::Ownership, message, &next))
+    Err(Error::repair(message, &next))
 }
 
 /// Quotes a path for a shell, where it has to be.

@@ -5,10 +5,10 @@ use std::str::FromStr as _;
 
 use pep440_rs::{Version, VersionSpecifiers};
 
-use crate::model::finding::{Finding, Fix, Kind, PackageMove, Remedy};
+use crate::model::finding::{Finding, Kind, PackageMove, Remedy};
 use crate::model::options::Strategy;
 use crate::repair::requirement::{Installed, Requirement, is_requirement};
-use crate::report::Report;
+use crate::report::{Report, Verdict};
 use crate::rules::advisories::Affected;
 use crate::text::package_name::{PCLUSTER, is_pattern, matches, normalised};
 
@@ -42,33 +42,106 @@ pub struct Reason {
     pub fix: PackageMove,
 }
 
-/// Collects the findings that a repair is asked for: those with the ids, or where there are none, those of
-/// level ERROR.
+/// What a repair has to do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Goal {
+    /// The packages to move.
+    pub reasons: Vec<Reason>,
+    pub edits: Vec<WantedEdit>,
+    /// Packages have to move, and no finding names which.
+    pub restores_release: bool,
+}
+
+/// Source edits to make.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WantedEdit {
+    pub id: String,
+    /// What asks for it blocks, or was named by the user.
+    pub is_required: bool,
+}
+
+/// Why there is nothing that a repair could do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Refusal<'a> {
+    /// No finding has this id, and no advisory.
+    Unknown(&'a str),
+    /// No repair is known for these.
+    Unrepairable(Vec<&'a Finding>),
+    /// Only the removal of this file of bytecode would help.
+    Bytecode(&'a str),
+    /// Something else blocks, which the findings asked for do not include.
+    OtherBlocks,
+    /// The environment is not ready, and no finding says what to change.
+    NotReady,
+}
+
+/// Chooses what to repair: the findings with these ids, or without ids everything that blocks or means a failed build.
+/// `None` if there is nothing to do.
 ///
 /// # Errors
-/// Returns the first id that no finding has and that is not known either.
-pub fn choose_findings<'a>(
+/// Returns an error if one of them cannot be repaired; a warning that was not asked for is left instead.
+pub fn choose_goal<'a>(
     report: &'a Report,
-    ids: &[String],
+    ids: &'a [String],
     is_known: impl Fn(&str) -> bool,
-) -> Result<Vec<&'a Finding>, String> {
+) -> Result<Option<Goal>, Refusal<'a>> {
     let findings = &report.findings;
     let is_found = |id: &str| findings.iter().any(|finding| finding.is_named(id));
     if let Some(unknown) = ids.iter().find(|id| !is_found(id) && !is_known(id)) {
-        return Err(unknown.clone());
+        return Err(Refusal::Unknown(unknown));
     }
     let needs_hints = ids.is_empty() && findings.iter().any(|finding| finding.has_remedy(&Remedy::Release));
     let is_hint = |finding: &Finding| needs_hints && is_of_absent_package(finding);
-    Ok(findings.iter().filter(|finding| is_chosen(finding, ids) || is_hint(finding)).collect())
+    let chosen: Vec<&Finding> =
+        findings.iter().filter(|finding| is_chosen(finding, ids) || is_hint(finding)).collect();
+    let unrepairable: Vec<&Finding> =
+        chosen.iter().filter(|finding| !finding.has_repair()).copied().collect();
+    if !unrepairable.is_empty() {
+        return Err(Refusal::Unrepairable(unrepairable));
+    }
+    if let Some(file) = chosen.iter().find_map(|finding| finding.fix.as_ref()?.bytecode()) {
+        return Err(Refusal::Bytecode(file));
+    }
+    let goal = Goal {
+        reasons: collect_reasons(&chosen),
+        restores_release: chosen.iter().any(|finding| finding.has_remedy(&Remedy::Release)),
+        edits: find_edits(report, ids),
+    };
+    let blocks_apart =
+        |finding: &Finding| finding.blocks() && !finding.is_explained() && !is_chosen(finding, ids);
+    match report.verdict {
+        Verdict::Ready if chosen.is_empty() => Ok(None),
+        Verdict::Blocked if !goal.moves_packages() && findings.iter().any(blocks_apart) => {
+            Err(Refusal::OtherBlocks)
+        }
+        _ if chosen.is_empty() => Err(Refusal::NotReady),
+        _ => Ok(Some(goal)),
+    }
 }
 
-/// Whether a repair of the findings with these ids is about a finding; without ids of those that block.
-pub fn is_chosen(finding: &Finding, ids: &[String]) -> bool {
-    if ids.is_empty() {
-        finding.blocks() && !finding.is_explained()
-    } else {
-        ids.iter().any(|id| finding.is_named(id))
+impl Goal {
+    pub fn moves_packages(&self) -> bool {
+        self.restores_release || !self.reasons.is_empty()
     }
+}
+
+/// The source edits that the findings of a report ask for, of those that a repair of these ids is about.
+pub fn find_edits(report: &Report, ids: &[String]) -> Vec<WantedEdit> {
+    let chosen = report.findings.iter().filter(|finding| is_chosen(finding, ids));
+    let wanted = chosen.filter_map(|finding| {
+        let id = finding.fix.as_ref()?.edit()?.to_owned();
+        Some(WantedEdit { id, is_required: finding.blocks() || !ids.is_empty() })
+    });
+    wanted.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// Whether a repair of the findings with these ids is about a finding; without ids of those that block or mean a failed
+/// build.
+pub fn is_chosen(finding: &Finding, ids: &[String]) -> bool {
+    if !ids.is_empty() {
+        return ids.iter().any(|id| finding.is_named(id));
+    }
+    if finding.blocks() { !finding.is_explained() } else { finding.is_told_by_guard && finding.has_repair() }
 }
 
 /// An absent package is only a warning, but what to install where pcluster does not start.
@@ -86,21 +159,6 @@ pub fn collect_reasons(findings: &[&Finding]) -> Vec<Reason> {
         }
     }
     reasons
-}
-
-/// The runtime to replace, where the findings are of one; `None` where they are of packages.
-///
-/// # Errors
-/// Returns the id of another finding among those of a runtime: what it asks for is done in another way.
-pub fn find_runtime<'a>(findings: &[&'a Finding]) -> Result<Option<&'a str>, &'a str> {
-    let Some(runtime) = findings.iter().find_map(|finding| finding.fix.as_ref()?.runtime()) else {
-        return Ok(None);
-    };
-    let is_other = |finding: &&&Finding| finding.fix.as_ref().and_then(Fix::runtime) != Some(runtime);
-    match findings.iter().find(is_other) {
-        Some(other) => Err(other.id.as_str()),
-        None => Ok(Some(runtime)),
-    }
 }
 
 /// A move of one package to one version; `None` where that is no version of PEP 440's.

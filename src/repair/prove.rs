@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use crate::checker::{self, Identified};
 use crate::environment::record::recorded_paths;
 use crate::environment::target::Target;
-use crate::error::{Abort, Error, RepairStep};
+use crate::error::{Abort, Error};
 use crate::model::distribution::Distribution;
 use crate::model::finding::{Finding, Level};
 use crate::repair::bytecode::compile;
 use crate::repair::change;
 use crate::repair::context::Repair;
 use crate::repair::failpoint;
-use crate::repair::plan;
+use crate::repair::plan::{self, WantedEdit};
 use crate::repair::stage::Staged;
 use crate::report::{Report, Verdict};
 use crate::system::concurrently::concurrently;
@@ -27,13 +27,28 @@ pub enum Proof {
     NotReady(Box<Report>),
 }
 
-/// Proves that the staged packages make the environment ready. They are compiled at the same time, what the
-/// check imports before the rest: it finds most of it compiled when it gets there.
-pub fn prove(repair: &Repair, staged: &Staged) -> Result<Proof, Abort> {
-    failpoint::reach(RepairStep::Proof)
-        .map_err(|error| Error::repair(RepairStep::Proof, error.to_string(), "Nothing was changed."))?;
+/// Proves that the staged packages make the environment ready, with the source edits of the goal, and with those that
+/// only a template shows that could not be built before.
+pub fn prove(repair: &Repair, staged: &mut Staged) -> Result<Proof, Abort> {
+    failpoint::reach("proof").map_err(|error| Error::repair(error.to_string(), "Nothing was changed."))?;
+    let _step = repair.request.progress.step("checking the staged packages");
+    staged.make_edits(repair, &repair.goal.edits)?;
+    let mut report = check_in_front(repair, staged)?;
+    let more = plan::find_edits(&report, &repair.options.ids);
+    let more: Vec<WantedEdit> =
+        more.into_iter().filter(|wanted| !repair.goal.edits.contains(wanted)).collect();
+    if !more.is_empty() {
+        staged.make_edits(repair, &more)?;
+        report = check_in_front(repair, staged)?;
+    }
+    staged.left = report.warnings().map(Finding::describe_with_path).collect();
+    Ok(if is_met(repair, &staged.edits, &report) { Proof::Ready } else { Proof::NotReady(Box::new(report)) })
+}
+
+/// Checks the environment with the staged packages in front. They are compiled at the same time, what the check imports
+/// before the rest: it finds most of it compiled when it gets there.
+fn check_in_front(repair: &Repair, staged: &Staged) -> Result<Report, Abort> {
     let request = repair.request;
-    let _step = request.progress.step("proving the repair beside the environment");
     let overlay = staged.overlay.path();
     let target = put_in_front(repair, overlay)?;
     let compile = || {
@@ -43,8 +58,7 @@ pub fn prove(repair: &Repair, staged: &Staged) -> Result<Proof, Abort> {
     let (checked, compiled) = concurrently(|| checker::check(request, &target), compile);
     // The check fails on a full disk too, in less clear words.
     compiled?;
-    let report = checked?.into_report()?;
-    Ok(if is_met(repair, &report) { Proof::Ready } else { Proof::NotReady(Box::new(report)) })
+    Ok(checked?.into_report()?)
 }
 
 /// More would be a long command line, for files that are compiled in no time.
@@ -63,20 +77,24 @@ fn find_imported_sources(repair: &Repair, staged: &Staged) -> Vec<PathBuf> {
     by_size.into_values().rev().take(MAX_SOURCES).collect()
 }
 
-/// Whether a report is what the repair is for: ready, and without the findings that were asked for.
-pub fn is_met(repair: &Repair, report: &Report) -> bool {
-    report.verdict == Verdict::Ready && find_remaining(repair, report).next().is_none()
+/// Whether a report is what the repair is for: ready, and without the findings that were asked for or edited.
+pub fn is_met(repair: &Repair, edits: &[String], report: &Report) -> bool {
+    report.verdict == Verdict::Ready && find_remaining(repair, edits, report).next().is_none()
 }
 
-/// The findings that the repair was asked for and that are still there.
-fn find_remaining<'a>(repair: &'a Repair, report: &'a Report) -> impl Iterator<Item = &'a Finding> {
-    let is_asked = |finding: &&Finding| repair.options.ids.iter().any(|id| finding.is_named(id));
-    report.findings.iter().filter(is_asked)
+/// The findings that the repair was asked for, or has made edits for, and that are still there.
+fn find_remaining<'a>(
+    repair: &'a Repair,
+    edits: &'a [String],
+    report: &'a Report,
+) -> impl Iterator<Item = &'a Finding> {
+    let ids = move || repair.options.ids.iter().chain(edits);
+    report.findings.iter().filter(move |finding| ids().any(|id| finding.is_named(id)))
 }
 
 /// The reasons why a report is not what the repair is for.
-pub fn collect_unmet(repair: &Repair, report: &Report) -> Vec<String> {
-    let warnings = find_remaining(repair, report).filter(|finding| finding.level != Level::Error);
+pub fn collect_unmet(repair: &Repair, edits: &[String], report: &Report) -> Vec<String> {
+    let warnings = find_remaining(repair, edits, report).filter(|finding| finding.level != Level::Error);
     report.reasons().into_iter().chain(warnings.map(Finding::describe_with_path)).collect()
 }
 
@@ -87,9 +105,12 @@ pub fn describe_unproven(repair: &Repair, staged: &Staged, report: &Report) -> E
     let message = if tried.is_empty() {
         format!("{} brought no other packages", repair.installer.name())
     } else {
-        format!("with {tried} it is not ready either: {}", join_first(collect_unmet(repair, report)))
+        format!(
+            "the fix would not help: with {tried} the check still fails: {}",
+            join_first(collect_unmet(repair, &staged.edits, report))
+        )
     };
-    Error::repair(RepairStep::Proof, message, "Nothing was changed. Try another --strategy, or report it.")
+    Error::repair(message, "Nothing was changed. Try another --strategy, or report it.")
 }
 
 /// Puts the staged packages in front of the target's. For a repair beside the environment, by PYTHONPATH,
@@ -113,13 +134,13 @@ fn put_in_front(repair: &Repair, overlay: &Path) -> Result<Target, Abort> {
         let message = "its launcher or its interpreter ignores PYTHONPATH".to_owned();
         (message, "Repair a virtual environment instead.")
     };
-    Err(Error::repair(RepairStep::Isolated, message, next).into())
+    Err(Error::repair(message, next).into())
 }
 
 /// The error for an environment that other packages would not make ready.
 pub fn not_ready(report: &Report) -> Error {
     let next = "Nothing was changed. Fix that first: changing packages will not help.";
-    Error::repair(RepairStep::Proof, join_first(report.reasons()), next)
+    Error::repair(join_first(report.reasons()), next)
 }
 
 /// Joins the first reasons why an environment is not ready: a template can have many findings at once.

@@ -10,13 +10,12 @@ use crate::repair::change::Change;
 use crate::repair::context::Repair;
 use crate::repair::hints::keep_beside;
 use crate::repair::ownership::{find_marker, find_spack_prefix, refuse_another_users};
-use crate::repair::plan::Reason;
 use crate::text::package_name::{PCLUSTER, matches};
 
 /// Refuses what can be refused before packages are fetched: directories of other owners, and those that
 /// this user cannot write.
-pub fn refuse_early(repair: &Repair, reasons: &[Reason]) -> Result<(), Error> {
-    let is_moving = |name: &str| reasons.iter().any(|reason| matches(&reason.fix.packages, name));
+pub fn refuse_early(repair: &Repair) -> Result<(), Error> {
+    let is_moving = |name: &str| repair.goal.reasons.iter().any(|reason| matches(&reason.fix.packages, name));
     let moving: Vec<&Distribution> =
         repair.packages.iter().filter(|(name, _)| is_moving(name)).map(|(_, package)| package).collect();
     if moving.iter().any(|package| is_installed_by_conda(package) || find_spack_prefix(package).is_some()) {

@@ -12,7 +12,7 @@ use crate::environment::packages::read_installed;
 use crate::environment::record::recorded_paths;
 use crate::environment::synthesis::{self, Synthesis};
 use crate::environment::target::Target;
-use crate::error::{Abort, Error, RepairStep};
+use crate::error::{Abort, Error};
 use crate::model::distribution::Packages;
 use crate::repair::change::{Change, compare};
 use crate::repair::context::Repair;
@@ -106,11 +106,11 @@ fn stage_and_prove(
 ) -> Result<Result<Staged, Error>, Abort> {
     let changes = moved.iter().flat_map(|index| &dated.groups[*index].changes);
     let reasons: Vec<Reason> = changes.filter_map(describe_reason).collect();
-    let staged = match stage(repair, &reasons)? {
+    let mut staged = match stage(repair, &reasons)? {
         Staging::Unsolvable(error) => return Ok(Err(error)),
         Staging::Staged(staged) => staged,
     };
-    Ok(match prove(repair, &staged)? {
+    Ok(match prove(repair, &mut staged)? {
         Proof::Ready => Ok(staged),
         Proof::NotReady(report) => Err(describe_unproven(repair, &staged, &report)),
     })
@@ -145,7 +145,7 @@ fn fetch_dated_packages(repair: &Repair) -> Result<DatedPackages, Abort> {
     let directory = |name: &str| {
         let path = root.path().join(name);
         let made = fs::create_dir(&path).map_err(describe("cannot make", &path));
-        made.map(|()| path).map_err(|message| Error::repair(RepairStep::Stage, message, UNCHANGED_FREE_SPACE))
+        made.map(|()| path).map_err(|message| Error::repair(message, UNCHANGED_FREE_SPACE))
     };
     let installer = repair.installer.limiting_dates(&directory("uv")?)?;
     let moment = find_moment(repair, &installer)?;
@@ -159,7 +159,7 @@ fn fetch_dated_packages(repair: &Repair) -> Result<DatedPackages, Abort> {
         let directory = directory(&number.to_string())?;
         for change in &changes {
             let moved = move_files(&staged, &change.package, &whole, &directory);
-            moved.map_err(|message| Error::repair(RepairStep::Stage, message, UNCHANGED_FREE_SPACE))?;
+            moved.map_err(|message| Error::repair(message, UNCHANGED_FREE_SPACE))?;
         }
         groups.push(Group { changes, directory });
     }
@@ -182,7 +182,7 @@ fn find_moment(repair: &Repair, installer: &Installer) -> Result<String, Abort> 
     told.or(shipped).ok_or_else(|| {
         let message = format!("the day on which {PCLUSTER} {version} came out is not known");
         let next = "Nothing was changed. Update pcluster-shim, or use an index that tells upload times.";
-        Error::repair(RepairStep::Plan, message, next).into()
+        Error::repair(message, next).into()
     })
 }
 
@@ -222,7 +222,7 @@ fn install_dated(
             } else {
                 "Nothing was changed. Correct what the installer names, then run it again."
             };
-            Err(Error::repair(RepairStep::Stage, message.trim_end().to_owned(), next).into())
+            Err(Error::repair(message.trim_end().to_owned(), next).into())
         }
     }
 }
@@ -249,7 +249,7 @@ fn move_files(staged: &Packages, package: &str, from: &Path, to: &Path) -> Resul
 
 fn describe_useless(dated: &DatedPackages) -> Error {
     let message = format!("pcluster does not start with the packages of {} either", day(&dated.moment));
-    Error::repair(RepairStep::Proof, message, ANEW)
+    Error::repair(message, ANEW)
 }
 
 #[cfg(test)]

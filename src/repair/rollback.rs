@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use crate::environment::record::bytecode_of;
-use crate::error::{Error, RepairStep};
+use crate::error::Error;
 use crate::repair::failpoint;
 use crate::repair::file_operations::{link_or_copy, path_beside, remove, remove_empty};
 use crate::repair::journal::{Journal, SavedDirectory, SavedFile};
@@ -34,7 +34,7 @@ impl From<RollbackError> for Error {
                      anew and remove {}.",
                     journal.display()
                 );
-                Self::repair(RepairStep::Rollback, summarize_failures(&failures), &next)
+                Self::repair(summarize_failures(&failures), &next)
             }
             RollbackError::Files(failures) => Self::not_restored(&failures),
         }
@@ -152,7 +152,7 @@ fn put_files_back(snapshot: &Path, old: &[&SavedFile]) -> Vec<String> {
     let mut space_is_freed = false;
     for saved in old {
         let copy = snapshot.join(&saved.copy);
-        let put = || failpoint::reach(RepairStep::Restore).and_then(|()| put_back(&copy, &saved.path));
+        let put = || failpoint::reach("restore").and_then(|()| put_back(&copy, &saved.path));
         let mut result = put();
         if is_full(&result) && !space_is_freed {
             // New files at the paths of the old ones may take up the space that those need.

@@ -1,15 +1,17 @@
 //! The packages of a repair, resolved and installed into a directory of their own.
 
 use crate::environment::packages::read_installed;
-use crate::error::{Abort, Error, RepairStep};
+use crate::error::{Abort, Error};
 use crate::model::distribution::Packages;
 use crate::repair::change::{self, Change};
 use crate::repair::context::Repair;
 use crate::repair::failpoint;
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
 use crate::repair::installer::{InstallOutcome, quote_last_lines};
-use crate::repair::plan::{self, Pinned, Reason};
+use crate::repair::plan::{self, Pinned, Reason, WantedEdit};
+use crate::repair::source_edits::stage_edits;
 use crate::repair::transaction::OVERLAY_PREFIX;
+use crate::text::package_name::PCLUSTER;
 
 /// What uv and pip say where requirements cannot all be met, in distinction to a network that fails.
 pub const UNSOLVABLE: [&str; 3] = ["No solution found", "ResolutionImpossible", "No matching distribution"];
@@ -20,6 +22,38 @@ pub struct Staged {
     pub overlay: tempfile::TempDir,
     pub packages: Packages,
     pub changes: Vec<Change>,
+    /// The ids of the source edits that were made.
+    pub edits: Vec<String>,
+    /// The warnings that the proof has left.
+    pub left: Vec<String>,
+}
+
+impl Staged {
+    /// An empty directory, for source edits only.
+    pub fn empty(repair: &Repair) -> Result<Self, Error> {
+        let (packages, changes, edits, left) = Default::default();
+        Ok(Self { overlay: create_overlay(repair)?, packages, changes, edits, left })
+    }
+
+    /// Makes source edits in a copy of aws-parallelcluster in the directory, in addition to those made before. Those that
+    /// cannot be made are left if only a warning asks for them.
+    pub fn make_edits(&mut self, repair: &Repair, wanted: &[WantedEdit]) -> Result<(), Error> {
+        let Some(pcluster) = repair.packages.get(PCLUSTER) else { return Ok(()) };
+        for WantedEdit { id, is_required } in wanted {
+            let ids = [&self.edits[..], std::slice::from_ref(id)].concat();
+            match stage_edits(pcluster, &ids, self.overlay.path()) {
+                Ok(change) => {
+                    self.changes.retain(|change| change.package != PCLUSTER);
+                    self.changes.push(change);
+                    self.edits = ids;
+                }
+                Err(error) if *is_required => return Err(error),
+                Err(error) => repair.request.progress.write(&format!("{id} is left: {}", error.to_line())),
+            }
+        }
+        self.packages = read_installed(&[self.overlay.path().to_owned()]);
+        Ok(())
+    }
 }
 
 /// The result of a resolution.
@@ -41,7 +75,7 @@ pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Staging, Abort> {
         let Some(request) = plan::plan_install(installed, reasons, repair.options.strategy, pinned) else {
             let next = "Report it: the advisory names no installed package.";
             let message = "there is nothing that could be moved".into();
-            return Err(Error::repair(RepairStep::Plan, message, next).into());
+            return Err(Error::repair(message, next).into());
         };
         let overlay = create_overlay(repair)?;
         match repair.installer.install(&request, overlay.path())? {
@@ -50,7 +84,8 @@ pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Staging, Abort> {
                 progress.write_output(&output, repair.options.verbose);
                 let packages = read_installed(&[overlay.path().to_owned()]);
                 let changes = change::compare(installed, packages.all(), reasons);
-                return Ok(Staging::Staged(Staged { overlay, packages, changes }));
+                let (edits, left) = Default::default();
+                return Ok(Staging::Staged(Staged { overlay, packages, changes, edits, left }));
             }
             InstallOutcome::Failed { message, output } => {
                 is_unsolvable = UNSOLVABLE.iter().any(|sign| output.contains(sign));
@@ -59,17 +94,17 @@ pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Staging, Abort> {
         }
     }
     let next = "Nothing was changed. Correct what the installer names, then run it again.";
-    let error = Error::repair(RepairStep::Stage, failure.trim_end().to_owned(), next);
+    let error = Error::repair(failure.trim_end().to_owned(), next);
     if is_unsolvable { Ok(Staging::Unsolvable(error)) } else { Err(error.into()) }
 }
 
 /// Makes a directory for packages in the state directory, from which an exchange can link them.
 pub fn create_overlay(repair: &Repair) -> Result<tempfile::TempDir, Error> {
     let directory = repair.state.directory();
-    let created = failpoint::reach(RepairStep::Stage)
+    let created = failpoint::reach("stage")
         .and_then(|()| tempfile::Builder::new().prefix(OVERLAY_PREFIX).tempdir_in(directory));
     created.map_err(|error| {
         let message = format!("cannot make a directory in {}: {error}", directory.display());
-        Error::repair(RepairStep::Stage, message, UNCHANGED_FREE_SPACE)
+        Error::repair(message, UNCHANGED_FREE_SPACE)
     })
 }

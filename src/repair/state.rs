@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::environment::packages::find_distribution;
 use crate::environment::target::Target;
-use crate::error::{Abort, Error, MAX_NAMED, RepairStep};
+use crate::error::{Abort, Error, MAX_NAMED};
 use crate::progress::Progress;
 use crate::repair::change::{Change, describe_restored};
 use crate::repair::file_digest::sha256_of_bytes;
@@ -36,9 +36,9 @@ impl RepairState {
         let Some(site) = find_site(target) else {
             let message = format!("{} has no {PCLUSTER}", target.interpreter.executable.display());
             let next = "Name the pcluster to be repaired with --real.";
-            return Err(Error::repair(RepairStep::Plan, message, next));
+            return Err(Error::repair(message, next));
         };
-        let no_state = |message: String| Error::repair(RepairStep::State, message, SET_STATE_HOME);
+        let no_state = |message: String| Error::repair(message, SET_STATE_HOME);
         let state = Self::at(site).ok_or_else(|| no_state(dirs::why_no_state()))?;
         let directory = state.directory();
         let made = trust::make_directory(directory);
@@ -75,7 +75,7 @@ impl RepairState {
         let path = self.directory().join("lock");
         let failed = |error: io::Error| {
             let message = format!("cannot lock {}: {error}", path.display());
-            Abort::from(Error::repair(RepairStep::Lock, message, SET_STATE_HOME))
+            Abort::from(Error::repair(message, SET_STATE_HOME))
         };
         let open =
             File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
@@ -100,7 +100,7 @@ impl RepairState {
     pub fn lock_exclusive(&self, progress: Progress) -> Result<Lock, Abort> {
         let failed = |error: io::Error| {
             let message = format!("cannot lock {}: {error}", self.site().display());
-            Abort::from(Error::repair(RepairStep::Lock, message, "Nothing was changed."))
+            Abort::from(Error::repair(message, "Nothing was changed."))
         };
         let file = File::open(self.site()).map_err(failed)?;
         // Checks hold it too, but only a repair is stopped for long.
@@ -173,7 +173,7 @@ impl RepairState {
         let next = "It tells how to take back a repair that was cut off. Restore that file, or make the \
                     environment anew.";
         let unfinished = self.transactions.unfinished();
-        unfinished.map_err(|message| Error::repair(RepairStep::Rollback, message, next))
+        unfinished.map_err(|message| Error::repair(message, next))
     }
 
     /// Removes the files of interrupted repairs. The caller holds [`Self::lock_repair`], because a running

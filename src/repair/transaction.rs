@@ -21,7 +21,6 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::error::RepairStep;
 use crate::repair::change::Change;
 use crate::repair::failpoint;
 use crate::repair::file_digest::FileDigest;
@@ -149,7 +148,7 @@ impl Transactions {
         for (number, (path, package)) in plan.removals.iter().enumerate() {
             let name = number.to_string();
             let copy = snapshot.join(&name);
-            let linked = failpoint::reach(RepairStep::Snapshot).and_then(|()| link_or_copy(path, &copy));
+            let linked = failpoint::reach("snapshot").and_then(|()| link_or_copy(path, &copy));
             let (placed_by, digest) = linked
                 .and_then(|placed_by| Ok((placed_by, FileDigest::of(&copy)?)))
                 .map_err(describe("cannot keep a copy of", path))?;
@@ -186,7 +185,7 @@ impl Transactions {
         };
         journal.refuse_paths_outside(&self.site)?;
         let path = self.unchanged_journal();
-        failpoint::reach(RepairStep::Journal)
+        failpoint::reach("journal")
             .and_then(|()| disk::write_atomically(&path, &serde_json::to_vec(&journal)?, Durability::Durable))
             .map_err(describe("cannot write", &path))?;
         Ok(journal)
@@ -223,7 +222,7 @@ impl Transactions {
         // A journal that cannot be read may name the token.
         let released = self.closed().map_err(io::Error::other).and_then(|others| {
             remove_token(journal, &others)?;
-            failpoint::reach(RepairStep::RemoveToken)
+            failpoint::reach("remove-token")
         });
         // The next call tries again.
         if released.is_ok() {
@@ -251,12 +250,12 @@ impl Transactions {
         let metadata = |path: &PathBuf| Some((path.clone(), path.symlink_metadata().ok()?));
         let replaced = plan.removals.keys().filter_map(metadata).collect::<BTreeMap<_, _>>();
         for path in plan.removals.keys() {
-            failpoint::reach(RepairStep::Remove)
+            failpoint::reach("remove")
                 .and_then(|()| remove(path))
                 .map_err(describe("cannot remove", path))?;
         }
         for (path, content) in &plan.additions {
-            failpoint::reach(RepairStep::Place)
+            failpoint::reach("place")
                 .and_then(|()| place(content, path, replaced.get(path)))
                 .map_err(describe("cannot write", path))?;
         }
@@ -283,11 +282,11 @@ impl Transactions {
     /// Returns an error if the journal cannot be renamed; the transaction is still open.
     pub fn close(&self, journal: &Journal) -> Result<(), String> {
         let closed = self.closed_journal(&journal.id);
-        failpoint::reach(RepairStep::Close)
+        failpoint::reach("close")
             .and_then(|()| disk::rename(&self.open_journal(), &closed))
             .map_err(describe("cannot write", &closed))?;
         // Only a kill at this failpoint has an effect: the transaction is closed.
-        let _ = failpoint::reach(RepairStep::Closed);
+        let _ = failpoint::reach("closed");
         for path in self.closed_paths().into_iter().skip(MAX_UNDO) {
             let dropped = read_journal(&path, &self.site, &[]);
             if fs::remove_file(path).is_ok()
@@ -391,7 +390,7 @@ fn digest_additions(plan: &FilePlan) -> Result<Vec<FileDigest>, String> {
 fn write_token(journal: &Journal) -> Result<(), String> {
     let Some(token) = &journal.token else { return Ok(()) };
     for site in journal.all_sites() {
-        failpoint::reach(RepairStep::Token)
+        failpoint::reach("token")
             .and_then(|()| token::add(site, token))
             .map_err(describe("cannot write", &site.join(TOKEN_FILE)))?;
     }
@@ -405,7 +404,7 @@ fn remove_token(journal: &Journal, others: &[Closed]) -> io::Result<()> {
     let named = others.iter().filter(|other| other.journal.token == journal.token);
     let named: Vec<&PathBuf> = named.flat_map(|other| other.journal.all_sites()).collect();
     for site in journal.all_sites().iter().filter(|site| !named.contains(site)) {
-        failpoint::reach(RepairStep::RemoveToken)?;
+        failpoint::reach("remove-token")?;
         token::remove(site, token)?;
     }
     Ok(())

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::checker::request::CheckRequest;
 use crate::environment::packages::read_installed;
 use crate::environment::target::Target;
-use crate::error::{Abort, Error, RepairStep};
+use crate::error::{Abort, Error};
 use crate::repair::change::Change;
 use crate::repair::failpoint;
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
@@ -17,7 +17,7 @@ use crate::repair::overlay::remove_overlay;
 use crate::repair::ownership::refuse_another_users;
 use crate::repair::refusals::is_writable;
 use crate::repair::rollback::{check_copies, roll_back, summarize_failures};
-use crate::repair::runtime::find_changed_file;
+use crate::repair::source_edits::find_changed_file;
 use crate::repair::state::{RepairState, describe_left, find_site};
 
 /// The repair that was undone.
@@ -58,7 +58,7 @@ fn undo_newest(request: &CheckRequest, target: &Target, state: &RepairState) -> 
     refuse_unwritable(journal)?;
     // Open again, the transaction is rolled back by the next call if this one is killed.
     transactions.reopen(&newest).map_err(|message| refuse_undo(message, UNCHANGED_FREE_SPACE))?;
-    failpoint::reach(RepairStep::Undo).map_err(|error| refuse_undo(error.to_string(), "Run it again."))?;
+    failpoint::reach("undo").map_err(|error| refuse_undo(error.to_string(), "Run it again."))?;
     let left = roll_back(transactions, journal).map_err(Error::from)?;
     if !left.is_empty() {
         request.progress.write(&format!("the environment is as it was{}", describe_left(&left)));
@@ -103,7 +103,7 @@ const STAYS_REPAIRED: &str = "Nothing was changed; the environment stays repaire
                               make an environment anew.";
 
 fn refuse_undo(message: String, next: &str) -> Error {
-    Error::repair(RepairStep::Undo, message, next)
+    Error::undo(message, next)
 }
 
 /// Refuses an undo of packages that were changed or reinstalled after the repair. Files that are merely gone do not

@@ -1,22 +1,21 @@
 //! The check of the repaired environment itself, before its transaction is closed.
 
 use crate::checker;
-use crate::error::{Abort, Error, RepairStep};
+use crate::error::{Abort, Error};
 use crate::repair::context::{BrokenRequirements, Repair};
 use crate::repair::failpoint;
 use crate::repair::prove::{collect_unmet, is_met};
 use crate::system::concurrently::concurrently;
 
 /// Verifies that the environment is ready and that the repair has broken no requirement.
-pub fn verify(repair: &Repair, broken_before: &BrokenRequirements) -> Result<(), Abort> {
-    let verification_error = |message: String| {
-        Error::repair(RepairStep::Verification, message, "The environment was put back as it was.")
-    };
-    failpoint::reach(RepairStep::Verification).map_err(|error| verification_error(error.to_string()))?;
+pub fn verify(repair: &Repair, edits: &[String], broken_before: &BrokenRequirements) -> Result<(), Abort> {
+    let verification_error =
+        |message: String| Error::repair(message, "The environment was put back as it was.");
+    failpoint::reach("verification").map_err(|error| verification_error(error.to_string()))?;
     let _step = repair.request.progress.step("verifying the repaired environment");
     let (checked, broken) = concurrently(
         || checker::check(repair.request, repair.target),
-        || repair.installer.find_broken_requirements(RepairStep::Verification),
+        || repair.installer.find_broken_requirements(),
     );
     let broken = broken?;
     let newly_broken: Vec<&str> = broken.difference(broken_before).map(String::as_str).collect();
@@ -24,8 +23,8 @@ pub fn verify(repair: &Repair, broken_before: &BrokenRequirements) -> Result<(),
         return Err(verification_error(newly_broken.join("; ")).into());
     }
     let report = checked?.into_report()?;
-    if is_met(repair, &report) {
+    if is_met(repair, edits, &report) {
         return Ok(());
     }
-    Err(verification_error(collect_unmet(repair, &report).join("; ")).into())
+    Err(verification_error(collect_unmet(repair, edits, &report).join("; ")).into())
 }

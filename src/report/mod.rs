@@ -150,6 +150,15 @@ impl Report {
         self.verdict = derive_verdict(&self.checks, &self.findings);
     }
 
+    /// Whether it has a warning that the build will fail, and a repair for it.
+    pub fn has_repairable_failure(&self) -> bool {
+        self.warnings().any(|warning| warning.is_told_by_guard && warning.has_repair())
+    }
+
+    pub fn warnings(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(|finding| finding.level == Level::Warning)
+    }
+
     /// The reasons why the verdict is not ready.
     pub fn reasons(&self) -> Vec<String> {
         self.causes().map(Finding::describe_with_path).chain(self.describe_not_run()).collect()
@@ -209,15 +218,16 @@ fn derive_verdict(checks: &[Check], findings: &[Finding]) -> Verdict {
 pub enum Decision {
     Exec,
     Stop,
-    /// Repair, check again, and stop if the verdict is still blocked.
+    /// Repair, check again, and stop if that is still blocked.
     Repair,
 }
 
 /// The only function that chooses between exec, stop and repair.
-pub fn decide(mode: Mode, strict: bool, verdict: Verdict) -> Decision {
-    match (mode, verdict) {
+pub fn decide(mode: Mode, strict: bool, report: &Report) -> Decision {
+    match (mode, report.verdict) {
         (Mode::Block, Verdict::Blocked) => Decision::Stop,
         (Mode::Fix, Verdict::Blocked) => Decision::Repair,
+        (Mode::Fix, Verdict::Ready) if report.has_repairable_failure() => Decision::Repair,
         (Mode::Block | Mode::Fix, Verdict::Unknown) if strict => Decision::Stop,
         _ => Decision::Exec,
     }
@@ -248,7 +258,7 @@ pub fn escape_json(json: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::finding::Kind;
+    use crate::model::finding::{Fix, Kind};
     use serde_json::Value;
 
     #[test]
@@ -270,7 +280,43 @@ mod tests {
             (Mode::Warn, true, Unknown, Exec),
             (Mode::Off, true, Blocked, Exec),
         ] {
-            assert_eq!(decide(mode, strict, verdict), decision, "{mode:?} {strict} {verdict:?}");
+            let report = Report { verdict, ..report(Vec::new()) };
+            assert_eq!(decide(mode, strict, &report), decision, "{mode:?} {strict} {verdict:?}");
+        }
+    }
+
+    fn report(findings: Vec<Finding>) -> Report {
+        Report::new(Shim { version: "1", path: None }, None, BTreeMap::new(), Vec::new(), findings)
+    }
+
+    #[test]
+    fn mode_fix_repairs_a_warning_of_a_failed_build_that_has_a_repair() {
+        let warning = |is_told_by_guard, fix| Finding { fix, is_told_by_guard, ..finding(Level::Warning) };
+        let edit = || Some(Fix::editing("minitar"));
+        for (finding, decision) in [
+            (warning(true, edit()), Decision::Repair),
+            (warning(false, edit()), Decision::Exec),
+            (warning(true, Some(Fix::by_hand("wait".into()))), Decision::Exec),
+            (Finding { level: Level::Info, ..warning(true, edit()) }, Decision::Exec),
+        ] {
+            let report = report(vec![finding]);
+            assert_eq!(decide(Mode::Fix, false, &report), decision, "{report:?}");
+            assert_eq!(decide(Mode::Block, true, &report), Decision::Exec);
+        }
+    }
+
+    fn finding(level: Level) -> Finding {
+        Finding {
+            id: "x".into(),
+            level,
+            kind: Kind::PackageAdvisory,
+            message: String::new(),
+            cost: None,
+            evidence: Value::Null,
+            fix: None,
+            references: Vec::new(),
+            is_told_by_guard: false,
+            shows: None,
         }
     }
 
@@ -285,18 +331,6 @@ mod tests {
     #[test]
     fn an_error_blocks_whatever_check_is_unknown() {
         let check = |status| Check::new("node", status, Duration::ZERO, None);
-        let finding = |level| Finding {
-            id: "x".into(),
-            level,
-            kind: Kind::PackageAdvisory,
-            message: String::new(),
-            cost: None,
-            evidence: Value::Null,
-            fix: None,
-            references: Vec::new(),
-            is_told_by_guard: false,
-            shows: None,
-        };
         assert_eq!(derive_verdict(&[check(Status::Unknown)], &[finding(Level::Error)]), Verdict::Blocked);
         assert_eq!(derive_verdict(&[check(Status::Unknown)], &[finding(Level::Warning)]), Verdict::Unknown);
         assert_eq!(derive_verdict(&[check(Status::Skipped)], &[finding(Level::Warning)]), Verdict::Ready);

@@ -122,6 +122,8 @@ fn sweep_scratch(base: &Path) {
     for entry in base.read_dir().into_iter().flatten().flatten().filter(is_scratch) {
         let lock = entry.path().join(SCRATCH_LOCK);
         let is_left = |lock: &File| lock.try_lock().is_ok();
+        // Killed before it had a lock, a check leaves an empty directory. One that is just being made is made again.
+        let _ = fs::remove_dir(entry.path());
         // The lock is held to the end: a check that has just made the directory then sees it.
         if let Some(_held) = files::open(&lock).ok().filter(is_left) {
             remove_scratch(&entry.path());
@@ -182,6 +184,8 @@ mod tests {
         lock.lock().unwrap();
         let elsewhere = scratch("elsewhere", true);
         std::os::unix::fs::symlink(&elsewhere, base.path().join("pcluster-shim-aB3dE8")).unwrap();
+        let empty = base.path().join("pcluster-shim-aB3dE9");
+        fs::create_dir(&empty).unwrap();
         let others = [
             scratch("pcluster-shim-backup", false),
             scratch("pcluster-shim-aB3dE6x", true),
@@ -191,7 +195,7 @@ mod tests {
             in_use.clone(),
         ];
         sweep_scratch(base.path());
-        assert!(!left.exists());
+        assert!(!left.exists() && !empty.exists());
         for other in others {
             assert!(other.join("below").is_dir(), "{}", other.display());
         }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::environment_copy::{BY_PIP, BY_UV, EnvironmentCopy, Index, With, stopped_at, uv};
+use crate::environment_copy::{BY_PIP, BY_UV, EnvironmentCopy, Index, With, failed_cleanly, uv};
 use crate::environments::{Aws, Environment, TAGS, write_wrapper};
 use crate::support::machine::{on_this_machine, wait_for};
 use crate::support::run::Run;
@@ -127,7 +127,7 @@ fn pip_at_the_same_time() {
         (fix.join().unwrap(), installed)
     });
     installed.exits(0);
-    stopped_at(&fixed, "commit");
+    failed_cleanly(&fixed);
     assert!(fixed.stderr().contains("another installer has changed aws-cdk-core"), "{fixed}");
     let (before, mut after) = (copy.versions_before(), copy.versions());
     assert_eq!(after.get("aws_cdk.core").map(String::as_str), Some("1.152.0"), "{fixed}");

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
-use crate::environment_copy::{ANOTHER, BY_PIP, BY_UV, EnvironmentCopy, With, stopped_at, uv};
+use crate::environment_copy::{ANOTHER, BY_PIP, BY_UV, EnvironmentCopy, With, failed_cleanly, uv};
 use crate::support::machine::on_this_machine;
 use crate::support::run::Run;
 
@@ -207,7 +207,7 @@ fn a_user_outside_of_the_group_repairs_only_what_everybody_may_read() {
     let file = copy.site().join("aws_cdk/core/__init__.py");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
     let refused = fix();
-    stopped_at(&refused, "commit");
+    failed_cleanly(&refused);
     assert!(refused.stderr().contains(&format!("only a member of the group {GROUP} can")), "{refused}");
     assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o640);
     assert_eq!(copy.cdk(), "1.153.0");

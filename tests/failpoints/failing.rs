@@ -57,7 +57,7 @@ fn a_failure_in_mode_fix_stops() {
     let before = environment.site();
     let run = environment.build_image().var("PCLUSTER_SHIM_MODE", "fix").var(FAILPOINT, "fail:place@3").run();
     run.exits(1).prefixed().stdout_matches("verdicts/blocked-by-advisory.json");
-    run.holds(run.stderr().contains("the repair stopped at commit"), "it says why there is no repair");
+    run.holds(run.stderr().contains("the repair failed:"), "it says why there is no repair");
     assert_same(&environment.site(), &before, "");
     environment.left_nothing("by a repair that failed");
 }

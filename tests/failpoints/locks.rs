@@ -1,35 +1,14 @@
 //! Repairs and checks that wait for each other, and an interruption.
 
 use std::fs;
-use std::path::Path;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{assert_same, fifo, find_holders, wait_for_second};
+use super::{assert_same, fifo, wait_for_holders};
 use crate::signals::ignoring_nothing;
 use crate::support::fakes::REAL_OUTPUT;
 use crate::support::machine::wait_for;
 use crate::support::sandbox::Sandbox;
-
-/// Waits until the process with this variable in its environment waits for the lock. Other processes hold it for a
-/// moment too: a child has all open files of its parent until exec.
-#[track_caller]
-fn wait_for_waiting(lock: &Path, variable: &str) -> Pid {
-    let mut seen = Vec::new();
-    wait_for("a process to wait", || {
-        let is_marked = |pid: &i32| {
-            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environment.split(|byte| *byte == 0).any(|entry| entry == variable.as_bytes())
-        };
-        let now: Vec<i32> = find_holders(lock).into_iter().filter(is_marked).collect();
-        seen = if now.len() == 1 && (seen.is_empty() || seen[0] == now[0]) {
-            [seen.clone(), now].concat()
-        } else {
-            Vec::new()
-        };
-        (seen.len() == 10).then(|| Pid::from_raw(seen[0]).unwrap())
-    })
-}
 
 #[test]
 #[cfg(target_os = "linux")]
@@ -43,12 +22,15 @@ fn two_fixes_at_once() {
         let first = scope.spawn(|| environment.preflight(["fix"]).run());
         wait_for("the first to stage", || sandbox.log().contains(&"uv install".to_owned()).then_some(()));
         let lock = environment.repairs().join("lock");
-        let holder = find_holders(&lock)[0];
-        let second = scope.spawn(|| environment.preflight(["fix", "-v"]).var("WAITING", "second").run());
-        wait_for_waiting(&lock, "WAITING=second");
+        let holder = wait_for_holders(&lock, 1)[0];
+        let second = scope.spawn(|| environment.preflight(["fix", "-v"]).run());
+        let two = wait_for_holders(&lock, 2);
         // A third is interrupted while it waits; it had to ask Python before, so signals are caught.
         let third = scope.spawn(|| environment.preflight(["fix"]).var("PYTHONX", "new").run());
-        kill_process(wait_for_waiting(&lock, "PYTHONX=new"), Signal::TERM).unwrap();
+        let pids = wait_for_holders(&lock, 3);
+        // The new one, which need not be the highest: PIDs start again from low numbers.
+        let newest = *pids.iter().find(|pid| !two.contains(pid)).unwrap();
+        kill_process(Pid::from_raw(newest).unwrap(), Signal::TERM).unwrap();
         third.join().unwrap().dies_by(15).prints("").is_silent();
         environment.installs_by(crate::support::broken_environment::INSTALL);
         // Read once by each of the first one's installations.
@@ -104,7 +86,7 @@ fn a_repair_waits_for_a_check() {
         let check = scope.spawn(|| guarded.run());
         wait_for("the check to build", || sandbox.log().contains(&"synth".to_owned()).then_some(()));
         let fix = scope.spawn(|| environment.preflight(["fix"]).run());
-        wait_for_second(&environment.path("site"));
+        wait_for_holders(&environment.path("site"), 2);
         assert_same(&environment.site(), &before, "touched while a check reads it");
         let released = scope.spawn(|| fs::write(&hold, "").unwrap());
         let check = check.join().unwrap();
@@ -129,7 +111,7 @@ fn a_check_waits_for_a_repair() {
         let verifying = || sandbox.log().iter().filter(|line| *line == "synth").count() == 3;
         wait_for("the repair to verify", || verifying().then_some(()));
         let check = scope.spawn(|| environment.build_image().run());
-        wait_for_second(&environment.path("site"));
+        wait_for_holders(&environment.path("site"), 2);
         let log = sandbox.log();
         assert_eq!(log.iter().filter(|line| *line == "synth").count(), 3, "it went on: {log:?}");
         // The name is removed first, so that no later reader blocks.

@@ -72,14 +72,15 @@ fn find_holders(path: &Path) -> Vec<i32> {
         .collect()
 }
 
-/// Waits until two processes have it open and the second keeps it open: it waits for the lock.
+/// Waits until so many processes keep it open. A child has the files of its parent open for a moment.
 #[track_caller]
-pub(crate) fn wait_for_second(directory: &Path) {
+pub(crate) fn wait_for_holders(path: &Path, count: usize) -> Vec<i32> {
     let mut seen = 0;
-    wait_for("the second to wait", || {
-        seen = if find_holders(directory).len() == 2 { seen + 1 } else { 0 };
-        (seen == 50).then_some(())
-    });
+    wait_for("processes to wait", || {
+        let holders = find_holders(path);
+        seen = if holders.len() == count { seen + 1 } else { 0 };
+        (seen == 50).then_some(holders)
+    })
 }
 
 fn fifo(sandbox: &Sandbox, path: impl AsRef<Path>) -> PathBuf {

@@ -19,7 +19,7 @@ fn a_repair_waits_for_uv() {
     held.lock().unwrap();
     std::thread::scope(|scope| {
         let fix = scope.spawn(|| environment.preflight(["fix", "-v"]).run());
-        crate::failpoints::wait_for_second(&lock);
+        crate::failpoints::wait_for_holders(&lock, 2);
         assert!(environment.site() == before, "touched while uv is at work");
         drop(held);
         let fix = fix.join().unwrap();

@@ -171,15 +171,10 @@ impl Advisory {
 
     /// The way out, as findings name it.
     pub fn to_fix(&self) -> Fix {
-        match (&self.fix, &self.subject) {
-            (AdvisedFix::Move(package_move), _) if self.level == Level::Error => {
-                Fix::moving(package_move.clone())
-            }
-            (AdvisedFix::Move(package_move), _) => Fix::moving_by_id(package_move.clone(), &self.id),
-            (AdvisedFix::Advice { advice }, Subject::Runtime { runtime, .. }) => {
-                Fix::changing_runtime(advice.clone(), runtime.clone())
-            }
-            (AdvisedFix::Advice { advice }, Subject::Package { .. }) => Fix::by_hand(advice.clone()),
+        match &self.fix {
+            AdvisedFix::Move(package_move) if self.level == Level::Error => Fix::moving(package_move.clone()),
+            AdvisedFix::Move(package_move) => Fix::moving_by_id(package_move.clone(), &self.id),
+            AdvisedFix::Advice { advice } => Fix::by_hand(advice.clone()),
         }
     }
 

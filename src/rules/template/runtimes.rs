@@ -4,8 +4,9 @@ use jiff::civil::Date;
 use pep440_rs::VersionSpecifiers;
 use serde_json::{Value, json};
 
-use crate::model::finding::{Finding, Kind};
+use crate::model::finding::{Finding, Fix, Kind};
 use crate::rules::advisories::{Advisory, Subject, contains};
+use crate::rules::edits;
 use crate::rules::template::cloudformation::{format_resource, select_resources};
 
 /// The id of the findings.
@@ -34,13 +35,18 @@ pub fn check(template: &Value, pcluster: Option<&str>, advisories: &[Advisory], 
                 "path": format!("{}.Properties.Runtime", format_resource(name)), "runtime": runtime,
                 "refusedFrom": refused_from, "isRefused": is_refused, "advisory": advisory.id,
             }),
-            fix: Some(advisory.to_fix()),
+            fix: Some(fix_for(pcluster, advisory)),
             references: advisory.references.clone(),
             is_told_by_guard: is_refused,
             shows: None,
         })
     });
     findings.collect()
+}
+
+fn fix_for(pcluster: Option<&str>, advisory: &Advisory) -> Fix {
+    let has_edit = pcluster.is_some_and(|release| edits::select(release).iter().any(|edit| edit.id == ID));
+    if has_edit { Fix::editing(ID) } else { advisory.to_fix() }
 }
 
 #[cfg(test)]
