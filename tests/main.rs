@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by them")]
 
+#[expect(dead_code, reason = "the end-to-end tests use more of it")]
 mod support; // sandboxes, fake environments, snapshots
 
 mod all; // every pcluster that can be found, one line each

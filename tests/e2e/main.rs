@@ -4,7 +4,11 @@
 //! strace. What is missing fails, and says so. Of tests that are alike all but one or two are ignored as long:
 //! `scripts/test --long` runs them too.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by them")]
+
+#[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "the fast suite uses more of it")]
+mod support; // sandboxes, runs, programs of this machine
 
 mod advisories; // each of them with an environment that it stops, and a near miss
 mod all; // `preflight check --all` over several of them
