@@ -176,6 +176,10 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
         Some(ahead) if ahead.is_for(&repair.goal) => ahead.staged?,
         _ => stage_proven(repair)?,
     };
+    // The only edit is one that does not fit, and was reported.
+    if staged.changes.is_empty() {
+        return Ok(RepairOutcome::NothingToDo);
+    }
     let left = staged.left.clone();
     if repair.options.dry_run {
         return Ok(RepairOutcome::Proven(Repaired { changes: staged.changes, left }));

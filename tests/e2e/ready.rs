@@ -85,8 +85,8 @@ fn a_runtime_that_aws_refuses_is_told_in_one_line() {
         assert_eq!(
             built.aside,
             [
-                "pcluster-shim: the template asks for the Lambda runtime python3.8, on which AWS creates no new \
-                 functions any more. Fix: `pcluster preflight fix lambda-runtime`, or aws-parallelcluster 3.14.0 or later\n"
+                "pcluster-shim: the template uses Lambda runtime python3.8, and AWS no longer accepts new functions on \
+                 it. Fix: pcluster preflight fix\n"
             ],
             "{built}"
         );
