@@ -116,6 +116,12 @@ impl Scratch {
     }
 }
 
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        remove_scratch(self.directory.path());
+    }
+}
+
 /// Removes what checks that were killed have left: directories of the caller's with the name and the
 /// lock file of a [`Scratch`], whose lock no process holds.
 fn sweep_scratch(base: &Path) {
@@ -131,7 +137,8 @@ fn sweep_scratch(base: &Path) {
     }
 }
 
-/// Removes the lock last, by which the next check finds what a child that still runs has kept from being removed.
+/// Removes the lock last: by it the next check finds what is left after a kill, or what a child that still runs has
+/// kept from being removed.
 fn remove_scratch(directory: &Path) {
     let entries = || directory.read_dir().into_iter().flatten().flatten();
     for entry in entries().filter(|entry| entry.file_name() != SCRATCH_LOCK) {

@@ -73,7 +73,7 @@ fn all_is_repaired_and_undone(mut copy: EnvironmentCopy, packages: usize, edits:
     copy.left_nothing("undone");
 }
 
-/// A copy with a setuptools that has no pkg_resources, so that pcluster does not start.
+/// A copy with a setuptools that has no `pkg_resources`, so that pcluster does not start.
 fn with_setuptools_82(name: &str) -> EnvironmentCopy {
     let mut copy = EnvironmentCopy::of(name, With::Uv);
     let python = copy.environment.bin("python");
