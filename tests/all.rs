@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::support::run::Call;
 use crate::support::sandbox::Sandbox;
 
-fn all<'a>(sandbox: &'a Sandbox, root: &str) -> Call<'a> {
+fn all(sandbox: &Sandbox, root: &str) -> Call {
     sandbox.pcluster(["preflight", "check", "--all", "--root"]).argument(sandbox.path(root))
 }
 

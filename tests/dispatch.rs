@@ -300,7 +300,7 @@ fn trap_12_signal_dispositions_are_those_of_a_direct_call() {
     sandbox.environment().really("exec grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status");
     for ignored in ["", "trap '' HUP; ", "trap '' INT QUIT TERM; "] {
         let in_shell = format!("{ignored}exec \"$@\"");
-        let under = |call: crate::support::run::Call<'_>| {
+        let under = |call: crate::support::run::Call| {
             call.under(sandbox.path("tools/sh"), &["-c", &in_shell, "sh"]).run().stdout()
         };
         let direct = under(sandbox.call(sandbox.path("venv/bin/pcluster"), ["version"]));

@@ -130,7 +130,7 @@ fn metadata_and_launchers_of_any_kind() {
 fn a_home_that_is_no_directory_has_no_config_file() {
     let sandbox = Sandbox::new();
     sandbox.environment();
-    let in_dev_null = |call: Call<'_>| {
+    let in_dev_null = |call: Call| {
         let call = call.var("HOME", "/dev/null").without("XDG_CONFIG_HOME").without("XDG_CACHE_HOME");
         call.without("XDG_STATE_HOME").run().exits(0).is_silent().pid
     };

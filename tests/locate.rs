@@ -15,7 +15,7 @@ const LOOP: &str =
     "#!/bin/sh\nexport LEVEL=$((LEVEL + 1))\n[ $LEVEL -le 200 ] || exit 99\nexec pcluster \"$@\"\n";
 
 /// PATH: the shim, these directories, the tools.
-fn call<'a>(sandbox: &'a Sandbox, directories: &[&str]) -> Call<'a> {
+fn call(sandbox: &Sandbox, directories: &[&str]) -> Call {
     sandbox.pcluster(["version"]).path(&path(sandbox, directories))
 }
 

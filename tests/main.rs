@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by them")]
 
+#[expect(dead_code, reason = "the end-to-end tests use more of it")]
 mod support; // sandboxes, fake environments, snapshots
 
 mod all; // every pcluster that can be found, one line each
@@ -14,6 +15,7 @@ mod launchers; // every form of launcher leads to its interpreter
 mod locate; // the real pcluster among shims, wrappers and debris
 mod preflight; // the shim's own commands
 mod repair; // fix and undo: what they do, refuse and say
+mod repair_history; // the stack of repairs, and what is undone first
 mod settings; // config.yaml and variables, for the guard and for preflight
 mod signals; // ^C, SIGTERM, SIGHUP, nohup
 mod source_rules; // the rules that the source is held to

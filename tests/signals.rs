@@ -51,7 +51,7 @@ fn hangs(sandbox: &Sandbox, then: &str) -> String {
 
 /// Starts a call with no signal ignored, whatever the suite's own caller ignores (nohup, a job in the
 /// background).
-pub(crate) fn ignoring_nothing(call: Call<'_>) -> Call<'_> {
+pub(crate) fn ignoring_nothing(call: Call) -> Call {
     call.under(real_python(), &["-c", IGNORE_NOTHING])
 }
 

@@ -154,7 +154,7 @@ class BaseClient:
         raise RuntimeError("a call to AWS was made: " + operation)
 "#;
 
-fn checked<'a>(sandbox: &'a Sandbox, more: &[&str]) -> Run<'a> {
+fn checked(sandbox: &Sandbox, more: &[&str]) -> Run {
     sandbox.write("site/botocore/__init__.py", "");
     if !sandbox.path("site/botocore/client.py").exists() {
         sandbox.write("site/botocore/client.py", BOTOCORE);

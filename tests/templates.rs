@@ -7,7 +7,7 @@ use crate::support::fakes::{BAD, GOOD};
 use crate::support::run::Run;
 use crate::support::sandbox::Sandbox;
 
-fn checked(sandbox: &Sandbox, content: impl AsRef<[u8]>) -> Run<'_> {
+fn checked(sandbox: &Sandbox, content: impl AsRef<[u8]>) -> Run {
     sandbox.write("work/template", content);
     sandbox.pcluster(["preflight", "template", "template"]).run()
 }

@@ -247,7 +247,7 @@ fn fifo(sandbox: &Sandbox) {
 }
 
 /// Gives the content to whoever opens the FIFO first, once.
-fn fed<'a>(sandbox: &'a Sandbox, call: Call<'a>) -> Run<'a> {
+fn fed(sandbox: &Sandbox, call: Call) -> Run {
     std::thread::scope(|scope| {
         let feeder = scope.spawn(|| fs::write(sandbox.path("work/fifo"), CONTENT).unwrap());
         let run = call.run();
@@ -260,7 +260,7 @@ const FORMS: [&str; 6] =
     ["-c @", "-c=@", "-c@", "--image-configuration @", "--image-configuration=@", "--image-c=@"];
 
 /// `pcluster build-image` with the configuration named in this form.
-fn named<'a>(sandbox: &'a Sandbox, form: &str, file: &str) -> Call<'a> {
+fn named(sandbox: &Sandbox, form: &str, file: &str) -> Call {
     let call = sandbox.pcluster(["build-image", "-i", "my-image"]);
     form.split(' ').fold(call, |call, word| call.argument(word.replace('@', file)))
 }

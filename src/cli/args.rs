@@ -64,10 +64,10 @@ impl Preflight {
 pub enum Command {
     /// Run every check (the default)
     Check(CheckArgs),
-    /// Repair the environment; proven beside it first
+    /// Repair the environment, after a proof that the repair helps
     Fix(FixArgs),
     /// Put back, byte for byte, what the last fix replaced
-    Undo,
+    Undo(UndoArgs),
     /// Check a template that already exists
     Template {
         /// JSON, YAML, or the output of get-template; - is standard input
@@ -142,8 +142,15 @@ pub struct CheckArgs {
 }
 
 #[derive(Debug, Args, Default, Clone)]
+pub struct UndoArgs {
+    /// List what can be undone, the newest first
+    #[arg(long)]
+    pub list: bool,
+}
+
+#[derive(Debug, Args, Default, Clone)]
 pub struct FixArgs {
-    /// Findings to repair, warnings too (every finding that blocks)
+    /// Findings to repair (every one that blocks or means a failed build)
     #[arg(value_name = "ID")]
     pub ids: Vec<String>,
     /// Stage and prove the repair, print what it would do, and change nothing
@@ -152,7 +159,7 @@ pub struct FixArgs {
     /// Where to move packages (upgrade)
     #[arg(long, value_enum)]
     pub strategy: Option<Strategy>,
-    /// Keep the repair beside the environment, for build-image only
+    /// Keep the repair outside the environment, for build-image only
     #[arg(long)]
     pub isolated: bool,
     /// What resolves and fetches packages (auto)

@@ -140,13 +140,19 @@ fn run(target: &Target, call: Option<&Call>, limit: Duration) -> Result<Answer, 
     serde_json::from_value(answer).map(|synthesis| Answer { synthesis, startup }).map_err(malformed)
 }
 
-/// The variables of the real pcluster, but for a place for temporary files, which jsii leaves when it is killed, and
-/// for jsii's package cache: an entry of it that was cut short counts as complete afterwards.
+/// The variables of the real pcluster, except for a place for temporary files, which jsii leaves when it is killed, and
+/// for jsii's package cache.
 fn list_variables(target: &Target, call: Option<&Call>, scratch: &Scratch) -> io::Result<Vec<Variable>> {
     let mut variables = target.environment.clone();
     let (name, directory) = scratch.temporary_files()?;
     variables.push(set(name, directory));
-    variables.push(set("JSII_RUNTIME_PACKAGE_CACHE", "disabled"));
+    match &target.jsii_cache {
+        Some(directory) => {
+            variables.push(set("JSII_RUNTIME_PACKAGE_CACHE", "enabled"));
+            variables.push(set("JSII_RUNTIME_PACKAGE_CACHE_ROOT", directory));
+        }
+        None => variables.push(set("JSII_RUNTIME_PACKAGE_CACHE", "disabled")),
+    }
     let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
     let region_is_set = ["AWS_DEFAULT_REGION", "AWS_REGION"].into_iter().any(is_set);
     if matches!(call, Some(Call::Minimal(_))) && !region_is_set {

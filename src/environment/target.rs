@@ -33,6 +33,9 @@ pub struct Target {
     pub keeps_call: bool,
     /// The packages that are put in front of the environment's.
     pub overlay: Option<PathBuf>,
+    /// The place of jsii's package cache, which only the checks of one repair share. A check has none: one that is
+    /// killed would leave a part of a package, which jsii takes for the whole.
+    pub jsii_cache: Option<PathBuf>,
 }
 
 impl Target {
@@ -65,7 +68,15 @@ pub fn identify(
     };
     let (interpreter, environment) = (answer.interpreter(), answer.changes());
     let overlay = overlay.map(Path::to_owned);
-    Ok(Target { launcher: launcher.name(), interpreter, environment, is_wrapped, keeps_call, overlay })
+    Ok(Target {
+        launcher: launcher.name(),
+        interpreter,
+        environment,
+        is_wrapped,
+        keeps_call,
+        overlay,
+        jsii_cache: None,
+    })
 }
 
 impl Target {

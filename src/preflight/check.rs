@@ -113,9 +113,10 @@ pub fn check_target(
 fn describe_overlay(overlay: &Overlay) -> Option<Check> {
     let (status, reason) = match overlay {
         Overlay::None => return None,
-        Overlay::Bound(directory) => {
-            (Status::Passed, format!("repaired beside the environment, in {}", directory.display()))
-        }
+        Overlay::Bound(directory) => (
+            Status::Passed,
+            format!("repaired outside the environment, for build-image only, in {}", directory.display()),
+        ),
         Overlay::Stale => (Status::Skipped, format!("{STALE}; {RENEW}")),
     };
     Some(Check::new("isolated", status, Duration::ZERO, Some(reason)))

@@ -1,13 +1,17 @@
 //! `preflight fix` and `preflight undo`.
 
-use crate::cli::args::{CheckArgs, Common, FixArgs, Format};
+use clap::ValueEnum as _;
+use serde_json::json;
+
+use crate::cli::args::{CheckArgs, Common, FixArgs, Format, UndoArgs};
 use crate::error::{Abort, Error};
 use crate::model::finding::{FIND_LOST, LOSES_TAGS};
 use crate::outcome::Outcome;
 use crate::preflight::context::{identify, repair_options, with_request};
 use crate::repair::change::{self, Change, count_packages};
+use crate::repair::history::moment;
 use crate::repair::prove::not_ready;
-use crate::repair::undo::{Undone, undo};
+use crate::repair::undo::{Undoable, Undone, list_undoable, undo};
 use crate::repair::{self, RepairOutcome, as_json};
 use crate::report::{self, Report};
 use crate::text::printable::{escape, escape_line, lossy};
@@ -17,7 +21,7 @@ pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
     with_request(&CheckArgs::default(), common, |request| {
         let target = identify(request, not_ready)?;
         let options = repair_options(fix, request.settings, common);
-        let command = format!("{}{}", options.command(), if fix.isolated { " --isolated" } else { "" });
+        let command = options.command() + &format_flags(fix);
         let repaired = repair::fix(request, &target, options)?;
         if let (RepairOutcome::Proven(repaired), true) = (&repaired, fix.print_requirements)
             && repaired.changes.iter().all(|change| !change.edits.is_empty())
@@ -35,6 +39,17 @@ pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
         };
         Ok(Outcome::success(stdout))
     })
+}
+
+/// The flags of a call that another call needs to do the same.
+fn format_flags(fix: &FixArgs) -> String {
+    let name = |value: clap::builder::PossibleValue| value.get_name().to_owned();
+    let strategy = fix.strategy.and_then(|strategy| strategy.to_possible_value()).map(name);
+    let installer = fix.installer.and_then(|installer| installer.to_possible_value()).map(name);
+    let valued = [("--strategy", strategy), ("--installer", installer)];
+    let valued = valued.into_iter().filter_map(|(flag, value)| Some(format!(" {flag} {}", value?)));
+    let isolated = fix.isolated.then(|| " --isolated".to_owned());
+    valued.chain(isolated).collect()
 }
 
 fn to_json(repaired: &RepairOutcome, isolated: bool) -> serde_json::Value {
@@ -116,13 +131,16 @@ fn format_changes(changes: &[Change]) -> String {
     })
 }
 
-/// Takes the last repair back.
-pub fn run_undo(common: &Common) -> Result<Outcome, Abort> {
+/// Undoes the last repair, or lists those that can be undone.
+pub fn run_undo(arguments: &UndoArgs, common: &Common) -> Result<Outcome, Abort> {
     with_request(&CheckArgs::default(), common, |request| {
         let target = identify(request, |report: &Report| {
             let next = "Name the pcluster that was repaired with --real.";
             Error::undo(report.reasons().join("; "), next)
         })?;
+        if arguments.list {
+            return Ok(Outcome::success(show_undoable(&list_undoable(&target)?, common)));
+        }
         let Undone { changes, isolated } = undo(request, &target)?;
         let stdout = match common.format {
             _ if common.quiet => String::new(),
@@ -132,4 +150,27 @@ pub fn run_undo(common: &Common) -> Result<Outcome, Abort> {
         };
         Ok(Outcome::success(stdout))
     })
+}
+
+fn show_undoable(repairs: &[Undoable], common: &Common) -> String {
+    if common.format == Format::Json {
+        let repairs: Vec<_> = repairs.iter().map(describe_in_json).collect();
+        return report::format_json(&json!({"schemaVersion": 1, "repairs": repairs}));
+    }
+    if repairs.is_empty() {
+        return "there is no repair to undo\n".into();
+    }
+    let text = repairs.iter().fold(String::new(), |text, Undoable { entry, changes }| {
+        let moment = moment(entry).map_or("at an unknown time".into(), |moment| {
+            moment.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+        });
+        let place = if entry.is_isolated { ", outside the environment" } else { "" };
+        text + &format!("{moment}{place}: {}\n{}", count_changes(changes), format_changes(changes))
+    });
+    text + "`pcluster preflight undo` undoes the first of them.\n"
+}
+
+fn describe_in_json(Undoable { entry, changes }: &Undoable) -> serde_json::Value {
+    let moment = moment(entry).map(|moment| moment.to_string());
+    json!({"repairedAt": moment, "isolated": entry.is_isolated, "changes": changes})
 }

@@ -66,7 +66,7 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         Command::Check(check) if check.all => all::run(&check, &common),
         Command::Check(check) => check::run(&check, &common),
         Command::Fix(fix) => fix::run(&fix, &common),
-        Command::Undo => fix::run_undo(&common),
+        Command::Undo(undo) => fix::run_undo(&undo, &common),
         Command::Template { file } => template::run(&file, &common),
         Command::Stack { name, region } => stack::run(&name, region.as_deref(), &common),
         Command::Images(images) => images::run(&images, &common),

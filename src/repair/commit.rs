@@ -1,9 +1,6 @@
 //! The exchange of the installed packages for the proven ones: under locks, after snapshot and journal,
 //! verified, and rolled back where any step fails.
 
-use std::process;
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use crate::environment::packages::read_installed;
 use crate::error::{Abort, Error};
 use crate::repair::change::Change;
@@ -12,11 +9,10 @@ use crate::repair::file_plan::FilePlan;
 use crate::repair::hints::{FREE_SPACE, UNCHANGED_FREE_SPACE, keep_beside};
 use crate::repair::journal::find_outside;
 use crate::repair::lock::lock_against_uv;
-use crate::repair::overlay::remove_overlay;
 use crate::repair::refusals::{refuse_directories, refuse_managed_packages};
 use crate::repair::rollback::{Left, roll_back};
 use crate::repair::stage::Staged;
-use crate::repair::state::{describe_left, list_files};
+use crate::repair::state::{describe_left, list_files, make_id};
 use crate::repair::verify::verify;
 use crate::system::concurrently::concurrently;
 use crate::text::package_name::PCLUSTER;
@@ -60,11 +56,7 @@ pub fn commit(repair: &Repair, staged: Staged) -> Result<Vec<Change>, Abort> {
                 .map_or(Ok(()), |package| Err(describe_changed_package(package).into()))
         })
         .and_then(|()| transactions.close(&journal).map_err(describe_failed_write));
-    let Err(reason) = committed else {
-        // An overlay would hide the repaired packages.
-        let _ = remove_overlay(repair.state);
-        return Ok(staged.changes);
-    };
+    let Err(reason) = committed else { return Ok(staged.changes) };
     Err(match (roll_back(transactions, &journal), reason) {
         (Ok(left), Abort::Error(_)) if !left.is_empty() => describe_meanwhile(&left).into(),
         (Ok(_), reason) => reason,
@@ -126,12 +118,6 @@ fn verify_and_sync(
         concurrently(|| verify(repair, edits, broken_before), || repair.state.transactions().sync(plan));
     verified?;
     synced.map_err(describe_failed_write)
-}
-
-/// Makes an id that no earlier transaction has. It begins with the time, by which transactions are sorted.
-fn make_id() -> String {
-    let nanoseconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-    format!("{nanoseconds}-{}", process::id())
 }
 
 /// Advice where another installer was at work.

@@ -271,7 +271,8 @@ fn find_bundled_pip(target: &Target, timeout: Duration) -> Result<Option<PathBuf
     }
 }
 
-fn make_scratch() -> Result<Scratch, Error> {
+/// A private directory for one step.
+pub fn make_scratch() -> Result<Scratch, Error> {
     Scratch::new()
         .map_err(|error| Error::repair(format!("no temporary directory: {error}"), UNCHANGED_FREE_SPACE))
 }

@@ -31,6 +31,7 @@
 //! - `file_digest`: size and SHA-256 of a file
 //! - `file_operations`: to remove, write and link files
 //! - `file_plan`: the files that an exchange removes and adds
+//! - `history`: the repairs that can be undone, newest first
 //! - `hints`: advice that several steps give
 //! - `installer`: uv and pip, which resolve and fetch
 //! - `journal`: the record of an exchange, written before its first change
@@ -54,6 +55,7 @@ pub mod file_digest;
 pub mod file_operations;
 pub mod file_plan;
 pub mod hints;
+pub mod history;
 pub mod installer;
 pub mod journal;
 pub mod lock;
@@ -88,12 +90,12 @@ use crate::model::distribution::Packages;
 use crate::model::finding::Finding;
 use crate::model::options::Strategy;
 use crate::repair::bytecode::remove_damaged;
-use crate::repair::change::{Change, count_packages};
+use crate::repair::change::Change;
 use crate::repair::commit::commit;
 use crate::repair::context::{Options, Repair};
-use crate::repair::installer::Installer;
-use crate::repair::journal::Journal;
-use crate::repair::overlay::keep_overlay;
+use crate::repair::history::MAX_UNDO;
+use crate::repair::installer::{Installer, make_scratch};
+use crate::repair::overlay::{Overlay, keep_overlay, read_overlay};
 use crate::repair::ownership::refuse_another_users;
 use crate::repair::plan::{Goal, Refusal};
 use crate::repair::prove::{Proof, describe_unproven, not_ready, prove};
@@ -101,7 +103,6 @@ use crate::repair::refusals::refuse_early;
 use crate::repair::release::restore_release;
 use crate::repair::stage::{Staged, Staging, stage};
 use crate::repair::state::{RepairState, find_site};
-use crate::repair::transaction::MAX_UNDO;
 use crate::report::Report;
 use crate::rules::{advisories, edits};
 use crate::system::concurrently::concurrently;
@@ -145,10 +146,14 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
     if let Err(message) = state.transactions().closed() {
         request.progress.write(&format!("{message}; earlier repairs cannot be undone"));
     }
+    let scratch = make_scratch()?;
+    let target = &Target { jsii_cache: Some(scratch.path("jsii")), ..target.clone() };
     let request = &CheckRequest { synthesizes: true, ..request.clone() };
+    let overlay = if options.isolated { read_overlay(&state, target) } else { Overlay::None };
+    let overlaid = overlay.directory().map(|directory| target.with_overlay(directory));
     let packages = &read_installed(&target.interpreter.sys_path);
     let (checked, ahead) = concurrently(
-        || remove_damaged(request, target, &options),
+        || remove_damaged(request, overlaid.as_ref().unwrap_or(target), &options),
         || stage_ahead(request, target, packages, &state, &options),
     );
     let (before, recompiled) = checked?;
@@ -171,16 +176,22 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
         Some(ahead) if ahead.is_for(&repair.goal) => ahead.staged?,
         _ => stage_proven(repair)?,
     };
+    // The only edit is one that does not fit, and was reported.
+    if staged.changes.is_empty() {
+        return Ok(RepairOutcome::NothingToDo);
+    }
     let left = staged.left.clone();
     if repair.options.dry_run {
         return Ok(RepairOutcome::Proven(Repaired { changes: staged.changes, left }));
     }
+    if history::list(state.directory()).len() >= MAX_UNDO {
+        request.progress.write(&format!(
+            "only the last {MAX_UNDO} repairs can be undone: after this one, the oldest of them no longer can"
+        ));
+    }
     if repair.options.isolated {
         keep_overlay(&state, staged.overlay, target, packages, &staged.changes)?;
         return Ok(RepairOutcome::Isolated(Repaired { changes: staged.changes, left }));
-    }
-    if let Some(oldest) = state.transactions().oldest_to_go() {
-        request.progress.write(&describe_oldest(&oldest));
     }
     let changes = commit(repair, staged)?;
     Ok(RepairOutcome::InPlace(Repaired { changes, left }))
@@ -205,12 +216,6 @@ fn describe_refusal(refusal: Refusal, before: &Report, options: &Options) -> Err
         Refusal::OtherBlocks => describe_blocked(before, options),
         Refusal::NotReady => not_ready(before),
     }
-}
-
-/// The repair that will no longer be undone, because only so many are kept.
-fn describe_oldest(oldest: &Journal) -> String {
-    let packages = count_packages(oldest.changes.len());
-    format!("only {MAX_UNDO} repairs can be undone: after this one, the oldest ({packages}) no longer can")
 }
 
 fn describe_unknown(id: &str, report: &Report) -> Error {

@@ -1,8 +1,8 @@
-//! A repair that is kept beside its environment: staged packages, put in front by PYTHONPATH.
+//! A repair outside its environment: staged packages that are kept, and put in front by PYTHONPATH.
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,8 @@ use crate::model::distribution::Packages;
 use crate::repair::change::Change;
 use crate::repair::file_digest::sha256_of_bytes;
 use crate::repair::hints::SET_STATE_HOME;
-use crate::repair::state::RepairState;
+use crate::repair::history::{self, Entry, ISOLATED_PREFIX};
+use crate::repair::state::{RepairState, make_id};
 use crate::system::disk::{self, Durability};
 use crate::system::{files, trust};
 
@@ -34,6 +35,16 @@ pub enum Overlay {
     Stale,
 }
 
+impl Overlay {
+    /// The directory to put in front.
+    pub fn directory(&self) -> Option<&Path> {
+        match self {
+            Self::Bound(directory) => Some(directory),
+            Self::None | Self::Stale => None,
+        }
+    }
+}
+
 /// The record of an overlay on disk.
 #[derive(Debug, Serialize, Deserialize)]
 struct OverlayRecord {
@@ -47,11 +58,16 @@ pub fn find_overlay(target: &Target) -> Overlay {
     RepairState::find(target).map_or(Overlay::None, |state| read_overlay(&state, target))
 }
 
-/// Reads the overlay of a target from its state.
+/// Reads the overlay of a target from its state: the newest repair, if it is one outside the environment. Repairs of
+/// another environment at the same path do not count.
 pub fn read_overlay(state: &RepairState, target: &Target) -> Overlay {
-    let Some(record) = read_record(state) else { return Overlay::None };
+    let transactions = state.transactions();
+    let is_of_another =
+        |entry: &Entry| !entry.is_isolated && matches!(transactions.read_closed(entry), Ok(None));
+    let newest = history::list(state.directory()).into_iter().find(|entry| !is_of_another(entry));
+    let Some(record) = newest.as_ref().and_then(read_record) else { return Overlay::None };
+    let directory = newest.map(|entry| directory_of(state, &entry.id)).unwrap_or_default();
     let packages = read_installed(&target.interpreter.sys_path);
-    let directory = overlay_directory(state);
     if record.environment == environment_key(target, &packages) && directory.is_dir() {
         Overlay::Bound(directory)
     } else {
@@ -68,33 +84,49 @@ pub fn keep_overlay(
     changes: &[Change],
 ) -> Result<(), Error> {
     let failed = |error: io::Error| Error::repair(error.to_string(), SET_STATE_HOME);
-    let _ = remove_overlay(state);
-    let kept = overlay_directory(state);
-    fs::rename(staged.keep(), &kept).map_err(failed)?;
-    let record = OverlayRecord { environment: environment_key(target, packages), changes: changes.to_vec() };
+    let environment = environment_key(target, packages);
+    remove_stale(state, &environment);
+    let id = make_id();
+    fs::rename(staged.keep(), directory_of(state, &id)).map_err(failed)?;
+    let record = OverlayRecord { environment, changes: changes.to_vec() };
     let record = serde_json::to_vec(&record).unwrap_or_default();
+    let file = state.directory().join(format!("{ISOLATED_PREFIX}{id}.json"));
     // A record that a power failure leaves incomplete is not used: it is checked before every use.
-    disk::write_atomically(&overlay_record(state), &record, Durability::Buffered).map_err(failed)
+    disk::write_atomically(&file, &record, Durability::Buffered).map_err(failed)?;
+    state.transactions().remove_oldest();
+    Ok(())
 }
 
-/// Removes the overlay, and returns its changes, if there was one.
-pub fn remove_overlay(state: &RepairState) -> Option<Vec<Change>> {
-    let record = read_record(state);
-    let _ = fs::remove_file(overlay_record(state));
-    let _ = fs::remove_dir_all(overlay_directory(state));
-    record.map(|record| record.changes)
+/// Removes the overlays of an environment that has changed since: they will not be used again.
+fn remove_stale(state: &RepairState, environment: &str) {
+    let isolated = history::list(state.directory()).into_iter().filter(|entry| entry.is_isolated);
+    for entry in isolated {
+        if read_record(&entry).is_none_or(|record| record.environment != environment) {
+            remove_overlay(state, &entry);
+        }
+    }
 }
 
-fn read_record(state: &RepairState) -> Option<OverlayRecord> {
-    serde_json::from_slice(&trust::read_up_to(&overlay_record(state), files::MAX_BYTES).ok()?).ok()
+/// Removes an overlay, and returns its changes.
+pub fn remove_overlay(state: &RepairState, entry: &Entry) -> Vec<Change> {
+    let record = read_record(entry);
+    let _ = fs::remove_file(&entry.file);
+    let _ = fs::remove_dir_all(directory_of(state, &entry.id));
+    record.map(|record| record.changes).unwrap_or_default()
 }
 
-fn overlay_directory(state: &RepairState) -> PathBuf {
-    state.directory().join("isolated")
+/// The changes of an overlay.
+pub fn read_changes(entry: &Entry) -> Vec<Change> {
+    read_record(entry).map(|record| record.changes).unwrap_or_default()
 }
 
-fn overlay_record(state: &RepairState) -> PathBuf {
-    state.directory().join("isolated.json")
+fn read_record(entry: &Entry) -> Option<OverlayRecord> {
+    let text = trust::read_up_to(&entry.file, files::MAX_BYTES).ok().filter(|_| entry.is_isolated)?;
+    serde_json::from_slice(&text).ok()
+}
+
+fn directory_of(state: &RepairState, id: &str) -> PathBuf {
+    state.directory().join(format!("{ISOLATED_PREFIX}{id}"))
 }
 
 /// A digest of the versions of Python and of the packages. What else may have changed, the check with the overlay in

@@ -236,8 +236,8 @@ mod tests {
     use crate::model::distribution::Distribution;
     use crate::repair::file_operations::place;
     use crate::repair::file_plan::FilePlan;
+    use crate::repair::history::{self, MAX_UNDO};
     use crate::repair::token::{self, TOKEN_FILE};
-    use crate::repair::transaction::MAX_UNDO;
 
     /// An environment with one distribution, and a staged successor.
     struct Scene {
@@ -334,8 +334,8 @@ mod tests {
         scene.transactions.close(&journal).unwrap();
         assert!(scene.transactions.unfinished().unwrap().is_none());
         let last = scene.transactions.closed().unwrap().pop().unwrap();
-        scene.transactions.reopen(&last).unwrap();
-        roll_back(&scene.transactions, &last.journal).unwrap();
+        scene.transactions.reopen(&history::list(&scene.transactions.directory)[0]).unwrap();
+        roll_back(&scene.transactions, &last).unwrap();
         assert_eq!(tree(&site), before);
         assert_eq!(tree(&scene.transactions.directory), []);
     }

@@ -9,6 +9,8 @@ use std::fs::{self, File};
 use std::io::{self, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::environment::packages::find_distribution;
 use crate::environment::target::Target;
@@ -17,6 +19,7 @@ use crate::progress::Progress;
 use crate::repair::change::{Change, describe_restored};
 use crate::repair::file_digest::sha256_of_bytes;
 use crate::repair::hints::SET_STATE_HOME;
+use crate::repair::history;
 use crate::repair::journal::Journal;
 use crate::repair::lock::{Lock, wait_for_lock};
 use crate::repair::rollback::{Left, Recovery, recover};
@@ -81,6 +84,7 @@ impl RepairState {
             File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file = open.map_err(failed)?;
         wait_for_lock(progress, || self.describe_holder(), || file.try_lock(), failed)?;
+        history::adopt_older(self.directory()).map_err(failed)?;
         // The PID is for people to read; the lock does not depend on it.
         let _ = file
             .set_len(0)
@@ -190,6 +194,12 @@ impl RepairState {
             self.remove_leftovers();
         }
     }
+}
+
+/// Makes an id that no earlier transaction has. It begins with the time, by which transactions are sorted.
+pub fn make_id() -> String {
+    let nanoseconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    format!("{nanoseconds}-{}", process::id())
 }
 
 /// The name of the directory of an environment's repairs: from the path of its packages, behind the length of it.

@@ -26,6 +26,7 @@ use crate::repair::failpoint;
 use crate::repair::file_digest::FileDigest;
 use crate::repair::file_operations::{PlacedBy, link_or_copy, place, remove, remove_empty};
 use crate::repair::file_plan::{Content, FilePlan};
+use crate::repair::history::{self, Entry, IN_PLACE_PREFIX, ISOLATED_PREFIX, MAX_UNDO};
 use crate::repair::journal::{Journal, SavedFile};
 use crate::repair::token::{self, TOKEN_FILE};
 use crate::system::disk::{self, Durability};
@@ -54,7 +55,7 @@ impl Transactions {
     }
 
     fn closed_journal(&self, id: &str) -> PathBuf {
-        self.directory.join(format!("{CLOSED_PREFIX}{id}.json"))
+        self.directory.join(format!("{IN_PLACE_PREFIX}{id}.json"))
     }
 
     fn interrupted_journal(&self, id: &str) -> PathBuf {
@@ -91,38 +92,23 @@ impl Transactions {
     ///
     /// # Errors
     /// Returns an error if there is one that cannot be read.
-    pub fn closed(&self) -> Result<Vec<Closed>, String> {
-        let mut closed = Vec::new();
-        for path in self.closed_paths() {
-            let Some(journal) = read_journal(&path, &self.site, &[])? else { continue };
-            if journal.is_bound()? {
-                closed.push(Closed { path, journal });
-            }
-        }
-        Ok(closed)
+    pub fn closed(&self) -> Result<Vec<Journal>, String> {
+        let in_place = history::list(&self.directory).into_iter().filter(|entry| !entry.is_isolated);
+        let read = in_place.filter_map(|entry| self.read_closed(&entry).transpose());
+        read.collect()
     }
 
-    /// The journals of repairs at this path, the newest first, without regard to the environment.
-    fn closed_paths(&self) -> Vec<PathBuf> {
-        let mut paths = self.entries(CLOSED_PREFIX);
-        // An id begins with the time.
-        paths.sort_unstable();
-        paths.reverse();
-        paths.extend(Some(self.directory.join(LAST_OF_0_1_0)).filter(|path| path.exists()));
-        paths
+    /// The journal of a repair in place; `None` if it is of another environment.
+    pub fn read_closed(&self, entry: &Entry) -> Result<Option<Journal>, String> {
+        let Some(journal) = read_journal(&entry.file, &self.site, &[])? else { return Ok(None) };
+        Ok(journal.is_bound()?.then_some(journal))
     }
 
-    /// Every journal of repairs at this path, and where an open one would be.
+    /// Every file that says what is to be undone or rolled back, and where an open journal would be.
     pub fn journals(&self) -> Vec<PathBuf> {
-        let mut all = self.closed_paths();
-        all.extend(self.entries(INTERRUPTED_PREFIX));
-        all.extend([self.open_journal(), self.unchanged_journal()]);
-        all
-    }
-
-    /// Whether repairs were made at this path, in whatever environment.
-    pub fn has_closed(&self) -> bool {
-        !self.closed_paths().is_empty()
+        let kept = history::list(&self.directory).into_iter().map(|entry| entry.file);
+        let interrupted = self.entries(INTERRUPTED_PREFIX);
+        kept.chain(interrupted).chain([self.open_journal(), self.unchanged_journal()]).collect()
     }
 
     /// Takes the snapshot of the files to be removed, then writes the journal. The environment is not
@@ -193,7 +179,7 @@ impl Transactions {
 
     /// The token of earlier repairs of this environment, because one serves them all; else a new one.
     fn choose_token(&self) -> io::Result<String> {
-        let earlier = self.closed().unwrap_or_default().into_iter().find_map(|closed| closed.journal.token);
+        let earlier = self.closed().unwrap_or_default().into_iter().find_map(|journal| journal.token);
         earlier.map_or_else(token::generate, Ok)
     }
 
@@ -287,30 +273,34 @@ impl Transactions {
             .map_err(describe("cannot write", &closed))?;
         // Only a kill at this failpoint has an effect: the transaction is closed.
         let _ = failpoint::reach("closed");
-        for path in self.closed_paths().into_iter().skip(MAX_UNDO) {
-            let dropped = read_journal(&path, &self.site, &[]);
-            if fs::remove_file(path).is_ok()
+        self.remove_oldest();
+        Ok(())
+    }
+
+    /// Removes the repairs beyond the number that is kept.
+    pub fn remove_oldest(&self) {
+        for Entry { id, is_isolated, file } in history::list(&self.directory).into_iter().skip(MAX_UNDO) {
+            if is_isolated {
+                let _ = fs::remove_file(file);
+                let _ = fs::remove_dir_all(self.directory.join(format!("{ISOLATED_PREFIX}{id}")));
+                continue;
+            }
+            let dropped = read_journal(&file, &self.site, &[]);
+            if fs::remove_file(file).is_ok()
                 && let (Ok(Some(dropped)), Ok(others)) = (dropped, self.closed())
             {
                 let _ = remove_token(&dropped, &others);
             }
         }
         self.remove_snapshots();
-        Ok(())
-    }
-
-    /// The repair that [`Self::close`] will remove.
-    pub fn oldest_to_go(&self) -> Option<Journal> {
-        let oldest = self.closed_paths().into_iter().nth(MAX_UNDO - 1)?;
-        read_journal(&oldest, &self.site, &[]).ok()?
     }
 
     /// Opens a closed transaction again, so that the next call completes an undo that is interrupted.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be renamed; the transaction is still closed.
-    pub fn reopen(&self, closed: &Closed) -> Result<(), String> {
-        disk::rename(&closed.path, &self.open_journal())
+    pub fn reopen(&self, entry: &Entry) -> Result<(), String> {
+        disk::rename(&entry.file, &self.open_journal())
             .map_err(describe("cannot write", &self.open_journal()))
     }
 
@@ -327,7 +317,8 @@ impl Transactions {
 
     /// Removes the snapshots that no journal names; none if a journal cannot be read, because its id is not known.
     fn remove_snapshots(&self) {
-        let journals = self.closed_paths().into_iter().chain(self.entries(INTERRUPTED_PREFIX));
+        let in_place = history::list(&self.directory).into_iter().filter(|entry| !entry.is_isolated);
+        let journals = in_place.map(|entry| entry.file).chain(self.entries(INTERRUPTED_PREFIX));
         let Ok(ids) = journals.map(|path| read_id(&path)).collect::<io::Result<Vec<_>>>() else { return };
         let kept: Vec<PathBuf> = ids.iter().map(|id| self.snapshot(id)).collect();
         for snapshot in self.entries(SNAPSHOT_PREFIX).iter().filter(|snapshot| !kept.contains(snapshot)) {
@@ -349,24 +340,8 @@ pub const OVERLAY_PREFIX: &str = "overlay-";
 /// The beginning of the name of every directory of copies.
 const SNAPSHOT_PREFIX: &str = "snapshot-";
 
-/// The beginning of the name of every journal of a closed transaction.
-const CLOSED_PREFIX: &str = "repair-";
-
 /// The beginning of the name of every journal that was set aside.
 const INTERRUPTED_PREFIX: &str = "interrupted-";
-
-/// The journal of the last repair that version 0.1.0 has made.
-const LAST_OF_0_1_0: &str = "last.json";
-
-/// The number of repairs that can be undone, one after the other.
-pub const MAX_UNDO: usize = 5;
-
-/// The journal of a closed transaction, and its file.
-#[derive(Debug)]
-pub struct Closed {
-    path: PathBuf,
-    pub journal: Journal,
-}
 
 /// The id in a journal. Its paths are not checked, because they are not used here.
 fn read_id(path: &Path) -> io::Result<String> {
@@ -399,10 +374,10 @@ fn write_token(journal: &Journal) -> Result<(), String> {
 
 /// Removes the token of a journal from its directories of packages, except for those in which another journal
 /// names the same one.
-fn remove_token(journal: &Journal, others: &[Closed]) -> io::Result<()> {
+fn remove_token(journal: &Journal, others: &[Journal]) -> io::Result<()> {
     let Some(token) = &journal.token else { return Ok(()) };
-    let named = others.iter().filter(|other| other.journal.token == journal.token);
-    let named: Vec<&PathBuf> = named.flat_map(|other| other.journal.all_sites()).collect();
+    let named = others.iter().filter(|other| other.token == journal.token);
+    let named: Vec<&PathBuf> = named.flat_map(Journal::all_sites).collect();
     for site in journal.all_sites().iter().filter(|site| !named.contains(site)) {
         failpoint::reach("remove-token")?;
         token::remove(site, token)?;

@@ -1,5 +1,4 @@
-//! The undo of a repair: of the one that was interrupted, else of the one outside the environment, else of the
-//! newest one in it.
+//! The undo of a repair: of the one that was interrupted, else of the newest.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -11,9 +10,10 @@ use crate::error::{Abort, Error};
 use crate::repair::change::Change;
 use crate::repair::failpoint;
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
+use crate::repair::history::{self, Entry};
 use crate::repair::journal::{Journal, find_outside};
 use crate::repair::lock::lock_against_uv;
-use crate::repair::overlay::remove_overlay;
+use crate::repair::overlay::{read_changes, remove_overlay};
 use crate::repair::ownership::refuse_another_users;
 use crate::repair::refusals::is_writable;
 use crate::repair::rollback::{check_copies, roll_back, summarize_failures};
@@ -27,8 +27,7 @@ pub struct Undone {
     pub isolated: bool,
 }
 
-/// Takes back the last repair of a target's environment: one that was interrupted, else the one beside
-/// the environment, else the last one in place.
+/// Undoes the last repair of a target's environment: one that was interrupted, else the newest.
 pub fn undo(request: &CheckRequest, target: &Target) -> Result<Undone, Abort> {
     refuse_another_users(find_site(target).as_deref(), "undo", &request.real.path)?;
     let state = RepairState::create(target)?;
@@ -38,38 +37,75 @@ pub fn undo(request: &CheckRequest, target: &Target) -> Result<Undone, Abort> {
     if let Some(changes) = rolled_back {
         return Ok(Undone { changes, isolated: false });
     }
-    if let Some(changes) = remove_overlay(&state) {
-        return Ok(Undone { changes, isolated: true });
+    for entry in history::list(state.directory()) {
+        if entry.is_isolated {
+            return Ok(Undone { changes: remove_overlay(&state, &entry), isolated: true });
+        }
+        let journal = state.transactions().read_closed(&entry);
+        if let Some(journal) = journal.map_err(|message| refuse_undo(message, UNREADABLE))? {
+            return Ok(Undone {
+                changes: undo_in_place(request, target, &state, &entry, journal)?,
+                isolated: false,
+            });
+        }
     }
-    let changes = undo_newest(request, target, &state)?;
-    Ok(Undone { changes, isolated: false })
+    Err(describe_nothing(&state).into())
 }
 
-fn undo_newest(request: &CheckRequest, target: &Target, state: &RepairState) -> Result<Vec<Change>, Abort> {
+/// A repair that can be undone.
+#[derive(Debug)]
+pub struct Undoable {
+    pub entry: Entry,
+    pub changes: Vec<Change>,
+}
+
+/// The repairs of a target's environment that can be undone, the newest first. Nothing is locked or rolled back.
+pub fn list_undoable(target: &Target) -> Result<Vec<Undoable>, Error> {
+    let Some(state) = RepairState::find(target) else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for entry in history::list(state.directory()) {
+        let changes = if entry.is_isolated {
+            read_changes(&entry)
+        } else {
+            let journal = state.transactions().read_closed(&entry);
+            let Some(journal) = journal.map_err(|message| refuse_undo(message, UNREADABLE))? else {
+                continue;
+            };
+            journal.changes
+        };
+        found.push(Undoable { entry, changes });
+    }
+    Ok(found)
+}
+
+fn undo_in_place(
+    request: &CheckRequest,
+    target: &Target,
+    state: &RepairState,
+    entry: &Entry,
+    journal: Journal,
+) -> Result<Vec<Change>, Abort> {
     let transactions = state.transactions();
-    let closed = transactions.closed().map_err(|message| refuse_undo(message, UNREADABLE))?;
-    let Some(newest) = closed.into_iter().next() else { return Err(describe_nothing(state).into()) };
     let _uv_lock = lock_against_uv(&target.interpreter.prefix, request.progress)?;
     let _exclusive = state.lock_exclusive(request.progress)?;
-    let journal = &newest.journal;
-    refuse_changed_since(target, journal)?;
-    check_copies(transactions, journal)
+    refuse_changed_since(target, &journal)?;
+    check_copies(transactions, &journal)
         .map_err(|messages| refuse_undo(summarize_failures(&messages), STAYS_REPAIRED))?;
-    refuse_unwritable(journal)?;
+    refuse_unwritable(&journal)?;
     // Open again, the transaction is rolled back by the next call if this one is killed.
-    transactions.reopen(&newest).map_err(|message| refuse_undo(message, UNCHANGED_FREE_SPACE))?;
+    transactions.reopen(entry).map_err(|message| refuse_undo(message, UNCHANGED_FREE_SPACE))?;
     failpoint::reach("undo").map_err(|error| refuse_undo(error.to_string(), "Run it again."))?;
-    let left = roll_back(transactions, journal).map_err(Error::from)?;
+    let left = roll_back(transactions, &journal).map_err(Error::from)?;
     if !left.is_empty() {
         request.progress.write(&format!("the environment is as it was{}", describe_left(&left)));
     }
-    Ok(newest.journal.changes)
+    Ok(journal.changes)
 }
 
 /// There may be repairs of an environment that was at the same path.
 fn describe_nothing(state: &RepairState) -> Error {
     let site = state.site().to_owned();
-    if !state.transactions().has_closed() {
+    if history::list(state.directory()).is_empty() {
         return Error::NothingToUndo { site };
     }
     let message = format!("the environment at {} was recreated after the last repair", site.display());

@@ -30,8 +30,8 @@ fn change(copy: &EnvironmentCopy, package: &str) {
     };
     let mut arguments = [&["pip"], command, &["-q", "--python", python]].concat();
     arguments.extend(packages.split(' '));
-    let ran = copy.run(&uv(), &arguments);
-    ran.ends_with(0);
+    let ran = copy.call(&uv(), &arguments).run();
+    ran.exits(0);
 }
 
 /// The requirement that brings back what is installed of a package, if it is.
@@ -46,7 +46,7 @@ fn requirement_of(copy: &EnvironmentCopy, package: &str) -> Option<String> {
 /// Whether pcluster starts, and the advisories that a check finds.
 #[track_caller]
 fn look_at(copy: &EnvironmentCopy) -> (bool, Vec<String>) {
-    let starts = copy.direct(&["version"]).status.success();
+    let starts = copy.real(&["version"]).run().status.success();
     let (_, report) = copy.preflight(&["--no-synth"]);
     let findings = report["findings"].as_array().unwrap();
     let ids = findings.iter().map(|finding| finding["id"].as_str().unwrap().to_owned());

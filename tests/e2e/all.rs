@@ -1,15 +1,15 @@
 //! `preflight check --all`: real environments of several kinds, each with the verdict that it has by itself.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::symlink;
 
 use serde_json::Value;
 
-use crate::environments::{BROKEN, Environment, GOOD, NEWEST, Sandbox};
+use crate::environments::{BROKEN, Environment, GOOD, NEWEST, RealSandbox, write_wrapper};
 
 #[test]
 fn every_environment_has_the_verdict_that_it_has_by_itself() {
-    let sandbox = Sandbox::of(GOOD);
+    let sandbox = RealSandbox::of(GOOD);
     let root = sandbox.path("home/.virtualenvs");
     fs::create_dir_all(&root).unwrap();
     for name in [BROKEN, NEWEST] {
@@ -18,12 +18,10 @@ fn every_environment_has_the_verdict_that_it_has_by_itself() {
     // A wrapper leads to an environment that is there already.
     let real = sandbox.environment.bin("pcluster");
     let wrapper = sandbox.path("home/bin/pcluster");
-    fs::create_dir_all(sandbox.path("home/bin")).unwrap();
-    fs::write(&wrapper, format!("#!/bin/sh\nexec '{}' \"$@\"\n", real.display())).unwrap();
-    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    write_wrapper(&wrapper, "", &real);
 
-    let all = sandbox.shim(&["preflight", "check", "--all", "--format", "json"]);
-    all.ends_with(1);
+    let all = sandbox.pcluster(&["preflight", "check", "--all", "--format", "json"]).run();
+    all.exits(1);
     let reports = all.json();
     let of = |report: &Value| {
         let path = report["target"]["path"].as_str().unwrap().to_owned();
@@ -33,7 +31,7 @@ fn every_environment_has_the_verdict_that_it_has_by_itself() {
     let is_own = |path: &str| path == real.to_str().unwrap() || path.starts_with(root.to_str().unwrap());
     let verdicts: Vec<_> = found.iter().filter(|(path, _)| is_own(path)).map(|(_, is)| is.as_str()).collect();
     assert_eq!(verdicts, ["ready", "blocked", "ready"], "{all}");
-    assert!(!all.out().contains("home/bin/pcluster"), "{all}");
+    assert!(!all.stdout().contains("home/bin/pcluster"), "{all}");
     for (path, verdict) in found.iter().filter(|(path, _)| is_own(path)) {
         let (ran, report) = sandbox.preflight(&["--real", path]);
         assert_eq!(report["verdict"].as_str(), Some(verdict.as_str()), "{ran}");

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::environments::{BROKEN, GOOD, NEWEST, RENUMBERED, Sandbox};
+use crate::environments::{BROKEN, GOOD, NEWEST, RENUMBERED, RealSandbox};
 
 /// A configuration that asks for one tag, so that the findings name the file that was read.
 fn tagged(tag: &str) -> String {
@@ -15,9 +15,9 @@ fn tagged(tag: &str) -> String {
 
 #[test]
 fn every_form_of_an_option_is_checked_with_what_the_real_parser_takes() {
-    let sandbox = Sandbox::of(RENUMBERED);
-    sandbox.write("a.yaml", tagged("from-a"));
-    sandbox.write("b.yaml", tagged("from-b"));
+    let sandbox = RealSandbox::of(RENUMBERED);
+    sandbox.write("work/a.yaml", tagged("from-a"));
+    sandbox.write("work/b.yaml", tagged("from-b"));
     for form in [
         "--image-conf=b.yaml --image-i=my-image --reg=us-east-1",
         "-cb.yaml -imy-image -rus-east-1",
@@ -27,7 +27,7 @@ fn every_form_of_an_option_is_checked_with_what_the_real_parser_takes() {
         "--debug --image-c b.yaml --image-id my-image --suppress-validators ALL type:B",
     ] {
         let words: Vec<&str> = ["build-image"].into_iter().chain(form.split(' ')).collect();
-        let ran = sandbox.shim(&words);
+        let ran = sandbox.pcluster(&words).run();
         let errors = ran.stop();
         assert!(errors.iter().any(|error| error.contains("lacks the AMI tag from-b ")), "{form}\n{ran}");
         assert!(!errors.iter().any(|error| error.contains("from-a")), "{form}\n{ran}");
@@ -62,21 +62,21 @@ const REFUSED_IN_FULL: &[(&str, i32)] = &[
 ];
 
 fn is_refused_in_pcluster_s_own_words(environment: &str, calls: &[(&str, i32)]) {
-    let sandbox = Sandbox::of(environment);
+    let sandbox = RealSandbox::of(environment);
     let good = tagged("x");
-    sandbox.write("good.yaml", &good);
-    sandbox.write("latin1.yaml", b"Image: {Name: caf\xe9}\n");
-    sandbox.write("invalid.yaml", "Build: [\n");
-    sandbox.write("empty.yaml", "");
-    sandbox.write("rejected.yaml", good.replace("InstanceType", "InstanceKind"));
-    sandbox.write("region.yaml", format!("Region: eu-west-1\n{good}"));
+    sandbox.write("work/good.yaml", &good);
+    sandbox.write("work/latin1.yaml", b"Image: {Name: caf\xe9}\n");
+    sandbox.write("work/invalid.yaml", "Build: [\n");
+    sandbox.write("work/empty.yaml", "");
+    sandbox.write("work/rejected.yaml", good.replace("InstanceType", "InstanceKind"));
+    sandbox.write("work/region.yaml", format!("Region: eu-west-1\n{good}"));
     fs::create_dir(sandbox.path("work/directory")).unwrap();
     std::os::unix::fs::symlink("loop.yaml", sandbox.path("work/loop.yaml")).unwrap();
     for (call, status) in calls {
         let words: Vec<&str> = call.split(' ').collect();
-        let direct = sandbox.direct(&words);
-        direct.ends_with(*status);
-        sandbox.shim(&words).is_the_same_as(&direct);
+        let direct = sandbox.real(&words).run();
+        direct.exits(*status);
+        sandbox.pcluster(&words).run().is_the_same_as(&direct);
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::environments::{Aws, BROKEN, GOOD, RENUMBERED, Sandbox, TAGS, normalised};
+use crate::environments::{Aws, BROKEN, GOOD, RENUMBERED, RealSandbox, TAGS, normalised};
 
 const DISTRIBUTIONS: &str = "$.Resources.DistributionConfiguration.Properties.Distributions";
 
@@ -14,12 +14,12 @@ const FIX: &str = "pcluster preflight fix";
 #[test]
 fn the_broken_release_is_stopped_before_anything_reaches_aws() {
     let aws = Aws::start();
-    let mut sandbox = Sandbox::of(BROKEN);
+    let mut sandbox = RealSandbox::of(BROKEN);
     sandbox.use_aws(&aws);
-    sandbox.write("image.yaml", aws.configuration());
+    sandbox.write("work/image.yaml", aws.configuration());
     let call = ["build-image", "-c", "image.yaml", "-i", "my-image"];
 
-    let first = sandbox.shim(&call);
+    let first = sandbox.pcluster(&call).run();
     let message = "aws-cdk.aws-imagebuilder 1.153.0 writes AmiDistributionConfiguration as {}, so the \
                    AMI gets no name and no tags. It would cost an hour of EC2 and an AMI that \
                    describe-image, list-images and delete-image cannot find. Fix: ";
@@ -29,9 +29,9 @@ fn the_broken_release_is_stopped_before_anything_reaches_aws() {
         ],
         "message": "pcluster-shim stopped build-image: it would fail, or its image would be unusable.",
     });
-    first.ends_with(1);
-    assert_eq!(first.out(), serde_json::to_string_pretty(&stop).unwrap() + "\n", "{first}");
-    let stderr = first.err();
+    first.exits(1);
+    assert_eq!(first.stdout(), serde_json::to_string_pretty(&stop).unwrap() + "\n", "{first}");
+    let stderr = first.stderr();
     let lines: Vec<&str> = stderr.lines().collect();
     assert_eq!(lines.len(), 3, "{first}");
     assert!(lines.iter().all(|line| line.starts_with("pcluster-shim: ")), "{first}");
@@ -45,22 +45,22 @@ fn the_broken_release_is_stopped_before_anything_reaches_aws() {
 #[test]
 fn the_fault_under_another_number_is_found_in_the_template() {
     let aws = Aws::start();
-    let mut sandbox = Sandbox::of(RENUMBERED);
+    let mut sandbox = RealSandbox::of(RENUMBERED);
     sandbox.use_aws(&aws);
-    sandbox.write("image.yaml", aws.configuration());
+    sandbox.write("work/image.yaml", aws.configuration());
 
-    let ran = sandbox.shim(&["build-image", "-c", "image.yaml", "-i", "my-image"]);
+    let ran = sandbox.pcluster(&["build-image", "-c", "image.yaml", "-i", "my-image"]).run();
     let errors = ran.stop();
     let path = format!("{DISTRIBUTIONS}[0].AmiDistributionConfiguration");
     let empty = "the template has an empty AmiDistributionConfiguration";
     assert!(errors[0].starts_with(empty) && errors[0].contains(&format!("(at {path})")), "{ran}");
     assert!(errors.iter().all(|error| error.ends_with(&format!(" Fix: {FIX}"))), "{ran}");
     assert_eq!(errors.len(), 2 + TAGS.len(), "{ran}");
-    assert!(ran.err().lines().next().unwrap().contains(empty), "{ran}");
+    assert!(ran.stderr().lines().next().unwrap().contains(empty), "{ran}");
     aws.was_not_asked();
 
     let (ran, report) = sandbox.preflight(&["-c", "image.yaml"]);
-    ran.ends_with(1);
+    ran.exits(1);
     assert_eq!(report["packages"]["aws-cdk-aws-imagebuilder"], "1.152.0");
     assert_eq!(status(&report, "packages"), "passed", "{ran}");
     assert_eq!(status(&report, "template"), "failed", "{ran}");
@@ -92,17 +92,17 @@ fn errors(report: &Value) -> Vec<&Value> {
 
 #[test]
 fn every_missing_piece_of_a_rich_configuration_is_named_for_every_region() {
-    let good = Sandbox::of(GOOD);
-    good.write("rich.yaml", RICH);
+    let good = RealSandbox::of(GOOD);
+    good.write("work/rich.yaml", RICH);
     let (ran, report) = good.preflight(&["-c", "rich.yaml", "-i", "my-image"]);
-    ran.ends_with(0).is_silent_on_stderr();
+    ran.exits(0).is_silent();
     assert_eq!((&report["verdict"], errors(&report)), (&json!("ready"), Vec::new()), "{ran}");
     assert_eq!(status(&report, "template"), "passed", "{ran}");
 
-    let bad = Sandbox::of(RENUMBERED);
-    bad.write("rich.yaml", RICH);
+    let bad = RealSandbox::of(RENUMBERED);
+    bad.write("work/rich.yaml", RICH);
     let (ran, report) = bad.preflight(&["-c", "rich.yaml", "-i", "my-image"]);
-    ran.ends_with(1);
+    ran.exits(1);
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut named = BTreeSet::new();
     for finding in errors(&report) {
@@ -140,30 +140,30 @@ fn every_missing_piece_of_a_rich_configuration_is_named_for_every_region() {
 #[test]
 fn warn_reports_and_goes_on_and_off_does_not_check() {
     let aws = Aws::start();
-    let mut sandbox = Sandbox::of(BROKEN);
+    let mut sandbox = RealSandbox::of(BROKEN);
     sandbox.use_aws(&aws);
-    sandbox.write("image.yaml", aws.configuration());
+    sandbox.write("work/image.yaml", aws.configuration());
     let call = |id: &'static str| ["build-image", "-c", "image.yaml", "-i", id];
-    let direct = sandbox.direct(&call("by-hand"));
-    direct.ends_with(0).is_silent_on_stderr();
+    let direct = sandbox.real(&call("by-hand")).run();
+    direct.exits(0).is_silent();
 
     sandbox.set("PCLUSTER_SHIM_MODE", "warn");
-    let warned = sandbox.shim(&call("warned"));
-    warned.ends_with(0);
+    let warned = sandbox.pcluster(&call("warned")).run();
+    warned.exits(0);
     assert_eq!(normalised(&warned, "warned"), normalised(&direct, "by-hand"), "{warned}");
-    let stderr = warned.err();
+    let stderr = warned.stderr();
     assert!(stderr.lines().all(|line| line.starts_with("pcluster-shim: ")), "{warned}");
     assert!(stderr.contains("aws-cdk.aws-imagebuilder 1.153.0"), "{warned}");
     assert!(stderr.contains(&format!("Fix: {FIX}")), "{warned}");
     assert!(stderr.ends_with("build-image goes on all the same (mode warn)\n"), "{warned}");
     assert!(aws.template("warned", "body").contains("AmiDistributionConfiguration: {}"), "{warned}");
 
-    let mut sandbox = Sandbox::of(BROKEN);
+    let mut sandbox = RealSandbox::of(BROKEN);
     sandbox.use_aws(&aws);
-    sandbox.write("image.yaml", aws.configuration());
+    sandbox.write("work/image.yaml", aws.configuration());
     sandbox.set("PCLUSTER_SHIM_MODE", "off");
     let (off, trace) = sandbox.traced("execve", &call("unchecked"));
-    off.ends_with(0).is_silent_on_stderr();
+    off.exits(0).is_silent();
     assert_eq!(normalised(&off, "unchecked"), normalised(&direct, "by-hand"), "{off}");
     let real = sandbox.environment.bin("pcluster");
     assert_eq!(trace.executed()[..2], [sandbox.path("shim/pcluster"), real], "{trace}");

@@ -5,11 +5,12 @@ use std::fs;
 use std::path::Path;
 
 use crate::environment_copy::{ROOT, uv};
-use crate::environments::{Environment, Ran, Sandbox};
+use crate::environments::{Environment, RealSandbox};
+use crate::support::run::Run;
 
 /// An empty environment on the Python of another one.
 struct Empty {
-    sandbox: Sandbox,
+    sandbox: RealSandbox,
     // Removed after the sandbox.
     _directory: tempfile::TempDir,
 }
@@ -21,7 +22,7 @@ impl Empty {
         let directory =
             tempfile::Builder::new().prefix("empty-").tempdir_in(Path::new(ROOT).join("target")).unwrap();
         let path = directory.path().join("venv");
-        let mut sandbox = Sandbox::in_environment(Environment { directory: path.clone() });
+        let mut sandbox = RealSandbox::in_environment(Environment { directory: path.clone() });
         for (name, value) in std::env::vars_os() {
             let text = name.to_string_lossy().to_ascii_uppercase();
             if text.starts_with("UV_") || text.starts_with("SSL_CERT_") || text.ends_with("_PROXY") {
@@ -31,16 +32,16 @@ impl Empty {
         sandbox.set("UV_CACHE_DIR", Path::new(ROOT).join("target/cache/uv"));
         let arguments =
             ["venv".as_ref(), "-q".as_ref(), "--python".as_ref(), python.as_os_str(), path.as_os_str()];
-        sandbox.run(&uv(), &arguments).ends_with(0);
+        sandbox.call(&uv(), &arguments).run().exits(0);
         Self { sandbox, _directory: directory }
     }
 
-    fn install(&self, release: &str, more: &[&str]) -> Ran {
+    fn install(&self, release: &str, more: &[&str]) -> Run {
         let python = self.sandbox.environment.bin("python");
         let requirement = format!("aws-parallelcluster=={release}");
         let mut arguments = vec!["pip", "install", "-q", "--python", python.to_str().unwrap(), &requirement];
         arguments.extend(more);
-        self.sandbox.run(&uv(), &arguments)
+        self.sandbox.call(&uv(), &arguments).run()
     }
 }
 
@@ -50,18 +51,18 @@ fn is_installed_with_constraints(release: &str, python: &str) {
     let empty = Empty::on_python_of(python);
     let refused = empty.install(release, &[]);
     assert!(!refused.status.success(), "it can be installed without constraints today\n{refused}");
-    assert!(refused.err().contains("pyyaml==5.4.1"), "{refused}");
+    assert!(refused.stderr().contains("pyyaml==5.4.1"), "{refused}");
 
     let sandbox = &empty.sandbox;
-    let constraints = sandbox.shim(&["preflight", "constraints", release]);
-    constraints.ends_with(0).is_silent_on_stderr();
-    fs::write(sandbox.path("constraints.txt"), constraints.out()).unwrap();
-    empty.install(release, &["-c", sandbox.path("constraints.txt").to_str().unwrap()]).ends_with(0);
-    let version = sandbox.direct(&["version"]);
-    version.ends_with(0);
+    let constraints = sandbox.pcluster(&["preflight", "constraints", release]).run();
+    constraints.exits(0).is_silent();
+    fs::write(sandbox.path("constraints.txt"), constraints.stdout()).unwrap();
+    empty.install(release, &["-c", sandbox.path("constraints.txt").to_str().unwrap()]).exits(0);
+    let version = sandbox.real(&["version"]).run();
+    version.exits(0);
     assert_eq!(version.json()["version"], release, "{version}");
     let (ran, report) = sandbox.preflight(&[]);
-    ran.ends_with(0);
+    ran.exits(0);
     assert_eq!(report["verdict"], "ready", "{ran}");
 }
 

@@ -11,7 +11,9 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::environments::{Environment, Ran, Sandbox, alive, find, program, wait_for};
+use crate::environments::{Environment, RealSandbox, alive, find};
+use crate::support::machine::{on_this_machine, wait_for};
+use crate::support::run::Run;
 
 pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -21,7 +23,10 @@ pub(crate) const BY_UV: &str = crate::environments::BROKEN;
 pub(crate) const BY_PIP: &str = "3.1.3-cdk-1.153.0-pip";
 
 /// What binds a repair to its environment: a random token, among the packages.
-pub(crate) const TOKEN: &str = ".repaired-by-pcluster-shim";
+const TOKEN: &str = ".repaired-by-pcluster-shim";
+
+/// A user and their group.
+pub(crate) const ANOTHER: u32 = 65534;
 
 /// The installer that is there to repair with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +38,7 @@ pub(crate) enum With {
 
 #[derive(Debug)]
 pub(crate) struct EnvironmentCopy {
-    pub(crate) sandbox: Sandbox,
+    pub(crate) sandbox: RealSandbox,
     /// The packages before any repair.
     reference: PathBuf,
     // Declared after the sandbox, so that it is removed last.
@@ -41,37 +46,43 @@ pub(crate) struct EnvironmentCopy {
 }
 
 impl Deref for EnvironmentCopy {
-    type Target = Sandbox;
+    type Target = RealSandbox;
 
-    fn deref(&self) -> &Sandbox {
+    fn deref(&self) -> &RealSandbox {
         &self.sandbox
     }
 }
 
 impl DerefMut for EnvironmentCopy {
-    fn deref_mut(&mut self) -> &mut Sandbox {
+    fn deref_mut(&mut self) -> &mut RealSandbox {
         &mut self.sandbox
     }
 }
 
 impl EnvironmentCopy {
+    /// With the bytecode that its installer has made: pip makes some, uv does not.
     #[track_caller]
     pub(crate) fn of(name: &str, with: With) -> Self {
+        Self::without(if name.ends_with("-pip") { UNFINISHED_BYTECODE } else { BYTECODE }, name, with)
+    }
+
+    /// With all bytecode that is there, so that each check has less to compile.
+    #[track_caller]
+    pub(crate) fn with_bytecode(name: &str, with: With) -> Self {
+        Self::without(UNFINISHED_BYTECODE, name, with)
+    }
+
+    #[track_caller]
+    fn without(excluded: &str, name: &str, with: With) -> Self {
         let original = Environment::named(name);
         let directory =
             tempfile::Builder::new().prefix("repair-").tempdir_in(Path::new(ROOT).join("target")).unwrap();
         let copy = directory.path().join("venv");
-        if name.ends_with("-pip") {
-            copy_tree(&original.directory, &copy);
-        } else {
-            copy_without_bytecode(&original.directory, &copy);
-        }
+        copy_without(excluded, &original.directory, &copy);
+        let copy = Environment { directory: copy };
         // The launcher is the only file that names its directory.
-        let launcher = copy.join("bin/pcluster");
-        let text = fs::read_to_string(&launcher).unwrap();
-        let (_, rest) = text.split_once('\n').unwrap();
-        fs::write(&launcher, format!("#!{}\n{rest}", copy.join("bin/python").display())).unwrap();
-        let mut sandbox = Sandbox::in_environment(Environment { directory: copy });
+        copy.set_shebang(copy.bin("python").display());
+        let mut sandbox = RealSandbox::in_environment(copy);
         ask_the_index_of_the_caller(&mut sandbox);
         if with == With::Uv {
             fs::create_dir(directory.path().join("uv")).unwrap();
@@ -144,13 +155,6 @@ impl EnvironmentCopy {
         wait_for("the end of every child", || alive(&mark).is_empty().then_some(()));
     }
 
-    /// Replaces the packages by others, as `rm -rf` and an installation do.
-    pub(crate) fn recreate(&self, packages: &Path) {
-        let site = self.site();
-        fs::remove_dir_all(&site).unwrap();
-        copy_tree(packages, &site);
-    }
-
     /// Name and version of every distribution.
     pub(crate) fn versions(&self) -> BTreeMap<String, String> {
         versions(&self.site())
@@ -177,19 +181,50 @@ impl EnvironmentCopy {
 
     #[track_caller]
     pub(crate) fn pcluster_works(&self, when: &str) {
-        let ran = self.direct(&["version"]);
-        assert!(ran.status.success() && ran.out().contains("3.1.3"), "{when}: pcluster version\n{ran}");
+        let ran = self.real(&["version"]).run();
+        assert!(ran.status.success() && ran.stdout().contains("3.1.3"), "{when}: pcluster version\n{ran}");
+    }
+
+    /// Gives the sandbox to another user, who has a cache of uv of their own. The environment stays as it is.
+    pub(crate) fn is_used_by_another(&mut self) {
+        assert!(rustix::process::getuid().is_root(), "only root can become another user");
+        let cache = self.path("home/uv");
+        self.set("UV_CACHE_DIR", cache);
+        self.give(&format!("{ANOTHER}:{ANOTHER}"), &self.path(""));
     }
 
     #[track_caller]
-    pub(crate) fn fix(&self, arguments: &[&str]) -> Ran {
+    pub(crate) fn give(&self, owner: &str, directory: &Path) {
+        self.call(&on_this_machine("chown"), &["-R", owner, directory.to_str().unwrap()]).run().exits(0);
+    }
+
+    /// Runs the shim as another user, who may read everything and is in no group but their own.
+    #[track_caller]
+    pub(crate) fn run_as_another(&self, arguments: &[&str]) -> Run {
+        let (user, group) = (format!("--reuid={ANOTHER}"), format!("--regid={ANOTHER}"));
+        let shim = self.path("shim/pcluster");
+        let first = [
+            &user,
+            &group,
+            "--clear-groups",
+            // The interpreter may be in root's HOME.
+            "--inh-caps=-all,+dac_read_search",
+            "--ambient-caps=-all,+dac_read_search",
+            "--bounding-set=-all,+dac_read_search",
+            shim.to_str().unwrap(),
+        ];
+        self.call(&on_this_machine("setpriv"), &[&first[..], arguments].concat()).run()
+    }
+
+    #[track_caller]
+    pub(crate) fn fix(&self, arguments: &[&str]) -> Run {
         let all: Vec<&str> = ["preflight", "fix"].iter().chain(arguments).copied().collect();
-        self.shim(&all)
+        self.pcluster(&all).run()
     }
 }
 
 /// Gives a sandbox the caller's settings of indexes, and caches that stay.
-pub(crate) fn ask_the_index_of_the_caller(sandbox: &mut Sandbox) {
+pub(crate) fn ask_the_index_of_the_caller(sandbox: &mut RealSandbox) {
     for (name, value) in std::env::vars_os() {
         let text = name.to_string_lossy().to_ascii_uppercase();
         let about_index = ["PIP_", "UV_", "SSL_CERT_"].iter().any(|prefix| text.starts_with(prefix))
@@ -204,11 +239,11 @@ pub(crate) fn ask_the_index_of_the_caller(sandbox: &mut Sandbox) {
 
 /// One error of the shim's, with what to do, and no output.
 #[track_caller]
-pub(crate) fn failed_cleanly(ran: &Ran) {
-    ran.ends_with(1);
-    let stderr = ran.err();
+pub(crate) fn failed_cleanly(ran: &Run) {
+    ran.exits(1);
+    let stderr = ran.stderr();
     assert!(stderr.lines().all(|line| line.starts_with("pcluster-shim: ")), "{ran}");
-    assert_eq!(ran.out(), "", "{ran}");
+    assert_eq!(ran.stdout(), "", "{ran}");
 }
 
 pub(crate) fn uv() -> PathBuf {
@@ -217,19 +252,21 @@ pub(crate) fn uv() -> PathBuf {
 }
 
 pub(crate) fn copy_tree(from: &Path, to: &Path) {
-    let copied = Command::new(program("cp")).arg("-a").args([from, to]).status().unwrap();
+    let copied = Command::new(on_this_machine("cp")).arg("-a").args([from, to]).status().unwrap();
     assert!(copied.success(), "cp -a {} {}", from.display(), to.display());
 }
 
-/// uv installs no bytecode, but other tests run the real pcluster in the original, which writes it there
-/// meanwhile.
-fn copy_without_bytecode(from: &Path, to: &Path) {
-    let code = "import shutil, sys\n\
-                ignored = shutil.ignore_patterns('__pycache__')\n\
-                shutil.copytree(sys.argv[1], sys.argv[2], symlinks=True, ignore=ignored)";
-    let mut command = Command::new(program("python3"));
-    let copied = command.args(["-c", code]).args([from, to]).status().unwrap();
-    assert!(copied.success(), "shutil.copytree {} {}", from.display(), to.display());
+/// Bytecode, which other tests write into the original when they run the real pcluster in it.
+const BYTECODE: &str = "__pycache__";
+/// Bytecode that is being written at this moment, under a temporary name.
+const UNFINISHED_BYTECODE: &str = "*.pyc.*";
+
+fn copy_without(excluded: &str, from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    let sh = "tar --format=posix --exclude=\"$3\" -C \"$1\" -cf - . | tar -C \"$2\" -xpf -";
+    let mut command = Command::new(on_this_machine("sh"));
+    let copied = command.args(["-c", sh, "sh"]).args([from, to]).arg(excluded).status().unwrap();
+    assert!(copied.success(), "tar {} {}", from.display(), to.display());
 }
 
 fn versions(site: &Path) -> BTreeMap<String, String> {

@@ -7,13 +7,18 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Once;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::support::machine::{on_this_machine, write_script};
+use crate::support::run::{Call, Run};
+use crate::support::sandbox::Sandbox;
 
 /// The first release that has every function under test, with the CDK that loses the tags.
 pub(crate) const BROKEN: &str = "3.1.3-cdk-1.153.0";
@@ -28,11 +33,14 @@ pub(crate) const NEWEST: &str = "3.16.1";
 pub(crate) const TAGS: [&str; 7] =
     ["build_config", "build_log", "image_id", "image_name", "s3_bucket", "s3_image_dir", "version"];
 
-/// Limit of one step, far more than the slowest machine needs for it.
-pub(crate) const MAX_WAIT: Duration = Duration::from_secs(300);
+/// Limit of one run: installers fetch hundreds of packages.
+const MAX_RUN_TIME: Duration = Duration::from_secs(1800);
+
+/// The guard's warning about a Lambda runtime that AWS refuses, which is given for every release before 3.14 and of no
+/// interest to most tests.
+const RUNTIME_WARNING: &str = "pcluster-shim: the template uses Lambda runtime ";
 
 pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-const SHIM: &str = env!("CARGO_BIN_EXE_pcluster");
 
 /// The programs that run with this mark in their environment; those that are being ended have none.
 pub(crate) fn alive(mark: &str) -> Vec<(i32, PathBuf)> {
@@ -46,28 +54,14 @@ pub(crate) fn alive(mark: &str) -> Vec<(i32, PathBuf)> {
     pids.filter(marked).filter_map(program).collect()
 }
 
-/// Waits until `ready` gives something: for a state that nothing announces.
-#[track_caller]
-pub(crate) fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
-    let since = Instant::now();
-    loop {
-        if let Some(there) = ready() {
-            return there;
-        }
-        assert!(since.elapsed() < MAX_WAIT, "waited for {what} for {} s", MAX_WAIT.as_secs());
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// A program of this machine that the tests cannot do without.
-#[track_caller]
-pub(crate) fn program(name: &str) -> PathBuf {
-    find(name).unwrap_or_else(|| panic!("{name} is missing; scripts/test says what is needed"))
-}
-
 /// A program of this machine, where it has it.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
     pcluster_shim::system::executables::find(name, std::env::var_os("PATH"))
+}
+
+/// Writes a script of sh: `before`, then `program` with the script's arguments.
+pub(crate) fn write_wrapper(file: &Path, before: &str, program: &Path) {
+    write_script(file, format!("#!/bin/sh\n{before}\nexec '{}' \"$@\"\n", program.display()));
 }
 
 /// One directory that scripts/environments has made.
@@ -104,6 +98,21 @@ impl Environment {
         found.find(|path| path.is_dir()).unwrap()
     }
 
+    /// Replaces the first line of the launcher.
+    pub(crate) fn set_shebang(&self, interpreter: impl fmt::Display) {
+        let launcher = self.bin("pcluster");
+        let text = fs::read_to_string(&launcher).unwrap();
+        let (_, rest) = text.split_once('\n').unwrap();
+        fs::write(&launcher, format!("#!{interpreter}\n{rest}")).unwrap();
+    }
+
+    /// Puts a script of sh in front of the launcher: `before`, then the launcher with its arguments.
+    pub(crate) fn wrap_launcher(&self, before: &str) {
+        let (launcher, behind) = (self.bin("pcluster"), self.bin("pcluster-behind"));
+        fs::rename(&launcher, &behind).unwrap();
+        write_wrapper(&launcher, before, &behind);
+    }
+
     /// Makes every CDK package claim 1.152.0, so that the affected code is there and no version
     /// shows it.
     fn renumber(&self) {
@@ -124,16 +133,24 @@ impl Environment {
     }
 }
 
-/// HOME, PATH and a directory to work in, for one test.
+/// A sandbox with a real environment on its PATH.
 #[derive(Debug)]
-pub(crate) struct Sandbox {
-    root: TempDir,
+pub(crate) struct RealSandbox {
+    sandbox: Sandbox,
     pub(crate) environment: Environment,
     /// The whole environment of what is run.
     variables: BTreeMap<OsString, OsString>,
 }
 
-impl Sandbox {
+impl Deref for RealSandbox {
+    type Target = Sandbox;
+
+    fn deref(&self) -> &Sandbox {
+        &self.sandbox
+    }
+}
+
+impl RealSandbox {
     /// The shim first on PATH, then the environment's pcluster, then node; nothing else.
     #[track_caller]
     pub(crate) fn of(name: &str) -> Self {
@@ -142,27 +159,22 @@ impl Sandbox {
 
     #[track_caller]
     pub(crate) fn in_environment(environment: Environment) -> Self {
-        let root = tempfile::Builder::new().prefix("real-").tempdir().unwrap();
-        for directory in ["home", "tmp", "work", "shim", "node"] {
-            fs::create_dir(root.path().join(directory)).unwrap();
-        }
-        let link = |to: &Path, from: &str| std::os::unix::fs::symlink(to, root.path().join(from)).unwrap();
-        link(Path::new(SHIM), "shim/pcluster");
-        link(&program("node"), "node/node");
-        let mut sandbox = Self { root, environment, variables: BTreeMap::new() };
-        let path = [sandbox.path("shim"), sandbox.environment.directory.join("bin"), sandbox.path("node")];
-        sandbox.set("PATH", std::env::join_paths(path).unwrap());
-        sandbox.set("HOME", sandbox.path("home"));
-        sandbox.set("TMPDIR", sandbox.path("tmp"));
-        sandbox.set("LANG", "C.UTF-8");
+        let sandbox = Sandbox::empty();
+        sandbox.link("node/node", on_this_machine("node"));
+        let mut new = Self { sandbox, environment, variables: BTreeMap::new() };
+        let path = [new.path("shim"), new.environment.directory.join("bin"), new.path("node")];
+        new.set("PATH", std::env::join_paths(path).unwrap());
+        new.set("HOME", new.path("home"));
+        new.set("TMPDIR", new.path("tmp"));
+        new.set("LANG", "C.UTF-8");
         // No account's, and a port that nothing listens on: what is not meant to ask AWS cannot.
-        sandbox.set("AWS_ENDPOINT_URL", "http://127.0.0.1:9");
-        sandbox.set("AWS_ACCESS_KEY_ID", "testing");
-        sandbox.set("AWS_SECRET_ACCESS_KEY", "testing");
-        sandbox.set("AWS_DEFAULT_REGION", "us-east-1");
-        sandbox.set("AWS_EC2_METADATA_DISABLED", "true");
-        sandbox.set("AWS_MAX_ATTEMPTS", "1");
-        sandbox
+        new.set("AWS_ENDPOINT_URL", "http://127.0.0.1:9");
+        new.set("AWS_ACCESS_KEY_ID", "testing");
+        new.set("AWS_SECRET_ACCESS_KEY", "testing");
+        new.set("AWS_DEFAULT_REGION", "us-east-1");
+        new.set("AWS_EC2_METADATA_DISABLED", "true");
+        new.set("AWS_MAX_ATTEMPTS", "1");
+        new
     }
 
     pub(crate) fn set(&mut self, name: &str, value: impl Into<OsString>) {
@@ -193,179 +205,43 @@ impl Sandbox {
         self.set("AWS_DEFAULT_REGION", aws.fact("region"));
     }
 
-    /// Something in the sandbox: `home`, `tmp`, `work`.
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.root.path().join(name)
+    /// The shim as a user calls it: `pcluster …`.
+    pub(crate) fn pcluster<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Call {
+        self.call(&self.path("shim/pcluster"), arguments)
     }
 
-    /// A file in the directory in which everything is run.
-    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
-        let file = self.path("work").join(name);
-        fs::write(&file, content).unwrap();
-        file
+    /// The real pcluster in this sandbox.
+    pub(crate) fn real<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Call {
+        self.call(&self.environment.bin("pcluster"), arguments)
     }
 
-    /// Runs the shim as a user does: `pcluster …`.
-    #[track_caller]
-    pub(crate) fn shim<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Ran {
-        self.run(&self.path("shim/pcluster"), arguments)
-    }
-
-    /// Runs the real pcluster in this sandbox.
-    #[track_caller]
-    pub(crate) fn direct<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Ran {
-        self.run(&self.environment.bin("pcluster"), arguments)
+    pub(crate) fn call<S: AsRef<OsStr>>(&self, program: &Path, arguments: &[S]) -> Call {
+        let arguments = arguments.iter().map(|argument| argument.as_ref().to_owned()).collect();
+        let call = Call::new(self.root.clone(), program.into(), arguments, self.variables.clone());
+        call.limit(MAX_RUN_TIME).keeping_aside(RUNTIME_WARNING)
     }
 
     /// `pcluster preflight … --format json`, and its report.
     #[track_caller]
-    pub(crate) fn preflight(&self, arguments: &[&str]) -> (Ran, Value) {
+    pub(crate) fn preflight(&self, arguments: &[&str]) -> (Run, Value) {
         let all: Vec<&str> = ["preflight", "--format", "json"].iter().chain(arguments).copied().collect();
-        let ran = self.shim(&all);
+        let ran = self.pcluster(&all).run();
         let report = ran.json();
         (ran, report)
     }
 
-    pub(crate) fn command<S: AsRef<OsStr>>(&self, program: &Path, arguments: &[S]) -> Command {
-        let mut command = Command::new(program);
-        command.args(arguments).env_clear().envs(&self.variables).current_dir(self.path("work"));
-        command.stdin(Stdio::null());
-        command
-    }
-
-    #[track_caller]
-    pub(crate) fn run<S: AsRef<OsStr>>(&self, program: &Path, arguments: &[S]) -> Ran {
-        self.finish(self.command(program, arguments))
-    }
-
-    #[track_caller]
-    pub(crate) fn finish(&self, mut command: Command) -> Ran {
-        let output = command.output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
-        let (told, stderr) = split_told(&output.stderr);
-        Ran {
-            command: format!("{command:?}"),
-            sandbox: format!("{self}"),
-            status: output.status,
-            stdout: output.stdout,
-            stderr,
-            told,
-        }
-    }
-
     /// Runs the shim under strace, with its children, and gives what `calls` names of it.
     #[track_caller]
-    pub(crate) fn traced<S: AsRef<OsStr>>(&self, calls: &str, arguments: &[S]) -> (Ran, Trace) {
+    pub(crate) fn traced<S: AsRef<OsStr>>(&self, calls: &str, arguments: &[S]) -> (Run, Trace) {
         let file = self.path("trace");
         let mut all: Vec<OsString> = ["-f", "-qq", "-o"].map(OsString::from).into();
         all.extend([file.clone().into(), "-e".into(), format!("trace={calls}").into()]);
         all.push(self.path("shim/pcluster").into());
         all.extend(arguments.iter().map(|argument| argument.as_ref().to_owned()));
-        let ran = self.run(&program("strace"), &all);
+        let ran = self.call(&on_this_machine("strace"), &all).run();
         let text = fs::read_to_string(&file).unwrap_or_default();
         assert!(!text.is_empty(), "strace saw nothing; may it trace here?\n{ran}");
         (ran, Trace(text))
-    }
-}
-
-/// The part of a sandbox that is shown when a test fails in it.
-impl fmt::Display for Sandbox {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, value) in &self.variables {
-            writeln!(f, "    {}={}", name.display(), value.display())?;
-        }
-        for directory in ["work", "tmp", "home"] {
-            let entries = fs::read_dir(self.path(directory)).into_iter().flatten().flatten();
-            let names: Vec<_> = entries.map(|entry| entry.file_name().display().to_string()).collect();
-            writeln!(f, "    {directory}/: {}", names.join(" "))?;
-        }
-        Ok(())
-    }
-}
-
-/// One finished run.
-#[derive(Debug, Clone)]
-pub(crate) struct Ran {
-    command: String,
-    sandbox: String,
-    pub(crate) status: ExitStatus,
-    pub(crate) stdout: Vec<u8>,
-    /// Without what is told.
-    pub(crate) stderr: Vec<u8>,
-    /// The lines in which the guard tells of a Lambda runtime that AWS refuses: of every release before
-    /// 3.14, and of no interest to most tests.
-    pub(crate) told: Vec<String>,
-}
-
-/// Splits the guard's lines about Lambda runtimes from the rest of stderr.
-fn split_told(stderr: &[u8]) -> (Vec<String>, Vec<u8>) {
-    let begins = b"pcluster-shim: the template asks for the Lambda runtime ";
-    let (told, rest): (Vec<_>, Vec<_>) =
-        stderr.split_inclusive(|byte| *byte == b'\n').partition(|line| line.starts_with(begins));
-    let told = told.into_iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect();
-    (told, rest.concat())
-}
-
-impl fmt::Display for Ran {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "--- command\n{}\n--- sandbox\n{}--- {}\n--- stdout\n{}\n--- stderr\n{}\n---",
-            self.command,
-            self.sandbox,
-            self.status,
-            self.out(),
-            self.err()
-        )
-    }
-}
-
-impl Ran {
-    pub(crate) fn out(&self) -> String {
-        String::from_utf8_lossy(&self.stdout).into_owned()
-    }
-
-    pub(crate) fn err(&self) -> String {
-        String::from_utf8_lossy(&self.stderr).into_owned()
-    }
-
-    #[track_caller]
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("no JSON: {error}\n{self}"))
-    }
-
-    #[track_caller]
-    pub(crate) fn ends_with(&self, status: i32) -> &Self {
-        assert_eq!(self.status.code(), Some(status), "the exit status\n{self}");
-        self
-    }
-
-    #[track_caller]
-    pub(crate) fn is_silent_on_stderr(&self) -> &Self {
-        assert_eq!(self.err(), "", "stderr\n{self}");
-        self
-    }
-
-    /// Byte for byte what another run gave, but for the addresses in memory that Python prints of
-    /// its functions: they are others in every run.
-    #[track_caller]
-    pub(crate) fn is_the_same_as(&self, other: &Self) {
-        let parts = |ran: &Self| (ran.status, without_addresses(&ran.stdout), without_addresses(&ran.stderr));
-        let same = parts(self) == parts(other);
-        assert!(same, "two runs differ\n{self}\n=== the other\n{other}");
-    }
-
-    /// The findings of the JSON on stdout with which a guarded call stops.
-    #[track_caller]
-    pub(crate) fn stop(&self) -> Vec<String> {
-        self.ends_with(1);
-        let stop = self.json();
-        let errors = stop["configurationValidationErrors"].as_array();
-        let errors = errors.unwrap_or_else(|| panic!("no errors are named\n{self}"));
-        for error in errors {
-            assert_eq!(error["level"], "ERROR", "{self}");
-            assert!(error["type"].is_string() && error["message"].is_string(), "{self}");
-        }
-        errors.iter().map(|error| error["message"].as_str().unwrap().to_owned()).collect()
     }
 }
 
@@ -496,8 +372,8 @@ impl Drop for Aws {
 
 /// The parts that an answer of pcluster has anew in every call, replaced: the image's id and the
 /// UUID of its stack.
-pub(crate) fn normalised(answer: &Ran, image_id: &str) -> String {
-    without_uuids(&answer.out().replace(image_id, "IMAGE"))
+pub(crate) fn normalised(answer: &Run, image_id: &str) -> String {
+    without_uuids(&answer.stdout().replace(image_id, "IMAGE"))
 }
 
 pub(crate) fn without_uuids(text: &str) -> String {
@@ -510,19 +386,4 @@ pub(crate) fn without_uuids(text: &str) -> String {
     let word = |letter: char| !(letter == '-' || letter.is_ascii_alphanumeric());
     let uuids: Vec<String> = text.split(word).filter(|word| is_uuid(word)).map(str::to_owned).collect();
     uuids.iter().fold(text, |text, uuid| text.replace(uuid, "UUID"))
-}
-
-/// ` at 0x7f16c14895e0>` as ` at 0x>`.
-pub(crate) fn without_addresses(output: &[u8]) -> Vec<u8> {
-    const BEFORE: &[u8] = b" at 0x";
-    let mut rest = output;
-    let mut kept = Vec::new();
-    while let Some(start) = rest.windows(BEFORE.len()).position(|window| window == BEFORE) {
-        let (head, tail) = rest.split_at(start + BEFORE.len());
-        kept.extend_from_slice(head);
-        let digits = tail.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-        rest = &tail[digits..];
-    }
-    kept.extend_from_slice(rest);
-    kept
 }

@@ -2,15 +2,17 @@
 //! refutes stops nothing. Nothing is written anywhere.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use crate::environment_copy::{BY_UV, EnvironmentCopy, With};
-use crate::environments::{Environment, GOOD, Ran, Sandbox};
+use crate::environments::{Environment, GOOD, RealSandbox};
+use crate::support::machine::write_script;
+use crate::support::run::Run;
 
 /// A good environment with a directory of site hooks in front, and a call that is not meant for AWS.
-fn with_hooks() -> Sandbox {
-    let mut sandbox = Sandbox::of(GOOD);
+fn with_hooks() -> RealSandbox {
+    let mut sandbox = RealSandbox::of(GOOD);
     fs::create_dir(sandbox.path("hooks")).unwrap();
     sandbox.set("PYTHONPATH", sandbox.path("hooks"));
     sandbox
@@ -26,14 +28,14 @@ fn putting_broken_packages_in_front() -> String {
 }
 
 #[track_caller]
-fn is_ready(sandbox: &Sandbox) {
-    sandbox.shim(&["preflight"]).ends_with(0);
+fn is_ready(sandbox: &RealSandbox) {
+    sandbox.pcluster(&["preflight"]).run().exits(0);
 }
 
 #[track_caller]
-fn is_blocked(sandbox: &Sandbox) {
+fn is_blocked(sandbox: &RealSandbox) {
     let (ran, report) = sandbox.preflight(&[]);
-    ran.ends_with(1);
+    ran.exits(1);
     assert!(report["findings"].to_string().contains("template-ami-configuration-empty"), "{ran}");
 }
 
@@ -67,8 +69,9 @@ fn a_zip_file_on_the_path_whose_content_changes_is_seen() {
     let pack = |code: &str| {
         let script = "import sys, zipfile\nzipfile.ZipFile(sys.argv[1], 'w').writestr('sitecustomize.py', sys.argv[2])";
         sandbox
-            .run(&sandbox.environment.bin("python"), &["-c", script, zip.to_str().unwrap(), code])
-            .ends_with(0);
+            .call(&sandbox.environment.bin("python"), &["-c", script, zip.to_str().unwrap(), code])
+            .run()
+            .exits(0);
     };
     pack("");
     is_ready(&sandbox);
@@ -79,34 +82,31 @@ fn a_zip_file_on_the_path_whose_content_changes_is_seen() {
 /// Python does not compare such bytecode with its source.
 #[test]
 fn bytecode_of_another_release_next_to_good_sources_is_seen() {
-    let copy = EnvironmentCopy::of(GOOD, With::Uv);
+    let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
     is_ready(&copy);
-    let package = "aws_cdk/aws_imagebuilder";
-    let (bad, good) = (broken_packages().join(package), copy.site().join(package));
-    let arguments = ["-c", COMPILE_UNCHECKED, bad.to_str().unwrap(), good.to_str().unwrap()];
-    copy.run(&copy.environment.bin("python"), &arguments).ends_with(0);
-    let assembly = "_jsii/aws-imagebuilder@1.153.0.jsii.tgz";
-    fs::copy(bad.join(assembly), good.join(assembly)).unwrap();
-    is_blocked(&copy);
+    is_blocked_by_broken_bytecode(&copy, &[]);
 }
 
 /// The place of bytecode by a flag of the launcher.
 #[test]
 fn bytecode_below_a_prefix_that_a_flag_names_is_seen() {
-    let copy = EnvironmentCopy::of(GOOD, With::Uv);
-    let launcher = copy.environment.bin("pcluster");
-    let text = fs::read_to_string(&launcher).unwrap();
-    let (first, rest) = text.split_once('\n').unwrap();
+    let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
     let flag = format!("-Xpycache_prefix={}", copy.path("bytecode").display());
-    fs::write(&launcher, format!("{first} {flag}\n{rest}")).unwrap();
+    copy.environment.set_shebang(format_args!("{} {flag}", copy.environment.bin("python").display()));
     is_ready(&copy);
+    is_blocked_by_broken_bytecode(&copy, &[&flag]);
+}
+
+/// Puts the bytecode of the broken release next to good sources, compiled with these flags of Python.
+#[track_caller]
+fn is_blocked_by_broken_bytecode(copy: &EnvironmentCopy, flags: &[&str]) {
     let package = "aws_cdk/aws_imagebuilder";
     let (bad, good) = (broken_packages().join(package), copy.site().join(package));
-    let arguments = [&flag, "-c", COMPILE_UNCHECKED, bad.to_str().unwrap(), good.to_str().unwrap()];
-    copy.run(&copy.environment.bin("python"), &arguments).ends_with(0);
+    let compile = ["-c", COMPILE_UNCHECKED, bad.to_str().unwrap(), good.to_str().unwrap()];
+    copy.call(&copy.environment.bin("python"), &[flags, &compile].concat()).run().exits(0);
     let assembly = "_jsii/aws-imagebuilder@1.153.0.jsii.tgz";
     fs::copy(bad.join(assembly), good.join(assembly)).unwrap();
-    is_blocked(&copy);
+    is_blocked(copy);
 }
 
 const COMPILE_UNCHECKED: &str = "
@@ -121,10 +121,10 @@ for name in ('__init__.py', '_jsii/__init__.py'):
 /// Node.js takes no module by a relative path.
 #[test]
 fn a_relative_tmpdir_fails_as_it_will() {
-    let mut sandbox = Sandbox::of(GOOD);
+    let mut sandbox = RealSandbox::of(GOOD);
     sandbox.set("TMPDIR", ".");
-    sandbox.write("image.yaml", MINIMAL);
-    let ran = sandbox.shim(&["build-image", "-c", "image.yaml", "-i", "my-image"]);
+    sandbox.write("work/image.yaml", MINIMAL);
+    let ran = sandbox.pcluster(&["build-image", "-c", "image.yaml", "-i", "my-image"]).run();
     let [error] = &ran.stop()[..] else { panic!("{ran}") };
     assert!(
         error.ends_with(
@@ -140,14 +140,14 @@ const MINIMAL: &str = "Build: {ParentImage: ami-0123456789abcdef0, InstanceType:
 
 /// The finding of an advisory, which is of level INFO.
 #[track_caller]
-fn is_refuted(sandbox: &Sandbox, id: &str, by: &str) {
+fn is_refuted(sandbox: &RealSandbox, id: &str, by: &str) {
     let (ran, report) = sandbox.preflight(&[]);
-    ran.ends_with(0);
+    ran.exits(0);
     let findings = report["findings"].as_array().unwrap();
     let finding = findings.iter().find(|finding| finding["id"] == id).unwrap_or_else(|| panic!("{ran}"));
     assert_eq!((&finding["level"], &finding["evidence"]["refutedBy"]), (&"INFO".into(), &by.into()), "{ran}");
-    let nothing = sandbox.shim(&["preflight", "fix"]);
-    assert_eq!(nothing.ends_with(0).out(), "ready: there is nothing to repair\n", "{nothing}");
+    let nothing = sandbox.pcluster(&["preflight", "fix"]).run();
+    assert_eq!(nothing.exits(0).stdout(), "ready: there is nothing to repair\n", "{nothing}");
 }
 
 /// Claims another version in the metadata of a distribution, as `--system-site-packages` and other installers bring
@@ -162,7 +162,7 @@ fn renumber(site: &Path, dist_info: &str, from: &str, to: &str) {
 
 #[test]
 fn setuptools_82_with_pkg_resources_from_elsewhere_starts() {
-    let mut copy = EnvironmentCopy::of(GOOD, With::Uv);
+    let mut copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
     let site = copy.site();
     let dist_info = find(&site, "setuptools-");
     let version = dist_info.trim_start_matches("setuptools-").trim_end_matches(".dist-info").to_owned();
@@ -174,7 +174,7 @@ fn setuptools_82_with_pkg_resources_from_elsewhere_starts() {
     is_refuted(&copy, "setuptools-82", "pcluster starts");
     copy.unset("PYTHONPATH");
     let (ran, report) = copy.preflight(&[]);
-    ran.ends_with(1);
+    ran.exits(1);
     let findings = report["findings"].as_array().unwrap();
     assert_eq!(
         (&findings[0]["id"], &findings[0]["level"]),
@@ -193,7 +193,7 @@ fn find(site: &Path, prefix: &str) -> String {
 /// What somebody does who has read the advisory and may not change packages.
 #[test]
 fn a_patched_pcluster_that_writes_a_complete_template_builds() {
-    let copy = EnvironmentCopy::of(BY_UV, With::Uv);
+    let copy = EnvironmentCopy::with_bytecode(BY_UV, With::Uv);
     let file = copy.site().join("pcluster/templates/imagebuilder_stack.py");
     let code = fs::read_to_string(&file).unwrap();
     let before = "        if not self.custom_cleanup_lambda_role:\n            self._add_resource_delete_policy(\n                \
@@ -210,7 +210,7 @@ fn a_patched_pcluster_that_writes_a_complete_template_builds() {
 /// As `pip install --target --upgrade` leaves them.
 #[test]
 fn a_second_dist_info_of_the_affected_release_stops_nothing() {
-    let copy = EnvironmentCopy::of(GOOD, With::Uv);
+    let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
     let site = copy.site();
     let name = find(&site, "aws_cdk.aws_imagebuilder-");
     let other = name.replace("1.204.0", "1.153.0");
@@ -227,39 +227,37 @@ fn a_second_dist_info_of_the_affected_release_stops_nothing() {
 /// pcluster really fails: the variable is named, and no package is moved.
 #[test]
 fn warnings_that_are_errors_are_not_blamed_on_packages() {
-    let mut copy = EnvironmentCopy::of(GOOD, With::Uv);
+    let mut copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
     copy.set("PYTHONWARNINGS", "error");
-    assert!(!copy.direct(&["version"]).status.success());
+    assert!(!copy.real(&["version"]).run().status.success());
     let (ran, report) = copy.preflight(&[]);
-    ran.ends_with(1);
+    ran.exits(1);
     assert_eq!(report["findings"][0]["evidence"]["cause"], "PYTHONWARNINGS", "{ran}");
     let fixed = copy.fix(&[]);
-    fixed.ends_with(1);
-    assert!(fixed.err().contains("unset PYTHONWARNINGS"), "{fixed}");
+    fixed.exits(1);
+    assert!(fixed.stderr().contains("unset PYTHONWARNINGS"), "{fixed}");
     copy.is_as_before("after a fix that cannot help");
 }
 
 #[test]
 fn a_number_that_yaml_reads_as_text_is_not_lost() {
-    let sandbox = Sandbox::of(GOOD);
+    let sandbox = RealSandbox::of(GOOD);
     let permission = "DevSettings:\n  DistributionConfiguration:\n    Regions: us-east-1\n    \
                       LaunchPermission: '{\"UserIds\": [1e22, \"123456789012\"]}'\n";
     sandbox.write(
-        "image.yaml",
+        "work/image.yaml",
         "Build:\n  ParentImage: ami-0123456789abcdef0\n  InstanceType: t3.micro\n".to_owned() + permission,
     );
-    sandbox.shim(&["preflight", "-c", "image.yaml"]).ends_with(0);
+    sandbox.pcluster(&["preflight", "-c", "image.yaml"]).run().exits(0);
 }
 
 /// A launcher with `-I`, for which PYTHONDONTWRITEBYTECODE does not exist, in another user's environment.
 #[test]
 fn a_check_by_root_writes_no_bytecode_whatever_the_flags() {
     let copy = EnvironmentCopy::of(GOOD, With::Uv);
-    let launcher = copy.environment.bin("pcluster");
-    let text = fs::read_to_string(&launcher).unwrap();
-    let (first, rest) = text.split_once('\n').unwrap();
+    let python = copy.environment.bin("python");
     for flag in ["-I", "-E", "-s"] {
-        fs::write(&launcher, format!("{first} {flag}\n{rest}")).unwrap();
+        copy.environment.set_shebang(format_args!("{} {flag}", python.display()));
         is_ready(&copy);
         assert_eq!(bytecode_below(&copy.environment.directory), [] as [PathBuf; 0], "{flag}");
     }
@@ -282,22 +280,18 @@ fn bytecode_below(directory: &Path) -> Vec<PathBuf> {
 /// console script, and by a wrapper whose pcluster does not start.
 #[test]
 fn a_check_writes_nothing_outside_tmpdir() {
-    let copy = EnvironmentCopy::of(GOOD, With::Uv);
+    let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
     writes_nothing(&copy, 0);
-    let launcher = copy.environment.bin("pcluster");
-    let behind = copy.environment.bin("pcluster-behind");
-    fs::rename(&launcher, &behind).unwrap();
-    fs::write(&launcher, format!("#!/bin/sh\nexec '{}' \"$@\"\n", behind.display())).unwrap();
-    fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755)).unwrap();
+    copy.environment.wrap_launcher("");
     writes_nothing(&copy, 0);
     fs::remove_dir_all(copy.site().join("pkg_resources")).unwrap();
     writes_nothing(&copy, 1);
 }
 
 #[track_caller]
-fn writes_nothing(sandbox: &Sandbox, status: i32) {
+fn writes_nothing(sandbox: &RealSandbox, status: i32) {
     let (ran, trace) = sandbox.traced("file", &["preflight", "check"]);
-    ran.ends_with(status);
+    ran.exits(status);
     let tmp = sandbox.path("tmp").display().to_string();
     let changes = [
         "mkdir(",
@@ -326,20 +320,16 @@ fn writes_nothing(sandbox: &Sandbox, status: i32) {
 /// A prompt for MFA: it fails at once, and the real launcher may ask.
 #[test]
 fn a_launcher_that_asks_at_the_terminal_is_not_waited_for() {
-    let copy = EnvironmentCopy::of(GOOD, With::Uv);
-    let launcher = copy.environment.bin("pcluster");
-    let behind = copy.environment.bin("pcluster-behind");
-    fs::rename(&launcher, &behind).unwrap();
-    let asks = "#!/bin/sh\nprintf 'MFA code: ' >/dev/tty && read -r code </dev/tty || exit 9\n";
-    fs::write(&launcher, format!("{asks}exec '{}' \"$@\"\n", behind.display())).unwrap();
-    fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755)).unwrap();
-    copy.write("image.yaml", MINIMAL);
+    let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
+    let asks = "printf 'MFA code: ' >/dev/tty && read -r code </dev/tty || exit 9";
+    copy.environment.wrap_launcher(asks);
+    copy.write("work/image.yaml", MINIMAL);
     let call = ["build-image", "-c", "image.yaml", "-i", "my-image", "--dryrun", "true"];
     let shim = copy.path("shim/pcluster").display().to_string();
     let arguments: Vec<&str> = ["-c", ANSWERING_AT_A_TERMINAL, &shim].into_iter().chain(call).collect();
-    let ran = copy.run(&copy.environment.bin("python"), &arguments);
-    assert!(ran.out().contains("not checked: ") && ran.out().contains("MFA code: "), "{ran}");
-    assert_eq!(ran.out().matches("MFA code: ").count(), 1, "{ran}");
+    let ran = copy.call(&copy.environment.bin("python"), &arguments).run();
+    assert!(ran.stdout().contains("not checked: ") && ran.stdout().contains("MFA code: "), "{ran}");
+    assert_eq!(ran.stdout().matches("MFA code: ").count(), 1, "{ran}");
 }
 
 /// Runs a program in a terminal of its own, and answers its question.
@@ -366,69 +356,69 @@ sys.stdout.write(seen.decode(errors='replace'))
 /// A child that prints without end is ended before it fills the disk.
 #[test]
 fn a_launcher_that_prints_without_end_is_stopped() {
-    let copy = EnvironmentCopy::of(GOOD, With::Uv);
-    let launcher = copy.environment.bin("pcluster");
-    fs::write(&launcher, "#!/bin/sh\nexec yes\n").unwrap();
-    let mut copy = copy;
+    let mut copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
+    write_script(&copy.environment.bin("pcluster"), "#!/bin/sh\nexec yes\n");
     copy.put_on_path("/usr/bin");
     let (ran, report) = copy.preflight(&[]);
-    ran.ends_with(3);
+    ran.exits(3);
     assert!(report["checks"].to_string().contains("printed more than 32 MiB and was stopped"), "{ran}");
 }
 
 /// A directory of bytecode that leads out of the environment: it may be another environment's.
 #[test]
 fn damaged_bytecode_outside_the_environment_is_named_and_kept() {
-    let copy = EnvironmentCopy::of(GOOD, With::Uv);
+    let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
     let cache = copy.site().join("pcluster/cli/__pycache__");
     let elsewhere = copy.path("work/elsewhere");
     fs::create_dir(&elsewhere).unwrap();
     let _ = fs::remove_dir_all(&cache);
     symlink(&elsewhere, &cache).unwrap();
     let python = copy.environment.bin("python");
-    copy.run(&python, &["-m", "compileall", "-qq", copy.site().join("pcluster/cli").to_str().unwrap()]);
+    copy.call(&python, &["-m", "compileall", "-qq", copy.site().join("pcluster/cli").to_str().unwrap()])
+        .run();
     let file = elsewhere.join("entrypoint.cpython-39.pyc");
     let whole = fs::read(&file).unwrap();
     fs::write(&file, &whole[..2000]).unwrap();
     let fixed = copy.fix(&[]);
-    fixed.ends_with(1);
-    assert!(fixed.err().contains("entrypoint.cpython-39.pyc is damaged") && file.exists(), "{fixed}");
+    fixed.exits(1);
+    assert!(fixed.stderr().contains("entrypoint.cpython-39.pyc is damaged") && file.exists(), "{fixed}");
 }
 
 /// An exception may name a file that is not damaged.
 #[test]
 fn sound_bytecode_is_not_removed_on_the_word_of_an_exception() {
-    let copy = EnvironmentCopy::of(GOOD, With::Uv);
+    let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
     let python = copy.environment.bin("python");
-    copy.run(&python, &["-m", "compileall", "-qq", copy.site().join("pcluster/api").to_str().unwrap()]);
+    copy.call(&python, &["-m", "compileall", "-qq", copy.site().join("pcluster/api").to_str().unwrap()])
+        .run();
     let sound = copy.site().join("pcluster/api/__pycache__/errors.cpython-39.pyc");
     let module = copy.site().join("pcluster/cli/entrypoint.py");
     let code = fs::read_to_string(&module).unwrap();
     let raise =
         format!("raise ImportError('Non-code object in x', path={:?})\n", sound.display().to_string());
     fs::write(&module, raise + &code).unwrap();
-    copy.fix(&["--installer", "uv"]).ends_with(1);
+    copy.fix(&["--installer", "uv"]).exits(1);
     assert!(sound.exists());
 }
 
 /// The real pcluster's own words, although the template would have other faults.
 #[test]
 fn an_image_id_that_is_too_long_is_left_to_the_real_pcluster() {
-    let sandbox = Sandbox::of(BY_UV);
-    sandbox.write("image.yaml", MINIMAL);
+    let sandbox = RealSandbox::of(BY_UV);
+    sandbox.write("work/image.yaml", MINIMAL);
     let id = "a".repeat(200);
     let call = ["build-image", "-c", "image.yaml", "-i", &id];
-    let (guarded, direct) = (sandbox.shim(&call), sandbox.direct(&call));
-    assert_eq!((guarded.out(), guarded.err()), (direct.out(), direct.err()), "{guarded}");
-    assert!(direct.out().contains("failed to satisfy constraint"), "{direct}");
+    let (guarded, direct) = (sandbox.pcluster(&call).run(), sandbox.real(&call).run());
+    assert_eq!((guarded.stdout(), guarded.stderr()), (direct.stdout(), direct.stderr()), "{guarded}");
+    assert!(direct.stdout().contains("failed to satisfy constraint"), "{direct}");
 }
 
 /// `fix` removes it; an undo does not bring it back, and has nothing to undo.
 #[test]
 fn damaged_bytecode_is_removed_by_fix_and_is_no_repair_to_undo() {
-    let copy = EnvironmentCopy::of(GOOD, With::Uv);
+    let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
     let python = copy.environment.bin("python");
-    copy.run(&python, &["-m", "compileall", "-qq", copy.site().to_str().unwrap()]);
+    copy.call(&python, &["-m", "compileall", "-qq", copy.site().to_str().unwrap()]).run();
     let damaged = [
         "werkzeug/wrappers/__pycache__/request.cpython-39.pyc",
         "aws_cdk/aws_imagebuilder/__pycache__/__init__.cpython-39.pyc",
@@ -439,15 +429,15 @@ fn damaged_bytecode_is_removed_by_fix_and_is_no_repair_to_undo() {
         fs::write(file, &whole[..4096]).unwrap();
     }
     let planned = copy.fix(&["--dry-run"]);
-    assert!(planned.ends_with(0).out().contains("would remove damaged bytecode"), "{planned}");
+    assert!(planned.exits(0).stdout().contains("would remove damaged bytecode"), "{planned}");
     assert!(damaged.iter().all(|file| file.exists()));
     let fixed = copy.fix(&[]);
-    assert_eq!(fixed.ends_with(0).out(), "repaired: the environment is ready\n", "{fixed}");
+    assert_eq!(fixed.exits(0).stdout(), "repaired: the environment is ready\n", "{fixed}");
     for file in &damaged {
-        assert!(fixed.err().contains(&file.display().to_string()) && !file.exists(), "{fixed}");
+        assert!(fixed.stderr().contains(&file.display().to_string()) && !file.exists(), "{fixed}");
     }
     is_ready(&copy);
-    let undone: Ran = copy.shim(&["preflight", "undo"]);
-    undone.ends_with(1);
-    assert!(undone.err().contains("no repair of"), "{undone}");
+    let undone: Run = copy.pcluster(&["preflight", "undo"]).run();
+    undone.exits(1);
+    assert!(undone.stderr().contains("no repair of"), "{undone}");
 }

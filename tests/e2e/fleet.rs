@@ -1,27 +1,28 @@
 //! scripts/fleet.yml, run by ansible-core on hosts that are homes on this machine.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use crate::environment_copy::{EnvironmentCopy, With};
-use crate::environments::{BROKEN, Environment, GOOD, ROOT, Ran, Sandbox, program};
+use crate::environments::{BROKEN, Environment, GOOD, ROOT, RealSandbox};
+use crate::support::machine::{on_this_machine, write_script};
+use crate::support::run::Run;
 
 /// The controller: a sandbox with an inventory, and the executable without its debug information.
 struct Fleet {
-    sandbox: Sandbox,
+    sandbox: RealSandbox,
     hosts: serde_json::Map<String, Value>,
 }
 
 impl Fleet {
     fn new() -> Self {
-        let mut sandbox = Sandbox::of(GOOD);
+        let mut sandbox = RealSandbox::of(GOOD);
         sandbox.set("PATH", "/usr/bin:/bin");
         sandbox.set("ANSIBLE_NOCOLOR", "1");
         let stripped = ["-o", "executable", env!("CARGO_BIN_EXE_pcluster")];
-        sandbox.run(&program("strip"), &stripped).ends_with(0);
+        sandbox.call(&on_this_machine("strip"), &stripped).run().exits(0);
         Self { sandbox, hosts: serde_json::Map::new() }
     }
 
@@ -38,7 +39,7 @@ impl Fleet {
     }
 
     #[track_caller]
-    fn play(&self, arguments: &[&str]) -> Ran {
+    fn play(&self, arguments: &[&str]) -> Run {
         let ansible = Environment::named("ansible");
         let inventory = json!({"all": {
             "hosts": self.hosts,
@@ -49,17 +50,17 @@ impl Fleet {
                 "fleet_check": ["--no-synth"],
             },
         }});
-        let inventory = self.sandbox.write("inventory.json", inventory.to_string());
+        let inventory = self.sandbox.write("work/inventory.json", inventory.to_string());
         let playbook = Path::new(ROOT).join("scripts/fleet.yml");
         let first = ["-i", inventory.to_str().unwrap(), playbook.to_str().unwrap()];
-        self.sandbox.run(&ansible.bin("ansible-playbook"), &[&first[..], arguments].concat())
+        self.sandbox.call(&ansible.bin("ansible-playbook"), &[&first[..], arguments].concat()).run()
     }
 }
 
 /// The row of a host in the table: verdict, version, and the rest.
 #[track_caller]
-fn row(ran: &Ran, host: &str) -> [String; 3] {
-    let out = ran.out();
+fn row(ran: &Run, host: &str) -> [String; 3] {
+    let out = ran.stdout();
     let begin = format!("\"{host} ");
     let mut lines = out.lines().map(str::trim_start);
     let line = lines.find_map(|line| line.strip_prefix(&begin)).unwrap_or_else(|| panic!("{host}\n{ran}"));
@@ -71,8 +72,8 @@ fn row(ran: &Ran, host: &str) -> [String; 3] {
 
 /// A number of a host's in the recap.
 #[track_caller]
-fn recap(ran: &Ran, host: &str, what: &str) -> u32 {
-    let out = ran.out();
+fn recap(ran: &Run, host: &str, what: &str) -> u32 {
+    let out = ran.stdout();
     let (_, recap) = out.split_once("PLAY RECAP").unwrap_or_else(|| panic!("no recap\n{ran}"));
     let line = recap.lines().find(|line| line.starts_with(&format!("{host} "))).unwrap();
     let mut words = line.split_whitespace().filter_map(|word| word.split_once('='));
@@ -90,7 +91,7 @@ fn hosts_are_guarded_and_checked_and_a_second_run_changes_nothing() {
     ];
 
     let first = fleet.play(&[]);
-    first.ends_with(0);
+    first.exits(0);
     assert_eq!(["ready", "blocked"].map(|host| row(&first, host)), expected, "{first}");
     let executable = fs::read(fleet.sandbox.path("work/executable")).unwrap();
     for (host, home) in ["ready", "blocked"].into_iter().zip(&homes) {
@@ -100,7 +101,7 @@ fn hosts_are_guarded_and_checked_and_a_second_run_changes_nothing() {
     }
 
     let second = fleet.play(&["-e", "fleet_fail_on_blocked=true"]);
-    second.ends_with(2);
+    second.exits(2);
     assert_eq!(["ready", "blocked"].map(|host| row(&second, host)), expected, "{second}");
     assert_eq!(["ready", "blocked"].map(|host| recap(&second, host, "changed")), [0, 0], "{second}");
     assert_eq!(["ready", "blocked"].map(|host| recap(&second, host, "failed")), [0, 1], "{second}");
@@ -109,22 +110,20 @@ fn hosts_are_guarded_and_checked_and_a_second_run_changes_nothing() {
 #[test]
 fn a_host_that_fails_is_in_the_table_and_stops_no_other() {
     let mut fleet = Fleet::new();
-    let ssh = json!({"ansible_connection": "ssh", "ansible_ssh_executable": program("false")});
+    let ssh = json!({"ansible_connection": "ssh", "ansible_ssh_executable": on_this_machine("false")});
     fleet.add("unreachable", GOOD, &ssh);
     fleet.add("unwritable", GOOD, &json!({"fleet_prefix": "/proc/pcluster-shim"}));
     let hostile = fleet.add("hostile", GOOD, &json!({}));
     fleet.add("ready", GOOD, &json!({}));
-    fleet.play(&["--limit", "hostile"]).ends_with(0);
+    fleet.play(&["--limit", "hostile"]).exits(0);
     // What a host prints must not be evaluated on the controller.
     let preflight = hostile.join(".local/share/pcluster-shim/bin/pcluster-preflight");
     let touch =
         format!("{{{{ lookup('pipe', 'touch {}') }}}}", fleet.sandbox.path("work/evaluated").display());
-    fs::remove_file(&preflight).unwrap();
-    fs::write(&preflight, format!("#!/bin/sh\necho \"{touch}\" >&2\necho \"{touch}\"\n")).unwrap();
-    fs::set_permissions(&preflight, fs::Permissions::from_mode(0o755)).unwrap();
+    write_script(&preflight, format!("#!/bin/sh\necho \"{touch}\" >&2\necho \"{touch}\"\n"));
 
     let ran = fleet.play(&[]);
-    ran.ends_with(2);
+    ran.exits(2);
     assert_eq!(row(&ran, "ready")[0], "ready", "{ran}");
     assert_eq!(recap(&ran, "ready", "failed"), 0, "{ran}");
     for (host, reason) in [
@@ -150,12 +149,10 @@ fn an_environment_is_guarded_in_place_and_again_after_pip_has_replaced_the_guard
     let executable = fs::read(fleet.sandbox.path("work/executable")).unwrap();
     for _ in 0..2 {
         let ran = fleet.play(&[]);
-        ran.ends_with(0);
+        ran.exits(0);
         assert!(recap(&ran, "login", "changed") > 0, "{ran}");
         assert!(fs::read(&launcher).unwrap() == executable, "it is not guarded\n{ran}");
         // As pip does it.
-        fs::remove_file(&launcher).unwrap();
-        fs::write(&launcher, &as_installed).unwrap();
-        fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755)).unwrap();
+        write_script(&launcher, &as_installed);
     }
 }

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::environment_copy::{BY_PIP, EnvironmentCopy, ROOT, With, copy_tree, uv};
-use crate::environments::{BROKEN, Environment, GOOD, Ran, Sandbox, program};
+use crate::environments::{BROKEN, Environment, GOOD, RealSandbox};
 use crate::launchers::LONG;
+use crate::support::machine::{on_this_machine, write_script};
+use crate::support::run::Run;
 
 const SHIM: &str = env!("CARGO_BIN_EXE_pcluster");
 const IMAGE: &str = "Build:\n  InstanceType: c5.xlarge\n  ParentImage: ami-0123456789abcdef0\n";
@@ -29,49 +31,52 @@ const ADVISORY: &str = "\
 ";
 
 /// The PATH of a login: the system's directories and Node, and nothing of the shim's.
-fn at_login(sandbox: &mut Sandbox, first: &[&Path]) {
+fn at_login(sandbox: &mut RealSandbox, first: &[&Path]) {
     let rest = [sandbox.path("node"), "/usr/local/bin".into(), "/usr/bin".into(), "/bin".into()];
     let path: Vec<PathBuf> = first.iter().map(|entry| entry.to_path_buf()).chain(rest).collect();
     sandbox.set("PATH", std::env::join_paths(path).unwrap());
 }
 
 #[track_caller]
-fn install(sandbox: &Sandbox, more: &[&str]) -> Ran {
+fn install(sandbox: &RealSandbox, more: &[&str]) -> Run {
     let script = Path::new(ROOT).join("install.sh");
     let all: Vec<&str> = [script.to_str().unwrap(), "--binary", SHIM].iter().chain(more).copied().collect();
-    let ran = sandbox.run(&program("sh"), &all);
-    ran.ends_with(0);
+    let ran = sandbox.call(&on_this_machine("sh"), &all).run();
+    ran.exits(0);
     ran
 }
 
-/// The README's two commands, from the checkout: built as it is for users, within its size, and
-/// where the machine can link it so, static: that is what keeps a pass-through quick.
+/// The README's two commands, from the checkout: built, and static if the machine can link it so, which keeps a
+/// pass-through quick. Not optimised, because that takes minutes.
 #[test]
 fn the_checkout_is_built_and_installed() {
-    let mut sandbox = Sandbox::of(GOOD);
-    let (cargo, python) = (program("cargo"), sandbox.environment.directory.join("bin"));
+    let mut sandbox = RealSandbox::of(GOOD);
+    let (cargo, python) = (on_this_machine("cargo"), sandbox.environment.directory.join("bin"));
     at_login(&mut sandbox, &[&python, cargo.parent().unwrap()]);
     for (name, below) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
         let default = || Path::new(&std::env::var_os("HOME").unwrap()).join(below).into_os_string();
         sandbox.set(name, std::env::var_os(name).unwrap_or_else(default));
     }
+    for (name, value) in [("LTO", "off"), ("OPT_LEVEL", "0"), ("CODEGEN_UNITS", "16")] {
+        sandbox.set(&format!("CARGO_PROFILE_RELEASE_{name}"), value);
+    }
     fs::write(sandbox.path("home/.bashrc"), "# the user's\n").unwrap();
     let script = Path::new(ROOT).join("install.sh");
-    sandbox.run(&script, &[] as &[&str]).ends_with(0);
+    sandbox.call(&script, &[] as &[&str]).run().exits(0);
     let installed = sandbox.path("home/.local/share/pcluster-shim/bin/pcluster");
     let program_file = fs::read(&installed).unwrap();
-    let linker = sandbox.run(&program("cc"), &["-print-file-name=libc.a"]).out();
+    let linker = sandbox.call(&on_this_machine("cc"), &["-print-file-name=libc.a"]).run().stdout();
     if cfg!(target_env = "gnu") && Path::new(linker.trim()).is_file() {
         assert!(!program_file.windows(9).any(|bytes| bytes == b"/ld-linux"), "it is linked dynamically");
     }
     asks_no_name_service(&sandbox, &installed);
     answers_in_a_root_with_nothing_else(&sandbox, &installed);
-    let session = |script: &str| sandbox.run(&program("bash"), &["-i", "-c", script]);
+    let session = |script: &str| sandbox.call(&on_this_machine("bash"), &["-i", "-c", script]).run();
     let ran = session("pcluster preflight");
-    ran.ends_with(0);
-    assert!(ran.out().starts_with("ready\n"), "{ran}");
-    session("pcluster preflight where -q").ends_with(0);
-    sandbox.run(&script, &["--uninstall"]).ends_with(0);
+    ran.exits(0);
+    assert!(ran.stdout().starts_with("ready\n"), "{ran}");
+    session("pcluster preflight where -q").exits(0);
+    sandbox.call(&script, &["--uninstall"]).run().exits(0);
     assert!(!installed.exists());
     assert_eq!(fs::read_to_string(sandbox.path("home/.bashrc")).unwrap(), "# the user's\n");
 }
@@ -79,7 +84,7 @@ fn the_checkout_is_built_and_installed() {
 /// A container's `--user 12345`: no HOME, no passwd entry, and a PATH with an entry below `~`. A
 /// static glibc that is asked for that user's home loads the machine's own modules, and crashes.
 #[expect(clippy::print_stdout, reason = "a test that does not run says so")]
-fn asks_no_name_service(sandbox: &Sandbox, installed: &Path) {
+fn asks_no_name_service(sandbox: &RealSandbox, installed: &Path) {
     if !rustix::process::geteuid().is_root() {
         println!("not tested: only root can be a user without a passwd entry");
         return;
@@ -92,13 +97,12 @@ fn asks_no_name_service(sandbox: &Sandbox, installed: &Path) {
     // The text of a console script, so that its Python is found on PATH.
     let script = "#!/usr/bin/env python3\nimport sys\nfrom pcluster.cli.entrypoint import main\n\
                   if __name__ == '__main__':\n    sys.exit(main())\n";
-    fs::write(&real, script).unwrap();
-    fs::set_permissions(&real, fs::Permissions::from_mode(0o755)).unwrap();
+    write_script(&real, script);
     let path = format!("PATH=~/bin:{}:/usr/bin:/bin", directory.path().display());
     for command in ["where", "check", "fix"] {
         let user = ["--reuid", "12345", "--regid", "12345", "--clear-groups", "env", "-i", &path];
         let call = [&user[..], &[shim.to_str().unwrap(), command]].concat();
-        let ran = sandbox.run(&program("setpriv"), &call);
+        let ran = sandbox.call(&on_this_machine("setpriv"), &call).run();
         assert!(matches!(ran.status.code(), Some(0..=3 | 127)), "{ran}");
     }
 }
@@ -106,7 +110,7 @@ fn asks_no_name_service(sandbox: &Sandbox, installed: &Path) {
 /// The file alone in a root directory, and then with busybox and a name service that is not there: the answers that
 /// it gives outside, and an installation.
 #[expect(clippy::print_stdout, reason = "a test that does not run says so")]
-fn answers_in_a_root_with_nothing_else(sandbox: &Sandbox, installed: &Path) {
+fn answers_in_a_root_with_nothing_else(sandbox: &RealSandbox, installed: &Path) {
     if !rustix::process::geteuid().is_root() || cfg!(not(target_os = "linux")) {
         println!("not tested: only root can enter another root directory");
         return;
@@ -118,25 +122,25 @@ fn answers_in_a_root_with_nothing_else(sandbox: &Sandbox, installed: &Path) {
     fs::copy(&fixture, inside("template.json")).unwrap();
     let outside = |arguments: &[&str]| {
         let all: Vec<&str> = ["preflight"].iter().chain(arguments).copied().collect();
-        sandbox.run(installed, &all)
+        sandbox.call(installed, &all).run()
     };
     let chroot = |arguments: &[&str]| {
         let directory = root.path().to_str().unwrap();
-        let chroot = program("chroot");
+        let chroot = on_this_machine("chroot");
         let call = ["-i", "PATH=~/bin:/bin", chroot.to_str().unwrap(), "--userspec=12345:12345", directory];
-        sandbox.run(Path::new("/usr/bin/env"), &[&call[..], arguments].concat())
+        sandbox.call(Path::new("/usr/bin/env"), &[&call[..], arguments].concat()).run()
     };
     let is_the_same = || {
         for arguments in [&["advisories"][..], &["constraints", "3.13.2"]] {
             let ran = chroot(&[&["/pcluster-preflight"], arguments].concat());
-            ran.ends_with(0).is_silent_on_stderr();
-            let other = outside(arguments).out().replace("pcluster preflight", "pcluster-preflight");
-            assert_eq!(ran.out(), other, "{ran}");
+            ran.exits(0).is_silent();
+            let other = outside(arguments).stdout().replace("pcluster preflight", "pcluster-preflight");
+            assert_eq!(ran.stdout(), other, "{ran}");
         }
         let ran = chroot(&["/pcluster-preflight", "template", "/template.json", "--format", "json"]);
-        ran.ends_with(1).is_silent_on_stderr();
+        ran.exits(1).is_silent();
         let other = outside(&["template", fixture.to_str().unwrap(), "--format", "json"]);
-        let findings = |ran: &Ran| ran.json()["findings"].to_string();
+        let findings = |ran: &Run| ran.json()["findings"].to_string();
         assert_eq!(
             findings(&ran),
             findings(&other).replace("pcluster preflight", "pcluster-preflight"),
@@ -144,16 +148,16 @@ fn answers_in_a_root_with_nothing_else(sandbox: &Sandbox, installed: &Path) {
         );
         for command in ["where", "check", "fix"] {
             let ran = chroot(&["/pcluster-preflight", command]);
-            ran.ends_with(127);
-            assert!(ran.err().starts_with("pcluster-shim: no real pcluster was found"), "{ran}");
+            ran.exits(127);
+            assert!(ran.stderr().starts_with("pcluster-shim: no real pcluster was found"), "{ran}");
         }
     };
     is_the_same();
 
     fs::create_dir(inside("etc")).unwrap();
     fs::write(inside("etc/nsswitch.conf"), "passwd: nosuch ldap sss\nhosts: nosuch\n").unwrap();
-    let busybox = program("busybox");
-    let ldd = sandbox.run(&program("ldd"), &[&busybox]).out();
+    let busybox = on_this_machine("busybox");
+    let ldd = sandbox.call(&on_this_machine("ldd"), &[&busybox]).run().stdout();
     let libraries = ldd.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
     for file in libraries.chain([busybox.clone()]) {
         let to = inside(file.strip_prefix("/").unwrap().to_str().unwrap());
@@ -171,13 +175,13 @@ fn answers_in_a_root_with_nothing_else(sandbox: &Sandbox, installed: &Path) {
     fs::set_permissions(inside("dev/null"), fs::Permissions::from_mode(0o666)).unwrap();
     let own = busybox.to_str().unwrap();
     let directory = root.path().to_str().unwrap();
-    sandbox.run(&program("chroot"), &[directory, own, "--install", "-s", "/bin"]).ends_with(0);
+    sandbox.call(&on_this_machine("chroot"), &[directory, own, "--install", "-s", "/bin"]).run().exits(0);
     is_the_same();
     let install = ["/pcluster-preflight", "install", "--prefix", "/opt/shim", "--no-modify-path"];
-    chroot(&install).ends_with(0);
+    chroot(&install).exits(0);
     let ran = chroot(&["/bin/sh", "-c", ". /opt/shim/env && pcluster preflight constraints 3.13.2"]);
-    assert_eq!(ran.out(), outside(&["constraints", "3.13.2"]).out(), "{ran}");
-    chroot(&["/opt/shim/install.sh", "--uninstall"]).ends_with(0);
+    assert_eq!(ran.stdout(), outside(&["constraints", "3.13.2"]).stdout(), "{ran}");
+    chroot(&["/opt/shim/install.sh", "--uninstall"]).exits(0);
     assert!(!inside("opt/shim").exists());
     assert_eq!(fs::read_dir(inside("tmp")).unwrap().count(), 0);
 }
@@ -189,12 +193,12 @@ fn trap_06_an_activated_environment_is_guarded_and_used() {
     let launchers =
         ["pip", "pip with spaces", "uv with spaces", &format!("pip-{LONG}"), &format!("uv-{LONG}")]
             .map(|name| Environment::named(&format!("launchers/{name}")));
-    let mut sandbox = Sandbox::of(GOOD);
+    let mut sandbox = RealSandbox::of(GOOD);
     at_login(&mut sandbox, &[]);
     fs::write(sandbox.path("home/.bashrc"), "# the user's\n").unwrap();
     install(&sandbox, &[]);
-    let advisories = sandbox.write("advisories.yaml", ADVISORY);
-    sandbox.write("image.yaml", IMAGE);
+    let advisories = sandbox.write("work/advisories.yaml", ADVISORY);
+    sandbox.write("work/image.yaml", IMAGE);
     fs::create_dir_all(sandbox.path("home/.config/pcluster-shim")).unwrap();
     let config = format!("advisories: [{}]\n", json!(advisories));
     fs::write(sandbox.path("home/.config/pcluster-shim/config.yaml"), config).unwrap();
@@ -204,14 +208,14 @@ fn trap_06_an_activated_environment_is_guarded_and_used() {
         let session = |commands: &str| {
             let script = format!(". \"$1\"; {commands}");
             let arguments = ["-i", "-c", &script, "bash", activate.to_str().unwrap()];
-            sandbox.run(&program("bash"), &arguments)
+            sandbox.call(&on_this_machine("bash"), &arguments).run()
         };
         let ran = session("pcluster version");
-        ran.ends_with(0);
+        ran.exits(0);
         assert_eq!(ran.json(), json!({"version": "3.1.3"}), "{ran}");
         let real = environment.bin("pcluster");
         let ran = session("pcluster preflight where --format json");
-        ran.ends_with(1);
+        ran.exits(1);
         let report = ran.json();
         assert_eq!(report["real"]["path"], json!(real), "{ran}");
         assert_eq!(report["warnings"][0]["id"], "shadowed-by-environment", "{ran}");
@@ -225,8 +229,10 @@ fn trap_06_an_activated_environment_is_guarded_and_used() {
         // A script has no function: the environment's own directory comes first.
         let shim = sandbox.path("home/.local/share/pcluster-shim/bin/pcluster");
         let script = format!(". \"$1\"; {} preflight where --format json", shim.display());
-        let ran = sandbox.run(&program("bash"), &["-c", &script, "bash", activate.to_str().unwrap()]);
-        ran.ends_with(1);
+        let ran = sandbox
+            .call(&on_this_machine("bash"), &["-c", &script, "bash", activate.to_str().unwrap()])
+            .run();
+        ran.exits(1);
         assert_eq!(ran.json()["warnings"][0]["id"], "shadowed-by-environment", "{ran}");
     }
 }
@@ -238,7 +244,7 @@ fn trap_20_a_base_python_that_is_gone_is_named() {
     let names = ["pip", "user", "uv-tool", "pipx", "pip with spaces", "uv with spaces", &long[0], &long[1]];
     let environments = names.map(|name| Environment::named(&format!("launchers/{name}")));
     for original in environments.iter().chain([&Environment::named(GOOD)]) {
-        let mut sandbox = Sandbox::of(GOOD);
+        let mut sandbox = RealSandbox::of(GOOD);
         let launcher = original.bin("pcluster").canonicalize().unwrap();
         let text = fs::read_to_string(&launcher).unwrap();
         let old = launcher.parent().unwrap().parent().unwrap();
@@ -258,15 +264,18 @@ fn trap_20_a_base_python_that_is_gone_is_named() {
         }
         let shim = sandbox.path("shim");
         at_login(&mut sandbox, &[&shim, &bin]);
-        let ran = sandbox.shim(&["preflight", "where"]);
-        ran.ends_with(0).is_silent_on_stderr();
+        let ran = sandbox.pcluster(&["preflight", "where"]).run();
+        ran.exits(0).is_silent();
         let reported = format!("python   unknown: its interpreter {}/python", bin.display());
-        assert!(ran.out().contains(&reported) && ran.out().contains("does not exist; reinstall"), "{ran}");
-        sandbox.write("image.yaml", IMAGE);
+        assert!(
+            ran.stdout().contains(&reported) && ran.stdout().contains("does not exist; reinstall"),
+            "{ran}"
+        );
+        sandbox.write("work/image.yaml", IMAGE);
         for arguments in [&["version"][..], &["build-image", "-c", "image.yaml", "-i", "my-image"]] {
-            let ran = sandbox.shim(arguments);
+            let ran = sandbox.pcluster(arguments).run();
             assert!(matches!(ran.status.code(), Some(126 | 127)), "{ran}");
-            assert!(ran.out().is_empty() && ran.err().contains(bin.to_str().unwrap()), "{ran}");
+            assert!(ran.stdout().is_empty() && ran.stderr().contains(bin.to_str().unwrap()), "{ran}");
         }
     }
 }
@@ -277,7 +286,7 @@ fn trap_20_a_base_python_that_is_gone_is_named() {
 #[ignore = "long"]
 fn trap_22_noise_and_other_directories_change_nothing() {
     for name in ["pip", "user", "uv-tool", "pipx"] {
-        let mut sandbox = Sandbox::in_environment(Environment::named(&format!("launchers/{name}")));
+        let mut sandbox = RealSandbox::in_environment(Environment::named(&format!("launchers/{name}")));
         sandbox.set("PYTHONUSERBASE", sandbox.environment.directory.clone());
         let noisy = sandbox.path("work/noisy");
         fs::create_dir(&noisy).unwrap();
@@ -285,14 +294,14 @@ fn trap_22_noise_and_other_directories_change_nothing() {
         fs::write(noisy.join("sitecustomize.py"), code).unwrap();
         sandbox.set("PYTHONPATH", noisy.clone());
         let (ran, report) = sandbox.preflight(&[]);
-        ran.ends_with(0).is_silent_on_stderr();
+        ran.exits(0).is_silent();
         assert_eq!(report["verdict"], "ready", "{ran}");
         assert_eq!(report["packages"]["aws-cdk-aws-imagebuilder"], "1.204.0", "{ran}");
         // The bad release on PYTHONPATH is the one that would run.
         let bad = Environment::named(BROKEN).site_packages();
         sandbox.set("PYTHONPATH", std::env::join_paths([&noisy, &bad]).unwrap());
         let (ran, report) = sandbox.preflight(&["--no-synth"]);
-        ran.ends_with(1);
+        ran.exits(1);
         assert_eq!(report["packages"]["aws-cdk-aws-imagebuilder"], "1.153.0", "{ran}");
     }
 }
@@ -309,10 +318,11 @@ fn trap_27_a_forced_installation_leaves_the_shim_first() {
     fs::write(sandbox.path("home/.bashrc"), "PATH=$HOME/.local/bin:$PATH\n").unwrap();
     install(&sandbox, &[]);
     let good = Environment::named(GOOD);
-    let frozen = sandbox.run(&uv(), &["pip", "freeze", "--python", good.bin("python").to_str().unwrap()]);
+    let frozen =
+        sandbox.call(&uv(), &["pip", "freeze", "--python", good.bin("python").to_str().unwrap()]).run();
     let pins: Vec<&str> =
         std::str::from_utf8(&frozen.stdout).unwrap().lines().filter(|line| line.contains("==")).collect();
-    let pins = sandbox.write("pins.txt", pins.join("\n") + "\n");
+    let pins = sandbox.write("work/pins.txt", pins.join("\n") + "\n");
     let pins = pins.to_str().unwrap();
     let python = good.bin("python").canonicalize().unwrap();
     let arguments = [
@@ -327,19 +337,17 @@ fn trap_27_a_forced_installation_leaves_the_shim_first() {
         pins,
         "aws-parallelcluster==3.1.3",
     ];
-    for _ in 0..2 {
-        sandbox.run(&uv(), &arguments).ends_with(0);
-        let session = |script: &str| sandbox.run(&program("bash"), &["-i", "-c", script]);
-        let ran = session("type -P pcluster");
-        let first = sandbox.path("home/.local/share/pcluster-shim/bin/pcluster");
-        assert_eq!(ran.out().trim(), first.to_str().unwrap(), "{ran}");
-        let ran = session("pcluster preflight where --format json");
-        ran.ends_with(0);
-        assert_eq!(ran.json()["real"]["path"], json!(bin.join("pcluster")), "{ran}");
-        let ran = session("pcluster version");
-        ran.ends_with(0);
-        assert_eq!(ran.json(), json!({"version": "3.1.3"}), "{ran}");
-    }
+    sandbox.call(&uv(), &arguments).run().exits(0);
+    let session = |script: &str| sandbox.call(&on_this_machine("bash"), &["-i", "-c", script]).run();
+    let ran = session("type -P pcluster");
+    let first = sandbox.path("home/.local/share/pcluster-shim/bin/pcluster");
+    assert_eq!(ran.stdout().trim(), first.to_str().unwrap(), "{ran}");
+    let ran = session("pcluster preflight where --format json");
+    ran.exits(0);
+    assert_eq!(ran.json()["real"]["path"], json!(bin.join("pcluster")), "{ran}");
+    let ran = session("pcluster version");
+    ran.exits(0);
+    assert_eq!(ran.json(), json!({"version": "3.1.3"}), "{ran}");
 }
 
 /// An environment that is guarded in place, whose launcher pip and uv write anew: `where` says so and
@@ -361,25 +369,25 @@ fn trap_27_an_environment_guarded_in_place_and_installed_anew_is_reported() {
     ];
     for (installer, mut arguments) in anew {
         install(&copy, &["--venv", &venv]);
-        let guarded = copy.run(&launcher, &["preflight", "where", "--format", "json"]);
-        guarded.ends_with(0);
+        let guarded = copy.call(&launcher, &["preflight", "where", "--format", "json"]).run();
+        guarded.exits(0);
         assert_eq!(guarded.json()["real"]["foundBy"], "kept", "{guarded}");
-        copy.write("image.yaml", IMAGE);
-        copy.run(&launcher, &["build-image", "-c", "image.yaml", "-i", "my-image"]).stop();
+        copy.write("work/image.yaml", IMAGE);
+        copy.call(&launcher, &["build-image", "-c", "image.yaml", "-i", "my-image"]).run().stop();
 
         arguments.push("aws-parallelcluster==3.1.3");
-        copy.run(installer, &arguments).ends_with(0);
-        let ran = copy.run(&directory.join("bin/pcluster-preflight"), &["where", "--format", "json"]);
-        ran.ends_with(1);
+        copy.call(installer, &arguments).run().exits(0);
+        let ran = copy.call(&directory.join("bin/pcluster-preflight"), &["where", "--format", "json"]).run();
+        ran.exits(1);
         assert_eq!(ran.json()["warnings"][0]["id"], "overwritten", "{ran}");
-        let version = copy.run(&launcher, &["version"]);
-        version.ends_with(0);
+        let version = copy.call(&launcher, &["version"]).run();
+        version.exits(0);
         assert_eq!(version.json(), json!({"version": "3.1.3"}), "{version}");
     }
     install(&copy, &["--venv", &venv]);
     let script = Path::new(ROOT).join("install.sh");
     let arguments = [script.to_str().unwrap(), "--venv", &venv, "--uninstall"];
-    copy.run(&program("sh"), &arguments).ends_with(0);
+    copy.call(&on_this_machine("sh"), &arguments).run().exits(0);
     let now = fs::read(&launcher).unwrap();
     let lines = |bytes: &[u8]| String::from_utf8_lossy(bytes).lines().next().unwrap_or_default().to_owned();
     assert_eq!(lines(&now), lines(&as_installed), "the launcher is the environment's own again");

@@ -2,16 +2,16 @@
 //! the interpreter that is found is the one that runs.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::environments::{Environment, GOOD, Sandbox, find, program};
+use crate::environments::{Environment, GOOD, RealSandbox, find};
+use crate::support::machine::{on_this_machine, write_script};
 
 /// The interpreter that a launcher really runs and the `sys.argv[0]` that it ends with, from a
 /// sitecustomize that notes them.
-fn really_runs(sandbox: &mut Sandbox, launcher: &Path) -> (PathBuf, PathBuf) {
+fn really_runs(sandbox: &mut RealSandbox, launcher: &Path) -> (PathBuf, PathBuf) {
     const SPY: &str = "import atexit, os, sys
 if 'SPY' in os.environ:
     note = lambda: open(os.environ['SPY'], 'w').write(sys.executable + '\\n' + sys.argv[0])
@@ -20,10 +20,9 @@ if 'SPY' in os.environ:
     fs::create_dir_all(sandbox.path("spy")).unwrap();
     let note = sandbox.path("spy/noted");
     fs::write(sandbox.path("spy/sitecustomize.py"), SPY).unwrap();
-    let mut command = sandbox.command(launcher, &["version"]);
-    command.env("PYTHONPATH", sandbox.path("spy")).env("SPY", &note);
-    let ran = sandbox.finish(command);
-    ran.ends_with(0);
+    let call = sandbox.call(launcher, &["version"]).var("PYTHONPATH", sandbox.path("spy"));
+    let ran = call.var("SPY", &note).run();
+    ran.exits(0);
     assert_eq!(ran.json(), json!({"version": "3.1.3"}), "{ran}");
     let noted = fs::read_to_string(note).unwrap();
     let (executable, name) = noted.split_once('\n').unwrap();
@@ -31,10 +30,10 @@ if 'SPY' in os.environ:
 }
 
 /// `preflight` on the pcluster that PATH gives, and the real one through the shim.
-fn is_known(sandbox: &mut Sandbox, launcher: &Path, form: &str, arguments: &[&str]) {
+fn is_known(sandbox: &mut RealSandbox, launcher: &Path, form: &str, arguments: &[&str]) {
     let (real, name) = really_runs(sandbox, launcher);
     let (ran, report) = sandbox.preflight(arguments);
-    ran.ends_with(0).is_silent_on_stderr();
+    ran.exits(0).is_silent();
     assert_eq!(report["verdict"], "ready", "{ran}");
     let target = &report["target"];
     assert_eq!(target["path"], json!(launcher), "{ran}");
@@ -45,13 +44,13 @@ fn is_known(sandbox: &mut Sandbox, launcher: &Path, form: &str, arguments: &[&st
     // Trap 9: the name that it is called by is the one that it has without the shim.
     let shim = sandbox.path("shim/pcluster");
     assert_eq!(really_runs(sandbox, &shim), (real, name));
-    let direct = sandbox.run(launcher, &["no-such-command"]);
-    assert!(direct.err().contains("usage: pcluster"), "{direct}");
-    sandbox.shim(&["no-such-command"]).is_the_same_as(&direct);
+    let direct = sandbox.call(launcher, &["no-such-command"]).run();
+    assert!(direct.stderr().contains("usage: pcluster"), "{direct}");
+    sandbox.pcluster(&["no-such-command"]).run().is_the_same_as(&direct);
 }
 
 fn directory_is_known(name: &str, form: &str, arguments: &[&str]) {
-    let mut sandbox = Sandbox::in_environment(Environment::named(&format!("launchers/{name}")));
+    let mut sandbox = RealSandbox::in_environment(Environment::named(&format!("launchers/{name}")));
     let launcher = sandbox.environment.bin("pcluster");
     is_known(&mut sandbox, &launcher, form, arguments);
 }
@@ -69,7 +68,7 @@ fn a_venv_by_pip() {
 
 #[test]
 fn a_venv_by_uv() {
-    let mut sandbox = Sandbox::of(GOOD);
+    let mut sandbox = RealSandbox::of(GOOD);
     let launcher = sandbox.environment.bin("pcluster");
     is_known(&mut sandbox, &launcher, "shebang", QUICK);
 }
@@ -99,7 +98,7 @@ fn a_venv_by_uv_in_a_path_over_127_characters() {
 
 #[test]
 fn pip_install_user() {
-    let mut sandbox = Sandbox::in_environment(Environment::named("launchers/user"));
+    let mut sandbox = RealSandbox::in_environment(Environment::named("launchers/user"));
     sandbox.set("PYTHONUSERBASE", sandbox.environment.directory.clone());
     let launcher = sandbox.environment.bin("pcluster");
     is_known(&mut sandbox, &launcher, "shebang", &[]);
@@ -123,7 +122,7 @@ fn pyenv() {
         println!("not tested: pyenv is not on PATH");
         return;
     }
-    let mut sandbox = Sandbox::in_environment(Environment::named("launchers/pyenv"));
+    let mut sandbox = RealSandbox::in_environment(Environment::named("launchers/pyenv"));
     // Its shims are bash scripts.
     sandbox.put_on_path("/usr/bin");
     sandbox.put_on_path("/bin");
@@ -134,21 +133,20 @@ fn pyenv() {
 #[test]
 #[ignore = "long"]
 fn a_wrapper_script_as_pyenv_makes_it() {
-    let mut sandbox = Sandbox::of(GOOD);
+    let mut sandbox = RealSandbox::of(GOOD);
     let launcher = on_path_alone(&mut sandbox);
-    let (bash, real) = (program("bash"), sandbox.environment.bin("pcluster"));
+    let (bash, real) = (on_this_machine("bash"), sandbox.environment.bin("pcluster"));
     let code = format!(
         "#!{}\nset -e\nprogram=\"${{0##*/}}\"\nexport WRAPPED=1\nexec \"{}/$program\" \"$@\"\n",
         bash.display(),
         real.parent().unwrap().display()
     );
-    fs::write(&launcher, code).unwrap();
-    fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755)).unwrap();
+    write_script(&launcher, code);
     is_known(&mut sandbox, &launcher, "wrapper", &[]);
 }
 
 /// The path of a launcher of the test's own, in place of the environment's.
-fn on_path_alone(sandbox: &mut Sandbox) -> PathBuf {
+fn on_path_alone(sandbox: &mut RealSandbox) -> PathBuf {
     fs::create_dir(sandbox.path("bin")).unwrap();
     let path = [sandbox.path("shim"), sandbox.path("bin"), sandbox.path("node")];
     sandbox.set("PATH", std::env::join_paths(path).unwrap());

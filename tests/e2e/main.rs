@@ -4,7 +4,11 @@
 //! strace. What is missing fails, and says so. Of tests that are alike all but one or two are ignored as long:
 //! `scripts/test --long` runs them too.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panic")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by them")]
+
+#[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "the fast suite uses more of it")]
+mod support; // sandboxes, runs, programs of this machine
 
 mod advisories; // each of them with an environment that it stops, and a near miss
 mod all; // `preflight check --all` over several of them
@@ -20,7 +24,6 @@ mod fleet; // scripts/fleet.yml on hosts that differ
 mod fresh; // what does not start as it is installed today
 mod images; // what broken builds have left in AWS: listed, given back, deleted
 mod installed; // install.sh over real installations
-mod lambda_runtime; // its replacement in an installed pcluster
 mod launcher_table; // launchers by kind × good and broken packages, and what changes after the first check
 mod launchers; // the ways in which pcluster is installed
 mod pass_through; // all that is not build-image
@@ -35,6 +38,7 @@ mod repair_failing; // what can go wrong in its steps, each time with nothing ch
 mod repair_killed; // SIGKILL at every step and at any moment
 mod repair_placed; // scripts and data files, groups and modes, and settings of installers
 mod signals; // Ctrl-C and its like during a synthesis
+mod source_edits; // source edits of an installed pcluster, with and without packages that move
 mod stored_template; // `preflight template` on what AWS gives back
 mod unknown; // a check that cannot run
 mod wheel; // what a wheel has installed, by pip, uv, uvx and pipx

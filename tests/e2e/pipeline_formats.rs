@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use crate::environments::{BROKEN, Environment, GOOD, RENUMBERED, Sandbox, program};
+use crate::environments::{BROKEN, Environment, GOOD, RENUMBERED, RealSandbox};
+use crate::support::machine::on_this_machine;
 
 /// Reads a file of results: of each case the class, the name, and the kinds and texts of its results.
 const READER: &str = "\
@@ -16,18 +17,18 @@ print(json.dumps([
 ";
 
 #[track_caller]
-fn give_the_same(sandbox: &Sandbox, arguments: &[&str]) {
+fn give_the_same(sandbox: &RealSandbox, arguments: &[&str]) {
     let (ran, report) = sandbox.preflight(arguments);
     let status = ran.status.code().unwrap();
-    let call = |form| sandbox.shim(&[&["preflight", "--format", form], arguments].concat());
+    let call = |form| sandbox.pcluster(&[&["preflight", "--format", form], arguments].concat()).run();
     let subject = report["target"]["path"].as_str().unwrap_or("template");
 
     let junit = call("junit");
-    junit.ends_with(status).is_silent_on_stderr();
-    let file = sandbox.write("results.xml", &junit.stdout);
+    junit.exits(status).is_silent();
+    let file = sandbox.write("work/results.xml", &junit.stdout);
     let python = Environment::named("junitparser").bin("python");
-    let read = sandbox.run(&python, &["-c", READER, file.to_str().unwrap()]);
-    read.ends_with(0);
+    let read = sandbox.call(&python, &["-c", READER, file.to_str().unwrap()]).run();
+    read.exits(0);
     let cases = read.json();
     let checks = report["checks"].as_array().unwrap();
     assert_eq!(cases.as_array().unwrap().len(), checks.len(), "{junit}");
@@ -46,12 +47,12 @@ fn give_the_same(sandbox: &Sandbox, arguments: &[&str]) {
     }
     let findings = report["findings"].as_array().unwrap();
     for finding in findings {
-        assert!(junit.out().contains(finding["id"].as_str().unwrap()), "{junit}");
+        assert!(junit.stdout().contains(finding["id"].as_str().unwrap()), "{junit}");
     }
 
     let github = call("github");
-    github.ends_with(status).is_silent_on_stderr();
-    let text = github.out();
+    github.exits(status).is_silent();
+    let text = github.stdout();
     let annotations: Vec<&str> = text.lines().filter(|line| line.starts_with("::")).collect();
     for finding in findings {
         let command = match finding["level"].as_str().unwrap() {
@@ -71,15 +72,15 @@ fn give_the_same(sandbox: &Sandbox, arguments: &[&str]) {
 #[test]
 fn of_every_verdict() {
     for (environment, status) in [(GOOD, 0), (BROKEN, 1), (RENUMBERED, 1)] {
-        let sandbox = Sandbox::of(environment);
+        let sandbox = RealSandbox::of(environment);
         assert_eq!(sandbox.preflight(&[]).0.status.code(), Some(status), "{environment}");
         give_the_same(&sandbox, &[]);
     }
-    let mut sandbox = Sandbox::of(GOOD);
+    let mut sandbox = RealSandbox::of(GOOD);
     let broken = sandbox.path("node");
     std::fs::remove_file(broken.join("node")).unwrap();
-    std::os::unix::fs::symlink(program("false"), broken.join("node")).unwrap();
+    std::os::unix::fs::symlink(on_this_machine("false"), broken.join("node")).unwrap();
     sandbox.set("PCLUSTER_SHIM_TIMEOUT", "100");
-    sandbox.preflight(&[]).0.ends_with(3);
+    sandbox.preflight(&[]).0.exits(3);
     give_the_same(&sandbox, &[]);
 }

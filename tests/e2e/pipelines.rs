@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::environment_copy::{Index, ROOT, ask_the_index_of_the_caller, uv};
-use crate::environments::{Aws, Environment, Ran, Sandbox, TAGS, program};
+use crate::environments::{Aws, Environment, RealSandbox, TAGS};
+use crate::support::machine::on_this_machine;
+use crate::support::run::Run;
 use crate::wheel::index;
 
 fn text_of(name: &str) -> String {
@@ -18,7 +20,7 @@ fn text_of(name: &str) -> String {
 /// What such machines have: Python 3.12 with pip, uv, Node.js, the system's programs. Not apt-get,
 /// because these commands are not to change this machine: it does nothing here.
 struct Runner {
-    sandbox: Sandbox,
+    sandbox: RealSandbox,
     aws: Aws,
     _index: Index,
 }
@@ -26,7 +28,7 @@ struct Runner {
 impl Runner {
     fn new() -> Self {
         let (index, aws) = (index(), Aws::start());
-        let mut sandbox = Sandbox::in_environment(Environment::named("fresh/3.13.2-3.12-pip"));
+        let mut sandbox = RealSandbox::in_environment(Environment::named("fresh/3.13.2-3.12-pip"));
         ask_the_index_of_the_caller(&mut sandbox);
         for (name, value) in [("PIP_INDEX_URL", &index.url), ("UV_DEFAULT_INDEX", &index.url)] {
             sandbox.set(name, value);
@@ -35,32 +37,32 @@ impl Runner {
         let python = sandbox.environment.bin("python").canonicalize().unwrap();
         let venv = sandbox.path("python");
         let made = ["-m", "venv", "--clear", venv.to_str().unwrap()];
-        sandbox.run(&python, &made).ends_with(0);
+        sandbox.call(&python, &made).run().exits(0);
         let bin = sandbox.path("bin");
         fs::create_dir(&bin).unwrap();
         // uv passes over virtual environments.
-        for (name, to) in [("uv", uv()), ("apt-get", program("true")), ("python3.12", python)] {
+        for (name, to) in [("uv", uv()), ("apt-get", on_this_machine("true")), ("python3.12", python)] {
             symlink(to, bin.join(name)).unwrap();
         }
         fs::write(bin.join("uvx"), "#!/bin/sh\nexec uv tool run \"$@\"\n").unwrap();
-        sandbox.run(Path::new("/bin/chmod"), &["+x", bin.join("uvx").to_str().unwrap()]).ends_with(0);
+        sandbox.call(Path::new("/bin/chmod"), &["+x", bin.join("uvx").to_str().unwrap()]).run().exits(0);
         let local = sandbox.path("home/.local/bin");
         let path: [PathBuf; 6] =
             [bin, local, venv.join("bin"), sandbox.path("node"), "/usr/bin".into(), "/bin".into()];
         sandbox.set("PATH", std::env::join_paths(path).unwrap());
-        sandbox.write("image.yaml", aws.configuration());
+        sandbox.write("work/image.yaml", aws.configuration());
         Self { sandbox, aws, _index: index }
     }
 
     /// As these services run a step: it fails with its first command that fails.
-    fn tries(&self, script: &str) -> Ran {
-        self.sandbox.run(&program("sh"), &["-e", "-c", script])
+    fn tries(&self, script: &str) -> Run {
+        self.sandbox.call(&on_this_machine("sh"), &["-e", "-c", script]).run()
     }
 
     #[track_caller]
     fn runs(&self, scripts: &[String]) {
         for script in scripts {
-            self.tries(script).ends_with(0);
+            self.tries(script).exits(0);
         }
     }
 
@@ -78,7 +80,7 @@ impl Runner {
         self.tries(&format!(
             "{python} -m pip uninstall --quiet --yes flask || uv pip uninstall --python {python} flask"
         ))
-        .ends_with(0);
+        .exits(0);
     }
 }
 
@@ -132,8 +134,8 @@ fn github_actions() {
     runner.has_built("image-7");
     runner.breaks("$(uv tool dir)/aws-parallelcluster/bin/python");
     let blocked = runner.tries(check);
-    blocked.ends_with(1);
-    assert!(blocked.out().starts_with("::error title=startup::"), "{blocked}");
+    blocked.exits(1);
+    assert!(blocked.stdout().starts_with("::error title=startup::"), "{blocked}");
 }
 
 #[test]
@@ -147,6 +149,6 @@ fn the_four_commands() {
     runner.has_built("my-image");
     runner.breaks("python");
     let blocked = runner.tries(&commands[3].replace("my-image", "another"));
-    blocked.ends_with(1);
-    assert!(!blocked.out().contains("BUILD_IN_PROGRESS"), "{blocked}");
+    blocked.exits(1);
+    assert!(!blocked.stdout().contains("BUILD_IN_PROGRESS"), "{blocked}");
 }

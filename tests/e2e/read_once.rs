@@ -4,7 +4,9 @@
 use std::ffi::OsStr;
 use std::fs;
 
-use crate::environments::{Aws, BROKEN, GOOD, RENUMBERED, Ran, Sandbox, normalised, program};
+use crate::environments::{Aws, BROKEN, GOOD, RENUMBERED, RealSandbox, normalised};
+use crate::support::machine::on_this_machine;
+use crate::support::run::Run;
 
 /// How a shell gives the content of image.yaml to `"$@"`, and the words that name it there. The
 /// FIFO is fed by a process of its own, which ends with the shell.
@@ -21,19 +23,19 @@ const FORMS: [(&str, &str); 5] = [
 
 /// Runs the shim in bash with the configuration in this form.
 #[track_caller]
-fn build(sandbox: &Sandbox, form: &str, image_id: &str) -> Ran {
+fn build(sandbox: &RealSandbox, form: &str, image_id: &str) -> Run {
     let shim = sandbox.path("shim/pcluster");
     let words = ["-c", form, "bash"].map(OsStr::new);
     let call = [shim.as_os_str(), "build-image".as_ref(), "-i".as_ref(), image_id.as_ref()];
-    sandbox.run(&program("bash"), &[&words[..], &call].concat())
+    sandbox.call(&on_this_machine("bash"), &[&words[..], &call].concat()).run()
 }
 
-fn sandbox(environment: &str, configuration: &str) -> Sandbox {
-    let mut sandbox = Sandbox::of(environment);
-    sandbox.write("image.yaml", configuration);
-    sandbox.set("CAT", program("cat"));
+fn sandbox(environment: &str, configuration: &str) -> RealSandbox {
+    let mut sandbox = RealSandbox::of(environment);
+    sandbox.write("work/image.yaml", configuration);
+    sandbox.set("CAT", on_this_machine("cat"));
     let fifo = sandbox.path("work/fifo");
-    sandbox.run(&program("mkfifo"), &[fifo]).ends_with(0);
+    sandbox.call(&on_this_machine("mkfifo"), &[fifo]).run().exits(0);
     sandbox
 }
 
@@ -42,18 +44,18 @@ fn the_real_pcluster_reads_it_whole() {
     let aws = Aws::start();
     let mut sandbox = sandbox(GOOD, &aws.configuration());
     sandbox.use_aws(&aws);
-    let direct = sandbox.direct(&["build-image", "-c", "image.yaml", "-i", "called-directly"]);
-    direct.ends_with(0);
+    let direct = sandbox.real(&["build-image", "-c", "image.yaml", "-i", "called-directly"]).run();
+    direct.exits(0);
     for (number, (form, name)) in FORMS.into_iter().enumerate() {
         let image_id = format!("my-image-{number}");
         let ran = build(&sandbox, form, &image_id);
-        ran.ends_with(0);
+        ran.exits(0);
         assert_eq!(normalised(&ran, &image_id), normalised(&direct, "called-directly"), "{form}\n{ran}");
-        let stderr = ran.err();
+        let stderr = ran.stderr();
         let (first, rest) = stderr.split_once('\n').unwrap_or_else(|| panic!("no warning\n{ran}"));
         assert!(first.starts_with("pcluster-shim: not checked: configuration: "), "{form}\n{ran}");
         assert!(first.contains(name), "{form}\n{ran}");
-        assert_eq!(rest, direct.err(), "one line and what pcluster says itself\n{ran}");
+        assert_eq!(rest, direct.stderr(), "one line and what pcluster says itself\n{ran}");
     }
 }
 
@@ -67,7 +69,7 @@ fn a_broken_environment_is_stopped() {
         for (form, _) in FORMS {
             let ran = build(&sandbox, form, "my-image");
             assert!(!ran.stop().is_empty(), "{environment}: {form}\n{ran}");
-            assert!(ran.err().lines().all(|line| line.starts_with("pcluster-shim: ")), "{ran}");
+            assert!(ran.stderr().lines().all(|line| line.starts_with("pcluster-shim: ")), "{ran}");
         }
         assert!(fs::read_dir(sandbox.path("home/.parallelcluster")).is_err(), "the real pcluster ran");
     }

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use crate::environment_copy::{BY_PIP, EnvironmentCopy, ROOT, With};
-use crate::environments::{Aws, Sandbox, program};
+use crate::environments::{Aws, RealSandbox};
+use crate::support::machine::on_this_machine;
 
 /// The commands of the example, and the output below each.
 fn example() -> Vec<(String, String)> {
@@ -23,9 +24,9 @@ fn example() -> Vec<(String, String)> {
 
 /// Both streams, as they come.
 #[track_caller]
-fn shown(sandbox: &Sandbox, command: &str) -> String {
+fn shown(sandbox: &RealSandbox, command: &str) -> String {
     let script = format!("exec 2>&1; {command}");
-    sandbox.run(&program("sh"), &["-c", &script]).out()
+    sandbox.call(&on_this_machine("sh"), &["-c", &script]).run().stdout()
 }
 
 #[test]
@@ -33,7 +34,7 @@ fn the_example_is_what_a_terminal_shows() {
     let aws = Aws::start();
     let mut copy = EnvironmentCopy::of(BY_PIP, With::Uv);
     copy.use_aws(&aws);
-    copy.write("image-config.yaml", aws.configuration());
+    copy.write("work/image-config.yaml", aws.configuration());
     let runs = example();
     assert_eq!(runs.len(), 3, "{runs:?}");
     for (command, expected) in runs {

@@ -1,7 +1,7 @@
 //! A good environment: the call goes on and does what it does without the shim, which says nothing.
 
 use crate::environment_copy::{EnvironmentCopy, With};
-use crate::environments::{Aws, GOOD, NEWEST, Sandbox, TAGS, normalised};
+use crate::environments::{Aws, GOOD, NEWEST, RealSandbox, TAGS, normalised};
 
 #[test]
 fn the_first_release_with_the_last_cdk_builds_as_without_the_shim() {
@@ -15,16 +15,16 @@ fn the_newest_release_builds_as_without_the_shim() {
 
 fn builds_as_without_the_shim(environment: &str) {
     let aws = Aws::start();
-    let mut sandbox = Sandbox::of(environment);
+    let mut sandbox = RealSandbox::of(environment);
     sandbox.use_aws(&aws);
-    sandbox.write("image.yaml", aws.configuration());
+    sandbox.write("work/image.yaml", aws.configuration());
     let call = |id: &'static str| ["build-image", "-c", "image.yaml", "-i", id];
 
-    let direct = sandbox.direct(&call("called-directly"));
-    direct.ends_with(0);
-    let guarded = sandbox.shim(&call("through-the-shim"));
-    guarded.ends_with(0);
-    assert_eq!(guarded.err(), direct.err(), "stderr\n{guarded}");
+    let direct = sandbox.real(&call("called-directly")).run();
+    direct.exits(0);
+    let guarded = sandbox.pcluster(&call("through-the-shim")).run();
+    guarded.exits(0);
+    assert_eq!(guarded.stderr(), direct.stderr(), "stderr\n{guarded}");
     assert_eq!(normalised(&guarded, "through-the-shim"), normalised(&direct, "called-directly"));
     assert!(normalised(&direct, "called-directly").contains("stack/IMAGE/UUID"), "{direct}");
 
@@ -37,8 +37,8 @@ fn builds_as_without_the_shim(environment: &str) {
     assert!(distribution.contains("Name: through-the-shim {{ imagebuilder:buildDate }}"), "{distribution}");
 
     aws.finish_build("through-the-shim");
-    let found = sandbox.shim(&["describe-image", "-i", "through-the-shim"]);
-    found.ends_with(0);
+    let found = sandbox.pcluster(&["describe-image", "-i", "through-the-shim"]).run();
+    found.exits(0);
     assert_eq!(found.json()["imageBuildStatus"], "BUILD_COMPLETE", "{found}");
 }
 
@@ -46,11 +46,11 @@ fn builds_as_without_the_shim(environment: &str) {
 #[test]
 fn bytecode_cut_short_in_the_environment_is_named() {
     let mut copy = EnvironmentCopy::of(GOOD, With::Uv);
-    copy.write("image.yaml", "Build: {ParentImage: ami-0123456789abcdef0, InstanceType: t3.micro}\n");
+    copy.write("work/image.yaml", "Build: {ParentImage: ami-0123456789abcdef0, InstanceType: t3.micro}\n");
     copy.set("AWS_DEFAULT_REGION", "us-east-1");
     let python = copy.environment.bin("python");
     let site = copy.site();
-    copy.run(&python, &["-m", "compileall", "-qq", site.to_str().unwrap()]);
+    copy.call(&python, &["-m", "compileall", "-qq", site.to_str().unwrap()]).run();
     let call = ["build-image", "-c", "image.yaml", "-i", "my-image", "--dryrun", "true"];
     for (module, problem) in [
         ("werkzeug/wrappers/__pycache__/request.cpython-39.pyc", "pcluster does not start"),
@@ -59,7 +59,7 @@ fn bytecode_cut_short_in_the_environment_is_named() {
         let file = site.join(module);
         let whole = std::fs::read(&file).unwrap();
         std::fs::write(&file, &whole[..4096]).unwrap();
-        let ran = copy.shim(&call);
+        let ran = copy.pcluster(&call).run();
         let file = file.display();
         let message =
             format!("{problem}: EOFError: marshal data too short: the bytecode {file} is damaged. ");
@@ -67,7 +67,7 @@ fn bytecode_cut_short_in_the_environment_is_named() {
         let [error] = &ran.stop()[..] else { panic!("{ran}") };
         assert!(error.starts_with(&message) && error.ends_with(fix), "{ran}");
         std::fs::remove_file(site.join(module)).unwrap();
-        copy.shim(&["preflight"]).ends_with(0);
+        copy.pcluster(&["preflight"]).run().exits(0);
     }
 }
 
@@ -76,19 +76,20 @@ fn bytecode_cut_short_in_the_environment_is_named() {
 #[test]
 fn a_runtime_that_aws_refuses_is_told_in_one_line() {
     let aws = Aws::start();
-    let mut sandbox = Sandbox::of(GOOD);
+    let mut sandbox = RealSandbox::of(GOOD);
     sandbox.use_aws(&aws);
-    sandbox.write("image.yaml", aws.configuration());
+    sandbox.write("work/image.yaml", aws.configuration());
     for id in ["first", "first", "other"] {
-        let built = sandbox.shim(&["build-image", "-c", "image.yaml", "-i", id, "--dryrun", "true"]);
+        let built =
+            sandbox.pcluster(&["build-image", "-c", "image.yaml", "-i", id, "--dryrun", "true"]).run();
         assert_eq!(
-            built.told,
+            built.aside,
             [
-                "pcluster-shim: the template asks for the Lambda runtime python3.8, on which AWS creates no new \
-                 functions any more. Fix: `pcluster preflight fix lambda-runtime`, or aws-parallelcluster 3.14.0 or later\n"
+                "pcluster-shim: the template uses Lambda runtime python3.8, and AWS no longer accepts new functions on \
+                 it. Fix: pcluster preflight fix\n"
             ],
             "{built}"
         );
     }
-    assert!(sandbox.direct(&["version"]).told.is_empty());
+    assert!(sandbox.real(&["version"]).run().aside.is_empty());
 }

@@ -5,12 +5,14 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::environments::{BROKEN, GOOD, NEWEST, RENUMBERED, Ran, Sandbox, program};
+use crate::environments::{BROKEN, GOOD, NEWEST, RENUMBERED, RealSandbox};
+use crate::support::machine::on_this_machine;
+use crate::support::run::Run;
 
 fn is_ready(environment: &str, release: &str) {
-    let sandbox = Sandbox::of(environment);
+    let sandbox = RealSandbox::of(environment);
     let (ran, report) = sandbox.preflight(&[]);
-    ran.ends_with(0).is_silent_on_stderr();
+    ran.exits(0).is_silent();
     assert_eq!(report["schemaVersion"], 1, "{ran}");
     assert_eq!(report["verdict"], "ready", "{ran}");
     let levels = report["findings"].as_array().unwrap().iter().map(|finding| &finding["level"]);
@@ -35,7 +37,7 @@ fn is_ready(environment: &str, release: &str) {
         "{ran}"
     );
     assert_eq!(target["node"], json!(sandbox.path("node/node")), "{ran}");
-    assert_eq!(target["nodeVersion"], json!(version_of(&sandbox, &program("node"))), "{ran}");
+    assert_eq!(target["nodeVersion"], json!(version_of(&sandbox, &on_this_machine("node"))), "{ran}");
     assert_eq!(report["packages"]["aws-parallelcluster"], release, "{ran}");
     assert_eq!(report["packages"], installed(&sandbox), "{ran}");
     human_form_fits(&sandbox, &report);
@@ -57,14 +59,14 @@ fn known(release: &str) -> Vec<&'static str> {
 fn a_role_of_ones_own_has_no_known_issue() {
     let role = "arn:aws:iam::123456789012:role/cleanup";
     for environment in ["3.0.3", GOOD, "3.13.2", NEWEST] {
-        let sandbox = Sandbox::of(environment);
+        let sandbox = RealSandbox::of(environment);
         let configuration = format!(
             "Build:\n  InstanceType: c5.xlarge\n  ParentImage: ami-0123456789abcdef0\n  \
              Iam:\n    CleanupLambdaRole: {role}\n"
         );
-        sandbox.write("image.yaml", configuration);
+        sandbox.write("work/image.yaml", configuration);
         let (ran, report) = sandbox.preflight(&["-c", "image.yaml"]);
-        ran.ends_with(0);
+        ran.exits(0);
         let findings = report["findings"].as_array().unwrap();
         let ids: Vec<_> = findings.iter().filter_map(|finding| finding["id"].as_str()).collect();
         assert!(!ids.iter().any(|id| id.starts_with("cleanup-role")), "{environment}: {ids:?}");
@@ -74,13 +76,13 @@ fn a_role_of_ones_own_has_no_known_issue() {
 }
 
 /// `Python 3.9.18` or `v20.1.0`, without what precedes the number.
-fn version_of(sandbox: &Sandbox, program: &Path) -> String {
-    let said = sandbox.run(program, &["--version"]).out();
+fn version_of(sandbox: &RealSandbox, program: &Path) -> String {
+    let said = sandbox.call(program, &["--version"]).run().stdout();
     said.trim().trim_start_matches("Python ").trim_start_matches('v').to_owned()
 }
 
 /// The distributions that Python itself finds.
-fn installed(sandbox: &Sandbox) -> Value {
+fn installed(sandbox: &RealSandbox) -> Value {
     let code = "
 import json, re
 from importlib.metadata import distributions
@@ -89,15 +91,15 @@ for one in distributions():
     name = re.sub('[-_.]+', '-', one.metadata['Name']).lower()
     found.setdefault(name, one.version)
 print(json.dumps(found))";
-    let ran = sandbox.run(&sandbox.environment.bin("python"), &["-c", code]);
-    ran.ends_with(0);
+    let ran = sandbox.call(&sandbox.environment.bin("python"), &["-c", code]).run();
+    ran.exits(0);
     ran.json()
 }
 
 /// The human form gives the JSON's verdict, in 80 columns where no single word is longer.
-fn human_form_fits(sandbox: &Sandbox, report: &Value) {
-    let ran = sandbox.shim(&["preflight"]);
-    let text = ran.out();
+fn human_form_fits(sandbox: &RealSandbox, report: &Value) {
+    let ran = sandbox.pcluster(&["preflight"]).run();
+    let text = ran.stdout();
     assert_eq!(text.lines().next(), report["verdict"].as_str(), "{ran}");
     for finding in report["findings"].as_array().unwrap() {
         assert!(text.contains(finding["id"].as_str().unwrap()), "{ran}");
@@ -147,10 +149,10 @@ fn release_3_16_1() {
     is_ready(NEWEST, "3.16.1");
 }
 
-fn is_blocked(environment: &str, first: &str) -> (Ran, Value) {
-    let sandbox = Sandbox::of(environment);
+fn is_blocked(environment: &str, first: &str) -> (Run, Value) {
+    let sandbox = RealSandbox::of(environment);
     let (ran, report) = sandbox.preflight(&[]);
-    ran.ends_with(1).is_silent_on_stderr();
+    ran.exits(1).is_silent();
     assert_eq!(report["verdict"], "blocked", "{ran}");
     for key in ["schemaVersion", "verdict", "shim", "target", "packages", "checks", "findings"] {
         assert!(!report[key].is_null(), "{key}\n{ran}");

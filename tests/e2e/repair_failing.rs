@@ -2,19 +2,20 @@
 //! environment byte for byte as before, nothing left over.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use crate::environment_copy::{BY_PIP, BY_UV, EnvironmentCopy, Index, With, failed_cleanly, uv};
-use crate::environments::{Environment, Ran, program};
+use crate::environments::Environment;
+use crate::support::machine::{on_this_machine, write_script};
+use crate::support::run::Run;
 
 /// A port that nothing listens on.
 const CLOSED: &str = "http://127.0.0.1:9/simple";
 
 #[track_caller]
-fn nothing_happened(copy: &EnvironmentCopy, ran: &Ran, says: &str) {
+fn nothing_happened(copy: &EnvironmentCopy, ran: &Run, says: &str) {
     failed_cleanly(ran);
-    assert!(ran.err().contains(says), "it does not say {says:?}\n{ran}");
+    assert!(ran.stderr().contains(says), "it does not say {says:?}\n{ran}");
     copy.is_as_before(says);
     copy.left_nothing(says);
 }
@@ -91,9 +92,9 @@ fn there_is_no_newer_cdk_yet() {
     copy.unset("PIP_FIND_LINKS");
     copy.set("UV_EXCLUDE_NEWER", "2022-04-22T00:00:00Z");
     let ran = copy.fix(&[]);
-    ran.ends_with(0);
-    assert!(ran.out().contains("aws-cdk.*") && ran.out().contains("1.153.0 -> 1.15"), "{ran}");
-    copy.shim(&["preflight", "undo"]).ends_with(0);
+    ran.exits(0);
+    assert!(ran.stdout().contains("aws-cdk.*") && ran.stdout().contains("1.153.0 -> 1.15"), "{ran}");
+    copy.pcluster(&["preflight", "undo"]).run().exits(0);
     copy.is_as_before("no newer CDK");
     copy.left_nothing("no newer CDK");
 }
@@ -101,9 +102,7 @@ fn there_is_no_newer_cdk_yet() {
 /// A uv of the test's own, in sh; `$UV` is the real one.
 fn instead_of_uv(copy: &EnvironmentCopy, sh: &str) {
     let path = copy.beside("uv/uv");
-    fs::remove_file(&path).unwrap();
-    fs::write(&path, format!("#!/bin/sh\nUV='{}'\n{sh}\n", uv().display())).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    write_script(&path, format!("#!/bin/sh\nUV='{}'\n{sh}\n", uv().display()));
 }
 
 #[test]
@@ -140,13 +139,13 @@ fn read_only_between_stage_and_commit() {
     assert!(rustix::process::getuid().is_root(), "only root can try this: chattr");
     let copy = EnvironmentCopy::of(BY_UV, With::Uv);
     let site = copy.site();
-    let chattr = program("chattr");
+    let chattr = on_this_machine("chattr");
     let sh = format!("\"$UV\" \"$@\" && '{}' +i '{}'", chattr.display(), site.display());
     instead_of_uv(&copy, &sh);
     let ran = copy.fix(&[]);
-    copy.run(&chattr, &["-i", site.to_str().unwrap()]).ends_with(0);
-    ran.ends_with(1);
-    assert!(ran.err().contains("cannot be written") && ran.err().contains("--isolated"), "{ran}");
+    copy.call(&chattr, &["-i", site.to_str().unwrap()]).run().exits(0);
+    ran.exits(1);
+    assert!(ran.stderr().contains("cannot be written") && ran.stderr().contains("--isolated"), "{ran}");
     copy.is_as_before("read-only");
     copy.left_nothing("read-only");
 
@@ -155,23 +154,24 @@ fn read_only_between_stage_and_commit() {
     let sh = format!("\"$UV\" \"$@\" && '{}' +i '{}'", chattr.display(), below.display());
     instead_of_uv(&copy, &sh);
     let ran = copy.fix(&[]);
-    copy.run(&chattr, &["-i", below.to_str().unwrap()]).ends_with(0);
+    copy.call(&chattr, &["-i", below.to_str().unwrap()]).run().exits(0);
     nothing_happened(&copy, &ran, "aws_imagebuilder");
 }
 
 /// Runs the fix with a small file system mounted somewhere, in a mount namespace of its own. `then`
 /// is done with it before.
 #[track_caller]
-fn with_small_disk(copy: &EnvironmentCopy, at: &Path, size: &str, then: &str, after: &str) -> Ran {
+fn with_small_disk(copy: &EnvironmentCopy, at: &Path, size: &str, then: &str, after: &str) -> Run {
     let sh = format!(
         "mount -t tmpfs -o size={size} none '{}' || exit 99\n{then}\n\"$@\"\nstatus=$?\n{after}\nexit $status",
         at.display()
     );
     let shim = copy.path("shim/pcluster");
-    copy.run(
-        &program("unshare"),
+    copy.call(
+        &on_this_machine("unshare"),
         &["--mount", "--", "/bin/sh", "-c", &sh, "sh", shim.to_str().unwrap(), "preflight", "fix"],
     )
+    .run()
 }
 
 /// Adds the system's programs, which the shells of these tests use.
@@ -226,9 +226,9 @@ fn the_disk_is_full(mut copy: EnvironmentCopy) -> String {
         if ran.status.success() {
             break;
         }
-        told += &ran.err();
+        told += &ran.stderr();
         nothing_happened(&copy, &ran, "space");
-        if ran.err().contains("/snapshot-") || ran.err().contains("cannot keep a copy of") {
+        if ran.stderr().contains("/snapshot-") || ran.stderr().contains("cannot keep a copy of") {
             return told;
         }
     }
@@ -254,7 +254,7 @@ fn the_disk_is_full_while_it_commits() {
     let copy_out = format!("cp -a '{}' '{}'", copy.site().display(), after.display());
     let ran = with_small_disk(&copy, &environment, "1m", &then, &copy_out);
     failed_cleanly(&ran);
-    assert!(ran.err().contains("space"), "{ran}");
+    assert!(ran.stderr().contains("space"), "{ran}");
     copy.is_the_same_as(&after, "on the full disk");
     copy.left_nothing("on the full disk");
 }

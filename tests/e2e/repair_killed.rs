@@ -1,18 +1,17 @@
 //! SIGKILL at every named step and at any moment of a real repair: after the next command the
 //! environment is wholly repaired or byte for byte the old one, and pcluster works.
 
-use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::environment_copy::{BY_PIP, BY_UV, EnvironmentCopy, TOKEN, With};
-use crate::environments::wait_for;
+use crate::environment_copy::{BY_PIP, BY_UV, EnvironmentCopy, With};
+use crate::support::machine::wait_for;
 
 /// Runs the next command after a kill, then compares. True where the repair had been complete.
 #[track_caller]
 fn survived(copy: &EnvironmentCopy, repaired: &Path, when: &str) -> bool {
-    let next = copy.shim(&["preflight", "--no-synth"]);
+    let next = copy.pcluster(&["preflight", "--no-synth"]).run();
     let is_repaired = match next.status.code() {
         Some(0) => true,
         Some(1) => false,
@@ -21,7 +20,7 @@ fn survived(copy: &EnvironmentCopy, repaired: &Path, when: &str) -> bool {
     copy.pcluster_works(when);
     if is_repaired {
         copy.is_the_same_as(repaired, when);
-        copy.shim(&["preflight", "undo"]).ends_with(0);
+        copy.pcluster(&["preflight", "undo"]).run().exits(0);
     }
     copy.is_as_before(when);
     is_repaired
@@ -29,13 +28,13 @@ fn survived(copy: &EnvironmentCopy, repaired: &Path, when: &str) -> bool {
 
 fn repaired_once(copy: &EnvironmentCopy) -> (std::path::PathBuf, Duration) {
     // A first repair, to have everything in the installer's cache, as for those that are killed.
-    copy.fix(&[]).ends_with(0);
+    copy.fix(&[]).exits(0);
     let repaired = copy.keep_copy();
-    copy.shim(&["preflight", "undo"]).ends_with(0);
+    copy.pcluster(&["preflight", "undo"]).run().exits(0);
     let since = Instant::now();
-    copy.fix(&[]).ends_with(0);
+    copy.fix(&[]).exits(0);
     let duration = since.elapsed();
-    copy.shim(&["preflight", "undo"]).ends_with(0);
+    copy.pcluster(&["preflight", "undo"]).run().exits(0);
     copy.is_as_before("undone");
     (repaired, duration)
 }
@@ -77,33 +76,6 @@ fn at_every_named_step() {
     }
 }
 
-/// Killed half-way, `rm -rf`, and a good environment at the same path: no check and no undo puts the broken packages
-/// into it.
-#[test]
-#[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
-fn and_the_environment_is_recreated() {
-    let mut copy = EnvironmentCopy::of(BY_UV, With::Uv);
-    copy.fix(&[]).ends_with(0);
-    let good = copy.keep_copy();
-    fs::remove_file(good.join(TOKEN)).unwrap();
-    copy.shim(&["preflight", "undo"]).ends_with(0);
-    copy.set("PCLUSTER_SHIM_FAULT", "kill:place@200");
-    let killed = copy.fix(&[]);
-    assert_eq!(killed.status.code(), None, "{killed}");
-    copy.unset("PCLUSTER_SHIM_FAULT");
-    copy.recreate(&good);
-    let checked = copy.shim(&["preflight"]);
-    checked.ends_with(0);
-    let line = checked.err();
-    assert!(line.lines().count() == 1 && line.contains("recreated after an interrupted repair"), "{checked}");
-    let kept = Path::new(line.trim_end().rsplit(' ').next().unwrap());
-    assert!(kept.join("0").is_file(), "it says where the old files are\n{checked}");
-    copy.is_the_same_as(&good, "recreated");
-    copy.shim(&["preflight", "undo"]).ends_with(1);
-    copy.is_the_same_as(&good, "after an undo");
-    copy.pcluster_works("recreated");
-}
-
 /// Numbers that repeat in every run: xorshift.
 struct Seeded(u64);
 
@@ -129,7 +101,7 @@ enum Moment {
 
 #[test]
 fn at_some_moments() {
-    killed_at_moments(10, 6);
+    killed_at_moments(6, 4);
 }
 
 #[test]
@@ -168,7 +140,7 @@ fn killed_at(moments: &[Moment]) -> Vec<bool> {
     let copy = EnvironmentCopy::of(BY_UV, With::Uv);
     let (repaired, duration) = repaired_once(&copy);
     let killed = |moment: &Moment| {
-        let mut command = copy.command(&copy.path("shim/pcluster"), &["preflight", "fix"]);
+        let mut command = copy.pcluster(&["preflight", "fix"]).command();
         command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
         let mut child = command.spawn().unwrap();
         let when = match *moment {

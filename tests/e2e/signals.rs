@@ -2,13 +2,13 @@
 //! processes goes on, none of its files stays.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::environments::{Aws, GOOD, Sandbox, alive, program, wait_for};
+use crate::environments::{Aws, GOOD, RealSandbox, alive};
+use crate::support::machine::{on_this_machine, wait_for, write_script};
 
 /// Kills what a failed test leaves running.
 struct KillsMarked<'a>(&'a str);
@@ -46,33 +46,32 @@ impl Node {
         }
     }
 
-    fn put_into(self, sandbox: &Sandbox) {
+    fn put_into(self, sandbox: &RealSandbox) {
         if let Self::Silent = self {
-            let (file, node, sleep) = (sandbox.path("node/node"), program("node"), program("sleep"));
+            let (file, node, sleep) =
+                (sandbox.path("node/node"), on_this_machine("node"), on_this_machine("sleep"));
             let code = format!(
                 "#!/bin/sh\ncase $1 in --version) exec '{}' \"$@\" ;; esac\ntrap '' HUP\nexec '{}' 100000\n",
                 node.display(),
                 sleep.display()
             );
-            fs::remove_file(&file).unwrap();
-            fs::write(&file, code).unwrap();
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+            write_script(&file, code);
         }
     }
 }
 
 fn ends_everything(signal: Signal, to: To, node: Node) {
     let aws = Aws::start();
-    let mut sandbox = Sandbox::of(GOOD);
+    let mut sandbox = RealSandbox::of(GOOD);
     sandbox.use_aws(&aws);
-    sandbox.write("image.yaml", aws.configuration());
+    sandbox.write("work/image.yaml", aws.configuration());
     // The temporary directory is no other test's.
     let mark = format!("REAL_TEST_MARK={}", sandbox.path("tmp").display());
     sandbox.set("REAL_TEST_MARK", sandbox.path("tmp"));
     node.put_into(&sandbox);
 
-    let mut command = sandbox
-        .command(&sandbox.path("shim/pcluster"), &["build-image", "-c", "image.yaml", "-i", "my-image"]);
+    let call = sandbox.pcluster(&["build-image", "-c", "image.yaml", "-i", "my-image"]);
+    let mut command = call.command();
     command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
     let shim = command.spawn().unwrap();
     let pid = Pid::from_child(&shim);
@@ -95,14 +94,14 @@ fn ends_everything(signal: Signal, to: To, node: Node) {
     .unwrap();
 
     let output = shim.wait_with_output().unwrap();
-    assert_eq!(output.status.signal(), Some(signal.as_raw()), "{output:?}\n{sandbox}");
-    assert_eq!(output.stdout, b"", "{output:?}\n{sandbox}");
+    assert_eq!(output.status.signal(), Some(signal.as_raw()), "{output:?}");
+    assert_eq!(output.stdout, b"", "{output:?}");
     // A killed process may take a moment to be gone.
     wait_for("the end of every child", || alive(&mark).is_empty().then_some(()));
     let left: Vec<_> = fs::read_dir(sandbox.path("tmp")).unwrap().flatten().collect();
-    assert!(left.is_empty(), "{left:?} is left\n{sandbox}");
+    assert!(left.is_empty(), "{left:?} is left");
     // The real pcluster opens its log before anything else.
-    assert!(!sandbox.path("home/.parallelcluster").exists(), "the real pcluster ran\n{sandbox}");
+    assert!(!sandbox.path("home/.parallelcluster").exists(), "the real pcluster ran");
     aws.was_not_asked();
 }
 

@@ -1,19 +1,19 @@
 //! `preflight template` on what AWS gives back of a stack, in every form in which the AWS CLI
 //! prints it.
 
-use crate::environments::{Aws, BROKEN, GOOD, Sandbox};
+use crate::environments::{Aws, BROKEN, GOOD, RealSandbox};
 
 /// A stack made by the real pcluster, read back and checked in every form.
 fn checked(environment: &str, status: i32, verdict: &str) {
     let aws = Aws::start();
-    let mut sandbox = Sandbox::of(environment);
+    let mut sandbox = RealSandbox::of(environment);
     sandbox.use_aws(&aws);
-    sandbox.write("image.yaml", aws.configuration());
-    sandbox.direct(&["build-image", "-c", "image.yaml", "-i", "my-image"]).ends_with(0);
+    sandbox.write("work/image.yaml", aws.configuration());
+    sandbox.real(&["build-image", "-c", "image.yaml", "-i", "my-image"]).run().exits(0);
     for form in ["json", "object", "text", "body"] {
-        let file = sandbox.write(form, aws.template("my-image", form));
+        let file = sandbox.write(format!("work/{form}"), aws.template("my-image", form));
         let (ran, report) = sandbox.preflight(&["template", file.to_str().unwrap()]);
-        ran.ends_with(status).is_silent_on_stderr();
+        ran.exits(status).is_silent();
         assert_eq!(report["verdict"], verdict, "{form}\n{ran}");
         let ids: Vec<_> = report["findings"].as_array().unwrap().iter().map(|one| &one["id"]).collect();
         if status == 0 {
@@ -22,9 +22,8 @@ fn checked(environment: &str, status: i32, verdict: &str) {
             assert_eq!(ids[0], "template-ami-configuration-empty", "{form}\n{ran}");
         }
 
-        let mut command = sandbox.command(&sandbox.path("shim/pcluster"), &["preflight", "template", "-"]);
-        command.stdin(std::fs::File::open(&file).unwrap());
-        sandbox.finish(command).ends_with(status);
+        let call = sandbox.pcluster(&["preflight", "template", "-"]);
+        call.stdin(std::fs::read(&file).unwrap()).run().exits(status);
     }
 }
 

@@ -3,51 +3,52 @@
 use std::fs;
 use std::path::Path;
 
-use crate::environments::{Aws, GOOD, Ran, Sandbox, normalised};
+use crate::environments::{Aws, GOOD, RealSandbox, normalised};
+use crate::support::run::Run;
 
 const CALL: [&str; 5] = ["build-image", "-c", "image.yaml", "-i", "my-image"];
 
 #[track_caller]
-fn warns_in_one_line(ran: &Ran, direct: &Ran, parts: &[&str]) {
-    let stderr = ran.err();
+fn warns_in_one_line(ran: &Run, direct: &Run, parts: &[&str]) {
+    let stderr = ran.stderr();
     let (first, rest) = stderr.split_once('\n').unwrap_or_else(|| panic!("no warning\n{ran}"));
     assert!(first.starts_with("pcluster-shim: not checked: "), "{ran}");
     for part in parts {
         assert!(first.contains(part), "{part:?} is not reported\n{ran}");
     }
-    assert_eq!(rest, direct.err(), "one line and what pcluster says itself\n{ran}");
+    assert_eq!(rest, direct.stderr(), "one line and what pcluster says itself\n{ran}");
     assert_eq!(ran.status, direct.status, "{ran}");
 }
 
 #[track_caller]
-fn strict_stops(sandbox: &mut Sandbox, parts: &[&str]) {
+fn strict_stops(sandbox: &mut RealSandbox, parts: &[&str]) {
     sandbox.set("PCLUSTER_SHIM_STRICT", "1");
-    let ran = sandbox.shim(&CALL);
+    let ran = sandbox.pcluster(&CALL).run();
     let errors = ran.stop();
     assert_eq!(errors.len(), 1, "{ran}");
     for part in parts {
         assert!(errors[0].contains(part), "{part:?} is not reported\n{ran}");
     }
-    assert!(ran.err().lines().all(|line| line.starts_with("pcluster-shim: ")), "{ran}");
+    assert!(ran.stderr().lines().all(|line| line.starts_with("pcluster-shim: ")), "{ran}");
 }
 
 #[test]
 fn without_node_it_is_said_once_and_the_call_goes_on() {
     let aws = Aws::start();
-    let mut sandbox = Sandbox::of(GOOD);
+    let mut sandbox = RealSandbox::of(GOOD);
     sandbox.use_aws(&aws);
-    sandbox.write("image.yaml", aws.configuration());
+    sandbox.write("work/image.yaml", aws.configuration());
     sandbox.take_off_path("node");
 
-    let direct = sandbox.direct(&CALL);
-    let ran = sandbox.shim(&CALL);
+    let direct = sandbox.real(&CALL).run();
+    let ran = sandbox.pcluster(&CALL).run();
     let parts = ["node: no node on PATH"];
     warns_in_one_line(&ran, &direct, &parts);
     assert_eq!(ran.stdout, direct.stdout, "{ran}");
 
     // A call that the real parser refuses is still refused without a word of the shim's.
     let refused = ["build-image", "-c", "image.yaml", "-i", "1-image", "--dryrun", "maybe"];
-    sandbox.shim(&refused).is_the_same_as(&sandbox.direct(&refused));
+    sandbox.pcluster(&refused).run().is_the_same_as(&sandbox.real(&refused).run());
 
     strict_stops(&mut sandbox, &parts);
     aws.was_not_asked();
@@ -56,9 +57,9 @@ fn without_node_it_is_said_once_and_the_call_goes_on() {
 #[test]
 fn a_pcluster_whose_api_changed_is_said_once_and_the_call_goes_on() {
     let aws = Aws::start();
-    let mut sandbox = Sandbox::of(GOOD);
+    let mut sandbox = RealSandbox::of(GOOD);
     sandbox.use_aws(&aws);
-    sandbox.write("image.yaml", aws.configuration());
+    sandbox.write("work/image.yaml", aws.configuration());
     // The environment's own pcluster, a function renamed throughout, ahead of it on sys.path.
     let copy = sandbox.path("changed");
     let changed =
@@ -66,9 +67,9 @@ fn a_pcluster_whose_api_changed_is_said_once_and_the_call_goes_on() {
     assert!(changed > 1, "a definition and a call of the function were to be renamed");
     sandbox.set("PYTHONPATH", copy);
 
-    let direct = sandbox.direct(&["build-image", "-c", "image.yaml", "-i", "called-directly"]);
-    direct.ends_with(0);
-    let ran = sandbox.shim(&CALL);
+    let direct = sandbox.real(&["build-image", "-c", "image.yaml", "-i", "called-directly"]).run();
+    direct.exits(0);
+    let ran = sandbox.pcluster(&CALL).run();
     let parts = ["template: ", "build_imagebuilder_template"];
     warns_in_one_line(&ran, &direct, &parts);
     assert_eq!(normalised(&ran, "my-image"), normalised(&direct, "called-directly"), "{ran}");

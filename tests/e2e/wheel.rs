@@ -11,7 +11,8 @@ use serde_json::Value;
 use crate::environment_copy::{
     BY_PIP, BY_UV, EnvironmentCopy, Index, ROOT, With, ask_the_index_of_the_caller, copy_tree, uv,
 };
-use crate::environments::{Environment, GOOD, Ran, Sandbox};
+use crate::environments::{Environment, GOOD, RealSandbox};
+use crate::support::run::Run;
 
 const MATURIN: &str = "maturin==1.12.0";
 const PIPX: &str = "pipx==1.11.1";
@@ -64,17 +65,17 @@ pub(crate) fn index() -> Index {
 }
 
 /// `install` or `uninstall` of something in the environment.
-type Installer = fn(&EnvironmentCopy, &[&str]) -> Ran;
+type Installer = fn(&EnvironmentCopy, &[&str]) -> Run;
 
-fn pip(copy: &EnvironmentCopy, arguments: &[&str]) -> Ran {
+fn pip(copy: &EnvironmentCopy, arguments: &[&str]) -> Run {
     let more: &[&str] = if arguments[0] == "uninstall" { &["--yes"] } else { &["--no-deps"] };
-    copy.run(&copy.environment.bin("python"), &[&["-m", "pip"], arguments, more].concat())
+    copy.call(&copy.environment.bin("python"), &[&["-m", "pip"], arguments, more].concat()).run()
 }
 
-fn uv_pip(copy: &EnvironmentCopy, arguments: &[&str]) -> Ran {
+fn uv_pip(copy: &EnvironmentCopy, arguments: &[&str]) -> Run {
     let python = copy.environment.bin("python");
     let more: &[&str] = if arguments[0] == "uninstall" { &[] } else { &["--no-deps"] };
-    copy.run(&uv(), &[&["pip"], arguments, more, &["--python", python.to_str().unwrap()]].concat())
+    copy.call(&uv(), &[&["pip"], arguments, more, &["--python", python.to_str().unwrap()]].concat()).run()
 }
 
 fn is_of_the_shim(program: &Path) -> bool {
@@ -91,7 +92,7 @@ fn lives_beside_the_real_one(original: &str, with: With, installer: Installer) {
         copy.put_on_path(directory);
     }
     copy.take_off_path("shim");
-    copy.write("image.yaml", IMAGE);
+    copy.write("work/image.yaml", IMAGE);
     let bin = |name: &str| copy.environment.bin(name);
     let venv = copy.environment.directory.to_str().unwrap().to_owned();
     let launcher = fs::read(bin("pcluster")).unwrap();
@@ -99,22 +100,21 @@ fn lives_beside_the_real_one(original: &str, with: With, installer: Installer) {
         assert!(fs::read(bin(name)).unwrap() == launcher, "{when}: the real pcluster is another file");
         copy.pcluster_works(when);
     };
-    let preflight = |arguments: &[&str]| copy.run(&bin(NAME), arguments);
+    let preflight = |arguments: &[&str]| copy.call(&bin(NAME), arguments).run();
     let is_blocked = || {
         // Called by its path, with the environment not on PATH: the pcluster beside it.
-        let mut command = copy.command(&bin(NAME), &["check", "--no-synth", "--format", "json"]);
-        command.env("PATH", copy.path("node"));
-        let ran = copy.finish(command);
-        ran.ends_with(1).is_silent_on_stderr();
+        let call = copy.call(&bin(NAME), &["check", "--no-synth", "--format", "json"]);
+        let ran = call.var("PATH", copy.path("node")).run();
+        ran.exits(1).is_silent();
         assert_eq!(ran.json()["findings"][0]["fix"]["command"], "pcluster-preflight fix", "{ran}");
     };
     let is_guarded = || {
         assert!(is_of_the_shim(&bin("pcluster")), "bin/pcluster is not the shim");
         is_real("pcluster.real", "guarded");
-        copy.direct(&["build-image", "-c", "image.yaml", "-i", "my-image"]).stop();
+        copy.real(&["build-image", "-c", "image.yaml", "-i", "my-image"]).run().stop();
     };
     let done = |arguments: &[&str]| {
-        installer(&copy, arguments).ends_with(0);
+        installer(&copy, arguments).exits(0);
     };
 
     let versions = wheels().read_dir().unwrap().flatten().map(|file| file.file_name().into_string().unwrap());
@@ -125,7 +125,7 @@ fn lives_beside_the_real_one(original: &str, with: With, installer: Installer) {
     done(&["install", &format!("{NAME}=={}", versions[0])]);
     is_real("pcluster", "the wheel is installed");
     is_blocked();
-    preflight(&["install", "--venv", &venv]).ends_with(0);
+    preflight(&["install", "--venv", &venv]).exits(0);
     is_guarded();
     done(&["install", "--upgrade", NAME]);
     assert_eq!(copy.versions()["pcluster_preflight"], "99.0");
@@ -139,27 +139,28 @@ fn lives_beside_the_real_one(original: &str, with: With, installer: Installer) {
     is_real("pcluster", "the real one is installed anew");
     is_blocked();
     let ran = preflight(&["where"]);
-    ran.ends_with(1);
+    ran.exits(1);
     let script = bin(".pcluster-shim/install.sh");
     let advice = format!("`sh {} --venv {venv}` guards it again.", script.display());
-    assert!(ran.out().split_whitespace().collect::<Vec<_>>().join(" ").contains(&advice), "{ran}");
-    copy.run(&script, &["--venv", &venv]).ends_with(0);
+    assert!(ran.stdout().split_whitespace().collect::<Vec<_>>().join(" ").contains(&advice), "{ran}");
+    copy.call(&script, &["--venv", &venv]).run().exits(0);
     is_guarded();
-    preflight(&["install", "--venv", &venv, "--uninstall"]).ends_with(0);
+    preflight(&["install", "--venv", &venv, "--uninstall"]).exits(0);
     is_real("pcluster", "the guard is gone");
     is_blocked();
 
-    preflight(&["install", "--venv", &venv]).ends_with(0);
+    preflight(&["install", "--venv", &venv]).exits(0);
     done(&["uninstall", NAME]);
     assert!(!bin(NAME).exists());
     is_real("pcluster.real", "the wheel is gone, the guard is not");
-    copy.direct(&["build-image", "-c", "image.yaml", "-i", "my-image"]).stop();
-    copy.run(&script, &["--uninstall", "--venv", &venv]).ends_with(0);
+    copy.real(&["build-image", "-c", "image.yaml", "-i", "my-image"]).run().stop();
+    copy.call(&script, &["--uninstall", "--venv", &venv]).run().exits(0);
     is_real("pcluster", "all of it is gone");
     assert!(!bin(".pcluster-shim").exists() && !bin("pcluster.real").exists());
 }
 
 #[test]
+#[ignore = "long"]
 fn beside_an_environment_of_pip() {
     lives_beside_the_real_one(BY_PIP, With::Pip, pip);
 }
@@ -179,31 +180,31 @@ fn a_login_node_is_guarded_from_the_wheel() {
         copy.put_on_path(directory);
     }
     copy.set("SHELL", "/bin/bash");
-    copy.write("image.yaml", IMAGE);
+    copy.write("work/image.yaml", IMAGE);
     fs::write(copy.path("home/.bashrc"), "# the user's\n").unwrap();
     let (tools, programs) = (copy.beside("tools"), copy.beside("uv"));
     copy.set("UV_TOOL_DIR", tools);
     copy.set("UV_TOOL_BIN_DIR", programs);
     copy.take_off_path("shim");
-    copy.run(&uv(), &["tool", "install", "--quiet", NAME]).ends_with(0);
+    copy.call(&uv(), &["tool", "install", "--quiet", NAME]).run().exits(0);
     let preflight = copy.beside("uv").join(NAME);
-    copy.run(&preflight, &["install"]).ends_with(0);
-    let session = |line: &str| copy.run(Path::new("/bin/bash"), &["-i", "-c", line]);
-    session("pcluster preflight where -q").ends_with(0);
+    copy.call(&preflight, &["install"]).run().exits(0);
+    let session = |line: &str| copy.call(Path::new("/bin/bash"), &["-i", "-c", line]).run();
+    session("pcluster preflight where -q").exits(0);
     session("pcluster build-image -c image.yaml -i my-image").stop();
     // The tool may go: the guard is a copy of its own.
-    copy.run(&uv(), &["tool", "uninstall", "--quiet", NAME]).ends_with(0);
+    copy.call(&uv(), &["tool", "uninstall", "--quiet", NAME]).run().exits(0);
     session("pcluster build-image -c image.yaml -i my-image").stop();
-    session("pcluster version").ends_with(0);
-    session("~/.local/share/pcluster-shim/install.sh --uninstall").ends_with(0);
+    session("pcluster version").exits(0);
+    session("~/.local/share/pcluster-shim/install.sh --uninstall").exits(0);
     assert_eq!(fs::read_to_string(copy.path("home/.bashrc")).unwrap(), "# the user's\n");
     copy.pcluster_works("uninstalled");
     copy.is_as_before("uninstalled");
 }
 
 /// A sandbox in which uv and pipx install tools, from the index.
-fn with_tools(index: &Index) -> Sandbox {
-    let mut sandbox = Sandbox::of(GOOD);
+fn with_tools(index: &Index) -> RealSandbox {
+    let mut sandbox = RealSandbox::of(GOOD);
     for directory in ["/usr/bin", "/bin"] {
         sandbox.put_on_path(directory);
     }
@@ -226,14 +227,14 @@ fn base() -> PathBuf {
 }
 
 /// Requirements that lead to the packages of the good environment.
-fn as_good(sandbox: &Sandbox) -> PathBuf {
+fn as_good(sandbox: &RealSandbox) -> PathBuf {
     let site = Environment::named(GOOD).site_packages();
     let names = site.read_dir().unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
     let lines = names.filter_map(|name| {
         let (name, version) = name.strip_suffix(".dist-info")?.rsplit_once('-')?;
         Some(format!("{name}=={version}\n"))
     });
-    sandbox.write("good.txt", lines.collect::<String>())
+    sandbox.write("work/good.txt", lines.collect::<String>())
 }
 
 #[test]
@@ -248,10 +249,10 @@ fn uvx_judges_what_would_be_installed() {
             all.extend(["--overrides", good.to_str().unwrap()]);
         }
         all.extend([NAME, command, "--format", "json"]);
-        sandbox.run(&uv(), &all)
+        sandbox.call(&uv(), &all).run()
     };
     let ran = uvx("3.1.3", "check");
-    ran.ends_with(0).is_silent_on_stderr();
+    ran.exits(0).is_silent();
     let report = ran.json();
     assert_eq!(
         (&report["verdict"], &report["target"]["pclusterVersion"]),
@@ -259,17 +260,17 @@ fn uvx_judges_what_would_be_installed() {
     );
     // What the index resolves today, with nothing pinned.
     let ran = uvx("3.6.1", "check");
-    ran.ends_with(1);
+    ran.exits(1);
     assert!(
         ran.json()["findings"].as_array().unwrap().iter().any(|finding| finding["id"] == "startup"),
         "{ran}"
     );
     // It is the cache of every uvx: what is repaired there is no answer to what would be installed.
     let ran = uvx("3.6.1", "fix");
-    ran.ends_with(1);
-    assert!(ran.err().contains("is in uv's cache"), "{ran}");
-    assert!(ran.out().contains("pcluster-preflight constraints 3.6.1"), "{ran}");
-    uvx("3.6.1", "check").ends_with(1);
+    ran.exits(1);
+    assert!(ran.stderr().contains("is in uv's cache"), "{ran}");
+    assert!(ran.stdout().contains("pcluster-preflight constraints 3.6.1"), "{ran}");
+    uvx("3.6.1", "check").exits(1);
     assert!(!sandbox.path("work/tools").join(NAME).exists());
 }
 
@@ -282,9 +283,9 @@ fn uv_tool_installs_it_beside_the_real_one() {
         ["tool", "install", "--quiet", "--python", base.to_str().unwrap(), "aws-parallelcluster==3.1.3"];
     let words =
         [&words[..], &["--overrides", good.to_str().unwrap(), "--with-executables-from", NAME]].concat();
-    sandbox.run(&uv(), &words).ends_with(0);
+    sandbox.call(&uv(), &words).run().exits(0);
     judges_the_one_beside_it(&sandbox, &sandbox.path("work/bin"));
-    sandbox.run(&uv(), &["tool", "uninstall", "--quiet", "aws-parallelcluster"]).ends_with(0);
+    sandbox.call(&uv(), &["tool", "uninstall", "--quiet", "aws-parallelcluster"]).run().exits(0);
     assert_eq!(sandbox.path("work/bin").read_dir().unwrap().count(), 0);
 }
 
@@ -307,23 +308,22 @@ fn pipx_injects_it_beside_the_real_one() {
     let real = fs::read(bin.join("pcluster")).unwrap();
     let pipx = ["tool", "run", "--quiet", PIPX];
     let inject = [&pipx[..], &["inject", "--include-apps", "aws-parallelcluster", NAME]].concat();
-    sandbox.run(&uv(), &inject).ends_with(0);
+    sandbox.call(&uv(), &inject).run().exits(0);
     judges_the_one_beside_it(&sandbox, &bin);
-    sandbox.run(&uv(), &[&pipx[..], &["uninject", "aws-parallelcluster", NAME]].concat()).ends_with(0);
+    sandbox.call(&uv(), &[&pipx[..], &["uninject", "aws-parallelcluster", NAME]].concat()).run().exits(0);
     assert!(!bin.join(NAME).exists());
     assert!(fs::read(bin.join("pcluster")).unwrap() == real, "the real pcluster is another file");
 }
 
 /// The directory has links to both; only they are asked, by their paths.
 #[track_caller]
-fn judges_the_one_beside_it(sandbox: &Sandbox, bin: &Path) {
-    let mut command = sandbox.command(&bin.join(NAME), &["check", "--no-synth", "--format", "json"]);
-    command.env("PATH", sandbox.path("node"));
-    let ran = sandbox.finish(command);
-    ran.ends_with(0).is_silent_on_stderr();
+fn judges_the_one_beside_it(sandbox: &RealSandbox, bin: &Path) {
+    let call = sandbox.call(&bin.join(NAME), &["check", "--no-synth", "--format", "json"]);
+    let ran = call.var("PATH", sandbox.path("node")).run();
+    ran.exits(0).is_silent();
     let report: Value = ran.json();
     assert_eq!(report["target"]["path"], bin.join("pcluster").to_str().unwrap(), "{ran}");
     assert_eq!(report["target"]["foundBy"], "beside", "{ran}");
-    let version = sandbox.run(&bin.join("pcluster"), &["version"]);
+    let version = sandbox.call(&bin.join("pcluster"), &["version"]).run();
     assert_eq!(version.json()["version"], "3.1.3", "{version}");
 }

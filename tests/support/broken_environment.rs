@@ -236,13 +236,13 @@ impl BrokenEnvironment<'_> {
     }
 
     /// `pcluster preflight …`
-    pub(crate) fn preflight<const N: usize>(&self, arguments: [&str; N]) -> Call<'_> {
+    pub(crate) fn preflight<const N: usize>(&self, arguments: [&str; N]) -> Call {
         let call = self.sandbox.pcluster(["preflight"]).var("XDG_STATE_HOME", &self.state);
         arguments.into_iter().fold(call, Call::argument)
     }
 
     /// A guarded build-image.
-    pub(crate) fn build_image(&self) -> Call<'_> {
+    pub(crate) fn build_image(&self) -> Call {
         self.sandbox.build_image().var("XDG_STATE_HOME", &self.state)
     }
 

@@ -106,7 +106,7 @@ impl Sandbox {
     }
 
     /// An image configuration that is given by every guarded call.
-    pub(crate) fn build_image(&self) -> Call<'_> {
+    pub(crate) fn build_image(&self) -> Call {
         let configuration = self.path("work/image.yaml");
         if !configuration.exists() {
             self.write(

@@ -1,10 +1,28 @@
 //! Programs of this machine, by their absolute paths: a sandbox's PATH has none of its directories.
 
 use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 use std::{fs, io};
+
+/// Limit of a wait, far more than the slowest machine needs.
+const MAX_WAIT: Duration = Duration::from_secs(300);
+
+/// Waits until `ready` gives something: for a state that nothing announces.
+#[track_caller]
+pub(crate) fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let since = Instant::now();
+    loop {
+        if let Some(there) = ready() {
+            return there;
+        }
+        assert!(since.elapsed() < MAX_WAIT, "waited for {what} for {} s", MAX_WAIT.as_secs());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
 
 /// The absolute path of a program of this machine.
 pub(crate) fn on_this_machine(name: &str) -> PathBuf {
@@ -12,7 +30,7 @@ pub(crate) fn on_this_machine(name: &str) -> PathBuf {
     std::env::split_paths(&path)
         .map(|directory| directory.join(name))
         .find(|path| path.is_file())
-        .unwrap_or_else(|| panic!("this suite needs {name} on PATH"))
+        .unwrap_or_else(|| panic!("{name} is missing; scripts/test says what is needed"))
 }
 
 /// Held by writers of programs together, and by whoever starts one alone: a child that is forked while
@@ -30,6 +48,14 @@ pub(crate) fn spawn(command: &mut Command) -> io::Result<Child> {
 pub(crate) fn write_program(path: &Path, content: &[u8]) {
     let _no_fork = FORKING.read().unwrap_or_else(PoisonError::into_inner);
     fs::write(path, content).unwrap();
+}
+
+/// Writes a program in place of the file or link that may be there.
+pub(crate) fn write_script(path: &Path, content: impl AsRef<[u8]>) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let _ = fs::remove_file(path);
+    write_program(path, content.as_ref());
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// Copies a file that may be run.

@@ -2,42 +2,63 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::fmt::Write as _;
+use std::fmt;
 use std::fs::{self, File};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::machine::spawn;
-use crate::support::sandbox::Sandbox;
+use crate::support::sandbox::{log, tree};
 use crate::support::snapshots;
 
 /// Limit after which a run counts as hung, and the test fails with its details.
 const MAX_RUN_TIME: Duration = Duration::from_secs(60);
 
+/// What a failed test shows of the files in its sandbox.
+const MAX_TREE_LINES: usize = 200;
+
 /// A program with its arguments and environment, to be run.
 #[derive(Debug, Clone)]
-pub(crate) struct Call<'a> {
-    sandbox: &'a Sandbox,
+pub(crate) struct Call {
+    /// The sandbox's directory.
+    root: PathBuf,
     program: PathBuf,
     arguments: Vec<OsString>,
     variables: BTreeMap<OsString, OsString>,
     directory: PathBuf,
     stdin: Vec<u8>,
+    limit: Duration,
+    /// The lines of stderr that begin with it are kept apart.
+    aside: Option<&'static str>,
 }
 
-impl<'a> Call<'a> {
+impl Call {
     pub(crate) fn new(
-        sandbox: &'a Sandbox,
+        root: PathBuf,
         program: PathBuf,
         arguments: Vec<OsString>,
         variables: BTreeMap<OsString, OsString>,
     ) -> Self {
-        Self { sandbox, program, arguments, variables, directory: sandbox.path("work"), stdin: Vec::new() }
+        let directory = root.join("work");
+        let (stdin, limit, aside) = (Vec::new(), MAX_RUN_TIME, None);
+        Self { root, program, arguments, variables, directory, stdin, limit, aside }
+    }
+
+    pub(crate) fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Keeps the lines of stderr that begin so out of it, in [`Run::aside`].
+    pub(crate) fn keeping_aside(mut self, begins: &'static str) -> Self {
+        self.aside = Some(begins);
+        self
     }
 
     pub(crate) fn var(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
@@ -83,17 +104,21 @@ impl<'a> Call<'a> {
         self
     }
 
+    /// For a test that starts it by itself.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).env_clear().envs(&self.variables).current_dir(&self.directory);
+        command.stdin(Stdio::null());
+        command
+    }
+
     #[track_caller]
-    pub(crate) fn run(self) -> Run<'a> {
+    pub(crate) fn run(self) -> Run {
         let streams = TempDir::new().unwrap();
         let [stdin, stdout, stderr] = ["stdin", "stdout", "stderr"].map(|name| streams.path().join(name));
         fs::write(&stdin, &self.stdin).unwrap();
-        let mut command = Command::new(&self.program);
+        let mut command = self.command();
         command
-            .args(&self.arguments)
-            .env_clear()
-            .envs(&self.variables)
-            .current_dir(&self.directory)
             .stdin(File::open(&stdin).unwrap())
             .stdout(File::create(&stdout).unwrap())
             .stderr(File::create(&stderr).unwrap())
@@ -105,53 +130,59 @@ impl<'a> Call<'a> {
         let (status, hung) = loop {
             match child.try_wait().unwrap() {
                 Some(status) => break (status, false),
-                None if started.elapsed() > MAX_RUN_TIME => {
+                None if started.elapsed() > self.limit => {
                     let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
                     break (child.wait().unwrap(), true);
                 }
                 None => std::thread::sleep(Duration::from_millis(2)),
             }
         };
-        let run = Run {
-            status,
-            pid,
-            stdout: fs::read(&stdout).unwrap(),
-            stderr: fs::read(&stderr).unwrap(),
-            call: self,
-        };
-        assert!(!hung, "it hangs\n{}", run.details());
+        let (aside, stderr) = split(&fs::read(&stderr).unwrap(), self.aside);
+        let run = Run { status, pid, stdout: fs::read(&stdout).unwrap(), stderr, aside, call: self };
+        assert!(!hung, "it hangs\n{run}");
         run
     }
 }
 
+/// Splits the lines that begin so from the others.
+fn split(stderr: &[u8], begins: Option<&str>) -> (Vec<String>, Vec<u8>) {
+    let is_aside = |line: &&[u8]| begins.is_some_and(|begins| line.starts_with(begins.as_bytes()));
+    let (aside, rest): (Vec<_>, Vec<_>) = stderr.split_inclusive(|byte| *byte == b'\n').partition(is_aside);
+    let aside = aside.into_iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect();
+    (aside, rest.concat())
+}
+
 /// One run that has ended.
-#[derive(Debug)]
-pub(crate) struct Run<'a> {
+#[derive(Debug, Clone)]
+pub(crate) struct Run {
     pub(crate) status: ExitStatus,
     pub(crate) pid: u32,
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
-    call: Call<'a>,
+    pub(crate) aside: Vec<String>,
+    call: Call,
 }
 
-impl Run<'_> {
-    fn details(&self) -> String {
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let call = &self.call;
-        let mut details = format!("--- command: {}", call.program.display());
+        write!(f, "--- command: {}", call.program.display())?;
         for argument in &call.arguments {
-            let _ = write!(details, " '{}'", argument.display());
+            write!(f, " '{}'", argument.display())?;
         }
-        let _ = writeln!(details, "\n--- in {}\n--- environment:", call.directory.display());
+        writeln!(f, "\n--- in {}\n--- environment:", call.directory.display())?;
         for (name, value) in &call.variables {
-            let _ = writeln!(details, "{}={}", name.display(), value.display());
+            writeln!(f, "{}={}", name.display(), value.display())?;
         }
-        let _ = write!(details, "--- {}\n--- stdout:\n{}", self.status, self.stdout());
-        let _ = write!(details, "--- stderr:\n{}--- the fakes' log:\n", self.stderr());
-        let _ = writeln!(details, "{}", call.sandbox.log().join("\n"));
-        let _ = writeln!(details, "--- sandbox:\n{}", call.sandbox.tree(""));
-        details
+        write!(f, "--- {}\n--- stdout:\n{}", self.status, self.stdout())?;
+        write!(f, "--- stderr:\n{}--- the fakes' log:\n", self.stderr())?;
+        writeln!(f, "{}\n--- sandbox:", log(&call.root).join("\n"))?;
+        let tree = tree(&call.root, "");
+        tree.lines().take(MAX_TREE_LINES).try_for_each(|line| writeln!(f, "{line}"))
     }
+}
 
+impl Run {
     pub(crate) fn stdout(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
@@ -162,7 +193,7 @@ impl Run<'_> {
 
     #[track_caller]
     pub(crate) fn holds(&self, condition: bool, what: &str) -> &Self {
-        assert!(condition, "{what}\n{}", self.details());
+        assert!(condition, "{what}\n{self}");
         self
     }
 
@@ -184,7 +215,7 @@ impl Run<'_> {
     /// Asserts another run's stdout, but for what differs from run to run.
     #[track_caller]
     pub(crate) fn prints_like(&self, other: &Run) -> &Self {
-        let redacted = |run: &Run| snapshots::redacted(&run.stdout(), self.call.sandbox);
+        let redacted = |run: &Run| snapshots::redacted(&run.stdout(), &self.call.root);
         let same = redacted(self) == redacted(other);
         self.holds(same, &format!("expected stdout as in\n{}", other.stdout()))
     }
@@ -193,6 +224,17 @@ impl Run<'_> {
     #[track_caller]
     pub(crate) fn is_silent(&self) -> &Self {
         self.holds(self.stderr.is_empty(), "expected nothing on stderr")
+    }
+
+    /// Asserts that stderr has nothing, or if it took long, only that it waited.
+    #[track_caller]
+    pub(crate) fn says_at_most_that_it_waits(&self) -> &Self {
+        let stderr = self.stderr();
+        let is_wait = |line: &str| line.starts_with("pcluster-shim: waiting for ");
+        self.holds(
+            stderr.lines().count() <= 1 && stderr.lines().all(is_wait),
+            "expected nothing else on stderr",
+        )
     }
 
     /// Asserts exactly one line on stderr, with the shim's prefix and this text in it.
@@ -224,6 +266,49 @@ impl Run<'_> {
 
     #[track_caller]
     fn matches(&self, snapshot: &str, text: &str) {
-        snapshots::matches(snapshot, text, self.call.sandbox, || self.details());
+        snapshots::matches(snapshot, text, &self.call.root, || self.to_string());
     }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("no JSON: {error}\n{self}"))
+    }
+
+    /// Byte for byte what another run gave, but for the addresses in memory that Python prints of
+    /// its functions: they are others in every run.
+    #[track_caller]
+    pub(crate) fn is_the_same_as(&self, other: &Self) {
+        let parts = |run: &Self| (run.status, without_addresses(&run.stdout), without_addresses(&run.stderr));
+        let same = parts(self) == parts(other);
+        assert!(same, "two runs differ\n{self}\n=== the other\n{other}");
+    }
+
+    /// The messages of the JSON on stdout with which a guarded call stops.
+    #[track_caller]
+    pub(crate) fn stop(&self) -> Vec<String> {
+        self.exits(1);
+        let stop = self.json();
+        let errors = stop["configurationValidationErrors"].as_array();
+        let errors = errors.unwrap_or_else(|| panic!("no errors are named\n{self}"));
+        for error in errors {
+            assert_eq!(error["level"], "ERROR", "{self}");
+            assert!(error["type"].is_string() && error["message"].is_string(), "{self}");
+        }
+        errors.iter().map(|error| error["message"].as_str().unwrap().to_owned()).collect()
+    }
+}
+
+/// ` at 0x7f16c14895e0>` as ` at 0x>`.
+pub(crate) fn without_addresses(output: &[u8]) -> Vec<u8> {
+    const BEFORE: &[u8] = b" at 0x";
+    let mut rest = output;
+    let mut kept = Vec::new();
+    while let Some(start) = rest.windows(BEFORE.len()).position(|window| window == BEFORE) {
+        let (head, tail) = rest.split_at(start + BEFORE.len());
+        kept.extend_from_slice(head);
+        let digits = tail.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        rest = &tail[digits..];
+    }
+    kept.extend_from_slice(rest);
+    kept
 }

@@ -1,5 +1,6 @@
 //! A sandbox of HOME, PATH, XDG directories and TMPDIR for one test.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::support::machine::{on_this_machine, output, write_program};
+use crate::support::machine::{on_this_machine, output, write_program, write_script};
 use crate::support::run::Call;
 use crate::support::snapshots;
 
@@ -33,7 +34,18 @@ pub(crate) struct Sandbox {
 }
 
 impl Sandbox {
+    /// With the programs that fake scripts use, and a log for them.
     pub(crate) fn new() -> Self {
+        let new = Self::empty();
+        for tool in TOOLS {
+            symlink(on_this_machine(tool), new.path("tools").join(tool)).unwrap();
+        }
+        new.clear_log();
+        new
+    }
+
+    /// The directories and the binary.
+    pub(crate) fn empty() -> Self {
         let base = std::env::temp_dir().canonicalize().unwrap();
         let base = if base.as_os_str().len() > 20 { Path::new("/tmp").canonicalize().unwrap() } else { base };
         let random = ROOT_LENGTH - base.as_os_str().len() - "/pcs-".len();
@@ -44,10 +56,6 @@ impl Sandbox {
         }
         place_binary(&root.join(PROGRAM));
         symlink(root.join(PROGRAM), root.join("shim/pcluster")).unwrap();
-        for tool in TOOLS {
-            symlink(on_this_machine(tool), root.join("tools").join(tool)).unwrap();
-        }
-        fs::write(root.join("log"), "").unwrap();
         Self { root, directory }
     }
 
@@ -69,8 +77,8 @@ impl Sandbox {
     }
 
     pub(crate) fn script(&self, name: impl AsRef<Path>, content: impl AsRef<[u8]>) -> PathBuf {
-        let path = self.write(name, content);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let path = self.path(name);
+        write_script(&path, content);
         path
     }
 
@@ -88,15 +96,7 @@ impl Sandbox {
 
     /// The fakes' log: which of them was started, in order.
     pub(crate) fn log(&self) -> Vec<String> {
-        let text = fs::read(self.path("log")).unwrap();
-        let mut lines: Vec<String> = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
-        // Started side by side, they may come in either order.
-        for index in 1..lines.len() {
-            if lines[index] == "node" && lines[index - 1].starts_with("synth") {
-                lines.swap(index, index - 1);
-            }
-        }
-        lines
+        log(&self.root)
     }
 
     pub(crate) fn clear_log(&self) {
@@ -104,11 +104,11 @@ impl Sandbox {
     }
 
     /// A call of the shim by the name `pcluster`.
-    pub(crate) fn pcluster<const N: usize>(&self, arguments: [&str; N]) -> Call<'_> {
+    pub(crate) fn pcluster<const N: usize>(&self, arguments: [&str; N]) -> Call {
         self.call(self.path("shim/pcluster"), arguments)
     }
 
-    pub(crate) fn call<const N: usize>(&self, program: impl Into<PathBuf>, arguments: [&str; N]) -> Call<'_> {
+    pub(crate) fn call<const N: usize>(&self, program: impl Into<PathBuf>, arguments: [&str; N]) -> Call {
         let variables = [
             ("HOME", "home"),
             ("XDG_CONFIG_HOME", "config"),
@@ -116,23 +116,23 @@ impl Sandbox {
             ("XDG_STATE_HOME", "state"),
             ("TMPDIR", "tmp"),
         ];
-        let variables = variables.map(|(name, below)| (name.into(), self.path(below).into()));
-        Call::new(self, program.into(), arguments.map(OsString::from).into(), variables.into())
+        let variables: BTreeMap<OsString, OsString> =
+            variables.map(|(name, below)| (name.into(), self.path(below).into())).into();
+        let arguments = arguments.map(OsString::from).into();
+        Call::new(self.root.clone(), program.into(), arguments, variables)
             .path(&self.search_path())
             .var("LANG", "C.UTF-8")
     }
 
     /// Everything below the sandbox but the tools and the binary, a line each.
     pub(crate) fn tree(&self, below: &str) -> String {
-        let mut text = String::new();
-        tree(&self.path(below), &self.root, &mut text);
-        text
+        tree(&self.root, below)
     }
 
     /// Compares a text that a test has put together with a snapshot.
     #[track_caller]
     pub(crate) fn matches(&self, snapshot: &str, text: &str) {
-        snapshots::matches(snapshot, text, self, String::new);
+        snapshots::matches(snapshot, text, &self.root, String::new);
     }
 
     /// Waits until no process holds a scratch directory. A child of a shim that was killed, forked in that moment, holds
@@ -170,7 +170,27 @@ fn place_binary(path: &Path) {
     }
 }
 
-fn tree(directory: &Path, root: &Path, text: &mut String) {
+/// The log of the fakes in a sandbox, if it has any.
+pub(crate) fn log(root: &Path) -> Vec<String> {
+    let text = fs::read(root.join("log")).unwrap_or_default();
+    let mut lines: Vec<String> = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
+    // Started side by side, they may come in either order.
+    for index in 1..lines.len() {
+        if lines[index] == "node" && lines[index - 1].starts_with("synth") {
+            lines.swap(index, index - 1);
+        }
+    }
+    lines
+}
+
+/// Everything below a directory of a sandbox but the tools and the binary, a line each.
+pub(crate) fn tree(root: &Path, below: &str) -> String {
+    let mut text = String::new();
+    add_tree(&root.join(below), root, &mut text);
+    text
+}
+
+fn add_tree(directory: &Path, root: &Path, text: &mut String) {
     let mut entries: Vec<_> = directory.read_dir().into_iter().flatten().flatten().collect();
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
@@ -187,7 +207,7 @@ fn tree(directory: &Path, root: &Path, text: &mut String) {
             Err(_) => writeln!(text, "{shown} {mode:o} {} bytes", metadata.len()),
         };
         if metadata.is_dir() {
-            tree(&path, root, text);
+            add_tree(&path, root, text);
         }
     }
 }

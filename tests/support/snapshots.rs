@@ -9,12 +9,12 @@ use snapbox::data::DataFormat;
 use snapbox::{Assert, Data};
 
 use crate::support::machine::real_python;
-use crate::support::sandbox::{PROGRAM, Sandbox};
+use crate::support::sandbox::PROGRAM;
 
 /// Compares with a file below tests/snapshots: in the directory of the calling module, or where
 /// `snapshot` says `module/file`. With `SNAPSHOTS=overwrite` in the environment it is written instead.
 #[track_caller]
-pub(crate) fn matches(snapshot: &str, text: &str, sandbox: &Sandbox, details: impl FnOnce() -> String) {
+pub(crate) fn matches(snapshot: &str, text: &str, sandbox: &Path, details: impl FnOnce() -> String) {
     let text = redacted(text, sandbox);
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots").join(below(snapshot));
     let assert = Assert::new().action_env("SNAPSHOTS").normalize_paths(false);
@@ -37,9 +37,9 @@ fn below(snapshot: &str) -> PathBuf {
 }
 
 /// Removes what differs from machine to machine, from run to run, and from release to release.
-pub(crate) fn redacted(text: &str, sandbox: &Sandbox) -> String {
-    let text = text.replace(sandbox.path(PROGRAM).to_str().unwrap(), "[BINARY]");
-    let text = text.replace(sandbox.root.to_str().unwrap(), "[SANDBOX]");
+pub(crate) fn redacted(text: &str, sandbox: &Path) -> String {
+    let text = text.replace(sandbox.join(PROGRAM).to_str().unwrap(), "[BINARY]");
+    let text = text.replace(sandbox.to_str().unwrap(), "[SANDBOX]");
     let text = text.replace(env!("CARGO_PKG_VERSION"), "[VERSION]");
     let text = text.replace(real_python().to_str().unwrap(), "[PYTHON]");
     text.split_inclusive('\n').map(redacted_line).collect()
@@ -53,14 +53,22 @@ fn redacted_line(line: &str) -> String {
     } else {
         without_seconds(without_duration(line))
     };
-    let random = ["pcluster-shim-", "pcluster-shim:", "environments/", "overlay-", "snapshot-", "/repair-"];
+    let random = [
+        "pcluster-shim-",
+        "pcluster-shim:",
+        "environments/",
+        "overlay-",
+        "snapshot-",
+        "/repair-",
+        "/isolated-",
+    ];
     random.into_iter().fold(line, |line, prefix| without_random(&line, prefix)) + end
 }
 
 /// Names of temporary directories and sentinels: what follows the prefix.
 fn without_random(line: &str, prefix: &str) -> String {
     // A snapshot and a journal are called after a time and a PID.
-    let more = if ["snapshot-", "/repair-"].contains(&prefix) { '-' } else { ':' };
+    let more = if ["snapshot-", "/repair-", "/isolated-"].contains(&prefix) { '-' } else { ':' };
     let random = |letter: char| letter.is_ascii_alphanumeric() || letter == more;
     let mut pieces = line.split(prefix);
     let mut text = pieces.next().unwrap_or_default().to_owned();

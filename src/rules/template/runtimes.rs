@@ -29,7 +29,7 @@ pub fn check(template: &Value, pcluster: Option<&str>, advisories: &[Advisory], 
             id: ID.into(),
             level: advisory.level,
             kind: Kind::LambdaRuntime,
-            message: format!("the template asks for the Lambda runtime {runtime}, {}", advisory.effect),
+            message: format!("the template uses Lambda runtime {runtime}, {}", advisory.effect),
             cost: Some(advisory.cost.clone()),
             evidence: json!({
                 "path": format!("{}.Properties.Runtime", format_resource(name)), "runtime": runtime,

@@ -11,7 +11,9 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::environments::{Environment, GOOD, NEWEST, ROOT, Ran, Sandbox, wait_for};
+use crate::environments::{Environment, GOOD, NEWEST, ROOT, RealSandbox};
+use crate::support::machine::wait_for;
+use crate::support::run::Run;
 
 /// What no listing may ask for.
 const WRITES: [&str; 7] = ["Create", "Modify", "Delete", "Deregister", "Put", "Tag", "Run"];
@@ -70,8 +72,8 @@ impl World {
         self.ask("state.py")
     }
 
-    fn sandbox(&self, environment: &str) -> Sandbox {
-        let mut sandbox = Sandbox::of(environment);
+    fn sandbox(&self, environment: &str) -> RealSandbox {
+        let mut sandbox = RealSandbox::of(environment);
         sandbox.set("AWS_ENDPOINT_URL", &self.endpoint);
         sandbox
     }
@@ -111,9 +113,9 @@ impl Drop for Proxy {
 }
 
 #[track_caller]
-fn images(sandbox: &Sandbox, arguments: &[&str]) -> (Ran, Value) {
+fn images(sandbox: &RealSandbox, arguments: &[&str]) -> (Run, Value) {
     let all = [&["preflight", "images", "--format", "json"], arguments].concat();
-    let ran = sandbox.shim(&all);
+    let ran = sandbox.pcluster(&all).run();
     let report = ran.json();
     (ran, report)
 }
@@ -156,7 +158,7 @@ fn each_is_classed_by(environment: &str, boto3: &str) {
     assert!(installed[0].starts_with(&format!("boto3-{boto3}")), "{installed:?}");
     sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
     let (ran, report) = images(&sandbox, &["--all-regions", "--bucket", "another-teams-bucket"]);
-    ran.ends_with(1);
+    ran.exits(1);
     assert_eq!(report["account"], "123456789012");
     let class = |label: &str| find(&report, world.ami(label))["class"].as_str().unwrap().to_owned();
     for label in ORPHANS {
@@ -167,7 +169,7 @@ fn each_is_classed_by(environment: &str, boto3: &str) {
     assert_eq!(class("failed-build"), "failed-build");
     assert_eq!(class("running-build"), "in-progress");
     for label in ["foreign-hardened", "foreign-other-account", "foreign-release", "foreign-nothing"] {
-        assert!(!ran.out().contains(world.ami(label)), "{label} is shown\n{ran}");
+        assert!(!ran.stdout().contains(world.ami(label)), "{label} is shown\n{ran}");
     }
     let source = |label: &str| find(&report, world.ami(label))["source"].as_str().unwrap().to_owned();
     assert_eq!(source("orphan-deleted-stack"), "deleted-stack");
@@ -199,9 +201,9 @@ fn each_is_classed_by(environment: &str, boto3: &str) {
     assert_eq!(world.state(), before);
 
     let repaired = images(&sandbox, &["--repair", "--yes", "--image", world.ami("orphan-deleted-stack")]).0;
-    repaired.ends_with(0);
+    repaired.exits(0);
     let deleted = images(&sandbox, &["--delete", "--yes", "--image", world.ami("orphan-s3-only")]).0;
-    deleted.ends_with(0);
+    deleted.exits(0);
     let after = world.state();
     let tags = &after["us-east-1"]["images"][world.ami("orphan-deleted-stack")];
     assert_eq!(tags["parallelcluster:image_id"], world.id("orphan-deleted-stack"), "{repaired}");
@@ -228,29 +230,29 @@ fn is_given_back(environment: &str) {
     let world = World::plant();
     let sandbox = world.sandbox(environment);
     let (id, ami) = (world.id("orphan-deleted-stack"), world.ami("orphan-deleted-stack"));
-    let describe = sandbox.direct(&["describe-image", "-i", id]);
-    describe.ends_with(1);
-    assert!(describe.out().contains("No image or stack associated"), "{describe}");
+    let describe = sandbox.real(&["describe-image", "-i", id]).run();
+    describe.exits(1);
+    assert!(describe.stdout().contains("No image or stack associated"), "{describe}");
     let before = world.state();
 
-    let ran = sandbox.shim(&["preflight", "images", "--repair"]);
-    ran.ends_with(2);
-    assert!(ran.err().contains("there is no terminal to ask at"), "{ran}");
+    let ran = sandbox.pcluster(&["preflight", "images", "--repair"]).run();
+    ran.exits(2);
+    assert!(ran.stderr().contains("there is no terminal to ask at"), "{ran}");
     let (ran, _) = images(&sandbox, &["--repair", "--dry-run"]);
-    ran.ends_with(1);
+    ran.exits(1);
     assert_eq!(world.state(), before, "a plan changes nothing");
-    let ran = sandbox.shim(&["preflight", "images", "--repair", "--dry-run", "--image", ami]);
+    let ran = sandbox.pcluster(&["preflight", "images", "--repair", "--dry-run", "--image", ami]).run();
     let users = world.planted["orphan-deleted-stack"]["launchPermission"]["UserIds"].as_array().unwrap();
     let shared = users.iter().map(|user| format!("{{UserId={}}}", user.as_str().unwrap()));
     let command = format!(
         "aws ec2 modify-image-attribute --region us-east-1 --image-id {ami} --launch-permission 'Add=[{}]'",
         shared.collect::<Vec<_>>().join(",")
     );
-    assert!(ran.out().contains(&command), "{ran}");
+    assert!(ran.stdout().contains(&command), "{ran}");
 
     let (ran, report) = images(&sandbox, &["--repair", "--yes", "--bucket", "another-teams-bucket"]);
     // The twins and the one of which nothing is left are refused.
-    ran.ends_with(1);
+    ran.exits(1);
     let after = world.state();
     for label in [
         "orphan-deleted-stack",
@@ -275,18 +277,18 @@ fn is_given_back(environment: &str) {
     assert_eq!(after["objects"], before["objects"]);
 
     let named = ["-i", world.id("orphan-nothing"), "--image", world.ami("orphan-nothing")];
-    images(&sandbox, &[&["--repair", "--yes"], &named[..]].concat()).0.ends_with(0);
-    images(&sandbox, &["--repair", "--yes", "--image", world.ami("twin-2")]).0.ends_with(0);
+    images(&sandbox, &[&["--repair", "--yes"], &named[..]].concat()).0.exits(0);
+    images(&sandbox, &["--repair", "--yes", "--image", world.ami("twin-2")]).0.exits(0);
 
-    let listed = sandbox.direct(&["list-images", "--image-status", "AVAILABLE"]);
+    let listed = sandbox.real(&["list-images", "--image-status", "AVAILABLE"]).run();
     for label in ["orphan-deleted-stack", "orphan-s3-only", "orphan-nothing", "twin-2"] {
-        assert!(listed.out().contains(world.id(label)), "{label}\n{listed}");
+        assert!(listed.stdout().contains(world.id(label)), "{label}\n{listed}");
     }
-    let described = sandbox.direct(&["describe-image", "-i", id]);
-    described.ends_with(0);
+    let described = sandbox.real(&["describe-image", "-i", id]).run();
+    described.exits(0);
     assert_eq!(described.json()["ec2AmiInfo"]["amiId"], ami, "{described}");
     let before = world.state();
-    sandbox.direct(&["delete-image", "-i", id]).ends_with(0);
+    sandbox.real(&["delete-image", "-i", id]).run().exits(0);
     let after = world.state();
     assert!(after["us-east-1"]["images"].get(ami).is_none());
     let directory = world.planted["orphan-deleted-stack"]["directory"].as_str().unwrap();
@@ -315,7 +317,7 @@ fn a_deletion_takes_what_it_may_and_nothing_else() {
     let sandbox = world.sandbox(GOOD);
     let before = world.state();
     let (ran, report) = images(&sandbox, &["--delete", "--yes"]);
-    ran.ends_with(1);
+    ran.exits(1);
     let after = world.state();
     let gone = [
         "orphan-deleted-stack",
@@ -348,9 +350,9 @@ fn a_deletion_takes_what_it_may_and_nothing_else() {
     for label in ["in-use-instance", "in-use-template", "shared", "twin-1", "twin-2"] {
         assert_eq!(find(&report, world.ami(label))["delete"], "refused", "{label}\n{ran}");
     }
-    let ran = sandbox.shim(&["preflight", "images", "--delete", "--yes", "-i", "sound"]);
-    ran.ends_with(1);
-    assert!(ran.out().contains("use `pcluster delete-image`"), "{ran}");
+    let ran = sandbox.pcluster(&["preflight", "images", "--delete", "--yes", "-i", "sound"]).run();
+    ran.exits(1);
+    assert!(ran.stdout().contains("use `pcluster delete-image`"), "{ran}");
     assert_eq!(world.state(), after);
 }
 
@@ -373,7 +375,7 @@ fn a_deletion_that_is_cut_off_at_any_step_is_ended_by_the_next() {
             let proxy = world.proxy(&[option, &number, "--kill-pid-file", pid.to_str().unwrap()]);
             sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
             let arguments = ["preflight", "images", "--delete", "--yes", "--image", world.ami(label)];
-            let mut command = sandbox.command(&sandbox.path("shim/pcluster"), &arguments);
+            let mut command = sandbox.pcluster(&arguments).command();
             command.process_group(0).stdout(Stdio::null()).stderr(Stdio::null());
             let mut shim = command.spawn().unwrap();
             fs::write(&pid, shim.id().to_string()).unwrap();
@@ -385,7 +387,7 @@ fn a_deletion_that_is_cut_off_at_any_step_is_ended_by_the_next() {
             let is_there = state["us-east-1"]["images"].get(world.ami(label)).is_some();
             assert_eq!(is_there, option == "--kill-before", "{label}");
             let (ran, report) = images(&sandbox, &[]);
-            ran.ends_with(1);
+            ran.exits(1);
             let unfinished = report["unfinished"].to_string();
             assert_eq!(unfinished.contains(world.ami(label)), !is_there && step < 2, "{label}\n{ran}");
             if is_there {
@@ -427,7 +429,7 @@ fn repair_that_is_cut_off_is_ended_by_the_next() {
         let proxy = world.proxy(&[option, "1", "--kill-pid-file", pid.to_str().unwrap()]);
         sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
         let all = [&["preflight", "images"], &arguments[..]].concat();
-        let mut command = sandbox.command(&sandbox.path("shim/pcluster"), &all);
+        let mut command = sandbox.pcluster(&all).command();
         command.process_group(0).stdout(Stdio::null()).stderr(Stdio::null());
         let mut shim = command.spawn().unwrap();
         fs::write(&pid, shim.id().to_string()).unwrap();
@@ -445,7 +447,7 @@ fn repair_that_is_cut_off_is_ended_by_the_next() {
         assert_eq!(class, if is_done { "healthy" } else { "orphan" }, "{option}\n{ran}");
     }
     let (ran, report) = images(&sandbox, &arguments);
-    ran.ends_with(0);
+    ran.exits(0);
     let image = find(&report, world.ami(label));
     assert_eq!(image["class"], "healthy", "{ran}");
     let after = tags(&world.state());
@@ -466,22 +468,25 @@ fn a_call_that_fails_leaves_nothing_half_done_and_the_next_run_ends_it() {
         let proxy = world.proxy(&["--fail", "1"]);
         sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
         let (ran, report) = images(&sandbox, &[&["--repair"], &named[..]].concat());
-        ran.ends_with(1);
+        ran.exits(1);
         assert_eq!(find(&report, world.ami(label))["repair"], "refused", "{ran}");
         assert_eq!(world.state(), before, "no tag of them is written");
     }
     {
         let proxy = world.proxy(&["--deny", "ec2:DeleteSnapshot"]);
         sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
-        let ran = sandbox.shim(&[&["preflight", "images", "--delete"], &named[..]].concat());
-        ran.ends_with(1);
-        assert!(ran.out().contains("it needs ec2:DeleteSnapshot"), "{ran}");
-        let ran = sandbox.shim(&["preflight", "images"]);
-        assert!(ran.out().contains("was cut off") && ran.out().contains("still there, and billed"), "{ran}");
+        let ran = sandbox.pcluster(&[&["preflight", "images", "--delete"], &named[..]].concat()).run();
+        ran.exits(1);
+        assert!(ran.stdout().contains("it needs ec2:DeleteSnapshot"), "{ran}");
+        let ran = sandbox.pcluster(&["preflight", "images"]).run();
+        assert!(
+            ran.stdout().contains("was cut off") && ran.stdout().contains("still there, and billed"),
+            "{ran}"
+        );
     }
     sandbox.set("AWS_ENDPOINT_URL", &world.endpoint);
     let (ran, report) = images(&sandbox, &[&["--delete"], &named[..]].concat());
-    ran.ends_with(0);
+    ran.exits(0);
     assert_eq!(report["unfinished"], serde_json::json!([]));
     let after = world.state().to_string();
     assert!(!after.contains(world.planted[label]["snapshots"][0].as_str().unwrap()));
@@ -501,7 +506,7 @@ fn a_deletion_of_which_any_call_fails_is_ended_by_the_next() {
             let proxy = world.proxy(&["--fail", &step.to_string()]);
             sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
             let (ran, report) = images(&sandbox, &named);
-            ran.ends_with(1);
+            ran.exits(1);
             assert_eq!(find(&report, world.ami(label))["delete"], "refused", "{ran}");
         }
         sandbox.set("AWS_ENDPOINT_URL", &world.endpoint);
@@ -512,7 +517,7 @@ fn a_deletion_of_which_any_call_fails_is_ended_by_the_next() {
         assert_eq!(is_told, step == 2 || step == 3, "{label}\n{ran}");
         let (ran, report) = images(&sandbox, &named);
         // Of the last one nothing is left that is named.
-        ran.ends_with(i32::from(step == 4));
+        ran.exits(i32::from(step == 4));
         assert_eq!(report["unfinished"], serde_json::json!([]), "{label}\n{ran}");
         let after = world.state();
         let snapshots = world.planted[label]["snapshots"].to_string();
@@ -525,11 +530,11 @@ fn a_deletion_of_which_any_call_fails_is_ended_by_the_next() {
 
 impl World {
     /// Runs `preflight ARGUMENTS` at a terminal, and CODE when it asks.
-    fn at_prompt(&self, sandbox: &Sandbox, code: &str, arguments: &[&str]) -> Ran {
+    fn at_prompt(&self, sandbox: &RealSandbox, code: &str, arguments: &[&str]) -> Run {
         let python = Environment::named("moto").bin("python");
         let (prompt, shim) = (script("at_prompt.py"), sandbox.path("shim/pcluster"));
         let first = [prompt.to_str().unwrap(), &self.endpoint, "Delete them?", code, shim.to_str().unwrap()];
-        sandbox.run(&python, &[&first[..], &["preflight"], arguments].concat())
+        sandbox.call(&python, &[&first[..], &["preflight"], arguments].concat()).run()
     }
 }
 
@@ -559,8 +564,8 @@ fn what_changes_after_the_plan_is_seen_before_a_deletion() {
         let before = world.state();
         let arguments = ["images", "--delete", "--image", ami];
         let ran = world.at_prompt(&sandbox, &code.replace("AMI", ami), &arguments);
-        ran.ends_with(1);
-        let shown = ran.out().split_whitespace().collect::<Vec<_>>().join(" ");
+        ran.exits(1);
+        let shown = ran.stdout().split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(shown.contains(said), "{label}\n{ran}");
         let after = world.state();
         assert!(after["us-east-1"]["images"].get(ami).is_some(), "{label}\n{ran}");
@@ -587,11 +592,12 @@ fn a_directory_that_an_ami_of_another_region_has_stays() {
     let tagged = python().args(["-c", &code, &world.endpoint, &serde_json::json!(tags).to_string()]).status();
     assert!(tagged.unwrap().success());
     let before = world.state();
-    let ran =
-        sandbox.shim(&["preflight", "images", "--delete", "--yes", "-i", world.id("orphan-deleted-stack")]);
-    ran.ends_with(1);
+    let ran = sandbox
+        .pcluster(&["preflight", "images", "--delete", "--yes", "-i", world.id("orphan-deleted-stack")])
+        .run();
+    ran.exits(1);
     let said = format!("{} in eu-west-1 has this directory", world.ami("copy"));
-    assert!(ran.out().contains(&said), "{ran}");
+    assert!(ran.stdout().contains(&said), "{ran}");
     assert_eq!(world.state()["objects"], before["objects"], "{ran}");
 }
 
@@ -600,15 +606,15 @@ fn a_name_that_is_not_there_is_no_all_clear() {
     let world = World::plant();
     let sandbox = world.sandbox(GOOD);
     for arguments in [["-i", "no-such-image"], ["--image", "ami-0123456789abcdef0"]] {
-        let ran = sandbox.shim(&[&["preflight", "images"], &arguments[..]].concat());
-        ran.ends_with(1);
+        let ran = sandbox.pcluster(&[&["preflight", "images"], &arguments[..]].concat()).run();
+        ran.exits(1);
         assert_eq!(
-            ran.out().lines().next(),
+            ran.stdout().lines().next(),
             Some("there is no such AMI of pcluster's in us-east-1"),
             "{ran}"
         );
     }
-    sandbox.shim(&["preflight", "images", "-i", world.id("healthy")]).ends_with(0);
+    sandbox.pcluster(&["preflight", "images", "-i", world.id("healthy")]).run().exits(0);
 }
 
 #[test]
@@ -624,31 +630,31 @@ fn what_cannot_be_asked_is_one_clear_error() {
     ] {
         let proxy = world.proxy(&["--deny", deny]);
         sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
-        let ran = sandbox.shim(&["preflight", "images"]);
-        ran.ends_with(status);
-        assert!(ran.out().contains(said) || ran.err().contains(said), "{deny}\n{ran}");
+        let ran = sandbox.pcluster(&["preflight", "images"]).run();
+        ran.exits(status);
+        assert!(ran.stdout().contains(said) || ran.stderr().contains(said), "{deny}\n{ran}");
     }
     sandbox.set("AWS_ENDPOINT_URL", "http://127.0.0.1:9");
-    let ran = sandbox.shim(&["preflight", "images"]);
-    ran.ends_with(3);
-    assert!(ran.err().contains("Check the network"), "{ran}");
+    let ran = sandbox.pcluster(&["preflight", "images"]).run();
+    ran.exits(3);
+    assert!(ran.stderr().contains("Check the network"), "{ran}");
     sandbox.unset("AWS_ACCESS_KEY_ID");
     sandbox.unset("AWS_SECRET_ACCESS_KEY");
-    let ran = sandbox.shim(&["preflight", "images"]);
-    ran.ends_with(3);
-    assert!(ran.err().contains("Log in as for"), "{ran}");
+    let ran = sandbox.pcluster(&["preflight", "images"]).run();
+    ran.exits(3);
+    assert!(ran.stderr().contains("Log in as for"), "{ran}");
     sandbox.unset("AWS_DEFAULT_REGION");
-    sandbox.shim(&["preflight", "images"]).ends_with(3);
+    sandbox.pcluster(&["preflight", "images"]).run().exits(3);
 
     let config = "[default]\nregion = us-east-1\nrole_arn = arn:aws:iam::123456789012:role/r\nsource_profile = s\n\
                   mfa_serial = arn:aws:iam::123456789012:mfa/m\n[profile s]\naws_access_key_id = x\n\
                   aws_secret_access_key = x\n";
-    let file = sandbox.write("config", config);
+    let file = sandbox.write("work/config", config);
     sandbox.set("AWS_CONFIG_FILE", file);
     sandbox.set("AWS_ENDPOINT_URL", &world.endpoint);
-    let ran = sandbox.shim(&["preflight", "images"]);
-    ran.ends_with(3);
-    assert!(ran.err().contains("MFA code") && ran.err().contains("Log in as for"), "{ran}");
+    let ran = sandbox.pcluster(&["preflight", "images"]).run();
+    ran.exits(3);
+    assert!(ran.stderr().contains("MFA code") && ran.stderr().contains("Log in as for"), "{ran}");
 }
 
 /// EC2 refuses to delete a snapshot that another AMI, of another account perhaps, is made of.
@@ -661,9 +667,9 @@ fn a_snapshot_that_another_ami_needs_stays_and_is_told() {
     let proxy = world.proxy(&["--answer", "ec2:DeleteSnapshot=InvalidSnapshot.InUse"]);
     sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
     let named = ["preflight", "images", "--delete", "--yes", "--image", world.ami(label)];
-    let ran = sandbox.shim(&named);
-    ran.ends_with(1);
-    assert!(ran.out().contains(&snapshot) && ran.out().contains("stays"), "{ran}");
+    let ran = sandbox.pcluster(&named).run();
+    ran.exits(1);
+    assert!(ran.stdout().contains(&snapshot) && ran.stdout().contains("stays"), "{ran}");
     let state = world.state();
     assert!(state["us-east-1"]["snapshots"].to_string().contains(&snapshot), "{ran}");
     assert!(state["us-east-1"]["images"].get(world.ami(label)).is_none(), "{ran}");
@@ -687,9 +693,11 @@ fn a_page_in_place_of_an_answer_is_no_answer() {
     ] {
         let proxy = world.proxy(&["--answer", &format!("{action}=html")]);
         sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
-        let ran = sandbox.shim(&["preflight", "images", "--delete", "--yes", "--image", world.ami(label)]);
+        let ran = sandbox
+            .pcluster(&["preflight", "images", "--delete", "--yes", "--image", world.ami(label)])
+            .run();
         assert!(matches!(ran.status.code(), Some(1 | 3)), "{action}\n{ran}");
-        assert!(ran.out().contains(said) || ran.err().contains(said), "{action}\n{ran}");
+        assert!(ran.stdout().contains(said) || ran.stderr().contains(said), "{action}\n{ran}");
         if action != "s3:ListBucketVersions" {
             assert_eq!(world.state(), before, "{action}\n{ran}");
         }
@@ -702,18 +710,18 @@ fn the_template_of_a_stack_is_checked_live_and_deleted() {
     let world = World::plant();
     let sandbox = world.sandbox(GOOD);
     for label in ["orphan-live-stack", "orphan-deleted-stack"] {
-        let ran = sandbox.shim(&["preflight", "stack", world.id(label)]);
-        ran.ends_with(1).is_silent_on_stderr();
-        assert!(ran.out().contains("AmiDistributionConfiguration"), "{ran}");
+        let ran = sandbox.pcluster(&["preflight", "stack", world.id(label)]).run();
+        ran.exits(1).is_silent();
+        assert!(ran.stdout().contains("AmiDistributionConfiguration"), "{ran}");
     }
     let stack = world.planted["running-build"]["stack"].as_str().unwrap();
     for name in [stack, world.id("running-build")] {
-        let ran = sandbox.shim(&["preflight", "stack", name]);
-        ran.ends_with(1);
+        let ran = sandbox.pcluster(&["preflight", "stack", name]).run();
+        ran.exits(1);
         let command = "aws cloudformation delete-stack --stack-name running --region us-east-1";
-        assert!(ran.err().contains("can still be saved") && ran.err().contains(command), "{ran}");
+        assert!(ran.stderr().contains("can still be saved") && ran.stderr().contains(command), "{ran}");
     }
-    let ran = sandbox.shim(&["preflight", "stack", "no-such-stack"]);
-    ran.ends_with(2);
-    assert!(ran.err().contains("there is no stack \"no-such-stack\" in us-east-1"), "{ran}");
+    let ran = sandbox.pcluster(&["preflight", "stack", "no-such-stack"]).run();
+    ran.exits(2);
+    assert!(ran.stderr().contains("there is no stack \"no-such-stack\" in us-east-1"), "{ran}");
 }

@@ -12,10 +12,11 @@ use std::process::Command;
 
 use place::{
     Answer, Packages, Place, Venv, base, customize, library, link_all, link_cdk, link_packages, prefix_of,
-    spy_in, tools, wheel, write, write_program,
+    spy_in, tools, wheel, write,
 };
 
-use crate::environments::{Environment, program};
+use crate::environments::Environment;
+use crate::support::machine::{on_this_machine, write_script};
 
 /// One row: `make` a launcher that leads to the good packages, and `change` what it leads to.
 #[track_caller]
@@ -118,14 +119,15 @@ fn pipx() {
         |place| {
             // pipx installs with all that is required, from an index: once, by scripts/environments.
             let made = Environment::named("launchers/pipx").directory.join("pipx");
-            let copied = Command::new(program("cp")).arg("-al").args([made, place.path("pipx")]).status();
+            let copied =
+                Command::new(on_this_machine("cp")).arg("-al").args([made, place.path("pipx")]).status();
             assert!(copied.unwrap().success());
             let script = pipx_venv(place).pcluster();
             let text = fs::read_to_string(&script).unwrap();
             let (_, body) = text.split_once('\n').unwrap();
             // Removed first, because writing would go through the hard link.
             fs::remove_file(&script).unwrap();
-            write_program(&script, format!("#!{}\n{body}", pipx_venv(place).python().display()));
+            write_script(&script, format!("#!{}\n{body}", pipx_venv(place).python().display()));
             symlink(&script, place.path("bin/pcluster")).unwrap();
             spy_in(&pipx_venv(place).site());
         },
@@ -275,7 +277,7 @@ fn conda_environment(place: &mut Place, name: &str, head: impl FnOnce(&Path) -> 
     let record = "{\"name\": \"aws-parallelcluster\", \"version\": \"3.1.3\", \"noarch\": \"python\"}\n";
     write(&prefix.0.join("conda-meta/aws-parallelcluster-3.1.3-pyhd8ed1ab_0.json"), record);
     write(&prefix.site().join("aws_parallelcluster-3.1.3.dist-info/INSTALLER"), "conda\n");
-    write_program(&prefix.pcluster(), conda_script(&head(&prefix.0.join("bin/python3.9"))));
+    write_script(&prefix.pcluster(), conda_script(&head(&prefix.0.join("bin/python3.9"))));
     place.launcher_is(prefix.pcluster());
 }
 
@@ -316,12 +318,12 @@ fn spack() {
             let required = place.path("opt/view");
             link_packages(Packages::Good, &required);
             let sbang = place.path("opt/bin/sbang");
-            write_program(
+            write_script(
                 &sbang,
                 "#!/bin/sh\nscript=$1\n{ read -r first; read -r second; } <\"$script\"\nexec ${second#??} \"$@\"\n",
             );
             let text = fs::read_to_string(package.pcluster()).unwrap();
-            write_program(&package.pcluster(), format!("#!/bin/sh {}\n{text}", sbang.display()));
+            write_script(&package.pcluster(), format!("#!/bin/sh {}\n{text}", sbang.display()));
             place.spy_by_python_path(&[place.path("opt/py-aws-cdk"), package.site(), required]);
             place.launcher_is(package.pcluster());
         },
@@ -351,7 +353,7 @@ print(any('dist-packages' in directory for directory in site.getsitepackages()))
             link_all(Packages::Good, &prefix.0.join("lib/python3/dist-packages"));
             // The text of the package `installer`, as dh_python3 leaves it.
             let text = console_script(&format!("#!{}\n", prefix.0.join("bin/python3").display()));
-            write_program(&prefix.pcluster(), text.replace('\'', "\""));
+            write_script(&prefix.pcluster(), text.replace('\'', "\""));
             place.launcher_is(prefix.pcluster());
         },
         // The directory that Debian's pip installs into, which comes first.
@@ -523,7 +525,7 @@ fn env_and_a_python_that_appears_on_path() {
         |place| {
             let venv = place.venv_by_pip("venv", Packages::Good);
             place.venv_by_pip("other", Packages::Broken);
-            write_program(&place.path("bin/pcluster"), console_script("#!/usr/bin/env python3\n"));
+            write_script(&place.path("bin/pcluster"), console_script("#!/usr/bin/env python3\n"));
             place.sandbox.put_on_path("/nowhere");
             let path = [
                 place.path("shim"),
@@ -537,7 +539,7 @@ fn env_and_a_python_that_appears_on_path() {
         },
         |place| {
             let other = Venv(place.path("other")).python();
-            write_program(&place.path("bin/python3"), format!("#!/bin/sh\nexec {} \"$@\"\n", quoted(&other)));
+            write_script(&place.path("bin/python3"), format!("#!/bin/sh\nexec {} \"$@\"\n", quoted(&other)));
         },
     );
 }
@@ -552,9 +554,9 @@ fn wrapper(answer: Answer, text: impl Fn(&Venv) -> String) {
         |place| {
             let good = place.venv_by_pip("good", Packages::Good);
             place.venv_by_pip("broken", Packages::Broken);
-            write_program(&place.path("bin/pcluster"), text(&good));
+            write_script(&place.path("bin/pcluster"), text(&good));
         },
-        |place| write_program(&place.path("bin/pcluster"), text(&Venv(place.path("broken")))),
+        |place| write_script(&place.path("bin/pcluster"), text(&Venv(place.path("broken")))),
     );
 }
 
@@ -573,7 +575,7 @@ fn a_shell_script_that_execs_an_environment_that_changes() {
         |place| {
             let venv = place.venv_by_pip("venv", Packages::Good);
             let text = format!("#!/bin/sh\nexec {} \"$@\"\n", quoted(&venv.pcluster()));
-            write_program(&place.path("bin/pcluster"), text);
+            write_script(&place.path("bin/pcluster"), text);
         },
         |place| link_packages(Packages::Broken, &Venv(place.path("venv")).site()),
     );
@@ -596,7 +598,7 @@ fn exec_of_a_python_under_another_name() {
     place.spy_by_python_path(&[venv.site()]);
     let (python, launcher) = (quoted(&base()), quoted(&venv.pcluster()));
     let text = format!("#!/usr/bin/env bash\nexec -a pcluster {python} {launcher} \"$@\"\n");
-    write_program(&place.path("bin/pcluster"), text);
+    write_script(&place.path("bin/pcluster"), text);
     place.truth(Packages::Good);
     place.goes_on(Packages::Good, 0);
     link_packages(Packages::Broken, &venv.site());
@@ -630,7 +632,7 @@ fn a_python_script_that_execs_an_environment_that_is_swapped() {
                 base().display(),
                 program = venv.pcluster().display()
             );
-            write_program(&place.path("bin/pcluster"), text);
+            write_script(&place.path("bin/pcluster"), text);
         },
         |place| {
             fs::rename(place.path("venv"), place.path("last")).unwrap();
@@ -677,7 +679,7 @@ fn a_site_directory_that_appears() {
                 venv.python().display(),
                 place.path("early").display()
             );
-            write_program(&place.path("bin/pcluster"), console_script(&head));
+            write_script(&place.path("bin/pcluster"), console_script(&head));
         },
         |place| link_cdk(Packages::Broken, &place.path("early")),
     );
@@ -699,14 +701,14 @@ fn nix() {
                 venv.site().display()
             );
             let head = format!("#!{}\n# -*- coding: utf-8 -*-\n{preamble}", base().display());
-            write_program(&hidden, console_script("").replacen("# -*- coding: utf-8 -*-\n", &head, 1));
+            write_script(&hidden, console_script("").replacen("# -*- coding: utf-8 -*-\n", &head, 1));
             let text = format!(
                 "#! /usr/bin/env -S bash -e\nexport PATH='{}'${{PATH:+':'}}$PATH\nexport PYTHONNOUSERSITE='true'\n\
                  exec -a \"$0\" \"{}\"  \"$@\"\n",
                 base().parent().unwrap().display(),
                 hidden.display()
             );
-            write_program(&venv.pcluster(), text);
+            write_script(&venv.pcluster(), text);
             place.launcher_is(venv.pcluster());
         },
         |place| link_packages(Packages::Broken, &Venv(place.path("store")).site()),
@@ -724,13 +726,13 @@ fn pyenv() {
             write(&place.path("version"), "good\n");
             let root = place.path("").display().to_string();
             let root = root.trim_end_matches('/');
-            write_program(
+            write_script(
                 &place.path("libexec/pyenv"),
                 "#!/usr/bin/env bash\nset -e\nshift\nread -r version <\"$PYENV_ROOT/version\"\n\
                  export PYENV_VERSION=$version PATH=\"$PYENV_ROOT/versions/$version/bin:$PATH\"\nprogram=$1\nshift\n\
                  exec \"$PYENV_ROOT/versions/$version/bin/$program\" \"$@\"\n",
             );
-            write_program(
+            write_script(
                 &place.path("shims/pcluster"),
                 format!(
                     "#!/usr/bin/env bash\nset -e\n[ -n \"$PYENV_DEBUG\" ] && set -x\n\nprogram=\"${{0##*/}}\"\n\n\
@@ -754,7 +756,7 @@ fn a_wrapper_that_prepends_to_pythonpath() {
                 quoted(&place.path("early")),
                 quoted(&venv.pcluster())
             );
-            write_program(&place.path("bin/pcluster"), text);
+            write_script(&place.path("bin/pcluster"), text);
         },
         |place| link_cdk(Packages::Broken, &place.path("early")),
     );
@@ -772,7 +774,7 @@ fn a_wrapper_that_prepends_a_sitecustomize() {
                 quoted(&place.path("early")),
                 quoted(&venv.pcluster())
             );
-            write_program(&place.path("bin/pcluster"), text);
+            write_script(&place.path("bin/pcluster"), text);
         },
         |place| link_cdk(Packages::Broken, &place.path("early")),
     );
@@ -789,7 +791,7 @@ fn a_wrapper_that_replaces_pythonpath() {
                 quoted(&place.path("early")),
                 quoted(&venv.pcluster())
             );
-            write_program(&place.path("bin/pcluster"), text);
+            write_script(&place.path("bin/pcluster"), text);
         },
         |place| link_cdk(Packages::Broken, &place.path("early")),
     );

@@ -3,13 +3,13 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::Value;
 
-use crate::environments::{BROKEN, Environment, GOOD, Ran, Sandbox};
+use crate::environments::{BROKEN, Environment, GOOD, RealSandbox};
+use crate::support::run::{Call, Run};
 
 /// The package that loses the tags.
 const IMAGEBUILDER: &str = "aws-cdk-aws-imagebuilder";
@@ -86,16 +86,18 @@ pub(crate) enum Answer {
 
 #[derive(Debug)]
 pub(crate) struct Place {
-    pub(crate) sandbox: Sandbox,
+    pub(crate) sandbox: RealSandbox,
     launcher: PathBuf,
 }
 
 impl Place {
     #[track_caller]
     pub(crate) fn new() -> Self {
-        let sandbox = Sandbox::of(GOOD);
-        sandbox
-            .write("image.yaml", "Build:\n  InstanceType: c5.xlarge\n  ParentImage: ami-0123456789abcdef0\n");
+        let sandbox = RealSandbox::of(GOOD);
+        sandbox.write(
+            "work/image.yaml",
+            "Build:\n  InstanceType: c5.xlarge\n  ParentImage: ami-0123456789abcdef0\n",
+        );
         fs::create_dir(sandbox.path("bin")).unwrap();
         let launcher = sandbox.path("bin/pcluster");
         let mut place = Self { sandbox, launcher };
@@ -128,13 +130,12 @@ impl Place {
     /// Runs a tool as the user of the sandbox does, with no index to ask.
     #[track_caller]
     pub(crate) fn tool<S: AsRef<OsStr>>(&self, program: &Path, arguments: &[S], variables: &[(&str, &Path)]) {
-        let mut command = self.sandbox.command(program, arguments);
-        let path = [tools().join("bin"), "/usr/bin".into(), "/bin".into()];
-        command.env("PATH", std::env::join_paths(path).unwrap());
-        command.env("PIP_NO_INDEX", "1").env("PIP_DISABLE_PIP_VERSION_CHECK", "1").env("PIP_NO_COMPILE", "1");
-        command.env("UV_OFFLINE", "1").env("UV_LINK_MODE", "copy").env("UV_PYTHON_DOWNLOADS", "never");
-        command.envs(variables.iter().copied());
-        self.sandbox.finish(command).ends_with(0);
+        let call = self.sandbox.call(program, arguments);
+        let call = call.path(&[tools().join("bin"), "/usr/bin".into(), "/bin".into()]);
+        let call = call.var("PIP_NO_INDEX", "1").var("PIP_DISABLE_PIP_VERSION_CHECK", "1");
+        let call = call.var("PIP_NO_COMPILE", "1").var("UV_OFFLINE", "1").var("UV_LINK_MODE", "copy");
+        let call = call.var("UV_PYTHON_DOWNLOADS", "never");
+        variables.iter().fold(call, |call, (name, value)| call.var(name, *value)).run().exits(0);
     }
 
     /// `pip install --no-deps ARGUMENTS` of the tools' pip into another Python.
@@ -174,10 +175,9 @@ impl Place {
     }
 
     #[track_caller]
-    fn noting(&self, mut command: Command) -> (Ran, Option<Value>) {
+    fn noting(&self, call: Call) -> (Run, Option<Value>) {
         let _ = fs::remove_file(self.path("noted"));
-        command.env("SPY", self.path("noted"));
-        let ran = self.sandbox.finish(command);
+        let ran = call.var("SPY", self.path("noted")).run();
         let note = self.note();
         (ran, note)
     }
@@ -185,9 +185,9 @@ impl Place {
     /// The Python that the launcher runs; `packages` is what the row claims about it.
     #[track_caller]
     pub(crate) fn truth(&self, packages: Packages) -> Value {
-        let (ran, note) = self.noting(self.sandbox.command(&self.launcher, &["version"]));
+        let (ran, note) = self.noting(self.sandbox.call(&self.launcher, &["version"]));
         let note = note.unwrap_or_else(|| panic!("the launcher ran no pcluster\n{ran}"));
-        ran.ends_with(0);
+        ran.exits(0);
         assert_eq!(note["cdk"], packages.cdk(), "the fixture leads to other packages\n{ran}");
         assert_eq!(note["pcluster"], "3.1.3", "{ran}");
         note
@@ -201,15 +201,15 @@ impl Place {
         assert_eq!(described["real"]["path"], serde_json::json!(self.launcher), "{ran_where}");
         let (ran, report) = self.sandbox.preflight(&["check", "--no-synth"]);
         if answer == Answer::Said {
-            ran.ends_with(3);
+            ran.exits(3);
             assert_eq!(report["verdict"], "unknown", "{ran}");
             assert_eq!(described["packages"], Value::Null, "{ran_where}");
             return;
         }
-        ran_where.ends_with(0);
+        ran_where.exits(0);
         assert_eq!(described["interpreter"], truth["executable"], "{ran_where}");
         assert_eq!(described["packages"][IMAGEBUILDER], packages.cdk(), "{ran_where}");
-        ran.ends_with(i32::from(packages != Packages::Good));
+        ran.exits(i32::from(packages != Packages::Good));
         let verdict = if packages == Packages::Good { "ready" } else { "blocked" };
         assert_eq!(report["verdict"], verdict, "{ran}");
         assert_eq!(report["target"]["interpreter"], truth["executable"], "{ran}");
@@ -217,9 +217,9 @@ impl Place {
     }
 
     #[track_caller]
-    fn build_image(&self) -> (Ran, Option<Value>) {
+    fn build_image(&self) -> (Run, Option<Value>) {
         let arguments = ["build-image", "-c", "image.yaml", "-i", "of-the-table"];
-        self.noting(self.sandbox.command(&self.path("shim/pcluster"), &arguments))
+        self.noting(self.sandbox.pcluster(&arguments))
     }
 
     /// A guarded `build-image`: the good one runs without a word; the broken one is stopped before
@@ -243,7 +243,7 @@ impl Place {
         let note = note.unwrap_or_else(|| panic!("pcluster did not run\n{ran}"));
         assert_eq!(note["cdk"], packages.cdk(), "{ran}");
         assert_eq!(note["arguments"][1], "build-image", "{ran}");
-        let said = ran.err().lines().filter(|line| line.starts_with("pcluster-shim: ")).count();
+        let said = ran.stderr().lines().filter(|line| line.starts_with("pcluster-shim: ")).count();
         assert!(said <= lines, "{ran}");
         said
     }
@@ -253,7 +253,7 @@ impl Place {
     pub(crate) fn cannot_start(&self) {
         let (ran, note) = self.build_image();
         assert!(!ran.status.success() && note.is_none(), "{ran}");
-        assert!(ran.err().starts_with("pcluster-shim: "), "{ran}");
+        assert!(ran.stderr().starts_with("pcluster-shim: "), "{ran}");
         let (ran, report) = self.sandbox.preflight(&["check", "--no-synth"]);
         assert!(matches!(ran.status.code(), Some(1 | 3)), "{ran}");
         assert_ne!(report["verdict"], "ready", "{ran}");
@@ -381,9 +381,4 @@ pub(crate) fn write(file: &Path, text: impl AsRef<[u8]>) {
     // Anew, because a link may be there.
     let _ = fs::remove_file(file);
     fs::write(file, text).unwrap();
-}
-
-pub(crate) fn write_program(file: &Path, text: impl AsRef<[u8]>) {
-    write(file, text);
-    fs::set_permissions(file, fs::Permissions::from_mode(0o755)).unwrap();
 }

@@ -1,0 +1,90 @@
+//! Repairs that are killed, fail, meet others or are interrupted: at every failpoint, at every file.
+//!
+//! The failpoints are compiled in by the feature `fault-injection` (src/repair/failpoint.rs).
+
+mod disk;
+mod failing; // steps that fail: nothing is changed, and a rollback restores as much as it can
+mod killed; // repairs and undos that are killed at every step, and the next call that completes them
+mod locks; // repairs and checks that wait for each other, and an interruption
+mod recreated; // environments that were replaced, restored or changed after a kill // what is synchronized before it counts, and a disk that fails
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::support::broken_environment::{BrokenEnvironment, Tree};
+use crate::support::machine::{on_this_machine, output, wait_for};
+use crate::support::sandbox::Sandbox;
+
+const FAILPOINT: &str = "PCLUSTER_SHIM_FAULT";
+
+const STEPS: [&str; 11] = [
+    "stage",
+    "proof",
+    "snapshot",
+    "journal",
+    "token",
+    "remove",
+    "place",
+    "record",
+    "verification",
+    "close",
+    "closed",
+];
+
+/// Compares, and shows only what differs.
+#[track_caller]
+fn assert_same(now: &Tree, expected: &Tree, when: &str) {
+    let paths: std::collections::BTreeSet<_> = now.keys().chain(expected.keys()).collect();
+    let other: Vec<_> = paths
+        .into_iter()
+        .filter(|path| now.get(*path) != expected.get(*path))
+        .map(|path| format!("{}: {:?}, not {:?}", path.display(), now.get(path), expected.get(path)))
+        .collect();
+    assert!(other.is_empty(), "{when}:\n{}", other.join("\n"));
+}
+
+/// More often than any step is reached.
+const MAX_COUNT: usize = 100;
+
+/// What a repair of this environment makes, and that an undo takes it back.
+#[track_caller]
+fn repair_and_undo(environment: &BrokenEnvironment) -> Tree {
+    let before = environment.site();
+    environment.preflight(["fix"]).run().exits(0);
+    let repaired = environment.content();
+    environment.preflight(["undo"]).run().exits(0);
+    assert_same(&environment.site(), &before, "");
+    repaired
+}
+
+/// Processes that have this file open.
+fn find_holders(path: &Path) -> Vec<i32> {
+    let path = path.canonicalize().unwrap();
+    let processes = Path::new("/proc").read_dir().unwrap().flatten();
+    let has = |process: &Path| {
+        let open = process.join("fd").read_dir().into_iter().flatten().flatten();
+        open.into_iter().any(|file| fs::read_link(file.path()).is_ok_and(|target| target == path))
+    };
+    processes
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path())))
+        .filter(|(_, process)| has(process))
+        .map(|(pid, _)| pid)
+        .collect()
+}
+
+/// Waits until so many processes keep it open. A child has the files of its parent open for a moment.
+#[track_caller]
+pub(crate) fn wait_for_holders(path: &Path, count: usize) -> Vec<i32> {
+    let mut seen = 0;
+    wait_for("processes to wait", || {
+        let holders = find_holders(path);
+        seen = if holders.len() == count { seen + 1 } else { 0 };
+        (seen == 50).then_some(holders)
+    })
+}
+
+fn fifo(sandbox: &Sandbox, path: impl AsRef<Path>) -> PathBuf {
+    let path = sandbox.path(path);
+    output(&on_this_machine("mkfifo"), &[path.as_os_str()]);
+    path
+}

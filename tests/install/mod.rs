@@ -1,0 +1,262 @@
+//! install.sh: in dash, bash and busybox sh; for users of bash, zsh, fish and dash; and that an
+//! uninstall leaves nothing.
+//!
+//! Debian packages that this module and `traps` need beside a C compiler, python3 and strace:
+//!
+//!     apt-get install bash dash busybox zsh fish shellcheck shfmt util-linux binutils
+
+mod in_place; // the shim in the place of an environment's launcher (`--venv`)
+mod interrupted; // runs that are killed or cut off, and calls during an exchange of the shim
+mod live_shells; // an installation and an uninstallation seen by a shell that is running; completion; the manual page
+mod program;
+mod refused; // places and calls that are refused, with nothing written
+mod startup_files; // the line in them: every shell has the shim first, and loses the line byte for byte
+mod uninstall; // only the shim's own files are removed, those of older versions and of repairs among them // the script's lints, a checkout, the program as its own installer, and what is no fault of an installation
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+
+use crate::support::machine::{on_this_machine, output};
+use crate::support::run::{Call, Run};
+use crate::support::sandbox::{BINARY, Sandbox};
+
+/// Programs that install.sh uses, and the shells that read what it writes.
+const PROGRAMS: [&str; 31] = [
+    "awk", "chmod", "cp", "cut", "grep", "head", "id", "ln", "ls", "mkdir", "mv", "rm", "rmdir", "sed",
+    "setsid", "tail", "tr", "wc", "touch", "dash", "busybox", "zsh", "fish", "find", "uname", "tput",
+    "mktemp", "basename", "sort", "kill", "expr",
+];
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("install.sh")
+}
+
+/// The binary under test without its debugging symbols, which are most of it.
+fn small_binary() -> &'static Path {
+    static SMALL: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = SMALL.get_or_init(|| {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("pcluster");
+        let arguments = ["-o".as_ref(), path.as_os_str(), BINARY.as_ref()];
+        output(&on_this_machine("strip"), &arguments);
+        (directory, path)
+    });
+    path
+}
+
+/// A user's home: an environment with a pcluster, and startup files that set PATH as theirs do.
+pub(crate) struct Home {
+    pub(crate) sandbox: Sandbox,
+    /// The path of a built shim, for `--binary`.
+    built: String,
+    before: BTreeMap<PathBuf, Vec<u8>>,
+}
+
+/// The shells that run install.sh.
+const SHELLS: [&str; 3] = ["dash", "bash", "busybox"];
+
+/// Startup files: a name below the sandbox and what ends it.
+const STARTUP: [(&str, &str); 7] = [
+    ("home/.profile", "# ends as it should\n"),
+    ("home/.bashrc", "# has no newline at its end, but a blank "),
+    ("home/.zshenv", "\n\n"),
+    ("home/.zprofile", "#\r\n# lines of Windows\r\n"),
+    ("home/.zshrc", "autoload -Uz compinit && compinit -u -D # and no newline"),
+    ("config/fish/config.fish", "# no newline here either"),
+    ("home/.bash_aliases", "# not a startup file\n"),
+];
+
+impl Home {
+    pub(crate) fn new() -> Self {
+        let sandbox = Sandbox::new();
+        for program in PROGRAMS {
+            symlink(on_this_machine(program), sandbox.path("tools").join(program)).unwrap();
+        }
+        sandbox.environment().is_broken();
+        fs::copy(small_binary(), sandbox.path("built")).unwrap();
+        fs::copy(script(), sandbox.path("install.sh")).unwrap();
+        let path =
+            ["venv/bin", "node", "tools"].map(|name| sandbox.path(name).display().to_string()).join(":");
+        for (name, end) in STARTUP {
+            let set = if name.ends_with("fish") {
+                format!("set -gx PATH {}\n", path.replace(':', " "))
+            } else {
+                format!("PATH={path}\nexport PATH\n")
+            };
+            let text = [set.as_bytes(), b"# a comment that is no UTF-8: \xff\xfe\n", end.as_bytes()].concat();
+            sandbox.write(name, text);
+        }
+        sandbox.build_image();
+        let built = sandbox.path("built").display().to_string();
+        let mut home = Self { sandbox, built, before: BTreeMap::new() };
+        home.before = home.files();
+        home
+    }
+
+    pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.sandbox.path(name)
+    }
+
+    pub(crate) fn prefix(&self) -> PathBuf {
+        self.path("home/.local/share/pcluster-shim")
+    }
+
+    /// Any program, as this user calls it. The shim of the harness is not on PATH.
+    pub(crate) fn call<const N: usize>(&self, program: &str, arguments: [&str; N]) -> Call {
+        let path = ["venv/bin", "node", "tools"].map(|name| self.path(name));
+        let shell = self.path("tools/bash");
+        let call = self.sandbox.call(self.path("tools").join(program), arguments).path(&path);
+        let call = call.var("SHELL", shell);
+        // The directory of fish's history.
+        if program == "fish" { call.var("XDG_DATA_HOME", self.path("data")) } else { call }
+    }
+
+    /// install.sh in one of [`SHELLS`], and where that is busybox with nothing but busybox's tools.
+    pub(crate) fn installs_in<const N: usize>(&self, shell: &str, arguments: [&str; N]) -> Call {
+        let script = self.path("install.sh");
+        let script = script.to_str().unwrap();
+        let call = match shell {
+            "busybox" => self.call(shell, ["sh", script]).path(&self.with_busybox()),
+            _ => self.call(shell, [script]),
+        };
+        arguments.iter().fold(call, |call, argument| call.argument(*argument))
+    }
+
+    fn with_busybox(&self) -> Vec<PathBuf> {
+        let directory = self.path("busybox");
+        if !directory.exists() {
+            fs::create_dir(&directory).unwrap();
+            let busybox = on_this_machine("busybox");
+            for name in output(&busybox, &["--list".as_ref()]).lines() {
+                symlink(&busybox, directory.join(name)).unwrap();
+            }
+            symlink(on_this_machine("zsh"), directory.join("zsh")).unwrap();
+        }
+        ["venv/bin", "node"].map(|name| self.path(name)).into_iter().chain([directory]).collect()
+    }
+
+    #[track_caller]
+    pub(crate) fn install(&self) -> Run {
+        let run = self.installs_in("dash", ["--binary", &self.built]).run();
+        run.exits(0);
+        run
+    }
+
+    #[track_caller]
+    fn uninstall(&self) -> Run {
+        let run = self.installs_in("dash", ["--uninstall"]).run();
+        run.exits(0);
+        run
+    }
+
+    /// Every file and directory of the user's, with its content; what shells write by themselves
+    /// when they start is left out.
+    fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let mut files = BTreeMap::new();
+        for below in ["home", "config", "venv"] {
+            collect(&self.path(below), &mut files);
+        }
+        let own = |path: &Path| {
+            [
+                "config/fish/fish_variables",
+                "config/fish/conf.d",
+                "config/fish/functions",
+                "config/fish/completions",
+            ]
+            .iter()
+            .any(|name| path.ends_with(name))
+        };
+        files.retain(|path, _| !own(path));
+        files
+    }
+
+    /// The user's files by their paths below the sandbox, whose own path is left out of their texts.
+    fn written(&self) -> BTreeMap<PathBuf, String> {
+        let root = self.sandbox.root.to_str().unwrap();
+        let below = |(path, content): (PathBuf, Vec<u8>)| {
+            let path = path.strip_prefix(root).unwrap().to_owned();
+            (path, String::from_utf8_lossy(&content).replace(root, "SANDBOX"))
+        };
+        self.files().into_iter().map(below).collect()
+    }
+
+    /// Compares with the files before, byte for byte.
+    #[track_caller]
+    pub(crate) fn is_as_before(&self, run: &Run) {
+        let now = self.files();
+        let changed: Vec<_> = now
+            .keys()
+            .chain(self.before.keys())
+            .filter(|path| now.get(*path) != self.before.get(*path))
+            .collect();
+        run.holds(changed.is_empty(), &format!("these are not as before: {changed:?}"));
+    }
+
+    /// How often the shim's line is in a file.
+    fn lines_in(&self, name: &str) -> usize {
+        let text = fs::read(self.path(name)).unwrap();
+        String::from_utf8_lossy(&text).lines().filter(|line| line.contains("# pcluster-shim")).count()
+    }
+}
+
+fn collect(directory: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) {
+    for entry in directory.read_dir().into_iter().flatten().flatten() {
+        let path = entry.path();
+        let metadata = path.symlink_metadata().unwrap();
+        let mode = metadata.permissions().mode().to_string();
+        let content = if metadata.is_dir() {
+            collect(&path, files);
+            Vec::new()
+        } else if metadata.is_symlink() {
+            fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes()
+        } else {
+            fs::read(&path).unwrap()
+        };
+        files.insert(path, [mode.as_bytes(), &content].concat());
+    }
+}
+
+/// Ways to start a shell that read a startup file. A script's bash or dash reads none: its PATH is
+/// that of the shell that starts it.
+const STARTS: [(&str, &[&str]); 13] = [
+    ("bash", &["-i"]),
+    ("bash", &["-l"]),
+    ("bash", &["-l", "-i"]),
+    ("zsh", &[]),
+    ("zsh", &["-i"]),
+    ("zsh", &["-l"]),
+    ("zsh", &["-l", "-i"]),
+    ("fish", &[]),
+    ("fish", &["-i"]),
+    ("fish", &["-l"]),
+    ("fish", &["-l", "-i"]),
+    ("dash", &["-l"]),
+    ("dash", &["-l", "-i"]),
+];
+
+/// A user whom permission bits bind, which root is not.
+fn as_other_user(home: &Home, call: Call) -> Call {
+    if !rustix::process::geteuid().is_root() {
+        return call;
+    }
+    let mut files = BTreeMap::new();
+    collect(&home.sandbox.root, &mut files);
+    for path in files.keys().chain([&home.sandbox.root]) {
+        std::os::unix::fs::lchown(path, Some(65534), Some(65534)).unwrap();
+    }
+    let first = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    call.under(on_this_machine("setpriv"), &first)
+}
+
+/// install.sh on one environment in place.
+#[track_caller]
+fn in_place(home: &Home, more: &[&str]) {
+    let venv = home.path("venv");
+    let call = home.installs_in("dash", ["--venv", venv.to_str().unwrap()]);
+    more.iter().fold(call, |call, word| call.argument(*word)).run().exits(0).is_silent();
+}

@@ -1,0 +1,209 @@
+//! Places and calls that are refused, with nothing written.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+
+use super::{Home, SHELLS, as_other_user, small_binary};
+use crate::support::machine::on_this_machine;
+use crate::support::run::Call;
+
+/// No prefix that can be written, and one that cannot be: nothing is done.
+#[test]
+fn where_nothing_can_be_written_nothing_is_done() {
+    let home = Home::new();
+    fs::set_permissions(home.path("home"), fs::Permissions::from_mode(0o555)).unwrap();
+    let call = home.installs_in("dash", ["--binary", &home.built]);
+    let run = as_other_user(&home, call).run();
+    fs::set_permissions(home.path("home"), fs::Permissions::from_mode(0o755)).unwrap();
+    run.exits(1).prints("").stderr_matches("install-no-place.txt");
+    home.is_as_before(&run);
+}
+
+#[test]
+fn without_home_a_prefix_has_to_be_named() {
+    let home = Home::new();
+    for value in [None, Some(""), Some("relative")] {
+        for shell in SHELLS {
+            let call = home.installs_in(shell, ["--binary", &home.built]);
+            let call = match value {
+                None => call.without("HOME"),
+                Some(value) => call.var("HOME", value),
+            };
+            let run = call.run();
+            run.exits(2).prints("").stderr_matches("install-no-home.txt");
+            home.is_as_before(&run);
+        }
+    }
+    let prefix = home.path("prefix");
+    let arguments = ["--binary", &home.built, "--prefix", prefix.to_str().unwrap()];
+    let run = home.installs_in("dash", arguments).without("HOME").run();
+    run.exits(0).is_silent().stdout_matches("install-no-startup-files.txt");
+    home.is_as_before(&run);
+    let arguments = ["--uninstall", "--prefix", prefix.to_str().unwrap()];
+    let call = home.installs_in("dash", arguments).without("HOME");
+    call.without("XDG_CACHE_HOME").without("XDG_STATE_HOME").run().exits(0).is_silent();
+    assert!(!prefix.exists());
+}
+
+/// sudo keeps HOME on some systems.
+#[test]
+fn a_home_of_another_user_is_refused() {
+    let home = Home::new();
+    if !rustix::process::geteuid().is_root() {
+        // Only root can make such a home; for others the directory cannot be written at all.
+        return;
+    }
+    chown(home.path("home"), Some(65534), None).unwrap();
+    let run = home.installs_in("dash", ["--binary", &home.built]).run();
+    chown(home.path("home"), Some(0), None).unwrap();
+    run.exits(1).prints("").stderr_matches("install-other-home.txt");
+    home.is_as_before(&run);
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "a test that does not run says so")]
+fn a_prefix_from_which_no_program_runs_is_refused() {
+    let home = Home::new();
+    let prefix = home.path("home/mounted");
+    fs::create_dir(&prefix).unwrap();
+    let mount = on_this_machine("mount");
+    let mounted =
+        format!("{} -t tmpfs -o noexec none '{}' && exec \"$@\"", mount.display(), prefix.display());
+    let unshare = on_this_machine("unshare");
+    let may_mount =
+        std::process::Command::new(&unshare).args(["-m", "sh", "-c", &mounted, "sh", "true"]).status();
+    if !may_mount.is_ok_and(|status| status.success()) {
+        println!("not tested: this user may not mount a file system");
+        return;
+    }
+    let below = prefix.join("shim");
+    let call = home.installs_in("dash", ["--binary", &home.built, "--prefix", below.to_str().unwrap()]);
+    let run =
+        call.under(unshare, &["-m", on_this_machine("sh").to_str().unwrap(), "-c", &mounted, "sh"]).run();
+    run.exits(1).prints("").stderr_matches("install-noexec.txt");
+    fs::remove_dir(&prefix).unwrap();
+    home.is_as_before(&run);
+}
+
+#[test]
+fn a_working_directory_that_is_gone_is_no_place_for_a_prefix() {
+    let home = Home::new();
+    let gone = ["-c", "mkdir gone && cd gone && rmdir ../gone && exec \"$@\"", "sh"];
+    let sh = on_this_machine("sh");
+    for shell in SHELLS {
+        let call = home.installs_in(shell, ["--binary", &home.built, "--prefix", "below"]);
+        let run = call.under(&sh, &gone).run();
+        // The shells themselves complain too, each in its words.
+        let told = "install.sh: the current directory is gone\ninstall.sh: Name the whole path of below.\n";
+        run.exits(2).prints("").holds(run.stderr().ends_with(told), "stderr ends in the refusal");
+        home.is_as_before(&run);
+    }
+    let call = home.installs_in("dash", ["--binary", &home.built]);
+    call.under(&sh, &gone).run().exits(0);
+}
+
+/// Permissions stop other users; root is stopped by nothing.
+#[test]
+fn root_writes_nothing_of_another_users() {
+    let home = Home::new();
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let [data, environment] = ["home/data", "venv"].map(|name| home.path(name));
+    fs::create_dir(&data).unwrap();
+    let startup =
+        [".profile", ".bashrc", ".zshenv", ".zprofile", ".zshrc"].map(|name| format!("home/{name}"));
+    let give = |user| {
+        for path in [data.clone(), environment.join("bin")]
+            .into_iter()
+            .chain(startup.iter().map(|name| home.path(name)))
+        {
+            chown(path, Some(user), None).unwrap();
+        }
+    };
+    give(65534);
+    let venv = environment.to_str().unwrap();
+    let in_venv = ["--binary", &home.built, "--venv", venv];
+    let run = home.installs_in("dash", in_venv).run();
+    run.exits(1).prints("").stderr_matches("install-other-venv.txt");
+    home.installs_in("busybox", ["--uninstall", "--venv", venv]).run().exits(1);
+    let below = data.join("not/yet");
+    let run = home.installs_in("dash", ["--binary", &home.built]).var("XDG_DATA_HOME", &below).run();
+    run.exits(1).prints("").stderr_matches("install-other-data.txt");
+    fs::remove_dir(&data).unwrap();
+    home.is_as_before(&run);
+    let prefix = home.path("prefix");
+    let in_prefix = ["--binary", &home.built, "--prefix", prefix.to_str().unwrap()];
+    let run = home.installs_in("busybox", in_prefix).run();
+    run.exits(0).stderr_matches("install-other-startup.txt");
+    assert_eq!(startup.each_ref().map(|name| home.lines_in(name)), [0; 5]);
+    let below = prefix.join("below");
+    chown(&prefix, Some(65534), None).unwrap();
+    let below = ["--binary", &home.built, "--prefix", below.to_str().unwrap()];
+    let run = home.installs_in("dash", below).run();
+    run.exits(1).prints("").holds(run.stderr().contains("/prefix belongs to another user"), "why");
+    fs::create_dir(&data).unwrap();
+    give(0);
+    fs::remove_dir(&data).unwrap();
+    home.installs_in("dash", in_venv).run().exits(0);
+}
+
+/// A container that runs as any user has a HOME of root's that its group may write.
+#[test]
+fn a_home_that_is_not_ones_own_but_can_be_written_is_installed_in() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let home = Home::new();
+    for path in ["home", "work", "cache", "tmp"] {
+        fs::set_permissions(home.path(path), fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    fs::set_permissions(&home.sandbox.root, fs::Permissions::from_mode(0o755)).unwrap();
+    let call = home.installs_in("dash", ["--no-modify-path", "--binary", &home.built]);
+    let run =
+        call.under(on_this_machine("setpriv"), &["--reuid", "65534", "--regid", "0", "--clear-groups"]).run();
+    run.exits(0).is_silent();
+    assert!(home.prefix().join("bin/pcluster").is_file());
+}
+
+#[test]
+fn a_link_in_the_place_of_its_directory_is_refused() {
+    let home = Home::new();
+    let elsewhere = home.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::write(elsewhere.join("install.sh"), "precious").unwrap();
+    symlink(&elsewhere, home.path("venv/bin/.pcluster-shim")).unwrap();
+    let venv = home.path("venv");
+    let run = home.installs_in("dash", ["--binary", &home.built, "--venv", venv.to_str().unwrap()]).run();
+    run.exits(1).prints("").stderr_matches("install-venv-link.txt");
+    assert_eq!(fs::read(elsewhere.join("install.sh")).unwrap(), b"precious");
+    fs::remove_file(home.path("venv/bin/.pcluster-shim")).unwrap();
+    home.is_as_before(&run);
+}
+
+#[test]
+fn what_is_asked_for_wrongly_is_said_and_nothing_is_done() {
+    let home = Home::new();
+    home.sandbox.write("other-program", "#!/bin/sh\n");
+    let mut foreign = fs::read(small_binary()).unwrap();
+    foreign[18] ^= 0x5a; // another machine's
+    home.sandbox.script("other-machine", foreign);
+    let at = |name: &str| home.path(name).display().to_string();
+    for (arguments, status, snapshot) in [
+        (vec!["--loud".to_owned()], 2, "install-unknown-argument.txt"),
+        (vec!["--prefix".into()], 2, "install-empty-value.txt"),
+        (vec!["--binary".into(), at("absent")], 1, "install-absent.txt"),
+        (vec!["--binary".into(), at("other-program")], 1, "install-other-program.txt"),
+        (vec!["--binary".into(), at("other-machine")], 1, "install-other-machine.txt"),
+        (vec!["--venv".into(), at("home")], 1, "install-no-venv.txt"),
+        (vec!["--venv".into(), at("venv"), "--prefix".into(), at("x")], 2, "install-both.txt"),
+        (vec!["--venv".into(), at("node/..")], 1, "install-no-venv-2.txt"),
+    ] {
+        let call = arguments.iter().fold(home.installs_in("dash", []), Call::argument);
+        let run = call.run();
+        run.exits(status).prints("").stderr_matches(snapshot);
+        home.is_as_before(&run);
+    }
+    let run = home.installs_in("dash", ["--help"]).run();
+    run.exits(0).is_silent().stdout_matches("install-help.txt");
+}

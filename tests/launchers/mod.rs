@@ -1,0 +1,86 @@
+//! Every form of launcher leads to its interpreter, asked as pcluster would run it; what leads to
+//! none leaves the environment unknown, in one line.
+
+mod forms; // every form of launcher leads to its interpreter
+mod interpreters;
+mod packages; // the packages are those that the interpreter finds
+mod wrappers; // launchers of other kinds are asked by starting them // interpreters that are scripts, that lead to another one, or that do not run
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::support::fakes::{ENTRY, node};
+use crate::support::machine::real_python;
+use crate::support::run::Run;
+use crate::support::sandbox::Sandbox;
+
+/// `preflight check --no-synth --format json`, which asks the launcher's interpreter and no more.
+fn check(sandbox: &Sandbox) -> (Value, Run) {
+    let run = sandbox.pcluster(["preflight", "check", "--no-synth", "--format", "json"]).run();
+    let report = serde_json::from_slice(&run.stdout).unwrap_or_default();
+    (report, run)
+}
+
+/// A real Python, with fake distributions in a directory of the sandbox.
+struct Real {
+    site: PathBuf,
+    launcher: String,
+}
+
+fn real(sandbox: &Sandbox) -> Real {
+    node(sandbox);
+    let site = sandbox.path("site");
+    for (name, version) in [("aws-parallelcluster", "3.1.3"), ("aws-cdk.aws-imagebuilder", "1.153.0")] {
+        let metadata = site.join(format!("{name}-{version}.dist-info/METADATA"));
+        sandbox.write(metadata, format!("Name: {name}\nVersion: {version}\n"));
+    }
+    sandbox.write(site.join("pcluster/cli/entrypoint.py"), "def main():\n    print('main ran')\n");
+    let launcher = format!("#!{}\n{ENTRY}", real_python().display());
+    Real { site, launcher }
+}
+
+/// A virtual environment without pip: pyvenv.cfg and a link decide about `sys.path`.
+fn venv(sandbox: &Sandbox) -> PathBuf {
+    sandbox.write("v/pyvenv.cfg", format!("home = {}\n", real_python().parent().unwrap().display()));
+    let python = sandbox.link("v/bin/python", real_python());
+    sandbox.write("v/lib/x", "");
+    let code = "import sysconfig; print(sysconfig.get_path('purelib'))";
+    let run = sandbox.call(&python, ["-c", code]).run();
+    let purelib = PathBuf::from(run.stdout().trim());
+    assert!(purelib.starts_with(&sandbox.root), "{}", purelib.display());
+    fs::create_dir_all(&purelib).unwrap();
+    purelib
+}
+
+#[track_caller]
+fn blocked(sandbox: &Sandbox, form: &str) -> Value {
+    let (report, run) = check(sandbox);
+    run.exits(1).is_silent();
+    run.holds(report["packages"]["aws-cdk-aws-imagebuilder"] == "1.153.0", "the fake distributions");
+    run.holds(report["target"]["launcher"] == form, form);
+    run.holds(!run.stdout().contains("main ran"), "pcluster's own code was run");
+    sandbox.has_no_scratch();
+    report
+}
+
+/// A virtual environment with these distributions in it; its Python, and its own console script.
+fn venv_with(sandbox: &Sandbox, name: &str, cdk: &str) -> (PathBuf, PathBuf) {
+    sandbox.write(
+        format!("{name}/pyvenv.cfg"),
+        format!("home = {}\n", real_python().parent().unwrap().display()),
+    );
+    let python = sandbox.link(format!("{name}/bin/python"), real_python());
+    let code = "import sysconfig; print(sysconfig.get_path('purelib'))";
+    let purelib = PathBuf::from(sandbox.call(&python, ["-c", code]).run().stdout().trim());
+    for (distribution, version) in [("aws-parallelcluster", "3.16.1"), ("aws-cdk.aws-imagebuilder", cdk)] {
+        let metadata = purelib.join(format!("{distribution}-{version}.dist-info/METADATA"));
+        sandbox.write(metadata, format!("Name: {distribution}\nVersion: {version}\n"));
+    }
+    sandbox.write(purelib.join("pcluster/__init__.py"), "");
+    sandbox.write(purelib.join("pcluster/cli/__init__.py"), "");
+    sandbox.write(purelib.join("pcluster/cli/entrypoint.py"), "def main():\n    print('main ran')\n");
+    let script = sandbox.script(format!("{name}/bin/pcluster"), format!("#!{}\n{ENTRY}", python.display()));
+    (purelib, script)
+}

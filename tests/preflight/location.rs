@@ -1,0 +1,58 @@
+//! `preflight where`.
+
+use crate::support::machine::on_this_machine;
+use crate::support::sandbox::Sandbox;
+
+#[test]
+fn where_reports_what_is_guarded_and_how_it_was_found() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    sandbox.script("other/pcluster", "#!/bin/sh\n");
+    let path = ["shim", "venv/bin", "other", "tools"].map(|name| sandbox.path(name));
+    let call = |more: &[&str]| {
+        let call = sandbox.pcluster(["preflight", "where"]).path(&path);
+        more.iter().fold(call, |call, argument| call.argument(*argument)).run()
+    };
+    call(&[]).exits(0).is_silent().stdout_matches("where.txt");
+    call(&["--format", "json"]).exits(0).is_silent().stdout_matches("where.json");
+}
+
+/// Trap 6: an activated venv stands first.
+#[test]
+fn where_exits_1_where_the_shim_is_bypassed() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    let path = ["venv/bin", "shim", "tools"].map(|name| sandbox.path(name));
+    let call = || sandbox.pcluster(["preflight", "where"]).path(&path);
+    call().run().exits(1).is_silent().stdout_matches("where-bypassed.txt");
+    call().argument("--format").argument("json").run().exits(1).stdout_matches("where-bypassed.json");
+    let absent = [sandbox.path("venv/bin"), sandbox.path("tools")];
+    sandbox.pcluster(["preflight", "where"]).path(&absent).run().exits(1);
+}
+
+/// Trap 8: a shell goes on running what it once found, whatever has come before it on PATH since.
+#[test]
+fn where_reports_a_stale_hash() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    let call = |order: [&str; 3], script: &str| {
+        let path = order.map(|name| sandbox.path(name));
+        let call = sandbox.call(on_this_machine("bash"), ["--norc", "-c", script]);
+        call.var("SHIM", sandbox.path("shim/pcluster")).path(&path).run()
+    };
+    let run = call(["venv/bin", "shim", "tools"], "hash -p \"$SHIM\" pcluster; pcluster preflight where");
+    run.exits(1).is_silent().stdout_matches("where-stale-hash.txt");
+    let json = "pcluster preflight where --format json";
+    let run = call(["venv/bin", "shim", "tools"], &format!("hash -p \"$SHIM\" pcluster; {json}"));
+    run.exits(1).is_silent().holds(run.stdout().contains("\"stale-hash\""), "the warning's id");
+    let run = call(["shim", "venv/bin", "tools"], json);
+    run.exits(0).is_silent().holds(!run.stdout().contains("\"stale-hash\""), "found anew");
+}
+
+#[test]
+fn where_names_a_dead_interpreter_and_an_unknown_environment() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    std::fs::remove_file(environment.path("bin/python")).unwrap();
+    sandbox.pcluster(["preflight", "where"]).run().exits(0).is_silent().stdout_matches("where-dead.txt");
+}

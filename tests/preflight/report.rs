@@ -1,0 +1,184 @@
+//! The report of a check, for people and as JSON.
+
+use serde_json::{Value, json};
+
+use super::{check, json_of};
+use crate::support::fakes::BAD;
+use crate::support::sandbox::Sandbox;
+
+/// Three verdicts, two forms, one report.
+#[test]
+fn every_verdict_in_both_forms() {
+    type Change = fn(&crate::support::fakes::Environment);
+    let verdicts: [(&str, i32, Change); 5] = [
+        ("ready", 0, |_| {}),
+        ("blocked", 1, |environment| environment.is_broken()),
+        ("blocked-template", 1, |environment| environment.builds(BAD)),
+        ("unknown", 3, |environment| {
+            environment.answers(&json!({"kind": "failed", "stage": "import", "message": "ModuleNotFoundError: No module named 'pkg_resources'"}));
+        }),
+        ("mixed", 0, |environment| environment.installs("aws-cdk.core", "1.203.0", "")),
+    ];
+    for (verdict, status, change) in verdicts {
+        let sandbox = Sandbox::new();
+        change(&sandbox.environment());
+        let human = check(&sandbox);
+        human.exits(status).is_silent().stdout_matches(&format!("check-{verdict}.txt"));
+        let json = sandbox.pcluster(["preflight", "--format", "json"]).run();
+        json.exits(status).is_silent().stdout_matches(&format!("check-{verdict}.json"));
+        let (report, run) = json_of(&sandbox);
+        run.exits(status);
+        let word = human.stdout().lines().next().unwrap().to_owned();
+        run.holds(report["verdict"] == word.as_str(), "human and JSON give the same verdict");
+        sandbox.pcluster(["preflight"]).run().prints_like(&human);
+        let junit = sandbox.pcluster(["preflight", "--format", "junit"]).run();
+        junit.exits(status).is_silent().stdout_matches(&format!("check-{verdict}.xml"));
+        let github = sandbox.pcluster(["preflight", "--format", "github"]).run();
+        github.exits(status).is_silent().stdout_matches(&format!("check-{verdict}.github.txt"));
+        sandbox.has_no_scratch();
+    }
+}
+
+/// The keys that the contract names, with their kinds.
+#[test]
+fn the_json_has_every_key_of_the_contract() {
+    let sandbox = Sandbox::new();
+    sandbox.environment().is_broken();
+    let (report, _) = json_of(&sandbox);
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(
+        keys(&report),
+        ["schemaVersion", "verdict", "shim", "target", "packages", "checks", "findings"]
+    );
+    assert_eq!(report["schemaVersion"], 1);
+    assert_eq!(keys(&report["shim"]), ["version", "path"]);
+    let target = [
+        "path",
+        "foundBy",
+        "launcher",
+        "interpreter",
+        "pythonVersion",
+        "pclusterVersion",
+        "node",
+        "nodeVersion",
+    ];
+    assert_eq!(keys(&report["target"]), target);
+    assert_eq!(report["packages"]["aws-cdk-aws-imagebuilder"], "1.153.0");
+    for check in report["checks"].as_array().unwrap() {
+        assert_eq!(keys(check)[..3], ["id", "status", "durationMs"]);
+        assert!(check["durationMs"].is_u64());
+        assert!(["passed", "failed", "skipped", "unknown"].contains(&check["status"].as_str().unwrap()));
+    }
+    for finding in report["findings"].as_array().unwrap() {
+        for key in ["id", "level", "type", "message", "evidence", "references"] {
+            assert!(finding.get(key).is_some(), "{key}: {finding}");
+        }
+        let kind = finding["type"].as_str().unwrap();
+        assert!(kind.ends_with("Advisory") || kind.ends_with("Template"), "{kind}");
+        assert!(finding["fix"]["command"].is_string());
+    }
+    assert_eq!(report["findings"][0]["id"], "cdk-imagebuilder-1.153.0");
+}
+
+#[test]
+fn no_synth_starts_only_the_interpreter() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    let call = sandbox.pcluster(["preflight", "check", "--no-synth"]);
+    call.run().exits(0).is_silent().stdout_matches("check-no-synth.txt");
+    assert_eq!(sandbox.log(), ["identity"]);
+}
+
+/// With the user's own configuration, id and region: exactly these reach the real parser.
+#[test]
+fn the_options_reach_the_real_parser() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    let synth = std::fs::read_to_string(environment.path("fake/synth")).unwrap();
+    environment.synthesizes(&format!("echo \"$*\" >>\"$log\"; {synth}"));
+    sandbox.build_image();
+    sandbox
+        .pcluster(["preflight", "-c", "image.yaml", "-i", "my-image"])
+        .argument("-r")
+        .argument("eu-west-1")
+        .run()
+        .exits(0);
+    let asked = "build-image --image-configuration image.yaml --image-id my-image --region eu-west-1";
+    assert!(sandbox.log().contains(&asked.to_owned()), "{:?}", sandbox.log());
+    sandbox.clear_log();
+    sandbox.pcluster(["preflight"]).run();
+    let minimal =
+        sandbox.log().iter().any(|line| line.ends_with("image-config.yaml --image-id preflight-check"));
+    assert!(minimal, "{:?}", sandbox.log());
+}
+
+/// A call that the real pcluster would refuse is an error of the caller's, not a verdict.
+#[test]
+fn a_refused_configuration_is_an_error_of_configuration() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    environment.answers(
+        &json!({"kind": "rejected", "stage": "configuration", "message": "{'Bild': ['Unknown field.']}"}),
+    );
+    sandbox.build_image();
+    let run = sandbox.pcluster(["preflight", "-c", "image.yaml", "-i", "my-image"]).run();
+    run.exits(2).prints("").prefixed().stderr_matches("check-rejected.txt");
+}
+
+#[test]
+fn a_flag_is_meant_from_the_current_directory_and_keeps_links() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    sandbox.link("work/linked", "../venv");
+    let real = |named: &str| sandbox.pcluster(["preflight", "--format=json", "--real", named]).run();
+    for (named, path) in [
+        ("linked/bin/pcluster", "work/linked/bin/pcluster"),
+        ("./linked/bin/pcluster", "work/linked/bin/pcluster"),
+        ("../venv/bin/pcluster", "work/../venv/bin/pcluster"),
+    ] {
+        let run = real(named);
+        let report: Value = serde_json::from_slice(&run.stdout).unwrap();
+        run.exits(0).holds(report["target"]["path"] == json!(sandbox.path(path)), path);
+    }
+    let run = sandbox.pcluster(["preflight", "--real", "bin/pcluster"]).run();
+    run.exits(127).prints("").prefixed().stderr_matches("real-flag-absent.txt");
+}
+
+/// Reported before any Python is started, with the file's name.
+#[test]
+fn a_configuration_that_cannot_be_read() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    std::fs::create_dir(sandbox.path("work/directory")).unwrap();
+    sandbox.write("work/latin-1", b"Build: \xe4\n");
+    for name in ["absent", "directory", "latin-1"] {
+        let run = sandbox.pcluster(["preflight", "-c", name]).run();
+        run.exits(2).prints("").prefixed().stderr_matches(&format!("configuration-{name}.txt"));
+    }
+    assert_eq!(sandbox.log(), [""; 0]);
+}
+
+/// No real pcluster follows, so a configuration that can be read once is read.
+#[test]
+fn a_configuration_that_can_be_read_once_is_checked() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    let synth = std::fs::read_to_string(environment.path("fake/synth")).unwrap();
+    environment.synthesizes(&format!("echo \"read $(cat \"$3\")\" >>\"$log\"; {synth}"));
+    sandbox.write("work/content", "Build: from a pipe");
+    let bash = sandbox.path("tools/bash");
+    let run = sandbox
+        .pcluster(["preflight", "check"])
+        .under(&bash, &["-c", "\"$@\" -c <(cat content)", "bash"])
+        .run();
+    run.exits(0).is_silent();
+    let run = sandbox.pcluster(["preflight", "-c", "/dev/stdin"]).stdin("Build: from a file").run();
+    run.exits(0).is_silent();
+    let read: Vec<String> = sandbox.log().into_iter().filter(|line| line.starts_with("read ")).collect();
+    assert_eq!(read, ["read Build: from a pipe", "read Build: from a file"]);
+    sandbox.clear_log();
+    let endless = sandbox.pcluster(["preflight", "-c", "/dev/zero"]).run();
+    endless.exits(2).prints("").prefixed().stderr_matches("check-endless.txt");
+    assert_eq!(sandbox.log(), [""; 0]);
+    sandbox.has_no_scratch();
+}
