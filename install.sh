@@ -9,9 +9,9 @@
 # With --venv DIR, instead, inside an environment:
 #
 #   DIR/bin/pcluster                           the shim
-#   DIR/bin/pcluster-preflight                 a copy of its own: DIR/bin/pcluster may be overwritten
+#   DIR/bin/pcluster-preflight                 a second copy: DIR/bin/pcluster may be overwritten
 #   DIR/bin/pcluster.real                      the launcher that was there
-#   DIR/bin/.pcluster-shim/pcluster            a link to it, of the name that its usage text shows
+#   DIR/bin/.pcluster-shim/pcluster            a link to it, because its usage text shows its name
 #   DIR/bin/.pcluster-shim/install.sh          this file
 
 # Functions and, at the end, one call, so that a script that is cut off anywhere does nothing. No name
