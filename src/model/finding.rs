@@ -42,6 +42,9 @@ pub enum Kind {
     ImageLimit,
     LambdaRuntime,
     KnownIssue,
+    BuildComponent,
+    ParentImage,
+    BuildNetwork,
     CheckNotRun,
 }
 
@@ -144,6 +147,9 @@ pub enum Remedy {
     Bytecode(String),
     /// Packages move to the releases of the day on which that release of aws-parallelcluster came out.
     Release,
+    /// A source file of the installed pcluster is edited; this is the id of the edit. The finding's evidence has the
+    /// file and the line under `edit`.
+    Edit(String),
 }
 
 const FIX: &str = "pcluster preflight fix";
@@ -169,6 +175,11 @@ impl Fix {
     /// A change of the Lambda runtime, only by its id.
     pub fn changing_runtime(command: String, runtime: String) -> Self {
         Self { command, remedy: Some(Remedy::Runtime(runtime)) }
+    }
+
+    /// An edit of a source file of the installed pcluster.
+    pub fn editing(edit: &str) -> Self {
+        Self { command: FIX.into(), remedy: Some(Remedy::Edit(edit.into())) }
     }
 
     /// A fix that the user has to make.

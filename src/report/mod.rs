@@ -130,6 +130,9 @@ pub struct Report {
     pub packages: BTreeMap<String, String>,
     pub checks: Vec<Check>,
     pub findings: Vec<Finding>,
+    /// A WARNING blocks too.
+    #[serde(skip)]
+    denies_warnings: bool,
 }
 
 impl Report {
@@ -140,14 +143,50 @@ impl Report {
         checks: Vec<Check>,
         findings: Vec<Finding>,
     ) -> Self {
-        let verdict = derive_verdict(&checks, &findings);
-        Self { schema_version: 1, verdict, shim, target, packages, checks, findings }
+        let verdict = derive_verdict(&checks, &findings, Level::Error);
+        Self { schema_version: 1, verdict, shim, target, packages, checks, findings, denies_warnings: false }
+    }
+
+    /// Lets every WARNING block, in all forms of the report.
+    pub fn deny_warnings(&mut self) {
+        self.denies_warnings = true;
+        let mut rest = self.findings.as_slice();
+        for check in &mut self.checks {
+            let (own, others) = rest.split_at(check.findings.min(rest.len()));
+            rest = others;
+            if own.iter().any(|finding| finding.level == Level::Warning) {
+                check.status = Status::Failed;
+            }
+        }
+        self.verdict = derive_verdict(&self.checks, &self.findings, self.blocking_level());
+    }
+
+    /// The least level that blocks.
+    fn blocking_level(&self) -> Level {
+        if self.denies_warnings { Level::Warning } else { Level::Error }
+    }
+
+    /// The verdict for people: `ready` alone if nothing is expected to fail.
+    pub(crate) fn describe_verdict(&self) -> String {
+        match (self.verdict, self.describe_warnings()) {
+            (Verdict::Ready, Some(warnings)) => format!("ready, with {warnings}"),
+            (verdict, _) => verdict.name().into(),
+        }
+    }
+
+    /// `1 warning`, if there are any.
+    pub(crate) fn describe_warnings(&self) -> Option<String> {
+        match self.findings.iter().filter(|finding| finding.level == Level::Warning).count() {
+            0 => None,
+            1 => Some("1 warning".into()),
+            count => Some(format!("{count} warnings")),
+        }
     }
 
     /// Adds a check, which counts for the verdict like every other.
     pub fn add(&mut self, check: Check) {
         self.checks.push(check);
-        self.verdict = derive_verdict(&self.checks, &self.findings);
+        self.verdict = derive_verdict(&self.checks, &self.findings, self.blocking_level());
     }
 
     /// The reasons why the verdict is not ready.
@@ -176,8 +215,9 @@ impl Report {
         self.target.as_ref().map_or_else(|| "template".into(), |target| lossy(&target.path))
     }
 
+    /// The findings that block.
     pub(crate) fn errors(&self) -> impl Iterator<Item = &Finding> {
-        self.findings.iter().filter(|finding| finding.level == Level::Error)
+        self.findings.iter().filter(|finding| finding.level >= self.blocking_level())
     }
 
     /// The errors without those that another one explains: one for each cause.
@@ -194,9 +234,9 @@ impl Report {
     }
 }
 
-/// A finding of level ERROR blocks, whatever check could not run.
-fn derive_verdict(checks: &[Check], findings: &[Finding]) -> Verdict {
-    if findings.iter().any(|finding| finding.level == Level::Error) {
+/// A finding of this level blocks, whatever check could not run.
+fn derive_verdict(checks: &[Check], findings: &[Finding], blocking: Level) -> Verdict {
+    if findings.iter().any(|finding| finding.level >= blocking) {
         Verdict::Blocked
     } else if checks.iter().any(|check| check.status == Status::Unknown) {
         Verdict::Unknown
@@ -297,8 +337,11 @@ mod tests {
             is_told_by_guard: false,
             shows: None,
         };
-        assert_eq!(derive_verdict(&[check(Status::Unknown)], &[finding(Level::Error)]), Verdict::Blocked);
-        assert_eq!(derive_verdict(&[check(Status::Unknown)], &[finding(Level::Warning)]), Verdict::Unknown);
-        assert_eq!(derive_verdict(&[check(Status::Skipped)], &[finding(Level::Warning)]), Verdict::Ready);
+        let derive = |status, level| derive_verdict(&[check(status)], &[finding(level)], Level::Error);
+        assert_eq!(derive(Status::Unknown, Level::Error), Verdict::Blocked);
+        assert_eq!(derive(Status::Unknown, Level::Warning), Verdict::Unknown);
+        assert_eq!(derive(Status::Skipped, Level::Warning), Verdict::Ready);
+        let denied = |level| derive_verdict(&[check(Status::Unknown)], &[finding(level)], Level::Warning);
+        assert_eq!((denied(Level::Warning), denied(Level::Info)), (Verdict::Blocked, Verdict::Unknown));
     }
 }
