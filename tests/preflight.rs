@@ -55,8 +55,9 @@ fn every_verdict_in_both_forms() {
         json.exits(status).is_silent().stdout_matches(&format!("check-{verdict}.json"));
         let (report, run) = json_of(&sandbox);
         run.exits(status);
-        let word = human.stdout().lines().next().unwrap().to_owned();
-        run.holds(report["verdict"] == word.as_str(), "human and JSON give the same verdict");
+        let line = human.stdout().lines().next().unwrap().to_owned();
+        let word = line.split(',').next().unwrap();
+        run.holds(report["verdict"] == word, "human and JSON give the same verdict");
         sandbox.pcluster(["preflight"]).run().prints_like(&human);
         let junit = sandbox.pcluster(["preflight", "--format", "junit"]).run();
         junit.exits(status).is_silent().stdout_matches(&format!("check-{verdict}.xml"));
@@ -64,6 +65,50 @@ fn every_verdict_in_both_forms() {
         github.exits(status).is_silent().stdout_matches(&format!("check-{verdict}.github.txt"));
         sandbox.has_no_scratch();
     }
+}
+
+/// A WARNING blocks in every form, and INFO does not.
+#[test]
+fn denied_warnings_block() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    let denied = |format: &str| {
+        sandbox.pcluster(["preflight", "check", "--deny", "warnings", "--format", format]).run()
+    };
+    denied("human").exits(0);
+    environment.installs("aws-parallelcluster", "3.17.0", "");
+    denied("human").exits(0).is_silent().stdout_matches("check-newer.txt");
+    environment.installs("aws-parallelcluster", "3.1.3", "");
+    environment.installs("aws-cdk.core", "1.203.0", "");
+    for (format, ending) in [("human", "txt"), ("json", "json"), ("junit", "xml"), ("github", "github.txt")] {
+        denied(format).exits(1).is_silent().stdout_matches(&format!("check-denied.{ending}"));
+    }
+    // The packages alone are enough.
+    sandbox.pcluster(["preflight", "--no-synth", "--deny=warnings"]).run().exits(1).is_silent();
+    sandbox.build_image().run().exits(0);
+    let run = sandbox.pcluster(["preflight", "check", "--deny", "infos"]).run();
+    run.exits(2).prints("").stderr_matches("usage-deny.txt");
+}
+
+#[test]
+fn constraints_that_cannot_work_are_refused() {
+    let sandbox = Sandbox::new();
+    let constraints = |arguments: &str| {
+        arguments.split(' ').fold(sandbox.pcluster(["preflight", "constraints"]), Call::argument).run()
+    };
+    for (arguments, snapshot) in [
+        ("3.1.0", "constraints-unpublished"),
+        ("3.16.1 --python 3.8", "constraints-python"),
+        ("3.1.3 --python 3.5", "constraints-python-old"),
+    ] {
+        constraints(arguments).exits(1).prints("").prefixed().stderr_matches(&format!("{snapshot}.txt"));
+    }
+    let json = constraints("3.1.0 --format json");
+    json.exits(1).holds(json.stdout().contains("never published"), "as JSON too");
+    constraints("3.13.2 --python 3.9").exits(0).is_silent();
+    constraints("3.13.2+ours").exits(0).is_silent();
+    constraints("3.17.0").exits(0).is_silent().stdout_matches("constraints-newer.txt");
+    constraints("3.16.3").exits(0).is_silent().stdout_matches("constraints-unmeasured.txt");
 }
 
 /// The keys that the contract names, with their kinds.
@@ -452,6 +497,8 @@ fn a_policy_is_printed_without_a_pcluster() {
         run.exits(0).is_silent().stdout_matches(&format!("policy-{policy}.json"));
         assert!(serde_json::from_slice::<Value>(&run.stdout).is_ok());
     }
+    let run = sandbox.pcluster(["preflight", "check", "--aws", "--print-policy"]).run();
+    run.exits(0).is_silent().stdout_matches("policy-check.json");
 }
 
 #[test]

@@ -160,10 +160,10 @@ pub struct CheckArgs {
     /// Repair what is blocked, then check again
     #[arg(long)]
     pub fix: bool,
-    /// Ask AWS about parent image, components and subnet
+    /// Ask AWS about parent, components and subnet
     #[arg(long, conflicts_with = "no_synth")]
     pub aws: bool,
-    /// The parent image, as describe-images prints it
+    /// The parent, as describe-images prints it
     #[arg(long, value_name = "FILE", conflicts_with_all = ["aws", "no_synth"])]
     pub parent: Option<PathBuf>,
     /// Print the IAM policy that --aws needs

@@ -9,7 +9,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from client_account import Failure, filter_by, read_other_answer, run_parallel
+from client_account import Failure, filter_by, read_other_answer, run_parallel, shorten
 
 # AWS's codes for what does not exist.
 ABSENT = ("404", "NoSuchKey", "NoSuchBucket", "NotFound", "ResourceNotFoundException")
@@ -39,11 +39,18 @@ def ask(facts, check, look):
     try:
         return look()
     except Failure as failure:
-        call = " ({})".format(failure.call) if failure.call else ""
-        facts["skipped"].setdefault(check, failure.describe() + call)
+        facts["skipped"].setdefault(check, explain(failure))
     except Exception as error:
         facts["skipped"].setdefault(check, read_other_answer(error).describe())
     return None
+
+
+def explain(failure):
+    if failure.code == "denied" and failure.call:
+        way = "`pcluster preflight check --aws --print-policy` prints what is needed"
+        return "{} is denied; {}".format(failure.permission(), way)
+    call = " ({})".format(failure.call) if failure.call else ""
+    return shorten(failure.message, 200) + call
 
 
 def find_image(aws, parent):

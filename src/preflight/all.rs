@@ -35,7 +35,9 @@ pub fn run(check: &CheckArgs, common: &Common) -> Result<Outcome, Abort> {
         let _step = progress.step(&format!("checking {} installations of pcluster", discovery.found.len()));
         let all = All { check, given, common, settings: &settings, advisories: &advisories, parent: &parent };
         let mut reports = all.check(&discovery.found)?;
-        reports.iter_mut().for_each(|report| deny(report, check.deny));
+        for report in &mut reports {
+            deny(report, check.deny);
+        }
         Ok(render(&reports, &discovery.cut_off, common))
     })
 }

@@ -72,8 +72,9 @@ const KEYS: [Key; 8] = [
     },
     Key {
         name: "aws",
-        meaning: "Whether build-image and check -c ask AWS about the parent image, the components and\n\
-                  the subnet, by read-only calls: preflight check --aws --print-policy lists them.",
+        meaning: "Whether build-image and check -c ask AWS about the parent image, the\n\
+                  components and the subnet, by read-only calls. To print the permissions:\n\
+                  pcluster preflight check --aws --print-policy.",
         value: "false",
         variable: None,
     },

@@ -69,7 +69,7 @@ fn the_checkout_is_built_and_installed() {
     let session = |script: &str| sandbox.run(&program("bash"), &["-i", "-c", script]);
     let ran = session("pcluster preflight");
     ran.ends_with(0);
-    assert!(ran.out().starts_with("ready\n"), "{ran}");
+    assert!(ran.out().starts_with("ready"), "{ran}");
     session("pcluster preflight where -q").ends_with(0);
     sandbox.run(&script, &["--uninstall"]).ends_with(0);
     assert!(!installed.exists());

@@ -99,12 +99,12 @@ pub fn built_in() -> Vec<Combination> {
 pub fn check_release(pcluster: &str) -> Vec<Finding> {
     let built_in = built_in();
     let affected = built_in.iter().filter(|one| one.by_release && contains(&one.pcluster, pcluster));
-    affected.map(|one| one.describe(pcluster, Level::Info, String::new(), Kind::PackageAdvisory)).collect()
+    affected.map(|one| one.describe(pcluster, Level::Info, "", Kind::PackageAdvisory)).collect()
 }
 
 impl Combination {
     /// The finding for a release, of at most this level.
-    pub fn describe(&self, pcluster: &str, level: Level, parent: String, kind: Kind) -> Finding {
+    pub fn describe(&self, pcluster: &str, level: Level, parent: &str, kind: Kind) -> Finding {
         let level = level.min(self.level);
         Finding {
             id: self.id.clone(),

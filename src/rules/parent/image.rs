@@ -15,7 +15,7 @@ use crate::rules::parent::facts::ParentImage;
 use crate::rules::parent::system::System;
 use crate::rules::template::component::Component;
 
-/// The names of official ParallelCluster AMIs: `aws-parallelcluster-3.9.3-amzn2-hvm-x86_64-202406191234`.
+/// The names of official `ParallelCluster` AMIs: `aws-parallelcluster-3.9.3-amzn2-hvm-x86_64-202406191234`.
 const OFFICIAL: &str = "aws-parallelcluster-";
 const VERSION_TAG: &str = "parallelcluster:version";
 
@@ -62,7 +62,7 @@ impl Checked<'_> {
         (!is_own).then(|| self.describe("parent-parallelcluster", level, message, cost, fix, reference))
     }
 
-    /// The version of an official ParallelCluster AMI. Others can give such a name too, so the owner counts.
+    /// The version of an official `ParallelCluster` AMI. Others can give such a name too, so the owner counts.
     fn official_version(&self) -> Option<&str> {
         let is_amazons = self.image.owner_alias.as_deref() == Some("amazon");
         let rest = self.image.name.as_deref()?.strip_prefix(OFFICIAL).filter(|_| is_amazons)?;
@@ -97,9 +97,7 @@ impl Checked<'_> {
         let affected =
             self.build.combinations.iter().filter(|combination| self.is_meant(combination, system));
         let parent = format!(" (parent image {})", self.name());
-        affected
-            .map(|combination| combination.describe(pcluster, most, parent.clone(), Kind::ParentImage))
-            .collect()
+        affected.map(|combination| combination.describe(pcluster, most, &parent, Kind::ParentImage)).collect()
     }
 
     fn is_meant(&self, combination: &Combination, system: Option<&System>) -> bool {
@@ -171,15 +169,16 @@ mod tests {
     use super::*;
     use crate::rules::advisories::combinations::built_in;
     use crate::rules::template::cloudformation::Yaml;
-    use crate::rules::template::component::tests::template_with;
+    use crate::rules::template::component::template_with;
     use crate::text::yaml;
 
     /// A template whose component supports these systems.
     fn template(systems: &[&str]) -> Value {
         let cases = systems
             .iter()
-            .map(|system| format!("        {system}*) echo '{system}' ;;\n"))
-            .collect::<String>();
+            .map(|system| format!("        {system}*) echo '{system}' ;;"))
+            .collect::<Vec<_>>()
+            .join("\n");
         template_with(&format!(
             "phases:\n- name: build\n  steps:\n  - name: OperatingSystemName\n    inputs:\n      commands:\n      - |\n{cases}"
         ))

@@ -16,7 +16,7 @@ pub struct System {
     pub is_certain: bool,
 }
 
-/// The accounts of vendors, by the beginning of the system's name. Those in GovCloud and in China differ.
+/// The accounts of vendors, by the beginning of the system's name. Those in other partitions differ.
 const VENDORS: [(&str, &[&str]); 9] = [
     ("alinux", &["137112412989"]),
     ("ubuntu", &["099720109477", "513442679011", "837727238323"]),

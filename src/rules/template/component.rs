@@ -1,4 +1,4 @@
-//! The ParallelCluster component of a template: the commands that install pcluster's software on the instance. Pure.
+//! The component of pcluster in a template: the commands that install pcluster's software on the instance. Pure.
 
 use std::collections::BTreeSet;
 
@@ -73,17 +73,18 @@ fn commands_of(step: &Value) -> impl Iterator<Item = &str> {
     step["inputs"]["commands"].as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 
+/// A template with this component.
 #[cfg(test)]
-pub(crate) mod tests {
+pub(crate) fn template_with(document: &str) -> Value {
+    serde_json::json!({"Resources": {COMPONENT: {
+        "Type": "AWS::ImageBuilder::Component", "Properties": {"Data": {"Fn::Sub": document}},
+    }}})
+}
+
+#[cfg(test)]
+mod tests {
     use super::*;
     use serde_json::json;
-
-    /// A template with this component.
-    pub(crate) fn template_with(document: &str) -> Value {
-        json!({"Resources": {COMPONENT: {
-            "Type": "AWS::ImageBuilder::Component", "Properties": {"Data": {"Fn::Sub": document}},
-        }}})
-    }
 
     fn read(document: &str) -> Option<Component> {
         Component::read(&template_with(document))

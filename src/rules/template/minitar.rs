@@ -39,13 +39,8 @@ pub fn check(template: &Value) -> Option<Finding> {
 }
 
 fn describe(line: &str, is_certain: bool) -> Finding {
-    let (level, doubt) = match is_certain {
-        true => (Level::Error, ""),
-        false => (
-            Level::Warning,
-            ", unless the cookbook, the installer or the mirror of this configuration prevents it",
-        ),
-    };
+    let doubt = ", unless the cookbook, the installer or the mirror of this configuration prevents it";
+    let (level, doubt) = if is_certain { (Level::Error, "") } else { (Level::Warning, doubt) };
     Finding {
         id: ID.into(),
         level,
@@ -110,7 +105,7 @@ fn read_major(version: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::template::component::tests::template_with;
+    use crate::rules::template::component::template_with;
 
     const INSTALL: &str = "/opt/cinc/embedded/bin/gem install --no-document berkshelf:{{ BerkshelfVersion }}";
 
@@ -118,7 +113,7 @@ mod tests {
         let constants = format!(
             "constants:\n- ChefVersion: {{value: {chef}}}\n- BerkshelfVersion: {{value: {berkshelf}}}\n"
         );
-        let lines = commands.iter().map(|line| format!("        {line}\n")).collect::<String>();
+        let lines = commands.iter().map(|line| format!("        {line}")).collect::<Vec<_>>().join("\n");
         template_with(&format!(
             "{constants}phases:\n- name: build\n  steps:\n  - name: InstallCinc\n    inputs:\n      commands:\n      - |\n{lines}"
         ))

@@ -5,7 +5,7 @@
 //! - `limits`: limits of EC2 and Image Builder
 //! - `runtimes`: Lambda runtimes that AWS refuses
 //! - `known_issues`: known issues of upstream that the template shows
-//! - `component`: the ParallelCluster component; `minitar`: a gem that it installs
+//! - `component`: the component of pcluster; `minitar`: a gem that it installs
 //! - `recipe`: components of another region, and the size of the root volume
 //! - `sharing`: an AMI that cannot be shared, because of its key
 

@@ -75,7 +75,7 @@ pub fn find_region(template: &Value) -> Option<String> {
         list.map(|distribution| &distribution["AmiDistributionConfiguration"]["AmiTags"]["parallelcluster:build_log"])
     });
     logs.find_map(|log| {
-        let arn = flatten_join(log);
+        let arn = flatten_text(log);
         let region = arn.split_once(":logs:")?.1.split(':').next()?;
         let is_region = |region: &str| {
             !region.is_empty()
@@ -85,9 +85,9 @@ pub fn find_region(template: &Value) -> Option<String> {
     })
 }
 
-/// A text, or the texts of a `Fn::Join` with `*` for everything else in it.
-pub(super) fn flatten_join(value: &Value) -> String {
-    if let Some(text) = value.as_str() {
+/// A text, that of a `Fn::Sub`, or those of a `Fn::Join` with `*` for everything else in it.
+pub(super) fn flatten_text(value: &Value) -> String {
+    if let Some(text) = value.as_str().or_else(|| value["Fn::Sub"].as_str()) {
         return text.to_owned();
     }
     let parts = value["Fn::Join"][1].as_array().into_iter().flatten();
@@ -109,7 +109,7 @@ fn check_size(properties: &Value, release: &str, place: &str) -> Option<Finding>
         message: format!(
             "the root volume has {size} GiB; pcluster {release} reserves {reserved} GiB in addition to its parent image"
         ),
-        cost: Some("The build fails when the volume is full.".into()),
+        cost: Some("The build fails if the volume becomes full.".into()),
         evidence: json!({"path": format!("{place}.BlockDeviceMappings[{index}].Ebs.VolumeSize"), "found": size, "reserved": reserved}),
         fix: Some(Fix::by_hand("raise Image.RootVolume.Size, or remove it: pcluster then chooses it".into())),
         references: vec!["https://github.com/aws/aws-parallelcluster/issues/6478".into()],
@@ -127,7 +127,7 @@ fn reserved_size(release: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn ids(recipe: Value, pcluster: Option<&str>) -> Vec<String> {
+    fn ids(recipe: &Value, pcluster: Option<&str>) -> Vec<String> {
         let log = json!({"Fn::Join": ["", ["arn:", {"Ref": "AWS::Partition"}, ":logs:eu-west-1:", {"Ref": "AWS::AccountId"}, ":x"]]});
         let ami = json!({"AmiDistributionConfiguration": {"AmiTags": {"parallelcluster:build_log": log}}});
         let template = json!({"Resources": {
@@ -139,14 +139,14 @@ mod tests {
 
     #[test]
     fn a_component_of_another_region_is_found() {
-        let found = |arn: Value| {
-            ids(json!({"Components": [{"ComponentArn": {"Ref": "X"}}, {"ComponentArn": arn}]}), None)
+        let found = |arn: &Value| {
+            ids(&json!({"Components": [{"ComponentArn": {"Ref": "X"}}, {"ComponentArn": arn}]}), None)
         };
         for arn in [
             "arn:aws:imagebuilder:us-east-1:aws:component/amazon-cloudwatch-agent-linux/x.x.x",
             "arn:aws:imagebuilder:eu-west-2:123456789012:component/mine/1.0.0/1",
         ] {
-            assert_eq!(found(json!(arn)), ["component-region"], "{arn}");
+            assert_eq!(found(&json!(arn)), ["component-region"], "{arn}");
         }
         for arn in [
             json!("arn:aws:imagebuilder:eu-west-1:aws:component/update-linux/x.x.x"),
@@ -155,7 +155,7 @@ mod tests {
             json!("component"),
             json!({"Fn::Sub": "arn:aws:imagebuilder:eu-west-2:1:component/x"}),
         ] {
-            assert!(found(arn.clone()).is_empty(), "{arn}");
+            assert!(found(&arn).is_empty(), "{arn}");
         }
         // Without a region, nothing is said.
         let components = json!([{"ComponentArn": "arn:aws:imagebuilder:us-east-1:aws:component/x/1.0.0"}]);
@@ -170,10 +170,10 @@ mod tests {
         for (release, reserved) in
             [("3.0.0", 27), ("3.10.1", 27), ("3.11.0", 32), ("3.12.0", 32), ("3.13.0", 37), ("3.16.3", 37)]
         {
-            assert_eq!(ids(sized(reserved - 1), Some(release)), ["root-volume-small"], "{release}");
-            assert!(ids(sized(reserved), Some(release)).is_empty(), "{release}");
+            assert_eq!(ids(&sized(reserved - 1), Some(release)), ["root-volume-small"], "{release}");
+            assert!(ids(&sized(reserved), Some(release)).is_empty(), "{release}");
         }
-        assert_eq!(ids(sized(26), None), ["root-volume-small"]);
-        assert!(ids(sized(8), Some("a local build")).is_empty());
+        assert_eq!(ids(&sized(26), None), ["root-volume-small"]);
+        assert!(ids(&sized(8), Some("a local build")).is_empty());
     }
 }

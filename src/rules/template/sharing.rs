@@ -101,7 +101,7 @@ fn find_sharing(template: &Value, account: Option<&str>) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn level(ebs: Value, permission: Value) -> Option<Level> {
+    fn level(ebs: &Value, permission: &Value) -> Option<Level> {
         let ami = json!({"AmiDistributionConfiguration": {"LaunchPermissionConfiguration": permission}});
         let template = json!({"Resources": {
             "R": {"Type": RECIPE, "Properties": {"BlockDeviceMappings": [{"Ebs": ebs}]}},
@@ -115,15 +115,15 @@ mod tests {
         let users = json!({"UserIds": ["111122223333"]});
         let encrypted = |key: &str| json!({"Encrypted": true, "KmsKeyId": key});
         for key in ["alias/aws/ebs", "arn:aws:kms:eu-west-1:123456789012:alias/aws/ebs"] {
-            assert_eq!(level(encrypted(key), users.clone()), Some(Level::Error), "{key}");
+            assert_eq!(level(&encrypted(key), &users), Some(Level::Error), "{key}");
         }
-        assert_eq!(level(json!({"Encrypted": true}), users.clone()), Some(Level::Warning));
+        assert_eq!(level(&json!({"Encrypted": true}), &users), Some(Level::Warning));
         for permission in [
             json!({"UserGroups": ["all"]}),
             json!({"OrganizationArns": ["arn:aws:organizations::1:organization/o-1"]}),
             json!({"OrganizationalUnitArns": ["arn:aws:organizations::1:ou/o-1/ou-1"], "UserIds": []}),
         ] {
-            assert_eq!(level(encrypted(AWS_KEY), permission), Some(Level::Error));
+            assert_eq!(level(&encrypted(AWS_KEY), &permission), Some(Level::Error));
         }
     }
 
@@ -133,15 +133,15 @@ mod tests {
         for key in
             ["alias/my-ebs", "alias/aws/ebs2", "1234abcd-12ab-34cd-56ef-1234567890ab", "my-alias/aws/ebs"]
         {
-            assert_eq!(level(json!({"Encrypted": true, "KmsKeyId": key}), users()), None, "{key}");
+            assert_eq!(level(&json!({"Encrypted": true, "KmsKeyId": key}), &users()), None, "{key}");
         }
-        assert_eq!(level(json!({"Encrypted": false}), users()), None);
-        assert_eq!(level(json!({}), users()), None);
+        assert_eq!(level(&json!({"Encrypted": false}), &users()), None);
+        assert_eq!(level(&json!({}), &users()), None);
         for nobody in [Value::Null, json!({}), json!({"UserIds": []}), json!({"UserIds": "x"})] {
-            assert_eq!(level(json!({"Encrypted": true, "KmsKeyId": AWS_KEY}), nobody), None);
+            assert_eq!(level(&json!({"Encrypted": true, "KmsKeyId": AWS_KEY}), &nobody), None);
         }
         let own = "arn:aws:kms:eu-west-1:111122223333:alias/aws/ebs";
-        assert_eq!(level(json!({"Encrypted": true, "KmsKeyId": own}), users()), None);
-        assert_eq!(level(json!({"Encrypted": true, "KmsKeyId": {"Ref": "Key"}}), users()), None);
+        assert_eq!(level(&json!({"Encrypted": true, "KmsKeyId": own}), &users()), None);
+        assert_eq!(level(&json!({"Encrypted": true, "KmsKeyId": {"Ref": "Key"}}), &users()), None);
     }
 }
