@@ -122,6 +122,16 @@ fn the_guard_asks_only_if_the_config_says_so() {
     call.run().exits(0).prints(REAL_OUTPUT).prefixed();
 }
 
+/// The minimal configuration that is checked instead of a stream has a parent image that nobody has.
+#[test]
+fn a_configuration_that_is_not_read_has_no_parent() {
+    let sandbox = answered(&facts(&debian(), &json!({})));
+    sandbox.write(CONFIG, "aws: true\n");
+    let call = sandbox.pcluster(["build-image", "-c", "/dev/stdin", "-i", "my-image"]).stdin("Build: {}\n");
+    call.run().exits(0).prefixed();
+    assert_eq!(count_calls(&sandbox), 0);
+}
+
 #[test]
 fn the_guard_continues_if_aws_denies() {
     let sandbox = answered(&denied());

@@ -105,7 +105,9 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
     }
     let call = call_that_runs(request, target, &mut report);
     let since = Instant::now();
-    let advised = advise(request, target, &report.packages);
+    // A minimal configuration has a parent image that nobody has.
+    let asks_for_parent = request.asks_for_parent() && matches!(call, Call::Given(_));
+    let advised = advise(request, target, &report.packages, asks_for_parent);
     let took = since.elapsed();
     if !request.synthesizes {
         report.add("packages", took, CheckResult::Findings(advised));
@@ -127,15 +129,22 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
     report.add("packages", took, CheckResult::Findings(advised));
     let built = seen.built.take();
     seen.add_to(&mut report);
-    outside::check(request, target, built.as_ref(), &mut report)?;
+    if asks_for_parent {
+        outside::check(request, target, built.as_ref(), &mut report)?;
+    }
     Ok(finish(report))
 }
 
 /// What the packages alone tell: of their releases, and of that of pcluster.
-fn advise(request: &CheckRequest, target: &Target, packages: &BTreeMap<String, String>) -> Vec<Finding> {
+fn advise(
+    request: &CheckRequest,
+    target: &Target,
+    packages: &BTreeMap<String, String>,
+    asks_for_parent: bool,
+) -> Vec<Finding> {
     let mut advised = advisories::check(packages, &target.interpreter.version, request.advisories);
     let pcluster = packages.get(PCLUSTER).map(String::as_str).unwrap_or_default();
-    if !request.checks_parent() {
+    if !asks_for_parent {
         advised.extend(combinations::check_release(pcluster));
     }
     advised.extend(releases::check(pcluster));

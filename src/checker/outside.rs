@@ -18,16 +18,13 @@ use crate::rules::parent::{build, image};
 use crate::rules::template::recipe::find_region;
 use crate::text::package_name::PCLUSTER;
 
-/// Adds the checks of what is outside of the environment, if they are asked for.
+/// Adds the checks of what is outside of the environment.
 pub fn check(
     request: &CheckRequest,
     target: &Target,
     template: Option<&Value>,
     report: &mut ReportBuilder,
 ) -> Result<(), Abort> {
-    if !request.checks_parent() {
-        return Ok(());
-    }
     let since = Instant::now();
     let Some(template) = template else {
         report.add("parent", since.elapsed(), CheckResult::Skipped("no template was built".into()));

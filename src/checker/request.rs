@@ -35,9 +35,9 @@ pub enum ParentSource {
 }
 
 impl CheckRequest<'_> {
-    /// Whether the facts about the parent image are asked for. A minimal configuration has none.
-    pub fn checks_parent(&self) -> bool {
-        !matches!(self.parent, ParentSource::Unknown) && matches!(self.call, Call::Given(_))
+    /// Whether the facts about the parent image are asked for.
+    pub fn asks_for_parent(&self) -> bool {
+        !matches!(self.parent, ParentSource::Unknown)
     }
 
     /// The images that are known without AWS.
