@@ -1,15 +1,22 @@
-//! The built-in advisories as JSON: every guarded call reads them, and YAML takes ten times as long.
+//! The built-in lists of what is known as JSON: every guarded call reads them, and YAML takes ten times as long.
 #![expect(clippy::expect_used, reason = "the build stops at a file that is not YAML")]
 
 use std::path::Path;
 use std::{env, fs};
 
-const ADVISORIES: &str = "src/rules/advisories/advisories.yaml";
+const DIRECTORY: &str = "src/rules/advisories";
 
 fn main() {
-    println!("cargo::rerun-if-changed={ADVISORIES}");
-    let text = fs::read_to_string(ADVISORIES).expect(ADVISORIES);
-    let advisories: serde_json::Value = serde_yaml::from_str(&text).expect(ADVISORIES);
+    for name in ["advisories", "combinations"] {
+        convert(name);
+    }
+}
+
+fn convert(name: &str) {
+    let file = format!("{DIRECTORY}/{name}.yaml");
+    println!("cargo::rerun-if-changed={file}");
+    let text = fs::read_to_string(&file).expect(&file);
+    let list: serde_json::Value = serde_yaml::from_str(&text).expect(&file);
     let directory = env::var_os("OUT_DIR").expect("cargo sets OUT_DIR");
-    fs::write(Path::new(&directory).join("advisories.json"), advisories.to_string()).expect("OUT_DIR");
+    fs::write(Path::new(&directory).join(format!("{name}.json")), list.to_string()).expect("OUT_DIR");
 }

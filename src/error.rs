@@ -43,6 +43,9 @@ pub enum Error {
     /// The image configuration or the arguments of `preflight check`, refused by the real pcluster.
     #[error("pcluster refuses the {stage}: {message}")]
     Rejected { stage: String, message: String },
+    /// No constraints make this release work.
+    #[error("{message}")]
+    NoConstraints { message: String, next: String },
     #[error("no advisory is called {id:?}")]
     UnknownAdvisory { id: String, known: String },
     #[error("{file}: {message}")]
@@ -180,6 +183,7 @@ impl Error {
             | Self::BadRoot { .. } => 2,
             Self::Aws(_) => 3,
             Self::Images { .. }
+            | Self::NoConstraints { .. }
             | Self::Install { .. }
             | Self::Repair { .. }
             | Self::Undo { .. }
@@ -242,9 +246,10 @@ impl Error {
             Self::Install { .. } => {
                 "Nothing was changed. Set TMPDIR to a directory that can be written.".into()
             }
-            Self::Repair { next, .. } | Self::Undo { next, .. } | Self::NotInPlace { next, .. } => {
-                next.clone()
-            }
+            Self::Repair { next, .. }
+            | Self::Undo { next, .. }
+            | Self::NotInPlace { next, .. }
+            | Self::NoConstraints { next, .. } => next.clone(),
         }
     }
 

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::checker::request::{CheckRequest, read_advisories};
+use crate::checker::request::{CheckRequest, ParentSource, read_advisories};
 use crate::checker::{self, CheckOutcome, Identified};
 use crate::cli::settings::Settings;
 use crate::environment::image_configuration::find_read_once;
@@ -46,6 +46,7 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
         advisories: &advisories,
         call,
         synthesizes: true,
+        parent: if settings.aws { ParentSource::Aws } else { ParentSource::Unknown },
         progress: Progress::Terminal,
     };
     let warnings = errors.iter().chain(&more_errors).map(warn_of_settings).collect();

@@ -13,7 +13,7 @@
 //! | [`checker`] | one check of one environment, in order, from the interpreter to the report |
 //! | [`report`] | findings, verdict and decision; for people, as JSON, as pcluster prints errors, for CI |
 //! | [`images`] | the AMIs that broken builds have left, and the client of AWS |
-//! | [`rules`] | what is known to break builds: advisories, templates, a start that fails |
+//! | [`rules`] | what is known to break builds: advisories, templates, a start that fails, parent images |
 //! | [`environment`] | the real pcluster, its launcher, interpreter, packages, Node.js and synthesis |
 //! | [`cli`] | arguments and settings |
 //! | [`progress`] | the step that is being done, on stderr |

@@ -47,6 +47,10 @@ fn each_environment_has_its_line_and_the_worst_decides() {
         "work/unknown/.venv/bin/pcluster",
     ];
     assert_eq!(paths(&sandbox, &json.stdout), expected);
+    sandbox.environment_in("home/.virtualenvs/ready").installs("aws-cdk.core", "1.203.0", "");
+    all(&sandbox, "work").run().exits(1).is_silent().stdout_matches("warning.txt");
+    let denied = all(&sandbox, "work").argument("--deny").argument("warnings").run();
+    denied.exits(1).is_silent().stdout_matches("denied.txt");
     let quiet = all(&sandbox, "work").argument("-q").run();
     quiet.exits(1).is_silent().stdout_matches("quiet.txt");
     sandbox.has_no_scratch();

@@ -13,6 +13,7 @@ mod hostile; // files that hang, flood, or could have been written by others
 mod install; // install.sh and what it leaves behind
 mod launchers; // every form of launcher leads to its interpreter
 mod locate; // the real pcluster among shims, wrappers and debris
+mod parent; // what AWS, or a file, says of the parent image
 mod preflight; // the shim's own commands
 mod repair; // fix and undo: what they do, refuse and say
 mod repair_history; // the stack of repairs, and what is undone first

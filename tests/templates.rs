@@ -221,6 +221,45 @@ fn what_ec2_and_image_builder_allow_is_told() {
     }
 }
 
+/// The component that 3.8.0 to 3.9.3 have; with a line before it, as people correct it.
+#[test]
+fn a_component_that_installs_minitar_blocks_unless_it_was_corrected() {
+    let sandbox = Sandbox::new();
+    let pinned = |before: &str| {
+        let template =
+            GOOD.replace("value: 17.2.29", "value: 18.2.7").replace("value: 7.2.0", "value: 8.0.7");
+        let install = "/opt/cinc/embedded/bin/gem install --no-document berkshelf";
+        assert!(template.contains(install) && template.contains("value: 18.2.7"));
+        template.replace(install, &format!("{before}{install}"))
+    };
+    checked(&sandbox, pinned("")).exits(1).is_silent().stdout_matches("minitar.txt");
+    let corrected = pinned("/opt/cinc/embedded/bin/gem install --no-document minitar:0.12\\n\\n        ");
+    checked(&sandbox, corrected).exits(0).is_silent();
+    let mut with_cookbook = parsed(&pinned(""));
+    with_cookbook["Parameters"]["CfnParamChefCookbook"]["Default"] = json!("https://example.com/c.tgz");
+    checked(&sandbox, with_cookbook.to_string()).exits(0).is_silent().stdout_matches("minitar-cookbook.txt");
+    let run = sandbox.pcluster(["preflight", "template", "template", "--deny", "warnings"]).run();
+    run.exits(1).is_silent();
+}
+
+/// What costs the hour, and what is only told, as templates show it.
+#[test]
+fn a_recipe_is_checked() {
+    let sandbox = Sandbox::new();
+    let mut template = parsed(GOOD);
+    let resources = &mut template["Resources"];
+    let recipe = &mut resources["ImageRecipe"]["Properties"];
+    recipe["BlockDeviceMappings"][0]["Ebs"] =
+        json!({"Encrypted": true, "KmsKeyId": "alias/aws/ebs", "VolumeSize": 20});
+    let component =
+        json!({"ComponentArn": "arn:aws:imagebuilder:eu-west-3:aws:component/update-linux/x.x.x"});
+    recipe["Components"].as_array_mut().unwrap().push(component);
+    let ami = &mut resources["DistributionConfiguration"]["Properties"]["Distributions"][0];
+    ami["AmiDistributionConfiguration"]["LaunchPermissionConfiguration"] =
+        json!({"UserIds": ["111122223333"]});
+    checked(&sandbox, template.to_string()).exits(1).is_silent().stdout_matches("recipe.txt");
+}
+
 /// Names come from whoever wrote the template.
 #[test]
 fn a_name_does_not_reach_the_terminal_as_a_control() {

@@ -4,11 +4,14 @@
 //! that its start or its template refutes is only reported.
 //!
 //! - `observation`: what a target does: its start, its template
+//! - `outside`: what AWS says of the parent image, the components and the network
 //! - `request`: what is to be checked
 
 pub mod observation;
+pub mod outside;
 pub mod request;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::str::FromStr as _;
 use std::time::{Duration, Instant};
@@ -28,7 +31,7 @@ use crate::model::distribution::Packages;
 use crate::model::finding::{Finding, Shows};
 use crate::report::builder::{CheckResult, ReportBuilder};
 use crate::report::{Report, Shim, TargetInfo};
-use crate::rules::advisories;
+use crate::rules::advisories::{self, combinations, releases};
 use crate::rules::template::TemplateRules;
 use crate::system::child::ChildError;
 use crate::system::{self, executables};
@@ -102,7 +105,9 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
     }
     let call = call_that_runs(request, target, &mut report);
     let since = Instant::now();
-    let advised = advisories::check(&report.packages, &target.interpreter.version, request.advisories);
+    // A minimal configuration has a parent image that nobody has.
+    let asks_for_parent = request.asks_for_parent() && matches!(call, Call::Given(_));
+    let advised = advise(request, target, &report.packages, asks_for_parent);
     let took = since.elapsed();
     if !request.synthesizes {
         report.add("packages", took, CheckResult::Findings(advised));
@@ -122,8 +127,28 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
     let advised = advisories::refute(advised, seen.evidence);
     seen.explain_by(&advised);
     report.add("packages", took, CheckResult::Findings(advised));
+    let built = seen.built.take();
     seen.add_to(&mut report);
+    if asks_for_parent {
+        outside::check(request, target, built.as_ref(), &mut report)?;
+    }
     Ok(finish(report))
+}
+
+/// What the packages alone tell: of their releases, and of that of pcluster.
+fn advise(
+    request: &CheckRequest,
+    target: &Target,
+    packages: &BTreeMap<String, String>,
+    asks_for_parent: bool,
+) -> Vec<Finding> {
+    let mut advised = advisories::check(packages, &target.interpreter.version, request.advisories);
+    let pcluster = packages.get(PCLUSTER).map(String::as_str).unwrap_or_default();
+    if !asks_for_parent {
+        advised.extend(combinations::check_release(pcluster));
+    }
+    advised.extend(releases::check(pcluster));
+    advised
 }
 
 /// Whether an advisory says that the template falls short, and there is none that was judged.

@@ -4,6 +4,8 @@ use std::env;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::checker::request::CheckRequest;
 use crate::environment::interpreter::python_path;
 use crate::environment::node::{self, Node, NodeError};
@@ -46,6 +48,8 @@ pub struct Seen {
     /// `None` where pcluster was not even started.
     startup: Option<(Duration, CheckResult)>,
     template: (Duration, CheckResult),
+    /// The template that was built.
+    pub built: Option<Value>,
     pub evidence: Evidence,
     /// No template was built from this configuration; one may still be built from a minimal configuration.
     pub may_be_configurations: bool,
@@ -109,6 +113,7 @@ impl Observer<'_> {
                     node,
                     startup: Some((took, startup)),
                     template: (Duration::ZERO, CheckResult::Skipped("pcluster does not start".into())),
+                    built: None,
                     evidence: Evidence { starts, has_right_template: false },
                     may_be_configurations: false,
                 })));
@@ -123,11 +128,16 @@ impl Observer<'_> {
             Ok(Synthesis::Failed { stage, .. }) => stage != "import",
             _ => false,
         };
-        let template = self.judge(synthesized, node.is_ok());
+        let template = self.judge(&synthesized, node.is_ok());
+        let built = match synthesized {
+            Ok(Synthesis::Template { template, .. }) => Some(template),
+            _ => None,
+        };
         Ok(Observed::Seen(Box::new(Seen {
             node,
             startup: startup.map(|took| (took, CheckResult::PASSED)),
             template: (took, template),
+            built,
             evidence,
             may_be_configurations,
         })))
@@ -143,7 +153,12 @@ impl Observer<'_> {
 
     fn synthesize(&self, call: &Call) -> Result<Result<Answer, ChildError>, Interrupted> {
         let _step = self.request.progress.step("building the template that build-image would submit");
-        match synthesis::synthesize(self.target, call, self.request.settings.timeout) {
+        match synthesis::synthesize(
+            self.target,
+            call,
+            self.request.known_images(),
+            self.request.settings.timeout,
+        ) {
             Err(ChildError::Interrupted(interrupted)) => Err(interrupted),
             synthesized => Ok(synthesized),
         }
@@ -195,10 +210,10 @@ impl Observer<'_> {
         startup::describe(failure, Owners { file: owner(&failure.file), module: owner(&failure.module_file) })
     }
 
-    fn judge(&self, synthesized: Result<Synthesis, ChildError>, has_node: bool) -> CheckResult {
+    fn judge(&self, synthesized: &Result<Synthesis, ChildError>, has_node: bool) -> CheckResult {
         match synthesized {
             Ok(Synthesis::Template { template, expectation }) => {
-                CheckResult::Findings(self.rules.check(&template, &expectation))
+                CheckResult::Findings(self.rules.check(template, expectation))
             }
             Ok(Synthesis::Unexpected { call }) => {
                 CheckResult::Unknown(format!("building it asks AWS for {call}, which a check does not do"))
@@ -207,7 +222,7 @@ impl Observer<'_> {
             _ if !has_node => CheckResult::Skipped("there is no Node.js to build it with".into()),
             // A wrapping launcher may change how modules are found, and nothing else confirms the failure.
             Ok(Synthesis::Unstartable(failure)) if !self.target.is_wrapped => {
-                CheckResult::Findings(vec![self.describe_failure(&failure)])
+                CheckResult::Findings(vec![self.describe_failure(failure)])
             }
             Ok(Synthesis::Unstartable(failure)) => {
                 CheckResult::Unknown(format!("it cannot be built (template): {}", failure.describe()))

@@ -1,5 +1,7 @@
 //! What is to be checked: a real pcluster, the settings, and the advisories that they name.
 
+use serde_json::Value;
+
 use crate::cli::settings::Settings;
 use crate::environment::locate::Real;
 use crate::environment::synthesis::Call;
@@ -17,7 +19,34 @@ pub struct CheckRequest<'a> {
     pub advisories: &'a [Advisory],
     pub call: Call,
     pub synthesizes: bool,
+    pub parent: ParentSource,
     pub progress: Progress,
+}
+
+/// Where the facts about the parent image come from.
+#[derive(Debug, Clone, Default)]
+pub enum ParentSource {
+    /// They are not asked for.
+    #[default]
+    Unknown,
+    Aws,
+    /// The images in an output of `aws ec2 describe-images`.
+    File(Vec<Value>),
+}
+
+impl CheckRequest<'_> {
+    /// Whether the facts about the parent image are asked for.
+    pub fn asks_for_parent(&self) -> bool {
+        !matches!(self.parent, ParentSource::Unknown)
+    }
+
+    /// The images that are known without AWS.
+    pub fn known_images(&self) -> &[Value] {
+        match &self.parent {
+            ParentSource::File(images) => images,
+            ParentSource::Unknown | ParentSource::Aws => &[],
+        }
+    }
 }
 
 /// The advisories that are shipped and the config's, and the files that could not be read.

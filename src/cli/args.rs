@@ -46,18 +46,32 @@ impl Preflight {
             let message = "'--format junit' and '--format github' are for check, template and stack";
             return Err(Self::command().error(clap::error::ErrorKind::ArgumentConflict, message));
         }
+        if let Some(message) = refuse_aws(parsed.check_arguments()) {
+            return Err(Self::command().error(clap::error::ErrorKind::MissingRequiredArgument, message));
+        }
         // clap loses a conflict with an option that every subcommand has.
         let names_one = parsed.common.real.is_some();
-        let check = match &parsed.command {
-            Some(Command::Check(check)) => check,
-            _ => &parsed.check,
-        };
-        if check.all && names_one {
+        if parsed.check_arguments().all && names_one {
             let message = "the argument '--all' cannot be used with '--real <PATH>'";
             return Err(Self::command().error(clap::error::ErrorKind::ArgumentConflict, message));
         }
         Ok(parsed)
     }
+
+    /// The arguments of `check`, with or without its name.
+    fn check_arguments(&self) -> &CheckArgs {
+        match &self.command {
+            Some(Command::Check(check)) => check,
+            _ => &self.check,
+        }
+    }
+}
+
+/// The parent image is that of a configuration; the policy needs none.
+fn refuse_aws(check: &CheckArgs) -> Option<&'static str> {
+    let asks = check.parent.is_some() || check.aws && !check.print_policy;
+    (asks && check.image_configuration.is_none())
+        .then_some("'--aws' and '--parent' need '--image-configuration <FILE>'")
 }
 
 #[derive(Debug, Subcommand)]
@@ -72,6 +86,9 @@ pub enum Command {
     Template {
         /// JSON, YAML, or the output of get-template; - is standard input
         file: PathBuf,
+        /// Let these findings block too: warnings
+        #[arg(long, value_enum, value_name = "WHAT", hide_possible_values = true)]
+        deny: Option<Deny>,
     },
     /// Check the template of a stack in AWS, live or deleted
     Stack {
@@ -81,6 +98,9 @@ pub enum Command {
         /// The AWS region
         #[arg(short = 'r', long)]
         region: Option<String>,
+        /// Let these findings block too: warnings
+        #[arg(long, value_enum, value_name = "WHAT", hide_possible_values = true)]
+        deny: Option<Deny>,
     },
     /// Find the AMIs that broken builds left; repair or delete them
     Images(ImagesArgs),
@@ -116,7 +136,14 @@ pub enum Command {
     Version,
 }
 
+/// The findings that block in addition to errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Deny {
+    Warnings,
+}
+
 #[derive(Debug, Args, Default, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each flag")]
 pub struct CheckArgs {
     /// The image configuration (a minimal one)
     #[arg(short = 'c', long, value_name = "FILE")]
@@ -133,6 +160,18 @@ pub struct CheckArgs {
     /// Repair what is blocked, then check again
     #[arg(long)]
     pub fix: bool,
+    /// Ask AWS about parent, components and subnet
+    #[arg(long, conflicts_with = "no_synth")]
+    pub aws: bool,
+    /// The parent, as describe-images prints it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["aws", "no_synth"])]
+    pub parent: Option<PathBuf>,
+    /// Print the IAM policy that --aws needs
+    #[arg(long, requires = "aws")]
+    pub print_policy: bool,
+    /// Let these findings block too: warnings
+    #[arg(long, value_enum, value_name = "WHAT", hide_possible_values = true)]
+    pub deny: Option<Deny>,
     /// Check every pcluster that can be found
     #[arg(long, conflicts_with = "fix")]
     pub all: bool,

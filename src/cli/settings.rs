@@ -53,6 +53,7 @@ struct ConfigFile {
     timeout: Option<Seconds>,
     installer: Option<InstallerChoice>,
     strategy: Option<Strategy>,
+    aws: Option<bool>,
     advisories: Option<Vec<PathBuf>>,
 }
 
@@ -86,6 +87,7 @@ struct Origins {
     timeout: Origin,
     installer: Origin,
     strategy: Origin,
+    aws: Origin,
     advisories: Origin,
 }
 
@@ -109,6 +111,8 @@ pub struct Settings {
     pub timeout: Duration,
     pub installer: InstallerChoice,
     pub strategy: Strategy,
+    /// Whether a check of a configuration asks AWS about its parent image.
+    pub aws: bool,
     /// Extra advisory files.
     pub advisories: Vec<PathBuf>,
     origins: Origins,
@@ -123,6 +127,7 @@ impl Default for Settings {
             timeout: Duration::from_secs(120),
             installer: InstallerChoice::default(),
             strategy: Strategy::default(),
+            aws: false,
             advisories: Vec::new(),
             origins: Origins::default(),
         }
@@ -172,6 +177,7 @@ impl Settings {
         take(timeout, from, &mut self.timeout, &mut origins.timeout);
         take(file.installer, from, &mut self.installer, &mut origins.installer);
         take(file.strategy, from, &mut self.strategy, &mut origins.strategy);
+        take(file.aws, from, &mut self.aws, &mut origins.aws);
         take(file.advisories, from, &mut self.advisories, &mut origins.advisories);
     }
 
@@ -208,6 +214,7 @@ impl Settings {
             ("timeout", json!(self.timeout.as_secs()), origins.timeout),
             ("installer", name(self.installer.to_possible_value()), origins.installer),
             ("strategy", name(self.strategy.to_possible_value()), origins.strategy),
+            ("aws", json!(self.aws), origins.aws),
             (
                 "advisories",
                 json!(self.advisories.iter().map(|file| lossy(file)).collect::<Vec<_>>()),

@@ -5,7 +5,8 @@ Calls to AWS are answered from a table, so no connection is opened. Python 3.6 t
 
     python synthesis.py SENTINEL REQUEST ARGUMENT...
 
-REQUEST is a JSON file, {"sysPath": [...]}, with a character for each byte of a path. The arguments are
+REQUEST is a JSON file, {"sysPath": [...], "images": [...]}, with a character for each byte of a path; the images
+are those that are known, as ec2:DescribeImages describes them. The arguments are
 those of pcluster, "build-image" first; without any, pcluster is only started.
 The answer is one JSON object on stdout between two lines that hold the sentinel, because warnings,
 sitecustomize and jsii write to the same streams. Its "kind" is
@@ -54,6 +55,7 @@ def main():
     with open(request_file, encoding="utf-8") as file:
         request = json.load(file)
     sys.path[:] = [os.fsdecode(entry.encode("latin-1")) for entry in request["sysPath"]]
+    IMAGES.update({image["ImageId"]: image for image in request.get("images") or []})
     sys.argv[:] = ["pcluster"] + arguments
     answer = start(arguments)
     framed = "\n{0}\n{1}\n{0}\n".format(sentinel, json.dumps(answer, default=str, ensure_ascii=False))
@@ -289,24 +291,28 @@ def answer_aws():
 
 ACCOUNT = "123456789012"
 
+# The images that are known, by their ids.
+IMAGES = {}
+
 
 def describe_images(_region, parameters):
+    image_ids = parameters.get("ImageIds") or ["ami-0123456789abcdef0"]
+    return {"Images": [describe_image(image_id) for image_id in image_ids]}
+
+
+def describe_image(image_id):
     root = "/dev/xvda"
-    return {
-        "Images": [
-            {
-                "ImageId": image_id,
-                "Name": image_id,
-                "State": "available",
-                "Architecture": "x86_64",
-                "OwnerId": ACCOUNT,
-                "RootDeviceName": root,
-                "BlockDeviceMappings": [{"DeviceName": root, "Ebs": {"VolumeSize": 25}}],
-                "Tags": [],
-            }
-            for image_id in parameters.get("ImageIds") or ["ami-0123456789abcdef0"]
-        ]
+    image = {
+        "ImageId": image_id,
+        "Name": image_id,
+        "State": "available",
+        "Architecture": "x86_64",
+        "OwnerId": ACCOUNT,
+        "RootDeviceName": root,
+        "BlockDeviceMappings": [{"DeviceName": root, "Ebs": {"VolumeSize": 25}}],
+        "Tags": [],
     }
+    return dict(image, **IMAGES.get(image_id, {}))
 
 
 def get_caller_identity(_region, _parameters):

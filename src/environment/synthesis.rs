@@ -71,12 +71,19 @@ pub struct Answer {
 /// environment works, and the real pcluster fails on that configuration in the same way. It is built in
 /// another process, because the first failure can end Node.js (a `NaN` that jsii sends as JSON). A failure of
 /// the template is the environment's only if the minimal one fails alike.
-pub fn synthesize(target: &Target, call: &Call, limit: Duration) -> Result<Answer, ChildError> {
-    let answer = run(target, Some(call), limit)?;
+///
+/// `images` are those that are known, as `ec2:DescribeImages` describes them.
+pub fn synthesize(
+    target: &Target,
+    call: &Call,
+    images: &[Value],
+    limit: Duration,
+) -> Result<Answer, ChildError> {
+    let answer = run(target, Some(call), images, limit)?;
     let Some(message) = answer.synthesis.describe_failure().filter(|_| matches!(call, Call::Given(_))) else {
         return Ok(answer);
     };
-    let synthesis = match run(target, Some(&Call::minimal()), limit).map(|minimal| minimal.synthesis) {
+    let synthesis = match run(target, Some(&Call::minimal()), &[], limit).map(|minimal| minimal.synthesis) {
         Err(interrupted @ ChildError::Interrupted(_)) => return Err(interrupted),
         Ok(Synthesis::Template { .. }) => Synthesis::Rejected { stage: "configuration".into(), message },
         Ok(minimal) if minimal.fails_like(&answer.synthesis) => answer.synthesis,
@@ -113,17 +120,22 @@ impl Synthesis {
 
 /// Starts pcluster in the interpreter, and builds no template. Takes a third of the time.
 pub fn start(target: &Target, limit: Duration) -> Result<Answer, ChildError> {
-    run(target, None, limit)
+    run(target, None, &[], limit)
 }
 
 /// Runs synthesis.py, for the template of a call if there is one.
-fn run(target: &Target, call: Option<&Call>, limit: Duration) -> Result<Answer, ChildError> {
+fn run(
+    target: &Target,
+    call: Option<&Call>,
+    images: &[Value],
+    limit: Duration,
+) -> Result<Answer, ChildError> {
     let scratch = Scratch::new().map_err(ChildError::Scratch)?;
     let sentinel = sentinel();
     let script = scratch.write("synthesis.py", SYNTHESIS_PY).map_err(ChildError::Scratch)?;
     let sys_path: Vec<_> =
         target.interpreter.sys_path.iter().map(|entry| to_latin1(entry.as_os_str())).collect();
-    let request = json!({"sysPath": sys_path}).to_string();
+    let request = json!({"sysPath": sys_path, "images": images}).to_string();
     let request = scratch.write("request.json", &request).map_err(ChildError::Scratch)?;
     let mut arguments = target.interpreter.run_flags();
     arguments.extend([script.into(), OsString::from(&sentinel), request.into()]);

@@ -14,12 +14,15 @@ sentinel, because warnings and sitecustomize write to the same streams. The kind
                  directories, log groups, snapshots and uses of those among them that have no tag
                  parallelcluster:image_id or are in "ids"; and which of "remains" still exist
     stack        the stack of this "name" or id, with its tags and its template
+    parent       what a build would use: the image "parent", the URLs of "scripts", the ARNs of "components" and
+                 the "subnet"
     apply        "steps", up to the first that fails
 
 The "kind" of an answer is
 
     inventory    and "skipped": sources that failed, of which the answer has less or nothing
     stack        or nostack
+    parent       and "skipped": what could not be asked, by the check that asks for it
     applied      "results" of the steps that were tried, in their order
     failed       "code": noboto3, credentials, region, network, denied, throttled or answer (AWS gave no
                  sensible one, or an error of no other code); "call" where there was one
@@ -40,6 +43,7 @@ from client_account import Account, Failure, shorten  # noqa: E402
 from client_apply import apply_steps  # noqa: E402
 from client_builds import read_stack  # noqa: E402
 from client_inventory import take_inventory  # noqa: E402
+from client_parent import read_parent  # noqa: E402
 
 
 def main():
@@ -67,7 +71,7 @@ def refuse_to_ask(prompt="", stream=None):
 
 
 def answer(request):
-    kinds = {"inventory": take_inventory, "stack": read_stack, "apply": apply_steps}
+    kinds = {"inventory": take_inventory, "stack": read_stack, "parent": read_parent, "apply": apply_steps}
     try:
         import boto3  # noqa: F401
     except ImportError as error:

@@ -12,15 +12,17 @@ use crate::environment::target::Target;
 use crate::error::{Abort, AwsFailure, Error};
 use crate::images::inventory::Inventory;
 use crate::images::plan::Step;
+use crate::rules::parent::facts::{Facts, Questions};
 use crate::system::child::{Child, ChildError, MAX_OUTPUT, framed, sentinel};
 use crate::system::scratch::Scratch;
 
 /// The script, and what it imports.
-const CLIENT_PY: [(&str, &str); 5] = [
+const CLIENT_PY: [(&str, &str); 6] = [
     ("client.py", include_str!("client.py")),
     ("client_account.py", include_str!("client_account.py")),
     ("client_builds.py", include_str!("client_builds.py")),
     ("client_inventory.py", include_str!("client_inventory.py")),
+    ("client_parent.py", include_str!("client_parent.py")),
     ("client_apply.py", include_str!("client_apply.py")),
 ];
 
@@ -41,6 +43,7 @@ pub struct Client<'a> {
 pub enum Answer {
     Inventory(Box<Inventory>),
     Stack(StackTemplate),
+    Parent(Box<Facts>),
     NoStack {
         region: String,
     },
@@ -94,6 +97,16 @@ impl Client<'_> {
         }
     }
 
+    /// Asks for what a build would use. What cannot be asked is named in the answer.
+    pub fn get_facts(&self, questions: &Questions, region: Option<&str>) -> Result<Facts, Abort> {
+        let mut request = serde_json::to_value(questions).unwrap_or_default();
+        request["region"] = json!(region);
+        match self.ask("parent", request)? {
+            Answer::Parent(facts) => Ok(*facts),
+            other => Err(refuse(other)),
+        }
+    }
+
     /// Carries out steps up to the first that fails, each verified by asking again.
     pub fn apply(&self, region: Option<&str>, steps: &[Step]) -> Result<Vec<StepResult>, Abort> {
         match self.ask("apply", json!({"region": region, "steps": steps}))? {
@@ -118,6 +131,8 @@ impl Client<'_> {
 
     fn run(&self, request: &Value) -> Result<Value, ChildError> {
         let interpreter = &self.target.interpreter;
+        // A check is not worth more time than one of its other children gets.
+        let limit = if request["kind"] == "parent" { self.timeout } else { self.timeout * MAX_TIMEOUTS };
         let scratch = Scratch::new().map_err(ChildError::Scratch)?;
         let sentinel = sentinel();
         for (name, text) in CLIENT_PY {
@@ -129,7 +144,6 @@ impl Client<'_> {
         arguments.extend([script.into(), OsString::from(&sentinel), request.into()]);
         let environment = self.target.environment.clone();
         let program = &interpreter.executable;
-        let limit = self.timeout * MAX_TIMEOUTS;
         let finished =
             Child { program, arguments, environment, limit, max_output: MAX_OUTPUT }.run(&scratch)?;
         framed(&finished, &sentinel, program)

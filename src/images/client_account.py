@@ -23,6 +23,7 @@ class Failure(Exception):
 # The IAM actions of calls that are named otherwise. A deletion which names a version, even the version
 # "null", needs the second action: S3 user guide, "Policy actions for Amazon S3".
 PERMISSIONS = {
+    "s3:HeadObject": "s3:GetObject",
     "s3:ListObjectsV2": "s3:ListBucket",
     "s3:ListObjectVersions": "s3:ListBucketVersions",
     "s3:DeleteObjects": "s3:DeleteObjectVersion",

@@ -42,6 +42,9 @@ pub enum Kind {
     ImageLimit,
     LambdaRuntime,
     KnownIssue,
+    BuildComponent,
+    ParentImage,
+    BuildNetwork,
     CheckNotRun,
 }
 

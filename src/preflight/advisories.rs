@@ -1,4 +1,4 @@
-//! `preflight advisories`.
+//! `preflight advisories`: packages, and combinations of a release and a parent image.
 
 use std::fmt::Write as _;
 
@@ -6,60 +6,99 @@ use serde_json::json;
 
 use crate::cli::args::{Common, Format};
 use crate::error::{Abort, Error};
+use crate::model::finding::Level;
 use crate::outcome::Outcome;
 use crate::preflight::context::{read_all_advisories, read_settings};
 use crate::report;
+use crate::rules::advisories::combinations::{self, Combination};
 use crate::rules::advisories::{Advisory, Subject};
 use crate::text::printable::{escape_line, wrap};
 
 /// Lists the advisories, or shows one.
 pub fn run(id: Option<&str>, common: &Common) -> Result<Outcome, Abort> {
     let advisories = read_all_advisories(&read_settings()?)?;
-    let shown: Vec<&Advisory> =
-        advisories.iter().filter(|advisory| id.is_none_or(|id| advisory.id == id)).collect();
-    if let (Some(id), true) = (id, shown.is_empty()) {
-        let known = advisories.iter().map(|advisory| advisory.id.as_str()).collect::<Vec<_>>().join(", ");
+    let combinations = combinations::built_in();
+    let is_shown = |own: &str| id.is_none_or(|id| own == id);
+    let shown: Vec<&Advisory> = advisories.iter().filter(|advisory| is_shown(&advisory.id)).collect();
+    let combined: Vec<&Combination> = combinations.iter().filter(|one| is_shown(&one.id)).collect();
+    if let (Some(id), true) = (id, shown.is_empty() && combined.is_empty()) {
+        let known = advisories.iter().map(|advisory| advisory.id.as_str());
+        let known =
+            known.chain(combinations.iter().map(|one| one.id.as_str())).collect::<Vec<_>>().join(", ");
         return Err(Error::UnknownAdvisory { id: id.to_owned(), known }.into());
     }
     let stdout = match (common.format, id) {
         _ if common.quiet => String::new(),
-        (Format::Json, _) => report::format_json(&json!({"schemaVersion": 1, "advisories": shown})),
-        (_, None) => shown.iter().map(|advisory| format_title(advisory)).collect(),
-        (_, Some(_)) => shown.iter().map(|advisory| format_advisory(advisory)).collect(),
+        (Format::Json, _) => {
+            report::format_json(&json!({"schemaVersion": 1, "advisories": shown, "combinations": combined}))
+        }
+        (_, None) => {
+            let titles = shown.iter().map(|advisory| format_title(advisory));
+            titles.chain(combined.iter().map(|one| format_head(one.level, &one.id, &one.title))).collect()
+        }
+        (_, Some(_)) => {
+            let whole = shown.iter().map(|advisory| format_advisory(advisory));
+            whole.chain(combined.iter().map(|one| format_combination(one))).collect()
+        }
     };
     Ok(Outcome::success(stdout))
 }
 
 /// Two lines of the list.
 pub fn format_title(advisory: &Advisory) -> String {
-    format!("{:<8} {}\n         {}\n", advisory.level.name(), advisory.id, escape_line(&advisory.title))
+    format_head(advisory.level, &advisory.id, &advisory.title)
+}
+
+fn format_head(level: Level, id: &str, title: &str) -> String {
+    format!("{:<8} {id}\n         {}\n", level.name(), escape_line(title))
+}
+
+/// The rows of a label and its content, in 80 columns.
+fn format_rows(rows: impl IntoIterator<Item = (&'static str, String)>) -> String {
+    rows.into_iter().fold(String::new(), |mut text, (label, content)| {
+        let _ = writeln!(text, "{label:<11}{}", wrap(&content, 80 - 11).join("\n           "));
+        text
+    })
+}
+
+/// All of one combination, for people.
+fn format_combination(one: &Combination) -> String {
+    let mut parent: Vec<String> = one.os.clone();
+    parent.extend(one.os_version.as_ref().map(ToString::to_string));
+    parent.extend(one.architecture.map(|architecture| architecture.name().to_owned()));
+    if one.update_os_packages {
+        parent.push("with UpdateOsPackages".into());
+    }
+    let rows = [
+        ("pcluster", one.pcluster.to_string()),
+        ("parent", parent.join(", ")),
+        ("effect", one.effect.clone()),
+        ("cost", one.cost.clone()),
+        ("fix", one.fix.clone()),
+    ];
+    let references = one.references.iter().map(|reference| ("see", reference.clone()));
+    format_head(one.level, &one.id, &one.title) + &format_rows(rows.into_iter().chain(references))
 }
 
 /// All of one advisory, for people.
 pub fn format_advisory(advisory: &Advisory) -> String {
-    let mut text = format_title(advisory);
-    let mut row = |label: &str, content: String| {
-        let lines = wrap(&content, 80 - 11);
-        let _ = writeln!(text, "{label:<11}{}", lines.join("\n           "));
-    };
-    row("pcluster", advisory.pcluster.to_string());
-    if let Some(python) = &advisory.python {
-        row("python", python.to_string());
-    }
-    match &advisory.subject {
-        Subject::Package { package, affected } => row("package", format!("{package} {affected}")),
+    let mut rows = vec![("pcluster", advisory.pcluster.to_string())];
+    rows.extend(advisory.python.as_ref().map(|python| ("python", python.to_string())));
+    rows.push(match &advisory.subject {
+        Subject::Package { package, affected } => ("package", format!("{package} {affected}")),
         Subject::Runtime { runtime, refused_from } => {
-            row("runtime", format!("{runtime}, refused by AWS from {refused_from} on"));
+            ("runtime", format!("{runtime}, refused by AWS from {refused_from} on"))
         }
-    }
-    row("effect", advisory.effect.clone());
-    row("cost", advisory.cost.clone());
-    row("fix", advisory.fix.to_string());
+    });
+    rows.push(("effect", advisory.effect.clone()));
+    rows.push(("cost", advisory.cost.clone()));
+    rows.push(("fix", advisory.fix.to_string()));
     if advisory.only_constraints {
-        row("note", "affects installations only: `pcluster preflight constraints` excludes it".into());
+        rows.push((
+            "note",
+            "affects installations only: `pcluster preflight constraints` excludes it".into(),
+        ));
     }
-    for reference in &advisory.references {
-        row("see", reference.clone());
-    }
-    text
+    rows.extend(advisory.references.iter().map(|reference| ("see", reference.clone())));
+    format_title(advisory) + &format_rows(rows)
 }

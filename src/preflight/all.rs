@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::checker::request::ParentSource;
 use crate::checker::{self, Identified, report_unknown};
 use crate::cli::args::{CheckArgs, Common, Format};
 use crate::cli::settings::Settings;
@@ -12,7 +13,7 @@ use crate::error::{Abort, Error, prefix_lines};
 use crate::outcome::Outcome;
 use crate::preflight::check::{check_target, with_configuration};
 use crate::preflight::context::{
-    build_request, choose_progress, read_all_advisories, read_settings, start_search,
+    build_request, choose_progress, deny, read_all_advisories, read_parent, read_settings, start_search,
 };
 use crate::report::{self, Report, Verdict, github, junit, list};
 use crate::rules::advisories::Advisory;
@@ -23,6 +24,7 @@ pub fn run(check: &CheckArgs, common: &Common) -> Result<Outcome, Abort> {
     with_configuration(check, |check, given| {
         let settings = read_settings()?;
         let advisories = read_all_advisories(&settings)?;
+        let parent = read_parent(check, &settings)?;
         let progress = choose_progress(common);
         let step = progress.step("looking for every pcluster");
         let discovery = discover::discover(&start_search(common, &settings), &check.root)?;
@@ -31,8 +33,11 @@ pub fn run(check: &CheckArgs, common: &Common) -> Result<Outcome, Abort> {
             return Err(Error::NothingFound.into());
         }
         let _step = progress.step(&format!("checking {} installations of pcluster", discovery.found.len()));
-        let all = All { check, given, common, settings: &settings, advisories: &advisories };
-        let reports = all.check(&discovery.found)?;
+        let all = All { check, given, common, settings: &settings, advisories: &advisories, parent: &parent };
+        let mut reports = all.check(&discovery.found)?;
+        for report in &mut reports {
+            deny(report, check.deny);
+        }
         Ok(render(&reports, &discovery.cut_off, common))
     })
 }
@@ -44,6 +49,7 @@ struct All<'a> {
     common: &'a Common,
     settings: &'a Settings,
     advisories: &'a [Advisory],
+    parent: &'a ParentSource,
 }
 
 /// A found pcluster before its check: its target, or its report where there will be no check.
@@ -76,7 +82,8 @@ impl All<'_> {
                 reason,
             )));
         }
-        let request = build_request(self.check, self.common, &found.real, self.settings, self.advisories);
+        let request =
+            build_request(self.check, self.common, &found.real, self.settings, self.advisories, self.parent);
         match checker::identify(&request, None) {
             Ok(Identified::Target(target)) => Ok(Known::Target(found, target)),
             Ok(Identified::Unknown(report)) => Ok(Known::Report(report)),
@@ -85,7 +92,8 @@ impl All<'_> {
     }
 
     fn check_target(&self, found: &Found, target: &Target) -> Result<Report, Abort> {
-        let request = build_request(self.check, self.common, &found.real, self.settings, self.advisories);
+        let request =
+            build_request(self.check, self.common, &found.real, self.settings, self.advisories, self.parent);
         check_target(&request, target, self.given)
             .map(|report| *report)
             .or_else(|abort| describe_error(found, Some(target), abort))

@@ -12,8 +12,9 @@ use crate::environment::image_configuration::is_read_once;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error};
 use crate::outcome::Outcome;
-use crate::preflight::context::{name_as_called, render_report, repair_options, with_request};
+use crate::preflight::context::{deny, name_as_called, render_report, repair_options, with_request};
 use crate::preflight::fix::describe_repair;
+use crate::preflight::iam_policy;
 use crate::repair;
 use crate::repair::locked_environment::{Locked, LockedEnvironment};
 use crate::repair::overlay::{Overlay, RENEW, STALE};
@@ -23,6 +24,9 @@ use crate::system::scratch::Scratch;
 
 /// Makes every check, and with `--fix` repairs the environment if the verdict is blocked.
 pub fn run(check: &CheckArgs, common: &Common) -> Result<Outcome, Abort> {
+    if check.print_policy {
+        return Ok(Outcome::success(iam_policy::render_check()));
+    }
     with_configuration(check, |check, given| check_one(check, given, common))
 }
 
@@ -53,6 +57,7 @@ fn check_one(check: &CheckArgs, given: Option<&Path>, common: &Common) -> Result
             request.progress.write(&name_as_called(&describe_repair(&repaired, "fix")));
             report = check_target(request, &target, given)?;
         }
+        deny(&mut report, check.deny);
         Ok(render_report(&report, common))
     })
 }

@@ -28,7 +28,7 @@ struct Key {
     variable: Option<&'static str>,
 }
 
-const KEYS: [Key; 7] = [
+const KEYS: [Key; 8] = [
     Key {
         name: "mode",
         meaning: "What the guard does about a build-image that would fail or lose its image:\n\
@@ -68,6 +68,14 @@ const KEYS: [Key; 7] = [
         meaning: "Where a repair moves packages: upgrade, downgrade, or release (those of the\n\
                   day on which that release of aws-parallelcluster came out).",
         value: "upgrade",
+        variable: None,
+    },
+    Key {
+        name: "aws",
+        meaning: "Whether build-image and check -c ask AWS about the parent image, the\n\
+                  components and the subnet, by read-only calls. To print the permissions:\n\
+                  pcluster preflight check --aws --print-policy.",
+        value: "false",
         variable: None,
     },
     Key {

@@ -14,6 +14,7 @@ use crate::outcome::Outcome;
 use crate::preflight::context::{read_all_advisories, read_settings, start_search};
 use crate::report;
 use crate::rules::advisories::constraints;
+use crate::rules::advisories::releases::{self, Knowledge};
 use crate::text::package_name::PCLUSTER;
 use crate::text::printable::escape;
 
@@ -21,6 +22,7 @@ use crate::text::printable::escape;
 pub fn run(version: Option<&str>, python: Option<&str>, common: &Common) -> Result<Outcome, Abort> {
     let settings = read_settings()?;
     let advisories = read_all_advisories(&settings)?;
+    let is_named = version.is_some();
     let version = match version {
         Some(version) => version.to_owned(),
         None => find_installed(&start_search(common, &settings).real()?.path)?,
@@ -35,6 +37,7 @@ pub fn run(version: Option<&str>, python: Option<&str>, common: &Common) -> Resu
         return Err(Error::BadVariable { name, value: python.unwrap_or_default(), accepted }.into());
     }
     let python = python.as_deref();
+    refuse_impossible(&version, python, is_named)?;
     let lines = constraints::derive(&advisories, &version, python);
     let stdout = match common.format {
         Format::Json => report::format_json(&json!({
@@ -49,7 +52,48 @@ fn format_file(version: &str, python: Option<&str>, lines: &[String]) -> String 
     let python = python.map(|python| format!(" on Python {python}")).unwrap_or_default();
     let shim = env!("CARGO_PKG_VERSION");
     let head = format!("# Constraints for {PCLUSTER}=={version}{python}, by pcluster-shim {shim}\n");
-    escape(&(head + &lines.iter().map(|line| line.clone() + "\n").collect::<String>())).into_owned()
+    let note = match look_up_release(version) {
+        Some(Knowledge::Newer) => format!(
+            "# This release is newer than this version of pcluster-shim, which knows releases up to {}.\n",
+            releases::newest()
+        ),
+        Some(Knowledge::Unmeasured) => "# This release has not been measured.\n".into(),
+        _ => String::new(),
+    };
+    escape(&(head + &note + &lines.iter().map(|line| line.clone() + "\n").collect::<String>())).into_owned()
+}
+
+/// Refuses what no constraints can make work: a release that was never published, or one that does not take this
+/// Python. An installed one may be a build of somebody's own.
+fn refuse_impossible(version: &str, python: Option<&str>, is_named: bool) -> Result<(), Error> {
+    let Ok(release) = Version::from_str(version) else { return Ok(()) };
+    if is_named && !release.any_prerelease() && releases::look_up(&release) == Knowledge::Unpublished {
+        let message = format!("{PCLUSTER} {version} was never published");
+        return Err(Error::NoConstraints { message, next: name_neighbours(&release) });
+    }
+    let Some(python) = python.filter(|python| !releases::takes_python(&release, python)) else {
+        return Ok(());
+    };
+    let required = releases::required_python(&release);
+    let message = format!("{PCLUSTER} {version} needs Python {required} or later, not {python}");
+    let newest =
+        releases::read_dates().map(|(release, _)| release).filter_map(|text| Version::from_str(text).ok());
+    let newest = newest.filter(|release| releases::takes_python(release, python)).max();
+    let other = newest.map(|newest| format!(", or {PCLUSTER} {newest} or earlier")).unwrap_or_default();
+    Err(Error::NoConstraints { message, next: format!("Use Python {required} or later{other}.") })
+}
+
+/// The releases before and after a version.
+fn name_neighbours(version: &Version) -> String {
+    let releases = || releases::read_dates().filter_map(|(release, _)| Version::from_str(release).ok());
+    let before = releases().filter(|release| release < version).max();
+    let after = releases().filter(|release| release > version).min();
+    let names: Vec<_> = before.into_iter().chain(after).map(|release| release.to_string()).collect();
+    format!("The nearest releases are {}.", names.join(" and "))
+}
+
+fn look_up_release(version: &str) -> Option<Knowledge> {
+    Version::from_str(version).ok().map(|version| releases::look_up(&version))
 }
 
 /// Reads a version of PEP 440's from 3 on, and normalises it.

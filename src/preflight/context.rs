@@ -4,9 +4,11 @@ use std::ffi::OsString;
 use std::path::{self, Path, PathBuf};
 use std::slice;
 
-use crate::checker::request::{CheckRequest, read_advisories};
+use serde_json::Value;
+
+use crate::checker::request::{CheckRequest, ParentSource, read_advisories};
 use crate::checker::{self, Identified};
-use crate::cli::args::{CheckArgs, Common, FixArgs, Format};
+use crate::cli::args::{CheckArgs, Common, Deny, FixArgs, Format};
 use crate::cli::is_called_preflight;
 use crate::cli::settings::{Origin, Settings};
 use crate::environment::locate::{Real, Search};
@@ -20,6 +22,7 @@ use crate::progress::Progress;
 use crate::repair::context::Options;
 use crate::report::{self, Report, github, human, junit};
 use crate::rules::advisories::Advisory;
+use crate::system::files;
 
 /// Reads the settings. Unlike the guard, `preflight` refuses a file or a variable that is in error. A file
 /// that another user could have written is passed over here too; [`crate::preflight`] warns of it.
@@ -95,8 +98,9 @@ pub fn with_request<T>(
 ) -> Result<T, Abort> {
     let settings = read_settings()?;
     let advisories = read_all_advisories(&settings)?;
+    let parent = read_parent(check, &settings)?;
     let real = start_search(common, &settings).real()?;
-    then(&build_request(check, common, &real, &settings, &advisories))
+    then(&build_request(check, common, &real, &settings, &advisories, &parent))
 }
 
 /// The request of a check of one pcluster.
@@ -106,14 +110,46 @@ pub fn build_request<'a>(
     real: &'a Real,
     settings: &'a Settings,
     advisories: &'a [Advisory],
+    parent: &ParentSource,
 ) -> CheckRequest<'a> {
     CheckRequest {
         real,
         settings,
         advisories,
+        parent: parent.clone(),
         call: build_call(check),
         synthesizes: !check.no_synth,
         progress: choose_progress(common),
+    }
+}
+
+/// Where the facts about the parent image come from: a file, or AWS if a flag or config.yaml says so.
+pub fn read_parent(check: &CheckArgs, settings: &Settings) -> Result<ParentSource, Error> {
+    match &check.parent {
+        Some(file) => {
+            let bad = |message: String| Error::BadFile { file: file.clone(), message };
+            let text = files::read(file).map_err(|error| bad(error.to_string()))?;
+            parse_images(&text).map(ParentSource::File).map_err(bad)
+        }
+        None if check.aws || settings.aws => Ok(ParentSource::Aws),
+        None => Ok(ParentSource::Unknown),
+    }
+}
+
+/// The images in the output of `aws ec2 describe-images`.
+fn parse_images(text: &[u8]) -> Result<Vec<Value>, String> {
+    let expected = "expected the JSON output of `aws ec2 describe-images --image-ids …`";
+    let answer: Value = serde_json::from_slice(text).map_err(|error| format!("{expected}: {error}"))?;
+    let images =
+        answer["Images"].as_array().filter(|images| images.iter().all(|image| image["ImageId"].is_string()));
+    images.cloned().ok_or_else(|| expected.into())
+}
+
+/// Lets the findings block that `--deny` names.
+pub fn deny(report: &mut Report, denied: Option<Deny>) {
+    match denied {
+        Some(Deny::Warnings) => report.deny_warnings(),
+        None => {}
     }
 }
 

@@ -1,4 +1,4 @@
-//! The smallest IAM policies for `preflight images`.
+//! The smallest IAM policies for `preflight images` and `preflight check --aws`.
 
 use serde_json::{Value, json};
 
@@ -13,6 +13,20 @@ pub fn render(policy: Policy) -> String {
         Policy::Repair => statements.extend(repair()),
         Policy::Delete => statements.extend(delete()),
     }
+    report::format_json(&json!({"Version": "2012-10-17", "Statement": statements}))
+}
+
+/// The policy of `preflight check --aws`, in the same form.
+pub fn render_check() -> String {
+    let read = [
+        "ec2:DescribeImages",
+        "ec2:DescribeRouteTables",
+        "ec2:DescribeSubnets",
+        "imagebuilder:GetComponent",
+        "imagebuilder:GetImage",
+    ];
+    // Without s3:ListBucket, S3 denies a script that does not exist.
+    let statements = [allow(&read, "*"), allow(&["s3:GetObject", "s3:ListBucket"], "arn:*:s3:::*")];
     report::format_json(&json!({"Version": "2012-10-17", "Statement": statements}))
 }
 

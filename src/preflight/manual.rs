@@ -9,7 +9,8 @@ use clap::{ArgAction, CommandFactory as _};
 use clap_complete::aot;
 
 use crate::cli::args::{Preflight, Shell};
-use crate::rules::advisories::file;
+use crate::rules::advisories::{combinations, file};
+use crate::rules::template::minitar;
 
 const NAME: &str = "pcluster-preflight";
 
@@ -40,6 +41,8 @@ fn generate(shell: aot::Shell) -> String {
     // Leaked, because clap takes names that live as long as the program, which ends here.
     let ids = file::built_in().into_iter().map(|advisory| &*advisory.id.leak());
     let ids: Vec<&'static str> = ids.collect();
+    let combinations = combinations::built_in().into_iter().map(|one| &*one.id.leak());
+    let combinations: Vec<&'static str> = combinations.collect();
     let with_ids = |command: Command, others: &[&'static str]| {
         let known = PossibleValuesParser::new([&ids[..], others].concat());
         command.mut_args(|argument| {
@@ -47,8 +50,9 @@ fn generate(shell: aot::Shell) -> String {
         })
     };
     let command = Preflight::command().name(NAME).bin_name(NAME);
-    let command = command.mut_subcommand("advisories", |command| with_ids(command, &[]));
-    let mut command = command.mut_subcommand("fix", |command| with_ids(command, &["lambda-runtime"]));
+    let command = command.mut_subcommand("advisories", |command| with_ids(command, &combinations));
+    let mut command =
+        command.mut_subcommand("fix", |command| with_ids(command, &["lambda-runtime", minitar::ID]));
     aot::generate(shell, &mut command, NAME, &mut script);
     String::from_utf8_lossy(&script).into_owned()
 }

@@ -7,7 +7,7 @@
 //! - `constraints`: `preflight constraints`
 //! - `context`: settings, request and report of the commands
 //! - `fix`: `preflight fix` and `preflight undo`
-//! - `iam_policy`: the IAM policies that `preflight images` needs
+//! - `iam_policy`: the IAM policies that `preflight images` and `preflight check --aws` need
 //! - `images`: `preflight images`
 //! - `install`: `preflight install`: install.sh, with this program
 //! - `manual`: completion scripts and the manual page
@@ -67,8 +67,8 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         Command::Check(check) => check::run(&check, &common),
         Command::Fix(fix) => fix::run(&fix, &common),
         Command::Undo(undo) => fix::run_undo(&undo, &common),
-        Command::Template { file } => template::run(&file, &common),
-        Command::Stack { name, region } => stack::run(&name, region.as_deref(), &common),
+        Command::Template { file, deny } => template::run(&file, deny, &common),
+        Command::Stack { name, region, deny } => stack::run(&name, region.as_deref(), deny, &common),
         Command::Images(images) => images::run(&images, &common),
         Command::Where => r#where::run(&common),
         Command::Config => config::run(&common),

@@ -2,17 +2,22 @@
 
 use std::time::Instant;
 
-use crate::cli::args::Common;
+use crate::cli::args::{Common, Deny};
 use crate::error::{Abort, Error};
 use crate::images::client::{Client, StackTemplate};
 use crate::outcome::Outcome;
-use crate::preflight::context::{render_report, with_aws};
+use crate::preflight::context::{deny, render_report, with_aws};
 use crate::preflight::template::check_template;
 use crate::report::Verdict;
 use crate::rules::template::cloudformation;
 
 /// Checks the template of a stack in AWS.
-pub fn run(name: &str, region: Option<&str>, common: &Common) -> Result<Outcome, Abort> {
+pub fn run(
+    name: &str,
+    region: Option<&str>,
+    denied: Option<Deny>,
+    common: &Common,
+) -> Result<Outcome, Abort> {
     let since = Instant::now();
     let stack = with_aws(common, |client: &Client, progress| {
         let _step = progress.step(&format!("getting the template of stack {name}"));
@@ -20,7 +25,8 @@ pub fn run(name: &str, region: Option<&str>, common: &Common) -> Result<Outcome,
     })?;
     let template = cloudformation::parse(stack.template.as_bytes())
         .map_err(|message| Error::NotATemplate { file: format!("stack {}", stack.name), message })?;
-    let report = check_template(&template, since);
+    let mut report = check_template(&template, since);
+    deny(&mut report, denied);
     let is_broken = report.verdict == Verdict::Blocked;
     let outcome = render_report(&report, common);
     let advice = if is_broken { advise(&stack) } else { None };

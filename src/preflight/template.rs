@@ -7,12 +7,12 @@ use std::time::Instant;
 use serde_json::Value;
 
 use crate::checker::shim;
-use crate::cli::args::Common;
+use crate::cli::args::{Common, Deny};
 use crate::error::{Abort, Error};
 use crate::model::expectation::Expectation;
 use crate::model::finding::Fix;
 use crate::outcome::Outcome;
-use crate::preflight::context::render_report;
+use crate::preflight::context::{deny, render_report};
 use crate::report::Report;
 use crate::report::builder::{CheckResult, ReportBuilder};
 use crate::rules::advisories::file;
@@ -21,12 +21,14 @@ use crate::rules::template::{asked, cloudformation};
 use crate::system::{self, files};
 
 /// Checks a template that was made before.
-pub fn run(file: &Path, common: &Common) -> Result<Outcome, Abort> {
+pub fn run(file: &Path, denied: Option<Deny>, common: &Common) -> Result<Outcome, Abort> {
     let since = Instant::now();
     let (name, input) = read_input(file)?;
     let template =
         cloudformation::parse(&input).map_err(|message| Error::NotATemplate { file: name, message })?;
-    Ok(render_report(&check_template(&template, since), common))
+    let mut report = check_template(&template, since);
+    deny(&mut report, denied);
+    Ok(render_report(&report, common))
 }
 
 /// The report on a template of which no more is known.

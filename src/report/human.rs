@@ -12,7 +12,7 @@ use crate::text::printable::{escape_line, fill, flatten, wrap};
 /// Renders the report for people, in 80 columns unless a word is longer.
 pub fn render(report: &Report, is_colored: bool) -> String {
     let paint = Paint { is_colored };
-    let mut text = format!("{}\n", paint.paint_verdict(report.verdict));
+    let mut text = format!("{}\n", paint.paint_verdict(report.verdict, &report.describe_verdict()));
     if let Some(target_info) = &report.target {
         text += "\n";
         text += &format_target(target_info, &report.packages);
@@ -140,13 +140,13 @@ impl Paint {
         if self.is_colored { format!("\x1b[1;{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    pub(crate) fn paint_verdict(&self, verdict: Verdict) -> String {
+    pub(crate) fn paint_verdict(&self, verdict: Verdict, text: &str) -> String {
         let code = match verdict {
             Verdict::Ready => Self::GREEN,
             Verdict::Blocked => Self::RED,
             Verdict::Unknown => Self::YELLOW,
         };
-        self.paint(code, verdict.name())
+        self.paint(code, text)
     }
 
     fn paint_status(&self, status: Status, text: &str) -> String {

@@ -30,11 +30,12 @@ fn render_line(report: &Report, paint: &Paint) -> String {
     let rest = format!("{pcluster:<8} {python:<8} {path}");
     let used = "blocked  ".len() + rest.chars().count() + 2;
     let reason = shorten(&first_reason(report), WIDTH.saturating_sub(used).max(MIN_REASON));
-    let line = format!("{}{padding}  {rest}  {reason}", paint.paint_verdict(report.verdict));
+    let line =
+        format!("{}{padding}  {rest}  {reason}", paint.paint_verdict(report.verdict, report.verdict.name()));
     line.trim_end().to_owned() + "\n"
 }
 
-/// The id of the first finding that blocks, else the first check that could not run and why.
+/// The id of the first finding that blocks, or else the first check that could not run and why, or the warnings.
 fn first_reason(report: &Report) -> String {
     let blocking = report.errors().next().map(|finding| finding.id.clone());
     let not_run = || {
@@ -45,7 +46,9 @@ fn first_reason(report: &Report) -> String {
         let known = format!("the environment of {path} is unknown: ");
         Some(reason.strip_prefix(&known).unwrap_or(reason).to_owned())
     };
-    shorten_paths(&escape_line(&blocking.or_else(not_run).unwrap_or_default()))
+    shorten_paths(&escape_line(
+        &blocking.or_else(not_run).or_else(|| report.describe_warnings()).unwrap_or_default(),
+    ))
 }
 
 /// Keeps the last name of each path, so that what is said of it has room.

@@ -130,6 +130,9 @@ pub struct Report {
     pub packages: BTreeMap<String, String>,
     pub checks: Vec<Check>,
     pub findings: Vec<Finding>,
+    /// A WARNING blocks too.
+    #[serde(skip)]
+    denies_warnings: bool,
 }
 
 impl Report {
@@ -140,14 +143,50 @@ impl Report {
         checks: Vec<Check>,
         findings: Vec<Finding>,
     ) -> Self {
-        let verdict = derive_verdict(&checks, &findings);
-        Self { schema_version: 1, verdict, shim, target, packages, checks, findings }
+        let verdict = derive_verdict(&checks, &findings, Level::Error);
+        Self { schema_version: 1, verdict, shim, target, packages, checks, findings, denies_warnings: false }
+    }
+
+    /// Lets every WARNING block, in all forms of the report.
+    pub fn deny_warnings(&mut self) {
+        self.denies_warnings = true;
+        let mut rest = self.findings.as_slice();
+        for check in &mut self.checks {
+            let (own, others) = rest.split_at(check.findings.min(rest.len()));
+            rest = others;
+            if own.iter().any(|finding| finding.level == Level::Warning) {
+                check.status = Status::Failed;
+            }
+        }
+        self.verdict = derive_verdict(&self.checks, &self.findings, self.blocking_level());
+    }
+
+    /// The least level that blocks.
+    fn blocking_level(&self) -> Level {
+        if self.denies_warnings { Level::Warning } else { Level::Error }
+    }
+
+    /// The verdict for people: `ready` alone if nothing is expected to fail.
+    pub(crate) fn describe_verdict(&self) -> String {
+        match (self.verdict, self.describe_warnings()) {
+            (Verdict::Ready, Some(warnings)) => format!("ready, with {warnings}"),
+            (verdict, _) => verdict.name().into(),
+        }
+    }
+
+    /// `1 warning`, if there are any.
+    pub(crate) fn describe_warnings(&self) -> Option<String> {
+        match self.findings.iter().filter(|finding| finding.level == Level::Warning).count() {
+            0 => None,
+            1 => Some("1 warning".into()),
+            count => Some(format!("{count} warnings")),
+        }
     }
 
     /// Adds a check, which counts for the verdict like every other.
     pub fn add(&mut self, check: Check) {
         self.checks.push(check);
-        self.verdict = derive_verdict(&self.checks, &self.findings);
+        self.verdict = derive_verdict(&self.checks, &self.findings, self.blocking_level());
     }
 
     /// Whether it has a warning that the build will fail, and a repair for it.
@@ -185,8 +224,9 @@ impl Report {
         self.target.as_ref().map_or_else(|| "template".into(), |target| lossy(&target.path))
     }
 
+    /// The findings that block.
     pub(crate) fn errors(&self) -> impl Iterator<Item = &Finding> {
-        self.findings.iter().filter(|finding| finding.level == Level::Error)
+        self.findings.iter().filter(|finding| finding.level >= self.blocking_level())
     }
 
     /// The errors without those that another one explains: one for each cause.
@@ -203,9 +243,9 @@ impl Report {
     }
 }
 
-/// A finding of level ERROR blocks, whatever check could not run.
-fn derive_verdict(checks: &[Check], findings: &[Finding]) -> Verdict {
-    if findings.iter().any(|finding| finding.level == Level::Error) {
+/// A finding of this level blocks, whatever check could not run.
+fn derive_verdict(checks: &[Check], findings: &[Finding], blocking: Level) -> Verdict {
+    if findings.iter().any(|finding| finding.level >= blocking) {
         Verdict::Blocked
     } else if checks.iter().any(|check| check.status == Status::Unknown) {
         Verdict::Unknown
@@ -292,7 +332,7 @@ mod tests {
     #[test]
     fn mode_fix_repairs_a_warning_of_a_failed_build_that_has_a_repair() {
         let warning = |is_told_by_guard, fix| Finding { fix, is_told_by_guard, ..finding(Level::Warning) };
-        let edit = || Some(Fix::editing("minitar"));
+        let edit = || Some(Fix::editing("minitar-1.0"));
         for (finding, decision) in [
             (warning(true, edit()), Decision::Repair),
             (warning(false, edit()), Decision::Exec),
@@ -331,8 +371,11 @@ mod tests {
     #[test]
     fn an_error_blocks_whatever_check_is_unknown() {
         let check = |status| Check::new("node", status, Duration::ZERO, None);
-        assert_eq!(derive_verdict(&[check(Status::Unknown)], &[finding(Level::Error)]), Verdict::Blocked);
-        assert_eq!(derive_verdict(&[check(Status::Unknown)], &[finding(Level::Warning)]), Verdict::Unknown);
-        assert_eq!(derive_verdict(&[check(Status::Skipped)], &[finding(Level::Warning)]), Verdict::Ready);
+        let derive = |status, level| derive_verdict(&[check(status)], &[finding(level)], Level::Error);
+        assert_eq!(derive(Status::Unknown, Level::Error), Verdict::Blocked);
+        assert_eq!(derive(Status::Unknown, Level::Warning), Verdict::Unknown);
+        assert_eq!(derive(Status::Skipped, Level::Warning), Verdict::Ready);
+        let denied = |level| derive_verdict(&[check(Status::Unknown)], &[finding(level)], Level::Warning);
+        assert_eq!((denied(Level::Warning), denied(Level::Info)), (Verdict::Blocked, Verdict::Unknown));
     }
 }

@@ -62,7 +62,7 @@ mod tests {
     #[test]
     fn each_release_has_its_own() {
         assert_eq!(ids("3.1.3"), ["lambda-runtime", "lambda-runtime"]);
-        assert_eq!(ids("3.9.3"), ["lambda-runtime", "lambda-runtime", "minitar"]);
+        assert_eq!(ids("3.9.3"), ["lambda-runtime", "lambda-runtime", "minitar-1.0"]);
         assert_eq!(ids("3.13.2"), ["lambda-runtime", "lambda-runtime"]);
         assert!(ids("3.14.0").is_empty() && ids("not a version").is_empty());
         assert!(select("3.2.1").iter().all(|edit| edit.before.contains("python3.8")));

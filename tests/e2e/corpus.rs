@@ -34,12 +34,6 @@ fn release_3_6_1() {
 
 #[test]
 #[ignore = "long"]
-fn release_3_9_3() {
-    is_the_same("3.9.3", is_one_of_three);
-}
-
-#[test]
-#[ignore = "long"]
 fn release_3_13_2() {
     is_the_same("3.13.2", is_one_of_three);
 }

@@ -74,7 +74,7 @@ fn the_checkout_is_built_and_installed() {
     let session = |script: &str| sandbox.call(&on_this_machine("bash"), &["-i", "-c", script]).run();
     let ran = session("pcluster preflight");
     ran.exits(0);
-    assert!(ran.stdout().starts_with("ready\n"), "{ran}");
+    assert!(ran.stdout().starts_with("ready"), "{ran}");
     session("pcluster preflight where -q").exits(0);
     sandbox.call(&script, &["--uninstall"]).run().exits(0);
     assert!(!installed.exists());

@@ -28,8 +28,9 @@ fn every_verdict_in_both_forms() {
         json.exits(status).is_silent().stdout_matches(&format!("check-{verdict}.json"));
         let (report, run) = json_of(&sandbox);
         run.exits(status);
-        let word = human.stdout().lines().next().unwrap().to_owned();
-        run.holds(report["verdict"] == word.as_str(), "human and JSON give the same verdict");
+        let line = human.stdout().lines().next().unwrap().to_owned();
+        let word = line.split(',').next().unwrap();
+        run.holds(report["verdict"] == word, "human and JSON give the same verdict");
         sandbox.pcluster(["preflight"]).run().prints_like(&human);
         let junit = sandbox.pcluster(["preflight", "--format", "junit"]).run();
         junit.exits(status).is_silent().stdout_matches(&format!("check-{verdict}.xml"));
@@ -181,4 +182,27 @@ fn a_configuration_that_can_be_read_once_is_checked() {
     endless.exits(2).prints("").prefixed().stderr_matches("check-endless.txt");
     assert_eq!(sandbox.log(), [""; 0]);
     sandbox.has_no_scratch();
+}
+
+/// A WARNING blocks in every form, and INFO does not.
+#[test]
+fn denied_warnings_block() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    let denied = |format: &str| {
+        sandbox.pcluster(["preflight", "check", "--deny", "warnings", "--format", format]).run()
+    };
+    denied("human").exits(0);
+    environment.installs("aws-parallelcluster", "3.17.0", "");
+    denied("human").exits(0).is_silent().stdout_matches("check-newer.txt");
+    environment.installs("aws-parallelcluster", "3.1.3", "");
+    environment.installs("aws-cdk.core", "1.203.0", "");
+    for (format, ending) in [("human", "txt"), ("json", "json"), ("junit", "xml"), ("github", "github.txt")] {
+        denied(format).exits(1).is_silent().stdout_matches(&format!("check-denied.{ending}"));
+    }
+    // The packages alone are enough.
+    sandbox.pcluster(["preflight", "--no-synth", "--deny=warnings"]).run().exits(1).is_silent();
+    sandbox.build_image().run().exits(0);
+    let run = sandbox.pcluster(["preflight", "check", "--deny", "infos"]).run();
+    run.exits(2).prints("").stderr_matches("usage-deny.txt");
 }

@@ -82,6 +82,8 @@ fn a_policy_is_printed_without_a_pcluster() {
         run.exits(0).is_silent().stdout_matches(&format!("policy-{policy}.json"));
         assert!(serde_json::from_slice::<Value>(&run.stdout).is_ok());
     }
+    let run = sandbox.pcluster(["preflight", "check", "--aws", "--print-policy"]).run();
+    run.exits(0).is_silent().stdout_matches("policy-check.json");
 }
 
 #[test]
@@ -169,4 +171,25 @@ fn every_report_of_all_is_in_the_form_of_a_pipeline() {
     let call = |form: &str| sandbox.pcluster(["preflight", "check", "--all", "--format", form]).run();
     call("junit").exits(0).stdout_matches("all.xml");
     call("github").exits(0).stdout_matches("all.github.txt");
+}
+
+#[test]
+fn constraints_that_cannot_work_are_refused() {
+    let sandbox = Sandbox::new();
+    let constraints = |arguments: &str| {
+        arguments.split(' ').fold(sandbox.pcluster(["preflight", "constraints"]), Call::argument).run()
+    };
+    for (arguments, snapshot) in [
+        ("3.1.0", "constraints-unpublished"),
+        ("3.16.1 --python 3.8", "constraints-python"),
+        ("3.1.3 --python 3.5", "constraints-python-old"),
+    ] {
+        constraints(arguments).exits(1).prints("").prefixed().stderr_matches(&format!("{snapshot}.txt"));
+    }
+    let json = constraints("3.1.0 --format json");
+    json.exits(1).holds(json.stdout().contains("never published"), "as JSON too");
+    constraints("3.13.2 --python 3.9").exits(0).is_silent();
+    constraints("3.13.2+ours").exits(0).is_silent();
+    constraints("3.17.0").exits(0).is_silent().stdout_matches("constraints-newer.txt");
+    constraints("3.16.3").exits(0).is_silent().stdout_matches("constraints-unmeasured.txt");
 }

@@ -28,6 +28,7 @@ while [ $# -gt 0 ]; do
     */synthesis.py)
         sentinel=$2; request=$3; shift 3; what=synth; [ $# -gt 0 ] || what=start
         echo "$what" >>"$log"; . "$fake/$what"; exit ;;
+    */client.py) echo client >>"$log"; sentinel=$2; request=$3; . "$fake/client"; exit ;;
     */compile.py) echo compile >>"$log"; sentinel=$2; shift 2; . "$fake/compile"; exit ;;
     */bundled_pip.py) echo bundled_pip >>"$log"; sentinel=$2; . "$fake/bundled_pip"; exit ;;
     *.whl/pip) module=pip; shift; echo "wheel $1" >>"$log"; . "$fake/pip"; exit ;;
@@ -171,6 +172,17 @@ impl Environment<'_> {
     /// Sets what its Python does when it is asked for a template, in sh.
     pub(crate) fn synthesizes(&self, sh: &str) {
         self.sandbox.write(self.path("fake/synth"), sh);
+    }
+
+    /// Sets the answer of client.py, which asks AWS.
+    pub(crate) fn aws_answers(&self, answer: &Value) {
+        self.sandbox.write(self.path("fake/client.json"), answer.to_string());
+        self.asks_aws(&ANSWER.replace("@FILE@", "client"));
+    }
+
+    /// Sets what its Python does when AWS is asked, in sh.
+    pub(crate) fn asks_aws(&self, sh: &str) {
+        self.sandbox.write(self.path("fake/client"), sh);
     }
 
     /// Sets where its Python has the wheel of pip.

@@ -4,9 +4,11 @@
 //! release does not keep that release out of an environment.
 //!
 //! - `file`: the text of advisories, and those of this build
+//! - `combinations`: releases of aws-parallelcluster and parent images that do not go together
 //! - `constraints`: advisories as constraints for an installer
-//! - `releases`: the releases of aws-parallelcluster and their dates
+//! - `releases`: the releases of aws-parallelcluster, their dates and their Pythons
 
+pub mod combinations;
 pub mod constraints;
 pub mod file;
 pub mod releases;

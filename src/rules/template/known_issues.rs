@@ -1,14 +1,24 @@
 //! Known issues of upstream that the template shows: the permissions of the role that cleans up. Pure.
 //!
-//! The role stands in the template of 3.0.0 to 3.13.2 where the configuration names none of its own
-//! (`Build.Iam.CleanupLambdaRole`). From 3.14.0 on one role serves all builds.
+//! The role is in the template of 3.0.0 to 3.13.2 if the configuration names no other one
+//! (`Build.Iam.CleanupLambdaRole`). From 3.14.0 on one role serves all builds, and the template has its ARN, which ends
+//! in the revision of the role.
 
+use pep440_rs::VersionSpecifiers;
 use serde_json::{Value, json};
 
+use crate::model::fields::parse_specifiers;
 use crate::model::finding::{Finding, Fix, Kind, Level};
-use crate::rules::template::cloudformation::select_resources;
+use crate::rules::advisories::contains;
+use crate::rules::template::cloudformation::{format_resource, select_resources};
+use crate::rules::template::recipe::flatten_text;
 
 const ROLE: &str = "DeleteStackFunctionExecutionRole";
+const FUNCTION: &str = "DeleteStackFunction";
+/// The name of the one role for all builds begins so.
+const COMMON_ROLE: &str = ":role/parallelcluster/PClusterBuildImageCleanupRole-";
+/// The releases from 3.14.0 on whose common role cannot delete its log group.
+const WITHOUT_LOG_GROUP: &str = ">=3.14.0,<3.16.3";
 
 /// An issue, and the actions whose lack is its sign.
 struct Issue {
@@ -42,29 +52,92 @@ const ISSUES: [Issue; 2] = [
     },
 ];
 
-/// Finds the issues that this template has.
-pub fn check(template: &Value) -> Vec<Finding> {
+const LOG_GROUP: Issue = Issue {
+    id: "cleanup-role-log-group",
+    actions: &["logs:DeleteLogGroup"],
+    lack: "may delete its log group only by an ARN that CloudWatch Logs will no longer accept",
+    cost: "The image is right, but its stack ends in DELETE_FAILED once CloudWatch Logs enforces the new form.",
+    fix: "aws-parallelcluster 3.16.3 or later, or a role of your own in Build.Iam.CleanupLambdaRole",
+    references: &["https://github.com/aws/aws-parallelcluster/wiki"],
+};
+
+const REVISION_1: Issue = Issue {
+    id: "cleanup-role-revision-1",
+    actions: &[],
+    lack: "is revision 1, which lacks permissions",
+    cost: "The image is right, but its stack can be left behind and has to be deleted by hand.",
+    fix: "aws-parallelcluster 3.14.2 or later, or a role of your own in Build.Iam.CleanupLambdaRole",
+    references: &["https://github.com/aws/aws-parallelcluster/pull/7087"],
+};
+
+/// Finds the issues that this template has. `pcluster` is the installed release, if there is one.
+pub fn check(template: &Value, pcluster: Option<&str>) -> Vec<Finding> {
     let roles = select_resources(template, "AWS::IAM::Role");
-    let Some((_, role)) = roles.into_iter().find(|(name, _)| *name == ROLE) else { return Vec::new() };
-    let Some(actions) = collect_actions(role) else { return Vec::new() };
-    let has = |action: &str| actions.iter().any(|own| covers(own, action));
-    let found = ISSUES.iter().filter_map(|issue| {
-        let missing: Vec<_> = issue.actions.iter().filter(|action| !has(action)).collect();
-        (!missing.is_empty()).then(|| describe(issue, &missing))
-    });
-    found.collect()
+    match roles.into_iter().find(|(name, _)| *name == ROLE) {
+        Some((_, role)) => check_own_role(role),
+        None => check_common_role(template, pcluster),
+    }
 }
 
-fn describe(issue: &Issue, missing: &[&&str]) -> Finding {
-    let names = missing.iter().map(|name| **name).collect::<Vec<_>>().join(", ");
+/// The role that the stack makes for itself.
+fn check_own_role(role: &Value) -> Vec<Finding> {
+    let path = format!("{}.Properties.Policies", format_resource(ROLE));
+    let Some(statements) = collect_statements(role) else { return Vec::new() };
+    let Some(actions) = statements.iter().map(|statement| actions_of(statement)).collect::<Option<Vec<_>>>()
+    else {
+        return Vec::new();
+    };
+    let has = |action: &str| actions.iter().flatten().any(|own| covers(own, action));
+    let mut found: Vec<_> = ISSUES
+        .iter()
+        .filter_map(|issue| {
+            let missing: Vec<_> = issue.actions.iter().copied().filter(|action| !has(action)).collect();
+            (!missing.is_empty()).then(|| describe(issue, &path, &missing))
+        })
+        .collect();
+    let deleting = statements
+        .iter()
+        .zip(&actions)
+        .filter(|(_, actions)| actions.iter().any(|own| covers(own, LOG_GROUP.actions[0])));
+    let resources: Vec<String> = deleting.flat_map(|(statement, _)| resources_of(statement)).collect();
+    if !resources.is_empty() && resources.iter().all(|resource| resource.ends_with(":*")) {
+        found.push(describe(&LOG_GROUP, &path, LOG_GROUP.actions));
+    }
+    found
+}
+
+/// The role that all builds of an account share.
+fn check_common_role(template: &Value, pcluster: Option<&str>) -> Vec<Finding> {
+    let functions = select_resources(template, "AWS::Lambda::Function");
+    let Some((_, function)) = functions.into_iter().find(|(name, _)| *name == FUNCTION) else {
+        return Vec::new();
+    };
+    let role = flatten_text(&function["Properties"]["Role"]);
+    if !role.contains(COMMON_ROLE) {
+        return Vec::new();
+    }
+    let path = format!("{}.Properties.Role", format_resource(FUNCTION));
+    let affected = |releases: &VersionSpecifiers| pcluster.is_some_and(|release| contains(releases, release));
+    let mut found = Vec::new();
+    if role.ends_with("-v1") {
+        found.push(describe(&REVISION_1, &path, &[]));
+    }
+    if parse_specifiers(WITHOUT_LOG_GROUP).is_ok_and(|releases| affected(&releases)) {
+        found.push(describe(&LOG_GROUP, &path, LOG_GROUP.actions));
+    }
+    found
+}
+
+fn describe(issue: &Issue, path: &str, actions: &[&str]) -> Finding {
+    let names = if actions.is_empty() { String::new() } else { format!(" ({})", actions.join(", ")) };
     Finding {
         id: issue.id.into(),
         // The image can be used, and the AMI found.
         level: Level::Info,
         kind: Kind::KnownIssue,
-        message: format!("the stack's clean-up role {} ({names})", issue.lack),
+        message: format!("the stack's clean-up role {}{names}", issue.lack),
         cost: Some(issue.cost.into()),
-        evidence: json!({"path": format!("$.Resources.{ROLE}.Properties.Policies"), "missing": missing}),
+        evidence: json!({"path": path, "missing": actions}),
         fix: Some(Fix::by_hand(issue.fix.into())),
         references: issue.references.iter().map(|reference| (*reference).to_owned()).collect(),
         is_told_by_guard: false,
@@ -72,20 +145,30 @@ fn describe(issue: &Issue, missing: &[&&str]) -> Finding {
     }
 }
 
-/// The actions that the role's own policies allow; `None` where they cannot be read for sure.
-fn collect_actions(role: &Value) -> Option<Vec<&str>> {
-    let mut actions = Vec::new();
+/// The statements by which the role's own policies allow something; `None` if they cannot be read for sure.
+fn collect_statements(role: &Value) -> Option<Vec<&Value>> {
+    let mut found = Vec::new();
     for policy in role["Properties"]["Policies"].as_array()? {
         let statements = policy["PolicyDocument"]["Statement"].as_array()?;
-        for statement in statements.iter().filter(|statement| statement["Effect"] != "Deny") {
-            match &statement["Action"] {
-                Value::String(action) => actions.push(action.as_str()),
-                Value::Array(list) => actions.extend(list.iter().filter_map(Value::as_str)),
-                _ => return None,
-            }
-        }
+        found.extend(statements.iter().filter(|statement| statement["Effect"] != "Deny"));
     }
-    Some(actions)
+    Some(found)
+}
+
+fn actions_of(statement: &Value) -> Option<Vec<&str>> {
+    match &statement["Action"] {
+        Value::String(action) => Some(vec![action.as_str()]),
+        Value::Array(list) => Some(list.iter().filter_map(Value::as_str).collect()),
+        _ => None,
+    }
+}
+
+fn resources_of(statement: &Value) -> Vec<String> {
+    match &statement["Resource"] {
+        Value::Array(list) => list.iter().map(flatten_text).collect(),
+        Value::Null => Vec::new(),
+        one => vec![flatten_text(one)],
+    }
 }
 
 /// Whether an action of a policy, which may end in a wildcard, covers another. IAM ignores their case.
@@ -101,11 +184,46 @@ fn covers(allowed: &str, action: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn found(role: &str, actions: &Value) -> Vec<String> {
-        let policy = json!({"PolicyDocument": {"Statement": [{"Action": actions}, {"Action": "logs:DeleteLogGroup"}]}});
+    fn ids(template: &Value, pcluster: &str) -> Vec<String> {
+        check(template, Some(pcluster)).into_iter().map(|finding| finding.id).collect()
+    }
+
+    fn with_statements(role: &str, statements: &Value) -> Vec<String> {
+        let policy = json!({"PolicyDocument": {"Statement": statements}});
         let role_resource = json!({"Type": "AWS::IAM::Role", "Properties": {"Policies": [policy]}});
-        let findings = check(&json!({"Resources": {role: role_resource}}));
-        findings.into_iter().map(|finding| finding.id).collect()
+        ids(&json!({"Resources": {role: role_resource}}), "3.13.2")
+    }
+
+    fn found(role: &str, actions: &Value) -> Vec<String> {
+        with_statements(role, &json!([{"Action": actions}, {"Action": "logs:DeleteLogGroup"}]))
+    }
+
+    #[test]
+    fn a_log_group_by_the_old_form_alone_is_told() {
+        let all = json!({"Action": ["ImageBuilder:*", "IAM:Get*"], "Resource": "*"});
+        let delete = |resource: &Value| json!([all, {"Action": "logs:DeleteLogGroup", "Resource": resource}]);
+        let join = |end: &str| json!({"Fn::Join": ["", ["arn:", {"Ref": "AWS::Partition"}, end]]});
+        for old in [join(":logs:x:*"), json!([join(":*")]), json!("arn:aws:logs:x:y:log-group:z:*")] {
+            assert_eq!(with_statements(ROLE, &delete(&old)), ["cleanup-role-log-group"], "{old}");
+        }
+        for new in [join(":logs:x"), json!([join(":*"), join(":x")]), json!("*"), join("-*")] {
+            assert!(with_statements(ROLE, &delete(&new)).is_empty(), "{new}");
+        }
+    }
+
+    #[test]
+    fn the_common_role_is_judged_by_its_revision_and_the_release() {
+        let with_role = |role: &Value| {
+            json!({"Resources": {FUNCTION: {
+                "Type": "AWS::Lambda::Function", "Properties": {"Role": role},
+            }}})
+        };
+        let sub = |revision: u32| format!("arn:${{AWS::Partition}}:iam::1{COMMON_ROLE}abc-v{revision}");
+        let common = |revision: u32| with_role(&json!({"Fn::Sub": sub(revision)}));
+        assert_eq!(ids(&common(1), "3.14.0"), ["cleanup-role-revision-1", "cleanup-role-log-group"]);
+        assert_eq!(ids(&common(2), "3.16.2"), ["cleanup-role-log-group"]);
+        assert!(ids(&common(2), "3.16.3").is_empty());
+        assert!(ids(&with_role(&json!("arn:aws:iam::1:role/mine")), "3.14.0").is_empty());
     }
 
     #[test]

@@ -5,13 +5,20 @@
 //! - `limits`: limits of EC2 and Image Builder
 //! - `runtimes`: Lambda runtimes that AWS refuses
 //! - `known_issues`: known issues of upstream that the template shows
+//! - `component`: the component of pcluster; `minitar`: a gem that it installs
+//! - `recipe`: components of another region, and the size of the root volume
+//! - `sharing`: an AMI that cannot be shared, because of its key
 
 pub mod asked;
 pub mod cloudformation;
+pub mod component;
 pub mod grouping;
 pub mod known_issues;
 pub mod limits;
+pub mod minitar;
+pub mod recipe;
 pub mod runtimes;
+pub mod sharing;
 
 use std::str::FromStr as _;
 
@@ -56,8 +63,11 @@ pub fn check_everywhere(
     today: Date,
 ) -> Vec<Finding> {
     let mut findings = limits::check(template);
+    findings.extend(sharing::check(template));
+    findings.extend(minitar::check(template));
+    findings.extend(recipe::check(template, pcluster));
     findings.extend(runtimes::check(template, pcluster, advisories, today));
-    findings.extend(known_issues::check(template));
+    findings.extend(known_issues::check(template, pcluster));
     findings
 }
 

@@ -1,6 +1,8 @@
 //! `preflight images` and `preflight stack` on a planted account: every class, the real commands before and after,
 //! and what stands when a call fails or the machine ends in the middle.
 
+mod parent;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::{TcpListener, TcpStream};

@@ -1,0 +1,97 @@
+//! What AWS, or an answer of it in a file, says of the parent image, the components and the network of a build.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::checker::request::{CheckRequest, ParentSource};
+use crate::environment::target::Target;
+use crate::error::Abort;
+use crate::images::client::Client;
+use crate::model::finding::Finding;
+use crate::report::builder::{CheckResult, ReportBuilder};
+use crate::rules::advisories::combinations;
+use crate::rules::parent::facts::{Facts, Questions};
+use crate::rules::parent::image::Build;
+use crate::rules::parent::{build, image};
+use crate::rules::template::recipe::find_region;
+use crate::text::package_name::PCLUSTER;
+
+/// Adds the checks of what is outside of the environment.
+pub fn check(
+    request: &CheckRequest,
+    target: &Target,
+    template: Option<&Value>,
+    report: &mut ReportBuilder,
+) -> Result<(), Abort> {
+    let since = Instant::now();
+    let Some(template) = template else {
+        report.add("parent", since.elapsed(), CheckResult::Skipped("no template was built".into()));
+        return Ok(());
+    };
+    let questions = ask_for(request, template);
+    let facts = match get_facts(request, target, &questions, template) {
+        Err(Abort::Error(error)) => {
+            report.add("parent", since.elapsed(), CheckResult::Unknown(error.to_line()));
+            return Ok(());
+        }
+        facts => facts?,
+    };
+    let took = since.elapsed();
+    let pcluster = report.packages.get(PCLUSTER).cloned().unwrap_or_default();
+    let combinations = combinations::built_in();
+    let build = Build { pcluster: &pcluster, template, combinations: &combinations };
+    let findings = facts.image.as_ref().map(|one| image::check(one, &build)).unwrap_or_default();
+    report.add("parent", took, take_result(&facts, "parent", findings));
+    if !questions.scripts.is_empty() || !questions.components.is_empty() {
+        report.add("components", took, take_result(&facts, "components", build::check_components(&facts)));
+    }
+    if questions.subnet.is_some() {
+        let findings = Vec::from_iter(build::check_network(&facts, questions.subnet.as_deref()));
+        report.add("network", took, take_result(&facts, "network", findings));
+    }
+    Ok(())
+}
+
+/// What a build uses; a file has images alone.
+fn ask_for(request: &CheckRequest, template: &Value) -> Questions {
+    let questions = Questions::of(template);
+    match request.parent {
+        ParentSource::File(_) => Questions { parent: questions.parent, ..Questions::default() },
+        ParentSource::Aws | ParentSource::Unknown => questions,
+    }
+}
+
+/// What was not asked makes a check unknown, unless it has found something.
+fn take_result(facts: &Facts, check: &str, findings: Vec<Finding>) -> CheckResult {
+    match facts.skipped.get(check) {
+        Some(reason) if findings.is_empty() => CheckResult::Unknown(reason.clone()),
+        _ => CheckResult::Findings(findings),
+    }
+}
+
+fn get_facts(
+    request: &CheckRequest,
+    target: &Target,
+    questions: &Questions,
+    template: &Value,
+) -> Result<Facts, Abort> {
+    if let ParentSource::File(images) = &request.parent {
+        return Ok(find_image(images, questions.parent.as_deref().unwrap_or_default()));
+    }
+    let _step = request.progress.step("asking AWS about the parent image");
+    let client = Client { target, timeout: request.settings.timeout };
+    client.get_facts(questions, find_region(template).as_deref())
+}
+
+/// The parent among the images of a file. The ARN of an image of Image Builder names no AMI, so a single one is meant.
+fn find_image(images: &[Value], parent: &str) -> Facts {
+    let named = images.iter().find(|image| image["ImageId"] == parent);
+    let only = images.first().filter(|_| images.len() == 1 && parent.starts_with("arn:"));
+    let image = named.or(only).and_then(|image| serde_json::from_value(image.clone()).ok());
+    let missing = format!("the file has no description of the image {parent}");
+    let skipped =
+        if image.is_some() { BTreeMap::new() } else { BTreeMap::from([("parent".to_owned(), missing)]) };
+    Facts { image, skipped, ..Facts::default() }
+}

@@ -1,0 +1,11 @@
+//! What AWS says of the parent image, the components and the network of a build → findings. Pure.
+//!
+//! - [`facts`]: the answers of AWS, and what to ask for a template
+//! - [`system`]: the operating system of an image, by its name and its owner
+//! - [`image`]: the rules on the parent image
+//! - [`build`]: the rules on components and network
+
+pub mod build;
+pub mod facts;
+pub mod image;
+pub mod system;

@@ -1,0 +1,179 @@
+//! The image recipe: components of another region, and a volume that is smaller than what pcluster reserves. Pure.
+
+use std::str::FromStr as _;
+
+use pep440_rs::Version;
+use serde_json::{Value, json};
+
+use crate::model::finding::{Finding, Fix, Kind, Level};
+use crate::rules::template::cloudformation::{DISTRIBUTION, format_resource, select_resources};
+
+pub const RECIPE: &str = "AWS::ImageBuilder::ImageRecipe";
+
+/// What pcluster adds to the size of the parent image if `RootVolume.Size` is not set, in GiB, from which release on.
+const RESERVED: [([u64; 2], u64); 3] = [([3, 13], 37), ([3, 11], 32), ([3, 0], 27)];
+
+/// Checks the recipe. `pcluster` is the installed release, if there is one.
+pub fn check(template: &Value, pcluster: Option<&str>) -> Vec<Finding> {
+    let region = find_region(template);
+    let mut findings = Vec::new();
+    for (name, recipe) in select_resources(template, RECIPE) {
+        let (place, properties) = (format!("{}.Properties", format_resource(name)), &recipe["Properties"]);
+        if let Some(region) = &region {
+            findings.extend(check_components(properties, region, &place));
+        }
+        let release = pcluster.or_else(|| properties["Version"].as_str());
+        findings.extend(release.and_then(|release| check_size(properties, release, &place)));
+    }
+    findings
+}
+
+/// The first component whose ARN is of another region; another one would be the same finding.
+fn check_components(properties: &Value, region: &str, place: &str) -> Option<Finding> {
+    let components = properties["Components"].as_array().into_iter().flatten().enumerate();
+    let mut arns =
+        components.filter_map(|(index, component)| Some((index, component["ComponentArn"].as_str()?)));
+    let (index, arn, other) = arns.find_map(|(index, arn)| {
+        let other = read_region(arn)?;
+        (other != region).then_some((index, arn, other))
+    })?;
+    Some(Finding {
+        id: "component-region".into(),
+        level: Level::Error,
+        kind: Kind::BuildComponent,
+        message: format!("a component is in {other}, but the image is built in {region}"),
+        cost: Some("Image Builder refuses the recipe, and the stack is rolled back within minutes.".into()),
+        evidence: json!({"path": format!("{place}.Components[{index}].ComponentArn"), "found": arn, "region": region}),
+        fix: Some(Fix::by_hand(format!("name a component of {region} in Build.Components"))),
+        references: vec![
+            "https://docs.aws.amazon.com/imagebuilder/latest/APIReference/API_ComponentConfiguration.html"
+                .into(),
+        ],
+        is_told_by_guard: false,
+        shows: None,
+    })
+}
+
+/// The region of `arn:aws:imagebuilder:REGION:OWNER:component/…`.
+fn read_region(arn: &str) -> Option<&str> {
+    let parts: Vec<&str> = arn.splitn(6, ':').collect();
+    match parts[..] {
+        ["arn", _, "imagebuilder", region, _, resource]
+            if resource.starts_with("component/") && !region.is_empty() =>
+        {
+            Some(region)
+        }
+        _ => None,
+    }
+}
+
+/// The region in which the image is built: that of its log group, which pcluster writes into a tag of the AMI.
+pub fn find_region(template: &Value) -> Option<String> {
+    let configurations = select_resources(template, DISTRIBUTION).into_iter();
+    let mut logs = configurations.flat_map(|(_, resource)| {
+        let list = resource["Properties"]["Distributions"].as_array().into_iter().flatten();
+        list.map(|distribution| &distribution["AmiDistributionConfiguration"]["AmiTags"]["parallelcluster:build_log"])
+    });
+    logs.find_map(|log| {
+        let arn = flatten_text(log);
+        let region = arn.split_once(":logs:")?.1.split(':').next()?;
+        let is_region = |region: &str| {
+            !region.is_empty()
+                && region.bytes().all(|letter| letter.is_ascii_alphanumeric() || letter == b'-')
+        };
+        is_region(region).then(|| region.to_owned())
+    })
+}
+
+/// A text, that of a `Fn::Sub`, or those of a `Fn::Join` with `*` for everything else in it.
+pub(super) fn flatten_text(value: &Value) -> String {
+    if let Some(text) = value.as_str().or_else(|| value["Fn::Sub"].as_str()) {
+        return text.to_owned();
+    }
+    let parts = value["Fn::Join"][1].as_array().into_iter().flatten();
+    parts.map(|part| part.as_str().unwrap_or("*")).collect()
+}
+
+/// A volume for the parent and everything that is installed, which is smaller than pcluster's own reserve alone.
+fn check_size(properties: &Value, release: &str, place: &str) -> Option<Finding> {
+    let reserved = reserved_size(release)?;
+    let volumes = properties["BlockDeviceMappings"].as_array()?.iter().enumerate();
+    let (index, size) = volumes
+        .filter_map(|(index, mapping)| Some((index, mapping["Ebs"]["VolumeSize"].as_u64()?)))
+        .find(|(_, size)| *size < reserved)?;
+    Some(Finding {
+        id: "root-volume-small".into(),
+        // 32 GiB were enough for 3.11.0, in upstream's issue.
+        level: Level::Info,
+        kind: Kind::ImageLimit,
+        message: format!(
+            "the root volume has {size} GiB; pcluster {release} reserves {reserved} GiB in addition to its parent image"
+        ),
+        cost: Some("The build fails if the volume becomes full.".into()),
+        evidence: json!({"path": format!("{place}.BlockDeviceMappings[{index}].Ebs.VolumeSize"), "found": size, "reserved": reserved}),
+        fix: Some(Fix::by_hand("raise Image.RootVolume.Size, or remove it: pcluster then chooses it".into())),
+        references: vec!["https://github.com/aws/aws-parallelcluster/issues/6478".into()],
+        is_told_by_guard: false,
+        shows: None,
+    })
+}
+
+fn reserved_size(release: &str) -> Option<u64> {
+    let release = Version::from_str(release).ok()?;
+    RESERVED.iter().find(|(from, _)| release >= Version::new(from)).map(|(_, reserved)| *reserved)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(recipe: &Value, pcluster: Option<&str>) -> Vec<String> {
+        let log = json!({"Fn::Join": ["", ["arn:", {"Ref": "AWS::Partition"}, ":logs:eu-west-1:", {"Ref": "AWS::AccountId"}, ":x"]]});
+        let ami = json!({"AmiDistributionConfiguration": {"AmiTags": {"parallelcluster:build_log": log}}});
+        let template = json!({"Resources": {
+            "R": {"Type": RECIPE, "Properties": recipe},
+            "D": {"Type": DISTRIBUTION, "Properties": {"Distributions": [ami]}},
+        }});
+        check(&template, pcluster).into_iter().map(|finding| finding.id).collect()
+    }
+
+    #[test]
+    fn a_component_of_another_region_is_found() {
+        let found = |arn: &Value| {
+            ids(&json!({"Components": [{"ComponentArn": {"Ref": "X"}}, {"ComponentArn": arn}]}), None)
+        };
+        for arn in [
+            "arn:aws:imagebuilder:us-east-1:aws:component/amazon-cloudwatch-agent-linux/x.x.x",
+            "arn:aws:imagebuilder:eu-west-2:123456789012:component/mine/1.0.0/1",
+        ] {
+            assert_eq!(found(&json!(arn)), ["component-region"], "{arn}");
+        }
+        for arn in [
+            json!("arn:aws:imagebuilder:eu-west-1:aws:component/update-linux/x.x.x"),
+            json!("arn:aws:imagebuilder::aws:component/x"),
+            json!("arn:aws:imagebuilder:eu-west-2:123456789012:image/mine/1.0.0/1"),
+            json!("component"),
+            json!({"Fn::Sub": "arn:aws:imagebuilder:eu-west-2:1:component/x"}),
+        ] {
+            assert!(found(&arn).is_empty(), "{arn}");
+        }
+        // Without a region, nothing is said.
+        let components = json!([{"ComponentArn": "arn:aws:imagebuilder:us-east-1:aws:component/x/1.0.0"}]);
+        let alone = json!({"Resources": {"R": {"Type": RECIPE, "Properties": {"Components": components}}}});
+        assert!(check(&alone, None).is_empty());
+    }
+
+    #[test]
+    fn a_volume_below_the_reserve_is_told() {
+        let sized =
+            |size: u64| json!({"BlockDeviceMappings": [{"Ebs": {"VolumeSize": size}}], "Version": "3.10.1"});
+        for (release, reserved) in
+            [("3.0.0", 27), ("3.10.1", 27), ("3.11.0", 32), ("3.12.0", 32), ("3.13.0", 37), ("3.16.3", 37)]
+        {
+            assert_eq!(ids(&sized(reserved - 1), Some(release)), ["root-volume-small"], "{release}");
+            assert!(ids(&sized(reserved), Some(release)).is_empty(), "{release}");
+        }
+        assert_eq!(ids(&sized(26), None), ["root-volume-small"]);
+        assert!(ids(&sized(8), Some("a local build")).is_empty());
+    }
+}
