@@ -111,7 +111,7 @@ fn what_aws_does_not_tell_is_not_checked() {
     }
 }
 
-/// client_parent.py on pages of loopback, which not everybody reaches, and on a subnet.
+/// `client_parent.py` on pages of loopback, which not everybody reaches, and on a subnet.
 #[test]
 fn pages_and_subnets_are_read() {
     let sandbox = Sandbox::new();
