@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::support::fakes::{REAL, REAL_OUTPUT};
+use crate::support::machine::real_python;
 use crate::support::run::{Call, Run};
 use crate::support::sandbox::Sandbox;
 
@@ -26,7 +27,7 @@ fn denied() -> Value {
     facts(&Value::Null, &json!({"parent": reason}))
 }
 
-fn check<'a>(sandbox: &'a Sandbox, options: &[&str]) -> Run<'a> {
+fn check(sandbox: &Sandbox, options: &[&str]) -> Run {
     sandbox.build_image();
     let call = sandbox.pcluster(["preflight", "check", "-c", "image.yaml"]);
     options.iter().fold(call, |call, option| call.argument(*option)).run()
@@ -108,6 +109,16 @@ fn what_aws_does_not_tell_is_not_checked() {
         run.exits(3).is_silent().stdout_matches(&format!("aws-{snapshot}.txt"));
         sandbox.has_no_scratch();
     }
+}
+
+/// `client_parent.py` on pages of loopback, which not everybody reaches, and on a subnet.
+#[test]
+fn pages_and_subnets_are_read() {
+    let sandbox = Sandbox::new();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/outside.py");
+    let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/src/images");
+    let call = sandbox.call(real_python(), ["-B", script, sources]).var("NO_PROXY", "127.0.0.1");
+    call.run().exits(0).is_silent().stdout_matches("pages-and-subnets.txt");
 }
 
 #[test]

@@ -112,6 +112,6 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(Answer::Applied { results }) => {
             assert_eq!(Some(results.len()), value["results"].as_array().map(Vec::len))
         }
-        Ok(Answer::Stack(_) | Answer::NoStack { .. } | Answer::Failed { .. }) | Err(_) => {}
+        Ok(Answer::Stack(_) | Answer::Parent(_) | Answer::NoStack { .. } | Answer::Failed { .. }) | Err(_) => {}
     }
 });
