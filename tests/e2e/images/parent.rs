@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::World;
-use crate::environments::{NEWEST, Ran, Sandbox};
+use crate::environments::{NEWEST, RealSandbox};
+use crate::support::run::Run;
 
 /// Images of moto's own list.
 const WINDOWS: &str = "ami-03cf127a";
@@ -16,9 +17,9 @@ fn configuration(parent: &str, more: &str) -> String {
 }
 
 #[track_caller]
-fn check(sandbox: &Sandbox, arguments: &[&str]) -> (Ran, Value) {
+fn check(sandbox: &RealSandbox, arguments: &[&str]) -> (Run, Value) {
     let all = [&["preflight", "check", "-c", "image.yaml", "--format", "json"], arguments].concat();
-    let ran = sandbox.shim(&all);
+    let ran = sandbox.pcluster(&all).run();
     let report = ran.json();
     (ran, report)
 }
@@ -42,20 +43,20 @@ fn aws_is_asked_about_parent_components_and_subnet() {
     let proxy = world.proxy(&[]);
     let mut sandbox = world.sandbox(NEWEST);
     sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
-    sandbox.write("image.yaml", configuration(LINUX, ""));
+    sandbox.write("work/image.yaml", configuration(LINUX, ""));
     let (ran, report) = check(&sandbox, &[]);
-    ran.ends_with(0);
+    ran.exits(0);
     assert_eq!(std::fs::read_to_string(&proxy.log).unwrap(), "", "nothing is asked without --aws");
     assert_eq!(status(&report, "parent"), "none", "{ran}");
 
     let (ran, report) = check(&sandbox, &["--aws"]);
-    ran.ends_with(0);
+    ran.exits(0);
     assert_eq!((status(&report, "parent"), ids(&report)), ("passed", vec![]), "{ran}");
 
     for parent in [WINDOWS, AMAZON_LINUX_2] {
-        sandbox.write("image.yaml", configuration(parent, ""));
+        sandbox.write("work/image.yaml", configuration(parent, ""));
         let (ran, report) = check(&sandbox, &["--aws"]);
-        ran.ends_with(1);
+        ran.exits(1);
         assert_eq!(
             (status(&report, "parent"), ids(&report)),
             ("failed", vec!["parent-os-unsupported"]),
@@ -64,9 +65,9 @@ fn aws_is_asked_about_parent_components_and_subnet() {
     }
 
     let components = "  Components:\n    - Type: script\n      Value: s3://another-teams-bucket/absent.sh\n";
-    sandbox.write("image.yaml", configuration(LINUX, components));
+    sandbox.write("work/image.yaml", configuration(LINUX, components));
     let (ran, report) = check(&sandbox, &["--aws"]);
-    ran.ends_with(1);
+    ran.exits(1);
     assert_eq!((status(&report, "components"), ids(&report)), ("failed", vec!["script-missing"]), "{ran}");
 
     let log = std::fs::read_to_string(&proxy.log).unwrap();
@@ -88,9 +89,9 @@ fn an_aws_that_denies_or_breaks_leaves_the_parent_unchecked() {
         let proxy = world.proxy(options);
         let mut sandbox = world.sandbox(NEWEST);
         sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
-        sandbox.write("image.yaml", configuration(WINDOWS, ""));
+        sandbox.write("work/image.yaml", configuration(WINDOWS, ""));
         let (ran, report) = check(&sandbox, &["--aws"]);
-        ran.ends_with(3);
+        ran.exits(3);
         assert_eq!((status(&report, "parent"), ids(&report)), ("unknown", vec![]), "{options:?}\n{ran}");
         assert_eq!(status(&report, "template"), "passed", "{options:?}\n{ran}");
     }
@@ -98,15 +99,15 @@ fn an_aws_that_denies_or_breaks_leaves_the_parent_unchecked() {
 
 #[test]
 fn the_facts_of_a_file_reach_the_synthesis() {
-    let sandbox = Sandbox::of(NEWEST);
-    sandbox.write("image.yaml", configuration("ami-0a1b2c3d4e5f60718", ""));
+    let sandbox = RealSandbox::of(NEWEST);
+    sandbox.write("work/image.yaml", configuration("ami-0a1b2c3d4e5f60718", ""));
     let image = json!({
         "ImageId": "ami-0a1b2c3d4e5f60718", "Name": "debian-12-amd64-20241110-1927", "OwnerId": "136693071363",
         "Architecture": "x86_64", "State": "available", "RootDeviceName": "/dev/xvda",
         "BlockDeviceMappings": [{"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 8}}],
     });
-    sandbox.write("parent.json", json!({"Images": [image]}).to_string());
+    sandbox.write("work/parent.json", json!({"Images": [image]}).to_string());
     let (ran, report) = check(&sandbox, &["--parent", "parent.json"]);
-    ran.ends_with(1);
+    ran.exits(1);
     assert_eq!(ids(&report), ["parent-os-unsupported"], "{ran}");
 }
