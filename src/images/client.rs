@@ -113,7 +113,7 @@ impl Client<'_> {
             other => fail(other.to_string()),
         })?;
         serde_json::from_value(answer)
-            .map_err(|error| fail(format!("the answer of client.py is not complete: {error}")))
+            .map_err(|error| fail(format!("the answer of client.py is incomplete: {error}")))
     }
 
     fn run(&self, request: &Value) -> Result<Value, ChildError> {
@@ -131,7 +131,7 @@ impl Client<'_> {
         let program = &interpreter.executable;
         let limit = self.timeout * MAX_TIMEOUTS;
         let finished =
-            Child { program, arguments, environment, limit, max_output: MAX_OUTPUT }.run(&scratch)?;
+            Child { program, arguments, environment, limit, max_output: MAX_OUTPUT }.run_tied(&scratch)?;
         framed(&finished, &sentinel, program)
     }
 }
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn incomplete_answers_are_errors_that_name_the_key() {
         for (answer, key) in [
-            (json!({"kind": "inventory", "account": "1"}), "partition"),
+            (json!({"kind": "inventory", "account": "1"}), "caller"),
             (json!({"kind": "applied", "results": [{"ok": true, "message": null}]}), "permission"),
             (json!({"kind": "applied", "results": [{"message": null, "permission": null}]}), "ok"),
             (json!({"kind": "failed", "code": "denied", "message": "no"}), "call"),

@@ -28,6 +28,7 @@ while [ $# -gt 0 ]; do
     */synthesis.py)
         sentinel=$2; request=$3; shift 3; what=synth; [ $# -gt 0 ] || what=start
         echo "$what" >>"$log"; . "$fake/$what"; exit ;;
+    */client.py) echo client >>"$log"; sentinel=$2; request=$3; . "$fake/client"; exit ;;
     */compile.py) echo compile >>"$log"; sentinel=$2; shift 2; . "$fake/compile"; exit ;;
     */bundled_pip.py) echo bundled_pip >>"$log"; sentinel=$2; . "$fake/bundled_pip"; exit ;;
     *.whl/pip) module=pip; shift; echo "wheel $1" >>"$log"; . "$fake/pip"; exit ;;
@@ -177,6 +178,17 @@ impl Environment<'_> {
     pub(crate) fn has_bundled_pip(&self, wheel: &Value) {
         self.sandbox.write(self.path("fake/bundled_pip.json"), json!({ "wheel": wheel }).to_string());
         self.sandbox.write(self.path("fake/bundled_pip"), ANSWER.replace("@FILE@", "bundled_pip"));
+    }
+
+    /// Sets the answers of client.py: its inventory, and the results of the steps of each AMI.
+    pub(crate) fn has_in_aws(&self, inventory: &Value, results: &Value) {
+        self.sandbox.write(self.path("fake/inventory.json"), inventory.to_string());
+        self.sandbox.write(
+            self.path("fake/apply.json"),
+            json!({"kind": "applied", "results": results}).to_string(),
+        );
+        let chosen = "case $(cat \"$request\") in *'\"kind\":\"apply\"'*) kind=apply ;; *) kind=inventory ;; esac\n";
+        self.sandbox.write(self.path("fake/client"), chosen.to_owned() + &ANSWER.replace("@FILE@", "$kind"));
     }
 
     /// Sets what the real pcluster does, in sh.
