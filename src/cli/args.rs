@@ -212,7 +212,8 @@ fn read_ami(value: &str) -> Result<String, &'static str> {
 /// Reads an age in days or weeks.
 fn read_days(value: &str) -> Result<i64, &'static str> {
     let weeks = value.strip_suffix('w').map(|number| (number, 7));
-    let read = |(number, days): (&str, i64)| number.parse::<u16>().ok().map(|number| i64::from(number) * days);
+    let read =
+        |(number, days): (&str, i64)| number.parse::<u16>().ok().map(|number| i64::from(number) * days);
     weeks.or(value.strip_suffix('d').map(|number| (number, 1))).and_then(read).ok_or("write it as 90d or 12w")
 }
 

@@ -54,9 +54,7 @@ impl<'a> Known<'a> {
     pub fn new(inventory: &'a Inventory, ami: &'a Ami) -> Self {
         let arn = image_arn(ami).and_then(BuildArn::read);
         let is_own = |arn: &BuildArn| {
-            arn.account == inventory.account
-                && ami.owner_id == inventory.account
-                && is_release(&arn.version)
+            arn.account == inventory.account && ami.owner_id == inventory.account && is_release(&arn.version)
         };
         let Some(arn) = arn.filter(is_own) else {
             return Self { ami, arn: None, class: Class::Foreign, origin: None };

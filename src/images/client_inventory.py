@@ -213,7 +213,7 @@ def find_references(aws, region, images):
     """What EC2 itself knows of; not every botocore can ask for it."""
     operation = "describe_image_references"
     if not hasattr(aws.client("ec2", region), operation):
-        failure = Failure("absent", "this boto3 is too old for it")
+        failure = Failure("absent", "boto3 is too old")
         aws.skip(failure, ("ec2", region, operation), why=failure.message)
         return
     parameters = {"ImageIds": images, "IncludeAllResourceTypes": True}

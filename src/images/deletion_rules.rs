@@ -5,13 +5,17 @@ use crate::images::image::{Artifacts, Refusal, format_place};
 use crate::images::inventory::{BuildArn, Inventory, Skipped, Stack};
 use crate::images::origin::{MAX_SLUG, Origin, PREFIX, image_arn, is_named, is_named_after};
 use crate::images::rules::Examined;
+use crate::images::selection::is_id;
 
 /// A tag, of any value, that protects an AMI from a deletion.
 pub const KEEP: &str = "pcluster-preflight:keep";
 
 /// Without their answers nobody knows whether an AMI is in use.
-const USES: [&str; 3] =
-    ["ec2:DescribeInstances", "ec2:DescribeLaunchTemplateVersions", "autoscaling:DescribeLaunchConfigurations"];
+const USES: [&str; 3] = [
+    "ec2:DescribeInstances",
+    "ec2:DescribeLaunchTemplateVersions",
+    "autoscaling:DescribeLaunchConfigurations",
+];
 
 const LOG_GROUP: &str = "/aws/imagebuilder/ParallelClusterImage-";
 
@@ -109,22 +113,20 @@ impl Examined<'_> {
         let Some(arn) = self.known.arn.as_ref().filter(|_| self.known.class == Class::Orphan) else {
             return Artifacts::default();
         };
-        let directory = self.known.directory().filter(|_| self.owns_directory() && self.is_directory_of_account());
+        let directory =
+            self.known.directory().filter(|_| self.owns_directory() && self.is_directory_of_account());
         let is_listed = self.inventory.find_skipped("cloudformation:ListStacks", &arn.region).is_none();
         let is_alone = is_listed && self.has_logs_alone(arn);
+        let group = self.find_log_group(arn).filter(|_| self.known.image_id().is_some());
         Artifacts {
             region: arn.region.clone(),
             directory: directory.map(|(bucket, directory)| (bucket.to_owned(), directory.to_owned())),
-            log_group: (is_alone && self.has_log_group(arn)).then(|| self.log_group()),
+            log_group: group.filter(|_| is_alone).map(str::to_owned),
         }
     }
 
     fn is_directory_of_account(&self) -> bool {
         self.known.origin.as_ref().is_some_and(Origin::is_of_account)
-    }
-
-    fn log_group(&self) -> String {
-        format!("{LOG_GROUP}{}", self.known.image_id().unwrap_or(self.known.slug()))
     }
 
     fn has_logs_alone(&self, arn: &BuildArn) -> bool {
@@ -138,32 +140,48 @@ impl Examined<'_> {
             return Vec::new();
         };
         let mut stays = self.find_unproven_directories(arn);
-        if let Some(skipped) = self.find_reason_to_keep_logs(arn).filter(|_| self.has_logs_alone(arn)) {
-            let why = format!("{}: {}", skipped.source, skipped.why);
-            stays.push((format!("log group {}", self.log_group()), why));
-        }
+        stays.extend(self.find_kept_logs(arn));
         stays
     }
 
-    /// The source without which the log group is not found, or not known to be this AMI's alone.
-    fn find_reason_to_keep_logs(&self, arn: &BuildArn) -> Option<&Skipped> {
-        let unread = self.inventory.find_skipped("logs:DescribeLogGroups", &arn.region);
-        let unlisted = || self.inventory.find_skipped("cloudformation:ListStacks", &arn.region);
-        unread.or_else(|| unlisted().filter(|_| self.has_log_group(arn)))
+    /// A log group that may be this AMI's alone and is not deleted.
+    fn find_kept_logs(&self, arn: &BuildArn) -> Option<(String, String)> {
+        if !self.has_logs_alone(arn) {
+            return None;
+        }
+        let explain = |skipped: &Skipped| format!("{}: {}", skipped.source, skipped.why);
+        if let Some(skipped) = self.inventory.find_skipped("logs:DescribeLogGroups", &arn.region) {
+            let name = self.known.image_id().unwrap_or(self.known.slug());
+            return Some((format!("log group {LOG_GROUP}{name}"), explain(skipped)));
+        }
+        let group = self.find_log_group(arn)?;
+        let why = match self.known.image_id() {
+            None => "nothing else of its build was found".into(),
+            Some(_) => explain(self.inventory.find_skipped("cloudformation:ListStacks", &arn.region)?),
+        };
+        Some((format!("log group {group}"), why))
     }
 
-    fn has_log_group(&self, arn: &BuildArn) -> bool {
-        let group = self.log_group();
-        self.inventory.log_groups.iter().any(|own| own.name == group && own.region == arn.region)
+    /// The log group of its image id.
+    fn find_log_group(&self, arn: &BuildArn) -> Option<&str> {
+        let id = |name: &str| name.strip_prefix(LOG_GROUP).map(str::to_owned);
+        let is_own =
+            |name: &str| id(name).is_some_and(|id| is_id(&id, self.known.image_id(), self.known.slug()));
+        let mut groups = self.inventory.log_groups.iter().filter(|group| group.region == arn.region);
+        groups.find(|group| is_own(&group.name)).map(|group| group.name.as_str())
     }
 
     fn find_unproven_directories(&self, arn: &BuildArn) -> Vec<(String, String)> {
         if let Some((bucket, directory)) = self.known.directory() {
             let is_unproven = self.owns_directory() && !self.is_directory_of_account();
             let why = "another account may have made it";
-            return is_unproven.then(|| (format_place(bucket, directory), why.to_owned())).into_iter().collect();
+            return is_unproven
+                .then(|| (format_place(bucket, directory), why.to_owned()))
+                .into_iter()
+                .collect();
         }
-        let buckets = self.inventory.skipped.iter().filter_map(|skipped| Some((skipped.bucket.as_ref()?, skipped)));
+        let buckets =
+            self.inventory.skipped.iter().filter_map(|skipped| Some((skipped.bucket.as_ref()?, skipped)));
         let in_region = buckets.filter(|(_, skipped)| skipped.source.ends_with(&arn.region));
         in_region
             .map(|(bucket, skipped)| {
@@ -180,14 +198,13 @@ impl Examined<'_> {
         let tag = |name: &str| stack?.tags.as_ref()?.get(&format!("{PREFIX}{name}")).map(String::as_str);
         let tagged = tag("s3_image_dir").filter(|_| tag("s3_bucket") == Some(bucket));
         let mut listed = self.inventory.directories.iter();
-        let listed = listed.find(|own| own.bucket == bucket && own.region == arn.region && is_named_after(own, arn));
-        match tagged.or(listed.map(|listed| listed.directory.as_str())) {
-            Some(directory) => format_place(bucket, directory),
-            None => {
-                let slug = arn.slug.get(..MAX_SLUG).unwrap_or(&arn.slug);
-                format!("s3://{bucket}/parallelcluster/{}/images/{slug}-*/", arn.version)
-            }
+        let listed =
+            listed.find(|own| own.bucket == bucket && own.region == arn.region && is_named_after(own, arn));
+        if let Some(directory) = tagged.or(listed.map(|listed| listed.directory.as_str())) {
+            return format_place(bucket, directory);
         }
+        let slug = arn.slug.get(..MAX_SLUG).unwrap_or(&arn.slug);
+        format!("s3://{bucket}/parallelcluster/{}/images/{slug}-*/", arn.version)
     }
 }
 
@@ -246,8 +263,7 @@ mod tests {
         assert!(used.contains("in use by i-1"), "{used}");
         let unknown = refused(orphan(), |inventory| {
             let source = "ec2:DescribeInstances in us-east-1".into();
-            let skipped =
-                Skipped { source, why: "denied".into(), permission: None, bucket: None };
+            let skipped = Skipped { source, why: "denied".into(), permission: None, bucket: None };
             inventory.skipped.push(skipped);
         });
         assert!(unknown.contains("cannot find out whether it is in use"), "{unknown}");
@@ -255,7 +271,10 @@ mod tests {
         kept.tags.insert(KEEP.into(), String::new());
         assert!(refused(kept, |_| {}).contains("pcluster-preflight:keep protects it"));
         assert!(refused(Ami { public: true, ..orphan() }, |_| {}).contains("shared with all"));
-        assert!(refused(Ami { launch_permission: None, ..orphan() }, |_| {}).contains("cannot find out whether it is shared"));
+        assert!(
+            refused(Ami { launch_permission: None, ..orphan() }, |_| {})
+                .contains("cannot find out whether it is shared")
+        );
         let protection = Some("enabled-with-cooldown".to_owned());
         let protected = refused(Ami { deregistration_protection: protection, ..orphan() }, |_| {});
         assert!(protected.contains("protected"), "{protected}");
@@ -292,10 +311,8 @@ mod tests {
         let images = examine(&inventory(vec![ami("ami-1", &own, DONE), other]), &Selection::default());
         assert!(images.iter().all(|image| image.delete == Action::Refused), "{images:?}");
 
-        let group = LogGroup {
-            region: "us-east-1".into(),
-            name: "/aws/imagebuilder/ParallelClusterImage-x".into(),
-        };
+        let group =
+            LogGroup { region: "us-east-1".into(), name: "/aws/imagebuilder/ParallelClusterImage-x".into() };
         let directories = vec![directory("x", 'a', "2022-10-26T22:00:00Z")];
         let mut one =
             Inventory { directories, log_groups: vec![group], ..inventory(vec![ami("ami-1", &own, DONE)]) };
@@ -347,6 +364,17 @@ mod tests {
         let image = examine(&inventory, &Selection::default()).remove(0);
         assert_eq!(image.stays, [format!("s3://b/{place}/")]);
         assert!(image.reasons[0].contains("another account may have made it"), "{:?}", image.reasons);
+    }
+
+    #[test]
+    fn log_group_of_an_uncertain_image_id_stays_and_is_named() {
+        let name = "/aws/imagebuilder/ParallelClusterImage-X";
+        let group = LogGroup { region: "us-east-1".into(), name: name.into() };
+        let orphan = ami("ami-1", &arn("x", "3.1.3", ACCOUNT), DONE);
+        let inventory = Inventory { log_groups: vec![group], ..inventory(vec![orphan]) };
+        let image = examine(&inventory, &Selection::default()).remove(0);
+        assert_eq!((image.delete, &image.artifacts.log_group), (Action::Possible, &None));
+        assert_eq!(image.stays, [format!("log group {name}")]);
     }
 
     #[test]

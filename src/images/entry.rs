@@ -19,24 +19,35 @@ const INDENT: &str = "    ";
 pub fn describe_orphan(listing: &Listing, image: &Image) -> String {
     let mut text = headline("orphan", image) + &describe_origin(listing, image);
     let cost = image.monthly_cost_at_most.usd;
-    text += &line(&format!("{}, at most ${cost:.2} a month; {}", format_size(image), source_name(image.source)));
+    text +=
+        &line(&format!("{}, at most ${cost:.2} a month; {}", format_size(image), source_name(image.source)));
     if listing.is_verbose || listing.is_named {
-        return text + &describe_reasons(image) + &describe_addresses(listing, image) + &describe_tags(listing, "gets", &image.tags);
+        return text
+            + &describe_reasons(image)
+            + &describe_addresses(listing, image)
+            + &describe_tags(listing, "gets", &image.tags);
     }
     let refused = [("not repairable", image.repair_refused), ("not deletable", image.delete_refused)];
     let parts: Vec<String> =
         refused.iter().filter_map(|(what, kind)| Some(format!("{what}: {}", (*kind)?))).collect();
     match (image.repair_refused, image.delete_refused) {
         (None, None) => text,
-        (one, other) if one == other => text + &line(&format!("neither repairable nor deletable: {}", one.unwrap_or_default())),
+        (one, other) if one == other => {
+            text + &line(&format!("neither repairable nor deletable: {}", one.unwrap_or_default()))
+        }
         _ => text + &line(&parts.join("; ")),
     }
 }
 
-/// A build that failed, or that is running.
+/// A build that failed or is running, or an AMI that pcluster finds.
 pub fn describe_other(listing: &Listing, image: &Image) -> String {
-    let word = if image.class == Class::InProgress { "in progress" } else { "failed build" };
-    let reasons = if listing.is_verbose || listing.is_named { describe_reasons(image) } else { String::new() };
+    let word = match image.class {
+        Class::InProgress => "in progress",
+        Class::FailedBuild => "failed build",
+        _ => "healthy",
+    };
+    let reasons =
+        if listing.is_verbose || listing.is_named { describe_reasons(image) } else { String::new() };
     headline(word, image) + &describe_origin(listing, image) + &reasons
 }
 
@@ -45,16 +56,23 @@ pub fn describe_planned(listing: &Listing, image: &Image, change: Change) -> Str
     let text = headline(word, image) + &describe_origin(listing, image);
     if change == Change::Repair {
         let tags = format!("{}; {}", count(image.tags.len(), "tag"), source_name(image.source));
-        return text + &line(&tags) + &describe_sharing(image) + &describe_details(listing, image, "gets", &image.tags);
+        return text
+            + &line(&tags)
+            + &describe_sharing(image)
+            + &describe_details(listing, image, "gets", &image.tags);
     }
     let left: String = image.stays.iter().map(|what| line(&format!("leaves {what}"))).collect();
     text + &line(&format_contents(image)) + &left + &describe_details(listing, image, "has", &image.had_tags)
 }
 
 pub fn describe_refused(listing: &Listing, image: &Image, change: Change) -> String {
-    let reasons = if listing.is_verbose || listing.is_named { describe_reasons(image) } else { String::new() };
-    let text = headline("refused", image);
-    if reasons.is_empty() { text + &line(image.refused(change).unwrap_or("failed")) } else { text + &reasons }
+    let reasons =
+        if listing.is_verbose || listing.is_named { describe_reasons(image) } else { String::new() };
+    let head = headline("refused", image);
+    if reasons.is_empty() {
+        return format!("{}: {}\n", head.trim_end(), image.refused(change).unwrap_or("failed"));
+    }
+    head + &reasons
 }
 
 pub fn describe_done(listing: &Listing, image: &Image, change: Change) -> String {
@@ -62,7 +80,11 @@ pub fn describe_done(listing: &Listing, image: &Image, change: Change) -> String
     let notes: String = notes.map(|(_, note)| indent(note)).collect();
     if change == Change::Repair {
         let tags = line(&format!("wrote {}", count(image.tags.len(), "tag")));
-        return headline("repaired", image) + &tags + &notes + &describe_sharing(image) + &describe_tags(listing, "got", &image.tags);
+        return headline("repaired", image)
+            + &tags
+            + &notes
+            + &describe_sharing(image)
+            + &describe_tags(listing, "got", &image.tags);
     }
     let left: String = image.left.iter().map(|what| line(&format!("left {what}"))).collect();
     let addresses = describe_addresses(listing, image) + &describe_tags(listing, "had", &image.had_tags);
@@ -99,9 +121,10 @@ fn source_name(source: Source) -> &'static str {
     }
 }
 
-/// A word, the id of the AMI, and its image id or name.
+/// A word, the id of the AMI, and its image id, in lower case if its own is not known.
 pub fn headline(word: &str, image: &Image) -> String {
-    let name = image.image_id.as_deref().unwrap_or(&image.name);
+    let name =
+        image.image_id.as_ref().unwrap_or(if image.slug.is_empty() { &image.name } else { &image.slug });
     format!("{word} {} {}\n", escape_line(&image.ami), escape_line(name))
 }
 
@@ -190,7 +213,7 @@ pub fn describe_unfinished(left: &Unfinished) -> String {
         quote_for_shell(&deletion.region)
     );
     format!("interrupted deletion of {}\n", escape_line(&deletion.ami))
-        + &line(&format!("still there: {}", left.list().join(", ")))
+        + &left.list().iter().map(|what| line(&format!("still there: {what}"))).collect::<String>()
         + &line(&format!("to finish it, run `{command}`"))
 }
 

@@ -6,17 +6,17 @@ use crate::images::class::{BUILD_STATUS, IMAGE_ID};
 use crate::images::inventory::{Ami, Bucket, BucketFrom, Device, Directory, Inventory, LaunchPermission};
 use crate::images::selection::Selection;
 
-pub const ACCOUNT: &str = "123456789012";
+pub(crate) const ACCOUNT: &str = "123456789012";
 
-pub fn moment(text: &str) -> Timestamp {
+pub(crate) fn moment(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-pub fn arn(slug: &str, version: &str, account: &str) -> String {
+pub(crate) fn arn(slug: &str, version: &str, account: &str) -> String {
     format!("arn:aws:imagebuilder:us-east-1:{account}:image/parallelclusterimage-{slug}/{version}/1")
 }
 
-pub fn ami(id: &str, arn: &str, tags: &[(&str, &str)]) -> Ami {
+pub(crate) fn ami(id: &str, arn: &str, tags: &[(&str, &str)]) -> Ami {
     let tags = tags.iter().copied().chain([("Ec2ImageBuilderArn", arn)]);
     Ami {
         region: "us-east-1".into(),
@@ -31,9 +31,9 @@ pub fn ami(id: &str, arn: &str, tags: &[(&str, &str)]) -> Ami {
     }
 }
 
-pub const DONE: &[(&str, &str)] = &[(BUILD_STATUS, "available"), ("parallelcluster:os", "alinux2")];
+pub(crate) const DONE: &[(&str, &str)] = &[(BUILD_STATUS, "available"), ("parallelcluster:os", "alinux2")];
 
-pub fn template(id: &str, bucket: &str, directory: &str) -> String {
+pub(crate) fn template(id: &str, bucket: &str, directory: &str) -> String {
     serde_json::json!({"Resources": {
         "ImageRecipe": {"Type": "AWS::ImageBuilder::ImageRecipe", "Properties": {
             "ParentImage": "ami-0", "Tags": {IMAGE_ID: id, "parallelcluster:image_name": id}}},
@@ -43,7 +43,7 @@ pub fn template(id: &str, bucket: &str, directory: &str) -> String {
     .to_string()
 }
 
-pub fn directory(id: &str, letter: char, modified: &str) -> Directory {
+pub(crate) fn directory(id: &str, letter: char, modified: &str) -> Directory {
     let slug = id.to_lowercase();
     let path = format!("parallelcluster/3.1.3/images/{slug}-{}", String::from(letter).repeat(16));
     Directory {
@@ -58,7 +58,7 @@ pub fn directory(id: &str, letter: char, modified: &str) -> Directory {
     }
 }
 
-pub fn inventory(images: Vec<Ami>) -> Inventory {
+pub(crate) fn inventory(images: Vec<Ami>) -> Inventory {
     Inventory {
         account: ACCOUNT.into(),
         partition: "aws".into(),
@@ -69,7 +69,7 @@ pub fn inventory(images: Vec<Ami>) -> Inventory {
     }
 }
 
-pub fn select(image_ids: &[&str], amis: &[&str]) -> Selection {
+pub(crate) fn select(image_ids: &[&str], amis: &[&str]) -> Selection {
     let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     Selection { image_ids: own(image_ids), amis: own(amis) }
 }

@@ -3,6 +3,7 @@
 //! What is true of all AMIs is in the summary, and not repeated for each.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use crate::images::class::Class;
 use crate::images::entry::{
@@ -16,46 +17,40 @@ use crate::text::printable::escape_line;
 
 /// Every orphan with its cost, and what prevents a change.
 pub fn render_list(listing: &Listing, command: impl Fn(&str) -> String) -> String {
-    let mut text = head(listing);
+    let mut entries = String::new();
     for image in &listing.images {
         match image.class {
-            Class::Orphan => text += &describe_orphan(listing, image),
-            Class::InProgress | Class::FailedBuild => text += &describe_other(listing, image),
-            Class::Healthy | Class::Foreign => {}
+            Class::Orphan => entries += &describe_orphan(listing, image),
+            Class::Healthy if !listing.is_named => {}
+            _ => entries += &describe_other(listing, image),
         }
     }
-    for left in &listing.unfinished {
-        text += &describe_unfinished(left);
-    }
-    text += "\n";
-    text += &summarize(listing);
-    text += &describe_rest(listing);
+    entries.extend(listing.unfinished.iter().map(describe_unfinished));
+    let mut text = head(listing) + &separate(&entries) + &summarize(listing) + &describe_rest(listing);
     if listing.has_orphans() {
         text += "\n";
-        text += &format!("To restore their tags:  {}\n", escape_line(&command("--repair")));
-        text += &format!("To delete them:         {}\n", escape_line(&command("--delete")));
+        if listing.select(Class::Orphan).next().is_some() {
+            let _ = writeln!(text, "To restore their tags:  {}", escape_line(&command("--repair")));
+        }
+        let _ = writeln!(text, "To delete them:         {}", escape_line(&command("--delete")));
     }
     text
 }
 
 /// What a change would do.
 pub fn render_plan(listing: &Listing, change: Change) -> String {
-    let mut text = head(listing);
+    let mut entries = String::new();
     for image in &listing.images {
         if image.action(change) == Action::Possible {
-            text += &describe_planned(listing, image, change);
+            entries += &describe_planned(listing, image, change);
         } else if image.class == Class::Orphan || listing.is_refused(image, change) {
-            text += &describe_refused(listing, image, change);
+            entries += &describe_refused(listing, image, change);
         }
     }
     if change == Change::Delete {
-        for left in &listing.unfinished {
-            text += &describe_unfinished(left);
-        }
+        entries.extend(listing.unfinished.iter().map(describe_unfinished));
     }
-    text += "\n";
-    text += &sum_up(listing, change, Action::Possible);
-    text + &describe_rest(listing)
+    head(listing) + &separate(&entries) + &sum_up(listing, change, Action::Possible) + &describe_rest(listing)
 }
 
 /// What was done.
@@ -71,18 +66,17 @@ pub fn render_result(listing: &Listing, change: Change) -> String {
         }
     }
     for left in &listing.ended {
-        text += &format!("finished the deletion of {}\n", escape_line(&left.deletion.ami));
+        let _ = writeln!(text, "finished the deletion of {}", escape_line(&left.deletion.ami));
         text += &left.list().iter().map(|what| line(what)).collect::<String>();
         text += &describe_left(listing, &left.deletion.ami);
         text += &describe_tags(listing, "had", &left.deletion.tags);
     }
     let is_unlisted = |ami: &String| listing.images.iter().all(|image| image.ami != *ami);
     for (ami, why) in listing.outcomes.failed.iter().filter(|(ami, _)| is_unlisted(ami)) {
-        text += &format!("failed {}\n", escape_line(ami));
+        let _ = writeln!(text, "failed {}", escape_line(ami));
         text += &indent(why);
     }
-    text += "\n";
-    text += &sum_up(listing, change, Action::Done);
+    let mut text = separate(&text) + &sum_up(listing, change, Action::Done);
     if !listing.outcomes.failed.is_empty() {
         text += "To finish what failed, fix the cause and run the same command again.\n";
     } else if change == Change::Repair && !listing.outcomes.done.is_empty() {
@@ -129,20 +123,30 @@ fn format_regions(listing: &Listing) -> String {
 /// The sums of a list.
 fn summarize(listing: &Listing) -> String {
     let summary = listing.summarize();
-    let found = match summary.healthy {
-        0 => "pcluster finds no AMI".into(),
-        number => format!("pcluster finds {}", count(number, "AMI")),
-    };
     let regions = format_regions(listing);
     if summary.orphans == 0 {
-        return indent_by("", &format!("No orphans in {regions}; {found}."));
+        let found = count(summary.healthy, "AMI");
+        return indent_by(
+            "",
+            &match listing.is_named {
+                true => format!("No orphan of these names in {regions}."),
+                false => format!("No orphans in {regions}; pcluster finds {found}."),
+            },
+        );
     }
+    // Not every AMI of the region is known if some are named.
+    let found = match listing.is_named {
+        true => String::new(),
+        false => format!("; pcluster finds {}", count(summary.healthy, "other AMI")),
+    };
     let usd = summary.monthly_cost_at_most.usd;
     let orphans = count(summary.orphans, "orphan");
-    let text = format!("{orphans} in {regions}: {:.0} GiB, at most ${usd:.2} a month; {found}.", summary.size_gib);
+    let what = format!("{orphans} in {regions} that no pcluster command finds");
+    let text = format!("{what}: {:.0} GiB, at most ${usd:.2} a month{found}.", summary.size_gib);
     let other = |number: usize, done: &str, kinds: &BTreeMap<&str, usize>| {
         let refused = kinds.values().sum::<usize>();
-        let refused = if refused == 0 { String::new() } else { format!(", {refused} cannot ({})", list_kinds(kinds)) };
+        let refused =
+            if refused == 0 { String::new() } else { format!(", {refused} cannot ({})", list_kinds(kinds)) };
         indent(&format!("{number} can be {done}{refused}"))
     };
     indent_by("", &text)
@@ -156,43 +160,61 @@ fn list_kinds(kinds: &BTreeMap<&str, usize>) -> String {
 
 /// The sums of a plan or of its result.
 fn sum_up(listing: &Listing, change: Change, action: Action) -> String {
-    let images = || listing.images.iter().filter(|image| image.action(change) == action);
-    let number = images().count();
-    let verb = match (change, action) {
-        (Change::Delete, Action::Done) => "Deleted",
-        (Change::Delete, _) => "To delete:",
-        (Change::Repair, Action::Done) => "Repaired",
-        (Change::Repair, _) => "To repair:",
-    };
-    let snapshots: usize = images().map(|image| image.snapshots.len()).sum();
-    let size: f64 = images().map(|image| image.size_gib().1).sum();
-    let usd: f64 = images().map(|image| image.monthly_cost_at_most.usd).sum();
-    let mut parts = match (number, change) {
-        (0, _) if action == Action::Possible => vec!["Nothing to do".to_owned()],
-        (_, Change::Delete) => vec![
-            format!("{verb} {} with {}", count(number, "AMI"), count(snapshots, "snapshot")),
-            format!("{size:.0} GiB"),
-            format!("at most ${usd:.2} a month"),
-        ],
-        (_, Change::Repair) => vec![format!("{verb} {}", count(number, "AMI"))],
-    };
-    let mut kinds = BTreeMap::new();
-    for image in listing.images.iter().filter(|image| listing.is_refused(image, change)) {
-        if let Some(kind) = image.refused(change) {
-            *kinds.entry(kind).or_insert(0) += 1;
+    let is_done = action == Action::Done;
+    let images: Vec<&Image> = listing.images.iter().filter(|image| image.action(change) == action).collect();
+    let mut parts = Vec::new();
+    if !images.is_empty() {
+        let verb = match (change, is_done) {
+            (Change::Delete, true) => "deleted",
+            (Change::Delete, false) => "to delete:",
+            (Change::Repair, true) => "repaired",
+            (Change::Repair, false) => "to repair:",
+        };
+        parts.push(format!("{verb} {}", count(images.len(), "AMI")));
+        if change == Change::Delete {
+            parts.extend(sum_up_snapshots(&images));
         }
     }
-    let failed = listing.outcomes.failed.len();
-    if failed > 0 {
-        parts.push(format!("{failed} failed"));
+    let deletions = if is_done { &listing.ended } else { &listing.unfinished };
+    if change == Change::Delete && !deletions.is_empty() {
+        let verb = if is_done { "finished" } else { "to finish:" };
+        parts.push(format!("{verb} {}", count(deletions.len(), "interrupted deletion")));
     }
-    if !kinds.is_empty() {
-        parts.push(format!("{} refused ({})", kinds.values().sum::<usize>(), list_kinds(&kinds)));
+    if parts.is_empty() {
+        parts.push(if is_done { "nothing done" } else { "nothing to do" }.into());
     }
-    if action == Action::Possible && change == Change::Delete && !listing.unfinished.is_empty() {
-        parts.push(format!("{} to finish", count(listing.unfinished.len(), "interrupted deletion")));
+    let mut refused = BTreeMap::new();
+    for image in listing.images.iter().filter(|image| listing.is_refused(image, change)) {
+        if let Some(kind) = image.refused(change) {
+            *refused.entry(kind).or_insert(0) += 1;
+        }
     }
-    indent_by("", &(parts.join(", ") + "."))
+    if !refused.is_empty() {
+        parts.push(format!("{} refused ({})", refused.values().sum::<usize>(), list_kinds(&refused)));
+    }
+    let leaving = images.iter().filter(|image| !image.left.is_empty()).count();
+    let others = [(listing.outcomes.failed.len(), "failed"), (leaving, "left something")];
+    parts.extend(
+        others.iter().filter(|(number, _)| *number > 0).map(|(number, what)| format!("{number} {what}")),
+    );
+    indent_by("", &capitalize(&(parts.join(", ") + ".")))
+}
+
+fn sum_up_snapshots(images: &[&Image]) -> [String; 3] {
+    let snapshots: usize = images.iter().map(|image| image.snapshots.len()).sum();
+    let size: f64 = images.iter().map(|image| image.size_gib().1).sum();
+    let usd: f64 = images.iter().map(|image| image.monthly_cost_at_most.usd).sum();
+    [count(snapshots, "snapshot"), format!("{size:.0} GiB"), format!("at most ${usd:.2} a month")]
+}
+
+fn capitalize(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
+/// Entries, and an empty line.
+fn separate(entries: &str) -> String {
+    if entries.is_empty() { String::new() } else { format!("{entries}\n") }
 }
 
 /// What was not found, and what could not be asked.
@@ -201,7 +223,8 @@ fn describe_rest(listing: &Listing) -> String {
     if !listing.missing.is_empty() {
         let names = listing.missing.join(", ");
         let regions = format_regions(listing);
-        text += &indent_by("", &format!("Not found among the AMIs that pcluster built in {regions}: {names}"));
+        text +=
+            &indent_by("", &format!("Not found among the AMIs that pcluster built in {regions}: {names}"));
     }
     let line = |skipped: &Skipped| indent_by("", &format!("not asked: {}: {}", skipped.source, skipped.why));
     text += &listing.skipped.iter().map(line).collect::<String>();
@@ -223,7 +246,8 @@ mod tests {
 
     /// A listing whose AMI, region and interrupted deletion have a text of AWS in them.
     fn listing(text: &str) -> Listing {
-        let orphan = Ami { region: text.into(), name: text.into(), ..ami(text, &arn("x", "3.1.3", ACCOUNT), DONE) };
+        let orphan =
+            Ami { region: text.into(), name: text.into(), ..ami(text, &arn("x", "3.1.3", ACCOUNT), DONE) };
         let inventory = inventory(vec![orphan]);
         let left = || {
             let deletion = Deletion {

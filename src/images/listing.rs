@@ -131,9 +131,7 @@ impl Listing {
     /// Whether a change has left something.
     pub fn has_left(&self) -> bool {
         let is_left = |image: &Image| !image.left.is_empty();
-        !self.outcomes.failed.is_empty()
-            || !self.outcomes.left.is_empty()
-            || self.images.iter().any(is_left)
+        !self.outcomes.failed.is_empty() || !self.outcomes.left.is_empty() || self.images.iter().any(is_left)
     }
 
     pub fn summarize(&self) -> Summary {
@@ -169,8 +167,8 @@ impl Listing {
             })
         });
         let pair = |(ami, why): &(String, String)| json!({"ami": ami, "what": why});
-        let mut value = json!({
-            "schemaVersion": 1,
+        let mut all = json!({"schemaVersion": 1});
+        let found = json!({
             "summary": self.summarize(),
             "images": self.images,
             "unfinished": unfinished.collect::<Vec<_>>(),
@@ -180,10 +178,12 @@ impl Listing {
             "notFound": self.missing,
             "skipped": self.skipped,
         });
-        if let (Value::Object(all), Value::Object(identity)) = (&mut value, json!(self.identity)) {
-            all.extend(identity);
+        for part in [json!(self.identity), found] {
+            if let (Value::Object(all), Value::Object(part)) = (&mut all, part) {
+                all.extend(part);
+            }
         }
-        value
+        all
     }
 }
 

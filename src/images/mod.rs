@@ -13,7 +13,7 @@ pub mod deletion_rules;
 pub mod deletions;
 pub mod entry;
 #[cfg(test)]
-pub mod fixtures;
+pub(crate) mod fixtures;
 pub mod human;
 pub mod image;
 pub mod inventory;

@@ -76,10 +76,12 @@ impl Examined<'_> {
 
     fn refuse_nothing_left(&self) -> Refusal {
         let ami = self.known.ami;
-        let id = quote_for_shell(self.known.image_id().unwrap_or("ID"));
-        let command = format!("pcluster preflight images --repair -i {id} --image {} -r {}", ami.id, ami.region);
+        let id = quote_for_shell(self.known.image_id().unwrap_or_else(|| self.guess_id()));
+        let command =
+            format!("pcluster preflight images --repair -i {id} --image {} -r {}", ami.id, ami.region);
         if self.known.directory().is_some() {
-            let reason = format!("its build artifacts belong to another AMI; to tag it anyway, run `{command}`");
+            let reason =
+                format!("its build artifacts belong to another AMI; to tag it anyway, run `{command}`");
             return Refusal::new("artifacts belong to another AMI", reason);
         }
         let reason = format!(
@@ -87,6 +89,13 @@ impl Examined<'_> {
              run `{command}`"
         );
         Refusal::new("no artifacts found", reason)
+    }
+
+    /// The image id as the name of the AMI has it, `ParallelClusterImage-ID DATE`; else in lower case.
+    fn guess_id(&self) -> &str {
+        let Known { ami, .. } = self.known;
+        let named = ami.name.strip_prefix("ParallelClusterImage-").and_then(|rest| rest.split(' ').next());
+        named.filter(|id| id.to_lowercase() == self.known.slug()).unwrap_or(self.known.slug())
     }
 
     /// What a repair does not restore, and what it does not change.
@@ -102,9 +111,14 @@ impl Examined<'_> {
         if !origin.has_configuration() {
             notes.push("the configuration of its build was not found: your own tags stay lost".into());
         }
-        let asked = self.known.arn.as_ref().and_then(|arn| origin.lost_tags(self.inventory, self.known.ami, arn));
-        let refused: Vec<String> =
-            asked.into_iter().flatten().filter(|(key, value)| !is_accepted(key, value)).map(|(key, _)| key).collect();
+        let asked =
+            self.known.arn.as_ref().and_then(|arn| origin.lost_tags(self.inventory, self.known.ami, arn));
+        let refused: Vec<String> = asked
+            .into_iter()
+            .flatten()
+            .filter(|(key, value)| !is_accepted(key, value))
+            .map(|(key, _)| key)
+            .collect();
         if !refused.is_empty() {
             notes.push(format!("EC2 refuses these tags, and they are left out: {}", refused.join(", ")));
         }

@@ -56,7 +56,8 @@ impl Examined<'_> {
                 reasons.extend(self.describe_repaired(&conflicts));
             }
         }
-        let act = |refusal: &Option<Refusal>| if refusal.is_none() { Action::Possible } else { Action::Refused };
+        let act =
+            |refusal: &Option<Refusal>| if refusal.is_none() { Action::Possible } else { Action::Refused };
         Image {
             ami: ami.id.clone(),
             region: ami.region.clone(),

@@ -7,7 +7,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::json;
 
 use crate::cli::args::{Common, Format, ImagesArgs};
-use crate::error::{Abort, Error, Interrupted, PREFIX};
+use crate::error::{Abort, Error, Interrupted};
 use crate::images::carry_out::{STATE_HOME, carry_out};
 use crate::images::client::Client;
 use crate::images::deletions::{Deletions, find_unfinished};
@@ -41,8 +41,7 @@ pub fn run(arguments: &ImagesArgs, common: &Common) -> Result<Outcome, Abort> {
         _ => None,
     };
     with_aws(common, |client, progress| {
-        let selection =
-            Selection { image_ids: arguments.image_id.clone(), amis: arguments.image.clone() };
+        let selection = Selection { image_ids: arguments.image_id.clone(), amis: arguments.image.clone() };
         Images { arguments, common, client, progress, selection, change }.run()
     })
 }
@@ -63,14 +62,12 @@ impl Images<'_> {
         let inventory = self.take_inventory(&begun)?;
         let ended = deletions.as_ref().ok().filter(|_| self.deletes());
         let mut listing = self.make_listing(inventory, begun, ended, unread);
-        match self.change {
-            Some(change) => self.change(change, &mut listing, deletions),
-            None => {
-                let status = u8::from(listing.has_orphans() || !listing.missing.is_empty());
-                let text = render_list(&listing, |flag| self.command(flag));
-                Ok(self.render(status, &listing, text))
-            }
+        if let Some(change) = self.change {
+            return self.change(change, &mut listing, deletions);
         }
+        let status = u8::from(listing.has_orphans() || !listing.missing.is_empty());
+        let text = render_list(&listing, |flag| self.command(flag));
+        Ok(self.render(status, &listing, text))
     }
 
     fn deletes(&self) -> bool {
@@ -218,12 +215,13 @@ impl Images<'_> {
         let Abort::Interrupted(_) = abort else { return };
         let finished = outcomes.done.len() + outcomes.failed.len();
         let (what, flag) = if self.deletes() { ("deleted", "--delete") } else { ("repaired", "--repair") };
-        let mut text = format!("interrupted: {} of {} AMIs {what}\n", outcomes.done.len(), tasks.len());
-        if let Some(task) = tasks.get(finished) {
+        let count = format!("interrupted: {} of {} AMIs {what}", outcomes.done.len(), tasks.len());
+        let half_done = tasks.get(finished).map(|task| {
             let steps: Vec<String> = task.steps.iter().map(ToString::to_string).collect();
-            text += &format!("{} may be half done: {}\n", task.ami, steps.join(", "));
-        }
-        text += &format!("hint: to finish, run `{}`", self.command(flag));
+            format!("{} may be half done: {}", task.ami, steps.join(", "))
+        });
+        let hint = format!("hint: to finish, run `{}`", self.command(flag));
+        let text = [Some(count), half_done, Some(hint)].into_iter().flatten().collect::<Vec<_>>().join("\n");
         Progress::Lines.write(&name_as_called(&text));
     }
 }
@@ -250,7 +248,7 @@ fn confirm(question: &str) -> Result<Option<bool>, Interrupted> {
         return Ok(None);
     }
     let interrupts = Interrupts::caught();
-    let _ = write!(io::stderr(), "{PREFIX}{question} [y/N] ");
+    let _ = write!(io::stderr(), "{question} [y/N] ");
     let stdin = io::stdin();
     loop {
         interrupts.check()?;

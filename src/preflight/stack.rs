@@ -76,7 +76,9 @@ impl Build {
                  `aws cloudformation delete-stack --stack-name {own_name} --region {own_region}`\n\
                  hint: or let it finish, then restore the tags of its AMI: `{repair}`"
             ),
-            Self::Ended => format!("hint: to restore the tags of its AMI without another build, run `{repair}`"),
+            Self::Ended => {
+                format!("hint: to restore the tags of its AMI without another build, run `{repair}`")
+            }
             Self::Failed => String::new(),
         }
     }

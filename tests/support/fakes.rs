@@ -183,11 +183,10 @@ impl Environment<'_> {
     /// Sets the answers of client.py: its inventory, and the results of the steps of each AMI.
     pub(crate) fn has_in_aws(&self, inventory: &Value, results: &Value) {
         self.sandbox.write(self.path("fake/inventory.json"), inventory.to_string());
-        self.sandbox.write(
-            self.path("fake/apply.json"),
-            json!({"kind": "applied", "results": results}).to_string(),
-        );
-        let chosen = "case $(cat \"$request\") in *'\"kind\":\"apply\"'*) kind=apply ;; *) kind=inventory ;; esac\n";
+        self.sandbox
+            .write(self.path("fake/apply.json"), json!({"kind": "applied", "results": results}).to_string());
+        let chosen =
+            "case $(cat \"$request\") in *'\"kind\":\"apply\"'*) kind=apply ;; *) kind=inventory ;; esac\n";
         self.sandbox.write(self.path("fake/client"), chosen.to_owned() + &ANSWER.replace("@FILE@", "$kind"));
     }
 
