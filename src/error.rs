@@ -103,6 +103,7 @@ impl AwsFailure {
                     .into()
             }
             "credentials" => "Log in as for `pcluster list-images`, or name a profile in AWS_PROFILE.".into(),
+            "sso" => "Run `aws sso login`, with --profile if AWS_PROFILE names one, then try again.".into(),
             "region" => "Name one with -r, or set AWS_DEFAULT_REGION.".into(),
             "network" => {
                 "Check the network, the proxy (HTTPS_PROXY) and the endpoint (AWS_ENDPOINT_URL).".into()

@@ -10,6 +10,7 @@ mod dispatch; // what is guarded, what passes through, and that a pass-through l
 mod failpoints; // repairs that are killed, fail, or meet others at every step
 mod failures; // checks that cannot run: each one line, delegated; strict stops
 mod hostile; // files that hang, flood, or could have been written by others
+mod images; // preflight images, as people and scripts see it
 mod install; // install.sh and what it leaves behind
 mod launchers; // every form of launcher leads to its interpreter
 mod locate; // the real pcluster among shims, wrappers and debris

@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use pcluster_shim::preflight::advisories::{format_advisory, format_title};
-use pcluster_shim::rules::advisories::constraints::derive;
 use pcluster_shim::rules::advisories;
+use pcluster_shim::rules::advisories::constraints::derive;
 use pcluster_shim::rules::advisories::file;
 use pcluster_shim_fuzz::{assert_line, assert_safe, input};
 

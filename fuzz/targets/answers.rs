@@ -10,15 +10,15 @@ use std::process::ExitStatus;
 
 use libfuzzer_sys::fuzz_target;
 use pcluster_shim::environment::interpreter::read_answer;
-use pcluster_shim::model::distribution::{Distribution, Packages};
 use pcluster_shim::environment::question::agree;
-use pcluster_shim::model::expectation::StartupFailure;
 use pcluster_shim::environment::synthesis::Synthesis;
+use pcluster_shim::model::distribution::{Distribution, Packages};
+use pcluster_shim::model::expectation::StartupFailure;
+use pcluster_shim::model::finding::{Kind, Level};
 use pcluster_shim::report::builder::{CheckResult, ReportBuilder};
 use pcluster_shim::report::{Shim, human};
 use pcluster_shim::rules::startup::{Owners, describe};
 use pcluster_shim::rules::template::TemplateRules;
-use pcluster_shim::model::finding::{Kind, Level};
 use pcluster_shim::system::child::{Finished, framed};
 use pcluster_shim_fuzz::{assert_safe, input, split};
 use serde_json::Value;

@@ -5,10 +5,12 @@
 use libfuzzer_sys::fuzz_target;
 use pcluster_shim::images::class::Class;
 use pcluster_shim::images::client::Answer;
+use pcluster_shim::images::human::{render_list, render_plan, render_question, render_result};
 use pcluster_shim::images::image::{Action, Image};
 use pcluster_shim::images::inventory::{Deletion, Inventory, Unfinished};
-use pcluster_shim::images::report::{Kept, Listing};
-use pcluster_shim::images::rules::{Selection, examine};
+use pcluster_shim::images::listing::{Change, Identity, Listing, Outcomes};
+use pcluster_shim::images::rules::examine;
+use pcluster_shim::images::selection::Selection;
 use pcluster_shim_fuzz::{assert_safe, input};
 use serde_json::{Value, json};
 
@@ -32,18 +34,17 @@ fn check_image(image: &Image, inventory: &Inventory, selection: &Selection) {
         let mut own = inventory.images.iter().filter(|ami| is_it(&ami.id, &ami.region));
         assert!(own.any(|ami| ami.owner_id == inventory.account));
         if !image.conflicts_with.is_empty() {
-            assert_eq!(selection.ami.as_ref(), Some(&image.ami));
+            assert!(selection.names(&image.ami));
         }
     }
 }
 
 fn show(listing: &Listing) {
-    assert_safe(&listing.render_list());
-    let failures = [("ami-other".to_owned(), "denied".to_owned())];
-    for deletes in [false, true] {
-        assert_safe(&listing.render_plan(deletes));
-        assert_safe(&listing.render_done(deletes, &[]));
-        assert_safe(&listing.render_done(deletes, &failures));
+    assert_safe(&render_list(listing, |option| format!("pcluster preflight images {option}")));
+    for change in [Change::Repair, Change::Delete] {
+        assert_safe(&render_plan(listing, change));
+        assert_safe(&render_question(listing, change));
+        assert_safe(&render_result(listing, change));
     }
     assert!(listing.to_json()["images"].is_array());
 }
@@ -54,11 +55,11 @@ fn check_inventory(inventory: &Inventory, deletion: Option<&Deletion>) {
     let id = inventory.stacks.first().map(|stack| stack.name.clone());
     let selections = [
         Selection::default(),
-        Selection { image_id: None, ami: named.clone() },
-        Selection { image_id: id, ami: named },
+        Selection { image_ids: Vec::new(), amis: named.iter().cloned().collect() },
+        Selection { image_ids: id.into_iter().collect(), amis: named.into_iter().collect() },
     ];
     for selection in selections {
-        let mut images = examine(inventory, &selection);
+        let images = examine(inventory, &selection);
         for image in &images {
             check_image(image, inventory, &selection);
         }
@@ -69,32 +70,29 @@ fn check_inventory(inventory: &Inventory, deletion: Option<&Deletion>) {
             })
         };
         let mut listing = Listing {
+            identity: Identity {
+                account: inventory.account.clone(),
+                regions: inventory.regions.clone(),
+                ..Identity::default()
+            },
             images: images.clone(),
             unfinished: left().into_iter().collect(),
-            account: inventory.account.clone(),
-            regions: inventory.regions.clone(),
             skipped: inventory.skipped.clone(),
-            ended: Vec::new(),
-            kept: Vec::new(),
             today: "2026-11-26".parse().unwrap(),
-            is_named: selection.ami.is_some(),
+            is_named: !selection.is_empty(),
+            is_verbose: first.is_some(),
+            ..Listing::default()
         };
         show(&listing);
-        for image in &mut images {
-            for action in [&mut image.repair, &mut image.delete] {
-                if *action == Action::Possible {
-                    *action = Action::Done;
-                }
-            }
-        }
-        let kept = images.iter().filter_map(|image| {
-            let snapshot = image.snapshots.first()?.id.clone();
-            Some(Kept { ami: image.ami.clone(), snapshot, why: image.name.clone() })
-        });
-        let kept = kept.collect();
-        listing.images = images;
+        let pairs = || images.iter().map(|image| (image.ami.clone(), image.name.clone())).collect::<Vec<_>>();
+        let outcomes = Outcomes {
+            done: images.iter().map(|image| image.ami.clone()).collect(),
+            failed: pairs(),
+            left: pairs(),
+            notes: pairs(),
+        };
         listing.ended = left().into_iter().collect();
-        listing.note_kept(kept);
+        listing.note_outcomes(Change::Delete, outcomes);
         show(&listing);
     }
 }
@@ -112,6 +110,7 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(Answer::Applied { results }) => {
             assert_eq!(Some(results.len()), value["results"].as_array().map(Vec::len))
         }
-        Ok(Answer::Stack(_) | Answer::Parent(_) | Answer::NoStack { .. } | Answer::Failed { .. }) | Err(_) => {}
+        Ok(Answer::Stack(_) | Answer::Parent(_) | Answer::NoStack { .. } | Answer::Failed { .. })
+        | Err(_) => {}
     }
 });

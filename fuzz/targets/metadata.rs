@@ -10,16 +10,16 @@ use std::path::{Component, Path};
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use pcluster_shim::model::options::Strategy;
-use pcluster_shim::model::distribution::Distribution;
 use pcluster_shim::environment::packages::parse_metadata;
 use pcluster_shim::environment::record::{installed_path, record_path, recorded_names};
-use pcluster_shim::text::package_name::{is_pattern, matches, normalised};
+use pcluster_shim::model::distribution::Distribution;
+use pcluster_shim::model::options::Strategy;
 use pcluster_shim::repair::change::compare;
 use pcluster_shim::repair::plan::{Pinned, collect_reasons, plan_install};
 use pcluster_shim::repair::requirement::Installed;
-use pcluster_shim::rules::advisories::{Advisory, check};
 use pcluster_shim::rules::advisories::file::built_in;
+use pcluster_shim::rules::advisories::{Advisory, check};
+use pcluster_shim::text::package_name::{is_pattern, matches, normalised};
 use pcluster_shim_fuzz::{input, split};
 
 static ADVISORIES: LazyLock<Vec<Advisory>> = LazyLock::new(built_in);

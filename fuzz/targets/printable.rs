@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use pcluster_shim::model::options::FoundBy;
 use pcluster_shim::error::prefix_lines;
-use pcluster_shim::text::printable::{escape, escape_line, fill, flatten, wrap};
-use pcluster_shim::report::{self, Check, Decision, Report, Shim, Status, TargetInfo};
 use pcluster_shim::model::finding::{Finding, Fix, Kind, Level};
+use pcluster_shim::model::options::FoundBy;
+use pcluster_shim::report::{self, Check, Decision, Report, Shim, Status, TargetInfo};
+use pcluster_shim::text::printable::{escape, escape_line, fill, flatten, wrap};
 use pcluster_shim_fuzz::{assert_line, assert_safe, input};
 use serde_json::{Value, json};
 

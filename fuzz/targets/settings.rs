@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pcluster_shim::model::options::Mode;
 use pcluster_shim::cli::settings::{Origin, Settings};
+use pcluster_shim::model::options::Mode;
 use pcluster_shim_fuzz::input;
 use serde_json::{Map, Value};
 

@@ -7,9 +7,9 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
+use pcluster_shim::images::origin::Recipe;
 use pcluster_shim::model::distribution::Packages;
 use pcluster_shim::model::expectation::Expectation;
-use pcluster_shim::images::origin::Recipe;
 use pcluster_shim::report;
 use pcluster_shim::report::builder::{CheckResult, ReportBuilder};
 use pcluster_shim::rules::advisories::Advisory;

@@ -212,25 +212,28 @@ pub struct FixArgs {
 #[derive(Debug, Args, Default, Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "one for each flag")]
 pub struct ImagesArgs {
-    /// Give the AMIs back their lost tags
+    /// Restore the lost tags of the AMIs
     #[arg(long, conflicts_with = "delete")]
     pub repair: bool,
     /// Delete the AMIs with snapshots and artifacts
     #[arg(long)]
     pub delete: bool,
-    /// Only those of this image id
+    /// Only those of this image id; may be repeated
     #[arg(short = 'i', long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
-    pub image_id: Option<String>,
-    /// Only this AMI
+    pub image_id: Vec<String>,
+    /// Only this AMI; may be repeated
     #[arg(long, value_name = "AMI", value_parser = read_ami)]
-    pub image: Option<String>,
+    pub image: Vec<String>,
+    /// Only those older than this: 90d or 12w
+    #[arg(long, value_name = "AGE", value_parser = read_days)]
+    pub older_than: Option<i64>,
     /// The AWS region
     #[arg(short = 'r', long, conflicts_with = "all_regions")]
     pub region: Option<String>,
     /// Every region of the account
     #[arg(long)]
     pub all_regions: bool,
-    /// Search this bucket too (`CustomS3Bucket`)
+    /// Also search this bucket (`CustomS3Bucket`)
     #[arg(long, value_name = "NAME", value_parser = read_bucket)]
     pub bucket: Vec<String>,
     /// Print what would be done, and change nothing
@@ -250,6 +253,14 @@ fn read_ami(value: &str) -> Result<String, &'static str> {
         !id.is_empty() && id.bytes().all(|letter| letter.is_ascii_digit() || letter.is_ascii_lowercase())
     });
     if is_ami { Ok(value.into()) } else { Err("an AMI is named like ami-0123456789abcdef0") }
+}
+
+/// Reads an age in days or weeks.
+fn read_days(value: &str) -> Result<i64, &'static str> {
+    let weeks = value.strip_suffix('w').map(|number| (number, 7));
+    let read =
+        |(number, days): (&str, i64)| number.parse::<u16>().ok().map(|number| i64::from(number) * days);
+    weeks.or(value.strip_suffix('d').map(|number| (number, 1))).and_then(read).ok_or("write it as 90d or 12w")
 }
 
 fn read_bucket(value: &str) -> Result<String, &'static str> {

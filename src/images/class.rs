@@ -35,17 +35,26 @@ pub struct Known<'a> {
     pub ami: &'a Ami,
     pub arn: Option<BuildArn>,
     pub class: Class,
-    /// Not looked for where the AMI is healthy or foreign.
+    /// Only of an AMI that is neither healthy nor foreign.
     pub origin: Option<Origin<'a>>,
+}
+
+/// Whether this version knows a release.
+pub fn is_known_release(version: &str) -> bool {
+    read_dates().any(|(release, _)| release == version)
+}
+
+/// Whether it has the form of a release: three numbers.
+fn is_release(version: &str) -> bool {
+    let parts: Vec<&str> = version.split('.').collect();
+    parts.len() == 3 && parts.iter().all(|part| !part.is_empty() && part.bytes().all(|c| c.is_ascii_digit()))
 }
 
 impl<'a> Known<'a> {
     pub fn new(inventory: &'a Inventory, ami: &'a Ami) -> Self {
         let arn = image_arn(ami).and_then(BuildArn::read);
         let is_own = |arn: &BuildArn| {
-            arn.account == inventory.account
-                && ami.owner_id == inventory.account
-                && read_dates().any(|(release, _)| release == arn.version)
+            arn.account == inventory.account && ami.owner_id == inventory.account && is_release(&arn.version)
         };
         let Some(arn) = arn.filter(is_own) else {
             return Self { ami, arn: None, class: Class::Foreign, origin: None };

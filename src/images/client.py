@@ -2,13 +2,14 @@
 deletion.
 
 Runs in an interpreter that has boto3, as a rule that of the real pcluster, and with the credentials that
-boto3 finds. It classifies nothing and decides nothing. Python 3.6 to 3.13.
+boto3 finds. It classifies nothing and decides nothing. Python 3.6 to 3.14.
 
-    python client.py SENTINEL REQUEST        (with the other client_*.py beside it)
+    python client.py SENTINEL REQUEST        (the other client_*.py are in the same directory)
 
 REQUEST is a JSON file, {"sysPath": [...], "kind": ..., "region": ...} and more for each kind, with a
 character for each byte of a path. The answer is one JSON object on stdout between two lines that hold the
-sentinel, because warnings and sitecustomize write to the same streams. The kinds of a request are
+sentinel, because warnings and sitecustomize write to the same streams. The shim holds the other end of
+stdin, which is a pipe: at its end this process ends too. The kinds of a request are
 
     inventory    AMIs whose tag Ec2ImageBuilderArn fits "pattern" and those of "ids"; stacks, S3
                  directories, log groups, snapshots and uses of those among them that have no tag
@@ -24,10 +25,10 @@ The "kind" of an answer is
     stack        or nostack
     parent       and "skipped": what could not be asked, by the check that asks for it
     applied      "results" of the steps that were tried, in their order
-    failed       "code": noboto3, credentials, region, network, denied, throttled or answer (AWS gave no
-                 sensible one, or an error of no other code); "call" where there was one
+    failed       "code": noboto3, credentials, sso, region, network, denied, throttled or answer (AWS gave
+                 no sensible one, or an error of no other code); "call" where there was one
 
-What cannot be read of "remains" is said to exist still. Times are RFC 3339. Every key is always there, with
+What cannot be read of "remains" is reported as existing. Times are RFC 3339. Every key is always there, with
 null where AWS has nothing for it: the reader refuses an answer in which one is missing.
 """
 
@@ -35,11 +36,12 @@ import getpass
 import json
 import os
 import sys
+import threading
 
 # Not by the path of a script, which PYTHONSAFEPATH leaves out.
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from client_account import Account, Failure, shorten  # noqa: E402
+from client_account import Account, Failure, read_other_error, shorten  # noqa: E402
 from client_apply import apply_steps  # noqa: E402
 from client_builds import read_stack  # noqa: E402
 from client_inventory import take_inventory  # noqa: E402
@@ -48,6 +50,7 @@ from client_parent import read_parent  # noqa: E402
 
 def main():
     sentinel, request_file = sys.argv[1], sys.argv[2]
+    end_with_shim()
     # The answer is written to the original stdout, all other output to stderr.
     answer_fd = os.dup(1)
     os.dup2(2, 1)
@@ -65,6 +68,18 @@ def main():
     os._exit(0)
 
 
+def end_with_shim():
+    """Make no further call once the shim is gone. What asks for credentials gets no part of the pipe."""
+    pipe = os.dup(0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+
+    def wait():
+        os.read(pipe, 1)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def refuse_to_ask(prompt="", stream=None):
     raise Failure("credentials", "the profile asks for an MFA code, which cannot be entered here: use credentials"
                   " that ask for none, such as those of `aws sts get-session-token`")
@@ -76,12 +91,14 @@ def answer(request):
         import boto3  # noqa: F401
     except ImportError as error:
         return describe_failure(Failure("noboto3", str(error)))
+    aws = None
     try:
-        return kinds[request["kind"]](Account(request["region"]), request)
+        aws = Account(request["region"])
+        return kinds[request["kind"]](aws, request)
     except Failure as failure:
         return describe_failure(failure)
     except Exception as error:
-        return describe_failure(Failure("answer", "{}: {}".format(type(error).__name__, error)))
+        return describe_failure(read_other_error(error, aws and aws.asked))
 
 
 def describe_failure(failure):

@@ -126,7 +126,7 @@ impl Client<'_> {
             other => fail(other.to_string()),
         })?;
         serde_json::from_value(answer)
-            .map_err(|error| fail(format!("the answer of client.py is not complete: {error}")))
+            .map_err(|error| fail(format!("the answer of client.py is incomplete: {error}")))
     }
 
     fn run(&self, request: &Value) -> Result<Value, ChildError> {
@@ -145,7 +145,7 @@ impl Client<'_> {
         let environment = self.target.environment.clone();
         let program = &interpreter.executable;
         let finished =
-            Child { program, arguments, environment, limit, max_output: MAX_OUTPUT }.run(&scratch)?;
+            Child { program, arguments, environment, limit, max_output: MAX_OUTPUT }.run_tied(&scratch)?;
         framed(&finished, &sentinel, program)
     }
 }
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn incomplete_answers_are_errors_that_name_the_key() {
         for (answer, key) in [
-            (json!({"kind": "inventory", "account": "1"}), "partition"),
+            (json!({"kind": "inventory", "account": "1"}), "caller"),
             (json!({"kind": "applied", "results": [{"ok": true, "message": null}]}), "permission"),
             (json!({"kind": "applied", "results": [{"message": null, "permission": null}]}), "ok"),
             (json!({"kind": "failed", "code": "denied", "message": "no"}), "call"),

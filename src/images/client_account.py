@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import sys
 import threading
+import traceback
 
 
 class Failure(Exception):
@@ -39,10 +40,10 @@ def shorten(text, limit):
 BOTOCORE_CODES = {
     "credentials": (
         "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "CredentialRetrievalError",
-        "UnknownCredentialError", "SSOError", "TokenRetrievalError", "NoAuthTokenError", "LoginError",
-        "InvalidConfigError", "InfiniteLoopConfigError", "RefreshWithMFAUnsupportedError",
-        "MissingDependencyException",
+        "UnknownCredentialError", "LoginError", "InvalidConfigError", "InfiniteLoopConfigError",
+        "RefreshWithMFAUnsupportedError", "MissingDependencyException", "ConfigParseError", "ConfigNotFound",
     ),
+    "sso": ("SSOError", "TokenRetrievalError", "NoAuthTokenError"),
     "region": ("NoRegionError", "InvalidRegionError", "UnknownRegionError"),
     "network": ("ConnectionError", "HTTPClientError", "IncompleteReadError"),
 }  # fmt: skip
@@ -70,11 +71,27 @@ def translating(call):
         raise read_client_error(error, call)
     except ResponseParserError:
         # Its message has the whole answer, such as the page of a proxy.
-        raise Failure("answer", "it is not in the form of this service", call)
+        raise Failure("answer", OTHER_FORM, call)
     except BotoCoreError as error:
         names = {ancestor.__name__ for ancestor in type(error).__mro__}
         codes = [code for code, known in BOTOCORE_CODES.items() if names & set(known)]
         raise Failure(codes[0] if codes else "answer", str(error), call)
+    except Failure:
+        raise
+    except Exception as error:
+        raise read_other_error(error, call)
+
+
+OTHER_FORM = "the answer does not come from AWS; a proxy or a login page may be in between"
+
+
+def read_other_error(error, call=None):
+    """A credential process that cannot be run or prints no JSON, or an answer that the service does not give."""
+    name = "{}: {}".format(type(error).__name__, error)
+    modules = [frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if "botocore.credentials" in modules:
+        return Failure("credentials", "the credentials cannot be read ({})".format(name), call)
+    return Failure("answer", "{} ({})".format(OTHER_FORM, name), call)
 
 
 def read_client_error(error, call):
@@ -103,6 +120,8 @@ class Account:
             if not self.region:
                 raise NoRegionError()
         self.clients = {}
+        # The last call, for an answer that cannot be read.
+        self.asked = None
         # A session of boto3 is for one thread, a client is not.
         self.lock = threading.Lock()
         self.skipped = {}
@@ -119,12 +138,14 @@ class Account:
             return self.clients[service, region]
 
     def ask(self, service, region, operation, **parameters):
+        self.asked = name_call(service, operation)
         with translating(name_call(service, operation)):
             return getattr(self.client(service, region), operation)(**parameters)
 
     def pages(self, service, region, operation, page_size=None, **parameters):
         """The pages of an answer; there is one where this botocore does not know of pages."""
-        with translating(name_call(service, operation)):
+        self.asked = name_call(service, operation)
+        with translating(self.asked):
             client = self.client(service, region)
             if not client.can_paginate(operation):
                 yield getattr(client, operation)(**parameters)
@@ -157,22 +178,19 @@ class Account:
                 return nothing
             self.skip(failure, source, bucket)
         except Exception as error:
-            self.skip(read_other_answer(error), source, bucket)
+            self.skip(read_other_error(error), source, bucket)
         return None
 
     def skip(self, failure, source, bucket=None, why=None):
+        """Note a source that cannot be read; with why, it is known to have nothing."""
         service, region, operation = source
         if failure.code in ("denied", "network"):
             self.closed.add(source + (bucket,))
         call = name_call(service, operation)
         name = "{} of {} in {}".format(call, bucket, region) if bucket else "{} in {}".format(call, region)
         entry = {"source": name, "why": why or failure.describe(), "permission": failure.permission()}
+        entry["bucket"] = None if why else bucket
         self.skipped.setdefault(name, entry)
-
-
-def read_other_answer(error):
-    """The failure of reading an answer in another form than the service's, such as the page of a proxy."""
-    return Failure("answer", "{}: {}".format(type(error).__name__, error))
 
 
 def name_call(service, operation):
@@ -183,7 +201,7 @@ def name_call(service, operation):
 def check_answer(call, named, expected):
     """An HTML page with status 200, such as a proxy's, is read as an answer without entries."""
     if named != expected:
-        raise Failure("answer", "it is not in the form of this service", call)
+        raise Failure("answer", OTHER_FORM, call)
 
 
 def run_parallel(function, items):

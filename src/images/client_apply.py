@@ -1,4 +1,4 @@
-"""The steps of a repair or a deletion. Each ends with a look at what it was for."""
+"""The steps of a repair or a deletion. Each ends by asking AWS whether it is done."""
 
 import re
 import time
@@ -10,7 +10,7 @@ from client_account import (
     find_image,
     list_versions,
     page_images,
-    read_other_answer,
+    read_other_error,
     read_tags,
     run_parallel,
 )
@@ -18,10 +18,15 @@ from client_builds import LOG_GROUP
 from client_inventory import IMAGE_ID, find_uses
 
 BUCKET = "parallelcluster:s3_bucket"
+KEEP = "pcluster-preflight:keep"
+# The codes of EC2 and of a tag policy for a tag that they do not take.
+REFUSED_TAG = ("InvalidParameterValue", "InvalidParameter", "InvalidTagKey.Malformed", "TagPolicyViolation")
+# Without their answers nobody knows whether an AMI is in use.
+USES = ("ec2:DescribeInstances", "ec2:DescribeLaunchTemplateVersions", "autoscaling:DescribeLaunchConfigurations")
 
 
 class Kept(Exception):
-    """A step has nothing to delete, because something else needs it."""
+    """What a step that is done has left."""
 
 
 def apply_steps(aws, request):
@@ -35,7 +40,7 @@ def apply_steps(aws, request):
 
 
 def apply_step(aws, step):
-    """What is to be said of it, the permission that it lacks, and whether it is done."""
+    """The message about it, the permission that is missing, and whether it is done."""
     actions = {
         "tag": tag_image,
         "deregister": deregister_image,
@@ -50,19 +55,51 @@ def apply_step(aws, step):
     except Failure as failure:
         return failure.describe(), failure.permission(), False
     except Exception as error:
-        return read_other_answer(error).describe(), None, False
+        return read_other_error(error).describe(), None, False
     return message, None, message is None
 
 
 def tag_image(aws, region, step):
-    tags = [{"Key": key, "Value": value} for key, value in step["tags"].items()]
-    aws.ask("ec2", region, "create_tags", Resources=[step["ami"]], Tags=tags)
+    refused = write_tags(aws, region, step["ami"], step["tags"])
+    written = {(key, value) for key, value in step["tags"].items() if key not in refused}
 
     def is_tagged():
         image = find_image(aws, region, step["ami"])
-        return image is not None and set(step["tags"].items()) <= set(read_tags(image).items())
+        return image is not None and written <= set(read_tags(image).items())
 
-    return None if wait_until(is_tagged, 10) else "the AMI does not have all of these tags"
+    if not wait_until(is_tagged, 10):
+        return "the AMI does not have all of these tags"
+    if refused:
+        left_out = ["{} ({})".format(key, why) for key, why in sorted(refused.items())]
+        raise Kept("EC2 refuses these tags, and they were left out: {}".format(", ".join(left_out)))
+    return None
+
+
+def write_tags(aws, region, ami, tags):
+    """Write all in one call. If EC2 refuses one, write pcluster's in one call and the user's one by one; the answer
+    has those that it refuses, with the reason."""
+    why = try_tags(aws, region, ami, tags)
+    if why is None:
+        return {}
+    own = {key: value for key, value in tags.items() if key.startswith("parallelcluster:")}
+    why = try_tags(aws, region, ami, own) if len(own) < len(tags) else why
+    if why is not None:
+        raise Failure("answer", why, "ec2:CreateTags")
+    others = [key for key in sorted(tags) if key not in own]
+    reasons = [(key, try_tags(aws, region, ami, {key: tags[key]})) for key in others]
+    return {key: why for key, why in reasons if why is not None}
+
+
+def try_tags(aws, region, ami, tags):
+    """Why EC2 refuses one of the tags; None where they are written."""
+    tags = [{"Key": key, "Value": value} for key, value in tags.items()]
+    try:
+        aws.ask("ec2", region, "create_tags", Resources=[ami], Tags=tags)
+    except Failure as failure:
+        if failure.aws_code not in REFUSED_TAG:
+            raise
+        return failure.message
+    return None
 
 
 def deregister_image(aws, region, step):
@@ -82,21 +119,23 @@ def deregister_image(aws, region, step):
 
 
 def find_hindrance(aws, region, ami):
-    """What has come in the way of a deletion since it was planned."""
+    """What prevents a deletion that was possible when it was planned."""
     image = find_image(aws, region, ami)
     if image is None:
         return None
-    if IMAGE_ID in read_tags(image):
-        return "it has been given back to pcluster in the meantime"
+    tags = read_tags(image)
+    if IMAGE_ID in tags:
+        return "it has been repaired in the meantime"
+    if KEEP in tags:
+        return "it has been tagged {} in the meantime".format(KEEP)
     attribute = {"ImageId": ami, "Attribute": "launchPermission"}
     if aws.ask("ec2", region, "describe_image_attribute", **attribute).get("LaunchPermissions"):
         return "it has been shared in the meantime"
     uses = find_uses(aws, region, [ami])
     if uses:
-        return "it is in use by {} by now".format(uses[0]["by"])
-    needed = ("ec2:DescribeInstances", "ec2:DescribeLaunchTemplateVersions")
-    failed = [source for source in aws.skipped if source.startswith(needed)]
-    return "whether it is in use is not known: {}".format(aws.skipped[failed[0]]["why"]) if failed else None
+        return "{} uses it now".format(uses[0]["by"])
+    failed = [source for source in aws.skipped if source.startswith(USES)]
+    return "cannot find out whether it is in use: {}".format(aws.skipped[failed[0]]["why"]) if failed else None
 
 
 def delete_snapshot(aws, region, step):
@@ -107,7 +146,7 @@ def delete_snapshot(aws, region, step):
     except Failure as failure:
         if failure.aws_code != "InvalidSnapshot.InUse":
             raise
-        raise Kept("snapshot {} stays: another AMI needs it".format(step["snapshot"]))
+        raise Kept("another AMI needs it")
     parameters = {"OwnerIds": ["self"], "Filters": [filter_by("snapshot-id", [step["snapshot"]])]}
 
     def is_gone():
@@ -141,7 +180,7 @@ def wait_until(check, seconds):
 def delete_directory(aws, region, step):
     bucket, directory = step["bucket"], step["directory"]
     if not re.match(r"parallelcluster/[0-9][^/]*/images/[^/]+-[a-z0-9]{16}\Z", directory):
-        return "this is no directory of an image"
+        return "this is not the directory of an image"
     why = find_owner(aws, bucket, directory)
     if why:
         return why
@@ -167,7 +206,7 @@ def find_owner(aws, bucket, directory):
 
     for owners in run_parallel(find, regions):
         for ami, region in owners:
-            return "{} in {} has this directory".format(ami, region)
+            return "{} in {} uses this directory".format(ami, region)
     return None
 
 
@@ -181,6 +220,6 @@ def raise_first_error(errors):
 
 def delete_log_group(aws, region, step):
     if not step["name"].startswith(LOG_GROUP):
-        return "this is no log group of an image"
+        return "this is not the log group of an image"
     delete(aws, "logs", region, "delete_log_group", ("ResourceNotFoundException",), logGroupName=step["name"])
     return None

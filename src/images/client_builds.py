@@ -1,4 +1,4 @@
-"""What builds leave beside their AMIs: stacks, directories in S3, log groups."""
+"""What builds leave apart from their AMIs: stacks, directories in S3, log groups."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ RECIPE = "image/parallelclusterimage-"
 def list_builds(aws, request, images):
     """By the region of the build, the image ids in lower case, as Image Builder's ARNs have them."""
     builds = {}
-    for image in images:
+    for image in images + request["remains"]:
         parts = image["tags"].get("Ec2ImageBuilderArn", "").split(":", 5)
         if len(parts) == 6 and parts[5].startswith(RECIPE):
             builds.setdefault(parts[3], set()).add(parts[5][len(RECIPE) :].split("/")[0])

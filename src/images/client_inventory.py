@@ -9,7 +9,7 @@ from client_account import (
     find_image,
     find_snapshots,
     page_images,
-    read_other_answer,
+    read_other_error,
     read_tags,
     run_parallel,
 )
@@ -26,6 +26,9 @@ def take_inventory(aws, request):
     found = {
         "kind": "inventory",
         "account": account,
+        "caller": identity["Arn"],
+        "alias": find_alias(aws) if request["alias"] else None,
+        "profile": find_profile(aws),
         "partition": identity["Arn"].split(":")[1],
         "region": aws.region,
         "regions": regions,
@@ -36,6 +39,20 @@ def take_inventory(aws, request):
     add_details(aws, request, account, found)
     found["remains"] = [find_remains(aws, deletion) for deletion in request["remains"]]
     return dict(found, skipped=list(aws.skipped.values()))
+
+
+def find_alias(aws):
+    """The name of the account, if the caller may ask for it."""
+    try:
+        return aws.ask("iam", aws.region, "list_account_aliases")["AccountAliases"][0]
+    except Exception:
+        return None
+
+
+def find_profile(aws):
+    """The profile that the credentials come from; None where variables or the machine give them."""
+    method = aws.session.get_credentials().method
+    return None if method in ("env", "iam-role", "container-role") else aws.session.profile_name
 
 
 def add_details(aws, request, account, found):
@@ -78,7 +95,7 @@ def find_images(aws, request, regions):
         except Failure as failure:
             return [], failure
         except Exception as error:
-            return [], read_other_answer(error)
+            return [], read_other_error(error)
         if not images:
             # All regions' clients together take more memory than the AMIs.
             aws.clients.pop(("ec2", region))
@@ -160,6 +177,7 @@ def describe_snapshot(region, snapshot):
 
 def find_uses(aws, region, images):
     uses = set(find_launch_templates(aws, region, images))
+    uses.update(find_launch_configurations(aws, region, images))
     for some in chunk(images):
         uses.update(find_instances(aws, region, some))
     # The API reference allows 10 for DescribeImageReferences.
@@ -185,11 +203,17 @@ def find_launch_templates(aws, region, images):
     return [(one["LaunchTemplateData"]["ImageId"], one["LaunchTemplateId"]) for one in versions or []]
 
 
+def find_launch_configurations(aws, region, images):
+    source = ("autoscaling", region, "describe_launch_configurations", "LaunchConfigurations")
+    found = aws.look_through(*source, keep=lambda one: one["ImageId"] in images) if images else []
+    return [(one["ImageId"], one["LaunchConfigurationName"]) for one in found or []]
+
+
 def find_references(aws, region, images):
     """What EC2 itself knows of; not every botocore can ask for it."""
     operation = "describe_image_references"
     if not hasattr(aws.client("ec2", region), operation):
-        failure = Failure("absent", "this boto3 does not have it")
+        failure = Failure("absent", "boto3 is too old")
         aws.skip(failure, ("ec2", region, operation), why=failure.message)
         return
     parameters = {"ImageIds": images, "IncludeAllResourceTypes": True}
@@ -208,6 +232,7 @@ def find_remains(aws, deletion):
         "image": image_remains(aws, region, ami),
         "snapshots": snapshots if existing is None else [one["SnapshotId"] for one in existing],
         "directory": directory_remains(aws, deletion["buildRegion"], bucket, directory),
+        "logGroup": log_group_remains(aws, deletion["buildRegion"], deletion["logGroup"]),
     }
 
 
@@ -225,3 +250,11 @@ def directory_remains(aws, region, bucket, directory):
     parameters = {"Bucket": bucket, "Prefix": directory + "/", "MaxKeys": 1}
     answer = aws.look_up("s3", region, "list_object_versions", ["NoSuchBucket"], **parameters)
     return answer is None or bool(answer.get("Versions") or answer.get("DeleteMarkers"))
+
+
+def log_group_remains(aws, region, name):
+    if not name:
+        return False
+    source = ("logs", region, "describe_log_groups", "logGroups")
+    groups = aws.look_through(*source, logGroupNamePrefix=name)
+    return groups is None or any(group["logGroupName"] == name for group in groups)

@@ -1,12 +1,14 @@
 //! Deletions that have begun: a file for each AMI, from before its first call to after its last. AWS forgets
-//! which snapshots an AMI had as soon as it is deregistered, so a deletion that is cut off could not be ended.
+//! which snapshots an AMI had as soon as it is deregistered, so an interrupted deletion could not be finished.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::images::inventory::Deletion;
+use crate::error::Error;
+use crate::images::deletion_rules::has_logs_alone;
+use crate::images::inventory::{BuildArn, Deletion, Inventory, Remains, Unfinished};
 use crate::system::dirs;
 use crate::system::disk::{self, Durability};
 use crate::system::trust;
@@ -44,6 +46,14 @@ impl Deletions {
         paths.iter().map(|path| read_file(path)).collect()
     }
 
+    /// Keeps other deletions out, and a listing from taking the record of a running one for an old one.
+    pub fn lock(&self) -> Result<File, Error> {
+        self.try_lock().ok_or_else(|| Error::Images {
+            message: "another deletion is running, or its record cannot be written".into(),
+            next: "Nothing was changed. Try again when the other has ended, or set XDG_STATE_HOME.",
+        })
+    }
+
     /// Takes the lock of a deletion; `None` where another holds it, or it cannot be made.
     pub fn try_lock(&self) -> Option<File> {
         trust::make_directory(&self.directory).ok()?;
@@ -76,4 +86,50 @@ fn read_file(path: &Path) -> Result<Deletion, String> {
     let failed = |error: io::Error| format!("cannot read {}: {error}", path.display());
     let text = trust::read_up_to(path, MAX_BYTES).map_err(failed)?;
     serde_json::from_slice(&text).map_err(|error| failed(error.into()))
+}
+
+/// Deletions whose AMI is gone and that have left something. Of those that have left nothing the records in `ended`
+/// are removed, which a listing does not do: EC2 shows changes with a delay.
+pub fn find_unfinished(
+    inventory: &Inventory,
+    begun: Vec<Deletion>,
+    ended: Option<&Deletions>,
+) -> Vec<Unfinished> {
+    // The record of a running deletion must not be removed.
+    let lock = ended.filter(|_| !begun.is_empty()).and_then(Deletions::try_lock);
+    let mut unfinished = Vec::new();
+    let is_asked = |deletion: &Deletion| {
+        deletion.account == inventory.account && inventory.regions.contains(&deletion.region)
+    };
+    for deletion in begun.into_iter().filter(is_asked) {
+        let is_same = |remains: &&Remains| remains.ami == deletion.ami && remains.region == deletion.region;
+        let Some(remains) = inventory.remains.iter().find(is_same) else { continue };
+        if remains.image {
+            // It had not begun, or the AMI was restored: the next deletion makes a new plan.
+            continue;
+        }
+        let left = leave(inventory, deletion.clone(), remains);
+        if !left.list().is_empty() {
+            unfinished.push(left);
+        } else if let (Some(deletions), Some(_)) = (ended, &lock) {
+            deletions.end(&deletion);
+        }
+    }
+    unfinished
+}
+
+/// What remains of a deletion. A log group that another build uses now is not part of it.
+fn leave(inventory: &Inventory, mut deletion: Deletion, remains: &Remains) -> Unfinished {
+    let stack = deletion.stack_id.clone();
+    let is_alone = |build: BuildArn| {
+        inventory.find_skipped("cloudformation:ListStacks", &build.region).is_none()
+            && has_logs_alone(inventory, &build, stack.as_deref(), 0)
+    };
+    if !remains.directory {
+        deletion.directory = None;
+    }
+    if !remains.log_group || !deletion.build().is_some_and(is_alone) {
+        deletion.log_group = None;
+    }
+    Unfinished { snapshots: remains.snapshots.clone(), deletion }
 }

@@ -1,6 +1,8 @@
 //! An AMI as it is shown: what it is, what it costs, what may be done with it. Pure.
 
 use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use serde::{Serialize, Serializer};
 
 use crate::images::class::Class;
@@ -30,6 +32,9 @@ pub struct Image {
     pub class: Class,
     /// In its own case; null where only its lower case is known.
     pub image_id: Option<String>,
+    /// The image id in lower case.
+    #[serde(skip)]
+    pub slug: String,
     pub version: Option<String>,
     pub source: Source,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -43,17 +48,47 @@ pub struct Image {
     pub conflicts_with: Vec<String>,
     pub repair: Action,
     pub delete: Action,
-    /// Why something is refused, and what else is to be known.
+    /// Why something is refused, and what else the user should know.
     pub reasons: Vec<String>,
-    /// What a deletion removes besides AMI and snapshots.
-    #[serde(skip)]
-    pub artifacts: Artifacts,
-    /// The tags that it has.
-    #[serde(skip)]
+    /// The addresses of what a deletion has left.
+    pub left: Vec<String>,
+    /// The tags that it has, or had.
     pub had_tags: Tags,
     /// The launch permissions that were lost with the tags.
-    #[serde(skip)]
+    #[serde(rename = "lostLaunchPermission", skip_serializing_if = "Option::is_none")]
     pub sharing: Option<Sharing>,
+    /// What a deletion removes apart from AMI and snapshots.
+    #[serde(flatten)]
+    pub artifacts: Artifacts,
+    /// The kinds of the refusals.
+    #[serde(skip)]
+    pub repair_refused: Option<&'static str>,
+    #[serde(skip)]
+    pub delete_refused: Option<&'static str>,
+    /// What a deletion would leave.
+    #[serde(skip)]
+    pub stays: Vec<String>,
+}
+
+impl Image {
+    /// Full days since it was made; less than 0 if a clock is wrong.
+    pub fn age_in_days(&self, today: Date) -> i64 {
+        let date = TimeZone::UTC.to_datetime(self.creation_date).date();
+        today.duration_since(date).as_hours() / 24
+    }
+}
+
+/// Why something is refused: what a summary counts, and the reason for one AMI.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub kind: &'static str,
+    pub reason: String,
+}
+
+impl Refusal {
+    pub fn new(kind: &'static str, reason: impl Into<String>) -> Self {
+        Self { kind, reason: reason.into() }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -105,11 +140,25 @@ fn write_moment<S: Serializer>(moment: &Timestamp, to: S) -> Result<S::Ok, S::Er
 }
 
 /// What belongs to one image alone.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Artifacts {
     /// Of the build, which may differ from the AMI's.
+    #[serde(skip)]
     pub region: String,
     /// Bucket and directory.
+    #[serde(rename = "s3Directory", skip_serializing_if = "Option::is_none", serialize_with = "write_place")]
     pub directory: Option<(String, String)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub log_group: Option<String>,
+}
+
+/// The address of a directory in S3.
+pub fn format_place(bucket: &str, directory: &str) -> String {
+    format!("s3://{bucket}/{directory}/")
+}
+
+#[expect(clippy::ref_option, reason = "serde gives a reference to the field")]
+fn write_place<S: Serializer>(place: &Option<(String, String)>, to: S) -> Result<S::Ok, S::Error> {
+    place.as_ref().map(|(bucket, directory)| format_place(bucket, directory)).serialize(to)
 }

@@ -1,7 +1,7 @@
 //! What AWS has of images and builds, in the JSON of client.py. Pure.
 //!
 //! client.py writes every key. What it leaves out or writes in another type is an error: a deletion is decided by
-//! these. serde would take a missing `Option` for `None`, unless it is told how to read it.
+//! these. serde would take a missing `Option` for `None`, unless it has a function to read it.
 
 use std::collections::BTreeMap;
 
@@ -17,6 +17,13 @@ pub type Tags = BTreeMap<String, String>;
 pub struct Inventory {
     #[serde(deserialize_with = "read_account")]
     pub account: String,
+    /// The ARN of who asks.
+    pub caller: String,
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub alias: Option<String>,
+    /// Of the credentials, where they come from one.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub profile: Option<String>,
     pub partition: String,
     /// The region of the session.
     pub region: String,
@@ -143,7 +150,7 @@ pub struct Snapshot {
     pub full_size_bytes: Option<u64>,
 }
 
-/// A use of an AMI by an instance, a launch template or something else.
+/// A use of an AMI by an instance, a launch template, a launch configuration or something else.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Use {
     pub region: String,
@@ -158,16 +165,21 @@ pub struct Skipped {
     pub why: String,
     #[serde(deserialize_with = "Option::deserialize", skip_serializing_if = "Option::is_none")]
     pub permission: Option<String>,
+    /// Of S3, and it may have something.
+    #[serde(deserialize_with = "Option::deserialize", skip_serializing)]
+    pub bucket: Option<String>,
 }
 
-/// What is still there of an image whose deletion was cut off.
+/// What is still there of an image whose deletion was interrupted.
 #[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Remains {
     pub region: String,
     pub ami: String,
     pub image: bool,
     pub snapshots: Vec<String>,
     pub directory: bool,
+    pub log_group: bool,
 }
 
 /// What a deletion removes; also the record of it.
@@ -186,17 +198,42 @@ pub struct Deletion {
     pub directory: Option<String>,
     #[serde(deserialize_with = "Option::deserialize")]
     pub log_group: Option<String>,
+    /// The stack of its build, which has the same log group.
+    #[serde(default)]
+    pub stack_id: Option<String>,
     /// Those of the AMI, so that it can be traced.
     pub tags: Tags,
 }
 
-/// A deletion that was cut off after its AMI was gone.
+impl Deletion {
+    /// The build of the AMI.
+    pub fn build(&self) -> Option<BuildArn> {
+        BuildArn::read(self.tags.get(BUILDER_ARN)?)
+    }
+}
+
+/// The tag by which Image Builder marks what it makes.
+pub const BUILDER_ARN: &str = "Ec2ImageBuilderArn";
+
+/// A deletion that was interrupted after its AMI was gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unfinished {
-    /// Without its directory where that is gone.
+    /// Without directory and log group if they are gone.
     pub deletion: Deletion,
     /// The snapshots that are still there.
     pub snapshots: Vec<String>,
+}
+
+impl Unfinished {
+    /// What is still there.
+    pub fn list(&self) -> Vec<String> {
+        let Deletion { bucket, directory, log_group, .. } = &self.deletion;
+        let snapshots = self.snapshots.iter().map(|snapshot| format!("snapshot {snapshot}"));
+        let directory = bucket.iter().zip(directory);
+        let directory = directory.map(|(bucket, directory)| format!("s3://{bucket}/{directory}/"));
+        let logs = log_group.iter().map(|name| format!("log group {name}"));
+        snapshots.chain(directory).chain(logs).collect()
+    }
 }
 
 fn read_account<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
@@ -213,7 +250,7 @@ impl Inventory {
     }
 }
 
-/// The ARN of an Image Builder image of pcluster's: who built what, where.
+/// The ARN of an image that Image Builder made for pcluster: who built what, where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BuildArn {
     pub region: String,
@@ -284,7 +321,7 @@ mod tests {
 
     fn inventory(ami: &Value) -> Value {
         json!({
-            "account": "1", "partition": "aws", "region": "us-east-1", "regions": ["us-east-1"], "images": [ami],
+            "account": "1", "caller": "arn:aws:iam::1:user/x", "alias": null, "profile": null, "partition": "aws", "region": "us-east-1", "regions": ["us-east-1"], "images": [ami],
             "stacks": [], "directories": [], "buckets": [], "logGroups": [], "snapshots": [], "uses": [],
             "skipped": [], "remains": [],
         })
@@ -348,11 +385,12 @@ mod tests {
             bucket: Some("bucket".into()),
             directory: None,
             log_group: Some("group".into()),
+            stack_id: None,
             tags: [("key".to_owned(), "value".to_owned())].into(),
         };
         let record = json!(deletion);
         assert_eq!(Deletion::deserialize(&record).unwrap(), deletion);
-        for key in record.as_object().unwrap().keys() {
+        for key in record.as_object().unwrap().keys().filter(|key| *key != "stackId") {
             let mut incomplete = record.clone();
             incomplete.as_object_mut().unwrap().remove(key);
             let error = Deletion::deserialize(&incomplete).unwrap_err().to_string();

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::images::inventory::{Ami, BucketFrom, BuildArn, Directory, Inventory, Stack, Tags};
+use crate::images::inventory::{Ami, BUILDER_ARN, BucketFrom, BuildArn, Directory, Inventory, Stack, Tags};
 use crate::rules::template::cloudformation;
 use crate::rules::template::cloudformation::select_resources;
 use crate::text::yaml;
 
-/// Begins the key of every tag of pcluster's.
+/// Begins the key of every tag that pcluster writes.
 pub const PREFIX: &str = "parallelcluster:";
 
 /// Letters of an image id in the name of its directory, ahead of a hyphen and 16 random ones.
@@ -47,8 +47,8 @@ pub struct Origin<'a> {
 }
 
 /// Launch permissions as a configuration asks for them, in the terms of `CloudFormation`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, rename_all = "PascalCase")]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all(serialize = "camelCase", deserialize = "PascalCase"))]
 pub struct Sharing {
     pub user_ids: Vec<String>,
     pub user_groups: Vec<String>,
@@ -117,9 +117,9 @@ fn has_tags_of_build(stack: &Stack, arn: &BuildArn) -> bool {
     id.is_some_and(|id| *id == stack.name && id.to_lowercase() == arn.slug)
 }
 
-/// The ARN by which Image Builder marks what it makes.
+/// The ARN of the build.
 pub fn image_arn(ami: &Ami) -> Option<&str> {
-    ami.tags.get("Ec2ImageBuilderArn").map(String::as_str)
+    ami.tags.get(BUILDER_ARN).map(String::as_str)
 }
 
 impl<'a> Origin<'a> {
@@ -230,7 +230,7 @@ fn belongs(directory: &Directory, ami: &Ami, arn: &BuildArn, is_named: bool) -> 
 }
 
 /// Whether the name of a directory is the one that pcluster makes of this image id.
-fn is_named_after(directory: &Directory, arn: &BuildArn) -> bool {
+pub fn is_named_after(directory: &Directory, arn: &BuildArn) -> bool {
     let name = directory.directory.rsplit('/').next().and_then(|name| name.rsplit_once('-'));
     let slug = arn.slug.get(..MAX_SLUG).unwrap_or(&arn.slug);
     name.is_some_and(|(start, _)| start.eq_ignore_ascii_case(slug))

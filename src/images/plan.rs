@@ -16,6 +16,16 @@ pub struct Task {
     pub deletion: Option<Deletion>,
 }
 
+impl Task {
+    /// Of the AMI.
+    pub fn region(&self) -> Option<&str> {
+        match self.steps.first()? {
+            Step::Tag { region, .. } | Step::Deregister { region, .. } => Some(region),
+            _ => self.deletion.as_ref().map(|deletion| deletion.region.as_str()),
+        }
+    }
+}
+
 /// One step of a change in AWS.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "action", rename_all = "camelCase")]
@@ -45,9 +55,9 @@ pub fn plan_repair(image: &Image) -> Task {
     Task { ami: ami.clone(), steps: vec![Step::Tag { region, ami, tags }], deletion: None }
 }
 
-/// The log group stays: a new build of the image id may have made it again.
+/// What an interrupted deletion has left.
 pub fn plan_rest(left: &Unfinished) -> Task {
-    let deletion = Deletion { log_group: None, ..left.deletion.clone() };
+    let deletion = left.deletion.clone();
     let steps = plan_removals(&deletion, &left.snapshots);
     Task { ami: deletion.ami.clone(), steps, deletion: Some(deletion) }
 }
@@ -63,6 +73,7 @@ pub fn plan_deletion(image: &Image, account: &str) -> Task {
         bucket,
         directory,
         log_group: image.artifacts.log_group.clone(),
+        stack_id: image.stack_id.clone(),
         tags: image.had_tags.clone(),
     };
     let mut steps = vec![Step::Deregister { region: image.region.clone(), ami: image.ami.clone() }];

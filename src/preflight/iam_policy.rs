@@ -43,6 +43,7 @@ fn allow_made(actions: &[&str], resource: &str) -> Value {
 
 fn list() -> Vec<Value> {
     let describe = [
+        "autoscaling:DescribeLaunchConfigurations",
         "ec2:DescribeImages",
         "ec2:DescribeImageAttribute",
         "ec2:DescribeImageReferences",
@@ -54,11 +55,12 @@ fn list() -> Vec<Value> {
         "cloudformation:DescribeStacks",
         "cloudformation:GetTemplate",
         "cloudformation:ListStacks",
+        "iam:ListAccountAliases",
         "logs:DescribeLogGroups",
     ];
     vec![
         allow(&describe, "*"),
-        // The versions only where a deletion was cut off: whether anything is left.
+        // The versions only after an interrupted deletion: whether anything is left.
         allow(&["s3:ListBucket", "s3:ListBucketVersions"], "arn:*:s3:::parallelcluster-*-v1-do-not-delete"),
         allow(&["s3:GetObject"], "arn:*:s3:::parallelcluster-*-v1-do-not-delete/parallelcluster/*"),
     ]

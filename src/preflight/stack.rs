@@ -3,13 +3,14 @@
 use std::time::Instant;
 
 use crate::cli::args::{Common, Deny};
-use crate::error::{Abort, Error};
+use crate::error::{Abort, Error, prefix_lines};
 use crate::images::client::{Client, StackTemplate};
 use crate::outcome::Outcome;
 use crate::preflight::context::{deny, render_report, with_aws};
-use crate::preflight::template::check_template;
+use crate::preflight::template::{BUILD_AGAIN, check_template};
 use crate::report::Verdict;
 use crate::rules::template::cloudformation;
+use crate::text::printable::quote_for_shell;
 
 /// Checks the template of a stack in AWS.
 pub fn run(
@@ -25,26 +26,66 @@ pub fn run(
     })?;
     let template = cloudformation::parse(stack.template.as_bytes())
         .map_err(|message| Error::NotATemplate { file: format!("stack {}", stack.name), message })?;
-    let mut report = check_template(&template, since);
+    let build = Build::of(&stack);
+    let mut report = check_template(&template, build.fix(), since);
     deny(&mut report, denied);
     let is_broken = report.verdict == Verdict::Blocked;
-    let outcome = render_report(&report, common);
-    let advice = if is_broken { advise(&stack) } else { None };
-    match (outcome, advice) {
-        (Outcome::Exit { status, stdout, .. }, Some(advice)) => {
-            Ok(Outcome::Exit { status, stdout, stderr: crate::error::prefix_lines(&advice) })
+    match render_report(&report, common) {
+        Outcome::Exit { status, stdout, stderr } => {
+            let advice = if is_broken { prefix_lines(&build.advise(&stack)) } else { stderr };
+            Ok(Outcome::Exit { status, stdout, stderr: advice })
         }
-        (outcome, _) => Ok(outcome),
+        outcome => Ok(outcome),
     }
 }
 
-/// What can still be saved. Not `pcluster delete-image`, which can take the healthy image of another id.
-fn advise(stack: &StackTemplate) -> Option<String> {
-    let StackTemplate { name, region, status, .. } = stack;
-    (status == "CREATE_IN_PROGRESS").then(|| {
-        format!(
-            "stack {name} is building now ({status}): the rest of its hour can still be saved.\n\
-             aws cloudformation delete-stack --stack-name {name} --region {region}"
-        )
-    })
+/// How far the build of a stack is.
+enum Build {
+    Running,
+    /// It has made an AMI, as far as the stack shows.
+    Ended,
+    Failed,
+}
+
+impl Build {
+    fn of(stack: &StackTemplate) -> Self {
+        match stack.status.as_str() {
+            "CREATE_IN_PROGRESS" => Self::Running,
+            "CREATE_COMPLETE" | "DELETE_COMPLETE" | "DELETE_FAILED" | "DELETE_IN_PROGRESS" => Self::Ended,
+            _ => Self::Failed,
+        }
+    }
+
+    /// What can be done about lost tags.
+    fn fix(&self) -> &'static str {
+        match self {
+            Self::Running => {
+                "stop the build now, or let it finish and restore the tags with `pcluster preflight images --repair`"
+            }
+            Self::Ended => {
+                "restore the tags with `pcluster preflight images --repair`; if the AMI is gone, build the image again \
+                 in an environment that `pcluster preflight` finds ready"
+            }
+            Self::Failed => BUILD_AGAIN,
+        }
+    }
+
+    /// The commands, whole. Not `pcluster delete-image`, which can take the healthy image of another id.
+    fn advise(&self, stack: &StackTemplate) -> String {
+        let StackTemplate { name, region, status, .. } = stack;
+        let (own_name, own_region) = (quote_for_shell(name), quote_for_shell(region));
+        let repair = format!("pcluster preflight images --repair -i {own_name} -r {own_region}");
+        match self {
+            Self::Running => format!(
+                "stack {name} is still building ({status})\n\
+                 hint: to stop it now and save the rest of the hour, run \
+                 `aws cloudformation delete-stack --stack-name {own_name} --region {own_region}`\n\
+                 hint: or let it finish, then restore the tags of its AMI: `{repair}`"
+            ),
+            Self::Ended => {
+                format!("hint: to restore the tags of its AMI without another build, run `{repair}`")
+            }
+            Self::Failed => String::new(),
+        }
+    }
 }

@@ -26,15 +26,17 @@ pub fn run(file: &Path, denied: Option<Deny>, common: &Common) -> Result<Outcome
     let (name, input) = read_input(file)?;
     let template =
         cloudformation::parse(&input).map_err(|message| Error::NotATemplate { file: name, message })?;
-    let mut report = check_template(&template, since);
+    let mut report = check_template(&template, BUILD_AGAIN, since);
     deny(&mut report, denied);
     Ok(render_report(&report, common))
 }
 
+/// The fix of lost tags if nothing is known of the build.
+pub const BUILD_AGAIN: &str = "build the image again in an environment that `pcluster preflight` finds ready";
+
 /// The report on a template of which no more is known.
-pub fn check_template(template: &Value, since: Instant) -> Box<Report> {
-    let command = "build the image again in an environment that `pcluster preflight` finds ready".into();
-    let fix = Fix::by_hand(command);
+pub fn check_template(template: &Value, fix: &str, since: Instant) -> Box<Report> {
+    let fix = Fix::by_hand(fix.into());
     let mut findings = asked::check(template, &Expectation::default(), &fix);
     findings.extend(check_everywhere(template, None, &file::built_in(), system::today()));
     let mut report = ReportBuilder::new(None);

@@ -1,5 +1,5 @@
 //! The one way to run a child process: in a session of its own, with limits of time and of output, both streams
-//! kept, stdin from /dev/null, and gone when a signal comes.
+//! kept, stdin from /dev/null or a pipe without content, and gone when a signal comes.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -157,13 +157,28 @@ impl Child<'_> {
         self.start(scratch)?.wait()
     }
 
+    /// Runs it to its end; its stdin ends when this process does, by SIGKILL too.
+    pub fn run_tied(self, scratch: &Scratch) -> Result<Finished, ChildError> {
+        let program = self.program.to_owned();
+        let (reader, _writer) = io::pipe().map_err(|source| ChildError::Spawn { program, source })?;
+        self.spawn(scratch, |expression| expression.stdin_file(reader))?.wait()
+    }
+
     /// Starts it. `scratch` holds its output, and has to live as long: files, because a grandchild
     /// that outlives the child would keep a pipe open.
     pub fn start(self, scratch: &Scratch) -> Result<Running, ChildError> {
+        self.spawn(scratch, |expression| expression.stdin_null())
+    }
+
+    fn spawn(
+        self,
+        scratch: &Scratch,
+        give_stdin: impl FnOnce(duct::Expression) -> duct::Expression,
+    ) -> Result<Running, ChildError> {
         let program = self.program.to_owned();
         Interrupts::caught().check()?;
         let (stdout, stderr) = (scratch.path("stdout"), scratch.path("stderr"));
-        let started = self.expression(&stdout, &stderr).start();
+        let started = give_stdin(self.expression(&stdout, &stderr)).start();
         let handle = started.map_err(|source| ChildError::Spawn { program: program.clone(), source })?;
         let group = ProcessGroup::of(&handle.pids());
         let (limit, deadline, max_output) = (self.limit, Instant::now() + self.limit, self.max_output);
@@ -172,7 +187,6 @@ impl Child<'_> {
 
     fn expression(&self, stdout: &Path, stderr: &Path) -> duct::Expression {
         let mut expression = duct::cmd(self.program, &self.arguments)
-            .stdin_null()
             .stdout_path(stdout)
             .stderr_path(stderr)
             .unchecked()

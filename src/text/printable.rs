@@ -42,6 +42,13 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
     fill(escape(text).split_whitespace(), " ", width)
 }
 
+/// Quotes a text for a shell, where it has to be.
+pub fn quote_for_shell(text: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+@:,".contains(letter);
+    let needs_none = !text.is_empty() && text.chars().all(is_plain);
+    if needs_none { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
 /// Puts pieces in lines of at most `width` characters; a longer piece stands alone.
 pub fn fill<'a>(pieces: impl Iterator<Item = &'a str>, joint: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();

@@ -191,6 +191,16 @@ impl Environment<'_> {
         self.sandbox.write(self.path("fake/bundled_pip"), ANSWER.replace("@FILE@", "bundled_pip"));
     }
 
+    /// Sets the answers of client.py: its inventory, and the results of the steps of each AMI.
+    pub(crate) fn has_in_aws(&self, inventory: &Value, results: &Value) {
+        self.sandbox.write(self.path("fake/inventory.json"), inventory.to_string());
+        self.sandbox
+            .write(self.path("fake/apply.json"), json!({"kind": "applied", "results": results}).to_string());
+        let chosen =
+            "case $(cat \"$request\") in *'\"kind\":\"apply\"'*) kind=apply ;; *) kind=inventory ;; esac\n";
+        self.sandbox.write(self.path("fake/client"), chosen.to_owned() + &ANSWER.replace("@FILE@", "$kind"));
+    }
+
     /// Sets what the real pcluster does, in sh.
     pub(crate) fn really(&self, sh: &str) {
         self.sandbox.write(self.path("fake/real"), sh);

@@ -59,6 +59,7 @@ BUILDS = [
     {"label": "in-use-template", "id": "busy-template", "s3": True, "log": True},
     {"label": "shared", "id": "shared", "s3": True, "log": True},
     {"label": "twin-1", "id": "twin", "s3": True, "log": True, "number": 1},
+    {"label": "unknown-release", "id": "newer", "release": "9.9.9", "s3": True, "log": True},
     {"label": "neighbour-orphan", "id": "pre", "s3": True, "log": True},
     {"label": "neighbour", "id": "pre-2", "s3": True, "log": True, "healthy": True},
 ]
@@ -346,7 +347,7 @@ def plant_uses(account, world):
 
 
 def plant_many(account, count, instance, parent):
-    """Healthy AMIs without anything beside them, as fast as moto takes them."""
+    """Healthy AMIs without anything else, as fast as moto takes them."""
     ec2 = account.client("ec2")
     started = now_as_name()
 

@@ -2,7 +2,9 @@
 """A proxy before a moto server that logs, denies, breaks and kills.
 
     proxy.py UPSTREAM --log FILE [--fail N[,M]] [--html] [--deny SERVICE:ACTION ...]
-                      [--answer SERVICE:ACTION=CODE ...] [--kill-before N | --kill-after N] [--kill-pid-file FILE]
+                      [--answer SERVICE:ACTION=CODE ...] [--body SERVICE:ACTION=FILE ...]
+                      [--rewrite SERVICE:ACTION=OLD=>NEW ...] [--refuse TEXT] [--hold N FILE]
+                      [--kill-before N | --kill-after N] [--kill-pid-file FILE]
 
 It listens on a free port of 127.0.0.1, prints its endpoint as the first line and
 ends at the end of its stdin. It owns the log FILE: one line `SERVICE ACTION` for
@@ -15,7 +17,10 @@ gives an HTML page instead, as moto does. --deny answers as AWS does where the
 permission lacks; for S3 the action is a permission: s3:ListBucket, s3:GetObject,
 s3:PutObject, s3:DeleteObject, s3:ListBucketVersions, s3:ListAllMyBuckets; `ec2:*`
 denies the service. --answer gives an error with this code, or for `html` a page
-with status 200, as a captive portal does. --kill-before and --kill-after send SIGKILL to the process
+with status 200, as a captive portal does. --body gives the answer that a FILE holds, and --rewrite
+replaces text in the answer of the server: for what moto cannot. --refuse answers InvalidParameterValue to
+each write of EC2 that has this TEXT. --hold keeps the answer of the N-th write until FILE exists.
+--kill-before and --kill-after send SIGKILL to the process
 group whose id FILE holds, before or after the N-th write reaches the server.
 """
 
@@ -28,6 +33,7 @@ import re
 import signal
 import sys
 import threading
+import time
 import urllib.parse
 
 QUERY_READS = re.compile(r"(Describe|List|Get|Lookup|Assume|Search|Filter)")
@@ -131,6 +137,27 @@ class Rules:
         asked = f"{request.service}:{request.permission}"
         return dict(rule.split("=") for rule in self.options.answer).get(asked)
 
+    def body(self, request):
+        """The file with the answer for this request."""
+        return dict(rule.split("=", 1) for rule in self.options.body).get(f"{request.service}:{request.permission}")
+
+    def rewrite(self, request, content):
+        for rule in self.options.rewrite:
+            asked, _, texts = rule.partition("=")
+            if asked == f"{request.service}:{request.permission}":
+                old, new = texts.split("=>")
+                content = content.replace(old.encode(), new.encode())
+        return content
+
+    def refuses(self, request, body):
+        text = self.options.refuse
+        return text and request.write and request.service == "ec2" and text in urllib.parse.unquote_plus(body.decode())
+
+    def hold(self, number):
+        which, file = self.options.hold or ("0", "")
+        while number and number == int(which) and not os.path.exists(file):
+            time.sleep(0.01)
+
     def kill(self):
         """The end of the machine: what the killed process has started reaches nothing either."""
         self.is_cut_off = True
@@ -154,6 +181,11 @@ def handler_of(rules):
             answer = rules.answer(request)
             if answer:
                 return self.send(*(page_of_html() if answer == "html" else (400, *error(request, answer, answer))))
+            if rules.body(request):
+                with open(rules.body(request), encoding="utf-8") as file:
+                    return self.send(200, *page(file.read(), "text/xml"))
+            if rules.refuses(request, body):
+                return self.send(400, *error(request, "InvalidParameterValue", "Tag value is not valid"))
             if number and number in rules.failing:
                 fault = error(request, "InternalError", "An internal error has occurred")
                 return self.send(500, *(page(HTML, "text/html") if rules.options.html else fault))
@@ -164,7 +196,8 @@ def handler_of(rules):
             if number and number == rules.options.kill_after:
                 self.close_connection = True
                 return rules.kill()
-            self.send(status, headers, content)
+            rules.hold(number)
+            self.send(status, headers, rules.rewrite(request, content))
 
         do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_any
 
@@ -203,6 +236,10 @@ def main():
     parser.add_argument("--html", action="store_true")
     parser.add_argument("--deny", metavar="ACTION", nargs="+", action="extend", default=[])
     parser.add_argument("--answer", metavar="ACTION=CODE", nargs="+", action="extend", default=[])
+    parser.add_argument("--body", metavar="ACTION=FILE", nargs="+", action="extend", default=[])
+    parser.add_argument("--rewrite", metavar="ACTION=OLD=>NEW", nargs="+", action="extend", default=[])
+    parser.add_argument("--refuse", metavar="TEXT")
+    parser.add_argument("--hold", metavar=("N", "FILE"), nargs=2)
     parser.add_argument("--kill-before", metavar="N", type=int)
     parser.add_argument("--kill-after", metavar="N", type=int)
     parser.add_argument("--kill-pid-file", metavar="FILE")

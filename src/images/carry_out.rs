@@ -1,0 +1,81 @@
+//! Carries out the tasks of a plan, one AMI after the other, with a record of each deletion from before its first call
+//! to after its last.
+
+use crate::error::{Abort, Error};
+use crate::images::client::{Client, StepResult};
+use crate::images::deletions::Deletions;
+use crate::images::listing::Outcomes;
+use crate::images::plan::{Step, Task};
+
+/// The next step if a deletion cannot be recorded.
+pub const STATE_HOME: &str = "Nothing was changed. Set XDG_STATE_HOME to a directory that can be written.";
+
+/// Carries the tasks out and notes what becomes of them, also if a signal ends it. If AWS cannot be asked any more, the
+/// rest has failed too. `deletions` is for a deletion.
+pub fn carry_out(
+    client: &Client,
+    tasks: &[Task],
+    deletions: Option<&Deletions>,
+    outcomes: &mut Outcomes,
+) -> Result<(), Abort> {
+    let _lock = deletions.map(Deletions::lock).transpose()?;
+    let mut unreachable: Option<String> = None;
+    for task in tasks {
+        let failure = match &unreachable {
+            Some(message) => Some(message.clone()),
+            None => match carry_out_one(client, task, deletions, outcomes) {
+                Ok(failure) => failure,
+                Err(Abort::Error(error)) => {
+                    unreachable = Some(format!("not started: {error}"));
+                    Some(error.to_string())
+                }
+                Err(interrupted) => return Err(interrupted),
+            },
+        };
+        match failure {
+            Some(why) => outcomes.failed.push((task.ami.clone(), why)),
+            None => outcomes.done.push(task.ami.clone()),
+        }
+    }
+    Ok(())
+}
+
+/// Carries one task out; returns why it failed, where it did.
+fn carry_out_one(
+    client: &Client,
+    task: &Task,
+    deletions: Option<&Deletions>,
+    outcomes: &mut Outcomes,
+) -> Result<Option<String>, Abort> {
+    let record = deletions.zip(task.deletion.as_ref());
+    if let Some((deletions, deletion)) = record {
+        deletions.begin(deletion).map_err(|message| Error::Images { message, next: STATE_HOME })?;
+    }
+    let results = client.apply(task.region(), &task.steps)?;
+    for (number, step) in task.steps.iter().enumerate() {
+        let result = results.get(number);
+        let Some(StepResult { message, .. }) = result.filter(|result| result.ok) else {
+            return Ok(Some(describe_failure(&task.steps[..number], step, result)));
+        };
+        let Some(message) = message else { continue };
+        match step {
+            Step::Snapshot { snapshot, .. } => {
+                outcomes.left.push((task.ami.clone(), format!("snapshot {snapshot}: {message}")));
+            }
+            _ => outcomes.notes.push((task.ami.clone(), message.clone())),
+        }
+    }
+    if let Some((deletions, deletion)) = record {
+        deletions.end(deletion);
+    }
+    Ok(None)
+}
+
+fn describe_failure(done: &[Step], step: &Step, result: Option<&StepResult>) -> String {
+    let why = result.and_then(|result| result.message.as_deref()).unwrap_or("AWS gave no answer");
+    let needs = result.and_then(|result| result.permission.as_deref());
+    let needs = needs.map(|permission| format!(" (it needs {permission})")).unwrap_or_default();
+    let done: Vec<String> = done.iter().map(Step::to_string).collect();
+    let done = if done.is_empty() { String::new() } else { format!("; done before: {}", done.join(", ")) };
+    format!("cannot {step}: {why}{needs}{done}")
+}

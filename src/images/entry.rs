@@ -1,0 +1,296 @@
+//! One AMI, or one interrupted deletion, in a few lines. Pure.
+//!
+//! An AMI has at most four lines. Tags, addresses and reasons are for `-v`, and reasons for those who name an AMI.
+
+use jiff::tz::TimeZone;
+
+use crate::images::class::Class;
+use crate::images::image::{Image, format_place};
+use crate::images::inventory::{Tags, Unfinished};
+use crate::images::listing::{Change, Listing};
+use crate::images::origin::{Sharing, Source};
+use crate::text::printable::{escape, escape_line, fill, quote_for_shell};
+
+const WIDTH: usize = 80;
+
+/// Indent of the lines of one AMI.
+const INDENT: &str = "    ";
+
+pub fn describe_orphan(listing: &Listing, image: &Image) -> String {
+    let mut text = headline("orphan", image) + &describe_origin(listing, image);
+    let cost = image.monthly_cost_at_most.usd;
+    text +=
+        &line(&format!("{}, at most ${cost:.2} a month; {}", format_size(image), source_name(image.source)));
+    if listing.is_verbose || listing.is_named {
+        return text
+            + &describe_reasons(image)
+            + &describe_addresses(listing, image)
+            + &describe_tags(listing, "gets", &image.tags);
+    }
+    let refused = [("not repairable", image.repair_refused), ("not deletable", image.delete_refused)];
+    let parts: Vec<String> =
+        refused.iter().filter_map(|(what, kind)| Some(format!("{what}: {}", (*kind)?))).collect();
+    match (image.repair_refused, image.delete_refused) {
+        (None, None) => text,
+        (one, other) if one == other => {
+            text + &line(&format!("neither repairable nor deletable: {}", one.unwrap_or_default()))
+        }
+        _ => text + &line(&parts.join("; ")),
+    }
+}
+
+/// A build that failed or is running, or an AMI that pcluster finds.
+pub fn describe_other(listing: &Listing, image: &Image) -> String {
+    let word = match image.class {
+        Class::InProgress => "in progress",
+        Class::FailedBuild => "failed build",
+        _ => "healthy",
+    };
+    let reasons =
+        if listing.is_verbose || listing.is_named { describe_reasons(image) } else { String::new() };
+    headline(word, image) + &describe_origin(listing, image) + &reasons
+}
+
+pub fn describe_planned(listing: &Listing, image: &Image, change: Change) -> String {
+    let word = if change == Change::Delete { "delete" } else { "repair" };
+    let text = headline(word, image) + &describe_origin(listing, image);
+    if change == Change::Repair {
+        let tags = format!("{}; {}", count(image.tags.len(), "tag"), source_name(image.source));
+        return text
+            + &line(&tags)
+            + &describe_sharing(image)
+            + &describe_details(listing, image, "gets", &image.tags);
+    }
+    let left: String = image.stays.iter().map(|what| line(&format!("leaves {what}"))).collect();
+    text + &line(&format_contents(image)) + &left + &describe_details(listing, image, "has", &image.had_tags)
+}
+
+pub fn describe_refused(listing: &Listing, image: &Image, change: Change) -> String {
+    let reasons =
+        if listing.is_verbose || listing.is_named { describe_reasons(image) } else { String::new() };
+    let head = headline("refused", image);
+    if reasons.is_empty() {
+        return format!("{}: {}\n", head.trim_end(), image.refused(change).unwrap_or("failed"));
+    }
+    head + &reasons
+}
+
+pub fn describe_done(listing: &Listing, image: &Image, change: Change) -> String {
+    let notes = listing.outcomes.notes.iter().filter(|(ami, _)| *ami == image.ami);
+    let notes: String = notes.map(|(_, note)| indent(note)).collect();
+    if change == Change::Repair {
+        let tags = line(&format!("wrote {}", count(image.tags.len(), "tag")));
+        return headline("repaired", image)
+            + &tags
+            + &notes
+            + &describe_sharing(image)
+            + &describe_tags(listing, "got", &image.tags);
+    }
+    let left: String = image.left.iter().map(|what| line(&format!("left {what}"))).collect();
+    let addresses = describe_addresses(listing, image) + &describe_tags(listing, "had", &image.had_tags);
+    headline("deleted", image) + &line(&format_contents(image)) + &notes + &left + &addresses
+}
+
+/// With `-v`.
+fn describe_details(listing: &Listing, image: &Image, verb: &str, tags: &Tags) -> String {
+    if !listing.is_verbose {
+        return String::new();
+    }
+    describe_reasons(image) + &describe_addresses(listing, image) + &describe_tags(listing, verb, tags)
+}
+
+/// Release, region, age.
+fn describe_origin(listing: &Listing, image: &Image) -> String {
+    let version = image.version.as_deref().unwrap_or("of unknown release");
+    let date = TimeZone::UTC.to_datetime(image.creation_date).date();
+    let age = match image.age_in_days(listing.today) {
+        // A clock is wrong.
+        ..=-1 => String::new(),
+        1 => " (1 day ago)".into(),
+        days => format!(" ({days} days ago)"),
+    };
+    line(&format!("pcluster {version}, {}, {date}{age}", image.region))
+}
+
+fn source_name(source: Source) -> &'static str {
+    match source {
+        Source::Stack => "known from its stack",
+        Source::DeletedStack => "known from its deleted stack",
+        Source::S3 => "known from its files in S3",
+        Source::None => "nothing else of its build found",
+    }
+}
+
+/// A word, the id of the AMI, and its image id, in lower case if its own is not known.
+pub fn headline(word: &str, image: &Image) -> String {
+    let name =
+        image.image_id.as_ref().unwrap_or(if image.slug.is_empty() { &image.name } else { &image.slug });
+    format!("{word} {} {}\n", escape_line(&image.ami), escape_line(name))
+}
+
+pub fn count(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
+fn format_size(image: &Image) -> String {
+    let snapshots = count(image.snapshots.len(), "snapshot");
+    match image.size_gib() {
+        (true, size) => format!("{snapshots} of {size:.0} GiB"),
+        _ => format!("{snapshots} of unknown size"),
+    }
+}
+
+/// What a deletion removes with the AMI: `snap-0 of 35 GiB, files in S3, log group`.
+fn format_contents(image: &Image) -> String {
+    let snapshots = match image.snapshots.as_slice() {
+        [one] => format_size(image).replacen("1 snapshot", &one.id, 1),
+        _ => format_size(image),
+    };
+    let directory = image.artifacts.directory.as_ref().map(|_| "files in S3".to_owned());
+    let logs = image.artifacts.log_group.as_ref().map(|_| "log group".to_owned());
+    [Some(snapshots), directory, logs].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn describe_reasons(image: &Image) -> String {
+    image.reasons.iter().map(|reason| indent(reason)).collect()
+}
+
+/// With `-v`, what belongs to an AMI.
+fn describe_addresses(listing: &Listing, image: &Image) -> String {
+    if !listing.is_verbose {
+        return String::new();
+    }
+    let snapshots = image.snapshots.iter().map(|snapshot| format!("snapshot {}", snapshot.id));
+    let directory = image.artifacts.directory.iter();
+    let directory = directory.map(|(bucket, directory)| format_place(bucket, directory));
+    let logs = image.artifacts.log_group.iter().map(|name| format!("log group {name}"));
+    snapshots.chain(directory).chain(logs).map(|what| line(&format!("with {what}"))).collect()
+}
+
+/// With `-v`.
+pub fn describe_tags(listing: &Listing, verb: &str, tags: &Tags) -> String {
+    let tags = tags.iter().filter(|_| listing.is_verbose);
+    tags.map(|(key, value)| line(&format!("{verb} {key} = {value}"))).collect()
+}
+
+fn describe_sharing(image: &Image) -> String {
+    let Some(sharing) = &image.sharing else { return String::new() };
+    let mut text = String::new();
+    let with: Vec<&str> = sharing.list().map(|(_, id)| id).collect();
+    match format_sharing(image, sharing) {
+        _ if with.is_empty() => {}
+        // One line, so that it can be pasted.
+        Some(command) => text += &line(&format!("to share it again: {command}")),
+        None => text += &indent(&format!("was to be shared with {}", with.join(", "))),
+    }
+    if !sharing.user_groups.is_empty() {
+        text += &line("was to be public; make it public yourself if that is still wanted");
+    }
+    text
+}
+
+/// The command that shares an AMI again; `None` if a shell could read anything else into it, because the configuration
+/// in S3 can hold any text.
+fn format_sharing(image: &Image, sharing: &Sharing) -> Option<String> {
+    let is_plain = |text: &str| {
+        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:/".contains(c))
+    };
+    let Image { region, ami, .. } = image;
+    let all = sharing.list().map(|(_, id)| id).chain([region.as_str(), ami.as_str()]);
+    let added: Vec<String> = sharing.list().map(|(key, id)| format!("{{{key}={id}}}")).collect();
+    let command = format!(
+        "aws ec2 modify-image-attribute --region {region} --image-id {ami} --launch-permission 'Add=[{}]'",
+        added.join(",")
+    );
+    all.into_iter().all(is_plain).then_some(command)
+}
+
+pub fn describe_unfinished(left: &Unfinished) -> String {
+    let deletion = &left.deletion;
+    let command = format!(
+        "pcluster preflight images --delete --image {} -r {}",
+        quote_for_shell(&deletion.ami),
+        quote_for_shell(&deletion.region)
+    );
+    format!("interrupted deletion of {}\n", escape_line(&deletion.ami))
+        + &left.list().iter().map(|what| line(&format!("still there: {what}"))).collect::<String>()
+        + &line(&format!("to finish it, run `{command}`"))
+}
+
+pub fn describe_left(listing: &Listing, ami: &str) -> String {
+    let left = listing.outcomes.left.iter().filter(|(own, _)| own == ami);
+    left.map(|(_, what)| line(&format!("left {what}"))).collect()
+}
+
+/// A line that is not wrapped, because it is short or has addresses.
+pub fn line(text: &str) -> String {
+    format!("{INDENT}{}\n", escape_line(text))
+}
+
+pub fn indent(text: &str) -> String {
+    indent_by(INDENT, text)
+}
+
+/// Wraps a text; a command in backquotes stays in one line, so that it can be pasted.
+pub fn indent_by(indent: &str, text: &str) -> String {
+    let text = escape(text);
+    let mut words: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match words.last_mut().filter(|last| last.matches('`').count() % 2 == 1) {
+            Some(command) => *command = format!("{command} {word}"),
+            None => words.push(word.to_owned()),
+        }
+    }
+    let lines = fill(words.iter().map(String::as_str), " ", WIDTH - indent.len());
+    lines.into_iter().fold(String::new(), |all, line| all + indent + &line + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::images::fixtures::{ACCOUNT, DONE, ami, arn, inventory};
+    use crate::images::rules::examine;
+    use crate::images::selection::Selection;
+
+    fn image() -> Image {
+        let inventory = inventory(vec![ami("ami-1", &arn("x", "3.1.3", ACCOUNT), DONE)]);
+        examine(&inventory, &Selection::default()).remove(0)
+    }
+
+    #[test]
+    fn age_is_counted_in_days() {
+        let line = |today: &str| {
+            describe_origin(&Listing { today: today.parse().unwrap(), ..Listing::default() }, &image())
+        };
+        assert_eq!(line("2022-10-26"), "    pcluster 3.1.3, us-east-1, 2022-10-26 (0 days ago)\n");
+        assert!(line("2022-10-27").ends_with("(1 day ago)\n"));
+        assert!(line("2023-10-26").ends_with("(365 days ago)\n"));
+        assert!(line("2022-10-25").ends_with("2022-10-26\n"));
+    }
+
+    #[test]
+    fn lost_launch_permissions_are_a_command_only_if_a_shell_takes_them_as_they_are() {
+        let mut image = image();
+        let command = |image: &Image| format_sharing(image, image.sharing.as_ref().unwrap());
+        image.sharing = Some(Sharing {
+            user_ids: vec!["111122223333".into()],
+            organizational_unit_arns: vec!["arn:aws:organizations::1:ou/o-1/ou-1".into()],
+            ..Sharing::default()
+        });
+        assert_eq!(
+            command(&image).unwrap(),
+            "aws ec2 modify-image-attribute --region us-east-1 --image-id ami-1 --launch-permission \
+             'Add=[{UserId=111122223333},{OrganizationalUnitArn=arn:aws:organizations::1:ou/o-1/ou-1}]'"
+        );
+        image.sharing = Some(Sharing { user_ids: vec!["1' ; rm x".into()], ..Sharing::default() });
+        assert_eq!(command(&image), None);
+        assert!(describe_sharing(&image).contains("was to be shared with 1' ; rm x\n"));
+    }
+
+    #[test]
+    fn command_in_backquotes_stays_in_one_line() {
+        let command = "`pcluster preflight images --repair -i x --image ami-0123456789abcdef0 -r us-east-1`";
+        let text = indent(&format!("its build artifacts were not found; to tag it anyway, run {command}"));
+        assert!(text.contains(&format!("\n    {command}\n")), "{text}");
+    }
+}

@@ -1,0 +1,205 @@
+//! What was found in AWS, what a change makes of it, the sums, and all that as JSON. Pure.
+
+use std::collections::BTreeMap;
+
+use jiff::civil::Date;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::images::class::Class;
+use crate::images::image::{Action, Cost, Image};
+use crate::images::inventory::{Skipped, Unfinished};
+
+/// What is to be done with the AMIs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    Repair,
+    Delete,
+}
+
+/// Whose AMIs they are, and who asks.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Identity {
+    pub account: String,
+    /// Asked for before a change only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alias: Option<String>,
+    pub caller: String,
+    pub profile: Option<String>,
+    pub region: String,
+    pub regions: Vec<String>,
+}
+
+#[derive(Debug, Default)]
+pub struct Listing {
+    pub identity: Identity,
+    pub images: Vec<Image>,
+    pub unfinished: Vec<Unfinished>,
+    pub skipped: Vec<Skipped>,
+    /// Deletions that were interrupted, and are finished now.
+    pub ended: Vec<Unfinished>,
+    pub outcomes: Outcomes,
+    /// Names that nothing has.
+    pub missing: Vec<String>,
+    pub today: Date,
+    /// AMIs or image ids were named, so the reasons are wanted.
+    pub is_named: bool,
+    pub is_verbose: bool,
+}
+
+/// What has become of the AMIs of a change.
+#[derive(Debug, Default)]
+pub struct Outcomes {
+    /// AMIs in the order of their tasks.
+    pub done: Vec<String>,
+    /// AMIs, and why.
+    pub failed: Vec<(String, String)>,
+    /// AMIs, and what a task that is done has left.
+    pub left: Vec<(String, String)>,
+    /// AMIs, and what else the user should know.
+    pub notes: Vec<(String, String)>,
+}
+
+impl Image {
+    pub fn action(&self, change: Change) -> Action {
+        if change == Change::Delete { self.delete } else { self.repair }
+    }
+
+    /// The kind of the refusal.
+    pub fn refused(&self, change: Change) -> Option<&'static str> {
+        if change == Change::Delete { self.delete_refused } else { self.repair_refused }
+    }
+
+    /// Whether the size of each snapshot is known, and the sum of those that are.
+    pub fn size_gib(&self) -> (bool, f64) {
+        let sizes = self.snapshots.iter().map(|snapshot| snapshot.size_gib);
+        (sizes.clone().all(|size| size.is_some()), sizes.flatten().sum())
+    }
+}
+
+impl Listing {
+    pub fn select(&self, class: Class) -> impl Iterator<Item = &Image> {
+        self.images.iter().filter(move |image| image.class == class)
+    }
+
+    pub fn has_orphans(&self) -> bool {
+        !self.unfinished.is_empty() || self.select(Class::Orphan).next().is_some()
+    }
+
+    /// Whether something that was asked for is refused.
+    pub fn is_refused(&self, image: &Image, change: Change) -> bool {
+        let counts = match image.class {
+            Class::Orphan => true,
+            // A second repair of one image has nothing to do.
+            Class::Healthy => change == Change::Delete && self.is_named,
+            _ => self.is_named,
+        };
+        counts && image.action(change) == Action::Refused
+    }
+
+    /// Notes on each image what has become of it.
+    pub fn note_outcomes(&mut self, change: Change, outcomes: Outcomes) {
+        for image in &mut self.images {
+            let own = |pairs: &[(String, String)]| -> Vec<String> {
+                pairs.iter().filter(|(ami, _)| *ami == image.ami).map(|(_, what)| what.clone()).collect()
+            };
+            let failure = own(&outcomes.failed);
+            let action = match failure.as_slice() {
+                [] if !outcomes.done.contains(&image.ami) => continue,
+                [] => Action::Done,
+                _ => Action::Refused,
+            };
+            let (left, notes) = (own(&outcomes.left), own(&outcomes.notes));
+            image.reasons.extend(failure.iter().map(|why| format!("failed: {why}")).chain(notes));
+            if change == Change::Delete && action == Action::Done {
+                image.left = image.stays.iter().cloned().chain(left).collect();
+            }
+            *(if change == Change::Delete { &mut image.delete } else { &mut image.repair }) = action;
+        }
+        let unfinished = std::mem::take(&mut self.unfinished);
+        (self.ended, self.unfinished) =
+            unfinished.into_iter().partition(|left| outcomes.done.contains(&left.deletion.ami));
+        self.outcomes = outcomes;
+    }
+
+    /// Whether something that was asked for is refused or not found.
+    pub fn has_refusals(&self, change: Change) -> bool {
+        !self.missing.is_empty() || self.images.iter().any(|image| self.is_refused(image, change))
+    }
+
+    /// Whether a change has left something.
+    pub fn has_left(&self) -> bool {
+        let is_left = |image: &Image| !image.left.is_empty();
+        !self.outcomes.failed.is_empty() || !self.outcomes.left.is_empty() || self.images.iter().any(is_left)
+    }
+
+    pub fn summarize(&self) -> Summary {
+        let orphans: Vec<&Image> = self.select(Class::Orphan).collect();
+        let count = |change: Change| {
+            let mut refused = BTreeMap::new();
+            for kind in orphans.iter().filter_map(|image| image.refused(change)) {
+                *refused.entry(kind).or_insert(0) += 1;
+            }
+            refused
+        };
+        let snapshots = orphans.iter().flat_map(|image| image.snapshots.iter().cloned()).collect::<Vec<_>>();
+        let is_possible = |image: &&&Image, change: Change| image.action(change) == Action::Possible;
+        Summary {
+            orphans: orphans.len(),
+            healthy: self.select(Class::Healthy).count(),
+            repairable: orphans.iter().filter(|image| is_possible(image, Change::Repair)).count(),
+            deletable: orphans.iter().filter(|image| is_possible(image, Change::Delete)).count(),
+            not_repaired: count(Change::Repair),
+            not_deleted: count(Change::Delete),
+            snapshots: snapshots.len(),
+            size_gib: snapshots.iter().filter_map(|snapshot| snapshot.size_gib).sum(),
+            monthly_cost_at_most: Cost::of(&snapshots),
+        }
+    }
+
+    pub fn to_json(&self) -> Value {
+        let unfinished = self.unfinished.iter().map(|left| {
+            let deletion = &left.deletion;
+            json!({
+                "ami": deletion.ami, "region": deletion.region, "snapshots": left.snapshots,
+                "left": left.list(),
+            })
+        });
+        let pair = |(ami, why): &(String, String)| json!({"ami": ami, "what": why});
+        let mut all = json!({"schemaVersion": 1});
+        let found = json!({
+            "summary": self.summarize(),
+            "images": self.images,
+            "unfinished": unfinished.collect::<Vec<_>>(),
+            "ended": self.ended.iter().map(|left| &left.deletion).collect::<Vec<_>>(),
+            "left": self.outcomes.left.iter().map(pair).collect::<Vec<_>>(),
+            "failed": self.outcomes.failed.iter().map(pair).collect::<Vec<_>>(),
+            "notFound": self.missing,
+            "skipped": self.skipped,
+        });
+        for part in [json!(self.identity), found] {
+            if let (Value::Object(all), Value::Object(part)) = (&mut all, part) {
+                all.extend(part);
+            }
+        }
+        all
+    }
+}
+
+/// Sums of the orphans.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    pub orphans: usize,
+    pub healthy: usize,
+    pub repairable: usize,
+    pub deletable: usize,
+    /// By the kind of the refusal.
+    pub not_repaired: BTreeMap<&'static str, usize>,
+    pub not_deleted: BTreeMap<&'static str, usize>,
+    pub snapshots: usize,
+    #[serde(rename = "sizeGiB")]
+    pub size_gib: f64,
+    pub monthly_cost_at_most: Cost,
+}
