@@ -261,7 +261,7 @@ impl Error {
             Self::Repair { .. } => self.to_string(),
             _ => self.to_line(),
         };
-        prefix_lines(&format!("{message}\n{}", flatten(&self.hint())))
+        prefix_lines(&format!("error: {message}\nhint: {}", flatten(&self.hint())))
     }
 
     /// The message without its line breaks, which come from files, children and the real pcluster.

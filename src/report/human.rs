@@ -27,19 +27,45 @@ pub fn render(report: &Report, is_colored: bool) -> String {
     if report.findings.iter().any(|finding| finding.is_named(LOSES_TAGS)) {
         let _ = writeln!(text, "\n{FIND_LOST}");
     }
-    text
+    text + &format!("\n{}\n", conclude(report))
 }
 
-/// The findings, those of one cause together, each behind an empty line.
+/// The conclusion and the next step, which are what a terminal shows of a long report.
+fn conclude(report: &Report) -> String {
+    let count = |level: Level, what: &str| {
+        let count = report.findings.iter().filter(|finding| finding.level == level && !finding.is_explained()).count();
+        (count > 0).then(|| format!("{count} {what}{}", if count == 1 { "" } else { "s" }))
+    };
+    let not_run = report.describe_not_run().count();
+    let not_run = (not_run > 0).then(|| format!("{not_run} not checked"));
+    let counts = [count(Level::Error, "error"), count(Level::Warning, "warning"), not_run];
+    let counts = counts.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    let verdict = report.verdict.name();
+    let head = if counts.is_empty() { verdict.to_owned() } else { format!("{verdict}: {counts}") };
+    let is_next = |finding: &&Finding| {
+        (finding.level == Level::Error || finding.is_told_by_guard) && !finding.is_explained()
+    };
+    match report.findings.iter().find(is_next) {
+        Some(finding) if finding.has_repair() => format!("{head}. Next: {}", finding.describe_fix()),
+        _ => head,
+    }
+}
+
+/// The findings, those of one cause together, each behind an empty line. What an advisory explains is its evidence.
 pub(crate) fn format_findings(findings: &[Finding], paint: &Paint) -> String {
-    let groups: Vec<&[Finding]> = group_by_cause(findings).collect();
+    let explained_by = |advisory: &Finding| -> Vec<&Finding> {
+        findings.iter().filter(|finding| finding.evidence["explainedBy"] == advisory.id.as_str()).collect()
+    };
+    let own: Vec<Finding> = findings.iter().filter(|finding| !finding.is_explained()).cloned().collect();
+    let groups: Vec<&[Finding]> = group_by_cause(&own).collect();
     let mut text = String::new();
     for (index, group) in groups.iter().enumerate() {
         let next = groups.get(index + 1).map(|group| &group[0]);
-        // Cost and fix of findings that share them stand below the last one.
-        let is_shared = next.is_some_and(|next| have_one_fix(next, &group[0]));
+        let shown_by = explained_by(&group[0]);
+        // Cost and fix of findings that share them are below the last one.
+        let is_shared = shown_by.is_empty() && next.is_some_and(|next| have_one_fix(next, &group[0]));
         text += "\n";
-        text += &format_group(group, is_shared, paint);
+        text += &format_group(group, is_shared, &shown_by, paint);
     }
     text
 }
@@ -99,7 +125,7 @@ fn format_check(check: &Check, paint: &Paint) -> String {
     head + " " + &lines.join(&format!("\n{:25}", "")) + "\n"
 }
 
-fn format_group(group: &[Finding], is_shared: bool, paint: &Paint) -> String {
+fn format_group(group: &[Finding], is_shared: bool, shown_by: &[&Finding], paint: &Paint) -> String {
     let finding = &group[0];
     let count = if group.len() > 1 { format!(" ({})", group.len()) } else { String::new() };
     let mut text = format!("{} {}{count}\n", paint.paint_level(finding.level), escape_line(&finding.id));
@@ -119,11 +145,20 @@ fn format_group(group: &[Finding], is_shared: bool, paint: &Paint) -> String {
     if let Some(fix) = finding.fix.as_ref().filter(|_| !is_shared) {
         row("fix", wrap(&fix.command, width));
     }
+    for seen in shown_by.iter().take(MAX_SHOWN) {
+        row("shows", wrap(&seen.describe_with_path(), width));
+    }
+    if let Some(more) = shown_by.len().checked_sub(MAX_SHOWN).filter(|more| *more > 0) {
+        row("", vec![format!("and {more} more (--format json lists them)")]);
+    }
     for reference in &finding.references {
         row("see", vec![escape_line(reference)]);
     }
     text
 }
+
+/// A template that falls short can do so in twenty places.
+const MAX_SHOWN: usize = 3;
 
 /// Colours, where they are wanted.
 #[derive(Debug)]
@@ -170,43 +205,50 @@ impl Paint {
 /// each finding of level ERROR; the checks that could not run; a line for each warning of a build that is
 /// about to be lost; nothing for another report that is ready.
 pub fn render_for_stderr(report: &Report, decision: Decision) -> String {
+    let level = if decision == Decision::Exec { "warning" } else { "error" };
     let mut lines = Vec::new();
     if let Some(first) = report.causes().next() {
-        lines.extend(describe_finding(first, None));
+        lines.extend(describe_finding(level, first, None));
         for (before, finding) in report.causes().zip(report.causes().skip(1)).take(MAX_FINDINGS - 1) {
-            lines.extend(describe_finding(finding, Some(before)));
+            lines.extend(describe_finding(level, finding, Some(before)));
         }
         let hidden = report.causes().count().saturating_sub(MAX_FINDINGS);
         if hidden > 0 {
             lines.push(format!("and {hidden} more: run `pcluster preflight`"));
         }
         if decision == Decision::Exec {
-            lines.push("build-image goes on all the same (mode warn)".into());
+            lines.push("continuing anyway (mode: warn)".into());
         }
-        lines.extend(report.describe_not_run().map(|why| format!("not checked: {why}")));
+        lines.extend(report.describe_not_run().map(|why| format!("warning: not checked: {why}")));
     } else {
         let consequence = match decision {
-            Decision::Exec if report.has_environment_passed() => "build-image goes on",
-            Decision::Exec => "build-image goes on unchecked",
-            Decision::Stop | Decision::Repair => "build-image is stopped (strict)",
+            Decision::Exec if report.has_environment_passed() => "build-image continues",
+            Decision::Exec => "build-image continues unchecked",
+            Decision::Stop | Decision::Repair => "build-image was stopped (strict)",
         };
-        lines.extend(report.describe_not_run().map(|why| format!("not checked: {why}; {consequence}")));
-        let told = report.findings.iter().filter(|finding| finding.is_told_by_guard);
-        lines.extend(told.map(|finding| format!("{}. Fix: {}", finding.message, finding.describe_fix())));
+        let not_run = report.describe_not_run();
+        lines.extend(not_run.map(|why| format!("{level}: not checked: {why}; {consequence}")));
+        let failing = report.findings.iter().filter(|finding| finding.is_told_by_guard);
+        lines.extend(failing.map(|finding| format!("warning: {}; {}", finding.message, describe_hint(finding))));
     }
     lines.iter().map(|line| flatten(line)).collect::<Vec<_>>().join("\n")
+}
+
+/// What to do about a finding: the command in backquotes, or advice.
+fn describe_hint(finding: &Finding) -> String {
+    let fix = finding.describe_fix();
+    if finding.has_repair() { format!("run `{fix}`") } else { fix.to_owned() }
 }
 
 /// Findings on stderr: one cause can have many (a tag each), and all of it has to fit on one screen.
 const MAX_FINDINGS: usize = 3;
 
-/// Describes a finding: the message; then the cost and the fix, unless they are those of the finding
-/// before.
-fn describe_finding(finding: &Finding, before: Option<&Finding>) -> Vec<String> {
-    let mut lines = vec![finding.describe_with_path()];
+/// Describes a finding: the message; then the cost and what to do, unless they are those of the finding before.
+fn describe_finding(level: &str, finding: &Finding, before: Option<&Finding>) -> Vec<String> {
+    let mut lines = vec![format!("{level}: {}", finding.describe_with_path())];
     if before.is_none_or(|before| !have_one_fix(before, finding)) {
         lines.extend(finding.cost.clone());
-        lines.push(format!("Fix: {}", finding.describe_fix()));
+        lines.push(format!("hint: {}", describe_hint(finding)));
     }
     lines
 }
