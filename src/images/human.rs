@@ -126,18 +126,18 @@ fn summarize(listing: &Listing) -> String {
     let regions = format_regions(listing);
     if summary.orphans == 0 {
         let found = count(summary.healthy, "AMI");
-        return indent_by(
-            "",
-            &match listing.is_named {
-                true => format!("No orphan of these names in {regions}."),
-                false => format!("No orphans in {regions}; pcluster finds {found}."),
-            },
-        );
+        let text = if listing.is_named {
+            format!("No orphan of these names in {regions}.")
+        } else {
+            format!("No orphans in {regions}; pcluster finds {found}.")
+        };
+        return indent_by("", &text);
     }
     // Not every AMI of the region is known if some are named.
-    let found = match listing.is_named {
-        true => String::new(),
-        false => format!("; pcluster finds {}", count(summary.healthy, "other AMI")),
+    let found = if listing.is_named {
+        String::new()
+    } else {
+        format!("; pcluster finds {}", count(summary.healthy, "other AMI"))
     };
     let usd = summary.monthly_cost_at_most.usd;
     let orphans = count(summary.orphans, "orphan");
