@@ -206,6 +206,8 @@ def find_launch_templates(aws, region, images):
 def find_launch_configurations(aws, region, images):
     source = ("autoscaling", region, "describe_launch_configurations", "LaunchConfigurations")
     found = aws.look_through(*source, keep=lambda one: one["ImageId"] in images) if images else []
+    # It is not needed again, and its model takes memory.
+    aws.clients.pop(("autoscaling", region), None)
     return [(one["ImageId"], one["LaunchConfigurationName"]) for one in found or []]
 
 

@@ -126,18 +126,19 @@ fn summarize(listing: &Listing) -> String {
     let regions = format_regions(listing);
     if summary.orphans == 0 {
         let found = count(summary.healthy, "AMI");
-        return indent_by(
-            "",
-            &if listing.is_named {
-                format!("No orphan of these names in {regions}.")
-            } else {
-                format!("No orphans in {regions}; pcluster finds {found}.")
-            },
-        );
+        let text = if listing.is_named {
+            format!("No orphan of these names in {regions}.")
+        } else {
+            format!("No orphans in {regions}; pcluster finds {found}.")
+        };
+        return indent_by("", &text);
     }
     // Not every AMI of the region is known if some are named.
-    let healthy = count(summary.healthy, "other AMI");
-    let found = if listing.is_named { String::new() } else { format!("; pcluster finds {healthy}") };
+    let found = if listing.is_named {
+        String::new()
+    } else {
+        format!("; pcluster finds {}", count(summary.healthy, "other AMI"))
+    };
     let usd = summary.monthly_cost_at_most.usd;
     let orphans = count(summary.orphans, "orphan");
     let what = format!("{orphans} in {regions} that no pcluster command finds");
