@@ -9,7 +9,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from client_account import Failure, filter_by, read_other_answer, run_parallel, shorten
+from client_account import Failure, filter_by, read_other_error, run_parallel, shorten
 
 # AWS's codes for what does not exist.
 ABSENT = ("404", "NoSuchKey", "NoSuchBucket", "NotFound", "ResourceNotFoundException")
@@ -41,7 +41,7 @@ def ask(facts, check, look):
     except Failure as failure:
         facts["skipped"].setdefault(check, explain(failure))
     except Exception as error:
-        facts["skipped"].setdefault(check, read_other_answer(error).describe())
+        facts["skipped"].setdefault(check, read_other_error(error).describe())
     return None
 
 

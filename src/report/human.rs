@@ -33,7 +33,11 @@ pub fn render(report: &Report, is_colored: bool) -> String {
 /// The conclusion and the next step, which are what a terminal shows of a long report.
 fn conclude(report: &Report) -> String {
     let count = |level: Level, what: &str| {
-        let count = report.findings.iter().filter(|finding| finding.level == level && !finding.is_explained()).count();
+        let count = report
+            .findings
+            .iter()
+            .filter(|finding| finding.level == level && !finding.is_explained())
+            .count();
         (count > 0).then(|| format!("{count} {what}{}", if count == 1 { "" } else { "s" }))
     };
     let not_run = report.describe_not_run().count();
@@ -229,7 +233,9 @@ pub fn render_for_stderr(report: &Report, decision: Decision) -> String {
         let not_run = report.describe_not_run();
         lines.extend(not_run.map(|why| format!("{level}: not checked: {why}; {consequence}")));
         let failing = report.findings.iter().filter(|finding| finding.is_told_by_guard);
-        lines.extend(failing.map(|finding| format!("warning: {}; {}", finding.message, describe_hint(finding))));
+        lines.extend(
+            failing.map(|finding| format!("warning: {}; {}", finding.message, describe_hint(finding))),
+        );
     }
     lines.iter().map(|line| flatten(line)).collect::<Vec<_>>().join("\n")
 }

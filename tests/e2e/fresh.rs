@@ -199,7 +199,8 @@ fn is_repaired_without_an_advisory(with: With, broken: &[(&str, &str)], options:
 
     let fixed = copy.fix(&[&["--format", "json"], options].concat());
     fixed.exits(0).is_silent();
-    let changes = fixed.json()["changes"].as_array().unwrap().clone();
+    let mut changes = fixed.json()["changes"].as_array().unwrap().clone();
+    changes.retain(|change| change["why"] != "lambda-runtime");
     let moved: Vec<&str> = changes.iter().map(|change| change["package"].as_str().unwrap()).collect();
     assert_eq!(moved, broken.iter().map(|(name, _)| *name).collect::<Vec<_>>(), "{fixed}");
     for change in &changes {
