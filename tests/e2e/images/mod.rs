@@ -656,7 +656,7 @@ fn what_cannot_be_asked_is_one_clear_error() {
     let config = "[default]\nregion = us-east-1\nrole_arn = arn:aws:iam::123456789012:role/r\nsource_profile = s\n\
                   mfa_serial = arn:aws:iam::123456789012:mfa/m\n[profile s]\naws_access_key_id = x\n\
                   aws_secret_access_key = x\n";
-    let file = sandbox.write("config", config);
+    let file = sandbox.write("work/aws-config", config);
     sandbox.set("AWS_CONFIG_FILE", file);
     sandbox.set("AWS_ENDPOINT_URL", &world.endpoint);
     let ran = sandbox.pcluster(&["preflight", "images"]).run();
@@ -957,7 +957,7 @@ fn credentials_that_cannot_be_had_are_the_reason_that_is_printed() {
         ),
         (sso, "SSO", "Run `aws sso login`"),
     ] {
-        let file = sandbox.write("config", format!("[default]\nregion = us-east-1\n{profile}"));
+        let file = sandbox.write("work/aws-config", format!("[default]\nregion = us-east-1\n{profile}"));
         sandbox.set("AWS_CONFIG_FILE", file);
         let ran = sandbox.pcluster(&["preflight", "images"]).run();
         ran.exits(3);
