@@ -27,7 +27,8 @@ fn finding_of(text: &str, level: Level) -> Finding {
         evidence: json!({"path": format!("$.Resources.{text}")}),
         fix: Some(Fix::by_hand(text.into())),
         references: vec![text.into()],
-        is_told_by_guard: true,
+        fails_build: true,
+        is_ignored: false,
         shows: None,
     }
 }

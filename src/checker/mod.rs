@@ -99,7 +99,9 @@ pub fn report_unknown(
 /// Checks the environment of a target.
 pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Abort> {
     let mut report = ReportBuilder::new(Some(describe_target(request.real, Some(target))));
-    let Some(packages) = read_packages(request, target, &mut report) else { return Ok(finish(report)) };
+    let Some(packages) = read_packages(request, target, &mut report) else {
+        return Ok(finish(request, report));
+    };
     if let Some(refused) = refuse_old_release(target, &packages) {
         return Ok(refused);
     }
@@ -113,7 +115,7 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
         report.add("packages", took, CheckResult::Findings(advised));
         let reason = "--no-synth: advisories are not confirmed";
         report.add("template", Duration::ZERO, CheckResult::Skipped(reason.into()));
-        return Ok(finish(report));
+        return Ok(finish(request, report));
     }
     let rules = TemplateRules { packages: &packages, advisories: request.advisories, today: system::today() };
     let observer = Observer { request, target, rules: &rules };
@@ -132,7 +134,7 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
     if asks_for_parent {
         outside::check(request, target, built.as_ref(), &mut report)?;
     }
-    Ok(finish(report))
+    Ok(finish(request, report))
 }
 
 /// What the packages alone tell: of their releases, and of that of pcluster.
@@ -157,8 +159,10 @@ fn has_open_question(advised: &[Finding], seen: &Seen) -> bool {
         && advised.iter().any(|finding| finding.shows == Some(Shows::Template) && finding.blocks())
 }
 
-fn finish(report: ReportBuilder) -> CheckOutcome {
-    CheckOutcome::Report(report.build(shim()))
+fn finish(request: &CheckRequest, report: ReportBuilder) -> CheckOutcome {
+    let mut report = report.build(shim());
+    report.ignore(&request.settings.ignore);
+    CheckOutcome::Report(report)
 }
 
 /// This program, as reports name it.

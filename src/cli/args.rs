@@ -52,7 +52,12 @@ impl Preflight {
         // clap loses a conflict with an option that every subcommand has.
         let names_one = parsed.common.real.is_some();
         if parsed.check_arguments().all && names_one {
-            let message = "the argument '--all' cannot be used with '--real <PATH>'";
+            let message = "the argument '--all' cannot be used with '--real <PATH|DIR>'";
+            return Err(Self::command().error(clap::error::ErrorKind::ArgumentConflict, message));
+        }
+        if parsed.common.output.is_some() && (!has_report || parsed.check_arguments().all) {
+            let message =
+                "the argument '--output <FILE>' is for check, template and stack on one environment";
             return Err(Self::command().error(clap::error::ErrorKind::ArgumentConflict, message));
         }
         Ok(parsed)
@@ -111,6 +116,9 @@ pub enum Command {
         /// The environment's Python (every one, by markers)
         #[arg(long, value_name = "X.Y")]
         python: Option<String>,
+        /// Pin aws-parallelcluster itself too
+        #[arg(long)]
+        pin: bool,
     },
     /// Show which pcluster is guarded, and how it was found
     Where,
@@ -124,6 +132,13 @@ pub enum Command {
     /// Install this program as install.sh does; --help tells how
     #[command(disable_help_flag = true)]
     Install {
+        /// The arguments of install.sh
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Uninstall what install has installed; --help tells how
+    #[command(disable_help_flag = true)]
+    Uninstall {
         /// The arguments of install.sh
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
@@ -282,8 +297,11 @@ pub struct Common {
     #[arg(long, global = true, value_enum, default_value_t)]
     #[arg(value_name = "FORM", hide_possible_values = true, hide_default_value = true)]
     pub format: Format,
-    /// The real pcluster
-    #[arg(long, global = true, value_name = "PATH")]
+    /// Write the report to a file
+    #[arg(long, global = true, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// The real pcluster, or its environment
+    #[arg(long, global = true, value_name = "PATH|DIR")]
     pub real: Option<PathBuf>,
     /// Colour in the report (auto)
     #[arg(long, global = true, value_enum, default_value_t)]

@@ -54,6 +54,7 @@ struct ConfigFile {
     installer: Option<InstallerChoice>,
     strategy: Option<Strategy>,
     aws: Option<bool>,
+    ignore: Option<Vec<String>>,
     advisories: Option<Vec<PathBuf>>,
 }
 
@@ -88,6 +89,7 @@ struct Origins {
     installer: Origin,
     strategy: Origin,
     aws: Origin,
+    ignore: Origin,
     advisories: Origin,
 }
 
@@ -113,6 +115,8 @@ pub struct Settings {
     pub strategy: Strategy,
     /// Whether a check of a configuration asks AWS about its parent image.
     pub aws: bool,
+    /// Ids of warnings and infos that are counted, and not reported.
+    pub ignore: Vec<String>,
     /// Extra advisory files.
     pub advisories: Vec<PathBuf>,
     origins: Origins,
@@ -128,6 +132,7 @@ impl Default for Settings {
             installer: InstallerChoice::default(),
             strategy: Strategy::default(),
             aws: false,
+            ignore: Vec::new(),
             advisories: Vec::new(),
             origins: Origins::default(),
         }
@@ -178,6 +183,7 @@ impl Settings {
         take(file.installer, from, &mut self.installer, &mut origins.installer);
         take(file.strategy, from, &mut self.strategy, &mut origins.strategy);
         take(file.aws, from, &mut self.aws, &mut origins.aws);
+        take(file.ignore, from, &mut self.ignore, &mut origins.ignore);
         take(file.advisories, from, &mut self.advisories, &mut origins.advisories);
     }
 
@@ -215,6 +221,7 @@ impl Settings {
             ("installer", name(self.installer.to_possible_value()), origins.installer),
             ("strategy", name(self.strategy.to_possible_value()), origins.strategy),
             ("aws", json!(self.aws), origins.aws),
+            ("ignore", json!(self.ignore), origins.ignore),
             (
                 "advisories",
                 json!(self.advisories.iter().map(|file| lossy(file)).collect::<Vec<_>>()),

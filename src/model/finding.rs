@@ -63,9 +63,13 @@ pub struct Finding {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fix: Option<Fix>,
     pub references: Vec<String>,
-    /// The guard tells it in one line, although it does not stop: the build is about to be lost.
+    /// The build is expected to fail because of it, although it is only a warning: the guard says so, and a repair
+    /// includes it.
     #[serde(skip)]
-    pub is_told_by_guard: bool,
+    pub fails_build: bool,
+    /// The user's config ignores it.
+    #[serde(rename = "ignored", default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_ignored: bool,
     /// Where it shows, if an advisory about packages says so.
     #[serde(skip)]
     pub shows: Option<Shows>,

@@ -48,7 +48,7 @@ fn check_one(check: &CheckArgs, given: Option<&Path>, common: &Common) -> Result
     with_request(check, common, |request| {
         let target = match checker::identify(request, None)? {
             Identified::Target(target) => target,
-            Identified::Unknown(report) => return Ok(render_report(&report, common)),
+            Identified::Unknown(report) => return Ok(render_report(&report, common)?),
         };
         let mut report = check_target(request, &target, given)?;
         if check.fix && (report.verdict == Verdict::Blocked || report.has_repairable_failure()) {
@@ -58,7 +58,7 @@ fn check_one(check: &CheckArgs, given: Option<&Path>, common: &Common) -> Result
             report = check_target(request, &target, given)?;
         }
         deny(&mut report, check.deny);
-        Ok(render_report(&report, common))
+        Ok(render_report(&report, common)?)
     })
 }
 

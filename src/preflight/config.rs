@@ -28,7 +28,7 @@ struct Key {
     variable: Option<&'static str>,
 }
 
-const KEYS: [Key; 8] = [
+const KEYS: [Key; 9] = [
     Key {
         name: "mode",
         meaning: "What the guard does about a build-image that would fail or lose its image:\n\
@@ -76,6 +76,13 @@ const KEYS: [Key; 8] = [
                   components and the subnet, by read-only calls. To print the permissions:\n\
                   pcluster preflight check --aws --print-policy.",
         value: "false",
+        variable: None,
+    },
+    Key {
+        name: "ignore",
+        meaning: "Ids of warnings and infos that are counted and not printed, and repaired only if\n\
+                  they are named. An error cannot be ignored.",
+        value: "[]",
         variable: None,
     },
     Key {

@@ -19,7 +19,12 @@ use crate::text::package_name::PCLUSTER;
 use crate::text::printable::escape;
 
 /// Prints the constraints for a release, or for the one that is found.
-pub fn run(version: Option<&str>, python: Option<&str>, common: &Common) -> Result<Outcome, Abort> {
+pub fn run(
+    version: Option<&str>,
+    python: Option<&str>,
+    pin: bool,
+    common: &Common,
+) -> Result<Outcome, Abort> {
     let settings = read_settings()?;
     let advisories = read_all_advisories(&settings)?;
     let is_named = version.is_some();
@@ -38,7 +43,8 @@ pub fn run(version: Option<&str>, python: Option<&str>, common: &Common) -> Resu
     }
     let python = python.as_deref();
     refuse_impossible(&version, python, is_named)?;
-    let lines = constraints::derive(&advisories, &version, python);
+    let mut lines = constraints::derive(&advisories, &version, python);
+    lines.extend(pin.then(|| format!("{PCLUSTER}=={version}")));
     let stdout = match common.format {
         Format::Json => report::format_json(&json!({
             "schemaVersion": 1, "pcluster": version, "python": python, "constraints": lines,

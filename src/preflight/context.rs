@@ -1,6 +1,8 @@
 //! What the commands share: settings, the request of a check, the form of a report.
 
 use std::ffi::OsString;
+use std::fs;
+use std::io;
 use std::path::{self, Path, PathBuf};
 use std::slice;
 
@@ -47,7 +49,8 @@ pub fn start_search(common: &Common, settings: &Settings) -> Search {
     // The path of a flag is relative to the current directory. Links stay, because a launcher may act on
     // the name that it is started by.
     let absolute = |path: &PathBuf| path::absolute(path).unwrap_or_else(|_| path.clone());
-    let flag = common.real.as_ref().map(|path| (absolute(path), FoundBy::Flag));
+    let program = |path: PathBuf| if path.is_dir() { path.join("bin/pcluster") } else { path };
+    let flag = common.real.as_ref().map(|path| (program(absolute(path)), FoundBy::Flag));
     Search::from_environment(flag.or_else(|| settings.real.clone().map(|path| (path, FoundBy::Config))))
 }
 
@@ -183,15 +186,24 @@ fn build_call(check: &CheckArgs) -> Call {
 }
 
 /// Renders a report in the form that was asked for.
-pub fn render_report(report: &Report, common: &Common) -> Outcome {
-    let stdout = match common.format {
-        _ if common.quiet => String::new(),
+pub fn render_report(report: &Report, common: &Common) -> Result<Outcome, Error> {
+    let render = |format| match format {
         Format::Human => human::render(report, common.color.applies()),
         Format::Json => report::format_json(report),
         Format::Junit => junit::render(slice::from_ref(report)),
         Format::Github => github::render(slice::from_ref(report)),
     };
-    Outcome::Exit { status: report.verdict.exit_status(), stdout, stderr: String::new() }
+    // The file is for a program, what is printed for people.
+    let printed = match &common.output {
+        Some(file) => {
+            let bad = |error: io::Error| Error::BadFile { file: file.clone(), message: error.to_string() };
+            fs::write(file, render(common.format)).map_err(bad)?;
+            Format::Human
+        }
+        None => common.format,
+    };
+    let stdout = if common.quiet { String::new() } else { render(printed) };
+    Ok(Outcome::Exit { status: report.verdict.exit_status(), stdout, stderr: String::new() })
 }
 
 /// Identifies the target of a command that changes its environment.

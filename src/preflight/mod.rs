@@ -60,7 +60,7 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
     // A file that is printed holds values, not prose.
     let reads_settings = !matches!(
         preflight.command,
-        Some(Command::Template { .. } | Command::Install { .. } | Command::Where)
+        Some(Command::Template { .. } | Command::Install { .. } | Command::Uninstall { .. } | Command::Where)
     );
     let done = match preflight.command.unwrap_or(Command::Check(preflight.check)) {
         Command::Check(check) if check.all => all::run(&check, &common),
@@ -72,11 +72,14 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         Command::Images(images) => images::run(&images, &common),
         Command::Where => r#where::run(&common),
         Command::Config => config::run(&common),
-        Command::Constraints { version, python } => {
-            constraints::run(version.as_deref(), python.as_deref(), &common)
+        Command::Constraints { version, python, pin } => {
+            constraints::run(version.as_deref(), python.as_deref(), pin, &common)
         }
         Command::Advisories { id } => advisories::run(id.as_deref(), &common),
         Command::Install { arguments } => install::run(arguments),
+        Command::Uninstall { arguments } => {
+            install::run(["--uninstall".into()].into_iter().chain(arguments).collect())
+        }
         // Both speak of both names.
         Command::Completions { shell } => return Outcome::success(manual::render_completions(shell)),
         Command::Man => return Outcome::success(manual::render_page()),

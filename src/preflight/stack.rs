@@ -30,7 +30,7 @@ pub fn run(
     let mut report = check_template(&template, build.fix(), since);
     deny(&mut report, denied);
     let is_broken = report.verdict == Verdict::Blocked;
-    match render_report(&report, common) {
+    match render_report(&report, common)? {
         Outcome::Exit { status, stdout, stderr } => {
             let advice = if is_broken { prefix_lines(&build.advise(&stack)) } else { stderr };
             Ok(Outcome::Exit { status, stdout, stderr: advice })

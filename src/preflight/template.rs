@@ -28,7 +28,7 @@ pub fn run(file: &Path, denied: Option<Deny>, common: &Common) -> Result<Outcome
         cloudformation::parse(&input).map_err(|message| Error::NotATemplate { file: name, message })?;
     let mut report = check_template(&template, BUILD_AGAIN, since);
     deny(&mut report, denied);
-    Ok(render_report(&report, common))
+    Ok(render_report(&report, common)?)
 }
 
 /// The fix of lost tags if nothing is known of the build.

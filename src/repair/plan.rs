@@ -141,7 +141,10 @@ pub fn is_chosen(finding: &Finding, ids: &[String]) -> bool {
     if !ids.is_empty() {
         return ids.iter().any(|id| finding.is_named(id));
     }
-    if finding.blocks() { !finding.is_explained() } else { finding.is_told_by_guard && finding.has_repair() }
+    if finding.blocks() {
+        return !finding.is_explained();
+    }
+    finding.fails_build && finding.has_repair() && !finding.is_ignored
 }
 
 /// An absent package is only a warning, but what to install where pcluster does not start.

@@ -33,21 +33,22 @@ pub fn render(report: &Report, is_colored: bool) -> String {
 /// The conclusion and the next step, which are what a terminal shows of a long report.
 fn conclude(report: &Report) -> String {
     let count = |level: Level, what: &str| {
-        let count = report
-            .findings
-            .iter()
-            .filter(|finding| finding.level == level && !finding.is_explained())
-            .count();
+        let is_counted =
+            |finding: &&Finding| finding.level == level && !finding.is_explained() && !finding.is_ignored;
+        let count = report.findings.iter().filter(is_counted).count();
         (count > 0).then(|| format!("{count} {what}{}", if count == 1 { "" } else { "s" }))
     };
     let not_run = report.describe_not_run().count();
     let not_run = (not_run > 0).then(|| format!("{not_run} not checked"));
-    let counts = [count(Level::Error, "error"), count(Level::Warning, "warning"), not_run];
+    let ignored = report.findings.iter().filter(|finding| finding.is_ignored).count();
+    let ignored = (ignored > 0).then(|| format!("{ignored} ignored"));
+    let counts = [count(Level::Error, "error"), count(Level::Warning, "warning"), not_run, ignored];
     let counts = counts.into_iter().flatten().collect::<Vec<_>>().join(", ");
     let verdict = report.verdict.name();
     let head = if counts.is_empty() { verdict.to_owned() } else { format!("{verdict}: {counts}") };
     let is_next = |finding: &&Finding| {
-        (finding.level == Level::Error || finding.is_told_by_guard) && !finding.is_explained()
+        (finding.level == Level::Error || finding.fails_build && !finding.is_ignored)
+            && !finding.is_explained()
     };
     match report.findings.iter().find(is_next) {
         Some(finding) if finding.has_repair() => format!("{head}. Next: {}", finding.describe_fix()),
@@ -60,7 +61,8 @@ pub(crate) fn format_findings(findings: &[Finding], paint: &Paint) -> String {
     let explained_by = |advisory: &Finding| -> Vec<&Finding> {
         findings.iter().filter(|finding| finding.evidence["explainedBy"] == advisory.id.as_str()).collect()
     };
-    let own: Vec<Finding> = findings.iter().filter(|finding| !finding.is_explained()).cloned().collect();
+    let is_shown = |finding: &&Finding| !finding.is_explained() && !finding.is_ignored;
+    let own: Vec<Finding> = findings.iter().filter(is_shown).cloned().collect();
     let groups: Vec<&[Finding]> = group_by_cause(&own).collect();
     let mut text = String::new();
     for (index, group) in groups.iter().enumerate() {
@@ -232,7 +234,7 @@ pub fn render_for_stderr(report: &Report, decision: Decision) -> String {
         };
         let not_run = report.describe_not_run();
         lines.extend(not_run.map(|why| format!("{level}: not checked: {why}; {consequence}")));
-        let failing = report.findings.iter().filter(|finding| finding.is_told_by_guard);
+        let failing = report.findings.iter().filter(|finding| finding.fails_build && !finding.is_ignored);
         lines.extend(
             failing.map(|finding| format!("warning: {}; {}", finding.message, describe_hint(finding))),
         );
@@ -278,7 +280,8 @@ mod tests {
             evidence: json!({"path": format!("$.Resources.{text}")}),
             fix: Some(Fix::by_hand(text.into())),
             references: vec![text.into()],
-            is_told_by_guard: false,
+            fails_build: false,
+            is_ignored: false,
             shows: None,
         }
     }

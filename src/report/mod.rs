@@ -176,7 +176,7 @@ impl Report {
 
     /// `1 warning`, if there are any.
     pub(crate) fn describe_warnings(&self) -> Option<String> {
-        match self.findings.iter().filter(|finding| finding.level == Level::Warning).count() {
+        match self.warnings().count() {
             0 => None,
             1 => Some("1 warning".into()),
             count => Some(format!("{count} warnings")),
@@ -189,13 +189,21 @@ impl Report {
         self.verdict = derive_verdict(&self.checks, &self.findings, self.blocking_level());
     }
 
+    /// Ignores the findings with these ids, except for errors.
+    pub fn ignore(&mut self, ids: &[String]) {
+        for finding in &mut self.findings {
+            finding.is_ignored = !finding.blocks() && ids.iter().any(|id| finding.is_named(id));
+        }
+        self.verdict = derive_verdict(&self.checks, &self.findings, self.blocking_level());
+    }
+
     /// Whether it has a warning that the build will fail, and a repair for it.
     pub fn has_repairable_failure(&self) -> bool {
-        self.warnings().any(|warning| warning.is_told_by_guard && warning.has_repair())
+        self.warnings().any(|warning| warning.fails_build && warning.has_repair())
     }
 
     pub fn warnings(&self) -> impl Iterator<Item = &Finding> {
-        self.findings.iter().filter(|finding| finding.level == Level::Warning)
+        self.findings.iter().filter(|finding| finding.level == Level::Warning && !finding.is_ignored)
     }
 
     /// The reasons why the verdict is not ready.
@@ -226,7 +234,7 @@ impl Report {
 
     /// The findings that block.
     pub(crate) fn errors(&self) -> impl Iterator<Item = &Finding> {
-        self.findings.iter().filter(|finding| finding.level >= self.blocking_level())
+        self.findings.iter().filter(|finding| finding.level >= self.blocking_level() && !finding.is_ignored)
     }
 
     /// The errors without those that another one explains: one for each cause.
@@ -245,7 +253,7 @@ impl Report {
 
 /// A finding of this level blocks, whatever check could not run.
 fn derive_verdict(checks: &[Check], findings: &[Finding], blocking: Level) -> Verdict {
-    if findings.iter().any(|finding| finding.level >= blocking) {
+    if findings.iter().any(|finding| finding.level >= blocking && !finding.is_ignored) {
         Verdict::Blocked
     } else if checks.iter().any(|check| check.status == Status::Unknown) {
         Verdict::Unknown
@@ -331,7 +339,7 @@ mod tests {
 
     #[test]
     fn mode_fix_repairs_a_warning_of_a_failed_build_that_has_a_repair() {
-        let warning = |is_told_by_guard, fix| Finding { fix, is_told_by_guard, ..finding(Level::Warning) };
+        let warning = |fails_build, fix| Finding { fix, fails_build, ..finding(Level::Warning) };
         let edit = || Some(Fix::editing("minitar-1.0"));
         for (finding, decision) in [
             (warning(true, edit()), Decision::Repair),
@@ -355,7 +363,8 @@ mod tests {
             evidence: Value::Null,
             fix: None,
             references: Vec::new(),
-            is_told_by_guard: false,
+            fails_build: false,
+            is_ignored: false,
             shows: None,
         }
     }

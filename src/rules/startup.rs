@@ -55,7 +55,8 @@ pub fn describe(failure: &StartupFailure, owners: Owners) -> Finding {
             (None, None) => Fix::restoring_release(),
         }),
         references: Vec::new(),
-        is_told_by_guard: false,
+        fails_build: false,
+        is_ignored: false,
         shows: None,
     }
 }

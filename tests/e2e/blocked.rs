@@ -37,7 +37,7 @@ fn the_broken_release_is_stopped_before_anything_reaches_aws() {
     assert!(lines.iter().all(|line| line.starts_with("pcluster-shim: ")), "{first}");
     assert!(lines[0].contains("aws-cdk.aws-imagebuilder 1.153.0"), "{first}");
     assert!(lines[1].contains("an hour of EC2"), "{first}");
-    assert_eq!(lines[2], format!("pcluster-shim: Fix: {FIX}"), "{first}");
+    assert_eq!(lines[2], format!("pcluster-shim: hint: run `{FIX}`"), "{first}");
 
     aws.was_not_asked();
 }
@@ -154,8 +154,8 @@ fn warn_reports_and_goes_on_and_off_does_not_check() {
     let stderr = warned.stderr();
     assert!(stderr.lines().all(|line| line.starts_with("pcluster-shim: ")), "{warned}");
     assert!(stderr.contains("aws-cdk.aws-imagebuilder 1.153.0"), "{warned}");
-    assert!(stderr.contains(&format!("Fix: {FIX}")), "{warned}");
-    assert!(stderr.ends_with("build-image goes on all the same (mode warn)\n"), "{warned}");
+    assert!(stderr.contains(&format!("hint: run `{FIX}`")), "{warned}");
+    assert!(stderr.ends_with("continuing anyway (mode: warn)\n"), "{warned}");
     assert!(aws.template("warned", "body").contains("AmiDistributionConfiguration: {}"), "{warned}");
 
     let mut sandbox = RealSandbox::of(BROKEN);

@@ -38,7 +38,7 @@ const MAX_RUN_TIME: Duration = Duration::from_secs(1800);
 
 /// The guard's warning about a Lambda runtime that AWS refuses, which is given for every release before 3.14 and of no
 /// interest to most tests.
-const RUNTIME_WARNING: &str = "pcluster-shim: the template uses Lambda runtime ";
+const RUNTIME_WARNING: &str = "pcluster-shim: warning: the template uses Lambda runtime ";
 
 pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 

@@ -85,8 +85,8 @@ fn a_runtime_that_aws_refuses_is_told_in_one_line() {
         assert_eq!(
             built.aside,
             [
-                "pcluster-shim: the template uses Lambda runtime python3.8, and AWS no longer accepts new functions on \
-                 it. Fix: pcluster preflight fix\n"
+                "pcluster-shim: warning: the template uses Lambda runtime python3.8, and AWS no longer accepts new \
+                 functions on it; run `pcluster preflight fix`\n"
             ],
             "{built}"
         );

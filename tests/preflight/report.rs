@@ -206,3 +206,48 @@ fn denied_warnings_block() {
     let run = sandbox.pcluster(["preflight", "check", "--deny", "infos"]).run();
     run.exits(2).prints("").stderr_matches("usage-deny.txt");
 }
+
+/// The report for people is still printed.
+#[test]
+fn a_report_is_written_to_a_file_in_its_format() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    let human = sandbox.pcluster(["preflight"]).run();
+    let run = sandbox.pcluster(["preflight", "--format", "json", "--output", "report.json"]).run();
+    run.exits(0).is_silent();
+    run.holds(run.stdout().lines().next() == human.stdout().lines().next(), "people read it too");
+    let report: Value =
+        serde_json::from_slice(&std::fs::read(sandbox.path("work/report.json")).unwrap()).unwrap();
+    assert_eq!(report["verdict"], "ready");
+    let run = sandbox.pcluster(["preflight", "--output", "absent/report"]).run();
+    run.exits(2).prints("").holds(run.stderr().contains("absent/report: No such file"), "the file is named");
+    let run = sandbox.pcluster(["preflight", "where", "--output", "x"]).run();
+    run.exits(2).prints("").holds(run.stderr().contains("'--output <FILE>' is for check"), "it is refused");
+}
+
+/// cargo-audit's word: a warning is counted, and repaired only by its id.
+#[test]
+fn a_warning_that_is_ignored_is_only_counted() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    environment.installs("aws-cdk.core", "1.203.0", "");
+    let warned = sandbox.pcluster(["preflight", "--deny", "warnings"]).run();
+    warned.exits(1).holds(warned.stdout().contains("cdk-mixed-versions"), "the warning is printed");
+    sandbox.write("config/pcluster-shim/config.yaml", "ignore: [cdk-mixed-versions]\n");
+    let run = sandbox.pcluster(["preflight", "--deny", "warnings"]).run();
+    run.exits(0).is_silent();
+    run.holds(!run.stdout().contains("cdk-mixed-versions"), "it is not printed");
+    run.holds(run.stdout().ends_with("1 ignored\n"), "it is counted");
+    let (report, _) = json_of(&sandbox);
+    let ignored = report["findings"].as_array().unwrap().iter().filter(|finding| finding["ignored"] == true);
+    assert_eq!(ignored.count(), 1, "{report}");
+}
+
+#[test]
+fn an_error_cannot_be_ignored() {
+    let sandbox = Sandbox::new();
+    sandbox.environment().is_broken();
+    sandbox.write("config/pcluster-shim/config.yaml", "ignore: [cdk-imagebuilder-1.153.0]\n");
+    sandbox.build_image().run().exits(1);
+    sandbox.pcluster(["preflight"]).run().exits(1);
+}

@@ -193,3 +193,24 @@ fn constraints_that_cannot_work_are_refused() {
     constraints("3.17.0").exits(0).is_silent().stdout_matches("constraints-newer.txt");
     constraints("3.16.3").exits(0).is_silent().stdout_matches("constraints-unmeasured.txt");
 }
+
+#[test]
+fn real_takes_the_environment_of_a_pcluster() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    let run = sandbox
+        .pcluster(["preflight", "--format", "json"])
+        .argument("--real")
+        .argument(sandbox.path("venv"))
+        .run();
+    run.exits(0).is_silent();
+    let report: Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert_eq!(report["target"]["path"], json!(sandbox.path("venv/bin/pcluster")));
+}
+
+#[test]
+fn constraints_can_pin_pcluster_itself() {
+    let sandbox = Sandbox::new();
+    let run = sandbox.pcluster(["preflight", "constraints", "3.13.2", "--pin"]).run();
+    run.exits(0).holds(run.stdout().ends_with("aws-parallelcluster==3.13.2\n"), "the last line");
+}

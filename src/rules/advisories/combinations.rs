@@ -115,7 +115,8 @@ impl Combination {
             evidence: json!({"package": PCLUSTER, "pcluster": pcluster, "affected": self.pcluster.to_string()}),
             fix: Some(Fix::by_hand(self.fix.clone())),
             references: self.references.clone(),
-            is_told_by_guard: level == Level::Warning,
+            fails_build: level == Level::Warning,
+            is_ignored: false,
             shows: None,
         }
     }
@@ -160,9 +161,7 @@ mod tests {
         assert_eq!(ids("3.13.1"), ["rocky-9-kernel"]);
         assert!(ids("3.5.0").is_empty() && ids("3.9.3").is_empty() && ids("a local build").is_empty());
         assert!(
-            check_release("3.3.0")
-                .iter()
-                .all(|finding| finding.level == Level::Info && !finding.is_told_by_guard)
+            check_release("3.3.0").iter().all(|finding| finding.level == Level::Info && !finding.fails_build)
         );
     }
 }

@@ -207,7 +207,8 @@ impl Advisory {
             }),
             fix: Some(self.to_fix()),
             references: self.references.clone(),
-            is_told_by_guard: false,
+            fails_build: false,
+            is_ignored: false,
             shows: Some(self.shows),
         })
     }

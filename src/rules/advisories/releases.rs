@@ -95,7 +95,8 @@ pub fn check(pcluster: &str) -> Option<Finding> {
         evidence: json!({"package": PCLUSTER, "pcluster": pcluster, "newestKnown": newest()}),
         fix: Some(Fix::by_hand("update pcluster-shim, if there is a newer version".into())),
         references: vec!["https://github.com/aws/aws-parallelcluster/releases".into()],
-        is_told_by_guard: false,
+        fails_build: false,
+        is_ignored: false,
         shows: None,
     })
 }

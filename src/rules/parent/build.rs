@@ -30,7 +30,8 @@ fn describe_missing(what: &str, name: &str, found: Found) -> Option<Finding> {
         evidence: json!({what: without_query(name)}),
         fix: Some(Fix::by_hand(format!("correct the {what} in Build.Components"))),
         references: vec!["https://docs.aws.amazon.com/parallelcluster/latest/ug/Build-v3.html".into()],
-        is_told_by_guard: level == Level::Warning,
+        fails_build: level == Level::Warning,
+        is_ignored: false,
         shows: None,
     })
 }
@@ -61,7 +62,8 @@ pub fn check_network(facts: &Facts, name: Option<&str>) -> Option<Finding> {
             "choose a subnet with MapPublicIpOnLaunch, or with a route to a NAT gateway".into(),
         )),
         references: vec!["https://github.com/aws/aws-parallelcluster/pull/3874".into()],
-        is_told_by_guard: true,
+        fails_build: true,
+        is_ignored: false,
         shows: None,
     })
 }

@@ -152,7 +152,8 @@ impl Checked<'_> {
             evidence: json!({"image": image_id, "name": name, "owner": owner_id}),
             fix: Some(Fix::by_hand(fix)),
             references: vec![reference.into()],
-            is_told_by_guard: level == Level::Warning,
+            fails_build: level == Level::Warning,
+            is_ignored: false,
             shows: None,
         }
     }

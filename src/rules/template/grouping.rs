@@ -103,7 +103,8 @@ impl Group {
             evidence,
             fix: Some(fix.clone()),
             references: Vec::new(),
-            is_told_by_guard: false,
+            fails_build: false,
+            is_ignored: false,
             shows: None,
         }
     }

@@ -140,7 +140,8 @@ fn describe(issue: &Issue, path: &str, actions: &[&str]) -> Finding {
         evidence: json!({"path": path, "missing": actions}),
         fix: Some(Fix::by_hand(issue.fix.into())),
         references: issue.references.iter().map(|reference| (*reference).to_owned()).collect(),
-        is_told_by_guard: false,
+        fails_build: false,
+        is_ignored: false,
         shows: None,
     }
 }

@@ -151,7 +151,8 @@ impl Limits {
             evidence: json!({"path": format!("{}.{}", self.place, part.property()), "key": key}),
             fix: Some(Fix::by_hand(format!("change {key} in the configuration"))),
             references: vec![reference.into()],
-            is_told_by_guard: level == Level::Warning && matches!(part, Part::Name),
+            fails_build: level == Level::Warning && matches!(part, Part::Name),
+            is_ignored: false,
             shows: None,
         });
     }

@@ -48,7 +48,8 @@ fn describe(line: &str, is_certain: bool) -> Finding {
         references: [6405, 6530]
             .map(|number| format!("https://github.com/aws/aws-parallelcluster/issues/{number}"))
             .into(),
-        is_told_by_guard: !is_certain,
+        fails_build: !is_certain,
+        is_ignored: false,
         shows: None,
     }
 }

@@ -49,7 +49,8 @@ fn check_components(properties: &Value, region: &str, place: &str) -> Option<Fin
             "https://docs.aws.amazon.com/imagebuilder/latest/APIReference/API_ComponentConfiguration.html"
                 .into(),
         ],
-        is_told_by_guard: false,
+        fails_build: false,
+        is_ignored: false,
         shows: None,
     })
 }
@@ -113,7 +114,8 @@ fn check_size(properties: &Value, release: &str, place: &str) -> Option<Finding>
         evidence: json!({"path": format!("{place}.BlockDeviceMappings[{index}].Ebs.VolumeSize"), "found": size, "reserved": reserved}),
         fix: Some(Fix::by_hand("raise Image.RootVolume.Size, or remove it: pcluster then chooses it".into())),
         references: vec!["https://github.com/aws/aws-parallelcluster/issues/6478".into()],
-        is_told_by_guard: false,
+        fails_build: false,
+        is_ignored: false,
         shows: None,
     })
 }

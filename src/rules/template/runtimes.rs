@@ -37,7 +37,8 @@ pub fn check(template: &Value, pcluster: Option<&str>, advisories: &[Advisory], 
             }),
             fix: Some(fix_for(pcluster, advisory)),
             references: advisory.references.clone(),
-            is_told_by_guard: is_refused,
+            fails_build: is_refused,
+            is_ignored: false,
             shows: None,
         })
     });
@@ -69,7 +70,7 @@ mod tests {
             let findings = check(&template("python3.9"), Some("3.9.3"), &built_in(), day(today));
             assert_eq!(findings.len(), 1);
             assert_eq!((findings[0].id.as_str(), findings[0].level), (ID, Level::Warning));
-            assert_eq!(findings[0].is_told_by_guard, is_told, "{today}");
+            assert_eq!(findings[0].fails_build, is_told, "{today}");
             assert_eq!(findings[0].evidence["isRefused"], is_told, "{today}");
         }
     }

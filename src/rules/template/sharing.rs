@@ -40,7 +40,8 @@ pub fn check(template: &Value) -> Option<Finding> {
         references: vec![
             "https://repost.aws/knowledge-center/image-builder-distr-error-encrypted-ami".into(),
         ],
-        is_told_by_guard: level == Level::Warning,
+        fails_build: level == Level::Warning,
+        is_ignored: false,
         shows: None,
     })
 }
