@@ -61,7 +61,11 @@ pub(crate) fn format_findings(findings: &[Finding], paint: &Paint) -> String {
     let explained_by = |advisory: &Finding| -> Vec<&Finding> {
         findings.iter().filter(|finding| finding.evidence["explainedBy"] == advisory.id.as_str()).collect()
     };
-    let is_shown = |finding: &&Finding| !finding.is_explained() && !finding.is_ignored;
+    // A test case of JUnit has the findings of one check, and not the advisory that explains them.
+    let is_evidence = |finding: &Finding| {
+        findings.iter().any(|advisory| finding.evidence["explainedBy"] == advisory.id.as_str())
+    };
+    let is_shown = |finding: &&Finding| !is_evidence(finding) && !finding.is_ignored;
     let own: Vec<Finding> = findings.iter().filter(is_shown).cloned().collect();
     let groups: Vec<&[Finding]> = group_by_cause(&own).collect();
     let mut text = String::new();

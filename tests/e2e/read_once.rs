@@ -53,7 +53,7 @@ fn the_real_pcluster_reads_it_whole() {
         assert_eq!(normalised(&ran, &image_id), normalised(&direct, "called-directly"), "{form}\n{ran}");
         let stderr = ran.stderr();
         let (first, rest) = stderr.split_once('\n').unwrap_or_else(|| panic!("no warning\n{ran}"));
-        assert!(first.starts_with("pcluster-shim: not checked: configuration: "), "{form}\n{ran}");
+        assert!(first.starts_with("pcluster-shim: warning: not checked: configuration: "), "{form}\n{ran}");
         assert!(first.contains(name), "{form}\n{ran}");
         assert_eq!(rest, direct.stderr(), "one line and what pcluster says itself\n{ran}");
     }

@@ -12,7 +12,7 @@ const CALL: [&str; 5] = ["build-image", "-c", "image.yaml", "-i", "my-image"];
 fn warns_in_one_line(ran: &Run, direct: &Run, parts: &[&str]) {
     let stderr = ran.stderr();
     let (first, rest) = stderr.split_once('\n').unwrap_or_else(|| panic!("no warning\n{ran}"));
-    assert!(first.starts_with("pcluster-shim: not checked: "), "{ran}");
+    assert!(first.starts_with("pcluster-shim: warning: not checked: "), "{ran}");
     for part in parts {
         assert!(first.contains(part), "{part:?} is not reported\n{ran}");
     }
