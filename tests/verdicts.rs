@@ -111,8 +111,8 @@ fn the_first_finding_is_reported_with_its_cost_and_its_fix_before_the_others() {
     environment.cdk("1.204.0");
     environment.builds(BAD);
     let run = sandbox.build_image().run();
-    run.exits(1).holds(run.stderr().matches("Fix: ").count() == 1, "one fix");
-    run.holds(run.stderr().lines().nth(2).unwrap().contains("Fix: "), "in the third line");
+    run.exits(1).holds(run.stderr().matches("hint: ").count() == 1, "one fix");
+    run.holds(run.stderr().lines().nth(2).unwrap().contains("hint: "), "in the third line");
 }
 
 #[test]

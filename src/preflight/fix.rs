@@ -26,7 +26,7 @@ pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
         if let (RepairOutcome::Proven(repaired), true) = (&repaired, fix.print_requirements)
             && repaired.changes.iter().all(|change| !change.edits.is_empty())
         {
-            let message = "source edits cannot be written as requirements".into();
+            let message = "source edits cannot be expressed as requirements".into();
             return Err(Error::repair(message, "Run it with --dry-run instead.").into());
         }
         let stdout = match (&repaired, common.format) {
@@ -76,9 +76,11 @@ pub fn describe_repair(outcome: &RepairOutcome, command: &str) -> String {
             );
         }
         RepairOutcome::Recompiled(_) => return "repaired: the environment is ready\n".into(),
-        RepairOutcome::Proven(repaired) => {
-            (format!("proven; `pcluster preflight {command}` would make these changes"), repaired, false)
-        }
+        RepairOutcome::Proven(repaired) => (
+            format!("the repair works; `pcluster preflight {command}` would make these changes"),
+            repaired,
+            false,
+        ),
         RepairOutcome::InPlace(repaired) => ("repaired".into(), repaired, true),
         RepairOutcome::Isolated(repaired) => {
             ("repaired outside the environment, for build-image only".into(), repaired, true)
@@ -135,7 +137,7 @@ fn format_changes(changes: &[Change]) -> String {
 pub fn run_undo(arguments: &UndoArgs, common: &Common) -> Result<Outcome, Abort> {
     with_request(&CheckArgs::default(), common, |request| {
         let target = identify(request, |report: &Report| {
-            let next = "Name the pcluster that was repaired with --real.";
+            let next = "Pass --real with the path of the pcluster that was repaired.";
             Error::undo(report.reasons().join("; "), next)
         })?;
         if arguments.list {
@@ -167,7 +169,7 @@ fn show_undoable(repairs: &[Undoable], common: &Common) -> String {
         let place = if entry.is_isolated { ", outside the environment" } else { "" };
         text + &format!("{moment}{place}: {}\n{}", count_changes(changes), format_changes(changes))
     });
-    text + "`pcluster preflight undo` undoes the first of them.\n"
+    text + "To undo the first one, run `pcluster preflight undo`.\n"
 }
 
 fn describe_in_json(Undoable { entry, changes }: &Undoable) -> serde_json::Value {

@@ -66,9 +66,9 @@ pub fn count_packages(count: usize) -> String {
     format!("{count} package{}", if count == 1 { "" } else { "s" })
 }
 
-/// `1 package is as it was`, `2 packages are as they were`.
+/// `1 package was restored`, `2 packages were restored`.
 pub fn describe_restored(count: usize) -> String {
-    let are = if count == 1 { "is as it was" } else { "are as they were" };
+    let are = if count == 1 { "was restored" } else { "were restored" };
     format!("{} {are}", count_packages(count))
 }
 

@@ -19,11 +19,11 @@ use crate::system::disk::{self, Durability};
 use crate::system::{files, trust};
 
 /// The status of an overlay that is not used.
-pub const STALE: &str = "stale, and not used: the environment has changed";
+pub const STALE: &str = "stale and not used: the environment has changed";
 
 /// Advice where an overlay is stale.
-pub const RENEW: &str = "repeat the `pcluster preflight fix ... --isolated` that made it, or remove it by \
-                         `pcluster preflight undo`";
+pub const RENEW: &str = "repeat the `pcluster preflight fix ... --isolated` that made it, or remove it \
+                         with `pcluster preflight undo`";
 
 /// Whether an environment has an overlay.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -155,7 +155,7 @@ fn warn_reports_and_goes_on_and_off_does_not_check() {
     assert!(stderr.lines().all(|line| line.starts_with("pcluster-shim: ")), "{warned}");
     assert!(stderr.contains("aws-cdk.aws-imagebuilder 1.153.0"), "{warned}");
     assert!(stderr.contains(&format!("Fix: {FIX}")), "{warned}");
-    assert!(stderr.ends_with("build-image goes on all the same (mode warn)\n"), "{warned}");
+    assert!(stderr.ends_with("continuing anyway (mode: warn)\n"), "{warned}");
     assert!(aws.template("warned", "body").contains("AmiDistributionConfiguration: {}"), "{warned}");
 
     let mut sandbox = RealSandbox::of(BROKEN);
