@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(
             finding.message,
             "pcluster cannot build a template: AttributeError: module 'flask.json' has no attribute \
-             'JSONEncoder', in pcluster/encoder.py of aws-parallelcluster 3.0.3; flask.json is of Flask 2.3.3"
+             'JSONEncoder', in pcluster/encoder.py of aws-parallelcluster 3.0.3; flask.json is from Flask 2.3.3"
         );
         assert_eq!(finding.evidence["moduleDistribution"], "Flask 2.3.3");
     }

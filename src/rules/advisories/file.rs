@@ -224,7 +224,7 @@ mod tests {
             ("title: The", "heading: The", "heading"),
             ("upgrade: \">=1.153.1\"", "advice: Wait.", "advice alone"),
             ("package: PyYAML", "runtime: python3.9", "package and affected"),
-            ("refused_from: \"2026-08-31\"", "refused_from: \"31.8.2026\"", "a day"),
+            ("refused_from: \"2026-08-31\"", "refused_from: \"31.8.2026\"", "a date"),
             (
                 "  level: WARNING\n  pcluster: \">=3.0.0\"\n  runtime",
                 "  level: ERROR\n  pcluster: \">=3.0.0\"\n  runtime",
