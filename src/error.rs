@@ -16,19 +16,19 @@ pub enum Error {
     #[error("no real pcluster was found on PATH")]
     NoRealPcluster,
     /// `pcluster-preflight` was called by its path in an environment without a pcluster.
-    #[error("there is no pcluster in {directory}, where this program was called")]
+    #[error("there is no pcluster in {directory}, the directory of this program")]
     NothingBeside { directory: PathBuf },
     /// `check --all` has found none.
-    #[error("no pcluster was found on PATH or where environments are kept")]
+    #[error("no pcluster was found on PATH or in the usual places for environments")]
     NothingFound,
     /// A directory of `--root` that cannot be searched.
     #[error("--root {directory}: {why}")]
     BadRoot { directory: PathBuf, why: String },
     /// Every `pcluster` on PATH starts this shim again.
-    #[error("there is no real pcluster behind {}: this shim is started again", join(tried))]
+    #[error("no real pcluster was found: this shim is started again by {}", join(tried))]
     Loop { tried: Vec<PathBuf> },
     /// The named real pcluster cannot be one; `by` is what named it.
-    #[error("{by} names {path}, {why}")]
+    #[error("{by} points to {path}, {why}")]
     BadReal { path: PathBuf, by: &'static str, why: &'static str },
     #[error("cannot run {program}: {source}")]
     CannotExec { program: PathBuf, source: io::Error },
@@ -38,25 +38,25 @@ pub enum Error {
     /// A config or advisories file that another user could have written.
     #[error("{file}: {why}")]
     Untrusted { file: PathBuf, why: String },
-    #[error("{name} cannot be {value:?}")]
+    #[error("invalid value {value:?} for {name}")]
     BadVariable { name: &'static str, value: String, accepted: &'static str },
     /// The image configuration or the arguments of `preflight check`, refused by the real pcluster.
-    #[error("pcluster refuses the {stage}: {message}")]
+    #[error("pcluster rejects the {stage}: {message}")]
     Rejected { stage: String, message: String },
     /// No constraints make this release work.
     #[error("{message}")]
     NoConstraints { message: String, next: String },
-    #[error("no advisory is called {id:?}")]
+    #[error("unknown advisory {id:?}")]
     UnknownAdvisory { id: String, known: String },
     #[error("{file}: {message}")]
     NotATemplate { file: String, message: String },
-    /// AWS cannot be asked.
-    #[error("AWS cannot be asked{}: {}", .0.describe_call(), .0.message)]
+    /// AWS cannot be queried.
+    #[error("cannot query AWS{}: {}", .0.describe_call(), .0.message)]
     Aws(AwsFailure),
     #[error("there is no stack {name:?} in {region}")]
     NoStack { name: String, region: String },
     /// A change in AWS that has to be confirmed, and there is no terminal.
-    #[error("nothing was changed: there is no terminal to ask at")]
+    #[error("nothing was changed: confirmation is required, but this is not a terminal")]
     Unconfirmed,
     /// A change in AWS that cannot be made safely.
     #[error("{message}")]
@@ -64,7 +64,7 @@ pub enum Error {
     /// install.sh cannot be run.
     #[error("the installer cannot be started: {message}")]
     Install { message: String },
-    /// A repair failed; the environment is as before.
+    /// A repair failed; the environment is unchanged.
     #[error("{message}")]
     Repair { message: String, next: String },
     #[error("the repair cannot be undone: {message}")]
@@ -77,7 +77,7 @@ pub enum Error {
     NotInPlace { why: String, next: String },
 }
 
-/// Why AWS cannot be asked, as client.py tells it.
+/// Why AWS cannot be queried, as client.py reports it.
 #[derive(Debug, Clone)]
 pub struct AwsFailure {
     pub code: String,
@@ -99,20 +99,21 @@ impl AwsFailure {
         let permission = self.call.as_deref().unwrap_or("the call");
         match self.code.as_str() {
             "noboto3" => {
-                "Name a pcluster that starts with --real, or repair this one with `pcluster preflight fix`."
+                "Pass a pcluster that starts with --real, or repair this one with `pcluster preflight fix`."
                     .into()
             }
-            "credentials" => "Log in as for `pcluster list-images`, or name a profile in AWS_PROFILE.".into(),
-            "sso" => "Run `aws sso login`, with --profile if AWS_PROFILE names one, then try again.".into(),
-            "region" => "Name one with -r, or set AWS_DEFAULT_REGION.".into(),
+            "credentials" => "Log in as you would for `pcluster list-images`, or set AWS_PROFILE.".into(),
+            "sso" => "Run `aws sso login` (with --profile if AWS_PROFILE is set), then try again.".into(),
+            "region" => "Pass a region with -r, or set AWS_DEFAULT_REGION.".into(),
             "network" => {
                 "Check the network, the proxy (HTTPS_PROXY) and the endpoint (AWS_ENDPOINT_URL).".into()
             }
             "denied" => format!(
-                "It needs {permission}; `pcluster preflight images --print-policy list` prints all that is needed."
+                "It needs {permission}; for the full policy, run `pcluster preflight images --print-policy list`."
             ),
-            "throttled" => "Run it again later: nothing was changed by this call.".into(),
-            _ => "Run it again; if it stays so, check the endpoint (AWS_ENDPOINT_URL) and the proxy.".into(),
+            "throttled" => "Try again later. The refused call changed nothing.".into(),
+            _ => "Try again. If the error persists, check the endpoint (AWS_ENDPOINT_URL) and the proxy."
+                .into(),
         }
     }
 }
@@ -157,7 +158,7 @@ impl Error {
     /// Files that a rollback could not put back.
     pub fn not_restored(failures: &[String]) -> Self {
         let next =
-            "Correct that, then run `pcluster preflight`: the copies are kept, and it goes on from there.";
+            "Fix that, then run `pcluster preflight`: the copies are kept, and the rollback continues.";
         let more = failures.len().saturating_sub(MAX_NAMED);
         let more = (more > 0).then(|| format!("and {more} more files"));
         let named = failures.iter().take(MAX_NAMED).cloned().chain(more);
@@ -196,23 +197,23 @@ impl Error {
     /// The next step for the user.
     pub fn hint(&self) -> String {
         match self {
-            Self::NoRealPcluster => "Install aws-parallelcluster, activate its environment, or name \
-                                     it in PCLUSTER_SHIM_REAL."
+            Self::NoRealPcluster => "Install aws-parallelcluster, activate its environment, or set \
+                                     PCLUSTER_SHIM_REAL to its path."
                 .into(),
             Self::NothingBeside { .. } => {
-                "Install aws-parallelcluster there, name another one with --real, or call \
-                                           pcluster-preflight by its name alone: that means the one on PATH."
+                "Install aws-parallelcluster there, pass another pcluster with --real, or run \
+                 `pcluster-preflight` without a path to use the pcluster on PATH."
                     .into()
             }
-            Self::NothingFound => "Name a directory that holds environments with --root, or install \
-                                   aws-parallelcluster."
-                .into(),
-            Self::BadRoot { .. } => "Give --root a directory that can be read.".into(),
+            Self::NothingFound => {
+                "Pass a directory of environments with --root, or install aws-parallelcluster.".into()
+            }
+            Self::BadRoot { .. } => "Pass a readable directory to --root.".into(),
             Self::Loop { .. } => {
-                "Name the real pcluster in PCLUSTER_SHIM_REAL, or take the looping one off PATH.".into()
+                "Set PCLUSTER_SHIM_REAL to the real pcluster, or remove the looping one from PATH.".into()
             }
             Self::BadReal { by, .. } if by.starts_with("--") => {
-                format!("Give {by} the path of the pcluster that pip installed.")
+                format!("Set {by} to the path of the pcluster that pip installed.")
             }
             Self::BadReal { by, .. } => {
                 format!("Set {by} to the absolute path of the pcluster that pip installed.")
@@ -220,33 +221,27 @@ impl Error {
             Self::CannotExec { .. } => {
                 "Its interpreter may be gone: reinstall aws-parallelcluster in that environment.".into()
             }
-            Self::BadFile { .. } => "Correct the file, or name another one.".into(),
+            Self::BadFile { .. } => "Fix the file, or use another one.".into(),
             Self::Untrusted { file, .. } => {
-                format!("Make it your own, and run `chmod go-w {}`.", file.display())
+                format!("Take ownership of the file and run `chmod go-w {}`.", file.display())
             }
             Self::BadVariable { accepted, .. } => format!("Accepted: {accepted}."),
-            Self::Rejected { .. } => {
-                "Correct it; `pcluster build-image` would refuse it in the same way.".into()
-            }
+            Self::Rejected { .. } => "Fix it: `pcluster build-image` would reject it too.".into(),
             Self::UnknownAdvisory { known, .. } => format!("Known: {known}."),
             Self::NotATemplate { .. } => {
-                "Give the template as JSON or YAML, or the output of `aws cloudformation \
+                "Pass a template in JSON or YAML, or the output of `aws cloudformation \
                  get-template`."
                     .into()
             }
             Self::NothingToUndo { .. } => {
-                "Nothing was changed. If another environment was repaired, name its pcluster with --real."
+                "Nothing was changed. If another environment was repaired, pass its pcluster with --real."
                     .into()
             }
             Self::Aws(failure) => failure.hint(),
-            Self::NoStack { .. } => {
-                "Name its region with -r; a stack that was deleted is kept for 90 days.".into()
-            }
-            Self::Unconfirmed => "Look at the plan with --dry-run, then give --yes.".into(),
+            Self::NoStack { .. } => "Check the region (-r). AWS keeps deleted stacks for 90 days.".into(),
+            Self::Unconfirmed => "Review the plan with --dry-run, then pass --yes.".into(),
             Self::Images { next, .. } => (*next).to_owned(),
-            Self::Install { .. } => {
-                "Nothing was changed. Set TMPDIR to a directory that can be written.".into()
-            }
+            Self::Install { .. } => "Nothing was changed. Set TMPDIR to a writable directory.".into(),
             Self::Repair { next, .. }
             | Self::Undo { next, .. }
             | Self::NotInPlace { next, .. }

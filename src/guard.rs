@@ -35,7 +35,7 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
     }
     let unread = find_read_once(&arguments);
     let call = match &unread {
-        // Not even the region: whatever is parsed here could be read otherwise by the real parser.
+        // Not even the region is passed on: the real parser might read the arguments differently.
         Some(_) => Call::minimal(),
         None => Call::Given(arguments.clone()),
     };
@@ -61,9 +61,9 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
 struct Guarded<'a> {
     request: &'a CheckRequest<'a>,
     arguments: Vec<OsString>,
-    /// What is told of a configuration that only the real pcluster may read.
+    /// The check that says that the configuration was not read, because only the real pcluster may read it.
     unread: Option<Check>,
-    /// To be said before anything else.
+    /// Printed before anything else.
     warnings: String,
 }
 
@@ -82,7 +82,7 @@ impl Guarded<'_> {
         }
     }
 
-    /// Whatever goes wrong is a check of the report that is unknown, beside those that could be made.
+    /// Whatever goes wrong becomes an unknown check in the report, next to the checks that could be made.
     fn check(&mut self, target: &Target) -> Result<(CheckOutcome, Overlay), Abort> {
         let environment = match LockedEnvironment::lock(self.request, target)? {
             Locked::Environment(environment) => environment,
@@ -90,7 +90,7 @@ impl Guarded<'_> {
         };
         if environment.overlay == Overlay::Stale {
             self.warnings += &prefix_lines(&format!(
-                "the repair kept beside the environment is {}\n{}",
+                "the repair kept outside the environment is {}\n{}",
                 overlay::STALE,
                 overlay::RENEW
             ));
@@ -107,8 +107,8 @@ impl Guarded<'_> {
         report::decide(settings.mode, settings.strict, report)
     }
 
-    /// Repairs the environment, or if that cannot be, outside of it; then checks again. A build that only a warning is
-    /// about goes its way if the repair fails.
+    /// Repairs the environment, or if that is not possible, makes the repair outside of it; then checks again. If the
+    /// repair fails and there was only a warning, the build continues.
     fn repair(mut self, target: &Target, before: &Report, overlay: &Overlay) -> Result<Outcome, Abort> {
         let repaired = match self.fix(target, false) {
             Err(Abort::Error(Error::NotInPlace { .. })) => self.fix(target, true),
@@ -139,7 +139,7 @@ impl Guarded<'_> {
         repair::fix(self.request, target, options)
     }
 
-    /// A call that the real pcluster refuses is its own to speak of: nothing is added.
+    /// The real pcluster reports a call that it rejects itself, so nothing is added.
     fn act(self, outcome: CheckOutcome, overlay: &Overlay) -> Outcome {
         let CheckOutcome::Report(report) = outcome else {
             return Outcome::exec(self.into_exec(overlay));
@@ -193,14 +193,11 @@ fn warn_of_settings(error: &Error) -> String {
 fn describe_unread(configuration: &Path) -> Check {
     let name: String =
         configuration.to_string_lossy().chars().filter(|letter| !letter.is_control()).collect();
-    let reason = format!(
-        "{name} is no regular file and is left for the real pcluster to read; \
-         the environment was checked with a minimal configuration"
-    );
+    let reason = format!("{name} is not a regular file, so it was not checked; only the environment was");
     Check::new("configuration", Status::Unknown, Duration::ZERO, Some(reason))
 }
 
-/// Wherever they stand, they end in help or in a usage error, which is not worth a Python.
+/// Wherever they appear, the real pcluster prints help or a usage error, so there is nothing to check.
 fn asks_for_help(arguments: &[OsString]) -> bool {
     arguments.iter().any(|argument| argument == "-h" || argument == "--help")
 }

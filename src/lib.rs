@@ -2,8 +2,8 @@
 //!
 //! # Map
 //!
-//! A call goes down this map, and so do imports; each folder's `mod.rs` explains its files. "Pure." in a file or in its
-//! folder's `mod.rs` means that it touches no file, child, clock or network. `tests/source_rules.rs` holds all that.
+//! A call moves down this map, and so do imports; each folder's `mod.rs` explains its files. "Pure." in a file or in its
+//! folder's `mod.rs` means that it touches no file, child, clock or network. `tests/source_rules.rs` enforces all that.
 //!
 //! | module | owns |
 //! | --- | --- |
@@ -12,45 +12,45 @@
 //! | [`repair`] | fix and undo: plan, stage, prove, exchange, verify; journals and their state |
 //! | [`checker`] | one check of one environment, in order, from the interpreter to the report |
 //! | [`report`] | findings, verdict and decision; for people, as JSON, as pcluster prints errors, for CI |
-//! | [`images`] | the AMIs that broken builds have left, and the client of AWS |
+//! | [`images`] | the AMIs that broken builds left behind, and the AWS client |
 //! | [`rules`] | what is known to break builds: advisories, templates, a start that fails, parent images |
 //! | [`environment`] | the real pcluster, its launcher, interpreter, packages, Node.js and synthesis |
 //! | [`cli`] | arguments and settings |
 //! | [`progress`] | the step that is being done, on stderr |
-//! | [`outcome`] | the last step of the process, which main does |
+//! | [`outcome`] | the last step of the process, which `main` takes |
 //! | [`system`] | children, signals, files, the disk, trust |
 //! | [`error`] | errors, their hints and exit statuses |
-//! | [`model`] | the small types that everybody speaks of |
+//! | [`model`] | the small types that everything uses |
 //! | [`text`] | text that is safe for a terminal, YAML, names of packages |
 //!
 //! # Glossary
 //!
 //! | term | meaning |
 //! | --- | --- |
-//! | real pcluster | the command of aws-parallelcluster, which the shim stands in for |
+//! | real pcluster | the command of aws-parallelcluster, which the shim replaces on PATH |
 //! | launcher | the file on PATH that starts the real pcluster |
 //! | console script | a launcher that an installer wrote for an entry point, and that names its interpreter |
 //! | target | a real pcluster with its launcher, its interpreter, `sys.path` and environment |
 //! | distribution | an installed Python package with its metadata; *package* in reports |
-//! | advisory | releases of a package that are known to break `build-image`, with the way to fix that |
+//! | advisory | releases of a package that are known to break `build-image`, and how to fix that |
 //! | synthesis | the real pcluster's own code, run offline to make the template that it would submit |
-//! | expectation | what that code asks of the AMI for the configuration: name, tags, regions, permissions |
+//! | expectation | what that code requires of the AMI for the configuration: name, tags, regions, permissions |
 //! | check | one question about the target, with a status; all of them together are a check of the target |
 //! | finding | what a rule has found: a message, a level, a cost and a fix |
 //! | report | the checks and findings of one call, and their verdict |
 //! | verdict | ready, blocked (a finding of level ERROR) or unknown (a check could not run) |
 //! | decision | what the guard does about a verdict: exec, stop or repair |
-//! | orphan | an AMI that pcluster has built and that none of its commands finds |
-//! | inventory | what AWS has of the images and builds of an account |
+//! | orphan | an AMI that pcluster built and that none of its commands can find |
+//! | inventory | the images and builds of an account, as AWS lists them |
 //! | staged packages | the packages that a repair would install, in a directory of their own |
-//! | proof | the check of the target with the staged packages in front of its own |
-//! | commit | the exchange of the old packages for the staged ones, under a lock |
+//! | proof | the check of the target with the staged packages ahead of its own |
+//! | commit | replacing the old packages with the staged ones, under a lock |
 //! | journal | the changes of a commit, written to the disk before the first one |
 //! | snapshot | the copies of the old packages, from which a rollback or an undo restores them |
-//! | rollback | the return to the old packages after a repair that failed or was killed |
-//! | undo | the return to the old packages after a repair that succeeded |
-//! | overlay | a proven repair that is kept beside the environment, and put in front by PYTHONPATH |
-//! | failpoint | a named step of a repair at which a test lets it fail or be killed |
+//! | rollback | restoring the old packages after a repair that failed or was killed |
+//! | undo | restoring the old packages after a repair that succeeded |
+//! | overlay | a proven repair that is kept outside the environment and put first with PYTHONPATH |
+//! | failpoint | a named step of a repair at which a test makes it fail or kills it |
 
 pub mod checker;
 pub mod cli;
@@ -77,7 +77,7 @@ use outcome::Outcome;
 /// Runs a call, except for the last step, which `main` does.
 pub fn run(command_line: Vec<OsString>) -> Outcome {
     match Invocation::read(command_line) {
-        // Started by a launcher that is being asked for its Python: a check here would ask it again.
+        // Started by a launcher that we are asking for its Python: a check here would ask it again, endlessly.
         Invocation::BuildImage(arguments) if environment::question::pending().is_some() => {
             pass_through(arguments)
         }

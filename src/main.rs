@@ -1,4 +1,4 @@
-//! The process: argv in; printing, exiting and exec out. No other file does any of them.
+//! The process: reads argv, then prints, exits or execs. No other file does any of these.
 
 use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt as _;
@@ -18,7 +18,7 @@ fn act(outcome: Outcome) -> ExitCode {
             write_stderr(&stderr);
             match write_stdout(&stdout) {
                 Ok(()) => ExitCode::from(status),
-                // The output was asked for and is not there, whatever the status would have been.
+                // The caller did not get the output, so the call has failed, whatever its status would have been.
                 Err(error) => {
                     write_stderr(&prefix_lines(&format!("cannot write to standard output: {error}")));
                     ExitCode::from(1)
@@ -33,7 +33,7 @@ fn act(outcome: Outcome) -> ExitCode {
             act(Outcome::failed(&become_program(exec)))
         }
         Outcome::Die(Interrupted(signal)) => {
-            // Fails only for a signal that does not exist; this one was caught.
+            // It fails only for a signal that does not exist, and this one was caught.
             let _ = signal_hook::low_level::emulate_default_handler(signal);
             ExitCode::from(1)
         }
@@ -54,14 +54,14 @@ fn become_program(exec: Exec) -> Error {
     Error::CannotExec { program: exec.program, source }
 }
 
-/// Writes to stderr. There is no other stream on which an error of that could be reported.
+/// Writes to stderr. An error is ignored, because there is nowhere else to report it.
 fn write_stderr(stderr: &str) {
     if !stderr.is_empty() {
         let _ = io::stderr().write_all(stderr.as_bytes());
     }
 }
 
-/// Writes to stdout. A reader that has closed it, as `head` does, is no error.
+/// Writes to stdout. It is not an error if the reader has closed it, as `head` does.
 fn write_stdout(stdout: &str) -> io::Result<()> {
     if stdout.is_empty() {
         return Ok(());

@@ -24,7 +24,7 @@ const KINDS: [Kind; 5] = [
     (
         "brackets",
         |path| fs::write(path, "[".repeat(200_000)).unwrap(),
-        "more than 1000 brackets are open at once",
+        "brackets are nested more than 1000 deep",
     ),
 ];
 

@@ -142,7 +142,7 @@ fn trap_17_a_planted_program_in_the_current_directory_is_not_run() {
     }
     let run =
         sandbox.pcluster(["preflight", "where"]).var("PATH", format!("{shim}::bin:{real}:{tools}")).run();
-    run.holds(run.stdout().contains("the entry of PATH is not absolute"), "where warns of it");
+    run.holds(run.stdout().contains("this PATH entry is not absolute"), "where warns of it");
 }
 
 /// Trap 19, and debris of other kinds.

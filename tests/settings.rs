@@ -123,11 +123,11 @@ fn precedence() {
     sandbox.pcluster(["version"]).run().exits(0).prints("the real pcluster: version\n");
     let by = |run: &Run| run.stdout().lines().nth(1).unwrap_or_default().to_owned();
     let call = || sandbox.pcluster(["preflight", "where"]);
-    assert!(by(&call().run()).ends_with("other/pcluster (by config.yaml's real)"), "{}", by(&call().run()));
+    assert!(by(&call().run()).ends_with("other/pcluster (from config.yaml's real)"), "{}", by(&call().run()));
     let run = call().var("PCLUSTER_SHIM_REAL", &real).run();
-    assert!(by(&run).ends_with("venv/bin/pcluster (by PCLUSTER_SHIM_REAL)"), "{}", by(&run));
+    assert!(by(&run).ends_with("venv/bin/pcluster (from PCLUSTER_SHIM_REAL)"), "{}", by(&run));
     let run = call().var("PCLUSTER_SHIM_REAL", &real).argument("--real").argument(other).run();
-    assert!(by(&run).ends_with("other/pcluster (by --real)"), "{}", by(&run));
+    assert!(by(&run).ends_with("other/pcluster (from --real)"), "{}", by(&run));
 }
 
 #[test]

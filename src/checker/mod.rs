@@ -3,8 +3,8 @@
 //! The guard, `preflight check` and the proof of a repair make the same check. What pcluster does decides: an advisory
 //! that its start or its template refutes is only reported.
 //!
-//! - `observation`: what a target does: its start, its template
-//! - `outside`: what AWS says of the parent image, the components and the network
+//! - `observation`: what a target does: whether it starts, and which template it builds
+//! - `outside`: what AWS says about the parent image, the components and the network
 //! - `request`: what is to be checked
 
 pub mod observation;
@@ -37,11 +37,11 @@ use crate::system::child::ChildError;
 use crate::system::{self, executables};
 use crate::text::package_name::PCLUSTER;
 
-/// Who will run.
+/// Which pcluster will run.
 #[derive(Debug)]
 pub enum Identified {
     Target(Box<Target>),
-    /// The report of an environment that stays unknown.
+    /// The report on an environment that could not be inspected.
     Unknown(Box<Report>),
 }
 
@@ -49,7 +49,7 @@ pub enum Identified {
 #[derive(Debug)]
 pub enum CheckOutcome {
     Report(Box<Report>),
-    /// The real pcluster refuses the call itself, in its own words.
+    /// The real pcluster rejects the call itself, in its own words.
     Refused {
         stage: String,
         message: String,
@@ -66,7 +66,7 @@ impl CheckOutcome {
     }
 }
 
-/// Who will run, with the packages of `overlay` in front as PYTHONPATH puts them there.
+/// Which pcluster will run, with the packages of `overlay` in front as PYTHONPATH puts them there.
 pub fn identify(request: &CheckRequest, overlay: Option<&Path>) -> Result<Identified, Abort> {
     let since = Instant::now();
     let _step = request.progress.step("looking for pcluster's Python");
@@ -76,14 +76,14 @@ pub fn identify(request: &CheckRequest, overlay: Option<&Path>) -> Result<Identi
         Err(IdentifyError::Loop { tried }) => Err(Error::Loop { tried }.into()),
         Err(reason) => {
             let path = request.real.path.display();
-            let reason = format!("the environment of {path} is unknown: {reason}");
+            let reason = format!("cannot inspect the environment of {path}: {reason}");
             let took = since.elapsed();
             Ok(Identified::Unknown(report_unknown(request.real, None, "environment", took, reason)))
         }
     }
 }
 
-/// The report of a pcluster of which nothing more is known.
+/// The report on a pcluster about which nothing else is known.
 pub fn report_unknown(
     real: &Real,
     target: Option<&Target>,
@@ -107,13 +107,13 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
     }
     let call = call_that_runs(request, target, &mut report);
     let since = Instant::now();
-    // A minimal configuration has a parent image that nobody has.
+    // The parent image of a minimal configuration does not exist.
     let asks_for_parent = request.asks_for_parent() && matches!(call, Call::Given(_));
     let advised = advise(request, target, &report.packages, asks_for_parent);
     let took = since.elapsed();
     if !request.synthesizes {
         report.add("packages", took, CheckResult::Findings(advised));
-        let reason = "--no-synth: advisories are not confirmed";
+        let reason = "--no-synth: advisories were not confirmed";
         report.add("template", Duration::ZERO, CheckResult::Skipped(reason.into()));
         return Ok(finish(request, report));
     }
@@ -137,7 +137,7 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
     Ok(finish(request, report))
 }
 
-/// What the packages alone tell: of their releases, and of that of pcluster.
+/// What the package versions alone show, including the release of pcluster.
 fn advise(
     request: &CheckRequest,
     target: &Target,
@@ -153,7 +153,7 @@ fn advise(
     advised
 }
 
-/// Whether an advisory says that the template falls short, and there is none that was judged.
+/// Whether an advisory says that the template is incomplete, while no template was judged.
 fn has_open_question(advised: &[Finding], seen: &Seen) -> bool {
     seen.may_be_configurations
         && advised.iter().any(|finding| finding.shows == Some(Shows::Template) && finding.blocks())
@@ -190,7 +190,7 @@ fn read_packages(request: &CheckRequest, target: &Target, report: &mut ReportBui
     report.packages = packages.versions();
     let Some(pcluster) = packages.get(PCLUSTER) else {
         let (path, python) = (request.real.path.display(), target.interpreter.executable.display());
-        let reason = format!("the environment of {path} is unknown: {python} has no {PCLUSTER}");
+        let reason = format!("cannot inspect the environment of {path}: {python} has no {PCLUSTER}");
         report.add("environment", since.elapsed(), CheckResult::Unknown(reason));
         return None;
     };
@@ -200,8 +200,8 @@ fn read_packages(request: &CheckRequest, target: &Target, report: &mut ReportBui
     Some(packages)
 }
 
-/// `build-image` came with 3.0.0; before it, the real parser does not know the word. A console script
-/// that is known is one of 3.0.0 or later, whatever is left of another release.
+/// `build-image` came with 3.0.0, and earlier parsers do not know it. A known console script belongs to 3.0.0 or
+/// later, whatever metadata of another release remains.
 fn refuse_old_release(target: &Target, packages: &Packages) -> Option<CheckOutcome> {
     if target.launcher != Launcher::Other.name() {
         return None;
@@ -209,11 +209,11 @@ fn refuse_old_release(target: &Target, packages: &Packages) -> Option<CheckOutco
     let version = &packages.get(PCLUSTER)?.version;
     let first = Version::new([3]);
     let is_old = Version::from_str(version).is_ok_and(|version| version < first);
-    let message = format!("{PCLUSTER} {version} has no build-image");
+    let message = format!("{PCLUSTER} {version} has no build-image command");
     is_old.then(|| CheckOutcome::Refused { stage: "arguments".into(), message })
 }
 
-/// The call as pcluster will get it. A launcher that changes it leaves only the environment to be
+/// The call as pcluster will get it. If a launcher changes it, only the environment can be
 /// checked.
 fn call_that_runs(request: &CheckRequest, target: &Target, report: &mut ReportBuilder) -> Call {
     if target.keeps_call || !matches!(request.call, Call::Given(_)) {

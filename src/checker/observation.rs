@@ -30,10 +30,10 @@ pub struct Observer<'a> {
     pub rules: &'a TemplateRules<'a>,
 }
 
-/// What came of it.
+/// The outcome of an observation.
 #[derive(Debug)]
 pub enum Observed {
-    /// The real pcluster refuses the call, or fails on it.
+    /// The real pcluster rejects the call, or fails on it.
     Refused {
         stage: String,
         message: String,
@@ -45,18 +45,18 @@ pub enum Observed {
 #[derive(Debug)]
 pub struct Seen {
     node: Result<Node, NodeError>,
-    /// `None` where pcluster was not even started.
+    /// `None` if pcluster was not even started.
     startup: Option<(Duration, CheckResult)>,
     template: (Duration, CheckResult),
     /// The template that was built.
     pub built: Option<Value>,
     pub evidence: Evidence,
-    /// No template was built from this configuration; one may still be built from a minimal configuration.
+    /// No template was built from this configuration, but one may still be built from a minimal configuration.
     pub may_be_configurations: bool,
 }
 
 impl Seen {
-    /// Marks the findings that these of advisories explain.
+    /// Marks the findings that these advisories explain.
     pub fn explain_by(&mut self, advised: &[Finding]) {
         let results = self.startup.iter_mut().chain([&mut self.template]);
         for (_, result) in results {
@@ -90,8 +90,8 @@ impl Seen {
 }
 
 impl Observer<'_> {
-    /// Builds the template of a call, without Node.js too: what the real pcluster refuses, it refuses before CDK runs.
-    /// Node.js is asked for its version meanwhile.
+    /// Builds the template of a call, even without Node.js: what the real pcluster rejects, it rejects before CDK runs.
+    /// In the meantime, the version of Node.js is determined.
     pub fn observe(&self, call: &Call) -> Result<Observed, Abort> {
         let since = Instant::now();
         let node = node::ask(self.target, self.request.settings.timeout);
@@ -143,7 +143,7 @@ impl Observer<'_> {
         })))
     }
 
-    /// Looks whether the template of a minimal configuration is right, where that of the call could not be judged.
+    /// Checks the template of a minimal configuration, if that of the call could not be judged.
     pub fn observe_minimal(&self, call: &Call, seen: &mut Seen) -> Result<(), Abort> {
         if let (Call::Given(_), Ok(answer)) = (call, self.synthesize(&Call::minimal())?) {
             seen.evidence.has_right_template = self.is_right(&Ok(answer.synthesis));
@@ -173,8 +173,8 @@ impl Observer<'_> {
         }
     }
 
-    /// A start that fails counts only if it fails by a wrapping launcher too. Whether pcluster starts by that is
-    /// returned as well.
+    /// A failed start counts only if it also fails through the wrapping launcher. Whether pcluster starts through that
+    /// is returned as well.
     fn describe_failed_start(&self, failure: &StartupFailure) -> Result<(CheckResult, bool), Interrupted> {
         let fails = || CheckResult::Findings(vec![self.describe_failure(failure)]);
         if !self.target.is_wrapped {
@@ -193,13 +193,14 @@ impl Observer<'_> {
         let starts = matches!(asked, Ok(Start::Starts));
         let contradiction = match asked {
             Ok(Start::Fails(exception)) if exception == failure.exception => return Ok((fails(), false)),
-            Ok(Start::Fails(exception)) => format!("{launcher} ends in {exception}"),
-            Ok(Start::Unknown) => format!("{launcher} fails in another way"),
+            Ok(Start::Fails(exception)) => format!("{launcher} fails with {exception}"),
+            Ok(Start::Unknown) => format!("{launcher} fails differently"),
             Ok(Start::Starts) => format!("{launcher} starts pcluster"),
             Err(ChildError::Interrupted(interrupted)) => return Err(interrupted),
             Err(error) => error.to_string(),
         };
-        let reason = format!("{contradiction}, but its import in a check ends in {}", failure.describe());
+        let reason =
+            format!("{contradiction}, but importing it in a check fails with {}", failure.describe());
         Ok((CheckResult::Unknown(reason), starts))
     }
 
@@ -216,10 +217,10 @@ impl Observer<'_> {
                 CheckResult::Findings(self.rules.check(template, expectation))
             }
             Ok(Synthesis::Unexpected { call }) => {
-                CheckResult::Unknown(format!("building it asks AWS for {call}, which a check does not do"))
+                CheckResult::Unknown(format!("building it calls AWS ({call}), which a check does not do"))
             }
             // The reason is in the node check.
-            _ if !has_node => CheckResult::Skipped("there is no Node.js to build it with".into()),
+            _ if !has_node => CheckResult::Skipped("building it needs Node.js".into()),
             // A wrapping launcher may change how modules are found, and nothing else confirms the failure.
             Ok(Synthesis::Unstartable(failure)) if !self.target.is_wrapped => {
                 CheckResult::Findings(vec![self.describe_failure(failure)])

@@ -1,4 +1,4 @@
-//! What AWS, or an answer of it in a file, says of the parent image, the components and the network of a build.
+//! What AWS, or its answer in a file, says about the parent image, the components and the network of a build.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -18,7 +18,7 @@ use crate::rules::parent::{build, image};
 use crate::rules::template::recipe::find_region;
 use crate::text::package_name::PCLUSTER;
 
-/// Adds the checks of what is outside of the environment.
+/// Adds the checks of what is outside the environment.
 pub fn check(
     request: &CheckRequest,
     target: &Target,
@@ -54,7 +54,7 @@ pub fn check(
     Ok(())
 }
 
-/// What a build uses; a file has images alone.
+/// What a build uses. A file contains images only.
 fn ask_for(request: &CheckRequest, template: &Value) -> Questions {
     let questions = Questions::of(template);
     match request.parent {
@@ -63,7 +63,7 @@ fn ask_for(request: &CheckRequest, template: &Value) -> Questions {
     }
 }
 
-/// What was not asked makes a check unknown, unless it has found something.
+/// A check is unknown if something could not be queried, unless the check found something anyway.
 fn take_result(facts: &Facts, check: &str, findings: Vec<Finding>) -> CheckResult {
     match facts.skipped.get(check) {
         Some(reason) if findings.is_empty() => CheckResult::Unknown(reason.clone()),
@@ -85,12 +85,13 @@ fn get_facts(
     client.get_facts(questions, find_region(template).as_deref())
 }
 
-/// The parent among the images of a file. The ARN of an image of Image Builder names no AMI, so a single one is meant.
+/// The parent among the images of a file. If the parent is the ARN of an Image Builder image, which names no AMI, the
+/// file's only image is meant.
 fn find_image(images: &[Value], parent: &str) -> Facts {
     let named = images.iter().find(|image| image["ImageId"] == parent);
     let only = images.first().filter(|_| images.len() == 1 && parent.starts_with("arn:"));
     let image = named.or(only).and_then(|image| serde_json::from_value(image.clone()).ok());
-    let missing = format!("the file has no description of the image {parent}");
+    let missing = format!("the file does not describe the image {parent}");
     let skipped =
         if image.is_some() { BTreeMap::new() } else { BTreeMap::from([("parent".to_owned(), missing)]) };
     Facts { image, skipped, ..Facts::default() }

@@ -23,7 +23,7 @@ pub struct Preflight {
     pub common: Common,
 }
 
-/// Whether `--format json` stands anywhere: it decides the form of a usage error, after which nothing is
+/// Whether `--format json` is given anywhere: it decides the form of a usage error, after which nothing is
 /// parsed.
 pub fn asks_for_json(arguments: &[OsString]) -> bool {
     let joined = arguments.iter().any(|argument| argument == "--format=json");
@@ -35,7 +35,7 @@ impl Preflight {
     pub fn read(command_line: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
         let parsed = Self::try_parse_from(command_line)?;
         if parsed.command.is_some() && parsed.check != CheckArgs::default() {
-            let message = "the options of a subcommand stand behind its name";
+            let message = "the options of a subcommand follow its name";
             return Err(Self::command().error(clap::error::ErrorKind::ArgumentConflict, message));
         }
         let has_report = matches!(
@@ -83,15 +83,15 @@ fn refuse_aws(check: &CheckArgs) -> Option<&'static str> {
 pub enum Command {
     /// Run every check (the default)
     Check(CheckArgs),
-    /// Repair the environment, after a proof that the repair helps
+    /// Repair the environment, after proving that it helps
     Fix(FixArgs),
-    /// Put back, byte for byte, what the last fix replaced
+    /// Restore, byte for byte, what the last fix replaced
     Undo(UndoArgs),
     /// Check a template that already exists
     Template {
         /// JSON, YAML, or the output of get-template; - is standard input
         file: PathBuf,
-        /// Let these findings block too: warnings
+        /// Also block on these findings: warnings
         #[arg(long, value_enum, value_name = "WHAT", hide_possible_values = true)]
         deny: Option<Deny>,
     },
@@ -103,17 +103,17 @@ pub enum Command {
         /// The AWS region
         #[arg(short = 'r', long)]
         region: Option<String>,
-        /// Let these findings block too: warnings
+        /// Also block on these findings: warnings
         #[arg(long, value_enum, value_name = "WHAT", hide_possible_values = true)]
         deny: Option<Deny>,
     },
-    /// Find the AMIs that broken builds left; repair or delete them
+    /// Find AMIs left by broken builds; repair or delete them
     Images(ImagesArgs),
     /// Print constraints for an environment that builds
     Constraints {
-        /// A release of aws-parallelcluster (the one that is found)
+        /// A release of aws-parallelcluster (the one found)
         version: Option<String>,
-        /// The environment's Python (every one, by markers)
+        /// The environment's Python (all, by markers)
         #[arg(long, value_name = "X.Y")]
         python: Option<String>,
         /// Pin aws-parallelcluster itself too
@@ -129,7 +129,7 @@ pub enum Command {
         /// An advisory's id
         id: Option<String>,
     },
-    /// Install this program as install.sh does; --help tells how
+    /// Install this program as install.sh does; see its --help
     #[command(disable_help_flag = true)]
     Install {
         /// The arguments of install.sh
@@ -169,7 +169,7 @@ pub struct CheckArgs {
     /// The AWS region
     #[arg(short = 'r', long)]
     pub region: Option<String>,
-    /// Check the packages only; start no Python
+    /// Check only packages; do not start Python
     #[arg(long)]
     pub no_synth: bool,
     /// Repair what is blocked, then check again
@@ -184,7 +184,7 @@ pub struct CheckArgs {
     /// Print the IAM policy that --aws needs
     #[arg(long, requires = "aws")]
     pub print_policy: bool,
-    /// Let these findings block too: warnings
+    /// Also block on these findings: warnings
     #[arg(long, value_enum, value_name = "WHAT", hide_possible_values = true)]
     pub deny: Option<Deny>,
     /// Check every pcluster that can be found
@@ -204,13 +204,13 @@ pub struct UndoArgs {
 
 #[derive(Debug, Args, Default, Clone)]
 pub struct FixArgs {
-    /// Findings to repair (every one that blocks or means a failed build)
+    /// Findings to repair (all that block or mean a failed build)
     #[arg(value_name = "ID")]
     pub ids: Vec<String>,
     /// Stage and prove the repair, print what it would do, and change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Where to move packages (upgrade)
+    /// How to change packages (upgrade)
     #[arg(long, value_enum)]
     pub strategy: Option<Strategy>,
     /// Keep the repair outside the environment, for build-image only
@@ -254,7 +254,7 @@ pub struct ImagesArgs {
     /// Print what would be done, and change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     pub yes: bool,
     /// Print the policy to list, repair or delete
@@ -307,7 +307,7 @@ pub struct Common {
     #[arg(long, global = true, value_enum, default_value_t)]
     #[arg(value_name = "auto|always|never", hide_possible_values = true, hide_default_value = true)]
     pub color: Color,
-    /// Print nothing but errors
+    /// Print only errors
     #[arg(short, long, global = true)]
     pub quiet: bool,
     /// Show what is being done

@@ -153,10 +153,10 @@ pub enum IdentifyError {
     #[error("{}", Error::Loop { tried: tried.clone() })]
     Loop { tried: Vec<PathBuf> },
     /// It has ended and no Python that heeds PYTHONPATH has imported pcluster.
-    #[error("it does not tell which Python it starts; it may replace PYTHONPATH, or start none")]
+    #[error("cannot determine which Python it runs; it may replace PYTHONPATH, or run no Python")]
     NoAnswer,
     /// Several Pythons have imported pcluster.
-    #[error("it starts pcluster in more than one way: {}", join(interpreters))]
+    #[error("it runs pcluster in more than one way: {}", join(interpreters))]
     Ambiguous { interpreters: Vec<PathBuf> },
     #[error(transparent)]
     Child(#[from] ChildError),

@@ -168,7 +168,7 @@ impl Search {
                 _ => Err(bad("which is this shim")),
             },
             Some(CandidateStatus::Tried) => Err(Error::Loop { tried: vec![path.to_owned()] }),
-            Some(CandidateStatus::NotAbsolute) | None => Err(bad("which is not a file that can be executed")),
+            Some(CandidateStatus::NotAbsolute) | None => Err(bad("which is not an executable file")),
         }
     }
 

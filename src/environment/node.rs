@@ -20,10 +20,10 @@ pub struct Node {
 /// Why there is no usable Node.js.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    #[error("no node on PATH, and CDK needs Node.js; install it or extend PATH")]
+    #[error("CDK needs Node.js, and there is no node on PATH; install it or add it to PATH")]
     NotFound,
     /// Its output for `--version` is no version.
-    #[error("{path} --version said {answer:?}")]
+    #[error("{path} --version printed {answer:?}")]
     Malformed { path: PathBuf, answer: String },
     #[error(transparent)]
     Child(#[from] ChildError),

@@ -18,7 +18,7 @@ pub fn installed_files(distribution: &Distribution, site: &Path) -> Result<Vec<P
     };
     let text = files::read_text_up_to(&file, MAX_RECORD).map_err(unknown)?;
     let outside =
-        |name| format!("{package} {version} has {name}, which lies outside {}", prefix_of(site).display());
+        |name| format!("{package} {version} contains {name}, which is outside {}", prefix_of(site).display());
     let paths = recorded_names(&text).map(|name| installed_path(site, &name).ok_or_else(|| outside(name)));
     let mut files = paths.collect::<Result<Vec<_>, _>>()?;
     files.retain(|path| path.symlink_metadata().is_ok());

@@ -8,7 +8,7 @@ use crate::images::listing::Outcomes;
 use crate::images::plan::{Step, Task};
 
 /// The next step if a deletion cannot be recorded.
-pub const STATE_HOME: &str = "Nothing was changed. Set XDG_STATE_HOME to a directory that can be written.";
+pub const STATE_HOME: &str = "Nothing was changed. Set XDG_STATE_HOME to a writable directory.";
 
 /// Carries the tasks out and notes what becomes of them, also if a signal ends it. If AWS cannot be asked any more, the
 /// rest has failed too. `deletions` is for a deletion.

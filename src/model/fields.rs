@@ -20,7 +20,7 @@ pub(crate) fn parse_specifiers(text: &str) -> Result<VersionSpecifiers, String> 
         Err(error) => {
             let why = error.to_string();
             let first = why.lines().next().unwrap_or_default().trim_end_matches(':');
-            Err(format!("{text:?} is no version range: {first}"))
+            Err(format!("{text:?} is not a version range: {first}"))
         }
     }
 }
@@ -50,7 +50,7 @@ pub(crate) fn read_some_package<'de, D: Deserializer<'de>>(from: D) -> Result<Op
 pub(crate) fn read_some_date<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Date>, D::Error> {
     read_parsed(from, |text| match text.parse::<Date>() {
         Ok(date) if date.to_string() == text => Ok(Some(date)),
-        _ => Err(format!("{text:?} is not a day such as \"2026-08-31\"")),
+        _ => Err(format!("{text:?} is not a date such as \"2026-08-31\"")),
     })
 }
 
@@ -83,7 +83,7 @@ pub(crate) fn read_parsed<'de, D: Deserializer<'de>, T>(
 }
 
 pub(crate) fn read_text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
-    read_checked(from, "a text in one line", |text| {
+    read_checked(from, "a single line of text", |text| {
         !text.trim().is_empty() && !text.contains(char::is_control)
     })
 }
@@ -117,7 +117,7 @@ where
 pub(crate) fn read_identifier<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let allowed =
         |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || "-.".contains(letter);
-    read_checked(from, "an id of lower case letters, digits, - and .", |text| {
+    read_checked(from, "an id of lowercase letters, digits, - and .", |text| {
         !text.is_empty() && text.chars().all(allowed)
     })
 }
@@ -133,8 +133,8 @@ pub(crate) fn read_package<'de, D: Deserializer<'de>>(from: D) -> Result<String,
 pub(crate) fn read_references<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     let references = Vec::<String>::deserialize(from)?;
     match references.iter().find(|reference| !reference.starts_with("https://")) {
-        Some(other) => Err(de::Error::custom(format!("the reference {other:?} is no https URL"))),
-        None if references.is_empty() => Err(de::Error::custom("references: at least one is needed")),
+        Some(other) => Err(de::Error::custom(format!("the reference {other:?} is not an https URL"))),
+        None if references.is_empty() => Err(de::Error::custom("references: at least one is required")),
         None => Ok(references),
     }
 }

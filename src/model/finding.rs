@@ -31,7 +31,7 @@ impl Level {
 pub const LOSES_TAGS: &str = "cdk-imagebuilder-1.153.0";
 
 /// The way to those AMIs.
-pub const FIND_LOST: &str = "AMIs that such builds have left in AWS: `pcluster preflight images` finds them.";
+pub const FIND_LOST: &str = "To find AMIs left behind by such builds, run `pcluster preflight images`.";
 
 /// The source of a finding. In the JSON of pcluster, the name of a validator stands in this place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,7 +98,7 @@ impl Finding {
 
     /// The command of the fix, or of the way to one.
     pub fn describe_fix(&self) -> &str {
-        self.fix.as_ref().map_or("run `pcluster preflight` for the details", |fix| &fix.command)
+        self.fix.as_ref().map_or("run `pcluster preflight` for details", |fix| &fix.command)
     }
 
     /// Whether the user means it by an id: its own, or that of its advisory.

@@ -50,23 +50,23 @@ impl<'de> Deserialize<'de> for Mode {
     }
 }
 
-/// Where a repair moves packages.
+/// How a repair changes packages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Strategy {
-    /// To the newest that is allowed
+    /// To the newest version allowed
     #[default]
     Upgrade,
-    /// To the newest below the affected one
+    /// To the newest version below the affected one
     Downgrade,
-    /// To those of the day of pcluster's release
+    /// To the versions available when pcluster was released
     Release,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum InstallerChoice {
-    /// uv where there is one, else the environment's pip
+    /// uv if it is installed, else the environment's pip
     #[default]
     Auto,
     Uv,

@@ -94,10 +94,7 @@ pub fn format_advisory(advisory: &Advisory) -> String {
     rows.push(("cost", advisory.cost.clone()));
     rows.push(("fix", advisory.fix.to_string()));
     if advisory.only_constraints {
-        rows.push((
-            "note",
-            "affects installations only: `pcluster preflight constraints` excludes it".into(),
-        ));
+        rows.push(("note", "affects installation only; `pcluster preflight constraints` excludes it".into()));
     }
     rows.extend(advisory.references.iter().map(|reference| ("see", reference.clone())));
     format_title(advisory) + &format_rows(rows)

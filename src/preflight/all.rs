@@ -26,7 +26,7 @@ pub fn run(check: &CheckArgs, common: &Common) -> Result<Outcome, Abort> {
         let advisories = read_all_advisories(&settings)?;
         let parent = read_parent(check, &settings)?;
         let progress = choose_progress(common);
-        let step = progress.step("looking for every pcluster");
+        let step = progress.step("looking for all installations of pcluster");
         let discovery = discover::discover(&start_search(common, &settings), &check.root)?;
         drop(step);
         if discovery.found.is_empty() {
@@ -142,7 +142,7 @@ fn render(reports: &[Report], cut_off: &[PathBuf], common: &Common) -> Outcome {
     let cut_off = cut_off.iter().map(|root| {
         let root = root.display();
         prefix_lines(&format!(
-            "--root {root} is too large and was searched in part: name directories below it"
+            "--root {root} is too large and was only partly searched; pass directories below it instead"
         ))
     });
     Outcome::Exit { status: worst_status(reports), stdout, stderr: cut_off.collect() }

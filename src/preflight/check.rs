@@ -84,7 +84,7 @@ fn refuse_unreadable(file: &Path) -> Result<(), Error> {
         Ok(_) if is_read_once(file) => None,
         Ok(_) => match fs::read_to_string(file) {
             Ok(_) => None,
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => Some("it is no UTF-8 text".into()),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Some("it is not UTF-8 text".into()),
             Err(error) => Some(error.to_string()),
         },
     };

@@ -32,7 +32,7 @@ const KEYS: [Key; 9] = [
     Key {
         name: "mode",
         meaning: "What the guard does about a build-image that would fail or lose its image:\n\
-                  block, fix (repair the environment, then go on), warn, or off.",
+                  block, fix (repair the environment, then continue), warn, or off.",
         value: "block",
         variable: Some(env_vars::MODE),
     },
@@ -58,23 +58,23 @@ const KEYS: [Key; 9] = [
     },
     Key {
         name: "installer",
-        meaning: "What resolves and fetches packages for a repair: uv, pip, or auto (uv where\n\
-                  there is one).",
+        meaning: "What resolves and fetches packages for a repair: uv, pip, or auto (uv if it\n\
+                  is installed).",
         value: "auto",
         variable: None,
     },
     Key {
         name: "strategy",
-        meaning: "Where a repair moves packages: upgrade, downgrade, or release (those of the\n\
-                  day on which that release of aws-parallelcluster came out).",
+        meaning: "How a repair changes packages: upgrade, downgrade, or release (the versions\n\
+                  available when that release of aws-parallelcluster came out).",
         value: "upgrade",
         variable: None,
     },
     Key {
         name: "aws",
         meaning: "Whether build-image and check -c ask AWS about the parent image, the\n\
-                  components and the subnet, by read-only calls. To print the permissions:\n\
-                  pcluster preflight check --aws --print-policy.",
+                  components and the subnet, with read-only calls. To print the permissions,\n\
+                  run pcluster preflight check --aws --print-policy.",
         value: "false",
         variable: None,
     },
@@ -87,7 +87,7 @@ const KEYS: [Key; 9] = [
     },
     Key {
         name: "advisories",
-        meaning: "More files of advisories; a relative path counts from the directory of this\n\
+        meaning: "More advisory files. A relative path is relative to the directory of this\n\
                   file.",
         value: "[advisories.yaml]",
         variable: None,
@@ -98,7 +98,8 @@ const KEYS: [Key; 9] = [
 pub fn run(common: &Common) -> Result<Outcome, Abort> {
     let path = config_path();
     if let Some(file) = path.clone().filter(|path| is_stdout(path)) {
-        let message = "the output of this command goes into it, for which the shell has emptied it: what it set is gone";
+        let message = "the output of this command was redirected to this file, so the shell has emptied it and \
+                       its settings are gone";
         return Err(Error::BadFile { file, message: message.into() }.into());
     }
     let settings = read_settings()?;
@@ -126,9 +127,9 @@ fn is_stdout(path: &Path) -> bool {
 
 fn render(of_file: &[ListedSetting], present: &[ListedSetting], path: Option<&Path>) -> String {
     let mut lines: Vec<String> =
-        vec!["# config.yaml of pcluster-shim. A variable beats this file, a flag beats both.".into()];
+        vec!["# config.yaml of pcluster-shim. A variable overrides this file; a flag overrides both.".into()];
     lines.extend(path.map(|path| {
-        let place = if path.exists() { "It is" } else { "There is none yet. Its place is" };
+        let place = if path.exists() { "It is" } else { "It does not exist yet. Its path is" };
         format!("# {place} {}", escape_line(&path.display().to_string()))
     }));
     let find = |listed: &'_ [ListedSetting], key: &Key| {
@@ -142,7 +143,7 @@ fn render(of_file: &[ListedSetting], present: &[ListedSetting], path: Option<&Pa
             (Some((Origin::Variable, value)), Some(variable)) => {
                 Some(format!("# {variable} is set: {value}"))
             }
-            (Some((Origin::Flag, value)), _) => Some(format!("# A flag of this call is set: {value}")),
+            (Some((Origin::Flag, value)), _) => Some(format!("# Set by a flag of this call: {value}")),
             (_, variable) => variable.map(|variable| format!("# Variable: {variable}")),
         });
         lines.push(match find(of_file, key) {

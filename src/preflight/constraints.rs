@@ -63,7 +63,7 @@ fn format_file(version: &str, python: Option<&str>, lines: &[String]) -> String 
             "# This release is newer than this version of pcluster-shim, which knows releases up to {}.\n",
             releases::newest()
         ),
-        Some(Knowledge::Unmeasured) => "# This release has not been measured.\n".into(),
+        Some(Knowledge::Unmeasured) => "# This release has not been tested.\n".into(),
         _ => String::new(),
     };
     escape(&(head + &note + &lines.iter().map(|line| line.clone() + "\n").collect::<String>())).into_owned()
@@ -117,7 +117,7 @@ fn find_installed(path: &Path) -> Result<String, Error> {
     let unknown = || Error::BadVariable {
         name: "VERSION",
         value: String::new(),
-        accepted: "a release such as 3.13.2; it is not known without starting the pcluster that is found",
+        accepted: "a release such as 3.13.2 (that of the real pcluster cannot be read without starting it)",
     };
     let Ok(Launcher::ConsoleScript(script)) = Launcher::read(path) else { return Err(unknown()) };
     let interpreter = script.interpreter(path.parent().unwrap_or(Path::new("/")));

@@ -12,7 +12,7 @@ use crate::repair::change::{self, Change, count_packages};
 use crate::repair::history::moment;
 use crate::repair::prove::not_ready;
 use crate::repair::undo::{Undoable, Undone, list_undoable, undo};
-use crate::repair::{self, RepairOutcome, as_json};
+use crate::repair::{self, RepairOutcome, Repaired, as_json};
 use crate::report::{self, Report};
 use crate::text::printable::{escape, escape_line, lossy};
 
@@ -26,7 +26,7 @@ pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
         if let (RepairOutcome::Proven(repaired), true) = (&repaired, fix.print_requirements)
             && repaired.changes.iter().all(|change| !change.edits.is_empty())
         {
-            let message = "source edits cannot be written as requirements".into();
+            let message = "source edits cannot be expressed as requirements".into();
             return Err(Error::repair(message, "Run it with --dry-run instead.").into());
         }
         let stdout = match (&repaired, common.format) {
@@ -53,22 +53,26 @@ fn format_flags(fix: &FixArgs) -> String {
 }
 
 fn to_json(repaired: &RepairOutcome, isolated: bool) -> serde_json::Value {
-    let (status, changes): (_, &[Change]) = match repaired {
-        RepairOutcome::NothingToDo => ("ready", &[]),
-        RepairOutcome::Damaged(_) => ("planned", &[]),
-        RepairOutcome::Recompiled(_) => ("repaired", &[]),
-        RepairOutcome::Proven(repaired) => ("planned", &repaired.changes),
-        RepairOutcome::InPlace(repaired) | RepairOutcome::Isolated(repaired) => {
-            ("repaired", &repaired.changes)
+    let nothing = Repaired { changes: Vec::new(), left: Vec::new() };
+    let (status, repaired) = match repaired {
+        RepairOutcome::NothingToDo(left) => {
+            return as_json(&[], "ready", false, left);
         }
+        RepairOutcome::Damaged(_) => ("planned", &nothing),
+        RepairOutcome::Recompiled(_) => ("repaired", &nothing),
+        RepairOutcome::Proven(repaired) => ("planned", repaired),
+        RepairOutcome::InPlace(repaired) | RepairOutcome::Isolated(repaired) => ("repaired", repaired),
     };
-    as_json(changes, status, isolated && !changes.is_empty())
+    as_json(&repaired.changes, status, isolated && !repaired.changes.is_empty(), &repaired.left)
 }
 
 /// The result of a repair for people.
 pub fn describe_repair(outcome: &RepairOutcome, command: &str) -> String {
     let (head, repaired, is_done) = match outcome {
-        RepairOutcome::NothingToDo => return "ready: there is nothing to repair\n".into(),
+        RepairOutcome::NothingToDo(left) if left.is_empty() => {
+            return "ready: there is nothing to repair\n".into();
+        }
+        RepairOutcome::NothingToDo(left) => return format!("nothing was repaired: {}", describe_left(left)),
         RepairOutcome::Damaged(file) => {
             let file = escape_line(&lossy(file));
             return format!(
@@ -76,9 +80,11 @@ pub fn describe_repair(outcome: &RepairOutcome, command: &str) -> String {
             );
         }
         RepairOutcome::Recompiled(_) => return "repaired: the environment is ready\n".into(),
-        RepairOutcome::Proven(repaired) => {
-            (format!("proven; `pcluster preflight {command}` would make these changes"), repaired, false)
-        }
+        RepairOutcome::Proven(repaired) => (
+            format!("the repair works; `pcluster preflight {command}` would make these changes"),
+            repaired,
+            false,
+        ),
         RepairOutcome::InPlace(repaired) => ("repaired".into(), repaired, true),
         RepairOutcome::Isolated(repaired) => {
             ("repaired outside the environment, for build-image only".into(), repaired, true)
@@ -135,7 +141,7 @@ fn format_changes(changes: &[Change]) -> String {
 pub fn run_undo(arguments: &UndoArgs, common: &Common) -> Result<Outcome, Abort> {
     with_request(&CheckArgs::default(), common, |request| {
         let target = identify(request, |report: &Report| {
-            let next = "Name the pcluster that was repaired with --real.";
+            let next = "Pass --real with the path of the pcluster that was repaired.";
             Error::undo(report.reasons().join("; "), next)
         })?;
         if arguments.list {
@@ -144,7 +150,7 @@ pub fn run_undo(arguments: &UndoArgs, common: &Common) -> Result<Outcome, Abort>
         let Undone { changes, isolated } = undo(request, &target)?;
         let stdout = match common.format {
             _ if common.quiet => String::new(),
-            Format::Json => report::format_json(&as_json(&changes, "undone", isolated)),
+            Format::Json => report::format_json(&as_json(&changes, "undone", isolated, &[])),
             _ if isolated => "undone: the repair outside the environment was removed\n".into(),
             _ => format!("undone: {} restored\n", count_changes(&changes)),
         };
@@ -167,7 +173,7 @@ fn show_undoable(repairs: &[Undoable], common: &Common) -> String {
         let place = if entry.is_isolated { ", outside the environment" } else { "" };
         text + &format!("{moment}{place}: {}\n{}", count_changes(changes), format_changes(changes))
     });
-    text + "`pcluster preflight undo` undoes the first of them.\n"
+    text + "To undo the first one, run `pcluster preflight undo`.\n"
 }
 
 fn describe_in_json(Undoable { entry, changes }: &Undoable) -> serde_json::Value {

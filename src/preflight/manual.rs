@@ -198,12 +198,12 @@ The configuration file.
 .SH FILES
 .TP
 .I $XDG_CONFIG_HOME/pcluster\-shim/config.yaml
-mode, real, strict, timeout, installer, strategy, advisories. A variable beats the file, a flag beats both.
+mode, real, strict, timeout, installer, strategy, advisories. A variable overrides the file; a flag overrides both.
 `pcluster preflight config' prints it with every key.
 .TP
 .I $XDG_STATE_HOME/pcluster\-shim
-Snapshots and journals of repairs, which `pcluster preflight undo' needs; repairs that are kept beside an
-environment; deletions that were cut off. Not to be removed.
+Snapshots and journals of repairs, which `pcluster preflight undo' needs; repairs that are kept outside an
+environment; interrupted deletions. Do not remove it.
 .P
 Without these variables: ~/.config, ~/.local/state.
 .SH EXAMPLES
@@ -212,7 +212,7 @@ Without these variables: ~/.config, ~/.local/state.
 Whether a build\-image with this configuration would work, and why not.
 .TP
 .B pcluster preflight fix \-\-dry\-run
-The packages that a repair would move.
+The packages that a repair would change.
 .TP
 .B pcluster preflight fix && pcluster build\-image \-c image.yaml \-i my\-image
 Repairs, then builds.
@@ -227,5 +227,5 @@ Every environment on this machine, in seconds.
 The AMIs that broken builds left, and what they cost.
 .TP
 .B pcluster preflight install \-\-venv /opt/pcluster
-Guards that environment's own pcluster, for whatever names it by its path.
+Guards that environment's own pcluster, even when it is called by its path.
 ";

@@ -167,7 +167,7 @@ fn warn_of_untrusted(outcome: Outcome) -> Outcome {
     let Outcome::Exit { status, stdout, stderr } = outcome else { return outcome };
     let (settings, errors) = Settings::read();
     let errors = errors.into_iter().chain(read_own_advisories(&settings).1);
-    let lines = errors.filter(is_untrusted).map(|error| prefix_lines(&format!("{error}; it is not read")));
+    let lines = errors.filter(is_untrusted).map(|error| prefix_lines(&format!("{error}; it was ignored")));
     let stderr = lines.collect::<String>() + &stderr;
     Outcome::Exit { status, stdout, stderr }
 }

@@ -166,16 +166,16 @@ impl Where {
 
     /// Describes what a `build-image` from here would do, with a second line where strict adds to it.
     fn describe_consequences(&self) -> Vec<&'static str> {
-        const STRICT: &str = "build-image is stopped where a check cannot run (strict)";
+        const STRICT: &str = "build-image is stopped if a check cannot run (strict)";
         let is_unknown = matches!(self.target, Some(Err(_)));
         let consequence = match self.mode {
-            _ if self.real.is_err() => "build-image ends in an error: there is no real pcluster",
+            _ if self.real.is_err() => "build-image fails: there is no real pcluster",
             _ if self.bypassed => "build-image is not guarded: the shim is not first on PATH",
             Mode::Off => "build-image is not checked (mode off)",
             Mode::Block | Mode::Fix if is_unknown && self.strict => return vec![STRICT],
-            _ if is_unknown => "build-image goes on unchecked, with a warning",
-            Mode::Warn => "build-image only warns where its image would be lost (mode warn)",
-            Mode::Block => "build-image is stopped where its image would be lost (mode block)",
+            _ if is_unknown => "build-image continues unchecked, with a warning",
+            Mode::Warn => "build-image only warns if its image would be lost (mode warn)",
+            Mode::Block => "build-image is stopped if its image would be lost (mode block)",
             Mode::Fix => "an environment that would lose the image is repaired first (mode fix)",
         };
         let is_strict =
@@ -219,7 +219,7 @@ impl Where {
         let mut text = format!("shim     {own} ({})\n", env!("CARGO_PKG_VERSION"));
         match &self.real {
             Ok(real) => {
-                let _ = writeln!(text, "real     {} (by {})", real.path.display(), real.found_by.name());
+                let _ = writeln!(text, "real     {} (from {})", real.path.display(), real.found_by.name());
             }
             Err(_) => text += "real     none\n",
         }
@@ -231,7 +231,7 @@ impl Where {
             None => {}
         }
         if let Overlay::Bound(directory) = &self.overlay {
-            let what = "a repair kept beside the environment, in front of its packages";
+            let what = "a repair kept outside the environment; its packages come first";
             let _ = writeln!(text, "overlay  {}\n         {what}", directory.display());
         }
         let _ = writeln!(text, "guard    {}", self.describe_consequences().join("\n         "));
@@ -294,15 +294,17 @@ impl Row {
         let real = real.as_ref().ok().map(|real| real.path.as_path());
         let standing = match candidate.status {
             CandidateStatus::Usable if real == Some(&candidate.path) => "the real pcluster",
-            CandidateStatus::Usable => "not used: it comes later",
+            CandidateStatus::Usable => "not used: it comes later on PATH",
             CandidateStatus::Shim => match search.replaced_launcher_beside(&candidate.path) {
-                Some(kept) if real == Some(&kept) => "a shim in place; its launcher is the real pcluster",
-                Some(_) => "a shim in place; its launcher is not used",
+                Some(kept) if real == Some(&kept) => {
+                    "a shim installed in place; its launcher is the real pcluster"
+                }
+                Some(_) => "a shim installed in place; its launcher is not used",
                 None if search.is_self(&candidate.path) => "this shim",
                 None => "another copy of the shim",
             },
             CandidateStatus::Tried => LOOPED,
-            CandidateStatus::NotAbsolute => "not used: the entry of PATH is not absolute",
+            CandidateStatus::NotAbsolute => "not used: this PATH entry is not absolute",
         };
         Self { path: candidate.path, standing }
     }

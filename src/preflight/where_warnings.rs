@@ -22,15 +22,15 @@ pub struct Warning {
 pub(crate) fn warn_of_passed_over(paths: impl IntoIterator<Item = PathBuf>) -> impl Iterator<Item = Warning> {
     trust::passed_over(paths).into_iter().map(|(path, why)| Warning {
         id: "passed-over",
-        message: format!("{} {why}; it is not read", path.display()),
-        hint: format!("make it your own, and run `chmod go-w {}`", path.display()),
+        message: format!("{} {why}; it was ignored", path.display()),
+        hint: format!("take ownership of it and run `chmod go-w {}`", path.display()),
     })
 }
 
 pub(crate) fn warn_of_stale_overlay() -> Warning {
     Warning {
         id: "stale-overlay",
-        message: format!("The repair kept beside the environment is {}.", overlay::STALE),
+        message: format!("The repair kept outside the environment is {}.", overlay::STALE),
         hint: format!("{}.", overlay::RENEW),
     }
 }
@@ -75,7 +75,7 @@ pub(crate) fn warn_of_stale_hash(
     Some(Warning {
         id: "stale-hash",
         message: format!(
-            "This shell runs {own}, though PATH now has {} first: it has hashed the path of pcluster.",
+            "This shell runs {own}, though PATH now has {} first: it has cached the path of pcluster.",
             first.path.display()
         ),
         hint: "Run `hash -r` (in zsh `rehash`), or open a new shell.".into(),
@@ -124,8 +124,8 @@ pub(crate) fn warn_of_overwritten(
             Warning {
                 id: "overwritten",
                 message: format!(
-                    "{} was guarded in place, and has been overwritten or removed since, as pip and uv \
-                 do: build-image is not guarded there.",
+                    "{} was guarded in place, but has since been overwritten or removed, as pip and uv do: \
+                     build-image is not guarded there.",
                     place.display()
                 ),
                 hint: format!("`{script} --venv {environment}` guards it again."),
@@ -137,8 +137,8 @@ pub(crate) fn warn_of_overwritten(
 pub(crate) fn warn_of_loop(path: &Path) -> Warning {
     Warning {
         id: "looped",
-        message: format!("{} starts the shim again, and is passed over.", path.display()),
-        hint: "Take it off PATH, or name the real pcluster in PCLUSTER_SHIM_REAL.".into(),
+        message: format!("{} starts the shim again, so it is skipped.", path.display()),
+        hint: "Remove it from PATH, or set PCLUSTER_SHIM_REAL to the real pcluster.".into(),
     }
 }
 
@@ -160,6 +160,6 @@ pub(crate) fn warn_of_entries(search: &Search) -> Vec<Warning> {
 }
 
 fn warn_of_relative(what: String) -> Warning {
-    let message = what + ": a shell runs whatever program lies there. The shim does not.";
-    Warning { id: "relative-entry", message, hint: "Take it out of PATH.".into() }
+    let message = what + ": a shell runs any program that it finds there. The shim does not.";
+    Warning { id: "relative-entry", message, hint: "Remove it from PATH.".into() }
 }

@@ -30,7 +30,7 @@ pub fn compile(target: &Target, sources: &[PathBuf], limit: Duration) -> Result<
     if !target.has_bytecode() {
         return Ok(());
     }
-    let scratch = Scratch::new().map_err(|error| describe_full("make a temporary directory", &error))?;
+    let scratch = Scratch::new().map_err(|error| describe_full("create a temporary directory", &error))?;
     let script = scratch.write("compile.py", COMPILE_PY);
     let script = script.map_err(|error| describe_full("write compile.py", &error))?;
     let sentinel = sentinel();

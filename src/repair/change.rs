@@ -66,15 +66,29 @@ pub fn count_packages(count: usize) -> String {
     format!("{count} package{}", if count == 1 { "" } else { "s" })
 }
 
-/// `1 package is as it was`, `2 packages are as they were`.
+/// `1 package was restored`, `2 packages were restored`.
 pub fn describe_restored(count: usize) -> String {
-    let are = if count == 1 { "is as it was" } else { "are as they were" };
+    let are = if count == 1 { "was restored" } else { "were restored" };
     format!("{} {are}", count_packages(count))
 }
 
-/// Writes a requirements file with the exact versions, for a repair by hand.
+/// Writes a requirements file with the exact versions, for a repair by hand. Source edits are named in comments.
 pub fn requirements_file(changes: &[Change]) -> String {
-    changes.iter().fold(String::new(), |text, change| text + &format!("{}=={}\n", change.package, change.to))
+    let lines = changes.iter().flat_map(|change| match change.edits.as_slice() {
+        [] => vec![format!("{}=={}", change.package, change.to)],
+        edits => edits
+            .iter()
+            .map(|edit| {
+                format!(
+                    "# not a package: {}:{} has to be edited ({})",
+                    edit.file,
+                    edit.line,
+                    describe_edit(edit)
+                )
+            })
+            .collect(),
+    });
+    lines.fold(String::new(), |text, line| text + &line + "\n")
 }
 
 /// What an edit does: the values between the first quotes, or the lines that come before a text.

@@ -91,12 +91,16 @@ fn plan_files(repair: &Repair, staged: &Staged) -> Result<FilePlan, Error> {
         return Err(not_in_place(format!("{package} is installed twice: {} is there too", other.display())));
     }
     if let Some(path) = find_outside(&plan.prefixes(), plan.paths()) {
-        return Err(not_in_place(format!("a link leads from {} to another place", path.display())));
+        return Err(not_in_place(format!(
+            "{} leads out of the environment through a symbolic link",
+            path.display()
+        )));
     }
     match plan.find_conflict() {
-        Some(path) => {
-            Err(not_in_place(format!("{} is in the way, and no package that moves owns it", path.display())))
-        }
+        Some(path) => Err(not_in_place(format!(
+            "{} is in the way, and belongs to none of the packages to replace",
+            path.display()
+        ))),
         None => Ok(plan),
     }
 }
@@ -121,34 +125,34 @@ fn verify_and_sync(
 }
 
 /// Advice where another installer was at work.
-const WAIT: &str = "Wait until the other installer has ended, then run it again.";
+const WAIT: &str = "Wait for the other installer to finish, then try again.";
 
 fn describe_changed_environment() -> Error {
-    let message = "another installer has changed the environment meanwhile".into();
-    Error::repair(message, &format!("The repair has changed nothing. {WAIT}"))
+    let message = "another installer changed the environment in the meantime".into();
+    Error::repair(message, &format!("The repair changed nothing. {WAIT}"))
 }
 
 fn describe_changed_package(package: &str) -> Error {
-    let message = format!("another installer has changed {package} meanwhile");
-    Error::repair(message, &format!("The environment was put back as it was. {WAIT}"))
+    let message = format!("another installer changed {package} in the meantime");
+    Error::repair(message, &format!("The environment was restored. {WAIT}"))
 }
 
 /// Names what the rollback has left as others have written it.
 fn describe_meanwhile(left: &Left) -> Error {
     let message = match left.packages.as_slice() {
-        [] => format!("another program has changed {} meanwhile", list_files(&left.files)),
-        packages => format!("another installer has changed {} meanwhile", packages.join(", ")),
+        [] => format!("another program changed {} in the meantime", list_files(&left.files)),
+        packages => format!("another installer changed {} in the meantime", packages.join(", ")),
     };
-    let next = format!("The environment was put back as it was{}. {WAIT}", describe_left(left));
+    let next = format!("The environment was restored{}. {WAIT}", describe_left(left));
     Error::repair(message, &next)
 }
 
 fn describe_failed_exchange(message: String) -> Abort {
-    let next = "The environment is as it was. Correct that, then run it again.";
+    let next = "The environment is unchanged. Fix that, then try again.";
     Error::repair(message, next).into()
 }
 
 fn describe_failed_write(message: String) -> Abort {
-    let next = format!("The environment was put back as it was. {FREE_SPACE}");
+    let next = format!("The environment was restored. {FREE_SPACE}");
     Error::repair(message, &next).into()
 }

@@ -69,7 +69,7 @@ impl FilePlan {
             }
             let staged = installed_path(overlay, &name).ok_or_else(|| {
                 let (package, version) = (&new.name, &new.version);
-                format!("{package} {version} brings {name}, which lies outside {}", places.prefix().display())
+                format!("{package} {version} contains {name}, which is outside {}", places.prefix().display())
             })?;
             let (base, line) = if places.is_of_prefix(&name) {
                 (places.prefix(), places.lead_to_prefix(line))

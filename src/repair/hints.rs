@@ -2,15 +2,15 @@
 
 /// Advice where a directory cannot be written and the environment is unchanged.
 pub const UNCHANGED_FREE_SPACE: &str =
-    "Nothing was changed. Free some space, or set TMPDIR and XDG_STATE_HOME to a place that has some.";
+    "Nothing was changed. Free some space, or set TMPDIR and XDG_STATE_HOME to a place with enough.";
 
 /// Advice where a directory cannot be written, behind a sentence on the state of the environment.
-pub const FREE_SPACE: &str = "Free some space, or set TMPDIR and XDG_STATE_HOME to a place that has some.";
+pub const FREE_SPACE: &str = "Free some space, or set TMPDIR and XDG_STATE_HOME to a place with enough.";
 
 /// Advice where the state directory cannot be written.
-pub const SET_STATE_HOME: &str = "Set XDG_STATE_HOME to a directory that can be written.";
+pub const SET_STATE_HOME: &str = "Set XDG_STATE_HOME to a writable directory.";
 
 /// Advice where the environment itself cannot be changed. `command` is `fix` with the ids of findings.
 pub fn keep_beside(command: &str) -> String {
-    format!("Run `pcluster preflight {command} --isolated`: it keeps the repair beside the environment.")
+    format!("Run `pcluster preflight {command} --isolated`, which keeps the repair outside the environment.")
 }

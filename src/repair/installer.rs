@@ -63,8 +63,7 @@ impl<'a> Installer<'a> {
         let with = |program: Program| Self { program, target, timeout, cache: None };
         let uv = executables::find("uv", Some(target.path())).filter(|_| target.interpreter.is_at_least(8));
         if choice == InstallerChoice::Uv {
-            let missing =
-                || Error::repair("there is no uv on PATH".into(), "Install uv, or use --installer pip.");
+            let missing = || Error::repair("uv is not on PATH".into(), "Install uv, or use --installer pip.");
             return uv.map(Program::Uv).map(with).ok_or_else(|| missing().into());
         }
         if let Some(uv) = uv.filter(|_| choice == InstallerChoice::Auto) {
@@ -76,11 +75,10 @@ impl<'a> Installer<'a> {
         if let Some(wheel) = find_bundled_pip(target, timeout)? {
             return Ok(with(Program::BundledPip(wheel)));
         }
-        let no_uv = if choice == InstallerChoice::Auto { "there is no uv on PATH, and " } else { "" };
-        let message = format!("{no_uv}neither the environment nor its Python has a pip");
+        let no_uv = if choice == InstallerChoice::Auto { "uv is not on PATH, and " } else { "" };
+        let message = format!("{no_uv}neither the environment nor its Python has pip");
         // Debian and Ubuntu have ensurepip in a package of its own.
-        let next =
-            "Install uv, or what brings ensurepip (`apt-get install python3-venv` on Debian and Ubuntu).";
+        let next = "Install uv, or ensurepip (`apt-get install python3-venv` on Debian and Ubuntu).";
         Err(Error::repair(message, next).into())
     }
 
@@ -98,14 +96,15 @@ impl<'a> Installer<'a> {
 
     fn fetch_uv(&self, directory: &Path) -> Result<PathBuf, Abort> {
         let no_uv = |message: String| {
-            let next = "Nothing was changed. Install uv, or make an environment anew with a newer Python.";
+            let next = "Nothing was changed. Install uv, or create a new environment with a newer Python.";
             Error::repair(message, next)
         };
         if !self.target.interpreter.is_at_least(8) {
             let version = &self.target.interpreter.version;
-            return Err(
-                no_uv(format!("only uv takes the packages of a date, and not for Python {version}")).into()
-            );
+            return Err(no_uv(format!(
+                "only uv can find the packages of a past date, and it does not support Python {version}"
+            ))
+            .into());
         }
         let scratch = make_scratch()?;
         let options = ["install", "--no-input", "--disable-pip-version-check", "--only-binary", ":all:"];
@@ -121,7 +120,7 @@ impl<'a> Installer<'a> {
         if is_unreachable(&output) {
             return Err(describe_unreachable(&output).into());
         }
-        let message = "only uv takes the packages of a date; pip could not fetch it";
+        let message = "only uv can find the packages of a past date, and pip could not fetch it";
         Err(no_uv(format!("{message}\n{}", quote_last_lines(&output))).into())
     }
 
@@ -190,8 +189,8 @@ impl<'a> Installer<'a> {
         };
         let finished = self.run(arguments, self.timeout, &scratch)?;
         if finished.status.code().is_none() {
-            let message = format!("{}'s check was ended by a signal", self.name());
-            return Err(Error::repair(message, "Nothing was changed; run it again.").into());
+            let message = format!("{}'s check was killed by a signal", self.name());
+            return Err(Error::repair(message, "Nothing was changed. Try again.").into());
         }
         let output = format!("{}{}", decode(&finished.stdout), decode(&finished.stderr));
         // uv: "The package `x` requires `y`, but `z` is installed"; pip: "x 1 requires y, which is
@@ -240,7 +239,7 @@ impl<'a> Installer<'a> {
         let child = Child { program, arguments, environment, limit, max_output: MAX_INSTALLER_OUTPUT };
         child.run(scratch).map_err(|error| match error {
             ChildError::Interrupted(signal) => Abort::Interrupted(signal),
-            other => Error::repair(other.to_string(), "Nothing was changed; run it again.").into(),
+            other => Error::repair(other.to_string(), "Nothing was changed. Try again.").into(),
         })
     }
 }
@@ -273,8 +272,9 @@ fn find_bundled_pip(target: &Target, timeout: Duration) -> Result<Option<PathBuf
 
 /// A private directory for one step.
 pub fn make_scratch() -> Result<Scratch, Error> {
-    Scratch::new()
-        .map_err(|error| Error::repair(format!("no temporary directory: {error}"), UNCHANGED_FREE_SPACE))
+    Scratch::new().map_err(|error| {
+        Error::repair(format!("cannot create a temporary directory: {error}"), UNCHANGED_FREE_SPACE)
+    })
 }
 
 /// Writes a file of requirements, one a line.
@@ -327,8 +327,9 @@ fn is_unreachable(output: &str) -> bool {
 fn describe_unreachable(output: &str) -> Error {
     let line = output.lines().find(|line| UNREACHABLE.iter().any(|sign| line.contains(sign)));
     let line: String = line.unwrap_or_default().trim().chars().take(MAX_REASON).collect();
-    let next = "Nothing was changed. Check the network, the proxy, and the index that pip or uv is set to. Where the \
-                index can be reached, `pcluster preflight fix --print-requirements` prints what to install.";
+    let next = "Nothing was changed. Check the network, the proxy, and the index that pip or uv uses. On a \
+                machine that reaches the index, `pcluster preflight fix --print-requirements` prints what \
+                to install.";
     Error::repair(format!("the package index cannot be reached: {line}"), next)
 }
 
@@ -341,7 +342,7 @@ fn decode(bytes: &[u8]) -> String {
 
 fn describe_end(finished: &Finished) -> String {
     match finished.status.code() {
-        Some(code) => format!("ended with status {code}"),
+        Some(code) => format!("exited with status {code}"),
         None => "was killed by a signal".into(),
     }
 }

@@ -140,7 +140,7 @@ impl Journal {
             .or_else(|| sites.find(|site| !self.all_sites().contains(site)).map(PathBuf::as_path));
         match outside {
             Some(path) => {
-                Err(format!("it names {}, which lies outside {}", path.display(), prefix_of(site).display()))
+                Err(format!("it names {}, which is outside {}", path.display(), prefix_of(site).display()))
             }
             None => Ok(()),
         }
@@ -153,7 +153,7 @@ impl Journal {
             let copy = snapshot.join(&saved.copy);
             let why = match saved.is_at(&copy) {
                 Ok(true) => return None,
-                Ok(false) => "is not what was saved".to_owned(),
+                Ok(false) => "has changed since it was saved".to_owned(),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => "is gone".into(),
                 Err(error) => format!("cannot be read ({error})"),
             };

@@ -2,20 +2,20 @@
 //!
 //! A repair has five steps, a module each:
 //!
-//! 1. [`plan`] finds the packages that have to move, by the findings of a check; where they name none, or
-//!    their moves do not do, [`release`] finds them, by the day of the release and a search ([`culprit`]).
+//! 1. [`plan`] finds the packages that have to move, by the findings of a check. If they name none, or
+//!    their moves do not help, [`release`] finds them, by the release date and a search ([`culprit`]).
 //! 2. [`stage`] resolves them with uv or pip, and installs them into a directory of their own.
-//! 3. [`prove`] makes the check with the staged packages in front of the environment's.
-//! 4. [`commit`] exchanges the files of the installed packages for the staged ones, in a
+//! 3. [`prove`] runs the check with the staged packages ahead of the environment's own.
+//! 4. [`commit`] replaces the files of the installed packages with the staged ones, in a
 //!    [`transaction`]: a snapshot of the old files and a journal are written first.
-//! 5. [`verify`] checks the environment itself. The transaction is then closed, or, where anything has
+//! 5. [`verify`] checks the environment itself. The transaction is then closed, or, if anything has
 //!    failed, rolled back ([`rollback`]).
 //!
-//! Source edits ([`source_edits`]) are made in a copy of aws-parallelcluster among the staged packages, by the third
-//! step: it is the first that builds a template, which may show that they are needed.
+//! The third step makes source edits ([`source_edits`]) in a copy of aws-parallelcluster among the staged packages: it
+//! is the first step that builds a template, and only the template may show that they are needed.
 //!
-//! Only the fourth step changes the environment. A repair that is killed in it is rolled back by the
-//! next call, which finds the journal ([`state`]). A repair beside the environment ends with the third
+//! Only the fourth step changes the environment. A repair that is killed during it is rolled back by the
+//! next call, which finds the journal ([`state`]). A repair outside the environment ends with the third
 //! step: its staged packages are kept as an [`overlay`].
 //!
 //! An undo rolls the last transaction back, or removes the overlay. The callers decide whether to
@@ -23,22 +23,22 @@
 //!
 //! The others:
 //!
-//! - `bytecode`: bytecode: compiled for staged packages, removed where it is damaged
+//! - `bytecode`: compiling bytecode for staged packages, and removing damaged bytecode
 //! - `change`: staged packages × installed ones → changes
 //! - `context`: the values that the steps of one repair share
 //! - `failpoint`: failures that tests inject at named steps
-//! - `file_access`: owner, group and mode of what a repair places
+//! - `file_access`: owner, group and mode of the files that a repair places
 //! - `file_digest`: size and SHA-256 of a file
-//! - `file_operations`: to remove, write and link files
+//! - `file_operations`: removing, writing and linking files
 //! - `file_plan`: the files that an exchange removes and adds
 //! - `history`: the repairs that can be undone, newest first
 //! - `hints`: advice that several steps give
 //! - `installer`: uv and pip, which resolve and fetch
 //! - `journal`: the record of an exchange, written before its first change
-//! - `lock`: locks of flock(2), uv's among them
+//! - `lock`: flock(2) locks, including uv's
 //! - `locked_environment`: the environment of a check, locked against repairs
 //! - `ownership`: the owner of a directory of packages
-//! - `pip_settings`: the settings of installers: handed to uv, or overridden
+//! - `pip_settings`: the settings of pip, passed on to uv or overridden
 //! - `refusals`: the directories and packages that a repair in place refuses
 //! - `requirement`: lines of Requires-Dist
 //! - `token`: the file that binds journals to their environment
@@ -111,10 +111,11 @@ use crate::text::printable::lossy;
 /// The result of a repair.
 #[derive(Debug)]
 pub enum RepairOutcome {
-    NothingToDo,
-    /// These files of damaged bytecode were removed, and that was all there was to do.
+    /// These warnings are left, which no repair fits.
+    NothingToDo(Vec<String>),
+    /// Only these files of damaged bytecode had to be removed.
     Recompiled(Vec<PathBuf>),
-    /// This file of damaged bytecode would be removed, first of all.
+    /// This file of damaged bytecode would be removed first.
     Damaged(PathBuf),
     /// The changes that a repair would make.
     Proven(Repaired),
@@ -124,17 +125,17 @@ pub enum RepairOutcome {
     Isolated(Repaired),
 }
 
-/// What a repair changes, and the warnings that it leaves.
+/// What a repair changes, and the warnings that remain after it.
 #[derive(Debug)]
 pub struct Repaired {
     pub changes: Vec<Change>,
     pub left: Vec<String>,
 }
 
-/// Repairs the environment of a target, or with `dry_run` proves that it could be.
+/// Repairs the environment of a target, or with `dry_run` proves that it can be repaired.
 ///
 /// # Errors
-/// Returns an error if a step fails, or a signal came. The environment is then as it was.
+/// Returns an error if a step fails, or a signal arrives. The environment is then unchanged.
 pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<RepairOutcome, Abort> {
     if options.changes_environment() {
         refuse_another_users(find_site(target).as_deref(), &options.command(), &request.real.path)?;
@@ -162,7 +163,7 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
     }
     let goal = match choose_goal(request, &before, &options) {
         Ok(Some(goal)) => goal,
-        Ok(None) if recompiled.is_empty() => return Ok(RepairOutcome::NothingToDo),
+        Ok(None) if recompiled.is_empty() => return Ok(RepairOutcome::NothingToDo(Vec::new())),
         Ok(None) => return Ok(RepairOutcome::Recompiled(recompiled)),
         Err(Refusal::Bytecode(file)) if options.dry_run => return Ok(RepairOutcome::Damaged(file.into())),
         Err(refusal) => return Err(describe_refusal(refusal, &before, &options).into()),
@@ -176,9 +177,9 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
         Some(ahead) if ahead.is_for(&repair.goal) => ahead.staged?,
         _ => stage_proven(repair)?,
     };
-    // The only edit is one that does not fit, and was reported.
+    // The only edit does not apply here, which was reported.
     if staged.changes.is_empty() {
-        return Ok(RepairOutcome::NothingToDo);
+        return Ok(RepairOutcome::NothingToDo(staged.left));
     }
     let left = staged.left.clone();
     if repair.options.dry_run {
@@ -186,7 +187,7 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
     }
     if history::list(state.directory()).len() >= MAX_UNDO {
         request.progress.write(&format!(
-            "only the last {MAX_UNDO} repairs can be undone: after this one, the oldest of them no longer can"
+            "only the last {MAX_UNDO} repairs can be undone; after this one, the oldest can no longer be undone"
         ));
     }
     if repair.options.isolated {
@@ -202,7 +203,7 @@ fn choose_goal<'a>(
     before: &'a Report,
     options: &'a Options,
 ) -> Result<Option<Goal>, Refusal<'a>> {
-    // A finding that is gone is not an error: the same command may run again.
+    // A finding that no longer exists is not an error: the same command may run twice.
     let is_edit = |id: &str| edits::is_known(id);
     let is_known = |id: &str| is_edit(id) || request.advisories.iter().any(|advisory| advisory.id == id);
     plan::choose_goal(before, &options.ids, is_known)
@@ -250,14 +251,15 @@ fn describe_unrepairable(findings: &[&Finding]) -> Error {
 
 fn describe_blocked(report: &Report, options: &Options) -> Error {
     let reasons = report.reasons();
-    let message = format!("something else blocks: {}", reasons.first().map_or("", String::as_str));
+    let message =
+        format!("another problem has to be fixed first: {}", reasons.first().map_or("", String::as_str));
     let next =
         format!("Nothing was changed. Run `pcluster preflight fix` first, then `{}`.", options.command());
     Error::repair(message, &next)
 }
 
-/// What the advisories ask for, staged and proven while the check is still being made, which mostly confirms them: it
-/// takes a third of the time of a repair.
+/// What the advisories ask for, staged and proven while the check is still running. The check usually confirms them,
+/// and this saves a third of the time of a repair.
 struct Ahead {
     goal: Goal,
     staged: Result<Staged, Abort>,
@@ -270,7 +272,7 @@ impl Ahead {
     }
 }
 
-/// `None` if there is nothing to do ahead, or the way is a longer one.
+/// `None` if nothing can be done ahead of the check.
 fn stage_ahead(
     request: &CheckRequest,
     target: &Target,
@@ -315,7 +317,7 @@ fn stage_goal(repair: &Repair) -> Result<Staging, Abort> {
 }
 
 /// Stages what is proven to make the environment ready: the moves that the findings name and the source edits, or if
-/// those moves do not help, the packages of the release's day.
+/// those moves do not help, the packages available when that release came out.
 fn stage_proven(repair: &Repair) -> Result<Staged, Abort> {
     let goal = &repair.goal;
     let needs_release = goal.restores_release && goal.reasons.is_empty();
@@ -343,6 +345,6 @@ fn stage_proven(repair: &Repair) -> Result<Staged, Abort> {
 }
 
 /// A repair or an undo under `--format json`.
-pub fn as_json(changes: &[Change], status: &str, isolated: bool) -> serde_json::Value {
-    json!({"schemaVersion": 1, "status": status, "isolated": isolated, "changes": changes})
+pub fn as_json(changes: &[Change], status: &str, isolated: bool, left: &[String]) -> serde_json::Value {
+    json!({"schemaVersion": 1, "status": status, "isolated": isolated, "changes": changes, "left": left})
 }

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::environment::packages::read_installed;
+use crate::environment::record::{is_bytecode, recorded_paths};
 use crate::environment::target::Target;
 use crate::error::Error;
 use crate::model::distribution::Packages;
 use crate::repair::change::Change;
-use crate::repair::file_digest::sha256_of_bytes;
+use crate::repair::file_digest::{sha256_of, sha256_of_bytes};
 use crate::repair::hints::SET_STATE_HOME;
 use crate::repair::history::{self, Entry, ISOLATED_PREFIX};
 use crate::repair::state::{RepairState, make_id};
@@ -19,11 +20,11 @@ use crate::system::disk::{self, Durability};
 use crate::system::{files, trust};
 
 /// The status of an overlay that is not used.
-pub const STALE: &str = "stale, and not used: the environment has changed";
+pub const STALE: &str = "stale and not used: the environment has changed";
 
 /// Advice where an overlay is stale.
-pub const RENEW: &str = "repeat the `pcluster preflight fix ... --isolated` that made it, or remove it by \
-                         `pcluster preflight undo`";
+pub const RENEW: &str = "repeat the `pcluster preflight fix ... --isolated` that made it, or remove it \
+                         with `pcluster preflight undo`";
 
 /// Whether an environment has an overlay.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +69,7 @@ pub fn read_overlay(state: &RepairState, target: &Target) -> Overlay {
     let Some(record) = newest.as_ref().and_then(read_record) else { return Overlay::None };
     let directory = newest.map(|entry| directory_of(state, &entry.id)).unwrap_or_default();
     let packages = read_installed(&target.interpreter.sys_path);
-    if record.environment == environment_key(target, &packages) && directory.is_dir() {
+    if record.environment == environment_key(target, &packages, &record.changes) && directory.is_dir() {
         Overlay::Bound(directory)
     } else {
         Overlay::Stale
@@ -84,8 +85,8 @@ pub fn keep_overlay(
     changes: &[Change],
 ) -> Result<(), Error> {
     let failed = |error: io::Error| Error::repair(error.to_string(), SET_STATE_HOME);
-    let environment = environment_key(target, packages);
-    remove_stale(state, &environment);
+    let environment = environment_key(target, packages, changes);
+    remove_stale(state, target, packages);
     let id = make_id();
     fs::rename(staged.keep(), directory_of(state, &id)).map_err(failed)?;
     let record = OverlayRecord { environment, changes: changes.to_vec() };
@@ -98,10 +99,12 @@ pub fn keep_overlay(
 }
 
 /// Removes the overlays of an environment that has changed since: they will not be used again.
-fn remove_stale(state: &RepairState, environment: &str) {
+fn remove_stale(state: &RepairState, target: &Target, packages: &Packages) {
     let isolated = history::list(state.directory()).into_iter().filter(|entry| entry.is_isolated);
     for entry in isolated {
-        if read_record(&entry).is_none_or(|record| record.environment != environment) {
+        let is_bound =
+            |record: OverlayRecord| record.environment == environment_key(target, packages, &record.changes);
+        if !read_record(&entry).is_some_and(is_bound) {
             remove_overlay(state, &entry);
         }
     }
@@ -129,11 +132,18 @@ fn directory_of(state: &RepairState, id: &str) -> PathBuf {
     state.directory().join(format!("{ISOLATED_PREFIX}{id}"))
 }
 
-/// A digest of the versions of Python and of the packages. What else may have changed, the check with the overlay in
-/// front finds out.
-fn environment_key(target: &Target, packages: &Packages) -> String {
+/// A digest of the versions of Python and of the packages, and of the files of those that the overlay has with another
+/// content but the same version: it hides what changes in them.
+fn environment_key(target: &Target, packages: &Packages, changes: &[Change]) -> String {
     let python = [("python".to_owned(), target.interpreter.version.clone())];
     let lines = python.into_iter().chain(packages.versions());
-    let lines: Vec<String> = lines.map(|(name, version)| format!("{name}=={version}")).collect();
+    let mut lines: Vec<String> = lines.map(|(name, version)| format!("{name}=={version}")).collect();
+    let edited = changes.iter().filter(|change| !change.edits.is_empty());
+    for distribution in edited.filter_map(|change| packages.get(&change.package)) {
+        let site = distribution.metadata.parent().unwrap_or(&distribution.metadata);
+        let files = recorded_paths(site, &distribution.metadata).unwrap_or_default();
+        let sources = files.iter().filter(|file| !is_bytecode(file));
+        lines.extend(sources.map(|file| sha256_of(file).unwrap_or_default()));
+    }
     sha256_of_bytes(lines.join("\n").as_bytes())
 }

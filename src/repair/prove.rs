@@ -103,14 +103,14 @@ pub fn describe_unproven(repair: &Repair, staged: &Staged, report: &Report) -> E
     let tried = change::summary(&staged.changes).into_iter().map(|(name, step, _)| format!("{name} {step}"));
     let tried = tried.collect::<Vec<_>>().join(", ");
     let message = if tried.is_empty() {
-        format!("{} brought no other packages", repair.installer.name())
+        format!("{} found no other versions", repair.installer.name())
     } else {
         format!(
             "the fix would not help: with {tried} the check still fails: {}",
             join_first(collect_unmet(repair, &staged.edits, report))
         )
     };
-    Error::repair(message, "Nothing was changed. Try another --strategy, or report it.")
+    Error::repair(message, "Nothing was changed. Try another --strategy, or report this.")
 }
 
 /// Puts the staged packages in front of the target's. For a repair beside the environment, by PYTHONPATH,
@@ -128,8 +128,8 @@ fn put_in_front(repair: &Repair, overlay: &Path) -> Result<Target, Abort> {
         return Ok(target);
     }
     let (message, next) = if overlay.as_os_str().as_encoded_bytes().contains(&b':') {
-        let message = format!("PYTHONPATH cannot hold {}, which has a colon", overlay.display());
-        (message, "Nothing was changed. Set XDG_STATE_HOME to a directory without one.")
+        let message = format!("PYTHONPATH cannot contain {}, which has a colon", overlay.display());
+        (message, "Nothing was changed. Set XDG_STATE_HOME to a directory without a colon.")
     } else {
         let message = "its launcher or its interpreter ignores PYTHONPATH".to_owned();
         (message, "Repair a virtual environment instead.")

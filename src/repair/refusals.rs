@@ -35,17 +35,17 @@ pub fn refuse_early(repair: &Repair) -> Result<(), Error> {
 /// directories of packages, `all` those in which files change.
 pub fn refuse_directories(repair: &Repair, sites: &[PathBuf], all: &BTreeSet<PathBuf>) -> Result<(), Error> {
     if let Some(site) = sites.iter().find(|site| is_in_cache_of_uv(site)) {
-        let why = format!("{} is in uv's cache, from which uvx takes it for everybody", site.display());
+        let why = format!("{} is in uv's cache, which all uvx calls share", site.display());
         let version = repair.packages.get(PCLUSTER).map(|pcluster| pcluster.version.as_str());
         let next = format!(
-            "`pcluster preflight constraints {}` prints what `uvx --constraints FILE` needs to start.",
+            "`pcluster preflight constraints {}` prints a file for `uvx --constraints FILE`.",
             version.unwrap_or_default()
         );
         return Err(Error::NotInPlace { why, next });
     }
     let marked = |site: &PathBuf| Some((site.clone(), find_marker(site, &repair.target.interpreter)?));
     if let Some((site, marker)) = sites.iter().find_map(marked) {
-        let why = format!("{} belongs to the system ({} says so)", site.display(), marker.display());
+        let why = format!("{} is managed by the system (see {})", site.display(), marker.display());
         return Err(Error::NotInPlace { why, next: keep_beside(&repair.options.command()) });
     }
     let every = sites.iter().chain(all).map(PathBuf::as_path);
@@ -67,7 +67,8 @@ pub fn refuse_managed_packages(repair: &Repair, changes: &[Change]) -> Result<()
     };
     let by_conda = filtered(is_installed_by_conda);
     if by_conda.iter().any(|change| !change.edits.is_empty()) {
-        let why = format!("{PCLUSTER} was installed by conda, which knows its files by their digests");
+        let why =
+            format!("{PCLUSTER} was installed by conda, which checks its files against recorded digests");
         return Err(Error::NotInPlace { why, next: keep_beside(&repair.options.command()) });
     }
     if !by_conda.is_empty() {
@@ -85,7 +86,7 @@ fn refuse_conda_packages(repair: &Repair, changes: &[&Change]) -> Error {
     let specs = changes.iter().map(|change| format!("'{}={}'", name(&change.package), change.to));
     let specs = specs.collect::<Vec<_>>().join(" ");
     let prefix = repair.target.interpreter.prefix.display();
-    let why = "its packages were installed by conda, which would not know of changes by pip";
+    let why = "its packages were installed by conda, which would not notice changes made by pip";
     let next = format!("Run `conda install --prefix {prefix} {specs}`.");
     Error::NotInPlace { why: why.into(), next }
 }
@@ -94,10 +95,13 @@ fn refuse_spack_packages(repair: &Repair, changes: &[&Change], prefix: &Path) ->
     // The packages of Python are called py-NAME in Spack.
     let specs = changes.iter().map(|change| format!(" ^py-{}@{}", change.package, change.to));
     let version = repair.packages.get(PCLUSTER).map(|pcluster| format!("@{}", pcluster.version));
-    let why = format!("{} was installed by Spack, which knows its files by their digests", prefix.display());
+    let why = format!(
+        "{} was installed by Spack, which checks its files against recorded digests",
+        prefix.display()
+    );
     let next = format!(
         "Run `spack install {PCLUSTER}{}{}`, or `pcluster preflight {} --isolated`, which keeps the repair \
-         beside it.",
+         outside it.",
         version.unwrap_or_default(),
         specs.collect::<String>(),
         repair.options.command()

@@ -33,8 +33,8 @@ use crate::text::package_name::PCLUSTER;
 const MAX_SEARCH: Duration = Duration::from_secs(180);
 
 /// Advice where the packages of that day do not do.
-const ANEW: &str = "Nothing was changed. Make an environment anew: `pcluster preflight constraints` prints what it \
-                    needs.";
+const ANEW: &str =
+    "Nothing was changed. Create a new environment: `pcluster preflight constraints` prints what it needs.";
 
 /// Packages that move together: those of CDK pin one another.
 #[derive(Debug)]
@@ -144,7 +144,7 @@ fn fetch_dated_packages(repair: &Repair) -> Result<DatedPackages, Abort> {
     let root = create_overlay(repair)?;
     let directory = |name: &str| {
         let path = root.path().join(name);
-        let made = fs::create_dir(&path).map_err(describe("cannot make", &path));
+        let made = fs::create_dir(&path).map_err(describe("cannot create", &path));
         made.map(|()| path).map_err(|message| Error::repair(message, UNCHANGED_FREE_SPACE))
     };
     let installer = repair.installer.limiting_dates(&directory("uv")?)?;
@@ -180,8 +180,8 @@ fn find_moment(repair: &Repair, installer: &Installer) -> Result<String, Abort> 
     let shipped = read_dates().find(|(release, _)| *release == version).map(|(_, moment)| moment.to_owned());
     let told = installer.find_upload_time(&format!("{PCLUSTER}=={version}"))?;
     told.or(shipped).ok_or_else(|| {
-        let message = format!("the day on which {PCLUSTER} {version} came out is not known");
-        let next = "Nothing was changed. Update pcluster-shim, or use an index that tells upload times.";
+        let message = format!("the release date of {PCLUSTER} {version} is not known");
+        let next = "Nothing was changed. Update pcluster-shim, or use an index that reports upload times.";
         Error::repair(message, next).into()
     })
 }
@@ -194,7 +194,7 @@ fn install_dated(
     directory: &Path,
 ) -> Result<(), Abort> {
     let progress = repair.request.progress;
-    let step = progress.step(&format!("fetching the packages of {}", day(moment)));
+    let step = progress.step(&format!("fetching the packages available on {}", day(moment)));
     let requires = repair.packages.get(PCLUSTER).map(|pcluster| pcluster.requires.as_slice());
     let requirements = requires.unwrap_or_default().iter().filter(|line| is_requirement(line));
     let request = InstallRequest {
@@ -211,7 +211,8 @@ fn install_dated(
         }
         InstallOutcome::Failed { message, output } => {
             let python = &repair.target.interpreter.version;
-            let what = format!("the packages of {} cannot be installed for Python {python}", day(moment));
+            let what =
+                format!("the packages available on {} cannot be installed for Python {python}", day(moment));
             let message = format!("{what}: {message}\n{}", quote_last_lines(&output));
             let is_for_another_python = UNSOLVABLE
                 .iter()
@@ -220,7 +221,7 @@ fn install_dated(
             let next = if is_for_another_python {
                 ANEW
             } else {
-                "Nothing was changed. Correct what the installer names, then run it again."
+                "Nothing was changed. Fix what the installer reports, then try again."
             };
             Err(Error::repair(message.trim_end().to_owned(), next).into())
         }
@@ -241,14 +242,15 @@ fn move_files(staged: &Packages, package: &str, from: &Path, to: &Path) -> Resul
         let Ok(name) = file.strip_prefix(from) else { continue };
         let path = to.join(name);
         let parent = path.parent().unwrap_or(to);
-        fs::create_dir_all(parent).map_err(describe("cannot make", parent))?;
+        fs::create_dir_all(parent).map_err(describe("cannot create", parent))?;
         fs::rename(file, &path).map_err(describe("cannot write", &path))?;
     }
     Ok(())
 }
 
 fn describe_useless(dated: &DatedPackages) -> Error {
-    let message = format!("pcluster does not start with the packages of {} either", day(&dated.moment));
+    let message =
+        format!("pcluster does not start with the packages available on {} either", day(&dated.moment));
     Error::repair(message, ANEW)
 }
 

@@ -30,8 +30,8 @@ impl From<RollbackError> for Error {
         match error {
             RollbackError::CopiesMissing { journal, failures } => {
                 let next = format!(
-                    "Nothing was changed. Restore that copy from a backup; without one make the environment \
-                     anew and remove {}.",
+                    "Nothing was changed. Restore that copy from a backup. If you have none, create a new \
+                     environment and remove {}.",
                     journal.display()
                 );
                 Self::repair(summarize_failures(&failures), &next)
@@ -163,7 +163,7 @@ fn put_files_back(snapshot: &Path, old: &[&SavedFile]) -> Vec<String> {
             result = put();
         }
         if let Err(error) = result {
-            failures.push(describe("cannot put back", &saved.path)(error));
+            failures.push(describe("cannot restore", &saved.path)(error));
         }
     }
     failures

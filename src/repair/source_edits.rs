@@ -121,7 +121,7 @@ fn write_like(like: &Path, path: &Path, text: &str) -> Result<(), Error> {
 
 fn make_directory_of(path: &Path) -> Result<(), Error> {
     let directory = path.parent().unwrap_or(path);
-    fs::create_dir_all(directory).map_err(|error| fail(describe("cannot make", directory)(error)))
+    fs::create_dir_all(directory).map_err(|error| fail(describe("cannot create", directory)(error)))
 }
 
 fn refuse(message: String) -> Error {

@@ -48,7 +48,9 @@ impl Staged {
                     self.edits = ids;
                 }
                 Err(error) if *is_required => return Err(error),
-                Err(error) => repair.request.progress.write(&format!("{id} is left: {}", error.to_line())),
+                Err(error) => {
+                    repair.request.progress.write(&format!("{id} was not fixed: {}", error.to_line()));
+                }
             }
         }
         self.packages = read_installed(&[self.overlay.path().to_owned()]);
@@ -73,8 +75,8 @@ pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Staging, Abort> {
     let (mut failure, mut is_unsolvable) = (String::new(), false);
     for pinned in [Pinned::All, Pinned::AllButDependencies, Pinned::AllButDependenciesAndTheirs] {
         let Some(request) = plan::plan_install(installed, reasons, repair.options.strategy, pinned) else {
-            let next = "Report it: the advisory names no installed package.";
-            let message = "there is nothing that could be moved".into();
+            let next = "Report this: the advisory names no installed package.";
+            let message = "no installed package matches this fix".into();
             return Err(Error::repair(message, next).into());
         };
         let overlay = create_overlay(repair)?;
@@ -93,7 +95,7 @@ pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Staging, Abort> {
             }
         }
     }
-    let next = "Nothing was changed. Correct what the installer names, then run it again.";
+    let next = "Nothing was changed. Fix what the installer reports, then try again.";
     let error = Error::repair(failure.trim_end().to_owned(), next);
     if is_unsolvable { Ok(Staging::Unsolvable(error)) } else { Err(error.into()) }
 }
@@ -104,7 +106,7 @@ pub fn create_overlay(repair: &Repair) -> Result<tempfile::TempDir, Error> {
     let created = failpoint::reach("stage")
         .and_then(|()| tempfile::Builder::new().prefix(OVERLAY_PREFIX).tempdir_in(directory));
     created.map_err(|error| {
-        let message = format!("cannot make a directory in {}: {error}", directory.display());
+        let message = format!("cannot create a directory in {}: {error}", directory.display());
         Error::repair(message, UNCHANGED_FREE_SPACE)
     })
 }

@@ -38,14 +38,14 @@ impl RepairState {
     pub fn create(target: &Target) -> Result<Self, Error> {
         let Some(site) = find_site(target) else {
             let message = format!("{} has no {PCLUSTER}", target.interpreter.executable.display());
-            let next = "Name the pcluster to be repaired with --real.";
+            let next = "Pass --real with the path of the pcluster to repair.";
             return Err(Error::repair(message, next));
         };
         let no_state = |message: String| Error::repair(message, SET_STATE_HOME);
         let state = Self::at(site).ok_or_else(|| no_state(dirs::why_no_state()))?;
         let directory = state.directory();
         let made = trust::make_directory(directory);
-        made.map_err(|error| no_state(format!("cannot make {}: {error}", directory.display())))?;
+        made.map_err(|error| no_state(format!("cannot create {}: {error}", directory.display())))?;
         Ok(state)
     }
 
@@ -97,7 +97,7 @@ impl RepairState {
     fn describe_holder(&self) -> String {
         let holder = fs::read_to_string(self.directory().join("lock")).unwrap_or_default();
         let holder: String = holder.chars().filter(char::is_ascii_digit).collect();
-        format!("waiting for another repair of this environment to end (process {holder})")
+        format!("waiting for another repair of this environment to finish (process {holder})")
     }
 
     /// Takes the lock of an exchange, which keeps checks and other exchanges out.
@@ -174,8 +174,8 @@ impl RepairState {
     }
 
     fn unfinished(&self) -> Result<Option<Journal>, Error> {
-        let next = "It tells how to take back a repair that was cut off. Restore that file, or make the \
-                    environment anew.";
+        let next = "It is needed to roll back an interrupted repair. Restore that file, or create a new \
+                    environment.";
         let unfinished = self.transactions.unfinished();
         unfinished.map_err(|message| Error::repair(message, next))
     }
@@ -216,14 +216,14 @@ fn directory_name(site: &Path) -> String {
 pub fn describe_left(left: &Left) -> String {
     let packages = match left.packages.as_slice() {
         [] => String::new(),
-        [package] => format!(", but {package} is left as the other installer has written it"),
-        packages => format!(", but {} are left as the other installer has written them", packages.join(", ")),
+        [package] => format!(", but {package} was left as the other installer wrote it"),
+        packages => format!(", but {} were left as the other installer wrote them", packages.join(", ")),
     };
     let but = if packages.is_empty() { ", but" } else { ";" };
     let files = match left.files.as_slice() {
         [] => String::new(),
-        [file] => format!("{but} {} was changed since then and is left as it is", file.display()),
-        files => format!("{but} {} were changed since then and are left as they are", list_files(files)),
+        [file] => format!("{but} {} was changed since then, so it was left unchanged", file.display()),
+        files => format!("{but} {} were changed since then, so they were left unchanged", list_files(files)),
     };
     packages + &files
 }

@@ -128,7 +128,7 @@ impl Transactions {
 
     fn copy_and_write(&self, id: String, plan: &FilePlan, changes: Vec<Change>) -> Result<Journal, String> {
         let snapshot = self.snapshot(&id);
-        fs::create_dir(&snapshot).map_err(describe("cannot make", &snapshot))?;
+        fs::create_dir(&snapshot).map_err(describe("cannot create", &snapshot))?;
         let mut removed = Vec::new();
         let mut copied = BTreeSet::new();
         for (number, (path, package)) in plan.removals.iter().enumerate() {
@@ -167,7 +167,7 @@ impl Transactions {
             directories: plan.existing_directories(),
             sites: plan.sites(),
             parts: plan.packages.clone(),
-            token: Some(self.choose_token().map_err(describe("cannot make a token for", &self.site))?),
+            token: Some(self.choose_token().map_err(describe("cannot create a token for", &self.site))?),
         };
         journal.refuse_paths_outside(&self.site)?;
         let path = self.unchanged_journal();
@@ -399,6 +399,6 @@ fn read_journal(path: &Path, site: &Path, ignored: &[io::ErrorKind]) -> Result<O
     let journal: Journal =
         serde_json::from_slice(&text).map_err(|error| describe("cannot read", path)(error.into()))?;
     let refused = journal.refuse_paths_outside(site);
-    refused.map_err(|why| format!("{} is refused: {why}", path.display()))?;
+    refused.map_err(|why| format!("{} was rejected: {why}", path.display()))?;
     Ok(Some(journal))
 }

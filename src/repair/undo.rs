@@ -94,10 +94,10 @@ fn undo_in_place(
     refuse_unwritable(&journal)?;
     // Open again, the transaction is rolled back by the next call if this one is killed.
     transactions.reopen(entry).map_err(|message| refuse_undo(message, UNCHANGED_FREE_SPACE))?;
-    failpoint::reach("undo").map_err(|error| refuse_undo(error.to_string(), "Run it again."))?;
+    failpoint::reach("undo").map_err(|error| refuse_undo(error.to_string(), "Try again."))?;
     let left = roll_back(transactions, &journal).map_err(Error::from)?;
     if !left.is_empty() {
-        request.progress.write(&format!("the environment is as it was{}", describe_left(&left)));
+        request.progress.write(&format!("the environment was restored{}", describe_left(&left)));
     }
     Ok(journal.changes)
 }
@@ -124,19 +124,19 @@ fn refuse_unwritable(journal: &Journal) -> Result<(), Error> {
     match directories.into_iter().find(|directory| !is_writable(directory)) {
         Some(directory) => {
             let message = format!("{} cannot be written", directory.display());
-            Err(refuse_undo(message, "Nothing was changed. Make it writable, then run it again."))
+            Err(refuse_undo(message, "Nothing was changed. Make it writable, then try again."))
         }
         None => Ok(()),
     }
 }
 
 /// Advice where the journal of the last repair cannot be read.
-const UNREADABLE: &str = "Nothing was changed or removed. Restore that file from a backup; without one the copies \
-                          beside it cannot be put back.";
+const UNREADABLE: &str = "Nothing was changed or removed. Restore that file from a backup; the saved \
+                          copies cannot be restored without it.";
 
 /// Advice where a copy of an old file is missing or damaged.
-const STAYS_REPAIRED: &str = "Nothing was changed; the environment stays repaired. Restore that copy from a backup, or \
-                              make an environment anew.";
+const STAYS_REPAIRED: &str = "Nothing was changed; the environment stays repaired. Restore that copy from \
+                              a backup, or create a new environment.";
 
 fn refuse_undo(message: String, next: &str) -> Error {
     Error::undo(message, next)
@@ -159,13 +159,13 @@ fn refuse_changed_since(target: &Target, journal: &Journal) -> Result<(), Error>
         return Err(refuse_undo(message, unchanged));
     }
     if let Some(file) = journal.parts.iter().find_map(|part| find_changed_file(part, &journal.changes)) {
-        return Err(refuse_undo(format!("{} was changed since", file.display()), unchanged));
+        return Err(refuse_undo(format!("{} was changed after the repair", file.display()), unchanged));
     }
     if let Some(package) = journal.find_reinstalled_package() {
-        return Err(refuse_undo(format!("{package} was installed anew since"), unchanged));
+        return Err(refuse_undo(format!("{package} was reinstalled after the repair"), unchanged));
     }
     match journal.find_changed_files().first() {
-        Some(file) => Err(refuse_undo(format!("{} was changed since", file.display()), unchanged)),
+        Some(file) => Err(refuse_undo(format!("{} was changed after the repair", file.display()), unchanged)),
         None => Ok(()),
     }
 }

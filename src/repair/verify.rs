@@ -9,8 +9,7 @@ use crate::system::concurrently::concurrently;
 
 /// Verifies that the environment is ready and that the repair has broken no requirement.
 pub fn verify(repair: &Repair, edits: &[String], broken_before: &BrokenRequirements) -> Result<(), Abort> {
-    let verification_error =
-        |message: String| Error::repair(message, "The environment was put back as it was.");
+    let verification_error = |message: String| Error::repair(message, "The environment was restored.");
     failpoint::reach("verification").map_err(|error| verification_error(error.to_string()))?;
     let _step = repair.request.progress.step("verifying the repaired environment");
     let (checked, broken) = concurrently(

@@ -43,7 +43,7 @@ fn first_reason(report: &Report) -> String {
         let reason = check.reason.as_deref().unwrap_or(check.id);
         // The path stands in the line already.
         let path = report.target.as_ref()?.path.display();
-        let known = format!("the environment of {path} is unknown: ");
+        let known = format!("cannot inspect the environment of {path}: ");
         Some(reason.strip_prefix(&known).unwrap_or(reason).to_owned())
     };
     shorten_paths(&escape_line(

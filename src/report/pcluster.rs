@@ -23,7 +23,7 @@ pub fn render_stop(report: &Report) -> String {
         errors = report
             .describe_not_run()
             .map(|why| {
-                let to_do = "Run `pcluster preflight` for the details, or switch strict off";
+                let to_do = "Run `pcluster preflight` for details, or turn strict off";
                 entry(Kind::CheckNotRun, format!("Not checked: {why}. Fix: {to_do}"))
             })
             .collect();

@@ -22,7 +22,7 @@ pub fn describe(failure: &StartupFailure, owners: Owners) -> Finding {
             ("pcluster does not start", "No pcluster command starts, and nothing is built.")
         }
         StartupStage::Template => {
-            ("pcluster cannot build a template", "build-image ends in this error, and nothing is built.")
+            ("pcluster cannot build a template", "build-image fails with this error, and nothing is built.")
         }
     };
     let StartupFailure { exception, message, module, module_file, file, bytecode, cause, .. } = failure;
@@ -32,7 +32,7 @@ pub fn describe(failure: &StartupFailure, owners: Owners) -> Finding {
         (None, None) => String::new(),
     };
     let source = match (module, owners.module) {
-        (Some(module), Some(owner)) => format!("; {module} is of {} {}", owner.name, owner.version),
+        (Some(module), Some(owner)) => format!("; {module} is from {} {}", owner.name, owner.version),
         _ => String::new(),
     };
     let name_of =
@@ -65,11 +65,11 @@ pub fn describe(failure: &StartupFailure, owners: Owners) -> Finding {
 fn describe_setting(cause: &str) -> String {
     match cause {
         "TMPDIR" => {
-            "set TMPDIR to the absolute path of a directory that exists: jsii fails with another".into()
+            "set TMPDIR to the absolute path of an existing directory: jsii fails with any other".into()
         }
         "JSII_RUNTIME" => "unset JSII_RUNTIME, which replaces the program that CDK runs in".into(),
-        "PYTHONWARNINGS" => "unset PYTHONWARNINGS, which makes an error of this warning".into(),
-        _ => "remove what makes an error of this warning: a -W flag of the launcher, or a filter of a \
+        "PYTHONWARNINGS" => "unset PYTHONWARNINGS, which turns this warning into an error".into(),
+        _ => "remove what turns this warning into an error: a -W flag of the launcher, or a filter in a \
               sitecustomize"
             .into(),
     }
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(
             finding.message,
             "pcluster cannot build a template: AttributeError: module 'flask.json' has no attribute \
-             'JSONEncoder', in pcluster/encoder.py of aws-parallelcluster 3.0.3; flask.json is of Flask 2.3.3"
+             'JSONEncoder', in pcluster/encoder.py of aws-parallelcluster 3.0.3; flask.json is from Flask 2.3.3"
         );
         assert_eq!(finding.evidence["moduleDistribution"], "Flask 2.3.3");
     }

@@ -35,7 +35,7 @@ pub struct Finished {
 pub enum ChildError {
     #[error("cannot run {program}: {source}")]
     Spawn { program: PathBuf, source: io::Error },
-    #[error("{program} gave no answer in {} s (PCLUSTER_SHIM_TIMEOUT sets the limit)", limit.as_secs())]
+    #[error("{program} did not answer within {} s (PCLUSTER_SHIM_TIMEOUT sets the limit)", limit.as_secs())]
     TimedOut { program: PathBuf, limit: Duration, stderr: Vec<u8> },
     #[error("{program} printed more than {} MiB and was stopped", limit >> 20)]
     TooMuchOutput {
@@ -45,13 +45,10 @@ pub enum ChildError {
     },
     #[error("{program} {}{}", ended(*status), last_line(stderr))]
     Failed { program: PathBuf, status: ExitStatus, stderr: Vec<u8> },
-    #[error(
-        "{program} gave no answer: expected the JSON that a check asks it for, found {}",
-        beginning(stdout)
-    )]
+    #[error("{program} gave an unexpected answer: expected the JSON of a check, found {}", beginning(stdout))]
     Malformed { program: PathBuf, stdout: Vec<u8> },
     /// There is no place for its files.
-    #[error("no temporary directory: {0}")]
+    #[error("cannot create a temporary directory: {0}")]
     Scratch(io::Error),
     /// This signal came while it ran.
     #[error(transparent)]
@@ -60,7 +57,7 @@ pub enum ChildError {
 
 fn ended(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
-        (Some(code), _) => format!("ended with status {code}"),
+        (Some(code), _) => format!("exited with status {code}"),
         (None, Some(signal)) => format!("was killed by signal {signal}"),
         (None, None) => "ended".into(),
     }

@@ -24,7 +24,7 @@ pub fn state() -> Option<PathBuf> {
 pub fn why_no_state() -> String {
     match named(STATE) {
         Some(directory) => format!("{} would be in another user's directory", directory.display()),
-        None => "there is no HOME and no XDG_STATE_HOME".into(),
+        None => "neither HOME nor XDG_STATE_HOME is set".into(),
     }
 }
 

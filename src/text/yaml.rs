@@ -17,10 +17,10 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     // A byte order mark is no part of the text, and the parser takes it for a document of its own.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if count_open_brackets(text) > MAX_BRACKETS {
-        return Err(format!("more than {MAX_BRACKETS} brackets are open at once"));
+        return Err(format!("brackets are nested more than {MAX_BRACKETS} deep"));
     }
     if text.contains('*') && is_too_large(text) {
-        return Err("its aliases stand for more than 2 MB".into());
+        return Err("its aliases expand to more than 2 MB".into());
     }
     serde_yaml::from_str(text).map_err(|error| describe_error(&error))
 }
@@ -132,7 +132,7 @@ mod tests {
         // The parser has a limit of its own for aliases within aliases.
         assert_eq!(parse::<Value>(&nested).unwrap_err(), "repetition limit exceeded");
         for text in [wide, long] {
-            assert_eq!(parse::<Value>(&text).unwrap_err(), "its aliases stand for more than 2 MB");
+            assert_eq!(parse::<Value>(&text).unwrap_err(), "its aliases expand to more than 2 MB");
         }
         let expanded = |megabytes: usize| {
             format!("a: &a {}\nb: [{}]\n", "x".repeat(1000), "*a,".repeat(1000 * megabytes))
@@ -147,7 +147,7 @@ mod tests {
     fn brackets_are_refused_before_they_cost_anything() {
         for (many, few) in [("[", "]"), ("{a: ", "}"), ("[{\"a\": ", "}]")] {
             let deep = many.repeat(200_000);
-            assert_eq!(parse::<Value>(&deep).unwrap_err(), "more than 1000 brackets are open at once");
+            assert_eq!(parse::<Value>(&deep).unwrap_err(), "brackets are nested more than 1000 deep");
             let wide = format!("- {many}b{few}\n").repeat(5000);
             assert!(parse::<Value>(&wide).is_ok(), "{many}");
         }

@@ -128,7 +128,7 @@ fn a_relative_tmpdir_fails_as_it_will() {
     let [error] = &ran.stop()[..] else { panic!("{ran}") };
     assert!(
         error.ends_with(
-            "Fix: set TMPDIR to the absolute path of a directory that exists: jsii fails with another"
+            "Fix: set TMPDIR to the absolute path of an existing directory: jsii fails with any other"
         ),
         "{ran}"
     );

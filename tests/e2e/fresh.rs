@@ -193,7 +193,7 @@ fn is_repaired_without_an_advisory(with: With, broken: &[(&str, &str)], options:
     assert_eq!(finding["id"], "startup", "{ran}");
     let message = finding["message"].as_str().unwrap();
     let of_one = |name: &&str| {
-        message.contains(&format!("{name} of the future")) && message.contains(&format!("of {name} 99.0"))
+        message.contains(&format!("{name} of the future")) && message.contains(&format!(" {name} 99.0"))
     };
     assert!(broken.iter().map(|(name, _)| *name).any(|name| of_one(&name)), "{message}\n{ran}");
 

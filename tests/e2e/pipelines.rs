@@ -125,12 +125,12 @@ fn github_actions() {
     let mut runner = Runner::new();
     runner.sandbox.set("GITHUB_RUN_NUMBER", "7");
     let steps = workflow["jobs"]["build-image"]["steps"].as_array().unwrap();
-    let [install, check, build] =
+    let [install, fix, check, build] =
         steps.iter().filter_map(|step| step["run"].as_str()).collect::<Vec<_>>()[..]
     else {
         panic!("{steps:?}")
     };
-    runner.runs(&[install, check, build].map(str::to_owned));
+    runner.runs(&[install, fix, check, build].map(str::to_owned));
     runner.has_built("image-7");
     runner.breaks("$(uv tool dir)/aws-parallelcluster/bin/python");
     let blocked = runner.tries(check);
@@ -139,16 +139,16 @@ fn github_actions() {
 }
 
 #[test]
-fn the_four_commands() {
+fn the_five_commands() {
     let page = text_of("ci.md");
     let (_, block) = page.split_once("```sh\n").unwrap();
     let commands: Vec<String> = block.split_once("```").unwrap().0.lines().map(str::to_owned).collect();
-    assert_eq!(commands.len(), 4);
+    assert_eq!(commands.len(), 5);
     let runner = Runner::new();
     runner.runs(&commands);
     runner.has_built("my-image");
     runner.breaks("python");
-    let blocked = runner.tries(&commands[3].replace("my-image", "another"));
+    let blocked = runner.tries(&commands[4].replace("my-image", "another"));
     blocked.exits(1);
     assert!(!blocked.stdout().contains("BUILD_IN_PROGRESS"), "{blocked}");
 }

@@ -21,6 +21,8 @@ fn moved_as_planned(copy: &EnvironmentCopy, ran: &Run) {
         .as_array()
         .unwrap()
         .iter()
+        // A source edit moves no package.
+        .filter(|change| change.get("edits").is_none())
         .map(|change| {
             (change["package"].as_str().unwrap().to_owned(), change["to"].as_str().unwrap().to_owned())
         })
@@ -128,7 +130,7 @@ fn pip_at_the_same_time() {
     });
     installed.exits(0);
     failed_cleanly(&fixed);
-    assert!(fixed.stderr().contains("another installer has changed aws-cdk-core"), "{fixed}");
+    assert!(fixed.stderr().contains("another installer changed aws-cdk-core"), "{fixed}");
     let (before, mut after) = (copy.versions_before(), copy.versions());
     assert_eq!(after.get("aws_cdk.core").map(String::as_str), Some("1.152.0"), "{fixed}");
     after.insert("aws_cdk.core".into(), "1.153.0".into());
@@ -343,12 +345,12 @@ fn beside_an_environment_whose_launcher_changes_the_path() {
     wraps(&prepends);
     let refused = copy.fix(&["--isolated"]);
     refused.exits(1);
-    assert!(refused.stderr().contains("it is not ready either"), "{refused}");
+    assert!(refused.stderr().contains("the check still fails"), "{refused}");
     copy.left_nothing("by a repair that its launcher hides");
     wraps("export PYTHONPATH=/nonexistent");
     let refused = copy.fix(&["--isolated"]);
     refused.exits(1);
-    assert!(refused.stderr().contains("which Python it starts"), "{refused}");
+    assert!(refused.stderr().contains("which Python it runs"), "{refused}");
 
     // A launcher that leaves PYTHONPATH as it is, until it is changed.
     wraps("");

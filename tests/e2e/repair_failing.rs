@@ -119,7 +119,7 @@ fn the_installer_fails_hangs_or_is_not_there() {
     instead_of_uv(&copy, "exec /bin/sleep 1000");
     copy.set("PCLUSTER_SHIM_TIMEOUT", "1");
     let ran = copy.fix(&[]);
-    nothing_happened(&copy, &ran, "gave no answer in 10 s");
+    nothing_happened(&copy, &ran, "did not answer within 10 s");
     copy.unset("PCLUSTER_SHIM_TIMEOUT");
 
     // A Python as Debian has it, without ensurepip.
@@ -129,7 +129,7 @@ fn the_installer_fails_hangs_or_is_not_there() {
     fs::write(debian.join("ensurepip.py"), "raise ImportError('not here')\n").unwrap();
     copy.set("PYTHONPATH", debian);
     let ran = copy.fix(&[]);
-    nothing_happened(&copy, &ran, "neither the environment nor its Python has a pip");
+    nothing_happened(&copy, &ran, "neither the environment nor its Python has pip");
 }
 
 /// uv itself, which makes the packages' directory immutable when it has done its work: also root

@@ -114,7 +114,7 @@ fn a_plan_shows_the_lines_and_a_second_fix_has_nothing_to_do() {
     assert!(unknown.stderr().contains("no repair is known for cleanup-role-5914"), "{unknown}");
     assert!(unknown.stderr().contains("Build.Iam.CleanupLambdaRole"), "{unknown}");
     let planned = copy.fix(&["--dry-run", "--isolated"]);
-    let head = "proven; `pcluster preflight fix --isolated` would make these changes: 3 lines\n";
+    let head = "the repair works; `pcluster preflight fix --isolated` would make these changes: 3 lines\n";
     assert!(planned.stdout().starts_with(head), "{planned}");
     planned.exits(0).is_silent();
     for file in [STACK, UTILS, "pcluster/resources/imagebuilder/parallelcluster.yaml"] {
@@ -157,13 +157,13 @@ fn an_edit_that_does_not_fit_is_left_unless_it_is_asked_for() {
     assert_eq!(fs::read_to_string(&file).unwrap(), text);
     let left = copy.fix(&[]);
     left.exits(0);
-    assert_eq!(left.stdout(), "ready: there is nothing to repair\n", "{left}");
-    assert!(left.stderr().starts_with("pcluster-shim: lambda-runtime is left: "), "{left}");
+    assert!(left.stdout().starts_with("nothing was repaired: 1 warning left: "), "{left}");
+    assert!(left.stderr().starts_with("pcluster-shim: lambda-runtime was not fixed: "), "{left}");
     assert_eq!(fs::read_to_string(&file).unwrap(), text);
     copy.left_nothing("refused");
 }
 
-/// What was installed anew since is not for an undo to change.
+/// What was reinstalled after the repair is not for an undo to change.
 #[test]
 #[ignore = "long"]
 fn an_installation_over_it_stays() {
@@ -177,7 +177,7 @@ fn an_installation_over_it_stays() {
     assert!(has_finding(&copy), "the release is as it was");
     let refused = copy.pcluster(&["preflight", "undo"]).run();
     refused.exits(1);
-    assert!(refused.stderr().contains("was installed anew since"), "{refused}");
+    assert!(refused.stderr().contains("was reinstalled after the repair"), "{refused}");
     copy.fix(&["lambda-runtime"]).exits(0);
     assert!(!has_finding(&copy));
 }
@@ -221,7 +221,7 @@ fn an_edit_since_is_not_undone() {
     fs::write(&file, &text).unwrap();
     let refused = copy.pcluster(&["preflight", "undo"]).run();
     refused.exits(1);
-    assert!(refused.stderr().contains("imagebuilder_stack.py was changed since"), "{refused}");
+    assert!(refused.stderr().contains("imagebuilder_stack.py was changed after the repair"), "{refused}");
     assert_eq!(fs::read_to_string(&file).unwrap(), text);
 }
 

@@ -39,7 +39,7 @@ fn two_fixes_at_once() {
         first.exits(0);
         let second = second.join().unwrap();
         second.exits(0).stdout_matches("repair/fix-nothing.txt");
-        let waiting = format!("waiting for another repair of this environment to end (process {holder})");
+        let waiting = format!("waiting for another repair of this environment to finish (process {holder})");
         second.holds(second.stderr().contains(&waiting), "it says whom it waits for");
     });
     environment.keeps_the_last_one();
@@ -64,7 +64,7 @@ fn a_check_behind_a_repair_that_is_stopped_says_what_it_waits_for() {
             wait_for("a line", || fs::read_to_string(&errors).ok().filter(|text| text.ends_with('\n')));
         assert_eq!(
             line,
-            "pcluster-shim: waiting for another repair of this environment to end (process 4711)\n"
+            "pcluster-shim: waiting for another repair of this environment to finish (process 4711)\n"
         );
         drop(exchange);
         check.join().unwrap().exits(0);

@@ -126,7 +126,7 @@ fn a_journal_that_names_files_outside_is_refused() {
             if list == "created" && number == 0 {
                 run.stderr_matches("undo-outside.txt");
             }
-            run.holds(run.stderr().contains("is refused"), &format!("{list} {path}"));
+            run.holds(run.stderr().contains("was rejected"), &format!("{list} {path}"));
             assert_eq!(fs::read_to_string(&mine).unwrap(), "mine");
             fs::write(&last, &content).unwrap();
         }
@@ -159,7 +159,7 @@ fn a_journal_with_an_impossible_token_is_refused() {
     let repaired = environment.site();
     edit(&environment.closed_journal(), |journal| journal["token"] = json!(""));
     let run = environment.preflight(["undo"]).run();
-    run.exits(1).prefixed().holds(run.stderr().contains("is refused"), "it says so");
+    run.exits(1).prefixed().holds(run.stderr().contains("was rejected"), "it says so");
     assert!(environment.site() == repaired, "something was changed");
 }
 

@@ -159,7 +159,9 @@ fn undo_where_another_file_is_in_the_way_is_refused() {
     fs::create_dir_all(old.parent().unwrap()).unwrap();
     fs::write(&old, "mine").unwrap();
     let run = environment.preflight(["undo"]).run();
-    run.exits(1).prefixed().holds(run.stderr().contains("a, b.py was changed since"), "it is named");
+    run.exits(1)
+        .prefixed()
+        .holds(run.stderr().contains("a, b.py was changed after the repair"), "it is named");
     assert_eq!(fs::read_to_string(&old).unwrap(), "mine");
 }
 

@@ -94,7 +94,9 @@ impl TryFrom<WrittenAdvisory> for Advisory {
                 Subject::Runtime { runtime, refused_from }
             }
             (None, None, Some(_), Some(_)) => {
-                return Err(format!("{id}: a runtime blocks nothing: its level is WARNING or INFO"));
+                return Err(format!(
+                    "{id}: an advisory about a runtime cannot block; its level must be WARNING or INFO"
+                ));
             }
             _ => return Err(format!("{id}: it needs package and affected, or runtime and refused_from")),
         };
@@ -184,7 +186,7 @@ pub fn read(text: &str) -> Result<Vec<Advisory>, String> {
     let advisories: Vec<Advisory> = yaml::parse(text)?;
     let mut ids = BTreeSet::new();
     match advisories.iter().find(|advisory| !ids.insert(advisory.id.as_str())) {
-        Some(twice) => Err(format!("the id {:?} stands twice", twice.id)),
+        Some(twice) => Err(format!("duplicate id {:?}", twice.id)),
         None => Ok(advisories),
     }
 }
@@ -211,9 +213,9 @@ mod tests {
     fn an_invalid_file_is_refused_with_the_reason() {
         for (from, to, why) in [
             ("level: ERROR", "level: LOUD", "LOUD"),
-            ("\"==1.153.0\"", "\"1.153.0 or so\"", "no version range"),
+            ("\"==1.153.0\"", "\"1.153.0 or so\"", "not a version range"),
             ("\">=3.0.0\"", "\"\"", "empty"),
-            ("id: cdk-mixed-versions", "id: cdk-imagebuilder-1.153.0", "stands twice"),
+            ("id: cdk-mixed-versions", "id: cdk-imagebuilder-1.153.0", "duplicate id"),
             ("id: cdk-mixed-versions", "id: CDK mixed", "not an id"),
             ("package: aws-cdk.*", "package: '*'", "package's name"),
             ("affected: mixed", "effected: mixed", "effected"),
@@ -222,11 +224,11 @@ mod tests {
             ("title: The", "heading: The", "heading"),
             ("upgrade: \">=1.153.1\"", "advice: Wait.", "advice alone"),
             ("package: PyYAML", "runtime: python3.9", "package and affected"),
-            ("refused_from: \"2026-08-31\"", "refused_from: \"31.8.2026\"", "a day"),
+            ("refused_from: \"2026-08-31\"", "refused_from: \"31.8.2026\"", "a date"),
             (
                 "  level: WARNING\n  pcluster: \">=3.0.0\"\n  runtime",
                 "  level: ERROR\n  pcluster: \">=3.0.0\"\n  runtime",
-                "blocks nothing",
+                "cannot block",
             ),
         ] {
             let invalid = WRITTEN.replacen(from, to, 1);

@@ -192,7 +192,7 @@ impl Advisory {
         let effect = &self.effect;
         let message = match affected {
             Affected::Releases(_) => format!("{package} {versions} {effect}"),
-            Affected::Mixed => format!("{package} is installed in versions {versions}, {effect}"),
+            Affected::Mixed => format!("{package} packages are at different versions ({versions}); {effect}"),
             Affected::Absent => format!("{package} is not installed, {effect}"),
         };
         Some(Finding {
@@ -316,7 +316,7 @@ mod tests {
         assert_eq!(findings[0].id, "setuptools-absent");
         assert_eq!(
             findings[0].message,
-            "setuptools is not installed, and pcluster imports pkg_resources of it at its start"
+            "setuptools is not installed, and pcluster needs its pkg_resources module to start"
         );
         let newer = [(PCLUSTER.to_owned(), "3.14.0".to_owned())].into();
         assert!(check(&newer, "3.9.1", &built_in()).is_empty());

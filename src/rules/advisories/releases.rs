@@ -79,7 +79,7 @@ pub fn check(pcluster: &str) -> Option<Finding> {
     let message = match knowledge {
         Knowledge::Measured | Knowledge::Unpublished => return None,
         Knowledge::Unmeasured => {
-            format!("{PCLUSTER} {pcluster} has not been measured with this version of pcluster-shim")
+            format!("{PCLUSTER} {pcluster} has not been tested with this version of pcluster-shim")
         }
         Knowledge::Newer => format!(
             "{PCLUSTER} {pcluster} is newer than this version of pcluster-shim, which knows releases up to {}",
@@ -91,7 +91,7 @@ pub fn check(pcluster: &str) -> Option<Finding> {
         level: Level::Info,
         kind: Kind::PackageAdvisory,
         message,
-        cost: Some("Its start and its template are checked, but not what is new in it.".into()),
+        cost: Some("Its start and template are checked, but not what is new in it.".into()),
         evidence: json!({"package": PCLUSTER, "pcluster": pcluster, "newestKnown": newest()}),
         fix: Some(Fix::by_hand("update pcluster-shim, if there is a newer version".into())),
         references: vec!["https://github.com/aws/aws-parallelcluster/releases".into()],
@@ -138,7 +138,7 @@ mod tests {
     fn only_a_release_that_was_not_measured_is_reported() {
         let message = |version| check(version).map(|finding| finding.message);
         assert!(message("3.17.0").unwrap().contains("newer than this version"));
-        assert!(message("3.16.2").unwrap().contains("not been measured"));
+        assert!(message("3.16.2").unwrap().contains("not been tested"));
         assert_eq!((message("3.16.1"), message("3.1.0"), message("a local build")), (None, None, None));
     }
 

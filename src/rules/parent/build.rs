@@ -24,9 +24,7 @@ fn describe_missing(what: &str, name: &str, found: Found) -> Option<Finding> {
         level,
         kind: Kind::BuildComponent,
         message: format!("the {what} {} does not exist{doubt}", without_query(name)),
-        cost: Some(
-            "The build fails when it runs, after everything else was installed: an hour of EC2.".into(),
-        ),
+        cost: Some("The build fails after everything else was installed: an hour of EC2 wasted.".into()),
         evidence: json!({what: without_query(name)}),
         fix: Some(Fix::by_hand(format!("correct the {what} in Build.Components"))),
         references: vec!["https://docs.aws.amazon.com/parallelcluster/latest/ug/Build-v3.html".into()],
@@ -55,7 +53,7 @@ pub fn check_network(facts: &Facts, name: Option<&str>) -> Option<Finding> {
             name.unwrap_or("?")
         ),
         cost: Some(
-            "Without a proxy or VPC endpoints, the build reaches nothing and ends in a time-out.".into(),
+            "Without a proxy or VPC endpoints, the build cannot reach the network and times out.".into(),
         ),
         evidence: json!({"subnet": name.map_or(Value::Null, Value::from)}),
         fix: Some(Fix::by_hand(

@@ -56,7 +56,9 @@ impl Checked<'_> {
         let message =
             format!("the parent image {} was made by ParallelCluster {made_by}, not {pcluster}", self.name());
         let cost = "The build fails on its instance: the cookbook refuses images of another version.";
-        let fix = format!("choose a parent image that was not made by ParallelCluster, or by {pcluster}");
+        let fix = format!(
+            "choose a parent image made by ParallelCluster {pcluster}, or one not made by ParallelCluster"
+        );
         let level = if self.has_own_cookbook() { Level::Warning } else { Level::Error };
         let reference = "https://docs.aws.amazon.com/parallelcluster/latest/ug/building-custom-ami-v3.html";
         (!is_own).then(|| self.describe("parent-parallelcluster", level, message, cost, fix, reference))

@@ -191,7 +191,7 @@ impl<'a> Checked<'a> {
         let message = if found.is_none_or(is_void) {
             "lacks the launch permission that the configuration asks for"
         } else {
-            "gives another launch permission than the configuration asks for"
+            "does not give the launch permission that the configuration asks for"
         };
         let path = || place.path(".LaunchPermissionConfiguration");
         let detail = || Detail { message: message.into(), found, expected: Some(asked.to_string()) };

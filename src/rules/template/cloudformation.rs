@@ -129,7 +129,7 @@ impl<'de> Visitor<'de> for YamlVisitor {
                 other => other.to_string(),
             };
             if values.contains_key(&key) {
-                return Err(de::Error::custom(format!("the key {key:?} stands twice")));
+                return Err(de::Error::custom(format!("duplicate key {key:?}")));
             }
             values.insert(key, value);
         }

@@ -86,9 +86,9 @@ impl Source {
     fn cost(self) -> &'static str {
         match self {
             Self::Ec2 => {
-                "EC2 refuses the image at the latest at the end of the build, when the hour is spent."
+                "EC2 refuses the image when the build ends, if not before: up to an hour of EC2 wasted."
             }
-            Self::Ec2Perhaps => "The build may fail at its end, when the hour is spent.",
+            Self::Ec2Perhaps => "The build may fail at its end, after an hour of EC2.",
             Self::ImageBuilderModel => "Image Builder may refuse it, and the stack is then rolled back.",
         }
     }
@@ -185,7 +185,7 @@ impl Limits {
         let refused = own.chars().filter(|letter| !is_of_ami_name(*letter)).collect::<BTreeSet<_>>();
         let length = own.chars().count() + if own.len() < name.len() { MIN_BUILD_DATE } else { 0 };
         if is_known && !refused.is_empty() {
-            let message = format!("EC2 allows no {} in the name of an AMI", quote_all(&refused));
+            let message = format!("EC2 does not allow {} in the name of an AMI", quote_all(&refused));
             self.add_of_name("ami-name-characters", Source::Ec2, message, CREATE_IMAGE);
         } else if is_known && length > MAX_NAME {
             let message =
@@ -203,7 +203,7 @@ impl Limits {
             self.add_of_tags("ami-tags-number", Source::Ec2, message, TAGS);
         } else if count + ADDED_TAGS > MAX_TAGS {
             let message = format!(
-                "the AMI gets {count} tags and {ADDED_TAGS} of AWS and the stack, and EC2 allows {MAX_TAGS}"
+                "the AMI gets {count} tags plus {ADDED_TAGS} from AWS and the stack, and EC2 allows {MAX_TAGS}"
             );
             self.add_of_tags("ami-tags-number", Source::Ec2Perhaps, message, TAGS);
         }
@@ -243,7 +243,10 @@ impl Limits {
         } else if outside.is_empty() {
             return;
         } else {
-            format!("Image Builder's model allows no {} in the key of a tag: {shown}", quote_all(&outside))
+            format!(
+                "Image Builder's model does not allow {} in the key of a tag: {shown}",
+                quote_all(&outside)
+            )
         };
         self.add_of_tags("ami-tag-image-builder", Source::ImageBuilderModel, message, AMI_DISTRIBUTION);
     }
@@ -266,12 +269,14 @@ fn find_outside_of_model(name: &str, own: &str, is_known: bool) -> Option<String
     }
     let is_edge = |letter: char| is_word(letter) || "{}".contains(letter);
     if !name.starts_with(is_edge) || !name.ends_with(is_edge) {
-        return Some("Image Builder's model allows no space or dot at either end of a name".to_owned());
+        return Some(
+            "Image Builder's model does not allow a space or dot at either end of a name".to_owned(),
+        );
     }
     (name.chars().count() > MAX_DISTRIBUTION_NAME).then(|| {
         format!(
-            "the AMI's name with the placeholder of its date is longer than the {MAX_DISTRIBUTION_NAME} \
-             characters of Image Builder's model"
+            "the AMI's name with its date placeholder is longer than {MAX_DISTRIBUTION_NAME} characters, \
+             the limit of Image Builder's model"
         )
     })
 }

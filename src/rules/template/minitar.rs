@@ -40,7 +40,7 @@ fn describe(line: &str, is_certain: bool) -> Finding {
         level,
         kind: Kind::BuildComponent,
         message: format!(
-            "the ParallelCluster component installs minitar 1.0 with Berkshelf, which does not work with it{doubt}"
+            "the ParallelCluster component installs minitar 1.0, which Berkshelf does not work with{doubt}"
         ),
         cost: Some("The build fails in its first phase, after its instance has started.".into()),
         evidence: json!({"path": Component::path(), "found": line}),

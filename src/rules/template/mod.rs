@@ -80,6 +80,6 @@ fn other_cdk(packages: &Packages) -> Fix {
         (Some(upgrade), Some(downgrade)) => {
             Fix::moving(PackageMove { packages: "aws-cdk.*".into(), upgrade, downgrade })
         }
-        _ => Fix::by_hand("install aws-parallelcluster anew".into()),
+        _ => Fix::by_hand("reinstall aws-parallelcluster".into()),
     }
 }

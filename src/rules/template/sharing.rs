@@ -20,19 +20,14 @@ pub fn check(template: &Value) -> Option<Finding> {
     let path = find_sharing(template, encryption.account())?;
     let (level, key) = match encryption.key {
         Some(_) => (Level::Error, "with AWS's own key aws/ebs"),
-        None => (
-            Level::Warning,
-            "without a key of its own, and so with AWS's own one unless the account has another default",
-        ),
+        None => (Level::Warning, "with the account's default key, which is AWS's own unless it was changed"),
     };
     Some(Finding {
         id: ID.into(),
         level,
         kind: Kind::ImageLimit,
         message: format!("the AMI is shared, but its volume is encrypted {key}"),
-        cost: Some(
-            "EC2 refuses to share such an AMI at the end of the build, when the hour is spent.".into(),
-        ),
+        cost: Some("EC2 refuses to share such an AMI at the end of the build, after an hour of EC2.".into()),
         evidence: json!({"path": path, "encryption": encryption.path, "kmsKeyId": encryption.key}),
         fix: Some(Fix::by_hand(
             "name a key of your own in Image.RootVolume.KmsKeyId, or remove the LaunchPermission".into(),

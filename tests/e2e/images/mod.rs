@@ -248,7 +248,7 @@ fn is_given_back(environment: &str) {
 
     let ran = sandbox.pcluster(&["preflight", "images", "--repair"]).run();
     ran.exits(2);
-    assert!(ran.stderr().contains("there is no terminal to ask at"), "{ran}");
+    assert!(ran.stderr().contains("confirmation is required, but this is not a terminal"), "{ran}");
     let (ran, _) = images(&sandbox, &["--repair", "--dry-run"]);
     ran.exits(1);
     assert_eq!(world.state(), before, "a plan changes nothing");
@@ -649,7 +649,7 @@ fn what_cannot_be_asked_is_one_clear_error() {
     sandbox.unset("AWS_SECRET_ACCESS_KEY");
     let ran = sandbox.pcluster(&["preflight", "images"]).run();
     ran.exits(3);
-    assert!(ran.stderr().contains("Log in as for"), "{ran}");
+    assert!(ran.stderr().contains("Log in as you would for"), "{ran}");
     sandbox.unset("AWS_DEFAULT_REGION");
     sandbox.pcluster(&["preflight", "images"]).run().exits(3);
 
@@ -661,7 +661,7 @@ fn what_cannot_be_asked_is_one_clear_error() {
     sandbox.set("AWS_ENDPOINT_URL", &world.endpoint);
     let ran = sandbox.pcluster(&["preflight", "images"]).run();
     ran.exits(3);
-    assert!(ran.stderr().contains("MFA code") && ran.stderr().contains("Log in as for"), "{ran}");
+    assert!(ran.stderr().contains("MFA code") && ran.stderr().contains("Log in as you would for"), "{ran}");
 }
 
 /// EC2 refuses to delete a snapshot that another AMI, of another account perhaps, is made of.
@@ -948,12 +948,20 @@ fn credentials_that_cannot_be_had_are_the_reason_that_is_printed() {
     let sso = "sso_start_url = https://example.com/start\nsso_region = us-east-1\nsso_account_id = 123456789012\n\
                sso_role_name = r\n";
     for (profile, said, hint) in [
-        ("credential_process = /no/such/program\n", "the credentials cannot be read", "Log in as for"),
-        ("credential_process = /bin/sh -c 'echo text'\n", "the credentials cannot be read", "Log in as for"),
+        (
+            "credential_process = /no/such/program\n",
+            "the credentials cannot be read",
+            "Log in as you would for",
+        ),
+        (
+            "credential_process = /bin/sh -c 'echo text'\n",
+            "the credentials cannot be read",
+            "Log in as you would for",
+        ),
         (
             "credential_process = /bin/sh -c 'echo vault is sealed >&2; exit 1'\n",
             "vault is sealed",
-            "Log in as for",
+            "Log in as you would for",
         ),
         (sso, "SSO", "Run `aws sso login`"),
     ] {
