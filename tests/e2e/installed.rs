@@ -149,7 +149,7 @@ fn answers_in_a_root_with_nothing_else(sandbox: &RealSandbox, installed: &Path) 
         for command in ["where", "check", "fix"] {
             let ran = chroot(&["/pcluster-preflight", command]);
             ran.exits(127);
-            assert!(ran.stderr().starts_with("pcluster-shim: no real pcluster was found"), "{ran}");
+            assert!(ran.stderr().starts_with("pcluster-shim: error: no real pcluster was found"), "{ran}");
         }
     };
     is_the_same();
