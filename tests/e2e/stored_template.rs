@@ -17,7 +17,11 @@ fn checked(environment: &str, status: i32, verdict: &str) {
         assert_eq!(report["verdict"], verdict, "{form}\n{ran}");
         let ids: Vec<_> = report["findings"].as_array().unwrap().iter().map(|one| &one["id"]).collect();
         if status == 0 {
-            assert_eq!(ids, ["lambda-runtime", "cleanup-role-5914"], "{form}\n{ran}");
+            assert_eq!(
+                ids,
+                ["lambda-runtime", "cleanup-role-5914", "cleanup-role-log-group"],
+                "{form}\n{ran}"
+            );
         } else {
             assert_eq!(ids[0], "template-ami-configuration-empty", "{form}\n{ran}");
         }
