@@ -141,6 +141,21 @@ mod tests {
     }
 
     #[test]
+    fn a_source_edit_is_a_comment_among_requirements() {
+        let change = |package: &str, edits| Change {
+            package: package.into(),
+            from: None,
+            to: "1".into(),
+            why: String::new(),
+            edits,
+        };
+        let edit = Edit { file: "a.py".into(), line: 2, from: "r=\"x\"".into(), to: "r=\"y\"".into() };
+        let text =
+            requirements_file(&[change("jsii", Vec::new()), change("aws-parallelcluster", vec![edit])]);
+        assert_eq!(text, "jsii==1\n# not a package: a.py:2 has to be edited (x -> y)\n");
+    }
+
+    #[test]
     fn changes_say_why() {
         let installed = packages(&[
             ("aws-cdk.core", "1.153.0", &[]),
