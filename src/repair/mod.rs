@@ -87,7 +87,7 @@ use crate::environment::packages::read_installed;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error};
 use crate::model::distribution::Packages;
-use crate::model::finding::Finding;
+use crate::model::finding::{Finding, Shows};
 use crate::model::options::Strategy;
 use crate::repair::bytecode::remove_damaged;
 use crate::repair::change::Change;
@@ -97,15 +97,17 @@ use crate::repair::history::MAX_UNDO;
 use crate::repair::installer::{Installer, make_scratch};
 use crate::repair::overlay::{Overlay, keep_overlay, read_overlay};
 use crate::repair::ownership::refuse_another_users;
-use crate::repair::plan::{Goal, Refusal};
+use crate::repair::plan::{Goal, Refusal, WantedEdit};
 use crate::repair::prove::{Proof, describe_unproven, not_ready, prove};
 use crate::repair::refusals::refuse_early;
 use crate::repair::release::restore_release;
+use crate::repair::source_edits::find_fitting_edits;
 use crate::repair::stage::{Staged, Staging, stage};
 use crate::repair::state::{RepairState, find_site};
 use crate::report::Report;
 use crate::rules::{advisories, edits};
 use crate::system::concurrently::concurrently;
+use crate::text::package_name::PCLUSTER;
 use crate::text::printable::lossy;
 
 /// The result of a repair.
@@ -266,9 +268,12 @@ struct Ahead {
 }
 
 impl Ahead {
-    /// Whether a repair with this goal would do the same. The proof has made the source edits that it needs.
+    /// Whether a repair with this goal would do the same.
     fn is_for(&self, goal: &Goal) -> bool {
-        self.goal.reasons == goal.reasons && self.goal.restores_release == goal.restores_release
+        let edits = |goal: &Goal| goal.edits.iter().map(|wanted| wanted.id.clone()).collect::<BTreeSet<_>>();
+        self.goal.reasons == goal.reasons
+            && self.goal.restores_release == goal.restores_release
+            && edits(&self.goal) == edits(goal)
     }
 }
 
@@ -287,7 +292,11 @@ fn stage_ahead(
     }
     let advised = advisories::check(&packages.versions(), &target.interpreter.version, request.advisories);
     let findings: Vec<&Finding> = advised.iter().filter(|finding| finding.blocks()).collect();
-    let goal = Goal { reasons: plan::collect_reasons(&findings), ..Goal::default() };
+    // The template shows what these edits change, unless pcluster does not start.
+    let builds = findings.iter().all(|finding| finding.shows == Some(Shows::Template));
+    let edits = packages.get(PCLUSTER).filter(|_| builds).map(find_fitting_edits).unwrap_or_default();
+    let edits = edits.into_iter().map(|id| WantedEdit { id, is_required: true }).collect();
+    let goal = Goal { reasons: plan::collect_reasons(&findings), edits, ..Goal::default() };
     if goal.reasons.is_empty() || !plan::are_of_packages(findings.iter().copied()) {
         return None;
     }
@@ -300,8 +309,7 @@ fn stage_ahead(
     let staged = match stage_goal(repair) {
         Ok(Staging::Staged(mut staged)) => match prove(repair, &mut staged) {
             Ok(Proof::Ready) => Ok(staged),
-            Ok(Proof::NotReady(_)) => return None,
-            Err(error) => Err(error),
+            Ok(Proof::NotReady(_)) | Err(_) => return None,
         },
         Ok(Staging::Unsolvable(_)) => return None,
         Err(error) => Err(error),

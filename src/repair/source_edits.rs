@@ -1,6 +1,6 @@
 //! Edits of aws-parallelcluster's own files, made in a copy of it among the staged packages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -34,6 +34,19 @@ pub fn stage_edits(pcluster: &Distribution, ids: &[String], overlay: &Path) -> R
         why: ids.join(", "),
         edits,
     })
+}
+
+/// The ids of the edits that the installed files fit.
+pub fn find_fitting_edits(pcluster: &Distribution) -> BTreeSet<String> {
+    let site = pcluster.metadata.parent().unwrap_or(&pcluster.metadata);
+    let edits = edits::select(&pcluster.version);
+    let fits = |id: &str| {
+        edits
+            .iter()
+            .filter(|edit| edit.id == id)
+            .all(|edit| edit_texts(site, std::slice::from_ref(edit)).is_ok())
+    };
+    edits.iter().map(|edit| edit.id.clone()).filter(|id| fits(id)).collect()
 }
 
 fn stage_files(pcluster: &Distribution, wanted: &[SourceEdit], overlay: &Path) -> Result<Vec<Edit>, Error> {
@@ -215,6 +228,15 @@ mod tests {
         assert_eq!(find_changed_file(&part, &changes), Some(file.clone()));
         fs::remove_file(&file).unwrap();
         assert_eq!(find_changed_file(&part, &changes), None);
+    }
+
+    #[test]
+    fn an_edit_fits_only_if_all_its_files_have_its_text() {
+        let site = tempfile::tempdir().unwrap();
+        let distribution = installed(site.path(), CODE);
+        assert_eq!(find_fitting_edits(&distribution), ["lambda-runtime".to_owned()].into());
+        fs::write(site.path().join(&wanted()[1].file), CODE.replace("3.9", "3.12")).unwrap();
+        assert!(find_fitting_edits(&distribution).is_empty());
     }
 
     #[test]
