@@ -1,7 +1,7 @@
 """Finds the wheel of pip that ensurepip would install, and prints its path: one JSON object on stdout
 between two lines of the sentinel.
 
-python bundled_pip.py SENTINEL, on Python 3.6 to 3.13
+python bundled_pip.py SENTINEL, on Python 3.6 to 3.14
 """
 import glob
 import json

@@ -2,10 +2,11 @@
 
     python compile.py SENTINEL PATH...
 
-Python 3.6 to 3.13. A file of bytecode is written whole or not at all. compileall does not see to that on a
+Python 3.6 to 3.14. A file of bytecode is written whole or not at all. compileall does not see to that on a
 full disk: importlib took a part of a file for all of it until 3.12.8 and 3.13.1
 (https://github.com/python/cpython/issues/126606), and Python fails on such a file instead of compiling it
-again. A source that cannot be compiled or has too long a name stays without bytecode.
+again. A source that cannot be compiled or has too long a name stays without bytecode; one that has current
+bytecode is left as it is.
 
 The answer is one JSON object on stdout between two lines of the sentinel, because warnings of the compiler
 and sitecustomize write to the same streams: "full" is the error of a full disk, or null.
@@ -52,9 +53,11 @@ def walk(directory):
 def compile_source(source):
     try:
         loader = importlib.machinery.SourceFileLoader("source", source)
-        code = loader.source_to_code(loader.get_data(source), source)
-        bytecode = get_header(os.stat(source)) + marshal.dumps(code)
-        write_whole(importlib.util.cache_from_source(source), bytecode, os.stat(source).st_mode)
+        status = os.stat(source)
+        header, path = get_header(status), importlib.util.cache_from_source(source)
+        if not has_header(path, header):
+            code = loader.source_to_code(loader.get_data(source), source)
+            write_whole(path, header + marshal.dumps(code), status.st_mode)
     except OSError as error:
         if error.errno in FULL:
             raise
@@ -68,6 +71,13 @@ def get_header(status):
     numbers = (int(status.st_mtime), status.st_size)
     fields = [(number & 0xFFFFFFFF).to_bytes(4, "little") for number in numbers]
     return importlib.util.MAGIC_NUMBER + flags + b"".join(fields)
+
+
+def has_header(path, header):
+    if not os.path.exists(path):
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(header)) == header
 
 
 def write_whole(path, content, mode):

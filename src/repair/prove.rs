@@ -45,17 +45,16 @@ pub fn prove(repair: &Repair, staged: &mut Staged) -> Result<Proof, Abort> {
     Ok(if is_met(repair, &staged.edits, &report) { Proof::Ready } else { Proof::NotReady(Box::new(report)) })
 }
 
-/// Checks the environment with the staged packages in front. They are compiled at the same time, what the check imports
-/// before the rest: it finds most of it compiled when it gets there.
+/// Checks the environment with the staged packages in front. What the check imports is compiled before it, the rest at
+/// the same time.
 fn check_in_front(repair: &Repair, staged: &Staged) -> Result<Report, Abort> {
     let request = repair.request;
     let overlay = staged.overlay.path();
     let target = put_in_front(repair, overlay)?;
-    let compile = || {
-        let sources = [find_imported_sources(repair, staged), vec![overlay.to_owned()]].concat();
-        compile(repair.target, &sources, request.settings.timeout)
-    };
-    let (checked, compiled) = concurrently(|| checker::check(request, &target), compile);
+    let compile = |sources: &[PathBuf]| compile(repair.target, sources, request.settings.timeout);
+    compile(&find_imported_sources(repair, staged))?;
+    let (checked, compiled) =
+        concurrently(|| checker::check(request, &target), || compile(&[overlay.to_owned()]));
     // The check fails on a full disk too, in less clear words.
     compiled?;
     Ok(checked?.into_report()?)
