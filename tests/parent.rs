@@ -54,6 +54,14 @@ fn a_parent_in_a_file_is_checked_without_aws() {
     image["Name"] = json!("golden");
     sandbox.write("work/parent.json", json!({"Images": [image]}).to_string());
     check(&sandbox, &["--parent", "parent.json"]).exits(0).is_silent().stdout_matches("file-ready.txt");
+    for field in ["OwnerId", "Tags", "Platform", "PlatformDetails"] {
+        image[field] = json!(null);
+    }
+    sandbox.write("work/parent.json", json!({"Images": [image]}).to_string());
+    check(&sandbox, &["--parent", "parent.json"]).exits(0).is_silent().stdout_matches("file-ready.txt");
+    image["Tags"] = json!("none");
+    sandbox.write("work/parent.json", json!({"Images": [image]}).to_string());
+    check(&sandbox, &["--parent", "parent.json"]).exits(3).is_silent().stdout_matches("file-wrong.txt");
     image["ImageId"] = json!("ami-1");
     sandbox.write("work/parent.json", json!({"Images": [image]}).to_string());
     check(&sandbox, &["--parent", "parent.json"]).exits(3).is_silent().stdout_matches("file-other.txt");

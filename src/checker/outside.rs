@@ -90,9 +90,10 @@ fn get_facts(
 fn find_image(images: &[Value], parent: &str) -> Facts {
     let named = images.iter().find(|image| image["ImageId"] == parent);
     let only = images.first().filter(|_| images.len() == 1 && parent.starts_with("arn:"));
-    let image = named.or(only).and_then(|image| serde_json::from_value(image.clone()).ok());
-    let missing = format!("the file does not describe the image {parent}");
-    let skipped =
-        if image.is_some() { BTreeMap::new() } else { BTreeMap::from([("parent".to_owned(), missing)]) };
-    Facts { image, skipped, ..Facts::default() }
+    let reason = match named.or(only).map(|image| serde_json::from_value(image.clone())) {
+        Some(Ok(image)) => return Facts { image: Some(image), ..Facts::default() },
+        Some(Err(error)) => format!("the description of the image {parent} in the file is wrong: {error}"),
+        None => format!("the file does not describe the image {parent}"),
+    };
+    Facts { skipped: BTreeMap::from([("parent".to_owned(), reason)]), ..Facts::default() }
 }

@@ -11,7 +11,7 @@ use crate::preflight::context::{identify, repair_options, with_request};
 use crate::repair::change::{self, Change, count_packages};
 use crate::repair::history::moment;
 use crate::repair::prove::not_ready;
-use crate::repair::undo::{Undoable, Undone, list_undoable, undo};
+use crate::repair::undo::{Kept, Undoable, Undone, list_kept, undo};
 use crate::repair::{self, RepairOutcome, Repaired, as_json};
 use crate::report::{self, Report};
 use crate::text::printable::{escape, escape_line, lossy};
@@ -145,7 +145,7 @@ pub fn run_undo(arguments: &UndoArgs, common: &Common) -> Result<Outcome, Abort>
             Error::undo(report.reasons().join("; "), next)
         })?;
         if arguments.list {
-            return Ok(Outcome::success(show_undoable(&list_undoable(&target)?, common)));
+            return Ok(Outcome::success(show_kept(&list_kept(&target)?, common)));
         }
         let Undone { changes, isolated } = undo(request, &target)?;
         let stdout = match common.format {
@@ -158,22 +158,26 @@ pub fn run_undo(arguments: &UndoArgs, common: &Common) -> Result<Outcome, Abort>
     })
 }
 
-fn show_undoable(repairs: &[Undoable], common: &Common) -> String {
+fn show_kept(Kept { undoable, others }: &Kept, common: &Common) -> String {
     if common.format == Format::Json {
-        let repairs: Vec<_> = repairs.iter().map(describe_in_json).collect();
-        return report::format_json(&json!({"schemaVersion": 1, "repairs": repairs}));
+        let repairs: Vec<_> = undoable.iter().map(describe_in_json).collect();
+        return report::format_json(&json!({"schemaVersion": 1, "repairs": repairs, "others": others}));
     }
-    if repairs.is_empty() {
-        return "there is no repair to undo\n".into();
+    let others = others.iter().fold(String::new(), |_, directory| {
+        let directory = directory.display().to_string();
+        format!("Repairs of an earlier environment at this path are kept in {}.\n", escape(&directory))
+    });
+    if undoable.is_empty() {
+        return format!("there is no repair to undo\n{others}");
     }
-    let text = repairs.iter().fold(String::new(), |text, Undoable { entry, changes }| {
+    let text = undoable.iter().fold(String::new(), |text, Undoable { entry, changes }| {
         let moment = moment(entry).map_or("at an unknown time".into(), |moment| {
             moment.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
         });
         let place = if entry.is_isolated { ", outside the environment" } else { "" };
         text + &format!("{moment}{place}: {}\n{}", count_changes(changes), format_changes(changes))
     });
-    text + "To undo the first one, run `pcluster preflight undo`.\n"
+    text + &others + "To undo the first one, run `pcluster preflight undo`.\n"
 }
 
 fn describe_in_json(Undoable { entry, changes }: &Undoable) -> serde_json::Value {

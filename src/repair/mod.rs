@@ -193,7 +193,13 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
         ));
     }
     if repair.options.isolated {
-        keep_overlay(&state, staged.overlay, target, packages, &staged.changes)?;
+        let removed = keep_overlay(&state, staged.overlay, target, packages, &staged.changes)?;
+        if removed > 0 {
+            request.progress.write(&format!(
+                "removed {removed} earlier isolated {}, because the environment has changed since",
+                if removed == 1 { "repair" } else { "repairs" }
+            ));
+        }
         return Ok(RepairOutcome::Isolated(Repaired { changes: staged.changes, left }));
     }
     let changes = commit(repair, staged)?;

@@ -69,24 +69,27 @@ pub fn read_overlay(state: &RepairState, target: &Target) -> Overlay {
     let Some(record) = newest.as_ref().and_then(read_record) else { return Overlay::None };
     let directory = newest.map(|entry| directory_of(state, &entry.id)).unwrap_or_default();
     let packages = read_installed(&target.interpreter.sys_path);
-    if record.environment == environment_key(target, &packages, &record.changes) && directory.is_dir() {
+    if record.environment == environment_key(&target.interpreter.version, &packages, &record.changes)
+        && directory.is_dir()
+    {
         Overlay::Bound(directory)
     } else {
         Overlay::Stale
     }
 }
 
-/// Keeps a proven overlay in the state directory, bound to the environment as it is.
+/// Keeps a proven overlay in the state directory, bound to the environment as it is. Returns how many stale ones were
+/// removed.
 pub fn keep_overlay(
     state: &RepairState,
     staged: tempfile::TempDir,
     target: &Target,
     packages: &Packages,
     changes: &[Change],
-) -> Result<(), Error> {
+) -> Result<usize, Error> {
     let failed = |error: io::Error| Error::repair(error.to_string(), SET_STATE_HOME);
-    let environment = environment_key(target, packages, changes);
-    remove_stale(state, target, packages);
+    let environment = environment_key(&target.interpreter.version, packages, changes);
+    let removed = remove_stale(state, target, packages);
     let id = make_id();
     fs::rename(staged.keep(), directory_of(state, &id)).map_err(failed)?;
     let record = OverlayRecord { environment, changes: changes.to_vec() };
@@ -95,19 +98,17 @@ pub fn keep_overlay(
     // A record that a power failure leaves incomplete is not used: it is checked before every use.
     disk::write_atomically(&file, &record, Durability::Buffered).map_err(failed)?;
     state.transactions().remove_oldest();
-    Ok(())
+    Ok(removed)
 }
 
-/// Removes the overlays of an environment that has changed since: they will not be used again.
-fn remove_stale(state: &RepairState, target: &Target, packages: &Packages) {
-    let isolated = history::list(state.directory()).into_iter().filter(|entry| entry.is_isolated);
-    for entry in isolated {
-        let is_bound =
-            |record: OverlayRecord| record.environment == environment_key(target, packages, &record.changes);
-        if !read_record(&entry).is_some_and(is_bound) {
-            remove_overlay(state, &entry);
-        }
-    }
+/// Removes the overlays of an environment that has changed since, and returns how many: they will not be used again.
+fn remove_stale(state: &RepairState, target: &Target, packages: &Packages) -> usize {
+    let is_bound = |record: OverlayRecord| {
+        record.environment == environment_key(&target.interpreter.version, packages, &record.changes)
+    };
+    let is_stale = |entry: &Entry| entry.is_isolated && !read_record(entry).is_some_and(is_bound);
+    let stale = history::list(state.directory()).into_iter().filter(is_stale);
+    stale.map(|entry| remove_overlay(state, &entry)).count()
 }
 
 /// Removes an overlay, and returns its changes.
@@ -134,8 +135,8 @@ fn directory_of(state: &RepairState, id: &str) -> PathBuf {
 
 /// A digest of the versions of Python and of the packages, and of the files of those that the overlay has with another
 /// content but the same version: it hides what changes in them.
-fn environment_key(target: &Target, packages: &Packages, changes: &[Change]) -> String {
-    let python = [("python".to_owned(), target.interpreter.version.clone())];
+fn environment_key(python: &str, packages: &Packages, changes: &[Change]) -> String {
+    let python = [("python".to_owned(), python.to_owned())];
     let lines = python.into_iter().chain(packages.versions());
     let mut lines: Vec<String> = lines.map(|(name, version)| format!("{name}=={version}")).collect();
     let edited = changes.iter().filter(|change| !change.edits.is_empty());
@@ -146,4 +147,34 @@ fn environment_key(target: &Target, packages: &Packages, changes: &[Change]) -> 
         lines.extend(sources.map(|file| sha256_of(file).unwrap_or_default()));
     }
     sha256_of_bytes(lines.join("\n").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repair::change::Edit;
+
+    #[test]
+    fn the_key_follows_versions_and_the_files_that_were_edited() {
+        let site = tempfile::tempdir().unwrap();
+        let metadata = site.path().join("aws_parallelcluster-3.9.3.dist-info");
+        fs::create_dir(&metadata).unwrap();
+        fs::write(metadata.join("METADATA"), "Name: aws-parallelcluster\nVersion: 3.9.3\n").unwrap();
+        fs::write(metadata.join("RECORD"), "stack.py,,\nstack.pyc,,\n").unwrap();
+        let write = |file: &str, text: &str| fs::write(site.path().join(file), text).unwrap();
+        let line = Edit { file: "stack.py".into(), line: 1, from: "one".into(), to: "1".into() };
+        let (package, version, why) = ("aws-parallelcluster".into(), "3.9.3", "test".into());
+        let edit = Change { package, from: Some(version.into()), to: version.into(), why, edits: vec![line] };
+        let key = |python: &str, changes: &[Change]| {
+            environment_key(python, &read_installed(&[site.path().to_owned()]), changes)
+        };
+        write("stack.py", "one");
+        let (edited, moved) = (key("3.9.18", std::slice::from_ref(&edit)), key("3.9.18", &[]));
+        assert_ne!(key("3.10.1", &[]), moved);
+        write("stack.pyc", "compiled");
+        assert_eq!(key("3.9.18", std::slice::from_ref(&edit)), edited);
+        write("stack.py", "two");
+        assert_ne!(key("3.9.18", std::slice::from_ref(&edit)), edited);
+        assert_eq!(key("3.9.18", &[]), moved);
+    }
 }

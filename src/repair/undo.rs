@@ -1,7 +1,7 @@
 //! The undo of a repair: of the one that was interrupted, else of the newest.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::checker::request::CheckRequest;
 use crate::environment::packages::read_installed;
@@ -59,23 +59,33 @@ pub struct Undoable {
     pub changes: Vec<Change>,
 }
 
-/// The repairs of a target's environment that can be undone, the newest first. Nothing is locked or rolled back.
-pub fn list_undoable(target: &Target) -> Result<Vec<Undoable>, Error> {
-    let Some(state) = RepairState::find(target) else { return Ok(Vec::new()) };
-    let mut found = Vec::new();
+/// The repairs of a path that are kept.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// Those of the target's environment, the newest first.
+    pub undoable: Vec<Undoable>,
+    /// Where the repairs are that were made of another environment at the path, if there are any.
+    pub others: Option<PathBuf>,
+}
+
+/// Lists the repairs that are kept for a target's path. Nothing is locked or rolled back.
+pub fn list_kept(target: &Target) -> Result<Kept, Error> {
+    let Some(state) = RepairState::find(target) else { return Ok(Kept::default()) };
+    let mut kept = Kept::default();
     for entry in history::list(state.directory()) {
         let changes = if entry.is_isolated {
             read_changes(&entry)
         } else {
             let journal = state.transactions().read_closed(&entry);
             let Some(journal) = journal.map_err(|message| refuse_undo(message, UNREADABLE))? else {
+                kept.others = Some(state.directory().to_owned());
                 continue;
             };
             journal.changes
         };
-        found.push(Undoable { entry, changes });
+        kept.undoable.push(Undoable { entry, changes });
     }
-    Ok(found)
+    Ok(kept)
 }
 
 fn undo_in_place(
@@ -131,8 +141,8 @@ fn refuse_unwritable(journal: &Journal) -> Result<(), Error> {
 }
 
 /// Advice where the journal of the last repair cannot be read.
-const UNREADABLE: &str = "Nothing was changed or removed. Restore that file from a backup; the saved \
-                          copies cannot be restored without it.";
+const UNREADABLE: &str = "Nothing was changed or removed. Make that file readable, or restore it from a backup; the \
+                          saved copies cannot be restored without it.";
 
 /// Advice where a copy of an old file is missing or damaged.
 const STAYS_REPAIRED: &str = "Nothing was changed; the environment stays repaired. Restore that copy from \

@@ -48,7 +48,8 @@ fn beside_the_environment() {
 
     // A new one takes its place, and undo removes it.
     let changed = environment.site();
-    environment.preflight(["fix", "--isolated"]).run().exits(0);
+    let run = environment.preflight(["fix", "--isolated"]).run();
+    run.exits(0).stderr_matches("fix-isolated-again.txt");
     environment.build_image().run().exits(0).prints(REAL_OUTPUT);
     environment.preflight(["undo"]).run().exits(0).is_silent().stdout_matches("undo-isolated.txt");
     where_().exits(0).is_silent().stdout_matches("where-undone.txt");

@@ -50,6 +50,7 @@ fn undo_in_a_recreated_environment_changes_nothing() {
     environment.preflight(["fix"]).run().exits(0);
     let recreated = environment.recreate(&packages);
     environment.preflight(["undo"]).run().exits(1).prefixed().stderr_matches("undo-recreated.txt");
+    environment.preflight(["undo", "--list"]).run().exits(0).stdout_matches("undo-list-recreated.txt");
     assert_eq!(environment.site(), recreated);
     let kept = environment.kept();
     let is_kept = matches!(kept.as_slice(), [journal, snapshot]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::rules::template::cloudformation::select_resources;
@@ -60,7 +60,7 @@ fn names_a_build(arn: &str) -> bool {
             .is_some_and(|version| version.split('.').count() == 3 && version.split('.').all(is_number))
 }
 
-/// An image as `ec2:DescribeImages` describes it. Everything may be missing: an answer can come from a file.
+/// An image as `ec2:DescribeImages` describes it. Everything may be missing or null: an answer can come from a file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ParentImage {
@@ -78,7 +78,7 @@ pub struct ParentImage {
     pub platform: Option<String>,
     #[serde(default)]
     pub platform_details: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "read_or_default")]
     pub tags: Vec<Tag>,
 }
 
@@ -86,7 +86,12 @@ pub struct ParentImage {
 #[serde(rename_all = "PascalCase")]
 pub struct Tag {
     pub key: String,
+    #[serde(default, deserialize_with = "read_or_default")]
     pub value: String,
+}
+
+fn read_or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 impl ParentImage {
