@@ -11,8 +11,9 @@ use crate::text::package_name::normalised;
 /// Installed distributions by normalised name.
 pub type Installed = BTreeMap<String, Distribution>;
 
-/// The parts of a Requires-Dist line that a plan needs. Read by hand, because `pep508_rs` depends on a
-/// regex engine and a URL parser.
+/// The parts of a Requires-Dist line that a plan needs. Its marker is not evaluated: the installer does that for what
+/// it installs, and a plan keeps what an installed package meets already. So eleven facts about the platform, which
+/// `pep508_rs` needs for it, are not asked for.
 #[derive(Debug)]
 pub struct Requirement {
     pub name: String,

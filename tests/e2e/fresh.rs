@@ -48,7 +48,7 @@ fn is_stopped_and_repaired(name: &str, with: With, exception: &str) {
     let version = copy.real(&["version"]).run();
     version.exits(0);
     assert_eq!(version.json()["version"], release, "{version}");
-    let (ran, report) = copy.preflight(&[]);
+    let (ran, report) = copy.preflight(&["--deny", "warnings"]);
     ran.exits(0);
     assert_eq!(report["verdict"], "ready", "{ran}");
     copy.pcluster(&["preflight", "undo"]).run().exits(0);
