@@ -14,7 +14,11 @@ use crate::repair::change::Change;
 use crate::repair::file_digest::{FileDigest, sha256_of};
 use crate::repair::token::{self, TOKEN_FILE};
 use crate::system::files::describe;
+use crate::system::trust;
 use crate::text::package_name::normalised;
+
+/// A file takes some 200 bytes: the journal of the built-in advisory's repair (1,215 files) has 230 kB.
+const MAX_JOURNAL: u64 = 64 << 20;
 
 /// A file that is removed, and its copy below the snapshot.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -344,4 +348,32 @@ fn resolve(path: &Path) -> Option<PathBuf> {
     let (there, canonical) =
         path.ancestors().find_map(|there| Some((there, fs::canonicalize(there).ok()?)))?;
     Some(canonical.join(path.strip_prefix(there).ok()?))
+}
+
+/// Reads a journal on the packages in `site`; `None` where there is no file, or reading it fails with an
+/// error that is `ignored`.
+pub fn read_journal(path: &Path, site: &Path, ignored: &[io::ErrorKind]) -> Result<Option<Journal>, String> {
+    let text = match trust::read_up_to(path, MAX_JOURNAL) {
+        Ok(text) => text,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(error) if ignored.contains(&error.kind()) => return Ok(None),
+        Err(error) => return Err(describe("cannot read", path)(error)),
+    };
+    let journal: Journal =
+        serde_json::from_slice(&text).map_err(|error| describe("cannot read", path)(error.into()))?;
+    let refused = journal.refuse_paths_outside(site);
+    refused.map_err(|why| format!("{} was rejected: {why}", path.display()))?;
+    Ok(Some(journal))
+}
+
+/// The id in a journal. Its paths are not checked, because they are not used here.
+pub fn read_id(path: &Path) -> io::Result<String> {
+    #[derive(Deserialize)]
+    struct JournalId {
+        id: String,
+    }
+    let text = trust::read_up_to(path, MAX_JOURNAL)?;
+    Ok(serde_json::from_slice::<JournalId>(&text)?.id)
 }

@@ -10,6 +10,7 @@ use crate::environment::interpreter::Interpreter;
 use crate::error::Error;
 use crate::model::distribution::Distribution;
 use crate::system::executables::own_executable;
+use crate::text::printable::quote_for_shell;
 
 /// The file of PEP 668, in the directory of the standard library.
 const MARKER: &str = "EXTERNALLY-MANAGED";
@@ -66,15 +67,8 @@ pub fn refuse_another_users<'a>(
     // An absolute path, because sudo sets PATH; an ID, because a container may know no name for it.
     let next = format!(
         "Nothing was changed. Run it as its owner: `sudo -H -u '#{uid}' {}{word} {command} --real {}`.",
-        quote(&shim),
-        quote(real)
+        quote_for_shell(&shim.display().to_string()),
+        quote_for_shell(&real.display().to_string())
     );
     Err(Error::repair(message, &next))
-}
-
-/// Quotes a path for a shell, where it has to be.
-fn quote(path: &Path) -> String {
-    let text = path.display().to_string();
-    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+@:,".contains(letter);
-    if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }

@@ -17,9 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
-
-use serde::Deserialize;
+use std::path::PathBuf;
 
 use crate::repair::change::Change;
 use crate::repair::failpoint;
@@ -27,14 +25,10 @@ use crate::repair::file_digest::FileDigest;
 use crate::repair::file_operations::{PlacedBy, link_or_copy, place, remove, remove_empty};
 use crate::repair::file_plan::{Content, FilePlan};
 use crate::repair::history::{self, Entry, IN_PLACE_PREFIX, ISOLATED_PREFIX, MAX_UNDO};
-use crate::repair::journal::{Journal, SavedFile};
+use crate::repair::journal::{Journal, SavedFile, read_id, read_journal};
 use crate::repair::token::{self, TOKEN_FILE};
 use crate::system::disk::{self, Durability};
 use crate::system::files::describe;
-use crate::system::trust;
-
-/// A file takes some 200 bytes: the journal of the built-in advisory's repair (1,215 files) has 230 kB.
-const MAX_JOURNAL: u64 = 64 << 20;
 
 /// The transactions of one environment, and their files below the state directory.
 #[derive(Debug, Clone)]
@@ -343,16 +337,6 @@ const SNAPSHOT_PREFIX: &str = "snapshot-";
 /// The beginning of the name of every journal that was set aside.
 const INTERRUPTED_PREFIX: &str = "interrupted-";
 
-/// The id in a journal. Its paths are not checked, because they are not used here.
-fn read_id(path: &Path) -> io::Result<String> {
-    #[derive(Deserialize)]
-    struct JournalId {
-        id: String,
-    }
-    let text = trust::read_up_to(path, MAX_JOURNAL)?;
-    Ok(serde_json::from_slice::<JournalId>(&text)?.id)
-}
-
 fn digest_additions(plan: &FilePlan) -> Result<Vec<FileDigest>, String> {
     let digest = |content: &Content| match content {
         Content::File(source) => FileDigest::of(source).map_err(describe("cannot read", source)),
@@ -383,22 +367,4 @@ fn remove_token(journal: &Journal, others: &[Journal]) -> io::Result<()> {
         token::remove(site, token)?;
     }
     Ok(())
-}
-
-/// Reads a journal on the packages in `site`; `None` where there is no file, or reading it fails with an
-/// error that is `ignored`.
-fn read_journal(path: &Path, site: &Path, ignored: &[io::ErrorKind]) -> Result<Option<Journal>, String> {
-    let text = match trust::read_up_to(path, MAX_JOURNAL) {
-        Ok(text) => text,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(None);
-        }
-        Err(error) if ignored.contains(&error.kind()) => return Ok(None),
-        Err(error) => return Err(describe("cannot read", path)(error)),
-    };
-    let journal: Journal =
-        serde_json::from_slice(&text).map_err(|error| describe("cannot read", path)(error.into()))?;
-    let refused = journal.refuse_paths_outside(site);
-    refused.map_err(|why| format!("{} was rejected: {why}", path.display()))?;
-    Ok(Some(journal))
 }
