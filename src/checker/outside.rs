@@ -12,7 +12,7 @@ use crate::images::client::Client;
 use crate::model::finding::Finding;
 use crate::report::builder::{CheckResult, ReportBuilder};
 use crate::rules::advisories::combinations;
-use crate::rules::parent::facts::{Facts, Questions};
+use crate::rules::parent::facts::{Facts, ParentImage, Questions};
 use crate::rules::parent::image::Build;
 use crate::rules::parent::{build, image};
 use crate::rules::template::recipe::find_region;
@@ -86,12 +86,16 @@ fn get_facts(
 }
 
 /// The parent among the images of a file. If the parent is the ARN of an Image Builder image, which names no AMI, the
-/// file's only image is meant.
+/// file's only image is meant, but nothing that its owner would prove is certain.
 fn find_image(images: &[Value], parent: &str) -> Facts {
     let named = images.iter().find(|image| image["ImageId"] == parent);
     let only = images.first().filter(|_| images.len() == 1 && parent.starts_with("arn:"));
-    let reason = match named.or(only).map(|image| serde_json::from_value(image.clone())) {
-        Some(Ok(image)) => return Facts { image: Some(image), ..Facts::default() },
+    let reason = match named.or(only).map(|image| serde_json::from_value::<ParentImage>(image.clone())) {
+        Some(Ok(image)) if named.is_some() => return Facts { image: Some(image), ..Facts::default() },
+        Some(Ok(image)) => {
+            let image = ParentImage { owner_id: None, owner_alias: None, ..image };
+            return Facts { image: Some(image), ..Facts::default() };
+        }
         Some(Err(error)) => format!("the description of the image {parent} in the file is wrong: {error}"),
         None => format!("the file does not describe the image {parent}"),
     };

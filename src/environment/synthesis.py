@@ -312,7 +312,9 @@ def describe_image(image_id):
         "BlockDeviceMappings": [{"DeviceName": root, "Ebs": {"VolumeSize": 25}}],
         "Tags": [],
     }
-    return dict(image, **IMAGES.get(image_id, {}))
+    known = IMAGES.get(image_id, {})
+    # A description from a file may leave anything out.
+    return dict(image, **{name: value for name, value in known.items() if value not in (None, [])})
 
 
 def get_caller_identity(_region, _parameters):

@@ -9,6 +9,7 @@
 //! | `os_version` | their affected versions (`8.10`), compared as in PEP 440; without the key, every one |
 //! | `architecture` | `x86_64` or `arm64`; without the key, both |
 //! | `update_os_packages` | true: only builds with `Build.UpdateOsPackages` |
+//! | `lustre_client` | true: only builds without `Build.Installation.LustreClient.Enabled: false` |
 //! | `by_release` | true: it is an INFO for the release alone, if the parent is not known |
 //! | `effect` | completes "aws-parallelcluster VERSION …" |
 //! | `cost`, `fix` | what it costs to build anyway, a sentence; what to do instead |
@@ -68,6 +69,8 @@ pub struct Combination {
     pub architecture: Option<Architecture>,
     #[serde(default)]
     pub update_os_packages: bool,
+    #[serde(default)]
+    pub lustre_client: bool,
     #[serde(default)]
     pub by_release: bool,
     #[serde(deserialize_with = "read_text")]

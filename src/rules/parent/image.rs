@@ -33,12 +33,13 @@ pub fn check(image: &ParentImage, build: &Build) -> Vec<Finding> {
     let Some(component) = Component::read(build.template) else { return Vec::new() };
     let checked = Checked { image, build, component };
     let system = System::of(image);
-    let mut findings = Vec::from_iter(checked.check_origin());
-    if let Some(system) = &system {
-        findings.extend(checked.check_system(system));
-    }
-    findings.extend(checked.check_combinations(system.as_ref()));
-    findings
+    let origin = checked.check_origin();
+    // What else is known of an operating system that is not supported does not matter.
+    let outside = match system.as_ref().and_then(|system| checked.check_system(system)) {
+        Some(unsupported) => vec![unsupported],
+        None => checked.check_combinations(system.as_ref()),
+    };
+    origin.into_iter().chain(outside).collect()
 }
 
 struct Checked<'a> {
@@ -48,27 +49,37 @@ struct Checked<'a> {
 }
 
 impl Checked<'_> {
-    /// An image that another release of pcluster has made.
+    /// An image that another release of pcluster has made. Only an official one is certain to be refused: pcluster tags
+    /// its images also if it ran nothing on them (`DevSettings.DisablePclusterComponent`), and copies lose the tags.
     fn check_origin(&self) -> Option<Finding> {
-        let made_by = self.official_version().or_else(|| self.image.tag(VERSION_TAG))?;
+        let named = self.named_version();
+        let made_by = named.or_else(|| self.image.tag(VERSION_TAG).filter(|tag| is_release(tag)))?;
         let pcluster = self.build.pcluster;
+        let is_official = named.is_some() && self.image.owner_alias.as_deref() == Some("amazon");
         let is_own = is_same_release(pcluster, made_by);
-        let message =
-            format!("the parent image {} was made by ParallelCluster {made_by}, not {pcluster}", self.name());
-        let cost = "The build fails on its instance: the cookbook refuses images of another version.";
+        let was = if is_official { "was" } else { "seems to have been" };
+        let message = format!(
+            "the parent image {} {was} made by ParallelCluster {made_by}, not {pcluster}",
+            self.name()
+        );
+        let cost = if self.has_own_cookbook() {
+            "The build fails on its instance, unless your cookbook accepts images of another version."
+        } else {
+            "The build fails on its instance: the cookbook refuses images of another version."
+        };
         let fix = format!(
             "choose a parent image made by ParallelCluster {pcluster}, or one not made by ParallelCluster"
         );
-        let level = if self.has_own_cookbook() { Level::Warning } else { Level::Error };
+        let is_certain = is_official && !self.has_own_cookbook();
+        let level = if is_certain { Level::Error } else { Level::Warning };
         let reference = "https://docs.aws.amazon.com/parallelcluster/latest/ug/building-custom-ami-v3.html";
         (!is_own).then(|| self.describe("parent-parallelcluster", level, message, cost, fix, reference))
     }
 
-    /// The version of an official `ParallelCluster` AMI. Others can give such a name too, so the owner counts.
-    fn official_version(&self) -> Option<&str> {
-        let is_amazons = self.image.owner_alias.as_deref() == Some("amazon");
-        let rest = self.image.name.as_deref()?.strip_prefix(OFFICIAL).filter(|_| is_amazons)?;
-        rest.split('-').next().filter(|version| version.split('.').count() == 3)
+    /// The version in the name of an official `ParallelCluster` AMI, or of a copy of one.
+    fn named_version(&self) -> Option<&str> {
+        let rest = self.image.name.as_deref()?.strip_prefix(OFFICIAL)?;
+        rest.split('-').next().filter(|version| is_release(version))
     }
 
     /// An operating system that the component does not list.
@@ -115,6 +126,12 @@ impl Checked<'_> {
             && is_version
             && combination.architecture.is_none_or(|one| architecture == Some(one.name()))
             && (!combination.update_os_packages || self.updates_packages())
+            && (!combination.lustre_client || self.installs_lustre())
+    }
+
+    fn installs_lustre(&self) -> bool {
+        let attributes = self.parameter("CfnParamChefDnaJson").map(serde_json::from_str::<Value>);
+        !attributes.is_some_and(|read| read.is_ok_and(|read| read["cluster"]["lustre"]["enabled"] == "no"))
     }
 
     fn updates_packages(&self) -> bool {
@@ -161,10 +178,15 @@ impl Checked<'_> {
     }
 }
 
-/// Whether both are one release; a local version is the release that it was made of.
+/// Whether the cookbook accepts an image of the other version: it compares the whole text. pcluster that was built from
+/// a release, with a local version, may use the cookbook of that release.
 fn is_same_release(pcluster: &str, other: &str) -> bool {
-    let parse = |version: &str| Version::from_str(version).ok().map(Version::without_local);
-    parse(pcluster).is_some_and(|pcluster| parse(other) == Some(pcluster))
+    let other = other.trim();
+    pcluster == other || pcluster.split('+').next() == Some(other)
+}
+
+fn is_release(version: &str) -> bool {
+    Version::from_str(version).is_ok_and(|version| version.release().len() == 3)
 }
 
 #[cfg(test)]
@@ -223,13 +245,44 @@ mod tests {
 
     #[test]
     fn a_cookbook_of_ones_own_makes_it_a_warning() {
-        let made = json!({"ImageId": "ami-1", "Tags": [{"Key": VERSION_TAG, "Value": "3.8.0"}]});
+        let name = "aws-parallelcluster-3.8.0-amzn2-hvm-x86_64-202406191234";
+        let made = json!({"ImageId": "ami-1", "Name": name, "ImageOwnerAlias": "amazon"});
         let el = json!({"ImageId": "ami-1", "Name": RHEL.replace("8.9", "8.10"), "OwnerId": "309956199498"});
         let mut template = template(&["rhel8"]);
         assert_eq!(found(&made, "3.9.3", &template), ["parent-parallelcluster ERROR"]);
         template["Parameters"]["CfnParamChefCookbook"]["Default"] = json!("https://example.com/cookbook.tgz");
         assert_eq!(found(&made, "3.9.3", &template), ["parent-parallelcluster WARNING"]);
         assert_eq!(found(&el, "3.9.3", &template), ["el-8.10-version WARNING"]);
+    }
+
+    #[test]
+    fn a_tag_or_a_copied_name_makes_it_a_warning() {
+        let template = template(&["alinux2"]);
+        let tagged = |version: &str| {
+            let tags = json!([{"Key": VERSION_TAG, "Value": version}]);
+            found(&json!({"ImageId": "ami-1", "Tags": tags}), "3.9.3", &template)
+        };
+        for version in ["3.8.0", "3.9.3+site"] {
+            assert_eq!(tagged(version), ["parent-parallelcluster WARNING"], "{version}");
+        }
+        for version in ["3.9.3", "", "n/a", "3.9"] {
+            assert!(tagged(version).is_empty(), "{version:?}");
+        }
+        let copied = json!({"Name": "aws-parallelcluster-3.8.0-amzn2-hvm-x86_64-202406191234"});
+        assert_eq!(found(&copied, "3.9.3", &template), ["parent-parallelcluster WARNING"]);
+        let own = json!({"Tags": [{"Key": VERSION_TAG, "Value": "3.9.3"}]});
+        assert!(found(&own, "3.9.3+ours", &template).is_empty());
+    }
+
+    #[test]
+    fn a_build_without_lustre_needs_no_lustre_client() {
+        let rocky = json!({"Name": "Rocky-9-EC2-Base-9.7-20251123.2.x86_64", "OwnerId": "792107900819"});
+        let mut template = template(&["rocky9"]);
+        for (enabled, expected) in [("no", 0), ("yes", 1)] {
+            let attributes = json!({"cluster": {"lustre": {"enabled": enabled}}}).to_string();
+            template["Parameters"]["CfnParamChefDnaJson"]["Default"] = json!(attributes);
+            assert_eq!(found(&rocky, "3.15.0", &template).len(), expected, "{enabled}");
+        }
     }
 
     #[test]

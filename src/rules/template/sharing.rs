@@ -1,4 +1,6 @@
-//! An AMI that is encrypted with AWS's own key and shared: EC2 refuses that at the end of the build. Pure.
+//! An AMI that is encrypted and shared in a way that EC2 refuses at the end of the build. Pure.
+
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
@@ -6,34 +8,36 @@ use crate::model::finding::{Finding, Fix, Kind, Level};
 use crate::rules::template::cloudformation::{DISTRIBUTION, format_resource, select_resources};
 use crate::rules::template::recipe::RECIPE;
 
-pub const ID: &str = "sharing-aws-managed-key";
+pub const ID: &str = "sharing-encrypted";
 
 /// The key that EC2 uses if no other one is named, and the account has no default of its own.
 const AWS_KEY: &str = "alias/aws/ebs";
 
-/// The keys of a launch permission, each with a list.
-const GRANTS: [&str; 4] = ["UserIds", "UserGroups", "OrganizationArns", "OrganizationalUnitArns"];
+/// The keys of a launch permission that name no single account, each with a list.
+const GROUPS: [&str; 3] = ["UserGroups", "OrganizationArns", "OrganizationalUnitArns"];
 
-/// Finds a shared AMI whose volume has AWS's own key: certain if the key is named, likely if none is.
+/// Finds a shared AMI whose volume is encrypted: one that is made public, or that has AWS's own key.
 pub fn check(template: &Value) -> Option<Finding> {
-    let encryption = find_encryption(template)?;
-    let path = find_sharing(template, encryption.account())?;
-    let (level, key) = match encryption.key {
-        Some(_) => (Level::Error, "with AWS's own key aws/ebs"),
-        None => (Level::Warning, "with the account's default key, which is AWS's own unless it was changed"),
+    let volume = find_encrypted_volume(template)?;
+    let (path, sharing) = find_sharing(template)?;
+    let (level, how) = judge(&volume.key, &sharing)?;
+    let fix = if sharing.is_public {
+        "share the AMI with accounts in UserIds, with a key of your own in Image.RootVolume.KmsKeyId, or build it \
+         without Image.RootVolume.Encrypted"
+    } else {
+        "name a key of your own in Image.RootVolume.KmsKeyId, or remove the LaunchPermission"
     };
     Some(Finding {
         id: ID.into(),
         level,
         kind: Kind::ImageLimit,
-        message: format!("the AMI is shared, but its volume is encrypted {key}"),
+        message: how.into(),
         cost: Some("EC2 refuses to share such an AMI at the end of the build, after an hour of EC2.".into()),
-        evidence: json!({"path": path, "encryption": encryption.path, "kmsKeyId": encryption.key}),
-        fix: Some(Fix::by_hand(
-            "name a key of your own in Image.RootVolume.KmsKeyId, or remove the LaunchPermission".into(),
-        )),
+        evidence: json!({"path": path, "encryption": volume.path, "kmsKeyId": volume.named_key}),
+        fix: Some(Fix::by_hand(fix.into())),
         references: vec![
             "https://repost.aws/knowledge-center/image-builder-distr-error-encrypted-ami".into(),
+            "https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/sharingamis-intro.html".into(),
         ],
         fails_build: level == Level::Warning,
         is_ignored: false,
@@ -41,55 +45,103 @@ pub fn check(template: &Value) -> Option<Finding> {
     })
 }
 
-struct Encryption<'t> {
-    path: String,
-    /// The name of AWS's own key, if it is named.
-    key: Option<&'t str>,
-}
-
-impl Encryption<'_> {
-    /// The account of the key: `arn:aws:kms:REGION:ACCOUNT:alias/aws/ebs`.
-    fn account(&self) -> Option<&str> {
-        self.key?.split(':').nth(4)
+/// What EC2 does with an AMI of this key that is shared so. The account of the key needs no sharing.
+fn judge(key: &Key, sharing: &Sharing) -> Option<(Level, &'static str)> {
+    let named = "the AMI is shared, but its volume is encrypted with AWS's own key aws/ebs";
+    let default = "the AMI is shared, but its volume is encrypted with the account's default key, which is AWS's own \
+                   unless it was changed";
+    if sharing.is_public {
+        return Some((Level::Error, "the AMI is made public, but its volume is encrypted"));
+    }
+    match key {
+        Key::Other => None,
+        Key::Default => Some((Level::Warning, default)),
+        Key::Aws(own) => {
+            let is_other = |account: &String| own.as_ref() != Some(account);
+            let is_for_others = sharing.has_groups || sharing.accounts.iter().any(is_other);
+            is_for_others.then_some((Level::Error, named))
+        }
     }
 }
 
-/// The volume that is encrypted with AWS's own key.
-fn find_encryption(template: &Value) -> Option<Encryption<'_>> {
+enum Key {
+    /// AWS's own key by its name, with its account if that is named too.
+    Aws(Option<String>),
+    /// No key is named.
+    Default,
+    Other,
+}
+
+impl Key {
+    fn read(value: &Value) -> Self {
+        match value.as_str() {
+            None if value.is_null() => Self::Default,
+            Some("") => Self::Default,
+            Some(AWS_KEY) => Self::Aws(None),
+            // arn:aws:kms:REGION:ACCOUNT:alias/aws/ebs
+            Some(key) if key.ends_with(&format!(":{AWS_KEY}")) => {
+                Self::Aws(key.split(':').nth(4).map(str::to_owned))
+            }
+            _ => Self::Other,
+        }
+    }
+}
+
+struct Volume<'t> {
+    path: String,
+    key: Key,
+    named_key: &'t Value,
+}
+
+fn find_encrypted_volume(template: &Value) -> Option<Volume<'_>> {
     let recipes = select_resources(template, RECIPE).into_iter();
-    let volumes = recipes.flat_map(|(recipe, resource)| {
+    let mut volumes = recipes.flat_map(|(recipe, resource)| {
         let mappings = resource["Properties"]["BlockDeviceMappings"].as_array().into_iter().flatten();
         mappings.enumerate().map(move |(index, mapping)| (recipe, index, &mapping["Ebs"]))
     });
-    let mut encrypted = volumes.filter(|(_, _, ebs)| ebs["Encrypted"] == true || ebs["Encrypted"] == "true");
-    encrypted.find_map(|(recipe, index, ebs)| {
-        let key = match &ebs["KmsKeyId"] {
-            Value::Null => None,
-            Value::String(key) if key == AWS_KEY || key.ends_with(&format!(":{AWS_KEY}")) => {
-                Some(key.as_str())
-            }
-            _ => return None,
-        };
-        let path = format!("{}.Properties.BlockDeviceMappings[{index}].Ebs", format_resource(recipe));
-        Some(Encryption { path, key })
-    })
+    let is_encrypted = |ebs: &Value| ebs["Encrypted"] == true || ebs["Encrypted"] == "true";
+    let (recipe, index, ebs) = volumes.find(|(_, _, ebs)| is_encrypted(ebs))?;
+    let path = format!("{}.Properties.BlockDeviceMappings[{index}].Ebs", format_resource(recipe));
+    let named_key = &ebs["KmsKeyId"];
+    Some(Volume { path, key: Key::read(named_key), named_key })
 }
 
-/// The path of a launch permission for anybody but the account itself, if that is known.
-fn find_sharing(template: &Value, account: Option<&str>) -> Option<String> {
+/// For whom a launch permission is.
+struct Sharing {
+    accounts: BTreeSet<String>,
+    has_groups: bool,
+    is_public: bool,
+}
+
+impl Sharing {
+    fn read(permission: &Value) -> Self {
+        let list = |key: &str| permission[key].as_array().into_iter().flatten();
+        // A number is one in the template too, if it was one in the configuration.
+        let accounts = list("UserIds").map(|id| id.as_str().map_or_else(|| id.to_string(), str::to_owned));
+        Self {
+            accounts: accounts.collect(),
+            has_groups: GROUPS.iter().any(|key| list(key).next().is_some()),
+            is_public: list("UserGroups").any(|group| group == "all"),
+        }
+    }
+
+    fn is_for_anybody(&self) -> bool {
+        self.has_groups || !self.accounts.is_empty()
+    }
+}
+
+/// The first launch permission, with its path.
+fn find_sharing(template: &Value) -> Option<(String, Sharing)> {
     let configurations = select_resources(template, DISTRIBUTION).into_iter();
     let mut distributions = configurations.flat_map(|(name, resource)| {
         let list = resource["Properties"]["Distributions"].as_array().into_iter().flatten();
         list.enumerate().map(move |(index, distribution)| (name, index, distribution))
     });
     distributions.find_map(|(name, index, distribution)| {
-        let permission = &distribution["AmiDistributionConfiguration"]["LaunchPermissionConfiguration"];
+        let key = "AmiDistributionConfiguration";
+        let sharing = Sharing::read(&distribution[key]["LaunchPermissionConfiguration"]);
         let place = format!("{}.Properties.Distributions[{index}]", format_resource(name));
-        let shares = GRANTS.iter().any(|grant| {
-            let others = permission[grant].as_array().into_iter().flatten();
-            others.into_iter().any(|other| account.is_none_or(|account| other != account))
-        });
-        shares.then(|| format!("{place}.AmiDistributionConfiguration.LaunchPermissionConfiguration"))
+        sharing.is_for_anybody().then(|| (format!("{place}.{key}.LaunchPermissionConfiguration"), sharing))
     })
 }
 
@@ -113,6 +165,7 @@ mod tests {
         for key in ["alias/aws/ebs", "arn:aws:kms:eu-west-1:123456789012:alias/aws/ebs"] {
             assert_eq!(level(&encrypted(key), &users), Some(Level::Error), "{key}");
         }
+        assert_eq!(level(&json!({"Encrypted": true, "KmsKeyId": ""}), &users), Some(Level::Warning));
         assert_eq!(level(&json!({"Encrypted": true}), &users), Some(Level::Warning));
         for permission in [
             json!({"UserGroups": ["all"]}),
@@ -121,6 +174,17 @@ mod tests {
         ] {
             assert_eq!(level(&encrypted(AWS_KEY), &permission), Some(Level::Error));
         }
+    }
+
+    /// EC2's user guide: AMIs with encrypted volumes cannot be made public.
+    #[test]
+    fn a_public_ami_must_not_be_encrypted_whatever_the_key() {
+        let everybody = json!({"UserGroups": ["all"]});
+        for key in [Value::Null, json!(AWS_KEY), json!("arn:aws:kms:eu-west-1:111122223333:key/1")] {
+            let encrypted = json!({"Encrypted": true, "KmsKeyId": key});
+            assert_eq!(level(&encrypted, &everybody), Some(Level::Error), "{key}");
+        }
+        assert_eq!(level(&json!({"Encrypted": false}), &everybody), None);
     }
 
     #[test]
@@ -138,6 +202,8 @@ mod tests {
         }
         let own = "arn:aws:kms:eu-west-1:111122223333:alias/aws/ebs";
         assert_eq!(level(&json!({"Encrypted": true, "KmsKeyId": own}), &users()), None);
+        let number = json!({"UserIds": [111122223333_u64]});
+        assert_eq!(level(&json!({"Encrypted": true, "KmsKeyId": own}), &number), None);
         assert_eq!(level(&json!({"Encrypted": true, "KmsKeyId": {"Ref": "Key"}}), &users()), None);
     }
 }
