@@ -106,9 +106,14 @@ fn remove_stale(state: &RepairState, target: &Target, packages: &Packages) -> us
     let is_bound = |record: OverlayRecord| {
         record.environment == environment_key(&target.interpreter.version, packages, &record.changes)
     };
-    let is_stale = |entry: &Entry| entry.is_isolated && !read_record(entry).is_some_and(is_bound);
-    let stale = history::list(state.directory()).into_iter().filter(is_stale);
-    stale.map(|entry| remove_overlay(state, &entry)).count()
+    let mut removed = 0;
+    for entry in history::list(state.directory()).into_iter().filter(|entry| entry.is_isolated) {
+        if !read_record(&entry).is_some_and(is_bound) {
+            remove_overlay(state, &entry);
+            removed += 1;
+        }
+    }
+    removed
 }
 
 /// Removes an overlay, and returns its changes.

@@ -202,7 +202,7 @@ mod tests {
         }
         let own = "arn:aws:kms:eu-west-1:111122223333:alias/aws/ebs";
         assert_eq!(level(&json!({"Encrypted": true, "KmsKeyId": own}), &users()), None);
-        let number = json!({"UserIds": [111122223333_u64]});
+        let number = json!({"UserIds": [111_122_223_333_u64]});
         assert_eq!(level(&json!({"Encrypted": true, "KmsKeyId": own}), &number), None);
         assert_eq!(level(&json!({"Encrypted": true, "KmsKeyId": {"Ref": "Key"}}), &users()), None);
     }
