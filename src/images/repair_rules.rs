@@ -1,11 +1,11 @@
 //! Whether an AMI can be repaired, and with which tags. Pure.
 
 use crate::images::class::Known;
+use crate::images::commands;
 use crate::images::image::Refusal;
 use crate::images::inventory::{BuildArn, Tags};
 use crate::images::origin::{MAX_SLUG, PREFIX};
 use crate::images::rules::Examined;
-use crate::text::printable::quote_for_shell;
 
 /// EC2's limits: the tags of a resource, and the characters of a key and a value.
 const MAX_TAGS: usize = 50;
@@ -76,19 +76,16 @@ impl Examined<'_> {
 
     fn refuse_nothing_left(&self) -> Refusal {
         let ami = self.known.ami;
-        let id = quote_for_shell(self.known.image_id().unwrap_or_else(|| self.guess_id()));
-        let command =
-            format!("pcluster preflight images --repair -i {id} --image {} -r {}", ami.id, ami.region);
-        if self.known.directory().is_some() {
-            let reason =
-                format!("its build artifacts belong to another AMI; to tag it anyway, run `{command}`");
-            return Refusal::new("artifacts belong to another AMI", reason);
-        }
-        let reason = format!(
-            "its build artifacts were not found; search another bucket with --bucket NAME, or, to tag it anyway, \
-             run `{command}`"
-        );
-        Refusal::new("no artifacts found", reason)
+        let id = self.known.image_id().unwrap_or_else(|| self.guess_id());
+        let command = commands::adopt(id, &ami.id, &ami.region);
+        let (kind, why) = if self.known.directory().is_some() {
+            ("artifacts belong to another AMI", "its build artifacts belong to another AMI;")
+        } else {
+            let why = "its build artifacts were not found; search another bucket with --bucket NAME, or,";
+            ("no artifacts found", why)
+        };
+        let reason = format!("{why} to tag it anyway, run `{command}`");
+        Refusal { command: Some(command), ..Refusal::new(kind, reason) }
     }
 
     /// The image id as the name of the AMI has it, `ParallelClusterImage-ID DATE`; else in lower case.
