@@ -6,10 +6,11 @@ mod parent;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -280,6 +281,7 @@ fn is_given_back(environment: &str) {
         "orphan-s3-only",
         "orphan-custom-bucket",
         "neighbour-orphan",
+        "unknown-release",
     ] {
         let planted = &world.planted[label];
         assert_eq!(find(&report, world.ami(label))["repair"], "done", "{label}\n{ran}");
@@ -580,6 +582,11 @@ fn what_changes_after_the_plan_is_seen_before_a_deletion() {
             "ec2.modify_image_attribute(ImageId='AMI', LaunchPermission={'Add': [{'UserId': '111122223333'}]})",
             "it has been shared",
         ),
+        (
+            "neighbour-orphan",
+            "ec2.create_tags(Resources=['AMI'], Tags=[{'Key': 'pcluster-preflight:keep', 'Value': ''}])",
+            "it has been tagged pcluster-preflight:keep",
+        ),
     ] {
         let ami = world.ami(label);
         let before = world.state();
@@ -788,33 +795,51 @@ fn script_makes_no_call_after_the_end_of_its_shim() {
 fn signal_during_a_deletion_prints_what_may_be_left_and_how_to_finish() {
     let world = World::plant();
     let mut sandbox = world.sandbox(GOOD);
-    let answered = world.directory.path().join("answered");
-    let proxy = world.proxy(&["--hold", "1", answered.to_str().unwrap()]);
-    sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
-    let (ami, id) = (world.ami("orphan-deleted-stack"), world.id("orphan-deleted-stack"));
-    let arguments = ["preflight", "images", "--delete", "--yes", "-i", id];
-    let mut command = sandbox.pcluster(&arguments).command();
-    let shim = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let log = || fs::read_to_string(&proxy.log).unwrap();
-    wait_for("the first write", || log().contains("ec2 DeregisterImage").then_some(()));
-    let pid = rustix::process::Pid::from_child(&shim);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    let output = shim.wait_with_output().unwrap();
-    fs::write(answered, "").unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&output.status), Some(15), "{said}");
-    let snapshot = world.planted["orphan-deleted-stack"]["snapshots"][0].as_str().unwrap();
-    for text in [
-        "interrupted: 0 of 1 AMIs deleted".to_owned(),
-        format!("{ami} may be half done: deregister {ami}, delete {snapshot}, "),
-        format!("hint: to finish, run `pcluster preflight images --delete -i {id}`"),
-    ] {
-        assert!(said.contains(&text), "{text}\n{said}");
+    for (signal, label) in [(Signal::TERM, "orphan-deleted-stack"), (Signal::INT, "orphan-live-stack")] {
+        let answered = world.directory.path().join(format!("answered {label}"));
+        let proxy = world.proxy(&["--hold", "1", answered.to_str().unwrap()]);
+        sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
+        let (ami, id) = (world.ami(label), world.id(label));
+        let arguments = ["preflight", "images", "--delete", "--yes", "-i", id];
+        let mut command = sandbox.pcluster(&arguments).command();
+        let shim = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let log = || fs::read_to_string(&proxy.log).unwrap();
+        wait_for("the first write", || log().contains("ec2 DeregisterImage").then_some(()));
+        rustix::process::kill_process(Pid::from_child(&shim), signal).unwrap();
+        let output = shim.wait_with_output().unwrap();
+        fs::write(answered, "").unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.signal(), Some(signal.as_raw()), "{said}");
+        let snapshot = world.planted[label]["snapshots"][0].as_str().unwrap();
+        for text in [
+            "interrupted: 0 of 1 AMIs deleted".to_owned(),
+            format!("{ami} may be half done: deregister {ami}, delete {snapshot}, "),
+            format!("hint: to finish, run `pcluster preflight images --delete -i {id}`"),
+        ] {
+            assert!(said.contains(&text), "{text}\n{said}");
+        }
+        drop(proxy);
+        sandbox.set("AWS_ENDPOINT_URL", &world.endpoint);
+        images(&sandbox, &["--delete", "--yes", "-i", id]).0.exits(0);
+        assert!(!world.state().to_string().contains(snapshot));
     }
-    drop(proxy);
-    sandbox.set("AWS_ENDPOINT_URL", &world.endpoint);
-    images(&sandbox, &["--delete", "--yes", "-i", id]).0.exits(0);
-    assert!(!world.state().to_string().contains(snapshot));
+}
+
+#[test]
+fn plan_has_the_alias_of_the_account_if_the_caller_may_ask_for_it() {
+    let world = World::plant();
+    let mut sandbox = world.sandbox(GOOD);
+    let code = "import boto3, sys\nboto3.client('iam', 'us-east-1', endpoint_url=sys.argv[1], aws_access_key_id='x', \
+        aws_secret_access_key='x').create_account_alias(AccountAlias='hpc-production')";
+    assert!(python().args(["-c", code, &world.endpoint]).status().unwrap().success());
+    let head = |sandbox: &RealSandbox| {
+        let ran = sandbox.pcluster(&["preflight", "images", "--delete", "--dry-run"]).run();
+        ran.stdout().lines().next().unwrap().to_owned()
+    };
+    assert_eq!(head(&sandbox), "account 123456789012 (hpc-production), us-east-1");
+    let proxy = world.proxy(&["--deny", "iam:ListAccountAliases"]);
+    sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
+    assert_eq!(head(&sandbox), "account 123456789012, us-east-1");
 }
 
 /// What moto cannot answer: protection, references, a stack that could not be deleted.
