@@ -147,7 +147,10 @@ fn format_contents(image: &Image) -> String {
         [one] => format_size(image).replacen("1 snapshot", &one.id, 1),
         _ => format_size(image),
     };
-    let directory = image.artifacts.directory.as_ref().map(|_| "files in S3".to_owned());
+    let is_left = |place: &str| image.left.iter().any(|left| left.starts_with(place));
+    let directory =
+        image.artifacts.directory.as_ref().map(|(bucket, directory)| format_place(bucket, directory));
+    let directory = directory.filter(|place| !is_left(place)).map(|_| "files in S3".to_owned());
     let logs = image.artifacts.log_group.as_ref().map(|_| "log group".to_owned());
     [Some(snapshots), directory, logs].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }

@@ -607,7 +607,7 @@ fn what_changes_after_the_plan_is_seen_before_a_deletion() {
 #[test]
 fn a_directory_that_an_ami_of_another_region_has_stays() {
     let world = World::plant();
-    let sandbox = world.sandbox(GOOD);
+    let mut sandbox = world.sandbox(GOOD);
     let planted = &world.planted["orphan-deleted-stack"];
     let tags = planted["expected"].as_object().unwrap().iter();
     let tags: Vec<Value> = tags.map(|(key, value)| serde_json::json!({"Key": key, "Value": value})).collect();
@@ -623,9 +623,28 @@ fn a_directory_that_an_ami_of_another_region_has_stays() {
         .pcluster(&["preflight", "images", "--delete", "--yes", "-i", world.id("orphan-deleted-stack")])
         .run();
     ran.exits(1);
-    let said = format!("{} in eu-west-1 uses this directory", world.ami("copy"));
-    assert!(words(&ran).contains(&said), "{ran}");
+    let place =
+        format!("s3://{}/{}/", planted["bucket"].as_str().unwrap(), planted["directory"].as_str().unwrap());
+    let said = format!("left {place}: {} in eu-west-1 uses this directory", world.ami("copy"));
+    assert!(words(&ran).contains(&said) && !words(&ran).contains("files in S3"), "{ran}");
     assert_eq!(world.state()["objects"], before["objects"], "{ran}");
+    // Nothing is left to be finished, because no other run could.
+    let (ran, report) = images(&sandbox, &[]);
+    assert_eq!(report["unfinished"], serde_json::json!([]), "{ran}");
+
+    // A region that a policy of the organization denies.
+    let proxy = world.proxy(&["--deny", "ec2:DescribeImages@eu-west-1"]);
+    sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
+    let (ran, report) = images(&sandbox, &["--delete", "--yes", "-i", world.id("orphan-s3-only")]);
+    ran.exits(1);
+    let left = report["images"][0]["left"][0].as_str().unwrap();
+    assert!(
+        left.starts_with("s3://") && left.contains("cannot find out whether an AMI in eu-west-1"),
+        "{ran}"
+    );
+    assert_eq!(world.state()["objects"], before["objects"], "{ran}");
+    let logs = world.planted["orphan-s3-only"]["logGroup"].as_str().unwrap();
+    assert!(!world.state()["us-east-1"]["logGroups"].to_string().contains(logs), "{ran}");
 }
 
 #[test]
@@ -975,6 +994,14 @@ fn credentials_that_cannot_be_had_are_the_reason_that_is_printed() {
         ran.stderr().contains("does not come from AWS") && ran.stderr().contains("sts:GetCallerIdentity"),
         "{ran}"
     );
+
+    for code in ["RequestTimeTooSkewed", "Signature expired"] {
+        let proxy = world.proxy(&["--answer", &format!("sts:GetCallerIdentity={code}")]);
+        sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
+        let ran = sandbox.pcluster(&["preflight", "images"]).run();
+        ran.exits(3);
+        assert!(ran.stderr().contains("The clock of this machine is wrong"), "{ran}");
+    }
 
     sandbox.set("AWS_ENDPOINT_URL", &world.endpoint);
     sandbox.unset("AWS_ACCESS_KEY_ID");
