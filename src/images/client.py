@@ -25,8 +25,8 @@ The "kind" of an answer is
     stack        or nostack
     parent       and "skipped": what could not be asked, by the check that asks for it
     applied      "results" of the steps that were tried, in their order
-    failed       "code": noboto3, credentials, sso, region, network, denied, throttled or answer (AWS gave
-                 no sensible one, or an error of no other code); "call" where there was one
+    failed       "code": noboto3, credentials, sso, clock, region, network, denied, throttled or answer (AWS
+                 gave no sensible one, or an error of no other code); "call" where there was one
 
 What cannot be read of "remains" is reported as existing. Times are RFC 3339. Every key is always there, with
 null where AWS has nothing for it: the reader refuses an answer in which one is missing.
