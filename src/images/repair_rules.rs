@@ -1,5 +1,7 @@
 //! Whether an AMI can be repaired, and with which tags. Pure.
 
+use std::collections::BTreeSet;
+
 use crate::images::class::Known;
 use crate::images::commands;
 use crate::images::image::Refusal;
@@ -36,9 +38,13 @@ impl Examined<'_> {
             self.adopt(arn)?
         };
         tags.retain(|key, value| is_accepted(key, value));
-        let added = tags.keys().filter(|key| !ami.tags.contains_key(*key)).count();
-        if ami.tags.len() + added > MAX_TAGS {
-            let reason = format!("it would have more than {MAX_TAGS} tags, and EC2 refuses that");
+        // AWS's own tags do not count: EC2 user guide, "Tag your Amazon EC2 resources".
+        let number =
+            tags.keys().chain(ami.tags.keys()).filter(|key| !is_reserved(key)).collect::<BTreeSet<_>>().len();
+        if number > MAX_TAGS {
+            let reason = format!(
+                "it would have {number} tags, and EC2 allows {MAX_TAGS}: remove some of its own first"
+            );
             return Err(Refusal::new("too many tags", reason));
         }
         Ok(tags)
@@ -126,8 +132,11 @@ impl Examined<'_> {
 /// Whether EC2 takes a tag, as far as it can be known beforehand.
 fn is_accepted(key: &str, value: &str) -> bool {
     let length = key.chars().count();
-    let is_reserved = key.to_lowercase().starts_with("aws:");
-    length > 0 && length <= MAX_KEY && !is_reserved && value.chars().count() <= MAX_VALUE
+    length > 0 && length <= MAX_KEY && !is_reserved(key) && value.chars().count() <= MAX_VALUE
+}
+
+fn is_reserved(key: &str) -> bool {
+    key.to_lowercase().starts_with("aws:")
 }
 
 #[cfg(test)]
@@ -180,6 +189,27 @@ mod tests {
         assert_eq!(json["monthlyCostAtMost"]["usd"], 2.0);
         assert_eq!(json["snapshots"][0]["sizeGiB"], 40.0);
         assert_eq!(json["creationDate"], "2022-10-26T23:00:00.000Z");
+    }
+
+    #[test]
+    fn more_tags_than_ec2_allows_are_refused_and_those_of_aws_do_not_count() {
+        let repair = |more: usize| {
+            let mut orphan = ami("ami-1", &arn("x", "3.1.3", ACCOUNT), DONE);
+            let own = (0..more).map(|number| (format!("own-{number}"), String::new()));
+            orphan.tags.extend(own.chain([("aws:backup:source-resource".to_owned(), "x".to_owned())]));
+            let directories = vec![directory("x", 'a', "2022-10-26T22:00:00Z")];
+            examine(&Inventory { directories, ..inventory(vec![orphan]) }, &Selection::default()).remove(0)
+        };
+        let first = repair(0);
+        let room = 50 - first.tags.len() - (first.had_tags.len() - 1);
+        assert_eq!(repair(room).repair, Action::Possible);
+        let refused = repair(room + 1);
+        assert_eq!((refused.repair, refused.repair_refused), (Action::Refused, Some("too many tags")));
+        assert!(
+            refused.reasons[0].contains("it would have 51 tags, and EC2 allows 50"),
+            "{:?}",
+            refused.reasons
+        );
     }
 
     #[test]
