@@ -127,22 +127,23 @@ fn summarize(listing: &Listing) -> String {
     let regions = format_regions(listing);
     if summary.orphans == 0 {
         let found = count(summary.healthy, "AMI");
-        let text = if listing.is_named {
-            format!("No orphan of these names in {regions}.")
-        } else {
-            format!("No orphans in {regions}; pcluster finds {found}.")
+        let text = match (listing.older_than, listing.is_named) {
+            (Some(days), _) => format!("No orphan older than {} in {regions}.", format_days(days)),
+            (None, true) => format!("No orphan of these names in {regions}."),
+            (None, false) => format!("No orphans in {regions}; pcluster finds {found}."),
         };
         return indent_by("", &text);
     }
-    // Not every AMI of the region is known if some are named.
-    let found = if listing.is_named {
+    // Not every AMI of the region is known if some are selected.
+    let found = if listing.is_named || listing.older_than.is_some() {
         String::new()
     } else {
         format!("; pcluster finds {}", count(summary.healthy, "other AMI"))
     };
     let usd = summary.snapshots.monthly_cost_at_most.usd;
     let orphans = count(summary.orphans, "orphan");
-    let what = format!("{orphans} in {regions} that no pcluster command finds");
+    let age = listing.older_than.map(|days| format!(" older than {}", format_days(days)));
+    let what = format!("{orphans}{} in {regions} that no pcluster command finds", age.unwrap_or_default());
     let text = format!("{what}: {:.0} GiB, at most ${usd:.2} a month{found}.", summary.snapshots.size_gib);
     let other = |number: usize, done: &str, kinds: &BTreeMap<&str, usize>| {
         let refused = kinds.values().sum::<usize>();
@@ -153,6 +154,10 @@ fn summarize(listing: &Listing) -> String {
     indent_by("", &text)
         + &other(summary.repairable, "repaired", &summary.not_repaired)
         + &other(summary.deletable, "deleted", &summary.not_deleted)
+}
+
+fn format_days(days: i64) -> String {
+    if days == 1 { "1 day".into() } else { format!("{days} days") }
 }
 
 fn list_kinds(kinds: &BTreeMap<&str, usize>) -> String {

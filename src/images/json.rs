@@ -39,7 +39,8 @@ impl Listing {
             "skipped": self.skipped.iter().map(skipped).collect::<Vec<_>>(),
             "commands": self.commands,
         });
-        join(&[json!({"schemaVersion": 1}), json!(self.identity), sums, found])
+        let selection = self.older_than.map(|days| json!({"olderThanDays": days})).unwrap_or_default();
+        join(&[json!({"schemaVersion": 1}), json!(self.identity), selection, sums, found])
     }
 }
 

@@ -54,6 +54,8 @@ pub struct Listing {
     pub stage: Stage,
     /// This command with the changes that are possible, or with the one that has failed.
     pub commands: Commands,
+    /// Only AMIs that are older than so many days were asked for.
+    pub older_than: Option<i64>,
     /// AMIs or image ids were named, so the reasons are wanted.
     pub is_named: bool,
     pub is_verbose: bool,

@@ -141,6 +141,7 @@ impl Images<'_> {
                 regions: inventory.regions,
             },
             skipped: inventory.skipped.into_iter().chain(unread).collect(),
+            older_than: self.arguments.older_than,
             is_named: !self.selection.is_empty(),
             is_verbose: self.common.verbose,
             ..Listing::default()
