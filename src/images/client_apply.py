@@ -194,7 +194,7 @@ def delete_directory(aws, region, step):
 
 
 def find_owner(aws, bucket, directory):
-    """Why the directory is not this AMI's alone, as far as is known: copies in any region share it with the original."""
+    """Why the directory may not be this AMI's alone: copies in any region share it with the original."""
     answer = aws.ask("ec2", aws.region, "describe_regions")
     regions = [region["RegionName"] for region in answer["Regions"]]
     filters = [filter_by("tag:parallelcluster:s3_image_dir", [directory])]
