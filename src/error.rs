@@ -104,6 +104,7 @@ impl AwsFailure {
             }
             "credentials" => "Log in as you would for `pcluster list-images`, or set AWS_PROFILE.".into(),
             "sso" => "Run `aws sso login` (with --profile if AWS_PROFILE is set), then try again.".into(),
+            "clock" => "The clock of this machine is wrong. Set it, then try again.".into(),
             "region" => "Pass a region with -r, or set AWS_DEFAULT_REGION.".into(),
             "network" => {
                 "Check the network, the proxy (HTTPS_PROXY) and the endpoint (AWS_ENDPOINT_URL).".into()

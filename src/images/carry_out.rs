@@ -4,6 +4,7 @@
 use crate::error::{Abort, Error};
 use crate::images::client::{Client, StepResult};
 use crate::images::deletions::Deletions;
+use crate::images::image::format_place;
 use crate::images::listing::Outcomes;
 use crate::images::plan::{Step, Task};
 
@@ -61,6 +62,10 @@ fn carry_out_one(
         match step {
             Step::Snapshot { snapshot, .. } => {
                 outcomes.left.push((task.ami.clone(), format!("snapshot {snapshot}: {message}")));
+            }
+            Step::Directory { bucket, directory, .. } => {
+                let place = format_place(bucket, directory);
+                outcomes.left.push((task.ami.clone(), format!("{place}: {message}")));
             }
             _ => outcomes.notes.push((task.ami.clone(), message.clone())),
         }

@@ -25,8 +25,8 @@ The "kind" of an answer is
     stack        or nostack
     parent       and "skipped": what could not be asked, by the check that asks for it
     applied      "results" of the steps that were tried, in their order
-    failed       "code": noboto3, credentials, sso, region, network, denied, throttled or answer (AWS gave
-                 no sensible one, or an error of no other code); "call" where there was one
+    failed       "code": noboto3, credentials, sso, clock, region, network, denied, throttled or answer (AWS
+                 gave no sensible one, or an error of no other code); "call" where there was one
 
 What cannot be read of "remains" is reported as existing. Times are RFC 3339. Every key is always there, with
 null where AWS has nothing for it: the reader refuses an answer in which one is missing.
@@ -59,13 +59,31 @@ def main():
     # boto3 asks for the code of an MFA device at the terminal, whose foreground is not this process's.
     getpass.getpass = refuse_to_ask
     sys.path[:] = [os.fsdecode(entry.encode("latin-1")) for entry in request["sysPath"]]
-    text = json.dumps(answer(request), ensure_ascii=False)
+    pieces = encode(answer(request))
     # The JSON of a template can hold halves of surrogate pairs, which are no text.
     with os.fdopen(answer_fd, "w", encoding="utf-8", errors="replace") as out:
-        out.writelines(["\n", sentinel, "\n", text, "\n", sentinel, "\n"])
+        out.writelines(["\n", sentinel, "\n"])
+        out.writelines(pieces)
+        out.writelines(["\n", sentinel, "\n"])
     sys.stderr.flush()
     # Threads that still wait for AWS would be waited for.
     os._exit(0)
+
+
+def encode(answer):
+    """The JSON of an answer, piece by piece: that of thousands of AMIs in one text takes as much memory as they do."""
+    separator = "{"
+    for key, value in answer.items():
+        yield "{}{}: ".format(separator, json.dumps(key))
+        separator = ", "
+        if isinstance(value, list):
+            yield "["
+            for number, entry in enumerate(value):
+                yield (", " if number else "") + json.dumps(entry, ensure_ascii=False)
+            yield "]"
+        else:
+            yield json.dumps(value, ensure_ascii=False)
+    yield "}"
 
 
 def end_with_shim():

@@ -52,8 +52,9 @@ AWS_CODES = {
     "credentials": (
         "UnrecognizedClientException", "InvalidClientTokenId", "ExpiredToken", "ExpiredTokenException",
         "AuthFailure", "SignatureDoesNotMatch", "InvalidAccessKeyId", "InvalidSignatureException",
-        "InvalidToken", "TokenRefreshRequired", "RequestExpired", "RequestTimeTooSkewed",
+        "InvalidToken", "TokenRefreshRequired", "RequestExpired",
     ),
+    "clock": ("RequestTimeTooSkewed",),
     "denied": ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403"),
     "throttled": ("RequestLimitExceeded", "TooManyRequestsException", "SlowDown", "BandwidthLimitExceeded"),
 }  # fmt: skip
@@ -104,6 +105,9 @@ def read_client_error(error, call):
     if call is None or call.partition(":")[2] != error.operation_name:
         codes = ["credentials"]
     message = "{}: {}".format(aws_code, details.get("Message") or "no message")
+    # What the services but S3 say about the clock has the code of a wrong signature.
+    if "Signature expired" in message or "Signature not yet current" in message:
+        codes = ["clock"]
     return Failure(codes[0] if codes else "answer", message, call, aws_code)
 
 

@@ -183,7 +183,7 @@ def delete_directory(aws, region, step):
         return "this is not the directory of an image"
     why = find_owner(aws, bucket, directory)
     if why:
-        return why
+        raise Kept(why)
     for versions in list_versions(aws, region, bucket, directory):
         if versions:
             objects = {"Objects": versions, "Quiet": True}
@@ -194,20 +194,25 @@ def delete_directory(aws, region, step):
 
 
 def find_owner(aws, bucket, directory):
-    """An AMI that names this directory, in any region: copies share it with the original."""
+    """Why the directory may not be this AMI's alone: copies in any region share it with the original."""
     answer = aws.ask("ec2", aws.region, "describe_regions")
     regions = [region["RegionName"] for region in answer["Regions"]]
     filters = [filter_by("tag:parallelcluster:s3_image_dir", [directory])]
     parameters = {"Owners": ["self"], "Filters": filters}
 
     def find(region):
-        images = [image for page in page_images(aws, region, **parameters) for image in page["Images"]]
-        return [(image["ImageId"], region) for image in images if read_tags(image).get(BUCKET) == bucket]
+        try:
+            images = [image for page in page_images(aws, region, **parameters) for image in page["Images"]]
+        except Failure as failure:
+            # A policy of the organization that denies a region denies it for good; everything else can be tried again.
+            if failure.code != "denied":
+                raise
+            return "cannot find out whether an AMI in {} uses this directory: {}".format(region, failure.describe())
+        owners = [image["ImageId"] for image in images if read_tags(image).get(BUCKET) == bucket]
+        return "{} in {} uses this directory".format(owners[0], region) if owners else None
 
-    for owners in run_parallel(find, regions):
-        for ami, region in owners:
-            return "{} in {} uses this directory".format(ami, region)
-    return None
+    reasons = [why for why in run_parallel(find, regions) if why]
+    return reasons[0] if reasons else None
 
 
 def raise_first_error(errors):

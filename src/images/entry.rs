@@ -5,11 +5,12 @@
 use jiff::tz::TimeZone;
 
 use crate::images::class::Class;
+use crate::images::commands::finish;
 use crate::images::image::{Image, format_place};
-use crate::images::inventory::{Tags, Unfinished};
+use crate::images::inventory::{Deletion, Tags, Unfinished};
 use crate::images::listing::{Change, Listing};
-use crate::images::origin::{Sharing, Source};
-use crate::text::printable::{escape, escape_line, fill, quote_for_shell};
+use crate::images::origin::Source;
+use crate::text::printable::{escape, escape_line, fill};
 
 const WIDTH: usize = 80;
 
@@ -146,7 +147,10 @@ fn format_contents(image: &Image) -> String {
         [one] => format_size(image).replacen("1 snapshot", &one.id, 1),
         _ => format_size(image),
     };
-    let directory = image.artifacts.directory.as_ref().map(|_| "files in S3".to_owned());
+    let is_left = |place: &str| image.left.iter().any(|left| left.starts_with(place));
+    let directory =
+        image.artifacts.directory.as_ref().map(|(bucket, directory)| format_place(bucket, directory));
+    let directory = directory.filter(|place| !is_left(place)).map(|_| "files in S3".to_owned());
     let logs = image.artifacts.log_group.as_ref().map(|_| "log group".to_owned());
     [Some(snapshots), directory, logs].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
@@ -168,58 +172,39 @@ fn describe_addresses(listing: &Listing, image: &Image) -> String {
 }
 
 /// With `-v`.
-pub fn describe_tags(listing: &Listing, verb: &str, tags: &Tags) -> String {
+fn describe_tags(listing: &Listing, verb: &str, tags: &Tags) -> String {
     let tags = tags.iter().filter(|_| listing.is_verbose);
     tags.map(|(key, value)| line(&format!("{verb} {key} = {value}"))).collect()
 }
 
 fn describe_sharing(image: &Image) -> String {
     let Some(sharing) = &image.sharing else { return String::new() };
-    let mut text = String::new();
     let with: Vec<&str> = sharing.list().map(|(_, id)| id).collect();
-    match format_sharing(image, sharing) {
-        _ if with.is_empty() => {}
+    let mut text = match &image.commands.share {
         // One line, so that it can be pasted.
-        Some(command) => text += &line(&format!("to share it again: {command}")),
-        None => text += &indent(&format!("was to be shared with {}", with.join(", "))),
-    }
+        Some(command) => line(&format!("to share it again: {command}")),
+        None if with.is_empty() => String::new(),
+        None => indent(&format!("was to be shared with {}", with.join(", "))),
+    };
     if !sharing.user_groups.is_empty() {
         text += &line("was to be public; make it public yourself if that is still wanted");
     }
     text
 }
 
-/// The command that shares an AMI again; `None` if a shell could read anything else into it, because the configuration
-/// in S3 can hold any text.
-fn format_sharing(image: &Image, sharing: &Sharing) -> Option<String> {
-    let is_plain = |text: &str| {
-        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:/".contains(c))
-    };
-    let Image { region, ami, .. } = image;
-    let all = sharing.list().map(|(_, id)| id).chain([region.as_str(), ami.as_str()]);
-    let added: Vec<String> = sharing.list().map(|(key, id)| format!("{{{key}={id}}}")).collect();
-    let command = format!(
-        "aws ec2 modify-image-attribute --region {region} --image-id {ami} --launch-permission 'Add=[{}]'",
-        added.join(",")
-    );
-    all.into_iter().all(is_plain).then_some(command)
-}
-
 pub fn describe_unfinished(left: &Unfinished) -> String {
-    let deletion = &left.deletion;
-    let command = format!(
-        "pcluster preflight images --delete --image {} -r {}",
-        quote_for_shell(&deletion.ami),
-        quote_for_shell(&deletion.region)
-    );
-    format!("interrupted deletion of {}\n", escape_line(&deletion.ami))
+    format!("interrupted deletion of {}\n", escape_line(&left.deletion.ami))
         + &left.list().iter().map(|what| line(&format!("still there: {what}"))).collect::<String>()
-        + &line(&format!("to finish it, run `{command}`"))
+        + &line(&format!("to finish it, run `{}`", finish(&left.deletion)))
 }
 
-pub fn describe_left(listing: &Listing, ami: &str) -> String {
+pub fn describe_ended(listing: &Listing, ended: &Unfinished) -> String {
+    let Deletion { ami, tags, .. } = &ended.deletion;
     let left = listing.outcomes.left.iter().filter(|(own, _)| own == ami);
-    left.map(|(_, what)| line(&format!("left {what}"))).collect()
+    format!("finished the deletion of {}\n", escape_line(ami))
+        + &listing.removed(ended).iter().map(|what| line(what)).collect::<String>()
+        + &left.map(|(_, what)| line(&format!("left {what}"))).collect::<String>()
+        + &describe_tags(listing, "had", tags)
 }
 
 /// A line that is not wrapped, because it is short or has addresses.
@@ -249,6 +234,7 @@ pub fn indent_by(indent: &str, text: &str) -> String {
 mod tests {
     use super::*;
     use crate::images::fixtures::{ACCOUNT, DONE, ami, arn, inventory};
+    use crate::images::origin::Sharing;
     use crate::images::rules::examine;
     use crate::images::selection::Selection;
 
@@ -269,22 +255,10 @@ mod tests {
     }
 
     #[test]
-    fn lost_launch_permissions_are_a_command_only_if_a_shell_takes_them_as_they_are() {
+    fn launch_permissions_that_a_shell_would_misread_are_shown_without_a_command() {
         let mut image = image();
-        let command = |image: &Image| format_sharing(image, image.sharing.as_ref().unwrap());
-        image.sharing = Some(Sharing {
-            user_ids: vec!["111122223333".into()],
-            organizational_unit_arns: vec!["arn:aws:organizations::1:ou/o-1/ou-1".into()],
-            ..Sharing::default()
-        });
-        assert_eq!(
-            command(&image).unwrap(),
-            "aws ec2 modify-image-attribute --region us-east-1 --image-id ami-1 --launch-permission \
-             'Add=[{UserId=111122223333},{OrganizationalUnitArn=arn:aws:organizations::1:ou/o-1/ou-1}]'"
-        );
         image.sharing = Some(Sharing { user_ids: vec!["1' ; rm x".into()], ..Sharing::default() });
-        assert_eq!(command(&image), None);
-        assert!(describe_sharing(&image).contains("was to be shared with 1' ; rm x\n"));
+        assert_eq!(describe_sharing(&image), "    was to be shared with 1' ; rm x\n");
     }
 
     #[test]

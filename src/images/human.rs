@@ -2,21 +2,23 @@
 //!
 //! What is true of all AMIs is in the summary, and not repeated for each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use crate::images::class::Class;
+use crate::images::commands::Commands;
 use crate::images::entry::{
-    count, describe_done, describe_left, describe_orphan, describe_other, describe_planned, describe_refused,
-    describe_tags, describe_unfinished, headline, indent, indent_by, line,
+    count, describe_done, describe_ended, describe_orphan, describe_other, describe_planned,
+    describe_refused, describe_unfinished, headline, indent, indent_by,
 };
 use crate::images::image::{Action, Image};
 use crate::images::inventory::Skipped;
 use crate::images::listing::{Change, Listing};
+use crate::images::sums::{ChangeSums, SnapshotSums};
 use crate::text::printable::escape_line;
 
 /// Every orphan with its cost, and what prevents a change.
-pub fn render_list(listing: &Listing, command: impl Fn(&str) -> String) -> String {
+pub fn render_list(listing: &Listing) -> String {
     let mut entries = String::new();
     for image in &listing.images {
         match image.class {
@@ -27,14 +29,15 @@ pub fn render_list(listing: &Listing, command: impl Fn(&str) -> String) -> Strin
     }
     entries.extend(listing.unfinished.iter().map(describe_unfinished));
     let mut text = head(listing) + &separate(&entries) + &summarize(listing) + &describe_rest(listing);
-    if listing.has_orphans() {
+    let Commands { repair, delete, .. } = &listing.commands;
+    let named = [("To restore their tags:  ", repair), ("To delete them:         ", delete)];
+    let commands = named.into_iter().filter_map(|(what, command)| Some((what, command.as_ref()?)));
+    let commands: Vec<String> =
+        commands.map(|(what, command)| format!("{what}{}\n", escape_line(command))).collect();
+    if !commands.is_empty() {
         text += "\n";
-        if listing.select(Class::Orphan).next().is_some() {
-            let _ = writeln!(text, "To restore their tags:  {}", escape_line(&command("--repair")));
-        }
-        let _ = writeln!(text, "To delete them:         {}", escape_line(&command("--delete")));
     }
-    text
+    text + &commands.concat()
 }
 
 /// What a change would do.
@@ -50,7 +53,10 @@ pub fn render_plan(listing: &Listing, change: Change) -> String {
     if change == Change::Delete {
         entries.extend(listing.unfinished.iter().map(describe_unfinished));
     }
-    head(listing) + &separate(&entries) + &sum_up(listing, change, Action::Possible) + &describe_rest(listing)
+    head(listing)
+        + &separate(&entries)
+        + &describe_sums(&listing.sum_up(change, false), false)
+        + &describe_rest(listing)
 }
 
 /// What was done.
@@ -65,18 +71,13 @@ pub fn render_result(listing: &Listing, change: Change) -> String {
             _ => {}
         }
     }
-    for left in &listing.ended {
-        let _ = writeln!(text, "finished the deletion of {}", escape_line(&left.deletion.ami));
-        text += &left.list().iter().map(|what| line(what)).collect::<String>();
-        text += &describe_left(listing, &left.deletion.ami);
-        text += &describe_tags(listing, "had", &left.deletion.tags);
-    }
+    text.extend(listing.ended.iter().map(|ended| describe_ended(listing, ended)));
     let is_unlisted = |ami: &String| listing.images.iter().all(|image| image.ami != *ami);
     for (ami, why) in listing.outcomes.failed.iter().filter(|(ami, _)| is_unlisted(ami)) {
         let _ = writeln!(text, "failed {}", escape_line(ami));
         text += &indent(why);
     }
-    let mut text = separate(&text) + &sum_up(listing, change, Action::Done);
+    let mut text = separate(&text) + &describe_sums(&listing.sum_up(change, true), true);
     if !listing.outcomes.failed.is_empty() {
         text += "To finish what failed, fix the cause and run the same command again.\n";
     } else if change == Change::Repair && !listing.outcomes.done.is_empty() {
@@ -126,23 +127,24 @@ fn summarize(listing: &Listing) -> String {
     let regions = format_regions(listing);
     if summary.orphans == 0 {
         let found = count(summary.healthy, "AMI");
-        let text = if listing.is_named {
-            format!("No orphan of these names in {regions}.")
-        } else {
-            format!("No orphans in {regions}; pcluster finds {found}.")
+        let text = match (listing.older_than, listing.is_named) {
+            (Some(days), _) => format!("No orphan older than {} in {regions}.", format_days(days)),
+            (None, true) => format!("No orphan of these names in {regions}."),
+            (None, false) => format!("No orphans in {regions}; pcluster finds {found}."),
         };
         return indent_by("", &text);
     }
-    // Not every AMI of the region is known if some are named.
-    let found = if listing.is_named {
+    // Not every AMI of the region is known if some are selected.
+    let found = if listing.is_named || listing.older_than.is_some() {
         String::new()
     } else {
         format!("; pcluster finds {}", count(summary.healthy, "other AMI"))
     };
-    let usd = summary.monthly_cost_at_most.usd;
+    let usd = summary.snapshots.monthly_cost_at_most.usd;
     let orphans = count(summary.orphans, "orphan");
-    let what = format!("{orphans} in {regions} that no pcluster command finds");
-    let text = format!("{what}: {:.0} GiB, at most ${usd:.2} a month{found}.", summary.size_gib);
+    let age = listing.older_than.map(|days| format!(" older than {}", format_days(days)));
+    let what = format!("{orphans}{} in {regions} that no pcluster command finds", age.unwrap_or_default());
+    let text = format!("{what}: {:.0} GiB, at most ${usd:.2} a month{found}.", summary.snapshots.size_gib);
     let other = |number: usize, done: &str, kinds: &BTreeMap<&str, usize>| {
         let refused = kinds.values().sum::<usize>();
         let refused =
@@ -154,57 +156,47 @@ fn summarize(listing: &Listing) -> String {
         + &other(summary.deletable, "deleted", &summary.not_deleted)
 }
 
+fn format_days(days: i64) -> String {
+    if days == 1 { "1 day".into() } else { format!("{days} days") }
+}
+
 fn list_kinds(kinds: &BTreeMap<&str, usize>) -> String {
     kinds.iter().map(|(kind, number)| format!("{kind}: {number}")).collect::<Vec<_>>().join(", ")
 }
 
-/// The sums of a plan or of its result.
-fn sum_up(listing: &Listing, change: Change, action: Action) -> String {
-    let is_done = action == Action::Done;
-    let images: Vec<&Image> = listing.images.iter().filter(|image| image.action(change) == action).collect();
+fn describe_sums(sums: &ChangeSums, is_done: bool) -> String {
     let mut parts = Vec::new();
-    if !images.is_empty() {
-        let verb = match (change, is_done) {
+    if sums.amis > 0 {
+        let verb = match (sums.change, is_done) {
             (Change::Delete, true) => "deleted",
             (Change::Delete, false) => "to delete:",
             (Change::Repair, true) => "repaired",
             (Change::Repair, false) => "to repair:",
         };
-        parts.push(format!("{verb} {}", count(images.len(), "AMI")));
-        if change == Change::Delete {
-            parts.extend(sum_up_snapshots(&images));
-        }
+        parts.push(format!("{verb} {}", count(sums.amis, "AMI")));
+        parts.extend(sums.snapshots.iter().flat_map(describe_snapshots));
     }
-    let deletions = if is_done { &listing.ended } else { &listing.unfinished };
-    if change == Change::Delete && !deletions.is_empty() {
+    if sums.interrupted_deletions > 0 {
         let verb = if is_done { "finished" } else { "to finish:" };
-        parts.push(format!("{verb} {}", count(deletions.len(), "interrupted deletion")));
+        parts.push(format!("{verb} {}", count(sums.interrupted_deletions, "interrupted deletion")));
     }
     if parts.is_empty() {
         parts.push(if is_done { "nothing done" } else { "nothing to do" }.into());
     }
-    let mut refused = BTreeMap::new();
-    for image in listing.images.iter().filter(|image| listing.is_refused(image, change)) {
-        if let Some(kind) = image.refused(change) {
-            *refused.entry(kind).or_insert(0) += 1;
-        }
+    if !sums.refused.is_empty() {
+        let refused = sums.refused.values().sum::<usize>();
+        parts.push(format!("{refused} refused ({})", list_kinds(&sums.refused)));
     }
-    if !refused.is_empty() {
-        parts.push(format!("{} refused ({})", refused.values().sum::<usize>(), list_kinds(&refused)));
-    }
-    let leaving = images.iter().filter(|image| !image.left.is_empty()).count();
-    let others = [(listing.outcomes.failed.len(), "failed"), (leaving, "left something")];
-    parts.extend(
-        others.iter().filter(|(number, _)| *number > 0).map(|(number, what)| format!("{number} {what}")),
-    );
+    let leaving = if is_done { "left something" } else { "will leave something" };
+    let others = [(sums.failed, "failed"), (sums.leaving, leaving)];
+    let others = others.iter().filter(|(number, _)| *number > 0);
+    parts.extend(others.map(|(number, what)| format!("{number} {what}")));
     indent_by("", &capitalize(&(parts.join(", ") + ".")))
 }
 
-fn sum_up_snapshots(images: &[&Image]) -> [String; 3] {
-    let snapshots: usize = images.iter().map(|image| image.snapshots.len()).sum();
-    let size: f64 = images.iter().map(|image| image.size_gib().1).sum();
-    let usd: f64 = images.iter().map(|image| image.monthly_cost_at_most.usd).sum();
-    [count(snapshots, "snapshot"), format!("{size:.0} GiB"), format!("at most ${usd:.2} a month")]
+fn describe_snapshots(sums: &SnapshotSums) -> [String; 3] {
+    let SnapshotSums { number, size_gib, monthly_cost_at_most: cost } = sums;
+    [count(*number, "snapshot"), format!("{size_gib:.0} GiB"), format!("at most ${:.2} a month", cost.usd)]
 }
 
 fn capitalize(text: &str) -> String {
@@ -228,9 +220,8 @@ fn describe_rest(listing: &Listing) -> String {
     }
     let line = |skipped: &Skipped| indent_by("", &format!("not asked: {}: {}", skipped.source, skipped.why));
     text += &listing.skipped.iter().map(line).collect::<String>();
-    if listing.skipped.iter().any(|skipped| skipped.source.starts_with("ec2:DescribeImageReferences")) {
-        text += "So older versions of launch templates, SSM parameters and recipes may use an AMI.\n";
-    }
+    let effects: BTreeSet<&str> = listing.skipped.iter().filter_map(Skipped::effect).collect();
+    text.extend(effects.iter().map(|effect| format!("So {effect}.\n")));
     text
 }
 
@@ -285,7 +276,7 @@ mod tests {
     fn no_text_of_aws_reaches_a_terminal_as_it_is() {
         let text = "a\n\x1b\u{202e}b";
         let shown = |mut listing: Listing| {
-            let mut texts = vec![render_list(&listing, |_| "command".into())];
+            let mut texts = vec![render_list(&listing)];
             for change in [Change::Repair, Change::Delete] {
                 texts.extend([render_plan(&listing, change), render_question(&listing, change)]);
                 texts.push(render_result(&listing, change));
@@ -309,7 +300,7 @@ mod tests {
         let directories = ids.iter().step_by(2).map(|id| directory(id, 'a', "2022-10-26T22:00:00Z"));
         let inventory = Inventory { directories: directories.collect(), ..inventory(amis.collect()) };
         let listing = Listing { images: examine(&inventory, &Selection::default()), ..Listing::default() };
-        let text = render_list(&listing, |_| "command".into());
+        let text = render_list(&listing);
         assert_eq!(listing.images.len(), 1200);
         let end = text.lines().rev().take(8).collect::<Vec<_>>().join("\n");
         assert!(text.lines().count() < 5000, "{}\n{end}", text.lines().count());

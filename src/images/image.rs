@@ -6,6 +6,7 @@ use jiff::tz::TimeZone;
 use serde::{Serialize, Serializer};
 
 use crate::images::class::Class;
+use crate::images::commands::Commands;
 use crate::images::inventory::{Ami, Device, Inventory, Snapshot, Tags};
 use crate::images::origin::{Sharing, Source};
 
@@ -61,13 +62,14 @@ pub struct Image {
     #[serde(flatten)]
     pub artifacts: Artifacts,
     /// The kinds of the refusals.
-    #[serde(skip)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub repair_refused: Option<&'static str>,
-    #[serde(skip)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub delete_refused: Option<&'static str>,
-    /// What a deletion would leave.
-    #[serde(skip)]
+    /// The addresses of what a deletion leaves.
+    #[serde(rename = "leaves")]
     pub stays: Vec<String>,
+    pub commands: Commands,
 }
 
 impl Image {
@@ -83,11 +85,13 @@ impl Image {
 pub struct Refusal {
     pub kind: &'static str,
     pub reason: String,
+    /// Does it anyway; also in the reason.
+    pub command: Option<String>,
 }
 
 impl Refusal {
     pub fn new(kind: &'static str, reason: impl Into<String>) -> Self {
-        Self { kind, reason: reason.into() }
+        Self { kind, reason: reason.into(), command: None }
     }
 }
 

@@ -1,20 +1,28 @@
-//! What was found in AWS, what a change makes of it, the sums, and all that as JSON. Pure.
-
-use std::collections::BTreeMap;
+//! What was found in AWS, and what a change makes of it. Pure.
 
 use jiff::civil::Date;
 use serde::Serialize;
-use serde_json::{Value, json};
 
 use crate::images::class::Class;
-use crate::images::image::{Action, Cost, Image};
+use crate::images::commands::Commands;
+use crate::images::image::{Action, Image};
 use crate::images::inventory::{Skipped, Unfinished};
 
 /// What is to be done with the AMIs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Change {
     Repair,
     Delete,
+}
+
+/// What a listing is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Stage {
+    #[default]
+    List,
+    Plan(Change),
+    Result(Change),
 }
 
 /// Whose AMIs they are, and who asks.
@@ -43,6 +51,11 @@ pub struct Listing {
     /// Names that nothing has.
     pub missing: Vec<String>,
     pub today: Date,
+    pub stage: Stage,
+    /// This command with the changes that are possible, or with the one that has failed.
+    pub commands: Commands,
+    /// Only AMIs that are older than so many days were asked for.
+    pub older_than: Option<i64>,
     /// AMIs or image ids were named, so the reasons are wanted.
     pub is_named: bool,
     pub is_verbose: bool,
@@ -121,6 +134,7 @@ impl Listing {
         (self.ended, self.unfinished) =
             unfinished.into_iter().partition(|left| outcomes.done.contains(&left.deletion.ami));
         self.outcomes = outcomes;
+        self.stage = Stage::Result(change);
     }
 
     /// Whether something that was asked for is refused or not found.
@@ -134,72 +148,21 @@ impl Listing {
         !self.outcomes.failed.is_empty() || !self.outcomes.left.is_empty() || self.images.iter().any(is_left)
     }
 
-    pub fn summarize(&self) -> Summary {
-        let orphans: Vec<&Image> = self.select(Class::Orphan).collect();
-        let count = |change: Change| {
-            let mut refused = BTreeMap::new();
-            for kind in orphans.iter().filter_map(|image| image.refused(change)) {
-                *refused.entry(kind).or_insert(0) += 1;
-            }
-            refused
+    /// What the end of an interrupted deletion has removed.
+    pub fn removed(&self, ended: &Unfinished) -> Vec<String> {
+        let left = &self.outcomes.left;
+        let is_left = |what: &str| {
+            left.iter().any(|(ami, left)| *ami == ended.deletion.ami && left.starts_with(&format!("{what}:")))
         };
-        let snapshots = orphans.iter().flat_map(|image| image.snapshots.iter().cloned()).collect::<Vec<_>>();
-        let is_possible = |image: &&&Image, change: Change| image.action(change) == Action::Possible;
-        Summary {
-            orphans: orphans.len(),
-            healthy: self.select(Class::Healthy).count(),
-            repairable: orphans.iter().filter(|image| is_possible(image, Change::Repair)).count(),
-            deletable: orphans.iter().filter(|image| is_possible(image, Change::Delete)).count(),
-            not_repaired: count(Change::Repair),
-            not_deleted: count(Change::Delete),
-            snapshots: snapshots.len(),
-            size_gib: snapshots.iter().filter_map(|snapshot| snapshot.size_gib).sum(),
-            monthly_cost_at_most: Cost::of(&snapshots),
-        }
-    }
-
-    pub fn to_json(&self) -> Value {
-        let unfinished = self.unfinished.iter().map(|left| {
-            let deletion = &left.deletion;
-            json!({
-                "ami": deletion.ami, "region": deletion.region, "snapshots": left.snapshots,
-                "left": left.list(),
-            })
-        });
-        let pair = |(ami, why): &(String, String)| json!({"ami": ami, "what": why});
-        let mut all = json!({"schemaVersion": 1});
-        let found = json!({
-            "summary": self.summarize(),
-            "images": self.images,
-            "unfinished": unfinished.collect::<Vec<_>>(),
-            "ended": self.ended.iter().map(|left| &left.deletion).collect::<Vec<_>>(),
-            "left": self.outcomes.left.iter().map(pair).collect::<Vec<_>>(),
-            "failed": self.outcomes.failed.iter().map(pair).collect::<Vec<_>>(),
-            "notFound": self.missing,
-            "skipped": self.skipped,
-        });
-        for part in [json!(self.identity), found] {
-            if let (Value::Object(all), Value::Object(part)) = (&mut all, part) {
-                all.extend(part);
-            }
-        }
-        all
+        ended.list().into_iter().filter(|what| !is_left(what)).collect()
     }
 }
 
-/// Sums of the orphans.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Summary {
-    pub orphans: usize,
-    pub healthy: usize,
-    pub repairable: usize,
-    pub deletable: usize,
-    /// By the kind of the refusal.
-    pub not_repaired: BTreeMap<&'static str, usize>,
-    pub not_deleted: BTreeMap<&'static str, usize>,
-    pub snapshots: usize,
-    #[serde(rename = "sizeGiB")]
-    pub size_gib: f64,
-    pub monthly_cost_at_most: Cost,
+impl Skipped {
+    /// What it means that this could not be asked, if that is not plain.
+    pub fn effect(&self) -> Option<&'static str> {
+        let is_references = self.source.starts_with("ec2:DescribeImageReferences");
+        is_references
+            .then_some("older versions of launch templates, SSM parameters and recipes may use an AMI")
+    }
 }

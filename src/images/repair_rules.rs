@@ -1,11 +1,13 @@
 //! Whether an AMI can be repaired, and with which tags. Pure.
 
+use std::collections::BTreeSet;
+
 use crate::images::class::Known;
+use crate::images::commands;
 use crate::images::image::Refusal;
 use crate::images::inventory::{BuildArn, Tags};
 use crate::images::origin::{MAX_SLUG, PREFIX};
 use crate::images::rules::Examined;
-use crate::text::printable::quote_for_shell;
 
 /// EC2's limits: the tags of a resource, and the characters of a key and a value.
 const MAX_TAGS: usize = 50;
@@ -36,9 +38,13 @@ impl Examined<'_> {
             self.adopt(arn)?
         };
         tags.retain(|key, value| is_accepted(key, value));
-        let added = tags.keys().filter(|key| !ami.tags.contains_key(*key)).count();
-        if ami.tags.len() + added > MAX_TAGS {
-            let reason = format!("it would have more than {MAX_TAGS} tags, and EC2 refuses that");
+        // AWS's own tags do not count: EC2 user guide, "Tag your Amazon EC2 resources".
+        let number =
+            tags.keys().chain(ami.tags.keys()).filter(|key| !is_reserved(key)).collect::<BTreeSet<_>>().len();
+        if number > MAX_TAGS {
+            let reason = format!(
+                "it would have {number} tags, and EC2 allows {MAX_TAGS}: remove some of its own first"
+            );
             return Err(Refusal::new("too many tags", reason));
         }
         Ok(tags)
@@ -76,19 +82,16 @@ impl Examined<'_> {
 
     fn refuse_nothing_left(&self) -> Refusal {
         let ami = self.known.ami;
-        let id = quote_for_shell(self.known.image_id().unwrap_or_else(|| self.guess_id()));
-        let command =
-            format!("pcluster preflight images --repair -i {id} --image {} -r {}", ami.id, ami.region);
-        if self.known.directory().is_some() {
-            let reason =
-                format!("its build artifacts belong to another AMI; to tag it anyway, run `{command}`");
-            return Refusal::new("artifacts belong to another AMI", reason);
-        }
-        let reason = format!(
-            "its build artifacts were not found; search another bucket with --bucket NAME, or, to tag it anyway, \
-             run `{command}`"
-        );
-        Refusal::new("no artifacts found", reason)
+        let id = self.known.image_id().unwrap_or_else(|| self.guess_id());
+        let command = commands::adopt(id, &ami.id, &ami.region);
+        let (kind, why) = if self.known.directory().is_some() {
+            ("artifacts belong to another AMI", "its build artifacts belong to another AMI;")
+        } else {
+            let why = "its build artifacts were not found; search another bucket with --bucket NAME, or,";
+            ("no artifacts found", why)
+        };
+        let reason = format!("{why} to tag it anyway, run `{command}`");
+        Refusal { command: Some(command), ..Refusal::new(kind, reason) }
     }
 
     /// The image id as the name of the AMI has it, `ParallelClusterImage-ID DATE`; else in lower case.
@@ -129,8 +132,11 @@ impl Examined<'_> {
 /// Whether EC2 takes a tag, as far as it can be known beforehand.
 fn is_accepted(key: &str, value: &str) -> bool {
     let length = key.chars().count();
-    let is_reserved = key.to_lowercase().starts_with("aws:");
-    length > 0 && length <= MAX_KEY && !is_reserved && value.chars().count() <= MAX_VALUE
+    length > 0 && length <= MAX_KEY && !is_reserved(key) && value.chars().count() <= MAX_VALUE
+}
+
+fn is_reserved(key: &str) -> bool {
+    key.to_lowercase().starts_with("aws:")
 }
 
 #[cfg(test)]
@@ -183,6 +189,27 @@ mod tests {
         assert_eq!(json["monthlyCostAtMost"]["usd"], 2.0);
         assert_eq!(json["snapshots"][0]["sizeGiB"], 40.0);
         assert_eq!(json["creationDate"], "2022-10-26T23:00:00.000Z");
+    }
+
+    #[test]
+    fn more_tags_than_ec2_allows_are_refused_and_those_of_aws_do_not_count() {
+        let repair = |more: usize| {
+            let mut orphan = ami("ami-1", &arn("x", "3.1.3", ACCOUNT), DONE);
+            let own = (0..more).map(|number| (format!("own-{number}"), String::new()));
+            orphan.tags.extend(own.chain([("aws:backup:source-resource".to_owned(), "x".to_owned())]));
+            let directories = vec![directory("x", 'a', "2022-10-26T22:00:00Z")];
+            examine(&Inventory { directories, ..inventory(vec![orphan]) }, &Selection::default()).remove(0)
+        };
+        let first = repair(0);
+        let room = 50 - first.tags.len() - (first.had_tags.len() - 1);
+        assert_eq!(repair(room).repair, Action::Possible);
+        let refused = repair(room + 1);
+        assert_eq!((refused.repair, refused.repair_refused), (Action::Refused, Some("too many tags")));
+        assert!(
+            refused.reasons[0].contains("it would have 51 tags, and EC2 allows 50"),
+            "{:?}",
+            refused.reasons
+        );
     }
 
     #[test]

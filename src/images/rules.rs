@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::images::class::{Class, IMAGE_ID, Known, Owners, find_owners, is_known_release};
+use crate::images::commands::{Commands, share};
 use crate::images::image::{Action, Cost, Image, Refusal, measure};
 use crate::images::inventory::{Inventory, Tags};
 use crate::images::origin::{Origin, Source};
@@ -46,6 +47,7 @@ impl Examined<'_> {
             Err(refusal) => (Some(refusal), Tags::new()),
         };
         let delete = self.refuse_delete(&conflicts);
+        let sharing = origin.as_ref().and_then(Origin::lost_sharing);
         let mut reasons = self.describe_refusals(repair.as_ref(), delete.as_ref());
         let stays = if delete.is_none() { self.find_stays() } else { Vec::new() };
         if *class == Class::Orphan {
@@ -80,8 +82,13 @@ impl Examined<'_> {
             reasons,
             left: Vec::new(),
             had_tags: ami.tags.clone(),
-            sharing: origin.as_ref().and_then(Origin::lost_sharing),
             artifacts: self.artifacts(),
+            commands: Commands {
+                share: sharing.as_ref().and_then(|sharing| share(&ami.id, &ami.region, sharing)),
+                repair: repair.as_ref().and_then(|refusal| refusal.command.clone()),
+                delete: None,
+            },
+            sharing,
             repair_refused: repair.map(|refusal| refusal.kind),
             delete_refused: delete.map(|refusal| refusal.kind),
             stays: stays.into_iter().map(|(address, _)| address).collect(),

@@ -9,12 +9,14 @@ use serde_json::json;
 use crate::cli::args::{Common, Format, ImagesArgs};
 use crate::error::{Abort, Error, Interrupted};
 use crate::images::carry_out::{STATE_HOME, carry_out};
+use crate::images::class::Class;
 use crate::images::client::Client;
+use crate::images::commands::Commands;
 use crate::images::deletions::{Deletions, find_unfinished};
 use crate::images::human::{render_list, render_plan, render_question, render_result};
 use crate::images::image::Action;
 use crate::images::inventory::{Deletion, Inventory, Skipped};
-use crate::images::listing::{Change, Identity, Listing, Outcomes};
+use crate::images::listing::{Change, Identity, Listing, Outcomes, Stage};
 use crate::images::plan::{Task, plan_deletion, plan_repair, plan_rest};
 use crate::images::rules::examine;
 use crate::images::selection::Selection;
@@ -66,7 +68,13 @@ impl Images<'_> {
             return self.change(change, &mut listing, deletions);
         }
         let status = u8::from(listing.has_orphans() || !listing.missing.is_empty());
-        let text = render_list(&listing, |flag| self.command(flag));
+        let has_images = listing.select(Class::Orphan).next().is_some();
+        listing.commands = Commands {
+            repair: has_images.then(|| self.command(Change::Repair)),
+            delete: listing.has_orphans().then(|| self.command(Change::Delete)),
+            ..Commands::default()
+        };
+        let text = render_list(&listing);
         Ok(self.render(status, &listing, text))
     }
 
@@ -133,14 +141,16 @@ impl Images<'_> {
                 regions: inventory.regions,
             },
             skipped: inventory.skipped.into_iter().chain(unread).collect(),
+            older_than: self.arguments.older_than,
             is_named: !self.selection.is_empty(),
             is_verbose: self.common.verbose,
             ..Listing::default()
         }
     }
 
-    /// This command with another change.
-    fn command(&self, change: &str) -> String {
+    /// This command with a change.
+    fn command(&self, change: Change) -> String {
+        let change = if change == Change::Delete { "--delete" } else { "--repair" };
         let ImagesArgs { image_id, image, region, all_regions, bucket, older_than, .. } = self.arguments;
         let option = |flag: &str, value: &String| format!(" {flag} {}", quote_for_shell(value));
         let mut command = format!("pcluster preflight images {change}");
@@ -169,6 +179,7 @@ impl Images<'_> {
         listing: &mut Listing,
         deletions: Result<Deletions, String>,
     ) -> Result<Outcome, Abort> {
+        listing.stage = Stage::Plan(change);
         let tasks = plan(change, listing);
         let plan = render_plan(listing, change);
         if tasks.is_empty() || self.arguments.dry_run {
@@ -195,6 +206,14 @@ impl Images<'_> {
             return Err(abort);
         }
         listing.note_outcomes(change, outcomes);
+        if !listing.outcomes.failed.is_empty() {
+            let command = Some(self.command(change));
+            listing.commands = if self.deletes() {
+                Commands { delete: command, ..Commands::default() }
+            } else {
+                Commands { repair: command, ..Commands::default() }
+            };
+        }
         let status = u8::from(is_refused || listing.has_left());
         Ok(self.render(status, listing, render_result(listing, change)))
     }
@@ -214,13 +233,14 @@ impl Images<'_> {
     fn explain_interruption(&self, abort: &Abort, tasks: &[Task], outcomes: &Outcomes) {
         let Abort::Interrupted(_) = abort else { return };
         let finished = outcomes.done.len() + outcomes.failed.len();
-        let (what, flag) = if self.deletes() { ("deleted", "--delete") } else { ("repaired", "--repair") };
+        let (what, change) =
+            if self.deletes() { ("deleted", Change::Delete) } else { ("repaired", Change::Repair) };
         let count = format!("interrupted: {} of {} AMIs {what}", outcomes.done.len(), tasks.len());
         let half_done = tasks.get(finished).map(|task| {
             let steps: Vec<String> = task.steps.iter().map(ToString::to_string).collect();
             format!("{} may be half done: {}", task.ami, steps.join(", "))
         });
-        let hint = format!("hint: to finish, run `{}`", self.command(flag));
+        let hint = format!("hint: to finish, run `{}`", self.command(change));
         let text = [Some(count), half_done, Some(hint)].into_iter().flatten().collect::<Vec<_>>().join("\n");
         Progress::Lines.write(&name_as_called(&text));
     }

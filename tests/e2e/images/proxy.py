@@ -16,7 +16,7 @@ with retries and denied ones, without those with DryRun.
 gives an HTML page instead, as moto does. --deny answers as AWS does where the
 permission lacks; for S3 the action is a permission: s3:ListBucket, s3:GetObject,
 s3:PutObject, s3:DeleteObject, s3:ListBucketVersions, s3:ListAllMyBuckets; `ec2:*`
-denies the service. --answer gives an error with this code, or for `html` a page
+denies the service, and `ec2:DescribeImages@eu-west-1` the action in one region. --answer gives an error with this code, or for `html` a page
 with status 200, as a captive portal does. --body gives the answer that a FILE holds, and --rewrite
 replaces text in the answer of the server: for what moto cannot. --refuse answers InvalidParameterValue to
 each write of EC2 that has this TEXT. --hold keeps the answer of the N-th write until FILE exists.
@@ -50,6 +50,7 @@ class Request:
         self.json = "X-Amz-Target" in headers
         scope = (headers.get("Authorization") or "").partition("Credential=")[2].split(",")[0].split("/")
         self.service = scope[3] if len(scope) == 5 else "unsigned"
+        self.region = scope[2] if len(scope) == 5 else None
         query = urllib.parse.parse_qs(parts.query, keep_blank_values=True)
         if (headers.get("Content-Type") or "").startswith("application/x-www-form-urlencoded"):
             query.update(urllib.parse.parse_qs(body.decode("utf-8", "replace")))
@@ -129,7 +130,8 @@ class Rules:
             return self.writes if request.write else 0
 
     def denied(self, request):
-        names = (f"{request.service}:{request.permission}", f"{request.service}:*")
+        action = f"{request.service}:{request.permission}"
+        names = (action, f"{request.service}:*", f"{action}@{request.region}")
         return any(name in self.options.deny for name in names)
 
     def answer(self, request):
