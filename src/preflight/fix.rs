@@ -14,7 +14,8 @@ use crate::repair::prove::not_ready;
 use crate::repair::undo::{Undoable, Undone, list_undoable, undo};
 use crate::repair::{self, RepairOutcome, Repaired, as_json};
 use crate::report::{self, Report};
-use crate::text::printable::{escape, escape_line, lossy};
+use crate::system::terminal::width_of_stdout;
+use crate::text::printable::{escape, escape_line, fold, lossy};
 
 /// Repairs the environment, or proves that it could be.
 pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
@@ -35,7 +36,7 @@ pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
             }
             _ if common.quiet => String::new(),
             (_, Format::Json) => report::format_json(&to_json(&repaired, fix.isolated)),
-            _ => describe_repair(&repaired, &command),
+            _ => fold(&describe_repair(&repaired, &command), "", width_of_stdout()),
         };
         Ok(Outcome::success(stdout))
     })
