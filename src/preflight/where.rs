@@ -248,7 +248,7 @@ impl Where {
                 let installed = format_packages(target);
                 if !installed.is_empty() {
                     let lines = fill(installed.iter().map(String::as_str), ", ", row_width);
-                    text += &format!("packages {}\n", lines.join(",\n         "));
+                    text = text + "packages " + &lines.join(",\n         ") + "\n";
                 }
             }
             Some(Err(reason)) => text += &row("python", Path::new("unknown:"), &reason.to_string()),
