@@ -263,7 +263,7 @@ fn every_error_has_an_end_to_end_case() {
 #[test]
 fn scripts_can_be_run() {
     use std::os::unix::fs::PermissionsExt as _;
-    let scripts = ["scripts/environments", "scripts/test", "scripts/demo", ".ci/run"];
+    let scripts = ["scripts/environments", "scripts/test", "scripts/demo", "scripts/demo-svg", ".ci/run"];
     let is_executable =
         |path: &Path| path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o111 != 0);
     for script in scripts.map(|name| top().join(name)) {
