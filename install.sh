@@ -92,8 +92,11 @@ temporary=.pcluster-shim-new
 put() {
     new=$2$temporary.$$
     # shellcheck disable=SC2094 # what cannot be written is reported below
-    if cat 2>/dev/null >"$new" && chmod "$1" "$new" && mv -f "$new" "$2"; then return; fi
+    if why=$({ cat >"$new" && chmod "$1" "$new" && mv -f "$new" "$2"; } 2>&1); then return; fi
     rm -f "$new"
+    case $why in
+        *'No space left'* | *'uota exceeded'*) die "cannot write $2: the disk is full" 'Free some space, then run this again.' ;;
+    esac
     die "cannot write $2" "Make $(dirname "$2") writable, or name another directory."
 }
 
@@ -127,7 +130,9 @@ choose_program() {
         # Static, because shared libraries would be a third of the time that the shim adds to a
         # call; not every system has a static libc.
         out=$here/target/install
-        set -- --quiet --release --locked --manifest-path "$here/Cargo.toml" --target-dir "$out"
+        set -- --release --locked --manifest-path "$here/Cargo.toml" --target-dir "$out"
+        # On a terminal cargo shows its progress: it takes some minutes.
+        if ! [ -t 2 ]; then set -- --quiet "$@"; fi
         libc=$(cc -print-file-name=libc.a 2>/dev/null) || libc=''
         host=$(rustc -vV 2>/dev/null | sed -n 's/^host: //p')
         case $host in
@@ -193,7 +198,10 @@ case $- in
             pcluster | alias*) ;;
 EOF
     shim=$(quoted "$prefix/bin/pcluster")
-    body="pcluster() { if [ -x $shim ]; then $shim \"\$@\"; else hash -r; command pcluster \"\$@\"; fi; }"
+    # `where` cannot see by itself that a function has called it.
+    body="pcluster() { if ! [ -x $shim ]; then hash -r; command pcluster \"\$@\"; else case \"\${1-} \$* \" in"
+    body="$body 'preflight '*' where '*) PCLUSTER_SHIM_FUNCTION=1 $shim \"\$@\" ;;"
+    body="$body *) $shim \"\$@\" ;; esac; fi; }"
     printf '            *) eval %s ;;\n' "$(quoted "$body")"
     cat <<'EOF'
         esac
@@ -235,9 +243,15 @@ if status is-interactive
 EOF
     shim=$(quoted_for_fish "$prefix/bin/pcluster")
     printf '            if test -x %s\n' "$shim"
-    printf '                %s' "$shim"
+    # shellcheck disable=SC2016 # fish expands it.
+    printf '                set -l shim %s\n' "$shim"
     cat <<'EOF'
- $argv
+                # `where` cannot see by itself that a function has called it.
+                if test "$argv[1]" = preflight; and contains -- where $argv
+                    env PCLUSTER_SHIM_FUNCTION=1 $shim $argv
+                else
+                    $shim $argv
+                end
             else
                 command pcluster $argv
             end
@@ -419,13 +433,12 @@ add_shim() {
 check_installation() {
     activate=". $(quoted "$prefix/env")"
     now="$activate; hash -r"
-    # Mode block, because a shim that this user has switched off is installed nevertheless.
-    ask="env PCLUSTER_SHIM_MODE=block $(quoted "$preflight") where -q"
+    ask="$(quoted "$preflight") where --format json"
     case ${SHELL:-} in
         */fish)
             activate="source $(quoted_for_fish "$prefix/env.fish")"
             now=$activate
-            ask="env PCLUSTER_SHIM_MODE=block $(quoted_for_fish "$preflight") where -q"
+            ask="$(quoted_for_fish "$preflight") where --format json"
             ;;
     esac
     if [ -z "$edited" ]; then
@@ -439,18 +452,33 @@ check_installation() {
     if refuses_settings "$preflight"; then refused=1; fi
     for kind in '' -l; do
         if ! [ -x "${SHELL:-}" ] || [ -n "$refused" ]; then break; fi
-        status=0
-        $session "$SHELL" $kind -i -c "$ask" </dev/null >/dev/null 2>&1 || status=$?
-        case $status in
-            0) ;;
-            127) if [ -z "$kind" ]; then say 'there is no real pcluster on PATH yet; the shim finds it when there is'; fi ;;
+        answer=$($session "$SHELL" $kind -i -c "$ask" </dev/null 2>/dev/null)
+        case $answer in
+            *'"bypassed": false'*) ;;
             *)
+                startup='its startup file'
+                if [ "${SHELL##*/}$kind" = bash-l ] && no_login_file; then
+                    # shellcheck disable=SC2088 # for people
+                    startup='~/.profile: login shells do not read ~/.bashrc'
+                fi
                 complain "a new shell ($SHELL $kind -i) does not run the shim first: it would not guard build-image"
-                complain "Put this line at the end of its startup file: $activate"
+                complain "Put this line at the end of $startup"
+                complain "$activate"
                 ;;
+        esac
+        case $kind$answer in
+            -l*) ;;
+            *'"real": null'*) say 'there is no real pcluster on PATH yet; the shim finds it when there is' ;;
         esac
     done
     say "next: open a new shell, or run this: $now"
+}
+
+# no_login_file: whether a login shell of bash would read none of this user's files.
+no_login_file() {
+    for name in .bash_profile .bash_login .profile; do
+        if [ -e "$HOME/$name" ]; then return 1; fi
+    done
 }
 
 # refuses_settings PROGRAM: whether the configuration or a variable is in error; says so in the program's words.
@@ -515,6 +543,9 @@ remove_state() {
     done
     rmdir "$state/environments" "$state" 2>/dev/null
     if [ -d "$state" ]; then say "kept $state, which \`pcluster preflight undo\` needs"; fi
+    config=$(base_directory "${XDG_CONFIG_HOME:-}" .config)
+    if [ -e "$config/config.yaml" ]; then say "kept $config, your settings"; fi
+    rmdir "$config" 2>/dev/null || :
 }
 
 # --- one environment, in place ------------------------------------------------------

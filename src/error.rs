@@ -1,7 +1,7 @@
 //! The errors outside a check in one enum, each with its message, its hint and its exit status.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -32,6 +32,8 @@ pub enum Error {
     BadReal { path: PathBuf, by: &'static str, why: &'static str },
     #[error("cannot run {program}: {source}")]
     CannotExec { program: PathBuf, source: io::Error },
+    #[error("no such file: {file}")]
+    NoFile { file: PathBuf },
     /// A config or advisories file; `message` names line and key.
     #[error("{file}: {message}")]
     BadFile { file: PathBuf, message: String },
@@ -145,6 +147,15 @@ impl Error {
         Self::Undo { message, next: next.to_owned() }
     }
 
+    /// A file that cannot be read or written.
+    pub fn of_file(file: &Path, error: &io::Error) -> Self {
+        let file = file.to_owned();
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::NoFile { file },
+            _ => Self::BadFile { file, message: describe_io(error) },
+        }
+    }
+
     /// The error of a repair that was tried in a second way too.
     pub fn with_second(self, second: &Self) -> Self {
         match self {
@@ -175,7 +186,8 @@ impl Error {
             | Self::Loop { .. }
             | Self::BadReal { .. } => 127,
             Self::CannotExec { .. } => 126,
-            Self::BadFile { .. }
+            Self::NoFile { .. }
+            | Self::BadFile { .. }
             | Self::Untrusted { .. }
             | Self::BadVariable { .. }
             | Self::Rejected { .. }
@@ -222,6 +234,7 @@ impl Error {
             Self::CannotExec { .. } => {
                 "Its interpreter may be gone: reinstall aws-parallelcluster in that environment.".into()
             }
+            Self::NoFile { .. } => "Check the name and the current directory.".into(),
             Self::BadFile { .. } => "Fix the file, or use another one.".into(),
             Self::Untrusted { file, .. } => {
                 format!("Take ownership of the file and run `chmod go-w {}`.", file.display())
@@ -242,7 +255,9 @@ impl Error {
             Self::NoStack { .. } => "Check the region (-r). AWS keeps deleted stacks for 90 days.".into(),
             Self::Unconfirmed => "Review the plan with --dry-run, then pass --yes.".into(),
             Self::Images { next, .. } => (*next).to_owned(),
-            Self::Install { .. } => "Nothing was changed. Set TMPDIR to a writable directory.".into(),
+            Self::Install { .. } => {
+                "Nothing was changed. Set TMPDIR to a writable directory with free space.".into()
+            }
             Self::Repair { next, .. }
             | Self::Undo { next, .. }
             | Self::NotInPlace { next, .. }
@@ -268,6 +283,15 @@ impl Error {
     /// The form of every error under `--format json`.
     pub fn to_json(&self) -> Value {
         describe_in_json(&self.to_line(), &self.hint())
+    }
+}
+
+/// An error of the operating system, without its number where there are plain words for it.
+pub fn describe_io(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::StorageFull => "the disk is full".into(),
+        io::ErrorKind::QuotaExceeded => "the disk quota is used up".into(),
+        _ => error.to_string(),
     }
 }
 

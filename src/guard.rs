@@ -12,8 +12,8 @@ use crate::environment::locate::Search;
 use crate::environment::synthesis::Call;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, prefix_lines};
-use crate::model::options::FoundBy;
-use crate::model::options::Mode;
+use crate::model::env_vars;
+use crate::model::options::{FoundBy, Mode};
 use crate::outcome::{Exec, Outcome};
 use crate::progress::Progress;
 use crate::repair::context::Options;
@@ -30,8 +30,15 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
         Ok(real) => real,
         Err(error) => return Outcome::failed(&error),
     };
-    if settings.mode == Mode::Off || asks_for_help(&arguments) {
+    if asks_for_help(&arguments) {
         return Outcome::exec(real.into_exec(arguments));
+    }
+    if settings.mode == Mode::Off {
+        // Mistyped, the variable was meant to change the mode.
+        let is_mistyped = |error: &&Error| matches!(error, Error::BadVariable { name: env_vars::MODE, .. });
+        let stderr =
+            errors.iter().filter(is_mistyped).map(|error| warn_of_settings(error, &settings)).collect();
+        return Outcome::Exec { exec: real.into_exec(arguments), stderr };
     }
     let unread = find_read_once(&arguments);
     let call = match &unread {
@@ -49,7 +56,10 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
         parent: if settings.aws { ParentSource::Aws } else { ParentSource::Unknown },
         progress: Progress::Terminal,
     };
-    let warnings = errors.iter().chain(&more_errors).map(warn_of_settings).collect();
+    let warnings = errors.iter().map(|error| warn_of_settings(error, &settings));
+    let ignored =
+        |error: &Error| prefix_lines(&format!("warning: {}; the file was ignored", error.to_line()));
+    let warnings = warnings.chain(more_errors.iter().map(ignored)).collect();
     let unread = unread.as_deref().map(describe_unread);
     match (Guarded { request: &request, arguments, unread, warnings }).run() {
         Ok(outcome) => outcome,
@@ -186,8 +196,15 @@ fn describe_repair(outcome: &RepairOutcome) -> String {
     prefix_lines(&format!("{head}: {moves}\nTo revert, run `pcluster preflight undo`."))
 }
 
-fn warn_of_settings(error: &Error) -> String {
-    prefix_lines(&format!("{}; ignored, the default is used", error.to_line()))
+fn warn_of_settings(error: &Error, settings: &Settings) -> String {
+    let what = error.to_line();
+    prefix_lines(&match error {
+        Error::BadVariable { name, accepted, .. } => {
+            let value = settings.describe_value_of(name);
+            format!("warning: {what} (accepted: {accepted}); it was ignored, using {value}")
+        }
+        _ => format!("warning: {what}; the file was ignored (mode: {})", settings.mode.name()),
+    })
 }
 
 fn describe_unread(configuration: &Path) -> Check {

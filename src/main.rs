@@ -4,9 +4,11 @@ use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
-use pcluster_shim::error::{Error, Interrupted, prefix_lines};
+use pcluster_shim::error::{Error, Interrupted, PREFIX, prefix_lines};
 use pcluster_shim::outcome::{Exec, Outcome};
 use pcluster_shim::system::signals::Interrupts;
+use pcluster_shim::system::terminal::width_of;
+use pcluster_shim::text::printable::fold;
 
 pub(crate) fn main() -> ExitCode {
     act(pcluster_shim::run(std::env::args_os().collect()))
@@ -54,11 +56,13 @@ fn become_program(exec: Exec) -> Error {
     Error::CannotExec { program: exec.program, source }
 }
 
-/// Writes to stderr. An error is ignored, because there is nowhere else to report it.
+/// Writes to stderr, folded if that is a terminal. An error is ignored, because there is nowhere else to report it.
 fn write_stderr(stderr: &str) {
-    if !stderr.is_empty() {
-        let _ = io::stderr().write_all(stderr.as_bytes());
+    if stderr.is_empty() {
+        return;
     }
+    let folded = width_of(io::stderr()).map(|width| fold(stderr, PREFIX, width));
+    let _ = io::stderr().write_all(folded.as_deref().unwrap_or(stderr).as_bytes());
 }
 
 /// Writes to stdout. It is not an error if the reader has closed it, as `head` does.

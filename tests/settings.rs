@@ -148,6 +148,22 @@ fn variables_that_are_at_fault() {
     }
 }
 
+/// A value that is mistyped does not switch the guard off without a word.
+#[test]
+fn the_value_that_is_used_instead_of_a_bad_one_is_named() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    for mode in ["off", "warn"] {
+        sandbox.write(CONFIG, format!("mode: {mode}\ntimeout: 7\n"));
+        let run = sandbox.build_image().var("PCLUSTER_SHIM_MODE", "blok").run();
+        run.exits(0).prints(REAL_OUTPUT).stderr_matches(&format!("guard-variable-mode-file-{mode}.txt"));
+    }
+    let run = sandbox.build_image().var("PCLUSTER_SHIM_TIMEOUT", "soon").run();
+    run.holds(run.stderr().ends_with("using 7, from config.yaml\n"), "the value of the file");
+    // Any case is accepted.
+    sandbox.build_image().var("PCLUSTER_SHIM_MODE", "OFF").run().exits(0).is_silent();
+}
+
 /// Trap 31: mode off works, whatever is malformed.
 #[test]
 fn mode_off_works_whatever_is_at_fault() {
@@ -235,7 +251,11 @@ fn config_prints_a_file_that_says_the_same() {
     let odd = sandbox.path("odd\nmode: off");
     let printed = call("config").var("PCLUSTER_SHIM_CONFIG", &odd).run();
     assert!(!printed.stdout().contains("\nmode:"), "{}", printed.stdout());
+    // The first time, the shell creates the file.
+    std::fs::remove_file(sandbox.path(CONFIG)).unwrap();
     let line = format!("pcluster preflight config >{}", sandbox.path(CONFIG).display());
+    sandbox.call(sandbox.path("tools/sh"), ["-c", &line]).run().exits(0).is_silent();
+    assert!(std::fs::read_to_string(sandbox.path(CONFIG)).unwrap().contains("#mode: block"));
     let onto_itself = sandbox.call(sandbox.path("tools/sh"), ["-c", &line]).run();
     onto_itself.exits(2).prefixed().stderr_matches("config-onto-itself.txt");
     sandbox.write(CONFIG, "mode: loud\n");

@@ -201,7 +201,7 @@ fn every_variable_is_named_in_the_readme_and_in_one_module_only() {
     let sources = sources("rs");
     for line in sources["model/env_vars.rs"].lines().filter(|line| line.contains("\"PCLUSTER_SHIM_")) {
         let name = line.split('"').nth(1).expect("a name in quotes");
-        let is_internal = name.ends_with("TRIED") || name.ends_with("QUESTION");
+        let is_internal = ["TRIED", "QUESTION", "FUNCTION"].iter().any(|internal| name.ends_with(internal));
         assert!(is_internal || readme.contains(name), "README.md does not name {name}");
         for (file, code) in sources.iter().filter(|(file, _)| *file != "model/env_vars.rs") {
             let read =
@@ -211,10 +211,59 @@ fn every_variable_is_named_in_the_readme_and_in_one_module_only() {
     }
 }
 
+/// The ids in rules that find something of level ERROR, but for those that are always warnings.
+fn errors_of_rules() -> BTreeSet<String> {
+    const WARNINGS: [&str; 4] =
+        ["ami-name-image-builder", "ami-tag-image-builder", "root-volume-small", "subnet-no-public-address"];
+    let is_id = |text: &&str| {
+        let is_word = |part: &str| {
+            !part.is_empty()
+                && part.bytes().all(|letter| letter.is_ascii_lowercase() || b".0123456789".contains(&letter))
+        };
+        text.contains('-') && text.split('-').all(is_word)
+    };
+    let sources = sources("rs");
+    let rules = sources
+        .iter()
+        .filter(|(file, _)| file.starts_with("rules/template/") || file.starts_with("rules/parent/"));
+    // The findings of `asked` get their level in `grouping`.
+    let rules = rules.filter(|(file, code)| code.contains("Level::Error") || file.ends_with("asked.rs"));
+    let texts = rules.flat_map(|(_, code)| code.split('"').skip(1).step_by(2));
+    let ids = texts.filter(is_id).filter(|id| !WARNINGS.contains(id));
+    ids.map(str::to_owned).chain(["startup".to_owned()]).collect()
+}
+
+/// The ids of the advisories of level ERROR.
+fn errors_of_advisories() -> BTreeSet<String> {
+    let files =
+        ["advisories.yaml", "combinations.yaml"].map(|name| top().join("src/rules/advisories").join(name));
+    let texts = files.map(|file| fs::read_to_string(file).expect("the advisories can be read"));
+    let text = texts.concat();
+    let entries = text.split("- id: ").skip(1).filter(|entry| entry.contains("\n  level: ERROR\n"));
+    entries.map(|entry| entry.lines().next().unwrap_or_default().to_owned()).collect()
+}
+
+/// An error stops builds, so a real pcluster has to have shown it.
+#[test]
+fn every_error_has_an_end_to_end_case() {
+    let mut cases = String::new();
+    for directory in [top().join("tests/e2e"), top().join("tests/e2e/images")] {
+        for file in fs::read_dir(directory).expect("there are end-to-end tests").flatten() {
+            if file.path().extension().is_some_and(|ending| ending == "rs") {
+                cases += &fs::read_to_string(file.path()).expect("a test can be read");
+            }
+        }
+    }
+    let errors = &errors_of_rules() | &errors_of_advisories();
+    assert!(errors.len() > 30, "{errors:?}");
+    let without: Vec<_> = errors.iter().filter(|id| !cases.contains(&format!("\"{id}\""))).collect();
+    assert!(without.is_empty(), "no end-to-end test has {without:?}");
+}
+
 #[test]
 fn scripts_can_be_run() {
     use std::os::unix::fs::PermissionsExt as _;
-    let scripts = ["scripts/environments", "scripts/test", "scripts/demo", ".ci/run"];
+    let scripts = ["scripts/environments", "scripts/test", "scripts/demo", "scripts/demo-svg", ".ci/run"];
     let is_executable =
         |path: &Path| path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o111 != 0);
     for script in scripts.map(|name| top().join(name)) {

@@ -54,8 +54,13 @@ pub fn is_called_preflight() -> bool {
 
 /// The directory by which `pcluster-preflight` was called: the `pcluster` in it is meant. `None` for a bare name.
 pub fn called_directory() -> Option<PathBuf> {
-    let name = env::args_os().next().filter(|name| is_preflight(name) && name.as_bytes().contains(&b'/'))?;
-    path::absolute(name).ok()?.parent().map(Path::to_owned)
+    called_path().filter(|_| is_called_preflight())?.parent().map(Path::to_owned)
+}
+
+/// The path by which this program was called. `None` for a bare name.
+pub fn called_path() -> Option<PathBuf> {
+    let name = env::args_os().next().filter(|name| name.as_bytes().contains(&b'/'))?;
+    path::absolute(name).ok()
 }
 
 #[cfg(test)]

@@ -159,6 +159,17 @@ impl Settings {
         (settings, errors)
     }
 
+    /// The value in use and its origin for a variable that is in error: `warn, from config.yaml`.
+    pub fn describe_value_of(&self, variable: &str) -> String {
+        let (value, origin) = match variable {
+            env_vars::MODE => (self.mode.name().to_owned(), self.origins.mode),
+            env_vars::STRICT => (u8::from(self.strict).to_string(), self.origins.strict),
+            _ => (self.timeout.as_secs().to_string(), self.origins.timeout),
+        };
+        let origin = if origin == Origin::File { "from config.yaml" } else { "the default" };
+        format!("{value}, {origin}")
+    }
+
     /// Reads the settings of the file alone, which variables may replace; one in error sets nothing.
     pub fn read_file_alone() -> Self {
         let mut settings = Self::default();

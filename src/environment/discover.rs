@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::env;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::environment::launcher::Launcher;
@@ -48,8 +49,11 @@ pub struct Discovery {
 /// Finds them, each launcher once, in the order: named, PATH, known places, roots.
 pub fn discover(search: &Search, roots: &[PathBuf]) -> Result<Discovery, Error> {
     for root in roots {
-        let bad = |error: std::io::Error| Error::BadRoot { directory: root.clone(), why: error.to_string() };
-        root.read_dir().map_err(bad)?;
+        let why = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => "no such directory".into(),
+            _ => error.to_string(),
+        };
+        root.read_dir().map_err(|error| Error::BadRoot { directory: root.clone(), why: why(error) })?;
     }
     let mut discovery = Discovery::default();
     if let Some((path, found_by)) = search.named() {

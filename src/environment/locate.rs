@@ -257,7 +257,7 @@ pub enum CandidateStatus {
 }
 
 /// Whether it is the directory of programs of a virtual environment (PEP 405).
-fn is_environment(programs: &Path) -> bool {
+pub fn is_environment(programs: &Path) -> bool {
     programs.parent().is_some_and(|directory| directory.join("pyvenv.cfg").is_file())
 }
 

@@ -1,7 +1,5 @@
 //! `preflight advisories`: packages, and combinations of a release and a parent image.
 
-use std::fmt::Write as _;
-
 use serde_json::json;
 
 use crate::cli::args::{Common, Format};
@@ -12,13 +10,18 @@ use crate::preflight::context::{read_all_advisories, read_settings};
 use crate::report;
 use crate::rules::advisories::combinations::{self, Combination};
 use crate::rules::advisories::{Advisory, Subject};
-use crate::text::printable::{escape_line, wrap};
+use crate::system::terminal::width_of_stdout;
+use crate::text::printable::wrap_behind;
 
 /// Lists the advisories, or shows one.
 pub fn run(id: Option<&str>, common: &Common) -> Result<Outcome, Abort> {
     let advisories = read_all_advisories(&read_settings()?)?;
     let combinations = combinations::built_in();
-    let is_shown = |own: &str| id.is_none_or(|id| own == id);
+    // Without an advisory of exactly that id, all those are listed whose id contains it.
+    let mut known =
+        advisories.iter().map(|advisory| &advisory.id).chain(combinations.iter().map(|one| &one.id));
+    let one = id.filter(|id| known.any(|own| own == id));
+    let is_shown = |own: &str| one.map_or(id.is_none_or(|part| own.contains(part)), |one| own == one);
     let shown: Vec<&Advisory> = advisories.iter().filter(|advisory| is_shown(&advisory.id)).collect();
     let combined: Vec<&Combination> = combinations.iter().filter(|one| is_shown(&one.id)).collect();
     if let (Some(id), true) = (id, shown.is_empty() && combined.is_empty()) {
@@ -27,42 +30,42 @@ pub fn run(id: Option<&str>, common: &Common) -> Result<Outcome, Abort> {
             known.chain(combinations.iter().map(|one| one.id.as_str())).collect::<Vec<_>>().join(", ");
         return Err(Error::UnknownAdvisory { id: id.to_owned(), known }.into());
     }
-    let stdout = match (common.format, id) {
+    let width = width_of_stdout();
+    let stdout = match (common.format, one) {
         _ if common.quiet => String::new(),
         (Format::Json, _) => {
             report::format_json(&json!({"schemaVersion": 1, "advisories": shown, "combinations": combined}))
         }
         (_, None) => {
-            let titles = shown.iter().map(|advisory| format_title(advisory));
-            titles.chain(combined.iter().map(|one| format_head(one.level, &one.id, &one.title))).collect()
+            let titles = shown.iter().map(|advisory| format_title(advisory, width));
+            titles
+                .chain(combined.iter().map(|one| format_head(one.level, &one.id, &one.title, width)))
+                .collect()
         }
         (_, Some(_)) => {
-            let whole = shown.iter().map(|advisory| format_advisory(advisory));
-            whole.chain(combined.iter().map(|one| format_combination(one))).collect()
+            let whole = shown.iter().map(|advisory| format_advisory(advisory, width));
+            whole.chain(combined.iter().map(|one| format_combination(one, width))).collect()
         }
     };
     Ok(Outcome::success(stdout))
 }
 
 /// Two lines of the list.
-pub fn format_title(advisory: &Advisory) -> String {
-    format_head(advisory.level, &advisory.id, &advisory.title)
+pub fn format_title(advisory: &Advisory, width: usize) -> String {
+    format_head(advisory.level, &advisory.id, &advisory.title, width)
 }
 
-fn format_head(level: Level, id: &str, title: &str) -> String {
-    format!("{:<8} {id}\n         {}\n", level.name(), escape_line(title))
+fn format_head(level: Level, id: &str, title: &str, width: usize) -> String {
+    format!("{:<8} {id}\n{}", level.name(), wrap_behind("         ", title, width))
 }
 
-/// The rows of a label and its content, in 80 columns.
-fn format_rows(rows: impl IntoIterator<Item = (&'static str, String)>) -> String {
-    rows.into_iter().fold(String::new(), |mut text, (label, content)| {
-        let _ = writeln!(text, "{label:<11}{}", wrap(&content, 80 - 11).join("\n           "));
-        text
-    })
+/// The rows of a label and its content.
+fn format_rows(rows: impl IntoIterator<Item = (&'static str, String)>, width: usize) -> String {
+    rows.into_iter().map(|(label, content)| wrap_behind(&format!("{label:<11}"), &content, width)).collect()
 }
 
 /// All of one combination, for people.
-fn format_combination(one: &Combination) -> String {
+fn format_combination(one: &Combination, width: usize) -> String {
     let mut parent: Vec<String> = one.os.clone();
     parent.extend(one.os_version.as_ref().map(ToString::to_string));
     parent.extend(one.architecture.map(|architecture| architecture.name().to_owned()));
@@ -77,11 +80,12 @@ fn format_combination(one: &Combination) -> String {
         ("fix", one.fix.clone()),
     ];
     let references = one.references.iter().map(|reference| ("see", reference.clone()));
-    format_head(one.level, &one.id, &one.title) + &format_rows(rows.into_iter().chain(references))
+    format_head(one.level, &one.id, &one.title, width)
+        + &format_rows(rows.into_iter().chain(references), width)
 }
 
 /// All of one advisory, for people.
-pub fn format_advisory(advisory: &Advisory) -> String {
+pub fn format_advisory(advisory: &Advisory, width: usize) -> String {
     let mut rows = vec![("pcluster", advisory.pcluster.to_string())];
     rows.extend(advisory.python.as_ref().map(|python| ("python", python.to_string())));
     rows.push(match &advisory.subject {
@@ -97,5 +101,5 @@ pub fn format_advisory(advisory: &Advisory) -> String {
         rows.push(("note", "affects installation only; `pcluster preflight constraints` excludes it".into()));
     }
     rows.extend(advisory.references.iter().map(|reference| ("see", reference.clone())));
-    format_title(advisory) + &format_rows(rows)
+    format_title(advisory, width) + &format_rows(rows, width)
 }

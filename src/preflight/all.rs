@@ -13,7 +13,8 @@ use crate::error::{Abort, Error, prefix_lines};
 use crate::outcome::Outcome;
 use crate::preflight::check::{check_target, with_configuration};
 use crate::preflight::context::{
-    build_request, choose_progress, deny, read_all_advisories, read_parent, read_settings, start_search,
+    build_request, choose_paint, choose_progress, deny, read_all_advisories, read_parent, read_settings,
+    start_search,
 };
 use crate::report::{self, Report, Verdict, github, junit, list};
 use crate::rules::advisories::Advisory;
@@ -134,7 +135,7 @@ fn without_repeats(known: Vec<Known>) -> Vec<Known> {
 fn render(reports: &[Report], cut_off: &[PathBuf], common: &Common) -> Outcome {
     let stdout = match common.format {
         _ if common.quiet => String::new(),
-        Format::Human => list::render(reports, common.color.applies()),
+        Format::Human => list::render(reports, &choose_paint(common)),
         Format::Json => report::format_json(&reports),
         Format::Junit => junit::render(reports),
         Format::Github => github::render(reports),

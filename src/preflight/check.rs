@@ -10,7 +10,7 @@ use crate::checker::{self, CheckOutcome, Identified};
 use crate::cli::args::{CheckArgs, Common, FixArgs};
 use crate::environment::image_configuration::is_read_once;
 use crate::environment::target::Target;
-use crate::error::{Abort, Error};
+use crate::error::{Abort, Error, describe_io};
 use crate::outcome::Outcome;
 use crate::preflight::context::{deny, name_as_called, render_report, repair_options, with_request};
 use crate::preflight::fix::describe_repair;
@@ -72,23 +72,23 @@ fn copy_stream(file: &Path) -> Result<Scratch, Error> {
         fs::write(scratch.path(COPY), files::read_stream(fs::File::open(file)?, files::MAX_BYTES)?)?;
         Ok(scratch)
     };
-    read().map_err(|error: io::Error| Error::BadFile { file: file.to_owned(), message: error.to_string() })
+    read().map_err(|error: io::Error| Error::BadFile { file: file.to_owned(), message: describe_io(&error) })
 }
 
 /// Refuses a configuration that cannot be read, for which the real pcluster has only a traceback or a usage
 /// text.
 fn refuse_unreadable(file: &Path) -> Result<(), Error> {
-    let message = match file.metadata() {
-        Err(error) => Some(error.to_string()),
-        Ok(metadata) if metadata.is_dir() => Some("it is a directory".into()),
-        Ok(_) if is_read_once(file) => None,
+    let bad = |message: &str| Err(Error::BadFile { file: file.to_owned(), message: message.into() });
+    match file.metadata() {
+        Err(error) => Err(Error::of_file(file, &error)),
+        Ok(metadata) if metadata.is_dir() => bad("it is a directory"),
+        Ok(_) if is_read_once(file) => Ok(()),
         Ok(_) => match fs::read_to_string(file) {
-            Ok(_) => None,
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => Some("it is not UTF-8 text".into()),
-            Err(error) => Some(error.to_string()),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => bad("it is not UTF-8 text"),
+            Err(error) => Err(Error::of_file(file, &error)),
         },
-    };
-    message.map_or(Ok(()), |message| Err(Error::BadFile { file: file.to_owned(), message }))
+    }
 }
 
 /// Checks an identified target, locked against repairs.

@@ -97,7 +97,7 @@ const KEYS: [Key; 9] = [
 /// Prints the file. What the present one sets is set in it, too.
 pub fn run(common: &Common) -> Result<Outcome, Abort> {
     let path = config_path();
-    if let Some(file) = path.clone().filter(|path| is_stdout(path)) {
+    if let Some(file) = path.clone().filter(|path| is_emptied(path)) {
         let message = "the output of this command was redirected to this file, so the shell has emptied it and \
                        its settings are gone";
         return Err(Error::BadFile { file, message: message.into() }.into());
@@ -117,11 +117,12 @@ pub fn run(common: &Common) -> Result<Outcome, Abort> {
     Ok(Outcome::success(text))
 }
 
-/// Whether standard output is this file.
-fn is_stdout(path: &Path) -> bool {
+/// Whether standard output is this file, and the shell has not just created it: emptying an older file modifies it.
+fn is_emptied(path: &Path) -> bool {
     let stdout = io::stdout().as_fd().try_clone_to_owned().and_then(|stdout| File::from(stdout).metadata());
     let identity = |metadata: &Metadata| (metadata.dev(), metadata.ino());
-    let file = path.metadata().ok().filter(Metadata::is_file);
+    let is_older = |file: &Metadata| file.created().ok() < file.modified().ok();
+    let file = path.metadata().ok().filter(|file| file.is_file() && is_older(file));
     file.zip(stdout.ok()).is_some_and(|(file, stdout)| identity(&file) == identity(&stdout))
 }
 

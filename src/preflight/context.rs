@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io;
 use std::path::{self, Path, PathBuf};
 use std::slice;
 
@@ -16,15 +15,17 @@ use crate::cli::settings::{Origin, Settings};
 use crate::environment::locate::{Real, Search};
 use crate::environment::synthesis::{Call, IMAGE_ID};
 use crate::environment::target::Target;
-use crate::error::{Abort, AwsFailure, Error};
+use crate::error::{Abort, AwsFailure, Error, describe_io};
 use crate::images::client::Client;
 use crate::model::options::FoundBy;
 use crate::outcome::Outcome;
 use crate::progress::Progress;
 use crate::repair::context::Options;
-use crate::report::{self, Report, github, human, junit};
+use crate::report::human::{self, Paint};
+use crate::report::{self, Report, github, junit};
 use crate::rules::advisories::Advisory;
 use crate::system::files;
+use crate::system::terminal::width_of_stdout;
 
 /// Reads the settings. Unlike the guard, `preflight` refuses a file or a variable that is in error. A file
 /// that another user could have written is passed over here too; [`crate::preflight`] warns of it.
@@ -93,6 +94,11 @@ pub fn choose_progress(common: &Common) -> Progress {
     }
 }
 
+/// The colours and the width of a report on stdout.
+pub fn choose_paint(common: &Common) -> Paint {
+    Paint { is_colored: common.color.applies(), width: width_of_stdout() }
+}
+
 /// Calls `then` with the request of a command that checks the environment.
 pub fn with_request<T>(
     check: &CheckArgs,
@@ -131,7 +137,7 @@ pub fn read_parent(check: &CheckArgs, settings: &Settings) -> Result<ParentSourc
     match &check.parent {
         Some(file) => {
             let bad = |message: String| Error::BadFile { file: file.clone(), message };
-            let text = files::read(file).map_err(|error| bad(error.to_string()))?;
+            let text = files::read(file).map_err(|error| Error::of_file(file, &error))?;
             parse_images(&text).map(ParentSource::File).map_err(bad)
         }
         None if check.aws || settings.aws => Ok(ParentSource::Aws),
@@ -188,7 +194,7 @@ fn build_call(check: &CheckArgs) -> Call {
 /// Renders a report in the form that was asked for.
 pub fn render_report(report: &Report, common: &Common) -> Result<Outcome, Error> {
     let render = |format| match format {
-        Format::Human => human::render(report, common.color.applies()),
+        Format::Human => human::render(report, &choose_paint(common)),
         Format::Json => report::format_json(report),
         Format::Junit => junit::render(slice::from_ref(report)),
         Format::Github => github::render(slice::from_ref(report)),
@@ -196,7 +202,7 @@ pub fn render_report(report: &Report, common: &Common) -> Result<Outcome, Error>
     // The file is for a program, what is printed for people.
     let printed = match &common.output {
         Some(file) => {
-            let bad = |error: io::Error| Error::BadFile { file: file.clone(), message: error.to_string() };
+            let bad = |error| Error::BadFile { file: file.clone(), message: describe_io(&error) };
             fs::write(file, render(common.format)).map_err(bad)?;
             Format::Human
         }

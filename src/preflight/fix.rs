@@ -1,5 +1,7 @@
 //! `preflight fix` and `preflight undo`.
 
+use std::io;
+
 use clap::ValueEnum as _;
 use serde_json::json;
 
@@ -14,7 +16,8 @@ use crate::repair::prove::not_ready;
 use crate::repair::undo::{Kept, Undoable, Undone, list_kept, undo};
 use crate::repair::{self, RepairOutcome, Repaired, as_json};
 use crate::report::{self, Report};
-use crate::text::printable::{escape, escape_line, lossy};
+use crate::system::terminal::width_of;
+use crate::text::printable::{escape, escape_line, fold, lossy};
 
 /// Repairs the environment, or proves that it could be.
 pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
@@ -35,7 +38,10 @@ pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
             }
             _ if common.quiet => String::new(),
             (_, Format::Json) => report::format_json(&to_json(&repaired, fix.isolated)),
-            _ => describe_repair(&repaired, &command),
+            _ => {
+                let text = describe_repair(&repaired, &command);
+                width_of(io::stdout()).map(|width| fold(&text, "", width)).unwrap_or(text)
+            }
         };
         Ok(Outcome::success(stdout))
     })

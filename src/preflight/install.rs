@@ -1,9 +1,11 @@
 //! `preflight install`: the repository's install.sh, with this very program as what it installs.
 
+use std::env;
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 
-use crate::error::{Abort, Error};
+use crate::error::{Abort, Error, describe_io};
 use crate::outcome::{Exec, Outcome};
 use crate::system::executables::own_executable;
 
@@ -19,12 +21,15 @@ exit "$status""#;
 /// Becomes a shell that runs install.sh. What stands behind `--binary` here is replaced by a later one of the user's.
 pub fn run(arguments: Vec<OsString>) -> Result<Outcome, Abort> {
     let failed = |message: String| Error::Install { message };
+    let cannot_write = |error: &io::Error| {
+        failed(format!("cannot write below {}: {}", env::temp_dir().display(), describe_io(error)))
+    };
     let own = own_executable().ok_or_else(|| failed("this program has no path".into()))?;
     let directory = tempfile::Builder::new()
         .prefix("pcluster-preflight-install-")
         .tempdir()
-        .map_err(|error| failed(error.to_string()))?;
-    fs::write(directory.path().join("install.sh"), INSTALL_SH).map_err(|error| failed(error.to_string()))?;
+        .map_err(|error| cannot_write(&error))?;
+    fs::write(directory.path().join("install.sh"), INSTALL_SH).map_err(|error| cannot_write(&error))?;
     let directory = directory.keep().into_os_string();
     let first = ["-c".into(), RUN.into(), directory, "--binary".into(), own.into_os_string()];
     let exec = Exec {

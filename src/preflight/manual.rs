@@ -5,7 +5,7 @@
 use std::io;
 
 use clap::builder::{Command, PossibleValuesParser};
-use clap::{ArgAction, CommandFactory as _};
+use clap::{Arg, ArgAction, CommandFactory as _, ValueHint};
 use clap_complete::aot;
 
 use crate::cli::args::{Preflight, Shell};
@@ -25,7 +25,15 @@ pub fn render_completions(shell: Shell) -> String {
         // clap_complete replaces the hyphen of the name in one of two places only, so that no subcommand
         // would be completed.
         Shell::Bash => script.replace("pcluster__subcmd__preflight", "pcluster__preflight") + BASH,
-        Shell::Fish => script + FISH,
+        Shell::Fish => {
+            // clap_complete leaves out the values of a positional argument.
+            let ids = KnownIds::read();
+            let line = |command: &str, ids: &[&str]| {
+                let condition = format!("__fish_pcluster_preflight_using_subcommand {command}");
+                format!("complete -c {NAME} -n \"{condition}\" -f -a \"{}\"\n", ids.join(" "))
+            };
+            script + &line("advisories", &ids.of_advisories) + &line("fix", &ids.of_fix) + FISH
+        }
         Shell::Zsh => {
             // zsh takes the commands that a file in $fpath completes from its first line.
             let own = script.split("\nif [ \"$funcstack[1]\"").next().unwrap_or_default();
@@ -37,24 +45,60 @@ pub fn render_completions(shell: Shell) -> String {
 
 fn generate(shell: aot::Shell) -> String {
     let mut script = Vec::new();
-    // A call takes those of other files too; a completion knows the built-in ones.
-    // Leaked, because clap takes names that live as long as the program, which ends here.
-    let ids = file::built_in().into_iter().map(|advisory| &*advisory.id.leak());
-    let ids: Vec<&'static str> = ids.collect();
-    let combinations = combinations::built_in().into_iter().map(|one| &*one.id.leak());
-    let combinations: Vec<&'static str> = combinations.collect();
-    let with_ids = |command: Command, others: &[&'static str]| {
-        let known = PossibleValuesParser::new([&ids[..], others].concat());
+    let ids = KnownIds::read();
+    let with_ids = |command: Command, ids: Vec<&'static str>| {
+        let known = PossibleValuesParser::new(ids);
         command.mut_args(|argument| {
             if argument.is_positional() { argument.value_parser(known.clone()) } else { argument }
         })
     };
     let command = Preflight::command().name(NAME).bin_name(NAME);
-    let command = command.mut_subcommand("advisories", |command| with_ids(command, &combinations));
-    let mut command =
-        command.mut_subcommand("fix", |command| with_ids(command, &["lambda-runtime", minitar::ID]));
+    // install.sh takes none of the common options, so clap must not add them to every command by itself.
+    let common: Vec<Arg> =
+        command.get_arguments().filter(|argument| argument.is_global_set()).cloned().collect();
+    let common = common.into_iter().map(|argument| argument.global(false)).collect::<Vec<_>>();
+    let mut command = command.mut_args(|argument| argument.global(false)).mut_subcommands(|command| {
+        match command.get_name() {
+            "install" => with_options_of_script(command, &["--binary", "--no-modify-path", "--uninstall"]),
+            "uninstall" => with_options_of_script(command, &[]),
+            "advisories" => with_ids(command, ids.of_advisories.clone()).args(&common),
+            "fix" => with_ids(command, ids.of_fix.clone()).args(&common),
+            _ => command.args(&common),
+        }
+    });
     aot::generate(shell, &mut command, NAME, &mut script);
     String::from_utf8_lossy(&script).into_owned()
+}
+
+/// The ids that a completion offers. A call takes those of other files too.
+struct KnownIds {
+    of_advisories: Vec<&'static str>,
+    of_fix: Vec<&'static str>,
+}
+
+impl KnownIds {
+    fn read() -> Self {
+        // Leaked, because clap takes names that live as long as the program, which ends here.
+        let ids: Vec<&'static str> =
+            file::built_in().into_iter().map(|advisory| &*advisory.id.leak()).collect();
+        let combinations: Vec<&'static str> =
+            combinations::built_in().into_iter().map(|one| &*one.id.leak()).collect();
+        let of_fix = [&ids[..], &["lambda-runtime", minitar::ID]].concat();
+        Self { of_advisories: [ids, combinations].concat(), of_fix }
+    }
+}
+
+/// The options of install.sh, which reads them itself.
+fn with_options_of_script(command: Command, more: &[&'static str]) -> Command {
+    let names = ["--prefix", "--venv", "--help"].iter().chain(more);
+    command.args(names.map(|name| {
+        let argument = Arg::new(*name).long(name.trim_start_matches('-'));
+        match *name {
+            "--prefix" | "--venv" => argument.value_hint(ValueHint::DirPath),
+            "--binary" => argument.value_hint(ValueHint::FilePath),
+            _ => argument.action(ArgAction::SetTrue),
+        }
+    }))
 }
 
 const BASH: &str = r#"

@@ -14,6 +14,7 @@
 //! - `stack`: `preflight stack`
 //! - `template`: `preflight template`
 //! - `where`: `preflight where`: which pcluster is guarded, and how it was found
+//! - `where_calls`: which calls of pcluster start the guard
 //! - `where_warnings`: what `preflight where` warns of
 
 pub mod advisories;
@@ -30,6 +31,7 @@ pub mod manual;
 pub mod stack;
 pub mod template;
 pub mod r#where;
+pub mod where_calls;
 pub mod where_warnings;
 
 use std::ffi::OsString;

@@ -53,6 +53,6 @@ fn read_input(file: &Path) -> Result<(String, Vec<u8>), Error> {
         };
         return read.map(|input| ("standard input".into(), input)).map_err(bad);
     }
-    let bad = |error: io::Error| Error::BadFile { file: file.to_owned(), message: error.to_string() };
-    files::read(file).map(|input| (file.display().to_string(), input)).map_err(bad)
+    let input = files::read(file).map_err(|error| Error::of_file(file, &error))?;
+    Ok((file.display().to_string(), input))
 }

@@ -2,7 +2,7 @@
 //! other `pcluster` on PATH.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -18,17 +18,19 @@ use crate::error::{Abort, Error};
 use crate::model::options::Mode;
 use crate::outcome::Outcome;
 use crate::preflight::context::{find_named, read_settings, start_search};
+use crate::preflight::where_calls::Calls;
 use crate::preflight::where_warnings::{
-    Warning, warn_of_bypass, warn_of_entries, warn_of_loop, warn_of_overwritten, warn_of_passed_over,
-    warn_of_stale_hash, warn_of_stale_overlay,
+    Warning, warn_of_bypass, warn_of_entries, warn_of_loop, warn_of_no_guard, warn_of_overwritten,
+    warn_of_passed_over, warn_of_stale_hash, warn_of_stale_overlay,
 };
 use crate::repair::overlay::{Overlay, find_overlay};
 use crate::repair::state::RepairState;
 use crate::report::{self, Shim};
 use crate::system::child::ChildError;
+use crate::system::terminal::{WIDTH, width_of};
 use crate::system::{dirs, executables};
 use crate::text::package_name::{IMAGEBUILDER, PCLUSTER, normalised};
-use crate::text::printable::{escape, lossy, wrap};
+use crate::text::printable::{escape, fill, lossy, wrap_behind};
 
 /// Reports which pcluster is guarded.
 pub fn run(common: &Common) -> Result<Outcome, Abort> {
@@ -78,7 +80,7 @@ pub struct Where {
     overlay: Overlay,
     rows: Vec<Row>,
     warnings: Vec<Warning>,
-    bypassed: bool,
+    calls: Calls,
     mode: Mode,
     strict: bool,
     settings: Vec<ListedSetting>,
@@ -96,14 +98,20 @@ impl Where {
         let real = search.real();
         let candidates: Vec<Candidate> = search.candidates().collect();
         let first = candidates.iter().find(|candidate| candidate.status != CandidateStatus::NotAbsolute);
-        let bypassed = first.is_none_or(|first| first.status != CandidateStatus::Shim);
         let own = executables::own_executable();
+        let mut calls = Calls::find(search, &candidates, own.as_deref());
         let mut warnings = Vec::new();
         let overwritten = warn_of_overwritten(search, &candidates, own.as_deref());
-        if bypassed && overwritten.is_empty() {
+        calls.is_wheel_alone &= overwritten.is_empty();
+        if !calls.is_first_guarded && !calls.is_path_guarded() && overwritten.is_empty() {
             let shim = candidates.iter().find(|candidate| candidate.status == CandidateStatus::Shim);
             let shim = shim.map(|shim| shim.path.as_path()).or(own.as_deref());
-            warnings.push(warn_of_bypass(first, shim));
+            let real = real.as_ref().ok().map(|real| real.path.as_path());
+            warnings.push(if calls.is_wheel_alone {
+                warn_of_no_guard(search, real)
+            } else {
+                warn_of_bypass(&calls, shim)
+            });
         }
         warnings.extend(overwritten);
         warnings.extend(
@@ -123,7 +131,7 @@ impl Where {
             overlay: Overlay::None,
             rows,
             warnings,
-            bypassed,
+            calls,
             mode: settings.mode,
             strict: settings.strict,
             settings: settings.list(find_named(search)),
@@ -160,7 +168,7 @@ impl Where {
         match &self.real {
             Err(Error::Loop { .. }) => 1,
             Err(error) => error.exit_status(),
-            Ok(_) => u8::from(self.bypassed || self.mode == Mode::Off),
+            Ok(_) => u8::from(!self.calls.is_guarded() || self.mode == Mode::Off),
         }
     }
 
@@ -170,7 +178,8 @@ impl Where {
         let is_unknown = matches!(self.target, Some(Err(_)));
         let consequence = match self.mode {
             _ if self.real.is_err() => "build-image fails: there is no real pcluster",
-            _ if self.bypassed => "build-image is not guarded: the shim is not first on PATH",
+            _ if self.calls.is_wheel_alone && !self.calls.is_guarded() => "build-image is not guarded",
+            _ if !self.calls.is_guarded() => "build-image is not guarded: the shim is not first on PATH",
             Mode::Off => "build-image is not checked (mode off)",
             Mode::Block | Mode::Fix if is_unknown && self.strict => return vec![STRICT],
             _ if is_unknown => "build-image continues unchecked, with a warning",
@@ -194,7 +203,7 @@ impl Where {
             self.rows.iter().map(|row| json!({"path": lossy(&row.path), "standing": row.standing})).collect();
         json!({
             "schemaVersion": 1,
-            "bypassed": self.bypassed,
+            "bypassed": !self.calls.is_first_guarded,
             "shim": shim,
             "real": real.map(|real| json!({"path": lossy(&real.path), "foundBy": real.found_by})),
             "interpreter": target.map(|target| lossy(&target.interpreter.executable)),
@@ -207,6 +216,7 @@ impl Where {
             },
             "config": config_path().as_deref().map(lossy),
             "guarded": self.exit_status() == 0,
+            "calls": self.calls.list(),
             "consequence": self.describe_consequences().join("; "),
             "settings": self.settings.iter().map(|setting| (setting.name, setting)).collect::<BTreeMap<_, _>>(),
             "candidates": candidates,
@@ -215,36 +225,63 @@ impl Where {
     }
 
     pub fn render_human(&self) -> String {
-        let own = self.own.as_deref().map_or_else(|| "?".into(), |path| path.display().to_string());
-        let mut text = format!("shim     {own} ({})\n", env!("CARGO_PKG_VERSION"));
-        match &self.real {
-            Ok(real) => {
-                let _ = writeln!(text, "real     {} (from {})", real.path.display(), real.found_by.name());
-            }
-            Err(_) => text += "real     none\n",
-        }
+        let terminal = width_of(io::stdout());
+        // Elsewhere than on a terminal, a row is one line.
+        let row_width = terminal.unwrap_or(usize::MAX).saturating_sub(9);
+        let row = |label: &str, path: &Path, what: &str| {
+            let path = path.display().to_string();
+            let pieces = [path.as_str()].into_iter().chain(what.split_whitespace());
+            let lines = fill(pieces, " ", row_width);
+            format!("{label:<9}{}\n", lines.join("\n         "))
+        };
+        let own = self.own.as_deref().unwrap_or(Path::new("?"));
+        let mut text = row("shim", own, concat!("(", env!("CARGO_PKG_VERSION"), ")"));
+        text += &match &self.real {
+            Ok(real) => row("real", &real.path, &format!("(from {})", real.found_by.name())),
+            Err(_) => "real     none\n".into(),
+        };
         match &self.target {
-            Some(Ok(target)) => text += &format_target(target),
-            Some(Err(reason)) => {
-                let _ = writeln!(text, "python   unknown: {reason}");
+            Some(Ok(target)) => {
+                let interpreter = &target.interpreter;
+                let what = format!("({}, {})", interpreter.version, target.launcher);
+                text += &row("python", &interpreter.executable, &what);
+                let installed = format_packages(target);
+                if !installed.is_empty() {
+                    let lines = fill(installed.iter().map(String::as_str), ", ", row_width);
+                    text = text + "packages " + &lines.join(",\n         ") + "\n";
+                }
             }
+            Some(Err(reason)) => text += &row("python", Path::new("unknown:"), &reason.to_string()),
             None => {}
         }
         if let Overlay::Bound(directory) = &self.overlay {
-            let what = "a repair kept outside the environment; its packages come first";
-            let _ = writeln!(text, "overlay  {}\n         {what}", directory.display());
+            text += &row("overlay", directory, "");
+            text += &row("overlay", directory, "");
+            text += "         a repair kept outside the environment; its packages come first\n";
         }
-        let _ = writeln!(text, "guard    {}", self.describe_consequences().join("\n         "));
-        for row in &self.rows {
-            let _ = writeln!(text, "on PATH  {}: {}", row.path.display(), row.standing);
+        let width = terminal.unwrap_or(WIDTH);
+        for (index, consequence) in self.describe_consequences().into_iter().enumerate() {
+            text += &wrap_behind(if index == 0 { "guard    " } else { "         " }, consequence, width);
+        }
+        let calls = self.calls.list();
+        // Where all are alike, the line above says it.
+        if calls.iter().any(|call| call.guarded != calls[0].guarded) {
+            for call in &calls {
+                let guarded = if call.guarded { "guarded" } else { "not guarded" };
+                text += &wrap_behind("call     ", &format!("{}: {guarded}{}", call.program, call.why), width);
+            }
+        }
+        for candidate in &self.rows {
+            let mut path = candidate.path.clone().into_os_string();
+            path.push(":");
+            text += &row("on PATH", Path::new(&path), candidate.standing);
         }
         text += "settings\n";
         self.settings.iter().for_each(|setting| text += &format_setting(setting));
         for warning in &self.warnings {
             text.push('\n');
-            for line in wrap(&warning.message, 80).into_iter().chain(wrap(&warning.hint, 80)) {
-                text += &line;
-                text.push('\n');
+            for part in [&warning.message, &warning.hint] {
+                text += &wrap_behind("", part, width);
             }
         }
         text
@@ -265,20 +302,8 @@ fn format_setting(setting: &ListedSetting) -> String {
     format!("  {:<12}{:<9}{values}{absent}\n", setting.name, setting.origin.name())
 }
 
-fn format_target(target: &Target) -> String {
-    let interpreter = &target.interpreter;
-    let mut text = format!(
-        "python   {} ({}, {})\n",
-        interpreter.executable.display(),
-        interpreter.version,
-        target.launcher
-    );
-    let installed: Vec<_> =
-        find_installed(target).into_iter().map(|(name, version)| format!("{name} {version}")).collect();
-    if !installed.is_empty() {
-        let _ = writeln!(text, "packages {}", installed.join(", "));
-    }
-    text
+fn format_packages(target: &Target) -> Vec<String> {
+    find_installed(target).into_iter().map(|(name, version)| format!("{name} {version}")).collect()
 }
 
 /// The two distributions that an advisory is about most often, and their versions.

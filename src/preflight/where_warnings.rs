@@ -6,9 +6,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::environment::locate::{Candidate, CandidateStatus, NAME, REPLACED_LAUNCHER, Search};
+use crate::environment::locate::{
+    Candidate, CandidateStatus, NAME, REPLACED_LAUNCHER, Search, is_environment,
+};
+use crate::preflight::where_calls::{Calls, activate_line, install_command, installed_prefix};
 use crate::repair::overlay;
 use crate::system::trust;
+use crate::text::printable::{lossy, quote_for_shell};
 
 #[derive(Debug, Serialize)]
 pub struct Warning {
@@ -35,9 +39,33 @@ pub(crate) fn warn_of_stale_overlay() -> Warning {
     }
 }
 
-pub(crate) fn warn_of_bypass(first: Option<&Candidate>, shim: Option<&Path>) -> Warning {
-    let Some(first) = first.and_then(|first| first.path.parent()) else {
-        let message = "The shim is not on PATH, so build-image is not guarded.".into();
+/// Only `pcluster-preflight` is there, as a wheel installs it. `real` is in the environment that could be guarded.
+pub(crate) fn warn_of_no_guard(search: &Search, real: Option<&Path>) -> Warning {
+    if let Some(line) = installed_prefix(search).and_then(|prefix| activate_line(&prefix)) {
+        let message = "The guard is installed, but this shell was started before that.".into();
+        return Warning { id: "not-on-path", message, hint: format!("Open a new shell, or run `{line}`.") };
+    }
+    let install = install_command();
+    let environment = real.and_then(Path::parent).filter(|programs| is_environment(programs));
+    let environment = environment.and_then(Path::parent).map(|path| quote_for_shell(&lossy(path)));
+    Warning {
+        id: "not-installed",
+        message: "The guard is not installed: only the command pcluster-preflight is.".into(),
+        hint: format!(
+            "Run `{install}` to guard your shells, or `{install} --venv {}` to guard one environment.",
+            environment.as_deref().unwrap_or("DIR")
+        ),
+    }
+}
+
+pub(crate) fn warn_of_bypass(calls: &Calls, shim: Option<&Path>) -> Warning {
+    let what = if calls.is_function {
+        "scripts that run pcluster from here are not guarded. This interactive shell is."
+    } else {
+        "build-image is not guarded."
+    };
+    let Some(first) = calls.first.as_deref().and_then(Path::parent) else {
+        let message = format!("The shim is not on PATH, so {what}");
         return Warning { id: "not-on-path", message, hint: advise_to_put_first(shim) };
     };
     let is_activated = ["VIRTUAL_ENV", "CONDA_PREFIX"]
@@ -46,18 +74,16 @@ pub(crate) fn warn_of_bypass(first: Option<&Candidate>, shim: Option<&Path>) -> 
         .any(|directory| Path::new(&directory).join("bin") == first);
     if is_activated {
         let environment = first.parent().unwrap_or(first).display();
+        let shell = if calls.is_function { "This" } else { "An" };
         let message = format!(
             "The environment {environment} is active and comes before the shim: scripts that run \
-             pcluster from here are not guarded. An interactive shell with install.sh's function is."
+             pcluster from here are not guarded. {shell} interactive shell with install.sh's function is."
         );
         let hint =
             format!("`pcluster-preflight install --venv {environment}` guards the environment itself.");
         return Warning { id: "shadowed-by-environment", message, hint };
     }
-    let message = format!(
-        "{} comes before the shim on PATH, so build-image is not guarded.",
-        first.join(NAME).display()
-    );
+    let message = format!("{} comes before the shim on PATH, so {what}", first.join(NAME).display());
     Warning { id: "shadowed", message, hint: advise_to_put_first(shim) }
 }
 
@@ -84,9 +110,8 @@ pub(crate) fn warn_of_stale_hash(
 
 fn advise_to_put_first(shim: Option<&Path>) -> String {
     let directory = shim.and_then(Path::parent);
-    let env = directory.and_then(Path::parent).map(|prefix| prefix.join("env")).filter(|env| env.is_file());
-    match (env, directory) {
-        (Some(env), _) => format!("Open a new shell, or run `. {}`.", env.display()),
+    match (directory.and_then(Path::parent).and_then(activate_line), directory) {
+        (Some(line), _) => format!("Open a new shell, or run `{line}`."),
         (None, Some(directory)) => format!("Put {} first on PATH.", directory.display()),
         (None, None) => "Put the shim's directory first on PATH.".into(),
     }

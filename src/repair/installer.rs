@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::environment::target::Target;
-use crate::error::{Abort, Error};
+use crate::error::{Abort, Error, describe_io};
 use crate::model::distribution::Packages;
 use crate::model::options::InstallerChoice;
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
@@ -273,7 +273,8 @@ fn find_bundled_pip(target: &Target, timeout: Duration) -> Result<Option<PathBuf
 /// A private directory for one step.
 pub fn make_scratch() -> Result<Scratch, Error> {
     Scratch::new().map_err(|error| {
-        Error::repair(format!("cannot create a temporary directory: {error}"), UNCHANGED_FREE_SPACE)
+        let why = describe_io(&error);
+        Error::repair(format!("cannot create a temporary directory: {why}"), UNCHANGED_FREE_SPACE)
     })
 }
 

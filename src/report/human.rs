@@ -9,10 +9,10 @@ use crate::report::{Check, Decision, Report, Status, TargetInfo, Verdict};
 use crate::text::package_name::{IMAGEBUILDER, normalised};
 use crate::text::printable::{escape_line, fill, flatten, wrap};
 
-/// Renders the report for people, in 80 columns unless a word is longer.
-pub fn render(report: &Report, is_colored: bool) -> String {
-    let paint = Paint { is_colored };
-    let mut text = format!("{}\n", paint.paint_verdict(report.verdict, &report.describe_verdict()));
+/// Renders the report for people; a line is wider than asked for only if a word, a path or a command is.
+pub fn render(report: &Report, paint: &Paint) -> String {
+    let verdict = wrap(&report.describe_verdict(), paint.width).join("\n");
+    let mut text = format!("{}\n", paint.paint_verdict(report.verdict, &verdict));
     if let Some(target_info) = &report.target {
         text += "\n";
         text += &format_target(target_info, &report.packages);
@@ -21,17 +21,17 @@ pub fn render(report: &Report, is_colored: bool) -> String {
         text += "\n";
     }
     for check in &report.checks {
-        text += &format_check(check, &paint);
+        text += &format_check(check, paint);
     }
-    text += &format_findings(&report.findings, &paint);
+    text += &format_findings(&report.findings, paint);
     if report.findings.iter().any(|finding| finding.is_named(LOSES_TAGS)) {
-        let _ = writeln!(text, "\n{FIND_LOST}");
+        let _ = writeln!(text, "\n{}", wrap(FIND_LOST, paint.width).join("\n"));
     }
-    text + &format!("\n{}\n", conclude(report))
+    text + &format!("\n{}\n", conclude(report, paint.width))
 }
 
 /// The conclusion and the next step, which are what a terminal shows of a long report.
-fn conclude(report: &Report) -> String {
+fn conclude(report: &Report, width: usize) -> String {
     let count = |level: Level, what: &str| {
         let is_counted =
             |finding: &&Finding| finding.level == level && !finding.is_explained() && !finding.is_ignored;
@@ -51,7 +51,10 @@ fn conclude(report: &Report) -> String {
             && !finding.is_explained()
     };
     match report.findings.iter().find(is_next) {
-        Some(finding) if finding.has_repair() => format!("{head}. Next: {}", finding.describe_fix()),
+        Some(finding) if finding.has_repair() => {
+            let (head, next) = (head + ".", format!("Next: {}", finding.describe_fix()));
+            fill([head.as_str(), &next].into_iter(), " ", width).join("\n")
+        }
         _ => head,
     }
 }
@@ -131,7 +134,7 @@ fn format_check(check: &Check, paint: &Paint) -> String {
     if detail.is_empty() {
         return head.trim_end().to_owned() + "\n";
     }
-    let lines = wrap(&detail, 80 - 25);
+    let lines = wrap(&detail, paint.width - 25);
     head + " " + &lines.join(&format!("\n{:25}", "")) + "\n"
 }
 
@@ -143,7 +146,7 @@ fn format_group(group: &[Finding], is_shared: bool, shown_by: &[&Finding], paint
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  {label:<6}{}", lines.join("\n        "));
     };
-    let width = 80 - 8;
+    let width = paint.width - 8;
     row("what", group.iter().flat_map(|finding| wrap(&finding.message, width)).collect());
     if let Some(path) = finding.path() {
         let path = if group.len() > 1 { strip_key(path) } else { path };
@@ -153,7 +156,8 @@ fn format_group(group: &[Finding], is_shared: bool, shown_by: &[&Finding], paint
         row("cost", wrap(cost, width));
     }
     if let Some(fix) = finding.fix.as_ref().filter(|_| !is_shared) {
-        row("fix", wrap(&fix.command, width));
+        let command = escape_line(&fix.command);
+        row("fix", if finding.has_repair() { vec![command] } else { wrap(&command, width) });
     }
     for seen in shown_by.iter().take(MAX_SHOWN) {
         row("shows", wrap(&seen.describe_with_path(), width));
@@ -170,10 +174,11 @@ fn format_group(group: &[Finding], is_shared: bool, shown_by: &[&Finding], paint
 /// A template that falls short can do so in twenty places.
 const MAX_SHOWN: usize = 3;
 
-/// Colours, where they are wanted.
+/// Colours, where they are wanted, and the width of a line.
 #[derive(Debug)]
-pub(crate) struct Paint {
-    pub(crate) is_colored: bool,
+pub struct Paint {
+    pub is_colored: bool,
+    pub width: usize,
 }
 
 impl Paint {
@@ -316,9 +321,10 @@ mod tests {
             let text = String::from_iter(text);
             for findings in [vec![], vec![finding_of(&text)], vec![finding_of(&text), finding_of("x")]] {
                 let report = report_of(&text, findings);
-                let plain = render(&report, false);
+                let render_in = |is_colored| render(&report, &Paint { is_colored, width: 80 });
+                let plain = render_in(false);
                 proptest::prop_assert_eq!(escape(&plain), plain.as_str());
-                let coloured = render(&report, true);
+                let coloured = render_in(true);
                 let painted = ["\x1b[1;31m", "\x1b[1;33m", "\x1b[0m"];
                 let unpainted = painted.iter().fold(coloured, |text, code| text.replace(code, ""));
                 proptest::prop_assert_eq!(escape(&unpainted), unpainted.as_str());

@@ -54,7 +54,7 @@ fn format_case(class: &str, name: &str, milliseconds: u64, result: &str) -> Stri
 }
 
 fn format_result(check: &Check, findings: &[Finding]) -> String {
-    let text = format_findings(findings, &Paint { is_colored: false });
+    let text = format_findings(findings, &Paint { is_colored: false, width: 80 });
     let reason = check.reason.as_deref().unwrap_or_default();
     match check.status {
         Status::Failed => {

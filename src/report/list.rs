@@ -4,15 +4,12 @@ use crate::report::human::Paint;
 use crate::report::{Report, Status, Verdict};
 use crate::text::printable::escape_line;
 
-const WIDTH: usize = 80;
-
-/// The least room of a reason; a line with a long path is wider than [`WIDTH`].
+/// The least room of a reason; a line with a long path is wider than it should be.
 const MIN_REASON: usize = 40;
 
 /// Renders a line for each report: verdict, versions of pcluster and Python, path, the first reason in short.
-pub fn render(reports: &[Report], is_colored: bool) -> String {
-    let paint = Paint { is_colored };
-    let mut text: String = reports.iter().map(|report| render_line(report, &paint)).collect();
+pub fn render(reports: &[Report], paint: &Paint) -> String {
+    let mut text: String = reports.iter().map(|report| render_line(report, paint)).collect();
     if reports.iter().any(|report| report.verdict != Verdict::Ready) {
         text += "\nAll of one: pcluster preflight --real PATH\n";
     }
@@ -29,7 +26,7 @@ fn render_line(report: &Report, paint: &Paint) -> String {
     let padding = " ".repeat("blocked".len() - report.verdict.name().len());
     let rest = format!("{pcluster:<8} {python:<8} {path}");
     let used = "blocked  ".len() + rest.chars().count() + 2;
-    let reason = shorten(&first_reason(report), WIDTH.saturating_sub(used).max(MIN_REASON));
+    let reason = shorten(&first_reason(report), paint.width.saturating_sub(used).max(MIN_REASON));
     let line =
         format!("{}{padding}  {rest}  {reason}", paint.paint_verdict(report.verdict, report.verdict.name()));
     line.trim_end().to_owned() + "\n"

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::error::Interrupted;
+use crate::error::{Interrupted, describe_io};
 use crate::system::scratch::Scratch;
 use crate::system::signals::{Interrupts, in_own_session};
 use crate::text::printable::flatten;
@@ -48,7 +48,7 @@ pub enum ChildError {
     #[error("{program} gave an unexpected answer: expected the JSON of a check, found {}", beginning(stdout))]
     Malformed { program: PathBuf, stdout: Vec<u8> },
     /// There is no place for its files.
-    #[error("cannot create a temporary directory: {0}")]
+    #[error("cannot create a temporary directory: {}", describe_io(.0))]
     Scratch(io::Error),
     /// This signal came while it ran.
     #[error(transparent)]

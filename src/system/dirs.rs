@@ -8,11 +8,17 @@ use std::path::{Path, PathBuf};
 pub const NAME: &str = "pcluster-shim";
 
 const CONFIG: (&str, &str) = ("XDG_CONFIG_HOME", ".config");
+const DATA: (&str, &str) = ("XDG_DATA_HOME", ".local/share");
 const STATE: (&str, &str) = ("XDG_STATE_HOME", ".local/state");
 
 /// Only read, so another user's is seen here and refused where it is read.
 pub fn config() -> Option<PathBuf> {
     named(CONFIG)
+}
+
+/// Where install.sh installs the shim if no prefix is named.
+pub fn prefix() -> Option<PathBuf> {
+    named(DATA)
 }
 
 /// `None` too where it would lie in another user's directory.

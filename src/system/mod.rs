@@ -8,6 +8,7 @@
 //! - `files`: regular files, read up to a limit
 //! - `scratch`: private directories for temporary files
 //! - `signals`: signals that end a check
+//! - `terminal`: the width of a terminal
 //! - `trust`: files that no other user could have written
 
 pub mod child;
@@ -18,6 +19,7 @@ pub mod executables;
 pub mod files;
 pub mod scratch;
 pub mod signals;
+pub mod terminal;
 pub mod trust;
 
 use jiff::Timestamp;

@@ -33,8 +33,11 @@ pub fn is_refusal(error: &io::Error) -> bool {
 
 /// A config or advisories file that cannot be read, or is not to be.
 pub fn unreadable(file: &Path, error: &io::Error) -> Error {
-    let (file, why) = (file.to_owned(), error.to_string());
-    if is_refusal(error) { Error::Untrusted { file, why } } else { Error::BadFile { file, message: why } }
+    if is_refusal(error) {
+        Error::Untrusted { file: file.to_owned(), why: error.to_string() }
+    } else {
+        Error::of_file(file, error)
+    }
 }
 
 /// Why a file is not trusted.

@@ -37,9 +37,51 @@ pub fn escape_line(text: &str) -> String {
     escape(&flatten(text)).into_owned()
 }
 
-/// Wraps words to lines of at most `width` characters, with [`escape`]; a longer word stands alone.
+/// Wraps words to lines of at most `width` characters, with [`escape`]; a longer word stands alone. What is in
+/// backquotes is one word: a command that is broken cannot be pasted.
 pub fn wrap(text: &str, width: usize) -> Vec<String> {
-    fill(escape(text).split_whitespace(), " ", width)
+    let text = escape(text);
+    let is_paired = text.matches('`').count().is_multiple_of(2);
+    let mut words: Vec<String> = Vec::new();
+    let mut is_quoted = false;
+    for word in text.split_whitespace() {
+        match words.last_mut() {
+            Some(last) if is_quoted => {
+                last.push(' ');
+                last.push_str(word);
+            }
+            _ => words.push(word.to_owned()),
+        }
+        is_quoted ^= is_paired && word.matches('`').count() % 2 == 1;
+    }
+    fill(words.iter().map(String::as_str), " ", width)
+}
+
+/// Wraps a text behind a label of the same width in each line, with [`escape`].
+pub fn wrap_behind(label: &str, text: &str, width: usize) -> String {
+    let indent = label.chars().count();
+    let lines = wrap(text, width.saturating_sub(indent));
+    let text = label.to_owned() + &lines.join(&format!("\n{:indent$}", ""));
+    text.trim_end().to_owned() + "\n"
+}
+
+/// Folds the lines that are wider than `width`. Each part begins with `prefix` if the line does, and is indented as
+/// the line is, by two more from the second one on.
+pub fn fold(text: &str, prefix: &str, width: usize) -> String {
+    let fold_line = |line: &str| {
+        let (prefix, rest) = line.strip_prefix(prefix).map_or(("", line), |rest| (prefix, rest));
+        if line.chars().count() <= width {
+            return line.to_owned() + "\n";
+        }
+        let indent = rest.len() - rest.trim_start_matches(' ').len();
+        let lines = wrap(rest, width.saturating_sub(prefix.len() + indent + 2));
+        let lines = lines.iter().enumerate().map(|(index, line)| {
+            let indent = if index == 0 { indent } else { indent + 2 };
+            format!("{prefix}{:indent$}{line}\n", "")
+        });
+        lines.collect()
+    };
+    text.lines().map(fold_line).collect()
 }
 
 /// Quotes a text for a shell, where it has to be.
@@ -112,6 +154,20 @@ mod tests {
         let lines = wrap(text, 10);
         assert_eq!(lines.join(" "), text);
         assert!(lines.iter().all(|line| line.len() <= 10 || !line.contains(' ')));
+    }
+
+    #[test]
+    fn a_command_in_backquotes_is_not_broken() {
+        assert_eq!(wrap("run `a b c d` or `e f`.", 9), ["run", "`a b c d`", "or `e f`."]);
+        assert_eq!(wrap("one ` alone here", 9), ["one `", "alone", "here"]);
+        assert_eq!(wrap_behind("fix  ", "one two three", 13), "fix  one two\n     three\n");
+    }
+
+    #[test]
+    fn a_folded_line_keeps_its_prefix_and_indentation() {
+        assert_eq!(fold("p: one two three\nshort\n", "p: ", 12), "p: one two\np:   three\nshort\n");
+        assert_eq!(fold("  one two three\n", "p: ", 12), "  one two\n    three\n");
+        assert_eq!(fold("", "p: ", 12), "");
     }
 
     proptest::proptest! {

@@ -19,6 +19,7 @@ mod constrained; // what cannot be installed today, installed by `preflight cons
 mod corpus; // each of them with and without the shim
 mod environment_copy; // a copy of an environment to repair, an index, comparison byte for byte
 mod environments; // what every test uses
+mod errors; // those of rules, each on the real pcluster
 mod evidence; // what the real code does decides, and nothing is written
 mod fleet; // scripts/fleet.yml on hosts that differ
 mod fresh; // what does not start as it is installed today

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use crate::environment_copy::{BY_PIP, EnvironmentCopy, ROOT, With};
 use crate::environments::{Aws, RealSandbox};
@@ -27,6 +28,33 @@ fn example() -> Vec<(String, String)> {
 fn shown(sandbox: &RealSandbox, command: &str) -> String {
     let script = format!("exec 2>&1; {command}");
     sandbox.call(&on_this_machine("sh"), &["-c", &script]).run().stdout()
+}
+
+/// The words of a recording, without what differs from one release or machine to another.
+fn words(picture: &Path) -> Vec<String> {
+    let picture = fs::read_to_string(picture).unwrap();
+    let texts = picture.split('<').filter(|tag| tag.starts_with("text "));
+    let texts = texts.filter_map(|text| text.split_once('>')).map(|(_, text)| text.replace('\u{a0}', " "));
+    texts
+        .map(|text| {
+            let masked = text.replace(|letter: char| letter.is_ascii_digit(), "#");
+            masked.split_whitespace().map(|word| word.replace("##", "#").replace("##", "#") + " ").collect()
+        })
+        .collect()
+}
+
+#[test]
+#[ignore = "long"]
+fn the_recording_is_what_a_terminal_shows() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("demo.svg");
+    let mut script = Command::new(Path::new(ROOT).join("scripts/demo-svg"));
+    let shim = env!("CARGO_BIN_EXE_pcluster");
+    let done = script.arg("--shim").arg(shim).arg("--output").arg(&file).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let recorded = words(&Path::new(ROOT).join("docs/demo.svg"));
+    assert!(recorded.len() > 10, "{recorded:?}");
+    assert_eq!(words(&file), recorded, "scripts/demo-svg renews docs/demo.svg");
 }
 
 #[test]

@@ -101,6 +101,9 @@ fn trap_06_and_08_one_live_shell_through_install_activate_deactivate_and_uninsta
             ("other-version", version.clone()),
             ("other-guarded", build.clone()),
             ("where", "pcluster preflight where".into()),
+            ("where-status", "pcluster preflight where -q && echo stat''us 0".into()),
+            ("where-of-scripts", "pcluster-preflight where".into()),
+            ("exported", "env".into()),
             ("deactivate", "deactivate".into()),
             ("version-again", version.clone()),
             ("guarded-again", build.clone()),
@@ -134,6 +137,11 @@ fn trap_06_and_08_one_live_shell_through_install_activate_deactivate_and_uninsta
         }
         says("other-version", "the other pcluster: version");
         says("where", "guards the environment itself");
+        says("where", "call pcluster in this shell: guarded by install.sh's function");
+        says("where", "pcluster in a script: not guarded");
+        says("where-status", "status 0");
+        says("where-of-scripts", "build-image is not guarded");
+        assert!(!answers["exported"].as_str().unwrap().contains("PCLUSTER_SHIM_FUNCTION"), "{shell}:\n{all}");
         says("where", &format!("real {}", venv.join("bin/pcluster").display()));
         assert_eq!(fs::read(venv.join("bin/pcluster")).unwrap(), launcher);
         home.is_as_before(&home.uninstall());
@@ -154,6 +162,9 @@ fn completion_in_live_shells() {
             ("option", "pcluster preflight advisories --form\t js\t"),
             ("own option", "pcluster-preflight advisories --form\t js\t"),
             ("advisory", "pcluster preflight advisories marsh\t"),
+            ("fix", "pcluster-preflight fix --dry-run marsh\t"),
+            ("install", "pcluster-preflight install --no-mod\t --help"),
+            ("not of install", "pcluster-preflight install --form\t"),
             ("after options", "pcluster preflight -q --color never wh\t"),
             ("word", "pcluster prefl\t where"),
             ("file", "pcluster imag\t"),
@@ -176,7 +187,11 @@ fn completion_in_live_shells() {
             says(step, "\"schemaVersion\": 1");
         }
         assert!(!answers["after options"].as_str().unwrap().contains("unrecognized"), "{shell}:\n{all}");
-        says("advisory", "marshmallow-4");
+        // One that is named in full is shown in full.
+        says("advisory", "effect rejects the argument");
+        says("fix", "marshmallow-4");
+        says("install", "usage: install.sh");
+        assert!(!answers["not of install"].as_str().unwrap().contains("--format"), "{shell}:\n{all}");
         says("file", "the real pcluster: image.yaml");
         says("later file", "the real pcluster: create-cluster -c image.yaml");
         says("file of preflight", "image.yaml");

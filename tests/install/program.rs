@@ -27,6 +27,32 @@ fn a_checkout_is_built() {
     home.is_as_before(&home.uninstall());
 }
 
+/// It takes minutes.
+#[test]
+fn cargo_shows_its_progress_on_a_terminal() {
+    let home = Home::new();
+    home.sandbox.write("checkout/Cargo.toml", "[package]\nname = \"pcluster-shim\"\n");
+    fs::copy(script(), home.path("checkout/install.sh")).unwrap();
+    home.sandbox.script("tools/cargo", "#!/bin/sh\necho \"$*\" >\"$HOME/called\"; exit 101\n");
+    let installer = home.path("checkout/install.sh").display().to_string();
+    let is_quiet = || fs::read_to_string(home.path("home/called")).unwrap().contains("--quiet");
+    home.call("dash", [&installer]).run().exits(1);
+    assert!(is_quiet());
+    let terminal = ["-c", "import pty, sys; pty.spawn(sys.argv[1:])"];
+    home.call("dash", [&installer]).under(real_python(), &terminal).run();
+    assert!(!is_quiet());
+}
+
+#[test]
+fn a_full_disk_is_named() {
+    let home = Home::new();
+    let tool = home.path("tools/cat");
+    fs::remove_file(&tool).unwrap();
+    home.sandbox.script(&tool, "#!/bin/sh\necho 'cat: write error: No space left on device' >&2; exit 1\n");
+    let run = home.installs_in("dash", ["--binary", &home.built]).run();
+    run.exits(1).stderr_matches("install-full-disk.txt");
+}
+
 #[test]
 fn the_script_is_as_its_linters_want_it() {
     let script = script();

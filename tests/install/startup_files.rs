@@ -135,6 +135,21 @@ fn a_prefix_with_awkward_characters() {
     assert!(!prefix.exists());
 }
 
+/// bash reads only `~/.bashrc` in shells that are not login shells, and only other files in those that are. This shows
+/// without a pcluster, too.
+#[test]
+fn bash_with_only_a_bashrc_is_warned_about_login_shells() {
+    let home = Home::new();
+    fs::remove_file(home.path("home/.profile")).unwrap();
+    fs::remove_file(home.path("venv/bin/pcluster")).unwrap();
+    let run = home.installs_in("dash", ["--binary", &home.built]).run();
+    run.exits(0).stdout_matches("install-only-bashrc.txt").stderr_matches("install-only-bashrc-warnings.txt");
+    // What it says works.
+    let line = run.stderr().lines().last().unwrap().trim_start_matches("install.sh: ").to_owned();
+    home.sandbox.write("home/.profile", line);
+    home.installs_in("dash", ["--binary", &home.built]).run().exits(0).is_silent();
+}
+
 #[test]
 fn a_startup_file_that_is_read_only_costs_a_warning() {
     let home = Home::new();

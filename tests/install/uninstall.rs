@@ -86,6 +86,7 @@ fn what_the_shim_has_written_goes_unless_an_undo_needs_it() {
     let last = home.sandbox.write("state/pcluster-shim/environments/two/last.json", "{}");
     fs::create_dir(home.path("elsewhere")).unwrap();
     symlink(home.path("elsewhere"), home.path("cache/pcluster-shim")).unwrap();
+    home.sandbox.write("config/pcluster-shim/config.yaml", "mode: warn\n");
     home.uninstall().stdout_matches("uninstall-keeps.txt");
     assert!(last.is_file() && !home.path("state/pcluster-shim/environments/one").exists());
     assert!(home.path("elsewhere").is_dir() && home.path("cache/pcluster-shim").is_symlink());

@@ -23,6 +23,7 @@ fn the_advisories_are_listed() {
     {
         run.holds(list["advisories"][0].get(key).is_some(), key);
     }
+    call(&["setuptools"]).exits(0).is_silent().stdout_matches("advisories-part.txt");
     call(&["nonsense"]).exits(2).prints("").prefixed().stderr_matches("advisories-unknown.txt");
     let twice = ADVISORY.replace("'>=2'", "'!=1.5'").replace("'<1'", "'!=1.5'");
     sandbox.write("config/pcluster-shim/config.yaml", "advisories: [more.yaml]\n");

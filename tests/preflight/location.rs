@@ -49,6 +49,38 @@ fn where_reports_a_stale_hash() {
     run.exits(0).is_silent().holds(!run.stdout().contains("\"stale-hash\""), "found anew");
 }
 
+/// A wheel installs `pcluster-preflight` alone, and the real pcluster is first on PATH.
+#[test]
+fn where_tells_the_user_of_a_wheel_to_install_the_guard() {
+    let sandbox = Sandbox::new();
+    sandbox.environment();
+    std::fs::hard_link(sandbox.binary(), sandbox.path("venv/bin/pcluster-preflight")).unwrap();
+    let path = ["venv/bin", "tools"].map(|name| sandbox.path(name));
+    let by_name = |arguments: &str| {
+        let line = format!("pcluster-preflight where {arguments}");
+        sandbox.call(sandbox.path("tools/sh"), ["-c", &line]).path(&path).run()
+    };
+    // A directory of programs, such as that of pipx or uv tool.
+    by_name("").exits(1).is_silent().stdout_matches("where-wheel.txt");
+    sandbox.write("venv/pyvenv.cfg", "home = /usr/bin\n");
+    by_name("").exits(1).stdout_matches("where-wheel-in-venv.txt");
+    by_name("--format json").exits(1).stdout_matches("where-wheel.json");
+    let by_path = sandbox.call(sandbox.path("venv/bin/pcluster-preflight"), ["where"]).run();
+    let install = format!("{}/venv/bin/pcluster-preflight install", sandbox.root.display());
+    let guarded = by_path.stdout();
+    by_path
+        .holds(guarded.contains("call     ") && guarded.contains("/venv/bin/pcluster: not guarded"), "which");
+    let tools = [sandbox.path("tools")];
+    let by_path = sandbox.call(sandbox.path("venv/bin/pcluster-preflight"), ["where"]).path(&tools).run();
+    by_path.exits(1).holds(by_path.stdout().contains(&format!("`{install}`")), "the command can be pasted");
+    // What that command installs is not on the PATH of a shell that runs already.
+    std::fs::create_dir_all(sandbox.path("home/.local/share/pcluster-shim/bin")).unwrap();
+    let installed = sandbox.path("home/.local/share/pcluster-shim");
+    std::fs::hard_link(sandbox.binary(), installed.join("bin/pcluster")).unwrap();
+    sandbox.write(installed.join("env"), "");
+    by_name("").exits(1).stdout_matches("where-wheel-installed.txt");
+}
+
 #[test]
 fn where_names_a_dead_interpreter_and_an_unknown_environment() {
     let sandbox = Sandbox::new();

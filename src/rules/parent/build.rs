@@ -7,20 +7,25 @@ use crate::rules::parent::facts::{Facts, Found};
 
 /// Reports the scripts and components that are missing. They run after pcluster's own, so that the hour is spent.
 pub fn check_components(facts: &Facts) -> Vec<Finding> {
-    let scripts = facts.scripts.iter().filter_map(|(url, found)| describe_missing("script", url, *found));
-    let components =
-        facts.components.iter().filter_map(|(arn, found)| describe_missing("component", arn, *found));
+    let scripts = facts
+        .scripts
+        .iter()
+        .filter_map(|(url, found)| describe_missing("script-missing", "script", url, *found));
+    let components = facts
+        .components
+        .iter()
+        .filter_map(|(arn, found)| describe_missing("component-missing", "component", arn, *found));
     scripts.chain(components).collect()
 }
 
-fn describe_missing(what: &str, name: &str, found: Found) -> Option<Finding> {
+fn describe_missing(id: &str, what: &str, name: &str, found: Found) -> Option<Finding> {
     let (level, doubt) = match found {
         Found::Present => return None,
         Found::Absent => (Level::Error, ""),
         Found::Hidden => (Level::Warning, ", as seen from this machine"),
     };
     Some(Finding {
-        id: format!("{what}-missing"),
+        id: id.into(),
         level,
         kind: Kind::BuildComponent,
         message: format!("the {what} {} does not exist{doubt}", without_query(name)),

@@ -71,6 +71,14 @@ fn aws_is_asked_about_parent_components_and_subnet() {
     assert_eq!((status(&report, "components"), ids(&report)), ("failed", vec!["script-missing"]), "{ran}");
 
     let log = std::fs::read_to_string(&proxy.log).unwrap();
+    let absent = world.proxy(&["--answer", "imagebuilder:GetComponent=ResourceNotFoundException"]);
+    sandbox.set("AWS_ENDPOINT_URL", &absent.endpoint);
+    let arn = "arn:aws:imagebuilder:us-east-1:123456789012:component/absent/1.0.0/1";
+    let components = format!("  Components:\n    - Type: arn\n      Value: {arn}\n");
+    sandbox.write("work/image.yaml", configuration(LINUX, &components));
+    let (ran, report) = check(&sandbox, &["--aws"]);
+    ran.exits(1);
+    assert_eq!((status(&report, "components"), ids(&report)), ("failed", vec!["component-missing"]), "{ran}");
     for line in log.lines() {
         let call = line.split(' ').nth(1).unwrap_or_default();
         assert!(call.starts_with("Describe") || call.starts_with("Get") || call == "HEAD", "{line}");

@@ -58,6 +58,10 @@ class Request:
             self.action = f"{method} {path}"
             self.write = method in ("PUT", "DELETE") or (method == "POST" and "select" not in query)
             self.permission = self.s3_permission(parts.path, query)
+        elif self.service == "imagebuilder":
+            self.json = True
+            self.action = self.permission = parts.path.strip("/")
+            self.write = not QUERY_READS.match(self.action)
         else:
             self.action = (headers.get("X-Amz-Target") or "").rpartition(".")[2] or query.get("Action", ["-"])[0]
             self.write = self.action != "-" and not QUERY_READS.match(self.action)

@@ -1,0 +1,130 @@
+//! The errors of rules, each on the real pcluster with a configuration, a parent image or a template that it stops;
+//! those of advisories are in `advisories`. A test in tests/source_rules.rs holds that every one of them has a case.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::environment_copy::{EnvironmentCopy, With};
+use crate::environments::{GOOD, RealSandbox};
+
+const CONFIGURATION: &str =
+    "Region: us-east-1\nBuild:\n  InstanceType: c5.xlarge\n  ParentImage: ami-0123456789abcdef0\n";
+
+/// The ids of the errors of a check.
+#[track_caller]
+fn errors(sandbox: &RealSandbox, configuration: &str, more: &[&str]) -> Vec<String> {
+    sandbox.write("work/image.yaml", format!("{CONFIGURATION}{configuration}"));
+    let (ran, report) = sandbox.preflight(&[&["check", "-c", "image.yaml"], more].concat());
+    let findings = report["findings"].as_array().unwrap_or_else(|| panic!("{ran}")).iter();
+    let errors = findings.filter(|finding| finding["level"] == "ERROR");
+    let ids: Vec<String> = errors.map(|finding| finding["id"].as_str().unwrap().to_owned()).collect();
+    ran.exits(i32::from(!ids.is_empty()));
+    ids
+}
+
+/// Configurations that the real parser accepts, and that AWS is certain to refuse.
+#[test]
+fn of_configurations() {
+    let sandbox = RealSandbox::of(GOOD);
+    let tags = |tags: &str| format!("Image:\n  Tags:\n{tags}");
+    let tag = |key: &str, value: &str| tags(&format!("    - {{Key: '{key}', Value: '{value}'}}\n"));
+    let many: String = (0..51).map(|number| format!("    - {{Key: k{number}, Value: v}}\n")).collect();
+    let component = |region: &str| {
+        format!(
+            "  Components:\n    - Type: arn\n      Value: arn:aws:imagebuilder:{region}:aws:component/x/1.0.0/1\n"
+        )
+    };
+    let shared = |key: &str| {
+        format!(
+            "Image:\n  RootVolume: {{Size: 50, Encrypted: true, KmsKeyId: {key}}}\nDevSettings:\n  DistributionConfiguration:\n    \
+             LaunchPermission: '{{\"UserIds\": [\"111122223333\"]}}'\n"
+        )
+    };
+    for (id, breaks, passes) in [
+        ("ami-name-characters", "Image:\n  Name: a$b\n".into(), "Image:\n  Name: a-b\n".into()),
+        ("ami-name-length", format!("Image:\n  Name: {}\n", "n".repeat(128)), "Image:\n  Name: n\n".into()),
+        ("ami-tags-number", tags(&many), tag("k", "v")),
+        ("ami-tag-key-length", tag(&"k".repeat(129), "v"), tag(&"k".repeat(100), "v")),
+        ("ami-tag-value-length", tag("k", &"v".repeat(257)), tag("k", &"v".repeat(256))),
+        ("ami-tag-reserved", tag("aws:x", "v"), tag("x:aws:", "v")),
+        ("component-region", component("eu-west-1"), component("us-east-1")),
+        ("sharing-aws-managed-key", shared("alias/aws/ebs"), shared("alias/mine")),
+    ] {
+        let found = errors(&sandbox, &breaks, &[]);
+        assert!(found.iter().any(|own| own == id), "{id}: {found:?}");
+        assert_eq!(errors(&sandbox, &passes, &[]), [""; 0], "{id}");
+    }
+}
+
+/// Parent images as `aws ec2 describe-images` prints them.
+#[test]
+fn of_parent_images() {
+    let image = |name: &str, owner: &str| {
+        json!({"ImageId": "ami-0123456789abcdef0", "Name": name, "Architecture": "x86_64", "State": "available",
+               "OwnerId": "309956199498", "ImageOwnerAlias": owner})
+    };
+    let el = |version: &str| image(&format!("RHEL-{version}.0_HVM-20240523-x86_64-88-Hourly2-GP3"), "amazon");
+    let own = |version: &str| image(&format!("aws-parallelcluster-{version}-amzn2-hvm-x86_64-1"), "amazon");
+    for (id, environment, breaks, passes) in [
+        ("el-8.10-version", "3.9.3", el("8.10"), el("8.9")),
+        ("parent-os-unsupported", "3.9.3", el("10.0"), el("8.9")),
+        ("parent-parallelcluster", "3.9.3", own("3.9.2"), own("3.9.3")),
+    ] {
+        let sandbox = RealSandbox::of(environment);
+        let found = |image: &Value| {
+            sandbox.write("work/parent.json", json!({"Images": [image]}).to_string());
+            errors(&sandbox, "", &["--parent", "parent.json"])
+        };
+        // The component of this release fails anyway.
+        let others: Vec<String> = found(&passes);
+        assert!(!others.iter().any(|own| own == id), "{id}: {others:?}");
+        assert!(found(&breaks).iter().any(|own| own == id), "{id}");
+    }
+}
+
+/// Python that edits what the real code has built, before it submits it.
+const MUTATION: &str = "
+resources = generated_template['Resources']
+image = next(one['Properties'] for one in resources.values() if one['Type'] == 'AWS::ImageBuilder::Image')
+distribution = resources['DistributionConfiguration']['Properties']['Distributions'][0]
+ami = distribution['AmiDistributionConfiguration']
+tags = ami['AmiTags']
+";
+
+/// A pcluster or a CDK that writes another template than was asked for.
+#[test]
+fn of_templates() {
+    let copy = EnvironmentCopy::of(GOOD, With::Uv);
+    let file = copy.site().join("pcluster/templates/cdk_builder.py");
+    let code = fs::read_to_string(&file).unwrap();
+    let (before, after) = code.rsplit_once("        return generated_template\n").unwrap();
+    let mutation = copy.write("work/mutation.py", "");
+    let call = format!(
+        "        exec(open({:?}).read())\n        return generated_template\n",
+        mutation.to_str().unwrap()
+    );
+    fs::write(&file, [before, &call, after].concat()).unwrap();
+    let shared = "DevSettings:\n  DistributionConfiguration:\n    LaunchPermission: '{\"UserIds\": [\"111122223333\"]}'\n";
+    assert_eq!(errors(&copy, shared, &[]), [""; 0]);
+    for (id, edit) in [
+        ("template-no-distribution", "del resources['DistributionConfiguration']"),
+        ("template-region-missing", "distribution['Region'] = ''"),
+        ("template-ami-configuration-missing", "del distribution['AmiDistributionConfiguration']"),
+        ("template-ami-configuration-empty", "ami.clear()"),
+        ("template-ami-name", "ami['Name'] = 'name'"),
+        ("template-ami-tag-missing", "del tags['parallelcluster:version']"),
+        ("template-ami-tag-empty", "tags['parallelcluster:version'] = ''"),
+        ("template-ami-tag-differs", "tags['parallelcluster:version'] = '3.1.2'"),
+        ("template-launch-permission", "del ami['LaunchPermissionConfiguration']"),
+        (
+            "template-no-image",
+            "image = [resources.pop(name) for name, one in list(resources.items()) if one['Properties'] is image]",
+        ),
+        ("template-image-unlinked", "del image['DistributionConfigurationArn']"),
+    ] {
+        copy.write("work/mutation.py", format!("{MUTATION}{edit}\n"));
+        let found = errors(&copy, shared, &[]);
+        assert!(found.iter().any(|own| own == id), "{id}: {found:?}");
+    }
+}
