@@ -64,11 +64,14 @@ fn in_place_the_environment_is_guarded() {
     let run = home.call("dash", ["-c", "pcluster preflight where --format json"]).run();
     run.exits(0).is_silent().stdout_matches("where-in-place.json");
     // Called by its path, it is guarded, whatever PATH has.
-    for name in ["pcluster preflight", "pcluster-preflight"] {
+    for (name, snapshot) in [
+        ("pcluster preflight", "where-in-place-by-path.txt"),
+        ("pcluster-preflight", "where-in-place-preflight-by-path.txt"),
+    ] {
         let line = format!("{}/{name} where", home.path("venv/bin").display());
         let tools = [home.path("tools")];
         let run = home.call("dash", ["-c", &line]).path(&tools).run();
-        run.exits(0).is_silent().stdout_matches("where-in-place-by-path.txt");
+        run.exits(0).is_silent().stdout_matches(snapshot);
     }
     // Another environment that is first on PATH is the one that is asked for.
     home.sandbox.environment_in("other").really("echo \"the other pcluster: $*\"");

@@ -79,7 +79,7 @@ fn bytecode_is_whole_or_absent() {
     assert!(take_bytecode().keys().all(|path| path.to_string_lossy().contains("short")));
 }
 
-/// The check imports them at the same time.
+/// The check imports them: the rest is compiled while it runs.
 #[test]
 fn what_pcluster_requires_is_compiled_first() {
     let sandbox = Sandbox::new();
@@ -87,7 +87,7 @@ fn what_pcluster_requires_is_compiled_first() {
     let asked = sandbox.path("compiled");
     sandbox.write(
         environment.path("fake/compile"),
-        format!("for path; do echo \"${{path#*/overlay-*/}}\"; done >'{}'", asked.display()),
+        format!("for path; do echo \"${{path#*/overlay-*/}}\"; done >>'{}'", asked.display()),
     );
     environment.preflight(["fix"]).run().exits(0);
     let asked = fs::read_to_string(asked).unwrap();

@@ -23,6 +23,7 @@ fn what_the_installer_is_asked() {
         log[1..],
         [
             "compile",
+            "compile",
             "node",
             "node",
             "node",
