@@ -184,13 +184,20 @@ def delete_directory(aws, region, step):
     why = find_owner(aws, bucket, directory)
     if why:
         raise Kept(why)
-    for versions in list_versions(aws, region, bucket, directory):
-        if versions:
-            objects = {"Objects": versions, "Quiet": True}
-            answer = aws.ask("s3", region, "delete_objects", Bucket=bucket, Delete=objects)
-            raise_first_error(answer.get("Errors") or [])
-    left = any(versions for versions in list_versions(aws, region, bucket, directory))
-    return "objects are left in the directory" if left else None
+    # Listed from its start each time: a page may begin after an object that is gone by now.
+    versions, before = find_versions(aws, region, bucket, directory), None
+    while versions and versions != before:
+        objects = {"Objects": versions, "Quiet": True}
+        answer = aws.ask("s3", region, "delete_objects", Bucket=bucket, Delete=objects)
+        raise_first_error(answer.get("Errors") or [])
+        versions, before = find_versions(aws, region, bucket, directory), versions
+    return "objects are left in the directory" if versions else None
+
+
+def find_versions(aws, region, bucket, directory):
+    """Up to a thousand; None where there are none."""
+    pages = list_versions(aws, region, bucket, directory)
+    return next((versions for versions in pages if versions), None)
 
 
 def find_owner(aws, bucket, directory):

@@ -94,6 +94,24 @@ fn what_changes_after_the_plan_is_seen_before_a_deletion() {
     }
 }
 
+/// S3 lists and deletes a thousand at a time.
+#[test]
+fn directory_with_thousands_of_objects_is_deleted_in_one_run() {
+    let world = World::plant();
+    let sandbox = world.sandbox(GOOD);
+    let planted = &world.planted["orphan-s3-only"];
+    let (bucket, directory) = (planted["bucket"].as_str().unwrap(), planted["directory"].as_str().unwrap());
+    let code = "import boto3, sys\ns3 = boto3.client('s3', 'us-east-1', endpoint_url=sys.argv[1], \
+        aws_access_key_id='x', aws_secret_access_key='x')\nfor number in range(2100):\n    \
+        s3.put_object(Bucket=sys.argv[2], Key='{}/{}'.format(sys.argv[3], number), Body=b'')";
+    assert!(python().args(["-c", code, &world.endpoint, bucket, directory]).status().unwrap().success());
+    let ran = sandbox
+        .pcluster(&["preflight", "images", "--delete", "--yes", "--image", world.ami("orphan-s3-only")])
+        .run();
+    ran.exits(0);
+    assert!(!world.state()["objects"].to_string().contains(directory), "{ran}");
+}
+
 /// A copy in another region, tagged by hand: only that region knows that it has the directory.
 #[test]
 fn a_directory_that_an_ami_of_another_region_has_stays() {

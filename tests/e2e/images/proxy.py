@@ -16,8 +16,9 @@ with retries and denied ones, without those with DryRun.
 gives an HTML page instead, as moto does. --deny answers as AWS does where the
 permission lacks; for S3 the action is a permission: s3:ListBucket, s3:GetObject,
 s3:PutObject, s3:DeleteObject, s3:ListBucketVersions, s3:ListAllMyBuckets; `ec2:*`
-denies the service, and `ec2:DescribeImages@eu-west-1` the action in one region. --answer gives an error with this code, or for `html` a page
-with status 200, as a captive portal does. --body gives the answer that a FILE holds, and --rewrite
+denies the service, and `ec2:DescribeImages@eu-west-1` the action in one region.
+--answer gives an error with this code, or for `html` a page with status 200, as a
+captive portal does. --body gives the answer that a FILE holds, and --rewrite
 replaces text in the answer of the server: for what moto cannot. --refuse answers InvalidParameterValue to
 each write of EC2 that has this TEXT. --hold keeps the answer of the N-th write until FILE exists.
 --kill-before and --kill-after send SIGKILL to the process
