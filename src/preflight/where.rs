@@ -256,7 +256,6 @@ impl Where {
         }
         if let Overlay::Bound(directory) = &self.overlay {
             text += &row("overlay", directory, "");
-            text += &row("overlay", directory, "");
             text += "         a repair kept outside the environment; its packages come first\n";
         }
         let width = terminal.unwrap_or(WIDTH);

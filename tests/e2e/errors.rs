@@ -37,13 +37,12 @@ fn of_configurations() {
     };
     let shared = |key: &str| {
         format!(
-            "Image:\n  RootVolume: {{Size: 50, Encrypted: true, KmsKeyId: {key}}}\nDevSettings:\n  DistributionConfiguration:\n    \
+            "Image:\n  RootVolume: {{Size: 50, Encrypted: true, KmsKeyId: {key}}}\nDevSettings:\n  DistributionConfiguration:\n    Regions: us-east-1\n    \
              LaunchPermission: '{{\"UserIds\": [\"111122223333\"]}}'\n"
         )
     };
     for (id, breaks, passes) in [
         ("ami-name-characters", "Image:\n  Name: a$b\n".into(), "Image:\n  Name: a-b\n".into()),
-        ("ami-name-length", format!("Image:\n  Name: {}\n", "n".repeat(128)), "Image:\n  Name: n\n".into()),
         ("ami-tags-number", tags(&many), tag("k", "v")),
         ("ami-tag-key-length", tag(&"k".repeat(129), "v"), tag(&"k".repeat(100), "v")),
         ("ami-tag-value-length", tag("k", &"v".repeat(257)), tag("k", &"v".repeat(256))),
@@ -54,6 +53,10 @@ fn of_configurations() {
         let found = errors(&sandbox, &breaks, &[]);
         assert!(found.iter().any(|own| own == id), "{id}: {found:?}");
         assert_eq!(errors(&sandbox, &passes, &[]), [""; 0], "{id}");
+    }
+    for (length, id) in [(120, Some("ami-name-length")), (20, None)] {
+        let found = errors(&sandbox, "", &["-i", &"n".repeat(length)]);
+        assert_eq!(found.first().map(String::as_str), id, "{length}");
     }
 }
 
@@ -105,7 +108,7 @@ fn of_templates() {
         mutation.to_str().unwrap()
     );
     fs::write(&file, [before, &call, after].concat()).unwrap();
-    let shared = "DevSettings:\n  DistributionConfiguration:\n    LaunchPermission: '{\"UserIds\": [\"111122223333\"]}'\n";
+    let shared = "DevSettings:\n  DistributionConfiguration:\n    Regions: us-east-1\n    LaunchPermission: '{\"UserIds\": [\"111122223333\"]}'\n";
     assert_eq!(errors(&copy, shared, &[]), [""; 0]);
     for (id, edit) in [
         ("template-no-distribution", "del resources['DistributionConfiguration']"),
