@@ -1,5 +1,5 @@
 //! The errors of rules, each on the real pcluster with a configuration, a parent image or a template that it stops;
-//! those of advisories are in `advisories`. A test in tests/source_rules.rs holds that every one of them has a case.
+//! those of advisories are in `advisories`. A test in `source_rules` holds that every one of them has a case.
 
 use std::fs;
 
@@ -29,7 +29,8 @@ fn of_configurations() {
     let sandbox = RealSandbox::of(GOOD);
     let tags = |tags: &str| format!("Image:\n  Tags:\n{tags}");
     let tag = |key: &str, value: &str| tags(&format!("    - {{Key: '{key}', Value: '{value}'}}\n"));
-    let many: String = (0..51).map(|number| format!("    - {{Key: k{number}, Value: v}}\n")).collect();
+    let many =
+        (0..51).fold(String::new(), |text, number| text + &format!("    - {{Key: k{number}, Value: v}}\n"));
     let component = |region: &str| {
         format!(
             "  Components:\n    - Type: arn\n      Value: arn:aws:imagebuilder:{region}:aws:component/x/1.0.0/1\n"
