@@ -128,11 +128,11 @@ fn fail_in_json(status: u8, json: &Value, message: &str) -> Outcome {
     Outcome::Exit { status, stdout: report::format_json(json), stderr: prefix_lines(message) }
 }
 
-/// Suggests `-c` where the name of a file stands in the place of a command.
+/// Suggests `-c` where the name of a file, or of one that is mistyped, stands in the place of a command.
 fn suggest_option(mut message: clap::Error) -> clap::Error {
     let named = [ContextKind::InvalidSubcommand, ContextKind::InvalidArg].into_iter();
     let named = named.filter_map(|kind| message.get(kind)).find_map(|value| match value {
-        ContextValue::String(name) if Path::new(name).is_file() => Some(name.clone()),
+        ContextValue::String(name) if is_named_as_configuration(name) => Some(name.clone()),
         _ => None,
     });
     if let Some(file) = named {
@@ -140,6 +140,11 @@ fn suggest_option(mut message: clap::Error) -> clap::Error {
         message.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
     }
     message
+}
+
+fn is_named_as_configuration(name: &str) -> bool {
+    let path = Path::new(name);
+    path.is_file() || path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml")
 }
 
 /// Ends with what clap has written: help and the version, or a usage error.

@@ -214,10 +214,13 @@ fn trap_06_an_activated_environment_is_guarded_and_used() {
         ran.exits(0);
         assert_eq!(ran.json(), json!({"version": "3.1.3"}), "{ran}");
         let real = environment.bin("pcluster");
+        // The function guards this shell, and nothing else.
         let ran = session("pcluster preflight where --format json");
-        ran.exits(1);
+        ran.exits(0);
         let report = ran.json();
         assert_eq!(report["real"]["path"], json!(real), "{ran}");
+        let guarded = [0, 1].map(|call| &report["calls"][call]["guarded"]);
+        assert_eq!(guarded, [&json!(true), &json!(false)], "{ran}");
         assert_eq!(report["warnings"][0]["id"], "shadowed-by-environment", "{ran}");
         let ran = session("pcluster build-image -c image.yaml -i my-image");
         let stop = ran.stop();

@@ -85,6 +85,30 @@ fn a_prefix_from_which_no_program_runs_is_refused() {
     home.is_as_before(&run);
 }
 
+/// `preflight install` needs a place for the script.
+#[test]
+#[expect(clippy::print_stdout, reason = "a test that does not run says so")]
+fn a_full_directory_for_temporary_files_is_named() {
+    let home = Home::new();
+    let full = home.path("full");
+    fs::create_dir(&full).unwrap();
+    let mount = on_this_machine("mount");
+    // The one inode is that of the directory.
+    let mounted =
+        format!("{} -t tmpfs -o nr_inodes=1 none '{}' && exec \"$@\"", mount.display(), full.display());
+    let unshare = on_this_machine("unshare");
+    let may_mount =
+        std::process::Command::new(&unshare).args(["-m", "sh", "-c", &mounted, "sh", "true"]).status();
+    if !may_mount.is_ok_and(|status| status.success()) {
+        println!("not tested: this user may not mount a file system");
+        return;
+    }
+    let call = home.sandbox.pcluster(["preflight", "install"]).var("TMPDIR", &full);
+    let sh = on_this_machine("sh");
+    let run = call.under(unshare, &["-m", sh.to_str().unwrap(), "-c", &mounted, "sh"]).run();
+    run.exits(1).prints("").stderr_matches("install-full-tmpdir.txt");
+}
+
 #[test]
 fn a_working_directory_that_is_gone_is_no_place_for_a_prefix() {
     let home = Home::new();
