@@ -278,6 +278,21 @@ fn a_preflight_called_by_its_path_means_the_pcluster_beside_it() {
     assert_eq!(beside("work", &at("shim/pcluster-preflight")), (environment, "config".into()));
 }
 
+/// Its directory need not be on PATH.
+#[test]
+fn the_commands_that_a_preflight_prints_are_called_as_it_was() {
+    let sandbox = Sandbox::new();
+    let _environment = sandbox.broken_environment();
+    sandbox.link("venv/bin/pcluster-preflight", sandbox.binary());
+    let last_line = |typed: &str| {
+        let sh = format!("cd '{}' && exec {typed} check --no-synth", sandbox.path("venv").display());
+        let run = sandbox.call(sandbox.path("tools/sh"), ["-c", &sh]).run();
+        run.exits(1).stdout().lines().last().unwrap().to_owned()
+    };
+    assert!(last_line("bin/pcluster-preflight").ends_with("Next: bin/pcluster-preflight fix"));
+    assert!(last_line("./bin/pcluster-preflight").ends_with("Next: ./bin/pcluster-preflight fix"));
+}
+
 /// A pipeline whose environment lacks pcluster is not judged by another one.
 #[test]
 fn a_preflight_in_an_environment_without_pcluster_finds_none() {

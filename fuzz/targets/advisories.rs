@@ -29,9 +29,9 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(text) = std::str::from_utf8(&bytes) else { return };
     let Ok(advisories) = file::read(text) else { return };
     for advisory in &advisories {
-        assert_eq!(format_title(advisory).lines().count(), 2);
-        assert_safe(&format_title(advisory));
-        assert_safe(&format_advisory(advisory));
+        assert_eq!(format_title(advisory, 80).lines().count(), 2);
+        assert_safe(&format_title(advisory, 80));
+        assert_safe(&format_advisory(advisory, 80));
     }
     for python in ["3.9.1", "3.13.1+", "odd"] {
         for finding in advisories::check(&PACKAGES, python, &advisories) {

@@ -58,7 +58,10 @@ fn check_failure(failure: &StartupFailure) {
         let mut report = ReportBuilder::new(None);
         let findings = CheckResult::Findings(vec![describe(failure, owners)]);
         report.add("template", std::time::Duration::ZERO, findings);
-        assert_safe(&human::render(&report.build(Shim { version: "0", path: None }), false));
+        assert_safe(&human::render(
+            &report.build(Shim { version: "0", path: None }),
+            &human::Paint { is_colored: false, width: 80 },
+        ));
     }
 }
 

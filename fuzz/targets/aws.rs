@@ -40,7 +40,7 @@ fn check_image(image: &Image, inventory: &Inventory, selection: &Selection) {
 }
 
 fn show(listing: &Listing) {
-    assert_safe(&render_list(listing, |option| format!("pcluster preflight images {option}")));
+    assert_safe(&render_list(listing));
     for change in [Change::Repair, Change::Delete] {
         assert_safe(&render_plan(listing, change));
         assert_safe(&render_question(listing, change));

@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 /// Characters.
 const MAX_IN_REPORT: usize = 60;
 
+const PLAIN: report::human::Paint = report::human::Paint { is_colored: false, width: 80 };
+
 fn finding_of(text: &str, level: Level) -> Finding {
     Finding {
         id: text.into(),
@@ -57,7 +59,7 @@ fn report_of(text: &str, is_blocked: bool) -> Report {
 
 fn check_reports(reports: &[Report]) {
     for report in reports {
-        assert_safe(&report::human::render(report, false));
+        assert_safe(&report::human::render(report, &PLAIN));
         // The guard prefixes its lines.
         let lines = prefix_lines(&report::human::render_for_stderr(report, Decision::Stop));
         assert_safe(&lines);
@@ -70,7 +72,7 @@ fn check_reports(reports: &[Report]) {
         let value = serde_json::from_str::<Value>(&json).expect("a report is JSON");
         assert_eq!(value, serde_json::to_value(report).expect("a report is JSON"));
     }
-    let list = report::list::render(reports, false);
+    let list = report::list::render(reports, &PLAIN);
     assert_safe(&list);
     assert_eq!(list.lines().count(), reports.len() + 2);
     let junit = report::junit::render(reports);

@@ -58,7 +58,7 @@ fn check(template: &Value, expectation: &Expectation) {
     let mut report = ReportBuilder::new(None);
     report.add("template", std::time::Duration::ZERO, CheckResult::Findings(findings));
     let report = [*report.build(report::Shim { version: "0", path: None })];
-    assert_safe(&report::human::render(&report[0], false));
+    assert_safe(&report::human::render(&report[0], &report::human::Paint { is_colored: false, width: 80 }));
     assert_safe(&report::junit::render(&report));
     assert_safe(&report::github::render(&report));
     assert_safe(&report::pcluster::render_stop(&report[0]));

@@ -23,7 +23,7 @@ use crate::checker::request::CheckRequest;
 use crate::environment::interpreter::IdentifyError;
 use crate::environment::launcher::Launcher;
 use crate::environment::locate::Real;
-use crate::environment::packages::read_installed;
+use crate::environment::packages::{is_in_cache_of_uv, read_installed};
 use crate::environment::synthesis::Call;
 use crate::environment::target::{self, Target};
 use crate::error::{Abort, Error};
@@ -133,6 +133,10 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
     seen.add_to(&mut report);
     if asks_for_parent {
         outside::check(request, target, built.as_ref(), &mut report)?;
+    }
+    if packages.get(PCLUSTER).is_some_and(|pcluster| is_in_cache_of_uv(&pcluster.metadata)) {
+        // uvx makes its environments anew.
+        report.replace_fix(&format!("pcluster preflight constraints {}", report.packages[PCLUSTER]));
     }
     Ok(finish(request, report))
 }

@@ -135,6 +135,15 @@ fn read_header(path: &Path) -> Option<String> {
     )
 }
 
+/// Whether a directory lies in an archive of uv's cache, which uvx uses as an environment.
+pub fn is_in_cache_of_uv(site: &Path) -> bool {
+    let is_archive = |directory: &&Path| {
+        let name = directory.file_name().unwrap_or_default().as_encoded_bytes();
+        name.starts_with(b"archive-v") && directory.with_file_name("CACHEDIR.TAG").is_file()
+    };
+    site.ancestors().any(|directory| is_archive(&directory))
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;

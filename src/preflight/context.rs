@@ -1,5 +1,6 @@
 //! What the commands share: settings, the request of a check, the form of a report.
 
+use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{self, Path, PathBuf};
@@ -13,6 +14,7 @@ use crate::cli::args::{CheckArgs, Common, Deny, FixArgs, Format};
 use crate::cli::is_called_preflight;
 use crate::cli::settings::{Origin, Settings};
 use crate::environment::locate::{Real, Search};
+use crate::environment::packages::is_in_cache_of_uv;
 use crate::environment::synthesis::{Call, IMAGE_ID};
 use crate::environment::target::Target;
 use crate::error::{Abort, AwsFailure, Error, describe_io};
@@ -26,6 +28,7 @@ use crate::report::{self, Report, github, junit};
 use crate::rules::advisories::Advisory;
 use crate::system::files;
 use crate::system::terminal::width_of_stdout;
+use crate::text::printable::{lossy, quote_for_shell};
 
 /// Reads the settings. Unlike the guard, `preflight` refuses a file or a variable that is in error. A file
 /// that another user could have written is passed over here too; [`crate::preflight`] warns of it.
@@ -67,9 +70,23 @@ pub fn find_named(search: &Search) -> (Option<&Path>, Origin) {
     (Some(path), origin)
 }
 
-/// `pcluster preflight` as `pcluster-preflight` where that was called, but not in a path: where a wheel has installed
-/// the program, `pcluster` is the real one and has no `preflight`.
+/// Names the commands in a text as this one was called, so that they can be pasted: by a path too.
 pub fn name_as_called(text: &str) -> String {
+    let typed = env::args_os().next().unwrap_or_default();
+    let name = quote_for_shell(&lossy(Path::new(&typed)));
+    // uvx calls the program in its cache. The text may be JSON.
+    let is_cached = is_in_cache_of_uv(&path::absolute(&typed).unwrap_or_default());
+    if is_cached || name.contains(['"', '\\']) { name_shortly(text) } else { rename(text, &name) }
+}
+
+/// Names the commands in a text by their short name, for usage and help.
+pub fn name_shortly(text: &str) -> String {
+    rename(text, "pcluster-preflight")
+}
+
+/// `pcluster preflight` by another name if `pcluster-preflight` was called, except in a path: where a wheel has
+/// installed that program, `pcluster` is the real one and has no `preflight`.
+fn rename(text: &str, name: &str) -> String {
     const COMMAND: &str = "pcluster preflight";
     if !is_called_preflight() {
         return text.to_owned();
@@ -79,7 +96,7 @@ pub fn name_as_called(text: &str) -> String {
     while let Some((before, after)) = rest.split_once(COMMAND) {
         let is_in_path = before.ends_with('/') || after.starts_with('/');
         renamed.push_str(before);
-        renamed.push_str(if is_in_path { COMMAND } else { "pcluster-preflight" });
+        renamed.push_str(if is_in_path { COMMAND } else { name });
         rest = after;
     }
     renamed + rest

@@ -46,7 +46,7 @@ use crate::cli::args::{Command, Format, Preflight, asks_for_json};
 use crate::cli::settings::Settings;
 use crate::error::{self, Abort, Error, prefix_lines};
 use crate::outcome::Outcome;
-use crate::preflight::context::{is_untrusted, name_as_called};
+use crate::preflight::context::{is_untrusted, name_as_called, name_shortly};
 use crate::report::{self, github, junit};
 use crate::text::printable::{escape, flatten};
 
@@ -56,7 +56,7 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
     let command_line = [OsString::from("pcluster preflight")].into_iter().chain(arguments);
     let preflight = match Preflight::read(command_line) {
         Ok(preflight) => preflight,
-        Err(message) => return name_commands(stop_at_usage(&suggest_option(message), is_json)),
+        Err(message) => return name_commands(stop_at_usage(&suggest_option(message), is_json), name_shortly),
     };
     let common = preflight.common;
     // A file that is printed holds values, not prose.
@@ -85,7 +85,7 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         // Both speak of both names.
         Command::Completions { shell } => return Outcome::success(manual::render_completions(shell)),
         Command::Man => return Outcome::success(manual::render_page()),
-        Command::Version => Ok(Outcome::success(Preflight::command().render_version())),
+        Command::Version => return Outcome::success(name_shortly(&Preflight::command().render_version())),
     };
     let outcome = match done {
         Ok(outcome) if reads_settings => warn_of_untrusted(outcome),
@@ -95,14 +95,14 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         Err(Abort::Error(error)) => Outcome::failed(&error),
         Err(Abort::Interrupted(interrupted)) => Outcome::Die(interrupted),
     };
-    name_commands(outcome)
+    name_commands(outcome, name_as_called)
 }
 
-/// Names the commands as this call does.
-fn name_commands(outcome: Outcome) -> Outcome {
+/// Names the commands in both outputs.
+fn name_commands(outcome: Outcome, name: fn(&str) -> String) -> Outcome {
     match outcome {
         Outcome::Exit { status, stdout, stderr } => {
-            Outcome::Exit { status, stdout: name_as_called(&stdout), stderr: name_as_called(&stderr) }
+            Outcome::Exit { status, stdout: name(&stdout), stderr: name(&stderr) }
         }
         other => other,
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::environment::packages::read_installer;
+use crate::environment::packages::{is_in_cache_of_uv, read_installer};
 use crate::error::Error;
 use crate::model::distribution::Distribution;
 use crate::repair::change::Change;
@@ -107,15 +107,6 @@ fn refuse_spack_packages(repair: &Repair, changes: &[&Change], prefix: &Path) ->
         repair.options.command()
     );
     Error::NotInPlace { why, next }
-}
-
-/// Whether a directory lies in an archive of uv's cache, which uvx uses as an environment.
-fn is_in_cache_of_uv(site: &Path) -> bool {
-    let is_archive = |directory: &&Path| {
-        let name = directory.file_name().unwrap_or_default().as_encoded_bytes();
-        name.starts_with(b"archive-v") && directory.with_file_name("CACHEDIR.TAG").is_file()
-    };
-    site.ancestors().any(|directory| is_archive(&directory))
 }
 
 fn is_installed_by_conda(distribution: &Distribution) -> bool {

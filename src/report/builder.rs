@@ -26,6 +26,15 @@ impl ReportBuilder {
         Box::new(Report::new(shim, self.target, self.packages, self.checks, self.findings))
     }
 
+    /// Names another command in the place of `fix`, for an environment that cannot be repaired.
+    pub fn replace_fix(&mut self, command: &str) {
+        for fix in self.findings.iter_mut().filter_map(|finding| finding.fix.as_mut()) {
+            if fix.remedy.is_some() {
+                command.clone_into(&mut fix.command);
+            }
+        }
+    }
+
     /// Adds a check. It has failed where one of its findings is an ERROR.
     pub fn add(&mut self, id: &'static str, took: Duration, result: CheckResult) {
         let (status, reason, findings) = match result {

@@ -265,6 +265,7 @@ fn uvx_judges_what_would_be_installed() {
         ran.json()["findings"].as_array().unwrap().iter().any(|finding| finding["id"] == "startup"),
         "{ran}"
     );
+    assert!(ran.stdout().contains("pcluster-preflight constraints 3.6.1"), "{ran}");
     // It is the cache of every uvx: what is repaired there is no answer to what would be installed.
     let ran = uvx("3.6.1", "fix");
     ran.exits(1);
