@@ -27,8 +27,8 @@ use crate::rules::advisories::Advisory;
 use crate::system::files;
 use crate::system::terminal::width_of_stdout;
 
-/// Reads the settings. Unlike the guard, `preflight` refuses a file or a variable that is in error. A file
-/// that another user could have written is passed over here too; [`crate::preflight`] warns of it.
+/// Reads the settings. Unlike the guard, `preflight` rejects an invalid file or variable. A file
+/// that another user could have written is skipped here too; [`crate::preflight`] warns of it.
 pub fn read_settings() -> Result<Settings, Error> {
     let (settings, errors) = Settings::read();
     errors.into_iter().find(|error| !is_untrusted(error)).map_or(Ok(settings), Err)
@@ -67,8 +67,8 @@ pub fn find_named(search: &Search) -> (Option<&Path>, Origin) {
     (Some(path), origin)
 }
 
-/// `pcluster preflight` as `pcluster-preflight` where that was called, but not in a path: where a wheel has installed
-/// the program, `pcluster` is the real one and has no `preflight`.
+/// Replaces `pcluster preflight` with `pcluster-preflight` if the program was called by that name, but not within
+/// a path: if a wheel has installed the program, `pcluster` is the real one and has no `preflight`.
 pub fn name_as_called(text: &str) -> String {
     const COMMAND: &str = "pcluster preflight";
     if !is_called_preflight() {
@@ -132,7 +132,7 @@ pub fn build_request<'a>(
     }
 }
 
-/// Where the facts about the parent image come from: a file, or AWS if a flag or config.yaml says so.
+/// Reads the source of the facts about the parent image: a file, or AWS if a flag or config.yaml says so.
 pub fn read_parent(check: &CheckArgs, settings: &Settings) -> Result<ParentSource, Error> {
     match &check.parent {
         Some(file) => {
