@@ -286,7 +286,7 @@ impl Error {
     }
 }
 
-/// An error of the operating system, without its number where there are plain words for it.
+/// An error of the operating system, without its number if there are plain words for it.
 pub fn describe_io(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::StorageFull => "the disk is full".into(),

@@ -71,7 +71,7 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
 struct Guarded<'a> {
     request: &'a CheckRequest<'a>,
     arguments: Vec<OsString>,
-    /// The check that says that the configuration was not read, because only the real pcluster may read it.
+    /// A check that reports that the configuration was not read, because only the real pcluster may read it.
     unread: Option<Check>,
     /// Printed before anything else.
     warnings: String,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Interrupted};
 
-/// The last step of a call.
+/// What a call does last.
 #[derive(Debug)]
 pub enum Outcome {
     /// End with this status after printing both texts.
@@ -22,7 +22,7 @@ pub enum Outcome {
 pub struct Exec {
     pub program: PathBuf,
     pub arguments: Vec<OsString>,
-    /// Variables to set, or to remove where there is no value.
+    /// Variables to set, or to remove if they have no value.
     pub environment: Vec<(&'static str, Option<OsString>)>,
 }
 

@@ -35,7 +35,7 @@ impl Progress {
             }
             Self::Terminal => Step(None),
             Self::Lines => {
-                // A reader that has closed stderr is no error of the check.
+                // A reader that has closed stderr is not an error of the check.
                 let _ = writeln!(std::io::stderr(), "{PREFIX}{what}");
                 Step(None)
             }
@@ -47,7 +47,7 @@ impl Progress {
         self == Self::Terminal && !std::io::stderr().is_terminal()
     }
 
-    /// Writes a message at once, because what follows may fail.
+    /// Writes a message immediately, because what follows may fail.
     pub fn write(self, message: &str) {
         if self != Self::Silent {
             let _ = std::io::stderr().write_all(prefix_lines(message).as_bytes());

@@ -1,4 +1,5 @@
-//! The program by the name that a wheel gives it. A file of its own, because cargo warns of one that two targets have.
+//! The program under the name that a wheel gives it. A separate file, because cargo warns if two targets share
+//! one.
 
 use std::process::ExitCode;
 

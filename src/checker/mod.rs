@@ -217,8 +217,7 @@ fn refuse_old_release(target: &Target, packages: &Packages) -> Option<CheckOutco
     is_old.then(|| CheckOutcome::Refused { stage: "arguments".into(), message })
 }
 
-/// The call as pcluster will get it. If a launcher changes it, only the environment can be
-/// checked.
+/// The call as pcluster will get it. If a launcher changes it, only the environment can be checked.
 fn call_that_runs(request: &CheckRequest, target: &Target, report: &mut ReportBuilder) -> Call {
     if target.keeps_call || !matches!(request.call, Call::Given(_)) {
         return request.call.clone();

@@ -173,8 +173,8 @@ impl Observer<'_> {
         }
     }
 
-    /// A failed start counts only if it also fails through the wrapping launcher. Whether pcluster starts through that
-    /// is returned as well.
+    /// A failed start counts only if it also fails through the wrapping launcher. Also returns whether pcluster
+    /// starts through that launcher.
     fn describe_failed_start(&self, failure: &StartupFailure) -> Result<(CheckResult, bool), Interrupted> {
         let fails = || CheckResult::Findings(vec![self.describe_failure(failure)]);
         if !self.target.is_wrapped {

@@ -23,10 +23,10 @@ pub struct CheckRequest<'a> {
     pub progress: Progress,
 }
 
-/// Where the facts about the parent image come from.
+/// The source of the facts about the parent image.
 #[derive(Debug, Clone, Default)]
 pub enum ParentSource {
-    /// They are not asked for.
+    /// Nothing asks for them.
     #[default]
     Unknown,
     Aws,

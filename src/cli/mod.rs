@@ -21,8 +21,8 @@ pub enum Invocation {
 }
 
 impl Invocation {
-    /// The subcommand of the real pcluster is its first argument that is no option, and argparse takes no
-    /// abbreviation of it. A guarded call that the real parser then refuses ends in its usage error, as it
+    /// The subcommand of the real pcluster is its first argument that isn't an option, and argparse does not
+    /// accept it abbreviated. A guarded call that the real parser then refuses ends in its usage error, as it
     /// would without the guard.
     pub fn read(command_line: Vec<OsString>) -> Self {
         let mut command_line = command_line.into_iter();

@@ -1,7 +1,7 @@
 //! The texts that installers write into console scripts, below the lines that start Python.
 
 /// The known texts, with `'` for either quote and blanks for tabs, without empty lines and the comment
-/// that names the encoding. `*` stands for a requirement such as `aws-parallelcluster==3.1.3`.
+/// that names the encoding. `*` is a requirement such as `aws-parallelcluster==3.1.3`.
 pub const BODIES: [&str; 10] = [
     // distlib 0.2.9 to 0.3.9 and with it pip 19.3 to 25.1, uv before 0.6, pypa/installer, flit
     r"import re
@@ -101,7 +101,7 @@ pub struct Body {
     pub requires: Option<String>,
 }
 
-/// Reads a text; `None` where it is not known.
+/// Reads a text; `None` if it is not known.
 pub fn read_body(body: &str) -> Option<Body> {
     let body = body.replace('"', "'").replace('\t', "    ");
     let lines = || body.lines().map(str::trim_end).filter(|line| !line.is_empty() && *line != ENCODING);

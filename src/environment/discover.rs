@@ -1,8 +1,8 @@
 //! Every real pcluster that this user can reach: named, on PATH, where environments are kept, and below
 //! directories that the caller names.
 //!
-//! What PATH leads to the caller runs anyway. What a search finds may be another user's, and is run only
-//! where only the caller or root could have written it.
+//! The caller runs what is on PATH anyway. What a search finds may be another user's, and is run only if
+//! nobody but the caller or root could have written it.
 
 use std::collections::VecDeque;
 use std::env;
@@ -86,7 +86,7 @@ pub fn discover(search: &Search, roots: &[PathBuf]) -> Result<Discovery, Error> 
 }
 
 impl Discovery {
-    /// Adds a launcher that is no shim, or the launcher that a shim has replaced, unless it is there already.
+    /// Adds a launcher that isn't a shim, or the launcher that a shim has replaced, unless it is there already.
     fn add(&mut self, search: &Search, path: &Path, found_by: FoundBy) {
         let path = match search.classify(path) {
             Some(CandidateStatus::Usable) => path.to_owned(),

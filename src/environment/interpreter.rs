@@ -66,7 +66,7 @@ pub struct InterpreterAnswer {
     arguments: Vec<String>,
     #[serde(default)]
     user: Option<u32>,
-    /// The program that is running, where the system names it.
+    /// The program that is running, if the system names it.
     #[serde(default)]
     running: Option<String>,
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use crate::environment::console_script_text::{Body, read_body};
 use crate::system::{executables, files};
 
-/// The longest known console script has 1.2 kB below its first lines.
+/// The longest known console script is 1.2 kB long, not counting its first lines.
 const MAX_SCRIPT: u64 = 16 << 10;
 
 /// The kind of a file named pcluster.
@@ -149,7 +149,7 @@ impl Start {
             Some(rest) => rest.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect(),
             None => vec![argument],
         };
-        // Quotes, escapes, and variables to set or to expand are not parsed here.
+        // Quotes, escapes, and the setting or expansion of variables are not parsed here.
         if words.iter().any(|word| word.iter().any(|byte| b"'\"\\$=".contains(byte))) {
             return None;
         }
@@ -217,7 +217,7 @@ fn has_letter(flag: &OsStr, letters: &[u8]) -> bool {
     }
 }
 
-/// Splits a text into words as a shell does; `None` where a shell would expand or end the command.
+/// Splits a text into words as a shell does; `None` if a shell would expand or end the command.
 fn split_shell_words(text: &str) -> Option<Vec<OsString>> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     for letter in text.chars() {

@@ -23,10 +23,10 @@ use crate::system::{executables, files};
 /// The name that is searched for on PATH.
 pub const NAME: &str = "pcluster";
 
-/// The launcher that `install.sh --venv` has replaced by the shim, relative to the shim's directory.
+/// The launcher that `install.sh --venv` has replaced with the shim, relative to the shim's directory.
 ///
-/// It is a link to `pcluster.real` beside the shim. The link is in a directory of its own to have the
-/// name that usage texts show; its target is beside the shim because some launchers search for their
+/// It is a link to `pcluster.real` next to the shim. The link is in a separate directory so that it can have
+/// the name that usage texts show; its target is next to the shim because some launchers search for their
 /// Python in their own directory.
 pub const REPLACED_LAUNCHER: &str = ".pcluster-shim/pcluster";
 
@@ -183,7 +183,7 @@ impl Search {
     /// The launcher that a shim has replaced, this one or another, by any of its paths.
     pub fn replaced_launcher_beside(&self, shim: &Path) -> Option<PathBuf> {
         if FileId::of(shim) == self.own {
-            // A hard link to it in another environment has its own beside it.
+            // A hard link to it in another environment has its own launcher next to it.
             let beside = shim.parent().and_then(|directory| executable(&directory.join(REPLACED_LAUNCHER)));
             return beside.or_else(|| self.replaced_launcher());
         }
@@ -203,7 +203,7 @@ impl Search {
     /// The real pcluster at a path that was classified as usable.
     pub fn choose(&self, path: PathBuf, found_by: FoundBy) -> Real {
         let guard_variable = if is_console_script(&path) {
-            // Removed only where it is set, because std copies the environment for any change of it.
+            // Removed only if it is set, because std copies the environment for any change of it.
             env::var_os(env_vars::TRIED).map(|_| (env_vars::TRIED, None))
         } else {
             Some((env_vars::TRIED, Some(self.loop_guard.with(&path))))
@@ -226,7 +226,7 @@ impl Search {
         })
     }
 
-    /// Classifies a file; `None` where it is not executable.
+    /// Classifies a file; `None` if it is not executable.
     pub fn classify(&self, path: &Path) -> Option<CandidateStatus> {
         let identity = FileId::from(&executables::executable(path)?);
         Some(if self.own == Some(identity) || is_shim(path) {

@@ -26,7 +26,7 @@ impl LoopGuard {
         env::var_os(env_vars::TRIED).and_then(|value| Self::parse(&value)).unwrap_or_default()
     }
 
-    /// Reads the value of the variable; `None` where it is none that [`LoopGuard::with`] writes.
+    /// Reads the value of the variable; `None` if it is not one that [`LoopGuard::with`] writes.
     pub fn parse(value: &OsStr) -> Option<Self> {
         let mut parts = value.as_bytes().splitn(3, |byte| *byte == b'/');
         let mut number = || std::str::from_utf8(parts.next()?).ok()?.parse::<u32>().ok();

@@ -10,7 +10,7 @@
 //! - `node`: the Node.js that CDK will run
 //! - `packages`: `sys.path` → installed distributions
 //! - `places`: where installers keep environments
-//! - `question`: a launcher that is no console script, asked by starting it
+//! - `question`: a launcher that isn't a console script, asked by starting it
 //! - `record`: RECORD, the files of an installed distribution
 //! - `synthesis`: the template that the real pcluster would submit
 //! - `target`: a launcher → its interpreter, `sys.path`, environment

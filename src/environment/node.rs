@@ -22,7 +22,7 @@ pub struct Node {
 pub enum NodeError {
     #[error("CDK needs Node.js, and there is no node on PATH; install it or add it to PATH")]
     NotFound,
-    /// Its output for `--version` is no version.
+    /// Its output for `--version` isn't a version.
     #[error("{path} --version printed {answer:?}")]
     Malformed { path: PathBuf, answer: String },
     #[error(transparent)]

@@ -79,8 +79,8 @@ fn read_distribution(path: PathBuf) -> Option<Distribution> {
 }
 
 /// Reads the header of a METADATA or PKG-INFO as Python's email.parser does, which importlib.metadata uses: a line
-/// that is no field ends it, one that is indented goes on, and of several fields the first counts. `None` where it
-/// has no name or no version. `path` is that of the `.dist-info` or `.egg-info`.
+/// that isn't a field ends it, an indented line continues the field before it, and of several fields the first
+/// counts. `None` if it has no name or no version. `path` is that of the `.dist-info` or `.egg-info`.
 pub fn parse_metadata(metadata: &str, path: PathBuf) -> Option<Distribution> {
     const FIELDS: [&str; 3] = ["name", "version", "requires-dist"];
     let mut fields: [Vec<String>; 3] = Default::default();
@@ -107,8 +107,8 @@ pub fn parse_metadata(metadata: &str, path: PathBuf) -> Option<Distribution> {
     Some(Distribution { name: first(names)?, version: first(versions)?, metadata: path, requires })
 }
 
-/// As the parser of importlib.metadata, for which a carriage return ends a line too: what is behind one would be
-/// a line of its own in a file of requirements.
+/// As importlib.metadata's parser does, for which a carriage return ends a line too: the text after one would be
+/// a separate line in a requirements file.
 fn unify_line_ends(metadata: &str) -> Cow<'_, str> {
     if memchr::memchr(b'\r', metadata.as_bytes()).is_some() {
         Cow::Owned(metadata.replace("\r\n", "\n").replace('\r', "\n"))

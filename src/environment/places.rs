@@ -11,7 +11,7 @@ pub struct Place {
 }
 
 /// Directories below HOME (`~`) or a variable, and where in them environments are. A variable that is not set
-/// has no place; defaults have lines of their own.
+/// has no place; its default, if any, has a separate line.
 const PLACES: &[(&str, &str)] = &[
     ("VIRTUAL_ENV", ""),
     ("PYTHONUSERBASE", ""),
@@ -75,7 +75,7 @@ pub fn list(variable: impl Fn(&str) -> Option<OsString>) -> Vec<Place> {
 }
 
 /// Where a version manager keeps what its shims choose from, if this directory of PATH is one of shims: pyenv's
-/// `shims` is beside its `versions`, that of asdf and mise beside `installs`.
+/// `shims` is next to its `versions`, and that of asdf and mise is next to `installs`.
 pub fn behind_shims(entry_of_path: &Path) -> Option<[Place; 3]> {
     let root = entry_of_path.parent().filter(|_| entry_of_path.ends_with("shims"))?;
     let place = |below| Place { base: root.to_owned(), below };

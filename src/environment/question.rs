@@ -1,9 +1,9 @@
-//! The question to a launcher that is no console script: it is started with interpreter.py as its
+//! The question to a launcher that isn't a console script: it is started with interpreter.py as its
 //! `sitecustomize`, which answers when pcluster is about to be imported. A shim that such a launcher
 //! starts makes no check.
 //!
 //! A question is a scratch directory that the asking process has locked. The lock ends with the process,
-//! so a variable that is left over, or set by hand, is no question.
+//! so a variable that is left over, or set by hand, does not count as a question.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -29,7 +29,7 @@ const ANSWERS: &str = "answers";
 const LOOPED: &str = "looped";
 
 /// The arguments of the launcher: those of the call, because a wrapper may choose by them, with `--help` in front of its
-/// options, so that no image is built where no Python answers.
+/// options, so that no image is built if no Python answers.
 pub fn arguments(call: &[OsString]) -> Vec<OsString> {
     let options = call.get(1..).unwrap_or_default();
     [&["build-image".into(), "--help".into()], options].concat()
@@ -40,7 +40,7 @@ pub fn arguments(call: &[OsString]) -> Vec<OsString> {
 const USAGE: &[u8] = b"usage: pcluster build-image";
 
 /// Asks a launcher, and returns the answer and whether the launcher keeps its call. `rest_path` is the
-/// PYTHONPATH of the answer, where it is not this process's.
+/// PYTHONPATH of the answer, if it is not this process's.
 pub fn ask(
     launcher: &Path,
     call: &[OsString],
@@ -78,8 +78,8 @@ pub enum Start {
     Unknown,
 }
 
-/// Asks a launcher whether pcluster starts there: it may add what a check does not have, such as finders of
-/// modules.
+/// Asks a launcher whether pcluster starts there: it may add what a check does not have, such as module
+/// finders.
 pub fn ask_for_start(
     launcher: &Path,
     call: &[OsString],
@@ -129,7 +129,7 @@ fn start_launcher(
     Ok(Asked { answers: read_answers(&directory), finished })
 }
 
-/// The answer that all of these give, and whether each keeps its call; `None` where there is none.
+/// The answer that all of these give, and whether each keeps its call; `None` if there is none.
 pub fn agree(
     answers: &[InterpreterAnswer],
     call: &[OsString],

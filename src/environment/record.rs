@@ -61,7 +61,7 @@ pub fn prefix_of(site: &Path) -> &Path {
     }
 }
 
-/// The path of a file that a RECORD in `site` names; `None` where it lies outside of the prefix.
+/// The path of a file that a RECORD in `site` names; `None` if it lies outside the prefix.
 pub fn installed_path(site: &Path, name: &str) -> Option<PathBuf> {
     let prefix = prefix_of(site);
     // `pip install --target DIR` names DIR/bin/x as ../../bin/x.
@@ -104,7 +104,7 @@ pub fn recorded_paths(site: &Path, dist_info: &Path) -> Option<BTreeSet<PathBuf>
     Some(paths.chain(own).collect())
 }
 
-/// The first field of a line of RECORD, which is CSV: quoted where it holds a comma or a quote.
+/// The first field of a line of RECORD, which is CSV: quoted if it holds a comma or a quote.
 pub fn record_path(line: &str) -> String {
     match line.strip_prefix('"') {
         None => line.split(',').next().unwrap_or_default().to_owned(),

@@ -54,7 +54,7 @@ pub enum Synthesis {
         call: String,
     },
     Unstartable(StartupFailure),
-    /// pcluster starts, and no more was asked for.
+    /// pcluster starts, and nothing else was asked for.
     Started,
 }
 
@@ -106,7 +106,7 @@ impl Synthesis {
         }
     }
 
-    /// Whether both fail in one way. The text of an exception may hold what differs from run to run.
+    /// Whether both fail in the same way. The text of an exception may differ from run to run.
     fn fails_like(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Unstartable(one), Self::Unstartable(other)) => {
@@ -118,7 +118,7 @@ impl Synthesis {
     }
 }
 
-/// Starts pcluster in the interpreter, and builds no template. Takes a third of the time.
+/// Starts pcluster in the interpreter without building a template, which takes a third of the time.
 pub fn start(target: &Target, limit: Duration) -> Result<Answer, ChildError> {
     run(target, None, &[], limit)
 }

@@ -33,8 +33,8 @@ pub struct Target {
     pub keeps_call: bool,
     /// The packages that are put in front of the environment's.
     pub overlay: Option<PathBuf>,
-    /// The place of jsii's package cache, which only the checks of one repair share. A check has none: one that is
-    /// killed would leave a part of a package, which jsii takes for the whole.
+    /// The directory of jsii's package cache, which the checks of one repair share. Any other check runs without a
+    /// cache: if it were killed, it could leave part of a package there, which jsii would take for the whole.
     pub jsii_cache: Option<PathBuf>,
 }
 
@@ -88,7 +88,7 @@ impl Target {
         target
     }
 
-    /// Whether CDK's bytecode is beside its sources, where pip writes it, and Python reads it there.
+    /// Whether CDK's bytecode is next to its sources, where pip writes it, and Python reads it from there.
     pub fn has_bytecode(&self) -> bool {
         let Some(tag) = &self.interpreter.cache_tag else { return false };
         let compiled = PathBuf::from(format!("aws_cdk/core/__pycache__/__init__.{tag}.pyc"));
@@ -105,7 +105,7 @@ struct InterpreterQuestion {
     /// The directory of the script.
     directory: PathBuf,
     requires: Option<String>,
-    /// Absent where it is this process's.
+    /// `None` if it is the same as this process's.
     python_path: Option<OsString>,
 }
 

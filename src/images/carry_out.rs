@@ -41,7 +41,7 @@ pub fn carry_out(
     Ok(())
 }
 
-/// Carries one task out; returns why it failed, where it did.
+/// Carries out one task; if it fails, returns why.
 fn carry_out_one(
     client: &Client,
     task: &Task,

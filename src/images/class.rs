@@ -1,7 +1,7 @@
 //! What an AMI is: the class of each, and the directory that belongs to it. Pure.
 //!
-//! What is in doubt is foreign. The look-alikes: a build that failed in its tests, a build that still runs,
-//! and a recipe of another author's that is called `ParallelClusterImage-…`.
+//! If in doubt, it is foreign. The look-alikes: a build that failed in its tests, a build that is still running,
+//! and somebody else's recipe that is called `ParallelClusterImage-…`.
 
 use std::collections::BTreeMap;
 

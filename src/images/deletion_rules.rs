@@ -1,4 +1,4 @@
-//! Whether an AMI can be deleted, what goes with it, and what stays. Pure.
+//! Whether an AMI can be deleted, what is deleted with it, and what stays. Pure.
 
 use crate::images::class::{Class, IMAGE_ID, live_stacks};
 use crate::images::image::{Artifacts, Refusal, format_place};
@@ -10,7 +10,7 @@ use crate::images::selection::is_id;
 /// A tag, of any value, that protects an AMI from a deletion.
 pub const KEEP: &str = "pcluster-preflight:keep";
 
-/// Without their answers nobody knows whether an AMI is in use.
+/// The calls without whose answers we cannot know whether an AMI is in use.
 const USES: [&str; 3] = [
     "ec2:DescribeInstances",
     "ec2:DescribeLaunchTemplateVersions",
@@ -224,7 +224,7 @@ mod tests {
     use crate::images::rules::examine;
     use crate::images::selection::Selection;
 
-    /// A bucket of a name of its own can have builds of several regions and accounts.
+    /// A bucket with a custom name can have builds of several regions and accounts.
     #[test]
     fn of_a_shared_bucket_only_what_names_its_region_is_given_back_and_nothing_is_deleted() {
         let orphan = ami("ami-1", &arn("x", "3.1.3", ACCOUNT), DONE);

@@ -29,10 +29,10 @@ impl Deletions {
         Ok(Self { directory: state.join("deletions") })
     }
 
-    /// Reads those that have begun and not ended, of every account.
+    /// Reads the deletions that have begun but not ended, of every account.
     ///
     /// # Errors
-    /// Returns an error if one cannot be read: which snapshots are left is not known.
+    /// Returns an error if one cannot be read: we do not know which snapshots it left behind.
     pub fn read(&self) -> Result<Vec<Deletion>, String> {
         let entries = match self.directory.read_dir() {
             Ok(entries) => entries,
@@ -62,7 +62,7 @@ impl Deletions {
         lock.try_lock().is_ok().then_some(lock)
     }
 
-    /// Writes one to the disk, before its first call.
+    /// Writes a deletion to the disk, before its first call to AWS.
     pub fn begin(&self, deletion: &Deletion) -> Result<(), String> {
         let path = self.path(deletion);
         let failed = |error: io::Error| format!("cannot write {}: {error}", path.display());

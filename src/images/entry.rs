@@ -105,7 +105,7 @@ fn describe_origin(listing: &Listing, image: &Image) -> String {
     let version = image.version.as_deref().unwrap_or("of unknown release");
     let date = TimeZone::UTC.to_datetime(image.creation_date).date();
     let age = match image.age_in_days(listing.today) {
-        // A clock is wrong.
+        // One of the clocks is wrong.
         ..=-1 => String::new(),
         1 => " (1 day ago)".into(),
         days => format!(" ({days} days ago)"),

@@ -204,7 +204,7 @@ fn capitalize(text: &str) -> String {
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
-/// Entries, and an empty line.
+/// Entries, followed by an empty line.
 fn separate(entries: &str) -> String {
     if entries.is_empty() { String::new() } else { format!("{entries}\n") }
 }
@@ -235,7 +235,7 @@ mod tests {
     use crate::images::selection::Selection;
     use crate::text::printable::escape;
 
-    /// A listing whose AMI, region and interrupted deletion have a text of AWS in them.
+    /// A listing whose AMI, region and interrupted deletion contain a text from AWS.
     fn listing(text: &str) -> Listing {
         let orphan =
             Ami { region: text.into(), name: text.into(), ..ami(text, &arn("x", "3.1.3", ACCOUNT), DONE) };

@@ -85,7 +85,7 @@ impl Image {
 pub struct Refusal {
     pub kind: &'static str,
     pub reason: String,
-    /// Does it anyway; also in the reason.
+    /// The command that does it anyway; the reason contains it too.
     pub command: Option<String>,
 }
 
@@ -98,7 +98,7 @@ impl Refusal {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SnapshotSize {
     pub id: String,
-    /// `None` where it is not known.
+    /// `None` if it is not known.
     #[serde(rename = "sizeGiB")]
     pub size_gib: Option<f64>,
 }

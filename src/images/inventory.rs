@@ -56,7 +56,7 @@ pub struct Ami {
     #[serde(deserialize_with = "Option::deserialize")]
     pub deregistration_protection: Option<String>,
     pub snapshots: Vec<Device>,
-    /// `None` where it is not known.
+    /// `None` if it is not known.
     #[serde(deserialize_with = "Option::deserialize")]
     pub launch_permission: Option<LaunchPermission>,
 }

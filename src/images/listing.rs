@@ -30,7 +30,7 @@ pub enum Stage {
 #[serde(rename_all = "camelCase")]
 pub struct Identity {
     pub account: String,
-    /// Asked for before a change only.
+    /// Asked for only before a change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alias: Option<String>,
     pub caller: String,

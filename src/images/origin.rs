@@ -94,13 +94,13 @@ impl Recipe {
     }
 }
 
-/// Whether a stack has the name of an image. Its name is the image id.
+/// Whether a stack is named after an image: its name is the image id.
 pub fn is_named(stack: &Stack, arn: &BuildArn) -> bool {
     stack.region == arn.region && stack.name.to_lowercase() == arn.slug
 }
 
-/// Whether a stack has built an AMI. A second build of one id can have the ARN of the first, so the times
-/// have to agree too.
+/// Whether a stack has built an AMI. A second build with the same id can have the ARN of the first, so the
+/// times have to agree too.
 fn has_built(stack: &Stack, ami: &Ami, arn: &BuildArn) -> bool {
     let is_image = stack.image_arn.as_deref().is_none_or(|image| Some(image) == image_arn(ami));
     let was_there = stack.deletion_time.is_none_or(|end| ami.creation_date <= end);
@@ -149,7 +149,7 @@ impl<'a> Origin<'a> {
     }
 
     /// Whether the directory is certainly this account's: builds of several accounts and regions can share a bucket
-    /// under a name of the user's own.
+    /// whose name the user chose.
     pub fn is_of_account(&self) -> bool {
         let is_default = |(directory, _): &(&Directory, Recipe)| directory.bucket_from == BucketFrom::Default;
         self.artifacts.as_ref().is_some_and(|artifacts| self.stack.is_some() || is_default(artifacts))
@@ -170,7 +170,7 @@ impl<'a> Origin<'a> {
         recipe.or_else(|| self.stack.map(|stack| stack.name.as_str()))
     }
 
-    /// The tags that the build would have given its AMI, without those that it has; `None` where the directory of
+    /// The tags that the build would have given its AMI, without those that it has; `None` if the directory of
     /// its artifacts is not proven, which `delete-image` would empty.
     pub fn lost_tags(&self, inventory: &Inventory, ami: &Ami, arn: &BuildArn) -> Option<Tags> {
         let (directory, recipe) = self.artifacts.as_ref()?;
@@ -229,7 +229,7 @@ fn belongs(directory: &Directory, ami: &Ami, arn: &BuildArn, is_named: bool) -> 
         && is_of_region()
 }
 
-/// Whether the name of a directory is the one that pcluster makes of this image id.
+/// Whether the name of a directory is the one that pcluster derives from this image id.
 pub fn is_named_after(directory: &Directory, arn: &BuildArn) -> bool {
     let name = directory.directory.rsplit('/').next().and_then(|name| name.rsplit_once('-'));
     let slug = arn.slug.get(..MAX_SLUG).unwrap_or(&arn.slug);

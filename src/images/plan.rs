@@ -12,7 +12,7 @@ use crate::images::inventory::{Deletion, Tags, Unfinished};
 pub struct Task {
     pub ami: String,
     pub steps: Vec<Step>,
-    /// Written before its first step, where it deletes.
+    /// Written before its first step, if it deletes.
     pub deletion: Option<Deletion>,
 }
 

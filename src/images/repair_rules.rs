@@ -129,7 +129,7 @@ impl Examined<'_> {
     }
 }
 
-/// Whether EC2 takes a tag, as far as it can be known beforehand.
+/// Whether EC2 accepts a tag, as far as that can be known in advance.
 fn is_accepted(key: &str, value: &str) -> bool {
     let length = key.chars().count();
     length > 0 && length <= MAX_KEY && !is_reserved(key) && value.chars().count() <= MAX_VALUE
@@ -233,7 +233,7 @@ mod tests {
         }
     }
 
-    /// To read the templates of all directories for each AMI took minutes where there are hundreds of both.
+    /// Reading the templates of all directories for each AMI took minutes if there were hundreds of both.
     #[test]
     fn only_a_directory_that_is_named_after_the_image_is_read() {
         let orphan = ami("ami-1", &arn("x", "3.1.3", ACCOUNT), DONE);

@@ -26,7 +26,7 @@ pub fn examine(inventory: &Inventory, selection: &Selection) -> Vec<Image> {
         .collect()
 }
 
-/// What one AMI is judged by.
+/// The facts by which one AMI is judged.
 #[derive(Debug)]
 pub struct Examined<'a> {
     pub inventory: &'a Inventory,

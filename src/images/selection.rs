@@ -38,7 +38,7 @@ impl Selection {
         is_named && (self.image_ids.is_empty() || is_id())
     }
 
-    /// The names that nothing has.
+    /// The names that match nothing.
     pub fn find_missing(&self, images: &[Image], unfinished: &[Unfinished]) -> Vec<String> {
         let is_gone = |ami: &&String| unfinished.iter().any(|left| left.deletion.ami == **ami);
         let is_listed = |ami: &&String| images.iter().any(|image| image.ami == **ami);

@@ -10,9 +10,9 @@ use serde_json::{Map, Value};
 pub struct Expectation {
     /// The AMI's name, with the placeholder of its build date.
     pub name: Option<String>,
-    /// The AMI's tags. Null where there is such a tag but its value cannot be predicted.
+    /// The AMI's tags. Null if there is such a tag but its value cannot be predicted.
     pub tags: Map<String, Value>,
-    /// The regions to distribute to; empty where that is the stack's own.
+    /// The regions to distribute to; empty if that is the stack's own.
     pub regions: Vec<String>,
     /// Null where none is asked for.
     pub launch_permission: Value,
@@ -25,13 +25,13 @@ pub struct StartupFailure {
     pub stage: StartupStage,
     pub exception: String,
     pub message: String,
-    /// The module that is missing or incomplete, where the exception names it.
+    /// The module that is missing or incomplete, if the exception names it.
     pub module: Option<String>,
-    /// The file of that module, where it has one.
+    /// The file of that module, if it has one.
     pub module_file: Option<String>,
     /// The file whose code ended in the exception.
     pub file: Option<String>,
-    /// The file of bytecode that is damaged, where that is the reason.
+    /// The damaged bytecode file, if that is the reason.
     pub bytecode: Option<String>,
     /// The setting of the call that is the reason: a variable, or `-W`.
     pub cause: Option<String>,

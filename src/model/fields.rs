@@ -88,8 +88,8 @@ pub(crate) fn read_text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D:
     })
 }
 
-/// Reads a mapping and then checks it as a whole. An error of either has the line of the mapping, which one of
-/// serde's `try_from` has not.
+/// Reads a mapping and then checks it as a whole. An error from either step has the line of the mapping, which an
+/// error from serde's `try_from` does not.
 pub(crate) fn read_checked_mapping<'de, W, T, D>(from: D, expected: &'static str) -> Result<T, D::Error>
 where
     W: Deserialize<'de>,

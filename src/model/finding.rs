@@ -30,10 +30,10 @@ impl Level {
 /// The advisory of the builds whose AMIs no command of pcluster finds.
 pub const LOSES_TAGS: &str = "cdk-imagebuilder-1.153.0";
 
-/// The way to those AMIs.
+/// How to find those AMIs.
 pub const FIND_LOST: &str = "To find AMIs left behind by such builds, run `pcluster preflight images`.";
 
-/// The source of a finding. In the JSON of pcluster, the name of a validator stands in this place.
+/// The source of a finding. pcluster's own JSON has the name of a validator here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     PackageAdvisory,
@@ -88,7 +88,7 @@ pub enum Shows {
 }
 
 impl Finding {
-    /// The message, and the path in the template.
+    /// The message, and the path in the template if there is one.
     pub fn describe_with_path(&self) -> String {
         match self.path() {
             Some(path) => format!("{} (at {path})", self.message),
@@ -96,12 +96,12 @@ impl Finding {
         }
     }
 
-    /// The command of the fix, or of the way to one.
+    /// The command that fixes it, or that shows how to.
     pub fn describe_fix(&self) -> &str {
         self.fix.as_ref().map_or("run `pcluster preflight` for details", |fix| &fix.command)
     }
 
-    /// Whether the user means it by an id: its own, or that of its advisory.
+    /// Whether an id that the user gave is its own, or that of its advisory.
     pub fn is_named(&self, id: &str) -> bool {
         self.id == id || self.evidence["advisory"] == id
     }
@@ -143,13 +143,13 @@ pub struct Fix {
 /// A change of the environment that corrects a finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Remedy {
-    /// Packages move to releases that are known to do.
+    /// Packages move to releases that are known to work.
     Move(PackageMove),
     /// Files of aws-parallelcluster are edited, as the source edits with this id say.
     Edit(String),
     /// A file of bytecode is removed, which Python compiles again.
     Bytecode(String),
-    /// Packages move to the releases of the day on which that release of aws-parallelcluster came out.
+    /// Packages move to the versions that were current when that release of aws-parallelcluster came out.
     Release,
 }
 
@@ -228,7 +228,7 @@ impl PackageMove {
     }
 }
 
-/// The packages and their ranges, which are written once where both are equal.
+/// The packages and their ranges, written only once if both are equal.
 impl fmt::Display for PackageMove {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { packages, upgrade, downgrade } = self;

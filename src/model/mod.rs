@@ -1,4 +1,4 @@
-//! The small types that everybody speaks of. Pure.
+//! The small types that all other modules use. Pure.
 //!
 //! - [`finding`]: what a rule has found: level, message, cost, and the fix with what it changes.
 //! - [`fields`]: the fields of an advisory, read from YAML.

@@ -1,4 +1,4 @@
-//! What a call asks for, and what has named its real pcluster. Pure.
+//! What a call asks for, and where its real pcluster was named. Pure.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize};

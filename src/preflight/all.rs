@@ -53,7 +53,7 @@ struct All<'a> {
     parent: &'a ParentSource,
 }
 
-/// A found pcluster before its check: its target, or its report where there will be no check.
+/// A found pcluster before its check: its target, or its report if there will be no check.
 enum Known<'a> {
     Target(&'a Found, Box<Target>),
     Report(Box<Report>),

@@ -30,7 +30,7 @@ pub fn run(check: &CheckArgs, common: &Common) -> Result<Outcome, Abort> {
     with_configuration(check, |check, given| check_one(check, given, common))
 }
 
-/// Calls `then` with arguments whose configuration every child can read, and with the name that was given.
+/// Calls `then` with arguments whose configuration every child process can read, and with the name that was given.
 pub fn with_configuration<T>(
     check: &CheckArgs,
     then: impl FnOnce(&CheckArgs, Option<&Path>) -> Result<T, Abort>,

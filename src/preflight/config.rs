@@ -21,9 +21,9 @@ use crate::text::printable::escape_line;
 /// A key of the file.
 struct Key {
     name: &'static str,
-    /// What it means, in lines of a comment.
+    /// What it means, as the lines of a comment.
     meaning: &'static str,
-    /// A value as it stands behind a `#`: the default, or an example where there is none.
+    /// The value in the line that is commented out: the default, or an example if there is none.
     value: &'static str,
     variable: Option<&'static str>,
 }

@@ -112,7 +112,7 @@ fn read_version(value: &str, name: &'static str, accepted: &'static str) -> Resu
     })
 }
 
-/// The release in the environment of a console script, by the files beside its interpreter.
+/// The release in a console script's environment, found by the files next to its interpreter.
 fn find_installed(path: &Path) -> Result<String, Error> {
     let unknown = || Error::BadVariable {
         name: "VERSION",

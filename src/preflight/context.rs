@@ -30,8 +30,8 @@ use crate::system::files;
 use crate::system::terminal::width_of_stdout;
 use crate::text::printable::{lossy, quote_for_shell};
 
-/// Reads the settings. Unlike the guard, `preflight` refuses a file or a variable that is in error. A file
-/// that another user could have written is passed over here too; [`crate::preflight`] warns of it.
+/// Reads the settings. Unlike the guard, `preflight` rejects an invalid file or variable. A file
+/// that another user could have written is skipped here too; [`crate::preflight`] warns of it.
 pub fn read_settings() -> Result<Settings, Error> {
     let (settings, errors) = Settings::read();
     errors.into_iter().find(|error| !is_untrusted(error)).map_or(Ok(settings), Err)
@@ -149,7 +149,7 @@ pub fn build_request<'a>(
     }
 }
 
-/// Where the facts about the parent image come from: a file, or AWS if a flag or config.yaml says so.
+/// Reads the source of the facts about the parent image: a file, or AWS if a flag or config.yaml says so.
 pub fn read_parent(check: &CheckArgs, settings: &Settings) -> Result<ParentSource, Error> {
     match &check.parent {
         Some(file) => {

@@ -11,14 +11,15 @@ use crate::system::executables::own_executable;
 
 const INSTALL_SH: &str = include_str!("../../install.sh");
 
-/// Runs the script in a directory, and removes that. A signal reaches both shells: the script ends, and this one goes on.
+/// Runs the script in a directory, then removes the directory. A signal reaches both shells: the script ends, and
+/// this shell continues.
 const RUN: &str = r#"trap : HUP INT QUIT TERM
 /bin/sh "$0/install.sh" "$@"
 status=$?
 rm -rf "${0:?}"
 exit "$status""#;
 
-/// Becomes a shell that runs install.sh. What stands behind `--binary` here is replaced by a later one of the user's.
+/// Becomes a shell that runs install.sh. If the user also passes `--binary`, it comes later and replaces this one.
 pub fn run(arguments: Vec<OsString>) -> Result<Outcome, Abort> {
     let failed = |message: String| Error::Install { message };
     let cannot_write = |error: &io::Error| {

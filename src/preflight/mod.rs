@@ -128,7 +128,7 @@ fn fail_in_json(status: u8, json: &Value, message: &str) -> Outcome {
     Outcome::Exit { status, stdout: report::format_json(json), stderr: prefix_lines(message) }
 }
 
-/// Suggests `-c` where the name of a file, or of one that is mistyped, stands in the place of a command.
+/// Suggests `-c` if the name of a file was given instead of a command.
 fn suggest_option(mut message: clap::Error) -> clap::Error {
     let named = [ContextKind::InvalidSubcommand, ContextKind::InvalidArg].into_iter();
     let named = named.filter_map(|kind| message.get(kind)).find_map(|value| match value {

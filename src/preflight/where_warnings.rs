@@ -1,5 +1,5 @@
-//! What `preflight where` warns of: a shim that is bypassed, files that are not read, entries of PATH into
-//! which other users can write.
+//! What `preflight where` warns of: a shim that is bypassed, files that are not read, entries of PATH that
+//! other users can write to.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -88,7 +88,7 @@ pub(crate) fn warn_of_bypass(calls: &Calls, shim: Option<&Path>) -> Warning {
 }
 
 /// A shell that has hashed the path of a command starts it even where PATH has another one first by now.
-/// It has hashed the shim where that was started by its name and is not first. The opposite, a hashed real
+/// It has hashed the shim if that was started by its name and is not first. The opposite, a hashed real
 /// pcluster, cannot be found out: it does not start the shim.
 pub(crate) fn warn_of_stale_hash(
     search: &Search,

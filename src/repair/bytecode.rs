@@ -1,4 +1,4 @@
-//! Bytecode: compiled for staged packages, and removed where a file of it is damaged.
+//! Bytecode: compiled for staged packages, and removed if a file of it is damaged.
 
 use std::ffi::OsString;
 use std::fs;
@@ -54,8 +54,8 @@ pub fn compile(target: &Target, sources: &[PathBuf], limit: Duration) -> Result<
 /// A check meets one damaged file at a time; of a disk that was full there are some few.
 const MAX_DAMAGED: usize = 50;
 
-/// Removes the damaged bytecode that a check meets, as far as the findings to repair are about it, and returns the
-/// report of the check without it and the files. Python compiles them again, so an undo does not bring them back.
+/// Removes the damaged bytecode that a check finds, if the findings to repair are about it, and returns the report
+/// of the check without it, and the files. Python compiles them again, so an undo does not bring them back.
 pub fn remove_damaged(
     request: &CheckRequest,
     target: &Target,

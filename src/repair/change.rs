@@ -11,11 +11,11 @@ use crate::text::package_name::matches;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     pub package: String,
-    /// `None` where it was not installed.
+    /// `None` if it was not installed.
     pub from: Option<String>,
     pub to: String,
     pub why: String,
-    /// What changes in its files, where the package itself stays.
+    /// What changes in its files, if the package itself stays.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub edits: Vec<Edit>,
 }

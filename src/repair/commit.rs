@@ -1,5 +1,5 @@
 //! The exchange of the installed packages for the proven ones: under locks, after snapshot and journal,
-//! verified, and rolled back where any step fails.
+//! verified, and rolled back if any step fails.
 
 use crate::environment::packages::read_installed;
 use crate::error::{Abort, Error};
@@ -20,8 +20,8 @@ use crate::text::package_name::PCLUSTER;
 /// Exchanges the files of the installed packages for the staged ones, and returns the changes.
 ///
 /// # Errors
-/// Returns an error if a step fails, or a signal came. The environment is then as it was, except for
-/// packages that another installer has written during the exchange.
+/// Returns an error if a step fails or a signal arrives. The environment is then unchanged, except for
+/// packages that another installer wrote during the exchange.
 pub fn commit(repair: &Repair, staged: Staged) -> Result<Vec<Change>, Abort> {
     refuse_managed_packages(repair, &staged.changes)?;
     let broken_before = repair.installer.find_broken_requirements()?;
@@ -69,7 +69,7 @@ fn plan_files(repair: &Repair, staged: &Staged) -> Result<FilePlan, Error> {
     let mut plan = FilePlan::default();
     for change in &staged.changes {
         let old = repair.packages.get(&change.package);
-        // The spelling of `sys.path` where there is one: a plan compares paths by their spelling.
+        // The spelling of `sys.path` if there is one: a plan compares paths by their spelling.
         let pcluster = repair.packages.get(PCLUSTER);
         let site = old.or(pcluster).and_then(|package| package.metadata.parent());
         let site = site.unwrap_or(repair.state.site());

@@ -13,12 +13,12 @@ use crate::repair::state::RepairState;
 /// The options of a repair.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The findings to repair; those that block where there are none.
+    /// The findings to repair; those that block if there are none.
     pub ids: Vec<String>,
     /// Only stage and prove the repair.
     pub dry_run: bool,
     pub strategy: Strategy,
-    /// Keep the repair beside the environment.
+    /// Keep the repair outside the environment.
     pub isolated: bool,
     pub installer: InstallerChoice,
     /// Print the installer's output.

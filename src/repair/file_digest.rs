@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// The SHA-256 of a file; `None` where it cannot be read.
+/// The SHA-256 of a file; `None` if it cannot be read.
 pub fn sha256_of(path: &Path) -> Option<String> {
     FileDigest::of(path).ok().map(|digest| digest.sha256)
 }

@@ -48,8 +48,8 @@ fn place_file(source: &Path, path: &Path, directory: &Path, replaced: Option<&Me
     access.give(path)
 }
 
-/// Writes a RECORD beside its path and renames it. A part of one would be taken for the RECORD of another
-/// installer, whose packages a rollback leaves.
+/// Writes a RECORD next to its path and renames it. A partly written RECORD would be taken for that of another
+/// installer, whose packages a rollback leaves alone.
 fn write_text(text: &str, path: &Path, access: &Access) -> io::Result<()> {
     let temporary = path_beside(path);
     let mut file = File::create(&temporary)?;
@@ -61,7 +61,7 @@ fn write_text(text: &str, path: &Path, access: &Access) -> io::Result<()> {
     fs::rename(&temporary, path)
 }
 
-/// The temporary file beside a path, which is then renamed.
+/// The temporary file next to a path, which is then renamed.
 pub fn path_beside(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.pcluster-shim"))

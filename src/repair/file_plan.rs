@@ -174,7 +174,8 @@ impl FilePlan {
         prefixes.into_iter().map(Path::to_owned).collect()
     }
 
-    /// Whether a directory stays when its last file is removed: a prefix, and what every prefix has, such as `bin`.
+    /// Whether a directory stays when its last file is removed, like a prefix and what every prefix has, such as
+    /// `bin`.
     pub fn keeps(&self, directory: &Path) -> bool {
         let is_top = |site: &Path, prefix: &Path| {
             directory == prefix || prefix != site && directory.parent() == Some(prefix)
@@ -215,9 +216,9 @@ impl Places<'_> {
         prefix_of(self.site)
     }
 
-    /// Whether a file of the staged RECORD belongs into the prefix. pip writes `../../bin/x`. uv writes `bin/x`, as it
-    /// would for a package with the name `bin`: what the old distribution has at that name decides, and where it has
-    /// nothing, the name.
+    /// Whether a file of the staged RECORD belongs in the prefix. pip writes `../../bin/x`. uv writes `bin/x`, as
+    /// it would for a package with the name `bin`: what the old distribution has at that name decides, or if it
+    /// has nothing there, the name itself.
     fn is_of_prefix(&self, name: &str) -> bool {
         const USUAL: [&str; 4] = ["bin", "etc", "include", "share"];
         if name.starts_with("../") || !self.staged_by_uv {

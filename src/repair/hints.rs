@@ -1,16 +1,16 @@
 //! Advice on what to do next, where several steps of a repair give it.
 
-/// Advice where a directory cannot be written and the environment is unchanged.
+/// Advice if a directory cannot be written and the environment is unchanged.
 pub const UNCHANGED_FREE_SPACE: &str =
     "Nothing was changed. Free some space, or set TMPDIR and XDG_STATE_HOME to a place with enough.";
 
-/// Advice where a directory cannot be written, behind a sentence on the state of the environment.
+/// Advice if a directory cannot be written, after a sentence on the state of the environment.
 pub const FREE_SPACE: &str = "Free some space, or set TMPDIR and XDG_STATE_HOME to a place with enough.";
 
-/// Advice where the state directory cannot be written.
+/// Advice if the state directory cannot be written.
 pub const SET_STATE_HOME: &str = "Set XDG_STATE_HOME to a writable directory.";
 
-/// Advice where the environment itself cannot be changed. `command` is `fix` with the ids of findings.
+/// Advice if the environment itself cannot be changed. `command` is `fix` with the ids of findings.
 pub fn keep_beside(command: &str) -> String {
     format!("Run `pcluster preflight {command} --isolated`, which keeps the repair outside the environment.")
 }

@@ -45,7 +45,8 @@ pub fn moment(entry: &Entry) -> Option<jiff::Timestamp> {
     jiff::Timestamp::from_nanosecond(nanoseconds).ok().filter(|_| nanoseconds > 0)
 }
 
-/// The names that version 0.1.0 gave to the only repairs that it kept, and their present ones: older than all others.
+/// The names that version 0.1.0 gave to the only repairs that it kept, and their present names. These repairs are
+/// older than all others.
 const OLDER: [(&str, &str); 3] =
     [("last.json", "repair-0.json"), ("isolated", "isolated-0"), ("isolated.json", "isolated-0.json")];
 

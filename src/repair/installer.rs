@@ -1,4 +1,4 @@
-//! The program that resolves and fetches packages: uv where there is one, else the environment's pip,
+//! The program that resolves and fetches packages: uv if there is one, else the environment's pip,
 //! else the pip of its Python's `ensurepip`, which runs from its wheel. It installs only into a
 //! directory that the repair has made, never into the environment.
 
@@ -77,7 +77,7 @@ impl<'a> Installer<'a> {
         }
         let no_uv = if choice == InstallerChoice::Auto { "uv is not on PATH, and " } else { "" };
         let message = format!("{no_uv}neither the environment nor its Python has pip");
-        // Debian and Ubuntu have ensurepip in a package of its own.
+        // Debian and Ubuntu have ensurepip in a separate package.
         let next = "Install uv, or ensurepip (`apt-get install python3-venv` on Debian and Ubuntu).";
         Err(Error::repair(message, next).into())
     }
@@ -125,7 +125,7 @@ impl<'a> Installer<'a> {
     }
 
     /// The moment at which the last file of a release was uploaded (RFC 3339), as the index tells it to uv;
-    /// `None` where it does not, or this uv is too old to say.
+    /// `None` if it does not, or if this uv is too old to say.
     pub fn find_upload_time(&self, requirement: &str) -> Result<Option<String>, Abort> {
         let scratch = make_scratch()?;
         let file = write(&scratch, "requirements.txt", &[requirement.to_owned()])?;
@@ -248,7 +248,7 @@ fn variables(overrides: &[(&str, Option<&str>)]) -> impl Iterator<Item = (OsStri
     overrides.iter().map(|(name, value)| (name.into(), value.map(OsString::from)))
 }
 
-/// Finds the wheel that `ensurepip` would install; `None` where this Python has none.
+/// Finds the wheel that `ensurepip` would install; `None` if this Python has none.
 fn find_bundled_pip(target: &Target, timeout: Duration) -> Result<Option<PathBuf>, Abort> {
     let scratch = make_scratch()?;
     let written = scratch.write("bundled_pip.py", BUNDLED_PIP_PY);
@@ -295,7 +295,7 @@ fn read_upload_times(lock: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Lines of an installer's output that a message quotes: the reason of a failure stands at the end.
+/// How many lines of an installer's output a message quotes: the reason for a failure is at the end.
 const MAX_QUOTED_LINES: usize = 8;
 
 /// The end of an installer's output.
@@ -304,7 +304,7 @@ pub fn quote_last_lines(output: &str) -> String {
     lines[lines.len().saturating_sub(MAX_QUOTED_LINES)..].join("\n")
 }
 
-/// What pip and uv print if they cannot reach an index. pip goes on from there to "No matching distribution", as if
+/// What pip and uv print if they cannot reach an index. pip then continues to "No matching distribution", as if
 /// there were no such package.
 const UNREACHABLE: [&str; 12] = [
     "Failed to establish a new connection",

@@ -61,7 +61,7 @@ pub struct PackageFiles {
     pub replaced_record: Option<String>,
 }
 
-/// The journal of one transaction: all that a rollback needs, with the copies.
+/// The journal of one transaction: together with the copies, all that a rollback needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Journal {
     /// Part of the snapshot's name.
@@ -350,7 +350,7 @@ fn resolve(path: &Path) -> Option<PathBuf> {
     Some(canonical.join(path.strip_prefix(there).ok()?))
 }
 
-/// Reads a journal on the packages in `site`; `None` where there is no file, or reading it fails with an
+/// Reads a journal on the packages in `site`; `None` if there is no file, or reading it fails with an
 /// error that is `ignored`.
 pub fn read_journal(path: &Path, site: &Path, ignored: &[io::ErrorKind]) -> Result<Option<Journal>, String> {
     let text = match trust::read_up_to(path, MAX_JOURNAL) {

@@ -14,7 +14,7 @@ use crate::report::{Check, Report, Status};
 /// A target that is locked against repairs while this lives.
 #[derive(Debug)]
 pub struct LockedEnvironment {
-    /// With the overlay in front, where there is one that is not stale.
+    /// With the overlay in front, if there is one that is not stale.
     target: Target,
     pub overlay: Overlay,
     /// The report of an interrupted repair that cannot be rolled back. The environment is checked as it is.

@@ -113,7 +113,7 @@ use crate::text::printable::lossy;
 /// The result of a repair.
 #[derive(Debug)]
 pub enum RepairOutcome {
-    /// These warnings are left, which no repair fits.
+    /// Only these warnings remain, and no repair fits them.
     NothingToDo(Vec<String>),
     /// Only these files of damaged bytecode had to be removed.
     Recompiled(Vec<PathBuf>),
@@ -291,7 +291,7 @@ fn stage_ahead(
     state: &RepairState,
     options: &Options,
 ) -> Option<Ahead> {
-    // With -v the steps are shown one after the other.
+    // With -v the steps are shown one after the other, so they must not run at the same time.
     let is_plain = options.ids.is_empty() && options.strategy != Strategy::Release && !options.verbose;
     if !is_plain {
         return None;

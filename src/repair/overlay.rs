@@ -22,7 +22,7 @@ use crate::system::{files, trust};
 /// The status of an overlay that is not used.
 pub const STALE: &str = "stale and not used: the environment has changed";
 
-/// Advice where an overlay is stale.
+/// Advice if an overlay is stale.
 pub const RENEW: &str = "repeat the `pcluster preflight fix ... --isolated` that made it, or remove it \
                          with `pcluster preflight undo`";
 
@@ -138,8 +138,8 @@ fn directory_of(state: &RepairState, id: &str) -> PathBuf {
     state.directory().join(format!("{ISOLATED_PREFIX}{id}"))
 }
 
-/// A digest of the versions of Python and of the packages, and of the files of those that the overlay has with another
-/// content but the same version: it hides what changes in them.
+/// A digest of the versions of Python and of the packages. It also covers the files of packages that the overlay
+/// has with the same version but other content, because the overlay hides what changes in them.
 fn environment_key(python: &str, packages: &Packages, changes: &[Change]) -> String {
     let python = [("python".to_owned(), python.to_owned())];
     let lines = python.into_iter().chain(packages.versions());

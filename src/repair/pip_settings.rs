@@ -45,16 +45,16 @@ pub const UV_OVERRIDES: [(&str, Option<&str>); 1] = [("UV_COMPILE_BYTECODE", Non
 
 /// Options of `uv pip install` for the same reason. They have precedence over `UV_*` and uv.toml.
 pub const UV_INSTALL_OPTIONS: [&str; 3] = [
-    // Links into uv's cache would be dead after `uv cache clean`. Where no hard link can be made uv copies.
+    // Links into uv's cache would be dead after `uv cache clean`. If no hard link can be made, uv copies.
     "--link-mode=hardlink",
-    // Fails where a sitecustomize prints anything. The repair compiles where the environment is compiled.
+    // Fails if a sitecustomize prints anything. The repair itself compiles if the environment is compiled.
     "--no-compile-bytecode",
-    // In the place of `no-deps = true` in uv.toml.
+    // Overrides `no-deps = true` in uv.toml.
     "--deps",
 ];
 
-/// Translates pip's settings of indexes into uv's variables: a user whose packages are in a private index
-/// has configured it for pip. A variable of uv's that is set already has precedence.
+/// Translates pip's index settings into uv's variables: a user whose packages are in a private index has
+/// configured it for pip. A uv variable that is already set has precedence.
 pub fn translate_for_uv(python: &Path) -> Vec<(OsString, Option<OsString>)> {
     let settings = read_pip_settings(python);
     let translations = [

@@ -31,7 +31,7 @@ pub enum Pinned {
     /// release of CDK may need another jsii.
     AllButDependencies,
     /// What these dependencies require of one another does not count either: all of them may move. The
-    /// installer is told their names, because what it does not resolve it may break.
+    /// installer is given their names, because it may break what it does not resolve.
     AllButDependenciesAndTheirs,
 }
 
@@ -164,7 +164,7 @@ pub fn collect_reasons(findings: &[&Finding]) -> Vec<Reason> {
     reasons
 }
 
-/// A move of one package to one version; `None` where that is no version of PEP 440's.
+/// A move of one package to one version; `None` if that is not a PEP 440 version.
 pub fn move_to(package: &str, version: &str) -> Option<PackageMove> {
     let range = VersionSpecifiers::from_str(&format!("=={version}")).ok()?;
     Some(PackageMove { packages: package.to_owned(), upgrade: range.clone(), downgrade: range })
@@ -180,7 +180,7 @@ pub fn are_of_packages<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> b
         })
 }
 
-/// Plans an installation; `None` where the fixes name no installed package.
+/// Plans an installation; `None` if the fixes name no installed package.
 pub fn plan_install(
     installed: &Installed,
     reasons: &[Reason],

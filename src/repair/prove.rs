@@ -76,7 +76,8 @@ fn find_imported_sources(repair: &Repair, staged: &Staged) -> Vec<PathBuf> {
     by_size.into_values().rev().take(MAX_SOURCES).collect()
 }
 
-/// Whether a report is what the repair is for: ready, and without the findings that were asked for or edited.
+/// Whether a report shows what the repair is meant to achieve: ready, and without the findings that were asked for
+/// or edited.
 pub fn is_met(repair: &Repair, edits: &[String], report: &Report) -> bool {
     report.verdict == Verdict::Ready && find_remaining(repair, edits, report).next().is_none()
 }
@@ -112,8 +113,8 @@ pub fn describe_unproven(repair: &Repair, staged: &Staged, report: &Report) -> E
     Error::repair(message, "Nothing was changed. Try another --strategy, or report this.")
 }
 
-/// Puts the staged packages in front of the target's. For a repair beside the environment, by PYTHONPATH,
-/// because a launcher may ignore it.
+/// Puts the staged packages in front of the target's. For a repair outside the environment, this is done with
+/// PYTHONPATH, because a launcher may ignore it.
 fn put_in_front(repair: &Repair, overlay: &Path) -> Result<Target, Abort> {
     if !repair.options.isolated {
         return Ok(repair.target.with_overlay(overlay));

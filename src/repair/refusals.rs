@@ -25,7 +25,7 @@ pub fn refuse_early(repair: &Repair) -> Result<(), Error> {
     let parents = moving.iter().filter_map(|package| package.metadata.parent());
     let mut sites = parents.map(Path::to_owned).collect::<BTreeSet<_>>();
     if sites.is_empty() {
-        // New packages are installed beside aws-parallelcluster.
+        // New packages are installed next to aws-parallelcluster.
         sites.insert(repair.state.site().to_owned());
     }
     refuse_directories(repair, &sites.iter().cloned().collect::<Vec<_>>(), &sites)

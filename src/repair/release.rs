@@ -32,7 +32,7 @@ use crate::text::package_name::PCLUSTER;
 /// The time for the search of the packages at fault. What it has not ruled out by then moves too.
 const MAX_SEARCH: Duration = Duration::from_secs(180);
 
-/// Advice where the packages of that day do not do.
+/// Advice if the packages of that day do not help.
 const ANEW: &str =
     "Nothing was changed. Create a new environment: `pcluster preflight constraints` prints what it needs.";
 
@@ -116,7 +116,7 @@ fn stage_and_prove(
     })
 }
 
-/// The reason of a culprit, which stands beside its change.
+/// The reason that is shown next to a culprit's change.
 fn describe_reason(change: &Change) -> Option<Reason> {
     let id = match &change.from {
         Some(version) => format!("{version} breaks pcluster, {} does not", change.to),

@@ -95,7 +95,7 @@ pub fn recover(transactions: &Transactions, journal: &Journal) -> Result<Recover
 /// Returns an error if copies are missing, before anything is changed, or files could not be put
 /// back; the snapshot and the journal stay.
 pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Left, RollbackError> {
-    // A signal waits: half of it is no state that anything could run in, and it takes no second.
+    // A signal waits: nothing could run in a state that is half restored, and it takes less than a second.
     Interrupts::caught();
     check_copies(transactions, journal).map_err(|failures| RollbackError::CopiesMissing {
         journal: transactions.open_journal(),
@@ -211,14 +211,14 @@ fn is_in_place(copy: &Path, path: &Path) -> bool {
     is_same_file || (old.is_file() && has_same_metadata() && has_same_content())
 }
 
-/// Puts one file back: written beside its path and renamed, so that the path is never without a file. A
-/// file that is in its place is not written: its directory may be read-only.
+/// Puts one file back: it is written next to its path and renamed, so that the path is never without a file.
+/// A file that is already in place is not written, because its directory may be read-only.
 fn put_back(copy: &Path, path: &Path) -> io::Result<()> {
     if is_in_place(copy, path) {
         return Ok(());
     }
     if copy.symlink_metadata().is_err() {
-        // `check_copies` accepts a missing copy only where the old file is in its place.
+        // `check_copies` accepts a missing copy only if the old file is in its place.
         return path.symlink_metadata().map(drop);
     }
     let directory = path.parent().unwrap_or(Path::new("/"));

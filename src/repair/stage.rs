@@ -66,7 +66,7 @@ pub enum Staging {
     Unsolvable(Error),
 }
 
-/// Resolves and installs, at first with all other packages pinned; where that has no solution, with their
+/// Resolves and installs, at first with all other packages pinned; if that has no solution, with their
 /// dependencies free to move.
 pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Staging, Abort> {
     let progress = repair.request.progress;

@@ -1,7 +1,7 @@
 //! The state directory of one environment's repairs, and the locks on that environment.
 //!
-//! There are two locks, both of flock(2), which end with their holder. One is on a file of the state
-//! directory and held during a repair, so that there is one repair at a time. The other is on the
+//! There are two locks, both taken with flock(2), so they end with their holder. One is on a file in the
+//! state directory and is held during a repair, so that there is one repair at a time. The other is on the
 //! environment's own directory: shared by checks, exclusive during an exchange, so that no check reads
 //! an environment that is partly exchanged.
 
@@ -107,7 +107,7 @@ impl RepairState {
             Abort::from(Error::repair(message, "Nothing was changed."))
         };
         let file = File::open(self.site()).map_err(failed)?;
-        // Checks hold it too, but only a repair is stopped for long.
+        // Checks hold it too, but only a repair is likely to hold it for long.
         wait_for_lock(progress, || self.describe_holder(), || file.try_lock(), failed)?;
         Ok(Lock::new(file))
     }
@@ -124,7 +124,7 @@ impl RepairState {
         }
     }
 
-    /// Takes the lock of a check, which keeps exchanges out. `None` where the directory cannot be locked: the
+    /// Takes the lock of a check, which keeps exchanges out. `None` if the directory cannot be locked: the
     /// check is made all the same.
     pub fn lock_shared(&self, progress: Progress) -> Result<Option<Lock>, Abort> {
         let Ok(file) = File::open(self.site()) else { return Ok(None) };
@@ -186,7 +186,7 @@ impl RepairState {
         self.transactions.remove_leftovers();
     }
 
-    /// Removes the files of interrupted repairs where no repair is running.
+    /// Removes the files of interrupted repairs if no repair is running.
     pub fn remove_leftovers_if_unlocked(&self) {
         let path = self.directory().join("lock");
         let Ok(file) = File::open(path) else { return };

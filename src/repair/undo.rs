@@ -59,7 +59,7 @@ pub struct Undoable {
     pub changes: Vec<Change>,
 }
 
-/// The repairs of a path that are kept.
+/// The repairs that are kept for a path.
 #[derive(Debug, Default)]
 pub struct Kept {
     /// Those of the target's environment, the newest first.
@@ -140,11 +140,11 @@ fn refuse_unwritable(journal: &Journal) -> Result<(), Error> {
     }
 }
 
-/// Advice where the journal of the last repair cannot be read.
+/// Advice if the journal of the last repair cannot be read.
 const UNREADABLE: &str = "Nothing was changed or removed. Make that file readable, or restore it from a backup; the \
                           saved copies cannot be restored without it.";
 
-/// Advice where a copy of an old file is missing or damaged.
+/// Advice if a copy of an old file is missing or damaged.
 const STAYS_REPAIRED: &str = "Nothing was changed; the environment stays repaired. Restore that copy from \
                               a backup, or create a new environment.";
 
@@ -152,7 +152,7 @@ fn refuse_undo(message: String, next: &str) -> Error {
     Error::undo(message, next)
 }
 
-/// Refuses an undo of packages that were changed or reinstalled after the repair. Files that are merely gone do not
+/// Refuses to undo packages that were changed or reinstalled after the repair. Files that are merely gone do not
 /// matter: they would be removed anyway.
 fn refuse_changed_since(target: &Target, journal: &Journal) -> Result<(), Error> {
     let unchanged = "Nothing was changed.";

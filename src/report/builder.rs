@@ -17,7 +17,7 @@ pub struct ReportBuilder {
 }
 
 impl ReportBuilder {
-    /// Begins a report; `target` is `None` where no pcluster is involved.
+    /// Begins a report; `target` is `None` if no pcluster is involved.
     pub fn new(target: Option<TargetInfo>) -> Self {
         Self { target, packages: BTreeMap::new(), checks: Vec::new(), findings: Vec::new() }
     }
@@ -35,7 +35,7 @@ impl ReportBuilder {
         }
     }
 
-    /// Adds a check. It has failed where one of its findings is an ERROR.
+    /// Adds a check. It has failed if one of its findings is an ERROR.
     pub fn add(&mut self, id: &'static str, took: Duration, result: CheckResult) {
         let (status, reason, findings) = match result {
             CheckResult::Findings(findings) if findings.iter().any(Finding::blocks) => {

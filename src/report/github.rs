@@ -18,7 +18,7 @@ pub fn without_commands(text: &str) -> String {
     text.replace("##[", "# #[")
 }
 
-/// Renders an error because of which there is no report.
+/// Renders an error that prevented a report.
 pub fn render_error(message: &str, hint: &str) -> String {
     annotate("error", "pcluster preflight", &format!("{message}\n{hint}"))
 }

@@ -313,7 +313,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Foreign text begins no line of its own either.
+        /// Foreign text doesn't begin a line of its own either.
         #[test]
         fn no_foreign_text_reaches_a_terminal_as_it_is(
             text in proptest::collection::vec(proptest::char::any(), 0..20)

@@ -5,8 +5,8 @@ use crate::report::human::{Paint, format_findings};
 use crate::report::{Check, Report, Status};
 use crate::text::printable::{escape, flatten};
 
-/// Renders the reports. All that is to be read stands in the body of an element, because GitLab does not show the
-/// attribute `message`.
+/// Renders the reports. All text that people should read is in the body of an element, because GitLab does not
+/// show the attribute `message`.
 pub fn render(reports: &[Report]) -> String {
     format_suites(&reports.iter().map(format_suite).collect::<String>())
 }

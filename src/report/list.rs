@@ -38,7 +38,7 @@ fn first_reason(report: &Report) -> String {
     let not_run = || {
         let check = report.checks.iter().find(|check| check.status == Status::Unknown)?;
         let reason = check.reason.as_deref().unwrap_or(check.id);
-        // The path stands in the line already.
+        // The path is already in the line.
         let path = report.target.as_ref()?.path.display();
         let known = format!("cannot inspect the environment of {path}: ");
         Some(reason.strip_prefix(&known).unwrap_or(reason).to_owned())

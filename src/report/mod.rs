@@ -7,8 +7,8 @@
 //! - `github`: reports as workflow commands of GitHub Actions
 //! - `human`: the report for people, and its lines on stderr
 //! - `junit`: reports as `JUnit` XML
-//! - `list`: a line for each of several reports
-//! - `pcluster`: a stop in the form in which pcluster rejects a configuration
+//! - `list`: one line for each of several reports
+//! - `pcluster`: a stop, in the form that pcluster uses to reject a configuration
 
 pub mod builder;
 pub mod github;
@@ -57,7 +57,7 @@ pub struct Check {
     pub duration_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// How many of the report's findings are its own. They stand in the order of the checks.
+    /// How many of the report's findings belong to this check. The report lists them in the order of the checks.
     #[serde(skip)]
     pub findings: usize,
 }
@@ -125,7 +125,7 @@ pub struct Report {
     pub schema_version: u32,
     pub verdict: Verdict,
     pub shim: Shim,
-    /// Null where no pcluster is involved: `preflight template`.
+    /// Null if no pcluster is involved: `preflight template`.
     pub target: Option<TargetInfo>,
     pub packages: BTreeMap<String, String>,
     pub checks: Vec<Check>,

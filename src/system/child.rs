@@ -1,5 +1,5 @@
-//! The one way to run a child process: in a session of its own, with limits of time and of output, both streams
-//! kept, stdin from /dev/null or a pipe without content, and gone when a signal comes.
+//! The only way to run a child process: in its own session, with limits on time and output, both streams kept,
+//! stdin from /dev/null or an empty pipe, and ended when a signal arrives.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -16,7 +16,7 @@ use crate::system::scratch::Scratch;
 use crate::system::signals::{Interrupts, in_own_session};
 use crate::text::printable::flatten;
 
-/// How often a wait asks for a signal; the end of the child itself is seen at once.
+/// How often a wait looks for a signal; the end of the child itself is seen immediately.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// More than any answer holds. A child that prints without end fills the disk.
@@ -231,7 +231,7 @@ impl ProcessGroup {
     }
 }
 
-/// The JSON between two lines of the sentinel, whatever stands around them.
+/// The JSON between two lines of the sentinel, whatever is around them.
 pub fn framed(finished: &Finished, sentinel: &str, program: &Path) -> Result<serde_json::Value, ChildError> {
     let text = String::from_utf8_lossy(&finished.stdout);
     let frame = format!("\n{sentinel}\n");

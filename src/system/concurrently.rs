@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-/// Runs one function here and the other in a thread of its own.
+/// Runs one function here and the other in its own thread.
 pub fn concurrently<A, B: Send>(here: impl FnOnce() -> A, aside: impl FnOnce() -> B + Send) -> (A, B) {
     thread::scope(|scope| {
         let aside = scope.spawn(aside);

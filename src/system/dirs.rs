@@ -39,8 +39,8 @@ pub fn all() -> impl Iterator<Item = PathBuf> {
     [CONFIG, STATE].into_iter().filter_map(named)
 }
 
-/// The variable where it is absolute, else below a HOME that is there: one that is not is that of a
-/// user who is to have none, and root could make it.
+/// The variable if it is absolute, else below HOME if that exists: a HOME that does not exist belongs to a
+/// user who is to have none, and root could create it.
 fn named((variable, below_home): (&str, &str)) -> Option<PathBuf> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let below_home = || absolute("HOME").filter(|home| home.exists()).map(|home| home.join(below_home));
@@ -48,8 +48,8 @@ fn named((variable, below_home): (&str, &str)) -> Option<PathBuf> {
 }
 
 /// Whether the first directory on the way up that exists belongs to another user: `sudo` keeps HOME
-/// on some systems, and root could write there. What is root's counts for every user: what is not
-/// for them they cannot write.
+/// on some systems, and root could write there. A directory of root's is not another user's: whoever
+/// is not meant to cannot write to it.
 fn is_of_another(directory: &Path) -> bool {
     let owner = directory.ancestors().find_map(|path| path.metadata().ok()).map(|metadata| metadata.uid());
     owner.is_some_and(|owner| owner != rustix::process::geteuid().as_raw() && owner != 0)

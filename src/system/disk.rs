@@ -1,4 +1,5 @@
-//! What is on the disk before the next step begins: files written as one, and what they rely on.
+//! Makes sure of what is on the disk before the next step begins: files that are written atomically, and what they
+//! rely on.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -16,8 +17,8 @@ pub enum Durability {
     Durable,
 }
 
-/// Writes a file under a temporary name beside it and renames it: a reader sees the old content or
-/// the whole new one.
+/// Writes a file under a temporary name next to it and renames it: a reader sees either the old content or
+/// all of the new content.
 ///
 /// # Errors
 /// Returns an error if it cannot be written; what was there before is still there.
@@ -38,8 +39,8 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     sync_directory(to.parent().unwrap_or(Path::new("/")))
 }
 
-/// The names in a directory, not what the names stand for. Network volumes have no sync of directories,
-/// and say so: there a server keeps the names.
+/// Syncs the names in a directory, not the files that they name. Network volumes cannot sync directories, and
+/// report that: there, a server keeps the names.
 pub fn sync_directory(directory: &Path) -> io::Result<()> {
     match sync_file(&File::open(directory)?) {
         Err(error) if is_unsupported(&error) => Ok(()),
@@ -61,9 +62,9 @@ fn is_unsupported(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|error| unsupported.contains(&error))
 }
 
-/// Brings files to the disk, and the directories in which they came or went up to `tops`.
+/// Writes files to the disk, with the directories up to `tops` in which they appeared or disappeared.
 ///
-/// One syncfs(2) for each file system: thousands of fsync(2) take minutes on a slow disk.
+/// One syncfs(2) for each file system, because thousands of fsync(2) take minutes on a slow disk.
 pub fn sync(paths: &BTreeSet<&Path>, tops: &[PathBuf]) -> io::Result<()> {
     let directories = directories_of(paths, tops);
     match sync_file_systems(&directories) {
@@ -91,7 +92,7 @@ fn directories_of(paths: &BTreeSet<&Path>, tops: &[PathBuf]) -> BTreeSet<PathBuf
     found
 }
 
-/// `None` where the system has no such call, or a sandbox forbids it.
+/// `None` if the system has no such call, or a sandbox forbids it.
 #[cfg(target_os = "linux")]
 fn sync_file_systems(directories: &BTreeSet<PathBuf>) -> Option<io::Result<()>> {
     use std::collections::BTreeMap;

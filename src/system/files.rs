@@ -1,7 +1,7 @@
 //! The one reader of files: regular ones only, opened without waiting, up to a limit.
 //!
-//! A path out of a variable, a config file or an environment may lead to a FIFO, a device or a
-//! directory. `stat` comes before the open because to open some devices has effects of its own.
+//! A path from a variable, a config file or an environment may lead to a FIFO, a device or a directory.
+//! `stat` comes before the open because opening some devices has side effects.
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, ErrorKind, Read};
@@ -16,7 +16,7 @@ pub const MAX_BYTES: u64 = 1 << 20;
 /// Reads a file of at most [`MAX_BYTES`].
 ///
 /// # Errors
-/// Returns an error if it is no regular file, larger, or cannot be read. The kind of an absent file
+/// Returns an error if it is not a regular file, is larger, or cannot be read. The kind of an absent file
 /// is `NotFound`; the text goes behind the file's name.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     read_up_to(path, MAX_BYTES)
@@ -60,7 +60,7 @@ pub fn read_head(path: &Path, count: u64) -> io::Result<Vec<u8>> {
 /// Opens a regular file for reading.
 pub fn open(path: &Path) -> io::Result<File> {
     check_regular(path)?;
-    // Between the two it may have become a FIFO, at which an open waits for a writer.
+    // In the meantime it may have become a FIFO, and opening one waits for a writer.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     refuse_irregular(file.metadata()?.file_type())?;

@@ -14,8 +14,8 @@ use crate::system::files;
 /// Where temporary files go if the directory that TMPDIR names is gone or full, as Python has it.
 const OTHER_DIRECTORIES: [&str; 2] = ["/tmp", "/var/tmp"];
 
-/// A private directory for one check, gone with it. SIGKILL leaves it behind; the next check that
-/// needs one removes it. The lock says whether it is in use: it dies with its holder.
+/// A private directory for one check, removed when the check ends. SIGKILL leaves it behind; the next check
+/// that needs one removes it. The lock shows whether it is in use, because it ends with its holder.
 #[derive(Debug)]
 pub struct Scratch {
     directory: TempDir,
@@ -91,9 +91,9 @@ impl Scratch {
         self.directory.path().join(name)
     }
 
-    /// The variable, and its value, by which a child puts its own temporary files into this directory. It has the form of the TMPDIR
-    /// that is given, because jsii fails with a relative one. A TMPDIR that cannot be used stays, because Node.js fails
-    /// with it; Python then takes TEMP.
+    /// The variable, and its value, that make a child put its own temporary files into this directory. The value
+    /// has the form of the TMPDIR that is given, because jsii fails with a relative one. A TMPDIR that cannot be
+    /// used stays, because Node.js fails with it; Python then takes TEMP.
     pub fn temporary_files(&self) -> io::Result<(&'static str, PathBuf)> {
         let private = self.directory("tmp")?;
         let given = env::var_os("TMPDIR").map(PathBuf::from).filter(|path| !path.as_os_str().is_empty());
@@ -137,8 +137,8 @@ fn sweep_scratch(base: &Path) {
     }
 }
 
-/// Removes the lock last: by it the next check finds what is left after a kill, or what a child that still runs has
-/// kept from being removed.
+/// Removes the lock last: the next check uses it to find what a kill left behind, or what a child that is still
+/// running kept from being removed.
 fn remove_scratch(directory: &Path) {
     let entries = || directory.read_dir().into_iter().flatten().flatten();
     for entry in entries().filter(|entry| entry.file_name() != SCRATCH_LOCK) {

@@ -33,7 +33,7 @@ impl Interrupts {
             for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT].into_iter().filter(|signal| !is_ignored(*signal))
             {
                 let value = usize::try_from(signal).unwrap_or_default();
-                // Not caught, a signal ends this process at once, and its children by themselves.
+                // If it is not caught, a signal ends this process immediately, and the children end by themselves.
                 let _ = signal_hook::flag::register_usize(signal, Arc::clone(&received), value);
             }
             Self(received)
@@ -50,8 +50,8 @@ impl Interrupts {
     }
 }
 
-/// Makes a program start in a session of its own: it has no terminal then, and one that asks at `/dev/tty` fails
-/// instead of being stopped by SIGTTIN. Its process group has its PID. Linux kills it if this process is killed.
+/// Makes a program start in its own session, where it has no terminal: if it asks at `/dev/tty`, it fails instead
+/// of being stopped by SIGTTIN. Its process group has its PID. Linux kills it if this process is killed.
 #[expect(unsafe_code, reason = "the standard library has no safe interface to setsid")]
 pub fn in_own_session(command: &mut Command) {
     let shim = rustix::process::getpid();

@@ -19,7 +19,7 @@ pub fn read_to_string(path: &Path) -> io::Result<String> {
     files::read_to_string(path)
 }
 
-/// Reads a file of the program's own of at most `max` bytes, on the same terms.
+/// Reads one of the program's own files, of at most `max` bytes, on the same terms.
 pub fn read_up_to(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     files::check_regular(path)?;
     refuse(path)?;
@@ -84,11 +84,11 @@ fn distrust_mode(metadata: &Metadata, writable: u32) -> Option<String> {
     (mode & writable != 0).then(|| format!("can be written by others (mode {mode:o})"))
 }
 
-/// Why a file is not to be run: another user owns it or could write it. A link counts by its owner, a file that is
-/// gone by nothing.
+/// Why a file must not be run: another user owns it or could write it. For a link only the owner counts, and a
+/// file that is gone is never a reason.
 ///
-/// Fedora, RHEL and Amazon Linux give each user a group of the same number and a umask of 002, with which what a
-/// user installs can be written by that group.
+/// Fedora, RHEL and Amazon Linux give each user a group of the same number and a umask of 002, so that this group
+/// can write what the user installs.
 pub fn why_not(path: &Path) -> Option<String> {
     let metadata = path.symlink_metadata().ok()?;
     if metadata.is_symlink() {
@@ -98,7 +98,7 @@ pub fn why_not(path: &Path) -> Option<String> {
     distrust_owner(&metadata).or_else(|| distrust_mode(&metadata, writable))
 }
 
-/// Makes a directory of the program's own and those above it that are missing, for the caller alone
+/// Creates one of the program's own directories, and any that are missing above it, for the caller alone
 /// whatever the umask.
 pub fn make_directory(path: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;

@@ -37,8 +37,8 @@ pub fn escape_line(text: &str) -> String {
     escape(&flatten(text)).into_owned()
 }
 
-/// Wraps words to lines of at most `width` characters, with [`escape`]; a longer word stands alone. What is in
-/// backquotes is one word: a command that is broken cannot be pasted.
+/// Wraps words to lines of at most `width` characters, with [`escape`]; a longer word gets its own line. Text in
+/// backquotes is one word, because a command that is broken across lines cannot be pasted.
 pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let text = escape(text);
     let is_paired = text.matches('`').count().is_multiple_of(2);
@@ -65,8 +65,8 @@ pub fn wrap_behind(label: &str, text: &str, width: usize) -> String {
     text.trim_end().to_owned() + "\n"
 }
 
-/// Folds the lines that are wider than `width`. Each part begins with `prefix` if the line does, and is indented as
-/// the line is, by two more from the second one on.
+/// Folds the lines that are wider than `width`. Each part begins with `prefix` if the line does, and is indented
+/// like the line; from the second part on, by two more.
 pub fn fold(text: &str, prefix: &str, width: usize) -> String {
     let fold_line = |line: &str| {
         let (prefix, rest) = line.strip_prefix(prefix).map_or(("", line), |rest| (prefix, rest));
@@ -84,14 +84,14 @@ pub fn fold(text: &str, prefix: &str, width: usize) -> String {
     text.lines().map(fold_line).collect()
 }
 
-/// Quotes a text for a shell, where it has to be.
+/// Quotes a text for a shell, if it has to be.
 pub fn quote_for_shell(text: &str) -> String {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+@:,".contains(letter);
     let needs_none = !text.is_empty() && text.chars().all(is_plain);
     if needs_none { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
-/// Puts pieces in lines of at most `width` characters; a longer piece stands alone.
+/// Puts pieces in lines of at most `width` characters; a longer piece gets its own line.
 pub fn fill<'a>(pieces: impl Iterator<Item = &'a str>, joint: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for piece in pieces {
@@ -117,8 +117,8 @@ pub fn is_unsafe(letter: char) -> bool {
             '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// A path as text. JSON holds UTF-8 only, and a report in which other bytes are replaced is better than
-/// none.
+/// A path as text. JSON holds only UTF-8, and a report in which other bytes are replaced is better than no
+/// report.
 pub fn lossy(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }

@@ -1,8 +1,8 @@
 //! YAML text → a value, at a cost that is bounded by its length. Pure.
 //!
 //! For each token the parser checks every open bracket, before its own limit of depth applies, and an alias costs as
-//! much as what it stands for. So the brackets of a text are counted before it is loaded, and the size of a document
-//! with its aliases replaced before it is built ([`size`]).
+//! much as what it refers to. So the brackets of a text are counted before it is loaded, and before a document is
+//! built, its size with all aliases replaced is computed ([`size`]).
 
 pub mod size;
 
@@ -14,7 +14,7 @@ use crate::text::yaml::size::is_too_large;
 
 /// Reads a document.
 pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    // A byte order mark is no part of the text, and the parser takes it for a document of its own.
+    // A byte order mark isn't part of the text, but the parser would take it for a separate document.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if count_open_brackets(text) > MAX_BRACKETS {
         return Err(format!("brackets are nested more than {MAX_BRACKETS} deep"));
@@ -42,7 +42,7 @@ fn count_open_brackets(text: &str) -> usize {
     most
 }
 
-/// The terms of serde in messages, and those of YAML and of config files that replace them.
+/// serde's terms in messages, and the YAML and config file terms that replace them.
 const YAML_TERMS: [(&str, &str); 8] = [
     ("unknown field", "unknown key"),
     ("missing field", "missing key"),
@@ -59,7 +59,7 @@ fn describe_error(error: &serde_yaml::Error) -> String {
     YAML_TERMS.iter().fold(error.to_string(), |text, (serde, yaml)| text.replace(serde, yaml))
 }
 
-/// A value that is no list and no mapping.
+/// A value that is neither a list nor a mapping.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Scalar<'a> {
     Text(&'a str),
@@ -70,7 +70,7 @@ pub enum Scalar<'a> {
 /// Reads a scalar with `read`, inside the visitor, because only an error from there gets its line and its key.
 ///
 /// # Errors
-/// Returns an error if it is no scalar, or if `read` does: with a message, or with `None` where the
+/// Returns an error if it isn't a scalar, or if `read` does: with a message, or with `None` if the
 /// message is to name what is `expected`.
 pub fn read_scalar<'de, D: Deserializer<'de>, T>(
     from: D,
@@ -129,7 +129,7 @@ mod tests {
         }
         let wide = format!("a: &a [{}]\nb: [{}]\n", "x,".repeat(200_000), "*a,".repeat(100_000));
         let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(500_000), "*a,".repeat(100_000));
-        // The parser has a limit of its own for aliases within aliases.
+        // The parser has its own limit for aliases within aliases.
         assert_eq!(parse::<Value>(&nested).unwrap_err(), "repetition limit exceeded");
         for text in [wide, long] {
             assert_eq!(parse::<Value>(&text).unwrap_err(), "its aliases expand to more than 2 MB");

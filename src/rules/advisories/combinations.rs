@@ -10,7 +10,7 @@
 //! | `architecture` | `x86_64` or `arm64`; without the key, both |
 //! | `update_os_packages` | true: only builds with `Build.UpdateOsPackages` |
 //! | `lustre_client` | true: only builds without `Build.Installation.LustreClient.Enabled: false` |
-//! | `by_release` | true: it is an INFO for the release alone, if the parent is not known |
+//! | `by_release` | true: if the parent is not known, the release alone gives an INFO |
 //! | `effect` | completes "aws-parallelcluster VERSION …" |
 //! | `cost`, `fix` | what it costs to build anyway, a sentence; what to do instead |
 //! | `references` | https URLs of the sources |

@@ -1,4 +1,4 @@
-//! Advisories → constraints for an installer, with which it makes an environment that builds. Pure.
+//! Advisories → constraints that make an installer create an environment that builds. Pure.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::model::finding::Level;
 use crate::rules::advisories::{Advisory, Affected, contains};
 use crate::text::package_name::{is_pattern, normalised};
 
-/// The constraints for a release of aws-parallelcluster, a line each. Without a version of Python, lines for
+/// The constraints for a release of aws-parallelcluster, one per line. Without a version of Python, lines for
 /// some Pythons have a marker.
 pub fn derive(advisories: &[Advisory], pcluster: &str, python: Option<&str>) -> Vec<String> {
     let mut lines: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
@@ -38,14 +38,14 @@ pub fn derive(advisories: &[Advisory], pcluster: &str, python: Option<&str>) -> 
     lines.into_iter().map(|((package, marker), range)| package + &range.join(",") + &marker).collect()
 }
 
-/// The specifiers that keep the affected releases out, and no others where one specifier names them; else all
-/// but those that the fix names.
+/// The specifiers that exclude the affected releases. If a single specifier can do that, they exclude nothing
+/// else; otherwise they allow only the releases that the fix names.
 fn exclude(advisory: &Advisory) -> Vec<(String, String)> {
     let Some((package, affected)) = advisory.package() else { return Vec::new() };
     if let Affected::Releases(affected) = affected
         && let [only] = affected.iter().collect::<Vec<_>>()[..]
         && let Some(operator) = negate(*only.operator())
-        // Where there is only advice, other releases need not be better.
+        // If there is only advice, other releases are not necessarily better.
         && (operator == "!=" || advisory.fix.package_move().is_some())
     {
         return vec![(normalised(package), format!("{operator}{}", version_of(only)))];
@@ -56,7 +56,7 @@ fn exclude(advisory: &Advisory) -> Vec<(String, String)> {
     fix.upgrade.iter().map(|specifier| (normalised(&fix.packages), specifier.to_string())).collect()
 }
 
-/// The operator of the specifier that takes all other releases.
+/// The operator of the specifier that accepts all other releases.
 fn negate(operator: Operator) -> Option<&'static str> {
     match operator {
         Operator::Equal | Operator::EqualStar => Some("!="),

@@ -5,15 +5,15 @@
 //! | `id`, `title` | its name, and a description in one line |
 //! | `level` | ERROR blocks; WARNING and INFO are only reported |
 //! | `pcluster` | the releases of aws-parallelcluster that it affects (PEP 440) |
-//! | `python` | the releases of Python that it affects (PEP 440); every one where the key is absent |
+//! | `python` | the releases of Python that it affects (PEP 440); every one if the key is absent |
 //! | `package` | the affected package; `aws-cdk.*` means every package whose name begins with `aws-cdk.` |
 //! | `affected` | its affected releases (PEP 440); `mixed`: more than one version among them; `absent`: it is not installed |
-//! | `runtime`, `refused_from` | in the place of `package` and `affected`: a runtime of Lambda that the template asks for, and the day from which AWS refuses new functions with it |
-//! | `shows` | where an environment shows it: `start` (pcluster does not start), `template` (it falls short), `later`. pcluster that starts, or a template that is complete, refutes it; `later`, which is meant where the key is absent, is refuted by nothing |
+//! | `runtime`, `refused_from` | instead of `package` and `affected`: a Lambda runtime that the template asks for, and the day from which AWS refuses new functions with it |
+//! | `shows` | where an environment shows it: `start` (pcluster does not start), `template` (it falls short), `later`. pcluster that starts, or a template that is complete, refutes it; `later`, the default, is refuted by nothing |
 //! | `effect` | completes "PACKAGE VERSION …", or "PACKAGE is not installed, …" |
-//! | `cost` | what it costs to build in spite of it, a sentence |
-//! | `fix` | `packages` to move, and the ranges to move them to: `upgrade`, `downgrade` (PEP 440). Or `advice`: what to do where no move of packages helps |
-//! | `only_constraints` | true: it bears on what `preflight constraints` prints, and on no environment, because the affected release cannot be installed |
+//! | `cost` | what it costs to build anyway, a sentence |
+//! | `fix` | `packages` to move, and the ranges to move them to: `upgrade`, `downgrade` (PEP 440). Or `advice`: what to do if moving packages does not help |
+//! | `only_constraints` | true: it affects only what `preflight constraints` prints, and no environment, because the affected release cannot be installed |
 //! | `references` | https URLs of the sources |
 
 use std::collections::BTreeSet;

@@ -215,7 +215,7 @@ impl Advisory {
 }
 
 impl Affected {
-    /// The affected ones of the packages that an advisory is about; `None` where it does not apply.
+    /// The affected ones of the packages that an advisory is about; `None` if it does not apply.
     fn select<'a>(
         &self,
         named: BTreeMap<&'a String, &'a String>,

@@ -44,7 +44,8 @@ fn without_query(url: &str) -> &str {
     url.split('?').next().unwrap_or(url)
 }
 
-/// Reports a subnet whose only way out is an internet gateway, to which the instance has no address.
+/// Reports a subnet whose only way out is an internet gateway, which the instance cannot use without a public
+/// address.
 pub fn check_network(facts: &Facts, name: Option<&str>) -> Option<Finding> {
     let subnet = facts.subnet?;
     let is_cut_off = subnet.has_internet_gateway && !subnet.gives_public_addresses;

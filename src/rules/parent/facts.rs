@@ -114,7 +114,7 @@ pub struct Facts {
     pub skipped: BTreeMap<String, String>,
 }
 
-/// What is known of something that a build fetches.
+/// What is known about something that a build fetches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Found {

@@ -1,7 +1,7 @@
 //! The parent image × release → findings. Pure.
 //!
-//! pcluster 3 does not look at the parent. What the component on the instance refuses for sure is an ERROR if the image
-//! is certain to be what it seems; everything else is a WARNING.
+//! pcluster 3 does not look at the parent. An image that the component on the instance is sure to refuse is an
+//! ERROR if it is certain to be what it seems; everything else is a WARNING.
 
 use std::str::FromStr as _;
 

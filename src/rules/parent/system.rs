@@ -5,7 +5,7 @@
 
 use crate::rules::parent::facts::ParentImage;
 
-/// An operating system: pcluster's name for it where it has one.
+/// An operating system: pcluster's name for it if it has one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct System {
     /// `ubuntu2204`, `rhel8`; `debian12` and the like for what no release supports.

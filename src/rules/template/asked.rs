@@ -120,7 +120,7 @@ impl<'a> Checked<'a> {
                 self.add("template-ami-configuration-missing", message, path, configuration);
             }
         }
-        // Each part that was asked for has a finding of its own, even where all of them are missing.
+        // Each part that was asked for has a separate finding, even if all of them are missing.
         let piece = |key| configuration.and_then(|map| map.get(key));
         self.check_name(piece("Name"), place);
         self.check_tags(piece("AmiTags"), place);
@@ -140,7 +140,7 @@ impl<'a> Checked<'a> {
             }
             (Some(text), _) if expected.is_some() => format!("names the AMI {}", quote(text)),
             (Some(_), _) => return,
-            // An intrinsic cannot be compared, and is accepted where no text is expected.
+            // An intrinsic cannot be compared, and is accepted if no text is expected.
             (None, Some(value)) if expected.is_none() && value.is_object() && !is_void(value) => return,
             (None, _) => "gives the AMI no Name".into(),
         };
@@ -247,7 +247,7 @@ fn is_same(found: &Value, asked: &Value) -> bool {
             found.len() == asked.len() && found.iter().zip(&asked).all(|(found, asked)| is_same(found, asked))
         }
         (Value::Number(found), Value::Number(asked)) => found.as_f64() == asked.as_f64(),
-        // pcluster reads CDK's template as YAML, in which a number such as 1e+22 is a text.
+        // pcluster reads CDK's template as YAML, in which a number such as 1e+22 is a string.
         (Value::String(found), Value::Number(asked)) => found.parse().ok() == asked.as_f64(),
         (found, asked) => found == asked,
     }

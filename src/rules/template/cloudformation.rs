@@ -57,8 +57,8 @@ fn parse_text(text: &str) -> Result<Value, String> {
     Ok(value)
 }
 
-/// A document of YAML as JSON, `!Ref x` as `{"Ref": "x"}`, `!Sub x` as `{"Fn::Sub": "x"}`. Read at once, because
-/// the mappings of the parser's own values take quadratic time where keys are numbers.
+/// A YAML document as JSON, `!Ref x` as `{"Ref": "x"}`, `!Sub x` as `{"Fn::Sub": "x"}`. Read directly, because
+/// the mappings of the parser's own values take quadratic time if keys are numbers.
 #[derive(Debug, Default)]
 pub struct Yaml(pub Value);
 

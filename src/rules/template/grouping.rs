@@ -24,7 +24,7 @@ pub(super) struct Detail<'a> {
     /// A sentence whose subject is the template, without its full stop.
     pub(super) message: String,
     pub(super) found: Option<&'a Value>,
-    /// `None` where the path is enough.
+    /// `None` if the path is enough.
     pub(super) expected: Option<String>,
 }
 
@@ -141,7 +141,7 @@ pub(super) fn quote(text: &str) -> String {
     format!("{:?}", shorten(text, MAX_SHOWN))
 }
 
-/// Formats a key as a step of a path: `.Name`, or `["…"]` for what is no word.
+/// Formats a key as a step of a path: `.Name`, or `["…"]` if it is not a word.
 pub(super) fn format_step(key: &str) -> String {
     let is_word = !key.is_empty() && key.chars().all(|letter| letter.is_ascii_alphanumeric());
     if is_word && key.len() <= MAX_SHOWN { format!(".{key}") } else { format!("[{}]", quote(key)) }

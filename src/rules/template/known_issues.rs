@@ -236,7 +236,7 @@ mod tests {
         assert!(found(ROLE, &json!(all)).is_empty());
         assert!(found(ROLE, &json!(["ImageBuilder:*", "IAM:Get*"])).is_empty());
         assert!(found(ROLE, &json!("*")).is_empty());
-        // Another role is no clean-up role, and what cannot be read is no lack.
+        // Other roles are not clean-up roles, and what cannot be read does not count as missing.
         assert!(found("InstanceRole", &json!([])).is_empty());
         assert!(found(ROLE, &json!({"Fn::If": []})).is_empty());
     }

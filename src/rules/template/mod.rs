@@ -32,7 +32,7 @@ use crate::model::finding::{Finding, Fix, PackageMove};
 use crate::rules::advisories::Advisory;
 use crate::text::package_name::{IMAGEBUILDER, PCLUSTER};
 
-/// What the rules of the template need beside it.
+/// What the rules need in addition to the template.
 #[derive(Debug)]
 pub struct TemplateRules<'a> {
     pub packages: &'a Packages,

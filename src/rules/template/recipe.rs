@@ -104,7 +104,7 @@ fn check_size(properties: &Value, release: &str, place: &str) -> Option<Finding>
         .find(|(_, size)| *size < reserved)?;
     Some(Finding {
         id: "root-volume-small".into(),
-        // 32 GiB were enough for 3.11.0, in upstream's issue.
+        // In upstream's issue, 32 GiB was enough for 3.11.0.
         level: Level::Info,
         kind: Kind::ImageLimit,
         message: format!(

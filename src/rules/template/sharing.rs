@@ -10,7 +10,7 @@ use crate::rules::template::recipe::RECIPE;
 
 pub const ID: &str = "sharing-encrypted";
 
-/// The key that EC2 uses if no other one is named, and the account has no default of its own.
+/// The key that EC2 uses if no key is named and the account has no default of its own.
 const AWS_KEY: &str = "alias/aws/ebs";
 
 /// The keys of a launch permission that name no single account, each with a list.
