@@ -23,10 +23,10 @@ usage: install.sh [--prefix DIR] [--binary FILE] [--no-modify-path]
        install.sh --uninstall [--prefix DIR | --venv DIR]
 
   --prefix DIR      install there ($XDG_DATA_HOME/pcluster-shim)
-  --binary FILE     take this file; do not build with cargo
+  --binary FILE     install this file instead of building with cargo
   --no-modify-path  leave startup files alone
   --venv DIR        guard one environment in place, for containers and CI
-  --uninstall       remove everything again
+  --uninstall       remove everything that was installed
 EOF
 }
 
@@ -114,7 +114,7 @@ remove() {
 remove_empty() {
     for directory in "$@"; do
         if [ -d "$directory" ] && ! rmdir "${directory:?}" 2>/dev/null; then
-            complain "$directory stays: something else is in it"
+            complain "$directory was kept: it contains other files"
         fi
     done
 }
@@ -303,7 +303,7 @@ each_startup_file() {
 one_startup_file() {
     [ -f "$2" ] || return 0
     if of_another "$2"; then
-        if [ "$1" = add ]; then complain "$2 belongs to another user: shells that read it do not get the shim"; fi
+        if [ "$1" = add ]; then complain "$2 belongs to another user: shells that read it will not use the shim"; fi
         return
     fi
     case $1 in
@@ -328,7 +328,7 @@ $2$one_more"
         edited=1
         say "added one line to $1"
     else
-        complain "$1 cannot be written: shells that read it do not get the shim"
+        complain "$1 cannot be written: shells that read it will not use the shim"
         complain "Add this line at its end: $2"
     fi
 }
@@ -362,7 +362,7 @@ remove_line() {
         say "removed one line from $1"
     else
         rm -f "$new"
-        complain "$1 cannot be written: one line stays in it, and does nothing"
+        complain "$1 cannot be written; one line remains in it, but has no effect"
         complain "Remove this line: $2"
         return 1
     fi
@@ -407,7 +407,7 @@ add_shim() {
             rmdir "$prefix/$directory" 2>/dev/null
         done
         die "no program runs from $prefix: its file system may be mounted noexec" \
-            'Name a directory on another one with --prefix DIR.'
+            'Pass a directory on another file system with --prefix DIR.'
     fi
     preflight=$prefix/bin/pcluster-preflight
     if ! [ -h "$preflight" ]; then
@@ -461,14 +461,14 @@ check_installation() {
                     # shellcheck disable=SC2088 # for people
                     startup='~/.profile: login shells do not read ~/.bashrc'
                 fi
-                complain "a new shell ($SHELL $kind -i) does not run the shim first: it would not guard build-image"
+                complain "in a new shell ($SHELL${kind:+ $kind} -i) the shim is not first on PATH, so build-image would not be guarded"
                 complain "Put this line at the end of $startup"
                 complain "$activate"
                 ;;
         esac
         case $kind$answer in
             -l*) ;;
-            *'"real": null'*) say 'there is no real pcluster on PATH yet; the shim finds it when there is' ;;
+            *'"real": null'*) say 'no real pcluster is on PATH yet; the shim will find it once it is installed' ;;
         esac
     done
     say "next: open a new shell, or run this: $now"
@@ -580,10 +580,10 @@ add_to_venv() {
         guarded=1
     fi
     choose_program
-    if [ -h "$own" ]; then die "$own is a link, and not pcluster-shim's" 'Remove it, then run this again.'; fi
+    if [ -h "$own" ]; then die "$own is a link that pcluster-shim did not create" 'Remove it, then run this again.'; fi
     for file in "$launcher.real" "$venv/bin/pcluster-preflight"; do
         if [ -e "$file" ] && [ -z "${guarded:-}" ] && ! [ -h "$own/pcluster" ] && ! is_of_wheel "$file"; then
-            die "$file is in the way, and not pcluster-shim's" 'Move it away, then run this again.'
+            die "$file is in the way, and pcluster-shim did not create it" 'Move it away, then run this again.'
         fi
     done
     mkdir -p "$own" 2>/dev/null || die "cannot write $venv/bin" 'Run this as the owner of the environment.'
@@ -618,10 +618,10 @@ add_to_venv() {
     if [ "$status" -ne 0 ]; then
         # Every pcluster of this environment would fail.
         mv -f "$launcher.real" "$launcher"
-        die 'the shim does not find the launcher that it has replaced' \
-            "It is in its place again. See: $(quoted "$venv/bin/pcluster-preflight") where"
+        die 'the shim cannot find the launcher that it replaced' \
+            "The launcher was put back. To see why, run: $(quoted "$venv/bin/pcluster-preflight") where"
     fi
-    say 'next: nothing. After pip or uv has reinstalled aws-parallelcluster there, run this again.'
+    say 'next: run this again after pip or uv reinstalls aws-parallelcluster there'
 }
 
 remove_from_venv() {
@@ -695,9 +695,9 @@ main() {
     if [ -z "$prefix" ]; then default_prefix; fi
     while [ "$prefix" != "${prefix%/}" ]; do prefix=${prefix%/}; done
     case $prefix in
-        '') die 'the prefix cannot be /' 'Name a directory of its own with --prefix DIR.' 2 ;;
+        '') die 'the prefix cannot be /' 'Pass a dedicated directory with --prefix DIR.' 2 ;;
         *:* | *"
-"*) die "a directory on PATH cannot have a colon or a line break in its name: $prefix" 'Name another one with --prefix DIR.' 2 ;;
+"*) die "a directory on PATH cannot have a colon or a line break in its name: $prefix" 'Pass another directory with --prefix DIR.' 2 ;;
     esac
     # As after sudo: that user could not change files of root there, and could replace what root's shells read.
     above=$prefix

@@ -240,7 +240,7 @@ impl Error {
                 format!("Take ownership of the file and run `chmod go-w {}`.", file.display())
             }
             Self::BadVariable { accepted, .. } => format!("Accepted: {accepted}."),
-            Self::Rejected { .. } => "Fix it: `pcluster build-image` would reject it too.".into(),
+            Self::Rejected { .. } => "Correct it: `pcluster build-image` would reject it too.".into(),
             Self::UnknownAdvisory { known, .. } => format!("Known: {known}."),
             Self::NotATemplate { .. } => {
                 "Pass a template in JSON or YAML, or the output of `aws cloudformation \

@@ -201,7 +201,7 @@ fn warn_of_settings(error: &Error, settings: &Settings) -> String {
     prefix_lines(&match error {
         Error::BadVariable { name, accepted, .. } => {
             let value = settings.describe_value_of(name);
-            format!("warning: {what} (accepted: {accepted}); it was ignored, using {value}")
+            format!("warning: {what} (accepted: {accepted}); using {value}")
         }
         _ => format!("warning: {what}; the file was ignored (mode: {})", settings.mode.name()),
     })
@@ -210,7 +210,7 @@ fn warn_of_settings(error: &Error, settings: &Settings) -> String {
 fn describe_unread(configuration: &Path) -> Check {
     let name: String =
         configuration.to_string_lossy().chars().filter(|letter| !letter.is_control()).collect();
-    let reason = format!("{name} is not a regular file, so it was not checked; only the environment was");
+    let reason = format!("{name} is not a regular file; only the environment was checked");
     Check::new("configuration", Status::Unknown, Duration::ZERO, Some(reason))
 }
 

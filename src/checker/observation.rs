@@ -226,10 +226,10 @@ impl Observer<'_> {
                 CheckResult::Findings(vec![self.describe_failure(failure)])
             }
             Ok(Synthesis::Unstartable(failure)) => {
-                CheckResult::Unknown(format!("it cannot be built (template): {}", failure.describe()))
+                CheckResult::Unknown(format!("cannot build it (template): {}", failure.describe()))
             }
             Ok(Synthesis::Rejected { stage, message } | Synthesis::Failed { stage, message }) => {
-                CheckResult::Unknown(format!("it cannot be built ({stage}): {message}"))
+                CheckResult::Unknown(format!("cannot build it ({stage}): {message}"))
             }
             Ok(Synthesis::Started) => CheckResult::Unknown("it was not built".into()),
             Err(reason) => CheckResult::Unknown(reason.to_string()),

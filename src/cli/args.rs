@@ -136,7 +136,7 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// Uninstall what install has installed; --help tells how
+    /// Remove what install has installed; see its --help
     #[command(disable_help_flag = true)]
     Uninstall {
         /// The arguments of install.sh

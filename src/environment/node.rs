@@ -20,7 +20,7 @@ pub struct Node {
 /// Why there is no usable Node.js.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    #[error("CDK needs Node.js, and there is no node on PATH; install it or add it to PATH")]
+    #[error("CDK needs Node.js, but `node` is not on PATH; install it or add it to PATH")]
     NotFound,
     /// Its output for `--version` isn't a version.
     #[error("{path} --version printed {answer:?}")]

@@ -129,7 +129,7 @@ fn summarize(listing: &Listing) -> String {
         let found = count(summary.healthy, "AMI");
         let text = match (listing.older_than, listing.is_named) {
             (Some(days), _) => format!("No orphan older than {} in {regions}.", format_days(days)),
-            (None, true) => format!("No orphan of these names in {regions}."),
+            (None, true) => format!("No orphans match these names in {regions}."),
             (None, false) => format!("No orphans in {regions}; pcluster finds {found}."),
         };
         return indent_by("", &text);

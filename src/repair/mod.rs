@@ -188,9 +188,9 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
         return Ok(RepairOutcome::Proven(Repaired { changes: staged.changes, left }));
     }
     if history::list(state.directory()).len() >= MAX_UNDO {
-        request.progress.write(&format!(
-            "only the last {MAX_UNDO} repairs can be undone; after this one, the oldest can no longer be undone"
-        ));
+        request
+            .progress
+            .write(&format!("only the last {MAX_UNDO} repairs can be undone; this one replaces the oldest"));
     }
     if repair.options.isolated {
         let removed = keep_overlay(&state, staged.overlay, target, packages, &staged.changes)?;

@@ -60,8 +60,10 @@ pub fn refuse_another_users<'a>(
     let owner = |directory: &Path| directory.metadata().map_or(0, |metadata| metadata.uid());
     let others = directories.into_iter().map(|directory| (directory, owner(directory)));
     let Some((directory, uid)) = others.into_iter().find(|(_, uid)| *uid != 0) else { return Ok(()) };
-    let message =
-        format!("{} belongs to user {uid}, who could not change what root writes there", directory.display());
+    let message = format!(
+        "{} belongs to user {uid}, who would not be able to change files that root writes there",
+        directory.display()
+    );
     let shim = own_executable().unwrap_or_else(|| "pcluster".into());
     let word = if is_preflight(shim.as_os_str()) { "" } else { " preflight" };
     // An absolute path, because sudo sets PATH; an ID, because a container may know no name for it.

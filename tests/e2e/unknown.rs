@@ -42,7 +42,7 @@ fn without_node_it_is_said_once_and_the_call_goes_on() {
 
     let direct = sandbox.real(&CALL).run();
     let ran = sandbox.pcluster(&CALL).run();
-    let parts = ["there is no node on PATH"];
+    let parts = ["`node` is not on PATH"];
     warns_in_one_line(&ran, &direct, &parts);
     assert_eq!(ran.stdout, direct.stdout, "{ran}");
 

@@ -33,15 +33,13 @@ pub fn check(template: &Value) -> Option<Finding> {
 }
 
 fn describe(line: &str, is_certain: bool) -> Finding {
-    let doubt = ", unless the cookbook, the installer or the mirror of this configuration prevents it";
+    let doubt = ", unless this configuration's cookbook, installer or mirror prevents it";
     let (level, doubt) = if is_certain { (Level::Error, "") } else { (Level::Warning, doubt) };
     Finding {
         id: ID.into(),
         level,
         kind: Kind::BuildComponent,
-        message: format!(
-            "the ParallelCluster component installs minitar 1.0, which Berkshelf does not work with{doubt}"
-        ),
+        message: format!("the ParallelCluster component installs minitar 1.0, which breaks Berkshelf{doubt}"),
         cost: Some("The build fails in its first phase, after its instance has started.".into()),
         evidence: json!({"path": Component::path(), "found": line}),
         fix: Some(Fix::editing(ID)),

@@ -25,7 +25,7 @@ pub fn check(template: &Value) -> Option<Finding> {
         "share the AMI with accounts in UserIds, with a key of your own in Image.RootVolume.KmsKeyId, or build it \
          without Image.RootVolume.Encrypted"
     } else {
-        "name a key of your own in Image.RootVolume.KmsKeyId, or remove the LaunchPermission"
+        "set Image.RootVolume.KmsKeyId to a key of your own, or remove the LaunchPermission"
     };
     Some(Finding {
         id: ID.into(),
