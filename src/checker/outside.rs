@@ -15,6 +15,7 @@ use crate::rules::advisories::combinations;
 use crate::rules::parent::facts::{Facts, ParentImage, Questions};
 use crate::rules::parent::image::Build;
 use crate::rules::parent::{build, image};
+use crate::rules::template::minitar;
 use crate::rules::template::recipe::find_region;
 use crate::text::package_name::PCLUSTER;
 
@@ -38,6 +39,12 @@ pub fn check(
         }
         facts => facts?,
     };
+    if facts.image.as_ref().is_some_and(image::is_of_pcluster) {
+        report.soften(
+            minitar::ID,
+            ", unless the parent image, which ParallelCluster has made, has an older one",
+        );
+    }
     let took = since.elapsed();
     let pcluster = report.packages.get(PCLUSTER).cloned().unwrap_or_default();
     let combinations = combinations::built_in();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::model::finding::Finding;
+use crate::model::finding::{Finding, Level};
 use crate::report::{Check, Report, Shim, Status, TargetInfo};
 
 /// The checks that were made so far, and their findings.
@@ -24,6 +24,23 @@ impl ReportBuilder {
 
     pub fn build(self, shim: Shim) -> Box<Report> {
         Box::new(Report::new(shim, self.target, self.packages, self.checks, self.findings))
+    }
+
+    /// Makes an ERROR with this id a WARNING, because of what a later check has found.
+    pub fn soften(&mut self, id: &str, doubt: &str) {
+        for finding in self.findings.iter_mut().filter(|finding| finding.id == id && finding.blocks()) {
+            finding.level = Level::Warning;
+            finding.fails_build = true;
+            finding.message += doubt;
+        }
+        let mut findings = &self.findings[..];
+        for check in &mut self.checks {
+            let (own, others) = findings.split_at(check.findings);
+            if check.status == Status::Failed && !own.iter().any(Finding::blocks) {
+                check.status = Status::Passed;
+            }
+            findings = others;
+        }
     }
 
     /// Names another command in the place of `fix`, for an environment that cannot be repaired.
@@ -65,4 +82,50 @@ pub enum CheckResult {
 impl CheckResult {
     /// A check that found nothing.
     pub const PASSED: Self = Self::Findings(Vec::new());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::finding::Kind;
+    use crate::report::Verdict;
+
+    fn error(id: &str) -> Finding {
+        Finding {
+            id: id.into(),
+            level: Level::Error,
+            kind: Kind::BuildComponent,
+            message: "it fails".into(),
+            cost: None,
+            evidence: serde_json::json!({}),
+            fix: None,
+            references: Vec::new(),
+            fails_build: false,
+            is_ignored: false,
+            shows: None,
+        }
+    }
+
+    fn softened(found: &[&str]) -> Box<Report> {
+        let mut builder = ReportBuilder::new(None);
+        builder.add("packages", Duration::ZERO, CheckResult::PASSED);
+        let found = found.iter().map(|id| error(id)).collect();
+        builder.add("template", Duration::ZERO, CheckResult::Findings(found));
+        builder.soften("one", ", unless it does not");
+        builder.build(Shim { version: "0", path: None })
+    }
+
+    #[test]
+    fn a_softened_error_is_a_warning_and_its_check_has_passed() {
+        let report = softened(&["one"]);
+        assert_eq!((report.verdict, report.checks[1].status), (Verdict::Ready, Status::Passed));
+        assert_eq!(report.findings[0].message, "it fails, unless it does not");
+        assert!(report.findings[0].fails_build);
+    }
+
+    #[test]
+    fn another_error_of_the_check_still_blocks() {
+        let report = softened(&["one", "other"]);
+        assert_eq!((report.verdict, report.checks[1].status), (Verdict::Blocked, Status::Failed));
+    }
 }

@@ -148,6 +148,16 @@ fn minitar_blocks_release_3_9_3_until_its_file_is_corrected() {
     ran.exits(1);
     assert_eq!(report["findings"][0]["id"], "minitar-1.0", "{ran}");
 
+    // A parent that ParallelCluster has made may have an older minitar.
+    let image = "ami-0123456789abcdef0";
+    copy.write("work/image.yaml", format!("Build:\n  InstanceType: c5.xlarge\n  ParentImage: {image}\n"));
+    let tags = json!([{"Key": "parallelcluster:version", "Value": "3.9.3"}]);
+    copy.write("work/parent.json", json!({"Images": [{"ImageId": image, "Tags": tags}]}).to_string());
+    let (ran, report) = copy.preflight(&["-c", "image.yaml", "--parent", "parent.json"]);
+    ran.exits(0);
+    let minitar = &report["findings"][0];
+    assert_eq!((&minitar["id"], &minitar["level"]), (&json!("minitar-1.0"), &json!("WARNING")), "{ran}");
+
     let file = copy.site().join("pcluster/resources/imagebuilder/parallelcluster.yaml");
     let text = fs::read_to_string(&file).unwrap();
     let install = "/opt/cinc/embedded/bin/gem install --no-document ";

@@ -42,6 +42,11 @@ pub fn check(image: &ParentImage, build: &Build) -> Vec<Finding> {
     origin.into_iter().chain(outside).collect()
 }
 
+/// Whether `ParallelCluster` seems to have made an image. It may have gems, then, that its component would install.
+pub fn is_of_pcluster(image: &ParentImage) -> bool {
+    image.tag(VERSION_TAG).is_some() || image.name.as_deref().is_some_and(|name| name.starts_with(OFFICIAL))
+}
+
 struct Checked<'a> {
     image: &'a ParentImage,
     build: &'a Build<'a>,
