@@ -1,12 +1,12 @@
 #!/bin/sh
-# Installs pcluster-shim, and removes it again. POSIX sh; nothing is done before the last line.
+# Installs and uninstalls pcluster-shim. POSIX sh; nothing runs before the last line.
 #
-#   prefix/bin/{pcluster,pcluster-preflight}   the shim; a directory of its own, first on PATH
+#   prefix/bin/{pcluster,pcluster-preflight}   the shim, in its own directory, first on PATH
 #   prefix/{env,env.fish}                      what startup files source
 #   prefix/completions/, prefix/share/man/     for bash, zsh and fish; the manual page
 #   prefix/install.sh                          this file, for --uninstall and --venv
 #
-# With --venv DIR, instead, inside an environment:
+# With --venv DIR, it installs into an environment instead:
 #
 #   DIR/bin/pcluster                           the shim
 #   DIR/bin/pcluster-preflight                 a second copy: DIR/bin/pcluster may be overwritten
@@ -14,8 +14,8 @@
 #   DIR/bin/.pcluster-shim/pcluster            a link to it, because its usage text shows its name
 #   DIR/bin/.pcluster-shim/install.sh          this file
 
-# Functions and, at the end, one call, so that a script that is cut off anywhere does nothing. No name
-# of a function begins with the name of a program that would do something.
+# Only functions, and one call at the end, so that a script that is cut off anywhere does nothing. No function name
+# begins with the name of a program that would do something.
 usage() {
     cat <<'EOF'
 usage: install.sh [--prefix DIR] [--binary FILE] [--no-modify-path]
@@ -30,7 +30,7 @@ usage: install.sh [--prefix DIR] [--binary FILE] [--no-modify-path]
 EOF
 }
 
-# A reader that has gone, as head does, is no reason to stop half-way: main ignores SIGPIPE.
+# If the reader closes the output early, as head does, we continue anyway: main ignores SIGPIPE.
 say() { printf '%s\n' "$*" 2>/dev/null || :; }
 
 complain() { printf 'install.sh: %s\n' "$*" >&2 2>/dev/null || :; }
@@ -41,23 +41,23 @@ die() {
     exit "${3:-1}"
 }
 
-# A text that every build of the shim contains, and no other program.
+# A text that every build of the shim contains, and no other program does.
 marker='pcluster-shim executable 7c1e4d6a-86f5-4f0b-9a0c-2d3b51e6f0aa'
 
-# Zero bytes are replaced, because a grep may stop at one.
+# Zero bytes are replaced because some versions of grep stop at one.
 is_shim() { [ -f "$1" ] && tr '\000' '\n' <"$1" 2>/dev/null | LC_ALL=C grep -qF "$marker"; }
 
-# quoted TEXT: as one word of sh.
+# quoted TEXT: prints it as one word of sh.
 quoted() {
     printf "'%s'" "$(printf '%s' "$1" | sed "s/'/'\\\\''/g")"
 }
 
-# quoted_for_fish TEXT: as one word of fish, where a backslash counts within quotes.
+# quoted_for_fish TEXT: prints it as one word of fish, where backslashes are special even within quotes.
 quoted_for_fish() {
     printf "'%s'" "$(printf '%s' "$1" | sed "s/[\\\\']/\\\\&/g")"
 }
 
-# absolute PATH: without a link being followed in it.
+# absolute PATH: prints it as an absolute path, without following links.
 absolute() {
     case $1 in
         /*) printf '%s' "$1" ;;
@@ -70,14 +70,13 @@ absolute() {
     esac
 }
 
-# owner_of FILE: the number of the user whom it belongs to, or what it leads to.
+# owner_of FILE: prints the user ID of its owner; links are followed.
 owner_of() {
-    # shellcheck disable=SC2012 # one name, and stat is no POSIX
+    # shellcheck disable=SC2012 # one name, and stat is not in POSIX
     ls -ldnL "$1" 2>/dev/null | awk '{ print $3 }'
 }
 
-# of_another FILE: whether this is root and it belongs to another user: permissions, which stop others, do not
-# stop root.
+# of_another FILE: whether this is root and the file belongs to another user. Permissions do not stop root.
 of_another() {
     owner=$(owner_of "$1")
     [ "$(id -u)" -eq 0 ] && [ "${owner:-0}" -ne 0 ]
@@ -85,10 +84,10 @@ of_another() {
 
 # --- files --------------------------------------------------------------------
 
-# End of the names of unfinished files, before a number; --uninstall removes those of a killed run.
+# The end of the names of unfinished files, followed by a number; --uninstall removes those of a killed run.
 temporary=.pcluster-shim-new
 
-# put MODE FILE: writes standard input there as one exchange: a running program keeps its file.
+# put MODE FILE: writes standard input there atomically, so that a running program keeps its file.
 put() {
     new=$2$temporary.$$
     # shellcheck disable=SC2094 # what cannot be written is reported below
@@ -100,7 +99,7 @@ put() {
     die "cannot write $2" "Make $(dirname "$2") writable, or name another directory."
 }
 
-# remove FILE...: removes those that are the shim's, and what a killed run left of them.
+# remove FILE...: removes those that belong to the shim, and what a killed run left of them.
 remove() {
     for file in "$@"; do
         if [ -h "$file" ] || is_shim "$file" || LC_ALL=C grep -qi 'pcluster[_-]shim' "$file" 2>/dev/null; then
@@ -110,7 +109,7 @@ remove() {
     done
 }
 
-# remove_empty DIR...: removes them, but for those with something else in them.
+# remove_empty DIR...: removes them, except for those that contain something else.
 remove_empty() {
     for directory in "$@"; do
         if [ -d "$directory" ] && ! rmdir "${directory:?}" 2>/dev/null; then
@@ -121,17 +120,17 @@ remove_empty() {
 
 # --- the program ----------------------------------------------------------------
 
-# choose_program: sets `binary`, by building it where nothing else is said.
+# choose_program: sets `binary`; builds it unless the user named one.
 choose_program() {
     if [ -z "$binary" ] && grep -qs '^name = "pcluster-shim"' "$here/Cargo.toml"; then
         command -v cargo >/dev/null 2>&1 ||
             die 'cargo is not on PATH' 'Install Rust (https://rustup.rs), or name a built file with --binary FILE.'
         say 'building with cargo'
-        # Static, because shared libraries would be a third of the time that the shim adds to a
-        # call; not every system has a static libc.
+        # Static, because loading shared libraries would be a third of the time that the shim adds to a call; not
+        # every system has a static libc.
         out=$here/target/install
         set -- --release --locked --manifest-path "$here/Cargo.toml" --target-dir "$out"
-        # On a terminal cargo shows its progress: it takes some minutes.
+        # On a terminal cargo shows its progress, because a build takes some minutes.
         if ! [ -t 2 ]; then set -- --quiet "$@"; fi
         libc=$(cc -print-file-name=libc.a 2>/dev/null) || libc=''
         host=$(rustc -vV 2>/dev/null | sed -n 's/^host: //p')
@@ -148,7 +147,7 @@ choose_program() {
         binary=$out/release/pcluster
     fi
     if [ -z "$binary" ]; then
-        # This file was installed: the program is beside it.
+        # This file was installed, so the program is next to it.
         for binary in ${here:+"$here/bin/pcluster" "$here/../pcluster-preflight"}; do
             if is_shim "$binary"; then return; fi
         done
@@ -156,7 +155,7 @@ choose_program() {
     fi
     [ -f "$binary" ] || die "$binary is not a file" 'Name a built pcluster-shim with --binary FILE.'
     is_shim "$binary" || die "$binary is not pcluster-shim" 'Name a built pcluster-shim with --binary FILE.'
-    # By that name, as a wheel has it, it has no other commands.
+    # Under that name, which a wheel uses, it has only its own commands.
     case $binary in
         */pcluster-preflight) version=$("$binary" --version 2>/dev/null) ;;
         *) version=$("$binary" preflight --version 2>/dev/null) ;;
@@ -266,7 +265,7 @@ EOF
 
 # --- startup files ----------------------------------------------------------------
 
-# The line of a startup file, as sh and as fish. It does nothing where the shim is gone.
+# The line of a startup file, for sh and for fish. It does nothing if the shim is gone.
 startup_line_in_sh() {
     file=$(quoted "$prefix/env")
     printf '[ ! -f %s ] || . %s # pcluster-shim' "$file" "$file"
@@ -277,11 +276,11 @@ startup_line_in_fish() {
     printf 'test -f %s; and source %s # pcluster-shim' "$file" "$file"
 }
 
-# End of the line in a file that did not end in a newline: --uninstall removes that newline too.
+# The end of our line in a file that had no newline at its end: --uninstall removes the added newline too.
 one_more=', and the newline before'
 
-# each_startup_file add|remove: each file that exists and that a shell of this user may read. None
-# is made: a new .bash_profile would hide .profile.
+# each_startup_file add|remove: handles each file that exists and that one of this user's shells may read. It
+# creates none: a new .bash_profile would hide .profile.
 each_startup_file() {
     zdotdir=${ZDOTDIR:-}
     if [ -z "$zdotdir" ] && [ -f "$HOME/.zshenv" ] && command -v zsh >/dev/null 2>&1; then
@@ -308,7 +307,7 @@ one_startup_file() {
     fi
     case $1 in
         add) add_line "$2" "$3" ;;
-        # Installations at the same time may each have added it.
+        # Several installations may each have added it at the same time.
         remove) while remove_line "$2" "$3"; do :; done ;;
     esac
 }
@@ -318,7 +317,7 @@ add_line() {
         edited=1
         return
     fi
-    # One write, so that the file is complete whatever interrupts this.
+    # A single write, so that the file is complete even if this is interrupted.
     added=$2
     if [ -s "$1" ] && [ "$(($(tail -c 1 "$1" | wc -l)))" -eq 0 ]; then
         added="
@@ -333,10 +332,10 @@ $2$one_more"
     fi
 }
 
-# remove_line FILE LINE: removes the first one, if there is one; the bytes before it and after it are as they were.
+# remove_line FILE LINE: removes the first match, if there is one; the bytes before and after it are unchanged.
 remove_line() {
     file=$1
-    # Follows links, because a link has to stay one; a full disk leaves the file as it is.
+    # Follows links, so that a link stays a link; if the disk is full, the file is unchanged.
     links=0
     while [ -h "$file" ] && [ "$links" -lt 40 ]; do
         target=$(readlink "$file")
@@ -370,7 +369,7 @@ remove_line() {
 
 # --- install ----------------------------------------------------------------------
 
-# missing_parents: directories above the prefix that do not exist, from the lowest, for --uninstall.
+# missing_parents: lists the directories above the prefix that do not exist, the lowest first, for --uninstall.
 missing_parents() {
     directory=$(dirname "$prefix")
     while ! [ -d "$directory" ]; do
@@ -379,7 +378,7 @@ missing_parents() {
     done
 }
 
-# own_directory: refuses a shared directory, in which another installer would overwrite the shim.
+# own_directory: refuses a shared directory, because another installer would overwrite the shim there.
 own_directory() {
     for entry in "$prefix"/* "$prefix"/.[!.]* "$prefix"/bin/* "$prefix"/bin/.[!.]*; do
         case ${entry#"$prefix/"} in
@@ -399,7 +398,7 @@ add_shim() {
     mkdir -p "$prefix/bin" "$prefix/completions" "$prefix/share/man/man1" 2>/dev/null ||
         die "cannot make $prefix" 'Name a directory that can be written with --prefix DIR.'
     if [ -n "$made" ]; then printf '%s\n' "$made" '# pcluster-shim' | put 644 "$prefix/made" || exit 1; fi
-    # The env scripts come last: until then none of this is on any PATH.
+    # The env scripts come last: until then nothing of this is on PATH.
     put 755 "$prefix/bin/pcluster" <"$binary"
     if ! "$prefix/bin/pcluster" preflight --version >/dev/null 2>&1; then
         rm -f "$prefix/bin/pcluster" "$prefix/made"
@@ -429,7 +428,7 @@ add_shim() {
     check_installation
 }
 
-# check_installation: starts a new shell of this user, and asks the shim in it whether it comes first.
+# check_installation: starts a new shell of this user, and asks the shim in it whether it is first on PATH.
 check_installation() {
     activate=". $(quoted "$prefix/env")"
     now="$activate; hash -r"
@@ -445,7 +444,7 @@ check_installation() {
         say "next: put this line at the end of your shell's startup file: $activate"
         return
     fi
-    # In a session of its own, because an interactive shell takes the terminal for itself.
+    # In a separate session, because an interactive shell takes over the terminal.
     session=''
     if command -v setsid >/dev/null 2>&1; then session=setsid; fi
     refused=
@@ -474,14 +473,14 @@ check_installation() {
     say "next: open a new shell, or run this: $now"
 }
 
-# no_login_file: whether a login shell of bash would read none of this user's files.
+# no_login_file: whether a bash login shell would read none of this user's files.
 no_login_file() {
     for name in .bash_profile .bash_login .profile; do
         if [ -e "$HOME/$name" ]; then return 1; fi
     done
 }
 
-# refuses_settings PROGRAM: whether the configuration or a variable is in error; says so in the program's words.
+# refuses_settings PROGRAM: whether the configuration or a variable is invalid; if so, prints the program's error.
 refuses_settings() {
     refusal=$(PCLUSTER_SHIM_MODE=block "$1" where -q 2>&1 >/dev/null </dev/null)
     [ $? -eq 2 ] || return 1
@@ -492,7 +491,7 @@ remove_shim() {
     if [ -e "$prefix/bin/pcluster" ] && ! is_shim "$prefix/bin/pcluster"; then
         die "$prefix/bin/pcluster is not pcluster-shim's: nothing was removed" 'Name its directory with --prefix DIR.'
     fi
-    # Startup files first: a run that is cut off leaves a shim that no shell calls.
+    # Startup files first: if this is interrupted, it leaves a shim that no shell calls.
     if [ -n "${HOME:-}" ]; then each_startup_file remove; fi
     if ! [ -d "$prefix" ]; then
         say "nothing is installed in $prefix"
@@ -516,7 +515,8 @@ remove_shim() {
     say "next: in shells that are open, run: unset -f pcluster; hash -r (fish: functions -e pcluster)"
 }
 
-# base_directory VALUE BELOW_HOME: one of the XDG specification; nothing where there is none.
+# base_directory VALUE BELOW_HOME: prints our directory in one of the XDG base directories, or nothing if there is
+# none.
 base_directory() {
     case $1 in
         /*) printf '%s/pcluster-shim' "$1" ;;
@@ -524,7 +524,7 @@ base_directory() {
     esac
 }
 
-# remove_old_cache: what older versions kept between calls.
+# remove_old_cache: removes what older versions kept between calls.
 remove_old_cache() {
     cache=$(base_directory "${XDG_CACHE_HOME:-}" .cache)
     if [ -d "$cache" ] && ! [ -h "$cache" ]; then
@@ -532,7 +532,7 @@ remove_old_cache() {
     fi
 }
 
-# remove_state: the state of repairs, but for what an undo needs.
+# remove_state: removes the state of repairs, except for what an undo needs.
 remove_state() {
     state=$(base_directory "${XDG_STATE_HOME:-}" .local/state)
     [ -d "$state" ] || return 0
@@ -550,19 +550,19 @@ remove_state() {
 
 # --- one environment, in place ------------------------------------------------------
 
-# is_of_wheel FILE: whether pip or uv has put it there, and takes it away.
+# is_of_wheel FILE: whether pip or uv installed it, and will remove it.
 is_of_wheel() {
     [ "${1##*/}" = pcluster-preflight ] && is_shim "$1" &&
         grep -qs 'bin/pcluster-preflight,' "$venv"/lib*/python*/*-packages/pcluster_preflight-*.dist-info/RECORD
 }
 
-# keeps_launcher: whether the launcher that the shim has replaced is beside it.
+# keeps_launcher: whether the launcher that the shim replaced is next to it.
 keeps_launcher() {
     if [ -h "$launcher.real" ] && ! [ -e "$launcher.real" ]; then return 0; fi
     [ -e "$launcher.real" ] && ! is_shim "$launcher.real"
 }
 
-# remove_unfinished: what a killed run has left in an environment.
+# remove_unfinished: removes what a killed run left in an environment.
 remove_unfinished() {
     rm -f "${launcher:?}$temporary".[0-9]* "${launcher:?}.real$temporary".[0-9]* \
         "${venv:?}/bin/pcluster-preflight$temporary".[0-9]* "${own:?}/install.sh$temporary".[0-9]*
@@ -587,7 +587,7 @@ add_to_venv() {
         fi
     done
     mkdir -p "$own" 2>/dev/null || die "cannot write $venv/bin" 'Run this as the owner of the environment.'
-    # Another installation may make it at the same time.
+    # Another installation may create it at the same time.
     if ! [ -h "$own/pcluster" ] && ! ln -s ../pcluster.real "$own/pcluster" 2>/dev/null; then
         [ -h "$own/pcluster" ] || die "cannot write $own" 'Run this as the owner of the environment.'
     fi
@@ -596,13 +596,13 @@ add_to_venv() {
     "$venv/bin/pcluster-preflight" --version >/dev/null 2>&1 ||
         die "no program runs from $venv: its file system may be mounted noexec" "$launcher is as it was."
     if ! is_shim "$launcher"; then
-        # A copy, so that there is a pcluster at every moment.
+        # A copy, so that there is a pcluster at all times.
         new=$launcher.real$temporary.$$
         if ! cp -pP "$launcher" "$new"; then
             rm -f "$new"
             die "cannot write $launcher.real" "$launcher is as it was."
         fi
-        # Another installation may have put the shim there since; then that one keeps the launcher.
+        # Another installation may have put the shim there in the meantime; then that one keeps the launcher.
         if is_shim "$new"; then
             rm -f "$new"
         elif ! mv -f "$new" "$launcher.real"; then
@@ -616,7 +616,7 @@ add_to_venv() {
     status=0
     PATH=$venv/bin:$PATH PCLUSTER_SHIM_MODE=block "$venv/bin/pcluster-preflight" where -q </dev/null >/dev/null 2>&1 || status=$?
     if [ "$status" -ne 0 ]; then
-        # Every pcluster of this environment would fail.
+        # Otherwise every call of pcluster in this environment would fail.
         mv -f "$launcher.real" "$launcher"
         die 'the shim cannot find the launcher that it replaced' \
             "The launcher was put back. To see why, run: $(quoted "$venv/bin/pcluster-preflight") where"
@@ -633,7 +633,7 @@ remove_from_venv() {
                 'Reinstall aws-parallelcluster there, then run this again.'
         mv -f "$launcher.real" "$launcher" || die "cannot write $launcher" 'Run this as the owner of the environment.'
     elif [ -h "$own/pcluster" ]; then
-        # Overwritten since by pip or uv, or removed: what is there now is newer.
+        # pip or uv has overwritten or removed it since, so what is there now is newer.
         rm -f "${launcher:?}.real"
     else
         remove_unfinished
@@ -709,7 +709,7 @@ main() {
 }
 
 default_prefix() {
-    # The prefix that this file itself was installed in.
+    # The prefix that this file was installed in.
     if [ -n "$here" ] && [ -f "$here/env" ] && is_shim "$here/bin/pcluster"; then
         prefix=$here
         return

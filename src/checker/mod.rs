@@ -1,7 +1,7 @@
 //! One check, in order: interpreter, packages and advisories; start and template; report.
 //!
-//! The guard, `preflight check` and the proof of a repair make the same check. What pcluster does decides: an advisory
-//! that its start or its template refutes is only reported.
+//! The guard, `preflight check` and the proof of a repair make the same check. pcluster's behaviour decides: if
+//! its start or its template refutes an advisory, the advisory is only reported.
 //!
 //! - `observation`: what a target does: whether it starts, and which template it builds
 //! - `outside`: what AWS says about the parent image, the components and the network
@@ -57,7 +57,7 @@ pub enum CheckOutcome {
 }
 
 impl CheckOutcome {
-    /// Takes the report out of it.
+    /// Takes the report out of the result.
     pub fn into_report(self) -> Result<Report, Error> {
         match self {
             Self::Report(report) => Ok(*report),
@@ -66,7 +66,7 @@ impl CheckOutcome {
     }
 }
 
-/// Which pcluster will run, with the packages of `overlay` in front as PYTHONPATH puts them there.
+/// Which pcluster will run, with the packages of `overlay` in front, as PYTHONPATH would put them.
 pub fn identify(request: &CheckRequest, overlay: Option<&Path>) -> Result<Identified, Abort> {
     let since = Instant::now();
     let _step = request.progress.step("looking for pcluster's Python");
@@ -83,7 +83,7 @@ pub fn identify(request: &CheckRequest, overlay: Option<&Path>) -> Result<Identi
     }
 }
 
-/// The report on a pcluster about which nothing else is known.
+/// The report on a pcluster if nothing else is known about it.
 pub fn report_unknown(
     real: &Real,
     target: Option<&Target>,
@@ -135,7 +135,7 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
         outside::check(request, target, built.as_ref(), &mut report)?;
     }
     if packages.get(PCLUSTER).is_some_and(|pcluster| is_in_cache_of_uv(&pcluster.metadata)) {
-        // uvx makes its environments anew.
+        // uvx recreates its environments.
         report.replace_fix(&format!("pcluster preflight constraints {}", report.packages[PCLUSTER]));
     }
     Ok(finish(request, report))
@@ -157,7 +157,7 @@ fn advise(
     advised
 }
 
-/// Whether an advisory says that the template is incomplete, while no template was judged.
+/// Whether an advisory says that the template is incomplete, although no template was checked.
 fn has_open_question(advised: &[Finding], seen: &Seen) -> bool {
     seen.may_be_configurations
         && advised.iter().any(|finding| finding.shows == Some(Shows::Template) && finding.blocks())
@@ -204,8 +204,8 @@ fn read_packages(request: &CheckRequest, target: &Target, report: &mut ReportBui
     Some(packages)
 }
 
-/// `build-image` came with 3.0.0, and earlier parsers do not know it. A known console script belongs to 3.0.0 or
-/// later, whatever metadata of another release remains.
+/// `build-image` was introduced in 3.0.0; earlier parsers do not know it. A known console script belongs to 3.0.0
+/// or later, even if metadata of another release is still there.
 fn refuse_old_release(target: &Target, packages: &Packages) -> Option<CheckOutcome> {
     if target.launcher != Launcher::Other.name() {
         return None;
@@ -217,7 +217,7 @@ fn refuse_old_release(target: &Target, packages: &Packages) -> Option<CheckOutco
     is_old.then(|| CheckOutcome::Refused { stage: "arguments".into(), message })
 }
 
-/// The call as pcluster will get it. If a launcher changes it, only the environment can be checked.
+/// The call as pcluster will receive it. If a launcher changes it, only the environment can be checked.
 fn call_that_runs(request: &CheckRequest, target: &Target, report: &mut ReportBuilder) -> Call {
     if target.keeps_call || !matches!(request.call, Call::Given(_)) {
         return request.call.clone();

@@ -41,7 +41,7 @@ pub enum Observed {
     Seen(Box<Seen>),
 }
 
-/// What was seen, a result for each check.
+/// What was observed: a result for each check.
 #[derive(Debug)]
 pub struct Seen {
     node: Result<Node, NodeError>,
@@ -90,8 +90,8 @@ impl Seen {
 }
 
 impl Observer<'_> {
-    /// Builds the template of a call, even without Node.js: what the real pcluster rejects, it rejects before CDK runs.
-    /// In the meantime, the version of Node.js is determined.
+    /// Builds the template of a call, even without Node.js, because the real pcluster rejects a call before CDK
+    /// runs. The version of Node.js is determined at the same time.
     pub fn observe(&self, call: &Call) -> Result<Observed, Abort> {
         let since = Instant::now();
         let node = node::ask(self.target, self.request.settings.timeout);
@@ -143,7 +143,7 @@ impl Observer<'_> {
         })))
     }
 
-    /// Checks the template of a minimal configuration, if that of the call could not be judged.
+    /// Checks the template of a minimal configuration if that of the call could not be checked.
     pub fn observe_minimal(&self, call: &Call, seen: &mut Seen) -> Result<(), Abort> {
         if let (Call::Given(_), Ok(answer)) = (call, self.synthesize(&Call::minimal())?) {
             seen.evidence.has_right_template = self.is_right(&Ok(answer.synthesis));
@@ -173,8 +173,8 @@ impl Observer<'_> {
         }
     }
 
-    /// A failed start counts only if it also fails through the wrapping launcher. Also returns whether pcluster
-    /// starts through that launcher.
+    /// A failed start counts only if pcluster also fails when it is started through the wrapping launcher. Also
+    /// returns whether pcluster starts through that launcher.
     fn describe_failed_start(&self, failure: &StartupFailure) -> Result<(CheckResult, bool), Interrupted> {
         let fails = || CheckResult::Findings(vec![self.describe_failure(failure)]);
         if !self.target.is_wrapped {

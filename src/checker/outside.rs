@@ -1,4 +1,4 @@
-//! What AWS, or its answer in a file, says about the parent image, the components and the network of a build.
+//! What AWS, or a file with its answer, says about the parent image, the components and the network of a build.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -19,7 +19,7 @@ use crate::rules::template::minitar;
 use crate::rules::template::recipe::find_region;
 use crate::text::package_name::PCLUSTER;
 
-/// Adds the checks of what is outside the environment.
+/// Adds the checks of everything outside the environment.
 pub fn check(
     request: &CheckRequest,
     target: &Target,
@@ -92,8 +92,9 @@ fn get_facts(
     client.get_facts(questions, find_region(template).as_deref())
 }
 
-/// The parent among the images of a file. If the parent is the ARN of an Image Builder image, which names no AMI, the
-/// file's only image is meant, but nothing that its owner would prove is certain.
+/// Finds the parent among the images of a file. If the parent is the ARN of an Image Builder image, it names no
+/// AMI. Then the only image in the file is taken to be the parent, but nothing that depends on its owner is
+/// certain.
 fn find_image(images: &[Value], parent: &str) -> Facts {
     let named = images.iter().find(|image| image["ImageId"] == parent);
     let only = images.first().filter(|_| images.len() == 1 && parent.starts_with("arn:"));

@@ -11,7 +11,7 @@ use crate::rules::advisories::Advisory;
 use crate::rules::advisories::file;
 use crate::system::trust;
 
-/// What is to be checked, and how far.
+/// What is to be checked, and to what extent.
 #[derive(Debug, Clone)]
 pub struct CheckRequest<'a> {
     pub real: &'a Real,
@@ -26,7 +26,7 @@ pub struct CheckRequest<'a> {
 /// The source of the facts about the parent image.
 #[derive(Debug, Clone, Default)]
 pub enum ParentSource {
-    /// Nothing asks for them.
+    /// Nothing requests them.
     #[default]
     Unknown,
     Aws,
@@ -35,12 +35,12 @@ pub enum ParentSource {
 }
 
 impl CheckRequest<'_> {
-    /// Whether the facts about the parent image are asked for.
+    /// Whether the facts about the parent image are requested.
     pub fn asks_for_parent(&self) -> bool {
         !matches!(self.parent, ParentSource::Unknown)
     }
 
-    /// The images that are known without AWS.
+    /// The images that are known without asking AWS.
     pub fn known_images(&self) -> &[Value] {
         match &self.parent {
             ParentSource::File(images) => images,
@@ -49,7 +49,7 @@ impl CheckRequest<'_> {
     }
 }
 
-/// The advisories that are shipped and the config's, and the files that could not be read.
+/// The built-in advisories and those of the config, and the files that could not be read.
 pub fn read_advisories(settings: &Settings) -> (Vec<Advisory>, Vec<Error>) {
     let (advisories, errors) = read_own_advisories(settings);
     (file::built_in().into_iter().chain(advisories).collect(), errors)

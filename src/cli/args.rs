@@ -23,7 +23,7 @@ pub struct Preflight {
     pub common: Common,
 }
 
-/// Whether `--format json` is given anywhere: it decides the form of a usage error, after which nothing is
+/// Whether `--format json` is given anywhere. It decides the format of a usage error, and after one nothing is
 /// parsed.
 pub fn asks_for_json(arguments: &[OsString]) -> bool {
     let joined = arguments.iter().any(|argument| argument == "--format=json");
@@ -49,7 +49,7 @@ impl Preflight {
         if let Some(message) = refuse_aws(parsed.check_arguments()) {
             return Err(Self::command().error(clap::error::ErrorKind::MissingRequiredArgument, message));
         }
-        // clap loses a conflict with an option that every subcommand has.
+        // clap does not report a conflict with an option that every subcommand has.
         let names_one = parsed.common.real.is_some();
         if parsed.check_arguments().all && names_one {
             let message = "the argument '--all' cannot be used with '--real <PATH|DIR>'";
@@ -72,7 +72,7 @@ impl Preflight {
     }
 }
 
-/// The parent image is that of a configuration; the policy needs none.
+/// The parent image is taken from a configuration; the policy needs no configuration.
 fn refuse_aws(check: &CheckArgs) -> Option<&'static str> {
     let asks = check.parent.is_some() || check.aws && !check.print_policy;
     (asks && check.image_configuration.is_none())
@@ -262,7 +262,7 @@ pub struct ImagesArgs {
     pub print_policy: Option<Policy>,
 }
 
-/// Reads the id of an AMI. EC2 takes wildcards in its place.
+/// Parses the id of an AMI. EC2 would accept wildcards here.
 fn read_ami(value: &str) -> Result<String, &'static str> {
     let is_ami = value.strip_prefix("ami-").is_some_and(|id| {
         !id.is_empty() && id.bytes().all(|letter| letter.is_ascii_digit() || letter.is_ascii_lowercase())
@@ -270,7 +270,7 @@ fn read_ami(value: &str) -> Result<String, &'static str> {
     if is_ami { Ok(value.into()) } else { Err("an AMI is named like ami-0123456789abcdef0") }
 }
 
-/// Reads an age in days or weeks.
+/// Parses an age in days or weeks.
 fn read_days(value: &str) -> Result<i64, &'static str> {
     let weeks = value.strip_suffix('w').map(|number| (number, 7));
     let read =

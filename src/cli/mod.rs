@@ -21,9 +21,9 @@ pub enum Invocation {
 }
 
 impl Invocation {
-    /// The subcommand of the real pcluster is its first argument that isn't an option, and argparse does not
-    /// accept it abbreviated. A guarded call that the real parser then refuses ends in its usage error, as it
-    /// would without the guard.
+    /// The first argument that isn't an option is the real pcluster's subcommand, and argparse does not accept an
+    /// abbreviation of it. If the real parser refuses a guarded call, the call ends in a usage error, as it would
+    /// without the guard.
     pub fn read(command_line: Vec<OsString>) -> Self {
         let mut command_line = command_line.into_iter();
         let name = command_line.next().unwrap_or_default();
@@ -42,17 +42,18 @@ impl Invocation {
     }
 }
 
-/// Whether a call by this name is one of `preflight`, and has no other commands.
+/// Whether a call by this name is one of `preflight`, which has no other commands.
 pub fn is_preflight(name: &OsStr) -> bool {
     Path::new(name).file_name() == Some(OsStr::new("pcluster-preflight"))
 }
 
-/// Whether this call is one by that name.
+/// Whether this call uses that name.
 pub fn is_called_preflight() -> bool {
     env::args_os().next().is_some_and(|name| is_preflight(&name))
 }
 
-/// The directory by which `pcluster-preflight` was called: the `pcluster` in it is meant. `None` for a bare name.
+/// The directory in which `pcluster-preflight` was called: the user means the `pcluster` in it. `None` for a bare
+/// name.
 pub fn called_directory() -> Option<PathBuf> {
     called_path().filter(|_| is_called_preflight())?.parent().map(Path::to_owned)
 }

@@ -26,7 +26,7 @@ struct Seconds(Duration);
 impl Seconds {
     const ACCEPTED: &str = "a whole number of seconds, 1 to 86400";
 
-    /// A day, which no check needs; a sum of it and any point in time does not overflow.
+    /// One day: no check needs more, and adding it to a point in time does not overflow.
     const MAX: u64 = 24 * 60 * 60;
 
     fn new(seconds: u64) -> Option<Self> {
@@ -115,7 +115,7 @@ pub struct Settings {
     pub strategy: Strategy,
     /// Whether a check of a configuration asks AWS about its parent image.
     pub aws: bool,
-    /// Ids of warnings and infos that are counted, and not reported.
+    /// The ids of warnings and infos that are counted but not reported.
     pub ignore: Vec<String>,
     /// Extra advisory files.
     pub advisories: Vec<PathBuf>,
@@ -147,7 +147,7 @@ fn take<T>(value: Option<T>, origin: Origin, setting: &mut T, its_origin: &mut O
 }
 
 impl Settings {
-    /// Reads the settings; a setting that is in error has its default, and the error is returned too.
+    /// Reads the settings. An invalid setting has its default, and its error is returned too.
     pub fn read() -> (Self, Vec<Error>) {
         let mut errors = Vec::new();
         let mut settings = Self::default();
@@ -159,7 +159,7 @@ impl Settings {
         (settings, errors)
     }
 
-    /// The value in use and its origin for a variable that is in error: `warn, from config.yaml`.
+    /// The value and its origin that are used instead of a variable that is invalid: `warn, from config.yaml`.
     pub fn describe_value_of(&self, variable: &str) -> String {
         let (value, origin) = match variable {
             env_vars::MODE => (self.mode.name().to_owned(), self.origins.mode),
@@ -170,7 +170,7 @@ impl Settings {
         format!("{value}, {origin}")
     }
 
-    /// Reads the settings of the file alone, which variables may replace; one in error sets nothing.
+    /// Reads the settings of the file alone, which variables may override; an invalid one sets nothing.
     pub fn read_file_alone() -> Self {
         let mut settings = Self::default();
         settings.take_file(read_file().unwrap_or_default());
@@ -216,7 +216,7 @@ impl Settings {
         take(timeout, from, &mut self.timeout, &mut origins.timeout);
     }
 
-    /// Lists every setting with the value in force. `real` comes from the search, which knows the flag and the
+    /// Lists every setting with its effective value. `real` comes from the search, which knows the flag and the
     /// variable.
     pub fn list(&self, real: (Option<&Path>, Origin)) -> Vec<ListedSetting> {
         let name = |value: Option<clap::builder::PossibleValue>| {
@@ -264,7 +264,7 @@ fn read_variable<T>(
     parsed
 }
 
-/// The config file that is read, whether or not it exists.
+/// The config file that is used, whether or not it exists.
 pub fn config_path() -> Option<PathBuf> {
     match env::var_os(env_vars::CONFIG).filter(|value| !value.is_empty()) {
         Some(named) => Some(named.into()),
@@ -278,7 +278,7 @@ fn is_config_named() -> bool {
 }
 
 fn read_file() -> Result<ConfigFile, Error> {
-    // By convention, /dev/null as the name of a file means that there is none.
+    // By convention, naming /dev/null as a file means that there is no file.
     let Some(path) = config_path().filter(|path| path != Path::new("/dev/null")) else {
         return Ok(ConfigFile::default());
     };
@@ -291,7 +291,7 @@ fn read_file() -> Result<ConfigFile, Error> {
         Err(error) => return Err(trust::unreadable(&path, &error)),
     };
     let mut file = parse_file(&text).map_err(|error| bad(&error))?;
-    // A relative path in the file counts from the file's directory.
+    // A relative path in the file is relative to the file's directory.
     let base = path.parent().map(PathBuf::from).unwrap_or_default();
     for advisories in file.advisories.iter_mut().flatten() {
         *advisories = base.join(&advisories);
@@ -304,7 +304,7 @@ fn parse_file(text: &str) -> Result<ConfigFile, String> {
     yaml::parse::<Option<ConfigFile>>(text).map(Option::unwrap_or_default)
 }
 
-/// Whether there is no such file; `NotADirectory` where HOME is /dev/null or another file.
+/// Whether there is no such file; the error is `NotADirectory` if HOME is /dev/null or another file.
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }

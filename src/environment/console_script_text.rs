@@ -1,9 +1,9 @@
 //! The texts that installers write into console scripts, below the lines that start Python.
 
-/// The known texts, with `'` for either quote and blanks for tabs, without empty lines and the comment
-/// that names the encoding. `*` is a requirement such as `aws-parallelcluster==3.1.3`.
+/// The known texts, with `'` for either quote and spaces for tabs, and without empty lines and the encoding
+/// comment. `*` is a requirement such as `aws-parallelcluster==3.1.3`.
 pub const BODIES: [&str; 10] = [
-    // distlib 0.2.9 to 0.3.9 and with it pip 19.3 to 25.1, uv before 0.6, pypa/installer, flit
+    // distlib 0.2.9 to 0.3.9 and pip 19.3 to 25.1, which includes it; uv before 0.6, pypa/installer, flit
     r"import re
 import sys
 from pcluster.cli.entrypoint import main
@@ -94,10 +94,10 @@ if __name__ == '__main__':
     sys.exit(load_entry_point('*', 'console_scripts', 'pcluster')())",
 ];
 
-/// The values that a known text has.
+/// The values in a known text.
 #[derive(Debug)]
 pub struct Body {
-    /// Its `__requires__`, where `pkg_resources` acts on it.
+    /// Its `__requires__`, if `pkg_resources` uses it.
     pub requires: Option<String>,
 }
 
@@ -116,7 +116,7 @@ pub fn read_body(body: &str) -> Option<Body> {
 
 pub const ENCODING: &str = "# -*- coding: utf-8 -*-";
 
-/// Whether a line equals the known one, with one requirement for every `*` of the script.
+/// Whether a line equals the known one. Every `*` of a script is the same requirement.
 fn is_like<'a>(known: &str, line: &'a str, requirement: &mut Option<&'a str>) -> bool {
     let Some((before, after)) = known.split_once('*') else { return known == line };
     let found = line.strip_prefix(before).and_then(|line| line.strip_suffix(after));

@@ -1,7 +1,7 @@
-//! Every real pcluster that this user can reach: named, on PATH, where environments are kept, and below
-//! directories that the caller names.
+//! Finds every real pcluster that this user can reach: named ones, those on PATH or where environments are usually
+//! kept, and those below directories that the caller names.
 //!
-//! The caller runs what is on PATH anyway. What a search finds may be another user's, and is run only if
+//! The caller runs what is on PATH anyway. What a search finds may belong to another user, and is run only if
 //! nobody but the caller or root could have written it.
 
 use std::collections::VecDeque;
@@ -20,14 +20,14 @@ use crate::system::{files, trust};
 /// How deep below a `--root` an environment may be: `/home/USER/work/PROJECT/sub/.venv` is six.
 const MAX_DEPTH: usize = 8;
 
-/// Directories that are read below one `--root`. A source tree has some thousands.
+/// The number of directories that are read below one `--root`. A source tree has some thousands.
 const MAX_DIRECTORIES: usize = 100_000;
 
-/// Directories that hold many others and no environment.
+/// Directories that contain many others but no environment.
 const PASSED_OVER: [&str; 6] =
     ["node_modules", ".git", "__pycache__", "site-packages", "dist-packages", ".hg"];
 
-/// File systems of the kernel's, which hold no environment.
+/// Kernel file systems, which contain no environment.
 const KERNEL: [&str; 3] = ["/proc", "/sys", "/dev"];
 
 /// A pcluster that was found.
@@ -38,7 +38,7 @@ pub struct Found {
     pub distrust: Option<String>,
 }
 
-/// Everything that was found, and the roots that were too large to be searched whole.
+/// Everything that was found, and the roots that were too large to be searched completely.
 #[derive(Debug, Default)]
 pub struct Discovery {
     pub found: Vec<Found>,
@@ -46,7 +46,7 @@ pub struct Discovery {
     seen: Vec<FileId>,
 }
 
-/// Finds them, each launcher once, in the order: named, PATH, known places, roots.
+/// Finds them, each launcher once, in this order: named, PATH, known places, roots.
 pub fn discover(search: &Search, roots: &[PathBuf]) -> Result<Discovery, Error> {
     for root in roots {
         let why = |error: io::Error| match error.kind() {
@@ -86,7 +86,7 @@ pub fn discover(search: &Search, roots: &[PathBuf]) -> Result<Discovery, Error> 
 }
 
 impl Discovery {
-    /// Adds a launcher that isn't a shim, or the launcher that a shim has replaced, unless it is there already.
+    /// Adds a launcher that isn't a shim, or the launcher that a shim has replaced, unless it was added already.
     fn add(&mut self, search: &Search, path: &Path, found_by: FoundBy) {
         let path = match search.classify(path) {
             Some(CandidateStatus::Usable) => path.to_owned(),
@@ -105,14 +105,14 @@ impl Discovery {
     }
 }
 
-/// Whether the launchers of this directory of PATH choose one of several environments, which are found by
-/// themselves.
+/// Whether the launchers in this directory of PATH choose one of several environments. Those environments are
+/// found separately.
 fn leads_elsewhere(entry: &Path) -> bool {
     places::behind_shims(entry).is_some_and(|places| places.iter().any(|place| !expand(place).is_empty()))
 }
 
-/// Why a launcher that was found by a search must not be run: it, a directory that it lies in, or the Python that
-/// it names could have been written by another user.
+/// Why a launcher that a search found must not be run: another user could have written it, a directory that it is
+/// in, or the Python that it names.
 fn distrust(launcher: &Path) -> Option<String> {
     let python = match Launcher::read(launcher) {
         Ok(Launcher::ConsoleScript(script)) => {
@@ -130,7 +130,7 @@ fn distrust(launcher: &Path) -> Option<String> {
     })
 }
 
-/// The directories that a pattern leads to; links to directories are followed, because the pattern ends.
+/// The directories that match a pattern; links to directories are followed, because a pattern has an end.
 fn expand(place: &Place) -> Vec<PathBuf> {
     let names = place.below.split('/').filter(|name| !name.is_empty());
     names.fold(vec![place.base.clone()], |directories, name| match name {
@@ -141,7 +141,7 @@ fn expand(place: &Place) -> Vec<PathBuf> {
     })
 }
 
-/// The directories in a directory, links to directories among them, in the order of their names.
+/// The directories in a directory, including links to directories, sorted by name.
 fn list(directory: &Path) -> Vec<PathBuf> {
     let entries = directory.read_dir().into_iter().flatten().flatten();
     let mut directories: Vec<_> = entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
@@ -155,8 +155,8 @@ fn read_conda_list() -> Vec<PathBuf> {
     places::read_conda_list(&text.unwrap_or_default())
 }
 
-/// Visits a directory and those below it, the upper ones first, and follows no link. Whether all were visited is
-/// returned.
+/// Visits a directory and those below it, parents first, without following links. Returns whether all were
+/// visited.
 fn walk(root: &Path, max_directories: usize, mut visit: impl FnMut(&Path)) -> bool {
     let mut waiting = VecDeque::from([(root.to_owned(), 0)]);
     let mut count = 0;
@@ -169,7 +169,7 @@ fn walk(root: &Path, max_directories: usize, mut visit: impl FnMut(&Path)) -> bo
         if depth == MAX_DEPTH {
             continue;
         }
-        // An unreadable directory is passed over: below /home there are other users'.
+        // An unreadable directory is skipped: /home contains directories of other users.
         let entries = directory.read_dir().into_iter().flatten().flatten();
         let mut below: Vec<_> = entries
             .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))

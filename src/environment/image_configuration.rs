@@ -1,7 +1,7 @@
 //! The files that a call of `build-image` names, and which of them a check may read.
 //!
-//! A pipe, a FIFO or a device gives its content to the first reader only. That has to be the real
-//! pcluster, so neither the shim nor a child of it opens such a file.
+//! A pipe, a FIFO or a device gives its content to the first reader only. That has to be the real pcluster, so
+//! neither the shim nor a child of it opens such a file.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 /// The number of links that Linux follows in one path.
 const MAX_LINKS: usize = 40;
 
-/// The file names that an argument may contain: `FILE`, `--option=FILE`, `-cFILE`, `-c=FILE`. Which of them
-/// the real parser takes does not matter: a name counts if the file exists.
+/// The file names that an argument may contain: `FILE`, `--option=FILE`, `-cFILE`, `-c=FILE`. It does not matter
+/// which of them the real parser accepts: a name counts if the file exists.
 pub fn file_names(argument: &OsStr) -> impl Iterator<Item = &Path> {
     let argument = argument.as_bytes();
     let joined = argument.iter().position(|byte| *byte == b'=').map(|equals| &argument[equals + 1..]);
@@ -27,8 +27,8 @@ pub fn find_read_once(arguments: &[OsString]) -> Option<PathBuf> {
     names.find(|name| is_read_once(name)).map(Path::to_owned)
 }
 
-/// Whether a check must not read a file: it is neither a regular file nor a directory, or its name means
-/// another file in every process, as `/dev/stdin` does.
+/// Whether a check must not read a file: it is neither a regular file nor a directory, or its name means a
+/// different file in every process, as `/dev/stdin` does.
 pub fn is_read_once(path: &Path) -> bool {
     path.metadata().is_ok_and(
         |metadata| {

@@ -23,15 +23,16 @@ pub struct Interpreter {
     pub version: String,
     /// The infix of its bytecode files: `cpython-311`.
     pub cache_tag: Option<String>,
-    /// The flags with which another run behaves like this one, without `-B`.
+    /// The flags that make another run behave like this one, without `-B`.
     pub flags: Vec<OsString>,
     pub sys_path: Vec<PathBuf>,
     pub prefix: PathBuf,
 }
 
 impl Interpreter {
-    /// The flags that make Python behave as it does for pcluster, but write no bytecode into the environment.
-    /// `-B` says so on the command line, because `-I` and `-E` ignore PYTHONDONTWRITEBYTECODE.
+    /// The flags that make Python behave as it does for pcluster, but keep it from writing bytecode into the
+    /// environment. `-B` is a flag rather than PYTHONDONTWRITEBYTECODE, because `-I` and `-E` ignore that
+    /// variable.
     pub fn run_flags(&self) -> Vec<OsString> {
         self.flags.iter().cloned().chain(["-B".into()]).collect()
     }
@@ -43,7 +44,7 @@ impl Interpreter {
     }
 }
 
-/// The answer of interpreter.py. Its strings are byte strings, a character for each byte.
+/// The answer of interpreter.py. Its strings are byte strings, with one character for each byte.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InterpreterAnswer {
@@ -53,25 +54,26 @@ pub struct InterpreterAnswer {
     flags: Vec<String>,
     sys_path: Vec<String>,
     prefix: String,
-    /// Every variable; after `keep_changes` those that the launcher has changed.
+    /// Every variable; after `keep_changes`, only those that the launcher has changed.
     #[serde(default)]
     environment: Option<BTreeMap<String, String>>,
     #[serde(default)]
     unset: Vec<String>,
-    /// The directory, the arguments and the user with which a launcher runs pcluster. Absent in the answer of
-    /// a console script's interpreter.
+    /// The directory, the arguments and the user with which a launcher runs pcluster. A console script's
+    /// interpreter leaves them out of its answer.
     #[serde(default)]
     directory: Option<String>,
     #[serde(default)]
     arguments: Vec<String>,
     #[serde(default)]
     user: Option<u32>,
-    /// The program that is running, if the system names it.
+    /// The running program, if the system names it.
     #[serde(default)]
     running: Option<String>,
 }
 
-/// Variables that shells set for themselves, and those that the question sets: no run of a check writes bytecode.
+/// Variables that shells set for themselves, and variables that the question sets because no check may write
+/// bytecode.
 const IRRELEVANT: [&str; 7] =
     ["_", "PWD", "OLDPWD", "SHLVL", "__CF_USER_TEXT_ENCODING", "PYTHONDONTWRITEBYTECODE", env_vars::QUESTION];
 
@@ -96,7 +98,7 @@ impl InterpreterAnswer {
         changed.chain(self.unset.iter().map(|name| (from_latin1(name), None))).collect()
     }
 
-    /// Takes the program that is running for the executable, and returns whether it is known.
+    /// Uses the running program as the executable, and returns whether it is known.
     pub fn take_running(&mut self) -> bool {
         let running = self.running.take();
         let is_known = running.is_some();
@@ -104,8 +106,8 @@ impl InterpreterAnswer {
         is_known
     }
 
-    /// Whether a launcher that was called with these arguments runs pcluster with them, in the directory and
-    /// as the user of this process.
+    /// Whether a launcher that was called with these arguments runs pcluster with the same arguments, directory
+    /// and user as this process.
     pub fn keeps_call(&self, arguments: &[OsString]) -> bool {
         let directory = self.directory.as_deref().map(|text| PathBuf::from(from_latin1(text)));
         let directory = directory.and_then(|path| path.canonicalize().ok());
@@ -131,7 +133,7 @@ impl InterpreterAnswer {
 pub fn read_answer(answer: &serde_json::Value) -> Option<InterpreterAnswer> {
     let mut answer = InterpreterAnswer::deserialize(answer).ok()?;
     answer.keep_changes();
-    // A Python that was started by the name of pcluster finds this shim under that name on PATH.
+    // A Python that was started under the name of pcluster finds this shim under that name on PATH.
     let own = executables::own_executable();
     let is_shim = own.is_some() && answer.interpreter().executable.canonicalize().ok() == own;
     if is_shim && !answer.take_running() {
@@ -149,10 +151,10 @@ pub enum IdentifyError {
     /// The launcher or the interpreter.
     #[error("cannot read {file}: {source}")]
     Unreadable { file: PathBuf, source: io::Error },
-    /// It starts this shim again, which finds no other pcluster.
+    /// It starts this shim again, and the shim finds no other pcluster.
     #[error("{}", Error::Loop { tried: tried.clone() })]
     Loop { tried: Vec<PathBuf> },
-    /// It has ended and no Python that heeds PYTHONPATH has imported pcluster.
+    /// It has ended, and no Python that respects PYTHONPATH has imported pcluster.
     #[error("cannot determine which Python it runs; it may replace PYTHONPATH, or run no Python")]
     NoAnswer,
     /// Several Pythons have imported pcluster.
@@ -162,7 +164,7 @@ pub enum IdentifyError {
     Child(#[from] ChildError),
 }
 
-/// Converts bytes to text, a character for each: a string of JSON cannot hold every byte string.
+/// Converts bytes to text, one character for each byte, because a JSON string cannot contain every byte string.
 pub fn to_latin1(bytes: &OsStr) -> String {
     bytes.as_bytes().iter().map(|byte| char::from(*byte)).collect()
 }

@@ -1,8 +1,8 @@
 //! Launchers: whether a file named pcluster is a console script that an installer wrote, and which
 //! Python such a script starts.
 //!
-//! The interpreter is read only from a file whose whole text is known. A script with any other line may
-//! start any program, and has to be asked.
+//! The interpreter is read only from a file whose whole text is known. A script with any other line could start
+//! any program, so it has to be asked.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -28,7 +28,7 @@ pub enum Launcher {
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConsoleScript {
     start: Start,
-    /// Its `__requires__`, where `pkg_resources` acts on it.
+    /// Its `__requires__`, if `pkg_resources` uses it.
     pub requires: Option<String>,
 }
 
@@ -39,7 +39,7 @@ enum Start {
     Shebang { interpreter: PathBuf, flags: Option<OsString> },
     /// `#!/usr/bin/env [-S] python3 [flags]`.
     Env { words: Vec<OsString> },
-    /// `#!/bin/sh`, and an exec that Python reads as a string: for long paths and paths with spaces.
+    /// `#!/bin/sh` and an exec that Python reads as a string; used for long paths and paths with spaces.
     Trampoline { words: Vec<OsString>, beside_script: bool },
 }
 
@@ -66,8 +66,8 @@ impl Launcher {
     }
 }
 
-/// Whether a launcher starts its Python with a flag by which it ignores PYTHONPATH (`-E`, `-I`) or any sitecustomize
-/// (`-S`): it gives no answer when it is asked, but runs.
+/// Whether a launcher starts its Python with a flag that makes it ignore PYTHONPATH (`-E`, `-I`) or every
+/// sitecustomize (`-S`). Such a launcher runs, but gives no answer when it is asked.
 pub fn ignores_sitecustomize(path: &Path) -> bool {
     let head = files::read_head(path, MAX_SCRIPT).unwrap_or_default();
     let start = read_start(&head).map(|(start, _)| start);
@@ -89,7 +89,7 @@ impl ConsoleScript {
         Some(Self { start, requires })
     }
 
-    /// The interpreter, and the arguments before the script's name; `None` where `env` would find none.
+    /// The interpreter, and the arguments before the script's name; `None` if `env` would find no interpreter.
     pub fn interpreter(&self, script_directory: &Path) -> Option<(PathBuf, Vec<OsString>)> {
         match &self.start {
             Start::Shebang { interpreter, flags } => {
@@ -109,7 +109,7 @@ impl ConsoleScript {
     }
 }
 
-/// How a script starts its Python, and the text below.
+/// How a script starts its Python, and the text that follows.
 fn read_start(text: &[u8]) -> Option<(Start, &[u8])> {
     let (first, rest) = split_line(text.strip_prefix(b"#!")?);
     if first.trim_ascii().ends_with(b"/sh") {
@@ -139,7 +139,7 @@ impl Start {
             let flags = argument.map(|text| OsStr::from_bytes(text).to_owned());
             return flags.iter().all(|flag| is_flag(flag)).then_some(Self::Shebang { interpreter, flags });
         }
-        // An env elsewhere may be another program.
+        // A file named env in another place may be another program.
         let is_env = ["/usr/bin/env", "/bin/env"].iter().any(|env| interpreter == Path::new(env));
         if is_env { Self::from_env(argument?) } else { None }
     }
@@ -157,8 +157,8 @@ impl Start {
         starts_python(&words).then_some(Self::Env { words })
     }
 
-    /// Reads `'''exec' PYTHON [FLAGS] "$0" "$@"`, and the end of what Python reads as a string: it is on the
-    /// next line, or in conda's form behind a comment sign on this one. The text below is returned too.
+    /// Reads `'''exec' PYTHON [FLAGS] "$0" "$@"`, and the end of what Python reads as a string. The end is on the
+    /// next line, or in conda's form after a comment sign on the same line. Also returns the text that follows.
     fn from_trampoline(text: &[u8]) -> Option<(Self, &[u8])> {
         const BESIDE: &str = r#""$(dirname -- "$(realpath -- "$0")")"/"#;
         let (line, rest) = split_line(text);
@@ -174,7 +174,7 @@ impl Start {
             None => (command, false),
         };
         let words = split_shell_words(command)?;
-        // A shell searches PATH for a bare word, which as a path would name a file in the current directory.
+        // A shell searches PATH for a bare word, but as a path it would be a file in the current directory.
         let is_placed = beside_script || Path::new(words.first()?).is_absolute();
         (is_placed && starts_python(&words)).then_some((Self::Trampoline { words, beside_script }, body))
     }
@@ -198,7 +198,7 @@ fn is_python(path: &Path) -> bool {
         .is_some_and(|name| name.as_bytes().starts_with(b"python") || name.as_bytes().starts_with(b"pypy"))
 }
 
-/// Whether Python still runs the script after this flag: with `-m` and `-c` it does not.
+/// Whether Python still runs the script after this flag; after `-m` and `-c` it does not.
 fn is_flag(argument: &OsStr) -> bool {
     match argument.as_bytes() {
         [b'-', b'W' | b'X', value @ ..] => !value.is_empty(),
@@ -209,7 +209,7 @@ fn is_flag(argument: &OsStr) -> bool {
     }
 }
 
-/// Whether a group of flags, such as `-sP`, has one of these.
+/// Whether a group of flags, such as `-sP`, contains one of these.
 fn has_letter(flag: &OsStr, letters: &[u8]) -> bool {
     match flag.as_bytes() {
         [b'-', b'W' | b'X', ..] => false,
@@ -217,7 +217,7 @@ fn has_letter(flag: &OsStr, letters: &[u8]) -> bool {
     }
 }
 
-/// Splits a text into words as a shell does; `None` if a shell would expand or end the command.
+/// Splits a text into words as a shell does; `None` if a shell would expand something or end the command.
 fn split_shell_words(text: &str) -> Option<Vec<OsString>> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     for letter in text.chars() {
@@ -250,7 +250,7 @@ mod tests {
         line.split(' ').map(OsString::from).collect()
     }
 
-    /// The text of distlib below the first lines.
+    /// distlib's text below the first lines.
     fn body() -> String {
         format!("{ENCODING}\n{}\n", BODIES[0])
     }
@@ -319,7 +319,7 @@ mod tests {
         }
     }
 
-    /// A script with any other line may start any program.
+    /// A script with any other line could start any program.
     #[test]
     fn only_a_whole_known_text_is_a_console_script() {
         let script = |body: &str| match Launcher::parse(format!("#!/v/bin/python\n{body}").as_bytes()) {

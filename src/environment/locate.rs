@@ -1,6 +1,6 @@
-//! The real pcluster: found on PATH, or by its name in a flag, a variable or the config.
+//! The real pcluster: found on PATH, or named by a flag, a variable or the config.
 //!
-//! A shim is not recognised by its path: one file has several paths, and another build of the shim is a
+//! A shim is not recognised by its path, because one file has several paths, and another build of the shim is a
 //! shim too. A candidate is compared by device and inode, and a binary is searched for [`MARKER`].
 
 use std::env;
@@ -39,9 +39,8 @@ pub struct Real {
     /// The path as found, never made canonical: launchers and multicall programs depend on their own name.
     pub path: PathBuf,
     pub found_by: FoundBy,
-    /// The variable of [`LoopGuard`], by which a program that starts `pcluster` again by exec is
-    /// recognised. A console script of aws-parallelcluster never does that, and gets exactly the caller's
-    /// environment.
+    /// The variable of [`LoopGuard`], which recognises a program that starts `pcluster` again by exec. A console
+    /// script of aws-parallelcluster never does that, so it gets exactly the caller's environment.
     guard_variable: Option<(&'static str, Option<OsString>)>,
 }
 
@@ -50,7 +49,7 @@ impl Real {
         Exec { program: self.path, arguments, environment: self.guard_variable.into_iter().collect() }
     }
 
-    /// Starts it with the packages of a directory in front of the environment's.
+    /// Starts it with the packages of a directory in front of those of the environment.
     pub fn into_exec_with(self, arguments: Vec<OsString>, overlay: &Path) -> Exec {
         let mut exec = self.into_exec(arguments);
         let python_path = python_path(overlay, env::var_os("PYTHONPATH"));
@@ -72,8 +71,8 @@ pub struct Search {
 }
 
 impl Search {
-    /// Searches by this process's environment. `named` is the path in a flag, which has precedence over the
-    /// variable, or in the config, over which the variable has precedence.
+    /// Uses this process's environment for the search. `named` is the path in a flag, which overrides the
+    /// variable, or the one in the config, which the variable overrides.
     pub fn from_environment(named: Option<(PathBuf, FoundBy)>) -> Self {
         let by_variable = env::var_os(env_vars::REAL)
             .filter(|value| !value.is_empty())
@@ -102,7 +101,7 @@ impl Search {
 
     /// Finds the real pcluster.
     pub fn real(&self) -> Result<Real, Error> {
-        // What names one environment has precedence over the config, which is for all of them.
+        // Anything that names one environment overrides the config, which applies to all of them.
         if let Some((path, by)) = self.named.as_ref().filter(|(_, by)| *by != FoundBy::Config) {
             return self.named_real(path, *by);
         }
@@ -135,13 +134,14 @@ impl Search {
         if looped.is_empty() { Err(Error::NoRealPcluster) } else { Err(Error::Loop { tried: looped }) }
     }
 
-    /// Takes a candidate, or the launcher that it has replaced; one that was started before is added to `looped`.
+    /// Accepts a candidate, or the launcher that it has replaced; one that was started before is added to
+    /// `looped`.
     fn take(&self, candidate: Candidate, by: FoundBy, looped: &mut Vec<PathBuf>) -> Option<Real> {
         match candidate.status {
             CandidateStatus::Usable => return Some(self.choose(candidate.path, by)),
             CandidateStatus::Tried => looped.push(candidate.path),
             CandidateStatus::Shim => {
-                // The shim of another environment, which has replaced the launcher of that entry of PATH.
+                // The shim of another environment, which has replaced the launcher in that entry of PATH.
                 let launcher = self.replaced_launcher_beside(&candidate.path)?;
                 match self.classify(&launcher) {
                     Some(CandidateStatus::Usable) => return Some(self.choose(launcher, FoundBy::Replaced)),
@@ -172,15 +172,15 @@ impl Search {
         }
     }
 
-    /// The launcher that this shim has replaced. `None` where pip or uv has written a launcher over the shim
-    /// since, which is newer.
+    /// The launcher that this shim has replaced. `None` if pip or uv has since overwritten the shim with a
+    /// launcher, which is newer.
     fn replaced_launcher(&self) -> Option<PathBuf> {
         let directory = self.own_path.as_deref()?.parent()?;
         let launcher = executable(&directory.join(REPLACED_LAUNCHER))?;
         (self.classify(&directory.join(NAME))? == CandidateStatus::Shim).then_some(launcher)
     }
 
-    /// The launcher that a shim has replaced, this one or another, by any of its paths.
+    /// The launcher that a shim (this one or another) has replaced, found by any path of that shim.
     pub fn replaced_launcher_beside(&self, shim: &Path) -> Option<PathBuf> {
         if FileId::of(shim) == self.own {
             // A hard link to it in another environment has its own launcher next to it.
@@ -200,10 +200,10 @@ impl Search {
         env::split_paths(&self.path)
     }
 
-    /// The real pcluster at a path that was classified as usable.
+    /// The real pcluster at a path that was found to be usable.
     pub fn choose(&self, path: PathBuf, found_by: FoundBy) -> Real {
         let guard_variable = if is_console_script(&path) {
-            // Removed only if it is set, because std copies the environment for any change of it.
+            // Removed only if it is set, because std copies the environment for any change to it.
             env::var_os(env_vars::TRIED).map(|_| (env_vars::TRIED, None))
         } else {
             Some((env_vars::TRIED, Some(self.loop_guard.with(&path))))
@@ -218,7 +218,7 @@ impl Search {
             let status = if directory.is_absolute() {
                 self.classify(&path)?
             } else {
-                // An empty or relative entry would run a file of the current directory.
+                // An empty or relative entry would run a file in the current directory.
                 executable(&env::current_dir().ok()?.join(&path))?;
                 CandidateStatus::NotAbsolute
             };
@@ -256,7 +256,7 @@ pub enum CandidateStatus {
     NotAbsolute,
 }
 
-/// Whether it is the directory of programs of a virtual environment (PEP 405).
+/// Whether it is the directory of programs in a virtual environment (PEP 405).
 pub fn is_environment(programs: &Path) -> bool {
     programs.parent().is_some_and(|directory| directory.join("pyvenv.cfg").is_file())
 }
@@ -271,7 +271,8 @@ fn is_shim(path: &Path) -> bool {
     file.read_exact(&mut start).is_ok() && start != *b"#!" && contains_marker(file)
 }
 
-/// Searches a program piece by piece: a frozen one has some ten MB, which take a few milliseconds, once a call.
+/// Searches a program piece by piece. A frozen program has some ten MB: that takes a few milliseconds, once per
+/// call.
 fn contains_marker(mut program: impl Read) -> bool {
     const PIECE: usize = 256 << 10;
     let marker = memmem::Finder::new(MARKER);
@@ -284,7 +285,7 @@ fn contains_marker(mut program: impl Read) -> bool {
         if !read.is_ok_and(|read| read > 0) {
             return false;
         }
-        // What may be its beginning stays.
+        // The end of a piece is kept, because the marker may begin there.
         piece.drain(..piece.len().saturating_sub(MARKER.len() - 1));
     }
 }
@@ -293,7 +294,7 @@ fn contains_marker(mut program: impl Read) -> bool {
 mod tests {
     use super::*;
 
-    /// Programs that look for equal files make such links.
+    /// Programs that look for identical files create such links.
     #[test]
     fn a_hard_link_to_the_shim_of_an_environment_finds_its_launcher() {
         use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -331,7 +332,7 @@ mod tests {
         }
     }
 
-    /// Some systems give the name of the call for the running executable, which may be a link.
+    /// Some systems report the name that was called as the running executable, and it may be a link.
     #[test]
     fn the_launcher_that_was_replaced_is_found_through_a_link() {
         use std::os::unix::fs::{PermissionsExt as _, symlink};

@@ -1,4 +1,4 @@
-//! The guard against loops: a candidate that starts this shim again is recognised and passed over.
+//! The guard against loops: a candidate that starts this shim again is recognised and skipped.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 
 use crate::model::env_vars;
 
-/// The number of programs that start one another as `pcluster` past which a loop is certain.
+/// If more programs than this start one another as `pcluster`, it is certainly a loop.
 const MAX_DEPTH: u32 = 100;
 
-/// The value of `PCLUSTER_SHIM_TRIED`, `PID/DEPTH/PATH:PATH…`: the candidates that were started. The paths
-/// count only for the process that wrote them, which an exec does not change; the depth counts on in
-/// its children.
+/// The value of `PCLUSTER_SHIM_TRIED`, `PID/DEPTH/PATH:PATH…`: the candidates that were started. The paths count
+/// only for the process that wrote them, which keeps its PID after an exec; the depth continues to grow in its
+/// children.
 #[derive(Debug, Default)]
 pub struct LoopGuard {
     depth: u32,

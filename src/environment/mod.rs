@@ -1,4 +1,4 @@
-//! Who will run and what is in it: the real pcluster, its interpreter, packages, Node.js and template.
+//! Which pcluster will run and what it consists of: the launcher, its interpreter, packages, Node.js and template.
 //!
 //! - `console_script_text`: the texts of console scripts
 //! - `discover`: every real pcluster that this user can reach

@@ -1,4 +1,4 @@
-//! The installed distributions on a `sys.path`, as `importlib.metadata` finds them: of several with one
+//! The installed distributions on a `sys.path`, as `importlib.metadata` finds them: if several have the same
 //! normalised name, the first on `sys.path` counts. Only files are read.
 
 use std::borrow::Cow;
@@ -11,7 +11,7 @@ use crate::model::distribution::{Distribution, Packages};
 use crate::system::files;
 use crate::text::package_name::normalised;
 
-/// The header of a metadata file is at its top; a description of any length follows.
+/// The header of a metadata file is at its top; it is followed by a description of any length.
 const MAX_HEADER: u64 = 1 << 20;
 
 /// Reads the distributions in the directories of `sys_path` that exist.
@@ -28,7 +28,7 @@ pub fn read_installed(sys_path: &[PathBuf]) -> Packages {
 /// Finds one distribution, without reading the others.
 pub fn find_distribution(sys_path: &[PathBuf], name: &str) -> Option<Distribution> {
     let name = normalised(name);
-    // The directory's name begins with that of the distribution, in a spelling of the installer's.
+    // The directory's name begins with the distribution's name, which the installer may spell differently.
     let may_be = |file_name: &OsStr| {
         let file_name = file_name.to_string_lossy();
         normalised(&file_name).strip_prefix(&name).is_some_and(|rest| rest.starts_with('-'))
@@ -55,8 +55,8 @@ fn read_directory(directory: &Path) -> Vec<Distribution> {
     find_metadata(directory).filter_map(|name| read_distribution(directory.join(name))).collect()
 }
 
-/// The names in a directory that are those of metadata, in any case. An egg in it counts only where it is on
-/// `sys.path` itself.
+/// The names in a directory that are those of metadata, in any case. An egg in it counts only if the egg itself is
+/// on `sys.path`.
 fn find_metadata(directory: &Path) -> impl Iterator<Item = OsString> {
     let names = directory.read_dir().into_iter().flatten().flatten().map(|entry| entry.file_name());
     names.filter(|name| {
@@ -67,7 +67,7 @@ fn find_metadata(directory: &Path) -> impl Iterator<Item = OsString> {
     })
 }
 
-/// Reads a distribution. `None` for the remains of an interrupted installation: without metadata, or with a
+/// Reads a distribution. `None` for what an interrupted installation left: a directory without metadata, or with a
 /// name that begins with `~`, which pip gives to a directory that it is about to remove.
 fn read_distribution(path: PathBuf) -> Option<Distribution> {
     if path.file_name()?.as_encoded_bytes().starts_with(b"~") {
@@ -78,9 +78,10 @@ fn read_distribution(path: PathBuf) -> Option<Distribution> {
     parse_metadata(&header, path)
 }
 
-/// Reads the header of a METADATA or PKG-INFO as Python's email.parser does, which importlib.metadata uses: a line
-/// that isn't a field ends it, an indented line continues the field before it, and of several fields the first
-/// counts. `None` if it has no name or no version. `path` is that of the `.dist-info` or `.egg-info`.
+/// Reads the header of a METADATA or PKG-INFO as importlib.metadata does, with Python's email.parser: a line that
+/// isn't a field ends the header, an indented line continues the field before it, and if a field appears several
+/// times, the first one counts. `None` if it has no name or no version. `path` is that of the `.dist-info` or
+/// `.egg-info`.
 pub fn parse_metadata(metadata: &str, path: PathBuf) -> Option<Distribution> {
     const FIELDS: [&str; 3] = ["name", "version", "requires-dist"];
     let mut fields: [Vec<String>; 3] = Default::default();
@@ -88,7 +89,7 @@ pub fn parse_metadata(metadata: &str, path: PathBuf) -> Option<Distribution> {
     for line in unify_line_ends(metadata).lines() {
         if line.starts_with([' ', '\t']) {
             if let Some(value) = last.and_then(|field: usize| fields[field].last_mut()) {
-                // One line, because it may become one of a file of requirements.
+                // A single line, because it may become a line of a requirements file.
                 value.push(' ');
                 value.push_str(line.trim());
             }
@@ -107,8 +108,8 @@ pub fn parse_metadata(metadata: &str, path: PathBuf) -> Option<Distribution> {
     Some(Distribution { name: first(names)?, version: first(versions)?, metadata: path, requires })
 }
 
-/// As importlib.metadata's parser does, for which a carriage return ends a line too: the text after one would be
-/// a separate line in a requirements file.
+/// Like importlib.metadata's parser, this also ends a line at a carriage return: the text after one would be a
+/// separate line in a requirements file.
 fn unify_line_ends(metadata: &str) -> Cow<'_, str> {
     if memchr::memchr(b'\r', metadata.as_bytes()).is_some() {
         Cow::Owned(metadata.replace("\r\n", "\n").replace('\r', "\n"))
@@ -135,7 +136,7 @@ fn read_header(path: &Path) -> Option<String> {
     )
 }
 
-/// Whether a directory lies in an archive of uv's cache, which uvx uses as an environment.
+/// Whether a directory is in an archive of uv's cache, which uvx uses as an environment.
 pub fn is_in_cache_of_uv(site: &Path) -> bool {
     let is_archive = |directory: &&Path| {
         let name = directory.file_name().unwrap_or_default().as_encoded_bytes();
@@ -203,7 +204,7 @@ mod tests {
         assert_eq!(found.requires, ["y"]);
     }
 
-    /// What each means to Python 3.9 to 3.13 was seen there.
+    /// How Python 3.9 to 3.13 interpret each of these was tested with them.
     #[test]
     fn a_header_means_what_it_means_to_python() {
         let version = |text: &str| parse_metadata(text, PathBuf::new()).map(|found| found.version);

@@ -3,21 +3,21 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// A place of environments: a directory, and below it names of directories, of which `*` is every one.
+/// A place of environments: a directory, and the names of directories below it; `*` means all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     pub base: PathBuf,
     pub below: &'static str,
 }
 
-/// Directories below HOME (`~`) or a variable, and where in them environments are. A variable that is not set
-/// has no place; its default, if any, has a separate line.
+/// Directories below HOME (`~`) or a variable, and where environments are in them. A variable that is not set has
+/// no place; if it has a default, that has a separate line.
 const PLACES: &[(&str, &str)] = &[
     ("VIRTUAL_ENV", ""),
     ("PYTHONUSERBASE", ""),
     ("~/.local", ""),
     ("~", ""),
-    // The documentation of ParallelCluster makes its environment in ~/apc-ve.
+    // The documentation of ParallelCluster creates its environment in ~/apc-ve.
     ("~", "*"),
     ("PYENV_ROOT", "versions/*"),
     ("~/.pyenv", "versions/*"),
@@ -61,7 +61,7 @@ const PLACES: &[(&str, &str)] = &[
     ("/usr", ""),
 ];
 
-/// The places, by a function that gives the value of a variable.
+/// The places, given a function that returns the value of a variable.
 pub fn list(variable: impl Fn(&str) -> Option<OsString>) -> Vec<Place> {
     let directory = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let conda_root = || Some(directory("CONDA_EXE")?.parent()?.parent()?.to_owned());
@@ -74,8 +74,8 @@ pub fn list(variable: impl Fn(&str) -> Option<OsString>) -> Vec<Place> {
     PLACES.iter().filter_map(|(name, below)| Some(Place { base: base(name)?, below })).collect()
 }
 
-/// Where a version manager keeps what its shims choose from, if this directory of PATH is one of shims: pyenv's
-/// `shims` is next to its `versions`, and that of asdf and mise is next to `installs`.
+/// Where a version manager keeps what its shims choose from, if this directory of PATH contains such shims:
+/// pyenv's `shims` is next to its `versions`, and that of asdf and mise is next to `installs`.
 pub fn behind_shims(entry_of_path: &Path) -> Option<[Place; 3]> {
     let root = entry_of_path.parent().filter(|_| entry_of_path.ends_with("shims"))?;
     let place = |below| Place { base: root.to_owned(), below };

@@ -1,6 +1,6 @@
 //! The question to a launcher that isn't a console script: it is started with interpreter.py as its
-//! `sitecustomize`, which answers when pcluster is about to be imported. A shim that such a launcher
-//! starts makes no check.
+//! `sitecustomize`, which answers just before pcluster is imported. If such a launcher starts a shim, that shim
+//! makes no check.
 //!
 //! A question is a scratch directory that the asking process has locked. The lock ends with the process,
 //! so a variable that is left over, or set by hand, does not count as a question.
@@ -25,18 +25,18 @@ use crate::system::scratch::Scratch;
 
 const ANSWERS: &str = "answers";
 
-/// The key in the answer of a shim that a launcher has started and that finds no other pcluster.
+/// The key in the answer of a shim that was started by a launcher and finds no other pcluster.
 const LOOPED: &str = "looped";
 
-/// The arguments of the launcher: those of the call, because a wrapper may choose by them, with `--help` in front of its
-/// options, so that no image is built if no Python answers.
+/// The arguments for the launcher: those of the call, because a wrapper may choose by them, with `--help` before
+/// the options, so that no image is built if no Python answers.
 pub fn arguments(call: &[OsString]) -> Vec<OsString> {
     let options = call.get(1..).unwrap_or_default();
     [&["build-image".into(), "--help".into()], options].concat()
 }
 
-/// The output of a real pcluster that was started without interpreter.py. It makes the environment
-/// unknown, even where another Python has answered.
+/// The output of a real pcluster that ran without interpreter.py. It makes the environment unknown, even if
+/// another Python has answered.
 const USAGE: &[u8] = b"usage: pcluster build-image";
 
 /// Asks a launcher, and returns the answer and whether the launcher keeps its call. `rest_path` is the
@@ -72,14 +72,14 @@ pub fn ask(
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
     Starts,
-    /// The class of the exception in which its import ends.
+    /// The class of the exception that its import raises.
     Fails(String),
-    /// The launcher does not get there.
+    /// The launcher does not get that far.
     Unknown,
 }
 
-/// Asks a launcher whether pcluster starts there: it may add what a check does not have, such as module
-/// finders.
+/// Asks a launcher whether pcluster starts through it, because it may add things that a check does not have, such
+/// as module finders.
 pub fn ask_for_start(
     launcher: &Path,
     call: &[OsString],
@@ -106,7 +106,7 @@ struct Asked {
     finished: Finished,
 }
 
-/// Starts a launcher with interpreter.py. PYTHONDONTWRITEBYTECODE is the only way to keep a Python of it from
+/// Starts a launcher with interpreter.py. Only PYTHONDONTWRITEBYTECODE can keep a Python that it starts from
 /// writing bytecode.
 fn start_launcher(
     launcher: &Path,
@@ -129,7 +129,7 @@ fn start_launcher(
     Ok(Asked { answers: read_answers(&directory), finished })
 }
 
-/// The answer that all of these give, and whether each keeps its call; `None` if there is none.
+/// The answer that all of these give, and whether each of them keeps its call; `None` if there is no answer.
 pub fn agree(
     answers: &[InterpreterAnswer],
     call: &[OsString],
@@ -142,7 +142,7 @@ pub fn agree(
         return Ok(Some((answer.clone(), keeps_call)));
     }
     let executables = answers.iter().map(|answer| answer.interpreter().executable);
-    // Each once and by name: the files of the answers have the names of processes, in no order.
+    // Each file once and sorted by name: they are named after processes, so their order means nothing.
     let interpreters = executables.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
     Err(IdentifyError::Ambiguous { interpreters })
 }
@@ -175,6 +175,6 @@ pub fn pending() -> Option<PathBuf> {
 /// Answers a question with a loop: the launcher only starts this shim again.
 pub fn answer_with_loop(question: &Path, tried: &[PathBuf]) {
     let tried: Vec<_> = tried.iter().map(|path| path.to_string_lossy()).collect();
-    // Where it cannot be written, the launcher is one that gives no answer.
+    // If it cannot be written, the launcher counts as one that gives no answer.
     let _ = fs::write(question.join(ANSWERS).join("loop"), json!({ LOOPED: tried }).to_string());
 }

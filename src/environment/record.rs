@@ -41,10 +41,10 @@ pub fn recorded_names(text: &str) -> impl Iterator<Item = String> {
     text.lines().filter(|line| !line.trim().is_empty()).map(record_path)
 }
 
-/// The prefix of a directory of packages: what an installer places outside of `site` lies in it. It is three
-/// levels up in every layout of today (`PREFIX/lib/python3.9/site-packages`, Debian's
-/// `PREFIX/lib/python3/dist-packages`), one in older ones of `PyPy`. A directory that `--target` or PYTHONPATH names
-/// has none, so it is its own.
+/// The prefix of a directory of packages: it contains what an installer puts outside of `site`. It is three levels
+/// up in every current layout (`PREFIX/lib/python3.9/site-packages`, Debian's `PREFIX/lib/python3/dist-packages`),
+/// and one level up in older layouts of `PyPy`. A directory that `--target` or PYTHONPATH names has no prefix, so
+/// it is its own.
 pub fn prefix_of(site: &Path) -> &Path {
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut above = site.ancestors().skip(1);
@@ -61,7 +61,7 @@ pub fn prefix_of(site: &Path) -> &Path {
     }
 }
 
-/// The path of a file that a RECORD in `site` names; `None` if it lies outside the prefix.
+/// The path of a file that a RECORD in `site` names; `None` if it is outside the prefix.
 pub fn installed_path(site: &Path, name: &str) -> Option<PathBuf> {
     let prefix = prefix_of(site);
     // `pip install --target DIR` names DIR/bin/x as ../../bin/x.
@@ -95,8 +95,8 @@ pub fn dist_info_name(distribution: &Distribution) -> Option<String> {
     Some(distribution.metadata.file_name()?.to_str()?.to_owned())
 }
 
-/// The files that the RECORD of a `.dist-info` names, and all others in that directory; `None` without
-/// a RECORD.
+/// The files that the RECORD of a `.dist-info` names, and all other files in that directory; `None` without a
+/// RECORD.
 pub fn recorded_paths(site: &Path, dist_info: &Path) -> Option<BTreeSet<PathBuf>> {
     let text = files::read_text_up_to(&dist_info.join("RECORD"), MAX_RECORD).ok()?;
     let paths = recorded_names(&text).filter_map(|name| installed_path(site, &name));
@@ -104,7 +104,7 @@ pub fn recorded_paths(site: &Path, dist_info: &Path) -> Option<BTreeSet<PathBuf>
     Some(paths.chain(own).collect())
 }
 
-/// The first field of a line of RECORD, which is CSV: quoted if it holds a comma or a quote.
+/// The first field of a line of RECORD, which is CSV: it is quoted if it contains a comma or a quote.
 pub fn record_path(line: &str) -> String {
     match line.strip_prefix('"') {
         None => line.split(',').next().unwrap_or_default().to_owned(),
@@ -122,7 +122,7 @@ pub fn record_path(line: &str) -> String {
     }
 }
 
-/// Whether a relative path leads to no directory above.
+/// Whether a relative path never leads above its starting directory.
 pub fn stays_inside(name: &str) -> bool {
     !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
 }

@@ -46,7 +46,7 @@ class UnexpectedCall(BaseException):
 
 
 def main():
-    # A sixth of the time, for a process that ends before its garbage counts.
+    # Collecting garbage takes a sixth of the time, and the process ends before its garbage matters.
     gc.disable()
     sentinel, request_file, arguments = sys.argv[1], sys.argv[2], sys.argv[3:]
     # The answer is written to the original stdout, all other output to stderr.
@@ -72,7 +72,7 @@ def start(arguments):
     try:
         parse = get_real_parser()
     except (Exception, SystemExit) as error:
-        # The module that a console script imports is there, but has other names than are expected here.
+        # The module that a console script imports exists, but does not have the expected names.
         is_changed = "pcluster.cli.entrypoint" in sys.modules and is_raised_here(error)
         if (is_changed or is_of_machine(error)) and not find_damaged_bytecode(error):
             return {"kind": "failed", "stage": "import", "message": describe(error)}
@@ -187,11 +187,11 @@ def describe_exception(error):
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not is_importlib(frame)]
     module = getattr(error, "name", None) if isinstance(error, ImportError) else None
     text = read_text(error)
-    # AttributeError has the module from Python 3.10 on.
+    # Only from Python 3.10 on does AttributeError have the module itself.
     incomplete = re.match(r"(?:partially initialized )?module '([^']+)' has no attribute", text)
     if isinstance(error, AttributeError) and incomplete:
         module = incomplete.group(1)
-    # A module that is missing is known by no file, but its package may be.
+    # A missing module has no file, but its package may have one.
     known = sys.modules.get(module) if isinstance(module, str) else None
     module_file = getattr(error, "path", None) or getattr(known, "__file__", None)
     if isinstance(error, SyntaxError):
@@ -212,7 +212,7 @@ def find_cause(error):
     if isinstance(error, Warning) or isinstance(error.__cause__, Warning):
         is_by_variable = os.environ.get("PYTHONWARNINGS") and not sys.flags.ignore_environment
         return "PYTHONWARNINGS" if is_by_variable else "-W"
-    # Node.js takes no relative path for a module, and jsii makes one of TMPDIR.
+    # Node.js does not accept a relative path for a module, and jsii would make one from TMPDIR.
     place = os.environ.get("TMPDIR") or "/"
     if "must be a file URL" in read_text(error) and not os.path.isabs(place):
         return "TMPDIR"
@@ -291,7 +291,7 @@ def answer_aws():
 
 ACCOUNT = "123456789012"
 
-# The images that are known, by their ids.
+# The known images, by id.
 IMAGES = {}
 
 
@@ -313,7 +313,7 @@ def describe_image(image_id):
         "Tags": [],
     }
     known = IMAGES.get(image_id, {})
-    # A description from a file may leave anything out.
+    # A description from a file may lack any key.
     return dict(image, **{name: value for name, value in known.items() if value not in (None, [])})
 
 
@@ -392,7 +392,7 @@ def configure_region(options):
         content = getattr(error, "content", None)
         raise Rejected(shorten(getattr(content, "message", None) or str(error)))
     except Exception as error:
-        # An error such as that of a missing profile, with which the real pcluster ends too.
+        # An error that the real pcluster ends with too, such as a missing profile.
         if type(error).__module__.startswith("botocore"):
             raise Rejected(describe_refusal(error))
         raise
@@ -409,7 +409,7 @@ def load_configuration(options):
     image = ImageBuilder(image_id=options.image_id, config=options.image_configuration)
     try:
         image.config
-        # The first that validate_create_request does.
+        # The first call that validate_create_request makes.
         getattr(image, "_validate_id", lambda: None)()
     except (ValidationError, BadRequest) as error:
         raise Rejected(describe_refusal(error))

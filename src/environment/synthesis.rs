@@ -1,5 +1,5 @@
-//! The run of synthesis.py in the target's interpreter: the template that `build-image` is about to submit
-//! and what the real code asks of the AMI, or why there is none. No verdicts.
+//! The run of synthesis.py in the target's interpreter: the template that `build-image` is about to submit and
+//! what the real code asks of the AMI, or why there is no template. No verdicts.
 
 use std::env;
 use std::ffi::OsString;
@@ -17,10 +17,10 @@ use crate::system::scratch::Scratch;
 
 pub const SYNTHESIS_PY: &str = include_str!("synthesis.py");
 
-/// A configuration that every release accepts: the parent image need not exist, because AWS is not asked.
+/// A configuration that every release accepts. Its parent image need not exist, because AWS is not asked.
 const MINIMAL: &str = "Build:\n  InstanceType: c5.xlarge\n  ParentImage: ami-0123456789abcdef0\n";
 
-/// The image id of a call that names none.
+/// The image id for a call that has none.
 pub const IMAGE_ID: &str = "preflight-check";
 
 /// The call of `build-image` whose template is built.
@@ -67,12 +67,12 @@ pub struct Answer {
 
 /// Builds the template.
 ///
-/// Where the real code fails on the user's configuration, the minimal one is built. If that succeeds, the
-/// environment works, and the real pcluster fails on that configuration in the same way. It is built in
-/// another process, because the first failure can end Node.js (a `NaN` that jsii sends as JSON). A failure of
-/// the template is the environment's only if the minimal one fails alike.
+/// If the real code fails on the user's configuration, the minimal one is built. If that succeeds, the environment
+/// works, and the real pcluster will fail on the user's configuration in the same way. The minimal one is built in
+/// a separate process, because the first failure can end Node.js (a `NaN` that jsii sends as JSON). The
+/// environment is blamed for a failure of the template only if the minimal one fails in the same way.
 ///
-/// `images` are those that are known, as `ec2:DescribeImages` describes them.
+/// `images` are the known images, as `ec2:DescribeImages` describes them.
 pub fn synthesize(
     target: &Target,
     call: &Call,
@@ -152,8 +152,8 @@ fn run(
     serde_json::from_value(answer).map(|synthesis| Answer { synthesis, startup }).map_err(malformed)
 }
 
-/// The variables of the real pcluster, except for a place for temporary files, which jsii leaves when it is killed, and
-/// for jsii's package cache.
+/// The variables of the real pcluster, with a different place for temporary files, because jsii leaves some behind
+/// when it is killed, and a different package cache for jsii.
 fn list_variables(target: &Target, call: Option<&Call>, scratch: &Scratch) -> io::Result<Vec<Variable>> {
     let mut variables = target.environment.clone();
     let (name, directory) = scratch.temporary_files()?;
@@ -168,7 +168,7 @@ fn list_variables(target: &Target, call: Option<&Call>, scratch: &Scratch) -> io
     let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
     let region_is_set = ["AWS_DEFAULT_REGION", "AWS_REGION"].into_iter().any(is_set);
     if matches!(call, Some(Call::Minimal(_))) && !region_is_set {
-        // Which region it is does not matter, because AWS is not asked.
+        // The region does not matter, because AWS is not asked.
         variables.push(set("AWS_DEFAULT_REGION", "us-east-1"));
     }
     Ok(variables)

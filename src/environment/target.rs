@@ -24,17 +24,18 @@ use crate::system::scratch::Scratch;
 pub struct Target {
     pub launcher: &'static str,
     pub interpreter: Interpreter,
-    /// The variables that the launcher changes, to be changed for every child that runs in its place.
+    /// The variables that the launcher changes; they are changed for every child that runs in its place, too.
     pub environment: Vec<(OsString, Option<OsString>)>,
-    /// Python is started by something else than a console script that is known whole, which may add finders of modules
-    /// that a check does not have.
+    /// Python is started by something other than a known console script, which may add module finders that a check
+    /// does not have.
     pub is_wrapped: bool,
-    /// The launcher runs pcluster in the directory, with the arguments and as the user of its call.
+    /// The launcher runs pcluster with the directory, the arguments and the user of its own call.
     pub keeps_call: bool,
     /// The packages that are put in front of the environment's.
     pub overlay: Option<PathBuf>,
     /// The directory of jsii's package cache, which the checks of one repair share. Any other check runs without a
-    /// cache: if it were killed, it could leave part of a package there, which jsii would take for the whole.
+    /// cache: if it were killed, it could leave an incomplete package there, and jsii would use it as if it were
+    /// complete.
     pub jsii_cache: Option<PathBuf>,
 }
 
@@ -46,8 +47,8 @@ impl Target {
     }
 }
 
-/// Identifies the target of a launcher that is called with the arguments of `call`, with the packages of `overlay` put in front by PYTHONPATH where
-/// there is one.
+/// Identifies the target of a launcher that is called with the arguments of `call`. If there is an overlay, its
+/// packages are put in front with PYTHONPATH.
 pub fn identify(
     real: &Real,
     call: &[OsString],
@@ -80,7 +81,7 @@ pub fn identify(
 }
 
 impl Target {
-    /// The target as it is with the packages of a directory in front of the environment's.
+    /// The same target with the packages of a directory in front of those of the environment.
     pub fn with_overlay(&self, overlay: &Path) -> Self {
         let mut target = self.clone();
         target.interpreter.sys_path.insert(0, overlay.to_owned());
@@ -88,7 +89,7 @@ impl Target {
         target
     }
 
-    /// Whether CDK's bytecode is next to its sources, where pip writes it, and Python reads it from there.
+    /// Whether CDK's bytecode is next to its sources, where pip writes it and Python reads it.
     pub fn has_bytecode(&self) -> bool {
         let Some(tag) = &self.interpreter.cache_tag else { return false };
         let compiled = PathBuf::from(format!("aws_cdk/core/__pycache__/__init__.{tag}.pyc"));
@@ -110,7 +111,7 @@ struct InterpreterQuestion {
 }
 
 /// How to query the interpreter of a console script. `None` if the interpreter is itself a script (a version
-/// manager's shim, a wrapper), which may treat `-c` differently from a file.
+/// manager's shim, a wrapper), because that may treat `-c` differently from a file.
 fn find_question(
     path: &Path,
     script: &ConsoleScript,
@@ -156,7 +157,7 @@ fn is_script(program: &Path) -> bool {
     files::read_head(program, 2).is_ok_and(|head| head == b"#!")
 }
 
-/// The directory of a script that Python puts first on `sys.path`, for which it follows links.
+/// The directory that Python puts first on `sys.path` for a script; links are followed.
 fn script_directory(script: &Path) -> PathBuf {
     let resolved = script.canonicalize().unwrap_or_else(|_| script.to_owned());
     resolved.parent().unwrap_or(Path::new("/")).to_owned()
