@@ -15,10 +15,10 @@ pub enum Error {
     /// No `pcluster` on PATH but this one.
     #[error("no real pcluster was found on PATH")]
     NoRealPcluster,
-    /// `pcluster-preflight` was called by its path in an environment without a pcluster.
+    /// `pcluster-preflight` was called by its path, in an environment without a pcluster.
     #[error("there is no pcluster in {directory}, the directory of this program")]
     NothingBeside { directory: PathBuf },
-    /// `check --all` has found none.
+    /// `check --all` found no pcluster.
     #[error("no pcluster was found on PATH or in the usual places for environments")]
     NothingFound,
     /// A directory of `--root` that cannot be searched.
@@ -27,14 +27,14 @@ pub enum Error {
     /// Every `pcluster` on PATH starts this shim again.
     #[error("no real pcluster was found: this shim is started again by {}", join(tried))]
     Loop { tried: Vec<PathBuf> },
-    /// The named real pcluster cannot be one; `by` is what named it.
+    /// The named file cannot be the real pcluster; `by` is what named it.
     #[error("{by} points to {path}, {why}")]
     BadReal { path: PathBuf, by: &'static str, why: &'static str },
     #[error("cannot run {program}: {source}")]
     CannotExec { program: PathBuf, source: io::Error },
     #[error("no such file: {file}")]
     NoFile { file: PathBuf },
-    /// A config or advisories file; `message` names line and key.
+    /// An invalid config or advisories file; `message` names the line and the key.
     #[error("{file}: {message}")]
     BadFile { file: PathBuf, message: String },
     /// A config or advisories file that another user could have written.
@@ -57,7 +57,7 @@ pub enum Error {
     Aws(AwsFailure),
     #[error("there is no stack {name:?} in {region}")]
     NoStack { name: String, region: String },
-    /// A change in AWS that has to be confirmed, and there is no terminal.
+    /// A change in AWS has to be confirmed, but there is no terminal.
     #[error("nothing was changed: confirmation is required, but this is not a terminal")]
     Unconfirmed,
     /// A change in AWS that cannot be made safely.
@@ -71,10 +71,10 @@ pub enum Error {
     Repair { message: String, next: String },
     #[error("the repair cannot be undone: {message}")]
     Undo { message: String, next: String },
-    /// There is no repair of this environment that could be undone.
+    /// This environment has no repair that could be undone.
     #[error("there is no repair of {site} to undo")]
     NothingToUndo { site: PathBuf },
-    /// A repair cannot change this environment itself.
+    /// A repair cannot change the environment itself.
     #[error("the environment cannot be repaired in place: {why}")]
     NotInPlace { why: String, next: String },
 }
@@ -121,7 +121,7 @@ impl AwsFailure {
     }
 }
 
-/// A signal has come, by which the process is to die.
+/// A signal has arrived, and the process is about to die by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("interrupted by signal {0}")]
 pub struct Interrupted(pub i32);
@@ -135,7 +135,7 @@ pub enum Abort {
     Interrupted(#[from] Interrupted),
 }
 
-/// Files in one message: a directory that cannot be written has thousands.
+/// The number of files in one message: a directory that cannot be written contains thousands.
 pub const MAX_NAMED: usize = 5;
 
 impl Error {
@@ -156,7 +156,7 @@ impl Error {
         }
     }
 
-    /// The error of a repair that was tried in a second way too.
+    /// The error of a repair that was also tried in a second way.
     pub fn with_second(self, second: &Self) -> Self {
         match self {
             Self::Repair { message, .. } => Self::Repair {
@@ -177,7 +177,8 @@ impl Error {
         Self::repair(named.collect::<Vec<_>>().join("; "), next)
     }
 
-    /// Status 1: a repair was not done; 2: usage or configuration; 127 and 126 as in a shell: not found, and found but not executable.
+    /// Status 1: a repair was not made; 2: usage or configuration; 127 and 126 as in a shell: not found, and found
+    /// but not executable.
     pub fn exit_status(&self) -> u8 {
         match self {
             Self::NoRealPcluster
@@ -265,8 +266,8 @@ impl Error {
         }
     }
 
-    /// The message and the hint, a line each, with the prefix. The message of a repair keeps its lines:
-    /// it may hold the output of an installer.
+    /// The message and the hint, one line each, with the prefix. The message of a repair keeps its line breaks,
+    /// because it may contain the output of an installer.
     pub fn render_for_stderr(&self) -> String {
         let message = match self {
             Self::Repair { .. } => self.to_string(),
@@ -275,7 +276,7 @@ impl Error {
         prefix_lines(&format!("error: {message}\nhint: {}", flatten(&self.hint())))
     }
 
-    /// The message without its line breaks, which come from files, children and the real pcluster.
+    /// The message without the line breaks that files, children and the real pcluster put into it.
     pub fn to_line(&self) -> String {
         flatten(&self.to_string()).into_owned()
     }

@@ -34,7 +34,7 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
         return Outcome::exec(real.into_exec(arguments));
     }
     if settings.mode == Mode::Off {
-        // Mistyped, the variable was meant to change the mode.
+        // The variable was probably meant to change the mode, and has a typing error.
         let is_mistyped = |error: &&Error| matches!(error, Error::BadVariable { name: env_vars::MODE, .. });
         let stderr =
             errors.iter().filter(is_mistyped).map(|error| warn_of_settings(error, &settings)).collect();
@@ -92,7 +92,7 @@ impl Guarded<'_> {
         }
     }
 
-    /// Whatever goes wrong becomes an unknown check in the report, next to the checks that could be made.
+    /// Any failure becomes an unknown check in the report, next to the checks that could be made.
     fn check(&mut self, target: &Target) -> Result<(CheckOutcome, Overlay), Abort> {
         let environment = match LockedEnvironment::lock(self.request, target)? {
             Locked::Environment(environment) => environment,
@@ -117,7 +117,7 @@ impl Guarded<'_> {
         report::decide(settings.mode, settings.strict, report)
     }
 
-    /// Repairs the environment, or if that is not possible, makes the repair outside of it; then checks again. If the
+    /// Repairs the environment or, if that is not possible, makes a repair outside it; then checks again. If the
     /// repair fails and there was only a warning, the build continues.
     fn repair(mut self, target: &Target, before: &Report, overlay: &Overlay) -> Result<Outcome, Abort> {
         let repaired = match self.fix(target, false) {
@@ -214,7 +214,7 @@ fn describe_unread(configuration: &Path) -> Check {
     Check::new("configuration", Status::Unknown, Duration::ZERO, Some(reason))
 }
 
-/// Wherever they appear, the real pcluster prints help or a usage error, so there is nothing to check.
+/// Wherever these arguments appear, the real pcluster prints help or a usage error, so there is nothing to check.
 fn asks_for_help(arguments: &[OsString]) -> bool {
     arguments.iter().any(|argument| argument == "-h" || argument == "--help")
 }

@@ -35,7 +35,7 @@ fn act(outcome: Outcome) -> ExitCode {
             act(Outcome::failed(&become_program(exec)))
         }
         Outcome::Die(Interrupted(signal)) => {
-            // It fails only for a signal that does not exist, and this one was caught.
+            // This fails only for a signal that does not exist, but this one was caught.
             let _ = signal_hook::low_level::emulate_default_handler(signal);
             ExitCode::from(1)
         }

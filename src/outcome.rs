@@ -1,12 +1,12 @@
-//! The last step of the process. `exec` and `exit` skip destructors, so `main` acts on an outcome after
-//! everything else was dropped.
+//! The last step of the process. `exec` and `exit` skip destructors, so `main` performs an outcome after
+//! everything else has been dropped.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::error::{Error, Interrupted};
 
-/// What a call does last.
+/// The last thing that a call does.
 #[derive(Debug)]
 pub enum Outcome {
     /// End with this status after printing both texts.

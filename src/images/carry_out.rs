@@ -1,5 +1,5 @@
-//! Carries out the tasks of a plan, one AMI after the other, with a record of each deletion from before its first call
-//! to after its last.
+//! Carries out the tasks of a plan, one AMI after another. A deletion is on record from before its first call
+//! until after its last.
 
 use crate::error::{Abort, Error};
 use crate::images::client::{Client, StepResult};
@@ -11,8 +11,8 @@ use crate::images::plan::{Step, Task};
 /// The next step if a deletion cannot be recorded.
 pub const STATE_HOME: &str = "Nothing was changed. Set XDG_STATE_HOME to a writable directory.";
 
-/// Carries the tasks out and notes what becomes of them, also if a signal ends it. If AWS cannot be asked any more, the
-/// rest has failed too. `deletions` is for a deletion.
+/// Carries out the tasks and notes the result of each, even if a signal ends this early. If AWS cannot be asked
+/// any more, the remaining tasks count as failed. `deletions` is for a deletion.
 pub fn carry_out(
     client: &Client,
     tasks: &[Task],

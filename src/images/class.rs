@@ -1,7 +1,7 @@
-//! What an AMI is: the class of each, and the directory that belongs to it. Pure.
+//! What an AMI is: the class of each AMI, and the directory that belongs to it. Pure.
 //!
-//! If in doubt, it is foreign. The look-alikes: a build that failed in its tests, a build that is still running,
-//! and somebody else's recipe that is called `ParallelClusterImage-…`.
+//! If in doubt, an AMI is foreign. These look alike: a build that failed in its tests, a build that is still
+//! running, and somebody else's recipe that is called `ParallelClusterImage-…`.
 
 use std::collections::BTreeMap;
 
@@ -19,13 +19,13 @@ pub const BUILD_STATUS: &str = "parallelcluster:build_status";
 pub enum Class {
     /// The commands of pcluster find it.
     Healthy,
-    /// Built by pcluster to its end, and found by none of its commands.
+    /// Built completely by pcluster, but none of its commands finds it.
     Orphan,
     /// A build that has not ended.
     InProgress,
     /// A build that ended before its AMI was done.
     FailedBuild,
-    /// Nothing shows that pcluster has built it.
+    /// Nothing shows that pcluster built it.
     Foreign,
 }
 
@@ -35,11 +35,11 @@ pub struct Known<'a> {
     pub ami: &'a Ami,
     pub arn: Option<BuildArn>,
     pub class: Class,
-    /// Only of an AMI that is neither healthy nor foreign.
+    /// Only for an AMI that is neither healthy nor foreign.
     pub origin: Option<Origin<'a>>,
 }
 
-/// Whether this version knows a release.
+/// Whether this version of the program knows a release.
 pub fn is_known_release(version: &str) -> bool {
     read_dates().any(|(release, _)| release == version)
 }
@@ -67,7 +67,7 @@ impl<'a> Known<'a> {
         Self { ami, arn: Some(arn), class, origin: Some(origin) }
     }
 
-    /// The commands of pcluster find it, whatever it comes from.
+    /// The commands of pcluster find it, whatever it was built from.
     fn is_tagged(&self) -> bool {
         self.ami.tags.contains_key(IMAGE_ID)
     }
@@ -82,7 +82,7 @@ impl<'a> Known<'a> {
         self.ami.tags.get(IMAGE_ID).map(String::as_str).or(found)
     }
 
-    /// The directory that its tags name, or that its build is proven to have made.
+    /// The directory that its tags name, or that its build is known to have created.
     pub fn directory(&self) -> Option<(&str, &str)> {
         if self.is_tagged() {
             let tag = |name: &str| self.ami.tags.get(&format!("{PREFIX}{name}")).map(String::as_str);
@@ -113,7 +113,8 @@ fn classify(inventory: &Inventory, ami: &Ami, arn: &BuildArn, origin: &Origin) -
     }
 }
 
-/// A mark of pcluster's own: of the Lambda function besides the status, or of the component that describes the AMI.
+/// A mark that only pcluster makes: one from the Lambda function other than the status, or one from the component
+/// that describes the AMI.
 fn has_mark(ami: &Ami) -> bool {
     let is_mark = |key: &String| key.starts_with(PREFIX) && key != BUILD_STATUS && key != IMAGE_ID;
     ami.tags.keys().any(is_mark)
@@ -133,7 +134,8 @@ pub fn live_stacks<'a>(inventory: &'a Inventory, arn: &'a BuildArn) -> impl Iter
 pub type Owners<'a> = BTreeMap<(&'a str, &'a str), Option<&'a str>>;
 
 /// The AMI that each directory belongs to: the orphan in the region of the build, if it is the only one and no
-/// healthy AMI names the directory. Copies in other regions share it with an AMI that may not be listed.
+/// healthy AMI names the directory. Copies in other regions share the directory with an AMI that may not be
+/// listed.
 pub fn find_owners<'a>(known: &'a [Known]) -> Owners<'a> {
     let mut owners = Owners::new();
     for known in known.iter().filter(|known| known.class != Class::Foreign || known.is_tagged()) {

@@ -38,7 +38,7 @@ import os
 import sys
 import threading
 
-# Not by the path of a script, which PYTHONSAFEPATH leaves out.
+# This script's directory is added here, because PYTHONSAFEPATH keeps Python from adding it.
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from client_account import Account, Failure, read_other_error, shorten  # noqa: E402
@@ -56,17 +56,18 @@ def main():
     os.dup2(2, 1)
     with open(request_file, encoding="utf-8") as file:
         request = json.load(file)
-    # boto3 asks for the code of an MFA device at the terminal, whose foreground is not this process's.
+    # boto3 asks for the code of an MFA device at the terminal, but this process is not in the terminal's
+    # foreground.
     getpass.getpass = refuse_to_ask
     sys.path[:] = [os.fsdecode(entry.encode("latin-1")) for entry in request["sysPath"]]
     pieces = encode(answer(request))
-    # The JSON of a template can hold halves of surrogate pairs, which are no text.
+    # The JSON of a template can contain halves of surrogate pairs, which are not text.
     with os.fdopen(answer_fd, "w", encoding="utf-8", errors="replace") as out:
         out.writelines(["\n", sentinel, "\n"])
         out.writelines(pieces)
         out.writelines(["\n", sentinel, "\n"])
     sys.stderr.flush()
-    # Threads that still wait for AWS would be waited for.
+    # Otherwise the exit would wait for threads that are still waiting for AWS.
     os._exit(0)
 
 

@@ -1,4 +1,4 @@
-//! What is asked of AWS: one script, run by the target's interpreter with its own boto3, and with it the user's
+//! All queries to AWS: one script, run by the target's interpreter with its own boto3, and so with the user's
 //! credentials, profiles, proxies and endpoints. No other module opens a connection.
 
 use std::ffi::OsString;
@@ -33,7 +33,7 @@ const MAX_TIMEOUTS: u32 = 10;
 #[derive(Debug)]
 pub struct Client<'a> {
     pub target: &'a Target,
-    /// The time that a child of a check may take.
+    /// The time limit for a child of a check.
     pub timeout: Duration,
 }
 
@@ -47,7 +47,7 @@ pub enum Answer {
     NoStack {
         region: String,
     },
-    /// Results of the steps that were tried, in their order.
+    /// The results of the steps that were tried, in order.
     Applied {
         results: Vec<StepResult>,
     },
@@ -72,7 +72,7 @@ pub struct StackTemplate {
 #[derive(Debug, Clone, Deserialize)]
 pub struct StepResult {
     pub ok: bool,
-    /// Why it failed, or what a step that is done has left.
+    /// Why it failed, or what a completed step has left behind.
     #[serde(deserialize_with = "Option::deserialize")]
     pub message: Option<String>,
     #[serde(deserialize_with = "Option::deserialize")]
@@ -97,7 +97,7 @@ impl Client<'_> {
         }
     }
 
-    /// Asks for what a build would use. What cannot be asked is named in the answer.
+    /// Asks for everything that a build would use. What cannot be asked is named in the answer.
     pub fn get_facts(&self, questions: &Questions, region: Option<&str>) -> Result<Facts, Abort> {
         let mut request = serde_json::to_value(questions).unwrap_or_default();
         request["region"] = json!(region);
@@ -107,7 +107,7 @@ impl Client<'_> {
         }
     }
 
-    /// Carries out steps up to the first that fails, each verified by asking again.
+    /// Carries out steps until one fails, and verifies each by asking again.
     pub fn apply(&self, region: Option<&str>, steps: &[Step]) -> Result<Vec<StepResult>, Abort> {
         match self.ask("apply", json!({"region": region, "steps": steps}))? {
             Answer::Applied { results } => Ok(results),
@@ -131,7 +131,7 @@ impl Client<'_> {
 
     fn run(&self, request: &Value) -> Result<Value, ChildError> {
         let interpreter = &self.target.interpreter;
-        // A check is not worth more time than one of its other children gets.
+        // A check is given no more time than one of its other children.
         let limit = if request["kind"] == "parent" { self.timeout } else { self.timeout * MAX_TIMEOUTS };
         let scratch = Scratch::new().map_err(ChildError::Scratch)?;
         let sentinel = sentinel();
@@ -154,7 +154,7 @@ fn fail(message: String) -> Abort {
     Error::Aws(AwsFailure::of_client(message)).into()
 }
 
-/// The error for an answer that is not the one to the question.
+/// The error for an answer that does not match the question.
 fn refuse(answer: Answer) -> Abort {
     match answer {
         Answer::Failed { code, message, call } => Error::Aws(AwsFailure { code, message, call }).into(),

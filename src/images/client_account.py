@@ -36,7 +36,8 @@ def shorten(text, limit):
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-# By name, because releases of botocore have different ones: an exception is what one of its classes says.
+# By name, because releases of botocore have different classes: an exception counts if one of its classes has the
+# name.
 BOTOCORE_CODES = {
     "credentials": (
         "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "CredentialRetrievalError",
@@ -47,7 +48,7 @@ BOTOCORE_CODES = {
     "region": ("NoRegionError", "InvalidRegionError", "UnknownRegionError"),
     "network": ("ConnectionError", "HTTPClientError", "IncompleteReadError"),
 }  # fmt: skip
-# S3, EC2 and the services with JSON have different ones for the same error.
+# S3, EC2 and the JSON services have different codes for the same error.
 AWS_CODES = {
     "credentials": (
         "UnrecognizedClientException", "InvalidClientTokenId", "ExpiredToken", "ExpiredTokenException",
@@ -71,7 +72,7 @@ def translating(call):
     except ClientError as error:
         raise read_client_error(error, call)
     except ResponseParserError:
-        # Its message has the whole answer, such as the page of a proxy.
+        # Its message contains the whole answer, such as the page of a proxy.
         raise Failure("answer", OTHER_FORM, call)
     except BotoCoreError as error:
         names = {ancestor.__name__ for ancestor in type(error).__mro__}
@@ -101,11 +102,11 @@ def read_client_error(error, call):
     codes = [code for code, known in AWS_CODES.items() if aws_code in known]
     if "Throttl" in aws_code:
         codes = ["throttled"]
-    # What was asked for the credentials, such as sts:AssumeRole, runs inside of the call.
+    # Requests for credentials, such as sts:AssumeRole, run inside the call.
     if call is None or call.partition(":")[2] != error.operation_name:
         codes = ["credentials"]
     message = "{}: {}".format(aws_code, details.get("Message") or "no message")
-    # What the services but S3 say about the clock has the code of a wrong signature.
+    # If the clock is wrong, all services but S3 report it with the code for a wrong signature.
     if "Signature expired" in message or "Signature not yet current" in message:
         codes = ["clock"]
     return Failure(codes[0] if codes else "answer", message, call, aws_code)
@@ -126,7 +127,7 @@ class Account:
         self.clients = {}
         # The last call, for an answer that cannot be read.
         self.asked = None
-        # A session of boto3 is for one thread, a client is not.
+        # A boto3 session is for a single thread, but a client is not.
         self.lock = threading.Lock()
         self.skipped = {}
         self.closed = set()
@@ -171,7 +172,7 @@ class Account:
         return self.guard(read, [], (service, region, operation), (), parameters)
 
     def guard(self, read, nothing, source, absent, parameters):
-        # Permissions for S3 are given by bucket.
+        # S3 permissions are granted per bucket.
         bucket = parameters.get("Bucket")
         if source + (bucket,) in self.closed:
             return None
@@ -224,7 +225,7 @@ def filter_by(name, values):
 
 
 def read_tags(resource):
-    # Thousands of AMIs have the keys and many values in common.
+    # Thousands of AMIs share the keys and many of the values.
     return {sys.intern(tag["Key"]): sys.intern(tag["Value"]) for tag in resource.get("Tags") or []}
 
 

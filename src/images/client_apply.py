@@ -19,9 +19,9 @@ from client_inventory import IMAGE_ID, find_uses
 
 BUCKET = "parallelcluster:s3_bucket"
 KEEP = "pcluster-preflight:keep"
-# The codes of EC2 and of a tag policy for a tag that they do not take.
+# The codes of EC2 and of a tag policy for a tag that they do not accept.
 REFUSED_TAG = ("InvalidParameterValue", "InvalidParameter", "InvalidTagKey.Malformed", "TagPolicyViolation")
-# Without their answers nobody knows whether an AMI is in use.
+# Without the answers to these calls we cannot know whether an AMI is in use.
 USES = ("ec2:DescribeInstances", "ec2:DescribeLaunchTemplateVersions", "autoscaling:DescribeLaunchConfigurations")
 
 
@@ -103,7 +103,7 @@ def try_tags(aws, region, ami, tags):
 
 
 def deregister_image(aws, region, step):
-    # A prompt may have waited for hours.
+    # The confirmation prompt may have waited for hours.
     why = find_hindrance(aws, region, step["ami"])
     if why:
         return why
@@ -184,7 +184,7 @@ def delete_directory(aws, region, step):
     why = find_owner(aws, bucket, directory)
     if why:
         raise Kept(why)
-    # Listed from its start each time: a page may begin after an object that is gone by now.
+    # Listed from the beginning each time: a page may start after an object that has been removed in the meantime.
     versions, before = find_versions(aws, region, bucket, directory), None
     while versions and versions != before:
         objects = {"Objects": versions, "Quiet": True}
@@ -211,7 +211,8 @@ def find_owner(aws, bucket, directory):
         try:
             images = [image for page in page_images(aws, region, **parameters) for image in page["Images"]]
         except Failure as failure:
-            # A policy of the organization that denies a region denies it for good; everything else can be tried again.
+            # If a policy of the organization denies a region, trying again does not help; everything else can be
+            # tried again.
             if failure.code != "denied":
                 raise
             return "cannot find out whether an AMI in {} uses this directory: {}".format(region, failure.describe())

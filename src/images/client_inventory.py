@@ -61,7 +61,7 @@ def add_details(aws, request, account, found):
         for image in found["images"]
         if IMAGE_ID not in image["tags"] or image["id"] in request["ids"]
     ]
-    # Only its owner may ask for this attribute.
+    # Only the owner may ask for this attribute.
     own = [image for image in examined if image["ownerId"] == account]
     run_parallel(lambda image: add_launch_permission(aws, image), own)
     for region, slugs in sorted(list_builds(aws, request, examined).items()):
@@ -97,7 +97,7 @@ def find_images(aws, request, regions):
         except Exception as error:
             return [], read_other_error(error)
         if not images:
-            # All regions' clients together take more memory than the AMIs.
+            # Keeping the clients of all regions would take more memory than the AMIs.
             aws.clients.pop(("ec2", region))
         return images, None
 
@@ -112,7 +112,7 @@ def find_images(aws, request, regions):
 
 
 def read_images(aws, region, request):
-    # The commands of pcluster look for its tag alone, which a copy that was tagged by hand can have.
+    # The commands of pcluster look only for its tag, which a copy that was tagged by hand can have too.
     filters = [filter_by("tag:Ec2ImageBuilderArn", [request["pattern"]]), filter_by("tag-key", [IMAGE_ID])]
     # Pages of this size keep the memory for their XML small.
     asked = [{"Owners": ["self"], "Filters": [one], "page_size": 250} for one in filters]

@@ -11,11 +11,11 @@ import urllib.request
 
 from client_account import Failure, filter_by, read_other_error, run_parallel, shorten
 
-# AWS's codes for what does not exist.
+# AWS's codes for something that does not exist.
 ABSENT = ("404", "NoSuchKey", "NoSuchBucket", "NotFound", "ResourceNotFoundException")
 SECONDS = 10
 
-# What the rules on images read.
+# What the image rules read.
 IMAGE_KEYS = (
     "ImageId", "Name", "OwnerId", "ImageOwnerAlias", "Architecture", "Platform", "PlatformDetails", "Tags",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-//! The commands that finish what a listing shows, in its text and in its JSON. Pure.
+//! The commands that complete what a listing shows, as text and as JSON. Pure.
 
 use serde::Serialize;
 
@@ -6,7 +6,7 @@ use crate::images::inventory::Deletion;
 use crate::images::origin::Sharing;
 use crate::text::printable::quote_for_shell;
 
-/// Commands that can be pasted, by what they do.
+/// Commands that can be pasted, sorted by what they do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Commands {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -30,8 +30,8 @@ pub fn finish(deletion: &Deletion) -> String {
     format!("pcluster preflight images --delete --image {ami} -r {region}")
 }
 
-/// The command that shares an AMI again; `None` if a shell could read anything else into it, because the configuration
-/// in S3 can hold any text.
+/// The command that shares an AMI again; `None` if a shell could interpret any part of it differently, because the
+/// configuration in S3 can contain any text.
 pub fn share(ami: &str, region: &str, sharing: &Sharing) -> Option<String> {
     let is_plain = |text: &str| {
         !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:/".contains(c))

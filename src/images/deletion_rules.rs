@@ -7,10 +7,10 @@ use crate::images::origin::{MAX_SLUG, Origin, PREFIX, image_arn, is_named, is_na
 use crate::images::rules::Examined;
 use crate::images::selection::is_id;
 
-/// A tag, of any value, that protects an AMI from a deletion.
+/// If an AMI has this tag, with any value, it is protected from deletion.
 pub const KEEP: &str = "pcluster-preflight:keep";
 
-/// The calls without whose answers we cannot know whether an AMI is in use.
+/// The calls whose answers we need to know whether an AMI is in use.
 const USES: [&str; 3] = [
     "ec2:DescribeInstances",
     "ec2:DescribeLaunchTemplateVersions",
@@ -49,8 +49,8 @@ impl Examined<'_> {
         Some(Refusal::new("use unknown", reason))
     }
 
-    /// Whether a build of this image id is running: names of stacks have their case, and without a list they are
-    /// guessed.
+    /// Whether a build of this image id is running. Stack names are case-sensitive; if stacks could not be listed,
+    /// their names are guessed.
     fn refuse_unlisted_stacks(&self) -> Option<Refusal> {
         let region = self.known.arn.as_ref().map_or("", |arn| &arn.region);
         let skipped = self.inventory.find_skipped("cloudformation:ListStacks", region)?;
@@ -108,7 +108,7 @@ impl Examined<'_> {
         })
     }
 
-    /// What goes with it: what belongs to no other AMI.
+    /// What is deleted with it: everything that belongs to no other AMI.
     pub fn artifacts(&self) -> Artifacts {
         let Some(arn) = self.known.arn.as_ref().filter(|_| self.known.class == Class::Orphan) else {
             return Artifacts::default();
@@ -134,7 +134,7 @@ impl Examined<'_> {
         arn.region == self.known.ami.region && has_logs_alone(self.inventory, arn, own, 1)
     }
 
-    /// The addresses of what a deletion leaves although it may belong to this AMI alone, each with the reason.
+    /// The addresses of what a deletion leaves although it may belong only to this AMI, each with the reason.
     pub fn find_stays(&self) -> Vec<(String, String)> {
         let Some(arn) = self.known.arn.as_ref().filter(|arn| arn.region == self.known.ami.region) else {
             return Vec::new();
@@ -144,7 +144,7 @@ impl Examined<'_> {
         stays
     }
 
-    /// A log group that may be this AMI's alone and is not deleted.
+    /// A log group that may belong only to this AMI and is not deleted.
     fn find_kept_logs(&self, arn: &BuildArn) -> Option<(String, String)> {
         if !self.has_logs_alone(arn) {
             return None;
@@ -191,8 +191,8 @@ impl Examined<'_> {
             .collect()
     }
 
-    /// Where the directory is in a bucket that could not be read: as its stack names it, as it is listed, or as pcluster
-    /// would call it.
+    /// The location of the directory in a bucket that could not be read: as its stack names it, as it is listed,
+    /// or as pcluster would name it.
     fn guess_place(&self, bucket: &str, arn: &BuildArn) -> String {
         let stack = self.known.origin.as_ref().and_then(|origin| origin.stack);
         let tag = |name: &str| stack?.tags.as_ref()?.get(&format!("{PREFIX}{name}")).map(String::as_str);
@@ -208,7 +208,8 @@ impl Examined<'_> {
     }
 }
 
-/// Whether no other build writes to the log group of an image id: of so many AMIs, and of one stack.
+/// Whether only this many AMIs and this stack share the log group of an image id, so that no other build writes to
+/// it.
 pub fn has_logs_alone(inventory: &Inventory, arn: &BuildArn, stack: Option<&str>, amis: usize) -> bool {
     let builds = inventory.images.iter().filter_map(image_arn).filter_map(BuildArn::read);
     let is_other = |other: &Stack| is_named(other, arn) && Some(other.id.as_str()) != stack;
@@ -224,7 +225,7 @@ mod tests {
     use crate::images::rules::examine;
     use crate::images::selection::Selection;
 
-    /// A bucket with a custom name can have builds of several regions and accounts.
+    /// A bucket with a custom name can contain builds of several regions and accounts.
     #[test]
     fn of_a_shared_bucket_only_what_names_its_region_is_given_back_and_nothing_is_deleted() {
         let orphan = ami("ami-1", &arn("x", "3.1.3", ACCOUNT), DONE);
@@ -241,7 +242,7 @@ mod tests {
         assert_eq!(in_bucket(BucketFrom::Option, Some("us-east-1")), (possible, false));
         assert_eq!(in_bucket(BucketFrom::Option, Some("eu-west-1")), (refused, false));
         assert_eq!(in_bucket(BucketFrom::Option, None), (refused, false));
-        // Named by a stack that is not the build's.
+        // Named by a stack that does not belong to the build.
         assert_eq!(in_bucket(BucketFrom::Stack, Some("us-east-1")), (refused, false));
     }
 
@@ -355,7 +356,7 @@ mod tests {
             ..Stack::default()
         };
         assert_eq!(stays(vec![stack]), [format!("s3://b/{place}/")]);
-        // As another account may have made what is in a bucket that the user names.
+        // Another account may have created what is in a bucket that the user names.
         let mut found = directory("x", 'a', "2022-10-26T22:00:00Z");
         found.bucket_from = BucketFrom::Option;
         found.configuration = Some("Region: us-east-1\n".into());

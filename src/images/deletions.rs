@@ -1,5 +1,6 @@
-//! Deletions that have begun: a file for each AMI, from before its first call to after its last. AWS forgets
-//! which snapshots an AMI had as soon as it is deregistered, so an interrupted deletion could not be finished.
+//! Deletions that have begun: a file for each AMI, from before its first call until after its last. As soon as an
+//! AMI is deregistered, AWS forgets which snapshots it had, so without the file an interrupted deletion could not
+//! be finished.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,7 +14,7 @@ use crate::system::dirs;
 use crate::system::disk::{self, Durability};
 use crate::system::trust;
 
-/// More than any file of one AMI has.
+/// No file of a single AMI is larger.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// The deletions of this user.
@@ -32,7 +33,7 @@ impl Deletions {
     /// Reads the deletions that have begun but not ended, of every account.
     ///
     /// # Errors
-    /// Returns an error if one cannot be read: we do not know which snapshots it left behind.
+    /// Returns an error if one cannot be read: we would not know which snapshots it left behind.
     pub fn read(&self) -> Result<Vec<Deletion>, String> {
         let entries = match self.directory.read_dir() {
             Ok(entries) => entries,
@@ -46,7 +47,8 @@ impl Deletions {
         paths.iter().map(|path| read_file(path)).collect()
     }
 
-    /// Keeps other deletions out, and a listing from taking the record of a running one for an old one.
+    /// Keeps other deletions out, and prevents a listing from mistaking the record of a running deletion for an
+    /// old one.
     pub fn lock(&self) -> Result<File, Error> {
         self.try_lock().ok_or_else(|| Error::Images {
             message: "another deletion is running, or its record cannot be written".into(),
@@ -54,7 +56,7 @@ impl Deletions {
         })
     }
 
-    /// Takes the lock of a deletion; `None` where another holds it, or it cannot be made.
+    /// Takes the lock of a deletion; `None` if another deletion holds it, or it cannot be created.
     pub fn try_lock(&self) -> Option<File> {
         trust::make_directory(&self.directory).ok()?;
         let options = File::options().write(true).create(true).truncate(false).mode(0o600).to_owned();
@@ -62,7 +64,7 @@ impl Deletions {
         lock.try_lock().is_ok().then_some(lock)
     }
 
-    /// Writes a deletion to the disk, before its first call to AWS.
+    /// Writes the record of a deletion to the disk, before the first call to AWS.
     pub fn begin(&self, deletion: &Deletion) -> Result<(), String> {
         let path = self.path(deletion);
         let failed = |error: io::Error| format!("cannot write {}: {error}", path.display());
@@ -71,7 +73,7 @@ impl Deletions {
         disk::write_atomically(&path, &text, Durability::Durable).map_err(failed)
     }
 
-    /// Removes one that has ended.
+    /// Removes the record of a deletion that has ended.
     pub fn end(&self, deletion: &Deletion) {
         let _ = fs::remove_file(self.path(deletion));
     }
@@ -88,8 +90,8 @@ fn read_file(path: &Path) -> Result<Deletion, String> {
     serde_json::from_slice(&text).map_err(|error| failed(error.into()))
 }
 
-/// Deletions whose AMI is gone and that have left something. Of those that have left nothing the records in `ended`
-/// are removed, which a listing does not do: EC2 shows changes with a delay.
+/// Deletions whose AMI is gone and that have left something behind. The records of those that have left nothing
+/// are removed from `ended`. A listing does not do that, because changes appear in EC2 with a delay.
 pub fn find_unfinished(
     inventory: &Inventory,
     begun: Vec<Deletion>,
@@ -118,7 +120,7 @@ pub fn find_unfinished(
     unfinished
 }
 
-/// What remains of a deletion. A log group that another build uses now is not part of it.
+/// What remains of a deletion. A log group that another build uses now is not included.
 fn leave(inventory: &Inventory, mut deletion: Deletion, remains: &Remains) -> Unfinished {
     let stack = deletion.stack_id.clone();
     let is_alone = |build: BuildArn| {

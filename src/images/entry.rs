@@ -1,6 +1,7 @@
 //! One AMI, or one interrupted deletion, in a few lines. Pure.
 //!
-//! An AMI has at most four lines. Tags, addresses and reasons are for `-v`, and reasons for those who name an AMI.
+//! An AMI has at most four lines. Tags and addresses are shown with `-v`, and so are reasons, unless the user has
+//! named an AMI.
 
 use jiff::tz::TimeZone;
 
@@ -122,7 +123,7 @@ fn source_name(source: Source) -> &'static str {
     }
 }
 
-/// A word, the id of the AMI, and its image id, in lower case if its own is not known.
+/// A word, the id of the AMI, and its image id, in lower case if the original spelling is not known.
 pub fn headline(word: &str, image: &Image) -> String {
     let name =
         image.image_id.as_ref().unwrap_or(if image.slug.is_empty() { &image.name } else { &image.slug });
@@ -159,7 +160,7 @@ fn describe_reasons(image: &Image) -> String {
     image.reasons.iter().map(|reason| indent(reason)).collect()
 }
 
-/// With `-v`, what belongs to an AMI.
+/// What belongs to an AMI, with `-v`.
 fn describe_addresses(listing: &Listing, image: &Image) -> String {
     if !listing.is_verbose {
         return String::new();
@@ -181,7 +182,7 @@ fn describe_sharing(image: &Image) -> String {
     let Some(sharing) = &image.sharing else { return String::new() };
     let with: Vec<&str> = sharing.list().map(|(_, id)| id).collect();
     let mut text = match &image.commands.share {
-        // One line, so that it can be pasted.
+        // A single line, so that it can be pasted.
         Some(command) => line(&format!("to share it again: {command}")),
         None if with.is_empty() => String::new(),
         None => indent(&format!("was to be shared with {}", with.join(", "))),
@@ -207,7 +208,7 @@ pub fn describe_ended(listing: &Listing, ended: &Unfinished) -> String {
         + &describe_tags(listing, "had", tags)
 }
 
-/// A line that is not wrapped, because it is short or has addresses.
+/// A line that is not wrapped, because it is short or contains addresses.
 pub fn line(text: &str) -> String {
     format!("{INDENT}{}\n", escape_line(text))
 }
@@ -216,7 +217,7 @@ pub fn indent(text: &str) -> String {
     indent_by(INDENT, text)
 }
 
-/// Wraps a text; a command in backquotes stays in one line, so that it can be pasted.
+/// Wraps a text; a command in backquotes stays on one line, so that it can be pasted.
 pub fn indent_by(indent: &str, text: &str) -> String {
     let text = escape(text);
     let mut words: Vec<String> = Vec::new();

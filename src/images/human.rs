@@ -1,6 +1,6 @@
-//! The AMIs of broken builds for people: the list, the plan with its question, and the result. Pure.
+//! The AMIs of broken builds as text: the list, the plan with its question, and the result. Pure.
 //!
-//! What is true of all AMIs is in the summary, and not repeated for each.
+//! What applies to all AMIs is in the summary, and is not repeated for each.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -134,7 +134,7 @@ fn summarize(listing: &Listing) -> String {
         };
         return indent_by("", &text);
     }
-    // Not every AMI of the region is known if some are selected.
+    // If some AMIs are selected, not all AMIs of the region are known.
     let found = if listing.is_named || listing.older_than.is_some() {
         String::new()
     } else {
@@ -235,7 +235,7 @@ mod tests {
     use crate::images::selection::Selection;
     use crate::text::printable::escape;
 
-    /// A listing whose AMI, region and interrupted deletion contain a text from AWS.
+    /// A listing in which an AMI, a region and an interrupted deletion contain a text from AWS.
     fn listing(text: &str) -> Listing {
         let orphan =
             Ami { region: text.into(), name: text.into(), ..ami(text, &arn("x", "3.1.3", ACCOUNT), DONE) };
@@ -296,7 +296,7 @@ mod tests {
     fn thousand_orphans_are_listed_in_four_lines_each() {
         let ids: Vec<String> = (0..1200).map(|number| format!("image-{number}")).collect();
         let amis = ids.iter().map(|id| ami(&format!("ami-{id}"), &arn(id, "3.1.3", ACCOUNT), DONE));
-        // Of every other one the files are there.
+        // Only every second image still has its directory.
         let directories = ids.iter().step_by(2).map(|id| directory(id, 'a', "2022-10-26T22:00:00Z"));
         let inventory = Inventory { directories: directories.collect(), ..inventory(amis.collect()) };
         let listing = Listing { images: examine(&inventory, &Selection::default()), ..Listing::default() };

@@ -1,4 +1,4 @@
-//! An AMI as it is shown: what it is, what it costs, what may be done with it. Pure.
+//! An AMI as it is displayed: what it is, what it costs, and what can be done with it. Pure.
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -10,8 +10,9 @@ use crate::images::commands::Commands;
 use crate::images::inventory::{Ami, Device, Inventory, Snapshot, Tags};
 use crate::images::origin::{Sharing, Source};
 
-/// Dollars for a GiB of a standard snapshot and a month, as of November 2026: Amazon EBS User Guide, "Pricing and billing
-/// for archiving EBS snapshots". The guide names no region, and regions differ.
+/// The price in dollars for a GiB of a standard snapshot per month, as of November 2026: Amazon EBS User Guide,
+/// "Pricing and billing for archiving EBS snapshots". The guide names no region, and prices differ between
+/// regions.
 const USD_PER_GIB_MONTH: f64 = 0.05;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -31,7 +32,7 @@ pub struct Image {
     #[serde(serialize_with = "write_moment")]
     pub creation_date: Timestamp,
     pub class: Class,
-    /// In its own case; null where only its lower case is known.
+    /// In its original case; null if only its lower-case form is known.
     pub image_id: Option<String>,
     /// The image id in lower case.
     #[serde(skip)]
@@ -73,19 +74,19 @@ pub struct Image {
 }
 
 impl Image {
-    /// Full days since it was made; less than 0 if a clock is wrong.
+    /// The age in whole days; negative if a clock is wrong.
     pub fn age_in_days(&self, today: Date) -> i64 {
         let date = TimeZone::UTC.to_datetime(self.creation_date).date();
         today.duration_since(date).as_hours() / 24
     }
 }
 
-/// Why something is refused: what a summary counts, and the reason for one AMI.
+/// Why something is refused: a kind that a summary counts, and the reason for one AMI.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     pub kind: &'static str,
     pub reason: String,
-    /// The command that does it anyway; the reason contains it too.
+    /// The command that does it anyway; the reason contains the command too.
     pub command: Option<String>,
 }
 
@@ -109,7 +110,8 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// At most: an archived snapshot costs less, and one shares blocks with its lineage, which are billed once.
+    /// The maximum: an archived snapshot costs less, and a snapshot shares blocks with its lineage, which are
+    /// billed once.
     pub fn of(snapshots: &[SnapshotSize]) -> Self {
         let gib: f64 = snapshots.iter().filter_map(|snapshot| snapshot.size_gib).sum();
         Self { usd: round(gib * USD_PER_GIB_MONTH) }
@@ -138,16 +140,16 @@ fn round(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
 }
 
-/// To the millisecond, as EC2 does.
+/// To the millisecond, as in EC2.
 fn write_moment<S: Serializer>(moment: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(&format_args!("{moment:.3}"))
 }
 
-/// What belongs to one image alone.
+/// What belongs only to one image.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Artifacts {
-    /// Of the build, which may differ from the AMI's.
+    /// Of the build; it may differ from the AMI's.
     #[serde(skip)]
     pub region: String,
     /// Bucket and directory.

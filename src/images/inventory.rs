@@ -1,7 +1,7 @@
-//! What AWS has of images and builds, in the JSON of client.py. Pure.
+//! What AWS has of images and builds, as client.py's JSON. Pure.
 //!
-//! client.py writes every key. What it leaves out or writes in another type is an error: a deletion is decided by
-//! these. serde would take a missing `Option` for `None`, unless it has a function to read it.
+//! client.py writes every key. It is an error if a key is missing or has another type, because deletions are
+//! decided by this data. serde would accept a missing `Option` as `None` unless a function reads it.
 
 use std::collections::BTreeMap;
 
@@ -11,17 +11,17 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub type Tags = BTreeMap<String, String>;
 
-/// The AMIs of one account in the regions that were asked for, and what the rules need to know of them.
+/// The AMIs of one account in the selected regions, and what the rules need to know about them.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Inventory {
     #[serde(deserialize_with = "read_account")]
     pub account: String,
-    /// The ARN of who asks.
+    /// The ARN of the caller.
     pub caller: String,
     #[serde(deserialize_with = "Option::deserialize")]
     pub alias: Option<String>,
-    /// Of the credentials, where they come from one.
+    /// The profile of the credentials, if they come from one.
     #[serde(deserialize_with = "Option::deserialize")]
     pub profile: Option<String>,
     pub partition: String,
@@ -89,18 +89,18 @@ pub struct Stack {
     pub deletion_time: Option<Timestamp>,
     #[serde(deserialize_with = "Option::deserialize")]
     pub tags: Option<Tags>,
-    /// The physical id of its `ParallelClusterImage`, which `Ec2ImageBuilderArn` of the AMI repeats.
+    /// The physical id of its `ParallelClusterImage`. The AMI's `Ec2ImageBuilderArn` has the same value.
     #[serde(deserialize_with = "Option::deserialize")]
     pub image_arn: Option<String>,
 }
 
-/// A directory of S3 whose name is that of an image's artifacts.
+/// An S3 directory whose name is that of an image's artifacts.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Directory {
     pub bucket: String,
     pub bucket_from: BucketFrom,
-    /// The region of the build that was looked for.
+    /// The region of the build that was searched for.
     pub region: String,
     /// The release with its suffix.
     pub version: String,
@@ -117,12 +117,12 @@ pub struct Directory {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BucketFrom {
-    /// Its name is that of this account and region alone.
+    /// Its name is unique to this account and region.
     #[default]
     Default,
     /// The user has named it.
     Option,
-    /// A stack names it, which need not be one of pcluster's.
+    /// A stack names it; the stack need not be one of pcluster's.
     Stack,
 }
 
@@ -150,7 +150,7 @@ pub struct Snapshot {
     pub full_size_bytes: Option<u64>,
 }
 
-/// A use of an AMI by an instance, a launch template, a launch configuration or something else.
+/// A use of an AMI, by an instance, a launch template, a launch configuration or something else.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Use {
     pub region: String,
@@ -165,12 +165,12 @@ pub struct Skipped {
     pub why: String,
     #[serde(deserialize_with = "Option::deserialize", skip_serializing_if = "Option::is_none")]
     pub permission: Option<String>,
-    /// Of S3, and it may have something.
+    /// It belongs to S3, and may contain something.
     #[serde(deserialize_with = "Option::deserialize", skip_serializing)]
     pub bucket: Option<String>,
 }
 
-/// What is still there of an image whose deletion was interrupted.
+/// What still exists of an image whose deletion was interrupted.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Remains {
@@ -182,7 +182,7 @@ pub struct Remains {
     pub log_group: bool,
 }
 
-/// What a deletion removes; also the record of it.
+/// What a deletion removes; also used as its record.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Deletion {
@@ -190,7 +190,7 @@ pub struct Deletion {
     pub region: String,
     pub ami: String,
     pub snapshots: Vec<String>,
-    /// The region of the build, in which its directory and its logs are.
+    /// The region of the build, which contains its directory and its logs.
     pub build_region: String,
     #[serde(deserialize_with = "Option::deserialize")]
     pub bucket: Option<String>,
@@ -201,7 +201,7 @@ pub struct Deletion {
     /// The stack of its build, which has the same log group.
     #[serde(default)]
     pub stack_id: Option<String>,
-    /// Those of the AMI, so that it can be traced.
+    /// The tags of the AMI, so that it can be traced.
     pub tags: Tags,
 }
 
@@ -218,14 +218,14 @@ pub const BUILDER_ARN: &str = "Ec2ImageBuilderArn";
 /// A deletion that was interrupted after its AMI was gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unfinished {
-    /// Without directory and log group if they are gone.
+    /// Without the directory and the log group if they are gone.
     pub deletion: Deletion,
-    /// The snapshots that are still there.
+    /// The snapshots that still exist.
     pub snapshots: Vec<String>,
 }
 
 impl Unfinished {
-    /// What is still there.
+    /// What still exists.
     pub fn list(&self) -> Vec<String> {
         let Deletion { bucket, directory, log_group, .. } = &self.deletion;
         let snapshots = self.snapshots.iter().map(|snapshot| format!("snapshot {snapshot}"));
@@ -242,7 +242,7 @@ fn read_account<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> 
 }
 
 impl Inventory {
-    /// The source that could not be asked and whose name begins so, in a region.
+    /// The source in a region that could not be asked and whose name begins with this text.
     pub fn find_skipped(&self, source: &str, region: &str) -> Option<&Skipped> {
         self.skipped
             .iter()
@@ -250,7 +250,7 @@ impl Inventory {
     }
 }
 
-/// The ARN of an image that Image Builder made for pcluster: who built what, where.
+/// The ARN of an image that Image Builder created for pcluster: who built what, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BuildArn {
     pub region: String,

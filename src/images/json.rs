@@ -1,4 +1,4 @@
-//! A listing as JSON, with everything that its text has. Pure.
+//! A listing as JSON, with everything that its text contains. Pure.
 
 use serde_json::{Value, json};
 
@@ -44,7 +44,7 @@ impl Listing {
     }
 }
 
-/// One object with the keys of all.
+/// One object with the keys of all of them.
 fn join(parts: &[Value]) -> Value {
     let keys = parts.iter().filter_map(Value::as_object).flatten();
     Value::Object(keys.map(|(key, value)| (key.clone(), value.clone())).collect())

@@ -1,4 +1,4 @@
-//! What was found in AWS, and what a change makes of it. Pure.
+//! What was found in AWS, and what a change does to it. Pure.
 
 use jiff::civil::Date;
 use serde::Serialize;
@@ -25,12 +25,12 @@ pub enum Stage {
     Result(Change),
 }
 
-/// Whose AMIs they are, and who asks.
+/// Who owns the AMIs, and who is asking.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Identity {
     pub account: String,
-    /// Asked for only before a change.
+    /// Requested only before a change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alias: Option<String>,
     pub caller: String,
@@ -45,32 +45,32 @@ pub struct Listing {
     pub images: Vec<Image>,
     pub unfinished: Vec<Unfinished>,
     pub skipped: Vec<Skipped>,
-    /// Deletions that were interrupted, and are finished now.
+    /// Deletions that were interrupted and are finished now.
     pub ended: Vec<Unfinished>,
     pub outcomes: Outcomes,
-    /// Names that nothing has.
+    /// Names that nothing matches.
     pub missing: Vec<String>,
     pub today: Date,
     pub stage: Stage,
-    /// This command with the changes that are possible, or with the one that has failed.
+    /// This command with the changes that are possible, or with the one that failed.
     pub commands: Commands,
-    /// Only AMIs that are older than so many days were asked for.
+    /// Only AMIs older than this number of days were requested.
     pub older_than: Option<i64>,
-    /// AMIs or image ids were named, so the reasons are wanted.
+    /// AMIs or image ids were named, so the reasons are shown.
     pub is_named: bool,
     pub is_verbose: bool,
 }
 
-/// What has become of the AMIs of a change.
+/// The results of a change for its AMIs.
 #[derive(Debug, Default)]
 pub struct Outcomes {
     /// AMIs in the order of their tasks.
     pub done: Vec<String>,
-    /// AMIs, and why.
+    /// AMIs, each with the reason.
     pub failed: Vec<(String, String)>,
-    /// AMIs, and what a task that is done has left.
+    /// AMIs, each with what a completed task has left.
     pub left: Vec<(String, String)>,
-    /// AMIs, and what else the user should know.
+    /// AMIs, each with what else the user should know.
     pub notes: Vec<(String, String)>,
 }
 
@@ -84,7 +84,7 @@ impl Image {
         if change == Change::Delete { self.delete_refused } else { self.repair_refused }
     }
 
-    /// Whether the size of each snapshot is known, and the sum of those that are.
+    /// Whether the size of every snapshot is known, and the sum of the known sizes.
     pub fn size_gib(&self) -> (bool, f64) {
         let sizes = self.snapshots.iter().map(|snapshot| snapshot.size_gib);
         (sizes.clone().all(|size| size.is_some()), sizes.flatten().sum())
@@ -100,18 +100,18 @@ impl Listing {
         !self.unfinished.is_empty() || self.select(Class::Orphan).next().is_some()
     }
 
-    /// Whether something that was asked for is refused.
+    /// Whether something that was requested is refused.
     pub fn is_refused(&self, image: &Image, change: Change) -> bool {
         let counts = match image.class {
             Class::Orphan => true,
-            // A second repair of one image has nothing to do.
+            // A second repair of the same image has nothing to do.
             Class::Healthy => change == Change::Delete && self.is_named,
             _ => self.is_named,
         };
         counts && image.action(change) == Action::Refused
     }
 
-    /// Notes on each image what has become of it.
+    /// Notes the result on each image.
     pub fn note_outcomes(&mut self, change: Change, outcomes: Outcomes) {
         for image in &mut self.images {
             let own = |pairs: &[(String, String)]| -> Vec<String> {
@@ -137,18 +137,18 @@ impl Listing {
         self.stage = Stage::Result(change);
     }
 
-    /// Whether something that was asked for is refused or not found.
+    /// Whether something that was requested is refused or not found.
     pub fn has_refusals(&self, change: Change) -> bool {
         !self.missing.is_empty() || self.images.iter().any(|image| self.is_refused(image, change))
     }
 
-    /// Whether a change has left something.
+    /// Whether a change has left something behind.
     pub fn has_left(&self) -> bool {
         let is_left = |image: &Image| !image.left.is_empty();
         !self.outcomes.failed.is_empty() || !self.outcomes.left.is_empty() || self.images.iter().any(is_left)
     }
 
-    /// What the end of an interrupted deletion has removed.
+    /// What was removed when an interrupted deletion was finished.
     pub fn removed(&self, ended: &Unfinished) -> Vec<String> {
         let left = &self.outcomes.left;
         let is_left = |what: &str| {
@@ -159,7 +159,7 @@ impl Listing {
 }
 
 impl Skipped {
-    /// What it means that this could not be asked, if that is not plain.
+    /// What it means that this could not be asked, unless that is obvious.
     pub fn effect(&self) -> Option<&'static str> {
         let is_references = self.source.starts_with("ec2:DescribeImageReferences");
         is_references

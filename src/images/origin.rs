@@ -1,4 +1,4 @@
-//! The build of an AMI, from what is left of it: a stack, and a directory of S3 with the template. Pure.
+//! The build of an AMI, from what is left of it: a stack, and an S3 directory with the template. Pure.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,10 @@ use crate::rules::template::cloudformation;
 use crate::rules::template::cloudformation::select_resources;
 use crate::text::yaml;
 
-/// Begins the key of every tag that pcluster writes.
+/// The prefix of the key of every tag that pcluster writes.
 pub const PREFIX: &str = "parallelcluster:";
 
-/// Letters of an image id in the name of its directory, ahead of a hyphen and 16 random ones.
+/// The number of letters of an image id in the name of its directory, before a hyphen and 16 random characters.
 pub const MAX_SLUG: usize = 46;
 
 const ARTIFACTS: &str = "/custom_resources/artifacts.zip";
@@ -28,7 +28,7 @@ pub enum Source {
     None,
 }
 
-/// What the template of a build says of it.
+/// What the template of a build says about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipe {
     pub image_id: String,
@@ -42,11 +42,11 @@ pub struct Recipe {
 #[derive(Debug, Clone)]
 pub struct Origin<'a> {
     pub stack: Option<&'a Stack>,
-    /// The directory of its artifacts, whose own template names this image id and this directory.
+    /// The directory of its artifacts; the template in it names this image id and this directory.
     pub artifacts: Option<(&'a Directory, Recipe)>,
 }
 
-/// Launch permissions as a configuration asks for them, in the terms of `CloudFormation`.
+/// Launch permissions as a configuration requests them, in the terms of `CloudFormation`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all(serialize = "camelCase", deserialize = "PascalCase"))]
 pub struct Sharing {
@@ -57,8 +57,8 @@ pub struct Sharing {
 }
 
 impl Sharing {
-    /// Accounts, organizations and their units, each with EC2's name for its kind. Not the groups: the one that there is
-    /// means everybody.
+    /// Accounts, organizations and their units, each with EC2's name for its kind. Groups are not included: the
+    /// only group means everybody.
     pub fn list(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let kinds = [
             ("UserId", &self.user_ids),
@@ -94,13 +94,13 @@ impl Recipe {
     }
 }
 
-/// Whether a stack is named after an image: its name is the image id.
+/// Whether a stack is named after an image, so that its name is the image id.
 pub fn is_named(stack: &Stack, arn: &BuildArn) -> bool {
     stack.region == arn.region && stack.name.to_lowercase() == arn.slug
 }
 
-/// Whether a stack has built an AMI. A second build with the same id can have the ARN of the first, so the
-/// times have to agree too.
+/// Whether a stack has built an AMI. A second build with the same id can have the same ARN as the first, so the
+/// times have to match too.
 fn has_built(stack: &Stack, ami: &Ami, arn: &BuildArn) -> bool {
     let is_image = stack.image_arn.as_deref().is_none_or(|image| Some(image) == image_arn(ami));
     let was_there = stack.deletion_time.is_none_or(|end| ami.creation_date <= end);
@@ -111,7 +111,7 @@ fn has_built(stack: &Stack, ami: &Ami, arn: &BuildArn) -> bool {
         && has_tags_of_build(stack, arn)
 }
 
-/// A stack of another program's can have the name too.
+/// A stack of another program can have the name too.
 fn has_tags_of_build(stack: &Stack, arn: &BuildArn) -> bool {
     let id = stack.tags.as_ref().and_then(|tags| tags.get(&format!("{PREFIX}image_id")));
     id.is_some_and(|id| *id == stack.name && id.to_lowercase() == arn.slug)
@@ -123,8 +123,8 @@ pub fn image_arn(ami: &Ami) -> Option<&str> {
 }
 
 impl<'a> Origin<'a> {
-    /// Finds what is left of the build of an AMI. Builds of one id do not overlap in time, because their stacks have
-    /// one name: it is the last that began before.
+    /// Finds what is left of the build of an AMI. Builds with the same id do not overlap in time, because their
+    /// stacks have the same name, so it is the last one that began before the AMI.
     pub fn find(inventory: &'a Inventory, ami: &Ami, arn: &BuildArn) -> Self {
         let built = inventory.stacks.iter().filter(|stack| has_built(stack, ami, arn));
         let stack = built.max_by_key(|stack| stack.creation_time);
@@ -132,7 +132,7 @@ impl<'a> Origin<'a> {
         let expected = tag("s3_bucket").zip(tag("s3_image_dir"));
         let is_expected = |directory: &Directory| match expected {
             Some((bucket, place)) => *bucket == directory.bucket && *place == directory.directory,
-            // A stack that is not the build's can name any bucket.
+            // A stack that does not belong to the build can name any bucket.
             None => directory.bucket_from != BucketFrom::Stack,
         };
         let candidates = inventory
@@ -141,15 +141,15 @@ impl<'a> Origin<'a> {
             .filter(|directory| is_expected(directory) && belongs(directory, ami, arn, expected.is_some()));
         let proven: Vec<_> =
             candidates.filter_map(|directory| Some((directory, prove(directory, arn)?))).collect();
-        // Of directories in two buckets nothing tells which one is the build's.
+        // If there are directories in two buckets, nothing shows which of them belongs to the build.
         let bucket = proven.first().map(|(directory, _)| &directory.bucket);
         let is_alone = proven.iter().all(|(directory, _)| Some(&directory.bucket) == bucket);
         let last = proven.into_iter().max_by_key(|(directory, _)| directory.template_modified);
         Self { stack, artifacts: last.filter(|_| is_alone) }
     }
 
-    /// Whether the directory is certainly this account's: builds of several accounts and regions can share a bucket
-    /// whose name the user chose.
+    /// Whether the directory certainly belongs to this account: builds of several accounts and regions can share a
+    /// bucket if the user chose its name.
     pub fn is_of_account(&self) -> bool {
         let is_default = |(directory, _): &(&Directory, Recipe)| directory.bucket_from == BucketFrom::Default;
         self.artifacts.as_ref().is_some_and(|artifacts| self.stack.is_some() || is_default(artifacts))
@@ -164,14 +164,14 @@ impl<'a> Origin<'a> {
         }
     }
 
-    /// The image id in its own case.
+    /// The image id in its original case.
     pub fn image_id(&self) -> Option<&str> {
         let recipe = self.artifacts.as_ref().map(|(_, recipe)| recipe.image_id.as_str());
         recipe.or_else(|| self.stack.map(|stack| stack.name.as_str()))
     }
 
-    /// The tags that the build would have given its AMI, without those that it has; `None` if the directory of
-    /// its artifacts is not proven, which `delete-image` would empty.
+    /// The tags that the build would have given its AMI, without those that it has. `None` if the directory of its
+    /// artifacts is not proven to be right, because `delete-image` would empty that directory.
     pub fn lost_tags(&self, inventory: &Inventory, ami: &Ami, arn: &BuildArn) -> Option<Tags> {
         let (directory, recipe) = self.artifacts.as_ref()?;
         let id = &recipe.image_id;
@@ -197,7 +197,7 @@ impl<'a> Origin<'a> {
         Some(tags)
     }
 
-    /// Whether the configuration is there, which alone has the user's own tags and permissions.
+    /// Whether the configuration exists, because only it contains the user's own tags and permissions.
     pub fn has_configuration(&self) -> bool {
         self.artifacts.as_ref().is_some_and(|(directory, _)| read_configuration(directory).is_some())
     }
@@ -212,16 +212,17 @@ impl<'a> Origin<'a> {
     }
 }
 
-/// Whether a directory can be that of the build: by place, release and time. `is_named` is whether the stack of the build
-/// names it.
+/// Whether a directory can belong to the build, by its place, release and time. `is_named` is whether the stack of
+/// the build names it.
 fn belongs(directory: &Directory, ami: &Ami, arn: &BuildArn, is_named: bool) -> bool {
-    // The name of a default bucket is made of account and region; another one can have builds of several.
+    // The name of a default bucket consists of account and region; any other bucket can contain several builds.
     let is_of_region = || {
         read_configuration(directory)
             .and_then(|configuration| Some(configuration["Region"].as_str()? == arn.region))
             .unwrap_or(is_named || directory.bucket_from == BucketFrom::Default)
     };
-    // What is to be parsed comes last, and the name first: each AMI is compared with every directory.
+    // The name is compared first, and what needs parsing comes last, because each AMI is compared with every
+    // directory.
     is_named_after(directory, arn)
         && directory.region == arn.region
         && strip_suffix(&directory.version) == arn.version
@@ -236,7 +237,7 @@ pub fn is_named_after(directory: &Directory, arn: &BuildArn) -> bool {
     name.is_some_and(|(start, _)| start.eq_ignore_ascii_case(slug))
 }
 
-/// The recipe of a directory whose template names this very directory and an image id of this build.
+/// The recipe of a directory, if its template names this directory and an image id of this build.
 fn prove(directory: &Directory, arn: &BuildArn) -> Option<Recipe> {
     let recipe = Recipe::read_text(directory.template.as_deref()?)?;
     let is_own = recipe.directory == directory.directory && recipe.bucket == directory.bucket;
@@ -254,7 +255,7 @@ fn read_configuration(directory: &Directory) -> Option<Value> {
     Some(configuration)
 }
 
-/// `Image.Tags` of the configuration, of which nothing else is left.
+/// `Image.Tags` of the configuration; they are recorded nowhere else.
 fn asked_tags(directory: &Directory) -> BTreeMap<String, String> {
     let configuration = read_configuration(directory).unwrap_or_default();
     let tags = configuration["Image"]["Tags"].as_array();

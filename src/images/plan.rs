@@ -1,4 +1,4 @@
-//! The steps of a repair or a deletion, for each AMI. Pure.
+//! The steps of a repair or a deletion for each AMI. Pure.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use crate::images::inventory::{Deletion, Tags, Unfinished};
 pub struct Task {
     pub ami: String,
     pub steps: Vec<Step>,
-    /// Written before its first step, if it deletes.
+    /// Written before its first step, if it is a deletion.
     pub deletion: Option<Deletion>,
 }
 

@@ -27,7 +27,7 @@ impl Examined<'_> {
             let reason = "it is disabled, so no pcluster command finds it: enable it first";
             return Err(Refusal::new("disabled", reason));
         }
-        // What could not be read may well exist.
+        // What could not be read may still exist.
         if let Some(skipped) = self.inventory.find_skipped("s3:", &arn.region) {
             let reason = format!("not all artifacts of its build could be read ({})", skipped.source);
             return Err(Refusal::new("S3 could not be read", reason));
@@ -50,8 +50,8 @@ impl Examined<'_> {
         Ok(tags)
     }
 
-    /// Tags for an AMI without a directory, or whose directory belongs to another AMI: pcluster's commands need the name
-    /// of one, which need not exist. Only for an AMI and an image id that the user names.
+    /// Tags for an AMI that has no directory, or whose directory belongs to another AMI: pcluster's commands need
+    /// the name of a directory, but it need not exist. Only for an AMI and an image id that the user names.
     fn adopt(&self, arn: &BuildArn) -> Result<Tags, Refusal> {
         let Known { ami, origin, .. } = self.known;
         let named = self.selection.find_id(&arn.slug).filter(|_| self.selection.names(&ami.id));
@@ -66,7 +66,7 @@ impl Examined<'_> {
         if self.inventory.directories.iter().any(|other| other.directory == directory) {
             return Err(Refusal::new("directory exists", format!("directory {directory} already exists")));
         }
-        // A copy has the tags that the configuration of the original asks for.
+        // A copy has the tags that the original's configuration requests.
         let original = origin.as_ref().and_then(|origin| origin.lost_tags(self.inventory, ami, arn));
         let mut tags = original.unwrap_or_default();
         let own = [
@@ -94,7 +94,7 @@ impl Examined<'_> {
         Refusal { command: Some(command), ..Refusal::new(kind, reason) }
     }
 
-    /// The image id as the name of the AMI has it, `ParallelClusterImage-ID DATE`; else in lower case.
+    /// The image id from the name of the AMI, `ParallelClusterImage-ID DATE`; otherwise in lower case.
     fn guess_id(&self) -> &str {
         let Known { ami, .. } = self.known;
         let named = ami.name.strip_prefix("ParallelClusterImage-").and_then(|rest| rest.split(' ').next());
@@ -129,7 +129,7 @@ impl Examined<'_> {
     }
 }
 
-/// Whether EC2 accepts a tag, as far as that can be known in advance.
+/// Whether EC2 accepts a tag, to the extent that this can be known in advance.
 fn is_accepted(key: &str, value: &str) -> bool {
     let length = key.chars().count();
     length > 0 && length <= MAX_KEY && !is_reserved(key) && value.chars().count() <= MAX_VALUE
@@ -233,7 +233,7 @@ mod tests {
         }
     }
 
-    /// Reading the templates of all directories for each AMI took minutes if there were hundreds of both.
+    /// Reading the templates of all directories for each AMI took minutes when there were hundreds of both.
     #[test]
     fn only_a_directory_that_is_named_after_the_image_is_read() {
         let orphan = ami("ami-1", &arn("x", "3.1.3", ACCOUNT), DONE);
@@ -313,7 +313,7 @@ mod tests {
         assert_eq!(images[1].artifacts.directory, None);
     }
 
-    /// As a rescue by `CopyImage` and `CreateTags` makes it, without the tags of Image Builder.
+    /// As a rescue with `CopyImage` and `CreateTags` leaves it, without the tags of Image Builder.
     #[test]
     fn a_copy_that_was_tagged_by_hand_keeps_its_directory() {
         let path = "parallelcluster/3.1.3/images/x-aaaaaaaaaaaaaaaa";

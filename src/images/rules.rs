@@ -1,4 +1,4 @@
-//! What each AMI of an inventory is, and what may be done with it. Pure.
+//! What each AMI of an inventory is, and what can be done with it. Pure.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::images::inventory::{Inventory, Tags};
 use crate::images::origin::{Origin, Source};
 use crate::images::selection::{Selection, is_id};
 
-/// Classes every AMI that is not foreign and is selected, and decides what may be done with it.
+/// Classifies every selected AMI that is not foreign, and decides what can be done with it.
 pub fn examine(inventory: &Inventory, selection: &Selection) -> Vec<Image> {
     let known: Vec<Known> = inventory.images.iter().map(|ami| Known::new(inventory, ami)).collect();
     let mut by_slug: BTreeMap<(&str, &str), Vec<&Known>> = BTreeMap::new();
@@ -26,13 +26,13 @@ pub fn examine(inventory: &Inventory, selection: &Selection) -> Vec<Image> {
         .collect()
 }
 
-/// The facts by which one AMI is judged.
+/// The facts by which an AMI is judged.
 #[derive(Debug)]
 pub struct Examined<'a> {
     pub inventory: &'a Inventory,
     pub selection: &'a Selection,
     pub known: &'a Known<'a>,
-    /// The AMIs of this region whose image ids are alike but for their case.
+    /// The AMIs of this region whose image ids differ only in case.
     same_slug: &'a [&'a Known<'a>],
     owners: &'a Owners<'a>,
 }
@@ -95,7 +95,8 @@ impl Examined<'_> {
         }
     }
 
-    /// The reasons of refusals, those that are alike in one. Those of a healthy AMI are of interest only if it is named.
+    /// The reasons for refusals; equal ones are merged. Those of a healthy AMI are of interest only if it is
+    /// named.
     fn describe_refusals(&self, repair: Option<&Refusal>, delete: Option<&Refusal>) -> Vec<String> {
         if self.known.class == Class::Healthy && self.selection.is_empty() {
             return Vec::new();
@@ -125,7 +126,7 @@ impl Examined<'_> {
         Some(format!("this version of the shim does not know pcluster {}", arn.version))
     }
 
-    /// The AMIs with the image id of this one. pcluster's commands take the first of them.
+    /// The AMIs with the same image id as this one. pcluster's commands use the first of them.
     fn find_conflicts(&self) -> Vec<String> {
         let own = self.known.ami;
         let orphans = self.same_slug.iter().filter(|other| other.class == Class::Orphan);
@@ -159,7 +160,7 @@ impl Examined<'_> {
         })
     }
 
-    /// Whether the directory of its build is this AMI's alone.
+    /// Whether the directory of its build belongs only to this AMI.
     pub fn owns_directory(&self) -> bool {
         let owner = self.known.directory().and_then(|directory| self.owners.get(&directory));
         owner.is_some_and(|owner| *owner == Some(self.known.ami.id.as_str()))
@@ -298,7 +299,7 @@ mod tests {
                 let ami = inventory.images.iter().find(|ami| ami.id == image.ami && ami.region == image.region).unwrap();
                 let arn = BuildArn::read(&ami.tags["Ec2ImageBuilderArn"]).unwrap();
                 prop_assert_eq!(&arn.account, ACCOUNT);
-                // Of a release that is not known, only what is named is deleted.
+                // If the release is not known, only what the user names is deleted.
                 let is_asked = arn.version == "3.1.3" || named.contains(&image.ami);
                 prop_assert!(is_asked || image.delete == Action::Refused);
                 if image.repair == Action::Possible || image.delete == Action::Possible {
@@ -312,7 +313,7 @@ mod tests {
                 let seen = inventory.directories.iter().filter(|seen| seen.directory == *directory);
                 let templates: Vec<&str> = seen.filter_map(|seen| seen.template.as_deref()).collect();
                 let id = format!("\"{IMAGE_ID}\":\"{}\"", image.tags[IMAGE_ID]);
-                // A new one, for an AMI that was named, or one whose own template has this id.
+                // Either a new directory, for an AMI that was named, or one whose own template has this id.
                 prop_assert!(templates.is_empty() || templates.iter().any(|text| text.contains(&id)));
             }
             let count = written.len();

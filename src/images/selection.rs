@@ -19,7 +19,7 @@ impl Selection {
         self.amis.iter().any(|own| own == ami)
     }
 
-    /// The named image id that is this one but for its case.
+    /// The named image id that equals this one except for its case.
     pub fn find_id(&self, slug: &str) -> Option<&String> {
         self.image_ids.iter().find(|id| id.to_lowercase() == slug)
     }
@@ -49,13 +49,13 @@ impl Selection {
                     .any(|left| left.deletion.build().is_some_and(|build| build.slug == id.to_lowercase()))
         };
         let amis = self.amis.iter().filter(|ami| !is_listed(ami) && !is_gone(ami));
-        // With an AMI, an id only says what it is to be called.
+        // If an AMI is named, an id only says what it is to be called.
         let ids = self.image_ids.iter().filter(|id| self.amis.is_empty() && !has_id(id));
         amis.chain(ids).cloned().collect()
     }
 }
 
-/// Whether an image has this id; where only its lower case is known, the case of the name does not count.
+/// Whether an image has this id; if only its lower-case form is known, the case of the name does not count.
 pub fn is_id(id: &str, own: Option<&str>, slug: &str) -> bool {
     own.map_or_else(|| slug == id.to_lowercase(), |own| own == id)
 }

@@ -17,7 +17,7 @@ pub struct Summary {
     pub healthy: usize,
     pub repairable: usize,
     pub deletable: usize,
-    /// By the kind of the refusal.
+    /// By kind of refusal.
     pub not_repaired: BTreeMap<&'static str, usize>,
     pub not_deleted: BTreeMap<&'static str, usize>,
     #[serde(flatten)]
@@ -34,20 +34,20 @@ pub struct SnapshotSums {
     pub monthly_cost_at_most: Cost,
 }
 
-/// Sums of what a change would do, or of what it has done.
+/// The sums of what a change would do, or of what it has done.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ChangeSums {
     pub change: Change,
     pub amis: usize,
-    /// Of a deletion.
+    /// For a deletion.
     #[serde(flatten)]
     pub snapshots: Option<SnapshotSums>,
     pub interrupted_deletions: usize,
-    /// By the kind of the refusal.
+    /// By kind of refusal.
     pub refused: BTreeMap<&'static str, usize>,
     pub failed: usize,
-    /// Deleted AMIs that leave something.
+    /// Deleted AMIs that have left something behind.
     pub leaving: usize,
 }
 

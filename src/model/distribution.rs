@@ -35,7 +35,7 @@ impl Packages {
         self.distributions.iter().map(|(name, distribution)| (name.as_str(), distribution))
     }
 
-    /// The versions by normalised name, as rules and reports take packages.
+    /// The versions by normalised name, which is how rules and reports identify packages.
     pub fn versions(&self) -> BTreeMap<String, String> {
         self.iter()
             .map(|(name, distribution)| (name.to_owned(), distribution.version.clone()))

@@ -10,9 +10,9 @@ pub const STRICT: &str = "PCLUSTER_SHIM_STRICT";
 pub const TIMEOUT: &str = "PCLUSTER_SHIM_TIMEOUT";
 /// The config file.
 pub const CONFIG: &str = "PCLUSTER_SHIM_CONFIG";
-/// Set by the shell function that install.sh defines, for its own call of `preflight where`.
+/// Set by the shell function that install.sh defines, but only when it calls `preflight where`.
 pub const FUNCTION: &str = "PCLUSTER_SHIM_FUNCTION";
 /// Set for launchers that might start the shim again; see [`crate::environment::locate`].
 pub const TRIED: &str = "PCLUSTER_SHIM_TRIED";
-/// The directory in which a launcher that was asked leaves its answer; see [`crate::environment::question`].
+/// The directory in which a launcher that is asked leaves its answer; see [`crate::environment::question`].
 pub const QUESTION: &str = "PCLUSTER_SHIM_QUESTION";

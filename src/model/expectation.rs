@@ -3,22 +3,22 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-/// What the real code asks of the AMI, as synthesis.py reads it from the configuration that the real
-/// schema has loaded. A value that is absent is not compared.
+/// What the real code asks of the AMI, as synthesis.py reads it from the configuration that the real schema has
+/// loaded. A value that is absent is not compared.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Expectation {
     /// The AMI's name, with the placeholder of its build date.
     pub name: Option<String>,
-    /// The AMI's tags. Null if there is such a tag but its value cannot be predicted.
+    /// The AMI's tags. The value is null if the tag exists but its value cannot be predicted.
     pub tags: Map<String, Value>,
-    /// The regions to distribute to; empty if that is the stack's own.
+    /// The regions to distribute to; empty if there is only the stack's own.
     pub regions: Vec<String>,
-    /// Null where none is asked for.
+    /// Null if none is requested.
     pub launch_permission: Value,
 }
 
-/// The exception with which an import ends that the real pcluster makes too.
+/// The exception that ends an import which the real pcluster makes too.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StartupFailure {
@@ -29,7 +29,7 @@ pub struct StartupFailure {
     pub module: Option<String>,
     /// The file of that module, if it has one.
     pub module_file: Option<String>,
-    /// The file whose code ended in the exception.
+    /// The file whose code raised the exception.
     pub file: Option<String>,
     /// The damaged bytecode file, if that is the reason.
     pub bytecode: Option<String>,

@@ -1,4 +1,4 @@
-//! A finding, its level, and the fix that it asks for. Pure.
+//! A finding, its level, and the fix for it. Pure.
 
 use std::fmt;
 
@@ -27,13 +27,13 @@ impl Level {
     }
 }
 
-/// The advisory of the builds whose AMIs no command of pcluster finds.
+/// The advisory about builds whose AMIs no command of pcluster finds.
 pub const LOSES_TAGS: &str = "cdk-imagebuilder-1.153.0";
 
 /// How to find those AMIs.
 pub const FIND_LOST: &str = "To find AMIs left behind by such builds, run `pcluster preflight images`.";
 
-/// The source of a finding. pcluster's own JSON has the name of a validator here.
+/// The source of a finding. In pcluster's own JSON, this is the name of a validator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     PackageAdvisory,
@@ -54,9 +54,9 @@ pub struct Finding {
     pub level: Level,
     #[serde(rename = "type")]
     pub kind: Kind,
-    /// The problem: one sentence without its full stop.
+    /// The problem: one sentence without the full stop.
     pub message: String,
-    /// The cost of building in spite of it: a sentence.
+    /// The cost of building anyway: a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost: Option<String>,
     pub evidence: Value,
@@ -70,20 +70,20 @@ pub struct Finding {
     /// The user's config ignores it.
     #[serde(rename = "ignored", default, skip_serializing_if = "std::ops::Not::not")]
     pub is_ignored: bool,
-    /// Where it shows, if an advisory about packages says so.
+    /// Where it becomes visible, if an advisory about packages says so.
     #[serde(skip)]
     pub shows: Option<Shows>,
 }
 
-/// Where an environment shows what an advisory says, so that it may be refuted.
+/// Where an environment would show what an advisory says; if it does not, the advisory is refuted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Shows {
     /// pcluster does not start.
     Start,
-    /// The template falls short.
+    /// The template is incomplete.
     Template,
-    /// Only when the image is built.
+    /// Only while the image is built.
     Later,
 }
 
@@ -101,7 +101,7 @@ impl Finding {
         self.fix.as_ref().map_or("run `pcluster preflight` for details", |fix| &fix.command)
     }
 
-    /// Whether an id that the user gave is its own, or that of its advisory.
+    /// Whether an id from the user is the finding's own, or that of its advisory.
     pub fn is_named(&self, id: &str) -> bool {
         self.id == id || self.evidence["advisory"] == id
     }
@@ -111,7 +111,7 @@ impl Finding {
         self.level == Level::Error
     }
 
-    /// Whether another finding, of an advisory, says what is wrong.
+    /// Whether another finding, from an advisory, says what is wrong.
     pub fn is_explained(&self) -> bool {
         self.evidence.get("explainedBy").is_some()
     }
@@ -143,13 +143,13 @@ pub struct Fix {
 /// A change of the environment that corrects a finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Remedy {
-    /// Packages move to releases that are known to work.
+    /// Packages are moved to releases that are known to work.
     Move(PackageMove),
-    /// Files of aws-parallelcluster are edited, as the source edits with this id say.
+    /// Files of aws-parallelcluster are edited, as defined by the source edits with this id.
     Edit(String),
-    /// A file of bytecode is removed, which Python compiles again.
+    /// A bytecode file is removed; Python compiles it again.
     Bytecode(String),
-    /// Packages move to the versions that were current when that release of aws-parallelcluster came out.
+    /// Packages are moved to the versions that were current when that release of aws-parallelcluster came out.
     Release,
 }
 
@@ -160,7 +160,7 @@ impl Fix {
         Self { command: FIX.into(), remedy: Some(Remedy::Move(package_move)) }
     }
 
-    /// A move for a finding that does not block, which is repaired only by its id.
+    /// A move for a finding that does not block; it is repaired only if its id is given.
     pub fn moving_by_id(package_move: PackageMove, id: &str) -> Self {
         Self { command: format!("{FIX} {id}"), remedy: Some(Remedy::Move(package_move)) }
     }
@@ -190,7 +190,7 @@ impl Fix {
         }
     }
 
-    /// The file of bytecode that the fix removes.
+    /// The bytecode file that the fix removes.
     pub fn bytecode(&self) -> Option<&str> {
         match &self.remedy {
             Some(Remedy::Bytecode(file)) => Some(file),
@@ -228,7 +228,7 @@ impl PackageMove {
     }
 }
 
-/// The packages and their ranges, written only once if both are equal.
+/// The packages and their two ranges; if both are equal, only one is written.
 impl fmt::Display for PackageMove {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { packages, upgrade, downgrade } = self;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::model::env_vars;
 use crate::text::yaml::{self, Scalar};
 
-/// The reaction of the guard to a verdict.
+/// How the guard reacts to a verdict.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Mode {
     #[default]
@@ -43,7 +43,7 @@ impl<'de> Deserialize<'de> for Mode {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         yaml::read_scalar(from, &format!("one of {}", Self::ACCEPTED), |scalar| match scalar {
             Scalar::Text(text) => Self::parse(text).ok_or(None),
-            // In YAML 1.1 `off` is false, and a tool that rewrites the file may write that.
+            // In YAML 1.1 `off` is false, and a tool that rewrites the file may write it that way.
             Scalar::Bool(false) => Ok(Self::Off),
             _ => Err(None),
         })
@@ -73,18 +73,18 @@ pub enum InstallerChoice {
     Pip,
 }
 
-/// The way in which the real pcluster was found.
+/// How the real pcluster was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FoundBy {
     Flag,
     Variable,
     Config,
-    /// Beside the shim, which has replaced it.
+    /// Next to the shim, which has replaced it.
     #[serde(rename = "kept")]
     Replaced,
     Path,
-    /// Beside `pcluster-preflight`, which was called by its path.
+    /// Next to `pcluster-preflight`, which was called by its path.
     Beside,
     /// In a place where environments are kept, by `preflight check --all`.
     Search,
