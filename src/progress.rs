@@ -11,15 +11,15 @@ use crate::text::printable::{escape, escape_line};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// A spinner where stderr is a terminal, else nothing.
+    /// A spinner if stderr is a terminal, otherwise nothing.
     Terminal,
-    /// A spinner where stderr is a terminal, else plain lines.
+    /// A spinner if stderr is a terminal, otherwise plain lines.
     Lines,
     Silent,
 }
 
-/// One step; its spinner disappears when it is dropped. A step inside another has none: two spinners would
-/// write over each other.
+/// One step; its spinner disappears when it is dropped. A step inside another step has no spinner, because two
+/// would overwrite each other.
 #[derive(Debug)]
 pub struct Step(Option<ProgressBar>);
 
@@ -35,14 +35,14 @@ impl Progress {
             }
             Self::Terminal => Step(None),
             Self::Lines => {
-                // A reader that has closed stderr is not an error of the check.
+                // If a reader has closed stderr, that is not an error of the check.
                 let _ = writeln!(std::io::stderr(), "{PREFIX}{what}");
                 Step(None)
             }
         }
     }
 
-    /// Whether a step is shown nowhere, although messages are.
+    /// Whether no step is shown, although messages are.
     pub fn is_hidden(self) -> bool {
         self == Self::Terminal && !std::io::stderr().is_terminal()
     }
@@ -54,7 +54,7 @@ impl Progress {
         }
     }
 
-    /// Writes the output of a child, if it is wanted.
+    /// Writes the output of a child if the user wants it.
     pub fn write_output(self, output: &str, is_wanted: bool) {
         if is_wanted && self != Self::Silent {
             let _ = std::io::stderr().write_all(escape(output).as_bytes());

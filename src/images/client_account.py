@@ -21,8 +21,8 @@ class Failure(Exception):
         return PERMISSIONS.get(self.call, self.call) if self.code == "denied" else None
 
 
-# The IAM actions of calls that are named otherwise. A deletion which names a version, even the version
-# "null", needs the second action: S3 user guide, "Policy actions for Amazon S3".
+# The IAM actions of calls with a different name. A deletion that names a version, even the version "null", needs
+# the second action: S3 user guide, "Policy actions for Amazon S3".
 PERMISSIONS = {
     "s3:HeadObject": "s3:GetObject",
     "s3:ListObjectsV2": "s3:ListBucket",

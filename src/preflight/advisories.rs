@@ -17,7 +17,7 @@ use crate::text::printable::wrap_behind;
 pub fn run(id: Option<&str>, common: &Common) -> Result<Outcome, Abort> {
     let advisories = read_all_advisories(&read_settings()?)?;
     let combinations = combinations::built_in();
-    // Without an advisory of exactly that id, all those are listed whose id contains it.
+    // If no advisory has exactly this id, all advisories are listed whose id contains it.
     let mut known =
         advisories.iter().map(|advisory| &advisory.id).chain(combinations.iter().map(|one| &one.id));
     let one = id.filter(|id| known.any(|own| own == id));
@@ -59,12 +59,12 @@ fn format_head(level: Level, id: &str, title: &str, width: usize) -> String {
     format!("{:<8} {id}\n{}", level.name(), wrap_behind("         ", title, width))
 }
 
-/// The rows of a label and its content.
+/// The rows of a label with its content.
 fn format_rows(rows: impl IntoIterator<Item = (&'static str, String)>, width: usize) -> String {
     rows.into_iter().map(|(label, content)| wrap_behind(&format!("{label:<11}"), &content, width)).collect()
 }
 
-/// All of one combination, for people.
+/// Everything about one combination, as text for people.
 fn format_combination(one: &Combination, width: usize) -> String {
     let mut parent: Vec<String> = one.os.clone();
     parent.extend(one.os_version.as_ref().map(ToString::to_string));
@@ -84,7 +84,7 @@ fn format_combination(one: &Combination, width: usize) -> String {
         + &format_rows(rows.into_iter().chain(references), width)
 }
 
-/// All of one advisory, for people.
+/// Everything about one advisory, as text for people.
 pub fn format_advisory(advisory: &Advisory, width: usize) -> String {
     let mut rows = vec![("pcluster", advisory.pcluster.to_string())];
     rows.extend(advisory.python.as_ref().map(|python| ("python", python.to_string())));

@@ -53,14 +53,14 @@ struct All<'a> {
     parent: &'a ParentSource,
 }
 
-/// A found pcluster before its check: its target, or its report if there will be no check.
+/// A pcluster that was found, before its check: its target, or its report if it will not be checked.
 enum Known<'a> {
     Target(&'a Found, Box<Target>),
     Report(Box<Report>),
 }
 
 impl All<'_> {
-    /// All are identified first, because two launchers may lead to one environment.
+    /// All are identified first, because two launchers may lead to the same environment.
     fn check(&self, found: &[Found]) -> Result<Vec<Report>, Abort> {
         let known = map_concurrently(found, |found| self.identify(found));
         let known = without_repeats(known.into_iter().collect::<Result<_, Abort>>()?);
@@ -101,7 +101,7 @@ impl All<'_> {
     }
 }
 
-/// The report of a check that ended in an error, which hides no other report. A signal ends them all.
+/// The report of a check that ended in an error, so that the other reports are not lost. A signal ends them all.
 fn describe_error(found: &Found, target: Option<&Target>, abort: Abort) -> Result<Report, Abort> {
     let Abort::Error(error) = abort else { return Err(abort) };
     let check = match &error {
@@ -111,9 +111,9 @@ fn describe_error(found: &Found, target: Option<&Target>, abort: Abort) -> Resul
     Ok(*report_unknown(&found.real, target, check, Duration::ZERO, error.to_line()))
 }
 
-/// Removes the launchers that lead to an environment by another way than the first one: a wrapper of a console
-/// script, or its copy. Of the variables that a wrapper changes, PATH decides about Node.js; a shell changes PWD and
-/// others at every start.
+/// Removes launchers that are only another way to an environment: a wrapper of a console script, or a copy of the
+/// script. Of the variables that a wrapper changes, only PATH matters, because it decides about Node.js; a shell
+/// changes PWD and others at every start.
 fn without_repeats(known: Vec<Known>) -> Vec<Known> {
     let mut kept: Vec<Known> = Vec::new();
     for one in known {
@@ -149,7 +149,7 @@ fn render(reports: &[Report], cut_off: &[PathBuf], common: &Common) -> Outcome {
     Outcome::Exit { status: worst_status(reports), stdout, stderr: cut_off.collect() }
 }
 
-/// Blocked before unknown before ready.
+/// Blocked comes before unknown, and unknown before ready.
 fn worst_status(reports: &[Report]) -> u8 {
     let has = |verdict| reports.iter().any(|report| report.verdict == verdict);
     let worst = [Verdict::Blocked, Verdict::Unknown].into_iter().find(|verdict| has(*verdict));

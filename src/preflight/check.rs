@@ -22,7 +22,7 @@ use crate::report::{Check, Report, Status, Verdict};
 use crate::system::files;
 use crate::system::scratch::Scratch;
 
-/// Makes every check, and with `--fix` repairs the environment if the verdict is blocked.
+/// Runs every check, and with `--fix` repairs the environment if the verdict is blocked.
 pub fn run(check: &CheckArgs, common: &Common) -> Result<Outcome, Abort> {
     if check.print_policy {
         return Ok(Outcome::success(iam_policy::render_check()));
@@ -30,7 +30,7 @@ pub fn run(check: &CheckArgs, common: &Common) -> Result<Outcome, Abort> {
     with_configuration(check, |check, given| check_one(check, given, common))
 }
 
-/// Calls `then` with arguments whose configuration every child process can read, and with the name that was given.
+/// Calls `then` with arguments whose configuration every child process can read, and with the original file name.
 pub fn with_configuration<T>(
     check: &CheckArgs,
     then: impl FnOnce(&CheckArgs, Option<&Path>) -> Result<T, Abort>,
@@ -64,8 +64,8 @@ fn check_one(check: &CheckArgs, given: Option<&Path>, common: &Common) -> Result
 
 const COPY: &str = "image-configuration.yaml";
 
-/// Copies what can be read once, for every child that reads it: unlike in `build-image`, no real pcluster
-/// has to read it afterwards.
+/// Copies what can be read only once, for every child that reads it: unlike in `build-image`, no real pcluster has
+/// to read it afterwards.
 fn copy_stream(file: &Path) -> Result<Scratch, Error> {
     let read = || {
         let scratch = Scratch::new()?;
@@ -75,8 +75,7 @@ fn copy_stream(file: &Path) -> Result<Scratch, Error> {
     read().map_err(|error: io::Error| Error::BadFile { file: file.to_owned(), message: describe_io(&error) })
 }
 
-/// Refuses a configuration that cannot be read, for which the real pcluster has only a traceback or a usage
-/// text.
+/// Refuses a configuration that cannot be read: the real pcluster would only print a traceback or its usage text.
 fn refuse_unreadable(file: &Path) -> Result<(), Error> {
     let bad = |message: &str| Err(Error::BadFile { file: file.to_owned(), message: message.into() });
     match file.metadata() {

@@ -1,4 +1,4 @@
-//! `preflight config`: a config.yaml with every key, its default and its present origin.
+//! `preflight config`: a config.yaml with every key, its default and the origin of its current value.
 
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
@@ -23,7 +23,7 @@ struct Key {
     name: &'static str,
     /// What it means, as the lines of a comment.
     meaning: &'static str,
-    /// The value in the line that is commented out: the default, or an example if there is none.
+    /// The value in the commented-out line: the default, or an example if there is none.
     value: &'static str,
     variable: Option<&'static str>,
 }
@@ -94,7 +94,7 @@ const KEYS: [Key; 9] = [
     },
 ];
 
-/// Prints the file. What the present one sets is set in it, too.
+/// Prints the file. Keys that the current file sets are set here too.
 pub fn run(common: &Common) -> Result<Outcome, Abort> {
     let path = config_path();
     if let Some(file) = path.clone().filter(|path| is_emptied(path)) {
@@ -117,7 +117,8 @@ pub fn run(common: &Common) -> Result<Outcome, Abort> {
     Ok(Outcome::success(text))
 }
 
-/// Whether standard output is this file, and the shell has not just created it: emptying an older file modifies it.
+/// Whether standard output is this file and the shell has just emptied it, which modifies the file; a file that
+/// the shell has just created does not count.
 fn is_emptied(path: &Path) -> bool {
     let stdout = io::stdout().as_fd().try_clone_to_owned().and_then(|stdout| File::from(stdout).metadata());
     let identity = |metadata: &Metadata| (metadata.dev(), metadata.ino());
@@ -155,7 +156,7 @@ fn render(of_file: &[ListedSetting], present: &[ListedSetting], path: Option<&Pa
     lines.join("\n") + "\n"
 }
 
-/// A value as YAML: a word as it is, everything else as JSON, which YAML reads.
+/// A value as YAML: a word is unchanged, everything else is written as JSON, which is valid YAML.
 fn format_value(value: &Value) -> String {
     match value.as_str() {
         Some(word) if word.bytes().all(|letter| letter.is_ascii_lowercase()) => word.to_owned(),

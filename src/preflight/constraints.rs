@@ -1,4 +1,4 @@
-//! `preflight constraints`: no Python is started, and no network asked.
+//! `preflight constraints`: starts no Python and makes no network requests.
 
 use std::path::Path;
 use std::str::FromStr as _;
@@ -18,7 +18,7 @@ use crate::rules::advisories::releases::{self, Knowledge};
 use crate::text::package_name::PCLUSTER;
 use crate::text::printable::escape;
 
-/// Prints the constraints for a release, or for the one that is found.
+/// Prints the constraints for the given release, or for the one that is found.
 pub fn run(
     version: Option<&str>,
     python: Option<&str>,
@@ -69,8 +69,8 @@ fn format_file(version: &str, python: Option<&str>, lines: &[String]) -> String 
     escape(&(head + &note + &lines.iter().map(|line| line.clone() + "\n").collect::<String>())).into_owned()
 }
 
-/// Refuses what no constraints can make work: a release that was never published, or one that does not take this
-/// Python. An installed one may be a build of somebody's own.
+/// Refuses releases that no constraints can make work: one that was never published, or one that does not support
+/// this Python. An installed release may be somebody's own build.
 fn refuse_impossible(version: &str, python: Option<&str>, is_named: bool) -> Result<(), Error> {
     let Ok(release) = Version::from_str(version) else { return Ok(()) };
     if is_named && !release.any_prerelease() && releases::look_up(&release) == Knowledge::Unpublished {
@@ -102,7 +102,7 @@ fn look_up_release(version: &str) -> Option<Knowledge> {
     Version::from_str(version).ok().map(|version| releases::look_up(&version))
 }
 
-/// Reads a version of PEP 440's from 3 on, and normalises it.
+/// Reads a version 3 or later, as PEP 440 defines versions, and normalises it.
 fn read_version(value: &str, name: &'static str, accepted: &'static str) -> Result<String, Error> {
     let version = Version::from_str(value).ok().filter(|version| *version >= Version::new([3]));
     version.map(|version| version.to_string()).ok_or_else(|| Error::BadVariable {
@@ -112,7 +112,7 @@ fn read_version(value: &str, name: &'static str, accepted: &'static str) -> Resu
     })
 }
 
-/// The release in a console script's environment, found by the files next to its interpreter.
+/// The release in a console script's environment, according to the files next to its interpreter.
 fn find_installed(path: &Path) -> Result<String, Error> {
     let unknown = || Error::BadVariable {
         name: "VERSION",

@@ -30,8 +30,8 @@ use crate::system::files;
 use crate::system::terminal::width_of_stdout;
 use crate::text::printable::{lossy, quote_for_shell};
 
-/// Reads the settings. Unlike the guard, `preflight` rejects an invalid file or variable. A file
-/// that another user could have written is skipped here too; [`crate::preflight`] warns of it.
+/// Reads the settings. Unlike the guard, `preflight` rejects an invalid file or variable. A file that another user
+/// could have written is ignored here too; [`crate::preflight`] warns about it.
 pub fn read_settings() -> Result<Settings, Error> {
     let (settings, errors) = Settings::read();
     errors.into_iter().find(|error| !is_untrusted(error)).map_or(Ok(settings), Err)
@@ -50,8 +50,8 @@ pub fn is_untrusted(error: &Error) -> bool {
 
 /// The search for the real pcluster.
 pub fn start_search(common: &Common, settings: &Settings) -> Search {
-    // The path of a flag is relative to the current directory. Links stay, because a launcher may act on
-    // the name that it is started by.
+    // The path in a flag is relative to the current directory. Links are not resolved, because a launcher may
+    // depend on the name that it is started by.
     let absolute = |path: &PathBuf| path::absolute(path).unwrap_or_else(|_| path.clone());
     let program = |path: PathBuf| if path.is_dir() { path.join("bin/pcluster") } else { path };
     let flag = common.real.as_ref().map(|path| (program(absolute(path)), FoundBy::Flag));
@@ -70,7 +70,8 @@ pub fn find_named(search: &Search) -> (Option<&Path>, Origin) {
     (Some(path), origin)
 }
 
-/// Names the commands in a text as this one was called, so that they can be pasted: by a path too.
+/// Names the commands in a text the way this command was called, with a path if it had one, so that they can be
+/// pasted.
 pub fn name_as_called(text: &str) -> String {
     let typed = env::args_os().next().unwrap_or_default();
     let name = quote_for_shell(&lossy(Path::new(&typed)));
@@ -84,8 +85,8 @@ pub fn name_shortly(text: &str) -> String {
     rename(text, "pcluster-preflight")
 }
 
-/// `pcluster preflight` by another name if `pcluster-preflight` was called, except in a path: where a wheel has
-/// installed that program, `pcluster` is the real one and has no `preflight`.
+/// If `pcluster-preflight` was called, replaces `pcluster preflight` with another name, except in a path: in an
+/// environment in which a wheel installed that program, `pcluster` is the real one and has no `preflight`.
 fn rename(text: &str, name: &str) -> String {
     const COMMAND: &str = "pcluster preflight";
     if !is_called_preflight() {
@@ -171,7 +172,7 @@ fn parse_images(text: &[u8]) -> Result<Vec<Value>, String> {
     images.cloned().ok_or_else(|| expected.into())
 }
 
-/// Lets the findings block that `--deny` names.
+/// Makes the findings that `--deny` names block.
 pub fn deny(report: &mut Report, denied: Option<Deny>) {
     match denied {
         Some(Deny::Warnings) => report.deny_warnings(),
@@ -208,7 +209,7 @@ fn build_call(check: &CheckArgs) -> Call {
     }
 }
 
-/// Renders a report in the form that was asked for.
+/// Renders a report in the requested form.
 pub fn render_report(report: &Report, common: &Common) -> Result<Outcome, Error> {
     let render = |format| match format {
         Format::Human => human::render(report, &choose_paint(common)),
@@ -216,7 +217,7 @@ pub fn render_report(report: &Report, common: &Common) -> Result<Outcome, Error>
         Format::Junit => junit::render(slice::from_ref(report)),
         Format::Github => github::render(slice::from_ref(report)),
     };
-    // The file is for a program, what is printed for people.
+    // The file is for programs; what is printed is for people.
     let printed = match &common.output {
         Some(file) => {
             let bad = |error| Error::BadFile { file: file.clone(), message: describe_io(&error) };

@@ -47,7 +47,7 @@ pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
     })
 }
 
-/// The flags of a call that another call needs to do the same.
+/// The flags of this call that another call needs to do the same.
 fn format_flags(fix: &FixArgs) -> String {
     let name = |value: clap::builder::PossibleValue| value.get_name().to_owned();
     let strategy = fix.strategy.and_then(|strategy| strategy.to_possible_value()).map(name);
@@ -72,7 +72,7 @@ fn to_json(repaired: &RepairOutcome, isolated: bool) -> serde_json::Value {
     as_json(&repaired.changes, status, isolated && !repaired.changes.is_empty(), &repaired.left)
 }
 
-/// The result of a repair for people.
+/// The result of a repair as text for people.
 pub fn describe_repair(outcome: &RepairOutcome, command: &str) -> String {
     let (head, repaired, is_done) = match outcome {
         RepairOutcome::NothingToDo(left) if left.is_empty() => {

@@ -34,7 +34,7 @@ fn allow(actions: &[&str], resource: &str) -> Value {
     json!({"Effect": "Allow", "Action": actions, "Resource": resource})
 }
 
-/// EC2 Image Builder marks what it makes, so nothing else can be changed.
+/// EC2 Image Builder marks what it creates, so nothing else can be changed.
 fn allow_made(actions: &[&str], resource: &str) -> Value {
     let mut statement = allow(actions, resource);
     statement["Condition"] = json!({"StringEquals": {"aws:ResourceTag/CreatedBy": "EC2 Image Builder"}});
@@ -60,7 +60,7 @@ fn list() -> Vec<Value> {
     ];
     vec![
         allow(&describe, "*"),
-        // The versions only after an interrupted deletion: whether anything is left.
+        // The versions are needed only after an interrupted deletion, to find out whether anything is left.
         allow(&["s3:ListBucket", "s3:ListBucketVersions"], "arn:*:s3:::parallelcluster-*-v1-do-not-delete"),
         allow(&["s3:GetObject"], "arn:*:s3:::parallelcluster-*-v1-do-not-delete/parallelcluster/*"),
     ]
@@ -70,7 +70,7 @@ fn repair() -> Vec<Value> {
     vec![allow_made(&["ec2:CreateTags"], "arn:*:ec2:*::image/*")]
 }
 
-/// Snapshots without the mark of Image Builder need a statement without the condition.
+/// Snapshots without Image Builder's mark need a statement without the condition.
 fn delete() -> Vec<Value> {
     let bucket = "arn:*:s3:::parallelcluster-*-v1-do-not-delete";
     vec![

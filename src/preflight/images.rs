@@ -1,5 +1,5 @@
-//! `preflight images`: list, repair and delete the AMIs of broken builds. The plan is made of one inventory, shown,
-//! confirmed, and only then carried out.
+//! `preflight images`: lists, repairs and deletes the AMIs of broken builds. The plan is made from a single
+//! inventory, shown, confirmed, and only then carried out.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
@@ -29,10 +29,10 @@ use crate::system;
 use crate::system::signals::Interrupts;
 use crate::text::printable::quote_for_shell;
 
-/// The AMIs that Image Builder has made from a recipe of pcluster.
+/// The AMIs that Image Builder has created from one of pcluster's recipes.
 const PATTERN: &str = "arn:*:imagebuilder:*:*:image/parallelclusterimage-*";
 
-/// Lists what broken builds have left, and repairs or deletes it if asked to.
+/// Lists what broken builds have left, and repairs or deletes it if requested.
 pub fn run(arguments: &ImagesArgs, common: &Common) -> Result<Outcome, Abort> {
     if let Some(policy) = arguments.print_policy {
         return Ok(Outcome::success(iam_policy::render(policy)));
@@ -82,7 +82,7 @@ impl Images<'_> {
         self.change == Some(Change::Delete)
     }
 
-    /// The deletions that have begun. A listing can do without them.
+    /// The deletions that have begun. A listing also works without them.
     fn read_begun(
         &self,
         deletions: &Result<Deletions, String>,
@@ -148,7 +148,7 @@ impl Images<'_> {
         }
     }
 
-    /// This command with a change.
+    /// This command with a change added.
     fn command(&self, change: Change) -> String {
         let change = if change == Change::Delete { "--delete" } else { "--repair" };
         let ImagesArgs { image_id, image, region, all_regions, bucket, older_than, .. } = self.arguments;
@@ -172,7 +172,7 @@ impl Images<'_> {
         Outcome::Exit { status, stdout, stderr: String::new() }
     }
 
-    /// Plans, shows the plan, asks, and carries it out.
+    /// Makes the plan, shows it, asks for confirmation, and carries it out.
     fn change(
         &self,
         change: Change,
@@ -186,7 +186,7 @@ impl Images<'_> {
             return Ok(self.render(u8::from(listing.has_refusals(change)), listing, plan));
         }
         if !self.common.quiet || !self.arguments.yes {
-            // What is asked about, and with --yes the record of it.
+            // What the question is about; with --yes, the record of it.
             Progress::Lines.write_output(&name_as_called(&plan), true);
         }
         let question = render_question(listing, change);
@@ -255,14 +255,14 @@ fn plan(change: Change, listing: &Listing) -> Vec<Task> {
     left.chain(possible.map(|image| plan_deletion(image, &listing.identity.account))).collect()
 }
 
-/// How often a wait for the answer asks for a signal.
+/// How often the wait for an answer checks for a signal.
 const SIGNAL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 const READ_DELETIONS: &str =
     "The file records which snapshots a deletion has left. Fix it, or remove it if they are gone.";
 const ANSWER: &str = "Answer y to continue, or use --yes.";
 
-/// Asks to continue; `None` if there is no terminal. Everything but y or yes is no.
+/// Asks whether to continue; `None` if there is no terminal. Everything but y or yes means no.
 fn confirm(question: &str) -> Result<Option<bool>, Interrupted> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Ok(None);
@@ -273,7 +273,7 @@ fn confirm(question: &str) -> Result<Option<bool>, Interrupted> {
     loop {
         interrupts.check()?;
         let mut polled = [PollFd::new(&stdin, PollFlags::IN)];
-        // A signal ends the wait with an error, and is seen above.
+        // A signal ends the wait with an error; the check above detects it.
         if matches!(poll(&mut polled, Some(&SIGNAL_INTERVAL)), Ok(1..)) {
             let mut line = String::new();
             let _ = stdin.lock().read_line(&mut line);

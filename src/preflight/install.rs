@@ -1,4 +1,4 @@
-//! `preflight install`: the repository's install.sh, with this very program as what it installs.
+//! `preflight install`: the repository's install.sh, which installs the running program.
 
 use std::env;
 use std::ffi::OsString;
@@ -19,7 +19,8 @@ status=$?
 rm -rf "${0:?}"
 exit "$status""#;
 
-/// Becomes a shell that runs install.sh. If the user also passes `--binary`, it comes later and replaces this one.
+/// Replaces this process with a shell that runs install.sh. A `--binary` from the user comes later and overrides
+/// this one.
 pub fn run(arguments: Vec<OsString>) -> Result<Outcome, Abort> {
     let failed = |message: String| Error::Install { message };
     let cannot_write = |error: &io::Error| {

@@ -1,6 +1,6 @@
-//! Completion scripts and the manual page, made from the command line that [`cli`](crate::cli::args)
-//! declares. clap makes the completion of `pcluster-preflight`; the scripts here use it for `pcluster
-//! preflight …` and leave every other argument of `pcluster` to the shell's default completion.
+//! Completion scripts and the manual page, generated from the command line that [`cli`](crate::cli::args)
+//! declares. clap generates the completion of `pcluster-preflight`. The scripts here use it for `pcluster
+//! preflight …`, and leave every other argument of `pcluster` to the shell's default completion.
 
 use std::io;
 
@@ -14,7 +14,7 @@ use crate::rules::template::minitar;
 
 const NAME: &str = "pcluster-preflight";
 
-/// Renders a script that the shell sources, or finds by its name in a directory of completions.
+/// Renders a script that the shell sources, or finds by name in a directory of completions.
 pub fn render_completions(shell: Shell) -> String {
     let script = match shell {
         Shell::Bash => generate(aot::Shell::Bash),
@@ -22,8 +22,8 @@ pub fn render_completions(shell: Shell) -> String {
         Shell::Fish => generate(aot::Shell::Fish),
     };
     match shell {
-        // clap_complete replaces the hyphen of the name in one of two places only, so that no subcommand
-        // would be completed.
+        // clap_complete replaces the hyphen of the name in only one of two places, so no subcommand would be
+        // completed.
         Shell::Bash => script.replace("pcluster__subcmd__preflight", "pcluster__preflight") + BASH,
         Shell::Fish => {
             // clap_complete leaves out the values of a positional argument.
@@ -35,7 +35,7 @@ pub fn render_completions(shell: Shell) -> String {
             script + &line("advisories", &ids.of_advisories) + &line("fix", &ids.of_fix) + FISH
         }
         Shell::Zsh => {
-            // zsh takes the commands that a file in $fpath completes from its first line.
+            // zsh reads in the first line of a file in $fpath which commands it completes.
             let own = script.split("\nif [ \"$funcstack[1]\"").next().unwrap_or_default();
             let own = own.replacen("#compdef pcluster-preflight", "#compdef pcluster pcluster-preflight", 1);
             own + ZSH
@@ -53,7 +53,7 @@ fn generate(shell: aot::Shell) -> String {
         })
     };
     let command = Preflight::command().name(NAME).bin_name(NAME);
-    // install.sh takes none of the common options, so clap must not add them to every command by itself.
+    // install.sh has none of the common options, but clap would add them to every command by itself.
     let common: Vec<Arg> =
         command.get_arguments().filter(|argument| argument.is_global_set()).cloned().collect();
     let common = common.into_iter().map(|argument| argument.global(false)).collect::<Vec<_>>();
@@ -70,7 +70,7 @@ fn generate(shell: aot::Shell) -> String {
     String::from_utf8_lossy(&script).into_owned()
 }
 
-/// The ids that a completion offers. A call takes those of other files too.
+/// The ids that a completion offers. A call also accepts those of other files.
 struct KnownIds {
     of_advisories: Vec<&'static str>,
     of_fix: Vec<&'static str>,
@@ -78,7 +78,7 @@ struct KnownIds {
 
 impl KnownIds {
     fn read() -> Self {
-        // Leaked, because clap takes names that live as long as the program, which ends here.
+        // Leaked, because clap needs names that live as long as the program, which ends here.
         let ids: Vec<&'static str> =
             file::built_in().into_iter().map(|advisory| &*advisory.id.leak()).collect();
         let combinations: Vec<&'static str> =
@@ -88,7 +88,7 @@ impl KnownIds {
     }
 }
 
-/// The options of install.sh, which reads them itself.
+/// The options of install.sh, which parses them itself.
 fn with_options_of_script(command: Command, more: &[&'static str]) -> Command {
     let names = ["--prefix", "--venv", "--help"].iter().chain(more);
     command.args(names.map(|name| {
@@ -151,7 +151,7 @@ complete -c pcluster -n __fish_pcluster_shim_is_preflight -f -a "(__fish_pcluste
 complete -c pcluster -n "test (count (commandline -opc)) -eq 1; and string length -q -- (commandline -ct)" -a preflight
 "#;
 
-/// Renders one page with a section for each command: they are short and refer to each other.
+/// Renders a single page with a section for each command: they are short and refer to each other.
 pub fn render_page() -> String {
     // Writing to a Vec cannot fail.
     String::from_utf8_lossy(&write_page().unwrap_or_default()).into_owned()
@@ -190,7 +190,7 @@ fn write_section(command: &Command, page: &mut Vec<u8>) -> io::Result<()> {
     write_options(command.get_arguments().cloned(), page)
 }
 
-/// Writes the list of options as `clap_mangen` does, without its heading.
+/// Writes the list of options as `clap_mangen` does, but without its heading.
 fn write_options(arguments: impl Iterator<Item = clap::Arg>, page: &mut Vec<u8>) -> io::Result<()> {
     let mut arguments = arguments.peekable();
     if arguments.peek().is_none() {

@@ -59,7 +59,7 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         Err(message) => return name_commands(stop_at_usage(&suggest_option(message), is_json), name_shortly),
     };
     let common = preflight.common;
-    // A file that is printed holds values, not prose.
+    // A file that is printed contains values, not prose.
     let reads_settings = !matches!(
         preflight.command,
         Some(Command::Template { .. } | Command::Install { .. } | Command::Uninstall { .. } | Command::Where)
@@ -82,7 +82,7 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         Command::Uninstall { arguments } => {
             install::run(["--uninstall".into()].into_iter().chain(arguments).collect())
         }
-        // Both speak of both names.
+        // Both texts mention both names.
         Command::Completions { shell } => return Outcome::success(manual::render_completions(shell)),
         Command::Man => return Outcome::success(manual::render_page()),
         Command::Version => return Outcome::success(name_shortly(&Preflight::command().render_version())),
@@ -121,14 +121,14 @@ fn fail_in(format: Format, error: &Error) -> Outcome {
     Outcome::Exit { status: error.exit_status(), stdout, stderr }
 }
 
-/// Ends with an error under `--format json`. stdout is for the program that asked, and holds the JSON only. stderr
-/// has the message too, in one line: of `report=$(pcluster preflight --format json)` under `set -e` a log
-/// would show nothing else. cargo, uv and gh write their errors to stderr in every format.
+/// Ends with an error under `--format json`. stdout contains only the JSON, for the program that requested it.
+/// stderr also has the message, on one line: otherwise the log of `report=$(pcluster preflight --format json)`
+/// under `set -e` would show nothing. cargo, uv and gh write their errors to stderr in every format.
 fn fail_in_json(status: u8, json: &Value, message: &str) -> Outcome {
     Outcome::Exit { status, stdout: report::format_json(json), stderr: prefix_lines(message) }
 }
 
-/// Suggests `-c` if the name of a file was given instead of a command.
+/// Suggests `-c` if the user passed the name of a file instead of a command.
 fn suggest_option(mut message: clap::Error) -> clap::Error {
     let named = [ContextKind::InvalidSubcommand, ContextKind::InvalidArg].into_iter();
     let named = named.filter_map(|kind| message.get(kind)).find_map(|value| match value {
@@ -147,7 +147,7 @@ fn is_named_as_configuration(name: &str) -> bool {
     path.is_file() || path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml")
 }
 
-/// Ends with what clap has written: help and the version, or a usage error.
+/// Ends with what clap has printed: the help, the version, or a usage error.
 fn stop_at_usage(message: &clap::Error, is_json: bool) -> Outcome {
     let text = message.to_string();
     match message.kind() {
@@ -160,7 +160,7 @@ fn stop_at_usage(message: &clap::Error, is_json: bool) -> Outcome {
     }
 }
 
-/// The message of clap and its tips, without the usage line.
+/// clap's message and its tips, without the usage line.
 fn shorten_usage(text: &str) -> (String, String) {
     let mut paragraphs = text.split("\n\n");
     let message = flatten(paragraphs.next().unwrap_or_default().trim_start_matches("error: ")).into_owned();
@@ -169,7 +169,7 @@ fn shorten_usage(text: &str) -> (String, String) {
     (message, tips.map(|tip| format!("{tip}. ")).chain([help.into()]).collect())
 }
 
-/// Adds a line for each config or advisories file that is passed over, before everything on stderr.
+/// Puts a line for each ignored config or advisories file before everything else on stderr.
 fn warn_of_untrusted(outcome: Outcome) -> Outcome {
     let Outcome::Exit { status, stdout, stderr } = outcome else { return outcome };
     let (settings, errors) = Settings::read();

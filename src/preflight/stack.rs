@@ -39,10 +39,10 @@ pub fn run(
     }
 }
 
-/// How far the build of a stack is.
+/// How far the build of a stack has got.
 enum Build {
     Running,
-    /// It has made an AMI, as far as the stack shows.
+    /// It has created an AMI, as far as the stack shows.
     Ended,
     Failed,
 }
@@ -70,7 +70,8 @@ impl Build {
         }
     }
 
-    /// The commands, whole. Not `pcluster delete-image`, which can take the healthy image of another id.
+    /// The complete commands. `pcluster delete-image` is not among them, because it may delete the healthy image
+    /// of another id.
     fn advise(&self, stack: &StackTemplate) -> String {
         let StackTemplate { name, region, status, .. } = stack;
         let (own_name, own_region) = (quote_for_shell(name), quote_for_shell(region));

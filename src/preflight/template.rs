@@ -20,7 +20,7 @@ use crate::rules::template::check_everywhere;
 use crate::rules::template::{asked, cloudformation};
 use crate::system::{self, files};
 
-/// Checks a template that was made before.
+/// Checks a template that was created earlier.
 pub fn run(file: &Path, denied: Option<Deny>, common: &Common) -> Result<Outcome, Abort> {
     let since = Instant::now();
     let (name, input) = read_input(file)?;
@@ -31,10 +31,10 @@ pub fn run(file: &Path, denied: Option<Deny>, common: &Common) -> Result<Outcome
     Ok(render_report(&report, common)?)
 }
 
-/// The fix of lost tags if nothing is known of the build.
+/// The fix for lost tags if nothing is known about the build.
 pub const BUILD_AGAIN: &str = "build the image again in an environment that `pcluster preflight` finds ready";
 
-/// The report on a template of which no more is known.
+/// The report on a template if nothing else is known.
 pub fn check_template(template: &Value, fix: &str, since: Instant) -> Box<Report> {
     let fix = Fix::by_hand(fix.into());
     let mut findings = asked::check(template, &Expectation::default(), &fix);

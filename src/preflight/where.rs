@@ -1,5 +1,5 @@
-//! `preflight where`: which pcluster is guarded, how it was found, what a `build-image` would do, and every
-//! other `pcluster` on PATH.
+//! `preflight where`: which pcluster is guarded, how it was found, what a `build-image` would do, and every other
+//! `pcluster` on PATH.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -40,7 +40,7 @@ pub fn run(common: &Common) -> Result<Outcome, Abort> {
         let identify = |overlay| target::identify(real, &[], overlay, settings.timeout);
         let target = identify(None);
         let overlay = target.as_ref().map_or(Overlay::None, find_overlay);
-        // The launcher may change PYTHONPATH, by which the overlay is added: it is asked again.
+        // The launcher may change PYTHONPATH, which adds the overlay, so it is asked again.
         let target = match &overlay {
             Overlay::Bound(directory) => identify(Some(directory)),
             Overlay::None | Overlay::Stale => target,
@@ -61,7 +61,7 @@ pub fn run(common: &Common) -> Result<Outcome, Abort> {
     Ok(Outcome::Exit { status: found.exit_status(), stdout, stderr })
 }
 
-/// Formats the report as JSON; without a real pcluster it has the error too.
+/// Formats the report as JSON; if there is no real pcluster, the error is included.
 fn format_where(found: &Where) -> Value {
     let mut report = found.to_json(&shim());
     if let Err(error) = found.real() {
@@ -138,8 +138,8 @@ impl Where {
         }
     }
 
-    /// Adds the target of the real pcluster, with its overlay. A real pcluster that only starts this shim
-    /// again is none.
+    /// Adds the target of the real pcluster, with its overlay. A real pcluster that only starts this shim again
+    /// does not count.
     pub fn set_target(&mut self, target: Result<Target, IdentifyError>, overlay: Overlay) {
         let Err(IdentifyError::Loop { tried }) = target else {
             let state = target.as_ref().ok().and_then(RepairState::find);
@@ -172,7 +172,7 @@ impl Where {
         }
     }
 
-    /// Describes what a `build-image` from here would do, with a second line where strict adds to it.
+    /// Describes what a `build-image` from here would do. If strict adds to it, there is a second line.
     fn describe_consequences(&self) -> Vec<&'static str> {
         const STRICT: &str = "build-image is stopped if a check cannot run (strict)";
         let is_unknown = matches!(self.target, Some(Err(_)));
@@ -226,7 +226,7 @@ impl Where {
 
     pub fn render_human(&self) -> String {
         let terminal = width_of(io::stdout());
-        // Elsewhere than on a terminal, a row is one line.
+        // If the output is not a terminal, each row is a single line.
         let row_width = terminal.unwrap_or(usize::MAX).saturating_sub(9);
         let row = |label: &str, path: &Path, what: &str| {
             let path = path.display().to_string();
@@ -263,7 +263,7 @@ impl Where {
             text += &wrap_behind(if index == 0 { "guard    " } else { "         " }, consequence, width);
         }
         let calls = self.calls.list();
-        // Where all are alike, the line above says it.
+        // If all are the same, the line above shows it.
         if calls.iter().any(|call| call.guarded != calls[0].guarded) {
             for call in &calls {
                 let guarded = if call.guarded { "guarded" } else { "not guarded" };
@@ -287,7 +287,7 @@ impl Where {
     }
 }
 
-/// Formats the name, the origin and the value of a setting, with a line for each of several values.
+/// Formats the name, the origin and the value of a setting; several values have a line each.
 fn format_setting(setting: &ListedSetting) -> String {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let values: Vec<String> = match &setting.value {
@@ -305,7 +305,7 @@ fn format_packages(target: &Target) -> Vec<String> {
     find_installed(target).into_iter().map(|(name, version)| format!("{name} {version}")).collect()
 }
 
-/// The two distributions that an advisory is about most often, and their versions.
+/// The two distributions that advisories are most often about, and their versions.
 fn find_installed(target: &Target) -> Vec<(&'static str, String)> {
     let version = |name| find_distribution(&target.interpreter.sys_path, name).map(|found| found.version);
     [PCLUSTER, IMAGEBUILDER].into_iter().filter_map(|name| Some((name, version(name)?))).collect()

@@ -1,4 +1,4 @@
-//! Which calls of `pcluster` from here start the guard: by its name, by a path, by the function of a shell.
+//! Which calls of `pcluster` from here start the guard: by name, by path, or through a shell function.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -14,24 +14,24 @@ use crate::text::printable::{lossy, quote_for_shell};
 /// A way to call pcluster.
 #[derive(Debug, Serialize)]
 pub(crate) struct Call {
-    /// What is typed: a path, or a name and where.
+    /// What the user types: a path, or a name and where it is typed.
     pub(crate) program: String,
     pub(crate) guarded: bool,
     #[serde(skip)]
     pub(crate) why: String,
 }
 
-/// How this call was made, and what it says of others.
+/// How this call was made, and what that says about other calls.
 #[derive(Debug)]
 pub(crate) struct Calls {
     /// The first `pcluster` on PATH.
     pub(crate) first: Option<PathBuf>,
     pub(crate) is_first_guarded: bool,
-    /// This call was made by the function of an interactive shell.
+    /// This call was made by the function in an interactive shell.
     pub(crate) is_function: bool,
-    /// The `pcluster` that a call by a path means, and whether it is a shim in the place of its launcher.
+    /// The `pcluster` that a call by a path refers to, and whether it is a shim in the place of its launcher.
     by_path: Option<(PathBuf, bool)>,
-    /// Neither this program nor a `pcluster` on PATH is a guard: a wheel has installed this one.
+    /// Neither this program nor any `pcluster` on PATH is a guard: this program was installed by a wheel.
     pub(crate) is_wheel_alone: bool,
 }
 
@@ -60,12 +60,12 @@ impl Calls {
         }
     }
 
-    /// Whether this call is by a path that is guarded in place.
+    /// Whether this call uses a path that is guarded in place.
     pub(crate) fn is_path_guarded(&self) -> bool {
         self.by_path.as_ref().is_some_and(|(_, is_guarded)| *is_guarded)
     }
 
-    /// Whether a `build-image`, called as this program was, starts the guard.
+    /// Whether `build-image` starts the guard if it is called in the same way as this program.
     pub(crate) fn is_guarded(&self) -> bool {
         self.is_first_guarded || self.is_function || self.is_path_guarded()
     }
@@ -92,7 +92,7 @@ impl Calls {
     }
 }
 
-/// The command that installs a guard, as it can be run where it is printed.
+/// The command that installs a guard, in a form that works in the current directory.
 pub(crate) fn install_command() -> String {
     let path = called_path().filter(|_| is_called_preflight());
     let program = path.map_or("pcluster preflight".into(), |path| quote_for_shell(&lossy(&path)));
@@ -107,7 +107,7 @@ pub(crate) fn activate_line(prefix: &Path) -> Option<String> {
     file.is_file().then(|| format!("{command} {}", quote_for_shell(&lossy(&file))))
 }
 
-/// The prefix of a shim that is installed where install.sh puts it, and that this shell does not know yet.
+/// The prefix of a shim that is installed in install.sh's default place but that this shell does not use yet.
 pub(crate) fn installed_prefix(search: &Search) -> Option<PathBuf> {
     let prefix = dirs::prefix()?;
     let is_shim = search.classify(&prefix.join("bin").join(NAME)) == Some(CandidateStatus::Shim);

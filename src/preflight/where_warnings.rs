@@ -1,4 +1,4 @@
-//! What `preflight where` warns of: a shim that is bypassed, files that are not read, entries of PATH that
+//! What `preflight where` warns about: a shim that is bypassed, files that are ignored, and PATH entries that
 //! other users can write to.
 
 use std::env;
@@ -22,7 +22,7 @@ pub struct Warning {
     pub(crate) hint: String,
 }
 
-/// Those of the shim's files and directories that are not read, because another user could have written them.
+/// The shim's files and directories that are ignored because another user could have written them.
 pub(crate) fn warn_of_passed_over(paths: impl IntoIterator<Item = PathBuf>) -> impl Iterator<Item = Warning> {
     trust::passed_over(paths).into_iter().map(|(path, why)| Warning {
         id: "passed-over",
@@ -39,7 +39,7 @@ pub(crate) fn warn_of_stale_overlay() -> Warning {
     }
 }
 
-/// Only `pcluster-preflight` is there, as a wheel installs it. `real` is in the environment that could be guarded.
+/// Only `pcluster-preflight` is there, installed by a wheel. `real` is in the environment that could be guarded.
 pub(crate) fn warn_of_no_guard(search: &Search, real: Option<&Path>) -> Warning {
     if let Some(line) = installed_prefix(search).and_then(|prefix| activate_line(&prefix)) {
         let message = "The guard is installed, but this shell was started before that.".into();
@@ -87,9 +87,9 @@ pub(crate) fn warn_of_bypass(calls: &Calls, shim: Option<&Path>) -> Warning {
     Warning { id: "shadowed", message, hint: advise_to_put_first(shim) }
 }
 
-/// A shell that has hashed the path of a command starts it even where PATH has another one first by now.
-/// It has hashed the shim if that was started by its name and is not first. The opposite, a hashed real
-/// pcluster, cannot be found out: it does not start the shim.
+/// If a shell has hashed the path of a command, it starts that path even if PATH has another one first by now. It
+/// has hashed the shim if the shim was started by its name and is not first. The opposite, a hashed real pcluster,
+/// cannot be detected, because it does not start the shim.
 pub(crate) fn warn_of_stale_hash(
     search: &Search,
     first: Option<&Candidate>,
@@ -117,7 +117,7 @@ fn advise_to_put_first(shim: Option<&Path>) -> String {
     }
 }
 
-/// Environments that were guarded in place until pip or uv wrote its own launcher again.
+/// Environments that were guarded in place until pip or uv overwrote the shim with its own launcher.
 pub(crate) fn warn_of_overwritten(
     search: &Search,
     candidates: &[Candidate],

@@ -1,4 +1,4 @@
-//! Bytecode: compiled for staged packages, and removed if a file of it is damaged.
+//! Bytecode: compiled for staged packages, and removed if a bytecode file is damaged.
 
 use std::ffi::OsString;
 use std::fs;
@@ -21,11 +21,11 @@ use crate::system::scratch::Scratch;
 
 const COMPILE_PY: &str = include_str!("compile.py");
 
-/// Compiles files and directories in their order, where the environment has bytecode. Not by uv's
-/// `--compile-bytecode`, which fails where a sitecustomize prints anything, nor by pip, of which a full disk
-/// leaves a part of a file.
+/// Compiles files and directories in order, if the environment contains bytecode. We do not use uv's
+/// `--compile-bytecode`, which fails if a sitecustomize prints anything, or pip, which leaves an incomplete file
+/// if the disk is full.
 ///
-/// Failures are ignored, but for that of a full disk: packages without bytecode only start more slowly.
+/// Failures are ignored, except that of a full disk: packages without bytecode only start more slowly.
 pub fn compile(target: &Target, sources: &[PathBuf], limit: Duration) -> Result<(), Abort> {
     if !target.has_bytecode() {
         return Ok(());
@@ -34,7 +34,7 @@ pub fn compile(target: &Target, sources: &[PathBuf], limit: Duration) -> Result<
     let script = scratch.write("compile.py", COMPILE_PY);
     let script = script.map_err(|error| describe_full("write compile.py", &error))?;
     let sentinel = sentinel();
-    // Without `-B` the bytecode of the modules that the script imports would be written into the environment.
+    // Without `-B`, the bytecode of the modules that the script imports would be written into the environment.
     let mut arguments = target.interpreter.run_flags();
     arguments.extend([script.into_os_string(), OsString::from(&sentinel)]);
     arguments.extend(sources.iter().map(OsString::from));
@@ -51,11 +51,11 @@ pub fn compile(target: &Target, sources: &[PathBuf], limit: Duration) -> Result<
     }
 }
 
-/// A check meets one damaged file at a time; of a disk that was full there are some few.
+/// A check reports one damaged file at a time; a disk that was full leaves only a few of them.
 const MAX_DAMAGED: usize = 50;
 
-/// Removes the damaged bytecode that a check finds, if the findings to repair are about it, and returns the report
-/// of the check without it, and the files. Python compiles them again, so an undo does not bring them back.
+/// If the findings to repair are about damaged bytecode, removes what a check finds of it. Returns the report of a
+/// check without it, and the files. Python compiles them again, so an undo does not bring them back.
 pub fn remove_damaged(
     request: &CheckRequest,
     target: &Target,
@@ -77,7 +77,7 @@ pub fn remove_damaged(
     }
 }
 
-/// Whether a file is bytecode in the prefix of the environment, links followed, and no link itself.
+/// Whether a file is bytecode in the prefix of the environment, with links followed, and is not itself a link.
 fn is_of_environment(file: &Path, target: &Target) -> bool {
     let site = find_site(target);
     let prefixes = [Some(target.interpreter.prefix.as_path()), site.as_deref().map(prefix_of)];

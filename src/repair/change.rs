@@ -7,7 +7,7 @@ use crate::repair::plan::Reason;
 use crate::repair::requirement::{Installed, Requirement};
 use crate::text::package_name::matches;
 
-/// A package that moves.
+/// A package that changes its version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     pub package: String,
@@ -15,7 +15,7 @@ pub struct Change {
     pub from: Option<String>,
     pub to: String,
     pub why: String,
-    /// What changes in its files, if the package itself stays.
+    /// What changes in its files if the package itself stays.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub edits: Vec<Edit>,
 }
@@ -31,7 +31,7 @@ pub struct Edit {
     pub to: String,
 }
 
-/// Compares the staged packages with the installed ones: each that differs, with the reason.
+/// Compares the staged packages with the installed ones and returns each one that differs, with the reason.
 pub fn compare(installed: &Installed, staged: &Installed, reasons: &[Reason]) -> Vec<Change> {
     staged
         .iter()
@@ -100,7 +100,7 @@ fn describe_edit(edit: &Edit) -> String {
     }
 }
 
-/// Summarizes changes, a row each, or one for each line that is edited; packages of CDK with the same change
+/// Summarizes changes in rows: one for each change, or one for each edited line; CDK packages with the same change
 /// share a row.
 pub fn summary(changes: &[Change]) -> Vec<(String, String, &str)> {
     let mut rows: Vec<(String, usize, String, &str)> = Vec::new();

@@ -1,5 +1,5 @@
-//! The exchange of the installed packages for the proven ones: under locks, after snapshot and journal,
-//! verified, and rolled back if any step fails.
+//! The exchange of the installed packages for the proven ones: under locks, after writing the snapshot and the
+//! journal, with verification and, if any step fails, a rollback.
 
 use crate::environment::packages::read_installed;
 use crate::error::{Abort, Error};
@@ -39,7 +39,7 @@ pub fn commit(repair: &Repair, staged: Staged) -> Result<Vec<Change>, Abort> {
     let journal = transactions
         .begin(make_id(), &plan, staged.changes.clone())
         .map_err(|message| Error::repair(message, UNCHANGED_FREE_SPACE))?;
-    // Another installer, which heeds no lock, may have run during the snapshot.
+    // Another installer, which ignores our locks, may have run during the snapshot.
     let unchanged = if journal.find_foreign_packages().names.is_empty() {
         refuse_if_changed(repair)
     } else {
@@ -69,7 +69,7 @@ fn plan_files(repair: &Repair, staged: &Staged) -> Result<FilePlan, Error> {
     let mut plan = FilePlan::default();
     for change in &staged.changes {
         let old = repair.packages.get(&change.package);
-        // The spelling of `sys.path` if there is one: a plan compares paths by their spelling.
+        // With the spelling of `sys.path`, if it is there: a plan compares the spelling of paths.
         let pcluster = repair.packages.get(PCLUSTER);
         let site = old.or(pcluster).and_then(|package| package.metadata.parent());
         let site = site.unwrap_or(repair.state.site());
@@ -105,8 +105,8 @@ fn plan_files(repair: &Repair, staged: &Staged) -> Result<FilePlan, Error> {
     }
 }
 
-/// Compares the installed packages with those that the plan is made for: another installer may have run
-/// before the lock was taken.
+/// Compares the installed packages with those that the plan was made for: another installer may have run before
+/// the lock was taken.
 fn refuse_if_changed(repair: &Repair) -> Result<(), Error> {
     let now = read_installed(&repair.target.interpreter.sys_path);
     if now.all() == repair.packages.all() { Ok(()) } else { Err(describe_changed_environment()) }
@@ -124,7 +124,7 @@ fn verify_and_sync(
     synced.map_err(describe_failed_write)
 }
 
-/// Advice where another installer was at work.
+/// Advice if another installer was running.
 const WAIT: &str = "Wait for the other installer to finish, then try again.";
 
 fn describe_changed_environment() -> Error {
@@ -137,7 +137,7 @@ fn describe_changed_package(package: &str) -> Error {
     Error::repair(message, &format!("The environment was restored. {WAIT}"))
 }
 
-/// Names what the rollback has left as others have written it.
+/// Names the files that the rollback has kept because others have written them.
 fn describe_meanwhile(left: &Left) -> Error {
     let message = match left.packages.as_slice() {
         [] => format!("another program changed {} in the meantime", list_files(&left.files)),

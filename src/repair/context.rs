@@ -13,7 +13,7 @@ use crate::repair::state::RepairState;
 /// The options of a repair.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The findings to repair; those that block if there are none.
+    /// The findings to repair; if there are none, those that block.
     pub ids: Vec<String>,
     /// Only stage and prove the repair.
     pub dry_run: bool,
@@ -43,7 +43,7 @@ pub struct Repair<'a> {
     pub request: &'a CheckRequest<'a>,
     pub options: Options,
     pub target: &'a Target,
-    /// The installed packages, as they were before the first step.
+    /// The installed packages before the first step.
     pub packages: &'a Packages,
     pub installer: Installer<'a>,
     pub goal: Goal,

@@ -1,12 +1,12 @@
-//! The smallest set of packages whose move makes a test pass. Pure: the caller makes the test.
+//! The smallest set of packages that have to move for a test to pass. Pure: the caller runs the test.
 //!
 //! `QuickXplain` (Junker, 2004) halves the candidates, and needs at most `2k·log₂(n/k) + 2k` tests for `k`
-//! culprits among `n` candidates. It relies on more packages that move not being worse; where they are, the
-//! set is larger than it has to be, or the proof of the repair fails.
+//! culprits among `n` candidates. It assumes that moving more packages never makes things worse. If it does, the
+//! set is larger than necessary, or the proof of the repair fails.
 
-/// Finds a smallest set of candidates that, moved with `background`, passes. All candidates and `background`
-/// together are known to pass. A test that returns `None` was not made, for lack of time: what it would have
-/// ruled out stays in the set.
+/// Finds a smallest set of candidates that passes if it is moved together with `background`. All candidates and
+/// `background` together are known to pass. If a test returns `None`, it was not run for lack of time, and what it
+/// would have ruled out stays in the set.
 pub fn minimize<E>(
     background: &[usize],
     candidates: &[usize],
@@ -18,7 +18,7 @@ pub fn minimize<E>(
     halve(background, candidates, passes)
 }
 
-/// As [`minimize`], where `background` alone is known to fail.
+/// Like [`minimize`], but `background` alone is known to fail.
 fn halve<E>(
     background: &[usize],
     candidates: &[usize],
@@ -30,7 +30,7 @@ fn halve<E>(
     let (first, second) = candidates.split_at(candidates.len() / 2);
     let mut found = minimize(&[background, first].concat(), second, passes)?;
     let background = [background, &found].concat();
-    // Where the second half brought nothing, the background is the one that is known to fail.
+    // If the second half added nothing, the background is the one that is known to fail.
     found.extend(if found.is_empty() {
         halve(&background, first, passes)?
     } else {

@@ -1,10 +1,11 @@
-//! Failpoints: failures that tests inject at the named steps of a repair. Releases are built without
-//! them, that is without the feature `fault-injection`.
+//! Failpoints: failures that tests inject at the named steps of a repair. Release builds do not have the feature
+//! `fault-injection`, so they contain no failpoints.
 
 use std::io;
 
-/// Fails, dies by SIGKILL or gets SIGINT where `PCLUSTER_SHIM_FAULT` names this step: `fail:STEP`, `kill:STEP` or
-/// `interrupt:STEP`, with `@N` behind it for the Nth time that the step is reached (1 by default).
+/// If `PCLUSTER_SHIM_FAULT` names this step, fails, dies by SIGKILL or receives SIGINT: `fail:STEP`, `kill:STEP`
+/// or `interrupt:STEP`. With `@N` appended, this happens the Nth time that the step is reached (the first by
+/// default).
 #[cfg(feature = "fault-injection")]
 pub fn reach(step: &str) -> io::Result<()> {
     use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,5 +1,5 @@
-//! Owner, group and mode of what a repair places. They do not depend on who repairs, or under which umask:
-//! others may use the environment too.
+//! Owner, group and mode of the files that a repair creates. They do not depend on who runs the repair, or under
+//! which umask, because others may use the environment too.
 
 use std::fs::{self, Metadata, Permissions};
 use std::io;
@@ -16,13 +16,13 @@ pub struct Access {
 }
 
 impl Access {
-    /// The access of a file or a directory that exists.
+    /// The access of an existing file or directory.
     pub fn of(metadata: &Metadata) -> Self {
         Self { owner: Some(metadata.uid()), group: metadata.gid(), mode: metadata.mode() & 0o7777 }
     }
 
-    /// The access of a new file: that of the file it replaces, or if there is none, that of its directory. Who may
-    /// read a program may run it.
+    /// The access of a new file: that of the file it replaces or, if there is none, that of its directory. Whoever
+    /// may read a program may run it.
     pub fn of_new_file(
         replaced: Option<&Metadata>,
         directory: &Path,
@@ -49,12 +49,12 @@ impl Access {
 
     /// Gives a file or a directory this access.
     ///
-    /// Only root can give a file to another owner; a file of the caller's is as good. A user cannot give a file to a
-    /// group that they are not in. Its members may still use it if everybody may, and the group that it has instead
-    /// may not do more than everybody.
+    /// Only root can give a file to another owner; a file of the caller's own works just as well. Users cannot
+    /// give a file to a group that they are not in. The members of that group may still use the file if everybody
+    /// may, and the group that the file has instead may not do more than everybody.
     ///
     /// # Errors
-    /// Returns an error if the mode cannot be set, or without the group fewer users could read the file.
+    /// Returns an error if the mode cannot be set, or if fewer users could read the file without the group.
     pub fn give(&self, path: &Path) -> io::Result<()> {
         let is = path.metadata()?;
         if let Some(owner) = self.owner.filter(|owner| *owner != is.uid()) {
@@ -73,15 +73,15 @@ impl Access {
     }
 }
 
-/// The mode of a file that has another group than it should; `None` if the members of the right group could no
-/// longer read it.
+/// The mode of a file whose group is not the right one; `None` if the members of the right group could no longer
+/// read the file.
 fn mode_without_group(mode: u32) -> Option<u32> {
     const READ_AND_RUN: u32 = 0o5;
     let (group, others) = (mode >> 3 & 0o7, mode & 0o7);
     (group & READ_AND_RUN & !others == 0).then_some(mode & !0o2070 | others << 3)
 }
 
-/// Makes a directory and those above it, each with the access of the directory above.
+/// Creates a directory and those above it, each with the access of its parent.
 pub fn make_directories(directory: &Path) -> io::Result<()> {
     let Some(above) = directory.parent().filter(|_| !directory.is_dir()) else { return Ok(()) };
     make_directories(above)?;

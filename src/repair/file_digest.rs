@@ -1,4 +1,4 @@
-//! The size and the SHA-256 of a file, by which a copy of it is checked.
+//! The size and the SHA-256 of a file, for checking a copy of it.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -18,7 +18,7 @@ pub fn sha256_of_bytes(bytes: &[u8]) -> String {
     hexadecimal(&Sha256::digest(bytes))
 }
 
-/// The block of a file system: a loss of power cuts a file off at a multiple of it.
+/// The block size of a file system: a loss of power truncates a file at a multiple of it.
 const BLOCK: u64 = 4096;
 
 /// The digest of a file's content, or of a link's target.
@@ -55,13 +55,13 @@ impl FileDigest {
         Ok(Self { size, sha256: hexadecimal(&digest.finalize()) })
     }
 
-    /// The digest of a file that holds this text.
+    /// The digest of a file that contains this text.
     pub fn of_text(text: &str) -> Self {
         Self { size: text.len() as u64, sha256: sha256_of_bytes(text.as_bytes()) }
     }
 
-    /// Whether a file that was to have this content may have been cut off by a loss of power: it is shorter, and
-    /// ends where a block does.
+    /// Whether a loss of power may have truncated a file that was to have this content: it is shorter, and ends at
+    /// the end of a block.
     pub fn may_be_cut_off_as(&self, found: &Self) -> bool {
         found.size < self.size && found.size.is_multiple_of(BLOCK)
     }

@@ -1,4 +1,4 @@
-//! Operations on the files of an environment: to remove, write and link them.
+//! Operations on the files of an environment: removing, writing and linking them.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata};
@@ -18,16 +18,16 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes a new file, with the directories above it. `replaced` is the file that was at its path.
+/// Writes a new file, and creates the directories above it. `replaced` is the file that was at its path.
 pub fn place(content: &Content, path: &Path, replaced: Option<&Metadata>) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     make_directories(directory)?;
-    // Two packages may have one file. Writing into it would change the first package's in the installer's
-    // cache too, which is the same file by a hard link.
+    // Two packages may have the same file. Writing into it would also change the file of the first package in the
+    // installer's cache, because both are hard links to the same file.
     remove(path)?;
     match content {
         Content::File(source) => {
-            // A part of a copy would be taken for a file that somebody has written since.
+            // An incomplete copy would be mistaken for a file that somebody has written since.
             let temporary = path_beside(path);
             remove(&temporary)?;
             place_file(source, &temporary, directory, replaced)?;
@@ -43,13 +43,13 @@ fn place_file(source: &Path, path: &Path, directory: &Path, replaced: Option<&Me
     if metadata.is_symlink() || access.is_of(&metadata) {
         return link_or_copy(source, path).map(drop);
     }
-    // The staged file may be the one in uv's cache by a hard link, whose access must not change.
+    // The staged file may be a hard link to the one in uv's cache, whose access must not change.
     copy(source, &metadata, path)?;
     access.give(path)
 }
 
-/// Writes a RECORD next to its path and renames it. A partly written RECORD would be taken for that of another
-/// installer, whose packages a rollback leaves alone.
+/// Writes a RECORD next to its path and renames it. An incomplete RECORD would be mistaken for one of another
+/// installer, and a rollback leaves the packages of other installers alone.
 fn write_text(text: &str, path: &Path, access: &Access) -> io::Result<()> {
     let temporary = path_beside(path);
     let mut file = File::create(&temporary)?;
@@ -67,15 +67,15 @@ pub fn path_beside(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.pcluster-shim"))
 }
 
-/// The way in which a file was given another path.
+/// How the file was put at another path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PlacedBy {
     Link,
     Copy,
 }
 
-/// Links a file, or copies it to another file system, with its time: bytecode names the modification
-/// time of its source, and is not valid with another one.
+/// Links a file, or copies it to another file system with its modification time, because bytecode contains the
+/// modification time of its source and is not valid with a different one.
 pub fn link_or_copy(source: &Path, path: &Path) -> io::Result<PlacedBy> {
     let metadata = source.symlink_metadata()?;
     if metadata.is_symlink() {
@@ -86,7 +86,7 @@ pub fn link_or_copy(source: &Path, path: &Path) -> io::Result<PlacedBy> {
         return Ok(PlacedBy::Link);
     }
     copy(source, &metadata, path)?;
-    // A user who may not give a file away can still put its content back.
+    // A user who may not give a file away can still restore its content.
     let _ = Access::of(&metadata).give(path);
     Ok(PlacedBy::Copy)
 }
@@ -97,8 +97,8 @@ fn copy(source: &Path, metadata: &Metadata, path: &Path) -> io::Result<()> {
     copy.set_modified(metadata.modified()?)
 }
 
-/// Removes the directories of these files if they are empty, and their parents, up to one that is kept. Returns the
-/// first failure: an empty `.dist-info` that stays would be taken for a package.
+/// Removes the directories of these files if they are empty, and their parents, up to one that is kept. Returns
+/// the first failure, because an empty `.dist-info` that remains would be mistaken for a package.
 pub fn remove_empty<'a>(
     files: impl Iterator<Item = &'a Path>,
     is_kept: impl Fn(&Path) -> bool,
@@ -119,7 +119,7 @@ pub fn remove_empty<'a>(
     };
     for directory in directories.into_iter().rev() {
         for empty in directory.ancestors() {
-            // An empty `__pycache__` does not keep its directory.
+            // A directory is not kept because of an empty `__pycache__`.
             remove(&empty.join("__pycache__"));
             if !remove(empty) {
                 break;

@@ -1,5 +1,5 @@
-//! The files to be removed and to be added when staged packages replace installed ones, by their
-//! RECORDs. Changes nothing.
+//! The files to remove and to add when staged packages replace installed ones, according to their RECORDs. Changes
+//! nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
@@ -16,8 +16,8 @@ use crate::repair::journal::{PackageFiles, SavedDirectory};
 use crate::system::files::{self, describe};
 use crate::text::package_name::normalised;
 
-/// The changes to an environment: files to be removed, each with the index of its package, and files
-/// to be added with their content.
+/// The changes to an environment: files to remove, each with the index of its package, and files to add with their
+/// content.
 #[derive(Debug, Default)]
 pub struct FilePlan {
     pub removals: BTreeMap<PathBuf, usize>,
@@ -32,7 +32,7 @@ pub enum Content {
 }
 
 impl FilePlan {
-    /// Replaces one distribution by its staged successor, in the directory `site`.
+    /// Replaces a distribution in the directory `site` with its staged successor.
     pub fn replace(
         &mut self,
         old: Option<&Distribution>,
@@ -53,7 +53,7 @@ impl FilePlan {
             old_record = files::read_text_up_to(&file, MAX_RECORD).unwrap_or_default();
             records.extend(dist_info_name(old).zip(sha256_of(&file)));
         }
-        // REQUESTED records that the user asked for the package by name, which a repair does not change.
+        // REQUESTED means that the user asked for the package by name, which a repair does not change.
         let was_requested = old.is_some_and(|old| old.metadata.join("REQUESTED").exists());
         let record_file = new.metadata.join("RECORD");
         let text = files::read_text_up_to(&record_file, MAX_RECORD)
@@ -96,9 +96,8 @@ impl FilePlan {
         Ok(())
     }
 
-    /// Exchanges single files of a distribution, and its RECORD, for those of its edited copy. Its other
-    /// files stay where they are, its METADATA above all: without it a repair that is cut off would not be
-    /// found.
+    /// Replaces single files of a distribution, and its RECORD, with those of its edited copy. Its other files
+    /// stay where they are, especially its METADATA: without it, a repair that is interrupted would not be found.
     pub fn edit<'a>(
         &mut self,
         old: &Distribution,
@@ -142,7 +141,7 @@ impl FilePlan {
         self.additions.extend(placed);
     }
 
-    /// Finds a file to be added whose path is taken by a file that is not to be removed.
+    /// Finds a file to add whose path is taken by a file that is not going to be removed.
     pub fn find_conflict(&self) -> Option<&Path> {
         // Bytecode whose source is missing belongs to no package.
         let paths = self.additions.iter().map(|(path, _)| path.as_path()).filter(|path| !is_bytecode(path));
@@ -156,26 +155,26 @@ impl FilePlan {
         existing.map(Path::to_owned).collect::<BTreeSet<_>>()
     }
 
-    /// Every file to be removed or added.
+    /// Every file to remove or to add.
     pub fn paths(&self) -> BTreeSet<&Path> {
         let additions = self.additions.iter().map(|(path, _)| path);
         self.removals.keys().chain(additions).map(PathBuf::as_path).collect::<BTreeSet<_>>()
     }
 
-    /// The directories of packages in which files change.
+    /// The package directories in which files change.
     pub fn sites(&self) -> Vec<PathBuf> {
         let sites = self.packages.iter().map(|package| &package.site).collect::<BTreeSet<_>>();
         sites.into_iter().cloned().collect()
     }
 
-    /// The prefixes of these directories, in which files change.
+    /// The prefixes of these directories, in which files change too.
     pub fn prefixes(&self) -> Vec<PathBuf> {
         let prefixes = self.packages.iter().map(|package| prefix_of(&package.site)).collect::<BTreeSet<_>>();
         prefixes.into_iter().map(Path::to_owned).collect()
     }
 
-    /// Whether a directory stays when its last file is removed, like a prefix and what every prefix has, such as
-    /// `bin`.
+    /// Whether a directory stays when its last file is removed: a prefix, or a directory that every prefix has,
+    /// such as `bin`.
     pub fn keeps(&self, directory: &Path) -> bool {
         let is_top = |site: &Path, prefix: &Path| {
             directory == prefix || prefix != site && directory.parent() == Some(prefix)
@@ -183,7 +182,7 @@ impl FilePlan {
         self.packages.iter().any(|package| is_top(&package.site, prefix_of(&package.site)))
     }
 
-    /// The directories that there are above the files to be removed and to be added, up to the prefixes.
+    /// The existing directories above the files to remove and to add, up to the prefixes.
     pub fn existing_directories(&self) -> Vec<SavedDirectory> {
         let prefixes = self.prefixes();
         let is_in_prefix = |directory: &&Path| prefixes.iter().any(|prefix| directory.starts_with(prefix));
@@ -202,7 +201,7 @@ impl FilePlan {
     }
 }
 
-/// The places of a staged distribution's files: most lie in the directory of packages, and scripts and data files
+/// The places of a staged distribution's files: most are in the package directory, and scripts and data files are
 /// in its prefix.
 struct Places<'a> {
     site: &'a Path,
@@ -216,9 +215,9 @@ impl Places<'_> {
         prefix_of(self.site)
     }
 
-    /// Whether a file of the staged RECORD belongs in the prefix. pip writes `../../bin/x`. uv writes `bin/x`, as
-    /// it would for a package with the name `bin`: what the old distribution has at that name decides, or if it
-    /// has nothing there, the name itself.
+    /// Whether a file in the staged RECORD belongs in the prefix. pip writes `../../bin/x`. uv writes `bin/x`, as
+    /// it also would for a package called `bin`. So what the old distribution has under that name decides or, if
+    /// it has nothing there, the name itself.
     fn is_of_prefix(&self, name: &str) -> bool {
         const USUAL: [&str; 4] = ["bin", "etc", "include", "share"];
         if name.starts_with("../") || !self.staged_by_uv {
@@ -241,12 +240,13 @@ impl Places<'_> {
         })
     }
 
-    /// The way from the directory of packages to the prefix: `../../../`.
+    /// The relative path from the package directory to the prefix: `../../../`.
     fn lead(&self) -> String {
         "../".repeat(self.site.strip_prefix(self.prefix()).map_or(0, |below| below.components().count()))
     }
 
-    /// A line of the staged RECORD about a file of the prefix, as it is right in the directory of packages.
+    /// A line of the staged RECORD about a file in the prefix, with a path that is correct in the package
+    /// directory.
     fn lead_to_prefix(&self, line: &str) -> String {
         let (quote, rest) = line.strip_prefix('"').map_or(("", line), |rest| ("\"", rest));
         format!("{quote}{}{}", self.lead(), rest.trim_start_matches("../"))

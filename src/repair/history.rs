@@ -1,4 +1,4 @@
-//! The repairs of one path that can be undone: a stack of those in place and those outside the environment.
+//! The repairs of one path that can be undone: a stack of repairs in place and outside the environment.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,10 +8,10 @@ use crate::system::disk;
 /// The number of repairs that are kept.
 pub const MAX_UNDO: usize = 5;
 
-/// The beginning of the name of every journal of a closed repair in place.
+/// The prefix of the name of every journal of a closed repair in place.
 pub const IN_PLACE_PREFIX: &str = "repair-";
 
-/// The beginning of the name of every repair outside the environment: a directory, and a record that is written last.
+/// The prefix of the name of every repair outside the environment: a directory, and a record that is written last.
 pub const ISOLATED_PREFIX: &str = "isolated-";
 
 /// A repair that is kept. An id begins with the time.
@@ -39,13 +39,13 @@ fn read_entry(file: &Path) -> Option<Entry> {
     Some(Entry { id, is_isolated: in_place.is_none(), file: file.to_owned() })
 }
 
-/// The moment of a repair; `None` for those of version 0.1.0.
+/// The time of a repair; `None` for those of version 0.1.0.
 pub fn moment(entry: &Entry) -> Option<jiff::Timestamp> {
     let nanoseconds: i128 = entry.id.split('-').next()?.parse().ok()?;
     jiff::Timestamp::from_nanosecond(nanoseconds).ok().filter(|_| nanoseconds > 0)
 }
 
-/// The names that version 0.1.0 gave to the only repairs that it kept, and their present names. These repairs are
+/// The names that version 0.1.0 gave to the only repairs that it kept, and their current names. These repairs are
 /// older than all others.
 const OLDER: [(&str, &str); 3] =
     [("last.json", "repair-0.json"), ("isolated", "isolated-0"), ("isolated.json", "isolated-0.json")];

@@ -1,6 +1,6 @@
-//! The program that resolves and fetches packages: uv if there is one, else the environment's pip,
-//! else the pip of its Python's `ensurepip`, which runs from its wheel. It installs only into a
-//! directory that the repair has made, never into the environment.
+//! The program that resolves and fetches packages: uv if there is one, otherwise the environment's pip, otherwise
+//! the pip of its Python's `ensurepip`, which runs from its wheel. It installs only into a directory that the
+//! repair has created, never into the environment.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -21,7 +21,7 @@ use crate::system::scratch::Scratch;
 /// A resolution over a slow network takes longer than a child of a check may.
 const MAX_TIMEOUTS: u32 = 10;
 
-/// A build of a package from its source may print what its compiler says.
+/// The build of a package from source may print its compiler's output.
 const MAX_INSTALLER_OUTPUT: u64 = 256 << 20; // bytes
 
 /// An installer for one environment.
@@ -29,9 +29,9 @@ const MAX_INSTALLER_OUTPUT: u64 = 256 << 20; // bytes
 pub struct Installer<'a> {
     program: Program,
     target: &'a Target,
-    /// The time that a child of a check may take.
+    /// The time limit for a child of a check.
     timeout: Duration,
-    /// The cache of a uv that the repair has fetched: the user has not asked for one.
+    /// The cache for a uv that the repair has fetched, because the user has not asked for one.
     cache: Option<PathBuf>,
 }
 
@@ -53,7 +53,7 @@ pub enum InstallOutcome {
 }
 
 impl<'a> Installer<'a> {
-    /// Chooses the program by the user's choice and by what the environment has.
+    /// Chooses the program according to the user's choice and to what the environment has.
     pub fn choose(
         choice: InstallerChoice,
         target: &'a Target,
@@ -82,8 +82,8 @@ impl<'a> Installer<'a> {
         Err(Error::repair(message, next).into())
     }
 
-    /// An installer that can limit packages to those of a date: uv, which pip fetches into `directory` where
-    /// this one is pip. pip can from release 26 on, which few environments have.
+    /// An installer that can limit packages to those of a certain date: uv, which pip fetches into `directory` if
+    /// this installer is pip. pip itself can do that only from release 26 on, which few environments have.
     pub fn limiting_dates(&self, directory: &Path) -> Result<Self, Abort> {
         let (uv, cache) = match &self.program {
             Program::Uv(uv) => (uv.clone(), None),
@@ -124,8 +124,8 @@ impl<'a> Installer<'a> {
         Err(no_uv(format!("{message}\n{}", quote_last_lines(&output))).into())
     }
 
-    /// The moment at which the last file of a release was uploaded (RFC 3339), as the index tells it to uv;
-    /// `None` if it does not, or if this uv is too old to say.
+    /// The time at which the last file of a release was uploaded (RFC 3339), as the index reports it to uv; `None`
+    /// if the index does not report it, or if this uv is too old to show it.
     pub fn find_upload_time(&self, requirement: &str) -> Result<Option<String>, Abort> {
         let scratch = make_scratch()?;
         let file = write(&scratch, "requirements.txt", &[requirement.to_owned()])?;
@@ -146,8 +146,8 @@ impl<'a> Installer<'a> {
     /// Resolves the requirements and installs the packages into `directory`, without bytecode.
     ///
     /// # Errors
-    /// Returns an error if the installer cannot be run, or a signal came. A failure of the installer
-    /// itself is an outcome.
+    /// Returns an error if the installer cannot be run, or if a signal arrives. A failure of the installer itself
+    /// is returned as an outcome.
     pub fn install(&self, request: &InstallRequest, directory: &Path) -> Result<InstallOutcome, Abort> {
         let scratch = make_scratch()?;
         let requirements = write(&scratch, "requirements.txt", &request.requirements)?;
@@ -178,7 +178,7 @@ impl<'a> Installer<'a> {
         Ok(InstallOutcome::Failed { message: format!("{} {}", self.name(), describe_end(&finished)), output })
     }
 
-    /// Finds the requirements of installed packages that are not met, a line of the installer's each.
+    /// Finds the unmet requirements of installed packages, one line of the installer's output for each.
     pub fn find_broken_requirements(&self) -> Result<BTreeSet<String>, Abort> {
         let scratch = make_scratch()?;
         let arguments = match self.program {
@@ -226,13 +226,13 @@ impl<'a> Installer<'a> {
                 let flags = target.interpreter.run_flags();
                 arguments.splice(0..0, flags.into_iter().chain(program));
                 environment.extend(variables(&PIP_OVERRIDES));
-                // A Python that pip starts, for a package that it builds, writes none either.
+                // A Python that pip starts to build a package must not write any either.
                 environment.push(set("PYTHONDONTWRITEBYTECODE", "1"));
                 python
             }
         };
-        // A pip that runs from its wheel leaves a certificate file in TMPDIR at each run, a uv that builds
-        // a package with setuptools a lock file.
+        // A pip that runs from its wheel leaves a certificate file in TMPDIR at each run; a uv that builds a
+        // package with setuptools leaves a lock file.
         let tmp = scratch.directory("tmp");
         let tmp = tmp.map_err(|error| Error::repair(error.to_string(), UNCHANGED_FREE_SPACE))?;
         environment.push(set("TMPDIR", tmp));
@@ -265,7 +265,7 @@ fn find_bundled_pip(target: &Target, timeout: Duration) -> Result<Option<PathBuf
     match answer {
         Ok(answer) => Ok(answer["wheel"].as_str().map(PathBuf::from)),
         Err(ChildError::Interrupted(signal)) => Err(Abort::Interrupted(signal)),
-        // A Python that cannot run the script is taken for one without a wheel.
+        // A Python that cannot run the script counts as one without a wheel.
         Err(_) => Ok(None),
     }
 }
@@ -278,7 +278,7 @@ pub fn make_scratch() -> Result<Scratch, Error> {
     })
 }
 
-/// Writes a file of requirements, one a line.
+/// Writes a requirements file, one requirement per line.
 fn write(scratch: &Scratch, name: &str, lines: &[String]) -> Result<PathBuf, Error> {
     scratch.write(name, &(lines.join("\n") + "\n")).map_err(|error| {
         let message = format!("cannot write {name}: {error}");
@@ -304,8 +304,8 @@ pub fn quote_last_lines(output: &str) -> String {
     lines[lines.len().saturating_sub(MAX_QUOTED_LINES)..].join("\n")
 }
 
-/// What pip and uv print if they cannot reach an index. pip then continues to "No matching distribution", as if
-/// there were no such package.
+/// What pip and uv print if they cannot reach an index. pip then goes on to print "No matching distribution", as
+/// if the package did not exist.
 const UNREACHABLE: [&str; 12] = [
     "Failed to establish a new connection",
     "Max retries exceeded",
@@ -334,7 +334,7 @@ fn describe_unreachable(output: &str) -> Error {
     Error::repair(format!("the package index cannot be reached: {line}"), next)
 }
 
-/// Characters of a line of an installer's output that a message quotes.
+/// The number of characters that a message quotes of a line of an installer's output.
 const MAX_REASON: usize = 160;
 
 fn decode(bytes: &[u8]) -> String {

@@ -1,5 +1,5 @@
-//! The journal of a repair, written before its first change: every file that is removed or added, so
-//! that any later call can put the old ones back. It is data from disk: each path is checked before use.
+//! The journal of a repair, written before its first change. It lists every file that is removed or added, so that
+//! any later call can restore the old ones. It is data from disk, so each path is checked before use.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -35,7 +35,7 @@ pub struct SavedFile {
     pub part: Option<usize>,
 }
 
-/// A directory before the exchange. It was a pair of path and mode in version 0.1.0.
+/// A directory before the exchange. In version 0.1.0 it was a pair of path and mode.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SavedDirectory {
     pub path: PathBuf,
@@ -61,7 +61,7 @@ pub struct PackageFiles {
     pub replaced_record: Option<String>,
 }
 
-/// The journal of one transaction: together with the copies, all that a rollback needs.
+/// The journal of one transaction: together with the copies, it is all that a rollback needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Journal {
     /// Part of the snapshot's name.
@@ -74,16 +74,16 @@ pub struct Journal {
     /// The digest of each file in [`Self::created`]. Absent in the journals of 0.1.0.
     #[serde(default)]
     pub created_digests: Vec<FileDigest>,
-    /// The directories that there were above the files, parents first.
+    /// The existing directories above the files, parents first.
     #[serde(default)]
     pub directories: Vec<SavedDirectory>,
-    /// Every directory of packages in which something changes. Absent in the journals of 0.1.0.
+    /// Every package directory in which something changes. Absent in the journals of 0.1.0.
     #[serde(default)]
     pub sites: Vec<PathBuf>,
     #[serde(default)]
     pub parts: Vec<PackageFiles>,
-    /// The token that the environment has while this journal is about it. Absent in the journals of 0.1.0, which
-    /// are rolled back in whatever environment is at their path.
+    /// The token that the environment has as long as this journal applies to it. Absent in the journals of 0.1.0,
+    /// which are rolled back in whatever environment is at their path.
     #[serde(default)]
     pub token: Option<String>,
 }
@@ -93,14 +93,14 @@ pub struct Journal {
 pub struct ForeignPackages {
     /// Their normalised names.
     pub names: Vec<String>,
-    /// Added by the repair, and not to be removed.
+    /// Added by the repair, but not to be removed.
     pub not_removed: BTreeSet<PathBuf>,
-    /// Removed by the repair, and not to be put back.
+    /// Removed by the repair, but not to be restored.
     pub not_restored: BTreeSet<PathBuf>,
 }
 
 impl ForeignPackages {
-    /// Adds single files that are not to be touched, and returns those that belong to none of the packages.
+    /// Adds single files that must not be touched, and returns those that belong to none of the packages.
     pub fn add_files(&mut self, files: BTreeSet<PathBuf>) -> Vec<PathBuf> {
         let is_covered = |path: &PathBuf| self.not_removed.contains(path) || self.not_restored.contains(path);
         let files: Vec<PathBuf> = files.into_iter().filter(|path| !is_covered(path)).collect();
@@ -111,17 +111,17 @@ impl ForeignPackages {
 }
 
 impl Journal {
-    /// The directories outside of which nothing is changed: the prefixes of the directories of packages.
+    /// The directories outside of which nothing is changed: the prefixes of the package directories.
     pub fn roots(&self) -> Vec<PathBuf> {
         self.all_sites().iter().map(|site| prefix_of(site).to_owned()).collect()
     }
 
-    /// The directories of packages in which something changes.
+    /// The package directories in which something changes.
     pub fn all_sites(&self) -> &[PathBuf] {
         if self.sites.is_empty() { std::slice::from_ref(&self.site) } else { &self.sites }
     }
 
-    /// Refuses paths that no repair of the packages in `site` writes.
+    /// Refuses paths that no repair of the packages in `site` would write.
     pub fn refuse_paths_outside(&self, site: &Path) -> Result<(), String> {
         if self.site != site {
             return Err(format!("it is about {}, not about {}", self.site.display(), site.display()));
@@ -150,7 +150,8 @@ impl Journal {
         }
     }
 
-    /// Finds the copies that are missing or damaged, and returns a message each. A file that is in its place already needs
+    /// Finds the copies that are missing or damaged, and returns a message for each. A file that is already in
+    /// place needs no copy.
     /// no copy.
     pub fn find_missing_copies(&self, snapshot: &Path) -> Vec<String> {
         let describe_missing = |saved: &SavedFile| {
@@ -167,8 +168,8 @@ impl Journal {
         self.removed.iter().filter_map(describe_missing).collect()
     }
 
-    /// Finds the packages of another installer: those with a `.dist-info` that was not there before the
-    /// exchange and that the exchange has not added.
+    /// Finds the packages of another installer: those whose `.dist-info` did not exist before the exchange and was
+    /// not added by it.
     pub fn find_foreign_packages(&self) -> ForeignPackages {
         let mut foreign = ForeignPackages::default();
         for (index, part) in self.parts.iter().enumerate() {
@@ -184,7 +185,8 @@ impl Journal {
                     let recorded = recorded.into_iter().flatten().collect::<BTreeSet<_>>();
                     created.iter().filter(|path| recorded.contains(*path)).cloned().collect()
                 }
-                // Without a RECORD its installer is still at work, and which files it has written is not known.
+                // If there is no RECORD, its installer is still running, and we do not know which files it has
+                // written.
                 None => created.to_vec(),
             });
             let own = self.removed.iter().filter(|saved| saved.part == Some(index));
@@ -193,7 +195,7 @@ impl Journal {
         foreign
     }
 
-    /// Whether the environment is still the one that this journal is about: its token is there.
+    /// Whether the environment is still the one that this journal is about, which its token shows.
     pub fn is_bound(&self) -> Result<bool, String> {
         let Some(token) = &self.token else { return Ok(true) };
         for site in self.all_sites() {
@@ -204,18 +206,18 @@ impl Journal {
         Ok(true)
     }
 
-    /// Finds the files that are there and are neither what the exchange has removed nor what it has added.
+    /// Finds the existing files that are neither those that the exchange has removed nor those that it has added.
     pub fn find_changed_files(&self) -> BTreeSet<PathBuf> {
         self.find_files_unlike(PartialEq::eq)
     }
 
-    /// Finds those of the changed files that a loss of power does not explain: somebody has written them.
+    /// Finds the changed files that a loss of power does not explain, which means that somebody has written them.
     pub fn find_foreign_files(&self) -> BTreeSet<PathBuf> {
         self.find_files_unlike(|expected, found| expected == found || expected.may_be_cut_off_as(found))
     }
 
     fn find_files_unlike(&self, is_like: impl Fn(&FileDigest, &FileDigest) -> bool) -> BTreeSet<PathBuf> {
-        // Without a token the digests of the new files are not known.
+        // Without a token, the digests of the new files are not known.
         if self.token.is_none() {
             return BTreeSet::new();
         }
@@ -236,8 +238,8 @@ impl Journal {
         unlike.map(|(path, _)| path.to_owned()).collect::<BTreeSet<_>>()
     }
 
-    /// Finds a package that another installer has written since, over the repair's files or next to them. One
-    /// whose files are merely gone is not among them.
+    /// Finds a package that another installer has written since, over the repair's files or next to them. A
+    /// package whose files are merely gone does not count.
     pub fn find_reinstalled_package(&self) -> Option<&str> {
         let is_reinstalled = |part: &&PackageFiles| {
             let record = part.site.join(&part.new).join("RECORD");
@@ -247,7 +249,7 @@ impl Journal {
         self.parts.iter().find(is_reinstalled).map(|part| part.package.as_str())
     }
 
-    /// Finds a package that is not as the repair has written it.
+    /// Finds a package that is no longer as the repair has written it.
     pub fn find_changed_package(&self) -> Option<&str> {
         let is_new = |part: &PackageFiles| {
             let record = sha256_of(&part.site.join(&part.new).join("RECORD"));
@@ -270,8 +272,8 @@ impl PackageFiles {
         };
         let known = |name: &String| {
             let Some(expected) = self.records.get(name) else { return false };
-            // A directory that is partly removed or partly written has no RECORD, or after a loss of power
-            // an empty one.
+            // A directory that is partly removed or partly written has no RECORD or, after a loss of power, an
+            // empty one.
             let found = FileDigest::of(&self.site.join(name).join("RECORD"));
             found.map_or(true, |found| {
                 let is_replaced = self.replaced_record.as_ref() == Some(&found.sha256);
@@ -287,8 +289,8 @@ impl SavedFile {
         Some(FileDigest { size: self.size?, sha256: self.sha256.clone()? })
     }
 
-    /// Whether the copy in a snapshot has the content that was saved. One that was damaged since must not be put over a
-    /// file that is right.
+    /// Whether the copy in a snapshot has the content that was saved. A copy that was damaged since must not
+    /// replace a file that is intact.
     pub fn has_copy_in(&self, snapshot: &Path) -> bool {
         self.sha256.is_none() || self.is_at(&snapshot.join(&self.copy)).unwrap_or(false)
     }
@@ -307,13 +309,13 @@ impl SavedFile {
     }
 }
 
-/// Finds a path that lies below none of these directories, links followed.
+/// Finds a path that is not below any of these directories, with links followed.
 pub fn find_outside<'a>(roots: &[PathBuf], paths: impl IntoIterator<Item = &'a Path>) -> Option<&'a Path> {
     let mut contained = ContainedPaths::new(roots);
     paths.into_iter().find(|path| !contained.contains(path))
 }
 
-/// Answers whether paths lie below some directories, links followed.
+/// Tests whether paths are below one of several directories, with links followed.
 struct ContainedPaths {
     roots: Vec<PathBuf>,
     checked: BTreeMap<PathBuf, bool>,
@@ -343,15 +345,15 @@ fn is_plain(path: &Path) -> bool {
         && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
 }
 
-/// The path with the links in its existing part followed.
+/// The path, with the links in its existing part resolved.
 fn resolve(path: &Path) -> Option<PathBuf> {
     let (there, canonical) =
         path.ancestors().find_map(|there| Some((there, fs::canonicalize(there).ok()?)))?;
     Some(canonical.join(path.strip_prefix(there).ok()?))
 }
 
-/// Reads a journal on the packages in `site`; `None` if there is no file, or reading it fails with an
-/// error that is `ignored`.
+/// Reads a journal about the packages in `site`; `None` if there is no file, or if reading it fails with an error
+/// that is `ignored`.
 pub fn read_journal(path: &Path, site: &Path, ignored: &[io::ErrorKind]) -> Result<Option<Journal>, String> {
     let text = match trust::read_up_to(path, MAX_JOURNAL) {
         Ok(text) => text,

@@ -1,4 +1,4 @@
-//! Locks of flock(2), which end with their holder, and the wait for one.
+//! Locks with flock(2), which end when their holder does, and waiting for one.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -28,8 +28,8 @@ impl Lock {
 /// The time after which a wait is reported even if no progress is shown: an exchange of files takes less.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Tries to take a lock until it is free, and reports what it waits for. A call that blocks is resumed after a signal,
-/// so Ctrl-C would have no effect before the lock is free.
+/// Tries to take a lock until it is free, and reports what it waits for. It does not block in a system call,
+/// because that would be resumed after a signal, so Ctrl-C would have no effect until the lock is free.
 pub fn wait_for_lock(
     progress: Progress,
     waiting: impl FnOnce() -> String,
@@ -60,9 +60,9 @@ pub fn wait_for_lock(
     is_taken.map(drop).map_err(failed)
 }
 
-/// Takes the lock that uv takes before it changes a virtual environment: flock(2) of `.lock` in it,
-/// where uv has made that file. Elsewhere uv locks a file in TMPDIR whose name differs between its
-/// versions, and pip has no lock: changes of theirs are found by comparing the installed packages.
+/// Takes the lock that uv takes before it changes a virtual environment: flock(2) of `.lock` in it, if uv has
+/// created that file. Otherwise uv locks a file in TMPDIR whose name differs between its versions, and pip has no
+/// lock: their changes are detected by comparing the installed packages.
 pub fn lock_against_uv(prefix: &Path, progress: Progress) -> Result<Option<File>, Abort> {
     if !prefix.join("pyvenv.cfg").is_file() {
         return Ok(None);

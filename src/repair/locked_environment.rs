@@ -1,4 +1,4 @@
-//! The environment of a check, locked so that no repair exchanges its files during the check.
+//! The environment of a check, locked so that no repair replaces its files during the check.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::repair::overlay::{Overlay, read_overlay};
 use crate::repair::state::RepairState;
 use crate::report::{Check, Report, Status};
 
-/// A target that is locked against repairs while this lives.
+/// A target that is locked against repairs as long as this value exists.
 #[derive(Debug)]
 pub struct LockedEnvironment {
     /// With the overlay in front, if there is one that is not stale.
@@ -26,7 +26,7 @@ pub struct LockedEnvironment {
 #[derive(Debug)]
 pub enum Locked {
     Environment(Box<LockedEnvironment>),
-    /// The report of an environment that is unknown with its overlay in front.
+    /// The report on an environment that is unknown with its overlay in front.
     Unknown(Box<Report>),
 }
 
@@ -47,7 +47,7 @@ impl LockedEnvironment {
         let overlay = read_overlay(&state, target);
         let target = match &overlay {
             Overlay::None | Overlay::Stale => target.clone(),
-            // The launcher may change or ignore PYTHONPATH, so it is identified again.
+            // The launcher may change or ignore PYTHONPATH, so the target is identified again.
             Overlay::Bound(directory) => match checker::identify(request, Some(directory))? {
                 Identified::Target(target) => *target,
                 Identified::Unknown(report) => return Ok(Locked::Unknown(report)),
@@ -56,7 +56,7 @@ impl LockedEnvironment {
         Ok(Locked::new(target, overlay, failed_rollback, shared))
     }
 
-    /// Checks the environment as it is. A rollback that failed is a check of the report that is unknown.
+    /// Checks the environment as it is. A failed rollback appears in the report as an unknown check.
     pub fn check(&self, request: &CheckRequest) -> Result<CheckOutcome, Abort> {
         let mut outcome = checker::check(request, &self.target)?;
         if let (CheckOutcome::Report(report), Some(check)) = (&mut outcome, &self.failed_rollback) {

@@ -1,6 +1,6 @@
 //! The repair of an environment, and its undo.
 //!
-//! A repair has five steps, a module each:
+//! A repair has five steps, with a module for each:
 //!
 //! 1. [`plan`] finds the packages that have to move, by the findings of a check. If they name none, or
 //!    their moves do not help, [`release`] finds them, by the release date and a search ([`culprit`]).
@@ -21,7 +21,7 @@
 //! An undo rolls the last transaction back, or removes the overlay. The callers decide whether to
 //! repair.
 //!
-//! The others:
+//! The other modules:
 //!
 //! - `bytecode`: compiling bytecode for staged packages, and removing damaged bytecode
 //! - `change`: staged packages × installed ones → changes
@@ -115,9 +115,9 @@ use crate::text::printable::lossy;
 pub enum RepairOutcome {
     /// Only these warnings remain, and no repair fits them.
     NothingToDo(Vec<String>),
-    /// Only these files of damaged bytecode had to be removed.
+    /// Only these damaged bytecode files had to be removed.
     Recompiled(Vec<PathBuf>),
-    /// This file of damaged bytecode would be removed first.
+    /// This damaged bytecode file would be removed first.
     Damaged(PathBuf),
     /// The changes that a repair would make.
     Proven(Repaired),
@@ -179,7 +179,7 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
         Some(ahead) if ahead.is_for(&repair.goal) => ahead.staged?,
         _ => stage_proven(repair)?,
     };
-    // The only edit does not apply here, which was reported.
+    // The only edit cannot be made here, which has been reported.
     if staged.changes.is_empty() {
         return Ok(RepairOutcome::NothingToDo(staged.left));
     }
@@ -242,7 +242,8 @@ pub fn describe_recompiled(files: &[PathBuf]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Damaged bytecode that this repair does not remove: it is outside the environment, or `--isolated` was given.
+/// Damaged bytecode that this repair does not remove, because it is outside the environment or `--isolated` was
+/// given.
 fn describe_damaged(file: &str) -> Error {
     let message = format!("the bytecode {file} is damaged");
     let next = "No package was changed. Remove that file; Python compiles it again.";
@@ -266,8 +267,8 @@ fn describe_blocked(report: &Report, options: &Options) -> Error {
     Error::repair(message, &next)
 }
 
-/// What the advisories ask for, staged and proven while the check is still running. The check usually confirms them,
-/// and this saves a third of the time of a repair.
+/// What the advisories ask for, staged and proven while the check is still running. The check usually confirms the
+/// advisories, and this saves a third of the time of a repair.
 struct Ahead {
     goal: Goal,
     staged: Result<Staged, Abort>,
@@ -291,7 +292,7 @@ fn stage_ahead(
     state: &RepairState,
     options: &Options,
 ) -> Option<Ahead> {
-    // With -v the steps are shown one after the other, so they must not run at the same time.
+    // With -v the steps are shown one after another, so they must not run at the same time.
     let is_plain = options.ids.is_empty() && options.strategy != Strategy::Release && !options.verbose;
     if !is_plain {
         return None;
@@ -330,8 +331,8 @@ fn stage_goal(repair: &Repair) -> Result<Staging, Abort> {
     }
 }
 
-/// Stages what is proven to make the environment ready: the moves that the findings name and the source edits, or if
-/// those moves do not help, the packages available when that release came out.
+/// Stages what is proven to make the environment ready: the moves that the findings name and the source edits or,
+/// if those moves do not help, the packages that were available when that release came out.
 fn stage_proven(repair: &Repair) -> Result<Staged, Abort> {
     let goal = &repair.goal;
     let needs_release = goal.restores_release && goal.reasons.is_empty();

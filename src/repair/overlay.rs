@@ -1,4 +1,4 @@
-//! A repair outside its environment: staged packages that are kept, and put in front by PYTHONPATH.
+//! A repair outside its environment: staged packages that are kept, and put in front with PYTHONPATH.
 
 use std::fs;
 use std::io;
@@ -30,7 +30,7 @@ pub const RENEW: &str = "repeat the `pcluster preflight fix ... --isolated` that
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Overlay {
     None,
-    /// The directory of one that was proven on the environment as it is.
+    /// The directory of an overlay that was proven with the environment as it is.
     Bound(PathBuf),
     /// The environment has changed since it was proven.
     Stale,
@@ -49,7 +49,7 @@ impl Overlay {
 /// The record of an overlay on disk.
 #[derive(Debug, Serialize, Deserialize)]
 struct OverlayRecord {
-    /// The digest of the packages that it was proven on.
+    /// The digest of the packages that it was proven with.
     environment: String,
     changes: Vec<Change>,
 }
@@ -59,8 +59,8 @@ pub fn find_overlay(target: &Target) -> Overlay {
     RepairState::find(target).map_or(Overlay::None, |state| read_overlay(&state, target))
 }
 
-/// Reads the overlay of a target from its state: the newest repair, if it is one outside the environment. Repairs of
-/// another environment at the same path do not count.
+/// Reads the overlay of a target from its state: the newest repair, if that is one outside the environment.
+/// Repairs of another environment at the same path do not count.
 pub fn read_overlay(state: &RepairState, target: &Target) -> Overlay {
     let transactions = state.transactions();
     let is_of_another =
@@ -78,8 +78,8 @@ pub fn read_overlay(state: &RepairState, target: &Target) -> Overlay {
     }
 }
 
-/// Keeps a proven overlay in the state directory, bound to the environment as it is. Returns how many stale ones were
-/// removed.
+/// Keeps a proven overlay in the state directory, bound to the current state of the environment. Returns how many
+/// stale overlays were removed.
 pub fn keep_overlay(
     state: &RepairState,
     staged: tempfile::TempDir,
@@ -101,7 +101,8 @@ pub fn keep_overlay(
     Ok(removed)
 }
 
-/// Removes the overlays of an environment that has changed since, and returns how many: they will not be used again.
+/// Removes the overlays of an environment that has changed since, and returns how many: they will not be used
+/// again.
 fn remove_stale(state: &RepairState, target: &Target, packages: &Packages) -> usize {
     let is_bound = |record: OverlayRecord| {
         record.environment == environment_key(&target.interpreter.version, packages, &record.changes)
@@ -138,8 +139,9 @@ fn directory_of(state: &RepairState, id: &str) -> PathBuf {
     state.directory().join(format!("{ISOLATED_PREFIX}{id}"))
 }
 
-/// A digest of the versions of Python and of the packages. It also covers the files of packages that the overlay
-/// has with the same version but other content, because the overlay hides what changes in them.
+/// A digest of the versions of Python and of the packages. It also covers files in the environment that belong to
+/// packages which the overlay has in the same version but with other content, because the overlay hides changes in
+/// them.
 fn environment_key(python: &str, packages: &Packages, changes: &[Change]) -> String {
     let python = [("python".to_owned(), python.to_owned())];
     let lines = python.into_iter().chain(packages.versions());

@@ -1,6 +1,6 @@
-//! The owner of a directory of packages: a distributor (PEP 668), Spack, or another user. Decided by the
-//! directory that is changed, not by the interpreter: a virtual environment with
-//! `--system-site-packages` has directories of several owners on its `sys.path`.
+//! The owner of a package directory: a distributor (PEP 668), Spack, or another user. It depends on the directory
+//! that is changed, not on the interpreter: a virtual environment with `--system-site-packages` has directories of
+//! several owners on its `sys.path`.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -15,9 +15,9 @@ use crate::text::printable::quote_for_shell;
 /// The file of PEP 668, in the directory of the standard library.
 const MARKER: &str = "EXTERNALLY-MANAGED";
 
-/// Finds the marker of PEP 668 that applies to a directory of packages: the one in the interpreter's
-/// standard library, for every directory outside of virtual environments. It does not apply to a
-/// directory that only PYTHONPATH names, nor does pip refuse that.
+/// Finds the PEP 668 marker that applies to a package directory. The marker is in the interpreter's standard
+/// library, and applies to every directory outside virtual environments. It does not apply to a directory that
+/// only PYTHONPATH names; pip does not refuse that either.
 pub fn find_marker(directory: &Path, interpreter: &Interpreter) -> Option<PathBuf> {
     let is_library = |entry: &&PathBuf| entry.join("os.py").is_file();
     let marker = interpreter.sys_path.iter().find(is_library)?.join(MARKER);
@@ -31,9 +31,9 @@ fn is_in_venv(directory: &Path) -> bool {
     directory.ancestors().any(|above| above.join("pyvenv.cfg").is_file())
 }
 
-/// Finds the prefix of the Spack package, or the Spack view, that a distribution lies in. Spack keeps the
-/// spec of an installed package in `.spack` of its prefix, and those of a view in `.spack/NAME`.
-/// (`~/.spack`, Spack's configuration, has no spec.)
+/// Finds the prefix of the Spack package, or the Spack view, that contains a distribution. Spack keeps the spec of
+/// an installed package in `.spack` in its prefix, and the specs of a view in `.spack/NAME`. (`~/.spack`, Spack's
+/// configuration, has no spec.)
 pub fn find_spack_prefix(distribution: &Distribution) -> Option<PathBuf> {
     // The files of a view are links into the package's own prefix.
     let metadata = distribution.metadata.join("METADATA").canonicalize().ok();
@@ -48,7 +48,7 @@ fn has_spec(metadata: &Path) -> bool {
     has(metadata) || views.map(|entry| entry.path()).any(|directory| has(&directory))
 }
 
-/// Refuses directories of another user to root: the owner could not change the files of root in them.
+/// If root runs this, refuses directories of another user, who could not change root's files in them.
 pub fn refuse_another_users<'a>(
     directories: impl IntoIterator<Item = &'a Path>,
     command: &str,
@@ -66,7 +66,7 @@ pub fn refuse_another_users<'a>(
     );
     let shim = own_executable().unwrap_or_else(|| "pcluster".into());
     let word = if is_preflight(shim.as_os_str()) { "" } else { " preflight" };
-    // An absolute path, because sudo sets PATH; an ID, because a container may know no name for it.
+    // An absolute path, because sudo sets PATH; a user ID, because a container may have no name for it.
     let next = format!(
         "Nothing was changed. Run it as its owner: `sudo -H -u '#{uid}' {}{word} {command} --real {}`.",
         quote_for_shell(&shim.display().to_string()),

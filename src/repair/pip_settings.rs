@@ -1,5 +1,5 @@
 //! The settings of installers: pip's (pip.conf and `PIP_*`), passed on to uv (`UV_*`), which reads neither, and
-//! those with which an installer would do something else than install packages into a directory.
+//! settings that would make an installer do something other than install packages into a directory.
 
 use std::env;
 use std::ffi::OsString;
@@ -8,23 +8,24 @@ use std::path::{Path, PathBuf};
 use crate::system::child::set;
 use crate::system::files;
 
-/// Settings with which pip does something else, and the values that prevent it; `None` removes a variable. A
-/// value has precedence over pip.conf too, but only some settings have one that means "not set".
+/// Settings that make pip do something else, and the values that prevent it; `None` removes a variable. A value
+/// overrides pip.conf too, but only some settings have a value that means "not set".
 ///
-/// What a user decides about the sources of packages stays: indexes, proxies, certificates, constraints, and
-/// rules such as `require-hashes` or `require-virtualenv`, with which pip names the rule and installs nothing.
+/// What a user decides about the sources of packages is kept: indexes, proxies, certificates, constraints, and
+/// rules such as `require-hashes` or `require-virtualenv`. If such a rule is broken, pip names it and installs
+/// nothing.
 pub const PIP_OVERRIDES: [(&str, Option<&str>); 17] = [
     // Resolves, reports success, and installs nothing.
     ("PIP_DRY_RUN", Some("0")),
-    // Only a part of the packages.
+    // Only part of the packages.
     ("PIP_NO_DEPS", Some("0")),
     ("PIP_ONLY_DEPS", Some("0")),
-    // More than what the repair asks for.
+    // More than the repair asks for.
     ("PIP_REQUIREMENT", None),
     ("PIP_REQUIREMENTS_FROM_SCRIPT", None),
     ("PIP_EDITABLE", None),
     ("PIP_GROUP", None),
-    // To another place, or refused together with `--target`.
+    // Into another place, or refused together with `--target`.
     ("PIP_ROOT", Some("/")),
     ("PIP_USER", Some("0")),
     ("PIP_PREFIX", None),
@@ -34,27 +35,27 @@ pub const PIP_OVERRIDES: [(&str, Option<&str>); 17] = [
     ("PIP_PLATFORM", None),
     ("PIP_ABI", None),
     ("PIP_IMPLEMENTATION", None),
-    // Would overwrite a report of the user's.
+    // Would overwrite one of the user's reports.
     ("PIP_REPORT", None),
     // Also hides the lines of `pip check`, so that every requirement would seem to be met.
     ("PIP_QUIET", Some("0")),
 ];
 
-/// As [`PIP_OVERRIDES`], for uv: it refuses the variable together with the option that has precedence over uv.toml.
+/// Like [`PIP_OVERRIDES`], for uv. uv refuses a variable together with the option that overrides uv.toml.
 pub const UV_OVERRIDES: [(&str, Option<&str>); 1] = [("UV_COMPILE_BYTECODE", None)];
 
-/// Options of `uv pip install` for the same reason. They have precedence over `UV_*` and uv.toml.
+/// Options of `uv pip install` for the same reason. They override `UV_*` and uv.toml.
 pub const UV_INSTALL_OPTIONS: [&str; 3] = [
-    // Links into uv's cache would be dead after `uv cache clean`. If no hard link can be made, uv copies.
+    // Links into uv's cache would be dead after `uv cache clean`. If hard links are not possible, uv copies.
     "--link-mode=hardlink",
-    // Fails if a sitecustomize prints anything. The repair itself compiles if the environment is compiled.
+    // Fails if a sitecustomize prints anything. The repair itself compiles bytecode if the environment has any.
     "--no-compile-bytecode",
     // Overrides `no-deps = true` in uv.toml.
     "--deps",
 ];
 
-/// Translates pip's index settings into uv's variables: a user whose packages are in a private index has
-/// configured it for pip. A uv variable that is already set has precedence.
+/// Translates pip's index settings into uv's variables: users whose packages are in a private index have
+/// configured it for pip. A uv variable that is already set takes precedence.
 pub fn translate_for_uv(python: &Path) -> Vec<(OsString, Option<OsString>)> {
     let settings = read_pip_settings(python);
     let translations = [
@@ -77,8 +78,8 @@ pub fn translate_for_uv(python: &Path) -> Vec<(OsString, Option<OsString>)> {
     variables
 }
 
-/// Reads pip's settings, of which the last one of a name counts: its files in the order in which pip
-/// reads them, then the `PIP_*` variables.
+/// Reads pip's settings: its files in the order in which pip reads them, then the `PIP_*` variables. If a name
+/// occurs several times, the last one counts.
 fn read_pip_settings(python: &Path) -> Vec<(String, String)> {
     let home = env::var_os("HOME").map(PathBuf::from);
     let mut files = if cfg!(target_os = "macos") {
@@ -88,7 +89,7 @@ fn read_pip_settings(python: &Path) -> Vec<(String, String)> {
     };
     files.extend(python.parent().and_then(Path::parent).map(|prefix| prefix.join("pip.conf")));
     if let Some(named) = env::var_os("PIP_CONFIG_FILE") {
-        // pip reads no file at all where PIP_CONFIG_FILE is /dev/null.
+        // pip reads no file at all if PIP_CONFIG_FILE is /dev/null.
         files = if named == "/dev/null" { Vec::new() } else { [files, vec![named.into()]].concat() };
     }
     let mut settings: Vec<(String, String)> = files
@@ -115,8 +116,8 @@ fn files_on_linux(home: Option<&Path>, variable: impl Fn(&str) -> Option<OsStrin
     files
 }
 
-/// As on Linux, with the directories of `pip/_internal/utils/appdirs.py`: the user's own is the one of Linux
-/// where that of macOS is not there.
+/// As on Linux, but with the directories of `pip/_internal/utils/appdirs.py`: if the macOS directory of the user
+/// does not exist, the Linux one is used.
 fn files_on_macos(home: Option<&Path>) -> Vec<PathBuf> {
     const SUPPORT: &str = "Library/Application Support/pip";
     let mut files = vec![Path::new("/").join(SUPPORT).join("pip.conf")];
@@ -128,8 +129,8 @@ fn files_on_macos(home: Option<&Path>) -> Vec<PathBuf> {
     files
 }
 
-/// Reads the settings of a pip.conf that count for `pip install`: those of two sections. A line that
-/// begins with a blank continues the value above it.
+/// Reads the settings in a pip.conf that apply to `pip install`: those of two sections. A line that begins with a
+/// blank continues the value above it.
 fn read_ini(text: &str) -> Vec<(String, String)> {
     let mut settings: Vec<(String, String)> = Vec::new();
     let mut section_counts = false;

@@ -1,4 +1,4 @@
-//! The plan of a repair: from findings and installed metadata to what an installer is asked for. Pure.
+//! The plan of a repair: from findings and installed metadata to the requirements for an installer. Pure.
 
 use std::collections::BTreeSet;
 use std::str::FromStr as _;
@@ -23,14 +23,14 @@ pub struct InstallRequest {
     pub uploaded_before: Option<String>,
 }
 
-/// Which of the packages that are not affected are pinned to their installed versions.
+/// Which packages, of those that are not affected, are pinned to their installed versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pinned {
     All,
-    /// The dependencies of the affected packages may move within what the other packages require: a
+    /// The dependencies of the affected packages may move within the ranges that the other packages require: a
     /// release of CDK may need another jsii.
     AllButDependencies,
-    /// What these dependencies require of one another does not count either: all of them may move. The
+    /// The requirements of these dependencies on one another do not count either: all of them may move. The
     /// installer is given their names, because it may break what it does not resolve.
     AllButDependenciesAndTheirs,
 }
@@ -48,7 +48,7 @@ pub struct Goal {
     /// The packages to move.
     pub reasons: Vec<Reason>,
     pub edits: Vec<WantedEdit>,
-    /// Packages have to move, and no finding names which.
+    /// Packages have to move, but no finding says which.
     pub restores_release: bool,
 }
 
@@ -56,30 +56,30 @@ pub struct Goal {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WantedEdit {
     pub id: String,
-    /// What asks for it blocks, or was named by the user.
+    /// The finding that asks for it blocks, or was named by the user.
     pub is_required: bool,
 }
 
 /// Why there is nothing that a repair could do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Refusal<'a> {
-    /// No finding has this id, and no advisory.
+    /// No finding and no advisory has this id.
     Unknown(&'a str),
     /// No repair is known for these.
     Unrepairable(Vec<&'a Finding>),
-    /// Only the removal of this file of bytecode would help.
+    /// Only removing this bytecode file would help.
     Bytecode(&'a str),
-    /// Something else blocks, which the findings asked for do not include.
+    /// Something else blocks that is not among the requested findings.
     OtherBlocks,
     /// The environment is not ready, and no finding says what to change.
     NotReady,
 }
 
-/// Chooses what to repair: the findings with these ids, or without ids everything that blocks or means a failed build.
-/// `None` if there is nothing to do.
+/// Chooses what to repair: the findings with these ids or, without ids, everything that blocks or means a failed
+/// build. `None` if there is nothing to do.
 ///
 /// # Errors
-/// Returns an error if one of them cannot be repaired; a warning that was not asked for is left instead.
+/// Returns an error if one of them cannot be repaired; a warning that was not requested is only left unrepaired.
 pub fn choose_goal<'a>(
     report: &'a Report,
     ids: &'a [String],
@@ -125,7 +125,7 @@ impl Goal {
     }
 }
 
-/// The source edits that the findings of a report ask for, of those that a repair of these ids is about.
+/// The source edits that the findings of a report ask for, limited to what a repair of these ids is about.
 pub fn find_edits(report: &Report, ids: &[String]) -> Vec<WantedEdit> {
     let chosen = report.findings.iter().filter(|finding| is_chosen(finding, ids));
     let wanted = chosen.filter_map(|finding| {
@@ -135,8 +135,8 @@ pub fn find_edits(report: &Report, ids: &[String]) -> Vec<WantedEdit> {
     wanted.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// Whether a repair of the findings with these ids is about a finding; without ids of those that block or mean a failed
-/// build.
+/// Whether a repair of the findings with these ids includes a finding; without ids, it includes those that block
+/// or mean a failed build.
 pub fn is_chosen(finding: &Finding, ids: &[String]) -> bool {
     if !ids.is_empty() {
         return ids.iter().any(|id| finding.is_named(id));
@@ -147,12 +147,12 @@ pub fn is_chosen(finding: &Finding, ids: &[String]) -> bool {
     finding.fails_build && finding.has_repair() && !finding.is_ignored
 }
 
-/// An absent package is only a warning, but what to install where pcluster does not start.
+/// An absent package is only a warning, but if pcluster does not start, it is what to install.
 fn is_of_absent_package(finding: &Finding) -> bool {
     finding.kind == Kind::PackageAdvisory && finding.evidence["affected"] == Affected::Absent.to_string()
 }
 
-/// Collects the reasons to move packages: the findings whose fix names a move.
+/// Collects the reasons to move packages: the findings whose fix is a move.
 pub fn collect_reasons(findings: &[&Finding]) -> Vec<Reason> {
     let mut reasons: Vec<Reason> = Vec::new();
     for finding in findings {
@@ -198,7 +198,7 @@ pub fn plan_install(
     if pinned == Pinned::AllButDependenciesAndTheirs {
         uncounted.extend(unpinned.iter().filter(|name| installed.contains_key(*name)).cloned());
     }
-    // The affected packages first: an installer names the first that it cannot have.
+    // The affected packages first: an installer's message names the first package that it cannot have.
     let dependencies = uncounted.iter().filter(|name| !moving.contains(*name));
     let requirements: Vec<String> = moving
         .iter()
@@ -223,7 +223,7 @@ pub fn plan_install(
                 let ranges = collect_required_ranges(installed, name, &uncounted);
                 (!ranges.is_empty()).then(|| write_requirement(name, ranges.into_iter()))
             } else {
-                // An installer accepts no constraint whose version PEP 440 does not allow.
+                // An installer accepts no constraint whose version is not valid according to PEP 440.
                 let version = Version::from_str(&distribution.version).ok()?;
                 Some(format!("{name}=={version}"))
             }
@@ -233,9 +233,9 @@ pub fn plan_install(
     Some(InstallRequest { requirements, constraints, uploaded_before: None })
 }
 
-/// Finds the packages to name to the installer: those that a move names, and of those that it names by a
-/// pattern the ones that aws-parallelcluster itself requires, or where it requires none of them, all that
-/// are installed. Their dependencies follow.
+/// Finds the packages to name to the installer: those that a move names. If it names them by a pattern, these are
+/// the matching packages that aws-parallelcluster itself requires or, if it requires none of them, all matching
+/// packages that are installed. Their dependencies follow.
 fn find_moving(installed: &Installed, reasons: &[Reason]) -> BTreeSet<String> {
     let required = find_required(installed);
     let mut moving = BTreeSet::new();
@@ -263,12 +263,12 @@ pub fn find_required(installed: &Installed) -> BTreeSet<String> {
     required.map(|requirement| requirement.name).collect::<BTreeSet<_>>()
 }
 
-/// Collects the ranges in which packages that stay require one that may move.
+/// Collects the ranges that the staying packages require of a package that may move.
 fn collect_required_ranges(installed: &Installed, name: &str, moving: &BTreeSet<String>) -> Vec<String> {
     let staying =
         installed.iter().filter(|(other, _)| !moving.contains(*other) && !moves_with_cdk(other, moving));
     let lines = staying.flat_map(|(_, distribution)| &distribution.requires);
-    // Whether a marker holds is not known here. What it requires and has today is to stay so.
+    // We do not know here whether a marker applies. If such a requirement is met today, it has to stay met.
     let counts = |requirement: &Requirement| {
         !requirement.is_optional || !requirement.is_extra && requirement.is_met(installed)
     };
@@ -278,12 +278,12 @@ fn collect_required_ranges(installed: &Installed, name: &str, moving: &BTreeSet<
     ranges.map(|requirement| requirement.range).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// Whether a package of CDK moves with others: they pin one another, and those pins move too.
+/// Whether a CDK package moves with others: they pin one another, and those pins move too.
 fn moves_with_cdk(name: &str, moving: &BTreeSet<String>) -> bool {
     name.starts_with("aws-cdk-") && moving.iter().any(|other| other.starts_with("aws-cdk-"))
 }
 
-/// Finds the dependencies of the moving packages, direct and indirect, by the installed metadata.
+/// Finds the direct and indirect dependencies of the moving packages in the installed metadata.
 fn find_dependencies(installed: &Installed, moving: &BTreeSet<String>) -> BTreeSet<String> {
     let mut found: BTreeSet<String> = BTreeSet::new();
     let mut next: Vec<String> = moving.iter().cloned().collect();
@@ -373,8 +373,8 @@ mod tests {
         );
     }
 
-    /// An openapi-schema-validator of today requires a jsonschema that is too new for the openapi-spec-validator
-    /// that moves, whose dependency it is.
+    /// A current openapi-schema-validator, which openapi-spec-validator depends on, requires a jsonschema that is
+    /// too new for the openapi-spec-validator that moves.
     #[test]
     fn dependencies_may_move_from_what_they_require_of_one_another() {
         let validator = [

@@ -1,4 +1,4 @@
-//! The proof of a repair: a check with the staged packages in front of the environment's.
+//! The proof of a repair: a check with the staged packages in front of those of the environment.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -27,8 +27,8 @@ pub enum Proof {
     NotReady(Box<Report>),
 }
 
-/// Proves that the staged packages make the environment ready, with the source edits of the goal, and with those that
-/// only a template shows that could not be built before.
+/// Proves that the staged packages make the environment ready, with the source edits of the goal, and with those
+/// whose need only shows in a template that could not be built before.
 pub fn prove(repair: &Repair, staged: &mut Staged) -> Result<Proof, Abort> {
     failpoint::reach("proof").map_err(|error| Error::repair(error.to_string(), "Nothing was changed."))?;
     let _step = repair.request.progress.step("checking the staged packages");
@@ -45,8 +45,8 @@ pub fn prove(repair: &Repair, staged: &mut Staged) -> Result<Proof, Abort> {
     Ok(if is_met(repair, &staged.edits, &report) { Proof::Ready } else { Proof::NotReady(Box::new(report)) })
 }
 
-/// Checks the environment with the staged packages in front. What the check imports is compiled before it, the rest at
-/// the same time.
+/// Checks the environment with the staged packages in front. What the check imports is compiled beforehand, and
+/// the rest at the same time as the check.
 fn check_in_front(repair: &Repair, staged: &Staged) -> Result<Report, Abort> {
     let request = repair.request;
     let overlay = staged.overlay.path();
@@ -55,15 +55,16 @@ fn check_in_front(repair: &Repair, staged: &Staged) -> Result<Report, Abort> {
     compile(&find_imported_sources(repair, staged))?;
     let (checked, compiled) =
         concurrently(|| checker::check(request, &target), || compile(&[overlay.to_owned()]));
-    // The check fails on a full disk too, in less clear words.
+    // The check also fails if the disk is full, but its message is less clear.
     compiled?;
     Ok(checked?.into_report()?)
 }
 
-/// More would be a long command line, for files that are compiled in no time.
+/// More of them would make a long command line, and those files compile in no time.
 const MAX_SOURCES: usize = 100;
 
-/// The sources of the staged packages that pcluster itself requires, the largest first, which take longest.
+/// The sources of the staged packages that pcluster itself requires. The largest come first because they take
+/// longest.
 fn find_imported_sources(repair: &Repair, staged: &Staged) -> Vec<PathBuf> {
     let required = plan::find_required(repair.packages.all());
     let staged = required.iter().filter_map(|name| staged.packages.get(name));
@@ -76,13 +77,13 @@ fn find_imported_sources(repair: &Repair, staged: &Staged) -> Vec<PathBuf> {
     by_size.into_values().rev().take(MAX_SOURCES).collect()
 }
 
-/// Whether a report shows what the repair is meant to achieve: ready, and without the findings that were asked for
-/// or edited.
+/// Whether a report shows what the repair is meant to achieve: it is ready, and has none of the findings that were
+/// requested or edited.
 pub fn is_met(repair: &Repair, edits: &[String], report: &Report) -> bool {
     report.verdict == Verdict::Ready && find_remaining(repair, edits, report).next().is_none()
 }
 
-/// The findings that the repair was asked for, or has made edits for, and that are still there.
+/// The findings that the repair was requested or edited for, and that are still there.
 fn find_remaining<'a>(
     repair: &'a Repair,
     edits: &'a [String],
@@ -92,13 +93,13 @@ fn find_remaining<'a>(
     report.findings.iter().filter(move |finding| ids().any(|id| finding.is_named(id)))
 }
 
-/// The reasons why a report is not what the repair is for.
+/// The reasons why a report does not show what the repair is meant to achieve.
 pub fn collect_unmet(repair: &Repair, edits: &[String], report: &Report) -> Vec<String> {
     let warnings = find_remaining(repair, edits, report).filter(|finding| finding.level != Level::Error);
     report.reasons().into_iter().chain(warnings.map(Finding::describe_with_path)).collect()
 }
 
-/// The error for staged packages with which the environment is not ready.
+/// The error if the environment is not ready with the staged packages.
 pub fn describe_unproven(repair: &Repair, staged: &Staged, report: &Report) -> Error {
     let tried = change::summary(&staged.changes).into_iter().map(|(name, step, _)| format!("{name} {step}"));
     let tried = tried.collect::<Vec<_>>().join(", ");
@@ -137,13 +138,13 @@ fn put_in_front(repair: &Repair, overlay: &Path) -> Result<Target, Abort> {
     Err(Error::repair(message, next).into())
 }
 
-/// The error for an environment that other packages would not make ready.
+/// The error if other packages would not make the environment ready.
 pub fn not_ready(report: &Report) -> Error {
     let next = "Nothing was changed. Fix that first: changing packages will not help.";
     Error::repair(join_first(report.reasons()), next)
 }
 
-/// Joins the first reasons why an environment is not ready: a template can have many findings at once.
+/// Joins the first few reasons why an environment is not ready: a template can have many findings at once.
 fn join_first(reasons: Vec<String>) -> String {
     const MAX_REASONS: usize = 2;
     let more = reasons.len().saturating_sub(MAX_REASONS);

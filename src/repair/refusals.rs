@@ -12,14 +12,14 @@ use crate::repair::hints::keep_beside;
 use crate::repair::ownership::{find_marker, find_spack_prefix, refuse_another_users};
 use crate::text::package_name::{PCLUSTER, matches};
 
-/// Refuses what can be refused before packages are fetched: directories of other owners, and those that
-/// this user cannot write.
+/// Refuses what can be refused before packages are fetched: directories of other owners, and those that this user
+/// cannot write to.
 pub fn refuse_early(repair: &Repair) -> Result<(), Error> {
     let is_moving = |name: &str| repair.goal.reasons.iter().any(|reason| matches(&reason.fix.packages, name));
     let moving: Vec<&Distribution> =
         repair.packages.iter().filter(|(name, _)| is_moving(name)).map(|(_, package)| package).collect();
     if moving.iter().any(|package| is_installed_by_conda(package) || find_spack_prefix(package).is_some()) {
-        // Refused after staging: the command to run instead names the versions, which are not known yet.
+        // Refused after staging: the command to run instead contains the versions, which are not known yet.
         return Ok(());
     }
     let parents = moving.iter().filter_map(|package| package.metadata.parent());
@@ -31,8 +31,8 @@ pub fn refuse_early(repair: &Repair) -> Result<(), Error> {
     refuse_directories(repair, &sites.iter().cloned().collect::<Vec<_>>(), &sites)
 }
 
-/// Refuses directories that the system or another user owns, or that cannot be written. `sites` are
-/// directories of packages, `all` those in which files change.
+/// Refuses directories that belong to the system or to another user, or that cannot be written. `sites` are
+/// package directories, `all` are those in which files change.
 pub fn refuse_directories(repair: &Repair, sites: &[PathBuf], all: &BTreeSet<PathBuf>) -> Result<(), Error> {
     if let Some(site) = sites.iter().find(|site| is_in_cache_of_uv(site)) {
         let why = format!("{} is in uv's cache, which all uvx calls share", site.display());
@@ -59,7 +59,7 @@ pub fn refuse_directories(repair: &Repair, sites: &[PathBuf], all: &BTreeSet<Pat
     }
 }
 
-/// Refuses packages that conda or Spack has installed, with the command of theirs for the same change.
+/// Refuses packages that conda or Spack has installed, and names their command for the same change.
 pub fn refuse_managed_packages(repair: &Repair, changes: &[Change]) -> Result<(), Error> {
     let filtered = |is_managed: fn(&Distribution) -> bool| -> Vec<&Change> {
         let is_managed = |change: &&Change| repair.packages.get(&change.package).is_some_and(is_managed);
@@ -92,7 +92,7 @@ fn refuse_conda_packages(repair: &Repair, changes: &[&Change]) -> Error {
 }
 
 fn refuse_spack_packages(repair: &Repair, changes: &[&Change], prefix: &Path) -> Error {
-    // The packages of Python are called py-NAME in Spack.
+    // In Spack, Python packages are called py-NAME.
     let specs = changes.iter().map(|change| format!(" ^py-{}@{}", change.package, change.to));
     let version = repair.packages.get(PCLUSTER).map(|pcluster| format!("@{}", pcluster.version));
     let why = format!(

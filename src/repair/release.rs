@@ -1,5 +1,5 @@
-//! Strategy `release`: the packages as they were when that release of aws-parallelcluster came out, and of
-//! these as few as make the environment ready. It knows no package by name.
+//! Strategy `release`: the packages as they were when that release of aws-parallelcluster came out, but only as
+//! few of them as are needed to make the environment ready. It knows no package by name.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ use crate::system::child::ChildError;
 use crate::system::files::describe;
 use crate::text::package_name::PCLUSTER;
 
-/// The time for the search of the packages at fault. What it has not ruled out by then moves too.
+/// The time limit for finding the packages at fault. What is not ruled out by then moves too.
 const MAX_SEARCH: Duration = Duration::from_secs(180);
 
 /// Advice if the packages of that day do not help.
@@ -40,28 +40,29 @@ const ANEW: &str =
 #[derive(Debug)]
 struct Group {
     changes: Vec<Change>,
-    /// Holds these packages, and no others.
+    /// Contains these packages, and no others.
     directory: PathBuf,
 }
 
-/// The packages of the day of the release, a directory for each group of those that differ.
+/// The packages available on the day of the release, with a directory for each group that differs.
 #[derive(Debug)]
 struct DatedPackages {
     groups: Vec<Group>,
-    /// The moment of the release.
+    /// The time of the release.
     moment: String,
-    /// Holds the directories of the groups.
+    /// Contains the directories of the groups.
     _root: TempDir,
 }
 
-/// The questions of the search: the quick one first.
+/// The tests of the search, the quick one first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Test {
     Start,
     Check,
 }
 
-/// Stages and proves as small a move to the packages of the release's day as makes the environment ready.
+/// Stages and proves the smallest possible move, to packages of the release's day, that makes the environment
+/// ready.
 pub fn restore_release(repair: &Repair) -> Result<Staged, Abort> {
     let dated = fetch_dated_packages(repair)?;
     let all: Vec<usize> = (0..dated.groups.len()).collect();
@@ -98,7 +99,7 @@ pub fn restore_release(repair: &Repair) -> Result<Staged, Abort> {
     })
 }
 
-/// Stages the packages of these groups and proves them. The inner error says why they do not do.
+/// Stages the packages of these groups and proves them. The inner error says why they are not sufficient.
 fn stage_and_prove(
     repair: &Repair,
     dated: &DatedPackages,
@@ -166,7 +167,7 @@ fn fetch_dated_packages(repair: &Repair) -> Result<DatedPackages, Abort> {
     Ok(DatedPackages { groups, moment, _root: root })
 }
 
-/// Groups changes: those of CDK in one, every other one for itself.
+/// Groups changes: those of CDK packages together, every other one alone.
 fn group_changes(changes: Vec<Change>) -> Vec<Vec<Change>> {
     let (cdk, others): (Vec<_>, Vec<_>) =
         changes.into_iter().partition(|change| change.package.starts_with("aws-cdk-"));
@@ -174,7 +175,7 @@ fn group_changes(changes: Vec<Change>) -> Vec<Vec<Change>> {
     others.into_iter().map(|change| vec![change]).chain(cdk).collect()
 }
 
-/// The moment of the installed release. The index's word has precedence over the table.
+/// The time of the installed release. The index takes precedence over the table.
 fn find_moment(repair: &Repair, installer: &Installer) -> Result<String, Abort> {
     let version = repair.packages.get(PCLUSTER).map(|pcluster| pcluster.version.as_str()).unwrap_or_default();
     let shipped = read_dates().find(|(release, _)| *release == version).map(|(_, moment)| moment.to_owned());
@@ -186,7 +187,7 @@ fn find_moment(repair: &Repair, installer: &Installer) -> Result<String, Abort> 
     })
 }
 
-/// Installs what the installed aws-parallelcluster requires, as of a moment.
+/// Installs what the installed aws-parallelcluster requires, as of a certain time.
 fn install_dated(
     repair: &Repair,
     installer: &Installer,
@@ -228,7 +229,7 @@ fn install_dated(
     }
 }
 
-/// The date of a moment.
+/// The date of a point in time.
 fn day(moment: &str) -> &str {
     moment.split('T').next().unwrap_or(moment)
 }

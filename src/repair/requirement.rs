@@ -11,14 +11,14 @@ use crate::text::package_name::normalised;
 /// Installed distributions by normalised name.
 pub type Installed = BTreeMap<String, Distribution>;
 
-/// The parts of a Requires-Dist line that a plan needs. Its marker is not evaluated: the installer does that for what
-/// it installs, and a plan keeps what an installed package meets already. So eleven facts about the platform, which
-/// `pep508_rs` needs for it, are not asked for.
+/// The parts of a Requires-Dist line that a plan needs. Its marker is not evaluated, because the installer does
+/// that for what it installs, and a plan keeps whatever an installed package already meets. This saves us from
+/// querying the eleven facts about the platform that `pep508_rs` would need.
 #[derive(Debug)]
 pub struct Requirement {
     pub name: String,
     pub range: String,
-    /// It has a marker, for an extra, a platform or a Python, and may not apply here.
+    /// It has a marker (for an extra, a platform or a Python) and may not apply here.
     pub is_optional: bool,
     /// Its marker names an extra.
     pub is_extra: bool,
@@ -48,7 +48,7 @@ impl Requirement {
         }
     }
 
-    /// Whether the installed package is in the range.
+    /// Whether the version of the installed package is in the range.
     pub fn is_met(&self, installed: &Installed) -> bool {
         let version = installed.get(&self.name).and_then(|found| Version::from_str(&found.version).ok());
         let range = VersionSpecifiers::from_str(&self.range).ok();
@@ -56,8 +56,8 @@ impl Requirement {
     }
 }
 
-/// Whether a line of metadata is a requirement to an installer, and neither an option nor more than one line of
-/// its file, which pip splits as Python splits a text.
+/// Whether a line of metadata is a requirement to an installer: not an option, and not more than one line of a
+/// requirements file, which pip splits in the same way as Python splits a text.
 pub fn is_requirement(line: &str) -> bool {
     let ends_line = |letter: char| letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}');
     line.starts_with(|first: char| first.is_ascii_alphanumeric())

@@ -1,4 +1,4 @@
-//! The rollback of an exchange: the old files are put back from the copies of the snapshot.
+//! The rollback of an exchange: the old files are restored from the copies in the snapshot.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -41,7 +41,7 @@ impl From<RollbackError> for Error {
     }
 }
 
-/// The first failure and the number of the others: a snapshot has thousands of files.
+/// The first failure and the number of the others, because a snapshot has thousands of files.
 pub fn summarize_failures(failures: &[String]) -> String {
     let more = failures.len().saturating_sub(1);
     let more = if more > 0 { format!("; and {more} more like it") } else { String::new() };
@@ -54,7 +54,7 @@ pub fn check_copies(transactions: &Transactions, journal: &Journal) -> Result<()
     if failures.is_empty() { Ok(()) } else { Err(failures) }
 }
 
-/// The files that a rollback has left, because others have written them since.
+/// The files that a rollback has kept, because others have written them since.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Left {
     /// The packages of another installer: only the files that the repair added are removed from them.
@@ -69,15 +69,15 @@ impl Left {
     }
 }
 
-/// The result of an attempt to roll an interrupted repair back.
+/// The result of trying to roll back an interrupted repair.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Recovery {
     RolledBack(Left),
-    /// The environment is not the one that the repair was for, and nothing was touched.
+    /// This is not the environment that the repair was for, and nothing was touched.
     SetAside,
 }
 
-/// Rolls an interrupted repair back, if its environment is still the same one.
+/// Rolls back an interrupted repair, if its environment is still the same.
 pub fn recover(transactions: &Transactions, journal: &Journal) -> Result<Recovery, RollbackError> {
     let failed = |message| RollbackError::Files(vec![message]);
     if journal.is_bound().map_err(failed)? {
@@ -87,15 +87,15 @@ pub fn recover(transactions: &Transactions, journal: &Journal) -> Result<Recover
     Ok(Recovery::SetAside)
 }
 
-/// Puts the old files back and removes the transaction, and returns what others have written since.
+/// Restores the old files, removes the transaction, and returns what others have written since.
 ///
-/// A file that cannot be put back does not stop it. It can be repeated after any interruption.
+/// If a file cannot be restored, the rollback continues. It can be repeated after any interruption.
 ///
 /// # Errors
-/// Returns an error if copies are missing, before anything is changed, or files could not be put
-/// back; the snapshot and the journal stay.
+/// Returns an error if copies are missing, before anything is changed, or if files could not be restored; the
+/// snapshot and the journal are then kept.
 pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Left, RollbackError> {
-    // A signal waits: nothing could run in a state that is half restored, and it takes less than a second.
+    // A signal has to wait: nothing could run in a half-restored state, and this takes less than a second.
     Interrupts::caught();
     check_copies(transactions, journal).map_err(|failures| RollbackError::CopiesMissing {
         journal: transactions.open_journal(),
@@ -110,10 +110,10 @@ pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Left,
     let above = old.iter().flat_map(|saved| saved.path.ancestors().skip(1)).collect::<BTreeSet<_>>();
     let needed = journal.directories.iter().filter(|directory| above.contains(directory.path.as_path()));
     needed.for_each(make_directory);
-    // The others are in their places, or there would have been an error.
+    // All others are in place, or there would have been an error.
     let copied: Vec<&SavedFile> = old.iter().copied().filter(|saved| saved.has_copy_in(&snapshot)).collect();
     failures.extend(put_files_back(&snapshot, &copied));
-    // Another installer leaves the directories that the repair has emptied.
+    // Another installer does not remove the directories that the repair has emptied.
     let gone = journal.created.iter().chain(&foreign.not_restored).map(PathBuf::as_path);
     failures.extend(remove_empty(gone, |directory| was_empty(journal, directory)));
     let changed = old.iter().map(|saved| &saved.path).chain(&journal.created);
@@ -130,7 +130,7 @@ pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Left,
 
 /// Removes the files that the repair added and that have no old version, and returns the failures.
 ///
-/// Their bytecode is removed too: Python would take it for that of an old file with the same size and
+/// Their bytecode is removed too, because Python would take it for that of an old file with the same size and
 /// modification time.
 fn remove_created(journal: &Journal, old: &[&SavedFile], not_removed: &BTreeSet<PathBuf>) -> Vec<String> {
     let old = old.iter().map(|saved| saved.path.as_path()).collect::<BTreeSet<_>>();
@@ -146,7 +146,7 @@ fn remove_created(journal: &Journal, old: &[&SavedFile], not_removed: &BTreeSet<
     new.filter_map(|path| remove(path).err().map(describe("cannot remove", path))).collect()
 }
 
-/// Puts files back from their copies, and returns the failures.
+/// Restores files from their copies, and returns the failures.
 fn put_files_back(snapshot: &Path, old: &[&SavedFile]) -> Vec<String> {
     let mut failures = Vec::new();
     let mut space_is_freed = false;
@@ -155,7 +155,7 @@ fn put_files_back(snapshot: &Path, old: &[&SavedFile]) -> Vec<String> {
         let put = || failpoint::reach("restore").and_then(|()| put_back(&copy, &saved.path));
         let mut result = put();
         if is_full(&result) && !space_is_freed {
-            // New files at the paths of the old ones may take up the space that those need.
+            // New files at the paths of the old ones may take up the space that the old ones need.
             space_is_freed = true;
             for saved in old {
                 free_space(&snapshot.join(&saved.copy), &saved.path);
@@ -169,16 +169,16 @@ fn put_files_back(snapshot: &Path, old: &[&SavedFile]) -> Vec<String> {
     failures
 }
 
-/// Makes a directory with its old group and mode, if it is missing.
+/// Creates a directory with its old group and mode, if it is missing.
 fn make_directory(SavedDirectory { path, mode, group }: &SavedDirectory) {
-    // A failure is reported when the files of the directory are put back.
+    // A failure is reported when the files of the directory are restored.
     if fs::create_dir(path).is_ok() {
         let _ = chown(path, None, *group);
         let _ = fs::set_permissions(path, fs::Permissions::from_mode(*mode));
     }
 }
 
-/// Whether a directory without any file of the old packages was there before the repair.
+/// Whether a directory without any file of the old packages existed before the repair.
 fn was_empty(journal: &Journal, directory: &Path) -> bool {
     journal.directories.iter().any(|saved| saved.path == directory)
         && !journal.removed.iter().any(|saved| saved.path.starts_with(directory))
@@ -192,13 +192,12 @@ fn is_full(result: &io::Result<()>) -> bool {
 /// Removes the new file at the path of an old one whose copy exists.
 fn free_space(copy: &Path, path: &Path) {
     if copy.symlink_metadata().is_ok() && !is_in_place(copy, path) {
-        // A failure is reported when the old file is put back.
+        // A failure is reported when the old file is restored.
         let _ = remove(path);
     }
 }
 
-/// Whether the old file is in its place: the copy is a hard link to it, or equals it in mode, size,
-/// time and content.
+/// Whether the old file is in place: the copy is a hard link to it, or equals it in mode, size, time and content.
 fn is_in_place(copy: &Path, path: &Path) -> bool {
     let (Ok(old), Ok(now)) = (copy.symlink_metadata(), path.symlink_metadata()) else { return false };
     let is_same_file = old.dev() == now.dev() && old.ino() == now.ino();
@@ -211,8 +210,8 @@ fn is_in_place(copy: &Path, path: &Path) -> bool {
     is_same_file || (old.is_file() && has_same_metadata() && has_same_content())
 }
 
-/// Puts one file back: it is written next to its path and renamed, so that the path is never without a file.
-/// A file that is already in place is not written, because its directory may be read-only.
+/// Restores one file: it is written next to its path and renamed, so that there is always a file at the path. A
+/// file that is already in place is not written, because its directory may be read-only.
 fn put_back(copy: &Path, path: &Path) -> io::Result<()> {
     if is_in_place(copy, path) {
         return Ok(());
@@ -348,7 +347,7 @@ mod tests {
             let site = scene.root.path().join("site");
             let before = tree(&site);
             let journal = scene.transactions.begin("1".into(), &scene.plan, Vec::new()).unwrap();
-            // A repair that is killed after so many steps, the token being the first one.
+            // A repair that is killed after this many steps; writing the token is the first one.
             if done > 0 {
                 token::add(&site, journal.token.as_ref().unwrap()).unwrap();
                 scene.transactions.open().unwrap();
@@ -404,7 +403,7 @@ mod tests {
         let journal = scene.transactions.begin("1".into(), &scene.plan, Vec::new()).unwrap();
         scene.transactions.exchange(&journal, &scene.plan).unwrap();
         fs::rename(at("site"), at("aside")).unwrap();
-        // A new one, in which all files are as the old ones were.
+        // A new environment, in which all files are the same as the old ones.
         for (path, content) in &before {
             if content == "directory" {
                 fs::create_dir_all(path)
@@ -466,7 +465,8 @@ mod tests {
     fn a_file_that_somebody_has_written_since_stays() {
         let (scene, journal) = exchanged_scene();
         let site = scene.root.path().join("site");
-        // New in the place of an old one, new, and in the place of an old one that has no successor.
+        // The first file replaces an old one, the second is new, and the third replaces an old one that has no
+        // successor.
         let changed =
             ["p/__init__.py", "p/fresh/only_new.py", "p/gone/only_old.py"].map(|path| site.join(path));
         for path in &changed {

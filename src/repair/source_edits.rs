@@ -18,11 +18,12 @@ use crate::rules::edits::{self, SourceEdit};
 use crate::system::files::{self, describe};
 use crate::text::package_name::PCLUSTER;
 
-/// Copies aws-parallelcluster into the directory of staged packages, with the edits of these ids made and its RECORD
-/// true, and returns the change.
+/// Copies aws-parallelcluster into the directory of staged packages, makes the edits with these ids, updates its
+/// RECORD, and returns the change.
 ///
 /// # Errors
-/// Returns an error if a file is not as the release has it: nothing is known of what an edit of it would do.
+/// Returns an error if a file differs from that of the release, because we do not know what an edit would do to
+/// it.
 pub fn stage_edits(pcluster: &Distribution, ids: &[String], overlay: &Path) -> Result<Change, Error> {
     let wanted = edits::select(&pcluster.version).into_iter().filter(|edit| ids.contains(&edit.id));
     let edits = stage_files(pcluster, &wanted.collect::<Vec<_>>(), overlay)?;
@@ -36,7 +37,7 @@ pub fn stage_edits(pcluster: &Distribution, ids: &[String], overlay: &Path) -> R
     })
 }
 
-/// The ids of the edits that the installed files fit.
+/// The ids of the edits that match the installed files.
 pub fn find_fitting_edits(pcluster: &Distribution) -> BTreeSet<String> {
     let site = pcluster.metadata.parent().unwrap_or(&pcluster.metadata);
     let edits = edits::select(&pcluster.version);
@@ -73,7 +74,7 @@ fn stage_files(pcluster: &Distribution, wanted: &[SourceEdit], overlay: &Path) -
     Ok(edits)
 }
 
-/// The texts of the files with all edits made.
+/// The texts of the files after all edits.
 fn edit_texts<'a>(
     site: &Path,
     wanted: &'a [SourceEdit],
@@ -97,7 +98,7 @@ fn edit_texts<'a>(
     Ok((texts, edits))
 }
 
-/// Finds an edited file that is there and no longer as RECORD has it: an undo would throw that change away.
+/// Finds a file to be edited that exists but no longer matches RECORD: an undo would discard that change.
 pub fn find_changed_file(part: &PackageFiles, changes: &[Change]) -> Option<PathBuf> {
     let change = changes.iter().find(|change| change.package == part.package && !change.edits.is_empty())?;
     let record = files::read_text_up_to(&part.site.join(&part.new).join("RECORD"), MAX_RECORD).ok()?;
@@ -116,7 +117,7 @@ fn record_line(file: &str, text: &str) -> String {
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), Error> {
-    // Bytecode that RECORD lists need not be there.
+    // Bytecode that is listed in RECORD need not exist.
     if !from.is_file() {
         return Ok(());
     }
@@ -124,7 +125,7 @@ fn copy(from: &Path, to: &Path) -> Result<(), Error> {
     fs::copy(from, to).map(drop).map_err(|error| fail(describe("cannot write", to)(error)))
 }
 
-/// Writes a file with the owner, the group and the mode of another one: others may read the environment.
+/// Writes a file with the owner, the group and the mode of another one, because others may read the environment.
 fn write_like(like: &Path, path: &Path, text: &str) -> Result<(), Error> {
     make_directory_of(path)?;
     fs::write(path, text).map_err(|error| fail(describe("cannot write", path)(error)))?;
@@ -157,7 +158,8 @@ mod tests {
         edits::select("3.13.2")
     }
 
-    /// The digest is that of `printf '' | openssl dgst -sha256 -binary | basenc --base64url`, unpadded.
+    /// The digest is the output of `printf '' | openssl dgst -sha256 -binary | basenc --base64url`, without
+    /// padding.
     #[test]
     fn a_line_of_record_has_digest_and_size() {
         assert_eq!(record_line("a.py", ""), "a.py,sha256=47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU,0");

@@ -1,4 +1,4 @@
-//! The packages of a repair, resolved and installed into a directory of their own.
+//! The packages of a repair, resolved and installed into a separate directory.
 
 use crate::environment::packages::read_installed;
 use crate::error::{Abort, Error};
@@ -13,10 +13,10 @@ use crate::repair::source_edits::stage_edits;
 use crate::repair::transaction::OVERLAY_PREFIX;
 use crate::text::package_name::PCLUSTER;
 
-/// What uv and pip say where requirements cannot all be met, in distinction to a network that fails.
+/// What uv and pip print if not all requirements can be met, as opposed to a network failure.
 pub const UNSOLVABLE: [&str; 3] = ["No solution found", "ResolutionImpossible", "No matching distribution"];
 
-/// The packages of a repair in a directory of their own, which is removed when this is dropped.
+/// The packages of a repair in a separate directory, which is removed when this value is dropped.
 #[derive(Debug)]
 pub struct Staged {
     pub overlay: tempfile::TempDir,
@@ -24,7 +24,7 @@ pub struct Staged {
     pub changes: Vec<Change>,
     /// The ids of the source edits that were made.
     pub edits: Vec<String>,
-    /// The warnings that the proof has left.
+    /// The warnings that are left after the proof.
     pub left: Vec<String>,
 }
 
@@ -35,8 +35,8 @@ impl Staged {
         Ok(Self { overlay: create_overlay(repair)?, packages, changes, edits, left })
     }
 
-    /// Makes source edits in a copy of aws-parallelcluster in the directory, in addition to those made before. Those that
-    /// cannot be made are left if only a warning asks for them.
+    /// Makes source edits in a copy of aws-parallelcluster in the directory, in addition to those made before. An
+    /// edit that cannot be made is skipped if only a warning asks for it.
     pub fn make_edits(&mut self, repair: &Repair, wanted: &[WantedEdit]) -> Result<(), Error> {
         let Some(pcluster) = repair.packages.get(PCLUSTER) else { return Ok(()) };
         for WantedEdit { id, is_required } in wanted {
@@ -66,8 +66,8 @@ pub enum Staging {
     Unsolvable(Error),
 }
 
-/// Resolves and installs, at first with all other packages pinned; if that has no solution, with their
-/// dependencies free to move.
+/// Resolves and installs. All other packages are pinned at first; if that has no solution, their dependencies may
+/// move.
 pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Staging, Abort> {
     let progress = repair.request.progress;
     let step = progress.step(&format!("resolving and fetching packages with {}", repair.installer.name()));
@@ -100,7 +100,7 @@ pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Staging, Abort> {
     if is_unsolvable { Ok(Staging::Unsolvable(error)) } else { Err(error.into()) }
 }
 
-/// Makes a directory for packages in the state directory, from which an exchange can link them.
+/// Creates a directory for packages in the state directory, from which an exchange can link them.
 pub fn create_overlay(repair: &Repair) -> Result<tempfile::TempDir, Error> {
     let directory = repair.state.directory();
     let created = failpoint::reach("stage")

@@ -1,9 +1,9 @@
 //! The state directory of one environment's repairs, and the locks on that environment.
 //!
-//! There are two locks, both taken with flock(2), so they end with their holder. One is on a file in the
-//! state directory and is held during a repair, so that there is one repair at a time. The other is on the
-//! environment's own directory: shared by checks, exclusive during an exchange, so that no check reads
-//! an environment that is partly exchanged.
+//! There are two locks, both taken with flock(2), so they end with their holder. One is on a file in the state
+//! directory and is held during a repair, so that only one repair runs at a time. The other is on the
+//! environment's own directory: checks share it and an exchange holds it exclusively, so that no check reads an
+//! environment that is partly exchanged.
 
 use std::fs::{self, File};
 use std::io::{self, Seek as _, Write as _};
@@ -34,7 +34,7 @@ pub struct RepairState {
 }
 
 impl RepairState {
-    /// Makes the state directory of an environment.
+    /// Creates the state directory of an environment.
     pub fn create(target: &Target) -> Result<Self, Error> {
         let Some(site) = find_site(target) else {
             let message = format!("{} has no {PCLUSTER}", target.interpreter.executable.display());
@@ -49,7 +49,7 @@ impl RepairState {
         Ok(state)
     }
 
-    /// Finds the state of an environment, whose directory need not exist.
+    /// Finds the state of an environment; its directory need not exist.
     pub fn find(target: &Target) -> Option<Self> {
         Self::at(find_site(target)?)
     }
@@ -73,7 +73,7 @@ impl RepairState {
         &self.transactions
     }
 
-    /// Takes the lock of a repair, after another one that holds it.
+    /// Takes the lock of a repair, after waiting for another repair that holds it.
     pub fn lock_repair(&self, progress: Progress) -> Result<Lock, Abort> {
         let path = self.directory().join("lock");
         let failed = |error: io::Error| {
@@ -93,7 +93,7 @@ impl RepairState {
         Ok(Lock::new(file))
     }
 
-    /// The repair that has to end first, with the process that holds its lock.
+    /// The repair that has to finish first, with the process that holds its lock.
     fn describe_holder(&self) -> String {
         let holder = fs::read_to_string(self.directory().join("lock")).unwrap_or_default();
         let holder: String = holder.chars().filter(char::is_ascii_digit).collect();
@@ -112,23 +112,23 @@ impl RepairState {
         Ok(Lock::new(file))
     }
 
-    /// Rolls an interrupted repair back, and takes the lock of a check.
+    /// Rolls back an interrupted repair, and takes the lock of a check.
     pub fn recover_and_lock_shared(&self, progress: Progress) -> Result<Option<Lock>, Abort> {
         loop {
             self.recover(progress)?;
             let shared = self.lock_shared(progress)?;
-            // Between the two a repair may have begun and been interrupted.
+            // In between, a repair may have begun and been interrupted.
             if shared.is_none() || self.unfinished()?.is_none() {
                 return Ok(shared);
             }
         }
     }
 
-    /// Takes the lock of a check, which keeps exchanges out. `None` if the directory cannot be locked: the
-    /// check is made all the same.
+    /// Takes the lock of a check, which keeps exchanges out. `None` if the directory cannot be locked; the check
+    /// is made anyway.
     pub fn lock_shared(&self, progress: Progress) -> Result<Option<Lock>, Abort> {
         let Ok(file) = File::open(self.site()) else { return Ok(None) };
-        // The error is dropped below, so which one it is does not matter.
+        // The error is dropped below, so it does not matter which one this is.
         let unlocked = |_| Abort::Error(Error::NoRealPcluster);
         match wait_for_lock(progress, || self.describe_holder(), || file.try_lock_shared(), unlocked) {
             Ok(()) => Ok(Some(Lock::new(file))),
@@ -137,8 +137,8 @@ impl RepairState {
         }
     }
 
-    /// Rolls an interrupted repair back, reports that, and returns the changes that it had begun. A repair of an
-    /// environment that was recreated since is only reported.
+    /// Rolls back an interrupted repair, reports that, and returns the changes that it had begun. If the
+    /// environment was recreated since, the repair is only reported.
     pub fn recover(&self, progress: Progress) -> Result<Option<Vec<Change>>, Abort> {
         if self.unfinished()?.is_none() && !self.transactions.is_removal_pending() {
             return Ok(None);
@@ -180,8 +180,8 @@ impl RepairState {
         unfinished.map_err(|message| Error::repair(message, next))
     }
 
-    /// Removes the files of interrupted repairs. The caller holds [`Self::lock_repair`], because a running
-    /// repair needs its files.
+    /// Removes the files of interrupted repairs. The caller holds [`Self::lock_repair`], because a running repair
+    /// needs its files.
     pub fn remove_leftovers(&self) {
         self.transactions.remove_leftovers();
     }
@@ -196,14 +196,15 @@ impl RepairState {
     }
 }
 
-/// Makes an id that no earlier transaction has. It begins with the time, by which transactions are sorted.
+/// Creates an id that no earlier transaction has. It begins with the time, so that transactions can be sorted.
 pub fn make_id() -> String {
     let nanoseconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
     format!("{nanoseconds}-{}", process::id())
 }
 
-/// The name of the directory of an environment's repairs: from the path of its packages, behind the length of it.
-/// Every version of this program computes it in this way, and finds the repairs of the others by it.
+/// The name of the directory for an environment's repairs: a digest of the path of its packages, preceded by the
+/// length of the path. Every version of this program computes it in this way, and so finds the repairs of other
+/// versions.
 fn directory_name(site: &Path) -> String {
     let path = site.as_os_str().as_encoded_bytes();
     let length = (path.len() as u64).to_le_bytes();
@@ -212,7 +213,7 @@ fn directory_name(site: &Path) -> String {
     name
 }
 
-/// Continues "as it was" with what a rollback has left as others have written it.
+/// Continues "as it was" with the files that a rollback has kept because others have written them.
 pub fn describe_left(left: &Left) -> String {
     let packages = match left.packages.as_slice() {
         [] => String::new(),
@@ -228,7 +229,7 @@ pub fn describe_left(left: &Left) -> String {
     packages + &files
 }
 
-/// Lists files, as many as a message can hold.
+/// Lists as many files as fit into a message.
 pub fn list_files(files: &[PathBuf]) -> String {
     let named = files.iter().take(MAX_NAMED).map(|file| file.display().to_string());
     let named = named.collect::<Vec<_>>().join(", ");
@@ -238,8 +239,8 @@ pub fn list_files(files: &[PathBuf]) -> String {
     }
 }
 
-/// Finds the directory that holds aws-parallelcluster. It is the one that is locked, and the one that new
-/// packages are installed into.
+/// Finds the directory that contains aws-parallelcluster. This directory is locked, and new packages are installed
+/// into it.
 pub fn find_site(target: &Target) -> Option<PathBuf> {
     let pcluster = find_distribution(&target.interpreter.sys_path, PCLUSTER)?;
     let directory = pcluster.metadata.parent()?.to_owned();

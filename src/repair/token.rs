@@ -1,9 +1,8 @@
-//! The token that binds the journals of repairs to their environment: a random line of a file among its
-//! packages.
+//! The token that binds the journals of repairs to their environment: a random line in a file among its packages.
 //!
-//! It survives a reboot, and it comes along with a copy, rsync or a restored backup, which device and inode
-//! numbers do not. An environment that is recreated at the same path does not have it. Users who share an
-//! environment have a line each, because nobody can read the journals of the others.
+//! It survives a reboot, and it is part of a copy, an rsync or a restored backup, unlike device and inode numbers.
+//! An environment that is recreated at the same path does not have it. If users share an environment, each has a
+//! line, because they cannot read each other's journals.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -13,7 +12,7 @@ use std::path::Path;
 use crate::repair::file_digest::hexadecimal;
 use crate::system::{disk, files};
 
-/// The name of the file in each directory of packages that a repair has changed.
+/// The name of the file in each package directory that a repair has changed.
 pub const TOKEN_FILE: &str = ".repaired-by-pcluster-shim";
 
 /// The name under which it is written, before it is renamed.
@@ -21,7 +20,7 @@ const TEMPORARY_FILE: &str = ".repaired-by-pcluster-shim.new";
 
 const TOKEN_BYTES: usize = 16;
 
-/// Makes a token that no other environment has.
+/// Creates a token that no other environment has.
 pub fn generate() -> io::Result<String> {
     let mut bytes = [0; TOKEN_BYTES];
     getrandom::fill(&mut bytes)?;
@@ -33,12 +32,12 @@ pub fn is_token(text: &str) -> bool {
     text.len() == 2 * TOKEN_BYTES && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Whether a directory of packages has this token.
+/// Whether a package directory has this token.
 pub fn is_in(site: &Path, token: &str) -> io::Result<bool> {
     Ok(read(site)?.lines().any(|line| line == token))
 }
 
-/// Adds a token to a directory of packages, on the disk.
+/// Adds a token to a package directory, and syncs it to the disk.
 pub fn add(site: &Path, token: &str) -> io::Result<()> {
     let tokens = read(site)?;
     if tokens.lines().any(|line| line == token) {
@@ -48,7 +47,7 @@ pub fn add(site: &Path, token: &str) -> io::Result<()> {
     write(site, &format!("{tokens}{separator}{token}\n"))
 }
 
-/// Removes a token from a directory of packages, on the disk; the file goes with its last token.
+/// Removes a token from a package directory, and syncs that to the disk; the file is removed with its last token.
 pub fn remove(site: &Path, token: &str) -> io::Result<()> {
     remove_file(&site.join(TEMPORARY_FILE))?;
     let tokens = read(site)?;
@@ -70,7 +69,7 @@ fn read(site: &Path) -> io::Result<String> {
     }
 }
 
-/// Writes the file under a fixed name and renames it: a name that is made up would stay after a kill.
+/// Writes the file under a fixed name and renames it. A random name would be left behind after a kill.
 fn write(site: &Path, tokens: &str) -> io::Result<()> {
     let temporary = site.join(TEMPORARY_FILE);
     remove_file(&temporary)?;
@@ -81,7 +80,7 @@ fn write(site: &Path, tokens: &str) -> io::Result<()> {
     disk::rename(&temporary, &site.join(TOKEN_FILE))
 }
 
-/// Lets those read and write the file who may do so with its directory, whatever the umask.
+/// Lets everyone who may read and write its directory read and write the file, whatever the umask.
 fn share(site: &Path, file: &Path) -> io::Result<()> {
     let directory = site.metadata()?;
     // Only root and the members of a group may give a file to it.
@@ -120,7 +119,7 @@ mod tests {
         assert!(!is_in(site.path(), &token).unwrap());
         add(site.path(), &token).unwrap();
         assert!(is_in(site.path(), &token).unwrap());
-        // A kill while it is written.
+        // What a kill leaves while the file is being written.
         fs::write(site.path().join(TEMPORARY_FILE), "half").unwrap();
         remove(site.path(), &token).unwrap();
         assert_eq!(site.path().read_dir().unwrap().count(), 0);

@@ -9,10 +9,11 @@
 //! | `repair-ID.json`     | the new ones  | nothing; `undo` rolls it back, the newest first |
 //! | `interrupted-ID.json`| those of another environment, which is not at its path any more | nothing, until that one is back |
 //!
-//! One rename leads from each to the next, so that a kill leaves one of them. An open transaction is always
-//! rolled back, never continued: by the repair itself if a step fails, else by the next call that finds the
-//! journal, because a repair that is killed by SIGKILL runs no `Drop`. The token ([`token`]) is the first change
-//! and the last one that is reverted: it tells the environment from others at the same path.
+//! Each state leads to the next with a single rename, so a kill always leaves one of them. An open transaction is
+//! always rolled back, never continued. The repair itself does that if a step fails; otherwise the next call that
+//! finds the journal does it, because a repair that is killed by SIGKILL runs no `Drop`. The token ([`token`]) is
+//! the first change and the last one to be reverted: it distinguishes the environment from others at the same
+//! path.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -34,7 +35,7 @@ use crate::system::files::describe;
 #[derive(Debug, Clone)]
 pub struct Transactions {
     pub directory: PathBuf,
-    /// The environment's directory of packages: a journal about another one is refused.
+    /// The package directory of the environment: a journal about another one is refused.
     pub site: PathBuf,
 }
 
@@ -43,7 +44,7 @@ impl Transactions {
         self.directory.join("journal.json")
     }
 
-    /// The journal of a transaction before its exchange or after its rollback, of which only the token may be left.
+    /// The journal of a transaction before its exchange or after its rollback; only its token may be left.
     fn unchanged_journal(&self) -> PathBuf {
         self.directory.join("unchanged.json")
     }
@@ -60,14 +61,14 @@ impl Transactions {
         self.directory.join(format!("{SNAPSHOT_PREFIX}{id}"))
     }
 
-    /// The journal of a transaction that is still open. One that was set aside is opened again if its environment is
-    /// back.
+    /// The journal of a transaction that is still open. One that was set aside is opened again if its environment
+    /// is back.
     ///
     /// # Errors
-    /// Returns an error if there is one that cannot be read: which files were changed is not known.
+    /// Returns an error if there is one that cannot be read, because we do not know which files were changed.
     pub fn unfinished(&self) -> Result<Option<Journal>, String> {
         let open = self.open_journal();
-        // A journal that may not be opened is another user's, whose repair may still be at work.
+        // A journal that we may not open belongs to another user, whose repair may still be running.
         if let Some(journal) = read_journal(&open, &self.site, &[io::ErrorKind::PermissionDenied])? {
             return Ok(Some(journal));
         }
@@ -92,21 +93,20 @@ impl Transactions {
         read.collect()
     }
 
-    /// The journal of a repair in place; `None` if it is of another environment.
+    /// The journal of a repair in place; `None` if it belongs to another environment.
     pub fn read_closed(&self, entry: &Entry) -> Result<Option<Journal>, String> {
         let Some(journal) = read_journal(&entry.file, &self.site, &[])? else { return Ok(None) };
         Ok(journal.is_bound()?.then_some(journal))
     }
 
-    /// Every file that says what is to be undone or rolled back, and where an open journal would be.
+    /// Every file that says what to undo or roll back, and the place where an open journal would be.
     pub fn journals(&self) -> Vec<PathBuf> {
         let kept = history::list(&self.directory).into_iter().map(|entry| entry.file);
         let interrupted = self.entries(INTERRUPTED_PREFIX);
         kept.chain(interrupted).chain([self.open_journal(), self.unchanged_journal()]).collect()
     }
 
-    /// Takes the snapshot of the files to be removed, then writes the journal. The environment is not
-    /// changed.
+    /// Takes the snapshot of the files to remove, then writes the journal. The environment is not changed.
     ///
     /// # Errors
     /// Returns an error if a file cannot be copied or the journal cannot be written; the snapshot is
@@ -143,7 +143,8 @@ impl Transactions {
                 part: Some(*package),
             });
         }
-        // The journal relies on its copies. Of a hard link only the name is new, so the directory is enough.
+        // The journal relies on its copies. In a hard link only the name is new, so syncing the directory is
+        // enough.
         let copied = copied.iter().map(PathBuf::as_path).collect::<BTreeSet<_>>();
         let synced = if copied.is_empty() {
             disk::sync_directory(&snapshot)
@@ -171,13 +172,13 @@ impl Transactions {
         Ok(journal)
     }
 
-    /// The token of earlier repairs of this environment, because one serves them all; else a new one.
+    /// The token of earlier repairs of this environment, because they can all share it; otherwise a new one.
     fn choose_token(&self) -> io::Result<String> {
         let earlier = self.closed().unwrap_or_default().into_iter().find_map(|journal| journal.token);
         earlier.map_or_else(token::generate, Ok)
     }
 
-    /// Removes a transaction that has changed nothing, or is rolled back.
+    /// Removes a transaction that has changed nothing or was rolled back.
     pub fn remove(&self, journal: &Journal) {
         let (open, unchanged) = (self.open_journal(), self.unchanged_journal());
         // A journal that reappears after a power failure needs its copies and its token, so the rename comes first.
@@ -199,7 +200,7 @@ impl Transactions {
     }
 
     fn finish_removal(&self, journal: &Journal) {
-        // A journal that cannot be read may name the token.
+        // A journal that cannot be read may contain the token.
         let released = self.closed().map_err(io::Error::other).and_then(|others| {
             remove_token(journal, &others)?;
             failpoint::reach("remove-token")
@@ -211,7 +212,7 @@ impl Transactions {
         }
     }
 
-    /// Sets an open journal aside, with its snapshot: another environment is at its path.
+    /// Sets an open journal and its snapshot aside, because another environment is at its path.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be renamed; the transaction is still open.
@@ -220,7 +221,7 @@ impl Transactions {
         disk::rename(&self.open_journal(), &path).map_err(describe("cannot write", &path))
     }
 
-    /// Exchanges the files, after [`Self::begin`], with the token as the first one.
+    /// Exchanges the files, after [`Self::begin`]; the token is the first of them.
     ///
     /// # Errors
     /// Returns an error at the first file that cannot be removed or written; the caller has to roll back.
@@ -243,20 +244,21 @@ impl Transactions {
         remove_empty(removed, |directory| plan.keeps(directory)).map_or(Ok(()), Err)
     }
 
-    /// Opens a transaction whose token is written: from now on its files may be exchanged.
+    /// Opens a transaction whose token is written: from now on, its files may be exchanged.
     pub fn open(&self) -> Result<(), String> {
         let open = self.open_journal();
         disk::rename(&self.unchanged_journal(), &open).map_err(describe("cannot write", &open))
     }
 
-    /// Brings an exchange to the disk, on which [`Self::close`] relies: the next call does not roll a closed
-    /// transaction back.
+    /// Syncs an exchange to the disk. [`Self::close`] relies on that, because the next call does not roll back a
+    /// closed transaction.
     pub fn sync(&self, plan: &FilePlan) -> Result<(), String> {
         disk::sync(&plan.paths(), &plan.prefixes()).map_err(describe("cannot write", &self.site))
     }
 
-    /// Closes this transaction, after [`Self::sync`]: an undo rolls it back first. One rename does it, so a kill
-    /// leaves the transaction either open or closed. The oldest of more than [`MAX_UNDO`] repairs is removed.
+    /// Closes this transaction, after [`Self::sync`]: an undo rolls it back before others. This takes a single
+    /// rename, so a kill leaves the transaction either open or closed. If there are more than [`MAX_UNDO`]
+    /// repairs, the oldest is removed.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be renamed; the transaction is still open.
@@ -271,7 +273,7 @@ impl Transactions {
         Ok(())
     }
 
-    /// Removes the repairs beyond the number that is kept.
+    /// Removes the repairs that exceed the number to keep.
     pub fn remove_oldest(&self) {
         for Entry { id, is_isolated, file } in history::list(&self.directory).into_iter().skip(MAX_UNDO) {
             if is_isolated {
@@ -289,7 +291,7 @@ impl Transactions {
         self.remove_snapshots();
     }
 
-    /// Opens a closed transaction again, so that the next call completes an undo that is interrupted.
+    /// Opens a closed transaction again, so that the next call completes an undo if it is interrupted.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be renamed; the transaction is still closed.
@@ -309,7 +311,8 @@ impl Transactions {
         }
     }
 
-    /// Removes the snapshots that no journal names; none if a journal cannot be read, because its id is not known.
+    /// Removes the snapshots that no journal names. If a journal cannot be read, removes none, because its id is
+    /// not known.
     fn remove_snapshots(&self) {
         let in_place = history::list(&self.directory).into_iter().filter(|entry| !entry.is_isolated);
         let journals = in_place.map(|entry| entry.file).chain(self.entries(INTERRUPTED_PREFIX));
@@ -328,13 +331,13 @@ impl Transactions {
     }
 }
 
-/// The beginning of the name of every directory into which a repair is staged.
+/// The prefix of the name of every directory into which a repair is staged.
 pub const OVERLAY_PREFIX: &str = "overlay-";
 
-/// The beginning of the name of every directory of copies.
+/// The prefix of the name of every directory of copies.
 const SNAPSHOT_PREFIX: &str = "snapshot-";
 
-/// The beginning of the name of every journal that was set aside.
+/// The prefix of the name of every journal that was set aside.
 const INTERRUPTED_PREFIX: &str = "interrupted-";
 
 fn digest_additions(plan: &FilePlan) -> Result<Vec<FileDigest>, String> {
@@ -345,7 +348,7 @@ fn digest_additions(plan: &FilePlan) -> Result<Vec<FileDigest>, String> {
     plan.additions.iter().map(|(_, content)| digest(content)).collect()
 }
 
-/// Writes the token of a journal into its directories of packages.
+/// Writes the token of a journal into its package directories.
 fn write_token(journal: &Journal) -> Result<(), String> {
     let Some(token) = &journal.token else { return Ok(()) };
     for site in journal.all_sites() {
@@ -356,8 +359,8 @@ fn write_token(journal: &Journal) -> Result<(), String> {
     Ok(())
 }
 
-/// Removes the token of a journal from its directories of packages, except for those in which another journal
-/// names the same one.
+/// Removes the token of a journal from its package directories, except for those in which another journal has the
+/// same token.
 fn remove_token(journal: &Journal, others: &[Journal]) -> io::Result<()> {
     let Some(token) = &journal.token else { return Ok(()) };
     let named = others.iter().filter(|other| other.token == journal.token);

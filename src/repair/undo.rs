@@ -1,4 +1,4 @@
-//! The undo of a repair: of the one that was interrupted, else of the newest.
+//! The undo of a repair: of an interrupted one if there is one, otherwise of the newest.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ pub struct Undone {
     pub isolated: bool,
 }
 
-/// Undoes the last repair of a target's environment: one that was interrupted, else the newest.
+/// Undoes the last repair of a target's environment: an interrupted one if there is one, otherwise the newest.
 pub fn undo(request: &CheckRequest, target: &Target) -> Result<Undone, Abort> {
     refuse_another_users(find_site(target).as_deref(), "undo", &request.real.path)?;
     let state = RepairState::create(target)?;
@@ -62,9 +62,9 @@ pub struct Undoable {
 /// The repairs that are kept for a path.
 #[derive(Debug, Default)]
 pub struct Kept {
-    /// Those of the target's environment, the newest first.
+    /// The repairs of the target's environment, the newest first.
     pub undoable: Vec<Undoable>,
-    /// Where the repairs are that were made of another environment at the path, if there are any.
+    /// Where the repairs of another environment at the same path are, if there are any.
     pub others: Option<PathBuf>,
 }
 
@@ -102,7 +102,7 @@ fn undo_in_place(
     check_copies(transactions, &journal)
         .map_err(|messages| refuse_undo(summarize_failures(&messages), STAYS_REPAIRED))?;
     refuse_unwritable(&journal)?;
-    // Open again, the transaction is rolled back by the next call if this one is killed.
+    // It is open again, so if this process is killed, the next call rolls it back.
     transactions.reopen(entry).map_err(|message| refuse_undo(message, UNCHANGED_FREE_SPACE))?;
     failpoint::reach("undo").map_err(|error| refuse_undo(error.to_string(), "Try again."))?;
     let left = roll_back(transactions, &journal).map_err(Error::from)?;
@@ -112,7 +112,7 @@ fn undo_in_place(
     Ok(journal.changes)
 }
 
-/// There may be repairs of an environment that was at the same path.
+/// There may be repairs of an earlier environment at the same path.
 fn describe_nothing(state: &RepairState) -> Error {
     let site = state.site().to_owned();
     if history::list(state.directory()).is_empty() {
@@ -123,7 +123,8 @@ fn describe_nothing(state: &RepairState) -> Error {
     refuse_undo(message, &format!("Nothing was changed. The old files are kept in {kept}."))
 }
 
-/// Refuses an undo that would stop half-way: at a directory that cannot be written, or one in the place of a file.
+/// Refuses an undo that would stop half-way, at a directory that cannot be written or at one that is in the place
+/// of a file.
 fn refuse_unwritable(journal: &Journal) -> Result<(), Error> {
     let paths = || journal.removed.iter().map(|saved| &saved.path).chain(&journal.created);
     if let Some(path) = paths().find(|path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())) {
@@ -152,8 +153,8 @@ fn refuse_undo(message: String, next: &str) -> Error {
     Error::undo(message, next)
 }
 
-/// Refuses to undo packages that were changed or reinstalled after the repair. Files that are merely gone do not
-/// matter: they would be removed anyway.
+/// Refuses to undo changes to packages that were changed or reinstalled after the repair. Files that are merely
+/// gone do not matter: they would be removed anyway.
 fn refuse_changed_since(target: &Target, journal: &Journal) -> Result<(), Error> {
     let unchanged = "Nothing was changed.";
     let packages = read_installed(&target.interpreter.sys_path);
