@@ -1,4 +1,4 @@
-//! A report while its checks are made. Pure.
+//! A report while its checks are being made. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::model::finding::{Finding, Level};
 use crate::report::{Check, Report, Shim, Status, TargetInfo};
 
-/// The checks that were made so far, and their findings.
+/// The checks made so far, and their findings.
 #[derive(Debug)]
 pub struct ReportBuilder {
     pub target: Option<TargetInfo>,
@@ -26,7 +26,7 @@ impl ReportBuilder {
         Box::new(Report::new(shim, self.target, self.packages, self.checks, self.findings))
     }
 
-    /// Makes an ERROR with this id a WARNING, because of what a later check has found.
+    /// Turns an ERROR with this id into a WARNING, because of what a later check has found.
     pub fn soften(&mut self, id: &str, doubt: &str) {
         for finding in self.findings.iter_mut().filter(|finding| finding.id == id && finding.blocks()) {
             finding.level = Level::Warning;
@@ -43,7 +43,7 @@ impl ReportBuilder {
         }
     }
 
-    /// Names another command in the place of `fix`, for an environment that cannot be repaired.
+    /// Names another command instead of `fix`, for an environment that cannot be repaired.
     pub fn replace_fix(&mut self, command: &str) {
         for fix in self.findings.iter_mut().filter_map(|finding| finding.fix.as_mut()) {
             if fix.remedy.is_some() {
@@ -75,7 +75,7 @@ pub enum CheckResult {
     Findings(Vec<Finding>),
     /// It could not run, for this reason.
     Unknown(String),
-    /// It was not made, for this reason.
+    /// It was not run, for this reason.
     Skipped(String),
 }
 

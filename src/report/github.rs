@@ -7,13 +7,13 @@ use crate::report::human::group_by_cause;
 use crate::report::{Report, Status};
 use crate::text::printable::escape;
 
-/// Renders an annotation for each cause, of which a step shows ten of each level, and a line with the verdict.
+/// Renders an annotation for each cause, because a step shows only ten of each level, and a line with the verdict.
 pub fn render(reports: &[Report]) -> String {
     reports.iter().map(render_one).collect()
 }
 
-/// Breaks up the older form of a command, `##[command]`, which the runner finds anywhere in a line that is no `::`
-/// command (actions/runner, `ActionCommand.TryParse`).
+/// Breaks up the older form of a command, `##[command]`, which the runner detects anywhere in a line that is not a
+/// `::` command (actions/runner, `ActionCommand.TryParse`).
 pub fn without_commands(text: &str) -> String {
     text.replace("##[", "# #[")
 }
@@ -25,7 +25,7 @@ pub fn render_error(message: &str, hint: &str) -> String {
 
 fn render_one(report: &Report) -> String {
     let subject = report.subject();
-    // In a job with several environments nothing else tells which one it is.
+    // In a job with several environments, nothing else shows which one this is.
     let of = report.target.as_ref().map(|_| format!("pcluster: {subject}"));
     let mut text: String =
         group_by_cause(&report.findings).map(|group| annotate_group(group, of.clone())).collect();
@@ -66,7 +66,7 @@ fn escape_data(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Reads an annotation as the runner of GitHub does: command, title and message.
+    /// Reads an annotation as GitHub's runner does: command, title and message.
     fn read(line: &str) -> Option<(String, String, String)> {
         let (command, message) = line.strip_prefix("::")?.split_once("::")?;
         let (command, properties) = command.split_once(' ')?;

@@ -9,7 +9,7 @@ use crate::report::{Check, Decision, Report, Status, TargetInfo, Verdict};
 use crate::text::package_name::{IMAGEBUILDER, normalised};
 use crate::text::printable::{escape_line, fill, flatten, wrap};
 
-/// Renders the report for people; a line is wider than asked for only if a word, a path or a command is.
+/// Renders the report for people. A line is only wider than requested if a word, a path or a command is.
 pub fn render(report: &Report, paint: &Paint) -> String {
     let verdict = wrap(&report.describe_verdict(), paint.width).join("\n");
     let mut text = format!("{}\n", paint.paint_verdict(report.verdict, &verdict));
@@ -30,7 +30,7 @@ pub fn render(report: &Report, paint: &Paint) -> String {
     text + &format!("\n{}\n", conclude(report, paint.width))
 }
 
-/// The conclusion and the next step, which are what a terminal shows of a long report.
+/// The conclusion and the next step, which remain visible on a terminal if the report is long.
 fn conclude(report: &Report, width: usize) -> String {
     let count = |level: Level, what: &str| {
         let is_counted =
@@ -59,12 +59,12 @@ fn conclude(report: &Report, width: usize) -> String {
     }
 }
 
-/// The findings, those of one cause together, each behind an empty line. What an advisory explains is its evidence.
+/// The findings, grouped by cause, each after an empty line. Findings that an advisory explains are its evidence.
 pub(crate) fn format_findings(findings: &[Finding], paint: &Paint) -> String {
     let explained_by = |advisory: &Finding| -> Vec<&Finding> {
         findings.iter().filter(|finding| finding.evidence["explainedBy"] == advisory.id.as_str()).collect()
     };
-    // A test case of JUnit has the findings of one check, and not the advisory that explains them.
+    // A JUnit test case has the findings of a single check, without the advisory that explains them.
     let is_evidence = |finding: &Finding| {
         findings.iter().any(|advisory| finding.evidence["explainedBy"] == advisory.id.as_str())
     };
@@ -75,7 +75,7 @@ pub(crate) fn format_findings(findings: &[Finding], paint: &Paint) -> String {
     for (index, group) in groups.iter().enumerate() {
         let next = groups.get(index + 1).map(|group| &group[0]);
         let shown_by = explained_by(&group[0]);
-        // Cost and fix of findings that share them are below the last one.
+        // If several findings share their cost and fix, those appear below the last one.
         let is_shared = shown_by.is_empty() && next.is_some_and(|next| have_one_fix(next, &group[0]));
         text += "\n";
         text += &format_group(group, is_shared, &shown_by, paint);
@@ -87,12 +87,12 @@ pub(crate) fn group_by_cause(findings: &[Finding]) -> impl Iterator<Item = &[Fin
     findings.chunk_by(have_one_cause)
 }
 
-/// Whether two findings differ only in their entry of one object, such as a tag each.
+/// Whether two findings differ only in their entry in the same object, such as one tag each.
 fn have_one_cause(one: &Finding, other: &Finding) -> bool {
     one.id == other.id && one.path().map(strip_key) == other.path().map(strip_key) && have_one_fix(one, other)
 }
 
-/// Whether two findings have one cost and one fix.
+/// Whether two findings have the same cost and the same fix.
 fn have_one_fix(one: &Finding, other: &Finding) -> bool {
     let command = |finding: &Finding| finding.fix.as_ref().map(|fix| fix.command.clone());
     one.cost == other.cost && command(one) == command(other)
@@ -171,10 +171,10 @@ fn format_group(group: &[Finding], is_shared: bool, shown_by: &[&Finding], paint
     text
 }
 
-/// A template that falls short can do so in twenty places.
+/// An incomplete template can have findings in twenty places.
 const MAX_SHOWN: usize = 3;
 
-/// Colours, where they are wanted, and the width of a line.
+/// Colours, if they are wanted, and the width of a line.
 #[derive(Debug)]
 pub struct Paint {
     pub is_colored: bool,
@@ -216,9 +216,9 @@ impl Paint {
     }
 }
 
-/// Renders the report for the guard's stderr, without the prefix: what is wrong, what it costs and what to do, for
-/// each finding of level ERROR; the checks that could not run; a line for each warning of a build that is
-/// about to be lost; nothing for another report that is ready.
+/// Renders the report for the guard's stderr, without the prefix. For each finding of level ERROR: what is wrong,
+/// what it costs and what to do. Then the checks that could not run, and a line for each warning if the build is
+/// about to be lost. Renders nothing for any other report that is ready.
 pub fn render_for_stderr(report: &Report, decision: Decision) -> String {
     let level = if decision == Decision::Exec { "warning" } else { "error" };
     let mut lines = Vec::new();
@@ -257,10 +257,11 @@ fn describe_hint(finding: &Finding) -> String {
     if finding.has_repair() { format!("run `{fix}`") } else { fix.to_owned() }
 }
 
-/// Findings on stderr: one cause can have many (a tag each), and all of it has to fit on one screen.
+/// The number of findings on stderr: one cause can have many (for example one per tag), and all must fit on one
+/// screen.
 const MAX_FINDINGS: usize = 3;
 
-/// Describes a finding: the message; then the cost and what to do, unless they are those of the finding before.
+/// Describes a finding: the message, then the cost and what to do, unless the previous finding has the same ones.
 fn describe_finding(level: &str, finding: &Finding, before: Option<&Finding>) -> Vec<String> {
     let mut lines = vec![format!("{level}: {}", finding.describe_with_path())];
     if before.is_none_or(|before| !have_one_fix(before, finding)) {
@@ -313,7 +314,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Foreign text doesn't begin a line of its own either.
+        /// Foreign text does not start a new line either.
         #[test]
         fn no_foreign_text_reaches_a_terminal_as_it_is(
             text in proptest::collection::vec(proptest::char::any(), 0..20)
@@ -329,7 +330,7 @@ mod tests {
                 let unpainted = painted.iter().fold(coloured, |text, code| text.replace(code, ""));
                 proptest::prop_assert_eq!(escape(&unpainted), unpainted.as_str());
                 let lines = render_for_stderr(&report, Decision::Stop).lines().count();
-                // Three lines for each finding, one for the check that could not run.
+                // Three lines for each finding, and one for the check that could not run.
                 proptest::prop_assert!(lines <= 3 * report.findings.len() + 1);
             }
         }

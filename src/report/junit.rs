@@ -5,13 +5,13 @@ use crate::report::human::{Paint, format_findings};
 use crate::report::{Check, Report, Status};
 use crate::text::printable::{escape, flatten};
 
-/// Renders the reports. All text that people should read is in the body of an element, because GitLab does not
+/// Renders the reports. All text that is meant for people is in the body of an element, because GitLab does not
 /// show the attribute `message`.
 pub fn render(reports: &[Report]) -> String {
     format_suites(&reports.iter().map(format_suite).collect::<String>())
 }
 
-/// Renders an error because of which there is no report.
+/// Renders an error that prevented a report.
 pub fn render_error(message: &str, hint: &str) -> String {
     let case = format_case(
         "pcluster preflight",
@@ -38,7 +38,7 @@ fn format_suite(report: &Report) -> String {
     format!("{opened}{}  </testsuite>\n", cases.collect::<String>())
 }
 
-/// `counts` are those of failures, errors and skipped cases.
+/// `counts` contains the numbers of failures, errors and skipped cases.
 fn open_suite(name: &str, tests: usize, counts: [usize; 3], milliseconds: u64) -> String {
     let (name, [failures, errors, skipped]) = (format_text(&flatten(name)), counts);
     format!(
@@ -77,7 +77,7 @@ fn format_seconds(milliseconds: u64) -> String {
     format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000)
 }
 
-/// Text of XML 1.0, for an element and for an attribute. Control characters have no form there.
+/// Text for XML 1.0, in an element or in an attribute. XML cannot represent control characters.
 fn format_text(text: &str) -> String {
     let mut formatted = String::with_capacity(text.len());
     for letter in escape(text).chars() {

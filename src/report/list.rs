@@ -1,13 +1,14 @@
-//! A line for each of several reports. Pure.
+//! A list of several reports, with one line for each. Pure.
 
 use crate::report::human::Paint;
 use crate::report::{Report, Status, Verdict};
 use crate::text::printable::escape_line;
 
-/// The least room of a reason; a line with a long path is wider than it should be.
+/// The minimum width of a reason; a line with a long path becomes wider than requested.
 const MIN_REASON: usize = 40;
 
-/// Renders a line for each report: verdict, versions of pcluster and Python, path, the first reason in short.
+/// Renders a line for each report: verdict, versions of pcluster and Python, path, and the first reason in short
+/// form.
 pub fn render(reports: &[Report], paint: &Paint) -> String {
     let mut text: String = reports.iter().map(|report| render_line(report, paint)).collect();
     if reports.iter().any(|report| report.verdict != Verdict::Ready) {
@@ -32,13 +33,13 @@ fn render_line(report: &Report, paint: &Paint) -> String {
     line.trim_end().to_owned() + "\n"
 }
 
-/// The id of the first finding that blocks, or else the first check that could not run and why, or the warnings.
+/// The id of the first finding that blocks; otherwise the first check that could not run and why, or the warnings.
 fn first_reason(report: &Report) -> String {
     let blocking = report.errors().next().map(|finding| finding.id.clone());
     let not_run = || {
         let check = report.checks.iter().find(|check| check.status == Status::Unknown)?;
         let reason = check.reason.as_deref().unwrap_or(check.id);
-        // The path is already in the line.
+        // The line already contains the path.
         let path = report.target.as_ref()?.path.display();
         let known = format!("cannot inspect the environment of {path}: ");
         Some(reason.strip_prefix(&known).unwrap_or(reason).to_owned())
@@ -48,7 +49,7 @@ fn first_reason(report: &Report) -> String {
     ))
 }
 
-/// Keeps the last name of each path, so that what is said of it has room.
+/// Keeps only the last name of each path, so that there is room for what is said about it.
 fn shorten_paths(text: &str) -> String {
     let short = |word: &str| match word.rsplit_once('/') {
         Some((_, name)) if word.starts_with('/') && !name.is_empty() => format!(".../{name}"),

@@ -1,7 +1,7 @@
-//! A report: the checks that were made and their findings, the verdict, and the decision after it. Pure.
+//! A report: the checks that were made and their findings, the verdict, and the decision that follows. Pure.
 //!
-//! The JSON is the [`Report`]'s own serialization; every other form is a rendering of that value. No
-//! rendering decides anything.
+//! The JSON is the [`Report`]'s own serialization; every other form is a rendering of that value. No rendering
+//! decides anything.
 //!
 //! - `builder`: a report while its checks are made
 //! - `github`: reports as workflow commands of GitHub Actions
@@ -57,7 +57,8 @@ pub struct Check {
     pub duration_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// How many of the report's findings belong to this check. The report lists them in the order of the checks.
+    /// The number of the report's findings that belong to this check. The report lists them in the order of the
+    /// checks.
     #[serde(skip)]
     pub findings: usize,
 }
@@ -102,7 +103,7 @@ pub struct Shim {
     pub path: Option<PathBuf>,
 }
 
-/// The target of a check; null is what could not be found out.
+/// The target of a check; what could not be determined is null.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TargetInfo {
@@ -125,7 +126,7 @@ pub struct Report {
     pub schema_version: u32,
     pub verdict: Verdict,
     pub shim: Shim,
-    /// Null if no pcluster is involved: `preflight template`.
+    /// Null if no pcluster is involved, as in `preflight template`.
     pub target: Option<TargetInfo>,
     pub packages: BTreeMap<String, String>,
     pub checks: Vec<Check>,
@@ -147,7 +148,7 @@ impl Report {
         Self { schema_version: 1, verdict, shim, target, packages, checks, findings, denies_warnings: false }
     }
 
-    /// Lets every WARNING block, in all forms of the report.
+    /// Makes every WARNING block, in all forms of the report.
     pub fn deny_warnings(&mut self) {
         self.denies_warnings = true;
         let mut rest = self.findings.as_slice();
@@ -161,7 +162,7 @@ impl Report {
         self.verdict = derive_verdict(&self.checks, &self.findings, self.blocking_level());
     }
 
-    /// The least level that blocks.
+    /// The lowest level that blocks.
     fn blocking_level(&self) -> Level {
         if self.denies_warnings { Level::Warning } else { Level::Error }
     }
@@ -183,7 +184,7 @@ impl Report {
         }
     }
 
-    /// Adds a check, which counts for the verdict like every other.
+    /// Adds a check, which counts towards the verdict like every other.
     pub fn add(&mut self, check: Check) {
         self.checks.push(check);
         self.verdict = derive_verdict(&self.checks, &self.findings, self.blocking_level());
@@ -197,7 +198,7 @@ impl Report {
         self.verdict = derive_verdict(&self.checks, &self.findings, self.blocking_level());
     }
 
-    /// Whether it has a warning that the build will fail, and a repair for it.
+    /// Whether it has a warning that the build will fail, and a repair for that warning.
     pub fn has_repairable_failure(&self) -> bool {
         self.warnings().any(|warning| warning.fails_build && warning.has_repair())
     }
@@ -211,7 +212,7 @@ impl Report {
         self.causes().map(Finding::describe_with_path).chain(self.describe_not_run()).collect()
     }
 
-    /// Whether the environment passed, so that only something else can be unknown.
+    /// Whether the environment itself passed, so that only something else can be unknown.
     pub(crate) fn has_environment_passed(&self) -> bool {
         let passed = |id| self.checks.iter().any(|check| check.id == id && check.status == Status::Passed);
         passed("node") && passed("template")
@@ -227,7 +228,7 @@ impl Report {
         })
     }
 
-    /// The environment that it is about, by its launcher; a template alone is of none.
+    /// The environment that it is about, identified by its launcher; a template on its own has none.
     pub(crate) fn subject(&self) -> String {
         self.target.as_ref().map_or_else(|| "template".into(), |target| lossy(&target.path))
     }
@@ -237,7 +238,7 @@ impl Report {
         self.findings.iter().filter(|finding| finding.level >= self.blocking_level() && !finding.is_ignored)
     }
 
-    /// The errors without those that another one explains: one for each cause.
+    /// The errors, without those that another error explains: one for each cause.
     pub(crate) fn causes(&self) -> impl Iterator<Item = &Finding> {
         self.errors().filter(|finding| !finding.is_explained())
     }
@@ -251,7 +252,7 @@ impl Report {
     }
 }
 
-/// A finding of this level blocks, whatever check could not run.
+/// A finding of this level blocks, even if some check could not run.
 fn derive_verdict(checks: &[Check], findings: &[Finding], blocking: Level) -> Verdict {
     if findings.iter().any(|finding| finding.level >= blocking && !finding.is_ignored) {
         Verdict::Blocked
@@ -266,7 +267,7 @@ fn derive_verdict(checks: &[Check], findings: &[Finding], blocking: Level) -> Ve
 pub enum Decision {
     Exec,
     Stop,
-    /// Repair, check again, and stop if that is still blocked.
+    /// Repair, check again, and stop if the verdict is still blocked.
     Repair,
 }
 
@@ -281,13 +282,14 @@ pub fn decide(mode: Mode, strict: bool, report: &Report) -> Decision {
     }
 }
 
-/// JSON with an indent of 2 and a line feed, as pcluster prints it.
+/// JSON with an indent of 2 and a final line feed, as pcluster prints it.
 pub fn format_json(value: &impl Serialize) -> String {
-    // Serialization fails only for maps whose keys are no strings, and there are none.
+    // Serialization fails only for maps whose keys are not strings, and there are none.
     escape_json(serde_json::to_string_pretty(value).unwrap_or_default() + "\n")
 }
 
-/// Writes what a terminal acts on as JSON's own escape of it, because it may show this too: the values stay the same.
+/// Writes the characters that a terminal acts on as JSON escapes, because a terminal may show this too; the values
+/// stay the same.
 pub fn escape_json(json: String) -> String {
     if !json.contains(is_unsafe) {
         return json;

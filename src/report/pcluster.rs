@@ -1,12 +1,12 @@
-//! A stop in the form in which the real pcluster rejects a configuration. Pure.
+//! A stop in the form that the real pcluster uses to reject a configuration. Pure.
 
 use serde_json::{Value, json};
 
 use crate::model::finding::Kind;
 use crate::report::{Report, Verdict, format_json};
 
-/// Renders a stop as the JSON that the real pcluster prints when it rejects a configuration: scripts that
-/// read that keep working.
+/// Renders a stop as the JSON that the real pcluster prints when it rejects a configuration, so that scripts that
+/// read it keep working.
 pub fn render_stop(report: &Report) -> String {
     let entry = |kind: Kind, message: String| json!({"level": "ERROR", "type": kind, "message": message});
     let mut errors: Vec<Value> = report

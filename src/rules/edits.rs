@@ -13,7 +13,7 @@ const BUILT_IN: &str = include_str!("edits.yaml");
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceEdit {
-    /// Several have the same id if they only help together.
+    /// Edits have the same id if they only help together.
     #[serde(deserialize_with = "read_identifier")]
     pub id: String,
     /// The releases of aws-parallelcluster whose file has the text.
@@ -27,7 +27,7 @@ pub struct SourceEdit {
 }
 
 fn built_in() -> Vec<SourceEdit> {
-    // A test reads it.
+    // Used by a test.
     yaml::parse(BUILT_IN).unwrap_or_default()
 }
 
@@ -42,8 +42,8 @@ pub fn is_known(id: &str) -> bool {
 }
 
 impl SourceEdit {
-    /// Replaces the text, and returns the line that it was in, counted from 1. `None` if the text is not there exactly
-    /// once.
+    /// Replaces the text, and returns the number of its line, counted from 1. `None` if the text does not occur
+    /// exactly once.
     pub fn apply(&self, text: &str) -> Option<(String, usize)> {
         let (head, tail) = text.split_once(&self.before)?;
         let line = head.matches('\n').count() + 1;

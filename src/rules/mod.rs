@@ -4,7 +4,7 @@
 //!   into constraints for an installer, `releases.rs` has the dates of aws-parallelcluster, `combinations.rs` the parent
 //!   images with which a release is known to fail.
 //! - [`edits`]: edits of installed files of aws-parallelcluster that let its builds succeed.
-//! - [`parent`]: what AWS says of a parent image, components and a network.
+//! - [`parent`]: what AWS says about a parent image, components and a network.
 //! - [`startup`]: an import that fails.
 //! - [`template`]: all rules on one template.
 

@@ -6,12 +6,12 @@ use crate::model::distribution::Distribution;
 use crate::model::expectation::{StartupFailure, StartupStage};
 use crate::model::finding::{Finding, Fix, Kind, Level};
 
-/// The distributions to which the files of a failure belong, where they belong to one.
+/// The distributions that own the files of a failure, if there is one for each.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Owners<'a> {
-    /// Of the file whose code ended in the exception.
+    /// The owner of the file whose code raised the exception.
     pub file: Option<&'a Distribution>,
-    /// Of the module that is incomplete.
+    /// The owner of the module that is incomplete.
     pub module: Option<&'a Distribution>,
 }
 
@@ -49,7 +49,7 @@ pub fn describe(failure: &StartupFailure, owners: Owners) -> Finding {
             "file": file, "distribution": name_of(owners.file), "bytecode": bytecode, "cause": cause,
         }),
         fix: Some(match (bytecode, cause) {
-            // Of a full disk: no other package is at fault.
+            // Caused by a full disk, so no other package is at fault.
             (Some(bytecode), _) => Fix::removing_bytecode(bytecode.clone()),
             (None, Some(cause)) => Fix::by_hand(describe_setting(cause)),
             (None, None) => Fix::restoring_release(),
@@ -75,7 +75,7 @@ fn describe_setting(cause: &str) -> String {
     }
 }
 
-/// The file as its distribution names it, or its path.
+/// The file as its distribution names it, otherwise its path.
 fn describe_place(file: &str, owner: Option<&Distribution>) -> String {
     let Some(owner) = owner else { return format!(", in {file}") };
     let site = owner.metadata.parent().and_then(|site| site.to_str()).unwrap_or_default();

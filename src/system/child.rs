@@ -1,5 +1,5 @@
-//! The only way to run a child process: in its own session, with limits on time and output, both streams kept,
-//! stdin from /dev/null or an empty pipe, and ended when a signal arrives.
+//! The only way to run a child process: in its own session, with limits on time and output, with both streams
+//! kept, and with stdin from /dev/null or an empty pipe. It is ended when a signal arrives.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -16,13 +16,13 @@ use crate::system::scratch::Scratch;
 use crate::system::signals::{Interrupts, in_own_session};
 use crate::text::printable::flatten;
 
-/// How often a wait looks for a signal; the end of the child itself is seen immediately.
+/// How often a wait checks for a signal; the end of the child itself is noticed immediately.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// More than any answer holds. A child that prints without end fills the disk.
+/// More than any answer needs. A child that prints endlessly would fill the disk.
 pub const MAX_OUTPUT: u64 = 32 << 20; // bytes
 
-/// What a child left behind when it ended by itself.
+/// What a child that ended by itself left behind.
 #[derive(Debug)]
 pub struct Finished {
     pub status: ExitStatus,
@@ -30,7 +30,7 @@ pub struct Finished {
     pub stderr: Vec<u8>,
 }
 
-/// Why there is no answer of a child. Its status is never this program's.
+/// Why a child gave no answer. Its status never becomes this program's.
 #[derive(Debug, thiserror::Error)]
 pub enum ChildError {
     #[error("cannot run {program}: {source}")]
@@ -50,7 +50,7 @@ pub enum ChildError {
     /// There is no place for its files.
     #[error("cannot create a temporary directory: {}", describe_io(.0))]
     Scratch(io::Error),
-    /// This signal came while it ran.
+    /// This signal arrived while it ran.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
 }
@@ -63,10 +63,10 @@ fn ended(status: ExitStatus) -> String {
     }
 }
 
-/// Characters of an output that a message quotes.
+/// The number of characters of an output that a message quotes.
 const MAX_QUOTED: usize = 200;
 
-/// The beginning of an output, in one line.
+/// The beginning of an output, on one line.
 fn beginning(output: &[u8]) -> String {
     let text: String = String::from_utf8_lossy(output).chars().take(MAX_QUOTED).collect();
     match flatten(&text).trim() {
@@ -75,7 +75,7 @@ fn beginning(output: &[u8]) -> String {
     }
 }
 
-/// The line of an output that says most: Python's and Node's errors end with it.
+/// The most informative line of an output: that is the last line of errors from Python and Node.
 fn last_line(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output);
     let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
@@ -90,14 +90,14 @@ pub struct Child<'a> {
     pub arguments: Vec<OsString>,
     pub environment: Vec<Variable>,
     pub limit: Duration,
-    /// Bytes on both streams together, past which it is ended.
+    /// It is ended if both streams together exceed this number of bytes.
     pub max_output: u64,
 }
 
-/// A variable of a child: set, or removed where the value is `None`.
+/// A variable of a child: set, or removed if the value is `None`.
 pub type Variable = (OsString, Option<OsString>);
 
-/// A child that runs; dropped, it is killed with all that it has started.
+/// A running child. If it is dropped, it is killed together with everything that it has started.
 #[derive(Debug)]
 pub struct Running {
     program: PathBuf,
@@ -114,7 +114,8 @@ impl Running {
     /// Waits for its end.
     ///
     /// # Errors
-    /// Returns an error if it takes too long, prints too much, or a signal came. Its status is the caller's to judge.
+    /// Returns an error if it takes too long, prints too much, or a signal arrives. The caller has to check its
+    /// status.
     pub fn wait(self) -> Result<Finished, ChildError> {
         let interrupts = Interrupts::caught();
         loop {
@@ -154,15 +155,15 @@ impl Child<'_> {
         self.start(scratch)?.wait()
     }
 
-    /// Runs it to its end; its stdin ends when this process does, by SIGKILL too.
+    /// Runs it to its end; its stdin ends when this process does, even by SIGKILL.
     pub fn run_tied(self, scratch: &Scratch) -> Result<Finished, ChildError> {
         let program = self.program.to_owned();
         let (reader, _writer) = io::pipe().map_err(|source| ChildError::Spawn { program, source })?;
         self.spawn(scratch, |expression| expression.stdin_file(reader))?.wait()
     }
 
-    /// Starts it. `scratch` holds its output, and has to live as long: files, because a grandchild
-    /// that outlives the child would keep a pipe open.
+    /// Starts it. `scratch` contains its output, and has to live as long as the child. The output goes to files,
+    /// because a grandchild that outlives the child would keep a pipe open.
     pub fn start(self, scratch: &Scratch) -> Result<Running, ChildError> {
         self.spawn(scratch, |expression| expression.stdin_null())
     }
@@ -207,13 +208,13 @@ fn length(path: &Path) -> u64 {
 
 fn read(path: &Path, max: u64) -> Vec<u8> {
     let mut output = Vec::new();
-    // Without its output there is no answer, which the caller reports.
+    // Without its output there is no answer; the caller reports that.
     let _ = File::open(path).and_then(|file| file.take(max).read_to_end(&mut output));
     output
 }
 
-/// The child's process group, which its session begins with: itself and all that it started. What it left running
-/// must not outlive the check either.
+/// The child's process group, which its session begins with: the child and everything that it started. What the
+/// child leaves running must not outlive the check either.
 #[derive(Debug)]
 struct ProcessGroup(Option<Pid>);
 
@@ -231,7 +232,7 @@ impl ProcessGroup {
     }
 }
 
-/// The JSON between two lines of the sentinel, whatever is around them.
+/// The JSON between two sentinel lines, whatever is printed before and after them.
 pub fn framed(finished: &Finished, sentinel: &str, program: &Path) -> Result<serde_json::Value, ChildError> {
     let text = String::from_utf8_lossy(&finished.stdout);
     let frame = format!("\n{sentinel}\n");

@@ -1,11 +1,11 @@
-//! Functions at the same time: most machines have a processor for each.
+//! Runs functions at the same time: most machines have a processor for each.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-/// Runs one function here and the other in its own thread.
+/// Runs one function here and the other in a separate thread.
 pub fn concurrently<A, B: Send>(here: impl FnOnce() -> A, aside: impl FnOnce() -> B + Send) -> (A, B) {
     thread::scope(|scope| {
         let aside = scope.spawn(aside);

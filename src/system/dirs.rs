@@ -1,17 +1,17 @@
-//! The base directories of the XDG specification, honoured on every system.
+//! The base directories of the XDG specification, which are used on every system.
 
 use std::env;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-/// The directory of the program's own below each base directory.
+/// The name of the program's own directory below each base directory.
 pub const NAME: &str = "pcluster-shim";
 
 const CONFIG: (&str, &str) = ("XDG_CONFIG_HOME", ".config");
 const DATA: (&str, &str) = ("XDG_DATA_HOME", ".local/share");
 const STATE: (&str, &str) = ("XDG_STATE_HOME", ".local/state");
 
-/// Only read, so another user's is seen here and refused where it is read.
+/// It is only read from, so even another user's directory is returned here; it is refused when it is read.
 pub fn config() -> Option<PathBuf> {
     named(CONFIG)
 }
@@ -21,7 +21,7 @@ pub fn prefix() -> Option<PathBuf> {
     named(DATA)
 }
 
-/// `None` too where it would lie in another user's directory.
+/// Also `None` if it would be in another user's directory.
 pub fn state() -> Option<PathBuf> {
     named(STATE).filter(|directory| !is_of_another(directory))
 }
@@ -39,17 +39,17 @@ pub fn all() -> impl Iterator<Item = PathBuf> {
     [CONFIG, STATE].into_iter().filter_map(named)
 }
 
-/// The variable if it is absolute, else below HOME if that exists: a HOME that does not exist belongs to a
-/// user who is to have none, and root could create it.
+/// The variable if it is absolute, otherwise a path below HOME if that exists. A HOME that does not exist belongs
+/// to a user who is not supposed to have one, and root could create it.
 fn named((variable, below_home): (&str, &str)) -> Option<PathBuf> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let below_home = || absolute("HOME").filter(|home| home.exists()).map(|home| home.join(below_home));
     absolute(variable).or_else(below_home).map(|base| base.join(NAME))
 }
 
-/// Whether the first directory on the way up that exists belongs to another user: `sudo` keeps HOME
-/// on some systems, and root could write there. A directory of root's is not another user's: whoever
-/// is not meant to cannot write to it.
+/// Whether the first existing directory on the way up belongs to another user: on some systems `sudo` keeps HOME,
+/// and root could write there. A directory of root does not count as another user's: whoever is not meant to write
+/// to it cannot.
 fn is_of_another(directory: &Path) -> bool {
     let owner = directory.ancestors().find_map(|path| path.metadata().ok()).map(|metadata| metadata.uid());
     owner.is_some_and(|owner| owner != rustix::process::geteuid().as_raw() && owner != 0)

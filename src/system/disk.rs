@@ -1,5 +1,5 @@
-//! Makes sure of what is on the disk before the next step begins: files that are written atomically, and what they
-//! rely on.
+//! Makes sure that data is on the disk before the next step begins: files that are written atomically, and what
+//! they rely on.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-/// Whether a written file has to outlive a loss of power.
+/// Whether a written file has to survive a loss of power.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// A later write to the disk is early enough.
+    /// It may be written to the disk later.
     Buffered,
     /// It is on the disk, and so is its name.
     Durable,
@@ -21,7 +21,7 @@ pub enum Durability {
 /// all of the new content.
 ///
 /// # Errors
-/// Returns an error if it cannot be written; what was there before is still there.
+/// Returns an error if it cannot be written; the previous content is then still there.
 pub fn write_atomically(path: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
@@ -33,14 +33,14 @@ pub fn write_atomically(path: &Path, content: &[u8], durability: Durability) -> 
     if durability == Durability::Durable { sync_directory(directory) } else { Ok(()) }
 }
 
-/// Renames a file inside one directory, on the disk too.
+/// Renames a file inside one directory, and syncs that to the disk.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
     sync_directory(to.parent().unwrap_or(Path::new("/")))
 }
 
-/// Syncs the names in a directory, not the files that they name. Network volumes cannot sync directories, and
-/// report that: there, a server keeps the names.
+/// Syncs the names in a directory, not the files that they refer to. Network volumes cannot sync directories, and
+/// report an error. We ignore it, because there the server keeps the names.
 pub fn sync_directory(directory: &Path) -> io::Result<()> {
     match sync_file(&File::open(directory)?) {
         Err(error) if is_unsupported(&error) => Ok(()),
@@ -48,8 +48,8 @@ pub fn sync_directory(directory: &Path) -> io::Result<()> {
     }
 }
 
-/// Brings the content of a file to the disk. `File::sync_all` is `F_FULLFSYNC` on macOS, which only local volumes
-/// have; `fsync` works on the others.
+/// Syncs the content of a file to the disk. On macOS `File::sync_all` uses `F_FULLFSYNC`, which only local volumes
+/// support; `fsync` works on the others.
 pub fn sync_file(file: &File) -> io::Result<()> {
     match file.sync_all() {
         Err(error) if is_unsupported(&error) => Ok(rustix::fs::fsync(file)?),
@@ -62,7 +62,7 @@ fn is_unsupported(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|error| unsupported.contains(&error))
 }
 
-/// Writes files to the disk, with the directories up to `tops` in which they appeared or disappeared.
+/// Syncs files to the disk, along with the directories up to `tops` in which they appeared or disappeared.
 ///
 /// One syncfs(2) for each file system, because thousands of fsync(2) take minutes on a slow disk.
 pub fn sync(paths: &BTreeSet<&Path>, tops: &[PathBuf]) -> io::Result<()> {
@@ -73,7 +73,7 @@ pub fn sync(paths: &BTreeSet<&Path>, tops: &[PathBuf]) -> io::Result<()> {
     }
 }
 
-/// The directories that there are above each path, up to the first of `tops`.
+/// The existing directories above each path, up to the first of `tops`.
 fn directories_of(paths: &BTreeSet<&Path>, tops: &[PathBuf]) -> BTreeSet<PathBuf> {
     let mut found: BTreeSet<PathBuf> = BTreeSet::new();
     for path in paths {
@@ -121,8 +121,8 @@ fn sync_file_systems(_directories: &BTreeSet<PathBuf>) -> Option<io::Result<()>>
     None
 }
 
-/// File by file. `File::sync_all` makes macOS empty the drive's cache (`F_FULLFSYNC`), which holds
-/// for all that was sent to the drive before: once is enough, at the end.
+/// File by file. On macOS `File::sync_all` empties the drive's cache (`F_FULLFSYNC`), which covers everything that
+/// was sent to the drive before, so one call at the end is enough.
 fn sync_each(paths: &BTreeSet<&Path>, directories: &BTreeSet<PathBuf>) -> io::Result<()> {
     let is_file = |path: &&&Path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_file());
     for path in paths.iter().filter(is_file) {
@@ -153,7 +153,7 @@ mod tests {
         assert!(write_atomically(&root.path().join("no/file"), b"", Durability::Durable).is_err());
     }
 
-    /// A device of characters is as unable to be synced as a directory of a network volume is.
+    /// A character device cannot be synced either, like a directory on a network volume.
     #[test]
     fn what_cannot_be_synced_is_no_failure() {
         let device = Path::new("/dev/null");

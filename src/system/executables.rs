@@ -1,8 +1,8 @@
 //! Executable files by path and by name, without the name service.
 //!
-//! `~` in PATH is a directory of that name, as it is to execvp(3). `std::env::home_dir` would ask
-//! `getpwuid_r` where HOME is not set, and a static glibc then loads the name service modules of
-//! whatever machine it runs on, which crashes.
+//! `~` in PATH is a directory of that name, as it is to execvp(3). If HOME is not set, `std::env::home_dir` would
+//! call `getpwuid_r`, and a static glibc then loads the name service modules of whatever machine it runs on, and
+//! crashes.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -25,16 +25,16 @@ pub fn executable(path: &Path) -> Option<Metadata> {
     access(path, Access::EXEC_OK).is_ok().then_some(metadata)
 }
 
-/// Finds a program in the entries of a PATH; the relative ones are meant from the current directory.
+/// Finds a program in the entries of a PATH; relative entries are relative to the current directory.
 pub fn find(name: impl Into<OsString>, path: Option<OsString>) -> Option<PathBuf> {
     let here = env::current_dir().unwrap_or_else(|_| "/".into());
     let search = WhichConfig::new_with_sys(WithoutNameService).binary_name(name.into()).custom_cwd(here);
     search.custom_path_list(path?).first_result().ok()
 }
 
-/// The running executable, for comparison and display, without links: Linux gives it so, macOS as it was
-/// called. `/proc` is what `current_exe` reads on Linux; without it, the name that the process was called
-/// by leads to it.
+/// The running executable, without links, for comparison and display. Linux reports it without links, macOS in the
+/// way it was called. On Linux `current_exe` reads `/proc`; without `/proc`, we use the name that the process was
+/// called by.
 pub fn own_executable() -> Option<PathBuf> {
     let called = || {
         let name = env::args_os().next()?;
@@ -50,7 +50,8 @@ pub fn own_executable() -> Option<PathBuf> {
     }
 }
 
-/// A path without links; one that leads nowhere, as that of a program that was replaced while it runs, stays.
+/// A path without links. If it does not exist, for example because the running program was replaced, it is
+/// returned unchanged.
 pub fn without_links(path: PathBuf) -> PathBuf {
     path.canonicalize().unwrap_or(path)
 }

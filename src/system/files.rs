@@ -1,4 +1,4 @@
-//! The one reader of files: regular ones only, opened without waiting, up to a limit.
+//! The only code that reads files: regular files only, opened without waiting, up to a limit.
 //!
 //! A path from a variable, a config file or an environment may lead to a FIFO, a device or a directory.
 //! `stat` comes before the open because opening some devices has side effects.
@@ -16,8 +16,8 @@ pub const MAX_BYTES: u64 = 1 << 20;
 /// Reads a file of at most [`MAX_BYTES`].
 ///
 /// # Errors
-/// Returns an error if it is not a regular file, is larger, or cannot be read. The kind of an absent file
-/// is `NotFound`; the text goes behind the file's name.
+/// Returns an error if it is not a regular file, is too large, or cannot be read. If the file does not exist, the
+/// kind is `NotFound`. The text is meant to follow the file's name.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     read_up_to(path, MAX_BYTES)
 }
@@ -25,7 +25,7 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 /// Reads a file of at most `max` bytes.
 pub fn read_up_to(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     let file = open(path)?;
-    // Told before it is read: a sparse file of a terabyte takes no time.
+    // Checked before reading, so that a sparse file of a terabyte takes no time.
     if file.metadata()?.len() > max {
         return Err(too_large(max));
     }
@@ -50,7 +50,7 @@ pub fn read_stream(stream: impl Read, max: u64) -> io::Result<Vec<u8>> {
     if content.len() as u64 > max { Err(too_large(max)) } else { Ok(content) }
 }
 
-/// Reads the first bytes of a file, as many as there are up to `count`.
+/// Reads the first `count` bytes of a file, or fewer if it is shorter.
 pub fn read_head(path: &Path, count: u64) -> io::Result<Vec<u8>> {
     let mut head = Vec::with_capacity(usize::try_from(count).unwrap_or_default());
     open(path)?.take(count).read_to_end(&mut head)?;
@@ -60,7 +60,7 @@ pub fn read_head(path: &Path, count: u64) -> io::Result<Vec<u8>> {
 /// Opens a regular file for reading.
 pub fn open(path: &Path) -> io::Result<File> {
     check_regular(path)?;
-    // In the meantime it may have become a FIFO, and opening one waits for a writer.
+    // It may have become a FIFO in the meantime, and opening one waits for a writer.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     refuse_irregular(file.metadata()?.file_type())?;
@@ -83,7 +83,7 @@ fn refuse_irregular(kind: FileType) -> io::Result<()> {
     Err(io::Error::new(kind, format!("it is {name}, not a regular file")))
 }
 
-/// A failure in words that name the file.
+/// An error whose text names the file.
 pub fn describe(what: &str, path: &Path) -> impl FnOnce(io::Error) -> String {
     let what = format!("{what} {}", path.display());
     move |error| format!("{what}: {error}")
@@ -100,7 +100,7 @@ mod tests {
     use std::fs;
     use std::os::unix::net::UnixListener;
 
-    /// Without its handling each of these reads waits, or takes all memory.
+    /// If these were not handled, each of these reads would wait, or use all memory.
     #[test]
     fn what_is_no_regular_file_is_refused_at_once() {
         let directory = tempfile::tempdir().unwrap();

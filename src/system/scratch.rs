@@ -1,4 +1,4 @@
-//! Private directories for temporary files, and the removal of those that killed checks have left.
+//! Private directories for temporary files, and the removal of those that killed checks have left behind.
 
 use std::env;
 use std::fs::{self, DirEntry, File, Metadata, Permissions, TryLockError};
@@ -11,11 +11,11 @@ use tempfile::TempDir;
 
 use crate::system::files;
 
-/// Where temporary files go if the directory that TMPDIR names is gone or full, as Python has it.
+/// Where temporary files go if the directory in TMPDIR is gone or full, in Python's order.
 const OTHER_DIRECTORIES: [&str; 2] = ["/tmp", "/var/tmp"];
 
-/// A private directory for one check, removed when the check ends. SIGKILL leaves it behind; the next check
-/// that needs one removes it. The lock shows whether it is in use, because it ends with its holder.
+/// A private directory for one check, removed when the check ends. SIGKILL leaves it behind; the next check that
+/// needs a directory removes it. The lock shows whether it is in use, because it ends with its holder.
 #[derive(Debug)]
 pub struct Scratch {
     directory: TempDir,
@@ -26,10 +26,10 @@ pub struct Scratch {
 const SCRATCH_PREFIX: &str = "pcluster-shim-";
 const SCRATCH_RANDOM: usize = 6;
 
-/// Marks a directory as one of these, and is locked while it is in use.
+/// Marks a directory as one of these, and is locked while the directory is in use.
 const SCRATCH_LOCK: &str = "pcluster-shim.lock";
 
-/// Between the making of the lock file and its locking another check may take it for left behind.
+/// Between creating the lock file and locking it, another check may think that it was left behind.
 const MAX_SCRATCH_TRIES: usize = 20;
 
 impl Scratch {
@@ -60,7 +60,7 @@ impl Scratch {
         Err(io::Error::other("each one is removed at once"))
     }
 
-    /// `None` where another check has begun to remove it.
+    /// `None` if another check has begun to remove it.
     fn locked(base: &Path) -> io::Result<Option<Self>> {
         let mut builder = tempfile::Builder::new();
         builder.prefix(SCRATCH_PREFIX).rand_bytes(SCRATCH_RANDOM).permissions(Permissions::from_mode(0o700));
@@ -92,8 +92,8 @@ impl Scratch {
     }
 
     /// The variable, and its value, that make a child put its own temporary files into this directory. The value
-    /// has the form of the TMPDIR that is given, because jsii fails with a relative one. A TMPDIR that cannot be
-    /// used stays, because Node.js fails with it; Python then takes TEMP.
+    /// has the same form as the TMPDIR of this process, because jsii fails with a relative one. If that TMPDIR
+    /// cannot be used, it is kept, because Node.js fails with it; Python then uses TEMP.
     pub fn temporary_files(&self) -> io::Result<(&'static str, PathBuf)> {
         let private = self.directory("tmp")?;
         let given = env::var_os("TMPDIR").map(PathBuf::from).filter(|path| !path.as_os_str().is_empty());
@@ -122,22 +122,23 @@ impl Drop for Scratch {
     }
 }
 
-/// Removes what checks that were killed have left: directories of the caller's with the name and the
-/// lock file of a [`Scratch`], whose lock no process holds.
+/// Removes what killed checks have left behind: directories of the caller's with the name and the lock file of a
+/// [`Scratch`], if no process holds the lock.
 fn sweep_scratch(base: &Path) {
     for entry in base.read_dir().into_iter().flatten().flatten().filter(is_scratch) {
         let lock = entry.path().join(SCRATCH_LOCK);
         let is_left = |lock: &File| lock.try_lock().is_ok();
-        // Killed before it had a lock, a check leaves an empty directory. One that is just being made is made again.
+        // A check that is killed before it has a lock leaves an empty directory. If one is just being created, it
+        // is created again.
         let _ = fs::remove_dir(entry.path());
-        // The lock is held to the end: a check that has just made the directory then sees it.
+        // The lock is held to the end, so a check that has just created the directory notices it.
         if let Some(_held) = files::open(&lock).ok().filter(is_left) {
             remove_scratch(&entry.path());
         }
     }
 }
 
-/// Removes the lock last: the next check uses it to find what a kill left behind, or what a child that is still
+/// Removes the lock last: with it, the next check finds what a kill left behind, or what a child that was still
 /// running kept from being removed.
 fn remove_scratch(directory: &Path) {
     let entries = || directory.read_dir().into_iter().flatten().flatten();
@@ -154,7 +155,7 @@ fn is_scratch(entry: &DirEntry) -> bool {
     let name = entry.file_name();
     let random = name.to_str().and_then(|name| name.strip_prefix(SCRATCH_PREFIX)).unwrap_or_default();
     let is_named = random.len() == SCRATCH_RANDOM && random.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    // `metadata` of an entry follows no link.
+    // `metadata` of an entry does not follow links.
     let is_own =
         |metadata: Metadata| metadata.is_dir() && metadata.uid() == rustix::process::geteuid().as_raw();
     is_named && entry.metadata().is_ok_and(is_own)

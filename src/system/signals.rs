@@ -1,5 +1,5 @@
-//! The signals that end a check, those that the caller ignores, and the session of a child. The one file with unsafe
-//! code.
+//! The signals that end a check, those that the caller ignores, and the session of a child. The only file with
+//! unsafe code.
 
 use std::mem::MaybeUninit;
 use std::os::unix::process::CommandExt as _;
@@ -20,20 +20,21 @@ pub struct Interrupts(Arc<AtomicUsize>);
 static CAUGHT: OnceLock<Interrupts> = OnceLock::new();
 
 impl Interrupts {
-    /// The signal that has come since the first child. To be asked right before exec, which would
-    /// forget it.
+    /// The signal that has arrived since the first child was started. It has to be checked right before exec,
+    /// which would forget it.
     pub fn received() -> Option<Interrupted> {
         CAUGHT.get()?.check().err()
     }
 
-    /// Catches them at the first call.
+    /// Catches them when it is first called.
     pub fn caught() -> &'static Self {
         CAUGHT.get_or_init(|| {
             let received = Arc::new(AtomicUsize::new(0));
             for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT].into_iter().filter(|signal| !is_ignored(*signal))
             {
                 let value = usize::try_from(signal).unwrap_or_default();
-                // If it is not caught, a signal ends this process immediately, and the children end by themselves.
+                // If they are not caught, a signal ends this process immediately, and the children end by
+                // themselves.
                 let _ = signal_hook::flag::register_usize(signal, Arc::clone(&received), value);
             }
             Self(received)
@@ -41,7 +42,7 @@ impl Interrupts {
     }
 
     /// # Errors
-    /// Returns an error if a signal has come: nothing more is to be done but to die by it.
+    /// Returns an error if a signal has arrived: the only thing left to do is to die by it.
     pub fn check(&self) -> Result<(), Interrupted> {
         match i32::try_from(self.0.load(Ordering::SeqCst)) {
             Ok(0) | Err(_) => Ok(()),
@@ -50,8 +51,8 @@ impl Interrupts {
     }
 }
 
-/// Makes a program start in its own session, where it has no terminal: if it asks at `/dev/tty`, it fails instead
-/// of being stopped by SIGTTIN. Its process group has its PID. Linux kills it if this process is killed.
+/// Makes a program start in its own session, without a terminal: if it tries to ask at `/dev/tty`, it fails
+/// instead of being stopped by SIGTTIN. Its process group has its PID. Linux kills it if this process is killed.
 #[expect(unsafe_code, reason = "the standard library has no safe interface to setsid")]
 pub fn in_own_session(command: &mut Command) {
     let shim = rustix::process::getpid();
@@ -64,12 +65,12 @@ pub fn in_own_session(command: &mut Command) {
     }
 }
 
-/// Lets this child end with its parent, or right now if that has ended.
+/// Makes this child end with its parent, or right now if the parent has already ended.
 #[cfg(target_os = "linux")]
 fn end_with(parent: rustix::process::Pid) -> std::io::Result<()> {
     use rustix::process::{Signal, getppid, set_parent_process_death_signal};
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    // There is none in a PID namespace of which this child is the first process.
+    // There is no parent in a PID namespace in which this child is the first process.
     let is_orphan = getppid().is_some_and(|now| now != parent);
     if is_orphan { Err(std::io::ErrorKind::Other.into()) } else { Ok(()) }
 }
@@ -79,13 +80,13 @@ fn end_with(_parent: rustix::process::Pid) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Whether the process was started with a signal ignored, as under nohup. It has to stay so: caught,
-/// the signal would have its default action again in the real pcluster.
+/// Whether the process was started with a signal ignored, as under nohup. It has to stay ignored: if it were
+/// caught, it would have its default action again in the real pcluster.
 #[expect(unsafe_code, reason = "no safe interface asks for a disposition without changing it")]
 fn is_ignored(signal: i32) -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: sigaction(2) with no new action only writes the present one to where the pointer leads,
-    // which is as large; zeroed, it is a valid one even where the call fails.
+    // SAFETY: without a new action, sigaction(2) only writes the current action to where the pointer leads, which
+    // is large enough. A zeroed action is valid even if the call fails.
     let action = unsafe {
         libc::sigaction(signal, ptr::null(), action.as_mut_ptr());
         action.assume_init()

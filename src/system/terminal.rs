@@ -1,14 +1,14 @@
-//! The width of a terminal, at which text for people is folded.
+//! The width of a terminal, to which text for people is folded.
 
 use std::io;
 use std::os::fd::AsFd;
 
 use rustix::termios::tcgetwinsize;
 
-/// The width of a report that goes elsewhere than to a terminal.
+/// The width of a report if the output is not a terminal.
 pub const WIDTH: usize = 80;
 
-/// Longer lines are hard to read; in narrower ones a label leaves no room for words.
+/// Longer lines are hard to read; in shorter ones a label leaves no room for words.
 const RANGE: (usize, usize) = (40, 100);
 
 /// The width of a report on stdout.
@@ -16,7 +16,7 @@ pub fn width_of_stdout() -> usize {
     width_of(io::stdout()).unwrap_or(WIDTH)
 }
 
-/// The width of a stream, if it is a terminal. `None` too for one of no size, such as that of a job in CI.
+/// The width of a stream if it is a terminal. Also `None` for a terminal without a size, such as that of a CI job.
 pub fn width_of(stream: impl AsFd) -> Option<usize> {
     let columns = usize::from(tcgetwinsize(stream).ok()?.ws_col);
     (columns > 0).then(|| columns.clamp(RANGE.0, RANGE.1))

@@ -8,30 +8,30 @@ use std::path::{Path, PathBuf};
 use crate::error::Error;
 use crate::system::{dirs, files};
 
-/// Reads a text of the program's own places, where only the caller or root could have written it.
+/// Reads a text from the program's own directories, if only the caller or root could have written it.
 ///
 /// # Errors
-/// Returns an error if it cannot be read, or if others could have written it: its kind is then
-/// `PermissionDenied`, and [`is_refusal`] tells it from the operating system's.
+/// Returns an error if it cannot be read, or if others could have written it. In the second case, its kind is
+/// `PermissionDenied`, and [`is_refusal`] distinguishes it from an error of the operating system.
 pub fn read_to_string(path: &Path) -> io::Result<String> {
     files::check_regular(path)?;
     refuse(path)?;
     files::read_to_string(path)
 }
 
-/// Reads one of the program's own files, of at most `max` bytes, on the same terms.
+/// Reads one of the program's own files, of at most `max` bytes, under the same conditions.
 pub fn read_up_to(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     files::check_regular(path)?;
     refuse(path)?;
     files::read_up_to(path, max)
 }
 
-/// Whether an error is a refusal of this module.
+/// Whether an error is a refusal from this module.
 pub fn is_refusal(error: &io::Error) -> bool {
     matches!(error.get_ref(), Some(inner) if inner.is::<UntrustedError>())
 }
 
-/// A config or advisories file that cannot be read, or is not to be.
+/// A config or advisories file that cannot or must not be read.
 pub fn unreadable(file: &Path, error: &io::Error) -> Error {
     if is_refusal(error) {
         Error::Untrusted { file: file.to_owned(), why: error.to_string() }
@@ -52,13 +52,13 @@ impl std::fmt::Display for UntrustedError {
 
 impl std::error::Error for UntrustedError {}
 
-/// Refuses a file that is not trusted, by itself or by the program's own directories above it.
+/// Refuses a file that is not trusted, because of itself or of the program's own directories above it.
 pub fn refuse(path: &Path) -> io::Result<()> {
     let owned: Vec<PathBuf> = dirs::all().collect();
     let is_own = |directory: &&Path| owned.iter().any(|own| directory.starts_with(own));
     let above = path.ancestors().skip(1).take_while(is_own);
     for place in [path].into_iter().chain(above) {
-        // A link of another user's may lead to a file of the caller's.
+        // A link of another user may lead to a file of the caller.
         let link = distrust_owner(&place.symlink_metadata()?);
         if let Some(why) =
             link.map_or_else(|| place.metadata().map(|found| distrust(&found)), |why| Ok(Some(why)))?
@@ -84,11 +84,11 @@ fn distrust_mode(metadata: &Metadata, writable: u32) -> Option<String> {
     (mode & writable != 0).then(|| format!("can be written by others (mode {mode:o})"))
 }
 
-/// Why a file must not be run: another user owns it or could write it. For a link only the owner counts, and a
-/// file that is gone is never a reason.
+/// Why a file must not be run: another user owns it or could write to it. For a link only the owner counts; a
+/// missing file is never a reason.
 ///
-/// Fedora, RHEL and Amazon Linux give each user a group of the same number and a umask of 002, so that this group
-/// can write what the user installs.
+/// Fedora, RHEL and Amazon Linux give each user a group with the same number and a umask of 002, so this group can
+/// write to what the user installs.
 pub fn why_not(path: &Path) -> Option<String> {
     let metadata = path.symlink_metadata().ok()?;
     if metadata.is_symlink() {
@@ -98,19 +98,19 @@ pub fn why_not(path: &Path) -> Option<String> {
     distrust_owner(&metadata).or_else(|| distrust_mode(&metadata, writable))
 }
 
-/// Creates one of the program's own directories, and any that are missing above it, for the caller alone
-/// whatever the umask.
+/// Creates one of the program's own directories, and any missing directories above it, for the caller alone,
+/// whatever the umask is.
 pub fn make_directory(path: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     refuse(path)?;
-    // Python makes directories below it as the umask says.
+    // Python creates directories below it with the permissions that the umask allows.
     if path.metadata()?.permissions().mode() & 0o077 != 0 {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))?;
     }
     Ok(())
 }
 
-/// Which of these files and directories of the program's own are there and not trusted, and why.
+/// Which of these files and directories of the program exist and are not trusted, and why.
 pub fn passed_over(files: impl IntoIterator<Item = PathBuf>) -> Vec<(PathBuf, String)> {
     let refused = |path: PathBuf| match refuse(&path) {
         Err(error) if is_refusal(&error) => Some((path, error.to_string())),

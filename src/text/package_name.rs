@@ -6,7 +6,7 @@ pub const PCLUSTER: &str = "aws-parallelcluster";
 /// The distribution whose release 1.153.0 loses the AMI's tags.
 pub const IMAGEBUILDER: &str = "aws-cdk.aws-imagebuilder";
 
-/// Normalizes a name as PEP 503 does: lower case, runs of `-`, `_` and `.` made one `-`.
+/// Normalizes a name as PEP 503 does: lower case, with each run of `-`, `_` and `.` replaced by a single `-`.
 pub fn normalised(name: &str) -> String {
     let mut normal = String::with_capacity(name.len());
     for letter in name.chars() {
@@ -24,12 +24,12 @@ pub fn is_pattern(name: &str) -> bool {
     name.ends_with(".*")
 }
 
-/// Whether a pattern (`name` or `name.*`) means a package, both in any spelling.
+/// Whether a pattern (`name` or `name.*`) matches a package, in any spelling.
 pub fn matches(pattern: &str, package: &str) -> bool {
     matcher(pattern)(&normalised(package))
 }
 
-/// Tests many packages against one pattern; their names are normalised already.
+/// Matches many packages against one pattern; their names are normalised already.
 pub fn matcher(pattern: &str) -> impl Fn(&str) -> bool {
     let (stem, is_prefix) = match pattern.strip_suffix(".*") {
         Some(stem) => (normalised(stem), true),

@@ -1,13 +1,13 @@
-//! Text that the program did not write (logical ids, versions, paths, the output of a child) for a
-//! terminal, which acts on the control characters in it. Pure.
+//! Text that does not come from the program itself (logical ids, versions, paths, the output of a child), made
+//! safe for a terminal, which acts on the control characters in it. Pure.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use serde::Serializer;
 
-/// Escapes control characters, and those that change the direction of the text, as `\u{1b}`; line feeds
-/// and tabs stay.
+/// Escapes control characters, and characters that change the direction of the text, as `\u{1b}`; line feeds and
+/// tabs are kept.
 pub fn escape(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unsafe) {
         return Cow::Borrowed(text);
@@ -23,7 +23,7 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(safe)
 }
 
-/// Joins the lines of a text to one.
+/// Joins the lines of a text into one.
 pub fn flatten(text: &str) -> Cow<'_, str> {
     if !text.contains(breaks_line) {
         return Cow::Borrowed(text);
@@ -32,7 +32,7 @@ pub fn flatten(text: &str) -> Cow<'_, str> {
     Cow::Owned(parts.collect::<Vec<_>>().join(" "))
 }
 
-/// Makes one line of a text, with [`escape`].
+/// Makes a text a single line, with [`escape`].
 pub fn escape_line(text: &str) -> String {
     escape(&flatten(text)).into_owned()
 }
@@ -57,7 +57,7 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
     fill(words.iter().map(String::as_str), " ", width)
 }
 
-/// Wraps a text behind a label of the same width in each line, with [`escape`].
+/// Wraps a text after a label, which has the same width on each line, with [`escape`].
 pub fn wrap_behind(label: &str, text: &str, width: usize) -> String {
     let indent = label.chars().count();
     let lines = wrap(text, width.saturating_sub(indent));
@@ -65,8 +65,8 @@ pub fn wrap_behind(label: &str, text: &str, width: usize) -> String {
     text.trim_end().to_owned() + "\n"
 }
 
-/// Folds the lines that are wider than `width`. Each part begins with `prefix` if the line does, and is indented
-/// like the line; from the second part on, by two more.
+/// Folds lines that are wider than `width`. If a line begins with `prefix`, so does each part, and each part is
+/// indented like the line; from the second part on, by two more.
 pub fn fold(text: &str, prefix: &str, width: usize) -> String {
     let fold_line = |line: &str| {
         let (prefix, rest) = line.strip_prefix(prefix).map_or(("", line), |rest| (prefix, rest));
@@ -117,7 +117,7 @@ pub fn is_unsafe(letter: char) -> bool {
             '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// A path as text. JSON holds only UTF-8, and a report in which other bytes are replaced is better than no
+/// A path as text. JSON can contain only UTF-8, and a report in which other bytes are replaced is better than no
 /// report.
 pub fn lossy(path: &Path) -> String {
     path.to_string_lossy().into_owned()

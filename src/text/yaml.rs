@@ -1,8 +1,8 @@
 //! YAML text → a value, at a cost that is bounded by its length. Pure.
 //!
-//! For each token the parser checks every open bracket, before its own limit of depth applies, and an alias costs as
-//! much as what it refers to. So the brackets of a text are counted before it is loaded, and before a document is
-//! built, its size with all aliases replaced is computed ([`size`]).
+//! For each token the parser checks every open bracket, before its own depth limit applies, and an alias costs as
+//! much as what it refers to. So we count the brackets of a text before loading it, and compute the size of a
+//! document with all aliases replaced before building it ([`size`]).
 
 pub mod size;
 
@@ -25,10 +25,11 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_yaml::from_str(text).map_err(|error| describe_error(&error))
 }
 
-/// No document of people has so many; the parser takes a minute for 150,000.
+/// No document written by people has so many; the parser takes a minute for 150,000.
 const MAX_BRACKETS: usize = 1000;
 
-/// The brackets that are open at once, at most. Those in quotes and comments count too: they are closed there.
+/// The maximum number of brackets that are open at the same time. Those in quotes and comments count too; they are
+/// closed there.
 fn count_open_brackets(text: &str) -> usize {
     let (mut open, mut most) = (0_usize, 0);
     for byte in text.bytes() {
@@ -70,8 +71,8 @@ pub enum Scalar<'a> {
 /// Reads a scalar with `read`, inside the visitor, because only an error from there gets its line and its key.
 ///
 /// # Errors
-/// Returns an error if it isn't a scalar, or if `read` does: with a message, or with `None` if the
-/// message is to name what is `expected`.
+/// Returns an error if it isn't a scalar, or if `read` fails: with a message, or with `None` if the message is to
+/// name what is `expected`.
 pub fn read_scalar<'de, D: Deserializer<'de>, T>(
     from: D,
     expected: &str,
@@ -153,7 +154,7 @@ mod tests {
         }
     }
 
-    /// A document without aliases is never too large for its aliases.
+    /// A document without aliases is never too large because of its aliases.
     #[test]
     fn an_asterisk_is_no_alias() {
         let text = format!("[{}'*']", "1,".repeat(520_000));

@@ -1,4 +1,5 @@
-//! Parent images with which releases are known to fail: the text of the list, and what the release alone tells. Pure.
+//! Parent images with which releases are known to fail: the text of the list, and what the release alone shows.
+//! Pure.
 //!
 //! | key | meaning |
 //! | --- | --- |
@@ -93,12 +94,12 @@ pub fn read(text: &str) -> Result<Vec<Combination>, String> {
     }
 }
 
-/// Reads the combinations that are part of this build; a test reads the same from the file.
+/// Reads the combinations that are part of this build; a test compares them with the file.
 pub fn built_in() -> Vec<Combination> {
     serde_json::from_str(BUILT_IN).unwrap_or_default()
 }
 
-/// Reports the combinations that are known by the release alone, whatever its parent image is.
+/// Reports the combinations that apply to the release alone, whatever its parent image is.
 pub fn check_release(pcluster: &str) -> Vec<Finding> {
     let built_in = built_in();
     let affected = built_in.iter().filter(|one| one.by_release && contains(&one.pcluster, pcluster));
@@ -106,7 +107,7 @@ pub fn check_release(pcluster: &str) -> Vec<Finding> {
 }
 
 impl Combination {
-    /// The finding for a release, of at most this level.
+    /// The finding for a release, at this level or lower.
     pub fn describe(&self, pcluster: &str, level: Level, parent: &str, kind: Kind) -> Finding {
         let level = level.min(self.level);
         Finding {

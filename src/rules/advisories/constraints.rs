@@ -8,8 +8,8 @@ use crate::model::finding::Level;
 use crate::rules::advisories::{Advisory, Affected, contains};
 use crate::text::package_name::{is_pattern, normalised};
 
-/// The constraints for a release of aws-parallelcluster, one per line. Without a version of Python, lines for
-/// some Pythons have a marker.
+/// The constraints for a release of aws-parallelcluster, one per line. If no Python version is given, lines that
+/// apply only to some Pythons have a marker.
 pub fn derive(advisories: &[Advisory], pcluster: &str, python: Option<&str>) -> Vec<String> {
     let mut lines: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
     for advisory in advisories {
@@ -66,7 +66,7 @@ fn negate(operator: Operator) -> Option<&'static str> {
     }
 }
 
-/// The version of a specifier as it is written: `70.*` too.
+/// The version in a specifier as it is written, even `70.*`.
 fn version_of(specifier: &VersionSpecifier) -> String {
     let written = specifier.to_string();
     written.trim_start_matches(|letter: char| "=!<>~".contains(letter)).to_owned()
@@ -77,7 +77,7 @@ fn write_marker(python: &VersionSpecifiers) -> String {
     let conditions = python.iter().map(|specifier| {
         let version = version_of(specifier);
         let minor = version.trim_end_matches(".*");
-        // `python_version` is X.Y, so 3.12.1 would not be more than 3.12 by it.
+        // `python_version` is X.Y, so it would not rank 3.12.1 above 3.12.
         let is_of_minor = matches!(
             specifier.operator(),
             Operator::GreaterThanEqual | Operator::LessThan | Operator::EqualStar | Operator::NotEqualStar

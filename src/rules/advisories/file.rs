@@ -134,7 +134,7 @@ impl<'de> Deserialize<'de> for AdvisedFix {
     }
 }
 
-/// The keys of a fix. An untagged enum would be refused without the line and the key.
+/// The keys of a fix. With an untagged enum, an error would not have the line and the key.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WrittenFix {
@@ -191,7 +191,7 @@ pub fn read(text: &str) -> Result<Vec<Advisory>, String> {
     }
 }
 
-/// Reads the advisories that are part of this build; a test reads the same from the file.
+/// Reads the advisories that are part of this build; a test compares them with the file.
 pub fn built_in() -> Vec<Advisory> {
     serde_json::from_str(BUILT_IN).unwrap_or_default()
 }

@@ -54,7 +54,7 @@ pub enum Subject {
     Runtime { runtime: String, refused_from: Date },
 }
 
-/// The way out that an advisory names.
+/// The remedy that an advisory names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum AdvisedFix {
@@ -94,7 +94,7 @@ pub fn check(packages: &BTreeMap<String, String>, python: &str, advisories: &[Ad
         .iter()
         .filter(|advisory| !advisory.only_constraints && contains(&advisory.pcluster, pcluster))
         .filter(|advisory| {
-            // A Python that is built from its repository ends its version with a plus sign.
+            // A Python that was built from its repository has a version that ends with a plus sign.
             let python = python.trim_end_matches('+');
             advisory.python.as_ref().is_none_or(|affected| contains(affected, python))
         })
@@ -102,12 +102,12 @@ pub fn check(packages: &BTreeMap<String, String>, python: &str, advisories: &[Ad
         .collect()
 }
 
-/// What was seen of a target that can refute an advisory.
+/// What was observed of a target that can refute an advisory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Evidence {
     /// pcluster starts.
     pub starts: bool,
-    /// A template that it built has all that was asked for.
+    /// A template that it built has everything that was asked for.
     pub has_right_template: bool,
 }
 
@@ -130,8 +130,8 @@ fn refute_one(finding: Finding, evidence: Evidence) -> Finding {
     Finding { level: Level::Info, message, cost: None, fix, evidence, ..finding }
 }
 
-/// Marks a finding about the start or the template as what an advisory says, if one of these does. Both are of one
-/// cause then.
+/// Marks a finding about the start or the template as explained by an advisory, if one of these explains it. Both
+/// then have the same cause.
 pub fn explain(finding: &mut Finding, advised: &[Finding]) {
     let explains = |advised: &&Finding| {
         advised.blocks()
@@ -146,7 +146,7 @@ pub fn explain(finding: &mut Finding, advised: &[Finding]) {
     }
 }
 
-/// Whether the package of an advisory is the one in which a start fails, or whose module is missing there.
+/// Whether a start fails in the package of an advisory, or because a module of that package is missing.
 fn is_about_failure(advised: &Finding, failure: &Finding) -> bool {
     let Some(package) = advised.evidence["package"].as_str() else { return false };
     if !failure.evidence["bytecode"].is_null() || !failure.evidence["cause"].is_null() {
@@ -157,7 +157,7 @@ fn is_about_failure(advised: &Finding, failure: &Finding) -> bool {
     // A distribution is written with its version.
     let owner = |key: &str| text(key).and_then(|owner| owner.split(' ').next());
     let module = text("module").and_then(|module| module.split('.').next());
-    // pkg_resources is the one module here that is not called as its distribution is.
+    // pkg_resources is the only module here whose name differs from that of its distribution.
     let brought_by = if module == Some("pkg_resources") { Some("setuptools") } else { module };
     is_package(owner("distribution")) || is_package(owner("moduleDistribution")) || is_package(brought_by)
 }
@@ -171,7 +171,7 @@ impl Advisory {
         }
     }
 
-    /// The way out, as findings name it.
+    /// The remedy, as findings name it.
     pub fn to_fix(&self) -> Fix {
         match &self.fix {
             AdvisedFix::Move(package_move) if self.level == Level::Error => Fix::moving(package_move.clone()),
@@ -215,7 +215,7 @@ impl Advisory {
 }
 
 impl Affected {
-    /// The affected ones of the packages that an advisory is about; `None` if it does not apply.
+    /// The affected packages among those that an advisory is about; `None` if it does not apply.
     fn select<'a>(
         &self,
         named: BTreeMap<&'a String, &'a String>,
@@ -247,7 +247,7 @@ impl fmt::Display for Affected {
     }
 }
 
-/// Whether a release is in a range; a version that is not PEP 440's is in none.
+/// Whether a release is in a range; a version that is not valid according to PEP 440 is in none.
 pub fn contains(releases: &VersionSpecifiers, version: &str) -> bool {
     Version::from_str(version).is_ok_and(|version| releases.contains(&version))
 }

@@ -1,4 +1,5 @@
-//! The releases of aws-parallelcluster: when each was uploaded, which Python it takes, which are not known yet. Pure.
+//! The releases of aws-parallelcluster: when each was uploaded, which Python it requires, and which are not known
+//! yet. Pure.
 
 use std::str::FromStr as _;
 
@@ -8,32 +9,33 @@ use serde_json::json;
 use crate::model::finding::{Finding, Fix, Kind, Level};
 use crate::text::package_name::PCLUSTER;
 
-/// Indexes other than `PyPI` may not tell it.
+/// Indexes other than `PyPI` may not report it.
 const RELEASE_DATES: &str = include_str!("release_dates.txt");
 
-/// Releases that upstream has announced and `PyPI` does not have: what is said of them was read, not measured.
+/// Releases that upstream has announced but `PyPI` does not have: our data on them was read, not measured.
 const UNMEASURED: [&str; 2] = ["3.16.2", "3.16.3"];
 
-/// The first Python that a release takes, by the metadata of each, from which release on.
+/// The first Python that releases support, according to their metadata, and the release from which on this
+/// applies.
 const REQUIRED_PYTHON: [([u64; 2], &str); 3] = [([3, 12], "3.9"), ([3, 2], "3.7"), ([3, 0], "3.6")];
 
-/// Every release with the moment of its upload (RFC 3339).
+/// Every release with the time of its upload (RFC 3339).
 pub fn read_dates() -> impl Iterator<Item = (&'static str, &'static str)> {
     RELEASE_DATES.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(' '))
 }
 
-/// What this version of the shim knows of a release.
+/// What this version of the shim knows about a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Knowledge {
     Measured,
     Unmeasured,
-    /// It is later than every release that is known.
+    /// It is later than every known release.
     Newer,
-    /// Not a release: one that was never published, a pre-release, or a build of somebody's own.
+    /// Not a release: one that was never published, a pre-release, or somebody's own build.
     Unpublished,
 }
 
-/// Looks a release up. A local version (`3.13.2+ours`) counts as the release that it was made of.
+/// Looks up a release. A local version (`3.13.2+ours`) counts as the release that it was made from.
 pub fn look_up(version: &Version) -> Knowledge {
     let version = version.clone().without_local();
     let is = |release: &str| Version::from_str(release).is_ok_and(|release| release == version);
@@ -58,13 +60,13 @@ pub fn newest() -> &'static str {
         .unwrap_or_default()
 }
 
-/// The first Python that a release takes.
+/// The first Python that a release supports.
 pub fn required_python(version: &Version) -> &'static str {
     let row = REQUIRED_PYTHON.iter().find(|(from, _)| *version >= Version::new(from));
     row.map_or("3.6", |(_, python)| python)
 }
 
-/// Whether a release takes a version of Python.
+/// Whether a release supports a version of Python.
 pub fn takes_python(version: &Version, python: &str) -> bool {
     let range = VersionSpecifiers::from_str(&format!(">={}", required_python(version)));
     match (range, Version::from_str(python)) {
@@ -73,7 +75,7 @@ pub fn takes_python(version: &Version, python: &str) -> bool {
     }
 }
 
-/// Reports an installed release for which the rules were not measured.
+/// Reports an installed release with which the rules were not tested.
 pub fn check(pcluster: &str) -> Option<Finding> {
     let knowledge = look_up(&Version::from_str(pcluster).ok()?);
     let message = match knowledge {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::model::finding::{Finding, Fix, Kind, Level};
 use crate::rules::parent::facts::{Facts, Found};
 
-/// Reports the scripts and components that are missing. They run after pcluster's own, so that the hour is spent.
+/// Reports missing scripts and components. They run after pcluster's own, so by then the hour is spent.
 pub fn check_components(facts: &Facts) -> Vec<Finding> {
     let scripts = facts
         .scripts
@@ -39,19 +39,19 @@ fn describe_missing(id: &str, what: &str, name: &str, found: Found) -> Option<Fi
     })
 }
 
-/// A URL without its query, which can hold a signature.
+/// A URL without its query, which can contain a signature.
 fn without_query(url: &str) -> &str {
     url.split('?').next().unwrap_or(url)
 }
 
-/// Reports a subnet whose only way out is an internet gateway, which the instance cannot use without a public
-/// address.
+/// Reports a subnet that reaches the internet only through an internet gateway, which the instance cannot use
+/// without a public address.
 pub fn check_network(facts: &Facts, name: Option<&str>) -> Option<Finding> {
     let subnet = facts.subnet?;
     let is_cut_off = subnet.has_internet_gateway && !subnet.gives_public_addresses;
     is_cut_off.then(|| Finding {
         id: "subnet-no-public-address".into(),
-        // A proxy and VPC endpoints are legitimate, and cannot be seen.
+        // A proxy and VPC endpoints would also work, but we cannot see them.
         level: Level::Warning,
         kind: Kind::BuildNetwork,
         message: format!(

@@ -8,14 +8,14 @@ use serde_json::Value;
 use crate::rules::template::cloudformation::select_resources;
 use crate::rules::template::recipe::RECIPE;
 
-/// What a build takes from AWS and the network, by its template.
+/// What a build takes from AWS and the network, according to its template.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Questions {
-    /// An AMI, or an image of Image Builder by its ARN.
+    /// An AMI, or the ARN of an Image Builder image.
     pub parent: Option<String>,
     /// The URLs of scripts.
     pub scripts: Vec<String>,
-    /// ARNs that name a component to the build.
+    /// ARNs with which the build names a component.
     pub components: Vec<String>,
     pub subnet: Option<String>,
 }
@@ -44,13 +44,13 @@ impl Questions {
     }
 }
 
-/// pcluster describes the component of a script so: `…, script name is NAME, script url is URL`.
+/// pcluster describes a script's component like this: `…, script name is NAME, script url is URL`.
 fn read_script(description: &Value) -> Option<String> {
     let (_, url) = description.as_str()?.split_once("script url is ")?;
     Some(url.trim().to_owned())
 }
 
-/// Whether an ARN ends in a version and a build, `/1.0.0/1`, as `GetComponent` takes it.
+/// Whether an ARN ends in a version and a build, `/1.0.0/1`, as `GetComponent` requires.
 fn names_a_build(arn: &str) -> bool {
     let mut parts = arn.rsplit('/');
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
@@ -60,7 +60,8 @@ fn names_a_build(arn: &str) -> bool {
             .is_some_and(|version| version.split('.').count() == 3 && version.split('.').all(is_number))
 }
 
-/// An image as `ec2:DescribeImages` describes it. Everything may be missing or null: an answer can come from a file.
+/// An image as `ec2:DescribeImages` describes it. Everything may be missing or null, because an answer can come
+/// from a file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ParentImage {
@@ -100,7 +101,7 @@ impl ParentImage {
     }
 }
 
-/// The answers of AWS; what could not be asked is named with the reason.
+/// The answers of AWS; what could not be asked is listed with the reason.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Facts {
@@ -110,7 +111,7 @@ pub struct Facts {
     /// By ARN.
     pub components: BTreeMap<String, Found>,
     pub subnet: Option<Subnet>,
-    /// What was not asked, by the check that asks it: `parent`, `components` or `network`.
+    /// What was not asked, sorted by the check that would ask it: `parent`, `components` or `network`.
     pub skipped: BTreeMap<String, String>,
 }
 
@@ -119,9 +120,9 @@ pub struct Facts {
 #[serde(rename_all = "lowercase")]
 pub enum Found {
     Present,
-    /// AWS, or a public host that was asked twice, says that there is no such thing.
+    /// AWS, or a public host that was asked twice, reports that it does not exist.
     Absent,
-    /// A host that not everybody reaches says so.
+    /// A host that not everybody can reach reports that it does not exist.
     Hidden,
 }
 

@@ -1,7 +1,7 @@
 //! The parent image × release → findings. Pure.
 //!
-//! pcluster 3 does not look at the parent. An image that the component on the instance is sure to refuse is an
-//! ERROR if it is certain to be what it seems; everything else is a WARNING.
+//! pcluster 3 does not check the parent. An image that the component on the instance is certain to refuse is an
+//! ERROR, provided that we are certain what the image is; everything else is a WARNING.
 
 use std::str::FromStr as _;
 
@@ -34,7 +34,7 @@ pub fn check(image: &ParentImage, build: &Build) -> Vec<Finding> {
     let checked = Checked { image, build, component };
     let system = System::of(image);
     let origin = checked.check_origin();
-    // What else is known of an operating system that is not supported does not matter.
+    // If an operating system is not supported, it does not matter what else is known about it.
     let outside = match system.as_ref().and_then(|system| checked.check_system(system)) {
         Some(unsupported) => vec![unsupported],
         None => checked.check_combinations(system.as_ref()),
@@ -42,7 +42,8 @@ pub fn check(image: &ParentImage, build: &Build) -> Vec<Finding> {
     origin.into_iter().chain(outside).collect()
 }
 
-/// Whether `ParallelCluster` seems to have made an image. It may have gems, then, that its component would install.
+/// Whether an image seems to be made by `ParallelCluster`. If so, it may already have gems that the component
+/// would install.
 pub fn is_of_pcluster(image: &ParentImage) -> bool {
     image.tag(VERSION_TAG).is_some() || image.name.as_deref().is_some_and(|name| name.starts_with(OFFICIAL))
 }
@@ -54,8 +55,9 @@ struct Checked<'a> {
 }
 
 impl Checked<'_> {
-    /// An image that another release of pcluster has made. Only an official one is certain to be refused: pcluster tags
-    /// its images also if it ran nothing on them (`DevSettings.DisablePclusterComponent`), and copies lose the tags.
+    /// An image that another release of pcluster has made. Only an official one is certain to be refused: pcluster
+    /// tags its images even if it ran nothing on them (`DevSettings.DisablePclusterComponent`), and copies lose
+    /// the tags.
     fn check_origin(&self) -> Option<Finding> {
         let named = self.named_version();
         let made_by = named.or_else(|| self.image.tag(VERSION_TAG).filter(|tag| is_release(tag)))?;
@@ -87,7 +89,7 @@ impl Checked<'_> {
         rest.split('-').next().filter(|version| is_release(version))
     }
 
-    /// An operating system that the component does not list.
+    /// An operating system that is not in the component's list.
     fn check_system(&self, system: &System) -> Option<Finding> {
         let supported = self.component.supported_systems();
         if supported.is_empty() || supported.contains(&system.name) {
@@ -151,7 +153,7 @@ impl Checked<'_> {
         self.build.template["Parameters"][name]["Default"].as_str()
     }
 
-    /// The image for messages.
+    /// The image, as messages name it.
     fn name(&self) -> String {
         let id = self.image.image_id.as_deref().unwrap_or("of unknown id");
         self.image.name.as_ref().map_or_else(|| id.to_owned(), |name| format!("{id} ({name})"))
@@ -183,8 +185,8 @@ impl Checked<'_> {
     }
 }
 
-/// Whether the cookbook accepts an image of the other version: it compares the whole text. pcluster that was built from
-/// a release, with a local version, may use the cookbook of that release.
+/// Whether the cookbook accepts an image of the other version; it compares the whole text. A pcluster that was
+/// built from a release, with a local version, may use the cookbook of that release.
 fn is_same_release(pcluster: &str, other: &str) -> bool {
     let other = other.trim();
     pcluster == other || pcluster.split('+').next() == Some(other)
@@ -294,7 +296,7 @@ mod tests {
     fn without_the_component_nothing_is_said() {
         let windows = json!({"ImageId": "ami-1", "Platform": "windows"});
         assert!(found(&windows, "3.9.3", &json!({"Resources": {}})).is_empty());
-        // A component that lists the systems in another way supports anything.
+        // A component that lists the systems in another way counts as supporting all of them.
         assert!(found(&windows, "3.9.3", &template_with("phases: []")).is_empty());
     }
 

@@ -1,4 +1,4 @@
-//! What AWS says of the parent image, the components and the network of a build → findings. Pure.
+//! What AWS says about the parent image, the components and the network of a build → findings. Pure.
 //!
 //! - [`facts`]: the answers of AWS, and what to ask for a template
 //! - [`system`]: the operating system of an image, by its name and its owner

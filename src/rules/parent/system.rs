@@ -1,14 +1,14 @@
 //! The operating system of an AMI, by its name, its owner and its platform. Pure.
 //!
-//! EC2 has no other sign of it. The names are those that vendors give to their images. Everybody can give such a name
-//! to an image, so the owner decides how much it is worth.
+//! EC2 shows it in no other way. The names are those that vendors give to their images. Anybody can give such a
+//! name to an image, so it depends on the owner how much the name is worth.
 
 use crate::rules::parent::facts::ParentImage;
 
 /// An operating system: pcluster's name for it if it has one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct System {
-    /// `ubuntu2204`, `rhel8`; `debian12` and the like for what no release supports.
+    /// `ubuntu2204`, `rhel8`; `debian12` and similar names for systems that no release supports.
     pub name: String,
     /// `8.10`, if the name of the image has it.
     pub version: Option<String>,
@@ -16,7 +16,7 @@ pub struct System {
     pub is_certain: bool,
 }
 
-/// The accounts of vendors, by the beginning of the system's name. Those in other partitions differ.
+/// The accounts of vendors, by the prefix of the system's name. In other partitions they differ.
 const VENDORS: [(&str, &[&str]); 9] = [
     ("alinux", &["137112412989"]),
     ("ubuntu", &["099720109477", "513442679011", "837727238323"]),
@@ -44,7 +44,7 @@ const TITLES: [(&str, &str); 10] = [
 ];
 
 impl System {
-    /// Finds the system of an image; `None` if nothing tells it.
+    /// Finds the system of an image; `None` if nothing shows it.
     pub fn of(image: &ParentImage) -> Option<Self> {
         let details = image.platform_details.as_deref().unwrap_or_default();
         if image.platform.as_deref().is_some_and(|platform| platform.eq_ignore_ascii_case("windows")) {
@@ -78,11 +78,11 @@ fn is_of_vendor(system: &str, image: &ParentImage) -> bool {
     let owner = image.owner_id.as_deref().unwrap_or_default();
     let is_amazons = image.owner_alias.as_deref() == Some("amazon");
     let known = VENDORS.iter().find(|(start, _)| system.starts_with(start));
-    // Amazon's own images have several accounts.
+    // Amazon's own images belong to several accounts.
     known.is_some_and(|(start, accounts)| accounts.contains(&owner) || *start == "alinux" && is_amazons)
 }
 
-/// The system and its version by the name of an image.
+/// The system and its version, according to the name of an image.
 fn read_name(name: &str) -> Option<(String, Option<String>)> {
     let name = name.to_ascii_lowercase();
     let plain = |system: &str| Some((system.to_owned(), None));
@@ -107,7 +107,7 @@ fn read_name(name: &str) -> Option<(String, Option<String>)> {
     if let Some(image) = name.strip_prefix("deep learning ") {
         return read_deep_learning(image);
     }
-    // The number behind these is the major version.
+    // The number after these is the major version.
     let others = [
         ("centos stream ", "centosstream"),
         ("centos-stream-", "centosstream"),

@@ -1,8 +1,8 @@
 //! Template × expectation → findings. Pure.
 //!
-//! The AMI must have what it is found by: `describe-image`, `list-images` and `delete-image` find AMIs by
-//! their `parallelcluster:` tags, which the template's `AmiDistributionConfiguration` gives them. Property
-//! names are compared with their case: `CloudFormation` ignores `amiTags`.
+//! The AMI must have the tags by which it is found: `describe-image`, `list-images` and `delete-image` find AMIs
+//! by their `parallelcluster:` tags, which the template's `AmiDistributionConfiguration` gives them. Property
+//! names are compared case-sensitively, because `CloudFormation` ignores `amiTags`.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ use crate::model::finding::{Finding, Fix};
 use crate::rules::template::cloudformation::{BUILD_DATE, DISTRIBUTION, format_resource, select_resources};
 use crate::rules::template::grouping::{Detail, Grouping, escape, format_step, quote};
 
-/// The tags that aws-parallelcluster gives to every image, 3.0.0 to 3.16.1.
+/// The tags that aws-parallelcluster 3.0.0 to 3.16.1 gives to every image.
 const TAGS: [&str; 7] = [
     "parallelcluster:build_config",
     "parallelcluster:build_log",
@@ -29,7 +29,7 @@ const IMAGE: &str = "AWS::ImageBuilder::Image";
 const COST: &str = "It would cost an hour of EC2 and an AMI that describe-image, list-images and \
                     delete-image cannot find.";
 
-/// Compares a template with what the real pcluster asks of it; findings of one cause are one finding.
+/// Compares a template with what the real pcluster asks of it; findings with the same cause are merged.
 pub fn check(template: &Value, expectation: &Expectation, fix: &Fix) -> Vec<Finding> {
     let mut checked = Checked { expectation, findings: Grouping::default() };
     checked.check_template(template);
@@ -41,7 +41,7 @@ struct Checked<'a> {
     findings: Grouping<'a>,
 }
 
-/// One `AmiDistributionConfiguration`: the logical id of its resource and its place there.
+/// One `AmiDistributionConfiguration`: the logical id of its resource and its position there.
 #[derive(Clone, Copy)]
 struct Place<'t> {
     resource: &'t str,
@@ -60,7 +60,7 @@ fn format_distributions(resource: &str) -> String {
 }
 
 impl<'a> Checked<'a> {
-    /// Adds a finding whose cause is its id alone.
+    /// Adds a finding whose cause is only its id.
     fn add(&mut self, id: &'static str, message: &str, path: impl FnOnce() -> String, found: Option<&Value>) {
         self.findings.add(id, "", path, || Detail { message: message.into(), found, expected: None });
     }
@@ -231,7 +231,7 @@ impl<'a> Checked<'a> {
     }
 }
 
-/// Whether CDK wrote what was asked for. It omits nulls, and its numbers are those of JavaScript.
+/// Whether CDK wrote what was asked for. CDK omits nulls, and formats numbers as JavaScript does.
 fn is_same(found: &Value, asked: &Value) -> bool {
     match (found, asked) {
         (Value::Object(found), Value::Object(asked)) => {
@@ -253,7 +253,7 @@ fn is_same(found: &Value, asked: &Value) -> bool {
     }
 }
 
-/// Whether a value is empty: `CloudFormation` takes it for absent, or writes an empty text.
+/// Whether a value is empty: `CloudFormation` treats it as absent, or writes an empty text.
 fn is_void(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -364,7 +364,7 @@ mod tests {
         }
     }
 
-    /// An empty, blank or null value that was asked for is right.
+    /// An empty, blank or null value is correct if it was asked for.
     #[test]
     fn only_what_was_asked_for_can_be_lost() {
         for key in ["team", "blank", "empty", "odd"] {

@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 use crate::rules::template::grouping::format_step;
 use crate::text::yaml;
 
-/// Reads a template as JSON, as YAML with long or short intrinsics, or as the answer of `GetTemplate`,
-/// whose `TemplateBody` is the template or its text.
+/// Reads a template as JSON, as YAML with long or short intrinsics, or as the answer of `GetTemplate`, whose
+/// `TemplateBody` is either the template or its text.
 pub fn parse(input: &[u8]) -> Result<Value, String> {
     let text = std::str::from_utf8(input).map_err(|_| "not a template: it is not UTF-8 text".to_owned())?;
     if text.trim().is_empty() {
@@ -41,8 +41,8 @@ pub fn parse(input: &[u8]) -> Result<Value, String> {
     }
 }
 
-/// Cuts off the lines, one for each stage of the template, in which the output of `aws cloudformation
-/// get-template --output text` ends.
+/// Removes the last lines of the output of `aws cloudformation get-template --output text`: one for each stage of
+/// the template.
 fn strip_stages(text: &str) -> &str {
     text.find("\nSTAGESAVAILABLE\t").map_or(text, |end| &text[..=end])
 }
@@ -57,8 +57,8 @@ fn parse_text(text: &str) -> Result<Value, String> {
     Ok(value)
 }
 
-/// A YAML document as JSON, `!Ref x` as `{"Ref": "x"}`, `!Sub x` as `{"Fn::Sub": "x"}`. Read directly, because
-/// the mappings of the parser's own values take quadratic time if keys are numbers.
+/// A YAML document as JSON, with `!Ref x` as `{"Ref": "x"}` and `!Sub x` as `{"Fn::Sub": "x"}`. It is read
+/// directly, because the mappings of the parser's own values take quadratic time if the keys are numbers.
 #[derive(Debug, Default)]
 pub struct Yaml(pub Value);
 
@@ -89,7 +89,7 @@ impl<'de> Visitor<'de> for YamlVisitor {
         Ok(number.into())
     }
 
-    // JSON of a template has no such numbers, and a text loses no digit.
+    // The JSON of a template has no such numbers, and a text loses no digits.
     fn visit_i128<E: de::Error>(self, number: i128) -> Result<Value, E> {
         Ok(Value::String(number.to_string()))
     }
@@ -145,7 +145,7 @@ impl<'de> Visitor<'de> for YamlVisitor {
 
 fn expand_intrinsic(tag: &str, value: Value) -> Value {
     let name = tag.trim_start_matches('!');
-    // `!` alone makes a text of a scalar.
+    // A `!` alone makes a scalar a text.
     if name.is_empty() {
         return value;
     }
@@ -162,12 +162,12 @@ fn expand_intrinsic(tag: &str, value: Value) -> Value {
     }
 }
 
-/// EC2 Image Builder puts the date in its place: the name of an AMI has to be unique in its region.
+/// EC2 Image Builder replaces it with the date, because the name of an AMI has to be unique in its region.
 pub const BUILD_DATE: &str = "{{ imagebuilder:buildDate }}";
 
 pub const DISTRIBUTION: &str = "AWS::ImageBuilder::DistributionConfiguration";
 
-/// The path of a resource, short and without control characters whatever its logical id is.
+/// The path of a resource: short and without control characters, whatever its logical id is.
 pub fn format_resource(resource: &str) -> String {
     format!("$.Resources{}", format_step(resource))
 }
@@ -221,7 +221,7 @@ mod tests {
         for text in ["{[a]: x}", "{{a: b}: x}", "{!Ref a: x}", "{a: x, a: y}", "{1: x, '1': y}"] {
             assert!(read(text).unwrap_err().contains("key"), "{text}");
         }
-        // A text of such a key in the key around it would double at each level.
+        // If such a key were part of the text of the key around it, the text would double at each level.
         let nested = (0..60).fold("a".to_owned(), |key, _| format!("{{? {key} : 1}}"));
         assert!(read(&nested).is_err());
         let digits = "123456789012345678901234567890";

@@ -9,7 +9,7 @@ use crate::text::yaml;
 
 const COMPONENT: &str = "ParallelClusterComponent";
 
-/// The step that names the operating systems which the release supports.
+/// The step that names the operating systems that the release supports.
 const OS_STEP: &str = "OperatingSystemName";
 
 /// The prefixes of pcluster's names for operating systems: `alinux2023`, `ubuntu2204`, `rhel9`.
@@ -20,7 +20,7 @@ const OS_PREFIXES: [&str; 5] = ["alinux", "centos", "ubuntu", "rhel", "rocky"];
 pub struct Component(Value);
 
 impl Component {
-    /// Reads the component; `None` if the template has none (`DisablePclusterComponent`), or it cannot be read.
+    /// Reads the component; `None` if the template has none (`DisablePclusterComponent`), or if it cannot be read.
     pub fn read(template: &Value) -> Option<Self> {
         let components = select_resources(template, "AWS::ImageBuilder::Component");
         let (_, component) = components.into_iter().find(|(name, _)| *name == COMPONENT)?;
@@ -41,7 +41,8 @@ impl Component {
         constants.iter().find_map(|constant| constant[name]["value"].as_str())
     }
 
-    /// The lines of all commands in order, without comments. A line that ends in a backslash includes the next one.
+    /// The lines of all commands in order, without comments. If a line ends in a backslash, it includes the next
+    /// one.
     pub fn lines(&self) -> Vec<String> {
         let commands = self.steps().flat_map(commands_of).map(|command| command.replace("\\\n", " "));
         let lines = commands
@@ -49,11 +50,11 @@ impl Component {
         lines.filter(|line| !line.starts_with('#')).collect()
     }
 
-    /// The operating systems that the release supports, by pcluster's names; empty if the step is written in another
-    /// way than in the releases that are known.
+    /// The operating systems that the release supports, by pcluster's names; empty if the step is written
+    /// differently from all known releases.
     pub fn supported_systems(&self) -> BTreeSet<String> {
         let commands = self.steps().filter(|step| step["name"] == OS_STEP).flat_map(commands_of);
-        // Every second part of a text that is split at its quotes is quoted.
+        // If a text is split at its quotes, every second part was quoted.
         let quoted = commands.flat_map(|command| command.split('\'').skip(1).step_by(2));
         let is_system = |word: &&str| {
             OS_PREFIXES.iter().any(|prefix| {

@@ -1,7 +1,7 @@
-//! Findings of one cause as one finding, with a count and the first paths. Pure.
+//! Findings with the same cause, merged into one with a count and the first paths. Pure.
 //!
-//! A template of 1 MB has room for some 300,000 distributions that are wrong; a finding for each would
-//! make a report a hundred times as large as the template.
+//! A template of 1 MB has room for some 300,000 incorrect distributions; with a finding for each, the report would
+//! be a hundred times as large as the template.
 
 use std::collections::HashMap;
 
@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 use crate::model::finding::{Finding, Fix, Kind, Level};
 use crate::text::printable::is_unsafe;
 
-/// Paths in the evidence of one finding.
+/// The number of paths in the evidence of one finding.
 const MAX_PATHS: usize = 5;
-/// Findings of one id; an AMI has room for 50 tags.
+/// The number of findings with one id; an AMI has room for 50 tags.
 const MAX_SUBJECTS: usize = 60;
-/// Characters of a text in a message or of a name in a path.
+/// The number of characters of a text in a message, or of a name in a path.
 const MAX_SHOWN: usize = 200;
-/// Bytes of a value in the evidence.
+/// The number of bytes of a value in the evidence.
 const MAX_EVIDENCE: usize = 500;
 
 /// The part of a finding that comes from its first occurrence.
@@ -28,7 +28,7 @@ pub(super) struct Detail<'a> {
     pub(super) expected: Option<String>,
 }
 
-/// One cause, its first occurrence, and the count of all.
+/// One cause, its first occurrence, and the number of occurrences.
 struct Group {
     id: &'static str,
     message: String,
@@ -38,7 +38,7 @@ struct Group {
     paths: Vec<String>,
 }
 
-/// Occurrences by their cause: an id and a subject, such as a tag's key.
+/// Occurrences by their cause: an id and a subject, such as the key of a tag.
 #[derive(Default)]
 pub(super) struct Grouping<'a> {
     groups: Vec<Group>,
@@ -47,7 +47,7 @@ pub(super) struct Grouping<'a> {
 }
 
 impl<'a> Grouping<'a> {
-    /// Adds an occurrence; its path and its detail are made only where they are reported.
+    /// Adds an occurrence; its path and its detail are only computed if they are reported.
     pub(super) fn add<'d>(
         &mut self,
         id: &'static str,
@@ -56,7 +56,7 @@ impl<'a> Grouping<'a> {
         detail: impl FnOnce() -> Detail<'d>,
     ) {
         let mut cause = (id, Some(subject));
-        // Beyond MAX_SUBJECTS, all subjects of an id are one group.
+        // After MAX_SUBJECTS, all other subjects of an id form one group.
         if !self.by_cause.contains_key(&cause) && self.subjects.get(id) >= Some(&MAX_SUBJECTS) {
             cause.1 = None;
         }
@@ -110,7 +110,7 @@ impl Group {
     }
 }
 
-/// Shortens a value of the evidence to the beginning of its JSON, if it is long.
+/// Shortens a long value of the evidence to the beginning of its JSON.
 fn limit(value: &Value) -> Value {
     let text = value.to_string();
     if text.len() <= MAX_EVIDENCE { value.clone() } else { json!(shorten(&text, MAX_EVIDENCE)) }
@@ -123,8 +123,8 @@ fn shorten(text: &str, max: usize) -> String {
     }
 }
 
-/// Makes a text of the template or the configuration safe for a message: one short line, without what a terminal
-/// acts on.
+/// Makes a text from the template or the configuration safe for a message: one short line, without characters that
+/// a terminal acts on.
 pub(super) fn escape(text: &str) -> String {
     shorten(text, MAX_SHOWN).chars().fold(String::new(), |mut shown, letter| {
         if letter.is_control() || is_unsafe(letter) {
@@ -136,7 +136,7 @@ pub(super) fn escape(text: &str) -> String {
     })
 }
 
-/// Puts a text in quotes, which make blanks at its ends visible.
+/// Quotes a text, so that blanks at its ends are visible.
 pub(super) fn quote(text: &str) -> String {
     format!("{:?}", shorten(text, MAX_SHOWN))
 }

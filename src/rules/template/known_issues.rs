@@ -1,8 +1,8 @@
-//! Known issues of upstream that the template shows: the permissions of the role that cleans up. Pure.
+//! Known upstream issues that the template shows: the permissions of the role that cleans up. Pure.
 //!
-//! The role is in the template of 3.0.0 to 3.13.2 if the configuration names no other one
-//! (`Build.Iam.CleanupLambdaRole`). From 3.14.0 on one role serves all builds, and the template has its ARN, which ends
-//! in the revision of the role.
+//! The templates of 3.0.0 to 3.13.2 contain the role unless the configuration names another one
+//! (`Build.Iam.CleanupLambdaRole`). From 3.14.0 on, all builds share one role, and the template has its ARN, which
+//! ends in the revision of the role.
 
 use pep440_rs::VersionSpecifiers;
 use serde_json::{Value, json};
@@ -15,12 +15,12 @@ use crate::rules::template::recipe::flatten_text;
 
 const ROLE: &str = "DeleteStackFunctionExecutionRole";
 const FUNCTION: &str = "DeleteStackFunction";
-/// The name of the one role for all builds begins so.
+/// The name of the shared role begins like this.
 const COMMON_ROLE: &str = ":role/parallelcluster/PClusterBuildImageCleanupRole-";
-/// The releases from 3.14.0 on whose common role cannot delete its log group.
+/// The releases from 3.14.0 on whose shared role cannot delete its log group.
 const WITHOUT_LOG_GROUP: &str = ">=3.14.0,<3.16.3";
 
-/// An issue, and the actions whose lack is its sign.
+/// An issue, and the actions whose absence indicates it.
 struct Issue {
     id: &'static str,
     actions: &'static [&'static str],
@@ -79,7 +79,7 @@ pub fn check(template: &Value, pcluster: Option<&str>) -> Vec<Finding> {
     }
 }
 
-/// The role that the stack makes for itself.
+/// The role that the stack creates for itself.
 fn check_own_role(role: &Value) -> Vec<Finding> {
     let path = format!("{}.Properties.Policies", format_resource(ROLE));
     let Some(statements) = collect_statements(role) else { return Vec::new() };
@@ -132,7 +132,7 @@ fn describe(issue: &Issue, path: &str, actions: &[&str]) -> Finding {
     let names = if actions.is_empty() { String::new() } else { format!(" ({})", actions.join(", ")) };
     Finding {
         id: issue.id.into(),
-        // The image can be used, and the AMI found.
+        // The image is usable, and pcluster can find the AMI.
         level: Level::Info,
         kind: Kind::KnownIssue,
         message: format!("the stack's clean-up role {}{names}", issue.lack),
@@ -146,7 +146,8 @@ fn describe(issue: &Issue, path: &str, actions: &[&str]) -> Finding {
     }
 }
 
-/// The statements by which the role's own policies allow something; `None` if they cannot be read for sure.
+/// The statements with which the role's own policies allow something; `None` if they cannot be read with
+/// certainty.
 fn collect_statements(role: &Value) -> Option<Vec<&Value>> {
     let mut found = Vec::new();
     for policy in role["Properties"]["Policies"].as_array()? {
@@ -172,7 +173,7 @@ fn resources_of(statement: &Value) -> Vec<String> {
     }
 }
 
-/// Whether an action of a policy, which may end in a wildcard, covers another. IAM ignores their case.
+/// Whether an action of a policy, which may end in a wildcard, covers another action. IAM ignores case in actions.
 fn covers(allowed: &str, action: &str) -> bool {
     let (allowed, action) = (allowed.to_ascii_lowercase(), action.to_ascii_lowercase());
     match allowed.split_once('*') {

@@ -1,7 +1,7 @@
-//! Limits of EC2 and Image Builder that a build meets only at its end: the AMI's name and tags. Pure.
+//! Limits of EC2 and Image Builder that a build reaches only at its end: the AMI's name and tags. Pure.
 //!
-//! What EC2's reference refuses without a doubt is an ERROR. A WARNING is what only Image Builder's model
-//! refuses, what pages of AWS tell differently, and what depends on an estimate of what AWS adds.
+//! If EC2's reference clearly refuses something, that is an ERROR. It is a WARNING if only Image Builder's model
+//! refuses it, if pages of AWS contradict each other, or if it depends on an estimate of what AWS adds.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,14 +16,14 @@ const AMI_DISTRIBUTION: &str =
 const TAGS: &str = "https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html";
 const TAG: &str = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_Tag.html";
 
-/// Characters of an AMI's name.
+/// The characters in an AMI's name.
 const MAX_NAME: usize = 128;
-/// The build date that Image Builder puts into a name, at its shortest: `2026-11-26T09-29-08Z`.
+/// The shortest build date that Image Builder puts into a name: `2026-11-26T09-29-08Z`.
 const MIN_BUILD_DATE: usize = 20;
-/// Characters of the name in a distribution, with the placeholder of the build date.
+/// The characters in the name in a distribution, including the placeholder of the build date.
 const MAX_DISTRIBUTION_NAME: usize = 127;
 const MAX_TAGS: usize = 50;
-/// `CreatedBy`, `Ec2ImageBuilderArn`, and the stack's function: `build_status`, `parent_image`.
+/// `CreatedBy` and `Ec2ImageBuilderArn`, and those from the stack's function: `build_status`, `parent_image`.
 const ADDED_TAGS: usize = 4;
 /// Characters, by EC2's user guide.
 const MAX_TAG_KEY: usize = 128;
@@ -32,17 +32,17 @@ const MAX_TAG_KEY_OF_API: usize = 127;
 /// Characters.
 const MAX_TAG_VALUE: usize = 256;
 
-/// Prefix of the tags of AWS.
+/// The prefix of AWS's own tags.
 const RESERVED: &str = "aws:";
 
-/// Findings of one id: a template of 1 MB has room for 60,000 tags.
+/// The number of findings with one id: a template of 1 MB has room for 60,000 tags.
 const MAX_FINDINGS: usize = 10;
-/// Characters that a message names.
+/// The number of characters that a message names.
 const MAX_REFUSED: usize = 10;
-/// Characters of a key in a message.
+/// The number of characters of a key in a message.
 const MAX_SHOWN: usize = 40;
 
-/// Finds the limits that the AMI of this template would exceed, each once for all regions.
+/// Finds the limits that the AMI of this template would exceed, each only once for all regions.
 pub fn check(template: &Value) -> Vec<Finding> {
     let mut limits = Limits::default();
     for (resource, configuration) in select_resources(template, DISTRIBUTION) {
@@ -64,12 +64,12 @@ pub fn check(template: &Value) -> Vec<Finding> {
     limits.into_findings()
 }
 
-/// What refuses that which exceeds a limit.
+/// What refuses a value that exceeds a limit.
 #[derive(Clone, Copy)]
 enum Source {
-    /// EC2's reference, without a doubt.
+    /// EC2's reference clearly refuses it.
     Ec2,
-    /// EC2, by one of two pages or by an estimate.
+    /// EC2 refuses it according to one of two pages, or to an estimate.
     Ec2Perhaps,
     /// The patterns of Image Builder's service model.
     ImageBuilderModel,
@@ -97,8 +97,8 @@ impl Source {
 /// The part of the AMI that a limit is about.
 #[derive(Clone, Copy)]
 enum Part {
-    /// The name is that of `Image.Name`, or the image id, which the real parser restricts to letters,
-    /// digits and dashes.
+    /// The name comes from `Image.Name` or from the image id, which the real parser restricts to letters, digits
+    /// and dashes.
     Name,
     Tags,
 }
@@ -125,9 +125,9 @@ impl Part {
 struct Limits {
     findings: Vec<Finding>,
     seen: BTreeSet<String>,
-    /// How many findings each id has at a level, reported or not.
+    /// The number of findings of each id and level, reported or not.
     counts: BTreeMap<(String, Level), usize>,
-    /// The path of the configuration that is checked.
+    /// The path of the configuration that is being checked.
     place: String,
 }
 
@@ -180,7 +180,7 @@ impl Limits {
 
     fn check_name(&mut self, name: &str) {
         let own = name.replace(BUILD_DATE, "");
-        // What other placeholders become is not known.
+        // We do not know what other placeholders are replaced with.
         let is_known = !own.contains("{{");
         let refused = own.chars().filter(|letter| !is_of_ami_name(*letter)).collect::<BTreeSet<_>>();
         let length = own.chars().count() + if own.len() < name.len() { MIN_BUILD_DATE } else { 0 };
@@ -233,7 +233,7 @@ impl Limits {
             let message = format!("the tag {shown} begins with {RESERVED}, which AWS reserves");
             self.add_of_tags("ami-tag-reserved", Source::Ec2, message, TAGS);
         } else if name.get(..RESERVED.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(RESERVED)) {
-            // EC2's keys are case-sensitive; other services reserve the prefix in every case.
+            // EC2's keys are case-sensitive; other services reserve the prefix in any case.
             let message = format!("the tag {shown} begins like {RESERVED}, which AWS reserves");
             self.add_of_tags("ami-tag-reserved", Source::Ec2Perhaps, message, TAGS);
         }
@@ -258,8 +258,8 @@ fn is_of_ami_name(letter: char) -> bool {
     letter.is_ascii_alphanumeric() || "()[] ./-'@_".contains(letter)
 }
 
-/// What is wrong with a name by `^[-_A-Za-z0-9{][-_A-Za-z0-9\s:{}\.]+[-_A-Za-z0-9}]$` and its length; `own` is
-/// the name without the placeholder of the build date, whose characters EC2 allows if `is_known`.
+/// What is wrong with a name according to `^[-_A-Za-z0-9{][-_A-Za-z0-9\s:{}\.]+[-_A-Za-z0-9}]$` and its length.
+/// `own` is the name without the placeholder of the build date; EC2 allows its characters if `is_known`.
 fn find_outside_of_model(name: &str, own: &str, is_known: bool) -> Option<String> {
     let is_word = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
     if is_known && !own.chars().all(|letter| is_word(letter) || " .".contains(letter)) {
@@ -286,7 +286,7 @@ fn is_of_distribution_tag(letter: char) -> bool {
     letter.is_ascii_alphanumeric() || letter.is_ascii_whitespace() || "_.:/=+-@".contains(letter)
 }
 
-/// A key for a message: its beginning, if it is long.
+/// A key as messages show it: only its beginning, if it is long.
 fn quote(name: &str) -> String {
     let shown: String = name.chars().take(MAX_SHOWN).collect();
     let ellipsis = if shown.len() < name.len() { "..." } else { "" };
@@ -338,7 +338,7 @@ mod tests {
         for name in [".a", " a"] {
             assert_eq!(of_name(name), model, "{name:?}");
         }
-        // Another placeholder may become anything.
+        // Another placeholder may be replaced with anything.
         assert!(of_name("{{ imagebuilder:other:x }}").is_empty());
     }
 
@@ -384,7 +384,7 @@ mod tests {
         assert!(findings[0].message.contains(" and 490 more in the name"), "{}", findings[0].message);
     }
 
-    /// A warning of an id does not hide an error of it.
+    /// A warning with an id does not hide an error with the same id.
     #[test]
     fn levels_are_counted_apart() {
         let mut tags: Map<_, _> = (0..30).map(|index| (format!("{index:k>128}"), json!(""))).collect();

@@ -1,8 +1,8 @@
-//! The gem minitar 1.0, with which Berkshelf does not work: builds of 3.8.0 to 3.9.3 install it since 2024-08-06. Pure.
+//! The gem minitar 1.0, which breaks Berkshelf: builds of 3.8.0 to 3.9.3 have installed it since 2024-08-06. Pure.
 //!
-//! What counts is the component in the template, which pcluster reads from an installed file: a file that was
-//! corrected by hand is fine. 3.0 to 3.7 install Cinc 17, whose Ruby is too old for minitar 1.0; 3.10 installs the
-//! Berkshelf that is in its Cinc (`--local`), 3.11 installs minitar 0.9 first, and 3.14 has no Berkshelf.
+//! What counts is the component in the template, which pcluster reads from an installed file, so a file that was
+//! corrected by hand is accepted. 3.0 to 3.7 install Cinc 17, whose Ruby is too old for minitar 1.0; 3.10 installs
+//! the Berkshelf that is part of its Cinc (`--local`), 3.11 installs minitar 0.9 first, and 3.14 has no Berkshelf.
 
 use serde_json::{Value, json};
 
@@ -14,13 +14,14 @@ pub const ID: &str = "minitar-1.0";
 
 /// The Berkshelf of 3.8.0 to 3.9.3.
 const BERKSHELF: &str = "8.0.7";
-/// The first Cinc whose Ruby takes minitar 1.0.
+/// The first Cinc whose Ruby supports minitar 1.0.
 const CINC: u32 = 18;
 
-/// Parameters of the template that replace what the component installs.
+/// Template parameters that replace what the component installs.
 const REPLACING: [&str; 3] = ["CfnParamChefCookbook", "CfnParamCincInstaller", "CfnParamCincVersion"];
 
-/// Finds a component that installs minitar 1.0: certain for what pcluster itself installs, otherwise likely.
+/// Finds a component that installs minitar 1.0. This is certain for what pcluster itself installs, otherwise
+/// likely.
 pub fn check(template: &Value) -> Option<Finding> {
     let component = Component::read(template)?;
     let install = find_install(&component.lines())?;
@@ -55,11 +56,11 @@ fn describe(line: &str, is_certain: bool) -> Finding {
 /// The line that installs Berkshelf with the newest minitar.
 struct Install {
     line: String,
-    /// Gems come from somewhere else than rubygems.org.
+    /// Gems come from somewhere other than rubygems.org.
     has_mirror: bool,
 }
 
-/// Finds it; `None` if minitar is named before or in it, or if it installs local files.
+/// Finds the line; `None` if minitar is named before or in it, or if it installs local files.
 fn find_install(lines: &[String]) -> Option<Install> {
     let at = lines.iter().position(|line| installs_berkshelf(line))?;
     let (before, line) = (&lines[..at], &lines[at]);

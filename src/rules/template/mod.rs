@@ -4,7 +4,7 @@
 //! - `asked`: whether the template has what the real pcluster asks of it; `grouping` makes one finding of one cause
 //! - `limits`: limits of EC2 and Image Builder
 //! - `runtimes`: Lambda runtimes that AWS refuses
-//! - `known_issues`: known issues of upstream that the template shows
+//! - `known_issues`: known upstream issues that the template shows
 //! - `component`: the component of pcluster; `minitar`: a gem that it installs
 //! - `recipe`: components of another region, and the size of the root volume
 //! - `sharing`: an AMI that cannot be shared, because of its key
@@ -46,7 +46,7 @@ impl TemplateRules<'_> {
         !asked::check(template, expectation, &other_cdk(self.packages)).is_empty()
     }
 
-    /// Checks a template by all rules.
+    /// Checks a template with all rules.
     pub fn check(&self, template: &Value, expectation: &Expectation) -> Vec<Finding> {
         let pcluster = self.packages.get(PCLUSTER).map(|pcluster| pcluster.version.as_str());
         let mut findings = asked::check(template, expectation, &other_cdk(self.packages));
@@ -55,7 +55,7 @@ impl TemplateRules<'_> {
     }
 }
 
-/// The rules that hold for every template, whatever it was made of.
+/// The rules that apply to every template, whatever it was made from.
 pub fn check_everywhere(
     template: &Value,
     pcluster: Option<&str>,
@@ -71,8 +71,8 @@ pub fn check_everywhere(
     findings
 }
 
-/// What can be done about a template that falls short with no advisory to explain it: another release
-/// of CDK. The repair proves whether it helps.
+/// What can be done about an incomplete template if no advisory explains it: another release of CDK. The repair
+/// proves whether that helps.
 fn other_cdk(packages: &Packages) -> Fix {
     let installed = packages.get(IMAGEBUILDER).map(|cdk| cdk.version.as_str());
     let range = |operator: &str| VersionSpecifiers::from_str(&format!("{operator}{}", installed?)).ok();

@@ -10,7 +10,8 @@ use crate::rules::template::cloudformation::{DISTRIBUTION, format_resource, sele
 
 pub const RECIPE: &str = "AWS::ImageBuilder::ImageRecipe";
 
-/// What pcluster adds to the size of the parent image if `RootVolume.Size` is not set, in GiB, from which release on.
+/// What pcluster adds to the size of the parent image if `RootVolume.Size` is not set, in GiB, and from which
+/// release on.
 const RESERVED: [([u64; 2], u64); 3] = [([3, 13], 37), ([3, 11], 32), ([3, 0], 27)];
 
 /// Checks the recipe. `pcluster` is the installed release, if there is one.
@@ -28,7 +29,7 @@ pub fn check(template: &Value, pcluster: Option<&str>) -> Vec<Finding> {
     findings
 }
 
-/// The first component whose ARN is of another region; another one would be the same finding.
+/// The first component whose ARN is of another region; more of them would give the same finding.
 fn check_components(properties: &Value, region: &str, place: &str) -> Option<Finding> {
     let components = properties["Components"].as_array().into_iter().flatten().enumerate();
     let mut arns =
@@ -86,7 +87,7 @@ pub fn find_region(template: &Value) -> Option<String> {
     })
 }
 
-/// A text, that of a `Fn::Sub`, or those of a `Fn::Join` with `*` for everything else in it.
+/// A text, the text of a `Fn::Sub`, or the texts of a `Fn::Join` with `*` for everything else in it.
 pub(super) fn flatten_text(value: &Value) -> String {
     if let Some(text) = value.as_str().or_else(|| value["Fn::Sub"].as_str()) {
         return text.to_owned();
@@ -95,7 +96,8 @@ pub(super) fn flatten_text(value: &Value) -> String {
     parts.map(|part| part.as_str().unwrap_or("*")).collect()
 }
 
-/// A volume for the parent and everything that is installed, which is smaller than pcluster's own reserve alone.
+/// The volume has to hold the parent and everything that is installed, but is smaller than pcluster's own reserve
+/// alone.
 fn check_size(properties: &Value, release: &str, place: &str) -> Option<Finding> {
     let reserved = reserved_size(release)?;
     let volumes = properties["BlockDeviceMappings"].as_array()?.iter().enumerate();
@@ -159,7 +161,7 @@ mod tests {
         ] {
             assert!(found(&arn).is_empty(), "{arn}");
         }
-        // Without a region, nothing is said.
+        // Without a region, nothing is reported.
         let components = json!([{"ComponentArn": "arn:aws:imagebuilder:us-east-1:aws:component/x/1.0.0"}]);
         let alone = json!({"Resources": {"R": {"Type": RECIPE, "Properties": {"Components": components}}}});
         assert!(check(&alone, None).is_empty());

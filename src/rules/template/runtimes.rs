@@ -14,8 +14,8 @@ pub const ID: &str = "lambda-runtime";
 
 const FUNCTION: &str = "AWS::Lambda::Function";
 
-/// Finds the functions whose runtime AWS refuses, or will. `pcluster` is the installed release, where there
-/// is one.
+/// Finds the functions whose runtime AWS refuses, or will refuse. `pcluster` is the installed release, if there is
+/// one.
 pub fn check(template: &Value, pcluster: Option<&str>, advisories: &[Advisory], today: Date) -> Vec<Finding> {
     let functions = select_resources(template, FUNCTION);
     let affects = |releases: &VersionSpecifiers| pcluster.is_none_or(|release| contains(releases, release));
@@ -84,7 +84,7 @@ mod tests {
             );
         }
         assert!(check(&json!({"Resources": []}), None, &built_in(), day("2027-01-01")).is_empty());
-        // A template without an environment is judged by its runtime alone.
+        // If a template has no environment, it is judged by its runtime alone.
         assert_eq!(check(&template("python3.8"), None, &built_in(), day("2027-01-01")).len(), 1);
     }
 }

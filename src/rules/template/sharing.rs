@@ -10,13 +10,13 @@ use crate::rules::template::recipe::RECIPE;
 
 pub const ID: &str = "sharing-encrypted";
 
-/// The key that EC2 uses if no key is named and the account has no default of its own.
+/// The key that EC2 uses if no key is named and the account has not set a default key.
 const AWS_KEY: &str = "alias/aws/ebs";
 
-/// The keys of a launch permission that name no single account, each with a list.
+/// The keys of a launch permission that do not name individual accounts; each has a list.
 const GROUPS: [&str; 3] = ["UserGroups", "OrganizationArns", "OrganizationalUnitArns"];
 
-/// Finds a shared AMI whose volume is encrypted: one that is made public, or that has AWS's own key.
+/// Finds a shared AMI whose volume is encrypted: one that is made public, or one that uses AWS's own key.
 pub fn check(template: &Value) -> Option<Finding> {
     let volume = find_encrypted_volume(template)?;
     let (path, sharing) = find_sharing(template)?;
@@ -45,7 +45,7 @@ pub fn check(template: &Value) -> Option<Finding> {
     })
 }
 
-/// What EC2 does with an AMI of this key that is shared so. The account of the key needs no sharing.
+/// What EC2 does with an AMI that has this key and is shared in this way. The account of the key needs no sharing.
 fn judge(key: &Key, sharing: &Sharing) -> Option<(Level, &'static str)> {
     let named = "the AMI is shared, but its volume is encrypted with AWS's own key aws/ebs";
     let default = "the AMI is shared, but its volume is encrypted with the account's default key, which is AWS's own \
@@ -106,7 +106,7 @@ fn find_encrypted_volume(template: &Value) -> Option<Volume<'_>> {
     Some(Volume { path, key: Key::read(named_key), named_key })
 }
 
-/// For whom a launch permission is.
+/// Who a launch permission is for.
 struct Sharing {
     accounts: BTreeSet<String>,
     has_groups: bool,
@@ -116,7 +116,7 @@ struct Sharing {
 impl Sharing {
     fn read(permission: &Value) -> Self {
         let list = |key: &str| permission[key].as_array().into_iter().flatten();
-        // A number is one in the template too, if it was one in the configuration.
+        // A number in the configuration is also a number in the template.
         let accounts = list("UserIds").map(|id| id.as_str().map_or_else(|| id.to_string(), str::to_owned));
         Self {
             accounts: accounts.collect(),

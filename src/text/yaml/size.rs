@@ -10,15 +10,15 @@ use serde::de::{self, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, Variant
 /// has fewer.
 const MAX_EXPANDED: usize = 2 << 20;
 
-/// Whether a document has more than 2 MB of nodes and bytes. An error in the document ends the count; it
-/// is found again, and returned, when the document is read.
+/// Whether a document has more than 2 MB of nodes and bytes. An error in the document ends the count; it will be
+/// found again, and returned, when the document is read.
 pub fn is_too_large(text: &str) -> bool {
     let left = Cell::new(MAX_EXPANDED);
     let _ = Counter(&left).deserialize(serde_yaml::Deserializer::from_str(text));
     left.get() == 0
 }
 
-/// Subtracts nodes and bytes from what is left of [`MAX_EXPANDED`]; fails at 0.
+/// Subtracts nodes and bytes from what remains of [`MAX_EXPANDED`]; fails at 0.
 #[derive(Clone, Copy)]
 struct Counter<'a>(&'a Cell<usize>);
 
