@@ -14,8 +14,8 @@
 #   DIR/bin/.pcluster-shim/pcluster            a link to it, because its usage text shows its name
 #   DIR/bin/.pcluster-shim/install.sh          this file
 
-# Only functions, and one call at the end, so that a script that is cut off anywhere does nothing. No function name
-# begins with the name of a program that would do something.
+# Only functions, and one call at the end, so that a truncated script does nothing. No function name begins with
+# the name of a program that would do something.
 usage() {
     cat <<'EOF'
 usage: install.sh [--prefix DIR] [--binary FILE] [--no-modify-path]

@@ -167,7 +167,7 @@ impl Error {
         }
     }
 
-    /// Files that a rollback could not put back.
+    /// Files that a rollback could not restore.
     pub fn not_restored(failures: &[String]) -> Self {
         let next =
             "Fix that, then run `pcluster preflight`: the copies are kept, and the rollback continues.";

@@ -109,7 +109,7 @@ pub struct Settings {
     /// From the file only: [`crate::environment::locate::Search`] reads the variable.
     pub real: Option<PathBuf>,
     pub strict: bool,
-    /// For one child process of a check.
+    /// The time limit for one child process of a check.
     pub timeout: Duration,
     pub installer: InstallerChoice,
     pub strategy: Strategy,
@@ -147,7 +147,7 @@ fn take<T>(value: Option<T>, origin: Origin, setting: &mut T, its_origin: &mut O
 }
 
 impl Settings {
-    /// Reads the settings. An invalid setting has its default, and its error is returned too.
+    /// Reads the settings. An invalid setting keeps its default, and its error is returned too.
     pub fn read() -> (Self, Vec<Error>) {
         let mut errors = Vec::new();
         let mut settings = Self::default();
@@ -159,7 +159,7 @@ impl Settings {
         (settings, errors)
     }
 
-    /// The value and its origin that are used instead of a variable that is invalid: `warn, from config.yaml`.
+    /// The value that replaces an invalid variable, with its origin: `warn, from config.yaml`.
     pub fn describe_value_of(&self, variable: &str) -> String {
         let (value, origin) = match variable {
             env_vars::MODE => (self.mode.name().to_owned(), self.origins.mode),

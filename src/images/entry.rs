@@ -172,7 +172,7 @@ fn describe_addresses(listing: &Listing, image: &Image) -> String {
     snapshots.chain(directory).chain(logs).map(|what| line(&format!("with {what}"))).collect()
 }
 
-/// With `-v`.
+/// The tags, with `-v`.
 fn describe_tags(listing: &Listing, verb: &str, tags: &Tags) -> String {
     let tags = tags.iter().filter(|_| listing.is_verbose);
     tags.map(|(key, value)| line(&format!("{verb} {key} = {value}"))).collect()

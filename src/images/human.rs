@@ -235,7 +235,8 @@ mod tests {
     use crate::images::selection::Selection;
     use crate::text::printable::escape;
 
-    /// A listing in which an AMI, a region and an interrupted deletion contain a text from AWS.
+    /// A listing that contains the given text as if AWS had sent it, in an AMI, a region and an interrupted
+    /// deletion.
     fn listing(text: &str) -> Listing {
         let orphan =
             Ami { region: text.into(), name: text.into(), ..ami(text, &arn("x", "3.1.3", ACCOUNT), DONE) };

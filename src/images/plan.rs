@@ -17,7 +17,7 @@ pub struct Task {
 }
 
 impl Task {
-    /// Of the AMI.
+    /// The region of the AMI.
     pub fn region(&self) -> Option<&str> {
         match self.steps.first()? {
             Step::Tag { region, .. } | Step::Deregister { region, .. } => Some(region),

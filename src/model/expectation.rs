@@ -33,7 +33,7 @@ pub struct StartupFailure {
     pub file: Option<String>,
     /// The damaged bytecode file, if that is the reason.
     pub bytecode: Option<String>,
-    /// The setting of the call that is the reason: a variable, or `-W`.
+    /// The setting that caused it, if one did: a variable of the call, or `-W`.
     pub cause: Option<String>,
 }
 

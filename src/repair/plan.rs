@@ -56,7 +56,7 @@ pub struct Goal {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WantedEdit {
     pub id: String,
-    /// The finding that asks for it blocks, or was named by the user.
+    /// Whether the finding that asks for it blocks or was named by the user.
     pub is_required: bool,
 }
 

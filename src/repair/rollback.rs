@@ -21,7 +21,7 @@ use crate::system::signals::Interrupts;
 pub enum RollbackError {
     /// Copies are missing or damaged. Nothing was changed.
     CopiesMissing { journal: PathBuf, failures: Vec<String> },
-    /// Some files could not be put back. All others were.
+    /// Some files could not be restored. All others were.
     Files(Vec<String>),
 }
 

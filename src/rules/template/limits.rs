@@ -16,20 +16,20 @@ const AMI_DISTRIBUTION: &str =
 const TAGS: &str = "https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html";
 const TAG: &str = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_Tag.html";
 
-/// The characters in an AMI's name.
+/// The maximum number of characters in an AMI's name.
 const MAX_NAME: usize = 128;
-/// The shortest build date that Image Builder puts into a name: `2026-11-26T09-29-08Z`.
+/// The length of the shortest build date that Image Builder puts into a name: `2026-11-26T09-29-08Z`.
 const MIN_BUILD_DATE: usize = 20;
-/// The characters in the name in a distribution, including the placeholder of the build date.
+/// The maximum number of characters in a distribution's name, including the placeholder of the build date.
 const MAX_DISTRIBUTION_NAME: usize = 127;
 const MAX_TAGS: usize = 50;
 /// `CreatedBy` and `Ec2ImageBuilderArn`, and those from the stack's function: `build_status`, `parent_image`.
 const ADDED_TAGS: usize = 4;
-/// Characters, by EC2's user guide.
+/// In characters, according to EC2's user guide.
 const MAX_TAG_KEY: usize = 128;
-/// Characters, by EC2's API reference.
+/// In characters, according to EC2's API reference.
 const MAX_TAG_KEY_OF_API: usize = 127;
-/// Characters.
+/// In characters.
 const MAX_TAG_VALUE: usize = 256;
 
 /// The prefix of AWS's own tags.
@@ -37,7 +37,7 @@ const RESERVED: &str = "aws:";
 
 /// The number of findings with one id: a template of 1 MB has room for 60,000 tags.
 const MAX_FINDINGS: usize = 10;
-/// The number of characters that a message names.
+/// The number of refused characters that a message shows.
 const MAX_REFUSED: usize = 10;
 /// The number of characters of a key in a message.
 const MAX_SHOWN: usize = 40;
