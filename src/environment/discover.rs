@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::model::options::FoundBy;
 use crate::system::{files, trust};
 
-/// How deep below a `--root` an environment may be: `/home/USER/work/PROJECT/sub/.venv` is six.
+/// How deep below a `--root` an environment may be: `/home/USER/work/PROJECT/sub/.venv` is six levels deep.
 const MAX_DEPTH: usize = 8;
 
 /// The number of directories that are read below one `--root`. A source tree has some thousands.

@@ -242,7 +242,7 @@ fn read_account<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> 
 }
 
 impl Inventory {
-    /// The source in a region that could not be asked and whose name begins with this text.
+    /// Finds a source that could not be asked in a region, by the beginning of the source's name.
     pub fn find_skipped(&self, source: &str, region: &str) -> Option<&Skipped> {
         self.skipped
             .iter()

@@ -138,7 +138,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let gone = directory.path().join("gone/file");
         assert_eq!(remove_empty([gone.as_path()].into_iter(), |kept| kept == directory.path()), None);
-        // The name is too long for every file system.
+        // No file system supports so long a name.
         let file = directory.path().join("x".repeat(300)).join("file");
         let failure = remove_empty([file.as_path()].into_iter(), |_| false).unwrap();
         assert!(failure.contains("xxx"), "{failure}");

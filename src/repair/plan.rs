@@ -147,7 +147,7 @@ pub fn is_chosen(finding: &Finding, ids: &[String]) -> bool {
     finding.fails_build && finding.has_repair() && !finding.is_ignored
 }
 
-/// An absent package is only a warning, but if pcluster does not start, it is what to install.
+/// An absent package is only a warning, but if pcluster does not start, this package has to be installed.
 fn is_of_absent_package(finding: &Finding) -> bool {
     finding.kind == Kind::PackageAdvisory && finding.evidence["affected"] == Affected::Absent.to_string()
 }

@@ -167,7 +167,7 @@ fn fetch_dated_packages(repair: &Repair) -> Result<DatedPackages, Abort> {
     Ok(DatedPackages { groups, moment, _root: root })
 }
 
-/// Groups changes: those of CDK packages together, every other one alone.
+/// Groups changes: those of CDK packages together, every other package alone.
 fn group_changes(changes: Vec<Change>) -> Vec<Vec<Change>> {
     let (cdk, others): (Vec<_>, Vec<_>) =
         changes.into_iter().partition(|change| change.package.starts_with("aws-cdk-"));

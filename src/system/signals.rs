@@ -85,8 +85,8 @@ fn end_with(_parent: rustix::process::Pid) -> std::io::Result<()> {
 #[expect(unsafe_code, reason = "no safe interface asks for a disposition without changing it")]
 fn is_ignored(signal: i32) -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: without a new action, sigaction(2) only writes the current action to where the pointer leads, which
-    // is large enough. A zeroed action is valid even if the call fails.
+    // SAFETY: without a new action, sigaction(2) only writes the current action to the buffer that the pointer
+    // refers to, which is large enough. A zeroed action is valid even if the call fails.
     let action = unsafe {
         libc::sigaction(signal, ptr::null(), action.as_mut_ptr());
         action.assume_init()

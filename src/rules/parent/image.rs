@@ -185,8 +185,8 @@ impl Checked<'_> {
     }
 }
 
-/// Whether the cookbook accepts an image of the other version; it compares the whole text. A pcluster that was
-/// built from a release, with a local version, may use the cookbook of that release.
+/// Whether the cookbook accepts an image of the other version; the cookbook compares the complete version text. A
+/// pcluster that was built from a release, with a local version, may use the cookbook of that release.
 fn is_same_release(pcluster: &str, other: &str) -> bool {
     let other = other.trim();
     pcluster == other || pcluster.split('+').next() == Some(other)

@@ -145,7 +145,7 @@ impl<'de> Visitor<'de> for YamlVisitor {
 
 fn expand_intrinsic(tag: &str, value: Value) -> Value {
     let name = tag.trim_start_matches('!');
-    // A `!` alone makes a scalar a text.
+    // A lone `!` turns a scalar into a text.
     if name.is_empty() {
         return value;
     }
