@@ -1,5 +1,5 @@
-//! The run of synthesis.py in the target's interpreter: the template that `build-image` is about to submit and
-//! what the real code asks of the AMI, or why there is no template. No verdicts.
+//! Runs synthesis.py in the target's interpreter. Its answer is the template that `build-image` is about to submit
+//! and what the real code asks of the AMI, or why there is no template. No verdicts.
 
 use std::env;
 use std::ffi::OsString;

@@ -12,7 +12,7 @@ use crate::images::plan::{Step, Task};
 pub const STATE_HOME: &str = "Nothing was changed. Set XDG_STATE_HOME to a writable directory.";
 
 /// Carries out the tasks and notes the result of each, even if a signal ends this early. If AWS cannot be asked
-/// any more, the remaining tasks count as failed. `deletions` is for a deletion.
+/// any more, the remaining tasks count as failed. `deletions` is needed only for a deletion.
 pub fn carry_out(
     client: &Client,
     tasks: &[Task],

@@ -31,7 +31,7 @@ pub enum Locked {
 }
 
 impl LockedEnvironment {
-    /// Rolls an interrupted repair back, locks the environment, and puts its overlay in front.
+    /// Rolls back an interrupted repair, locks the environment, and puts its overlay in front.
     pub fn lock(request: &CheckRequest, target: &Target) -> Result<Locked, Abort> {
         let Some(state) = RepairState::find(target) else {
             return Ok(Locked::new(target.clone(), Overlay::None, None, None));

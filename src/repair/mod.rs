@@ -113,7 +113,7 @@ use crate::text::printable::lossy;
 /// The result of a repair.
 #[derive(Debug)]
 pub enum RepairOutcome {
-    /// Only these warnings remain, and no repair fits them.
+    /// Only these warnings remain, and there is no repair for them.
     NothingToDo(Vec<String>),
     /// Only these damaged bytecode files had to be removed.
     Recompiled(Vec<PathBuf>),
@@ -299,7 +299,7 @@ fn stage_ahead(
     }
     let advised = advisories::check(&packages.versions(), &target.interpreter.version, request.advisories);
     let findings: Vec<&Finding> = advised.iter().filter(|finding| finding.blocks()).collect();
-    // The template shows what these edits change, unless pcluster does not start.
+    // The template shows the effect of these edits, but there is no template if pcluster does not start.
     let builds = findings.iter().all(|finding| finding.shows == Some(Shows::Template));
     let edits = packages.get(PCLUSTER).filter(|_| builds).map(find_fitting_edits).unwrap_or_default();
     let edits = edits.into_iter().map(|id| WantedEdit { id, is_required: true }).collect();

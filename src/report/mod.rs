@@ -167,7 +167,7 @@ impl Report {
         if self.denies_warnings { Level::Warning } else { Level::Error }
     }
 
-    /// The verdict for people: `ready` alone if nothing is expected to fail.
+    /// The verdict for people: just `ready` if nothing is expected to fail.
     pub(crate) fn describe_verdict(&self) -> String {
         match (self.verdict, self.describe_warnings()) {
             (Verdict::Ready, Some(warnings)) => format!("ready, with {warnings}"),

@@ -213,7 +213,7 @@ fn read(path: &Path, max: u64) -> Vec<u8> {
     output
 }
 
-/// The child's process group, which its session begins with: the child and everything that it started. What the
+/// The child's process group, the first one in its session: the child and everything that it started. What the
 /// child leaves running must not outlive the check either.
 #[derive(Debug)]
 struct ProcessGroup(Option<Pid>);

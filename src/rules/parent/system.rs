@@ -1,7 +1,7 @@
 //! The operating system of an AMI, by its name, its owner and its platform. Pure.
 //!
-//! EC2 shows it in no other way. The names are those that vendors give to their images. Anybody can give such a
-//! name to an image, so it depends on the owner how much the name is worth.
+//! EC2 does not show it in any other way. The names are those that vendors give to their images. Anybody can give
+//! such a name to an image, so it depends on the owner how much the name is worth.
 
 use crate::rules::parent::facts::ParentImage;
 
