@@ -699,7 +699,8 @@ main() {
         *:* | *"
 "*) die "a directory on PATH cannot have a colon or a line break in its name: $prefix" 'Pass another directory with --prefix DIR.' 2 ;;
     esac
-    # As after sudo: that user could not change files of root there, and could replace what root's shells read.
+    # This happens after sudo. That user could not change root's files there, but could replace what root's shells
+    # read.
     above=$prefix
     while ! [ -e "$above" ]; do above=$(dirname "$above"); done
     if of_another "$above"; then

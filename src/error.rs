@@ -12,7 +12,7 @@ pub const PREFIX: &str = "pcluster-shim: ";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No `pcluster` on PATH but this one.
+    /// PATH contains no `pcluster` other than this one.
     #[error("no real pcluster was found on PATH")]
     NoRealPcluster,
     /// `pcluster-preflight` was called by its path, in an environment without a pcluster.

@@ -98,7 +98,7 @@ struct Origins {
 pub struct ListedSetting {
     #[serde(skip)]
     pub name: &'static str,
-    /// In the form of config.yaml.
+    /// Formatted as in config.yaml.
     pub value: Value,
     pub origin: Origin,
 }

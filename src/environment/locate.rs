@@ -30,7 +30,7 @@ pub const NAME: &str = "pcluster";
 /// Python in their own directory.
 pub const REPLACED_LAUNCHER: &str = ".pcluster-shim/pcluster";
 
-/// A text in every build of this program, old and new. Never to be changed.
+/// A text in every build of this program, old and new. It must never be changed.
 const MARKER: &str = "pcluster-shim executable 7c1e4d6a-86f5-4f0b-9a0c-2d3b51e6f0aa";
 
 /// The real pcluster.

@@ -172,7 +172,7 @@ pub fn pending() -> Option<PathBuf> {
     Scratch::is_in_use(&directory).then_some(directory)
 }
 
-/// Answers a question with a loop: the launcher only starts this shim again.
+/// Answers a question by reporting a loop: the launcher only starts this shim again.
 pub fn answer_with_loop(question: &Path, tried: &[PathBuf]) {
     let tried: Vec<_> = tried.iter().map(|path| path.to_string_lossy()).collect();
     // If it cannot be written, the launcher counts as one that gives no answer.

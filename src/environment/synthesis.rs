@@ -183,7 +183,7 @@ impl Call {
         }
     }
 
-    /// The minimal configuration, with an image id of ours.
+    /// The minimal configuration, with our own image id.
     pub fn minimal() -> Self {
         Self::Minimal(vec!["--image-id".into(), IMAGE_ID.into()])
     }

@@ -23,7 +23,7 @@ pub enum Class {
     Orphan,
     /// A build that has not ended.
     InProgress,
-    /// A build that ended before its AMI was done.
+    /// A build that ended before its AMI was complete.
     FailedBuild,
     /// Nothing shows that pcluster built it.
     Foreign,

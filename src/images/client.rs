@@ -26,7 +26,7 @@ const CLIENT_PY: [(&str, &str); 6] = [
     ("client_apply.py", include_str!("client_apply.py")),
 ];
 
-/// An account with thousands of AMIs takes longer than a child of a check may.
+/// Reading an account with thousands of AMIs takes longer than a child of a check is allowed to.
 const MAX_TIMEOUTS: u32 = 10;
 
 /// AWS as the target's boto3 reaches it.

@@ -212,7 +212,7 @@ impl Deletion {
     }
 }
 
-/// The tag by which Image Builder marks what it makes.
+/// The tag with which Image Builder marks what it creates.
 pub const BUILDER_ARN: &str = "Ec2ImageBuilderArn";
 
 /// A deletion that was interrupted after its AMI was gone.

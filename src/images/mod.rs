@@ -1,4 +1,4 @@
-//! Everything of `preflight images`: the AMIs that broken builds left in AWS.
+//! Everything for `preflight images`: the AMIs that broken builds left in AWS.
 //!
 //! `client` asks AWS through the target's boto3 (client.py and what it imports) and returns an `inventory`.
 //! `origin` finds what is left of the build of an AMI, and `class` says what the AMI is. From each AMI that the

@@ -20,7 +20,7 @@ use crate::report::{self, Report, Verdict, github, junit, list};
 use crate::rules::advisories::Advisory;
 use crate::system::concurrently::map_concurrently;
 
-/// Checks every pcluster that can be found, side by side.
+/// Checks every pcluster that can be found, in parallel.
 pub fn run(check: &CheckArgs, common: &Common) -> Result<Outcome, Abort> {
     with_configuration(check, |check, given| {
         let settings = read_settings()?;

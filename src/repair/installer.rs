@@ -18,7 +18,7 @@ use crate::system::child::{Child, ChildError, Finished, MAX_OUTPUT, framed, sent
 use crate::system::executables;
 use crate::system::scratch::Scratch;
 
-/// A resolution over a slow network takes longer than a child of a check may.
+/// Resolving over a slow network takes longer than a child of a check is allowed to.
 const MAX_TIMEOUTS: u32 = 10;
 
 /// The build of a package from source may print its compiler's output.

@@ -17,7 +17,7 @@ use crate::system::files::describe;
 use crate::system::trust;
 use crate::text::package_name::normalised;
 
-/// A file takes some 200 bytes: the journal of the built-in advisory's repair (1,215 files) has 230 kB.
+/// A file takes some 200 bytes: the journal of the built-in advisory's repair (1,215 files) takes 230 kB.
 const MAX_JOURNAL: u64 = 64 << 20;
 
 /// A file that is removed, and its copy below the snapshot.

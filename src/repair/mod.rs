@@ -2,9 +2,9 @@
 //!
 //! A repair has five steps, with a module for each:
 //!
-//! 1. [`plan`] finds the packages that have to move, by the findings of a check. If they name none, or
-//!    their moves do not help, [`release`] finds them, by the release date and a search ([`culprit`]).
-//! 2. [`stage`] resolves them with uv or pip, and installs them into a directory of their own.
+//! 1. [`plan`] finds the packages that have to move from the findings of a check. If these name none, or
+//!    their moves do not help, [`release`] finds the packages with the release date and a search ([`culprit`]).
+//! 2. [`stage`] resolves them with uv or pip, and installs them into a separate directory.
 //! 3. [`prove`] runs the check with the staged packages ahead of the environment's own.
 //! 4. [`commit`] replaces the files of the installed packages with the staged ones, in a
 //!    [`transaction`]: a snapshot of the old files and a journal are written first.
@@ -18,8 +18,7 @@
 //! next call, which finds the journal ([`state`]). A repair outside the environment ends with the third
 //! step: its staged packages are kept as an [`overlay`].
 //!
-//! An undo rolls the last transaction back, or removes the overlay. The callers decide whether to
-//! repair.
+//! An undo rolls back the last transaction, or removes the overlay. The callers decide whether to repair.
 //!
 //! The other modules:
 //!

@@ -574,7 +574,7 @@ mod tests {
         let journal = scene.transactions.begin("1".into(), &scene.plan, Vec::new()).unwrap();
         scene.transactions.open().unwrap();
         for copy in scene.transactions.snapshot("1").read_dir().unwrap().flatten() {
-            // Not by writing into it: it is a hard link.
+            // The copy is a hard link, so we must not write into it.
             fs::remove_file(copy.path()).unwrap();
             fs::write(copy.path(), "junk").unwrap();
         }

@@ -83,7 +83,7 @@ fn write(site: &Path, tokens: &str) -> io::Result<()> {
 /// Lets everyone who may read and write its directory read and write the file, whatever the umask.
 fn share(site: &Path, file: &Path) -> io::Result<()> {
     let directory = site.metadata()?;
-    // Only root and the members of a group may give a file to it.
+    // Only root and the members of a group may give a file to that group.
     let _ = chown(file, None, Some(directory.gid()));
     fs::set_permissions(file, fs::Permissions::from_mode(directory.permissions().mode() & 0o666))
 }

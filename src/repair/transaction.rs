@@ -267,7 +267,7 @@ impl Transactions {
         failpoint::reach("close")
             .and_then(|()| disk::rename(&self.open_journal(), &closed))
             .map_err(describe("cannot write", &closed))?;
-        // Only a kill at this failpoint has an effect: the transaction is closed.
+        // Only a kill at this failpoint has an effect, because the transaction is already closed.
         let _ = failpoint::reach("closed");
         self.remove_oldest();
         Ok(())

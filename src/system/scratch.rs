@@ -77,7 +77,7 @@ impl Scratch {
         Ok(Some(Self { directory, lock }))
     }
 
-    /// Whether a directory is one of these, the caller's, and held by another process.
+    /// Whether a directory is one of these, belongs to the caller, and is in use by another process.
     pub fn is_in_use(directory: &Path) -> bool {
         let is_own = |file: &File| {
             file.metadata().is_ok_and(|metadata| metadata.uid() == rustix::process::geteuid().as_raw())

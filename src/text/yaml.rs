@@ -14,7 +14,7 @@ use crate::text::yaml::size::is_too_large;
 
 /// Reads a document.
 pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
-    // A byte order mark isn't part of the text, but the parser would take it for a separate document.
+    // A byte order mark isn't part of the text, but the parser would treat it as a separate document.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if count_open_brackets(text) > MAX_BRACKETS {
         return Err(format!("brackets are nested more than {MAX_BRACKETS} deep"));
@@ -68,7 +68,8 @@ pub enum Scalar<'a> {
     Number(u64),
 }
 
-/// Reads a scalar with `read`, inside the visitor, because only an error from there gets its line and its key.
+/// Reads a scalar with `read`, inside the visitor, because only errors that are raised there have a line and a
+/// key.
 ///
 /// # Errors
 /// Returns an error if it isn't a scalar, or if `read` fails: with a message, or with `None` if the message is to

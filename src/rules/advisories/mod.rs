@@ -154,7 +154,7 @@ fn is_about_failure(advised: &Finding, failure: &Finding) -> bool {
     }
     let is_package = |name: Option<&str>| name.is_some_and(|name| matches(package, name));
     let text = |key: &str| failure.evidence[key].as_str();
-    // A distribution is written with its version.
+    // The evidence names a distribution with its version.
     let owner = |key: &str| text(key).and_then(|owner| owner.split(' ').next());
     let module = text("module").and_then(|module| module.split('.').next());
     // pkg_resources is the only module here whose name differs from that of its distribution.

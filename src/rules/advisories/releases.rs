@@ -52,7 +52,7 @@ pub fn look_up(version: &Version) -> Knowledge {
     }
 }
 
-/// The newest release that was measured.
+/// The newest release with which the rules were tested.
 pub fn newest() -> &'static str {
     read_dates()
         .map(|(release, _)| release)

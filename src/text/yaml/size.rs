@@ -6,8 +6,8 @@ use std::fmt;
 use serde::Deserializer;
 use serde::de::{self, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
 
-/// Nodes and bytes of a document whose aliases are replaced by what they refer to. A file of 1 MB without aliases
-/// has fewer.
+/// The maximum number of nodes and bytes of a document with all its aliases replaced. A file of 1 MB without
+/// aliases has fewer.
 const MAX_EXPANDED: usize = 2 << 20;
 
 /// Whether a document has more than 2 MB of nodes and bytes. An error in the document ends the count; it will be
