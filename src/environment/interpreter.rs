@@ -148,7 +148,7 @@ pub enum IdentifyError {
     /// The launcher names an interpreter that does not exist.
     #[error("its interpreter {interpreter} does not exist; reinstall pcluster")]
     DeadInterpreter { interpreter: PathBuf },
-    /// The launcher or the interpreter failed.
+    /// The launcher or the interpreter cannot be read.
     #[error("cannot read {file}: {source}")]
     Unreadable { file: PathBuf, source: io::Error },
     /// It starts this shim again, and the shim finds no other pcluster.

@@ -332,7 +332,7 @@ mod tests {
         }
     }
 
-    /// Some systems report the name that was called as the running executable, and it may be a link.
+    /// On some systems, the running executable is reported under the name that was called, which may be a link.
     #[test]
     fn the_launcher_that_was_replaced_is_found_through_a_link() {
         use std::os::unix::fs::{PermissionsExt as _, symlink};

@@ -233,9 +233,9 @@ pub fn plan_install(
     Some(InstallRequest { requirements, constraints, uploaded_before: None })
 }
 
-/// Finds the packages to name to the installer: those that a move names. If it names them by a pattern, these are
-/// the matching packages that aws-parallelcluster itself requires or, if it requires none of them, all matching
-/// packages that are installed. Their dependencies follow.
+/// Finds the packages to pass to the installer: those that a move names. If a move names them with a pattern,
+/// these are the matching packages that aws-parallelcluster itself requires or, if it requires none of them, all
+/// matching packages that are installed. Their dependencies follow.
 fn find_moving(installed: &Installed, reasons: &[Reason]) -> BTreeSet<String> {
     let required = find_required(installed);
     let mut moving = BTreeSet::new();

@@ -61,8 +61,8 @@ enum Test {
     Check,
 }
 
-/// Stages and proves the smallest possible move, to packages of the release's day, that makes the environment
-/// ready.
+/// Finds the smallest move to the packages of the release's day that makes the environment ready, and stages and
+/// proves it.
 pub fn restore_release(repair: &Repair) -> Result<Staged, Abort> {
     let dated = fetch_dated_packages(repair)?;
     let all: Vec<usize> = (0..dated.groups.len()).collect();
