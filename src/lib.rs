@@ -2,8 +2,9 @@
 //!
 //! # Map
 //!
-//! A call moves down this map, and so do imports; each folder's `mod.rs` explains its files. "Pure." in a file or in its
-//! folder's `mod.rs` means that it touches no file, child, clock or network. `tests/source_rules.rs` enforces all that.
+//! A call moves down this map, and so do imports; each folder's `mod.rs` explains its files. "Pure." in a file or
+//! in its folder's `mod.rs` means that it touches no file, child, clock or network. `tests/source_rules.rs`
+//! enforces all that.
 //!
 //! | module | owns |
 //! | --- | --- |

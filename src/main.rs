@@ -56,7 +56,8 @@ fn become_program(exec: Exec) -> Error {
     Error::CannotExec { program: exec.program, source }
 }
 
-/// Writes to stderr, folded if that is a terminal. An error is ignored, because there is nowhere else to report it.
+/// Writes to stderr, folded if that is a terminal. An error is ignored, because there is nowhere else to report
+/// it.
 fn write_stderr(stderr: &str) {
     if stderr.is_empty() {
         return;

@@ -1,7 +1,7 @@
 //! One AMI, or one interrupted deletion, in a few lines. Pure.
 //!
-//! An AMI has at most four lines. Tags and addresses are shown with `-v`, and so are reasons, unless the user has
-//! named an AMI.
+//! An AMI has at most four lines. Tags and addresses are shown only with `-v`; reasons also if the user has named
+//! an AMI.
 
 use jiff::tz::TimeZone;
 

@@ -11,8 +11,8 @@
 //! 5. [`verify`] checks the environment itself. The transaction is then closed, or, if anything has
 //!    failed, rolled back ([`rollback`]).
 //!
-//! The third step makes source edits ([`source_edits`]) in a copy of aws-parallelcluster among the staged packages: it
-//! is the first step that builds a template, and only the template may show that they are needed.
+//! The third step makes source edits ([`source_edits`]) in a copy of aws-parallelcluster among the staged
+//! packages: it is the first step that builds a template, and only the template may show that they are needed.
 //!
 //! Only the fourth step changes the environment. A repair that is killed during it is rolled back by the
 //! next call, which finds the journal ([`state`]). A repair outside the environment ends with the third

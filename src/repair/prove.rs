@@ -83,7 +83,7 @@ pub fn is_met(repair: &Repair, edits: &[String], report: &Report) -> bool {
     report.verdict == Verdict::Ready && find_remaining(repair, edits, report).next().is_none()
 }
 
-/// The findings that the repair was requested or edited for, and that are still there.
+/// The findings that the repair was asked to fix or has made edits for, and that are still there.
 fn find_remaining<'a>(
     repair: &'a Repair,
     edits: &'a [String],

@@ -181,7 +181,8 @@ impl Transactions {
     /// Removes a transaction that has changed nothing or was rolled back.
     pub fn remove(&self, journal: &Journal) {
         let (open, unchanged) = (self.open_journal(), self.unchanged_journal());
-        // A journal that reappears after a power failure needs its copies and its token, so the rename comes first.
+        // A journal that reappears after a power failure needs its copies and its token, so the rename comes
+        // first.
         if !open.exists() || disk::rename(&open, &unchanged).is_ok() {
             self.finish_removal(journal);
         }

@@ -65,8 +65,8 @@ pub fn wrap_behind(label: &str, text: &str, width: usize) -> String {
     text.trim_end().to_owned() + "\n"
 }
 
-/// Folds lines that are wider than `width`. If a line begins with `prefix`, so does each part, and each part is
-/// indented like the line; from the second part on, by two more.
+/// Folds lines that are wider than `width`. If a line begins with `prefix`, so does each of its parts. The parts
+/// are indented like the line, and from the second one on by two more characters.
 pub fn fold(text: &str, prefix: &str, width: usize) -> String {
     let fold_line = |line: &str| {
         let (prefix, rest) = line.strip_prefix(prefix).map_or(("", line), |rest| (prefix, rest));

@@ -1,7 +1,7 @@
 //! All rules on one template → its findings. Pure.
 //!
 //! - `cloudformation`: bytes to a template
-//! - `asked`: whether the template has what the real pcluster asks of it; `grouping` makes one finding of one cause
+//! - `asked`: whether the template has what the real pcluster asks of it; `grouping` merges findings of one cause
 //! - `limits`: limits of EC2 and Image Builder
 //! - `runtimes`: Lambda runtimes that AWS refuses
 //! - `known_issues`: known upstream issues that the template shows
