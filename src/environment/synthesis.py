@@ -392,7 +392,7 @@ def configure_region(options):
         content = getattr(error, "content", None)
         raise Rejected(shorten(getattr(content, "message", None) or str(error)))
     except Exception as error:
-        # An error that the real pcluster ends with too, such as a missing profile.
+        # The real pcluster also fails with such an error, for example if a profile is missing.
         if type(error).__module__.startswith("botocore"):
             raise Rejected(describe_refusal(error))
         raise
