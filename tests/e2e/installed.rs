@@ -134,7 +134,7 @@ fn answers_in_a_root_with_nothing_else(sandbox: &RealSandbox, installed: &Path) 
         for arguments in [&["advisories"][..], &["constraints", "3.13.2"]] {
             let ran = chroot(&[&["/pcluster-preflight"], arguments].concat());
             ran.exits(0).is_silent();
-            let other = outside(arguments).stdout().replace("pcluster preflight", "pcluster-preflight");
+            let other = outside(arguments).stdout().replace("pcluster preflight", "/pcluster-preflight");
             assert_eq!(ran.stdout(), other, "{ran}");
         }
         let ran = chroot(&["/pcluster-preflight", "template", "/template.json", "--format", "json"]);
@@ -143,7 +143,7 @@ fn answers_in_a_root_with_nothing_else(sandbox: &RealSandbox, installed: &Path) 
         let findings = |ran: &Run| ran.json()["findings"].to_string();
         assert_eq!(
             findings(&ran),
-            findings(&other).replace("pcluster preflight", "pcluster-preflight"),
+            findings(&other).replace("pcluster preflight", "/pcluster-preflight"),
             "{ran}"
         );
         for command in ["where", "check", "fix"] {
