@@ -106,7 +106,8 @@ fn lives_beside_the_real_one(original: &str, with: With, installer: Installer) {
         let call = copy.call(&bin(NAME), &["check", "--no-synth", "--format", "json"]);
         let ran = call.var("PATH", copy.path("node")).run();
         ran.exits(1).is_silent();
-        assert_eq!(ran.json()["findings"][0]["fix"]["command"], "pcluster-preflight fix", "{ran}");
+        let command = format!("{} fix", bin(NAME).display());
+        assert_eq!(ran.json()["findings"][0]["fix"]["command"], command, "{ran}");
     };
     let is_guarded = || {
         assert!(is_of_the_shim(&bin("pcluster")), "bin/pcluster is not the shim");
