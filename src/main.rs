@@ -1,14 +1,14 @@
-//! The process: reads argv, then prints, exits or execs. No other file does any of these.
+//! The process: reads argv, then prints, exits or execs. No other file does any of these, except that `progress`
+//! writes to stderr.
 
 use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
-use pcluster_shim::error::{Error, Interrupted, PREFIX, prefix_lines};
+use pcluster_shim::error::{Error, Interrupted, prefix_lines};
 use pcluster_shim::outcome::{Exec, Outcome};
+use pcluster_shim::progress::write_stderr;
 use pcluster_shim::system::signals::Interrupts;
-use pcluster_shim::system::terminal::width_of;
-use pcluster_shim::text::printable::fold;
 
 pub(crate) fn main() -> ExitCode {
     act(pcluster_shim::run(std::env::args_os().collect()))
@@ -54,16 +54,6 @@ fn become_program(exec: Exec) -> Error {
     }
     let source = command.exec();
     Error::CannotExec { program: exec.program, source }
-}
-
-/// Writes to stderr, folded if that is a terminal. An error is ignored, because there is nowhere else to report
-/// it.
-fn write_stderr(stderr: &str) {
-    if stderr.is_empty() {
-        return;
-    }
-    let folded = width_of(io::stderr()).map(|width| fold(stderr, PREFIX, width));
-    let _ = io::stderr().write_all(folded.as_deref().unwrap_or(stderr).as_bytes());
 }
 
 /// Writes to stdout. It is not an error if the reader has closed it, as `head` does.

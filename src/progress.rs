@@ -7,6 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::{PREFIX, prefix_lines};
+use crate::system::terminal::fold_for;
 use crate::text::printable::{escape, escape_line};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +51,7 @@ impl Progress {
     /// Writes a message immediately, because what follows may fail.
     pub fn write(self, message: &str) {
         if self != Self::Silent {
-            let _ = std::io::stderr().write_all(prefix_lines(message).as_bytes());
+            write_stderr(&prefix_lines(message));
         }
     }
 
@@ -60,6 +61,13 @@ impl Progress {
             let _ = std::io::stderr().write_all(escape(output).as_bytes());
         }
     }
+}
+
+/// Writes lines to stderr, folded if that is a terminal. An error is ignored, because there is nowhere else to report
+/// it.
+pub fn write_stderr(lines: &str) {
+    let stderr = std::io::stderr();
+    let _ = stderr.lock().write_all(fold_for(&stderr, lines, PREFIX).as_bytes());
 }
 
 fn start_spinner(what: &str) -> ProgressBar {

@@ -131,6 +131,16 @@ fn plan_shows_account_and_caller_and_what_is_refused() {
     }
 }
 
+#[test]
+fn a_narrow_terminal_folds_list_and_plan() {
+    let sandbox = Sandbox::new();
+    account(&sandbox);
+    for (arguments, name) in [(&["-v"][..], "list"), (&["--repair", "--dry-run"], "plan")] {
+        let run = images(&sandbox, arguments).on_terminal("60", "2>/dev/null").run();
+        run.is_folded(60, &[]).stdout_matches(&format!("narrow-{name}.txt"));
+    }
+}
+
 /// Runs a command at a terminal, which gets the input.
 const AT_TERMINAL: &str = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
 

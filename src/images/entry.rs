@@ -11,9 +11,7 @@ use crate::images::image::{Image, format_place};
 use crate::images::inventory::{Deletion, Tags, Unfinished};
 use crate::images::listing::{Change, Listing};
 use crate::images::origin::Source;
-use crate::text::printable::{escape, escape_line, fill};
-
-const WIDTH: usize = 80;
+use crate::text::printable::escape_line;
 
 /// Indent of the lines of one AMI.
 const INDENT: &str = "    ";
@@ -79,7 +77,7 @@ pub fn describe_refused(listing: &Listing, image: &Image, change: Change) -> Str
 
 pub fn describe_done(listing: &Listing, image: &Image, change: Change) -> String {
     let notes = listing.outcomes.notes.iter().filter(|(ami, _)| *ami == image.ami);
-    let notes: String = notes.map(|(_, note)| indent(note)).collect();
+    let notes: String = notes.map(|(_, note)| line(note)).collect();
     if change == Change::Repair {
         let tags = line(&format!("wrote {}", count(image.tags.len(), "tag")));
         return headline("repaired", image)
@@ -157,7 +155,7 @@ fn format_contents(image: &Image) -> String {
 }
 
 fn describe_reasons(image: &Image) -> String {
-    image.reasons.iter().map(|reason| indent(reason)).collect()
+    image.reasons.iter().map(|reason| line(reason)).collect()
 }
 
 /// What belongs to an AMI, with `-v`.
@@ -182,10 +180,9 @@ fn describe_sharing(image: &Image) -> String {
     let Some(sharing) = &image.sharing else { return String::new() };
     let with: Vec<&str> = sharing.list().map(|(_, id)| id).collect();
     let mut text = match &image.commands.share {
-        // A single line, so that it can be pasted.
-        Some(command) => line(&format!("to share it again: {command}")),
+        Some(command) => line(&format!("to share it again, run `{command}`")),
         None if with.is_empty() => String::new(),
-        None => indent(&format!("was to be shared with {}", with.join(", "))),
+        None => line(&format!("was to be shared with {}", with.join(", "))),
     };
     if !sharing.user_groups.is_empty() {
         text += &line("was to be public; make it public yourself if that is still wanted");
@@ -208,27 +205,8 @@ pub fn describe_ended(listing: &Listing, ended: &Unfinished) -> String {
         + &describe_tags(listing, "had", tags)
 }
 
-/// A line that is not wrapped, because it is short or contains addresses.
 pub fn line(text: &str) -> String {
     format!("{INDENT}{}\n", escape_line(text))
-}
-
-pub fn indent(text: &str) -> String {
-    indent_by(INDENT, text)
-}
-
-/// Wraps a text; a command in backquotes stays on one line, so that it can be pasted.
-pub fn indent_by(indent: &str, text: &str) -> String {
-    let text = escape(text);
-    let mut words: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        match words.last_mut().filter(|last| last.matches('`').count() % 2 == 1) {
-            Some(command) => *command = format!("{command} {word}"),
-            None => words.push(word.to_owned()),
-        }
-    }
-    let lines = fill(words.iter().map(String::as_str), " ", WIDTH - indent.len());
-    lines.into_iter().fold(String::new(), |all, line| all + indent + &line + "\n")
 }
 
 #[cfg(test)]
@@ -260,12 +238,5 @@ mod tests {
         let mut image = image();
         image.sharing = Some(Sharing { user_ids: vec!["1' ; rm x".into()], ..Sharing::default() });
         assert_eq!(describe_sharing(&image), "    was to be shared with 1' ; rm x\n");
-    }
-
-    #[test]
-    fn command_in_backquotes_stays_in_one_line() {
-        let command = "`pcluster preflight images --repair -i x --image ami-0123456789abcdef0 -r us-east-1`";
-        let text = indent(&format!("its build artifacts were not found; to tag it anyway, run {command}"));
-        assert!(text.contains(&format!("\n    {command}\n")), "{text}");
     }
 }

@@ -1,6 +1,6 @@
 //! The AMIs of broken builds as text: the list, the plan with its question, and the result. Pure.
 //!
-//! What applies to all AMIs is in the summary, and is not repeated for each.
+//! What applies to all AMIs is in the summary, and is not repeated for each. The lines are not folded here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use crate::images::class::Class;
 use crate::images::commands::Commands;
 use crate::images::entry::{
     count, describe_done, describe_ended, describe_orphan, describe_other, describe_planned,
-    describe_refused, describe_unfinished, headline, indent, indent_by,
+    describe_refused, describe_unfinished, headline, line,
 };
 use crate::images::image::{Action, Image};
 use crate::images::inventory::Skipped;
@@ -30,14 +30,14 @@ pub fn render_list(listing: &Listing) -> String {
     entries.extend(listing.unfinished.iter().map(describe_unfinished));
     let mut text = head(listing) + &separate(&entries) + &summarize(listing) + &describe_rest(listing);
     let Commands { repair, delete, .. } = &listing.commands;
-    let named = [("To restore their tags:  ", repair), ("To delete them:         ", delete)];
-    let commands = named.into_iter().filter_map(|(what, command)| Some((what, command.as_ref()?)));
-    let commands: Vec<String> =
-        commands.map(|(what, command)| format!("{what}{}\n", escape_line(command))).collect();
+    let named = [("To restore their tags", repair), ("To delete them", delete)];
+    let commands = named.iter().filter_map(|(aim, command)| Some((aim, command.as_ref()?)));
+    let commands: String =
+        commands.map(|(aim, command)| paragraph(&format!("{aim}, run `{command}`."))).collect();
     if !commands.is_empty() {
         text += "\n";
     }
-    text + &commands.concat()
+    text + &commands
 }
 
 /// What a change would do.
@@ -66,7 +66,7 @@ pub fn render_result(listing: &Listing, change: Change) -> String {
         let failure = listing.outcomes.failed.iter().find(|(ami, _)| *ami == image.ami);
         match (image.action(change), failure) {
             (Action::Done, _) => text += &describe_done(listing, image, change),
-            (_, Some((_, why))) => text += &(headline("failed", image) + &indent(why)),
+            (_, Some((_, why))) => text += &(headline("failed", image) + &line(why)),
             _ if image.class == Class::Orphan => text += &describe_refused(listing, image, change),
             _ => {}
         }
@@ -75,7 +75,7 @@ pub fn render_result(listing: &Listing, change: Change) -> String {
     let is_unlisted = |ami: &String| listing.images.iter().all(|image| image.ami != *ami);
     for (ami, why) in listing.outcomes.failed.iter().filter(|(ami, _)| is_unlisted(ami)) {
         let _ = writeln!(text, "failed {}", escape_line(ami));
-        text += &indent(why);
+        text += &line(why);
     }
     let mut text = separate(&text) + &describe_sums(&listing.sum_up(change, true), true);
     if !listing.outcomes.failed.is_empty() {
@@ -132,7 +132,7 @@ fn summarize(listing: &Listing) -> String {
             (None, true) => format!("No orphans match these names in {regions}."),
             (None, false) => format!("No orphans in {regions}; pcluster finds {found}."),
         };
-        return indent_by("", &text);
+        return paragraph(&text);
     }
     // If some AMIs are selected, not all AMIs of the region are known.
     let found = if listing.is_named || listing.older_than.is_some() {
@@ -149,9 +149,9 @@ fn summarize(listing: &Listing) -> String {
         let refused = kinds.values().sum::<usize>();
         let refused =
             if refused == 0 { String::new() } else { format!(", {refused} cannot ({})", list_kinds(kinds)) };
-        indent(&format!("{number} can be {done}{refused}"))
+        line(&format!("{number} can be {done}{refused}"))
     };
-    indent_by("", &text)
+    paragraph(&text)
         + &other(summary.repairable, "repaired", &summary.not_repaired)
         + &other(summary.deletable, "deleted", &summary.not_deleted)
 }
@@ -191,7 +191,7 @@ fn describe_sums(sums: &ChangeSums, is_done: bool) -> String {
     let others = [(sums.failed, "failed"), (sums.leaving, leaving)];
     let others = others.iter().filter(|(number, _)| *number > 0);
     parts.extend(others.map(|(number, what)| format!("{number} {what}")));
-    indent_by("", &capitalize(&(parts.join(", ") + ".")))
+    paragraph(&capitalize(&(parts.join(", ") + ".")))
 }
 
 fn describe_snapshots(sums: &SnapshotSums) -> [String; 3] {
@@ -202,6 +202,10 @@ fn describe_snapshots(sums: &SnapshotSums) -> [String; 3] {
 fn capitalize(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
+fn paragraph(text: &str) -> String {
+    escape_line(text) + "\n"
 }
 
 /// Entries, followed by an empty line.
@@ -215,11 +219,10 @@ fn describe_rest(listing: &Listing) -> String {
     if !listing.missing.is_empty() {
         let names = listing.missing.join(", ");
         let regions = format_regions(listing);
-        text +=
-            &indent_by("", &format!("Not found among the AMIs that pcluster built in {regions}: {names}"));
+        text += &paragraph(&format!("Not found among the AMIs that pcluster built in {regions}: {names}"));
     }
-    let line = |skipped: &Skipped| indent_by("", &format!("not asked: {}: {}", skipped.source, skipped.why));
-    text += &listing.skipped.iter().map(line).collect::<String>();
+    let skipped = |one: &Skipped| paragraph(&format!("not asked: {}: {}", one.source, one.why));
+    text += &listing.skipped.iter().map(skipped).collect::<String>();
     let effects: BTreeSet<&str> = listing.skipped.iter().filter_map(Skipped::effect).collect();
     text.extend(effects.iter().map(|effect| format!("So {effect}.\n")));
     text
@@ -233,7 +236,7 @@ mod tests {
     use crate::images::listing::{Identity, Outcomes};
     use crate::images::rules::examine;
     use crate::images::selection::Selection;
-    use crate::text::printable::escape;
+    use crate::text::printable::{escape, fold};
 
     /// A listing that contains the given text as if AWS had sent it, in an AMI, a region and an interrupted
     /// deletion.
@@ -301,7 +304,7 @@ mod tests {
         let directories = ids.iter().step_by(2).map(|id| directory(id, 'a', "2022-10-26T22:00:00Z"));
         let inventory = Inventory { directories: directories.collect(), ..inventory(amis.collect()) };
         let listing = Listing { images: examine(&inventory, &Selection::default()), ..Listing::default() };
-        let text = render_list(&listing);
+        let text = fold(&render_list(&listing), "", 80);
         assert_eq!(listing.images.len(), 1200);
         let end = text.lines().rev().take(8).collect::<Vec<_>>().join("\n");
         assert!(text.lines().count() < 5000, "{}\n{end}", text.lines().count());

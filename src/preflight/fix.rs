@@ -14,10 +14,10 @@ use crate::repair::change::{self, Change, count_packages};
 use crate::repair::history::moment;
 use crate::repair::prove::not_ready;
 use crate::repair::undo::{Kept, Undoable, Undone, list_kept, undo};
-use crate::repair::{self, RepairOutcome, Repaired, as_json};
+use crate::repair::{self, RepairOutcome, Repaired};
 use crate::report::{self, Report};
-use crate::system::terminal::width_of;
-use crate::text::printable::{escape, escape_line, fold, lossy};
+use crate::system::terminal::fold_for;
+use crate::text::printable::{escape, escape_line, lossy};
 
 /// Repairs the environment, or proves that it could be.
 pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
@@ -38,10 +38,7 @@ pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
             }
             _ if common.quiet => String::new(),
             (_, Format::Json) => report::format_json(&to_json(&repaired, fix.isolated)),
-            _ => {
-                let text = describe_repair(&repaired, &command);
-                width_of(io::stdout()).map(|width| fold(&text, "", width)).unwrap_or(text)
-            }
+            _ => fold_for(io::stdout(), &describe_repair(&repaired, &command), "").into_owned(),
         };
         Ok(Outcome::success(stdout))
     })
@@ -70,6 +67,11 @@ fn to_json(repaired: &RepairOutcome, isolated: bool) -> serde_json::Value {
         RepairOutcome::InPlace(repaired) | RepairOutcome::Isolated(repaired) => ("repaired", repaired),
     };
     as_json(&repaired.changes, status, isolated && !repaired.changes.is_empty(), &repaired.left)
+}
+
+/// A repair or an undo under `--format json`.
+fn as_json(changes: &[Change], status: &str, isolated: bool, left: &[String]) -> serde_json::Value {
+    json!({"schemaVersion": 1, "status": status, "isolated": isolated, "changes": changes, "left": left})
 }
 
 /// The result of a repair as text for people.

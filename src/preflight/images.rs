@@ -27,6 +27,7 @@ use crate::progress::Progress;
 use crate::report;
 use crate::system;
 use crate::system::signals::Interrupts;
+use crate::system::terminal::fold_for;
 use crate::text::printable::quote_for_shell;
 
 /// The AMIs that Image Builder has created from one of pcluster's recipes.
@@ -75,7 +76,7 @@ impl Images<'_> {
             ..Commands::default()
         };
         let text = render_list(&listing);
-        Ok(self.render(status, &listing, text))
+        Ok(self.render(status, &listing, &text))
     }
 
     fn deletes(&self) -> bool {
@@ -163,11 +164,11 @@ impl Images<'_> {
         command
     }
 
-    fn render(&self, status: u8, listing: &Listing, text: String) -> Outcome {
+    fn render(&self, status: u8, listing: &Listing, text: &str) -> Outcome {
         let stdout = match self.common.format {
             _ if self.common.quiet => String::new(),
             Format::Json => report::format_json(&listing.to_json()),
-            _ => text,
+            _ => fold_for(io::stdout(), text, "").into_owned(),
         };
         Outcome::Exit { status, stdout, stderr: String::new() }
     }
@@ -183,11 +184,12 @@ impl Images<'_> {
         let tasks = plan(change, listing);
         let plan = render_plan(listing, change);
         if tasks.is_empty() || self.arguments.dry_run {
-            return Ok(self.render(u8::from(listing.has_refusals(change)), listing, plan));
+            return Ok(self.render(u8::from(listing.has_refusals(change)), listing, &plan));
         }
         if !self.common.quiet || !self.arguments.yes {
             // What the question is about; with --yes, the record of it.
-            Progress::Lines.write_output(&name_as_called(&plan), true);
+            let plan = name_as_called(&plan);
+            Progress::Lines.write_output(&fold_for(io::stderr(), &plan, ""), true);
         }
         let question = render_question(listing, change);
         if !self.arguments.yes && !confirm(&question)?.ok_or(Error::Unconfirmed)? {
@@ -215,7 +217,7 @@ impl Images<'_> {
             };
         }
         let status = u8::from(is_refused || listing.has_left());
-        Ok(self.render(status, listing, render_result(listing, change)))
+        Ok(self.render(status, listing, &render_result(listing, change)))
     }
 
     fn carry_out(

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::machine::spawn;
+use crate::support::machine::{real_python, spawn};
 use crate::support::sandbox::{log, tree};
 use crate::support::snapshots;
 
@@ -22,6 +22,30 @@ const MAX_RUN_TIME: Duration = Duration::from_secs(60);
 
 /// What a failed test shows of the files in its sandbox.
 const MAX_TREE_LINES: usize = 200;
+
+/// Runs a program with its streams on a terminal of this width, and prints what the terminal shows, without the
+/// sequences that move the cursor.
+const TERMINAL: &str = r#"
+import fcntl, os, pty, re, struct, sys, termios
+
+pid, terminal = pty.fork()
+if pid == 0:
+    fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 24, int(sys.argv[1]), 0, 0))
+    os.execvp(sys.argv[2], sys.argv[2:])
+shown = b""
+while True:
+    try:
+        part = os.read(terminal, 65536)
+    except OSError:
+        break
+    if not part:
+        break
+    shown += part
+shown = re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", shown.replace(b"\r\n", b"\n"))
+lines = [line.rsplit(b"\r", 1)[-1] for line in shown.split(b"\n")]
+sys.stdout.buffer.write(b"\n".join(lines))
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"#;
 
 /// A program with its arguments and environment, to be run.
 #[derive(Debug, Clone)]
@@ -102,6 +126,14 @@ impl Call {
         let arguments = std::mem::take(&mut self.arguments);
         self.arguments = first.iter().map(OsString::from).chain([call.into()]).chain(arguments).collect();
         self
+    }
+
+    /// This call with its streams on a terminal, except those that the redirections of a shell name.
+    pub(crate) fn on_terminal(self, columns: &str, redirections: &str) -> Self {
+        let sh = format!("exec \"$@\" {redirections}");
+        let shell = self.root.join("tools/sh");
+        let call = self.under(shell, &["-c", &sh, "sh"]);
+        call.under(real_python(), &["-c", TERMINAL, columns]).var("TERM", "xterm")
     }
 
     /// For a test that starts it by itself.
@@ -218,6 +250,19 @@ impl Run {
         let redacted = |run: &Run| snapshots::redacted(&run.stdout(), &self.call.root);
         let same = redacted(self) == redacted(other);
         self.holds(same, &format!("expected stdout as in\n{}", other.stdout()))
+    }
+
+    /// Asserts that no line of stdout is wider than this, apart from single words, commands, and lines with one of
+    /// these in them.
+    #[track_caller]
+    pub(crate) fn is_folded(&self, columns: usize, kept_whole: &[&str]) -> &Self {
+        for line in self.stdout().lines() {
+            let is_word = line.split_whitespace().count() == 1;
+            let is_kept_whole =
+                is_word || line.contains('`') || kept_whole.iter().any(|kept| line.contains(kept));
+            self.holds(line.chars().count() <= columns || is_kept_whole, &format!("too wide: {line}"));
+        }
+        self
     }
 
     /// Asserts that stderr is empty.
