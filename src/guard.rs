@@ -21,6 +21,7 @@ use crate::repair::locked_environment::{Locked, LockedEnvironment};
 use crate::repair::overlay::{self, Overlay};
 use crate::repair::{self, RepairOutcome, change};
 use crate::report::{self, Check, Decision, Report, Status, Verdict, human, pcluster};
+use crate::text::printable::lossy;
 
 /// Guards one `pcluster build-image`.
 pub fn build_image(arguments: Vec<OsString>) -> Outcome {
@@ -34,7 +35,7 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
         return Outcome::exec(real.into_exec(arguments));
     }
     if settings.mode == Mode::Off {
-        // The variable was probably meant to change the mode, and contains a typo.
+        // The only error that matters now: with a mistyped PCLUSTER_SHIM_MODE another mode was probably meant.
         let is_mistyped = |error: &&Error| matches!(error, Error::BadVariable { name: env_vars::MODE, .. });
         let stderr =
             errors.iter().filter(is_mistyped).map(|error| warn_of_settings(error, &settings)).collect();
@@ -42,7 +43,7 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
     }
     let unread = find_read_once(&arguments);
     let call = match &unread {
-        // Not even the region is passed on: the real parser might read the arguments differently.
+        // No option is passed on, not even the region: the real parser might read the arguments differently.
         Some(_) => Call::minimal(),
         None => Call::Given(arguments.clone()),
     };
@@ -53,15 +54,18 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
         advisories: &advisories,
         call,
         synthesizes: true,
-        parent: if settings.aws { ParentSource::Aws } else { ParentSource::Unknown },
+        parent: if settings.aws { ParentSource::Aws } else { ParentSource::NotAsked },
         progress: Progress::Terminal,
     };
-    let warnings = errors.iter().map(|error| warn_of_settings(error, &settings));
     let ignored =
         |error: &Error| prefix_lines(&format!("warning: {}; the file was ignored", error.to_line()));
-    let warnings = warnings.chain(more_errors.iter().map(ignored)).collect();
-    let unread = unread.as_deref().map(describe_unread);
-    match (Guarded { request: &request, arguments, unread, warnings }).run() {
+    let warnings = errors
+        .iter()
+        .map(|error| warn_of_settings(error, &settings))
+        .chain(more_errors.iter().map(ignored))
+        .collect();
+    let unread_check = unread.as_deref().map(describe_unread);
+    match (Guarded { request: &request, arguments, unread_check, warnings }).run() {
         Ok(outcome) => outcome,
         Err(Abort::Interrupted(interrupted)) => Outcome::Die(interrupted),
         Err(Abort::Error(error)) => Outcome::failed(&error),
@@ -72,8 +76,8 @@ struct Guarded<'a> {
     request: &'a CheckRequest<'a>,
     arguments: Vec<OsString>,
     /// A check that reports that the configuration was not read, because only the real pcluster may read it.
-    unread: Option<Check>,
-    /// Printed before anything else.
+    unread_check: Option<Check>,
+    /// Printed before the findings; not at all if the real pcluster rejects the call.
     warnings: String,
 }
 
@@ -84,6 +88,13 @@ impl Guarded<'_> {
             Identified::Unknown(report) => return Ok(self.act(CheckOutcome::Report(report), &Overlay::None)),
         };
         let (outcome, overlay) = self.check(&target)?;
+        if overlay == Overlay::Stale {
+            self.warnings += &prefix_lines(&format!(
+                "the repair kept outside the environment is {}\n{}",
+                overlay::STALE,
+                overlay::RENEW
+            ));
+        }
         match outcome {
             CheckOutcome::Report(report) if self.decide(&report) == Decision::Repair => {
                 self.repair(&target, &report, &overlay)
@@ -92,21 +103,14 @@ impl Guarded<'_> {
         }
     }
 
-    /// Any failure becomes an unknown check in the report, next to the checks that could be made.
-    fn check(&mut self, target: &Target) -> Result<(CheckOutcome, Overlay), Abort> {
+    /// Checks a target, locked against repairs, and adds that the configuration was not read.
+    fn check(&self, target: &Target) -> Result<(CheckOutcome, Overlay), Abort> {
         let environment = match LockedEnvironment::lock(self.request, target)? {
             Locked::Environment(environment) => environment,
             Locked::Unknown(report) => return Ok((CheckOutcome::Report(report), Overlay::None)),
         };
-        if environment.overlay == Overlay::Stale {
-            self.warnings += &prefix_lines(&format!(
-                "the repair kept outside the environment is {}\n{}",
-                overlay::STALE,
-                overlay::RENEW
-            ));
-        }
         let mut outcome = environment.check(self.request)?;
-        if let (CheckOutcome::Report(report), Some(check)) = (&mut outcome, &self.unread) {
+        if let (CheckOutcome::Report(report), Some(check)) = (&mut outcome, &self.unread_check) {
             report.add(check.clone());
         }
         Ok((outcome, environment.overlay))
@@ -118,7 +122,7 @@ impl Guarded<'_> {
     }
 
     /// Repairs the environment or, if that is not possible, makes a repair outside it; then checks again. If the
-    /// repair fails and there was only a warning, the build continues.
+    /// repair fails and nothing blocked (a warning of a build that will fail is repaired too), the build continues.
     fn repair(mut self, target: &Target, before: &Report, overlay: &Overlay) -> Result<Outcome, Abort> {
         let repaired = match self.fix(target, false) {
             Err(Abort::Error(Error::NotInPlace { .. })) => self.fix(target, true),
@@ -128,7 +132,7 @@ impl Guarded<'_> {
             Ok(repaired) => repaired,
             Err(Abort::Error(error)) => {
                 let why = prefix_lines("the repair failed:") + &error.render_for_stderr();
-                if before.verdict != Verdict::Ready {
+                if before.verdict == Verdict::Blocked {
                     return Ok(self.stop(before, &why));
                 }
                 self.warnings += &why;
@@ -156,6 +160,7 @@ impl Guarded<'_> {
         };
         match self.decide(&report) {
             Decision::Exec => self.exec(&report, overlay),
+            // It has been repaired already, and a warning that is left does not stop the build.
             Decision::Repair if report.verdict == Verdict::Ready => self.exec(&report, overlay),
             Decision::Stop | Decision::Repair => self.stop(&report, ""),
         }
@@ -188,11 +193,10 @@ fn describe_repair(outcome: &RepairOutcome) -> String {
         RepairOutcome::Isolated(repaired) => {
             ("repaired outside the environment, for build-image only", repaired)
         }
+        // What was recompiled has been reported, and this is not a dry run.
         _ => return String::new(),
     };
-    let moves =
-        change::summary(&repaired.changes).into_iter().map(|(name, step, _)| format!("{name} {step}"));
-    let moves = moves.collect::<Vec<_>>().join(", ");
+    let moves = change::list_moves(&repaired.changes);
     prefix_lines(&format!("{head}: {moves}\nTo revert, run `pcluster preflight undo`."))
 }
 
@@ -208,8 +212,7 @@ fn warn_of_settings(error: &Error, settings: &Settings) -> String {
 }
 
 fn describe_unread(configuration: &Path) -> Check {
-    let name: String =
-        configuration.to_string_lossy().chars().filter(|letter| !letter.is_control()).collect();
+    let name = lossy(configuration);
     let reason = format!("{name} is not a regular file; only the environment was checked");
     Check::new("configuration", Status::Unknown, Duration::ZERO, Some(reason))
 }

@@ -161,6 +161,20 @@ fn the_guard_continues_if_aws_denies() {
     strict.exits(1).prefixed().stderr_matches("guard-denied-strict.txt");
 }
 
+/// Without a template the parent is not known, so the release is judged alone.
+#[test]
+fn no_synth_judges_the_release_even_if_the_config_has_aws() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    environment.installs("aws-parallelcluster", "3.3.0", "");
+    for config in ["", "aws: true\n"] {
+        sandbox.write(CONFIG, config);
+        let run = check(&sandbox, &["--no-synth"]);
+        run.holds(run.stdout().contains("ubuntu-20.04-mysql"), "the release has a finding");
+    }
+    assert_eq!(count_calls(&sandbox), 0);
+}
+
 #[test]
 fn the_options_need_a_configuration() {
     let sandbox = Sandbox::new();

@@ -378,7 +378,7 @@ fn a_name_with_a_line_feed_is_reported_in_one_line() {
     let sandbox = Sandbox::new();
     sandbox.environment();
     sandbox.link("work/odd\n\u{1b}[31m", "/dev/null");
-    named(&sandbox, "-c @", "odd\n\u{1b}[31m").run().exits(0).warns_once("odd[31m");
+    named(&sandbox, "-c @", "odd\n\u{1b}[31m").run().exits(0).warns_once("odd \\u{1b}[31m is not");
 }
 
 /// No check reads more than 1 MB: the real parser is asked then.

@@ -27,7 +27,7 @@ use crate::environment::packages::{is_in_cache_of_uv, read_installed};
 use crate::environment::synthesis::Call;
 use crate::environment::target::{self, Target};
 use crate::error::{Abort, Error};
-use crate::model::distribution::Packages;
+use crate::model::distribution::{Distribution, Packages};
 use crate::model::finding::{Finding, Shows};
 use crate::report::builder::{CheckResult, ReportBuilder};
 use crate::report::{Report, Shim, TargetInfo};
@@ -70,6 +70,7 @@ impl CheckOutcome {
 pub fn identify(request: &CheckRequest, overlay: Option<&Path>) -> Result<Identified, Abort> {
     let since = Instant::now();
     let _step = request.progress.step("looking for pcluster's Python");
+    // A wrapper may choose its Python by the arguments.
     match target::identify(request.real, request.call.given(), overlay, request.settings.timeout) {
         Ok(target) => Ok(Identified::Target(Box::new(target))),
         Err(IdentifyError::Child(ChildError::Interrupted(interrupted))) => Err(interrupted.into()),
@@ -100,22 +101,22 @@ pub fn report_unknown(
 pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Abort> {
     let mut report = ReportBuilder::new(Some(describe_target(request.real, Some(target))));
     let Some(packages) = read_packages(request, target, &mut report) else {
-        return Ok(finish(request, report));
+        return Ok(finish(request, report, None));
     };
     if let Some(refused) = refuse_old_release(target, &packages) {
         return Ok(refused);
     }
     let call = call_that_runs(request, target, &mut report);
+    // The parent image of a minimal configuration does not exist, and without a template it is not known.
+    let asks_for_parent = request.synthesizes && request.asks_for_parent() && matches!(call, Call::Given(_));
     let since = Instant::now();
-    // The parent image of a minimal configuration does not exist.
-    let asks_for_parent = request.asks_for_parent() && matches!(call, Call::Given(_));
     let advised = advise(request, target, &report.packages, asks_for_parent);
     let took = since.elapsed();
     if !request.synthesizes {
         report.add("packages", took, CheckResult::Findings(advised));
         let reason = "--no-synth: advisories were not confirmed";
         report.add("template", Duration::ZERO, CheckResult::Skipped(reason.into()));
-        return Ok(finish(request, report));
+        return Ok(finish(request, report, packages.get(PCLUSTER)));
     }
     let rules = TemplateRules { packages: &packages, advisories: request.advisories, today: system::today() };
     let observer = Observer { request, target, rules: &rules };
@@ -124,21 +125,16 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
         Observed::Seen(seen) => *seen,
     };
     if has_open_question(&advised, &seen) {
-        observer.observe_minimal(&call, &mut seen)?;
+        observer.observe_minimal(&mut seen)?;
     }
     let advised = advisories::refute(advised, seen.evidence);
     seen.explain_by(&advised);
     report.add("packages", took, CheckResult::Findings(advised));
-    let built = seen.built.take();
-    seen.add_to(&mut report);
+    let built = seen.add_to(&mut report);
     if asks_for_parent {
         outside::check(request, target, built.as_ref(), &mut report)?;
     }
-    if packages.get(PCLUSTER).is_some_and(|pcluster| is_in_cache_of_uv(&pcluster.metadata)) {
-        // uvx recreates its environments.
-        report.replace_fix(&format!("pcluster preflight constraints {}", report.packages[PCLUSTER]));
-    }
-    Ok(finish(request, report))
+    Ok(finish(request, report, packages.get(PCLUSTER)))
 }
 
 /// What the package versions alone show, including the release of pcluster.
@@ -150,6 +146,7 @@ fn advise(
 ) -> Vec<Finding> {
     let mut advised = advisories::check(packages, &target.interpreter.version, request.advisories);
     let pcluster = packages.get(PCLUSTER).map(String::as_str).unwrap_or_default();
+    // Otherwise the image itself is examined, by `outside`.
     if !asks_for_parent {
         advised.extend(combinations::check_release(pcluster));
     }
@@ -159,11 +156,19 @@ fn advise(
 
 /// Whether an advisory says that the template is incomplete, although no template was checked.
 fn has_open_question(advised: &[Finding], seen: &Seen) -> bool {
-    seen.may_be_configurations
+    seen.minimal_may_build
         && advised.iter().any(|finding| finding.shows == Some(Shows::Template) && finding.blocks())
 }
 
-fn finish(request: &CheckRequest, report: ReportBuilder) -> CheckOutcome {
+fn finish(
+    request: &CheckRequest,
+    mut report: ReportBuilder,
+    pcluster: Option<&Distribution>,
+) -> CheckOutcome {
+    if let Some(pcluster) = pcluster.filter(|pcluster| is_in_cache_of_uv(&pcluster.metadata)) {
+        // uvx recreates its environments.
+        report.replace_fix(&format!("pcluster preflight constraints {}", pcluster.version));
+    }
     let mut report = report.build(shim());
     report.ignore(&request.settings.ignore);
     CheckOutcome::Report(report)
@@ -219,8 +224,9 @@ fn refuse_old_release(target: &Target, packages: &Packages) -> Option<CheckOutco
 
 /// The call as pcluster will receive it. If a launcher changes it, only the environment can be checked.
 fn call_that_runs(request: &CheckRequest, target: &Target, report: &mut ReportBuilder) -> Call {
-    if target.keeps_call || !matches!(request.call, Call::Given(_)) {
-        return request.call.clone();
+    match &request.call {
+        Call::Given(_) if !target.keeps_call => {}
+        call => return call.clone(),
     }
     let reason = "the launcher runs pcluster in another directory, with other arguments or as \
                   another user; the environment was checked with a minimal configuration";

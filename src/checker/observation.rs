@@ -45,14 +45,15 @@ pub enum Observed {
 #[derive(Debug)]
 pub struct Seen {
     node: Result<Node, NodeError>,
-    /// `None` if pcluster was not even started.
+    /// `None` if it is not known whether pcluster starts; the report then has no such check.
     startup: Option<(Duration, CheckResult)>,
     template: (Duration, CheckResult),
     /// The template that was built.
-    pub built: Option<Value>,
+    built: Option<Value>,
     pub evidence: Evidence,
-    /// No template was built from this configuration, but one may still be built from a minimal configuration.
-    pub may_be_configurations: bool,
+    /// No template was built from this configuration, but one may be built from a minimal configuration, which has
+    /// not been tried.
+    pub minimal_may_build: bool,
 }
 
 impl Seen {
@@ -68,8 +69,8 @@ impl Seen {
         }
     }
 
-    /// Adds the checks to a report.
-    pub fn add_to(self, report: &mut ReportBuilder) {
+    /// Adds the checks to a report, and returns the template.
+    pub fn add_to(self, report: &mut ReportBuilder) -> Option<Value> {
         let node = match self.node {
             Ok(node) => {
                 if let Some(info) = &mut report.target {
@@ -86,12 +87,13 @@ impl Seen {
         }
         let (took, template) = self.template;
         report.add("template", took, template);
+        self.built
     }
 }
 
 impl Observer<'_> {
-    /// Builds the template of a call, even without Node.js, because the real pcluster rejects a call before CDK
-    /// runs. The version of Node.js is determined at the same time.
+    /// Builds the template of a call and, if that fails, of a minimal configuration ([`synthesis::synthesize`]): even
+    /// without Node.js, because the real pcluster rejects a call before CDK runs. The version of Node.js is determined at the same time.
     pub fn observe(&self, call: &Call) -> Result<Observed, Abort> {
         let since = Instant::now();
         let node = node::ask(self.target, self.request.settings.timeout);
@@ -115,7 +117,7 @@ impl Observer<'_> {
                     template: (Duration::ZERO, CheckResult::Skipped("pcluster does not start".into())),
                     built: None,
                     evidence: Evidence { starts, has_right_template: false },
-                    may_be_configurations: false,
+                    minimal_may_build: false,
                 })));
             }
             Ok(Answer { synthesis, startup }) => (startup, Ok(synthesis)),
@@ -123,11 +125,13 @@ impl Observer<'_> {
         };
         let evidence =
             Evidence { starts: startup.is_some(), has_right_template: self.is_right(&synthesized) };
-        let may_be_configurations = match &synthesized {
-            Ok(Synthesis::Unexpected { .. }) => true,
-            Ok(Synthesis::Failed { stage, .. }) => stage != "import",
-            _ => false,
-        };
+        // `synthesize` has already tried the minimal configuration after any other failure.
+        let minimal_may_build = matches!(call, Call::Given(_))
+            && match &synthesized {
+                Ok(Synthesis::Unexpected { .. }) => true,
+                Ok(Synthesis::Failed { stage, .. }) => ["arguments", "expectation"].contains(&stage.as_str()),
+                _ => false,
+            };
         let template = self.judge(&synthesized, node.is_ok());
         let built = match synthesized {
             Ok(Synthesis::Template { template, .. }) => Some(template),
@@ -139,18 +143,19 @@ impl Observer<'_> {
             template: (took, template),
             built,
             evidence,
-            may_be_configurations,
+            minimal_may_build,
         })))
     }
 
-    /// Checks the template of a minimal configuration if that of the call could not be checked.
-    pub fn observe_minimal(&self, call: &Call, seen: &mut Seen) -> Result<(), Abort> {
-        if let (Call::Given(_), Ok(answer)) = (call, self.synthesize(&Call::minimal())?) {
+    /// Whether the template of a minimal configuration is right.
+    pub fn observe_minimal(&self, seen: &mut Seen) -> Result<(), Abort> {
+        if let Ok(answer) = self.synthesize(&Call::minimal())? {
             seen.evidence.has_right_template = self.is_right(&Ok(answer.synthesis));
         }
         Ok(())
     }
 
+    /// The outer error is a signal; the inner one belongs in the report.
     fn synthesize(&self, call: &Call) -> Result<Result<Answer, ChildError>, Interrupted> {
         let _step = self.request.progress.step("building the template that build-image would submit");
         match synthesis::synthesize(
@@ -164,6 +169,7 @@ impl Observer<'_> {
         }
     }
 
+    /// Whether a template has everything that was asked for. What the other rules find refutes no advisory.
     fn is_right(&self, synthesized: &Result<Synthesis, ChildError>) -> bool {
         match synthesized {
             Ok(Synthesis::Template { template, expectation }) => {
@@ -181,12 +187,13 @@ impl Observer<'_> {
             return Ok((fails(), false));
         }
         let overlay = self.target.overlay.as_deref();
-        let rest_path = overlay.map(|overlay| python_path(overlay, env::var_os("PYTHONPATH")));
+        let python_path = overlay.map(|overlay| python_path(overlay, env::var_os("PYTHONPATH")));
         let launcher = &self.request.real.path;
         let asked = question::ask_for_start(
             launcher,
+            // The launcher is asked with the real call even if a minimal template was built.
             self.request.call.given(),
-            rest_path,
+            python_path,
             self.request.settings.timeout,
         );
         let launcher = launcher.display();
@@ -194,6 +201,7 @@ impl Observer<'_> {
         let contradiction = match asked {
             Ok(Start::Fails(exception)) if exception == failure.exception => return Ok((fails(), false)),
             Ok(Start::Fails(exception)) => format!("{launcher} fails with {exception}"),
+            // It does not get as far as the import.
             Ok(Start::Unknown) => format!("{launcher} fails differently"),
             Ok(Start::Starts) => format!("{launcher} starts pcluster"),
             Err(ChildError::Interrupted(interrupted)) => return Err(interrupted),
@@ -228,10 +236,13 @@ impl Observer<'_> {
             Ok(Synthesis::Unstartable(failure)) => {
                 CheckResult::Unknown(format!("cannot build it (template): {}", failure.describe()))
             }
-            Ok(Synthesis::Rejected { stage, message } | Synthesis::Failed { stage, message }) => {
+            Ok(Synthesis::Failed { stage, message }) => {
                 CheckResult::Unknown(format!("cannot build it ({stage}): {message}"))
             }
-            Ok(Synthesis::Started) => CheckResult::Unknown("it was not built".into()),
+            // `observe` has returned before, or there was no call.
+            Ok(Synthesis::Rejected { .. } | Synthesis::Started) => {
+                CheckResult::Unknown("it was not built".into())
+            }
             Err(reason) => CheckResult::Unknown(reason.to_string()),
         }
     }

@@ -1,7 +1,7 @@
 //! What AWS, or a file with its answer, says about the parent image, the components and the network of a build.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -26,26 +26,29 @@ pub fn check(
     template: Option<&Value>,
     report: &mut ReportBuilder,
 ) -> Result<(), Abort> {
-    let since = Instant::now();
     let Some(template) = template else {
-        report.add("parent", since.elapsed(), CheckResult::Skipped("no template was built".into()));
+        report.add("parent", Duration::ZERO, CheckResult::Skipped("no template was built".into()));
         return Ok(());
     };
-    let questions = ask_for(request, template);
+    let questions = questions_of(request, template);
+    let since = Instant::now();
     let facts = match get_facts(request, target, &questions, template) {
+        Ok(facts) => facts,
         Err(Abort::Error(error)) => {
+            // The other checks are left out, because this one says why.
             report.add("parent", since.elapsed(), CheckResult::Unknown(error.to_line()));
             return Ok(());
         }
-        facts => facts?,
+        Err(interrupted) => return Err(interrupted),
     };
+    // AWS was asked once, for all three checks.
+    let took = since.elapsed();
     if facts.image.as_ref().is_some_and(image::is_of_pcluster) {
         report.soften(
             minitar::ID,
             ", unless the parent image, which ParallelCluster has made, has an older one",
         );
     }
-    let took = since.elapsed();
     let pcluster = report.packages.get(PCLUSTER).cloned().unwrap_or_default();
     let combinations = combinations::built_in();
     let build = Build { pcluster: &pcluster, template, combinations: &combinations };
@@ -62,11 +65,11 @@ pub fn check(
 }
 
 /// What a build uses. A file contains images only.
-fn ask_for(request: &CheckRequest, template: &Value) -> Questions {
+fn questions_of(request: &CheckRequest, template: &Value) -> Questions {
     let questions = Questions::of(template);
     match request.parent {
         ParentSource::File(_) => Questions { parent: questions.parent, ..Questions::default() },
-        ParentSource::Aws | ParentSource::Unknown => questions,
+        ParentSource::Aws | ParentSource::NotAsked => questions,
     }
 }
 
@@ -99,9 +102,10 @@ fn find_image(images: &[Value], parent: &str) -> Facts {
     let named = images.iter().find(|image| image["ImageId"] == parent);
     let only = images.first().filter(|_| images.len() == 1 && parent.starts_with("arn:"));
     let reason = match named.or(only).map(|image| serde_json::from_value::<ParentImage>(image.clone())) {
-        Some(Ok(image)) if named.is_some() => return Facts { image: Some(image), ..Facts::default() },
-        Some(Ok(image)) => {
-            let image = ParentImage { owner_id: None, owner_alias: None, ..image };
+        Some(Ok(mut image)) => {
+            if named.is_none() {
+                (image.owner_id, image.owner_alias) = (None, None);
+            }
             return Facts { image: Some(image), ..Facts::default() };
         }
         Some(Err(error)) => format!("the description of the image {parent} in the file is wrong: {error}"),

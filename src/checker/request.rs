@@ -7,8 +7,7 @@ use crate::environment::locate::Real;
 use crate::environment::synthesis::Call;
 use crate::error::Error;
 use crate::progress::Progress;
-use crate::rules::advisories::Advisory;
-use crate::rules::advisories::file;
+use crate::rules::advisories::{Advisory, file};
 use crate::system::trust;
 
 /// What is to be checked, and to what extent.
@@ -18,17 +17,16 @@ pub struct CheckRequest<'a> {
     pub settings: &'a Settings,
     pub advisories: &'a [Advisory],
     pub call: Call,
+    /// Whether a template is built (not with `--no-synth`).
     pub synthesizes: bool,
     pub parent: ParentSource,
     pub progress: Progress,
 }
 
 /// The source of the facts about the parent image.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub enum ParentSource {
-    /// Nothing requests them.
-    #[default]
-    Unknown,
+    NotAsked,
     Aws,
     /// The images in an output of `aws ec2 describe-images`.
     File(Vec<Value>),
@@ -37,27 +35,21 @@ pub enum ParentSource {
 impl CheckRequest<'_> {
     /// Whether the facts about the parent image are requested.
     pub fn asks_for_parent(&self) -> bool {
-        !matches!(self.parent, ParentSource::Unknown)
+        !matches!(self.parent, ParentSource::NotAsked)
     }
 
     /// The images that are known without asking AWS.
     pub fn known_images(&self) -> &[Value] {
         match &self.parent {
             ParentSource::File(images) => images,
-            ParentSource::Unknown | ParentSource::Aws => &[],
+            ParentSource::NotAsked | ParentSource::Aws => &[],
         }
     }
 }
 
 /// The built-in advisories and those of the config, and the files that could not be read.
 pub fn read_advisories(settings: &Settings) -> (Vec<Advisory>, Vec<Error>) {
-    let (advisories, errors) = read_own_advisories(settings);
-    (file::built_in().into_iter().chain(advisories).collect(), errors)
-}
-
-/// The advisories of the files that the config names, and the files that could not be read.
-pub fn read_own_advisories(settings: &Settings) -> (Vec<Advisory>, Vec<Error>) {
-    let (mut advisories, mut errors) = (Vec::new(), Vec::new());
+    let (mut advisories, mut errors) = (file::built_in(), Vec::new());
     for file in &settings.advisories {
         let malformed = |message| Error::BadFile { file: file.clone(), message };
         let text = trust::read_to_string(file).map_err(|error| trust::unreadable(file, &error));

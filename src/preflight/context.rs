@@ -159,7 +159,7 @@ pub fn read_parent(check: &CheckArgs, settings: &Settings) -> Result<ParentSourc
             parse_images(&text).map(ParentSource::File).map_err(bad)
         }
         None if check.aws || settings.aws => Ok(ParentSource::Aws),
-        None => Ok(ParentSource::Unknown),
+        None => Ok(ParentSource::NotAsked),
     }
 }
 

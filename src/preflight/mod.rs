@@ -41,7 +41,7 @@ use clap::CommandFactory as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use serde_json::Value;
 
-use crate::checker::request::read_own_advisories;
+use crate::checker::request::read_advisories;
 use crate::cli::args::{Command, Format, Preflight, asks_for_json};
 use crate::cli::settings::Settings;
 use crate::error::{self, Abort, Error, prefix_lines};
@@ -173,7 +173,7 @@ fn shorten_usage(text: &str) -> (String, String) {
 fn warn_of_untrusted(outcome: Outcome) -> Outcome {
     let Outcome::Exit { status, stdout, stderr } = outcome else { return outcome };
     let (settings, errors) = Settings::read();
-    let errors = errors.into_iter().chain(read_own_advisories(&settings).1);
+    let errors = errors.into_iter().chain(read_advisories(&settings).1);
     let lines = errors.filter(is_untrusted).map(|error| prefix_lines(&format!("{error}; it was ignored")));
     let stderr = lines.collect::<String>() + &stderr;
     Outcome::Exit { status, stdout, stderr }

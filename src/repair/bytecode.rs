@@ -18,6 +18,7 @@ use crate::repair::state::find_site;
 use crate::report::Report;
 use crate::system::child::{Child, ChildError, MAX_OUTPUT, framed, sentinel};
 use crate::system::scratch::Scratch;
+use crate::text::printable::lossy;
 
 const COMPILE_PY: &str = include_str!("compile.py");
 
@@ -54,9 +55,9 @@ pub fn compile(target: &Target, sources: &[PathBuf], limit: Duration) -> Result<
 /// A check reports one damaged file at a time; a disk that was full leaves only a few of them.
 const MAX_DAMAGED: usize = 50;
 
-/// If the findings to repair are about damaged bytecode, removes what a check finds of it. Returns the report of a
-/// check without it, and the files. Python compiles them again, so an undo does not bring them back.
-pub fn remove_damaged(
+/// Checks the target. If the findings to repair are about damaged bytecode, removes it and checks again. Returns the
+/// last report, and the files. Python compiles them again, so an undo does not bring them back.
+pub fn check_and_remove_damaged(
     request: &CheckRequest,
     target: &Target,
     options: &Options,
@@ -70,6 +71,9 @@ pub fn remove_damaged(
             Some(file) if is_of_environment(&file, target) && !removed.contains(&file) => {
                 refuse_another_users(file.parent(), &options.command(), &request.real.path)?;
                 fs::remove_file(&file).map_err(|error| describe_kept(&file, &error))?;
+                let message =
+                    format!("removed damaged bytecode, which Python compiles again: {}", lossy(&file));
+                request.progress.write(&message);
                 removed.push(file);
             }
             _ => return Ok((report, removed)),

@@ -124,6 +124,12 @@ pub fn summary(changes: &[Change]) -> Vec<(String, String, &str)> {
     rows.into_iter().map(counted).collect()
 }
 
+/// `aws-cdk.* (2) 1.153.0 -> 1.204.0, jsii 1.85.0 -> 1.132.0`.
+pub fn list_moves(changes: &[Change]) -> String {
+    let moves = summary(changes).into_iter().map(|(name, step, _)| format!("{name} {step}"));
+    moves.collect::<Vec<_>>().join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,6 @@
 
 use crate::environment::packages::read_installed;
 use crate::error::{Abort, Error};
-use crate::repair::change::Change;
 use crate::repair::context::{BrokenRequirements, Repair};
 use crate::repair::file_plan::FilePlan;
 use crate::repair::hints::{FREE_SPACE, UNCHANGED_FREE_SPACE, keep_beside};
@@ -17,18 +16,18 @@ use crate::repair::verify::verify;
 use crate::system::concurrently::concurrently;
 use crate::text::package_name::PCLUSTER;
 
-/// Exchanges the files of the installed packages for the staged ones, and returns the changes.
+/// Exchanges the files of the installed packages for the staged ones.
 ///
 /// # Errors
 /// Returns an error if a step fails or a signal arrives. The environment is then unchanged, except for
 /// packages that another installer wrote during the exchange.
-pub fn commit(repair: &Repair, staged: Staged) -> Result<Vec<Change>, Abort> {
+pub fn commit(repair: &Repair, staged: &Staged) -> Result<(), Abort> {
     refuse_managed_packages(repair, &staged.changes)?;
     let broken_before = repair.installer.find_broken_requirements()?;
     let _uv_lock = lock_against_uv(&repair.target.interpreter.prefix, repair.request.progress)?;
     let _exclusive = repair.state.lock_exclusive(repair.request.progress)?;
     refuse_if_changed(repair)?;
-    let plan = plan_files(repair, &staged)?;
+    let plan = plan_files(repair, staged)?;
     refuse_directories(repair, &plan.sites(), &plan.directories())?;
     let step = repair.request.progress.step(&format!(
         "exchanging {} files of {} packages",
@@ -56,7 +55,7 @@ pub fn commit(repair: &Repair, staged: Staged) -> Result<Vec<Change>, Abort> {
                 .map_or(Ok(()), |package| Err(describe_changed_package(package).into()))
         })
         .and_then(|()| transactions.close(&journal).map_err(describe_failed_write));
-    let Err(reason) = committed else { return Ok(staged.changes) };
+    let Err(reason) = committed else { return Ok(()) };
     Err(match (roll_back(transactions, &journal), reason) {
         (Ok(left), Abort::Error(_)) if !left.is_empty() => describe_meanwhile(&left).into(),
         (Ok(_), reason) => reason,

@@ -79,8 +79,7 @@ pub mod verify;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use serde_json::json;
-
+use crate::checker;
 use crate::checker::request::CheckRequest;
 use crate::environment::packages::read_installed;
 use crate::environment::target::Target;
@@ -88,7 +87,7 @@ use crate::error::{Abort, Error};
 use crate::model::distribution::Packages;
 use crate::model::finding::{Finding, Shows};
 use crate::model::options::Strategy;
-use crate::repair::bytecode::remove_damaged;
+use crate::repair::bytecode::check_and_remove_damaged;
 use crate::repair::change::Change;
 use crate::repair::commit::commit;
 use crate::repair::context::{Options, Repair};
@@ -107,12 +106,11 @@ use crate::report::Report;
 use crate::rules::{advisories, edits};
 use crate::system::concurrently::concurrently;
 use crate::text::package_name::PCLUSTER;
-use crate::text::printable::lossy;
 
 /// The result of a repair.
 #[derive(Debug)]
 pub enum RepairOutcome {
-    /// Only these warnings remain, and there is no repair for them.
+    /// Nothing has to be repaired or, if there are warnings here, they cannot be.
     NothingToDo(Vec<String>),
     /// Only these damaged bytecode files had to be removed.
     Recompiled(Vec<PathBuf>),
@@ -136,7 +134,8 @@ pub struct Repaired {
 /// Repairs the environment of a target, or with `dry_run` proves that it can be repaired.
 ///
 /// # Errors
-/// Returns an error if a step fails, or a signal arrives. The environment is then unchanged.
+/// Returns an error if a step fails, or a signal arrives. The packages are then unchanged; damaged bytecode may have
+/// been removed, which was reported.
 pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<RepairOutcome, Abort> {
     if options.changes_environment() {
         refuse_another_users(find_site(target).as_deref(), &options.command(), &request.real.path)?;
@@ -149,18 +148,20 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
         request.progress.write(&format!("{message}; earlier repairs cannot be undone"));
     }
     let scratch = make_scratch()?;
+    // Also after --no-synth: a repair is proven with a template.
     let target = &Target { jsii_cache: Some(scratch.path("jsii")), ..target.clone() };
     let request = &CheckRequest { synthesizes: true, ..request.clone() };
     let overlay = if options.isolated { read_overlay(&state, target) } else { Overlay::None };
     let overlaid = overlay.directory().map(|directory| target.with_overlay(directory));
     let packages = &read_installed(&target.interpreter.sys_path);
     let (checked, ahead) = concurrently(
-        || remove_damaged(request, overlaid.as_ref().unwrap_or(target), &options),
+        || check_and_remove_damaged(request, overlaid.as_ref().unwrap_or(target), &options),
         || stage_ahead(request, target, packages, &state, &options),
     );
-    let (before, recompiled) = checked?;
-    if !recompiled.is_empty() {
-        request.progress.write(&describe_recompiled(&recompiled));
+    let (mut before, recompiled) = checked?;
+    if overlaid.is_some() && !matches!(choose_goal(request, &before, &options), Ok(None)) {
+        // The new overlay replaces the old one, so it also needs what the old one moved.
+        before = checker::check(request, target)?.into_report()?;
     }
     let goal = match choose_goal(request, &before, &options) {
         Ok(Some(goal)) => goal,
@@ -178,13 +179,12 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
         Some(ahead) if ahead.is_for(&repair.goal) => ahead.staged?,
         _ => stage_proven(repair)?,
     };
-    // The only edit cannot be made here, which has been reported.
+    // The only edit cannot be made here, which `make_edits` has reported.
     if staged.changes.is_empty() {
         return Ok(RepairOutcome::NothingToDo(staged.left));
     }
-    let left = staged.left.clone();
     if repair.options.dry_run {
-        return Ok(RepairOutcome::Proven(Repaired { changes: staged.changes, left }));
+        return Ok(RepairOutcome::Proven(Repaired { changes: staged.changes, left: staged.left }));
     }
     if history::list(state.directory()).len() >= MAX_UNDO {
         request
@@ -199,10 +199,10 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
                 if removed == 1 { "repair" } else { "repairs" }
             ));
         }
-        return Ok(RepairOutcome::Isolated(Repaired { changes: staged.changes, left }));
+        return Ok(RepairOutcome::Isolated(Repaired { changes: staged.changes, left: staged.left }));
     }
-    let changes = commit(repair, staged)?;
-    Ok(RepairOutcome::InPlace(Repaired { changes, left }))
+    commit(repair, &staged)?;
+    Ok(RepairOutcome::InPlace(Repaired { changes: staged.changes, left: staged.left }))
 }
 
 fn choose_goal<'a>(
@@ -211,8 +211,8 @@ fn choose_goal<'a>(
     options: &'a Options,
 ) -> Result<Option<Goal>, Refusal<'a>> {
     // A finding that no longer exists is not an error: the same command may run twice.
-    let is_edit = |id: &str| edits::is_known(id);
-    let is_known = |id: &str| is_edit(id) || request.advisories.iter().any(|advisory| advisory.id == id);
+    let is_known =
+        |id: &str| edits::is_known(id) || request.advisories.iter().any(|advisory| advisory.id == id);
     plan::choose_goal(before, &options.ids, is_known)
 }
 
@@ -231,14 +231,6 @@ fn describe_unknown(id: &str, report: &Report) -> Error {
     let known = if known.is_empty() { "none".into() } else { Vec::from_iter(known).join(", ") };
     let message = format!("the check has no finding {id:?}; found: {known}");
     Error::repair(message, "Nothing was changed. `pcluster preflight` lists the findings.")
-}
-
-/// The removal of damaged bytecode, a line for each file.
-pub fn describe_recompiled(files: &[PathBuf]) -> String {
-    let lines = files
-        .iter()
-        .map(|file| format!("removed damaged bytecode, which Python compiles again: {}", lossy(file)));
-    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// Damaged bytecode that this repair does not remove, because it is outside the environment or `--isolated` was
@@ -274,7 +266,8 @@ struct Ahead {
 }
 
 impl Ahead {
-    /// Whether a repair with this goal would do the same.
+    /// Whether a repair with this goal would do the same. Whether an edit is required does not matter: all that were
+    /// wanted have been made.
     fn is_for(&self, goal: &Goal) -> bool {
         let edits = |goal: &Goal| goal.edits.iter().map(|wanted| wanted.id.clone()).collect::<BTreeSet<_>>();
         self.goal.reasons == goal.reasons
@@ -315,6 +308,7 @@ fn stage_ahead(
     let staged = match stage_goal(repair) {
         Ok(Staging::Staged(mut staged)) => match prove(repair, &mut staged) {
             Ok(Proof::Ready) => Ok(staged),
+            // Made again after the check, because the goal may be another one then.
             Ok(Proof::NotReady(_)) | Err(_) => return None,
         },
         Ok(Staging::Unsolvable(_)) => return None,
@@ -331,11 +325,10 @@ fn stage_goal(repair: &Repair) -> Result<Staging, Abort> {
 }
 
 /// Stages what is proven to make the environment ready: the moves that the findings name and the source edits or,
-/// if those moves do not help, the packages that were available when that release came out.
+/// if those moves do not help, the packages that were available when that release of aws-parallelcluster came out.
 fn stage_proven(repair: &Repair) -> Result<Staged, Abort> {
     let goal = &repair.goal;
-    let needs_release = goal.restores_release && goal.reasons.is_empty();
-    if needs_release || goal.moves_packages() && repair.options.strategy == Strategy::Release {
+    if goal.moves_packages() && (goal.reasons.is_empty() || repair.options.strategy == Strategy::Release) {
         return restore_release(repair);
     }
     let error = match stage_goal(repair)? {
@@ -351,14 +344,11 @@ fn stage_proven(repair: &Repair) -> Result<Staged, Abort> {
             }
         },
     };
-    drop(repair.request.progress.step(&format!("{}; trying strategy release", error.to_line())));
+    if repair.options.verbose {
+        repair.request.progress.write(&format!("{}; trying strategy release", error.to_line()));
+    }
     match restore_release(repair) {
         Err(Abort::Error(other)) => Err(error.with_second(&other).into()),
         restored => restored,
     }
-}
-
-/// A repair or an undo under `--format json`.
-pub fn as_json(changes: &[Change], status: &str, isolated: bool, left: &[String]) -> serde_json::Value {
-    json!({"schemaVersion": 1, "status": status, "isolated": isolated, "changes": changes, "left": left})
 }

@@ -101,8 +101,7 @@ pub fn collect_unmet(repair: &Repair, edits: &[String], report: &Report) -> Vec<
 
 /// The error if the environment is not ready with the staged packages.
 pub fn describe_unproven(repair: &Repair, staged: &Staged, report: &Report) -> Error {
-    let tried = change::summary(&staged.changes).into_iter().map(|(name, step, _)| format!("{name} {step}"));
-    let tried = tried.collect::<Vec<_>>().join(", ");
+    let tried = change::list_moves(&staged.changes);
     let message = if tried.is_empty() {
         format!("{} found no other versions", repair.installer.name())
     } else {

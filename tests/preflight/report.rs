@@ -90,6 +90,19 @@ fn no_synth_starts_only_the_interpreter() {
     assert_eq!(sandbox.log(), ["identity"]);
 }
 
+/// uvx recreates its environments, so a repair there would not last.
+#[test]
+fn no_synth_names_constraints_for_an_environment_of_uvx() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment_in("uv/archive-v0/one");
+    sandbox.write("uv/CACHEDIR.TAG", "");
+    environment.is_broken();
+    let path = [sandbox.path("shim"), environment.path("bin"), sandbox.path("tools")];
+    let run = sandbox.pcluster(["preflight", "check", "--no-synth"]).path(&path).run();
+    run.exits(1).holds(run.stdout().contains("preflight constraints 3.1.3"), "it names constraints");
+    run.holds(!run.stdout().contains("preflight fix"), "it does not name fix");
+}
+
 /// With the user's own configuration, id and region: exactly these reach the real parser.
 #[test]
 fn the_options_reach_the_real_parser() {

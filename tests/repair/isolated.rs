@@ -58,6 +58,41 @@ fn beside_the_environment() {
     environment.build_image().run().exits(1);
 }
 
+/// The second repair outside the environment is used instead of the first, so it moves the first one's packages too.
+#[test]
+fn a_second_one_keeps_what_the_first_one_moved() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    environment.preflight(["fix", "--isolated"]).run().exits(0);
+    sandbox.write("config/pcluster-shim/config.yaml", "advisories: [attrs.yaml]\n");
+    sandbox.write("config/pcluster-shim/attrs.yaml", ATTRS);
+    let newer = sandbox.path("installer/attrs");
+    environment.wheel(&newer, "attrs", "22.1.0", "", &[("attr/__init__.py", "attrs 22.1.0".into(), 0o644)]);
+    environment.installs_by(
+        "case $(cat \"$requirements\") in\n\
+         *aws-cdk*) cp -Rp \"$here/1.204.0/.\" \"$target\"; rm -r \"$target\"/attr* ;;\n\
+         esac\n\
+         cp -Rp \"$here/attrs/.\" \"$target\"\n",
+    );
+    let run = environment.preflight(["fix", "--isolated"]).run();
+    run.exits(0).stdout_matches("fix-isolated-second.txt");
+    environment.build_image().run().exits(0).prints(REAL_OUTPUT);
+}
+
+const ATTRS: &str = "
+- id: attrs-21
+  title: attrs 21 loses the tags
+  level: ERROR
+  pcluster: \">=3.0.0\"
+  package: attrs
+  affected: \"<22\"
+  shows: later
+  effect: loses the tags
+  cost: An hour of EC2.
+  fix: {packages: attrs, upgrade: \">=22\", downgrade: \">=22\"}
+  references: [https://example.org]
+";
+
 #[test]
 fn mode_fix_keeps_the_repair_beside_what_it_cannot_write() {
     let sandbox = Sandbox::new();
