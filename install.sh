@@ -22,7 +22,7 @@ usage: install.sh [--prefix DIR] [--binary FILE] [--no-modify-path]
        install.sh --venv DIR [--binary FILE]
        install.sh --uninstall [--prefix DIR | --venv DIR]
 
-  --prefix DIR      install there ($XDG_DATA_HOME/pcluster-shim)
+  --prefix DIR      install there [default: $XDG_DATA_HOME/pcluster-shim]
   --binary FILE     install this file instead of building with cargo
   --no-modify-path  leave startup files alone
   --venv DIR        guard one environment in place, for containers and CI
@@ -36,8 +36,8 @@ say() { printf '%s\n' "$*" 2>/dev/null || :; }
 complain() { printf 'install.sh: %s\n' "$*" >&2 2>/dev/null || :; }
 
 die() {
-    complain "$1"
-    if [ -n "${2:-}" ]; then complain "$2"; fi
+    complain "error: $1"
+    if [ -n "${2:-}" ]; then complain "hint: $2"; fi
     exit "${3:-1}"
 }
 
@@ -63,7 +63,7 @@ absolute() {
         /*) printf '%s' "$1" ;;
         *)
             if ! [ -d "$(pwd -P 2>/dev/null)" ]; then
-                die 'the current directory is gone' "Name the whole path of $1." 2
+                die 'the current directory no longer exists' "Pass $1 as an absolute path." 2
             fi
             printf '%s/%s' "$(pwd)" "$1"
             ;;
@@ -96,7 +96,7 @@ put() {
     case $why in
         *'No space left'* | *'uota exceeded'*) die "cannot write $2: the disk is full" 'Free some space, then run this again.' ;;
     esac
-    die "cannot write $2" "Make $(dirname "$2") writable, or name another directory."
+    die "cannot write $2" "Make $(dirname "$2") writable, or pass another directory."
 }
 
 # remove FILE...: removes those that belong to the shim, and what a killed run left of them.
@@ -113,7 +113,7 @@ remove() {
 remove_empty() {
     for directory in "$@"; do
         if [ -d "$directory" ] && ! rmdir "${directory:?}" 2>/dev/null; then
-            complain "$directory was kept: it contains other files"
+            complain "warning: $directory was kept: it contains other files"
         fi
     done
 }
@@ -124,7 +124,7 @@ remove_empty() {
 choose_program() {
     if [ -z "$binary" ] && grep -qs '^name = "pcluster-shim"' "$here/Cargo.toml"; then
         command -v cargo >/dev/null 2>&1 ||
-            die 'cargo is not on PATH' 'Install Rust (https://rustup.rs), or name a built file with --binary FILE.'
+            die 'cargo is not on PATH' 'Install Rust (https://rustup.rs), or pass a built pcluster-shim with --binary FILE.'
         say 'building with cargo'
         # Static, because loading shared libraries would be a third of the time that the shim adds to a call; not
         # every system has a static libc.
@@ -151,10 +151,10 @@ choose_program() {
         for binary in ${here:+"$here/bin/pcluster" "$here/../pcluster-preflight"}; do
             if is_shim "$binary"; then return; fi
         done
-        die 'there is no program to install' 'Run install.sh in a checkout, or name a built file with --binary FILE.'
+        die 'there is no program to install' 'Run install.sh in a checkout, or pass a built pcluster-shim with --binary FILE.'
     fi
-    [ -f "$binary" ] || die "$binary is not a file" 'Name a built pcluster-shim with --binary FILE.'
-    is_shim "$binary" || die "$binary is not pcluster-shim" 'Name a built pcluster-shim with --binary FILE.'
+    [ -f "$binary" ] || die "$binary is not a file" 'Pass a built pcluster-shim with --binary FILE.'
+    is_shim "$binary" || die "$binary is not pcluster-shim" 'Pass a built pcluster-shim with --binary FILE.'
     # Under that name, which a wheel uses, it has only its own commands.
     case $binary in
         */pcluster-preflight) version=$("$binary" --version 2>/dev/null) ;;
@@ -302,7 +302,7 @@ each_startup_file() {
 one_startup_file() {
     [ -f "$2" ] || return 0
     if of_another "$2"; then
-        if [ "$1" = add ]; then complain "$2 belongs to another user: shells that read it will not use the shim"; fi
+        if [ "$1" = add ]; then complain "warning: $2 belongs to another user: shells that read it will not use the shim"; fi
         return
     fi
     case $1 in
@@ -327,8 +327,8 @@ $2$one_more"
         edited=1
         say "added one line to $1"
     else
-        complain "$1 cannot be written: shells that read it will not use the shim"
-        complain "Add this line at its end: $2"
+        complain "warning: $1 is not writable: shells that read it will not use the shim"
+        complain "hint: Add this line at its end: $2"
     fi
 }
 
@@ -361,8 +361,8 @@ remove_line() {
         say "removed one line from $1"
     else
         rm -f "$new"
-        complain "$1 cannot be written; one line remains in it, but has no effect"
-        complain "Remove this line: $2"
+        complain "warning: $1 is not writable; one line remains in it, but has no effect"
+        complain "hint: Remove this line: $2"
         return 1
     fi
 }
@@ -386,7 +386,7 @@ own_directory() {
             bin/pcluster | bin/pcluster-preflight) if is_shim "$entry"; then continue; fi ;;
         esac
         if [ -e "$entry" ] || [ -h "$entry" ]; then
-            die "$prefix is not the shim's own: $entry is in it" 'Name another directory with --prefix DIR.'
+            die "$prefix contains $entry, which does not belong to the shim" 'Pass another directory with --prefix DIR.'
         fi
     done
 }
@@ -396,7 +396,7 @@ add_shim() {
     own_directory
     made=$(missing_parents)
     mkdir -p "$prefix/bin" "$prefix/completions" "$prefix/share/man/man1" 2>/dev/null ||
-        die "cannot make $prefix" 'Name a directory that can be written with --prefix DIR.'
+        die "cannot create $prefix" 'Pass a writable directory with --prefix DIR.'
     if [ -n "$made" ]; then printf '%s\n' "$made" '# pcluster-shim' | put 644 "$prefix/made" || exit 1; fi
     # The env scripts come last: until then nothing of this is on PATH.
     put 755 "$prefix/bin/pcluster" <"$binary"
@@ -405,7 +405,7 @@ add_shim() {
         for directory in completions share/man/man1 share/man share bin ''; do
             rmdir "$prefix/$directory" 2>/dev/null
         done
-        die "no program runs from $prefix: its file system may be mounted noexec" \
+        die "programs cannot run from $prefix: its file system may be mounted noexec" \
             'Pass a directory on another file system with --prefix DIR.'
     fi
     preflight=$prefix/bin/pcluster-preflight
@@ -458,10 +458,10 @@ check_installation() {
                 startup='its startup file'
                 if [ "${SHELL##*/}$kind" = bash-l ] && no_login_file; then
                     # shellcheck disable=SC2088 # for people
-                    startup='~/.profile: login shells do not read ~/.bashrc'
+                    startup='~/.profile, because login shells do not read ~/.bashrc'
                 fi
-                complain "in a new shell ($SHELL${kind:+ $kind} -i) the shim is not first on PATH, so build-image would not be guarded"
-                complain "Put this line at the end of $startup"
+                complain "warning: in a new shell ($SHELL${kind:+ $kind} -i) the shim is not first on PATH, so build-image would not be guarded"
+                complain "hint: Put this line at the end of $startup:"
                 complain "$activate"
                 ;;
         esac
@@ -489,7 +489,8 @@ refuses_settings() {
 
 remove_shim() {
     if [ -e "$prefix/bin/pcluster" ] && ! is_shim "$prefix/bin/pcluster"; then
-        die "$prefix/bin/pcluster is not pcluster-shim's: nothing was removed" 'Name its directory with --prefix DIR.'
+        die "$prefix/bin/pcluster does not belong to pcluster-shim: nothing was removed" \
+            'With --prefix DIR, pass the directory in which pcluster-shim was installed.'
     fi
     # Startup files first: if this is interrupted, it leaves a shim that no shell calls.
     if [ -n "${HOME:-}" ]; then each_startup_file remove; fi
@@ -528,7 +529,7 @@ base_directory() {
 remove_old_cache() {
     cache=$(base_directory "${XDG_CACHE_HOME:-}" .cache)
     if [ -d "$cache" ] && ! [ -h "$cache" ]; then
-        rm -rf "${cache:?}" 2>/dev/null || complain "cannot remove $cache"
+        rm -rf "${cache:?}" 2>/dev/null || complain "warning: cannot remove $cache"
     fi
 }
 
@@ -594,20 +595,20 @@ add_to_venv() {
     put_script "$own"
     if ! is_of_wheel "$venv/bin/pcluster-preflight"; then put 755 "$venv/bin/pcluster-preflight" <"$binary"; fi
     "$venv/bin/pcluster-preflight" --version >/dev/null 2>&1 ||
-        die "no program runs from $venv: its file system may be mounted noexec" "$launcher is as it was."
+        die "programs cannot run from $venv: its file system may be mounted noexec" "$launcher was not changed."
     if ! is_shim "$launcher"; then
         # A copy, so that there is a pcluster at all times.
         new=$launcher.real$temporary.$$
         if ! cp -pP "$launcher" "$new"; then
             rm -f "$new"
-            die "cannot write $launcher.real" "$launcher is as it was."
+            die "cannot write $launcher.real" "$launcher was not changed. Run this as the owner of the environment."
         fi
         # Another installation may have put the shim there in the meantime; then that one keeps the launcher.
         if is_shim "$new"; then
             rm -f "$new"
         elif ! mv -f "$new" "$launcher.real"; then
             rm -f "$new"
-            die "cannot write $launcher.real" "$launcher is as it was."
+            die "cannot write $launcher.real" "$launcher was not changed. Run this as the owner of the environment."
         fi
     fi
     put 755 "$launcher" <"$binary"
@@ -659,7 +660,7 @@ main() {
     while [ $# -gt 0 ]; do
         case $1 in
             --prefix | --binary | --venv)
-                [ -n "${2:-}" ] || die "$1 needs a value" 'Run it with --help for its options.' 2
+                [ -n "${2:-}" ] || die "$1 needs a value" 'For the options, run install.sh --help.' 2
                 case $1 in
                     --prefix) prefix=$(absolute "$2") || exit 2 ;;
                     --binary) binary=$(absolute "$2") || exit 2 ;;
@@ -673,7 +674,7 @@ main() {
                 usage
                 return
                 ;;
-            *) die "unknown argument: $1" 'Run it with --help for its options.' 2 ;;
+            *) die "unknown argument: $1" 'For the options, run install.sh --help.' 2 ;;
         esac
         shift
     done
@@ -683,9 +684,9 @@ main() {
         install.sh | */install.sh) here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd) ;;
     esac
     if [ -n "$venv" ]; then
-        [ -z "$prefix" ] || die '--prefix and --venv exclude each other' 'Run it with --help for its options.' 2
+        [ -z "$prefix" ] || die '--prefix cannot be used with --venv' 'For the options, run install.sh --help.' 2
         venv=${venv%/}
-        [ -d "$venv/bin" ] || die "$venv is not an environment: it has no bin" 'Name the directory of a virtual environment.'
+        [ -d "$venv/bin" ] || die "$venv is not an environment: it has no bin" 'Pass the directory of a virtual environment with --venv DIR.'
         if of_another "$venv/bin"; then
             die "$venv belongs to another user: nothing was changed" 'Run this as that user.'
         fi
@@ -704,7 +705,7 @@ main() {
     above=$prefix
     while ! [ -e "$above" ]; do above=$(dirname "$above"); done
     if of_another "$above"; then
-        die "$above belongs to another user" 'Run this as that user, or name a directory of your own with --prefix DIR.'
+        die "$above belongs to another user" 'Run this as that user, or pass your own directory with --prefix DIR.'
     fi
     if [ -n "$uninstall" ]; then remove_shim; else add_shim; fi
 }
@@ -720,7 +721,7 @@ default_prefix() {
         *)
             case ${HOME:-} in
                 /*) ;;
-                *) die 'HOME is not set' 'Name a directory with --prefix DIR.' 2 ;;
+                *) die 'HOME is not set' 'Pass a directory with --prefix DIR.' 2 ;;
             esac
             prefix=$HOME/.local/share/pcluster-shim
             ;;

@@ -128,7 +128,7 @@ fn a_host_that_fails_is_in_the_table_and_stops_no_other() {
     assert_eq!(recap(&ran, "ready", "failed"), 0, "{ran}");
     for (host, reason) in [
         ("unreachable", "Unreachable: "),
-        ("unwritable", "Install the guard: install.sh: cannot make /proc/pcluster-shim"),
+        ("unwritable", "Install the guard: install.sh: error: cannot create /proc/pcluster-shim"),
         ("hostile", "Read the report: the check printed no report"),
     ] {
         let [verdict, version, rest] = row(&ran, host);

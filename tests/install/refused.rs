@@ -118,7 +118,8 @@ fn a_working_directory_that_is_gone_is_no_place_for_a_prefix() {
         let call = home.installs_in(shell, ["--binary", &home.built, "--prefix", "below"]);
         let run = call.under(&sh, &gone).run();
         // The shells themselves complain too, each in its words.
-        let told = "install.sh: the current directory is gone\ninstall.sh: Name the whole path of below.\n";
+        let told = "install.sh: error: the current directory no longer exists\n\
+                    install.sh: hint: Pass below as an absolute path.\n";
         run.exits(2).prints("").holds(run.stderr().ends_with(told), "stderr ends in the refusal");
         home.is_as_before(&run);
     }
