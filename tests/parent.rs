@@ -22,8 +22,7 @@ fn facts(image: &Value, skipped: &Value) -> Value {
 }
 
 fn denied() -> Value {
-    let reason =
-        "ec2:DescribeImages is denied; `pcluster preflight check --aws --print-policy` prints what is needed";
+    let reason = "ec2:DescribeImages is denied; to print what is needed, run `pcluster preflight check --aws --print-policy`";
     facts(&Value::Null, &json!({"parent": reason}))
 }
 

@@ -46,7 +46,7 @@ pub fn check(
     if facts.image.as_ref().is_some_and(image::is_of_pcluster) {
         report.soften(
             minitar::ID,
-            ", unless the parent image, which ParallelCluster has made, has an older one",
+            "; a parent image made by ParallelCluster, such as this one, may already have an older minitar",
         );
     }
     let pcluster = report.packages.get(PCLUSTER).cloned().unwrap_or_default();
@@ -108,8 +108,11 @@ fn find_image(images: &[Value], parent: &str) -> Facts {
             }
             return Facts { image: Some(image), ..Facts::default() };
         }
-        Some(Err(error)) => format!("the description of the image {parent} in the file is wrong: {error}"),
-        None => format!("the file does not describe the image {parent}"),
+        Some(Err(error)) => format!("the file's description of image {parent} is invalid: {error}"),
+        None => format!(
+            "the file does not describe image {parent}; pass the output of \
+             `aws ec2 describe-images --image-ids {parent}`"
+        ),
     };
     Facts { skipped: BTreeMap::from([("parent".to_owned(), reason)]), ..Facts::default() }
 }

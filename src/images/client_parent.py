@@ -47,7 +47,7 @@ def ask(facts, check, look):
 
 def explain(failure):
     if failure.code == "denied" and failure.call:
-        way = "`pcluster preflight check --aws --print-policy` prints what is needed"
+        way = "to print what is needed, run `pcluster preflight check --aws --print-policy`"
         return "{} is denied; {}".format(failure.permission(), way)
     call = " ({})".format(failure.call) if failure.call else ""
     return shorten(failure.message, 200) + call

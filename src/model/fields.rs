@@ -76,7 +76,7 @@ pub(crate) fn read_parsed<'de, D: Deserializer<'de>, T>(
     from: D,
     parse: impl FnOnce(&str) -> Result<T, String>,
 ) -> Result<T, D::Error> {
-    yaml::read_scalar(from, "a text", |scalar| match scalar {
+    yaml::read_scalar(from, "a string", |scalar| match scalar {
         Scalar::Text(text) => parse(text).map_err(Some),
         _ => Err(None),
     })
@@ -117,13 +117,13 @@ where
 pub(crate) fn read_identifier<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let allowed =
         |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || "-.".contains(letter);
-    read_checked(from, "an id of lowercase letters, digits, - and .", |text| {
+    read_checked(from, "an id made of lowercase letters, digits, `-` and `.`", |text| {
         !text.is_empty() && text.chars().all(allowed)
     })
 }
 
 pub(crate) fn read_package<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
-    read_checked(from, "a package's name, or name.*", |text| {
+    read_checked(from, "a package name or `name.*`", |text| {
         let stem = text.strip_suffix(".*").unwrap_or(text);
         let allowed = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
         stem.starts_with(|first: char| first.is_ascii_alphanumeric()) && stem.chars().all(allowed)

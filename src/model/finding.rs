@@ -209,7 +209,7 @@ impl Fix {
 
 /// The releases that the affected packages have to move to.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, expecting = "a mapping of packages, upgrade and downgrade")]
+#[serde(deny_unknown_fields, expecting = "a mapping with the keys `packages`, `upgrade` and `downgrade`")]
 pub struct PackageMove {
     #[serde(deserialize_with = "read_package")]
     pub packages: String,

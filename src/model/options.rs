@@ -41,7 +41,7 @@ impl Mode {
 
 impl<'de> Deserialize<'de> for Mode {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        yaml::read_scalar(from, &format!("one of {}", Self::ACCEPTED), |scalar| match scalar {
+        yaml::read_scalar(from, "one of `block`, `fix`, `warn`, `off`", |scalar| match scalar {
             Scalar::Text(text) => Self::parse(text).ok_or(None),
             // In YAML 1.1 `off` is false, and a tool that rewrites the file may write it that way.
             Scalar::Bool(false) => Ok(Self::Off),

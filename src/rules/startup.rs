@@ -77,10 +77,10 @@ fn describe_setting(cause: &str) -> String {
 
 /// The file as its distribution names it, otherwise its path.
 fn describe_place(file: &str, owner: Option<&Distribution>) -> String {
-    let Some(owner) = owner else { return format!(", in {file}") };
+    let Some(owner) = owner else { return format!(" (in {file})") };
     let site = owner.metadata.parent().and_then(|site| site.to_str()).unwrap_or_default();
     let name = file.strip_prefix(site).unwrap_or(file).trim_start_matches('/');
-    format!(", in {name} of {} {}", owner.name, owner.version)
+    format!(" (in {name} of {} {})", owner.name, owner.version)
 }
 
 #[cfg(test)]
@@ -113,13 +113,13 @@ mod tests {
         let owners = Owners { file: Some(&pcluster), module: None };
         assert_eq!(
             describe(&failure, owners).message,
-            "pcluster does not start: ModuleNotFoundError: No module named 'pkg_resources', \
-             in pcluster/utils.py of aws-parallelcluster 3.13.2"
+            "pcluster does not start: ModuleNotFoundError: No module named 'pkg_resources' \
+             (in pcluster/utils.py of aws-parallelcluster 3.13.2)"
         );
         assert_eq!(
             describe(&failure, Owners::default()).message,
-            "pcluster does not start: ModuleNotFoundError: No module named 'pkg_resources', \
-             in /env/site-packages/pcluster/utils.py"
+            "pcluster does not start: ModuleNotFoundError: No module named 'pkg_resources' \
+             (in /env/site-packages/pcluster/utils.py)"
         );
     }
 
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(
             finding.message,
             "pcluster cannot build a template: AttributeError: module 'flask.json' has no attribute \
-             'JSONEncoder', in pcluster/encoder.py of aws-parallelcluster 3.0.3; flask.json is from Flask 2.3.3"
+             'JSONEncoder' (in pcluster/encoder.py of aws-parallelcluster 3.0.3); flask.json is from Flask 2.3.3"
         );
         assert_eq!(finding.evidence["moduleDistribution"], "Flask 2.3.3");
     }

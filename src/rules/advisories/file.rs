@@ -98,7 +98,11 @@ impl TryFrom<WrittenAdvisory> for Advisory {
                     "{id}: an advisory about a runtime cannot block; its level must be WARNING or INFO"
                 ));
             }
-            _ => return Err(format!("{id}: it needs package and affected, or runtime and refused_from")),
+            _ => {
+                return Err(format!(
+                    "{id}: expected `package` and `affected`, or `runtime` and `refused_from`"
+                ));
+            }
         };
         let references = written.references;
         Ok(Self {
@@ -122,14 +126,14 @@ impl<'de> Deserialize<'de> for Advisory {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         read_checked_mapping::<WrittenAdvisory, _, _>(
             from,
-            "an advisory: a mapping of id, title, level and the rest",
+            "an advisory: a mapping with keys such as `id`, `title` and `level`",
         )
     }
 }
 
 impl<'de> Deserialize<'de> for AdvisedFix {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let expected = "a mapping of packages, upgrade and downgrade, or of advice";
+        let expected = "a mapping with the keys `packages`, `upgrade` and `downgrade`, or with `advice`";
         read_checked_mapping::<WrittenFix, _, _>(from, expected)
     }
 }
@@ -162,7 +166,7 @@ impl TryFrom<WrittenFix> for AdvisedFix {
                 downgrade: Some(downgrade),
                 advice: None,
             } => Ok(Self::Move(PackageMove { packages, upgrade, downgrade })),
-            _ => Err("a fix has packages, upgrade and downgrade, or advice alone"),
+            _ => Err("a fix has `packages`, `upgrade` and `downgrade`, or only `advice`"),
         }
     }
 }
@@ -217,13 +221,13 @@ mod tests {
             ("\">=3.0.0\"", "\"\"", "empty"),
             ("id: cdk-mixed-versions", "id: cdk-imagebuilder-1.153.0", "duplicate id"),
             ("id: cdk-mixed-versions", "id: CDK mixed", "not an id"),
-            ("package: aws-cdk.*", "package: '*'", "package's name"),
+            ("package: aws-cdk.*", "package: '*'", "package name or"),
             ("affected: mixed", "effected: mixed", "effected"),
             ("references:\n", "references: []\n  other:\n", "references"),
             ("https://github", "http://github", "https"),
             ("title: The", "heading: The", "heading"),
-            ("upgrade: \">=1.153.1\"", "advice: Wait.", "advice alone"),
-            ("package: PyYAML", "runtime: python3.9", "package and affected"),
+            ("upgrade: \">=1.153.1\"", "advice: Wait.", "or only `advice`"),
+            ("package: PyYAML", "runtime: python3.9", "`package` and `affected`"),
             ("refused_from: \"2026-08-31\"", "refused_from: \"31.8.2026\"", "a date"),
             (
                 "  level: WARNING\n  pcluster: \">=3.0.0\"\n  runtime",

@@ -124,7 +124,7 @@ fn refute_one(finding: Finding, evidence: Evidence) -> Finding {
     };
     let mut evidence = finding.evidence;
     evidence["refutedBy"] = refuted_by.into();
-    let message = format!("{} (not in this environment: {refuted_by})", finding.message);
+    let message = format!("{} (no problem in this environment: {refuted_by})", finding.message);
     let package_move = finding.fix.as_ref().and_then(Fix::package_move).cloned();
     let fix = package_move.map(|package_move| Fix::moving_by_id(package_move, &finding.id));
     Finding { level: Level::Info, message, cost: None, fix, evidence, ..finding }

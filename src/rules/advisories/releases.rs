@@ -93,7 +93,10 @@ pub fn check(pcluster: &str) -> Option<Finding> {
         level: Level::Info,
         kind: Kind::PackageAdvisory,
         message,
-        cost: Some("Its start and template are checked, but not what is new in it.".into()),
+        cost: Some(
+            "The shim checks that it starts and what template it builds, but not what else is new in it."
+                .into(),
+        ),
         evidence: json!({"package": PCLUSTER, "pcluster": pcluster, "newestKnown": newest()}),
         fix: Some(Fix::by_hand("update pcluster-shim, if there is a newer version".into())),
         references: vec!["https://github.com/aws/aws-parallelcluster/releases".into()],

@@ -104,7 +104,7 @@ impl Checked<'_> {
         );
         let cost = "The build fails on its instance: its first step refuses the operating system.";
         let list = supported.into_iter().collect::<Vec<_>>().join(", ");
-        let fix = format!("choose a parent image of one of: {list}");
+        let fix = format!("choose a parent image with one of these systems: {list}");
         let reference = "https://docs.aws.amazon.com/parallelcluster/latest/ug/operating-systems-v3.html";
         Some(self.describe("parent-os-unsupported", level, message, cost, fix, reference))
     }

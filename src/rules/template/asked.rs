@@ -26,7 +26,7 @@ const TAGS: [&str; 7] = [
 
 const IMAGE: &str = "AWS::ImageBuilder::Image";
 
-const COST: &str = "It would cost an hour of EC2 and an AMI that describe-image, list-images and \
+const COST: &str = "The build wastes an hour of EC2 on an AMI that describe-image, list-images and \
                     delete-image cannot find.";
 
 /// Compares a template with what the real pcluster asks of it; findings with the same cause are merged.
@@ -90,7 +90,7 @@ impl<'a> Checked<'a> {
     ) {
         let list = distributions.as_array().map(Vec::as_slice).unwrap_or_default();
         if list.is_empty() {
-            let message = "distributes the AMI to no region";
+            let message = "does not distribute the AMI to any region";
             let path = || format_distributions(resource);
             self.add("template-no-distribution", message, path, Some(distributions));
         }
@@ -98,7 +98,7 @@ impl<'a> Checked<'a> {
             let region = &distribution["Region"];
             if is_void(region) {
                 let path = || format!("{}[{index}].Region", format_distributions(resource));
-                self.add("template-region-missing", "names no region for the AMI", path, Some(region));
+                self.add("template-region-missing", "does not name a region for the AMI", path, Some(region));
             }
             regions.push(region);
             self.check_distribution(distribution, Place { resource, index });
@@ -138,8 +138,10 @@ impl<'a> Checked<'a> {
                 let text = quote(text);
                 format!("names the AMI {text}, without the build date that makes a name unique")
             }
-            (Some(text), _) if expected.is_some() => format!("names the AMI {}", quote(text)),
-            (Some(_), _) => return,
+            (Some(text), _) => match expected {
+                Some(expected) => format!("names the AMI {}, not {}", quote(text), quote(expected)),
+                None => return,
+            },
             // An intrinsic cannot be compared, and is accepted if no text is expected.
             (None, Some(value)) if expected.is_none() && value.is_object() && !is_void(value) => return,
             (None, _) => "gives the AMI no Name".into(),
@@ -191,7 +193,7 @@ impl<'a> Checked<'a> {
         let message = if found.is_none_or(is_void) {
             "lacks the launch permission that the configuration asks for"
         } else {
-            "does not give the launch permission that the configuration asks for"
+            "gives a launch permission other than the one that the configuration asks for"
         };
         let path = || place.path(".LaunchPermissionConfiguration");
         let detail = || Detail { message: message.into(), found, expected: Some(asked.to_string()) };

@@ -37,7 +37,7 @@ pub fn parse(input: &[u8]) -> Result<Value, String> {
     if has_image_builder {
         Ok(template)
     } else {
-        Err("not a template of build-image: it has no resource of EC2 Image Builder".into())
+        Err("not a build-image template: it has no EC2 Image Builder resources".into())
     }
 }
 

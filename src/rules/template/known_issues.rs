@@ -34,17 +34,17 @@ const ISSUES: [Issue; 2] = [
     Issue {
         id: "cleanup-role-3867",
         actions: &["imagebuilder:GetImage", "imagebuilder:CancelImageCreation"],
-        lack: "may not read or cancel the build",
+        lack: "is not allowed to read or cancel the build",
         cost: "The image is built, but its stack ends in DELETE_FAILED and has to be deleted by hand.",
-        fix: "aws-parallelcluster 3.1.3 or later, or a role of your own in Build.Iam.CleanupLambdaRole",
+        fix: "upgrade aws-parallelcluster to 3.1.3 or later, or set Build.Iam.CleanupLambdaRole to your own role",
         references: &["https://github.com/aws/aws-parallelcluster/issues/3867"],
     },
     Issue {
         id: "cleanup-role-5914",
         actions: &["iam:GetRole"],
-        lack: "may not read the roles that it deletes",
-        cost: "The image is right, but its stack can end in DELETE_FAILED and has to be deleted by hand.",
-        fix: "aws-parallelcluster 3.14.0 or later, or a role of your own in Build.Iam.CleanupLambdaRole",
+        lack: "is not allowed to read the roles that it deletes",
+        cost: "The image is fine, but its stack can end in DELETE_FAILED and has to be deleted by hand.",
+        fix: "upgrade aws-parallelcluster to 3.14.0 or later, or set Build.Iam.CleanupLambdaRole to your own role",
         references: &[
             "https://github.com/aws/aws-parallelcluster/issues/5914",
             "https://github.com/aws/aws-parallelcluster/issues/6478",
@@ -55,9 +55,9 @@ const ISSUES: [Issue; 2] = [
 const LOG_GROUP: Issue = Issue {
     id: "cleanup-role-log-group",
     actions: &["logs:DeleteLogGroup"],
-    lack: "may delete its log group only by an ARN that CloudWatch Logs will no longer accept",
-    cost: "The image is right, but its stack ends in DELETE_FAILED once CloudWatch Logs enforces the new form.",
-    fix: "aws-parallelcluster 3.16.3 or later, or a role of your own in Build.Iam.CleanupLambdaRole",
+    lack: "is allowed to delete its log group only by an ARN that CloudWatch Logs will no longer accept",
+    cost: "The image is fine, but its stack ends in DELETE_FAILED once CloudWatch Logs enforces the new form.",
+    fix: "upgrade aws-parallelcluster to 3.16.3 or later, or set Build.Iam.CleanupLambdaRole to your own role",
     references: &["https://github.com/aws/aws-parallelcluster/wiki"],
 };
 
@@ -65,8 +65,8 @@ const REVISION_1: Issue = Issue {
     id: "cleanup-role-revision-1",
     actions: &[],
     lack: "is revision 1, which lacks permissions",
-    cost: "The image is right, but its stack can be left behind and has to be deleted by hand.",
-    fix: "aws-parallelcluster 3.14.2 or later, or a role of your own in Build.Iam.CleanupLambdaRole",
+    cost: "The image is fine, but its stack can be left behind and has to be deleted by hand.",
+    fix: "upgrade aws-parallelcluster to 3.14.2 or later, or set Build.Iam.CleanupLambdaRole to your own role",
     references: &["https://github.com/aws/aws-parallelcluster/pull/7087"],
 };
 

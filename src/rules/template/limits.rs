@@ -86,7 +86,7 @@ impl Source {
     fn cost(self) -> &'static str {
         match self {
             Self::Ec2 => {
-                "EC2 refuses the image when the build ends, if not before: up to an hour of EC2 wasted."
+                "EC2 refuses the image at the end of the build or earlier: up to an hour of EC2 wasted."
             }
             Self::Ec2Perhaps => "The build may fail at its end, after an hour of EC2.",
             Self::ImageBuilderModel => "Image Builder may refuse it, and the stack is then rolled back.",
@@ -225,7 +225,7 @@ impl Limits {
             self.add_of_tags("ami-tag-key-length", Source::Ec2, message, TAGS);
         } else if length > MAX_TAG_KEY_OF_API {
             let message = format!(
-                "the key of the tag {shown} has {length} characters, and EC2 may allow {MAX_TAG_KEY_OF_API}"
+                "the key of the tag {shown} has {length} characters, and EC2 may allow only {MAX_TAG_KEY_OF_API}"
             );
             self.add_of_tags("ami-tag-key-length", Source::Ec2Perhaps, message, TAG);
         }
@@ -234,19 +234,18 @@ impl Limits {
             self.add_of_tags("ami-tag-reserved", Source::Ec2, message, TAGS);
         } else if name.get(..RESERVED.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(RESERVED)) {
             // EC2's keys are case-sensitive; other services reserve the prefix in any case.
-            let message = format!("the tag {shown} begins like {RESERVED}, which AWS reserves");
+            let message = format!(
+                "the prefix of the tag {shown} differs only in case from {RESERVED}, which AWS reserves"
+            );
             self.add_of_tags("ami-tag-reserved", Source::Ec2Perhaps, message, TAGS);
         }
         let outside = name.chars().filter(|letter| !is_of_distribution_tag(*letter)).collect::<BTreeSet<_>>();
         let message = if name.is_empty() {
-            "a tag has an empty key, which Image Builder's model does not allow".into()
+            "a tag has an empty key, which Image Builder's API does not allow".into()
         } else if outside.is_empty() {
             return;
         } else {
-            format!(
-                "Image Builder's model does not allow {} in the key of a tag: {shown}",
-                quote_all(&outside)
-            )
+            format!("Image Builder's API does not allow {} in the key of a tag: {shown}", quote_all(&outside))
         };
         self.add_of_tags("ami-tag-image-builder", Source::ImageBuilderModel, message, AMI_DISTRIBUTION);
     }
@@ -264,19 +263,17 @@ fn find_outside_of_model(name: &str, own: &str, is_known: bool) -> Option<String
     let is_word = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
     if is_known && !own.chars().all(|letter| is_word(letter) || " .".contains(letter)) {
         return Some(
-            "Image Builder's model allows only letters, digits, spaces and - _ : . in a name".to_owned(),
+            "Image Builder's API allows only letters, digits, spaces and - _ : . in a name".to_owned(),
         );
     }
     let is_edge = |letter: char| is_word(letter) || "{}".contains(letter);
     if !name.starts_with(is_edge) || !name.ends_with(is_edge) {
-        return Some(
-            "Image Builder's model does not allow a space or dot at either end of a name".to_owned(),
-        );
+        return Some("Image Builder's API does not allow a space or dot at either end of a name".to_owned());
     }
     (name.chars().count() > MAX_DISTRIBUTION_NAME).then(|| {
         format!(
             "the AMI's name with its date placeholder is longer than {MAX_DISTRIBUTION_NAME} characters, \
-             the limit of Image Builder's model"
+             the limit of Image Builder's API"
         )
     })
 }

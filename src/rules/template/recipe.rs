@@ -45,7 +45,7 @@ fn check_components(properties: &Value, region: &str, place: &str) -> Option<Fin
         message: format!("a component is in {other}, but the image is built in {region}"),
         cost: Some("Image Builder refuses the recipe, and the stack is rolled back within minutes.".into()),
         evidence: json!({"path": format!("{place}.Components[{index}].ComponentArn"), "found": arn, "region": region}),
-        fix: Some(Fix::by_hand(format!("name a component of {region} in Build.Components"))),
+        fix: Some(Fix::by_hand(format!("use a component in {region} in Build.Components"))),
         references: vec![
             "https://docs.aws.amazon.com/imagebuilder/latest/APIReference/API_ComponentConfiguration.html"
                 .into(),
@@ -110,11 +110,13 @@ fn check_size(properties: &Value, release: &str, place: &str) -> Option<Finding>
         level: Level::Info,
         kind: Kind::ImageLimit,
         message: format!(
-            "the root volume has {size} GiB; pcluster {release} reserves {reserved} GiB in addition to its parent image"
+            "the root volume has {size} GiB; pcluster {release} reserves {reserved} GiB on top of the parent image"
         ),
         cost: Some("The build fails if the volume becomes full.".into()),
         evidence: json!({"path": format!("{place}.BlockDeviceMappings[{index}].Ebs.VolumeSize"), "found": size, "reserved": reserved}),
-        fix: Some(Fix::by_hand("raise Image.RootVolume.Size, or remove it: pcluster then chooses it".into())),
+        fix: Some(Fix::by_hand(
+            "increase Image.RootVolume.Size, or remove it so that pcluster chooses the size".into(),
+        )),
         references: vec!["https://github.com/aws/aws-parallelcluster/issues/6478".into()],
         fails_build: false,
         is_ignored: false,

@@ -22,10 +22,10 @@ pub fn check(template: &Value) -> Option<Finding> {
     let (path, sharing) = find_sharing(template)?;
     let (level, how) = judge(&volume.key, &sharing)?;
     let fix = if sharing.is_public {
-        "share the AMI with accounts in UserIds, with a key of your own in Image.RootVolume.KmsKeyId, or build it \
+        "share the AMI with accounts in UserIds and set Image.RootVolume.KmsKeyId to your own key, or build it \
          without Image.RootVolume.Encrypted"
     } else {
-        "set Image.RootVolume.KmsKeyId to a key of your own, or remove the LaunchPermission"
+        "set Image.RootVolume.KmsKeyId to your own key, or remove the LaunchPermission"
     };
     Some(Finding {
         id: ID.into(),
