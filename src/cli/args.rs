@@ -9,7 +9,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::model::options::{InstallerChoice, Strategy};
 
-/// Checks what `pcluster build-image` would do, before it costs an hour of EC2.
+/// Check what `pcluster build-image` would do, before it costs an hour of EC2
 #[derive(Debug, Parser)]
 #[command(name = "pcluster preflight", version)]
 #[command(after_help = "Exit status: 0 ready, 1 blocked, 2 usage or configuration error, 3 unknown,\n\
@@ -35,7 +35,7 @@ impl Preflight {
     pub fn read(command_line: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
         let parsed = Self::try_parse_from(command_line)?;
         if parsed.command.is_some() && parsed.check != CheckArgs::default() {
-            let message = "the options of a subcommand follow its name";
+            let message = "options of a subcommand must come after its name";
             return Err(Self::command().error(clap::error::ErrorKind::ArgumentConflict, message));
         }
         let has_report = matches!(
@@ -43,7 +43,8 @@ impl Preflight {
             None | Some(Command::Check(_) | Command::Template { .. } | Command::Stack { .. })
         );
         if matches!(parsed.common.format, Format::Junit | Format::Github) && !has_report {
-            let message = "'--format junit' and '--format github' are for check, template and stack";
+            let message =
+                "'--format junit' and '--format github' can only be used with check, template and stack";
             return Err(Self::command().error(clap::error::ErrorKind::ArgumentConflict, message));
         }
         if let Some(message) = refuse_aws(parsed.check_arguments()) {
@@ -56,8 +57,8 @@ impl Preflight {
             return Err(Self::command().error(clap::error::ErrorKind::ArgumentConflict, message));
         }
         if parsed.common.output.is_some() && (!has_report || parsed.check_arguments().all) {
-            let message =
-                "the argument '--output <FILE>' is for check, template and stack on one environment";
+            let message = "the argument '--output <FILE>' can only be used with check, template and stack, and \
+                           not with '--all'";
             return Err(Self::command().error(clap::error::ErrorKind::ArgumentConflict, message));
         }
         Ok(parsed)
@@ -83,7 +84,7 @@ fn refuse_aws(check: &CheckArgs) -> Option<&'static str> {
 pub enum Command {
     /// Run every check (the default)
     Check(CheckArgs),
-    /// Repair the environment, after proving that it helps
+    /// Repair the environment, after proving that the repair works
     Fix(FixArgs),
     /// Restore, byte for byte, what the last fix replaced
     Undo(UndoArgs),
@@ -91,29 +92,29 @@ pub enum Command {
     Template {
         /// JSON, YAML, or the output of get-template; - is standard input
         file: PathBuf,
-        /// Also block on these findings: warnings
-        #[arg(long, value_enum, value_name = "WHAT", hide_possible_values = true)]
+        /// Also block on warnings
+        #[arg(long, value_enum, value_name = "warnings", hide_possible_values = true)]
         deny: Option<Deny>,
     },
     /// Check the template of a stack in AWS, live or deleted
     Stack {
-        /// The stack's name (the image id), or its id
+        /// The stack's name, which is the image id, or the stack's id
         #[arg(value_name = "NAME|STACK-ID", value_parser = NonEmptyStringValueParser::new())]
         name: String,
         /// The AWS region
         #[arg(short = 'r', long)]
         region: Option<String>,
-        /// Also block on these findings: warnings
-        #[arg(long, value_enum, value_name = "WHAT", hide_possible_values = true)]
+        /// Also block on warnings
+        #[arg(long, value_enum, value_name = "warnings", hide_possible_values = true)]
         deny: Option<Deny>,
     },
     /// Find AMIs left by broken builds; repair or delete them
     Images(ImagesArgs),
     /// Print constraints for an environment that builds
     Constraints {
-        /// A release of aws-parallelcluster (the one found)
+        /// A release of aws-parallelcluster [default: the installed one]
         version: Option<String>,
-        /// The environment's Python (all, by markers)
+        /// The Python version [default: all, by markers]
         #[arg(long, value_name = "X.Y")]
         python: Option<String>,
         /// Pin aws-parallelcluster itself too
@@ -160,7 +161,7 @@ pub enum Deny {
 #[derive(Debug, Args, Default, Clone, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "one for each flag")]
 pub struct CheckArgs {
-    /// The image configuration (a minimal one)
+    /// The configuration [default: a minimal one]
     #[arg(short = 'c', long, value_name = "FILE")]
     pub image_configuration: Option<PathBuf>,
     /// The image id to check with
@@ -172,20 +173,20 @@ pub struct CheckArgs {
     /// Check only packages; do not start Python
     #[arg(long)]
     pub no_synth: bool,
-    /// Repair what is blocked, then check again
+    /// Repair what blocks a build, then check again
     #[arg(long)]
     pub fix: bool,
     /// Ask AWS about parent, components and subnet
     #[arg(long, conflicts_with = "no_synth")]
     pub aws: bool,
-    /// The parent, as describe-images prints it
+    /// describe-images output on the parent image
     #[arg(long, value_name = "FILE", conflicts_with_all = ["aws", "no_synth"])]
     pub parent: Option<PathBuf>,
     /// Print the IAM policy that --aws needs
     #[arg(long, requires = "aws")]
     pub print_policy: bool,
-    /// Also block on these findings: warnings
-    #[arg(long, value_enum, value_name = "WHAT", hide_possible_values = true)]
+    /// Also block on warnings
+    #[arg(long, value_enum, value_name = "warnings", hide_possible_values = true)]
     pub deny: Option<Deny>,
     /// Check every pcluster that can be found
     #[arg(long, conflicts_with = "fix")]
@@ -204,22 +205,22 @@ pub struct UndoArgs {
 
 #[derive(Debug, Args, Default, Clone)]
 pub struct FixArgs {
-    /// Findings to repair (all that block or mean a failed build)
+    /// Findings to repair [default: all that block or predict a failed build]
     #[arg(value_name = "ID")]
     pub ids: Vec<String>,
     /// Stage and prove the repair, print what it would do, and change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// How to change packages (upgrade)
+    /// How to change packages [default: upgrade]
     #[arg(long, value_enum)]
     pub strategy: Option<Strategy>,
     /// Keep the repair outside the environment, for build-image only
     #[arg(long)]
     pub isolated: bool,
-    /// What resolves and fetches packages (auto)
+    /// Program that resolves and fetches packages [default: auto]
     #[arg(long, value_enum)]
     pub installer: Option<InstallerChoice>,
-    /// Print a requirements file for a repair by hand
+    /// Print a requirements file for a manual repair
     #[arg(long)]
     pub print_requirements: bool,
 }
@@ -230,16 +231,16 @@ pub struct ImagesArgs {
     /// Restore the lost tags of the AMIs
     #[arg(long, conflicts_with = "delete")]
     pub repair: bool,
-    /// Delete the AMIs with snapshots and artifacts
+    /// Delete AMIs, their snapshots and artifacts
     #[arg(long)]
     pub delete: bool,
-    /// Only those of this image id; may be repeated
+    /// Only AMIs with this image id; may be repeated
     #[arg(short = 'i', long, value_name = "ID", value_parser = NonEmptyStringValueParser::new())]
     pub image_id: Vec<String>,
     /// Only this AMI; may be repeated
     #[arg(long, value_name = "AMI", value_parser = read_ami)]
     pub image: Vec<String>,
-    /// Only those older than this: 90d or 12w
+    /// Only AMIs older than this, such as 90d or 12w
     #[arg(long, value_name = "AGE", value_parser = read_days)]
     pub older_than: Option<i64>,
     /// The AWS region
@@ -248,7 +249,7 @@ pub struct ImagesArgs {
     /// Every region of the account
     #[arg(long)]
     pub all_regions: bool,
-    /// Also search this bucket (`CustomS3Bucket`)
+    /// Also search this `CustomS3Bucket`
     #[arg(long, value_name = "NAME", value_parser = read_bucket)]
     pub bucket: Vec<String>,
     /// Print what would be done, and change nothing
@@ -257,7 +258,7 @@ pub struct ImagesArgs {
     /// Do not ask for confirmation
     #[arg(long)]
     pub yes: bool,
-    /// Print the policy to list, repair or delete
+    /// Print an IAM policy: list, repair or delete
     #[arg(long, value_enum, value_name = "ACTION", hide_possible_values = true)]
     pub print_policy: Option<Policy>,
 }
@@ -267,7 +268,7 @@ fn read_ami(value: &str) -> Result<String, &'static str> {
     let is_ami = value.strip_prefix("ami-").is_some_and(|id| {
         !id.is_empty() && id.bytes().all(|letter| letter.is_ascii_digit() || letter.is_ascii_lowercase())
     });
-    if is_ami { Ok(value.into()) } else { Err("an AMI is named like ami-0123456789abcdef0") }
+    if is_ami { Ok(value.into()) } else { Err("expected an AMI id such as ami-0123456789abcdef0") }
 }
 
 /// Parses an age in days or weeks.
@@ -275,12 +276,15 @@ fn read_days(value: &str) -> Result<i64, &'static str> {
     let weeks = value.strip_suffix('w').map(|number| (number, 7));
     let read =
         |(number, days): (&str, i64)| number.parse::<u16>().ok().map(|number| i64::from(number) * days);
-    weeks.or(value.strip_suffix('d').map(|number| (number, 1))).and_then(read).ok_or("write it as 90d or 12w")
+    weeks
+        .or(value.strip_suffix('d').map(|number| (number, 1)))
+        .and_then(read)
+        .ok_or("expected an age such as 90d or 12w")
 }
 
 fn read_bucket(value: &str) -> Result<String, &'static str> {
     let is_bucket = !value.is_empty() && !value.contains(['/', ':']);
-    if is_bucket { Ok(value.into()) } else { Err("a bucket is named without s3:// and without a path") }
+    if is_bucket { Ok(value.into()) } else { Err("expected the name of a bucket, without s3:// or a path") }
 }
 
 /// What an IAM policy is for.
@@ -293,7 +297,7 @@ pub enum Policy {
 
 #[derive(Debug, Args, Default, Clone)]
 pub struct Common {
-    /// human, json, junit or github (human)
+    /// human, json, junit, github [default: human]
     #[arg(long, global = true, value_enum, default_value_t)]
     #[arg(value_name = "FORM", hide_possible_values = true, hide_default_value = true)]
     pub format: Format,
@@ -303,7 +307,7 @@ pub struct Common {
     /// The real pcluster, or its environment
     #[arg(long, global = true, value_name = "PATH|DIR")]
     pub real: Option<PathBuf>,
-    /// Colour in the report (auto)
+    /// Color the report [default: auto]
     #[arg(long, global = true, value_enum, default_value_t)]
     #[arg(value_name = "auto|always|never", hide_possible_values = true, hide_default_value = true)]
     pub color: Color,

@@ -226,7 +226,7 @@ const REST: &str = r"
 .SH ENVIRONMENT
 .TP
 .B PCLUSTER_SHIM_MODE
-What the guard does about a build\-image whose image would be lost: block (the default), fix, warn, off.
+What the guard does about a build\-image that would fail or lose its image: block (the default), fix, warn, off.
 .TP
 .B PCLUSTER_SHIM_REAL
 The absolute path of the real pcluster.
@@ -242,7 +242,7 @@ The configuration file.
 .SH FILES
 .TP
 .I $XDG_CONFIG_HOME/pcluster\-shim/config.yaml
-mode, real, strict, timeout, installer, strategy, advisories. A variable overrides the file; a flag overrides both.
+mode, real, strict, timeout, installer, strategy, aws, ignore, advisories. A variable overrides the file; a flag overrides both.
 `pcluster preflight config' prints it with every key.
 .TP
 .I $XDG_STATE_HOME/pcluster\-shim
