@@ -239,7 +239,7 @@ fn selection_by_names_and_age() {
         assert!(!run.stdout().contains("pcluster finds"), "not all of these are known\n{run}");
     };
     says("90d", "1 orphan older than 90 days in us-east-1 that no pcluster command finds: 35 GiB");
-    says("65000d", "No orphan older than 65000 days in us-east-1.");
+    says("65000d", "No orphans older than 65000 days in us-east-1.");
     let run = images(&sandbox, &["--older-than", "90d", "--format", "json"]).run();
     assert_eq!(run.json()["olderThanDays"], 90);
     let run = images(&sandbox, &["--older-than", "soon"]).run();

@@ -81,6 +81,6 @@ fn describe_failure(done: &[Step], step: &Step, result: Option<&StepResult>) -> 
     let needs = result.and_then(|result| result.permission.as_deref());
     let needs = needs.map(|permission| format!(" (it needs {permission})")).unwrap_or_default();
     let done: Vec<String> = done.iter().map(Step::to_string).collect();
-    let done = if done.is_empty() { String::new() } else { format!("; done before: {}", done.join(", ")) };
+    let done = if done.is_empty() { String::new() } else { format!("; already done: {}", done.join(", ")) };
     format!("cannot {step}: {why}{needs}{done}")
 }

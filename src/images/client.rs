@@ -126,7 +126,7 @@ impl Client<'_> {
             other => fail(other.to_string()),
         })?;
         serde_json::from_value(answer)
-            .map_err(|error| fail(format!("the answer of client.py is incomplete: {error}")))
+            .map_err(|error| fail(format!("incomplete answer from the shim's AWS client: {error}")))
     }
 
     fn run(&self, request: &Value) -> Result<Value, ChildError> {
@@ -158,7 +158,7 @@ fn fail(message: String) -> Abort {
 fn refuse(answer: Answer) -> Abort {
     match answer {
         Answer::Failed { code, message, call } => Error::Aws(AwsFailure { code, message, call }).into(),
-        _ => fail("it answered another question".into()),
+        _ => fail("unexpected kind of answer from the shim's AWS client".into()),
     }
 }
 

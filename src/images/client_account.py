@@ -15,7 +15,8 @@ class Failure(Exception):
         self.code, self.message, self.call, self.aws_code = code, message, call, aws_code
 
     def describe(self):
-        return shorten("{}: {}".format(self.code, self.message), 200)
+        text = self.message if self.code == "answer" else "{}: {}".format(self.code, self.message)
+        return shorten(text, 200)
 
     def permission(self):
         return PERMISSIONS.get(self.call, self.call) if self.code == "denied" else None
@@ -84,7 +85,7 @@ def translating(call):
         raise read_other_error(error, call)
 
 
-OTHER_FORM = "the answer does not come from AWS; a proxy or a login page may be in between"
+OTHER_FORM = "the answer did not come from AWS; a proxy or a login page may have intercepted the call"
 
 
 def read_other_error(error, call=None):

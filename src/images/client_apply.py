@@ -191,7 +191,7 @@ def delete_directory(aws, region, step):
         answer = aws.ask("s3", region, "delete_objects", Bucket=bucket, Delete=objects)
         raise_first_error(answer.get("Errors") or [])
         versions, before = find_versions(aws, region, bucket, directory), versions
-    return "objects are left in the directory" if versions else None
+    return "objects remain in the directory" if versions else None
 
 
 def find_versions(aws, region, bucket, directory):

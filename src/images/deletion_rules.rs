@@ -91,7 +91,8 @@ impl Examined<'_> {
 
     fn refuse_unknown_release(&self) -> Option<Refusal> {
         let is_asked = self.is_of_known_release() || self.selection.names(&self.known.ami.id);
-        let reason = "its release of pcluster is unknown; to delete it, name it with --image";
+        let reason =
+            "it was built by an unknown release of pcluster; to delete it anyway, pass it with --image";
         (!is_asked).then(|| Refusal::new("unknown release", reason))
     }
 
@@ -104,7 +105,10 @@ impl Examined<'_> {
         Some(if is_of_pcluster {
             format!("its stack {name} still exists ({status}) and is not deleted")
         } else {
-            format!("stack {name} of somebody else has its name: `pcluster delete-image` would delete it")
+            format!(
+                "a stack {name} that pcluster did not create has the same name; `pcluster delete-image` would delete \
+                 that stack"
+            )
         })
     }
 
@@ -156,7 +160,7 @@ impl Examined<'_> {
         }
         let group = self.find_log_group(arn)?;
         let why = match self.known.image_id() {
-            None => "nothing else of its build was found".into(),
+            None => "nothing else from its build was found".into(),
             Some(_) => explain(self.inventory.find_skipped("cloudformation:ListStacks", &arn.region)?),
         };
         Some((format!("log group {group}"), why))
@@ -254,7 +258,7 @@ mod tests {
             change(&mut inventory);
             let images = examine(&inventory, &Selection::default());
             assert_eq!(images[0].delete, Action::Refused);
-            images[0].reasons.iter().find(|reason| reason.starts_with("not deleted")).unwrap().clone()
+            images[0].reasons.iter().find(|reason| reason.starts_with("not deletable")).unwrap().clone()
         };
         let orphan = || ami("ami-1", &own, DONE);
         let used = refused(orphan(), |inventory| {

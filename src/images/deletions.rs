@@ -51,8 +51,12 @@ impl Deletions {
     /// old one.
     pub fn lock(&self) -> Result<File, Error> {
         self.try_lock().ok_or_else(|| Error::Images {
-            message: "another deletion is running, or its record cannot be written".into(),
-            next: "Nothing was changed. Try again when the other has ended, or set XDG_STATE_HOME.",
+            message: format!(
+                "another deletion is running, or the lock file in {} cannot be created",
+                self.directory.display()
+            ),
+            next: "Nothing was changed. Try again when the other deletion has ended, or set XDG_STATE_HOME to a \
+                   writable directory.",
         })
     }
 

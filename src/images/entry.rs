@@ -61,7 +61,7 @@ pub fn describe_planned(listing: &Listing, image: &Image, change: Change) -> Str
             + &describe_sharing(image)
             + &describe_details(listing, image, "gets", &image.tags);
     }
-    let left: String = image.stays.iter().map(|what| line(&format!("leaves {what}"))).collect();
+    let left: String = image.stays.iter().map(|what| line(&format!("leaves behind {what}"))).collect();
     text + &line(&format_contents(image)) + &left + &describe_details(listing, image, "has", &image.had_tags)
 }
 
@@ -86,7 +86,7 @@ pub fn describe_done(listing: &Listing, image: &Image, change: Change) -> String
             + &describe_sharing(image)
             + &describe_tags(listing, "got", &image.tags);
     }
-    let left: String = image.left.iter().map(|what| line(&format!("left {what}"))).collect();
+    let left: String = image.left.iter().map(|what| line(&format!("left behind: {what}"))).collect();
     let addresses = describe_addresses(listing, image) + &describe_tags(listing, "had", &image.had_tags);
     headline("deleted", image) + &line(&format_contents(image)) + &notes + &left + &addresses
 }
@@ -114,10 +114,10 @@ fn describe_origin(listing: &Listing, image: &Image) -> String {
 
 fn source_name(source: Source) -> &'static str {
     match source {
-        Source::Stack => "known from its stack",
-        Source::DeletedStack => "known from its deleted stack",
-        Source::S3 => "known from its files in S3",
-        Source::None => "nothing else of its build found",
+        Source::Stack => "identified by its stack",
+        Source::DeletedStack => "identified by its deleted stack",
+        Source::S3 => "identified by its files in S3",
+        Source::None => "nothing else from its build was found",
     }
 }
 
@@ -201,7 +201,7 @@ pub fn describe_ended(listing: &Listing, ended: &Unfinished) -> String {
     let left = listing.outcomes.left.iter().filter(|(own, _)| own == ami);
     format!("finished the deletion of {}\n", escape_line(ami))
         + &listing.removed(ended).iter().map(|what| line(what)).collect::<String>()
-        + &left.map(|(_, what)| line(&format!("left {what}"))).collect::<String>()
+        + &left.map(|(_, what)| line(&format!("left behind: {what}"))).collect::<String>()
         + &describe_tags(listing, "had", tags)
 }
 

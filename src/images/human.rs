@@ -15,7 +15,7 @@ use crate::images::image::{Action, Image};
 use crate::images::inventory::Skipped;
 use crate::images::listing::{Change, Listing};
 use crate::images::sums::{ChangeSums, SnapshotSums};
-use crate::text::printable::escape_line;
+use crate::text::printable::{capitalize, escape_line};
 
 /// Every orphan with its cost, and what prevents a change.
 pub fn render_list(listing: &Listing) -> String {
@@ -128,7 +128,7 @@ fn summarize(listing: &Listing) -> String {
     if summary.orphans == 0 {
         let found = count(summary.healthy, "AMI");
         let text = match (listing.older_than, listing.is_named) {
-            (Some(days), _) => format!("No orphan older than {} in {regions}.", format_days(days)),
+            (Some(days), _) => format!("No orphans older than {} in {regions}.", format_days(days)),
             (None, true) => format!("No orphans match these names in {regions}."),
             (None, false) => format!("No orphans in {regions}; pcluster finds {found}."),
         };
@@ -181,13 +181,13 @@ fn describe_sums(sums: &ChangeSums, is_done: bool) -> String {
         parts.push(format!("{verb} {}", count(sums.interrupted_deletions, "interrupted deletion")));
     }
     if parts.is_empty() {
-        parts.push(if is_done { "nothing done" } else { "nothing to do" }.into());
+        parts.push(if is_done { "nothing completed" } else { "nothing to do" }.into());
     }
     if !sums.refused.is_empty() {
         let refused = sums.refused.values().sum::<usize>();
         parts.push(format!("{refused} refused ({})", list_kinds(&sums.refused)));
     }
-    let leaving = if is_done { "left something" } else { "will leave something" };
+    let leaving = if is_done { "left something behind" } else { "will leave something behind" };
     let others = [(sums.failed, "failed"), (sums.leaving, leaving)];
     let others = others.iter().filter(|(number, _)| *number > 0);
     parts.extend(others.map(|(number, what)| format!("{number} {what}")));
@@ -197,11 +197,6 @@ fn describe_sums(sums: &ChangeSums, is_done: bool) -> String {
 fn describe_snapshots(sums: &SnapshotSums) -> [String; 3] {
     let SnapshotSums { number, size_gib, monthly_cost_at_most: cost } = sums;
     [count(*number, "snapshot"), format!("{size_gib:.0} GiB"), format!("at most ${:.2} a month", cost.usd)]
-}
-
-fn capitalize(text: &str) -> String {
-    let mut letters = text.chars();
-    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 fn paragraph(text: &str) -> String {
@@ -221,10 +216,10 @@ fn describe_rest(listing: &Listing) -> String {
         let regions = format_regions(listing);
         text += &paragraph(&format!("Not found among the AMIs that pcluster built in {regions}: {names}"));
     }
-    let skipped = |one: &Skipped| paragraph(&format!("not asked: {}: {}", one.source, one.why));
+    let skipped = |one: &Skipped| paragraph(&format!("not checked: {}: {}", one.source, one.why));
     text += &listing.skipped.iter().map(skipped).collect::<String>();
     let effects: BTreeSet<&str> = listing.skipped.iter().filter_map(Skipped::effect).collect();
-    text.extend(effects.iter().map(|effect| format!("So {effect}.\n")));
+    text.extend(effects.iter().map(|effect| format!("As a result, {effect}.\n")));
     text
 }
 

@@ -162,7 +162,8 @@ impl Skipped {
     /// What it means that this could not be asked, unless that is obvious.
     pub fn effect(&self) -> Option<&'static str> {
         let is_references = self.source.starts_with("ec2:DescribeImageReferences");
-        is_references
-            .then_some("older versions of launch templates, SSM parameters and recipes may use an AMI")
+        is_references.then_some(
+            "uses of an AMI by SSM parameters, recipes and older versions of launch templates are not detected",
+        )
     }
 }

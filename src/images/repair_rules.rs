@@ -57,7 +57,7 @@ impl Examined<'_> {
         let named = self.selection.find_id(&arn.slug).filter(|_| self.selection.names(&ami.id));
         let Some(id) = named else { return Err(self.refuse_nothing_left()) };
         let Some(bucket) = self.inventory.buckets.iter().find(|bucket| bucket.region == arn.region) else {
-            let reason = "its tags have to name a bucket, and none was found: give one with --bucket";
+            let reason = "its tags have to name a bucket, and none was found; pass one with --bucket";
             return Err(Refusal::new("no bucket found", reason));
         };
         let short: String = arn.slug.chars().take(MAX_SLUG).collect();
@@ -107,12 +107,14 @@ impl Examined<'_> {
         if !conflicts.is_empty() {
             let others = conflicts.join(", ");
             notes.push(format!(
-                "{others} has the same image id: describe-image and delete-image take the first"
+                "same image id as {others}; describe-image and delete-image use only the first one that they find"
             ));
         }
         let Some(origin) = &self.known.origin else { return notes };
         if !origin.has_configuration() {
-            notes.push("the configuration of its build was not found: your own tags stay lost".into());
+            notes.push(
+                "the configuration of its build was not found, so your own tags cannot be restored".into(),
+            );
         }
         let asked =
             self.known.arn.as_ref().and_then(|arn| origin.lost_tags(self.inventory, self.known.ami, arn));

@@ -53,7 +53,9 @@ impl Examined<'_> {
         if *class == Class::Orphan {
             reasons.extend(self.describe_release());
             reasons.extend(self.describe_stack());
-            reasons.extend(stays.iter().map(|(address, why)| format!("a deletion leaves {address}: {why}")));
+            reasons.extend(
+                stays.iter().map(|(address, why)| format!("a deletion would leave behind {address}: {why}")),
+            );
             if repair.is_none() {
                 reasons.extend(self.describe_repaired(&conflicts));
             }
@@ -103,10 +105,10 @@ impl Examined<'_> {
         }
         let say = |what: &str, refusal: &Refusal| format!("{what}: {}", refusal.reason);
         match (repair, delete) {
-            (Some(one), Some(other)) if one == other => vec![say("not repaired or deleted", one)],
+            (Some(one), Some(other)) if one == other => vec![say("neither repairable nor deletable", one)],
             _ => {
-                let repair = repair.map(|refusal| say("not repaired", refusal));
-                repair.into_iter().chain(delete.map(|refusal| say("not deleted", refusal))).collect()
+                let repair = repair.map(|refusal| say("not repairable", refusal));
+                repair.into_iter().chain(delete.map(|refusal| say("not deletable", refusal))).collect()
             }
         }
     }
@@ -143,7 +145,9 @@ impl Examined<'_> {
     pub fn refuse_class(&self) -> Option<Refusal> {
         let (kind, reason) = match self.known.class {
             Class::Orphan => return None,
-            Class::Healthy => ("pcluster finds it", "pcluster finds it; use `pcluster delete-image`"),
+            Class::Healthy => {
+                ("pcluster finds it", "pcluster finds it; to delete it, use `pcluster delete-image`")
+            }
             Class::InProgress => ("build in progress", "its build has not ended"),
             Class::FailedBuild => ("failed build", "its build failed, so it is not complete"),
             Class::Foreign => ("not built by pcluster", "nothing shows that pcluster built it"),
@@ -155,7 +159,7 @@ impl Examined<'_> {
         let is_ambiguous = !conflicts.is_empty() && !self.selection.names(&self.known.ami.id);
         let others = conflicts.join(", ");
         is_ambiguous.then(|| {
-            let reason = format!("{others} has the same image id; name one of them with --image");
+            let reason = format!("same image id as {others}; pass one of them with --image");
             Refusal::new("same image id as another AMI", reason)
         })
     }

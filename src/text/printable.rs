@@ -37,6 +37,12 @@ pub fn escape_line(text: &str) -> String {
     escape(&flatten(text)).into_owned()
 }
 
+/// Begins a sentence.
+pub fn capitalize(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
 /// Wraps words to lines of at most `width` characters, with [`escape`]; a longer word gets its own line. Text in
 /// backquotes is one word, because a command that is broken across lines cannot be pasted.
 pub fn wrap(text: &str, width: usize) -> Vec<String> {

@@ -73,7 +73,8 @@ fn json_has_every_command_of_a_list() {
     };
     assert_eq!(refused(0), (None, None));
     assert_eq!(refused(4), (Some("no artifacts found"), Some("tagged to be kept")));
-    let effect = "older versions of launch templates, SSM parameters and recipes may use an AMI";
+    let effect =
+        "uses of an AMI by SSM parameters, recipes and older versions of launch templates are not detected";
     assert_eq!(json["skipped"][0]["effect"], effect);
     let mut account = inventory();
     account["images"] = json!([]);

@@ -134,7 +134,7 @@ fn a_directory_that_an_ami_of_another_region_has_stays() {
     ran.exits(1);
     let place =
         format!("s3://{}/{}/", planted["bucket"].as_str().unwrap(), planted["directory"].as_str().unwrap());
-    let said = format!("left {place}: {} in eu-west-1 uses this directory", world.ami("copy"));
+    let said = format!("left behind: {place}: {} in eu-west-1 uses this directory", world.ami("copy"));
     assert!(words(&ran).contains(&said) && !words(&ran).contains("files in S3"), "{ran}");
     assert_eq!(world.state()["objects"], before["objects"], "{ran}");
     // Nothing is left to be finished, because no other run could.
@@ -168,7 +168,10 @@ fn snapshot_that_another_ami_needs_stays_and_is_reported() {
     let named = ["preflight", "images", "--delete", "--yes", "--image", world.ami(label)];
     let ran = sandbox.pcluster(&named).run();
     ran.exits(1);
-    assert!(ran.stdout().contains(&format!("left snapshot {snapshot}: another AMI needs it")), "{ran}");
+    assert!(
+        ran.stdout().contains(&format!("left behind: snapshot {snapshot}: another AMI needs it")),
+        "{ran}"
+    );
     let state = world.state();
     assert!(state["us-east-1"]["snapshots"].to_string().contains(&snapshot), "{ran}");
     assert!(state["us-east-1"]["images"].get(world.ami(label)).is_none(), "{ran}");
@@ -262,7 +265,7 @@ fn orphan_of_unknown_release_is_deleted_only_by_its_ami() {
     let (ami, id) = (world.ami("unknown-release"), world.id("unknown-release"));
     let ran = sandbox.pcluster(&["preflight", "images", "--delete", "--yes", "-i", id]).run();
     ran.exits(1);
-    assert!(words(&ran).contains("name it with --image"), "{ran}");
+    assert!(words(&ran).contains("pass it with --image"), "{ran}");
     images(&sandbox, &["--delete", "--yes", "--image", ami]).0.exits(0);
     assert!(!world.state().to_string().contains(ami));
 }

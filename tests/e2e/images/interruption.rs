@@ -205,9 +205,9 @@ fn signal_during_a_deletion_prints_what_may_be_left_and_how_to_finish() {
         assert_eq!(output.status.signal(), Some(signal.as_raw()), "{said}");
         let snapshot = world.planted[label]["snapshots"][0].as_str().unwrap();
         for text in [
-            "interrupted: 0 of 1 AMIs deleted".to_owned(),
+            "interrupted: 0 of 1 AMI deleted".to_owned(),
             format!("{ami} may be half done: deregister {ami}, delete {snapshot}, "),
-            format!("hint: to finish, run `pcluster preflight images --delete -i {id}`"),
+            format!("hint: To finish, run `pcluster preflight images --delete -i {id}`."),
         ] {
             assert!(said.contains(&text), "{text}\n{said}");
         }

@@ -145,7 +145,7 @@ fn the_template_of_a_stack_is_checked_live_and_deleted() {
         let ran = sandbox.pcluster(&["preflight", "stack", name]).run();
         ran.exits(1);
         let command = "aws cloudformation delete-stack --stack-name running --region us-east-1";
-        let repair = "or let it finish, then restore the tags of its AMI: `pcluster preflight images --repair -i running";
+        let repair = "To keep the build, let it finish, then restore the tags of its AMI with `pcluster preflight images --repair -i running";
         assert!(ran.stderr().contains(command) && ran.stderr().contains(repair), "{ran}");
     }
     let ran = sandbox.pcluster(&["preflight", "stack", "no-such-stack"]).run();

@@ -8,11 +8,11 @@ fn what_cannot_be_asked_is_one_clear_error() {
     let world = World::plant();
     let mut sandbox = world.sandbox(GOOD);
     for (deny, status, said) in [
-        ("ec2:DescribeImages", 3, "It needs ec2:DescribeImages"),
-        ("ec2:DescribeSnapshots", 1, "not asked: ec2:DescribeSnapshots in us-east-1: denied"),
-        ("cloudformation:*", 1, "not asked: cloudformation:ListStacks in us-east-1: denied"),
-        ("s3:*", 1, "not asked: s3:ListObjectsV2"),
-        ("logs:*", 1, "not asked: logs:DescribeLogGroups in us-east-1: denied"),
+        ("ec2:DescribeImages", 3, "Allow ec2:DescribeImages"),
+        ("ec2:DescribeSnapshots", 1, "not checked: ec2:DescribeSnapshots in us-east-1: denied"),
+        ("cloudformation:*", 1, "not checked: cloudformation:ListStacks in us-east-1: denied"),
+        ("s3:*", 1, "not checked: s3:ListObjectsV2"),
+        ("logs:*", 1, "not checked: logs:DescribeLogGroups in us-east-1: denied"),
     ] {
         let proxy = world.proxy(&["--deny", deny]);
         sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
@@ -79,7 +79,7 @@ fn credentials_that_cannot_be_had_are_the_reason_that_is_printed() {
     let ran = sandbox.pcluster(&["preflight", "images"]).run();
     ran.exits(3);
     assert!(
-        ran.stderr().contains("does not come from AWS") && ran.stderr().contains("sts:GetCallerIdentity"),
+        ran.stderr().contains("did not come from AWS") && ran.stderr().contains("sts:GetCallerIdentity"),
         "{ran}"
     );
 

@@ -21,7 +21,11 @@ fn is_given_back(environment: &str) {
 
     let ran = sandbox.pcluster(&["preflight", "images", "--repair"]).run();
     ran.exits(2);
-    assert!(ran.stderr().contains("confirmation is required, but this is not a terminal"), "{ran}");
+    assert!(
+        ran.stderr()
+            .contains("confirmation is required, but standard input or standard error is not a terminal"),
+        "{ran}"
+    );
     let (ran, _) = images(&sandbox, &["--repair", "--dry-run"]);
     ran.exits(1);
     assert_eq!(world.state(), before, "a plan changes nothing");
