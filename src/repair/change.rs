@@ -57,7 +57,7 @@ fn explain(name: &str, staged: &Installed, reasons: &[Reason]) -> String {
     };
     match staged.values().find(requires) {
         Some(distribution) => format!("required by {} {}", distribution.name, distribution.version),
-        None => "required by the others".into(),
+        None => "required by another package".into(),
     }
 }
 
@@ -186,7 +186,7 @@ mod tests {
             [
                 ("aws-cdk-assets", "cdk-imagebuilder-1.153.0"),
                 ("aws-cdk-core", "cdk-imagebuilder-1.153.0"),
-                ("importlib-resources", "required by the others"),
+                ("importlib-resources", "required by another package"),
                 ("jsii", "required by aws-cdk.core 1.204.0"),
             ]
         );

@@ -3,6 +3,7 @@
 
 use crate::environment::packages::read_installed;
 use crate::error::{Abort, Error};
+use crate::repair::change::count_packages;
 use crate::repair::context::{BrokenRequirements, Repair};
 use crate::repair::file_plan::FilePlan;
 use crate::repair::hints::{FREE_SPACE, UNCHANGED_FREE_SPACE, keep_beside};
@@ -30,9 +31,9 @@ pub fn commit(repair: &Repair, staged: &Staged) -> Result<(), Abort> {
     let plan = plan_files(repair, staged)?;
     refuse_directories(repair, &plan.sites(), &plan.directories())?;
     let step = repair.request.progress.step(&format!(
-        "exchanging {} files of {} packages",
+        "replacing {} files of {}",
         plan.removals.len() + plan.additions.len(),
-        staged.changes.len()
+        count_packages(staged.changes.len())
     ));
     let transactions = repair.state.transactions();
     let journal = transactions
@@ -87,7 +88,7 @@ fn plan_files(repair: &Repair, staged: &Staged) -> Result<FilePlan, Error> {
         .iter()
         .find_map(|package| Some((&package.package, package.find_foreign_dist_infos().pop()?)));
     if let Some((package, other)) = installed_twice {
-        return Err(not_in_place(format!("{package} is installed twice: {} is there too", other.display())));
+        return Err(not_in_place(format!("{package} is installed twice: {} also exists", other.display())));
     }
     if let Some(path) = find_outside(&plan.prefixes(), plan.paths()) {
         return Err(not_in_place(format!(
@@ -147,7 +148,7 @@ fn describe_meanwhile(left: &Left) -> Error {
 }
 
 fn describe_failed_exchange(message: String) -> Abort {
-    let next = "The environment is unchanged. Fix that, then try again.";
+    let next = "The environment was restored. Fix that, then try again.";
     Error::repair(message, next).into()
 }
 

@@ -50,7 +50,7 @@ impl FileDigest {
                 size += read as u64;
             }
         } else {
-            return Err(io::Error::other("it is not a file"));
+            return Err(io::Error::other("not a regular file"));
         }
         Ok(Self { size, sha256: hexadecimal(&digest.finalize()) })
     }

@@ -8,7 +8,7 @@ pub const UNCHANGED_FREE_SPACE: &str =
 pub const FREE_SPACE: &str = "Free some space, or set TMPDIR and XDG_STATE_HOME to a place with enough.";
 
 /// Advice if the state directory cannot be written.
-pub const SET_STATE_HOME: &str = "Set XDG_STATE_HOME to a writable directory.";
+pub const SET_STATE_HOME: &str = "Nothing was changed. Set XDG_STATE_HOME to a writable directory.";
 
 /// Advice if the environment itself cannot be changed. `command` is `fix` with the ids of findings.
 pub fn keep_beside(command: &str) -> String {

@@ -63,7 +63,8 @@ impl<'a> Installer<'a> {
         let with = |program: Program| Self { program, target, timeout, cache: None };
         let uv = executables::find("uv", Some(target.path())).filter(|_| target.interpreter.is_at_least(8));
         if choice == InstallerChoice::Uv {
-            let missing = || Error::repair("uv is not on PATH".into(), "Install uv, or use --installer pip.");
+            let next = "Nothing was changed. Install uv, or use --installer pip.";
+            let missing = || Error::repair("uv is not on PATH".into(), next);
             return uv.map(Program::Uv).map(with).ok_or_else(|| missing().into());
         }
         if let Some(uv) = uv.filter(|_| choice == InstallerChoice::Auto) {
@@ -78,7 +79,8 @@ impl<'a> Installer<'a> {
         let no_uv = if choice == InstallerChoice::Auto { "uv is not on PATH, and " } else { "" };
         let message = format!("{no_uv}neither the environment nor its Python has pip");
         // Debian and Ubuntu have ensurepip in a separate package.
-        let next = "Install uv, or ensurepip (`apt-get install python3-venv` on Debian and Ubuntu).";
+        let next = "Nothing was changed. Install uv, or ensurepip (`apt-get install python3-venv` on Debian and \
+                    Ubuntu).";
         Err(Error::repair(message, next).into())
     }
 
@@ -102,7 +104,7 @@ impl<'a> Installer<'a> {
         if !self.target.interpreter.is_at_least(8) {
             let version = &self.target.interpreter.version;
             return Err(no_uv(format!(
-                "only uv can find the packages of a past date, and it does not support Python {version}"
+                "only uv can resolve packages as of a past date, and it does not support Python {version}"
             ))
             .into());
         }
@@ -120,7 +122,7 @@ impl<'a> Installer<'a> {
         if is_unreachable(&output) {
             return Err(describe_unreachable(&output).into());
         }
-        let message = "only uv can find the packages of a past date, and pip could not fetch it";
+        let message = "only uv can resolve packages as of a past date, and pip could not install it";
         Err(no_uv(format!("{message}\n{}", quote_last_lines(&output))).into())
     }
 
@@ -189,7 +191,8 @@ impl<'a> Installer<'a> {
         };
         let finished = self.run(arguments, self.timeout, &scratch)?;
         if finished.status.code().is_none() {
-            let message = format!("{}'s check was killed by a signal", self.name());
+            let uv = if self.name() == "uv" { "uv " } else { "" };
+            let message = format!("`{uv}pip check` was killed by a signal");
             return Err(Error::repair(message, "Nothing was changed. Try again.").into());
         }
         let output = format!("{}{}", decode(&finished.stdout), decode(&finished.stderr));
@@ -234,12 +237,16 @@ impl<'a> Installer<'a> {
         // A pip that runs from its wheel leaves a certificate file in TMPDIR at each run; a uv that builds a
         // package with setuptools leaves a lock file.
         let tmp = scratch.directory("tmp");
-        let tmp = tmp.map_err(|error| Error::repair(error.to_string(), UNCHANGED_FREE_SPACE))?;
+        let failed = |error| format!("cannot create a temporary directory: {error}");
+        let tmp = tmp.map_err(|error| Error::repair(failed(error), UNCHANGED_FREE_SPACE))?;
         environment.push(set("TMPDIR", tmp));
         let child = Child { program, arguments, environment, limit, max_output: MAX_INSTALLER_OUTPUT };
         child.run(scratch).map_err(|error| match error {
             ChildError::Interrupted(signal) => Abort::Interrupted(signal),
-            other => Error::repair(other.to_string(), "Nothing was changed. Try again.").into(),
+            other => {
+                let next = "Nothing was changed. Try again, or use another installer with --installer.";
+                Error::repair(other.to_string(), next).into()
+            }
         })
     }
 }
@@ -328,9 +335,9 @@ fn is_unreachable(output: &str) -> bool {
 fn describe_unreachable(output: &str) -> Error {
     let line = output.lines().find(|line| UNREACHABLE.iter().any(|sign| line.contains(sign)));
     let line: String = line.unwrap_or_default().trim().chars().take(MAX_REASON).collect();
-    let next = "Nothing was changed. Check the network, the proxy, and the index that pip or uv uses. On a \
-                machine that reaches the index, `pcluster preflight fix --print-requirements` prints what \
-                to install.";
+    let next = "Nothing was changed. Check the network, the proxy, and the index that pip or uv uses. To print \
+                what to install, run `pcluster preflight fix --print-requirements` on a machine that can reach \
+                the index.";
     Error::repair(format!("the package index cannot be reached: {line}"), next)
 }
 

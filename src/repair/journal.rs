@@ -124,7 +124,7 @@ impl Journal {
     /// Refuses paths that no repair of the packages in `site` would write.
     pub fn refuse_paths_outside(&self, site: &Path) -> Result<(), String> {
         if self.site != site {
-            return Err(format!("it is about {}, not about {}", self.site.display(), site.display()));
+            return Err(format!("it belongs to {}, not to {}", self.site.display(), site.display()));
         }
         let is_name = |name: &str| {
             let mut parts = Path::new(name).components();
@@ -132,10 +132,10 @@ impl Journal {
         };
         let names = self.removed.iter().map(|saved| &saved.copy).chain([&self.id]);
         if let Some(name) = names.into_iter().find(|name| !is_name(name)) {
-            return Err(format!("it names a copy {name:?}"));
+            return Err(format!("it names {name:?}, which is not the name of a copy"));
         }
         if let Some(token) = self.token.as_ref().filter(|token| !token::is_token(token)) {
-            return Err(format!("it has the token {token:?}"));
+            return Err(format!("its token {token:?} is invalid"));
         }
         let roots = self.roots();
         let files = self.removed.iter().map(|saved| &saved.path).chain(&self.created);

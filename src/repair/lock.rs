@@ -73,7 +73,10 @@ pub fn lock_against_uv(prefix: &Path, progress: Progress) -> Result<Option<File>
         return Ok(None);
     }
     let failed = |error| {
-        Error::repair(format!("cannot lock {}/.lock: {error}", prefix.display()), "Nothing was changed.")
+        Error::repair(
+            format!("cannot lock {}/.lock: {error}", prefix.display()),
+            "Nothing was changed. Try again.",
+        )
     };
     let waiting = || "waiting for uv, which is changing this environment".to_owned();
     wait_for_lock(progress, waiting, || file.try_lock(), |error| failed(error).into())?;

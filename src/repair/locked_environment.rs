@@ -78,7 +78,7 @@ fn describe_failed_rollback(error: &Error) -> Check {
         other => other.to_string(),
     };
     let reason = format!(
-        "an interrupted repair cannot be rolled back ({why}); `pcluster preflight undo` shows what to do"
+        "an interrupted repair cannot be rolled back ({why}); to see what to do, run `pcluster preflight undo`"
     );
     Check::new("repair", Status::Unknown, Duration::ZERO, Some(reason))
 }

@@ -145,7 +145,7 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
     state.recover(request.progress)?;
     state.remove_leftovers();
     if let Err(message) = state.transactions().closed() {
-        request.progress.write(&format!("{message}; earlier repairs cannot be undone"));
+        request.progress.write(&format!("warning: {message}; earlier repairs cannot be undone"));
     }
     let scratch = make_scratch()?;
     // Also after --no-synth: a repair is proven with a template.
@@ -195,7 +195,7 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
         let removed = keep_overlay(&state, staged.overlay, target, packages, &staged.changes)?;
         if removed > 0 {
             request.progress.write(&format!(
-                "removed {removed} earlier isolated {}, because the environment has changed since",
+                "removed {removed} earlier {} outside the environment, because the environment has changed since",
                 if removed == 1 { "repair" } else { "repairs" }
             ));
         }
@@ -229,8 +229,8 @@ fn describe_refusal(refusal: Refusal, before: &Report, options: &Options) -> Err
 fn describe_unknown(id: &str, report: &Report) -> Error {
     let known = report.findings.iter().map(|finding| finding.id.as_str()).collect::<BTreeSet<_>>();
     let known = if known.is_empty() { "none".into() } else { Vec::from_iter(known).join(", ") };
-    let message = format!("the check has no finding {id:?}; found: {known}");
-    Error::repair(message, "Nothing was changed. `pcluster preflight` lists the findings.")
+    let message = format!("the check found no {id:?}; it found: {known}");
+    Error::repair(message, "Nothing was changed. To list the findings, run `pcluster preflight`.")
 }
 
 /// Damaged bytecode that this repair does not remove, because it is outside the environment or `--isolated` was
@@ -253,8 +253,10 @@ fn describe_blocked(report: &Report, options: &Options) -> Error {
     let reasons = report.reasons();
     let message =
         format!("another problem has to be fixed first: {}", reasons.first().map_or("", String::as_str));
-    let next =
-        format!("Nothing was changed. Run `pcluster preflight fix` first, then `{}`.", options.command());
+    let next = format!(
+        "Nothing was changed. Run `pcluster preflight fix` first, then `pcluster preflight {}`.",
+        options.command()
+    );
     Error::repair(message, &next)
 }
 

@@ -87,7 +87,10 @@ pub fn keep_overlay(
     packages: &Packages,
     changes: &[Change],
 ) -> Result<usize, Error> {
-    let failed = |error: io::Error| Error::repair(error.to_string(), SET_STATE_HOME);
+    let failed = |error: io::Error| {
+        let directory = state.directory().display();
+        Error::repair(format!("cannot write in {directory}: {error}"), SET_STATE_HOME)
+    };
     let environment = environment_key(&target.interpreter.version, packages, changes);
     let removed = remove_stale(state, target, packages);
     let id = make_id();

@@ -68,7 +68,7 @@ pub fn refuse_another_users<'a>(
     let word = if is_preflight(shim.as_os_str()) { "" } else { " preflight" };
     // An absolute path, because sudo sets PATH; a user ID, because a container may have no name for it.
     let next = format!(
-        "Nothing was changed. Run it as its owner: `sudo -H -u '#{uid}' {}{word} {command} --real {}`.",
+        "Nothing was changed. Run this as that user: `sudo -H -u '#{uid}' {}{word} {command} --real {}`.",
         quote_for_shell(&shim.display().to_string()),
         quote_for_shell(&real.display().to_string())
     );

@@ -131,8 +131,11 @@ fn put_in_front(repair: &Repair, overlay: &Path) -> Result<Target, Abort> {
         let message = format!("PYTHONPATH cannot contain {}, which has a colon", overlay.display());
         (message, "Nothing was changed. Set XDG_STATE_HOME to a directory without a colon.")
     } else {
-        let message = "its launcher or its interpreter ignores PYTHONPATH".to_owned();
-        (message, "Repair a virtual environment instead.")
+        let message = "the launcher of pcluster, or its interpreter, ignores PYTHONPATH".to_owned();
+        (
+            message,
+            "Nothing was changed. Install aws-parallelcluster in a virtual environment and use that one.",
+        )
     };
     Err(Error::repair(message, next).into())
 }

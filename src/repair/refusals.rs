@@ -38,7 +38,7 @@ pub fn refuse_directories(repair: &Repair, sites: &[PathBuf], all: &BTreeSet<Pat
         let why = format!("{} is in uv's cache, which all uvx calls share", site.display());
         let version = repair.packages.get(PCLUSTER).map(|pcluster| pcluster.version.as_str());
         let next = format!(
-            "`pcluster preflight constraints {}` prints a file for `uvx --constraints FILE`.",
+            "To print a file for `uvx --constraints FILE`, run `pcluster preflight constraints {}`.",
             version.unwrap_or_default()
         );
         return Err(Error::NotInPlace { why, next });
@@ -52,7 +52,7 @@ pub fn refuse_directories(repair: &Repair, sites: &[PathBuf], all: &BTreeSet<Pat
     refuse_another_users(every, &repair.options.command(), &repair.request.real.path)?;
     match all.iter().find(|directory| !is_writable(directory)) {
         Some(directory) => {
-            let why = format!("{} cannot be written", directory.display());
+            let why = format!("{} is not writable", directory.display());
             Err(Error::NotInPlace { why, next: keep_beside(&repair.options.command()) })
         }
         None => Ok(()),

@@ -33,8 +33,7 @@ use crate::text::package_name::PCLUSTER;
 const MAX_SEARCH: Duration = Duration::from_secs(180);
 
 /// Advice if the packages of that day do not help.
-const ANEW: &str =
-    "Nothing was changed. Create a new environment: `pcluster preflight constraints` prints what it needs.";
+const ANEW: &str = "Nothing was changed. Create a new environment; to print what it needs, run `pcluster preflight constraints`.";
 
 /// Packages that move together: those of CDK pin one another.
 #[derive(Debug)]
@@ -75,7 +74,7 @@ pub fn restore_release(repair: &Repair) -> Result<Staged, Abort> {
                 return Ok(None);
             }
             count += 1;
-            let of = format!("finding the packages at fault among {}: test {count}", all.len());
+            let of = format!("finding out which of {} packages are at fault (test {count})", all.len());
             let _step = repair.request.progress.step(&of);
             run_test(repair, &dated, moved, test).map(Some)
         };

@@ -49,7 +49,10 @@ impl Staged {
                 }
                 Err(error) if *is_required => return Err(error),
                 Err(error) => {
-                    repair.request.progress.write(&format!("{id} was not fixed: {}", error.to_line()));
+                    repair
+                        .request
+                        .progress
+                        .write(&format!("warning: {id} was not fixed: {}", error.to_line()));
                 }
             }
         }
@@ -75,7 +78,7 @@ pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Staging, Abort> {
     let (mut failure, mut is_unsolvable) = (String::new(), false);
     for pinned in [Pinned::All, Pinned::AllButDependencies, Pinned::AllButDependenciesAndTheirs] {
         let Some(request) = plan::plan_install(installed, reasons, repair.options.strategy, pinned) else {
-            let next = "Report this: the advisory names no installed package.";
+            let next = "Nothing was changed. Report this: the advisory names no installed package.";
             let message = "no installed package matches this fix".into();
             return Err(Error::repair(message, next).into());
         };

@@ -38,7 +38,7 @@ impl RepairState {
     pub fn create(target: &Target) -> Result<Self, Error> {
         let Some(site) = find_site(target) else {
             let message = format!("{} has no {PCLUSTER}", target.interpreter.executable.display());
-            let next = "Pass --real with the path of the pcluster to repair.";
+            let next = "With --real, pass the pcluster to repair.";
             return Err(Error::repair(message, next));
         };
         let no_state = |message: String| Error::repair(message, SET_STATE_HOME);
@@ -104,7 +104,7 @@ impl RepairState {
     pub fn lock_exclusive(&self, progress: Progress) -> Result<Lock, Abort> {
         let failed = |error: io::Error| {
             let message = format!("cannot lock {}: {error}", self.site().display());
-            Abort::from(Error::repair(message, "Nothing was changed."))
+            Abort::from(Error::repair(message, "Nothing was changed. Try again."))
         };
         let file = File::open(self.site()).map_err(failed)?;
         // Checks hold it too, but only a repair is likely to hold it for long.
@@ -174,8 +174,8 @@ impl RepairState {
     }
 
     fn unfinished(&self) -> Result<Option<Journal>, Error> {
-        let next = "It is needed to roll back an interrupted repair. Restore that file, or create a new \
-                    environment.";
+        let next = "Nothing was changed. Restore that file, which is needed to roll back an interrupted repair, or \
+                    remove it and create a new environment.";
         let unfinished = self.transactions.unfinished();
         unfinished.map_err(|message| Error::repair(message, next))
     }
@@ -223,8 +223,10 @@ pub fn describe_left(left: &Left) -> String {
     let but = if packages.is_empty() { ", but" } else { ";" };
     let files = match left.files.as_slice() {
         [] => String::new(),
-        [file] => format!("{but} {} was changed since then, so it was left unchanged", file.display()),
-        files => format!("{but} {} were changed since then, so they were left unchanged", list_files(files)),
+        [file] => format!("{but} {} has changed since then, so it was left as it is", file.display()),
+        files => {
+            format!("{but} {} have changed since then, so they were left as they are", list_files(files))
+        }
     };
     packages + &files
 }
@@ -235,6 +237,7 @@ pub fn list_files(files: &[PathBuf]) -> String {
     let named = named.collect::<Vec<_>>().join(", ");
     match files.len().saturating_sub(MAX_NAMED) {
         0 => named,
+        1 => format!("{named} and 1 more file"),
         more => format!("{named} and {more} more files"),
     }
 }

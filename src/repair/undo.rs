@@ -128,13 +128,14 @@ fn describe_nothing(state: &RepairState) -> Error {
 fn refuse_unwritable(journal: &Journal) -> Result<(), Error> {
     let paths = || journal.removed.iter().map(|saved| &saved.path).chain(&journal.created);
     if let Some(path) = paths().find(|path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())) {
-        return Err(refuse_undo(format!("{} is a directory now", path.display()), "Nothing was changed."));
+        let message = format!("{} is a directory now", path.display());
+        return Err(refuse_undo(message, "Nothing was changed. Move that directory away, then try again."));
     }
     let directories = paths().filter_map(|path| path.ancestors().skip(1).find(|above| above.is_dir()));
     let directories: BTreeSet<&Path> = directories.collect();
     match directories.into_iter().find(|directory| !is_writable(directory)) {
         Some(directory) => {
-            let message = format!("{} cannot be written", directory.display());
+            let message = format!("{} is not writable", directory.display());
             Err(refuse_undo(message, "Nothing was changed. Make it writable, then try again."))
         }
         None => Ok(()),
@@ -142,7 +143,7 @@ fn refuse_unwritable(journal: &Journal) -> Result<(), Error> {
 }
 
 /// Advice if the journal of the last repair cannot be read.
-const UNREADABLE: &str = "Nothing was changed or removed. Make that file readable, or restore it from a backup; the \
+const UNREADABLE: &str = "Nothing was changed or removed. Fix that file, or restore it from a backup; the \
                           saved copies cannot be restored without it.";
 
 /// Advice if a copy of an old file is missing or damaged.
@@ -156,7 +157,8 @@ fn refuse_undo(message: String, next: &str) -> Error {
 /// Refuses to undo changes to packages that were changed or reinstalled after the repair. Files that are merely
 /// gone do not matter: they would be removed anyway.
 fn refuse_changed_since(target: &Target, journal: &Journal) -> Result<(), Error> {
-    let unchanged = "Nothing was changed.";
+    let unchanged =
+        "Nothing was changed. To see what the repair replaced, run `pcluster preflight undo --list`.";
     let packages = read_installed(&target.interpreter.sys_path);
     // A package that is gone may still be found in a directory that the repair has not changed.
     let sites = journal.roots();

@@ -4,12 +4,14 @@ use crate::checker;
 use crate::error::{Abort, Error};
 use crate::repair::context::{BrokenRequirements, Repair};
 use crate::repair::failpoint;
+use crate::repair::hints::keep_beside;
 use crate::repair::prove::{collect_unmet, is_met};
 use crate::system::concurrently::concurrently;
 
 /// Verifies that the environment is ready and that the repair has broken no requirement.
 pub fn verify(repair: &Repair, edits: &[String], broken_before: &BrokenRequirements) -> Result<(), Abort> {
-    let verification_error = |message: String| Error::repair(message, "The environment was restored.");
+    let next = format!("The environment was restored. {}", keep_beside(&repair.options.command()));
+    let verification_error = |message: String| Error::repair(message, &next);
     failpoint::reach("verification").map_err(|error| verification_error(error.to_string()))?;
     let _step = repair.request.progress.step("verifying the repaired environment");
     let (checked, broken) = concurrently(
@@ -19,11 +21,16 @@ pub fn verify(repair: &Repair, edits: &[String], broken_before: &BrokenRequireme
     let broken = broken?;
     let newly_broken: Vec<&str> = broken.difference(broken_before).map(String::as_str).collect();
     if !newly_broken.is_empty() {
-        return Err(verification_error(newly_broken.join("; ")).into());
+        return Err(verification_error(format!(
+            "the repair would break other packages: {}",
+            newly_broken.join("; ")
+        ))
+        .into());
     }
     let report = checked?.into_report()?;
     if is_met(repair, edits, &report) {
         return Ok(());
     }
-    Err(verification_error(collect_unmet(repair, edits, &report).join("; ")).into())
+    let unmet = collect_unmet(repair, edits, &report).join("; ");
+    Err(verification_error(format!("the repaired environment still fails the check: {unmet}")).into())
 }

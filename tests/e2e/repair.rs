@@ -224,7 +224,7 @@ fn an_environment_of_root_used_by_another() {
     copy.use_aws(&aws);
     copy.write("work/image.yaml", aws.configuration());
     copy.is_used_by_another();
-    beside(&copy, |arguments| copy.run_as_another(arguments), "cannot be written");
+    beside(&copy, |arguments| copy.run_as_another(arguments), "is not writable");
 }
 
 /// A user installation on a Python that its distributor manages.

@@ -145,7 +145,7 @@ fn read_only_between_stage_and_commit() {
     let ran = copy.fix(&[]);
     copy.call(&chattr, &["-i", site.to_str().unwrap()]).run().exits(0);
     ran.exits(1);
-    assert!(ran.stderr().contains("cannot be written") && ran.stderr().contains("--isolated"), "{ran}");
+    assert!(ran.stderr().contains("is not writable") && ran.stderr().contains("--isolated"), "{ran}");
     copy.is_as_before("read-only");
     copy.left_nothing("read-only");
 

@@ -165,8 +165,8 @@ fn an_edit_that_does_not_fit_is_left_unless_it_is_asked_for() {
     assert_eq!(fs::read_to_string(&file).unwrap(), text);
     let left = copy.fix(&[]);
     left.exits(0);
-    assert!(left.stdout().starts_with("nothing was repaired: 1 warning left: "), "{left}");
-    assert!(left.stderr().starts_with("pcluster-shim: lambda-runtime was not fixed: "), "{left}");
+    assert!(left.stdout().starts_with("nothing was repaired; 1 warning remains: "), "{left}");
+    assert!(left.stderr().starts_with("pcluster-shim: warning: lambda-runtime was not fixed: "), "{left}");
     assert_eq!(fs::read_to_string(&file).unwrap(), text);
     copy.left_nothing("refused");
 }
