@@ -25,7 +25,7 @@ pub enum Error {
     #[error("--root {directory}: {why}")]
     BadRoot { directory: PathBuf, why: String },
     /// Every `pcluster` on PATH starts this shim again.
-    #[error("no real pcluster was found: this shim is started again by {}", join(tried))]
+    #[error("no real pcluster was found, only programs that start this shim again: {}", join(tried))]
     Loop { tried: Vec<PathBuf> },
     /// The named file cannot be the real pcluster; `by` is what named it.
     #[error("{by} points to {path}, {why}")]
@@ -37,9 +37,10 @@ pub enum Error {
     /// An invalid config or advisories file; `message` names the line and the key.
     #[error("{file}: {message}")]
     BadFile { file: PathBuf, message: String },
-    /// A config or advisories file that another user could have written.
-    #[error("{file}: {why}")]
-    Untrusted { file: PathBuf, why: String },
+    /// A config or advisories file that another user could have written, because of itself or of a directory above
+    /// it, which is then `place`.
+    #[error("{file} {why}")]
+    Untrusted { file: PathBuf, place: PathBuf, why: String },
     #[error("invalid value {value:?} for {name}")]
     BadVariable { name: &'static str, value: String, accepted: &'static str },
     /// The image configuration or the arguments of `preflight check`, refused by the real pcluster.
@@ -49,7 +50,21 @@ pub enum Error {
     #[error("{message}")]
     NoConstraints { message: String, next: String },
     #[error("unknown advisory {id:?}")]
-    UnknownAdvisory { id: String, known: String },
+    UnknownAdvisory { id: String },
+    /// The file of `--output`.
+    #[error("cannot write {file}: {why}")]
+    CannotWrite { file: PathBuf, why: String },
+    /// The output of `preflight config` was redirected to the config file itself.
+    #[error(
+        "{file}: the shell emptied this file, because the output of `pcluster preflight config` was redirected to it"
+    )]
+    Emptied { file: PathBuf },
+    /// `preflight constraints` without a version, and none can be found.
+    #[error("cannot read the installed version of aws-parallelcluster without starting pcluster")]
+    NoVersion,
+    /// A release before 3.0.0.
+    #[error("{message}")]
+    NoBuildImage { message: String },
     #[error("{file}: {message}")]
     NotATemplate { file: String, message: String },
     /// AWS cannot be queried.
@@ -58,13 +73,13 @@ pub enum Error {
     #[error("there is no stack {name:?} in {region}")]
     NoStack { name: String, region: String },
     /// A change in AWS has to be confirmed, but there is no terminal.
-    #[error("nothing was changed: confirmation is required, but this is not a terminal")]
+    #[error("confirmation is required, but standard input or standard error is not a terminal")]
     Unconfirmed,
     /// A change in AWS that cannot be made safely.
     #[error("{message}")]
     Images { message: String, next: &'static str },
     /// install.sh cannot be run.
-    #[error("the installer cannot be started: {message}")]
+    #[error("cannot start install.sh: {message}")]
     Install { message: String },
     /// A repair failed; the environment is unchanged.
     #[error("{message}")]
@@ -98,10 +113,10 @@ impl AwsFailure {
     }
 
     fn hint(&self) -> String {
-        let permission = self.call.as_deref().unwrap_or("the call");
+        let permission = self.call.as_deref().unwrap_or("this call");
         match self.code.as_str() {
             "noboto3" => {
-                "Pass a pcluster that starts with --real, or repair this one with `pcluster preflight fix`."
+                "Repair this environment with `pcluster preflight fix`, or use --real to pass a pcluster that starts."
                     .into()
             }
             "credentials" => "Log in as you would for `pcluster list-images`, or set AWS_PROFILE.".into(),
@@ -112,7 +127,7 @@ impl AwsFailure {
                 "Check the network, the proxy (HTTPS_PROXY) and the endpoint (AWS_ENDPOINT_URL).".into()
             }
             "denied" => format!(
-                "It needs {permission}; for the full policy, run `pcluster preflight images --print-policy list`."
+                "Allow {permission}. For the full policy, run `pcluster preflight images --print-policy list`."
             ),
             "throttled" => "Try again later. The refused call changed nothing.".into(),
             _ => "Try again. If the error persists, check the endpoint (AWS_ENDPOINT_URL) and the proxy."
@@ -135,12 +150,20 @@ pub enum Abort {
     Interrupted(#[from] Interrupted),
 }
 
+/// The stage of a call that is refused because the release is older than 3.0.0.
+pub const OLD_RELEASE: &str = "release";
+
 /// The number of files in one message: a directory that cannot be written contains thousands.
 pub const MAX_NAMED: usize = 5;
 
 impl Error {
     pub fn repair(message: String, next: &str) -> Self {
         Self::Repair { message, next: next.to_owned() }
+    }
+
+    /// A call that pcluster refuses; `stage` is what is wrong with it.
+    pub fn rejected(stage: String, message: String) -> Self {
+        if stage == OLD_RELEASE { Self::NoBuildImage { message } } else { Self::Rejected { stage, message } }
     }
 
     pub fn undo(message: String, next: &str) -> Self {
@@ -159,20 +182,25 @@ impl Error {
     /// The error of a repair that was also tried in a second way.
     pub fn with_second(self, second: &Self) -> Self {
         match self {
-            Self::Repair { message, .. } => Self::Repair {
-                message: format!("{message}\nstrategy release: {second}"),
-                next: second.hint(),
-            },
+            Self::Repair { message, .. } => {
+                let second_message = second.to_string();
+                let tried = if second_message == message {
+                    ", with the same result".to_owned()
+                } else {
+                    format!(": {second_message}")
+                };
+                let message = format!("{message}\n--strategy release was tried too{tried}");
+                Self::Repair { message, next: second.hint() }
+            }
             other => other,
         }
     }
 
     /// Files that a rollback could not restore.
     pub fn not_restored(failures: &[String]) -> Self {
-        let next =
-            "Fix that, then run `pcluster preflight`: the copies are kept, and the rollback continues.";
+        let next = "Fix that, then run `pcluster preflight` to continue the rollback. The copies are kept.";
         let more = failures.len().saturating_sub(MAX_NAMED);
-        let more = (more > 0).then(|| format!("and {more} more files"));
+        let more = (more > 0).then(|| format!("and {more} more file{}", if more == 1 { "" } else { "s" }));
         let named = failures.iter().take(MAX_NAMED).cloned().chain(more);
         Self::repair(named.collect::<Vec<_>>().join("; "), next)
     }
@@ -193,6 +221,10 @@ impl Error {
             | Self::BadVariable { .. }
             | Self::Rejected { .. }
             | Self::UnknownAdvisory { .. }
+            | Self::CannotWrite { .. }
+            | Self::Emptied { .. }
+            | Self::NoVersion
+            | Self::NoBuildImage { .. }
             | Self::NotATemplate { .. }
             | Self::NoStack { .. }
             | Self::Unconfirmed
@@ -212,7 +244,7 @@ impl Error {
     pub fn hint(&self) -> String {
         match self {
             Self::NoRealPcluster => "Install aws-parallelcluster, activate its environment, or set \
-                                     PCLUSTER_SHIM_REAL to its path."
+                                     PCLUSTER_SHIM_REAL to its absolute path."
                 .into(),
             Self::NothingBeside { .. } => {
                 "Install aws-parallelcluster there, pass another pcluster with --real, or run \
@@ -222,12 +254,14 @@ impl Error {
             Self::NothingFound => {
                 "Pass a directory of environments with --root, or install aws-parallelcluster.".into()
             }
-            Self::BadRoot { .. } => "Pass a readable directory to --root.".into(),
+            Self::BadRoot { .. } => "Pass a readable directory with --root.".into(),
             Self::Loop { .. } => {
-                "Set PCLUSTER_SHIM_REAL to the real pcluster, or remove the looping one from PATH.".into()
+                "Set PCLUSTER_SHIM_REAL to the absolute path of the real pcluster, or remove the programs above \
+                 from PATH."
+                    .into()
             }
             Self::BadReal { by, .. } if by.starts_with("--") => {
-                format!("Set {by} to the path of the pcluster that pip installed.")
+                format!("With {by}, pass the path of the pcluster that pip installed.")
             }
             Self::BadReal { by, .. } => {
                 format!("Set {by} to the absolute path of the pcluster that pip installed.")
@@ -235,14 +269,29 @@ impl Error {
             Self::CannotExec { .. } => {
                 "Its interpreter may be gone: reinstall aws-parallelcluster in that environment.".into()
             }
+            Self::NoFile { file } if file.is_absolute() => {
+                "Check the path. It comes from the command line, config.yaml or PCLUSTER_SHIM_CONFIG.".into()
+            }
             Self::NoFile { .. } => "Check the name and the current directory.".into(),
             Self::BadFile { .. } => "Fix the file, or use another one.".into(),
-            Self::Untrusted { file, .. } => {
-                format!("Take ownership of the file and run `chmod go-w {}`.", file.display())
+            Self::Untrusted { place, .. } => advise_to_take(place),
+            Self::BadVariable { accepted, .. } => format!("Accepted values: {accepted}."),
+            Self::Rejected { stage, .. } => {
+                format!("Correct the {stage} and try again; `pcluster build-image` would reject this as well.")
             }
-            Self::BadVariable { accepted, .. } => format!("Accepted: {accepted}."),
-            Self::Rejected { .. } => "Correct it: `pcluster build-image` would reject it too.".into(),
-            Self::UnknownAdvisory { known, .. } => format!("Known: {known}."),
+            Self::NoBuildImage { .. } => {
+                "Install aws-parallelcluster 3.0.0 or later, or pass another pcluster with --real.".into()
+            }
+            Self::UnknownAdvisory { .. } => {
+                "To list all advisories, run `pcluster preflight advisories`.".into()
+            }
+            Self::CannotWrite { .. } => "Pass another file with --output.".into(),
+            Self::Emptied { .. } => {
+                "Restore the file from a backup, or write its settings again. Redirect the output to another \
+                 file, and move that file here."
+                    .into()
+            }
+            Self::NoVersion => "Pass the version, as in `pcluster preflight constraints 3.13.2`.".into(),
             Self::NotATemplate { .. } => {
                 "Pass a template in JSON or YAML, or the output of `aws cloudformation \
                  get-template`."
@@ -254,7 +303,7 @@ impl Error {
             }
             Self::Aws(failure) => failure.hint(),
             Self::NoStack { .. } => "Check the region (-r). AWS keeps deleted stacks for 90 days.".into(),
-            Self::Unconfirmed => "Review the plan with --dry-run, then pass --yes.".into(),
+            Self::Unconfirmed => "Nothing was changed. Review the plan with --dry-run, then pass --yes.".into(),
             Self::Images { next, .. } => (*next).to_owned(),
             Self::Install { .. } => {
                 "Nothing was changed. Set TMPDIR to a writable directory with free space.".into()
@@ -285,6 +334,12 @@ impl Error {
     pub fn to_json(&self) -> Value {
         describe_in_json(&self.to_line(), &self.hint())
     }
+}
+
+/// Advice if other users could write to a file or directory.
+pub fn advise_to_take(place: &Path) -> String {
+    let place = place.display();
+    format!("Take ownership of {place} and run `chmod go-w {place}`.")
 }
 
 /// An error of the operating system, without its number if there are plain words for it.

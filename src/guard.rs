@@ -21,7 +21,7 @@ use crate::repair::locked_environment::{Locked, LockedEnvironment};
 use crate::repair::overlay::{self, Overlay};
 use crate::repair::{self, RepairOutcome, change};
 use crate::report::{self, Check, Decision, Report, Status, Verdict, human, pcluster};
-use crate::text::printable::lossy;
+use crate::text::printable::{capitalize, lossy};
 
 /// Guards one `pcluster build-image`.
 pub fn build_image(arguments: Vec<OsString>) -> Outcome {
@@ -90,9 +90,9 @@ impl Guarded<'_> {
         let (outcome, overlay) = self.check(&target)?;
         if overlay == Overlay::Stale {
             self.warnings += &prefix_lines(&format!(
-                "the repair kept outside the environment is {}\n{}",
+                "warning: the repair kept outside the environment is {}\nhint: {}.",
                 overlay::STALE,
-                overlay::RENEW
+                capitalize(overlay::RENEW)
             ));
         }
         match outcome {
@@ -131,11 +131,13 @@ impl Guarded<'_> {
         let repaired = match repaired {
             Ok(repaired) => repaired,
             Err(Abort::Error(error)) => {
-                let why = prefix_lines("the repair failed:") + &error.render_for_stderr();
+                let failed = |level: &str| {
+                    error.render_for_stderr().replacen("error: ", &format!("{level}: the repair failed: "), 1)
+                };
                 if before.verdict == Verdict::Blocked {
-                    return Ok(self.stop(before, &why));
+                    return Ok(self.stop(before, &failed("error")));
                 }
-                self.warnings += &why;
+                self.warnings += &failed("warning");
                 return Ok(self.exec(before, overlay));
             }
             Err(interrupted) => return Err(interrupted),
@@ -173,7 +175,9 @@ impl Guarded<'_> {
     }
 
     fn stop(&self, report: &Report, why_not_repaired: &str) -> Outcome {
-        let findings = prefix_lines(&human::render_for_stderr(report, Decision::Stop));
+        // A repair that has just failed is not advised.
+        let decision = if why_not_repaired.is_empty() { Decision::Stop } else { Decision::Repair };
+        let findings = prefix_lines(&human::render_for_stderr(report, decision));
         let stderr = format!("{}{findings}{why_not_repaired}", self.warnings);
         Outcome::Exit { status: 1, stdout: pcluster::render_stop(report), stderr }
     }

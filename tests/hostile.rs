@@ -17,10 +17,10 @@ const CONFIG: &str = "config/pcluster-shim/config.yaml";
 type Kind = (&'static str, fn(&Path), &'static str);
 
 const KINDS: [Kind; 5] = [
-    ("fifo", fifo, "it is a FIFO, not a regular file"),
-    ("device", |path| symlink("/dev/zero", path).unwrap(), "it is a device, not a regular file"),
-    ("directory", |path| fs::create_dir(path).unwrap(), "it is a directory, not a regular file"),
-    ("giant", |path| fs::File::create(path).unwrap().set_len(1 << 40).unwrap(), "it is larger than 1 MB"),
+    ("fifo", fifo, "expected a regular file, found a FIFO"),
+    ("device", |path| symlink("/dev/zero", path).unwrap(), "expected a regular file, found a device"),
+    ("directory", |path| fs::create_dir(path).unwrap(), "expected a regular file, found a directory"),
+    ("giant", |path| fs::File::create(path).unwrap().set_len(1 << 40).unwrap(), "larger than 1 MB"),
     (
         "brackets",
         |path| fs::write(path, "[".repeat(200_000)).unwrap(),
@@ -85,7 +85,7 @@ fn a_template_of_any_kind() {
     let sandbox = Sandbox::new();
     let run = sandbox.pcluster(["preflight", "template", "-"]).stdin(vec![b' '; 2 << 20]).run();
     run.exits(2).prints("");
-    reports(&run, "standard input", "it is larger than 1 MB");
+    reports(&run, "standard input", "larger than 1 MB");
 }
 
 /// Inputs that took a parser from seconds to minutes; none is a template.
@@ -154,7 +154,7 @@ fn what_others_could_have_written_is_passed_over_and_said() {
         let run = sandbox.pcluster(["preflight", "advisories", "-q"]).run();
         run.exits(0).stderr_matches(&format!("untrusted-{name}.txt"));
         let run = sandbox.pcluster(["preflight", "where", "--format", "json"]).run();
-        run.holds(run.stdout().contains("can be written by others"), "where says so");
+        run.holds(run.stdout().contains("is writable by others"), "where says so");
         set_mode(&sandbox.path(open), mode);
     }
     sandbox.build_image().run().exits(0).is_silent();
@@ -169,8 +169,7 @@ fn a_journal_that_others_could_have_written_is_named_by_where() {
     fs::copy(environment.closed_journal(), &journal).unwrap();
     set_mode(&journal, 0o666);
     let run = environment.preflight(["where", "--format", "json"]).run();
-    run.exits(0)
-        .holds(run.stdout().contains("journal.json can be written by others (mode 666)"), "it is named");
+    run.exits(0).holds(run.stdout().contains("journal.json is writable by others (mode 666)"), "it is named");
 }
 
 /// Amazon Linux and Fedora have umask 002.

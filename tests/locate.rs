@@ -289,8 +289,8 @@ fn the_commands_that_a_preflight_prints_are_called_as_it_was() {
         let run = sandbox.call(sandbox.path("tools/sh"), ["-c", &sh]).run();
         run.exits(1).stdout().lines().last().unwrap().to_owned()
     };
-    assert!(last_line("bin/pcluster-preflight").ends_with("Next: bin/pcluster-preflight fix"));
-    assert!(last_line("./bin/pcluster-preflight").ends_with("Next: ./bin/pcluster-preflight fix"));
+    assert!(last_line("bin/pcluster-preflight").ends_with("Next: run `bin/pcluster-preflight fix`."));
+    assert!(last_line("./bin/pcluster-preflight").ends_with("Next: run `./bin/pcluster-preflight fix`."));
 }
 
 /// A pipeline whose environment lacks pcluster is not judged by another one.

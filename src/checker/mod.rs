@@ -26,7 +26,7 @@ use crate::environment::locate::Real;
 use crate::environment::packages::{is_in_cache_of_uv, read_installed};
 use crate::environment::synthesis::Call;
 use crate::environment::target::{self, Target};
-use crate::error::{Abort, Error};
+use crate::error::{Abort, Error, OLD_RELEASE};
 use crate::model::distribution::{Distribution, Packages};
 use crate::model::finding::{Finding, Shows};
 use crate::report::builder::{CheckResult, ReportBuilder};
@@ -61,7 +61,7 @@ impl CheckOutcome {
     pub fn into_report(self) -> Result<Report, Error> {
         match self {
             Self::Report(report) => Ok(*report),
-            Self::Refused { stage, message } => Err(Error::Rejected { stage, message }),
+            Self::Refused { stage, message } => Err(Error::rejected(stage, message)),
         }
     }
 }
@@ -77,7 +77,7 @@ pub fn identify(request: &CheckRequest, overlay: Option<&Path>) -> Result<Identi
         Err(IdentifyError::Loop { tried }) => Err(Error::Loop { tried }.into()),
         Err(reason) => {
             let path = request.real.path.display();
-            let reason = format!("cannot inspect the environment of {path}: {reason}");
+            let reason = format!("cannot inspect {path}: {reason}");
             let took = since.elapsed();
             Ok(Identified::Unknown(report_unknown(request.real, None, "environment", took, reason)))
         }
@@ -167,7 +167,10 @@ fn finish(
 ) -> CheckOutcome {
     if let Some(pcluster) = pcluster.filter(|pcluster| is_in_cache_of_uv(&pcluster.metadata)) {
         // uvx recreates its environments.
-        report.replace_fix(&format!("pcluster preflight constraints {}", pcluster.version));
+        report.replace_fix(&format!(
+            "pass `uvx --constraints FILE` the output of `pcluster preflight constraints {}`",
+            pcluster.version
+        ));
     }
     let mut report = report.build(shim());
     report.ignore(&request.settings.ignore);
@@ -199,7 +202,7 @@ fn read_packages(request: &CheckRequest, target: &Target, report: &mut ReportBui
     report.packages = packages.versions();
     let Some(pcluster) = packages.get(PCLUSTER) else {
         let (path, python) = (request.real.path.display(), target.interpreter.executable.display());
-        let reason = format!("cannot inspect the environment of {path}: {python} has no {PCLUSTER}");
+        let reason = format!("cannot inspect {path}: {python} has no {PCLUSTER}");
         report.add("environment", since.elapsed(), CheckResult::Unknown(reason));
         return None;
     };
@@ -219,7 +222,7 @@ fn refuse_old_release(target: &Target, packages: &Packages) -> Option<CheckOutco
     let first = Version::new([3]);
     let is_old = Version::from_str(version).is_ok_and(|version| version < first);
     let message = format!("{PCLUSTER} {version} has no build-image command");
-    is_old.then(|| CheckOutcome::Refused { stage: "arguments".into(), message })
+    is_old.then(|| CheckOutcome::Refused { stage: OLD_RELEASE.into(), message })
 }
 
 /// The call as pcluster will receive it. If a launcher changes it, only the environment can be checked.

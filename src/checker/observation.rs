@@ -202,13 +202,13 @@ impl Observer<'_> {
             Ok(Start::Fails(exception)) if exception == failure.exception => return Ok((fails(), false)),
             Ok(Start::Fails(exception)) => format!("{launcher} fails with {exception}"),
             // It does not get as far as the import.
-            Ok(Start::Unknown) => format!("{launcher} fails differently"),
+            Ok(Start::Unknown) => format!("{launcher} fails in another way"),
             Ok(Start::Starts) => format!("{launcher} starts pcluster"),
             Err(ChildError::Interrupted(interrupted)) => return Err(interrupted),
             Err(error) => error.to_string(),
         };
         let reason =
-            format!("{contradiction}, but importing it in a check fails with {}", failure.describe());
+            format!("{contradiction}, but importing pcluster in the check fails with {}", failure.describe());
         Ok((CheckResult::Unknown(reason), starts))
     }
 
@@ -234,10 +234,13 @@ impl Observer<'_> {
                 CheckResult::Findings(vec![self.describe_failure(failure)])
             }
             Ok(Synthesis::Unstartable(failure)) => {
-                CheckResult::Unknown(format!("cannot build it (template): {}", failure.describe()))
+                CheckResult::Unknown(format!("building it fails: {}", failure.describe()))
+            }
+            Ok(Synthesis::Failed { stage, message }) if stage == "template" => {
+                CheckResult::Unknown(format!("building it fails: {message}"))
             }
             Ok(Synthesis::Failed { stage, message }) => {
-                CheckResult::Unknown(format!("cannot build it ({stage}): {message}"))
+                CheckResult::Unknown(format!("building it fails at the step `{stage}`: {message}"))
             }
             // `observe` has returned before, or there was no call.
             Ok(Synthesis::Rejected { .. } | Synthesis::Started) => {

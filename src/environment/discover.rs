@@ -126,7 +126,7 @@ fn distrust(launcher: &Path) -> Option<String> {
         let resolved = program.canonicalize().ok();
         let directories = [program.parent(), resolved.as_deref().and_then(Path::parent)];
         let places = [Some(program.as_path()), resolved.as_deref()].into_iter().chain(directories).flatten();
-        places.into_iter().find_map(|place| Some(format!("{}: {}", trust::why_not(place)?, place.display())))
+        places.into_iter().find_map(|place| Some(format!("{} {}", place.display(), trust::why_not(place)?)))
     })
 }
 

@@ -146,7 +146,7 @@ pub fn read_answer(answer: &serde_json::Value) -> Option<InterpreterAnswer> {
 #[derive(Debug, thiserror::Error)]
 pub enum IdentifyError {
     /// The launcher names an interpreter that does not exist.
-    #[error("its interpreter {interpreter} does not exist; reinstall pcluster")]
+    #[error("its interpreter {interpreter} does not exist; reinstall aws-parallelcluster")]
     DeadInterpreter { interpreter: PathBuf },
     /// The launcher or the interpreter cannot be read.
     #[error("cannot read {file}: {source}")]
@@ -158,7 +158,7 @@ pub enum IdentifyError {
     #[error("cannot determine which Python it runs; it may replace PYTHONPATH, or run no Python")]
     NoAnswer,
     /// Several Pythons have imported pcluster.
-    #[error("it runs pcluster in more than one way: {}", join(interpreters))]
+    #[error("it runs pcluster with more than one Python: {}", join(interpreters))]
     Ambiguous { interpreters: Vec<PathBuf> },
     #[error(transparent)]
     Child(#[from] ChildError),

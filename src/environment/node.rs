@@ -23,7 +23,7 @@ pub enum NodeError {
     #[error("CDK needs Node.js, but `node` is not on PATH; install it or add it to PATH")]
     NotFound,
     /// Its output for `--version` isn't a version.
-    #[error("{path} --version printed {answer:?}")]
+    #[error("cannot read the version of Node.js: `{path} --version` printed {answer:?}")]
     Malformed { path: PathBuf, answer: String },
     #[error(transparent)]
     Child(#[from] ChildError),

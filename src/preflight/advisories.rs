@@ -25,10 +25,7 @@ pub fn run(id: Option<&str>, common: &Common) -> Result<Outcome, Abort> {
     let shown: Vec<&Advisory> = advisories.iter().filter(|advisory| is_shown(&advisory.id)).collect();
     let combined: Vec<&Combination> = combinations.iter().filter(|one| is_shown(&one.id)).collect();
     if let (Some(id), true) = (id, shown.is_empty() && combined.is_empty()) {
-        let known = advisories.iter().map(|advisory| advisory.id.as_str());
-        let known =
-            known.chain(combinations.iter().map(|one| one.id.as_str())).collect::<Vec<_>>().join(", ");
-        return Err(Error::UnknownAdvisory { id: id.to_owned(), known }.into());
+        return Err(Error::UnknownAdvisory { id: id.to_owned() }.into());
     }
     let width = width_of_stdout();
     let stdout = match (common.format, one) {
@@ -91,7 +88,7 @@ pub fn format_advisory(advisory: &Advisory, width: usize) -> String {
     rows.push(match &advisory.subject {
         Subject::Package { package, affected } => ("package", format!("{package} {affected}")),
         Subject::Runtime { runtime, refused_from } => {
-            ("runtime", format!("{runtime}, refused by AWS from {refused_from} on"))
+            ("runtime", format!("{runtime}, refused by AWS as of {refused_from}"))
         }
     });
     rows.push(("effect", advisory.effect.clone()));

@@ -33,7 +33,9 @@ pub fn run(check: &CheckArgs, common: &Common) -> Result<Outcome, Abort> {
         if discovery.found.is_empty() {
             return Err(Error::NothingFound.into());
         }
-        let _step = progress.step(&format!("checking {} installations of pcluster", discovery.found.len()));
+        let count = discovery.found.len();
+        let plural = if count == 1 { "" } else { "s" };
+        let _step = progress.step(&format!("checking {count} installation{plural} of pcluster"));
         let all = All { check, given, common, settings: &settings, advisories: &advisories, parent: &parent };
         let mut reports = all.check(&discovery.found)?;
         for report in &mut reports {
@@ -74,7 +76,7 @@ impl All<'_> {
 
     fn identify<'f>(&self, found: &'f Found) -> Result<Known<'f>, Abort> {
         if let Some(distrust) = &found.distrust {
-            let reason = format!("skipped: it {distrust}");
+            let reason = format!("skipped: {distrust}");
             return Ok(Known::Report(report_unknown(
                 &found.real,
                 None,
@@ -143,7 +145,8 @@ fn render(reports: &[Report], cut_off: &[PathBuf], common: &Common) -> Outcome {
     let cut_off = cut_off.iter().map(|root| {
         let root = root.display();
         prefix_lines(&format!(
-            "--root {root} is too large and was only partly searched; pass directories below it instead"
+            "warning: --root {root} is too large and was searched only in part\n\
+             hint: Pass directories below it instead."
         ))
     });
     Outcome::Exit { status: worst_status(reports), stdout, stderr: cut_off.collect() }

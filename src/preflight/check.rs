@@ -80,11 +80,11 @@ fn refuse_unreadable(file: &Path) -> Result<(), Error> {
     let bad = |message: &str| Err(Error::BadFile { file: file.to_owned(), message: message.into() });
     match file.metadata() {
         Err(error) => Err(Error::of_file(file, &error)),
-        Ok(metadata) if metadata.is_dir() => bad("it is a directory"),
+        Ok(metadata) if metadata.is_dir() => bad("expected a file, found a directory"),
         Ok(_) if is_read_once(file) => Ok(()),
         Ok(_) => match fs::read_to_string(file) {
             Ok(_) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => bad("it is not UTF-8 text"),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => bad("not UTF-8 text"),
             Err(error) => Err(Error::of_file(file, &error)),
         },
     }
@@ -105,7 +105,7 @@ pub fn check_target(
         CheckOutcome::Refused { stage, message } => {
             let file = configuration.filter(|_| stage == "configuration");
             let stage = file.map_or(stage.clone(), |file| format!("{stage} {}", file.display()));
-            return Err(Error::Rejected { stage, message }.into());
+            return Err(Error::rejected(stage, message).into());
         }
     };
     if let Some(check) = describe_overlay(&environment.overlay) {

@@ -58,8 +58,8 @@ const KEYS: [Key; 9] = [
     },
     Key {
         name: "installer",
-        meaning: "What resolves and fetches packages for a repair: uv, pip, or auto (uv if it\n\
-                  is installed).",
+        meaning: "The program that resolves and fetches packages for a repair: uv, pip, or auto\n\
+                  (uv if it is installed).",
         value: "auto",
         variable: None,
     },
@@ -80,8 +80,8 @@ const KEYS: [Key; 9] = [
     },
     Key {
         name: "ignore",
-        meaning: "Ids of warnings and infos that are counted and not printed, and repaired only if\n\
-                  they are named. An error cannot be ignored.",
+        meaning: "Ids of warnings and infos to ignore: they are counted but not printed, and\n\
+                  repaired only if named. An error cannot be ignored.",
         value: "[]",
         variable: None,
     },
@@ -98,9 +98,7 @@ const KEYS: [Key; 9] = [
 pub fn run(common: &Common) -> Result<Outcome, Abort> {
     let path = config_path();
     if let Some(file) = path.clone().filter(|path| is_emptied(path)) {
-        let message = "the output of this command was redirected to this file, so the shell has emptied it and \
-                       its settings are gone";
-        return Err(Error::BadFile { file, message: message.into() }.into());
+        return Err(Error::Emptied { file }.into());
     }
     let settings = read_settings()?;
     let search = start_search(common, &settings);
@@ -131,7 +129,7 @@ fn render(of_file: &[ListedSetting], present: &[ListedSetting], path: Option<&Pa
     let mut lines: Vec<String> =
         vec!["# config.yaml of pcluster-shim. A variable overrides this file; a flag overrides both.".into()];
     lines.extend(path.map(|path| {
-        let place = if path.exists() { "It is" } else { "It does not exist yet. Its path is" };
+        let place = if path.exists() { "Its path is" } else { "It does not exist yet. Its path is" };
         format!("# {place} {}", escape_line(&path.display().to_string()))
     }));
     let find = |listed: &'_ [ListedSetting], key: &Key| {

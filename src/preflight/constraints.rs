@@ -114,11 +114,7 @@ fn read_version(value: &str, name: &'static str, accepted: &'static str) -> Resu
 
 /// The release in a console script's environment, according to the files next to its interpreter.
 fn find_installed(path: &Path) -> Result<String, Error> {
-    let unknown = || Error::BadVariable {
-        name: "VERSION",
-        value: String::new(),
-        accepted: "a release such as 3.13.2 (that of the real pcluster cannot be read without starting it)",
-    };
+    let unknown = || Error::NoVersion;
     let Ok(Launcher::ConsoleScript(script)) = Launcher::read(path) else { return Err(unknown()) };
     let interpreter = script.interpreter(path.parent().unwrap_or(Path::new("/")));
     let prefix = interpreter.and_then(|(program, _)| Some(program.parent()?.parent()?.to_owned()));

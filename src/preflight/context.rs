@@ -220,8 +220,8 @@ pub fn render_report(report: &Report, common: &Common) -> Result<Outcome, Error>
     // The file is for programs; what is printed is for people.
     let printed = match &common.output {
         Some(file) => {
-            let bad = |error| Error::BadFile { file: file.clone(), message: describe_io(&error) };
-            fs::write(file, render(common.format)).map_err(bad)?;
+            let failed = |error| Error::CannotWrite { file: file.clone(), why: describe_io(&error) };
+            fs::write(file, render(common.format)).map_err(failed)?;
             Format::Human
         }
         None => common.format,

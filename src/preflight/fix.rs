@@ -80,7 +80,7 @@ pub fn describe_repair(outcome: &RepairOutcome, command: &str) -> String {
         RepairOutcome::NothingToDo(left) if left.is_empty() => {
             return "ready: there is nothing to repair\n".into();
         }
-        RepairOutcome::NothingToDo(left) => return format!("nothing was repaired: {}", describe_left(left)),
+        RepairOutcome::NothingToDo(left) => return format!("nothing was repaired; {}", describe_left(left)),
         RepairOutcome::Damaged(file) => {
             let file = escape_line(&lossy(file));
             return format!(
@@ -111,13 +111,14 @@ pub fn describe_repair(outcome: &RepairOutcome, command: &str) -> String {
     text
 }
 
-/// `1 warning left: ...`.
+/// `1 warning remains: ...`.
 fn describe_left(left: &[String]) -> String {
     if left.is_empty() {
         return String::new();
     }
     let lines = left.iter().map(|warning| escape_line(warning)).collect::<Vec<_>>().join("; ");
-    format!("{} warning{} left: {lines}\n", left.len(), if left.len() == 1 { "" } else { "s" })
+    let remain = if left.len() == 1 { "warning remains" } else { "warnings remain" };
+    format!("{} {remain}: {lines}\n", left.len())
 }
 
 /// `17 packages, 2 lines`.
@@ -149,7 +150,7 @@ fn format_changes(changes: &[Change]) -> String {
 pub fn run_undo(arguments: &UndoArgs, common: &Common) -> Result<Outcome, Abort> {
     with_request(&CheckArgs::default(), common, |request| {
         let target = identify(request, |report: &Report| {
-            let next = "Pass --real with the path of the pcluster that was repaired.";
+            let next = "With --real, pass the pcluster that was repaired.";
             Error::undo(report.reasons().join("; "), next)
         })?;
         if arguments.list {
@@ -185,7 +186,8 @@ fn show_kept(Kept { undoable, others }: &Kept, common: &Common) -> String {
         let place = if entry.is_isolated { ", outside the environment" } else { "" };
         text + &format!("{moment}{place}: {}\n{}", count_changes(changes), format_changes(changes))
     });
-    text + &others + "To undo the first one, run `pcluster preflight undo`.\n"
+    text + &others
+        + "To undo the newest repair, which is the first in this list, run `pcluster preflight undo`.\n"
 }
 
 fn describe_in_json(Undoable { entry, changes }: &Undoable) -> serde_json::Value {

@@ -13,6 +13,7 @@ use crate::images::class::Class;
 use crate::images::client::Client;
 use crate::images::commands::Commands;
 use crate::images::deletions::{Deletions, find_unfinished};
+use crate::images::entry::count;
 use crate::images::human::{render_list, render_plan, render_question, render_result};
 use crate::images::image::Action;
 use crate::images::inventory::{Deletion, Inventory, Skipped};
@@ -193,7 +194,7 @@ impl Images<'_> {
         }
         let question = render_question(listing, change);
         if !self.arguments.yes && !confirm(&question)?.ok_or(Error::Unconfirmed)? {
-            return Err(Error::Images { message: "nothing was changed".into(), next: ANSWER }.into());
+            return Err(Error::Images { message: "cancelled".into(), next: ANSWER }.into());
         }
         let deletions = match deletions {
             Err(message) if self.deletes() => {
@@ -227,7 +228,7 @@ impl Images<'_> {
         outcomes: &mut Outcomes,
     ) -> Result<(), Abort> {
         let what = if self.deletes() { "deleting" } else { "writing tags to" };
-        let _step = self.progress.step(&format!("{what} {} AMIs", tasks.len()));
+        let _step = self.progress.step(&format!("{what} {}", count(tasks.len(), "AMI")));
         carry_out(self.client, tasks, deletions, outcomes)
     }
 
@@ -237,13 +238,15 @@ impl Images<'_> {
         let finished = outcomes.done.len() + outcomes.failed.len();
         let (what, change) =
             if self.deletes() { ("deleted", Change::Delete) } else { ("repaired", Change::Repair) };
-        let count = format!("interrupted: {} of {} AMIs {what}", outcomes.done.len(), tasks.len());
+        let interrupted =
+            format!("interrupted: {} of {} {what}", outcomes.done.len(), count(tasks.len(), "AMI"));
         let half_done = tasks.get(finished).map(|task| {
             let steps: Vec<String> = task.steps.iter().map(ToString::to_string).collect();
             format!("{} may be half done: {}", task.ami, steps.join(", "))
         });
-        let hint = format!("hint: to finish, run `{}`", self.command(change));
-        let text = [Some(count), half_done, Some(hint)].into_iter().flatten().collect::<Vec<_>>().join("\n");
+        let hint = format!("hint: To finish, run `{}`.", self.command(change));
+        let text =
+            [Some(interrupted), half_done, Some(hint)].into_iter().flatten().collect::<Vec<_>>().join("\n");
         Progress::Lines.write(&name_as_called(&text));
     }
 }
@@ -260,9 +263,8 @@ fn plan(change: Change, listing: &Listing) -> Vec<Task> {
 /// How often the wait for an answer checks for a signal.
 const SIGNAL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
-const READ_DELETIONS: &str =
-    "The file records which snapshots a deletion has left. Fix it, or remove it if they are gone.";
-const ANSWER: &str = "Answer y to continue, or use --yes.";
+const READ_DELETIONS: &str = "This file records which snapshots an interrupted deletion left behind. Fix it, or remove it if those snapshots are gone.";
+const ANSWER: &str = "Nothing was changed. Answer y to continue, or pass --yes.";
 
 /// Asks whether to continue; `None` if there is no terminal. Everything but y or yes means no.
 fn confirm(question: &str) -> Result<Option<bool>, Interrupted> {

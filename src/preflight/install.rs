@@ -24,9 +24,9 @@ exit "$status""#;
 pub fn run(arguments: Vec<OsString>) -> Result<Outcome, Abort> {
     let failed = |message: String| Error::Install { message };
     let cannot_write = |error: &io::Error| {
-        failed(format!("cannot write below {}: {}", env::temp_dir().display(), describe_io(error)))
+        failed(format!("cannot write in {}: {}", env::temp_dir().display(), describe_io(error)))
     };
-    let own = own_executable().ok_or_else(|| failed("this program has no path".into()))?;
+    let own = own_executable().ok_or_else(|| failed("cannot determine the path of this program".into()))?;
     let directory = tempfile::Builder::new()
         .prefix("pcluster-preflight-install-")
         .tempdir()

@@ -48,7 +48,7 @@ use crate::error::{self, Abort, Error, prefix_lines};
 use crate::outcome::Outcome;
 use crate::preflight::context::{is_untrusted, name_as_called, name_shortly};
 use crate::report::{self, github, junit};
-use crate::text::printable::{escape, flatten};
+use crate::text::printable::{capitalize, escape, flatten};
 
 /// Runs the command that the arguments of `preflight` name.
 pub fn run(arguments: Vec<OsString>) -> Outcome {
@@ -116,7 +116,7 @@ fn fail_in(format: Format, error: &Error) -> Outcome {
         Format::Github => github::render_error(&message, &error.hint()),
         _ => return fail_in_json(error.exit_status(), &error.to_json(), &message),
     };
-    let stderr = prefix_lines(&message);
+    let stderr = prefix_lines(&format!("error: {message}"));
     let stderr = if format == Format::Github { github::without_commands(&stderr) } else { stderr };
     Outcome::Exit { status: error.exit_status(), stdout, stderr }
 }
@@ -125,7 +125,11 @@ fn fail_in(format: Format, error: &Error) -> Outcome {
 /// stderr also has the message, on one line: otherwise the log of `report=$(pcluster preflight --format json)`
 /// under `set -e` would show nothing. cargo, uv and gh write their errors to stderr in every format.
 fn fail_in_json(status: u8, json: &Value, message: &str) -> Outcome {
-    Outcome::Exit { status, stdout: report::format_json(json), stderr: prefix_lines(message) }
+    Outcome::Exit {
+        status,
+        stdout: report::format_json(json),
+        stderr: prefix_lines(&format!("error: {message}")),
+    }
 }
 
 /// Suggests `-c` if the user passed the name of a file instead of a command.
@@ -165,16 +169,18 @@ fn shorten_usage(text: &str) -> (String, String) {
     let mut paragraphs = text.split("\n\n");
     let message = flatten(paragraphs.next().unwrap_or_default().trim_start_matches("error: ")).into_owned();
     let tips = paragraphs.flat_map(str::lines).filter_map(|line| line.trim().strip_prefix("tip: "));
-    let help = "`pcluster preflight help` lists the commands and their options.";
-    (message, tips.map(|tip| format!("{tip}. ")).chain([help.into()]).collect())
+    let help = "To list the commands and their options, run `pcluster preflight help`.";
+    (message, tips.map(|tip| format!("{}. ", capitalize(tip))).chain([help.into()]).collect())
 }
 
-/// Puts a line for each ignored config or advisories file before everything else on stderr.
+/// Puts a warning for each ignored config or advisories file before everything else on stderr.
 fn warn_of_untrusted(outcome: Outcome) -> Outcome {
     let Outcome::Exit { status, stdout, stderr } = outcome else { return outcome };
     let (settings, errors) = Settings::read();
     let errors = errors.into_iter().chain(read_advisories(&settings).1);
-    let lines = errors.filter(is_untrusted).map(|error| prefix_lines(&format!("{error}; it was ignored")));
+    let lines = errors.filter(is_untrusted).map(|error| {
+        prefix_lines(&format!("warning: {error}; the file was ignored\nhint: {}", error.hint()))
+    });
     let stderr = lines.collect::<String>() + &stderr;
     Outcome::Exit { status, stdout, stderr }
 }

@@ -78,13 +78,13 @@ impl Build {
         let repair = format!("pcluster preflight images --repair -i {own_name} -r {own_region}");
         match self {
             Self::Running => format!(
-                "stack {name} is still building ({status})\n\
-                 hint: to stop it now and save the rest of the hour, run \
-                 `aws cloudformation delete-stack --stack-name {own_name} --region {own_region}`\n\
-                 hint: or let it finish, then restore the tags of its AMI: `{repair}`"
+                "warning: stack {name} is still building ({status})\n\
+                 hint: To stop it now and save the rest of the hour, run \
+                 `aws cloudformation delete-stack --stack-name {own_name} --region {own_region}`.\n\
+                 hint: To keep the build, let it finish, then restore the tags of its AMI with `{repair}`."
             ),
             Self::Ended => {
-                format!("hint: to restore the tags of its AMI without another build, run `{repair}`")
+                format!("hint: To restore the tags of its AMI without another build, run `{repair}`.")
             }
             Self::Failed => String::new(),
         }

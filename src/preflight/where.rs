@@ -177,15 +177,17 @@ impl Where {
         const STRICT: &str = "build-image is stopped if a check cannot run (strict)";
         let is_unknown = matches!(self.target, Some(Err(_)));
         let consequence = match self.mode {
-            _ if self.real.is_err() => "build-image fails: there is no real pcluster",
+            _ if self.real.is_err() => "build-image fails: no real pcluster was found",
             _ if self.calls.is_wheel_alone && !self.calls.is_guarded() => "build-image is not guarded",
             _ if !self.calls.is_guarded() => "build-image is not guarded: the shim is not first on PATH",
-            Mode::Off => "build-image is not checked (mode off)",
+            Mode::Off => "build-image is not checked (mode: off)",
             Mode::Block | Mode::Fix if is_unknown && self.strict => return vec![STRICT],
             _ if is_unknown => "build-image continues unchecked, with a warning",
-            Mode::Warn => "build-image only warns if its image would be lost (mode warn)",
-            Mode::Block => "build-image is stopped if its image would be lost (mode block)",
-            Mode::Fix => "an environment that would lose the image is repaired first (mode fix)",
+            Mode::Warn => "build-image only warns if it would fail or lose its image (mode: warn)",
+            Mode::Block => "build-image is stopped if it would fail or lose its image (mode: block)",
+            Mode::Fix => {
+                "build-image first repairs the environment if it would fail or lose its image (mode: fix)"
+            }
         };
         let is_strict =
             self.strict && matches!(self.mode, Mode::Block | Mode::Fix) && self.exit_status() == 0;
@@ -255,7 +257,7 @@ impl Where {
             None => {}
         }
         if let Overlay::Bound(directory) = &self.overlay {
-            text += &row("overlay", directory, "");
+            text += &row("isolated", directory, "");
             text += "         a repair kept outside the environment; its packages come first\n";
         }
         let width = terminal.unwrap_or(WIDTH);

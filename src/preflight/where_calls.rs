@@ -84,8 +84,8 @@ impl Calls {
         let program = if self.is_function { "pcluster in a script" } else { "pcluster by its name" };
         let why = match &self.first {
             _ if self.is_first_guarded => String::new(),
-            Some(first) => format!("; PATH has {} first", first.display()),
-            None => "; PATH has none".into(),
+            Some(first) => format!("; {} is first on PATH", first.display()),
+            None => "; there is no pcluster on PATH".into(),
         };
         calls.push(Call { program: program.into(), guarded: self.is_first_guarded, why });
         calls

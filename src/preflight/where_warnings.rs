@@ -9,10 +9,11 @@ use serde::Serialize;
 use crate::environment::locate::{
     Candidate, CandidateStatus, NAME, REPLACED_LAUNCHER, Search, is_environment,
 };
+use crate::error::advise_to_take;
 use crate::preflight::where_calls::{Calls, activate_line, install_command, installed_prefix};
 use crate::repair::overlay;
 use crate::system::trust;
-use crate::text::printable::{lossy, quote_for_shell};
+use crate::text::printable::{capitalize, lossy, quote_for_shell};
 
 #[derive(Debug, Serialize)]
 pub struct Warning {
@@ -24,10 +25,10 @@ pub struct Warning {
 
 /// The shim's files and directories that are ignored because another user could have written them.
 pub(crate) fn warn_of_passed_over(paths: impl IntoIterator<Item = PathBuf>) -> impl Iterator<Item = Warning> {
-    trust::passed_over(paths).into_iter().map(|(path, why)| Warning {
+    trust::passed_over(paths).into_iter().map(|refused| Warning {
         id: "passed-over",
-        message: format!("{} {why}; it was ignored", path.display()),
-        hint: format!("take ownership of it and run `chmod go-w {}`", path.display()),
+        message: format!("{} {}; it was ignored.", refused.path.display(), refused.why),
+        hint: advise_to_take(&refused.place),
     })
 }
 
@@ -35,7 +36,7 @@ pub(crate) fn warn_of_stale_overlay() -> Warning {
     Warning {
         id: "stale-overlay",
         message: format!("The repair kept outside the environment is {}.", overlay::STALE),
-        hint: format!("{}.", overlay::RENEW),
+        hint: format!("{}.", capitalize(overlay::RENEW)),
     }
 }
 
@@ -60,7 +61,7 @@ pub(crate) fn warn_of_no_guard(search: &Search, real: Option<&Path>) -> Warning 
 
 pub(crate) fn warn_of_bypass(calls: &Calls, shim: Option<&Path>) -> Warning {
     let what = if calls.is_function {
-        "scripts that run pcluster from here are not guarded. This interactive shell is."
+        "scripts that run pcluster from here are not guarded. This interactive shell is guarded."
     } else {
         "build-image is not guarded."
     };
@@ -77,10 +78,11 @@ pub(crate) fn warn_of_bypass(calls: &Calls, shim: Option<&Path>) -> Warning {
         let shell = if calls.is_function { "This" } else { "An" };
         let message = format!(
             "The environment {environment} is active and comes before the shim: scripts that run \
-             pcluster from here are not guarded. {shell} interactive shell with install.sh's function is."
+             pcluster from here are not guarded. {shell} interactive shell that has install.sh's function is guarded."
         );
-        let hint =
-            format!("`pcluster-preflight install --venv {environment}` guards the environment itself.");
+        let hint = format!(
+            "To guard the environment itself, run `pcluster-preflight install --venv {environment}`."
+        );
         return Warning { id: "shadowed-by-environment", message, hint };
     }
     let message = format!("{} comes before the shim on PATH, so {what}", first.join(NAME).display());
@@ -101,7 +103,7 @@ pub(crate) fn warn_of_stale_hash(
     Some(Warning {
         id: "stale-hash",
         message: format!(
-            "This shell runs {own}, though PATH now has {} first: it has cached the path of pcluster.",
+            "This shell has cached the path of pcluster: it runs {own}, although {} is now first on PATH.",
             first.path.display()
         ),
         hint: "Run `hash -r` (in zsh `rehash`), or open a new shell.".into(),
@@ -153,7 +155,7 @@ pub(crate) fn warn_of_overwritten(
                      build-image is not guarded there.",
                     place.display()
                 ),
-                hint: format!("`{script} --venv {environment}` guards it again."),
+                hint: format!("To guard it again, run `{script} --venv {environment}`."),
             }
         })
         .collect()
@@ -163,7 +165,8 @@ pub(crate) fn warn_of_loop(path: &Path) -> Warning {
     Warning {
         id: "looped",
         message: format!("{} starts the shim again, so it is skipped.", path.display()),
-        hint: "Remove it from PATH, or set PCLUSTER_SHIM_REAL to the real pcluster.".into(),
+        hint: "Remove it from PATH, or set PCLUSTER_SHIM_REAL to the absolute path of the real pcluster."
+            .into(),
     }
 }
 

@@ -45,7 +45,7 @@ pub enum ChildError {
     },
     #[error("{program} {}{}", ended(*status), last_line(stderr))]
     Failed { program: PathBuf, status: ExitStatus, stderr: Vec<u8> },
-    #[error("{program} gave an unexpected answer: expected the JSON of a check, found {}", beginning(stdout))]
+    #[error("{program} printed {} instead of the expected answer", beginning(stdout))]
     Malformed { program: PathBuf, stdout: Vec<u8> },
     /// There is no place for its files.
     #[error("cannot create a temporary directory: {}", describe_io(.0))]

@@ -39,7 +39,7 @@ pub fn read_to_string(path: &Path) -> io::Result<String> {
 
 /// Reads a text of at most `max` bytes.
 pub fn read_text_up_to(path: &Path, max: u64) -> io::Result<String> {
-    let no_text = |_| io::Error::new(ErrorKind::InvalidData, "it is not UTF-8 text");
+    let no_text = |_| io::Error::new(ErrorKind::InvalidData, "not UTF-8 text");
     String::from_utf8(read_up_to(path, max)?).map_err(no_text)
 }
 
@@ -80,7 +80,7 @@ fn refuse_irregular(kind: FileType) -> io::Result<()> {
         kind if kind.is_socket() => (ErrorKind::InvalidInput, "a socket"),
         _ => (ErrorKind::InvalidInput, "a device"),
     };
-    Err(io::Error::new(kind, format!("it is {name}, not a regular file")))
+    Err(io::Error::new(kind, format!("expected a regular file, found {name}")))
 }
 
 /// An error whose text names the file.
@@ -91,7 +91,7 @@ pub fn describe(what: &str, path: &Path) -> impl FnOnce(io::Error) -> String {
 
 fn too_large(max: u64) -> io::Error {
     let megabytes = max.div_ceil(1 << 20);
-    io::Error::new(ErrorKind::FileTooLarge, format!("it is larger than {megabytes} MB"))
+    io::Error::new(ErrorKind::FileTooLarge, format!("larger than {megabytes} MB"))
 }
 
 #[cfg(test)]
@@ -117,7 +117,7 @@ mod tests {
             (directory.path(), "a directory"),
             (Path::new("/dev/zero"), "a device"),
         ] {
-            let told = format!("it is {name}, not a regular file");
+            let told = format!("expected a regular file, found {name}");
             assert_eq!(read(path).unwrap_err().to_string(), told);
             assert_eq!(read_head(path, 10).unwrap_err().to_string(), told);
             assert_eq!(open(path).unwrap_err().to_string(), told);
@@ -131,7 +131,7 @@ mod tests {
         fs::write(&path, vec![b'a'; 1 << 20]).unwrap();
         assert_eq!(read(&path).unwrap().len(), 1 << 20);
         fs::write(&path, vec![b'a'; (1 << 20) + 1]).unwrap();
-        assert_eq!(read(&path).unwrap_err().to_string(), "it is larger than 1 MB");
+        assert_eq!(read(&path).unwrap_err().to_string(), "larger than 1 MB");
         assert_eq!(read_head(&path, 3).unwrap(), b"aaa");
         fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
         assert_eq!(read(&path).unwrap_err().kind(), ErrorKind::FileTooLarge);
@@ -145,7 +145,7 @@ mod tests {
         let path = directory.path().join("file");
         assert_eq!(read(&path).unwrap_err().kind(), ErrorKind::NotFound);
         fs::write(&path, b"\xff").unwrap();
-        assert_eq!(read_to_string(&path).unwrap_err().to_string(), "it is not UTF-8 text");
+        assert_eq!(read_to_string(&path).unwrap_err().to_string(), "not UTF-8 text");
         fs::write(&path, "text").unwrap();
         assert_eq!(read_to_string(&path).unwrap(), "text");
     }

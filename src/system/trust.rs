@@ -12,7 +12,7 @@ use crate::system::{dirs, files};
 ///
 /// # Errors
 /// Returns an error if it cannot be read, or if others could have written it. In the second case, its kind is
-/// `PermissionDenied`, and [`is_refusal`] distinguishes it from an error of the operating system.
+/// `PermissionDenied`, and [`find_refused_place`] distinguishes it from an error of the operating system.
 pub fn read_to_string(path: &Path) -> io::Result<String> {
     files::check_regular(path)?;
     refuse(path)?;
@@ -26,27 +26,31 @@ pub fn read_up_to(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     files::read_up_to(path, max)
 }
 
-/// Whether an error is a refusal from this module.
-pub fn is_refusal(error: &io::Error) -> bool {
-    matches!(error.get_ref(), Some(inner) if inner.is::<UntrustedError>())
+/// The file or directory that is not trusted, if an error is a refusal from this module.
+pub fn find_refused_place(error: &io::Error) -> Option<PathBuf> {
+    error.get_ref()?.downcast_ref::<UntrustedError>().map(|refusal| refusal.place.clone())
 }
 
 /// A config or advisories file that cannot or must not be read.
 pub fn unreadable(file: &Path, error: &io::Error) -> Error {
-    if is_refusal(error) {
-        Error::Untrusted { file: file.to_owned(), why: error.to_string() }
+    if let Some(place) = find_refused_place(error) {
+        Error::Untrusted { file: file.to_owned(), place, why: error.to_string() }
     } else {
         Error::of_file(file, error)
     }
 }
 
-/// Why a file is not trusted.
+/// Why a file is not trusted, as a text that follows its name.
 #[derive(Debug)]
-struct UntrustedError(String);
+struct UntrustedError {
+    /// The file, or the directory above it that is at fault.
+    place: PathBuf,
+    why: String,
+}
 
 impl std::fmt::Display for UntrustedError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.why)
     }
 }
 
@@ -63,8 +67,9 @@ pub fn refuse(path: &Path) -> io::Result<()> {
         if let Some(why) =
             link.map_or_else(|| place.metadata().map(|found| distrust(&found)), |why| Ok(Some(why)))?
         {
-            let named = if place == path { String::new() } else { format!("{} ", place.display()) };
-            return Err(io::Error::new(ErrorKind::PermissionDenied, UntrustedError(named + &why)));
+            let why = if place == path { why } else { format!("is in {}, which {why}", place.display()) };
+            let refusal = UntrustedError { place: place.to_owned(), why };
+            return Err(io::Error::new(ErrorKind::PermissionDenied, refusal));
         }
     }
     Ok(())
@@ -81,7 +86,7 @@ fn distrust(metadata: &Metadata) -> Option<String> {
 
 fn distrust_mode(metadata: &Metadata, writable: u32) -> Option<String> {
     let mode = metadata.permissions().mode() & 0o777;
-    (mode & writable != 0).then(|| format!("can be written by others (mode {mode:o})"))
+    (mode & writable != 0).then(|| format!("is writable by others (mode {mode:o})"))
 }
 
 /// Why a file must not be run: another user owns it or could write to it. For a link only the owner counts; a
@@ -110,11 +115,22 @@ pub fn make_directory(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Which of these files and directories of the program exist and are not trusted, and why.
-pub fn passed_over(files: impl IntoIterator<Item = PathBuf>) -> Vec<(PathBuf, String)> {
-    let refused = |path: PathBuf| match refuse(&path) {
-        Err(error) if is_refusal(&error) => Some((path, error.to_string())),
-        _ => None,
+/// A file or directory of the program that is not trusted.
+#[derive(Debug)]
+pub struct Refused {
+    pub path: PathBuf,
+    /// The path, or the directory above it that is at fault.
+    pub place: PathBuf,
+    /// Follows the path.
+    pub why: String,
+}
+
+/// Which of these files and directories of the program exist and are not trusted.
+pub fn passed_over(files: impl IntoIterator<Item = PathBuf>) -> Vec<Refused> {
+    let refused = |path: PathBuf| {
+        let error = refuse(&path).err()?;
+        let place = find_refused_place(&error)?;
+        Some(Refused { path, place, why: error.to_string() })
     };
     files.into_iter().filter_map(refused).collect()
 }

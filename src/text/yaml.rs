@@ -20,7 +20,7 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
         return Err(format!("brackets are nested more than {MAX_BRACKETS} deep"));
     }
     if text.contains('*') && is_too_large(text) {
-        return Err("its aliases expand to more than 2 MB".into());
+        return Err("aliases expand to more than 2 MB".into());
     }
     serde_yaml::from_str(text).map_err(|error| describe_error(&error))
 }
@@ -44,7 +44,7 @@ fn count_open_brackets(text: &str) -> usize {
 }
 
 /// serde's terms in messages, and the YAML and config file terms that replace them.
-const YAML_TERMS: [(&str, &str); 8] = [
+const YAML_TERMS: [(&str, &str); 9] = [
     ("unknown field", "unknown key"),
     ("missing field", "missing key"),
     ("unknown variant", "unknown value"),
@@ -52,6 +52,7 @@ const YAML_TERMS: [(&str, &str); 8] = [
     ("expected a YAML tag starting with '!'", "expected a word"),
     ("expected path string", "expected a path"),
     ("expected a sequence", "expected a list"),
+    ("invalid type: sequence", "invalid type: list"),
     ("invalid type: enum", "invalid type: tag"),
 ];
 
@@ -134,7 +135,7 @@ mod tests {
         // The parser has its own limit for aliases within aliases.
         assert_eq!(parse::<Value>(&nested).unwrap_err(), "repetition limit exceeded");
         for text in [wide, long] {
-            assert_eq!(parse::<Value>(&text).unwrap_err(), "its aliases expand to more than 2 MB");
+            assert_eq!(parse::<Value>(&text).unwrap_err(), "aliases expand to more than 2 MB");
         }
         let expanded = |megabytes: usize| {
             format!("a: &a {}\nb: [{}]\n", "x".repeat(1000), "*a,".repeat(1000 * megabytes))

@@ -142,7 +142,7 @@ fn lives_beside_the_real_one(original: &str, with: With, installer: Installer) {
     let ran = preflight(&["where"]);
     ran.exits(1);
     let script = bin(".pcluster-shim/install.sh");
-    let advice = format!("`sh {} --venv {venv}` guards it again.", script.display());
+    let advice = format!("To guard it again, run `sh {} --venv {venv}`.", script.display());
     assert!(ran.stdout().split_whitespace().collect::<Vec<_>>().join(" ").contains(&advice), "{ran}");
     copy.call(&script, &["--venv", &venv]).run().exits(0);
     is_guarded();
