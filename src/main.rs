@@ -22,7 +22,7 @@ fn act(outcome: Outcome) -> ExitCode {
                 Ok(()) => ExitCode::from(status),
                 // The caller did not get the output, so the call has failed, whatever its status would have been.
                 Err(error) => {
-                    write_stderr(&prefix_lines(&format!("cannot write to standard output: {error}")));
+                    write_stderr(&prefix_lines(&format!("error: cannot write to standard output: {error}")));
                     ExitCode::from(1)
                 }
             }

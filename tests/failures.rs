@@ -11,7 +11,7 @@ use crate::support::sandbox::Sandbox;
 
 const FRAME: &str = r#"printf '\n%s\n' "$sentinel""#;
 
-/// One line, and the real pcluster is called; with strict, that line and a stop.
+/// One line, and the real pcluster is called; with strict, why it is stopped.
 #[track_caller]
 fn warned(sandbox: &Sandbox, what: &str, snapshot: &str) {
     let run = sandbox.build_image().run();
@@ -19,7 +19,7 @@ fn warned(sandbox: &Sandbox, what: &str, snapshot: &str) {
     assert_eq!(sandbox.log().last().unwrap(), REAL);
     sandbox.clear_log();
     let run = sandbox.build_image().var("PCLUSTER_SHIM_STRICT", "1").run();
-    run.exits(1).warns_once(what).holds(!sandbox.log().contains(&REAL.to_owned()), "strict stops");
+    run.exits(1).stops_unchecked(what).holds(!sandbox.log().contains(&REAL.to_owned()), "strict stops");
     run.holds(run.stdout().contains("CheckNotRun"), "stdout says so in pcluster's shape");
     sandbox.has_no_scratch();
 }
@@ -167,7 +167,7 @@ fn a_repair_that_cannot_be_rolled_back_turns_no_check_off() {
             run.stderr_matches(&format!("journal-{name}-guard.txt"));
         }
         let run = sandbox.build_image().var("PCLUSTER_SHIM_STRICT", "1").run();
-        run.exits(1).warns_once("strict").holds(run.stdout().contains("CheckNotRun"), "stdout says so");
+        run.exits(1).stops_unchecked("strict").holds(run.stdout().contains("CheckNotRun"), "stdout says so");
         let run = sandbox.pcluster(["preflight", "check"]).run();
         run.exits(3).is_silent().stdout_matches(&format!("journal-{name}-check.txt"));
         // Commands that would change the environment refuse.

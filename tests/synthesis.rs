@@ -398,10 +398,10 @@ fn what_does_not_run_is_one_line_and_goes_on() {
         run.exits(0).prints("the real pcluster\n").warns_once("template");
         // Python words these two otherwise from release to release.
         match snapshot {
-            "syntax" => run.warns_once("(configuration): SyntaxError: "),
-            "names" => run.warns_once("(import): ImportError: "),
-            "inside" => run.warns_once("(expectation): ImportError: "),
-            "signature" => run.warns_once("(template): TypeError: "),
+            "syntax" => run.warns_once("`configuration`: SyntaxError: "),
+            "names" => run.warns_once("`import`: ImportError: "),
+            "inside" => run.warns_once("`expectation`: ImportError: "),
+            "signature" => run.warns_once("building it fails: TypeError: "),
             _ => run.stderr_matches(&format!("synthesis-{snapshot}.txt")),
         };
         sandbox.has_no_scratch();

@@ -3,7 +3,7 @@
 //! Source: GitHub Docs, "Workflow commands for GitHub Actions"; the escapes are those of `@actions/core`.
 
 use crate::model::finding::{Finding, Level};
-use crate::report::human::group_by_cause;
+use crate::report::human::{describe_hint, group_by_cause};
 use crate::report::{Report, Status};
 use crate::text::printable::escape;
 
@@ -48,7 +48,7 @@ fn annotate_group(group: &[Finding], of: Option<String>) -> String {
         1 => finding.describe_with_path(),
         _ => finding.message.clone(),
     });
-    let fix = first.fix.as_ref().map(|fix| format!("Fix: {}", fix.command));
+    let fix = first.fix.as_ref().map(|_| format!("Fix: {}", describe_hint(first)));
     let lines = messages.chain(first.cost.clone()).chain(fix).chain(of);
     annotate(command, &first.id, &lines.collect::<Vec<_>>().join("\n"))
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::model::finding::{FIND_LOST, Finding, LOSES_TAGS, Level};
 use crate::report::{Check, Decision, Report, Status, TargetInfo, Verdict};
 use crate::text::package_name::{IMAGEBUILDER, normalised};
-use crate::text::printable::{escape_line, fill, flatten, wrap};
+use crate::text::printable::{capitalize, escape_line, fill, flatten, wrap};
 
 /// Renders the report for people. A line is only wider than requested if a word, a path or a command is.
 pub fn render(report: &Report, paint: &Paint) -> String {
@@ -52,7 +52,7 @@ fn conclude(report: &Report, width: usize) -> String {
     };
     match report.findings.iter().find(is_next) {
         Some(finding) if finding.has_repair() => {
-            let (head, next) = (head + ".", format!("Next: {}", finding.describe_fix()));
+            let (head, next) = (head + ".", format!("Next: {}.", describe_hint(finding)));
             fill([head.as_str(), &next].into_iter(), " ", width).join("\n")
         }
         _ => head,
@@ -157,7 +157,7 @@ fn format_group(group: &[Finding], is_shared: bool, shown_by: &[&Finding], paint
     }
     if let Some(fix) = finding.fix.as_ref().filter(|_| !is_shared) {
         let command = escape_line(&fix.command);
-        row("fix", if finding.has_repair() { vec![command] } else { wrap(&command, width) });
+        row("fix", if is_command(finding) { vec![command] } else { wrap(&command, width) });
     }
     for seen in shown_by.iter().take(MAX_SHOWN) {
         row("shows", wrap(&seen.describe_with_path(), width));
@@ -223,26 +223,30 @@ pub fn render_for_stderr(report: &Report, decision: Decision) -> String {
     let level = if decision == Decision::Exec { "warning" } else { "error" };
     let mut lines = Vec::new();
     if let Some(first) = report.causes().next() {
-        lines.extend(describe_finding(level, first, None));
+        let is_advised = |finding: &Finding| decision != Decision::Repair || !finding.has_repair();
+        lines.extend(describe_finding(level, first, None, is_advised(first)));
         for (before, finding) in report.causes().zip(report.causes().skip(1)).take(MAX_FINDINGS - 1) {
-            lines.extend(describe_finding(level, finding, Some(before)));
+            lines.extend(describe_finding(level, finding, Some(before), is_advised(finding)));
         }
         let hidden = report.causes().count().saturating_sub(MAX_FINDINGS);
         if hidden > 0 {
-            lines.push(format!("and {hidden} more: run `pcluster preflight`"));
+            lines.push(format!("and {hidden} more; to see them, run `pcluster preflight`"));
         }
         if decision == Decision::Exec {
             lines.push("continuing anyway (mode: warn)".into());
         }
         lines.extend(report.describe_not_run().map(|why| format!("warning: not checked: {why}")));
     } else {
-        let consequence = match decision {
-            Decision::Exec if report.has_environment_passed() => "build-image continues",
-            Decision::Exec => "build-image continues unchecked",
-            Decision::Stop | Decision::Repair => "build-image was stopped (strict)",
+        let continues = match decision {
+            Decision::Exec if report.has_environment_passed() => "; build-image continues",
+            Decision::Exec => "; build-image continues unchecked",
+            Decision::Stop | Decision::Repair => "",
         };
         let not_run = report.describe_not_run();
-        lines.extend(not_run.map(|why| format!("{level}: not checked: {why}; {consequence}")));
+        lines.extend(not_run.map(|why| format!("{level}: not checked: {why}{continues}")));
+        if decision != Decision::Exec {
+            lines.extend(STRICT.map(str::to_owned));
+        }
         let failing = report.findings.iter().filter(|finding| finding.fails_build && !finding.is_ignored);
         lines.extend(
             failing.map(|finding| format!("warning: {}; {}", finding.message, describe_hint(finding))),
@@ -251,22 +255,39 @@ pub fn render_for_stderr(report: &Report, decision: Decision) -> String {
     lines.iter().map(|line| flatten(line)).collect::<Vec<_>>().join("\n")
 }
 
-/// What to do about a finding: the command in backquotes, or advice.
-fn describe_hint(finding: &Finding) -> String {
+/// What it means that a check could not run, and what to do, if strict is set.
+const STRICT: [&str; 2] = [
+    "build-image was stopped, because strict is set.",
+    "hint: For details, run `pcluster preflight`. To continue unchecked, set PCLUSTER_SHIM_STRICT=0.",
+];
+
+/// What to do about a finding: to run the command in backquotes, or advice.
+pub(crate) fn describe_hint(finding: &Finding) -> String {
     let fix = finding.describe_fix();
-    if finding.has_repair() { format!("run `{fix}`") } else { fix.to_owned() }
+    if is_command(finding) { format!("run `{fix}`") } else { fix.to_owned() }
+}
+
+/// Whether its fix is a command; in an environment of uvx, a repair is advice.
+fn is_command(finding: &Finding) -> bool {
+    finding.has_repair() && finding.describe_fix().starts_with("pcluster ")
 }
 
 /// The number of findings on stderr: one cause can have many (for example one per tag), and all must fit on one
 /// screen.
 const MAX_FINDINGS: usize = 3;
 
-/// Describes a finding: the message, then the cost and what to do, unless the previous finding has the same ones.
-fn describe_finding(level: &str, finding: &Finding, before: Option<&Finding>) -> Vec<String> {
+/// Describes a finding: the message, then the cost and, if it `is_advised`, what to do, unless the previous finding
+/// has the same ones.
+fn describe_finding(
+    level: &str,
+    finding: &Finding,
+    before: Option<&Finding>,
+    is_advised: bool,
+) -> Vec<String> {
     let mut lines = vec![format!("{level}: {}", finding.describe_with_path())];
     if before.is_none_or(|before| !have_one_fix(before, finding)) {
         lines.extend(finding.cost.clone());
-        lines.push(format!("hint: {}", describe_hint(finding)));
+        lines.extend(is_advised.then(|| format!("hint: {}.", capitalize(&describe_hint(finding)))));
     }
     lines
 }
@@ -330,8 +351,8 @@ mod tests {
                 let unpainted = painted.iter().fold(coloured, |text, code| text.replace(code, ""));
                 proptest::prop_assert_eq!(escape(&unpainted), unpainted.as_str());
                 let lines = render_for_stderr(&report, Decision::Stop).lines().count();
-                // Three lines for each finding, and one for the check that could not run.
-                proptest::prop_assert!(lines <= 3 * report.findings.len() + 1);
+                // Three lines for each finding, and three for the check that could not run.
+                proptest::prop_assert!(lines <= 3 * report.findings.len() + 3);
             }
         }
     }

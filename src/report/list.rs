@@ -12,7 +12,7 @@ const MIN_REASON: usize = 40;
 pub fn render(reports: &[Report], paint: &Paint) -> String {
     let mut text: String = reports.iter().map(|report| render_line(report, paint)).collect();
     if reports.iter().any(|report| report.verdict != Verdict::Ready) {
-        text += "\nAll of one: pcluster preflight --real PATH\n";
+        text += "\nTo see everything about one of them, run `pcluster preflight --real PATH`.\n";
     }
     text
 }
@@ -41,7 +41,7 @@ fn first_reason(report: &Report) -> String {
         let reason = check.reason.as_deref().unwrap_or(check.id);
         // The line already contains the path.
         let path = report.target.as_ref()?.path.display();
-        let known = format!("cannot inspect the environment of {path}: ");
+        let known = format!("cannot inspect {path}: ");
         Some(reason.strip_prefix(&known).unwrap_or(reason).to_owned())
     };
     shorten_paths(&escape_line(

@@ -170,7 +170,7 @@ impl Report {
     /// The verdict for people: just `ready` if nothing is expected to fail.
     pub(crate) fn describe_verdict(&self) -> String {
         match (self.verdict, self.describe_warnings()) {
-            (Verdict::Ready, Some(warnings)) => format!("ready, with {warnings}"),
+            (Verdict::Ready, Some(warnings)) => format!("ready: {warnings}"),
             (verdict, _) => verdict.name().into(),
         }
     }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::model::finding::Kind;
+use crate::report::human::describe_hint;
 use crate::report::{Report, Verdict, format_json};
 
 /// Renders a stop as the JSON that the real pcluster prints when it rejects a configuration, so that scripts that
@@ -15,7 +16,7 @@ pub fn render_stop(report: &Report) -> String {
             let cost = finding.cost.as_deref().map(|cost| format!(" {cost}")).unwrap_or_default();
             entry(
                 finding.kind,
-                format!("{}.{cost} Fix: {}", finding.describe_with_path(), finding.describe_fix()),
+                format!("{}.{cost} Fix: {}", finding.describe_with_path(), describe_hint(finding)),
             )
         })
         .collect();
@@ -23,7 +24,7 @@ pub fn render_stop(report: &Report) -> String {
         errors = report
             .describe_not_run()
             .map(|why| {
-                let to_do = "Run `pcluster preflight` for details, or turn strict off";
+                let to_do = "run `pcluster preflight` for details, or set PCLUSTER_SHIM_STRICT=0";
                 entry(Kind::CheckNotRun, format!("Not checked: {why}. Fix: {to_do}"))
             })
             .collect();

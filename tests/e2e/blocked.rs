@@ -21,11 +21,11 @@ fn the_broken_release_is_stopped_before_anything_reaches_aws() {
 
     let first = sandbox.pcluster(&call).run();
     let message = "aws-cdk.aws-imagebuilder 1.153.0 writes AmiDistributionConfiguration as {}, so the \
-                   AMI gets no name and no tags. It would cost an hour of EC2 and an AMI that \
+                   AMI gets no name and no tags. The build wastes an hour of EC2 on an AMI that \
                    describe-image, list-images and delete-image cannot find. Fix: ";
     let stop = json!({
         "configurationValidationErrors": [
-            {"level": "ERROR", "type": "PackageAdvisory", "message": format!("{message}{FIX}")}
+            {"level": "ERROR", "type": "PackageAdvisory", "message": format!("{message}run `{FIX}`")}
         ],
         "message": "pcluster-shim stopped build-image: it would fail, or its image would be unusable.",
     });
@@ -37,7 +37,7 @@ fn the_broken_release_is_stopped_before_anything_reaches_aws() {
     assert!(lines.iter().all(|line| line.starts_with("pcluster-shim: ")), "{first}");
     assert!(lines[0].contains("aws-cdk.aws-imagebuilder 1.153.0"), "{first}");
     assert!(lines[1].contains("an hour of EC2"), "{first}");
-    assert_eq!(lines[2], format!("pcluster-shim: hint: run `{FIX}`"), "{first}");
+    assert_eq!(lines[2], format!("pcluster-shim: hint: Run `{FIX}`."), "{first}");
 
     aws.was_not_asked();
 }
@@ -54,7 +54,7 @@ fn the_fault_under_another_number_is_found_in_the_template() {
     let path = format!("{DISTRIBUTIONS}[0].AmiDistributionConfiguration");
     let empty = "the template has an empty AmiDistributionConfiguration";
     assert!(errors[0].starts_with(empty) && errors[0].contains(&format!("(at {path})")), "{ran}");
-    assert!(errors.iter().all(|error| error.ends_with(&format!(" Fix: {FIX}"))), "{ran}");
+    assert!(errors.iter().all(|error| error.ends_with(&format!(" Fix: run `{FIX}`"))), "{ran}");
     assert_eq!(errors.len(), 2 + TAGS.len(), "{ran}");
     assert!(ran.stderr().lines().next().unwrap().contains(empty), "{ran}");
     aws.was_not_asked();
@@ -154,7 +154,7 @@ fn warn_reports_and_goes_on_and_off_does_not_check() {
     let stderr = warned.stderr();
     assert!(stderr.lines().all(|line| line.starts_with("pcluster-shim: ")), "{warned}");
     assert!(stderr.contains("aws-cdk.aws-imagebuilder 1.153.0"), "{warned}");
-    assert!(stderr.contains(&format!("hint: run `{FIX}`")), "{warned}");
+    assert!(stderr.contains(&format!("hint: Run `{FIX}`.")), "{warned}");
     assert!(stderr.ends_with("continuing anyway (mode: warn)\n"), "{warned}");
     assert!(aws.template("warned", "body").contains("AmiDistributionConfiguration: {}"), "{warned}");
 

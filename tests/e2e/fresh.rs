@@ -60,7 +60,7 @@ fn is_stopped_and_repaired(name: &str, with: With, exception: &str) {
     copy.write("work/image.yaml", aws.configuration());
     let stopped = copy.pcluster(&CALL).run();
     let errors = stopped.stop();
-    assert!(errors.iter().all(|error| error.ends_with("Fix: pcluster preflight fix")), "{stopped}");
+    assert!(errors.iter().all(|error| error.ends_with("Fix: run `pcluster preflight fix`")), "{stopped}");
     aws.was_not_asked();
     copy.set("PCLUSTER_SHIM_MODE", "fix");
     let built = copy.pcluster(&CALL).run();

@@ -63,7 +63,7 @@ fn bytecode_cut_short_in_the_environment_is_named() {
         let file = file.display();
         let message =
             format!("{problem}: EOFError: marshal data too short: the bytecode {file} is damaged. ");
-        let fix = "Fix: pcluster preflight fix";
+        let fix = "Fix: run `pcluster preflight fix`";
         let [error] = &ran.stop()[..] else { panic!("{ran}") };
         assert!(error.starts_with(&message) && error.ends_with(fix), "{ran}");
         std::fs::remove_file(site.join(module)).unwrap();

@@ -104,7 +104,7 @@ print(json.dumps(found))";
 fn human_form_fits(sandbox: &RealSandbox, report: &Value) {
     let ran = sandbox.pcluster(&["preflight"]).run();
     let text = ran.stdout();
-    let verdict = text.lines().next().and_then(|line| line.split(',').next());
+    let verdict = text.lines().next().and_then(|line| line.split(':').next());
     assert_eq!(verdict, report["verdict"].as_str(), "{ran}");
     // What an advisory explains is shown as its evidence.
     let own = report["findings"].as_array().unwrap().iter();

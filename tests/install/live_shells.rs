@@ -136,7 +136,7 @@ fn trap_06_and_08_one_live_shell_through_install_activate_deactivate_and_uninsta
             says(step, "the real pcluster: build-image");
         }
         says("other-version", "the other pcluster: version");
-        says("where", "guards the environment itself");
+        says("where", "To guard the environment itself, run");
         says("where", "call pcluster in this shell: guarded by install.sh's function");
         says("where", "pcluster in a script: not guarded");
         says("where-status", "status 0");

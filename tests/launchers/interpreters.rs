@@ -105,7 +105,7 @@ fn what_leads_to_no_python_is_unknown_in_one_line() {
             .prints("built\n")
             .warns_once("environment")
             .stderr_matches(&format!("unknown-{name}.txt"));
-        sandbox.build_image().var("PCLUSTER_SHIM_STRICT", "1").run().exits(1).warns_once("environment");
+        sandbox.build_image().var("PCLUSTER_SHIM_STRICT", "1").run().exits(1).stops_unchecked("environment");
         assert_eq!(sandbox.log(), [""; 0], "no Python was guessed");
     }
 }

@@ -29,7 +29,7 @@ fn every_verdict_in_both_forms() {
         let (report, run) = json_of(&sandbox);
         run.exits(status);
         let line = human.stdout().lines().next().unwrap().to_owned();
-        let word = line.split(',').next().unwrap();
+        let word = line.split(':').next().unwrap();
         run.holds(report["verdict"] == word, "human and JSON give the same verdict");
         sandbox.pcluster(["preflight"]).run().prints_like(&human);
         let junit = sandbox.pcluster(["preflight", "--format", "junit"]).run();
@@ -235,7 +235,9 @@ fn a_report_is_written_to_a_file_in_its_format() {
     let run = sandbox.pcluster(["preflight", "--output", "absent/report"]).run();
     run.exits(2).prints("").holds(run.stderr().contains("absent/report: No such file"), "the file is named");
     let run = sandbox.pcluster(["preflight", "where", "--output", "x"]).run();
-    run.exits(2).prints("").holds(run.stderr().contains("'--output <FILE>' is for check"), "it is refused");
+    run.exits(2)
+        .prints("")
+        .holds(run.stderr().contains("'--output <FILE>' can only be used with check"), "it is refused");
 }
 
 /// cargo-audit's word: a warning is counted, and repaired only by its id.

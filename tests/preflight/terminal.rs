@@ -170,7 +170,8 @@ fn an_answer_that_cannot_be_written_is_an_error_unless_its_reader_went_away() {
     run.exits(1).prefixed().holds(run.stderr().ends_with(FULL), "the guard's stop");
 }
 
-const FULL: &str = "pcluster-shim: cannot write to standard output: No space left on device (os error 28)\n";
+const FULL: &str =
+    "pcluster-shim: error: cannot write to standard output: No space left on device (os error 28)\n";
 
 /// Text from a package, a template, a child, a path, an argument.
 #[test]

@@ -139,7 +139,10 @@ fn every_error_has_a_json_form() {
             assert_eq!(keys(&error["error"]), ["message", "hint"], "{arguments}");
             let message = error["error"]["message"].as_str().unwrap();
             assert!(!message.contains('\n') && !error["error"]["hint"].as_str().unwrap().is_empty());
-            run.holds(run.stderr() == format!("pcluster-shim: {message}\n"), "the message in one line");
+            run.holds(
+                run.stderr() == format!("pcluster-shim: error: {message}\n"),
+                "the message in one line",
+            );
         }
     }
     let run = sandbox.pcluster(["preflight", "chekc", "--format=json"]).run();

@@ -290,6 +290,17 @@ impl Run {
         self.holds(self.stderr().contains(text), &format!("expected {text:?} on stderr"))
     }
 
+    /// Asserts that stderr is a stop under strict because of one check, with this text in it.
+    #[track_caller]
+    pub(crate) fn stops_unchecked(&self, text: &str) -> &Self {
+        self.prefixed();
+        self.holds(
+            self.stderr().lines().count() == 3,
+            "expected why, what it means and what to do on stderr",
+        );
+        self.holds(self.stderr().contains(text), &format!("expected {text:?} on stderr"))
+    }
+
     /// Asserts that every line of stderr begins as the contract says.
     #[track_caller]
     pub(crate) fn prefixed(&self) -> &Self {
