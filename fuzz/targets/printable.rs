@@ -74,7 +74,7 @@ fn check_reports(reports: &[Report]) {
     }
     let list = report::list::render(reports, &PLAIN);
     assert_safe(&list);
-    assert_eq!(list.lines().count(), reports.len() + 2);
+    assert_eq!(list.lines().count(), reports.len() + 3);
     let junit = report::junit::render(reports);
     assert_safe(&junit);
     assert_eq!(junit.matches("<testcase ").count(), 4 * reports.len());

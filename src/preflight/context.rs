@@ -165,7 +165,7 @@ pub fn read_parent(check: &CheckArgs, settings: &Settings) -> Result<ParentSourc
 
 /// The images in the output of `aws ec2 describe-images`.
 fn parse_images(text: &[u8]) -> Result<Vec<Value>, String> {
-    let expected = "expected the JSON output of `aws ec2 describe-images --image-ids …`";
+    let expected = "expected the JSON output of `aws ec2 describe-images --image-ids ...`";
     let answer: Value = serde_json::from_slice(text).map_err(|error| format!("{expected}: {error}"))?;
     let images =
         answer["Images"].as_array().filter(|images| images.iter().all(|image| image["ImageId"].is_string()));

@@ -139,8 +139,15 @@ fn count_lines(count: usize) -> String {
 
 fn format_changes(changes: &[Change]) -> String {
     let rows = change::summary(changes);
-    let width = rows.iter().map(|(name, ..)| name.len()).max().unwrap_or_default().max(18);
-    rows.into_iter().fold(String::new(), |text, (name, step, why)| {
+    // A row of an edited line has no reason. It begins with a path, which is longer than the name of a package.
+    let is_edit = |why: &str| why.is_empty();
+    let widest = |edits: bool| {
+        let rows = rows.iter().filter(|(_, _, why)| is_edit(why) == edits);
+        rows.map(|(name, ..)| name.len()).max().unwrap_or_default()
+    };
+    let (of_packages, of_edits) = (widest(false).max(18), widest(true));
+    rows.iter().fold(String::new(), |text, (name, step, why)| {
+        let width = if is_edit(why) { of_edits } else { of_packages };
         let row = format!("  {name:<width$} {step:<20} {why}");
         text + &escape(row.trim_end()) + "\n"
     })

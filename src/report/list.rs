@@ -1,5 +1,7 @@
 //! A list of several reports, with one line for each. Pure.
 
+use std::fmt::Write as _;
+
 use crate::report::human::Paint;
 use crate::report::{Report, Status, Verdict};
 use crate::text::printable::escape_line;
@@ -7,14 +9,26 @@ use crate::text::printable::escape_line;
 /// The minimum width of a reason; a line with a long path becomes wider than requested.
 const MIN_REASON: usize = 40;
 
-/// Renders a line for each report: verdict, versions of pcluster and Python, path, and the first reason in short
-/// form.
+/// Renders a line for each report (verdict, versions of pcluster and Python, path, and the first reason in short
+/// form), and how many there are of each verdict.
 pub fn render(reports: &[Report], paint: &Paint) -> String {
     let mut text: String = reports.iter().map(|report| render_line(report, paint)).collect();
+    let _ = writeln!(text, "\n{}", count_verdicts(reports));
     if reports.iter().any(|report| report.verdict != Verdict::Ready) {
-        text += "\nTo see everything about one of them, run `pcluster preflight --real PATH`.\n";
+        text += "To see everything about one of them, run `pcluster preflight --real PATH`.\n";
     }
     text
+}
+
+/// `12 environments: 10 ready, 2 blocked`.
+fn count_verdicts(reports: &[Report]) -> String {
+    let counts = [Verdict::Ready, Verdict::Blocked, Verdict::Unknown].map(|verdict| {
+        let count = reports.iter().filter(|report| report.verdict == verdict).count();
+        (count > 0).then(|| format!("{count} {}", verdict.name()))
+    });
+    let counts = counts.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    let plural = if reports.len() == 1 { "" } else { "s" };
+    format!("{} environment{plural}: {counts}", reports.len())
 }
 
 fn render_line(report: &Report, paint: &Paint) -> String {

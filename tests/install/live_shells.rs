@@ -49,7 +49,7 @@ json.dump(answers, sys.stdout)
 "#;
 
 /// The output of a live interactive shell for each of these lines, by name.
-fn live(home: &Home, shell: &str, steps: &[(&str, String)]) -> (Value, String) {
+fn live(home: &Home, shell: &str, steps: &[(&str, String)]) -> Answers {
     let driver = home.sandbox.write("driver.py", DRIVER);
     let file = home.sandbox.write("steps.json", json!(steps).to_string());
     let shell = home.path("tools").join(shell);
@@ -63,7 +63,31 @@ fn live(home: &Home, shell: &str, steps: &[(&str, String)]) -> (Value, String) {
         .var("XDG_DATA_HOME", home.path("data"));
     let run = call.run();
     run.exits(0);
-    (serde_json::from_slice(&run.stdout).unwrap(), run.stdout())
+    Answers { shell: shell.display().to_string(), of_steps: run.json(), all: run.stdout() }
+}
+
+/// What a shell showed at each step.
+struct Answers {
+    shell: String,
+    of_steps: Value,
+    all: String,
+}
+
+impl Answers {
+    #[track_caller]
+    fn say(&self, step: &str, text: &str) {
+        let answer = self.at(step).split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(answer.contains(text), "{}: {step} has no {text:?}:\n{}", self.shell, self.all);
+    }
+
+    #[track_caller]
+    fn do_not_say(&self, step: &str, text: &str) {
+        assert!(!self.at(step).contains(text), "{}: {step} has {text:?}:\n{}", self.shell, self.all);
+    }
+
+    fn at(&self, step: &str) -> &str {
+        self.of_steps[step].as_str().unwrap()
+    }
 }
 
 /// Traps 6 and 8: one live shell, from before the installation to after it is taken away, and an
@@ -117,32 +141,24 @@ fn trap_06_and_08_one_live_shell_through_install_activate_deactivate_and_uninsta
             ("version-rehashed", version),
             ("build-rehashed", build),
         ];
-        let (answers, all) = live(&home, shell, &steps);
-        let says = |step: &str, text: &str| {
-            let answer = answers[step].as_str().unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
-            assert!(
-                answer.contains(text),
-                "{shell}: {step} has no {text:?}:
-{all}"
-            );
-        };
+        let answers = live(&home, shell, &steps);
         for step in ["before", "version", "version-again", "version-after", "version-rehashed"] {
-            says(step, "the real pcluster: version");
+            answers.say(step, "the real pcluster: version");
         }
         for step in ["guarded", "other-guarded", "guarded-again"] {
-            says(step, "pcluster-shim stopped build-image");
+            answers.say(step, "pcluster-shim stopped build-image");
         }
         for step in ["build-after", "build-rehashed"] {
-            says(step, "the real pcluster: build-image");
+            answers.say(step, "the real pcluster: build-image");
         }
-        says("other-version", "the other pcluster: version");
-        says("where", "To guard the environment itself, run");
-        says("where", "call pcluster in this shell: guarded by install.sh's function");
-        says("where", "pcluster in a script: not guarded");
-        says("where-status", "status 0");
-        says("where-of-scripts", "build-image is not guarded");
-        assert!(!answers["exported"].as_str().unwrap().contains("PCLUSTER_SHIM_FUNCTION"), "{shell}:\n{all}");
-        says("where", &format!("real {}", venv.join("bin/pcluster").display()));
+        answers.say("other-version", "the other pcluster: version");
+        answers.say("where", "To guard the environment itself, run");
+        answers.say("where", "call pcluster in this shell: guarded by install.sh's function");
+        answers.say("where", "pcluster in a script: not guarded");
+        answers.say("where-status", "status 0");
+        answers.say("where-of-scripts", "build-image is not guarded");
+        answers.do_not_say("exported", "PCLUSTER_SHIM_FUNCTION");
+        answers.say("where", &format!("real {}", venv.join("bin/pcluster").display()));
         assert_eq!(fs::read(venv.join("bin/pcluster")).unwrap(), launcher);
         home.is_as_before(&home.uninstall());
     }
@@ -171,30 +187,22 @@ fn completion_in_live_shells() {
             ("later file", "pcluster create-cluster -c imag\t"),
             ("file of preflight", "pcluster preflight template imag\t"),
         ];
-        let (answers, all) = live(&home, shell, &steps.map(|(name, line)| (name, line.to_owned())));
-        let says = |step: &str, text: &str| {
-            let answer = answers[step].as_str().unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
-            assert!(
-                answer.contains(text),
-                "{shell}: {step} has no {text:?}:
-{all}"
-            );
-        };
+        let answers = live(&home, shell, &steps.map(|(name, line)| (name, line.to_owned())));
         for step in ["command", "own name", "word"] {
-            says(step, "on PATH ");
+            answers.say(step, "on PATH ");
         }
         for step in ["option", "own option"] {
-            says(step, "\"schemaVersion\": 1");
+            answers.say(step, "\"schemaVersion\": 1");
         }
-        assert!(!answers["after options"].as_str().unwrap().contains("unrecognized"), "{shell}:\n{all}");
+        answers.do_not_say("after options", "unrecognized");
         // One that is named in full is shown in full.
-        says("advisory", "effect rejects the argument");
-        says("fix", "marshmallow-4");
-        says("install", "usage: install.sh");
-        assert!(!answers["not of install"].as_str().unwrap().contains("--format"), "{shell}:\n{all}");
-        says("file", "the real pcluster: image.yaml");
-        says("later file", "the real pcluster: create-cluster -c image.yaml");
-        says("file of preflight", "image.yaml");
+        answers.say("advisory", "effect rejects the argument");
+        answers.say("fix", "marshmallow-4");
+        answers.say("install", "usage: install.sh");
+        answers.do_not_say("not of install", "--format");
+        answers.say("file", "the real pcluster: image.yaml");
+        answers.say("later file", "the real pcluster: create-cluster -c image.yaml");
+        answers.say("file of preflight", "image.yaml");
     }
 }
 

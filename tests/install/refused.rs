@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::path::Path;
+use std::process::Command;
 
 use super::{Home, SHELLS, as_other_user, small_binary};
 use crate::support::machine::on_this_machine;
-use crate::support::run::Call;
+use crate::support::run::{Call, Run};
 
 /// No prefix that can be written, and one that cannot be: nothing is done.
 #[test]
@@ -61,25 +63,13 @@ fn a_home_of_another_user_is_refused() {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "a test that does not run says so")]
 fn a_prefix_from_which_no_program_runs_is_refused() {
     let home = Home::new();
     let prefix = home.path("home/mounted");
     fs::create_dir(&prefix).unwrap();
-    let mount = on_this_machine("mount");
-    let mounted =
-        format!("{} -t tmpfs -o noexec none '{}' && exec \"$@\"", mount.display(), prefix.display());
-    let unshare = on_this_machine("unshare");
-    let may_mount =
-        std::process::Command::new(&unshare).args(["-m", "sh", "-c", &mounted, "sh", "true"]).status();
-    if !may_mount.is_ok_and(|status| status.success()) {
-        println!("not tested: this user may not mount a file system");
-        return;
-    }
     let below = prefix.join("shim");
     let call = home.installs_in("dash", ["--binary", &home.built, "--prefix", below.to_str().unwrap()]);
-    let run =
-        call.under(unshare, &["-m", on_this_machine("sh").to_str().unwrap(), "-c", &mounted, "sh"]).run();
+    let Some(run) = run_on_tmpfs(call, "noexec", &prefix) else { return };
     run.exits(1).prints("").stderr_matches("install-noexec.txt");
     fs::remove_dir(&prefix).unwrap();
     home.is_as_before(&run);
@@ -87,26 +77,29 @@ fn a_prefix_from_which_no_program_runs_is_refused() {
 
 /// `preflight install` needs a place for the script.
 #[test]
-#[expect(clippy::print_stdout, reason = "a test that does not run says so")]
 fn a_full_directory_for_temporary_files_is_named() {
     let home = Home::new();
     let full = home.path("full");
     fs::create_dir(&full).unwrap();
-    let mount = on_this_machine("mount");
+    let call = home.sandbox.pcluster(["preflight", "install"]).var("TMPDIR", &full);
     // The one inode is that of the directory.
-    let mounted =
-        format!("{} -t tmpfs -o nr_inodes=1 none '{}' && exec \"$@\"", mount.display(), full.display());
-    let unshare = on_this_machine("unshare");
-    let may_mount =
-        std::process::Command::new(&unshare).args(["-m", "sh", "-c", &mounted, "sh", "true"]).status();
+    let Some(run) = run_on_tmpfs(call, "nr_inodes=1", &full) else { return };
+    run.exits(1).prints("").stderr_matches("install-full-tmpdir.txt");
+}
+
+/// Runs a call with a file system of its own in a directory, if this user may mount one.
+#[expect(clippy::print_stdout, reason = "a test that does not run says so")]
+fn run_on_tmpfs(call: Call, options: &str, directory: &Path) -> Option<Run> {
+    let (mount, directory) = (on_this_machine("mount"), directory.display());
+    let mounted = format!("{} -t tmpfs -o {options} none '{directory}' && exec \"$@\"", mount.display());
+    let (unshare, sh) = (on_this_machine("unshare"), on_this_machine("sh"));
+    let in_shell = ["-m", sh.to_str().unwrap(), "-c", &mounted, "sh"];
+    let may_mount = Command::new(&unshare).args(in_shell).arg("true").status();
     if !may_mount.is_ok_and(|status| status.success()) {
         println!("not tested: this user may not mount a file system");
-        return;
+        return None;
     }
-    let call = home.sandbox.pcluster(["preflight", "install"]).var("TMPDIR", &full);
-    let sh = on_this_machine("sh");
-    let run = call.under(unshare, &["-m", sh.to_str().unwrap(), "-c", &mounted, "sh"]).run();
-    run.exits(1).prints("").stderr_matches("install-full-tmpdir.txt");
+    Some(call.under(unshare, &in_shell).run())
 }
 
 #[test]
