@@ -64,6 +64,18 @@ fn trap_03_an_exec_loop_is_an_error() {
     run.exits(1).stdout_matches("where-loop.txt").stderr_matches("locate-loop-of-two.txt");
 }
 
+/// It starts the shim by its path, which is not on PATH.
+#[test]
+fn a_replaced_launcher_that_starts_the_shim_again_is_named() {
+    let sandbox = Sandbox::new();
+    let shim = sandbox.path("guarded/pcluster");
+    sandbox
+        .script("guarded/.pcluster-shim/pcluster", format!("#!/bin/sh\nexec '{}' \"$@\"\n", shim.display()));
+    fs::copy(sandbox.binary(), &shim).unwrap();
+    let run = sandbox.call(shim, ["version"]).path(&[sandbox.path("tools")]).run();
+    run.exits(127).prints("").prefixed().stderr_matches("locate-loop-of-replaced.txt");
+}
+
 /// Trap 4: a launcher that was tried is skipped, and the next one is run; both orders.
 #[test]
 fn trap_04_two_shim_managers_hand_on_to_the_real_one() {

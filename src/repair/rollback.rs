@@ -303,6 +303,32 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_in_place_if_mode_size_time_and_content_are_those_of_its_copy() {
+        let root = tempfile::tempdir().unwrap();
+        let [copy, path] = ["copy", "path"].map(|name| root.path().join(name));
+        let write = |text: &str, mode: u32, seconds: u64| {
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let file = fs::File::options().write(true).open(&path).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds)).unwrap();
+        };
+        write("old", 0o644, 1);
+        fs::rename(&path, &copy).unwrap();
+        for (text, mode, seconds, is_same) in [
+            ("old", 0o644, 1, true),
+            ("new", 0o644, 1, false),
+            ("older", 0o644, 1, false),
+            ("old", 0o600, 1, false),
+            ("old", 0o644, 2, false),
+        ] {
+            write(text, mode, seconds);
+            assert_eq!(is_in_place(&copy, &path), is_same, "{text} {mode:o} {seconds}");
+        }
+        fs::hard_link(&copy, root.path().join("linked")).unwrap();
+        assert!(is_in_place(&copy, &root.path().join("linked")));
+    }
+
+    #[test]
     fn an_exchange_leaves_only_the_new_files_and_its_rollback_only_the_old_ones() {
         let scene = scene();
         let site = scene.root.path().join("site");
