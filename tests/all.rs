@@ -97,6 +97,16 @@ fn the_versions_of_pyenv_are_found_and_not_its_shims() {
 }
 
 #[test]
+fn a_directory_that_is_only_called_shims_is_searched() {
+    let sandbox = Sandbox::new();
+    sandbox.environment_in("other");
+    sandbox.link("plain/shims/pcluster", "../../other/bin/pcluster");
+    let path = ["shim", "plain/shims", "node", "tools"].map(|name| sandbox.path(name));
+    let json = all(&sandbox, "work").argument("--format").argument("json").path(&path).run();
+    assert_eq!(paths(&sandbox, &json.stdout), ["plain/shims/pcluster"]);
+}
+
+#[test]
 fn what_others_could_have_written_is_listed_and_not_run() {
     let sandbox = Sandbox::new();
     sandbox.environment();

@@ -308,8 +308,14 @@ fn write_requirement(name: &str, ranges: impl Iterator<Item = String>) -> String
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
     use super::*;
     use crate::model::distribution::Distribution;
+    use crate::model::finding::{Fix, Level};
+    use crate::report::Shim;
     use crate::rules::advisories::file::built_in;
 
     fn distribution(name: &str, version: &str, requires: &[&str]) -> (String, Distribution) {
@@ -337,6 +343,48 @@ mod tests {
             distribution("odd", "local build", &[]),
         ]
         .into()
+    }
+
+    fn report(findings: Vec<Finding>) -> Report {
+        Report::new(Shim { version: "0", path: None }, None, BTreeMap::new(), Vec::new(), findings)
+    }
+
+    fn finding(id: &str, fix: Fix) -> Finding {
+        Finding {
+            id: id.into(),
+            level: Level::Error,
+            kind: Kind::PackageAdvisory,
+            message: id.into(),
+            cost: None,
+            evidence: json!({}),
+            fix: Some(fix),
+            references: Vec::new(),
+            fails_build: true,
+            is_ignored: false,
+            shows: None,
+        }
+    }
+
+    /// What a repair of one id is chosen to do if these findings block.
+    fn choose(findings: Vec<Finding>, id: &str) -> Result<bool, String> {
+        let (report, ids) = (report(findings), [id.to_owned()]);
+        let chosen = choose_goal(&report, &ids, |_| true);
+        chosen.map(|goal| goal.is_some()).map_err(|refusal| format!("{refusal:?}"))
+    }
+
+    #[test]
+    fn packages_are_moved_for_one_id_although_another_finding_blocks() {
+        let moving = || Fix::moving(built_in()[0].fix.package_move().unwrap().clone());
+        assert_eq!(choose(vec![finding("one", moving()), finding("two", moving())], "one"), Ok(true));
+    }
+
+    /// The template shows whether an edit helps, and there may be none.
+    #[test]
+    fn an_edit_for_one_id_is_refused_if_another_finding_blocks() {
+        let edit = || finding("one", Fix::editing("one"));
+        assert_eq!(choose(vec![edit()], "one"), Ok(true));
+        let other = finding("two", Fix::editing("two"));
+        assert_eq!(choose(vec![edit(), other], "one"), Err("OtherBlocks".into()));
     }
 
     fn reasons() -> Vec<Reason> {
