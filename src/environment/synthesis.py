@@ -3,7 +3,7 @@
 Runs in the interpreter of the real pcluster, with its own parser, schema and template builder.
 Calls to AWS are answered from a table, so no connection is opened. Python 3.6 to 3.14.
 
-    python synthesis.py SENTINEL REQUEST ARGUMENT...
+    python synthesis.py SENTINEL REQUEST ARGUMENT...        (synthesis_aws.py is in the same directory)
 
 REQUEST is a JSON file, {"sysPath": [...], "images": [...]}, with a character for each byte of a path; the images
 are those that are known, as ec2:DescribeImages describes them. The arguments are
@@ -36,13 +36,14 @@ import time
 import traceback
 import types
 
+# This script's directory is added here, because PYTHONSAFEPATH keeps Python from adding it.
+sys.path.insert(0, os.path.dirname(__file__))
+
+from synthesis_aws import ACCOUNT, IMAGES, UnexpectedCall, answer_aws  # noqa: E402
+
 
 class Rejected(Exception):
     """The real pcluster refuses this, with a message of its own."""
-
-
-class UnexpectedCall(BaseException):
-    """Derived from BaseException, because pcluster catches every Exception."""
 
 
 def main():
@@ -59,8 +60,10 @@ def main():
     sys.argv[:] = ["pcluster"] + arguments
     answer = start(arguments)
     framed = "\n{0}\n{1}\n{0}\n".format(sentinel, json.dumps(answer, default=str, ensure_ascii=False))
+    # Pairs of surrogates are joined and halves of them replaced, as Node.js does: YAML can hold both.
+    framed = framed.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     with os.fdopen(answer_fd, "w", encoding="utf-8") as out:
-        out.write(join_surrogates(framed))
+        out.write(framed)
     sys.stderr.flush()
     # The exit handlers of jsii would wait for Node.js; the caller ends the process group instead.
     os._exit(0)
@@ -100,15 +103,12 @@ def synthesize(parse, arguments):
     except UnexpectedCall as call:
         return {"kind": "unexpected", "stage": stage, "call": str(call)}
     except (Exception, SystemExit) as error:
-        if find_damaged_bytecode(error) or stage == "template" and is_of_environment(error):
+        # What is raised here is not the environment's fault: this pcluster has names or parameters not known here.
+        is_at_fault = stage == "template" and not is_of_machine(error) and not is_raised_here(error)
+        if is_at_fault or find_damaged_bytecode(error):
             return dict(describe_exception(error), kind="unstartable", stage="template")
         return {"kind": "failed", "stage": stage, "message": describe(error)}
     return {"kind": "template", "template": template, "asked": expectation}
-
-
-def join_surrogates(text):
-    """Join surrogate pairs and replace halves of them, as Node.js does: YAML can hold both."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def describe(error):
@@ -125,12 +125,10 @@ def find_damaged_bytecode(error):
     bytecode = None
     if isinstance(error, ImportError) and read_text(error).startswith("Non-code object in "):
         bytecode = error.path
-    entry = error.__traceback__
-    while entry is not None:
-        frame = entry.tb_frame
-        if is_importlib([frame.f_code.co_filename]) and frame.f_code.co_name == "_compile_bytecode":
+    for frame, _line in traceback.walk_tb(error.__traceback__):
+        code = frame.f_code
+        if code.co_name == "_compile_bytecode" and code.co_filename.startswith("<frozen importlib"):
             bytecode = frame.f_locals.get("bytecode_path")
-        entry = entry.tb_next
     return bytecode if is_damaged(bytecode) else None
 
 
@@ -160,22 +158,16 @@ def is_of_machine(error):
     return is_by_type or any(name in read_text(error) for name in ("ENOSPC", "EDQUOT", "EMFILE", "ENFILE", "ENOMEM"))
 
 
-def is_of_environment(error):
-    """Whether pcluster's code or a library raised the exception while the template was built.
-
-    An exception that this file raises is not the environment's fault: this version of pcluster has names or
-    parameters that this file does not know.
-    """
-    return not is_of_machine(error) and not is_raised_here(error)
-
-
 def is_raised_here(error):
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not is_importlib(frame)]
-    return not frames or frames[-1][0] == __file__
+    """Whether the shim's own code raised an exception, rather than that of pcluster or a library."""
+    raiser = find_raiser(error)
+    return raiser is None or os.path.dirname(raiser) == os.path.dirname(__file__)
 
 
-def is_importlib(frame):
-    return frame[0].startswith("<frozen importlib")
+def find_raiser(error):
+    """The file whose code raised an exception, importlib's apart, or None."""
+    files = [frame[0] for frame in traceback.extract_tb(error.__traceback__)]
+    return next((file for file in reversed(files) if not file.startswith("<frozen importlib")), None)
 
 
 def describe_exception(error):
@@ -184,7 +176,6 @@ def describe_exception(error):
     The parts of a path that Python cannot decode are surrogates, which the answer replaces: it is a file
     of no package then.
     """
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not is_importlib(frame)]
     module = getattr(error, "name", None) if isinstance(error, ImportError) else None
     text = read_text(error)
     # Only from Python 3.10 on does AttributeError have the module itself.
@@ -201,7 +192,7 @@ def describe_exception(error):
         "message": shorten(text.split("\n")[0]),
         "module": module if isinstance(module, str) else None,
         "moduleFile": module_file if isinstance(module_file, str) else None,
-        "file": frames[-1][0] if frames else None,
+        "file": find_raiser(error),
         "bytecode": find_damaged_bytecode(error),
         "cause": find_cause(error),
     }
@@ -213,10 +204,9 @@ def find_cause(error):
         is_by_variable = os.environ.get("PYTHONWARNINGS") and not sys.flags.ignore_environment
         return "PYTHONWARNINGS" if is_by_variable else "-W"
     # Node.js does not accept a relative path for a module, and jsii would make one from TMPDIR.
-    place = os.environ.get("TMPDIR") or "/"
-    if "must be a file URL" in read_text(error) and not os.path.isabs(place):
-        return "TMPDIR"
-    if "mkdtemp" in read_text(error) and not os.path.isdir(place):
+    place, text = os.environ.get("TMPDIR") or "/", read_text(error)
+    is_relative = "must be a file URL" in text and not os.path.isabs(place)
+    if is_relative or "mkdtemp" in text and not os.path.isdir(place):
         return "TMPDIR"
     return "JSII_RUNTIME" if os.environ.get("JSII_RUNTIME") else None
 
@@ -254,87 +244,18 @@ def flatten_messages(path, messages):
         for key, value in messages.items():
             # Errors of the object itself are under this key.
             inner = path if key == "_schema" else "{}.{}".format(path, key) if path else str(key)
-            for line in flatten_messages(inner, value):
-                yield line
+            yield from flatten_messages(inner, value)
     elif isinstance(messages, list):
         for value in messages:
-            for line in flatten_messages(path, value):
-                yield line
+            yield from flatten_messages(path, value)
     else:
         message = str(messages).rstrip(".")
         yield "{}: {}".format(path, message) if path else message
 
 
 def shorten(text):
-    text = " ".join(text.split())
-    if text.startswith("Bad Request: "):
-        text = text[len("Bad Request: ") :]
+    text = re.sub("^Bad Request: ", "", " ".join(text.split()))
     return text if len(text) <= MAX_REASON else text[:MAX_REASON] + "..."
-
-
-def answer_aws():
-    """Answer every call of boto3 from the table: all operations of all clients call this method."""
-    from botocore.client import BaseClient
-
-    def answered(client, operation, parameters):
-        call = "{}:{}".format(client.meta.service_model.service_name, operation)
-        if call not in ANSWERS:
-            raise UnexpectedCall(call)
-        return ANSWERS[call](client.meta.region_name, parameters)
-
-    BaseClient._make_api_call = answered
-    # Signing (of the URL of an s3:// cookbook) needs credentials; these are not valid.
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
-        os.environ[name] = "pcluster-shim"
-    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
-
-
-ACCOUNT = "123456789012"
-
-# The known images, by id.
-IMAGES = {}
-
-
-def describe_images(_region, parameters):
-    image_ids = parameters.get("ImageIds") or ["ami-0123456789abcdef0"]
-    return {"Images": [describe_image(image_id) for image_id in image_ids]}
-
-
-def describe_image(image_id):
-    root = "/dev/xvda"
-    image = {
-        "ImageId": image_id,
-        "Name": image_id,
-        "State": "available",
-        "Architecture": "x86_64",
-        "OwnerId": ACCOUNT,
-        "RootDeviceName": root,
-        "BlockDeviceMappings": [{"DeviceName": root, "Ebs": {"VolumeSize": 25}}],
-        "Tags": [],
-    }
-    known = IMAGES.get(image_id, {})
-    # A description from a file may lack any key.
-    return dict(image, **{name: value for name, value in known.items() if value not in (None, [])})
-
-
-def get_caller_identity(_region, _parameters):
-    return {"Account": ACCOUNT, "UserId": "pcluster-shim", "Arn": "arn:aws:iam::{}:root".format(ACCOUNT)}
-
-
-def get_image(region, parameters):
-    return {
-        "image": {
-            "arn": parameters.get("imageBuildVersionArn"),
-            "outputResources": {"amis": [{"region": region, "image": "ami-0123456789abcdef0"}]},
-        }
-    }
-
-
-ANSWERS = {
-    "ec2:DescribeImages": describe_images,
-    "sts:GetCallerIdentity": get_caller_identity,
-    "imagebuilder:GetImage": get_image,
-}
 
 
 def get_real_parser():

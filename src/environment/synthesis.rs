@@ -15,7 +15,9 @@ use crate::model::expectation::{Expectation, StartupFailure, StartupStage};
 use crate::system::child::{Child, ChildError, MAX_OUTPUT, Variable, framed, sentinel, set};
 use crate::system::scratch::Scratch;
 
-pub const SYNTHESIS_PY: &str = include_str!("synthesis.py");
+/// The script, and what it imports.
+const SYNTHESIS_PY: &str = include_str!("synthesis.py");
+const SYNTHESIS_AWS_PY: &str = include_str!("synthesis_aws.py");
 
 /// A configuration that every release accepts. Its parent image need not exist, because AWS is not asked.
 const MINIMAL: &str = "Build:\n  InstanceType: c5.xlarge\n  ParentImage: ami-0123456789abcdef0\n";
@@ -132,6 +134,7 @@ fn run(
 ) -> Result<Answer, ChildError> {
     let scratch = Scratch::new().map_err(ChildError::Scratch)?;
     let sentinel = sentinel();
+    scratch.write("synthesis_aws.py", SYNTHESIS_AWS_PY).map_err(ChildError::Scratch)?;
     let script = scratch.write("synthesis.py", SYNTHESIS_PY).map_err(ChildError::Scratch)?;
     let sys_path: Vec<_> =
         target.interpreter.sys_path.iter().map(|entry| to_latin1(entry.as_os_str())).collect();

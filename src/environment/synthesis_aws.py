@@ -1,0 +1,65 @@
+"""The table from which the calls of synthesis.py to AWS are answered. Python 3.6 to 3.14."""
+
+import os
+
+
+class UnexpectedCall(BaseException):
+    """Derived from BaseException, because pcluster catches every Exception."""
+
+
+ACCOUNT = "123456789012"
+AMI = "ami-0123456789abcdef0"
+
+# The known images, by id.
+IMAGES = {}
+
+# The answers to calls, from the region and the parameters.
+ANSWERS = {
+    "ec2:DescribeImages": lambda _region, parameters: {
+        "Images": [describe_image(image_id) for image_id in parameters.get("ImageIds") or [AMI]]
+    },
+    "sts:GetCallerIdentity": lambda _region, _parameters: {
+        "Account": ACCOUNT,
+        "UserId": "pcluster-shim",
+        "Arn": "arn:aws:iam::{}:root".format(ACCOUNT),
+    },
+    "imagebuilder:GetImage": lambda region, parameters: {
+        "image": {
+            "arn": parameters.get("imageBuildVersionArn"),
+            "outputResources": {"amis": [{"region": region, "image": AMI}]},
+        }
+    },
+}
+
+
+def answer_aws():
+    """Answer every call of boto3 from the table: all operations of all clients call this method."""
+    from botocore.client import BaseClient
+
+    def answered(client, operation, parameters):
+        call = "{}:{}".format(client.meta.service_model.service_name, operation)
+        if call not in ANSWERS:
+            raise UnexpectedCall(call)
+        return ANSWERS[call](client.meta.region_name, parameters)
+
+    BaseClient._make_api_call = answered
+    # Signing (of the URL of an s3:// cookbook) needs credentials; these are not valid.
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        os.environ[name] = "pcluster-shim"
+    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+
+
+def describe_image(image_id):
+    image = {
+        "ImageId": image_id,
+        "Name": image_id,
+        "State": "available",
+        "Architecture": "x86_64",
+        "OwnerId": ACCOUNT,
+        "RootDeviceName": "/dev/xvda",
+        "BlockDeviceMappings": [{"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 25}}],
+        "Tags": [],
+    }
+    known = IMAGES.get(image_id, {})
+    # A description from a file may lack any key.
+    return dict(image, **{name: value for name, value in known.items() if value not in (None, [])})
