@@ -52,7 +52,10 @@ def run_hidden_sitecustomize():
 
 
 class Finder(object):
-    """The first finder on sys.meta_path. A search for a module changes nothing; an import is answered."""
+    """The first finder on sys.meta_path, and the loader of what it finds.
+
+    A search for a module changes nothing; an import is answered.
+    """
 
     def __init__(self, directory):
         self.directory = directory
@@ -62,13 +65,8 @@ class Finder(object):
             return None
         found = find(name, path, [finder for finder in sys.meta_path if finder is not self])
         if found is not None:
-            found.loader = Loader(self.directory)
+            found.loader = self
         return found
-
-
-class Loader(object):
-    def __init__(self, directory):
-        self.directory = directory
 
     def create_module(self, spec):
         sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, Finder)]

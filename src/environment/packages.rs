@@ -1,7 +1,6 @@
 //! The installed distributions on a `sys.path`, as `importlib.metadata` finds them: if several have the same
 //! normalised name, the first on `sys.path` counts. Only files are read.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::Read as _;
@@ -22,7 +21,7 @@ pub fn read_installed(sys_path: &[PathBuf]) -> Packages {
             distributions.entry(normalised(&distribution.name)).or_insert(distribution);
         }
     }
-    Packages::from(distributions)
+    Packages { distributions }
 }
 
 /// Finds one distribution, without reading the others.
@@ -86,7 +85,10 @@ pub fn parse_metadata(metadata: &str, path: PathBuf) -> Option<Distribution> {
     const FIELDS: [&str; 3] = ["name", "version", "requires-dist"];
     let mut fields: [Vec<String>; 3] = Default::default();
     let mut last = None;
-    for line in unify_line_ends(metadata).lines() {
+    // Like importlib.metadata's parser, this also ends a line at a carriage return: the text after one would be a
+    // separate line in a requirements file.
+    let metadata = metadata.replace("\r\n", "\n").replace('\r', "\n");
+    for line in metadata.lines() {
         if line.starts_with([' ', '\t']) {
             if let Some(value) = last.and_then(|field: usize| fields[field].last_mut()) {
                 // A single line, because it may become a line of a requirements file.
@@ -108,16 +110,6 @@ pub fn parse_metadata(metadata: &str, path: PathBuf) -> Option<Distribution> {
     Some(Distribution { name: first(names)?, version: first(versions)?, metadata: path, requires })
 }
 
-/// Like importlib.metadata's parser, this also ends a line at a carriage return: the text after one would be a
-/// separate line in a requirements file.
-fn unify_line_ends(metadata: &str) -> Cow<'_, str> {
-    if memchr::memchr(b'\r', metadata.as_bytes()).is_some() {
-        Cow::Owned(metadata.replace("\r\n", "\n").replace('\r', "\n"))
-    } else {
-        Cow::Borrowed(metadata)
-    }
-}
-
 /// Reads the header of a metadata file, without the description, which is most of the file.
 fn read_header(path: &Path) -> Option<String> {
     let mut file = files::open(path).ok()?;
@@ -130,10 +122,7 @@ fn read_header(path: &Path) -> Option<String> {
     if let Some(end) = memchr::memmem::find(&header, b"\n\n") {
         header.truncate(end);
     }
-    Some(
-        String::from_utf8(header)
-            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
-    )
+    Some(String::from_utf8_lossy(&header).into_owned())
 }
 
 /// Whether a directory is in an archive of uv's cache, which uvx uses as an environment.

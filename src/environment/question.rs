@@ -50,7 +50,7 @@ pub fn ask(
     if launcher::ignores_sitecustomize(launcher) {
         return Err(IdentifyError::NoAnswer);
     }
-    let Asked { answers, finished } = start_launcher(launcher, call, rest_path, Subject::Interpreter, limit)?;
+    let (answers, finished) = start_launcher(launcher, call, rest_path, Subject::Interpreter, limit)?;
     if let Some(tried) = answers.iter().find_map(|answer| answer.get(LOOPED)) {
         return Err(IdentifyError::Loop { tried: serde_json::from_value(tried.clone()).unwrap_or_default() });
     }
@@ -86,7 +86,7 @@ pub fn ask_for_start(
     rest_path: Option<OsString>,
     limit: Duration,
 ) -> Result<Start, ChildError> {
-    let Asked { answers, .. } = start_launcher(launcher, call, rest_path, Subject::Start, limit)?;
+    let (answers, _) = start_launcher(launcher, call, rest_path, Subject::Start, limit)?;
     Ok(match answers.first().and_then(|answer| answer.get("start")) {
         Some(Value::Null) => Start::Starts,
         Some(Value::String(exception)) => Start::Fails(exception.clone()),
@@ -101,20 +101,15 @@ enum Subject {
     Start,
 }
 
-struct Asked {
-    answers: Vec<Value>,
-    finished: Finished,
-}
-
-/// Starts a launcher with interpreter.py. Only PYTHONDONTWRITEBYTECODE can keep a Python that it starts from
-/// writing bytecode.
+/// Starts a launcher with interpreter.py, and returns the answers and how it finished. Only
+/// PYTHONDONTWRITEBYTECODE can keep a Python that it starts from writing bytecode.
 fn start_launcher(
     launcher: &Path,
     call: &[OsString],
     rest_path: Option<OsString>,
     subject: Subject,
     limit: Duration,
-) -> Result<Asked, ChildError> {
+) -> Result<(Vec<Value>, Finished), ChildError> {
     let scratch = Scratch::new().map_err(ChildError::Scratch)?;
     let directory = prepare(&scratch, subject).map_err(ChildError::Scratch)?;
     let rest_path = rest_path.or_else(|| env::var_os("PYTHONPATH"));
@@ -126,7 +121,7 @@ fn start_launcher(
     let arguments = arguments(call);
     let finished =
         Child { program: launcher, arguments, environment, limit, max_output: MAX_OUTPUT }.run(&scratch)?;
-    Ok(Asked { answers: read_answers(&directory), finished })
+    Ok((read_answers(&directory), finished))
 }
 
 /// The answer that all of these give, and whether each of them keeps its call; `None` if there is no answer.

@@ -80,7 +80,7 @@ pub fn installed_path(site: &Path, name: &str) -> Option<PathBuf> {
 
 /// Finds the distribution whose RECORD lists a file.
 pub fn find_owner<'a>(packages: &'a Packages, file: &Path) -> Option<&'a Distribution> {
-    packages.iter().map(|(_, distribution)| distribution).find(|distribution| {
+    packages.all().values().find(|distribution| {
         let name = distribution.metadata.parent().and_then(|site| file.strip_prefix(site).ok());
         let text = files::read_text_up_to(&distribution.metadata.join("RECORD"), MAX_RECORD);
         match (name.and_then(Path::to_str), text) {

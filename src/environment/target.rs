@@ -58,13 +58,13 @@ pub fn identify(
     let launcher = Launcher::read(&real.path)
         .map_err(|source| IdentifyError::Unreadable { file: real.path.clone(), source })?;
     let python_path = overlay.map(|overlay| python_path(overlay, env::var_os("PYTHONPATH")));
-    let question = match &launcher {
-        Launcher::ConsoleScript(script) => find_question(&real.path, script, python_path.clone())?,
+    let answer = match &launcher {
+        Launcher::ConsoleScript(script) => ask_interpreter(&real.path, script, python_path.as_ref(), limit)?,
         Launcher::Other => None,
     };
-    let is_wrapped = question.is_none();
-    let (answer, keeps_call) = match question {
-        Some(question) => (question.ask(limit)?, true),
+    let is_wrapped = answer.is_none();
+    let (answer, keeps_call) = match answer {
+        Some(answer) => (answer, true),
         None => question::ask(&real.path, call, python_path, limit)?,
     };
     let (interpreter, environment) = (answer.interpreter(), answer.changes());
@@ -98,29 +98,17 @@ impl Target {
     }
 }
 
-/// A question to the interpreter that a console script names.
-struct InterpreterQuestion {
-    program: PathBuf,
-    /// The arguments before the script's name.
-    flags: Vec<OsString>,
-    /// The directory of the script.
-    directory: PathBuf,
-    requires: Option<String>,
-    /// `None` if it is the same as this process's.
-    python_path: Option<OsString>,
-}
-
-/// How to query the interpreter of a console script. `None` if the interpreter is itself a script (a version
-/// manager's shim, a wrapper), because that may treat `-c` differently from a file.
-fn find_question(
+/// Asks the interpreter that a console script names; its PYTHONPATH is this process's if there is no other. `None`
+/// if the interpreter is itself a script (a version manager's shim, a wrapper), because that may treat `-c`
+/// differently from a file.
+fn ask_interpreter(
     path: &Path,
     script: &ConsoleScript,
-    python_path: Option<OsString>,
-) -> Result<Option<InterpreterQuestion>, IdentifyError> {
+    python_path: Option<&OsString>,
+    limit: Duration,
+) -> Result<Option<InterpreterAnswer>, IdentifyError> {
     let directory = script_directory(path);
-    let Some((program, flags)) = script.interpreter(&directory) else {
-        return Err(IdentifyError::NoAnswer);
-    };
+    let (program, mut arguments) = script.interpreter(&directory).ok_or(IdentifyError::NoAnswer)?;
     match program.metadata() {
         Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
             return Err(IdentifyError::Unreadable { file: program, source });
@@ -129,28 +117,18 @@ fn find_question(
         Ok(_) if is_script(&program) => return Ok(None),
         Ok(_) => {}
     }
-    let requires = script.requires.clone();
-    Ok(Some(InterpreterQuestion { program, flags, directory, requires, python_path }))
-}
-
-impl InterpreterQuestion {
-    fn ask(self, limit: Duration) -> Result<InterpreterAnswer, IdentifyError> {
-        let scratch = Scratch::new().map_err(ChildError::Scratch)?;
-        let sentinel = sentinel();
-        let mut arguments = self.flags;
-        // No bytecode is written, whatever the flags are: see `Interpreter::run_flags`.
-        arguments.push("-B".into());
-        arguments.extend(["-c".into(), INTERPRETER_PY.into(), OsString::from(&sentinel)]);
-        arguments.push(self.directory.into_os_string());
-        arguments.extend(self.requires.map(OsString::from));
-        let environment = self.python_path.iter().map(|value| set("PYTHONPATH", value)).collect();
-        let child = Child { program: &self.program, arguments, environment, limit, max_output: MAX_OUTPUT };
-        let finished = child.run(&scratch)?;
-        let answer = framed(&finished, &sentinel, &self.program)?;
-        let stdout = answer.to_string().into_bytes();
-        let malformed = || ChildError::Malformed { program: self.program, stdout };
-        read_answer(&answer).ok_or_else(|| malformed().into())
-    }
+    let scratch = Scratch::new().map_err(ChildError::Scratch)?;
+    let sentinel = sentinel();
+    // No bytecode is written, whatever the flags are: see `Interpreter::run_flags`.
+    arguments.extend(["-B".into(), "-c".into(), INTERPRETER_PY.into(), OsString::from(&sentinel)]);
+    arguments.push(directory.into_os_string());
+    arguments.extend(script.requires.as_ref().map(OsString::from));
+    let environment = python_path.iter().map(|value| set("PYTHONPATH", value)).collect();
+    let child = Child { program: &program, arguments, environment, limit, max_output: MAX_OUTPUT };
+    let answer = framed(&child.run(&scratch)?, &sentinel, &program)?;
+    let stdout = answer.to_string().into_bytes();
+    let malformed = || ChildError::Malformed { program, stdout };
+    read_answer(&answer).map(Some).ok_or_else(|| malformed().into())
 }
 
 fn is_script(program: &Path) -> bool {

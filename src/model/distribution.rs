@@ -19,7 +19,7 @@ pub struct Distribution {
 /// The installed distributions by normalised name.
 #[derive(Debug, Clone, Default)]
 pub struct Packages {
-    distributions: BTreeMap<String, Distribution>,
+    pub(crate) distributions: BTreeMap<String, Distribution>,
 }
 
 impl Packages {
@@ -31,21 +31,8 @@ impl Packages {
         &self.distributions
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Distribution)> {
-        self.distributions.iter().map(|(name, distribution)| (name.as_str(), distribution))
-    }
-
     /// The versions by normalised name, which is how rules and reports identify packages.
     pub fn versions(&self) -> BTreeMap<String, String> {
-        self.iter()
-            .map(|(name, distribution)| (name.to_owned(), distribution.version.clone()))
-            .collect::<BTreeMap<_, _>>()
-    }
-}
-
-impl From<BTreeMap<String, Distribution>> for Packages {
-    /// The keys are normalised names.
-    fn from(distributions: BTreeMap<String, Distribution>) -> Self {
-        Self { distributions }
+        self.distributions.iter().map(|(name, one)| (name.clone(), one.version.clone())).collect()
     }
 }

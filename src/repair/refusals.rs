@@ -16,8 +16,8 @@ use crate::text::package_name::{PCLUSTER, matches};
 /// cannot write to.
 pub fn refuse_early(repair: &Repair) -> Result<(), Error> {
     let is_moving = |name: &str| repair.goal.reasons.iter().any(|reason| matches(&reason.fix.packages, name));
-    let moving: Vec<&Distribution> =
-        repair.packages.iter().filter(|(name, _)| is_moving(name)).map(|(_, package)| package).collect();
+    let moving = repair.packages.all().iter().filter(|(name, _)| is_moving(name));
+    let moving: Vec<&Distribution> = moving.map(|(_, package)| package).collect();
     if moving.iter().any(|package| is_installed_by_conda(package) || find_spack_prefix(package).is_some()) {
         // Refused after staging: the command to run instead contains the versions, which are not known yet.
         return Ok(());
