@@ -21,7 +21,7 @@ use crate::repair::locked_environment::{Locked, LockedEnvironment};
 use crate::repair::overlay::{self, Overlay};
 use crate::repair::{self, RepairOutcome, change};
 use crate::report::{self, Check, Decision, Report, Status, Verdict, human, pcluster};
-use crate::text::printable::{capitalize, lossy};
+use crate::text::printable::{capitalize, lossy, name_of};
 
 /// Guards one `pcluster build-image`.
 pub fn build_image(arguments: Vec<OsString>) -> Outcome {
@@ -211,7 +211,7 @@ fn warn_of_settings(error: &Error, settings: &Settings) -> String {
             let value = settings.describe_value_of(name);
             format!("warning: {what} (accepted: {accepted}); using {value}")
         }
-        _ => format!("warning: {what}; the file was ignored (mode: {})", settings.mode.name()),
+        _ => format!("warning: {what}; the file was ignored (mode: {})", name_of(settings.mode)),
     })
 }
 

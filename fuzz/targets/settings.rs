@@ -5,6 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use pcluster_shim::cli::settings::{Origin, Settings};
 use pcluster_shim::model::options::Mode;
+use pcluster_shim::text::printable::name_of;
 use pcluster_shim_fuzz::input;
 use serde_json::{Map, Value};
 
@@ -23,7 +24,7 @@ fuzz_target!(|bytes: &[u8]| {
         Err(message) => return assert!(!message.is_empty()),
     };
     assert!((1..=86_400).contains(&settings.timeout.as_secs()));
-    assert!(Mode::ACCEPTED.split(", ").any(|name| name == settings.mode.name()));
+    assert!(Mode::ACCEPTED.split(", ").any(|name| name == name_of(settings.mode)));
     let listed = list(&settings);
     let written = Value::Object(listed.clone()).to_string();
     let again = Settings::parse(&written).expect("what is listed is a config.yaml");

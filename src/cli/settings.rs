@@ -8,7 +8,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
@@ -16,7 +15,7 @@ use crate::error::Error;
 use crate::model::env_vars;
 use crate::model::options::{InstallerChoice, Mode, Strategy};
 use crate::system::{dirs, trust};
-use crate::text::printable::lossy;
+use crate::text::printable::{lossy, name_of};
 use crate::text::yaml::{self, Scalar};
 
 /// A time limit.
@@ -67,17 +66,6 @@ pub enum Origin {
     File,
     Variable,
     Flag,
-}
-
-impl Origin {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Default => "default",
-            Self::File => "file",
-            Self::Variable => "variable",
-            Self::Flag => "flag",
-        }
-    }
 }
 
 /// The origin of each setting.
@@ -162,7 +150,7 @@ impl Settings {
     /// The value that replaces an invalid variable, with its origin: `warn, from config.yaml`.
     pub fn describe_value_of(&self, variable: &str) -> String {
         let (value, origin) = match variable {
-            env_vars::MODE => (self.mode.name().to_owned(), self.origins.mode),
+            env_vars::MODE => (name_of(self.mode), self.origins.mode),
             env_vars::STRICT => (u8::from(self.strict).to_string(), self.origins.strict),
             _ => (self.timeout.as_secs().to_string(), self.origins.timeout),
         };
@@ -219,18 +207,15 @@ impl Settings {
     /// Lists every setting with its effective value. `real` comes from the search, which knows the flag and the
     /// variable.
     pub fn list(&self, real: (Option<&Path>, Origin)) -> Vec<ListedSetting> {
-        let name = |value: Option<clap::builder::PossibleValue>| {
-            json!(value.map(|value| value.get_name().to_owned()))
-        };
         let origins = &self.origins;
         let (file, is_named) = (config_path(), is_config_named());
         [
-            ("mode", json!(self.mode.name()), origins.mode),
+            ("mode", json!(self.mode), origins.mode),
             ("real", json!(real.0.map(lossy)), real.1),
             ("strict", json!(self.strict), origins.strict),
             ("timeout", json!(self.timeout.as_secs()), origins.timeout),
-            ("installer", name(self.installer.to_possible_value()), origins.installer),
-            ("strategy", name(self.strategy.to_possible_value()), origins.strategy),
+            ("installer", json!(self.installer), origins.installer),
+            ("strategy", json!(self.strategy), origins.strategy),
             ("aws", json!(self.aws), origins.aws),
             ("ignore", json!(self.ignore), origins.ignore),
             (

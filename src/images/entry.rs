@@ -11,7 +11,7 @@ use crate::images::image::{Image, format_place};
 use crate::images::inventory::{Deletion, Tags, Unfinished};
 use crate::images::listing::{Change, Listing};
 use crate::images::origin::Source;
-use crate::text::printable::escape_line;
+use crate::text::printable::{count, escape_line};
 
 /// Indent of the lines of one AMI.
 const INDENT: &str = "    ";
@@ -126,10 +126,6 @@ pub fn headline(word: &str, image: &Image) -> String {
     let name =
         image.image_id.as_ref().unwrap_or(if image.slug.is_empty() { &image.name } else { &image.slug });
     format!("{word} {} {}\n", escape_line(&image.ami), escape_line(name))
-}
-
-pub fn count(number: usize, what: &str) -> String {
-    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
 fn format_size(image: &Image) -> String {

@@ -8,14 +8,14 @@ use std::fmt::Write as _;
 use crate::images::class::Class;
 use crate::images::commands::Commands;
 use crate::images::entry::{
-    count, describe_done, describe_ended, describe_orphan, describe_other, describe_planned,
-    describe_refused, describe_unfinished, headline, line,
+    describe_done, describe_ended, describe_orphan, describe_other, describe_planned, describe_refused,
+    describe_unfinished, headline, line,
 };
 use crate::images::image::{Action, Image};
 use crate::images::inventory::Skipped;
 use crate::images::listing::{Change, Listing};
 use crate::images::sums::{ChangeSums, SnapshotSums};
-use crate::text::printable::{capitalize, escape_line};
+use crate::text::printable::{capitalize, count, escape_line};
 
 /// Every orphan with its cost, and what prevents a change.
 pub fn render_list(listing: &Listing) -> String {

@@ -17,16 +17,6 @@ pub enum Level {
     Error,
 }
 
-impl Level {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Info => "INFO",
-            Self::Warning => "WARNING",
-            Self::Error => "ERROR",
-        }
-    }
-}
-
 /// The advisory about builds whose AMIs no command of pcluster finds.
 pub const LOSES_TAGS: &str = "cdk-imagebuilder-1.153.0";
 
@@ -88,6 +78,23 @@ pub enum Shows {
 }
 
 impl Finding {
+    /// A finding with nothing but these.
+    pub fn new(id: &str, level: Level, kind: Kind, message: String) -> Self {
+        Self {
+            id: id.to_owned(),
+            level,
+            kind,
+            message,
+            cost: None,
+            evidence: Value::Null,
+            fix: None,
+            references: Vec::new(),
+            fails_build: false,
+            is_ignored: false,
+            shows: None,
+        }
+    }
+
     /// The message, and the path in the template if there is one.
     pub fn describe_with_path(&self) -> String {
         match self.path() {
@@ -156,25 +163,14 @@ pub enum Remedy {
 const FIX: &str = "pcluster preflight fix";
 
 impl Fix {
-    pub fn moving(package_move: PackageMove) -> Self {
-        Self { command: FIX.into(), remedy: Some(Remedy::Move(package_move)) }
+    /// A fix that `preflight fix` makes.
+    pub fn by_command(remedy: Remedy) -> Self {
+        Self { command: FIX.into(), remedy: Some(remedy) }
     }
 
     /// A move for a finding that does not block; it is repaired only if its id is given.
     pub fn moving_by_id(package_move: PackageMove, id: &str) -> Self {
         Self { command: format!("{FIX} {id}"), remedy: Some(Remedy::Move(package_move)) }
-    }
-
-    pub fn restoring_release() -> Self {
-        Self { command: FIX.into(), remedy: Some(Remedy::Release) }
-    }
-
-    pub fn removing_bytecode(file: String) -> Self {
-        Self { command: FIX.into(), remedy: Some(Remedy::Bytecode(file)) }
-    }
-
-    pub fn editing(id: &str) -> Self {
-        Self { command: FIX.into(), remedy: Some(Remedy::Edit(id.to_owned())) }
     }
 
     /// A fix that the user has to make.
@@ -194,14 +190,6 @@ impl Fix {
     pub fn bytecode(&self) -> Option<&str> {
         match &self.remedy {
             Some(Remedy::Bytecode(file)) => Some(file),
-            _ => None,
-        }
-    }
-
-    /// The id of the source edits that the fix makes.
-    pub fn edit(&self) -> Option<&str> {
-        match &self.remedy {
-            Some(Remedy::Edit(id)) => Some(id),
             _ => None,
         }
     }

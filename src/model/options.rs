@@ -7,7 +7,8 @@ use crate::model::env_vars;
 use crate::text::yaml::{self, Scalar};
 
 /// How the guard reacts to a verdict.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum Mode {
     #[default]
     Block,
@@ -19,23 +20,8 @@ pub enum Mode {
 impl Mode {
     pub const ACCEPTED: &'static str = "block, fix, warn, off";
 
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Block => "block",
-            Self::Fix => "fix",
-            Self::Warn => "warn",
-            Self::Off => "off",
-        }
-    }
-
     pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "block" => Some(Self::Block),
-            "fix" => Some(Self::Fix),
-            "warn" => Some(Self::Warn),
-            "off" => Some(Self::Off),
-            _ => None,
-        }
+        Self::from_str(text, false).ok()
     }
 }
 
@@ -51,7 +37,7 @@ impl<'de> Deserialize<'de> for Mode {
 }
 
 /// How a repair changes packages.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Strategy {
     /// To the newest version allowed
@@ -63,7 +49,7 @@ pub enum Strategy {
     Release,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum InstallerChoice {
     /// uv if it is installed, else the environment's pip

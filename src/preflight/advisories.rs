@@ -11,7 +11,7 @@ use crate::report;
 use crate::rules::advisories::combinations::{self, Combination};
 use crate::rules::advisories::{Advisory, Subject};
 use crate::system::terminal::width_of_stdout;
-use crate::text::printable::wrap_behind;
+use crate::text::printable::{name_of, wrap_behind};
 
 /// Lists the advisories, or shows one.
 pub fn run(id: Option<&str>, common: &Common) -> Result<Outcome, Abort> {
@@ -53,7 +53,7 @@ pub fn format_title(advisory: &Advisory, width: usize) -> String {
 }
 
 fn format_head(level: Level, id: &str, title: &str, width: usize) -> String {
-    format!("{:<8} {id}\n{}", level.name(), wrap_behind("         ", title, width))
+    format!("{:<8} {id}\n{}", name_of(level), wrap_behind("         ", title, width))
 }
 
 /// The rows of a label with its content.

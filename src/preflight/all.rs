@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::checker::request::ParentSource;
+use crate::checker::request::CheckRequest;
 use crate::checker::{self, Identified, report_unknown};
 use crate::cli::args::{CheckArgs, Common, Format};
-use crate::cli::settings::Settings;
-use crate::environment::discover::{self, Found};
+use crate::environment::discover;
+use crate::environment::locate::Real;
 use crate::environment::target::Target;
 use crate::error::{Abort, Error, prefix_lines};
 use crate::outcome::Outcome;
@@ -17,8 +17,8 @@ use crate::preflight::context::{
     start_search,
 };
 use crate::report::{self, Report, Verdict, github, junit, list};
-use crate::rules::advisories::Advisory;
 use crate::system::concurrently::map_concurrently;
+use crate::text::printable::count;
 
 /// Checks every pcluster that can be found, in parallel.
 pub fn run(check: &CheckArgs, common: &Common) -> Result<Outcome, Abort> {
@@ -33,11 +33,13 @@ pub fn run(check: &CheckArgs, common: &Common) -> Result<Outcome, Abort> {
         if discovery.found.is_empty() {
             return Err(Error::NothingFound.into());
         }
-        let count = discovery.found.len();
-        let plural = if count == 1 { "" } else { "s" };
-        let _step = progress.step(&format!("checking {count} installation{plural} of pcluster"));
-        let all = All { check, given, common, settings: &settings, advisories: &advisories, parent: &parent };
-        let mut reports = all.check(&discovery.found)?;
+        let installations = count(discovery.found.len(), "installation");
+        let _step = progress.step(&format!("checking {installations} of pcluster"));
+        let found = discovery.found.iter().map(|found| {
+            let request = build_request(check, common, &found.real, &settings, &advisories, &parent);
+            (request, found.distrust.as_deref())
+        });
+        let mut reports = check_all(&found.collect::<Vec<_>>(), given)?;
         for report in &mut reports {
             deny(report, check.deny);
         }
@@ -45,72 +47,47 @@ pub fn run(check: &CheckArgs, common: &Common) -> Result<Outcome, Abort> {
     })
 }
 
-/// What the checks share.
-struct All<'a> {
-    check: &'a CheckArgs,
-    given: Option<&'a Path>,
-    common: &'a Common,
-    settings: &'a Settings,
-    advisories: &'a [Advisory],
-    parent: &'a ParentSource,
-}
-
 /// A pcluster that was found, before its check: its target, or its report if it will not be checked.
 enum Known<'a> {
-    Target(&'a Found, Box<Target>),
+    Target(&'a CheckRequest<'a>, Box<Target>),
     Report(Box<Report>),
 }
 
-impl All<'_> {
-    /// All are identified first, because two launchers may lead to the same environment.
-    fn check(&self, found: &[Found]) -> Result<Vec<Report>, Abort> {
-        let known = map_concurrently(found, |found| self.identify(found));
-        let known = without_repeats(known.into_iter().collect::<Result<_, Abort>>()?);
-        map_concurrently(&known, |known| match known {
-            Known::Report(report) => Ok((**report).clone()),
-            Known::Target(found, target) => self.check_target(found, target),
-        })
-        .into_iter()
-        .collect()
-    }
-
-    fn identify<'f>(&self, found: &'f Found) -> Result<Known<'f>, Abort> {
-        if let Some(distrust) = &found.distrust {
-            let reason = format!("skipped: {distrust}");
-            return Ok(Known::Report(report_unknown(
-                &found.real,
-                None,
-                "environment",
-                Duration::ZERO,
-                reason,
-            )));
-        }
-        let request =
-            build_request(self.check, self.common, &found.real, self.settings, self.advisories, self.parent);
-        match checker::identify(&request, None) {
-            Ok(Identified::Target(target)) => Ok(Known::Target(found, target)),
-            Ok(Identified::Unknown(report)) => Ok(Known::Report(report)),
-            Err(abort) => describe_error(found, None, abort).map(|report| Known::Report(Box::new(report))),
-        }
-    }
-
-    fn check_target(&self, found: &Found, target: &Target) -> Result<Report, Abort> {
-        let request =
-            build_request(self.check, self.common, &found.real, self.settings, self.advisories, self.parent);
-        check_target(&request, target, self.given)
+/// Checks them, except those that have a reason why they must not be run. All are identified first, because two
+/// launchers may lead to the same environment.
+fn check_all(found: &[(CheckRequest, Option<&str>)], given: Option<&Path>) -> Result<Vec<Report>, Abort> {
+    let known = map_concurrently(found, |(request, distrust)| identify(request, *distrust));
+    let known = without_repeats(known.into_iter().collect::<Result<_, Abort>>()?);
+    map_concurrently(&known, |known| match known {
+        Known::Report(report) => Ok((**report).clone()),
+        Known::Target(request, target) => check_target(request, target, given)
             .map(|report| *report)
-            .or_else(|abort| describe_error(found, Some(target), abort))
+            .or_else(|abort| describe_error(request.real, Some(target), abort)),
+    })
+    .into_iter()
+    .collect()
+}
+
+fn identify<'a>(request: &'a CheckRequest<'a>, distrust: Option<&str>) -> Result<Known<'a>, Abort> {
+    if let Some(distrust) = distrust {
+        let reason = format!("skipped: {distrust}");
+        return Ok(Known::Report(report_unknown(request.real, None, "environment", Duration::ZERO, reason)));
+    }
+    match checker::identify(request, None) {
+        Ok(Identified::Target(target)) => Ok(Known::Target(request, target)),
+        Ok(Identified::Unknown(report)) => Ok(Known::Report(report)),
+        Err(abort) => describe_error(request.real, None, abort).map(|report| Known::Report(Box::new(report))),
     }
 }
 
 /// The report of a check that ended in an error, so that the other reports are not lost. A signal ends them all.
-fn describe_error(found: &Found, target: Option<&Target>, abort: Abort) -> Result<Report, Abort> {
+fn describe_error(real: &Real, target: Option<&Target>, abort: Abort) -> Result<Report, Abort> {
     let Abort::Error(error) = abort else { return Err(abort) };
     let check = match &error {
         Error::Rejected { .. } => "configuration",
         _ => "environment",
     };
-    Ok(*report_unknown(&found.real, target, check, Duration::ZERO, error.to_line()))
+    Ok(*report_unknown(real, target, check, Duration::ZERO, error.to_line()))
 }
 
 /// Removes launchers that are only another way to an environment: a wrapper of a console script, or a copy of the

@@ -2,7 +2,6 @@
 
 use std::io;
 
-use clap::ValueEnum as _;
 use serde_json::json;
 
 use crate::cli::args::{CheckArgs, Common, FixArgs, Format, UndoArgs};
@@ -10,14 +9,14 @@ use crate::error::{Abort, Error};
 use crate::model::finding::{FIND_LOST, LOSES_TAGS};
 use crate::outcome::Outcome;
 use crate::preflight::context::{identify, repair_options, with_request};
-use crate::repair::change::{self, Change, count_packages};
+use crate::repair::change::{self, Change};
 use crate::repair::history::moment;
 use crate::repair::prove::not_ready;
 use crate::repair::undo::{Kept, Undoable, Undone, list_kept, undo};
 use crate::repair::{self, RepairOutcome, Repaired};
 use crate::report::{self, Report};
 use crate::system::terminal::fold_for;
-use crate::text::printable::{escape, escape_line, lossy};
+use crate::text::printable::{count, escape, escape_line, lossy, name_of};
 
 /// Repairs the environment, or proves that it could be.
 pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
@@ -46,13 +45,10 @@ pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
 
 /// The flags of this call that another call needs to do the same.
 fn format_flags(fix: &FixArgs) -> String {
-    let name = |value: clap::builder::PossibleValue| value.get_name().to_owned();
-    let strategy = fix.strategy.and_then(|strategy| strategy.to_possible_value()).map(name);
-    let installer = fix.installer.and_then(|installer| installer.to_possible_value()).map(name);
-    let valued = [("--strategy", strategy), ("--installer", installer)];
-    let valued = valued.into_iter().filter_map(|(flag, value)| Some(format!(" {flag} {}", value?)));
+    let strategy = fix.strategy.map(|strategy| format!(" --strategy {}", name_of(strategy)));
+    let installer = fix.installer.map(|installer| format!(" --installer {}", name_of(installer)));
     let isolated = fix.isolated.then(|| " --isolated".to_owned());
-    valued.chain(isolated).collect()
+    [strategy, installer, isolated].into_iter().flatten().collect()
 }
 
 fn to_json(repaired: &RepairOutcome, isolated: bool) -> serde_json::Value {
@@ -124,17 +120,13 @@ fn describe_left(left: &[String]) -> String {
 /// `17 packages, 2 lines`.
 fn count_changes(changes: &[Change]) -> String {
     let packages = changes.iter().filter(|change| change.edits.is_empty()).count();
-    let counts =
-        [(packages, count_packages(packages)), (count_edits(changes), count_lines(count_edits(changes)))];
-    counts.into_iter().filter(|(count, _)| *count > 0).map(|(_, text)| text).collect::<Vec<_>>().join(", ")
+    let counts = [(packages, "package"), (count_edits(changes), "line")].into_iter();
+    let counts = counts.filter(|(number, _)| *number > 0).map(|(number, what)| count(number, what));
+    counts.collect::<Vec<_>>().join(", ")
 }
 
 fn count_edits(changes: &[Change]) -> usize {
     changes.iter().map(|change| change.edits.len()).sum()
-}
-
-fn count_lines(count: usize) -> String {
-    format!("{count} line{}", if count == 1 { "" } else { "s" })
 }
 
 fn format_changes(changes: &[Change]) -> String {

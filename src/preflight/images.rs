@@ -13,7 +13,6 @@ use crate::images::class::Class;
 use crate::images::client::Client;
 use crate::images::commands::Commands;
 use crate::images::deletions::{Deletions, find_unfinished};
-use crate::images::entry::count;
 use crate::images::human::{render_list, render_plan, render_question, render_result};
 use crate::images::image::Action;
 use crate::images::inventory::{Deletion, Inventory, Skipped};
@@ -29,7 +28,7 @@ use crate::report;
 use crate::system;
 use crate::system::signals::Interrupts;
 use crate::system::terminal::fold_for;
-use crate::text::printable::quote_for_shell;
+use crate::text::printable::{count, quote_for_shell};
 
 /// The AMIs that Image Builder has created from one of pcluster's recipes.
 const PATTERN: &str = "arn:*:imagebuilder:*:*:image/parallelclusterimage-*";

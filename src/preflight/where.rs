@@ -25,18 +25,18 @@ use crate::preflight::where_warnings::{
 };
 use crate::repair::overlay::{Overlay, find_overlay};
 use crate::repair::state::RepairState;
-use crate::report::{self, Shim};
+use crate::report;
 use crate::system::child::ChildError;
 use crate::system::terminal::{WIDTH, width_of};
 use crate::system::{dirs, executables};
 use crate::text::package_name::{IMAGEBUILDER, PCLUSTER, normalised};
-use crate::text::printable::{escape, fill, lossy, wrap_behind};
+use crate::text::printable::{escape, fill, lossy, name_of, wrap_behind};
 
 /// Reports which pcluster is guarded.
 pub fn run(common: &Common) -> Result<Outcome, Abort> {
     let settings = read_settings()?;
     let mut found = Where::find(&start_search(common, &settings), &settings);
-    if let Ok(real) = found.real() {
+    if let Ok(real) = &found.real {
         let identify = |overlay| target::identify(real, &[], overlay, settings.timeout);
         let target = identify(None);
         let overlay = target.as_ref().map_or(Overlay::None, find_overlay);
@@ -54,20 +54,11 @@ pub fn run(common: &Common) -> Result<Outcome, Abort> {
     }
     let stdout = match common.format {
         _ if common.quiet => String::new(),
-        Format::Json => report::format_json(&format_where(&found)),
+        Format::Json => report::format_json(&found.to_json()),
         _ => escape(&found.render_human()).into_owned(),
     };
-    let stderr = found.real().err().map(Error::render_for_stderr).unwrap_or_default();
+    let stderr = found.real.as_ref().err().map(Error::render_for_stderr).unwrap_or_default();
     Ok(Outcome::Exit { status: found.exit_status(), stdout, stderr })
-}
-
-/// Formats the report as JSON; if there is no real pcluster, the error is included.
-fn format_where(found: &Where) -> Value {
-    let mut report = found.to_json(&shim());
-    if let Err(error) = found.real() {
-        report["error"] = error.to_json()["error"].take();
-    }
-    report
 }
 
 /// The result of the search on PATH, and its consequences.
@@ -157,11 +148,6 @@ impl Where {
         self.real = Err(Error::Loop { tried });
     }
 
-    /// The real pcluster.
-    pub fn real(&self) -> Result<&Real, &Error> {
-        self.real.as_ref()
-    }
-
     /// Status 1: a `build-image` from here would not be guarded, because it does not start the shim, because the
     /// shim is started again and again, or because the mode is off. 127: there is no real pcluster.
     pub fn exit_status(&self) -> u8 {
@@ -194,7 +180,7 @@ impl Where {
         [Some(consequence), is_strict.then_some(STRICT)].into_iter().flatten().collect()
     }
 
-    pub fn to_json(&self, shim: &Shim) -> Value {
+    pub fn to_json(&self) -> Value {
         let real = self.real.as_ref().ok();
         let target = self.target.as_ref().and_then(|target| target.as_ref().ok());
         let packages = target.map(|target| {
@@ -203,10 +189,10 @@ impl Where {
         });
         let candidates: Vec<_> =
             self.rows.iter().map(|row| json!({"path": lossy(&row.path), "standing": row.standing})).collect();
-        json!({
+        let mut report = json!({
             "schemaVersion": 1,
             "bypassed": !self.calls.is_first_guarded,
-            "shim": shim,
+            "shim": shim(),
             "real": real.map(|real| json!({"path": lossy(&real.path), "foundBy": real.found_by})),
             "interpreter": target.map(|target| lossy(&target.interpreter.executable)),
             "pythonVersion": target.map(|target| &target.interpreter.version),
@@ -223,7 +209,11 @@ impl Where {
             "settings": self.settings.iter().map(|setting| (setting.name, setting)).collect::<BTreeMap<_, _>>(),
             "candidates": candidates,
             "warnings": self.warnings,
-        })
+        });
+        if let Err(error) = &self.real {
+            report["error"] = error.to_json()["error"].take();
+        }
+        report
     }
 
     pub fn render_human(&self) -> String {
@@ -247,7 +237,9 @@ impl Where {
                 let interpreter = &target.interpreter;
                 let what = format!("({}, {})", interpreter.version, target.launcher);
                 text += &row("python", &interpreter.executable, &what);
-                let installed = format_packages(target);
+                let installed = find_installed(target);
+                let installed: Vec<_> =
+                    installed.iter().map(|(name, version)| format!("{name} {version}")).collect();
                 if !installed.is_empty() {
                     let lines = fill(installed.iter().map(String::as_str), ", ", row_width);
                     text = text + "packages " + &lines.join(",\n         ") + "\n";
@@ -300,11 +292,7 @@ fn format_setting(setting: &ListedSetting) -> String {
     let is_absent = setting.name == "config" && values.iter().any(|path| !Path::new(path).exists());
     let values = if values.is_empty() { "-".into() } else { values.join(&format!("\n{:23}", "")) };
     let absent = if is_absent { " (absent)" } else { "" };
-    format!("  {:<12}{:<9}{values}{absent}\n", setting.name, setting.origin.name())
-}
-
-fn format_packages(target: &Target) -> Vec<String> {
-    find_installed(target).into_iter().map(|(name, version)| format!("{name} {version}")).collect()
+    format!("  {:<12}{:<9}{values}{absent}\n", setting.name, name_of(setting.origin))
 }
 
 /// The two distributions that advisories are most often about, and their versions.

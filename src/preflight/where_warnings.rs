@@ -174,20 +174,15 @@ pub(crate) fn warn_of_loop(path: &Path) -> Warning {
 pub(crate) fn warn_of_entries(search: &Search) -> Vec<Warning> {
     let mut warnings: Vec<Warning> = Vec::new();
     for entry in search.entries().filter(|entry| !entry.is_absolute()) {
-        let what = if entry.as_os_str().is_empty() {
+        let what: String = if entry.as_os_str().is_empty() {
             "PATH has an empty entry, which means the current directory".into()
         } else {
             format!("PATH has {}, which depends on the current directory", entry.display())
         };
-        let warning = warn_of_relative(what);
-        if warnings.iter().all(|before| before.message != warning.message) {
-            warnings.push(warning);
+        let message = what + ": a shell runs any program that it finds there. The shim does not.";
+        if warnings.iter().all(|before| before.message != message) {
+            warnings.push(Warning { id: "relative-entry", message, hint: "Remove it from PATH.".into() });
         }
     }
     warnings
-}
-
-fn warn_of_relative(what: String) -> Warning {
-    let message = what + ": a shell runs any program that it finds there. The shim does not.";
-    Warning { id: "relative-entry", message, hint: "Remove it from PATH.".into() }
 }

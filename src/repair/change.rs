@@ -6,6 +6,7 @@ use crate::model::distribution::Distribution;
 use crate::repair::plan::Reason;
 use crate::repair::requirement::{Installed, Requirement};
 use crate::text::package_name::matches;
+use crate::text::printable::count;
 
 /// A package that changes its version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,15 +62,10 @@ fn explain(name: &str, staged: &Installed, reasons: &[Reason]) -> String {
     }
 }
 
-/// `1 package`, `2 packages`.
-pub fn count_packages(count: usize) -> String {
-    format!("{count} package{}", if count == 1 { "" } else { "s" })
-}
-
 /// `1 package was restored`, `2 packages were restored`.
-pub fn describe_restored(count: usize) -> String {
-    let are = if count == 1 { "was restored" } else { "were restored" };
-    format!("{} {are}", count_packages(count))
+pub fn describe_restored(number: usize) -> String {
+    let are = if number == 1 { "was restored" } else { "were restored" };
+    format!("{} {are}", count(number, "package"))
 }
 
 /// Writes a requirements file with the exact versions, for a repair by hand. Source edits are named in comments.

@@ -3,7 +3,6 @@
 
 use crate::environment::packages::read_installed;
 use crate::error::{Abort, Error};
-use crate::repair::change::count_packages;
 use crate::repair::context::{BrokenRequirements, Repair};
 use crate::repair::file_plan::FilePlan;
 use crate::repair::hints::{FREE_SPACE, UNCHANGED_FREE_SPACE, keep_beside};
@@ -16,6 +15,7 @@ use crate::repair::state::{describe_left, list_files, make_id};
 use crate::repair::verify::verify;
 use crate::system::concurrently::concurrently;
 use crate::text::package_name::PCLUSTER;
+use crate::text::printable::count;
 
 /// Exchanges the files of the installed packages for the staged ones.
 ///
@@ -33,7 +33,7 @@ pub fn commit(repair: &Repair, staged: &Staged) -> Result<(), Abort> {
     let step = repair.request.progress.step(&format!(
         "replacing {} files of {}",
         plan.removals.len() + plan.additions.len(),
-        count_packages(staged.changes.len())
+        count(staged.changes.len(), "package")
     ));
     let transactions = repair.state.transactions();
     let journal = transactions

@@ -129,8 +129,8 @@ impl Goal {
 pub fn find_edits(report: &Report, ids: &[String]) -> Vec<WantedEdit> {
     let chosen = report.findings.iter().filter(|finding| is_chosen(finding, ids));
     let wanted = chosen.filter_map(|finding| {
-        let id = finding.fix.as_ref()?.edit()?.to_owned();
-        Some(WantedEdit { id, is_required: finding.blocks() || !ids.is_empty() })
+        let Some(Remedy::Edit(id)) = &finding.fix.as_ref()?.remedy else { return None };
+        Some(WantedEdit { id: id.clone(), is_required: finding.blocks() || !ids.is_empty() })
     });
     wanted.collect::<BTreeSet<_>>().into_iter().collect()
 }
@@ -374,16 +374,16 @@ mod tests {
 
     #[test]
     fn packages_are_moved_for_one_id_although_another_finding_blocks() {
-        let moving = || Fix::moving(built_in()[0].fix.package_move().unwrap().clone());
+        let moving = || Fix::by_command(Remedy::Move(built_in()[0].fix.package_move().unwrap().clone()));
         assert_eq!(choose(vec![finding("one", moving()), finding("two", moving())], "one"), Ok(true));
     }
 
     /// The template shows whether an edit helps, and there may be none.
     #[test]
     fn an_edit_for_one_id_is_refused_if_another_finding_blocks() {
-        let edit = || finding("one", Fix::editing("one"));
+        let edit = || finding("one", Fix::by_command(Remedy::Edit("one".into())));
         assert_eq!(choose(vec![edit()], "one"), Ok(true));
-        let other = finding("two", Fix::editing("two"));
+        let other = finding("two", Fix::by_command(Remedy::Edit("two".into())));
         assert_eq!(choose(vec![edit(), other], "one"), Err("OtherBlocks".into()));
     }
 

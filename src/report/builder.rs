@@ -91,19 +91,7 @@ mod tests {
     use crate::report::Verdict;
 
     fn error(id: &str) -> Finding {
-        Finding {
-            id: id.into(),
-            level: Level::Error,
-            kind: Kind::BuildComponent,
-            message: "it fails".into(),
-            cost: None,
-            evidence: serde_json::json!({}),
-            fix: None,
-            references: Vec::new(),
-            fails_build: false,
-            is_ignored: false,
-            shows: None,
-        }
+        Finding::new(id, Level::Error, Kind::BuildComponent, "it fails".into())
     }
 
     fn softened(found: &[&str]) -> Box<Report> {

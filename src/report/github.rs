@@ -5,7 +5,7 @@
 use crate::model::finding::{Finding, Level};
 use crate::report::human::{describe_hint, group_by_cause};
 use crate::report::{Report, Status};
-use crate::text::printable::escape;
+use crate::text::printable::{escape, name_of};
 
 /// Renders an annotation for each cause, because a step shows only ten of each level, and a line with the verdict.
 pub fn render(reports: &[Report]) -> String {
@@ -34,7 +34,7 @@ fn render_one(report: &Report) -> String {
         let lines = [format!("not checked: {reason}")].into_iter().chain(of.clone());
         text += &annotate("error", check.id, &lines.collect::<Vec<_>>().join("\n"));
     }
-    text + report.verdict.name() + " " + &without_commands(&escape_data(&subject)) + "\n"
+    text + &name_of(report.verdict) + " " + &without_commands(&escape_data(&subject)) + "\n"
 }
 
 fn annotate_group(group: &[Finding], of: Option<String>) -> String {

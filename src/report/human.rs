@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::model::finding::{FIND_LOST, Finding, LOSES_TAGS, Level};
 use crate::report::{Check, Decision, Report, Status, TargetInfo, Verdict};
 use crate::text::package_name::{IMAGEBUILDER, normalised};
-use crate::text::printable::{capitalize, escape_line, fill, flatten, wrap};
+use crate::text::printable::{self, capitalize, escape_line, fill, flatten, name_of, wrap};
 
 /// Renders the report for people. A line is only wider than requested if a word, a path or a command is.
 pub fn render(report: &Report, paint: &Paint) -> String {
@@ -35,8 +35,8 @@ fn conclude(report: &Report, width: usize) -> String {
     let count = |level: Level, what: &str| {
         let is_counted =
             |finding: &&Finding| finding.level == level && !finding.is_explained() && !finding.is_ignored;
-        let count = report.findings.iter().filter(is_counted).count();
-        (count > 0).then(|| format!("{count} {what}{}", if count == 1 { "" } else { "s" }))
+        let number = report.findings.iter().filter(is_counted).count();
+        (number > 0).then(|| printable::count(number, what))
     };
     let not_run = report.describe_not_run().count();
     let not_run = (not_run > 0).then(|| format!("{not_run} not checked"));
@@ -44,8 +44,8 @@ fn conclude(report: &Report, width: usize) -> String {
     let ignored = (ignored > 0).then(|| format!("{ignored} ignored"));
     let counts = [count(Level::Error, "error"), count(Level::Warning, "warning"), not_run, ignored];
     let counts = counts.into_iter().flatten().collect::<Vec<_>>().join(", ");
-    let verdict = report.verdict.name();
-    let head = if counts.is_empty() { verdict.to_owned() } else { format!("{verdict}: {counts}") };
+    let verdict = name_of(report.verdict);
+    let head = if counts.is_empty() { verdict } else { format!("{verdict}: {counts}") };
     let is_next = |finding: &&Finding| {
         (finding.level == Level::Error || finding.fails_build && !finding.is_ignored)
             && !finding.is_explained()
@@ -122,7 +122,7 @@ fn format_target(target_info: &TargetInfo, packages: &BTreeMap<String, String>) 
 }
 
 fn format_check(check: &Check, paint: &Paint) -> String {
-    let status = paint.paint_status(check.status, &format!("{:<10}", check.status.name()));
+    let status = paint.paint_status(check.status, &format!("{:<10}", name_of(check.status)));
     let detail = match &check.reason {
         Some(reason) => reason.clone(),
         None if check.duration_ms >= 100 => {
@@ -208,10 +208,11 @@ impl Paint {
     }
 
     fn paint_level(&self, level: Level) -> String {
+        let name = name_of(level);
         match level {
-            Level::Error => self.paint(Self::RED, level.name()),
-            Level::Warning => self.paint(Self::YELLOW, level.name()),
-            Level::Info => level.name().to_owned(),
+            Level::Error => self.paint(Self::RED, &name),
+            Level::Warning => self.paint(Self::YELLOW, &name),
+            Level::Info => name,
         }
     }
 }
@@ -303,17 +304,11 @@ mod tests {
 
     fn finding_of(text: &str) -> Finding {
         Finding {
-            id: text.into(),
-            level: Level::Error,
-            kind: Kind::ImageBuilderTemplate,
-            message: text.into(),
             cost: Some(text.into()),
             evidence: json!({"path": format!("$.Resources.{text}")}),
             fix: Some(Fix::by_hand(text.into())),
             references: vec![text.into()],
-            fails_build: false,
-            is_ignored: false,
-            shows: None,
+            ..Finding::new(text, Level::Error, Kind::ImageBuilderTemplate, text.into())
         }
     }
 

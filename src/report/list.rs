@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::report::human::Paint;
 use crate::report::{Report, Status, Verdict};
-use crate::text::printable::escape_line;
+use crate::text::printable::{count, escape_line, name_of};
 
 /// The minimum width of a reason; a line with a long path becomes wider than requested.
 const MIN_REASON: usize = 40;
@@ -23,12 +23,11 @@ pub fn render(reports: &[Report], paint: &Paint) -> String {
 /// `12 environments: 10 ready, 2 blocked`.
 fn count_verdicts(reports: &[Report]) -> String {
     let counts = [Verdict::Ready, Verdict::Blocked, Verdict::Unknown].map(|verdict| {
-        let count = reports.iter().filter(|report| report.verdict == verdict).count();
-        (count > 0).then(|| format!("{count} {}", verdict.name()))
+        let number = reports.iter().filter(|report| report.verdict == verdict).count();
+        (number > 0).then(|| format!("{number} {}", name_of(verdict)))
     });
     let counts = counts.into_iter().flatten().collect::<Vec<_>>().join(", ");
-    let plural = if reports.len() == 1 { "" } else { "s" };
-    format!("{} environment{plural}: {counts}", reports.len())
+    format!("{}: {counts}", count(reports.len(), "environment"))
 }
 
 fn render_line(report: &Report, paint: &Paint) -> String {
@@ -38,12 +37,13 @@ fn render_line(report: &Report, paint: &Paint) -> String {
     let pcluster = version(target.and_then(|target| target.pcluster_version.as_ref()));
     let python = version(target.and_then(|target| target.python_version.as_ref()));
     let path = target.map_or_else(String::new, |target| escape_line(&target.path.display().to_string()));
-    let padding = " ".repeat("blocked".len() - report.verdict.name().len());
+    let verdict = name_of(report.verdict);
+    let padding = " ".repeat("blocked".len() - verdict.len());
     let rest = format!("{pcluster:<8} {python:<8} {path}");
     let used = "blocked  ".len() + rest.chars().count() + 2;
     let reason = shorten(&first_reason(report), paint.width.saturating_sub(used).max(MIN_REASON));
-    let line =
-        format!("{}{padding}  {rest}  {reason}", paint.paint_verdict(report.verdict, report.verdict.name()));
+    let verdict = paint.paint_verdict(report.verdict, &verdict);
+    let line = format!("{verdict}{padding}  {rest}  {reason}");
     line.trim_end().to_owned() + "\n"
 }
 

@@ -27,7 +27,7 @@ use serde::Serialize;
 use crate::model::finding::{Finding, Level};
 use crate::model::options::FoundBy;
 use crate::model::options::Mode;
-use crate::text::printable::{is_unsafe, lossy, serialize_optional_path, serialize_path};
+use crate::text::printable::{count, is_unsafe, lossy, name_of, serialize_optional_path, serialize_path};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -36,17 +36,6 @@ pub enum Status {
     Failed,
     Skipped,
     Unknown,
-}
-
-impl Status {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Passed => "passed",
-            Self::Failed => "failed",
-            Self::Skipped => "skipped",
-            Self::Unknown => "unknown",
-        }
-    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -84,14 +73,6 @@ impl Verdict {
             Self::Ready => 0,
             Self::Blocked => 1,
             Self::Unknown => 3,
-        }
-    }
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Ready => "ready",
-            Self::Blocked => "blocked",
-            Self::Unknown => "unknown",
         }
     }
 }
@@ -171,17 +152,14 @@ impl Report {
     pub(crate) fn describe_verdict(&self) -> String {
         match (self.verdict, self.describe_warnings()) {
             (Verdict::Ready, Some(warnings)) => format!("ready: {warnings}"),
-            (verdict, _) => verdict.name().into(),
+            (verdict, _) => name_of(verdict),
         }
     }
 
     /// `1 warning`, if there are any.
     pub(crate) fn describe_warnings(&self) -> Option<String> {
-        match self.warnings().count() {
-            0 => None,
-            1 => Some("1 warning".into()),
-            count => Some(format!("{count} warnings")),
-        }
+        let number = self.warnings().count();
+        (number > 0).then(|| count(number, "warning"))
     }
 
     /// Adds a check, which counts towards the verdict like every other.
@@ -308,8 +286,7 @@ pub fn escape_json(json: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::finding::{Fix, Kind};
-    use serde_json::Value;
+    use crate::model::finding::{Fix, Kind, Remedy};
 
     #[test]
     fn every_mode_and_verdict_is_decided_as_the_contract_says() {
@@ -342,7 +319,7 @@ mod tests {
     #[test]
     fn mode_fix_repairs_a_warning_of_a_failed_build_that_has_a_repair() {
         let warning = |fails_build, fix| Finding { fix, fails_build, ..finding(Level::Warning) };
-        let edit = || Some(Fix::editing("minitar-1.0"));
+        let edit = || Some(Fix::by_command(Remedy::Edit("minitar-1.0".into())));
         for (finding, decision) in [
             (warning(true, edit()), Decision::Repair),
             (warning(false, edit()), Decision::Exec),
@@ -356,19 +333,7 @@ mod tests {
     }
 
     fn finding(level: Level) -> Finding {
-        Finding {
-            id: "x".into(),
-            level,
-            kind: Kind::PackageAdvisory,
-            message: String::new(),
-            cost: None,
-            evidence: Value::Null,
-            fix: None,
-            references: Vec::new(),
-            fails_build: false,
-            is_ignored: false,
-            shows: None,
-        }
+        Finding::new("x", level, Kind::PackageAdvisory, String::new())
     }
 
     #[test]

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::model::distribution::Distribution;
 use crate::model::expectation::{StartupFailure, StartupStage};
-use crate::model::finding::{Finding, Fix, Kind, Level};
+use crate::model::finding::{Finding, Fix, Kind, Level, Remedy};
 
 /// The distributions that own the files of a failure, if there is one for each.
 #[derive(Debug, Clone, Copy, Default)]
@@ -37,11 +37,8 @@ pub fn describe(failure: &StartupFailure, owners: Owners) -> Finding {
     };
     let name_of =
         |owner: Option<&Distribution>| owner.map(|owner| format!("{} {}", owner.name, owner.version));
+    let what = format!("{problem}: {}{place}{source}", failure.describe());
     Finding {
-        id: "startup".into(),
-        level: Level::Error,
-        kind: Kind::PclusterStartup,
-        message: format!("{problem}: {}{place}{source}", failure.describe()),
         cost: Some(cost.into()),
         evidence: json!({
             "exception": exception, "message": message,
@@ -50,14 +47,11 @@ pub fn describe(failure: &StartupFailure, owners: Owners) -> Finding {
         }),
         fix: Some(match (bytecode, cause) {
             // Caused by a full disk, so no other package is at fault.
-            (Some(bytecode), _) => Fix::removing_bytecode(bytecode.clone()),
+            (Some(bytecode), _) => Fix::by_command(Remedy::Bytecode(bytecode.clone())),
             (None, Some(cause)) => Fix::by_hand(describe_setting(cause)),
-            (None, None) => Fix::restoring_release(),
+            (None, None) => Fix::by_command(Remedy::Release),
         }),
-        references: Vec::new(),
-        fails_build: false,
-        is_ignored: false,
-        shows: None,
+        ..Finding::new("startup", Level::Error, Kind::PclusterStartup, what)
     }
 }
 

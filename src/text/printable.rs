@@ -4,7 +4,8 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use serde::Serializer;
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 
 /// Escapes control characters, and characters that change the direction of the text, as `\u{1b}`; line feeds and
 /// tabs are kept.
@@ -88,6 +89,17 @@ pub fn fold(text: &str, prefix: &str, width: usize) -> String {
         lines.collect()
     };
     text.lines().map(fold_line).collect()
+}
+
+/// The name of a variant without fields, as serde writes it.
+pub fn name_of(variant: impl Serialize) -> String {
+    let name = serde_json::to_value(variant).ok();
+    name.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// A number of things: `1 package`, `2 packages`.
+pub fn count(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
 /// Quotes a text for a shell, if it has to be.

@@ -110,18 +110,14 @@ impl Combination {
     /// The finding for a release, at this level or lower.
     pub fn describe(&self, pcluster: &str, level: Level, parent: &str, kind: Kind) -> Finding {
         let level = level.min(self.level);
+        let message = format!("{PCLUSTER} {pcluster} {}{parent}", self.effect);
         Finding {
-            id: self.id.clone(),
-            level,
-            kind,
-            message: format!("{PCLUSTER} {pcluster} {}{parent}", self.effect),
             cost: Some(self.cost.clone()),
             evidence: json!({"package": PCLUSTER, "pcluster": pcluster, "affected": self.pcluster.to_string()}),
             fix: Some(Fix::by_hand(self.fix.clone())),
             references: self.references.clone(),
             fails_build: level == Level::Warning,
-            is_ignored: false,
-            shows: None,
+            ..Finding::new(&self.id, level, kind, message)
         }
     }
 }

@@ -23,7 +23,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::model::fields::{write_some_text, write_text};
-use crate::model::finding::{Finding, Fix, Kind, Level, PackageMove, Shows};
+use crate::model::finding::{Finding, Fix, Kind, Level, PackageMove, Remedy, Shows};
 use crate::text::package_name::{PCLUSTER, matcher, matches};
 
 #[derive(Debug, Clone, Serialize)]
@@ -174,7 +174,9 @@ impl Advisory {
     /// The remedy, as findings name it.
     pub fn to_fix(&self) -> Fix {
         match &self.fix {
-            AdvisedFix::Move(package_move) if self.level == Level::Error => Fix::moving(package_move.clone()),
+            AdvisedFix::Move(package_move) if self.level == Level::Error => {
+                Fix::by_command(Remedy::Move(package_move.clone()))
+            }
             AdvisedFix::Move(package_move) => Fix::moving_by_id(package_move.clone(), &self.id),
             AdvisedFix::Advice { advice } => Fix::by_hand(advice.clone()),
         }
@@ -196,10 +198,6 @@ impl Advisory {
             Affected::Absent => format!("{package} is not installed, {effect}"),
         };
         Some(Finding {
-            id: self.id.clone(),
-            level: self.level,
-            kind: Kind::PackageAdvisory,
-            message,
             cost: Some(self.cost.clone()),
             evidence: json!({
                 "package": package, "installed": installed, "pcluster": pcluster,
@@ -207,9 +205,8 @@ impl Advisory {
             }),
             fix: Some(self.to_fix()),
             references: self.references.clone(),
-            fails_build: false,
-            is_ignored: false,
             shows: Some(self.shows),
+            ..Finding::new(&self.id, self.level, Kind::PackageAdvisory, message)
         })
     }
 }

@@ -89,10 +89,6 @@ pub fn check(pcluster: &str) -> Option<Finding> {
         ),
     };
     Some(Finding {
-        id: "release-not-measured".into(),
-        level: Level::Info,
-        kind: Kind::PackageAdvisory,
-        message,
         cost: Some(
             "The shim checks that it starts and what template it builds, but not what else is new in it."
                 .into(),
@@ -100,9 +96,7 @@ pub fn check(pcluster: &str) -> Option<Finding> {
         evidence: json!({"package": PCLUSTER, "pcluster": pcluster, "newestKnown": newest()}),
         fix: Some(Fix::by_hand("update pcluster-shim, if there is a newer version".into())),
         references: vec!["https://github.com/aws/aws-parallelcluster/releases".into()],
-        fails_build: false,
-        is_ignored: false,
-        shows: None,
+        ..Finding::new("release-not-measured", Level::Info, Kind::PackageAdvisory, message)
     })
 }
 

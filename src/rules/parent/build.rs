@@ -24,18 +24,14 @@ fn describe_missing(id: &str, what: &str, name: &str, found: Found) -> Option<Fi
         Found::Absent => (Level::Error, ""),
         Found::Hidden => (Level::Warning, ", as seen from this machine"),
     };
+    let message = format!("the {what} {} does not exist{doubt}", without_query(name));
     Some(Finding {
-        id: id.into(),
-        level,
-        kind: Kind::BuildComponent,
-        message: format!("the {what} {} does not exist{doubt}", without_query(name)),
         cost: Some("The build fails after everything else was installed: an hour of EC2 wasted.".into()),
         evidence: json!({what: without_query(name)}),
         fix: Some(Fix::by_hand(format!("correct the {what} in Build.Components"))),
         references: vec!["https://docs.aws.amazon.com/parallelcluster/latest/ug/Build-v3.html".into()],
         fails_build: level == Level::Warning,
-        is_ignored: false,
-        shows: None,
+        ..Finding::new(id, level, Kind::BuildComponent, message)
     })
 }
 
@@ -49,15 +45,11 @@ fn without_query(url: &str) -> &str {
 pub fn check_network(facts: &Facts, name: Option<&str>) -> Option<Finding> {
     let subnet = facts.subnet?;
     let is_cut_off = subnet.has_internet_gateway && !subnet.gives_public_addresses;
+    let message = format!(
+        "subnet {} routes to an internet gateway, but gives its instances no public addresses",
+        name.unwrap_or("?")
+    );
     is_cut_off.then(|| Finding {
-        id: "subnet-no-public-address".into(),
-        // A proxy and VPC endpoints would also work, but we cannot see them.
-        level: Level::Warning,
-        kind: Kind::BuildNetwork,
-        message: format!(
-            "subnet {} routes to an internet gateway, but gives its instances no public addresses",
-            name.unwrap_or("?")
-        ),
         cost: Some(
             "Without a proxy or VPC endpoints, the build cannot reach the network and times out.".into(),
         ),
@@ -67,8 +59,8 @@ pub fn check_network(facts: &Facts, name: Option<&str>) -> Option<Finding> {
         )),
         references: vec!["https://github.com/aws/aws-parallelcluster/pull/3874".into()],
         fails_build: true,
-        is_ignored: false,
-        shows: None,
+        // A proxy and VPC endpoints would also work, but we cannot see them.
+        ..Finding::new("subnet-no-public-address", Level::Warning, Kind::BuildNetwork, message)
     })
 }
 

@@ -170,17 +170,12 @@ impl Checked<'_> {
     ) -> Finding {
         let ParentImage { image_id, name, owner_id, .. } = self.image;
         Finding {
-            id: id.into(),
-            level,
-            kind: Kind::ParentImage,
-            message,
             cost: Some(cost.into()),
             evidence: json!({"image": image_id, "name": name, "owner": owner_id}),
             fix: Some(Fix::by_hand(fix)),
             references: vec![reference.into()],
             fails_build: level == Level::Warning,
-            is_ignored: false,
-            shows: None,
+            ..Finding::new(id, level, Kind::ParentImage, message)
         }
     }
 }
@@ -202,6 +197,7 @@ mod tests {
     use crate::rules::advisories::combinations::built_in;
     use crate::rules::template::cloudformation::Yaml;
     use crate::rules::template::component::template_with;
+    use crate::text::printable::name_of;
     use crate::text::yaml;
 
     /// A template whose component supports these systems.
@@ -220,7 +216,7 @@ mod tests {
         let image: ParentImage = serde_json::from_value(image.clone()).unwrap();
         let combinations = built_in();
         let findings = check(&image, &Build { pcluster, template, combinations: &combinations });
-        findings.iter().map(|finding| format!("{} {}", finding.id, finding.level.name())).collect()
+        findings.iter().map(|finding| format!("{} {}", finding.id, name_of(finding.level))).collect()
     }
 
     #[test]

@@ -94,18 +94,12 @@ impl Group {
             evidence["count"] = json!(self.count);
             evidence["paths"] = json!(self.paths);
         }
+        let message = format!("the template {}{others}", self.message);
         Finding {
-            id: self.id.to_owned(),
-            level: Level::Error,
-            kind: Kind::ImageBuilderTemplate,
-            message: format!("the template {}{others}", self.message),
             cost: Some(cost.to_owned()),
             evidence,
             fix: Some(fix.clone()),
-            references: Vec::new(),
-            fails_build: false,
-            is_ignored: false,
-            shows: None,
+            ..Finding::new(self.id, Level::Error, Kind::ImageBuilderTemplate, message)
         }
     }
 }

@@ -130,19 +130,14 @@ fn check_common_role(template: &Value, pcluster: Option<&str>) -> Vec<Finding> {
 
 fn describe(issue: &Issue, path: &str, actions: &[&str]) -> Finding {
     let names = if actions.is_empty() { String::new() } else { format!(" ({})", actions.join(", ")) };
+    let message = format!("the stack's clean-up role {}{names}", issue.lack);
     Finding {
-        id: issue.id.into(),
-        // The image is usable, and pcluster can find the AMI.
-        level: Level::Info,
-        kind: Kind::KnownIssue,
-        message: format!("the stack's clean-up role {}{names}", issue.lack),
         cost: Some(issue.cost.into()),
         evidence: json!({"path": path, "missing": actions}),
         fix: Some(Fix::by_hand(issue.fix.into())),
         references: issue.references.iter().map(|reference| (*reference).to_owned()).collect(),
-        fails_build: false,
-        is_ignored: false,
-        shows: None,
+        // The image is usable, and pcluster can find the AMI.
+        ..Finding::new(issue.id, Level::Info, Kind::KnownIssue, message)
     }
 }
 

@@ -143,17 +143,12 @@ impl Limits {
             return;
         }
         self.findings.push(Finding {
-            id: id.into(),
-            level,
-            kind: Kind::ImageLimit,
-            message,
             cost: Some(source.cost().into()),
             evidence: json!({"path": format!("{}.{}", self.place, part.property()), "key": key}),
             fix: Some(Fix::by_hand(format!("change {key} in the configuration"))),
             references: vec![reference.into()],
             fails_build: level == Level::Warning && matches!(part, Part::Name),
-            is_ignored: false,
-            shows: None,
+            ..Finding::new(id, level, Kind::ImageLimit, message)
         });
     }
 

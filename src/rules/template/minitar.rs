@@ -6,7 +6,7 @@
 
 use serde_json::{Value, json};
 
-use crate::model::finding::{Finding, Fix, Kind, Level};
+use crate::model::finding::{Finding, Fix, Kind, Level, Remedy};
 use crate::rules::template::component::Component;
 
 /// The id of the finding, and of the source edit that corrects it.
@@ -36,20 +36,17 @@ pub fn check(template: &Value) -> Option<Finding> {
 fn describe(line: &str, is_certain: bool) -> Finding {
     let doubt = ", unless this configuration's cookbook, installer or mirror prevents it";
     let (level, doubt) = if is_certain { (Level::Error, "") } else { (Level::Warning, doubt) };
+    let message =
+        format!("the ParallelCluster component installs minitar 1.0, which breaks Berkshelf{doubt}");
     Finding {
-        id: ID.into(),
-        level,
-        kind: Kind::BuildComponent,
-        message: format!("the ParallelCluster component installs minitar 1.0, which breaks Berkshelf{doubt}"),
         cost: Some("The build fails in its first phase, after its instance has started.".into()),
         evidence: json!({"path": Component::path(), "found": line}),
-        fix: Some(Fix::editing(ID)),
+        fix: Some(Fix::by_command(Remedy::Edit(ID.into()))),
         references: [6405, 6530]
             .map(|number| format!("https://github.com/aws/aws-parallelcluster/issues/{number}"))
             .into(),
         fails_build: !is_certain,
-        is_ignored: false,
-        shows: None,
+        ..Finding::new(ID, level, Kind::BuildComponent, message)
     }
 }
 

@@ -28,7 +28,7 @@ use serde_json::Value;
 
 use crate::model::distribution::Packages;
 use crate::model::expectation::Expectation;
-use crate::model::finding::{Finding, Fix, PackageMove};
+use crate::model::finding::{Finding, Fix, PackageMove, Remedy};
 use crate::rules::advisories::Advisory;
 use crate::text::package_name::{IMAGEBUILDER, PCLUSTER};
 
@@ -78,7 +78,7 @@ fn other_cdk(packages: &Packages) -> Fix {
     let range = |operator: &str| VersionSpecifiers::from_str(&format!("{operator}{}", installed?)).ok();
     match (range("!="), range("<")) {
         (Some(upgrade), Some(downgrade)) => {
-            Fix::moving(PackageMove { packages: "aws-cdk.*".into(), upgrade, downgrade })
+            Fix::by_command(Remedy::Move(PackageMove { packages: "aws-cdk.*".into(), upgrade, downgrade }))
         }
         _ => Fix::by_hand("reinstall aws-parallelcluster".into()),
     }

@@ -38,11 +38,8 @@ fn check_components(properties: &Value, region: &str, place: &str) -> Option<Fin
         let other = read_region(arn)?;
         (other != region).then_some((index, arn, other))
     })?;
+    let message = format!("a component is in {other}, but the image is built in {region}");
     Some(Finding {
-        id: "component-region".into(),
-        level: Level::Error,
-        kind: Kind::BuildComponent,
-        message: format!("a component is in {other}, but the image is built in {region}"),
         cost: Some("Image Builder refuses the recipe, and the stack is rolled back within minutes.".into()),
         evidence: json!({"path": format!("{place}.Components[{index}].ComponentArn"), "found": arn, "region": region}),
         fix: Some(Fix::by_hand(format!("use a component in {region} in Build.Components"))),
@@ -50,9 +47,7 @@ fn check_components(properties: &Value, region: &str, place: &str) -> Option<Fin
             "https://docs.aws.amazon.com/imagebuilder/latest/APIReference/API_ComponentConfiguration.html"
                 .into(),
         ],
-        fails_build: false,
-        is_ignored: false,
-        shows: None,
+        ..Finding::new("component-region", Level::Error, Kind::BuildComponent, message)
     })
 }
 
@@ -104,23 +99,18 @@ fn check_size(properties: &Value, release: &str, place: &str) -> Option<Finding>
     let (index, size) = volumes
         .filter_map(|(index, mapping)| Some((index, mapping["Ebs"]["VolumeSize"].as_u64()?)))
         .find(|(_, size)| *size < reserved)?;
+    let message = format!(
+        "the root volume has {size} GiB; pcluster {release} reserves {reserved} GiB on top of the parent image"
+    );
     Some(Finding {
-        id: "root-volume-small".into(),
-        // In upstream's issue, 32 GiB was enough for 3.11.0.
-        level: Level::Info,
-        kind: Kind::ImageLimit,
-        message: format!(
-            "the root volume has {size} GiB; pcluster {release} reserves {reserved} GiB on top of the parent image"
-        ),
         cost: Some("The build fails if the volume becomes full.".into()),
         evidence: json!({"path": format!("{place}.BlockDeviceMappings[{index}].Ebs.VolumeSize"), "found": size, "reserved": reserved}),
         fix: Some(Fix::by_hand(
             "increase Image.RootVolume.Size, or remove it so that pcluster chooses the size".into(),
         )),
         references: vec!["https://github.com/aws/aws-parallelcluster/issues/6478".into()],
-        fails_build: false,
-        is_ignored: false,
-        shows: None,
+        // In upstream's issue, 32 GiB was enough for 3.11.0.
+        ..Finding::new("root-volume-small", Level::Info, Kind::ImageLimit, message)
     })
 }
 

@@ -4,7 +4,7 @@ use jiff::civil::Date;
 use pep440_rs::VersionSpecifiers;
 use serde_json::{Value, json};
 
-use crate::model::finding::{Finding, Fix, Kind};
+use crate::model::finding::{Finding, Fix, Kind, Remedy};
 use crate::rules::advisories::{Advisory, Subject, contains};
 use crate::rules::edits;
 use crate::rules::template::cloudformation::{format_resource, select_resources};
@@ -25,11 +25,8 @@ pub fn check(template: &Value, pcluster: Option<&str>, advisories: &[Advisory], 
         let asks = |function: &Value| function["Properties"]["Runtime"] == runtime.as_str();
         let (name, _) = functions.iter().find(|(_, function)| asks(function))?;
         let is_refused = today >= *refused_from;
+        let message = format!("the template uses Lambda runtime {runtime}, {}", advisory.effect);
         Some(Finding {
-            id: ID.into(),
-            level: advisory.level,
-            kind: Kind::LambdaRuntime,
-            message: format!("the template uses Lambda runtime {runtime}, {}", advisory.effect),
             cost: Some(advisory.cost.clone()),
             evidence: json!({
                 "path": format!("{}.Properties.Runtime", format_resource(name)), "runtime": runtime,
@@ -38,8 +35,7 @@ pub fn check(template: &Value, pcluster: Option<&str>, advisories: &[Advisory], 
             fix: Some(fix_for(pcluster, advisory)),
             references: advisory.references.clone(),
             fails_build: is_refused,
-            is_ignored: false,
-            shows: None,
+            ..Finding::new(ID, advisory.level, Kind::LambdaRuntime, message)
         })
     });
     findings.collect()
@@ -47,7 +43,7 @@ pub fn check(template: &Value, pcluster: Option<&str>, advisories: &[Advisory], 
 
 fn fix_for(pcluster: Option<&str>, advisory: &Advisory) -> Fix {
     let has_edit = pcluster.is_some_and(|release| edits::select(release).iter().any(|edit| edit.id == ID));
-    if has_edit { Fix::editing(ID) } else { advisory.to_fix() }
+    if has_edit { Fix::by_command(Remedy::Edit(ID.into())) } else { advisory.to_fix() }
 }
 
 #[cfg(test)]

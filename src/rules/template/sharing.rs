@@ -28,10 +28,6 @@ pub fn check(template: &Value) -> Option<Finding> {
         "set Image.RootVolume.KmsKeyId to your own key, or remove the LaunchPermission"
     };
     Some(Finding {
-        id: ID.into(),
-        level,
-        kind: Kind::ImageLimit,
-        message: how.into(),
         cost: Some("EC2 refuses to share such an AMI at the end of the build, after an hour of EC2.".into()),
         evidence: json!({"path": path, "encryption": volume.path, "kmsKeyId": volume.named_key}),
         fix: Some(Fix::by_hand(fix.into())),
@@ -40,8 +36,7 @@ pub fn check(template: &Value) -> Option<Finding> {
             "https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/sharingamis-intro.html".into(),
         ],
         fails_build: level == Level::Warning,
-        is_ignored: false,
-        shows: None,
+        ..Finding::new(ID, level, Kind::ImageLimit, how.into())
     })
 }
 
