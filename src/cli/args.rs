@@ -1,11 +1,11 @@
 //! The command line of `preflight`, as clap reads it. No file is opened.
 
-use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::NonEmptyStringValueParser;
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, ColorChoice, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::model::options::{InstallerChoice, Strategy};
 
@@ -33,33 +33,31 @@ pub fn asks_for_json(arguments: &[OsString]) -> bool {
 impl Preflight {
     /// Parses the arguments.
     pub fn read(command_line: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let conflict = |message| Err(Self::command().error(ErrorKind::ArgumentConflict, message));
         let parsed = Self::try_parse_from(command_line)?;
         if parsed.command.is_some() && parsed.check != CheckArgs::default() {
-            let message = "options of a subcommand must come after its name";
-            return Err(Self::command().error(clap::error::ErrorKind::ArgumentConflict, message));
+            return conflict("options of a subcommand must come after its name");
         }
         let has_report = matches!(
             parsed.command,
             None | Some(Command::Check(_) | Command::Template { .. } | Command::Stack { .. })
         );
         if matches!(parsed.common.format, Format::Junit | Format::Github) && !has_report {
-            let message =
-                "'--format junit' and '--format github' can only be used with check, template and stack";
-            return Err(Self::command().error(clap::error::ErrorKind::ArgumentConflict, message));
+            return conflict(
+                "'--format junit' and '--format github' can only be used with check, template and stack",
+            );
         }
         if let Some(message) = refuse_aws(parsed.check_arguments()) {
-            return Err(Self::command().error(clap::error::ErrorKind::MissingRequiredArgument, message));
+            return Err(Self::command().error(ErrorKind::MissingRequiredArgument, message));
         }
         // clap does not report a conflict with an option that every subcommand has.
-        let names_one = parsed.common.real.is_some();
-        if parsed.check_arguments().all && names_one {
-            let message = "the argument '--all' cannot be used with '--real <PATH|DIR>'";
-            return Err(Self::command().error(clap::error::ErrorKind::ArgumentConflict, message));
+        if parsed.check_arguments().all && parsed.common.real.is_some() {
+            return conflict("the argument '--all' cannot be used with '--real <PATH|DIR>'");
         }
         if parsed.common.output.is_some() && (!has_report || parsed.check_arguments().all) {
-            let message = "the argument '--output <FILE>' can only be used with check, template and stack, and \
-                           not with '--all'";
-            return Err(Self::command().error(clap::error::ErrorKind::ArgumentConflict, message));
+            return conflict(
+                "the argument '--output <FILE>' can only be used with check, template and stack, and not with '--all'",
+            );
         }
         Ok(parsed)
     }
@@ -87,7 +85,11 @@ pub enum Command {
     /// Repair the environment, after proving that the repair works
     Fix(FixArgs),
     /// Restore, byte for byte, what the last fix replaced
-    Undo(UndoArgs),
+    Undo {
+        /// List what can be undone, the newest first
+        #[arg(long)]
+        list: bool,
+    },
     /// Check a template that already exists
     Template {
         /// JSON, YAML, or the output of get-template; - is standard input
@@ -197,13 +199,6 @@ pub struct CheckArgs {
 }
 
 #[derive(Debug, Args, Default, Clone)]
-pub struct UndoArgs {
-    /// List what can be undone, the newest first
-    #[arg(long)]
-    pub list: bool,
-}
-
-#[derive(Debug, Args, Default, Clone)]
 pub struct FixArgs {
     /// Findings to repair [default: all that block or predict a failed build]
     #[arg(value_name = "ID")]
@@ -310,7 +305,7 @@ pub struct Common {
     /// Color the report [default: auto]
     #[arg(long, global = true, value_enum, default_value_t)]
     #[arg(value_name = "auto|always|never", hide_possible_values = true, hide_default_value = true)]
-    pub color: Color,
+    pub color: ColorChoice,
     /// Print only errors
     #[arg(short, long, global = true)]
     pub quiet: bool,
@@ -335,30 +330,6 @@ pub enum Format {
     Junit,
     /// Of a report only.
     Github,
-}
-
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Color {
-    #[default]
-    Auto,
-    Always,
-    Never,
-}
-
-impl Color {
-    /// Whether text for stdout is coloured.
-    pub fn applies(self) -> bool {
-        use std::io::IsTerminal as _;
-        match self {
-            Self::Always => true,
-            Self::Never => false,
-            Self::Auto => {
-                env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-                    && env::var_os("TERM").is_none_or(|value| value != "dumb")
-                    && std::io::stdout().is_terminal()
-            }
-        }
-    }
 }
 
 #[cfg(test)]

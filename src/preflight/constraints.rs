@@ -36,34 +36,35 @@ pub fn run(
         read_version(&version, "VERSION", "a release of aws-parallelcluster from 3.0.0 on, such as 3.13.2")?;
     let python = python
         .map(|python| read_version(python, "--python", "a release of Python 3, such as 3.12"))
-        .transpose()?;
+        .transpose()?
+        .map(|python| python.to_string());
     if python.as_ref().is_some_and(|python| !python.starts_with("3.")) {
         let (name, accepted) = ("--python", "a release of Python 3, such as 3.12");
         return Err(Error::BadVariable { name, value: python.unwrap_or_default(), accepted }.into());
     }
     let python = python.as_deref();
     refuse_impossible(&version, python, is_named)?;
-    let mut lines = constraints::derive(&advisories, &version, python);
+    let mut lines = constraints::derive(&advisories, &version.to_string(), python);
     lines.extend(pin.then(|| format!("{PCLUSTER}=={version}")));
     let stdout = match common.format {
         Format::Json => report::format_json(&json!({
-            "schemaVersion": 1, "pcluster": version, "python": python, "constraints": lines,
+            "schemaVersion": 1, "pcluster": version.to_string(), "python": python, "constraints": lines,
         })),
         _ => format_file(&version, python, &lines),
     };
     Ok(Outcome::success(stdout))
 }
 
-fn format_file(version: &str, python: Option<&str>, lines: &[String]) -> String {
+fn format_file(version: &Version, python: Option<&str>, lines: &[String]) -> String {
     let python = python.map(|python| format!(" on Python {python}")).unwrap_or_default();
     let shim = env!("CARGO_PKG_VERSION");
     let head = format!("# Constraints for {PCLUSTER}=={version}{python}, by pcluster-shim {shim}\n");
-    let note = match look_up_release(version) {
-        Some(Knowledge::Newer) => format!(
+    let note = match releases::look_up(version) {
+        Knowledge::Newer => format!(
             "# This release is newer than this version of pcluster-shim, which knows releases up to {}.\n",
             releases::newest()
         ),
-        Some(Knowledge::Unmeasured) => "# This release has not been tested.\n".into(),
+        Knowledge::Unmeasured => "# This release has not been tested.\n".into(),
         _ => String::new(),
     };
     escape(&(head + &note + &lines.iter().map(|line| line.clone() + "\n").collect::<String>())).into_owned()
@@ -71,17 +72,16 @@ fn format_file(version: &str, python: Option<&str>, lines: &[String]) -> String 
 
 /// Refuses releases that no constraints can make work: one that was never published, or one that does not support
 /// this Python. An installed release may be somebody's own build.
-fn refuse_impossible(version: &str, python: Option<&str>, is_named: bool) -> Result<(), Error> {
-    let Ok(release) = Version::from_str(version) else { return Ok(()) };
-    if is_named && !release.any_prerelease() && releases::look_up(&release) == Knowledge::Unpublished {
-        let message = format!("{PCLUSTER} {version} was never published");
-        return Err(Error::NoConstraints { message, next: name_neighbours(&release) });
+fn refuse_impossible(release: &Version, python: Option<&str>, is_named: bool) -> Result<(), Error> {
+    if is_named && !release.any_prerelease() && releases::look_up(release) == Knowledge::Unpublished {
+        let message = format!("{PCLUSTER} {release} was never published");
+        return Err(Error::NoConstraints { message, next: name_neighbours(release) });
     }
-    let Some(python) = python.filter(|python| !releases::takes_python(&release, python)) else {
+    let Some(python) = python.filter(|python| !releases::takes_python(release, python)) else {
         return Ok(());
     };
-    let required = releases::required_python(&release);
-    let message = format!("{PCLUSTER} {version} needs Python {required} or later, not {python}");
+    let required = releases::required_python(release);
+    let message = format!("{PCLUSTER} {release} needs Python {required} or later, not {python}");
     let newest =
         releases::read_dates().map(|(release, _)| release).filter_map(|text| Version::from_str(text).ok());
     let newest = newest.filter(|release| releases::takes_python(release, python)).max();
@@ -98,18 +98,10 @@ fn name_neighbours(version: &Version) -> String {
     format!("The nearest releases are {}.", names.join(" and "))
 }
 
-fn look_up_release(version: &str) -> Option<Knowledge> {
-    Version::from_str(version).ok().map(|version| releases::look_up(&version))
-}
-
-/// Reads a version 3 or later, as PEP 440 defines versions, and normalises it.
-fn read_version(value: &str, name: &'static str, accepted: &'static str) -> Result<String, Error> {
+/// Reads a version 3 or later, as PEP 440 defines versions.
+fn read_version(value: &str, name: &'static str, accepted: &'static str) -> Result<Version, Error> {
     let version = Version::from_str(value).ok().filter(|version| *version >= Version::new([3]));
-    version.map(|version| version.to_string()).ok_or_else(|| Error::BadVariable {
-        name,
-        value: value.to_owned(),
-        accepted,
-    })
+    version.ok_or_else(|| Error::BadVariable { name, value: value.to_owned(), accepted })
 }
 
 /// The release in a console script's environment, according to the files next to its interpreter.

@@ -3,9 +3,11 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs;
+use std::io::{self, IsTerminal as _};
 use std::path::{self, Path, PathBuf};
 use std::slice;
 
+use clap::ColorChoice;
 use serde_json::Value;
 
 use crate::checker::request::{CheckRequest, ParentSource, read_advisories};
@@ -114,7 +116,16 @@ pub fn choose_progress(common: &Common) -> Progress {
 
 /// The colours and the width of a report on stdout.
 pub fn choose_paint(common: &Common) -> Paint {
-    Paint { is_colored: common.color.applies(), width: width_of_stdout() }
+    let is_colored = match common.color {
+        ColorChoice::Always => true,
+        ColorChoice::Never => false,
+        ColorChoice::Auto => {
+            env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+                && env::var_os("TERM").is_none_or(|value| value != "dumb")
+                && io::stdout().is_terminal()
+        }
+    };
+    Paint { is_colored, width: width_of_stdout() }
 }
 
 /// Calls `then` with the request of a command that checks the environment.

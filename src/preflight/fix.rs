@@ -4,7 +4,7 @@ use std::io;
 
 use serde_json::json;
 
-use crate::cli::args::{CheckArgs, Common, FixArgs, Format, UndoArgs};
+use crate::cli::args::{CheckArgs, Common, FixArgs, Format};
 use crate::error::{Abort, Error};
 use crate::model::finding::{FIND_LOST, LOSES_TAGS};
 use crate::outcome::Outcome;
@@ -146,13 +146,13 @@ fn format_changes(changes: &[Change]) -> String {
 }
 
 /// Undoes the last repair, or lists those that can be undone.
-pub fn run_undo(arguments: &UndoArgs, common: &Common) -> Result<Outcome, Abort> {
+pub fn run_undo(list: bool, common: &Common) -> Result<Outcome, Abort> {
     with_request(&CheckArgs::default(), common, |request| {
         let target = identify(request, |report: &Report| {
             let next = "With --real, pass the pcluster that was repaired.";
             Error::undo(report.reasons().join("; "), next)
         })?;
-        if arguments.list {
+        if list {
             return Ok(Outcome::success(show_kept(&list_kept(&target)?, common)));
         }
         let Undone { changes, isolated } = undo(request, &target)?;

@@ -10,7 +10,7 @@ pub fn render(policy: Policy) -> String {
     let mut statements = list();
     match policy {
         Policy::List => {}
-        Policy::Repair => statements.extend(repair()),
+        Policy::Repair => statements.push(allow_made(&["ec2:CreateTags"], "arn:*:ec2:*::image/*")),
         Policy::Delete => statements.extend(delete()),
     }
     report::format_json(&json!({"Version": "2012-10-17", "Statement": statements}))
@@ -64,10 +64,6 @@ fn list() -> Vec<Value> {
         allow(&["s3:ListBucket", "s3:ListBucketVersions"], "arn:*:s3:::parallelcluster-*-v1-do-not-delete"),
         allow(&["s3:GetObject"], "arn:*:s3:::parallelcluster-*-v1-do-not-delete/parallelcluster/*"),
     ]
-}
-
-fn repair() -> Vec<Value> {
-    vec![allow_made(&["ec2:CreateTags"], "arn:*:ec2:*::image/*")]
 }
 
 /// Snapshots without Image Builder's mark need a statement without the condition.

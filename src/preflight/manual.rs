@@ -16,15 +16,12 @@ const NAME: &str = "pcluster-preflight";
 
 /// Renders a script that the shell sources, or finds by name in a directory of completions.
 pub fn render_completions(shell: Shell) -> String {
-    let script = match shell {
-        Shell::Bash => generate(aot::Shell::Bash),
-        Shell::Zsh => generate(aot::Shell::Zsh),
-        Shell::Fish => generate(aot::Shell::Fish),
-    };
     match shell {
         // clap_complete replaces the hyphen of the name in only one of two places, so no subcommand would be
         // completed.
-        Shell::Bash => script.replace("pcluster__subcmd__preflight", "pcluster__preflight") + BASH,
+        Shell::Bash => {
+            generate(aot::Shell::Bash).replace("pcluster__subcmd__preflight", "pcluster__preflight") + BASH
+        }
         Shell::Fish => {
             // clap_complete leaves out the values of a positional argument.
             let ids = KnownIds::read();
@@ -32,10 +29,12 @@ pub fn render_completions(shell: Shell) -> String {
                 let condition = format!("__fish_pcluster_preflight_using_subcommand {command}");
                 format!("complete -c {NAME} -n \"{condition}\" -f -a \"{}\"\n", ids.join(" "))
             };
+            let script = generate(aot::Shell::Fish);
             script + &line("advisories", &ids.of_advisories) + &line("fix", &ids.of_fix) + FISH
         }
         Shell::Zsh => {
             // zsh reads in the first line of a file in $fpath which commands it completes.
+            let script = generate(aot::Shell::Zsh);
             let own = script.split("\nif [ \"$funcstack[1]\"").next().unwrap_or_default();
             let own = own.replacen("#compdef pcluster-preflight", "#compdef pcluster pcluster-preflight", 1);
             own + ZSH

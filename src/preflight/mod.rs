@@ -68,7 +68,7 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         Command::Check(check) if check.all => all::run(&check, &common),
         Command::Check(check) => check::run(&check, &common),
         Command::Fix(fix) => fix::run(&fix, &common),
-        Command::Undo(undo) => fix::run_undo(&undo, &common),
+        Command::Undo { list } => fix::run_undo(list, &common),
         Command::Template { file, deny } => template::run(&file, deny, &common),
         Command::Stack { name, region, deny } => stack::run(&name, region.as_deref(), deny, &common),
         Command::Images(images) => images::run(&images, &common),

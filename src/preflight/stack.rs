@@ -30,13 +30,13 @@ pub fn run(
     let mut report = check_template(&template, build.fix(), since);
     deny(&mut report, denied);
     let is_broken = report.verdict == Verdict::Blocked;
-    match render_report(&report, common)? {
-        Outcome::Exit { status, stdout, stderr } => {
-            let advice = if is_broken { prefix_lines(&build.advise(&stack)) } else { stderr };
-            Ok(Outcome::Exit { status, stdout, stderr: advice })
-        }
-        outcome => Ok(outcome),
+    let mut outcome = render_report(&report, common)?;
+    if let Outcome::Exit { stderr, .. } = &mut outcome
+        && is_broken
+    {
+        *stderr = prefix_lines(&build.advise(&stack));
     }
+    Ok(outcome)
 }
 
 /// How far the build of a stack has got.
