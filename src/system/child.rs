@@ -102,7 +102,9 @@ pub type Variable = (OsString, Option<OsString>);
 pub struct Running {
     program: PathBuf,
     handle: duct::Handle,
-    group: ProcessGroup,
+    /// The child's process group, the first one in its session: the child and everything that it started. What the
+    /// child leaves running must not outlive the check either.
+    group: Option<Pid>,
     limit: Duration,
     deadline: Instant,
     max_output: u64,
@@ -145,7 +147,11 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.group.kill(&self.handle);
+        if let Some(group) = self.group {
+            // An error means that no process is left in it.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let _ = self.handle.kill();
     }
 }
 
@@ -178,7 +184,7 @@ impl Child<'_> {
         let (stdout, stderr) = (scratch.path("stdout"), scratch.path("stderr"));
         let started = give_stdin(self.expression(&stdout, &stderr)).start();
         let handle = started.map_err(|source| ChildError::Spawn { program: program.clone(), source })?;
-        let group = ProcessGroup::of(&handle.pids());
+        let group = handle.pids().first().and_then(|pid| Pid::from_raw(i32::try_from(*pid).ok()?));
         let (limit, deadline, max_output) = (self.limit, Instant::now() + self.limit, self.max_output);
         Ok(Running { program, handle, group, limit, deadline, max_output, stdout, stderr })
     }
@@ -211,25 +217,6 @@ fn read(path: &Path, max: u64) -> Vec<u8> {
     // Without its output there is no answer; the caller reports that.
     let _ = File::open(path).and_then(|file| file.take(max).read_to_end(&mut output));
     output
-}
-
-/// The child's process group, the first one in its session: the child and everything that it started. What the
-/// child leaves running must not outlive the check either.
-#[derive(Debug)]
-struct ProcessGroup(Option<Pid>);
-
-impl ProcessGroup {
-    fn of(pids: &[u32]) -> Self {
-        Self(pids.first().and_then(|pid| i32::try_from(*pid).ok()).and_then(Pid::from_raw))
-    }
-
-    fn kill(&self, handle: &duct::Handle) {
-        if let Some(group) = self.0 {
-            // An error means that no process is left in it.
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-        let _ = handle.kill();
-    }
 }
 
 /// The JSON between two sentinel lines, whatever is printed before and after them.

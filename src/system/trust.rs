@@ -65,7 +65,7 @@ pub fn refuse(path: &Path) -> io::Result<()> {
         // A link of another user may lead to a file of the caller.
         let link = distrust_owner(&place.symlink_metadata()?);
         if let Some(why) =
-            link.map_or_else(|| place.metadata().map(|found| distrust(&found)), |why| Ok(Some(why)))?
+            link.map_or_else(|| place.metadata().map(|found| distrust(&found, 0o022)), |why| Ok(Some(why)))?
         {
             let why = if place == path { why } else { format!("is in {}, which {why}", place.display()) };
             let refusal = UntrustedError { place: place.to_owned(), why };
@@ -80,13 +80,11 @@ fn distrust_owner(metadata: &Metadata) -> Option<String> {
     (owner != caller && owner != 0).then(|| format!("belongs to another user (uid {owner})"))
 }
 
-fn distrust(metadata: &Metadata) -> Option<String> {
-    distrust_owner(metadata).or_else(|| distrust_mode(metadata, 0o022))
-}
-
-fn distrust_mode(metadata: &Metadata, writable: u32) -> Option<String> {
+/// Why others could have written it: another user owns it, or it has one of these permissions.
+fn distrust(metadata: &Metadata, writable: u32) -> Option<String> {
     let mode = metadata.permissions().mode() & 0o777;
-    (mode & writable != 0).then(|| format!("is writable by others (mode {mode:o})"))
+    let is_open = || (mode & writable != 0).then(|| format!("is writable by others (mode {mode:o})"));
+    distrust_owner(metadata).or_else(is_open)
 }
 
 /// Why a file must not be run: another user owns it or could write to it. For a link only the owner counts; a
@@ -100,7 +98,7 @@ pub fn why_not(path: &Path) -> Option<String> {
         return distrust_owner(&metadata);
     }
     let writable = if metadata.gid() == metadata.uid() { 0o002 } else { 0o022 };
-    distrust_owner(&metadata).or_else(|| distrust_mode(&metadata, writable))
+    distrust(&metadata, writable)
 }
 
 /// Creates one of the program's own directories, and any missing directories above it, for the caller alone,
