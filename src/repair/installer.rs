@@ -12,7 +12,7 @@ use crate::error::{Abort, Error, describe_io};
 use crate::model::distribution::Packages;
 use crate::model::options::InstallerChoice;
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
-use crate::repair::pip_settings::{PIP_OVERRIDES, UV_INSTALL_OPTIONS, UV_OVERRIDES, translate_for_uv};
+use crate::repair::pip_settings::{PIP_OVERRIDES, UV_INSTALL_OPTIONS, translate_for_uv};
 use crate::repair::plan::InstallRequest;
 use crate::system::child::{Child, ChildError, Finished, MAX_OUTPUT, framed, sentinel, set};
 use crate::system::executables;
@@ -38,9 +38,9 @@ pub struct Installer<'a> {
 #[derive(Debug)]
 enum Program {
     Uv(PathBuf),
-    Pip,
-    /// The wheel of pip that `ensurepip` would install.
-    BundledPip(PathBuf),
+    /// The arguments with which the target's Python runs pip: `-m pip`, or a path in the wheel that `ensurepip`
+    /// would install. A wheel is a zip file, from which Python runs code.
+    Pip(Vec<OsString>),
 }
 
 const BUNDLED_PIP_PY: &str = include_str!("bundled_pip.py");
@@ -71,10 +71,10 @@ impl<'a> Installer<'a> {
             return Ok(with(Program::Uv(uv)));
         }
         if packages.get("pip").is_some() {
-            return Ok(with(Program::Pip));
+            return Ok(with(Program::Pip(["-m", "pip"].map(OsString::from).into())));
         }
         if let Some(wheel) = find_bundled_pip(target, timeout)? {
-            return Ok(with(Program::BundledPip(wheel)));
+            return Ok(with(Program::Pip(vec![wheel.join("pip").into_os_string()])));
         }
         let no_uv = if choice == InstallerChoice::Auto { "uv is not on PATH, and " } else { "" };
         let message = format!("{no_uv}neither the environment nor its Python has pip");
@@ -89,9 +89,7 @@ impl<'a> Installer<'a> {
     pub fn limiting_dates(&self, directory: &Path) -> Result<Self, Abort> {
         let (uv, cache) = match &self.program {
             Program::Uv(uv) => (uv.clone(), None),
-            Program::Pip | Program::BundledPip(_) => {
-                (self.fetch_uv(directory)?, Some(directory.join("cache")))
-            }
+            Program::Pip(_) => (self.fetch_uv(directory)?, Some(directory.join("cache"))),
         };
         Ok(Self { program: Program::Uv(uv), target: self.target, timeout: self.timeout, cache })
     }
@@ -141,7 +139,7 @@ impl<'a> Installer<'a> {
     pub fn name(&self) -> &'static str {
         match self.program {
             Program::Uv(_) => "uv",
-            Program::Pip | Program::BundledPip(_) => "pip",
+            Program::Pip(_) => "pip",
         }
     }
 
@@ -159,7 +157,7 @@ impl<'a> Installer<'a> {
                 let options = ["pip", "install", "--no-progress", "--color", "never"].into_iter();
                 options.chain(UV_INSTALL_OPTIONS).map(OsString::from).collect()
             }
-            Program::Pip | Program::BundledPip(_) => {
+            Program::Pip(_) => {
                 let options = ["install", "--no-input", "--disable-pip-version-check", "--no-compile"];
                 options.map(OsString::from).into()
             }
@@ -185,9 +183,7 @@ impl<'a> Installer<'a> {
         let scratch = make_scratch()?;
         let arguments = match self.program {
             Program::Uv(_) => ["pip", "check", "--color", "never"].map(OsString::from).to_vec(),
-            Program::Pip | Program::BundledPip(_) => {
-                vec!["check".into(), "--disable-pip-version-check".into()]
-            }
+            Program::Pip(_) => vec!["check".into(), "--disable-pip-version-check".into()],
         };
         let finished = self.run(arguments, self.timeout, &scratch)?;
         if finished.status.code().is_none() {
@@ -215,20 +211,17 @@ impl<'a> Installer<'a> {
             Program::Uv(uv) => {
                 arguments.extend(["--python".into(), python.into()]);
                 environment.extend(translate_for_uv(python));
-                environment.extend(variables(&UV_OVERRIDES));
+                // uv refuses it together with the option that overrides uv.toml.
+                environment.push(("UV_COMPILE_BYTECODE".into(), None));
                 environment.extend(self.cache.as_ref().map(|cache| set("UV_CACHE_DIR", cache)));
                 uv
             }
-            Program::Pip | Program::BundledPip(_) => {
-                let program = match &self.program {
-                    // A wheel is a zip file, from which Python runs code.
-                    Program::BundledPip(wheel) => vec![wheel.join("pip").into_os_string()],
-                    _ => ["-m", "pip"].map(OsString::from).into(),
-                };
+            Program::Pip(pip) => {
                 // The bytecode of pip itself would be written into the environment.
                 let flags = target.interpreter.run_flags();
-                arguments.splice(0..0, flags.into_iter().chain(program));
-                environment.extend(variables(&PIP_OVERRIDES));
+                arguments.splice(0..0, flags.into_iter().chain(pip.iter().cloned()));
+                environment
+                    .extend(PIP_OVERRIDES.map(|(name, value)| (name.into(), value.map(OsString::from))));
                 // A Python that pip starts to build a package must not write any either.
                 environment.push(set("PYTHONDONTWRITEBYTECODE", "1"));
                 python
@@ -249,10 +242,6 @@ impl<'a> Installer<'a> {
             }
         })
     }
-}
-
-fn variables(overrides: &[(&str, Option<&str>)]) -> impl Iterator<Item = (OsString, Option<OsString>)> {
-    overrides.iter().map(|(name, value)| (name.into(), value.map(OsString::from)))
 }
 
 /// Finds the wheel that `ensurepip` would install; `None` if this Python has none.

@@ -41,10 +41,7 @@ pub const PIP_OVERRIDES: [(&str, Option<&str>); 17] = [
     ("PIP_QUIET", Some("0")),
 ];
 
-/// Like [`PIP_OVERRIDES`], for uv. uv refuses a variable together with the option that overrides uv.toml.
-pub const UV_OVERRIDES: [(&str, Option<&str>); 1] = [("UV_COMPILE_BYTECODE", None)];
-
-/// Options of `uv pip install` for the same reason. They override `UV_*` and uv.toml.
+/// Options of `uv pip install` for the same reason as [`PIP_OVERRIDES`]. They override `UV_*` and uv.toml.
 pub const UV_INSTALL_OPTIONS: [&str; 3] = [
     // Links into uv's cache would be dead after `uv cache clean`. If hard links are not possible, uv copies.
     "--link-mode=hardlink",
