@@ -1,8 +1,7 @@
 //! The size and the SHA-256 of a file, for checking a copy of it.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
-use std::os::unix::ffi::OsStrExt as _;
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -32,27 +31,14 @@ impl FileDigest {
     /// Reads a file or a link.
     pub fn of(path: &Path) -> io::Result<Self> {
         let metadata = path.symlink_metadata()?;
-        let mut digest = Sha256::new();
-        let mut size = 0;
-        if metadata.is_symlink() {
-            let target = fs::read_link(path)?;
-            digest.update(target.as_os_str().as_bytes());
-            size = target.as_os_str().len() as u64;
+        let content = if metadata.is_symlink() {
+            fs::read_link(path)?.into_os_string().into_encoded_bytes()
         } else if metadata.is_file() {
-            let mut file = File::open(path)?;
-            let mut buffer = vec![0; 1 << 16];
-            loop {
-                let read = file.read(&mut buffer)?;
-                if read == 0 {
-                    break;
-                }
-                digest.update(&buffer[..read]);
-                size += read as u64;
-            }
+            fs::read(path)?
         } else {
             return Err(io::Error::other("not a regular file"));
-        }
-        Ok(Self { size, sha256: hexadecimal(&digest.finalize()) })
+        };
+        Ok(Self { size: content.len() as u64, sha256: sha256_of_bytes(&content) })
     }
 
     /// The digest of a file that contains this text.

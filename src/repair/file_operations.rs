@@ -67,28 +67,21 @@ pub fn path_beside(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.pcluster-shim"))
 }
 
-/// How the file was put at another path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PlacedBy {
-    Link,
-    Copy,
-}
-
 /// Links a file, or copies it to another file system with its modification time, because bytecode contains the
-/// modification time of its source and is not valid with a different one.
-pub fn link_or_copy(source: &Path, path: &Path) -> io::Result<PlacedBy> {
+/// modification time of its source and is not valid with a different one. Returns whether it is a copy.
+pub fn link_or_copy(source: &Path, path: &Path) -> io::Result<bool> {
     let metadata = source.symlink_metadata()?;
     if metadata.is_symlink() {
         std::os::unix::fs::symlink(fs::read_link(source)?, path)?;
-        return Ok(PlacedBy::Copy);
+        return Ok(true);
     }
     if fs::hard_link(source, path).is_ok() {
-        return Ok(PlacedBy::Link);
+        return Ok(false);
     }
     copy(source, &metadata, path)?;
     // A user who may not give a file away can still restore its content.
     let _ = Access::of(&metadata).give(path);
-    Ok(PlacedBy::Copy)
+    Ok(true)
 }
 
 fn copy(source: &Path, metadata: &Metadata, path: &Path) -> io::Result<()> {

@@ -25,11 +25,9 @@ const MAX_JOURNAL: u64 = 64 << 20;
 pub struct SavedFile {
     pub path: PathBuf,
     pub copy: String,
-    /// Size and digest of the copy when it was made. Absent in the journals of version 0.1.0.
-    #[serde(default)]
-    pub size: Option<u64>,
-    #[serde(default)]
-    pub sha256: Option<String>,
+    /// The digest of the copy when it was made. Absent in the journals of version 0.1.0.
+    #[serde(flatten)]
+    pub digest: Option<FileDigest>,
     /// The index of its package in [`Journal::parts`].
     #[serde(default)]
     pub part: Option<usize>,
@@ -152,7 +150,6 @@ impl Journal {
 
     /// Finds the copies that are missing or damaged, and returns a message for each. A file that is already in
     /// place needs no copy.
-    /// no copy.
     pub fn find_missing_copies(&self, snapshot: &Path) -> Vec<String> {
         let describe_missing = |saved: &SavedFile| {
             let copy = snapshot.join(&saved.copy);
@@ -162,7 +159,7 @@ impl Journal {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => "is gone".into(),
                 Err(error) => format!("cannot be read ({error})"),
             };
-            let is_in_place = saved.sha256.is_some() && saved.is_at(&saved.path).unwrap_or(false);
+            let is_in_place = saved.digest.is_some() && saved.is_at(&saved.path).unwrap_or(false);
             (!is_in_place).then(|| format!("{}, the copy of {}, {why}", copy.display(), saved.path.display()))
         };
         self.removed.iter().filter_map(describe_missing).collect()
@@ -223,7 +220,7 @@ impl Journal {
         }
         let mut known: BTreeMap<&Path, Vec<Option<FileDigest>>> = BTreeMap::new();
         for saved in &self.removed {
-            known.entry(&saved.path).or_default().push(saved.digest());
+            known.entry(&saved.path).or_default().push(saved.digest.clone());
         }
         for (index, path) in self.created.iter().enumerate() {
             known.entry(path).or_default().push(self.created_digests.get(index).cloned());
@@ -285,58 +282,36 @@ impl PackageFiles {
 }
 
 impl SavedFile {
-    fn digest(&self) -> Option<FileDigest> {
-        Some(FileDigest { size: self.size?, sha256: self.sha256.clone()? })
-    }
-
     /// Whether the copy in a snapshot has the content that was saved. A copy that was damaged since must not
     /// replace a file that is intact.
     pub fn has_copy_in(&self, snapshot: &Path) -> bool {
-        self.sha256.is_none() || self.is_at(&snapshot.join(&self.copy)).unwrap_or(false)
+        self.digest.is_none() || self.is_at(&snapshot.join(&self.copy)).unwrap_or(false)
     }
 
     /// Whether this path has the content that was saved.
     fn is_at(&self, path: &Path) -> io::Result<bool> {
         let metadata = path.symlink_metadata()?;
-        let (Some(size), Some(sha256)) = (self.size, self.sha256.as_ref()) else {
-            return Ok(metadata.is_file() || metadata.is_symlink());
-        };
-        if metadata.is_file() && metadata.len() != size {
+        let Some(saved) = &self.digest else { return Ok(metadata.is_file() || metadata.is_symlink()) };
+        if metadata.is_file() && metadata.len() != saved.size {
             return Ok(false);
         }
-        let digest = FileDigest::of(path)?;
-        Ok(digest.size == size && digest.sha256 == *sha256)
+        Ok(FileDigest::of(path)? == *saved)
     }
 }
 
 /// Finds a path that is not below any of these directories, with links followed.
 pub fn find_outside<'a>(roots: &[PathBuf], paths: impl IntoIterator<Item = &'a Path>) -> Option<&'a Path> {
-    let mut contained = ContainedPaths::new(roots);
-    paths.into_iter().find(|path| !contained.contains(path))
-}
-
-/// Tests whether paths are below one of several directories, with links followed.
-struct ContainedPaths {
-    roots: Vec<PathBuf>,
-    checked: BTreeMap<PathBuf, bool>,
-}
-
-impl ContainedPaths {
-    fn new(roots: &[PathBuf]) -> Self {
-        let roots = roots.iter().filter(|root| is_plain(root)).filter_map(|root| resolve(root));
-        Self { roots: roots.collect(), checked: BTreeMap::new() }
-    }
-
-    fn contains(&mut self, path: &Path) -> bool {
-        let Some(directory) = path.parent().filter(|_| is_plain(path)) else { return false };
-        if let Some(known) = self.checked.get(directory) {
-            return *known;
-        }
-        let below = |directory: PathBuf| self.roots.iter().any(|root| directory.starts_with(root));
-        let is_below = resolve(directory).is_some_and(below);
-        self.checked.insert(directory.to_owned(), is_below);
-        is_below
-    }
+    let roots = roots.iter().filter(|root| is_plain(root)).filter_map(|root| resolve(root));
+    let roots: Vec<PathBuf> = roots.collect();
+    let is_below = |directory: PathBuf| roots.iter().any(|root| directory.starts_with(root));
+    // Most paths share their directory with others.
+    let mut known: BTreeMap<&Path, bool> = BTreeMap::new();
+    let mut is_inside = |path: &'a Path| {
+        path.parent().filter(|_| is_plain(path)).is_some_and(|directory| {
+            *known.entry(directory).or_insert_with(|| resolve(directory).is_some_and(is_below))
+        })
+    };
+    paths.into_iter().find(|path| !is_inside(path))
 }
 
 /// Whether a path is absolute and has no `..`.

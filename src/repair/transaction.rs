@@ -23,9 +23,9 @@ use std::path::PathBuf;
 use crate::repair::change::Change;
 use crate::repair::failpoint;
 use crate::repair::file_digest::FileDigest;
-use crate::repair::file_operations::{PlacedBy, link_or_copy, place, remove, remove_empty};
+use crate::repair::file_operations::{link_or_copy, place, remove, remove_empty};
 use crate::repair::file_plan::{Content, FilePlan};
-use crate::repair::history::{self, Entry, IN_PLACE_PREFIX, ISOLATED_PREFIX, MAX_UNDO};
+use crate::repair::history::{self, Entry, IN_PLACE_PREFIX, MAX_UNDO};
 use crate::repair::journal::{Journal, SavedFile, read_id, read_journal};
 use crate::repair::token::{self, TOKEN_FILE};
 use crate::system::disk::{self, Durability};
@@ -47,14 +47,6 @@ impl Transactions {
     /// The journal of a transaction before its exchange or after its rollback; only its token may be left.
     fn unchanged_journal(&self) -> PathBuf {
         self.directory.join("unchanged.json")
-    }
-
-    fn closed_journal(&self, id: &str) -> PathBuf {
-        self.directory.join(format!("{IN_PLACE_PREFIX}{id}.json"))
-    }
-
-    fn interrupted_journal(&self, id: &str) -> PathBuf {
-        self.directory.join(format!("{INTERRUPTED_PREFIX}{id}.json"))
     }
 
     pub fn snapshot(&self, id: &str) -> PathBuf {
@@ -113,11 +105,9 @@ impl Transactions {
     /// removed.
     pub fn begin(&self, id: String, plan: &FilePlan, changes: Vec<Change>) -> Result<Journal, String> {
         let snapshot = self.snapshot(&id);
-        let begun = self.copy_and_write(id, plan, changes);
-        if begun.is_err() {
+        self.copy_and_write(id, plan, changes).inspect_err(|_| {
             let _ = fs::remove_dir_all(snapshot);
-        }
-        begun
+        })
     }
 
     fn copy_and_write(&self, id: String, plan: &FilePlan, changes: Vec<Change>) -> Result<Journal, String> {
@@ -129,17 +119,16 @@ impl Transactions {
             let name = number.to_string();
             let copy = snapshot.join(&name);
             let linked = failpoint::reach("snapshot").and_then(|()| link_or_copy(path, &copy));
-            let (placed_by, digest) = linked
-                .and_then(|placed_by| Ok((placed_by, FileDigest::of(&copy)?)))
+            let (is_copy, digest) = linked
+                .and_then(|is_copy| Ok((is_copy, FileDigest::of(&copy)?)))
                 .map_err(describe("cannot keep a copy of", path))?;
-            if placed_by == PlacedBy::Copy {
+            if is_copy {
                 copied.insert(copy);
             }
             removed.push(SavedFile {
                 path: path.clone(),
                 copy: name,
-                size: Some(digest.size),
-                sha256: Some(digest.sha256),
+                digest: Some(digest),
                 part: Some(*package),
             });
         }
@@ -218,7 +207,7 @@ impl Transactions {
     /// # Errors
     /// Returns an error if the journal cannot be renamed; the transaction is still open.
     pub fn set_aside(&self, journal: &Journal) -> Result<(), String> {
-        let path = self.interrupted_journal(&journal.id);
+        let path = self.directory.join(format!("{INTERRUPTED_PREFIX}{}.json", journal.id));
         disk::rename(&self.open_journal(), &path).map_err(describe("cannot write", &path))
     }
 
@@ -264,7 +253,7 @@ impl Transactions {
     /// # Errors
     /// Returns an error if the journal cannot be renamed; the transaction is still open.
     pub fn close(&self, journal: &Journal) -> Result<(), String> {
-        let closed = self.closed_journal(&journal.id);
+        let closed = self.directory.join(format!("{IN_PLACE_PREFIX}{}.json", journal.id));
         failpoint::reach("close")
             .and_then(|()| disk::rename(&self.open_journal(), &closed))
             .map_err(describe("cannot write", &closed))?;
@@ -276,10 +265,10 @@ impl Transactions {
 
     /// Removes the repairs that exceed the number to keep.
     pub fn remove_oldest(&self) {
-        for Entry { id, is_isolated, file } in history::list(&self.directory).into_iter().skip(MAX_UNDO) {
+        for Entry { is_isolated, file, .. } in history::list(&self.directory).into_iter().skip(MAX_UNDO) {
             if is_isolated {
-                let _ = fs::remove_file(file);
-                let _ = fs::remove_dir_all(self.directory.join(format!("{ISOLATED_PREFIX}{id}")));
+                let _ = fs::remove_file(&file);
+                let _ = fs::remove_dir_all(file.with_extension(""));
                 continue;
             }
             let dropped = read_journal(&file, &self.site, &[]);
@@ -301,7 +290,8 @@ impl Transactions {
             .map_err(describe("cannot write", &self.open_journal()))
     }
 
-    /// Removes the files of interrupted repairs: overlays, and snapshots that no journal names.
+    /// Removes the files of interrupted repairs: overlays, and snapshots that no journal names. The caller holds
+    /// [`Self::lock_repair`], because a running repair needs its files.
     pub fn remove_leftovers(&self) {
         // An open transaction needs its snapshot for the rollback.
         if !self.open_journal().exists() {
