@@ -46,9 +46,6 @@ pub enum Error {
     /// The image configuration or the arguments of `preflight check`, refused by the real pcluster.
     #[error("pcluster rejects the {stage}: {message}")]
     Rejected { stage: String, message: String },
-    /// No constraints make this release work.
-    #[error("{message}")]
-    NoConstraints { message: String, next: String },
     #[error("unknown advisory {id:?}")]
     UnknownAdvisory { id: String },
     /// The file of `--output`.
@@ -75,20 +72,12 @@ pub enum Error {
     /// A change in AWS has to be confirmed, but there is no terminal.
     #[error("confirmation is required, but standard input or standard error is not a terminal")]
     Unconfirmed,
-    /// A change in AWS that cannot be made safely.
+    /// A failure whose hint depends on where it happened.
     #[error("{message}")]
-    Images { message: String, next: &'static str },
-    /// install.sh cannot be run.
-    #[error("cannot start install.sh: {message}")]
-    Install { message: String },
+    Failed { message: String, next: String },
     /// A repair failed; the environment is unchanged.
     #[error("{message}")]
     Repair { message: String, next: String },
-    #[error("the repair cannot be undone: {message}")]
-    Undo { message: String, next: String },
-    /// This environment has no repair that could be undone.
-    #[error("there is no repair of {site} to undo")]
-    NothingToUndo { site: PathBuf },
     /// A repair cannot change the environment itself.
     #[error("the environment cannot be repaired in place: {why}")]
     NotInPlace { why: String, next: String },
@@ -166,8 +155,9 @@ impl Error {
         if stage == OLD_RELEASE { Self::NoBuildImage { message } } else { Self::Rejected { stage, message } }
     }
 
-    pub fn undo(message: String, next: &str) -> Self {
-        Self::Undo { message, next: next.to_owned() }
+    pub fn undo(message: &str, next: &str) -> Self {
+        let message = format!("the repair cannot be undone: {message}");
+        Self::Failed { message, next: next.to_owned() }
     }
 
     /// A file that cannot be read or written.
@@ -199,10 +189,8 @@ impl Error {
     /// Files that a rollback could not restore.
     pub fn not_restored(failures: &[String]) -> Self {
         let next = "Fix that, then run `pcluster preflight` to continue the rollback. The copies are kept.";
-        let more = failures.len().saturating_sub(MAX_NAMED);
-        let more = (more > 0).then(|| format!("and {more} more file{}", if more == 1 { "" } else { "s" }));
-        let named = failures.iter().take(MAX_NAMED).cloned().chain(more);
-        Self::repair(named.collect::<Vec<_>>().join("; "), next)
+        let noun = if failures.len() == MAX_NAMED + 1 { " file" } else { " files" };
+        Self::repair(join_first(failures, MAX_NAMED, noun), next)
     }
 
     /// Status 1: a repair was not made; 2: usage or configuration; 127 and 126 as in a shell: not found, and found
@@ -230,13 +218,7 @@ impl Error {
             | Self::Unconfirmed
             | Self::BadRoot { .. } => 2,
             Self::Aws(_) => 3,
-            Self::Images { .. }
-            | Self::NoConstraints { .. }
-            | Self::Install { .. }
-            | Self::Repair { .. }
-            | Self::Undo { .. }
-            | Self::NotInPlace { .. }
-            | Self::NothingToUndo { .. } => 1,
+            Self::Failed { .. } | Self::Repair { .. } | Self::NotInPlace { .. } => 1,
         }
     }
 
@@ -297,21 +279,10 @@ impl Error {
                  get-template`."
                     .into()
             }
-            Self::NothingToUndo { .. } => {
-                "Nothing was changed. If another environment was repaired, pass its pcluster with --real."
-                    .into()
-            }
             Self::Aws(failure) => failure.hint(),
             Self::NoStack { .. } => "Check the region (-r). AWS keeps deleted stacks for 90 days.".into(),
             Self::Unconfirmed => "Nothing was changed. Review the plan with --dry-run, then pass --yes.".into(),
-            Self::Images { next, .. } => (*next).to_owned(),
-            Self::Install { .. } => {
-                "Nothing was changed. Set TMPDIR to a writable directory with free space.".into()
-            }
-            Self::Repair { next, .. }
-            | Self::Undo { next, .. }
-            | Self::NotInPlace { next, .. }
-            | Self::NoConstraints { next, .. } => next.clone(),
+            Self::Failed { next, .. } | Self::Repair { next, .. } | Self::NotInPlace { next, .. } => next.clone(),
         }
     }
 
@@ -359,6 +330,13 @@ pub fn describe_in_json(message: &str, hint: &str) -> Value {
 /// Prefixes each line of a message for stderr, and makes it safe for a terminal.
 pub fn prefix_lines(message: &str) -> String {
     escape(message).lines().fold(String::new(), |text, line| text + PREFIX + line + "\n")
+}
+
+/// Joins the first messages, and counts the others, because there can be thousands.
+pub fn join_first(messages: &[String], max: usize, noun: &str) -> String {
+    let more = messages.len().saturating_sub(max);
+    let more = (more > 0).then(|| format!("and {more} more{noun}"));
+    messages.iter().take(max).cloned().chain(more).collect::<Vec<_>>().join("; ")
 }
 
 /// Paths in one line.

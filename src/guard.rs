@@ -17,7 +17,7 @@ use crate::model::options::{FoundBy, Mode};
 use crate::outcome::{Exec, Outcome};
 use crate::progress::Progress;
 use crate::repair::context::Options;
-use crate::repair::locked_environment::{Locked, LockedEnvironment};
+use crate::repair::locked_environment::LockedEnvironment;
 use crate::repair::overlay::{self, Overlay};
 use crate::repair::{self, RepairOutcome, change};
 use crate::report::{self, Check, Decision, Report, Status, Verdict, human, pcluster};
@@ -106,8 +106,8 @@ impl Guarded<'_> {
     /// Checks a target, locked against repairs, and adds that the configuration was not read.
     fn check(&self, target: &Target) -> Result<(CheckOutcome, Overlay), Abort> {
         let environment = match LockedEnvironment::lock(self.request, target)? {
-            Locked::Environment(environment) => environment,
-            Locked::Unknown(report) => return Ok((CheckOutcome::Report(report), Overlay::None)),
+            Ok(environment) => environment,
+            Err(report) => return Ok((CheckOutcome::Report(report), Overlay::None)),
         };
         let mut outcome = environment.check(self.request)?;
         if let (CheckOutcome::Report(report), Some(check)) = (&mut outcome, &self.unread_check) {

@@ -50,7 +50,7 @@ fn carry_out_one(
 ) -> Result<Option<String>, Abort> {
     let record = deletions.zip(task.deletion.as_ref());
     if let Some((deletions, deletion)) = record {
-        deletions.begin(deletion).map_err(|message| Error::Images { message, next: STATE_HOME })?;
+        deletions.begin(deletion).map_err(|message| Error::Failed { message, next: STATE_HOME.into() })?;
     }
     let results = client.apply(task.region(), &task.steps)?;
     for (number, step) in task.steps.iter().enumerate() {

@@ -50,13 +50,14 @@ impl Deletions {
     /// Keeps other deletions out, and prevents a listing from mistaking the record of a running deletion for an
     /// old one.
     pub fn lock(&self) -> Result<File, Error> {
-        self.try_lock().ok_or_else(|| Error::Images {
+        self.try_lock().ok_or_else(|| Error::Failed {
             message: format!(
                 "another deletion is running, or the lock file in {} cannot be created",
                 self.directory.display()
             ),
             next: "Nothing was changed. Try again when the other deletion has ended, or set XDG_STATE_HOME to a \
-                   writable directory.",
+                   writable directory."
+                .into(),
         })
     }
 

@@ -16,7 +16,7 @@ use crate::preflight::context::{deny, name_as_called, render_report, repair_opti
 use crate::preflight::fix::describe_repair;
 use crate::preflight::iam_policy;
 use crate::repair;
-use crate::repair::locked_environment::{Locked, LockedEnvironment};
+use crate::repair::locked_environment::LockedEnvironment;
 use crate::repair::overlay::{Overlay, RENEW, STALE};
 use crate::report::{Check, Report, Status, Verdict};
 use crate::system::files;
@@ -97,8 +97,8 @@ pub fn check_target(
     configuration: Option<&Path>,
 ) -> Result<Box<Report>, Abort> {
     let environment = match LockedEnvironment::lock(request, target)? {
-        Locked::Environment(environment) => environment,
-        Locked::Unknown(report) => return Ok(report),
+        Ok(environment) => environment,
+        Err(report) => return Ok(report),
     };
     let mut report = match environment.check(request)? {
         CheckOutcome::Report(report) => report,

@@ -75,7 +75,7 @@ fn format_file(version: &Version, python: Option<&str>, lines: &[String]) -> Str
 fn refuse_impossible(release: &Version, python: Option<&str>, is_named: bool) -> Result<(), Error> {
     if is_named && !release.any_prerelease() && releases::look_up(release) == Knowledge::Unpublished {
         let message = format!("{PCLUSTER} {release} was never published");
-        return Err(Error::NoConstraints { message, next: name_neighbours(release) });
+        return Err(Error::Failed { message, next: name_neighbours(release) });
     }
     let Some(python) = python.filter(|python| !releases::takes_python(release, python)) else {
         return Ok(());
@@ -86,7 +86,7 @@ fn refuse_impossible(release: &Version, python: Option<&str>, is_named: bool) ->
         releases::read_dates().map(|(release, _)| release).filter_map(|text| Version::from_str(text).ok());
     let newest = newest.filter(|release| releases::takes_python(release, python)).max();
     let other = newest.map(|newest| format!(", or {PCLUSTER} {newest} or earlier")).unwrap_or_default();
-    Err(Error::NoConstraints { message, next: format!("Use Python {required} or later{other}.") })
+    Err(Error::Failed { message, next: format!("Use Python {required} or later{other}.") })
 }
 
 /// The releases before and after a version.

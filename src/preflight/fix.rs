@@ -150,7 +150,7 @@ pub fn run_undo(list: bool, common: &Common) -> Result<Outcome, Abort> {
     with_request(&CheckArgs::default(), common, |request| {
         let target = identify(request, |report: &Report| {
             let next = "With --real, pass the pcluster that was repaired.";
-            Error::undo(report.reasons().join("; "), next)
+            Error::undo(&report.reasons().join("; "), next)
         })?;
         if list {
             return Ok(Outcome::success(show_kept(&list_kept(&target)?, common)));

@@ -91,7 +91,9 @@ impl Images<'_> {
         let Ok(deletions) = deletions else { return Ok((Vec::new(), None)) };
         match deletions.read() {
             Ok(begun) => Ok((begun, None)),
-            Err(message) if self.deletes() => Err(Error::Images { message, next: READ_DELETIONS }.into()),
+            Err(message) if self.deletes() => {
+                Err(Error::Failed { message, next: READ_DELETIONS.into() }.into())
+            }
             Err(why) => {
                 let source = "interrupted deletions".to_owned();
                 Ok((Vec::new(), Some(Skipped { source, why, permission: None, bucket: None })))
@@ -193,11 +195,11 @@ impl Images<'_> {
         }
         let question = render_question(listing, change);
         if !self.arguments.yes && !confirm(&question)?.ok_or(Error::Unconfirmed)? {
-            return Err(Error::Images { message: "cancelled".into(), next: ANSWER }.into());
+            return Err(Error::Failed { message: "cancelled".into(), next: ANSWER.into() }.into());
         }
         let deletions = match deletions {
             Err(message) if self.deletes() => {
-                return Err(Error::Images { message, next: STATE_HOME }.into());
+                return Err(Error::Failed { message, next: STATE_HOME.into() }.into());
             }
             other => other.ok().filter(|_| self.deletes()),
         };

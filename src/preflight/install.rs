@@ -22,7 +22,10 @@ exit "$status""#;
 /// Replaces this process with a shell that runs install.sh. A `--binary` from the user comes later and overrides
 /// this one.
 pub fn run(arguments: Vec<OsString>) -> Result<Outcome, Abort> {
-    let failed = |message: String| Error::Install { message };
+    let failed = |message: String| Error::Failed {
+        message: format!("cannot start install.sh: {message}"),
+        next: "Nothing was changed. Set TMPDIR to a writable directory with free space.".into(),
+    };
     let cannot_write = |error: &io::Error| {
         failed(format!("cannot write in {}: {}", env::temp_dir().display(), describe_io(error)))
     };

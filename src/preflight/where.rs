@@ -24,7 +24,7 @@ use crate::preflight::where_warnings::{
     warn_of_passed_over, warn_of_stale_hash, warn_of_stale_overlay,
 };
 use crate::repair::overlay::{Overlay, find_overlay};
-use crate::repair::state::RepairState;
+use crate::repair::transaction::Transactions;
 use crate::report;
 use crate::system::child::ChildError;
 use crate::system::terminal::{WIDTH, width_of};
@@ -133,8 +133,8 @@ impl Where {
     /// does not count.
     pub fn set_target(&mut self, target: Result<Target, IdentifyError>, overlay: Overlay) {
         let Err(IdentifyError::Loop { tried }) = target else {
-            let state = target.as_ref().ok().and_then(RepairState::find);
-            let journals = state.map(|state| state.transactions().journals()).unwrap_or_default();
+            let state = target.as_ref().ok().and_then(Transactions::find);
+            let journals = state.map(|state| state.journals()).unwrap_or_default();
             self.warnings.extend(warn_of_passed_over(journals));
             self.target = Some(target);
             self.warnings.extend((overlay == Overlay::Stale).then(warn_of_stale_overlay));

@@ -1,9 +1,11 @@
 //! The exchange of the installed packages for the proven ones: under locks, after writing the snapshot and the
 //! journal, with verification and, if any step fails, a rollback.
 
+use std::collections::BTreeSet;
+
 use crate::environment::packages::read_installed;
 use crate::error::{Abort, Error};
-use crate::repair::context::{BrokenRequirements, Repair};
+use crate::repair::context::Repair;
 use crate::repair::file_plan::FilePlan;
 use crate::repair::hints::{FREE_SPACE, UNCHANGED_FREE_SPACE, keep_beside};
 use crate::repair::journal::find_outside;
@@ -35,7 +37,7 @@ pub fn commit(repair: &Repair, staged: &Staged) -> Result<(), Abort> {
         plan.removals.len() + plan.additions.len(),
         count(staged.changes.len(), "package")
     ));
-    let transactions = repair.state.transactions();
+    let transactions = repair.state;
     let journal = transactions
         .begin(make_id(), &plan, staged.changes.clone())
         .map_err(|message| Error::repair(message, UNCHANGED_FREE_SPACE))?;
@@ -60,7 +62,7 @@ pub fn commit(repair: &Repair, staged: &Staged) -> Result<(), Abort> {
     Err(match (roll_back(transactions, &journal), reason) {
         (Ok(left), Abort::Error(_)) if !left.is_empty() => describe_meanwhile(&left).into(),
         (Ok(_), reason) => reason,
-        (Err(error), _) => Error::from(error).into(),
+        (Err(error), _) => error.into(),
     })
 }
 
@@ -72,7 +74,7 @@ fn plan_files(repair: &Repair, staged: &Staged) -> Result<FilePlan, Error> {
         // With the spelling of `sys.path`, if it is there: a plan compares the spelling of paths.
         let pcluster = repair.packages.get(PCLUSTER);
         let site = old.or(pcluster).and_then(|package| package.metadata.parent());
-        let site = site.unwrap_or(repair.state.site());
+        let site = site.unwrap_or(&repair.state.site);
         let overlay = staged.overlay.path();
         let planned = match (old, staged.packages.get(&change.package)) {
             (_, None) => Ok(()),
@@ -115,11 +117,11 @@ fn refuse_if_changed(repair: &Repair) -> Result<(), Error> {
 fn verify_and_sync(
     repair: &Repair,
     edits: &[String],
-    broken_before: &BrokenRequirements,
+    broken_before: &BTreeSet<String>,
     plan: &FilePlan,
 ) -> Result<(), Abort> {
     let (verified, synced) =
-        concurrently(|| verify(repair, edits, broken_before), || repair.state.transactions().sync(plan));
+        concurrently(|| verify(repair, edits, broken_before), || repair.state.sync(plan));
     verified?;
     synced.map_err(describe_failed_write)
 }

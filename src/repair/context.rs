@@ -1,14 +1,12 @@
 //! The values that the steps of one repair share.
 
-use std::collections::BTreeSet;
-
 use crate::checker::request::CheckRequest;
 use crate::environment::target::Target;
 use crate::model::distribution::Packages;
 use crate::model::options::{InstallerChoice, Strategy};
 use crate::repair::installer::Installer;
 use crate::repair::plan::Goal;
-use crate::repair::state::RepairState;
+use crate::repair::transaction::Transactions;
 
 /// The options of a repair.
 #[derive(Debug, Clone)]
@@ -47,8 +45,5 @@ pub struct Repair<'a> {
     pub packages: &'a Packages,
     pub installer: Installer<'a>,
     pub goal: Goal,
-    pub state: &'a RepairState,
+    pub state: &'a Transactions,
 }
-
-/// Requirements of installed packages that are not met.
-pub type BrokenRequirements = BTreeSet<String>;

@@ -6,24 +6,13 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::error::{Abort, Error};
+use crate::error::Interrupted;
 use crate::progress::Progress;
 use crate::system::files;
 use crate::system::signals::Interrupts;
 
 /// The time between two attempts to take a lock.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
-
-/// A lock that is released when dropped.
-#[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "held for its lock")] File);
-
-impl Lock {
-    /// The lock that this open file holds.
-    pub fn new(locked: File) -> Self {
-        Self(locked)
-    }
-}
 
 /// The time after which a wait is reported even if no progress is shown: an exchange of files takes less.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -34,51 +23,35 @@ pub fn wait_for_lock(
     progress: Progress,
     waiting: impl FnOnce() -> String,
     lock: impl Fn() -> Result<(), TryLockError>,
-    failed: impl FnOnce(io::Error) -> Abort,
-) -> Result<(), Abort> {
-    let is_free = || match lock() {
-        Ok(()) => Ok(true),
-        Err(TryLockError::WouldBlock) => Ok(false),
-        Err(TryLockError::Error(error)) => Err(error),
-    };
-    let mut is_taken = is_free();
-    if matches!(is_taken, Ok(false)) {
+) -> Result<io::Result<()>, Interrupted> {
+    let mut taken = lock();
+    if matches!(taken, Err(TryLockError::WouldBlock)) {
         let what = waiting();
         let _step = progress.step(&what);
         let patience = Instant::now() + PATIENCE;
         let mut is_reported = !progress.is_hidden();
-        while matches!(is_taken, Ok(false)) {
+        while matches!(taken, Err(TryLockError::WouldBlock)) {
             Interrupts::caught().check()?;
             thread::sleep(RETRY_INTERVAL);
             if !is_reported && Instant::now() > patience {
                 progress.write(&what);
                 is_reported = true;
             }
-            is_taken = is_free();
+            taken = lock();
         }
     }
-    is_taken.map(drop).map_err(failed)
+    Ok(taken.map_err(io::Error::from))
 }
 
 /// Takes the lock that uv takes before it changes a virtual environment: flock(2) of `.lock` in it, if uv has
 /// created that file. Otherwise uv locks a file in TMPDIR whose name differs between its versions, and pip has no
 /// lock: their changes are detected by comparing the installed packages.
-pub fn lock_against_uv(prefix: &Path, progress: Progress) -> Result<Option<File>, Abort> {
+pub fn lock_against_uv(prefix: &Path, progress: Progress) -> Result<Option<File>, Interrupted> {
     if !prefix.join("pyvenv.cfg").is_file() {
         return Ok(None);
     }
     let Ok(file) = files::open(&prefix.join(".lock")) else { return Ok(None) };
-    // Some file systems have no locks.
-    if let Err(TryLockError::Error(_)) = file.try_lock() {
-        return Ok(None);
-    }
-    let failed = |error| {
-        Error::repair(
-            format!("cannot lock {}/.lock: {error}", prefix.display()),
-            "Nothing was changed. Try again.",
-        )
-    };
     let waiting = || "waiting for uv, which is changing this environment".to_owned();
-    wait_for_lock(progress, waiting, || file.try_lock(), |error| failed(error).into())?;
-    Ok(Some(file))
+    // Some file systems have no locks.
+    Ok(wait_for_lock(progress, waiting, || file.try_lock())?.ok().map(|()| file))
 }

@@ -1,14 +1,14 @@
 //! The environment of a check, locked so that no repair replaces its files during the check.
 
+use std::fs::File;
 use std::time::Duration;
 
 use crate::checker::request::CheckRequest;
 use crate::checker::{self, CheckOutcome, Identified};
 use crate::environment::target::Target;
 use crate::error::{Abort, Error};
-use crate::repair::lock::Lock;
 use crate::repair::overlay::{Overlay, read_overlay};
-use crate::repair::state::RepairState;
+use crate::repair::transaction::Transactions;
 use crate::report::{Check, Report, Status};
 
 /// A target that is locked against repairs as long as this value exists.
@@ -19,22 +19,16 @@ pub struct LockedEnvironment {
     pub overlay: Overlay,
     /// The report of an interrupted repair that cannot be rolled back. The environment is checked as it is.
     failed_rollback: Option<Check>,
-    _shared: Option<Lock>,
-}
-
-/// The result of locking an environment.
-#[derive(Debug)]
-pub enum Locked {
-    Environment(Box<LockedEnvironment>),
-    /// The report on an environment that is unknown with its overlay in front.
-    Unknown(Box<Report>),
+    _shared: Option<File>,
 }
 
 impl LockedEnvironment {
-    /// Rolls back an interrupted repair, locks the environment, and puts its overlay in front.
-    pub fn lock(request: &CheckRequest, target: &Target) -> Result<Locked, Abort> {
-        let Some(state) = RepairState::find(target) else {
-            return Ok(Locked::new(target.clone(), Overlay::None, None, None));
+    /// Rolls back an interrupted repair, locks the environment, and puts its overlay in front. The inner error is the
+    /// report on an environment that is unknown with its overlay in front.
+    pub fn lock(request: &CheckRequest, target: &Target) -> Result<Result<Self, Box<Report>>, Abort> {
+        let Some(state) = Transactions::find(target) else {
+            let (target, overlay) = (target.clone(), Overlay::None);
+            return Ok(Ok(Self { target, overlay, failed_rollback: None, _shared: None }));
         };
         let (shared, failed_rollback) = match state.recover_and_lock_shared(request.progress) {
             Ok(shared) => (shared, None),
@@ -50,10 +44,10 @@ impl LockedEnvironment {
             // The launcher may change or ignore PYTHONPATH, so the target is identified again.
             Overlay::Bound(directory) => match checker::identify(request, Some(directory))? {
                 Identified::Target(target) => *target,
-                Identified::Unknown(report) => return Ok(Locked::Unknown(report)),
+                Identified::Unknown(report) => return Ok(Err(report)),
             },
         };
-        Ok(Locked::new(target, overlay, failed_rollback, shared))
+        Ok(Ok(Self { target, overlay, failed_rollback, _shared: shared }))
     }
 
     /// Checks the environment as it is. A failed rollback appears in the report as an unknown check.
@@ -66,19 +60,9 @@ impl LockedEnvironment {
     }
 }
 
-impl Locked {
-    fn new(target: Target, overlay: Overlay, failed_rollback: Option<Check>, shared: Option<Lock>) -> Self {
-        Self::Environment(Box::new(LockedEnvironment { target, overlay, failed_rollback, _shared: shared }))
-    }
-}
-
 fn describe_failed_rollback(error: &Error) -> Check {
-    let why = match error {
-        Error::Repair { message, .. } => message.clone(),
-        other => other.to_string(),
-    };
     let reason = format!(
-        "an interrupted repair cannot be rolled back ({why}); to see what to do, run `pcluster preflight undo`"
+        "an interrupted repair cannot be rolled back ({error}); to see what to do, run `pcluster preflight undo`"
     );
     Check::new("repair", Status::Unknown, Duration::ZERO, Some(reason))
 }

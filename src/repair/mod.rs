@@ -36,7 +36,6 @@
 //! - `journal`: the record of an exchange, written before its first change
 //! - `lock`: flock(2) locks, including uv's
 //! - `locked_environment`: the environment of a check, locked against repairs
-//! - `ownership`: the owner of a directory of packages
 //! - `pip_settings`: the settings of pip, passed on to uv or overridden
 //! - `refusals`: the directories and packages that a repair in place refuses
 //! - `requirement`: lines of Requires-Dist
@@ -60,7 +59,6 @@ pub mod journal;
 pub mod lock;
 pub mod locked_environment;
 pub mod overlay;
-pub mod ownership;
 pub mod pip_settings;
 pub mod plan;
 pub mod prove;
@@ -94,14 +92,14 @@ use crate::repair::context::{Options, Repair};
 use crate::repair::history::MAX_UNDO;
 use crate::repair::installer::{Installer, make_scratch};
 use crate::repair::overlay::{Overlay, keep_overlay, read_overlay};
-use crate::repair::ownership::refuse_another_users;
 use crate::repair::plan::{Goal, Refusal, WantedEdit};
-use crate::repair::prove::{Proof, describe_unproven, not_ready, prove};
-use crate::repair::refusals::refuse_early;
+use crate::repair::prove::{describe_unproven, not_ready, prove};
+use crate::repair::refusals::{refuse_another_users, refuse_early};
 use crate::repair::release::restore_release;
 use crate::repair::source_edits::find_fitting_edits;
-use crate::repair::stage::{Staged, Staging, stage};
-use crate::repair::state::{RepairState, find_site};
+use crate::repair::stage::{Staged, stage};
+use crate::repair::state::find_site;
+use crate::repair::transaction::Transactions;
 use crate::report::Report;
 use crate::rules::{advisories, edits};
 use crate::system::concurrently::concurrently;
@@ -140,11 +138,11 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
     if options.changes_environment() {
         refuse_another_users(find_site(target).as_deref(), &options.command(), &request.real.path)?;
     }
-    let state = RepairState::create(target)?;
+    let state = Transactions::create(target)?;
     let _lock = state.lock_repair(request.progress)?;
     state.recover(request.progress)?;
     state.remove_leftovers();
-    if let Err(message) = state.transactions().closed() {
+    if let Err(message) = state.closed() {
         request.progress.write(&format!("warning: {message}; earlier repairs cannot be undone"));
     }
     let scratch = make_scratch()?;
@@ -186,7 +184,7 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
     if repair.options.dry_run {
         return Ok(RepairOutcome::Proven(Repaired { changes: staged.changes, left: staged.left }));
     }
-    if history::list(state.directory()).len() >= MAX_UNDO {
+    if history::list(&state.directory).len() >= MAX_UNDO {
         request
             .progress
             .write(&format!("only the last {MAX_UNDO} repairs can be undone; this one replaces the oldest"));
@@ -283,7 +281,7 @@ fn stage_ahead(
     request: &CheckRequest,
     target: &Target,
     packages: &Packages,
-    state: &RepairState,
+    state: &Transactions,
     options: &Options,
 ) -> Option<Ahead> {
     // With -v the steps are shown one after another, so they must not run at the same time.
@@ -308,20 +306,20 @@ fn stage_ahead(
         refuse_early(repair).ok()?;
     }
     let staged = match stage_goal(repair) {
-        Ok(Staging::Staged(mut staged)) => match prove(repair, &mut staged) {
-            Ok(Proof::Ready) => Ok(staged),
+        Ok(Ok(mut staged)) => match prove(repair, &mut staged) {
+            Ok(None) => Ok(staged),
             // Made again after the check, because the goal may be another one then.
-            Ok(Proof::NotReady(_)) | Err(_) => return None,
+            Ok(Some(_)) | Err(_) => return None,
         },
-        Ok(Staging::Unsolvable(_)) => return None,
+        Ok(Err(_)) => return None,
         Err(error) => Err(error),
     };
     Some(Ahead { goal, staged })
 }
 
-fn stage_goal(repair: &Repair) -> Result<Staging, Abort> {
+fn stage_goal(repair: &Repair) -> Result<Result<Staged, Error>, Abort> {
     match repair.goal.reasons.as_slice() {
-        [] => Ok(Staging::Staged(Staged::empty(repair)?)),
+        [] => Ok(Ok(Staged::empty(repair)?)),
         reasons => stage(repair, reasons),
     }
 }
@@ -334,10 +332,10 @@ fn stage_proven(repair: &Repair) -> Result<Staged, Abort> {
         return restore_release(repair);
     }
     let error = match stage_goal(repair)? {
-        Staging::Unsolvable(error) => error,
-        Staging::Staged(mut staged) => match prove(repair, &mut staged)? {
-            Proof::Ready => return Ok(staged),
-            Proof::NotReady(report) => {
+        Err(error) => error,
+        Ok(mut staged) => match prove(repair, &mut staged)? {
+            None => return Ok(staged),
+            Some(report) => {
                 let error = describe_unproven(repair, &staged, &report);
                 if !plan::are_of_packages(report.errors()) {
                     return Err(error.into());

@@ -15,7 +15,8 @@ use crate::repair::change::Change;
 use crate::repair::file_digest::{sha256_of, sha256_of_bytes};
 use crate::repair::hints::SET_STATE_HOME;
 use crate::repair::history::{self, Entry, ISOLATED_PREFIX};
-use crate::repair::state::{RepairState, make_id};
+use crate::repair::state::make_id;
+use crate::repair::transaction::Transactions;
 use crate::system::disk::{self, Durability};
 use crate::system::{files, trust};
 
@@ -56,18 +57,16 @@ struct OverlayRecord {
 
 /// Finds the overlay of a target. Nothing is locked, rolled back or removed.
 pub fn find_overlay(target: &Target) -> Overlay {
-    RepairState::find(target).map_or(Overlay::None, |state| read_overlay(&state, target))
+    Transactions::find(target).map_or(Overlay::None, |state| read_overlay(&state, target))
 }
 
 /// Reads the overlay of a target from its state: the newest repair, if that is one outside the environment.
 /// Repairs of another environment at the same path do not count.
-pub fn read_overlay(state: &RepairState, target: &Target) -> Overlay {
-    let transactions = state.transactions();
-    let is_of_another =
-        |entry: &Entry| !entry.is_isolated && matches!(transactions.read_closed(entry), Ok(None));
-    let newest = history::list(state.directory()).into_iter().find(|entry| !is_of_another(entry));
+pub fn read_overlay(state: &Transactions, target: &Target) -> Overlay {
+    let is_of_another = |entry: &Entry| !entry.is_isolated && matches!(state.read_closed(entry), Ok(None));
+    let newest = history::list(&state.directory).into_iter().find(|entry| !is_of_another(entry));
     let Some(record) = newest.as_ref().and_then(read_record) else { return Overlay::None };
-    let directory = newest.map(|entry| directory_of(state, &entry.id)).unwrap_or_default();
+    let directory = newest.map(|entry| entry.file.with_extension("")).unwrap_or_default();
     let packages = read_installed(&target.interpreter.sys_path);
     if record.environment == environment_key(&target.interpreter.version, &packages, &record.changes)
         && directory.is_dir()
@@ -81,39 +80,38 @@ pub fn read_overlay(state: &RepairState, target: &Target) -> Overlay {
 /// Keeps a proven overlay in the state directory, bound to the current state of the environment. Returns how many
 /// stale overlays were removed.
 pub fn keep_overlay(
-    state: &RepairState,
+    state: &Transactions,
     staged: tempfile::TempDir,
     target: &Target,
     packages: &Packages,
     changes: &[Change],
 ) -> Result<usize, Error> {
     let failed = |error: io::Error| {
-        let directory = state.directory().display();
+        let directory = state.directory.display();
         Error::repair(format!("cannot write in {directory}: {error}"), SET_STATE_HOME)
     };
     let environment = environment_key(&target.interpreter.version, packages, changes);
     let removed = remove_stale(state, target, packages);
-    let id = make_id();
-    fs::rename(staged.keep(), directory_of(state, &id)).map_err(failed)?;
+    let file = state.directory.join(format!("{ISOLATED_PREFIX}{}.json", make_id()));
+    fs::rename(staged.keep(), file.with_extension("")).map_err(failed)?;
     let record = OverlayRecord { environment, changes: changes.to_vec() };
     let record = serde_json::to_vec(&record).unwrap_or_default();
-    let file = state.directory().join(format!("{ISOLATED_PREFIX}{id}.json"));
     // A record that a power failure leaves incomplete is not used: it is checked before every use.
     disk::write_atomically(&file, &record, Durability::Buffered).map_err(failed)?;
-    state.transactions().remove_oldest();
+    state.remove_oldest();
     Ok(removed)
 }
 
 /// Removes the overlays of an environment that has changed since, and returns how many: they will not be used
 /// again.
-fn remove_stale(state: &RepairState, target: &Target, packages: &Packages) -> usize {
+fn remove_stale(state: &Transactions, target: &Target, packages: &Packages) -> usize {
     let is_bound = |record: OverlayRecord| {
         record.environment == environment_key(&target.interpreter.version, packages, &record.changes)
     };
     let mut removed = 0;
-    for entry in history::list(state.directory()).into_iter().filter(|entry| entry.is_isolated) {
+    for entry in history::list(&state.directory).into_iter().filter(|entry| entry.is_isolated) {
         if !read_record(&entry).is_some_and(is_bound) {
-            remove_overlay(state, &entry);
+            remove_overlay(&entry);
             removed += 1;
         }
     }
@@ -121,11 +119,11 @@ fn remove_stale(state: &RepairState, target: &Target, packages: &Packages) -> us
 }
 
 /// Removes an overlay, and returns its changes.
-pub fn remove_overlay(state: &RepairState, entry: &Entry) -> Vec<Change> {
-    let record = read_record(entry);
+pub fn remove_overlay(entry: &Entry) -> Vec<Change> {
+    let changes = read_changes(entry);
     let _ = fs::remove_file(&entry.file);
-    let _ = fs::remove_dir_all(directory_of(state, &entry.id));
-    record.map(|record| record.changes).unwrap_or_default()
+    let _ = fs::remove_dir_all(entry.file.with_extension(""));
+    changes
 }
 
 /// The changes of an overlay.
@@ -136,10 +134,6 @@ pub fn read_changes(entry: &Entry) -> Vec<Change> {
 fn read_record(entry: &Entry) -> Option<OverlayRecord> {
     let text = trust::read_up_to(&entry.file, files::MAX_BYTES).ok().filter(|_| entry.is_isolated)?;
     serde_json::from_slice(&text).ok()
-}
-
-fn directory_of(state: &RepairState, id: &str) -> PathBuf {
-    state.directory().join(format!("{ISOLATED_PREFIX}{id}"))
 }
 
 /// A digest of the versions of Python and of the packages. It also covers files in the environment that belong to

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::checker::{self, Identified};
 use crate::environment::record::recorded_paths;
 use crate::environment::target::Target;
-use crate::error::{Abort, Error};
+use crate::error::{Abort, Error, join_first};
 use crate::model::distribution::Distribution;
 use crate::model::finding::{Finding, Level};
 use crate::repair::bytecode::compile;
@@ -19,17 +19,10 @@ use crate::repair::stage::Staged;
 use crate::report::{Report, Verdict};
 use crate::system::concurrently::concurrently;
 
-/// The result of a proof.
-#[derive(Debug)]
-pub enum Proof {
-    /// The environment would be ready.
-    Ready,
-    NotReady(Box<Report>),
-}
-
 /// Proves that the staged packages make the environment ready, with the source edits of the goal, and with those
-/// whose need only shows in a template that could not be built before.
-pub fn prove(repair: &Repair, staged: &mut Staged) -> Result<Proof, Abort> {
+/// whose need only shows in a template that could not be built before. Returns the report if the environment would
+/// not be ready.
+pub fn prove(repair: &Repair, staged: &mut Staged) -> Result<Option<Report>, Abort> {
     failpoint::reach("proof").map_err(|error| Error::repair(error.to_string(), "Nothing was changed."))?;
     let _step = repair.request.progress.step("checking the staged packages");
     staged.make_edits(repair, &repair.goal.edits)?;
@@ -42,7 +35,7 @@ pub fn prove(repair: &Repair, staged: &mut Staged) -> Result<Proof, Abort> {
         report = check_in_front(repair, staged)?;
     }
     staged.left = report.warnings().map(Finding::describe_with_path).collect();
-    Ok(if is_met(repair, &staged.edits, &report) { Proof::Ready } else { Proof::NotReady(Box::new(report)) })
+    Ok(if is_met(repair, &staged.edits, &report) { None } else { Some(report) })
 }
 
 /// Checks the environment with the staged packages in front. What the check imports is compiled beforehand, and
@@ -99,6 +92,9 @@ pub fn collect_unmet(repair: &Repair, edits: &[String], report: &Report) -> Vec<
     report.reasons().into_iter().chain(warnings.map(Finding::describe_with_path)).collect()
 }
 
+/// The number of reasons in one message: a template can have many findings at once.
+const MAX_REASONS: usize = 2;
+
 /// The error if the environment is not ready with the staged packages.
 pub fn describe_unproven(repair: &Repair, staged: &Staged, report: &Report) -> Error {
     let tried = change::list_moves(&staged.changes);
@@ -107,7 +103,7 @@ pub fn describe_unproven(repair: &Repair, staged: &Staged, report: &Report) -> E
     } else {
         format!(
             "the fix would not help: with {tried} the check still fails: {}",
-            join_first(collect_unmet(repair, &staged.edits, report))
+            join_first(&collect_unmet(repair, &staged.edits, report), MAX_REASONS, "")
         )
     };
     Error::repair(message, "Nothing was changed. Try another --strategy, or report this.")
@@ -143,13 +139,5 @@ fn put_in_front(repair: &Repair, overlay: &Path) -> Result<Target, Abort> {
 /// The error if other packages would not make the environment ready.
 pub fn not_ready(report: &Report) -> Error {
     let next = "Nothing was changed. Fix that first: changing packages will not help.";
-    Error::repair(join_first(report.reasons()), next)
-}
-
-/// Joins the first few reasons why an environment is not ready: a template can have many findings at once.
-fn join_first(reasons: Vec<String>) -> String {
-    const MAX_REASONS: usize = 2;
-    let more = reasons.len().saturating_sub(MAX_REASONS);
-    let more = (more > 0).then(|| format!("and {more} more"));
-    reasons.into_iter().take(MAX_REASONS).chain(more).collect::<Vec<_>>().join("; ")
+    Error::repair(join_first(&report.reasons(), MAX_REASONS, ""), next)
 }

@@ -20,9 +20,9 @@ use crate::repair::culprit::minimize;
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
 use crate::repair::installer::{InstallOutcome, Installer, quote_last_lines};
 use crate::repair::plan::{InstallRequest, Reason, move_to};
-use crate::repair::prove::{Proof, describe_unproven, prove};
+use crate::repair::prove::{describe_unproven, prove};
 use crate::repair::requirement::is_requirement;
-use crate::repair::stage::{Staged, Staging, UNSOLVABLE, create_overlay, stage};
+use crate::repair::stage::{Staged, UNSOLVABLE, create_overlay, stage};
 use crate::report::Verdict;
 use crate::rules::advisories::releases::read_dates;
 use crate::system::child::ChildError;
@@ -107,12 +107,12 @@ fn stage_and_prove(
     let changes = moved.iter().flat_map(|index| &dated.groups[*index].changes);
     let reasons: Vec<Reason> = changes.filter_map(describe_reason).collect();
     let mut staged = match stage(repair, &reasons)? {
-        Staging::Unsolvable(error) => return Ok(Err(error)),
-        Staging::Staged(staged) => staged,
+        Err(error) => return Ok(Err(error)),
+        Ok(staged) => staged,
     };
     Ok(match prove(repair, &mut staged)? {
-        Proof::Ready => Ok(staged),
-        Proof::NotReady(report) => Err(describe_unproven(repair, &staged, &report)),
+        None => Ok(staged),
+        Some(report) => Err(describe_unproven(repair, &staged, &report)),
     })
 }
 

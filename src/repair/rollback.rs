@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use crate::environment::record::bytecode_of;
-use crate::error::Error;
+use crate::error::{Error, join_first};
 use crate::repair::failpoint;
 use crate::repair::file_operations::{link_or_copy, path_beside, remove, remove_empty};
 use crate::repair::journal::{Journal, SavedDirectory, SavedFile};
@@ -15,44 +15,6 @@ use crate::repair::transaction::Transactions;
 use crate::system::disk;
 use crate::system::files::describe;
 use crate::system::signals::Interrupts;
-
-/// Why a rollback is not complete.
-#[derive(Debug)]
-pub enum RollbackError {
-    /// Copies are missing or damaged. Nothing was changed.
-    CopiesMissing { journal: PathBuf, failures: Vec<String> },
-    /// Some files could not be restored. All others were.
-    Files(Vec<String>),
-}
-
-impl From<RollbackError> for Error {
-    fn from(error: RollbackError) -> Self {
-        match error {
-            RollbackError::CopiesMissing { journal, failures } => {
-                let next = format!(
-                    "Nothing was changed. Restore that copy from a backup. If you have none, create a new \
-                     environment and remove {}.",
-                    journal.display()
-                );
-                Self::repair(summarize_failures(&failures), &next)
-            }
-            RollbackError::Files(failures) => Self::not_restored(&failures),
-        }
-    }
-}
-
-/// The first failure and the number of the others, because a snapshot has thousands of files.
-pub fn summarize_failures(failures: &[String]) -> String {
-    let more = failures.len().saturating_sub(1);
-    let more = if more > 0 { format!("; and {more} more like it") } else { String::new() };
-    failures.first().cloned().unwrap_or_default() + &more
-}
-
-/// Checks the copies that [`roll_back`] needs.
-pub fn check_copies(transactions: &Transactions, journal: &Journal) -> Result<(), Vec<String>> {
-    let failures = journal.find_missing_copies(&transactions.snapshot(&journal.id));
-    if failures.is_empty() { Ok(()) } else { Err(failures) }
-}
 
 /// The files that a rollback has kept, because others have written them since.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -69,22 +31,15 @@ impl Left {
     }
 }
 
-/// The result of trying to roll back an interrupted repair.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Recovery {
-    RolledBack(Left),
-    /// This is not the environment that the repair was for, and nothing was touched.
-    SetAside,
-}
-
-/// Rolls back an interrupted repair, if its environment is still the same.
-pub fn recover(transactions: &Transactions, journal: &Journal) -> Result<Recovery, RollbackError> {
-    let failed = |message| RollbackError::Files(vec![message]);
+/// Rolls back an interrupted repair. If this is not the environment that the repair was for, nothing is touched, the
+/// journal is set aside, and the result is `None`.
+pub fn recover(transactions: &Transactions, journal: &Journal) -> Result<Option<Left>, Error> {
+    let failed = |message| Error::not_restored(&[message]);
     if journal.is_bound().map_err(failed)? {
-        return roll_back(transactions, journal).map(Recovery::RolledBack);
+        return roll_back(transactions, journal).map(Some);
     }
     transactions.set_aside(journal).map_err(failed)?;
-    Ok(Recovery::SetAside)
+    Ok(None)
 }
 
 /// Restores the old files, removes the transaction, and returns what others have written since.
@@ -94,14 +49,19 @@ pub fn recover(transactions: &Transactions, journal: &Journal) -> Result<Recover
 /// # Errors
 /// Returns an error if copies are missing, before anything is changed, or if files could not be restored; the
 /// snapshot and the journal are then kept.
-pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Left, RollbackError> {
+pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Left, Error> {
     // A signal has to wait: nothing could run in a half-restored state, and this takes less than a second.
     Interrupts::caught();
-    check_copies(transactions, journal).map_err(|failures| RollbackError::CopiesMissing {
-        journal: transactions.open_journal(),
-        failures,
-    })?;
     let snapshot = transactions.snapshot(&journal.id);
+    let missing = journal.find_missing_copies(&snapshot);
+    if !missing.is_empty() {
+        let next = format!(
+            "Nothing was changed. Restore that copy from a backup. If you have none, create a new environment and \
+             remove {}.",
+            transactions.open_journal().display()
+        );
+        return Err(Error::repair(join_first(&missing, 1, " like it"), &next));
+    }
     let mut foreign = journal.find_foreign_packages();
     let files = foreign.add_files(journal.find_foreign_files());
     let old: Vec<&SavedFile> =
@@ -122,7 +82,7 @@ pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Left,
         failures.push(describe("cannot write", &journal.site)(error));
     }
     if !failures.is_empty() {
-        return Err(RollbackError::Files(failures));
+        return Err(Error::not_restored(&failures));
     }
     transactions.remove(journal);
     Ok(Left { packages: foreign.names, files })
@@ -217,7 +177,7 @@ fn put_back(copy: &Path, path: &Path) -> io::Result<()> {
         return Ok(());
     }
     if copy.symlink_metadata().is_err() {
-        // `check_copies` accepts a missing copy only if the old file is in its place.
+        // `find_missing_copies` accepts a missing copy only if the old file is in its place.
         return path.symlink_metadata().map(drop);
     }
     let directory = path.parent().unwrap_or(Path::new("/"));
@@ -389,7 +349,7 @@ mod tests {
             match scene.transactions.unfinished().unwrap() {
                 Some(journal) => {
                     let recovery = recover(&scene.transactions, &journal).unwrap();
-                    assert_eq!(recovery, Recovery::RolledBack(Left::default()), "after {done} steps");
+                    assert_eq!(recovery, Some(Left::default()), "after {done} steps");
                 }
                 None => scene.transactions.complete_removal(),
             }
@@ -413,7 +373,7 @@ mod tests {
         let site = scene.root.path().join("site");
         fs::remove_file(site.join(TOKEN_FILE)).unwrap();
         let before = tree(&site);
-        assert_eq!(recover(&scene.transactions, &journal).unwrap(), Recovery::SetAside);
+        assert_eq!(recover(&scene.transactions, &journal).unwrap(), None);
         assert_eq!(tree(&site), before);
         assert!(scene.transactions.unfinished().unwrap().is_none());
         scene.transactions.remove_leftovers();
@@ -441,14 +401,14 @@ mod tests {
                 fs::write(path, content).unwrap();
             }
         }
-        assert_eq!(recover(&scene.transactions, &journal).unwrap(), Recovery::SetAside);
+        assert_eq!(recover(&scene.transactions, &journal).unwrap(), None);
         assert!(scene.transactions.unfinished().unwrap().is_none());
         assert_eq!(tree(&at("site")), before);
         fs::remove_dir_all(at("site")).unwrap();
         fs::rename(at("aside"), at("site")).unwrap();
         scene.transactions.remove_leftovers();
         let journal = scene.transactions.unfinished().unwrap().unwrap();
-        assert_eq!(recover(&scene.transactions, &journal).unwrap(), Recovery::RolledBack(Left::default()));
+        assert_eq!(recover(&scene.transactions, &journal).unwrap(), Some(Left::default()));
         assert_eq!(tree(&at("site")), before);
     }
 
@@ -473,7 +433,7 @@ mod tests {
         let (scene, journal) = exchanged_scene();
         fs::write(scene.root.path().join("site").join(TOKEN_FILE), token::generate().unwrap() + "\n")
             .unwrap();
-        assert_eq!(recover(&scene.transactions, &journal).unwrap(), Recovery::SetAside);
+        assert_eq!(recover(&scene.transactions, &journal).unwrap(), None);
     }
 
     #[test]
@@ -584,10 +544,8 @@ mod tests {
         fs::remove_file(site.join(TOKEN_FILE)).unwrap();
         fs::create_dir(site.join(TOKEN_FILE)).unwrap();
         let before = tree(&site);
-        let RollbackError::Files(failures) = recover(&scene.transactions, &journal).unwrap_err() else {
-            panic!()
-        };
-        assert!(failures[0].contains(TOKEN_FILE), "{failures:?}");
+        let error = recover(&scene.transactions, &journal).unwrap_err().to_string();
+        assert!(error.contains(TOKEN_FILE), "{error}");
         assert_eq!(tree(&site), before);
         assert!(scene.transactions.unfinished().unwrap().is_some());
     }
@@ -640,11 +598,8 @@ mod tests {
         scene.transactions.exchange(&journal, &scene.plan).unwrap();
         // A directory that is not empty cannot be replaced by a file.
         fs::create_dir_all(site.join("p/gone/only_old.py/x")).unwrap();
-        let RollbackError::Files(failures) = roll_back(&scene.transactions, &journal).unwrap_err() else {
-            panic!()
-        };
-        assert_eq!(failures.len(), 1);
-        assert!(failures[0].contains("only_old.py"), "{}", failures[0]);
+        let error = roll_back(&scene.transactions, &journal).unwrap_err().to_string();
+        assert!(error.contains("only_old.py") && !error.contains("; "), "{error}");
         assert_eq!(fs::read_to_string(site.join("p/__init__.py")).unwrap(), "old");
         fs::remove_dir_all(site.join("p/gone/only_old.py")).unwrap();
         roll_back(&scene.transactions, &scene.transactions.unfinished().unwrap().unwrap()).unwrap();

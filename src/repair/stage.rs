@@ -61,17 +61,9 @@ impl Staged {
     }
 }
 
-/// The result of a resolution.
-#[derive(Debug)]
-pub enum Staging {
-    Staged(Staged),
-    /// No set of packages meets all requirements.
-    Unsolvable(Error),
-}
-
 /// Resolves and installs. All other packages are pinned at first; if that has no solution, their dependencies may
-/// move.
-pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Staging, Abort> {
+/// move. The inner error says that no set of packages meets all requirements.
+pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Result<Staged, Error>, Abort> {
     let progress = repair.request.progress;
     let step = progress.step(&format!("resolving and fetching packages with {}", repair.installer.name()));
     let installed = repair.packages.all();
@@ -90,7 +82,7 @@ pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Staging, Abort> {
                 let packages = read_installed(&[overlay.path().to_owned()]);
                 let changes = change::compare(installed, packages.all(), reasons);
                 let (edits, left) = Default::default();
-                return Ok(Staging::Staged(Staged { overlay, packages, changes, edits, left }));
+                return Ok(Ok(Staged { overlay, packages, changes, edits, left }));
             }
             InstallOutcome::Failed { message, output } => {
                 is_unsolvable = UNSOLVABLE.iter().any(|sign| output.contains(sign));
@@ -100,12 +92,12 @@ pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Staging, Abort> {
     }
     let next = "Nothing was changed. Fix what the installer reports, then try again.";
     let error = Error::repair(failure.trim_end().to_owned(), next);
-    if is_unsolvable { Ok(Staging::Unsolvable(error)) } else { Err(error.into()) }
+    if is_unsolvable { Ok(Err(error)) } else { Err(error.into()) }
 }
 
 /// Creates a directory for packages in the state directory, from which an exchange can link them.
 pub fn create_overlay(repair: &Repair) -> Result<tempfile::TempDir, Error> {
-    let directory = repair.state.directory();
+    let directory = &repair.state.directory;
     let created = failpoint::reach("stage")
         .and_then(|()| tempfile::Builder::new().prefix(OVERLAY_PREFIX).tempdir_in(directory));
     created.map_err(|error| {

@@ -21,19 +21,13 @@ use crate::repair::file_digest::sha256_of_bytes;
 use crate::repair::hints::SET_STATE_HOME;
 use crate::repair::history;
 use crate::repair::journal::Journal;
-use crate::repair::lock::{Lock, wait_for_lock};
-use crate::repair::rollback::{Left, Recovery, recover};
+use crate::repair::lock::wait_for_lock;
+use crate::repair::rollback::{Left, recover};
 use crate::repair::transaction::Transactions;
 use crate::system::{dirs, trust};
 use crate::text::package_name::PCLUSTER;
 
-/// The state of one environment's repairs.
-#[derive(Debug)]
-pub struct RepairState {
-    transactions: Transactions,
-}
-
-impl RepairState {
+impl Transactions {
     /// Creates the state directory of an environment.
     pub fn create(target: &Target) -> Result<Self, Error> {
         let Some(site) = find_site(target) else {
@@ -43,7 +37,7 @@ impl RepairState {
         };
         let no_state = |message: String| Error::repair(message, SET_STATE_HOME);
         let state = Self::at(site).ok_or_else(|| no_state(dirs::why_no_state()))?;
-        let directory = state.directory();
+        let directory = &state.directory;
         let made = trust::make_directory(directory);
         made.map_err(|error| no_state(format!("cannot create {}: {error}", directory.display())))?;
         Ok(state)
@@ -55,27 +49,13 @@ impl RepairState {
     }
 
     fn at(site: PathBuf) -> Option<Self> {
-        let state = dirs::state()?;
-        let directory = state.join("environments").join(directory_name(&site));
-        Some(Self { transactions: Transactions { directory, site } })
-    }
-
-    pub fn directory(&self) -> &Path {
-        &self.transactions.directory
-    }
-
-    /// The directory that holds aws-parallelcluster.
-    pub fn site(&self) -> &Path {
-        &self.transactions.site
-    }
-
-    pub fn transactions(&self) -> &Transactions {
-        &self.transactions
+        let directory = dirs::state()?.join("environments").join(directory_name(&site));
+        Some(Self { directory, site })
     }
 
     /// Takes the lock of a repair, after waiting for another repair that holds it.
-    pub fn lock_repair(&self, progress: Progress) -> Result<Lock, Abort> {
-        let path = self.directory().join("lock");
+    pub fn lock_repair(&self, progress: Progress) -> Result<File, Abort> {
+        let path = self.directory.join("lock");
         let failed = |error: io::Error| {
             let message = format!("cannot lock {}: {error}", path.display());
             Abort::from(Error::repair(message, SET_STATE_HOME))
@@ -83,42 +63,42 @@ impl RepairState {
         let open =
             File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file = open.map_err(failed)?;
-        wait_for_lock(progress, || self.describe_holder(), || file.try_lock(), failed)?;
-        history::adopt_older(self.directory()).map_err(failed)?;
+        wait_for_lock(progress, || self.describe_holder(), || file.try_lock())?.map_err(failed)?;
+        history::adopt_older(&self.directory).map_err(failed)?;
         // The PID is for people to read; the lock does not depend on it.
         let _ = file
             .set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| write!(file, "{}", std::process::id()));
-        Ok(Lock::new(file))
+        Ok(file)
     }
 
     /// The repair that has to finish first, with the process that holds its lock.
     fn describe_holder(&self) -> String {
-        let holder = fs::read_to_string(self.directory().join("lock")).unwrap_or_default();
+        let holder = fs::read_to_string(self.directory.join("lock")).unwrap_or_default();
         let holder: String = holder.chars().filter(char::is_ascii_digit).collect();
         format!("waiting for another repair of this environment to finish (process {holder})")
     }
 
     /// Takes the lock of an exchange, which keeps checks and other exchanges out.
-    pub fn lock_exclusive(&self, progress: Progress) -> Result<Lock, Abort> {
+    pub fn lock_exclusive(&self, progress: Progress) -> Result<File, Abort> {
         let failed = |error: io::Error| {
-            let message = format!("cannot lock {}: {error}", self.site().display());
+            let message = format!("cannot lock {}: {error}", self.site.display());
             Abort::from(Error::repair(message, "Nothing was changed. Try again."))
         };
-        let file = File::open(self.site()).map_err(failed)?;
+        let file = File::open(&self.site).map_err(failed)?;
         // Checks hold it too, but only a repair is likely to hold it for long.
-        wait_for_lock(progress, || self.describe_holder(), || file.try_lock(), failed)?;
-        Ok(Lock::new(file))
+        wait_for_lock(progress, || self.describe_holder(), || file.try_lock())?.map_err(failed)?;
+        Ok(file)
     }
 
     /// Rolls back an interrupted repair, and takes the lock of a check.
-    pub fn recover_and_lock_shared(&self, progress: Progress) -> Result<Option<Lock>, Abort> {
+    pub fn recover_and_lock_shared(&self, progress: Progress) -> Result<Option<File>, Abort> {
         loop {
             self.recover(progress)?;
             let shared = self.lock_shared(progress)?;
             // In between, a repair may have begun and been interrupted.
-            if shared.is_none() || self.unfinished()?.is_none() {
+            if shared.is_none() || self.read_unfinished()?.is_none() {
                 return Ok(shared);
             }
         }
@@ -126,33 +106,28 @@ impl RepairState {
 
     /// Takes the lock of a check, which keeps exchanges out. `None` if the directory cannot be locked; the check
     /// is made anyway.
-    pub fn lock_shared(&self, progress: Progress) -> Result<Option<Lock>, Abort> {
-        let Ok(file) = File::open(self.site()) else { return Ok(None) };
-        // The error is dropped below, so it does not matter which one this is.
-        let unlocked = |_| Abort::Error(Error::NoRealPcluster);
-        match wait_for_lock(progress, || self.describe_holder(), || file.try_lock_shared(), unlocked) {
-            Ok(()) => Ok(Some(Lock::new(file))),
-            Err(Abort::Interrupted(interrupted)) => Err(interrupted.into()),
-            Err(Abort::Error(_)) => Ok(None),
-        }
+    pub fn lock_shared(&self, progress: Progress) -> Result<Option<File>, Abort> {
+        let Ok(file) = File::open(&self.site) else { return Ok(None) };
+        let taken = wait_for_lock(progress, || self.describe_holder(), || file.try_lock_shared())?;
+        Ok(taken.ok().map(|()| file))
     }
 
     /// Rolls back an interrupted repair, reports that, and returns the changes that it had begun. If the
     /// environment was recreated since, the repair is only reported.
     pub fn recover(&self, progress: Progress) -> Result<Option<Vec<Change>>, Abort> {
-        if self.unfinished()?.is_none() && !self.transactions.is_removal_pending() {
+        if self.read_unfinished()?.is_none() && !self.is_removal_pending() {
             return Ok(None);
         }
         let _exclusive = self.lock_exclusive(progress)?;
-        self.transactions.complete_removal();
+        self.complete_removal();
         // The holder of the lock may have closed the transaction, or rolled it back.
-        let Some(journal) = self.unfinished()? else { return Ok(None) };
+        let Some(journal) = self.read_unfinished()? else { return Ok(None) };
         let step = progress.step("rolling back an interrupted repair");
-        let recovery = recover(&self.transactions, &journal).map_err(Error::from)?;
+        let recovery = recover(self, &journal)?;
         drop(step);
         match recovery {
-            Recovery::SetAside => {
-                let kept = self.transactions.snapshot(&journal.id);
+            None => {
+                let kept = self.snapshot(&journal.id);
                 progress.write(&format!(
                     "this environment was recreated after an interrupted repair, so nothing was restored; the old \
                      files are kept in {}",
@@ -160,7 +135,7 @@ impl RepairState {
                 ));
                 Ok(None)
             }
-            Recovery::RolledBack(left) => {
+            Some(left) => {
                 let mut restored = journal.changes;
                 restored.retain(|change| !left.packages.contains(&change.package));
                 progress.write(&format!(
@@ -173,22 +148,15 @@ impl RepairState {
         }
     }
 
-    fn unfinished(&self) -> Result<Option<Journal>, Error> {
+    fn read_unfinished(&self) -> Result<Option<Journal>, Error> {
         let next = "Nothing was changed. Restore that file, which is needed to roll back an interrupted repair, or \
                     remove it and create a new environment.";
-        let unfinished = self.transactions.unfinished();
-        unfinished.map_err(|message| Error::repair(message, next))
-    }
-
-    /// Removes the files of interrupted repairs. The caller holds [`Self::lock_repair`], because a running repair
-    /// needs its files.
-    pub fn remove_leftovers(&self) {
-        self.transactions.remove_leftovers();
+        self.unfinished().map_err(|message| Error::repair(message, next))
     }
 
     /// Removes the files of interrupted repairs if no repair is running.
     pub fn remove_leftovers_if_unlocked(&self) {
-        let path = self.directory().join("lock");
+        let path = self.directory.join("lock");
         let Ok(file) = File::open(path) else { return };
         if file.try_lock().is_ok() {
             self.remove_leftovers();

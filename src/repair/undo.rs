@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::checker::request::CheckRequest;
 use crate::environment::packages::read_installed;
 use crate::environment::target::Target;
-use crate::error::{Abort, Error};
+use crate::error::{Abort, Error, join_first};
 use crate::repair::change::Change;
 use crate::repair::failpoint;
 use crate::repair::hints::UNCHANGED_FREE_SPACE;
@@ -14,11 +14,11 @@ use crate::repair::history::{self, Entry};
 use crate::repair::journal::{Journal, find_outside};
 use crate::repair::lock::lock_against_uv;
 use crate::repair::overlay::{read_changes, remove_overlay};
-use crate::repair::ownership::refuse_another_users;
-use crate::repair::refusals::is_writable;
-use crate::repair::rollback::{check_copies, roll_back, summarize_failures};
+use crate::repair::refusals::{is_writable, refuse_another_users};
+use crate::repair::rollback::roll_back;
 use crate::repair::source_edits::find_changed_file;
-use crate::repair::state::{RepairState, describe_left, find_site};
+use crate::repair::state::{describe_left, find_site};
+use crate::repair::transaction::Transactions;
 
 /// The repair that was undone.
 #[derive(Debug)]
@@ -30,19 +30,19 @@ pub struct Undone {
 /// Undoes the last repair of a target's environment: an interrupted one if there is one, otherwise the newest.
 pub fn undo(request: &CheckRequest, target: &Target) -> Result<Undone, Abort> {
     refuse_another_users(find_site(target).as_deref(), "undo", &request.real.path)?;
-    let state = RepairState::create(target)?;
+    let state = Transactions::create(target)?;
     let _lock = state.lock_repair(request.progress)?;
     let rolled_back = state.recover(request.progress)?;
     state.remove_leftovers();
     if let Some(changes) = rolled_back {
         return Ok(Undone { changes, isolated: false });
     }
-    for entry in history::list(state.directory()) {
+    for entry in history::list(&state.directory) {
         if entry.is_isolated {
-            return Ok(Undone { changes: remove_overlay(&state, &entry), isolated: true });
+            return Ok(Undone { changes: remove_overlay(&entry), isolated: true });
         }
-        let journal = state.transactions().read_closed(&entry);
-        if let Some(journal) = journal.map_err(|message| refuse_undo(message, UNREADABLE))? {
+        let journal = state.read_closed(&entry);
+        if let Some(journal) = journal.map_err(|message| Error::undo(&message, UNREADABLE))? {
             return Ok(Undone {
                 changes: undo_in_place(request, target, &state, &entry, journal)?,
                 isolated: false,
@@ -70,15 +70,15 @@ pub struct Kept {
 
 /// Lists the repairs that are kept for a target's path. Nothing is locked or rolled back.
 pub fn list_kept(target: &Target) -> Result<Kept, Error> {
-    let Some(state) = RepairState::find(target) else { return Ok(Kept::default()) };
+    let Some(state) = Transactions::find(target) else { return Ok(Kept::default()) };
     let mut kept = Kept::default();
-    for entry in history::list(state.directory()) {
+    for entry in history::list(&state.directory) {
         let changes = if entry.is_isolated {
             read_changes(&entry)
         } else {
-            let journal = state.transactions().read_closed(&entry);
-            let Some(journal) = journal.map_err(|message| refuse_undo(message, UNREADABLE))? else {
-                kept.others = Some(state.directory().to_owned());
+            let journal = state.read_closed(&entry);
+            let Some(journal) = journal.map_err(|message| Error::undo(&message, UNREADABLE))? else {
+                kept.others = Some(state.directory.clone());
                 continue;
             };
             journal.changes
@@ -91,21 +91,22 @@ pub fn list_kept(target: &Target) -> Result<Kept, Error> {
 fn undo_in_place(
     request: &CheckRequest,
     target: &Target,
-    state: &RepairState,
+    state: &Transactions,
     entry: &Entry,
     journal: Journal,
 ) -> Result<Vec<Change>, Abort> {
-    let transactions = state.transactions();
     let _uv_lock = lock_against_uv(&target.interpreter.prefix, request.progress)?;
     let _exclusive = state.lock_exclusive(request.progress)?;
     refuse_changed_since(target, &journal)?;
-    check_copies(transactions, &journal)
-        .map_err(|messages| refuse_undo(summarize_failures(&messages), STAYS_REPAIRED))?;
+    let missing = journal.find_missing_copies(&state.snapshot(&journal.id));
+    if !missing.is_empty() {
+        return Err(Error::undo(&join_first(&missing, 1, " like it"), STAYS_REPAIRED).into());
+    }
     refuse_unwritable(&journal)?;
     // It is open again, so if this process is killed, the next call rolls it back.
-    transactions.reopen(entry).map_err(|message| refuse_undo(message, UNCHANGED_FREE_SPACE))?;
-    failpoint::reach("undo").map_err(|error| refuse_undo(error.to_string(), "Try again."))?;
-    let left = roll_back(transactions, &journal).map_err(Error::from)?;
+    state.reopen(entry).map_err(|message| Error::undo(&message, UNCHANGED_FREE_SPACE))?;
+    failpoint::reach("undo").map_err(|error| Error::undo(&error.to_string(), "Try again."))?;
+    let left = roll_back(state, &journal)?;
     if !left.is_empty() {
         request.progress.write(&format!("the environment was restored{}", describe_left(&left)));
     }
@@ -113,14 +114,18 @@ fn undo_in_place(
 }
 
 /// There may be repairs of an earlier environment at the same path.
-fn describe_nothing(state: &RepairState) -> Error {
-    let site = state.site().to_owned();
-    if history::list(state.directory()).is_empty() {
-        return Error::NothingToUndo { site };
+fn describe_nothing(state: &Transactions) -> Error {
+    let site = state.site.display();
+    if history::list(&state.directory).is_empty() {
+        return Error::Failed {
+            message: format!("there is no repair of {site} to undo"),
+            next: "Nothing was changed. If another environment was repaired, pass its pcluster with --real."
+                .into(),
+        };
     }
-    let message = format!("the environment at {} was recreated after the last repair", site.display());
-    let kept = state.directory().display();
-    refuse_undo(message, &format!("Nothing was changed. The old files are kept in {kept}."))
+    let message = format!("the environment at {site} was recreated after the last repair");
+    let kept = state.directory.display();
+    Error::undo(&message, &format!("Nothing was changed. The old files are kept in {kept}."))
 }
 
 /// Refuses an undo that would stop half-way, at a directory that cannot be written or at one that is in the place
@@ -129,14 +134,14 @@ fn refuse_unwritable(journal: &Journal) -> Result<(), Error> {
     let paths = || journal.removed.iter().map(|saved| &saved.path).chain(&journal.created);
     if let Some(path) = paths().find(|path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())) {
         let message = format!("{} is a directory now", path.display());
-        return Err(refuse_undo(message, "Nothing was changed. Move that directory away, then try again."));
+        return Err(Error::undo(&message, "Nothing was changed. Move that directory away, then try again."));
     }
     let directories = paths().filter_map(|path| path.ancestors().skip(1).find(|above| above.is_dir()));
     let directories: BTreeSet<&Path> = directories.collect();
     match directories.into_iter().find(|directory| !is_writable(directory)) {
         Some(directory) => {
             let message = format!("{} is not writable", directory.display());
-            Err(refuse_undo(message, "Nothing was changed. Make it writable, then try again."))
+            Err(Error::undo(&message, "Nothing was changed. Make it writable, then try again."))
         }
         None => Ok(()),
     }
@@ -149,10 +154,6 @@ const UNREADABLE: &str = "Nothing was changed or removed. Fix that file, or rest
 /// Advice if a copy of an old file is missing or damaged.
 const STAYS_REPAIRED: &str = "Nothing was changed; the environment stays repaired. Restore that copy from \
                               a backup, or create a new environment.";
-
-fn refuse_undo(message: String, next: &str) -> Error {
-    Error::undo(message, next)
-}
 
 /// Refuses to undo changes to packages that were changed or reinstalled after the repair. Files that are merely
 /// gone do not matter: they would be removed anyway.
@@ -169,16 +170,18 @@ fn refuse_changed_since(target: &Target, journal: &Journal) -> Result<(), Error>
     };
     if let Some(Change { package, to, .. }) = journal.changes.iter().find(is_other) {
         let message = format!("{package} is no longer at {to}: the environment has changed since");
-        return Err(refuse_undo(message, unchanged));
+        return Err(Error::undo(&message, unchanged));
     }
     if let Some(file) = journal.parts.iter().find_map(|part| find_changed_file(part, &journal.changes)) {
-        return Err(refuse_undo(format!("{} was changed after the repair", file.display()), unchanged));
+        return Err(Error::undo(&format!("{} was changed after the repair", file.display()), unchanged));
     }
     if let Some(package) = journal.find_reinstalled_package() {
-        return Err(refuse_undo(format!("{package} was reinstalled after the repair"), unchanged));
+        return Err(Error::undo(&format!("{package} was reinstalled after the repair"), unchanged));
     }
     match journal.find_changed_files().first() {
-        Some(file) => Err(refuse_undo(format!("{} was changed after the repair", file.display()), unchanged)),
+        Some(file) => {
+            Err(Error::undo(&format!("{} was changed after the repair", file.display()), unchanged))
+        }
         None => Ok(()),
     }
 }

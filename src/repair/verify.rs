@@ -1,15 +1,17 @@
 //! The check of the repaired environment itself, before its transaction is closed.
 
+use std::collections::BTreeSet;
+
 use crate::checker;
 use crate::error::{Abort, Error};
-use crate::repair::context::{BrokenRequirements, Repair};
+use crate::repair::context::Repair;
 use crate::repair::failpoint;
 use crate::repair::hints::keep_beside;
 use crate::repair::prove::{collect_unmet, is_met};
 use crate::system::concurrently::concurrently;
 
 /// Verifies that the environment is ready and that the repair has broken no requirement.
-pub fn verify(repair: &Repair, edits: &[String], broken_before: &BrokenRequirements) -> Result<(), Abort> {
+pub fn verify(repair: &Repair, edits: &[String], broken_before: &BTreeSet<String>) -> Result<(), Abort> {
     let next = format!("The environment was restored. {}", keep_beside(&repair.options.command()));
     let verification_error = |message: String| Error::repair(message, &next);
     failpoint::reach("verification").map_err(|error| verification_error(error.to_string()))?;
