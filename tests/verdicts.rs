@@ -115,6 +115,20 @@ fn the_first_finding_is_reported_with_its_cost_and_its_fix_before_the_others() {
     run.holds(run.stderr().lines().nth(2).unwrap().contains("hint: "), "in the third line");
 }
 
+/// No configuration can change that, so a minimal one is not tried.
+#[test]
+fn a_pcluster_that_does_not_start_is_stopped_after_one_start() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    environment.answers(&json!({
+        "kind": "unstartable", "stage": "import", "exception": "ImportError", "message": "cannot import name 'soft_unicode'",
+        "module": "markupsafe", "moduleFile": null, "file": null, "bytecode": null, "cause": null,
+    }));
+    let run = sandbox.build_image().run();
+    run.exits(1).prefixed().stderr_matches("does-not-start.txt");
+    assert_eq!(sandbox.log(), ["identity", "node", "synth"]);
+}
+
 #[test]
 fn blocked_in_mode_warn_reports_and_goes_on() {
     let sandbox = Sandbox::new();

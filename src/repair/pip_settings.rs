@@ -82,7 +82,7 @@ fn read_pip_settings(python: &Path) -> Vec<(String, String)> {
     let mut files = if cfg!(target_os = "macos") {
         files_on_macos(home.as_deref())
     } else {
-        files_on_linux(home.as_deref(), |name| env::var_os(name).filter(|value| !value.is_empty()))
+        files_on_linux(home.as_deref(), |name| env::var_os(name))
     };
     files.extend(python.parent().and_then(Path::parent).map(|prefix| prefix.join("pip.conf")));
     if let Some(named) = env::var_os("PIP_CONFIG_FILE") {
@@ -104,6 +104,7 @@ fn read_pip_settings(python: &Path) -> Vec<(String, String)> {
 
 /// The files of the machine and of the user, in the order in which `pip/_internal/configuration.py` reads them.
 fn files_on_linux(home: Option<&Path>, variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let variable = |name| variable(name).filter(|value| !value.is_empty());
     let machine = variable("XDG_CONFIG_DIRS").unwrap_or_else(|| "/etc/xdg".into());
     let mut files: Vec<PathBuf> = env::split_paths(&machine).map(|base| base.join("pip/pip.conf")).collect();
     files.push("/etc/pip.conf".into());
@@ -164,6 +165,7 @@ mod tests {
             "/home/u/.config/pip/pip.conf",
         ];
         assert_eq!(paths(&files_on_linux(home, |_| None)), expected);
+        assert_eq!(paths(&files_on_linux(home, |_| Some("".into()))), expected);
         let set = |name: &str| Some(if name == "XDG_CONFIG_DIRS" { "/a:/b" } else { "/c" }.into());
         let expected = ["/a/pip/pip.conf", "/b/pip/pip.conf", "/etc/pip.conf", "/c/pip/pip.conf"];
         assert_eq!(paths(&files_on_linux(None, set)), expected);

@@ -96,6 +96,8 @@ fn write_marker(python: &VersionSpecifiers) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::str::FromStr as _;
+
     use super::*;
     use crate::rules::advisories::file::read;
 
@@ -126,6 +128,14 @@ mod tests {
             advisory("advice", "other", ">=1", "  fix: {advice: Do something.}\n"),
         ];
         derive(&read(&advisories.concat()).unwrap(), pcluster, python)
+    }
+
+    #[test]
+    fn a_range_with_a_patch_release_needs_the_full_version() {
+        let marker = |range: &str| write_marker(&VersionSpecifiers::from_str(range).unwrap());
+        assert_eq!(marker("<3.9.2"), " ; python_full_version < \"3.9.2\"");
+        assert_eq!(marker(">3.9"), " ; python_full_version > \"3.9\"");
+        assert_eq!(marker(">=3.9,!=3.10.*"), " ; python_version >= \"3.9\" and python_version != \"3.10\"");
     }
 
     #[test]
