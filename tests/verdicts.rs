@@ -129,6 +129,22 @@ fn a_pcluster_that_does_not_start_is_stopped_after_one_start() {
     assert_eq!(sandbox.log(), ["identity", "node", "synth"]);
 }
 
+/// The template does not show an advisory on the start, so none is built to refute it.
+#[test]
+fn an_advisory_that_the_template_does_not_show_needs_no_minimal_template() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    environment.installs("setuptools", "82.0.1", "");
+    environment.answers(&json!({"kind": "unexpected", "call": "ec2:DescribeImages", "startupMs": 1}));
+    sandbox.build_image().run();
+    let synths = || sandbox.log().iter().filter(|line| *line == "synth").count();
+    assert_eq!(synths(), 1);
+    environment.cdk("1.153.0");
+    sandbox.clear_log();
+    sandbox.build_image().run();
+    assert_eq!(synths(), 2);
+}
+
 #[test]
 fn blocked_in_mode_warn_reports_and_goes_on() {
     let sandbox = Sandbox::new();
