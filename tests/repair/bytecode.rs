@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use serde_json::json;
+
 use crate::support::sandbox::Sandbox;
 
 /// The packages come compiled where the environment's are, whichever installer brings them.
@@ -26,6 +28,34 @@ fn bytecode_is_as_before() {
     let environment = sandbox.broken_environment();
     sandbox.write(environment.path("fake/compile"), "echo no >&2; exit 1");
     environment.preflight(["fix"]).run().exits(0).is_silent().stdout_matches("fix.txt");
+}
+
+/// Python fails on it, and compiles it again if it is gone.
+#[test]
+fn a_damaged_file_is_removed_by_fix_and_only_named_by_a_dry_run() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    let damaged = environment.path("site/pcluster/__pycache__/cli.cpython-39.pyc");
+    sandbox.write(&damaged, "");
+    let failure = json!({
+        "kind": "unstartable", "stage": "import", "exception": "EOFError", "message": "marshal data too short",
+        "module": null, "moduleFile": null, "file": null, "bytecode": damaged, "cause": null,
+    });
+    sandbox.write(environment.path("fake/damaged.json"), failure.to_string());
+    environment.synthesizes(
+        "answer=synth\n[ -f \"$fake/../site/pcluster/__pycache__/cli.cpython-39.pyc\" ] && answer=damaged\n\
+         printf '\\n%s\\n' \"$sentinel\"; cat \"$fake/$answer.json\"; printf '\\n%s\\n' \"$sentinel\"\n",
+    );
+    for options in [&["--dry-run"][..], &["--isolated"]] {
+        let call = sandbox.pcluster(["preflight", "fix"]);
+        options.iter().fold(call, |call, option| call.argument(*option)).run();
+        assert!(damaged.exists(), "{options:?} changes nothing");
+    }
+    let run = sandbox.pcluster(["preflight", "fix", "--dry-run"]).run();
+    run.exits(0).stdout_matches("fix-damaged-planned.txt");
+    let run = sandbox.pcluster(["preflight", "fix"]).run();
+    run.exits(0).stdout_matches("fix-damaged.txt").stderr_matches("fix-damaged-removed.txt");
+    assert!(!damaged.exists());
 }
 
 #[test]
