@@ -58,6 +58,26 @@ fn a_damaged_file_is_removed_by_fix_and_only_named_by_a_dry_run() {
     assert!(!damaged.exists());
 }
 
+/// It may belong to another environment.
+#[test]
+fn a_damaged_file_outside_the_environment_is_named_and_kept() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.environment();
+    let damaged = sandbox.path("elsewhere/cli.cpython-39.pyc");
+    sandbox.write(&damaged, "");
+    environment.answers(&json!({
+        "kind": "unstartable", "stage": "import", "exception": "EOFError", "message": "marshal data too short",
+        "module": null, "moduleFile": null, "file": null, "bytecode": damaged, "cause": null,
+    }));
+    sandbox
+        .pcluster(["preflight", "fix"])
+        .run()
+        .exits(1)
+        .prefixed()
+        .stderr_matches("fix-damaged-elsewhere.txt");
+    assert!(damaged.exists());
+}
+
 #[test]
 fn the_disk_is_full_while_it_compiles() {
     let sandbox = Sandbox::new();
