@@ -329,6 +329,7 @@ $2$one_more"
     else
         complain "warning: $1 is not writable: shells that read it will not use the shim"
         complain "hint: Add this line at its end: $2"
+        one_is_advised=1
     fi
 }
 
@@ -461,7 +462,11 @@ check_installation() {
                     startup='~/.profile, because login shells do not read ~/.bashrc'
                 fi
                 complain "warning: in a new shell ($SHELL${kind:+ $kind} -i) the shim is not first on PATH, so build-image would not be guarded"
-                complain "hint: Put this line at the end of $startup:"
+                if [ -n "${one_is_advised:-}" ]; then
+                    complain "hint: If you have not added the line above, put this one at the end of $startup:"
+                else
+                    complain "hint: Put this line at the end of $startup:"
+                fi
                 complain "$activate"
                 ;;
         esac

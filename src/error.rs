@@ -226,7 +226,7 @@ impl Error {
     pub fn hint(&self) -> String {
         match self {
             Self::NoRealPcluster => "Install aws-parallelcluster, activate its environment, or set \
-                                     PCLUSTER_SHIM_REAL to its absolute path."
+                                     PCLUSTER_SHIM_REAL to the real pcluster."
                 .into(),
             Self::NothingBeside { .. } => {
                 "Install aws-parallelcluster there, pass another pcluster with --real, or run \

@@ -114,7 +114,7 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
     let took = since.elapsed();
     if !request.synthesizes {
         report.add("packages", took, CheckResult::Findings(advised));
-        let reason = "--no-synth: advisories were not confirmed";
+        let reason = "--no-synth: no template was built to confirm advisories";
         report.add("template", Duration::ZERO, CheckResult::Skipped(reason.into()));
         return Ok(finish(request, report, packages.get(PCLUSTER)));
     }

@@ -112,7 +112,7 @@ pub enum Command {
     },
     /// Find AMIs left by broken builds; repair or delete them
     Images(ImagesArgs),
-    /// Print constraints for an environment that builds
+    /// Print constraints with which an environment can build images
     Constraints {
         /// A release of aws-parallelcluster [default: the installed one]
         version: Option<String>,
@@ -200,7 +200,7 @@ pub struct CheckArgs {
 
 #[derive(Debug, Args, Default, Clone)]
 pub struct FixArgs {
-    /// Findings to repair [default: all that block or predict a failed build]
+    /// Findings [default: all that block a build or predict its failure]
     #[arg(value_name = "ID")]
     pub ids: Vec<String>,
     /// Stage and prove the repair, print what it would do, and change nothing
@@ -292,7 +292,7 @@ pub enum Policy {
 
 #[derive(Debug, Args, Default, Clone)]
 pub struct Common {
-    /// human, json, junit, github [default: human]
+    /// human (default), json; checks: junit, github
     #[arg(long, global = true, value_enum, default_value_t)]
     #[arg(value_name = "FORM", hide_possible_values = true, hide_default_value = true)]
     pub format: Format,

@@ -25,7 +25,7 @@ pub fn describe_orphan(listing: &Listing, image: &Image) -> String {
         return text
             + &describe_reasons(image)
             + &describe_addresses(listing, image)
-            + &describe_tags(listing, "gets", &image.tags);
+            + &describe_tags(listing, "would get", &image.tags);
     }
     let refused = [("not repairable", image.repair_refused), ("not deletable", image.delete_refused)];
     let parts: Vec<String> =
@@ -176,7 +176,7 @@ fn describe_sharing(image: &Image) -> String {
     let Some(sharing) = &image.sharing else { return String::new() };
     let with: Vec<&str> = sharing.list().map(|(_, id)| id).collect();
     let mut text = match &image.commands.share {
-        Some(command) => line(&format!("to share it again, run `{command}`")),
+        Some(command) => line(&format!("to share it as configured, run `{command}`")),
         None if with.is_empty() => String::new(),
         None => line(&format!("was to be shared with {}", with.join(", "))),
     };

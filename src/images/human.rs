@@ -30,7 +30,9 @@ pub fn render_list(listing: &Listing) -> String {
     entries.extend(listing.unfinished.iter().map(describe_unfinished));
     let mut text = head(listing) + &separate(&entries) + &summarize(listing) + &describe_rest(listing);
     let Commands { repair, delete, .. } = &listing.commands;
-    let named = [("To restore their tags", repair), ("To delete them", delete)];
+    let has_images = listing.images.iter().any(|image| image.class == Class::Orphan);
+    let deletion = if has_images { "To delete them" } else { "To finish what was interrupted" };
+    let named = [("To restore their tags", repair), (deletion, delete)];
     let commands = named.iter().filter_map(|(aim, command)| Some((aim, command.as_ref()?)));
     let commands: String =
         commands.map(|(aim, command)| paragraph(&format!("{aim}, run `{command}`."))).collect();
@@ -81,7 +83,9 @@ pub fn render_result(listing: &Listing, change: Change) -> String {
     if !listing.outcomes.failed.is_empty() {
         text += "To finish what failed, fix the cause and run the same command again.\n";
     } else if change == Change::Repair && !listing.outcomes.done.is_empty() {
-        text += "`pcluster list-images`, `describe-image` and `delete-image` find them now.\n";
+        let them = if listing.outcomes.done.len() == 1 { "it" } else { "them" };
+        let _ =
+            writeln!(text, "`pcluster list-images`, `describe-image` and `delete-image` find {them} now.");
     }
     text
 }

@@ -21,7 +21,7 @@ pub enum Level {
 pub const LOSES_TAGS: &str = "cdk-imagebuilder-1.153.0";
 
 /// How to find those AMIs.
-pub const FIND_LOST: &str = "To find AMIs left behind by such builds, run `pcluster preflight images`.";
+pub const FIND_LOST: &str = "To find AMIs that earlier builds left behind, run `pcluster preflight images`.";
 
 /// The source of a finding. In pcluster's own JSON, this is the name of a validator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -39,6 +39,10 @@ pub fn check_template(template: &Value, fix: &str, since: Instant) -> Box<Report
     let fix = Fix::by_hand(fix.into());
     let mut findings = asked::check(template, &Expectation::default(), &fix);
     findings.extend(check_everywhere(template, None, &file::built_in(), system::today()));
+    // A repair changes what is built next, and not this template.
+    for finding in findings.iter_mut().filter(|finding| finding.has_repair()) {
+        finding.fix = Some(fix.clone());
+    }
     let mut report = ReportBuilder::new(None);
     report.add("template", since.elapsed(), CheckResult::Findings(findings));
     report.build(shim())

@@ -165,6 +165,11 @@ impl Where {
         let consequence = match self.mode {
             _ if self.real.is_err() => "build-image fails: no real pcluster was found",
             _ if self.calls.is_wheel_alone && !self.calls.is_guarded() => "build-image is not guarded",
+            _ if !self.calls.is_guarded()
+                && self.warnings.iter().any(|warning| warning.id == "overwritten") =>
+            {
+                "build-image is not guarded: the shim was overwritten or removed"
+            }
             _ if !self.calls.is_guarded() => "build-image is not guarded: the shim is not first on PATH",
             Mode::Off => "build-image is not checked (mode: off)",
             Mode::Block | Mode::Fix if is_unknown && self.strict => return vec![STRICT],

@@ -148,14 +148,19 @@ pub(crate) fn warn_of_overwritten(
             } else {
                 "pcluster-preflight install".into()
             };
+            let (done, first) = if place.exists() {
+                ("overwritten", "")
+            } else {
+                ("removed", "reinstall aws-parallelcluster there, then ")
+            };
             Warning {
                 id: "overwritten",
                 message: format!(
-                    "{} was guarded in place, but has since been overwritten or removed, as pip and uv do: \
-                     build-image is not guarded there.",
+                    "{} was guarded in place, but pip, uv or another program has {done} it since: build-image \
+                     is not guarded there.",
                     place.display()
                 ),
-                hint: format!("To guard it again, run `{script} --venv {environment}`."),
+                hint: format!("To guard it again, {first}run `{script} --venv {environment}`."),
             }
         })
         .collect()
@@ -177,7 +182,10 @@ pub(crate) fn warn_of_entries(search: &Search) -> Vec<Warning> {
         let what: String = if entry.as_os_str().is_empty() {
             "PATH has an empty entry, which means the current directory".into()
         } else {
-            format!("PATH has {}, which depends on the current directory", entry.display())
+            format!(
+                "PATH has the relative entry `{}`, which depends on the current directory",
+                entry.display()
+            )
         };
         let message = what + ": a shell runs any program that it finds there. The shim does not.";
         if warnings.iter().all(|before| before.message != message) {

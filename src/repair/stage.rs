@@ -70,9 +70,13 @@ pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Result<Staged, Error
     let (mut failure, mut is_unsolvable) = (String::new(), false);
     for pinned in [Pinned::All, Pinned::AllButDependencies, Pinned::AllButDependenciesAndTheirs] {
         let Some(request) = plan::plan_install(installed, reasons, repair.options.strategy, pinned) else {
-            let next = "Nothing was changed. Report this: the advisory names no installed package.";
-            let message = "no installed package matches this fix".into();
-            return Err(Error::repair(message, next).into());
+            let (message, next) = if reasons.is_empty() {
+                ("it would change no package", "Nothing was changed. Try another --strategy, or report this.")
+            } else {
+                let next = "Nothing was changed. Report this: the advisory names no installed package.";
+                ("no installed package matches this fix", next)
+            };
+            return Err(Error::repair(message.into(), next).into());
         };
         let overlay = create_overlay(repair)?;
         match repair.installer.install(&request, overlay.path())? {

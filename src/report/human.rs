@@ -231,7 +231,7 @@ pub fn render_for_stderr(report: &Report, decision: Decision) -> String {
         }
         let hidden = report.causes().count().saturating_sub(MAX_FINDINGS);
         if hidden > 0 {
-            lines.push(format!("and {hidden} more; to see them, run `pcluster preflight`"));
+            lines.push(format!("and {hidden} more; to see them, run `pcluster preflight -c FILE`"));
         }
         if decision == Decision::Exec {
             lines.push("continuing anyway (mode: warn)".into());
@@ -259,7 +259,8 @@ pub fn render_for_stderr(report: &Report, decision: Decision) -> String {
 /// What it means that a check could not run, and what to do, if strict is set.
 const STRICT: [&str; 2] = [
     "build-image was stopped, because strict is set.",
-    "hint: For details, run `pcluster preflight`. To continue unchecked, set PCLUSTER_SHIM_STRICT=0.",
+    "hint: For details, run `pcluster preflight -c FILE`. To continue unchecked, set \
+     PCLUSTER_SHIM_STRICT=0.",
 ];
 
 /// What to do about a finding: to run the command in backquotes, or advice.
