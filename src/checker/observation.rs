@@ -242,7 +242,7 @@ impl Observer<'_> {
             Ok(Synthesis::Failed { stage, message }) => {
                 CheckResult::Unknown(format!("building it fails at the step `{stage}`: {message}"))
             }
-            // `observe` has returned before, or there was no call.
+            // `observe` has already returned for the first; the second answers no call.
             Ok(Synthesis::Rejected { .. } | Synthesis::Started) => {
                 CheckResult::Unknown("it was not built".into())
             }

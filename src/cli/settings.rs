@@ -263,7 +263,7 @@ fn is_config_named() -> bool {
 }
 
 fn read_file() -> Result<ConfigFile, Error> {
-    // By convention, naming /dev/null as a file means that there is no file.
+    // By convention, /dev/null in place of a file means that none is wanted.
     let Some(path) = config_path().filter(|path| path != Path::new("/dev/null")) else {
         return Ok(ConfigFile::default());
     };
@@ -289,7 +289,7 @@ fn parse_file(text: &str) -> Result<ConfigFile, String> {
     yaml::parse::<Option<ConfigFile>>(text).map(Option::unwrap_or_default)
 }
 
-/// Whether there is no such file; the error is `NotADirectory` if HOME is /dev/null or another file.
+/// Whether a file was not found; the error is `NotADirectory` if HOME is /dev/null or another file.
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }

@@ -125,7 +125,7 @@ fn read_header(path: &Path) -> Option<String> {
     Some(String::from_utf8_lossy(&header).into_owned())
 }
 
-/// Whether a directory is in an archive of uv's cache, which uvx uses as an environment.
+/// Whether a directory belongs to an environment of uvx, which is an archive in uv's cache.
 pub fn is_in_cache_of_uv(site: &Path) -> bool {
     let is_archive = |directory: &&Path| {
         let name = directory.file_name().unwrap_or_default().as_encoded_bytes();

@@ -74,7 +74,7 @@ pub fn list(variable: impl Fn(&str) -> Option<OsString>) -> Vec<Place> {
     PLACES.iter().filter_map(|(name, below)| Some(Place { base: base(name)?, below })).collect()
 }
 
-/// Where a version manager keeps what its shims choose from, if this directory of PATH contains such shims:
+/// The environments that a version manager's shims choose from, if this directory of PATH contains such shims:
 /// pyenv's `shims` is next to its `versions`, and that of asdf and mise is next to `installs`.
 pub fn behind_shims(entry_of_path: &Path) -> Option<[Place; 3]> {
     let root = entry_of_path.parent().filter(|_| entry_of_path.ends_with("shims"))?;

@@ -124,7 +124,7 @@ fn start_launcher(
     Ok((read_answers(&directory), finished))
 }
 
-/// The answer that all of these give, and whether each of them keeps its call; `None` if there is no answer.
+/// The answer on which all of these agree, and whether each of them keeps its call; `None` without an answer.
 pub fn agree(
     answers: &[InterpreterAnswer],
     call: &[OsString],
