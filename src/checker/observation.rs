@@ -93,7 +93,8 @@ impl Seen {
 
 impl Observer<'_> {
     /// Builds the template of a call and, if that fails, of a minimal configuration ([`synthesis::synthesize`]): even
-    /// without Node.js, because the real pcluster rejects a call before CDK runs. The version of Node.js is determined at the same time.
+    /// without Node.js, because the real pcluster rejects a call before CDK runs. The version of Node.js is
+    /// determined at the same time.
     pub fn observe(&self, call: &Call) -> Result<Observed, Abort> {
         let since = Instant::now();
         let node = node::ask(self.target, self.request.settings.timeout);
