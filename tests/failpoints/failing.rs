@@ -32,6 +32,13 @@ fn a_failure_at_every_step_changes_nothing(environment: &BrokenEnvironment, nth:
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn a_failure_at_every_step_changes_nothing_with_links() {
+    a_failure_at_every_step_changes_nothing(&Sandbox::new().broken_environment(), 3);
+}
+
+#[test]
+#[cfg(feature = "fault-injection")]
+#[ignore = "long"]
+fn a_failure_at_every_file_changes_nothing_with_links() {
     a_failure_at_every_step_changes_nothing(&Sandbox::new().broken_environment(), 1);
 }
 

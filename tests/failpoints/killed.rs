@@ -68,6 +68,13 @@ fn killed_at_every_step(environment: &BrokenEnvironment, nth: usize) {
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn killed_at_every_step_with_links() {
+    killed_at_every_step(&Sandbox::new().broken_environment(), 3);
+}
+
+#[test]
+#[cfg(feature = "fault-injection")]
+#[ignore = "long"]
+fn killed_at_every_file_with_links() {
     killed_at_every_step(&Sandbox::new().broken_environment(), 1);
 }
 
@@ -118,6 +125,13 @@ fn an_undo_killed_is_completed(environment: &BrokenEnvironment, nth: usize) {
 
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
+fn an_undo_killed_at_some_files_is_completed_with_links() {
+    an_undo_killed_is_completed(&Sandbox::new().broken_environment(), 3);
+}
+
+#[test]
+#[cfg(feature = "fault-injection")]
+#[ignore = "long"]
 fn an_undo_killed_at_every_file_is_completed_with_links() {
     an_undo_killed_is_completed(&Sandbox::new().broken_environment(), 1);
 }
