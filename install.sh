@@ -151,7 +151,7 @@ choose_program() {
         for binary in ${here:+"$here/bin/pcluster" "$here/../pcluster-preflight"}; do
             if is_shim "$binary"; then return; fi
         done
-        die 'there is no program to install' 'Run install.sh in a checkout, or pass a built pcluster-shim with --binary FILE.'
+        die 'found no program to install' 'Run install.sh in a checkout, or pass a built pcluster-shim with --binary FILE.'
     fi
     [ -f "$binary" ] || die "$binary is not a file" 'Pass a built pcluster-shim with --binary FILE.'
     is_shim "$binary" || die "$binary is not pcluster-shim" 'Pass a built pcluster-shim with --binary FILE.'
@@ -518,6 +518,7 @@ remove_shim() {
     say "removed pcluster-shim from $prefix"
     remove_old_cache
     remove_state
+    remove_settings
     say "next: in shells that are open, run: unset -f pcluster; hash -r (fish: functions -e pcluster)"
 }
 
@@ -549,6 +550,10 @@ remove_state() {
     done
     rmdir "$state/environments" "$state" 2>/dev/null
     if [ -d "$state" ]; then say "kept $state, which \`pcluster preflight undo\` needs"; fi
+}
+
+# remove_settings: removes the directory of settings if it has none.
+remove_settings() {
     config=$(base_directory "${XDG_CONFIG_HOME:-}" .config)
     if [ -e "$config/config.yaml" ]; then say "kept $config, your settings"; fi
     rmdir "$config" 2>/dev/null || :
@@ -653,6 +658,7 @@ remove_from_venv() {
     remove_unfinished
     remove_empty "$own"
     say "removed pcluster-shim from $venv"
+    remove_state
 }
 
 # --- the call -----------------------------------------------------------------------

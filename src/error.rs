@@ -282,7 +282,8 @@ impl Error {
             Self::Aws(failure) => failure.hint(),
             Self::NoStack { .. } => "Check the region (-r). AWS keeps deleted stacks for 90 days.".into(),
             Self::Unconfirmed => "Nothing was changed. Review the plan with --dry-run, then pass --yes.".into(),
-            Self::Failed { next, .. } | Self::Repair { next, .. } | Self::NotInPlace { next, .. } => next.clone(),
+            Self::NotInPlace { next, .. } => format!("Nothing was changed. {next}"),
+            Self::Failed { next, .. } | Self::Repair { next, .. } => next.clone(),
         }
     }
 

@@ -172,7 +172,7 @@ pub struct CheckArgs {
     /// The AWS region
     #[arg(short = 'r', long)]
     pub region: Option<String>,
-    /// Check only packages; do not start Python
+    /// Check only packages; do not import pcluster
     #[arg(long)]
     pub no_synth: bool,
     /// Repair what blocks a build, then check again

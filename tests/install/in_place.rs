@@ -51,6 +51,20 @@ fn in_place_the_launcher_works_as_before_and_comes_back_byte_for_byte() {
     }
 }
 
+/// What repairs have left goes with the guard of an environment, too.
+#[test]
+fn in_place_an_uninstall_keeps_only_what_an_undo_needs() {
+    let home = Home::new();
+    let directory = home.path("venv").display().to_string();
+    in_place(&home, &["--binary", &home.built]);
+    home.sandbox.write("state/pcluster-shim/environments/one/lock", "");
+    let last = home.sandbox.write("state/pcluster-shim/environments/two/last.json", "{}");
+    let uninstall = ["--uninstall", "--venv", &directory];
+    let run = home.installs_in("dash", uninstall).run();
+    run.exits(0).is_silent().stdout_matches("venv-uninstall-keeps.txt");
+    assert!(last.is_file() && !home.path("state/pcluster-shim/environments/one").exists());
+}
+
 /// build-image is guarded in place, whatever else is on PATH; `where` says so.
 #[test]
 fn in_place_the_environment_is_guarded() {
