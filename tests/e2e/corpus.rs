@@ -45,6 +45,7 @@ fn release_3_16_1() {
 }
 
 #[test]
+#[ignore = "long"]
 fn three_configurations_on_release_3_16_1() {
     is_the_same(NEWEST, is_one_of_three);
 }

@@ -61,6 +61,7 @@ fn of_configurations() {
 
 /// Parent images as `aws ec2 describe-images` prints them.
 #[test]
+#[ignore = "long"]
 fn of_parent_images() {
     let image = |name: &str, owner: &str| {
         json!({"ImageId": "ami-0123456789abcdef0", "Name": name, "Architecture": "x86_64", "State": "available",
@@ -96,6 +97,7 @@ tags = ami['AmiTags']
 
 /// A pcluster or a CDK that writes another template than was asked for.
 #[test]
+#[ignore = "long"]
 fn of_templates() {
     let copy = EnvironmentCopy::of(GOOD, With::Uv);
     let file = copy.site().join("pcluster/templates/cdk_builder.py");

@@ -154,6 +154,7 @@ fn release_3_13_2_on_python_3_13() {
 }
 
 #[test]
+#[ignore = "long"]
 fn release_3_13_2_on_python_3_12_made_and_repaired_by_pip() {
     is_stopped_and_repaired("3.13.2-3.12-pip", With::Pip, PKG_RESOURCES);
 }
@@ -229,6 +230,7 @@ fn two_faults_that_no_advisory_names_are_found_and_repaired() {
 
 /// pip fetches the uv that can limit dates, into a private place.
 #[test]
+#[ignore = "long"]
 fn pip_fetches_what_limits_dates() {
     is_repaired_without_an_advisory(With::Pip, &[("inflection", "inflection/__init__.py")], &[]);
 }

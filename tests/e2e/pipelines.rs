@@ -85,6 +85,7 @@ impl Runner {
 }
 
 #[test]
+#[ignore = "long"]
 fn the_dockerfile() {
     let text = text_of("pipelines/Dockerfile");
     let mut runner = Runner::new();
@@ -120,6 +121,7 @@ fn the_dockerfile() {
 }
 
 #[test]
+#[ignore = "long"]
 fn github_actions() {
     let workflow: Value = serde_yaml::from_str(&text_of("pipelines/github.yml")).unwrap();
     let mut runner = Runner::new();

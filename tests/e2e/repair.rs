@@ -333,6 +333,7 @@ fn noise_does_not_keep_uv_from_a_repair() {
 /// A launcher that puts directories in front of PYTHONPATH, or replaces it, hides a repair that is kept
 /// beside the environment.
 #[test]
+#[ignore = "long"]
 fn beside_an_environment_whose_launcher_changes_the_path() {
     let mut copy = EnvironmentCopy::of(BY_UV, With::Uv);
     let (real, site) = (copy.environment.bin("pcluster"), copy.site());

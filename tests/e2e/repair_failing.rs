@@ -51,6 +51,7 @@ fn the_index_cannot_be_reached() {
 }
 
 #[test]
+#[ignore = "long"]
 fn the_index_lacks_a_package() {
     // kms is required by others only; without it pip would try every release of those for hours.
     for (name, with, missing) in [(BY_UV, With::Uv, "kms"), (BY_PIP, With::Pip, "sqs")] {
@@ -87,6 +88,7 @@ fn the_newest_cdk_is_broken_too() {
 /// The index as of the day of the advisory: 1.153.0 was the newest, there is nothing to upgrade to. The
 /// packages of the release's day do, and what moves with them is what they require of one another.
 #[test]
+#[ignore = "long"]
 fn there_is_no_newer_cdk_yet() {
     let mut copy = EnvironmentCopy::of(BY_UV, With::Uv);
     copy.unset("PIP_FIND_LINKS");
@@ -188,6 +190,7 @@ fn the_disk_is_full_while_it_stages_and_while_it_takes_the_snapshot() {
 
 /// The staged packages are compiled, by a Python that takes a part of a file for all of it.
 #[test]
+#[ignore = "long"]
 fn the_disk_is_full_while_it_compiles() {
     let told = the_disk_is_full(EnvironmentCopy::of(BY_PIP, With::Uv));
     assert!(told.contains("cannot write bytecode: "), "{told}");
