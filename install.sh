@@ -463,7 +463,7 @@ check_installation() {
                 fi
                 complain "warning: in a new shell ($SHELL${kind:+ $kind} -i) the shim is not first on PATH, so build-image would not be guarded"
                 if [ -n "${one_is_advised:-}" ]; then
-                    complain "hint: If you have not added the line above, put this one at the end of $startup:"
+                    complain "hint: Adding the line above solves this, too. Otherwise, put this one at the end of $startup:"
                 else
                     complain "hint: Put this line at the end of $startup:"
                 fi
@@ -630,7 +630,7 @@ add_to_venv() {
         # Otherwise every call of pcluster in this environment would fail.
         mv -f "$launcher.real" "$launcher"
         die 'the shim cannot find the launcher that it replaced' \
-            "The launcher was put back. To see why, run: $(quoted "$venv/bin/pcluster-preflight") where"
+            "The launcher was restored, so nothing is guarded. To see why the shim did not find it, run: $(quoted "$venv/bin/pcluster-preflight") where"
     fi
     say 'next: run this again after pip or uv reinstalls aws-parallelcluster there'
 }

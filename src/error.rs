@@ -269,8 +269,8 @@ impl Error {
             }
             Self::CannotWrite { .. } => "Pass another file with --output.".into(),
             Self::Emptied { .. } => {
-                "Restore the file from a backup, or write its settings again. Redirect the output to another \
-                 file, and move that file here."
+                "Restore the file from a backup, or write its settings again. Next time, redirect the output to \
+                 another file, then move that file to this path."
                     .into()
             }
             Self::NoVersion => "Pass the version, as in `pcluster preflight constraints 3.13.2`.".into(),

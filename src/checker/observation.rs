@@ -225,9 +225,9 @@ impl Observer<'_> {
             Ok(Synthesis::Template { template, expectation }) => {
                 CheckResult::Findings(self.rules.check(template, expectation))
             }
-            Ok(Synthesis::Unexpected { call }) => {
-                CheckResult::Unknown(format!("building it calls AWS ({call}), which a check does not do"))
-            }
+            Ok(Synthesis::Unexpected { call }) => CheckResult::Unknown(format!(
+                "building it would call AWS ({call}), which a check must not do"
+            )),
             // The reason is in the node check.
             _ if !has_node => CheckResult::Skipped("building it needs Node.js".into()),
             // A wrapping launcher may change how modules are found, and nothing else confirms the failure.

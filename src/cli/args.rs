@@ -172,7 +172,7 @@ pub struct CheckArgs {
     /// The AWS region
     #[arg(short = 'r', long)]
     pub region: Option<String>,
-    /// Check only packages; do not import pcluster
+    /// Check only packages; build no template
     #[arg(long)]
     pub no_synth: bool,
     /// Repair what blocks a build, then check again
@@ -292,7 +292,7 @@ pub enum Policy {
 
 #[derive(Debug, Args, Default, Clone)]
 pub struct Common {
-    /// human (default), json; checks: junit, github
+    /// human or json; for checks also junit or github
     #[arg(long, global = true, value_enum, default_value_t)]
     #[arg(value_name = "FORM", hide_possible_values = true, hide_default_value = true)]
     pub format: Format,

@@ -155,7 +155,9 @@ pub enum IdentifyError {
     #[error("{}", Error::Loop { tried: tried.clone() })]
     Loop { tried: Vec<PathBuf> },
     /// It has ended, and no Python that respects PYTHONPATH has imported pcluster.
-    #[error("cannot determine which Python it runs; it may replace PYTHONPATH, or run no Python")]
+    #[error(
+        "cannot determine which Python this launcher runs: it may override PYTHONPATH, or not run Python at all"
+    )]
     NoAnswer,
     /// Several Pythons have imported pcluster.
     #[error("it runs pcluster with more than one Python: {}", join(interpreters))]

@@ -114,9 +114,9 @@ fn describe_origin(listing: &Listing, image: &Image) -> String {
 
 fn source_name(source: Source) -> &'static str {
     match source {
-        Source::Stack => "identified by its stack",
-        Source::DeletedStack => "identified by its deleted stack",
-        Source::S3 => "identified by its files in S3",
+        Source::Stack => "build found by its stack",
+        Source::DeletedStack => "build found by its deleted stack",
+        Source::S3 => "build found by its files in S3",
         Source::None => "nothing else from its build was found",
     }
 }

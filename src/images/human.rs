@@ -187,15 +187,20 @@ fn describe_sums(sums: &ChangeSums, is_done: bool) -> String {
     if parts.is_empty() {
         parts.push(if is_done { "nothing completed" } else { "nothing to do" }.into());
     }
+    let mut sentences = vec![parts.join(", ")];
     if !sums.refused.is_empty() {
         let refused = sums.refused.values().sum::<usize>();
-        parts.push(format!("{refused} refused ({})", list_kinds(&sums.refused)));
+        sentences.push(format!("refused: {refused} ({})", list_kinds(&sums.refused)));
     }
-    let leaving = if is_done { "left something behind" } else { "will leave something behind" };
-    let others = [(sums.failed, "failed"), (sums.leaving, leaving)];
-    let others = others.iter().filter(|(number, _)| *number > 0);
-    parts.extend(others.map(|(number, what)| format!("{number} {what}")));
-    paragraph(&capitalize(&(parts.join(", ") + ".")))
+    if sums.failed > 0 {
+        sentences.push(format!("failed: {}", sums.failed));
+    }
+    if sums.leaving > 0 {
+        let leaving = if is_done { "left something behind" } else { "will leave something behind" };
+        sentences.push(format!("{} {leaving}", count(sums.leaving, "AMI")));
+    }
+    let sentences = sentences.iter().map(|sentence| capitalize(sentence) + ".");
+    paragraph(&sentences.collect::<Vec<_>>().join(" "))
 }
 
 fn describe_snapshots(sums: &SnapshotSums) -> [String; 3] {

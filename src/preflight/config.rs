@@ -31,7 +31,7 @@ struct Key {
 const KEYS: [Key; 9] = [
     Key {
         name: "mode",
-        meaning: "What the guard does about a build-image that would fail or lose its image:\n\
+        meaning: "What the guard does if a check of build-image finds an error:\n\
                   block, fix (repair the environment, then continue), warn, or off.",
         value: "block",
         variable: Some(env_vars::MODE),
@@ -80,8 +80,8 @@ const KEYS: [Key; 9] = [
     },
     Key {
         name: "ignore",
-        meaning: "Ids of warnings and infos to ignore: they are counted but not printed, and\n\
-                  repaired only if named. An error cannot be ignored.",
+        meaning: "Ids of warnings and infos to ignore: they are counted but not printed, and fix\n\
+                  repairs them only if their ids are passed. An error cannot be ignored.",
         value: "[]",
         variable: None,
     },

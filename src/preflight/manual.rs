@@ -225,7 +225,7 @@ const REST: &str = r"
 .SH ENVIRONMENT
 .TP
 .B PCLUSTER_SHIM_MODE
-What the guard does about a build\-image that would fail or lose its image: block (the default), fix, warn, off.
+What the guard does if a check of build\-image finds an error: block (the default), fix, warn, off.
 .TP
 .B PCLUSTER_SHIM_REAL
 The absolute path of the real pcluster.

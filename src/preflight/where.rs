@@ -174,11 +174,9 @@ impl Where {
             Mode::Off => "build-image is not checked (mode: off)",
             Mode::Block | Mode::Fix if is_unknown && self.strict => return vec![STRICT],
             _ if is_unknown => "build-image continues unchecked, with a warning",
-            Mode::Warn => "build-image only warns if it would fail or lose its image (mode: warn)",
-            Mode::Block => "build-image is stopped if it would fail or lose its image (mode: block)",
-            Mode::Fix => {
-                "build-image first repairs the environment if it would fail or lose its image (mode: fix)"
-            }
+            Mode::Warn => "build-image continues even if a check finds an error (mode: warn)",
+            Mode::Block => "build-image is stopped if a check finds an error (mode: block)",
+            Mode::Fix => "the environment is repaired first if a check finds an error (mode: fix)",
         };
         let is_strict =
             self.strict && matches!(self.mode, Mode::Block | Mode::Fix) && self.exit_status() == 0;
@@ -316,9 +314,9 @@ impl Row {
             CandidateStatus::Usable => "not used: it comes later on PATH",
             CandidateStatus::Shim => match search.replaced_launcher_beside(&candidate.path) {
                 Some(kept) if real == Some(&kept) => {
-                    "a shim installed in place; its launcher is the real pcluster"
+                    "a shim installed in place; the launcher that it replaced is the real pcluster"
                 }
-                Some(_) => "a shim installed in place; its launcher is not used",
+                Some(_) => "a shim installed in place; the launcher that it replaced is not used",
                 None if search.is_self(&candidate.path) => "this shim",
                 None => "another copy of the shim",
             },

@@ -1,10 +1,9 @@
 //! The exchange of the installed packages for the proven ones: under locks, after writing the snapshot and the
 //! journal, with verification and, if any step fails, a rollback.
 
-use std::collections::BTreeSet;
-
 use crate::environment::packages::read_installed;
 use crate::error::{Abort, Error};
+use crate::repair::Repaired;
 use crate::repair::context::Repair;
 use crate::repair::file_plan::FilePlan;
 use crate::repair::hints::{FREE_SPACE, UNCHANGED_FREE_SPACE, keep_beside};
@@ -24,22 +23,22 @@ use crate::text::printable::count;
 /// # Errors
 /// Returns an error if a step fails or a signal arrives. The environment is then unchanged, except for
 /// packages that another installer wrote during the exchange.
-pub fn commit(repair: &Repair, staged: &Staged) -> Result<(), Abort> {
+pub fn commit(repair: &Repair, staged: Staged) -> Result<Repaired, Abort> {
     refuse_managed_packages(repair, &staged.changes)?;
-    let broken_before = repair.installer.find_broken_requirements()?;
     let _uv_lock = lock_against_uv(&repair.target.interpreter.prefix, repair.request.progress)?;
     let _exclusive = repair.state.lock_exclusive(repair.request.progress)?;
     refuse_if_changed(repair)?;
-    let plan = plan_files(repair, staged)?;
+    let plan = plan_files(repair, &staged)?;
+    let Staged { overlay, changes, edits, left, broken_before, .. } = staged;
     refuse_directories(repair, &plan.sites(), &plan.directories())?;
     let step = repair.request.progress.step(&format!(
         "replacing {} files of {}",
         plan.removals.len() + plan.additions.len(),
-        count(staged.changes.len(), "package")
+        count(changes.len(), "package")
     ));
     let transactions = repair.state;
     let journal = transactions
-        .begin(make_id(), &plan, staged.changes.clone())
+        .begin(make_id(), &plan, changes.clone())
         .map_err(|message| Error::repair(message, UNCHANGED_FREE_SPACE))?;
     // Another installer, which ignores our locks, may have run during the snapshot.
     let unchanged = if journal.find_foreign_packages().names.is_empty() {
@@ -50,15 +49,24 @@ pub fn commit(repair: &Repair, staged: &Staged) -> Result<(), Abort> {
     unchanged.inspect_err(|_| transactions.remove(&journal))?;
     let exchanged = transactions.exchange(&journal, &plan).map_err(describe_failed_exchange);
     drop(step);
+    // The staged files are now in the environment.
+    let remove_and_sync = || {
+        drop(overlay);
+        transactions.sync(&plan)
+    };
     let committed = exchanged
-        .and_then(|()| verify_and_sync(repair, &staged.edits, &broken_before, &plan))
+        .and_then(|()| {
+            let (verified, synced) = concurrently(|| verify(repair, &edits, &broken_before), remove_and_sync);
+            verified?;
+            synced.map_err(describe_failed_write)
+        })
         .and_then(|()| {
             journal
                 .find_changed_package()
                 .map_or(Ok(()), |package| Err(describe_changed_package(package).into()))
         })
         .and_then(|()| transactions.close(&journal).map_err(describe_failed_write));
-    let Err(reason) = committed else { return Ok(()) };
+    let Err(reason) = committed else { return Ok(Repaired { changes, left }) };
     Err(match (roll_back(transactions, &journal), reason) {
         (Ok(left), Abort::Error(_)) if !left.is_empty() => describe_meanwhile(&left).into(),
         (Ok(_), reason) => reason,
@@ -112,18 +120,6 @@ fn plan_files(repair: &Repair, staged: &Staged) -> Result<FilePlan, Error> {
 fn refuse_if_changed(repair: &Repair) -> Result<(), Error> {
     let now = read_installed(&repair.target.interpreter.sys_path);
     if now.all() == repair.packages.all() { Ok(()) } else { Err(describe_changed_environment()) }
-}
-
-fn verify_and_sync(
-    repair: &Repair,
-    edits: &[String],
-    broken_before: &BTreeSet<String>,
-    plan: &FilePlan,
-) -> Result<(), Abort> {
-    let (verified, synced) =
-        concurrently(|| verify(repair, edits, broken_before), || repair.state.sync(plan));
-    verified?;
-    synced.map_err(describe_failed_write)
 }
 
 /// Advice if another installer was running.

@@ -199,8 +199,7 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
         }
         return Ok(RepairOutcome::Isolated(Repaired { changes: staged.changes, left: staged.left }));
     }
-    commit(repair, &staged)?;
-    Ok(RepairOutcome::InPlace(Repaired { changes: staged.changes, left: staged.left }))
+    Ok(RepairOutcome::InPlace(commit(repair, staged)?))
 }
 
 fn choose_goal<'a>(

@@ -1,6 +1,6 @@
 //! The proof of a repair: a check with the staged packages in front of those of the environment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -38,18 +38,22 @@ pub fn prove(repair: &Repair, staged: &mut Staged) -> Result<Option<Report>, Abo
     Ok(if is_met(repair, &staged.edits, &report) { None } else { Some(report) })
 }
 
-/// Checks the environment with the staged packages in front. What the check imports is compiled beforehand, and
-/// the rest at the same time as the check.
-fn check_in_front(repair: &Repair, staged: &Staged) -> Result<Report, Abort> {
+/// Checks the environment with the staged packages in front. What the check imports is compiled beforehand. At the
+/// same time as the check, the rest is compiled, and the requirements are read that a repair must not break.
+fn check_in_front(repair: &Repair, staged: &mut Staged) -> Result<Report, Abort> {
     let request = repair.request;
     let overlay = staged.overlay.path();
     let target = put_in_front(repair, overlay)?;
     let compile = |sources: &[PathBuf]| compile(repair.target, sources, request.settings.timeout);
     compile(&find_imported_sources(repair, staged))?;
-    let (checked, compiled) =
-        concurrently(|| checker::check(request, &target), || compile(&[overlay.to_owned()]));
+    let prepare = || {
+        compile(&[overlay.to_owned()])?;
+        let changes = repair.options.changes_environment();
+        if changes { repair.installer.find_broken_requirements() } else { Ok(BTreeSet::new()) }
+    };
+    let (checked, prepared) = concurrently(|| checker::check(request, &target), prepare);
     // The check also fails if the disk is full, but its message is less clear.
-    compiled?;
+    staged.broken_before = prepared?;
     Ok(checked?.into_report()?)
 }
 
@@ -99,10 +103,10 @@ const MAX_REASONS: usize = 2;
 pub fn describe_unproven(repair: &Repair, staged: &Staged, report: &Report) -> Error {
     let tried = change::list_moves(&staged.changes);
     let message = if tried.is_empty() {
-        format!("{} found no other versions", repair.installer.name())
+        format!("{} found no other versions of the affected packages", repair.installer.name())
     } else {
         format!(
-            "the fix would not help: with {tried} the check still fails: {}",
+            "the fix would not help: after these changes ({tried}) the check still fails: {}",
             join_first(&collect_unmet(repair, &staged.edits, report), MAX_REASONS, "")
         )
     };

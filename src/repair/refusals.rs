@@ -110,7 +110,7 @@ fn refuse_spack_packages(repair: &Repair, changes: &[&Change], prefix: &Path) ->
     );
     let next = format!(
         "Run `spack install {PCLUSTER}{}{}`, or `pcluster preflight {} --isolated`, which keeps the repair \
-         outside it.",
+         outside the environment.",
         version.unwrap_or_default(),
         specs.collect::<String>(),
         repair.options.command()

@@ -1,5 +1,7 @@
 //! The packages of a repair, resolved and installed into a separate directory.
 
+use std::collections::BTreeSet;
+
 use crate::environment::packages::read_installed;
 use crate::error::{Abort, Error};
 use crate::model::distribution::Packages;
@@ -26,13 +28,19 @@ pub struct Staged {
     pub edits: Vec<String>,
     /// The warnings that are left after the proof.
     pub left: Vec<String>,
+    /// The requirements that were not met at the time of the proof, if the environment is to be changed.
+    pub broken_before: BTreeSet<String>,
 }
 
 impl Staged {
     /// An empty directory, for source edits only.
     pub fn empty(repair: &Repair) -> Result<Self, Error> {
-        let (packages, changes, edits, left) = Default::default();
-        Ok(Self { overlay: create_overlay(repair)?, packages, changes, edits, left })
+        Ok(Self::new(create_overlay(repair)?, Packages::default(), Vec::new()))
+    }
+
+    fn new(overlay: tempfile::TempDir, packages: Packages, changes: Vec<Change>) -> Self {
+        let (edits, left, broken_before) = Default::default();
+        Self { overlay, packages, changes, edits, left, broken_before }
     }
 
     /// Makes source edits in a copy of aws-parallelcluster in the directory, in addition to those made before. An
@@ -85,8 +93,7 @@ pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Result<Staged, Error
                 progress.write_output(&output, repair.options.verbose);
                 let packages = read_installed(&[overlay.path().to_owned()]);
                 let changes = change::compare(installed, packages.all(), reasons);
-                let (edits, left) = Default::default();
-                return Ok(Ok(Staged { overlay, packages, changes, edits, left }));
+                return Ok(Ok(Staged::new(overlay, packages, changes)));
             }
             InstallOutcome::Failed { message, output } => {
                 is_unsolvable = UNSOLVABLE.iter().any(|sign| output.contains(sign));

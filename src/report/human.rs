@@ -39,7 +39,7 @@ fn conclude(report: &Report, width: usize) -> String {
         (number > 0).then(|| printable::count(number, what))
     };
     let not_run = report.describe_not_run().count();
-    let not_run = (not_run > 0).then(|| format!("{not_run} not checked"));
+    let not_run = (not_run > 0).then(|| format!("{} did not run", printable::count(not_run, "check")));
     let ignored = report.findings.iter().filter(|finding| finding.is_ignored).count();
     let ignored = (ignored > 0).then(|| format!("{ignored} ignored"));
     let counts = [count(Level::Error, "error"), count(Level::Warning, "warning"), not_run, ignored];

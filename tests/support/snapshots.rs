@@ -67,9 +67,13 @@ fn redacted_line(line: &str) -> String {
 
 /// Names of temporary directories and sentinels: what follows the prefix.
 fn without_random(line: &str, prefix: &str) -> String {
-    // A snapshot and a journal are called after a time and a PID.
-    let more = if ["snapshot-", "/repair-", "/isolated-"].contains(&prefix) { '-' } else { ':' };
-    let random = |letter: char| letter.is_ascii_alphanumeric() || letter == more;
+    // A sentinel is two numbers; a snapshot and a journal are called after a time and a PID.
+    let separator = match prefix {
+        "pcluster-shim:" => Some(':'),
+        "snapshot-" | "/repair-" | "/isolated-" => Some('-'),
+        _ => None,
+    };
+    let random = |letter: char| letter.is_ascii_alphanumeric() || Some(letter) == separator;
     let mut pieces = line.split(prefix);
     let mut text = pieces.next().unwrap_or_default().to_owned();
     for piece in pieces {

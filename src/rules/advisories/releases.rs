@@ -90,7 +90,7 @@ pub fn check(pcluster: &str) -> Option<Finding> {
     };
     Some(Finding {
         cost: Some(
-            "The shim checks that it starts and what template it builds, but not what else is new in it."
+            "The shim checks that this release starts and which template it builds, but not what else it changes."
                 .into(),
         ),
         evidence: json!({"package": PCLUSTER, "pcluster": pcluster, "newestKnown": newest()}),

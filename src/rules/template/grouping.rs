@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 
 use crate::model::finding::{Finding, Fix, Kind, Level};
-use crate::text::printable::is_unsafe;
+use crate::text::printable::{count, is_unsafe};
 
 /// The number of paths in the evidence of one finding.
 const MAX_PATHS: usize = 5;
@@ -88,7 +88,7 @@ impl Group {
         }
         let others = match self.count {
             1 => String::new(),
-            count => format!(" (and {} more like it)", count - 1),
+            number => format!(" (here and in {})", count(number - 1, "more place")),
         };
         if self.count > 1 {
             evidence["count"] = json!(self.count);
@@ -165,7 +165,7 @@ mod tests {
             (0..9).map(|index| ("i", "tag", ["a", "b", "c", "d", "e", "f"][index.min(5)])).collect();
         let findings = grouped(&occurrences);
         assert_eq!(findings.len(), 1);
-        assert_eq!(findings[0].message, "the template lacks tag (and 8 more like it)");
+        assert_eq!(findings[0].message, "the template lacks tag (here and in 8 more places)");
         let paths = ["a", "b", "c", "d", "e"];
         assert_eq!(findings[0].evidence, json!({"path": "a", "found": null, "count": 9, "paths": paths}));
     }
@@ -185,7 +185,7 @@ mod tests {
         let findings = grouped(&occurrences);
         assert_eq!(findings.len(), MAX_SUBJECTS + 1);
         let rest = &findings[MAX_SUBJECTS];
-        assert_eq!(rest.message, "the template lacks s60 (and 939 more like it)");
+        assert_eq!(rest.message, "the template lacks s60 (here and in 939 more places)");
         assert_eq!(rest.evidence["count"], 940);
     }
 

@@ -258,7 +258,8 @@ fn find_outside_of_model(name: &str, own: &str, is_known: bool) -> Option<String
     let is_word = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
     if is_known && !own.chars().all(|letter| is_word(letter) || " .".contains(letter)) {
         return Some(
-            "Image Builder's API allows only letters, digits, spaces and - _ : . in a name".to_owned(),
+            "Image Builder's API allows only letters, digits, spaces and the characters - _ : . in a name"
+                .to_owned(),
         );
     }
     let is_edge = |letter: char| is_word(letter) || "{}".contains(letter);
