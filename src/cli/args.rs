@@ -292,7 +292,7 @@ pub enum Policy {
 
 #[derive(Debug, Args, Default, Clone)]
 pub struct Common {
-    /// human or json; for checks also junit or github
+    /// human, json; for checks also junit, github
     #[arg(long, global = true, value_enum, default_value_t)]
     #[arg(value_name = "FORM", hide_possible_values = true, hide_default_value = true)]
     pub format: Format,
