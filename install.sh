@@ -463,7 +463,7 @@ check_installation() {
                 fi
                 complain "warning: in a new shell ($SHELL${kind:+ $kind} -i) the shim is not first on PATH, so build-image would not be guarded"
                 if [ -n "${one_is_advised:-}" ]; then
-                    complain "hint: Adding the line above solves this, too. Otherwise, put this one at the end of $startup:"
+                    complain "hint: If the line advised above for this shell does not solve this, put this one at the end of $startup:"
                 else
                     complain "hint: Put this line at the end of $startup:"
                 fi

@@ -229,8 +229,8 @@ impl Error {
                                      PCLUSTER_SHIM_REAL to the real pcluster."
                 .into(),
             Self::NothingBeside { .. } => {
-                "Install aws-parallelcluster there, pass another pcluster with --real, or run \
-                 `pcluster-preflight` without a path to use the pcluster on PATH."
+                "Install aws-parallelcluster there, or pass another pcluster with --real. To check the pcluster on \
+                 PATH, call this program by its name alone: `pcluster-preflight`."
                     .into()
             }
             Self::NothingFound => {

@@ -211,7 +211,7 @@ fn warn_of_settings(error: &Error, settings: &Settings) -> String {
             let value = settings.describe_value_of(name);
             format!("warning: {what} (accepted: {accepted}); using {value}")
         }
-        _ => format!("warning: {what}; the file was ignored (mode: {})", name_of(settings.mode)),
+        _ => format!("warning: {what}; the file was ignored, and the mode is {}", name_of(settings.mode)),
     })
 }
 

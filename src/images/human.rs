@@ -185,7 +185,12 @@ fn describe_sums(sums: &ChangeSums, is_done: bool) -> String {
         parts.push(format!("{verb} {}", count(sums.interrupted_deletions, "interrupted deletion")));
     }
     if parts.is_empty() {
-        parts.push(if is_done { "nothing completed" } else { "nothing to do" }.into());
+        let nothing = match (sums.change, is_done) {
+            (Change::Delete, true) => "no deletion was completed",
+            (Change::Repair, true) => "no repair was completed",
+            (_, false) => "nothing to do",
+        };
+        parts.push(nothing.into());
     }
     let mut sentences = vec![parts.join(", ")];
     if !sums.refused.is_empty() {

@@ -80,8 +80,8 @@ const KEYS: [Key; 9] = [
     },
     Key {
         name: "ignore",
-        meaning: "Ids of warnings and infos to ignore: they are counted but not printed, and fix\n\
-                  repairs them only if their ids are passed. An error cannot be ignored.",
+        meaning: "Ids of warnings and infos to ignore: they are counted but not printed.\n\
+                  `preflight fix` repairs them only if you pass their ids. An error cannot be ignored.",
         value: "[]",
         variable: None,
     },

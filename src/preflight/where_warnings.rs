@@ -103,10 +103,10 @@ pub(crate) fn warn_of_stale_hash(
     Some(Warning {
         id: "stale-hash",
         message: format!(
-            "This shell has cached the path of pcluster: it runs {own}, although {} is now first on PATH.",
+            "This shell still starts the shim ({own}), because it has cached that path. A new shell would start {}.",
             first.path.display()
         ),
-        hint: "Run `hash -r` (in zsh `rehash`), or open a new shell.".into(),
+        hint: "Put the shim first on PATH, then run `hash -r` (in zsh `rehash`) or open a new shell.".into(),
     })
 }
 

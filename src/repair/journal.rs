@@ -122,7 +122,11 @@ impl Journal {
     /// Refuses paths that no repair of the packages in `site` would write.
     pub fn refuse_paths_outside(&self, site: &Path) -> Result<(), String> {
         if self.site != site {
-            return Err(format!("it belongs to {}, not to {}", self.site.display(), site.display()));
+            return Err(format!(
+                "it describes a repair of {}, not of {}",
+                self.site.display(),
+                site.display()
+            ));
         }
         let is_name = |name: &str| {
             let mut parts = Path::new(name).components();

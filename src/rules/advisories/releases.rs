@@ -90,7 +90,8 @@ pub fn check(pcluster: &str) -> Option<Finding> {
     };
     Some(Finding {
         cost: Some(
-            "The shim checks that this release starts and which template it builds, but not what else it changes."
+            "The shim checks whether this release starts, and checks its template. Other faults that are new in this \
+             release are not detected."
                 .into(),
         ),
         evidence: json!({"package": PCLUSTER, "pcluster": pcluster, "newestKnown": newest()}),
