@@ -32,7 +32,7 @@ fn a_failure_at_every_step_changes_nothing(environment: &BrokenEnvironment, nth:
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn a_failure_at_every_step_changes_nothing_with_links() {
-    a_failure_at_every_step_changes_nothing(&Sandbox::new().broken_environment(), 3);
+    a_failure_at_every_step_changes_nothing(&Sandbox::new().broken_environment(), 5);
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn a_failure_at_every_file_changes_nothing_with_links() {
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn a_failure_at_every_step_changes_nothing_with_copies() {
-    a_failure_at_every_step_changes_nothing(&Sandbox::new().broken_environment_across_file_systems(), 3);
+    a_failure_at_every_step_changes_nothing(&Sandbox::new().broken_environment_across_file_systems(), 5);
 }
 
 #[test]

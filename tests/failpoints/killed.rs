@@ -68,7 +68,7 @@ fn killed_at_every_step(environment: &BrokenEnvironment, nth: usize) {
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn killed_at_every_step_with_links() {
-    killed_at_every_step(&Sandbox::new().broken_environment(), 3);
+    killed_at_every_step(&Sandbox::new().broken_environment(), 5);
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn killed_at_every_file_with_links() {
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn killed_at_every_step_with_copies() {
-    killed_with_copies(3);
+    killed_with_copies(5);
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn an_undo_killed_is_completed(environment: &BrokenEnvironment, nth: usize) {
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn an_undo_killed_at_some_files_is_completed_with_links() {
-    an_undo_killed_is_completed(&Sandbox::new().broken_environment(), 3);
+    an_undo_killed_is_completed(&Sandbox::new().broken_environment(), 5);
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn an_undo_killed_at_every_file_is_completed_with_links() {
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn an_undo_killed_at_some_files_is_completed_with_copies() {
-    an_undo_killed_is_completed(&Sandbox::new().broken_environment_across_file_systems(), 3);
+    an_undo_killed_is_completed(&Sandbox::new().broken_environment_across_file_systems(), 5);
 }
 
 #[test]
