@@ -1,7 +1,7 @@
 //! One check, in order: interpreter, packages and advisories; start and template; report.
 //!
-//! The guard, `preflight check` and the proof of a repair make the same check. pcluster's behaviour decides: if
-//! its start or its template refutes an advisory, the advisory is only reported.
+//! The guard, `preflight check` and the proof of a repair make the same check. pcluster's behaviour decides:
+//! if its start or its template refutes an advisory, the advisory becomes an INFO.
 //!
 //! - `observation`: what a target does: whether it starts, and which template it builds
 //! - `outside`: what AWS says about the parent image, the components and the network
@@ -66,7 +66,7 @@ impl CheckOutcome {
     }
 }
 
-/// Which pcluster will run, with the packages of `overlay` in front, as PYTHONPATH would put them.
+/// Identifies the pcluster that will run, with the packages of `overlay` put in front by PYTHONPATH.
 pub fn identify(request: &CheckRequest, overlay: Option<&Path>) -> Result<Identified, Abort> {
     let since = Instant::now();
     let _step = request.progress.step("looking for pcluster's Python");
@@ -84,7 +84,7 @@ pub fn identify(request: &CheckRequest, overlay: Option<&Path>) -> Result<Identi
     }
 }
 
-/// The report on a pcluster if nothing else is known about it.
+/// A report with a single check, which could not run for this reason.
 pub fn report_unknown(
     real: &Real,
     target: Option<&Target>,
@@ -107,7 +107,7 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
         return Ok(refused);
     }
     let call = call_that_runs(request, target, &mut report);
-    // The parent image of a minimal configuration does not exist, and without a template it is not known.
+    // The parent image is known only from a template, and that of a minimal configuration does not exist.
     let asks_for_parent = request.synthesizes && request.asks_for_parent() && matches!(call, Call::Given(_));
     let since = Instant::now();
     let advised = advise(request, target, &report.packages, asks_for_parent);
@@ -146,7 +146,7 @@ fn advise(
 ) -> Vec<Finding> {
     let mut advised = advisories::check(packages, &target.interpreter.version, request.advisories);
     let pcluster = packages.get(PCLUSTER).map(String::as_str).unwrap_or_default();
-    // Otherwise the image itself is examined, by `outside`.
+    // If the parent image is looked up, `outside` examines the image itself instead.
     if !asks_for_parent {
         advised.extend(combinations::check_release(pcluster));
     }
@@ -166,7 +166,7 @@ fn finish(
     pcluster: Option<&Distribution>,
 ) -> CheckOutcome {
     if let Some(pcluster) = pcluster.filter(|pcluster| is_in_cache_of_uv(&pcluster.metadata)) {
-        // uvx recreates its environments.
+        // uvx recreates its environments, so a repair would not last.
         report.replace_fix(&format!(
             "pass `uvx --constraints FILE` the output of `pcluster preflight constraints {}`",
             pcluster.version
@@ -212,8 +212,8 @@ fn read_packages(request: &CheckRequest, target: &Target, report: &mut ReportBui
     Some(packages)
 }
 
-/// `build-image` was introduced in 3.0.0; earlier parsers do not know it. A known console script belongs to 3.0.0
-/// or later, even if metadata of another release is still there.
+/// `build-image` was introduced in 3.0.0; earlier parsers do not know it. A launcher that is a known console
+/// script is from 3.0.0 or later, even if metadata of another release is still there.
 fn refuse_old_release(target: &Target, packages: &Packages) -> Option<CheckOutcome> {
     if target.launcher != Launcher::Other.name() {
         return None;

@@ -92,9 +92,9 @@ impl Seen {
 }
 
 impl Observer<'_> {
-    /// Builds the template of a call and, if that fails, of a minimal configuration ([`synthesis::synthesize`]): even
-    /// without Node.js, because the real pcluster rejects a call before CDK runs. The version of Node.js is
-    /// determined at the same time.
+    /// Builds the template of a call and, if that fails, of a minimal configuration
+    /// ([`synthesis::synthesize`]). It does so even without Node.js, because the real pcluster rejects a call
+    /// before CDK runs. The version of Node.js is determined at the same time.
     pub fn observe(&self, call: &Call) -> Result<Observed, Abort> {
         let since = Instant::now();
         let node = node::ask(self.target, self.request.settings.timeout);
@@ -148,7 +148,7 @@ impl Observer<'_> {
         })))
     }
 
-    /// Whether the template of a minimal configuration is right.
+    /// Builds the template of a minimal configuration, and records whether it is right.
     pub fn observe_minimal(&self, seen: &mut Seen) -> Result<(), Abort> {
         if let Ok(answer) = self.synthesize(&Call::minimal())? {
             seen.evidence.has_right_template = self.is_right(&Ok(answer.synthesis));
@@ -170,7 +170,8 @@ impl Observer<'_> {
         }
     }
 
-    /// Whether a template has everything that was asked for. What the other rules find refutes no advisory.
+    /// Whether a template has everything that was asked for. Only that can refute an advisory; what the other
+    /// rules find does not matter here.
     fn is_right(&self, synthesized: &Result<Synthesis, ChildError>) -> bool {
         match synthesized {
             Ok(Synthesis::Template { template, expectation }) => {
@@ -202,7 +203,7 @@ impl Observer<'_> {
         let contradiction = match asked {
             Ok(Start::Fails(exception)) if exception == failure.exception => return Ok((fails(), false)),
             Ok(Start::Fails(exception)) => format!("{launcher} fails with {exception}"),
-            // It does not get as far as the import.
+            // The launcher fails before pcluster is imported.
             Ok(Start::Unknown) => format!("{launcher} fails in another way"),
             Ok(Start::Starts) => format!("{launcher} starts pcluster"),
             Err(ChildError::Interrupted(interrupted)) => return Err(interrupted),
@@ -243,7 +244,8 @@ impl Observer<'_> {
             Ok(Synthesis::Failed { stage, message }) => {
                 CheckResult::Unknown(format!("building it fails at the step `{stage}`: {message}"))
             }
-            // `observe` has already returned for the first; the second answers no call.
+            // `observe` has already returned for `Rejected`; `Started` is the answer only if no template
+            // was requested.
             Ok(Synthesis::Rejected { .. } | Synthesis::Started) => {
                 CheckResult::Unknown("it was not built".into())
             }

@@ -64,7 +64,7 @@ pub fn check(
     Ok(())
 }
 
-/// What a build uses. A file contains images only.
+/// What to find out about a build. A file contains images only, so it answers no other question.
 fn questions_of(request: &CheckRequest, template: &Value) -> Questions {
     let questions = Questions::of(template);
     match request.parent {

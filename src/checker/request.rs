@@ -47,7 +47,7 @@ impl CheckRequest<'_> {
     }
 }
 
-/// The built-in advisories and those of the config, and the files that could not be read.
+/// The built-in advisories and those of the config, and an error for each file that could not be read.
 pub fn read_advisories(settings: &Settings) -> (Vec<Advisory>, Vec<Error>) {
     let (mut advisories, mut errors) = (file::built_in(), Vec::new());
     for file in &settings.advisories {

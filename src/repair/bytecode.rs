@@ -26,7 +26,7 @@ const COMPILE_PY: &str = include_str!("compile.py");
 /// `--compile-bytecode`, which fails if a sitecustomize prints anything, or pip, which leaves an incomplete file
 /// if the disk is full.
 ///
-/// Failures are ignored, except that of a full disk: packages without bytecode only start more slowly.
+/// Failures other than a full disk are ignored: without bytecode, packages only start more slowly.
 pub fn compile(target: &Target, sources: &[PathBuf], limit: Duration) -> Result<(), Abort> {
     if !target.has_bytecode() {
         return Ok(());
@@ -52,11 +52,11 @@ pub fn compile(target: &Target, sources: &[PathBuf], limit: Duration) -> Result<
     }
 }
 
-/// A check reports one damaged file at a time; a disk that was full leaves only a few of them.
+/// The most damaged files that one repair removes. A check reports one at a time; a full disk damages only a few.
 const MAX_DAMAGED: usize = 50;
 
-/// Checks the target. If the findings to repair are about damaged bytecode, removes it and checks again. Returns the
-/// last report, and the files. Python compiles them again, so an undo does not bring them back.
+/// Checks the target. If a finding to repair is about a damaged bytecode file, removes the file and checks again.
+/// Returns the last report and the removed files. Python compiles them again, so an undo does not restore them.
 pub fn check_and_remove_damaged(
     request: &CheckRequest,
     target: &Target,

@@ -1,4 +1,4 @@
-//! The changes of a repair: staged packages × installed ones, and their texts. Pure.
+//! The changes of a repair: how the staged packages differ from the installed ones, and texts about that. Pure.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use crate::repair::requirement::{Installed, Requirement};
 use crate::text::package_name::matches;
 use crate::text::printable::count;
 
-/// A package that changes its version.
+/// A package that changes: its version, or lines in its files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     pub package: String,
@@ -16,7 +16,7 @@ pub struct Change {
     pub from: Option<String>,
     pub to: String,
     pub why: String,
-    /// What changes in its files if the package itself stays.
+    /// The lines that change in its files, if its version stays the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub edits: Vec<Edit>,
 }
@@ -87,7 +87,7 @@ pub fn requirements_file(changes: &[Change]) -> String {
     lines.fold(String::new(), |text, line| text + &line + "\n")
 }
 
-/// What an edit does: the values between the first quotes, or the lines that come before a text.
+/// Describes an edit: the text that it inserts or, for a replacement, the first quoted values before and after.
 fn describe_edit(edit: &Edit) -> String {
     let value = |code: &str| code.split('"').nth(1).unwrap_or(code.trim()).to_owned();
     match edit.to.strip_suffix(edit.from.as_str()) {

@@ -49,7 +49,7 @@ pub fn commit(repair: &Repair, staged: Staged) -> Result<Repaired, Abort> {
     unchanged.inspect_err(|_| transactions.remove(&journal))?;
     let exchanged = transactions.exchange(&journal, &plan).map_err(describe_failed_exchange);
     drop(step);
-    // The staged files are now in the environment.
+    // The staged files are in the environment now, so the overlay is no longer needed.
     let remove_and_sync = || {
         drop(overlay);
         transactions.sync(&plan)
@@ -79,7 +79,7 @@ fn plan_files(repair: &Repair, staged: &Staged) -> Result<FilePlan, Error> {
     let mut plan = FilePlan::default();
     for change in &staged.changes {
         let old = repair.packages.get(&change.package);
-        // With the spelling of `sys.path`, if it is there: a plan compares the spelling of paths.
+        // The directory as `sys.path` spells it, if it is known: a plan compares paths as they are spelled.
         let pcluster = repair.packages.get(PCLUSTER);
         let site = old.or(pcluster).and_then(|package| package.metadata.parent());
         let site = site.unwrap_or(&repair.state.site);

@@ -11,7 +11,7 @@ use crate::repair::transaction::Transactions;
 /// The options of a repair.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The findings to repair; if there are none, those that block.
+    /// The ids of the findings to repair. If empty, everything that blocks or means a failed build is repaired.
     pub ids: Vec<String>,
     /// Only stage and prove the repair.
     pub dry_run: bool,

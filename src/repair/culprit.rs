@@ -1,8 +1,8 @@
 //! The smallest set of packages that have to move for a test to pass. Pure: the caller runs the test.
 //!
 //! `QuickXplain` (Junker, 2004) halves the candidates, and needs at most `2k·log₂(n/k) + 2k` tests for `k`
-//! culprits among `n` candidates. It assumes that moving more packages never makes things worse. If it does, the
-//! set is larger than necessary, or the proof of the repair fails.
+//! culprits among `n` candidates. It assumes that moving more packages never makes things worse. If that is
+//! wrong, the set is larger than necessary, or the proof of the repair fails.
 
 /// Finds a smallest set of candidates that passes if it is moved together with `background`. All candidates and
 /// `background` together are known to pass. If a test returns `None`, it was not run for lack of time, and what it
@@ -30,7 +30,7 @@ fn halve<E>(
     let (first, second) = candidates.split_at(candidates.len() / 2);
     let mut found = minimize(&[background, first].concat(), second, passes)?;
     let background = [background, &found].concat();
-    // If the second half added nothing, the background is the one that is known to fail.
+    // If the second half added nothing, the background has not changed, so it is known to fail.
     found.extend(if found.is_empty() {
         halve(&background, first, passes)?
     } else {

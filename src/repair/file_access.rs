@@ -49,9 +49,9 @@ impl Access {
 
     /// Gives a file or a directory this access.
     ///
-    /// Only root can give a file to another owner; a file of the caller's own works just as well. Users cannot
-    /// give a file to a group that they are not in. The members of that group may still use the file if everybody
-    /// may, and the group that the file has instead may not do more than everybody.
+    /// Only root can give a file to another owner. Otherwise the caller stays the owner, which works just as
+    /// well. Users cannot give a file to a group that they are not in. The members of that group may still use
+    /// the file if everybody may, and the group that the file has instead gets only the permissions of everybody.
     ///
     /// # Errors
     /// Returns an error if the mode cannot be set, or if fewer users could read the file without the group.
@@ -68,7 +68,7 @@ impl Access {
                 io::Error::new(io::ErrorKind::PermissionDenied, message)
             })?;
         }
-        // After the change of owner, which clears set-group-ID.
+        // The mode is set last, because changing the owner clears set-group-ID.
         fs::set_permissions(path, Permissions::from_mode(mode))
     }
 }

@@ -61,7 +61,7 @@ fn write_text(text: &str, path: &Path, access: &Access) -> io::Result<()> {
     fs::rename(&temporary, path)
 }
 
-/// The temporary file next to a path, which is then renamed.
+/// The path of a temporary file next to `path`, to be renamed to `path`.
 pub fn path_beside(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.pcluster-shim"))
@@ -112,7 +112,7 @@ pub fn remove_empty<'a>(
     };
     for directory in directories.into_iter().rev() {
         for empty in directory.ancestors() {
-            // A directory is not kept because of an empty `__pycache__`.
+            // A directory that contains only an empty `__pycache__` is removed too.
             remove(&empty.join("__pycache__"));
             if !remove(empty) {
                 break;

@@ -96,8 +96,8 @@ impl FilePlan {
         Ok(())
     }
 
-    /// Replaces single files of a distribution, and its RECORD, with those of its edited copy. Its other files
-    /// stay where they are, especially its METADATA: without it, a repair that is interrupted would not be found.
+    /// Replaces single files of a distribution, and its RECORD, with those of its edited copy. Its other files are
+    /// not touched, especially its METADATA: without that, the next call would not find an interrupted repair.
     pub fn edit<'a>(
         &mut self,
         old: &Distribution,
@@ -143,7 +143,7 @@ impl FilePlan {
 
     /// Finds a file to add whose path is taken by a file that is not going to be removed.
     pub fn find_conflict(&self) -> Option<&Path> {
-        // Bytecode whose source is missing belongs to no package.
+        // Bytecode at such a path is not a conflict: its source is missing, so it belongs to no package.
         let paths = self.additions.iter().map(|(path, _)| path.as_path()).filter(|path| !is_bytecode(path));
         paths.into_iter().find(|path| path.symlink_metadata().is_ok() && !self.removals.contains_key(*path))
     }
@@ -167,7 +167,7 @@ impl FilePlan {
         sites.into_iter().cloned().collect()
     }
 
-    /// The prefixes of these directories, in which files change too.
+    /// The prefixes of [`Self::sites`], in which files change too.
     pub fn prefixes(&self) -> Vec<PathBuf> {
         let prefixes = self.packages.iter().map(|package| prefix_of(&package.site)).collect::<BTreeSet<_>>();
         prefixes.into_iter().map(Path::to_owned).collect()
@@ -215,9 +215,9 @@ impl Places<'_> {
         prefix_of(self.site)
     }
 
-    /// Whether a file in the staged RECORD belongs in the prefix. pip writes `../../bin/x`. uv writes `bin/x`, as
-    /// it also would for a package called `bin`. So what the old distribution has under that name decides or, if
-    /// it has nothing there, the name itself.
+    /// Whether a file in the staged RECORD belongs in the prefix. pip writes `../../bin/x`. uv writes
+    /// `bin/x`, as it also would for a package called `bin`. So the decision depends on what the old
+    /// distribution has under that name or, if it has nothing there, on the name itself.
     fn is_of_prefix(&self, name: &str) -> bool {
         const USUAL: [&str; 4] = ["bin", "etc", "include", "share"];
         if name.starts_with("../") || !self.staged_by_uv {
@@ -245,8 +245,7 @@ impl Places<'_> {
         "../".repeat(self.site.strip_prefix(self.prefix()).map_or(0, |below| below.components().count()))
     }
 
-    /// A line of the staged RECORD about a file in the prefix, with a path that is correct in the package
-    /// directory.
+    /// A line of the staged RECORD about a file in the prefix, with the path made relative to the package directory.
     fn lead_to_prefix(&self, line: &str) -> String {
         let (quote, rest) = line.strip_prefix('"').map_or(("", line), |rest| ("\"", rest));
         format!("{quote}{}{}", self.lead(), rest.trim_start_matches("../"))

@@ -14,7 +14,7 @@ pub const IN_PLACE_PREFIX: &str = "repair-";
 /// The prefix of the name of every repair outside the environment: a directory, and a record that is written last.
 pub const ISOLATED_PREFIX: &str = "isolated-";
 
-/// A repair that is kept. An id begins with the time.
+/// A repair that is kept. Its id begins with the time of the repair.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entry {
     pub id: String,

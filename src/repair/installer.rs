@@ -18,7 +18,7 @@ use crate::system::child::{Child, ChildError, Finished, MAX_OUTPUT, framed, sent
 use crate::system::executables;
 use crate::system::scratch::Scratch;
 
-/// Resolving over a slow network takes longer than a child of a check is allowed to.
+/// An installer may take this many times as long as a child of a check, because networks can be slow.
 const MAX_TIMEOUTS: u32 = 10;
 
 /// The build of a package from source may print its compiler's output.
@@ -31,7 +31,7 @@ pub struct Installer<'a> {
     target: &'a Target,
     /// The time limit for a child of a check.
     timeout: Duration,
-    /// The cache for a uv that the repair has fetched, because the user has not asked for one.
+    /// A temporary cache for a uv that the repair has fetched, because the user did not ask for uv.
     cache: Option<PathBuf>,
 }
 
@@ -211,18 +211,18 @@ impl<'a> Installer<'a> {
             Program::Uv(uv) => {
                 arguments.extend(["--python".into(), python.into()]);
                 environment.extend(translate_for_uv(python));
-                // uv refuses it together with the option that overrides uv.toml.
+                // uv refuses this variable together with `--no-compile-bytecode`.
                 environment.push(("UV_COMPILE_BYTECODE".into(), None));
                 environment.extend(self.cache.as_ref().map(|cache| set("UV_CACHE_DIR", cache)));
                 uv
             }
             Program::Pip(pip) => {
-                // The bytecode of pip itself would be written into the environment.
+                // Without these flags, pip's own bytecode would be written into the environment.
                 let flags = target.interpreter.run_flags();
                 arguments.splice(0..0, flags.into_iter().chain(pip.iter().cloned()));
                 environment
                     .extend(PIP_OVERRIDES.map(|(name, value)| (name.into(), value.map(OsString::from))));
-                // A Python that pip starts to build a package must not write any either.
+                // A Python that pip starts to build a package must not write bytecode either.
                 environment.push(set("PYTHONDONTWRITEBYTECODE", "1"));
                 python
             }
@@ -300,7 +300,7 @@ pub fn quote_last_lines(output: &str) -> String {
     lines[lines.len().saturating_sub(MAX_QUOTED_LINES)..].join("\n")
 }
 
-/// What pip and uv print if they cannot reach an index. pip then goes on to print "No matching distribution", as
+/// What pip and uv print if they cannot reach an index. pip then also prints "No matching distribution", as
 /// if the package did not exist.
 const UNREACHABLE: [&str; 12] = [
     "Failed to establish a new connection",
@@ -330,7 +330,7 @@ fn describe_unreachable(output: &str) -> Error {
     Error::repair(format!("the package index cannot be reached: {line}"), next)
 }
 
-/// The number of characters that a message quotes of a line of an installer's output.
+/// The maximum length, in characters, of a line of installer output that a message quotes.
 const MAX_REASON: usize = 160;
 
 fn decode(bytes: &[u8]) -> String {

@@ -33,7 +33,7 @@ pub struct SavedFile {
     pub part: Option<usize>,
 }
 
-/// A directory before the exchange. In version 0.1.0 it was a pair of path and mode.
+/// A directory before the exchange. In the journals of 0.1.0, it is a pair of path and mode.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SavedDirectory {
     pub path: PathBuf,
@@ -86,14 +86,14 @@ pub struct Journal {
     pub token: Option<String>,
 }
 
-/// Packages that another installer has written since, and their files in the journal.
+/// Packages that another installer has written since the repair began, and their files in the journal.
 #[derive(Debug, Default)]
 pub struct ForeignPackages {
     /// Their normalised names.
     pub names: Vec<String>,
-    /// Added by the repair, but not to be removed.
+    /// Files that the repair added, but a rollback must not remove.
     pub not_removed: BTreeSet<PathBuf>,
-    /// Removed by the repair, but not to be restored.
+    /// Files that the repair removed, but a rollback must not restore.
     pub not_restored: BTreeSet<PathBuf>,
 }
 
@@ -207,18 +207,18 @@ impl Journal {
         Ok(true)
     }
 
-    /// Finds the existing files that are neither those that the exchange has removed nor those that it has added.
+    /// Finds the existing files that have neither their content from before the exchange nor that from after it.
     pub fn find_changed_files(&self) -> BTreeSet<PathBuf> {
         self.find_files_unlike(PartialEq::eq)
     }
 
-    /// Finds the changed files that a loss of power does not explain, which means that somebody has written them.
+    /// Finds the changed files that a loss of power does not explain, so somebody has written them.
     pub fn find_foreign_files(&self) -> BTreeSet<PathBuf> {
         self.find_files_unlike(|expected, found| expected == found || expected.may_be_cut_off_as(found))
     }
 
     fn find_files_unlike(&self, is_like: impl Fn(&FileDigest, &FileDigest) -> bool) -> BTreeSet<PathBuf> {
-        // Without a token, the digests of the new files are not known.
+        // A journal without a token (of version 0.1.0) has no digests of the new files.
         if self.token.is_none() {
             return BTreeSet::new();
         }

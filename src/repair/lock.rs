@@ -1,4 +1,4 @@
-//! Locks with flock(2), which end when their holder does, and waiting for one.
+//! Locks with flock(2), and waiting for them. Such a lock ends when its holder does.
 
 use std::fs::{File, TryLockError};
 use std::io;

@@ -23,8 +23,8 @@ pub struct LockedEnvironment {
 }
 
 impl LockedEnvironment {
-    /// Rolls back an interrupted repair, locks the environment, and puts its overlay in front. The inner error is the
-    /// report on an environment that is unknown with its overlay in front.
+    /// Rolls back an interrupted repair, locks the environment, and puts its overlay in front. The inner
+    /// error is the report if the environment cannot be inspected with its overlay in front.
     pub fn lock(request: &CheckRequest, target: &Target) -> Result<Result<Self, Box<Report>>, Abort> {
         let Some(state) = Transactions::find(target) else {
             let (target, overlay) = (target.clone(), Overlay::None);

@@ -2,7 +2,7 @@
 //!
 //! A repair has five steps, with a module for each:
 //!
-//! 1. [`plan`] uses the findings of a check to find the packages that have to move. If these name none, or
+//! 1. [`plan`] uses the findings of a check to find the packages that have to move. If the findings name none, or
 //!    their moves do not help, [`release`] finds the packages with the release date and a search ([`culprit`]).
 //! 2. [`stage`] resolves them with uv or pip, and installs them into a separate directory.
 //! 3. [`prove`] runs the check with the staged packages ahead of the environment's own.
@@ -11,8 +11,8 @@
 //! 5. [`verify`] checks the environment itself. The transaction is then closed, or, if anything has
 //!    failed, rolled back ([`rollback`]).
 //!
-//! The third step makes source edits ([`source_edits`]) in a copy of aws-parallelcluster among the staged
-//! packages: it is the first step that builds a template, and only the template may show that they are needed.
+//! The third step makes source edits ([`source_edits`]) in a copy of aws-parallelcluster among the staged packages:
+//! it is the first step that builds a template, and sometimes only a template shows that an edit is needed.
 //!
 //! Only the fourth step changes the environment. A repair that is killed during it is rolled back by the
 //! next call, which finds the journal ([`state`]). A repair outside the environment ends with the third
@@ -23,7 +23,7 @@
 //! The other modules:
 //!
 //! - `bytecode`: compiling bytecode for staged packages, and removing damaged bytecode
-//! - `change`: staged packages × installed ones → changes
+//! - `change`: how the staged packages differ from the installed ones
 //! - `context`: the values that the steps of one repair share
 //! - `failpoint`: failures that tests inject at named steps
 //! - `file_access`: owner, group and mode of the files that a repair places
@@ -108,7 +108,7 @@ use crate::text::package_name::PCLUSTER;
 /// The result of a repair.
 #[derive(Debug)]
 pub enum RepairOutcome {
-    /// Nothing has to be repaired or, if there are warnings here, they cannot be.
+    /// Nothing has to be repaired, except for these warnings, if any, which cannot be repaired.
     NothingToDo(Vec<String>),
     /// Only these damaged bytecode files had to be removed.
     Recompiled(Vec<PathBuf>),
@@ -129,7 +129,7 @@ pub struct Repaired {
     pub left: Vec<String>,
 }
 
-/// Repairs the environment of a target, or with `dry_run` proves that it can be repaired.
+/// Repairs the environment of a target, or, with `dry_run`, proves that it can be repaired.
 ///
 /// # Errors
 /// Returns an error if a step fails, or a signal arrives. The packages are then unchanged; damaged bytecode may have
@@ -177,7 +177,7 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
         Some(ahead) if ahead.is_for(&repair.goal) => ahead.staged?,
         _ => stage_proven(repair)?,
     };
-    // The only edit cannot be made here, which `make_edits` has reported.
+    // No edit could be made, as `make_edits` has reported.
     if staged.changes.is_empty() {
         return Ok(RepairOutcome::NothingToDo(staged.left));
     }
@@ -257,16 +257,16 @@ fn describe_blocked(report: &Report, options: &Options) -> Error {
     Error::repair(message, &next)
 }
 
-/// What the advisories ask for, staged and proven while the check is still running. The check usually confirms the
-/// advisories, and this saves a third of the time of a repair.
+/// What the advisories ask for, staged and proven while the check is still running. The check usually
+/// confirms the advisories; the repair then takes a third less time.
 struct Ahead {
     goal: Goal,
     staged: Result<Staged, Abort>,
 }
 
 impl Ahead {
-    /// Whether a repair with this goal would do the same. Whether an edit is required does not matter: all that were
-    /// wanted have been made.
+    /// Whether a repair with this goal would do the same. Whether an edit is required does not matter: all
+    /// wanted edits have been made.
     fn is_for(&self, goal: &Goal) -> bool {
         let edits = |goal: &Goal| goal.edits.iter().map(|wanted| wanted.id.clone()).collect::<BTreeSet<_>>();
         self.goal.reasons == goal.reasons
@@ -290,7 +290,7 @@ fn stage_ahead(
     }
     let advised = advisories::check(&packages.versions(), &target.interpreter.version, request.advisories);
     let findings: Vec<&Finding> = advised.iter().filter(|finding| finding.blocks()).collect();
-    // The template shows the effect of these edits, but there is no template if pcluster does not start.
+    // The check's template will ask for these edits, but there is none if pcluster does not start.
     let builds = findings.iter().all(|finding| finding.shows == Some(Shows::Template));
     let edits = packages.get(PCLUSTER).filter(|_| builds).map(find_fitting_edits).unwrap_or_default();
     let edits = edits.into_iter().map(|id| WantedEdit { id, is_required: true }).collect();
@@ -307,7 +307,7 @@ fn stage_ahead(
     let staged = match stage_goal(repair) {
         Ok(Ok(mut staged)) => match prove(repair, &mut staged) {
             Ok(None) => Ok(staged),
-            // Made again after the check, because the goal may be another one then.
+            // The caller tries again after the check, because the goal may be different then.
             Ok(Some(_)) | Err(_) => return None,
         },
         Ok(Err(_)) => return None,
@@ -323,8 +323,8 @@ fn stage_goal(repair: &Repair) -> Result<Result<Staged, Error>, Abort> {
     }
 }
 
-/// Stages what is proven to make the environment ready: the moves that the findings name and the source edits or,
-/// if those moves do not help, the packages that were available when that release of aws-parallelcluster came out.
+/// Stages and proves the moves and the source edits that the findings ask for. If those moves do not help,
+/// does so with the packages that were available when the installed release of aws-parallelcluster came out.
 fn stage_proven(repair: &Repair) -> Result<Staged, Abort> {
     let goal = &repair.goal;
     if goal.moves_packages() && (goal.reasons.is_empty() || repair.options.strategy == Strategy::Release) {

@@ -33,7 +33,7 @@ pub enum Overlay {
     None,
     /// The directory of an overlay that was proven with the environment as it is.
     Bound(PathBuf),
-    /// The environment has changed since it was proven.
+    /// The environment has changed since the overlay was proven.
     Stale,
 }
 
@@ -96,7 +96,7 @@ pub fn keep_overlay(
     fs::rename(staged.keep(), file.with_extension("")).map_err(failed)?;
     let record = OverlayRecord { environment, changes: changes.to_vec() };
     let record = serde_json::to_vec(&record).unwrap_or_default();
-    // A record that a power failure leaves incomplete is not used: it is checked before every use.
+    // A record that a power failure leaves incomplete cannot be parsed, so its overlay is not used.
     disk::write_atomically(&file, &record, Durability::Buffered).map_err(failed)?;
     state.remove_oldest();
     Ok(removed)
@@ -136,9 +136,8 @@ fn read_record(entry: &Entry) -> Option<OverlayRecord> {
     serde_json::from_slice(&text).ok()
 }
 
-/// A digest of the versions of Python and of the packages. It also covers files in the environment that belong to
-/// packages which the overlay has in the same version but with other content, because the overlay hides changes in
-/// them.
+/// A digest of the versions of Python and of the packages. It also covers the installed files of packages
+/// that the overlay contains with source edits, because the overlay hides changes to those files.
 fn environment_key(python: &str, packages: &Packages, changes: &[Change]) -> String {
     let python = [("python".to_owned(), python.to_owned())];
     let lines = python.into_iter().chain(packages.versions());

@@ -1,5 +1,5 @@
-//! The settings of installers: pip's (pip.conf and `PIP_*`), passed on to uv (`UV_*`), which reads neither, and
-//! settings that would make an installer do something other than install packages into a directory.
+//! The settings of installers. uv does not read pip's (pip.conf and `PIP_*`), so they are passed on as `UV_*`.
+//! Settings that would make an installer do more or less than install packages into a directory are overridden.
 
 use std::env;
 use std::ffi::OsString;
@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use crate::system::child::set;
 use crate::system::files;
 
-/// Settings that make pip do something else, and the values that prevent it; `None` removes a variable. A value
-/// overrides pip.conf too, but only some settings have a value that means "not set".
+/// Settings that make pip do something else, and the values that prevent that; `None` removes a variable. A
+/// value overrides pip.conf too, but only some settings have a value that means "not set".
 ///
 /// What a user decides about the sources of packages is kept: indexes, proxies, certificates, constraints, and
 /// rules such as `require-hashes` or `require-virtualenv`. If such a rule is broken, pip names it and installs
@@ -17,19 +17,19 @@ use crate::system::files;
 pub const PIP_OVERRIDES: [(&str, Option<&str>); 17] = [
     // Resolves, reports success, and installs nothing.
     ("PIP_DRY_RUN", Some("0")),
-    // Only part of the packages.
+    // Install only some of the packages.
     ("PIP_NO_DEPS", Some("0")),
     ("PIP_ONLY_DEPS", Some("0")),
-    // More than the repair asks for.
+    // Install more than the repair asks for.
     ("PIP_REQUIREMENT", None),
     ("PIP_REQUIREMENTS_FROM_SCRIPT", None),
     ("PIP_EDITABLE", None),
     ("PIP_GROUP", None),
-    // Into another place, or refused together with `--target`.
+    // Install into another place, or are refused together with `--target`.
     ("PIP_ROOT", Some("/")),
     ("PIP_USER", Some("0")),
     ("PIP_PREFIX", None),
-    // For another Python.
+    // Install for another Python.
     ("PIP_PYTHON", None),
     ("PIP_PYTHON_VERSION", None),
     ("PIP_PLATFORM", None),
@@ -43,9 +43,9 @@ pub const PIP_OVERRIDES: [(&str, Option<&str>); 17] = [
 
 /// Options of `uv pip install` for the same reason as [`PIP_OVERRIDES`]. They override `UV_*` and uv.toml.
 pub const UV_INSTALL_OPTIONS: [&str; 3] = [
-    // Links into uv's cache would be dead after `uv cache clean`. If hard links are not possible, uv copies.
+    // Symbolic links into uv's cache would be dead after `uv cache clean`. If hard links are not possible, uv copies.
     "--link-mode=hardlink",
-    // Fails if a sitecustomize prints anything. The repair itself compiles bytecode if the environment has any.
+    // uv fails to compile if a sitecustomize prints anything. The repair compiles if the environment has bytecode.
     "--no-compile-bytecode",
     // Overrides `no-deps = true` in uv.toml.
     "--deps",
@@ -127,8 +127,8 @@ fn files_on_macos(home: Option<&Path>) -> Vec<PathBuf> {
     files
 }
 
-/// Reads the settings in a pip.conf that apply to `pip install`: those of two sections. A line that begins with a
-/// blank continues the value above it.
+/// Reads the settings in a pip.conf that apply to `pip install`: the sections `global` and `install`. A line
+/// that begins with a blank continues the value above it.
 fn read_ini(text: &str) -> Vec<(String, String)> {
     let mut settings: Vec<(String, String)> = Vec::new();
     let mut section_counts = false;

@@ -17,7 +17,7 @@ use crate::text::package_name::{PCLUSTER, is_pattern, matches, normalised};
 pub struct InstallRequest {
     /// The affected packages, in the ranges that the fix names and that aws-parallelcluster requires.
     pub requirements: Vec<String>,
-    /// All other packages, at their installed versions.
+    /// The other packages, at their installed versions or, if they may move, in the ranges that others require.
     pub constraints: Vec<String>,
     /// Only files that were uploaded before this moment (RFC 3339) are considered.
     pub uploaded_before: Option<String>,
@@ -30,8 +30,8 @@ pub enum Pinned {
     /// The dependencies of the affected packages may move within the ranges that the other packages require: a
     /// release of CDK may need another jsii.
     AllButDependencies,
-    /// The requirements of these dependencies on one another do not count either: all of them may move. The
-    /// installer is given their names, because it may break what it does not resolve.
+    /// The requirements of these dependencies on one another are ignored too, because all of them may move.
+    /// The installer is given their names: it may break requirements of packages that it does not resolve.
     AllButDependenciesAndTheirs,
 }
 
@@ -69,7 +69,7 @@ pub enum Refusal<'a> {
     Unrepairable(Vec<&'a Finding>),
     /// Only removing this bytecode file would help.
     Bytecode(&'a str),
-    /// Something else blocks that is not among the requested findings.
+    /// Another finding, which was not requested, blocks too.
     OtherBlocks,
     /// The environment is not ready, and no finding says what to change.
     NotReady,
@@ -79,7 +79,7 @@ pub enum Refusal<'a> {
 /// build. `None` if there is nothing to do.
 ///
 /// # Errors
-/// Returns an error if one of them cannot be repaired; a warning that was not requested is only left unrepaired.
+/// Returns an error if one of them cannot be repaired; a warning that was not requested is just left unrepaired.
 pub fn choose_goal<'a>(
     report: &'a Report,
     ids: &'a [String],
@@ -170,7 +170,7 @@ pub fn move_to(package: &str, version: &str) -> Option<PackageMove> {
     Some(PackageMove { packages: package.to_owned(), upgrade: range.clone(), downgrade: range })
 }
 
-/// Whether other packages can correct all of these findings.
+/// Whether moving packages can correct all of these findings.
 pub fn are_of_packages<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> bool {
     let mut findings = findings.into_iter().peekable();
     findings.peek().is_some()
@@ -198,7 +198,7 @@ pub fn plan_install(
     if pinned == Pinned::AllButDependenciesAndTheirs {
         uncounted.extend(unpinned.iter().filter(|name| installed.contains_key(*name)).cloned());
     }
-    // The affected packages first: an installer's message names the first package that it cannot have.
+    // The affected packages first: an installer's message names the first package that it cannot install.
     let dependencies = uncounted.iter().filter(|name| !moving.contains(*name));
     let requirements: Vec<String> = moving
         .iter()
@@ -223,7 +223,7 @@ pub fn plan_install(
                 let ranges = collect_required_ranges(installed, name, &uncounted);
                 (!ranges.is_empty()).then(|| write_requirement(name, ranges.into_iter()))
             } else {
-                // An installer accepts no constraint whose version is not valid according to PEP 440.
+                // Installers reject a constraint whose version is not valid according to PEP 440.
                 let version = Version::from_str(&distribution.version).ok()?;
                 Some(format!("{name}=={version}"))
             }
@@ -365,7 +365,7 @@ mod tests {
         }
     }
 
-    /// What a repair of one id is chosen to do if these findings block.
+    /// Chooses the goal of a repair of one id if these findings block, and returns whether there is one.
     fn choose(findings: Vec<Finding>, id: &str) -> Result<bool, String> {
         let (report, ids) = (report(findings), [id.to_owned()]);
         let chosen = choose_goal(&report, &ids, |_| true);
@@ -378,7 +378,7 @@ mod tests {
         assert_eq!(choose(vec![finding("one", moving()), finding("two", moving())], "one"), Ok(true));
     }
 
-    /// The template shows whether an edit helps, and there may be none.
+    /// Only a template shows whether an edit helps, and the other finding may prevent that it is built.
     #[test]
     fn an_edit_for_one_id_is_refused_if_another_finding_blocks() {
         let edit = || finding("one", Fix::by_command(Remedy::Edit("one".into())));

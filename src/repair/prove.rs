@@ -19,9 +19,9 @@ use crate::repair::stage::Staged;
 use crate::report::{Report, Verdict};
 use crate::system::concurrently::concurrently;
 
-/// Proves that the staged packages make the environment ready, with the source edits of the goal, and with those
-/// whose need only shows in a template that could not be built before. Returns the report if the environment would
-/// not be ready.
+/// Proves that the staged packages make the environment ready, with the source edits of the goal, and with
+/// those that only the new template asks for, because none could be built before. Returns the report if the
+/// environment would not be ready.
 pub fn prove(repair: &Repair, staged: &mut Staged) -> Result<Option<Report>, Abort> {
     failpoint::reach("proof").map_err(|error| Error::repair(error.to_string(), "Nothing was changed."))?;
     let _step = repair.request.progress.step("checking the staged packages");
@@ -38,8 +38,8 @@ pub fn prove(repair: &Repair, staged: &mut Staged) -> Result<Option<Report>, Abo
     Ok(if is_met(repair, &staged.edits, &report) { None } else { Some(report) })
 }
 
-/// Checks the environment with the staged packages in front. What the check imports is compiled beforehand. At the
-/// same time as the check, the rest is compiled, and the requirements are read that a repair must not break.
+/// Checks the environment with the staged packages in front. What the check imports is compiled beforehand. At
+/// the same time as the check, the rest is compiled, and the requirements that are already unmet are collected.
 fn check_in_front(repair: &Repair, staged: &mut Staged) -> Result<Report, Abort> {
     let request = repair.request;
     let overlay = staged.overlay.path();
@@ -52,12 +52,12 @@ fn check_in_front(repair: &Repair, staged: &mut Staged) -> Result<Report, Abort>
         if changes { repair.installer.find_broken_requirements() } else { Ok(BTreeSet::new()) }
     };
     let (checked, prepared) = concurrently(|| checker::check(request, &target), prepare);
-    // The check also fails if the disk is full, but its message is less clear.
+    // If the disk is full, the check fails too, but its message is less clear than that of `prepared`.
     staged.broken_before = prepared?;
     Ok(checked?.into_report()?)
 }
 
-/// More of them would make a long command line, and those files compile in no time.
+/// The most sources to compile beforehand: more would make a long command line, and small files compile quickly.
 const MAX_SOURCES: usize = 100;
 
 /// The sources of the staged packages that pcluster itself requires. The largest come first because they take
@@ -113,8 +113,8 @@ pub fn describe_unproven(repair: &Repair, staged: &Staged, report: &Report) -> E
     Error::repair(message, "Nothing was changed. Try another --strategy, or report this.")
 }
 
-/// Puts the staged packages in front of the target's. For a repair outside the environment, this is done with
-/// PYTHONPATH, because a launcher may ignore it.
+/// Puts the staged packages in front of the target's. For a repair outside the environment, the launcher is
+/// started with PYTHONPATH, because it may ignore that.
 fn put_in_front(repair: &Repair, overlay: &Path) -> Result<Target, Abort> {
     if !repair.options.isolated {
         return Ok(repair.target.with_overlay(overlay));

@@ -1,5 +1,5 @@
-//! Strategy `release`: the packages as they were when that release of aws-parallelcluster came out, but only as
-//! few of them as are needed to make the environment ready. It knows no package by name.
+//! Strategy `release`: the packages that were available when the installed release of aws-parallelcluster came
+//! out, but only those that are needed to make the environment ready. This code knows no package by name.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,13 +29,13 @@ use crate::system::child::ChildError;
 use crate::system::files::describe;
 use crate::text::package_name::PCLUSTER;
 
-/// The time limit for finding the packages at fault. What is not ruled out by then moves too.
+/// The time limit for finding the packages at fault. Those that are not ruled out by then move too.
 const MAX_SEARCH: Duration = Duration::from_secs(180);
 
-/// Advice if the packages of that day do not help.
+/// Advice if the packages that were available at the release do not help.
 const ANEW: &str = "Nothing was changed. Create a new environment; to print what it needs, run `pcluster preflight constraints`.";
 
-/// Packages that move together: those of CDK pin one another.
+/// Packages that move together: all of CDK, which pin one another, or a single package.
 #[derive(Debug)]
 struct Group {
     changes: Vec<Change>,
@@ -60,8 +60,8 @@ enum Test {
     Check,
 }
 
-/// Finds the smallest move to the packages of the release's day that makes the environment ready, and stages and
-/// proves it.
+/// Finds the fewest packages that make the environment ready if they move to the versions available at the
+/// release, and stages and proves them.
 pub fn restore_release(repair: &Repair) -> Result<Staged, Abort> {
     let dated = fetch_dated_packages(repair)?;
     let all: Vec<usize> = (0..dated.groups.len()).collect();

@@ -11,8 +11,8 @@ use crate::text::package_name::normalised;
 /// Installed distributions by normalised name.
 pub type Installed = BTreeMap<String, Distribution>;
 
-/// The parts of a Requires-Dist line that a plan needs. Its marker is not evaluated, because the installer does
-/// that for what it installs, and a plan keeps whatever an installed package already meets. This saves us from
+/// The parts of a Requires-Dist line that a plan needs. Its marker is not evaluated, because the installer
+/// does that for what it installs, and a plan keeps every requirement met that is met now. This saves us from
 /// querying the eleven facts about the platform that `pep508_rs` would need.
 #[derive(Debug)]
 pub struct Requirement {

@@ -70,7 +70,7 @@ pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Left,
     let above = old.iter().flat_map(|saved| saved.path.ancestors().skip(1)).collect::<BTreeSet<_>>();
     let needed = journal.directories.iter().filter(|directory| above.contains(directory.path.as_path()));
     needed.for_each(make_directory);
-    // All others are in place, or there would have been an error.
+    // All other old files are in place already, or there would have been an error.
     let copied: Vec<&SavedFile> = old.iter().copied().filter(|saved| saved.has_copy_in(&snapshot)).collect();
     failures.extend(put_files_back(&snapshot, &copied));
     // Another installer does not remove the directories that the repair has emptied.
@@ -138,7 +138,7 @@ fn make_directory(SavedDirectory { path, mode, group }: &SavedDirectory) {
     }
 }
 
-/// Whether a directory without any file of the old packages existed before the repair.
+/// Whether a directory existed before the repair, but without any file of the old packages in it.
 fn was_empty(journal: &Journal, directory: &Path) -> bool {
     journal.directories.iter().any(|saved| saved.path == directory)
         && !journal.removed.iter().any(|saved| saved.path.starts_with(directory))

@@ -69,8 +69,8 @@ impl Staged {
     }
 }
 
-/// Resolves and installs. All other packages are pinned at first; if that has no solution, their dependencies may
-/// move. The inner error says that no set of packages meets all requirements.
+/// Resolves and installs the packages to move. All others are pinned at first; if there is no solution, the
+/// dependencies of those packages may move too. The inner error says that no set of packages meets all requirements.
 pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Result<Staged, Error>, Abort> {
     let progress = repair.request.progress;
     let step = progress.step(&format!("resolving and fetching packages with {}", repair.installer.name()));

@@ -181,7 +181,7 @@ fn directory_name(site: &Path) -> String {
     name
 }
 
-/// Continues "as it was" with the files that a rollback has kept because others have written them.
+/// Continues a sentence about what was restored with what a rollback has kept because others have written it.
 pub fn describe_left(left: &Left) -> String {
     let packages = match left.packages.as_slice() {
         [] => String::new(),

@@ -15,7 +15,7 @@ use crate::system::{disk, files};
 /// The name of the file in each package directory that a repair has changed.
 pub const TOKEN_FILE: &str = ".repaired-by-pcluster-shim";
 
-/// The name under which it is written, before it is renamed.
+/// The name under which the file is written, before it is renamed.
 const TEMPORARY_FILE: &str = ".repaired-by-pcluster-shim.new";
 
 const TOKEN_BYTES: usize = 16;
@@ -80,7 +80,7 @@ fn write(site: &Path, tokens: &str) -> io::Result<()> {
     disk::rename(&temporary, &site.join(TOKEN_FILE))
 }
 
-/// Lets everyone who may read and write its directory read and write the file, whatever the umask.
+/// Gives the file the read and write permissions of its directory, whatever the umask.
 fn share(site: &Path, file: &Path) -> io::Result<()> {
     let directory = site.metadata()?;
     // Only root and the members of a group may give a file to that group.

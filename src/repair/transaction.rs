@@ -9,11 +9,11 @@
 //! | `repair-ID.json`     | the new ones  | nothing; `undo` rolls it back, the newest first |
 //! | `interrupted-ID.json`| those of another environment, which is not at its path any more | nothing, until that one is back |
 //!
-//! Each state leads to the next with a single rename, so a kill always leaves one of them. An open transaction is
-//! always rolled back, never continued. The repair itself does that if a step fails; otherwise the next call that
-//! finds the journal does it, because a repair that is killed by SIGKILL runs no `Drop`. The token ([`token`]) is
-//! the first change and the last one to be reverted: it distinguishes the environment from others at the same
-//! path.
+//! Each state leads to the next with a single rename, so a kill always leaves one of these files. An open
+//! transaction is always rolled back, never continued. The repair itself does that if a step fails; otherwise
+//! the next call that finds the journal does it, because a repair that is killed by SIGKILL runs no `Drop`.
+//! The token ([`token`]) is the first change and the last one to be reverted: it distinguishes the
+//! environment from others at the same path.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -44,7 +44,8 @@ impl Transactions {
         self.directory.join("journal.json")
     }
 
-    /// The journal of a transaction before its exchange or after its rollback; only its token may be left.
+    /// The journal of a transaction before its exchange or after its rollback; only its token may still be in
+    /// the environment.
     fn unchanged_journal(&self) -> PathBuf {
         self.directory.join("unchanged.json")
     }
@@ -91,7 +92,7 @@ impl Transactions {
         Ok(journal.is_bound()?.then_some(journal))
     }
 
-    /// Every file that says what to undo or roll back, and the place where an open journal would be.
+    /// The path of every file that says what to undo or roll back; that of an open transaction need not exist.
     pub fn journals(&self) -> Vec<PathBuf> {
         let kept = history::list(&self.directory).into_iter().map(|entry| entry.file);
         let interrupted = self.entries(INTERRUPTED_PREFIX);
@@ -190,12 +191,12 @@ impl Transactions {
     }
 
     fn finish_removal(&self, journal: &Journal) {
-        // A journal that cannot be read may contain the token.
+        // A journal that cannot be read may name the same token, so the removal waits.
         let released = self.closed().map_err(io::Error::other).and_then(|others| {
             remove_token(journal, &others)?;
             failpoint::reach("remove-token")
         });
-        // The next call tries again.
+        // Otherwise the next call tries again.
         if released.is_ok() {
             let _ = fs::remove_file(self.unchanged_journal());
             let _ = fs::remove_dir_all(self.snapshot(&journal.id));
@@ -211,7 +212,7 @@ impl Transactions {
         disk::rename(&self.open_journal(), &path).map_err(describe("cannot write", &path))
     }
 
-    /// Exchanges the files, after [`Self::begin`]; the token is the first of them.
+    /// Exchanges the files, after [`Self::begin`]; the token is written first.
     ///
     /// # Errors
     /// Returns an error at the first file that cannot be removed or written; the caller has to roll back.
@@ -246,9 +247,9 @@ impl Transactions {
         disk::sync(&plan.paths(), &plan.prefixes()).map_err(describe("cannot write", &self.site))
     }
 
-    /// Closes this transaction, after [`Self::sync`]: an undo rolls it back before others. This takes a single
-    /// rename, so a kill leaves the transaction either open or closed. If there are more than [`MAX_UNDO`]
-    /// repairs, the oldest is removed.
+    /// Closes this transaction, after [`Self::sync`]: an undo then rolls it back before older ones. Closing
+    /// takes a single rename, so a kill leaves the transaction either open or closed. If there are more than
+    /// [`MAX_UNDO`] repairs, the oldest is removed.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be renamed; the transaction is still open.

@@ -103,7 +103,7 @@ fn undo_in_place(
         return Err(Error::undo(&join_first(&missing, 1, " like it"), STAYS_REPAIRED).into());
     }
     refuse_unwritable(&journal)?;
-    // It is open again, so if this process is killed, the next call rolls it back.
+    // The transaction is opened again, so that the next call rolls it back if this process is killed.
     state.reopen(entry).map_err(|message| Error::undo(&message, UNCHANGED_FREE_SPACE))?;
     failpoint::reach("undo").map_err(|error| Error::undo(&error.to_string(), "Try again."))?;
     let left = roll_back(state, &journal)?;
@@ -113,7 +113,7 @@ fn undo_in_place(
     Ok(journal.changes)
 }
 
-/// There may be repairs of an earlier environment at the same path.
+/// The error if there is nothing to undo; there may be repairs of an earlier environment at the same path.
 fn describe_nothing(state: &Transactions) -> Error {
     let site = state.site.display();
     if history::list(&state.directory).is_empty() {

@@ -7,7 +7,7 @@ use crate::report::human::{describe_hint, group_by_cause};
 use crate::report::{Report, Status};
 use crate::text::printable::{escape, name_of};
 
-/// Renders an annotation for each cause, because a step shows only ten of each level, and a line with the verdict.
+/// Renders a line with the verdict after an annotation for each cause (a step shows only ten of each level).
 pub fn render(reports: &[Report]) -> String {
     reports.iter().map(render_one).collect()
 }

@@ -59,12 +59,13 @@ fn conclude(report: &Report, width: usize) -> String {
     }
 }
 
-/// The findings, grouped by cause, each after an empty line. Findings that an advisory explains are its evidence.
+/// The findings, grouped by cause, each after an empty line. Findings that an advisory explains are shown as
+/// its evidence.
 pub(crate) fn format_findings(findings: &[Finding], paint: &Paint) -> String {
     let explained_by = |advisory: &Finding| -> Vec<&Finding> {
         findings.iter().filter(|finding| finding.evidence["explainedBy"] == advisory.id.as_str()).collect()
     };
-    // A JUnit test case has the findings of a single check, without the advisory that explains them.
+    // A JUnit test case may lack the advisory that explains a finding; the finding is then shown by itself.
     let is_evidence = |finding: &Finding| {
         findings.iter().any(|advisory| finding.evidence["explainedBy"] == advisory.id.as_str())
     };
@@ -87,7 +88,7 @@ pub(crate) fn group_by_cause(findings: &[Finding]) -> impl Iterator<Item = &[Fin
     findings.chunk_by(have_one_cause)
 }
 
-/// Whether two findings differ only in their entry in the same object, such as one tag each.
+/// Whether two findings are alike, except that they are about different entries of one object, such as two tags.
 fn have_one_cause(one: &Finding, other: &Finding) -> bool {
     one.id == other.id && one.path().map(strip_key) == other.path().map(strip_key) && have_one_fix(one, other)
 }
@@ -171,7 +172,7 @@ fn format_group(group: &[Finding], is_shared: bool, shown_by: &[&Finding], paint
     text
 }
 
-/// An incomplete template can have findings in twenty places.
+/// The number of findings shown as evidence: an incomplete template can have findings in twenty places.
 const MAX_SHOWN: usize = 3;
 
 /// Colours, if they are wanted, and the width of a line.
@@ -217,9 +218,9 @@ impl Paint {
     }
 }
 
-/// Renders the report for the guard's stderr, without the prefix. For each finding of level ERROR: what is wrong,
-/// what it costs and what to do. Then the checks that could not run, and a line for each warning if the build is
-/// about to be lost. Renders nothing for any other report that is ready.
+/// Renders the report for the guard's stderr, without the prefix. For each finding of level ERROR: what is
+/// wrong, what it costs and what to do. Then the checks that could not run and, if there is no ERROR, each
+/// warning that the build will fail. Renders nothing for any other report that is ready.
 pub fn render_for_stderr(report: &Report, decision: Decision) -> String {
     let level = if decision == Decision::Exec { "warning" } else { "error" };
     let mut lines = Vec::new();
@@ -263,13 +264,13 @@ const STRICT: [&str; 2] = [
      PCLUSTER_SHIM_STRICT=0.",
 ];
 
-/// What to do about a finding: to run the command in backquotes, or advice.
+/// What to do about a finding: the command to run, in backquotes, or advice.
 pub(crate) fn describe_hint(finding: &Finding) -> String {
     let fix = finding.describe_fix();
     if is_command(finding) { format!("run `{fix}`") } else { fix.to_owned() }
 }
 
-/// Whether its fix is a command; in an environment of uvx, a repair is advice.
+/// Whether a finding's fix is a command. In an environment of uvx, a repair is not: it is described as advice.
 fn is_command(finding: &Finding) -> bool {
     finding.has_repair() && finding.describe_fix().starts_with("pcluster ")
 }
@@ -278,8 +279,8 @@ fn is_command(finding: &Finding) -> bool {
 /// screen.
 const MAX_FINDINGS: usize = 3;
 
-/// Describes a finding: the message, then the cost and, if it `is_advised`, what to do, unless the previous finding
-/// has the same ones.
+/// Describes a finding: the message, then the cost and, if it `is_advised`, what to do, unless the previous
+/// finding has the same cost and fix.
 fn describe_finding(
     level: &str,
     finding: &Finding,

@@ -148,7 +148,7 @@ impl Report {
         if self.denies_warnings { Level::Warning } else { Level::Error }
     }
 
-    /// The verdict for people: just `ready` if nothing is expected to fail.
+    /// The verdict for people; `ready` is followed by the number of warnings, if there are any.
     pub(crate) fn describe_verdict(&self) -> String {
         match (self.verdict, self.describe_warnings()) {
             (Verdict::Ready, Some(warnings)) => format!("ready: {warnings}"),
@@ -206,7 +206,7 @@ impl Report {
         })
     }
 
-    /// The environment that it is about, identified by its launcher; a template on its own has none.
+    /// What the report is about: the path of an environment's launcher, or `template` for a template on its own.
     pub(crate) fn subject(&self) -> String {
         self.target.as_ref().map_or_else(|| "template".into(), |target| lossy(&target.path))
     }
@@ -230,7 +230,7 @@ impl Report {
     }
 }
 
-/// A finding of this level blocks, even if some check could not run.
+/// Findings of the level `blocking` or above block, even if some check could not run.
 fn derive_verdict(checks: &[Check], findings: &[Finding], blocking: Level) -> Verdict {
     if findings.iter().any(|finding| finding.level >= blocking && !finding.is_ignored) {
         Verdict::Blocked
@@ -266,8 +266,8 @@ pub fn format_json(value: &impl Serialize) -> String {
     escape_json(serde_json::to_string_pretty(value).unwrap_or_default() + "\n")
 }
 
-/// Writes the characters that a terminal acts on as JSON escapes, because a terminal may show this too; the values
-/// stay the same.
+/// Writes the characters that a terminal acts on as JSON escapes, because a terminal may show the JSON too;
+/// the values stay the same.
 pub fn escape_json(json: String) -> String {
     if !json.contains(is_unsafe) {
         return json;

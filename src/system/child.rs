@@ -75,7 +75,7 @@ fn beginning(output: &[u8]) -> String {
     }
 }
 
-/// The most informative line of an output: that is the last line of errors from Python and Node.
+/// The last line of an output that is not blank. It is the most informative one in errors from Python and Node.
 fn last_line(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output);
     let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
@@ -148,7 +148,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let Some(group) = self.group {
-            // An error means that no process is left in it.
+            // An error means that no process is left in the group.
             let _ = kill_process_group(group, Signal::KILL);
         }
         let _ = self.handle.kill();
@@ -161,7 +161,7 @@ impl Child<'_> {
         self.start(scratch)?.wait()
     }
 
-    /// Runs it to its end; its stdin ends when this process does, even by SIGKILL.
+    /// Runs it to its end. Its stdin is a pipe that closes when this process ends, even by SIGKILL.
     pub fn run_tied(self, scratch: &Scratch) -> Result<Finished, ChildError> {
         let program = self.program.to_owned();
         let (reader, _writer) = io::pipe().map_err(|source| ChildError::Spawn { program, source })?;

@@ -11,7 +11,7 @@ const CONFIG: (&str, &str) = ("XDG_CONFIG_HOME", ".config");
 const DATA: (&str, &str) = ("XDG_DATA_HOME", ".local/share");
 const STATE: (&str, &str) = ("XDG_STATE_HOME", ".local/state");
 
-/// It is only read from, so even another user's directory is returned here; it is refused when it is read.
+/// The directory of the config file, even if it is another user's: reading from it is refused then.
 pub fn config() -> Option<PathBuf> {
     named(CONFIG)
 }
@@ -21,7 +21,7 @@ pub fn prefix() -> Option<PathBuf> {
     named(DATA)
 }
 
-/// Also `None` if it would be in another user's directory.
+/// The directory for state; also `None` if it would be in another user's directory.
 pub fn state() -> Option<PathBuf> {
     named(STATE).filter(|directory| !is_of_another(directory))
 }
@@ -47,9 +47,9 @@ fn named((variable, below_home): (&str, &str)) -> Option<PathBuf> {
     absolute(variable).or_else(below_home).map(|base| base.join(NAME))
 }
 
-/// Whether the first existing directory on the way up belongs to another user: on some systems `sudo` keeps HOME,
-/// and root could write there. A directory of root does not count as another user's: whoever is not meant to write
-/// to it cannot.
+/// Whether the first existing directory on the way up belongs to another user: on some systems `sudo` keeps
+/// HOME, and root could write there. A directory of root does not count as another user's: those who are not
+/// meant to write to it cannot.
 fn is_of_another(directory: &Path) -> bool {
     let owner = directory.ancestors().find_map(|path| path.metadata().ok()).map(|metadata| metadata.uid());
     owner.is_some_and(|owner| owner != rustix::process::geteuid().as_raw() && owner != 0)

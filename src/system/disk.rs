@@ -39,8 +39,8 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     sync_directory(to.parent().unwrap_or(Path::new("/")))
 }
 
-/// Syncs the names in a directory, not the files that they refer to. Network volumes cannot sync directories, and
-/// report an error. We ignore it, because there the server keeps the names.
+/// Syncs the names in a directory, not the files that they refer to. Network volumes cannot sync directories,
+/// and report an error. We ignore that, because the server of such a volume keeps the names.
 pub fn sync_directory(directory: &Path) -> io::Result<()> {
     match sync_file(&File::open(directory)?) {
         Err(error) if is_unsupported(&error) => Ok(()),
@@ -92,7 +92,7 @@ fn directories_of(paths: &BTreeSet<&Path>, tops: &[PathBuf]) -> BTreeSet<PathBuf
     found
 }
 
-/// `None` if the system has no such call, or a sandbox forbids it.
+/// Calls syncfs(2) for each file system. `None` if the system has no such call, or a sandbox forbids it.
 #[cfg(target_os = "linux")]
 fn sync_file_systems(directories: &BTreeSet<PathBuf>) -> Option<io::Result<()>> {
     use std::collections::BTreeMap;
@@ -121,8 +121,8 @@ fn sync_file_systems(_directories: &BTreeSet<PathBuf>) -> Option<io::Result<()>>
     None
 }
 
-/// File by file. On macOS `File::sync_all` empties the drive's cache (`F_FULLFSYNC`), which covers everything that
-/// was sent to the drive before, so one call at the end is enough.
+/// Syncs file by file. On macOS `File::sync_all` empties the drive's cache (`F_FULLFSYNC`), which covers
+/// everything that was sent to the drive before, so one call at the end is enough.
 fn sync_each(paths: &BTreeSet<&Path>, directories: &BTreeSet<PathBuf>) -> io::Result<()> {
     let is_file = |path: &&&Path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_file());
     for path in paths.iter().filter(is_file) {

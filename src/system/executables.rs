@@ -1,8 +1,8 @@
 //! Executable files by path and by name, without the name service.
 //!
-//! `~` in PATH is a directory of that name, as it is to execvp(3). If HOME is not set, `std::env::home_dir` would
-//! call `getpwuid_r`, and a static glibc then loads the name service modules of whatever machine it runs on, and
-//! crashes.
+//! `~` in PATH means a directory of that name, as in execvp(3). If HOME is not set, `std::env::home_dir`
+//! would call `getpwuid_r`, and a static glibc then loads the name service modules of whatever machine it
+//! runs on, and crashes.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -32,9 +32,9 @@ pub fn find(name: impl Into<OsString>, path: Option<OsString>) -> Option<PathBuf
     search.custom_path_list(path?).first_result().ok()
 }
 
-/// The running executable, without links, for comparison and display. Linux reports it without links, macOS in the
-/// way it was called. On Linux `current_exe` reads `/proc`; without `/proc`, we use the name that the process was
-/// called by.
+/// The running executable, without links, for comparison and display. Linux reports it without links, macOS
+/// under the path by which it was called. On Linux `current_exe` reads `/proc`; without `/proc`, we use the
+/// name that the process was called by.
 pub fn own_executable() -> Option<PathBuf> {
     let called = || {
         let name = env::args_os().next()?;

@@ -29,7 +29,7 @@ const SCRATCH_RANDOM: usize = 6;
 /// Marks a directory as one of these, and is locked while the directory is in use.
 const SCRATCH_LOCK: &str = "pcluster-shim.lock";
 
-/// Between creating the lock file and locking it, another check may think that it was left behind.
+/// The number of attempts: until a new directory is locked, another check may take it for one that was left behind.
 const MAX_SCRATCH_TRIES: usize = 20;
 
 impl Scratch {
@@ -60,7 +60,7 @@ impl Scratch {
         Err(io::Error::other("each one is removed at once"))
     }
 
-    /// `None` if another check has begun to remove it.
+    /// Creates and locks a directory; `None` if another check has begun to remove it.
     fn locked(base: &Path) -> io::Result<Option<Self>> {
         let mut builder = tempfile::Builder::new();
         builder.prefix(SCRATCH_PREFIX).rand_bytes(SCRATCH_RANDOM).permissions(Permissions::from_mode(0o700));
@@ -77,7 +77,7 @@ impl Scratch {
         Ok(Some(Self { directory, lock }))
     }
 
-    /// Whether a directory is one of these, belongs to the caller, and is in use by another process.
+    /// Whether a directory is a scratch directory that belongs to the caller and is in use by another process.
     pub fn is_in_use(directory: &Path) -> bool {
         let is_own = |file: &File| {
             file.metadata().is_ok_and(|metadata| metadata.uid() == rustix::process::geteuid().as_raw())
@@ -91,9 +91,9 @@ impl Scratch {
         self.directory.path().join(name)
     }
 
-    /// The variable, and its value, that make a child put its own temporary files into this directory. The value
-    /// has the same form as the TMPDIR of this process, because jsii fails with a relative one. If that TMPDIR
-    /// cannot be used, it is kept, because Node.js fails with it; Python then uses TEMP.
+    /// The variable and the value that make a child put its temporary files into this directory. A check has to
+    /// fail where pcluster would, so the value keeps the form of this process's TMPDIR (jsii fails with a
+    /// relative one), and a TMPDIR that cannot be used stays set (Node.js fails with it), with TEMP for Python.
     pub fn temporary_files(&self) -> io::Result<(&'static str, PathBuf)> {
         let private = self.directory("tmp")?;
         let given = env::var_os("TMPDIR").map(PathBuf::from).filter(|path| !path.as_os_str().is_empty());
@@ -128,10 +128,10 @@ fn sweep_scratch(base: &Path) {
     for entry in base.read_dir().into_iter().flatten().flatten().filter(is_scratch) {
         let lock = entry.path().join(SCRATCH_LOCK);
         let is_left = |lock: &File| lock.try_lock().is_ok();
-        // A check that is killed before it has a lock leaves an empty directory. If one is just being created, it
-        // is created again.
+        // A check that is killed before it has a lock leaves an empty directory. If another check has just
+        // created it, that check creates another one.
         let _ = fs::remove_dir(entry.path());
-        // The lock is held to the end, so a check that has just created the directory notices it.
+        // The lock is held to the end, so a check that has just created the directory notices that.
         if let Some(_held) = files::open(&lock).ok().filter(is_left) {
             remove_scratch(&entry.path());
         }

@@ -21,20 +21,19 @@ static CAUGHT: OnceLock<Interrupts> = OnceLock::new();
 
 impl Interrupts {
     /// The signal that has arrived since the first child was started. It has to be checked right before exec,
-    /// which would forget it.
+    /// because exec would lose it.
     pub fn received() -> Option<Interrupted> {
         CAUGHT.get()?.check().err()
     }
 
-    /// Catches them when it is first called.
+    /// Catches the signals when it is first called.
     pub fn caught() -> &'static Self {
         CAUGHT.get_or_init(|| {
             let received = Arc::new(AtomicUsize::new(0));
             for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT].into_iter().filter(|signal| !is_ignored(*signal))
             {
                 let value = usize::try_from(signal).unwrap_or_default();
-                // If they are not caught, a signal ends this process immediately, and the children end by
-                // themselves.
+                // If this fails, the signal ends this process immediately, and the children end by themselves.
                 let _ = signal_hook::flag::register_usize(signal, Arc::clone(&received), value);
             }
             Self(received)
@@ -52,7 +51,8 @@ impl Interrupts {
 }
 
 /// Makes a program start in its own session, without a terminal: if it tries to ask at `/dev/tty`, it fails
-/// instead of being stopped by SIGTTIN. Its process group has its PID. Linux kills it if this process is killed.
+/// instead of being stopped by SIGTTIN. Its PID is also the ID of its process group. Linux kills it if this
+/// process is killed.
 #[expect(unsafe_code, reason = "the standard library has no safe interface to setsid")]
 pub fn in_own_session(command: &mut Command) {
     let shim = rustix::process::getpid();
@@ -70,7 +70,7 @@ pub fn in_own_session(command: &mut Command) {
 fn end_with(parent: rustix::process::Pid) -> std::io::Result<()> {
     use rustix::process::{Signal, getppid, set_parent_process_death_signal};
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    // There is no parent in a PID namespace in which this child is the first process.
+    // `None` in a PID namespace in which this child is the first process.
     let is_orphan = getppid().is_some_and(|now| now != parent);
     if is_orphan { Err(std::io::ErrorKind::Other.into()) } else { Ok(()) }
 }

@@ -31,7 +31,7 @@ pub fn find_refused_place(error: &io::Error) -> Option<PathBuf> {
     error.get_ref()?.downcast_ref::<UntrustedError>().map(|refusal| refusal.place.clone())
 }
 
-/// A config or advisories file that cannot or must not be read.
+/// The error about a config or advisories file that cannot or must not be read.
 pub fn unreadable(file: &Path, error: &io::Error) -> Error {
     if let Some(place) = find_refused_place(error) {
         Error::Untrusted { file: file.to_owned(), place, why: error.to_string() }
@@ -80,15 +80,15 @@ fn distrust_owner(metadata: &Metadata) -> Option<String> {
     (owner != caller && owner != 0).then(|| format!("belongs to another user (uid {owner})"))
 }
 
-/// Why others could have written it: another user owns it, or it has one of these permissions.
+/// Why others could have written it: another user owns it, or it has one of the permissions in `writable`.
 fn distrust(metadata: &Metadata, writable: u32) -> Option<String> {
     let mode = metadata.permissions().mode() & 0o777;
     let is_open = || (mode & writable != 0).then(|| format!("is writable by others (mode {mode:o})"));
     distrust_owner(metadata).or_else(is_open)
 }
 
-/// Why a file must not be run: another user owns it or could write to it. For a link only the owner counts; a
-/// missing file is never a reason.
+/// Why a file must not be run: another user owns it or could write to it. For a link, only the owner counts.
+/// `None` for a missing file.
 ///
 /// Fedora, RHEL and Amazon Linux give each user a group with the same number and a umask of 002, so this group can
 /// write to what the user installs.
@@ -119,7 +119,7 @@ pub struct Refused {
     pub path: PathBuf,
     /// The path, or the directory above it that is at fault.
     pub place: PathBuf,
-    /// Follows the path.
+    /// The reason, as a text that follows the path.
     pub why: String,
 }
 
