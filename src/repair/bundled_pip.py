@@ -13,7 +13,7 @@ import sysconfig
 def find_wheel():
     try:
         import ensurepip
-    except ImportError:  # Debian and Ubuntu have it in a package of its own
+    except ImportError:  # Debian and Ubuntu have it in a separate package
         return None
     # Set from 3.10 on by distributors that do not bundle the wheels.
     directories = [sysconfig.get_config_var("WHEEL_PKG_DIR")]

@@ -52,11 +52,11 @@ pub fn compile(target: &Target, sources: &[PathBuf], limit: Duration) -> Result<
     }
 }
 
-/// The most damaged files that one repair removes. A check reports one at a time; a full disk damages only a few.
+/// The maximum number of files to remove. A check reports one at a time; a full disk damages only a few.
 const MAX_DAMAGED: usize = 50;
 
-/// Checks the target. If a finding to repair is about a damaged bytecode file, removes the file and checks again.
-/// Returns the last report and the removed files. Python compiles them again, so an undo does not restore them.
+/// Checks the target. If a finding to repair is about damaged bytecode, removes that file and checks again.
+/// Returns the last report and the removed files. Python compiles those again, so no undo restores them.
 pub fn check_and_remove_damaged(
     request: &CheckRequest,
     target: &Target,

@@ -1,4 +1,4 @@
-//! The changes of a repair: how the staged packages differ from the installed ones, and texts about that. Pure.
+//! The changes of a repair: how the staged packages differ from the installed, as data and as text. Pure.
 
 use serde::{Deserialize, Serialize};
 
@@ -87,7 +87,7 @@ pub fn requirements_file(changes: &[Change]) -> String {
     lines.fold(String::new(), |text, line| text + &line + "\n")
 }
 
-/// Describes an edit: the text that it inserts or, for a replacement, the first quoted values before and after.
+/// Describes an edit: the text that it inserts or, for a replacement, the first quoted value of each side.
 fn describe_edit(edit: &Edit) -> String {
     let value = |code: &str| code.split('"').nth(1).unwrap_or(code.trim()).to_owned();
     match edit.to.strip_suffix(edit.from.as_str()) {

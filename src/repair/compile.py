@@ -61,7 +61,7 @@ def compile_source(source):
     except OSError as error:
         if error.errno in FULL:
             raise
-    except Exception:  # whatever the compiler ends in: SyntaxError, ValueError, RecursionError and others
+    except Exception:  # from the compiler: SyntaxError, ValueError, RecursionError and others
         pass
 
 

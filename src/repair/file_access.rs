@@ -49,9 +49,9 @@ impl Access {
 
     /// Gives a file or a directory this access.
     ///
-    /// Only root can give a file to another owner. Otherwise the caller stays the owner, which works just as
-    /// well. Users cannot give a file to a group that they are not in. The members of that group may still use
-    /// the file if everybody may, and the group that the file has instead gets only the permissions of everybody.
+    /// Only root can give a file to another owner. Any other caller stays the owner, which works just as
+    /// well. Users cannot give a file to a group that they are not in. The members of that group may still
+    /// use the file if everybody may, and the group that it has instead gets only everybody's permissions.
     ///
     /// # Errors
     /// Returns an error if the mode cannot be set, or if fewer users could read the file without the group.

@@ -96,8 +96,8 @@ impl FilePlan {
         Ok(())
     }
 
-    /// Replaces single files of a distribution, and its RECORD, with those of its edited copy. Its other files are
-    /// not touched, especially its METADATA: without that, the next call would not find an interrupted repair.
+    /// Replaces single files of a distribution, and its RECORD, with those of its edited copy. The others are
+    /// not touched, especially METADATA: without that, the next call would not find an interrupted repair.
     pub fn edit<'a>(
         &mut self,
         old: &Distribution,
@@ -245,7 +245,7 @@ impl Places<'_> {
         "../".repeat(self.site.strip_prefix(self.prefix()).map_or(0, |below| below.components().count()))
     }
 
-    /// A line of the staged RECORD about a file in the prefix, with the path made relative to the package directory.
+    /// A line of the staged RECORD about a file in the prefix, but relative to the package directory.
     fn lead_to_prefix(&self, line: &str) -> String {
         let (quote, rest) = line.strip_prefix('"').map_or(("", line), |rest| ("\"", rest));
         format!("{quote}{}{}", self.lead(), rest.trim_start_matches("../"))

@@ -196,7 +196,7 @@ impl Journal {
         foreign
     }
 
-    /// Whether the environment is still the one that this journal is about, which its token shows.
+    /// Whether the environment is still the one that this journal is about: if so, it has its token.
     pub fn is_bound(&self) -> Result<bool, String> {
         let Some(token) = &self.token else { return Ok(true) };
         for site in self.all_sites() {
@@ -207,7 +207,7 @@ impl Journal {
         Ok(true)
     }
 
-    /// Finds the existing files that have neither their content from before the exchange nor that from after it.
+    /// Finds the existing files with neither the content from before the exchange nor that from after it.
     pub fn find_changed_files(&self) -> BTreeSet<PathBuf> {
         self.find_files_unlike(PartialEq::eq)
     }

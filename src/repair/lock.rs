@@ -17,8 +17,8 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// The time after which a wait is reported even if no progress is shown: an exchange of files takes less.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Tries to take a lock until it is free, and reports what it waits for. It does not block in a system call,
-/// because that would be resumed after a signal, so Ctrl-C would have no effect until the lock is free.
+/// Tries to take a lock until it is free, and reports what it waits for. It does not block in a system call:
+/// the call would be resumed after a signal, so Ctrl-C would have no effect until the lock is free.
 pub fn wait_for_lock(
     progress: Progress,
     waiting: impl FnOnce() -> String,

@@ -11,8 +11,8 @@
 //! 5. [`verify`] checks the environment itself. The transaction is then closed, or, if anything has
 //!    failed, rolled back ([`rollback`]).
 //!
-//! The third step makes source edits ([`source_edits`]) in a copy of aws-parallelcluster among the staged packages:
-//! it is the first step that builds a template, and sometimes only a template shows that an edit is needed.
+//! The third step makes source edits ([`source_edits`]) in a copy of aws-parallelcluster among the staged
+//! packages: no step before builds a template, and sometimes only a template shows that an edit is needed.
 //!
 //! Only the fourth step changes the environment. A repair that is killed during it is rolled back by the
 //! next call, which finds the journal ([`state`]). A repair outside the environment ends with the third
@@ -146,8 +146,8 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
         request.progress.write(&format!("warning: {message}; earlier repairs cannot be undone"));
     }
     let scratch = make_scratch()?;
-    // Also after --no-synth: a repair is proven with a template.
     let target = &Target { jsii_cache: Some(scratch.path("jsii")), ..target.clone() };
+    // Even after --no-synth, because a repair is proven with a template.
     let request = &CheckRequest { synthesizes: true, ..request.clone() };
     let overlay = if options.isolated { read_overlay(&state, target) } else { Overlay::None };
     let overlaid = overlay.directory().map(|directory| target.with_overlay(directory));

@@ -1,5 +1,5 @@
-//! The settings of installers. uv does not read pip's (pip.conf and `PIP_*`), so they are passed on as `UV_*`.
-//! Settings that would make an installer do more or less than install packages into a directory are overridden.
+//! The settings of installers. uv does not read pip's (pip.conf, `PIP_*`), so they are passed on as `UV_*`.
+//! Settings that would make an installer do anything other than install into a directory are overridden.
 
 use std::env;
 use std::ffi::OsString;
@@ -43,9 +43,9 @@ pub const PIP_OVERRIDES: [(&str, Option<&str>); 17] = [
 
 /// Options of `uv pip install` for the same reason as [`PIP_OVERRIDES`]. They override `UV_*` and uv.toml.
 pub const UV_INSTALL_OPTIONS: [&str; 3] = [
-    // Symbolic links into uv's cache would be dead after `uv cache clean`. If hard links are not possible, uv copies.
+    // Symbolic links into uv's cache would be dead after `uv cache clean`. Without hard links, uv copies.
     "--link-mode=hardlink",
-    // uv fails to compile if a sitecustomize prints anything. The repair compiles if the environment has bytecode.
+    // Compiling fails in uv if a sitecustomize prints anything. The repair compiles where there is bytecode.
     "--no-compile-bytecode",
     // Overrides `no-deps = true` in uv.toml.
     "--deps",

@@ -17,7 +17,7 @@ use crate::text::package_name::{PCLUSTER, is_pattern, matches, normalised};
 pub struct InstallRequest {
     /// The affected packages, in the ranges that the fix names and that aws-parallelcluster requires.
     pub requirements: Vec<String>,
-    /// The other packages, at their installed versions or, if they may move, in the ranges that others require.
+    /// The other packages: the installed versions or, if they may move, the ranges that others require.
     pub constraints: Vec<String>,
     /// Only files that were uploaded before this moment (RFC 3339) are considered.
     pub uploaded_before: Option<String>,
@@ -79,7 +79,7 @@ pub enum Refusal<'a> {
 /// build. `None` if there is nothing to do.
 ///
 /// # Errors
-/// Returns an error if one of them cannot be repaired; a warning that was not requested is just left unrepaired.
+/// Returns an error if one of them cannot be repaired; a warning that was not requested is just not repaired.
 pub fn choose_goal<'a>(
     report: &'a Report,
     ids: &'a [String],
@@ -378,7 +378,7 @@ mod tests {
         assert_eq!(choose(vec![finding("one", moving()), finding("two", moving())], "one"), Ok(true));
     }
 
-    /// Only a template shows whether an edit helps, and the other finding may prevent that it is built.
+    /// Only a template shows whether an edit helps, and the other finding may keep it from being built.
     #[test]
     fn an_edit_for_one_id_is_refused_if_another_finding_blocks() {
         let edit = || finding("one", Fix::by_command(Remedy::Edit("one".into())));

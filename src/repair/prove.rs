@@ -38,8 +38,8 @@ pub fn prove(repair: &Repair, staged: &mut Staged) -> Result<Option<Report>, Abo
     Ok(if is_met(repair, &staged.edits, &report) { None } else { Some(report) })
 }
 
-/// Checks the environment with the staged packages in front. What the check imports is compiled beforehand. At
-/// the same time as the check, the rest is compiled, and the requirements that are already unmet are collected.
+/// Checks the environment with the staged packages in front. What the check imports is compiled beforehand.
+/// During the check, the rest is compiled, and the requirements that are already unmet are collected.
 fn check_in_front(repair: &Repair, staged: &mut Staged) -> Result<Report, Abort> {
     let request = repair.request;
     let overlay = staged.overlay.path();
@@ -57,7 +57,7 @@ fn check_in_front(repair: &Repair, staged: &mut Staged) -> Result<Report, Abort>
     Ok(checked?.into_report()?)
 }
 
-/// The most sources to compile beforehand: more would make a long command line, and small files compile quickly.
+/// The maximum number of sources to compile beforehand: more make a long command line; the rest are small.
 const MAX_SOURCES: usize = 100;
 
 /// The sources of the staged packages that pcluster itself requires. The largest come first because they take
@@ -114,7 +114,7 @@ pub fn describe_unproven(repair: &Repair, staged: &Staged, report: &Report) -> E
 }
 
 /// Puts the staged packages in front of the target's. For a repair outside the environment, the launcher is
-/// started with PYTHONPATH, because it may ignore that.
+/// started with PYTHONPATH, because it may ignore that variable.
 fn put_in_front(repair: &Repair, overlay: &Path) -> Result<Target, Abort> {
     if !repair.options.isolated {
         return Ok(repair.target.with_overlay(overlay));

@@ -1,5 +1,5 @@
-//! Strategy `release`: the packages that were available when the installed release of aws-parallelcluster came
-//! out, but only those that are needed to make the environment ready. This code knows no package by name.
+//! Strategy `release`: the packages available when the installed release of aws-parallelcluster came out, but
+//! only those that are needed to make the environment ready. This code knows no package by name.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ const MAX_SEARCH: Duration = Duration::from_secs(180);
 /// Advice if the packages that were available at the release do not help.
 const ANEW: &str = "Nothing was changed. Create a new environment; to print what it needs, run `pcluster preflight constraints`.";
 
-/// Packages that move together: all of CDK, which pin one another, or a single package.
+/// Packages that move together: all CDK packages, which pin one another, or a single other one.
 #[derive(Debug)]
 struct Group {
     changes: Vec<Change>,

@@ -73,7 +73,7 @@ pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Left,
     // All other old files are in place already, or there would have been an error.
     let copied: Vec<&SavedFile> = old.iter().copied().filter(|saved| saved.has_copy_in(&snapshot)).collect();
     failures.extend(put_files_back(&snapshot, &copied));
-    // Another installer does not remove the directories that the repair has emptied.
+    // Directories that the repair has emptied are removed too, because another installer does not do that.
     let gone = journal.created.iter().chain(&foreign.not_restored).map(PathBuf::as_path);
     failures.extend(remove_empty(gone, |directory| was_empty(journal, directory)));
     let changed = old.iter().map(|saved| &saved.path).chain(&journal.created);

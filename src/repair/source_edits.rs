@@ -98,7 +98,7 @@ fn edit_texts<'a>(
     Ok((texts, edits))
 }
 
-/// Finds an edited file that exists but no longer matches RECORD: an undo would discard what has changed since.
+/// Finds an edited file that exists but no longer matches RECORD: an undo would discard that change.
 pub fn find_changed_file(part: &PackageFiles, changes: &[Change]) -> Option<PathBuf> {
     let change = changes.iter().find(|change| change.package == part.package && !change.edits.is_empty())?;
     let record = files::read_text_up_to(&part.site.join(&part.new).join("RECORD"), MAX_RECORD).ok()?;

@@ -70,7 +70,7 @@ impl Staged {
 }
 
 /// Resolves and installs the packages to move. All others are pinned at first; if there is no solution, the
-/// dependencies of those packages may move too. The inner error says that no set of packages meets all requirements.
+/// dependencies of those packages may move too. The inner error means that there is no solution.
 pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Result<Staged, Error>, Abort> {
     let progress = repair.request.progress;
     let step = progress.step(&format!("resolving and fetching packages with {}", repair.installer.name()));

@@ -92,7 +92,7 @@ impl Transactions {
         Ok(journal.is_bound()?.then_some(journal))
     }
 
-    /// The path of every file that says what to undo or roll back; that of an open transaction need not exist.
+    /// The path of every file that says what to undo or roll back; an open transaction's need not exist.
     pub fn journals(&self) -> Vec<PathBuf> {
         let kept = history::list(&self.directory).into_iter().map(|entry| entry.file);
         let interrupted = self.entries(INTERRUPTED_PREFIX);

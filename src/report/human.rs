@@ -88,7 +88,7 @@ pub(crate) fn group_by_cause(findings: &[Finding]) -> impl Iterator<Item = &[Fin
     findings.chunk_by(have_one_cause)
 }
 
-/// Whether two findings are alike, except that they are about different entries of one object, such as two tags.
+/// Whether two findings are alike, except that they are about different entries of one object (as two tags).
 fn have_one_cause(one: &Finding, other: &Finding) -> bool {
     one.id == other.id && one.path().map(strip_key) == other.path().map(strip_key) && have_one_fix(one, other)
 }
@@ -270,7 +270,7 @@ pub(crate) fn describe_hint(finding: &Finding) -> String {
     if is_command(finding) { format!("run `{fix}`") } else { fix.to_owned() }
 }
 
-/// Whether a finding's fix is a command. In an environment of uvx, a repair is not: it is described as advice.
+/// Whether a finding's fix is a command. In an environment of uvx, even a repair is described as advice.
 fn is_command(finding: &Finding) -> bool {
     finding.has_repair() && finding.describe_fix().starts_with("pcluster ")
 }

@@ -206,7 +206,7 @@ impl Report {
         })
     }
 
-    /// What the report is about: the path of an environment's launcher, or `template` for a template on its own.
+    /// What the report is about: the path of a launcher, or `template` for a template on its own.
     pub(crate) fn subject(&self) -> String {
         self.target.as_ref().map_or_else(|| "template".into(), |target| lossy(&target.path))
     }

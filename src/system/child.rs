@@ -30,7 +30,7 @@ pub struct Finished {
     pub stderr: Vec<u8>,
 }
 
-/// Why a child gave no answer. Its status never becomes this program's.
+/// Why a child gave no answer. The child's exit status never becomes this program's.
 #[derive(Debug, thiserror::Error)]
 pub enum ChildError {
     #[error("cannot run {program}: {source}")]
@@ -47,7 +47,7 @@ pub enum ChildError {
     Failed { program: PathBuf, status: ExitStatus, stderr: Vec<u8> },
     #[error("{program} printed {} instead of the expected answer", beginning(stdout))]
     Malformed { program: PathBuf, stdout: Vec<u8> },
-    /// There is no place for its files.
+    /// There is no place for the child's files.
     #[error("cannot create a temporary directory: {}", describe_io(.0))]
     Scratch(io::Error),
     /// This signal arrived while it ran.
@@ -75,7 +75,7 @@ fn beginning(output: &[u8]) -> String {
     }
 }
 
-/// The last line of an output that is not blank. It is the most informative one in errors from Python and Node.
+/// The last line of an output that is not blank: the most informative one of errors from Python and Node.
 fn last_line(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output);
     let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();

@@ -29,7 +29,7 @@ const SCRATCH_RANDOM: usize = 6;
 /// Marks a directory as one of these, and is locked while the directory is in use.
 const SCRATCH_LOCK: &str = "pcluster-shim.lock";
 
-/// The number of attempts: until a new directory is locked, another check may take it for one that was left behind.
+/// The number of attempts: until a new directory is locked, another check may take it for a leftover.
 const MAX_SCRATCH_TRIES: usize = 20;
 
 impl Scratch {
@@ -77,7 +77,7 @@ impl Scratch {
         Ok(Some(Self { directory, lock }))
     }
 
-    /// Whether a directory is a scratch directory that belongs to the caller and is in use by another process.
+    /// Whether this is a scratch directory that belongs to the caller and is in use by another process.
     pub fn is_in_use(directory: &Path) -> bool {
         let is_own = |file: &File| {
             file.metadata().is_ok_and(|metadata| metadata.uid() == rustix::process::geteuid().as_raw())
@@ -91,9 +91,9 @@ impl Scratch {
         self.directory.path().join(name)
     }
 
-    /// The variable and the value that make a child put its temporary files into this directory. A check has to
-    /// fail where pcluster would, so the value keeps the form of this process's TMPDIR (jsii fails with a
-    /// relative one), and a TMPDIR that cannot be used stays set (Node.js fails with it), with TEMP for Python.
+    /// The variable and value that make a child put its temporary files into this directory. A check has to
+    /// fail where pcluster would, so they keep the form of this process's TMPDIR (jsii fails with a relative
+    /// one), and a TMPDIR that cannot be used stays set (Node.js fails with it), and Python uses TEMP.
     pub fn temporary_files(&self) -> io::Result<(&'static str, PathBuf)> {
         let private = self.directory("tmp")?;
         let given = env::var_os("TMPDIR").map(PathBuf::from).filter(|path| !path.as_os_str().is_empty());

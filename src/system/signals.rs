@@ -33,7 +33,7 @@ impl Interrupts {
             for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT].into_iter().filter(|signal| !is_ignored(*signal))
             {
                 let value = usize::try_from(signal).unwrap_or_default();
-                // If this fails, the signal ends this process immediately, and the children end by themselves.
+                // If this fails, the signal ends this process immediately; the children end by themselves.
                 let _ = signal_hook::flag::register_usize(signal, Arc::clone(&received), value);
             }
             Self(received)
@@ -70,7 +70,7 @@ pub fn in_own_session(command: &mut Command) {
 fn end_with(parent: rustix::process::Pid) -> std::io::Result<()> {
     use rustix::process::{Signal, getppid, set_parent_process_death_signal};
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    // `None` in a PID namespace in which this child is the first process.
+    // getppid returns `None` in a PID namespace in which this child is the first process.
     let is_orphan = getppid().is_some_and(|now| now != parent);
     if is_orphan { Err(std::io::ErrorKind::Other.into()) } else { Ok(()) }
 }
