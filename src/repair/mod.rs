@@ -2,7 +2,7 @@
 //!
 //! A repair has five steps, with a module for each:
 //!
-//! 1. [`plan`] uses the findings of a check to find the packages that have to move. If the findings name none, or
+//! 1. [`plan`] uses a check's findings to find the packages that have to move. If the findings name none, or
 //!    their moves do not help, [`release`] finds the packages with the release date and a search ([`culprit`]).
 //! 2. [`stage`] resolves them with uv or pip, and installs them into a separate directory.
 //! 3. [`prove`] runs the check with the staged packages ahead of the environment's own.

@@ -92,8 +92,8 @@ impl Scratch {
     }
 
     /// The variable and value that make a child put its temporary files into this directory. A check has to
-    /// fail where pcluster would, so they keep the form of this process's TMPDIR (jsii fails with a relative
-    /// one), and a TMPDIR that cannot be used stays set (Node.js fails with it), and Python uses TEMP.
+    /// fail where pcluster would, so the value keeps the form of this process's TMPDIR (jsii fails with a
+    /// relative one). A TMPDIR that cannot be used stays set (Node.js fails with it); Python uses TEMP.
     pub fn temporary_files(&self) -> io::Result<(&'static str, PathBuf)> {
         let private = self.directory("tmp")?;
         let given = env::var_os("TMPDIR").map(PathBuf::from).filter(|path| !path.as_os_str().is_empty());
