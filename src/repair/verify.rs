@@ -20,7 +20,10 @@ pub fn verify(repair: &Repair, edits: &[String], broken_before: &BTreeSet<String
         || checker::check(repair.request, repair.target),
         || repair.installer.find_broken_requirements(),
     );
-    let broken = broken?;
+    let broken = broken.map_err(|abort| match abort {
+        Abort::Error(error) => verification_error(error.to_string()).into(),
+        interrupted @ Abort::Interrupted(_) => interrupted,
+    })?;
     let newly_broken: Vec<&str> = broken.difference(broken_before).map(String::as_str).collect();
     if !newly_broken.is_empty() {
         return Err(verification_error(format!(

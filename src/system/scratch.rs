@@ -57,7 +57,7 @@ impl Scratch {
                 return Ok(scratch);
             }
         }
-        Err(io::Error::other("each one is removed at once"))
+        Err(io::Error::other("every directory that was created there was removed immediately"))
     }
 
     /// Creates and locks a directory; `None` if another check has begun to remove it.

@@ -201,3 +201,18 @@ fn an_installer_that_does_not_say_what_is_broken() {
         environment.left_nothing(name);
     }
 }
+
+/// The same after the exchange: the environment is restored, and the hint does not say that nothing was changed.
+#[test]
+fn an_installer_that_does_not_say_what_a_repair_has_broken() {
+    let sandbox = Sandbox::new();
+    let environment = sandbox.broken_environment();
+    let before = environment.site();
+    let site = environment.path("site");
+    let check = format!("case $(echo '{}'/*) in *1.204.0*) kill -9 $$ ;; esac\n", site.display());
+    sandbox.write("installer/check", check);
+    let run = environment.preflight(["fix"]).run();
+    run.exits(1).prefixed().stderr_matches("fix-broken-after.txt");
+    assert_eq!(environment.site(), before);
+    environment.left_nothing("by a repair that cannot be verified");
+}
