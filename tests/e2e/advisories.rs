@@ -1,6 +1,6 @@
-//! Every advisory of a package that keeps pcluster from starting, on a real environment that it stops and on
-//! a near miss that it lets pass. The table of all releases is tests/fixtures/startup-table.tsv; what cannot
-//! be installed at all is in `constrained`, CDK in `blocked`, runtimes and known issues in `releases`.
+//! Every advisory about a package that keeps pcluster from starting: a real environment that it stops, and a
+//! near miss that it lets pass. The table of all releases is tests/fixtures/startup-table.tsv; releases that
+//! cannot be installed are in `constrained`, CDK in `blocked`, runtimes and known issues in `releases`.
 
 use crate::environment_copy::{EnvironmentCopy, With, uv};
 use crate::environments::GOOD;
@@ -10,7 +10,7 @@ const RELEASE_3_0_3: &str = "3.0.3";
 
 struct Case {
     advisory: &'static str,
-    /// `NAME==VERSION`, several with a space between, or `-NAME` for a removal.
+    /// `NAME==VERSION`, several separated by spaces, or `-NAME` for a removal.
     breaks: &'static str,
     starts: &'static str,
 }
@@ -19,7 +19,7 @@ const fn case(advisory: &'static str, breaks: &'static str, starts: &'static str
     Case { advisory, breaks, starts }
 }
 
-/// Runs uv on a copy.
+/// Installs or removes a package of a copy with uv.
 #[track_caller]
 fn change(copy: &EnvironmentCopy, package: &str) {
     let python = copy.environment.bin("python");
@@ -34,7 +34,7 @@ fn change(copy: &EnvironmentCopy, package: &str) {
     ran.exits(0);
 }
 
-/// The requirement that brings back what is installed of a package, if it is.
+/// The requirement that restores the present version of a package, if it is installed.
 fn requirement_of(copy: &EnvironmentCopy, package: &str) -> Option<String> {
     let name = package.trim_start_matches('-').split('=').next().unwrap();
     let versions = copy.versions();

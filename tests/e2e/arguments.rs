@@ -1,5 +1,5 @@
-//! The command line as the real parser reads it, and everything that the real pcluster refuses:
-//! in its own words, with nothing added.
+//! The shim reads a command line as the real parser does. What the real pcluster refuses is refused in its
+//! own words, with nothing added.
 
 use std::fs;
 
@@ -43,7 +43,7 @@ const REFUSED: &[(&str, i32)] = &[
     ("build-image -c good.yaml", 2),
     ("build-image -c absent.yaml -i my-image", 1),
     ("build-image -c directory -i my-image", 1),
-    // A link to itself, which root cannot read either.
+    // A symbolic link to itself, which not even root can read.
     ("build-image -c loop.yaml -i my-image", 1),
     ("build-image -c latin1.yaml -i my-image", 2),
     ("build-image -c invalid.yaml -i my-image", 1),

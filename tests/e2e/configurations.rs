@@ -1,5 +1,5 @@
 //! Image configurations for every key of `ImageBuilderSchema`, their extremes and YAML's odd corners.
-//! `@IMAGE@` and `@BUCKET@` are those of the stand-in for AWS.
+//! `@IMAGE@` and `@BUCKET@` are replaced with the image and the bucket of the stand-in for AWS.
 
 /// One image configuration.
 pub(crate) struct Configuration {
@@ -9,7 +9,7 @@ pub(crate) struct Configuration {
     #[expect(dead_code, reason = "says why it is there")]
     about: &'static str,
     pub(crate) text: Vec<u8>,
-    /// Among the few that every run of the end-to-end tests builds.
+    /// Whether it is one of the few that are built even without CORPUS=whole.
     pub(crate) is_odd: bool,
 }
 
@@ -19,17 +19,17 @@ fn configuration(name: &'static str, about: &'static str, text: impl Into<Vec<u8
     Configuration { name, about, text: text.into(), is_odd: false }
 }
 
-/// One that past releases of the shim stopped or reported.
+/// A configuration that past releases of the shim stopped or reported.
 fn odd(name: &'static str, about: &'static str, text: impl Into<Vec<u8>>) -> Configuration {
     Configuration { is_odd: true, ..configuration(name, about, text) }
 }
 
-/// The least that builds, and more at the top.
+/// The smallest configuration that builds, with `more` at the top level.
 fn with(more: &str) -> String {
     format!("{BASE}{more}")
 }
 
-/// The least that builds, and more in `Build`.
+/// The smallest configuration that builds, with `more` in `Build`.
 fn build(more: &str) -> String {
     format!("CustomS3Bucket: @BUCKET@\nBuild:\n  InstanceType: c5.xlarge\n  ParentImage: @IMAGE@\n{more}")
 }
@@ -45,7 +45,7 @@ fn launch_permission(json: &str) -> String {
     ))
 }
 
-/// All of them, the odd ones first.
+/// All configurations, the odd ones first.
 pub(crate) fn all() -> Vec<Configuration> {
     let parts = [image(), tagged(), distributed(), built(), developed(), placed(), written()];
     let mut all: Vec<_> = parts.into_iter().flatten().collect();

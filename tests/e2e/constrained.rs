@@ -1,5 +1,5 @@
-//! What cannot be installed today: installed with the output of `preflight constraints`, it starts and is
-//! ready.
+//! Releases that cannot be installed today: installed with the output of `preflight constraints`, each of
+//! them starts and is ready.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use crate::environment_copy::{ROOT, uv};
 use crate::environments::{Environment, RealSandbox};
 use crate::support::run::Run;
 
-/// An empty environment on the Python of another one.
+/// An empty environment with the Python of another environment.
 struct Empty {
     sandbox: RealSandbox,
     // Removed after the sandbox.
@@ -45,7 +45,7 @@ impl Empty {
     }
 }
 
-/// `python` names an environment whose Python it is.
+/// `python` is the name of an environment, whose Python is used.
 #[track_caller]
 fn is_installed_with_constraints(release: &str, python: &str) {
     let empty = Empty::on_python_of(python);

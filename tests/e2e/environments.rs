@@ -1,6 +1,5 @@
-//! What every end-to-end test uses: the environments that scripts/environments makes, a
-//! stand-in for AWS, a HOME and a PATH of the test's own, and runs that print the whole sandbox
-//! when they are not what was expected.
+//! What every end-to-end test uses: the environments that scripts/environments makes, a stand-in for AWS, a
+//! HOME and a PATH for each test, and runs that print the whole sandbox if they do not end as expected.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -22,9 +21,9 @@ use crate::support::sandbox::Sandbox;
 
 /// The first release that has every function under test, with the CDK that loses the tags.
 pub(crate) const BROKEN: &str = "3.1.3-cdk-1.153.0";
-/// That release under another number: only the template shows it.
+/// The same packages under another version number of CDK: only the template shows the fault.
 pub(crate) const RENUMBERED: &str = "3.1.3-cdk-1.153.0-renumbered";
-/// That release with the last CDK.
+/// That release with the last version of CDK.
 pub(crate) const GOOD: &str = "3.1.3-cdk-1.204.0";
 /// The newest release, as the package index resolves it.
 pub(crate) const NEWEST: &str = "3.16.1";
@@ -36,13 +35,13 @@ pub(crate) const TAGS: [&str; 7] =
 /// Limit of one run: installers fetch hundreds of packages.
 const MAX_RUN_TIME: Duration = Duration::from_secs(1800);
 
-/// The guard's warning about a Lambda runtime that AWS refuses, which is given for every release before 3.14 and of no
-/// interest to most tests.
+/// The guard's warning about a Lambda runtime that AWS refuses. It is printed for every release before 3.14,
+/// and most tests are not about it.
 const RUNTIME_WARNING: &str = "pcluster-shim: warning: the template uses Lambda runtime ";
 
 pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The programs that run with this mark in their environment; those that are being ended have none.
+/// The running programs with this mark in their environment; one that is exiting has none.
 pub(crate) fn alive(mark: &str) -> Vec<(i32, PathBuf)> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
@@ -54,12 +53,12 @@ pub(crate) fn alive(mark: &str) -> Vec<(i32, PathBuf)> {
     pids.filter(marked).filter_map(program).collect()
 }
 
-/// A program of this machine, where it has it.
+/// A program of this machine, if it is installed.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
     pcluster_shim::system::executables::find(name, std::env::var_os("PATH"))
 }
 
-/// Writes a script of sh: `before`, then `program` with the script's arguments.
+/// Writes a shell script that runs `before`, then `program` with the script's arguments.
 pub(crate) fn write_wrapper(file: &Path, before: &str, program: &Path) {
     write_script(file, format!("#!/bin/sh\n{before}\nexec '{}' \"$@\"\n", program.display()));
 }
@@ -87,7 +86,7 @@ impl Environment {
         environment
     }
 
-    /// `bin/NAME` in it.
+    /// The path of `bin/NAME` in the environment.
     pub(crate) fn bin(&self, name: &str) -> PathBuf {
         self.directory.join("bin").join(name)
     }
@@ -106,14 +105,14 @@ impl Environment {
         fs::write(&launcher, format!("#!{interpreter}\n{rest}")).unwrap();
     }
 
-    /// Puts a script of sh in front of the launcher: `before`, then the launcher with its arguments.
+    /// Puts a shell script in front of the launcher: it runs `before`, then the launcher with its arguments.
     pub(crate) fn wrap_launcher(&self, before: &str) {
         let (launcher, behind) = (self.bin("pcluster"), self.bin("pcluster-behind"));
         fs::rename(&launcher, &behind).unwrap();
         write_wrapper(&launcher, before, &behind);
     }
 
-    /// Makes every CDK package claim 1.152.0, so that the affected code is there and no version
+    /// Makes every CDK package claim version 1.152.0, so that the affected code is there but no version
     /// shows it.
     fn renumber(&self) {
         for entry in fs::read_dir(self.site_packages()).unwrap().flatten() {
@@ -138,7 +137,7 @@ impl Environment {
 pub(crate) struct RealSandbox {
     sandbox: Sandbox,
     pub(crate) environment: Environment,
-    /// The whole environment of what is run.
+    /// All environment variables of the programs that are run.
     variables: BTreeMap<OsString, OsString>,
 }
 
@@ -167,7 +166,7 @@ impl RealSandbox {
         new.set("HOME", new.path("home"));
         new.set("TMPDIR", new.path("tmp"));
         new.set("LANG", "C.UTF-8");
-        // No account's, and a port that nothing listens on: what is not meant to ask AWS cannot.
+        // No account's credentials, and a port that nothing listens on: no test reaches AWS by mistake.
         new.set("AWS_ENDPOINT_URL", "http://127.0.0.1:9");
         new.set("AWS_ACCESS_KEY_ID", "testing");
         new.set("AWS_SECRET_ACCESS_KEY", "testing");
@@ -185,14 +184,14 @@ impl RealSandbox {
         self.variables.remove(OsStr::new(name));
     }
 
-    /// PATH with one more directory at its end.
+    /// Adds a directory at the end of PATH.
     pub(crate) fn put_on_path(&mut self, directory: impl Into<PathBuf>) {
         let path = self.variables[OsStr::new("PATH")].clone();
         let longer: Vec<PathBuf> = std::env::split_paths(&path).chain([directory.into()]).collect();
         self.set("PATH", std::env::join_paths(longer).unwrap());
     }
 
-    /// PATH without one of its directories: `shim` or `node`.
+    /// Removes one directory from PATH: `shim` or `node`.
     pub(crate) fn take_off_path(&mut self, directory: &str) {
         let gone = self.path(directory);
         let path = self.variables[OsStr::new("PATH")].clone();
@@ -230,7 +229,7 @@ impl RealSandbox {
         (ran, report)
     }
 
-    /// Runs the shim under strace, with its children, and gives what `calls` names of it.
+    /// Runs the shim and its children under strace, and returns the system calls that `calls` names.
     #[track_caller]
     pub(crate) fn traced<S: AsRef<OsStr>>(&self, calls: &str, arguments: &[S]) -> (Run, Trace) {
         let file = self.path("trace");
@@ -278,7 +277,7 @@ fn executed(line: &str) -> Option<PathBuf> {
     Some(call.split_once('"')?.0.into())
 }
 
-/// A moto server of the test's own, through scripts/aws-stand-in.
+/// A moto server for one test, started by scripts/aws-stand-in.
 #[derive(Debug)]
 pub(crate) struct Aws {
     directory: TempDir,
@@ -292,7 +291,7 @@ impl Aws {
         let directory = tempfile::Builder::new().prefix("real-aws-").tempdir().unwrap();
         let mut command = Self::stand_in(directory.path());
         command.arg("--log").arg(directory.path().join("log"));
-        // It ends with its stdin, so it cannot outlive the test.
+        // The server ends when its stdin is closed, so it cannot outlive the test.
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         command.stderr(File::create(directory.path().join("stderr")).unwrap());
         let mut server = command.spawn().unwrap();
@@ -333,7 +332,7 @@ impl Aws {
         format!("Build:\n  InstanceType: c5.xlarge\n  ParentImage: {image}\nCustomS3Bucket: {bucket}\n")
     }
 
-    /// Imitates the hour of EC2 for a stack: its image, and the stack's end.
+    /// Imitates the end of a build, which would take an hour of EC2: makes the image, and deletes the stack.
     #[track_caller]
     pub(crate) fn finish_build(&self, stack: &str) {
         let mut command = Self::stand_in(self.directory.path());
@@ -358,7 +357,7 @@ impl Aws {
 
 impl Drop for Aws {
     fn drop(&mut self) {
-        // Ends by the end of its stdin, and is gone when this returns.
+        // The server ends when its stdin is closed, and is gone when this function returns.
         drop(self.server.stdin.take());
         let ended = self.server.wait();
         if !ended.is_ok_and(|status| status.success()) && !std::thread::panicking() {
@@ -370,8 +369,8 @@ impl Drop for Aws {
     }
 }
 
-/// The parts that an answer of pcluster has anew in every call, replaced: the image's id and the
-/// UUID of its stack.
+/// pcluster's answer, with the parts replaced that differ in each call: the image's id and the UUID of
+/// its stack.
 pub(crate) fn normalised(answer: &Run, image_id: &str) -> String {
     without_uuids(&answer.stdout().replace(image_id, "IMAGE"))
 }

@@ -1,5 +1,5 @@
-//! The errors of rules, each on the real pcluster with a configuration, a parent image or a template that it stops;
-//! those of advisories are in `advisories`. A test in `tests/source_rules.rs` holds that every one of them has a case.
+//! The errors of rules, each with the real pcluster and a configuration, parent image or template that causes
+//! it; those of advisories are in `advisories`. A test in `tests/source_rules.rs` requires a case for each.
 
 use std::fs;
 
@@ -79,7 +79,7 @@ fn of_parent_images() {
             sandbox.write("work/parent.json", json!({"Images": [image]}).to_string());
             errors(&sandbox, "", &["--parent", "parent.json"])
         };
-        // The component of this release fails anyway.
+        // The component of this release fails anyway, so there may be other errors.
         let others: Vec<String> = found(&passes);
         assert!(!others.iter().any(|own| own == id), "{id}: {others:?}");
         assert!(found(&breaks).iter().any(|own| own == id), "{id}");
@@ -95,7 +95,7 @@ ami = distribution['AmiDistributionConfiguration']
 tags = ami['AmiTags']
 ";
 
-/// A pcluster or a CDK that writes another template than was asked for.
+/// A pcluster or a CDK that writes a template other than the one that was asked for.
 #[test]
 #[ignore = "long"]
 fn of_templates() {
@@ -126,7 +126,7 @@ fn of_templates() {
             "for name, one in list(resources.items()):\n    if one['Type'] == 'AWS::ImageBuilder::Image': del resources[name]",
         ),
         ("template-image-unlinked", "del image['DistributionConfigurationArn']"),
-        // The schema of this release refuses both in a configuration.
+        // The schema of this release would refuse both of these in a configuration.
         ("ami-tag-key-length", "tags['k' * 129] = 'v'"),
         ("ami-tag-value-length", "tags['k'] = 'v' * 257"),
     ] {

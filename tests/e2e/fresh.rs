@@ -1,5 +1,5 @@
-//! What people install today and what does not start: stopped with the reason, repaired in place and taken
-//! back, and repaired on the way to a build by mode `fix`.
+//! Environments as people install them today, in which pcluster does not start: stopped with the reason,
+//! repaired in place and reverted, and repaired by mode `fix` before a build.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ use crate::support::run::Run;
 /// 3.0.x has no short options.
 const CALL: [&str; 5] = ["build-image", "--image-configuration", "image.yaml", "--image-id", "my-image"];
 
-/// The message and the type of the finding that pcluster does not start.
+/// Checks the finding that pcluster does not start, and returns its message.
 #[track_caller]
 fn startup(report: &Value, ran: &Run) -> String {
     assert_eq!(report["verdict"], "blocked", "{ran}");
@@ -26,7 +26,7 @@ fn startup(report: &Value, ran: &Run) -> String {
     startup["message"].as_str().unwrap().to_owned()
 }
 
-/// `name` is RELEASE-PYTHON-INSTALLER; `exception` is what the traceback of the real pcluster ends in.
+/// `name` is RELEASE-PYTHON-INSTALLER; `exception` is the end of the real pcluster's traceback.
 #[track_caller]
 fn is_stopped_and_repaired(name: &str, with: With, exception: &str) {
     let release = name.split('-').next().unwrap();
@@ -35,7 +35,7 @@ fn is_stopped_and_repaired(name: &str, with: With, exception: &str) {
     let direct = copy.real(&["version"]).run();
     direct.exits(1);
     assert!(direct.stderr().contains(exception), "{direct}");
-    // Every other command stays the real one's own.
+    // Every other command fails exactly as it does without the shim.
     copy.pcluster(&["version"]).run().is_the_same_as(&direct);
 
     let (ran, report) = copy.preflight(&[]);
@@ -93,7 +93,7 @@ fn release_3_0_3_on_python_3_9_made_and_repaired_by_pip() {
     is_stopped_and_repaired("3.0.3-3.9-pip", With::Pip, FLASK_JSON);
 }
 
-/// Four packages have to move, and their dependencies with them.
+/// Four packages have to change, and their dependencies with them.
 #[test]
 #[ignore = "long"]
 fn release_3_0_0_on_python_3_12() {
@@ -159,7 +159,7 @@ fn release_3_13_2_on_python_3_12_made_and_repaired_by_pip() {
     is_stopped_and_repaired("3.13.2-3.12-pip", With::Pip, PKG_RESOURCES);
 }
 
-/// A package that no advisory names breaks the start.
+/// Breaks the start through a package that no advisory names.
 fn break_package(copy: &EnvironmentCopy, name: &str, module: &str) {
     let site = copy.site();
     let named = |entry: &fs::DirEntry| {
@@ -180,7 +180,7 @@ fn break_package(copy: &EnvironmentCopy, name: &str, module: &str) {
     fs::write(site.join(module), format!("raise ImportError('{name} of the future')\n")).unwrap();
 }
 
-/// The packages of the day of the release, and of these only the one at fault.
+/// The repair uses the versions available when the release was published, but only for the package at fault.
 #[track_caller]
 fn is_repaired_without_an_advisory(with: With, broken: &[(&str, &str)], options: &[&str]) {
     let mut copy = EnvironmentCopy::of("3.13.2", with);
@@ -228,7 +228,7 @@ fn two_faults_that_no_advisory_names_are_found_and_repaired() {
     is_repaired_without_an_advisory(With::Uv, &broken, &["--strategy", "release"]);
 }
 
-/// pip fetches the uv that can limit dates, into a private place.
+/// pip fetches uv, which can limit dates, into a private place.
 #[test]
 #[ignore = "long"]
 fn pip_fetches_what_limits_dates() {

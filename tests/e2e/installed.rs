@@ -1,4 +1,4 @@
-//! The shim as install.sh leaves it, over installations of the real pcluster: rows 6, 20, 22 and 27 of
+//! The shim as install.sh installs it, in front of real installations of pcluster: rows 6, 20, 22 and 27 of
 //! the list in tests/traps.rs. Rows 9 and 21 are checked for every launcher in `launchers`.
 
 use std::fs;
@@ -16,7 +16,7 @@ use crate::support::run::Run;
 const SHIM: &str = env!("CARGO_BIN_EXE_pcluster");
 const IMAGE: &str = "Build:\n  InstanceType: c5.xlarge\n  ParentImage: ami-0123456789abcdef0\n";
 
-/// Blocks every CDK, without a synthesis: what is seen is that the call was guarded.
+/// Blocks every CDK without a synthesis, which shows that the call was guarded.
 const ADVISORY: &str = "\
 - id: no-cdk-at-all
   title: No CDK is to be used here
@@ -30,7 +30,7 @@ const ADVISORY: &str = "\
   references: ['https://example.com/']
 ";
 
-/// The PATH of a login: the system's directories and Node, and nothing of the shim's.
+/// Sets PATH as at a login: `first`, Node and the system's directories, but not the shim's directory.
 fn at_login(sandbox: &mut RealSandbox, first: &[&Path]) {
     let rest = [sandbox.path("node"), "/usr/local/bin".into(), "/usr/bin".into(), "/bin".into()];
     let path: Vec<PathBuf> = first.iter().map(|entry| entry.to_path_buf()).chain(rest).collect();
@@ -46,8 +46,8 @@ fn install(sandbox: &RealSandbox, more: &[&str]) -> Run {
     ran
 }
 
-/// The README's two commands, from the checkout: built, and static if the machine can link it so, which keeps a
-/// pass-through quick. Not optimised, because that takes minutes.
+/// The README's two commands in a checkout: the program is built, statically if the machine can link it so,
+/// which keeps a pass-through quick. It is not optimised here, because that takes minutes.
 #[test]
 fn the_checkout_is_built_and_installed() {
     let mut sandbox = RealSandbox::of(GOOD);
@@ -81,20 +81,20 @@ fn the_checkout_is_built_and_installed() {
     assert_eq!(fs::read_to_string(sandbox.path("home/.bashrc")).unwrap(), "# the user's\n");
 }
 
-/// A container's `--user 12345`: no HOME, no passwd entry, and a PATH with an entry below `~`. A
-/// static glibc that is asked for that user's home loads the machine's own modules, and crashes.
+/// As in a container with `--user 12345`: no HOME, no passwd entry, and a PATH with an entry below `~`. If a
+/// static glibc looks up that user's home, it loads the machine's own modules, and crashes.
 #[expect(clippy::print_stdout, reason = "a test that does not run says so")]
 fn asks_no_name_service(sandbox: &RealSandbox, installed: &Path) {
     if !rustix::process::geteuid().is_root() {
         println!("not tested: only root can be a user without a passwd entry");
         return;
     }
-    // That user cannot enter the home in which it is installed.
+    // That user cannot enter the home in which the shim is installed.
     let directory = tempfile::Builder::new().prefix("pcs-").tempdir_in("/tmp").unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let (shim, real) = (directory.path().join("pcluster-preflight"), directory.path().join("pcluster"));
     fs::copy(installed, &shim).unwrap();
-    // The text of a console script, so that its Python is found on PATH.
+    // A console script whose Python is found on PATH.
     let script = "#!/usr/bin/env python3\nimport sys\nfrom pcluster.cli.entrypoint import main\n\
                   if __name__ == '__main__':\n    sys.exit(main())\n";
     write_script(&real, script);
@@ -107,8 +107,8 @@ fn asks_no_name_service(sandbox: &RealSandbox, installed: &Path) {
     }
 }
 
-/// The file alone in a root directory, and then with busybox and a name service that is not there: the answers that
-/// it gives outside, and an installation.
+/// In a root directory that contains only this program, it gives the same answers as outside. It still does
+/// with busybox and a name service that does not exist, and then it can be installed there.
 #[expect(clippy::print_stdout, reason = "a test that does not run says so")]
 fn answers_in_a_root_with_nothing_else(sandbox: &RealSandbox, installed: &Path) {
     if !rustix::process::geteuid().is_root() || cfg!(not(target_os = "linux")) {
@@ -169,7 +169,7 @@ fn answers_in_a_root_with_nothing_else(sandbox: &RealSandbox, installed: &Path) 
         fs::create_dir(inside(directory)).unwrap();
         fs::set_permissions(inside(directory), fs::Permissions::from_mode(0o777)).unwrap();
     }
-    // A file in its place is enough for a shell.
+    // For a shell, a regular file in place of the device is enough.
     fs::create_dir(inside("dev")).unwrap();
     fs::write(inside("dev/null"), "").unwrap();
     fs::set_permissions(inside("dev/null"), fs::Permissions::from_mode(0o666)).unwrap();
@@ -186,8 +186,8 @@ fn answers_in_a_root_with_nothing_else(sandbox: &RealSandbox, installed: &Path) 
     assert_eq!(fs::read_dir(inside("tmp")).unwrap().count(), 0);
 }
 
-/// Trap 6: in every kind of environment that can be activated the call is guarded, and it is that
-/// environment's pcluster that answers; `where` reports that a script there is not.
+/// Trap 6: in every kind of environment that can be activated, the call is guarded and that environment's
+/// pcluster answers. `where` reports that calls from scripts there are not guarded.
 #[test]
 fn trap_06_an_activated_environment_is_guarded_and_used() {
     let launchers =
@@ -214,7 +214,7 @@ fn trap_06_an_activated_environment_is_guarded_and_used() {
         ran.exits(0);
         assert_eq!(ran.json(), json!({"version": "3.1.3"}), "{ran}");
         let real = environment.bin("pcluster");
-        // The function guards this shell, and nothing else.
+        // The shell function guards this shell only.
         let ran = session("pcluster preflight where --format json");
         ran.exits(0);
         let report = ran.json();
@@ -229,7 +229,7 @@ fn trap_06_an_activated_environment_is_guarded_and_used() {
                 .any(|message| message.contains("aws-cdk.core") && message.contains("is not allowed here")),
             "{ran}"
         );
-        // A script has no function: the environment's own directory comes first.
+        // A script does not have the function, so the environment's own directory comes first.
         let shim = sandbox.path("home/.local/share/pcluster-shim/bin/pcluster");
         let script = format!(". \"$1\"; {} preflight where --format json", shim.display());
         let ran = sandbox
@@ -240,7 +240,7 @@ fn trap_06_an_activated_environment_is_guarded_and_used() {
     }
 }
 
-/// Trap 20: the base Python of an environment is gone, and its own is a link to nowhere.
+/// Trap 20: the base Python of an environment is gone, so the environment's own Python is a broken link.
 #[test]
 fn trap_20_a_base_python_that_is_gone_is_named() {
     let long = [format!("pip-{LONG}"), format!("uv-{LONG}")];
@@ -251,7 +251,7 @@ fn trap_20_a_base_python_that_is_gone_is_named() {
         let launcher = original.bin("pcluster").canonicalize().unwrap();
         let text = fs::read_to_string(&launcher).unwrap();
         let old = launcher.parent().unwrap().parent().unwrap();
-        // The user's own scripts name the base Python itself.
+        // The launcher of a user installation names the base Python itself.
         let base = original.bin("python").canonicalize().unwrap();
         let directory = sandbox.path("work").join(original.directory.file_name().unwrap());
         let bin = directory.join("bin");
@@ -283,8 +283,8 @@ fn trap_20_a_base_python_that_is_gone_is_named() {
     }
 }
 
-/// Trap 22: what others print and put in the way changes nothing; packages of PYTHONPATH and of the
-/// user's own directory count as they do for the real pcluster.
+/// Trap 22: output of other code, and code that gets in the way, changes nothing. Packages on PYTHONPATH and
+/// in the user's own directory count as they do for the real pcluster.
 #[test]
 #[ignore = "long"]
 fn trap_22_noise_and_other_directories_change_nothing() {
@@ -309,8 +309,8 @@ fn trap_22_noise_and_other_directories_change_nothing() {
     }
 }
 
-/// Trap 27: a forced installation of aws-parallelcluster puts its launcher into the shared
-/// directory, and the shim has one of its own.
+/// Trap 27: a forced installation of aws-parallelcluster puts its launcher into the shared directory. The
+/// shim has its own directory, which stays first.
 #[test]
 fn trap_27_a_forced_installation_leaves_the_shim_first() {
     let copy = EnvironmentCopy::of(BY_PIP, With::Uv);
@@ -353,8 +353,8 @@ fn trap_27_a_forced_installation_leaves_the_shim_first() {
     assert_eq!(ran.json(), json!({"version": "3.1.3"}), "{ran}");
 }
 
-/// An environment that is guarded in place, whose launcher pip and uv write anew: `where` says so and
-/// how to renew, and the environment goes on working all the while.
+/// pip and uv replace the launcher of an environment that is guarded in place: `where` reports this and how
+/// to guard it again, and the environment works all the time.
 #[test]
 fn trap_27_an_environment_guarded_in_place_and_installed_anew_is_reported() {
     let mut copy = EnvironmentCopy::of(BY_PIP, With::Uv);

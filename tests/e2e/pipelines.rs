@@ -1,4 +1,4 @@
-//! docs/ci.md and docs/pipelines: their commands, run in a sandbox that has what such a machine has, up to the
+//! Runs the commands of docs/ci.md and docs/pipelines in a sandbox that has what a CI machine has, up to the
 //! template of the build.
 
 use std::fs;
@@ -17,8 +17,8 @@ fn text_of(name: &str) -> String {
     fs::read_to_string(Path::new(ROOT).join("docs").join(name)).unwrap()
 }
 
-/// What such machines have: Python 3.12 with pip, uv, Node.js, the system's programs. Not apt-get,
-/// because these commands are not to change this machine: it does nothing here.
+/// A CI machine: Python 3.12 with pip, uv, Node.js and the system's programs. Its `apt-get` does nothing,
+/// because the commands must not change the machine that runs the tests.
 struct Runner {
     sandbox: RealSandbox,
     aws: Aws,
@@ -40,7 +40,7 @@ impl Runner {
         sandbox.call(&python, &made).run().exits(0);
         let bin = sandbox.path("bin");
         fs::create_dir(&bin).unwrap();
-        // uv passes over virtual environments.
+        // uv skips virtual environments, so it gets a link to the base Python.
         for (name, to) in [("uv", uv()), ("apt-get", on_this_machine("true")), ("python3.12", python)] {
             symlink(to, bin.join(name)).unwrap();
         }
@@ -54,7 +54,7 @@ impl Runner {
         Self { sandbox, aws, _index: index }
     }
 
-    /// As these services run a step: it fails with its first command that fails.
+    /// Runs a script as these services run a step, which fails with its first failing command.
     fn tries(&self, script: &str) -> Run {
         self.sandbox.call(&on_this_machine("sh"), &["-e", "-c", script]).run()
     }
@@ -74,7 +74,7 @@ impl Runner {
         }
     }
 
-    /// No package of the environment is what CDK wrote the template with: the check has to see it.
+    /// Uninstalls flask, without which pcluster does not start: the check has to notice that.
     #[track_caller]
     fn breaks(&self, python: &str) {
         self.tries(&format!(
@@ -100,7 +100,7 @@ fn the_dockerfile() {
                 let (name, value) = rest.split_once('=').unwrap();
                 runner.sandbox.set(name, value);
             }
-            // The machine that these tests run on keeps its lists.
+            // Not run: the machine that runs these tests keeps its package lists.
             "RUN" if rest.starts_with("apt-get") => assert!(rest.ends_with("&& rm -rf /var/lib/apt/lists/*")),
             "RUN" => {
                 runner.runs(&[rest.to_owned()]);

@@ -1,5 +1,5 @@
-//! A configuration that can be read once: the real pcluster gets all of it, and a broken
-//! environment is stopped without it being read.
+//! A configuration that can be read only once: the real pcluster gets all of it, and a broken environment is
+//! stopped without reading it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -8,8 +8,8 @@ use crate::environments::{Aws, BROKEN, GOOD, RENUMBERED, RealSandbox, normalised
 use crate::support::machine::on_this_machine;
 use crate::support::run::Run;
 
-/// How a shell gives the content of image.yaml to `"$@"`, and the words that name it there. The
-/// FIFO is fed by a process of its own, which ends with the shell.
+/// How a shell passes the content of image.yaml to `"$@"`, and a part of the name by which the shim's warning
+/// reports it. A background process writes to the FIFO, and ends with the shell.
 const FORMS: [(&str, &str); 5] = [
     (r#""$@" -c <("$CAT" image.yaml)"#, "/dev/fd/"),
     (r#""$CAT" image.yaml | "$@" -c /dev/stdin"#, "/dev/stdin"),
@@ -59,7 +59,7 @@ fn the_real_pcluster_reads_it_whole() {
     }
 }
 
-/// The advisory's environment, and the same code where only the template shows it.
+/// An environment that an advisory names, and one with the same code where only the template shows the fault.
 #[test]
 fn a_broken_environment_is_stopped() {
     let aws = Aws::start();

@@ -1,4 +1,4 @@
-//! A good environment: the call goes on and does what it does without the shim, which says nothing.
+//! A good environment: the call has the same result as without the shim, which prints nothing.
 
 use crate::environment_copy::{EnvironmentCopy, With};
 use crate::environments::{Aws, GOOD, NEWEST, RealSandbox, TAGS, normalised};
@@ -42,7 +42,7 @@ fn builds_as_without_the_shim(environment: &str) {
     assert_eq!(found.json()["imageBuildStatus"], "BUILD_COMPLETE", "{found}");
 }
 
-/// On such bytecode of the environment's own, the real pcluster fails too.
+/// The real pcluster fails too if bytecode in the environment is truncated.
 #[test]
 fn bytecode_cut_short_in_the_environment_is_named() {
     let mut copy = EnvironmentCopy::of(GOOD, With::Uv);
@@ -71,8 +71,8 @@ fn bytecode_cut_short_in_the_environment_is_named() {
     }
 }
 
-/// AWS refuses the runtime of the stack's function: the build is about to be lost, so the guard says so in
-/// one line, and goes on.
+/// AWS refuses the runtime of the stack's function, so the build would be lost: the guard reports this in one
+/// line, and continues.
 #[test]
 fn a_runtime_that_aws_refuses_is_told_in_one_line() {
     let aws = Aws::start();

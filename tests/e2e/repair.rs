@@ -1,5 +1,5 @@
-//! `preflight fix`, `preflight undo` and mode `fix` on the advisory's own environment, made by either
-//! installer; in place, and beside it where that cannot be.
+//! `preflight fix`, `preflight undo` and mode `fix` on the environment that the advisory is about, made by
+//! pip or by uv; in place, and next to the environment if that is impossible.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -63,7 +63,7 @@ fn fix_and_undo(name: &str, with: With, strategies: &[(&str, &str)]) {
         let (ran, report) = copy.preflight(&[]);
         ran.exits(0);
         assert_eq!(report["verdict"], "ready", "{ran}");
-        // Offline, whatever was fetched before.
+        // An undo needs no network, whatever was fetched before.
         let undone = copy.run_offline(&["preflight", "undo"]);
         undone.exits(0).is_silent();
         copy.is_as_before(strategy);
@@ -104,14 +104,14 @@ fn made_by_uv_and_repaired_by_uv() {
     fix_and_undo(BY_UV, With::Uv, &STRATEGIES);
 }
 
-/// uv made it without a pip, and is not there any more: its Python brings one along.
+/// uv made the environment without pip, and is not available now: the environment's Python includes a pip.
 #[test]
 fn made_by_uv_and_repaired_by_the_pip_of_ensurepip() {
     fix_and_undo(BY_UV, With::Pip, &STRATEGIES[..1]);
 }
 
-/// The real pip, which takes no lock, as soon as the exchange has begun: what it writes stays, everything else is as
-/// it was. A fast pip is noticed before the first file is exchanged, a slow one after it.
+/// The real pip, which takes no lock, runs as soon as the exchange has begun: what it writes stays, the rest
+/// is as it was. A fast pip is noticed before the first file is exchanged, a slow one after that.
 #[test]
 fn pip_at_the_same_time() {
     let copy = EnvironmentCopy::of(BY_PIP, With::Uv);
@@ -119,7 +119,7 @@ fn pip_at_the_same_time() {
     let wheels = copy.beside("wheels").display().to_string();
     let other = "aws-cdk.core==1.152.0";
     copy.call(&python, &["-m", "pip", "download", "-q", "--no-deps", "-d", &wheels, other]).run().exits(0);
-    // A dry run, to have everything in the installer's cache.
+    // A dry run fills the installer's cache.
     copy.fix(&["--dry-run"]).exits(0);
     let (fixed, installed) = std::thread::scope(|scope| {
         let fix = scope.spawn(|| copy.fix(&[]));
@@ -147,7 +147,7 @@ fn mode_fix_builds() {
     copy.set("PCLUSTER_SHIM_MODE", "fix");
     let ran = copy.pcluster(&["build-image", "-c", "image.yaml", "-i", "repaired"]).run();
     ran.exits(0);
-    // All that is on stdout is one JSON document of the real pcluster's.
+    // Stdout is exactly one JSON document, the real pcluster's.
     assert_eq!(ran.json()["image"]["imageId"], "repaired", "{ran}");
     assert!(ran.stderr().lines().all(|line| line.starts_with("pcluster-shim: ")), "{ran}");
     assert!(ran.stderr().contains("1.153.0 -> 1.204.0"), "{ran}");
@@ -179,7 +179,7 @@ impl Aws {
     }
 }
 
-/// Repairs beside the environment, which stays as it is; then upgrades the environment.
+/// Repairs next to the environment, which is not changed; then upgrades the environment.
 fn beside(copy: &EnvironmentCopy, run: impl Fn(&[&str]) -> Run, why: &str) {
     let ran = run(&["preflight", "fix"]);
     ran.exits(1);
@@ -195,7 +195,7 @@ fn beside(copy: &EnvironmentCopy, run: impl Fn(&[&str]) -> Run, why: &str) {
     assert_eq!(ran.json()["image"]["imageId"], "beside", "{ran}");
     copy.is_as_before("used from beside it");
 
-    // An upgrade: another release of any package.
+    // An upgrade: another version of any package.
     let site = copy.site();
     let attrs = fs::read_dir(&site).unwrap().flatten().map(|entry| entry.path());
     let attrs = attrs.into_iter().find(|path| path.to_string_lossy().contains("/attrs-")).unwrap();
@@ -216,7 +216,7 @@ fn beside(copy: &EnvironmentCopy, run: impl Fn(&[&str]) -> Run, why: &str) {
     assert!(!ran.stderr().contains("stale"), "{ran}");
 }
 
-/// A root-owned environment run by another user: may read everything, write nothing of it.
+/// An environment owned by root and run by another user, who may read everything and write nothing in it.
 #[test]
 fn an_environment_of_root_used_by_another() {
     let aws = Aws::start();
@@ -236,14 +236,14 @@ fn a_python_of_the_system() {
     copy.use_aws(&aws);
     copy.write("work/image.yaml", aws.configuration());
     let base = fs::canonicalize(copy.environment.bin("python")).unwrap();
-    // The copy's directory becomes the user base: its layout is equal.
+    // The copy's directory becomes the user base, which has the same layout.
     copy.environment.set_shebang(base.display());
     fs::remove_file(copy.environment.directory.join("pyvenv.cfg")).unwrap();
     let base_directory = copy.environment.directory.clone();
     copy.set("PYTHONUSERBASE", base_directory);
     copy.pcluster_works("on the user's base directory");
     copy.is_right_as_it_is();
-    // The marker of PEP 668 lies in the Python's own library: seen in a mount namespace only.
+    // The marker of PEP 668 belongs in the Python's own library, so it is added only in a mount namespace.
     let library = copy.call(&base, &["-c", "import sysconfig; print(sysconfig.get_path('stdlib'))"]).run();
     let library = PathBuf::from(library.stdout().trim());
     for name in ["upper", "over"] {
@@ -307,7 +307,7 @@ fn a_second_fix_has_nothing_to_do_and_needs_no_network() {
     assert!(Path::new(&copy.site()).is_dir());
 }
 
-/// Trap 22: a sitecustomize that prints, in every Python that is started on the way.
+/// Trap 22: a `sitecustomize` that prints, in every Python that a repair starts.
 fn noise_does_not_keep_from_a_repair(with: With) {
     let mut copy = EnvironmentCopy::of(BY_PIP, with);
     let code = "import sys\nprint('{\"noise\": [')\nprint('\\n\\nnoise', file=sys.stderr)\n";
@@ -353,7 +353,7 @@ fn beside_an_environment_whose_launcher_changes_the_path() {
     refused.exits(1);
     assert!(refused.stderr().contains("which Python it runs"), "{refused}");
 
-    // A launcher that leaves PYTHONPATH as it is, until it is changed.
+    // A launcher that does not change PYTHONPATH, until the launcher is edited.
     wraps("");
     copy.fix(&["--isolated"]).exits(0);
     let (ran, report) = copy.preflight(&[]);

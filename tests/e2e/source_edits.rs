@@ -1,5 +1,5 @@
-//! Source edits on real releases, alone and with packages that move: the plan, the exchange, the undo, and what pip makes
-//! of it afterwards.
+//! Source edits on real releases, alone and together with changed packages: the plan, the exchange, the undo,
+//! and a later installation over them.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
@@ -11,7 +11,7 @@ use crate::environments::{Aws, GOOD};
 const STACK: &str = "pcluster/templates/imagebuilder_stack.py";
 const UTILS: &str = "pcluster/templates/cdk_builder_utils.py";
 
-/// The ids that a check finds.
+/// The ids of the findings of a check.
 #[track_caller]
 fn ids(copy: &EnvironmentCopy) -> Vec<String> {
     let (_, report) = copy.preflight(&[]);
@@ -37,12 +37,12 @@ fn record_is_true(copy: &EnvironmentCopy) {
     let python = copy.environment.bin("python");
     let output = Command::new(python).args(["-c", code]).arg(copy.site()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    // The launcher names this copy's Python.
+    // The launcher differs, because it names this copy's Python.
     let other = String::from_utf8(output.stdout).unwrap();
     assert_eq!(other.lines().filter(|line| !line.ends_with("bin/pcluster")).collect::<Vec<_>>(), [""; 0]);
 }
 
-/// One repair of everything: packages by another CDK or setuptools, and the edits that the release needs.
+/// One repair of everything: another CDK or setuptools, and the edits that the release needs.
 #[track_caller]
 fn all_is_repaired_and_undone(mut copy: EnvironmentCopy, packages: usize, edits: usize) {
     let fixed = copy.fix(&["--format", "json"]);
@@ -59,7 +59,7 @@ fn all_is_repaired_and_undone(mut copy: EnvironmentCopy, packages: usize, edits:
     copy.write("work/image.yaml", aws.configuration());
     let built = copy.pcluster(&["build-image", "-c", "image.yaml", "-i", "my-image"]).run();
     built.exits(0);
-    // setuptools warns of pkg_resources.
+    // stderr is not empty, because setuptools warns about pkg_resources.
     assert!(!built.stderr().contains("pcluster-shim: "), "{built}");
     let template = aws.template("my-image", "body");
     assert!(template.contains("Runtime: python3.12"), "{template}");
@@ -96,7 +96,7 @@ fn release_3_1_3_with_the_newest_setuptools() {
     all_is_repaired_and_undone(with_setuptools_82(GOOD), 1, 2);
 }
 
-/// Its newest setuptools keeps it from starting, as it is installed today.
+/// As it is installed today, its setuptools is so new that pcluster does not start.
 #[test]
 #[ignore = "long"]
 fn release_3_8_0_as_installed_today() {
@@ -136,7 +136,7 @@ fn a_plan_shows_the_lines_and_a_second_fix_has_nothing_to_do() {
     assert_eq!(again.stdout(), "ready: there is nothing to repair\n", "{again}");
 }
 
-/// A file of the release that a site has changed, but not the line of the edit.
+/// A site has changed a file of the release, but not the line that is edited.
 #[test]
 #[ignore = "long"]
 fn a_line_is_edited_in_a_file_that_was_changed_elsewhere() {
@@ -151,7 +151,7 @@ fn a_line_is_edited_in_a_file_that_was_changed_elsewhere() {
     assert_eq!(fs::read_to_string(&file).unwrap(), text);
 }
 
-/// Two functions where the release has one: what an edit of them would do is not known.
+/// The text occurs twice where the release has it once, so it is not known what the edit would do.
 #[test]
 fn an_edit_that_does_not_fit_is_left_unless_it_is_asked_for() {
     let copy = EnvironmentCopy::of("3.13.2", With::Uv);
@@ -171,7 +171,7 @@ fn an_edit_that_does_not_fit_is_left_unless_it_is_asked_for() {
     copy.left_nothing("refused");
 }
 
-/// What was reinstalled after the repair is not for an undo to change.
+/// An undo does not change what was reinstalled after the repair.
 #[test]
 #[ignore = "long"]
 fn an_installation_over_it_stays() {
@@ -190,7 +190,7 @@ fn an_installation_over_it_stays() {
     assert!(!has_finding(&copy));
 }
 
-/// Others read an environment by its group: what a repair writes is theirs to read too.
+/// Others may read an environment through its group, so they must be able to read what a repair writes.
 #[test]
 #[ignore = "long"]
 fn owner_group_and_mode_stay() {
@@ -217,7 +217,7 @@ fn owner_group_and_mode_stay() {
     assert_eq!(all().collect::<Vec<_>>(), before);
 }
 
-/// What was edited after the repair is not for an undo to throw away.
+/// An undo does not discard an edit that was made after the repair.
 #[test]
 #[ignore = "long"]
 fn an_edit_since_is_not_undone() {
@@ -250,7 +250,7 @@ fn outside_an_environment() {
     copy.left_nothing("undone");
 }
 
-/// SIGKILL at these steps: the next call rolls it back.
+/// SIGKILL at each of these steps: the next call rolls the repair back.
 fn killed_at(steps: &[&str]) {
     let mut copy = EnvironmentCopy::with_bytecode("3.9.3", With::Uv);
     for step in steps {

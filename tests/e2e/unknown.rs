@@ -1,4 +1,4 @@
-//! A check that cannot run: one line says which and why, and the call goes on; strict stops it.
+//! A check that cannot run: one line names it and the reason, and the call continues. Strict mode stops it.
 
 use std::fs;
 use std::path::Path;
@@ -46,7 +46,7 @@ fn without_node_it_is_said_once_and_the_call_goes_on() {
     warns_in_one_line(&ran, &direct, &parts);
     assert_eq!(ran.stdout, direct.stdout, "{ran}");
 
-    // A call that the real parser refuses is still refused without a word of the shim's.
+    // A call that the real parser refuses is still refused, and the shim prints nothing.
     let refused = ["build-image", "-c", "image.yaml", "-i", "1-image", "--dryrun", "maybe"];
     sandbox.pcluster(&refused).run().is_the_same_as(&sandbox.real(&refused).run());
 
@@ -60,7 +60,7 @@ fn a_pcluster_whose_api_changed_is_said_once_and_the_call_goes_on() {
     let mut sandbox = RealSandbox::of(GOOD);
     sandbox.use_aws(&aws);
     sandbox.write("work/image.yaml", aws.configuration());
-    // The environment's own pcluster, a function renamed throughout, ahead of it on sys.path.
+    // A copy of the environment's pcluster, with a function renamed throughout, comes first on sys.path.
     let copy = sandbox.path("changed");
     let changed =
         copy_renaming(&sandbox.environment.site_packages().join("pcluster"), &copy.join("pcluster"));
@@ -79,7 +79,7 @@ fn a_pcluster_whose_api_changed_is_said_once_and_the_call_goes_on() {
     assert_eq!(aws.requests(), before, "the stopped call reached AWS");
 }
 
-/// Copies a package with a function renamed; gives how often it stood there.
+/// Copies a package and renames a function in it; returns how often the name occurred.
 fn copy_renaming(from: &Path, to: &Path) -> usize {
     fs::create_dir_all(to).unwrap();
     let mut count = 0;
