@@ -18,7 +18,7 @@ import sys
 
 def build(launcher, directory, files):
     sys.path[0] = os.path.dirname(launcher)
-    # Not CDK: it starts Node.
+    # CDK is not imported here, because it starts Node.
     import pcluster.cli.entrypoint  # noqa: F401
     import pcluster.models.imagebuilder  # noqa: F401
 
@@ -53,7 +53,7 @@ def build_batch(launcher, directory, files):
     from jsii._runtime import kernel
 
     process = kernel.provider._process._process
-    # A thread of jsii's hands on here what Node says: to no stream that the forks write to.
+    # A thread of jsii's copies Node's output to these streams, which must not be those of the forks.
     sys.stdout = sys.stderr = open(os.devnull, "w")
     for file in files:
         build_one(launcher, directory, file)

@@ -1,7 +1,7 @@
-//! The corpus of configurations.rs, each built by the real pcluster with and without the shim: exit
-//! status, output and template are equal. And each that builds, stopped where CDK is broken.
+//! Builds each configuration of configurations.rs with the real pcluster, with and without the shim: exit
+//! status, output and template are equal. With a broken CDK, each that builds is stopped.
 //!
-//! Builds a part that takes minutes. With CORPUS=whole all are built, which takes an hour or so.
+//! By default, a part is built, which takes minutes. With CORPUS=whole all are built, in about an hour.
 
 #![expect(clippy::print_stdout, reason = "a whole run takes long, and --nocapture shows how far it is")]
 
@@ -17,7 +17,7 @@ use crate::configurations::{Configuration, all};
 use crate::environments::{Aws, BROKEN, GOOD, NEWEST, ROOT, RealSandbox, without_uuids};
 use crate::support::run::without_addresses;
 
-/// Runs of one release; each has a Python and a Node.
+/// How many configurations of one release are built at a time; each needs a Python and a Node.
 const AT_A_TIME: usize = 2;
 
 #[test]
@@ -50,7 +50,7 @@ fn three_configurations_on_release_3_16_1() {
     is_the_same(NEWEST, is_one_of_three);
 }
 
-/// One that builds, one that is refused in some releases, one that the real code fails on.
+/// One that builds, one that some releases refuse, and one on which the real code fails.
 fn is_one_of_three(configuration: &Configuration) -> bool {
     ["tag-twice", "yaml-duplicate", "permission-no-regions"].contains(&configuration.name)
 }
@@ -68,7 +68,7 @@ struct Outcome {
     template: Option<String>,
 }
 
-/// What the real schema takes and EC2 refuses at the end of the build, in the order of the alphabet.
+/// Configurations that the real schema accepts and EC2 refuses at the end of the build, sorted by name.
 const REFUSED_BY_EC2: [&str; 5] =
     ["name-control", "name-half-pair", "name-unicode", "tag-too-long", "tags-fifty"];
 
@@ -121,7 +121,7 @@ fn difference(direct: &Outcome, guarded: &Outcome) -> String {
     text
 }
 
-/// One user with an account of AWS, and the corpus in files.
+/// One user with an AWS account, and the corpus in files.
 struct Side {
     aws: Aws,
     sandbox: RealSandbox,
@@ -132,9 +132,9 @@ impl Side {
         let aws = Aws::start();
         let mut sandbox = RealSandbox::of(environment);
         sandbox.use_aws(&aws);
-        // Regions come out of a set of Python's.
+        // Regions come out of a Python set, whose order depends on the hash seed.
         sandbox.set("PYTHONHASHSEED", "0");
-        // Compiled once for all; environments made by uv have no bytecode.
+        // Compiled once for all runs, because environments made by uv have no bytecode.
         sandbox.set("PYTHONPYCACHEPREFIX", Path::new(ROOT).join("target/corpus-bytecode"));
         for one in corpus {
             sandbox.write(format!("work/{}.yaml", one.name), filled_in(&one.text, &aws));
@@ -143,7 +143,7 @@ impl Side {
         Self { aws, sandbox }
     }
 
-    /// Builds all of them by one Python of pcluster's, which forks for each.
+    /// Builds all of them in one Python process of pcluster's, which forks for each.
     fn built_directly(self, corpus: &[Configuration]) -> BTreeMap<&'static str, Outcome> {
         let mut all = vec![Path::new(ROOT).join("tests/e2e/corpus.py"), "build".into()];
         all.push(self.sandbox.environment.bin("pcluster"));
@@ -160,7 +160,7 @@ impl Side {
         self.outcomes(corpus, ended)
     }
 
-    /// Builds each through the shim, and reports it as it ends: all of them take long.
+    /// Builds each through the shim, and reports each when it ends, because all of them take long.
     fn built_through_the_shim(
         self,
         corpus: &[Configuration],
@@ -227,7 +227,7 @@ fn at_the_same_time<T: Send>(
     corpus: &[Configuration],
     ended: impl Fn(&Configuration) -> T + Sync,
 ) -> Vec<(&'static str, T)> {
-    // The first one alone, because later releases make a role of the account's in the first run.
+    // The first one is built alone, because later releases create a role in the account in the first run.
     let first = corpus.first().map(|one| (one.name, ended(one)));
     let next = AtomicUsize::new(1);
     let work = || {
@@ -293,14 +293,14 @@ fn filled_in(text: &[u8], aws: &Aws) -> Vec<u8> {
     filled
 }
 
-/// Validators ask AWS for roles, keys and subnets that the stand-in does not have.
+/// Validators are suppressed: they ask AWS for roles, keys and subnets that the stand-in does not have.
 fn arguments(one: &Configuration) -> Vec<String> {
     let file = format!("{}.yaml", one.name);
     ["build-image", "-c", &file, "-i", one.name, "--suppress-validators", "ALL"].map(str::to_owned).into()
 }
 
-/// Each that builds is stopped by the advisory, before anything reaches AWS; of the others, each
-/// is stopped or left to the real pcluster.
+/// No configuration builds, and no stack is created: each is stopped by the shim, or left to the real
+/// pcluster, which fails.
 fn the_broken_cdk_is_stopped(is_in_part: fn(&Configuration) -> bool) {
     let corpus: Vec<_> = all().into_iter().filter(|one| is_whole() || is_in_part(one)).collect();
     let side = Side::start(BROKEN, &corpus);

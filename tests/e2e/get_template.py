@@ -20,7 +20,7 @@ session.set_credentials("testing", "testing")
 client = session.create_client("cloudformation", region_name=region, endpoint_url=endpoint)
 answer = client.get_template(StackName=stack)
 answer.pop("ResponseMetadata", None)
-# AWS always says so; moto leaves it out.
+# AWS always returns this key; moto leaves it out.
 answer.setdefault("StagesAvailable", ["Original", "Processed"])
 if form == "object":
     answer["TemplateBody"] = yaml.safe_load(answer["TemplateBody"])

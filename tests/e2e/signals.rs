@@ -1,5 +1,5 @@
-//! Ctrl-C and its like while the real pcluster's code is building the template: none of its
-//! processes goes on, none of its files stays.
+//! Ctrl-C and similar signals while the real pcluster's code builds the template: none of its processes
+//! continues, and none of its files remains.
 
 use std::fs;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -33,7 +33,7 @@ enum To {
 #[derive(Clone, Copy)]
 enum Node {
     Real,
-    /// It never answers, so that neither it nor the Python that waits for it ends by itself: they
+    /// A Node that never answers, so that neither it nor the Python that waits for it ends by itself: they
     /// are gone only if they were killed.
     Silent,
 }
@@ -65,7 +65,7 @@ fn ends_everything(signal: Signal, to: To, node: Node) {
     let mut sandbox = RealSandbox::of(GOOD);
     sandbox.use_aws(&aws);
     sandbox.write("work/image.yaml", aws.configuration());
-    // The temporary directory is no other test's.
+    // No other test has this temporary directory, so the mark is unique.
     let mark = format!("REAL_TEST_MARK={}", sandbox.path("tmp").display());
     sandbox.set("REAL_TEST_MARK", sandbox.path("tmp"));
     node.put_into(&sandbox);
@@ -75,8 +75,8 @@ fn ends_everything(signal: Signal, to: To, node: Node) {
     command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
     let shim = command.spawn().unwrap();
     let pid = Pid::from_child(&shim);
-    // Synthesis is under way when its Node lives: not the one that is asked for its version, but
-    // the one that jsii has started below a Python.
+    // The synthesis is running when a Python and its Node are alive. A Node without a Python does not count:
+    // it may be the one that is asked for its version, not the one that jsii has started.
     let _guard = KillsMarked(&mark);
     wait_for("the synthesis", || {
         let alive = alive(&mark);

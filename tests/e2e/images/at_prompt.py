@@ -19,7 +19,7 @@ shown = b""
 while True:
     try:
         piece = os.read(terminal, 4096)
-    except OSError:  # Linux ends a terminal so.
+    except OSError:  # This is how Linux reports that a terminal has ended.
         break
     if not piece:
         break

@@ -34,7 +34,7 @@ fn a_deletion_takes_what_it_may_and_nothing_else() {
         region["images"].as_object_mut().unwrap().remove(world.ami(label)).unwrap();
         let snapshots = planted["snapshots"].to_string();
         remove(&mut region["snapshots"], &|id| snapshots.contains(id));
-        // Of the build in another bucket nothing proves which directory and which logs are its own.
+        // For the build in another bucket, nothing proves which directory and which logs belong to it.
         if label != "orphan-custom-bucket" && planted["directory"].is_string() {
             let group = planted["logGroup"].as_str().unwrap_or("none");
             remove(&mut region["logGroups"], &|name| name == group);
@@ -52,7 +52,7 @@ fn a_deletion_takes_what_it_may_and_nothing_else() {
     assert_eq!(world.state(), after);
 }
 
-/// A question can wait for hours.
+/// A question can wait for hours, and AWS can change in the meantime.
 #[test]
 fn what_changes_after_the_plan_is_seen_before_a_deletion() {
     let world = World::plant();
@@ -112,7 +112,7 @@ fn directory_with_thousands_of_objects_is_deleted_in_one_run() {
     assert!(!world.state()["objects"].to_string().contains(directory), "{ran}");
 }
 
-/// A copy in another region, tagged by hand: only that region knows that it has the directory.
+/// A copy in another region, tagged by hand: only a look at that region shows that it uses the directory.
 #[test]
 fn a_directory_that_an_ami_of_another_region_has_stays() {
     let world = World::plant();
@@ -137,7 +137,7 @@ fn a_directory_that_an_ami_of_another_region_has_stays() {
     let said = format!("left behind: {place}: {} in eu-west-1 uses this directory", world.ami("copy"));
     assert!(words(&ran).contains(&said) && !words(&ran).contains("files in S3"), "{ran}");
     assert_eq!(world.state()["objects"], before["objects"], "{ran}");
-    // Nothing is left to be finished, because no other run could.
+    // Nothing is listed as unfinished, because no later run could finish it.
     let (ran, report) = images(&sandbox, &[]);
     assert_eq!(report["unfinished"], serde_json::json!([]), "{ran}");
 
@@ -156,7 +156,7 @@ fn a_directory_that_an_ami_of_another_region_has_stays() {
     assert!(!world.state()["us-east-1"]["logGroups"].to_string().contains(logs), "{ran}");
 }
 
-/// EC2 refuses to delete a snapshot that another AMI, of another account perhaps, is made of.
+/// EC2 refuses to delete a snapshot that another AMI uses, perhaps an AMI of another account.
 #[test]
 fn snapshot_that_another_ami_needs_stays_and_is_reported() {
     let world = World::plant();
@@ -175,13 +175,13 @@ fn snapshot_that_another_ami_needs_stays_and_is_reported() {
     let state = world.state();
     assert!(state["us-east-1"]["snapshots"].to_string().contains(&snapshot), "{ran}");
     assert!(state["us-east-1"]["images"].get(world.ami(label)).is_none(), "{ran}");
-    // Nothing is left to be ended.
+    // Nothing is listed as unfinished.
     sandbox.set("AWS_ENDPOINT_URL", &world.endpoint);
     let (ran, report) = images(&sandbox, &[]);
     assert_eq!(report["unfinished"], serde_json::json!([]), "{ran}");
 }
 
-/// What moto cannot answer: protection, references, a stack that could not be deleted.
+/// Answers that moto cannot give: protection, references, a stack that could not be deleted.
 #[test]
 fn ami_that_is_protected_or_referenced_is_not_deleted() {
     let world = World::plant();

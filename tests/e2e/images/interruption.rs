@@ -1,4 +1,4 @@
-//! A change that is cut off or whose call fails: what is left, and the run that finishes it.
+//! A change that is interrupted or whose call fails: what is left, and the run that finishes it.
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
@@ -16,8 +16,8 @@ use crate::support::machine::wait_for;
 /// The script that asks AWS, as the shim starts it.
 const CLIENT: &str = "src/images/client.py";
 
-/// The steps of a deletion: AMI, snapshot, directory, log group. Each is the last that arrives, the first of them also
-/// before it is carried out.
+/// The steps of a deletion: AMI, snapshot, directory, log group. The run is killed after each of these calls,
+/// and also before the first is carried out.
 #[test]
 fn deletion_that_is_interrupted_at_any_step_is_finished_by_the_same_command() {
     let world = World::plant();
@@ -25,7 +25,7 @@ fn deletion_that_is_interrupted_at_any_step_is_finished_by_the_same_command() {
     let labels = ["orphan-deleted-stack", "orphan-live-stack", "orphan-s3-only", "neighbour-orphan"];
     for (step, label) in labels.into_iter().enumerate() {
         for option in ["--kill-before", "--kill-after"] {
-            // The AMI of a step that was killed before its first call is still there.
+            // Both options use one AMI, and only a kill before the first call leaves it for the other.
             if option == "--kill-before" && step > 0 {
                 continue;
             }
@@ -111,8 +111,8 @@ fn a_call_that_fails_leaves_nothing_half_done_and_the_next_run_ends_it() {
     assert!(!after.contains(world.planted[label]["snapshots"][0].as_str().unwrap()));
 }
 
-/// The calls of a deletion: of the AMI, a snapshot, the objects, the log group. The next run lists and deletes what
-/// one that fails leaves.
+/// The calls of a deletion: for the AMI, a snapshot, the objects and the log group. If one of them fails, the
+/// next run lists and deletes what is left.
 #[test]
 #[ignore = "long"]
 fn a_deletion_of_which_any_call_fails_is_ended_by_the_next() {
@@ -146,7 +146,7 @@ fn a_deletion_of_which_any_call_fails_is_ended_by_the_next() {
     }
 }
 
-/// The end of the shim is the end of its pipe. The call in flight gets no answer, and no other one follows.
+/// When the shim ends, its pipe is closed: the call in flight gets no answer, and no other call follows.
 #[test]
 fn script_makes_no_call_after_the_end_of_its_shim() {
     let world = World::plant();

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{World, find, images, python};
 use crate::environments::{GOOD, NEWEST, RealSandbox};
 
-/// What no listing may ask for.
+/// Calls that a listing must not make: their names begin with one of these.
 const WRITES: [&str; 7] = ["Create", "Modify", "Delete", "Deregister", "Put", "Tag", "Run"];
 
 const ORPHANS: [&str; 13] = [
@@ -26,8 +26,8 @@ const ORPHANS: [&str; 13] = [
     "copy",
 ];
 
-/// Each is classed, a listing writes nothing, and one is repaired and one deleted; with the boto3 that `environment`
-/// has, of a release that begins so. Gives the list.
+/// Checks that each AMI is classed, that a listing writes nothing, and that one AMI is repaired and one
+/// deleted, with the boto3 of `environment`, whose version begins with `boto3`. Returns the list.
 #[track_caller]
 fn each_is_classed_by(environment: &str, boto3: &str) -> Value {
     let world = World::plant();
@@ -97,7 +97,7 @@ fn each_is_classed_by(environment: &str, boto3: &str) -> Value {
     report
 }
 
-/// Why EC2 was not asked for what refers to an AMI.
+/// The reason why EC2 was not asked what refers to an AMI.
 fn why_no_references(report: &Value) -> &str {
     let skipped = report["skipped"].as_array().unwrap().iter();
     let of_references = |entry: &&Value| entry["source"] == "ec2:DescribeImageReferences in us-east-1";

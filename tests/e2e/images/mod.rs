@@ -100,7 +100,7 @@ impl World {
     }
 }
 
-/// Stands before the server; logs, denies, fails or kills.
+/// A proxy in front of the server: it logs, denies, fails or kills.
 struct Proxy {
     server: Child,
     endpoint: String,
@@ -137,7 +137,7 @@ fn find<'a>(report: &'a Value, ami: &str) -> &'a Value {
 }
 
 impl World {
-    /// Runs `preflight ARGUMENTS` at a terminal, and CODE when it asks.
+    /// Runs `preflight ARGUMENTS` at a terminal, and runs CODE when it asks a question.
     fn at_prompt(&self, sandbox: &RealSandbox, code: &str, arguments: &[&str]) -> Run {
         let python = Environment::named("moto").bin("python");
         let (prompt, shim) = (script("at_prompt.py"), sandbox.path("shim/pcluster"));

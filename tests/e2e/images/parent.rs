@@ -1,4 +1,4 @@
-//! `check --aws` against moto, and behind a proxy that denies, is empty, slow, or answers with a page of HTML.
+//! `check --aws` against moto, and through a proxy that denies, is slow, or answers with nothing or HTML.
 
 use serde_json::{Value, json};
 
@@ -6,10 +6,10 @@ use super::World;
 use crate::environments::{NEWEST, RealSandbox};
 use crate::support::run::Run;
 
-/// Images of moto's own list.
+/// Images in moto's own list.
 const WINDOWS: &str = "ami-03cf127a";
 const AMAZON_LINUX_2: &str = "ami-04681a1dbd79675a5";
-/// Nothing tells its operating system.
+/// Nothing in its description shows its operating system.
 const LINUX: &str = "ami-ekslinux";
 
 fn configuration(parent: &str, more: &str) -> String {

@@ -33,14 +33,14 @@ COPY_REGION = "eu-west-1"
 CUSTOM_BUCKET = "another-teams-bucket"
 SHARED_WITH = "111122223333"
 PREFIX = "parallelcluster:"
-# S3 keeps whole seconds: more than one lies between what has an order.
+# S3 keeps whole seconds, so more than a second lies between things whose order matters.
 PAUSE = 1.1
 LONG_ID = "MyCamelCase-Image-With-A-Very-Long-Name-That-Is-Cut-Somewhere"
 CONFIGURED_TAGS = [{"Key": "team", "Value": "hpc"}, {"Key": "Cost Center", "Value": "0042"}]
 LAUNCH_PERMISSION = {"UserIds": ["444455556666"]}
 
-# The builds in the order of planting. Of each: the label, the image id, the
-# release, and which of its remains are there.
+# The builds in the order of planting. For each: the label, the image id, the release, and which of its
+# remains exist.
 BUILDS = [
     {"label": "orphan-deleted-stack", "id": "gone-stack", "s3": True, "stack": "deleted",
      "configured": True, "log": True},
@@ -162,7 +162,7 @@ def template(build, parent):
         "ImageRecipe": ("AWS::ImageBuilder::ImageRecipe", {
             "Components": [], "Name": f"ParallelClusterImage-{build['id']}", "ParentImage": parent,
             "Version": build["release"], "Tags": own}, after),
-        # Empty where the CDK is too new; the tags of the healthy came from here.
+        # AmiDistributionConfiguration is empty in a broken build. Healthy AMIs got their tags from it.
         "DistributionConfiguration": ("AWS::ImageBuilder::DistributionConfiguration", {
             "Distributions": [{"AmiDistributionConfiguration": distribution(build), "Region": {"Ref": "AWS::Region"}}],
             "Name": name, "Tags": own}, after),
@@ -180,7 +180,7 @@ def template(build, parent):
             "MemorySize": 128, "Runtime": "python3.12", "Tags": as_list(own), "Timeout": 900}, after),
     }
     if build["stack"] == "creating":
-        # moto waits for the function to report the end, which it never does.
+        # moto waits until the function reports that it has ended, which it never does.
         token = {"Fn::GetAtt": ["DeleteStackFunction", "Arn"]}
         resources["HeldBack"] = ("Custom::HeldBack", {"ServiceToken": token}, ["DeleteStackFunction"])
     return yaml.dump({"Resources": {
@@ -366,7 +366,7 @@ def plant_many(account, count, instance, parent):
 # --- the whole ------------------------------------------------------------------
 
 
-# What 3.16.1 asks for; releases before look only whether the object is there.
+# The content that 3.16.1 needs; earlier releases only check whether the object exists.
 BOOTSTRAPPED = b'{"bootstrapped_features": ["basic", "export-logs", "scheduler-log"]}'
 
 
@@ -396,7 +396,7 @@ def plant(endpoint, many):
                         "expected": None, "imageTags": {}, "launchPermission": None}
     world["copy"] = plant_copy(account, world["orphan-deleted-stack"])
     plant_uses(account, world)
-    # The second twin begins only when the first is done, as its AMI and stack do.
+    # The second twin is planted only when the first is complete, including its AMI and its stack.
     time.sleep(PAUSE)
 
     for build in builds:

@@ -43,7 +43,7 @@ fn what_cannot_be_asked_is_one_clear_error() {
     assert!(ran.stderr().contains("MFA code") && ran.stderr().contains("Log in as you would for"), "{ran}");
 }
 
-/// A page with status 200, as a captive portal gives: botocore takes it for an answer without content.
+/// A page with status 200, as a captive portal returns: botocore takes it for an answer without content.
 #[test]
 fn a_page_in_place_of_an_answer_is_no_answer() {
     let world = World::plant();
@@ -69,7 +69,7 @@ fn a_page_in_place_of_an_answer_is_no_answer() {
     }
 }
 
-/// What a profile says, and what the error has to say.
+/// If credentials cannot be obtained, the error gives the reason and says what to do.
 #[test]
 fn credentials_that_cannot_be_had_are_the_reason_that_is_printed() {
     let world = World::plant();

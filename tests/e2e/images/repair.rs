@@ -39,7 +39,7 @@ fn is_given_back(environment: &str) {
     assert!(ran.stdout().contains(&command), "{ran}");
 
     let (ran, report) = images(&sandbox, &["--repair", "--yes", "--bucket", "another-teams-bucket"]);
-    // The twins and the one of which nothing is left are refused.
+    // The twins, and the AMI whose build left nothing else behind, are refused.
     ran.exits(1);
     let after = world.state();
     for label in [
@@ -100,8 +100,8 @@ fn what_is_repaired_is_found_and_deleted_by_the_newest_release() {
     is_given_back(NEWEST);
 }
 
-/// The one call of a repair fails, and is cut off before and after it arrives; the next run finds what the one before
-/// has written.
+/// The only call of a repair fails, or is interrupted before or after it arrives; the next run finds what the
+/// previous one has written.
 #[test]
 #[ignore = "long"]
 fn repair_that_is_cut_off_is_ended_by_the_next() {

@@ -1,6 +1,6 @@
-//! Launchers × {good, broken}, each written by the tool that it is named after or by hand as people
-//! write it: the Python that runs is reported, the broken one is stopped, the good one never; and what
-//! changes after the first check is noticed.
+//! Launchers × {good, broken} packages, each launcher written by the tool that it is named after, or by hand
+//! as people write it. The Python that runs is reported; broken packages are stopped, good ones never; and
+//! what changes after the first check is noticed.
 
 mod place;
 
@@ -18,7 +18,7 @@ use place::{
 use crate::environments::Environment;
 use crate::support::machine::{on_this_machine, write_script};
 
-/// One row: `make` a launcher that leads to the good packages, and `change` what it leads to.
+/// One row: `make` a launcher that leads to the good packages, then `change` it to lead to the broken ones.
 #[track_caller]
 fn row(answer: Answer, make: impl FnOnce(&mut Place), change: impl FnOnce(&mut Place)) {
     let mut place = Place::new();
@@ -31,7 +31,7 @@ fn row(answer: Answer, make: impl FnOnce(&mut Place), change: impl FnOnce(&mut P
     place.is_reported(Packages::Broken, answer);
 }
 
-/// The text of pip 19.3 to 25.1 behind any head.
+/// The console script that pip 19.3 to 25.1 writes, after any head.
 fn console_script(head: &str) -> String {
     format!(
         "{head}# -*- coding: utf-8 -*-\nimport re\nimport sys\nfrom pcluster.cli.entrypoint import main\n\
@@ -40,7 +40,7 @@ fn console_script(head: &str) -> String {
     )
 }
 
-/// `NAME=value` for a shell, or a word of a command.
+/// A path, quoted for a shell.
 fn quoted(path: &Path) -> String {
     format!("'{}'", path.display())
 }
@@ -117,7 +117,7 @@ fn pipx() {
     row(
         Answer::Known,
         |place| {
-            // pipx installs with all that is required, from an index: once, by scripts/environments.
+            // pipx installs all requirements from an index, so scripts/environments does this once.
             let made = Environment::named("launchers/pipx").directory.join("pipx");
             let copied =
                 Command::new(on_this_machine("cp")).arg("-al").args([made, place.path("pipx")]).status();
@@ -152,7 +152,7 @@ fn uv_tool() {
     row(
         Answer::Known,
         |place| {
-            // The requirements are linked to, not installed.
+            // The requirements are linked, not installed.
             let site = Packages::Good.environment().site_packages();
             let names = fs::read_dir(site).unwrap().flatten().filter_map(|entry| {
                 let name = entry.file_name().into_string().unwrap();
@@ -201,7 +201,7 @@ fn pip_install_user() {
     );
 }
 
-/// A Python with a prefix of its own, pcluster in its site directory.
+/// A Python with its own prefix, and with pcluster in its site directory.
 fn own_python(place: &Place, name: &str) -> Venv {
     let base = base();
     let prefix =
@@ -219,7 +219,7 @@ fn a_user_site_that_appears() {
             let prefix = own_python(place, "python");
             place.launcher_is(prefix.pcluster());
         },
-        // The effect of `pip install --user` of it.
+        // The effect of `pip install --user` of a CDK.
         |place| link_cdk(Packages::Broken, &place.path("home/.local").join(library()).join("site-packages")),
     );
 }
@@ -261,8 +261,8 @@ fn a_venv_with_the_site_of_its_base() {
 
 // --- distributions of Python ----------------------------------------------------------
 
-/// `python_entry_point_template` of conda's gateways/disk/create.py, behind a head of its
-/// core/portability.py.
+/// `python_entry_point_template` of conda's gateways/disk/create.py, after a head from
+/// its core/portability.py.
 fn conda_script(head: &str) -> String {
     format!(
         "{head}# -*- coding: utf-8 -*-\nimport re\nimport sys\n\nfrom pcluster.cli.entrypoint import main\n\n\
@@ -304,7 +304,8 @@ fn conda_in_a_path_with_a_space() {
     );
 }
 
-/// A prefix for each package; a module sets PYTHONPATH; a long `#!` line is the second one, for sbang.
+/// Each package has its own prefix; a module sets PYTHONPATH; a `#!` line that is too long is line 2,
+/// for sbang.
 #[test]
 fn spack() {
     row(
@@ -331,7 +332,7 @@ fn spack() {
     );
 }
 
-/// Runs where the machine has Debian's Python, whose site module differs.
+/// Runs only if the machine has Debian's Python, whose site module differs.
 #[test]
 #[expect(clippy::print_stdout, reason = "a test that does not run says so")]
 fn debian() {
@@ -351,7 +352,7 @@ print(any('dist-packages' in directory for directory in site.getsitepackages()))
         |place| {
             let prefix = prefix_of(Path::new(python), Path::new(library), &place.path("usr"));
             link_all(Packages::Good, &prefix.0.join("lib/python3/dist-packages"));
-            // The text of the package `installer`, as dh_python3 leaves it.
+            // The script that the package `installer` writes, as dh_python3 leaves it.
             let text = console_script(&format!("#!{}\n", prefix.0.join("bin/python3").display()));
             write_script(&prefix.pcluster(), text.replace('\'', "\""));
             place.launcher_is(prefix.pcluster());
@@ -366,7 +367,7 @@ print(any('dist-packages' in directory for directory in site.getsitepackages()))
 
 // --- editable -------------------------------------------------------------------------
 
-/// A checkout of pcluster, from its wheel.
+/// A checkout of pcluster, made from its wheel.
 fn checkout(place: &Place, cdk: &str) -> PathBuf {
     let directory = place.path("checkout");
     let (python, wheel) = (base(), wheel());
@@ -388,7 +389,7 @@ fn require(checkout: &Path, cdk: &str) {
     write(&checkout.join("setup.py"), setup);
 }
 
-/// `setup.py develop` of setuptools 69, and of it again with another requirement.
+/// Runs `setup.py develop` of setuptools 69. A row's change calls this again with another requirement.
 fn develop(place: &Place, packages: Packages, cdk: &str) {
     let venv = Venv(place.path("venv"));
     link_packages(packages, &venv.site());
@@ -427,7 +428,7 @@ fn editable_by_setuptools_develop() {
 fn pep_660(place: &Place, packages: Packages, cdk: &str) {
     let venv = Venv(place.path("venv"));
     link_packages(packages, &venv.site());
-    // setuptools makes wheels by the package `wheel`.
+    // setuptools needs the package `wheel` to build wheels.
     for entry in fs::read_dir(Venv(tools()).site()).unwrap().flatten() {
         if entry.file_name().to_string_lossy().starts_with("wheel") {
             symlink(entry.path(), venv.site().join(entry.file_name())).unwrap();
@@ -496,7 +497,7 @@ fn a_link_to_a_venv() {
         },
         |place| {
             place.venv_by_pip("other", Packages::Broken);
-            // The text leads to the venv's own path, wherever the link leads to.
+            // The script names the venv's own path, wherever the link points.
             link_packages(Packages::Broken, &Venv(place.path("venv")).site());
         },
     );
@@ -546,7 +547,7 @@ fn env_and_a_python_that_appears_on_path() {
 
 // --- wrappers -------------------------------------------------------------------------
 
-/// Two environments, and a wrapper of one of them; the change is that it leads to the other.
+/// Two environments, and a wrapper of the good one, which the change replaces with one of the other.
 #[track_caller]
 fn wrapper(answer: Answer, text: impl Fn(&Venv) -> String) {
     row(
@@ -589,7 +590,7 @@ fn exec_under_another_name() {
     });
 }
 
-/// Its `sys.executable` is then what PATH has under that name: the shim.
+/// The `sys.executable` of this Python is then the program that has that name on PATH: the shim.
 #[test]
 #[ignore = "long"]
 fn exec_of_a_python_under_another_name() {
@@ -667,7 +668,7 @@ fn a_python_script_that_adds_a_site_directory() {
     });
 }
 
-/// A script that has its own environment in its `#!` line and another in its text.
+/// A script whose `#!` line names its own environment, and whose text adds another directory.
 #[test]
 fn a_site_directory_that_appears() {
     row(
@@ -715,7 +716,7 @@ fn nix() {
     );
 }
 
-/// pyenv's own text, and what its `exec` does; the version is another afterwards.
+/// pyenv's own script, and what its `exec` does; the change selects another version.
 #[test]
 fn pyenv() {
     row(
@@ -836,7 +837,7 @@ fn zipapp() {
     });
 }
 
-/// An archive with a site directory of its own that leads to an environment.
+/// An archive with its own site directory, which leads to an environment.
 #[test]
 fn shiv() {
     wrapped_in_a_zip(Answer::Known, |place, venv| {
@@ -880,7 +881,7 @@ fn pex() {
         |place| {
             let required = place.path("required");
             link_packages(Packages::Good, &required);
-            // .pth files do not count there: the spy comes with a package that pcluster imports.
+            // .pth files are not read there: the spy is started by a package that pcluster imports.
             let real = Packages::Good.environment().site_packages().join("botocore");
             fs::remove_file(required.join("botocore")).unwrap();
             let code = format!(

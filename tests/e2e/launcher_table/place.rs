@@ -1,5 +1,5 @@
-//! One launcher in a sandbox of its own, written by the tool that the row is about; what really runs,
-//! and what the shim says and does about it.
+//! One launcher in its own sandbox, written by the tool that the row is about: what it really runs, and what
+//! the shim reports and does about it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -14,8 +14,8 @@ use crate::support::run::{Call, Run};
 /// The package that loses the tags.
 const IMAGEBUILDER: &str = "aws-cdk-aws-imagebuilder";
 
-/// Notes which Python imports pcluster's entry point, with which CDK, and ends it there: what follows does not depend
-/// on the launcher, and takes two seconds. A check of the shim's goes on.
+/// Notes which Python imports pcluster's entry point, and with which CDK, and ends that Python: the rest
+/// would take two seconds, and does not depend on the launcher. A Python of the shim's own checks continues.
 const SPY: &str = r#"import os
 import sys
 
@@ -52,7 +52,7 @@ if "SPY" in os.environ:
     sys.meta_path.insert(0, Spy)
 "#;
 
-/// An environment that the packages of a launcher come from.
+/// An environment from which a launcher gets its packages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Packages {
     Good,
@@ -80,7 +80,7 @@ impl Packages {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
     Known,
-    /// One line says that it is not known, and the call goes on.
+    /// Not enough: one line reports this, and the call continues.
     Said,
 }
 
@@ -105,7 +105,7 @@ impl Place {
         place
     }
 
-    /// `bin/NAME` in the sandbox, or any other path in it.
+    /// The path of `bin/NAME` in the sandbox, or any other path in it.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.sandbox.path(name)
     }
@@ -118,7 +118,7 @@ impl Place {
         self.launcher = launcher;
     }
 
-    /// Spies by PYTHONPATH, for a launcher that runs no `.pth` file of its packages.
+    /// Adds the spy to PYTHONPATH, for a launcher that runs no `.pth` file of its packages.
     pub(crate) fn spy_by_python_path(&mut self, behind: &[PathBuf]) {
         write(&self.path("spy/sitecustomize.py"), SPY);
         let entries = behind.iter().cloned().chain([self.path("spy")]);
@@ -127,7 +127,7 @@ impl Place {
 
     // --- tools ------------------------------------------------------------------------
 
-    /// Runs a tool as the user of the sandbox does, with no index to ask.
+    /// Runs a tool as the user of the sandbox would, but without a package index.
     #[track_caller]
     pub(crate) fn tool<S: AsRef<OsStr>>(&self, program: &Path, arguments: &[S], variables: &[(&str, &Path)]) {
         let call = self.sandbox.call(program, arguments);
@@ -138,7 +138,7 @@ impl Place {
         variables.iter().fold(call, |call, (name, value)| call.var(name, *value)).run().exits(0);
     }
 
-    /// `pip install --no-deps ARGUMENTS` of the tools' pip into another Python.
+    /// Runs `pip install --no-deps ARGUMENTS` for another Python, with the pip of the tools.
     #[track_caller]
     pub(crate) fn pip(&self, python: &Path, arguments: &[&OsStr], variables: &[(&str, &Path)]) {
         let words = ["-m", "pip", "--python"].map(OsStr::new);
@@ -147,7 +147,7 @@ impl Place {
         self.tool(&tools().join("bin/python"), &all, variables);
     }
 
-    /// A virtual environment, empty but for what `arguments` of venv put into it.
+    /// A virtual environment that is empty except for what the `arguments` of venv put into it.
     #[track_caller]
     pub(crate) fn venv(&self, name: &str, python: &Path, arguments: &[&str]) -> Venv {
         let venv = Venv(self.path(name));
@@ -167,7 +167,7 @@ impl Place {
         venv
     }
 
-    // --- what is really so ------------------------------------------------------------
+    // --- what really runs -------------------------------------------------------------
 
     fn note(&self) -> Option<Value> {
         let text = fs::read_to_string(self.path("noted")).ok()?;
@@ -193,7 +193,7 @@ impl Place {
         note
     }
 
-    /// `where` and `check` say what really runs, or that it is not known.
+    /// `where` and `check` report what really runs, or that it is not known.
     #[track_caller]
     pub(crate) fn is_reported(&self, packages: Packages, answer: Answer) {
         let truth = self.truth(packages);
@@ -222,8 +222,8 @@ impl Place {
         self.noting(self.sandbox.pcluster(&arguments))
     }
 
-    /// A guarded `build-image`: the good one runs without a word; the broken one is stopped before
-    /// anything runs; where it is not known, that is said and the call goes on.
+    /// A guarded `build-image`. Good packages: it runs, and the shim prints nothing. Broken packages: it is
+    /// stopped before anything runs. Unknown packages: one line reports this, and the call continues.
     #[track_caller]
     pub(crate) fn is_guarded(&self, packages: Packages, answer: Answer) {
         if (packages, answer) == (Packages::Broken, Answer::Known) {
@@ -236,7 +236,7 @@ impl Place {
         assert_eq!(said, usize::from(answer == Answer::Said), "lines of the shim's");
     }
 
-    /// A guarded `build-image` becomes the real one, and the shim says at most `lines`.
+    /// A guarded `build-image` runs the real one, and the shim prints at most `lines`. Returns how many.
     #[track_caller]
     pub(crate) fn goes_on(&self, packages: Packages, lines: usize) -> usize {
         let (ran, note) = self.build_image();
@@ -278,8 +278,8 @@ impl Venv {
     }
 }
 
-/// A Python's own prefix with packages of its own, as conda and a system have it: the executable is
-/// copied, its library is linked to.
+/// A prefix with its own Python and packages, as conda and a system have it: the executable is copied, the
+/// library is linked.
 pub(crate) fn prefix_of(python: &Path, library: &Path, at: &Path) -> Venv {
     let version = library.file_name().unwrap();
     let (bin, own) = (at.join("bin"), at.join("lib").join(version));
@@ -320,8 +320,8 @@ pub(crate) fn wheel() -> PathBuf {
     found.find(|path| path.extension().is_some_and(|ending| ending == "whl")).unwrap()
 }
 
-/// Links what pcluster requires to where it is installed, in place of what an earlier call has
-/// linked; with a spy that a site directory's `.pth` file starts.
+/// Links the requirements of pcluster into a site directory, in place of those that an earlier call has
+/// linked. Adds a spy that the `.pth` file there starts.
 pub(crate) fn link_packages(packages: Packages, site: &Path) {
     fs::create_dir_all(site).unwrap();
     unlink_packages(site);
@@ -336,13 +336,13 @@ pub(crate) fn link_packages(packages: Packages, site: &Path) {
     spy_in(site);
 }
 
-/// A spy that a site directory's `.pth` file starts.
+/// Adds a spy that the `.pth` file of a site directory starts.
 pub(crate) fn spy_in(site: &Path) {
     write(&site.join("table_spy.py"), SPY);
     write(&site.join("table_spy.pth"), "import table_spy\n");
 }
 
-/// Links pcluster too, for what installs nothing.
+/// Links pcluster too, for a row that installs nothing.
 pub(crate) fn link_all(packages: Packages, site: &Path) {
     link_packages(packages, site);
     for entry in fs::read_dir(packages.environment().site_packages()).unwrap().flatten() {
@@ -352,7 +352,7 @@ pub(crate) fn link_all(packages: Packages, site: &Path) {
     }
 }
 
-/// The CDK alone, as `pip install` of it into another directory leaves it.
+/// Links only the CDK, as if pip had installed it into another directory.
 pub(crate) fn link_cdk(packages: Packages, site: &Path) {
     fs::create_dir_all(site).unwrap();
     for entry in fs::read_dir(packages.environment().site_packages()).unwrap().flatten() {
@@ -371,14 +371,14 @@ fn unlink_packages(site: &Path) {
     }
 }
 
-/// Puts the spy there as a sitecustomize, for a directory that only PYTHONPATH leads to.
+/// Adds the spy as `sitecustomize`, for a directory that only PYTHONPATH names.
 pub(crate) fn customize(site: &Path) {
     write(&site.join("sitecustomize.py"), SPY);
 }
 
 pub(crate) fn write(file: &Path, text: impl AsRef<[u8]>) {
     fs::create_dir_all(file.parent().unwrap()).unwrap();
-    // Anew, because a link may be there.
+    // Removed first, because writing would go through a link.
     let _ = fs::remove_file(file);
     fs::write(file, text).unwrap();
 }
