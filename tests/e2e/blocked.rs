@@ -85,7 +85,7 @@ DevSettings:
     Regions: eu-west-1,us-east-1
 ";
 
-/// The findings of level ERROR: each release has known issues besides.
+/// Only the findings of level ERROR, because each release has known issues too.
 fn errors(report: &Value) -> Vec<&Value> {
     report["findings"].as_array().unwrap().iter().filter(|finding| finding["level"] == "ERROR").collect()
 }
@@ -107,7 +107,7 @@ fn every_missing_piece_of_a_rich_configuration_is_named_for_every_region() {
     let mut named = BTreeSet::new();
     for finding in errors(&report) {
         let evidence = &finding["evidence"];
-        // One finding of each kind, with the place in either region.
+        // There is one finding of each kind, with its places in both regions.
         assert_eq!((&evidence["count"], &evidence["paths"][0]), (&json!(2), &evidence["path"]), "{ran}");
         for path in evidence["paths"].as_array().unwrap() {
             named.insert((text(&finding["id"]), text(path), text(&evidence["expected"])));

@@ -1,5 +1,5 @@
-//! A copy of a broken environment, which a test may repair or damage; an installer with the caller's
-//! own index settings and a cache that stays; and comparison byte for byte.
+//! A copy of an environment, which a test may repair or damage; an installer with the caller's own index
+//! settings and a cache that is kept; and byte-for-byte comparison.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,13 +22,13 @@ pub(crate) const BY_UV: &str = crate::environments::BROKEN;
 /// Made by pip: with pip and bytecode.
 pub(crate) const BY_PIP: &str = "3.1.3-cdk-1.153.0-pip";
 
-/// What binds a repair to its environment: a random token, among the packages.
+/// The file among the packages that binds a repair to its environment by a random token.
 const TOKEN: &str = ".repaired-by-pcluster-shim";
 
-/// A user and their group.
+/// The ids of another user and of their group.
 pub(crate) const ANOTHER: u32 = 65534;
 
-/// The installer that is there to repair with.
+/// The installer that is available for a repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum With {
     Uv,
@@ -80,7 +80,7 @@ impl EnvironmentCopy {
         let copy = directory.path().join("venv");
         copy_without(excluded, &original.directory, &copy);
         let copy = Environment { directory: copy };
-        // The launcher is the only file that names its directory.
+        // The launcher is the only file that names the environment's directory.
         copy.set_shebang(copy.bin("python").display());
         let mut sandbox = RealSandbox::in_environment(copy);
         ask_the_index_of_the_caller(&mut sandbox);
@@ -92,7 +92,7 @@ impl EnvironmentCopy {
         Self { sandbox, reference: original.site_packages(), directory }
     }
 
-    /// A directory beside the environment, on its file system.
+    /// A path next to the environment, on its file system.
     pub(crate) fn beside(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -101,13 +101,13 @@ impl EnvironmentCopy {
         self.environment.site_packages()
     }
 
-    /// Takes its present state as the reference, because the machine's own Python may change packages
-    /// when it starts.
+    /// Takes the present state as the reference, because the test has changed packages, or because the
+    /// machine's own Python may change them when it starts.
     pub(crate) fn is_right_as_it_is(&mut self) {
         self.reference = self.keep_copy();
     }
 
-    /// Asserts that it is byte for byte what it was, and nothing more.
+    /// Asserts that the packages are byte for byte what they were, and that no file was added.
     #[track_caller]
     pub(crate) fn is_as_before(&self, when: &str) {
         let other = differences(&self.reference, &self.site());
@@ -124,14 +124,14 @@ impl EnvironmentCopy {
         );
     }
 
-    /// Keeps a copy of its packages, to compare with.
+    /// Keeps a copy of the packages, to compare with.
     pub(crate) fn keep_copy(&self) -> PathBuf {
         let copy = self.beside("kept");
         copy_tree(&self.site(), &copy);
         copy
     }
 
-    /// Asserts that nothing is left that a repair needs only while it runs; the last one's snapshot is
+    /// Asserts that nothing is left that a repair needs only while it runs. The last repair's snapshot stays
     /// for its undo.
     #[track_caller]
     pub(crate) fn left_nothing(&self, when: &str) {
@@ -149,7 +149,7 @@ impl EnvironmentCopy {
         assert!(left.is_empty(), "{when}: left behind:\n{}", left.join("\n"));
     }
 
-    /// Waits for the end of the children of a shim that was killed: Linux kills them too, but not at the same moment.
+    /// Waits for the end of a killed shim's children: Linux kills them too, but not at the same moment.
     pub(crate) fn wait_for_children(&self) {
         let mark = format!("HOME={}", self.path("home").display());
         wait_for("the end of every child", || alive(&mark).is_empty().then_some(()));
@@ -185,7 +185,7 @@ impl EnvironmentCopy {
         assert!(ran.status.success() && ran.stdout().contains("3.1.3"), "{when}: pcluster version\n{ran}");
     }
 
-    /// Gives the sandbox to another user, who has a cache of uv of their own. The environment stays as it is.
+    /// Gives the sandbox to another user, who has their own uv cache. The environment keeps its owner.
     pub(crate) fn is_used_by_another(&mut self) {
         assert!(rustix::process::getuid().is_root(), "only root can become another user");
         let cache = self.path("home/uv");
@@ -223,7 +223,7 @@ impl EnvironmentCopy {
     }
 }
 
-/// Gives a sandbox the caller's settings of indexes, and caches that stay.
+/// Gives a sandbox the caller's index settings, and caches that are kept.
 pub(crate) fn ask_the_index_of_the_caller(sandbox: &mut RealSandbox) {
     for (name, value) in std::env::vars_os() {
         let text = name.to_string_lossy().to_ascii_uppercase();
@@ -237,7 +237,7 @@ pub(crate) fn ask_the_index_of_the_caller(sandbox: &mut RealSandbox) {
     sandbox.set("PIP_CACHE_DIR", Path::new(ROOT).join("target/cache/pip"));
 }
 
-/// One error of the shim's, with what to do, and no output.
+/// Asserts that a run failed with messages of the shim only, and with an empty stdout.
 #[track_caller]
 pub(crate) fn failed_cleanly(ran: &Run) {
     ran.exits(1);
@@ -278,7 +278,7 @@ fn versions(site: &Path) -> BTreeMap<String, String> {
     names.filter_map(split).collect()
 }
 
-/// Every path below a directory, bytecode aside.
+/// Every path below a directory, except bytecode.
 fn paths_below(directory: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut next = vec![directory.to_owned()];
@@ -308,7 +308,7 @@ fn differences(one: &Path, other: &Path) -> Vec<String> {
     found.extend(
         now.iter().filter(|path| before.binary_search(path).is_err()).map(|path| format!("new: {path}")),
     );
-    // A token is another one in every repair.
+    // The token is different in every repair.
     for path in before.iter().filter(|path| *path != TOKEN && now.binary_search(path).is_ok()) {
         let (one, other) = (one.join(path), other.join(path));
         let (is, was) = (other.symlink_metadata().unwrap(), one.symlink_metadata().unwrap());

@@ -1,5 +1,5 @@
-//! What the real code does decides: what changes without a trace is seen, and an advisory that this environment
-//! refutes stops nothing. Nothing is written anywhere.
+//! The verdict follows what the real code does: a change that no version shows is noticed, and an advisory
+//! that this environment refutes stops nothing. A check writes nothing.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -10,7 +10,7 @@ use crate::environments::{Environment, GOOD, RealSandbox};
 use crate::support::machine::write_script;
 use crate::support::run::Run;
 
-/// A good environment with a directory of site hooks in front, and a call that is not meant for AWS.
+/// A good environment, with a directory for site hooks on PYTHONPATH.
 fn with_hooks() -> RealSandbox {
     let mut sandbox = RealSandbox::of(GOOD);
     fs::create_dir(sandbox.path("hooks")).unwrap();
@@ -22,7 +22,7 @@ fn broken_packages() -> PathBuf {
     Environment::named(BY_UV).site_packages()
 }
 
-/// Python that puts the broken packages in front.
+/// Python code that puts the broken packages in front of the good ones.
 fn putting_broken_packages_in_front() -> String {
     format!("import sys\nsys.path.insert(1, {:?})\n", broken_packages().display().to_string())
 }
@@ -87,7 +87,7 @@ fn bytecode_of_another_release_next_to_good_sources_is_seen() {
     is_blocked_by_broken_bytecode(&copy, &[]);
 }
 
-/// The place of bytecode by a flag of the launcher.
+/// A flag of the launcher sets the directory of the bytecode.
 #[test]
 fn bytecode_below_a_prefix_that_a_flag_names_is_seen() {
     let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
@@ -118,7 +118,7 @@ for name in ('__init__.py', '_jsii/__init__.py'):
                        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
 ";
 
-/// Node.js takes no module by a relative path.
+/// Node.js does not load a module by a relative path.
 #[test]
 fn a_relative_tmpdir_fails_as_it_will() {
     let mut sandbox = RealSandbox::of(GOOD);
@@ -138,7 +138,7 @@ fn a_relative_tmpdir_fails_as_it_will() {
 
 const MINIMAL: &str = "Build: {ParentImage: ami-0123456789abcdef0, InstanceType: t3.micro}\n";
 
-/// The finding of an advisory, which is of level INFO.
+/// Asserts that the finding of an advisory is only an INFO, and that `fix` would move no package.
 #[track_caller]
 fn is_refuted(sandbox: &RealSandbox, id: &str, by: &str) {
     let (ran, report) = sandbox.preflight(&[]);
@@ -146,14 +146,14 @@ fn is_refuted(sandbox: &RealSandbox, id: &str, by: &str) {
     let findings = report["findings"].as_array().unwrap();
     let finding = findings.iter().find(|finding| finding["id"] == id).unwrap_or_else(|| panic!("{ran}"));
     assert_eq!((&finding["level"], &finding["evidence"]["refutedBy"]), (&"INFO".into(), &by.into()), "{ran}");
-    // The Lambda runtime is another matter.
+    // A repair of the Lambda runtime moves no package.
     let planned = sandbox.pcluster(&["preflight", "fix", "--dry-run", "--format", "json"]).run();
     let changes = planned.exits(0).json()["changes"].as_array().unwrap().clone();
     assert!(changes.iter().all(|change| change["why"] == "lambda-runtime"), "no package moves\n{planned}");
 }
 
-/// Claims another version in the metadata of a distribution, as `--system-site-packages` and other installers bring
-/// about.
+/// Claims another version in a distribution's metadata, as can happen with `--system-site-packages` and
+/// some installers.
 fn renumber(site: &Path, dist_info: &str, from: &str, to: &str) {
     let file = site.join(dist_info).join("METADATA");
     let metadata = fs::read_to_string(&file).unwrap();
@@ -192,7 +192,7 @@ fn find(site: &Path, prefix: &str) -> String {
     names.find(|name| name.starts_with(prefix) && name.ends_with(".dist-info")).unwrap()
 }
 
-/// What somebody does who has read the advisory and may not change packages.
+/// What somebody may do who has read the advisory, but is not allowed to change packages.
 #[test]
 fn a_patched_pcluster_that_writes_a_complete_template_builds() {
     let copy = EnvironmentCopy::with_bytecode(BY_UV, With::Uv);
@@ -209,14 +209,14 @@ fn a_patched_pcluster_that_writes_a_complete_template_builds() {
     is_refuted(&copy, "cdk-imagebuilder-1.153.0", "the template is complete");
 }
 
-/// As `pip install --target --upgrade` leaves them.
+/// Two `.dist-info` directories, as `pip install --target --upgrade` leaves them.
 #[test]
 fn a_second_dist_info_of_the_affected_release_stops_nothing() {
     let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
     let site = copy.site();
     let name = find(&site, "aws_cdk.aws_imagebuilder-");
     let other = name.replace("1.204.0", "1.153.0");
-    // Of two, the first in the order of the directory counts.
+    // Python uses the first of the two in the directory's order, so both have the affected version.
     let metadata = fs::read_to_string(site.join(&name).join("METADATA")).unwrap();
     for dist_info in [name.as_str(), other.as_str()] {
         fs::create_dir_all(site.join(dist_info)).unwrap();
@@ -226,7 +226,7 @@ fn a_second_dist_info_of_the_affected_release_stops_nothing() {
     is_refuted(&copy, "cdk-imagebuilder-1.153.0", "the template is complete");
 }
 
-/// pcluster really fails: the variable is named, and no package is moved.
+/// pcluster really fails: the variable is named as the cause, and no package is moved.
 #[test]
 fn warnings_that_are_errors_are_not_blamed_on_packages() {
     let mut copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
@@ -253,7 +253,7 @@ fn a_number_that_yaml_reads_as_text_is_not_lost() {
     sandbox.pcluster(&["preflight", "-c", "image.yaml"]).run().exits(0);
 }
 
-/// A launcher with `-I`, for which PYTHONDONTWRITEBYTECODE does not exist, in another user's environment.
+/// `-I` and `-E` make Python ignore PYTHONDONTWRITEBYTECODE, and root may check another user's environment.
 #[test]
 fn a_check_by_root_writes_no_bytecode_whatever_the_flags() {
     let copy = EnvironmentCopy::of(GOOD, With::Uv);
@@ -278,8 +278,8 @@ fn bytecode_below(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Nothing is opened for writing but below TMPDIR, nothing is made in HOME, neither by the shim nor by pcluster: by
-/// console script, and by a wrapper whose pcluster does not start.
+/// Neither the shim nor pcluster opens a file for writing outside TMPDIR or creates anything in HOME: with a
+/// console script, and with a wrapper, even if its pcluster does not start.
 #[test]
 fn a_check_writes_nothing_outside_tmpdir() {
     let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
@@ -310,7 +310,7 @@ fn writes_nothing(sandbox: &RealSandbox, status: i32) {
     let written: Vec<&str> = trace
         .lines()
         .filter(|line| changes.iter().any(|change| line.contains(change)))
-        // A path that begins in TMPDIR, /dev/null, and what a removal names by a descriptor of a directory.
+        // Allowed: paths in TMPDIR, /dev/null, and removals, which name a file relative to an open directory.
         .filter(|line| !line.contains(&tmp) && !line.contains("\"/dev/") && !line.contains("unlinkat("))
         .collect();
     assert!(written.is_empty(), "{}\n{ran}", written.join("\n"));
@@ -319,7 +319,7 @@ fn writes_nothing(sandbox: &RealSandbox, status: i32) {
     }
 }
 
-/// A prompt for MFA: it fails at once, and the real launcher may ask.
+/// An MFA prompt: the check's launcher cannot ask and fails immediately; the real launcher may ask.
 #[test]
 fn a_launcher_that_asks_at_the_terminal_is_not_waited_for() {
     let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
@@ -334,7 +334,7 @@ fn a_launcher_that_asks_at_the_terminal_is_not_waited_for() {
     assert_eq!(ran.stdout().matches("MFA code: ").count(), 1, "{ran}");
 }
 
-/// Runs a program in a terminal of its own, and answers its question.
+/// Runs a program in its own terminal, and answers its question.
 const ANSWERING_AT_A_TERMINAL: &str = "
 import os, pty, sys
 pid, terminal = pty.fork()
@@ -366,7 +366,7 @@ fn a_launcher_that_prints_without_end_is_stopped() {
     assert!(report["checks"].to_string().contains("printed more than 32 MiB and was stopped"), "{ran}");
 }
 
-/// A directory of bytecode that leads out of the environment: it may be another environment's.
+/// A bytecode directory that is a link out of the environment: it may belong to another environment.
 #[test]
 fn damaged_bytecode_outside_the_environment_is_named_and_kept() {
     let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
@@ -403,7 +403,7 @@ fn sound_bytecode_is_not_removed_on_the_word_of_an_exception() {
     assert!(sound.exists());
 }
 
-/// The real pcluster's own words, although the template would have other faults.
+/// The answer is the real pcluster's own, although the template has other faults.
 #[test]
 fn an_image_id_that_is_too_long_is_left_to_the_real_pcluster() {
     let sandbox = RealSandbox::of(BY_UV);
@@ -415,7 +415,7 @@ fn an_image_id_that_is_too_long_is_left_to_the_real_pcluster() {
     assert!(direct.stdout().contains("failed to satisfy constraint"), "{direct}");
 }
 
-/// `fix` removes it; an undo does not bring it back, and has nothing to undo.
+/// `fix` removes damaged bytecode; an undo does not bring it back, and has nothing to undo.
 #[test]
 fn damaged_bytecode_is_removed_by_fix_and_is_no_repair_to_undo() {
     let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);

@@ -1,4 +1,4 @@
-//! scripts/fleet.yml, run by ansible-core on hosts that are homes on this machine.
+//! scripts/fleet.yml, run by ansible-core on hosts that are home directories on this machine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ impl Fleet {
         Self { sandbox, hosts: serde_json::Map::new() }
     }
 
-    /// A host with a home of its own and the pcluster of an environment on PATH.
+    /// A host with its own home, and with the pcluster of an environment on PATH.
     fn add(&mut self, name: &str, environment: &str, variables: &Value) -> PathBuf {
         let home = self.sandbox.path("home").join(name);
         fs::create_dir_all(&home).unwrap();
@@ -70,7 +70,7 @@ fn row(ran: &Run, host: &str) -> [String; 3] {
     [verdict, version, rest.trim_start()].map(str::to_owned)
 }
 
-/// A number of a host's in the recap.
+/// One of the numbers that the recap has for a host.
 #[track_caller]
 fn recap(ran: &Run, host: &str, what: &str) -> u32 {
     let out = ran.stdout();
@@ -152,7 +152,7 @@ fn an_environment_is_guarded_in_place_and_again_after_pip_has_replaced_the_guard
         ran.exits(0);
         assert!(recap(&ran, "login", "changed") > 0, "{ran}");
         assert!(fs::read(&launcher).unwrap() == executable, "it is not guarded\n{ran}");
-        // As pip does it.
+        // An installation by pip writes the launcher again.
         write_script(&launcher, &as_installed);
     }
 }

@@ -9,8 +9,8 @@ use serde_json::json;
 use crate::environments::{Environment, GOOD, RealSandbox, find};
 use crate::support::machine::{on_this_machine, write_script};
 
-/// The interpreter that a launcher really runs and the `sys.argv[0]` that it ends with, from a
-/// sitecustomize that notes them.
+/// The interpreter that a launcher really runs, and the last value of its `sys.argv[0]`, as a `sitecustomize`
+/// notes them.
 fn really_runs(sandbox: &mut RealSandbox, launcher: &Path) -> (PathBuf, PathBuf) {
     const SPY: &str = "import atexit, os, sys
 if 'SPY' in os.environ:
@@ -29,7 +29,7 @@ if 'SPY' in os.environ:
     (executable.into(), name.into())
 }
 
-/// `preflight` on the pcluster that PATH gives, and the real one through the shim.
+/// Runs `preflight` on the pcluster that is first on PATH, and the real one through the shim.
 fn is_known(sandbox: &mut RealSandbox, launcher: &Path, form: &str, arguments: &[&str]) {
     let (real, name) = really_runs(sandbox, launcher);
     let (ran, report) = sandbox.preflight(arguments);
@@ -41,7 +41,7 @@ fn is_known(sandbox: &mut RealSandbox, launcher: &Path, form: &str, arguments: &
     assert_eq!(target["interpreter"], json!(real), "{ran}");
     assert_eq!(target["pclusterVersion"], "3.1.3", "{ran}");
     assert_eq!(report["packages"]["aws-cdk-aws-imagebuilder"], "1.204.0", "{ran}");
-    // Trap 9: the name that it is called by is the one that it has without the shim.
+    // Trap 9: the real pcluster is called by the same name as without the shim.
     let shim = sandbox.path("shim/pcluster");
     assert_eq!(really_runs(sandbox, &shim), (real, name));
     let direct = sandbox.call(launcher, &["no-such-command"]).run();
@@ -55,7 +55,7 @@ fn directory_is_known(name: &str, form: &str, arguments: &[&str]) {
     is_known(&mut sandbox, &launcher, form, arguments);
 }
 
-/// The name that scripts/environments gives it: past 127 characters a `#!` line is not relied on.
+/// A directory name of scripts/environments: installers write no `#!` line longer than 127 characters.
 pub(crate) const LONG: &str = "a-directory-whose-name-is-so-long-that-the-path-of-the-interpreter-in-it-does-not-\
                     fit-into-the-127-characters-that-a-kernel-reads-of-a-script";
 
@@ -114,7 +114,7 @@ fn pipx_install() {
     directory_is_known("pipx", "shebang", &[]);
 }
 
-/// Runs where the machine has pyenv, which comes from no package index; scripts/environments says so.
+/// Runs only if the machine has pyenv, which is in no package index; scripts/environments reports this.
 #[test]
 #[expect(clippy::print_stdout, reason = "a test that does not run says so")]
 fn pyenv() {
@@ -123,7 +123,7 @@ fn pyenv() {
         return;
     }
     let mut sandbox = RealSandbox::in_environment(Environment::named("launchers/pyenv"));
-    // Its shims are bash scripts.
+    // pyenv's shims are bash scripts.
     sandbox.put_on_path("/usr/bin");
     sandbox.put_on_path("/bin");
     let launcher = sandbox.environment.bin("pcluster");
@@ -145,7 +145,7 @@ fn a_wrapper_script_as_pyenv_makes_it() {
     is_known(&mut sandbox, &launcher, "wrapper", &[]);
 }
 
-/// The path of a launcher of the test's own, in place of the environment's.
+/// The path of the test's own launcher, which replaces the environment's on PATH.
 fn on_path_alone(sandbox: &mut RealSandbox) -> PathBuf {
     fs::create_dir(sandbox.path("bin")).unwrap();
     let path = [sandbox.path("shim"), sandbox.path("bin"), sandbox.path("node")];

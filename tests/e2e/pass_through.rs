@@ -1,4 +1,4 @@
-//! All that is not `build-image`: the real pcluster as if there were no shim.
+//! Every command but `build-image` runs the real pcluster as if there were no shim.
 
 use crate::environments::{GOOD, NEWEST, RealSandbox};
 

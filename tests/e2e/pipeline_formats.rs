@@ -1,11 +1,11 @@
-//! `--format junit`, read by junitparser, and `--format github`: they give what the JSON gives.
+//! `--format junit`, read by junitparser, and `--format github`: both report what the JSON reports.
 
 use serde_json::Value;
 
 use crate::environments::{BROKEN, Environment, GOOD, RENUMBERED, RealSandbox};
 use crate::support::machine::on_this_machine;
 
-/// Reads a file of results: of each case the class, the name, and the kinds and texts of its results.
+/// Reads a file of results. Prints for each case its class, its name, and the kinds and texts of its results.
 const READER: &str = "\
 import json, sys
 from junitparser import JUnitXml

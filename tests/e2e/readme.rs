@@ -1,4 +1,4 @@
-//! The README's example of a block and a fix: it is what a terminal shows of the real pcluster.
+//! The README's example of a block and a fix is what a terminal shows with the real pcluster.
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +23,7 @@ fn example() -> Vec<(String, String)> {
     runs
 }
 
-/// Both streams, as they come.
+/// The output on both streams, in order.
 #[track_caller]
 fn shown(sandbox: &RealSandbox, command: &str) -> String {
     let script = format!("exec 2>&1; {command}");
@@ -67,7 +67,7 @@ fn the_example_is_what_a_terminal_shows() {
     assert_eq!(runs.len(), 3, "{runs:?}");
     for (command, expected) in runs {
         let shown = shown(&copy, &command);
-        // The rest is the real pcluster's.
+        // Where the example is cut short, the rest is output of the real pcluster.
         match expected.strip_suffix("…\n") {
             Some(beginning) => assert!(shown.starts_with(beginning), "$ {command}\n{shown}"),
             None => assert_eq!(shown, expected, "$ {command}"),

@@ -1,5 +1,4 @@
-//! `preflight check` on release after release: ready where it is, blocked where it is not, in both
-//! forms of the report.
+//! `preflight check` on release after release, with the right verdict, in both forms of the report.
 
 use std::fs;
 use std::path::Path;
@@ -45,7 +44,7 @@ fn is_ready(environment: &str, release: &str) {
     human_form_fits(&sandbox, &report);
 }
 
-/// The known issues of upstream in a release, as its template shows them.
+/// The known upstream issues of a release, as its template shows them.
 fn known(release: &str) -> Vec<&'static str> {
     let minor: u32 = release.split('.').nth(1).unwrap().parse().unwrap();
     match (minor, release) {
@@ -58,7 +57,7 @@ fn known(release: &str) -> Vec<&'static str> {
     }
 }
 
-/// A role of the user's own is no role of the stack: the known issues of the clean-up role are none of its.
+/// If the user names a role, the stack has no clean-up role and none of the role's known issues.
 #[test]
 fn a_role_of_ones_own_has_no_known_issue() {
     let role = "arn:aws:iam::123456789012:role/cleanup";
@@ -74,7 +73,7 @@ fn a_role_of_ones_own_has_no_known_issue() {
         let findings = report["findings"].as_array().unwrap();
         let ids: Vec<_> = findings.iter().filter_map(|finding| finding["id"].as_str()).collect();
         assert!(!ids.iter().any(|id| id.starts_with("cleanup-role")), "{environment}: {ids:?}");
-        // The function of the stack is still there.
+        // The stack's function is still there.
         assert_eq!(ids.contains(&"lambda-runtime"), environment != NEWEST, "{environment}: {ids:?}");
     }
 }
@@ -100,19 +99,19 @@ print(json.dumps(found))";
     ran.json()
 }
 
-/// The human form gives the JSON's verdict, in 80 columns where no single word is longer.
+/// The human form has the JSON's verdict, in lines of at most 80 columns unless a single word is longer.
 fn human_form_fits(sandbox: &RealSandbox, report: &Value) {
     let ran = sandbox.pcluster(&["preflight"]).run();
     let text = ran.stdout();
     let verdict = text.lines().next().and_then(|line| line.split(':').next());
     assert_eq!(verdict, report["verdict"].as_str(), "{ran}");
-    // What an advisory explains is shown as its evidence.
+    // A finding that an advisory explains is shown as the advisory's evidence.
     let own = report["findings"].as_array().unwrap().iter();
     for finding in own.filter(|finding| finding["evidence"].get("explainedBy").is_none()) {
         assert!(text.contains(finding["id"].as_str().unwrap()), "{ran}");
     }
     for line in text.lines() {
-        // The words before the last one are a label.
+        // The part before the last two spaces is a label.
         let unbreakable = line.trim_start().split("  ").last().is_some_and(|rest| !rest.trim().contains(' '));
         assert!(line.chars().count() <= 80 || unbreakable, "{line:?} is too long\n{ran}");
     }
@@ -140,7 +139,7 @@ fn release_3_5_1() {
     is_ready("3.5.1", "3.5.1");
 }
 
-/// The installed file of 3.9.3, and as people correct it by hand.
+/// The file of 3.9.3 as it is installed, and as people correct it by hand.
 #[test]
 fn minitar_blocks_release_3_9_3_until_its_file_is_corrected() {
     let copy = EnvironmentCopy::of("3.9.3", With::Uv);

@@ -1,5 +1,5 @@
-//! What can go wrong in the steps of a real repair: one error that names the step, exit 1, the
-//! environment byte for byte as before, nothing left over.
+//! What can go wrong in the steps of a real repair: one error names the step, the exit status is 1, the
+//! environment is byte for byte as before, and nothing is left over.
 
 use std::fs;
 use std::path::Path;
@@ -20,7 +20,7 @@ fn nothing_happened(copy: &EnvironmentCopy, ran: &Run, says: &str) {
     copy.left_nothing(says);
 }
 
-/// Only this index, and no cache.
+/// Makes this the only index, and turns caches off.
 fn only_index(copy: &mut EnvironmentCopy, url: &str) {
     for name in [
         "PIP_FIND_LINKS",
@@ -53,7 +53,7 @@ fn the_index_cannot_be_reached() {
 #[test]
 #[ignore = "long"]
 fn the_index_lacks_a_package() {
-    // kms is required by others only; without it pip would try every release of those for hours.
+    // Only other CDK packages require kms. Without it, pip would try every release of those for hours.
     for (name, with, missing) in [(BY_UV, With::Uv, "kms"), (BY_PIP, With::Pip, "sqs")] {
         let index = Index::start(&[format!("missing=aws-cdk.aws-{missing}")]);
         let mut copy = EnvironmentCopy::of(name, with);
@@ -74,7 +74,7 @@ fn the_index_serves_a_broken_wheel() {
     }
 }
 
-/// A release that installs, and whose code is that of 1.153.0 under a newer number.
+/// A release that can be installed, but has the code of 1.153.0 under a newer number.
 #[test]
 fn the_newest_cdk_is_broken_too() {
     let bad = Environment::named(BY_UV).site_packages();
@@ -85,8 +85,8 @@ fn the_newest_cdk_is_broken_too() {
     nothing_happened(&copy, &ran, "1.999.0");
 }
 
-/// The index as of the day of the advisory: 1.153.0 was the newest, there is nothing to upgrade to. The
-/// packages of the release's day do, and what moves with them is what they require of one another.
+/// The index as of the day of the advisory: 1.153.0 was the newest, so there is no upgrade. The versions
+/// available when pcluster was released work, and what they require of one another moves with them.
 #[test]
 #[ignore = "long"]
 fn there_is_no_newer_cdk_yet() {
@@ -101,7 +101,7 @@ fn there_is_no_newer_cdk_yet() {
     copy.left_nothing("no newer CDK");
 }
 
-/// A uv of the test's own, in sh; `$UV` is the real one.
+/// Replaces uv with a shell script, in which `$UV` is the real uv.
 fn instead_of_uv(copy: &EnvironmentCopy, sh: &str) {
     let path = copy.beside("uv/uv");
     write_script(&path, format!("#!/bin/sh\nUV='{}'\n{sh}\n", uv().display()));
@@ -134,8 +134,7 @@ fn the_installer_fails_hangs_or_is_not_there() {
     nothing_happened(&copy, &ran, "neither the environment nor its Python has pip");
 }
 
-/// uv itself, which makes the packages' directory immutable when it has done its work: also root
-/// cannot write it then.
+/// The real uv runs, then the packages' directory is made immutable, so that not even root can write to it.
 #[test]
 fn read_only_between_stage_and_commit() {
     assert!(rustix::process::getuid().is_root(), "only root can try this: chattr");
@@ -151,7 +150,7 @@ fn read_only_between_stage_and_commit() {
     copy.is_as_before("read-only");
     copy.left_nothing("read-only");
 
-    // One file deep in it, which nothing shows before it is its turn.
+    // Only one file deep in it is immutable, which nothing shows until it is to be replaced.
     let below = site.join("aws_cdk/aws_imagebuilder/__init__.py");
     let sh = format!("\"$UV\" \"$@\" && '{}' +i '{}'", chattr.display(), below.display());
     instead_of_uv(&copy, &sh);
@@ -160,8 +159,8 @@ fn read_only_between_stage_and_commit() {
     nothing_happened(&copy, &ran, "aws_imagebuilder");
 }
 
-/// Runs the fix with a small file system mounted somewhere, in a mount namespace of its own. `then`
-/// is done with it before.
+/// Runs the fix with a small file system mounted at `at`, in its own mount namespace. `then` is run before
+/// the fix, and `after` after it.
 #[track_caller]
 fn with_small_disk(copy: &EnvironmentCopy, at: &Path, size: &str, then: &str, after: &str) -> Run {
     let sh = format!(
@@ -188,7 +187,7 @@ fn the_disk_is_full_while_it_stages_and_while_it_takes_the_snapshot() {
     the_disk_is_full(EnvironmentCopy::of(BY_UV, With::Uv));
 }
 
-/// The staged packages are compiled, by a Python that takes a part of a file for all of it.
+/// The staged packages are compiled, by a Python that takes a partly written file for a complete one.
 #[test]
 #[ignore = "long"]
 fn the_disk_is_full_while_it_compiles() {
@@ -196,7 +195,7 @@ fn the_disk_is_full_while_it_compiles() {
     assert!(told.contains("cannot write bytecode: "), "{told}");
 }
 
-/// Repairs on disks of growing size, until the snapshot fills one. Returns what was told.
+/// Repairs on disks of growing size, until the snapshot fills one. Returns the errors.
 fn the_disk_is_full(mut copy: EnvironmentCopy) -> String {
     assert!(rustix::process::getuid().is_root(), "only root can mount");
     with_tools(&mut copy);
@@ -204,14 +203,14 @@ fn the_disk_is_full(mut copy: EnvironmentCopy) -> String {
     fs::create_dir(&state).unwrap();
     copy.set("XDG_STATE_HOME", &state);
     copy.set("UV_LINK_MODE", "copy");
-    // Nothing is left on the small disk either.
+    // Nothing remains on the small disk either.
     let left = "find \"$XDG_STATE_HOME\" -name 'overlay-*' -o -name 'snapshot-*' -o -name journal.json >&3";
     let left = format!("{{ {left}; }} 3>'{}'", copy.beside("left").display());
     let ran = with_small_disk(&copy, &state, "8m", "", &left);
     nothing_happened(&copy, &ran, "space");
     assert_eq!(fs::read_to_string(copy.beside("left")).unwrap(), "");
 
-    // Room for what is staged, and for a part of the snapshot.
+    // Sizes with room for what is staged, and for a part of the snapshot.
     let overlay: u64 = 150;
     let mut told = String::new();
     for size in (30..overlay).step_by(8) {
@@ -238,7 +237,7 @@ fn the_disk_is_full(mut copy: EnvironmentCopy) -> String {
     panic!("the snapshot never filled the disk:\n{told}");
 }
 
-/// The environment's own disk is full: old and new do not fit. The snapshot is on another disk.
+/// The environment's own disk has no room for both old and new packages. The snapshot is on another disk.
 #[test]
 fn the_disk_is_full_while_it_commits() {
     assert!(rustix::process::getuid().is_root(), "only root can mount");
@@ -246,8 +245,8 @@ fn the_disk_is_full_while_it_commits() {
     with_tools(&mut copy);
     let environment = copy.environment.directory.clone();
     let (aside, after) = (copy.beside("aside"), copy.beside("after"));
-    // The environment on a small disk that has less room left than the new packages need more; one
-    // that is filled up but for 200 KiB.
+    // Puts the environment on a small disk, and fills it up except for 200 KiB: the new packages need more
+    // than that in addition to the old ones.
     let then = format!(
         "mkdir '{0}'; umount '{1}'; mount --bind '{1}' '{0}' && mount -t tmpfs -o size=400m none '{1}' && cp -a '{0}/.' '{1}/' || exit 98\n\
          dd if=/dev/zero of='{1}/filler' bs=1k count=$(($(df -k '{1}' | tail -n 1 | awk '{{print $4}}') - 200)) 2>/dev/null",

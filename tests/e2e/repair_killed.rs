@@ -1,5 +1,5 @@
-//! SIGKILL at every named step and at any moment of a real repair: after the next command the
-//! environment is wholly repaired or byte for byte the old one, and pcluster works.
+//! SIGKILL at every named step and at any moment of a real repair: after the next command, the environment is
+//! either completely repaired or byte for byte the old one, and pcluster works.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::environment_copy::{BY_PIP, BY_UV, EnvironmentCopy, With};
 use crate::support::machine::wait_for;
 
-/// Runs the next command after a kill, then compares. True where the repair had been complete.
+/// Runs the next command after a kill, then compares. Returns whether the repair had been complete.
 #[track_caller]
 fn survived(copy: &EnvironmentCopy, repaired: &Path, when: &str) -> bool {
     let next = copy.pcluster(&["preflight", "--no-synth"]).run();
@@ -27,7 +27,7 @@ fn survived(copy: &EnvironmentCopy, repaired: &Path, when: &str) -> bool {
 }
 
 fn repaired_once(copy: &EnvironmentCopy) -> (std::path::PathBuf, Duration) {
-    // A first repair, to have everything in the installer's cache, as for those that are killed.
+    // A first repair fills the installer's cache, so that the next takes as long as those that are killed.
     copy.fix(&[]).exits(0);
     let repaired = copy.keep_copy();
     copy.pcluster(&["preflight", "undo"]).run().exits(0);
@@ -59,7 +59,7 @@ fn at_every_named_step() {
         "close",
         "closed",
     ];
-    // With bytecode there are more files to go through.
+    // With bytecode, each step has more files, so higher counts are reached.
     for (name, steps) in [(BY_UV, &all[..]), (BY_PIP, &["snapshot@400", "remove@400", "place@300"])] {
         let mut copy = EnvironmentCopy::of(name, With::Uv);
         let (repaired, _) = repaired_once(&copy);
@@ -76,7 +76,7 @@ fn at_every_named_step() {
     }
 }
 
-/// Numbers that repeat in every run: xorshift.
+/// Random numbers that are the same in every run, by xorshift.
 struct Seeded(u64);
 
 impl Seeded {
@@ -93,9 +93,9 @@ impl Seeded {
 /// The moment at which a repair is killed.
 #[derive(Clone, Copy)]
 enum Moment {
-    /// A part of its whole duration.
+    /// After this part of its duration.
     Of(f64),
-    /// A time after the snapshot appears, because the exchange of files takes an instant only.
+    /// This long after the snapshot appears, because the exchange of files takes only an instant.
     Exchanging(Duration),
 }
 
@@ -115,7 +115,7 @@ fn killed_at_moments(spread: usize, dense: usize) {
     let spread: Vec<Moment> = (0..spread).map(|_| Moment::Of(seeded.next())).collect();
     let dense = (0..dense).map(|_| Moment::Exchanging(Duration::from_millis(120).mul_f64(seeded.next())));
     let moments: Vec<Moment> = spread.into_iter().chain(dense).collect();
-    // Two users at a time, each with an environment of their own.
+    // Two users at the same time, each with their own environment.
     let halves: Vec<Vec<bool>> = std::thread::scope(|scope| {
         let users: Vec<_> = [0, 1]
             .map(|user| {
@@ -130,7 +130,7 @@ fn killed_at_moments(spread: usize, dense: usize) {
     let whole = all.iter().filter(|repaired| **repaired).count();
     let summary =
         format!("\n{} kills: {whole} repaired, {} as before, none lost\n", all.len(), all.len() - whole);
-    // Past the test's own capture, because the distribution of the kills is of interest.
+    // Written past the capture of the test's output, because the distribution of the kills is of interest.
     std::io::stderr().write_all(summary.as_bytes()).unwrap();
     assert!(whole < all.len(), "no kill came in time");
 }
@@ -163,7 +163,7 @@ fn killed_at(moments: &[Moment]) -> Vec<bool> {
 }
 
 impl EnvironmentCopy {
-    /// A repair has begun to copy what it will replace.
+    /// Whether a repair has begun to copy what it will replace.
     pub(crate) fn has_snapshot(&self) -> bool {
         let environments = self.path("home/.local/state/pcluster-shim/environments");
         let homes = environments.read_dir().into_iter().flatten().flatten();

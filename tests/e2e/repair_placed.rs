@@ -1,5 +1,5 @@
-//! What a repair places: files outside of `site-packages`, of which group and mode, and never a link into the
-//! installer's cache. And settings that would make an installer do something else.
+//! What a repair places: also files outside of `site-packages`, with the right group and mode, and never a
+//! link into the installer's cache. And settings that would make an installer do something else.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -142,7 +142,7 @@ fn a_repair_does_not_need_the_cache_of_a_uv_that_its_file_lets_link() {
 const GROUP: u32 = 4711;
 
 impl EnvironmentCopy {
-    /// Lets a group share it.
+    /// Gives the environment to a group, which may write to it.
     fn share_with_group(&self) {
         assert!(rustix::process::getuid().is_root(), "only root can give files to any group");
         let below = everything(&self.environment.directory).into_keys();
@@ -165,7 +165,7 @@ impl EnvironmentCopy {
 fn a_repair_keeps_an_environment_of_its_group(name: &str, with: With) {
     let copy = EnvironmentCopy::of(name, with);
     copy.share_with_group();
-    // A Python that starts compiles what .pth files import, such as uv's `_virtualenv.py`.
+    // When Python starts, it compiles what .pth files import, such as uv's `_virtualenv.py`.
     let is_placed = |path: &Path| {
         let path = path.to_string_lossy();
         !path.contains("__pycache__") || path.contains("/aws_cdk/")

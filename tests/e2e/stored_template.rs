@@ -1,4 +1,4 @@
-//! `preflight template` on what AWS gives back of a stack, in every form in which the AWS CLI
+//! `preflight template` on a stack's template as AWS returns it, in every form in which the AWS CLI
 //! prints it.
 
 use crate::environments::{Aws, BROKEN, GOOD, RealSandbox};

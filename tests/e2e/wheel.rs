@@ -1,5 +1,5 @@
-//! The wheel `pcluster-preflight`, served by an index on the loopback: installed by pip, uv, uvx and pipx, checked,
-//! guarded, upgraded on either side, and uninstalled. The real pcluster is the same after every step.
+//! The wheel `pcluster-preflight`, served by an index on the loopback: installed by pip, uv, uvx and pipx,
+//! checked, guarded, upgraded and uninstalled. The real pcluster is the same after every step.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -64,7 +64,7 @@ pub(crate) fn index() -> Index {
     Index::start(&[format!("own={NAME},{}", wheels().display())])
 }
 
-/// `install` or `uninstall` of something in the environment.
+/// Runs `install` or `uninstall` in the environment.
 type Installer = fn(&EnvironmentCopy, &[&str]) -> Run;
 
 fn pip(copy: &EnvironmentCopy, arguments: &[&str]) -> Run {
@@ -102,7 +102,7 @@ fn lives_beside_the_real_one(original: &str, with: With, installer: Installer) {
     };
     let preflight = |arguments: &[&str]| copy.call(&bin(NAME), arguments).run();
     let is_blocked = || {
-        // Called by its path, with the environment not on PATH: the pcluster beside it.
+        // Called by its path, with the environment not on PATH, it checks the pcluster next to it.
         let call = copy.call(&bin(NAME), &["check", "--no-synth", "--format", "json"]);
         let ran = call.var("PATH", copy.path("node")).run();
         ran.exits(1).is_silent();
@@ -132,7 +132,7 @@ fn lives_beside_the_real_one(original: &str, with: With, installer: Installer) {
     assert_eq!(copy.versions()["pcluster_preflight"], "99.0");
     is_guarded();
 
-    // An installer that writes the real one anew takes the guard away, and does not know.
+    // An installer that writes the real launcher again removes the guard without noticing.
     let wheel = Environment::named("launchers/tools").directory.join("wheels");
     let wheel = wheel.read_dir().unwrap().flatten().map(|file| file.path()).next().unwrap();
     let again = if with == With::Pip { "--force-reinstall" } else { "--reinstall" };
@@ -171,7 +171,7 @@ fn beside_an_environment_of_uv() {
     lives_beside_the_real_one(BY_UV, With::Uv, uv_pip);
 }
 
-/// The prefix of a login node, from an environment of one's own.
+/// A login node's prefix is installed by a uv tool, which has its own environment.
 #[test]
 fn a_login_node_is_guarded_from_the_wheel() {
     let index = index();
@@ -193,7 +193,7 @@ fn a_login_node_is_guarded_from_the_wheel() {
     let session = |line: &str| copy.call(Path::new("/bin/bash"), &["-i", "-c", line]).run();
     session("pcluster preflight where -q").exits(0);
     session("pcluster build-image -c image.yaml -i my-image").stop();
-    // The tool may go: the guard is a copy of its own.
+    // The tool can be uninstalled, because the guard is a separate copy.
     copy.call(&uv(), &["tool", "uninstall", "--quiet", NAME]).run().exits(0);
     session("pcluster build-image -c image.yaml -i my-image").stop();
     session("pcluster version").exits(0);
@@ -203,7 +203,7 @@ fn a_login_node_is_guarded_from_the_wheel() {
     copy.is_as_before("uninstalled");
 }
 
-/// A sandbox in which uv and pipx install tools, from the index.
+/// A sandbox in which uv and pipx install tools from the index.
 fn with_tools(index: &Index) -> RealSandbox {
     let mut sandbox = RealSandbox::of(GOOD);
     for directory in ["/usr/bin", "/bin"] {
@@ -227,7 +227,7 @@ fn base() -> PathBuf {
     Environment::named(GOOD).bin("python").canonicalize().unwrap()
 }
 
-/// Requirements that lead to the packages of the good environment.
+/// Requirements that pin the packages of the good environment.
 fn as_good(sandbox: &RealSandbox) -> PathBuf {
     let site = Environment::named(GOOD).site_packages();
     let names = site.read_dir().unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
@@ -267,7 +267,7 @@ fn uvx_judges_what_would_be_installed() {
         "{ran}"
     );
     assert!(ran.stdout().contains("pcluster-preflight constraints 3.6.1"), "{ran}");
-    // It is the cache of every uvx: what is repaired there is no answer to what would be installed.
+    // Every uvx shares this cache, so a repair in it would not change what another installation gets.
     let ran = uvx("3.6.1", "fix");
     ran.exits(1);
     assert!(ran.stderr().contains("is in uv's cache"), "{ran}");
@@ -295,7 +295,7 @@ fn uv_tool_installs_it_beside_the_real_one() {
 fn pipx_injects_it_beside_the_real_one() {
     let index = index();
     let mut sandbox = with_tools(&index);
-    // pipx installs with all that is required, from an index: once, by scripts/environments.
+    // pipx installs all requirements from an index, so scripts/environments does this once.
     let (made, home) =
         (Environment::named("launchers/pipx").directory.join("pipx"), sandbox.path("work/pipx"));
     copy_tree(&made, &home);
@@ -317,7 +317,7 @@ fn pipx_injects_it_beside_the_real_one() {
     assert!(fs::read(bin.join("pcluster")).unwrap() == real, "the real pcluster is another file");
 }
 
-/// The directory has links to both; only they are asked, by their paths.
+/// The directory has links to both programs, which are called by their paths.
 #[track_caller]
 fn judges_the_one_beside_it(sandbox: &RealSandbox, bin: &Path) {
     let call = sandbox.call(&bin.join(NAME), &["check", "--no-synth", "--format", "json"]);

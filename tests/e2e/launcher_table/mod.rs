@@ -261,8 +261,8 @@ fn a_venv_with_the_site_of_its_base() {
 
 // --- distributions of Python ----------------------------------------------------------
 
-/// `python_entry_point_template` of conda's gateways/disk/create.py, after a head from
-/// its core/portability.py.
+/// `python_entry_point_template` of conda's gateways/disk/create.py, after a head of
+/// conda's core/portability.py.
 fn conda_script(head: &str) -> String {
     format!(
         "{head}# -*- coding: utf-8 -*-\nimport re\nimport sys\n\nfrom pcluster.cli.entrypoint import main\n\n\
@@ -304,8 +304,7 @@ fn conda_in_a_path_with_a_space() {
     );
 }
 
-/// Each package has its own prefix; a module sets PYTHONPATH; a `#!` line that is too long is line 2,
-/// for sbang.
+/// Each package has its own prefix; a module sets PYTHONPATH; a long `#!` line follows that of sbang.
 #[test]
 fn spack() {
     row(
