@@ -20,7 +20,7 @@ pub enum Level {
 /// The advisory about builds whose AMIs no command of pcluster finds.
 pub const LOSES_TAGS: &str = "cdk-imagebuilder-1.153.0";
 
-/// How to find those AMIs.
+/// How to find the AMIs of such builds.
 pub const FIND_LOST: &str = "To find AMIs that earlier builds left behind, run `pcluster preflight images`.";
 
 /// The source of a finding. In pcluster's own JSON, this is the name of a validator.
@@ -53,8 +53,8 @@ pub struct Finding {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fix: Option<Fix>,
     pub references: Vec<String>,
-    /// The build is expected to fail because of it, although it is only a warning: the guard says so, and a repair
-    /// includes it.
+    /// The finding is only a warning, but the build is expected to fail because of it: the guard prints it,
+    /// and a repair includes it.
     #[serde(skip)]
     pub fails_build: bool,
     /// The user's config ignores it.
@@ -78,7 +78,7 @@ pub enum Shows {
 }
 
 impl Finding {
-    /// A finding with nothing but these.
+    /// A finding without any other fields.
     pub fn new(id: &str, level: Level, kind: Kind, message: String) -> Self {
         Self {
             id: id.to_owned(),

@@ -5,7 +5,7 @@
 //! - [`distribution`]: installed packages.
 //! - [`expectation`]: what the real pcluster asks of a template, and how it fails to start.
 //! - [`env_vars`]: the names of environment variables.
-//! - [`options`]: mode, strategy, installer, and what has named the real pcluster.
+//! - [`options`]: mode, strategy, installer, and how the real pcluster was found.
 
 pub mod distribution;
 pub mod env_vars;

@@ -1,4 +1,4 @@
-//! What a call asks for, and where its real pcluster was named. Pure.
+//! What a call asks for, and how its real pcluster was found. Pure.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize};

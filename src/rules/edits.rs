@@ -27,7 +27,7 @@ pub struct SourceEdit {
 }
 
 fn built_in() -> Vec<SourceEdit> {
-    // Used by a test.
+    // The tests below would notice a text that cannot be read.
     yaml::parse(BUILT_IN).unwrap_or_default()
 }
 
@@ -36,7 +36,7 @@ pub fn select(release: &str) -> Vec<SourceEdit> {
     built_in().into_iter().filter(|edit| contains(&edit.pcluster, release)).collect()
 }
 
-/// Whether edits have this id.
+/// Whether any edit has this id.
 pub fn is_known(id: &str) -> bool {
     built_in().iter().any(|edit| edit.id == id)
 }

@@ -6,7 +6,7 @@ use crate::model::distribution::Distribution;
 use crate::model::expectation::{StartupFailure, StartupStage};
 use crate::model::finding::{Finding, Fix, Kind, Level, Remedy};
 
-/// The distributions that own the files of a failure, if there is one for each.
+/// The distributions that own the files of a failure, as far as they are known.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Owners<'a> {
     /// The owner of the file whose code raised the exception.
@@ -46,7 +46,7 @@ pub fn describe(failure: &StartupFailure, owners: Owners) -> Finding {
             "file": file, "distribution": name_of(owners.file), "bytecode": bytecode, "cause": cause,
         }),
         fix: Some(match (bytecode, cause) {
-            // Caused by a full disk, so no other package is at fault.
+            // A full disk has damaged the bytecode, so no package is at fault.
             (Some(bytecode), _) => Fix::by_command(Remedy::Bytecode(bytecode.clone())),
             (None, Some(cause)) => Fix::by_hand(describe_setting(cause)),
             (None, None) => Fix::by_command(Remedy::Release),

@@ -38,7 +38,7 @@ pub fn escape_line(text: &str) -> String {
     escape(&flatten(text)).into_owned()
 }
 
-/// Begins a sentence.
+/// Makes the first letter a capital, as at the beginning of a sentence.
 pub fn capitalize(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
@@ -64,7 +64,7 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
     fill(words.iter().map(String::as_str), " ", width)
 }
 
-/// Wraps a text after a label, which has the same width on each line, with [`escape`].
+/// Wraps a text after a label, with [`escape`]; each further line is indented by the width of the label.
 pub fn wrap_behind(label: &str, text: &str, width: usize) -> String {
     let indent = label.chars().count();
     let lines = wrap(text, width.saturating_sub(indent));

@@ -28,8 +28,8 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 /// No document written by people has so many; the parser takes a minute for 150,000.
 const MAX_BRACKETS: usize = 1000;
 
-/// The maximum number of brackets that are open at the same time. Those in quotes and comments count too; they are
-/// closed there.
+/// The maximum number of brackets that are open at the same time. Those in quotes and comments count too, but
+/// they are usually closed there.
 fn count_open_brackets(text: &str) -> usize {
     let (mut open, mut most) = (0_usize, 0);
     for byte in text.bytes() {
@@ -73,8 +73,8 @@ pub enum Scalar<'a> {
 /// key.
 ///
 /// # Errors
-/// Returns an error if it isn't a scalar, or if `read` fails: with a message, or with `None` if the message is to
-/// name what is `expected`.
+/// Returns an error if it isn't a scalar, or if `read` fails. The message is the one from `read`; if `read`
+/// returns `Err(None)`, it names what is `expected`.
 pub fn read_scalar<'de, D: Deserializer<'de>, T>(
     from: D,
     expected: &str,

@@ -7,7 +7,7 @@
 //! | `pcluster` | the releases of aws-parallelcluster that it affects (PEP 440) |
 //! | `python` | the releases of Python that it affects (PEP 440); every one if the key is absent |
 //! | `package` | the affected package; `aws-cdk.*` means every package whose name begins with `aws-cdk.` |
-//! | `affected` | its affected releases (PEP 440); `mixed`: more than one version among them; `absent`: it is not installed |
+//! | `affected` | its affected releases (PEP 440); `mixed`: its packages are at more than one version; `absent`: it is not installed |
 //! | `runtime`, `refused_from` | instead of `package` and `affected`: a Lambda runtime that the template asks for, and the day from which AWS refuses new functions with it |
 //! | `shows` | where an environment shows it: `start` (pcluster does not start), `template` (the template is incomplete) or `later`, the default. If pcluster starts or the template is complete, that refutes the advisory; nothing can refute `later` |
 //! | `effect` | completes "PACKAGE VERSION …", or "PACKAGE is not installed, …" |

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::model::finding::{Finding, Fix, Kind, Level};
 use crate::text::package_name::PCLUSTER;
 
-/// Indexes other than `PyPI` may not report it.
+/// Upload times, which indexes other than `PyPI` may not report.
 const RELEASE_DATES: &str = include_str!("release_dates.txt");
 
 /// Releases that upstream has announced but `PyPI` does not have: our data on them was read, not measured.

@@ -15,7 +15,7 @@ pub struct Questions {
     pub parent: Option<String>,
     /// The URLs of scripts.
     pub scripts: Vec<String>,
-    /// ARNs with which the build names a component.
+    /// ARNs by which the build names components.
     pub components: Vec<String>,
     pub subnet: Option<String>,
 }
@@ -111,7 +111,7 @@ pub struct Facts {
     /// By ARN.
     pub components: BTreeMap<String, Found>,
     pub subnet: Option<Subnet>,
-    /// What was not asked, sorted by the check that would ask it: `parent`, `components` or `network`.
+    /// Why something was not asked, by the check that needs it: `parent`, `components` or `network`.
     pub skipped: BTreeMap<String, String>,
 }
 

@@ -5,7 +5,7 @@
 
 use crate::rules::parent::facts::ParentImage;
 
-/// An operating system: pcluster's name for it if it has one.
+/// An operating system, by pcluster's name for it if there is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct System {
     /// `ubuntu2204`, `rhel8`; `debian12` and similar names for systems that no release supports.

@@ -89,7 +89,7 @@ impl<'de> Visitor<'de> for YamlVisitor {
         Ok(number.into())
     }
 
-    // The JSON of a template has no such numbers, and a text loses no digits.
+    // A JSON `Value` cannot hold an integer of 128 bits. As a string, it keeps all its digits.
     fn visit_i128<E: de::Error>(self, number: i128) -> Result<Value, E> {
         Ok(Value::String(number.to_string()))
     }
@@ -162,7 +162,7 @@ fn expand_intrinsic(tag: &str, value: Value) -> Value {
     }
 }
 
-/// EC2 Image Builder replaces it with the date, because the name of an AMI has to be unique in its region.
+/// EC2 Image Builder replaces this with the date, because the name of an AMI has to be unique in its region.
 pub const BUILD_DATE: &str = "{{ imagebuilder:buildDate }}";
 
 pub const DISTRIBUTION: &str = "AWS::ImageBuilder::DistributionConfiguration";

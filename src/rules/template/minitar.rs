@@ -57,7 +57,7 @@ struct Install {
     has_mirror: bool,
 }
 
-/// Finds the line; `None` if minitar is named before or in it, or if it installs local files.
+/// Finds that line; `None` if minitar is named in it or in a line before it, or if it installs local files.
 fn find_install(lines: &[String]) -> Option<Install> {
     let at = lines.iter().position(|line| installs_berkshelf(line))?;
     let (before, line) = (&lines[..at], &lines[at]);
@@ -143,7 +143,7 @@ mod tests {
         ] {
             assert_eq!(level(&template(chef, "8.0.7", &commands)), None, "{chef} {commands:?}");
         }
-        // Too late.
+        // To install another minitar afterwards is too late.
         assert_eq!(level(&template("18.2.7", "8.0.7", &[INSTALL, INSTALL_MINITAR])), Some(Level::Error));
     }
 
