@@ -18,7 +18,7 @@ pub struct Expectation {
     pub launch_permission: Value,
 }
 
-/// The exception that ends an import which the real pcluster makes too.
+/// The exception that ends an import. The real pcluster makes the same import.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StartupFailure {

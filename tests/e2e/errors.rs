@@ -86,7 +86,7 @@ fn of_parent_images() {
     }
 }
 
-/// Python that edits what the real code has built, before it submits it.
+/// Python code that edits the template that the real code has built, before it is submitted.
 const MUTATION: &str = "
 resources = generated_template['Resources']
 image = next(one['Properties'] for one in resources.values() if one['Type'] == 'AWS::ImageBuilder::Image')

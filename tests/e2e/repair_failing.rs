@@ -85,8 +85,8 @@ fn the_newest_cdk_is_broken_too() {
     nothing_happened(&copy, &ran, "1.999.0");
 }
 
-/// The index as of the day of the advisory: 1.153.0 was the newest, so there is no upgrade. The versions
-/// available when pcluster was released work, and what they require of one another moves with them.
+/// The index as of the day of the advisory: 1.153.0 was the newest, so there is no upgrade. The repair falls
+/// back to the versions of the release date, and moves what they require of one another.
 #[test]
 #[ignore = "long"]
 fn there_is_no_newer_cdk_yet() {

@@ -1,5 +1,5 @@
-//! Parent images with which releases are known to fail: the text of the list, and what the release alone shows.
-//! Pure.
+//! Releases and the parent images with which they are known to fail: reads the list, and reports what applies
+//! to a release alone. Pure.
 //!
 //! | key | meaning |
 //! | --- | --- |
