@@ -4,7 +4,7 @@
 //! | key | meaning |
 //! | --- | --- |
 //! | `id`, `title` | its name, and a description in one line |
-//! | `level` | the level for an image from the vendor of its operating system; for any other image at most WARNING |
+//! | `level` | for an image from the vendor of its operating system; for any other image, at most WARNING |
 //! | `pcluster` | the affected releases of aws-parallelcluster (PEP 440) |
 //! | `os` | the operating systems of the parent, by pcluster's names; without the key, every one |
 //! | `os_version` | their affected versions (`8.10`), compared as in PEP 440; without the key, every one |
