@@ -1,4 +1,4 @@
-//! The errors outside a check in one enum, each with its message, its hint and its exit status.
+//! One enum of all errors outside a check, each with its message, hint and exit status.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -37,8 +37,8 @@ pub enum Error {
     /// An invalid config or advisories file; `message` names the line and the key.
     #[error("{file}: {message}")]
     BadFile { file: PathBuf, message: String },
-    /// A config or advisories file that another user could have written, because of itself or of a directory above
-    /// it, which is then `place`.
+    /// A config or advisories file that another user could have written. `place` is what that user can write
+    /// to: the file itself or a directory above it.
     #[error("{file} {why}")]
     Untrusted { file: PathBuf, place: PathBuf, why: String },
     #[error("invalid value {value:?} for {name}")]
@@ -56,7 +56,7 @@ pub enum Error {
         "{file}: the shell emptied this file, because the output of `pcluster preflight config` was redirected to it"
     )]
     Emptied { file: PathBuf },
-    /// `preflight constraints` without a version, and none can be found.
+    /// `preflight constraints` was called without a version, and the installed version cannot be found.
     #[error("cannot read the installed version of aws-parallelcluster without starting pcluster")]
     NoVersion,
     /// A release before 3.0.0.
@@ -142,7 +142,7 @@ pub enum Abort {
 /// The stage of a call that is refused because the release is older than 3.0.0.
 pub const OLD_RELEASE: &str = "release";
 
-/// The number of files in one message: a directory that cannot be written contains thousands.
+/// A message names at most this many files, because a directory that cannot be written may contain thousands.
 pub const MAX_NAMED: usize = 5;
 
 impl Error {
@@ -193,8 +193,8 @@ impl Error {
         Self::repair(join_first(failures, MAX_NAMED, noun), next)
     }
 
-    /// Status 1: a repair was not made; 2: usage or configuration; 127 and 126 as in a shell: not found, and found
-    /// but not executable.
+    /// 1: not done; 2: usage or configuration error; 3: AWS cannot be queried; as in a shell, 127: not found,
+    /// and 126: found but not executable.
     pub fn exit_status(&self) -> u8 {
         match self {
             Self::NoRealPcluster

@@ -1,4 +1,4 @@
-//! One guarded `build-image`, in order. Parses nothing, prints nothing.
+//! The steps of one guarded `build-image`, in order. Parses nothing, prints nothing.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -35,7 +35,7 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
         return Outcome::exec(real.into_exec(arguments));
     }
     if settings.mode == Mode::Off {
-        // The only error that matters now: with a mistyped PCLUSTER_SHIM_MODE another mode was probably meant.
+        // Only a mistyped PCLUSTER_SHIM_MODE matters now, because another mode was probably meant.
         let is_mistyped = |error: &&Error| matches!(error, Error::BadVariable { name: env_vars::MODE, .. });
         let stderr =
             errors.iter().filter(is_mistyped).map(|error| warn_of_settings(error, &settings)).collect();
@@ -103,7 +103,7 @@ impl Guarded<'_> {
         }
     }
 
-    /// Checks a target, locked against repairs, and adds that the configuration was not read.
+    /// Locks a target against repairs, checks it, and adds `unread_check` to the report.
     fn check(&self, target: &Target) -> Result<(CheckOutcome, Overlay), Abort> {
         let environment = match LockedEnvironment::lock(self.request, target)? {
             Ok(environment) => environment,
@@ -121,8 +121,8 @@ impl Guarded<'_> {
         report::decide(settings.mode, settings.strict, report)
     }
 
-    /// Repairs the environment or, if that is not possible, makes a repair outside it; then checks again. If the
-    /// repair fails and nothing blocked (a warning of a build that will fail is repaired too), the build continues.
+    /// Repairs the environment or, if that is not possible, makes a repair outside it; then checks again. A
+    /// warning that predicts a failing build is repaired too; if that repair fails, the build continues.
     fn repair(mut self, target: &Target, before: &Report, overlay: &Overlay) -> Result<Outcome, Abort> {
         let repaired = match self.fix(target, false) {
             Err(Abort::Error(Error::NotInPlace { .. })) => self.fix(target, true),
@@ -155,14 +155,14 @@ impl Guarded<'_> {
         repair::fix(self.request, target, options)
     }
 
-    /// The real pcluster reports a call that it rejects itself, so nothing is added.
+    /// If the real pcluster rejects the call, it reports that itself, so nothing is added here.
     fn act(self, outcome: CheckOutcome, overlay: &Overlay) -> Outcome {
         let CheckOutcome::Report(report) = outcome else {
             return Outcome::exec(self.into_exec(overlay));
         };
         match self.decide(&report) {
             Decision::Exec => self.exec(&report, overlay),
-            // It has been repaired already, and a warning that is left does not stop the build.
+            // The repair has been made already, and a warning that remains does not stop the build.
             Decision::Repair if report.verdict == Verdict::Ready => self.exec(&report, overlay),
             Decision::Stop | Decision::Repair => self.stop(&report, ""),
         }
@@ -175,7 +175,7 @@ impl Guarded<'_> {
     }
 
     fn stop(&self, report: &Report, why_not_repaired: &str) -> Outcome {
-        // A repair that has just failed is not advised.
+        // The advice must not be a repair that has just failed.
         let decision = if why_not_repaired.is_empty() { Decision::Stop } else { Decision::Repair };
         let findings = prefix_lines(&human::render_for_stderr(report, decision));
         let stderr = format!("{}{findings}{why_not_repaired}", self.warnings);
@@ -197,7 +197,7 @@ fn describe_repair(outcome: &RepairOutcome) -> String {
         RepairOutcome::Isolated(repaired) => {
             ("repaired outside the environment, for build-image only", repaired)
         }
-        // What was recompiled has been reported, and this is not a dry run.
+        // No change is left to report: recompiled bytecode has been reported, and this is not a dry run.
         _ => return String::new(),
     };
     let moves = change::list_moves(&repaired.changes);

@@ -2,13 +2,13 @@
 //!
 //! # Map
 //!
-//! A call moves down this map, and so do imports; each folder's `mod.rs` explains its files. "Pure." in a file or
-//! in its folder's `mod.rs` means that it touches no file, child, clock or network. `tests/source_rules.rs`
-//! enforces all that.
+//! A call passes through this map from top to bottom, and a module imports only from below; each folder's
+//! `mod.rs` explains its files. "Pure." in a file or in its folder's `mod.rs` means that it touches no file,
+//! child, clock or network. `tests/source_rules.rs` enforces all of this.
 //!
 //! | module | owns |
 //! | --- | --- |
-//! | [`guard`] | one guarded `build-image`, in order |
+//! | [`guard`] | the steps of one guarded `build-image`, in order |
 //! | [`preflight`] | the shim's own commands, a file each |
 //! | [`repair`] | fix and undo: plan, stage, prove, exchange, verify; journals and their state |
 //! | [`checker`] | one check of one environment, in order, from the interpreter to the report |
@@ -46,7 +46,7 @@
 //! | staged packages | the packages that a repair would install, in a directory of their own |
 //! | proof | the check of the target with the staged packages ahead of its own |
 //! | commit | replacing the old packages with the staged ones, under a lock |
-//! | journal | the changes of a commit, written to the disk before the first one |
+//! | journal | the changes of a commit, written to the disk before the first of them is made |
 //! | snapshot | the copies of the old packages, from which a rollback or an undo restores them |
 //! | rollback | restoring the old packages after a repair that failed or was killed |
 //! | undo | restoring the old packages after a repair that succeeded |

@@ -19,8 +19,8 @@ pub enum Progress {
     Silent,
 }
 
-/// One step; its spinner disappears when it is dropped. A step inside another step has no spinner, because two
-/// would overwrite each other.
+/// One step. Its spinner disappears when the step is dropped. A step inside another step has no spinner,
+/// because two spinners would overwrite each other.
 #[derive(Debug)]
 pub struct Step(Option<ProgressBar>);
 

@@ -23,8 +23,8 @@ pub struct Preflight {
     pub common: Common,
 }
 
-/// Whether `--format json` is given anywhere. It decides the format of a usage error, and after one nothing is
-/// parsed.
+/// Whether `--format json` is given anywhere. It decides the format of a usage error: the parsed arguments
+/// are not available then.
 pub fn asks_for_json(arguments: &[OsString]) -> bool {
     let joined = arguments.iter().any(|argument| argument == "--format=json");
     joined || arguments.windows(2).any(|pair| pair[0] == "--format" && pair[1] == "json")
@@ -71,7 +71,7 @@ impl Preflight {
     }
 }
 
-/// The parent image is taken from a configuration; the policy needs no configuration.
+/// `--aws` and `--parent` need a configuration, which names the parent image; `--print-policy` does not.
 fn refuse_aws(check: &CheckArgs) -> Option<&'static str> {
     let asks = check.parent.is_some() || check.aws && !check.print_policy;
     (asks && check.image_configuration.is_none())

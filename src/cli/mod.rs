@@ -11,7 +11,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{self, Path, PathBuf};
 
-/// The three kinds of a call.
+/// The three kinds of calls.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Invocation {
     PassThrough(Vec<OsString>),
@@ -42,18 +42,18 @@ impl Invocation {
     }
 }
 
-/// Whether a call by this name is one of `preflight`, which has no other commands.
+/// Whether this name is `pcluster-preflight`, a program that has only the commands of `preflight`.
 pub fn is_preflight(name: &OsStr) -> bool {
     Path::new(name).file_name() == Some(OsStr::new("pcluster-preflight"))
 }
 
-/// Whether this call uses that name.
+/// Whether this process was called as `pcluster-preflight`.
 pub fn is_called_preflight() -> bool {
     env::args_os().next().is_some_and(|name| is_preflight(&name))
 }
 
-/// The directory in which `pcluster-preflight` was called: the user means the `pcluster` in it. `None` for a bare
-/// name.
+/// The directory in the path by which `pcluster-preflight` was called: the user means the `pcluster` next to
+/// it. `None` for a bare name.
 pub fn called_directory() -> Option<PathBuf> {
     called_path().filter(|_| is_called_preflight())?.parent().map(Path::to_owned)
 }

@@ -158,14 +158,14 @@ impl Settings {
         format!("{value}, {origin}")
     }
 
-    /// Reads the settings of the file alone, which variables may override; an invalid one sets nothing.
+    /// Reads only the file's settings, without the variables that override it. An invalid file sets nothing.
     pub fn read_file_alone() -> Self {
         let mut settings = Self::default();
         settings.take_file(read_file().unwrap_or_default());
         settings
     }
 
-    /// Reads the settings of a config.yaml alone, from its text.
+    /// Reads the settings from the text of a config.yaml, without variables.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut settings = Self::default();
         settings.take_file(parse_file(text)?);
@@ -234,7 +234,7 @@ impl Settings {
     }
 }
 
-/// Reads a setting from a variable; an empty one counts as not set.
+/// Reads a setting from a variable; an empty variable counts as not set.
 fn read_variable<T>(
     name: &'static str,
     accepted: &'static str,

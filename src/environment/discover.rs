@@ -20,7 +20,7 @@ use crate::system::{files, trust};
 /// How deep below a `--root` an environment may be: `/home/USER/work/PROJECT/sub/.venv` is six levels deep.
 const MAX_DEPTH: usize = 8;
 
-/// The number of directories that are read below one `--root`. A source tree has some thousands.
+/// At most this many directories are read below one `--root`. A source tree has some thousands.
 const MAX_DIRECTORIES: usize = 100_000;
 
 /// Directories that contain many others but no environment.
@@ -46,7 +46,7 @@ pub struct Discovery {
     seen: Vec<FileId>,
 }
 
-/// Finds them, each launcher once, in this order: named, PATH, known places, roots.
+/// Finds every real pcluster, each launcher once, in this order: named, PATH, known places, roots.
 pub fn discover(search: &Search, roots: &[PathBuf]) -> Result<Discovery, Error> {
     for root in roots {
         let why = |error: io::Error| match error.kind() {
@@ -130,7 +130,7 @@ fn distrust(launcher: &Path) -> Option<String> {
     })
 }
 
-/// The directories that match a pattern; links to directories are followed, because a pattern has an end.
+/// The directories that match a pattern. Links are followed: a pattern has an end, so there is no loop.
 fn expand(place: &Place) -> Vec<PathBuf> {
     let names = place.below.split('/').filter(|name| !name.is_empty());
     names.fold(vec![place.base.clone()], |directories, name| match name {

@@ -94,7 +94,7 @@ class Finder(object):
 def answer_as_launched(environment):
     answered = answer(environment)
     answered.update({"directory": os.getcwd(), "arguments": list(sys.argv[1:]), "user": os.geteuid()})
-    try:  # sys.executable is the program that PATH has under the name by which Python was started
+    try:  # for a Python started as `pcluster`, sys.executable is the `pcluster` on PATH
         answered["running"] = os.readlink("/proc/self/exe")
     except OSError:
         pass
@@ -146,7 +146,7 @@ def find(name, path, finders):
     for finder in finders:
         try:
             spec = finder.find_spec(name, path)
-        except Exception:  # a finder of another package, or one with the interface of before Python 3.4
+        except Exception:  # a finder of another package, or one with the interface from before Python 3.4
             continue
         if spec is not None:
             return spec
@@ -173,10 +173,10 @@ def flags():
         arguments = iter(_args_from_interpreter_flags())
         for argument in arguments:
             if argument == "-X":
-                next(arguments, None)  # not each of them is in the list
+                next(arguments, None)  # this list is not complete: the loop below adds them
             elif argument.strip("-B"):
                 kept.append(argument)
-    except Exception:  # a private function, which 3.6 to 3.14 have
+    except Exception:  # a private function; Python 3.6 to 3.14 have it
         pass
     for name, value in getattr(sys, "_xoptions", {}).items():
         kept += ["-X", name if value is True else "{}={}".format(name, value)]

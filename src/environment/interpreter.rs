@@ -72,8 +72,8 @@ pub struct InterpreterAnswer {
     running: Option<String>,
 }
 
-/// Variables that shells set for themselves, and variables that the question sets because no check may write
-/// bytecode.
+/// Variables that shells set for themselves, and those that a question sets: PYTHONDONTWRITEBYTECODE, because
+/// no check may write bytecode, and the one that names the question's directory.
 const IRRELEVANT: [&str; 7] =
     ["_", "PWD", "OLDPWD", "SHLVL", "__CF_USER_TEXT_ENCODING", "PYTHONDONTWRITEBYTECODE", env_vars::QUESTION];
 
@@ -133,7 +133,7 @@ impl InterpreterAnswer {
 pub fn read_answer(answer: &serde_json::Value) -> Option<InterpreterAnswer> {
     let mut answer = InterpreterAnswer::deserialize(answer).ok()?;
     answer.keep_changes();
-    // A Python that was started under the name of pcluster finds this shim under that name on PATH.
+    // A Python started as `pcluster` mistakes the `pcluster` on PATH, this shim, for its own executable.
     let own = executables::own_executable();
     let is_shim = own.is_some() && answer.interpreter().executable.canonicalize().ok() == own;
     if is_shim && !answer.take_running() {
@@ -151,10 +151,10 @@ pub enum IdentifyError {
     /// The launcher or the interpreter cannot be read.
     #[error("cannot read {file}: {source}")]
     Unreadable { file: PathBuf, source: io::Error },
-    /// It starts this shim again, and the shim finds no other pcluster.
+    /// The launcher starts this shim again, and the shim finds no other pcluster.
     #[error("{}", Error::Loop { tried: tried.clone() })]
     Loop { tried: Vec<PathBuf> },
-    /// It has ended, and no Python that respects PYTHONPATH has imported pcluster.
+    /// The launcher has ended, and no Python that respects PYTHONPATH has imported pcluster.
     #[error(
         "cannot determine which Python this launcher runs: it may override PYTHONPATH, or not run Python at all"
     )]

@@ -1,8 +1,8 @@
 //! Launchers: whether a file named pcluster is a console script that an installer wrote, and which
 //! Python such a script starts.
 //!
-//! The interpreter is read only from a file whose whole text is known. A script with any other line could start
-//! any program, so it has to be asked.
+//! The interpreter is read only from a file whose whole text is known. A script with any other line could
+//! start any program, so it has to be started and asked.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -174,7 +174,7 @@ impl Start {
             None => (command, false),
         };
         let words = split_shell_words(command)?;
-        // A shell searches PATH for a bare word, but as a path it would be a file in the current directory.
+        // Not a bare word: a shell looks it up on PATH, but as a path it is in the current directory.
         let is_placed = beside_script || Path::new(words.first()?).is_absolute();
         (is_placed && starts_python(&words)).then_some((Self::Trampoline { words, beside_script }, body))
     }

@@ -1,7 +1,7 @@
 //! The real pcluster: found on PATH, or named by a flag, a variable or the config.
 //!
-//! A shim is not recognised by its path, because one file has several paths, and another build of the shim is a
-//! shim too. A candidate is compared by device and inode, and a binary is searched for [`MARKER`].
+//! A shim is not recognised by its path, because one file can have several paths, and another build is a shim
+//! too. Device and inode of a candidate are compared, and a binary is searched for [`MARKER`].
 
 use std::env;
 use std::ffi::OsString;
@@ -71,8 +71,8 @@ pub struct Search {
 }
 
 impl Search {
-    /// Uses this process's environment for the search. `named` is the path in a flag, which overrides the
-    /// variable, or the one in the config, which the variable overrides.
+    /// Uses this process's environment for the search. `named` is the path from a flag or from the config.
+    /// The variable overrides the config, and a flag overrides the variable.
     pub fn from_environment(named: Option<(PathBuf, FoundBy)>) -> Self {
         let by_variable = env::var_os(env_vars::REAL)
             .filter(|value| !value.is_empty())
@@ -134,8 +134,8 @@ impl Search {
         if looped.is_empty() { Err(Error::NoRealPcluster) } else { Err(Error::Loop { tried: looped }) }
     }
 
-    /// Accepts a candidate, or the launcher that it has replaced; one that was started before is added to
-    /// `looped`.
+    /// Accepts a candidate, or the launcher that it has replaced; a candidate that was started before is
+    /// added to `looped`.
     fn take(&self, candidate: Candidate, by: FoundBy, looped: &mut Vec<PathBuf>) -> Option<Real> {
         match candidate.status {
             CandidateStatus::Usable => return Some(self.choose(candidate.path, by)),
@@ -173,7 +173,7 @@ impl Search {
     }
 
     /// The launcher that this shim has replaced. `None` if pip or uv has since overwritten the shim with a
-    /// launcher, which is newer.
+    /// newer launcher.
     fn replaced_launcher(&self) -> Option<PathBuf> {
         let directory = self.own_path.as_deref()?.parent()?;
         let launcher = executable(&directory.join(REPLACED_LAUNCHER))?;
@@ -183,7 +183,7 @@ impl Search {
     /// The launcher that a shim (this one or another) has replaced, found by any path of that shim.
     pub fn replaced_launcher_beside(&self, shim: &Path) -> Option<PathBuf> {
         if FileId::of(shim) == self.own {
-            // A hard link to it in another environment has its own launcher next to it.
+            // A hard link to this shim in another environment has that environment's launcher next to it.
             let beside = shim.parent().and_then(|directory| executable(&directory.join(REPLACED_LAUNCHER)));
             return beside.or_else(|| self.replaced_launcher());
         }
@@ -256,7 +256,7 @@ pub enum CandidateStatus {
     NotAbsolute,
 }
 
-/// Whether it is the directory of programs in a virtual environment (PEP 405).
+/// Whether `programs` is the directory of programs of a virtual environment (PEP 405).
 pub fn is_environment(programs: &Path) -> bool {
     programs.parent().is_some_and(|directory| directory.join("pyvenv.cfg").is_file())
 }
@@ -271,8 +271,8 @@ fn is_shim(path: &Path) -> bool {
     file.read_exact(&mut start).is_ok() && start != *b"#!" && contains_marker(file)
 }
 
-/// Searches a program piece by piece. A frozen program has some ten MB: that takes a few milliseconds, once per
-/// call.
+/// Searches a program piece by piece. In a frozen program of some ten MB, that takes a few milliseconds, once
+/// per call.
 fn contains_marker(mut program: impl Read) -> bool {
     const PIECE: usize = 256 << 10;
     let marker = memmem::Finder::new(MARKER);
@@ -294,7 +294,7 @@ fn contains_marker(mut program: impl Read) -> bool {
 mod tests {
     use super::*;
 
-    /// Programs that look for identical files create such links.
+    /// Programs that replace identical files by hard links create such links.
     #[test]
     fn a_hard_link_to_the_shim_of_an_environment_finds_its_launcher() {
         use std::os::unix::fs::{PermissionsExt as _, symlink};

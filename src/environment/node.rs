@@ -22,7 +22,7 @@ pub struct Node {
 pub enum NodeError {
     #[error("CDK needs Node.js, but `node` is not on PATH; install it or add it to PATH")]
     NotFound,
-    /// Its output for `--version` isn't a version.
+    /// The output of `node --version` isn't a version.
     #[error("cannot read the version of Node.js: `{path} --version` printed {answer:?}")]
     Malformed { path: PathBuf, answer: String },
     #[error(transparent)]

@@ -10,7 +10,7 @@ use crate::model::distribution::{Distribution, Packages};
 use crate::system::files;
 use crate::text::package_name::normalised;
 
-/// The header of a metadata file is at its top; it is followed by a description of any length.
+/// A metadata file begins with its header, and is read up to here; a description of any length may follow.
 const MAX_HEADER: u64 = 1 << 20;
 
 /// Reads the distributions in the directories of `sys_path` that exist.
@@ -40,7 +40,7 @@ pub fn find_distribution(sys_path: &[PathBuf], name: &str) -> Option<Distributio
     })
 }
 
-/// The program that installed it, from the INSTALLER file: `pip`, `uv`, `conda`.
+/// The program that installed a distribution, from the INSTALLER file: `pip`, `uv`, `conda`.
 pub fn read_installer(distribution: &Distribution) -> Option<String> {
     let text = files::read_to_string(&distribution.metadata.join("INSTALLER")).ok()?;
     Some(text.trim().to_owned()).filter(|name| !name.is_empty())
@@ -54,8 +54,8 @@ fn read_directory(directory: &Path) -> Vec<Distribution> {
     find_metadata(directory).filter_map(|name| read_distribution(directory.join(name))).collect()
 }
 
-/// The names in a directory that are those of metadata, in any case. An egg in it counts only if the egg itself is
-/// on `sys.path`.
+/// The names of metadata in a directory, in upper or lower case. An egg in the directory counts only if the
+/// egg itself is on `sys.path`.
 fn find_metadata(directory: &Path) -> impl Iterator<Item = OsString> {
     let names = directory.read_dir().into_iter().flatten().flatten().map(|entry| entry.file_name());
     names.filter(|name| {
@@ -85,8 +85,8 @@ pub fn parse_metadata(metadata: &str, path: PathBuf) -> Option<Distribution> {
     const FIELDS: [&str; 3] = ["name", "version", "requires-dist"];
     let mut fields: [Vec<String>; 3] = Default::default();
     let mut last = None;
-    // Like importlib.metadata's parser, this also ends a line at a carriage return: the text after one would be a
-    // separate line in a requirements file.
+    // Like importlib.metadata's parser, this also ends a line at a carriage return. In a requirements file,
+    // the text after it would be a separate line.
     let metadata = metadata.replace("\r\n", "\n").replace('\r', "\n");
     for line in metadata.lines() {
         if line.starts_with([' ', '\t']) {
@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(found.requires, ["y"]);
     }
 
-    /// How Python 3.9 to 3.13 interpret each of these was tested with them.
+    /// The expected values are what Python 3.9 to 3.13 gave in a test.
     #[test]
     fn a_header_means_what_it_means_to_python() {
         let version = |text: &str| parse_metadata(text, PathBuf::new()).map(|found| found.version);

@@ -3,15 +3,15 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// A place of environments: a directory, and the names of directories below it; `*` means all of them.
+/// Where environments are: a directory, and a pattern of the names below it, in which `*` means any name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     pub base: PathBuf,
     pub below: &'static str,
 }
 
-/// Directories below HOME (`~`) or a variable, and where environments are in them. A variable that is not set has
-/// no place; if it has a default, that has a separate line.
+/// Directories (`~` is HOME, other names are variables), and where environments are in them. The line of a
+/// variable that is not set does not count; the default of a variable has a separate line.
 const PLACES: &[(&str, &str)] = &[
     ("VIRTUAL_ENV", ""),
     ("PYTHONUSERBASE", ""),
@@ -74,8 +74,8 @@ pub fn list(variable: impl Fn(&str) -> Option<OsString>) -> Vec<Place> {
     PLACES.iter().filter_map(|(name, below)| Some(Place { base: base(name)?, below })).collect()
 }
 
-/// The environments that a version manager's shims choose from, if this directory of PATH contains such shims:
-/// pyenv's `shims` is next to its `versions`, and that of asdf and mise is next to `installs`.
+/// The environments that a version manager's shims choose from, if this directory of PATH contains such
+/// shims: pyenv's `shims` is next to its `versions`, asdf's and mise's is next to `installs`.
 pub fn behind_shims(entry_of_path: &Path) -> Option<[Place; 3]> {
     let root = entry_of_path.parent().filter(|_| entry_of_path.ends_with("shims"))?;
     let place = |below| Place { base: root.to_owned(), below };

@@ -1,6 +1,6 @@
-//! The question to a launcher that isn't a console script: it is started with interpreter.py as its
-//! `sitecustomize`, which answers just before pcluster is imported. If such a launcher starts a shim, that shim
-//! makes no check.
+//! Asks a launcher that isn't a console script which Python it runs: the launcher is started with
+//! interpreter.py as its `sitecustomize`, which answers just before pcluster is imported. If such a launcher
+//! starts a shim, that shim makes no check.
 //!
 //! A question is a scratch directory that the asking process has locked. The lock ends with the process,
 //! so a variable that is left over, or set by hand, does not count as a question.
@@ -28,8 +28,8 @@ const ANSWERS: &str = "answers";
 /// The key in the answer of a shim that was started by a launcher and finds no other pcluster.
 const LOOPED: &str = "looped";
 
-/// The arguments for the launcher: those of the call, because a wrapper may choose by them, with `--help` before
-/// the options, so that no image is built if no Python answers.
+/// The arguments for the launcher: those of the call, because what a wrapper does may depend on them.
+/// `--help` is put before the options, so that no image is built if no Python answers.
 pub fn arguments(call: &[OsString]) -> Vec<OsString> {
     let options = call.get(1..).unwrap_or_default();
     [&["build-image".into(), "--help".into()], options].concat()
@@ -39,8 +39,8 @@ pub fn arguments(call: &[OsString]) -> Vec<OsString> {
 /// another Python has answered.
 const USAGE: &[u8] = b"usage: pcluster build-image";
 
-/// Asks a launcher, and returns the answer and whether the launcher keeps its call. `rest_path` is the
-/// PYTHONPATH of the answer, if it is not this process's.
+/// Asks a launcher, and returns the answer and whether the launcher passes on its call unchanged. `rest_path`
+/// replaces this process's PYTHONPATH.
 pub fn ask(
     launcher: &Path,
     call: &[OsString],
@@ -72,14 +72,14 @@ pub fn ask(
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
     Starts,
-    /// The class of the exception that its import raises.
+    /// The class of the exception that importing pcluster raises.
     Fails(String),
-    /// The launcher does not get that far.
+    /// The launcher does not get as far as importing pcluster.
     Unknown,
 }
 
-/// Asks a launcher whether pcluster starts through it, because it may add things that a check does not have, such
-/// as module finders.
+/// Asks a launcher whether pcluster starts through it. A launcher may add things that a check does not have,
+/// such as module finders.
 pub fn ask_for_start(
     launcher: &Path,
     call: &[OsString],
@@ -101,8 +101,8 @@ enum Subject {
     Start,
 }
 
-/// Starts a launcher with interpreter.py, and returns the answers and how it finished. Only
-/// PYTHONDONTWRITEBYTECODE can keep a Python that it starts from writing bytecode.
+/// Starts a launcher with interpreter.py, and returns the answers and how it finished. The variable
+/// PYTHONDONTWRITEBYTECODE prevents bytecode, because the Python that a launcher starts cannot be given `-B`.
 fn start_launcher(
     launcher: &Path,
     call: &[OsString],
@@ -124,7 +124,7 @@ fn start_launcher(
     Ok((read_answers(&directory), finished))
 }
 
-/// The answer on which all of these agree, and whether each of them keeps its call; `None` without an answer.
+/// The answer that all of these agree on, and whether each left the call unchanged; `None` without an answer.
 pub fn agree(
     answers: &[InterpreterAnswer],
     call: &[OsString],
@@ -137,7 +137,7 @@ pub fn agree(
         return Ok(Some((answer.clone(), keeps_call)));
     }
     let executables = answers.iter().map(|answer| answer.interpreter().executable);
-    // Each file once and sorted by name: they are named after processes, so their order means nothing.
+    // Each Python once, sorted: the order of the answers means nothing, because it is that of process ids.
     let interpreters = executables.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
     Err(IdentifyError::Ambiguous { interpreters })
 }

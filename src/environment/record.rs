@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use crate::model::distribution::{Distribution, Packages};
 use crate::system::files;
 
-/// A line takes some 100 bytes, so this is far more than any package has.
+/// A line takes some 100 bytes, so this is far more than the RECORD of any package.
 pub const MAX_RECORD: u64 = 64 << 20;
 
 /// The files of an installed distribution.
@@ -41,10 +41,10 @@ pub fn recorded_names(text: &str) -> impl Iterator<Item = String> {
     text.lines().filter(|line| !line.trim().is_empty()).map(record_path)
 }
 
-/// The prefix of a directory of packages: it contains what an installer puts outside of `site`. It is three levels
-/// up in every current layout (`PREFIX/lib/python3.9/site-packages`, Debian's `PREFIX/lib/python3/dist-packages`),
-/// and one level up in older layouts of `PyPy`. A directory that `--target` or PYTHONPATH names has no prefix, so
-/// it is its own.
+/// The prefix of a directory of packages: the directory that also contains what an installer puts outside of
+/// `site`. It is three levels up in every current layout (`PREFIX/lib/python3.9/site-packages`, Debian's
+/// `PREFIX/lib/python3/dist-packages`), and one level up in older layouts of `PyPy`. A directory that
+/// `--target` or PYTHONPATH names has no prefix; the result is that directory itself.
 pub fn prefix_of(site: &Path) -> &Path {
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut above = site.ancestors().skip(1);
@@ -104,7 +104,7 @@ pub fn recorded_paths(site: &Path, dist_info: &Path) -> Option<BTreeSet<PathBuf>
     Some(paths.chain(own).collect())
 }
 
-/// The first field of a line of RECORD, which is CSV: it is quoted if it contains a comma or a quote.
+/// The first field of a line of RECORD. RECORD is CSV: a field is quoted if it contains a comma or a quote.
 pub fn record_path(line: &str) -> String {
     match line.strip_prefix('"') {
         None => line.split(',').next().unwrap_or_default().to_owned(),
@@ -132,7 +132,7 @@ pub fn is_bytecode(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending == "pyc")
 }
 
-/// The bytecode of a source file, of every version of Python.
+/// The bytecode files of a source file, for all versions of Python.
 pub fn bytecode_of(source: &Path) -> Vec<PathBuf> {
     let (Some(directory), Some(stem)) = (source.parent(), source.file_stem()) else { return Vec::new() };
     if source.extension().is_none_or(|ending| ending != "py") {

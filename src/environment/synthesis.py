@@ -60,7 +60,7 @@ def main():
     sys.argv[:] = ["pcluster"] + arguments
     answer = start(arguments)
     framed = "\n{0}\n{1}\n{0}\n".format(sentinel, json.dumps(answer, default=str, ensure_ascii=False))
-    # Pairs of surrogates are joined and halves of them replaced, as Node.js does: YAML can hold both.
+    # As in Node.js, pairs of surrogates are joined, and halves of pairs are replaced: YAML can contain both.
     framed = framed.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     with os.fdopen(answer_fd, "w", encoding="utf-8") as out:
         out.write(framed)
@@ -75,7 +75,7 @@ def start(arguments):
     try:
         parse = get_real_parser()
     except (Exception, SystemExit) as error:
-        # The module that a console script imports exists, but does not have the expected names.
+        # True if the module that a console script imports exists, but does not have the expected names.
         is_changed = "pcluster.cli.entrypoint" in sys.modules and is_raised_here(error)
         if (is_changed or is_of_machine(error)) and not find_damaged_bytecode(error):
             return {"kind": "failed", "stage": "import", "message": describe(error)}
@@ -103,7 +103,7 @@ def synthesize(parse, arguments):
     except UnexpectedCall as call:
         return {"kind": "unexpected", "stage": stage, "call": str(call)}
     except (Exception, SystemExit) as error:
-        # What is raised here is not the environment's fault: this pcluster has names or parameters not known here.
+        # An error of this script is not the environment's fault: this pcluster has other names or parameters.
         is_at_fault = stage == "template" and not is_of_machine(error) and not is_raised_here(error)
         if is_at_fault or find_damaged_bytecode(error):
             return dict(describe_exception(error), kind="unstartable", stage="template")
@@ -139,7 +139,7 @@ def is_damaged(bytecode):
             return False
         with open(bytecode, "rb") as file:
             content = file.read()
-    except (OSError, TypeError, ValueError, NotImplementedError):  # no path, or not one of a cache
+    except (OSError, TypeError, ValueError, NotImplementedError):  # no path, or not a path in a cache
         return False
     try:
         return not isinstance(marshal.loads(content[16 if sys.version_info >= (3, 7) else 12 :]), types.CodeType)
@@ -178,7 +178,7 @@ def describe_exception(error):
     """
     module = getattr(error, "name", None) if isinstance(error, ImportError) else None
     text = read_text(error)
-    # Only from Python 3.10 on does AttributeError have the module itself.
+    # AttributeError has the module itself only from Python 3.10 on.
     incomplete = re.match(r"(?:partially initialized )?module '([^']+)' has no attribute", text)
     if isinstance(error, AttributeError) and incomplete:
         module = incomplete.group(1)
@@ -203,7 +203,7 @@ def find_cause(error):
     if isinstance(error, Warning) or isinstance(error.__cause__, Warning):
         is_by_variable = os.environ.get("PYTHONWARNINGS") and not sys.flags.ignore_environment
         return "PYTHONWARNINGS" if is_by_variable else "-W"
-    # Node.js does not accept a relative path for a module, and jsii would make one from TMPDIR.
+    # Node.js does not accept a relative path for a module, and jsii would make one from a relative TMPDIR.
     place, text = os.environ.get("TMPDIR") or "/", read_text(error)
     is_relative = "must be a file URL" in text and not os.path.isabs(place)
     if is_relative or "mkdtemp" in text and not os.path.isdir(place):
@@ -275,7 +275,7 @@ def read_by_libyaml(package_spec):
     try:
         yaml.SafeLoader = yaml.CSafeLoader
         return package_spec()
-    except Exception:  # a PyYAML without libyaml, or what PyYAML's own code has to report
+    except Exception:  # PyYAML has no libyaml, or its own code has to report the error
         pass
     finally:
         yaml.SafeLoader = plain

@@ -1,5 +1,5 @@
-//! Runs synthesis.py in the target's interpreter. Its answer is the template that `build-image` is about to submit
-//! and what the real code asks of the AMI, or why there is no template. No verdicts.
+//! Runs synthesis.py in the target's interpreter. Its answer is the template that `build-image` is about to
+//! submit and what the real code asks of the AMI, or why there is no template. It contains no verdicts.
 
 use std::env;
 use std::ffi::OsString;
@@ -69,10 +69,10 @@ pub struct Answer {
 
 /// Builds the template.
 ///
-/// If the real code fails on the user's configuration, the minimal one is built. If that succeeds, the environment
-/// works, and the real pcluster will fail on the user's configuration in the same way. The minimal one is built in
-/// a separate process, because the first failure can end Node.js (a `NaN` that jsii sends as JSON). The
-/// environment is blamed for a failure of the template only if the minimal one fails in the same way.
+/// If the real code fails on the user's configuration, the minimal configuration is tried. If that succeeds,
+/// the environment works, and the real pcluster will fail on the user's configuration in the same way. The
+/// second attempt is a separate process, because the first failure can end Node.js (a `NaN` that jsii sends
+/// as JSON). The environment is blamed for the failure only if both configurations fail in the same way.
 ///
 /// `images` are the known images, as `ec2:DescribeImages` describes them.
 pub fn synthesize(
@@ -120,12 +120,12 @@ impl Synthesis {
     }
 }
 
-/// Starts pcluster in the interpreter without building a template, which takes a third of the time.
+/// Starts pcluster in the interpreter, in a third of the time that building a template takes.
 pub fn start(target: &Target, limit: Duration) -> Result<Answer, ChildError> {
     run(target, None, &[], limit)
 }
 
-/// Runs synthesis.py, for the template of a call if there is one.
+/// Runs synthesis.py, which builds the template of the call; without a call, it only starts pcluster.
 fn run(
     target: &Target,
     call: Option<&Call>,

@@ -13,7 +13,7 @@ AMI = "ami-0123456789abcdef0"
 # The known images, by id.
 IMAGES = {}
 
-# The answers to calls, from the region and the parameters.
+# The answers to calls, as functions of the region and the parameters.
 ANSWERS = {
     "ec2:DescribeImages": lambda _region, parameters: {
         "Images": [describe_image(image_id) for image_id in parameters.get("ImageIds") or [AMI]]

@@ -24,7 +24,7 @@ use crate::system::scratch::Scratch;
 pub struct Target {
     pub launcher: &'static str,
     pub interpreter: Interpreter,
-    /// The variables that the launcher changes; they are changed for every child that runs in its place, too.
+    /// The variables that the launcher changes, and that are changed for every child that runs in its place.
     pub environment: Vec<(OsString, Option<OsString>)>,
     /// Python is started by something other than a known console script, which may add module finders that a check
     /// does not have.
@@ -98,9 +98,9 @@ impl Target {
     }
 }
 
-/// Asks the interpreter that a console script names; its PYTHONPATH is this process's if there is no other. `None`
-/// if the interpreter is itself a script (a version manager's shim, a wrapper), because that may treat `-c`
-/// differently from a file.
+/// Asks the interpreter that a console script names. Without `python_path`, this process's PYTHONPATH
+/// applies. `None` if the interpreter is itself a script (a version manager's shim, a wrapper), because a
+/// script may treat `-c` differently from a file.
 fn ask_interpreter(
     path: &Path,
     script: &ConsoleScript,

@@ -8,7 +8,7 @@ use crate::images::image::format_place;
 use crate::images::listing::Outcomes;
 use crate::images::plan::{Step, Task};
 
-/// The next step if a deletion cannot be recorded.
+/// The advice if a deletion cannot be recorded.
 pub const STATE_HOME: &str = "Nothing was changed. Set XDG_STATE_HOME to a writable directory.";
 
 /// Carries out the tasks and notes the result of each, even if a signal ends this early. If AWS cannot be asked

@@ -44,7 +44,7 @@ pub fn is_known_release(version: &str) -> bool {
     read_dates().any(|(release, _)| release == version)
 }
 
-/// Whether it has the form of a release: three numbers.
+/// Whether a version has the form of a release: three numbers.
 fn is_release(version: &str) -> bool {
     let parts: Vec<&str> = version.split('.').collect();
     parts.len() == 3 && parts.iter().all(|part| !part.is_empty() && part.bytes().all(|c| c.is_ascii_digit()))
@@ -121,7 +121,7 @@ fn has_mark(ami: &Ami) -> bool {
         || ami.description.as_deref().is_some_and(|text| text.starts_with("AWS ParallelCluster AMI for "))
 }
 
-/// Whether the image of a stack of that name is this one.
+/// Whether a stack that is named after the image has this AMI's ARN.
 fn has_stack_of(inventory: &Inventory, ami: &Ami, arn: &BuildArn) -> bool {
     let is_image = |stack: &Stack| stack.image_arn.is_some() && stack.image_arn.as_deref() == image_arn(ami);
     inventory.stacks.iter().any(|stack| is_named(stack, arn) && is_image(stack))

@@ -26,7 +26,7 @@ const CLIENT_PY: [(&str, &str); 6] = [
     ("client_apply.py", include_str!("client_apply.py")),
 ];
 
-/// Reading an account with thousands of AMIs takes longer than a child of a check is allowed to.
+/// Reading an account with thousands of AMIs may take this many times the limit for a child of a check.
 const MAX_TIMEOUTS: u32 = 10;
 
 /// AWS as the target's boto3 reaches it.
@@ -131,7 +131,7 @@ impl Client<'_> {
 
     fn run(&self, request: &Value) -> Result<Value, ChildError> {
         let interpreter = &self.target.interpreter;
-        // A check is given no more time than one of its other children.
+        // The questions of a check get no more time than any other child of the check.
         let limit = if request["kind"] == "parent" { self.timeout } else { self.timeout * MAX_TIMEOUTS };
         let scratch = Scratch::new().map_err(ChildError::Scratch)?;
         let sentinel = sentinel();

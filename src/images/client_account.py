@@ -22,8 +22,8 @@ class Failure(Exception):
         return PERMISSIONS.get(self.call, self.call) if self.code == "denied" else None
 
 
-# The IAM actions of calls with a different name. A deletion that names a version, even the version "null", needs
-# the second action: S3 user guide, "Policy actions for Amazon S3".
+# Calls whose IAM action has a different name. A deletion that names a version, even the version "null", needs
+# s3:DeleteObjectVersion: S3 user guide, "Policy actions for Amazon S3".
 PERMISSIONS = {
     "s3:HeadObject": "s3:GetObject",
     "s3:ListObjectsV2": "s3:ListBucket",
@@ -37,8 +37,8 @@ def shorten(text, limit):
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-# By name, because releases of botocore have different classes: an exception counts if one of its classes has the
-# name.
+# By name, because releases of botocore have different classes. An exception has a code if any of its classes has
+# one of the names.
 BOTOCORE_CODES = {
     "credentials": (
         "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "CredentialRetrievalError",
@@ -126,7 +126,7 @@ class Account:
             if not self.region:
                 raise NoRegionError()
         self.clients = {}
-        # The last call, for an answer that cannot be read.
+        # The last call, to name it if its answer cannot be read.
         self.asked = None
         # A boto3 session is for a single thread, but a client is not.
         self.lock = threading.Lock()

@@ -38,7 +38,7 @@ def find_stacks(aws, region, slugs, request):
 
 
 def look_up_stack(aws, region, name):
-    # The code for a stack that does not exist or no longer exists.
+    # ValidationError is the code for a stack that does not exist or no longer exists.
     answer = aws.look_up("cloudformation", region, "describe_stacks", ["ValidationError"], StackName=name)
     return answer["Stacks"][0] if answer else None
 
@@ -158,7 +158,7 @@ def read_stack(aws, request):
         "name": stack["StackName"],
         "region": aws.region,
         "status": stack["StackStatus"],
-        # As text, because boto3 parses JSON of any depth.
+        # As text, because boto3 parses JSON of any depth, but the shim's JSON parser does not.
         "template": body if isinstance(body, str) else json.dumps(body),
     }
 

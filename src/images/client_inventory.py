@@ -112,7 +112,7 @@ def find_images(aws, request, regions):
 
 
 def read_images(aws, region, request):
-    # The commands of pcluster look only for its tag, which a copy that was tagged by hand can have too.
+    # pcluster's commands look only for the tag IMAGE_ID, which a copy that was tagged by hand can have too.
     filters = [filter_by("tag:Ec2ImageBuilderArn", [request["pattern"]]), filter_by("tag-key", [IMAGE_ID])]
     # Pages of this size keep the memory for their XML small.
     asked = [{"Owners": ["self"], "Filters": [one], "page_size": 250} for one in filters]
@@ -206,7 +206,7 @@ def find_launch_templates(aws, region, images):
 def find_launch_configurations(aws, region, images):
     source = ("autoscaling", region, "describe_launch_configurations", "LaunchConfigurations")
     found = aws.look_through(*source, keep=lambda one: one["ImageId"] in images) if images else []
-    # It is not needed again, and its model takes memory.
+    # This client is not needed again, and its model takes memory.
     aws.clients.pop(("autoscaling", region), None)
     return [(one["ImageId"], one["LaunchConfigurationName"]) for one in found or []]
 

@@ -1,4 +1,4 @@
-//! The commands that complete what a listing shows, as text and as JSON. Pure.
+//! The commands that a listing suggests to the user, as text and as JSON. Pure.
 
 use serde::Serialize;
 

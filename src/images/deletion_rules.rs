@@ -10,7 +10,7 @@ use crate::images::selection::is_id;
 /// If an AMI has this tag, with any value, it is protected from deletion.
 pub const KEEP: &str = "pcluster-preflight:keep";
 
-/// The calls whose answers we need to know whether an AMI is in use.
+/// The calls that show whether an AMI is in use.
 const USES: [&str; 3] = [
     "ec2:DescribeInstances",
     "ec2:DescribeLaunchTemplateVersions",
@@ -49,8 +49,9 @@ impl Examined<'_> {
         Some(Refusal::new("use unknown", reason))
     }
 
-    /// Whether a build of this image id is running. Stack names are case-sensitive; if stacks could not be listed,
-    /// their names are guessed.
+    /// Refuses if a build of this image id may be running. If stacks could not be listed, client.py
+    /// looked up the id in lower case. Stack names are case-sensitive, so that is enough only if the id
+    /// has no capitals.
     fn refuse_unlisted_stacks(&self) -> Option<Refusal> {
         let region = self.known.arn.as_ref().map_or("", |arn| &arn.region);
         let skipped = self.inventory.find_skipped("cloudformation:ListStacks", region)?;
@@ -96,7 +97,7 @@ impl Examined<'_> {
         (!is_asked).then(|| Refusal::new("unknown release", reason))
     }
 
-    /// A live stack. Nothing here removes it.
+    /// The note about a live stack, which a deletion does not remove.
     pub fn describe_stack(&self) -> Option<String> {
         let arn = self.known.arn.as_ref()?;
         let stack = live_stacks(self.inventory, arn).next()?;

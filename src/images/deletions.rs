@@ -14,7 +14,7 @@ use crate::system::dirs;
 use crate::system::disk::{self, Durability};
 use crate::system::trust;
 
-/// No file of a single AMI is larger.
+/// No record of a single AMI is larger than this.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// The deletions of this user.
@@ -95,8 +95,8 @@ fn read_file(path: &Path) -> Result<Deletion, String> {
     serde_json::from_slice(&text).map_err(|error| failed(error.into()))
 }
 
-/// Deletions whose AMI is gone and that have left something behind. The records of those that have left nothing
-/// are removed from `ended`. A listing does not do that, because changes appear in EC2 with a delay.
+/// Deletions whose AMI is gone and that have left something behind. The records of those that have left
+/// nothing are removed from `ended`. A listing passes `None`, because changes appear in EC2 with a delay.
 pub fn find_unfinished(
     inventory: &Inventory,
     begun: Vec<Deletion>,
@@ -112,7 +112,7 @@ pub fn find_unfinished(
         let is_same = |remains: &&Remains| remains.ami == deletion.ami && remains.region == deletion.region;
         let Some(remains) = inventory.remains.iter().find(is_same) else { continue };
         if remains.image {
-            // It had not begun, or the AMI was restored: the next deletion makes a new plan.
+            // The AMI was not deleted yet, or was restored: the next deletion makes a new plan.
             continue;
         }
         let left = leave(inventory, deletion.clone(), remains);

@@ -1,7 +1,7 @@
 //! One AMI, or one interrupted deletion, in a few lines. Pure.
 //!
-//! An AMI has at most four lines. Tags and addresses are shown only with `-v`; reasons also if the user has named
-//! an AMI.
+//! An AMI has at most four lines. Tags and addresses are shown only with `-v`, reasons with `-v` or if the
+//! user has named an AMI.
 
 use jiff::tz::TimeZone;
 
@@ -91,7 +91,7 @@ pub fn describe_done(listing: &Listing, image: &Image, change: Change) -> String
     headline("deleted", image) + &line(&format_contents(image)) + &notes + &left + &addresses
 }
 
-/// With `-v`.
+/// Reasons, addresses and tags, only with `-v`.
 fn describe_details(listing: &Listing, image: &Image, verb: &str, tags: &Tags) -> String {
     if !listing.is_verbose {
         return String::new();

@@ -138,7 +138,7 @@ fn summarize(listing: &Listing) -> String {
         };
         return paragraph(&text);
     }
-    // If some AMIs are selected, not all AMIs of the region are known.
+    // If only some AMIs are selected, not all AMIs of the region are known.
     let found = if listing.is_named || listing.older_than.is_some() {
         String::new()
     } else {

@@ -110,7 +110,7 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// The maximum: an archived snapshot costs less, and a snapshot shares blocks with its lineage, which are
+    /// The maximum: an archived snapshot costs less, and blocks that a snapshot shares with its lineage are
     /// billed once.
     pub fn of(snapshots: &[SnapshotSize]) -> Self {
         let gib: f64 = snapshots.iter().filter_map(|snapshot| snapshot.size_gib).sum();
@@ -149,7 +149,7 @@ fn write_moment<S: Serializer>(moment: &Timestamp, to: S) -> Result<S::Ok, S::Er
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Artifacts {
-    /// Of the build; it may differ from the AMI's.
+    /// The region of the build, which may differ from the AMI's.
     #[serde(skip)]
     pub region: String,
     /// Bucket and directory.

@@ -1,7 +1,7 @@
-//! What AWS has of images and builds, as client.py's JSON. Pure.
+//! The images and builds in AWS, as client.py's JSON. Pure.
 //!
-//! client.py writes every key. It is an error if a key is missing or has another type, because deletions are
-//! decided by this data. serde would accept a missing `Option` as `None` unless a function reads it.
+//! client.py writes every key. It is an error if a key is missing or has another type, because this data
+//! decides what is deleted. Without `deserialize_with`, serde would accept a missing `Option` as `None`.
 
 use std::collections::BTreeMap;
 
@@ -165,7 +165,7 @@ pub struct Skipped {
     pub why: String,
     #[serde(deserialize_with = "Option::deserialize", skip_serializing_if = "Option::is_none")]
     pub permission: Option<String>,
-    /// It belongs to S3, and may contain something.
+    /// The S3 bucket that the source belongs to, if it may contain something.
     #[serde(deserialize_with = "Option::deserialize", skip_serializing)]
     pub bucket: Option<String>,
 }

@@ -52,7 +52,7 @@ pub struct Listing {
     pub missing: Vec<String>,
     pub today: Date,
     pub stage: Stage,
-    /// This command with the changes that are possible, or with the one that failed.
+    /// This command with an option for each possible change, or for the change that failed.
     pub commands: Commands,
     /// Only AMIs older than this number of days were requested.
     pub older_than: Option<i64>,
@@ -100,11 +100,11 @@ impl Listing {
         !self.unfinished.is_empty() || self.select(Class::Orphan).next().is_some()
     }
 
-    /// Whether something that was requested is refused.
+    /// Whether a change that was requested for an image is refused.
     pub fn is_refused(&self, image: &Image, change: Change) -> bool {
         let counts = match image.class {
             Class::Orphan => true,
-            // A second repair of the same image has nothing to do.
+            // A repair of a repaired AMI has nothing to do, which is not a refusal.
             Class::Healthy => change == Change::Delete && self.is_named,
             _ => self.is_named,
         };

@@ -13,7 +13,7 @@ use crate::text::yaml;
 /// The prefix of the key of every tag that pcluster writes.
 pub const PREFIX: &str = "parallelcluster:";
 
-/// The number of letters of an image id in the name of its directory, before a hyphen and 16 random characters.
+/// A directory's name has at most this many letters of the image id, then a hyphen and 16 random characters.
 pub const MAX_SLUG: usize = 46;
 
 const ARTIFACTS: &str = "/custom_resources/artifacts.zip";
@@ -111,7 +111,7 @@ fn has_built(stack: &Stack, ami: &Ami, arn: &BuildArn) -> bool {
         && has_tags_of_build(stack, arn)
 }
 
-/// A stack of another program can have the name too.
+/// Whether a stack has pcluster's tags: a stack of another program can have the same name.
 fn has_tags_of_build(stack: &Stack, arn: &BuildArn) -> bool {
     let id = stack.tags.as_ref().and_then(|tags| tags.get(&format!("{PREFIX}image_id")));
     id.is_some_and(|id| *id == stack.name && id.to_lowercase() == arn.slug)
@@ -123,8 +123,8 @@ pub fn image_arn(ami: &Ami) -> Option<&str> {
 }
 
 impl<'a> Origin<'a> {
-    /// Finds what is left of the build of an AMI. Builds with the same id do not overlap in time, because their
-    /// stacks have the same name, so it is the last one that began before the AMI.
+    /// Finds what is left of the build of an AMI. Builds with the same id do not overlap in time, because
+    /// their stacks have the same name, so the last one that began before the AMI is the right one.
     pub fn find(inventory: &'a Inventory, ami: &Ami, arn: &BuildArn) -> Self {
         let built = inventory.stacks.iter().filter(|stack| has_built(stack, ami, arn));
         let stack = built.max_by_key(|stack| stack.creation_time);
@@ -170,8 +170,8 @@ impl<'a> Origin<'a> {
         recipe.or_else(|| self.stack.map(|stack| stack.name.as_str()))
     }
 
-    /// The tags that the build would have given its AMI, without those that it has. `None` if the directory of its
-    /// artifacts is not proven to be right, because `delete-image` would empty that directory.
+    /// The tags that the build would have given its AMI, without those that the AMI has. `None` if the
+    /// artifacts' directory is not proven to be right, because `delete-image` would empty that directory.
     pub fn lost_tags(&self, inventory: &Inventory, ami: &Ami, arn: &BuildArn) -> Option<Tags> {
         let (directory, recipe) = self.artifacts.as_ref()?;
         let id = &recipe.image_id;
@@ -215,7 +215,7 @@ impl<'a> Origin<'a> {
 /// Whether a directory can belong to the build, by its place, release and time. `is_named` is whether the stack of
 /// the build names it.
 fn belongs(directory: &Directory, ami: &Ami, arn: &BuildArn, is_named: bool) -> bool {
-    // The name of a default bucket consists of account and region; any other bucket can contain several builds.
+    // A default bucket belongs to one account and region; any other can have builds of several.
     let is_of_region = || {
         read_configuration(directory)
             .and_then(|configuration| Some(configuration["Region"].as_str()? == arn.region))

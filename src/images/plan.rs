@@ -12,7 +12,7 @@ use crate::images::inventory::{Deletion, Tags, Unfinished};
 pub struct Task {
     pub ami: String,
     pub steps: Vec<Step>,
-    /// Written before its first step, if it is a deletion.
+    /// The record of a deletion, which is written before the first step.
     pub deletion: Option<Deletion>,
 }
 
@@ -55,7 +55,7 @@ pub fn plan_repair(image: &Image) -> Task {
     Task { ami: ami.clone(), steps: vec![Step::Tag { region, ami, tags }], deletion: None }
 }
 
-/// What an interrupted deletion has left.
+/// Plans to remove what an interrupted deletion has left.
 pub fn plan_rest(left: &Unfinished) -> Task {
     let deletion = left.deletion.clone();
     let steps = plan_removals(&deletion, &left.snapshots);

@@ -66,7 +66,7 @@ impl Examined<'_> {
         if self.inventory.directories.iter().any(|other| other.directory == directory) {
             return Err(Refusal::new("directory exists", format!("directory {directory} already exists")));
         }
-        // A copy has the tags that the original's configuration requests.
+        // A copy gets the tags that the original's configuration requests.
         let original = origin.as_ref().and_then(|origin| origin.lost_tags(self.inventory, ami, arn));
         let mut tags = original.unwrap_or_default();
         let own = [
@@ -94,7 +94,7 @@ impl Examined<'_> {
         Refusal { command: Some(command), ..Refusal::new(kind, reason) }
     }
 
-    /// The image id from the name of the AMI, `ParallelClusterImage-ID DATE`; otherwise in lower case.
+    /// The image id from the name of the AMI, `ParallelClusterImage-ID DATE`; otherwise the id in lower case.
     fn guess_id(&self) -> &str {
         let Known { ami, .. } = self.known;
         let named = ami.name.strip_prefix("ParallelClusterImage-").and_then(|rest| rest.split(' ').next());
@@ -315,7 +315,7 @@ mod tests {
         assert_eq!(images[1].artifacts.directory, None);
     }
 
-    /// As a rescue with `CopyImage` and `CreateTags` leaves it, without the tags of Image Builder.
+    /// A user has rescued an AMI with `CopyImage` and `CreateTags`; the copy lacks the tags of Image Builder.
     #[test]
     fn a_copy_that_was_tagged_by_hand_keeps_its_directory() {
         let path = "parallelcluster/3.1.3/images/x-aaaaaaaaaaaaaaaa";

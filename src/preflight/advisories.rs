@@ -1,4 +1,4 @@
-//! `preflight advisories`: packages, and combinations of a release and a parent image.
+//! `preflight advisories`: lists those about packages, and those about a release with a parent image.
 
 use serde_json::json;
 
@@ -47,7 +47,7 @@ pub fn run(id: Option<&str>, common: &Common) -> Result<Outcome, Abort> {
     Ok(Outcome::success(stdout))
 }
 
-/// Two lines of the list.
+/// The two lines of an advisory in the list.
 pub fn format_title(advisory: &Advisory, width: usize) -> String {
     format_head(advisory.level, &advisory.id, &advisory.title, width)
 }
@@ -56,7 +56,7 @@ fn format_head(level: Level, id: &str, title: &str, width: usize) -> String {
     format!("{:<8} {id}\n{}", name_of(level), wrap_behind("         ", title, width))
 }
 
-/// The rows of a label with its content.
+/// Formats rows, each a label with its content.
 fn format_rows(rows: impl IntoIterator<Item = (&'static str, String)>, width: usize) -> String {
     rows.into_iter().map(|(label, content)| wrap_behind(&format!("{label:<11}"), &content, width)).collect()
 }

@@ -53,8 +53,8 @@ enum Known<'a> {
     Report(Box<Report>),
 }
 
-/// Checks them, except those that have a reason why they must not be run. All are identified first, because two
-/// launchers may lead to the same environment.
+/// Checks every pcluster in `found`, except those with a reason why they must not be run. All are identified
+/// first, because two launchers may lead to the same environment.
 fn check_all(found: &[(CheckRequest, Option<&str>)], given: Option<&Path>) -> Result<Vec<Report>, Abort> {
     let known = map_concurrently(found, |(request, distrust)| identify(request, *distrust));
     let known = without_repeats(known.into_iter().collect::<Result<_, Abort>>()?);
@@ -90,9 +90,9 @@ fn describe_error(real: &Real, target: Option<&Target>, abort: Abort) -> Result<
     Ok(*report_unknown(real, target, check, Duration::ZERO, error.to_line()))
 }
 
-/// Removes launchers that are only another way to an environment: a wrapper of a console script, or a copy of the
-/// script. Of the variables that a wrapper changes, only PATH matters, because it decides about Node.js; a shell
-/// changes PWD and others at every start.
+/// Removes launchers that are only another way to an environment: a wrapper of a console script, or a copy of
+/// the script. Of the variables that a wrapper changes, only PATH matters, because it decides which Node.js
+/// runs; a shell changes PWD and others at every start.
 fn without_repeats(known: Vec<Known>) -> Vec<Known> {
     let mut kept: Vec<Known> = Vec::new();
     for one in known {

@@ -22,7 +22,7 @@ use crate::report::{Check, Report, Status, Verdict};
 use crate::system::files;
 use crate::system::scratch::Scratch;
 
-/// Runs every check, and with `--fix` repairs the environment if the verdict is blocked.
+/// Runs every check, and with `--fix` repairs what blocks a build or predicts its failure.
 pub fn run(check: &CheckArgs, common: &Common) -> Result<Outcome, Abort> {
     if check.print_policy {
         return Ok(Outcome::success(iam_policy::render_check()));
@@ -64,8 +64,8 @@ fn check_one(check: &CheckArgs, given: Option<&Path>, common: &Common) -> Result
 
 const COPY: &str = "image-configuration.yaml";
 
-/// Copies what can be read only once, for every child that reads it: unlike in `build-image`, no real pcluster has
-/// to read it afterwards.
+/// Copies a configuration that can be read only once, so that every child can read it. Unlike in
+/// `build-image`, no real pcluster has to read the original afterwards.
 fn copy_stream(file: &Path) -> Result<Scratch, Error> {
     let read = || {
         let scratch = Scratch::new()?;
@@ -90,7 +90,7 @@ fn refuse_unreadable(file: &Path) -> Result<(), Error> {
     }
 }
 
-/// Checks an identified target, locked against repairs.
+/// Locks an identified target against repairs, and checks it.
 pub fn check_target(
     request: &CheckRequest,
     target: &Target,

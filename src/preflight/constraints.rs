@@ -18,7 +18,7 @@ use crate::rules::advisories::releases::{self, Knowledge};
 use crate::text::package_name::PCLUSTER;
 use crate::text::printable::escape;
 
-/// Prints the constraints for the given release, or for the one that is found.
+/// Prints the constraints for the given release, or for the installed one.
 pub fn run(
     version: Option<&str>,
     python: Option<&str>,
@@ -70,8 +70,8 @@ fn format_file(version: &Version, python: Option<&str>, lines: &[String]) -> Str
     escape(&(head + &note + &lines.iter().map(|line| line.clone() + "\n").collect::<String>())).into_owned()
 }
 
-/// Refuses releases that no constraints can make work: one that was never published, or one that does not support
-/// this Python. An installed release may be somebody's own build.
+/// Refuses releases that no constraints can make work: one that was never published, or one that does not
+/// support this Python. An installed release may be somebody's own build, so it need not have been published.
 fn refuse_impossible(release: &Version, python: Option<&str>, is_named: bool) -> Result<(), Error> {
     if is_named && !release.any_prerelease() && releases::look_up(release) == Knowledge::Unpublished {
         let message = format!("{PCLUSTER} {release} was never published");

@@ -45,7 +45,7 @@ pub fn read_all_advisories(settings: &Settings) -> Result<Vec<Advisory>, Error> 
     errors.into_iter().find(|error| !is_untrusted(error)).map_or(Ok(advisories), Err)
 }
 
-/// Whether another user could have written a file.
+/// Whether the error is that another user could have written a file.
 pub fn is_untrusted(error: &Error) -> bool {
     matches!(error, Error::Untrusted { .. })
 }
@@ -77,7 +77,7 @@ pub fn find_named(search: &Search) -> (Option<&Path>, Origin) {
 pub fn name_as_called(text: &str) -> String {
     let typed = env::args_os().next().unwrap_or_default();
     let name = quote_for_shell(&lossy(Path::new(&typed)));
-    // uvx calls the program in its cache. The text may be JSON.
+    // uvx calls the program in its cache. In JSON, a name with these characters would have to be escaped.
     let is_cached = is_in_cache_of_uv(&path::absolute(&typed).unwrap_or_default());
     if is_cached || name.contains(['"', '\\']) { name_shortly(text) } else { rename(text, &name) }
 }
@@ -87,8 +87,8 @@ pub fn name_shortly(text: &str) -> String {
     rename(text, "pcluster-preflight")
 }
 
-/// If `pcluster-preflight` was called, replaces `pcluster preflight` with another name, except in a path: in an
-/// environment in which a wheel installed that program, `pcluster` is the real one and has no `preflight`.
+/// If `pcluster-preflight` was called, replaces `pcluster preflight` with `name`, except in a path. The
+/// reason: where a wheel installed `pcluster-preflight`, `pcluster` is the real one and has no `preflight`.
 fn rename(text: &str, name: &str) -> String {
     const COMMAND: &str = "pcluster preflight";
     if !is_called_preflight() {
@@ -183,7 +183,7 @@ fn parse_images(text: &[u8]) -> Result<Vec<Value>, String> {
     images.cloned().ok_or_else(|| expected.into())
 }
 
-/// Makes the findings that `--deny` names block.
+/// Turns the findings that `--deny` names into blocking ones.
 pub fn deny(report: &mut Report, denied: Option<Deny>) {
     match denied {
         Some(Deny::Warnings) => report.deny_warnings(),
@@ -241,7 +241,7 @@ pub fn render_report(report: &Report, common: &Common) -> Result<Outcome, Error>
     Ok(Outcome::Exit { status: report.verdict.exit_status(), stdout, stderr: String::new() })
 }
 
-/// Identifies the target of a command that changes its environment.
+/// Identifies the target of a command, which cannot continue with an unknown one.
 pub fn identify(
     request: &CheckRequest,
     otherwise: impl FnOnce(&Report) -> Error,
@@ -252,7 +252,7 @@ pub fn identify(
     }
 }
 
-/// Calls `then` with AWS as the boto3 of the real pcluster reaches it.
+/// Calls `then` with a client that reaches AWS through the real pcluster's boto3.
 pub fn with_aws<T>(
     common: &Common,
     then: impl FnOnce(&Client, Progress) -> Result<T, Abort>,

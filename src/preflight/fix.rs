@@ -18,7 +18,7 @@ use crate::report::{self, Report};
 use crate::system::terminal::fold_for;
 use crate::text::printable::{count, escape, escape_line, lossy, name_of};
 
-/// Repairs the environment, or proves that it could be.
+/// Repairs the environment, or proves that it can be repaired.
 pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
     with_request(&CheckArgs::default(), common, |request| {
         let target = identify(request, not_ready)?;

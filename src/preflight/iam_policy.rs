@@ -25,7 +25,7 @@ pub fn render_check() -> String {
         "imagebuilder:GetComponent",
         "imagebuilder:GetImage",
     ];
-    // Without s3:ListBucket, S3 denies a script that does not exist.
+    // Without s3:ListBucket, S3 answers "denied" for a script that does not exist.
     let statements = [allow(&read, "*"), allow(&["s3:GetObject", "s3:ListBucket"], "arn:*:s3:::*")];
     report::format_json(&json!({"Version": "2012-10-17", "Statement": statements}))
 }
@@ -34,7 +34,7 @@ fn allow(actions: &[&str], resource: &str) -> Value {
     json!({"Effect": "Allow", "Action": actions, "Resource": resource})
 }
 
-/// EC2 Image Builder marks what it creates, so nothing else can be changed.
+/// Allows the actions only on what EC2 Image Builder has created, which has this tag.
 fn allow_made(actions: &[&str], resource: &str) -> Value {
     let mut statement = allow(actions, resource);
     statement["Condition"] = json!({"StringEquals": {"aws:ResourceTag/CreatedBy": "EC2 Image Builder"}});
@@ -60,13 +60,13 @@ fn list() -> Vec<Value> {
     ];
     vec![
         allow(&describe, "*"),
-        // The versions are needed only after an interrupted deletion, to find out whether anything is left.
+        // ListBucketVersions is needed only after an interrupted deletion, to find out what is left.
         allow(&["s3:ListBucket", "s3:ListBucketVersions"], "arn:*:s3:::parallelcluster-*-v1-do-not-delete"),
         allow(&["s3:GetObject"], "arn:*:s3:::parallelcluster-*-v1-do-not-delete/parallelcluster/*"),
     ]
 }
 
-/// Snapshots without Image Builder's mark need a statement without the condition.
+/// To delete snapshots without Image Builder's tag, a user has to add a statement without the condition.
 fn delete() -> Vec<Value> {
     let bucket = "arn:*:s3:::parallelcluster-*-v1-do-not-delete";
     vec![

@@ -30,7 +30,7 @@ use crate::system::signals::Interrupts;
 use crate::system::terminal::fold_for;
 use crate::text::printable::{count, quote_for_shell};
 
-/// The AMIs that Image Builder has created from one of pcluster's recipes.
+/// Matches the ARN of every image that Image Builder has created from one of pcluster's recipes.
 const PATTERN: &str = "arn:*:imagebuilder:*:*:image/parallelclusterimage-*";
 
 /// Lists what broken builds have left, and repairs or deletes it if requested.
@@ -83,7 +83,7 @@ impl Images<'_> {
         self.change == Some(Change::Delete)
     }
 
-    /// The deletions that have begun. A listing also works without them.
+    /// The deletions that have begun. Only a deletion fails if they cannot be read.
     fn read_begun(
         &self,
         deletions: &Result<Deletions, String>,
@@ -151,7 +151,7 @@ impl Images<'_> {
         }
     }
 
-    /// This command with a change added.
+    /// This command with the option for a change added.
     fn command(&self, change: Change) -> String {
         let change = if change == Change::Delete { "--delete" } else { "--repair" };
         let ImagesArgs { image_id, image, region, all_regions, bucket, older_than, .. } = self.arguments;
@@ -189,7 +189,7 @@ impl Images<'_> {
             return Ok(self.render(u8::from(listing.has_refusals(change)), listing, &plan));
         }
         if !self.common.quiet || !self.arguments.yes {
-            // What the question is about; with --yes, the record of it.
+            // The question is about this plan; with --yes, the plan is the record of what was done.
             let plan = name_as_called(&plan);
             Progress::Lines.write_output(&fold_for(io::stderr(), &plan, ""), true);
         }
@@ -233,7 +233,7 @@ impl Images<'_> {
         carry_out(self.client, tasks, deletions, outcomes)
     }
 
-    /// What an interrupted change has done and left, and how to finish it.
+    /// Explains what an interrupted change has done and left, and how to finish it.
     fn explain_interruption(&self, abort: &Abort, tasks: &[Task], outcomes: &Outcomes) {
         let Abort::Interrupted(_) = abort else { return };
         let finished = outcomes.done.len() + outcomes.failed.len();

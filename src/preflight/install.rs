@@ -11,8 +11,8 @@ use crate::system::executables::own_executable;
 
 const INSTALL_SH: &str = include_str!("../../install.sh");
 
-/// Runs the script in a directory, then removes the directory. A signal reaches both shells: the script ends, and
-/// this shell continues.
+/// Runs the script in a directory, then removes the directory. A signal reaches both shells: it ends the
+/// script, and this shell continues with the removal.
 const RUN: &str = r#"trap : HUP INT QUIT TERM
 /bin/sh "$0/install.sh" "$@"
 status=$?

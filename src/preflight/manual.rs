@@ -33,7 +33,7 @@ pub fn render_completions(shell: Shell) -> String {
             script + &line("advisories", &ids.of_advisories) + &line("fix", &ids.of_fix) + FISH
         }
         Shell::Zsh => {
-            // zsh reads in the first line of a file in $fpath which commands it completes.
+            // The first line of a file in $fpath tells zsh which commands the file completes.
             let script = generate(aot::Shell::Zsh);
             let own = script.split("\nif [ \"$funcstack[1]\"").next().unwrap_or_default();
             let own = own.replacen("#compdef pcluster-preflight", "#compdef pcluster pcluster-preflight", 1);
@@ -69,7 +69,7 @@ fn generate(shell: aot::Shell) -> String {
     String::from_utf8_lossy(&script).into_owned()
 }
 
-/// The ids that a completion offers. A call also accepts those of other files.
+/// The ids that a completion offers. A call also accepts those of other advisory files.
 struct KnownIds {
     of_advisories: Vec<&'static str>,
     of_fix: Vec<&'static str>,
@@ -77,7 +77,7 @@ struct KnownIds {
 
 impl KnownIds {
     fn read() -> Self {
-        // Leaked, because clap needs names that live as long as the program, which ends here.
+        // Leaked, because clap needs names that live as long as the program, which ends soon.
         let ids: Vec<&'static str> =
             file::built_in().into_iter().map(|advisory| &*advisory.id.leak()).collect();
         let combinations: Vec<&'static str> =

@@ -15,7 +15,7 @@
 //! - `template`: `preflight template`
 //! - `where`: `preflight where`: which pcluster is guarded, and how it was found
 //! - `where_calls`: which calls of pcluster start the guard
-//! - `where_warnings`: what `preflight where` warns of
+//! - `where_warnings`: what `preflight where` warns about
 
 pub mod advisories;
 pub mod all;
@@ -59,7 +59,7 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         Err(message) => return name_commands(stop_at_usage(&suggest_option(message), is_json), name_shortly),
     };
     let common = preflight.common;
-    // A file that is printed contains values, not prose.
+    // `template`, `install` and `uninstall` read no settings; `where` reports ignored files itself.
     let reads_settings = !matches!(
         preflight.command,
         Some(Command::Template { .. } | Command::Install { .. } | Command::Uninstall { .. } | Command::Where)
@@ -82,7 +82,7 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         Command::Uninstall { arguments } => {
             install::run(["--uninstall".into()].into_iter().chain(arguments).collect())
         }
-        // Both texts mention both names.
+        // These texts contain both names of the program, so neither name is replaced.
         Command::Completions { shell } => return Outcome::success(manual::render_completions(shell)),
         Command::Man => return Outcome::success(manual::render_page()),
         Command::Version => return Outcome::success(name_shortly(&Preflight::command().render_version())),
@@ -98,7 +98,7 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
     name_commands(outcome, name_as_called)
 }
 
-/// Names the commands in both outputs.
+/// Applies `name` to the names of commands in both outputs.
 fn name_commands(outcome: Outcome, name: fn(&str) -> String) -> Outcome {
     match outcome {
         Outcome::Exit { status, stdout, stderr } => {

@@ -70,8 +70,8 @@ impl Build {
         }
     }
 
-    /// The complete commands. `pcluster delete-image` is not among them, because it may delete the healthy image
-    /// of another id.
+    /// The advice, with complete commands. `pcluster delete-image` is not among them, because it may delete
+    /// the healthy image of another id.
     fn advise(&self, stack: &StackTemplate) -> String {
         let StackTemplate { name, region, status, .. } = stack;
         let (own_name, own_region) = (quote_for_shell(name), quote_for_shell(region));

@@ -39,7 +39,7 @@ pub fn check_template(template: &Value, fix: &str, since: Instant) -> Box<Report
     let fix = Fix::by_hand(fix.into());
     let mut findings = asked::check(template, &Expectation::default(), &fix);
     findings.extend(check_everywhere(template, None, &file::built_in(), system::today()));
-    // A repair changes what is built next, and not this template.
+    // A repair changes only what is built next, not this template.
     for finding in findings.iter_mut().filter(|finding| finding.has_repair()) {
         finding.fix = Some(fix.clone());
     }

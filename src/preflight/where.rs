@@ -40,7 +40,7 @@ pub fn run(common: &Common) -> Result<Outcome, Abort> {
         let identify = |overlay| target::identify(real, &[], overlay, settings.timeout);
         let target = identify(None);
         let overlay = target.as_ref().map_or(Overlay::None, find_overlay);
-        // The launcher may change PYTHONPATH, which adds the overlay, so it is asked again.
+        // PYTHONPATH adds the overlay, and the launcher may change it, so the launcher is asked again.
         let target = match &overlay {
             Overlay::Bound(directory) => identify(Some(directory)),
             Overlay::None | Overlay::Stale => target,
@@ -66,7 +66,7 @@ pub fn run(common: &Common) -> Result<Outcome, Abort> {
 pub struct Where {
     own: Option<PathBuf>,
     real: Result<Real, Error>,
-    /// `None` until the real pcluster was asked.
+    /// `None` until the real pcluster has been asked.
     target: Option<Result<Target, IdentifyError>>,
     overlay: Overlay,
     rows: Vec<Row>,
@@ -158,7 +158,7 @@ impl Where {
         }
     }
 
-    /// Describes what a `build-image` from here would do. If strict adds to it, there is a second line.
+    /// Describes what a `build-image` from here would do. If `strict` adds to that, there is a second line.
     fn describe_consequences(&self) -> Vec<&'static str> {
         const STRICT: &str = "build-image is stopped if a check cannot run (strict)";
         let is_unknown = matches!(self.target, Some(Err(_)));
@@ -260,7 +260,7 @@ impl Where {
             text += &wrap_behind(if index == 0 { "guard    " } else { "         " }, consequence, width);
         }
         let calls = self.calls.list();
-        // If all are the same, the line above shows it.
+        // If all calls are guarded, or none, the lines above show that.
         if calls.iter().any(|call| call.guarded != calls[0].guarded) {
             for call in &calls {
                 let guarded = if call.guarded { "guarded" } else { "not guarded" };

@@ -29,7 +29,7 @@ pub(crate) struct Calls {
     pub(crate) is_first_guarded: bool,
     /// This call was made by the function in an interactive shell.
     pub(crate) is_function: bool,
-    /// The `pcluster` that a call by a path refers to, and whether it is a shim in the place of its launcher.
+    /// The `pcluster` that this call's path refers to, and whether it is a shim that replaced a launcher.
     by_path: Option<(PathBuf, bool)>,
     /// Neither this program nor any `pcluster` on PATH is a guard: this program was installed by a wheel.
     pub(crate) is_wheel_alone: bool,

@@ -40,7 +40,7 @@ pub(crate) fn warn_of_stale_overlay() -> Warning {
     }
 }
 
-/// Only `pcluster-preflight` is there, installed by a wheel. `real` is in the environment that could be guarded.
+/// A wheel has installed only `pcluster-preflight`. `real` is in the environment that could be guarded.
 pub(crate) fn warn_of_no_guard(search: &Search, real: Option<&Path>) -> Warning {
     if let Some(line) = installed_prefix(search).and_then(|prefix| activate_line(&prefix)) {
         let message = "The guard is installed, but this shell was started before that.".into();
@@ -89,9 +89,9 @@ pub(crate) fn warn_of_bypass(calls: &Calls, shim: Option<&Path>) -> Warning {
     Warning { id: "shadowed", message, hint: advise_to_put_first(shim) }
 }
 
-/// If a shell has hashed the path of a command, it starts that path even if PATH has another one first by now. It
-/// has hashed the shim if the shim was started by its name and is not first. The opposite, a hashed real pcluster,
-/// cannot be detected, because it does not start the shim.
+/// A shell that has hashed the path of a command starts that path even if another one is first on PATH by
+/// now. If the shim was started by its name and is not first, it was hashed. The opposite, a hashed real
+/// pcluster, cannot be detected, because it does not start the shim.
 pub(crate) fn warn_of_stale_hash(
     search: &Search,
     first: Option<&Candidate>,

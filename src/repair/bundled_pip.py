@@ -15,7 +15,7 @@ def find_wheel():
         import ensurepip
     except ImportError:  # Debian and Ubuntu have it in a separate package
         return None
-    # Set from 3.10 on by distributors that do not bundle the wheels.
+    # From Python 3.10 on, distributors that do not bundle the wheels set this.
     directories = [sysconfig.get_config_var("WHEEL_PKG_DIR")]
     directories.append(os.path.join(os.path.dirname(ensurepip.__file__), "_bundled"))
     for directory in filter(None, directories):

@@ -61,7 +61,7 @@ def compile_source(source):
     except OSError as error:
         if error.errno in FULL:
             raise
-    except Exception:  # from the compiler: SyntaxError, ValueError, RecursionError and others
+    except Exception:  # whatever the compiler raises: SyntaxError, ValueError, RecursionError and others
         pass
 
 
