@@ -175,7 +175,7 @@ impl Guarded<'_> {
     }
 
     fn stop(&self, report: &Report, why_not_repaired: &str) -> Outcome {
-        // The advice must not be a repair that has just failed.
+        // Do not advise the repair that has just failed.
         let decision = if why_not_repaired.is_empty() { Decision::Stop } else { Decision::Repair };
         let findings = prefix_lines(&human::render_for_stderr(report, decision));
         let stderr = format!("{}{findings}{why_not_repaired}", self.warnings);

@@ -2,7 +2,7 @@
 //!
 //! # Map
 //!
-//! A call passes through this map from top to bottom, and a module imports only from below; each folder's
+//! A call passes through this map from top to bottom, and imports point only downwards; each folder's
 //! `mod.rs` explains its files. "Pure." in a file or in its folder's `mod.rs` means that it touches no file,
 //! child, clock or network. `tests/source_rules.rs` enforces all of this.
 //!

@@ -173,7 +173,7 @@ def flags():
         arguments = iter(_args_from_interpreter_flags())
         for argument in arguments:
             if argument == "-X":
-                next(arguments, None)  # this list is not complete: the loop below adds them
+                next(arguments, None)  # this list lacks some; the loop below adds all
             elif argument.strip("-B"):
                 kept.append(argument)
     except Exception:  # a private function; Python 3.6 to 3.14 have it

@@ -1,7 +1,7 @@
 //! The real pcluster: found on PATH, or named by a flag, a variable or the config.
 //!
 //! A shim is not recognised by its path, because one file can have several paths, and another build is a shim
-//! too. Device and inode of a candidate are compared, and a binary is searched for [`MARKER`].
+//! too. A candidate's device and inode are compared with our own, and a binary is searched for [`MARKER`].
 
 use std::env;
 use std::ffi::OsString;

@@ -10,7 +10,7 @@ pub struct Place {
     pub below: &'static str,
 }
 
-/// Directories (`~` is HOME, other names are variables), and where environments are in them. The line of a
+/// Directories (`~` is HOME, a bare name is a variable), and where environments are in them. The line of a
 /// variable that is not set does not count; the default of a variable has a separate line.
 const PLACES: &[(&str, &str)] = &[
     ("VIRTUAL_ENV", ""),
@@ -75,7 +75,7 @@ pub fn list(variable: impl Fn(&str) -> Option<OsString>) -> Vec<Place> {
 }
 
 /// The environments that a version manager's shims choose from, if this directory of PATH contains such
-/// shims: pyenv's `shims` is next to its `versions`, asdf's and mise's is next to `installs`.
+/// shims: pyenv has `shims` next to `versions`; asdf and mise have it next to `installs`.
 pub fn behind_shims(entry_of_path: &Path) -> Option<[Place; 3]> {
     let root = entry_of_path.parent().filter(|_| entry_of_path.ends_with("shims"))?;
     let place = |below| Place { base: root.to_owned(), below };

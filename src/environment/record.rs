@@ -22,7 +22,7 @@ pub fn installed_files(distribution: &Distribution, site: &Path) -> Result<Vec<P
     let paths = recorded_names(&text).map(|name| installed_path(site, &name).ok_or_else(|| outside(name)));
     let mut files = paths.collect::<Result<Vec<_>, _>>()?;
     files.retain(|path| path.symlink_metadata().is_ok());
-    // Some installers leave files that they add to the `.dist-info` out of RECORD.
+    // RECORD may lack files that an installer has added to the `.dist-info`.
     files.extend(
         distribution
             .metadata

@@ -103,7 +103,7 @@ def synthesize(parse, arguments):
     except UnexpectedCall as call:
         return {"kind": "unexpected", "stage": stage, "call": str(call)}
     except (Exception, SystemExit) as error:
-        # An error of this script is not the environment's fault: this pcluster has other names or parameters.
+        # An error raised by this script is not the environment's fault: pcluster has other names or parameters.
         is_at_fault = stage == "template" and not is_of_machine(error) and not is_raised_here(error)
         if is_at_fault or find_damaged_bytecode(error):
             return dict(describe_exception(error), kind="unstartable", stage="template")

@@ -120,7 +120,7 @@ impl Synthesis {
     }
 }
 
-/// Starts pcluster in the interpreter, in a third of the time that building a template takes.
+/// Starts pcluster in the interpreter and builds no template, which would take three times as long.
 pub fn start(target: &Target, limit: Duration) -> Result<Answer, ChildError> {
     run(target, None, &[], limit)
 }

@@ -113,15 +113,15 @@ fn classify(inventory: &Inventory, ami: &Ami, arn: &BuildArn, origin: &Origin) -
     }
 }
 
-/// A mark that only pcluster makes: one from the Lambda function other than the status, or one from the component
-/// that describes the AMI.
+/// Whether it has a mark that only pcluster makes: one from the Lambda function, except the status, or one
+/// from the component that describes the AMI.
 fn has_mark(ami: &Ami) -> bool {
     let is_mark = |key: &String| key.starts_with(PREFIX) && key != BUILD_STATUS && key != IMAGE_ID;
     ami.tags.keys().any(is_mark)
         || ami.description.as_deref().is_some_and(|text| text.starts_with("AWS ParallelCluster AMI for "))
 }
 
-/// Whether a stack that is named after the image has this AMI's ARN.
+/// Whether a stack that is named after the image has the same image ARN as this AMI.
 fn has_stack_of(inventory: &Inventory, ami: &Ami, arn: &BuildArn) -> bool {
     let is_image = |stack: &Stack| stack.image_arn.is_some() && stack.image_arn.as_deref() == image_arn(ami);
     inventory.stacks.iter().any(|stack| is_named(stack, arn) && is_image(stack))

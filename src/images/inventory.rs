@@ -1,4 +1,4 @@
-//! The images and builds in AWS, as client.py's JSON. Pure.
+//! The images and builds in AWS, as client.py describes them in JSON. Pure.
 //!
 //! client.py writes every key. It is an error if a key is missing or has another type, because this data
 //! decides what is deleted. Without `deserialize_with`, serde would accept a missing `Option` as `None`.
@@ -94,7 +94,7 @@ pub struct Stack {
     pub image_arn: Option<String>,
 }
 
-/// An S3 directory whose name is that of an image's artifacts.
+/// An S3 directory that is named like one for an image's artifacts.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Directory {

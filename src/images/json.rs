@@ -44,7 +44,7 @@ impl Listing {
     }
 }
 
-/// One object with the keys of all of them.
+/// One object with the keys of all these objects.
 fn join(parts: &[Value]) -> Value {
     let keys = parts.iter().filter_map(Value::as_object).flatten();
     Value::Object(keys.map(|(key, value)| (key.clone(), value.clone())).collect())

@@ -104,7 +104,7 @@ impl Listing {
     pub fn is_refused(&self, image: &Image, change: Change) -> bool {
         let counts = match image.class {
             Class::Orphan => true,
-            // A repair of a repaired AMI has nothing to do, which is not a refusal.
+            // If the AMI is repaired already, a repair has nothing to do; that is not a refusal.
             Class::Healthy => change == Change::Delete && self.is_named,
             _ => self.is_named,
         };

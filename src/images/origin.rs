@@ -215,7 +215,7 @@ impl<'a> Origin<'a> {
 /// Whether a directory can belong to the build, by its place, release and time. `is_named` is whether the stack of
 /// the build names it.
 fn belongs(directory: &Directory, ami: &Ami, arn: &BuildArn, is_named: bool) -> bool {
-    // A default bucket belongs to one account and region; any other can have builds of several.
+    // A default bucket belongs to one account and region; any other can contain builds of several.
     let is_of_region = || {
         read_configuration(directory)
             .and_then(|configuration| Some(configuration["Region"].as_str()? == arn.region))

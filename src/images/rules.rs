@@ -97,8 +97,8 @@ impl Examined<'_> {
         }
     }
 
-    /// The reasons for refusals; equal ones are merged. Those of a healthy AMI are of interest only if it is
-    /// named.
+    /// The reasons for refusals; equal ones are merged. Those of a healthy AMI are of interest only if the
+    /// user has named something.
     fn describe_refusals(&self, repair: Option<&Refusal>, delete: Option<&Refusal>) -> Vec<String> {
         if self.known.class == Class::Healthy && self.selection.is_empty() {
             return Vec::new();

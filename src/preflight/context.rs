@@ -241,7 +241,7 @@ pub fn render_report(report: &Report, common: &Common) -> Result<Outcome, Error>
     Ok(Outcome::Exit { status: report.verdict.exit_status(), stdout, stderr: String::new() })
 }
 
-/// Identifies the target of a command, which cannot continue with an unknown one.
+/// Identifies the target of a command that needs one; `otherwise` makes the error from the report.
 pub fn identify(
     request: &CheckRequest,
     otherwise: impl FnOnce(&Report) -> Error,

@@ -40,7 +40,7 @@ pub fn run(common: &Common) -> Result<Outcome, Abort> {
         let identify = |overlay| target::identify(real, &[], overlay, settings.timeout);
         let target = identify(None);
         let overlay = target.as_ref().map_or(Overlay::None, find_overlay);
-        // PYTHONPATH adds the overlay, and the launcher may change it, so the launcher is asked again.
+        // The overlay is added by PYTHONPATH, which the launcher may change, so the launcher is asked again.
         let target = match &overlay {
             Overlay::Bound(directory) => identify(Some(directory)),
             Overlay::None | Overlay::Stale => target,
