@@ -49,9 +49,8 @@ impl Examined<'_> {
         Some(Refusal::new("use unknown", reason))
     }
 
-    /// Refuses if a build of this image id may be running. If stacks could not be listed, client.py
-    /// looked up the id in lower case. Stack names are case-sensitive, so that is enough only if the id
-    /// has no capitals.
+    /// Refuses if a build of this image id may be running. If stacks could not be listed, client.py looked up
+    /// the id in lower case, which misses an id with capitals: stack names are case-sensitive.
     fn refuse_unlisted_stacks(&self) -> Option<Refusal> {
         let region = self.known.arn.as_ref().map_or("", |arn| &arn.region);
         let skipped = self.inventory.find_skipped("cloudformation:ListStacks", region)?;
