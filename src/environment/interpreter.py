@@ -3,19 +3,19 @@
 Run in two ways:
 
     python -c CODE SENTINEL DIRECTORY [REQUIRES]
-        by the interpreter that a console script names. DIRECTORY is the script's, which Python puts
-        first on sys.path; REQUIRES is the script's `__requires__`. The answer is on stdout, between two
+        by the interpreter that a console script names. DIRECTORY is the script's directory, which Python
+        puts first on sys.path; REQUIRES is the script's `__requires__`. The answer is on stdout, between two
         lines of the sentinel.
     as `sitecustomize` of any other launcher, by PYTHONPATH
-        The answer is given when pcluster's command line is about to be imported, so all that the
-        launcher does before is part of the answer; the process ends before any code of pcluster runs.
+        The answer is given when pcluster's command line is about to be imported, so whatever the
+        launcher did before is part of the answer; the process ends before any code of pcluster runs.
         (`import pcluster` alone gives no answer: a script may do that to read its version, and that
-        file is empty in every release.) The answer is a file in the directory `answers` beside the one
-        that holds this file, because the launcher may have redirected stdout.
-        With a file `start` beside that directory, the answer is instead whether pcluster starts there:
-        {"start": null}, or the exception in which its import ends. Its `main` is never called.
+        file is empty in every release.) The answer is a file in the directory `answers` next to this
+        file's directory, because the launcher may have redirected stdout.
+        If there is a file `start` next to that directory, the answer is instead whether pcluster starts:
+        {"start": null}, or the class of the exception that its import raises. Its `main` is never called.
 
-Strings have a character for each byte, because paths and variables may be no UTF-8.
+Strings have a character for each byte, because paths and variables need not be UTF-8.
 """
 import os
 import sys
@@ -54,7 +54,7 @@ def run_hidden_sitecustomize():
 class Finder(object):
     """The first finder on sys.meta_path, and the loader of what it finds.
 
-    A search for a module changes nothing; an import is answered.
+    Searching for the module changes nothing; importing it gives the answer.
     """
 
     def __init__(self, directory):
@@ -102,7 +102,7 @@ def answer_as_launched(environment):
 
 
 def start():
-    """Start pcluster as synthesis.py does, and return the exception in which that ends."""
+    """Start pcluster as synthesis.py does, and return the class of the exception that this raises, or None."""
     try:
         from pcluster.cli.entrypoint import add_cli_commands, gen_parser
         from pcluster.cli.model import load_model, package_spec
@@ -165,7 +165,7 @@ def activate(requires):
 
 
 def flags():
-    """The flags without -B, which every run of a check has."""
+    """The flags of this Python, except -B, which every run of a check adds."""
     kept = []
     try:
         from subprocess import _args_from_interpreter_flags

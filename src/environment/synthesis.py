@@ -8,7 +8,7 @@ Calls to AWS are answered from a table, so no connection is opened. Python 3.6 t
 REQUEST is a JSON file, {"sysPath": [...], "images": [...]}, with a character for each byte of a path; the images
 are those that are known, as ec2:DescribeImages describes them. The arguments are
 those of pcluster, "build-image" first; without any, pcluster is only started.
-The answer is one JSON object on stdout between two lines that hold the sentinel, because warnings,
+The answer is one JSON object on stdout between two lines that contain the sentinel, because warnings,
 sitecustomize and jsii write to the same streams. Its "kind" is
 
     template     "template", and "asked": what the real code asks of the AMI, see read_expectation()
@@ -17,11 +17,11 @@ sitecustomize and jsii write to the same streams. Its "kind" is
     failed       this script cannot get a template: the machine is at fault, or pcluster's own code is not as
                  it is expected here
     unexpected   a call to AWS that the table does not answer: "call"
-    unstartable  the import of the command line, or the code that builds the template, ends in an exception:
+    unstartable  the import of the command line, or the code that builds the template, raises an exception:
                  see describe_exception()
     started      there were no arguments, and pcluster starts
 
-All have "startupMs", how long its start took, where it starts.
+If pcluster starts, the answer also has "startupMs", the time that its start took.
 """
 import contextlib
 import gc
@@ -117,10 +117,10 @@ def describe(error):
 
 
 def find_damaged_bytecode(error):
-    """The file of bytecode on which Python fails, as a full disk leaves it, or None.
+    """The damaged bytecode file on which Python fails, such as a full disk leaves, or None.
 
-    Python does not compile such a file again. importlib has no other sign of it than this function; of an
-    ImportError it removes its own frames.
+    Python does not compile such a file again. importlib shows the failure only by a frame of _compile_bytecode;
+    it removes its own frames from an ImportError.
     """
     bytecode = None
     if isinstance(error, ImportError) and read_text(error).startswith("Non-code object in "):
@@ -148,10 +148,10 @@ def is_damaged(bytecode):
 
 
 def is_of_machine(error):
-    """Whether an exception may be of the machine or of how a check runs, which is without a terminal.
+    """Whether an exception may come from the machine, or from the fact that a check runs without a terminal.
 
-    Node.js names the errors of the system in the text of an error. A full disk is often the one of TMPDIR, which
-    jsii needs more of in a check: its cache of packages is off.
+    Node.js puts the name of a system error into the text. The full disk is often that of TMPDIR: jsii needs more
+    space there in a check, because its package cache is off.
     """
     of_machine = (OSError, MemoryError, RecursionError, EOFError)
     is_by_type = isinstance(error, of_machine) or type(error).__module__ in ("termios", "_curses", "getpass")
@@ -165,7 +165,7 @@ def is_raised_here(error):
 
 
 def find_raiser(error):
-    """The file whose code raised an exception, importlib's apart, or None."""
+    """The file whose code raised an exception, apart from importlib, or None."""
     files = [frame[0] for frame in traceback.extract_tb(error.__traceback__)]
     return next((file for file in reversed(files) if not file.startswith("<frozen importlib")), None)
 
@@ -173,8 +173,8 @@ def find_raiser(error):
 def describe_exception(error):
     """The exception, what the call does to cause it, the module that is missing or incomplete, and the file that asked for it.
 
-    The parts of a path that Python cannot decode are surrogates, which the answer replaces: it is a file
-    of no package then.
+    The parts of a path that Python cannot decode are surrogates, which the answer replaces. Such a
+    path then belongs to no package.
     """
     module = getattr(error, "name", None) if isinstance(error, ImportError) else None
     text = read_text(error)
@@ -199,7 +199,7 @@ def describe_exception(error):
 
 
 def find_cause(error):
-    """The setting of the call by which the exception comes, or None: no package is at fault then."""
+    """The setting of the call that causes the exception, in which case no package is at fault, or None."""
     if isinstance(error, Warning) or isinstance(error.__cause__, Warning):
         is_by_variable = os.environ.get("PYTHONWARNINGS") and not sys.flags.ignore_environment
         return "PYTHONWARNINGS" if is_by_variable else "-W"
@@ -212,7 +212,7 @@ def find_cause(error):
 
 
 def read_text(error):
-    """The text of an exception, whose own code may end in another one."""
+    """The text of an exception, or "" if its own code raises another exception."""
     try:
         return str(error)
     except Exception:
@@ -268,7 +268,7 @@ def get_real_parser():
 
 
 def read_by_libyaml(package_spec):
-    """Read pcluster's own specification by libyaml, which takes a tenth of the time of PyYAML's own code."""
+    """Read pcluster's own specification with libyaml, which takes a tenth of the time of PyYAML's own code."""
     import yaml
 
     plain = yaml.SafeLoader
@@ -301,7 +301,7 @@ def parse_arguments(parse, arguments):
 
 
 def configure_region(options):
-    """The region as the API finds it: --region, the configuration, boto3. Different ones are an error."""
+    """The region as the API finds it: --region, the configuration, boto3. It is an error if they differ."""
     from pcluster.api.controllers.common import configure_aws_region_from_config
     from pcluster.api.errors import ParallelClusterApiException
 
@@ -342,7 +342,7 @@ def read_expectation(config, image_id):
 
     Computed as in ImageBuilderCdkStack of 3.0.0 to 3.16.1 (_get_image_tags, _get_distribution_regions,
     _add_imagebuilder_distribution_configuration), but without CDK, so that values which CDK loses are
-    found. "regions" is empty where the AMI stays in the stack's own region; null is a value that cannot
+    found. "regions" is empty if the AMI stays in the stack's own region; null is a value that cannot
     be predicted.
     """
     from pcluster.imagebuilder_utils import AMI_NAME_REQUIRED_SUBSTRING
@@ -369,9 +369,9 @@ def read_expectation(config, image_id):
 
 
 def predict(text):
-    """The text as CDK writes it into a template, or None where that cannot be predicted.
+    """The text as CDK writes it into a template, or None if that cannot be predicted.
 
-    CDK resolves a text that looks like one of its tokens, and "__proto__" is no key in JavaScript.
+    CDK resolves a text that looks like one of its tokens, and "__proto__" is not an ordinary key in JavaScript.
     """
     return None if "{Token[" in text or "__proto__" in text else text
 

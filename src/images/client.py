@@ -1,15 +1,15 @@
 """Asks AWS for what builds of `pcluster build-image` have left, and applies the steps of a repair or a
 deletion.
 
-Runs in an interpreter that has boto3, as a rule that of the real pcluster, and with the credentials that
+Runs in an interpreter that has boto3, usually that of the real pcluster, and with the credentials that
 boto3 finds. It classifies nothing and decides nothing. Python 3.6 to 3.14.
 
     python client.py SENTINEL REQUEST        (the other client_*.py are in the same directory)
 
 REQUEST is a JSON file, {"sysPath": [...], "kind": ..., "region": ...} and more for each kind, with a
-character for each byte of a path. The answer is one JSON object on stdout between two lines that hold the
-sentinel, because warnings and sitecustomize write to the same streams. The shim holds the other end of
-stdin, which is a pipe: at its end this process ends too. The kinds of a request are
+character for each byte of a path. The answer is one JSON object on stdout between two lines that contain the
+sentinel, because warnings and sitecustomize write to the same streams. stdin is a pipe from the
+shim: when the shim ends, this process ends too. The kinds of a request are
 
     inventory    AMIs whose tag Ec2ImageBuilderArn fits "pattern" and those of "ids"; stacks, S3
                  directories, log groups, snapshots and uses of those among them that have no tag
@@ -21,15 +21,15 @@ stdin, which is a pipe: at its end this process ends too. The kinds of a request
 
 The "kind" of an answer is
 
-    inventory    and "skipped": sources that failed, of which the answer has less or nothing
+    inventory    and "skipped": sources that failed, from which the answer has less or nothing
     stack        or nostack
     parent       and "skipped": what could not be asked, by the check that asks for it
     applied      "results" of the steps that were tried, in their order
     failed       "code": noboto3, credentials, sso, clock, region, network, denied, throttled or answer (AWS
-                 gave no sensible one, or an error of no other code); "call" where there was one
+                 gave no sensible answer, or an error with none of these codes); "call", if it failed in one
 
-What cannot be read of "remains" is reported as existing. Times are RFC 3339. Every key is always there, with
-null where AWS has nothing for it: the reader refuses an answer in which one is missing.
+Anything in "remains" that cannot be read is reported as existing. Times are RFC 3339. Every key is always
+there, with null if AWS has no value for it: the reader refuses an answer in which a key is missing.
 """
 
 import getpass
@@ -72,7 +72,7 @@ def main():
 
 
 def encode(answer):
-    """The JSON of an answer, piece by piece: that of thousands of AMIs in one text takes as much memory as they do."""
+    """The JSON of an answer, in pieces: in one piece, that of thousands of AMIs takes as much memory as they do."""
     separator = "{"
     for key, value in answer.items():
         yield "{}{}: ".format(separator, json.dumps(key))
@@ -88,7 +88,7 @@ def encode(answer):
 
 
 def end_with_shim():
-    """Make no further call once the shim is gone. What asks for credentials gets no part of the pipe."""
+    """Make no further call once the shim is gone. Programs that ask for credentials do not inherit the pipe."""
     pipe = os.dup(0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 

@@ -1,4 +1,4 @@
-"""The calls to AWS through boto3, what they fail with, and the look-ups that both a list and a change need."""
+"""The calls to AWS through boto3, their failures, and the look-ups that both a list and a change need."""
 
 import concurrent.futures
 import contextlib
@@ -89,7 +89,7 @@ OTHER_FORM = "the answer did not come from AWS; a proxy or a login page may have
 
 
 def read_other_error(error, call=None):
-    """A credential process that cannot be run or prints no JSON, or an answer that the service does not give."""
+    """The failure of a credential process that cannot be run or prints no JSON, or of an answer not from AWS."""
     name = "{}: {}".format(type(error).__name__, error)
     modules = [frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)]
     if "botocore.credentials" in modules:
@@ -149,7 +149,7 @@ class Account:
             return getattr(self.client(service, region), operation)(**parameters)
 
     def pages(self, service, region, operation, page_size=None, **parameters):
-        """The pages of an answer; there is one where this botocore does not know of pages."""
+        """The pages of an answer; there is only one if this botocore cannot paginate the operation."""
         self.asked = name_call(service, operation)
         with translating(self.asked):
             client = self.client(service, region)
@@ -161,11 +161,11 @@ class Account:
                 yield page
 
     def look_up(self, service, region, operation, absent=(), **parameters):
-        """The answer: {} where AWS's code is one of absent, None where the source is skipped."""
+        """The answer; {} if AWS's code is one of absent, None if the source is skipped."""
         return self.guard(self.ask, {}, (service, region, operation), absent, parameters)
 
     def look_through(self, service, region, operation, key, keep=bool, **parameters):
-        """The entries under this key of all pages, those that keep() takes; None as in look_up()."""
+        """The entries under this key in all pages, if keep() accepts them; None as in look_up()."""
 
         def read(*source, **parameters):
             return [entry for page in self.pages(*source, **parameters) for entry in page[key] if keep(entry)]
@@ -188,7 +188,7 @@ class Account:
         return None
 
     def skip(self, failure, source, bucket=None, why=None):
-        """Note a source that cannot be read; with why, it is known to have nothing."""
+        """Note a source that cannot be read; if why is given, the source is known to contain nothing."""
         service, region, operation = source
         if failure.code in ("denied", "network"):
             self.closed.add(source + (bucket,))
@@ -235,7 +235,7 @@ def format_time(moment):
 
 
 def page_images(aws, region, **parameters):
-    """AMIs that are disabled are left out by default; not every botocore has this parameter."""
+    """The pages of AMIs, with the disabled ones if this botocore has the parameter for that."""
     with translating("ec2:DescribeImages"):
         model = aws.client("ec2", region).meta.service_model.operation_model("DescribeImages")
     if "IncludeDisabled" in model.input_shape.members:
@@ -250,7 +250,7 @@ def find_image(aws, region, ami):
 
 
 def find_snapshots(aws, region, ids):
-    """Those that exist; None where the source is skipped."""
+    """The snapshots that exist; None if the source is skipped."""
     found = []
     for some in chunk(ids):
         parameters = {"OwnerIds": ["self"], "Filters": [filter_by("snapshot-id", some)]}

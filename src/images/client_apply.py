@@ -26,7 +26,7 @@ USES = ("ec2:DescribeInstances", "ec2:DescribeLaunchTemplateVersions", "autoscal
 
 
 class Kept(Exception):
-    """What a step that is done has left."""
+    """What a completed step has left behind."""
 
 
 def apply_steps(aws, request):
@@ -40,7 +40,7 @@ def apply_steps(aws, request):
 
 
 def apply_step(aws, step):
-    """The message about it, the permission that is missing, and whether it is done."""
+    """The message about the step, the permission that it lacks, and whether it is done."""
     actions = {
         "tag": tag_image,
         "deregister": deregister_image,
@@ -76,8 +76,8 @@ def tag_image(aws, region, step):
 
 
 def write_tags(aws, region, ami, tags):
-    """Write all in one call. If EC2 refuses one, write pcluster's in one call and the user's one by one; the answer
-    has those that it refuses, with the reason."""
+    """Write all in one call. If EC2 refuses one, write pcluster's in one call and the user's one by one; the result
+    has the tags that EC2 refuses, with the reasons."""
     why = try_tags(aws, region, ami, tags)
     if why is None:
         return {}
@@ -91,7 +91,7 @@ def write_tags(aws, region, ami, tags):
 
 
 def try_tags(aws, region, ami, tags):
-    """Why EC2 refuses one of the tags; None where they are written."""
+    """Why EC2 refuses one of the tags; None if they were written."""
     tags = [{"Key": key, "Value": value} for key, value in tags.items()]
     try:
         aws.ask("ec2", region, "create_tags", Resources=[ami], Tags=tags)
@@ -195,13 +195,13 @@ def delete_directory(aws, region, step):
 
 
 def find_versions(aws, region, bucket, directory):
-    """Up to a thousand; None where there are none."""
+    """Up to a thousand versions and delete markers; None if there are none."""
     pages = list_versions(aws, region, bucket, directory)
     return next((versions for versions in pages if versions), None)
 
 
 def find_owner(aws, bucket, directory):
-    """Why the directory may not be this AMI's alone: copies in any region share it with the original."""
+    """Why the directory may not belong only to this AMI: copies in any region share it with the original."""
     answer = aws.ask("ec2", aws.region, "describe_regions")
     regions = [region["RegionName"] for region in answer["Regions"]]
     filters = [filter_by("tag:parallelcluster:s3_image_dir", [directory])]

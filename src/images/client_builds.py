@@ -10,7 +10,7 @@ RECIPE = "image/parallelclusterimage-"
 
 
 def list_builds(aws, request, images):
-    """By the region of the build, the image ids in lower case, as Image Builder's ARNs have them."""
+    """The image ids of the builds in each region, in lower case as in Image Builder's ARNs."""
     builds = {}
     for image in images + request["remains"]:
         parts = image["tags"].get("Ec2ImageBuilderArn", "").split(":", 5)
@@ -61,7 +61,7 @@ def describe_stack(aws, region, summary):
 
 
 def find_directories(aws, region, slugs, account, named, stacks):
-    """The buckets that could be listed, those that were named first, and the directories of these images in them."""
+    """The buckets that could be listed, the ones that the user named first, and these images' directories."""
     digest = hashlib.sha256((account + region).encode()).hexdigest()[:16]
     default = "parallelcluster-{}-v1-do-not-delete".format(digest)
     tagged = [(stack["tags"] or {}).get("parallelcluster:s3_bucket") for stack in stacks]
@@ -88,7 +88,7 @@ def skip_bucket(aws, failure, region, bucket, named):
 
 
 def list_directories(aws, region, slugs, bucket):
-    """pcluster cuts an image id to 46 characters, ahead of a hyphen and 16 random ones."""
+    """pcluster names a directory after the first 46 characters of the id, a hyphen and 16 random characters."""
     starts = {slug[:46] for slug in slugs}
     for version in list_prefixes(aws, region, bucket, "parallelcluster/"):
         for directory in list_prefixes(aws, region, bucket, version + "images/"):
@@ -125,7 +125,7 @@ def describe_directory(aws, region, bucket, source, directory):
 
 
 def read_object(aws, region, bucket, key):
-    """The text of an object and its time; no text where it is too long."""
+    """The text of an object and its time; no text if it is too long."""
 
     def read(*source, **parameters):
         answer = aws.ask(*source, **parameters)

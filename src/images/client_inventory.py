@@ -1,4 +1,4 @@
-"""The inventory: AMIs, and of those without an image id all that tells what they are."""
+"""The inventory: AMIs, and for those without an image id everything that shows what they are."""
 
 import re
 
@@ -50,7 +50,7 @@ def find_alias(aws):
 
 
 def find_profile(aws):
-    """The profile that the credentials come from; None where variables or the machine give them."""
+    """The profile that the credentials come from; None if variables or the machine provide them."""
     method = aws.session.get_credentials().method
     return None if method in ("env", "iam-role", "container-role") else aws.session.profile_name
 
@@ -212,7 +212,7 @@ def find_launch_configurations(aws, region, images):
 
 
 def find_references(aws, region, images):
-    """What EC2 itself knows of; not every botocore can ask for it."""
+    """The uses that EC2 itself knows of; not every botocore can ask for them."""
     operation = "describe_image_references"
     if not hasattr(aws.client("ec2", region), operation):
         failure = Failure("absent", "boto3 is too old")

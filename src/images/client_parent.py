@@ -1,6 +1,6 @@
 """What a build would take from AWS and the network: its parent image, scripts, components and subnet.
 
-Everything is read-only. What could not be asked is named under "skipped" by the check that asks for it.
+Everything is read-only. What could not be asked is under "skipped", with the name of the check as its key.
 """
 
 import ipaddress
@@ -120,7 +120,7 @@ def fetch(request):
 
 
 def is_public(host):
-    """Whether everybody reaches the host, the instance of a build included."""
+    """Whether the host can be reached from everywhere, including the instance of a build."""
     addresses = {address[4][0] for address in socket.getaddrinfo(host, None)}
     return all(ipaddress.ip_address(address.split("%")[0]).is_global for address in addresses)
 

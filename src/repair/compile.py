@@ -2,8 +2,8 @@
 
     python compile.py SENTINEL PATH...
 
-Python 3.6 to 3.14. A file of bytecode is written whole or not at all. compileall does not see to that on a
-full disk: importlib took a part of a file for all of it until 3.12.8 and 3.13.1
+Python 3.6 to 3.14. A file of bytecode is written whole or not at all. compileall does not ensure that on a
+full disk: until 3.12.8 and 3.13.1, importlib took a partly written file for a complete one
 (https://github.com/python/cpython/issues/126606), and Python fails on such a file instead of compiling it
 again. A source that cannot be compiled or has too long a name stays without bytecode; one that has current
 bytecode is left as it is.
