@@ -13,8 +13,8 @@ use crate::model::env_vars;
 const MAX_DEPTH: u32 = 100;
 
 /// The value of `PCLUSTER_SHIM_TRIED`, `PID/DEPTH/PATH:PATH…`: the candidates that were started. The paths count
-/// only for the process that wrote them, which keeps its PID after an exec; the depth continues to grow in its
-/// children.
+/// only for the process that wrote them, which keeps its PID after an exec, or from [`MAX_DEPTH`] on; the depth
+/// continues to grow in its children.
 #[derive(Debug, Default)]
 pub struct LoopGuard {
     depth: u32,

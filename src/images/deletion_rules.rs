@@ -225,7 +225,7 @@ mod tests {
     use super::*;
     use crate::images::fixtures::{ACCOUNT, DONE, ami, arn, directory, inventory, moment, select};
     use crate::images::image::Action;
-    use crate::images::inventory::{Ami, BucketFrom, LogGroup, Skipped, Use};
+    use crate::images::inventory::{Ami, BucketFrom, LaunchPermission, LogGroup, Skipped, Use};
     use crate::images::rules::examine;
     use crate::images::selection::Selection;
 
@@ -276,6 +276,10 @@ mod tests {
         kept.tags.insert(KEEP.into(), String::new());
         assert!(refused(kept, |_| {}).contains("pcluster-preflight:keep protects it"));
         assert!(refused(Ami { public: true, ..orphan() }, |_| {}).contains("shared with all"));
+        let (users, groups) = (vec!["111122223333".into()], vec!["all".into()]);
+        let launch_permission = Some(LaunchPermission { users, groups, organizations: Vec::new() });
+        let shared = refused(Ami { public: true, launch_permission, ..orphan() }, |_| {});
+        assert_eq!(shared.matches("all").count(), 1, "{shared}");
         assert!(
             refused(Ami { launch_permission: None, ..orphan() }, |_| {})
                 .contains("cannot find out whether it is shared")

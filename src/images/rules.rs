@@ -1,6 +1,6 @@
 //! What each AMI of an inventory is, and what can be done with it. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::images::class::{Class, IMAGE_ID, Known, Owners, find_owners, is_known_release};
 use crate::images::commands::{Commands, share};
@@ -183,7 +183,8 @@ impl Examined<'_> {
         let permission = ami.launch_permission.iter();
         let named = permission.flat_map(|given| [&given.users, &given.groups, &given.organizations]);
         let mut shares: Vec<String> = public.into_iter().chain(named.flatten().cloned()).collect();
-        shares.dedup();
+        let mut seen = BTreeSet::new();
+        shares.retain(|share| seen.insert(share.clone()));
         shares
     }
 }

@@ -171,7 +171,7 @@ fn show_kept(Kept { undoable, others }: &Kept, common: &Common) -> String {
         let repairs: Vec<_> = undoable.iter().map(describe_in_json).collect();
         return report::format_json(&json!({"schemaVersion": 1, "repairs": repairs, "others": others}));
     }
-    let others = others.iter().fold(String::new(), |_, directory| {
+    let others = others.as_ref().map_or_else(String::new, |directory| {
         let directory = directory.display().to_string();
         format!("Repairs of an earlier environment at this path are kept in {}.\n", escape(&directory))
     });

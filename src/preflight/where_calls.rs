@@ -107,7 +107,7 @@ pub(crate) fn activate_line(prefix: &Path) -> Option<String> {
     file.is_file().then(|| format!("{command} {}", quote_for_shell(&lossy(&file))))
 }
 
-/// The prefix of a shim that is installed in install.sh's default place but that this shell does not use yet.
+/// The prefix of a shim that is installed in install.sh's default place.
 pub(crate) fn installed_prefix(search: &Search) -> Option<PathBuf> {
     let prefix = dirs::prefix()?;
     let is_shim = search.classify(&prefix.join("bin").join(NAME)) == Some(CandidateStatus::Shim);

@@ -495,7 +495,6 @@ fn a_link_to_a_venv() {
             place.launcher_is(Venv(place.path("linked")).pcluster());
         },
         |place| {
-            place.venv_by_pip("other", Packages::Broken);
             // The script names the venv's own path, wherever the link points.
             link_packages(Packages::Broken, &Venv(place.path("venv")).site());
         },
