@@ -17,7 +17,7 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// Below /usr and /opt this machine may have one of its own, which no test expects.
+/// The paths found below the sandbox: this machine may have a pcluster of its own below /usr or /opt.
 fn paths(sandbox: &Sandbox, json: &[u8]) -> Vec<String> {
     let reports: Value = serde_json::from_slice(json).unwrap();
     let root = sandbox.root.to_str().unwrap();
@@ -56,7 +56,7 @@ fn each_environment_has_its_line_and_the_worst_decides() {
     sandbox.has_no_scratch();
 }
 
-/// The JSON of each is what `check --real` prints of it, but for how it was found.
+/// The JSON of each environment is what `check` prints for it, except for times.
 #[test]
 fn the_json_is_a_list_of_the_reports_of_check() {
     let sandbox = Sandbox::new();
@@ -125,7 +125,7 @@ fn what_others_could_have_written_is_listed_and_not_run() {
     all(&sandbox, "work").run().exits(0);
 }
 
-/// What a user installs can be written by the user's own group where the umask is 002.
+/// With umask 002, what a user installs is writable by the user's own group.
 #[test]
 fn the_group_of_a_users_own_number_is_the_user() {
     let sandbox = Sandbox::new();

@@ -53,7 +53,7 @@ fn build_image_is_guarded_wherever_the_real_parser_finds_it() {
     assert!(!sandbox.log().iter().any(|line| line.starts_with("real")), "{:?}", sandbox.log());
 }
 
-/// The name that it is called by: with and without a directory, and another name altogether.
+/// The shim is called by its names, with and without a directory, and by another name.
 #[test]
 fn only_the_name_pcluster_preflight_is_a_command_of_its_own() {
     let sandbox = Sandbox::new();
@@ -74,7 +74,7 @@ fn only_the_name_pcluster_preflight_is_a_command_of_its_own() {
     let run = sandbox.call(sandbox.path("shim/pcluster-preflight"), ["advisories"]).run();
     let same = sandbox.pcluster(["preflight", "advisories"]).run();
     run.exits(0).prints(&same.stdout()).is_silent();
-    // What it says to do can be done where `pcluster` is the real one.
+    // The commands that it prints also work where `pcluster` is the real one.
     let called = |name: &str, line: &str| {
         let line = format!("{name} {line}");
         sandbox.call(sandbox.path("tools/sh"), ["-c", &line]).run()
@@ -137,7 +137,7 @@ fn trap_16_a_console_script_gets_exactly_the_callers_environment() {
     }
 }
 
-/// A wrapper may start the shim again by exec, so a variable names what was tried; nothing else.
+/// A wrapper may start the shim again by exec, so one new variable, and no other, names what was tried.
 #[test]
 fn a_wrapper_gets_one_variable_more() {
     let sandbox = Sandbox::new();
@@ -150,7 +150,7 @@ fn a_wrapper_gets_one_variable_more() {
     run.exits(0).holds(more == [tried.as_bytes()], "exactly PCLUSTER_SHIM_TRIED more");
 }
 
-/// Sorted, and without `_`, which shells set.
+/// The variables, sorted, without `_`, which shells set.
 fn variables(environment: &[u8]) -> Vec<&[u8]> {
     let mut variables: Vec<&[u8]> =
         environment.split(|byte| *byte == 0).filter(|variable| !variable.starts_with(b"_=")).collect();
@@ -174,7 +174,7 @@ fn trap_10_bytes_that_are_no_text_pass_in_arguments_variables_and_path() {
     run.exits(0).is_silent().holds(run.stdout == expected, "the bytes");
 }
 
-/// A guarded call with a configuration's name and a variable that are no text.
+/// A guarded call in which the name of the configuration and a variable are not UTF-8.
 #[test]
 fn bytes_that_are_no_text_pass_through_a_guarded_call() {
     let sandbox = Sandbox::new();
@@ -253,13 +253,13 @@ fn trap_23_a_pass_through_does_nothing_but_find_and_exec() {
             &format!("no open for writing: {line}"),
         );
         run.holds(!line.contains("config.yaml"), "no config is read");
-        // Known by its inode: reading it whole for the marker would take longer than all the rest.
+        // It is recognized by its inode: searching it for the marker would take longer than all the rest.
         let own = format!("{}\"", sandbox.path("shim/pcluster").display());
         run.holds(!line.contains("open") || !line.contains(&own), "the shim itself is not read");
     }
 }
 
-/// The name that a program is exec'ed by is the one on PATH: multicall programs go by it.
+/// A program is exec'ed by the path found on PATH, because multicall programs depend on their name.
 #[test]
 fn trap_09_the_path_is_handed_on_as_found() {
     let sandbox = Sandbox::new();
@@ -276,7 +276,7 @@ fn trap_09_the_path_is_handed_on_as_found() {
     }
 }
 
-/// A damaged config or cache concerns build-image alone.
+/// A damaged config or cache affects no command of pcluster except build-image.
 #[test]
 fn no_damaged_file_of_the_shim_reaches_another_command() {
     let sandbox = Sandbox::new();
@@ -290,13 +290,13 @@ fn no_damaged_file_of_the_shim_reaches_another_command() {
     nothing.run().exits(0).prints("the real pcluster: version\n").is_silent();
 }
 
-/// Before and after a check: what was ignored stays ignored, what was not is not.
+/// With and without a check, the real program ignores exactly the signals that the caller ignores.
 #[test]
 #[cfg(target_os = "linux")]
 fn trap_12_signal_dispositions_are_those_of_a_direct_call() {
     let sandbox = Sandbox::new();
     sandbox.link("tools/grep", on_this_machine("grep"));
-    // By exec, because a shell that reads its own status would show its own handlers.
+    // With exec, because a shell that reads its own status would show its own handlers.
     sandbox.environment().really("exec grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status");
     for ignored in ["", "trap '' HUP; ", "trap '' INT QUIT TERM; "] {
         let in_shell = format!("{ignored}exec \"$@\"");
@@ -311,7 +311,7 @@ fn trap_12_signal_dispositions_are_those_of_a_direct_call() {
     }
 }
 
-/// A name that is no text is not `build-image`, and an empty command line is the real one's.
+/// An empty command line is left to the real program, and so is a command that is not UTF-8.
 #[test]
 fn without_arguments_the_real_program_says_what_it_says() {
     let sandbox = Sandbox::new();

@@ -1,5 +1,5 @@
-//! Checks that cannot run: each one warning line that says which, then the real pcluster; strict
-//! stops. A child's failure is never the shim's.
+//! Checks that cannot run: one warning line names the check, and the real pcluster runs; strict stops. The
+//! failure of a child is never a failure of the shim.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::support::sandbox::Sandbox;
 
 const FRAME: &str = r#"printf '\n%s\n' "$sentinel""#;
 
-/// One line, and the real pcluster is called; with strict, why it is stopped.
+/// Asserts that one line warns and the real pcluster is called, and that strict stops and says why.
 #[track_caller]
 fn warned(sandbox: &Sandbox, what: &str, snapshot: &str) {
     let run = sandbox.build_image().run();
@@ -60,7 +60,7 @@ fn a_synthesis_that_fails() {
     }
 }
 
-/// A child that hangs is ended with all that it started; the limit is a variable.
+/// A child that hangs is ended with everything that it started. A variable sets the limit.
 #[test]
 fn a_hang_ends_at_the_time_limit() {
     for (snapshot, identity) in [("identity-hangs.txt", true), ("synth-hangs.txt", false)] {
@@ -78,7 +78,7 @@ fn a_hang_ends_at_the_time_limit() {
     }
 }
 
-/// A grandchild that outlives its parent keeps the check waiting for nothing.
+/// A check does not wait for a grandchild that outlives its parent.
 #[test]
 fn what_a_check_leaves_running_does_not_outlive_it() {
     let sandbox = Sandbox::new();
@@ -106,7 +106,7 @@ fn a_node_that_is_absent_or_odd() {
     }
 }
 
-/// Node missing makes the synthesis fail as well in a real environment: that is one reason, not two.
+/// In a real environment a missing Node makes the synthesis fail too: one line gives the one reason.
 #[test]
 fn a_missing_node_is_reported_once() {
     let sandbox = Sandbox::new();
@@ -116,8 +116,8 @@ fn a_missing_node_is_reported_once() {
     sandbox.build_image().run().exits(0).prints(REAL_OUTPUT).warns_once("node");
 }
 
-/// TMPDIR as a batch job that has ended leaves it. Python takes another directory then, and so does
-/// a check.
+/// A batch job that has ended may leave a TMPDIR that does not exist. Python then uses another directory, and
+/// so does a check.
 #[test]
 fn without_the_directory_for_temporary_files_everything_is_checked() {
     let sandbox = Sandbox::new();
@@ -193,7 +193,7 @@ fn a_repair_that_cannot_be_rolled_back_turns_no_check_off() {
     }
 }
 
-/// A state directory that is no directory, or absent: a check needs none.
+/// A check needs no state directory: it may be a file, a device or not set.
 #[test]
 fn without_a_state_directory_everything_is_checked() {
     let sandbox = Sandbox::new();
@@ -215,7 +215,7 @@ fn without_a_state_directory_everything_is_checked() {
     }
 }
 
-/// The lock of repairs, and the one on the environment, are not needed to read.
+/// A check only reads, so it needs no lock.
 #[test]
 fn a_lock_that_cannot_be_opened_turns_no_check_off() {
     let sandbox = Sandbox::new();

@@ -1,5 +1,5 @@
-//! Files that hang a reader, take all memory, or could have been written by others. A read that waits
-//! or does not end fails by the time limit of a run.
+//! Files that hang a reader, take all memory, or could have been written by others. If a read blocks or does
+//! not end, the time limit of a run fails the test.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -13,7 +13,7 @@ use crate::support::sandbox::Sandbox;
 
 const CONFIG: &str = "config/pcluster-shim/config.yaml";
 
-/// Replacement of a file: a name, a function that puts it there, and what is reported of it.
+/// What replaces a file: a name, a function that creates it, and what is reported about it.
 type Kind = (&'static str, fn(&Path), &'static str);
 
 const KINDS: [Kind; 5] = [
@@ -88,7 +88,7 @@ fn a_template_of_any_kind() {
     reports(&run, "standard input", "larger than 1 MB");
 }
 
-/// Inputs that took a parser from seconds to minutes; none is a template.
+/// Inputs on which a parser spent seconds to minutes. None is a template.
 #[test]
 fn a_template_that_costs_its_parser_more_than_its_length() {
     let tags = (0..20_000).fold(String::new(), |text, number| text + &format!("%TAG !a{number}! tag:x\n"));
@@ -189,7 +189,7 @@ fn whatever_the_umask_the_state_of_repairs_is_the_callers_alone() {
     }
 }
 
-/// Trap 25: nothing is shared that they could damage.
+/// Trap 25: checks share nothing that they could damage.
 #[test]
 fn trap_25_many_at_once_are_all_checked() {
     let sandbox = Sandbox::new();
@@ -210,9 +210,9 @@ fn a_working_directory_that_is_gone_turns_no_check_off() {
     let gone = format!("{make} gone && cd gone && {remove} ../gone && exec \"$@\"");
     let gone = ["-c", &gone, "sh"];
     let sh = sandbox.path("tools/sh");
-    // The fakes are shells, which complain themselves.
+    // Output is not compared, because the fakes are shells, which complain themselves.
     sandbox.pcluster(["version"]).under(&sh, &gone).run().exits(0);
-    // It writes the configuration.
+    // Only writes the configuration.
     drop(sandbox.build_image());
     let configuration = sandbox.path("work/image.yaml");
     let configuration = configuration.to_str().unwrap();
@@ -224,7 +224,7 @@ fn a_working_directory_that_is_gone_turns_no_check_off() {
     sandbox.pcluster(["preflight", "where"]).under(&sh, &gone).run().exits(0);
 }
 
-/// `sudo` with HOME kept: nothing in it is read, and nothing is written there.
+/// `sudo` may keep HOME: nothing in that directory is read or written.
 #[test]
 #[expect(clippy::print_stdout, reason = "a test that does not run says so")]
 fn another_users_home_is_neither_read_nor_written() {
@@ -252,7 +252,7 @@ fn another_users_home_is_neither_read_nor_written() {
     assert_eq!(sandbox.tree("home"), before);
 }
 
-/// Scratch that SIGKILL leaves is removed by the next check; a concurrent check keeps its own.
+/// The next check removes scratch directories that SIGKILL left, but not those of concurrent checks.
 #[test]
 fn scratch_that_was_left_is_swept() {
     let sandbox = Sandbox::new();

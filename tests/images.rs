@@ -11,7 +11,7 @@ use crate::support::sandbox::Sandbox;
 
 const BUCKET: &str = "parallelcluster-0123456789abcdef-v1-do-not-delete";
 
-/// An orphan; in a year whose age no clock counts.
+/// An orphan with a date in the future, so that no output depends on the clock.
 fn ami(number: u8, id: &str, more: &[(&str, Value)]) -> Value {
     let arn = format!("arn:aws:imagebuilder:us-east-1:123456789012:image/parallelclusterimage-{id}/3.1.3/1");
     let mut ami = json!({
@@ -56,7 +56,7 @@ fn directory(id: &str) -> Value {
     })
 }
 
-/// An account with orphans of which two can be repaired, and with one that is used.
+/// An account with five orphans: three can be repaired, one of them is in use, and one is tagged to be kept.
 fn inventory() -> Value {
     let mut kept = ami(5, "kept", &[]);
     kept["tags"]["pcluster-preflight:keep"] = json!("until the audit");
@@ -141,7 +141,7 @@ fn a_narrow_terminal_folds_list_and_plan() {
     }
 }
 
-/// Runs a command at a terminal, which gets the input.
+/// Runs a command on a terminal, and passes its own input on to it.
 const AT_TERMINAL: &str = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
 
 #[test]
@@ -173,7 +173,7 @@ fn result_names_what_is_done_left_and_refused() {
     environment.has_in_aws(&inventory(), &json!([DONE(), denied]));
     let run = images(&sandbox, &["--delete", "--yes", "--image", "ami-00000000000000002"]).run();
     run.exits(1).stdout_matches("result-failed.txt");
-    // EC2 did not take one tag, and the rest is written.
+    // EC2 refused one tag, and the others were written.
     let note = json!({"ok": true, "message": "EC2 refuses these tags, and they were left out: team (no)", "permission": null});
     environment.has_in_aws(&inventory(), &json!([note]));
     let run = images(&sandbox, &["--repair", "--yes", "--image", "ami-00000000000000002"]).run();

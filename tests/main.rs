@@ -8,13 +8,13 @@ mod support; // sandboxes, fake environments, snapshots
 mod all; // every pcluster that can be found, one line each
 mod dispatch; // what is guarded, what passes through, and that a pass-through leaves no trace
 mod failpoints; // repairs that are killed, fail, or meet others at every step
-mod failures; // checks that cannot run: each one line, delegated; strict stops
+mod failures; // checks that cannot run: one warning line, then the real pcluster; strict stops
 mod hostile; // files that hang, flood, or could have been written by others
 mod images; // preflight images, as people and scripts see it
 mod install; // install.sh and what it leaves behind
 mod launchers; // every form of launcher leads to its interpreter
 mod locate; // the real pcluster among shims, wrappers and debris
-mod parent; // what AWS, or a file, says of the parent image
+mod parent; // what AWS, or a file, says about the parent image
 mod preflight; // the shim's own commands
 mod repair; // fix and undo: what they do, refuse and say
 mod repair_history; // the stack of repairs, and what is undone first

@@ -1,4 +1,4 @@
-//! What is synchronized before it counts, and a disk that fails.
+//! What is synced to the disk before a later step relies on it, and a disk that fails.
 
 use std::fs;
 use std::path::Path;
@@ -8,14 +8,13 @@ use crate::support::broken_environment::{BrokenEnvironment, TOKEN};
 use crate::support::machine::on_this_machine;
 use crate::support::sandbox::Sandbox;
 
-/// The calls of one run that write to the disk or decide what counts, in order: the call and the
-/// names that it is about, without the sandbox.
+/// The system calls of one run that sync, rename, link or remove files, in order, as strace prints them.
 #[cfg(target_os = "linux")]
 fn disk_calls(environment: &BrokenEnvironment, arguments: [&str; 1]) -> Vec<String> {
     let file = environment.sandbox.path("trace");
     let calls =
         "trace=fsync,fdatasync,syncfs,sync_file_range,rename,renameat,renameat2,link,linkat,unlink,unlinkat";
-    // -s: paths in full.
+    // `-s 300` prints paths in full.
     let first = ["-f", "-y", "-s", "300", "-e", calls, "-o", file.to_str().unwrap()];
     let run = environment.preflight(arguments).under(on_this_machine("strace"), &first).run();
     run.exits(0);
@@ -37,10 +36,9 @@ fn last_position(calls: &[String], names: &[&str]) -> usize {
     found.unwrap_or_else(|| panic!("no call has {names:?}:\n{}", calls.join("\n")))
 }
 
-/// Order of what reaches the disk, because each step relies on the one before: the copies before
-/// their journal, the journal before the first removal, the new files before the journal is closed,
-/// the token before the first removal and until the journal is no longer open, the old files before an undo removes
-/// its copies.
+/// Each step relies on what is on the disk by then: the copies before their journal, the journal and the
+/// token before the first removal, the new files before the journal is closed, the old files before an undo
+/// removes its copies. The token stays until the journal is no longer open.
 #[test]
 #[cfg(target_os = "linux")]
 fn what_counts_is_on_the_disk_before_it_counts() {
@@ -65,7 +63,7 @@ fn what_counts_is_on_the_disk_before_it_counts() {
         let opened_name = opened + 1 + position(&calls[opened + 1..], &["fsync(", &state]);
         let removal = at(&["unlink", &site, "aws_cdk"]);
         let placed = last_position(&calls, &["link", &format!("\"{site}/")]);
-        // A kill leaves no part of a file at its path.
+        // A file is renamed into place, so that a kill never leaves a part of it there.
         at(&["rename", ".__init__.py.pcluster-shim\"", "/aws_cdk/core/__init__.py\""]);
         let new = at(&["syncfs(", &prefix]);
         let closed = at(&["rename", &state, "journal.json", "repair-"]);
@@ -116,14 +114,14 @@ fn a_disk_that_fails_to_write() {
         (true, Sandbox::new().broken_environment_across_file_systems()),
     ] {
         let before = environment.site();
-        // The first of each thread: with copies the snapshot's; with links the exchange's, and the
-        // rollback's, which is then still open.
+        // The first syncfs of each thread fails. With copies, that is the snapshot's. With links, it is the
+        // exchange's and also the rollback's, so the transaction is still open.
         let first = ["-f", "-e", "trace=syncfs", "-e", "inject=syncfs:error=EIO:when=1", "-o", "/dev/null"];
         let run = environment.preflight(["fix"]).under(on_this_machine("strace"), &first).run();
         run.exits(1).prefixed();
         run.holds(run.stderr().contains("os error 5"), "the disk's error is reported");
         let mut now = environment.site();
-        // The token stays with the journal.
+        // The token stays as long as the journal is open.
         assert_eq!(now.remove(Path::new(TOKEN)).is_some(), !copies);
         assert_same(&now, &before, "");
         if !copies {

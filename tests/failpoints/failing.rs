@@ -8,7 +8,7 @@ use crate::support::broken_environment::BrokenEnvironment;
 use crate::support::machine::{on_this_machine, output};
 use crate::support::sandbox::Sandbox;
 
-/// Lets each step fail, at each `nth` file: one error names the step, and nothing is changed.
+/// Makes each step fail, at every `nth` file: one error names the step, and nothing is changed.
 fn a_failure_at_every_step_changes_nothing(environment: &BrokenEnvironment, nth: usize) {
     let before = environment.site();
     for step in &STEPS[..9] {
@@ -55,7 +55,7 @@ fn a_failure_at_every_file_changes_nothing_with_copies() {
     a_failure_at_every_step_changes_nothing(&Sandbox::new().broken_environment_across_file_systems(), 1);
 }
 
-/// A repair that fails in mode fix stops the build, with the environment as it was.
+/// A repair that fails in mode fix stops the build and leaves the environment unchanged.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn a_failure_in_mode_fix_stops() {
@@ -69,7 +69,7 @@ fn a_failure_in_mode_fix_stops() {
     environment.left_nothing("by a repair that failed");
 }
 
-/// A file that cannot be put back: the others are, it is named, and a later run completes it.
+/// If a file cannot be restored, the others are, the file is named, and a later run completes the undo.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn a_rollback_goes_on_past_a_file_that_fails() {
@@ -99,7 +99,7 @@ fn a_rollback_goes_on_past_a_file_that_fails() {
     environment.left_nothing("by a rollback");
 }
 
-/// An earlier repair stays the last one when the next fails at its end.
+/// If a repair fails at its end, the previous repair can still be undone.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn a_failure_at_the_end_keeps_the_undo_of_before() {
@@ -118,7 +118,7 @@ fn a_failure_at_the_end_keeps_the_undo_of_before() {
     assert_same(&environment.site(), &before, "");
 }
 
-/// A rollback without one of its copies removes nothing; with the copy back it is completed.
+/// A rollback without one of its copies removes nothing. Once the copy is back, it is completed.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn a_rollback_without_a_copy_changes_nothing() {
@@ -148,7 +148,7 @@ fn a_rollback_without_a_copy_changes_nothing() {
             let needless = removed.iter().find(is_back).map(copy);
             let aside = environment.state.join("aside");
             fs::rename(&missing, &aside).unwrap();
-            // A check goes on with the environment as it is, and says so.
+            // A check continues with the environment as it is, and reports why.
             let check = environment.preflight(["--no-synth"]).run();
             check.holds(check.status.code() != Some(0), "it is not ready");
             check.holds(check.stdout().contains("cannot be rolled back"), "it says why");
@@ -161,7 +161,7 @@ fn a_rollback_without_a_copy_changes_nothing() {
             }
             assert_same(&environment.site(), &half, failure);
             fs::rename(&aside, &missing).unwrap();
-            // A file that is in its place already needs no copy.
+            // A file that is already back in its place needs no copy.
             if command == "undo" {
                 fs::remove_file(needless.unwrap()).unwrap();
             }
@@ -173,7 +173,7 @@ fn a_rollback_without_a_copy_changes_nothing() {
     }
 }
 
-/// Cut off, and repaired by hand with pip before the next command: what pip has written stays.
+/// After a repair was killed, the user ran pip: the next command leaves what pip has written.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn a_rollback_leaves_what_pip_has_installed_since() {

@@ -4,7 +4,7 @@ use super::{FAILPOINT, MAX_COUNT, STEPS, assert_same, repair_and_undo};
 use crate::support::broken_environment::BrokenEnvironment;
 use crate::support::sandbox::Sandbox;
 
-/// Kills a repair at every step, at each `nth` file of it; then runs each command that may come next.
+/// Kills a repair at every step, at every `nth` file of it, each time followed by another of four commands.
 fn killed_at_every_step(environment: &BrokenEnvironment, nth: usize) {
     let before = environment.site();
     let repaired = repair_and_undo(environment);
@@ -98,7 +98,7 @@ fn killed_with_copies(nth: usize) {
     killed_at_every_step(&environment, nth);
 }
 
-/// Kills an undo at each `nth` file, and twice more while it is completed.
+/// Kills an undo at every `nth` file, and twice more while the next calls complete it.
 fn an_undo_killed_is_completed(environment: &BrokenEnvironment, nth: usize) {
     let before = environment.site();
     for step in ["undo", "restore"] {
@@ -149,7 +149,7 @@ fn an_undo_killed_at_every_file_is_completed_with_copies() {
     an_undo_killed_is_completed(&Sandbox::new().broken_environment_across_file_systems(), 1);
 }
 
-/// The undo is complete but for the token and its own files.
+/// The undo is complete, except that the token and its own files remain.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn an_undo_killed_at_its_end_is_completed() {
@@ -161,7 +161,7 @@ fn an_undo_killed_at_its_end_is_completed() {
         environment.preflight(["fix"]).run().exits(0);
         environment.preflight(["undo"]).var(FAILPOINT, failure).run().dies_by(9);
         assert!(environment.kept().contains(&"unchanged.json".to_owned()), "{failure}");
-        // Killed once more while it is completed.
+        // Killed again while the next call completes it.
         environment.preflight(["--no-synth"]).var(FAILPOINT, "kill:remove-token").run();
         environment.preflight(["--no-synth"]).run().exits(1).is_silent();
         assert_same(&environment.site(), &before, failure);
@@ -182,7 +182,7 @@ fn a_token_that_cannot_be_removed_is_removed_by_the_next_call() {
     environment.left_nothing("by the next call");
 }
 
-/// Ctrl-C in the middle of it: an undo takes no second, and half of it is a mixture of two environments.
+/// Ctrl-C does not stop it: an undo takes less than a second, and half an undo mixes two environments.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn an_undo_is_finished_whatever_signal_comes() {

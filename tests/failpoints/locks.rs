@@ -25,15 +25,15 @@ fn two_fixes_at_once() {
         let holder = wait_for_holders(&lock, 1)[0];
         let second = scope.spawn(|| environment.preflight(["fix", "-v"]).run());
         let two = wait_for_holders(&lock, 2);
-        // A third is interrupted while it waits; it had to ask Python before, so signals are caught.
+        // A third is interrupted while it waits. It has already asked a new Python, so it catches signals.
         let third = scope.spawn(|| environment.preflight(["fix"]).var("PYTHONX", "new").run());
         let pids = wait_for_holders(&lock, 3);
-        // The new one, which need not be the highest: PIDs start again from low numbers.
+        // The new PID need not be the highest: PIDs start again from low numbers.
         let newest = *pids.iter().find(|pid| !two.contains(pid)).unwrap();
         kill_process(Pid::from_raw(newest).unwrap(), Signal::TERM).unwrap();
         third.join().unwrap().dies_by(15).prints("").says_at_most_that_it_waits();
         environment.installs_by(crate::support::broken_environment::INSTALL);
-        // Read once by each of the first one's installations.
+        // Lets the installation of the first one continue.
         fs::write(&hold, "").unwrap();
         let first = first.join().unwrap();
         first.exits(0);
@@ -45,7 +45,7 @@ fn two_fixes_at_once() {
     environment.keeps_the_last_one();
 }
 
-/// Stopped in the middle of its exchange, as by Ctrl-Z: whoever waits says for which process.
+/// A repair is stopped during its exchange, as by Ctrl-Z: a check that waits for it names the process.
 #[test]
 fn a_check_behind_a_repair_that_is_stopped_says_what_it_waits_for() {
     let sandbox = Sandbox::new();
@@ -114,7 +114,7 @@ fn a_check_waits_for_a_repair() {
         wait_for_holders(&environment.path("site"), 2);
         let log = sandbox.log();
         assert_eq!(log.iter().filter(|line| *line == "synth").count(), 3, "it went on: {log:?}");
-        // The name is removed first, so that no later reader blocks.
+        // The FIFO is removed before it is closed, so that no later reader blocks.
         let open = fs::OpenOptions::new().write(true).open(&hold).unwrap();
         fs::remove_file(&hold).unwrap();
         drop(open);
@@ -134,7 +134,7 @@ fn interrupted_while_it_verifies() {
         let sandbox = Sandbox::new();
         let environment = sandbox.broken_environment();
         let before = environment.site();
-        // The second check of requirements is the verification's.
+        // Once the new packages are there, only the verification checks requirements.
         let check = format!(
             "[ -d '{}' ] && {{ kill -{signal} $PPID; exec sleep 1000; }}",
             environment.path("site/aws_cdk.core-1.204.0.dist-info").display()

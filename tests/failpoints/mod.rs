@@ -6,7 +6,7 @@ mod disk;
 mod failing; // steps that fail: nothing is changed, and a rollback restores as much as it can
 mod killed; // repairs and undos that are killed at every step, and the next call that completes them
 mod locks; // repairs and checks that wait for each other, and an interruption
-mod recreated; // environments that were replaced, restored or changed after a kill // what is synchronized before it counts, and a disk that fails
+mod recreated; // environments that were replaced, restored or changed after a kill
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,10 +43,10 @@ fn assert_same(now: &Tree, expected: &Tree, when: &str) {
     assert!(other.is_empty(), "{when}:\n{}", other.join("\n"));
 }
 
-/// More often than any step is reached.
+/// A count that no step reaches.
 const MAX_COUNT: usize = 100;
 
-/// What a repair of this environment makes, and that an undo takes it back.
+/// Returns what a repair of this environment makes, and asserts that an undo reverts it.
 #[track_caller]
 fn repair_and_undo(environment: &BrokenEnvironment) -> Tree {
     let before = environment.site();
@@ -72,7 +72,7 @@ fn find_holders(path: &Path) -> Vec<i32> {
         .collect()
 }
 
-/// Waits until so many processes keep it open. A child has the files of its parent open for a moment.
+/// Waits until so many processes keep the file open: a new child has its parent's files open for a moment.
 #[track_caller]
 pub(crate) fn wait_for_holders(path: &Path, count: usize) -> Vec<i32> {
     let mut seen = 0;

@@ -33,7 +33,7 @@ fn a_recreated_environment_is_not_touched_after_a_kill() {
     }
 }
 
-/// Killed during an undo, which has opened the journal again.
+/// The kill comes during an undo, which has reopened the journal.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn a_recreated_environment_is_not_touched_after_a_killed_undo() {
@@ -48,7 +48,7 @@ fn a_recreated_environment_is_not_touched_after_a_killed_undo() {
     assert_same(&environment.site(), &recreated, "");
 }
 
-/// As after `cp -a`, rsync or from a backup: other inodes, the same environment.
+/// After `cp -a`, rsync or a restore from a backup, it is the same environment with other inodes.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn a_restored_environment_is_rolled_back_after_a_kill() {
@@ -63,7 +63,7 @@ fn a_restored_environment_is_rolled_back_after_a_kill() {
     environment.left_nothing("by a rollback");
 }
 
-/// No package manager has written it, so its package does not show it.
+/// No package manager wrote the change, so the metadata of the package does not show it.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn a_file_that_was_changed_after_a_kill_stays_and_is_named() {

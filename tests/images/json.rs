@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{BUCKET, DONE, account, ami, images, inventory};
 use crate::support::sandbox::Sandbox;
 
-/// The values of every key `commands` in it.
+/// The commands in every object with the key `commands`.
 fn commands(value: &Value) -> Vec<String> {
     match value {
         Value::Object(keys) => keys
@@ -40,7 +40,7 @@ fn read_text(text: &str) -> (Vec<String>, Vec<String>) {
     )
 }
 
-/// Runs a command twice, and gives its JSON, which has every command, name and address of its text.
+/// Runs a command twice, and returns its JSON, which must have every command, name and address of its text.
 fn json_of(sandbox: &Sandbox, prepare: impl Fn(), arguments: &[&str]) -> Value {
     prepare();
     let run = images(sandbox, &[&["-v"], arguments].concat()).run();

@@ -5,8 +5,8 @@ use std::fs;
 use super::{Home, SHELLS, in_place, small_binary};
 use crate::support::machine::{on_this_machine, real_python};
 
-/// In place the launcher has the name and the directory that it has without the shim, as far as usage
-/// texts, `sys.path` and launchers that search beside themselves depend on them.
+/// Behind the shim in place, the launcher still has its name and directory, as far as usage texts, `sys.path`
+/// and launchers that search their own directory depend on them.
 #[test]
 fn in_place_the_launcher_works_as_before_and_comes_back_byte_for_byte() {
     let python = real_python().display().to_string();
@@ -51,7 +51,7 @@ fn in_place_the_launcher_works_as_before_and_comes_back_byte_for_byte() {
     }
 }
 
-/// What repairs have left goes with the guard of an environment, too.
+/// An uninstall from one environment also removes what repairs have left.
 #[test]
 fn in_place_an_uninstall_keeps_only_what_an_undo_needs() {
     let home = Home::new();
@@ -87,11 +87,11 @@ fn in_place_the_environment_is_guarded() {
         let run = home.call("dash", ["-c", &line]).path(&tools).run();
         run.exits(0).is_silent().stdout_matches(snapshot);
     }
-    // Another environment that is first on PATH is the one that is asked for.
+    // If another environment is first on PATH, its pcluster runs.
     home.sandbox.environment_in("other").really("echo \"the other pcluster: $*\"");
     let both = ["other/bin", "venv/bin", "tools"].map(|name| home.path(name));
     home.call("dash", ["-c", "pcluster version"]).path(&both).run().prints("the other pcluster: version\n");
-    // The shim of the user, and in the environment another one: that environment's launcher.
+    // With the user's shim in front of the shim in the environment, the environment's launcher runs.
     home.install();
     let run = home.call("bash", ["-i", "-c", "pcluster version && pcluster preflight where"]).run();
     run.exits(0).stdout_matches("where-both.txt");
@@ -102,7 +102,7 @@ fn in_place_the_environment_is_guarded() {
     in_place(&home, &["--uninstall"]);
 }
 
-/// Trap 27: what pip or uv writes over it later is newer, is used, is reported, and is guarded anew.
+/// Trap 27: a launcher that pip or uv writes over the shim is newer: it is used, reported, and guarded again.
 #[test]
 fn trap_27_what_overwrites_the_shim_in_place_is_reported_and_renewed() {
     let home = Home::new();
@@ -113,7 +113,7 @@ fn trap_27_what_overwrites_the_shim_in_place_is_reported_and_renewed() {
     let asked = || home.call("dash", ["-c", "pcluster-preflight where"]).run();
     asked().exits(1).stdout_matches("where-overwritten.txt");
     home.call("dash", ["-c", "pcluster version"]).run().exits(0).prints("newer version\n");
-    // The command that `where` gives, with the files of the environment alone.
+    // The command that `where` prints, run with only the environment's files.
     let (own, venv) = (home.path("venv/bin/.pcluster-shim/install.sh"), home.path("venv"));
     let renew = [own.to_str().unwrap(), "--venv", venv.to_str().unwrap()];
     home.call("dash", renew).run().exits(0).is_silent();
@@ -132,7 +132,7 @@ fn trap_27_what_overwrites_the_shim_in_place_is_reported_and_renewed() {
     home.call("bash", ["-i", "-c", "pcluster preflight where -q"]).run().exits(0);
 }
 
-/// The launcher that it would put back is gone, or something of the user's is in the way.
+/// The launcher that an uninstall would restore is gone, or a file of the user's is in the way.
 #[test]
 fn in_place_nothing_is_lost_where_files_are_not_as_expected() {
     let home = Home::new();
@@ -152,7 +152,7 @@ fn in_place_nothing_is_lost_where_files_are_not_as_expected() {
     home.is_as_before(&run);
 }
 
-/// Another installation comes in between the look at the launcher and its copy: the launcher is not lost.
+/// Another installation runs after the launcher was looked at and before it is copied: it is not lost.
 #[test]
 fn in_place_another_installation_at_the_same_time_keeps_the_launcher() {
     let home = Home::new();
@@ -175,14 +175,14 @@ fn in_place_another_installation_at_the_same_time_keeps_the_launcher() {
     assert_eq!(fs::read(home.path("venv/bin/pcluster.real")).unwrap(), launcher);
     in_place(&home, &["--uninstall"]);
     home.is_as_before(&run);
-    // Where it was lost nevertheless, an uninstallation says so and changes nothing.
+    // If it is lost anyway, an uninstall reports that and changes nothing.
     in_place(&home, &["--binary", &home.built]);
     fs::copy(home.path("venv/bin/pcluster"), home.path("venv/bin/pcluster.real")).unwrap();
     let run = home.installs_in("dash", ["--uninstall", "--venv", &venv]).run();
     run.exits(1).prints("").stderr_matches("venv-no-launcher-uninstall.txt");
 }
 
-/// What a killed run has left goes, whether or not it had come to its end.
+/// The leftovers of a killed run are removed, whether or not a complete installation is there too.
 #[test]
 fn in_place_what_a_killed_run_left_is_removed() {
     let home = Home::new();
@@ -202,7 +202,7 @@ fn in_place_what_a_killed_run_left_is_removed() {
     }
 }
 
-/// Every pcluster of the environment would fail, so the launcher is put back.
+/// Otherwise every pcluster call in the environment would fail, so the launcher is restored.
 #[test]
 fn in_place_where_the_launcher_is_not_found_it_is_put_back() {
     let home = Home::new();
@@ -239,7 +239,7 @@ fn a_preflight_that_a_wheel_has_installed_stays() {
     call(&["--uninstall"]).exits(0).is_silent();
     assert_eq!(fs::read(&preflight).unwrap(), fs::read(small_binary()).unwrap());
     assert!(!venv.join("bin/pcluster.real").exists());
-    // Without the wheel it is in the way of the first call, and its own from then on.
+    // Without the wheel's RECORD, the file is in the way.
     fs::remove_file(venv.join(record)).unwrap();
     let run = home.sandbox.call(home.path("tools/dash"), []).path(&home.with_busybox());
     let (script, built) = (home.path("install.sh"), home.path("built"));

@@ -1,17 +1,17 @@
 //! install.sh: in dash, bash and busybox sh; for users of bash, zsh, fish and dash; and that an
 //! uninstall leaves nothing.
 //!
-//! Debian packages that this module and `traps` need beside a C compiler, python3 and strace:
+//! Debian packages that this module and `traps` need in addition to a C compiler, python3 and strace:
 //!
 //!     apt-get install bash dash busybox zsh fish shellcheck shfmt util-linux binutils
 
 mod in_place; // the shim in the place of an environment's launcher (`--venv`)
-mod interrupted; // runs that are killed or cut off, and calls during an exchange of the shim
+mod interrupted; // runs that are killed, a script that is truncated, and calls while the shim is replaced
 mod live_shells; // an installation and an uninstallation seen by a shell that is running; completion; the manual page
 mod program;
 mod refused; // places and calls that are refused, with nothing written
-mod startup_files; // the line in them: every shell has the shim first, and loses the line byte for byte
-mod uninstall; // only the shim's own files are removed, those of older versions and of repairs among them // the script's lints, a checkout, the program as its own installer, and what is no fault of an installation
+mod startup_files; // their line: with it every shell has the shim first; an uninstall removes it byte for byte
+mod uninstall; // only the shim's own files are removed, those of older versions and of repairs among them
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -49,7 +49,7 @@ fn small_binary() -> &'static Path {
     path
 }
 
-/// A user's home: an environment with a pcluster, and startup files that set PATH as theirs do.
+/// A user's home: an environment with a pcluster, and startup files that set PATH as users' files do.
 pub(crate) struct Home {
     pub(crate) sandbox: Sandbox,
     /// The path of a built shim, for `--binary`.
@@ -60,7 +60,7 @@ pub(crate) struct Home {
 /// The shells that run install.sh.
 const SHELLS: [&str; 3] = ["dash", "bash", "busybox"];
 
-/// Startup files: a name below the sandbox and what ends it.
+/// Startup files: a path below the sandbox, and the end of the file's content.
 const STARTUP: [(&str, &str); 7] = [
     ("home/.profile", "# ends as it should\n"),
     ("home/.bashrc", "# has no newline at its end, but a blank "),
@@ -116,7 +116,7 @@ impl Home {
         if program == "fish" { call.var("XDG_DATA_HOME", self.path("data")) } else { call }
     }
 
-    /// install.sh in one of [`SHELLS`], and where that is busybox with nothing but busybox's tools.
+    /// install.sh in one of [`SHELLS`]; if that is busybox, PATH has only busybox's tools.
     pub(crate) fn installs_in<const N: usize>(&self, shell: &str, arguments: [&str; N]) -> Call {
         let script = self.path("install.sh");
         let script = script.to_str().unwrap();
@@ -175,7 +175,7 @@ impl Home {
         files
     }
 
-    /// The user's files by their paths below the sandbox, whose own path is left out of their texts.
+    /// The user's files by their paths below the sandbox, whose own path is replaced in their content.
     fn written(&self) -> BTreeMap<PathBuf, String> {
         let root = self.sandbox.root.to_str().unwrap();
         let below = |(path, content): (PathBuf, Vec<u8>)| {
@@ -239,7 +239,7 @@ const STARTS: [(&str, &[&str]); 13] = [
     ("dash", &["-l", "-i"]),
 ];
 
-/// A user whom permission bits bind, which root is not.
+/// Makes the call as a user who is not root, because permission bits do not stop root.
 fn as_other_user(home: &Home, call: Call) -> Call {
     if !rustix::process::geteuid().is_root() {
         return call;
@@ -253,7 +253,7 @@ fn as_other_user(home: &Home, call: Call) -> Call {
     call.under(on_this_machine("setpriv"), &first)
 }
 
-/// install.sh on one environment in place.
+/// Runs install.sh on one environment in place.
 #[track_caller]
 fn in_place(home: &Home, more: &[&str]) {
     let venv = home.path("venv");

@@ -1,5 +1,5 @@
-//! A broken environment whose files are all known to its RECORDs, as pip leaves them, and a uv and
-//! a pip that bring releases of CDK: what repairs are tested on.
+//! What repairs are tested on: a broken environment with all its files in RECORDs, as pip leaves it, and a
+//! fake uv and pip that install releases of CDK.
 
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ pub(crate) struct BrokenEnvironment<'a> {
     pub(crate) environment: Environment<'a>,
     /// The shim's state directory; on another file system in some tests.
     pub(crate) state: PathBuf,
-    /// Holds that other file system's directory.
+    /// Keeps the state directory on that other file system.
     elsewhere: Option<tempfile::TempDir>,
 }
 
@@ -33,17 +33,17 @@ impl<'a> Deref for BrokenEnvironment<'a> {
     }
 }
 
-/// Every file and directory: mode, group, time and content. Two trees are equal if nothing differs.
+/// Every file and directory by its path, with mode and group; files also with time and content.
 pub(crate) type Tree = BTreeMap<PathBuf, String>;
 
-/// What binds a repair to its environment, in `site` while the repair can be undone.
+/// The file that binds a repair to its environment. It is in `site` as long as the repair can be undone.
 pub(crate) const TOKEN: &str = ".repaired-by-pcluster-shim";
 
 /// One file of a fake wheel: path, content, mode.
 type File<'a> = (&'a str, String, u32);
 
 impl Sandbox {
-    /// 3.1.3 with CDK 1.153.0, in `venv`; with bytecode, as pip leaves it.
+    /// aws-parallelcluster 3.1.3 with CDK 1.153.0, in `venv`, with bytecode as pip leaves it.
     pub(crate) fn broken_environment(&self) -> BrokenEnvironment<'_> {
         for tool in ["chattr", "chmod", "cp", "kill", "mkdir", "rm"] {
             self.link(format!("tools/{tool}"), on_this_machine(tool));
@@ -64,7 +64,7 @@ impl Sandbox {
         new.compile("aws_cdk/core/__init__.py", true);
         new.compile("aws_cdk/aws_imagebuilder/__init__.py", false);
         self.write(site.join("aws_cdk.aws-imagebuilder-1.153.0.dist-info/REQUESTED"), "");
-        // Modes that no installer of today would choose.
+        // Modes that no current installer would choose.
         set_mode(&site.join("aws_cdk.core-1.153.0.dist-info"), 0o2750);
         set_mode(&site.join("aws_cdk/aws_imagebuilder/only_in_1.153.0"), 0o700);
         for (version, jsii) in [("1.204.0", "1.132.0"), ("1.152.0", "1.57.0")] {
@@ -89,7 +89,7 @@ impl Sandbox {
         new
     }
 
-    /// A broken environment whose state is on another file system, where no file can be linked to.
+    /// A broken environment whose state is on another file system, so snapshots are copies, not hard links.
     pub(crate) fn broken_environment_across_file_systems(&self) -> BrokenEnvironment<'_> {
         let mut new = self.broken_environment();
         let elsewhere = tempfile::Builder::new().prefix("pcs-").tempdir_in("/dev/shm");
@@ -103,13 +103,13 @@ impl Sandbox {
 }
 
 impl BrokenEnvironment<'_> {
-    /// The template that this release of CDK builds.
+    /// Sets the template that this release of CDK builds.
     pub(crate) fn builds_with(&self, release: &str, template: &str) {
         let answer = built(template);
         self.sandbox.write(self.path("fake").join(format!("synth-{release}.json")), answer.to_string());
     }
 
-    /// Makes a second repair of an environment possible that was repaired by a downgrade.
+    /// Adds an advisory on 1.152.0, so that an environment can be repaired again after a downgrade.
     pub(crate) fn has_an_advisory_on_1_152_0(&self) {
         let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/rules/advisories/advisories.yaml");
         let built_in = fs::read_to_string(built_in).unwrap();
@@ -122,8 +122,8 @@ impl BrokenEnvironment<'_> {
         self.sandbox.write("config/pcluster-shim/other.yaml", other);
     }
 
-    /// Sets what `uv pip install` and `pip install` do, in sh: $target, $requirements,
-    /// $constraints, $here.
+    /// Sets the sh code that `uv pip install` and `pip install` run. It can use $target, $requirements,
+    /// $constraints and $here.
     pub(crate) fn installs_by(&self, sh: &str) {
         self.sandbox.write("installer/install", sh);
     }
@@ -134,7 +134,7 @@ impl BrokenEnvironment<'_> {
         self.has_pip();
     }
 
-    /// Removes uv; of pip there is only the wheel that its Python brings along.
+    /// Removes uv. The only pip is then the wheel that the environment's Python bundles.
     pub(crate) fn has_bundled_pip_only(&self) {
         fs::remove_file(self.sandbox.path("tools/uv")).unwrap();
         self.has_bundled_pip(&json!(self.path("lib/pip-23.0.1-py3-none-any.whl")));
@@ -158,7 +158,7 @@ impl BrokenEnvironment<'_> {
         copy_program(&self.sandbox.path("installer/run"), &self.path("fake/pip"));
     }
 
-    /// Removes the bytecode, as uv leaves it.
+    /// Removes the bytecode, because uv does not write any.
     pub(crate) fn is_not_compiled(&self) {
         for package in ["core", "aws_imagebuilder"] {
             let directory = self.path("site/aws_cdk").join(package);
@@ -170,7 +170,7 @@ impl BrokenEnvironment<'_> {
         fs::write(&record, lines.join("\n") + "\n").unwrap();
     }
 
-    /// Python has compiled one of its files; pip lists that in RECORD, Python itself does not.
+    /// Adds the bytecode of a source file. pip lists it in RECORD; Python itself does not.
     pub(crate) fn compile(&self, source: &str, by_pip: bool) {
         let source = Path::new(source);
         let name = format!("{}.cpython-39.pyc", source.file_stem().unwrap().display());
@@ -184,7 +184,7 @@ impl BrokenEnvironment<'_> {
         }
     }
 
-    /// Adds files to an unpacked distribution; its RECORD names them by `lead` and their paths below `base`.
+    /// Adds files to an unpacked distribution. Its RECORD lists each as `lead` and its path below `base`.
     pub(crate) fn add_files(&self, dist_info: &Path, base: &Path, lead: &str, files: &[(&str, &str, u32)]) {
         let mut record = fs::read_to_string(dist_info.join("RECORD")).unwrap();
         for (path, content, mode) in files {
@@ -251,21 +251,21 @@ impl BrokenEnvironment<'_> {
         tree(&self.path("site"), true)
     }
 
-    /// The whole environment, but for what its fake Python does.
+    /// The whole environment, without the files in `fake` that tell its fake Python what to do.
     pub(crate) fn prefix(&self) -> Tree {
         let mut tree = tree(&self.root, true);
         tree.retain(|path, _| !path.starts_with("fake"));
         tree
     }
 
-    /// The packages without times and without the token: what a repair makes, every time.
+    /// The packages without times and without the token: these are the same after every repair.
     pub(crate) fn content(&self) -> Tree {
         let mut content = tree(&self.path("site"), false);
         content.remove(Path::new(TOKEN));
         content
     }
 
-    /// Replaces the packages by others, as `rm -rf` and an installation do, and returns what is there then.
+    /// Replaces the packages with others, as `rm -rf` and an installation do, and returns the result.
     pub(crate) fn recreate(&self, packages: &Path) -> Tree {
         let site = self.path("site");
         fs::remove_dir_all(&site).unwrap();
@@ -273,20 +273,20 @@ impl BrokenEnvironment<'_> {
         self.site()
     }
 
-    /// A copy of the packages, in a directory of its own.
+    /// Copies the packages to a directory of this name in the sandbox.
     pub(crate) fn keep_copy(&self, name: &str) -> PathBuf {
         let copy = self.sandbox.path(name);
         copy_tree(&self.path("site"), &copy);
         copy
     }
 
-    /// The directory of this environment's repairs, if there is one.
+    /// The directory of this environment's repairs, which has to exist.
     pub(crate) fn repairs(&self) -> PathBuf {
         let environments = self.state.join("pcluster-shim/environments");
         environments.read_dir().unwrap().next().unwrap().unwrap().path()
     }
 
-    /// The names in it, but for the lock.
+    /// The names in the directory of repairs, without the lock.
     pub(crate) fn kept(&self) -> Vec<String> {
         let environments = self.state.join("pcluster-shim/environments");
         let homes = environments.read_dir().into_iter().flatten().flatten();
@@ -299,8 +299,8 @@ impl BrokenEnvironment<'_> {
         names
     }
 
-    /// Asserts that neither the state, nor TMPDIR, nor the shim's cache of bytecode, nor the
-    /// environment has anything that a repair needs only while it runs.
+    /// Asserts that repairs have left nothing in the state directory, TMPDIR, the shim's cache of bytecode
+    /// and the environment.
     #[track_caller]
     pub(crate) fn left_nothing(&self, when: &str) {
         assert_eq!(self.kept(), [""; 0], "left in the state directory {when}");
@@ -359,7 +359,7 @@ fn collect(directory: &Path, root: &Path, with_times: bool, found: &mut Tree) {
     }
 }
 
-/// A directory that nothing can be written into, until dropped: for root too.
+/// Directories into which nobody can write until this is dropped, not even root.
 #[derive(Debug)]
 pub(crate) struct Unwritable(Vec<PathBuf>);
 
@@ -388,8 +388,8 @@ impl Drop for Unwritable {
     }
 }
 
-/// Both installers: they keep their arguments, their environment and copies of the files that they are given, then
-/// do what `install` or `check` says.
+/// Both installers. `check` runs the file `check`. Any other command saves its arguments, its environment and
+/// copies of the files that it is given, then runs the file `install`.
 const INSTALLER: &str = r#"here='@HERE@'
 [ "$1" = check ] && { . "$here/check"; exit; }
 echo "$@" >"$here/arguments"
@@ -407,7 +407,7 @@ cp "$constraints" "$here/constraints"
 . "$here/install"
 "#;
 
-/// compile.py: one file of the directory that comes last.
+/// The fake compile.py: it compiles one file of the directory in its last argument.
 const COMPILE: &str = r#"for directory; do :; done
 mkdir "$directory/aws_cdk/core/__pycache__"
 { printf 'compiled '; cat "$directory/aws_cdk/core/__init__.py"; } \
@@ -415,8 +415,8 @@ mkdir "$directory/aws_cdk/core/__pycache__"
 printf '\n%s\n{"full": null}\n%s\n' "$sentinel" "$sentinel"
 "#;
 
-/// The answer of uv and pip: the newest release that is asked for, and no other jsii than the one
-/// demanded.
+/// The default for both installers: they install the newest release that the requirements allow, and fail if
+/// jsii is pinned, because 1.204.0 needs a newer one.
 pub(crate) const INSTALL: &str = r#"
 version=1.204.0
 case $(cat "$requirements") in *'<1.153.0'*) version=1.152.0 ;; esac
@@ -425,8 +425,8 @@ echo "Installed CDK $version" >&2
 cp -Rp "$here/$version/." "$target"
 "#;
 
-/// Answers by the release of CDK that is first on `sys.path`; half of one and half of another is
-/// an error. Waits where a test has put a FIFO.
+/// The answer depends on the release of CDK that is first on `sys.path`; a mixture of two releases is an
+/// error. If a test has made the FIFO `hold`, this waits at it.
 const SYNTH: &str = r#"
 entries=$(cat "$request"); entries=${entries#*\[}; entries=${entries%%\]*}
 IFS=,

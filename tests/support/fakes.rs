@@ -1,5 +1,5 @@
-//! Fake environments: a launcher, a Python that answers as interpreter.py and synthesis.py do,
-//! distributions, a Node. Each writes its start into the sandbox's log.
+//! Fake environments: a launcher, a Python that answers as interpreter.py and synthesis.py do, distributions,
+//! a Node. Each fake program logs its start in the sandbox's log.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,8 +17,8 @@ use crate::support::sandbox::Sandbox;
 pub(crate) const GOOD: &str = include_str!("../fixtures/template-good.json");
 pub(crate) const BAD: &str = include_str!("../fixtures/template-bad.json");
 
-/// A Python in sh. It is asked who it is, asked for a template, or runs the launcher's script;
-/// a file says what it does then, with $sentinel set and the rest of the arguments in "$@".
+/// A Python in sh. For each kind of call (its identity, a template, the launcher's script, …) it runs a file
+/// of its own in `fake`, with $sentinel set and the remaining arguments in "$@".
 const PYTHON: &str = r#"#!/bin/sh
 log=@LOG@
 fake=@FAKE@
@@ -39,8 +39,7 @@ while [ $# -gt 0 ]; do
 done
 "#;
 
-/// The sh trampoline of every installer, because a kernel may not take a script for the interpreter
-/// of a script.
+/// A console script with the sh trampoline that installers write.
 pub(crate) fn trampoline(python: &Path) -> String {
     format!("#!/bin/sh\n'''exec' \"{}\" \"$0\" \"$@\"\n' '''\n{ENTRY}", python.display())
 }
@@ -58,7 +57,7 @@ if __name__ == '__main__':
 /// Prints a file as the answer.
 const ANSWER: &str = r#"printf '\n%s\n' "$sentinel"; cat "$fake/@FILE@.json"; printf '\n%s\n' "$sentinel""#;
 
-/// Prints who it is. PYTHONPATH comes behind the script's directory, unless the flags say otherwise.
+/// Prints the identity. PYTHONPATH comes after the script's directory, unless the flags have `-E`.
 const IDENTITY: &str = r#"read -r answer <"$fake/identity.json"
 case $answer in *'"-E"'*) PYTHONPATH= ;; esac
 before=${answer%%'"sysPath":['*} after=${answer#*'"sysPath":['}
@@ -84,7 +83,7 @@ impl Sandbox {
         let python = PYTHON
             .replace("@LOG@", &format!("'{}'", self.path("log").display()))
             .replace("@FAKE@", &format!("'{}'", new.path("fake").display()));
-        // A binary, as a real one is: the answer of a script is not cached.
+        // A binary, as a real Python is: a script in its place would not be asked directly.
         fs::create_dir_all(new.path("bin")).unwrap();
         copy_program(&compiled("python", PYTHON_C), &new.path("bin/python"));
         self.script(new.path("bin/python.sh"), python);
@@ -106,7 +105,7 @@ impl Sandbox {
         new
     }
 
-    /// An image configuration that is given by every guarded call.
+    /// A guarded call with an image configuration, which is written if it does not exist yet.
     pub(crate) fn build_image(&self) -> Call {
         let configuration = self.path("work/image.yaml");
         if !configuration.exists() {
@@ -130,7 +129,7 @@ impl Environment<'_> {
         self.root.join(name)
     }
 
-    /// Sets what its Python says of itself, beside what it always says.
+    /// Sets the identity that its Python reports: the default, with these keys added or replaced.
     pub(crate) fn is(&self, more: &[(&str, Value)]) {
         let mut answer = json!({
             "executable": self.path("bin/python"),
@@ -147,7 +146,7 @@ impl Environment<'_> {
         self.identifies(IDENTITY);
     }
 
-    /// Sets what its Python does when it is asked who it is, in sh.
+    /// Sets the sh code that its Python runs when it is asked for its identity.
     pub(crate) fn identifies(&self, sh: &str) {
         self.sandbox.write(self.path("fake/identity"), sh);
     }
@@ -169,7 +168,7 @@ impl Environment<'_> {
         self.answers(&built(template));
     }
 
-    /// Sets what its Python does when it is asked for a template, in sh.
+    /// Sets the sh code that its Python runs when it is asked for a template.
     pub(crate) fn synthesizes(&self, sh: &str) {
         self.sandbox.write(self.path("fake/synth"), sh);
     }
@@ -180,12 +179,12 @@ impl Environment<'_> {
         self.asks_aws(&ANSWER.replace("@FILE@", "client"));
     }
 
-    /// Sets what its Python does when AWS is asked, in sh.
+    /// Sets the sh code that its Python runs when AWS is asked.
     pub(crate) fn asks_aws(&self, sh: &str) {
         self.sandbox.write(self.path("fake/client"), sh);
     }
 
-    /// Sets where its Python has the wheel of pip.
+    /// Sets the path of the pip wheel that its Python bundles.
     pub(crate) fn has_bundled_pip(&self, wheel: &Value) {
         self.sandbox.write(self.path("fake/bundled_pip.json"), json!({ "wheel": wheel }).to_string());
         self.sandbox.write(self.path("fake/bundled_pip"), ANSWER.replace("@FILE@", "bundled_pip"));
@@ -201,12 +200,12 @@ impl Environment<'_> {
         self.sandbox.write(self.path("fake/client"), chosen.to_owned() + &ANSWER.replace("@FILE@", "$kind"));
     }
 
-    /// Sets what the real pcluster does, in sh.
+    /// Sets the sh code that the real pcluster runs.
     pub(crate) fn really(&self, sh: &str) {
         self.sandbox.write(self.path("fake/real"), sh);
     }
 
-    /// Installs one more distribution, or another version of it.
+    /// Installs a distribution in place of any other version of it.
     pub(crate) fn installs(&self, name: &str, version: &str, more: &str) {
         let site = self.path("site");
         fs::create_dir_all(&site).unwrap();
@@ -232,7 +231,7 @@ impl Environment<'_> {
         }
     }
 
-    /// Makes it the advisory's environment: it matches, and the template is as the advisory says.
+    /// Breaks the environment: an advisory matches it, and its template has the advisory's fault.
     pub(crate) fn is_broken(&self) {
         self.cdk("1.153.0");
         self.builds(BAD);
@@ -252,8 +251,7 @@ pub(crate) fn built(template: &str) -> Value {
     json!({"kind": "template", "template": template, "asked": asked})
 }
 
-/// A Node that is no script, so that its version may be cached: it logs its start and prints
-/// what the file beside it holds.
+/// A Node that logs its start and prints the content of the file `says` next to it.
 pub(crate) fn node(sandbox: &Sandbox) {
     let path = sandbox.path("node/node");
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -275,7 +273,7 @@ fn compiled(name: &'static str, source: &str) -> PathBuf {
     path
 }
 
-/// Runs the script `python.sh` beside itself, wherever PATH or a link found it.
+/// Runs the script `python.sh` next to it, whether it was started by a path or found on PATH.
 const PYTHON_C: &str = r#"
 #include <stdio.h>
 #include <stdlib.h>

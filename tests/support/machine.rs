@@ -1,4 +1,4 @@
-//! Programs of this machine, by their absolute paths: a sandbox's PATH has none of its directories.
+//! Programs of this machine by their absolute paths: a sandbox's PATH has none of the machine's directories.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,7 +11,7 @@ use std::{fs, io};
 /// Limit of a wait, far more than the slowest machine needs.
 const MAX_WAIT: Duration = Duration::from_secs(300);
 
-/// Waits until `ready` gives something: for a state that nothing announces.
+/// Polls `ready` until it returns something, for states that nothing announces.
 #[track_caller]
 pub(crate) fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     let since = Instant::now();
@@ -33,9 +33,9 @@ pub(crate) fn on_this_machine(name: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("{name} is missing; scripts/test says what is needed"))
 }
 
-/// Held by writers of programs together, and by whoever starts one alone: a child that is forked while
-/// another test writes a program has that file open for writing until its own exec, and to run the
-/// program fails meanwhile (ETXTBSY).
+/// Shared by tests that write programs, exclusive for a test that starts a process. Otherwise a child that is
+/// forked while another test writes a program has that file open for writing until its own exec, and until
+/// then the program cannot be run (ETXTBSY).
 static FORKING: RwLock<()> = RwLock::new(());
 
 /// Starts a child process.
@@ -64,7 +64,7 @@ pub(crate) fn copy_program(from: &Path, to: &Path) {
     fs::copy(from, to).unwrap();
 }
 
-/// Runs a program of this machine, and gives its stdout.
+/// Runs a program of this machine, and returns its stdout.
 #[track_caller]
 pub(crate) fn output(program: &Path, arguments: &[&OsStr]) -> String {
     let mut command = Command::new(program);

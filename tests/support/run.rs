@@ -1,4 +1,4 @@
-//! One run of a program in a sandbox, and assertions on it that show all of it when they fail.
+//! One run of a program in a sandbox, and assertions that show the whole run if they fail.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -20,11 +20,11 @@ use crate::support::snapshots;
 /// Limit after which a run counts as hung, and the test fails with its details.
 const MAX_RUN_TIME: Duration = Duration::from_secs(60);
 
-/// What a failed test shows of the files in its sandbox.
+/// How many lines a failed test shows about the files in its sandbox.
 const MAX_TREE_LINES: usize = 200;
 
-/// Runs a program with its streams on a terminal of this width, and prints what the terminal shows, without the
-/// sequences that move the cursor.
+/// Runs a program with its streams on a terminal of the given width, and prints what the terminal shows,
+/// without the sequences that move the cursor.
 const TERMINAL: &str = r#"
 import fcntl, os, pty, re, struct, sys, termios
 
@@ -58,7 +58,7 @@ pub(crate) struct Call {
     directory: PathBuf,
     stdin: Vec<u8>,
     limit: Duration,
-    /// The lines of stderr that begin with it are kept apart.
+    /// Lines of stderr that begin with this are moved to [`Run::aside`].
     aside: Option<&'static str>,
 }
 
@@ -79,7 +79,7 @@ impl Call {
         self
     }
 
-    /// Keeps the lines of stderr that begin so out of it, in [`Run::aside`].
+    /// Moves the lines of stderr that begin with this to [`Run::aside`].
     pub(crate) fn keeping_aside(mut self, begins: &'static str) -> Self {
         self.aside = Some(begins);
         self
@@ -136,7 +136,7 @@ impl Call {
         call.under(real_python(), &["-c", TERMINAL, columns]).var("TERM", "xterm")
     }
 
-    /// For a test that starts it by itself.
+    /// The command, for a test that starts it itself.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).env_clear().envs(&self.variables).current_dir(&self.directory);
@@ -176,7 +176,7 @@ impl Call {
     }
 }
 
-/// Splits the lines that begin so from the others.
+/// Separates the lines that begin with `begins` from the others.
 fn split(stderr: &[u8], begins: Option<&str>) -> (Vec<String>, Vec<u8>) {
     let is_aside = |line: &&[u8]| begins.is_some_and(|begins| line.starts_with(begins.as_bytes()));
     let (aside, rest): (Vec<_>, Vec<_>) = stderr.split_inclusive(|byte| *byte == b'\n').partition(is_aside);
@@ -244,7 +244,7 @@ impl Run {
         self.holds(self.stdout() == stdout, &format!("expected stdout {stdout:?}"))
     }
 
-    /// Asserts another run's stdout, but for what differs from run to run.
+    /// Asserts that stdout is that of another run, except for what differs in every run.
     #[track_caller]
     pub(crate) fn prints_like(&self, other: &Run) -> &Self {
         let redacted = |run: &Run| snapshots::redacted(&run.stdout(), &self.call.root);
@@ -271,7 +271,7 @@ impl Run {
         self.holds(self.stderr.is_empty(), "expected nothing on stderr")
     }
 
-    /// Asserts that stderr has nothing, or if it took long, only that it waited.
+    /// Asserts that stderr is empty or, if the run took long, has only one line about the wait.
     #[track_caller]
     pub(crate) fn says_at_most_that_it_waits(&self) -> &Self {
         let stderr = self.stderr();
@@ -290,7 +290,7 @@ impl Run {
         self.holds(self.stderr().contains(text), &format!("expected {text:?} on stderr"))
     }
 
-    /// Asserts that stderr is a stop under strict because of one check, with this text in it.
+    /// Asserts that stderr says in three lines that strict stops because of a check, with this text in them.
     #[track_caller]
     pub(crate) fn stops_unchecked(&self, text: &str) -> &Self {
         self.prefixed();
@@ -301,7 +301,7 @@ impl Run {
         self.holds(self.stderr().contains(text), &format!("expected {text:?} on stderr"))
     }
 
-    /// Asserts that every line of stderr begins as the contract says.
+    /// Asserts that every line of stderr begins with the shim's prefix.
     #[track_caller]
     pub(crate) fn prefixed(&self) -> &Self {
         let prefixed = self.stderr().lines().all(|line| line.starts_with("pcluster-shim: "));
@@ -330,8 +330,8 @@ impl Run {
         serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("no JSON: {error}\n{self}"))
     }
 
-    /// Byte for byte what another run gave, but for the addresses in memory that Python prints of
-    /// its functions: they are others in every run.
+    /// Asserts that status and output are those of another run, byte for byte, except for the memory
+    /// addresses that Python prints for its functions: they differ in every run.
     #[track_caller]
     pub(crate) fn is_the_same_as(&self, other: &Self) {
         let parts = |run: &Self| (run.status, without_addresses(&run.stdout), without_addresses(&run.stderr));
@@ -354,7 +354,7 @@ impl Run {
     }
 }
 
-/// ` at 0x7f16c14895e0>` as ` at 0x>`.
+/// Turns ` at 0x7f16c14895e0>` into ` at 0x>`.
 pub(crate) fn without_addresses(output: &[u8]) -> Vec<u8> {
     const BEFORE: &[u8] = b" at 0x";
     let mut rest = output;

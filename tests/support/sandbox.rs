@@ -14,7 +14,7 @@ use crate::support::machine::{on_this_machine, output, write_program, write_scri
 use crate::support::run::Call;
 use crate::support::snapshots;
 
-/// The binary under test, as cargo built it. What is run is a sandbox's [`Sandbox::binary`].
+/// The binary under test, as cargo built it. Tests run a sandbox's [`Sandbox::binary`].
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_pcluster");
 
 /// The binary under test, below a sandbox.
@@ -23,7 +23,7 @@ pub(crate) const PROGRAM: &str = "program/pcluster";
 /// Programs that the fake scripts use; nothing else of this machine is on the sandbox's PATH.
 const TOOLS: [&str; 9] = ["sh", "bash", "env", "cat", "sleep", "dirname", "realpath", "readlink", "nohup"];
 
-/// Every sandbox's path has this length, so that no snapshot wraps its lines otherwise.
+/// Every sandbox's path has this length, so that messages are wrapped at the same places in every run.
 const ROOT_LENGTH: usize = 40;
 
 /// The directories of one test.
@@ -34,7 +34,7 @@ pub(crate) struct Sandbox {
 }
 
 impl Sandbox {
-    /// With the programs that fake scripts use, and a log for them.
+    /// A sandbox with the programs that fake scripts use, and with a log for them.
     pub(crate) fn new() -> Self {
         let new = Self::empty();
         for tool in TOOLS {
@@ -44,7 +44,7 @@ impl Sandbox {
         new
     }
 
-    /// The directories and the binary.
+    /// A sandbox with only the directories and the binary.
     pub(crate) fn empty() -> Self {
         let base = std::env::temp_dir().canonicalize().unwrap();
         let base = if base.as_os_str().len() > 20 { Path::new("/tmp").canonicalize().unwrap() } else { base };
@@ -63,8 +63,8 @@ impl Sandbox {
         self.root.join(name)
     }
 
-    /// The binary under test. Its path is as long as every other sandbox's, wherever the checkout
-    /// is: messages name it, and are wrapped by its length.
+    /// The binary under test. Its path has the same length in every sandbox, because the wrapping of messages
+    /// that contain it depends on that.
     pub(crate) fn binary(&self) -> PathBuf {
         self.path(PROGRAM)
     }
@@ -129,14 +129,14 @@ impl Sandbox {
         tree(&self.root, below)
     }
 
-    /// Compares a text that a test has put together with a snapshot.
+    /// Compares a snapshot with a text that a test has composed.
     #[track_caller]
     pub(crate) fn matches(&self, snapshot: &str, text: &str) {
         snapshots::matches(snapshot, text, &self.root, String::new);
     }
 
-    /// Waits until no process holds a scratch directory. A child of a shim that was killed, forked in that moment, holds
-    /// the locks of the shim until it becomes another program.
+    /// Waits until no process holds a scratch directory. If a shim is killed just after it has forked a
+    /// child, the child holds the shim's locks until its exec.
     pub(crate) fn wait_until_scratch_is_free(&self) {
         let is_held = |lock: PathBuf| fs::File::open(lock).is_ok_and(|lock| lock.try_lock_shared().is_err());
         let any_is_held = || {
@@ -161,9 +161,9 @@ impl Sandbox {
     }
 }
 
-/// A hard link. Where the sandbox is on another file system it is a copy, made by `cp`: a file
-/// that this process itself has open for writing cannot be run while another test's child, forked
-/// in that moment, still has it open.
+/// Makes a hard link or, if the sandbox is on another file system, a copy. `cp` writes the copy, because a
+/// child of another test that is forked while this process writes it would have the file open too, and the
+/// file could not be run until that child's exec.
 fn place_binary(path: &Path) {
     if fs::hard_link(BINARY, path).is_err() {
         output(&on_this_machine("cp"), &[BINARY.as_ref(), path.as_os_str()]);
@@ -174,7 +174,7 @@ fn place_binary(path: &Path) {
 pub(crate) fn log(root: &Path) -> Vec<String> {
     let text = fs::read(root.join("log")).unwrap_or_default();
     let mut lines: Vec<String> = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
-    // Started side by side, they may come in either order.
+    // The two are started in parallel, so they may be logged in either order.
     for index in 1..lines.len() {
         if lines[index] == "node" && lines[index - 1].starts_with("synth") {
             lines.swap(index, index - 1);
@@ -212,7 +212,7 @@ fn add_tree(directory: &Path, root: &Path, text: &mut String) {
     }
 }
 
-/// Bytes that are no UTF-8.
+/// Bytes that are not UTF-8.
 pub(crate) fn not_utf8(before: &str) -> OsString {
     OsString::from_vec([before.as_bytes(), b"\xff"].concat())
 }

@@ -11,8 +11,8 @@ use snapbox::{Assert, Data};
 use crate::support::machine::real_python;
 use crate::support::sandbox::PROGRAM;
 
-/// Compares with a file below tests/snapshots: in the directory of the calling module, or where
-/// `snapshot` says `module/file`. With `SNAPSHOTS=overwrite` in the environment it is written instead.
+/// Compares with a file below tests/snapshots. `snapshot` is its name in the directory of the calling module,
+/// or `module/file`. With `SNAPSHOTS=overwrite` in the environment, the file is written instead.
 #[track_caller]
 pub(crate) fn matches(snapshot: &str, text: &str, sandbox: &Path, details: impl FnOnce() -> String) {
     let text = redacted(text, sandbox);
@@ -28,7 +28,7 @@ pub(crate) fn matches(snapshot: &str, text: &str, sandbox: &Path, details: impl 
     }
 }
 
-/// The path `repair/fix.txt`, for `fix.txt` in tests/repair.rs or below tests/repair/.
+/// The path of a snapshot: `repair/fix.txt` for `fix.txt` in tests/repair.rs or below tests/repair/.
 #[track_caller]
 fn below(snapshot: &str) -> PathBuf {
     let caller = Path::new(Location::caller().file()).strip_prefix("tests").unwrap();
@@ -65,9 +65,9 @@ fn redacted_line(line: &str) -> String {
     random.into_iter().fold(line, |line, prefix| without_random(&line, prefix)) + end
 }
 
-/// Names of temporary directories and sentinels: what follows the prefix.
+/// Redacts what follows the prefix in names of temporary directories and in sentinels.
 fn without_random(line: &str, prefix: &str) -> String {
-    // A sentinel is two numbers; a snapshot and a journal are called after a time and a PID.
+    // It separates the two numbers of a sentinel, or time and PID in the name of a snapshot or journal.
     let separator = match prefix {
         "pcluster-shim:" => Some(':'),
         "snapshot-" | "/repair-" | "/isolated-" => Some('-'),
@@ -85,7 +85,7 @@ fn without_random(line: &str, prefix: &str) -> String {
     text
 }
 
-/// ` time="0.012"` of XML.
+/// Redacts ` time="0.012"` in XML.
 fn without_seconds(line: &str) -> String {
     let mut pieces = line.split(" time=\"");
     let first = pieces.next().unwrap_or_default().to_owned();
@@ -95,7 +95,7 @@ fn without_seconds(line: &str) -> String {
     })
 }
 
-/// `  template   passed     0.4 s` is shown only where it took long.
+/// Removes the time from `  template   passed     0.4 s`: it is shown only if the check took long.
 fn without_duration(line: &str) -> &str {
     let Some(rest) = line.strip_suffix(" s") else { return line };
     let digits = rest.trim_end_matches(|letter: char| letter.is_ascii_digit() || letter == '.');
