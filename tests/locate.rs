@@ -8,7 +8,7 @@ use crate::support::sandbox::Sandbox;
 
 const REAL: &str = "#!/bin/sh\necho real \"$@\"\n";
 
-/// Ends by itself where the shim does not end it.
+/// Ends by itself if the shim does not end it.
 const COUNTED: &str = "#!/bin/sh\nexport LEVEL=$((LEVEL + 1))\n[ $LEVEL -le 200 ] || exit 99\n";
 /// Runs whatever PATH has first, which is the shim.
 const LOOP: &str =
@@ -41,13 +41,13 @@ fn trap_01_and_02_no_copy_or_name_of_the_shim_is_taken_for_the_real_one() {
         call(&sandbox, &[before, "real"]).run().exits(0).prints("real version\n").is_silent();
         call(&sandbox, &[before]).run().exits(127).prints("").stderr_matches("locate-none.txt");
     }
-    // Run from a copy, the first shim is another build of itself.
+    // If a copy is run, it takes the first shim on PATH for another build of itself.
     let all = path(&sandbox, &["copied", "hard", "other", "real"]);
     let copied = sandbox.call(sandbox.path("copied/pcluster"), ["version"]).path(&all);
     copied.run().exits(0).prints("real version\n").is_silent();
 }
 
-/// Trap 3: it execs whatever PATH has first, which is the shim.
+/// Trap 3: the launcher execs whatever PATH has first, which is the shim.
 #[test]
 fn trap_03_an_exec_loop_is_an_error() {
     let sandbox = Sandbox::new();
@@ -56,7 +56,7 @@ fn trap_03_an_exec_loop_is_an_error() {
     sandbox.script("loop2/pcluster", LOOP);
     call(&sandbox, &["loop", "loop2"]).run().exits(127).prefixed().stderr_matches("locate-loop-of-two.txt");
     call(&sandbox, &["loop", "loop2", "loop"]).run().exits(127).prefixed();
-    // A check and `where` do not take it for the real one either.
+    // A check and `where` do not take such a launcher for the real one either.
     let path = path(&sandbox, &["loop", "loop2"]);
     sandbox.build_image().path(&path).run().exits(127).prints("").stderr_matches("locate-loop-of-two.txt");
     sandbox.pcluster(["preflight"]).path(&path).run().exits(127).prints("").prefixed();
@@ -64,7 +64,7 @@ fn trap_03_an_exec_loop_is_an_error() {
     run.exits(1).stdout_matches("where-loop.txt").stderr_matches("locate-loop-of-two.txt");
 }
 
-/// It starts the shim by its path, which is not on PATH.
+/// The launcher starts the shim by its path; the shim is not on PATH.
 #[test]
 fn a_replaced_launcher_that_starts_the_shim_again_is_named() {
     let sandbox = Sandbox::new();
@@ -98,7 +98,7 @@ fn trap_04_two_shim_managers_hand_on_to_the_real_one() {
     first.run().exits(0).prints("real version\n").is_silent();
 }
 
-/// Trap 5: the guard variable is bound to the process: what the real program starts is guarded anew.
+/// Trap 5: the guard variable is bound to one process, so calls by the real program are guarded again.
 #[test]
 fn trap_05_a_nested_call_is_guarded_like_any_other() {
     let sandbox = Sandbox::new();
@@ -113,7 +113,7 @@ fn trap_05_a_nested_call_is_guarded_like_any_other() {
         .prefixed()
         .holds(run.stdout().contains("configurationValidationErrors"), "it was not stopped");
     assert_eq!(sandbox.log(), ["real version", "identity", "node", "synth"]);
-    // A launcher that is no console script leaves the guard variable set.
+    // A launcher that is not a console script leaves the guard variable set.
     let run = sandbox.build_image().var("PCLUSTER_SHIM_TRIED", "1/7//usr/bin/pcluster").run();
     run.exits(1).prefixed().prints(&run.stdout());
 }
@@ -127,7 +127,7 @@ fn twenty_five_levels_of_pcluster_work() {
     run.exits(0).prints("bottom\n").is_silent();
 }
 
-/// Every level is a new process, so only its depth shows it.
+/// Every level is a new process, so only the depth reveals the loop.
 #[test]
 fn a_spawn_loop_without_end_is_ended() {
     let sandbox = Sandbox::new();
@@ -172,7 +172,7 @@ fn trap_19_what_is_no_executable_file_is_passed_over() {
     call(&sandbox, &debris).run().exits(127).stderr_matches("locate-none.txt");
 }
 
-/// Trap 19 for those whom permission bits bind.
+/// Trap 19 for users whom permission bits stop, unlike root.
 #[test]
 fn a_directory_that_may_not_be_entered_is_passed_over() {
     use std::os::unix::fs::PermissionsExt as _;
@@ -185,7 +185,7 @@ fn a_directory_that_may_not_be_entered_is_passed_over() {
     run.exits(0).prints("real version\n").is_silent();
 }
 
-/// Trap 24: no real pcluster means 127, as a shell says it, for every command.
+/// Trap 24: without a real pcluster, every command exits with 127, as a shell does.
 #[test]
 fn trap_24_without_a_real_pcluster_every_command_says_so() {
     let sandbox = Sandbox::new();
@@ -199,7 +199,7 @@ fn trap_24_without_a_real_pcluster_every_command_says_so() {
     sandbox.pcluster(["preflight", "--help"]).path(&[sandbox.path("shim")]).run().exits(0);
 }
 
-/// Trap 20: the message names what is gone. The kernel calls the script absent, not its interpreter.
+/// Trap 20: the message names what is gone. The kernel would call the script missing, not its interpreter.
 #[test]
 fn a_dead_interpreter_is_named_when_the_real_program_cannot_start() {
     let sandbox = Sandbox::new();
@@ -254,8 +254,8 @@ fn a_guard_variable_that_cannot_be_read_is_ignored() {
     }
 }
 
-/// What a wheel puts into an environment: called by its path it means the `pcluster` beside it, whatever PATH has; by
-/// its bare name that on PATH. What is named explicitly comes first.
+/// A wheel's `pcluster-preflight`, called by its path, means the `pcluster` next to it, whatever is on PATH;
+/// called by its bare name, the one on PATH. A pcluster that is named explicitly comes first.
 #[test]
 fn a_preflight_called_by_its_path_means_the_pcluster_beside_it() {
     let sandbox = Sandbox::new();
@@ -279,18 +279,18 @@ fn a_preflight_called_by_its_path_means_the_pcluster_beside_it() {
     assert_eq!(beside("work", &at("elsewhere/pcluster-preflight")), (elsewhere.clone(), "beside".into()));
     assert_eq!(beside("elsewhere", "./pcluster-preflight"), (elsewhere.clone(), "beside".into()));
     assert_eq!(beside("work", "pcluster-preflight"), (environment.clone(), "path".into()));
-    // Beside it is the shim alone.
+    // Only the shim is next to it.
     assert_eq!(beside("work", &at("shim/pcluster-preflight")), (environment.clone(), "path".into()));
     let call = sandbox.call(sandbox.path("elsewhere/pcluster-preflight"), []);
     let named = call.var("PCLUSTER_SHIM_REAL", sandbox.path("venv/bin/pcluster"));
     assert_eq!(found(named), (environment.clone(), "variable".into()));
-    // The config is for all environments, and the path names one.
+    // The path comes before the config, because it names one environment, and the config is for all.
     sandbox.write("config/pcluster-shim/config.yaml", format!("real: {}\n", at("venv/bin/pcluster")));
     assert_eq!(beside("work", &at("elsewhere/pcluster-preflight")), (elsewhere, "beside".into()));
     assert_eq!(beside("work", &at("shim/pcluster-preflight")), (environment, "config".into()));
 }
 
-/// Its directory need not be on PATH.
+/// A bare name might not work, because the directory of the preflight need not be on PATH.
 #[test]
 fn the_commands_that_a_preflight_prints_are_called_as_it_was() {
     let sandbox = Sandbox::new();
@@ -305,14 +305,14 @@ fn the_commands_that_a_preflight_prints_are_called_as_it_was() {
     assert!(last_line("./bin/pcluster-preflight").ends_with("Next: run `./bin/pcluster-preflight fix`."));
 }
 
-/// A pipeline whose environment lacks pcluster is not judged by another one.
+/// If a pipeline's environment lacks pcluster, the pcluster of another one is not checked instead.
 #[test]
 fn a_preflight_in_an_environment_without_pcluster_finds_none() {
     let sandbox = Sandbox::new();
     sandbox.environment();
     sandbox.link("empty/bin/pcluster-preflight", sandbox.binary());
     let call = || sandbox.call(sandbox.path("empty/bin/pcluster-preflight"), ["check", "--no-synth"]);
-    // No virtual environment: a directory of programs, such as that of uv's tools.
+    // Not a virtual environment, but a directory of programs, such as that of uv's tools.
     call().run().exits(0);
     sandbox.write("empty/pyvenv.cfg", "home = /usr/bin\n");
     call().run().exits(127).prints("").prefixed().stderr_matches("nothing-beside.txt");

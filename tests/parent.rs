@@ -1,5 +1,5 @@
-//! `check --aws`, `check --parent` and `aws: true`: what AWS, or a file, says of the parent image; and what is not
-//! asked without them.
+//! `check --aws`, `check --parent` and `aws: true`: what AWS, or a file, says about the parent image, and
+//! that AWS is not asked without them.
 
 use serde_json::{Value, json};
 
@@ -86,12 +86,12 @@ fn aws_is_asked_about_the_parent() {
     let sandbox = answered(&facts(&debian(), &json!({})));
     check(&sandbox, &["--aws"]).exits(1).is_silent().stdout_matches("aws-blocked.txt");
     assert_eq!(count_calls(&sandbox), 1);
-    // Without the flag it is not.
+    // Without the flag, AWS is not asked.
     check(&sandbox, &[]).exits(0);
     assert_eq!(count_calls(&sandbox), 1);
 }
 
-/// Whatever AWS does, the rest of the check counts.
+/// Whatever AWS answers, the rest of the check counts.
 #[test]
 fn what_aws_does_not_tell_is_not_checked() {
     let message = "ExpiredToken: the token is expired";
@@ -118,7 +118,7 @@ fn what_aws_does_not_tell_is_not_checked() {
     }
 }
 
-/// `client_parent.py` on pages of loopback, which not everybody reaches, and on a subnet.
+/// `client_parent.py` with a subnet, and with pages on the loopback, a host that not everybody can reach.
 #[test]
 fn pages_and_subnets_are_read() {
     let sandbox = Sandbox::new();
@@ -140,7 +140,7 @@ fn the_guard_asks_only_if_the_config_says_so() {
     call.run().exits(0).prints(REAL_OUTPUT).prefixed();
 }
 
-/// The minimal configuration that is checked instead of a stream has a parent image that nobody has.
+/// A minimal configuration is checked instead of a stream. Nobody has its parent image, so AWS is not asked.
 #[test]
 fn a_configuration_that_is_not_read_has_no_parent() {
     let sandbox = answered(&facts(&debian(), &json!({})));

@@ -13,7 +13,7 @@ fn two_fixes_are_undone_by_two_undos() {
     let before = environment.site();
     environment.preflight(["fix", "--isolated"]).run().exits(0);
     environment.preflight(["fix"]).run().exits(0);
-    // The one outside of it does not count, and is not said to be stale either.
+    // The overlay is not used now, and is not reported as stale either.
     environment.build_image().run().exits(0).is_silent();
     let list = environment.preflight(["undo", "--list", "--format", "json"]).run();
     let list: Value = serde_json::from_str(&list.exits(0).stdout()).unwrap();
@@ -23,7 +23,7 @@ fn two_fixes_are_undone_by_two_undos() {
     assert_ne!(environment.site(), before);
     environment.preflight(["undo"]).run().exits(0).stdout_matches("repair/undo.txt");
     assert_eq!(environment.site(), before);
-    // The one outside of it counts again.
+    // The overlay is used again.
     environment.build_image().run().exits(0);
     environment.preflight(["undo"]).run().exits(0).stdout_matches("repair/undo-isolated.txt");
     environment.build_image().run().exits(1);
@@ -54,7 +54,7 @@ fn a_second_isolated_fix_has_nothing_to_do() {
     assert_eq!(environment.kept(), kept);
 }
 
-/// More would fill the disk.
+/// More repairs would fill the disk.
 #[test]
 fn only_five_repairs_are_kept_and_the_loss_of_one_is_said_before() {
     let sandbox = Sandbox::new();

@@ -1,5 +1,5 @@
-//! config.yaml and the variables: `preflight` refuses what is malformed, with file, line and key;
-//! the guard warns, takes the default and goes on.
+//! config.yaml and the variables: `preflight` refuses what is malformed, with file, line and key; the guard
+//! warns, uses the default and continues.
 
 use crate::support::fakes::REAL_OUTPUT;
 use crate::support::run::Run;
@@ -148,7 +148,7 @@ fn variables_that_are_at_fault() {
     }
 }
 
-/// A value that is mistyped does not switch the guard off without a word.
+/// A mistyped value does not switch the guard off silently.
 #[test]
 fn the_value_that_is_used_instead_of_a_bad_one_is_named() {
     let sandbox = Sandbox::new();
@@ -206,7 +206,7 @@ fn where_lists_each_setting_with_its_origin() {
     of_a_flag.exits(0).holds(of_a_flag.stdout().contains("  real        flag     "), "the flag");
 }
 
-/// The file that is printed has every key, and what is set stays set where it is saved.
+/// The printed file has every key. If it is saved as the config file, every setting stays the same.
 #[test]
 fn config_prints_a_file_that_says_the_same() {
     let sandbox = Sandbox::new();
@@ -226,14 +226,14 @@ fn config_prints_a_file_that_says_the_same() {
         sandbox.write(format!("config/pcluster-shim/{name}"), "[]");
     }
     let before = settings("config");
-    // A variable is told, and the file's own value stays.
+    // A variable is mentioned in a comment, and the file's own value stays.
     let under = call("config").var("PCLUSTER_SHIM_TIMEOUT", "5").run().exits(0).stdout();
     assert!(under.contains("# PCLUSTER_SHIM_TIMEOUT is set: 5\ntimeout: 7\n"), "{under}");
     let printed = call("config").run();
     printed.exits(0).is_silent().stdout_matches("config-of-a-file.txt");
     sandbox.write(CONFIG, printed.stdout());
     assert_eq!(settings("config"), before, "{}", printed.stdout());
-    // Each key that stands in a comment is taken as it stands there.
+    // Each key that is commented out is accepted once it is uncommented.
     let lines = printed.stdout();
     let uncommented: String = lines
         .lines()
@@ -241,7 +241,7 @@ fn config_prints_a_file_that_says_the_same() {
         .fold(String::new(), |text, line| text + line + "\n");
     sandbox.write(CONFIG, uncommented);
     call("config").run().exits(0);
-    // What a terminal acts on is escaped as YAML escapes it, and a path is one line.
+    // Characters that a terminal acts on are escaped as in YAML, and a path stays on one line.
     sandbox.write(CONFIG, "real: \"/opt/a\\u202eb\\x7f\\u2028c\"\n");
     let before = settings("config");
     let printed = call("config").run().exits(0).stdout();
@@ -262,7 +262,7 @@ fn config_prints_a_file_that_says_the_same() {
     call("config").run().exits(2).prints("").prefixed();
 }
 
-/// The effect on a `build-image` from here, for each mode; off is not guarded.
+/// The effect of each mode on a `build-image` that is called here. With off, it is not guarded.
 #[test]
 fn where_says_what_the_mode_would_do() {
     let sandbox = Sandbox::new();

@@ -9,7 +9,7 @@ use pcluster_shim::rules::advisories::file;
 
 const TABLE: &str = include_str!("fixtures/startup-table.tsv");
 
-/// What the measured environments have besides, as far as an advisory may ask for it.
+/// The other packages of a measured environment, as far as an advisory may depend on them.
 fn environment(release: &str, python: &str) -> BTreeMap<String, String> {
     let setuptools = if python == "3.12" { "75.8.0" } else { "69.5.1" };
     [("aws-parallelcluster", release), ("setuptools", setuptools)]
@@ -35,7 +35,7 @@ fn every_version_that_breaks_is_advised_and_no_other() {
             _ => packages.insert(package.to_owned(), version.to_owned()),
         };
         let findings = advisories::check(&packages, &format!("{python}.1"), &advisories);
-        // That a package is absent is only a warning: the start itself blocks.
+        // A missing package is only a warning: the failed start itself blocks.
         let least = if version == "absent" { Level::Warning } else { Level::Error };
         if findings.iter().any(|finding| finding.level >= least) != breaks {
             differing.push(line);

@@ -12,7 +12,7 @@
 //! | 7 | "on PATH already" | 23 | slow shims (and `scripts/bench`) |
 //! | 8 | the shell's hash of commands | 24 | no real pcluster |
 //! | 9 | `argv[0]` | 25 | many at once |
-//! | 10 | bytes that are no UTF-8 | 26 | replaced while it runs |
+//! | 10 | bytes that are not UTF-8 | 26 | replaced while it runs |
 //! | 11 | exit status and signals | 27 | overwritten by another installer |
 //! | 12 | dispositions of signals | 28 | uninstall removes too much or too little |
 //! | 13 | ^C during a check | 29 | an install script that is cut off |
@@ -20,13 +20,12 @@
 //! | 15 | stdout polluted | 31 | the shim's own failures block every build |
 //! | 16 | the environment leaks | | |
 //!
-//! Every row applies. Of row 12 one thing is not kept: where the caller ignores SIGPIPE, the real
-//! program gets its default action. Rust's start-up ignores SIGPIPE before `main`, `exec` of the
-//! standard library puts it back to the default, and what it was before cannot be asked afterwards:
-//! `/proc` shows the present, and to run before `main` or to keep the disposition takes unsafe
-//! code, which this crate forbids, or a compiler flag that is not stable (`-Zon-broken-pipe`).
-//! A Python does not notice: it ignores SIGPIPE by itself when it starts. The mask of blocked
-//! signals and every other disposition are kept.
+//! Every row applies. There is one exception in row 12: if the caller ignores SIGPIPE, the real program gets
+//! its default action. Rust's start-up ignores SIGPIPE before `main`, and the standard library's `exec`
+//! resets it to the default. The earlier disposition cannot be found out afterwards: `/proc` shows only the
+//! current one, and running before `main` or keeping the disposition takes unsafe code, which this crate
+//! forbids, or an unstable compiler flag (`-Zon-broken-pipe`). Python does not notice, because it ignores
+//! SIGPIPE itself when it starts. The mask of blocked signals and every other disposition are kept.
 
 use std::fs;
 

@@ -2,7 +2,7 @@
 //!
 //! The failpoints are compiled in by the feature `fault-injection` (src/repair/failpoint.rs).
 
-mod disk;
+mod disk; // what is synced to the disk before a later step relies on it, and a disk that fails
 mod failing; // steps that fail: nothing is changed, and a rollback restores as much as it can
 mod killed; // repairs and undos that are killed at every step, and the next call that completes them
 mod locks; // repairs and checks that wait for each other, and an interruption

@@ -1,4 +1,4 @@
-//! Runs that are killed or cut off, and calls during an exchange of the shim.
+//! Runs that are killed, a script that is truncated, and calls while the shim is replaced.
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use super::{Home, SHELLS, script};
 use crate::support::machine::on_this_machine;
 
-/// A `mv` or `rm` that kills the whole run, which is a process group, at the n-th time that it is
-/// called.
+/// The directory of a tool, such as `mv`, that kills the whole run (its process group) at its n-th call.
 fn killing(home: &Home, tool: &str, at: usize) -> PathBuf {
     let directory = home.path("killing");
     let _ = fs::remove_dir_all(&directory);
@@ -21,7 +20,7 @@ fn killing(home: &Home, tool: &str, at: usize) -> PathBuf {
     directory
 }
 
-/// Kills installations at each `nth` step: nothing is broken, the next run completes it, and nothing is left after.
+/// Kills installations at every `nth` step: pcluster works, and the next run completes or removes them.
 fn a_killed_run_is_completed_by_the_next(nth: usize) {
     let home = Home::new();
     for tool in ["mv", "chmod", "mkdir"] {
@@ -56,7 +55,7 @@ fn a_run_that_is_killed_at_any_step_is_completed_by_the_next() {
     a_killed_run_is_completed_by_the_next(1);
 }
 
-/// Kills uninstallations at each `nth` step: the next one completes them.
+/// Kills uninstalls at every `nth` step: the next one completes them.
 fn a_killed_uninstall_is_completed_by_the_next(nth: usize) {
     let home = Home::new();
     for tool in ["mv", "rm", "rmdir"] {
@@ -88,8 +87,8 @@ fn an_uninstall_that_is_killed_at_any_step_is_completed_by_the_next() {
     a_killed_uninstall_is_completed_by_the_next(1);
 }
 
-/// Two empty directories may stay where a run was killed before it wrote down that it made them, or
-/// after it removed that note.
+/// Two empty directories may remain if a run was killed before it noted that it made them, or after it
+/// removed that note.
 fn uninstall_after_kill(home: &Home) {
     let run = home.uninstall();
     for made in ["home/.local/share", "home/.local"] {
@@ -98,9 +97,9 @@ fn uninstall_after_kill(home: &Home) {
     home.is_as_before(&run);
 }
 
-/// Reads the script piece by piece, `L` for a line and `C` for a character, runs what it has so far
-/// in a shell of its own, and prints where that has installed something. Lines that are complete
-/// commands it takes over itself, as a shell does that reads from a pipe.
+/// Reads install.sh piece by piece (`L`: a line, `C`: a character), runs what it has so far in a subshell,
+/// and prints the length at which that installs something. Lines that are complete commands are run only
+/// once, in this shell, as by a shell that reads from a pipe.
 const CUT_OFF: &str = r#"
 line='
 '
@@ -123,8 +122,8 @@ while IFS= read -r piece; do
 done
 "#;
 
-/// Gives a shell the script piece by piece: its lines, and every byte from `bytes_from` on. It does nothing before the
-/// last byte.
+/// Gives a shell the script piece by piece: its lines, and every byte from `bytes_from` on. The script must
+/// do nothing before its last byte.
 #[track_caller]
 fn cut_off(shell: &str, text: &str, bytes_from: usize) {
     let home = Home::new();
@@ -143,7 +142,7 @@ fn cut_off(shell: &str, text: &str, bytes_from: usize) {
     home.is_as_before(&run);
 }
 
-/// Trap 29: cut off at any line, and at any byte of the call at its end, it does nothing.
+/// Trap 29: a script that is truncated at any line, or at any byte of the call at its end, does nothing.
 #[test]
 fn trap_29_a_script_that_is_cut_off_does_nothing() {
     let text = fs::read_to_string(script()).unwrap();
@@ -186,7 +185,7 @@ fn a_script_from_a_pipe_installs() {
     run.exits(1).prints("").stderr_matches("install-no-program.txt");
 }
 
-/// A reader that has seen enough, as `head` has, does not end it half-way.
+/// A reader that closes the output early, as `head` does, does not stop an installation half-way.
 #[test]
 fn a_reader_that_goes_away_stops_nothing() {
     let home = Home::new();
@@ -196,7 +195,7 @@ fn a_reader_that_goes_away_stops_nothing() {
     assert!(home.prefix().join("env").is_file());
 }
 
-/// Trap 26: a hundred calls while the shim is exchanged without a pause: none fails.
+/// Trap 26: the shim is replaced again and again during a hundred calls, and none fails.
 #[test]
 fn trap_26_the_shim_is_replaced_while_it_runs() {
     let home = Home::new();
@@ -216,7 +215,7 @@ fn trap_26_the_shim_is_replaced_while_it_runs() {
         let shim = home.prefix().join("bin/pcluster");
         let runs: Vec<_> =
             (0..100).map(|_| home.sandbox.call(&shim, ["version"]).path(&path).run()).collect();
-        // Before any assertion, which would leave the other thread running for ever.
+        // Before any assertion: if one failed, the other thread would run forever.
         done.store(true, std::sync::atomic::Ordering::SeqCst);
         for run in runs {
             run.exits(0).prints("the real pcluster: version\n").is_silent();

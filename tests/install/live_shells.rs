@@ -90,8 +90,8 @@ impl Answers {
     }
 }
 
-/// Traps 6 and 8: one live shell, from before the installation to after it is taken away, and an
-/// environment activated and deactivated in between.
+/// Traps 6 and 8: one live shell from before the installation until after the uninstall, with an environment
+/// activated and deactivated in between.
 #[test]
 fn trap_06_and_08_one_live_shell_through_install_activate_deactivate_and_uninstall() {
     for shell in ["bash", "zsh", "fish"] {
@@ -102,7 +102,7 @@ fn trap_06_and_08_one_live_shell_through_install_activate_deactivate_and_uninsta
         other.really("echo \"the other pcluster: $*\"");
         let (venv, fish) = (home.path("other"), if shell == "fish" { ".fish" } else { "" });
         let launcher = fs::read(venv.join("bin/pcluster")).unwrap();
-        // Its scripts of activation are those of a real one.
+        // Its activation scripts come from a real environment.
         output(
             real_python(),
             &["-m", "venv", "--without-pip", home.path("v").to_str().unwrap()].map(AsRef::as_ref),
@@ -195,7 +195,7 @@ fn completion_in_live_shells() {
             answers.say(step, "\"schemaVersion\": 1");
         }
         answers.do_not_say("after options", "unrecognized");
-        // One that is named in full is shown in full.
+        // An advisory whose id is completed in full is shown in full.
         answers.say("advisory", "effect rejects the argument");
         answers.say("fix", "marshmallow-4");
         answers.say("install", "usage: install.sh");

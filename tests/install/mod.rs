@@ -8,7 +8,7 @@
 mod in_place; // the shim in the place of an environment's launcher (`--venv`)
 mod interrupted; // runs that are killed, a script that is truncated, and calls while the shim is replaced
 mod live_shells; // an installation and an uninstallation seen by a shell that is running; completion; the manual page
-mod program;
+mod program; // the script's lints, a checkout, the program as its own installer, and what is not an installation's fault
 mod refused; // places and calls that are refused, with nothing written
 mod startup_files; // their line: with it every shell has the shim first; an uninstall removes it byte for byte
 mod uninstall; // only the shim's own files are removed, those of older versions and of repairs among them

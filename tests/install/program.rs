@@ -1,11 +1,11 @@
-//! The script's lints, a checkout, the program as its own installer, and what is no fault of an installation.
+//! The script's lints, a checkout, the program as its own installer, and what is not an installation's fault.
 
 use std::fs;
 
 use super::{Home, script, small_binary};
 use crate::support::machine::{on_this_machine, output, real_python};
 
-/// A checkout is built with cargo, whose failure installs nothing.
+/// A checkout is built with cargo. If the build fails, nothing is installed.
 #[test]
 fn a_checkout_is_built() {
     let home = Home::new();
@@ -27,7 +27,7 @@ fn a_checkout_is_built() {
     home.is_as_before(&home.uninstall());
 }
 
-/// It takes minutes.
+/// A build takes minutes.
 #[test]
 fn cargo_shows_its_progress_on_a_terminal() {
     let home = Home::new();
@@ -105,8 +105,7 @@ fn the_program_installs_itself_as_install_sh_does() {
     home.sandbox.has_no_scratch();
 }
 
-/// An installation is checked for whether the shim is reached, not for whether the user has
-/// switched it off.
+/// The check of an installation asks whether the shim is reached, not whether the user has switched it off.
 #[test]
 fn a_mode_that_is_off_is_no_fault_of_the_installation() {
     let home = Home::new();
@@ -120,7 +119,7 @@ fn a_mode_that_is_off_is_no_fault_of_the_installation() {
     }
 }
 
-/// The installation is whole, and the reason why nothing can be said of it is the configuration's.
+/// The installation is complete. Only the error in the configuration prevents its check.
 #[test]
 fn a_configuration_in_error_is_named_and_is_no_fault_of_the_installation() {
     let home = Home::new();

@@ -9,7 +9,7 @@ use super::{Home, SHELLS, as_other_user, small_binary};
 use crate::support::machine::on_this_machine;
 use crate::support::run::{Call, Run};
 
-/// No prefix that can be written, and one that cannot be: nothing is done.
+/// The default prefix cannot be written, so nothing is done.
 #[test]
 fn where_nothing_can_be_written_nothing_is_done() {
     let home = Home::new();
@@ -75,19 +75,19 @@ fn a_prefix_from_which_no_program_runs_is_refused() {
     home.is_as_before(&run);
 }
 
-/// `preflight install` needs a place for the script.
+/// `preflight install` writes the script into a temporary directory.
 #[test]
 fn a_full_directory_for_temporary_files_is_named() {
     let home = Home::new();
     let full = home.path("full");
     fs::create_dir(&full).unwrap();
     let call = home.sandbox.pcluster(["preflight", "install"]).var("TMPDIR", &full);
-    // The one inode is that of the directory.
+    // The directory itself uses the only inode.
     let Some(run) = run_on_tmpfs(call, "nr_inodes=1", &full) else { return };
     run.exits(1).prints("").stderr_matches("install-full-tmpdir.txt");
 }
 
-/// Runs a call with a file system of its own in a directory, if this user may mount one.
+/// Runs a call with a separate file system mounted at a directory, if this user may mount one.
 #[expect(clippy::print_stdout, reason = "a test that does not run says so")]
 fn run_on_tmpfs(call: Call, options: &str, directory: &Path) -> Option<Run> {
     let (mount, directory) = (on_this_machine("mount"), directory.display());
@@ -110,7 +110,7 @@ fn a_working_directory_that_is_gone_is_no_place_for_a_prefix() {
     for shell in SHELLS {
         let call = home.installs_in(shell, ["--binary", &home.built, "--prefix", "below"]);
         let run = call.under(&sh, &gone).run();
-        // The shells themselves complain too, each in its words.
+        // The shells complain too, each in its own words.
         let told = "install.sh: error: the current directory no longer exists\n\
                     install.sh: hint: Pass below as an absolute path.\n";
         run.exits(2).prints("").holds(run.stderr().ends_with(told), "stderr ends in the refusal");
@@ -120,7 +120,7 @@ fn a_working_directory_that_is_gone_is_no_place_for_a_prefix() {
     call.under(&sh, &gone).run().exits(0);
 }
 
-/// Permissions stop other users; root is stopped by nothing.
+/// Permissions stop other users, but not root.
 #[test]
 fn root_writes_nothing_of_another_users() {
     let home = Home::new();
@@ -166,7 +166,7 @@ fn root_writes_nothing_of_another_users() {
     home.installs_in("dash", in_venv).run().exits(0);
 }
 
-/// A container that runs as any user has a HOME of root's that its group may write.
+/// In a container that runs as an arbitrary user, HOME belongs to root and is writable by its group.
 #[test]
 fn a_home_that_is_not_ones_own_but_can_be_written_is_installed_in() {
     if !rustix::process::geteuid().is_root() {

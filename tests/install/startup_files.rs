@@ -1,4 +1,4 @@
-//! The line in them: every shell has the shim first, and loses the line byte for byte.
+//! The line in startup files: with it every shell has the shim first; an uninstall removes it byte for byte.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,8 +6,8 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use super::{Home, SHELLS, STARTS, STARTUP, as_other_user};
 
-/// Traps 7 and 30: one line, once, in what exists; every shell that reads it has the shim first,
-/// once; and away again, byte for byte.
+/// Traps 7 and 30: each existing file gets one line, once; each shell that reads it has the shim first, once;
+/// the uninstall restores the files byte for byte.
 #[test]
 fn trap_07_and_30_every_shell_of_the_user_has_the_shim_first_and_loses_it_byte_for_byte() {
     let mut written = BTreeMap::new();
@@ -31,7 +31,7 @@ fn trap_07_and_30_every_shell_of_the_user_has_the_shim_first_and_loses_it_byte_f
         } else {
             assert!(now == written, "{installer} writes something else");
         }
-        // What is written is equal, so one is enough.
+        // All installers write the same, so the shells are tried with only one.
         for (shell, flags) in STARTS.iter().filter(|_| is_first) {
             let command = ["-c", "pcluster version; env"];
             let call =
@@ -43,7 +43,7 @@ fn trap_07_and_30_every_shell_of_the_user_has_the_shim_first_and_loses_it_byte_f
             run.holds(path.starts_with(&format!("{first}:")), "the shim is first");
             run.holds(path.matches(&first).count() == 1, "once");
         }
-        // A shell in a login shell, and whatever else sources it again.
+        // A shell within a login shell, for example, sources the env script again.
         let env = home.prefix().join("env").display().to_string();
         let again = format!("PATH=/before:$PATH; . '{env}'; . '{env}'; echo \"$PATH\"");
         for shell in ["dash", "bash", "zsh"].into_iter().filter(|_| is_first) {
@@ -61,7 +61,7 @@ fn trap_07_and_30_every_shell_of_the_user_has_the_shim_first_and_loses_it_byte_f
     }
 }
 
-/// Entries of PATH stay as they were: an empty entry, the shim's directory within another name.
+/// Other entries of PATH stay as they are: an empty one, or one whose name contains the shim's directory.
 #[test]
 fn the_env_script_changes_nothing_else_on_path() {
     let home = Home::new();
@@ -88,7 +88,7 @@ fn the_env_script_changes_nothing_else_on_path() {
     }
 }
 
-/// A function or alias of the user's own is not replaced, and is no syntax error.
+/// A function or alias of the user's own is not replaced, and causes no syntax error.
 #[test]
 fn what_the_user_has_named_pcluster_stays() {
     let home = Home::new();
@@ -109,7 +109,7 @@ fn what_the_user_has_named_pcluster_stays() {
     run.holds(run.stdout().ends_with("mine version\n"), "fish");
 }
 
-/// A prefix of every awkward character but those that PATH cannot hold.
+/// A prefix with every awkward character except those that PATH cannot contain.
 #[test]
 fn a_prefix_with_awkward_characters() {
     let home = Home::new();
@@ -135,8 +135,8 @@ fn a_prefix_with_awkward_characters() {
     assert!(!prefix.exists());
 }
 
-/// bash reads only `~/.bashrc` in shells that are not login shells, and only other files in those that are. This shows
-/// without a pcluster, too.
+/// bash reads only `~/.bashrc` in shells that are not login shells, and only other files in login shells. The
+/// warning does not need a pcluster.
 #[test]
 fn bash_with_only_a_bashrc_is_warned_about_login_shells() {
     let home = Home::new();
@@ -144,7 +144,7 @@ fn bash_with_only_a_bashrc_is_warned_about_login_shells() {
     fs::remove_file(home.path("venv/bin/pcluster")).unwrap();
     let run = home.installs_in("dash", ["--binary", &home.built]).run();
     run.exits(0).stdout_matches("install-only-bashrc.txt").stderr_matches("install-only-bashrc-warnings.txt");
-    // What it says works.
+    // The line that the warning advises works.
     let line = run.stderr().lines().last().unwrap().trim_start_matches("install.sh: ").to_owned();
     home.sandbox.write("home/.profile", line);
     home.installs_in("dash", ["--binary", &home.built]).run().exits(0).is_silent();

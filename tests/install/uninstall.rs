@@ -27,7 +27,7 @@ fn trap_28_only_the_shims_own_files_are_removed_and_only_by_their_names() {
     fs::remove_dir_all(home.path("home/.local")).unwrap();
     home.is_as_before(&run);
 
-    // The shim's names, the user's content.
+    // Files with the shim's names and the user's content.
     let project = home.path("home/project");
     for name in ["env", "env.fish", "install.sh", "made", "completions/_pcluster"] {
         home.sandbox.write(project.join(name), "their own\n");
@@ -71,7 +71,7 @@ fn an_upgrade_removes_the_cache_that_an_older_version_has_left() {
     assert!(!home.path("cache/pcluster-shim").exists());
 }
 
-/// The cache that an older version has left goes with the shim; what an undo needs stays, and is reported.
+/// The cache that an older version left is removed with the shim; what an undo needs stays, and is reported.
 #[test]
 fn what_the_shim_has_written_goes_unless_an_undo_needs_it() {
     let home = Home::new();

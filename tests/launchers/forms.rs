@@ -11,7 +11,7 @@ use crate::support::machine::real_python;
 use crate::support::run::Call;
 use crate::support::sandbox::{Sandbox, not_utf8};
 
-/// The fake environment is found through this launcher, in the place of its own.
+/// Asserts that the fake environment is found through this launcher, which replaces its own.
 #[track_caller]
 fn found_through(sandbox: &Sandbox, launcher: &str, form: &str) {
     let (report, run) = check(sandbox);
@@ -48,7 +48,7 @@ fn trap_21_every_form_of_launcher_leads_to_its_interpreter() {
         let launcher = template.replace("PYTHON", python.to_str().unwrap()) + ENTRY;
         sandbox.script("venv/bin/pcluster", &launcher);
         found_through(&sandbox, &launcher, form);
-        // The system, too, runs that Python by it.
+        // Called directly, the launcher runs that Python too.
         if !launcher.contains("env -S") || cfg!(target_os = "linux") {
             let run = sandbox.call(sandbox.path("venv/bin/pcluster"), ["version"]).run();
             run.exits(0).prints("the real pcluster: version\n");
@@ -78,7 +78,7 @@ fn long_paths_and_spaces_lead_to_the_interpreter() {
     }
 }
 
-/// pipx and uv tool: a link from a shared directory; uv's relocatable form is meant from its target.
+/// pipx and uv tool link from a shared directory; uv's relocatable form is relative to the link's target.
 #[test]
 fn links_to_launchers_are_followed_for_the_interpreter_only() {
     let sandbox = Sandbox::new();
@@ -94,7 +94,7 @@ fn links_to_launchers_are_followed_for_the_interpreter_only() {
     }
 }
 
-/// Two environments: `env python` means the one that PATH names.
+/// With two environments, `env python` means the first python on PATH.
 #[test]
 fn an_env_shebang_means_the_python_of_path() {
     let sandbox = Sandbox::new();
@@ -108,7 +108,7 @@ fn an_env_shebang_means_the_python_of_path() {
     run.exits(0).holds(report["target"]["pclusterVersion"] == "3.9.9", "the first python on PATH");
 }
 
-/// `env -S` may set variables: it is asked itself, and the variable counts.
+/// `env -S` may set variables, so such a launcher is asked itself, and the variable takes effect.
 #[test]
 #[cfg(target_os = "linux")]
 fn an_env_shebang_that_sets_a_variable_is_asked_itself() {
@@ -126,7 +126,7 @@ fn an_env_shebang_that_sets_a_variable_is_asked_itself() {
     blocked(&sandbox, "wrapper");
 }
 
-/// A path that is no UTF-8 is a path: it is judged, and reported as far as JSON can.
+/// An environment in a path that is not UTF-8 is judged too, and reported as far as JSON can.
 #[test]
 fn an_environment_in_a_path_of_any_bytes_is_judged() {
     use std::os::unix::ffi::OsStrExt as _;

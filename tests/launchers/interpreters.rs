@@ -31,7 +31,7 @@ fn a_script_in_the_place_of_an_interpreter_is_asked_every_time() {
     call().run().exits(1);
 }
 
-/// A script may treat `-c` in another way than a file, so the launcher is asked itself.
+/// A script may handle `-c` differently from a file, so the launcher itself is asked.
 #[test]
 fn a_script_in_the_place_of_an_interpreter_is_not_asked_by_code() {
     let sandbox = Sandbox::new();
@@ -46,7 +46,7 @@ fn a_script_in_the_place_of_an_interpreter_is_not_asked_by_code() {
     sandbox.pcluster(["preflight", "--no-synth"]).run().exits(1);
 }
 
-/// A version manager's program in the place of an interpreter, which is no script.
+/// A version manager may put a program in the place of an interpreter that is not a script.
 #[test]
 fn an_interpreter_that_leads_to_another_one_is_asked_every_time() {
     let sandbox = Sandbox::new();
@@ -66,7 +66,7 @@ fn an_interpreter_that_leads_to_another_one_is_asked_every_time() {
     call().run().exits(1);
 }
 
-/// A Python under the name of pcluster searches PATH for itself, and finds the shim there.
+/// A Python that is started as `pcluster` searches PATH for itself, and finds the shim there.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_python_that_takes_the_shim_for_itself_is_the_one_that_runs() {
@@ -86,7 +86,7 @@ fn a_python_that_takes_the_shim_for_itself_is_the_one_that_runs() {
     run.holds(report["target"]["interpreter"] == json!(python), "not the shim");
 }
 
-/// No interpreter is guessed.
+/// If a launcher leads to no Python, none is guessed.
 #[test]
 fn what_leads_to_no_python_is_unknown_in_one_line() {
     let sandbox = Sandbox::new();
@@ -119,7 +119,7 @@ fn a_python_without_pcluster_is_unknown() {
     run.exits(0).warns_once("aws-parallelcluster").stderr_matches("unknown-no-pcluster.txt");
 }
 
-/// Trap 20: a venv whose base Python is gone says so, before the kernel says something else.
+/// Trap 20: if the base Python of a venv is gone, the shim says so before the kernel says something else.
 #[test]
 fn trap_20_a_dead_interpreter_is_reported() {
     let sandbox = Sandbox::new();

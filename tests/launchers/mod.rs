@@ -1,10 +1,10 @@
-//! Every form of launcher leads to its interpreter, asked as pcluster would run it; what leads to
-//! none leaves the environment unknown, in one line.
+//! Every form of launcher leads to its interpreter, which is asked as pcluster would run it. If a launcher
+//! leads to none, the environment is unknown, and one line says so.
 
 mod forms; // every form of launcher leads to its interpreter
-mod interpreters;
+mod interpreters; // interpreters that are scripts, that lead to another one, or that do not run
 mod packages; // the packages are those that the interpreter finds
-mod wrappers; // launchers of other kinds are asked by starting them // interpreters that are scripts, that lead to another one, or that do not run
+mod wrappers; // launchers of other kinds are asked by starting them
 
 use std::fs;
 use std::path::PathBuf;
@@ -41,7 +41,7 @@ fn real(sandbox: &Sandbox) -> Real {
     Real { site, launcher }
 }
 
-/// A virtual environment without pip: pyvenv.cfg and a link decide about `sys.path`.
+/// A virtual environment without pip: pyvenv.cfg and a link determine `sys.path`.
 fn venv(sandbox: &Sandbox) -> PathBuf {
     sandbox.write("v/pyvenv.cfg", format!("home = {}\n", real_python().parent().unwrap().display()));
     let python = sandbox.link("v/bin/python", real_python());
@@ -65,7 +65,7 @@ fn blocked(sandbox: &Sandbox, form: &str) -> Value {
     report
 }
 
-/// A virtual environment with these distributions in it; its Python, and its own console script.
+/// Makes a virtual environment with distributions, and returns its package directory and console script.
 fn venv_with(sandbox: &Sandbox, name: &str, cdk: &str) -> (PathBuf, PathBuf) {
     sandbox.write(
         format!("{name}/pyvenv.cfg"),

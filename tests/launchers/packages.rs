@@ -8,8 +8,7 @@ use crate::support::fakes::ENTRY;
 use crate::support::machine::real_python;
 use crate::support::sandbox::Sandbox;
 
-/// Places in which a real Python finds its packages: a virtual environment, PYTHONPATH, the user
-/// site, a .pth.
+/// A real Python finds packages in its virtual environment and through a .pth file.
 #[test]
 fn packages_are_found_wherever_the_interpreter_finds_them() {
     let sandbox = Sandbox::new();
@@ -20,7 +19,7 @@ fn packages_are_found_wherever_the_interpreter_finds_them() {
     let (report, run) = check(&sandbox);
     run.exits(3).holds(report["verdict"] == "unknown", "nothing is installed yet");
 
-    // Everything is cached, and none of this changes the launcher or the interpreter.
+    // None of this changes the launcher or the interpreter.
     let pth = sandbox.write(purelib.join("x.pth"), real.site.to_str().unwrap());
     blocked(&sandbox, "shebang");
     fs::remove_file(pth).unwrap();
@@ -40,7 +39,7 @@ fn trap_22_pythonpath_and_the_user_site_count() {
     call().run().exits(3);
     call().var("PYTHONPATH", &real.site).run().exits(1).is_silent();
     call().run().exits(3);
-    // A relative entry is meant from where the call is made.
+    // A relative entry is relative to the working directory of the call.
     call().var("PYTHONPATH", "site").directory(&sandbox.root).run().exits(1);
     call().var("PYTHONPATH", "site").run().exits(3);
     let code = "import site; print(site.getusersitepackages())";
@@ -51,7 +50,7 @@ fn trap_22_pythonpath_and_the_user_site_count() {
     fs::rename(&real.site, &user).unwrap();
     call().var("PYTHONUSERBASE", &base).run().exits(1).is_silent();
     call().var("PYTHONUSERBASE", &base).var("PYTHONNOUSERSITE", "1").run().exits(3);
-    // A flag of the launcher hides it as well.
+    // A flag of the launcher hides the user site as well.
     let isolated = format!("#!{} -s\n{ENTRY}", real_python().display());
     sandbox.script("venv/bin/pcluster", isolated);
     call().var("PYTHONUSERBASE", &base).run().exits(3);
@@ -74,7 +73,7 @@ fn a_noisy_sitecustomize_does_not_change_the_answer() {
     run.exits(1).is_silent().holds(!run.stdout().contains("noise"), "the noise is kept apart");
 }
 
-/// The question's own sitecustomize comes first, and lets it run: it may decide about `sys.path`.
+/// The question's own sitecustomize comes first, and then runs this one, because it may change `sys.path`.
 #[test]
 fn a_sitecustomize_behind_a_wrapper_counts() {
     let sandbox = Sandbox::new();

@@ -39,8 +39,8 @@ fn wrappers_are_asked_themselves() {
     }
 }
 
-/// Scripts with a Python shebang that lead elsewhere: what they lead to is judged, and what their
-/// own Python holds is not.
+/// Scripts with a Python shebang that lead elsewhere: the environment that they lead to is judged, not that
+/// of their own Python.
 #[test]
 fn scripts_of_python_are_asked_where_they_lead() {
     for (cdk_behind, cdk_of_script, status) in [("1.153.0", "1.204.0", 1), ("1.204.0", "1.153.0", 0)] {
@@ -69,23 +69,23 @@ fn scripts_of_python_are_asked_where_they_lead() {
             format!(
                 "#!{front}\nimport sys; sys.path[:0] = ['{behind}']\nimport runpy\nrunpy.run_module('pcluster.cli.entrypoint')\n"
             ),
-            // Finding a module is no import.
+            // Finding a module does not import it.
             format!(
                 "#!{front}\nimport importlib.util, os, sys\nif importlib.util.find_spec('pcluster'):\n    os.execv('{script}', ['{script}'] + sys.argv[1:])\n"
             ),
-            // The import of the package alone, as for its version, is no start of pcluster.
+            // Importing only the package, for example for its version, does not start pcluster.
             format!(
                 "#!{front}\nimport pcluster, os, sys\nos.execv('{script}', ['{script}'] + sys.argv[1:])\n"
             ),
-            // Python is started before, for something else.
+            // Another Python is started first, for something else.
             format!(
                 "#!/bin/sh\nversion=$({front} -c 'print(1)')\n[ \"$version\" = 1 ] && exec {script} \"$@\"\n"
             ),
-            // A choice by its arguments, which a question with `version` would not show.
+            // It chooses by its arguments, which a question with `version` would not show.
             format!(
                 "#!/bin/sh\n[ \"$1\" = build-image ] && exec {script} \"$@\"\nexec {front} -m pcluster.cli.entrypoint\n"
             ),
-            // Output that goes to another place.
+            // Its output is redirected.
             format!("#!/bin/bash\nexec {script} \"$@\" >/dev/null 2>&1\n"),
         ];
         for launcher in launchers {
@@ -102,7 +102,7 @@ fn scripts_of_python_are_asked_where_they_lead() {
     }
 }
 
-/// One that starts pcluster of several environments leads to none for sure.
+/// A launcher that starts the pcluster of several environments does not lead to a single one.
 #[test]
 fn a_launcher_of_several_pclusters_is_unknown() {
     let sandbox = Sandbox::new();
@@ -118,7 +118,7 @@ fn a_launcher_of_several_pclusters_is_unknown() {
     check(&sandbox).1.exits(0);
 }
 
-/// The variable of a question is left over, or set by the caller: build-image is guarded nevertheless.
+/// If the variable of a question is left over or set by the caller, build-image is guarded anyway.
 #[test]
 fn only_a_question_of_this_very_moment_turns_the_guard_off() {
     let sandbox = Sandbox::new();
@@ -134,7 +134,7 @@ fn only_a_question_of_this_very_moment_turns_the_guard_off() {
     ] {
         sandbox.build_image().var(name, value).run().exits(1);
     }
-    // It is one for as long as the asking process holds the lock.
+    // It is a question as long as the asking process holds the lock.
     let lock = fs::File::open(asked.join("pcluster-shim.lock")).unwrap();
     lock.lock().unwrap();
     sandbox.build_image().var("PCLUSTER_SHIM_QUESTION", &asked).run().exits(0).prints(REAL_OUTPUT);
@@ -162,15 +162,15 @@ fn what_a_wrapper_changes_counts_for_the_check() {
     let report: Value = serde_json::from_slice(&run.stdout).unwrap();
     run.holds(report["target"]["node"] == json!(sandbox.path("hidden/node")), "the wrapper's node");
     run.holds(report["packages"]["aws-cdk-aws-imagebuilder"] == "1.153.0", "the wrapper's PYTHONPATH");
-    // Without the wrapper's PATH there is none.
+    // Without the wrapper's PATH there is no Node.
     sandbox.script("venv/bin/pcluster", &real.launcher);
     let run = sandbox.pcluster(["preflight", "--format", "json"]).var("PYTHONPATH", &real.site).run();
     let report: Value = serde_json::from_slice(&run.stdout).unwrap();
     run.holds(report["target"]["node"] == Value::Null, "no node");
 }
 
-/// A wrapper may change the call in an unknown way: the environment is judged nevertheless, and the
-/// rest is said.
+/// A wrapper may change the call in an unknown way: the environment is judged anyway, and what was not
+/// checked is reported.
 #[test]
 fn a_wrapper_that_changes_the_call_is_judged_by_its_environment() {
     for (cdk, status) in [("1.153.0", 1), ("1.204.0", 0)] {
@@ -183,7 +183,7 @@ fn a_wrapper_that_changes_the_call_is_judged_by_its_environment() {
             format!("exec {script} build-image -c other.yaml \"$@\""),
         ] {
             sandbox.script("venv/bin/pcluster", format!("#!/bin/sh\n{wrapper}\n"));
-            // The configuration may be absent here, and be there where the wrapper goes.
+            // The configuration may be missing here, but exist in the directory to which the wrapper changes.
             for file in ["image.yaml", "absent.yaml"] {
                 let run = sandbox.build_image().argument("--image-configuration").argument(file).run();
                 run.exits(status).prefixed();
@@ -191,14 +191,14 @@ fn a_wrapper_that_changes_the_call_is_judged_by_its_environment() {
                 run.holds(run.stdout().contains("main ran") == (status == 0), &wrapper);
             }
         }
-        // One that hands the call on as it is: nothing is said of it.
+        // A wrapper that passes the call on unchanged is not reported.
         sandbox.script("venv/bin/pcluster", format!("#!/bin/sh\nexec {script} \"$@\"\n"));
         let run = sandbox.build_image().run();
         run.holds(!run.stderr().contains("the launcher"), "handed on");
     }
 }
 
-/// Asked with the arguments of the call, it answers for the environment that will run.
+/// The wrapper is asked with the arguments of the call, so the environment that will run answers.
 #[test]
 fn a_wrapper_that_chooses_an_environment_by_an_argument_is_judged_by_its_choice() {
     let sandbox = Sandbox::new();
@@ -233,8 +233,7 @@ fn a_pcluster_that_ran_without_being_asked_is_unknown() {
     check(&sandbox).1.exits(3);
 }
 
-/// A launcher is asked by starting it; one that starts the shim would be asked again inside that,
-/// and so on.
+/// A launcher is asked by starting it. If it starts the shim, the shim would ask it again, and so on.
 #[test]
 fn no_check_is_started_inside_a_check() {
     let sandbox = Sandbox::new();

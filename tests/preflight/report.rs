@@ -6,7 +6,7 @@ use super::{check, json_of};
 use crate::support::fakes::BAD;
 use crate::support::sandbox::Sandbox;
 
-/// Three verdicts, two forms, one report.
+/// Every verdict, in the form for people and in every format for programs.
 #[test]
 fn every_verdict_in_both_forms() {
     type Change = fn(&crate::support::fakes::Environment);
@@ -103,7 +103,7 @@ fn no_synth_names_constraints_for_an_environment_of_uvx() {
     run.holds(!run.stdout().contains("preflight fix"), "it does not name fix");
 }
 
-/// With the user's own configuration, id and region: exactly these reach the real parser.
+/// The user's own configuration, id and region reach the real parser unchanged.
 #[test]
 fn the_options_reach_the_real_parser() {
     let sandbox = Sandbox::new();
@@ -172,7 +172,7 @@ fn a_configuration_that_cannot_be_read() {
     assert_eq!(sandbox.log(), [""; 0]);
 }
 
-/// No real pcluster follows, so a configuration that can be read once is read.
+/// No real pcluster runs afterwards, so a configuration that can be read only once is read.
 #[test]
 fn a_configuration_that_can_be_read_once_is_checked() {
     let sandbox = Sandbox::new();
@@ -213,7 +213,7 @@ fn denied_warnings_block() {
     for (format, ending) in [("human", "txt"), ("json", "json"), ("junit", "xml"), ("github", "github.txt")] {
         denied(format).exits(1).is_silent().stdout_matches(&format!("check-denied.{ending}"));
     }
-    // The packages alone are enough.
+    // A check of the packages alone is denied too.
     sandbox.pcluster(["preflight", "--no-synth", "--deny=warnings"]).run().exits(1).is_silent();
     sandbox.build_image().run().exits(0);
     let run = sandbox.pcluster(["preflight", "check", "--deny", "infos"]).run();
@@ -240,7 +240,7 @@ fn a_report_is_written_to_a_file_in_its_format() {
         .holds(run.stderr().contains("'--output <FILE>' can only be used with check"), "it is refused");
 }
 
-/// cargo-audit's word: a warning is counted, and repaired only by its id.
+/// `ignore` means what it means to cargo-audit: the warning is counted, and repaired only by its id.
 #[test]
 fn a_warning_that_is_ignored_is_only_counted() {
     let sandbox = Sandbox::new();

@@ -7,7 +7,7 @@ use crate::support::fakes::BAD;
 use crate::support::run::{Call, Run};
 use crate::support::sandbox::Sandbox;
 
-/// 80 columns, but for a single word that is longer; and no trailing space.
+/// At most 80 columns, except for a longer single word, and no trailing space.
 #[test]
 fn no_line_is_wider_than_a_terminal() {
     let sandbox = Sandbox::new();
@@ -132,7 +132,7 @@ fn verbose_reports_each_step_in_a_line() {
         .stderr_matches("check-verbose.txt");
 }
 
-/// Commands that print something where nothing is wrong.
+/// Commands that print something even if nothing is wrong.
 const PRINTERS: [&str; 9] = [
     "man",
     "completions bash",
@@ -145,7 +145,7 @@ const PRINTERS: [&str; 9] = [
     "help fix",
 ];
 
-/// A full disk is a failure; a reader that went away, as `head` does, is none.
+/// A full disk is a failure; a reader that closes the output early, as `head` does, is not.
 #[test]
 fn an_answer_that_cannot_be_written_is_an_error_unless_its_reader_went_away() {
     let sandbox = Sandbox::new();

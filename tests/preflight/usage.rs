@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::support::run::{Call, Run};
 use crate::support::sandbox::Sandbox;
 
-/// Options of every command may precede its name as well; those that would be lost may not.
+/// Options that the command has may also precede its name. Options that would be lost there are refused.
 #[test]
 fn common_options_may_stand_before_the_command() {
     let sandbox = Sandbox::new();
@@ -30,7 +30,7 @@ fn usage_errors_say_what_is_wrong() {
     }
     let run = sandbox.pcluster(["preflight", "where", "--format=junit"]).run();
     run.exits(2).prints("").stderr_matches("usage-format.txt");
-    // The second time it exists.
+    // The second time, the file exists.
     for _ in 0..2 {
         let run = sandbox.pcluster(["preflight", "image.yaml"]).run();
         run.exits(2).prints("").stderr_matches("usage-file-as-command.txt");
@@ -147,17 +147,17 @@ fn every_error_has_a_json_form() {
     }
     let run = sandbox.pcluster(["preflight", "chekc", "--format=json"]).run();
     run.exits(2).stdout_matches("usage-command.json");
-    // Help and the version are no errors: their output has no JSON form.
+    // Help and the version are not errors: their output has no JSON form.
     let help = sandbox.pcluster(["preflight", "--help"]).run();
     sandbox.pcluster(["preflight", "--help", "--format=json"]).run().exits(0).prints(&help.stdout());
-    // A report of what was found has the error beside it.
+    // A report of what was found contains the error too.
     let call = sandbox.pcluster(["preflight", "where", "--format=json"]).path(&[sandbox.path("shim")]);
     let run = call.run();
     let report: Value = serde_json::from_slice(&run.stdout).unwrap();
     run.exits(127).holds(report["error"]["message"].is_string() && report["real"].is_null(), "both");
 }
 
-/// A pipeline reads the file of results, whatever has happened.
+/// A pipeline reads the file of results even if there was an error.
 #[test]
 fn an_error_has_the_form_of_a_pipeline() {
     let sandbox = Sandbox::new();
@@ -169,7 +169,7 @@ fn an_error_has_the_form_of_a_pipeline() {
     call("github").exits(2).stdout_matches("error.github.txt").stderr_matches("error-in-form.txt");
 }
 
-/// All environments in one file.
+/// One file has all environments.
 #[test]
 fn every_report_of_all_is_in_the_form_of_a_pipeline() {
     let sandbox = Sandbox::new();

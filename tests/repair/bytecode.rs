@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::support::sandbox::Sandbox;
 
-/// The packages come compiled where the environment's are, whichever installer brings them.
+/// New packages are compiled if the environment's are, whichever installer brings them.
 #[test]
 fn bytecode_is_as_before() {
     for (has_uv, is_compiled) in [(true, true), (true, false), (false, true), (false, false)] {
@@ -30,7 +30,7 @@ fn bytecode_is_as_before() {
     environment.preflight(["fix"]).run().exits(0).is_silent().stdout_matches("fix.txt");
 }
 
-/// Python fails on it, and compiles it again if it is gone.
+/// Python fails on a damaged file of bytecode, but compiles it again if it is missing.
 #[test]
 fn a_damaged_file_is_removed_by_fix_and_only_named_by_a_dry_run() {
     let sandbox = Sandbox::new();
@@ -58,7 +58,7 @@ fn a_damaged_file_is_removed_by_fix_and_only_named_by_a_dry_run() {
     assert!(!damaged.exists());
 }
 
-/// It may belong to another environment.
+/// Such a file may belong to another environment.
 #[test]
 fn a_damaged_file_outside_the_environment_is_named_and_kept() {
     let sandbox = Sandbox::new();
@@ -91,7 +91,7 @@ fn the_disk_is_full_while_it_compiles() {
     environment.left_nothing("on a full disk");
 }
 
-/// Compiles with a real Python: what compileall writes, and no part of a file where files cannot grow.
+/// With a real Python, compile.py writes what compileall writes, and no partial file if files cannot grow.
 #[test]
 fn bytecode_is_whole_or_absent() {
     let sandbox = Sandbox::new();
@@ -129,7 +129,7 @@ fn bytecode_is_whole_or_absent() {
     assert!(take_bytecode().keys().all(|path| path.to_string_lossy().contains("short")));
 }
 
-/// The check imports them: the rest is compiled while it runs.
+/// The check imports these packages first. The rest is compiled while it runs.
 #[test]
 fn what_pcluster_requires_is_compiled_first() {
     let sandbox = Sandbox::new();
@@ -146,8 +146,8 @@ fn what_pcluster_requires_is_compiled_first() {
     assert!(rest.contains("/overlay-") && rest.lines().count() == 1, "{asked}");
 }
 
-/// Bytecode of the repaired packages is removed with them: a file of equal size and time would
-/// be run in the place of the old one.
+/// Bytecode of the new packages is removed with them. Otherwise Python would run it instead of an old source
+/// of the same size and time.
 #[test]
 fn undo_after_python_wrote_bytecode() {
     let sandbox = Sandbox::new();

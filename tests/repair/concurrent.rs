@@ -1,4 +1,4 @@
-//! Uv and pip at work at the same time.
+//! A uv or a pip at work at the same time as a repair.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use super::versions;
 use crate::support::broken_environment::BrokenEnvironment;
 use crate::support::sandbox::Sandbox;
 
-/// uv locks `.lock` of a virtual environment while it changes it.
+/// While uv changes a virtual environment, it locks the file `.lock` in it.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_repair_waits_for_uv() {
@@ -27,7 +27,7 @@ fn a_repair_waits_for_uv() {
     });
 }
 
-/// pip, which takes no lock, between the plan and the exchange.
+/// pip, which takes no lock, changes the environment between the plan and the exchange.
 #[test]
 fn another_installer_before_the_exchange() {
     let sandbox = Sandbox::new();
@@ -40,7 +40,7 @@ fn another_installer_before_the_exchange() {
     environment.left_nothing("where another installer was at work");
 }
 
-/// The steps of a pip that found the old release and installs 1.152.0 of aws-cdk.core, in sh.
+/// The steps, in sh, of a pip that found the old release of aws-cdk.core and installs 1.152.0.
 fn pips_release(environment: &BrokenEnvironment) -> String {
     let (site, wheels) = (environment.path("site"), environment.sandbox.path("installer/1.152.0"));
     format!(
@@ -51,8 +51,8 @@ fn pips_release(environment: &BrokenEnvironment) -> String {
     )
 }
 
-/// pip, which has read the environment before the exchange and writes after it: two `.dist-info` of
-/// one package. pip's files stay, all others are as they were.
+/// pip has read the environment before the exchange and writes after it, so one package has two `.dist-info`.
+/// pip's files stay; all others are restored.
 #[test]
 fn another_installer_after_the_exchange() {
     for then in ["over it", "in its place", "at work"] {

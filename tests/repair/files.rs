@@ -21,8 +21,8 @@ fn files_outside_and_in_the_way() {
     environment.left_nothing("where a file is in the way");
 }
 
-/// The installed and the staged aws-cdk.core have a script and data files: `lead` is how the staged RECORD names
-/// the prefix.
+/// Adds a script and data files to the installed and the staged aws-cdk.core. In the staged RECORD, `lead`
+/// stands for the prefix.
 pub(super) fn add_files_of_prefix(environment: &BrokenEnvironment, lead: &str) {
     let installed = environment.path("site/aws_cdk.core-1.153.0.dist-info");
     let files = [
@@ -46,7 +46,7 @@ pub(super) fn add_files_of_prefix(environment: &BrokenEnvironment, lead: &str) {
     environment.add_files(&staged, &wheels, lead, &files);
 }
 
-/// As uv names them in RECORD of `--target`, and as pip does.
+/// The RECORD of `--target` names them in one way if uv writes it, and in another if pip does.
 #[test]
 fn scripts_and_data_files_move() {
     for lead in ["", "../../"] {
@@ -131,7 +131,7 @@ fn a_directory_of_the_prefix_that_is_a_link_to_elsewhere_is_refused() {
     environment.left_nothing("where a link leads out");
 }
 
-/// A package whose directory is a link: its files are another place's.
+/// The directory of a package is a link, so its files belong to another place.
 #[test]
 fn a_package_behind_a_link() {
     let sandbox = Sandbox::new();
@@ -147,8 +147,8 @@ fn a_package_behind_a_link() {
     assert!(package.is_symlink());
 }
 
-/// Two packages that bring one file: the second is not written into the first one's, which
-/// has another name in the installer's cache.
+/// Two packages bring the same file. The second one is not written into the first one's file, because that is
+/// a hard link to the installer's cache.
 #[test]
 fn a_file_that_two_packages_bring() {
     let sandbox = Sandbox::new();
@@ -156,7 +156,7 @@ fn a_file_that_two_packages_bring() {
     let cache = sandbox.path("installer/cached");
     sandbox.write(&cache, "of the first");
     sandbox.link("tools/ln", crate::support::machine::on_this_machine("ln"));
-    // uv links from its cache; the RECORDs of both list the file.
+    // uv links from its cache; the RECORDs of both packages list the file.
     let more = format!(
         "{INSTALL}\nln '{}' \"$target/shared.py\"\n\
          for package in aws_cdk.aws-imagebuilder aws_cdk.core; do\n\

@@ -107,10 +107,10 @@ fn check_fix_repairs_and_checks_again() {
     let environment = sandbox.broken_environment();
     let run = environment.preflight(["check", "--fix", "--no-synth"]).run();
     run.exits(0).prefixed().stderr_matches("check-fix.txt");
-    // The repair was proven by syntheses nevertheless: before, beside the environment, in place.
+    // The repair was still proven by syntheses: before it, with the staged packages, and in place.
     assert_eq!(sandbox.log().iter().filter(|line| *line == "synth").count(), 3);
     assert_eq!(versions(&environment), REPAIRED);
-    // Nothing to repair: nothing said.
+    // If there is nothing to repair, nothing is reported.
     environment.preflight(["check", "--fix"]).run().exits(0).is_silent();
 }
 
@@ -140,7 +140,7 @@ fn mode_fix_that_cannot_repair_stops() {
     assert!(!sandbox.log().contains(&REAL.to_owned()));
 }
 
-/// The newest release is broken too: proven beside the environment, so nothing is changed.
+/// The newest release is broken too. The proof with the staged packages shows it, so nothing is changed.
 #[test]
 fn a_repair_that_does_not_help() {
     let sandbox = Sandbox::new();
@@ -178,7 +178,7 @@ fn no_place_for_state() {
     let file = sandbox.write("home/a-file", "");
     let run = environment.preflight(["fix"]).var("XDG_STATE_HOME", &file).run();
     run.exits(1).prefixed().stderr_matches("fix-no-state.txt");
-    // A check does not need any.
+    // A check does not need a state directory.
     environment.preflight(["--no-synth"]).var("XDG_STATE_HOME", &file).run().exits(1).is_silent();
     assert_eq!(environment.site(), before);
 }

@@ -17,7 +17,7 @@ fn what_the_installer_is_asked() {
     assert_eq!(asked("constraints"), "aws-parallelcluster==3.1.3\nsetuptools==80.9.0\n");
     let mut log = sandbox.log();
     assert_eq!(log[0], "identity");
-    // The rest runs in parallel in part.
+    // Some of the other steps run in parallel.
     log[1..].sort();
     assert_eq!(
         log[1..],
@@ -38,7 +38,7 @@ fn what_the_installer_is_asked() {
     );
 }
 
-/// Variables that turn pip into something else, and settings that are the user's to make.
+/// Variables that would keep pip from installing are replaced; settings that are the user's choice are kept.
 #[test]
 fn what_would_keep_pip_from_installing_does_not_count() {
     let sandbox = Sandbox::new();
@@ -111,7 +111,7 @@ fn the_pip_of_ensurepip_repairs_where_there_is_no_other() {
     assert!(sandbox.log().contains(&"pip install".to_owned()), "{:?}", sandbox.log());
 }
 
-/// Asks a real Python: with a wheel, and as Debian has it, without ensurepip.
+/// Asks a real Python with its bundled wheel, and one without ensurepip, as on Debian.
 #[test]
 fn where_a_real_python_keeps_its_pip() {
     let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/repair/bundled_pip.py");
@@ -144,7 +144,7 @@ fn no_installer_at_all() {
     fs::remove_file(sandbox.path("tools/uv")).unwrap();
     environment.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-no-installer.txt");
     environment.preflight(["fix", "--installer", "pip"]).run().exits(1).stderr_matches("fix-no-pip.txt");
-    // A Python that cannot say is one that has none.
+    // A Python that cannot answer counts as one without a pip.
     sandbox.write(environment.path("fake/bundled_pip"), "exit 3");
     environment.preflight(["fix"]).run().exits(1).stderr_matches("fix-no-installer.txt");
     environment.left_nothing("where there is no installer");
@@ -187,7 +187,7 @@ fn an_installer_that_hangs() {
     assert_eq!(environment.site(), before);
 }
 
-/// A question that was not answered is not answered with "nothing is broken".
+/// If the installer's check gives no answer, that does not count as "nothing is broken".
 #[test]
 fn an_installer_that_does_not_say_what_is_broken() {
     let sandbox = Sandbox::new();

@@ -36,7 +36,7 @@ fn beside_the_environment() {
     let run = sandbox.pcluster(["version"]).var("XDG_STATE_HOME", &environment.state).run();
     run.holds(run.stderr() == "\n", "no overlay for version");
 
-    // After an upgrade it does not count any more.
+    // After an upgrade, the overlay is no longer used.
     environment.installs("attrs", "22.1.0", "");
     let run = environment.build_image().run();
     run.exits(1).prefixed().stderr_matches("isolated-stale.txt");
@@ -46,7 +46,7 @@ fn beside_the_environment() {
     where_().exits(0).is_silent().stdout_matches("where-stale-overlay.txt");
     where_json().exits(0).is_silent().stdout_matches("where-stale-overlay.json");
 
-    // A new one takes its place, and undo removes it.
+    // A new overlay takes its place, and undo removes the new one.
     let changed = environment.site();
     let run = environment.preflight(["fix", "--isolated"]).run();
     run.exits(0).stderr_matches("fix-isolated-again.txt");

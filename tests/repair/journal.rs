@@ -8,7 +8,7 @@ use super::{edit, without_times};
 use crate::support::broken_environment::{TOKEN, set_mode};
 use crate::support::sandbox::Sandbox;
 
-/// A journal of a later version, or damaged: the state of the repair is not known.
+/// If a journal is damaged or of a later version, the state of the repair is not known.
 #[test]
 fn a_journal_that_cannot_be_read_is_reported() {
     let sandbox = Sandbox::new();
@@ -31,7 +31,7 @@ fn an_undo_with_a_damaged_copy_changes_nothing() {
         let before = environment.site();
         environment.preflight(["fix"]).run().exits(0);
         let repaired = environment.site();
-        // The cores of both releases are five letters long.
+        // The content of this file is the version of the release, which has seven characters in both.
         let core = "venv/site/aws_cdk/core/__init__.py";
         let journal = fs::read_to_string(environment.closed_journal()).unwrap();
         let journal: Value = serde_json::from_str(&journal).unwrap();
@@ -96,7 +96,7 @@ fn a_last_journal_that_cannot_be_read_deletes_nothing() {
     assert_eq!(environment.site(), before);
 }
 
-/// A journal is data from disk: what it names outside of the environment's packages is not touched.
+/// A journal is data from disk: files that it names outside the environment's packages are not touched.
 #[test]
 fn a_journal_that_names_files_outside_is_refused() {
     let sandbox = Sandbox::new();
@@ -136,7 +136,7 @@ fn a_journal_that_names_files_outside_is_refused() {
     fs::write(&last, &content).unwrap();
     edit(&last, |journal| journal["site"] = json!("/"));
     environment.preflight(["undo"]).run().exits(1).prefixed();
-    // An open journal is one that every command would roll back.
+    // Every command would roll back an open journal.
     edit(&last, |journal| journal["created"][0] = json!(mine));
     fs::rename(&last, last.with_file_name("journal.json")).unwrap();
     environment.preflight([]).run();
@@ -150,7 +150,7 @@ fn a_journal_that_names_files_outside_is_refused() {
     assert_eq!(environment.site(), before);
 }
 
-/// An empty one would be found in any file that has an empty line.
+/// An empty token would match any file that has an empty line.
 #[test]
 fn a_journal_with_an_impossible_token_is_refused() {
     let sandbox = Sandbox::new();

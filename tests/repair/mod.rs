@@ -1,7 +1,7 @@
 //! `preflight fix`, `preflight undo`, mode `fix`: what they do, what they refuse, what they say.
 
 mod bytecode; // compiled packages before, during and after a repair
-mod concurrent; // uv and pip at work at the same time
+mod concurrent; // a uv or a pip at work at the same time as a repair
 mod files; // the files that a repair places: scripts, data, links, and what is in the way
 mod fix; // a repair from its start to its undo, the ways to ask for one, and mode `fix`
 mod installers; // which installer repairs, what it is asked, and how it fails
@@ -36,7 +36,7 @@ const REPAIRED: [&str; 6] = [
     "setuptools-80.9.0",
 ];
 
-/// A file of the repair's state as JSON, changed.
+/// Changes a JSON file of the repair's state.
 fn edit(file: &std::path::Path, change: impl FnOnce(&mut Value)) {
     let mut value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
     change(&mut value);

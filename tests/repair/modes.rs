@@ -7,7 +7,7 @@ use crate::support::broken_environment::{BrokenEnvironment, INSTALL, set_mode};
 use crate::support::run::Call;
 use crate::support::sandbox::Sandbox;
 
-/// A group that shares the environment, and a member with a strict umask.
+/// Lets a group share the environment.
 fn share_with_group(environment: &BrokenEnvironment) {
     assert!(rustix::process::getuid().is_root(), "only root can try this: chown");
     let below = environment.prefix().into_keys().map(|path| environment.root.join(path));

@@ -23,7 +23,7 @@ fn what_conda_installed_is_left_alone() {
     environment.left_nothing("where conda installed it");
 }
 
-/// A standard library whose distributor manages packages, and what its Python has on `sys.path`.
+/// Makes a standard library; with `marker`, its distributor manages its packages.
 fn managed_library(sandbox: &Sandbox, marker: bool) -> std::path::PathBuf {
     let library = sandbox.path("usr/lib/python3.9");
     sandbox.write(library.join("os.py"), "");
@@ -44,14 +44,14 @@ fn a_python_of_the_system_is_left_alone() {
     assert!(!sandbox.log().contains(&"uv install".to_owned()), "refused before anything is fetched");
     assert_eq!(environment.site(), before);
     environment.left_nothing("where the system installed it");
-    // A plan can be made nevertheless, and kept beside it.
+    // A dry run and a repair outside the environment are still possible.
     environment.preflight(["fix", "--dry-run"]).run().exits(0);
     environment.preflight(["fix", "--isolated"]).run().exits(0);
     assert_eq!(environment.site(), before);
 }
 
-/// The marker is about the Python's own directories: a virtual environment's are its owner's, those
-/// that it has from the system are not.
+/// The marker applies to the Python's own directories. Those of a virtual environment belong to its owner;
+/// those that it uses from the system do not.
 #[test]
 fn a_virtual_environment_with_packages_of_the_system() {
     let sandbox = Sandbox::new();
@@ -89,14 +89,14 @@ fn what_spack_installed_is_left_alone() {
         run.exits(1).prefixed().stderr_matches("fix-spack.txt");
         assert_eq!(environment.site(), before);
         environment.left_nothing("where Spack installed it");
-        // Spack's configuration in HOME is no sign of an installation.
+        // Spack's configuration in HOME is not a sign of an installation.
         fs::rename(environment.path(".spack"), environment.path("other")).unwrap();
         sandbox.write("venv/.spack/packages.yaml", "packages: {}\n");
         environment.preflight(["fix"]).run().exits(0);
     }
 }
 
-/// A view that holds links into the package's own prefix.
+/// A view that consists of links into the package's own prefix.
 #[test]
 fn a_view_of_spacks_with_links() {
     let sandbox = Sandbox::new();
@@ -128,7 +128,7 @@ fn root_does_not_repair_what_another_user_owns() {
     environment.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-another-user.txt");
     environment.preflight(["undo"]).run().exits(1).prefixed().stderr_matches("undo-another-user.txt");
     assert!(!environment.state.join("pcluster-shim").exists(), "no state is made for it");
-    // The guard does not go on beside it: that would be root's too.
+    // The guard does not repair outside the environment instead: those files would be root's too.
     let run = environment.build_image().var("PCLUSTER_SHIM_MODE", "fix").run();
     run.exits(1).prefixed().stdout_matches("verdicts/blocked-by-advisory.json");
     run.holds(run.stderr().contains("belongs to user 4711"), "it says whose it is");
@@ -153,7 +153,7 @@ fn a_directory_that_cannot_be_written() {
     environment.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-unwritable.txt");
     assert!(!sandbox.log().contains(&"uv install".to_owned()), "refused before anything is fetched");
     drop(locked);
-    // One further down, which only the plan shows.
+    // A directory further down, which only the plan shows.
     let locked = Unwritable::new(&[environment.path("site/aws_cdk/core/_jsii")]);
     environment.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-unwritable-below.txt");
     drop(locked);
@@ -214,7 +214,7 @@ fn a_package_without_record() {
     environment.left_nothing("where files are unknown");
 }
 
-/// Packages as an interrupted pip leaves them: which files belong to which is not known.
+/// An interrupted pip may leave a package twice: which files belong to which version is not known.
 #[test]
 fn a_package_that_is_installed_twice() {
     let sandbox = Sandbox::new();

@@ -27,7 +27,7 @@ fn undo_after_the_environment_has_changed() {
     assert_eq!(environment.site(), changed);
 }
 
-/// pip after the repair: an undo would remove its files.
+/// pip ran after the repair, and an undo would remove pip's files.
 #[test]
 fn undo_after_a_reinstallation() {
     let sandbox = Sandbox::new();
@@ -63,7 +63,7 @@ fn undo_in_a_recreated_environment_changes_nothing() {
     assert_eq!(environment.kept(), kept);
 }
 
-/// Moved away and back: the repair of an environment is its own.
+/// An environment was moved away and back: its repair still belongs to it.
 #[test]
 fn undo_in_an_environment_that_is_back_at_its_path() {
     let sandbox = Sandbox::new();
@@ -80,7 +80,7 @@ fn undo_in_an_environment_that_is_back_at_its_path() {
     assert_eq!(environment.site(), before);
 }
 
-/// As after `cp -a`, rsync or from a backup: other inodes, the same environment.
+/// After `cp -a`, rsync or a restore from a backup, it is the same environment with other inodes.
 #[test]
 fn undo_in_a_restored_environment() {
     let sandbox = Sandbox::new();
@@ -109,7 +109,7 @@ fn undo_after_new_files_are_gone() {
     environment.left_nothing("by an undo");
 }
 
-/// Another release is further behind on the path, where the repair has changed nothing.
+/// Another release is further back on `sys.path`, in a directory where the repair has changed nothing.
 #[test]
 fn undo_after_new_files_are_gone_that_the_system_has_too() {
     let sandbox = Sandbox::new();
@@ -124,7 +124,7 @@ fn undo_after_new_files_are_gone_that_the_system_has_too() {
     assert_eq!(environment.site(), before);
 }
 
-/// An installer has linked the new files to its cache, which is gone then: `uv cache clean`.
+/// The new files are links to the installer's cache, which is then removed, as by `uv cache clean`.
 #[test]
 fn undo_after_links_to_the_new_files_are_dead() {
     let sandbox = Sandbox::new();
@@ -150,7 +150,7 @@ fn undo_after_a_new_file_was_changed_is_refused() {
     environment.keeps_the_last_one();
 }
 
-/// The path of an old file that has no successor is taken.
+/// An old file that the repair did not replace cannot be restored: another file has its path.
 #[test]
 fn undo_where_another_file_is_in_the_way_is_refused() {
     let sandbox = Sandbox::new();
@@ -166,7 +166,7 @@ fn undo_where_another_file_is_in_the_way_is_refused() {
     assert_eq!(fs::read_to_string(&old).unwrap(), "mine");
 }
 
-/// Each has a state directory of their own.
+/// Each user has their own state directory.
 #[test]
 fn users_who_share_an_environment_undo_their_own_repairs() {
     let sandbox = Sandbox::new();
