@@ -11,11 +11,11 @@
 #   DIR/bin/pcluster                           the shim
 #   DIR/bin/pcluster-preflight                 a second copy: DIR/bin/pcluster may be overwritten
 #   DIR/bin/pcluster.real                      the launcher that was there
-#   DIR/bin/.pcluster-shim/pcluster            a link to it, because its usage text shows its name
+#   DIR/bin/.pcluster-shim/pcluster            a link to that launcher, by the name that its usage text shows
 #   DIR/bin/.pcluster-shim/install.sh          this file
 
-# Only functions, and one call at the end, so that a truncated script does nothing. No function name begins with
-# the name of a program that would do something.
+# Only functions, and one call at the end, so that a truncated script does nothing. No function name begins with the
+# name of a harmful program: the script may be truncated inside the name.
 usage() {
     cat <<'EOF'
 usage: install.sh [--prefix DIR] [--binary FILE] [--no-modify-path]
@@ -99,7 +99,7 @@ put() {
     die "cannot write $2" "Make $(dirname "$2") writable, or pass another directory."
 }
 
-# remove FILE...: removes those that belong to the shim, and what a killed run left of them.
+# remove FILE...: removes those that belong to the shim, and the unfinished ones of a killed run.
 remove() {
     for file in "$@"; do
         if [ -h "$file" ] || is_shim "$file" || LC_ALL=C grep -qi 'pcluster[_-]shim' "$file" 2>/dev/null; then
@@ -155,7 +155,7 @@ choose_program() {
     fi
     [ -f "$binary" ] || die "$binary is not a file" 'Pass a built pcluster-shim with --binary FILE.'
     is_shim "$binary" || die "$binary is not pcluster-shim" 'Pass a built pcluster-shim with --binary FILE.'
-    # Under that name, which a wheel uses, it has only its own commands.
+    # Under the name that a wheel uses, the program has only its own commands.
     case $binary in
         */pcluster-preflight) version=$("$binary" --version 2>/dev/null) ;;
         *) version=$("$binary" preflight --version 2>/dev/null) ;;
@@ -307,7 +307,7 @@ one_startup_file() {
     fi
     case $1 in
         add) add_line "$2" "$3" ;;
-        # Several installations may each have added it at the same time.
+        # Several installations may each have added the line at the same time.
         remove) while remove_line "$2" "$3"; do :; done ;;
     esac
 }
@@ -598,7 +598,7 @@ add_to_venv() {
         fi
     done
     mkdir -p "$own" 2>/dev/null || die "cannot write $venv/bin" 'Run this as the owner of the environment.'
-    # Another installation may create it at the same time.
+    # Another installation may create the link at the same time.
     if ! [ -h "$own/pcluster" ] && ! ln -s ../pcluster.real "$own/pcluster" 2>/dev/null; then
         [ -h "$own/pcluster" ] || die "cannot write $own" 'Run this as the owner of the environment.'
     fi
@@ -644,7 +644,7 @@ remove_from_venv() {
                 'Reinstall aws-parallelcluster there, then run this again.'
         mv -f "$launcher.real" "$launcher" || die "cannot write $launcher" 'Run this as the owner of the environment.'
     elif [ -h "$own/pcluster" ]; then
-        # pip or uv has overwritten or removed it since, so what is there now is newer.
+        # pip or uv has overwritten or removed the shim since, so what is there now is newer.
         rm -f "${launcher:?}.real"
     else
         remove_unfinished
@@ -711,8 +711,8 @@ main() {
         *:* | *"
 "*) die "a directory on PATH cannot have a colon or a line break in its name: $prefix" 'Pass another directory with --prefix DIR.' 2 ;;
     esac
-    # This happens after sudo. That user could not change root's files there, but could replace what root's shells
-    # read.
+    # After sudo, for example. The other user could not change root's files there, but could replace what root's
+    # shells read.
     above=$prefix
     while ! [ -e "$above" ]; do above=$(dirname "$above"); done
     if of_another "$above"; then

@@ -1,4 +1,5 @@
-//! `preflight images` on answers of AWS that a fake Python gives: the list, the plan with its prompt, and the result.
+//! `preflight images` with a fake Python's answers of AWS: the list, the plan with its prompt, and
+//! the result.
 
 mod json;
 

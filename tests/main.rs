@@ -20,7 +20,7 @@ mod repair; // fix and undo: what they do, refuse and say
 mod repair_history; // the stack of repairs, and what is undone first
 mod settings; // config.yaml and variables, for the guard and for preflight
 mod signals; // ^C, SIGTERM, SIGHUP, nohup
-mod source_rules; // the rules that the source is held to
+mod source_rules; // the rules that the source has to follow
 mod startup_table; // the advisories, held to what was measured
 mod synthesis; // synthesis.py in a real Python, on stubs of what it imports
 mod templates; // preflight template, on templates that real pclusters made

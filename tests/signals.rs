@@ -1,5 +1,5 @@
-//! Signals during a check: the children are gone, the scratch directory is gone, the real program
-//! is never started, and the shim dies by that very signal. What was ignored stays ignored.
+//! Signals during a check: the children are gone, the scratch directory is gone, the real program is never
+//! started, and the shim dies by that signal. Ignored signals stay ignored.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _};
@@ -13,7 +13,7 @@ use crate::support::machine::{on_this_machine, output, real_python};
 use crate::support::run::Call;
 use crate::support::sandbox::Sandbox;
 
-/// A FIFO that every child of a check holds open, so its end is the end of the last of them.
+/// A FIFO that every child of a check holds open, so it reaches its end when the last child has ended.
 struct ChildrenFifo(File);
 
 impl ChildrenFifo {
@@ -24,7 +24,7 @@ impl ChildrenFifo {
         Self(OpenOptions::new().read(true).custom_flags(nonblocking).open(fifo).unwrap())
     }
 
-    /// Waits for the last of them. A process that was killed may take a moment to be gone.
+    /// Waits for the last child: a process that was killed may take a moment to be gone.
     #[track_caller]
     fn all_are_gone(mut self) {
         let mut buffer = [0; 64];
@@ -43,7 +43,7 @@ impl ChildrenFifo {
     }
 }
 
-/// A child that has children, in sh: it opens the FIFO, then does this, then hangs.
+/// A child that has children, in sh: it opens the FIFO, runs `then`, and hangs.
 fn hangs(sandbox: &Sandbox, then: &str) -> String {
     let children = sandbox.path("children");
     format!("exec 9>'{}'; sleep 1000 & {then}; sleep 1000", children.display())
@@ -62,7 +62,7 @@ for number in (1, 2, 3, 13, 15):
 os.execv(sys.argv[1], sys.argv[1:])
 ";
 
-/// Of checks side by side one child sends the signal, and those of the others are gone with it.
+/// Checks run in parallel. A child of one of them sends the signal, which ends the children of all.
 #[test]
 fn a_signal_ends_checks_side_by_side() {
     let sandbox = Sandbox::new();
@@ -112,7 +112,7 @@ fn number(signal: &str) -> i32 {
     }
 }
 
-/// A child that ends in the moment of the signal: the signal counts, not the answer.
+/// A child answers and ends at the moment of the signal: the signal counts, not the answer.
 #[test]
 fn a_signal_with_the_answer_still_ends_the_shim() {
     let sandbox = Sandbox::new();
@@ -137,8 +137,8 @@ fn preflight_dies_by_the_signal_too() {
     }
 }
 
-/// A signal between the last child and exec: strace sends it with the last directory that is removed, which is that of
-/// the last child.
+/// A signal between the last child and exec: strace sends it when the last directory is removed, which is the
+/// last child's.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_signal_after_the_last_child_still_ends_the_shim() {
@@ -170,7 +170,7 @@ fn trap_13_ctrl_c_in_a_terminal() {
     let sandbox = Sandbox::new();
     let environment = sandbox.environment();
     let children = ChildrenFifo::new(&sandbox);
-    // A child has no terminal to print at.
+    // A child of a check has no terminal to print to.
     let hanging = sandbox.path("hanging");
     output(&on_this_machine("mkfifo"), &[hanging.as_os_str()]);
     environment.synthesizes(&hangs(&sandbox, &format!("echo >'{}'", hanging.display())));
@@ -186,7 +186,7 @@ fn trap_13_ctrl_c_in_a_terminal() {
     assert!(!sandbox.log().contains(&REAL.to_owned()));
 }
 
-/// Trap 14: a terminal of the caller's is one for the real program, after a check as well.
+/// Trap 14: if the caller's streams are a terminal, the real program's are too, even after a check.
 #[test]
 fn trap_14_the_terminal_is_left_to_the_real_program() {
     let sandbox = Sandbox::new();

@@ -1,5 +1,5 @@
-//! The rules that the source is held to: which modules are pure, which way imports run, where text
-//! leaves the program, how a file begins, where the version stands.
+//! The rules that the source has to follow: which modules are pure, in which direction imports run, where
+//! text leaves the program, how a file begins, where the version is named.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,7 +9,7 @@ fn top() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every file of a kind below `src`, by its path there, without its tests.
+/// Every file with this extension below `src`, by its path there, without its unit tests.
 fn sources(ending: &str) -> BTreeMap<String, String> {
     let (src, mut found, mut directories) = (top().join("src"), BTreeMap::new(), vec![top().join("src")]);
     while let Some(directory) = directories.pop() {
@@ -33,7 +33,7 @@ fn opening(code: &str) -> String {
     code.lines().take_while(|line| line.starts_with("//!")).collect::<Vec<_>>().join(" ")
 }
 
-/// The files that say of themselves, or whose folder says, that they are pure.
+/// The files that are pure according to their own header or that of a folder above.
 fn pure(sources: &BTreeMap<String, String>) -> BTreeSet<&String> {
     let says = |file: &str| sources.get(file).is_some_and(|code| opening(code).contains("Pure"));
     let above = |file: &str| {
@@ -85,7 +85,7 @@ fn only_the_module_of_signals_is_unsafe() {
     }
 }
 
-/// The folders, and the files beside them, in the order of the map in `lib.rs`, from the top.
+/// The folders, and the files next to them, in the order of the map in `lib.rs`, from the top.
 fn map(sources: &BTreeMap<String, String>) -> Vec<String> {
     let rows = sources["lib.rs"].lines().filter_map(|line| line.strip_prefix("//! | [`"));
     rows.map(|row| row.split('`').next().unwrap_or_default().to_owned()).collect()
@@ -102,7 +102,7 @@ fn file_of<'s>(path: &str, sources: &'s BTreeMap<String, String>) -> &'s String 
     found.unwrap_or_else(|| panic!("no file has crate::{path}")).0
 }
 
-/// The paths that the code names below this crate, `use crate::a::{b, c::d}` in its parts.
+/// The paths after `crate::` in the code; `use crate::a::{b, c::d}` has two of them.
 fn crate_paths(code: &str) -> Vec<String> {
     let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
     let code = lines.collect::<Vec<_>>().join(" ").replace("r#", "");
@@ -211,7 +211,7 @@ fn every_variable_is_named_in_the_readme_and_in_one_module_only() {
     }
 }
 
-/// The ids in rules that find something of level ERROR, but for those that are always warnings.
+/// The ids in rules with findings of level ERROR, without those that are always warnings.
 fn errors_of_rules() -> BTreeSet<String> {
     const WARNINGS: [&str; 4] =
         ["ami-name-image-builder", "ami-tag-image-builder", "root-volume-small", "subnet-no-public-address"];
@@ -243,7 +243,7 @@ fn errors_of_advisories() -> BTreeSet<String> {
     entries.map(|entry| entry.lines().next().unwrap_or_default().to_owned()).collect()
 }
 
-/// An error stops builds, so a real pcluster has to have shown it.
+/// An error stops builds, so a test with a real pcluster has to show it.
 #[test]
 fn every_error_has_an_end_to_end_case() {
     let mut cases = String::new();

@@ -8,7 +8,7 @@ use crate::support::machine::real_python;
 use crate::support::run::Run;
 use crate::support::sandbox::Sandbox;
 
-/// An environment of stubs. Each file may be written anew by a test.
+/// An environment of stubs. A test may overwrite any of its files.
 fn stubs(sandbox: &Sandbox) {
     node(sandbox);
     let launcher = format!("#!{}\n{ENTRY}", real_python().display());
@@ -164,7 +164,7 @@ fn checked(sandbox: &Sandbox, more: &[&str]) -> Run {
     call.var("AWS_DEFAULT_REGION", "us-east-1").run()
 }
 
-/// The real program was started, and nothing was said.
+/// Asserts that the real program was started, and that nothing was reported.
 #[track_caller]
 fn goes_on_silently(sandbox: &Sandbox, more: &[&str]) {
     let run = checked(sandbox, more);
@@ -192,8 +192,8 @@ fn the_template_is_held_to_what_was_asked_for() {
     run.exits(1).prefixed().holds(run.stderr().contains("other-image"), "another id than the template's");
 }
 
-/// The expectation comes from the configuration's objects, as pcluster makes them of its text: the
-/// last of two tags with one key, no name where it is empty, halves of pairs as Node writes them.
+/// The expectation comes from the objects that pcluster makes of the configuration: the last of two tags with
+/// one key, no name if it is empty, half a surrogate pair as Node writes it.
 #[test]
 fn the_template_is_held_to_what_the_real_code_asks_for() {
     let sandbox = Sandbox::new();
@@ -274,7 +274,7 @@ fn what_the_real_code_refuses_is_left_to_it() {
     call.run().exits(0).prints("the real pcluster\n").is_silent();
 }
 
-/// Refusals are errors of the caller's for preflight, with the real words.
+/// For preflight, refusals are errors of the caller's, in the real program's words.
 #[test]
 fn preflight_reports_what_is_refused() {
     let sandbox = Sandbox::new();
@@ -299,8 +299,8 @@ fn preflight_reports_what_is_refused() {
     }
 }
 
-/// A refusal in one line, complete: pcluster's own exceptions print JSON over several,
-/// marshmallow's a dict.
+/// A refusal is reported whole in one line, although pcluster's own exceptions print JSON in several, and
+/// marshmallow's print a dict.
 #[test]
 fn a_refusal_of_several_lines_is_reported_in_one() {
     let entrypoint = |refusal: &str| {
@@ -339,7 +339,7 @@ fn builder(body: &str) -> String {
     )
 }
 
-/// An exception of the environment's own code, on a minimal configuration too, ends every build.
+/// If the environment's own code fails on a minimal configuration too, every build fails.
 #[test]
 fn what_ends_in_an_exception_of_its_own_stops() {
     for (snapshot, file, content) in [
@@ -396,7 +396,7 @@ fn what_does_not_run_is_one_line_and_goes_on() {
         sandbox.write(format!("site/{file}"), &content);
         let run = checked(&sandbox, &[]);
         run.exits(0).prints("the real pcluster\n").warns_once("template");
-        // Python words these two otherwise from release to release.
+        // The wording of these errors differs between releases of Python.
         match snapshot {
             "syntax" => run.warns_once("`configuration`: SyntaxError: "),
             "names" => run.warns_once("`import`: ImportError: "),
@@ -440,7 +440,7 @@ fn nothing_is_written_into_the_environment() {
     let call = sandbox.pcluster(["preflight", "--format", "json"]).var("PYTHONPATH", sandbox.path("site"));
     let run = call.run();
     let report: Value = serde_json::from_slice(&run.stdout).unwrap();
-    // The built-in configuration's id is not the template's: it was built and checked.
+    // The template has another id than the built-in configuration, so the failure shows that it was checked.
     let template = report["checks"].as_array().unwrap().iter().find(|check| check["id"] == "template");
     run.exits(1).holds(template.unwrap()["status"] == "failed", "the template was checked");
     assert_eq!(sandbox.tree("site"), before);

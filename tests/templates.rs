@@ -120,7 +120,7 @@ fn it_needs_no_pcluster_and_starts_nothing() {
     assert_eq!(sandbox.tree("cache"), "");
 }
 
-/// A megabyte of what is wrong is a page of findings: one for each cause, with a count and the first places.
+/// A megabyte of faults gives a page of findings: one for each cause, with a count and the first places.
 #[test]
 fn a_report_is_bounded_whatever_the_template() {
     const MEGABYTE: usize = 1_000_000;
@@ -183,7 +183,7 @@ fn findings_of_one_cause_are_one_finding() {
     run.exits(1).is_silent().stdout_matches("template-many.json");
 }
 
-/// What EC2 refuses for sure blocks; the rest is told.
+/// What EC2 is certain to refuse blocks; the rest is only reported.
 #[test]
 fn what_ec2_and_image_builder_allow_is_told() {
     let own_ami =
@@ -221,7 +221,7 @@ fn what_ec2_and_image_builder_allow_is_told() {
     }
 }
 
-/// The component that 3.8.0 to 3.9.3 have; with a line before it, as people correct it.
+/// The component that 3.8.0 to 3.9.3 have, and the same with the line that people add to correct it.
 #[test]
 fn a_component_that_installs_minitar_blocks_unless_it_was_corrected() {
     let sandbox = Sandbox::new();
@@ -242,7 +242,7 @@ fn a_component_that_installs_minitar_blocks_unless_it_was_corrected() {
     run.exits(1).is_silent();
 }
 
-/// What costs the hour, and what is only told, as templates show it.
+/// A recipe with faults that cost the hour, and with some that are only reported.
 #[test]
 fn a_recipe_is_checked() {
     let sandbox = Sandbox::new();

@@ -1,4 +1,4 @@
-//! Verdict × mode × strict through the built binary: what stops, what goes on, what is printed.
+//! Verdict × mode × strict through the built binary: what stops, what continues, what is printed.
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ fn ready_is_silent() {
     sandbox.has_no_scratch();
 }
 
-/// aws-parallelcluster 2 has other commands, and says so itself.
+/// Leftover metadata of aws-parallelcluster 2, which has no build-image, does not turn the check off.
 #[test]
 fn what_is_left_of_a_release_without_build_image_turns_nothing_off() {
     let sandbox = Sandbox::new();
@@ -41,7 +41,7 @@ fn blocked_by_an_advisory_names_it_and_not_what_it_explains() {
     sandbox.has_no_scratch();
 }
 
-/// Scripts read it: the keys, their order, the indent, nothing else.
+/// Scripts read it, so the keys, their order and the indent are exact, and stdout has nothing else.
 #[test]
 fn the_stop_has_the_shape_of_a_rejected_configuration() {
     let sandbox = Sandbox::new();
@@ -65,7 +65,7 @@ fn the_stop_has_the_shape_of_a_rejected_configuration() {
     run.holds(run.stdout() == serde_json::to_string_pretty(&stopped).unwrap() + "\n", "indented by 2");
 }
 
-/// Only the template falls short: nothing is known about the packages.
+/// Only the template shows the faults: no advisory matches the packages.
 #[test]
 fn blocked_by_the_template_names_each_fault_and_where() {
     let sandbox = Sandbox::new();
@@ -90,7 +90,6 @@ fn a_screen_is_enough_for_many_findings() {
     run.exits(1).prefixed().stdout_matches("blocked-many.json").stderr_matches("blocked-many.txt");
 }
 
-/// The first finding has its cost and its fix before any other finding.
 #[test]
 fn the_first_finding_is_reported_with_its_cost_and_its_fix_before_the_others() {
     let sandbox = Sandbox::new();
@@ -106,7 +105,7 @@ fn the_first_finding_is_reported_with_its_cost_and_its_fix_before_the_others() {
     run.holds(lines[1].contains("The build wastes an hour"), "what it costs");
     run.holds(lines[2].contains("hint: Run `"), "what repairs it");
     run.holds(lines[3].contains("this company") && lines[4].contains("a talk"), "then the other");
-    // Findings of one cause and with one fix: both are reported once, before the rest.
+    // If findings share their cause and their fix, both are reported once, before the rest.
     sandbox.write("config/pcluster-shim/config.yaml", "");
     environment.cdk("1.204.0");
     environment.builds(BAD);
@@ -115,7 +114,7 @@ fn the_first_finding_is_reported_with_its_cost_and_its_fix_before_the_others() {
     run.holds(run.stderr().lines().nth(2).unwrap().contains("hint: "), "in the third line");
 }
 
-/// No configuration can change that, so a minimal one is not tried.
+/// No configuration can make it start, so a minimal one is not tried.
 #[test]
 fn a_pcluster_that_does_not_start_is_stopped_after_one_start() {
     let sandbox = Sandbox::new();
@@ -129,7 +128,7 @@ fn a_pcluster_that_does_not_start_is_stopped_after_one_start() {
     assert_eq!(sandbox.log(), ["identity", "node", "synth"]);
 }
 
-/// The template does not show an advisory on the start, so none is built to refute it.
+/// A template cannot refute an advisory on the start, so none is built for that.
 #[test]
 fn an_advisory_that_the_template_does_not_show_needs_no_minimal_template() {
     let sandbox = Sandbox::new();
@@ -232,7 +231,7 @@ fn help_starts_no_python_of_the_shims() {
     assert!(sandbox.log().iter().all(|line| line.starts_with("real ")), "{:?}", sandbox.log());
 }
 
-/// A configuration that is no mapping cannot be built: the real pcluster says so, though an
+/// A configuration that is not a mapping cannot be built: the real pcluster says so, even if an
 /// advisory matches.
 #[test]
 fn a_malformed_configuration_is_left_to_the_real_pcluster() {
@@ -298,8 +297,8 @@ fn named(sandbox: &Sandbox, form: &str, file: &str) -> Call {
     form.split(' ').fold(call, |call, word| call.argument(word.replace('@', file)))
 }
 
-/// The shim and its children leave it to the real pcluster, which gets all of it; the environment
-/// is judged with a minimal configuration, and one line says so.
+/// The shim and its children do not read it, so the real pcluster gets all of it. The environment is judged
+/// with a minimal configuration, and one line says so.
 #[test]
 fn a_configuration_that_can_be_read_once_reaches_the_real_pcluster_whole() {
     let sandbox = Sandbox::new();
@@ -326,8 +325,8 @@ fn a_configuration_that_can_be_read_once_reaches_the_real_pcluster_whole() {
     sandbox.has_no_scratch();
 }
 
-/// Forms of a redirection: a pipe, bash's process substitution, and a file, which a child whose
-/// stdin is /dev/null would not find there.
+/// Forms of a redirection: a pipe, bash's process substitution, and a file, which a child could not read
+/// because its stdin is /dev/null.
 #[test]
 fn a_configuration_on_stdin_reaches_the_real_pcluster_whole() {
     let sandbox = Sandbox::new();
@@ -350,7 +349,7 @@ fn a_configuration_on_stdin_reaches_the_real_pcluster_whole() {
     }
 }
 
-/// The FIFO has no writer, so that a call that opens it hangs.
+/// The FIFO has no writer, so a call that opened it would hang.
 #[test]
 fn a_broken_environment_is_stopped_whatever_the_form_of_the_configuration() {
     let sandbox = Sandbox::new();
@@ -376,7 +375,7 @@ fn a_broken_environment_is_stopped_whatever_the_form_of_the_configuration() {
     run.exits(0).prefixed().holds(run.stderr().contains("/dev/null"), "both are reported");
 }
 
-/// An empty region counts as none, as in botocore; the option is not parsed.
+/// An empty region in the variable counts as none, as in botocore; the option is not parsed.
 #[test]
 fn an_empty_region_does_not_let_a_broken_environment_through() {
     let sandbox = Sandbox::new();
@@ -402,7 +401,7 @@ fn strict_stops_a_configuration_that_can_be_read_once() {
     assert!(!sandbox.log().iter().any(|line| line.contains("fifo")), "{:?}", sandbox.log());
 }
 
-/// The name is shown in a line of its own, whatever it contains.
+/// The message about the configuration is one line, whatever its name contains.
 #[test]
 fn a_name_with_a_line_feed_is_reported_in_one_line() {
     let sandbox = Sandbox::new();
@@ -411,7 +410,7 @@ fn a_name_with_a_line_feed_is_reported_in_one_line() {
     named(&sandbox, "-c @", "odd\n\u{1b}[31m").run().exits(0).warns_once("odd \\u{1b}[31m is not");
 }
 
-/// No check reads more than 1 MB: the real parser is asked then.
+/// The shim does not read more than 1 MB itself; the real parser is asked then.
 #[test]
 fn a_huge_configuration_is_not_read_by_the_shim() {
     let sandbox = Sandbox::new();

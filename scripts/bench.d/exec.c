@@ -1,4 +1,4 @@
-/* The smallest program that becomes another one: what the shim's pass-through is measured against. */
+/* The smallest program that execs another one: what the shim's pass-through is measured against. */
 #include <unistd.h>
 
 int main(int argc, char **argv) {

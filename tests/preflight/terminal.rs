@@ -37,7 +37,7 @@ fn no_line_is_wider_than_a_terminal() {
     }
 }
 
-/// Reports are folded at the width of the terminal, and so is what the guard says on stderr. Paths and commands are
+/// Reports are folded at the width of the terminal, and so is the guard's stderr. Paths and commands are
 /// never broken.
 #[test]
 fn a_narrow_terminal_folds_what_is_printed() {

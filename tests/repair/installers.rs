@@ -38,7 +38,7 @@ fn what_the_installer_is_asked() {
     );
 }
 
-/// Variables that would keep pip from installing are replaced; settings that are the user's choice are kept.
+/// Variables that would keep pip from installing are overridden; the user's own choices are kept.
 #[test]
 fn what_would_keep_pip_from_installing_does_not_count() {
     let sandbox = Sandbox::new();

@@ -58,7 +58,7 @@ fn beside_the_environment() {
     environment.build_image().run().exits(1);
 }
 
-/// The second repair outside the environment is used instead of the first, so it moves the first one's packages too.
+/// The second overlay is used instead of the first one, so it has the packages of the first one too.
 #[test]
 fn a_second_one_keeps_what_the_first_one_moved() {
     let sandbox = Sandbox::new();

@@ -150,7 +150,7 @@ fn undo_after_a_new_file_was_changed_is_refused() {
     environment.keeps_the_last_one();
 }
 
-/// An old file that the repair did not replace cannot be restored: another file has its path.
+/// Another file now has the path of an old file that the repair removed and did not replace.
 #[test]
 fn undo_where_another_file_is_in_the_way_is_refused() {
     let sandbox = Sandbox::new();

@@ -18,7 +18,7 @@ pub(crate) const GOOD: &str = include_str!("../fixtures/template-good.json");
 pub(crate) const BAD: &str = include_str!("../fixtures/template-bad.json");
 
 /// A Python in sh. For each kind of call (its identity, a template, the launcher's script, …) it runs a file
-/// of its own in `fake`, with $sentinel set and the remaining arguments in "$@".
+/// of its own in `fake`, with $sentinel set and the other arguments in "$@".
 const PYTHON: &str = r#"#!/bin/sh
 log=@LOG@
 fake=@FAKE@

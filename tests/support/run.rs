@@ -252,8 +252,8 @@ impl Run {
         self.holds(same, &format!("expected stdout as in\n{}", other.stdout()))
     }
 
-    /// Asserts that no line of stdout is wider than this, apart from single words, commands, and lines with one of
-    /// these in them.
+    /// Asserts that no line of stdout is wider than this, apart from single words, commands, and lines that
+    /// contain one of `kept_whole`.
     #[track_caller]
     pub(crate) fn is_folded(&self, columns: usize, kept_whole: &[&str]) -> &Self {
         for line in self.stdout().lines() {
