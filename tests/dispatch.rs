@@ -74,7 +74,7 @@ fn only_the_name_pcluster_preflight_is_a_command_of_its_own() {
     let run = sandbox.call(sandbox.path("shim/pcluster-preflight"), ["advisories"]).run();
     let same = sandbox.pcluster(["preflight", "advisories"]).run();
     run.exits(0).prints(&same.stdout()).is_silent();
-    // The commands that it prints also work where `pcluster` is the real one.
+    // The commands that `pcluster-preflight` prints also work where `pcluster` is the real one.
     let called = |name: &str, line: &str| {
         let line = format!("{name} {line}");
         sandbox.call(sandbox.path("tools/sh"), ["-c", &line]).run()
@@ -253,7 +253,7 @@ fn trap_23_a_pass_through_does_nothing_but_find_and_exec() {
             &format!("no open for writing: {line}"),
         );
         run.holds(!line.contains("config.yaml"), "no config is read");
-        // It is recognized by its inode: searching it for the marker would take longer than all the rest.
+        // The shim knows itself by its inode: a search for its marker would take longer than all the rest.
         let own = format!("{}\"", sandbox.path("shim/pcluster").display());
         run.holds(!line.contains("open") || !line.contains(&own), "the shim itself is not read");
     }

@@ -106,7 +106,7 @@ fn a_node_that_is_absent_or_odd() {
     }
 }
 
-/// In a real environment a missing Node makes the synthesis fail too: one line gives the one reason.
+/// In a real environment a missing Node makes the synthesis fail too: only one line reports it.
 #[test]
 fn a_missing_node_is_reported_once() {
     let sandbox = Sandbox::new();

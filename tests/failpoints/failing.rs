@@ -148,7 +148,7 @@ fn a_rollback_without_a_copy_changes_nothing() {
             let needless = removed.iter().find(is_back).map(copy);
             let aside = environment.state.join("aside");
             fs::rename(&missing, &aside).unwrap();
-            // A check continues with the environment as it is, and reports why.
+            // A check continues with the environment as it is, and reports the failed rollback.
             let check = environment.preflight(["--no-synth"]).run();
             check.holds(check.status.code() != Some(0), "it is not ready");
             check.holds(check.stdout().contains("cannot be rolled back"), "it says why");

@@ -4,7 +4,7 @@ use super::{FAILPOINT, MAX_COUNT, STEPS, assert_same, repair_and_undo};
 use crate::support::broken_environment::BrokenEnvironment;
 use crate::support::sandbox::Sandbox;
 
-/// Kills a repair at every step, at every `nth` file of it, each time followed by another of four commands.
+/// Kills a repair at every step, at every `nth` file of it, and then runs one of four commands in turn.
 fn killed_at_every_step(environment: &BrokenEnvironment, nth: usize) {
     let before = environment.site();
     let repaired = repair_and_undo(environment);
@@ -182,7 +182,7 @@ fn a_token_that_cannot_be_removed_is_removed_by_the_next_call() {
     environment.left_nothing("by the next call");
 }
 
-/// Ctrl-C does not stop it: an undo takes less than a second, and half an undo mixes two environments.
+/// Ctrl-C does not stop an undo: it takes less than a second, and half of it would mix two environments.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn an_undo_is_finished_whatever_signal_comes() {

@@ -25,7 +25,8 @@ fn two_fixes_at_once() {
         let holder = wait_for_holders(&lock, 1)[0];
         let second = scope.spawn(|| environment.preflight(["fix", "-v"]).run());
         let two = wait_for_holders(&lock, 2);
-        // A third is interrupted while it waits. It has already asked a new Python, so it catches signals.
+        // A third fix is interrupted while it waits. It has already asked a new Python, so it
+        // catches signals.
         let third = scope.spawn(|| environment.preflight(["fix"]).var("PYTHONX", "new").run());
         let pids = wait_for_holders(&lock, 3);
         // The new PID need not be the highest: PIDs start again from low numbers.
@@ -33,7 +34,7 @@ fn two_fixes_at_once() {
         kill_process(Pid::from_raw(newest).unwrap(), Signal::TERM).unwrap();
         third.join().unwrap().dies_by(15).prints("").says_at_most_that_it_waits();
         environment.installs_by(crate::support::broken_environment::INSTALL);
-        // Lets the installation of the first one continue.
+        // Lets the installation of the first fix continue.
         fs::write(&hold, "").unwrap();
         let first = first.join().unwrap();
         first.exits(0);

@@ -152,7 +152,7 @@ fn in_place_nothing_is_lost_where_files_are_not_as_expected() {
     home.is_as_before(&run);
 }
 
-/// Another installation runs after the launcher was looked at and before it is copied: it is not lost.
+/// Another installation runs between this one's check of the launcher and its copy: the launcher is not lost.
 #[test]
 fn in_place_another_installation_at_the_same_time_keeps_the_launcher() {
     let home = Home::new();
@@ -239,7 +239,7 @@ fn a_preflight_that_a_wheel_has_installed_stays() {
     call(&["--uninstall"]).exits(0).is_silent();
     assert_eq!(fs::read(&preflight).unwrap(), fs::read(small_binary()).unwrap());
     assert!(!venv.join("bin/pcluster.real").exists());
-    // Without the wheel's RECORD, the file is in the way.
+    // Without the wheel's RECORD, `pcluster-preflight` is in the way.
     fs::remove_file(venv.join(record)).unwrap();
     let run = home.sandbox.call(home.path("tools/dash"), []).path(&home.with_busybox());
     let (script, built) = (home.path("install.sh"), home.path("built"));

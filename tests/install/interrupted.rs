@@ -20,7 +20,7 @@ fn killing(home: &Home, tool: &str, at: usize) -> PathBuf {
     directory
 }
 
-/// Kills installations at every `nth` step: pcluster works, and the next run completes or removes them.
+/// Kills installations at every `nth` step: pcluster still works, and the next run completes or removes them.
 fn a_killed_run_is_completed_by_the_next(nth: usize) {
     let home = Home::new();
     for tool in ["mv", "chmod", "mkdir"] {

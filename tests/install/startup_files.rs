@@ -6,8 +6,8 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use super::{Home, SHELLS, STARTS, STARTUP, as_other_user};
 
-/// Traps 7 and 30: each existing file gets one line, once; each shell that reads it has the shim first, once;
-/// the uninstall restores the files byte for byte.
+/// Traps 7 and 30: each existing startup file gets one line, once; each shell that reads it has the shim
+/// first, once; the uninstall restores the files byte for byte.
 #[test]
 fn trap_07_and_30_every_shell_of_the_user_has_the_shim_first_and_loses_it_byte_for_byte() {
     let mut written = BTreeMap::new();

@@ -46,7 +46,7 @@ fn a_script_in_the_place_of_an_interpreter_is_not_asked_by_code() {
     sandbox.pcluster(["preflight", "--no-synth"]).run().exits(1);
 }
 
-/// A version manager may put a program in the place of an interpreter that is not a script.
+/// A version manager may put a compiled program, not a script, in the place of an interpreter.
 #[test]
 fn an_interpreter_that_leads_to_another_one_is_asked_every_time() {
     let sandbox = Sandbox::new();

@@ -73,7 +73,7 @@ fn a_noisy_sitecustomize_does_not_change_the_answer() {
     run.exits(1).is_silent().holds(!run.stdout().contains("noise"), "the noise is kept apart");
 }
 
-/// The question's own sitecustomize comes first, and then runs this one, because it may change `sys.path`.
+/// The question's own sitecustomize comes first, and then runs the caller's, which may change `sys.path`.
 #[test]
 fn a_sitecustomize_behind_a_wrapper_counts() {
     let sandbox = Sandbox::new();

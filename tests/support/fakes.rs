@@ -57,7 +57,7 @@ if __name__ == '__main__':
 /// Prints a file as the answer.
 const ANSWER: &str = r#"printf '\n%s\n' "$sentinel"; cat "$fake/@FILE@.json"; printf '\n%s\n' "$sentinel""#;
 
-/// Prints the identity. PYTHONPATH comes after the script's directory, unless the flags have `-E`.
+/// Prints the identity. PYTHONPATH is added after the script's directory, unless the flags have `-E`.
 const IDENTITY: &str = r#"read -r answer <"$fake/identity.json"
 case $answer in *'"-E"'*) PYTHONPATH= ;; esac
 before=${answer%%'"sysPath":['*} after=${answer#*'"sysPath":['}
