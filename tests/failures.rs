@@ -139,8 +139,7 @@ fn state_of(sandbox: &Sandbox) -> PathBuf {
 
 const NOT_ROLLED_BACK: &str = "repair: an interrupted repair cannot be rolled back";
 
-/// A journal that cannot be parsed, and one whose copies are gone: advisories and template are
-/// checked nevertheless.
+/// A journal that cannot be parsed, and one whose copies are gone: advisories and template are still checked.
 #[test]
 fn a_repair_that_cannot_be_rolled_back_turns_no_check_off() {
     type Damage = fn(&Sandbox, &Path);
@@ -160,7 +159,7 @@ fn a_repair_that_cannot_be_rolled_back_turns_no_check_off() {
         let environment = sandbox.environment();
         damage(&sandbox, &state_of(&sandbox));
 
-        // Ready, as far as it could be checked; the second time too.
+        // Ready as far as it could be checked, also the second time.
         for _ in 0..2 {
             let run = sandbox.build_image().run();
             run.exits(0).prints(REAL_OUTPUT).warns_once(NOT_ROLLED_BACK);

@@ -297,8 +297,8 @@ fn named(sandbox: &Sandbox, form: &str, file: &str) -> Call {
     form.split(' ').fold(call, |call, word| call.argument(word.replace('@', file)))
 }
 
-/// The shim and its children do not read it, so the real pcluster gets all of it. The environment is judged
-/// with a minimal configuration, and one line says so.
+/// The shim and its children do not read the configuration, so the real pcluster gets all of it. The
+/// environment is judged with a minimal configuration, and one line says so.
 #[test]
 fn a_configuration_that_can_be_read_once_reaches_the_real_pcluster_whole() {
     let sandbox = Sandbox::new();

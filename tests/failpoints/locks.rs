@@ -25,8 +25,7 @@ fn two_fixes_at_once() {
         let holder = wait_for_holders(&lock, 1)[0];
         let second = scope.spawn(|| environment.preflight(["fix", "-v"]).run());
         let two = wait_for_holders(&lock, 2);
-        // A third fix is interrupted while it waits. It has already asked a new Python, so it
-        // catches signals.
+        // A third fix is interrupted while it waits. It has asked a new Python, so it catches signals.
         let third = scope.spawn(|| environment.preflight(["fix"]).var("PYTHONX", "new").run());
         let pids = wait_for_holders(&lock, 3);
         // The new PID need not be the highest: PIDs start again from low numbers.

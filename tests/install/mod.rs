@@ -36,7 +36,7 @@ fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("install.sh")
 }
 
-/// The binary under test without its debugging symbols, which are most of it.
+/// The binary under test without its debugging symbols, which are most of the file.
 fn small_binary() -> &'static Path {
     static SMALL: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
     let (_, path) = SMALL.get_or_init(|| {

@@ -126,7 +126,7 @@ fn a_prefix_with_awkward_characters() {
     run.exits(0);
     home.is_as_before(&run);
     assert!(!prefix.exists());
-    // The installed copy of the script finds where it is installed.
+    // The installed copy of the script finds its own prefix.
     home.installs_in("dash", arguments).run().exits(0);
     let own = prefix.join("install.sh");
     let run = home.call("dash", [own.to_str().unwrap(), "--uninstall"]).run();

@@ -83,7 +83,7 @@ fn pip_repairs_where_there_is_no_uv() {
     environment.preflight(["fix", "--installer", "uv"]).run().exits(1).stderr_matches("fix-no-uv.txt");
 }
 
-/// The pip that the environment's Python brings along runs from its wheel.
+/// The pip that the environment's Python bundles runs from its wheel.
 #[test]
 fn the_pip_of_ensurepip_repairs_where_there_is_no_other() {
     let sandbox = Sandbox::new();

@@ -71,7 +71,7 @@ fn a_last_journal_that_cannot_be_read_deletes_nothing() {
     let repaired = environment.site();
     let last = environment.closed_journal();
     let content = fs::read(&last).unwrap();
-    // The lock holds the PID of its last holder.
+    // The lock file contains the PID of its last holder.
     let without_lock = |tree: String| {
         tree.lines().filter(|line| !line.contains("/lock ")).map(str::to_owned).collect::<Vec<_>>()
     };

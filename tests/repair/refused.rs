@@ -64,7 +64,7 @@ fn a_virtual_environment_with_packages_of_the_system() {
     environment.preflight(["fix"]).run().exits(0).is_silent();
     environment.preflight(["undo"]).run().exits(0);
 
-    // One of the packages that have to move lies in the system's directory.
+    // One of the packages that have to move is in the system's directory.
     fs::create_dir_all(system.join("aws_cdk")).unwrap();
     for name in ["aws_cdk/core", "aws_cdk.core-1.153.0.dist-info"] {
         fs::rename(environment.path("site").join(name), system.join(name)).unwrap();
