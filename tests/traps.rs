@@ -23,8 +23,8 @@
 //! Every row applies. There is one exception in row 12: if the caller ignores SIGPIPE, the real program gets
 //! its default action. Rust's start-up ignores SIGPIPE before `main`, and the standard library's `exec`
 //! resets it to the default. The earlier disposition cannot be found out afterwards: `/proc` shows only the
-//! current one, and running before `main` or keeping the disposition takes unsafe code, which this crate
-//! forbids, or an unstable compiler flag (`-Zon-broken-pipe`). Python does not notice, because it ignores
+//! current one, and to run before `main` or to keep the disposition takes more unsafe code than the signal handlers
+//! need, or an unstable compiler flag (`-Zon-broken-pipe`). Python does not notice, because it ignores
 //! SIGPIPE itself when it starts. The mask of blocked signals and every other disposition are kept.
 
 use std::fs;

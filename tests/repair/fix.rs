@@ -160,8 +160,7 @@ fn a_repair_that_breaks_a_requirement_is_rolled_back() {
     let sandbox = Sandbox::new();
     let environment = sandbox.broken_environment();
     let before = environment.site();
-    let check = "case $(echo */*) in *1.204.0*) ;; esac\n\
-                 [ -d '@SITE@/jsii-1.132.0.dist-info' ] && echo 'other 1 has requirement jsii<1.100, but you have jsii 1.132.0.'\n\
+    let check = "[ -d '@SITE@/jsii-1.132.0.dist-info' ] && echo 'other 1 has requirement jsii<1.100, but you have jsii 1.132.0.'\n\
                  echo 'old 1 requires gone, which is not installed.'; exit 1\n";
     let check = check.replace("@SITE@", environment.path("site").to_str().unwrap());
     sandbox.write("installer/check", check);
