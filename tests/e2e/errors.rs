@@ -25,6 +25,7 @@ fn errors(sandbox: &RealSandbox, configuration: &str, more: &[&str]) -> Vec<Stri
 
 /// Configurations that the real parser accepts, and that AWS is certain to refuse.
 #[test]
+#[ignore = "long"]
 fn of_configurations() {
     let sandbox = RealSandbox::of(GOOD);
     let tags = |tags: &str| format!("Image:\n  Tags:\n{tags}");

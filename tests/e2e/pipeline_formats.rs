@@ -70,6 +70,7 @@ fn give_the_same(sandbox: &RealSandbox, arguments: &[&str]) {
 }
 
 #[test]
+#[ignore = "long"]
 fn of_every_verdict() {
     for (environment, status) in [(GOOD, 0), (BROKEN, 1), (RENUMBERED, 1)] {
         let sandbox = RealSandbox::of(environment);

@@ -106,6 +106,7 @@ fn made_by_uv_and_repaired_by_uv() {
 
 /// uv made the environment without pip, and is not available now: the environment's Python includes a pip.
 #[test]
+#[ignore = "long"]
 fn made_by_uv_and_repaired_by_the_pip_of_ensurepip() {
     fix_and_undo(BY_UV, With::Pip, &STRATEGIES[..1]);
 }
@@ -320,6 +321,7 @@ fn noise_does_not_keep_from_a_repair(with: With) {
 }
 
 #[test]
+#[ignore = "long"]
 fn noise_does_not_keep_pip_from_a_repair() {
     noise_does_not_keep_from_a_repair(With::Pip);
 }

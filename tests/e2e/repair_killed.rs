@@ -101,7 +101,7 @@ enum Moment {
 
 #[test]
 fn at_some_moments() {
-    killed_at_moments(6, 4);
+    killed_at_moments(4, 3);
 }
 
 #[test]

@@ -99,6 +99,7 @@ fn scripts_move_with_packages_that_uv_installs() {
 }
 
 #[test]
+#[ignore = "long"]
 fn scripts_move_with_packages_that_pip_installs() {
     scripts_move(BY_PIP, With::Pip);
 }
@@ -242,6 +243,7 @@ fn pip_installs_whatever_its_settings_would_make_of_it(by_variable: bool) {
 }
 
 #[test]
+#[ignore = "long"]
 fn pip_installs_whatever_its_file_of_settings_would_make_of_it() {
     pip_installs_whatever_its_settings_would_make_of_it(false);
 }

@@ -105,6 +105,7 @@ fn why_no_references(report: &Value) -> &str {
 }
 
 #[test]
+#[ignore = "long"]
 fn each_is_classed_by_the_last_boto3_of_python_3_8() {
     let report = each_is_classed_by("fresh/3.2.1-3.8-uv", "1.37.38");
     assert_eq!(why_no_references(&report), "boto3 is too old");

@@ -86,6 +86,7 @@ fn aws_is_asked_about_parent_components_and_subnet() {
 }
 
 #[test]
+#[ignore = "long"]
 fn an_aws_that_denies_or_breaks_leaves_the_parent_unchecked() {
     let world = World::plant();
     for options in [
