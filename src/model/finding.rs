@@ -60,12 +60,13 @@ pub struct Finding {
     /// The user's config ignores it.
     #[serde(rename = "ignored", default, skip_serializing_if = "std::ops::Not::not")]
     pub is_ignored: bool,
-    /// Where it becomes visible, if an advisory about packages says so.
+    /// Where the fault becomes visible, if an advisory about packages says so.
     #[serde(skip)]
     pub shows: Option<Shows>,
 }
 
-/// Where an environment would show what an advisory says; if it does not, the advisory is refuted.
+/// Where an environment would show the fault that an advisory describes. If the fault does not show there,
+/// the advisory is refuted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Shows {
@@ -73,12 +74,12 @@ pub enum Shows {
     Start,
     /// The template is incomplete.
     Template,
-    /// Only while the image is built.
+    /// The fault shows only while the image is built.
     Later,
 }
 
 impl Finding {
-    /// A finding without any other fields.
+    /// A finding whose other fields are empty.
     pub fn new(id: &str, level: Level, kind: Kind, message: String) -> Self {
         Self {
             id: id.to_owned(),
@@ -156,7 +157,8 @@ pub enum Remedy {
     Edit(String),
     /// A bytecode file is removed; Python compiles it again.
     Bytecode(String),
-    /// Packages are moved to the versions that were current when that release of aws-parallelcluster came out.
+    /// Packages are moved to the versions that were current when the installed release of aws-parallelcluster
+    /// came out.
     Release,
 }
 

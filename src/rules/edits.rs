@@ -13,13 +13,13 @@ const BUILT_IN: &str = include_str!("edits.yaml");
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceEdit {
-    /// Edits have the same id if they only help together.
+    /// Edits that help only together have the same id.
     #[serde(deserialize_with = "read_identifier")]
     pub id: String,
     /// The releases of aws-parallelcluster whose file has the text.
     #[serde(deserialize_with = "read_specifiers")]
     pub pcluster: VersionSpecifiers,
-    /// Its path in RECORD.
+    /// The path of the file in RECORD.
     #[serde(deserialize_with = "read_text")]
     pub file: String,
     pub before: String,

@@ -2,7 +2,7 @@
 //!
 //! - [`advisories`]: packages and their known faults; `advisories/file.rs` reads them, `constraints.rs` turns them
 //!   into constraints for an installer, `releases.rs` has the dates of aws-parallelcluster, `combinations.rs`
-//!   the parent images with which a release is known to fail.
+//!   has the parent images with which a release is known to fail.
 //! - [`edits`]: edits of installed files of aws-parallelcluster that let its builds succeed.
 //! - [`parent`]: what AWS says about a parent image, components and a network.
 //! - [`startup`]: an import that fails.

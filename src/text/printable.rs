@@ -33,7 +33,7 @@ pub fn flatten(text: &str) -> Cow<'_, str> {
     Cow::Owned(parts.collect::<Vec<_>>().join(" "))
 }
 
-/// Makes a text a single line, with [`escape`].
+/// Makes a text a single line, and escapes it with [`escape`].
 pub fn escape_line(text: &str) -> String {
     escape(&flatten(text)).into_owned()
 }
@@ -44,8 +44,9 @@ pub fn capitalize(text: &str) -> String {
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
-/// Wraps words to lines of at most `width` characters, with [`escape`]; a longer word gets its own line. Text in
-/// backquotes is one word, because a command that is broken across lines cannot be pasted.
+/// Escapes a text with [`escape`], and wraps its words to lines of at most `width` characters; a longer
+/// word gets its own line. Text in backquotes is one word, because a command that is broken across lines
+/// cannot be pasted.
 pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let text = escape(text);
     let is_paired = text.matches('`').count().is_multiple_of(2);
@@ -64,7 +65,7 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
     fill(words.iter().map(String::as_str), " ", width)
 }
 
-/// Wraps a text after a label, with [`escape`]; each further line is indented by the width of the label.
+/// Wraps a text after a label, as [`wrap`] does; each further line is indented by the width of the label.
 pub fn wrap_behind(label: &str, text: &str, width: usize) -> String {
     let indent = label.chars().count();
     let lines = wrap(text, width.saturating_sub(indent));
@@ -128,7 +129,8 @@ fn breaks_line(letter: char) -> bool {
     matches!(letter, '\n' | '\r' | '\t' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}')
 }
 
-/// Whether a character is C0, DEL or C1, or one of Unicode's controls of direction and of lines (UAX #9, UAX #14).
+/// Whether a character is a control character other than line feed and tab, a bidirectional control (UAX #9),
+/// or a line or paragraph separator (UAX #14).
 pub fn is_unsafe(letter: char) -> bool {
     (letter.is_control() && letter != '\n' && letter != '\t')
         || matches!(letter,

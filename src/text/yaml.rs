@@ -156,7 +156,7 @@ mod tests {
         }
     }
 
-    /// A document without aliases is never too large because of its aliases.
+    /// A document of 1 MB without aliases is not too large, even if it contains an asterisk.
     #[test]
     fn an_asterisk_is_no_alias() {
         let text = format!("[{}'*']", "1,".repeat(520_000));

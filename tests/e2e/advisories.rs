@@ -1,11 +1,12 @@
-//! Every advisory about a package that keeps pcluster from starting: a real environment that it stops, and a
-//! near miss that it lets pass. The table of all releases is tests/fixtures/startup-table.tsv; releases that
-//! cannot be installed are in `constrained`, CDK in `blocked`, runtimes and known issues in `releases`.
+//! For every advisory about a package that keeps pcluster from starting: a real environment that the advisory
+//! blocks, and one that is almost the same and passes. The table of all releases is
+//! tests/fixtures/startup-table.tsv. Releases that cannot be installed are tested in `constrained`, CDK in
+//! `blocked`, runtimes and known issues in `releases`.
 
 use crate::environment_copy::{EnvironmentCopy, With, uv};
 use crate::environments::GOOD;
 
-/// On Python 3.12.
+/// Its environment has Python 3.12.
 const RELEASE_3_0_3: &str = "3.0.3";
 
 struct Case {
@@ -34,7 +35,7 @@ fn change(copy: &EnvironmentCopy, package: &str) {
     ran.exits(0);
 }
 
-/// The requirement that restores the present version of a package, if it is installed.
+/// The requirement that restores the present version of a package, or `None` if it is not installed.
 fn requirement_of(copy: &EnvironmentCopy, package: &str) -> Option<String> {
     let name = package.trim_start_matches('-').split('=').next().unwrap();
     let versions = copy.versions();

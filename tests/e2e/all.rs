@@ -1,4 +1,5 @@
-//! `preflight check --all`: real environments of several kinds, each with the verdict that it has by itself.
+//! `preflight check --all`: real environments of several kinds, each with the verdict that it gets when it is
+//! checked alone.
 
 use std::fs;
 use std::os::unix::fs::symlink;

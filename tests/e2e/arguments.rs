@@ -1,11 +1,11 @@
-//! The shim reads a command line as the real parser does. What the real pcluster refuses is refused in its
-//! own words, with nothing added.
+//! The shim reads a command line as the real parser does. If the real pcluster refuses a call, the user sees
+//! the real pcluster's own message, with nothing added.
 
 use std::fs;
 
 use crate::environments::{BROKEN, GOOD, NEWEST, RENUMBERED, RealSandbox};
 
-/// A configuration that asks for one tag, so that the findings name the file that was read.
+/// A configuration with one tag. The findings name the tag, which shows which file was read.
 fn tagged(tag: &str) -> String {
     format!(
         "Image:\n  Tags:\n    - Key: {tag}\n      Value: x\n\

@@ -1,5 +1,5 @@
-//! Releases that cannot be installed today: installed with the output of `preflight constraints`, each of
-//! them starts and is ready.
+//! Releases that cannot be installed today. If the installer is given the output of `preflight constraints`,
+//! each of them can be installed, starts, and is ready.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::support::run::Run;
 /// An empty environment with the Python of another environment.
 struct Empty {
     sandbox: RealSandbox,
-    // Removed after the sandbox.
+    // The last field, so that it is removed after the sandbox.
     _directory: tempfile::TempDir,
 }
 
@@ -45,7 +45,7 @@ impl Empty {
     }
 }
 
-/// `python` is the name of an environment, whose Python is used.
+/// `python` is the name of the environment whose Python is used.
 #[track_caller]
 fn is_installed_with_constraints(release: &str, python: &str) {
     let empty = Empty::on_python_of(python);

@@ -53,7 +53,7 @@ def build_batch(launcher, directory, files):
     from jsii._runtime import kernel
 
     process = kernel.provider._process._process
-    # A thread of jsii's copies Node's output to these streams, which must not be those of the forks.
+    # jsii has a thread that writes Node's output to these streams. They must not be the streams of the forks.
     sys.stdout = sys.stderr = open(os.devnull, "w")
     for file in files:
         build_one(launcher, directory, file)

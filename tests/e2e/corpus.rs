@@ -1,7 +1,9 @@
-//! Builds each configuration of configurations.rs with the real pcluster, with and without the shim: exit
-//! status, output and template are equal. With a broken CDK, each that builds is stopped.
+//! Builds each configuration of configurations.rs with the real pcluster, with and without the shim:
+//! exit status, output and template are equal. With a broken CDK, the shim stops each configuration
+//! that would build.
 //!
-//! By default, a part is built, which takes minutes. With CORPUS=whole all are built, in about an hour.
+//! By default, only some of them are built, which takes minutes. With CORPUS=whole, all are built, in about
+//! an hour.
 
 #![expect(clippy::print_stdout, reason = "a whole run takes long, and --nocapture shows how far it is")]
 
@@ -59,7 +61,7 @@ fn is_whole() -> bool {
     std::env::var_os("CORPUS").is_some_and(|part| part == "whole")
 }
 
-/// The result of one run: its output, and the template that AWS has after it.
+/// The result of one run: its output, and the template that AWS has after the run.
 #[derive(Debug, PartialEq)]
 struct Outcome {
     status: i32,
@@ -68,7 +70,7 @@ struct Outcome {
     template: Option<String>,
 }
 
-/// Configurations that the real schema accepts and EC2 refuses at the end of the build, sorted by name.
+/// Configurations that the real schema accepts, but EC2 refuses at the end of the build. Sorted by name.
 const REFUSED_BY_EC2: [&str; 5] =
     ["name-control", "name-half-pair", "name-unicode", "tag-too-long", "tags-fifty"];
 
@@ -134,7 +136,7 @@ impl Side {
         sandbox.use_aws(&aws);
         // Regions come out of a Python set, whose order depends on the hash seed.
         sandbox.set("PYTHONHASHSEED", "0");
-        // Compiled once for all runs, because environments made by uv have no bytecode.
+        // Bytecode is kept for all runs, because environments made by uv have none.
         sandbox.set("PYTHONPYCACHEPREFIX", Path::new(ROOT).join("target/corpus-bytecode"));
         for one in corpus {
             sandbox.write(format!("work/{}.yaml", one.name), filled_in(&one.text, &aws));
@@ -143,7 +145,7 @@ impl Side {
         Self { aws, sandbox }
     }
 
-    /// Builds all of them in one Python process of pcluster's, which forks for each.
+    /// Builds all of them from one Python process, which imports pcluster once and forks for each.
     fn built_directly(self, corpus: &[Configuration]) -> BTreeMap<&'static str, Outcome> {
         let mut all = vec![Path::new(ROOT).join("tests/e2e/corpus.py"), "build".into()];
         all.push(self.sandbox.environment.bin("pcluster"));
@@ -222,12 +224,13 @@ impl Side {
     }
 }
 
-/// The result of each configuration, [`AT_A_TIME`] in parallel.
+/// Calls `ended` for each configuration, [`AT_A_TIME`] in parallel, and returns the results.
 fn at_the_same_time<T: Send>(
     corpus: &[Configuration],
     ended: impl Fn(&Configuration) -> T + Sync,
 ) -> Vec<(&'static str, T)> {
-    // The first one is built alone, because later releases create a role in the account in the first run.
+    // The first one is built alone, because later releases of pcluster create a role in the account in the
+    // first run.
     let first = corpus.first().map(|one| (one.name, ended(one)));
     let next = AtomicUsize::new(1);
     let work = || {

@@ -60,13 +60,13 @@ impl DerefMut for EnvironmentCopy {
 }
 
 impl EnvironmentCopy {
-    /// With the bytecode that its installer has made: pip makes some, uv does not.
+    /// A copy with the bytecode that the installer of the original has written: pip writes some, uv does not.
     #[track_caller]
     pub(crate) fn of(name: &str, with: With) -> Self {
         Self::without(if name.ends_with("-pip") { UNFINISHED_BYTECODE } else { BYTECODE }, name, with)
     }
 
-    /// With all bytecode that is there, so that each check has less to compile.
+    /// A copy with all the bytecode of the original, so that each check has less to compile.
     #[track_caller]
     pub(crate) fn with_bytecode(name: &str, with: With) -> Self {
         Self::without(UNFINISHED_BYTECODE, name, with)
@@ -207,7 +207,7 @@ impl EnvironmentCopy {
             &user,
             &group,
             "--clear-groups",
-            // The interpreter may be in root's HOME.
+            // The user keeps the right to read every file, because the interpreter could be in root's HOME.
             "--inh-caps=-all,+dac_read_search",
             "--ambient-caps=-all,+dac_read_search",
             "--bounding-set=-all,+dac_read_search",

@@ -23,7 +23,7 @@ use crate::support::sandbox::Sandbox;
 pub(crate) const BROKEN: &str = "3.1.3-cdk-1.153.0";
 /// The same packages under another version number of CDK: only the template shows the fault.
 pub(crate) const RENUMBERED: &str = "3.1.3-cdk-1.153.0-renumbered";
-/// That release with the last version of CDK.
+/// The same release with the last version of CDK.
 pub(crate) const GOOD: &str = "3.1.3-cdk-1.204.0";
 /// The newest release, as the package index resolves it.
 pub(crate) const NEWEST: &str = "3.16.1";
@@ -41,7 +41,8 @@ const RUNTIME_WARNING: &str = "pcluster-shim: warning: the template uses Lambda 
 
 pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The running programs with this mark in their environment; one that is exiting has none.
+/// The running programs with this mark in their environment. A program that is exiting is not listed, because
+/// the kernel shows no environment for it.
 pub(crate) fn alive(mark: &str) -> Vec<(i32, PathBuf)> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
@@ -166,7 +167,8 @@ impl RealSandbox {
         new.set("HOME", new.path("home"));
         new.set("TMPDIR", new.path("tmp"));
         new.set("LANG", "C.UTF-8");
-        // No account's credentials, and a port that nothing listens on: no test reaches AWS by mistake.
+        // The credentials belong to no account, and nothing listens on this port, so no test reaches AWS
+        // by mistake.
         new.set("AWS_ENDPOINT_URL", "http://127.0.0.1:9");
         new.set("AWS_ACCESS_KEY_ID", "testing");
         new.set("AWS_SECRET_ACCESS_KEY", "testing");
@@ -253,12 +255,12 @@ impl Trace {
         self.0.lines()
     }
 
-    /// The programs that any process in it executed or tried to, in order.
+    /// The programs that a traced process executed or tried to execute, in order.
     pub(crate) fn executed(&self) -> Vec<PathBuf> {
         self.0.lines().filter_map(executed).collect()
     }
 
-    /// The lines before the real pcluster is executed: the shim's, and those of its children.
+    /// The lines up to the execution of the real pcluster: those of the shim, and of the shim's children.
     #[track_caller]
     pub(crate) fn before(&self, real: &Path) -> Vec<&str> {
         assert!(self.executed().iter().any(|path| path == real), "{} never ran:\n{self}", real.display());
@@ -369,7 +371,7 @@ impl Drop for Aws {
     }
 }
 
-/// pcluster's answer, with the parts replaced that differ in each call: the image's id and the UUID of
+/// pcluster's answer. The parts that differ in each call are replaced: the image's id and the UUID of
 /// its stack.
 pub(crate) fn normalised(answer: &Run, image_id: &str) -> String {
     without_uuids(&answer.stdout().replace(image_id, "IMAGE"))

@@ -1,5 +1,6 @@
-//! The errors of rules, each with the real pcluster and a configuration, parent image or template that causes
-//! it; those of advisories are in `advisories`. A test in `tests/source_rules.rs` requires a case for each.
+//! Each error that a rule can report, caused by a configuration, a parent image or a template, with the real
+//! pcluster. The errors of advisories are tested in `advisories`. A test in `tests/source_rules.rs` requires
+//! a case for each error.
 
 use std::fs;
 
@@ -23,7 +24,7 @@ fn errors(sandbox: &RealSandbox, configuration: &str, more: &[&str]) -> Vec<Stri
     ids
 }
 
-/// Configurations that the real parser accepts, and that AWS is certain to refuse.
+/// Configurations that the real parser accepts, but AWS is certain to refuse.
 #[test]
 #[ignore = "long"]
 fn of_configurations() {
@@ -80,7 +81,7 @@ fn of_parent_images() {
             sandbox.write("work/parent.json", json!({"Images": [image]}).to_string());
             errors(&sandbox, "", &["--parent", "parent.json"])
         };
-        // The component of this release fails anyway, so there may be other errors.
+        // Other errors are possible, because the component of this release fails anyway.
         let others: Vec<String> = found(&passes);
         assert!(!others.iter().any(|own| own == id), "{id}: {others:?}");
         assert!(found(&breaks).iter().any(|own| own == id), "{id}");

@@ -1,5 +1,5 @@
-//! The verdict follows what the real code does: a change that no version shows is noticed, and an advisory
-//! that this environment refutes stops nothing. A check writes nothing.
+//! The verdict follows what the real code does: a change is noticed even if no version number shows it, and
+//! an advisory that this environment refutes stops nothing. A check writes nothing.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -39,7 +39,7 @@ fn is_blocked(sandbox: &RealSandbox) {
     assert!(report["findings"].to_string().contains("template-ami-configuration-empty"), "{ran}");
 }
 
-/// As PDM's hook for PEP 582 does.
+/// PDM's hook for PEP 582 is such a hook.
 #[test]
 fn a_hook_that_looks_at_the_working_directory_is_seen() {
     let sandbox = with_hooks();
@@ -79,7 +79,7 @@ fn a_zip_file_on_the_path_whose_content_changes_is_seen() {
     is_blocked(&sandbox);
 }
 
-/// Python does not compare such bytecode with its source.
+/// Python does not compare unchecked bytecode with its source.
 #[test]
 fn bytecode_of_another_release_next_to_good_sources_is_seen() {
     let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
@@ -87,7 +87,7 @@ fn bytecode_of_another_release_next_to_good_sources_is_seen() {
     is_blocked_by_broken_bytecode(&copy, &[]);
 }
 
-/// A flag of the launcher sets the directory of the bytecode.
+/// A flag in the launcher's `#!` line sets the directory of the bytecode.
 #[test]
 fn bytecode_below_a_prefix_that_a_flag_names_is_seen() {
     let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
@@ -97,7 +97,7 @@ fn bytecode_below_a_prefix_that_a_flag_names_is_seen() {
     is_blocked_by_broken_bytecode(&copy, &[&flag]);
 }
 
-/// Puts the bytecode of the broken release next to good sources, compiled with these flags of Python.
+/// Compiles the broken release with these flags of Python, and puts its bytecode next to good sources.
 #[track_caller]
 fn is_blocked_by_broken_bytecode(copy: &EnvironmentCopy, flags: &[&str]) {
     let package = "aws_cdk/aws_imagebuilder";
@@ -152,7 +152,7 @@ fn is_refuted(sandbox: &RealSandbox, id: &str, by: &str) {
     assert!(changes.iter().all(|change| change["why"] == "lambda-runtime"), "no package moves\n{planned}");
 }
 
-/// Claims another version in a distribution's metadata, as can happen with `--system-site-packages` and
+/// Writes another version into a distribution's metadata, as can happen with `--system-site-packages` and
 /// some installers.
 fn renumber(site: &Path, dist_info: &str, from: &str, to: &str) {
     let file = site.join(dist_info).join("METADATA");
@@ -192,7 +192,7 @@ fn find(site: &Path, prefix: &str) -> String {
     names.find(|name| name.starts_with(prefix) && name.ends_with(".dist-info")).unwrap()
 }
 
-/// What somebody may do who has read the advisory, but is not allowed to change packages.
+/// A fix by hand, by somebody who has read the advisory but is not allowed to change packages.
 #[test]
 fn a_patched_pcluster_that_writes_a_complete_template_builds() {
     let copy = EnvironmentCopy::with_bytecode(BY_UV, With::Uv);
@@ -216,7 +216,7 @@ fn a_second_dist_info_of_the_affected_release_stops_nothing() {
     let site = copy.site();
     let name = find(&site, "aws_cdk.aws_imagebuilder-");
     let other = name.replace("1.204.0", "1.153.0");
-    // Python uses the first of the two in the directory's order, so both have the affected version.
+    // Python uses whichever of the two comes first in the directory, so both get the affected version.
     let metadata = fs::read_to_string(site.join(&name).join("METADATA")).unwrap();
     for dist_info in [name.as_str(), other.as_str()] {
         fs::create_dir_all(site.join(dist_info)).unwrap();
@@ -253,7 +253,8 @@ fn a_number_that_yaml_reads_as_text_is_not_lost() {
     sandbox.pcluster(&["preflight", "-c", "image.yaml"]).run().exits(0);
 }
 
-/// `-I` and `-E` make Python ignore PYTHONDONTWRITEBYTECODE, and root may check another user's environment.
+/// `-I` and `-E` make Python ignore PYTHONDONTWRITEBYTECODE. Without another safeguard, root's check of
+/// another user's environment would leave root's bytecode there.
 #[test]
 fn a_check_by_root_writes_no_bytecode_whatever_the_flags() {
     let copy = EnvironmentCopy::of(GOOD, With::Uv);
@@ -278,8 +279,8 @@ fn bytecode_below(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Neither the shim nor pcluster opens a file for writing outside TMPDIR or creates anything in HOME: with a
-/// console script, and with a wrapper, even if its pcluster does not start.
+/// Neither the shim nor pcluster opens a file for writing outside TMPDIR or creates anything in HOME. This is
+/// tested with a console script, with a wrapper, and with a wrapper whose pcluster does not start.
 #[test]
 fn a_check_writes_nothing_outside_tmpdir() {
     let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
@@ -319,7 +320,8 @@ fn writes_nothing(sandbox: &RealSandbox, status: i32) {
     }
 }
 
-/// An MFA prompt: the check's launcher cannot ask and fails immediately; the real launcher may ask.
+/// The launcher asks for an MFA code. In the check it has no terminal, so it fails immediately. In the real
+/// call it can ask.
 #[test]
 fn a_launcher_that_asks_at_the_terminal_is_not_waited_for() {
     let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
@@ -334,7 +336,7 @@ fn a_launcher_that_asks_at_the_terminal_is_not_waited_for() {
     assert_eq!(ran.stdout().matches("MFA code: ").count(), 1, "{ran}");
 }
 
-/// Runs a program in its own terminal, and answers its question.
+/// Runs a program in its own terminal, and answers the program's question.
 const ANSWERING_AT_A_TERMINAL: &str = "
 import os, pty, sys
 pid, terminal = pty.fork()
@@ -366,7 +368,8 @@ fn a_launcher_that_prints_without_end_is_stopped() {
     assert!(report["checks"].to_string().contains("printed more than 32 MiB and was stopped"), "{ran}");
 }
 
-/// A bytecode directory that is a link out of the environment: it may belong to another environment.
+/// A bytecode directory that is a link out of the environment: its target could belong to
+/// another environment.
 #[test]
 fn damaged_bytecode_outside_the_environment_is_named_and_kept() {
     let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
@@ -386,7 +389,7 @@ fn damaged_bytecode_outside_the_environment_is_named_and_kept() {
     assert!(fixed.stderr().contains("entrypoint.cpython-39.pyc is damaged") && file.exists(), "{fixed}");
 }
 
-/// An exception may name a file that is not damaged.
+/// An exception can name a file that is not damaged.
 #[test]
 fn sound_bytecode_is_not_removed_on_the_word_of_an_exception() {
     let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);

@@ -1,5 +1,6 @@
-//! Environments as people install them today, in which pcluster does not start: stopped with the reason,
-//! repaired in place and reverted, and repaired by mode `fix` before a build.
+//! Environments as people install them today, in which pcluster does not start. The build is stopped with the
+//! reason, `fix` repairs the environment in place, `undo` reverts that, and mode `fix` repairs the
+//! environment before a build.
 
 use std::fs;
 
@@ -12,7 +13,7 @@ use crate::support::run::Run;
 /// 3.0.x has no short options.
 const CALL: [&str; 5] = ["build-image", "--image-configuration", "image.yaml", "--image-id", "my-image"];
 
-/// Checks the finding that pcluster does not start, and returns its message.
+/// Asserts that a finding reports that pcluster does not start, and returns the finding's message.
 #[track_caller]
 fn startup(report: &Value, ran: &Run) -> String {
     assert_eq!(report["verdict"], "blocked", "{ran}");
@@ -159,7 +160,7 @@ fn release_3_13_2_on_python_3_12_made_and_repaired_by_pip() {
     is_stopped_and_repaired("3.13.2-3.12-pip", With::Pip, PKG_RESOURCES);
 }
 
-/// Breaks the start through a package that no advisory names.
+/// Breaks a package that no advisory names, so that pcluster does not start.
 fn break_package(copy: &EnvironmentCopy, name: &str, module: &str) {
     let site = copy.site();
     let named = |entry: &fs::DirEntry| {
@@ -228,7 +229,7 @@ fn two_faults_that_no_advisory_names_are_found_and_repaired() {
     is_repaired_without_an_advisory(With::Uv, &broken, &["--strategy", "release"]);
 }
 
-/// pip fetches uv, which can limit dates, into a private place.
+/// pip fetches uv into a private place, because uv can limit packages by date.
 #[test]
 #[ignore = "long"]
 fn pip_fetches_what_limits_dates() {

@@ -16,7 +16,7 @@ use crate::support::run::Run;
 const SHIM: &str = env!("CARGO_BIN_EXE_pcluster");
 const IMAGE: &str = "Build:\n  InstanceType: c5.xlarge\n  ParentImage: ami-0123456789abcdef0\n";
 
-/// Blocks every CDK without a synthesis, which shows that the call was guarded.
+/// An advisory that blocks every CDK, even without a synthesis. A block shows that the call was guarded.
 const ADVISORY: &str = "\
 - id: no-cdk-at-all
   title: No CDK is to be used here
@@ -46,8 +46,8 @@ fn install(sandbox: &RealSandbox, more: &[&str]) -> Run {
     ran
 }
 
-/// The README's two commands in a checkout: the program is built, statically if the machine can link it so,
-/// which keeps a pass-through quick. It is not optimised here, because that takes minutes.
+/// The README's two commands in a checkout. The program is linked statically if the machine can do that,
+/// because a static program keeps a pass-through quick. It is not optimised here, because that takes minutes.
 #[test]
 fn the_checkout_is_built_and_installed() {
     let mut sandbox = RealSandbox::of(GOOD);
@@ -82,7 +82,7 @@ fn the_checkout_is_built_and_installed() {
 }
 
 /// As in a container with `--user 12345`: no HOME, no passwd entry, and a PATH with an entry below `~`. If a
-/// static glibc looks up that user's home, it loads the machine's own modules, and crashes.
+/// static glibc looked up this user's home, it would load the machine's own modules, and crash.
 #[expect(clippy::print_stdout, reason = "a test that does not run says so")]
 fn asks_no_name_service(sandbox: &RealSandbox, installed: &Path) {
     if !rustix::process::geteuid().is_root() {
@@ -107,8 +107,9 @@ fn asks_no_name_service(sandbox: &RealSandbox, installed: &Path) {
     }
 }
 
-/// In a root directory that contains only this program, it gives the same answers as outside. It still does
-/// with busybox and a name service that does not exist, and then it can be installed there.
+/// In a root directory that contains nothing else, the program gives the same answers as outside. It still
+/// does when busybox and a name service that does not exist are added. With busybox, it can also be
+/// installed there.
 #[expect(clippy::print_stdout, reason = "a test that does not run says so")]
 fn answers_in_a_root_with_nothing_else(sandbox: &RealSandbox, installed: &Path) {
     if !rustix::process::geteuid().is_root() || cfg!(not(target_os = "linux")) {
@@ -187,7 +188,7 @@ fn answers_in_a_root_with_nothing_else(sandbox: &RealSandbox, installed: &Path) 
 }
 
 /// Trap 6: in every kind of environment that can be activated, the call is guarded and that environment's
-/// pcluster answers. `where` reports that calls from scripts there are not guarded.
+/// pcluster answers. `where` reports that calls from scripts are not guarded then.
 #[test]
 fn trap_06_an_activated_environment_is_guarded_and_used() {
     let launchers =
@@ -229,7 +230,7 @@ fn trap_06_an_activated_environment_is_guarded_and_used() {
                 .any(|message| message.contains("aws-cdk.core") && message.contains("is not allowed here")),
             "{ran}"
         );
-        // A script does not have the function, so the environment's own directory comes first.
+        // A script does not have the function, so it finds the environment's own directory first on PATH.
         let shim = sandbox.path("home/.local/share/pcluster-shim/bin/pcluster");
         let script = format!(". \"$1\"; {} preflight where --format json", shim.display());
         let ran = sandbox
@@ -251,7 +252,7 @@ fn trap_20_a_base_python_that_is_gone_is_named() {
         let launcher = original.bin("pcluster").canonicalize().unwrap();
         let text = fs::read_to_string(&launcher).unwrap();
         let old = launcher.parent().unwrap().parent().unwrap();
-        // The launcher of a user installation names the base Python itself.
+        // The launcher of a user installation names the base Python directly.
         let base = original.bin("python").canonicalize().unwrap();
         let directory = sandbox.path("work").join(original.directory.file_name().unwrap());
         let bin = directory.join("bin");
@@ -284,7 +285,7 @@ fn trap_20_a_base_python_that_is_gone_is_named() {
 }
 
 /// Trap 22: output of other code, and code that gets in the way, changes nothing. Packages on PYTHONPATH and
-/// in the user's own directory count as they do for the real pcluster.
+/// in the user's own directory have the same effect as on the real pcluster.
 #[test]
 #[ignore = "long"]
 fn trap_22_noise_and_other_directories_change_nothing() {
@@ -353,8 +354,8 @@ fn trap_27_a_forced_installation_leaves_the_shim_first() {
     assert_eq!(ran.json(), json!({"version": "3.1.3"}), "{ran}");
 }
 
-/// pip and uv replace the launcher of an environment that is guarded in place: `where` reports this and how
-/// to guard it again, and the environment works all the time.
+/// pip and uv replace the launcher of an environment that is guarded in place. `where` reports this, and how
+/// to guard the environment again. The environment works all the time.
 #[test]
 fn trap_27_an_environment_guarded_in_place_and_installed_anew_is_reported() {
     let mut copy = EnvironmentCopy::of(BY_PIP, With::Uv);

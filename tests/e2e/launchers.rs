@@ -1,5 +1,5 @@
-//! The ways in which pcluster is installed: each launcher is recognised, and
-//! the interpreter that is found is the one that runs.
+//! The ways in which pcluster is installed: each launcher is recognised, and the interpreter that the shim
+//! finds is the one that runs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,8 @@ if 'SPY' in os.environ:
     (executable.into(), name.into())
 }
 
-/// Runs `preflight` on the pcluster that is first on PATH, and the real one through the shim.
+/// Runs `preflight` on the pcluster that is first on PATH. Then runs that pcluster, directly and through
+/// the shim.
 fn is_known(sandbox: &mut RealSandbox, launcher: &Path, form: &str, arguments: &[&str]) {
     let (real, name) = really_runs(sandbox, launcher);
     let (ran, report) = sandbox.preflight(arguments);
@@ -55,7 +56,8 @@ fn directory_is_known(name: &str, form: &str, arguments: &[&str]) {
     is_known(&mut sandbox, &launcher, form, arguments);
 }
 
-/// A directory name of scripts/environments: installers write no `#!` line longer than 127 characters.
+/// The directory name that scripts/environments uses to get a `#!` line of more than 127 characters:
+/// installers write a sh launcher instead.
 pub(crate) const LONG: &str = "a-directory-whose-name-is-so-long-that-the-path-of-the-interpreter-in-it-does-not-\
                     fit-into-the-127-characters-that-a-kernel-reads-of-a-script";
 
@@ -114,7 +116,8 @@ fn pipx_install() {
     directory_is_known("pipx", "shebang", &[]);
 }
 
-/// Runs only if the machine has pyenv, which is in no package index; scripts/environments reports this.
+/// Runs only if the machine has pyenv, which is in no package index. If pyenv is missing,
+/// scripts/environments reports that.
 #[test]
 #[expect(clippy::print_stdout, reason = "a test that does not run says so")]
 fn pyenv() {

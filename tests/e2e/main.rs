@@ -1,8 +1,8 @@
 //! The end-to-end tests: the contract on the real pcluster, release by release.
 //!
-//! `cargo test --test e2e` needs what scripts/test makes and checks first: the environments, node,
-//! strace. If one is missing, tests fail and name it. Of similar tests, most are ignored as long:
-//! `scripts/test --long` runs them too.
+//! `cargo test --test e2e` needs what scripts/test makes and checks first: the environments, node, strace. If
+//! one is missing, tests fail and name it. Most tests that resemble another one are ignored, with the reason
+//! "long": `scripts/test --long` runs them too.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by them")]
 
@@ -12,7 +12,7 @@ mod support; // sandboxes, runs, programs of this machine
 
 mod advisories; // each advisory with an environment that it stops, and a near miss
 mod all; // `preflight check --all` over several environments
-mod arguments; // the real parser's reading, and refusals in its own words
+mod arguments; // command lines, read and refused as by the real parser
 mod blocked; // the broken CDK: what is stopped, what is named, the modes
 mod configurations; // the corpus: every key of the schema, its extremes, YAML's odd corners
 mod constrained; // releases that can be installed today only with `preflight constraints`

@@ -1,5 +1,5 @@
-//! Runs the commands of docs/ci.md and docs/pipelines in a sandbox that has what a CI machine has, up to the
-//! template of the build.
+//! Runs the commands of docs/ci.md and docs/pipelines, up to the template of the build, in a sandbox that has
+//! what a CI machine has.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -54,7 +54,7 @@ impl Runner {
         Self { sandbox, aws, _index: index }
     }
 
-    /// Runs a script as these services run a step, which fails with its first failing command.
+    /// Runs a script as these services run a step: it ends at the first command that fails.
     fn tries(&self, script: &str) -> Run {
         self.sandbox.call(&on_this_machine("sh"), &["-e", "-c", script]).run()
     }
@@ -100,7 +100,7 @@ fn the_dockerfile() {
                 let (name, value) = rest.split_once('=').unwrap();
                 runner.sandbox.set(name, value);
             }
-            // Not run: the machine that runs these tests keeps its package lists.
+            // This command is not run, because it would delete the machine's package lists.
             "RUN" if rest.starts_with("apt-get") => assert!(rest.ends_with("&& rm -rf /var/lib/apt/lists/*")),
             "RUN" => {
                 runner.runs(&[rest.to_owned()]);

@@ -1,5 +1,5 @@
-//! A configuration that can be read only once: the real pcluster gets all of it, and a broken environment is
-//! stopped without reading it.
+//! A configuration that can be read only once: the real pcluster gets all of it. If the environment is
+//! broken, the build is stopped before the configuration is read.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -1,4 +1,4 @@
-//! A good environment: the call has the same result as without the shim, which prints nothing.
+//! A good environment: the call has the same result as without the shim, and the shim prints nothing.
 
 use crate::environment_copy::{EnvironmentCopy, With};
 use crate::environments::{Aws, GOOD, NEWEST, RealSandbox, TAGS, normalised};

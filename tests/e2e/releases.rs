@@ -78,7 +78,7 @@ fn a_role_of_ones_own_has_no_known_issue() {
     }
 }
 
-/// `Python 3.9.18` or `v20.1.0`, without what precedes the number.
+/// The version that a program prints (`Python 3.9.18`, `v20.1.0`), without the text before the number.
 fn version_of(sandbox: &RealSandbox, program: &Path) -> String {
     let said = sandbox.call(program, &["--version"]).run().stdout();
     said.trim().trim_start_matches("Python ").trim_start_matches('v').to_owned()
@@ -147,7 +147,7 @@ fn minitar_blocks_release_3_9_3_until_its_file_is_corrected() {
     ran.exits(1);
     assert_eq!(report["findings"][0]["id"], "minitar-1.0", "{ran}");
 
-    // A parent that ParallelCluster has made may have an older minitar.
+    // A parent that ParallelCluster has made can have an older minitar.
     let image = "ami-0123456789abcdef0";
     copy.write("work/image.yaml", format!("Build:\n  InstanceType: c5.xlarge\n  ParentImage: {image}\n"));
     let tags = json!([{"Key": "parallelcluster:version", "Value": "3.9.3"}]);

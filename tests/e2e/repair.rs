@@ -111,8 +111,9 @@ fn made_by_uv_and_repaired_by_the_pip_of_ensurepip() {
     fix_and_undo(BY_UV, With::Pip, &STRATEGIES[..1]);
 }
 
-/// The real pip, which takes no lock, runs as soon as the exchange has begun: what it writes stays, the rest
-/// is as it was. A fast pip is noticed before the first file is exchanged, a slow one after that.
+/// The real pip, which takes no lock, runs as soon as the exchange has begun. What pip writes stays, and
+/// everything else is as it was. A fast pip is noticed before the first file is exchanged, a slow one
+/// after that.
 #[test]
 fn pip_at_the_same_time() {
     let copy = EnvironmentCopy::of(BY_PIP, With::Uv);
@@ -267,7 +268,7 @@ fn a_python_of_the_system() {
     beside(&copy, run, "EXTERNALLY-MANAGED");
 }
 
-/// uv asks the index that pip.conf names, though it does not read that file itself.
+/// uv asks the index that pip.conf names, although uv itself does not read that file.
 fn uv_asks_the_index_of(pip_conf: impl Fn(&EnvironmentCopy) -> PathBuf) {
     let index = Index::start(&[]);
     let mut copy = EnvironmentCopy::of(BY_UV, With::Uv);
@@ -332,8 +333,8 @@ fn noise_does_not_keep_uv_from_a_repair() {
     noise_does_not_keep_from_a_repair(With::Uv);
 }
 
-/// A launcher that puts directories in front of PYTHONPATH, or replaces it, hides a repair that is kept
-/// beside the environment.
+/// A launcher that puts directories in front of PYTHONPATH, or replaces it, hides a repair that is kept next
+/// to the environment.
 #[test]
 #[ignore = "long"]
 fn beside_an_environment_whose_launcher_changes_the_path() {

@@ -53,7 +53,8 @@ fn the_index_cannot_be_reached() {
 #[test]
 #[ignore = "long"]
 fn the_index_lacks_a_package() {
-    // Only other CDK packages require kms. Without it, pip would try every release of those for hours.
+    // Only other CDK packages require kms. For pip, sqs is missing instead: without kms, pip would try every
+    // release of those packages for hours.
     for (name, with, missing) in [(BY_UV, With::Uv, "kms"), (BY_PIP, With::Pip, "sqs")] {
         let index = Index::start(&[format!("missing=aws-cdk.aws-{missing}")]);
         let mut copy = EnvironmentCopy::of(name, with);
@@ -151,7 +152,7 @@ fn read_only_between_stage_and_commit() {
     copy.is_as_before("read-only");
     copy.left_nothing("read-only");
 
-    // Only one file deep in it is immutable, which nothing shows until it is to be replaced.
+    // Only one file deep in it is immutable. This is noticed only when the file is to be replaced.
     let below = site.join("aws_cdk/aws_imagebuilder/__init__.py");
     let sh = format!("\"$UV\" \"$@\" && '{}' +i '{}'", chattr.display(), below.display());
     instead_of_uv(&copy, &sh);
@@ -188,7 +189,7 @@ fn the_disk_is_full_while_it_stages_and_while_it_takes_the_snapshot() {
     the_disk_is_full(EnvironmentCopy::of(BY_UV, With::Uv));
 }
 
-/// The staged packages are compiled, by a Python that takes a partly written file for a complete one.
+/// The staged packages are compiled here. Python takes a partly written bytecode file for a complete one.
 #[test]
 #[ignore = "long"]
 fn the_disk_is_full_while_it_compiles() {
@@ -196,7 +197,7 @@ fn the_disk_is_full_while_it_compiles() {
     assert!(told.contains("cannot write bytecode: "), "{told}");
 }
 
-/// Repairs on disks of growing size, until the snapshot fills one. Returns the errors.
+/// Runs a repair on disks of growing size, until the snapshot fills one of them. Returns the errors.
 fn the_disk_is_full(mut copy: EnvironmentCopy) -> String {
     assert!(rustix::process::getuid().is_root(), "only root can mount");
     with_tools(&mut copy);

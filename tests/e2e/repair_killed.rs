@@ -130,7 +130,8 @@ fn killed_at_moments(spread: usize, dense: usize) {
     let whole = all.iter().filter(|repaired| **repaired).count();
     let summary =
         format!("\n{} kills: {whole} repaired, {} as before, none lost\n", all.len(), all.len() - whole);
-    // Written past the capture of the test's output, because the distribution of the kills is of interest.
+    // This is written past the capture of the test's output, because the distribution of the kills is
+    // of interest.
     std::io::stderr().write_all(summary.as_bytes()).unwrap();
     assert!(whole < all.len(), "no kill came in time");
 }

@@ -1,5 +1,5 @@
-//! What a repair places: also files outside of `site-packages`, with the right group and mode, and never a
-//! link into the installer's cache. And settings that would make an installer do something else.
+//! What a repair places: files in and outside of `site-packages`, with the right group and mode, and never a
+//! link into the installer's cache. Settings that would make an installer do something else have no effect.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ use crate::environment_copy::{ANOTHER, BY_PIP, BY_UV, EnvironmentCopy, With, fai
 use crate::support::machine::on_this_machine;
 use crate::support::run::Run;
 
-/// Advisories that move a package with a script, bin/jp.py, and one with a console script.
+/// Two advisories: one moves a package with a script, bin/jp.py, the other a package with a console script.
 const ADVISORIES: &str = "\
 - id: own-jmespath
   title: This release of jmespath is not to be used here
@@ -50,7 +50,7 @@ fn everything(directory: &Path) -> BTreeMap<PathBuf, (u32, u32, Vec<u8>)> {
     found
 }
 
-/// Checks the files of distributions by their RECORDs.
+/// Compares the files of distributions with their RECORDs.
 const CHECK_RECORDS: &str = "
 import base64, hashlib, importlib.metadata, sys
 for name in sys.argv[1:]:

@@ -76,7 +76,7 @@ fn ends_everything(signal: Signal, to: To, node: Node) {
     let shim = command.spawn().unwrap();
     let pid = Pid::from_child(&shim);
     // The synthesis is running when a Python and its Node are alive. A Node without a Python does not count:
-    // it may be the one that is asked for its version, not the one that jsii has started.
+    // it could be one that only prints its version, not the one that jsii starts.
     let _guard = KillsMarked(&mark);
     wait_for("the synthesis", || {
         let alive = alive(&mark);
@@ -96,7 +96,7 @@ fn ends_everything(signal: Signal, to: To, node: Node) {
     let output = shim.wait_with_output().unwrap();
     assert_eq!(output.status.signal(), Some(signal.as_raw()), "{output:?}");
     assert_eq!(output.stdout, b"", "{output:?}");
-    // A killed process may take a moment to be gone.
+    // A killed process can take a moment to be gone.
     wait_for("the end of every child", || alive(&mark).is_empty().then_some(()));
     let left: Vec<_> = fs::read_dir(sandbox.path("tmp")).unwrap().flatten().collect();
     assert!(left.is_empty(), "{left:?} is left");

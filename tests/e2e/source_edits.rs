@@ -190,7 +190,8 @@ fn an_installation_over_it_stays() {
     assert!(!has_finding(&copy));
 }
 
-/// Others may read an environment through its group, so they must be able to read what a repair writes.
+/// Other users can have access to an environment through its group, so they must be able to read what a
+/// repair writes.
 #[test]
 #[ignore = "long"]
 fn owner_group_and_mode_stay() {

@@ -1,4 +1,5 @@
-//! A check that cannot run: one line names it and the reason, and the call continues. Strict mode stops it.
+//! A check that cannot run: one line names it and the reason, and the call continues. Strict mode stops
+//! the call.
 
 use std::fs;
 use std::path::Path;

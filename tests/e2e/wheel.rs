@@ -19,7 +19,7 @@ const PIPX: &str = "pipx==1.11.1";
 const NAME: &str = "pcluster-preflight";
 const IMAGE: &str = "Build:\n  InstanceType: c5.xlarge\n  ParentImage: ami-0123456789abcdef0\n";
 
-/// A release later than the one of this checkout, with the same program.
+/// Makes a wheel of a later release, with the same program.
 const RENUMBER: &str = r#"
 import pathlib, re, sys, zipfile
 [old] = pathlib.Path(sys.argv[1]).glob("*.whl")
@@ -43,7 +43,7 @@ fn wheels() -> &'static Path {
     BUILT.get_or_init(|| {
         let directory = Path::new(ROOT).join("target/wheels-of-tests");
         let _ = fs::remove_dir_all(&directory);
-        // Not optimised: scripts/release builds the one for users.
+        // This wheel is not optimised. The one for users is built by scripts/release.
         let mut maturin = Command::new(uv());
         maturin.args(["tool", "run", "--quiet", MATURIN, "build", "--compatibility", "linux", "--out"]);
         run(maturin.arg(&directory).current_dir(ROOT));
@@ -102,7 +102,8 @@ fn lives_beside_the_real_one(original: &str, with: With, installer: Installer) {
     };
     let preflight = |arguments: &[&str]| copy.call(&bin(NAME), arguments).run();
     let is_blocked = || {
-        // Called by its path, with the environment not on PATH, it checks the pcluster next to it.
+        // If the program is called by its path, and the environment is not on PATH, it checks the pcluster
+        // next to it.
         let call = copy.call(&bin(NAME), &["check", "--no-synth", "--format", "json"]);
         let ran = call.var("PATH", copy.path("node")).run();
         ran.exits(1).is_silent();
@@ -259,7 +260,7 @@ fn uvx_judges_what_would_be_installed() {
         (&report["verdict"], &report["target"]["pclusterVersion"]),
         (&"ready".into(), &"3.1.3".into())
     );
-    // What the index resolves today, with nothing pinned.
+    // With nothing pinned, uvx gets what the index resolves today.
     let ran = uvx("3.6.1", "check");
     ran.exits(1);
     assert!(
@@ -267,7 +268,7 @@ fn uvx_judges_what_would_be_installed() {
         "{ran}"
     );
     assert!(ran.stdout().contains("pcluster-preflight constraints 3.6.1"), "{ran}");
-    // Every uvx shares this cache, so a repair in it would not change what another installation gets.
+    // All uvx calls share this cache, so `fix` refuses to change it.
     let ran = uvx("3.6.1", "fix");
     ran.exits(1);
     assert!(ran.stderr().contains("is in uv's cache"), "{ran}");

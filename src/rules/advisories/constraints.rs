@@ -45,7 +45,7 @@ fn exclude(advisory: &Advisory) -> Vec<(String, String)> {
     if let Affected::Releases(affected) = affected
         && let [only] = affected.iter().collect::<Vec<_>>()[..]
         && let Some(operator) = negate(*only.operator())
-        // If there is only advice, other releases are not necessarily better.
+        // If the fix is only advice, other releases are not necessarily better.
         && (operator == "!=" || advisory.fix.package_move().is_some())
     {
         return vec![(normalised(package), format!("{operator}{}", version_of(only)))];

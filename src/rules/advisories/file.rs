@@ -9,7 +9,7 @@
 //! | `package` | the affected package; `aws-cdk.*` means every package whose name begins with `aws-cdk.` |
 //! | `affected` | its affected releases (PEP 440); `mixed`: its packages are at more than one version; `absent`: it is not installed |
 //! | `runtime`, `refused_from` | instead of `package` and `affected`: a Lambda runtime that the template asks for, and the day from which AWS refuses new functions with it |
-//! | `shows` | where an environment shows it: `start` (pcluster does not start), `template` (the template is incomplete) or `later`, the default. If pcluster starts or the template is complete, that refutes the advisory; nothing can refute `later` |
+//! | `shows` | where an environment shows it: `start` (pcluster does not start), `template` (the template is incomplete) or `later`, the default. `start` is refuted if pcluster starts, `template` if the template is complete; nothing can refute `later` |
 //! | `effect` | completes "PACKAGE VERSION …", or "PACKAGE is not installed, …" |
 //! | `cost` | what it costs to build anyway, a sentence |
 //! | `fix` | `packages` to move, and the ranges to move them to: `upgrade`, `downgrade` (PEP 440). Or `advice`: what to do if moving packages does not help |

@@ -111,7 +111,7 @@ pub struct Evidence {
     pub has_right_template: bool,
 }
 
-/// Reports what was refuted as an INFO.
+/// Lowers findings that the evidence refutes to INFO.
 pub fn refute(findings: Vec<Finding>, evidence: Evidence) -> Vec<Finding> {
     findings.into_iter().map(|finding| refute_one(finding, evidence)).collect()
 }

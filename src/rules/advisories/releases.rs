@@ -9,14 +9,14 @@ use serde_json::json;
 use crate::model::finding::{Finding, Fix, Kind, Level};
 use crate::text::package_name::PCLUSTER;
 
-/// Upload times, which indexes other than `PyPI` may not report.
+/// The upload times of releases. Indexes other than `PyPI` do not always report them.
 const RELEASE_DATES: &str = include_str!("release_dates.txt");
 
 /// Releases that upstream has announced but `PyPI` does not have: our data on them was read, not measured.
 const UNMEASURED: [&str; 2] = ["3.16.2", "3.16.3"];
 
-/// The first Python that releases support, according to their metadata, and the release from which on this
-/// applies.
+/// Each row: a release, and the first Python that it and the next releases support, according to
+/// their metadata.
 const REQUIRED_PYTHON: [([u64; 2], &str); 3] = [([3, 12], "3.9"), ([3, 2], "3.7"), ([3, 0], "3.6")];
 
 /// Every release with the time of its upload (RFC 3339).

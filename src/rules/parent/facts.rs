@@ -60,8 +60,8 @@ fn names_a_build(arn: &str) -> bool {
             .is_some_and(|version| version.split('.').count() == 3 && version.split('.').all(is_number))
 }
 
-/// An image as `ec2:DescribeImages` describes it. Everything may be missing or null, because an answer can come
-/// from a file.
+/// An image as `ec2:DescribeImages` describes it. Every field can be missing or null, because an answer can
+/// come from a file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ParentImage {

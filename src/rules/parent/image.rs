@@ -42,7 +42,7 @@ pub fn check(image: &ParentImage, build: &Build) -> Vec<Finding> {
     origin.into_iter().chain(outside).collect()
 }
 
-/// Whether an image seems to be made by `ParallelCluster`. If so, it may already have gems that the component
+/// Whether an image seems to be made by `ParallelCluster`. If so, it can already have gems that the component
 /// would install.
 pub fn is_of_pcluster(image: &ParentImage) -> bool {
     image.tag(VERSION_TAG).is_some() || image.name.as_deref().is_some_and(|name| name.starts_with(OFFICIAL))
@@ -55,9 +55,9 @@ struct Checked<'a> {
 }
 
 impl Checked<'_> {
-    /// An image that another release of pcluster has made. Only an official one is certain to be refused: pcluster
-    /// tags its images even if it ran nothing on them (`DevSettings.DisablePclusterComponent`), and copies lose
-    /// the tags.
+    /// An image that another release of pcluster has made. Only an official one is certain to be refused:
+    /// pcluster tags its images even if it ran nothing on them (`DevSettings.DisablePclusterComponent`), and
+    /// a copied image has lost its tags.
     fn check_origin(&self) -> Option<Finding> {
         let named = self.named_version();
         let made_by = named.or_else(|| self.image.tag(VERSION_TAG).filter(|tag| is_release(tag)))?;
@@ -180,8 +180,9 @@ impl Checked<'_> {
     }
 }
 
-/// Whether the cookbook accepts an image of the other version; the cookbook compares the complete version text. A
-/// pcluster that was built from a release, with a local version, may use the cookbook of that release.
+/// Whether the cookbook accepts an image of the other version; the cookbook compares the complete version
+/// text. A pcluster with a local version (`3.9.3+ours`) can use the cookbook of the release that it was
+/// built from.
 fn is_same_release(pcluster: &str, other: &str) -> bool {
     let other = other.trim();
     pcluster == other || pcluster.split('+').next() == Some(other)

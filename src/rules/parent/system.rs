@@ -1,7 +1,7 @@
 //! The operating system of an AMI, by its name, its owner and its platform. Pure.
 //!
-//! EC2 does not show it in any other way. The names are those that vendors give to their images. Anybody can give
-//! such a name to an image, so it depends on the owner how much the name is worth.
+//! EC2 does not show it in any other way. The names are those that vendors give to their images. Anybody can
+//! give such a name to an image, so how much the name proves depends on the owner.
 
 use crate::rules::parent::facts::ParentImage;
 
@@ -12,11 +12,11 @@ pub struct System {
     pub name: String,
     /// `8.10`, if the name of the image has it.
     pub version: Option<String>,
-    /// The image is from the vendor, or EC2 itself says what it is.
+    /// The image is from the vendor, or EC2 itself names the system.
     pub is_certain: bool,
 }
 
-/// The accounts of vendors, by the prefix of the system's name. In other partitions they differ.
+/// The accounts of vendors, by the prefix of the system's name. Other partitions have other accounts.
 const VENDORS: [(&str, &[&str]); 9] = [
     ("alinux", &["137112412989"]),
     ("ubuntu", &["099720109477", "513442679011", "837727238323"]),

@@ -60,7 +60,7 @@ fn format_distributions(resource: &str) -> String {
 }
 
 impl<'a> Checked<'a> {
-    /// Adds a finding whose cause is only its id.
+    /// Adds a finding without a subject: all findings with this id are merged.
     fn add(&mut self, id: &'static str, message: &str, path: impl FnOnce() -> String, found: Option<&Value>) {
         self.findings.add(id, "", path, || Detail { message: message.into(), found, expected: None });
     }

@@ -21,7 +21,7 @@ const MAX_EVIDENCE: usize = 500;
 
 /// The part of a finding that comes from its first occurrence.
 pub(super) struct Detail<'a> {
-    /// A sentence whose subject is the template, without its full stop.
+    /// The predicate of a sentence whose subject is "the template", without the full stop.
     pub(super) message: String,
     pub(super) found: Option<&'a Value>,
     /// `None` if the path is enough.

@@ -17,7 +17,7 @@ const ROLE: &str = "DeleteStackFunctionExecutionRole";
 const FUNCTION: &str = "DeleteStackFunction";
 /// The name of the shared role begins like this.
 const COMMON_ROLE: &str = ":role/parallelcluster/PClusterBuildImageCleanupRole-";
-/// The releases from 3.14.0 on whose shared role cannot delete its log group.
+/// The releases from 3.14.0 on that have the issue `LOG_GROUP`.
 const WITHOUT_LOG_GROUP: &str = ">=3.14.0,<3.16.3";
 
 /// An issue, and the actions whose absence indicates it.

@@ -252,8 +252,9 @@ fn is_of_ami_name(letter: char) -> bool {
     letter.is_ascii_alphanumeric() || "()[] ./-'@_".contains(letter)
 }
 
-/// What is wrong with a name according to `^[-_A-Za-z0-9{][-_A-Za-z0-9\s:{}\.]+[-_A-Za-z0-9}]$` and its length.
-/// `own` is the name without the placeholder of the build date; EC2 allows its characters if `is_known`.
+/// What is wrong with a name according to `^[-_A-Za-z0-9{][-_A-Za-z0-9\s:{}\.]+[-_A-Za-z0-9}]$` and its
+/// length. `own` is the name without the placeholder of the build date. If `is_known`, EC2 allows all
+/// characters of `own`: the caller has checked that.
 fn find_outside_of_model(name: &str, own: &str, is_known: bool) -> Option<String> {
     let is_word = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
     if is_known && !own.chars().all(|letter| is_word(letter) || " .".contains(letter)) {
@@ -331,7 +332,7 @@ mod tests {
         for name in [".a", " a"] {
             assert_eq!(of_name(name), model, "{name:?}");
         }
-        // Another placeholder may be replaced with anything.
+        // Another placeholder can be replaced with anything.
         assert!(of_name("{{ imagebuilder:other:x }}").is_empty());
     }
 

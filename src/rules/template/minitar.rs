@@ -1,8 +1,9 @@
 //! The gem minitar 1.0, which breaks Berkshelf: builds of 3.8.0 to 3.9.3 have installed it since 2024-08-06. Pure.
 //!
-//! What counts is the component in the template, which pcluster reads from an installed file, so a file that was
-//! corrected by hand is accepted. 3.0 to 3.7 install Cinc 17, whose Ruby is too old for minitar 1.0; 3.10 installs
-//! the Berkshelf that is part of its Cinc (`--local`), 3.11 installs minitar 0.9 first, and 3.14 has no Berkshelf.
+//! The rule reads the component in the template. pcluster reads the component from an installed file, so a
+//! file that was corrected by hand is accepted. 3.0 to 3.7 install Cinc 17, whose Ruby is too old for minitar
+//! 1.0; 3.10 installs the Berkshelf that is part of its Cinc (`--local`), 3.11 installs minitar 0.9 first,
+//! and 3.14 has no Berkshelf.
 
 use serde_json::{Value, json};
 
@@ -20,8 +21,8 @@ const CINC: u32 = 18;
 /// Template parameters that replace what the component installs.
 const REPLACING: [&str; 3] = ["CfnParamChefCookbook", "CfnParamCincInstaller", "CfnParamCincVersion"];
 
-/// Finds a component that installs minitar 1.0. This is certain for what pcluster itself installs, otherwise
-/// likely.
+/// Finds a component that installs minitar 1.0. It is certain to do so if it installs pcluster's defaults
+/// from rubygems.org; otherwise it is only likely to.
 pub fn check(template: &Value) -> Option<Finding> {
     let component = Component::read(template)?;
     let install = find_install(&component.lines())?;
@@ -143,7 +144,7 @@ mod tests {
         ] {
             assert_eq!(level(&template(chef, "8.0.7", &commands)), None, "{chef} {commands:?}");
         }
-        // To install another minitar afterwards is too late.
+        // It is too late to install another minitar afterwards.
         assert_eq!(level(&template("18.2.7", "8.0.7", &[INSTALL, INSTALL_MINITAR])), Some(Level::Error));
     }
 

@@ -91,8 +91,8 @@ pub(super) fn flatten_text(value: &Value) -> String {
     parts.map(|part| part.as_str().unwrap_or("*")).collect()
 }
 
-/// Finds a root volume that is smaller than the reserve of pcluster alone, although it has to hold the parent
-/// and everything that is installed.
+/// Finds a root volume that is smaller than what pcluster reserves, although the volume has to hold the
+/// parent too.
 fn check_size(properties: &Value, release: &str, place: &str) -> Option<Finding> {
     let reserved = reserved_size(release)?;
     let volumes = properties["BlockDeviceMappings"].as_array()?.iter().enumerate();

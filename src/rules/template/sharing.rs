@@ -40,7 +40,8 @@ pub fn check(template: &Value) -> Option<Finding> {
     })
 }
 
-/// What EC2 does with an AMI that has this key and this sharing. The key's own account does not count.
+/// What EC2 does with an AMI that has this key and is shared like this. Sharing with the key's own account
+/// does not count.
 fn judge(key: &Key, sharing: &Sharing) -> Option<(Level, &'static str)> {
     let named = "the AMI is shared, but its volume is encrypted with AWS's own key aws/ebs";
     let default = "the AMI is shared, but its volume is encrypted with the account's default key, which is AWS's own \

@@ -1,4 +1,4 @@
-//! What a deletion removes, what it keeps, and what it lists as left.
+//! What a deletion removes, what it keeps, and what it reports as left over.
 
 use std::fs;
 
@@ -94,7 +94,7 @@ fn what_changes_after_the_plan_is_seen_before_a_deletion() {
     }
 }
 
-/// S3 lists and deletes a thousand at a time.
+/// S3 lists and deletes at most a thousand objects per call.
 #[test]
 fn directory_with_thousands_of_objects_is_deleted_in_one_run() {
     let world = World::plant();
@@ -112,7 +112,8 @@ fn directory_with_thousands_of_objects_is_deleted_in_one_run() {
     assert!(!world.state()["objects"].to_string().contains(directory), "{ran}");
 }
 
-/// A copy in another region, tagged by hand: only a look at that region shows that it uses the directory.
+/// An AMI that was copied to another region and tagged by hand. Only a listing of that region shows that the
+/// copy uses the directory.
 #[test]
 fn a_directory_that_an_ami_of_another_region_has_stays() {
     let world = World::plant();

@@ -1,4 +1,5 @@
-//! A change that is interrupted or whose call fails: what is left, and the run that finishes it.
+//! A change that is interrupted, or one of whose calls fails: what is left over, and the run that completes
+//! the change.
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
@@ -26,7 +27,8 @@ fn deletion_that_is_interrupted_at_any_step_is_finished_by_the_same_command() {
     let labels = ["orphan-deleted-stack", "orphan-live-stack", "orphan-s3-only", "neighbour-orphan"];
     for (step, label) in labels.into_iter().enumerate() {
         for option in ["--kill-before", "--kill-after"] {
-            // Both options use one AMI, and only a kill before the first call leaves it for the other.
+            // Both options use the AMI of the step. Only a kill before the first call leaves that AMI for the
+            // other option.
             if option == "--kill-before" && step > 0 {
                 continue;
             }
@@ -147,7 +149,8 @@ fn a_deletion_of_which_any_call_fails_is_ended_by_the_next() {
     }
 }
 
-/// When the shim ends, its pipe is closed: the call in flight gets no answer, and no other call follows.
+/// When the shim ends, the script's stdin is closed. The script then ends without waiting for the answer to
+/// the call in flight, and makes no other call.
 #[test]
 fn script_makes_no_call_after_the_end_of_its_shim() {
     let world = World::plant();

@@ -1,4 +1,4 @@
-//! What a list and the head of a plan show: classes, names, the account, and `preflight stack`.
+//! What a listing and the head of a plan contain: classes, names, the account. And `preflight stack`.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{World, find, images, python};
 use crate::environments::{GOOD, NEWEST, RealSandbox};
 
-/// Calls that a listing must not make: their names begin with one of these.
+/// The beginnings of the names of calls that change something. A listing must not make such a call.
 const WRITES: [&str; 7] = ["Create", "Modify", "Delete", "Deregister", "Put", "Tag", "Run"];
 
 const ORPHANS: [&str; 13] = [
@@ -26,8 +26,8 @@ const ORPHANS: [&str; 13] = [
     "copy",
 ];
 
-/// Checks that each AMI is classed, that a listing writes nothing, and that one AMI is repaired and one
-/// deleted, with the boto3 of `environment`, whose version begins with `boto3`. Returns the list.
+/// Asserts that each AMI is classified, that a listing writes nothing, and that one AMI can be repaired and
+/// one deleted. The boto3 is that of `environment`; its version begins with `boto3`. Returns the listing.
 #[track_caller]
 fn each_is_classed_by(environment: &str, boto3: &str) -> Value {
     let world = World::plant();

@@ -39,7 +39,7 @@ fn script(name: &str) -> PathBuf {
     Path::new(ROOT).join("tests/e2e/images").join(name)
 }
 
-/// Python of the environment that has moto and boto3.
+/// The Python of the environment that has moto and boto3.
 fn python() -> Command {
     let mut command = Command::new(Environment::named("moto").bin("python"));
     command.env_clear().env("LANG", "C.UTF-8").env("NO_PROXY", "127.0.0.1").stdin(Stdio::null());
@@ -137,7 +137,7 @@ fn find<'a>(report: &'a Value, ami: &str) -> &'a Value {
 }
 
 impl World {
-    /// Runs `preflight ARGUMENTS` at a terminal, and runs CODE when it asks a question.
+    /// Runs `preflight ARGUMENTS` at a terminal, and runs CODE when a question appears there.
     fn at_prompt(&self, sandbox: &RealSandbox, code: &str, arguments: &[&str]) -> Run {
         let python = Environment::named("moto").bin("python");
         let (prompt, shim) = (script("at_prompt.py"), sandbox.path("shim/pcluster"));

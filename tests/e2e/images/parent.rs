@@ -1,4 +1,5 @@
-//! `check --aws` against moto, and through a proxy that denies, is slow, or answers with nothing or HTML.
+//! `check --aws` against moto, and through a proxy that denies requests, is slow, or answers with nothing or
+//! with HTML.
 
 use serde_json::{Value, json};
 

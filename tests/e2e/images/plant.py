@@ -39,8 +39,8 @@ LONG_ID = "MyCamelCase-Image-With-A-Very-Long-Name-That-Is-Cut-Somewhere"
 CONFIGURED_TAGS = [{"Key": "team", "Value": "hpc"}, {"Key": "Cost Center", "Value": "0042"}]
 LAUNCH_PERMISSION = {"UserIds": ["444455556666"]}
 
-# The builds in the order of planting. For each: the label, the image id, the release, and which of its
-# remains exist.
+# The builds in the order of planting. For each: the label, the image id, the release, and what is left of
+# the build.
 BUILDS = [
     {"label": "orphan-deleted-stack", "id": "gone-stack", "s3": True, "stack": "deleted",
      "configured": True, "log": True},
@@ -70,7 +70,7 @@ def builder_arn(slug, version, number=1, account=ACCOUNT):
     return f"arn:aws:imagebuilder:{REGION}:{account}:image/parallelclusterimage-{slug}/{version}/{number}"
 
 
-# AMIs that no build of this account left: label and tags.
+# AMIs that do not come from a build of this account: the tags of each, by label.
 FOREIGN = {
     "foreign-hardened": {
         "CreatedBy": "EC2 Image Builder",
@@ -131,7 +131,7 @@ def complete(build):
     """The build with what follows from its label, id and release."""
     build = {"release": "3.1.3", "bucket": default_bucket(), "number": 1, "stack": None, "built": True,
              "healthy": False, "s3": False, "log": False, **build}
-    # Sixteen letters that are the same at each run, so that a log can be compared.
+    # Sixteen characters that are the same in each run, so that the logs of different runs can be compared.
     suffix = hashlib.sha256(build["label"].encode()).hexdigest()[:16]
     build["directory"] = f"parallelcluster/{build['release']}/images/{build['id'].lower()[:46]}-{suffix}"
     build["logGroup"] = f"/aws/imagebuilder/ParallelClusterImage-{build['id']}"
@@ -236,7 +236,7 @@ def plant_log(logs, build):
     try:
         logs.create_log_group(logGroupName=build["logGroup"])
     except logs.exceptions.ResourceAlreadyExistsException:
-        # The builds of one id write to one group.
+        # Builds with the same id write to the same log group.
         pass
     logs.create_log_stream(
         logGroupName=build["logGroup"], logStreamName=f"{build['release']}/{build['number']}"
@@ -375,7 +375,7 @@ def plant_buckets(account):
     for bucket in (default_bucket(), CUSTOM_BUCKET):
         s3.create_bucket(Bucket=bucket)
         s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
-        # Without this mark pcluster gives its bucket a policy whose condition moto ignores.
+        # Without this object, pcluster gives its bucket a policy whose condition moto ignores.
         s3.put_object(Bucket=bucket, Key="parallelcluster/.bootstrapped", Body=BOOTSTRAPPED)
 
 

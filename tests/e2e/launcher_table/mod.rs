@@ -1,6 +1,6 @@
-//! Launchers × {good, broken} packages, each launcher written by the tool that it is named after, or by hand
-//! as people write it. The Python that runs is reported; broken packages are stopped, good ones never; and
-//! what changes after the first check is noticed.
+//! Launchers × {good, broken} packages. Each launcher is written by the tool that it is named after, or by
+//! hand as people write it. The shim reports the Python that runs, stops calls with broken packages but never
+//! one with good packages, and notices what changes after the first check.
 
 mod place;
 
@@ -31,7 +31,7 @@ fn row(answer: Answer, make: impl FnOnce(&mut Place), change: impl FnOnce(&mut P
     place.is_reported(Packages::Broken, answer);
 }
 
-/// The console script that pip 19.3 to 25.1 writes, after any head.
+/// `head`, and after it the console script that pip 19.3 to 25.1 writes.
 fn console_script(head: &str) -> String {
     format!(
         "{head}# -*- coding: utf-8 -*-\nimport re\nimport sys\nfrom pcluster.cli.entrypoint import main\n\
@@ -125,7 +125,8 @@ fn pipx() {
             let script = pipx_venv(place).pcluster();
             let text = fs::read_to_string(&script).unwrap();
             let (_, body) = text.split_once('\n').unwrap();
-            // Removed first, because writing would go through the hard link.
+            // The script is a hard link. It is removed first, because writing to it would change the
+            // original too.
             fs::remove_file(&script).unwrap();
             write_script(&script, format!("#!{}\n{body}", pipx_venv(place).python().display()));
             symlink(&script, place.path("bin/pcluster")).unwrap();
@@ -152,7 +153,7 @@ fn uv_tool() {
     row(
         Answer::Known,
         |place| {
-            // The requirements are linked, not installed.
+            // The requirements are excluded here, and linked later.
             let site = Packages::Good.environment().site_packages();
             let names = fs::read_dir(site).unwrap().flatten().filter_map(|entry| {
                 let name = entry.file_name().into_string().unwrap();
@@ -261,8 +262,8 @@ fn a_venv_with_the_site_of_its_base() {
 
 // --- distributions of Python ----------------------------------------------------------
 
-/// `python_entry_point_template` of conda's gateways/disk/create.py, after a head of
-/// conda's core/portability.py.
+/// A head of conda's core/portability.py, and after it the `python_entry_point_template` of
+/// conda's gateways/disk/create.py.
 fn conda_script(head: &str) -> String {
     format!(
         "{head}# -*- coding: utf-8 -*-\nimport re\nimport sys\n\nfrom pcluster.cli.entrypoint import main\n\n\
@@ -304,7 +305,8 @@ fn conda_in_a_path_with_a_space() {
     );
 }
 
-/// Each package has its own prefix; a module sets PYTHONPATH; a long `#!` line follows that of sbang.
+/// Each package has its own prefix, and a module sets PYTHONPATH. The launcher has the `#!` line of sbang
+/// first, and then its own long one.
 #[test]
 fn spack() {
     row(
@@ -356,7 +358,7 @@ print(any('dist-packages' in directory for directory in site.getsitepackages()))
             write_script(&prefix.pcluster(), text.replace('\'', "\""));
             place.launcher_is(prefix.pcluster());
         },
-        // The directory that Debian's pip installs into, which comes first.
+        // Debian's pip installs into this directory, which comes first.
         |place| {
             let local = place.path("usr/local/lib").join(version).join("dist-packages");
             link_cdk(Packages::Broken, &local);
@@ -394,7 +396,7 @@ fn develop(place: &Place, packages: Packages, cdk: &str) {
     link_packages(packages, &venv.site());
     require(&place.path("checkout"), cdk);
     let script = place.path("checkout/setup.py");
-    // Run from the checkout, because setuptools writes its metadata into the current directory.
+    // It is run from the checkout, because setuptools writes its metadata into the current directory.
     let run = "import os, runpy, sys; os.chdir(os.path.dirname(sys.argv[1])); sys.argv = sys.argv[1:]; \
                sys.path.insert(0, os.getcwd()); runpy.run_path(sys.argv[0], run_name='__main__')";
     let words = [
@@ -545,7 +547,7 @@ fn env_and_a_python_that_appears_on_path() {
 
 // --- wrappers -------------------------------------------------------------------------
 
-/// Two environments, and a wrapper of the good one, which the change replaces with one of the other.
+/// Two environments, and a wrapper of the good one. The change replaces it with a wrapper of the broken one.
 #[track_caller]
 fn wrapper(answer: Answer, text: impl Fn(&Venv) -> String) {
     row(
@@ -588,7 +590,7 @@ fn exec_under_another_name() {
     });
 }
 
-/// The `sys.executable` of this Python is then the program that has that name on PATH: the shim.
+/// This Python looks for its own executable under that name on PATH, so its `sys.executable` is the shim.
 #[test]
 #[ignore = "long"]
 fn exec_of_a_python_under_another_name() {

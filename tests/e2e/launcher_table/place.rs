@@ -1,4 +1,4 @@
-//! One launcher in its own sandbox, written by the tool that the row is about: what it really runs, and what
+//! One launcher, written by the tool that the row is about, in its own sandbox: what it really runs, and what
 //! the shim reports and does about it.
 
 use std::ffi::OsStr;
@@ -236,7 +236,8 @@ impl Place {
         assert_eq!(said, usize::from(answer == Answer::Said), "lines of the shim's");
     }
 
-    /// A guarded `build-image` runs the real one, and the shim prints at most `lines`. Returns how many.
+    /// A guarded `build-image` runs the real pcluster, and the shim prints at most `lines`. Returns the
+    /// number of lines.
     #[track_caller]
     pub(crate) fn goes_on(&self, packages: Packages, lines: usize) -> usize {
         let (ran, note) = self.build_image();
@@ -313,7 +314,7 @@ pub(crate) fn tools() -> PathBuf {
     Environment::named("launchers/tools").directory
 }
 
-/// aws-parallelcluster itself, as it is published.
+/// The published wheel of aws-parallelcluster.
 #[track_caller]
 pub(crate) fn wheel() -> PathBuf {
     let mut found = fs::read_dir(tools().join("wheels")).unwrap().flatten().map(|entry| entry.path());
@@ -321,7 +322,7 @@ pub(crate) fn wheel() -> PathBuf {
 }
 
 /// Links the requirements of pcluster into a site directory, in place of those that an earlier call has
-/// linked. Adds a spy that the `.pth` file there starts.
+/// linked. Adds a spy, and a `.pth` file that starts it.
 pub(crate) fn link_packages(packages: Packages, site: &Path) {
     fs::create_dir_all(site).unwrap();
     unlink_packages(site);
@@ -336,7 +337,7 @@ pub(crate) fn link_packages(packages: Packages, site: &Path) {
     spy_in(site);
 }
 
-/// Adds a spy that the `.pth` file of a site directory starts.
+/// Adds a spy to a site directory, and a `.pth` file that starts it.
 pub(crate) fn spy_in(site: &Path) {
     write(&site.join("table_spy.py"), SPY);
     write(&site.join("table_spy.pth"), "import table_spy\n");
@@ -378,7 +379,7 @@ pub(crate) fn customize(site: &Path) {
 
 pub(crate) fn write(file: &Path, text: impl AsRef<[u8]>) {
     fs::create_dir_all(file.parent().unwrap()).unwrap();
-    // Removed first, because writing would go through a link.
+    // The file is removed first: if it is a link, writing to it would change the original.
     let _ = fs::remove_file(file);
     fs::write(file, text).unwrap();
 }
