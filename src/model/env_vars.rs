@@ -14,5 +14,6 @@ pub const CONFIG: &str = "PCLUSTER_SHIM_CONFIG";
 pub const FUNCTION: &str = "PCLUSTER_SHIM_FUNCTION";
 /// Set for launchers that might start the shim again; see [`crate::environment::locate`].
 pub const TRIED: &str = "PCLUSTER_SHIM_TRIED";
-/// The directory in which a launcher that is asked leaves its answer; see [`crate::environment::question`].
+/// The directory for the answer of a launcher that is asked which Python it runs; see
+/// [`crate::environment::question`].
 pub const QUESTION: &str = "PCLUSTER_SHIM_QUESTION";

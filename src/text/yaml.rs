@@ -1,8 +1,8 @@
 //! YAML text → a value, at a cost that is bounded by its length. Pure.
 //!
-//! For each token the parser checks every open bracket, before its own depth limit applies, and an alias costs as
-//! much as what it refers to. So we count the brackets of a text before loading it, and compute the size of a
-//! document with all aliases replaced before building it ([`size`]).
+//! For each token, the parser looks at every open bracket, even before its own depth limit applies. An alias
+//! costs as much as what it refers to. So before loading a text, we count its brackets, and compute the size of
+//! the document with all aliases replaced ([`size`]).
 
 pub mod size;
 

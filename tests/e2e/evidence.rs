@@ -39,7 +39,7 @@ fn is_blocked(sandbox: &RealSandbox) {
     assert!(report["findings"].to_string().contains("template-ami-configuration-empty"), "{ran}");
 }
 
-/// PDM's hook for PEP 582 is such a hook.
+/// PDM's hook for PEP 582, for example, looks there.
 #[test]
 fn a_hook_that_looks_at_the_working_directory_is_seen() {
     let sandbox = with_hooks();

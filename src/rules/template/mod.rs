@@ -72,7 +72,7 @@ pub fn check_everywhere(
 }
 
 /// What can be done about an incomplete template if no advisory explains it: another release of CDK. The repair
-/// proves whether that helps.
+/// tests whether that helps.
 fn other_cdk(packages: &Packages) -> Fix {
     let installed = packages.get(IMAGEBUILDER).map(|cdk| cdk.version.as_str());
     let range = |operator: &str| VersionSpecifiers::from_str(&format!("{operator}{}", installed?)).ok();
