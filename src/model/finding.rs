@@ -53,8 +53,8 @@ pub struct Finding {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fix: Option<Fix>,
     pub references: Vec<String>,
-    /// The finding is only a warning, but the build is expected to fail because of it: the guard prints it,
-    /// and a repair includes it.
+    /// The finding is only a warning, but the build is expected to fail because of the problem. The guard
+    /// prints the finding, and a repair includes it.
     #[serde(skip)]
     pub fails_build: bool,
     /// The user's config ignores it.

@@ -29,7 +29,7 @@ impl<'de> Deserialize<'de> for Mode {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         yaml::read_scalar(from, "one of `block`, `fix`, `warn`, `off`", |scalar| match scalar {
             Scalar::Text(text) => Self::parse(text).ok_or(None),
-            // In YAML 1.1 `off` is false, and a tool that rewrites the file may write it that way.
+            // In YAML 1.1, `off` means false, and a tool that rewrites the file could write false instead.
             Scalar::Bool(false) => Ok(Self::Off),
             _ => Err(None),
         })

@@ -1,4 +1,4 @@
-//! The names of distributions, as PEP 503 compares them, and the two that the program knows. Pure.
+//! The names of distributions, as PEP 503 compares them, and the two names that the program knows. Pure.
 
 /// The distribution that contains the real pcluster.
 pub const PCLUSTER: &str = "aws-parallelcluster";

@@ -25,7 +25,7 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_yaml::from_str(text).map_err(|error| describe_error(&error))
 }
 
-/// No document written by people has so many; the parser takes a minute for 150,000.
+/// No document written by people has so many open brackets; the parser takes a minute for 150,000.
 const MAX_BRACKETS: usize = 1000;
 
 /// The maximum number of brackets that are open at the same time. Those in quotes and comments count too, but

@@ -112,7 +112,7 @@ fn on_python_3_12() {
     );
 }
 
-/// A package that breaks one release and not the next.
+/// A package version that breaks another release, but not this one.
 #[test]
 fn what_breaks_another_release_is_let_pass() {
     let copy = EnvironmentCopy::of(GOOD, With::Uv);

@@ -102,7 +102,7 @@ impl EnvironmentCopy {
     }
 
     /// Takes the present state as the reference, because the test has changed packages, or because the
-    /// machine's own Python may change them when it starts.
+    /// machine's own Python could change them when it starts.
     pub(crate) fn is_right_as_it_is(&mut self) {
         self.reference = self.keep_copy();
     }

@@ -95,7 +95,7 @@ impl Seeded {
 enum Moment {
     /// After this part of its duration.
     Of(f64),
-    /// This long after the snapshot appears, because the exchange of files takes only an instant.
+    /// This long after the snapshot appears: the exchange of files is too short to be hit by chance.
     Exchanging(Duration),
 }
 

@@ -1,4 +1,4 @@
-//! The text of advisories, and those of this build. Pure: the caller reads the files.
+//! The text of advisories, and the advisories of this build. Pure: the caller reads the files.
 //!
 //! | key | meaning |
 //! | --- | --- |

@@ -3,7 +3,7 @@
 //! An advisory matches the installed distributions, never a requirement: a requirement that excludes a
 //! release does not keep that release out of an environment.
 //!
-//! - `file`: the text of advisories, and those of this build
+//! - `file`: the text of advisories, and the advisories of this build
 //! - `combinations`: releases of aws-parallelcluster and parent images that do not go together
 //! - `constraints`: advisories as constraints for an installer
 //! - `releases`: the releases of aws-parallelcluster, their dates and their Pythons
@@ -130,8 +130,8 @@ fn refute_one(finding: Finding, evidence: Evidence) -> Finding {
     Finding { level: Level::Info, message, cost: None, fix, evidence, ..finding }
 }
 
-/// Marks a finding about the start or the template as explained by an advisory, if one of these explains it. Both
-/// then have the same cause.
+/// Marks a finding about the start or the template as explained, if one of the findings from advisories has
+/// the same cause.
 pub fn explain(finding: &mut Finding, advised: &[Finding]) {
     let explains = |advised: &&Finding| {
         advised.blocks()

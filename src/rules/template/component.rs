@@ -41,8 +41,8 @@ impl Component {
         constants.iter().find_map(|constant| constant[name]["value"].as_str())
     }
 
-    /// The lines of all commands in order, without comments. If a line ends in a backslash, it includes the next
-    /// one.
+    /// The lines of all commands in order, without comments. A line that ends in a backslash includes the
+    /// next line.
     pub fn lines(&self) -> Vec<String> {
         let commands = self.steps().flat_map(commands_of).map(|command| command.replace("\\\n", " "));
         let lines = commands

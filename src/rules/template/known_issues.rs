@@ -79,7 +79,7 @@ pub fn check(template: &Value, pcluster: Option<&str>) -> Vec<Finding> {
     }
 }
 
-/// The role that the stack creates for itself.
+/// Checks the role that the stack creates for itself.
 fn check_own_role(role: &Value) -> Vec<Finding> {
     let path = format!("{}.Properties.Policies", format_resource(ROLE));
     let Some(statements) = collect_statements(role) else { return Vec::new() };
@@ -106,7 +106,7 @@ fn check_own_role(role: &Value) -> Vec<Finding> {
     found
 }
 
-/// The role that all builds of an account share.
+/// Checks the role that all builds of an account share.
 fn check_common_role(template: &Value, pcluster: Option<&str>) -> Vec<Finding> {
     let functions = select_resources(template, "AWS::Lambda::Function");
     let Some((_, function)) = functions.into_iter().find(|(name, _)| *name == FUNCTION) else {
@@ -168,7 +168,8 @@ fn resources_of(statement: &Value) -> Vec<String> {
     }
 }
 
-/// Whether an action of a policy, which may end in a wildcard, covers another action. IAM ignores case in actions.
+/// Whether an action in a policy covers another action. The one in the policy can end in a wildcard. IAM
+/// ignores case in actions.
 fn covers(allowed: &str, action: &str) -> bool {
     let (allowed, action) = (allowed.to_ascii_lowercase(), action.to_ascii_lowercase());
     match allowed.split_once('*') {

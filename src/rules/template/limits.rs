@@ -23,7 +23,8 @@ const MIN_BUILD_DATE: usize = 20;
 /// The maximum number of characters in a distribution's name, including the placeholder of the build date.
 const MAX_DISTRIBUTION_NAME: usize = 127;
 const MAX_TAGS: usize = 50;
-/// `CreatedBy` and `Ec2ImageBuilderArn`, and those from the stack's function: `build_status`, `parent_image`.
+/// `CreatedBy` and `Ec2ImageBuilderArn`, and the tags from the stack's function:
+/// `build_status`, `parent_image`.
 const ADDED_TAGS: usize = 4;
 /// In characters, according to EC2's user guide.
 const MAX_TAG_KEY: usize = 128;

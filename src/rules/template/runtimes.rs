@@ -14,8 +14,8 @@ pub const ID: &str = "lambda-runtime";
 
 const FUNCTION: &str = "AWS::Lambda::Function";
 
-/// Finds the functions whose runtime AWS refuses, or will refuse. `pcluster` is the installed release, if there is
-/// one.
+/// Finds the functions whose runtime AWS refuses, or will refuse. `pcluster` is the installed release,
+/// if any.
 pub fn check(template: &Value, pcluster: Option<&str>, advisories: &[Advisory], today: Date) -> Vec<Finding> {
     let functions = select_resources(template, FUNCTION);
     let affects = |releases: &VersionSpecifiers| pcluster.is_none_or(|release| contains(releases, release));

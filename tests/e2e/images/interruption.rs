@@ -14,7 +14,7 @@ use super::{World, find, images, python, words};
 use crate::environments::{GOOD, ROOT};
 use crate::support::machine::wait_for;
 
-/// The script that asks AWS, as the shim starts it.
+/// The script through which the shim calls AWS.
 const CLIENT: &str = "src/images/client.py";
 
 /// The steps of a deletion: AMI, snapshot, directory, log group. The run is killed after each of these calls,

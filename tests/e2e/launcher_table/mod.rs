@@ -333,7 +333,7 @@ fn spack() {
     );
 }
 
-/// Runs only if the machine has Debian's Python, whose site module differs.
+/// Runs only if the machine has Debian's Python, whose site module differs from upstream's.
 #[test]
 #[expect(clippy::print_stdout, reason = "a test that does not run says so")]
 fn debian() {
