@@ -34,7 +34,8 @@ pub enum Error {
     CannotExec { program: PathBuf, source: io::Error },
     #[error("no such file: {file}")]
     NoFile { file: PathBuf },
-    /// An invalid config or advisories file; `message` names the line and the key.
+    /// A file that cannot be read, or that is invalid. For an invalid config or advisories file, `message`
+    /// names the line and the key.
     #[error("{file}: {message}")]
     BadFile { file: PathBuf, message: String },
     /// A config or advisories file that another user could have written. `place` is what that user can write
@@ -59,7 +60,7 @@ pub enum Error {
     /// `preflight constraints` was called without a version, and the installed version cannot be found.
     #[error("cannot read the installed version of aws-parallelcluster without starting pcluster")]
     NoVersion,
-    /// A release before 3.0.0.
+    /// A release before 3.0.0, which has no `build-image`.
     #[error("{message}")]
     NoBuildImage { message: String },
     #[error("{file}: {message}")]
@@ -139,10 +140,10 @@ pub enum Abort {
     Interrupted(#[from] Interrupted),
 }
 
-/// The stage of a call that is refused because the release is older than 3.0.0.
+/// The `stage` of [`Error::rejected`] if a call is refused because the release is older than 3.0.0.
 pub const OLD_RELEASE: &str = "release";
 
-/// A message names at most this many files, because a directory that cannot be written may contain thousands.
+/// A message names at most this many files: a directory that cannot be written to may contain thousands.
 pub const MAX_NAMED: usize = 5;
 
 impl Error {
@@ -150,7 +151,7 @@ impl Error {
         Self::Repair { message, next: next.to_owned() }
     }
 
-    /// A call that pcluster refuses; `stage` is what is wrong with it.
+    /// A call that pcluster refuses; `stage` names what is wrong with the call.
     pub fn rejected(stage: String, message: String) -> Self {
         if stage == OLD_RELEASE { Self::NoBuildImage { message } } else { Self::Rejected { stage, message } }
     }
@@ -169,7 +170,7 @@ impl Error {
         }
     }
 
-    /// The error of a repair that was also tried in a second way.
+    /// The error of a repair that was tried a second time, in a different way.
     pub fn with_second(self, second: &Self) -> Self {
         match self {
             Self::Repair { message, .. } => {
@@ -314,7 +315,8 @@ pub fn advise_to_take(place: &Path) -> String {
     format!("Take ownership of {place} and run `chmod go-w {place}`.")
 }
 
-/// An error of the operating system, without its number if there are plain words for it.
+/// Describes an error of the operating system. A full disk or quota is described in plain words, without the
+/// number of the error.
 pub fn describe_io(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::StorageFull => "the disk is full".into(),
@@ -328,7 +330,7 @@ pub fn describe_in_json(message: &str, hint: &str) -> Value {
     json!({"schemaVersion": 1, "error": {"message": message, "hint": hint}})
 }
 
-/// Prefixes each line of a message for stderr, and makes it safe for a terminal.
+/// Makes a message safe for a terminal, and adds the prefix for stderr to each of its lines.
 pub fn prefix_lines(message: &str) -> String {
     escape(message).lines().fold(String::new(), |text, line| text + PREFIX + line + "\n")
 }

@@ -35,7 +35,7 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
         return Outcome::exec(real.into_exec(arguments));
     }
     if settings.mode == Mode::Off {
-        // Only a mistyped PCLUSTER_SHIM_MODE matters now, because another mode was probably meant.
+        // Only a mistyped PCLUSTER_SHIM_MODE matters now, because the user probably meant another mode.
         let is_mistyped = |error: &&Error| matches!(error, Error::BadVariable { name: env_vars::MODE, .. });
         let stderr =
             errors.iter().filter(is_mistyped).map(|error| warn_of_settings(error, &settings)).collect();
@@ -43,7 +43,8 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
     }
     let unread = find_read_once(&arguments);
     let call = match &unread {
-        // No option is passed on, not even the region: the real parser might read the arguments differently.
+        // The check gets none of the options, not even the region: the real parser might read the
+        // arguments differently.
         Some(_) => Call::minimal(),
         None => Call::Given(arguments.clone()),
     };
@@ -77,7 +78,7 @@ struct Guarded<'a> {
     arguments: Vec<OsString>,
     /// A check that reports that the configuration was not read, because only the real pcluster may read it.
     unread_check: Option<Check>,
-    /// Printed before the findings; not at all if the real pcluster rejects the call.
+    /// Printed before the findings, but not if the real pcluster rejects the call.
     warnings: String,
 }
 
@@ -121,8 +122,9 @@ impl Guarded<'_> {
         report::decide(settings.mode, settings.strict, report)
     }
 
-    /// Repairs the environment or, if that is not possible, makes a repair outside it; then checks again. A
-    /// warning that predicts a failing build is repaired too; if that repair fails, the build continues.
+    /// Repairs the environment, or makes a repair outside it if the environment cannot be changed; then
+    /// checks again. If there are only warnings that predict a failing build and the repair fails, the
+    /// build continues.
     fn repair(mut self, target: &Target, before: &Report, overlay: &Overlay) -> Result<Outcome, Abort> {
         let repaired = match self.fix(target, false) {
             Err(Abort::Error(Error::NotInPlace { .. })) => self.fix(target, true),

@@ -3,8 +3,8 @@
 //! # Map
 //!
 //! A call passes through this map from top to bottom, and imports point only downwards; each folder's
-//! `mod.rs` explains its files. "Pure." in a file or in its folder's `mod.rs` means that it touches no file,
-//! child, clock or network. `tests/source_rules.rs` enforces all of this.
+//! `mod.rs` explains its files. "Pure." in a file or in its folder's `mod.rs` means that the code touches no
+//! file, child, clock or network. `tests/source_rules.rs` enforces all of this.
 //!
 //! | module | owns |
 //! | --- | --- |
@@ -78,7 +78,8 @@ use outcome::Outcome;
 /// Runs a call, except for the last step, which `main` does.
 pub fn run(command_line: Vec<OsString>) -> Outcome {
     match Invocation::read(command_line) {
-        // Started by a launcher that we are asking for its Python: a check here would ask it again, endlessly.
+        // This process was started by a launcher that a check is asking for its Python. A check here would
+        // ask the launcher again, endlessly.
         Invocation::BuildImage(arguments) if environment::question::pending().is_some() => {
             pass_through(arguments)
         }

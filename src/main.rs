@@ -1,5 +1,5 @@
-//! The process: reads argv, then prints, exits or execs. No other file does any of these, except that `progress`
-//! writes to stderr.
+//! The process: reads argv, then prints, exits or execs. No other file exits, execs or writes
+//! to stdout.
 
 use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt as _;
@@ -35,7 +35,7 @@ fn act(outcome: Outcome) -> ExitCode {
             act(Outcome::failed(&become_program(exec)))
         }
         Outcome::Die(Interrupted(signal)) => {
-            // This fails only for a signal that does not exist, but this one was caught.
+            // This fails only for a signal that does not exist. This signal exists, because it was caught.
             let _ = signal_hook::low_level::emulate_default_handler(signal);
             ExitCode::from(1)
         }

@@ -36,14 +36,14 @@ impl Progress {
             }
             Self::Terminal => Step(None),
             Self::Lines => {
-                // If a reader has closed stderr, that is not an error of the check.
+                // It is not an error of the check if a reader has closed stderr.
                 let _ = writeln!(std::io::stderr(), "{PREFIX}{what}");
                 Step(None)
             }
         }
     }
 
-    /// Whether no step is shown, although messages are.
+    /// Whether steps are hidden, although messages are written.
     pub fn is_hidden(self) -> bool {
         self == Self::Terminal && !std::io::stderr().is_terminal()
     }
@@ -63,8 +63,8 @@ impl Progress {
     }
 }
 
-/// Writes lines to stderr, folded if that is a terminal. An error is ignored, because there is nowhere else to report
-/// it.
+/// Writes lines to stderr, folded if stderr is a terminal. An error is ignored, because there is nowhere else
+/// to report it.
 pub fn write_stderr(lines: &str) {
     let stderr = std::io::stderr();
     let _ = stderr.lock().write_all(fold_for(&stderr, lines, PREFIX).as_bytes());

@@ -23,8 +23,8 @@ pub struct Preflight {
     pub common: Common,
 }
 
-/// Whether `--format json` is given anywhere. It decides the format of a usage error: the parsed arguments
-/// are not available then.
+/// Whether `--format json` is given anywhere. This decides the format of a usage error, for which there are
+/// no parsed arguments.
 pub fn asks_for_json(arguments: &[OsString]) -> bool {
     let joined = arguments.iter().any(|argument| argument == "--format=json");
     joined || arguments.windows(2).any(|pair| pair[0] == "--format" && pair[1] == "json")
@@ -62,7 +62,7 @@ impl Preflight {
         Ok(parsed)
     }
 
-    /// The arguments of `check`, with or without its name.
+    /// The arguments of `check`, whether or not its name was given.
     fn check_arguments(&self) -> &CheckArgs {
         match &self.command {
             Some(Command::Check(check)) => check,
@@ -326,9 +326,9 @@ pub enum Format {
     #[default]
     Human,
     Json,
-    /// Of a report only.
+    /// For reports only.
     Junit,
-    /// Of a report only.
+    /// For reports only.
     Github,
 }
 

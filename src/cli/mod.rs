@@ -52,8 +52,8 @@ pub fn is_called_preflight() -> bool {
     env::args_os().next().is_some_and(|name| is_preflight(&name))
 }
 
-/// The directory in the path by which `pcluster-preflight` was called: the user means the `pcluster` next to
-/// it. `None` for a bare name.
+/// The directory of the path by which `pcluster-preflight` was called; `None` if it was called by a bare
+/// name. A user who calls it by a path means the `pcluster` in the same directory.
 pub fn called_directory() -> Option<PathBuf> {
     called_path().filter(|_| is_called_preflight())?.parent().map(Path::to_owned)
 }

@@ -94,7 +94,7 @@ pub struct ListedSetting {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Settings {
     pub mode: Mode,
-    /// From the file only: [`crate::environment::locate::Search`] reads the variable.
+    /// The value in the file only: [`crate::environment::locate::Search`] reads the variable.
     pub real: Option<PathBuf>,
     pub strict: bool,
     /// The time limit for one child process of a check.
@@ -289,7 +289,7 @@ fn parse_file(text: &str) -> Result<ConfigFile, String> {
     yaml::parse::<Option<ConfigFile>>(text).map(Option::unwrap_or_default)
 }
 
-/// Whether a file was not found; the error is `NotADirectory` if HOME is /dev/null or another file.
+/// Whether a file was not found; the error is `NotADirectory` if HOME is a file, such as /dev/null.
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }

@@ -3,7 +3,7 @@
 /// The known texts, with `'` for either quote and spaces for tabs, and without empty lines and the encoding
 /// comment. `*` is a requirement such as `aws-parallelcluster==3.1.3`.
 pub const BODIES: [&str; 10] = [
-    // distlib 0.2.9 to 0.3.9 and pip 19.3 to 25.1, which includes it; uv before 0.6, pypa/installer, flit
+    // distlib 0.2.9 to 0.3.9; pip 19.3 to 25.1, which includes distlib; uv before 0.6, pypa/installer, flit
     r"import re
 import sys
 from pcluster.cli.entrypoint import main
@@ -116,7 +116,7 @@ pub fn read_body(body: &str) -> Option<Body> {
 
 pub const ENCODING: &str = "# -*- coding: utf-8 -*-";
 
-/// Whether a line equals the known one. Every `*` of a script is the same requirement.
+/// Whether a line equals the known one. Every `*` of a script has to stand for the same requirement.
 fn is_like<'a>(known: &str, line: &'a str, requirement: &mut Option<&'a str>) -> bool {
     let Some((before, after)) = known.split_once('*') else { return known == line };
     let found = line.strip_prefix(before).and_then(|line| line.strip_suffix(after));

@@ -1,8 +1,8 @@
-//! Finds every real pcluster that this user can reach: named ones, those on PATH or where environments are usually
-//! kept, and those below directories that the caller names.
+//! Finds every real pcluster that this user can reach: one that a setting names, those on PATH or where
+//! environments are usually kept, and those below the directories that `--root` names.
 //!
-//! The caller runs what is on PATH anyway. What a search finds may belong to another user, and is run only if
-//! nobody but the caller or root could have written it.
+//! The user would run what is on PATH anyway. What a search finds may belong to another user, so it is run
+//! only if nobody but this user or root could have written it.
 
 use std::collections::VecDeque;
 use std::env;
@@ -34,7 +34,7 @@ const KERNEL: [&str; 3] = ["/proc", "/sys", "/dev"];
 #[derive(Debug)]
 pub struct Found {
     pub real: Real,
-    /// Why it must not be run.
+    /// The reason why it must not be run, if there is one.
     pub distrust: Option<String>,
 }
 
@@ -111,8 +111,8 @@ fn leads_elsewhere(entry: &Path) -> bool {
     places::behind_shims(entry).is_some_and(|places| places.iter().any(|place| !expand(place).is_empty()))
 }
 
-/// Why a launcher that a search found must not be run: another user could have written it, a directory that it is
-/// in, or the Python that it names.
+/// Why a launcher that a search found must not be run: another user could have changed the launcher, the
+/// Python that it names, or the directory of either.
 fn distrust(launcher: &Path) -> Option<String> {
     let python = match Launcher::read(launcher) {
         Ok(Launcher::ConsoleScript(script)) => {

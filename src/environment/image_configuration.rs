@@ -1,7 +1,7 @@
 //! The files that a call of `build-image` names, and which of them a check may read.
 //!
-//! A pipe, a FIFO or a device gives its content to the first reader only. That has to be the real pcluster, so
-//! neither the shim nor a child of it opens such a file.
+//! Only the first reader of a pipe, a FIFO or a device gets its content. The first reader has to be the real
+//! pcluster, so neither the shim nor a child of the shim opens such a file.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -21,7 +21,7 @@ pub fn file_names(argument: &OsStr) -> impl Iterator<Item = &Path> {
     [Some(argument), joined, short].into_iter().flatten().map(|name| Path::new(OsStr::from_bytes(name)))
 }
 
-/// Finds the first file in the arguments that a check must not read.
+/// Finds the first file that a check must not read, among those that the arguments name.
 pub fn find_read_once(arguments: &[OsString]) -> Option<PathBuf> {
     let mut names = arguments.iter().flat_map(|argument| file_names(argument));
     names.find(|name| is_read_once(name)).map(Path::to_owned)

@@ -173,10 +173,10 @@ def flags():
         arguments = iter(_args_from_interpreter_flags())
         for argument in arguments:
             if argument == "-X":
-                next(arguments, None)  # this list lacks some; the loop below adds all
+                next(arguments, None)  # this list lacks some -X options; the loop below adds all
             elif argument.strip("-B"):
                 kept.append(argument)
-    except Exception:  # a private function; Python 3.6 to 3.14 have it
+    except Exception:  # the function is private, but Python 3.6 to 3.14 have it
         pass
     for name, value in getattr(sys, "_xoptions", {}).items():
         kept += ["-X", name if value is True else "{}={}".format(name, value)]

@@ -23,7 +23,7 @@ pub struct Interpreter {
     pub version: String,
     /// The infix of its bytecode files: `cpython-311`.
     pub cache_tag: Option<String>,
-    /// The flags that make another run behave like this one, without `-B`.
+    /// The flags that another run needs to behave like this one, except `-B`.
     pub flags: Vec<OsString>,
     pub sys_path: Vec<PathBuf>,
     pub prefix: PathBuf,
@@ -44,7 +44,7 @@ impl Interpreter {
     }
 }
 
-/// The answer of interpreter.py. Its strings are byte strings, with one character for each byte.
+/// The answer of interpreter.py. Each character in its strings stands for one byte.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InterpreterAnswer {
@@ -59,8 +59,8 @@ pub struct InterpreterAnswer {
     environment: Option<BTreeMap<String, String>>,
     #[serde(default)]
     unset: Vec<String>,
-    /// The directory, the arguments and the user with which a launcher runs pcluster. A console script's
-    /// interpreter leaves them out of its answer.
+    /// The directory, the arguments and the user with which a launcher runs pcluster. They are missing from
+    /// the answer of a console script's interpreter.
     #[serde(default)]
     directory: Option<String>,
     #[serde(default)]
@@ -98,7 +98,7 @@ impl InterpreterAnswer {
         changed.chain(self.unset.iter().map(|name| (from_latin1(name), None))).collect()
     }
 
-    /// Uses the running program as the executable, and returns whether it is known.
+    /// Uses the running program as the executable, if it is known; returns whether it is.
     pub fn take_running(&mut self) -> bool {
         let running = self.running.take();
         let is_known = running.is_some();
@@ -106,8 +106,8 @@ impl InterpreterAnswer {
         is_known
     }
 
-    /// Whether a launcher that was called with these arguments runs pcluster with the same arguments, directory
-    /// and user as this process.
+    /// Whether a launcher that was called with these arguments passes them on unchanged, and runs pcluster in
+    /// the same directory and as the same user as this process.
     pub fn keeps_call(&self, arguments: &[OsString]) -> bool {
         let directory = self.directory.as_deref().map(|text| PathBuf::from(from_latin1(text)));
         let directory = directory.and_then(|path| path.canonicalize().ok());
@@ -166,7 +166,7 @@ pub enum IdentifyError {
     Child(#[from] ChildError),
 }
 
-/// Converts bytes to text, one character for each byte, because a JSON string cannot contain every byte string.
+/// Converts bytes to text, one character for each byte, because a JSON string cannot contain arbitrary bytes.
 pub fn to_latin1(bytes: &OsStr) -> String {
     bytes.as_bytes().iter().map(|byte| char::from(*byte)).collect()
 }

@@ -2,7 +2,7 @@
 //! Python such a script starts.
 //!
 //! The interpreter is read only from a file whose whole text is known. A script with any other line could
-//! start any program, so it has to be started and asked.
+//! start any program. Such a script has to be started and asked.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -74,7 +74,7 @@ pub fn ignores_sitecustomize(path: &Path) -> bool {
     start.is_some_and(|start| start.flags().iter().any(|flag| has_letter(flag, b"EIS")))
 }
 
-/// Whether a file is a console script of aws-parallelcluster, which never starts `pcluster` again.
+/// Whether a file is a console script of aws-parallelcluster. Such a script never starts `pcluster` again.
 pub fn is_console_script(path: &Path) -> bool {
     matches!(Launcher::read(path), Ok(Launcher::ConsoleScript(_)))
 }
@@ -139,7 +139,7 @@ impl Start {
             let flags = argument.map(|text| OsStr::from_bytes(text).to_owned());
             return flags.iter().all(|flag| is_flag(flag)).then_some(Self::Shebang { interpreter, flags });
         }
-        // A file named env in another place may be another program.
+        // A file named env in another place could be another program.
         let is_env = ["/usr/bin/env", "/bin/env"].iter().any(|env| interpreter == Path::new(env));
         if is_env { Self::from_env(argument?) } else { None }
     }
@@ -157,8 +157,9 @@ impl Start {
         starts_python(&words).then_some(Self::Env { words })
     }
 
-    /// Reads `'''exec' PYTHON [FLAGS] "$0" "$@"`, and the end of what Python reads as a string. The end is on the
-    /// next line, or in conda's form after a comment sign on the same line. Also returns the text that follows.
+    /// Reads `'''exec' PYTHON [FLAGS] "$0" "$@"`, and the end of what Python reads as a string. The end is
+    /// on the next line, or, in conda's form, after a comment sign on the same line. Also returns the text
+    /// that follows.
     fn from_trampoline(text: &[u8]) -> Option<(Self, &[u8])> {
         const BESIDE: &str = r#""$(dirname -- "$(realpath -- "$0")")"/"#;
         let (line, rest) = split_line(text);
@@ -174,7 +175,8 @@ impl Start {
             None => (command, false),
         };
         let words = split_shell_words(command)?;
-        // Not a bare word: a shell looks it up on PATH, but as a path it is in the current directory.
+        // A bare word is not accepted: the shell would look it up on PATH, but as a path it means a file in
+        // the current directory.
         let is_placed = beside_script || Path::new(words.first()?).is_absolute();
         (is_placed && starts_python(&words)).then_some((Self::Trampoline { words, beside_script }, body))
     }

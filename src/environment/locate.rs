@@ -1,7 +1,8 @@
 //! The real pcluster: found on PATH, or named by a flag, a variable or the config.
 //!
 //! A shim is not recognised by its path, because one file can have several paths, and another build is a shim
-//! too. A candidate's device and inode are compared with our own, and a binary is searched for [`MARKER`].
+//! too. Instead, a candidate's device and inode are compared with our own. If the candidate is a binary, we
+//! also look for [`MARKER`] in it.
 
 use std::env;
 use std::ffi::OsString;
@@ -39,8 +40,9 @@ pub struct Real {
     /// The path as found, never made canonical: launchers and multicall programs depend on their own name.
     pub path: PathBuf,
     pub found_by: FoundBy,
-    /// The variable of [`LoopGuard`], which recognises a program that starts `pcluster` again by exec. A console
-    /// script of aws-parallelcluster never does that, so it gets exactly the caller's environment.
+    /// The variable of [`LoopGuard`], which recognises a program that execs `pcluster` again. A
+    /// console script of aws-parallelcluster never does that, so a console script gets exactly the
+    /// caller's environment.
     guard_variable: Option<(&'static str, Option<OsString>)>,
 }
 
@@ -101,7 +103,7 @@ impl Search {
 
     /// Finds the real pcluster.
     pub fn real(&self) -> Result<Real, Error> {
-        // Anything that names one environment overrides the config, which applies to all of them.
+        // Anything that names one environment overrides the config, which applies to all environments.
         if let Some((path, by)) = self.named.as_ref().filter(|(_, by)| *by != FoundBy::Config) {
             return self.named_real(path, *by);
         }
@@ -141,7 +143,8 @@ impl Search {
             CandidateStatus::Usable => return Some(self.choose(candidate.path, by)),
             CandidateStatus::Tried => looped.push(candidate.path),
             CandidateStatus::Shim => {
-                // The shim of another environment, which has replaced the launcher in that entry of PATH.
+                // This is the shim of another environment. It has replaced the launcher in that entry
+                // of PATH.
                 let launcher = self.replaced_launcher_beside(&candidate.path)?;
                 match self.classify(&launcher) {
                     Some(CandidateStatus::Usable) => return Some(self.choose(launcher, FoundBy::Replaced)),
@@ -183,7 +186,7 @@ impl Search {
     /// The launcher that a shim (this one or another) has replaced, found by any path of that shim.
     pub fn replaced_launcher_beside(&self, shim: &Path) -> Option<PathBuf> {
         if FileId::of(shim) == self.own {
-            // A hard link to this shim in another environment has that environment's launcher next to it.
+            // The path can be a hard link in another environment, next to that environment's launcher.
             let beside = shim.parent().and_then(|directory| executable(&directory.join(REPLACED_LAUNCHER)));
             return beside.or_else(|| self.replaced_launcher());
         }
@@ -203,7 +206,7 @@ impl Search {
     /// The real pcluster at a path that was found to be usable.
     pub fn choose(&self, path: PathBuf, found_by: FoundBy) -> Real {
         let guard_variable = if is_console_script(&path) {
-            // Removed only if it is set, because std copies the environment for any change to it.
+            // The variable is removed only if it is set, because std copies the environment for any change.
             env::var_os(env_vars::TRIED).map(|_| (env_vars::TRIED, None))
         } else {
             Some((env_vars::TRIED, Some(self.loop_guard.with(&path))))
@@ -211,14 +214,14 @@ impl Search {
         Real { path, found_by, guard_variable }
     }
 
-    /// Every executable `pcluster` on PATH, in order, and whether it may be the real one.
+    /// Every executable `pcluster` on PATH, in order, and whether it could be the real one.
     pub fn candidates(&self) -> impl Iterator<Item = Candidate> {
         env::split_paths(&self.path).filter_map(|directory| {
             let path = directory.join(NAME);
             let status = if directory.is_absolute() {
                 self.classify(&path)?
             } else {
-                // An empty or relative entry would run a file in the current directory.
+                // Through an empty or relative entry, a file in the current directory would be run.
                 executable(&env::current_dir().ok()?.join(&path))?;
                 CandidateStatus::NotAbsolute
             };
@@ -246,7 +249,7 @@ pub struct Candidate {
     pub status: CandidateStatus,
 }
 
-/// Whether a candidate may be the real pcluster, or why not.
+/// Whether a candidate could be the real pcluster, or why not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CandidateStatus {
     Usable,

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 
 use crate::model::env_vars;
 
-/// If more programs than this start one another as `pcluster`, it is certainly a loop.
+/// If more programs than this start one another as `pcluster`, that is certainly a loop.
 const MAX_DEPTH: u32 = 100;
 
-/// The value of `PCLUSTER_SHIM_TRIED`, `PID/DEPTH/PATH:PATH…`: the candidates that were started. The paths count
-/// only for the process that wrote them, which keeps its PID after an exec, or from [`MAX_DEPTH`] on; the depth
-/// continues to grow in its children.
+/// The value of `PCLUSTER_SHIM_TRIED`, `PID/DEPTH/PATH:PATH…`, where the paths are the candidates that were
+/// started. The paths count only for the process that wrote them (after an exec, it has the same PID), and
+/// for every process from the depth [`MAX_DEPTH`] on. In other processes, only the depth continues to grow.
 #[derive(Debug, Default)]
 pub struct LoopGuard {
     depth: u32,
@@ -52,7 +52,7 @@ impl LoopGuard {
     }
 }
 
-/// A file by device and inode.
+/// Identifies a file by device and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileId(u64, u64);
 

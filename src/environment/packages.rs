@@ -10,7 +10,8 @@ use crate::model::distribution::{Distribution, Packages};
 use crate::system::files;
 use crate::text::package_name::normalised;
 
-/// A metadata file begins with its header, and is read up to here; a description of any length may follow.
+/// At most this much of a metadata file is read. The header comes first; a description of any length
+/// can follow.
 const MAX_HEADER: u64 = 1 << 20;
 
 /// Reads the distributions in the directories of `sys_path` that exist.
@@ -54,8 +55,8 @@ fn read_directory(directory: &Path) -> Vec<Distribution> {
     find_metadata(directory).filter_map(|name| read_distribution(directory.join(name))).collect()
 }
 
-/// The names of metadata in a directory, in upper or lower case. An egg in the directory counts only if the
-/// egg itself is on `sys.path`.
+/// The names of the metadata in a directory, in upper or lower case. An egg is left out here: it counts only
+/// if its own path is on `sys.path`.
 fn find_metadata(directory: &Path) -> impl Iterator<Item = OsString> {
     let names = directory.read_dir().into_iter().flatten().flatten().map(|entry| entry.file_name());
     names.filter(|name| {
@@ -85,13 +86,14 @@ pub fn parse_metadata(metadata: &str, path: PathBuf) -> Option<Distribution> {
     const FIELDS: [&str; 3] = ["name", "version", "requires-dist"];
     let mut fields: [Vec<String>; 3] = Default::default();
     let mut last = None;
-    // Like importlib.metadata's parser, this also ends a line at a carriage return. In a requirements file,
-    // the text after it would be a separate line.
+    // As in importlib.metadata's parser, a carriage return ends a line too. Otherwise a requirement could
+    // contain one, and the text after it would be a separate line of a requirements file.
     let metadata = metadata.replace("\r\n", "\n").replace('\r', "\n");
     for line in metadata.lines() {
         if line.starts_with([' ', '\t']) {
             if let Some(value) = last.and_then(|field: usize| fields[field].last_mut()) {
-                // A single line, because it may become a line of a requirements file.
+                // The parts are joined into a single line, because the value may become a line of a
+                // requirements file.
                 value.push(' ');
                 value.push_str(line.trim());
             }

@@ -1,4 +1,4 @@
-//! Asks a launcher that isn't a console script which Python it runs: the launcher is started with
+//! Finds out which Python a launcher runs, if it isn't a console script: the launcher is started with
 //! interpreter.py as its `sitecustomize`, which answers just before pcluster is imported. If such a launcher
 //! starts a shim, that shim makes no check.
 //!
@@ -35,8 +35,8 @@ pub fn arguments(call: &[OsString]) -> Vec<OsString> {
     [&["build-image".into(), "--help".into()], options].concat()
 }
 
-/// The output of a real pcluster that ran without interpreter.py. It makes the environment unknown, even if
-/// another Python has answered.
+/// The output of a real pcluster that ran without interpreter.py. This output makes the environment unknown,
+/// even if another Python has answered.
 const USAGE: &[u8] = b"usage: pcluster build-image";
 
 /// Asks a launcher, and returns the answer and whether the launcher passes on its call unchanged. `rest_path`
@@ -101,8 +101,8 @@ enum Subject {
     Start,
 }
 
-/// Starts a launcher with interpreter.py, and returns the answers and how it finished. The variable
-/// PYTHONDONTWRITEBYTECODE prevents bytecode, because the Python that a launcher starts cannot be given `-B`.
+/// Starts a launcher with interpreter.py, and returns the answers and how the launcher finished.
+/// PYTHONDONTWRITEBYTECODE keeps its Python from writing bytecode, because that Python cannot be given `-B`.
 fn start_launcher(
     launcher: &Path,
     call: &[OsString],
@@ -124,7 +124,8 @@ fn start_launcher(
     Ok((read_answers(&directory), finished))
 }
 
-/// The answer that all of these agree on, and whether each left the call unchanged; `None` without an answer.
+/// The answer that all of these agree on, and whether all of them left the call unchanged; `None` without
+/// an answer.
 pub fn agree(
     answers: &[InterpreterAnswer],
     call: &[OsString],
@@ -170,6 +171,6 @@ pub fn pending() -> Option<PathBuf> {
 /// Answers a question by reporting a loop: the launcher only starts this shim again.
 pub fn answer_with_loop(question: &Path, tried: &[PathBuf]) {
     let tried: Vec<_> = tried.iter().map(|path| path.to_string_lossy()).collect();
-    // If it cannot be written, the launcher counts as one that gives no answer.
+    // If the answer cannot be written, the launcher counts as one that gives no answer.
     let _ = fs::write(question.join(ANSWERS).join("loop"), json!({ LOOPED: tried }).to_string());
 }

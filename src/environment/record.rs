@@ -64,7 +64,7 @@ pub fn prefix_of(site: &Path) -> &Path {
 /// The path of a file that a RECORD in `site` names; `None` if it is outside the prefix.
 pub fn installed_path(site: &Path, name: &str) -> Option<PathBuf> {
     let prefix = prefix_of(site);
-    // `pip install --target DIR` names DIR/bin/x as ../../bin/x.
+    // In the RECORD of `pip install --target DIR`, the name of DIR/bin/x is ../../bin/x.
     let name = if prefix == site { name.trim_start_matches("../") } else { name };
     let mut path = site.to_owned();
     for part in Path::new(name).components() {

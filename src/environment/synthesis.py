@@ -103,7 +103,8 @@ def synthesize(parse, arguments):
     except UnexpectedCall as call:
         return {"kind": "unexpected", "stage": stage, "call": str(call)}
     except (Exception, SystemExit) as error:
-        # An error raised by this script is not the environment's fault: pcluster has other names or parameters.
+        # An error raised by this script is not the environment's fault: it means that pcluster has other
+        # names or parameters than this script expects.
         is_at_fault = stage == "template" and not is_of_machine(error) and not is_raised_here(error)
         if is_at_fault or find_damaged_bytecode(error):
             return dict(describe_exception(error), kind="unstartable", stage="template")
@@ -178,7 +179,7 @@ def describe_exception(error):
     """
     module = getattr(error, "name", None) if isinstance(error, ImportError) else None
     text = read_text(error)
-    # AttributeError has the module itself only from Python 3.10 on.
+    # Only from Python 3.10 on does an AttributeError have the module as an attribute.
     incomplete = re.match(r"(?:partially initialized )?module '([^']+)' has no attribute", text)
     if isinstance(error, AttributeError) and incomplete:
         module = incomplete.group(1)
@@ -203,7 +204,7 @@ def find_cause(error):
     if isinstance(error, Warning) or isinstance(error.__cause__, Warning):
         is_by_variable = os.environ.get("PYTHONWARNINGS") and not sys.flags.ignore_environment
         return "PYTHONWARNINGS" if is_by_variable else "-W"
-    # Node.js does not accept a relative path for a module, and jsii would make one from a relative TMPDIR.
+    # Node.js does not accept a relative path for a module, and if TMPDIR is relative, jsii passes one.
     place, text = os.environ.get("TMPDIR") or "/", read_text(error)
     is_relative = "must be a file URL" in text and not os.path.isabs(place)
     if is_relative or "mkdtemp" in text and not os.path.isdir(place):
@@ -242,7 +243,7 @@ def flatten_messages(path, messages):
     """Flatten nested messages to lines such as `Build.ParentImage: Not a valid string`."""
     if isinstance(messages, dict):
         for key, value in messages.items():
-            # Errors of the object itself are under this key.
+            # The errors of the object as a whole are under this key.
             inner = path if key == "_schema" else "{}.{}".format(path, key) if path else str(key)
             yield from flatten_messages(inner, value)
     elif isinstance(messages, list):
@@ -275,7 +276,7 @@ def read_by_libyaml(package_spec):
     try:
         yaml.SafeLoader = yaml.CSafeLoader
         return package_spec()
-    except Exception:  # PyYAML has no libyaml, or its own code has to report the error
+    except Exception:  # PyYAML has no libyaml, or its Python code has to report the error
         pass
     finally:
         yaml.SafeLoader = plain

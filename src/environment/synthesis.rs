@@ -71,8 +71,9 @@ pub struct Answer {
 ///
 /// If the real code fails on the user's configuration, the minimal configuration is tried. If that succeeds,
 /// the environment works, and the real pcluster will fail on the user's configuration in the same way. The
-/// second attempt is a separate process, because the first failure can end Node.js (a `NaN` that jsii sends
-/// as JSON). The environment is blamed for the failure only if both configurations fail in the same way.
+/// second attempt is a separate process, because the first failure can end Node.js (for example, if jsii
+/// sends a `NaN` as JSON). The environment is blamed for the failure only if both configurations fail in the
+/// same way.
 ///
 /// `images` are the known images, as `ec2:DescribeImages` describes them.
 pub fn synthesize(
@@ -95,7 +96,7 @@ pub fn synthesize(
 }
 
 impl Synthesis {
-    /// The message of a failure that may come from the configuration.
+    /// The message of a failure whose cause could be the configuration.
     fn describe_failure(&self) -> Option<String> {
         match self {
             Self::Failed { stage, message }
@@ -120,7 +121,7 @@ impl Synthesis {
     }
 }
 
-/// Starts pcluster in the interpreter and builds no template, which would take three times as long.
+/// Starts pcluster in the interpreter. No template is built, because that would take three times as long.
 pub fn start(target: &Target, limit: Duration) -> Result<Answer, ChildError> {
     run(target, None, &[], limit)
 }
@@ -155,8 +156,8 @@ fn run(
     serde_json::from_value(answer).map(|synthesis| Answer { synthesis, startup }).map_err(malformed)
 }
 
-/// The variables of the real pcluster, with a different place for temporary files, because jsii leaves some behind
-/// when it is killed, and a different package cache for jsii.
+/// The variables of the real pcluster, except for jsii's package cache and the directory for temporary files.
+/// jsii leaves temporary files behind when it is killed.
 fn list_variables(target: &Target, call: Option<&Call>, scratch: &Scratch) -> io::Result<Vec<Variable>> {
     let mut variables = target.environment.clone();
     let (name, directory) = scratch.temporary_files()?;

@@ -43,7 +43,7 @@ def answer_aws():
         return ANSWERS[call](client.meta.region_name, parameters)
 
     BaseClient._make_api_call = answered
-    # Signing (of the URL of an s3:// cookbook) needs credentials; these are not valid.
+    # To sign the URL of an s3:// cookbook, boto3 needs credentials; these are not valid.
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         os.environ[name] = "pcluster-shim"
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"

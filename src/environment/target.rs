@@ -1,7 +1,8 @@
 //! The target of a call: the Python that a launcher starts, and its environment.
 //!
-//! A console script names its interpreter, which is asked with the script's own flags and environment
-//! (never with `-I`, which hides the user site). Any other launcher is asked itself, by starting it.
+//! A console script names its interpreter. The interpreter is asked, with the script's own flags and
+//! environment (never with `-I`, which hides the user site). Any other launcher has to be started to get an
+//! answer from its Python.
 
 use std::env;
 use std::ffi::OsString;
@@ -24,18 +25,18 @@ use crate::system::scratch::Scratch;
 pub struct Target {
     pub launcher: &'static str,
     pub interpreter: Interpreter,
-    /// The variables that the launcher changes, and that are changed for every child that runs in its place.
+    /// The variables that the launcher changes. They are also changed for every child that runs in its place.
     pub environment: Vec<(OsString, Option<OsString>)>,
-    /// Python is started by something other than a known console script, which may add module finders that a check
-    /// does not have.
+    /// Python is not started by a known console script. Whatever starts it may add module finders that a
+    /// check does not have.
     pub is_wrapped: bool,
     /// The launcher runs pcluster with the directory, the arguments and the user of its own call.
     pub keeps_call: bool,
-    /// The packages that are put in front of the environment's.
+    /// The directory of packages that is put in front of the environment's packages.
     pub overlay: Option<PathBuf>,
-    /// The directory of jsii's package cache, which the checks of one repair share. Any other check runs without a
-    /// cache: if it were killed, it could leave an incomplete package there, and jsii would use it as if it were
-    /// complete.
+    /// The directory of jsii's package cache, which the checks of one repair share. Any other check runs
+    /// without a cache: a check that is killed could leave an incomplete package in the cache, and jsii would
+    /// use that package as if it were complete.
     pub jsii_cache: Option<PathBuf>,
 }
 

@@ -1,7 +1,7 @@
 //! What an AMI is: the class of each AMI, and the directory that belongs to it. Pure.
 //!
-//! If in doubt, an AMI is foreign. These look alike: a build that failed in its tests, a build that is still
-//! running, and somebody else's recipe that is called `ParallelClusterImage-…`.
+//! In case of doubt, an AMI is foreign. These look alike: a build that failed in its tests, a build that is
+//! still running, and somebody else's recipe that is called `ParallelClusterImage-…`.
 
 use std::collections::BTreeMap;
 
@@ -35,7 +35,7 @@ pub struct Known<'a> {
     pub ami: &'a Ami,
     pub arn: Option<BuildArn>,
     pub class: Class,
-    /// Only for an AMI that is neither healthy nor foreign.
+    /// Set only for an AMI that is neither healthy nor foreign.
     pub origin: Option<Origin<'a>>,
 }
 
@@ -67,7 +67,7 @@ impl<'a> Known<'a> {
         Self { ami, arn: Some(arn), class, origin: Some(origin) }
     }
 
-    /// The commands of pcluster find it, whatever it was built from.
+    /// Whether pcluster's commands find it, whatever it was built from.
     fn is_tagged(&self) -> bool {
         self.ami.tags.contains_key(IMAGE_ID)
     }
@@ -113,8 +113,8 @@ fn classify(inventory: &Inventory, ami: &Ami, arn: &BuildArn, origin: &Origin) -
     }
 }
 
-/// Whether it has a mark that only pcluster makes: one from the Lambda function, except the status, or one
-/// from the component that describes the AMI.
+/// Whether the AMI has a mark that only pcluster makes: a mark from the Lambda function (the status does not
+/// count), or one from the component that describes the AMI.
 fn has_mark(ami: &Ami) -> bool {
     let is_mark = |key: &String| key.starts_with(PREFIX) && key != BUILD_STATUS && key != IMAGE_ID;
     ami.tags.keys().any(is_mark)
@@ -133,9 +133,9 @@ pub fn live_stacks<'a>(inventory: &'a Inventory, arn: &'a BuildArn) -> impl Iter
 
 pub type Owners<'a> = BTreeMap<(&'a str, &'a str), Option<&'a str>>;
 
-/// The AMI that each directory belongs to: the orphan in the region of the build, if it is the only one and no
-/// healthy AMI names the directory. Copies in other regions share the directory with an AMI that may not be
-/// listed.
+/// The AMI that each directory belongs to: the orphan in the region of the build, if it is the only one and
+/// no healthy AMI names the directory. A copy in another region is never the owner: it shares the directory
+/// with the original AMI, which may be missing from the list.
 pub fn find_owners<'a>(known: &'a [Known]) -> Owners<'a> {
     let mut owners = Owners::new();
     for known in known.iter().filter(|known| known.class != Class::Foreign || known.is_tagged()) {

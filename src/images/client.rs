@@ -26,10 +26,10 @@ const CLIENT_PY: [(&str, &str); 6] = [
     ("client_apply.py", include_str!("client_apply.py")),
 ];
 
-/// Reading an account with thousands of AMIs may take this many times the limit for a child of a check.
+/// Reading thousands of AMIs is allowed to take this many times as long as a child of a check.
 const MAX_TIMEOUTS: u32 = 10;
 
-/// AWS as the target's boto3 reaches it.
+/// A connection to AWS through the target's boto3.
 #[derive(Debug)]
 pub struct Client<'a> {
     pub target: &'a Target,
@@ -72,7 +72,7 @@ pub struct StackTemplate {
 #[derive(Debug, Clone, Deserialize)]
 pub struct StepResult {
     pub ok: bool,
-    /// Why it failed, or what a completed step has left behind.
+    /// Why the step failed, or what it has left behind if it was completed.
     #[serde(deserialize_with = "Option::deserialize")]
     pub message: Option<String>,
     #[serde(deserialize_with = "Option::deserialize")]
@@ -97,7 +97,7 @@ impl Client<'_> {
         }
     }
 
-    /// Asks for everything that a build would use. What cannot be asked is named in the answer.
+    /// Asks AWS about everything that a build would use. The answer names what could not be asked.
     pub fn get_facts(&self, questions: &Questions, region: Option<&str>) -> Result<Facts, Abort> {
         let mut request = serde_json::to_value(questions).unwrap_or_default();
         request["region"] = json!(region);

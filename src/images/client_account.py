@@ -37,8 +37,8 @@ def shorten(text, limit):
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-# By name, because releases of botocore have different classes. An exception has a code if any of its classes has
-# one of the names.
+# The exceptions are listed by name, because releases of botocore have different classes. An exception has a
+# code if its class or an ancestor has one of the names.
 BOTOCORE_CODES = {
     "credentials": (
         "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "CredentialRetrievalError",
@@ -73,7 +73,7 @@ def translating(call):
     except ClientError as error:
         raise read_client_error(error, call)
     except ResponseParserError:
-        # Its message contains the whole answer, such as the page of a proxy.
+        # The exception's message contains the whole answer, such as the page of a proxy.
         raise Failure("answer", OTHER_FORM, call)
     except BotoCoreError as error:
         names = {ancestor.__name__ for ancestor in type(error).__mro__}
@@ -103,7 +103,7 @@ def read_client_error(error, call):
     codes = [code for code, known in AWS_CODES.items() if aws_code in known]
     if "Throttl" in aws_code:
         codes = ["throttled"]
-    # Requests for credentials, such as sts:AssumeRole, run inside the call.
+    # A call can include requests for credentials, such as sts:AssumeRole.
     if call is None or call.partition(":")[2] != error.operation_name:
         codes = ["credentials"]
     message = "{}: {}".format(aws_code, details.get("Message") or "no message")
@@ -128,7 +128,7 @@ class Account:
         self.clients = {}
         # The last call, to name it if its answer cannot be read.
         self.asked = None
-        # A boto3 session is for a single thread, but a client is not.
+        # Only one thread may use a boto3 session, but several may use a client.
         self.lock = threading.Lock()
         self.skipped = {}
         self.closed = set()

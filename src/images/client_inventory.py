@@ -150,7 +150,7 @@ def describe_image(region, image):
 def add_launch_permission(aws, image):
     parameters = {"ImageId": image["id"], "Attribute": "launchPermission"}
     answer = aws.look_up("ec2", image["region"], "describe_image_attribute", **parameters)
-    # An HTML page with status 200 names no AMI.
+    # A proxy can answer with an HTML page and status 200, which names no AMI.
     if answer is not None and answer.get("ImageId") == image["id"]:
         image["launchPermission"] = read_launch_permission(answer)
 
@@ -180,7 +180,7 @@ def find_uses(aws, region, images):
     uses.update(find_launch_configurations(aws, region, images))
     for some in chunk(images):
         uses.update(find_instances(aws, region, some))
-    # The API reference allows 10 for DescribeImageReferences.
+    # DescribeImageReferences accepts 10 AMIs, according to the API reference.
     for some in chunk(images, 10):
         uses.update(find_references(aws, region, some))
     return [{"region": region, "image": image, "by": by} for image, by in sorted(uses)]

@@ -30,8 +30,8 @@ pub fn finish(deletion: &Deletion) -> String {
     format!("pcluster preflight images --delete --image {ami} -r {region}")
 }
 
-/// The command that shares an AMI again; `None` if a shell could interpret any part of it differently, because the
-/// configuration in S3 can contain any text.
+/// The command that shares an AMI again. Parts of it come from the configuration in S3, which can contain any
+/// text: `None` if a part could have a special meaning for a shell.
 pub fn share(ami: &str, region: &str, sharing: &Sharing) -> Option<String> {
     let is_plain = |text: &str| {
         !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:/".contains(c))

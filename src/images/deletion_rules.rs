@@ -49,8 +49,9 @@ impl Examined<'_> {
         Some(Refusal::new("use unknown", reason))
     }
 
-    /// Refuses if a build of this image id may be running. If stacks could not be listed, client.py looked up
-    /// the id in lower case, which misses an id with capitals: stack names are case-sensitive.
+    /// Refuses if a build with this image id could be running. If the stacks could not be listed, client.py
+    /// looked only for a stack with the id in lower case. That misses an id with capitals, because stack
+    /// names are case-sensitive.
     fn refuse_unlisted_stacks(&self) -> Option<Refusal> {
         let region = self.known.arn.as_ref().map_or("", |arn| &arn.region);
         let skipped = self.inventory.find_skipped("cloudformation:ListStacks", region)?;
@@ -62,7 +63,7 @@ impl Examined<'_> {
         (!is_known).then(|| Refusal::new("running builds unknown", reason))
     }
 
-    /// Another AMI that needs a snapshot of this one.
+    /// Refuses if another AMI needs a snapshot of this one.
     fn refuse_shared_snapshot(&self) -> Option<Refusal> {
         let ami = self.known.ami;
         let others = self.inventory.images.iter();
@@ -112,7 +113,7 @@ impl Examined<'_> {
         })
     }
 
-    /// What is deleted with it: everything that belongs to no other AMI.
+    /// What is deleted with it: everything that belongs only to this AMI.
     pub fn artifacts(&self) -> Artifacts {
         let Some(arn) = self.known.arn.as_ref().filter(|_| self.known.class == Class::Orphan) else {
             return Artifacts::default();
@@ -138,7 +139,7 @@ impl Examined<'_> {
         arn.region == self.known.ami.region && has_logs_alone(self.inventory, arn, own, 1)
     }
 
-    /// The addresses of what a deletion leaves although it may belong only to this AMI, each with the reason.
+    /// What a deletion leaves although it may belong only to this AMI: addresses, each with the reason.
     pub fn find_stays(&self) -> Vec<(String, String)> {
         let Some(arn) = self.known.arn.as_ref().filter(|arn| arn.region == self.known.ami.region) else {
             return Vec::new();
@@ -148,7 +149,7 @@ impl Examined<'_> {
         stays
     }
 
-    /// A log group that may belong only to this AMI and is not deleted.
+    /// A log group that may belong only to this AMI and is not deleted, with the reason.
     fn find_kept_logs(&self, arn: &BuildArn) -> Option<(String, String)> {
         if !self.has_logs_alone(arn) {
             return None;
@@ -166,7 +167,7 @@ impl Examined<'_> {
         Some((format!("log group {group}"), why))
     }
 
-    /// The log group of its image id.
+    /// The log group that is named after its image id.
     fn find_log_group(&self, arn: &BuildArn) -> Option<&str> {
         let id = |name: &str| name.strip_prefix(LOG_GROUP).map(str::to_owned);
         let is_own =
@@ -195,8 +196,8 @@ impl Examined<'_> {
             .collect()
     }
 
-    /// The location of the directory in a bucket that could not be read: as its stack names it, as it is listed,
-    /// or as pcluster would name it.
+    /// The address of the directory in a bucket that could not be read. The directory's name is the one in
+    /// the tags of the stack, or the one that was listed, or a guess at the one that pcluster chose.
     fn guess_place(&self, bucket: &str, arn: &BuildArn) -> String {
         let stack = self.known.origin.as_ref().and_then(|origin| origin.stack);
         let tag = |name: &str| stack?.tags.as_ref()?.get(&format!("{PREFIX}{name}")).map(String::as_str);
@@ -212,8 +213,8 @@ impl Examined<'_> {
     }
 }
 
-/// Whether only this many AMIs and this stack share the log group of an image id, so that no other build writes to
-/// it.
+/// Whether the log group of an image id belongs to no other stack than this one, and to exactly this number
+/// of AMIs, so that no other build writes to it.
 pub fn has_logs_alone(inventory: &Inventory, arn: &BuildArn, stack: Option<&str>, amis: usize) -> bool {
     let builds = inventory.images.iter().filter_map(image_arn).filter_map(BuildArn::read);
     let is_other = |other: &Stack| is_named(other, arn) && Some(other.id.as_str()) != stack;
@@ -246,7 +247,7 @@ mod tests {
         assert_eq!(in_bucket(BucketFrom::Option, Some("us-east-1")), (possible, false));
         assert_eq!(in_bucket(BucketFrom::Option, Some("eu-west-1")), (refused, false));
         assert_eq!(in_bucket(BucketFrom::Option, None), (refused, false));
-        // Named by a stack that does not belong to the build.
+        // The bucket was named by a stack that does not belong to the build.
         assert_eq!(in_bucket(BucketFrom::Stack, Some("us-east-1")), (refused, false));
     }
 
@@ -364,7 +365,7 @@ mod tests {
             ..Stack::default()
         };
         assert_eq!(stays(vec![stack]), [format!("s3://b/{place}/")]);
-        // Another account may have created what is in a bucket that the user names.
+        // Another account could have created what is in a bucket that the user names.
         let mut found = directory("x", 'a', "2022-10-26T22:00:00Z");
         found.bucket_from = BucketFrom::Option;
         found.configuration = Some("Region: us-east-1\n".into());

@@ -1,6 +1,6 @@
-//! Deletions that have begun: a file for each AMI, from before its first call until after its last. As soon as an
-//! AMI is deregistered, AWS forgets which snapshots it had, so without the file an interrupted deletion could not
-//! be finished.
+//! Deletions that have begun. Each AMI has a file from before the first call of its deletion until after the
+//! last one. As soon as an AMI is deregistered, AWS forgets which snapshots it had, so without the file an
+//! interrupted deletion could not be finished.
 
 use std::fs::{self, File};
 use std::io;
@@ -61,7 +61,8 @@ impl Deletions {
         })
     }
 
-    /// Takes the lock of a deletion; `None` if another deletion holds it, or it cannot be created.
+    /// Takes the lock of a deletion; `None` if another deletion holds the lock, or if its file cannot
+    /// be created.
     pub fn try_lock(&self) -> Option<File> {
         trust::make_directory(&self.directory).ok()?;
         let options = File::options().write(true).create(true).truncate(false).mode(0o600).to_owned();
@@ -95,8 +96,9 @@ fn read_file(path: &Path) -> Result<Deletion, String> {
     serde_json::from_slice(&text).map_err(|error| failed(error.into()))
 }
 
-/// Deletions whose AMI is gone and that have left something behind. The records of those that have left
-/// nothing are removed from `ended`. A listing passes `None`, because changes appear in EC2 with a delay.
+/// Finds the deletions whose AMI is gone and that have left something behind. If a deletion has left nothing,
+/// its record is removed from `ended`. A listing passes `None` and removes no record, because changes appear
+/// in EC2 with a delay.
 pub fn find_unfinished(
     inventory: &Inventory,
     begun: Vec<Deletion>,
@@ -125,7 +127,7 @@ pub fn find_unfinished(
     unfinished
 }
 
-/// What remains of a deletion. A log group that another build uses now is not included.
+/// What an interrupted deletion has left. A log group that another build uses now is not included.
 fn leave(inventory: &Inventory, mut deletion: Deletion, remains: &Remains) -> Unfinished {
     let stack = deletion.stack_id.clone();
     let is_alone = |build: BuildArn| {

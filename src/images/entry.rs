@@ -91,7 +91,7 @@ pub fn describe_done(listing: &Listing, image: &Image, change: Change) -> String
     headline("deleted", image) + &line(&format_contents(image)) + &notes + &left + &addresses
 }
 
-/// Reasons, addresses and tags, only with `-v`.
+/// Reasons, addresses and tags; empty without `-v`.
 fn describe_details(listing: &Listing, image: &Image, verb: &str, tags: &Tags) -> String {
     if !listing.is_verbose {
         return String::new();
@@ -154,7 +154,7 @@ fn describe_reasons(image: &Image) -> String {
     image.reasons.iter().map(|reason| line(reason)).collect()
 }
 
-/// What belongs to an AMI, with `-v`.
+/// The addresses of what belongs to an AMI; empty without `-v`.
 fn describe_addresses(listing: &Listing, image: &Image) -> String {
     if !listing.is_verbose {
         return String::new();
@@ -166,7 +166,7 @@ fn describe_addresses(listing: &Listing, image: &Image) -> String {
     snapshots.chain(directory).chain(logs).map(|what| line(&format!("with {what}"))).collect()
 }
 
-/// The tags, with `-v`.
+/// The tags; empty without `-v`.
 fn describe_tags(listing: &Listing, verb: &str, tags: &Tags) -> String {
     let tags = tags.iter().filter(|_| listing.is_verbose);
     tags.map(|(key, value)| line(&format!("{verb} {key} = {value}"))).collect()

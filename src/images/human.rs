@@ -125,7 +125,7 @@ fn format_regions(listing: &Listing) -> String {
     }
 }
 
-/// The sums of a list.
+/// The totals of a listing.
 fn summarize(listing: &Listing) -> String {
     let summary = listing.summarize();
     let regions = format_regions(listing);
@@ -138,7 +138,7 @@ fn summarize(listing: &Listing) -> String {
         };
         return paragraph(&text);
     }
-    // If only some AMIs are selected, not all AMIs of the region are known.
+    // If the user has selected some AMIs, the number of the others is not known.
     let found = if listing.is_named || listing.older_than.is_some() {
         String::new()
     } else {

@@ -41,7 +41,7 @@ pub struct Image {
     pub source: Source,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stack_id: Option<String>,
-    /// What a repair writes.
+    /// The tags that a repair writes.
     pub tags: Tags,
     pub snapshots: Vec<SnapshotSize>,
     pub monthly_cost_at_most: Cost,
@@ -54,12 +54,12 @@ pub struct Image {
     pub reasons: Vec<String>,
     /// The addresses of what a deletion has left.
     pub left: Vec<String>,
-    /// The tags that it has, or had.
+    /// The tags that the AMI has, or had before it was changed.
     pub had_tags: Tags,
     /// The launch permissions that were lost with the tags.
     #[serde(rename = "lostLaunchPermission", skip_serializing_if = "Option::is_none")]
     pub sharing: Option<Sharing>,
-    /// What a deletion removes apart from AMI and snapshots.
+    /// What a deletion removes apart from the AMI and its snapshots.
     #[serde(flatten)]
     pub artifacts: Artifacts,
     /// The kinds of the refusals.
@@ -67,7 +67,7 @@ pub struct Image {
     pub repair_refused: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delete_refused: Option<&'static str>,
-    /// The addresses of what a deletion leaves.
+    /// The addresses of what a deletion would leave.
     #[serde(rename = "leaves")]
     pub stays: Vec<String>,
     pub commands: Commands,
@@ -110,8 +110,8 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// The maximum: an archived snapshot costs less, and blocks that a snapshot shares with its lineage are
-    /// billed once.
+    /// The maximum: an archived snapshot costs less, and data that a snapshot shares with its lineage is
+    /// billed only once.
     pub fn of(snapshots: &[SnapshotSize]) -> Self {
         let gib: f64 = snapshots.iter().filter_map(|snapshot| snapshot.size_gib).sum();
         Self { usd: round(gib * USD_PER_GIB_MONTH) }
@@ -140,7 +140,7 @@ fn round(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
 }
 
-/// To the millisecond, as in EC2.
+/// Writes a moment to the millisecond, as EC2 does.
 fn write_moment<S: Serializer>(moment: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(&format_args!("{moment:.3}"))
 }

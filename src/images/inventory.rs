@@ -89,7 +89,8 @@ pub struct Stack {
     pub deletion_time: Option<Timestamp>,
     #[serde(deserialize_with = "Option::deserialize")]
     pub tags: Option<Tags>,
-    /// The physical id of its `ParallelClusterImage`. The AMI's `Ec2ImageBuilderArn` has the same value.
+    /// The physical id of the stack's resource `ParallelClusterImage`. The AMI's tag `Ec2ImageBuilderArn` has
+    /// the same value.
     #[serde(deserialize_with = "Option::deserialize")]
     pub image_arn: Option<String>,
 }
@@ -100,7 +101,7 @@ pub struct Stack {
 pub struct Directory {
     pub bucket: String,
     pub bucket_from: BucketFrom,
-    /// The region of the build that was searched for.
+    /// The region whose builds were searched for.
     pub region: String,
     /// The release with its suffix.
     pub version: String,
@@ -165,7 +166,7 @@ pub struct Skipped {
     pub why: String,
     #[serde(deserialize_with = "Option::deserialize", skip_serializing_if = "Option::is_none")]
     pub permission: Option<String>,
-    /// The S3 bucket that the source belongs to, if it may contain something.
+    /// The S3 bucket that the source belongs to, if there may be something in it.
     #[serde(deserialize_with = "Option::deserialize", skip_serializing)]
     pub bucket: Option<String>,
 }
@@ -198,7 +199,7 @@ pub struct Deletion {
     pub directory: Option<String>,
     #[serde(deserialize_with = "Option::deserialize")]
     pub log_group: Option<String>,
-    /// The stack of its build, which has the same log group.
+    /// The stack of the build. It has the same log group.
     #[serde(default)]
     pub stack_id: Option<String>,
     /// The tags of the AMI, so that it can be traced.

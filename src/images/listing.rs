@@ -48,11 +48,11 @@ pub struct Listing {
     /// Deletions that were interrupted and are finished now.
     pub ended: Vec<Unfinished>,
     pub outcomes: Outcomes,
-    /// Names that nothing matches.
+    /// AMIs and image ids that the user named and that were not found.
     pub missing: Vec<String>,
     pub today: Date,
     pub stage: Stage,
-    /// This command with an option for each possible change, or for the change that failed.
+    /// This command with the option for a change: for each possible change, or for the one that failed.
     pub commands: Commands,
     /// Only AMIs older than this number of days were requested.
     pub older_than: Option<i64>,
@@ -159,7 +159,7 @@ impl Listing {
 }
 
 impl Skipped {
-    /// What it means that this could not be asked, unless that is obvious.
+    /// What follows if this source could not be asked, unless that is obvious.
     pub fn effect(&self) -> Option<&'static str> {
         let is_references = self.source.starts_with("ec2:DescribeImageReferences");
         is_references.then_some(

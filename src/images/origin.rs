@@ -197,7 +197,7 @@ impl<'a> Origin<'a> {
         Some(tags)
     }
 
-    /// Whether the configuration exists, because only it contains the user's own tags and permissions.
+    /// Whether the configuration exists. Only the configuration contains the user's own tags and permissions.
     pub fn has_configuration(&self) -> bool {
         self.artifacts.as_ref().is_some_and(|(directory, _)| read_configuration(directory).is_some())
     }
@@ -212,8 +212,8 @@ impl<'a> Origin<'a> {
     }
 }
 
-/// Whether a directory can belong to the build, by its place, release and time. `is_named` is whether the stack of
-/// the build names it.
+/// Whether a directory can belong to the build, by its place, release and time. `is_named` is whether the
+/// stack of the build names the directory.
 fn belongs(directory: &Directory, ami: &Ami, arn: &BuildArn, is_named: bool) -> bool {
     // A default bucket belongs to one account and region; any other can contain builds of several.
     let is_of_region = || {

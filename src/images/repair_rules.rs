@@ -9,7 +9,7 @@ use crate::images::inventory::{BuildArn, Tags};
 use crate::images::origin::{MAX_SLUG, PREFIX};
 use crate::images::rules::Examined;
 
-/// EC2's limits: the tags of a resource, and the characters of a key and a value.
+/// EC2's limits: the number of tags of a resource, and the number of characters in a key and in a value.
 const MAX_TAGS: usize = 50;
 const MAX_KEY: usize = 128;
 const MAX_VALUE: usize = 256;
@@ -27,7 +27,7 @@ impl Examined<'_> {
             let reason = "it is disabled, so no pcluster command finds it: enable it first";
             return Err(Refusal::new("disabled", reason));
         }
-        // What could not be read may still exist.
+        // Artifacts that could not be read may exist nevertheless.
         if let Some(skipped) = self.inventory.find_skipped("s3:", &arn.region) {
             let reason = format!("not all artifacts of its build could be read ({})", skipped.source);
             return Err(Refusal::new("S3 could not be read", reason));
@@ -50,8 +50,9 @@ impl Examined<'_> {
         Ok(tags)
     }
 
-    /// Tags for an AMI that has no directory, or whose directory belongs to another AMI: pcluster's commands need
-    /// the name of a directory, but it need not exist. Only for an AMI and an image id that the user names.
+    /// Tags for an AMI that has no directory, or whose directory belongs to another AMI: pcluster's commands
+    /// need the name of a directory, but the directory need not exist. This is done only for an AMI and an
+    /// image id that the user has named.
     fn adopt(&self, arn: &BuildArn) -> Result<Tags, Refusal> {
         let Known { ami, origin, .. } = self.known;
         let named = self.selection.find_id(&arn.slug).filter(|_| self.selection.names(&ami.id));

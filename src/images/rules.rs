@@ -97,8 +97,8 @@ impl Examined<'_> {
         }
     }
 
-    /// The reasons for refusals; equal ones are merged. Those of a healthy AMI are of interest only if the
-    /// user has named something.
+    /// The reasons for refusals; equal ones are merged. The reasons for a healthy AMI are of interest only if
+    /// the user has named something.
     fn describe_refusals(&self, repair: Option<&Refusal>, delete: Option<&Refusal>) -> Vec<String> {
         if self.known.class == Class::Healthy && self.selection.is_empty() {
             return Vec::new();
@@ -318,7 +318,7 @@ mod tests {
                 let seen = inventory.directories.iter().filter(|seen| seen.directory == *directory);
                 let templates: Vec<&str> = seen.filter_map(|seen| seen.template.as_deref()).collect();
                 let id = format!("\"{IMAGE_ID}\":\"{}\"", image.tags[IMAGE_ID]);
-                // Either a new directory, for an AMI that was named, or one whose own template has this id.
+                // The directory is either new, for an AMI that was named, or its own template has this id.
                 prop_assert!(templates.is_empty() || templates.iter().any(|text| text.contains(&id)));
             }
             let count = written.len();

@@ -55,7 +55,8 @@ impl Selection {
     }
 }
 
-/// Whether an image has this id; if only its lower-case form is known, the case of the name does not count.
+/// Whether an image has this id; if only the image's id in lower case is known, the case of `id` does
+/// not count.
 pub fn is_id(id: &str, own: Option<&str>, slug: &str) -> bool {
     own.map_or_else(|| slug == id.to_lowercase(), |own| own == id)
 }

@@ -1,4 +1,4 @@
-//! The sums of a list, and those of a plan or of its result. Pure.
+//! The totals of a listing of AMIs, and those of a plan or of its result. Pure.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::images::image::{Action, Cost, Image};
 use crate::images::inventory::Unfinished;
 use crate::images::listing::{Change, Listing};
 
-/// Sums of the orphans.
+/// The totals of a listing. All but `healthy` are those of its orphans.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
@@ -34,20 +34,20 @@ pub struct SnapshotSums {
     pub monthly_cost_at_most: Cost,
 }
 
-/// The sums of what a change would do, or of what it has done.
+/// The totals of what a change would do, or of what it has done.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ChangeSums {
     pub change: Change,
     pub amis: usize,
-    /// For a deletion.
+    /// Only for a deletion.
     #[serde(flatten)]
     pub snapshots: Option<SnapshotSums>,
     pub interrupted_deletions: usize,
     /// By kind of refusal.
     pub refused: BTreeMap<&'static str, usize>,
     pub failed: usize,
-    /// Deleted AMIs that have left something behind.
+    /// The number of deleted AMIs that have left something behind.
     pub leaving: usize,
 }
 
@@ -79,7 +79,7 @@ impl Listing {
         }
     }
 
-    /// The sums of a plan, or of its result.
+    /// The totals of a plan, or of its result.
     pub fn sum_up(&self, change: Change, is_done: bool) -> ChangeSums {
         let action = if is_done { Action::Done } else { Action::Possible };
         let images: Vec<&Image> = self.images.iter().filter(|image| image.action(change) == action).collect();

@@ -1,4 +1,4 @@
-//! `preflight advisories`: lists those about packages, and those about a release with a parent image.
+//! `preflight advisories`: lists advisories about packages, and about a release with a parent image.
 
 use serde_json::json;
 
@@ -17,7 +17,7 @@ use crate::text::printable::{name_of, wrap_behind};
 pub fn run(id: Option<&str>, common: &Common) -> Result<Outcome, Abort> {
     let advisories = read_all_advisories(&read_settings()?)?;
     let combinations = combinations::built_in();
-    // If no advisory has exactly this id, all advisories are listed whose id contains it.
+    // If no advisory has exactly this id, every advisory whose id contains it is listed.
     let mut known =
         advisories.iter().map(|advisory| &advisory.id).chain(combinations.iter().map(|one| &one.id));
     let one = id.filter(|id| known.any(|own| own == id));

@@ -129,7 +129,7 @@ fn render(reports: &[Report], cut_off: &[PathBuf], common: &Common) -> Outcome {
     Outcome::Exit { status: worst_status(reports), stdout, stderr: cut_off.collect() }
 }
 
-/// Blocked comes before unknown, and unknown before ready.
+/// The exit status of the worst verdict: blocked is the worst, then unknown, then ready.
 fn worst_status(reports: &[Report]) -> u8 {
     let has = |verdict| reports.iter().any(|report| report.verdict == verdict);
     let worst = [Verdict::Blocked, Verdict::Unknown].into_iter().find(|verdict| has(*verdict));

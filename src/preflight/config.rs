@@ -94,7 +94,7 @@ const KEYS: [Key; 9] = [
     },
 ];
 
-/// Prints the file. Keys that the current file sets are set here too.
+/// Prints the file. Keys that the current file sets are set in the output too.
 pub fn run(common: &Common) -> Result<Outcome, Abort> {
     let path = config_path();
     if let Some(file) = path.clone().filter(|path| is_emptied(path)) {
@@ -115,8 +115,9 @@ pub fn run(common: &Common) -> Result<Outcome, Abort> {
     Ok(Outcome::success(text))
 }
 
-/// Whether standard output is this file and the shell has just emptied it, which modifies the file; a file that
-/// the shell has just created does not count.
+/// Whether standard output is this file, and the shell has just emptied it. This changes the
+/// modification time of an existing file, but not its creation time. A file that the shell has just created
+/// does not count.
 fn is_emptied(path: &Path) -> bool {
     let stdout = io::stdout().as_fd().try_clone_to_owned().and_then(|stdout| File::from(stdout).metadata());
     let identity = |metadata: &Metadata| (metadata.dev(), metadata.ino());

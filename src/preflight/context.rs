@@ -72,17 +72,17 @@ pub fn find_named(search: &Search) -> (Option<&Path>, Origin) {
     (Some(path), origin)
 }
 
-/// Names the commands in a text the way this command was called, with a path if it had one, so that they can be
-/// pasted.
+/// Makes the commands in a text ready to be pasted: replaces the program's name in them with what the user
+/// typed, which may be a path.
 pub fn name_as_called(text: &str) -> String {
     let typed = env::args_os().next().unwrap_or_default();
     let name = quote_for_shell(&lossy(Path::new(&typed)));
-    // uvx calls the program in its cache. In JSON, a name with these characters would have to be escaped.
+    // The short name is used if uvx runs the program in its cache, and if JSON would have to escape the name.
     let is_cached = is_in_cache_of_uv(&path::absolute(&typed).unwrap_or_default());
     if is_cached || name.contains(['"', '\\']) { name_shortly(text) } else { rename(text, &name) }
 }
 
-/// Names the commands in a text by their short name, for usage and help.
+/// Replaces the program's name in the commands of a text with its short name, for usage and help.
 pub fn name_shortly(text: &str) -> String {
     rename(text, "pcluster-preflight")
 }
@@ -241,7 +241,8 @@ pub fn render_report(report: &Report, common: &Common) -> Result<Outcome, Error>
     Ok(Outcome::Exit { status: report.verdict.exit_status(), stdout, stderr: String::new() })
 }
 
-/// Identifies the target of a command that needs one; `otherwise` makes the error from the report.
+/// Identifies the target of a command that needs one; if that fails, `otherwise` makes the error from
+/// the report.
 pub fn identify(
     request: &CheckRequest,
     otherwise: impl FnOnce(&Report) -> Error,

@@ -131,7 +131,8 @@ fn count_edits(changes: &[Change]) -> usize {
 
 fn format_changes(changes: &[Change]) -> String {
     let rows = change::summary(changes);
-    // A row of an edited line has no reason. It begins with a path, which is longer than the name of a package.
+    // A row for an edited line has no reason. It begins with a path, which is longer than the name of
+    // a package.
     let is_edit = |why: &str| why.is_empty();
     let widest = |edits: bool| {
         let rows = rows.iter().filter(|(_, _, why)| is_edit(why) == edits);

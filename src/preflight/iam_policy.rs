@@ -34,7 +34,7 @@ fn allow(actions: &[&str], resource: &str) -> Value {
     json!({"Effect": "Allow", "Action": actions, "Resource": resource})
 }
 
-/// Allows the actions only on what EC2 Image Builder has created, which has this tag.
+/// Allows the actions only on what has the tag of EC2 Image Builder.
 fn allow_made(actions: &[&str], resource: &str) -> Value {
     let mut statement = allow(actions, resource);
     statement["Condition"] = json!({"StringEquals": {"aws:ResourceTag/CreatedBy": "EC2 Image Builder"}});
@@ -66,7 +66,7 @@ fn list() -> Vec<Value> {
     ]
 }
 
-/// To delete snapshots without Image Builder's tag, a user has to add a statement without the condition.
+/// To delete snapshots that lack Image Builder's tag, a user has to add a statement without the condition.
 fn delete() -> Vec<Value> {
     let bucket = "arn:*:s3:::parallelcluster-*-v1-do-not-delete";
     vec![

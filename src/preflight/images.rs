@@ -83,7 +83,8 @@ impl Images<'_> {
         self.change == Some(Change::Delete)
     }
 
-    /// The deletions that have begun. Only a deletion fails if they cannot be read.
+    /// The deletions that have begun. If they cannot be read, only a deletion fails; a listing or a repair
+    /// does not.
     fn read_begun(
         &self,
         deletions: &Result<Deletions, String>,
@@ -261,7 +262,7 @@ fn plan(change: Change, listing: &Listing) -> Vec<Task> {
     left.chain(possible.map(|image| plan_deletion(image, &listing.identity.account))).collect()
 }
 
-/// How often the wait for an answer checks for a signal.
+/// While waiting for an answer, we check for a signal at this interval.
 const SIGNAL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 const READ_DELETIONS: &str = "This file records which snapshots an interrupted deletion left behind. Fix it, or remove it if those snapshots are gone.";

@@ -19,8 +19,8 @@ status=$?
 rm -rf "${0:?}"
 exit "$status""#;
 
-/// Replaces this process with a shell that runs install.sh. A `--binary` from the user comes later and overrides
-/// this one.
+/// Replaces this process with a shell that runs install.sh. If the user passes `--binary`, it comes after
+/// ours and overrides it.
 pub fn run(arguments: Vec<OsString>) -> Result<Outcome, Abort> {
     let failed = |message: String| Error::Failed {
         message: format!("cannot start install.sh: {message}"),

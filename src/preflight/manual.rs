@@ -1,6 +1,6 @@
 //! Completion scripts and the manual page, generated from the command line that [`cli`](crate::cli::args)
-//! declares. clap generates the completion of `pcluster-preflight`. The scripts here use it for `pcluster
-//! preflight …`, and leave every other argument of `pcluster` to the shell's default completion.
+//! declares. clap generates the completion of `pcluster-preflight`. The scripts here use that completion for
+//! `pcluster preflight …`, and leave every other argument of `pcluster` to the shell's default completion.
 
 use std::io;
 
@@ -69,7 +69,7 @@ fn generate(shell: aot::Shell) -> String {
     String::from_utf8_lossy(&script).into_owned()
 }
 
-/// The ids that a completion offers. A call also accepts those of other advisory files.
+/// The ids that a completion offers. A call also accepts the ids in other advisory files.
 struct KnownIds {
     of_advisories: Vec<&'static str>,
     of_fix: Vec<&'static str>,
@@ -87,7 +87,7 @@ impl KnownIds {
     }
 }
 
-/// The options of install.sh, which parses them itself.
+/// Adds the options of install.sh, which parses them itself.
 fn with_options_of_script(command: Command, more: &[&'static str]) -> Command {
     let names = ["--prefix", "--venv", "--help"].iter().chain(more);
     command.args(names.map(|name| {
@@ -150,7 +150,7 @@ complete -c pcluster -n __fish_pcluster_shim_is_preflight -f -a "(__fish_pcluste
 complete -c pcluster -n "test (count (commandline -opc)) -eq 1; and string length -q -- (commandline -ct)" -a preflight
 "#;
 
-/// Renders a single page with a section for each command: they are short and refer to each other.
+/// Renders a single page for all commands: their sections are short and refer to each other.
 pub fn render_page() -> String {
     // Writing to a Vec cannot fail.
     String::from_utf8_lossy(&write_page().unwrap_or_default()).into_owned()

@@ -98,7 +98,7 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
     name_commands(outcome, name_as_called)
 }
 
-/// Applies `name` to the names of commands in both outputs.
+/// Calls `name` on both outputs, to rename the commands in them.
 fn name_commands(outcome: Outcome, name: fn(&str) -> String) -> Outcome {
     match outcome {
         Outcome::Exit { status, stdout, stderr } => {
@@ -121,9 +121,10 @@ fn fail_in(format: Format, error: &Error) -> Outcome {
     Outcome::Exit { status: error.exit_status(), stdout, stderr }
 }
 
-/// Ends with an error under `--format json`. stdout contains only the JSON, for the program that requested it.
-/// stderr also has the message, on one line: otherwise the log of `report=$(pcluster preflight --format json)`
-/// under `set -e` would show nothing. cargo, uv and gh write their errors to stderr in every format.
+/// Ends with an error under `--format json`. stdout contains only the JSON, for the program that requested
+/// it. The message is also on stderr, in one line: otherwise the log of
+/// `report=$(pcluster preflight --format json)` under `set -e` would show nothing. cargo, uv and gh write
+/// their errors to stderr in every format.
 fn fail_in_json(status: u8, json: &Value, message: &str) -> Outcome {
     Outcome::Exit {
         status,
@@ -151,7 +152,7 @@ fn is_named_as_configuration(name: &str) -> bool {
     path.is_file() || path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml")
 }
 
-/// Ends with what clap has printed: the help, the version, or a usage error.
+/// Ends with the output of clap: the help, the version, or a usage error.
 fn stop_at_usage(message: &clap::Error, is_json: bool) -> Outcome {
     let text = message.to_string();
     match message.kind() {

@@ -70,7 +70,7 @@ impl Build {
         }
     }
 
-    /// The advice, with complete commands. `pcluster delete-image` is not among them, because it may delete
+    /// The advice, with complete commands. `pcluster delete-image` is not among them, because it could delete
     /// the healthy image of another id.
     fn advise(&self, stack: &StackTemplate) -> String {
         let StackTemplate { name, region, status, .. } = stack;

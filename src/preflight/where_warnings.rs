@@ -40,7 +40,8 @@ pub(crate) fn warn_of_stale_overlay() -> Warning {
     }
 }
 
-/// A wheel has installed only `pcluster-preflight`. `real` is in the environment that could be guarded.
+/// Warns that a wheel has installed only `pcluster-preflight`. `real` is in the environment that could
+/// be guarded.
 pub(crate) fn warn_of_no_guard(search: &Search, real: Option<&Path>) -> Warning {
     if let Some(line) = installed_prefix(search).and_then(|prefix| activate_line(&prefix)) {
         let message = "The guard is installed, but this shell was started before that.".into();
@@ -89,9 +90,9 @@ pub(crate) fn warn_of_bypass(calls: &Calls, shim: Option<&Path>) -> Warning {
     Warning { id: "shadowed", message, hint: advise_to_put_first(shim) }
 }
 
-/// A shell that has hashed the path of a command starts that path even if another one is first on PATH by
-/// now. If the shim was started by its name and is not first, it was hashed. The opposite, a hashed real
-/// pcluster, cannot be detected, because it does not start the shim.
+/// A shell that has cached the path of a command starts that path even if another one is first on PATH by
+/// now. If the shim was started by its name but is not first, the shell has cached the shim's path. The
+/// opposite, a cached path of the real pcluster, cannot be detected, because the shim is not started then.
 pub(crate) fn warn_of_stale_hash(
     search: &Search,
     first: Option<&Candidate>,
