@@ -12,7 +12,7 @@
 //! | [`preflight`] | the shim's own commands, a file each |
 //! | [`repair`] | fix and undo: plan, stage, prove, exchange, verify; journals and their state |
 //! | [`checker`] | one check of one environment, in order, from the interpreter to the report |
-//! | [`report`] | findings, verdict and decision; for people, as JSON, as pcluster prints errors, for CI |
+//! | [`report`] | findings, verdict and decision; as text, as JSON, in the form of pcluster's errors, for CI |
 //! | [`images`] | the AMIs that broken builds left behind, and the AWS client |
 //! | [`rules`] | what is known to break builds: advisories, templates, a start that fails, parent images |
 //! | [`environment`] | the real pcluster, its launcher, interpreter, packages, Node.js and synthesis |
@@ -34,7 +34,7 @@
 //! | target | a real pcluster with its launcher, its interpreter, `sys.path` and environment |
 //! | distribution | an installed Python package with its metadata; *package* in reports |
 //! | advisory | releases of a package that are known to break `build-image`, and how to fix that |
-//! | synthesis | the real pcluster's own code, run offline to make the template that it would submit |
+//! | synthesis | running the real pcluster's own code offline, to get the template that it would submit |
 //! | expectation | what that code requires of the AMI for the configuration: name, tags, regions, permissions |
 //! | check | one question about the target, with a status; all of them together are a check of the target |
 //! | finding | what a rule has found: a message, a level, a cost and a fix |
@@ -44,14 +44,14 @@
 //! | orphan | an AMI that pcluster built and that none of its commands can find |
 //! | inventory | the images and builds of an account, as AWS lists them |
 //! | staged packages | the packages that a repair would install, in a directory of their own |
-//! | proof | the check of the target with the staged packages ahead of its own |
+//! | proof | the check of the target with the staged packages ahead of the installed ones |
 //! | commit | replacing the old packages with the staged ones, under a lock |
 //! | journal | the changes of a commit, written to the disk before the first of them is made |
 //! | snapshot | the copies of the old packages, from which a rollback or an undo restores them |
 //! | rollback | restoring the old packages after a repair that failed or was killed |
 //! | undo | restoring the old packages after a repair that succeeded |
 //! | overlay | a proven repair that is kept outside the environment and put first with PYTHONPATH |
-//! | failpoint | a named step of a repair at which a test makes it fail or kills it |
+//! | failpoint | a named step of a repair; a test can make the repair fail there, or kill it |
 
 pub mod checker;
 pub mod cli;

@@ -31,8 +31,8 @@ pub struct Interpreter {
 
 impl Interpreter {
     /// The flags that make Python behave as it does for pcluster, but keep it from writing bytecode into the
-    /// environment. `-B` is a flag rather than PYTHONDONTWRITEBYTECODE, because `-I` and `-E` ignore that
-    /// variable.
+    /// environment. `-B` is used rather than PYTHONDONTWRITEBYTECODE, because `-I` and `-E` make Python
+    /// ignore that variable.
     pub fn run_flags(&self) -> Vec<OsString> {
         self.flags.iter().cloned().chain(["-B".into()]).collect()
     }
@@ -133,7 +133,7 @@ impl InterpreterAnswer {
 pub fn read_answer(answer: &serde_json::Value) -> Option<InterpreterAnswer> {
     let mut answer = InterpreterAnswer::deserialize(answer).ok()?;
     answer.keep_changes();
-    // A Python started as `pcluster` mistakes the `pcluster` on PATH, this shim, for its own executable.
+    // If Python was started as `pcluster`, it mistakes the `pcluster` on PATH, this shim, for its executable.
     let own = executables::own_executable();
     let is_shim = own.is_some() && answer.interpreter().executable.canonicalize().ok() == own;
     if is_shim && !answer.take_running() {

@@ -179,7 +179,7 @@ def describe_exception(error):
     """
     module = getattr(error, "name", None) if isinstance(error, ImportError) else None
     text = read_text(error)
-    # Only from Python 3.10 on does an AttributeError have the module as an attribute.
+    # The module is read from the text, because an AttributeError refers to it only from Python 3.10 on.
     incomplete = re.match(r"(?:partially initialized )?module '([^']+)' has no attribute", text)
     if isinstance(error, AttributeError) and incomplete:
         module = incomplete.group(1)

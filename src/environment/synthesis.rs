@@ -1,5 +1,6 @@
 //! Runs synthesis.py in the target's interpreter. Its answer is the template that `build-image` is about to
-//! submit and what the real code asks of the AMI, or why there is no template. It contains no verdicts.
+//! submit and what the real code asks of the AMI, or why there is no template. The answer contains no
+//! verdict on the environment.
 
 use std::env;
 use std::ffi::OsString;
@@ -60,7 +61,7 @@ pub enum Synthesis {
     Started,
 }
 
-/// An answer, and how long pcluster's start took, if it started.
+/// An answer, and how long pcluster took to start, if it did.
 #[derive(Debug)]
 pub struct Answer {
     pub synthesis: Synthesis,

@@ -184,7 +184,8 @@ def delete_directory(aws, region, step):
     why = find_owner(aws, bucket, directory)
     if why:
         raise Kept(why)
-    # Listed from the beginning each time: a page may start after an object that has been removed in the meantime.
+    # Each listing starts from the beginning, because the next page could start after an object that has been
+    # removed in the meantime.
     versions, before = find_versions(aws, region, bucket, directory), None
     while versions and versions != before:
         objects = {"Objects": versions, "Quiet": True}

@@ -70,7 +70,7 @@ fn format_file(version: &Version, python: Option<&str>, lines: &[String]) -> Str
     escape(&(head + &note + &lines.iter().map(|line| line.clone() + "\n").collect::<String>())).into_owned()
 }
 
-/// Refuses releases that no constraints can make work: one that was never published, or one that does not
+/// Refuses a release that no constraints can make work: one that was never published, or one that does not
 /// support this Python. An installed release may be somebody's own build, so it need not have been published.
 fn refuse_impossible(release: &Version, python: Option<&str>, is_named: bool) -> Result<(), Error> {
     if is_named && !release.any_prerelease() && releases::look_up(release) == Knowledge::Unpublished {

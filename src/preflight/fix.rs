@@ -43,7 +43,7 @@ pub fn run(fix: &FixArgs, common: &Common) -> Result<Outcome, Abort> {
     })
 }
 
-/// The flags of this call that another call needs to do the same.
+/// The flags that another call needs so that it does the same as this one.
 fn format_flags(fix: &FixArgs) -> String {
     let strategy = fix.strategy.map(|strategy| format!(" --strategy {}", name_of(strategy)));
     let installer = fix.installer.map(|installer| format!(" --installer {}", name_of(installer)));
