@@ -211,7 +211,7 @@ fn is_flag(argument: &OsStr) -> bool {
     }
 }
 
-/// Whether a group of flags, such as `-sP`, contains one of these.
+/// Whether a group of flags, such as `-sP`, contains one of these letters.
 fn has_letter(flag: &OsStr, letters: &[u8]) -> bool {
     match flag.as_bytes() {
         [b'-', b'W' | b'X', ..] => false,

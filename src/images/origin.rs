@@ -170,7 +170,7 @@ impl<'a> Origin<'a> {
         recipe.or_else(|| self.stack.map(|stack| stack.name.as_str()))
     }
 
-    /// The tags that the build would have given its AMI, without those that the AMI has. `None` if the
+    /// The tags that the build would have given its AMI, without those that it has already. `None` if the
     /// artifacts' directory is not proven to be right, because `delete-image` would empty that directory.
     pub fn lost_tags(&self, inventory: &Inventory, ami: &Ami, arn: &BuildArn) -> Option<Tags> {
         let (directory, recipe) = self.artifacts.as_ref()?;
