@@ -1,7 +1,7 @@
 //! One check, in order: interpreter, packages and advisories; start and template; report.
 //!
-//! The guard, `preflight check` and the proof of a repair make the same check. pcluster's behaviour decides:
-//! if its start or its template refutes an advisory, the advisory becomes an INFO.
+//! The same check is made by the guard, by `preflight check`, and by the proof of a repair. pcluster's
+//! behaviour decides: if its start or its template refutes an advisory, the advisory becomes an INFO.
 //!
 //! - `observation`: what a target does: whether it starts, and which template it builds
 //! - `outside`: what AWS says about the parent image, the components and the network
@@ -49,7 +49,7 @@ pub enum Identified {
 #[derive(Debug)]
 pub enum CheckOutcome {
     Report(Box<Report>),
-    /// The real pcluster rejects the call itself, in its own words.
+    /// The real pcluster would reject the call too, in its own words.
     Refused {
         stage: String,
         message: String,
@@ -57,7 +57,7 @@ pub enum CheckOutcome {
 }
 
 impl CheckOutcome {
-    /// Takes the report out of the result.
+    /// Returns the report, or the rejection as an error.
     pub fn into_report(self) -> Result<Report, Error> {
         match self {
             Self::Report(report) => Ok(*report),
@@ -70,7 +70,7 @@ impl CheckOutcome {
 pub fn identify(request: &CheckRequest, overlay: Option<&Path>) -> Result<Identified, Abort> {
     let since = Instant::now();
     let _step = request.progress.step("looking for pcluster's Python");
-    // A wrapper may choose its Python by the arguments.
+    // The arguments are passed on, because a wrapper may choose its Python by them.
     match target::identify(request.real, request.call.given(), overlay, request.settings.timeout) {
         Ok(target) => Ok(Identified::Target(Box::new(target))),
         Err(IdentifyError::Child(ChildError::Interrupted(interrupted))) => Err(interrupted.into()),
@@ -107,7 +107,8 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
         return Ok(refused);
     }
     let call = call_that_runs(request, target, &mut report);
-    // The parent image is known only from a template, and that of a minimal configuration does not exist.
+    // The parent image is known only from a template, and the one that a minimal configuration names does
+    // not exist.
     let asks_for_parent = request.synthesizes && request.asks_for_parent() && matches!(call, Call::Given(_));
     let since = Instant::now();
     let advised = advise(request, target, &report.packages, asks_for_parent);
@@ -137,7 +138,7 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
     Ok(finish(request, report, packages.get(PCLUSTER)))
 }
 
-/// What the package versions alone show, including the release of pcluster.
+/// What follows from the package versions alone, including the release of pcluster.
 fn advise(
     request: &CheckRequest,
     target: &Target,

@@ -45,14 +45,14 @@ pub enum Observed {
 #[derive(Debug)]
 pub struct Seen {
     node: Result<Node, NodeError>,
-    /// `None` if it is not known whether pcluster starts; the report then has no such check.
+    /// `None` if it is not known whether pcluster starts; the report then has no `startup` check.
     startup: Option<(Duration, CheckResult)>,
     template: (Duration, CheckResult),
     /// The template that was built.
     built: Option<Value>,
     pub evidence: Evidence,
-    /// No template was built from this configuration, but one may be built from a minimal configuration, which has
-    /// not been tried.
+    /// No template was built from this configuration. Building one from a minimal configuration might
+    /// succeed, but has not been tried.
     pub minimal_may_build: bool,
 }
 
@@ -93,8 +93,8 @@ impl Seen {
 
 impl Observer<'_> {
     /// Builds the template of a call and, if that fails, of a minimal configuration
-    /// ([`synthesis::synthesize`]). It does so even without Node.js, because the real pcluster rejects a call
-    /// before CDK runs. The version of Node.js is determined at the same time.
+    /// ([`synthesis::synthesize`]). This is tried even without Node.js, because pcluster rejects an invalid
+    /// call before CDK runs. The version of Node.js is determined at the same time.
     pub fn observe(&self, call: &Call) -> Result<Observed, Abort> {
         let since = Instant::now();
         let node = node::ask(self.target, self.request.settings.timeout);
@@ -229,9 +229,10 @@ impl Observer<'_> {
             Ok(Synthesis::Unexpected { call }) => CheckResult::Unknown(format!(
                 "building it would call AWS ({call}), which a check must not do"
             )),
-            // The reason is in the node check.
+            // The `node` check reports what is wrong with Node.js.
             _ if !has_node => CheckResult::Skipped("building it needs Node.js".into()),
-            // A wrapping launcher may change how modules are found, and nothing else confirms the failure.
+            // With a wrapping launcher, the result is unknown: the launcher may change how modules are found,
+            // and nothing else confirms the failure.
             Ok(Synthesis::Unstartable(failure)) if !self.target.is_wrapped => {
                 CheckResult::Findings(vec![self.describe_failure(failure)])
             }

@@ -35,7 +35,7 @@ pub fn check(
     let facts = match get_facts(request, target, &questions, template) {
         Ok(facts) => facts,
         Err(Abort::Error(error)) => {
-            // The other checks are left out, because this one says why.
+            // The other checks are left out, because this one says why nothing could be checked.
             report.add("parent", since.elapsed(), CheckResult::Unknown(error.to_line()));
             return Ok(());
         }
@@ -95,9 +95,9 @@ fn get_facts(
     client.get_facts(questions, find_region(template).as_deref())
 }
 
-/// Finds the parent among the images of a file. If the parent is the ARN of an Image Builder image, it names no
-/// AMI. Then the only image in the file is taken to be the parent, but nothing that depends on its owner is
-/// certain.
+/// Finds the parent among the images of a file. If the parent is the ARN of an Image Builder image, it names
+/// no AMI. If the file then contains a single image, that is taken to be the parent, but without its owner,
+/// which is not certain.
 fn find_image(images: &[Value], parent: &str) -> Facts {
     let named = images.iter().find(|image| image["ImageId"] == parent);
     let only = images.first().filter(|_| images.len() == 1 && parent.starts_with("arn:"));

@@ -17,7 +17,7 @@ pub struct CheckRequest<'a> {
     pub settings: &'a Settings,
     pub advisories: &'a [Advisory],
     pub call: Call,
-    /// Whether a template is built (not with `--no-synth`).
+    /// Whether a template is built. With `--no-synth`, none is.
     pub synthesizes: bool,
     pub parent: ParentSource,
     pub progress: Progress,

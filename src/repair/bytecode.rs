@@ -22,9 +22,9 @@ use crate::text::printable::lossy;
 
 const COMPILE_PY: &str = include_str!("compile.py");
 
-/// Compiles files and directories in order, if the environment contains bytecode. We do not use uv's
-/// `--compile-bytecode`, which fails if a sitecustomize prints anything, or pip, which leaves an incomplete file
-/// if the disk is full.
+/// Compiles files and directories in the given order, if the environment contains bytecode. We use neither
+/// uv's `--compile-bytecode`, which fails if a sitecustomize prints anything, nor pip, which leaves an
+/// incomplete file if the disk is full.
 ///
 /// Failures other than a full disk are ignored: without bytecode, packages only start more slowly.
 pub fn compile(target: &Target, sources: &[PathBuf], limit: Duration) -> Result<(), Abort> {
@@ -81,7 +81,8 @@ pub fn check_and_remove_damaged(
     }
 }
 
-/// Whether a file is bytecode in the prefix of the environment, with links followed, and is not itself a link.
+/// Whether a file is bytecode in the prefix of the environment. Its directory may be reached through links,
+/// but the file must not be one.
 fn is_of_environment(file: &Path, target: &Target) -> bool {
     let site = find_site(target);
     let prefixes = [Some(target.interpreter.prefix.as_path()), site.as_deref().map(prefix_of)];

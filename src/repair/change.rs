@@ -1,4 +1,5 @@
-//! The changes of a repair: how the staged packages differ from the installed, as data and as text. Pure.
+//! The changes of a repair: how the staged packages differ from the installed ones, as data and as
+//! text. Pure.
 
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +25,7 @@ pub struct Change {
 /// A line of a file that changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Edit {
-    /// Its path in RECORD.
+    /// The path of the file, as in RECORD.
     pub file: String,
     /// Counted from 1.
     pub line: usize,
@@ -32,7 +33,8 @@ pub struct Edit {
     pub to: String,
 }
 
-/// Compares the staged packages with the installed ones and returns each one that differs, with the reason.
+/// Compares the staged packages with the installed ones and returns each staged one that differs, with
+/// the reason.
 pub fn compare(installed: &Installed, staged: &Installed, reasons: &[Reason]) -> Vec<Change> {
     staged
         .iter()

@@ -1,5 +1,5 @@
-//! The exchange of the installed packages for the proven ones: under locks, after writing the snapshot and the
-//! journal, with verification and, if any step fails, a rollback.
+//! The exchange of the installed packages for the proven ones, under locks. The snapshot and the journal are
+//! written first. The new environment is verified. If any step fails, the exchange is rolled back.
 
 use crate::environment::packages::read_installed;
 use crate::error::{Abort, Error};
@@ -135,7 +135,7 @@ fn describe_changed_package(package: &str) -> Error {
     Error::repair(message, &format!("The environment was restored. {WAIT}"))
 }
 
-/// Names the files that the rollback has kept because others have written them.
+/// The error that names what the rollback has kept, because others have written it.
 fn describe_meanwhile(left: &Left) -> Error {
     let message = match left.packages.as_slice() {
         [] => format!("another program changed {} in the meantime", list_files(&left.files)),

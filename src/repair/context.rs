@@ -11,7 +11,8 @@ use crate::repair::transaction::Transactions;
 /// The options of a repair.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The ids of the findings to repair. If empty, all that block or mean a failed build are repaired.
+    /// The ids of the findings to repair. If empty, all findings that block, or that mean a failed build,
+    /// are repaired.
     pub ids: Vec<String>,
     /// Only stage and prove the repair.
     pub dry_run: bool,

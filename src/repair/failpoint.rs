@@ -3,9 +3,9 @@
 
 use std::io;
 
-/// If `PCLUSTER_SHIM_FAULT` names this step, fails, dies by SIGKILL or receives SIGINT: `fail:STEP`, `kill:STEP`
-/// or `interrupt:STEP`. With `@N` appended, this happens the Nth time that the step is reached (the first by
-/// default).
+/// Fails, dies by SIGKILL or receives SIGINT if `PCLUSTER_SHIM_FAULT` names this step: `fail:STEP`,
+/// `kill:STEP` or `interrupt:STEP`. With `@N` appended, this happens the Nth time that the step is reached
+/// (the first by default).
 #[cfg(feature = "fault-injection")]
 pub fn reach(step: &str) -> io::Result<()> {
     use std::sync::atomic::{AtomicUsize, Ordering};

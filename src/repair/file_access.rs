@@ -1,5 +1,5 @@
-//! Owner, group and mode of the files that a repair creates. They do not depend on who runs the repair, or under
-//! which umask, because others may use the environment too.
+//! Owner, group and mode of the files that a repair creates. They do not depend on who runs the repair, or
+//! under which umask, because other users use the environment too.
 
 use std::fs::{self, Metadata, Permissions};
 use std::io;
@@ -21,8 +21,8 @@ impl Access {
         Self { owner: Some(metadata.uid()), group: metadata.gid(), mode: metadata.mode() & 0o7777 }
     }
 
-    /// The access of a new file: that of the file it replaces or, if there is none, that of its directory. Whoever
-    /// may read a program may run it.
+    /// The access of a new file: that of the file it replaces or, if there is none, that of its directory. If
+    /// the file is executable, whoever may read it may also run it.
     pub fn of_new_file(
         replaced: Option<&Metadata>,
         directory: &Path,
@@ -50,11 +50,13 @@ impl Access {
     /// Gives a file or a directory this access.
     ///
     /// Only root can give a file to another owner. Any other caller stays the owner, which works just as
-    /// well. Users cannot give a file to a group that they are not in. The members of that group may still
-    /// use the file if everybody may, and the group that it has instead gets only everybody's permissions.
+    /// well. Users cannot give a file to a group that they are not in. The file then keeps its present group,
+    /// which gets only the permissions that everybody has. The members of the right group can still use the
+    /// file if everybody can.
     ///
     /// # Errors
-    /// Returns an error if the mode cannot be set, or if fewer users could read the file without the group.
+    /// Returns an error if the mode cannot be set, or if the members of the right group could no longer read
+    /// or run the file.
     pub fn give(&self, path: &Path) -> io::Result<()> {
         let is = path.metadata()?;
         if let Some(owner) = self.owner.filter(|owner| *owner != is.uid()) {
@@ -73,8 +75,8 @@ impl Access {
     }
 }
 
-/// The mode of a file whose group is not the right one; `None` if the members of the right group could no longer
-/// read the file.
+/// The mode of a file whose group is not the right one; `None` if the members of the right group could no
+/// longer read or run the file.
 fn mode_without_group(mode: u32) -> Option<u32> {
     const READ_AND_RUN: u32 = 0o5;
     let (group, others) = (mode >> 3 & 0o7, mode & 0o7);

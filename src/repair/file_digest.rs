@@ -46,8 +46,8 @@ impl FileDigest {
         Self { size: text.len() as u64, sha256: sha256_of_bytes(text.as_bytes()) }
     }
 
-    /// Whether a loss of power may have truncated a file that was to have this content: it is shorter, and ends at
-    /// the end of a block.
+    /// Whether a loss of power may have truncated the file that was found: it should have this content, but
+    /// is shorter, and ends at the end of a block.
     pub fn may_be_cut_off_as(&self, found: &Self) -> bool {
         found.size < self.size && found.size.is_multiple_of(BLOCK)
     }

@@ -22,8 +22,8 @@ pub fn remove(path: &Path) -> io::Result<()> {
 pub fn place(content: &Content, path: &Path, replaced: Option<&Metadata>) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     make_directories(directory)?;
-    // Two packages may have the same file. Writing into it would also change the file of the first package in the
-    // installer's cache, because both are hard links to the same file.
+    // Two packages can contain a file with the same path. The file of the first one can be a hard link to the
+    // one in the installer's cache, so writing into it would change the cache too.
     remove(path)?;
     match content {
         Content::File(source) => {
@@ -67,8 +67,8 @@ pub fn path_beside(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.pcluster-shim"))
 }
 
-/// Links a file, or copies it to another file system with its modification time, because bytecode contains the
-/// modification time of its source and is not valid with a different one. Returns whether it is a copy.
+/// Links a file or, on another file system, copies it. A copy keeps the modification time, because bytecode
+/// contains that of its source and is not valid with a different one. Returns whether the file was copied.
 pub fn link_or_copy(source: &Path, path: &Path) -> io::Result<bool> {
     let metadata = source.symlink_metadata()?;
     if metadata.is_symlink() {

@@ -1,5 +1,5 @@
-//! The files to remove and to add when staged packages replace installed ones, according to their RECORDs. Changes
-//! nothing.
+//! The files to remove and to add when staged packages replace installed ones, according to their RECORDs. No
+//! file is changed here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
@@ -96,8 +96,9 @@ impl FilePlan {
         Ok(())
     }
 
-    /// Replaces single files of a distribution, and its RECORD, with those of its edited copy. The others are
-    /// not touched, especially METADATA: without that, the next call would not find an interrupted repair.
+    /// Replaces single files of a distribution, and its RECORD, with those of its edited copy. The other
+    /// files are not touched, above all METADATA: if the repair were interrupted without that file in place,
+    /// the next call would not find the repair.
     pub fn edit<'a>(
         &mut self,
         old: &Distribution,
@@ -245,7 +246,8 @@ impl Places<'_> {
         "../".repeat(self.site.strip_prefix(self.prefix()).map_or(0, |below| below.components().count()))
     }
 
-    /// A line of the staged RECORD about a file in the prefix, but relative to the package directory.
+    /// A line of the staged RECORD about a file in the prefix, rewritten with a path that is relative to the
+    /// package directory.
     fn lead_to_prefix(&self, line: &str) -> String {
         let (quote, rest) = line.strip_prefix('"').map_or(("", line), |rest| ("\"", rest));
         format!("{quote}{}{}", self.lead(), rest.trim_start_matches("../"))

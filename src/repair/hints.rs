@@ -1,10 +1,10 @@
-//! Advice on what to do next that several steps of a repair give.
+//! Advice on what to do next. Several steps of a repair give it.
 
 /// Advice if a directory cannot be written and the environment is unchanged.
 pub const UNCHANGED_FREE_SPACE: &str =
     "Nothing was changed. Free some space, or set TMPDIR and XDG_STATE_HOME to a place with enough.";
 
-/// Advice if a directory cannot be written, after a sentence about the state of the environment.
+/// Advice if a directory cannot be written. It follows a sentence about the state of the environment.
 pub const FREE_SPACE: &str = "Free some space, or set TMPDIR and XDG_STATE_HOME to a place with enough.";
 
 /// Advice if the state directory cannot be written.

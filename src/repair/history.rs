@@ -11,7 +11,8 @@ pub const MAX_UNDO: usize = 5;
 /// The prefix of the name of every journal of a closed repair in place.
 pub const IN_PLACE_PREFIX: &str = "repair-";
 
-/// The prefix of the name of every repair outside the environment: a directory, and a record that is written last.
+/// The prefix of the two names of every repair outside the environment: that of its directory, and that of
+/// its record, which is written last.
 pub const ISOLATED_PREFIX: &str = "isolated-";
 
 /// A repair that is kept. Its id begins with the time of the repair.
@@ -39,18 +40,18 @@ fn read_entry(file: &Path) -> Option<Entry> {
     Some(Entry { id, is_isolated: in_place.is_none(), file: file.to_owned() })
 }
 
-/// The time of a repair; `None` for those of version 0.1.0.
+/// The time of a repair; `None` for repairs of version 0.1.0.
 pub fn moment(entry: &Entry) -> Option<jiff::Timestamp> {
     let nanoseconds: i128 = entry.id.split('-').next()?.parse().ok()?;
     jiff::Timestamp::from_nanosecond(nanoseconds).ok().filter(|_| nanoseconds > 0)
 }
 
-/// The names that version 0.1.0 gave to the only repairs that it kept, and their current names. These repairs are
-/// older than all others.
+/// Version 0.1.0 kept one repair in place and one outside the environment. These are the names that it gave
+/// them, and their current names. Both repairs are older than all others.
 const OLDER: [(&str, &str); 3] =
     [("last.json", "repair-0.json"), ("isolated", "isolated-0"), ("isolated.json", "isolated-0.json")];
 
-/// Renames what version 0.1.0 has left. The caller holds the lock of a repair.
+/// Renames the repairs that version 0.1.0 has kept. The caller holds the lock of a repair.
 pub fn adopt_older(directory: &Path) -> io::Result<()> {
     for (from, to) in OLDER.map(|(from, to)| (directory.join(from), directory.join(to))) {
         if from.exists() && !to.exists() {

@@ -1,6 +1,6 @@
-//! The program that resolves and fetches packages: uv if there is one, otherwise the environment's pip, otherwise
-//! the pip of its Python's `ensurepip`, which runs from its wheel. It installs only into a directory that the
-//! repair has created, never into the environment.
+//! The program that resolves and fetches packages: uv if there is one, otherwise the environment's pip,
+//! otherwise the pip of its Python's `ensurepip`, which runs from its wheel. The installer installs only into
+//! a directory that the repair has created, never into the environment.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -21,7 +21,7 @@ use crate::system::scratch::Scratch;
 /// An installer may take this many times as long as a child of a check, because networks can be slow.
 const MAX_TIMEOUTS: u32 = 10;
 
-/// The build of a package from source may print its compiler's output.
+/// So large because the build of a package from source can print a compiler's output.
 const MAX_INSTALLER_OUTPUT: u64 = 256 << 20; // bytes
 
 /// An installer for one environment.
@@ -31,7 +31,8 @@ pub struct Installer<'a> {
     target: &'a Target,
     /// The time limit for a child of a check.
     timeout: Duration,
-    /// A temporary cache for a uv that the repair has fetched, because the user did not ask for uv.
+    /// A temporary cache for a uv that the repair has fetched. The user did not ask for uv, so nothing of it
+    /// is kept.
     cache: Option<PathBuf>,
 }
 
@@ -84,8 +85,9 @@ impl<'a> Installer<'a> {
         Err(Error::repair(message, next).into())
     }
 
-    /// An installer that can limit packages to those of a certain date: uv, which pip fetches into `directory` if
-    /// this installer is pip. pip itself can do that only from release 26 on, which few environments have.
+    /// An installer that can limit packages to those available on a certain date: uv, which pip fetches into
+    /// `directory` if this installer is pip. pip itself can do that only from release 26 on, which few
+    /// environments have.
     pub fn limiting_dates(&self, directory: &Path) -> Result<Self, Abort> {
         let (uv, cache) = match &self.program {
             Program::Uv(uv) => (uv.clone(), None),
@@ -222,13 +224,13 @@ impl<'a> Installer<'a> {
                 arguments.splice(0..0, flags.into_iter().chain(pip.iter().cloned()));
                 environment
                     .extend(PIP_OVERRIDES.map(|(name, value)| (name.into(), value.map(OsString::from))));
-                // A Python that pip starts to build a package must not write bytecode either.
+                // To build a package, pip starts another Python, which must not write bytecode either.
                 environment.push(set("PYTHONDONTWRITEBYTECODE", "1"));
                 python
             }
         };
-        // A pip that runs from its wheel leaves a certificate file in TMPDIR at each run; a uv that builds a
-        // package with setuptools leaves a lock file.
+        // If pip runs from its wheel, each run leaves a certificate file in TMPDIR. If uv builds a package
+        // with setuptools, a lock file is left there.
         let tmp = scratch.directory("tmp");
         let failed = |error| format!("cannot create a temporary directory: {error}");
         let tmp = tmp.map_err(|error| Error::repair(failed(error), UNCHANGED_FREE_SPACE))?;

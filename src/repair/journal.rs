@@ -1,5 +1,5 @@
-//! The journal of a repair, written before its first change. It lists every file that is removed or added, so that
-//! any later call can restore the old ones. It is data from disk, so each path is checked before use.
+//! The journal of a repair, written before anything changes. It lists every file that is removed or added, so
+//! that any later call can restore the old files. It is data from disk, so each path is checked before use.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,7 +17,8 @@ use crate::system::files::describe;
 use crate::system::trust;
 use crate::text::package_name::normalised;
 
-/// A file takes some 200 bytes: the journal of the built-in advisory's repair (1,215 files) takes 230 kB.
+/// Each file takes some 200 bytes in a journal: the one of the built-in advisory's repair (1,215 files) takes
+/// 230 kB.
 const MAX_JOURNAL: u64 = 64 << 20;
 
 /// A file that is removed, and its copy below the snapshot.
@@ -33,7 +34,7 @@ pub struct SavedFile {
     pub part: Option<usize>,
 }
 
-/// A directory before the exchange. In the journals of 0.1.0, it is a pair of path and mode.
+/// A directory before the exchange. The journals of 0.1.0 contain a pair of path and mode.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SavedDirectory {
     pub path: PathBuf,
@@ -48,7 +49,7 @@ pub struct PackageFiles {
     pub package: String,
     /// The directory that holds its `.dist-info`.
     pub site: PathBuf,
-    /// Its files among [`Journal::created`].
+    /// The range of its files in [`Journal::created`].
     pub created: Range<usize>,
     /// The names of its old and its new `.dist-info`, and the SHA-256 of the RECORD in each.
     pub records: BTreeMap<String, String>,
@@ -152,8 +153,8 @@ impl Journal {
         }
     }
 
-    /// Finds the copies that are missing or damaged, and returns a message for each. A file that is already in
-    /// place needs no copy.
+    /// Finds the copies that are missing or damaged, and returns a message for each. An old file that is
+    /// already in place needs no copy.
     pub fn find_missing_copies(&self, snapshot: &Path) -> Vec<String> {
         let describe_missing = |saved: &SavedFile| {
             let copy = snapshot.join(&saved.copy);
@@ -186,8 +187,8 @@ impl Journal {
                     let recorded = recorded.into_iter().flatten().collect::<BTreeSet<_>>();
                     created.iter().filter(|path| recorded.contains(*path)).cloned().collect()
                 }
-                // If there is no RECORD, its installer is still running, and we do not know which files it has
-                // written.
+                // If there is no RECORD, the other installer is still running, and we do not know which files
+                // it has written.
                 None => created.to_vec(),
             });
             let own = self.removed.iter().filter(|saved| saved.part == Some(index));
@@ -196,7 +197,8 @@ impl Journal {
         foreign
     }
 
-    /// Whether the environment is still the one that this journal is about: if so, it has its token.
+    /// Whether the environment is still the one that this journal is about. If so, it has the
+    /// journal's token.
     pub fn is_bound(&self) -> Result<bool, String> {
         let Some(token) = &self.token else { return Ok(true) };
         for site in self.all_sites() {
@@ -207,18 +209,19 @@ impl Journal {
         Ok(true)
     }
 
-    /// Finds the existing files with neither the content from before the exchange nor that from after it.
+    /// Finds the files whose content is neither that from before the exchange nor that from after it. Missing
+    /// files do not count.
     pub fn find_changed_files(&self) -> BTreeSet<PathBuf> {
         self.find_files_unlike(PartialEq::eq)
     }
 
-    /// Finds the changed files that a loss of power does not explain, so somebody has written them.
+    /// Finds the changed files that a loss of power does not explain: somebody has written them.
     pub fn find_foreign_files(&self) -> BTreeSet<PathBuf> {
         self.find_files_unlike(|expected, found| expected == found || expected.may_be_cut_off_as(found))
     }
 
     fn find_files_unlike(&self, is_like: impl Fn(&FileDigest, &FileDigest) -> bool) -> BTreeSet<PathBuf> {
-        // A journal without a token (of version 0.1.0) has no digests of the new files.
+        // A journal of version 0.1.0 has no token, and no digests of the new files.
         if self.token.is_none() {
             return BTreeSet::new();
         }
@@ -232,7 +235,7 @@ impl Journal {
         let is_unlike = |path: &Path, known: &[Option<FileDigest>]| {
             let is_known =
                 |found| known.iter().any(|known| known.as_ref().is_none_or(|known| is_like(known, &found)));
-            // Python may have compiled the sources again at any time.
+            // Bytecode does not count, because Python may have compiled the sources again.
             !is_bytecode(path) && FileDigest::of(path).is_ok_and(|found| !is_known(found))
         };
         let unlike = known.into_iter().filter(|(path, known)| is_unlike(path, known));
@@ -303,7 +306,7 @@ impl SavedFile {
     }
 }
 
-/// Finds a path that is not below any of these directories, with links followed.
+/// Finds a path that is not below any of these directories. Links are followed.
 pub fn find_outside<'a>(roots: &[PathBuf], paths: impl IntoIterator<Item = &'a Path>) -> Option<&'a Path> {
     let roots = roots.iter().filter(|root| is_plain(root)).filter_map(|root| resolve(root));
     let roots: Vec<PathBuf> = roots.collect();

@@ -43,9 +43,10 @@ pub fn wait_for_lock(
     Ok(taken.map_err(io::Error::from))
 }
 
-/// Takes the lock that uv takes before it changes a virtual environment: flock(2) of `.lock` in it, if uv has
-/// created that file. Otherwise uv locks a file in TMPDIR whose name differs between its versions, and pip has no
-/// lock: their changes are detected by comparing the installed packages.
+/// Takes the lock that uv takes before it changes a virtual environment: flock(2) of the environment's
+/// `.lock`, if uv has created that file. Otherwise uv locks a file in TMPDIR whose name depends on uv's
+/// version, and pip has no lock. Changes that this lock does not prevent are detected by comparing the
+/// installed packages.
 pub fn lock_against_uv(prefix: &Path, progress: Progress) -> Result<Option<File>, Interrupted> {
     if !prefix.join("pyvenv.cfg").is_file() {
         return Ok(None);

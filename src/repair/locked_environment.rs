@@ -17,7 +17,8 @@ pub struct LockedEnvironment {
     /// With the overlay in front, if there is one that is not stale.
     target: Target,
     pub overlay: Overlay,
-    /// The report of an interrupted repair that cannot be rolled back. The environment is checked as it is.
+    /// The check that reports an interrupted repair, if that cannot be rolled back. The environment is then
+    /// checked as it is.
     failed_rollback: Option<Check>,
     _shared: Option<File>,
 }

@@ -2,8 +2,9 @@
 //!
 //! A repair has five steps, with a module for each:
 //!
-//! 1. [`plan`] uses a check's findings to find the packages that have to move. If the findings name none, or
-//!    their moves do not help, [`release`] finds the packages with the release date and a search ([`culprit`]).
+//! 1. [`plan`] uses a check's findings to find the packages that have to move. If the findings name none,
+//!    or if moving those does not help, [`release`] finds the packages by the release date and with a
+//!    search ([`culprit`]).
 //! 2. [`stage`] resolves them with uv or pip, and installs them into a separate directory.
 //! 3. [`prove`] runs the check with the staged packages ahead of the environment's own.
 //! 4. [`commit`] replaces the files of the installed packages with the staged ones, in a
@@ -11,8 +12,9 @@
 //! 5. [`verify`] checks the environment itself. The transaction is then closed, or, if anything has
 //!    failed, rolled back ([`rollback`]).
 //!
-//! The third step makes source edits ([`source_edits`]) in a copy of aws-parallelcluster among the staged
-//! packages: no step before builds a template, and sometimes only a template shows that an edit is needed.
+//! The third step also makes source edits ([`source_edits`]), in a copy of aws-parallelcluster among the
+//! staged packages. Sometimes only a template shows that an edit is needed, and sometimes no template can be
+//! built before this step.
 //!
 //! Only the fourth step changes the environment. A repair that is killed during it is rolled back by the
 //! next call, which finds the journal ([`state`]). A repair outside the environment ends with the third
@@ -33,11 +35,11 @@
 //! - `history`: the repairs that can be undone, newest first
 //! - `hints`: advice that several steps give
 //! - `installer`: uv and pip, which resolve and fetch
-//! - `journal`: the record of an exchange, written before its first change
+//! - `journal`: the record of an exchange, written before the exchange begins
 //! - `lock`: flock(2) locks, including uv's
 //! - `locked_environment`: the environment of a check, locked against repairs
 //! - `pip_settings`: the settings of pip, passed on to uv or overridden
-//! - `refusals`: the directories and packages that a repair in place refuses
+//! - `refusals`: the directories and packages that a repair in place refuses to change
 //! - `requirement`: lines of Requires-Dist
 //! - `token`: the file that binds journals to their environment
 //! - `undo`: the undo of a repair
@@ -108,11 +110,11 @@ use crate::text::package_name::PCLUSTER;
 /// The result of a repair.
 #[derive(Debug)]
 pub enum RepairOutcome {
-    /// Nothing has to be repaired, except for these warnings, if any, which cannot be repaired.
+    /// Nothing has to be repaired. These warnings, if there are any, cannot be repaired.
     NothingToDo(Vec<String>),
-    /// Only these damaged bytecode files had to be removed.
+    /// These damaged bytecode files were removed; no other repair was needed.
     Recompiled(Vec<PathBuf>),
-    /// This damaged bytecode file would be removed first.
+    /// In a dry run: a repair would first remove this damaged bytecode file.
     Damaged(PathBuf),
     /// The changes that a repair would make.
     Proven(Repaired),
@@ -132,8 +134,8 @@ pub struct Repaired {
 /// Repairs the environment of a target, or, with `dry_run`, proves that it can be repaired.
 ///
 /// # Errors
-/// Returns an error if a step fails, or a signal arrives. The packages are then unchanged; damaged bytecode may have
-/// been removed, which was reported.
+/// Returns an error if a step fails, or a signal arrives. The packages are then unchanged. If damaged
+/// bytecode was already removed, that was reported.
 pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<RepairOutcome, Abort> {
     if options.changes_environment() {
         refuse_another_users(find_site(target).as_deref(), &options.command(), &request.real.path)?;
@@ -147,7 +149,7 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
     }
     let scratch = make_scratch()?;
     let target = &Target { jsii_cache: Some(scratch.path("jsii")), ..target.clone() };
-    // Even after --no-synth, because a repair is proven with a template.
+    // A template is built even with --no-synth, because a repair is proven with one.
     let request = &CheckRequest { synthesizes: true, ..request.clone() };
     let overlay = if options.isolated { read_overlay(&state, target) } else { Overlay::None };
     let overlaid = overlay.directory().map(|directory| target.with_overlay(directory));
@@ -158,7 +160,7 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
     );
     let (mut before, recompiled) = checked?;
     if overlaid.is_some() && !matches!(choose_goal(request, &before, &options), Ok(None)) {
-        // The new overlay replaces the old one, so it also needs what the old one moved.
+        // The new overlay replaces the old one, so it also has to contain what the old one moved.
         before = checker::check(request, target)?.into_report()?;
     }
     let goal = match choose_goal(request, &before, &options) {
@@ -207,7 +209,7 @@ fn choose_goal<'a>(
     before: &'a Report,
     options: &'a Options,
 ) -> Result<Option<Goal>, Refusal<'a>> {
-    // A finding that no longer exists is not an error: the same command may run twice.
+    // It is not an error to name a finding that no longer exists: users sometimes run a command twice.
     let is_known =
         |id: &str| edits::is_known(id) || request.advisories.iter().any(|advisory| advisory.id == id);
     plan::choose_goal(before, &options.ids, is_known)
@@ -230,8 +232,8 @@ fn describe_unknown(id: &str, report: &Report) -> Error {
     Error::repair(message, "Nothing was changed. To list the findings, run `pcluster preflight`.")
 }
 
-/// Damaged bytecode that this repair does not remove, because it is outside the environment or `--isolated` was
-/// given.
+/// The error for damaged bytecode that this repair does not remove: the file is outside the environment, or
+/// `--isolated` was given.
 fn describe_damaged(file: &str) -> Error {
     let message = format!("the bytecode {file} is damaged");
     let next = "No package was changed. Remove that file; Python compiles it again.";
@@ -290,7 +292,7 @@ fn stage_ahead(
     }
     let advised = advisories::check(&packages.versions(), &target.interpreter.version, request.advisories);
     let findings: Vec<&Finding> = advised.iter().filter(|finding| finding.blocks()).collect();
-    // The check's template will ask for these edits, but there is none if pcluster does not start.
+    // The check's template will ask for these edits, but if pcluster does not start, no template is built.
     let builds = findings.iter().all(|finding| finding.shows == Some(Shows::Template));
     let edits = packages.get(PCLUSTER).filter(|_| builds).map(find_fitting_edits).unwrap_or_default();
     let edits = edits.into_iter().map(|id| WantedEdit { id, is_required: true }).collect();
@@ -324,7 +326,8 @@ fn stage_goal(repair: &Repair) -> Result<Result<Staged, Error>, Abort> {
 }
 
 /// Stages and proves the moves and the source edits that the findings ask for. If those moves do not help,
-/// does so with the packages that were available when the installed release of aws-parallelcluster came out.
+/// stages and proves the packages that were available when the installed release of aws-parallelcluster
+/// came out.
 fn stage_proven(repair: &Repair) -> Result<Staged, Abort> {
     let goal = &repair.goal;
     if goal.moves_packages() && (goal.reasons.is_empty() || repair.options.strategy == Strategy::Release) {

@@ -1,4 +1,5 @@
-//! A repair outside its environment: staged packages that are kept, and put in front with PYTHONPATH.
+//! A repair outside its environment: staged packages that are kept, and put in front of the environment's own
+//! with PYTHONPATH.
 
 use std::fs;
 use std::io;
@@ -96,14 +97,15 @@ pub fn keep_overlay(
     fs::rename(staged.keep(), file.with_extension("")).map_err(failed)?;
     let record = OverlayRecord { environment, changes: changes.to_vec() };
     let record = serde_json::to_vec(&record).unwrap_or_default();
-    // A record that a power failure leaves incomplete cannot be parsed, so its overlay is not used.
+    // The record need not be synced: if a power failure leaves it incomplete, it cannot be parsed, and its
+    // overlay is not used.
     disk::write_atomically(&file, &record, Durability::Buffered).map_err(failed)?;
     state.remove_oldest();
     Ok(removed)
 }
 
-/// Removes the overlays of an environment that has changed since, and returns how many: they will not be used
-/// again.
+/// Removes the overlays that were proven before the environment changed, because they will not be used again.
+/// Returns how many were removed.
 fn remove_stale(state: &Transactions, target: &Target, packages: &Packages) -> usize {
     let is_bound = |record: OverlayRecord| {
         record.environment == environment_key(&target.interpreter.version, packages, &record.changes)

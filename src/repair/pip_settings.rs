@@ -1,5 +1,6 @@
-//! The settings of installers. uv does not read pip's (pip.conf, `PIP_*`), so they are passed on as `UV_*`.
-//! Settings that would make an installer do anything other than install into a directory are overridden.
+//! The settings of installers. uv does not read pip's settings (pip.conf, `PIP_*`), so they are passed
+//! on as `UV_*`. Settings that would make an installer do anything other than install into a directory
+//! are overridden.
 
 use std::env;
 use std::ffi::OsString;
@@ -9,45 +10,49 @@ use crate::system::child::set;
 use crate::system::files;
 
 /// Settings that make pip do something else, and the values that prevent that; `None` removes a variable. A
-/// value overrides pip.conf too, but only some settings have a value that means "not set".
+/// value also overrides pip.conf, and a removal does not, but only some settings have a value that means
+/// "not set".
 ///
 /// What a user decides about the sources of packages is kept: indexes, proxies, certificates, constraints, and
 /// rules such as `require-hashes` or `require-virtualenv`. If such a rule is broken, pip names it and installs
 /// nothing.
 pub const PIP_OVERRIDES: [(&str, Option<&str>); 17] = [
-    // Resolves, reports success, and installs nothing.
+    // With this, pip resolves, reports success, and installs nothing.
     ("PIP_DRY_RUN", Some("0")),
-    // Install only some of the packages.
+    // With these, pip installs only some of the packages.
     ("PIP_NO_DEPS", Some("0")),
     ("PIP_ONLY_DEPS", Some("0")),
-    // Install more than the repair asks for.
+    // With these, pip installs more than the repair asks for.
     ("PIP_REQUIREMENT", None),
     ("PIP_REQUIREMENTS_FROM_SCRIPT", None),
     ("PIP_EDITABLE", None),
     ("PIP_GROUP", None),
-    // Install into another place, or are refused together with `--target`.
+    // With these, pip installs into another place, or refuses them together with `--target`.
     ("PIP_ROOT", Some("/")),
     ("PIP_USER", Some("0")),
     ("PIP_PREFIX", None),
-    // Install for another Python.
+    // With these, pip installs for another Python.
     ("PIP_PYTHON", None),
     ("PIP_PYTHON_VERSION", None),
     ("PIP_PLATFORM", None),
     ("PIP_ABI", None),
     ("PIP_IMPLEMENTATION", None),
-    // Would overwrite one of the user's reports.
+    // With this, pip would overwrite one of the user's reports.
     ("PIP_REPORT", None),
-    // Also hides the lines of `pip check`, so that every requirement would seem to be met.
+    // With this, pip also hides the lines of `pip check`, so that every requirement would seem to be met.
     ("PIP_QUIET", Some("0")),
 ];
 
-/// Options of `uv pip install` for the same reason as [`PIP_OVERRIDES`]. They override `UV_*` and uv.toml.
+/// Options of `uv pip install` for the same reason as [`PIP_OVERRIDES`]. The options override `UV_*`
+/// and uv.toml.
 pub const UV_INSTALL_OPTIONS: [&str; 3] = [
-    // Symbolic links into uv's cache would be dead after `uv cache clean`. Without hard links, uv copies.
+    // Symbolic links into uv's cache would be dead after `uv cache clean`. Where hard links are not possible,
+    // uv copies.
     "--link-mode=hardlink",
-    // Compiling fails in uv if a sitecustomize prints anything. The repair compiles where there is bytecode.
+    // uv fails to compile if a sitecustomize prints anything. The repair compiles the packages itself, if the
+    // environment contains bytecode.
     "--no-compile-bytecode",
-    // Overrides `no-deps = true` in uv.toml.
+    // This overrides `no-deps = true` in uv.toml.
     "--deps",
 ];
 

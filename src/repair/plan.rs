@@ -15,23 +15,25 @@ use crate::text::package_name::{PCLUSTER, is_pattern, matches, normalised};
 /// The input of an installer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstallRequest {
-    /// The affected packages, in the ranges that the fix names and that aws-parallelcluster requires.
+    /// The affected packages, limited to the ranges that the fix names and that other packages require.
     pub requirements: Vec<String>,
-    /// The other packages: the installed versions or, if they may move, the ranges that others require.
+    /// The other packages, pinned to the installed versions or, if they may move, limited to the ranges that
+    /// others require.
     pub constraints: Vec<String>,
     /// Only files that were uploaded before this moment (RFC 3339) are considered.
     pub uploaded_before: Option<String>,
 }
 
-/// Which packages, of those that are not affected, are pinned to their installed versions.
+/// Which of the packages that are not affected are pinned to their installed versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pinned {
     All,
-    /// The dependencies of the affected packages may move within the ranges that the other packages require: a
-    /// release of CDK may need another jsii.
+    /// The dependencies of the affected packages may move within the ranges that the other packages require:
+    /// another release of CDK can need another jsii.
     AllButDependencies,
-    /// The requirements of these dependencies on one another are ignored too, because all of them may move.
-    /// The installer is given their names: it may break requirements of packages that it does not resolve.
+    /// What these dependencies require of one another is ignored too, because all of them may move. The
+    /// installer is given their names too, because it could break the requirements of packages that it is not
+    /// asked to resolve.
     AllButDependenciesAndTheirs,
 }
 
@@ -125,7 +127,8 @@ impl Goal {
     }
 }
 
-/// The source edits that the findings of a report ask for, limited to what a repair of these ids is about.
+/// The source edits that the findings of a report ask for. Only the findings that a repair of these ids
+/// includes count ([`is_chosen`]).
 pub fn find_edits(report: &Report, ids: &[String]) -> Vec<WantedEdit> {
     let chosen = report.findings.iter().filter(|finding| is_chosen(finding, ids));
     let wanted = chosen.filter_map(|finding| {
@@ -147,7 +150,8 @@ pub fn is_chosen(finding: &Finding, ids: &[String]) -> bool {
     finding.fails_build && finding.has_repair() && !finding.is_ignored
 }
 
-/// An absent package is only a warning, but if pcluster does not start, this package has to be installed.
+/// Whether a finding is about an absent package. That is only a warning, but if pcluster does not start, the
+/// package has to be installed.
 fn is_of_absent_package(finding: &Finding) -> bool {
     finding.kind == Kind::PackageAdvisory && finding.evidence["affected"] == Affected::Absent.to_string()
 }
@@ -198,7 +202,8 @@ pub fn plan_install(
     if pinned == Pinned::AllButDependenciesAndTheirs {
         uncounted.extend(unpinned.iter().filter(|name| installed.contains_key(*name)).cloned());
     }
-    // The affected packages first: an installer's message names the first package that it cannot install.
+    // The affected packages come first: an installer's message names the first package that it
+    // cannot install.
     let dependencies = uncounted.iter().filter(|name| !moving.contains(*name));
     let requirements: Vec<String> = moving
         .iter()
@@ -234,8 +239,8 @@ pub fn plan_install(
 }
 
 /// Finds the packages to pass to the installer: those that a move names. If a move names them with a pattern,
-/// these are the matching packages that aws-parallelcluster itself requires or, if it requires none of them, all
-/// matching packages that are installed. Their dependencies follow.
+/// these are the matching packages that aws-parallelcluster itself requires or, if it requires none of them,
+/// all matching packages that are installed. The installer adds their dependencies.
 fn find_moving(installed: &Installed, reasons: &[Reason]) -> BTreeSet<String> {
     let required = find_required(installed);
     let mut moving = BTreeSet::new();
@@ -263,12 +268,13 @@ pub fn find_required(installed: &Installed) -> BTreeSet<String> {
     required.map(|requirement| requirement.name).collect::<BTreeSet<_>>()
 }
 
-/// Collects the ranges that the staying packages require of a package that may move.
+/// Collects the ranges that are required of a package that may move, by the packages that do not move.
 fn collect_required_ranges(installed: &Installed, name: &str, moving: &BTreeSet<String>) -> Vec<String> {
     let staying =
         installed.iter().filter(|(other, _)| !moving.contains(*other) && !moves_with_cdk(other, moving));
     let lines = staying.flat_map(|(_, distribution)| &distribution.requires);
-    // We do not know here whether a marker applies. If such a requirement is met today, it has to stay met.
+    // We do not know here whether a marker applies. A requirement with a marker has to stay met if it is
+    // met now.
     let counts = |requirement: &Requirement| {
         !requirement.is_optional || !requirement.is_extra && requirement.is_met(installed)
     };
@@ -365,7 +371,7 @@ mod tests {
         }
     }
 
-    /// Chooses the goal of a repair of one id if these findings block, and returns whether there is one.
+    /// Chooses the goal of a repair of one id if these findings block, and returns whether there is a goal.
     fn choose(findings: Vec<Finding>, id: &str) -> Result<bool, String> {
         let (report, ids) = (report(findings), [id.to_owned()]);
         let chosen = choose_goal(&report, &ids, |_| true);
@@ -378,7 +384,8 @@ mod tests {
         assert_eq!(choose(vec![finding("one", moving()), finding("two", moving())], "one"), Ok(true));
     }
 
-    /// Only a template shows whether an edit helps, and the other finding may keep it from being built.
+    /// Only a template shows whether an edit helps, and the other finding may keep the template from
+    /// being built.
     #[test]
     fn an_edit_for_one_id_is_refused_if_another_finding_blocks() {
         let edit = || finding("one", Fix::by_command(Remedy::Edit("one".into())));

@@ -19,9 +19,9 @@ use crate::repair::stage::Staged;
 use crate::report::{Report, Verdict};
 use crate::system::concurrently::concurrently;
 
-/// Proves that the staged packages make the environment ready, with the source edits of the goal, and with
-/// those that only the new template asks for, because none could be built before. Returns the report if the
-/// environment would not be ready.
+/// Proves that the staged packages make the environment ready. The source edits of the goal are made first.
+/// If the new template asks for more edits, these are made too: before, perhaps no template could be built.
+/// Returns the report if the environment would not be ready.
 pub fn prove(repair: &Repair, staged: &mut Staged) -> Result<Option<Report>, Abort> {
     failpoint::reach("proof").map_err(|error| Error::repair(error.to_string(), "Nothing was changed."))?;
     let _step = repair.request.progress.step("checking the staged packages");
@@ -57,11 +57,12 @@ fn check_in_front(repair: &Repair, staged: &mut Staged) -> Result<Report, Abort>
     Ok(checked?.into_report()?)
 }
 
-/// The maximum number of sources to compile beforehand: more make a long command line; the rest are small.
+/// The maximum number of sources to compile beforehand: more would make a long command line, and the others
+/// are small.
 const MAX_SOURCES: usize = 100;
 
-/// The sources of the staged packages that pcluster itself requires. The largest come first because they take
-/// longest.
+/// The sources of those staged packages that pcluster itself requires. The largest come first, because
+/// compiling them takes longest.
 fn find_imported_sources(repair: &Repair, staged: &Staged) -> Vec<PathBuf> {
     let required = plan::find_required(repair.packages.all());
     let staged = required.iter().filter_map(|name| staged.packages.get(name));
@@ -74,8 +75,8 @@ fn find_imported_sources(repair: &Repair, staged: &Staged) -> Vec<PathBuf> {
     by_size.into_values().rev().take(MAX_SOURCES).collect()
 }
 
-/// Whether a report shows what the repair is meant to achieve: it is ready, and has none of the findings that were
-/// requested or edited.
+/// Whether a report shows what the repair is meant to achieve: the verdict is ready, and all findings that
+/// were requested, or for which edits were made, are gone.
 pub fn is_met(repair: &Repair, edits: &[String], report: &Report) -> bool {
     report.verdict == Verdict::Ready && find_remaining(repair, edits, report).next().is_none()
 }
@@ -114,7 +115,7 @@ pub fn describe_unproven(repair: &Repair, staged: &Staged, report: &Report) -> E
 }
 
 /// Puts the staged packages in front of the target's. For a repair outside the environment, the launcher is
-/// started with PYTHONPATH, because it may ignore that variable.
+/// started with PYTHONPATH, to find out whether it ignores that variable.
 fn put_in_front(repair: &Repair, overlay: &Path) -> Result<Target, Abort> {
     if !repair.options.isolated {
         return Ok(repair.target.with_overlay(overlay));

@@ -40,8 +40,8 @@ pub fn refuse_early(repair: &Repair) -> Result<(), Error> {
     refuse_directories(repair, &sites.iter().cloned().collect::<Vec<_>>(), &sites)
 }
 
-/// Refuses directories that belong to the system or to another user, or that cannot be written. `sites` are
-/// package directories, `all` are those in which files change.
+/// Refuses directories that belong to the system or to another user, or that cannot be written. `sites`
+/// contains package directories, `all` contains the directories in which files change.
 pub fn refuse_directories(repair: &Repair, sites: &[PathBuf], all: &BTreeSet<PathBuf>) -> Result<(), Error> {
     if let Some(site) = sites.iter().find(|site| is_in_cache_of_uv(site)) {
         let why = format!("{} is in uv's cache, which all uvx calls share", site.display());
@@ -143,9 +143,9 @@ fn is_in_venv(directory: &Path) -> bool {
     directory.ancestors().any(|above| above.join("pyvenv.cfg").is_file())
 }
 
-/// Finds the prefix of the Spack package, or the Spack view, that contains a distribution. Spack keeps the spec of
-/// an installed package in `.spack` in its prefix, and the specs of a view in `.spack/NAME`. (`~/.spack`, Spack's
-/// configuration, has no spec.)
+/// Finds the Spack prefix that contains a distribution: that of a package, or that of a view. Spack keeps the
+/// spec of an installed package in `.spack` in its prefix, and the specs of a view in `.spack/NAME`.
+/// (`~/.spack`, Spack's configuration, has no spec.)
 fn find_spack_prefix(distribution: &Distribution) -> Option<PathBuf> {
     // The files of a view are links into the package's own prefix.
     let metadata = distribution.metadata.join("METADATA").canonicalize().ok();
@@ -160,7 +160,8 @@ fn has_spec(metadata: &Path) -> bool {
     has(metadata) || views.map(|entry| entry.path()).any(|directory| has(&directory))
 }
 
-/// If root runs this, refuses directories of another user, who could not change root's files in them.
+/// If root runs this, refuses directories of another user, who could not change the files that root would
+/// write there.
 pub fn refuse_another_users<'a>(
     directories: impl IntoIterator<Item = &'a Path>,
     command: &str,
@@ -178,7 +179,8 @@ pub fn refuse_another_users<'a>(
     );
     let shim = own_executable().unwrap_or_else(|| "pcluster".into());
     let word = if is_preflight(shim.as_os_str()) { "" } else { " preflight" };
-    // An absolute path, because sudo sets PATH; a user ID, because a container may have no name for it.
+    // The path is absolute, because sudo sets PATH. The user is given by ID, because a container may have no
+    // name for it.
     let next = format!(
         "Nothing was changed. Run this as that user: `sudo -H -u '#{uid}' {}{word} {command} --real {}`.",
         quote_for_shell(&shim.display().to_string()),

@@ -1,5 +1,6 @@
 //! Strategy `release`: the packages available when the installed release of aws-parallelcluster came out, but
-//! only those that are needed to make the environment ready. This code knows no package by name.
+//! only those that are needed to make the environment ready. Apart from aws-parallelcluster and CDK, this
+//! code knows no package by name.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,13 +30,13 @@ use crate::system::child::ChildError;
 use crate::system::files::describe;
 use crate::text::package_name::PCLUSTER;
 
-/// The time limit for finding the packages at fault. Those that are not ruled out by then move too.
+/// The time limit for finding the packages at fault. Packages that are not ruled out by then are moved too.
 const MAX_SEARCH: Duration = Duration::from_secs(180);
 
 /// Advice if the packages that were available at the release do not help.
 const ANEW: &str = "Nothing was changed. Create a new environment; to print what it needs, run `pcluster preflight constraints`.";
 
-/// Packages that move together: all CDK packages, which pin one another, or a single other one.
+/// Packages that move together: all CDK packages, which pin one another, or a single other package.
 #[derive(Debug)]
 struct Group {
     changes: Vec<Change>,
@@ -60,8 +61,8 @@ enum Test {
     Check,
 }
 
-/// Finds the fewest packages that make the environment ready if they move to the versions available at the
-/// release, and stages and proves them.
+/// Finds the smallest set of packages that makes the environment ready if they move to the versions available
+/// at the release. Then stages and proves them.
 pub fn restore_release(repair: &Repair) -> Result<Staged, Abort> {
     let dated = fetch_dated_packages(repair)?;
     let all: Vec<usize> = (0..dated.groups.len()).collect();
@@ -174,7 +175,8 @@ fn group_changes(changes: Vec<Change>) -> Vec<Vec<Change>> {
     others.into_iter().map(|change| vec![change]).chain(cdk).collect()
 }
 
-/// The time of the installed release. The index takes precedence over the table.
+/// The time of the installed release: what the index reports or, if it reports nothing, what the built-in
+/// table says.
 fn find_moment(repair: &Repair, installer: &Installer) -> Result<String, Abort> {
     let version = repair.packages.get(PCLUSTER).map(|pcluster| pcluster.version.as_str()).unwrap_or_default();
     let shipped = read_dates().find(|(release, _)| *release == version).map(|(_, moment)| moment.to_owned());

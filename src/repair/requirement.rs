@@ -11,14 +11,14 @@ use crate::text::package_name::normalised;
 /// Installed distributions by normalised name.
 pub type Installed = BTreeMap<String, Distribution>;
 
-/// The parts of a Requires-Dist line that a plan needs. Its marker is not evaluated, because the installer
-/// does that for what it installs, and a plan keeps every requirement met that is met now. This saves us from
-/// querying the eleven facts about the platform that `pep508_rs` would need.
+/// The parts of a Requires-Dist line that a plan needs. Its marker is not evaluated: the installer does that
+/// for what it installs, and a plan breaks no requirement that is met now. To evaluate it, `pep508_rs` would
+/// need eleven facts about the platform.
 #[derive(Debug)]
 pub struct Requirement {
     pub name: String,
     pub range: String,
-    /// It has a marker (for an extra, a platform or a Python) and may not apply here.
+    /// It has a marker (for an extra, a platform or a Python), so perhaps it does not apply here.
     pub is_optional: bool,
     /// Its marker names an extra.
     pub is_extra: bool,
@@ -56,8 +56,8 @@ impl Requirement {
     }
 }
 
-/// Whether a line of metadata is a requirement to an installer: not an option, and not more than one line of a
-/// requirements file, which pip splits in the same way as Python splits a text.
+/// Whether an installer would read a line of metadata as one requirement, not as an option or as several
+/// lines. pip splits a requirements file into lines as Python's `str.splitlines` does.
 pub fn is_requirement(line: &str) -> bool {
     let ends_line = |letter: char| letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}');
     line.starts_with(|first: char| first.is_ascii_alphanumeric())

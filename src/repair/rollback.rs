@@ -44,13 +44,15 @@ pub fn recover(transactions: &Transactions, journal: &Journal) -> Result<Option<
 
 /// Restores the old files, removes the transaction, and returns what others have written since.
 ///
-/// If a file cannot be restored, the rollback continues. It can be repeated after any interruption.
+/// If a file cannot be restored, the rollback continues with the others. It can be repeated after
+/// any interruption.
 ///
 /// # Errors
-/// Returns an error if copies are missing, before anything is changed, or if files could not be restored; the
-/// snapshot and the journal are then kept.
+/// Returns an error, before anything is changed, if copies are missing. Also returns an error if files could
+/// not be restored. In both cases, the snapshot and the journal are kept.
 pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Left, Error> {
-    // A signal has to wait: nothing could run in a half-restored state, and this takes less than a second.
+    // Signals have to wait: pcluster could not run in a half-restored environment, and a rollback takes less
+    // than a second.
     Interrupts::caught();
     let snapshot = transactions.snapshot(&journal.id);
     let missing = journal.find_missing_copies(&snapshot);
@@ -70,7 +72,7 @@ pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Left,
     let above = old.iter().flat_map(|saved| saved.path.ancestors().skip(1)).collect::<BTreeSet<_>>();
     let needed = journal.directories.iter().filter(|directory| above.contains(directory.path.as_path()));
     needed.for_each(make_directory);
-    // All other old files are in place already, or there would have been an error.
+    // The old files without a copy are already in place, or there would have been an error.
     let copied: Vec<&SavedFile> = old.iter().copied().filter(|saved| saved.has_copy_in(&snapshot)).collect();
     failures.extend(put_files_back(&snapshot, &copied));
     // Directories that the repair has emptied are removed too, because another installer does not do that.
@@ -90,13 +92,13 @@ pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Left,
 
 /// Removes the files that the repair added and that have no old version, and returns the failures.
 ///
-/// Their bytecode is removed too, because Python would take it for that of an old file with the same size and
+/// Their bytecode is removed too, because Python would use it for an old file with the same size and
 /// modification time.
 fn remove_created(journal: &Journal, old: &[&SavedFile], not_removed: &BTreeSet<PathBuf>) -> Vec<String> {
     let old = old.iter().map(|saved| saved.path.as_path()).collect::<BTreeSet<_>>();
     let created = || journal.created.iter().filter(|path| !not_removed.contains(*path));
     let compiled = created().flat_map(|path| bytecode_of(path));
-    // A repair that was killed while it wrote a RECORD has left a temporary file.
+    // A repair that was killed while it wrote a file has left a temporary one.
     let temporary = created().map(|path| path_beside(path));
     let more: Vec<PathBuf> = compiled.chain(temporary).collect();
     let new = more
@@ -149,7 +151,7 @@ fn is_full(result: &io::Result<()>) -> bool {
     result.as_ref().is_err_and(|error| matches!(error.kind(), StorageFull | QuotaExceeded))
 }
 
-/// Removes the new file at the path of an old one whose copy exists.
+/// Removes the new file at the path of an old one, if the copy of the old one exists.
 fn free_space(copy: &Path, path: &Path) {
     if copy.symlink_metadata().is_ok() && !is_in_place(copy, path) {
         // A failure is reported when the old file is restored.
@@ -177,7 +179,7 @@ fn put_back(copy: &Path, path: &Path) -> io::Result<()> {
         return Ok(());
     }
     if copy.symlink_metadata().is_err() {
-        // `find_missing_copies` accepts a missing copy only if the old file is in its place.
+        // `find_missing_copies` accepts a missing copy only if the old file is already at its path.
         return path.symlink_metadata().map(drop);
     }
     let directory = path.parent().unwrap_or(Path::new("/"));
@@ -359,7 +361,7 @@ mod tests {
         }
     }
 
-    /// A scene whose files are exchanged, with its open journal.
+    /// A scene after the exchange of its files, and its open journal.
     fn exchanged_scene() -> (Scene, Journal) {
         let scene = scene();
         let journal = scene.transactions.begin("1".into(), &scene.plan, Vec::new()).unwrap();

@@ -15,7 +15,7 @@ use crate::repair::source_edits::stage_edits;
 use crate::repair::transaction::OVERLAY_PREFIX;
 use crate::text::package_name::PCLUSTER;
 
-/// What uv and pip print if not all requirements can be met, as opposed to a network failure.
+/// What uv and pip print if not all requirements can be met. Network failures are recognized earlier.
 pub const UNSOLVABLE: [&str; 3] = ["No solution found", "ResolutionImpossible", "No matching distribution"];
 
 /// The packages of a repair in a separate directory, which is removed when this value is dropped.
@@ -26,9 +26,10 @@ pub struct Staged {
     pub changes: Vec<Change>,
     /// The ids of the source edits that were made.
     pub edits: Vec<String>,
-    /// The warnings that are left after the proof.
+    /// The warnings that remain after the proof.
     pub left: Vec<String>,
-    /// The requirements that were not met at the time of the proof, if the environment is to be changed.
+    /// The requirements that were already unmet at the time of the proof. Empty if the environment is not to
+    /// be changed.
     pub broken_before: BTreeSet<String>,
 }
 
@@ -43,8 +44,8 @@ impl Staged {
         Self { overlay, packages, changes, edits, left, broken_before }
     }
 
-    /// Makes source edits in a copy of aws-parallelcluster in the directory, in addition to those made before. An
-    /// edit that cannot be made is skipped if only a warning asks for it.
+    /// Makes source edits in a copy of aws-parallelcluster in this directory, in addition to those made
+    /// before. An edit that cannot be made is skipped if only a warning asks for it.
     pub fn make_edits(&mut self, repair: &Repair, wanted: &[WantedEdit]) -> Result<(), Error> {
         let Some(pcluster) = repair.packages.get(PCLUSTER) else { return Ok(()) };
         for WantedEdit { id, is_required } in wanted {
@@ -69,8 +70,8 @@ impl Staged {
     }
 }
 
-/// Resolves and installs the packages to move. All others are pinned at first; if there is no solution, the
-/// dependencies of those packages may move too. The inner error means that there is no solution.
+/// Resolves and installs the packages to move. All others are pinned at first; if that fails, the
+/// dependencies of the packages to move may move too. The inner error means that there is no solution.
 pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Result<Staged, Error>, Abort> {
     let progress = repair.request.progress;
     let step = progress.step(&format!("resolving and fetching packages with {}", repair.installer.name()));

@@ -1,9 +1,9 @@
 //! The state directory of one environment's repairs, and the locks on that environment.
 //!
-//! There are two locks, both taken with flock(2), so they end with their holder. One is on a file in the state
-//! directory and is held during a repair, so that only one repair runs at a time. The other is on the
-//! environment's own directory: checks share it and an exchange holds it exclusively, so that no check reads an
-//! environment that is partly exchanged.
+//! There are two locks, both taken with flock(2), so they end with their holder. One is on a file in the
+//! state directory and is held during a repair, so that only one repair runs at a time. The other is on the
+//! environment's own directory: a check takes it as a shared lock, an exchange as an exclusive lock, so that
+//! no check reads an environment that is partly exchanged.
 
 use std::fs::{self, File};
 use std::io::{self, Seek as _, Write as _};
@@ -43,7 +43,7 @@ impl Transactions {
         Ok(state)
     }
 
-    /// Finds the state of an environment; its directory need not exist.
+    /// Returns the state of an environment, even if the state directory does not exist.
     pub fn find(target: &Target) -> Option<Self> {
         Self::at(find_site(target)?)
     }
@@ -73,7 +73,7 @@ impl Transactions {
         Ok(file)
     }
 
-    /// The repair that has to finish first, with the process that holds its lock.
+    /// The message while another repair has to finish first: it names the process that holds the lock.
     fn describe_holder(&self) -> String {
         let holder = fs::read_to_string(self.directory.join("lock")).unwrap_or_default();
         let holder: String = holder.chars().filter(char::is_ascii_digit).collect();
@@ -87,7 +87,8 @@ impl Transactions {
             Abort::from(Error::repair(message, "Nothing was changed. Try again."))
         };
         let file = File::open(&self.site).map_err(failed)?;
-        // Checks hold it too, but only a repair is likely to hold it for long.
+        // The holder can also be a check, but the message names a repair, because only that is likely to hold
+        // the lock for long.
         wait_for_lock(progress, || self.describe_holder(), || file.try_lock())?.map_err(failed)?;
         Ok(file)
     }
@@ -97,7 +98,7 @@ impl Transactions {
         loop {
             self.recover(progress)?;
             let shared = self.lock_shared(progress)?;
-            // In between, a repair may have begun and been interrupted.
+            // Between these two steps, another repair may have begun and been interrupted.
             if shared.is_none() || self.read_unfinished()?.is_none() {
                 return Ok(shared);
             }
@@ -112,15 +113,15 @@ impl Transactions {
         Ok(taken.ok().map(|()| file))
     }
 
-    /// Rolls back an interrupted repair, reports that, and returns the changes that it had begun. If the
-    /// environment was recreated since, the repair is only reported.
+    /// Rolls back an interrupted repair, reports that, and returns the changes that the repair had begun. If
+    /// the environment was recreated since, the repair is reported, but not rolled back.
     pub fn recover(&self, progress: Progress) -> Result<Option<Vec<Change>>, Abort> {
         if self.read_unfinished()?.is_none() && !self.is_removal_pending() {
             return Ok(None);
         }
         let _exclusive = self.lock_exclusive(progress)?;
         self.complete_removal();
-        // The holder of the lock may have closed the transaction, or rolled it back.
+        // While we waited for the lock, its holder may have closed the transaction or rolled it back.
         let Some(journal) = self.read_unfinished()? else { return Ok(None) };
         let step = progress.step("rolling back an interrupted repair");
         let recovery = recover(self, &journal)?;
@@ -170,9 +171,9 @@ pub fn make_id() -> String {
     format!("{nanoseconds}-{}", process::id())
 }
 
-/// The name of the directory for an environment's repairs: a digest of the path of its packages, preceded by the
-/// length of the path. Every version of this program computes it in this way, and so finds the repairs of other
-/// versions.
+/// The name of the directory for an environment's repairs: a digest of the length and the text of the path of
+/// its packages. Every version of this program computes the name in this way, so each version finds the
+/// repairs of the others.
 fn directory_name(site: &Path) -> String {
     let path = site.as_os_str().as_encoded_bytes();
     let length = (path.len() as u64).to_le_bytes();
@@ -181,7 +182,8 @@ fn directory_name(site: &Path) -> String {
     name
 }
 
-/// Continues a sentence about what was restored with what a rollback has kept because others have written it.
+/// The end of a sentence about what was restored. It names what a rollback has kept, because others have
+/// written it.
 pub fn describe_left(left: &Left) -> String {
     let packages = match left.packages.as_slice() {
         [] => String::new(),
@@ -199,7 +201,7 @@ pub fn describe_left(left: &Left) -> String {
     packages + &files
 }
 
-/// Lists as many files as fit into a message.
+/// Lists up to `MAX_NAMED` files, and counts the others.
 pub fn list_files(files: &[PathBuf]) -> String {
     let named = files.iter().take(MAX_NAMED).map(|file| file.display().to_string());
     let named = named.collect::<Vec<_>>().join(", ");
@@ -210,8 +212,8 @@ pub fn list_files(files: &[PathBuf]) -> String {
     }
 }
 
-/// Finds the directory that contains aws-parallelcluster. This directory is locked, and new packages are installed
-/// into it.
+/// Finds the directory that contains aws-parallelcluster. A repair locks this directory, and installs new
+/// packages into it.
 pub fn find_site(target: &Target) -> Option<PathBuf> {
     let pcluster = find_distribution(&target.interpreter.sys_path, PCLUSTER)?;
     let directory = pcluster.metadata.parent()?.to_owned();

@@ -1,8 +1,8 @@
 //! The token that binds the journals of repairs to their environment: a random line in a file among its packages.
 //!
-//! It survives a reboot, and it is part of a copy, an rsync or a restored backup, unlike device and inode numbers.
-//! An environment that is recreated at the same path does not have it. If users share an environment, each has a
-//! line, because they cannot read each other's journals.
+//! Unlike device and inode numbers, it stays the same after a reboot, and in a copy, an rsync or a restored
+//! backup. An environment that is recreated at the same path does not have it. If users share an environment,
+//! each has a line, because they cannot read each other's journals.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -12,7 +12,7 @@ use std::path::Path;
 use crate::repair::file_digest::hexadecimal;
 use crate::system::{disk, files};
 
-/// The name of the file in each package directory that a repair has changed.
+/// The name of the token file. There is one in each package directory that a repair has changed.
 pub const TOKEN_FILE: &str = ".repaired-by-pcluster-shim";
 
 /// The name under which the file is written, before it is renamed.
@@ -27,7 +27,8 @@ pub fn generate() -> io::Result<String> {
     Ok(hexadecimal(&bytes))
 }
 
-/// Whether a text could be a token. A journal is data from disk, and an empty token would match any empty line.
+/// Whether a text could be a token. The token in a journal has to be checked, because it is data from disk:
+/// an empty token would match any empty line.
 pub fn is_token(text: &str) -> bool {
     text.len() == 2 * TOKEN_BYTES && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
@@ -69,7 +70,8 @@ fn read(site: &Path) -> io::Result<String> {
     }
 }
 
-/// Writes the file under a fixed name and renames it. A random name would be left behind after a kill.
+/// Writes the file under a fixed name and renames it. A file with a random name would be left behind after a
+/// kill, because no later call could find it.
 fn write(site: &Path, tokens: &str) -> io::Result<()> {
     let temporary = site.join(TEMPORARY_FILE);
     remove_file(&temporary)?;
@@ -119,7 +121,7 @@ mod tests {
         assert!(!is_in(site.path(), &token).unwrap());
         add(site.path(), &token).unwrap();
         assert!(is_in(site.path(), &token).unwrap());
-        // What a kill leaves while the file is being written.
+        // What remains if the process is killed while it writes the file.
         fs::write(site.path().join(TEMPORARY_FILE), "half").unwrap();
         remove(site.path(), &token).unwrap();
         assert_eq!(site.path().read_dir().unwrap().count(), 0);

@@ -2,12 +2,12 @@
 //!
 //! The name of the journal's file says how far a transaction has come:
 //!
-//! | file                 | its files are | the next call |
-//! | -------------------- | ------------- | ------------- |
-//! | `unchanged.json`     | the old ones: not begun, or rolled back | removes the token and the copies |
-//! | `journal.json`       | partly exchanged | rolls it back |
-//! | `repair-ID.json`     | the new ones  | nothing; `undo` rolls it back, the newest first |
-//! | `interrupted-ID.json`| those of another environment, which is not at its path any more | nothing, until that one is back |
+//! | file                  | the environment's files are | the next call |
+//! | --------------------- | --------------------------- | ------------- |
+//! | `unchanged.json`      | the old ones: not begun, or rolled back | removes the token and the copies |
+//! | `journal.json`        | partly exchanged | rolls it back |
+//! | `repair-ID.json`      | the new ones     | nothing; `undo` rolls back the newest first |
+//! | `interrupted-ID.json` | no longer at this path: another environment is there | nothing, until they are back |
 //!
 //! Each state leads to the next with a single rename, so a kill always leaves one of these files. An open
 //! transaction is always rolled back, never continued. The repair itself does that if a step fails; otherwise
@@ -35,7 +35,7 @@ use crate::system::files::describe;
 #[derive(Debug, Clone)]
 pub struct Transactions {
     pub directory: PathBuf,
-    /// The package directory of the environment: a journal about another one is refused.
+    /// The package directory of the environment: a journal about another directory is refused.
     pub site: PathBuf,
 }
 
@@ -44,7 +44,7 @@ impl Transactions {
         self.directory.join("journal.json")
     }
 
-    /// The journal of a transaction before its exchange or after its rollback; only its token may still be in
+    /// The journal of a transaction before its exchange or after its rollback; at most its token is still in
     /// the environment.
     fn unchanged_journal(&self) -> PathBuf {
         self.directory.join("unchanged.json")
@@ -61,7 +61,8 @@ impl Transactions {
     /// Returns an error if there is one that cannot be read, because we do not know which files were changed.
     pub fn unfinished(&self) -> Result<Option<Journal>, String> {
         let open = self.open_journal();
-        // A journal that we may not open belongs to another user, whose repair may still be running.
+        // A journal that we have no permission to open belongs to another user, whose repair may still be
+        // running. It is left alone.
         if let Some(journal) = read_journal(&open, &self.site, &[io::ErrorKind::PermissionDenied])? {
             return Ok(Some(journal));
         }
@@ -92,7 +93,8 @@ impl Transactions {
         Ok(journal.is_bound()?.then_some(journal))
     }
 
-    /// The path of every file that says what to undo or roll back; an open transaction's need not exist.
+    /// The path of every file that says what to undo or roll back; `journal.json` and `unchanged.json` are
+    /// always included, even if they do not exist.
     pub fn journals(&self) -> Vec<PathBuf> {
         let kept = history::list(&self.directory).into_iter().map(|entry| entry.file);
         let interrupted = self.entries(INTERRUPTED_PREFIX);
@@ -133,8 +135,8 @@ impl Transactions {
                 part: Some(*package),
             });
         }
-        // The journal relies on its copies. In a hard link only the name is new, so syncing the directory is
-        // enough.
+        // The journal relies on its copies, so they are synced first. For hard links, it is enough to sync
+        // the directory, because only their names are new.
         let copied = copied.iter().map(PathBuf::as_path).collect::<BTreeSet<_>>();
         let synced = if copied.is_empty() {
             disk::sync_directory(&snapshot)
@@ -162,7 +164,8 @@ impl Transactions {
         Ok(journal)
     }
 
-    /// The token of earlier repairs of this environment, because they can all share it; otherwise a new one.
+    /// The token of the earlier repairs of this environment, because all its repairs can share one. If there
+    /// is none, a new one.
     fn choose_token(&self) -> io::Result<String> {
         let earlier = self.closed().unwrap_or_default().into_iter().find_map(|journal| journal.token);
         earlier.map_or_else(token::generate, Ok)
@@ -172,7 +175,7 @@ impl Transactions {
     pub fn remove(&self, journal: &Journal) {
         let (open, unchanged) = (self.open_journal(), self.unchanged_journal());
         // A journal that reappears after a power failure needs its copies and its token, so the rename comes
-        // first.
+        // before their removal.
         if !open.exists() || disk::rename(&open, &unchanged).is_ok() {
             self.finish_removal(journal);
         }
@@ -203,7 +206,8 @@ impl Transactions {
         }
     }
 
-    /// Sets an open journal and its snapshot aside, because another environment is at its path.
+    /// Sets an open journal aside, because its environment was replaced by another one at the same path. Its
+    /// snapshot is kept.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be renamed; the transaction is still open.
@@ -282,7 +286,7 @@ impl Transactions {
         self.remove_snapshots();
     }
 
-    /// Opens a closed transaction again, so that the next call completes an undo if it is interrupted.
+    /// Opens a closed transaction again. If the undo that follows is interrupted, the next call completes it.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be renamed; the transaction is still closed.

@@ -161,7 +161,7 @@ fn refuse_changed_since(target: &Target, journal: &Journal) -> Result<(), Error>
     let unchanged =
         "Nothing was changed. To see what the repair replaced, run `pcluster preflight undo --list`.";
     let packages = read_installed(&target.interpreter.sys_path);
-    // A package that is gone may still be found in a directory that the repair has not changed.
+    // A package that is gone from the repaired directories may still be found in another one.
     let sites = journal.roots();
     let is_other = |change: &&Change| {
         packages.get(&change.package).is_some_and(|found| {

@@ -7,7 +7,8 @@ use crate::report::human::{describe_hint, group_by_cause};
 use crate::report::{Report, Status};
 use crate::text::printable::{escape, name_of};
 
-/// Renders a line with the verdict after an annotation for each cause (a step shows only ten of each level).
+/// Renders an annotation for each cause, then a line with the verdict. GitHub shows only ten annotations of
+/// each level in a step.
 pub fn render(reports: &[Report]) -> String {
     reports.iter().map(render_one).collect()
 }

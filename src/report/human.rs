@@ -9,7 +9,7 @@ use crate::report::{Check, Decision, Report, Status, TargetInfo, Verdict};
 use crate::text::package_name::{IMAGEBUILDER, normalised};
 use crate::text::printable::{self, capitalize, escape_line, fill, flatten, name_of, wrap};
 
-/// Renders the report for people. A line is only wider than requested if a word, a path or a command is.
+/// Renders the report for people. A line is wider than requested only if a single word, path or command is.
 pub fn render(report: &Report, paint: &Paint) -> String {
     let verdict = wrap(&report.describe_verdict(), paint.width).join("\n");
     let mut text = format!("{}\n", paint.paint_verdict(report.verdict, &verdict));
@@ -30,7 +30,8 @@ pub fn render(report: &Report, paint: &Paint) -> String {
     text + &format!("\n{}\n", conclude(report, paint.width))
 }
 
-/// The conclusion and the next step, which remain visible on a terminal if the report is long.
+/// The conclusion and the next step. They come last, so they stay visible on a terminal even if the report
+/// is long.
 fn conclude(report: &Report, width: usize) -> String {
     let count = |level: Level, what: &str| {
         let is_counted =
@@ -76,7 +77,7 @@ pub(crate) fn format_findings(findings: &[Finding], paint: &Paint) -> String {
     for (index, group) in groups.iter().enumerate() {
         let next = groups.get(index + 1).map(|group| &group[0]);
         let shown_by = explained_by(&group[0]);
-        // If several findings share their cost and fix, those appear below the last one.
+        // If several findings share their cost and fix, cost and fix appear only below the last one.
         let is_shared = shown_by.is_empty() && next.is_some_and(|next| have_one_fix(next, &group[0]));
         text += "\n";
         text += &format_group(group, is_shared, &shown_by, paint);
@@ -88,7 +89,8 @@ pub(crate) fn group_by_cause(findings: &[Finding]) -> impl Iterator<Item = &[Fin
     findings.chunk_by(have_one_cause)
 }
 
-/// Whether two findings are alike, except that they are about different entries of one object (as two tags).
+/// Whether two findings are alike, except that they are about different entries of one object (such as
+/// two tags).
 fn have_one_cause(one: &Finding, other: &Finding) -> bool {
     one.id == other.id && one.path().map(strip_key) == other.path().map(strip_key) && have_one_fix(one, other)
 }
@@ -279,8 +281,8 @@ fn is_command(finding: &Finding) -> bool {
 /// screen.
 const MAX_FINDINGS: usize = 3;
 
-/// Describes a finding: the message, then the cost and, if it `is_advised`, what to do, unless the previous
-/// finding has the same cost and fix.
+/// Describes a finding: the message, then the cost and, if `is_advised`, what to do. Cost and advice are left
+/// out if the previous finding has the same cost and fix.
 fn describe_finding(
     level: &str,
     finding: &Finding,

@@ -77,7 +77,8 @@ fn format_seconds(milliseconds: u64) -> String {
     format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000)
 }
 
-/// Text for XML 1.0, in an element or in an attribute. XML cannot represent control characters.
+/// Text for XML 1.0, in an element or in an attribute. Control characters are escaped first, because XML
+/// cannot represent them.
 fn format_text(text: &str) -> String {
     let mut formatted = String::with_capacity(text.len());
     for letter in escape(text).chars() {

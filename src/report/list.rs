@@ -9,8 +9,8 @@ use crate::text::printable::{count, escape_line, name_of};
 /// The minimum width of a reason; a line with a long path becomes wider than requested.
 const MIN_REASON: usize = 40;
 
-/// Renders a line for each report (verdict, versions of pcluster and Python, path, and the first reason in short
-/// form), and how many there are of each verdict.
+/// Renders a line for each report (verdict, versions of pcluster and Python, path, and the first reason in
+/// short form), then the number of reports with each verdict.
 pub fn render(reports: &[Report], paint: &Paint) -> String {
     let mut text: String = reports.iter().map(|report| render_line(report, paint)).collect();
     let _ = writeln!(text, "\n{}", count_verdicts(reports));
@@ -47,7 +47,8 @@ fn render_line(report: &Report, paint: &Paint) -> String {
     line.trim_end().to_owned() + "\n"
 }
 
-/// The id of the first finding that blocks; otherwise the first check that could not run and why, or the warnings.
+/// The id of the first finding that blocks; otherwise why the first check could not run; otherwise the number
+/// of warnings.
 fn first_reason(report: &Report) -> String {
     let blocking = report.errors().next().map(|finding| finding.id.clone());
     let not_run = || {

@@ -112,7 +112,7 @@ pub struct Report {
     pub packages: BTreeMap<String, String>,
     pub checks: Vec<Check>,
     pub findings: Vec<Finding>,
-    /// A WARNING blocks too.
+    /// Whether a WARNING blocks too.
     #[serde(skip)]
     denies_warnings: bool,
 }
@@ -230,7 +230,7 @@ impl Report {
     }
 }
 
-/// Findings of the level `blocking` or above block, even if some check could not run.
+/// With a finding of the level `blocking` or above, the verdict is blocked even if some check could not run.
 fn derive_verdict(checks: &[Check], findings: &[Finding], blocking: Level) -> Verdict {
     if findings.iter().any(|finding| finding.level >= blocking && !finding.is_ignored) {
         Verdict::Blocked
@@ -262,19 +262,19 @@ pub fn decide(mode: Mode, strict: bool, report: &Report) -> Decision {
 
 /// JSON with an indent of 2 and a final line feed, as pcluster prints it.
 pub fn format_json(value: &impl Serialize) -> String {
-    // Serialization fails only for maps whose keys are not strings, and there are none.
+    // Serialization fails only for maps whose keys are not strings, and there are no such maps.
     escape_json(serde_json::to_string_pretty(value).unwrap_or_default() + "\n")
 }
 
-/// Writes the characters that a terminal acts on as JSON escapes, because a terminal may show the JSON too;
-/// the values stay the same.
+/// Replaces the characters that a terminal acts on with JSON escapes, because the JSON may be shown on a
+/// terminal too; the values stay the same.
 pub fn escape_json(json: String) -> String {
     if !json.contains(is_unsafe) {
         return json;
     }
     json.chars().fold(String::with_capacity(json.len()), |mut safe, letter| {
         if is_unsafe(letter) {
-            // All of them take 4 digits, and writing to a String cannot fail.
+            // Each of these characters takes 4 digits, and writing to a String cannot fail.
             let _ = write!(safe, "\\u{:04x}", u32::from(letter));
         } else {
             safe.push(letter);

@@ -6,8 +6,8 @@ use crate::model::finding::Kind;
 use crate::report::human::describe_hint;
 use crate::report::{Report, Verdict, format_json};
 
-/// Renders a stop as the JSON that the real pcluster prints when it rejects a configuration, so that scripts that
-/// read it keep working.
+/// Renders a stop as the JSON that the real pcluster prints when it rejects a configuration, so that scripts
+/// that read this JSON keep working.
 pub fn render_stop(report: &Report) -> String {
     let entry = |kind: Kind, message: String| json!({"level": "ERROR", "type": kind, "message": message});
     let mut errors: Vec<Value> = report

@@ -16,13 +16,13 @@ use crate::system::scratch::Scratch;
 use crate::system::signals::{Interrupts, in_own_session};
 use crate::text::printable::flatten;
 
-/// How often a wait checks for a signal; the end of the child itself is noticed immediately.
+/// The interval at which we look for a signal while we wait for a child. Its end is noticed immediately.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// More than any answer needs. A child that prints endlessly would fill the disk.
+/// More than any answer needs. Without a limit, a child that prints endlessly would fill the disk.
 pub const MAX_OUTPUT: u64 = 32 << 20; // bytes
 
-/// What a child that ended by itself left behind.
+/// The status and the output of a child that ended by itself.
 #[derive(Debug)]
 pub struct Finished {
     pub status: ExitStatus,
@@ -50,7 +50,7 @@ pub enum ChildError {
     /// There is no place for the child's files.
     #[error("cannot create a temporary directory: {}", describe_io(.0))]
     Scratch(io::Error),
-    /// This signal arrived while it ran.
+    /// This signal arrived while the child ran.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
 }
@@ -75,7 +75,8 @@ fn beginning(output: &[u8]) -> String {
     }
 }
 
-/// The last line of an output that is not blank: the most informative one of errors from Python and Node.
+/// The last line of an output, without blank lines: in errors from Python and Node, it is the most
+/// informative one.
 fn last_line(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output);
     let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
@@ -90,11 +91,11 @@ pub struct Child<'a> {
     pub arguments: Vec<OsString>,
     pub environment: Vec<Variable>,
     pub limit: Duration,
-    /// It is ended if both streams together exceed this number of bytes.
+    /// The child is killed if both streams together exceed this number of bytes.
     pub max_output: u64,
 }
 
-/// A variable of a child: set, or removed if the value is `None`.
+/// An environment variable of a child: set, or removed if the value is `None`.
 pub type Variable = (OsString, Option<OsString>);
 
 /// A running child. If it is dropped, it is killed together with everything that it has started.
@@ -113,11 +114,11 @@ pub struct Running {
 }
 
 impl Running {
-    /// Waits for its end.
+    /// Waits for the child to end.
     ///
     /// # Errors
-    /// Returns an error if it takes too long, prints too much, or a signal arrives. The caller has to check its
-    /// status.
+    /// Returns an error if it takes too long, prints too much, or a signal arrives. The caller has to check
+    /// the child's exit status.
     pub fn wait(self) -> Result<Finished, ChildError> {
         let interrupts = Interrupts::caught();
         loop {
@@ -168,8 +169,8 @@ impl Child<'_> {
         self.spawn(scratch, |expression| expression.stdin_file(reader))?.wait()
     }
 
-    /// Starts it. `scratch` contains its output, and has to live as long as the child. The output goes to files,
-    /// because a grandchild that outlives the child would keep a pipe open.
+    /// Starts the child. Its output goes to files in `scratch`, which has to live as long as the child. A
+    /// pipe would stay open if a grandchild outlived the child.
     pub fn start(self, scratch: &Scratch) -> Result<Running, ChildError> {
         self.spawn(scratch, |expression| expression.stdin_null())
     }

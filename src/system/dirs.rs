@@ -39,8 +39,8 @@ pub fn all() -> impl Iterator<Item = PathBuf> {
     [CONFIG, STATE].into_iter().filter_map(named)
 }
 
-/// The variable if it is absolute, otherwise a path below HOME if that exists. A HOME that does not exist belongs
-/// to a user who is not supposed to have one, and root could create it.
+/// The variable if it is absolute, otherwise a path below HOME, if HOME exists. A HOME that does not exist
+/// belongs to a user who is not supposed to have one, and root could create it.
 fn named((variable, below_home): (&str, &str)) -> Option<PathBuf> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let below_home = || absolute("HOME").filter(|home| home.exists()).map(|home| home.join(below_home));

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 /// Whether a written file has to survive a loss of power.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// It may be written to the disk later.
+    /// It reaches the disk at some later time.
     Buffered,
     /// It is on the disk, and so is its name.
     Durable,
@@ -64,7 +64,8 @@ fn is_unsupported(error: &io::Error) -> bool {
 
 /// Syncs files to the disk, along with the directories up to `tops` in which they appeared or disappeared.
 ///
-/// One syncfs(2) for each file system, because thousands of fsync(2) take minutes on a slow disk.
+/// Calls syncfs(2) once for each file system, because thousands of fsync(2) calls take minutes on a
+/// slow disk.
 pub fn sync(paths: &BTreeSet<&Path>, tops: &[PathBuf]) -> io::Result<()> {
     let directories = directories_of(paths, tops);
     match sync_file_systems(&directories) {
@@ -153,7 +154,7 @@ mod tests {
         assert!(write_atomically(&root.path().join("no/file"), b"", Durability::Durable).is_err());
     }
 
-    /// A character device cannot be synced either, like a directory on a network volume.
+    /// Like a directory on a network volume, a character device cannot be synced.
     #[test]
     fn what_cannot_be_synced_is_no_failure() {
         let device = Path::new("/dev/null");

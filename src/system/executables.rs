@@ -32,9 +32,9 @@ pub fn find(name: impl Into<OsString>, path: Option<OsString>) -> Option<PathBuf
     search.custom_path_list(path?).first_result().ok()
 }
 
-/// The running executable, without links, for comparison and display. Linux reports it without links, macOS
-/// under the path by which it was called. On Linux `current_exe` reads `/proc`; without `/proc`, we use the
-/// name that the process was called by.
+/// The running executable, with links resolved, for comparison and display. Linux reports it with links
+/// resolved, macOS under the path by which it was called. On Linux `current_exe` reads `/proc`; without
+/// `/proc`, we use the name that the process was called by.
 pub fn own_executable() -> Option<PathBuf> {
     let called = || {
         let name = env::args_os().next()?;
@@ -50,8 +50,8 @@ pub fn own_executable() -> Option<PathBuf> {
     }
 }
 
-/// A path without links. If it does not exist, for example because the running program was replaced, it is
-/// returned unchanged.
+/// The path, with its links resolved. If it does not exist, for example because the running program was
+/// replaced, it is returned unchanged.
 pub fn without_links(path: PathBuf) -> PathBuf {
     path.canonicalize().unwrap_or(path)
 }

@@ -14,8 +14,9 @@ use crate::system::files;
 /// Where temporary files go if the directory in TMPDIR is gone or full, in Python's order.
 const OTHER_DIRECTORIES: [&str; 2] = ["/tmp", "/var/tmp"];
 
-/// A private directory for one check, removed when the check ends. SIGKILL leaves it behind; the next check that
-/// needs a directory removes it. The lock shows whether it is in use, because it ends with its holder.
+/// A private directory for one check, removed when the check ends. After SIGKILL, it remains until the next
+/// check that needs a directory removes it. The lock shows whether the directory is in use, because a lock
+/// ends with its holder.
 #[derive(Debug)]
 pub struct Scratch {
     directory: TempDir,
@@ -26,10 +27,12 @@ pub struct Scratch {
 const SCRATCH_PREFIX: &str = "pcluster-shim-";
 const SCRATCH_RANDOM: usize = 6;
 
-/// Marks a directory as one of these, and is locked while the directory is in use.
+/// The name of the file that marks a directory as a [`Scratch`], and that is locked while the directory is
+/// in use.
 const SCRATCH_LOCK: &str = "pcluster-shim.lock";
 
-/// The number of attempts: until a new directory is locked, another check may take it for a leftover.
+/// The number of attempts: until a new directory is locked, another check may take it for a leftover and
+/// remove it.
 const MAX_SCRATCH_TRIES: usize = 20;
 
 impl Scratch {
@@ -93,7 +96,8 @@ impl Scratch {
 
     /// The variable and value that make a child put its temporary files into this directory. A check has to
     /// fail where pcluster would, so the value keeps the form of this process's TMPDIR (jsii fails with a
-    /// relative one). A TMPDIR that cannot be used stays set (Node.js fails with it); Python uses TEMP.
+    /// relative one). A TMPDIR that cannot be used stays set, because Node.js fails with it. The variable is
+    /// then TEMP, which Python uses instead.
     pub fn temporary_files(&self) -> io::Result<(&'static str, PathBuf)> {
         let private = self.directory("tmp")?;
         let given = env::var_os("TMPDIR").map(PathBuf::from).filter(|path| !path.as_os_str().is_empty());
@@ -122,24 +126,24 @@ impl Drop for Scratch {
     }
 }
 
-/// Removes what killed checks have left behind: directories of the caller's with the name and the lock file of a
+/// Removes what killed checks have left behind: the caller's directories with the name and the lock file of a
 /// [`Scratch`], if no process holds the lock.
 fn sweep_scratch(base: &Path) {
     for entry in base.read_dir().into_iter().flatten().flatten().filter(is_scratch) {
         let lock = entry.path().join(SCRATCH_LOCK);
         let is_left = |lock: &File| lock.try_lock().is_ok();
-        // A check that is killed before it has a lock leaves an empty directory. If another check has just
-        // created it, that check creates another one.
+        // A directory is empty if its check was killed before it had a lock. If a running check has just
+        // created the directory, it creates another one.
         let _ = fs::remove_dir(entry.path());
-        // The lock is held to the end, so a check that has just created the directory notices that.
+        // The lock is held to the end, so a check that has just created the directory notices the removal.
         if let Some(_held) = files::open(&lock).ok().filter(is_left) {
             remove_scratch(&entry.path());
         }
     }
 }
 
-/// Removes the lock last: with it, the next check finds what a kill left behind, or what a child that was still
-/// running kept from being removed.
+/// Removes a scratch directory, its lock file last. If this process is killed, or if a child that is still
+/// running creates more files, the next check finds the rest by the lock file.
 fn remove_scratch(directory: &Path) {
     let entries = || directory.read_dir().into_iter().flatten().flatten();
     for entry in entries().filter(|entry| entry.file_name() != SCRATCH_LOCK) {

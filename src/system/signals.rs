@@ -20,7 +20,7 @@ pub struct Interrupts(Arc<AtomicUsize>);
 static CAUGHT: OnceLock<Interrupts> = OnceLock::new();
 
 impl Interrupts {
-    /// The signal that has arrived since the first child was started. It has to be checked right before exec,
+    /// The signal that has arrived since the first child was started. Callers ask for it right before exec,
     /// because exec would lose it.
     pub fn received() -> Option<Interrupted> {
         CAUGHT.get()?.check().err()

@@ -25,7 +25,8 @@ pub fn width_of(stream: impl AsFd) -> Option<usize> {
     (columns > 0).then(|| columns.clamp(RANGE.0, RANGE.1))
 }
 
-/// Folds lines at the width of a stream if it is a terminal; for a program, each stays in one piece.
+/// Folds lines at the width of a stream if it is a terminal. If a program reads the stream, each line stays
+/// in one piece.
 pub fn fold_for<'a>(stream: impl AsFd, lines: &'a str, prefix: &str) -> Cow<'a, str> {
     width_of(stream).map_or(Cow::Borrowed(lines), |width| fold(lines, prefix, width).into())
 }

@@ -11,8 +11,9 @@ use crate::system::{dirs, files};
 /// Reads a text from the program's own directories, if only the caller or root could have written it.
 ///
 /// # Errors
-/// Returns an error if it cannot be read, or if others could have written it. In the second case, its kind is
-/// `PermissionDenied`, and [`find_refused_place`] distinguishes it from an error of the operating system.
+/// Returns an error if it cannot be read, or if others could have written it. In the second case, the error's
+/// kind is `PermissionDenied`, and [`find_refused_place`] distinguishes the error from an error of the
+/// operating system.
 pub fn read_to_string(path: &Path) -> io::Result<String> {
     files::check_regular(path)?;
     refuse(path)?;
@@ -56,13 +57,13 @@ impl std::fmt::Display for UntrustedError {
 
 impl std::error::Error for UntrustedError {}
 
-/// Refuses a file that is not trusted, because of itself or of the program's own directories above it.
+/// Refuses a file if it, or one of the program's own directories above it, is not trusted.
 pub fn refuse(path: &Path) -> io::Result<()> {
     let owned: Vec<PathBuf> = dirs::all().collect();
     let is_own = |directory: &&Path| owned.iter().any(|own| directory.starts_with(own));
     let above = path.ancestors().skip(1).take_while(is_own);
     for place in [path].into_iter().chain(above) {
-        // A link of another user may lead to a file of the caller.
+        // The owner of a link is checked first, because another user's link may lead to a file of the caller.
         let link = distrust_owner(&place.symlink_metadata()?);
         if let Some(why) =
             link.map_or_else(|| place.metadata().map(|found| distrust(&found, 0o022)), |why| Ok(Some(why)))?
@@ -90,8 +91,8 @@ fn distrust(metadata: &Metadata, writable: u32) -> Option<String> {
 /// Why a file must not be run: another user owns it or could write to it. For a link, only the owner counts.
 /// `None` for a missing file.
 ///
-/// Fedora, RHEL and Amazon Linux give each user a group with the same number and a umask of 002, so this group can
-/// write to what the user installs.
+/// On Fedora, RHEL and Amazon Linux, each user has a group with the same number, and the umask is 002. So
+/// this group can write to what the user installs, and that is accepted here.
 pub fn why_not(path: &Path) -> Option<String> {
     let metadata = path.symlink_metadata().ok()?;
     if metadata.is_symlink() {
@@ -106,7 +107,8 @@ pub fn why_not(path: &Path) -> Option<String> {
 pub fn make_directory(path: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     refuse(path)?;
-    // Python creates directories below it with the permissions that the umask allows.
+    // This directory has to be closed to others, because Python creates directories below it with the
+    // permissions that the umask allows.
     if path.metadata()?.permissions().mode() & 0o077 != 0 {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))?;
     }
