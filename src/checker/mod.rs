@@ -155,7 +155,7 @@ fn advise(
     advised
 }
 
-/// Whether an advisory says that the template is incomplete, although no template was checked.
+/// Whether an advisory says that the template is incomplete, and no template was built that could refute it.
 fn has_open_question(advised: &[Finding], seen: &Seen) -> bool {
     seen.minimal_may_build
         && advised.iter().any(|finding| finding.shows == Some(Shows::Template) && finding.blocks())

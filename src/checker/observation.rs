@@ -170,8 +170,8 @@ impl Observer<'_> {
         }
     }
 
-    /// Whether a template has everything that was asked for. Only that can refute an advisory; what the other
-    /// rules find does not matter here.
+    /// Whether a template has everything that was asked for. Only such a template can refute an advisory;
+    /// what the other rules find does not matter here.
     fn is_right(&self, synthesized: &Result<Synthesis, ChildError>) -> bool {
         match synthesized {
             Ok(Synthesis::Template { template, expectation }) => {
@@ -193,7 +193,7 @@ impl Observer<'_> {
         let launcher = &self.request.real.path;
         let asked = question::ask_for_start(
             launcher,
-            // The launcher is asked with the real call even if a minimal template was built.
+            // The launcher is started with the real call even if a minimal template was built.
             self.request.call.given(),
             python_path,
             self.request.settings.timeout,

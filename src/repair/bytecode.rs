@@ -82,7 +82,7 @@ pub fn check_and_remove_damaged(
 }
 
 /// Whether a file is bytecode in the prefix of the environment. Its directory may be reached through links,
-/// but the file must not be one.
+/// but the file must not be a link itself.
 fn is_of_environment(file: &Path, target: &Target) -> bool {
     let site = find_site(target);
     let prefixes = [Some(target.interpreter.prefix.as_path()), site.as_deref().map(prefix_of)];

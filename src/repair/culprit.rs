@@ -4,9 +4,9 @@
 //! culprits among `n` candidates. It assumes that moving more packages never makes things worse. If that is
 //! wrong, the set is larger than necessary, or the proof of the repair fails.
 
-/// Finds a smallest set of candidates that passes if it is moved together with `background`. All candidates
-/// and `background` together are known to pass. A test that returns `None` was not run, because the time was
-/// up. What it would have ruled out stays in the set.
+/// Finds a smallest set of candidates that passes the test if it is moved together with `background`. All
+/// candidates and `background` together are known to pass. A test that returns `None` was not run, because
+/// the time was up. What it would have ruled out stays in the set.
 pub fn minimize<E>(
     background: &[usize],
     candidates: &[usize],

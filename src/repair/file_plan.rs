@@ -16,8 +16,8 @@ use crate::repair::journal::{PackageFiles, SavedDirectory};
 use crate::system::files::{self, describe};
 use crate::text::package_name::normalised;
 
-/// The changes to an environment: files to remove, each with the index of its package, and files to add with their
-/// content.
+/// The changes to an environment: files to remove, each with the index of its package, and files to add, each
+/// with its content.
 #[derive(Debug, Default)]
 pub struct FilePlan {
     pub removals: BTreeMap<PathBuf, usize>,
@@ -32,7 +32,7 @@ pub enum Content {
 }
 
 impl FilePlan {
-    /// Replaces a distribution in the directory `site` with its staged successor.
+    /// Plans to replace a distribution in the directory `site` with its staged successor.
     pub fn replace(
         &mut self,
         old: Option<&Distribution>,
@@ -96,9 +96,9 @@ impl FilePlan {
         Ok(())
     }
 
-    /// Replaces single files of a distribution, and its RECORD, with those of its edited copy. The other
-    /// files are not touched, above all METADATA: if the repair were interrupted without that file in place,
-    /// the next call would not find the repair.
+    /// Plans to replace single files of a distribution, and its RECORD, with those of its edited copy. The
+    /// other files are not touched, above all METADATA: if the repair were interrupted without that file in
+    /// place, the next call would not find the repair.
     pub fn edit<'a>(
         &mut self,
         old: &Distribution,

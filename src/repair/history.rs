@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::system::disk;
 
-/// The number of repairs that are kept.
+/// The maximum number of repairs that are kept.
 pub const MAX_UNDO: usize = 5;
 
 /// The prefix of the name of every journal of a closed repair in place.

@@ -21,7 +21,7 @@ use crate::system::scratch::Scratch;
 /// An installer may take this many times as long as a child of a check, because networks can be slow.
 const MAX_TIMEOUTS: u32 = 10;
 
-/// So large because the build of a package from source can print a compiler's output.
+/// The limit is this large because building a package from source can print a compiler's output.
 const MAX_INSTALLER_OUTPUT: u64 = 256 << 20; // bytes
 
 /// An installer for one environment.
@@ -39,8 +39,8 @@ pub struct Installer<'a> {
 #[derive(Debug)]
 enum Program {
     Uv(PathBuf),
-    /// The arguments with which the target's Python runs pip: `-m pip`, or a path in the wheel that `ensurepip`
-    /// would install. A wheel is a zip file, from which Python runs code.
+    /// The arguments with which the target's Python runs pip: `-m pip`, or a path in the wheel that
+    /// `ensurepip` would install. Python can run code from a wheel, because a wheel is a zip file.
     Pip(Vec<OsString>),
 }
 
@@ -85,9 +85,9 @@ impl<'a> Installer<'a> {
         Err(Error::repair(message, next).into())
     }
 
-    /// An installer that can limit packages to those available on a certain date: uv, which pip fetches into
-    /// `directory` if this installer is pip. pip itself can do that only from release 26 on, which few
-    /// environments have.
+    /// An installer that can limit packages to those available on a certain date: uv. If this installer is
+    /// pip, pip fetches uv into `directory`. pip itself can limit dates only from release 26 on, and few
+    /// environments have that.
     pub fn limiting_dates(&self, directory: &Path) -> Result<Self, Abort> {
         let (uv, cache) = match &self.program {
             Program::Uv(uv) => (uv.clone(), None),

@@ -120,7 +120,7 @@ impl Journal {
         if self.sites.is_empty() { std::slice::from_ref(&self.site) } else { &self.sites }
     }
 
-    /// Refuses paths that no repair of the packages in `site` would write.
+    /// Refuses this journal if it names a path that no repair of the packages in `site` would write.
     pub fn refuse_paths_outside(&self, site: &Path) -> Result<(), String> {
         if self.site != site {
             return Err(format!(
@@ -253,7 +253,7 @@ impl Journal {
         self.parts.iter().find(is_reinstalled).map(|part| part.package.as_str())
     }
 
-    /// Finds a package that is no longer as the repair has written it.
+    /// Finds a package that is no longer in the state in which the repair left it.
     pub fn find_changed_package(&self) -> Option<&str> {
         let is_new = |part: &PackageFiles| {
             let record = sha256_of(&part.site.join(&part.new).join("RECORD"));

@@ -14,7 +14,8 @@ use crate::system::signals::Interrupts;
 /// The time between two attempts to take a lock.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The time after which a wait is reported even if no progress is shown: an exchange of files takes less.
+/// The time after which a wait is reported even if no progress is shown: an exchange of files takes less
+/// than that.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Tries to take a lock until it is free, and reports what it waits for. It does not block in a system call:

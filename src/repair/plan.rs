@@ -58,7 +58,7 @@ pub struct Goal {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WantedEdit {
     pub id: String,
-    /// Whether the finding that asks for it blocks or was named by the user.
+    /// Whether the edit has to be made: its finding blocks, or the user has named that finding.
     pub is_required: bool,
 }
 
@@ -127,8 +127,8 @@ impl Goal {
     }
 }
 
-/// The source edits that the findings of a report ask for. Only the findings that a repair of these ids
-/// includes count ([`is_chosen`]).
+/// The source edits that the findings of a report ask for. A finding counts only if a repair of these ids
+/// includes it ([`is_chosen`]).
 pub fn find_edits(report: &Report, ids: &[String]) -> Vec<WantedEdit> {
     let chosen = report.findings.iter().filter(|finding| is_chosen(finding, ids));
     let wanted = chosen.filter_map(|finding| {
@@ -174,7 +174,7 @@ pub fn move_to(package: &str, version: &str) -> Option<PackageMove> {
     Some(PackageMove { packages: package.to_owned(), upgrade: range.clone(), downgrade: range })
 }
 
-/// Whether moving packages can correct all of these findings.
+/// Whether all of these findings can be fixed by moving packages.
 pub fn are_of_packages<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> bool {
     let mut findings = findings.into_iter().peekable();
     findings.peek().is_some()
@@ -268,7 +268,7 @@ pub fn find_required(installed: &Installed) -> BTreeSet<String> {
     required.map(|requirement| requirement.name).collect::<BTreeSet<_>>()
 }
 
-/// Collects the ranges that are required of a package that may move, by the packages that do not move.
+/// Collects what the packages that stay require of a package that may move, as ranges.
 fn collect_required_ranges(installed: &Installed, name: &str, moving: &BTreeSet<String>) -> Vec<String> {
     let staying =
         installed.iter().filter(|(other, _)| !moving.contains(*other) && !moves_with_cdk(other, moving));
@@ -289,7 +289,7 @@ fn moves_with_cdk(name: &str, moving: &BTreeSet<String>) -> bool {
     name.starts_with("aws-cdk-") && moving.iter().any(|other| other.starts_with("aws-cdk-"))
 }
 
-/// Finds the direct and indirect dependencies of the moving packages in the installed metadata.
+/// Finds the direct and indirect dependencies of the moving packages, as the installed metadata names them.
 fn find_dependencies(installed: &Installed, moving: &BTreeSet<String>) -> BTreeSet<String> {
     let mut found: BTreeSet<String> = BTreeSet::new();
     let mut next: Vec<String> = moving.iter().cloned().collect();

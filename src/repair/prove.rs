@@ -20,7 +20,7 @@ use crate::report::{Report, Verdict};
 use crate::system::concurrently::concurrently;
 
 /// Proves that the staged packages make the environment ready. The source edits of the goal are made first.
-/// If the new template asks for more edits, these are made too: before, perhaps no template could be built.
+/// If the new template asks for more edits, these are made too: perhaps no template could be built before.
 /// Returns the report if the environment would not be ready.
 pub fn prove(repair: &Repair, staged: &mut Staged) -> Result<Option<Report>, Abort> {
     failpoint::reach("proof").map_err(|error| Error::repair(error.to_string(), "Nothing was changed."))?;

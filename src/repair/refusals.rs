@@ -28,7 +28,8 @@ pub fn refuse_early(repair: &Repair) -> Result<(), Error> {
     let moving = repair.packages.all().iter().filter(|(name, _)| is_moving(name));
     let moving: Vec<&Distribution> = moving.map(|(_, package)| package).collect();
     if moving.iter().any(|package| is_installed_by_conda(package) || find_spack_prefix(package).is_some()) {
-        // Refused after staging: the command to run instead contains the versions, which are not known yet.
+        // These packages are refused after staging: the command to run instead contains the versions, which
+        // are not known yet.
         return Ok(());
     }
     let parents = moving.iter().filter_map(|package| package.metadata.parent());

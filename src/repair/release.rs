@@ -61,8 +61,8 @@ enum Test {
     Check,
 }
 
-/// Finds the smallest set of packages that makes the environment ready if they move to the versions available
-/// at the release. Then stages and proves them.
+/// Finds the fewest packages whose move to the versions available at the release makes the environment ready.
+/// Then stages and proves them.
 pub fn restore_release(repair: &Repair) -> Result<Staged, Abort> {
     let dated = fetch_dated_packages(repair)?;
     let all: Vec<usize> = (0..dated.groups.len()).collect();

@@ -22,8 +22,8 @@ use crate::text::package_name::PCLUSTER;
 /// RECORD, and returns the change.
 ///
 /// # Errors
-/// Returns an error if a file differs from that of the release, because we do not know what an edit would do to
-/// it.
+/// Returns an error if the text to replace does not occur exactly once: the file then differs from that of
+/// the release, and we do not know what the edit would do.
 pub fn stage_edits(pcluster: &Distribution, ids: &[String], overlay: &Path) -> Result<Change, Error> {
     let wanted = edits::select(&pcluster.version).into_iter().filter(|edit| ids.contains(&edit.id));
     let edits = stage_files(pcluster, &wanted.collect::<Vec<_>>(), overlay)?;

@@ -194,7 +194,7 @@ impl Transactions {
     }
 
     fn finish_removal(&self, journal: &Journal) {
-        // A journal that cannot be read may name the same token, so the removal waits.
+        // If another journal cannot be read, the removal waits, because that journal may name the same token.
         let released = self.closed().map_err(io::Error::other).and_then(|others| {
             remove_token(journal, &others)?;
             failpoint::reach("remove-token")

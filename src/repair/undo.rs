@@ -64,7 +64,7 @@ pub struct Undoable {
 pub struct Kept {
     /// The repairs of the target's environment, the newest first.
     pub undoable: Vec<Undoable>,
-    /// Where the repairs of another environment at the same path are, if there are any.
+    /// The directory with the repairs of another environment at the same path, if there are any.
     pub others: Option<PathBuf>,
 }
 
@@ -128,8 +128,8 @@ fn describe_nothing(state: &Transactions) -> Error {
     Error::undo(&message, &format!("Nothing was changed. The old files are kept in {kept}."))
 }
 
-/// Refuses an undo that would stop half-way, at a directory that cannot be written or at one that is in the place
-/// of a file.
+/// Refuses an undo that would stop half-way, at a directory that is not writable, or at one that is in the
+/// place of a file.
 fn refuse_unwritable(journal: &Journal) -> Result<(), Error> {
     let paths = || journal.removed.iter().map(|saved| &saved.path).chain(&journal.created);
     if let Some(path) = paths().find(|path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())) {

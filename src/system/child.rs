@@ -1,5 +1,5 @@
 //! The only way to run a child process: in its own session, with limits on time and output, with both streams
-//! kept, and with stdin from /dev/null or an empty pipe. It is ended when a signal arrives.
+//! kept, and with stdin from /dev/null or an empty pipe. The child is ended when a signal arrives.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;

@@ -133,7 +133,7 @@ fn sweep_scratch(base: &Path) {
         let lock = entry.path().join(SCRATCH_LOCK);
         let is_left = |lock: &File| lock.try_lock().is_ok();
         // A directory is empty if its check was killed before it had a lock. If a running check has just
-        // created the directory, it creates another one.
+        // created the directory, that check creates another one.
         let _ = fs::remove_dir(entry.path());
         // The lock is held to the end, so a check that has just created the directory notices the removal.
         if let Some(_held) = files::open(&lock).ok().filter(is_left) {
