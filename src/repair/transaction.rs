@@ -7,7 +7,7 @@
 //! | `unchanged.json`      | the old ones: not begun, or rolled back | removes the token and the copies |
 //! | `journal.json`        | partly exchanged | rolls it back |
 //! | `repair-ID.json`      | the new ones     | nothing; `undo` rolls back the newest first |
-//! | `interrupted-ID.json` | no longer at this path: another environment is there | nothing, until they are back |
+//! | `interrupted-ID.json` | gone: another environment is at this path | nothing until they are back |
 //!
 //! Each state leads to the next with a single rename, so a kill always leaves one of these files. An open
 //! transaction is always rolled back, never continued. The repair itself does that if a step fails; otherwise
