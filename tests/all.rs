@@ -1,4 +1,5 @@
-//! `preflight check --all`: what is found, what is not run, one line each, and the status of the worst.
+//! `preflight check --all`: which environments are found, and which are not run. Each has one line, and the
+//! worst one decides the exit status.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -17,7 +18,8 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// The paths found below the sandbox: this machine may have a pcluster of its own below /usr or /opt.
+/// The reported paths that are below the sandbox. Others are left out, because this machine could have
+/// another pcluster below /usr or /opt.
 fn paths(sandbox: &Sandbox, json: &[u8]) -> Vec<String> {
     let reports: Value = serde_json::from_slice(json).unwrap();
     let root = sandbox.root.to_str().unwrap();

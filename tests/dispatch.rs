@@ -1,5 +1,6 @@
-//! What is guarded and what passes through; and that a pass-through is the real program: same
-//! process, arguments, environment, streams, status and signals, and nothing left.
+//! Which calls are guarded, and which pass through to the real program. A pass-through is the same as a
+//! direct call in process, arguments, environment, streams, status and signals, and the shim leaves
+//! nothing behind.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -74,7 +75,8 @@ fn only_the_name_pcluster_preflight_is_a_command_of_its_own() {
     let run = sandbox.call(sandbox.path("shim/pcluster-preflight"), ["advisories"]).run();
     let same = sandbox.pcluster(["preflight", "advisories"]).run();
     run.exits(0).prints(&same.stdout()).is_silent();
-    // The commands that `pcluster-preflight` prints also work where `pcluster` is the real one.
+    // `pcluster-preflight` prints commands under its own name, so they also work if `pcluster` is the
+    // real one.
     let called = |name: &str, line: &str| {
         let line = format!("{name} {line}");
         sandbox.call(sandbox.path("tools/sh"), ["-c", &line]).run()
@@ -137,7 +139,8 @@ fn trap_16_a_console_script_gets_exactly_the_callers_environment() {
     }
 }
 
-/// A wrapper may start the shim again by exec, so one new variable, and no other, names what was tried.
+/// A wrapper could start the shim again by exec. So it gets one new variable, which names what was tried, and
+/// no other new variable.
 #[test]
 fn a_wrapper_gets_one_variable_more() {
     let sandbox = Sandbox::new();
@@ -222,7 +225,8 @@ fn a_pass_through_writes_nothing() {
     assert_eq!(log(&before), log(&sandbox.tree("")));
 }
 
-/// One execve after the shim's own, no child, no file opened for writing, no config read.
+/// A pass-through makes one execve after the shim's own. It starts no child, opens no file for writing, and
+/// does not read the config.
 #[test]
 fn trap_23_a_pass_through_does_nothing_but_find_and_exec() {
     let sandbox = Sandbox::new();
@@ -253,7 +257,8 @@ fn trap_23_a_pass_through_does_nothing_but_find_and_exec() {
             &format!("no open for writing: {line}"),
         );
         run.holds(!line.contains("config.yaml"), "no config is read");
-        // The shim knows itself by its inode: a search for its marker would take longer than all the rest.
+        // The shim recognizes its own file by the inode: a search for the marker in the file would take
+        // longer than all the rest.
         let own = format!("{}\"", sandbox.path("shim/pcluster").display());
         run.holds(!line.contains("open") || !line.contains(&own), "the shim itself is not read");
     }

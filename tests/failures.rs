@@ -1,5 +1,5 @@
-//! Checks that cannot run: one warning line names the check, and the real pcluster runs; strict stops. The
-//! failure of a child is never a failure of the shim.
+//! Checks that cannot run: one warning line names the check, and the real pcluster runs. With strict, the
+//! call stops. The failure of a child is never a failure of the shim.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,8 @@ use crate::support::sandbox::Sandbox;
 
 const FRAME: &str = r#"printf '\n%s\n' "$sentinel""#;
 
-/// Asserts that one line warns and the real pcluster is called, and that strict stops and says why.
+/// Asserts that a call prints one warning line and runs the real pcluster, and that with strict it stops and
+/// says why.
 #[track_caller]
 fn warned(sandbox: &Sandbox, what: &str, snapshot: &str) {
     let run = sandbox.build_image().run();
@@ -60,7 +61,7 @@ fn a_synthesis_that_fails() {
     }
 }
 
-/// A child that hangs is ended with everything that it started. A variable sets the limit.
+/// A child that hangs is ended, together with everything that it started. A variable sets the time limit.
 #[test]
 fn a_hang_ends_at_the_time_limit() {
     for (snapshot, identity) in [("identity-hangs.txt", true), ("synth-hangs.txt", false)] {
@@ -106,7 +107,7 @@ fn a_node_that_is_absent_or_odd() {
     }
 }
 
-/// In a real environment a missing Node makes the synthesis fail too: only one line reports it.
+/// In a real environment, a missing Node makes the synthesis fail too, but only one line is printed.
 #[test]
 fn a_missing_node_is_reported_once() {
     let sandbox = Sandbox::new();
@@ -116,8 +117,8 @@ fn a_missing_node_is_reported_once() {
     sandbox.build_image().run().exits(0).prints(REAL_OUTPUT).warns_once("node");
 }
 
-/// A batch job that has ended may leave a TMPDIR that does not exist. Python then uses another directory, and
-/// so does a check.
+/// After a batch job has ended, TMPDIR can name a directory that no longer exists. Python then uses another
+/// directory, and so does a check.
 #[test]
 fn without_the_directory_for_temporary_files_everything_is_checked() {
     let sandbox = Sandbox::new();
@@ -130,7 +131,7 @@ fn without_the_directory_for_temporary_files_everything_is_checked() {
     call().run().exits(1).prefixed();
 }
 
-/// The directory of the repairs' state for the environment of a sandbox.
+/// Runs `preflight fix`, and returns the directory in which it keeps its state for the sandbox's environment.
 fn state_of(sandbox: &Sandbox) -> PathBuf {
     sandbox.pcluster(["preflight", "fix"]).run().exits(0);
     let environments = sandbox.path("state/pcluster-shim/environments");
@@ -159,7 +160,7 @@ fn a_repair_that_cannot_be_rolled_back_turns_no_check_off() {
         let environment = sandbox.environment();
         damage(&sandbox, &state_of(&sandbox));
 
-        // Ready as far as it could be checked, also the second time.
+        // What could be checked is ready, so the real pcluster runs, the second time too.
         for _ in 0..2 {
             let run = sandbox.build_image().run();
             run.exits(0).prints(REAL_OUTPUT).warns_once(NOT_ROLLED_BACK);
@@ -192,7 +193,7 @@ fn a_repair_that_cannot_be_rolled_back_turns_no_check_off() {
     }
 }
 
-/// A check needs no state directory: it may be a file, a device or not set.
+/// A check needs no state directory. `XDG_STATE_HOME` can name a file or a device, or be unset.
 #[test]
 fn without_a_state_directory_everything_is_checked() {
     let sandbox = Sandbox::new();

@@ -210,9 +210,9 @@ fn a_working_directory_that_is_gone_turns_no_check_off() {
     let gone = format!("{make} gone && cd gone && {remove} ../gone && exec \"$@\"");
     let gone = ["-c", &gone, "sh"];
     let sh = sandbox.path("tools/sh");
-    // Output is not compared, because the fakes are shells, which complain themselves.
+    // The output is not compared, because the fakes are shell scripts, and their shells complain too.
     sandbox.pcluster(["version"]).under(&sh, &gone).run().exits(0);
-    // Only writes the configuration.
+    // Only writes the configuration; the call is not run.
     drop(sandbox.build_image());
     let configuration = sandbox.path("work/image.yaml");
     let configuration = configuration.to_str().unwrap();
@@ -224,7 +224,7 @@ fn a_working_directory_that_is_gone_turns_no_check_off() {
     sandbox.pcluster(["preflight", "where"]).under(&sh, &gone).run().exits(0);
 }
 
-/// `sudo` may keep HOME: nothing in that directory is read or written.
+/// On some systems `sudo` keeps HOME. Nothing in the other user's home is read or written.
 #[test]
 #[expect(clippy::print_stdout, reason = "a test that does not run says so")]
 fn another_users_home_is_neither_read_nor_written() {

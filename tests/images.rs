@@ -1,5 +1,5 @@
-//! `preflight images` with a fake Python's answers of AWS: the list, the plan with its prompt, and
-//! the result.
+//! `preflight images`: the list, the plan with its prompt, and the result. A fake Python gives the answers
+//! of AWS.
 
 mod json;
 
@@ -57,7 +57,8 @@ fn directory(id: &str) -> Value {
     })
 }
 
-/// An account with five orphans: three can be repaired, one of them is in use, and one is tagged to be kept.
+/// An account with five orphans. Three can be repaired, and one of these three is in use. Another orphan is
+/// tagged to be kept.
 fn inventory() -> Value {
     let mut kept = ami(5, "kept", &[]);
     kept["tags"]["pcluster-preflight:keep"] = json!("until the audit");
@@ -142,7 +143,7 @@ fn a_narrow_terminal_folds_list_and_plan() {
     }
 }
 
-/// Runs a command on a terminal, and passes its own input on to it.
+/// Python code that runs a command on a terminal, and passes its own stdin on to the command.
 const AT_TERMINAL: &str = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
 
 #[test]

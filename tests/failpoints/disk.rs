@@ -8,7 +8,7 @@ use crate::support::broken_environment::{BrokenEnvironment, TOKEN};
 use crate::support::machine::on_this_machine;
 use crate::support::sandbox::Sandbox;
 
-/// The system calls of one run that sync, rename, link or remove files, in order, as strace prints them.
+/// The system calls by which one run syncs, renames, links or removes files, in order, as strace prints them.
 #[cfg(target_os = "linux")]
 fn disk_calls(environment: &BrokenEnvironment, arguments: [&str; 1]) -> Vec<String> {
     let file = environment.sandbox.path("trace");
@@ -36,9 +36,9 @@ fn last_position(calls: &[String], names: &[&str]) -> usize {
     found.unwrap_or_else(|| panic!("no call has {names:?}:\n{}", calls.join("\n")))
 }
 
-/// Each step relies on what is on the disk by then: the copies before their journal, the journal and the
-/// token before the first removal, the new files before the journal is closed, the old files before an undo
-/// removes its copies. The token stays until the journal is no longer open.
+/// Files are on the disk before a step relies on them: the copies before the journal is written, the journal
+/// and the token before the first file is removed, the new files before the journal is closed, and the old
+/// files before an undo removes their copies. The token stays until the journal is no longer open.
 #[test]
 #[cfg(target_os = "linux")]
 fn what_counts_is_on_the_disk_before_it_counts() {
@@ -104,7 +104,7 @@ fn what_counts_is_on_the_disk_before_it_counts() {
     }
 }
 
-/// A failing sync fails the repair; where the system has no syncfs, files are synced one by one.
+/// If a sync fails, the repair fails. If the system has no syncfs, files are synced one by one.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_disk_that_fails_to_write() {
@@ -114,8 +114,8 @@ fn a_disk_that_fails_to_write() {
         (true, Sandbox::new().broken_environment_across_file_systems()),
     ] {
         let before = environment.site();
-        // The first syncfs of each thread fails. With copies, that is the snapshot's. With links, it is the
-        // exchange's and also the rollback's, so the transaction is still open.
+        // The first syncfs of each thread fails. With copies, that is the sync of the snapshot. With links,
+        // it is the sync of the exchange and also that of the rollback, so the transaction is still open.
         let first = ["-f", "-e", "trace=syncfs", "-e", "inject=syncfs:error=EIO:when=1", "-o", "/dev/null"];
         let run = environment.preflight(["fix"]).under(on_this_machine("strace"), &first).run();
         run.exits(1).prefixed();

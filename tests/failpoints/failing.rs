@@ -8,7 +8,7 @@ use crate::support::broken_environment::BrokenEnvironment;
 use crate::support::machine::{on_this_machine, output};
 use crate::support::sandbox::Sandbox;
 
-/// Makes each step fail, at every `nth` file: one error names the step, and nothing is changed.
+/// Makes each step fail at every `nth` file. Each time, one error names the step, and nothing is changed.
 fn a_failure_at_every_step_changes_nothing(environment: &BrokenEnvironment, nth: usize) {
     let before = environment.site();
     for step in &STEPS[..9] {
@@ -69,7 +69,8 @@ fn a_failure_in_mode_fix_stops() {
     environment.left_nothing("by a repair that failed");
 }
 
-/// If a file cannot be restored, the others are, the file is named, and a later run completes the undo.
+/// If a file cannot be restored, it is named, all other files are restored, and a later run completes
+/// the undo.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn a_rollback_goes_on_past_a_file_that_fails() {
@@ -86,7 +87,7 @@ fn a_rollback_goes_on_past_a_file_that_fails() {
     let kept = environment.kept();
     assert!(kept[0] == "journal.json" && kept[1].starts_with("snapshot-"), "the copies are kept: {kept:?}");
 
-    // A second failure, in a check and in a guarded call: reported each time, and nothing is lost.
+    // The rollback fails again, in a check and in a guarded call. Both report that, and nothing is lost.
     let fails = || "fail:restore@2";
     environment.preflight(["--no-synth"]).var(FAILPOINT, fails()).run().exits(1).prefixed();
     let run = environment.build_image().var(FAILPOINT, fails()).var("PCLUSTER_SHIM_STRICT", "1").run();
@@ -118,7 +119,8 @@ fn a_failure_at_the_end_keeps_the_undo_of_before() {
     assert_same(&environment.site(), &before, "");
 }
 
-/// A rollback without one of its copies removes nothing. Once the copy is back, it is completed.
+/// A rollback without one of its copies removes nothing. Once the copy is back, the next run completes
+/// the rollback.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn a_rollback_without_a_copy_changes_nothing() {
@@ -173,7 +175,7 @@ fn a_rollback_without_a_copy_changes_nothing() {
     }
 }
 
-/// After a repair was killed, the user ran pip: the next command leaves what pip has written.
+/// After a repair was killed, the user ran pip. The next command does not touch what pip has written.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn a_rollback_leaves_what_pip_has_installed_since() {

@@ -4,7 +4,8 @@ use super::{FAILPOINT, MAX_COUNT, STEPS, assert_same, repair_and_undo};
 use crate::support::broken_environment::BrokenEnvironment;
 use crate::support::sandbox::Sandbox;
 
-/// Kills a repair at every step, at every `nth` file of it, and then runs one of four commands in turn.
+/// Kills a repair at every step, at every `nth` file of that step. After each kill, the next of four commands
+/// is run.
 fn killed_at_every_step(environment: &BrokenEnvironment, nth: usize) {
     let before = environment.site();
     let repaired = repair_and_undo(environment);
@@ -149,14 +150,14 @@ fn an_undo_killed_at_every_file_is_completed_with_copies() {
     an_undo_killed_is_completed(&Sandbox::new().broken_environment_across_file_systems(), 1);
 }
 
-/// The undo is complete, except that the token and its own files remain.
+/// The undo has restored everything. Only the token and the undo's own files remain to be removed.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn an_undo_killed_at_its_end_is_completed() {
     let sandbox = Sandbox::new();
     let environment = sandbox.broken_environment();
     let before = environment.site();
-    // Before and after the removal of the token.
+    // Killed before and after the removal of the token.
     for failure in ["kill:remove-token", "kill:remove-token@2"] {
         environment.preflight(["fix"]).run().exits(0);
         environment.preflight(["undo"]).var(FAILPOINT, failure).run().dies_by(9);
@@ -182,7 +183,8 @@ fn a_token_that_cannot_be_removed_is_removed_by_the_next_call() {
     environment.left_nothing("by the next call");
 }
 
-/// Ctrl-C does not stop an undo: it takes less than a second, and half of it would mix two environments.
+/// An undo is not stopped by Ctrl-C: the undo takes less than a second, and half of an undo would mix
+/// two environments.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn an_undo_is_finished_whatever_signal_comes() {

@@ -25,10 +25,11 @@ fn two_fixes_at_once() {
         let holder = wait_for_holders(&lock, 1)[0];
         let second = scope.spawn(|| environment.preflight(["fix", "-v"]).run());
         let two = wait_for_holders(&lock, 2);
-        // A third fix is interrupted while it waits. It has asked a new Python, so it catches signals.
+        // A third fix is interrupted while it waits. It has already started a child process, so it
+        // catches signals.
         let third = scope.spawn(|| environment.preflight(["fix"]).var("PYTHONX", "new").run());
         let pids = wait_for_holders(&lock, 3);
-        // The new PID need not be the highest: PIDs start again from low numbers.
+        // The new PID need not be the highest, because PIDs start again at low numbers.
         let newest = *pids.iter().find(|pid| !two.contains(pid)).unwrap();
         kill_process(Pid::from_raw(newest).unwrap(), Signal::TERM).unwrap();
         third.join().unwrap().dies_by(15).prints("").says_at_most_that_it_waits();
@@ -45,7 +46,8 @@ fn two_fixes_at_once() {
     environment.keeps_the_last_one();
 }
 
-/// A repair is stopped during its exchange, as by Ctrl-Z: a check that waits for it names the process.
+/// A repair is stopped during its exchange, as by Ctrl-Z. A check that waits for the repair names
+/// its process.
 #[test]
 fn a_check_behind_a_repair_that_is_stopped_says_what_it_waits_for() {
     let sandbox = Sandbox::new();
@@ -72,7 +74,7 @@ fn a_check_behind_a_repair_that_is_stopped_says_what_it_waits_for() {
     assert_eq!(fs::read_to_string(&errors).unwrap().lines().count(), 1, "it is said once");
 }
 
-/// The check has read half of the environment: the repair waits for it.
+/// The check has read half of the environment, so the repair waits for the check.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_repair_waits_for_a_check() {
@@ -98,7 +100,7 @@ fn a_repair_waits_for_a_check() {
     });
 }
 
-/// The repair has exchanged the files and not yet verified them: a check waits for it.
+/// The repair has exchanged the files, but it has not verified them yet, so a check waits for the repair.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_check_waits_for_a_repair() {
@@ -127,14 +129,14 @@ fn a_check_waits_for_a_repair() {
     });
 }
 
-/// A repair that is interrupted between its steps is rolled back, and dies by the signal.
+/// If a repair is interrupted between its steps, it is rolled back, and the process dies by the signal.
 #[test]
 fn interrupted_while_it_verifies() {
     for signal in ["TERM", "INT", "HUP"] {
         let sandbox = Sandbox::new();
         let environment = sandbox.broken_environment();
         let before = environment.site();
-        // Once the new packages are there, only the verification checks requirements.
+        // Once the new packages are there, requirements are checked only by the verification.
         let check = format!(
             "[ -d '{}' ] && {{ kill -{signal} $PPID; exec sleep 1000; }}",
             environment.path("site/aws_cdk.core-1.204.0.dist-info").display()

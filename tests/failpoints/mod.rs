@@ -1,4 +1,5 @@
-//! Repairs that are killed, fail, meet others or are interrupted: at every failpoint, at every file.
+//! Repairs that are killed, that fail, that run at the same time as others, or that are interrupted: at every
+//! failpoint and every file.
 //!
 //! The failpoints are compiled in by the feature `fault-injection` (src/repair/failpoint.rs).
 
@@ -46,7 +47,7 @@ fn assert_same(now: &Tree, expected: &Tree, when: &str) {
 /// A count that no step reaches.
 const MAX_COUNT: usize = 100;
 
-/// Returns what a repair of this environment makes, and asserts that an undo reverts it.
+/// Repairs the environment, and returns its packages. Asserts that an undo reverts the repair.
 #[track_caller]
 fn repair_and_undo(environment: &BrokenEnvironment) -> Tree {
     let before = environment.site();
@@ -72,7 +73,8 @@ fn find_holders(path: &Path) -> Vec<i32> {
         .collect()
 }
 
-/// Waits until so many processes keep the file open: a new child has its parent's files open for a moment.
+/// Waits until the number of processes that have the file open stays at `count`. For a moment, a new child
+/// has its parent's files open too.
 #[track_caller]
 pub(crate) fn wait_for_holders(path: &Path, count: usize) -> Vec<i32> {
     let mut seen = 0;

@@ -40,7 +40,8 @@ fn read_text(text: &str) -> (Vec<String>, Vec<String>) {
     )
 }
 
-/// Runs a command twice, and returns its JSON, which must have every command, name and address of its text.
+/// Runs a command once for its text and once for its JSON, and returns the JSON. The JSON must contain every
+/// command, name and address of the text.
 fn json_of(sandbox: &Sandbox, prepare: impl Fn(), arguments: &[&str]) -> Value {
     prepare();
     let run = images(sandbox, &[&["-v"], arguments].concat()).run();

@@ -5,8 +5,8 @@ use std::fs;
 use super::{Home, SHELLS, in_place, small_binary};
 use crate::support::machine::{on_this_machine, real_python};
 
-/// Behind the shim in place, the launcher still has its name and directory, as far as usage texts, `sys.path`
-/// and launchers that search their own directory depend on them.
+/// The launcher behind the shim still has its old name and directory wherever they matter: in usage texts, in
+/// `sys.path`, and for launchers that search their own directory.
 #[test]
 fn in_place_the_launcher_works_as_before_and_comes_back_byte_for_byte() {
     let python = real_python().display().to_string();
@@ -51,7 +51,7 @@ fn in_place_the_launcher_works_as_before_and_comes_back_byte_for_byte() {
     }
 }
 
-/// An uninstall from one environment also removes what repairs have left.
+/// An uninstall from one environment also removes what repairs have left, except for what an undo needs.
 #[test]
 fn in_place_an_uninstall_keeps_only_what_an_undo_needs() {
     let home = Home::new();
@@ -77,7 +77,7 @@ fn in_place_the_environment_is_guarded() {
     run.exits(0).is_silent().stdout_matches("where-in-place.txt");
     let run = home.call("dash", ["-c", "pcluster preflight where --format json"]).run();
     run.exits(0).is_silent().stdout_matches("where-in-place.json");
-    // Called by its path, it is guarded, whatever PATH has.
+    // A call by path is guarded, whatever is on PATH.
     for (name, snapshot) in [
         ("pcluster preflight", "where-in-place-by-path.txt"),
         ("pcluster-preflight", "where-in-place-preflight-by-path.txt"),
@@ -91,7 +91,7 @@ fn in_place_the_environment_is_guarded() {
     home.sandbox.environment_in("other").really("echo \"the other pcluster: $*\"");
     let both = ["other/bin", "venv/bin", "tools"].map(|name| home.path(name));
     home.call("dash", ["-c", "pcluster version"]).path(&both).run().prints("the other pcluster: version\n");
-    // With the user's shim in front of the shim in the environment, the environment's launcher runs.
+    // If the user's shim precedes the environment's shim on PATH, the environment's launcher still runs.
     home.install();
     let run = home.call("bash", ["-i", "-c", "pcluster version && pcluster preflight where"]).run();
     run.exits(0).stdout_matches("where-both.txt");
@@ -102,7 +102,8 @@ fn in_place_the_environment_is_guarded() {
     in_place(&home, &["--uninstall"]);
 }
 
-/// Trap 27: a launcher that pip or uv writes over the shim is newer: it is used, reported, and guarded again.
+/// Trap 27: a launcher that pip or uv writes over the shim is newer than the one that the shim replaced. It
+/// is used and reported, and the next installation guards it.
 #[test]
 fn trap_27_what_overwrites_the_shim_in_place_is_reported_and_renewed() {
     let home = Home::new();
@@ -113,20 +114,20 @@ fn trap_27_what_overwrites_the_shim_in_place_is_reported_and_renewed() {
     let asked = || home.call("dash", ["-c", "pcluster-preflight where"]).run();
     asked().exits(1).stdout_matches("where-overwritten.txt");
     home.call("dash", ["-c", "pcluster version"]).run().exits(0).prints("newer version\n");
-    // The command that `where` prints, run with only the environment's files.
+    // Runs the command that `where` prints, with only the files in the environment.
     let (own, venv) = (home.path("venv/bin/.pcluster-shim/install.sh"), home.path("venv"));
     let renew = [own.to_str().unwrap(), "--venv", venv.to_str().unwrap()];
     home.call("dash", renew).run().exits(0).is_silent();
     asked().exits(0);
     home.call("dash", ["-c", "pcluster version"]).run().exits(0).prints("newer version\n");
-    // Removed by pip, then uninstalled: nothing old comes back.
+    // pip removes `pcluster`, and then the shim is uninstalled: no old launcher comes back.
     fs::remove_file(home.path("venv/bin/pcluster")).unwrap();
     asked().exits(127).stdout_matches("where-removed.txt");
     in_place(&home, &["--uninstall"]);
     for left in ["pcluster", "pcluster.real", "pcluster-preflight", ".pcluster-shim"] {
         assert!(home.path("venv/bin").join(left).symlink_metadata().is_err(), "{left}");
     }
-    // The shim of the user is in a directory of its own, which no other installer writes into.
+    // The user's shim is in its own directory, into which no other installer writes.
     home.install();
     home.sandbox.script("venv/bin/pcluster", newer);
     home.call("bash", ["-i", "-c", "pcluster preflight where -q"]).run().exits(0);
@@ -152,7 +153,8 @@ fn in_place_nothing_is_lost_where_files_are_not_as_expected() {
     home.is_as_before(&run);
 }
 
-/// Another installation runs between this one's check of the launcher and its copy: the launcher is not lost.
+/// Another installation runs after this one has checked the launcher, and before this one copies it. The
+/// launcher is not lost.
 #[test]
 fn in_place_another_installation_at_the_same_time_keeps_the_launcher() {
     let home = Home::new();
@@ -175,7 +177,7 @@ fn in_place_another_installation_at_the_same_time_keeps_the_launcher() {
     assert_eq!(fs::read(home.path("venv/bin/pcluster.real")).unwrap(), launcher);
     in_place(&home, &["--uninstall"]);
     home.is_as_before(&run);
-    // If it is lost anyway, an uninstall reports that and changes nothing.
+    // If the launcher is lost anyway, an uninstall reports that and changes nothing.
     in_place(&home, &["--binary", &home.built]);
     fs::copy(home.path("venv/bin/pcluster"), home.path("venv/bin/pcluster.real")).unwrap();
     let run = home.installs_in("dash", ["--uninstall", "--venv", &venv]).run();
@@ -202,7 +204,8 @@ fn in_place_what_a_killed_run_left_is_removed() {
     }
 }
 
-/// Otherwise every pcluster call in the environment would fail, so the launcher is restored.
+/// If the shim does not find the launcher, the launcher is restored. Otherwise every pcluster call in the
+/// environment would fail.
 #[test]
 fn in_place_where_the_launcher_is_not_found_it_is_put_back() {
     let home = Home::new();
@@ -215,7 +218,7 @@ fn in_place_where_the_launcher_is_not_found_it_is_put_back() {
     assert!(!home.path("venv/bin/pcluster.real").exists());
 }
 
-/// What a wheel has put into an environment stays the wheel's.
+/// install.sh neither replaces nor removes a `pcluster-preflight` that a wheel has installed.
 #[test]
 fn a_preflight_that_a_wheel_has_installed_stays() {
     let home = Home::new();

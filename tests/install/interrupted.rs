@@ -1,4 +1,4 @@
-//! Runs that are killed, a script that is truncated, and calls while the shim is replaced.
+//! Runs of install.sh that are killed, a script that is truncated, and calls while the shim is replaced.
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::{Home, SHELLS, script};
 use crate::support::machine::on_this_machine;
 
-/// The directory of a tool, such as `mv`, that kills the whole run (its process group) at its n-th call.
+/// The directory of a fake tool, such as `mv`, whose n-th call kills the whole run (the process group).
 fn killing(home: &Home, tool: &str, at: usize) -> PathBuf {
     let directory = home.path("killing");
     let _ = fs::remove_dir_all(&directory);
@@ -20,7 +20,8 @@ fn killing(home: &Home, tool: &str, at: usize) -> PathBuf {
     directory
 }
 
-/// Kills installations at every `nth` step: pcluster still works, and the next run completes or removes them.
+/// Kills installations at every `nth` step. pcluster still works, and the next run completes or removes
+/// the installation.
 fn a_killed_run_is_completed_by_the_next(nth: usize) {
     let home = Home::new();
     for tool in ["mv", "chmod", "mkdir"] {
@@ -55,11 +56,11 @@ fn a_run_that_is_killed_at_any_step_is_completed_by_the_next() {
     a_killed_run_is_completed_by_the_next(1);
 }
 
-/// Kills uninstalls at every `nth` step: the next one completes them.
+/// Kills uninstalls at every `nth` step. The next uninstall completes each of them.
 fn a_killed_uninstall_is_completed_by_the_next(nth: usize) {
     let home = Home::new();
     for tool in ["mv", "rm", "rmdir"] {
-        // `rm` is called often.
+        // `rm` is called often, so fewer of its calls are tried.
         for at in (1..80).step_by(if tool == "rm" { 5 * nth } else { nth }) {
             home.install();
             let path = [killing(&home, tool, at), home.path("venv/bin"), home.path("tools")];
@@ -87,8 +88,8 @@ fn an_uninstall_that_is_killed_at_any_step_is_completed_by_the_next() {
     a_killed_uninstall_is_completed_by_the_next(1);
 }
 
-/// Two empty directories may remain if a run was killed before it noted that it made them, or after it
-/// removed that note.
+/// Uninstalls after a kill. Two empty directories remain if the killed run had not yet noted that it made
+/// them, or had already removed that note.
 fn uninstall_after_kill(home: &Home) {
     let run = home.uninstall();
     for made in ["home/.local/share", "home/.local"] {
@@ -122,8 +123,8 @@ while IFS= read -r piece; do
 done
 "#;
 
-/// Gives a shell the script piece by piece: its lines, and every byte from `bytes_from` on. The script must
-/// do nothing before its last byte.
+/// Gives the script to a shell piece by piece: line by line up to `bytes_from`, and byte by byte after that.
+/// The script must do nothing before its last byte.
 #[track_caller]
 fn cut_off(shell: &str, text: &str, bytes_from: usize) {
     let home = Home::new();
@@ -162,7 +163,7 @@ fn trap_29_a_script_that_is_cut_off_at_any_byte_does_nothing() {
     }
 }
 
-/// With or without its last newline.
+/// A script from a pipe installs with and without its last newline.
 #[test]
 fn a_script_from_a_pipe_installs() {
     let text = fs::read_to_string(script()).unwrap();
@@ -180,7 +181,7 @@ fn a_script_from_a_pipe_installs() {
             home.is_as_before(&home.uninstall());
         }
     }
-    // A script from a pipe has neither a checkout nor a program.
+    // A script from a pipe has neither a checkout nor a program next to it.
     let run = home.call("dash", ["-s"]).stdin(text).run();
     run.exits(1).prints("").stderr_matches("install-no-program.txt");
 }
@@ -195,7 +196,7 @@ fn a_reader_that_goes_away_stops_nothing() {
     assert!(home.prefix().join("env").is_file());
 }
 
-/// Trap 26: the shim is replaced again and again during a hundred calls, and none fails.
+/// Trap 26: the shim is replaced again and again during a hundred calls, and no call fails.
 #[test]
 fn trap_26_the_shim_is_replaced_while_it_runs() {
     let home = Home::new();

@@ -1,4 +1,4 @@
-//! An installation and an uninstallation seen by a shell that is running; completion; the manual page.
+//! An installation and an uninstallation while a shell is running; completion; the manual page.
 
 use std::fs;
 
@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use super::Home;
 use crate::support::machine::{output, real_python};
 
-/// Types each step's line into a shell in a terminal of its own, and prints what each shows.
+/// Types the line of each step into a shell in a separate terminal, and prints what the shell shows at
+/// each step.
 const DRIVER: &str = r#"
 import json, os, pty, select, struct, sys, fcntl, termios
 
@@ -48,7 +49,7 @@ os.write(terminal, b"exit\r")
 json.dump(answers, sys.stdout)
 "#;
 
-/// The output of a live interactive shell for each of these lines, by name.
+/// Types these lines into a live interactive shell, and returns what it shows for each, by the step's name.
 fn live(home: &Home, shell: &str, steps: &[(&str, String)]) -> Answers {
     let driver = home.sandbox.write("driver.py", DRIVER);
     let file = home.sandbox.write("steps.json", json!(steps).to_string());
@@ -102,7 +103,7 @@ fn trap_06_and_08_one_live_shell_through_install_activate_deactivate_and_uninsta
         other.really("echo \"the other pcluster: $*\"");
         let (venv, fish) = (home.path("other"), if shell == "fish" { ".fish" } else { "" });
         let launcher = fs::read(venv.join("bin/pcluster")).unwrap();
-        // Its activation scripts come from a real environment.
+        // The environment's activation scripts come from a real one.
         output(
             real_python(),
             &["-m", "venv", "--without-pip", home.path("v").to_str().unwrap()].map(AsRef::as_ref),
@@ -164,8 +165,8 @@ fn trap_06_and_08_one_live_shell_through_install_activate_deactivate_and_uninsta
     }
 }
 
-/// Completion in live shells: the shim's own command is completed under both its names, and
-/// everything else as files, as without the shim.
+/// Completion in live shells: the shim's own command is completed under both of its names. For everything
+/// else, file names are completed, as without the shim.
 #[test]
 fn completion_in_live_shells() {
     for shell in ["bash", "zsh", "fish"] {
@@ -195,7 +196,7 @@ fn completion_in_live_shells() {
             answers.say(step, "\"schemaVersion\": 1");
         }
         answers.do_not_say("after options", "unrecognized");
-        // An advisory whose id is completed in full is shown in full.
+        // The id is completed in full, so the advisory is shown in full.
         answers.say("advisory", "effect rejects the argument");
         answers.say("fix", "marshmallow-4");
         answers.say("install", "usage: install.sh");

@@ -1,17 +1,17 @@
-//! install.sh: in dash, bash and busybox sh; for users of bash, zsh, fish and dash; and that an
-//! uninstall leaves nothing.
+//! install.sh in dash, bash and busybox sh, for users of bash, zsh, fish and dash. An uninstall leaves
+//! nothing behind.
 //!
 //! Debian packages that this module and `traps` need in addition to a C compiler, python3 and strace:
 //!
 //!     apt-get install bash dash busybox zsh fish shellcheck shfmt util-linux binutils
 
 mod in_place; // the shim in the place of an environment's launcher (`--venv`)
-mod interrupted; // runs that are killed, a script that is truncated, and calls while the shim is replaced
-mod live_shells; // an installation and an uninstallation seen by a shell that is running; completion; the manual page
+mod interrupted; // runs of install.sh that are killed, a script that is truncated, and calls while the shim is replaced
+mod live_shells; // an installation and an uninstallation while a shell is running; completion; the manual page
 mod program; // the script's lints, a checkout, the program as its own installer, and what is not an installation's fault
 mod refused; // places and calls that are refused, with nothing written
-mod startup_files; // their line: with it every shell has the shim first; an uninstall removes it byte for byte
-mod uninstall; // only the shim's own files are removed, those of older versions and of repairs among them
+mod startup_files; // their line: it puts the shim first in every shell, and an uninstall removes it byte for byte
+mod uninstall; // only the shim's own files are removed, including those of older versions and of repairs
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -106,7 +106,7 @@ impl Home {
         self.path("home/.local/share/pcluster-shim")
     }
 
-    /// Any program, as this user calls it. The shim of the harness is not on PATH.
+    /// A call of any program, as this user makes it. The shim of the harness is not on PATH.
     pub(crate) fn call<const N: usize>(&self, program: &str, arguments: [&str; N]) -> Call {
         let path = ["venv/bin", "node", "tools"].map(|name| self.path(name));
         let shell = self.path("tools/bash");
@@ -154,8 +154,8 @@ impl Home {
         run
     }
 
-    /// Every file and directory of the user's, with its content; what shells write by themselves
-    /// when they start is left out.
+    /// Every file and directory of the user, with its content, except for those that shells write by
+    /// themselves when they start.
     fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let mut files = BTreeMap::new();
         for below in ["home", "config", "venv"] {
@@ -175,7 +175,8 @@ impl Home {
         files
     }
 
-    /// The user's files by their paths below the sandbox, whose own path is replaced in their content.
+    /// The user's files by their paths below the sandbox. In their content, the path of the sandbox
+    /// is replaced.
     fn written(&self) -> BTreeMap<PathBuf, String> {
         let root = self.sandbox.root.to_str().unwrap();
         let below = |(path, content): (PathBuf, Vec<u8>)| {
@@ -185,7 +186,7 @@ impl Home {
         self.files().into_iter().map(below).collect()
     }
 
-    /// Compares with the files before, byte for byte.
+    /// Asserts that the user's files are the same as before, byte for byte.
     #[track_caller]
     pub(crate) fn is_as_before(&self, run: &Run) {
         let now = self.files();
@@ -221,8 +222,8 @@ fn collect(directory: &Path, files: &mut BTreeMap<PathBuf, Vec<u8>>) {
     }
 }
 
-/// Ways to start a shell that read a startup file. A script's bash or dash reads none: its PATH is
-/// that of the shell that starts it.
+/// Ways to start a shell so that it reads a startup file. A bash or dash that runs a script reads none: it
+/// gets the PATH of the shell that starts it.
 const STARTS: [(&str, &[&str]); 13] = [
     ("bash", &["-i"]),
     ("bash", &["-l"]),
@@ -253,7 +254,7 @@ fn as_other_user(home: &Home, call: Call) -> Call {
     call.under(on_this_machine("setpriv"), &first)
 }
 
-/// Runs install.sh on one environment in place.
+/// Runs install.sh with `--venv` on the home's environment.
 #[track_caller]
 fn in_place(home: &Home, more: &[&str]) {
     let venv = home.path("venv");

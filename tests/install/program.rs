@@ -27,7 +27,7 @@ fn a_checkout_is_built() {
     home.is_as_before(&home.uninstall());
 }
 
-/// A build takes minutes.
+/// A build takes minutes, so the user has to see its progress.
 #[test]
 fn cargo_shows_its_progress_on_a_terminal() {
     let home = Home::new();
@@ -67,7 +67,7 @@ fn the_script_is_as_its_linters_want_it() {
             .collect::<Vec<_>>(),
     );
     assert_eq!(difference, "");
-    // The env file is sh, too.
+    // The env file is written in sh too.
     let home = Home::new();
     home.install();
     let env = home.prefix().join("env");
@@ -119,7 +119,7 @@ fn a_mode_that_is_off_is_no_fault_of_the_installation() {
     }
 }
 
-/// The installation is complete. Only the error in the configuration prevents its check.
+/// The installation is complete, but it cannot be checked because of the error in the configuration.
 #[test]
 fn a_configuration_in_error_is_named_and_is_no_fault_of_the_installation() {
     let home = Home::new();

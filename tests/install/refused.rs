@@ -82,7 +82,7 @@ fn a_full_directory_for_temporary_files_is_named() {
     let full = home.path("full");
     fs::create_dir(&full).unwrap();
     let call = home.sandbox.pcluster(["preflight", "install"]).var("TMPDIR", &full);
-    // The directory itself uses the only inode.
+    // The file system has only one inode, and its root directory uses it.
     let Some(run) = run_on_tmpfs(call, "nr_inodes=1", &full) else { return };
     run.exits(1).prints("").stderr_matches("install-full-tmpdir.txt");
 }
@@ -204,7 +204,7 @@ fn what_is_asked_for_wrongly_is_said_and_nothing_is_done() {
     let home = Home::new();
     home.sandbox.write("other-program", "#!/bin/sh\n");
     let mut foreign = fs::read(small_binary()).unwrap();
-    foreign[18] ^= 0x5a; // another machine's
+    foreign[18] ^= 0x5a; // now a program for another machine
     home.sandbox.script("other-machine", foreign);
     let at = |name: &str| home.path(name).display().to_string();
     for (arguments, status, snapshot) in [

@@ -1,4 +1,5 @@
-//! The line in startup files: with it every shell has the shim first; an uninstall removes it byte for byte.
+//! The line in startup files: it puts the shim first in every shell, and an uninstall removes it byte
+//! for byte.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,8 +7,9 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use super::{Home, SHELLS, STARTS, STARTUP, as_other_user};
 
-/// Traps 7 and 30: each existing startup file gets one line, once; each shell that reads it has the shim
-/// first, once; the uninstall restores the files byte for byte.
+/// Traps 7 and 30: each existing startup file gets one line, even from two installations. In each shell that
+/// reads the file, the shim is first on PATH and is there only once. The uninstall restores the files byte
+/// for byte.
 #[test]
 fn trap_07_and_30_every_shell_of_the_user_has_the_shim_first_and_loses_it_byte_for_byte() {
     let mut written = BTreeMap::new();
@@ -31,7 +33,8 @@ fn trap_07_and_30_every_shell_of_the_user_has_the_shim_first_and_loses_it_byte_f
         } else {
             assert!(now == written, "{installer} writes something else");
         }
-        // All installers write the same, so the shells are tried with only one.
+        // All shells that run install.sh write the same files, so the user's shells are tried after only one
+        // of them.
         for (shell, flags) in STARTS.iter().filter(|_| is_first) {
             let command = ["-c", "pcluster version; env"];
             let call =
@@ -85,7 +88,7 @@ fn the_env_script_changes_nothing_else_on_path() {
     }
 }
 
-/// A function or alias of the user's own is not replaced, and causes no syntax error.
+/// A function or alias that the user has defined is not replaced, and causes no syntax error.
 #[test]
 fn what_the_user_has_named_pcluster_stays() {
     let home = Home::new();
@@ -133,7 +136,7 @@ fn a_prefix_with_awkward_characters() {
 }
 
 /// bash reads only `~/.bashrc` in shells that are not login shells, and only other files in login shells. The
-/// warning does not need a pcluster.
+/// warning is printed even if there is no pcluster.
 #[test]
 fn bash_with_only_a_bashrc_is_warned_about_login_shells() {
     let home = Home::new();
@@ -160,7 +163,7 @@ fn a_startup_file_that_is_read_only_costs_a_warning() {
     for file in &files {
         assert_eq!(fs::read(file).unwrap(), home.before[file][5..], "{}", file.display());
     }
-    // Read-only after the installation: the line stays, and does nothing.
+    // The file is read-only after the installation, so the line stays, but it does nothing.
     let profile = home.path("home/.profile");
     fs::set_permissions(&profile, fs::Permissions::from_mode(0o444)).unwrap();
     let run = as_other_user(&home, home.installs_in("dash", ["--uninstall"])).run();
@@ -213,7 +216,7 @@ fn startup_files_elsewhere_and_behind_links() {
     home.is_as_before(&run);
 }
 
-/// Text that the user wrote after the shim's line stays, as do the lines around it.
+/// Text that the user added after the shim's line stays, and so do all other lines of the file.
 #[test]
 fn what_was_written_after_the_shims_line_stays() {
     let home = Home::new();

@@ -1,4 +1,4 @@
-//! Only the shim's own files are removed, those of older versions and of repairs among them.
+//! Only the shim's own files are removed, including those of older versions and of repairs.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,7 +27,7 @@ fn trap_28_only_the_shims_own_files_are_removed_and_only_by_their_names() {
     fs::remove_dir_all(home.path("home/.local")).unwrap();
     home.is_as_before(&run);
 
-    // Files with the shim's names and the user's content.
+    // Files that are named like the shim's files, but have the user's content.
     let project = home.path("home/project");
     for name in ["env", "env.fish", "install.sh", "made", "completions/_pcluster"] {
         home.sandbox.write(project.join(name), "their own\n");
