@@ -8,13 +8,13 @@ use crate::support::sandbox::Sandbox;
 
 const REAL: &str = "#!/bin/sh\necho real \"$@\"\n";
 
-/// Ends by itself if the shim does not end it.
+/// A loop that ends by itself after 200 levels, if the shim does not end it.
 const COUNTED: &str = "#!/bin/sh\nexport LEVEL=$((LEVEL + 1))\n[ $LEVEL -le 200 ] || exit 99\n";
 /// Runs whatever PATH has first, which is the shim.
 const LOOP: &str =
     "#!/bin/sh\nexport LEVEL=$((LEVEL + 1))\n[ $LEVEL -le 200 ] || exit 99\nexec pcluster \"$@\"\n";
 
-/// PATH: the shim, these directories, the tools.
+/// A call with the shim, these directories and the tools on PATH.
 fn call(sandbox: &Sandbox, directories: &[&str]) -> Call {
     sandbox.pcluster(["version"]).path(&path(sandbox, directories))
 }
@@ -23,7 +23,7 @@ fn path(sandbox: &Sandbox, directories: &[&str]) -> Vec<PathBuf> {
     ["shim"].iter().chain(directories).chain(&["tools"]).map(|name| sandbox.path(name)).collect()
 }
 
-/// Traps 1 and 2: every name, copy and build of the shim is a shim.
+/// Traps 1 and 2: every name, copy and build of the shim is recognized as the shim.
 #[test]
 fn trap_01_and_02_no_copy_or_name_of_the_shim_is_taken_for_the_real_one() {
     let sandbox = Sandbox::new();
@@ -76,17 +76,18 @@ fn a_replaced_launcher_that_starts_the_shim_again_is_named() {
     run.exits(127).prints("").prefixed().stderr_matches("locate-loop-of-replaced.txt");
 }
 
-/// Trap 4: a launcher that was tried is skipped, and the next one is run; both orders.
+/// Trap 4: a launcher that was tried is skipped, and the next one is run, whether the manager or the shim is
+/// first on PATH.
 #[test]
 fn trap_04_two_shim_managers_hand_on_to_the_real_one() {
     let sandbox = Sandbox::new();
     sandbox.script("real/pcluster", REAL);
-    // pyenv's way: take its own directory off PATH and run what is left.
+    // pyenv's way: take its own directory off PATH, and run the next pcluster there.
     let takes_itself_off = format!(
         "#!/bin/bash\nown={}:\nPATH=${{PATH//\"$own\"/}}\nexec pcluster \"$@\"\n",
         sandbox.path("manager").display()
     );
-    // The careless way: run whatever PATH has.
+    // The careless way: run whatever PATH has first.
     for script in [takes_itself_off.as_str(), LOOP] {
         sandbox.script("manager/pcluster", script);
         call(&sandbox, &["manager", "real"]).run().exits(0).prints("real version\n").is_silent();
@@ -138,7 +139,7 @@ fn a_spawn_loop_without_end_is_ended() {
     assert!((25..=100).contains(&levels), "{levels} levels");
 }
 
-/// Trap 17: an empty or relative entry means the current directory, where anything may lie.
+/// Trap 17: an empty or relative entry depends on the current directory, which could contain any program.
 #[test]
 fn trap_17_a_planted_program_in_the_current_directory_is_not_run() {
     let sandbox = Sandbox::new();
@@ -172,7 +173,7 @@ fn trap_19_what_is_no_executable_file_is_passed_over() {
     call(&sandbox, &debris).run().exits(127).stderr_matches("locate-none.txt");
 }
 
-/// Trap 19 for users whom permission bits stop, unlike root.
+/// Trap 19 for users other than root, because permission bits do not stop root.
 #[test]
 fn a_directory_that_may_not_be_entered_is_passed_over() {
     use std::os::unix::fs::PermissionsExt as _;
@@ -199,7 +200,8 @@ fn trap_24_without_a_real_pcluster_every_command_says_so() {
     sandbox.pcluster(["preflight", "--help"]).path(&[sandbox.path("shim")]).run().exits(0);
 }
 
-/// Trap 20: the message names what is gone. The kernel would call the script missing, not its interpreter.
+/// Trap 20: the message names what is gone. The kernel would report the script as missing, not
+/// its interpreter.
 #[test]
 fn a_dead_interpreter_is_named_when_the_real_program_cannot_start() {
     let sandbox = Sandbox::new();
@@ -240,7 +242,7 @@ fn a_variable_that_names_no_real_one_is_an_error() {
     }
 }
 
-/// A value of another program's, or of an attacker's, changes nothing.
+/// A value that another program or an attacker has set changes nothing.
 #[test]
 fn a_guard_variable_that_cannot_be_read_is_ignored() {
     let sandbox = Sandbox::new();
@@ -254,8 +256,9 @@ fn a_guard_variable_that_cannot_be_read_is_ignored() {
     }
 }
 
-/// A wheel's `pcluster-preflight`, called by its path, means the `pcluster` next to it, whatever is on PATH;
-/// called by its bare name, the one on PATH. A pcluster that is named explicitly comes first.
+/// If a wheel's `pcluster-preflight` is called by its path, it uses the `pcluster` next to it, whatever is on
+/// PATH. If it is called by its bare name, it uses the `pcluster` on PATH. A pcluster that is named
+/// explicitly is preferred to both.
 #[test]
 fn a_preflight_called_by_its_path_means_the_pcluster_beside_it() {
     let sandbox = Sandbox::new();
@@ -284,13 +287,14 @@ fn a_preflight_called_by_its_path_means_the_pcluster_beside_it() {
     let call = sandbox.call(sandbox.path("elsewhere/pcluster-preflight"), []);
     let named = call.var("PCLUSTER_SHIM_REAL", sandbox.path("venv/bin/pcluster"));
     assert_eq!(found(named), (environment.clone(), "variable".into()));
-    // The path comes before the config, because it names one environment, and the config is for all.
+    // The path has precedence over the config, because the path names one environment, and the config is
+    // for all.
     sandbox.write("config/pcluster-shim/config.yaml", format!("real: {}\n", at("venv/bin/pcluster")));
     assert_eq!(beside("work", &at("elsewhere/pcluster-preflight")), (elsewhere, "beside".into()));
     assert_eq!(beside("work", &at("shim/pcluster-preflight")), (environment, "config".into()));
 }
 
-/// A bare name might not work, because the directory of the preflight need not be on PATH.
+/// A bare name might not work, because the directory of `pcluster-preflight` need not be on PATH.
 #[test]
 fn the_commands_that_a_preflight_prints_are_called_as_it_was() {
     let sandbox = Sandbox::new();
@@ -305,14 +309,14 @@ fn the_commands_that_a_preflight_prints_are_called_as_it_was() {
     assert!(last_line("./bin/pcluster-preflight").ends_with("Next: run `./bin/pcluster-preflight fix`."));
 }
 
-/// If a pipeline's environment lacks pcluster, the pcluster of another one is not checked instead.
+/// If a pipeline's environment lacks pcluster, the pcluster of another environment is not checked instead.
 #[test]
 fn a_preflight_in_an_environment_without_pcluster_finds_none() {
     let sandbox = Sandbox::new();
     sandbox.environment();
     sandbox.link("empty/bin/pcluster-preflight", sandbox.binary());
     let call = || sandbox.call(sandbox.path("empty/bin/pcluster-preflight"), ["check", "--no-synth"]);
-    // Not a virtual environment, but a directory of programs, such as that of uv's tools.
+    // As yet this is not a virtual environment, but a directory of programs, such as that of uv's tools.
     call().run().exits(0);
     sandbox.write("empty/pyvenv.cfg", "home = /usr/bin\n");
     call().run().exits(127).prints("").prefixed().stderr_matches("nothing-beside.txt");

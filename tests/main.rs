@@ -7,8 +7,8 @@ mod support; // sandboxes, fake environments, snapshots
 
 mod all; // every pcluster that can be found, one line each
 mod dispatch; // what is guarded, what passes through, and that a pass-through leaves no trace
-mod failpoints; // repairs that are killed, fail, or meet others at every step
-mod failures; // checks that cannot run: one warning line, then the real pcluster; strict stops
+mod failpoints; // repairs that are killed, that fail, or that meet others, at every step
+mod failures; // checks that cannot run: one warning line, then the real pcluster; with strict, a stop
 mod hostile; // files that hang, flood, or could have been written by others
 mod images; // preflight images, as people and scripts see it
 mod install; // install.sh and what it leaves behind
@@ -21,7 +21,7 @@ mod repair_history; // the stack of repairs, and what is undone first
 mod settings; // config.yaml and variables, for the guard and for preflight
 mod signals; // ^C, SIGTERM, SIGHUP, nohup
 mod source_rules; // the rules that the source has to follow
-mod startup_table; // the advisories, held to what was measured
+mod startup_table; // the advisories, compared with what was measured
 mod synthesis; // synthesis.py in a real Python, on stubs of what it imports
 mod templates; // preflight template, on templates that real pclusters made
 mod traps; // what goes wrong with PATH shims elsewhere, row by row

@@ -1,5 +1,5 @@
-//! `check --aws`, `check --parent` and `aws: true`: what AWS, or a file, says about the parent image, and
-//! that AWS is not asked without them.
+//! `check --aws`, `check --parent` and `aws: true`: what AWS, or a file, says about the parent image. Without
+//! these options, AWS is not asked.
 
 use serde_json::{Value, json};
 
@@ -91,7 +91,7 @@ fn aws_is_asked_about_the_parent() {
     assert_eq!(count_calls(&sandbox), 1);
 }
 
-/// Whatever AWS answers, the rest of the check counts.
+/// Whatever AWS answers, the results of the other checks count.
 #[test]
 fn what_aws_does_not_tell_is_not_checked() {
     let message = "ExpiredToken: the token is expired";
@@ -118,7 +118,8 @@ fn what_aws_does_not_tell_is_not_checked() {
     }
 }
 
-/// `client_parent.py` with a subnet, and with pages on the loopback, a host that not everybody can reach.
+/// `client_parent.py` with a subnet, and with pages on the loopback, which is a host that not everybody
+/// can reach.
 #[test]
 fn pages_and_subnets_are_read() {
     let sandbox = Sandbox::new();
@@ -140,7 +141,8 @@ fn the_guard_asks_only_if_the_config_says_so() {
     call.run().exits(0).prints(REAL_OUTPUT).prefixed();
 }
 
-/// A minimal configuration is checked instead of a stream. Nobody has its parent image, so AWS is not asked.
+/// A minimal configuration is checked instead of a stream. The parent image of that configuration does not
+/// exist, so AWS is not asked.
 #[test]
 fn a_configuration_that_is_not_read_has_no_parent() {
     let sandbox = answered(&facts(&debian(), &json!({})));
@@ -160,7 +162,7 @@ fn the_guard_continues_if_aws_denies() {
     strict.exits(1).prefixed().stderr_matches("guard-denied-strict.txt");
 }
 
-/// Without a template the parent is not known, so the release is judged alone.
+/// Without a template the parent is not known, so only the release is judged.
 #[test]
 fn no_synth_judges_the_release_even_if_the_config_has_aws() {
     let sandbox = Sandbox::new();

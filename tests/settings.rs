@@ -1,5 +1,5 @@
-//! config.yaml and the variables: `preflight` refuses what is malformed, with file, line and key; the guard
-//! warns, uses the default and continues.
+//! config.yaml and the variables: `preflight` refuses what is malformed, and names file, line and key; the
+//! guard warns, uses the default and continues.
 
 use crate::support::fakes::REAL_OUTPUT;
 use crate::support::run::Run;
@@ -160,7 +160,7 @@ fn the_value_that_is_used_instead_of_a_bad_one_is_named() {
     }
     let run = sandbox.build_image().var("PCLUSTER_SHIM_TIMEOUT", "soon").run();
     run.holds(run.stderr().ends_with("using 7, from config.yaml\n"), "the value of the file");
-    // Any case is accepted.
+    // Upper case is accepted too.
     sandbox.build_image().var("PCLUSTER_SHIM_MODE", "OFF").run().exits(0).is_silent();
 }
 
@@ -176,7 +176,7 @@ fn mode_off_works_whatever_is_at_fault() {
     call.run().exits(0).prints(REAL_OUTPUT).is_silent();
 }
 
-/// Each setting with its value and where that comes from.
+/// Each setting is listed with its value, and with the place that the value comes from.
 #[test]
 fn where_lists_each_setting_with_its_origin() {
     let sandbox = Sandbox::new();
@@ -262,7 +262,7 @@ fn config_prints_a_file_that_says_the_same() {
     call("config").run().exits(2).prints("").prefixed();
 }
 
-/// The effect of each mode on a `build-image` that is called here. With off, it is not guarded.
+/// The effect of each mode on a `build-image` that is called here. With mode off, build-image is not guarded.
 #[test]
 fn where_says_what_the_mode_would_do() {
     let sandbox = Sandbox::new();

@@ -1,5 +1,5 @@
-//! Signals during a check: the children are gone, the scratch directory is gone, the real program is never
-//! started, and the shim dies by that signal. Ignored signals stay ignored.
+//! Signals during a check: the shim dies by the signal, and its children and its scratch directory are gone.
+//! The real program is never started. Ignored signals stay ignored.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _};
@@ -13,7 +13,8 @@ use crate::support::machine::{on_this_machine, output, real_python};
 use crate::support::run::Call;
 use crate::support::sandbox::Sandbox;
 
-/// A FIFO that every child of a check holds open, so it reaches its end when the last child has ended.
+/// A FIFO that every child of a check holds open, so a reader gets the end of file when the last child
+/// has ended.
 struct ChildrenFifo(File);
 
 impl ChildrenFifo {
@@ -24,7 +25,7 @@ impl ChildrenFifo {
         Self(OpenOptions::new().read(true).custom_flags(nonblocking).open(fifo).unwrap())
     }
 
-    /// Waits for the last child: a process that was killed may take a moment to be gone.
+    /// Waits for the last child, because it can take a moment until a killed process is gone.
     #[track_caller]
     fn all_are_gone(mut self) {
         let mut buffer = [0; 64];
@@ -78,7 +79,7 @@ fn a_signal_ends_checks_side_by_side() {
     sandbox.has_no_scratch();
 }
 
-/// The child itself sends the signal, so it comes during the check and at no other time.
+/// A child of the check sends the signal, so the signal comes during the check and at no other time.
 #[test]
 fn a_signal_ends_the_check_and_the_shim() {
     for signal in ["TERM", "HUP", "INT", "QUIT"] {
@@ -89,7 +90,7 @@ fn a_signal_ends_the_check_and_the_shim() {
             let sh = hangs(&sandbox, &format!("kill -{signal} $PPID"));
             match step {
                 "identity" => environment.identifies(&sh),
-                // jsii unpacks into TMPDIR, and leaves it there when it is killed.
+                // jsii unpacks files into TMPDIR, and if jsii is killed, the files stay there.
                 "template" => environment.synthesizes(&format!(": >\"$TMPDIR/unpacked\"; {sh}")),
                 _ => drop(sandbox.script("node/node", format!("#!/bin/sh\n{sh}\n"))),
             }
@@ -112,7 +113,7 @@ fn number(signal: &str) -> i32 {
     }
 }
 
-/// A child answers and ends at the moment of the signal: the signal counts, not the answer.
+/// If a child answers and ends at the moment of the signal, the signal counts, not the answer.
 #[test]
 fn a_signal_with_the_answer_still_ends_the_shim() {
     let sandbox = Sandbox::new();
@@ -137,8 +138,8 @@ fn preflight_dies_by_the_signal_too() {
     }
 }
 
-/// A signal between the last child and exec: strace sends it when the last directory is removed, which is the
-/// last child's.
+/// A signal between the last child and exec: strace sends the signal when the last directory is removed,
+/// which is that of the last child.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_signal_after_the_last_child_still_ends_the_shim() {
@@ -164,7 +165,8 @@ fn a_signal_after_the_last_child_still_ends_the_shim() {
     assert_eq!(sandbox.log(), ["identity", "node", "synth"]);
 }
 
-/// ^C in a real terminal goes to the foreground group, which is the shim's and not the check's.
+/// ^C in a real terminal goes to the foreground process group. That is the shim's group, and not that of the
+/// check's children.
 #[test]
 fn trap_13_ctrl_c_in_a_terminal() {
     let sandbox = Sandbox::new();
@@ -199,7 +201,8 @@ fn trap_14_the_terminal_is_left_to_the_real_program() {
     run.holds(run.stdout().ends_with("killed by 2\n"), "^C is the real program's");
 }
 
-/// Runs a program in a terminal of its own; sends ^C when it has printed a word, or written to a FIFO.
+/// Runs a program in a separate terminal, and sends ^C when the program has printed a word or written to
+/// a FIFO.
 const TERMINAL: &str = r#"
 import os, pty, signal, sys
 

@@ -110,7 +110,7 @@ fn crate_paths(code: &str) -> Vec<String> {
     named.flat_map(|rest| expand(&mut rest.chars().peekable(), "")).collect()
 }
 
-/// Reads one tree of a `use`: a path, or a path with several in braces behind it.
+/// Reads one tree of a `use`: a path, or a path that is followed by several paths in braces.
 fn expand(letters: &mut std::iter::Peekable<std::str::Chars>, before: &str) -> Vec<String> {
     let mut path = before.to_owned();
     while let Some(letter) = letters.next_if(|letter| letter.is_alphanumeric() || "_:".contains(*letter)) {
@@ -211,7 +211,7 @@ fn every_variable_is_named_in_the_readme_and_in_one_module_only() {
     }
 }
 
-/// The ids in rules with findings of level ERROR, without those that are always warnings.
+/// The ids in the files of rules that have findings of level ERROR, except for ids that are always warnings.
 fn errors_of_rules() -> BTreeSet<String> {
     const WARNINGS: [&str; 4] =
         ["ami-name-image-builder", "ami-tag-image-builder", "root-volume-small", "subnet-no-public-address"];

@@ -1,4 +1,4 @@
-//! The advisories, held to what was measured: which versions of which packages keep which release of
+//! The advisories, compared with what was measured: which versions of which packages keep which release of
 //! pcluster from starting. CONTRIBUTING.md says how a row is measured.
 
 use std::collections::BTreeMap;

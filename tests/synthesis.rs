@@ -1,5 +1,5 @@
-//! synthesis.py in a real Python, on stubs of the few functions that it imports: every kind of answer,
-//! and that noise changes none. What real pclusters answer is tested in tests/e2e.
+//! synthesis.py in a real Python, on stubs of the few functions that it imports: every kind of answer. Noise
+//! changes no answer. What real pclusters answer is tested in tests/e2e.
 
 use serde_json::{Value, json};
 
@@ -177,7 +177,7 @@ fn the_template_is_built_by_the_real_code() {
     let sandbox = Sandbox::new();
     stubs(&sandbox);
     goes_on_silently(&sandbox, &[]);
-    // Proof that it was a check: with the bad template, these stubs are stopped.
+    // This proves that the call was checked: with the bad template, it is stopped.
     sandbox.write("site/template.json", crate::support::fakes::BAD);
     sandbox.write("work/image.yaml", "Build: {} # changed\n");
     checked(&sandbox, &[]).exits(1).prefixed();
@@ -193,7 +193,7 @@ fn the_template_is_held_to_what_was_asked_for() {
 }
 
 /// The expectation comes from the objects that pcluster makes of the configuration: the last of two tags with
-/// one key, no name if it is empty, half a surrogate pair as Node writes it.
+/// the same key, no name if the name is empty, half of a surrogate pair as Node writes it.
 #[test]
 fn the_template_is_held_to_what_the_real_code_asks_for() {
     let sandbox = Sandbox::new();
@@ -274,7 +274,7 @@ fn what_the_real_code_refuses_is_left_to_it() {
     call.run().exits(0).prints("the real pcluster\n").is_silent();
 }
 
-/// For preflight, refusals are errors of the caller's, in the real program's words.
+/// For preflight, refusals are the caller's errors, in the real program's words.
 #[test]
 fn preflight_reports_what_is_refused() {
     let sandbox = Sandbox::new();
@@ -299,8 +299,8 @@ fn preflight_reports_what_is_refused() {
     }
 }
 
-/// A refusal is reported whole in one line, although pcluster's own exceptions print JSON in several, and
-/// marshmallow's print a dict.
+/// A refusal is reported whole in one line, although pcluster's own exceptions print JSON in several lines,
+/// and those of marshmallow print a dict.
 #[test]
 fn a_refusal_of_several_lines_is_reported_in_one() {
     let entrypoint = |refusal: &str| {
@@ -408,7 +408,7 @@ fn what_does_not_run_is_one_line_and_goes_on() {
     }
 }
 
-/// `sys.path` is the launcher's: its own directory is the first entry.
+/// `sys.path` is that of the launcher, so the launcher's directory is the first entry.
 #[test]
 fn what_stands_beside_the_launcher_is_found() {
     let sandbox = Sandbox::new();
@@ -417,7 +417,8 @@ fn what_stands_beside_the_launcher_is_found() {
     goes_on_silently(&sandbox, &[]);
 }
 
-/// Warnings, prints and writes to the descriptor, from Python and from its children.
+/// The noise: warnings, output of `print`, and output to the file descriptor, from Python and from
+/// its children.
 #[test]
 fn noise_on_both_streams_does_not_change_the_answer() {
     let sandbox = Sandbox::new();
@@ -440,7 +441,8 @@ fn nothing_is_written_into_the_environment() {
     let call = sandbox.pcluster(["preflight", "--format", "json"]).var("PYTHONPATH", sandbox.path("site"));
     let run = call.run();
     let report: Value = serde_json::from_slice(&run.stdout).unwrap();
-    // The template has another id than the built-in configuration, so the failure shows that it was checked.
+    // The template has another id than the built-in configuration, so the failure shows that the template
+    // was checked.
     let template = report["checks"].as_array().unwrap().iter().find(|check| check["id"] == "template");
     run.exits(1).holds(template.unwrap()["status"] == "failed", "the template was checked");
     assert_eq!(sandbox.tree("site"), before);

@@ -1,5 +1,5 @@
-//! `preflight template`: a template in every form in which users have one; the good and the bad
-//! one were made by aws-parallelcluster 3.1.3 with CDK 1.204.0 and 1.153.0.
+//! `preflight template`: a template in every form in which users have one. The good template and the bad one
+//! were made by aws-parallelcluster 3.1.3 with CDK 1.204.0 and 1.153.0.
 
 use serde_json::{Value, json};
 
@@ -183,7 +183,7 @@ fn findings_of_one_cause_are_one_finding() {
     run.exits(1).is_silent().stdout_matches("template-many.json");
 }
 
-/// What EC2 is certain to refuse blocks; the rest is only reported.
+/// A fault blocks if EC2 is certain to refuse it. Other faults are only reported.
 #[test]
 fn what_ec2_and_image_builder_allow_is_told() {
     let own_ami =
@@ -221,7 +221,8 @@ fn what_ec2_and_image_builder_allow_is_told() {
     }
 }
 
-/// The component that 3.8.0 to 3.9.3 have, and the same with the line that people add to correct it.
+/// The component that releases 3.8.0 to 3.9.3 have, and the same component with the line that people add to
+/// correct it.
 #[test]
 fn a_component_that_installs_minitar_blocks_unless_it_was_corrected() {
     let sandbox = Sandbox::new();
@@ -242,7 +243,7 @@ fn a_component_that_installs_minitar_blocks_unless_it_was_corrected() {
     run.exits(1).is_silent();
 }
 
-/// A recipe with faults that cost the hour, and with some that are only reported.
+/// A recipe with some faults that would waste an hour of EC2, and with some that are only reported.
 #[test]
 fn a_recipe_is_checked() {
     let sandbox = Sandbox::new();

@@ -23,7 +23,7 @@
 //! Every row applies. There is one exception in row 12: if the caller ignores SIGPIPE, the real program gets
 //! its default action. Rust's start-up ignores SIGPIPE before `main`, and the standard library's `exec`
 //! resets it to the default. The earlier disposition cannot be found out afterwards: `/proc` shows only the
-//! current one, and to run before `main` or to keep the disposition takes more unsafe code than the signal handlers
+//! current one. Reading it before `main`, or keeping it, would take more unsafe code than the signal handlers
 //! need, or an unstable compiler flag (`-Zon-broken-pipe`). Python does not notice, because it ignores
 //! SIGPIPE itself when it starts. The mask of blocked signals and every other disposition are kept.
 
@@ -66,7 +66,7 @@ fn trap_31_no_fault_of_the_shims_own_stops_a_build() {
     let nowhere = "/proc/nonexistent";
     let call = sandbox.build_image().var("HOME", nowhere).var("XDG_STATE_HOME", nowhere);
     call.var("XDG_CACHE_HOME", nowhere).run().exits(0).prints(REAL_OUTPUT);
-    // Mode off: with malformed settings, and an environment that blocks.
+    // Mode off works with malformed settings, and in an environment that would be blocked.
     environment.is_broken();
     sandbox.write("config/pcluster-shim/config.yaml", b"\xff: [");
     sandbox.build_image().run().exits(1);

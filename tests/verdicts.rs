@@ -41,7 +41,7 @@ fn blocked_by_an_advisory_names_it_and_not_what_it_explains() {
     sandbox.has_no_scratch();
 }
 
-/// Scripts read it, so the keys, their order and the indent are exact, and stdout has nothing else.
+/// Scripts read this JSON, so the keys, their order and the indent are exact, and stdout has nothing else.
 #[test]
 fn the_stop_has_the_shape_of_a_rejected_configuration() {
     let sandbox = Sandbox::new();
@@ -114,7 +114,7 @@ fn the_first_finding_is_reported_with_its_cost_and_its_fix_before_the_others() {
     run.holds(run.stderr().lines().nth(2).unwrap().contains("hint: "), "in the third line");
 }
 
-/// No configuration can make it start, so a minimal one is not tried.
+/// No configuration can make such a pcluster start, so a minimal configuration is not tried.
 #[test]
 fn a_pcluster_that_does_not_start_is_stopped_after_one_start() {
     let sandbox = Sandbox::new();
@@ -128,7 +128,7 @@ fn a_pcluster_that_does_not_start_is_stopped_after_one_start() {
     assert_eq!(sandbox.log(), ["identity", "node", "synth"]);
 }
 
-/// A template cannot refute an advisory on the start, so none is built for that.
+/// A template cannot refute an advisory on the start of pcluster, so no template is built for that.
 #[test]
 fn an_advisory_that_the_template_does_not_show_needs_no_minimal_template() {
     let sandbox = Sandbox::new();
@@ -200,7 +200,7 @@ fn blocked_beats_unknown() {
     assert_eq!(sandbox.log(), ["identity", "node", "synth"]);
 }
 
-/// A call that the real pcluster refuses is refused in its own words.
+/// If the real pcluster refuses a call, only its own words are printed.
 #[test]
 fn a_refused_call_gets_the_real_answer_and_nothing_else() {
     let sandbox = Sandbox::new();
@@ -278,7 +278,7 @@ fn fifo(sandbox: &Sandbox) {
     output(&on_this_machine("mkfifo"), &[sandbox.path("work/fifo").as_os_str()]);
 }
 
-/// Gives the content to whoever opens the FIFO first, once.
+/// Gives the content once, to the first reader that opens the FIFO.
 fn fed(sandbox: &Sandbox, call: Call) -> Run {
     std::thread::scope(|scope| {
         let feeder = scope.spawn(|| fs::write(sandbox.path("work/fifo"), CONTENT).unwrap());
@@ -316,7 +316,7 @@ fn a_configuration_that_can_be_read_once_reaches_the_real_pcluster_whole() {
     assert!(asked.len() == FORMS.len() && asked.iter().all(minimal), "{asked:?}");
     let off = fed(&sandbox, named(&sandbox, "-c @", "fifo").var("PCLUSTER_SHIM_MODE", "off"));
     off.exits(0).prints(&expected).is_silent();
-    // A link to it, and an absolute name.
+    // A link to the FIFO, and an absolute name.
     sandbox.link("work/link", "fifo");
     let absolute = sandbox.path("work/fifo");
     for file in ["link", absolute.to_str().unwrap()] {
@@ -410,7 +410,7 @@ fn a_name_with_a_line_feed_is_reported_in_one_line() {
     named(&sandbox, "-c @", "odd\n\u{1b}[31m").run().exits(0).warns_once("odd \\u{1b}[31m is not");
 }
 
-/// The shim does not read more than 1 MB itself; the real parser is asked then.
+/// The shim itself reads at most 1 MB. For a larger configuration, the real parser is asked.
 #[test]
 fn a_huge_configuration_is_not_read_by_the_shim() {
     let sandbox = Sandbox::new();

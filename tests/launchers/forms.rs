@@ -11,7 +11,8 @@ use crate::support::machine::real_python;
 use crate::support::run::Call;
 use crate::support::sandbox::{Sandbox, not_utf8};
 
-/// Asserts that the fake environment is found through this launcher, which replaces its own.
+/// Asserts that the fake environment is found through this launcher, which has replaced the environment's
+/// own launcher.
 #[track_caller]
 fn found_through(sandbox: &Sandbox, launcher: &str, form: &str) {
     let (report, run) = check(sandbox);
@@ -78,7 +79,8 @@ fn long_paths_and_spaces_lead_to_the_interpreter() {
     }
 }
 
-/// pipx and uv tool link from a shared directory; uv's relocatable form is relative to the link's target.
+/// pipx and `uv tool` put links into a shared directory. In uv's relocatable form, the interpreter is
+/// relative to the target of the link.
 #[test]
 fn links_to_launchers_are_followed_for_the_interpreter_only() {
     let sandbox = Sandbox::new();
@@ -108,7 +110,7 @@ fn an_env_shebang_means_the_python_of_path() {
     run.exits(0).holds(report["target"]["pclusterVersion"] == "3.9.9", "the first python on PATH");
 }
 
-/// `env -S` may set variables, so such a launcher is asked itself, and the variable takes effect.
+/// `env -S` can set variables, so the launcher itself is asked, and the variable takes effect.
 #[test]
 #[cfg(target_os = "linux")]
 fn an_env_shebang_that_sets_a_variable_is_asked_itself() {
@@ -126,7 +128,8 @@ fn an_env_shebang_that_sets_a_variable_is_asked_itself() {
     blocked(&sandbox, "wrapper");
 }
 
-/// An environment in a path that is not UTF-8 is judged too, and reported as far as JSON can.
+/// An environment in a path that is not UTF-8 is judged too, and its path is reported as exactly as
+/// JSON allows.
 #[test]
 fn an_environment_in_a_path_of_any_bytes_is_judged() {
     use std::os::unix::ffi::OsStrExt as _;
@@ -148,7 +151,7 @@ fn an_environment_in_a_path_of_any_bytes_is_judged() {
     sandbox.build_image().path(&path).run().exits(1).prefixed();
 }
 
-/// `env` takes a `~` in PATH for a directory of that name.
+/// `env` takes a `~` in PATH for a directory named `~`.
 #[test]
 fn a_tilde_in_path_means_what_it_means_to_env() {
     let sandbox = Sandbox::new();

@@ -10,8 +10,8 @@ use crate::support::fakes::ENTRY;
 use crate::support::machine::{on_this_machine, output, real_python};
 use crate::support::sandbox::Sandbox;
 
-/// `env python3` may find a version manager's shim, which is a script: it may lead elsewhere at the
-/// next call.
+/// `env python3` can find the shim of a version manager. That shim is a script, and could lead to another
+/// Python at the next call.
 #[test]
 fn a_script_in_the_place_of_an_interpreter_is_asked_every_time() {
     let sandbox = Sandbox::new();
@@ -31,7 +31,7 @@ fn a_script_in_the_place_of_an_interpreter_is_asked_every_time() {
     call().run().exits(1);
 }
 
-/// A script may handle `-c` differently from a file, so the launcher itself is asked.
+/// A script could handle `-c` in another way than a file, so the launcher itself is asked.
 #[test]
 fn a_script_in_the_place_of_an_interpreter_is_not_asked_by_code() {
     let sandbox = Sandbox::new();
@@ -46,7 +46,7 @@ fn a_script_in_the_place_of_an_interpreter_is_not_asked_by_code() {
     sandbox.pcluster(["preflight", "--no-synth"]).run().exits(1);
 }
 
-/// A version manager may put a compiled program, not a script, in the place of an interpreter.
+/// Some version managers put a compiled program, not a script, in the place of an interpreter.
 #[test]
 fn an_interpreter_that_leads_to_another_one_is_asked_every_time() {
     let sandbox = Sandbox::new();
@@ -66,7 +66,7 @@ fn an_interpreter_that_leads_to_another_one_is_asked_every_time() {
     call().run().exits(1);
 }
 
-/// A Python that is started as `pcluster` searches PATH for itself, and finds the shim there.
+/// A Python that is started under the name `pcluster` looks for that name on PATH, and finds the shim.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_python_that_takes_the_shim_for_itself_is_the_one_that_runs() {
@@ -86,7 +86,7 @@ fn a_python_that_takes_the_shim_for_itself_is_the_one_that_runs() {
     run.holds(report["target"]["interpreter"] == json!(python), "not the shim");
 }
 
-/// If a launcher leads to no Python, none is guessed.
+/// If a launcher leads to no Python, the shim does not guess one.
 #[test]
 fn what_leads_to_no_python_is_unknown_in_one_line() {
     let sandbox = Sandbox::new();
@@ -119,7 +119,8 @@ fn a_python_without_pcluster_is_unknown() {
     run.exits(0).warns_once("aws-parallelcluster").stderr_matches("unknown-no-pcluster.txt");
 }
 
-/// Trap 20: if the base Python of a venv is gone, the shim says so before the kernel says something else.
+/// Trap 20: if the base Python of a venv is gone, the shim reports that, because the kernel would report
+/// something else.
 #[test]
 fn trap_20_a_dead_interpreter_is_reported() {
     let sandbox = Sandbox::new();

@@ -1,5 +1,5 @@
-//! Every form of launcher leads to its interpreter, which is asked as pcluster would run it. If a launcher
-//! leads to none, the environment is unknown, and one line says so.
+//! Every form of launcher leads to its interpreter. The interpreter is asked in the same way as pcluster
+//! would be run. If a launcher leads to no interpreter, the environment is unknown, and one line says so.
 
 mod forms; // every form of launcher leads to its interpreter
 mod interpreters; // interpreters that are scripts, that lead to another one, or that do not run
@@ -16,7 +16,7 @@ use crate::support::machine::real_python;
 use crate::support::run::Run;
 use crate::support::sandbox::Sandbox;
 
-/// `preflight check --no-synth --format json`, which asks the launcher's interpreter and no more.
+/// `preflight check --no-synth --format json`, which only asks the launcher's interpreter.
 fn check(sandbox: &Sandbox) -> (Value, Run) {
     let run = sandbox.pcluster(["preflight", "check", "--no-synth", "--format", "json"]).run();
     let report = serde_json::from_slice(&run.stdout).unwrap_or_default();

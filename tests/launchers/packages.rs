@@ -65,7 +65,7 @@ fn a_noisy_sitecustomize_does_not_change_the_answer() {
     sandbox.write(real.site.join("sitecustomize.py"), noise);
     let run = sandbox.pcluster(["preflight", "--no-synth"]).var("PYTHONPATH", &real.site).run();
     run.exits(1).is_silent().holds(!run.stdout().contains("noise"), "the noise is kept apart");
-    // Behind a wrapper the question's own sitecustomize comes before that one.
+    // If the launcher is a wrapper, the question has its own sitecustomize, which comes before the noisy one.
     let wrapper = format!("#!/bin/sh\necho noise\nexec {} \"$0-main.py\" \"$@\"\n", real_python().display());
     sandbox.script("venv/bin/pcluster", wrapper);
     sandbox.write("venv/bin/pcluster-main.py", ENTRY);
@@ -73,7 +73,7 @@ fn a_noisy_sitecustomize_does_not_change_the_answer() {
     run.exits(1).is_silent().holds(!run.stdout().contains("noise"), "the noise is kept apart");
 }
 
-/// The question's own sitecustomize comes first, and then runs the caller's, which may change `sys.path`.
+/// The question's own sitecustomize comes first. It then runs the caller's, which could change `sys.path`.
 #[test]
 fn a_sitecustomize_behind_a_wrapper_counts() {
     let sandbox = Sandbox::new();
@@ -88,8 +88,7 @@ fn a_sitecustomize_behind_a_wrapper_counts() {
     call().var("PYTHONPATH", sandbox.path("custom")).run().exits(1).is_silent();
 }
 
-/// Directories that were not there when the interpreter was asked: the user site, the target of a
-/// .pth file.
+/// Directories that did not exist at an earlier call: the user site, and the target of a .pth file.
 #[test]
 fn directories_that_appear_later_count() {
     let sandbox = Sandbox::new();

@@ -81,7 +81,7 @@ fn scripts_of_python_are_asked_where_they_lead() {
             format!(
                 "#!/bin/sh\nversion=$({front} -c 'print(1)')\n[ \"$version\" = 1 ] && exec {script} \"$@\"\n"
             ),
-            // It chooses by its arguments, which a question with `version` would not show.
+            // The launcher chooses by its arguments. A question with `version` would not show the choice.
             format!(
                 "#!/bin/sh\n[ \"$1\" = build-image ] && exec {script} \"$@\"\nexec {front} -m pcluster.cli.entrypoint\n"
             ),
@@ -134,7 +134,7 @@ fn only_a_question_of_this_very_moment_turns_the_guard_off() {
     ] {
         sandbox.build_image().var(name, value).run().exits(1);
     }
-    // It is a question as long as the asking process holds the lock.
+    // The variable counts as a question only while the asking process holds the lock.
     let lock = fs::File::open(asked.join("pcluster-shim.lock")).unwrap();
     lock.lock().unwrap();
     sandbox.build_image().var("PCLUSTER_SHIM_QUESTION", &asked).run().exits(0).prints(REAL_OUTPUT);
@@ -169,7 +169,7 @@ fn what_a_wrapper_changes_counts_for_the_check() {
     run.holds(report["target"]["node"] == Value::Null, "no node");
 }
 
-/// A wrapper may change the call in an unknown way: the environment is judged anyway, and what was not
+/// If a wrapper changes the call in an unknown way, the environment is judged anyway, and what was not
 /// checked is reported.
 #[test]
 fn a_wrapper_that_changes_the_call_is_judged_by_its_environment() {
@@ -183,7 +183,8 @@ fn a_wrapper_that_changes_the_call_is_judged_by_its_environment() {
             format!("exec {script} build-image -c other.yaml \"$@\""),
         ] {
             sandbox.script("venv/bin/pcluster", format!("#!/bin/sh\n{wrapper}\n"));
-            // The configuration may be missing here, but exist in the directory to which the wrapper changes.
+            // Even if the configuration is missing here, it could exist in the directory to which the
+            // wrapper changes.
             for file in ["image.yaml", "absent.yaml"] {
                 let run = sandbox.build_image().argument("--image-configuration").argument(file).run();
                 run.exits(status).prefixed();
@@ -198,7 +199,8 @@ fn a_wrapper_that_changes_the_call_is_judged_by_its_environment() {
     }
 }
 
-/// The wrapper is asked with the arguments of the call, so the environment that will run answers.
+/// The wrapper is asked with the arguments of the call, so the answer comes from the environment that
+/// will run.
 #[test]
 fn a_wrapper_that_chooses_an_environment_by_an_argument_is_judged_by_its_choice() {
     let sandbox = Sandbox::new();
@@ -233,7 +235,8 @@ fn a_pcluster_that_ran_without_being_asked_is_unknown() {
     check(&sandbox).1.exits(3);
 }
 
-/// A launcher is asked by starting it. If it starts the shim, the shim would ask it again, and so on.
+/// A launcher is asked by starting it. If the launcher starts the shim, that shim does not ask the launcher
+/// again: otherwise checks would be nested without end.
 #[test]
 fn no_check_is_started_inside_a_check() {
     let sandbox = Sandbox::new();

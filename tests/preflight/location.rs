@@ -30,7 +30,7 @@ fn where_exits_1_where_the_shim_is_bypassed() {
     sandbox.pcluster(["preflight", "where"]).path(&absent).run().exits(1);
 }
 
-/// Trap 8: a shell keeps running the program that it once found, whatever is now before it on PATH.
+/// Trap 8: a shell keeps running the program that it once found, even if another one now precedes it on PATH.
 #[test]
 fn where_reports_a_stale_hash() {
     let sandbox = Sandbox::new();
@@ -60,7 +60,7 @@ fn where_tells_the_user_of_a_wheel_to_install_the_guard() {
         let line = format!("pcluster-preflight where {arguments}");
         sandbox.call(sandbox.path("tools/sh"), ["-c", &line]).path(&path).run()
     };
-    // A directory of programs, such as that of pipx or uv tool.
+    // As yet `venv/bin` is only a directory of programs, such as that of pipx or `uv tool`.
     by_name("").exits(1).is_silent().stdout_matches("where-wheel.txt");
     sandbox.write("venv/pyvenv.cfg", "home = /usr/bin\n");
     by_name("").exits(1).stdout_matches("where-wheel-in-venv.txt");
@@ -73,7 +73,7 @@ fn where_tells_the_user_of_a_wheel_to_install_the_guard() {
     let tools = [sandbox.path("tools")];
     let by_path = sandbox.call(sandbox.path("venv/bin/pcluster-preflight"), ["where"]).path(&tools).run();
     by_path.exits(1).holds(by_path.stdout().contains(&format!("`{install}`")), "the command can be pasted");
-    // What that command installs is not on the PATH of a shell that runs already.
+    // What that command installs is not on the PATH of a shell that is already running.
     std::fs::create_dir_all(sandbox.path("home/.local/share/pcluster-shim/bin")).unwrap();
     let installed = sandbox.path("home/.local/share/pcluster-shim");
     std::fs::hard_link(sandbox.binary(), installed.join("bin/pcluster")).unwrap();

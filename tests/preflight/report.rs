@@ -126,7 +126,7 @@ fn the_options_reach_the_real_parser() {
     assert!(minimal, "{:?}", sandbox.log());
 }
 
-/// A call that the real pcluster would refuse is an error of the caller's, not a verdict.
+/// A call that the real pcluster would refuse is the caller's error, not a verdict.
 #[test]
 fn a_refused_configuration_is_an_error_of_configuration() {
     let sandbox = Sandbox::new();
@@ -158,7 +158,7 @@ fn a_flag_is_meant_from_the_current_directory_and_keeps_links() {
     run.exits(127).prints("").prefixed().stderr_matches("real-flag-absent.txt");
 }
 
-/// Reported before any Python is started, with the file's name.
+/// The error is reported before any Python is started, and it names the file.
 #[test]
 fn a_configuration_that_cannot_be_read() {
     let sandbox = Sandbox::new();
@@ -197,7 +197,7 @@ fn a_configuration_that_can_be_read_once_is_checked() {
     sandbox.has_no_scratch();
 }
 
-/// A WARNING blocks in every form, and INFO does not.
+/// A WARNING blocks in every output format, and an INFO does not.
 #[test]
 fn denied_warnings_block() {
     let sandbox = Sandbox::new();
@@ -240,7 +240,8 @@ fn a_report_is_written_to_a_file_in_its_format() {
         .holds(run.stderr().contains("'--output <FILE>' can only be used with check"), "it is refused");
 }
 
-/// `ignore` means what it means to cargo-audit: the warning is counted, and repaired only by its id.
+/// `ignore` means the same as in cargo-audit: the warning is only counted. It is repaired only if its id
+/// is named.
 #[test]
 fn a_warning_that_is_ignored_is_only_counted() {
     let sandbox = Sandbox::new();

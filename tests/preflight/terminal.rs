@@ -173,7 +173,7 @@ fn an_answer_that_cannot_be_written_is_an_error_unless_its_reader_went_away() {
 const FULL: &str =
     "pcluster-shim: error: cannot write to standard output: No space left on device (os error 28)\n";
 
-/// Text from a package, a template, a child, a path, an argument.
+/// Control characters in the text of a package, a template, a child, a path or an argument.
 #[test]
 fn nothing_that_a_terminal_obeys_reaches_it() {
     const EVIL: &str = "\x1b[2J\u{9b}31m\u{202e}\x07\u{7f}\r";

@@ -150,14 +150,14 @@ fn every_error_has_a_json_form() {
     // Help and the version are not errors: their output has no JSON form.
     let help = sandbox.pcluster(["preflight", "--help"]).run();
     sandbox.pcluster(["preflight", "--help", "--format=json"]).run().exits(0).prints(&help.stdout());
-    // A report of what was found contains the error too.
+    // The report of `where` contains both what was found and the error.
     let call = sandbox.pcluster(["preflight", "where", "--format=json"]).path(&[sandbox.path("shim")]);
     let run = call.run();
     let report: Value = serde_json::from_slice(&run.stdout).unwrap();
     run.exits(127).holds(report["error"]["message"].is_string() && report["real"].is_null(), "both");
 }
 
-/// A pipeline reads the file of results even if there was an error.
+/// A pipeline reads the file of results even after an error, so the error has the form of a result.
 #[test]
 fn an_error_has_the_form_of_a_pipeline() {
     let sandbox = Sandbox::new();
@@ -169,7 +169,7 @@ fn an_error_has_the_form_of_a_pipeline() {
     call("github").exits(2).stdout_matches("error.github.txt").stderr_matches("error-in-form.txt");
 }
 
-/// One file has all environments.
+/// One file contains the reports of all environments.
 #[test]
 fn every_report_of_all_is_in_the_form_of_a_pipeline() {
     let sandbox = Sandbox::new();

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::support::sandbox::Sandbox;
 
-/// New packages are compiled if the environment's are, whichever installer brings them.
+/// New packages are compiled if the old ones were, whichever installer brings them.
 #[test]
 fn bytecode_is_as_before() {
     for (has_uv, is_compiled) in [(true, true), (true, false), (false, true), (false, false)] {
@@ -58,7 +58,7 @@ fn a_damaged_file_is_removed_by_fix_and_only_named_by_a_dry_run() {
     assert!(!damaged.exists());
 }
 
-/// Such a file may belong to another environment.
+/// A damaged file outside the environment could belong to another environment.
 #[test]
 fn a_damaged_file_outside_the_environment_is_named_and_kept() {
     let sandbox = Sandbox::new();
@@ -129,7 +129,8 @@ fn bytecode_is_whole_or_absent() {
     assert!(take_bytecode().keys().all(|path| path.to_string_lossy().contains("short")));
 }
 
-/// The check imports these packages first. The rest is compiled while it runs.
+/// The check first imports what pcluster requires, so that is compiled before the check. The rest is compiled
+/// while the check runs.
 #[test]
 fn what_pcluster_requires_is_compiled_first() {
     let sandbox = Sandbox::new();

@@ -59,7 +59,7 @@ fn another_installer_after_the_exchange() {
         let sandbox = Sandbox::new();
         let environment = sandbox.broken_environment();
         let before = environment.site();
-        // The verification's check of requirements runs after the exchange, the proof's before.
+        // Requirements are checked by the proof before the exchange, and by the verification after it.
         let site = environment.path("site");
         let first = match then {
             "in its place" => "rm -rf aws_cdk/core aws_cdk.core-1.204.0.dist-info; ",

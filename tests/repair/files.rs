@@ -1,4 +1,4 @@
-//! The files that a repair places: scripts, data, links, and what is in the way.
+//! The files that a repair places (scripts, data, links), and files that are in its way.
 
 use std::fs;
 
@@ -46,7 +46,8 @@ pub(super) fn add_files_of_prefix(environment: &BrokenEnvironment, lead: &str) {
     environment.add_files(&staged, &wheels, lead, &files);
 }
 
-/// The RECORD of `--target` names them in one way if uv writes it, and in another if pip does.
+/// The RECORD of `--target` names scripts and data files in one way if uv writes it, and in another if
+/// pip does.
 #[test]
 fn scripts_and_data_files_move() {
     for lead in ["", "../../"] {
@@ -79,7 +80,7 @@ fn scripts_and_data_files_move() {
     }
 }
 
-/// A package may have the name `bin`.
+/// A package can have the name `bin`.
 #[test]
 fn a_package_with_the_name_of_a_directory_of_the_prefix_stays_a_package() {
     let sandbox = Sandbox::new();
@@ -147,8 +148,8 @@ fn a_package_behind_a_link() {
     assert!(package.is_symlink());
 }
 
-/// Two packages bring the same file. The second one is not written into the first one's file, because that is
-/// a hard link to the installer's cache.
+/// Two packages bring the same file. The file of the second package is not written into that of the first,
+/// because the first is a hard link to the installer's cache.
 #[test]
 fn a_file_that_two_packages_bring() {
     let sandbox = Sandbox::new();

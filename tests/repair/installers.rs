@@ -1,4 +1,4 @@
-//! Which installer repairs, what it is asked, and how it fails.
+//! Which installer a repair uses, what it asks of the installer, and how the installer fails.
 
 use std::fs;
 
@@ -83,7 +83,7 @@ fn pip_repairs_where_there_is_no_uv() {
     environment.preflight(["fix", "--installer", "uv"]).run().exits(1).stderr_matches("fix-no-uv.txt");
 }
 
-/// The pip that the environment's Python bundles runs from its wheel.
+/// pip is run from the wheel that the environment's Python bundles.
 #[test]
 fn the_pip_of_ensurepip_repairs_where_there_is_no_other() {
     let sandbox = Sandbox::new();
@@ -111,7 +111,7 @@ fn the_pip_of_ensurepip_repairs_where_there_is_no_other() {
     assert!(sandbox.log().contains(&"pip install".to_owned()), "{:?}", sandbox.log());
 }
 
-/// Asks a real Python with its bundled wheel, and one without ensurepip, as on Debian.
+/// Asks a real Python that bundles a wheel, and one that has no ensurepip, as on Debian.
 #[test]
 fn where_a_real_python_keeps_its_pip() {
     let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/repair/bundled_pip.py");

@@ -122,7 +122,7 @@ fn not_beside_a_python_that_ignores_the_path() {
     environment.left_nothing("where an overlay cannot work");
 }
 
-/// A colon separates the directories of PYTHONPATH.
+/// A colon separates the directories of PYTHONPATH, so an overlay cannot be in a directory with a colon.
 #[test]
 fn not_beside_an_environment_in_a_directory_with_a_colon() {
     let sandbox = Sandbox::new();

@@ -22,7 +22,7 @@ fn a_journal_that_cannot_be_read_is_reported() {
     }
 }
 
-/// A copy that is gone, shorter, or of equal size with other content: nothing is removed.
+/// If a copy is gone, is shorter, or has other content of the same size, nothing is removed.
 #[test]
 fn an_undo_with_a_damaged_copy_changes_nothing() {
     let sandbox = Sandbox::new();
@@ -31,7 +31,7 @@ fn an_undo_with_a_damaged_copy_changes_nothing() {
         let before = environment.site();
         environment.preflight(["fix"]).run().exits(0);
         let repaired = environment.site();
-        // The content of this file is the version of the release, which has seven characters in both.
+        // The content of this file is the version of the CDK release. Both versions have seven characters.
         let core = "venv/site/aws_cdk/core/__init__.py";
         let journal = fs::read_to_string(environment.closed_journal()).unwrap();
         let journal: Value = serde_json::from_str(&journal).unwrap();
@@ -61,7 +61,7 @@ fn an_undo_with_a_damaged_copy_changes_nothing() {
     }
 }
 
-/// The record of the last repair is damaged or empty: reported, and nothing is deleted.
+/// If the record of the last repair is damaged or empty, that is reported, and nothing is deleted.
 #[test]
 fn a_last_journal_that_cannot_be_read_deletes_nothing() {
     let sandbox = Sandbox::new();
@@ -96,7 +96,7 @@ fn a_last_journal_that_cannot_be_read_deletes_nothing() {
     assert_eq!(environment.site(), before);
 }
 
-/// A journal is data from disk: files that it names outside the environment's packages are not touched.
+/// A journal is not trusted: files that it names outside the environment's packages are not touched.
 #[test]
 fn a_journal_that_names_files_outside_is_refused() {
     let sandbox = Sandbox::new();
@@ -136,7 +136,7 @@ fn a_journal_that_names_files_outside_is_refused() {
     fs::write(&last, &content).unwrap();
     edit(&last, |journal| journal["site"] = json!("/"));
     environment.preflight(["undo"]).run().exits(1).prefixed();
-    // Every command would roll back an open journal.
+    // An open journal is rolled back by every command, but not this one.
     edit(&last, |journal| journal["created"][0] = json!(mine));
     fs::rename(&last, last.with_file_name("journal.json")).unwrap();
     environment.preflight([]).run();

@@ -2,9 +2,9 @@
 
 mod bytecode; // compiled packages before, during and after a repair
 mod concurrent; // a uv or a pip at work at the same time as a repair
-mod files; // the files that a repair places: scripts, data, links, and what is in the way
+mod files; // the files that a repair places (scripts, data, links), and files that are in its way
 mod fix; // a repair from its start to its undo, the ways to ask for one, and mode `fix`
-mod installers; // which installer repairs, what it is asked, and how it fails
+mod installers; // which installer a repair uses, what it asks of the installer, and how the installer fails
 mod isolated; // repairs that are kept outside the environment
 mod journal; // journals and snapshots that are damaged, forged or of an older version
 mod modes; // the group and the mode of what a repair places

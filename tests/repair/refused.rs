@@ -23,7 +23,7 @@ fn what_conda_installed_is_left_alone() {
     environment.left_nothing("where conda installed it");
 }
 
-/// Makes a standard library; with `marker`, its distributor manages its packages.
+/// Makes a standard library. With `marker`, the distributor of the library manages its packages.
 fn managed_library(sandbox: &Sandbox, marker: bool) -> std::path::PathBuf {
     let library = sandbox.path("usr/lib/python3.9");
     sandbox.write(library.join("os.py"), "");
@@ -50,8 +50,8 @@ fn a_python_of_the_system_is_left_alone() {
     assert_eq!(environment.site(), before);
 }
 
-/// The marker applies to the Python's own directories. Those of a virtual environment belong to its owner;
-/// those that it uses from the system do not.
+/// The marker applies to the directories of the system's Python, also if a virtual environment uses them. It
+/// does not apply to the virtual environment's own directories.
 #[test]
 fn a_virtual_environment_with_packages_of_the_system() {
     let sandbox = Sandbox::new();
@@ -81,7 +81,7 @@ fn what_spack_installed_is_left_alone() {
     for in_view in [false, true] {
         let sandbox = Sandbox::new();
         let environment = sandbox.broken_environment();
-        // A view keeps the specs of its packages in directories by name.
+        // A Spack view keeps the spec of each package in a directory with the package's name.
         let spec = if in_view { "venv/.spack/py-aws-cdk-core/spec.json" } else { "venv/.spack/spec.json" };
         sandbox.write(spec, "{}");
         let before = environment.site();
@@ -214,7 +214,7 @@ fn a_package_without_record() {
     environment.left_nothing("where files are unknown");
 }
 
-/// An interrupted pip may leave a package twice: which files belong to which version is not known.
+/// An interrupted pip can leave two versions of a package. Which files belong to which version is not known.
 #[test]
 fn a_package_that_is_installed_twice() {
     let sandbox = Sandbox::new();

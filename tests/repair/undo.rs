@@ -56,7 +56,7 @@ fn undo_in_a_recreated_environment_changes_nothing() {
     let is_kept = matches!(kept.as_slice(), [journal, snapshot]
         if journal.starts_with("repair-") && snapshot.starts_with("snapshot-"));
     assert!(is_kept, "the old files are kept: {kept:?}");
-    // The new one can be repaired like any other, and the old files are still kept.
+    // The new environment can be repaired like any other, and the old files are still kept.
     environment.preflight(["fix"]).run().exits(0).is_silent();
     environment.preflight(["undo"]).run().exits(0).is_silent();
     assert_eq!(environment.site(), recreated);

@@ -158,7 +158,7 @@ impl BrokenEnvironment<'_> {
         copy_program(&self.sandbox.path("installer/run"), &self.path("fake/pip"));
     }
 
-    /// Removes the bytecode, because uv does not write any.
+    /// Removes the bytecode, as if uv had installed the packages: uv does not write any.
     pub(crate) fn is_not_compiled(&self) {
         for package in ["core", "aws_imagebuilder"] {
             let directory = self.path("site/aws_cdk").join(package);
@@ -184,7 +184,8 @@ impl BrokenEnvironment<'_> {
         }
     }
 
-    /// Adds files to an unpacked distribution. Its RECORD lists each as `lead` and its path below `base`.
+    /// Adds files to an unpacked distribution. The RECORD of the distribution lists each file as `lead`,
+    /// followed by the file's path below `base`.
     pub(crate) fn add_files(&self, dist_info: &Path, base: &Path, lead: &str, files: &[(&str, &str, u32)]) {
         let mut record = fs::read_to_string(dist_info.join("RECORD")).unwrap();
         for (path, content, mode) in files {
@@ -258,7 +259,7 @@ impl BrokenEnvironment<'_> {
         tree
     }
 
-    /// The packages without times and without the token: these are the same after every repair.
+    /// The packages without times and without the token. The rest is the same after every repair.
     pub(crate) fn content(&self) -> Tree {
         let mut content = tree(&self.path("site"), false);
         content.remove(Path::new(TOKEN));
@@ -359,7 +360,7 @@ fn collect(directory: &Path, root: &Path, with_times: bool, found: &mut Tree) {
     }
 }
 
-/// Directories into which nobody can write until this is dropped, not even root.
+/// Directories into which nobody, not even root, can write until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Unwritable(Vec<PathBuf>);
 
@@ -388,8 +389,8 @@ impl Drop for Unwritable {
     }
 }
 
-/// Both installers. `check` runs the file `check`. Any other command saves its arguments, its environment and
-/// copies of the files that it is given, then runs the file `install`.
+/// The program for both installers. `check` runs the file `check`. Any other command saves its arguments, its
+/// environment and copies of the files that it is given, then runs the file `install`.
 const INSTALLER: &str = r#"here='@HERE@'
 [ "$1" = check ] && { . "$here/check"; exit; }
 echo "$@" >"$here/arguments"
@@ -416,7 +417,7 @@ printf '\n%s\n{"full": null}\n%s\n' "$sentinel" "$sentinel"
 "#;
 
 /// The default for both installers: they install the newest release that the requirements allow, and fail if
-/// jsii is pinned, because 1.204.0 needs a newer one.
+/// jsii is pinned, because 1.204.0 needs a newer jsii.
 pub(crate) const INSTALL: &str = r#"
 version=1.204.0
 case $(cat "$requirements") in *'<1.153.0'*) version=1.152.0 ;; esac

@@ -121,7 +121,7 @@ impl Sandbox {
 /// The output of the fake real pcluster for [`Sandbox::build_image`].
 pub(crate) const REAL_OUTPUT: &str =
     "the real pcluster: build-image --image-configuration image.yaml --image-id my-image\n";
-/// Its line in the log.
+/// The line of that call in the log.
 pub(crate) const REAL: &str = "real build-image --image-configuration image.yaml --image-id my-image";
 
 impl Environment<'_> {
@@ -157,7 +157,7 @@ impl Environment<'_> {
         self.synthesizes(&ANSWER.replace("@FILE@", "synth"));
     }
 
-    /// Sets the answer of synthesis.py to the question whether pcluster starts.
+    /// Sets what synthesis.py answers when it is asked whether pcluster starts.
     pub(crate) fn starts(&self, answer: &Value) {
         self.sandbox.write(self.path("fake/start.json"), answer.to_string());
         self.sandbox.write(self.path("fake/start"), ANSWER.replace("@FILE@", "start"));
@@ -273,7 +273,8 @@ fn compiled(name: &'static str, source: &str) -> PathBuf {
     path
 }
 
-/// Runs the script `python.sh` next to it, whether it was started by a path or found on PATH.
+/// A program that runs the script `python.sh` next to itself, whether the program was started by a path or
+/// found on PATH.
 const PYTHON_C: &str = r#"
 #include <stdio.h>
 #include <stdlib.h>

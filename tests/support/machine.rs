@@ -33,9 +33,9 @@ pub(crate) fn on_this_machine(name: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("{name} is missing; scripts/test says what is needed"))
 }
 
-/// Shared by tests that write programs, exclusive for a test that starts a process. Otherwise a child that is
-/// forked while another test writes a program has that file open for writing until its own exec, and until
-/// then the program cannot be run (ETXTBSY).
+/// Tests that write programs share this lock; a test that starts a process holds it alone. Otherwise a child
+/// could be forked while another test writes a program. Until its exec, the child would have the program's
+/// file open for writing, and the program could not be run (ETXTBSY).
 static FORKING: RwLock<()> = RwLock::new(());
 
 /// Starts a child process.
@@ -44,13 +44,13 @@ pub(crate) fn spawn(command: &mut Command) -> io::Result<Child> {
     command.spawn()
 }
 
-/// Writes a file that may be run.
+/// Writes the file of a program.
 pub(crate) fn write_program(path: &Path, content: &[u8]) {
     let _no_fork = FORKING.read().unwrap_or_else(PoisonError::into_inner);
     fs::write(path, content).unwrap();
 }
 
-/// Writes a program in place of the file or link that may be there.
+/// Writes a program. An existing file or link at this path is replaced.
 pub(crate) fn write_script(path: &Path, content: impl AsRef<[u8]>) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     let _ = fs::remove_file(path);
@@ -58,7 +58,7 @@ pub(crate) fn write_script(path: &Path, content: impl AsRef<[u8]>) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Copies a file that may be run.
+/// Copies the file of a program.
 pub(crate) fn copy_program(from: &Path, to: &Path) {
     let _no_fork = FORKING.read().unwrap_or_else(PoisonError::into_inner);
     fs::copy(from, to).unwrap();
@@ -79,8 +79,8 @@ pub(crate) fn output(program: &Path, arguments: &[&OsStr]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A real Python 3 of this machine: the interpreter itself, not a version manager's shim and not
-/// a virtual environment's, which has no user site.
+/// A real Python 3 of this machine: the interpreter itself, not a version manager's shim, and not the Python
+/// of a virtual environment, which has no user site.
 pub(crate) fn real_python() -> &'static Path {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
     PYTHON.get_or_init(|| {

@@ -128,7 +128,7 @@ impl Call {
         self
     }
 
-    /// This call with its streams on a terminal, except those that the redirections of a shell name.
+    /// This call with its streams on a terminal, except for streams that these shell redirections change.
     pub(crate) fn on_terminal(self, columns: &str, redirections: &str) -> Self {
         let sh = format!("exec \"$@\" {redirections}");
         let shell = self.root.join("tools/sh");
@@ -290,7 +290,8 @@ impl Run {
         self.holds(self.stderr().contains(text), &format!("expected {text:?} on stderr"))
     }
 
-    /// Asserts that stderr says in three lines that strict stops because of a check, with this text in them.
+    /// Asserts that stderr says in three lines, which contain this text, that strict stops because of
+    /// a check.
     #[track_caller]
     pub(crate) fn stops_unchecked(&self, text: &str) -> &Self {
         self.prefixed();
@@ -339,7 +340,7 @@ impl Run {
         assert!(same, "two runs differ\n{self}\n=== the other\n{other}");
     }
 
-    /// The messages of the JSON on stdout with which a guarded call stops.
+    /// The messages in the JSON that a guarded call prints on stdout when it stops.
     #[track_caller]
     pub(crate) fn stop(&self) -> Vec<String> {
         self.exits(1);

@@ -64,7 +64,7 @@ impl Sandbox {
     }
 
     /// The binary under test. Its path has the same length in every sandbox, because the wrapping of messages
-    /// that contain it depends on that.
+    /// that contain the path depends on its length.
     pub(crate) fn binary(&self) -> PathBuf {
         self.path(PROGRAM)
     }
@@ -124,7 +124,8 @@ impl Sandbox {
             .var("LANG", "C.UTF-8")
     }
 
-    /// Everything below the sandbox but the tools and the binary, a line each.
+    /// One line for each file and directory below this directory of the sandbox, except for the tools and
+    /// the binary.
     pub(crate) fn tree(&self, below: &str) -> String {
         tree(&self.root, below)
     }
@@ -154,16 +155,16 @@ impl Sandbox {
         assert_eq!(self.tree("tmp"), "", "something is left in TMPDIR");
     }
 
-    /// Keeps the directories, for debugging a test only.
+    /// Keeps the directories. Only for debugging a test.
     #[expect(dead_code, reason = "called while a test is being written")]
     pub(crate) fn keep(self) -> PathBuf {
         self.directory.keep()
     }
 }
 
-/// Makes a hard link or, if the sandbox is on another file system, a copy. `cp` writes the copy, because a
-/// child of another test that is forked while this process writes it would have the file open too, and the
-/// file could not be run until that child's exec.
+/// Makes a hard link or, if the sandbox is on another file system, a copy. `cp` writes the copy. If this
+/// process wrote it, another test could fork a child at that time, and the file could not be run until that
+/// child's exec, because the child would have the file open too.
 fn place_binary(path: &Path) {
     if fs::hard_link(BINARY, path).is_err() {
         output(&on_this_machine("cp"), &[BINARY.as_ref(), path.as_os_str()]);
@@ -174,7 +175,7 @@ fn place_binary(path: &Path) {
 pub(crate) fn log(root: &Path) -> Vec<String> {
     let text = fs::read(root.join("log")).unwrap_or_default();
     let mut lines: Vec<String> = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
-    // The two are started in parallel, so they may be logged in either order.
+    // Node and synthesis.py are started in parallel, so they can be logged in either order.
     for index in 1..lines.len() {
         if lines[index] == "node" && lines[index - 1].starts_with("synth") {
             lines.swap(index, index - 1);
@@ -183,7 +184,7 @@ pub(crate) fn log(root: &Path) -> Vec<String> {
     lines
 }
 
-/// Everything below a directory of a sandbox but the tools and the binary, a line each.
+/// One line for each file and directory below a directory of a sandbox, except for the tools and the binary.
 pub(crate) fn tree(root: &Path, below: &str) -> String {
     let mut text = String::new();
     add_tree(&root.join(below), root, &mut text);
