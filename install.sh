@@ -9,13 +9,13 @@
 # With --venv DIR, it installs into an environment instead:
 #
 #   DIR/bin/pcluster                           the shim
-#   DIR/bin/pcluster-preflight                 a second copy: DIR/bin/pcluster may be overwritten
+#   DIR/bin/pcluster-preflight                 a second copy, in case DIR/bin/pcluster is overwritten
 #   DIR/bin/pcluster.real                      the launcher that was there
 #   DIR/bin/.pcluster-shim/pcluster            a link to that launcher, by the name that its usage text shows
 #   DIR/bin/.pcluster-shim/install.sh          this file
 
 # Only functions, and one call at the end, so that a truncated script does nothing. No function name begins with the
-# name of a harmful program: the script may be truncated inside the name.
+# name of a harmful program, because the script could be truncated inside the name.
 usage() {
     cat <<'EOF'
 usage: install.sh [--prefix DIR] [--binary FILE] [--no-modify-path]
@@ -84,10 +84,10 @@ of_another() {
 
 # --- files --------------------------------------------------------------------
 
-# The end of the names of unfinished files, followed by a number; --uninstall removes those of a killed run.
+# How the names of unfinished files end, before a number. --uninstall removes the unfinished files of a killed run.
 temporary=.pcluster-shim-new
 
-# put MODE FILE: writes standard input there atomically, so that a running program keeps its file.
+# put MODE FILE: writes standard input to FILE atomically, so that a running program keeps its old file.
 put() {
     new=$2$temporary.$$
     # shellcheck disable=SC2094 # what cannot be written is reported below
@@ -99,7 +99,7 @@ put() {
     die "cannot write $2" "Make $(dirname "$2") writable, or pass another directory."
 }
 
-# remove FILE...: removes those that belong to the shim, and the unfinished ones of a killed run.
+# remove FILE...: removes the files that belong to the shim, and the unfinished files of a killed run.
 remove() {
     for file in "$@"; do
         if [ -h "$file" ] || is_shim "$file" || LC_ALL=C grep -qi 'pcluster[_-]shim' "$file" 2>/dev/null; then
@@ -120,14 +120,14 @@ remove_empty() {
 
 # --- the program ----------------------------------------------------------------
 
-# choose_program: sets `binary`; builds it unless the user named one.
+# choose_program: sets `binary`. In a checkout, builds the program unless the user named one.
 choose_program() {
     if [ -z "$binary" ] && grep -qs '^name = "pcluster-shim"' "$here/Cargo.toml"; then
         command -v cargo >/dev/null 2>&1 ||
             die 'cargo is not on PATH' 'Install Rust (https://rustup.rs), or pass a built pcluster-shim with --binary FILE.'
         say 'building with cargo'
-        # Static, because loading shared libraries would be a third of the time that the shim adds to a call; not
-        # every system has a static libc.
+        # Static if possible, because loading shared libraries would be a third of the time that the shim adds to a
+        # call. Not every system has a static libc.
         out=$here/target/install
         set -- --release --locked --manifest-path "$here/Cargo.toml" --target-dir "$out"
         # On a terminal cargo shows its progress, because a build takes some minutes.
@@ -147,7 +147,7 @@ choose_program() {
         binary=$out/release/pcluster
     fi
     if [ -z "$binary" ]; then
-        # This file was installed, so the program is next to it.
+        # If this file was installed, the program is near it.
         for binary in ${here:+"$here/bin/pcluster" "$here/../pcluster-preflight"}; do
             if is_shim "$binary"; then return; fi
         done
@@ -155,7 +155,7 @@ choose_program() {
     fi
     [ -f "$binary" ] || die "$binary is not a file" 'Pass a built pcluster-shim with --binary FILE.'
     is_shim "$binary" || die "$binary is not pcluster-shim" 'Pass a built pcluster-shim with --binary FILE.'
-    # Under the name that a wheel uses, the program has only its own commands.
+    # Under the name that a wheel uses, the program has only its own commands, without `preflight` before them.
     case $binary in
         */pcluster-preflight) version=$("$binary" --version 2>/dev/null) ;;
         *) version=$("$binary" preflight --version 2>/dev/null) ;;
@@ -279,8 +279,8 @@ startup_line_in_fish() {
 # The end of our line in a file that had no newline at its end: --uninstall removes the added newline too.
 one_more=', and the newline before'
 
-# each_startup_file add|remove: handles each file that exists and that one of this user's shells may read. It
-# creates none: a new .bash_profile would hide .profile.
+# each_startup_file add|remove: handles each existing file that a shell of this user could read. It creates no file: a
+# new .bash_profile would hide .profile.
 each_startup_file() {
     zdotdir=${ZDOTDIR:-}
     if [ -z "$zdotdir" ] && [ -f "$HOME/.zshenv" ] && command -v zsh >/dev/null 2>&1; then
@@ -379,7 +379,7 @@ missing_parents() {
     done
 }
 
-# own_directory: refuses a shared directory, because another installer would overwrite the shim there.
+# own_directory: refuses a shared directory, because another installer could overwrite the shim in it.
 own_directory() {
     for entry in "$prefix"/* "$prefix"/.[!.]* "$prefix"/bin/* "$prefix"/bin/.[!.]*; do
         case ${entry#"$prefix/"} in
@@ -399,7 +399,7 @@ add_shim() {
     mkdir -p "$prefix/bin" "$prefix/completions" "$prefix/share/man/man1" 2>/dev/null ||
         die "cannot create $prefix" 'Pass a writable directory with --prefix DIR.'
     if [ -n "$made" ]; then printf '%s\n' "$made" '# pcluster-shim' | put 644 "$prefix/made" || exit 1; fi
-    # The env scripts come last: until then nothing of this is on PATH.
+    # The env scripts are written last: until then nothing of this is on PATH.
     put 755 "$prefix/bin/pcluster" <"$binary"
     if ! "$prefix/bin/pcluster" preflight --version >/dev/null 2>&1; then
         rm -f "$prefix/bin/pcluster" "$prefix/made"
@@ -429,7 +429,7 @@ add_shim() {
     check_installation
 }
 
-# check_installation: starts a new shell of this user, and asks the shim in it whether it is first on PATH.
+# check_installation: starts a new shell of this user, and asks the shim there whether the shim is first on PATH.
 check_installation() {
     activate=". $(quoted "$prefix/env")"
     now="$activate; hash -r"
@@ -497,7 +497,7 @@ remove_shim() {
         die "$prefix/bin/pcluster does not belong to pcluster-shim: nothing was removed" \
             'With --prefix DIR, pass the directory in which pcluster-shim was installed.'
     fi
-    # Startup files first: if this is interrupted, it leaves a shim that no shell calls.
+    # Startup files first, so that an interrupted run leaves a shim that no shell calls.
     if [ -n "${HOME:-}" ]; then each_startup_file remove; fi
     if ! [ -d "$prefix" ]; then
         say "nothing is installed in $prefix"
@@ -531,7 +531,7 @@ base_directory() {
     esac
 }
 
-# remove_old_cache: removes what older versions kept between calls.
+# remove_old_cache: removes the cache that older versions kept between calls.
 remove_old_cache() {
     cache=$(base_directory "${XDG_CACHE_HOME:-}" .cache)
     if [ -d "$cache" ] && ! [ -h "$cache" ]; then
@@ -552,7 +552,7 @@ remove_state() {
     if [ -d "$state" ]; then say "kept $state, which \`pcluster preflight undo\` needs"; fi
 }
 
-# remove_settings: removes the directory of settings if it has none.
+# remove_settings: removes the directory of settings if it is empty.
 remove_settings() {
     config=$(base_directory "${XDG_CONFIG_HOME:-}" .config)
     if [ -e "$config/config.yaml" ]; then say "kept $config, your settings"; fi
@@ -598,7 +598,7 @@ add_to_venv() {
         fi
     done
     mkdir -p "$own" 2>/dev/null || die "cannot write $venv/bin" 'Run this as the owner of the environment.'
-    # Another installation may create the link at the same time.
+    # Another installation could create the link at the same time.
     if ! [ -h "$own/pcluster" ] && ! ln -s ../pcluster.real "$own/pcluster" 2>/dev/null; then
         [ -h "$own/pcluster" ] || die "cannot write $own" 'Run this as the owner of the environment.'
     fi
@@ -613,7 +613,7 @@ add_to_venv() {
             rm -f "$new"
             die "cannot write $launcher.real" "$launcher was not changed. Run this as the owner of the environment."
         fi
-        # Another installation may have put the shim there in the meantime; then that one keeps the launcher.
+        # If another installation has put the shim there in the meantime, it has kept the launcher already.
         if is_shim "$new"; then
             rm -f "$new"
         elif ! mv -f "$new" "$launcher.real"; then

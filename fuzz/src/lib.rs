@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 
 use pcluster_shim::text::printable::escape;
 
-/// Bytes to which inputs are repeated: some readers take time that grows with the square of the length, which
-/// inputs of the length that libFuzzer prefers do not show.
+/// The length in bytes up to which inputs are repeated. Some readers take time that grows with the square of
+/// the length. Inputs as short as libFuzzer prefers do not show that.
 static REPEATED: LazyLock<Option<usize>> = LazyLock::new(|| std::env::var("FUZZ_REPEAT").ok()?.parse().ok());
 
 /// The bytes that a target reads.
@@ -18,8 +18,8 @@ pub fn input(bytes: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// The parts of an input, with ASCII's record separator between them: none of the readers gives it a meaning. Parts
-/// that are missing are empty.
+/// The parts of an input, with ASCII's record separator between them. No reader gives that character a
+/// meaning. Parts that are missing are empty.
 #[must_use]
 pub fn split<const N: usize>(bytes: &[u8]) -> [&[u8]; N] {
     let mut parts = bytes.splitn(N, |byte| *byte == 0x1e);
@@ -28,16 +28,14 @@ pub fn split<const N: usize>(bytes: &[u8]) -> [&[u8]; N] {
 
 /// Fails if a terminal acts on a text.
 ///
-/// # Panics
-/// Panics if it has control characters other than line feeds and tabs, or controls of direction.
+/// # Panics Panics if it has control characters other than line feeds and tabs, or bidirectional controls.
 pub fn assert_safe(text: &str) {
     assert_eq!(escape(text), text, "it is not safe for a terminal");
 }
 
 /// Fails if a text is more than one line, or unsafe.
 ///
-/// # Panics
-/// Panics if it has any control character, or controls of direction.
+/// # Panics Panics if it has any control character or bidirectional control.
 pub fn assert_line(text: &str) {
     assert_safe(text);
     assert!(!text.contains(char::is_control), "it is no line: {text:?}");

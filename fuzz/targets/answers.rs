@@ -1,6 +1,6 @@
 //! The answers of child processes: of interpreter.py, of a launcher that was asked, of synthesis.py.
 //!
-//! The input is one JSON answer and another one, with a record separator between them.
+//! The input is two JSON answers, with a record separator between them.
 
 #![no_main]
 

@@ -14,7 +14,7 @@ use pcluster_shim::images::selection::Selection;
 use pcluster_shim_fuzz::{assert_safe, input};
 use serde_json::{Value, json};
 
-/// No change without a proof: these hold for whatever AWS answers.
+/// No AMI is changed without a proof. These assertions hold for whatever AWS answers.
 fn check_image(image: &Image, inventory: &Inventory, selection: &Selection) {
     assert_ne!(image.class, Class::Foreign);
     for action in [image.repair, image.delete] {

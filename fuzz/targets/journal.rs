@@ -24,7 +24,7 @@ fuzz_target!(|bytes: &[u8]| {
     if journal.refuse_paths_outside(&site).is_err() {
         return;
     }
-    // No link of this machine lies below a directory that does not exist, so paths are what they say.
+    // A directory that does not exist contains no links, so paths below it are what they say.
     let roots = journal.roots();
     let is_real =
         roots.iter().any(|root| root.ancestors().any(|above| above != Path::new("/") && above.exists()));
@@ -46,10 +46,10 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(foreign.names.is_empty() && foreign.not_removed.is_empty());
         let _ = journal.find_changed_package();
         let _ = journal.find_reinstalled_package();
-        // A path may be one that the system refuses.
+        // The system could refuse a path.
         assert_eq!(journal.is_bound() == Ok(true), journal.token.is_none());
     }
-    // Every path lies below `/`, so with that as a root some may exist.
+    // Every path is below `/`, so with `/` as a root some of the paths could exist.
     if !is_real && roots.iter().all(|root| root != Path::new("/")) {
         assert!(journal.find_changed_files().is_empty() && journal.find_foreign_files().is_empty());
     }

@@ -81,7 +81,7 @@ fuzz_target!(|bytes: &[u8]| {
     let [pcluster, other, record] = split(&bytes);
     let mut found: Vec<Distribution> = [pcluster, other].into_iter().filter_map(read).collect();
     if let Some(first) = found.first_mut() {
-        // Without it there is no advisory that applies.
+        // Without aws-parallelcluster, no advisory applies.
         let mut pcluster = first.clone();
         pcluster.name = "aws-parallelcluster".into();
         pcluster.version = "3.1.3".into();

@@ -14,7 +14,7 @@ use pcluster_shim::text::printable::{escape, escape_line, fill, flatten, wrap};
 use pcluster_shim_fuzz::{assert_line, assert_safe, input};
 use serde_json::{Value, json};
 
-/// Characters.
+/// Maximum length of the text in a report, in characters.
 const MAX_IN_REPORT: usize = 60;
 
 const PLAIN: report::human::Paint = report::human::Paint { is_colored: false, width: 80 };
@@ -81,8 +81,8 @@ fn check_reports(reports: &[Report]) {
     assert_eq!(junit.matches("</testsuite>").count(), reports.len());
     let github = report::github::render(reports);
     assert_safe(&github);
-    // One for each finding, one for the check that could not run, and the verdict. Findings of two levels can have
-    // one cause.
+    // Annotations and a line with the verdict. Each cause has one annotation, and so does the check that
+    // could not run. The number of causes varies: findings of two levels can have one cause.
     let (commands, verdicts): (Vec<&str>, Vec<&str>) =
         github.lines().partition(|line| line.starts_with("::"));
     assert_eq!(verdicts.len(), reports.len());
@@ -113,7 +113,7 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(annotation.lines().count(), 1);
     assert_safe(&annotation);
     assert_safe(&report::junit::render_error(&text, &text));
-    // The forms of a report have it some hundred times.
+    // The forms of a report contain the text some hundred times, so it is shortened.
     let text: String = text.chars().take(MAX_IN_REPORT).collect();
     check_reports(&[report_of(&text, bytes.len().is_multiple_of(2)), report_of("x", true)]);
 });

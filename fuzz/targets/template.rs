@@ -34,10 +34,11 @@ static EXPECTATION: LazyLock<Expectation> = LazyLock::new(|| {
     serde_json::from_value(asked).expect("the expectation has the form of synthesis.py's")
 });
 
-/// Characters of the message and the path of a finding, whatever the template holds.
+/// Maximum length of the message and the path of a finding, in characters, whatever the template contains.
 const MAX_SHOWN: usize = 8000;
 
-/// Findings of one template: those of one cause are one, and those of one id are counted beyond a number.
+/// Maximum number of findings of one template. Findings with one cause are merged, and beyond a certain
+/// number findings with one id are only counted.
 const MAX_FINDINGS: usize = 1000;
 
 fn check(template: &Value, expectation: &Expectation) {

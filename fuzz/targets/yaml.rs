@@ -1,4 +1,4 @@
-//! YAML: what passes the limits is loaded within them.
+//! YAML: text that passes the check of limits stays within them when it is loaded.
 
 #![no_main]
 
@@ -7,13 +7,13 @@ use pcluster_shim::text::yaml::{parse, size::is_too_large};
 use pcluster_shim_fuzz::input;
 use serde_yaml::Value;
 
-/// Nodes and bytes, as `yaml::size` counts them with aliases replaced, at most: see there.
+/// Maximum number of nodes and bytes, as `yaml::size` counts them with aliases replaced.
 const MAX_EXPANDED: usize = 8 << 20;
 
-/// Levels of a document, as the parser allows them.
+/// Maximum number of levels of a document, as the parser allows.
 const MAX_DEPTH: usize = 2 * 128;
 
-/// Nodes and bytes, and levels.
+/// The number of nodes and bytes, and the number of levels.
 fn measure(value: &Value) -> (usize, usize) {
     match value {
         Value::String(text) => (1 + text.len(), 0),
@@ -41,7 +41,8 @@ fuzz_target!(|bytes: &[u8]| {
             let (size, depth) = measure(&value);
             assert!(size <= MAX_EXPANDED, "{size} nodes and bytes");
             assert!(depth <= MAX_DEPTH, "{depth} levels");
-            // Every reader of the program takes a document for one of its own types, and this for any.
+            // Every reader of the program parses a document as a type of its own; this line parses it as
+            // any type.
             let _ = parse::<Value>(&format!("\u{feff}{text}"));
         }
         Err(message) => assert!(!message.is_empty()),

@@ -6,11 +6,11 @@
 //!     apt-get install bash dash busybox zsh fish shellcheck shfmt util-linux binutils
 
 mod in_place; // the shim in the place of an environment's launcher (`--venv`)
-mod interrupted; // runs of install.sh that are killed, a script that is truncated, and calls while the shim is replaced
-mod live_shells; // an installation and an uninstallation while a shell is running; completion; the manual page
+mod interrupted; // killed runs of install.sh, a truncated script, and calls while the shim is replaced
+mod live_shells; // installation and uninstallation while a shell is running; completion; the manual page
 mod program; // the script's lints, a checkout, the program as its own installer, and what is not an installation's fault
 mod refused; // places and calls that are refused, with nothing written
-mod startup_files; // their line: it puts the shim first in every shell, and an uninstall removes it byte for byte
+mod startup_files; // their line puts the shim first in every shell, and an uninstall removes it byte for byte
 mod uninstall; // only the shim's own files are removed, including those of older versions and of repairs
 
 use std::collections::BTreeMap;
