@@ -28,14 +28,16 @@ pub fn split<const N: usize>(bytes: &[u8]) -> [&[u8]; N] {
 
 /// Fails if a terminal acts on a text.
 ///
-/// # Panics Panics if it has control characters other than line feeds and tabs, or bidirectional controls.
+/// # Panics
+/// Panics if it has control characters other than line feeds and tabs, or bidirectional controls.
 pub fn assert_safe(text: &str) {
     assert_eq!(escape(text), text, "it is not safe for a terminal");
 }
 
 /// Fails if a text is more than one line, or unsafe.
 ///
-/// # Panics Panics if it has any control character or bidirectional control.
+/// # Panics
+/// Panics if it has any control character or bidirectional control.
 pub fn assert_line(text: &str) {
     assert_safe(text);
     assert!(!text.contains(char::is_control), "it is no line: {text:?}");

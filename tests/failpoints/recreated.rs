@@ -48,7 +48,7 @@ fn a_recreated_environment_is_not_touched_after_a_killed_undo() {
     assert_same(&environment.site(), &recreated, "");
 }
 
-/// After `cp -a`, rsync or a restore from a backup, the environment is the same, but the inodes are others.
+/// After `cp -a`, rsync or a restore from a backup, the environment is the same, but its inodes differ.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn a_restored_environment_is_rolled_back_after_a_kill() {

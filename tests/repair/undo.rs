@@ -80,7 +80,7 @@ fn undo_in_an_environment_that_is_back_at_its_path() {
     assert_eq!(environment.site(), before);
 }
 
-/// After `cp -a`, rsync or a restore from a backup, the environment is the same, but the inodes are others.
+/// After `cp -a`, rsync or a restore from a backup, the environment is the same, but its inodes differ.
 #[test]
 fn undo_in_a_restored_environment() {
     let sandbox = Sandbox::new();
