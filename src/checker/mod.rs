@@ -168,10 +168,13 @@ fn finish(
 ) -> CheckOutcome {
     if let Some(pcluster) = pcluster.filter(|pcluster| is_in_cache_of_uv(&pcluster.metadata)) {
         // uvx recreates its environments, so a repair would not last.
-        report.replace_fix(&format!(
-            "pass `uvx --constraints FILE` the output of `pcluster preflight constraints {}`",
-            pcluster.version
-        ));
+        report.replace_fix(
+            &format!(
+                "pass `uvx --constraints FILE` the output of `pcluster preflight constraints {}`",
+                pcluster.version
+            ),
+            "install aws-parallelcluster with `uv tool install` or pip, and run `pcluster preflight fix` there",
+        );
     }
     let mut report = report.build(shim());
     report.ignore(&request.settings.ignore);

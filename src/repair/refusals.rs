@@ -48,7 +48,8 @@ pub fn refuse_directories(repair: &Repair, sites: &[PathBuf], all: &BTreeSet<Pat
         let why = format!("{} is in uv's cache, which all uvx calls share", site.display());
         let version = repair.packages.get(PCLUSTER).map(|pcluster| pcluster.version.as_str());
         let next = format!(
-            "To print a file for `uvx --constraints FILE`, run `pcluster preflight constraints {}`.",
+            "If packages have to move, pass `uvx --constraints FILE` the output of `pcluster preflight \
+             constraints {}`. Otherwise, install aws-parallelcluster with `uv tool install` or pip, and run this there.",
             version.unwrap_or_default()
         );
         return Err(Error::NotInPlace { why, next });

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::model::finding::{Finding, Level};
+use crate::model::finding::{Finding, Level, Remedy};
 use crate::report::{Check, Report, Shim, Status, TargetInfo};
 
 /// The checks made so far, and their findings.
@@ -43,11 +43,14 @@ impl ReportBuilder {
         }
     }
 
-    /// Names another command instead of `fix`, for an environment that cannot be repaired.
-    pub fn replace_fix(&mut self, command: &str) {
+    /// Gives other advice than `fix`, for an environment that cannot be repaired: `for_packages` if packages have to
+    /// move, `for_files` if files have to change.
+    pub fn replace_fix(&mut self, for_packages: &str, for_files: &str) {
         for fix in self.findings.iter_mut().filter_map(|finding| finding.fix.as_mut()) {
-            if fix.remedy.is_some() {
-                command.clone_into(&mut fix.command);
+            match fix.remedy {
+                Some(Remedy::Move(_) | Remedy::Release) => for_packages.clone_into(&mut fix.command),
+                Some(Remedy::Edit(_) | Remedy::Bytecode(_)) => for_files.clone_into(&mut fix.command),
+                None => {}
             }
         }
     }
@@ -87,7 +90,7 @@ impl CheckResult {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::finding::Kind;
+    use crate::model::finding::{Fix, Kind};
     use crate::report::Verdict;
 
     fn error(id: &str) -> Finding {
@@ -109,6 +112,18 @@ mod tests {
         assert_eq!((report.verdict, report.checks[1].status), (Verdict::Ready, Status::Passed));
         assert_eq!(report.findings[0].message, "it fails, unless it does not");
         assert!(report.findings[0].fails_build);
+    }
+
+    #[test]
+    fn a_fix_that_edits_files_is_not_replaced_by_constraints() {
+        let mut builder = ReportBuilder::new(None);
+        let remedies = [Remedy::Release, Remedy::Edit("lambda-runtime".into())];
+        let found = remedies.map(|remedy| Finding { fix: Some(Fix::by_command(remedy)), ..error("one") });
+        builder.add("template", Duration::ZERO, CheckResult::Findings(found.into()));
+        builder.replace_fix("pass constraints", "install it elsewhere");
+        let report = builder.build(Shim { version: "0", path: None });
+        let fixes: Vec<_> = report.findings.iter().map(Finding::describe_fix).collect();
+        assert_eq!(fixes, ["pass constraints", "install it elsewhere"]);
     }
 
     #[test]

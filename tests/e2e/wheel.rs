@@ -260,6 +260,11 @@ fn uvx_judges_what_would_be_installed() {
         (&report["verdict"], &report["target"]["pclusterVersion"]),
         (&"ready".into(), &"3.1.3".into())
     );
+    // Constraints do not change the files of that release.
+    let mut findings = report["findings"].as_array().unwrap().iter();
+    let runtime = findings.find(|finding| finding["id"] == "lambda-runtime").unwrap();
+    let fix = runtime["fix"]["command"].as_str().unwrap();
+    assert!(fix.starts_with("install aws-parallelcluster with `uv tool install`"), "{ran}");
     // With nothing pinned, uvx gets what the index resolves today.
     let ran = uvx("3.6.1", "check");
     ran.exits(1);
