@@ -256,6 +256,9 @@ fn config_prints_a_file_that_says_the_same() {
     let line = format!("pcluster preflight config >{}", sandbox.path(CONFIG).display());
     sandbox.call(sandbox.path("tools/sh"), ["-c", &line]).run().exits(0).is_silent();
     assert!(std::fs::read_to_string(sandbox.path(CONFIG)).unwrap().contains("#mode: block"));
+    // What is appended to it empties nothing.
+    let append = line.replace(" >", " >>");
+    sandbox.call(sandbox.path("tools/sh"), ["-c", &append]).run().exits(0).is_silent();
     let onto_itself = sandbox.call(sandbox.path("tools/sh"), ["-c", &line]).run();
     onto_itself.exits(2).prefixed().stderr_matches("config-onto-itself.txt");
     sandbox.write(CONFIG, "mode: loud\n");

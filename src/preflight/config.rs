@@ -122,7 +122,7 @@ fn is_emptied(path: &Path) -> bool {
     let stdout = io::stdout().as_fd().try_clone_to_owned().and_then(|stdout| File::from(stdout).metadata());
     let identity = |metadata: &Metadata| (metadata.dev(), metadata.ino());
     let is_older = |file: &Metadata| file.created().ok() < file.modified().ok();
-    let file = path.metadata().ok().filter(|file| file.is_file() && is_older(file));
+    let file = path.metadata().ok().filter(|file| file.is_file() && file.len() == 0 && is_older(file));
     file.zip(stdout.ok()).is_some_and(|(file, stdout)| identity(&file) == identity(&stdout))
 }
 
