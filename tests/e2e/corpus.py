@@ -1,14 +1,15 @@
-"""Builds many configurations by one real pcluster, and reads what became of them.
+"""Builds many configurations with one real pcluster, and collects the results.
 
     python corpus.py build LAUNCHER DIRECTORY FILE...
     python corpus.py templates ENDPOINT REGION DIRECTORY STACK...
 
 "build" runs in pcluster's own interpreter. For each FILE, NAME.yaml, it runs the launcher as a shell
 would, with the arguments in NAME.arguments (a JSON list), and writes DIRECTORY/NAME.stdout, .stderr
-and .status. What takes seconds to load, pcluster and CDK with its Node, is loaded once; each run is
-a fork. The forks share the Node one after the other; where one has ended it, another is started.
+and .status. pcluster and CDK with its Node.js process take seconds to load, so they are loaded once, and
+each run is a fork. The forks use the same Node.js process one after the other; if one of them has ended
+it, another is started.
 
-"templates" runs where boto3 is, and writes DIRECTORY/STACK.template of each stack that there is.
+"templates" runs in an environment with boto3, and writes DIRECTORY/STACK.template for each STACK that exists.
 """
 import json
 import os

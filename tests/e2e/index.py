@@ -1,11 +1,11 @@
-"""A package index on the loopback that is PyPI but for what a test wants of it.
+"""A package index on the loopback: PyPI, except for what a test changes.
 
     python index.py LOG UPSTREAM [missing=NAME] [broken=NAME] [worse=NAME,SITE] [own=NAME,DIR]
 
-It prints its URL, logs the path of each request to LOG, and sends every other question on to
-UPSTREAM. A missing project is not known; a broken one has a newest wheel that is no wheel; a worse
-one has a newest wheel that installs, made of the distribution in SITE; of one of its own it has the
-wheels in DIR. Ends with its stdin.
+It prints its URL, logs the path of each request to LOG, and forwards every other request to UPSTREAM.
+missing: the project does not exist. broken: its newest wheel is not a wheel. worse: its newest wheel can be
+installed, and is made from the distribution in SITE. own: its wheels are those in DIR. The server ends when
+its stdin ends.
 """
 import http.server
 import os

@@ -3,14 +3,14 @@
 
     PY plant.py ENDPOINT [--many N]
 
-PY is the interpreter of the moto environment, ENDPOINT a moto server that runs
-already and is empty. The script owns what lies in that server afterwards: AMIs
+PY is the interpreter of the moto environment, ENDPOINT is a running, empty moto
+server. The script creates everything that is in that server afterwards: AMIs
 with their tags and snapshots, stacks (live, deleted, being created), the
 artifacts in S3, log groups, and what uses an AMI. It prints one JSON object: a
 label for each AMI, and what was planted for it. "expected" holds the seven tags
 that the build should have given; "times" are left to the server.
 
-What moto cannot show is named in "note" of the label it concerns.
+The "note" of a label says what moto cannot show about it.
 """
 
 import argparse

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A proxy before a moto server that logs, denies, breaks and kills.
+"""A proxy in front of a moto server: it logs requests, denies or breaks them, and kills processes.
 
     proxy.py UPSTREAM --log FILE [--fail N[,M]] [--html] [--deny SERVICE:ACTION ...]
                       [--answer SERVICE:ACTION=CODE ...] [--body SERVICE:ACTION=FILE ...]
@@ -7,10 +7,10 @@
                       [--kill-before N | --kill-after N] [--kill-pid-file FILE]
 
 It listens on a free port of 127.0.0.1, prints its endpoint as the first line and
-ends at the end of its stdin. It owns the log FILE: one line `SERVICE ACTION` for
+ends when its stdin ends. It writes the log FILE: one line `SERVICE ACTION` for
 each request, where the action of S3 is `METHOD path?query`. A request that changes
 something is a write; --fail, --kill-before and --kill-after count these from 1,
-with retries and denied ones, without those with DryRun.
+including retries and denied ones, but not those with DryRun.
 
 --fail answers InternalError with status 500 in place of the N-th write; --html
 gives an HTML page instead, as moto does. --deny answers as AWS does where the
