@@ -2,7 +2,7 @@
 //!
 //! A shim is not recognised by its path, because one file can have several paths, and another build is a shim
 //! too. Instead, a candidate's device and inode are compared with our own. If the candidate is a binary, we
-//! also look for [`MARKER`] in it.
+//! also look for `MARKER` in it.
 
 use std::env;
 use std::ffi::OsString;

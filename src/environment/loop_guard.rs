@@ -14,7 +14,7 @@ const MAX_DEPTH: u32 = 100;
 
 /// The value of `PCLUSTER_SHIM_TRIED`, `PID/DEPTH/PATH:PATH…`, where the paths are the candidates that were
 /// started. The paths count only for the process that wrote them (after an exec, it has the same PID), and
-/// for every process from the depth [`MAX_DEPTH`] on. In other processes, only the depth continues to grow.
+/// for every process from the depth `MAX_DEPTH` on. In other processes, only the depth continues to grow.
 #[derive(Debug, Default)]
 pub struct LoopGuard {
     depth: u32,
