@@ -6,7 +6,7 @@
 use crate::environment_copy::{EnvironmentCopy, With, uv};
 use crate::environments::GOOD;
 
-/// Its environment has Python 3.12.
+/// The environment of this release has Python 3.12.
 const RELEASE_3_0_3: &str = "3.0.3";
 
 struct Case {
@@ -20,7 +20,7 @@ const fn case(advisory: &'static str, breaks: &'static str, starts: &'static str
     Case { advisory, breaks, starts }
 }
 
-/// Installs or removes a package of a copy with uv.
+/// Uses uv to install or remove a package in a copy.
 #[track_caller]
 fn change(copy: &EnvironmentCopy, package: &str) {
     let python = copy.environment.bin("python");

@@ -34,7 +34,7 @@ fn every_form_of_an_option_is_checked_with_what_the_real_parser_takes() {
     }
 }
 
-/// Calls that the real pcluster answers without AWS, and how each ends.
+/// Calls that the real pcluster answers without AWS, and the exit status of each.
 const REFUSED: &[(&str, i32)] = &[
     ("build-image --help", 0),
     ("build-image -h -c absent.yaml", 0),

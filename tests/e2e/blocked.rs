@@ -1,4 +1,5 @@
-//! The broken CDK: what is stopped before it reaches AWS, what is named, and what the modes do.
+//! With the broken CDK: what is stopped before it reaches AWS, what the findings name, and what each
+//! mode does.
 
 use std::collections::BTreeSet;
 
@@ -85,7 +86,7 @@ DevSettings:
     Regions: eu-west-1,us-east-1
 ";
 
-/// Only the findings of level ERROR, because each release has known issues too.
+/// The findings of level ERROR. The known issues that each release has too are of a lower level.
 fn errors(report: &Value) -> Vec<&Value> {
     report["findings"].as_array().unwrap().iter().filter(|finding| finding["level"] == "ERROR").collect()
 }
@@ -107,7 +108,7 @@ fn every_missing_piece_of_a_rich_configuration_is_named_for_every_region() {
     let mut named = BTreeSet::new();
     for finding in errors(&report) {
         let evidence = &finding["evidence"];
-        // There is one finding of each kind, with its places in both regions.
+        // There is one finding of each kind, and it lists its places in both regions.
         assert_eq!((&evidence["count"], &evidence["paths"][0]), (&json!(2), &evidence["path"]), "{ran}");
         for path in evidence["paths"].as_array().unwrap() {
             named.insert((text(&finding["id"]), text(path), text(&evidence["expected"])));

@@ -1,11 +1,11 @@
-//! Image configurations for every key of `ImageBuilderSchema`, their extremes and YAML's odd corners.
-//! `@IMAGE@` and `@BUCKET@` are replaced with the image and the bucket of the stand-in for AWS.
+//! Image configurations for every key of `ImageBuilderSchema`, for extreme values, and for YAML's odd
+//! corners. `@IMAGE@` and `@BUCKET@` are replaced with the image and the bucket of the stand-in for AWS.
 
 /// One image configuration.
 pub(crate) struct Configuration {
     /// The name of its file and of its image.
     pub(crate) name: &'static str,
-    /// Its subject.
+    /// What it tests.
     #[expect(dead_code, reason = "says why it is there")]
     about: &'static str,
     pub(crate) text: Vec<u8>,

@@ -11,7 +11,7 @@ use crate::support::run::Run;
 /// An empty environment with the Python of another environment.
 struct Empty {
     sandbox: RealSandbox,
-    // The last field, so that it is removed after the sandbox.
+    // The last field, so that the directory is removed after the sandbox.
     _directory: tempfile::TempDir,
 }
 

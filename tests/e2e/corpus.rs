@@ -145,7 +145,7 @@ impl Side {
         Self { aws, sandbox }
     }
 
-    /// Builds all of them from one Python process, which imports pcluster once and forks for each.
+    /// Builds all configurations from one Python process, which imports pcluster once and forks for each.
     fn built_directly(self, corpus: &[Configuration]) -> BTreeMap<&'static str, Outcome> {
         let mut all = vec![Path::new(ROOT).join("tests/e2e/corpus.py"), "build".into()];
         all.push(self.sandbox.environment.bin("pcluster"));
@@ -162,7 +162,8 @@ impl Side {
         self.outcomes(corpus, ended)
     }
 
-    /// Builds each through the shim, and reports each when it ends, because all of them take long.
+    /// Builds each configuration through the shim. Reports each as soon as it ends, because the whole corpus
+    /// takes long.
     fn built_through_the_shim(
         self,
         corpus: &[Configuration],
@@ -229,8 +230,8 @@ fn at_the_same_time<T: Send>(
     corpus: &[Configuration],
     ended: impl Fn(&Configuration) -> T + Sync,
 ) -> Vec<(&'static str, T)> {
-    // The first one is built alone, because later releases of pcluster create a role in the account in the
-    // first run.
+    // The first configuration is built alone: with later releases of pcluster, the first run creates a role
+    // in the account.
     let first = corpus.first().map(|one| (one.name, ended(one)));
     let next = AtomicUsize::new(1);
     let work = || {
@@ -247,7 +248,7 @@ fn at_the_same_time<T: Send>(
     })
 }
 
-/// `images/NAME-RANDOM` as `images/NAME`, `Signature=…` as `Signature=`.
+/// Replaces `images/NAME-RANDOM` with `images/NAME`, and `Signature=…` with `Signature=`.
 fn without_random_ends(text: &str) -> String {
     let mut plain = String::new();
     for (index, piece) in text.split("/images/").enumerate() {

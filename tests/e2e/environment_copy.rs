@@ -22,7 +22,7 @@ pub(crate) const BY_UV: &str = crate::environments::BROKEN;
 /// Made by pip: with pip and bytecode.
 pub(crate) const BY_PIP: &str = "3.1.3-cdk-1.153.0-pip";
 
-/// The file among the packages that binds a repair to its environment by a random token.
+/// A file in `site-packages`. The random token in it binds a repair to its environment.
 const TOKEN: &str = ".repaired-by-pcluster-shim";
 
 /// The ids of another user and of their group.
@@ -41,7 +41,7 @@ pub(crate) struct EnvironmentCopy {
     pub(crate) sandbox: RealSandbox,
     /// The packages before any repair.
     reference: PathBuf,
-    // Declared after the sandbox, so that it is removed last.
+    // Declared after the sandbox, so that the directory is removed last.
     directory: TempDir,
 }
 
@@ -101,8 +101,8 @@ impl EnvironmentCopy {
         self.environment.site_packages()
     }
 
-    /// Takes the present state as the reference, because the test has changed packages, or because the
-    /// machine's own Python could change them when it starts.
+    /// Makes the present state the reference: for tests that have changed packages, and for the machine's own
+    /// Python, which could change them when it starts.
     pub(crate) fn is_right_as_it_is(&mut self) {
         self.reference = self.keep_copy();
     }
@@ -131,8 +131,7 @@ impl EnvironmentCopy {
         copy
     }
 
-    /// Asserts that nothing is left that a repair needs only while it runs. The last repair's snapshot stays
-    /// for its undo.
+    /// Asserts that the temporary files of a repair are gone. The last repair's snapshot stays, for an undo.
     #[track_caller]
     pub(crate) fn left_nothing(&self, when: &str) {
         let mut left = Vec::new();

@@ -32,7 +32,7 @@ pub(crate) const NEWEST: &str = "3.16.1";
 pub(crate) const TAGS: [&str; 7] =
     ["build_config", "build_log", "image_id", "image_name", "s3_bucket", "s3_image_dir", "version"];
 
-/// Limit of one run: installers fetch hundreds of packages.
+/// The time limit of one run. It is long, because installers fetch hundreds of packages.
 const MAX_RUN_TIME: Duration = Duration::from_secs(1800);
 
 /// The guard's warning about a Lambda runtime that AWS refuses. It is printed for every release before 3.14,
@@ -371,7 +371,7 @@ impl Drop for Aws {
     }
 }
 
-/// pcluster's answer. The parts that differ in each call are replaced: the image's id and the UUID of
+/// pcluster's output. The parts that differ in each call are replaced: the image's id and the UUID of
 /// its stack.
 pub(crate) fn normalised(answer: &Run, image_id: &str) -> String {
     without_uuids(&answer.stdout().replace(image_id, "IMAGE"))

@@ -39,7 +39,7 @@ fn is_blocked(sandbox: &RealSandbox) {
     assert!(report["findings"].to_string().contains("template-ami-configuration-empty"), "{ran}");
 }
 
-/// PDM's hook for PEP 582, for example, looks there.
+/// For example, PDM's hook for PEP 582 looks there.
 #[test]
 fn a_hook_that_looks_at_the_working_directory_is_seen() {
     let sandbox = with_hooks();
@@ -118,7 +118,7 @@ for name in ('__init__.py', '_jsii/__init__.py'):
                        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
 ";
 
-/// Node.js does not load a module by a relative path.
+/// If TMPDIR is relative, the real call fails too: Node.js does not load a module by a relative path.
 #[test]
 fn a_relative_tmpdir_fails_as_it_will() {
     let mut sandbox = RealSandbox::of(GOOD);
@@ -406,7 +406,7 @@ fn sound_bytecode_is_not_removed_on_the_word_of_an_exception() {
     assert!(sound.exists());
 }
 
-/// The answer is the real pcluster's own, although the template has other faults.
+/// The user gets the real pcluster's own message, although the template has other faults.
 #[test]
 fn an_image_id_that_is_too_long_is_left_to_the_real_pcluster() {
     let sandbox = RealSandbox::of(BY_UV);
@@ -418,7 +418,8 @@ fn an_image_id_that_is_too_long_is_left_to_the_real_pcluster() {
     assert!(direct.stdout().contains("failed to satisfy constraint"), "{direct}");
 }
 
-/// `fix` removes damaged bytecode; an undo does not bring it back, and has nothing to undo.
+/// `fix` removes damaged bytecode. An undo afterwards does not bring it back, and reports that there is
+/// nothing to undo.
 #[test]
 fn damaged_bytecode_is_removed_by_fix_and_is_no_repair_to_undo() {
     let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);

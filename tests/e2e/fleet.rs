@@ -70,7 +70,7 @@ fn row(ran: &Run, host: &str) -> [String; 3] {
     [verdict, version, rest.trim_start()].map(str::to_owned)
 }
 
-/// One of the numbers that the recap has for a host.
+/// One of the numbers for a host in Ansible's recap.
 #[track_caller]
 fn recap(ran: &Run, host: &str, what: &str) -> u32 {
     let out = ran.stdout();

@@ -1,6 +1,6 @@
-//! Environments as people install them today, in which pcluster does not start. The build is stopped with the
-//! reason, `fix` repairs the environment in place, `undo` reverts that, and mode `fix` repairs the
-//! environment before a build.
+//! Environments as people install them today, in which pcluster does not start. The build is stopped, and the
+//! message gives the reason; `fix` repairs the environment in place; `undo` reverts that; and mode `fix`
+//! repairs the environment before a build.
 
 use std::fs;
 
@@ -229,7 +229,7 @@ fn two_faults_that_no_advisory_names_are_found_and_repaired() {
     is_repaired_without_an_advisory(With::Uv, &broken, &["--strategy", "release"]);
 }
 
-/// pip fetches uv into a private place, because uv can limit packages by date.
+/// If there is only pip, it fetches uv into a private place, because uv can limit packages by date.
 #[test]
 #[ignore = "long"]
 fn pip_fetches_what_limits_dates() {

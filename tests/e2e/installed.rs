@@ -108,8 +108,8 @@ fn asks_no_name_service(sandbox: &RealSandbox, installed: &Path) {
 }
 
 /// In a root directory that contains nothing else, the program gives the same answers as outside. It still
-/// does when busybox and a name service that does not exist are added. With busybox, it can also be
-/// installed there.
+/// does when busybox is added, and an nsswitch.conf that names a service that does not exist. With busybox,
+/// the program can also be installed there.
 #[expect(clippy::print_stdout, reason = "a test that does not run says so")]
 fn answers_in_a_root_with_nothing_else(sandbox: &RealSandbox, installed: &Path) {
     if !rustix::process::geteuid().is_root() || cfg!(not(target_os = "linux")) {
@@ -188,7 +188,7 @@ fn answers_in_a_root_with_nothing_else(sandbox: &RealSandbox, installed: &Path) 
 }
 
 /// Trap 6: in every kind of environment that can be activated, the call is guarded and that environment's
-/// pcluster answers. `where` reports that calls from scripts are not guarded then.
+/// pcluster answers. `where` reports that calls from scripts are not guarded while the environment is active.
 #[test]
 fn trap_06_an_activated_environment_is_guarded_and_used() {
     let launchers =

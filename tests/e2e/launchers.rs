@@ -9,8 +9,8 @@ use serde_json::json;
 use crate::environments::{Environment, GOOD, RealSandbox, find};
 use crate::support::machine::{on_this_machine, write_script};
 
-/// The interpreter that a launcher really runs, and the last value of its `sys.argv[0]`, as a `sitecustomize`
-/// notes them.
+/// The interpreter that a launcher really runs, and the last value of `sys.argv[0]` in it. A `sitecustomize`
+/// records both.
 fn really_runs(sandbox: &mut RealSandbox, launcher: &Path) -> (PathBuf, PathBuf) {
     const SPY: &str = "import atexit, os, sys
 if 'SPY' in os.environ:
@@ -148,7 +148,8 @@ fn a_wrapper_script_as_pyenv_makes_it() {
     is_known(&mut sandbox, &launcher, "wrapper", &[]);
 }
 
-/// The path of the test's own launcher, which replaces the environment's on PATH.
+/// Replaces the environment's directory on PATH with one for the test's own launcher. Returns the
+/// launcher's path.
 fn on_path_alone(sandbox: &mut RealSandbox) -> PathBuf {
     fs::create_dir(sandbox.path("bin")).unwrap();
     let path = [sandbox.path("shim"), sandbox.path("bin"), sandbox.path("node")];

@@ -54,7 +54,7 @@ impl Runner {
         Self { sandbox, aws, _index: index }
     }
 
-    /// Runs a script as these services run a step: it ends at the first command that fails.
+    /// Runs a script as a CI service runs a step: the script ends at the first command that fails.
     fn tries(&self, script: &str) -> Run {
         self.sandbox.call(&on_this_machine("sh"), &["-e", "-c", script]).run()
     }

@@ -8,8 +8,8 @@ use crate::environments::{Aws, BROKEN, GOOD, RENUMBERED, RealSandbox, normalised
 use crate::support::machine::on_this_machine;
 use crate::support::run::Run;
 
-/// How a shell passes the content of image.yaml to `"$@"`, and a part of the name by which the shim's warning
-/// reports it. A background process writes to the FIFO, and ends with the shell.
+/// How a shell passes the content of image.yaml to `"$@"`, and a part of the path that the shim's warning
+/// names. A background process writes to the FIFO, and ends with the shell.
 const FORMS: [(&str, &str); 5] = [
     (r#""$@" -c <("$CAT" image.yaml)"#, "/dev/fd/"),
     (r#""$CAT" image.yaml | "$@" -c /dev/stdin"#, "/dev/stdin"),

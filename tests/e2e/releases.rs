@@ -57,7 +57,8 @@ fn known(release: &str) -> Vec<&'static str> {
     }
 }
 
-/// If the user names a role, the stack has no clean-up role and none of the role's known issues.
+/// If the user names a role, the stack has no clean-up role, so the clean-up role's known issues are
+/// not reported.
 #[test]
 fn a_role_of_ones_own_has_no_known_issue() {
     let role = "arn:aws:iam::123456789012:role/cleanup";
@@ -73,7 +74,7 @@ fn a_role_of_ones_own_has_no_known_issue() {
         let findings = report["findings"].as_array().unwrap();
         let ids: Vec<_> = findings.iter().filter_map(|finding| finding["id"].as_str()).collect();
         assert!(!ids.iter().any(|id| id.starts_with("cleanup-role")), "{environment}: {ids:?}");
-        // The stack's function is still there.
+        // The stack still has its Lambda function.
         assert_eq!(ids.contains(&"lambda-runtime"), environment != NEWEST, "{environment}: {ids:?}");
     }
 }
@@ -111,7 +112,7 @@ fn human_form_fits(sandbox: &RealSandbox, report: &Value) {
         assert!(text.contains(finding["id"].as_str().unwrap()), "{ran}");
     }
     for line in text.lines() {
-        // The part before the last two spaces is a label.
+        // In such a line, what is before the last double space is a label.
         let unbreakable = line.trim_start().split("  ").last().is_some_and(|rest| !rest.trim().contains(' '));
         assert!(line.chars().count() <= 80 || unbreakable, "{line:?} is too long\n{ran}");
     }

@@ -104,7 +104,8 @@ fn made_by_uv_and_repaired_by_uv() {
     fix_and_undo(BY_UV, With::Uv, &STRATEGIES);
 }
 
-/// uv made the environment without pip, and is not available now: the environment's Python includes a pip.
+/// uv made the environment without pip, and is not available now. The repair uses the pip that ensurepip
+/// brings along in the environment's Python.
 #[test]
 #[ignore = "long"]
 fn made_by_uv_and_repaired_by_the_pip_of_ensurepip() {
@@ -197,7 +198,7 @@ fn beside(copy: &EnvironmentCopy, run: impl Fn(&[&str]) -> Run, why: &str) {
     assert_eq!(ran.json()["image"]["imageId"], "beside", "{ran}");
     copy.is_as_before("used from beside it");
 
-    // An upgrade: another version of any package.
+    // Imitates an upgrade: any package gets another version.
     let site = copy.site();
     let attrs = fs::read_dir(&site).unwrap().flatten().map(|entry| entry.path());
     let attrs = attrs.into_iter().find(|path| path.to_string_lossy().contains("/attrs-")).unwrap();
@@ -309,7 +310,7 @@ fn a_second_fix_has_nothing_to_do_and_needs_no_network() {
     assert!(Path::new(&copy.site()).is_dir());
 }
 
-/// Trap 22: a `sitecustomize` that prints, in every Python that a repair starts.
+/// Trap 22: in every Python that a repair starts, a `sitecustomize` prints.
 fn noise_does_not_keep_from_a_repair(with: With) {
     let mut copy = EnvironmentCopy::of(BY_PIP, with);
     let code = "import sys\nprint('{\"noise\": [')\nprint('\\n\\nnoise', file=sys.stderr)\n";
@@ -356,7 +357,7 @@ fn beside_an_environment_whose_launcher_changes_the_path() {
     refused.exits(1);
     assert!(refused.stderr().contains("which Python it runs"), "{refused}");
 
-    // A launcher that does not change PYTHONPATH, until the launcher is edited.
+    // This launcher does not change PYTHONPATH until it is rewritten below.
     wraps("");
     copy.fix(&["--isolated"]).exits(0);
     let (ran, report) = copy.preflight(&[]);

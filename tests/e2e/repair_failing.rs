@@ -53,8 +53,8 @@ fn the_index_cannot_be_reached() {
 #[test]
 #[ignore = "long"]
 fn the_index_lacks_a_package() {
-    // Only other CDK packages require kms. For pip, sqs is missing instead: without kms, pip would try every
-    // release of those packages for hours.
+    // aws-parallelcluster requires sqs itself, but only other CDK packages require kms. If kms were missing,
+    // pip would try every release of those packages for hours, so for pip it is sqs that is missing.
     for (name, with, missing) in [(BY_UV, With::Uv, "kms"), (BY_PIP, With::Pip, "sqs")] {
         let index = Index::start(&[format!("missing=aws-cdk.aws-{missing}")]);
         let mut copy = EnvironmentCopy::of(name, with);
@@ -87,7 +87,7 @@ fn the_newest_cdk_is_broken_too() {
 }
 
 /// The index as of the day of the advisory: 1.153.0 was the newest, so there is no upgrade. The repair falls
-/// back to the versions of the release date, and moves what they require of one another.
+/// back to the versions of the release date. It also moves the packages that those versions require.
 #[test]
 #[ignore = "long"]
 fn there_is_no_newer_cdk_yet() {
@@ -152,7 +152,8 @@ fn read_only_between_stage_and_commit() {
     copy.is_as_before("read-only");
     copy.left_nothing("read-only");
 
-    // Only one file deep in it is immutable. This is noticed only when the file is to be replaced.
+    // Only one file, deep in the directory, is immutable. This is noticed only when the file is to
+    // be replaced.
     let below = site.join("aws_cdk/aws_imagebuilder/__init__.py");
     let sh = format!("\"$UV\" \"$@\" && '{}' +i '{}'", chattr.display(), below.display());
     instead_of_uv(&copy, &sh);
@@ -189,7 +190,8 @@ fn the_disk_is_full_while_it_stages_and_while_it_takes_the_snapshot() {
     the_disk_is_full(EnvironmentCopy::of(BY_UV, With::Uv));
 }
 
-/// The staged packages are compiled here. Python takes a partly written bytecode file for a complete one.
+/// In this test, the repair compiles the staged packages. Python takes a partly written bytecode file for a
+/// complete one.
 #[test]
 #[ignore = "long"]
 fn the_disk_is_full_while_it_compiles() {

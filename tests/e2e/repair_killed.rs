@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use crate::environment_copy::{BY_PIP, BY_UV, EnvironmentCopy, With};
 use crate::support::machine::wait_for;
 
-/// Runs the next command after a kill, then compares. Returns whether the repair had been complete.
+/// Runs the next command after a kill, then compares the environment with both states. Returns whether the
+/// repair had been complete.
 #[track_caller]
 fn survived(copy: &EnvironmentCopy, repaired: &Path, when: &str) -> bool {
     let next = copy.pcluster(&["preflight", "--no-synth"]).run();

@@ -96,7 +96,7 @@ fn release_3_1_3_with_the_newest_setuptools() {
     all_is_repaired_and_undone(with_setuptools_82(GOOD), 1, 2);
 }
 
-/// As it is installed today, its setuptools is so new that pcluster does not start.
+/// In 3.8.0 as it is installed today, setuptools is so new that pcluster does not start.
 #[test]
 #[ignore = "long"]
 fn release_3_8_0_as_installed_today() {
@@ -136,7 +136,7 @@ fn a_plan_shows_the_lines_and_a_second_fix_has_nothing_to_do() {
     assert_eq!(again.stdout(), "ready: there is nothing to repair\n", "{again}");
 }
 
-/// A site has changed a file of the release, but not the line that is edited.
+/// Somebody has changed a file of the release, but not the line that is edited.
 #[test]
 #[ignore = "long"]
 fn a_line_is_edited_in_a_file_that_was_changed_elsewhere() {
@@ -151,7 +151,8 @@ fn a_line_is_edited_in_a_file_that_was_changed_elsewhere() {
     assert_eq!(fs::read_to_string(&file).unwrap(), text);
 }
 
-/// The text occurs twice where the release has it once, so it is not known what the edit would do.
+/// The text that the edit replaces occurs twice here, but once in the release, so it is not known what the
+/// edit would do.
 #[test]
 fn an_edit_that_does_not_fit_is_left_unless_it_is_asked_for() {
     let copy = EnvironmentCopy::of("3.13.2", With::Uv);

@@ -172,7 +172,7 @@ fn beside_an_environment_of_uv() {
     lives_beside_the_real_one(BY_UV, With::Uv, uv_pip);
 }
 
-/// A login node's prefix is installed by a uv tool, which has its own environment.
+/// On a login node, the shim's prefix is installed from a uv tool, which has its own environment.
 #[test]
 fn a_login_node_is_guarded_from_the_wheel() {
     let index = index();
@@ -260,7 +260,7 @@ fn uvx_judges_what_would_be_installed() {
         (&report["verdict"], &report["target"]["pclusterVersion"]),
         (&"ready".into(), &"3.1.3".into())
     );
-    // Constraints do not change the files of that release.
+    // Constraints do not change the files of that release, so its runtime is still reported.
     let mut findings = report["findings"].as_array().unwrap().iter();
     let runtime = findings.find(|finding| finding["id"] == "lambda-runtime").unwrap();
     let fix = runtime["fix"]["command"].as_str().unwrap();
@@ -301,7 +301,8 @@ fn uv_tool_installs_it_beside_the_real_one() {
 fn pipx_injects_it_beside_the_real_one() {
     let index = index();
     let mut sandbox = with_tools(&index);
-    // pipx installs all requirements from an index, so scripts/environments does this once.
+    // pipx installs all requirements from an index. scripts/environments has done this once, and the test
+    // copies the result.
     let (made, home) =
         (Environment::named("launchers/pipx").directory.join("pipx"), sandbox.path("work/pipx"));
     copy_tree(&made, &home);
