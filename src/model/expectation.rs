@@ -1,4 +1,5 @@
-//! What the real pcluster asks of a template, and how it fails to start: the answers of a synthesis. Pure.
+//! What the real pcluster asks of a template, and how pcluster fails to start, as a synthesis reports
+//! both. Pure.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};

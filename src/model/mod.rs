@@ -3,7 +3,7 @@
 //! - [`finding`]: what a rule has found: level, message, cost, and the fix with what it changes.
 //! - [`fields`]: the fields of an advisory, read from YAML.
 //! - [`distribution`]: installed packages.
-//! - [`expectation`]: what the real pcluster asks of a template, and how it fails to start.
+//! - [`expectation`]: what the real pcluster asks of a template, and how pcluster fails to start.
 //! - [`env_vars`]: the names of environment variables.
 //! - [`options`]: mode, strategy, installer, and how the real pcluster was found.
 

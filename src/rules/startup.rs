@@ -69,7 +69,7 @@ fn describe_setting(cause: &str) -> String {
     }
 }
 
-/// The file as its distribution names it, otherwise its path.
+/// The name of the file in its distribution, or the file's path if no distribution is known to own it.
 fn describe_place(file: &str, owner: Option<&Distribution>) -> String {
     let Some(owner) = owner else { return format!(" (in {file})") };
     let site = owner.metadata.parent().and_then(|site| site.to_str()).unwrap_or_default();

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-/// Escapes control characters, and characters that change the direction of the text, as `\u{1b}`; line feeds and
-/// tabs are kept.
+/// Replaces control characters, and characters that change the direction of the text, with escapes such as
+/// `\u{1b}`. Line feeds and tabs are kept.
 pub fn escape(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unsafe) {
         return Cow::Borrowed(text);
@@ -73,8 +73,8 @@ pub fn wrap_behind(label: &str, text: &str, width: usize) -> String {
     text.trim_end().to_owned() + "\n"
 }
 
-/// Folds lines that are wider than `width`. If a line begins with `prefix`, so does each of its parts. The parts
-/// are indented like the line, and from the second one on by two more characters.
+/// Folds lines that are wider than `width`. If a line begins with `prefix`, so does each of its parts. Each
+/// part is indented like the line, and each part after the first by two more characters.
 pub fn fold(text: &str, prefix: &str, width: usize) -> String {
     let fold_line = |line: &str| {
         let (prefix, rest) = line.strip_prefix(prefix).map_or(("", line), |rest| (prefix, rest));
@@ -103,7 +103,7 @@ pub fn count(number: usize, what: &str) -> String {
     if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
-/// Quotes a text for a shell, if it has to be.
+/// Quotes a text for a shell, if necessary.
 pub fn quote_for_shell(text: &str) -> String {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+@:,".contains(letter);
     let needs_none = !text.is_empty() && text.chars().all(is_plain);

@@ -73,8 +73,8 @@ pub enum Scalar<'a> {
 /// key.
 ///
 /// # Errors
-/// Returns an error if it isn't a scalar, or if `read` fails. The message is the one from `read`; if `read`
-/// returns `Err(None)`, it names what is `expected`.
+/// Returns an error if it isn't a scalar, or if `read` fails. The message is the one from `read`. If `read`
+/// returns `Err(None)`, the message names what is `expected`.
 pub fn read_scalar<'de, D: Deserializer<'de>, T>(
     from: D,
     expected: &str,

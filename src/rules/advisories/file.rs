@@ -138,7 +138,7 @@ impl<'de> Deserialize<'de> for AdvisedFix {
     }
 }
 
-/// The keys of a fix. With an untagged enum, an error would not have the line and the key.
+/// The keys of a fix. This is not an untagged enum, because its errors would lack the line and the key.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WrittenFix {

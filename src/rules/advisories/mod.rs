@@ -102,7 +102,7 @@ pub fn check(packages: &BTreeMap<String, String>, python: &str, advisories: &[Ad
         .collect()
 }
 
-/// What was observed of a target that can refute an advisory.
+/// Observations of an environment that can refute an advisory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Evidence {
     /// pcluster starts.
@@ -111,7 +111,7 @@ pub struct Evidence {
     pub has_right_template: bool,
 }
 
-/// Lowers findings that the evidence refutes to INFO.
+/// Lowers each finding to INFO if the evidence refutes it.
 pub fn refute(findings: Vec<Finding>, evidence: Evidence) -> Vec<Finding> {
     findings.into_iter().map(|finding| refute_one(finding, evidence)).collect()
 }
@@ -212,7 +212,7 @@ impl Advisory {
 }
 
 impl Affected {
-    /// The affected packages among those that an advisory is about; `None` if it does not apply.
+    /// The affected packages among those that the advisory is about; `None` if the advisory does not apply.
     fn select<'a>(
         &self,
         named: BTreeMap<&'a String, &'a String>,
@@ -244,7 +244,7 @@ impl fmt::Display for Affected {
     }
 }
 
-/// Whether a release is in a range; a version that is not valid according to PEP 440 is in none.
+/// Whether a release is in a range. A version that is not valid according to PEP 440 is in no range.
 pub fn contains(releases: &VersionSpecifiers, version: &str) -> bool {
     Version::from_str(version).is_ok_and(|version| releases.contains(&version))
 }

@@ -12,11 +12,12 @@ use crate::text::package_name::PCLUSTER;
 /// The upload times of releases. Indexes other than `PyPI` do not always report them.
 const RELEASE_DATES: &str = include_str!("release_dates.txt");
 
-/// Releases that upstream has announced but `PyPI` does not have: our data on them was read, not measured.
+/// Releases that upstream has announced but `PyPI` does not have: we have read about them, but not
+/// tested them.
 const UNMEASURED: [&str; 2] = ["3.16.2", "3.16.3"];
 
-/// Each row: a release, and the first Python that it and the next releases support, according to
-/// their metadata.
+/// Each row: a release, and the first Python that is supported from that release on, according to the
+/// metadata of the releases.
 const REQUIRED_PYTHON: [([u64; 2], &str); 3] = [([3, 12], "3.9"), ([3, 2], "3.7"), ([3, 0], "3.6")];
 
 /// Every release with the time of its upload (RFC 3339).
@@ -31,7 +32,7 @@ pub enum Knowledge {
     Unmeasured,
     /// It is later than every known release.
     Newer,
-    /// Not a release: one that was never published, a pre-release, or somebody's own build.
+    /// A version that was never published, a pre-release, or somebody's own build.
     Unpublished,
 }
 

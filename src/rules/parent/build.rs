@@ -60,7 +60,8 @@ pub fn check_network(facts: &Facts, name: Option<&str>) -> Option<Finding> {
         )),
         references: vec!["https://github.com/aws/aws-parallelcluster/pull/3874".into()],
         fails_build: true,
-        // A proxy and VPC endpoints would also work, but we cannot see them.
+        // Only a warning: a proxy or VPC endpoints would also give the instance access, and we cannot
+        // see those.
         ..Finding::new("subnet-no-public-address", Level::Warning, Kind::BuildNetwork, message)
     })
 }

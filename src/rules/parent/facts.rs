@@ -1,4 +1,4 @@
-//! What to ask AWS for a template, and the answers. Pure.
+//! What to ask AWS about the build that a template describes, and the answers. Pure.
 
 use std::collections::BTreeMap;
 
@@ -111,7 +111,7 @@ pub struct Facts {
     /// By ARN.
     pub components: BTreeMap<String, Found>,
     pub subnet: Option<Subnet>,
-    /// Why something was not asked, by the check that needs it: `parent`, `components` or `network`.
+    /// Why something was not asked. The key is the check that needs it: `parent`, `components` or `network`.
     pub skipped: BTreeMap<String, String>,
 }
 

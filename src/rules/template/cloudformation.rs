@@ -57,8 +57,9 @@ fn parse_text(text: &str) -> Result<Value, String> {
     Ok(value)
 }
 
-/// A YAML document as JSON, with `!Ref x` as `{"Ref": "x"}` and `!Sub x` as `{"Fn::Sub": "x"}`. It is read
-/// directly, because the mappings of the parser's own values take quadratic time if the keys are numbers.
+/// A YAML document as JSON, with `!Ref x` as `{"Ref": "x"}` and `!Sub x` as `{"Fn::Sub": "x"}`. It is
+/// deserialised straight into JSON: in the YAML parser's own `Value` type, a mapping takes quadratic time if
+/// its keys are numbers.
 #[derive(Debug, Default)]
 pub struct Yaml(pub Value);
 
@@ -145,7 +146,7 @@ impl<'de> Visitor<'de> for YamlVisitor {
 
 fn expand_intrinsic(tag: &str, value: Value) -> Value {
     let name = tag.trim_start_matches('!');
-    // A lone `!` turns a scalar into a text.
+    // A lone `!` is not an intrinsic: it only turns a scalar into a text.
     if name.is_empty() {
         return value;
     }

@@ -30,7 +30,7 @@ impl Component {
         Some(Self(document))
     }
 
-    /// Its path in the template.
+    /// The component's path in the template.
     pub fn path() -> String {
         format!("{}.Properties.Data", format_resource(COMPONENT))
     }

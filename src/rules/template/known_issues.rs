@@ -1,8 +1,8 @@
 //! Known upstream issues that the template shows: the permissions of the role that cleans up. Pure.
 //!
 //! The templates of 3.0.0 to 3.13.2 contain the role unless the configuration names another one
-//! (`Build.Iam.CleanupLambdaRole`). From 3.14.0 on, all builds share one role, and the template has its ARN, which
-//! ends in the revision of the role.
+//! (`Build.Iam.CleanupLambdaRole`). From 3.14.0 on, all builds share one role. The template then has the
+//! role's ARN, which ends in the revision of the role.
 
 use pep440_rs::VersionSpecifiers;
 use serde_json::{Value, json};
@@ -136,7 +136,7 @@ fn describe(issue: &Issue, path: &str, actions: &[&str]) -> Finding {
         evidence: json!({"path": path, "missing": actions}),
         fix: Some(Fix::by_hand(issue.fix.into())),
         references: issue.references.iter().map(|reference| (*reference).to_owned()).collect(),
-        // The image is usable, and pcluster can find the AMI.
+        // Only an INFO: in spite of the issue, the image is usable, and pcluster can find the AMI.
         ..Finding::new(issue.id, Level::Info, Kind::KnownIssue, message)
     }
 }

@@ -23,8 +23,8 @@ const MIN_BUILD_DATE: usize = 20;
 /// The maximum number of characters in a distribution's name, including the placeholder of the build date.
 const MAX_DISTRIBUTION_NAME: usize = 127;
 const MAX_TAGS: usize = 50;
-/// `CreatedBy` and `Ec2ImageBuilderArn`, and the tags from the stack's function:
-/// `build_status`, `parent_image`.
+/// The number of tags that are added to the AMI: `CreatedBy` and `Ec2ImageBuilderArn`, and from the stack's
+/// function `build_status` and `parent_image`.
 const ADDED_TAGS: usize = 4;
 /// In characters, according to EC2's user guide.
 const MAX_TAG_KEY: usize = 128;
@@ -229,7 +229,7 @@ impl Limits {
             let message = format!("the tag {shown} begins with {RESERVED}, which AWS reserves");
             self.add_of_tags("ami-tag-reserved", Source::Ec2, message, TAGS);
         } else if name.get(..RESERVED.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(RESERVED)) {
-            // EC2's keys are case-sensitive; other services reserve the prefix in any case.
+            // EC2's keys are case-sensitive; other services reserve the prefix in upper and lower case.
             let message = format!(
                 "the prefix of the tag {shown} differs only in case from {RESERVED}, which AWS reserves"
             );
@@ -247,15 +247,15 @@ impl Limits {
     }
 }
 
-/// "3-128 alphanumeric characters, parentheses (()), square brackets ([]), spaces ( ), periods (.), slashes
-/// (/), dashes (-), single quotes ('), at-signs (@), or underscores(_)".
+/// In the words of EC2's reference: "3-128 alphanumeric characters, parentheses (()), square brackets ([]),
+/// spaces ( ), periods (.), slashes (/), dashes (-), single quotes ('), at-signs (@), or underscores(_)".
 fn is_of_ami_name(letter: char) -> bool {
     letter.is_ascii_alphanumeric() || "()[] ./-'@_".contains(letter)
 }
 
-/// What is wrong with a name according to `^[-_A-Za-z0-9{][-_A-Za-z0-9\s:{}\.]+[-_A-Za-z0-9}]$` and its
-/// length. `own` is the name without the placeholder of the build date. If `is_known`, EC2 allows all
-/// characters of `own`: the caller has checked that.
+/// What is wrong with a name according to its length and Image Builder's pattern,
+/// `^[-_A-Za-z0-9{][-_A-Za-z0-9\s:{}\.]+[-_A-Za-z0-9}]$`. `own` is the name without the placeholder of the
+/// build date. If `is_known`, EC2 allows all characters of `own`: the caller has checked that.
 fn find_outside_of_model(name: &str, own: &str, is_known: bool) -> Option<String> {
     let is_word = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
     if is_known && !own.chars().all(|letter| is_word(letter) || " .".contains(letter)) {

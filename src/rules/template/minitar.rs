@@ -58,7 +58,8 @@ struct Install {
     has_mirror: bool,
 }
 
-/// Finds that line; `None` if minitar is named in it or in a line before it, or if it installs local files.
+/// Finds that line; `None` if minitar is named in it or in a line before it, or if the line installs
+/// local files.
 fn find_install(lines: &[String]) -> Option<Install> {
     let at = lines.iter().position(|line| installs_berkshelf(line))?;
     let (before, line) = (&lines[..at], &lines[at]);

@@ -109,7 +109,8 @@ fn check_size(properties: &Value, release: &str, place: &str) -> Option<Finding>
             "increase Image.RootVolume.Size, or remove it so that pcluster chooses the size".into(),
         )),
         references: vec!["https://github.com/aws/aws-parallelcluster/issues/6478".into()],
-        // In upstream's issue, 32 GiB was enough for 3.11.0.
+        // Only an INFO, because a smaller volume can be enough: in upstream's issue, a volume of 32 GiB,
+        // parent included, was enough for 3.11.0.
         ..Finding::new("root-volume-small", Level::Info, Kind::ImageLimit, message)
     })
 }

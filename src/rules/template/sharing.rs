@@ -40,8 +40,8 @@ pub fn check(template: &Value) -> Option<Finding> {
     })
 }
 
-/// What EC2 does with an AMI that has this key and is shared like this. Sharing with the key's own account
-/// does not count.
+/// How certain it is that EC2 refuses an AMI that has this key and is shared like this, and why. Sharing with
+/// the key's own account does not count.
 fn judge(key: &Key, sharing: &Sharing) -> Option<(Level, &'static str)> {
     let named = "the AMI is shared, but its volume is encrypted with AWS's own key aws/ebs";
     let default = "the AMI is shared, but its volume is encrypted with the account's default key, which is AWS's own \
@@ -61,7 +61,7 @@ fn judge(key: &Key, sharing: &Sharing) -> Option<(Level, &'static str)> {
 }
 
 enum Key {
-    /// AWS's own key by its name, with its account if that is named too.
+    /// AWS's own key, named by its alias. The account is `None` if the alias is named without it.
     Aws(Option<String>),
     /// No key is named.
     Default,
@@ -112,7 +112,7 @@ struct Sharing {
 impl Sharing {
     fn read(permission: &Value) -> Self {
         let list = |key: &str| permission[key].as_array().into_iter().flatten();
-        // A number in the configuration is also a number in the template.
+        // An account id that is a number in the configuration is also a number in the template.
         let accounts = list("UserIds").map(|id| id.as_str().map_or_else(|| id.to_string(), str::to_owned));
         Self {
             accounts: accounts.collect(),

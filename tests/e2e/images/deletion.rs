@@ -142,7 +142,7 @@ fn a_directory_that_an_ami_of_another_region_has_stays() {
     let (ran, report) = images(&sandbox, &[]);
     assert_eq!(report["unfinished"], serde_json::json!([]), "{ran}");
 
-    // A region that a policy of the organization denies.
+    // Now a policy of the organization denies a region.
     let proxy = world.proxy(&["--deny", "ec2:DescribeImages@eu-west-1"]);
     sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
     let (ran, report) = images(&sandbox, &["--delete", "--yes", "-i", world.id("orphan-s3-only")]);

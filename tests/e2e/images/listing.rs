@@ -27,7 +27,8 @@ const ORPHANS: [&str; 13] = [
 ];
 
 /// Asserts that each AMI is classified, that a listing writes nothing, and that one AMI can be repaired and
-/// one deleted. The boto3 is that of `environment`; its version begins with `boto3`. Returns the listing.
+/// one deleted. The shim uses the boto3 of `environment`. The argument `boto3` is the beginning of boto3's
+/// version. Returns the listing.
 #[track_caller]
 fn each_is_classed_by(environment: &str, boto3: &str) -> Value {
     let world = World::plant();

@@ -100,7 +100,7 @@ impl World {
     }
 }
 
-/// A proxy in front of the server: it logs, denies, fails or kills.
+/// A proxy in front of the server: it logs, denies or breaks requests, and kills the shim.
 struct Proxy {
     server: Child,
     endpoint: String,

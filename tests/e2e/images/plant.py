@@ -180,7 +180,7 @@ def template(build, parent):
             "MemorySize": 128, "Runtime": "python3.12", "Tags": as_list(own), "Timeout": 900}, after),
     }
     if build["stack"] == "creating":
-        # moto waits until the function reports that it has ended, which it never does.
+        # moto waits until the function reports its end, and the function never does.
         token = {"Fn::GetAtt": ["DeleteStackFunction", "Arn"]}
         resources["HeldBack"] = ("Custom::HeldBack", {"ServiceToken": token}, ["DeleteStackFunction"])
     return yaml.dump({"Resources": {

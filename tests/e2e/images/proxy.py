@@ -257,7 +257,7 @@ def main():
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(f"http://127.0.0.1:{server.server_address[1]}", flush=True)
     sys.stdin.buffer.read()
-    os._exit(0)  # Threads of open connections would keep it alive.
+    os._exit(0)  # Threads of open connections would keep the process alive.
 
 
 if __name__ == "__main__":

@@ -100,8 +100,8 @@ fn what_is_repaired_is_found_and_deleted_by_the_newest_release() {
     is_given_back(NEWEST);
 }
 
-/// The only call of a repair fails, or is interrupted before or after it arrives; the next run finds what the
-/// previous one has written.
+/// The only writing call of a repair fails, or the repair is interrupted before or after that call reaches
+/// AWS. The next run finds what the previous one has written.
 #[test]
 #[ignore = "long"]
 fn repair_that_is_cut_off_is_ended_by_the_next() {

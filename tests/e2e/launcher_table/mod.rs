@@ -117,7 +117,8 @@ fn pipx() {
     row(
         Answer::Known,
         |place| {
-            // pipx installs all requirements from an index, so scripts/environments does this once.
+            // pipx installs all requirements from an index. scripts/environments has done this once, and the
+            // row copies the result.
             let made = Environment::named("launchers/pipx").directory.join("pipx");
             let copied =
                 Command::new(on_this_machine("cp")).arg("-al").args([made, place.path("pipx")]).status();
@@ -305,8 +306,8 @@ fn conda_in_a_path_with_a_space() {
     );
 }
 
-/// Each package has its own prefix, and a module sets PYTHONPATH. The launcher has the `#!` line of sbang
-/// first, and then its own long one.
+/// Each package has its own prefix, and PYTHONPATH is set by an environment module (`module load`). The
+/// launcher has the `#!` line of sbang first, and then its own long one.
 #[test]
 fn spack() {
     row(
@@ -353,7 +354,7 @@ print(any('dist-packages' in directory for directory in site.getsitepackages()))
         |place| {
             let prefix = prefix_of(Path::new(python), Path::new(library), &place.path("usr"));
             link_all(Packages::Good, &prefix.0.join("lib/python3/dist-packages"));
-            // The script that the package `installer` writes, as dh_python3 leaves it.
+            // The script as the package `installer` writes it and dh_python3 leaves it.
             let text = console_script(&format!("#!{}\n", prefix.0.join("bin/python3").display()));
             write_script(&prefix.pcluster(), text.replace('\'', "\""));
             place.launcher_is(prefix.pcluster());
@@ -396,7 +397,7 @@ fn develop(place: &Place, packages: Packages, cdk: &str) {
     link_packages(packages, &venv.site());
     require(&place.path("checkout"), cdk);
     let script = place.path("checkout/setup.py");
-    // It is run from the checkout, because setuptools writes its metadata into the current directory.
+    // setup.py is run from the checkout, because setuptools writes its metadata into the current directory.
     let run = "import os, runpy, sys; os.chdir(os.path.dirname(sys.argv[1])); sys.argv = sys.argv[1:]; \
                sys.path.insert(0, os.getcwd()); runpy.run_path(sys.argv[0], run_name='__main__')";
     let words = [
@@ -547,7 +548,8 @@ fn env_and_a_python_that_appears_on_path() {
 
 // --- wrappers -------------------------------------------------------------------------
 
-/// Two environments, and a wrapper of the good one. The change replaces it with a wrapper of the broken one.
+/// Two environments, and a wrapper of the good one. The change replaces that wrapper with one of the
+/// broken environment.
 #[track_caller]
 fn wrapper(answer: Answer, text: impl Fn(&Venv) -> String) {
     row(
@@ -590,7 +592,8 @@ fn exec_under_another_name() {
     });
 }
 
-/// This Python looks for its own executable under that name on PATH, so its `sys.executable` is the shim.
+/// If Python is started under another name, it looks for its executable under that name on PATH. Here it
+/// finds the shim, so that is its `sys.executable`.
 #[test]
 #[ignore = "long"]
 fn exec_of_a_python_under_another_name() {

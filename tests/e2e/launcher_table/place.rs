@@ -14,8 +14,9 @@ use crate::support::run::{Call, Run};
 /// The package that loses the tags.
 const IMAGEBUILDER: &str = "aws-cdk-aws-imagebuilder";
 
-/// Notes which Python imports pcluster's entry point, and with which CDK, and ends that Python: the rest
-/// would take two seconds, and does not depend on the launcher. A Python of the shim's own checks continues.
+/// Records which Python imports pcluster's entry point, and with which CDK. Then ends that Python, because
+/// the rest of the run would take two seconds and does not depend on the launcher. A Python of the shim's own
+/// checks is not ended.
 const SPY: &str = r#"import os
 import sys
 
