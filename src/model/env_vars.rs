@@ -6,7 +6,7 @@ pub const MODE: &str = "PCLUSTER_SHIM_MODE";
 pub const REAL: &str = "PCLUSTER_SHIM_REAL";
 /// `1`: a check that cannot run stops `build-image`.
 pub const STRICT: &str = "PCLUSTER_SHIM_STRICT";
-/// Seconds for one child process of a check.
+/// The time limit of one child process of a check, in seconds.
 pub const TIMEOUT: &str = "PCLUSTER_SHIM_TIMEOUT";
 /// The config file.
 pub const CONFIG: &str = "PCLUSTER_SHIM_CONFIG";

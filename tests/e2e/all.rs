@@ -16,7 +16,7 @@ fn every_environment_has_the_verdict_that_it_has_by_itself() {
     for name in [BROKEN, NEWEST] {
         symlink(Environment::named(name).directory, root.join(name)).unwrap();
     }
-    // A wrapper that leads to an environment which is listed already.
+    // A wrapper that starts the pcluster of an environment that is listed already.
     let real = sandbox.environment.bin("pcluster");
     let wrapper = sandbox.path("home/bin/pcluster");
     write_wrapper(&wrapper, "", &real);

@@ -52,7 +52,8 @@ fn three_configurations_on_release_3_16_1() {
     is_the_same(NEWEST, is_one_of_three);
 }
 
-/// One that builds, one that some releases refuse, and one on which the real code fails.
+/// Three configurations: one that builds, one that some releases refuse, and one on which the real
+/// code fails.
 fn is_one_of_three(configuration: &Configuration) -> bool {
     ["tag-twice", "yaml-duplicate", "permission-no-regions"].contains(&configuration.name)
 }

@@ -418,8 +418,8 @@ fn an_image_id_that_is_too_long_is_left_to_the_real_pcluster() {
     assert!(direct.stdout().contains("failed to satisfy constraint"), "{direct}");
 }
 
-/// `fix` removes damaged bytecode. An undo afterwards does not bring it back, and reports that there is
-/// nothing to undo.
+/// `fix` removes damaged bytecode, and here it edits two lines too. An undo restores the lines, but not
+/// the bytecode.
 #[test]
 fn damaged_bytecode_is_removed_by_fix_and_is_no_repair_to_undo() {
     let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);

@@ -181,7 +181,7 @@ fn break_package(copy: &EnvironmentCopy, name: &str, module: &str) {
     fs::write(site.join(module), format!("raise ImportError('{name} of the future')\n")).unwrap();
 }
 
-/// The repair uses the versions available when the release was published, but only for the package at fault.
+/// The repair uses the versions available when the release was published, but only for the packages at fault.
 #[track_caller]
 fn is_repaired_without_an_advisory(with: With, broken: &[(&str, &str)], options: &[&str]) {
     let mut copy = EnvironmentCopy::of("3.13.2", with);

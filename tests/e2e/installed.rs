@@ -46,8 +46,9 @@ fn install(sandbox: &RealSandbox, more: &[&str]) -> Run {
     ran
 }
 
-/// The README's two commands in a checkout. The program is linked statically if the machine can do that,
-/// because a static program keeps a pass-through quick. It is not optimised here, because that takes minutes.
+/// Installs from a checkout and uninstalls, as the README says. The program is linked statically if the
+/// machine can do that, because a static program keeps a pass-through quick. It is not optimised here,
+/// because that takes minutes.
 #[test]
 fn the_checkout_is_built_and_installed() {
     let mut sandbox = RealSandbox::of(GOOD);

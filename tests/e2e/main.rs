@@ -22,7 +22,7 @@ mod environments; // what every test uses
 mod errors; // the errors of rules, each with the real pcluster
 mod evidence; // the verdict follows what the real code does, and nothing is written
 mod fleet; // scripts/fleet.yml on hosts that differ
-mod fresh; // environments in which pcluster does not start as installed today
+mod fresh; // environments as they are installed today, in which pcluster does not start
 mod images; // what broken builds have left in AWS: listed, repaired, deleted
 mod installed; // install.sh over real installations
 mod launcher_table; // launchers by kind × good and broken packages, and what changes after the first check

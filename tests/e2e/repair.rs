@@ -104,8 +104,8 @@ fn made_by_uv_and_repaired_by_uv() {
     fix_and_undo(BY_UV, With::Uv, &STRATEGIES);
 }
 
-/// uv made the environment without pip, and is not available now. The repair uses the pip that ensurepip
-/// brings along in the environment's Python.
+/// uv made the environment without pip, and is not available now. The repair uses the pip that is part of
+/// `ensurepip` in the environment's Python.
 #[test]
 #[ignore = "long"]
 fn made_by_uv_and_repaired_by_the_pip_of_ensurepip() {

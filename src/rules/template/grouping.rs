@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 use crate::model::finding::{Finding, Fix, Kind, Level};
 use crate::text::printable::{count, is_unsafe};
 
-/// The number of paths in the evidence of one finding.
+/// The maximum number of paths in the evidence of one finding.
 const MAX_PATHS: usize = 5;
-/// The number of findings with one id; an AMI has room for 50 tags.
+/// The maximum number of subjects of one id that have their own finding. An AMI has room for 50 tags.
 const MAX_SUBJECTS: usize = 60;
-/// The number of characters of a text in a message, or of a name in a path.
+/// The maximum number of characters of a text in a message, or of a name in a path.
 const MAX_SHOWN: usize = 200;
-/// The number of bytes of a value in the evidence.
+/// The maximum number of bytes of a value in the evidence.
 const MAX_EVIDENCE: usize = 500;
 
 /// The part of a finding that comes from its first occurrence.

@@ -36,11 +36,11 @@ const MAX_TAG_VALUE: usize = 256;
 /// The prefix of AWS's own tags.
 const RESERVED: &str = "aws:";
 
-/// The number of findings with one id: a template of 1 MB has room for 60,000 tags.
+/// The maximum number of findings with one id, because a template of 1 MB has room for 60,000 tags.
 const MAX_FINDINGS: usize = 10;
-/// The number of refused characters that a message shows.
+/// The maximum number of refused characters in a message.
 const MAX_REFUSED: usize = 10;
-/// The number of characters of a key in a message.
+/// The maximum number of characters of a key in a message.
 const MAX_SHOWN: usize = 40;
 
 /// Finds the limits that the AMI of this template would exceed, each only once for all regions.
