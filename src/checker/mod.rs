@@ -107,8 +107,8 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
         return Ok(refused);
     }
     let call = call_that_runs(request, target, &mut report);
-    // The parent image is known only from a template, and the one that a minimal configuration names does
-    // not exist.
+    // The parent image is known only from a template. The template of a minimal configuration does not count,
+    // because its parent image does not exist.
     let asks_for_parent = request.synthesizes && request.asks_for_parent() && matches!(call, Call::Given(_));
     let since = Instant::now();
     let advised = advise(request, target, &report.packages, asks_for_parent);

@@ -181,8 +181,8 @@ impl Observer<'_> {
         }
     }
 
-    /// A failed start counts only if pcluster also fails when it is started through the wrapping launcher. Also
-    /// returns whether pcluster starts through that launcher.
+    /// A failed start counts only if pcluster also fails when it is started through the wrapping launcher.
+    /// The result also says whether pcluster starts through that launcher.
     fn describe_failed_start(&self, failure: &StartupFailure) -> Result<(CheckResult, bool), Interrupted> {
         let fails = || CheckResult::Findings(vec![self.describe_failure(failure)]);
         if !self.target.is_wrapped {

@@ -41,7 +41,7 @@ pub fn check(
         }
         Err(interrupted) => return Err(interrupted),
     };
-    // AWS was asked once, for all three checks.
+    // AWS was asked once, for all three checks, so each of them gets the whole time.
     let took = since.elapsed();
     if facts.image.as_ref().is_some_and(image::is_of_pcluster) {
         report.soften(
@@ -64,7 +64,8 @@ pub fn check(
     Ok(())
 }
 
-/// What to find out about a build. A file contains images only, so it answers no other question.
+/// What to find out about a build. A file contains only images. If it is used instead of AWS, only the parent
+/// image is looked up.
 fn questions_of(request: &CheckRequest, template: &Value) -> Questions {
     let questions = Questions::of(template);
     match request.parent {
@@ -95,9 +96,9 @@ fn get_facts(
     client.get_facts(questions, find_region(template).as_deref())
 }
 
-/// Finds the parent among the images of a file. If the parent is the ARN of an Image Builder image, it names
-/// no AMI. If the file then contains a single image, that is taken to be the parent, but without its owner,
-/// which is not certain.
+/// Finds the parent among the images of a file. The ARN of an Image Builder image names no AMI. If the parent
+/// is such an ARN and the file contains a single image, that image is taken to be the parent. Its owner is
+/// dropped, because the owner is not certain.
 fn find_image(images: &[Value], parent: &str) -> Facts {
     let named = images.iter().find(|image| image["ImageId"] == parent);
     let only = images.first().filter(|_| images.len() == 1 && parent.starts_with("arn:"));

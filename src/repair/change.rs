@@ -22,7 +22,7 @@ pub struct Change {
     pub edits: Vec<Edit>,
 }
 
-/// A line of a file that changes.
+/// A line that changes in a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Edit {
     /// The path of the file, as in RECORD.
@@ -70,7 +70,8 @@ pub fn describe_restored(number: usize) -> String {
     format!("{} {are}", count(number, "package"))
 }
 
-/// Writes a requirements file with the exact versions, for a repair by hand. Source edits are named in comments.
+/// Writes a requirements file with the exact versions, for a repair by hand. Source edits appear in it
+/// as comments.
 pub fn requirements_file(changes: &[Change]) -> String {
     let lines = changes.iter().flat_map(|change| match change.edits.as_slice() {
         [] => vec![format!("{}=={}", change.package, change.to)],

@@ -30,7 +30,7 @@ fn halve<E>(
     let (first, second) = candidates.split_at(candidates.len() / 2);
     let mut found = minimize(&[background, first].concat(), second, passes)?;
     let background = [background, &found].concat();
-    // If the second half added nothing, the background has not changed, so it is known to fail.
+    // If the second half added nothing, the background has not changed, so it is still known to fail.
     found.extend(if found.is_empty() {
         halve(&background, first, passes)?
     } else {

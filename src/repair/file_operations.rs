@@ -27,7 +27,8 @@ pub fn place(content: &Content, path: &Path, replaced: Option<&Metadata>) -> io:
     remove(path)?;
     match content {
         Content::File(source) => {
-            // An incomplete copy would be mistaken for a file that somebody has written since.
+            // The file gets its name only when it is complete: an incomplete copy would be mistaken for a
+            // file that somebody has written since.
             let temporary = path_beside(path);
             remove(&temporary)?;
             place_file(source, &temporary, directory, replaced)?;
@@ -43,13 +44,14 @@ fn place_file(source: &Path, path: &Path, directory: &Path, replaced: Option<&Me
     if metadata.is_symlink() || access.is_of(&metadata) {
         return link_or_copy(source, path).map(drop);
     }
-    // The staged file may be a hard link to the one in uv's cache, whose access must not change.
+    // The file is copied, because the staged one may be a hard link into uv's cache, where its access must
+    // not change.
     copy(source, &metadata, path)?;
     access.give(path)
 }
 
-/// Writes a RECORD next to its path and renames it. An incomplete RECORD would be mistaken for one of another
-/// installer, and a rollback leaves the packages of other installers alone.
+/// Writes a RECORD next to its path and renames it. An incomplete RECORD would be mistaken for that of
+/// another installer, and a rollback leaves the packages of other installers alone.
 fn write_text(text: &str, path: &Path, access: &Access) -> io::Result<()> {
     let temporary = path_beside(path);
     let mut file = File::create(&temporary)?;
@@ -79,7 +81,7 @@ pub fn link_or_copy(source: &Path, path: &Path) -> io::Result<bool> {
         return Ok(false);
     }
     copy(source, &metadata, path)?;
-    // A user who may not give a file away can still restore its content.
+    // A failure is ignored: a user who may not give a file away can still restore its content.
     let _ = Access::of(&metadata).give(path);
     Ok(true)
 }

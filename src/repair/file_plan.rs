@@ -53,7 +53,8 @@ impl FilePlan {
             old_record = files::read_text_up_to(&file, MAX_RECORD).unwrap_or_default();
             records.extend(dist_info_name(old).zip(sha256_of(&file)));
         }
-        // REQUESTED means that the user asked for the package by name, which a repair does not change.
+        // The file REQUESTED means that the user asked for the package by name. A repair keeps the file or
+        // its absence.
         let was_requested = old.is_some_and(|old| old.metadata.join("REQUESTED").exists());
         let record_file = new.metadata.join("RECORD");
         let text = files::read_text_up_to(&record_file, MAX_RECORD)
@@ -97,8 +98,8 @@ impl FilePlan {
     }
 
     /// Plans to replace single files of a distribution, and its RECORD, with those of its edited copy. The
-    /// other files are not touched, above all METADATA: if the repair were interrupted without that file in
-    /// place, the next call would not find the repair.
+    /// other files are not touched. This matters most for METADATA: if the repair were interrupted while that
+    /// file is missing, the next call would not find the repair.
     pub fn edit<'a>(
         &mut self,
         old: &Distribution,

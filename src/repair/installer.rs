@@ -1,6 +1,6 @@
-//! The program that resolves and fetches packages: uv if there is one, otherwise the environment's pip,
-//! otherwise the pip of its Python's `ensurepip`, which runs from its wheel. The installer installs only into
-//! a directory that the repair has created, never into the environment.
+//! The program that resolves and fetches packages. This is uv if it is installed, otherwise the environment's
+//! pip. Without either, pip runs from the wheel that comes with Python's `ensurepip`. The installer installs
+//! only into a directory that the repair has created, never into the environment.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -18,7 +18,8 @@ use crate::system::child::{Child, ChildError, Finished, MAX_OUTPUT, framed, sent
 use crate::system::executables;
 use crate::system::scratch::Scratch;
 
-/// An installer may take this many times as long as a child of a check, because networks can be slow.
+/// The time limit of an installer is this many times that of a child of a check, because networks can
+/// be slow.
 const MAX_TIMEOUTS: u32 = 10;
 
 /// The limit is this large because building a package from source can print a compiler's output.

@@ -17,8 +17,8 @@ use crate::system::files::describe;
 use crate::system::trust;
 use crate::text::package_name::normalised;
 
-/// Each file takes some 200 bytes in a journal: the one of the built-in advisory's repair (1,215 files) takes
-/// 230 kB.
+/// The maximum size of a journal. Each file takes some 200 bytes: the journal of the built-in advisory's
+/// repair (1,215 files) has 230 kB.
 const MAX_JOURNAL: u64 = 64 << 20;
 
 /// A file that is removed, and its copy below the snapshot.
@@ -34,7 +34,7 @@ pub struct SavedFile {
     pub part: Option<usize>,
 }
 
-/// A directory before the exchange. The journals of 0.1.0 contain a pair of path and mode.
+/// A directory before the exchange. The journals of 0.1.0 contain a pair of path and mode instead.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SavedDirectory {
     pub path: PathBuf,
@@ -55,7 +55,7 @@ pub struct PackageFiles {
     pub records: BTreeMap<String, String>,
     /// The name of its new `.dist-info`.
     pub new: String,
-    /// The SHA-256 of the RECORD that the new one replaces in the same `.dist-info`.
+    /// The SHA-256 of the old RECORD, if the new RECORD replaces it in the same `.dist-info`.
     #[serde(default)]
     pub replaced_record: Option<String>,
 }
@@ -311,7 +311,7 @@ pub fn find_outside<'a>(roots: &[PathBuf], paths: impl IntoIterator<Item = &'a P
     let roots = roots.iter().filter(|root| is_plain(root)).filter_map(|root| resolve(root));
     let roots: Vec<PathBuf> = roots.collect();
     let is_below = |directory: PathBuf| roots.iter().any(|root| directory.starts_with(root));
-    // Most paths share their directory with others.
+    // Most paths share their directory with others, so the result is kept for each directory.
     let mut known: BTreeMap<&Path, bool> = BTreeMap::new();
     let mut is_inside = |path: &'a Path| {
         path.parent().filter(|_| is_plain(path)).is_some_and(|directory| {
@@ -352,7 +352,7 @@ pub fn read_journal(path: &Path, site: &Path, ignored: &[io::ErrorKind]) -> Resu
     Ok(Some(journal))
 }
 
-/// The id in a journal. Its paths are not checked, because they are not used here.
+/// The id in a journal. The journal's paths are not checked, because they are not used here.
 pub fn read_id(path: &Path) -> io::Result<String> {
     #[derive(Deserialize)]
     struct JournalId {

@@ -45,15 +45,15 @@ pub fn wait_for_lock(
 }
 
 /// Takes the lock that uv takes before it changes a virtual environment: flock(2) of the environment's
-/// `.lock`, if uv has created that file. Otherwise uv locks a file in TMPDIR whose name depends on uv's
-/// version, and pip has no lock. Changes that this lock does not prevent are detected by comparing the
-/// installed packages.
+/// `.lock`, if uv has created that file. This lock does not prevent all changes: without `.lock`, uv locks a
+/// file in TMPDIR whose name depends on uv's version, and pip never takes a lock. Such changes are detected
+/// by comparing the installed packages.
 pub fn lock_against_uv(prefix: &Path, progress: Progress) -> Result<Option<File>, Interrupted> {
     if !prefix.join("pyvenv.cfg").is_file() {
         return Ok(None);
     }
     let Ok(file) = files::open(&prefix.join(".lock")) else { return Ok(None) };
     let waiting = || "waiting for uv, which is changing this environment".to_owned();
-    // Some file systems have no locks.
+    // Some file systems have no locks. The repair then continues without one.
     Ok(wait_for_lock(progress, waiting, || file.try_lock())?.ok().map(|()| file))
 }

@@ -17,7 +17,7 @@ pub struct LockedEnvironment {
     /// With the overlay in front, if there is one that is not stale.
     target: Target,
     pub overlay: Overlay,
-    /// The check that reports an interrupted repair, if that cannot be rolled back. The environment is then
+    /// The check to add to the report if an interrupted repair cannot be rolled back. The environment is then
     /// checked as it is.
     failed_rollback: Option<Check>,
     _shared: Option<File>,

@@ -13,14 +13,15 @@
 //!    failed, rolled back ([`rollback`]).
 //!
 //! The third step also makes source edits ([`source_edits`]), in a copy of aws-parallelcluster among the
-//! staged packages. Sometimes only a template shows that an edit is needed, and sometimes no template can be
-//! built before this step.
+//! staged packages. They are not made earlier: sometimes only a template shows that an edit is needed, and
+//! sometimes no template can be built before this step.
 //!
 //! Only the fourth step changes the environment. A repair that is killed during it is rolled back by the
 //! next call, which finds the journal ([`state`]). A repair outside the environment ends with the third
 //! step: its staged packages are kept as an [`overlay`].
 //!
-//! An undo rolls back the last transaction, or removes the overlay. The callers decide whether to repair.
+//! An undo rolls back the last transaction, or removes the overlay. Whether to repair is decided by the
+//! callers of this module.
 //!
 //! The other modules:
 //!
@@ -34,7 +35,7 @@
 //! - `file_plan`: the files that an exchange removes and adds
 //! - `history`: the repairs that can be undone, newest first
 //! - `hints`: advice that several steps give
-//! - `installer`: uv and pip, which resolve and fetch
+//! - `installer`: uv and pip, which resolve and fetch packages
 //! - `journal`: the record of an exchange, written before the exchange begins
 //! - `lock`: flock(2) locks, including uv's
 //! - `locked_environment`: the environment of a check, locked against repairs
@@ -160,7 +161,8 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
     );
     let (mut before, recompiled) = checked?;
     if overlaid.is_some() && !matches!(choose_goal(request, &before, &options), Ok(None)) {
-        // The new overlay replaces the old one, so it also has to contain what the old one moved.
+        // The new overlay replaces the old one, so it also has to fix what the old one fixed. This check
+        // shows the environment without the old one.
         before = checker::check(request, target)?.into_report()?;
     }
     let goal = match choose_goal(request, &before, &options) {
@@ -179,7 +181,7 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
         Some(ahead) if ahead.is_for(&repair.goal) => ahead.staged?,
         _ => stage_proven(repair)?,
     };
-    // No edit could be made, as `make_edits` has reported.
+    // No edit could be made; `make_edits` has reported why.
     if staged.changes.is_empty() {
         return Ok(RepairOutcome::NothingToDo(staged.left));
     }
@@ -267,8 +269,8 @@ struct Ahead {
 }
 
 impl Ahead {
-    /// Whether a repair with this goal would do the same. Whether an edit is required does not matter: all
-    /// wanted edits have been made.
+    /// Whether a repair with this goal would do what was done ahead. It does not matter which edits are
+    /// required, because all wanted edits have been made.
     fn is_for(&self, goal: &Goal) -> bool {
         let edits = |goal: &Goal| goal.edits.iter().map(|wanted| wanted.id.clone()).collect::<BTreeSet<_>>();
         self.goal.reasons == goal.reasons
@@ -292,7 +294,8 @@ fn stage_ahead(
     }
     let advised = advisories::check(&packages.versions(), &target.interpreter.version, request.advisories);
     let findings: Vec<&Finding> = advised.iter().filter(|finding| finding.blocks()).collect();
-    // The check's template will ask for these edits, but if pcluster does not start, no template is built.
+    // The template that the check builds will ask for these edits. If pcluster does not start, no template is
+    // built, so no edits are made ahead.
     let builds = findings.iter().all(|finding| finding.shows == Some(Shows::Template));
     let edits = packages.get(PCLUSTER).filter(|_| builds).map(find_fitting_edits).unwrap_or_default();
     let edits = edits.into_iter().map(|id| WantedEdit { id, is_required: true }).collect();

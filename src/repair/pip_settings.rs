@@ -10,12 +10,12 @@ use crate::system::child::set;
 use crate::system::files;
 
 /// Settings that make pip do something else, and the values that prevent that; `None` removes a variable. A
-/// value also overrides pip.conf, and a removal does not, but only some settings have a value that means
+/// value is preferred, because it also overrides pip.conf, but only some settings have a value that means
 /// "not set".
 ///
-/// What a user decides about the sources of packages is kept: indexes, proxies, certificates, constraints, and
-/// rules such as `require-hashes` or `require-virtualenv`. If such a rule is broken, pip names it and installs
-/// nothing.
+/// What a user decides about the sources of packages is kept: indexes, proxies, certificates, constraints,
+/// and rules such as `require-hashes` or `require-virtualenv`. If an installation would break such a rule,
+/// pip names the rule and installs nothing.
 pub const PIP_OVERRIDES: [(&str, Option<&str>); 17] = [
     // With this, pip resolves, reports success, and installs nothing.
     ("PIP_DRY_RUN", Some("0")),

@@ -31,9 +31,9 @@ pub enum Pinned {
     /// The dependencies of the affected packages may move within the ranges that the other packages require:
     /// another release of CDK can need another jsii.
     AllButDependencies,
-    /// What these dependencies require of one another is ignored too, because all of them may move. The
-    /// installer is given their names too, because it could break the requirements of packages that it is not
-    /// asked to resolve.
+    /// In addition, what these dependencies require of one another is ignored, because all of them may move.
+    /// They are then also named as requirements: otherwise the installer could break what they require,
+    /// because it checks only the packages that it resolves.
     AllButDependenciesAndTheirs,
 }
 
@@ -138,7 +138,7 @@ pub fn find_edits(report: &Report, ids: &[String]) -> Vec<WantedEdit> {
     wanted.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// Whether a repair of the findings with these ids includes a finding; without ids, it includes those that block
+/// Whether a repair of these ids includes this finding. A repair without ids includes the findings that block
 /// or mean a failed build.
 pub fn is_chosen(finding: &Finding, ids: &[String]) -> bool {
     if !ids.is_empty() {
@@ -268,7 +268,7 @@ pub fn find_required(installed: &Installed) -> BTreeSet<String> {
     required.map(|requirement| requirement.name).collect::<BTreeSet<_>>()
 }
 
-/// Collects what the packages that stay require of a package that may move, as ranges.
+/// Collects the version ranges to which other packages limit this package. Packages that move do not count.
 fn collect_required_ranges(installed: &Installed, name: &str, moving: &BTreeSet<String>) -> Vec<String> {
     let staying =
         installed.iter().filter(|(other, _)| !moving.contains(*other) && !moves_with_cdk(other, moving));
@@ -371,7 +371,8 @@ mod tests {
         }
     }
 
-    /// Chooses the goal of a repair of one id if these findings block, and returns whether there is a goal.
+    /// Chooses the goal for repairing one id in an environment that has these findings. Returns whether there
+    /// is a goal.
     fn choose(findings: Vec<Finding>, id: &str) -> Result<bool, String> {
         let (report, ids) = (report(findings), [id.to_owned()]);
         let chosen = choose_goal(&report, &ids, |_| true);
@@ -384,7 +385,7 @@ mod tests {
         assert_eq!(choose(vec![finding("one", moving()), finding("two", moving())], "one"), Ok(true));
     }
 
-    /// Only a template shows whether an edit helps, and the other finding may keep the template from
+    /// Only a template shows whether an edit helps, and the other finding could prevent a template from
     /// being built.
     #[test]
     fn an_edit_for_one_id_is_refused_if_another_finding_blocks() {
@@ -428,8 +429,9 @@ mod tests {
         );
     }
 
-    /// A current openapi-schema-validator, which openapi-spec-validator depends on, requires a jsonschema that is
-    /// too new for the openapi-spec-validator that moves.
+    /// The real case: openapi-spec-validator has to move, and depends on openapi-schema-validator. The
+    /// current version of openapi-schema-validator requires a jsonschema that is too new for the version to
+    /// which openapi-spec-validator moves.
     #[test]
     fn dependencies_may_move_from_what_they_require_of_one_another() {
         let validator = [

@@ -97,7 +97,7 @@ pub fn collect_unmet(repair: &Repair, edits: &[String], report: &Report) -> Vec<
     report.reasons().into_iter().chain(warnings.map(Finding::describe_with_path)).collect()
 }
 
-/// The number of reasons in one message: a template can have many findings at once.
+/// The maximum number of reasons in one message: a template can have many findings at once.
 const MAX_REASONS: usize = 2;
 
 /// The error if the environment is not ready with the staged packages.

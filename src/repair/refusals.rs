@@ -28,8 +28,8 @@ pub fn refuse_early(repair: &Repair) -> Result<(), Error> {
     let moving = repair.packages.all().iter().filter(|(name, _)| is_moving(name));
     let moving: Vec<&Distribution> = moving.map(|(_, package)| package).collect();
     if moving.iter().any(|package| is_installed_by_conda(package) || find_spack_prefix(package).is_some()) {
-        // These packages are refused after staging: the command to run instead contains the versions, which
-        // are not known yet.
+        // These packages are refused after staging, because the message names a command with the new
+        // versions, which are not known yet.
         return Ok(());
     }
     let parents = moving.iter().filter_map(|package| package.metadata.parent());
@@ -181,8 +181,8 @@ pub fn refuse_another_users<'a>(
     );
     let shim = own_executable().unwrap_or_else(|| "pcluster".into());
     let word = if is_preflight(shim.as_os_str()) { "" } else { " preflight" };
-    // The path is absolute, because sudo sets PATH. The user is given by ID, because a container may have no
-    // name for it.
+    // The path is absolute, because sudo replaces PATH. The user is given by ID, because a container may have
+    // no name for it.
     let next = format!(
         "Nothing was changed. Run this as that user: `sudo -H -u '#{uid}' {}{word} {command} --real {}`.",
         quote_for_shell(&shim.display().to_string()),

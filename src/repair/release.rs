@@ -54,7 +54,7 @@ struct DatedPackages {
     _root: TempDir,
 }
 
-/// The tests of the search, the quick one first.
+/// The tests that the search uses, the quick one first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Test {
     Start,

@@ -72,10 +72,11 @@ pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Left,
     let above = old.iter().flat_map(|saved| saved.path.ancestors().skip(1)).collect::<BTreeSet<_>>();
     let needed = journal.directories.iter().filter(|directory| above.contains(directory.path.as_path()));
     needed.for_each(make_directory);
-    // The old files without a copy are already in place, or there would have been an error.
+    // An old file without a copy is already in place: otherwise it would have been reported as missing above.
     let copied: Vec<&SavedFile> = old.iter().copied().filter(|saved| saved.has_copy_in(&snapshot)).collect();
     failures.extend(put_files_back(&snapshot, &copied));
-    // Directories that the repair has emptied are removed too, because another installer does not do that.
+    // If another installer has replaced a package since, directories that the repair emptied are removed
+    // here, because that installer does not remove them.
     let gone = journal.created.iter().chain(&foreign.not_restored).map(PathBuf::as_path);
     failures.extend(remove_empty(gone, |directory| was_empty(journal, directory)));
     let changed = old.iter().map(|saved| &saved.path).chain(&journal.created);
@@ -92,13 +93,13 @@ pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Left,
 
 /// Removes the files that the repair added and that have no old version, and returns the failures.
 ///
-/// Their bytecode is removed too, because Python would use it for an old file with the same size and
-/// modification time.
+/// The bytecode of every added file is removed, even if the file has an old version: Python would use it for
+/// the old file if size and modification time are the same.
 fn remove_created(journal: &Journal, old: &[&SavedFile], not_removed: &BTreeSet<PathBuf>) -> Vec<String> {
     let old = old.iter().map(|saved| saved.path.as_path()).collect::<BTreeSet<_>>();
     let created = || journal.created.iter().filter(|path| !not_removed.contains(*path));
     let compiled = created().flat_map(|path| bytecode_of(path));
-    // A repair that was killed while it wrote a file has left a temporary one.
+    // A repair that was killed while it wrote a file has left a temporary file next to it.
     let temporary = created().map(|path| path_beside(path));
     let more: Vec<PathBuf> = compiled.chain(temporary).collect();
     let new = more
@@ -335,7 +336,8 @@ mod tests {
             let site = scene.root.path().join("site");
             let before = tree(&site);
             let journal = scene.transactions.begin("1".into(), &scene.plan, Vec::new()).unwrap();
-            // A repair that is killed after this many steps; writing the token is the first one.
+            // Makes the changes of a repair that is killed after `done` steps. The first step writes
+            // the token.
             if done > 0 {
                 token::add(&site, journal.token.as_ref().unwrap()).unwrap();
                 scene.transactions.open().unwrap();
@@ -453,8 +455,7 @@ mod tests {
     fn a_file_that_somebody_has_written_since_stays() {
         let (scene, journal) = exchanged_scene();
         let site = scene.root.path().join("site");
-        // The first file replaces an old one, the second is new, and the third replaces an old one that has no
-        // successor.
+        // The repair replaced the first file, added the second, and removed the third.
         let changed =
             ["p/__init__.py", "p/fresh/only_new.py", "p/gone/only_old.py"].map(|path| site.join(path));
         for path in &changed {

@@ -125,7 +125,7 @@ fn copy(from: &Path, to: &Path) -> Result<(), Error> {
     fs::copy(from, to).map(drop).map_err(|error| fail(describe("cannot write", to)(error)))
 }
 
-/// Writes a file with the owner, the group and the mode of another one, because other users read the
+/// Writes a file with the owner, the group and the mode of `like`, because other users read the
 /// environment too.
 fn write_like(like: &Path, path: &Path, text: &str) -> Result<(), Error> {
     make_directory_of(path)?;

@@ -28,8 +28,8 @@ pub struct Staged {
     pub edits: Vec<String>,
     /// The warnings that remain after the proof.
     pub left: Vec<String>,
-    /// The requirements that were already unmet at the time of the proof. Empty if the environment is not to
-    /// be changed.
+    /// The requirements that were already unmet at the time of the proof. Empty if the repair does not change
+    /// the environment.
     pub broken_before: BTreeSet<String>,
 }
 
@@ -107,7 +107,7 @@ pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Result<Staged, Error
     if is_unsolvable { Ok(Err(error)) } else { Err(error.into()) }
 }
 
-/// Creates a directory for packages in the state directory, from which an exchange can link them.
+/// Creates a directory for packages inside the state directory, so that an exchange can link their files.
 pub fn create_overlay(repair: &Repair) -> Result<tempfile::TempDir, Error> {
     let directory = &repair.state.directory;
     let created = failpoint::reach("stage")

@@ -53,7 +53,7 @@ impl Transactions {
         Some(Self { directory, site })
     }
 
-    /// Takes the lock of a repair, after waiting for another repair that holds it.
+    /// Takes the lock of a repair. If another repair holds it, waits for that repair to finish.
     pub fn lock_repair(&self, progress: Progress) -> Result<File, Abort> {
         let path = self.directory.join("lock");
         let failed = |error: io::Error| {

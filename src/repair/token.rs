@@ -2,7 +2,7 @@
 //!
 //! Unlike device and inode numbers, it stays the same after a reboot, and in a copy, an rsync or a restored
 //! backup. An environment that is recreated at the same path does not have it. If users share an environment,
-//! each has a line, because they cannot read each other's journals.
+//! each user has a separate line, because they cannot read each other's journals.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};

@@ -10,10 +10,10 @@
 //! | `interrupted-ID.json` | gone: another environment is at this path | nothing until they are back |
 //!
 //! Each state leads to the next with a single rename, so a kill always leaves one of these files. An open
-//! transaction is always rolled back, never continued. The repair itself does that if a step fails; otherwise
-//! the next call that finds the journal does it, because a repair that is killed by SIGKILL runs no `Drop`.
-//! The token ([`token`]) is the first change and the last one to be reverted: it distinguishes the
-//! environment from others at the same path.
+//! transaction is always rolled back, never continued. If a step fails, the repair itself rolls back. If the
+//! repair is killed by SIGKILL, no `Drop` runs, and the next call that finds the journal rolls back. The
+//! token ([`token`]) is the first change and the last one to be reverted: it distinguishes the environment
+//! from others at the same path.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -44,8 +44,8 @@ impl Transactions {
         self.directory.join("journal.json")
     }
 
-    /// The journal of a transaction before its exchange or after its rollback; at most its token is still in
-    /// the environment.
+    /// The journal of a transaction before its exchange or after its rollback. Of such a transaction, only
+    /// the token can be in the environment.
     fn unchanged_journal(&self) -> PathBuf {
         self.directory.join("unchanged.json")
     }
@@ -54,11 +54,12 @@ impl Transactions {
         self.directory.join(format!("{SNAPSHOT_PREFIX}{id}"))
     }
 
-    /// The journal of a transaction that is still open. One that was set aside is opened again if its environment
-    /// is back.
+    /// The journal of a transaction that is still open. A journal that was set aside is opened again if its
+    /// environment is back.
     ///
     /// # Errors
-    /// Returns an error if there is one that cannot be read, because we do not know which files were changed.
+    /// Returns an error if there is such a journal but it cannot be read, because we then do not know which
+    /// files were changed.
     pub fn unfinished(&self) -> Result<Option<Journal>, String> {
         let open = self.open_journal();
         // A journal that we have no permission to open belongs to another user, whose repair may still be
@@ -80,7 +81,7 @@ impl Transactions {
     /// The journals of the repairs of this environment that can be undone, the newest first.
     ///
     /// # Errors
-    /// Returns an error if there is one that cannot be read.
+    /// Returns an error if one of the journals cannot be read.
     pub fn closed(&self) -> Result<Vec<Journal>, String> {
         let in_place = history::list(&self.directory).into_iter().filter(|entry| !entry.is_isolated);
         let read = in_place.filter_map(|entry| self.read_closed(&entry).transpose());
@@ -104,8 +105,8 @@ impl Transactions {
     /// Takes the snapshot of the files to remove, then writes the journal. The environment is not changed.
     ///
     /// # Errors
-    /// Returns an error if a file cannot be copied or the journal cannot be written; the snapshot is
-    /// removed.
+    /// Returns an error if a file cannot be copied or the journal cannot be written. The snapshot is
+    /// then removed.
     pub fn begin(&self, id: String, plan: &FilePlan, changes: Vec<Change>) -> Result<Journal, String> {
         let snapshot = self.snapshot(&id);
         self.copy_and_write(id, plan, changes).inspect_err(|_| {
@@ -164,8 +165,8 @@ impl Transactions {
         Ok(journal)
     }
 
-    /// The token of the earlier repairs of this environment, because all its repairs can share one. If there
-    /// is none, a new one.
+    /// Returns the token of an earlier repair, because all repairs of an environment can share one. If there
+    /// is no such token, creates a new one.
     fn choose_token(&self) -> io::Result<String> {
         let earlier = self.closed().unwrap_or_default().into_iter().find_map(|journal| journal.token);
         earlier.map_or_else(token::generate, Ok)
@@ -174,8 +175,8 @@ impl Transactions {
     /// Removes a transaction that has changed nothing or was rolled back.
     pub fn remove(&self, journal: &Journal) {
         let (open, unchanged) = (self.open_journal(), self.unchanged_journal());
-        // A journal that reappears after a power failure needs its copies and its token, so the rename comes
-        // before their removal.
+        // The copies and the token are removed only when the rename is on the disk: if a power failure
+        // brought the open journal back, its rollback would need both.
         if !open.exists() || disk::rename(&open, &unchanged).is_ok() {
             self.finish_removal(journal);
         }
@@ -199,15 +200,15 @@ impl Transactions {
             remove_token(journal, &others)?;
             failpoint::reach("remove-token")
         });
-        // Otherwise the next call tries again.
+        // If the token could not be removed, the next call tries again.
         if released.is_ok() {
             let _ = fs::remove_file(self.unchanged_journal());
             let _ = fs::remove_dir_all(self.snapshot(&journal.id));
         }
     }
 
-    /// Sets an open journal aside, because its environment was replaced by another one at the same path. Its
-    /// snapshot is kept.
+    /// Sets an open journal aside, because its environment was replaced by another one at the same path. The
+    /// journal's snapshot is kept.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be renamed; the transaction is still open.
@@ -295,8 +296,8 @@ impl Transactions {
             .map_err(describe("cannot write", &self.open_journal()))
     }
 
-    /// Removes the files of interrupted repairs: overlays, and snapshots that no journal names. The caller holds
-    /// [`Self::lock_repair`], because a running repair needs its files.
+    /// Removes the files of interrupted repairs: overlays, and snapshots that no journal names. The caller
+    /// holds [`Self::lock_repair`], so none of these files belongs to a running repair.
     pub fn remove_leftovers(&self) {
         // An open transaction needs its snapshot for the rollback.
         if !self.open_journal().exists() {
@@ -307,8 +308,8 @@ impl Transactions {
         }
     }
 
-    /// Removes the snapshots that no journal names. If a journal cannot be read, removes none, because its id is
-    /// not known.
+    /// Removes the snapshots that no journal names. If a journal cannot be read, nothing is removed, because
+    /// we do not know which snapshot it names.
     fn remove_snapshots(&self) {
         let in_place = history::list(&self.directory).into_iter().filter(|entry| !entry.is_isolated);
         let journals = in_place.map(|entry| entry.file).chain(self.entries(INTERRUPTED_PREFIX));
@@ -355,8 +356,8 @@ fn write_token(journal: &Journal) -> Result<(), String> {
     Ok(())
 }
 
-/// Removes the token of a journal from its package directories, except for those in which another journal has the
-/// same token.
+/// Removes the token of a journal from its package directories. A directory keeps the token if another
+/// journal with the same token names that directory.
 fn remove_token(journal: &Journal, others: &[Journal]) -> io::Result<()> {
     let Some(token) = &journal.token else { return Ok(()) };
     let named = others.iter().filter(|other| other.token == journal.token);

@@ -113,7 +113,8 @@ fn undo_in_place(
     Ok(journal.changes)
 }
 
-/// The error if there is nothing to undo; there may be repairs of an earlier environment at the same path.
+/// The error if there is nothing to undo. If repairs of an earlier environment at the same path are kept, the
+/// message says where.
 fn describe_nothing(state: &Transactions) -> Error {
     let site = state.site.display();
     if history::list(&state.directory).is_empty() {
@@ -128,8 +129,8 @@ fn describe_nothing(state: &Transactions) -> Error {
     Error::undo(&message, &format!("Nothing was changed. The old files are kept in {kept}."))
 }
 
-/// Refuses an undo that would stop half-way, at a directory that is not writable, or at one that is in the
-/// place of a file.
+/// Refuses an undo that would stop half-way, because a directory is not writable, or because there is now a
+/// directory where a file has to be.
 fn refuse_unwritable(journal: &Journal) -> Result<(), Error> {
     let paths = || journal.removed.iter().map(|saved| &saved.path).chain(&journal.created);
     if let Some(path) = paths().find(|path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())) {
@@ -161,7 +162,8 @@ fn refuse_changed_since(target: &Target, journal: &Journal) -> Result<(), Error>
     let unchanged =
         "Nothing was changed. To see what the repair replaced, run `pcluster preflight undo --list`.";
     let packages = read_installed(&target.interpreter.sys_path);
-    // A package that is gone from the repaired directories may still be found in another one.
+    // If a package is gone from the repaired directories, another copy may be found elsewhere on `sys.path`.
+    // That copy does not count.
     let sites = journal.roots();
     let is_other = |change: &&Change| {
         packages.get(&change.package).is_some_and(|found| {

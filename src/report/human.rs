@@ -174,7 +174,8 @@ fn format_group(group: &[Finding], is_shared: bool, shown_by: &[&Finding], paint
     text
 }
 
-/// The number of findings shown as evidence: an incomplete template can have findings in twenty places.
+/// The maximum number of findings shown as evidence: an incomplete template can have findings in
+/// twenty places.
 const MAX_SHOWN: usize = 3;
 
 /// Colours, if they are wanted, and the width of a line.
@@ -220,9 +221,9 @@ impl Paint {
     }
 }
 
-/// Renders the report for the guard's stderr, without the prefix. For each finding of level ERROR: what is
-/// wrong, what it costs and what to do. Then the checks that could not run and, if there is no ERROR, each
-/// warning that the build will fail. Renders nothing for any other report that is ready.
+/// Renders the report for the guard's stderr, without the prefix. First come the findings of level ERROR:
+/// what is wrong, what it costs and what to do. Then come the checks that could not run. If there is no
+/// ERROR, each warning that the build will fail follows. If there is none of these, the text is empty.
 pub fn render_for_stderr(report: &Report, decision: Decision) -> String {
     let level = if decision == Decision::Exec { "warning" } else { "error" };
     let mut lines = Vec::new();
@@ -259,7 +260,7 @@ pub fn render_for_stderr(report: &Report, decision: Decision) -> String {
     lines.iter().map(|line| flatten(line)).collect::<Vec<_>>().join("\n")
 }
 
-/// What it means that a check could not run, and what to do, if strict is set.
+/// If strict is set and a check could not run: what that means, and what to do.
 const STRICT: [&str; 2] = [
     "build-image was stopped, because strict is set.",
     "hint: For details, run `pcluster preflight -c FILE`. To continue unchecked, set \
@@ -277,8 +278,8 @@ fn is_command(finding: &Finding) -> bool {
     finding.has_repair() && finding.describe_fix().starts_with("pcluster ")
 }
 
-/// The number of findings on stderr: one cause can have many (for example one per tag), and all must fit on one
-/// screen.
+/// The maximum number of findings on stderr: one cause can have many (for example one per tag), and all must
+/// fit on one screen.
 const MAX_FINDINGS: usize = 3;
 
 /// Describes a finding: the message, then the cost and, if `is_advised`, what to do. Cost and advice are left
@@ -334,7 +335,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Foreign text does not start a new line either.
+        /// In addition, foreign text cannot start a new line.
         #[test]
         fn no_foreign_text_reaches_a_terminal_as_it_is(
             text in proptest::collection::vec(proptest::char::any(), 0..20)

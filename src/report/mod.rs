@@ -8,7 +8,8 @@
 //! - `human`: the report for people, and its lines on stderr
 //! - `junit`: reports as `JUnit` XML
 //! - `list`: one line for each of several reports
-//! - `pcluster`: a stop, in the form that pcluster uses to reject a configuration
+//! - `pcluster`: the report of a stopped build-image, in the form that pcluster uses to reject a
+//!   configuration
 
 pub mod builder;
 pub mod github;
@@ -176,7 +177,7 @@ impl Report {
         self.verdict = derive_verdict(&self.checks, &self.findings, self.blocking_level());
     }
 
-    /// Whether it has a warning that the build will fail, and a repair for that warning.
+    /// Whether the report has a warning that the build will fail, and a repair for that warning is known.
     pub fn has_repairable_failure(&self) -> bool {
         self.warnings().any(|warning| warning.fails_build && warning.has_repair())
     }

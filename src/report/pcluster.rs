@@ -1,4 +1,5 @@
-//! A stop in the form that the real pcluster uses to reject a configuration. Pure.
+//! The report of a stopped build-image, in the form that the real pcluster uses to reject a
+//! configuration. Pure.
 
 use serde_json::{Value, json};
 
@@ -6,8 +7,8 @@ use crate::model::finding::Kind;
 use crate::report::human::describe_hint;
 use crate::report::{Report, Verdict, format_json};
 
-/// Renders a stop as the JSON that the real pcluster prints when it rejects a configuration, so that scripts
-/// that read this JSON keep working.
+/// Renders the errors that stopped build-image. The form is the JSON that the real pcluster prints when it
+/// rejects a configuration, so scripts that read this JSON keep working.
 pub fn render_stop(report: &Report) -> String {
     let entry = |kind: Kind, message: String| json!({"level": "ERROR", "type": kind, "message": message});
     let mut errors: Vec<Value> = report

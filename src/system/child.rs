@@ -16,10 +16,12 @@ use crate::system::scratch::Scratch;
 use crate::system::signals::{Interrupts, in_own_session};
 use crate::text::printable::flatten;
 
-/// The interval at which we look for a signal while we wait for a child. Its end is noticed immediately.
+/// The interval at which we look for a signal while we wait for a child. The child's end is
+/// noticed immediately.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// More than any answer needs. Without a limit, a child that prints endlessly would fill the disk.
+/// The maximum output of a child: more than any answer needs. Without a limit, a child that prints endlessly
+/// would fill the disk.
 pub const MAX_OUTPUT: u64 = 32 << 20; // bytes
 
 /// The status and the output of a child that ended by itself.
@@ -162,7 +164,8 @@ impl Child<'_> {
         self.start(scratch)?.wait()
     }
 
-    /// Runs it to its end. Its stdin is a pipe that closes when this process ends, even by SIGKILL.
+    /// Runs the child to its end. Its stdin is a pipe that closes when this process ends, even if SIGKILL
+    /// ends it.
     pub fn run_tied(self, scratch: &Scratch) -> Result<Finished, ChildError> {
         let program = self.program.to_owned();
         let (reader, _writer) = io::pipe().map_err(|source| ChildError::Spawn { program, source })?;
@@ -215,7 +218,7 @@ fn length(path: &Path) -> u64 {
 
 fn read(path: &Path, max: u64) -> Vec<u8> {
     let mut output = Vec::new();
-    // Without its output there is no answer; the caller reports that.
+    // If the output cannot be read, there is no answer, and the caller reports that.
     let _ = File::open(path).and_then(|file| file.take(max).read_to_end(&mut output));
     output
 }

@@ -21,7 +21,7 @@ pub fn prefix() -> Option<PathBuf> {
     named(DATA)
 }
 
-/// The directory for state; also `None` if it would be in another user's directory.
+/// The directory for state. `None` if neither variable is set, or if it would be in another user's directory.
 pub fn state() -> Option<PathBuf> {
     named(STATE).filter(|directory| !is_of_another(directory))
 }
@@ -40,16 +40,17 @@ pub fn all() -> impl Iterator<Item = PathBuf> {
 }
 
 /// The variable if it is absolute, otherwise a path below HOME, if HOME exists. A HOME that does not exist
-/// belongs to a user who is not supposed to have one, and root could create it.
+/// is not used, because its user is not supposed to have one. If root ran this program, the directory would
+/// be created.
 fn named((variable, below_home): (&str, &str)) -> Option<PathBuf> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let below_home = || absolute("HOME").filter(|home| home.exists()).map(|home| home.join(below_home));
     absolute(variable).or_else(below_home).map(|base| base.join(NAME))
 }
 
-/// Whether the first existing directory on the way up belongs to another user: on some systems `sudo` keeps
-/// HOME, and root could write there. A directory of root does not count as another user's: those who are not
-/// meant to write to it cannot.
+/// Whether the first existing directory on the way up belongs to another user. On some systems `sudo` keeps
+/// HOME, so root would write into that user's directory. A directory of root does not count as another
+/// user's: users who are not meant to write to it cannot.
 fn is_of_another(directory: &Path) -> bool {
     let owner = directory.ancestors().find_map(|path| path.metadata().ok()).map(|metadata| metadata.uid());
     owner.is_some_and(|owner| owner != rustix::process::geteuid().as_raw() && owner != 0)

@@ -1,5 +1,5 @@
-//! Makes sure that data is on the disk before the next step begins: files that are written atomically, and what
-//! they rely on.
+//! Makes sure that data is on the disk before the next step begins: writes files atomically, and syncs the
+//! files and directories that a change touched.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

@@ -1,8 +1,8 @@
 //! Executable files by path and by name, without the name service.
 //!
-//! `~` in PATH means a directory of that name, as in execvp(3). If HOME is not set, `std::env::home_dir`
-//! would call `getpwuid_r`, and a static glibc then loads the name service modules of whatever machine it
-//! runs on, and crashes.
+//! `~` in PATH means a directory of that name, as in execvp(3), so no home directory is looked up. If HOME is
+//! not set, `std::env::home_dir` would call `getpwuid_r`, and a static glibc then loads the name service
+//! modules of whatever machine it runs on, and crashes.
 
 use std::env;
 use std::ffi::{OsStr, OsString};

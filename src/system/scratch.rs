@@ -14,9 +14,9 @@ use crate::system::files;
 /// Where temporary files go if the directory in TMPDIR is gone or full, in Python's order.
 const OTHER_DIRECTORIES: [&str; 2] = ["/tmp", "/var/tmp"];
 
-/// A private directory for one check, removed when the check ends. After SIGKILL, it remains until the next
-/// check that needs a directory removes it. The lock shows whether the directory is in use, because a lock
-/// ends with its holder.
+/// A private directory for one check, removed when the check ends. If the check is killed by SIGKILL, the
+/// directory remains. The next check that creates such a directory removes it. The lock shows whether the
+/// directory is in use, because a lock ends with its holder.
 #[derive(Debug)]
 pub struct Scratch {
     directory: TempDir,
@@ -96,8 +96,8 @@ impl Scratch {
 
     /// The variable and value that make a child put its temporary files into this directory. A check has to
     /// fail where pcluster would, so the value keeps the form of this process's TMPDIR (jsii fails with a
-    /// relative one). A TMPDIR that cannot be used stays set, because Node.js fails with it. The variable is
-    /// then TEMP, which Python uses instead.
+    /// relative one). A TMPDIR that cannot be used stays set, because Node.js has to fail with it here too.
+    /// The variable is then TEMP, which Python uses instead.
     pub fn temporary_files(&self) -> io::Result<(&'static str, PathBuf)> {
         let private = self.directory("tmp")?;
         let given = env::var_os("TMPDIR").map(PathBuf::from).filter(|path| !path.as_os_str().is_empty());
@@ -132,8 +132,8 @@ fn sweep_scratch(base: &Path) {
     for entry in base.read_dir().into_iter().flatten().flatten().filter(is_scratch) {
         let lock = entry.path().join(SCRATCH_LOCK);
         let is_left = |lock: &File| lock.try_lock().is_ok();
-        // A directory is empty if its check was killed before it had a lock. If a running check has just
-        // created the directory, that check creates another one.
+        // This removes only an empty directory: its check was killed before it had a lock. If a running check
+        // has just created the directory, that check then creates another one.
         let _ = fs::remove_dir(entry.path());
         // The lock is held to the end, so a check that has just created the directory notices the removal.
         if let Some(_held) = files::open(&lock).ok().filter(is_left) {

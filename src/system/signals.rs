@@ -80,8 +80,8 @@ fn end_with(_parent: rustix::process::Pid) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Whether the process was started with a signal ignored, as under nohup. It has to stay ignored: if it were
-/// caught, it would have its default action again in the real pcluster.
+/// Whether the process was started with a signal ignored, as under nohup. Such a signal has to stay ignored:
+/// if it were caught, it would have its default action again in the real pcluster.
 #[expect(unsafe_code, reason = "no safe interface asks for a disposition without changing it")]
 fn is_ignored(signal: i32) -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
