@@ -41,7 +41,7 @@ pub fn check(
         }
         Err(interrupted) => return Err(interrupted),
     };
-    // AWS was asked once, for all three checks, so each of them gets the whole time.
+    // AWS was asked once, for all three checks, so each of them is reported with the whole time.
     let took = since.elapsed();
     if facts.image.as_ref().is_some_and(image::is_of_pcluster) {
         report.soften(

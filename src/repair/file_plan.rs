@@ -53,8 +53,8 @@ impl FilePlan {
             old_record = files::read_text_up_to(&file, MAX_RECORD).unwrap_or_default();
             records.extend(dist_info_name(old).zip(sha256_of(&file)));
         }
-        // The file REQUESTED means that the user asked for the package by name. A repair keeps the file or
-        // its absence.
+        // The file REQUESTED means that the user asked for the package by name. A repair does not add
+        // this file.
         let was_requested = old.is_some_and(|old| old.metadata.join("REQUESTED").exists());
         let record_file = new.metadata.join("RECORD");
         let text = files::read_text_up_to(&record_file, MAX_RECORD)

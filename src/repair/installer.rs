@@ -32,8 +32,8 @@ pub struct Installer<'a> {
     target: &'a Target,
     /// The time limit for a child of a check.
     timeout: Duration,
-    /// A temporary cache for a uv that the repair has fetched. The user did not ask for uv, so nothing of it
-    /// is kept.
+    /// A temporary cache for a uv that the repair has fetched. The user did not ask for uv, so its cache is
+    /// not kept.
     cache: Option<PathBuf>,
 }
 
@@ -87,8 +87,8 @@ impl<'a> Installer<'a> {
     }
 
     /// An installer that can limit packages to those available on a certain date: uv. If this installer is
-    /// pip, pip fetches uv into `directory`. pip itself can limit dates only from release 26 on, and few
-    /// environments have that.
+    /// pip, pip fetches uv into `directory`. pip itself can do this only from release 26 on, and few
+    /// environments have that release.
     pub fn limiting_dates(&self, directory: &Path) -> Result<Self, Abort> {
         let (uv, cache) = match &self.program {
             Program::Uv(uv) => (uv.clone(), None),

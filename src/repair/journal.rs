@@ -276,8 +276,8 @@ impl PackageFiles {
         };
         let known = |name: &String| {
             let Some(expected) = self.records.get(name) else { return false };
-            // A directory that is partly removed or partly written has no RECORD or, after a loss of power, an
-            // empty one.
+            // A directory that is partly removed or partly written has no RECORD or, after a loss of power,
+            // an empty one. The directory then does not count as foreign.
             let found = FileDigest::of(&self.site.join(name).join("RECORD"));
             found.map_or(true, |found| {
                 let is_replaced = self.replaced_record.as_ref() == Some(&found.sha256);

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use crate::system::child::set;
 use crate::system::files;
 
-/// Settings that make pip do something else, and the values that prevent that; `None` removes a variable. A
-/// value is preferred, because it also overrides pip.conf, but only some settings have a value that means
-/// "not set".
+/// Settings that make pip do something other than what the repair asks for, and the values that prevent that;
+/// `None` removes a variable. A value is preferred, because it also overrides pip.conf, but only some
+/// settings have a value that means "not set".
 ///
 /// What a user decides about the sources of packages is kept: indexes, proxies, certificates, constraints,
 /// and rules such as `require-hashes` or `require-virtualenv`. If an installation would break such a rule,

@@ -130,7 +130,7 @@ impl Report {
         Self { schema_version: 1, verdict, shim, target, packages, checks, findings, denies_warnings: false }
     }
 
-    /// Makes every WARNING block, in all forms of the report.
+    /// From now on, every WARNING blocks, in all forms of the report.
     pub fn deny_warnings(&mut self) {
         self.denies_warnings = true;
         let mut rest = self.findings.as_slice();

@@ -20,8 +20,8 @@ use crate::text::printable::flatten;
 /// noticed immediately.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The maximum output of a child: more than any answer needs. Without a limit, a child that prints endlessly
-/// would fill the disk.
+/// The usual limit for the output of a child: more than any answer needs. Without a limit, a child that
+/// prints endlessly would fill the disk.
 pub const MAX_OUTPUT: u64 = 32 << 20; // bytes
 
 /// The status and the output of a child that ended by itself.
@@ -105,8 +105,8 @@ pub type Variable = (OsString, Option<OsString>);
 pub struct Running {
     program: PathBuf,
     handle: duct::Handle,
-    /// The child's process group, the first one in its session: the child and everything that it started. What the
-    /// child leaves running must not outlive the check either.
+    /// The child's process group, the first one in its session: the child and everything that it started.
+    /// Processes that the child leaves running must not outlive the check.
     group: Option<Pid>,
     limit: Duration,
     deadline: Instant,

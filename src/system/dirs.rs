@@ -11,7 +11,8 @@ const CONFIG: (&str, &str) = ("XDG_CONFIG_HOME", ".config");
 const DATA: (&str, &str) = ("XDG_DATA_HOME", ".local/share");
 const STATE: (&str, &str) = ("XDG_STATE_HOME", ".local/state");
 
-/// The directory of the config file, even if it is another user's: reading from it is refused then.
+/// The directory of the config file, even if it belongs to another user. In that case, reading from it
+/// is refused.
 pub fn config() -> Option<PathBuf> {
     named(CONFIG)
 }
@@ -21,7 +22,8 @@ pub fn prefix() -> Option<PathBuf> {
     named(DATA)
 }
 
-/// The directory for state. `None` if neither variable is set, or if it would be in another user's directory.
+/// The directory for state. `None` if neither HOME nor XDG_STATE_HOME can be used, or if the directory would
+/// be in another user's.
 pub fn state() -> Option<PathBuf> {
     named(STATE).filter(|directory| !is_of_another(directory))
 }

@@ -31,8 +31,8 @@ const SCRATCH_RANDOM: usize = 6;
 /// in use.
 const SCRATCH_LOCK: &str = "pcluster-shim.lock";
 
-/// The number of attempts: until a new directory is locked, another check may take it for a leftover and
-/// remove it.
+/// The maximum number of attempts to create a directory: until a new directory is locked, another check may
+/// take it for a leftover and remove it.
 const MAX_SCRATCH_TRIES: usize = 20;
 
 impl Scratch {
