@@ -97,7 +97,7 @@ if __name__ == '__main__':
 /// The values in a known text.
 #[derive(Debug)]
 pub struct Body {
-    /// Its `__requires__`, if `pkg_resources` uses it.
+    /// The script's `__requires__`, if `pkg_resources` uses that value.
     pub requires: Option<String>,
 }
 
@@ -116,7 +116,7 @@ pub fn read_body(body: &str) -> Option<Body> {
 
 pub const ENCODING: &str = "# -*- coding: utf-8 -*-";
 
-/// Whether a line equals the known one. Every `*` of a script has to stand for the same requirement.
+/// Whether a line matches the known line. Every `*` of a script has to stand for the same requirement.
 fn is_like<'a>(known: &str, line: &'a str, requirement: &mut Option<&'a str>) -> bool {
     let Some((before, after)) = known.split_once('*') else { return known == line };
     let found = line.strip_prefix(before).and_then(|line| line.strip_suffix(after));

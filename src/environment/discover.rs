@@ -1,8 +1,8 @@
 //! Finds every real pcluster that this user can reach: one that a setting names, those on PATH or where
 //! environments are usually kept, and those below the directories that `--root` names.
 //!
-//! The user would run what is on PATH anyway. What a search finds may belong to another user, so it is run
-//! only if nobody but this user or root could have written it.
+//! What is on PATH is trusted, because the user would run it anyway. A launcher that a search finds may
+//! belong to another user. Such a launcher is run only if nobody but this user or root could have written it.
 
 use std::collections::VecDeque;
 use std::env;

@@ -21,9 +21,9 @@ pub const INTERPRETER_PY: &str = include_str!("interpreter.py");
 pub struct Interpreter {
     pub executable: PathBuf,
     pub version: String,
-    /// The infix of its bytecode files: `cpython-311`.
+    /// The infix in the names of this Python's bytecode files: `cpython-311`.
     pub cache_tag: Option<String>,
-    /// The flags that another run needs to behave like this one, except `-B`.
+    /// The flags, without `-B`, that another run of Python needs to behave like this one.
     pub flags: Vec<OsString>,
     pub sys_path: Vec<PathBuf>,
     pub prefix: PathBuf,
@@ -67,13 +67,14 @@ pub struct InterpreterAnswer {
     arguments: Vec<String>,
     #[serde(default)]
     user: Option<u32>,
-    /// The running program, if the system names it.
+    /// The path of the running program, if the system has `/proc/self/exe`.
     #[serde(default)]
     running: Option<String>,
 }
 
-/// Variables that shells set for themselves, and those that a question sets: PYTHONDONTWRITEBYTECODE, because
-/// no check may write bytecode, and the one that names the question's directory.
+/// Changes to these variables do not count. Shells set some of them for themselves. We set the last two when
+/// we ask a launcher: PYTHONDONTWRITEBYTECODE, because no check may write bytecode, and the variable that
+/// names the directory of the question.
 const IRRELEVANT: [&str; 7] =
     ["_", "PWD", "OLDPWD", "SHLVL", "__CF_USER_TEXT_ENCODING", "PYTHONDONTWRITEBYTECODE", env_vars::QUESTION];
 
@@ -98,7 +99,7 @@ impl InterpreterAnswer {
         changed.chain(self.unset.iter().map(|name| (from_latin1(name), None))).collect()
     }
 
-    /// Uses the running program as the executable, if it is known; returns whether it is.
+    /// Uses the running program as the executable, if that program is known; returns whether it is known.
     pub fn take_running(&mut self) -> bool {
         let running = self.running.take();
         let is_known = running.is_some();
@@ -142,7 +143,7 @@ pub fn read_answer(answer: &serde_json::Value) -> Option<InterpreterAnswer> {
     Some(answer).filter(|answer| answer.interpreter().executable.is_absolute())
 }
 
-/// Why an environment is unknown.
+/// Why the target of a launcher cannot be identified.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentifyError {
     /// The launcher names an interpreter that does not exist.

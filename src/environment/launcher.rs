@@ -1,8 +1,8 @@
 //! Launchers: whether a file named pcluster is a console script that an installer wrote, and which
 //! Python such a script starts.
 //!
-//! The interpreter is read only from a file whose whole text is known. A script with any other line could
-//! start any program. Such a script has to be started and asked.
+//! The interpreter is read only from a file whose whole text is known, because a single other line could
+//! start any program. Any other launcher has to be started to find out which Python it runs.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -28,7 +28,7 @@ pub enum Launcher {
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConsoleScript {
     start: Start,
-    /// Its `__requires__`, if `pkg_resources` uses it.
+    /// The script's `__requires__`, if `pkg_resources` uses that value.
     pub requires: Option<String>,
 }
 
@@ -66,8 +66,8 @@ impl Launcher {
     }
 }
 
-/// Whether a launcher starts its Python with a flag that makes it ignore PYTHONPATH (`-E`, `-I`) or every
-/// sitecustomize (`-S`). Such a launcher runs, but gives no answer when it is asked.
+/// Whether a launcher starts its Python with a flag that makes Python ignore PYTHONPATH (`-E`, `-I`) or every
+/// sitecustomize (`-S`). Such a launcher works, but it cannot be asked which Python it runs.
 pub fn ignores_sitecustomize(path: &Path) -> bool {
     let head = files::read_head(path, MAX_SCRIPT).unwrap_or_default();
     let start = read_start(&head).map(|(start, _)| start);
@@ -175,8 +175,8 @@ impl Start {
             None => (command, false),
         };
         let words = split_shell_words(command)?;
-        // A bare word is not accepted: the shell would look it up on PATH, but as a path it means a file in
-        // the current directory.
+        // A bare word is not accepted: the shell would look it up on PATH, but we would take it for a
+        // file in the current directory.
         let is_placed = beside_script || Path::new(words.first()?).is_absolute();
         (is_placed && starts_python(&words)).then_some((Self::Trampoline { words, beside_script }, body))
     }
@@ -321,7 +321,7 @@ mod tests {
         }
     }
 
-    /// A script with any other line could start any program.
+    /// A script with a single other line could start any program.
     #[test]
     fn only_a_whole_known_text_is_a_console_script() {
         let script = |body: &str| match Launcher::parse(format!("#!/v/bin/python\n{body}").as_bytes()) {

@@ -1,8 +1,8 @@
 //! The real pcluster: found on PATH, or named by a flag, a variable or the config.
 //!
-//! A shim is not recognised by its path, because one file can have several paths, and another build is a shim
-//! too. Instead, a candidate's device and inode are compared with our own. If the candidate is a binary, we
-//! also look for `MARKER` in it.
+//! A shim is not recognised by its path: one file can have several paths, and other builds of this program
+//! are shims too. Instead, a candidate's device and inode are compared with our own. If the candidate is a
+//! binary, we also look for `MARKER` in it.
 
 use std::env;
 use std::ffi::OsString;
@@ -24,11 +24,12 @@ use crate::system::{executables, files};
 /// The name that is searched for on PATH.
 pub const NAME: &str = "pcluster";
 
-/// The launcher that `install.sh --venv` has replaced with the shim, relative to the shim's directory.
+/// The path of the launcher that `install.sh --venv` has replaced with the shim,
+/// relative to the shim's directory.
 ///
-/// It is a link to `pcluster.real` next to the shim. The link is in a separate directory so that it can have
-/// the name that usage texts show; its target is next to the shim because some launchers search for their
-/// Python in their own directory.
+/// The file at this path is a link to `pcluster.real`, which is next to the shim. The link is in a separate
+/// directory so that it can have the name that usage texts show. Its target is next to the shim because some
+/// launchers search for their Python in their own directory.
 pub const REPLACED_LAUNCHER: &str = ".pcluster-shim/pcluster";
 
 /// A text in every build of this program, old and new. It must never be changed.
@@ -40,9 +41,9 @@ pub struct Real {
     /// The path as found, never made canonical: launchers and multicall programs depend on their own name.
     pub path: PathBuf,
     pub found_by: FoundBy,
-    /// The variable of [`LoopGuard`], which recognises a program that execs `pcluster` again. A
-    /// console script of aws-parallelcluster never does that, so a console script gets exactly the
-    /// caller's environment.
+    /// The variable that [`LoopGuard`] needs to recognise a program that execs `pcluster` again. A console
+    /// script of aws-parallelcluster never does that, so the variable is removed for it, and the rest of the
+    /// caller's environment is unchanged.
     guard_variable: Option<(&'static str, Option<OsString>)>,
 }
 
@@ -51,7 +52,7 @@ impl Real {
         Exec { program: self.path, arguments, environment: self.guard_variable.into_iter().collect() }
     }
 
-    /// Starts it with the packages of a directory in front of those of the environment.
+    /// Starts the real pcluster with the packages of a directory in front of those of the environment.
     pub fn into_exec_with(self, arguments: Vec<OsString>, overlay: &Path) -> Exec {
         let mut exec = self.into_exec(arguments);
         let python_path = python_path(overlay, env::var_os("PYTHONPATH"));
@@ -74,7 +75,7 @@ pub struct Search {
 
 impl Search {
     /// Uses this process's environment for the search. `named` is the path from a flag or from the config.
-    /// The variable overrides the config, and a flag overrides the variable.
+    /// PCLUSTER_SHIM_REAL overrides the config, and a flag overrides PCLUSTER_SHIM_REAL.
     pub fn from_environment(named: Option<(PathBuf, FoundBy)>) -> Self {
         let by_variable = env::var_os(env_vars::REAL)
             .filter(|value| !value.is_empty())
@@ -96,14 +97,16 @@ impl Search {
         }
     }
 
-    /// The real pcluster that a flag, the variable or the config names.
+    /// The real pcluster that a flag, PCLUSTER_SHIM_REAL or the config names.
     pub fn named(&self) -> Option<&(PathBuf, FoundBy)> {
         self.named.as_ref()
     }
 
     /// Finds the real pcluster.
     pub fn real(&self) -> Result<Real, Error> {
-        // Anything that names one environment overrides the config, which applies to all environments.
+        // The config applies to all environments. Whatever means a single environment overrides
+        // it: a flag, the variable, a launcher that this shim has replaced, and the directory in
+        // which this program was called.
         if let Some((path, by)) = self.named.as_ref().filter(|(_, by)| *by != FoundBy::Config) {
             return self.named_real(path, *by);
         }
@@ -136,15 +139,14 @@ impl Search {
         if looped.is_empty() { Err(Error::NoRealPcluster) } else { Err(Error::Loop { tried: looped }) }
     }
 
-    /// Accepts a candidate, or the launcher that it has replaced; a candidate that was started before is
-    /// added to `looped`.
+    /// Accepts a candidate or, if the candidate is a shim, the launcher that this shim has replaced. A
+    /// program that was started before is added to `looped`.
     fn take(&self, candidate: Candidate, by: FoundBy, looped: &mut Vec<PathBuf>) -> Option<Real> {
         match candidate.status {
             CandidateStatus::Usable => return Some(self.choose(candidate.path, by)),
             CandidateStatus::Tried => looped.push(candidate.path),
             CandidateStatus::Shim => {
-                // This is the shim of another environment. It has replaced the launcher in that entry
-                // of PATH.
+                // This is the shim of another environment. It has replaced the launcher in its directory.
                 let launcher = self.replaced_launcher_beside(&candidate.path)?;
                 match self.classify(&launcher) {
                     Some(CandidateStatus::Usable) => return Some(self.choose(launcher, FoundBy::Replaced)),
@@ -259,7 +261,7 @@ pub enum CandidateStatus {
     NotAbsolute,
 }
 
-/// Whether `programs` is the directory of programs of a virtual environment (PEP 405).
+/// Whether the parent directory of `programs` is a virtual environment (PEP 405).
 pub fn is_environment(programs: &Path) -> bool {
     programs.parent().is_some_and(|directory| directory.join("pyvenv.cfg").is_file())
 }
@@ -274,8 +276,8 @@ fn is_shim(path: &Path) -> bool {
     file.read_exact(&mut start).is_ok() && start != *b"#!" && contains_marker(file)
 }
 
-/// Searches a program piece by piece. In a frozen program of some ten MB, that takes a few milliseconds, once
-/// per call.
+/// Searches a program for `MARKER`, piece by piece. For a frozen program of some ten MB, this takes a few
+/// milliseconds, once per call.
 fn contains_marker(mut program: impl Read) -> bool {
     const PIECE: usize = 256 << 10;
     let marker = memmem::Finder::new(MARKER);

@@ -13,8 +13,8 @@ use crate::model::env_vars;
 const MAX_DEPTH: u32 = 100;
 
 /// The value of `PCLUSTER_SHIM_TRIED`, `PID/DEPTH/PATH:PATH…`, where the paths are the candidates that were
-/// started. The paths count only for the process that wrote them (after an exec, it has the same PID), and
-/// for every process from the depth `MAX_DEPTH` on. In other processes, only the depth continues to grow.
+/// started. A process uses the paths only if it wrote them itself (after an exec, it has the same PID) or if
+/// the depth has reached `MAX_DEPTH`. Otherwise it uses only the depth.
 #[derive(Debug, Default)]
 pub struct LoopGuard {
     depth: u32,
@@ -26,7 +26,7 @@ impl LoopGuard {
         env::var_os(env_vars::TRIED).and_then(|value| Self::parse(&value)).unwrap_or_default()
     }
 
-    /// Reads the value of the variable; `None` if it is not one that [`LoopGuard::with`] writes.
+    /// Reads the value of the variable; `None` if it does not have the form that [`LoopGuard::with`] writes.
     pub fn parse(value: &OsStr) -> Option<Self> {
         let mut parts = value.as_bytes().splitn(3, |byte| *byte == b'/');
         let mut number = || std::str::from_utf8(parts.next()?).ok()?.parse::<u32>().ok();

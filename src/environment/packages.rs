@@ -28,7 +28,8 @@ pub fn read_installed(sys_path: &[PathBuf]) -> Packages {
 /// Finds one distribution, without reading the others.
 pub fn find_distribution(sys_path: &[PathBuf], name: &str) -> Option<Distribution> {
     let name = normalised(name);
-    // The directory's name begins with the distribution's name, which the installer may spell differently.
+    // The name of the metadata begins with the distribution's name, but the installer
+    // may spell that differently.
     let may_be = |file_name: &OsStr| {
         let file_name = file_name.to_string_lossy();
         normalised(&file_name).strip_prefix(&name).is_some_and(|rest| rest.starts_with('-'))
@@ -55,8 +56,8 @@ fn read_directory(directory: &Path) -> Vec<Distribution> {
     find_metadata(directory).filter_map(|name| read_distribution(directory.join(name))).collect()
 }
 
-/// The names of the metadata in a directory, in upper or lower case. An egg is left out here: it counts only
-/// if its own path is on `sys.path`.
+/// The names of the metadata files and directories in a directory, in upper or lower case. An egg is left out
+/// here: it counts only if its own path is on `sys.path`.
 fn find_metadata(directory: &Path) -> impl Iterator<Item = OsString> {
     let names = directory.read_dir().into_iter().flatten().flatten().map(|entry| entry.file_name());
     names.filter(|name| {
@@ -67,8 +68,8 @@ fn find_metadata(directory: &Path) -> impl Iterator<Item = OsString> {
     })
 }
 
-/// Reads a distribution. `None` for what an interrupted installation left: a directory without metadata, or with a
-/// name that begins with `~`, which pip gives to a directory that it is about to remove.
+/// Reads a distribution. `None` for the remains of an interrupted installation: a directory without metadata,
+/// or with a name that begins with `~`. pip gives such a name to a directory that it is about to remove.
 fn read_distribution(path: PathBuf) -> Option<Distribution> {
     if path.file_name()?.as_encoded_bytes().starts_with(b"~") {
         return None;
@@ -127,7 +128,7 @@ fn read_header(path: &Path) -> Option<String> {
     Some(String::from_utf8_lossy(&header).into_owned())
 }
 
-/// Whether a directory belongs to an environment of uvx, which is an archive in uv's cache.
+/// Whether a directory belongs to an environment of uvx. Such an environment is an archive in uv's cache.
 pub fn is_in_cache_of_uv(site: &Path) -> bool {
     let is_archive = |directory: &&Path| {
         let name = directory.file_name().unwrap_or_default().as_encoded_bytes();

@@ -10,8 +10,8 @@ pub struct Place {
     pub below: &'static str,
 }
 
-/// Directories (`~` is HOME, a bare name is a variable), and where environments are in them. The line of a
-/// variable that is not set does not count; the default of a variable has a separate line.
+/// Directories (`~` is HOME, a bare name is a variable), and the pattern of the environments in each. A line
+/// whose variable is not set is skipped; the default of a variable has a separate line.
 const PLACES: &[(&str, &str)] = &[
     ("VIRTUAL_ENV", ""),
     ("PYTHONUSERBASE", ""),

@@ -2,8 +2,9 @@
 //! interpreter.py as its `sitecustomize`, which answers just before pcluster is imported. If such a launcher
 //! starts a shim, that shim makes no check.
 //!
-//! A question is a scratch directory that the asking process has locked. The lock ends with the process,
-//! so a variable that is left over, or set by hand, does not count as a question.
+//! A question is a scratch directory that the asking process has locked. A variable tells the launcher where
+//! this directory is. The lock ends with the process, so a value of the variable that is left over, or set by
+//! hand, does not count as a question.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -101,8 +102,8 @@ enum Subject {
     Start,
 }
 
-/// Starts a launcher with interpreter.py, and returns the answers and how the launcher finished.
-/// PYTHONDONTWRITEBYTECODE keeps its Python from writing bytecode, because that Python cannot be given `-B`.
+/// Starts a launcher with interpreter.py, and returns the answers and how the launcher finished. The
+/// launcher's Python cannot be given `-B`, so PYTHONDONTWRITEBYTECODE keeps it from writing bytecode.
 fn start_launcher(
     launcher: &Path,
     call: &[OsString],
@@ -124,8 +125,8 @@ fn start_launcher(
     Ok((read_answers(&directory), finished))
 }
 
-/// The answer that all of these agree on, and whether all of them left the call unchanged; `None` without
-/// an answer.
+/// The answer that all of `answers` agree on, and whether the call was left unchanged in each of them;
+/// `None` if there are no answers.
 pub fn agree(
     answers: &[InterpreterAnswer],
     call: &[OsString],

@@ -31,7 +31,7 @@ pub const IMAGE_ID: &str = "preflight-check";
 pub enum Call {
     /// The arguments of a command line, `build-image` first.
     Given(Vec<OsString>),
-    /// A minimal configuration, followed by these options.
+    /// A minimal configuration, and the options to use with it.
     Minimal(Vec<OsString>),
 }
 
@@ -157,8 +157,8 @@ fn run(
     serde_json::from_value(answer).map(|synthesis| Answer { synthesis, startup }).map_err(malformed)
 }
 
-/// The variables of the real pcluster, except for jsii's package cache and the directory for temporary files.
-/// jsii leaves temporary files behind when it is killed.
+/// The variables of the real pcluster, except those for jsii's package cache and for temporary files.
+/// Temporary files are written into `scratch`, because jsii leaves them behind when it is killed.
 fn list_variables(target: &Target, call: Option<&Call>, scratch: &Scratch) -> io::Result<Vec<Variable>> {
     let mut variables = target.environment.clone();
     let (name, directory) = scratch.temporary_files()?;

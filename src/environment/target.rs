@@ -25,12 +25,14 @@ use crate::system::scratch::Scratch;
 pub struct Target {
     pub launcher: &'static str,
     pub interpreter: Interpreter,
-    /// The variables that the launcher changes. They are also changed for every child that runs in its place.
+    /// The variables that the launcher changes. Every child that runs in the launcher's
+    /// place gets the same changes.
     pub environment: Vec<(OsString, Option<OsString>)>,
     /// Python is not started by a known console script. Whatever starts it may add module finders that a
     /// check does not have.
     pub is_wrapped: bool,
-    /// The launcher runs pcluster with the directory, the arguments and the user of its own call.
+    /// The launcher runs pcluster in the directory, with the arguments and as the user
+    /// of the launcher's own call.
     pub keeps_call: bool,
     /// The directory of packages that is put in front of the environment's packages.
     pub overlay: Option<PathBuf>,
