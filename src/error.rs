@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::text::printable::{escape, flatten};
 
-/// Begins every line that the shim writes to stderr.
+/// The beginning of every line that the shim writes to stderr.
 pub const PREFIX: &str = "pcluster-shim: ";
 
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +79,7 @@ pub enum Error {
     /// A repair failed; the environment is unchanged.
     #[error("{message}")]
     Repair { message: String, next: String },
-    /// A repair cannot change the environment itself.
+    /// A repair cannot change the environment's own files.
     #[error("the environment cannot be repaired in place: {why}")]
     NotInPlace { why: String, next: String },
 }
@@ -97,7 +97,7 @@ impl AwsFailure {
         self.call.as_ref().map(|call| format!(" ({call})")).unwrap_or_default()
     }
 
-    /// The client itself failed.
+    /// A failure of the client, not of AWS.
     pub fn of_client(message: String) -> Self {
         Self { code: "client".into(), message, call: None }
     }

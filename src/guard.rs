@@ -44,7 +44,7 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
     let unread = find_read_once(&arguments);
     let call = match &unread {
         // The check gets none of the options, not even the region: the real parser might read the
-        // arguments differently.
+        // arguments differently from us.
         Some(_) => Call::minimal(),
         None => Call::Given(arguments.clone()),
     };
@@ -157,7 +157,7 @@ impl Guarded<'_> {
         repair::fix(self.request, target, options)
     }
 
-    /// If the real pcluster rejects the call, it reports that itself, so nothing is added here.
+    /// If the real pcluster rejects the call, it prints its own message, so nothing is added here.
     fn act(self, outcome: CheckOutcome, overlay: &Overlay) -> Outcome {
         let CheckOutcome::Report(report) = outcome else {
             return Outcome::exec(self.into_exec(overlay));

@@ -78,8 +78,8 @@ use outcome::Outcome;
 /// Runs a call, except for the last step, which `main` does.
 pub fn run(command_line: Vec<OsString>) -> Outcome {
     match Invocation::read(command_line) {
-        // This process was started by a launcher that a check is asking for its Python. A check here would
-        // ask the launcher again, endlessly.
+        // A check started a launcher to find out which Python it runs, and this launcher started this
+        // process. A check here would start the launcher again, endlessly.
         Invocation::BuildImage(arguments) if environment::question::pending().is_some() => {
             pass_through(arguments)
         }

@@ -258,7 +258,7 @@ pub struct ImagesArgs {
     pub print_policy: Option<Policy>,
 }
 
-/// Parses the id of an AMI. EC2 would accept wildcards here.
+/// Parses the id of an AMI. Wildcards are refused, although EC2 would accept them.
 fn read_ami(value: &str) -> Result<String, &'static str> {
     let is_ami = value.strip_prefix("ami-").is_some_and(|id| {
         !id.is_empty() && id.bytes().all(|letter| letter.is_ascii_digit() || letter.is_ascii_lowercase())

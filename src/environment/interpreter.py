@@ -176,7 +176,7 @@ def flags():
                 next(arguments, None)  # this list lacks some -X options; the loop below adds all
             elif argument.strip("-B"):
                 kept.append(argument)
-    except Exception:  # the function is private, but Python 3.6 to 3.14 have it
+    except Exception:  # a private function, which other versions than 3.6 to 3.14 may lack
         pass
     for name, value in getattr(sys, "_xoptions", {}).items():
         kept += ["-X", name if value is True else "{}={}".format(name, value)]

@@ -1,5 +1,5 @@
-//! Carries out the tasks of a plan, one AMI after another. A deletion is on record from before its first call
-//! until after its last.
+//! Carries out the tasks of a plan, one AMI after another. The record of a deletion exists from before its
+//! first call to AWS until after its last.
 
 use crate::error::{Abort, Error};
 use crate::images::client::{Client, StepResult};

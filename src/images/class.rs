@@ -113,8 +113,8 @@ fn classify(inventory: &Inventory, ami: &Ami, arn: &BuildArn, origin: &Origin) -
     }
 }
 
-/// Whether the AMI has a mark that only pcluster makes: a mark from the Lambda function (the status does not
-/// count), or one from the component that describes the AMI.
+/// Whether the AMI has what only pcluster gives to an AMI: a tag from the Lambda function (the tags for the
+/// status and the image id do not count), or the description that pcluster's component writes.
 fn has_mark(ami: &Ami) -> bool {
     let is_mark = |key: &String| key.starts_with(PREFIX) && key != BUILD_STATUS && key != IMAGE_ID;
     ami.tags.keys().any(is_mark)

@@ -56,8 +56,8 @@ def main():
     os.dup2(2, 1)
     with open(request_file, encoding="utf-8") as file:
         request = json.load(file)
-    # boto3 asks for the code of an MFA device at the terminal, but this process is not in the terminal's
-    # foreground.
+    # boto3 would ask for the code of an MFA device at the terminal, but this process cannot read from the
+    # terminal, because it is not in the foreground there.
     getpass.getpass = refuse_to_ask
     sys.path[:] = [os.fsdecode(entry.encode("latin-1")) for entry in request["sysPath"]]
     pieces = encode(answer(request))
@@ -67,7 +67,7 @@ def main():
         out.writelines(pieces)
         out.writelines(["\n", sentinel, "\n"])
     sys.stderr.flush()
-    # Otherwise the exit would wait for threads that are still waiting for AWS.
+    # A normal exit would wait for threads that are still waiting for AWS.
     os._exit(0)
 
 

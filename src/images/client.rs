@@ -107,7 +107,7 @@ impl Client<'_> {
         }
     }
 
-    /// Carries out steps until one fails, and verifies each by asking again.
+    /// Carries out steps until one fails, and verifies each by asking AWS again.
     pub fn apply(&self, region: Option<&str>, steps: &[Step]) -> Result<Vec<StepResult>, Abort> {
         match self.ask("apply", json!({"region": region, "steps": steps}))? {
             Answer::Applied { results } => Ok(results),
@@ -131,7 +131,7 @@ impl Client<'_> {
 
     fn run(&self, request: &Value) -> Result<Value, ChildError> {
         let interpreter = &self.target.interpreter;
-        // The questions of a check get no more time than any other child of the check.
+        // The queries of a check get no more time than any other child of the check.
         let limit = if request["kind"] == "parent" { self.timeout } else { self.timeout * MAX_TIMEOUTS };
         let scratch = Scratch::new().map_err(ChildError::Scratch)?;
         let sentinel = sentinel();
@@ -154,7 +154,7 @@ fn fail(message: String) -> Abort {
     Error::Aws(AwsFailure::of_client(message)).into()
 }
 
-/// The error for an answer that does not match the question.
+/// The error for an answer that does not match the request.
 fn refuse(answer: Answer) -> Abort {
     match answer {
         Answer::Failed { code, message, call } => Error::Aws(AwsFailure { code, message, call }).into(),

@@ -73,7 +73,8 @@ def translating(call):
     except ClientError as error:
         raise read_client_error(error, call)
     except ResponseParserError:
-        # The exception's message contains the whole answer, such as the page of a proxy.
+        # The exception's message is not used, because it contains the whole answer,
+        # such as the page of a proxy.
         raise Failure("answer", OTHER_FORM, call)
     except BotoCoreError as error:
         names = {ancestor.__name__ for ancestor in type(error).__mro__}
@@ -103,7 +104,8 @@ def read_client_error(error, call):
     codes = [code for code, known in AWS_CODES.items() if aws_code in known]
     if "Throttl" in aws_code:
         codes = ["throttled"]
-    # A call can include requests for credentials, such as sts:AssumeRole.
+    # Before a call, boto3 can request credentials, for example with sts:AssumeRole. An error of such a
+    # request names another operation than the call.
     if call is None or call.partition(":")[2] != error.operation_name:
         codes = ["credentials"]
     message = "{}: {}".format(aws_code, details.get("Message") or "no message")
@@ -226,7 +228,7 @@ def filter_by(name, values):
 
 
 def read_tags(resource):
-    # Thousands of AMIs share the keys and many of the values.
+    # Thousands of AMIs share the keys and many of the values, so each text is kept in memory only once.
     return {sys.intern(tag["Key"]): sys.intern(tag["Value"]) for tag in resource.get("Tags") or []}
 
 

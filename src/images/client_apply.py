@@ -103,7 +103,7 @@ def try_tags(aws, region, ami, tags):
 
 
 def deregister_image(aws, region, step):
-    # The confirmation prompt may have waited for hours.
+    # The confirmation prompt may have waited for hours, so the AMI is checked again.
     why = find_hindrance(aws, region, step["ami"])
     if why:
         return why

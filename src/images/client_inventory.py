@@ -180,7 +180,7 @@ def find_uses(aws, region, images):
     uses.update(find_launch_configurations(aws, region, images))
     for some in chunk(images):
         uses.update(find_instances(aws, region, some))
-    # DescribeImageReferences accepts 10 AMIs, according to the API reference.
+    # DescribeImageReferences accepts at most 10 AMIs, according to the API reference.
     for some in chunk(images, 10):
         uses.update(find_references(aws, region, some))
     return [{"region": region, "image": image, "by": by} for image, by in sorted(uses)]

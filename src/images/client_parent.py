@@ -15,7 +15,7 @@ from client_account import Failure, filter_by, read_other_error, run_parallel, s
 ABSENT = ("404", "NoSuchKey", "NoSuchBucket", "NotFound", "ResourceNotFoundException")
 SECONDS = 10
 
-# What the image rules read.
+# The keys that the rules for images read.
 IMAGE_KEYS = (
     "ImageId", "Name", "OwnerId", "ImageOwnerAlias", "Architecture", "Platform", "PlatformDetails", "Tags",
 )  # fmt: skip

@@ -6,7 +6,7 @@ use crate::images::inventory::Deletion;
 use crate::images::origin::Sharing;
 use crate::text::printable::quote_for_shell;
 
-/// Commands that can be pasted, sorted by what they do.
+/// Commands that can be pasted, one for each purpose.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Commands {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -18,7 +18,7 @@ pub struct Commands {
     pub share: Option<String>,
 }
 
-/// The command that gives an AMI this image id, whatever was found of its build.
+/// The command that gives an AMI this image id, no matter what was found of its build.
 pub fn adopt(id: &str, ami: &str, region: &str) -> String {
     let [id, ami, region] = [id, ami, region].map(quote_for_shell);
     format!("pcluster preflight images --repair -i {id} --image {ami} -r {region}")
@@ -31,7 +31,7 @@ pub fn finish(deletion: &Deletion) -> String {
 }
 
 /// The command that shares an AMI again. Parts of it come from the configuration in S3, which can contain any
-/// text: `None` if a part could have a special meaning for a shell.
+/// text. The result is `None` if a part could have a special meaning for a shell.
 pub fn share(ami: &str, region: &str, sharing: &Sharing) -> Option<String> {
     let is_plain = |text: &str| {
         !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:/".contains(c))

@@ -20,7 +20,7 @@ const USES: [&str; 3] = [
 const LOG_GROUP: &str = "/aws/imagebuilder/ParallelClusterImage-";
 
 impl Examined<'_> {
-    /// The reason not to delete it.
+    /// The reason why the AMI must not be deleted, if there is one.
     pub fn refuse_delete(&self, conflicts: &[String]) -> Option<Refusal> {
         self.refuse_class()
             .or_else(|| self.refuse_conflicts(conflicts))
@@ -113,7 +113,7 @@ impl Examined<'_> {
         })
     }
 
-    /// What is deleted with it: everything that belongs only to this AMI.
+    /// What is deleted with the AMI: everything that belongs only to it.
     pub fn artifacts(&self) -> Artifacts {
         let Some(arn) = self.known.arn.as_ref().filter(|_| self.known.class == Class::Orphan) else {
             return Artifacts::default();
@@ -139,7 +139,8 @@ impl Examined<'_> {
         arn.region == self.known.ami.region && has_logs_alone(self.inventory, arn, own, 1)
     }
 
-    /// What a deletion leaves although it may belong only to this AMI: addresses, each with the reason.
+    /// What a deletion leaves behind, although it may belong only to this AMI:
+    /// addresses, each with the reason.
     pub fn find_stays(&self) -> Vec<(String, String)> {
         let Some(arn) = self.known.arn.as_ref().filter(|arn| arn.region == self.known.ami.region) else {
             return Vec::new();
@@ -149,7 +150,7 @@ impl Examined<'_> {
         stays
     }
 
-    /// A log group that may belong only to this AMI and is not deleted, with the reason.
+    /// A log group that is not deleted, although it may belong only to this AMI; with the reason.
     fn find_kept_logs(&self, arn: &BuildArn) -> Option<(String, String)> {
         if !self.has_logs_alone(arn) {
             return None;
@@ -213,8 +214,8 @@ impl Examined<'_> {
     }
 }
 
-/// Whether the log group of an image id belongs to no other stack than this one, and to exactly this number
-/// of AMIs, so that no other build writes to it.
+/// Whether the log group of an image id belongs to no stack other than `stack`, and to exactly `amis` AMIs.
+/// If so, no other build writes to it.
 pub fn has_logs_alone(inventory: &Inventory, arn: &BuildArn, stack: Option<&str>, amis: usize) -> bool {
     let builds = inventory.images.iter().filter_map(image_arn).filter_map(BuildArn::read);
     let is_other = |other: &Stack| is_named(other, arn) && Some(other.id.as_str()) != stack;

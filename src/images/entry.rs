@@ -1,7 +1,7 @@
-//! One AMI, or one interrupted deletion, in a few lines. Pure.
+//! One AMI, or one interrupted deletion, in a few lines of text. Pure.
 //!
-//! An AMI has at most four lines. Tags and addresses are shown only with `-v`, reasons with `-v` or if the
-//! user has named an AMI.
+//! An AMI has at most four lines. Tags and addresses are shown only with `-v`. Reasons are shown with `-v`,
+//! or if the user has named an AMI.
 
 use jiff::tz::TimeZone;
 
@@ -121,7 +121,8 @@ fn source_name(source: Source) -> &'static str {
     }
 }
 
-/// A word, the id of the AMI, and its image id, in lower case if the original spelling is not known.
+/// A word, the id of the AMI, and its image id. The image id is in lower case if its original spelling is not
+/// known, and replaced by the name of the AMI if not even that form is known.
 pub fn headline(word: &str, image: &Image) -> String {
     let name =
         image.image_id.as_ref().unwrap_or(if image.slug.is_empty() { &image.name } else { &image.slug });

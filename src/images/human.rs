@@ -1,4 +1,4 @@
-//! The AMIs of broken builds as text: the list, the plan with its question, and the result. Pure.
+//! The AMIs of broken builds as text: the list, the plan with its confirmation prompt, and the result. Pure.
 //!
 //! What applies to all AMIs is in the summary, and is not repeated for each. The lines are not folded here.
 
@@ -90,7 +90,7 @@ pub fn render_result(listing: &Listing, change: Change) -> String {
     text
 }
 
-/// The question of a plan: `Delete 12 AMIs and 14 snapshots in account 111122223333 (eu-west-1)?`
+/// The confirmation prompt of a plan: `Delete 12 AMIs and 14 snapshots in account 111122223333 (eu-west-1)?`
 pub fn render_question(listing: &Listing, change: Change) -> String {
     let possible: Vec<&Image> =
         listing.images.iter().filter(|image| image.action(change) == Action::Possible).collect();

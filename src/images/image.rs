@@ -86,7 +86,7 @@ impl Image {
 pub struct Refusal {
     pub kind: &'static str,
     pub reason: String,
-    /// The command that does it anyway; the reason contains the command too.
+    /// The command that makes the change anyway; the reason contains the command too.
     pub command: Option<String>,
 }
 

@@ -101,7 +101,7 @@ pub struct Stack {
 pub struct Directory {
     pub bucket: String,
     pub bucket_from: BucketFrom,
-    /// The region whose builds were searched for.
+    /// The region whose builds were being searched for when the directory was found.
     pub region: String,
     /// The release with its suffix.
     pub version: String,
@@ -166,7 +166,7 @@ pub struct Skipped {
     pub why: String,
     #[serde(deserialize_with = "Option::deserialize", skip_serializing_if = "Option::is_none")]
     pub permission: Option<String>,
-    /// The S3 bucket that the source belongs to, if there may be something in it.
+    /// The S3 bucket that the source belongs to, if the bucket may contain artifacts.
     #[serde(deserialize_with = "Option::deserialize", skip_serializing)]
     pub bucket: Option<String>,
 }

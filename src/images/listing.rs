@@ -30,7 +30,7 @@ pub enum Stage {
 #[serde(rename_all = "camelCase")]
 pub struct Identity {
     pub account: String,
-    /// Requested only before a change.
+    /// The account's alias. AWS is asked for it only before a change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alias: Option<String>,
     pub caller: String,
@@ -52,7 +52,8 @@ pub struct Listing {
     pub missing: Vec<String>,
     pub today: Date,
     pub stage: Stage,
-    /// This command with the option for a change: for each possible change, or for the one that failed.
+    /// The command that was called, with the option for a change added: for each possible change,
+    /// or for the one that failed.
     pub commands: Commands,
     /// Only AMIs older than this number of days were requested.
     pub older_than: Option<i64>,

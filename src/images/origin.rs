@@ -28,7 +28,7 @@ pub enum Source {
     None,
 }
 
-/// What the template of a build says about it.
+/// What the template of a build says about the build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipe {
     pub image_id: String,
@@ -123,8 +123,9 @@ pub fn image_arn(ami: &Ami) -> Option<&str> {
 }
 
 impl<'a> Origin<'a> {
-    /// Finds what is left of the build of an AMI. Builds with the same id do not overlap in time, because
-    /// their stacks have the same name, so the last one that began before the AMI is the right one.
+    /// Finds what is left of the build of an AMI. Builds with the same id do not overlap in time,
+    /// because their stacks have the same name. So the right build is the last one that began
+    /// before the AMI was created.
     pub fn find(inventory: &'a Inventory, ami: &Ami, arn: &BuildArn) -> Self {
         let built = inventory.stacks.iter().filter(|stack| has_built(stack, ami, arn));
         let stack = built.max_by_key(|stack| stack.creation_time);
@@ -170,8 +171,9 @@ impl<'a> Origin<'a> {
         recipe.or_else(|| self.stack.map(|stack| stack.name.as_str()))
     }
 
-    /// The tags that the build would have given its AMI, without those that it has already. `None` if the
-    /// artifacts' directory is not proven to be right, because `delete-image` would empty that directory.
+    /// The tags that the build would have given its AMI, without those that the AMI has already.
+    /// `None` unless the directory of the artifacts is proven to be the right one: `delete-image`
+    /// would empty a wrong one too.
     pub fn lost_tags(&self, inventory: &Inventory, ami: &Ami, arn: &BuildArn) -> Option<Tags> {
         let (directory, recipe) = self.artifacts.as_ref()?;
         let id = &recipe.image_id;

@@ -95,7 +95,8 @@ impl Examined<'_> {
         Refusal { command: Some(command), ..Refusal::new(kind, reason) }
     }
 
-    /// The image id from the name of the AMI, `ParallelClusterImage-ID DATE`; otherwise the id in lower case.
+    /// The image id from the name of the AMI, `ParallelClusterImage-ID DATE`. If the name has another form or
+    /// contains another id, the image id from the ARN of the build, which is in lower case.
     fn guess_id(&self) -> &str {
         let Known { ami, .. } = self.known;
         let named = ami.name.strip_prefix("ParallelClusterImage-").and_then(|rest| rest.split(' ').next());
@@ -236,7 +237,8 @@ mod tests {
         }
     }
 
-    /// Reading the templates of all directories for each AMI took minutes when there were hundreds of both.
+    /// Reading the templates of all directories for each AMI took minutes when there were
+    /// hundreds of directories and AMIs.
     #[test]
     fn only_a_directory_that_is_named_after_the_image_is_read() {
         let orphan = ami("ami-1", &arn("x", "3.1.3", ACCOUNT), DONE);

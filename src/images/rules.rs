@@ -32,7 +32,7 @@ pub struct Examined<'a> {
     pub inventory: &'a Inventory,
     pub selection: &'a Selection,
     pub known: &'a Known<'a>,
-    /// The AMIs of this region whose image ids differ only in case.
+    /// The AMIs in the same region whose image id is the same as this AMI's, apart from its case.
     same_slug: &'a [&'a Known<'a>],
     owners: &'a Owners<'a>,
 }

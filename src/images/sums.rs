@@ -9,7 +9,7 @@ use crate::images::image::{Action, Cost, Image};
 use crate::images::inventory::Unfinished;
 use crate::images::listing::{Change, Listing};
 
-/// The totals of a listing. All but `healthy` are those of its orphans.
+/// The totals of a listing. Only `healthy` counts AMIs that are not orphans.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
@@ -40,7 +40,7 @@ pub struct SnapshotSums {
 pub struct ChangeSums {
     pub change: Change,
     pub amis: usize,
-    /// Only for a deletion.
+    /// `None` for a repair.
     #[serde(flatten)]
     pub snapshots: Option<SnapshotSums>,
     pub interrupted_deletions: usize,

@@ -1,4 +1,5 @@
-//! `preflight advisories`: lists advisories about packages, and about a release with a parent image.
+//! `preflight advisories`: lists advisories about packages, and about combinations of a
+//! release and a parent image.
 
 use serde_json::json;
 

@@ -23,7 +23,7 @@ struct Key {
     name: &'static str,
     /// What it means, as the lines of a comment.
     meaning: &'static str,
-    /// The value in the commented-out line: the default, or an example if there is none.
+    /// The value in the commented-out line: the default, or an example if there is no default.
     value: &'static str,
     variable: Option<&'static str>,
 }
@@ -115,9 +115,8 @@ pub fn run(common: &Common) -> Result<Outcome, Abort> {
     Ok(Outcome::success(text))
 }
 
-/// Whether standard output is this file, and the shell has just emptied it. This changes the
-/// modification time of an existing file, but not its creation time. A file that the shell has just created
-/// does not count.
+/// Whether standard output is this file, and the shell has just emptied it. Emptying an existing file changes
+/// its modification time, but not its creation time. A file that the shell has just created does not count.
 fn is_emptied(path: &Path) -> bool {
     let stdout = io::stdout().as_fd().try_clone_to_owned().and_then(|stdout| File::from(stdout).metadata());
     let identity = |metadata: &Metadata| (metadata.dev(), metadata.ino());

@@ -87,8 +87,8 @@ pub fn name_shortly(text: &str) -> String {
     rename(text, "pcluster-preflight")
 }
 
-/// If `pcluster-preflight` was called, replaces `pcluster preflight` with `name`, except in a path. The
-/// reason: where a wheel installed `pcluster-preflight`, `pcluster` is the real one and has no `preflight`.
+/// If `pcluster-preflight` was called, replaces `pcluster preflight` with `name`, because where a wheel
+/// installed `pcluster-preflight`, `pcluster` is the real one and has no `preflight`. Paths are not changed.
 fn rename(text: &str, name: &str) -> String {
     const COMMAND: &str = "pcluster preflight";
     if !is_called_preflight() {
@@ -228,7 +228,7 @@ pub fn render_report(report: &Report, common: &Common) -> Result<Outcome, Error>
         Format::Junit => junit::render(slice::from_ref(report)),
         Format::Github => github::render(slice::from_ref(report)),
     };
-    // The file is for programs; what is printed is for people.
+    // A file is for programs. What is printed next to it is for people.
     let printed = match &common.output {
         Some(file) => {
             let failed = |error| Error::CannotWrite { file: file.clone(), why: describe_io(&error) };

@@ -65,7 +65,7 @@ fn to_json(repaired: &RepairOutcome, isolated: bool) -> serde_json::Value {
     as_json(&repaired.changes, status, isolated && !repaired.changes.is_empty(), &repaired.left)
 }
 
-/// A repair or an undo under `--format json`.
+/// The result of a repair or of an undo under `--format json`.
 fn as_json(changes: &[Change], status: &str, isolated: bool, left: &[String]) -> serde_json::Value {
     json!({"schemaVersion": 1, "status": status, "isolated": isolated, "changes": changes, "left": left})
 }

@@ -152,7 +152,7 @@ impl Images<'_> {
         }
     }
 
-    /// This command with the option for a change added.
+    /// The command that was called, with the option for a change added.
     fn command(&self, change: Change) -> String {
         let change = if change == Change::Delete { "--delete" } else { "--repair" };
         let ImagesArgs { image_id, image, region, all_regions, bucket, older_than, .. } = self.arguments;
@@ -190,7 +190,8 @@ impl Images<'_> {
             return Ok(self.render(u8::from(listing.has_refusals(change)), listing, &plan));
         }
         if !self.common.quiet || !self.arguments.yes {
-            // The question is about this plan; with --yes, the plan is the record of what was done.
+            // The confirmation prompt refers to this plan; with --yes, the plan is
+            // the record of what was done.
             let plan = name_as_called(&plan);
             Progress::Lines.write_output(&fold_for(io::stderr(), &plan, ""), true);
         }

@@ -17,8 +17,8 @@ const NAME: &str = "pcluster-preflight";
 /// Renders a script that the shell sources, or finds by name in a directory of completions.
 pub fn render_completions(shell: Shell) -> String {
     match shell {
-        // clap_complete replaces the hyphen of the name in only one of two places, so no subcommand would be
-        // completed.
+        // clap_complete replaces the hyphen of the name in only one of two places. Without this correction,
+        // no subcommand would be completed.
         Shell::Bash => {
             generate(aot::Shell::Bash).replace("pcluster__subcmd__preflight", "pcluster__preflight") + BASH
         }

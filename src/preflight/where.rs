@@ -260,7 +260,7 @@ impl Where {
             text += &wrap_behind(if index == 0 { "guard    " } else { "         " }, consequence, width);
         }
         let calls = self.calls.list();
-        // If all calls are guarded, or none is, the lines above show that.
+        // If all calls are guarded, or none is, the lines above show that already.
         if calls.iter().any(|call| call.guarded != calls[0].guarded) {
             for call in &calls {
                 let guarded = if call.guarded { "guarded" } else { "not guarded" };

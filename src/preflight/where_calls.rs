@@ -27,7 +27,7 @@ pub(crate) struct Calls {
     /// The first `pcluster` on PATH.
     pub(crate) first: Option<PathBuf>,
     pub(crate) is_first_guarded: bool,
-    /// This call was made by the function in an interactive shell.
+    /// This call was made by the shell function of an interactive shell.
     pub(crate) is_function: bool,
     /// The `pcluster` that this call's path refers to, and whether it is a shim that replaced a launcher.
     by_path: Option<(PathBuf, bool)>,
