@@ -122,9 +122,9 @@ impl Guarded<'_> {
         report::decide(settings.mode, settings.strict, report)
     }
 
-    /// Repairs the environment, or makes a repair outside it if the environment cannot be changed; then
-    /// checks again. If there are only warnings that predict a failing build and the repair fails, the
-    /// build continues.
+    /// Repairs the environment, or makes a repair outside it if the environment cannot be
+    /// changed; then checks again. If the repair fails, errors stop the build, but warnings that
+    /// predict a failing build do not.
     fn repair(mut self, target: &Target, before: &Report, overlay: &Overlay) -> Result<Outcome, Abort> {
         let repaired = match self.fix(target, false) {
             Err(Abort::Error(Error::NotInPlace { .. })) => self.fix(target, true),

@@ -32,11 +32,12 @@
 //! | launcher | the file on PATH that starts the real pcluster |
 //! | console script | a launcher that an installer wrote for an entry point, and that names its interpreter |
 //! | target | a real pcluster with its launcher, its interpreter, `sys.path` and environment |
+//! | question | what a launcher is asked by starting it: which Python it runs, or whether pcluster starts |
 //! | distribution | an installed Python package with its metadata; *package* in reports |
 //! | advisory | releases of a package that are known to break `build-image`, and how to fix that |
 //! | synthesis | running the real pcluster's own code offline, to get the template that it would submit |
 //! | expectation | what that code requires of the AMI for the configuration: name, tags, regions, permissions |
-//! | check | one question about the target, with a status; all of them together are a check of the target |
+//! | check | one test of the target, with a status; all of them together are a check of the target |
 //! | finding | what a rule has found: a message, a level, a cost and a fix |
 //! | report | the checks and findings of one call, and their verdict |
 //! | verdict | ready, blocked (a finding of level ERROR) or unknown (a check could not run) |

@@ -40,7 +40,7 @@ pub fn arguments(call: &[OsString]) -> Vec<OsString> {
 /// even if another Python has answered.
 const USAGE: &[u8] = b"usage: pcluster build-image";
 
-/// Asks a launcher, and returns the answer and whether the launcher passes on its call unchanged. `rest_path`
+/// Asks a launcher, and returns the answer and whether the launcher passes on the call unchanged. `rest_path`
 /// replaces this process's PYTHONPATH.
 pub fn ask(
     launcher: &Path,

@@ -1,8 +1,8 @@
 //! The target of a call: the Python that a launcher starts, and its environment.
 //!
 //! A console script names its interpreter. The interpreter is asked, with the script's own flags and
-//! environment (never with `-I`, which hides the user site). Any other launcher has to be started to get an
-//! answer from its Python.
+//! environment. `-I` is never added, because it would hide the user site. Any other launcher has to be
+//! started to get an answer from its Python.
 
 use std::env;
 use std::ffi::OsString;

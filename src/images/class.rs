@@ -1,7 +1,8 @@
 //! What an AMI is: the class of each AMI, and the directory that belongs to it. Pure.
 //!
-//! In case of doubt, an AMI is foreign. These look alike: a build that failed in its tests, a build that is
-//! still running, and somebody else's recipe that is called `ParallelClusterImage-…`.
+//! In case of doubt, an AMI is foreign. There can be doubt because these look alike: a build
+//! that failed in its tests, a build that is still running, and somebody else's recipe that is
+//! called `ParallelClusterImage-…`.
 
 use std::collections::BTreeMap;
 

@@ -61,7 +61,7 @@ def main():
     getpass.getpass = refuse_to_ask
     sys.path[:] = [os.fsdecode(entry.encode("latin-1")) for entry in request["sysPath"]]
     pieces = encode(answer(request))
-    # The JSON of a template can contain halves of surrogate pairs, which are not text.
+    # The JSON of a template can contain halves of surrogate pairs. They are not text, so they are replaced.
     with os.fdopen(answer_fd, "w", encoding="utf-8", errors="replace") as out:
         out.writelines(["\n", sentinel, "\n"])
         out.writelines(pieces)

@@ -109,7 +109,7 @@ def read_client_error(error, call):
     if call is None or call.partition(":")[2] != error.operation_name:
         codes = ["credentials"]
     message = "{}: {}".format(aws_code, details.get("Message") or "no message")
-    # If the clock is wrong, all services but S3 report it with the code for a wrong signature.
+    # If the clock is wrong, all services but S3 report that with the code for a wrong signature.
     if "Signature expired" in message or "Signature not yet current" in message:
         codes = ["clock"]
     return Failure(codes[0] if codes else "answer", message, call, aws_code)

@@ -112,7 +112,8 @@ def find_images(aws, request, regions):
 
 
 def read_images(aws, region, request):
-    # pcluster's commands look only for the tag IMAGE_ID, which a copy that was tagged by hand can have too.
+    # A copy that was tagged by hand can lack the first of these tags. pcluster's commands find such a copy,
+    # because they look only for IMAGE_ID.
     filters = [filter_by("tag:Ec2ImageBuilderArn", [request["pattern"]]), filter_by("tag-key", [IMAGE_ID])]
     # Pages of this size keep the memory for their XML small.
     asked = [{"Owners": ["self"], "Filters": [one], "page_size": 250} for one in filters]
@@ -150,7 +151,7 @@ def describe_image(region, image):
 def add_launch_permission(aws, image):
     parameters = {"ImageId": image["id"], "Attribute": "launchPermission"}
     answer = aws.look_up("ec2", image["region"], "describe_image_attribute", **parameters)
-    # A proxy can answer with an HTML page and status 200, which names no AMI.
+    # A proxy can answer with status 200 and an HTML page. Such an answer names no AMI.
     if answer is not None and answer.get("ImageId") == image["id"]:
         image["launchPermission"] = read_launch_permission(answer)
 

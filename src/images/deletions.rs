@@ -14,7 +14,7 @@ use crate::system::dirs;
 use crate::system::disk::{self, Durability};
 use crate::system::trust;
 
-/// No record of a single AMI is larger than this.
+/// No record of a single deletion is larger than this.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// The deletions of this user.

@@ -64,8 +64,8 @@ fn check_one(check: &CheckArgs, given: Option<&Path>, common: &Common) -> Result
 
 const COPY: &str = "image-configuration.yaml";
 
-/// Copies a configuration that can be read only once, so that every child can read it. Unlike in
-/// `build-image`, no real pcluster has to read the original afterwards.
+/// Copies a configuration that can be read only once, so that every child can read it. This is possible here
+/// because, unlike in `build-image`, no real pcluster has to read the original afterwards.
 fn copy_stream(file: &Path) -> Result<Scratch, Error> {
     let read = || {
         let scratch = Scratch::new()?;
