@@ -175,8 +175,8 @@ impl Start {
             None => (command, false),
         };
         let words = split_shell_words(command)?;
-        // A bare word is not accepted: the shell would look it up on PATH, but we would take it for a
-        // file in the current directory.
+        // A bare word is not accepted: the shell would look it up on PATH, but we would take it for a file in
+        // the current directory.
         let is_placed = beside_script || Path::new(words.first()?).is_absolute();
         (is_placed && starts_python(&words)).then_some((Self::Trampoline { words, beside_script }, body))
     }

@@ -139,8 +139,8 @@ impl Search {
         if looped.is_empty() { Err(Error::NoRealPcluster) } else { Err(Error::Loop { tried: looped }) }
     }
 
-    /// Accepts a candidate or, if the candidate is a shim, the launcher that this shim has replaced. A
-    /// program that was started before is added to `looped`.
+    /// Accepts a candidate or, if the candidate is a shim, the launcher that the candidate has replaced.
+    /// A program that was started before is added to `looped`.
     fn take(&self, candidate: Candidate, by: FoundBy, looped: &mut Vec<PathBuf>) -> Option<Real> {
         match candidate.status {
             CandidateStatus::Usable => return Some(self.choose(candidate.path, by)),

@@ -2,9 +2,9 @@
 //! interpreter.py as its `sitecustomize`, which answers just before pcluster is imported. If such a launcher
 //! starts a shim, that shim makes no check.
 //!
-//! A question is a scratch directory that the asking process has locked. A variable tells the launcher where
-//! this directory is. The lock ends with the process, so a value of the variable that is left over, or set by
-//! hand, does not count as a question.
+//! For each question, there is a scratch directory, which the asking process has locked. A variable tells the
+//! launcher where this directory is. The lock ends with the process, so a value of the variable that is left
+//! over, or set by hand, does not count as a question.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -125,8 +125,8 @@ fn start_launcher(
     Ok((read_answers(&directory), finished))
 }
 
-/// The answer that all of `answers` agree on, and whether the call was left unchanged in each of them;
-/// `None` if there are no answers.
+/// The answer that all of `answers` agree on, and whether the call was left unchanged in each of them; `None`
+/// if there are no answers.
 pub fn agree(
     answers: &[InterpreterAnswer],
     call: &[OsString],

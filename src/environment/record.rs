@@ -95,8 +95,8 @@ pub fn dist_info_name(distribution: &Distribution) -> Option<String> {
     Some(distribution.metadata.file_name()?.to_str()?.to_owned())
 }
 
-/// The files that the RECORD of a `.dist-info` names, and all other files in the
-/// `.dist-info`; `None` without a RECORD.
+/// The files that the RECORD of a `.dist-info` names, and all other files in the `.dist-info`; `None` without
+/// a RECORD.
 pub fn recorded_paths(site: &Path, dist_info: &Path) -> Option<BTreeSet<PathBuf>> {
     let text = files::read_text_up_to(&dist_info.join("RECORD"), MAX_RECORD).ok()?;
     let paths = recorded_names(&text).filter_map(|name| installed_path(site, &name));

@@ -73,8 +73,8 @@ def translating(call):
     except ClientError as error:
         raise read_client_error(error, call)
     except ResponseParserError:
-        # The exception's message is not used, because it contains the whole answer,
-        # such as the page of a proxy.
+        # The exception's message is not used, because it contains the whole answer, such as the page of a
+        # proxy server.
         raise Failure("answer", OTHER_FORM, call)
     except BotoCoreError as error:
         names = {ancestor.__name__ for ancestor in type(error).__mro__}
@@ -104,8 +104,8 @@ def read_client_error(error, call):
     codes = [code for code, known in AWS_CODES.items() if aws_code in known]
     if "Throttl" in aws_code:
         codes = ["throttled"]
-    # Before a call, boto3 can request credentials, for example with sts:AssumeRole. An error of such a
-    # request names another operation than the call.
+    # Before a call, boto3 can request credentials, for example with sts:AssumeRole. If such a request
+    # fails, the error names the request's operation, not the call's.
     if call is None or call.partition(":")[2] != error.operation_name:
         codes = ["credentials"]
     message = "{}: {}".format(aws_code, details.get("Message") or "no message")

@@ -139,8 +139,8 @@ impl Examined<'_> {
         arn.region == self.known.ami.region && has_logs_alone(self.inventory, arn, own, 1)
     }
 
-    /// What a deletion leaves behind, although it may belong only to this AMI:
-    /// addresses, each with the reason.
+    /// The artifacts that a deletion leaves behind, although they may belong only to this AMI: the address of
+    /// each, and the reason.
     pub fn find_stays(&self) -> Vec<(String, String)> {
         let Some(arn) = self.known.arn.as_ref().filter(|arn| arn.region == self.known.ami.region) else {
             return Vec::new();

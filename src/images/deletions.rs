@@ -1,6 +1,6 @@
-//! Deletions that have begun. For each AMI, there is a file from before the first call of its deletion until
-//! after the last one. As soon as an AMI is deregistered, AWS forgets which snapshots it had. Without the
-//! file, an interrupted deletion could not be finished.
+//! Deletions that have begun. Each has a file from before its first call to AWS until after its last one. As
+//! soon as an AMI is deregistered, AWS forgets which snapshots it had. Without the file, an interrupted
+//! deletion could not be finished.
 
 use std::fs::{self, File};
 use std::io;
@@ -33,8 +33,8 @@ impl Deletions {
     /// Reads the deletions that have begun but not ended, of every account.
     ///
     /// # Errors
-    /// Returns an error if a record cannot be read, because nothing else shows which snapshots
-    /// that deletion left behind.
+    /// Returns an error if a record cannot be read, because nothing else shows which snapshots that deletion
+    /// left behind.
     pub fn read(&self) -> Result<Vec<Deletion>, String> {
         let entries = match self.directory.read_dir() {
             Ok(entries) => entries,

@@ -52,8 +52,8 @@ pub struct Listing {
     pub missing: Vec<String>,
     pub today: Date,
     pub stage: Stage,
-    /// The command that was called, with the option for a change added: for each possible change,
-    /// or for the one that failed.
+    /// The command that was called, with the option for a change added: for each possible change, or for the
+    /// one that failed.
     pub commands: Commands,
     /// Only AMIs older than this number of days were requested.
     pub older_than: Option<i64>,

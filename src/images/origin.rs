@@ -171,9 +171,9 @@ impl<'a> Origin<'a> {
         recipe.or_else(|| self.stack.map(|stack| stack.name.as_str()))
     }
 
-    /// The tags that the build would have given its AMI, without those that the AMI has already.
-    /// `None` unless the directory of the artifacts is proven to be the right one: `delete-image`
-    /// would empty a wrong one too.
+    /// The tags that the build would have given its AMI, without those that the AMI has already. `None`
+    /// unless the directory of the artifacts is proven to be the right one: `delete-image` would empty a
+    /// wrong one too.
     pub fn lost_tags(&self, inventory: &Inventory, ami: &Ami, arn: &BuildArn) -> Option<Tags> {
         let (directory, recipe) = self.artifacts.as_ref()?;
         let id = &recipe.image_id;

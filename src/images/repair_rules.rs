@@ -237,8 +237,8 @@ mod tests {
         }
     }
 
-    /// Reading the templates of all directories for each AMI took minutes when there were
-    /// hundreds of directories and AMIs.
+    /// Reading the templates of all directories for each AMI took minutes when there were hundreds of
+    /// directories and AMIs.
     #[test]
     fn only_a_directory_that_is_named_after_the_image_is_read() {
         let orphan = ami("ami-1", &arn("x", "3.1.3", ACCOUNT), DONE);

@@ -80,8 +80,8 @@ fn identify<'a>(request: &'a CheckRequest<'a>, distrust: Option<&str>) -> Result
     }
 }
 
-/// Turns an error that ended a check into a report, so that the reports of the other checks are not
-/// lost. A signal ends all checks.
+/// Turns an error that ended a check into a report, so that the reports of the other checks are not lost. A
+/// signal ends all checks.
 fn describe_error(real: &Real, target: Option<&Target>, abort: Abort) -> Result<Report, Abort> {
     let Abort::Error(error) = abort else { return Err(abort) };
     let check = match &error {
