@@ -28,11 +28,10 @@ pub struct Target {
     /// The variables that the launcher changes. Every child that runs in the launcher's
     /// place gets the same changes.
     pub environment: Vec<(OsString, Option<OsString>)>,
-    /// Python is not started by a known console script. Whatever starts it may add module finders that a
-    /// check does not have.
+    /// Whether Python is started by anything other than a known console script. Whatever starts it may add
+    /// module finders that a check does not have.
     pub is_wrapped: bool,
-    /// The launcher runs pcluster in the directory, with the arguments and as the user
-    /// of the launcher's own call.
+    /// Whether the launcher passes on its directory, its arguments and its user to pcluster unchanged.
     pub keeps_call: bool,
     /// The directory of packages that is put in front of the environment's packages.
     pub overlay: Option<PathBuf>,

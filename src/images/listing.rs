@@ -55,9 +55,9 @@ pub struct Listing {
     /// The command that was called, with the option for a change added: for each possible change, or for the
     /// one that failed.
     pub commands: Commands,
-    /// Only AMIs older than this number of days were requested.
+    /// The age in days, if only AMIs older than this were requested.
     pub older_than: Option<i64>,
-    /// AMIs or image ids were named, so the reasons are shown.
+    /// Whether AMIs or image ids were named. If so, the reasons are shown.
     pub is_named: bool,
     pub is_verbose: bool,
 }

@@ -27,11 +27,12 @@ pub(crate) struct Calls {
     /// The first `pcluster` on PATH.
     pub(crate) first: Option<PathBuf>,
     pub(crate) is_first_guarded: bool,
-    /// This call was made by the shell function of an interactive shell.
+    /// Whether this call was made by the function that install.sh defines in interactive shells.
     pub(crate) is_function: bool,
     /// The `pcluster` that this call's path refers to, and whether it is a shim that replaced a launcher.
     by_path: Option<(PathBuf, bool)>,
-    /// Neither this program nor any `pcluster` on PATH is a guard: this program was installed by a wheel.
+    /// Whether this program was installed by a wheel and there is no guard: not next to this program, and not on
+    /// PATH.
     pub(crate) is_wheel_alone: bool,
 }
 
