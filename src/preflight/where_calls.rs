@@ -31,8 +31,8 @@ pub(crate) struct Calls {
     pub(crate) is_function: bool,
     /// The `pcluster` that this call's path refers to, and whether it is a shim that replaced a launcher.
     by_path: Option<(PathBuf, bool)>,
-    /// Whether this program was installed by a wheel and there is no guard: not next to this program, and not on
-    /// PATH.
+    /// Whether this program was installed by a wheel and there is no guard, neither next to this program nor
+    /// on PATH.
     pub(crate) is_wheel_alone: bool,
 }
 
