@@ -84,7 +84,7 @@ of_another() {
 
 # --- files --------------------------------------------------------------------
 
-# How the names of unfinished files end, before a number. --uninstall removes the unfinished files of a killed run.
+# The names of unfinished files end in this and a number. --uninstall removes the unfinished files of a killed run.
 temporary=.pcluster-shim-new
 
 # put MODE FILE: writes standard input to FILE atomically, so that a running program keeps its old file.
@@ -307,7 +307,7 @@ one_startup_file() {
     fi
     case $1 in
         add) add_line "$2" "$3" ;;
-        # Several installations may each have added the line at the same time.
+        # If several installations ran at the same time, each can have added the line.
         remove) while remove_line "$2" "$3"; do :; done ;;
     esac
 }
@@ -567,7 +567,7 @@ is_of_wheel() {
         grep -qs 'bin/pcluster-preflight,' "$venv"/lib*/python*/*-packages/pcluster_preflight-*.dist-info/RECORD
 }
 
-# keeps_launcher: whether the launcher that the shim replaced is next to it.
+# keeps_launcher: whether the launcher that the shim replaced is next to the shim.
 keeps_launcher() {
     if [ -h "$launcher.real" ] && ! [ -e "$launcher.real" ]; then return 0; fi
     [ -e "$launcher.real" ] && ! is_shim "$launcher.real"

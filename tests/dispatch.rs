@@ -139,8 +139,8 @@ fn trap_16_a_console_script_gets_exactly_the_callers_environment() {
     }
 }
 
-/// A wrapper could start the shim again by exec. So it gets one new variable, which names what was tried, and
-/// no other new variable.
+/// A wrapper could start the shim again by exec. So the wrapper gets one new variable, which names what was
+/// tried, and no other new variable.
 #[test]
 fn a_wrapper_gets_one_variable_more() {
     let sandbox = Sandbox::new();
@@ -225,8 +225,8 @@ fn a_pass_through_writes_nothing() {
     assert_eq!(log(&before), log(&sandbox.tree("")));
 }
 
-/// A pass-through makes one execve after the shim's own. It starts no child, opens no file for writing, and
-/// does not read the config.
+/// A pass-through makes one execve after the one that started the shim. It starts no child, opens no file for
+/// writing, and does not read the config.
 #[test]
 fn trap_23_a_pass_through_does_nothing_but_find_and_exec() {
     let sandbox = Sandbox::new();

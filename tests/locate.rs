@@ -41,7 +41,7 @@ fn trap_01_and_02_no_copy_or_name_of_the_shim_is_taken_for_the_real_one() {
         call(&sandbox, &[before, "real"]).run().exits(0).prints("real version\n").is_silent();
         call(&sandbox, &[before]).run().exits(127).prints("").stderr_matches("locate-none.txt");
     }
-    // If a copy is run, it takes the first shim on PATH for another build of itself.
+    // A copy that is run sees the first shim on PATH as another build of the shim, and skips it.
     let all = path(&sandbox, &["copied", "hard", "other", "real"]);
     let copied = sandbox.call(sandbox.path("copied/pcluster"), ["version"]).path(&all);
     copied.run().exits(0).prints("real version\n").is_silent();
@@ -64,7 +64,7 @@ fn trap_03_an_exec_loop_is_an_error() {
     run.exits(1).stdout_matches("where-loop.txt").stderr_matches("locate-loop-of-two.txt");
 }
 
-/// The launcher starts the shim by its path; the shim is not on PATH.
+/// The shim is not on PATH; the launcher starts it by path.
 #[test]
 fn a_replaced_launcher_that_starts_the_shim_again_is_named() {
     let sandbox = Sandbox::new();
@@ -82,12 +82,12 @@ fn a_replaced_launcher_that_starts_the_shim_again_is_named() {
 fn trap_04_two_shim_managers_hand_on_to_the_real_one() {
     let sandbox = Sandbox::new();
     sandbox.script("real/pcluster", REAL);
-    // pyenv's way: take its own directory off PATH, and run the next pcluster there.
+    // What pyenv does: it takes its own directory off PATH, and runs the next pcluster on PATH.
     let takes_itself_off = format!(
         "#!/bin/bash\nown={}:\nPATH=${{PATH//\"$own\"/}}\nexec pcluster \"$@\"\n",
         sandbox.path("manager").display()
     );
-    // The careless way: run whatever PATH has first.
+    // What a careless manager does: it runs whatever PATH has first.
     for script in [takes_itself_off.as_str(), LOOP] {
         sandbox.script("manager/pcluster", script);
         call(&sandbox, &["manager", "real"]).run().exits(0).prints("real version\n").is_silent();
@@ -282,7 +282,7 @@ fn a_preflight_called_by_its_path_means_the_pcluster_beside_it() {
     assert_eq!(beside("work", &at("elsewhere/pcluster-preflight")), (elsewhere.clone(), "beside".into()));
     assert_eq!(beside("elsewhere", "./pcluster-preflight"), (elsewhere.clone(), "beside".into()));
     assert_eq!(beside("work", "pcluster-preflight"), (environment.clone(), "path".into()));
-    // Only the shim is next to it.
+    // The only `pcluster` in this directory is the shim, so PATH is searched.
     assert_eq!(beside("work", &at("shim/pcluster-preflight")), (environment.clone(), "path".into()));
     let call = sandbox.call(sandbox.path("elsewhere/pcluster-preflight"), []);
     let named = call.var("PCLUSTER_SHIM_REAL", sandbox.path("venv/bin/pcluster"));

@@ -118,8 +118,8 @@ fn what_aws_does_not_tell_is_not_checked() {
     }
 }
 
-/// `client_parent.py` with a subnet, and with pages on the loopback, which is a host that not everybody
-/// can reach.
+/// `client_parent.py` with a subnet, and with web pages on the loopback. Not everybody can reach that host, so
+/// a page that is not found there is hidden, not absent.
 #[test]
 fn pages_and_subnets_are_read() {
     let sandbox = Sandbox::new();
@@ -141,8 +141,8 @@ fn the_guard_asks_only_if_the_config_says_so() {
     call.run().exits(0).prints(REAL_OUTPUT).prefixed();
 }
 
-/// A minimal configuration is checked instead of a stream. The parent image of that configuration does not
-/// exist, so AWS is not asked.
+/// If the configuration is a stream, a minimal configuration is checked instead. The parent image that the
+/// minimal one names does not exist, so AWS is not asked.
 #[test]
 fn a_configuration_that_is_not_read_has_no_parent() {
     let sandbox = answered(&facts(&debian(), &json!({})));

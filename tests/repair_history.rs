@@ -13,7 +13,7 @@ fn two_fixes_are_undone_by_two_undos() {
     let before = environment.site();
     environment.preflight(["fix", "--isolated"]).run().exits(0);
     environment.preflight(["fix"]).run().exits(0);
-    // The overlay is not used now, and is not reported as stale either.
+    // After the repair in place, the overlay of the first fix is neither used nor reported as stale.
     environment.build_image().run().exits(0).is_silent();
     let list = environment.preflight(["undo", "--list", "--format", "json"]).run();
     let list: Value = serde_json::from_str(&list.exits(0).stdout()).unwrap();

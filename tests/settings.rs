@@ -256,7 +256,7 @@ fn config_prints_a_file_that_says_the_same() {
     let line = format!("pcluster preflight config >{}", sandbox.path(CONFIG).display());
     sandbox.call(sandbox.path("tools/sh"), ["-c", &line]).run().exits(0).is_silent();
     assert!(std::fs::read_to_string(sandbox.path(CONFIG)).unwrap().contains("#mode: block"));
-    // What is appended to it empties nothing.
+    // `>>` does not empty the file, so it is not refused. `>` does.
     let append = line.replace(" >", " >>");
     sandbox.call(sandbox.path("tools/sh"), ["-c", &append]).run().exits(0).is_silent();
     let onto_itself = sandbox.call(sandbox.path("tools/sh"), ["-c", &line]).run();
@@ -265,7 +265,7 @@ fn config_prints_a_file_that_says_the_same() {
     call("config").run().exits(2).prints("").prefixed();
 }
 
-/// The effect of each mode on a `build-image` that is called here. With mode off, build-image is not guarded.
+/// `where` shows what each mode would do to a `build-image`. With mode off, build-image is not guarded.
 #[test]
 fn where_says_what_the_mode_would_do() {
     let sandbox = Sandbox::new();

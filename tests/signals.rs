@@ -138,8 +138,8 @@ fn preflight_dies_by_the_signal_too() {
     }
 }
 
-/// A signal between the last child and exec: strace sends the signal when the last directory is removed,
-/// which is that of the last child.
+/// A signal between the last child and exec: strace sends the signal when the shim removes the directory of
+/// the last child, which is the last directory that it removes.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_signal_after_the_last_child_still_ends_the_shim() {

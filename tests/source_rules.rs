@@ -243,7 +243,7 @@ fn errors_of_advisories() -> BTreeSet<String> {
     entries.map(|entry| entry.lines().next().unwrap_or_default().to_owned()).collect()
 }
 
-/// An error stops builds, so a test with a real pcluster has to show it.
+/// Errors stop builds, so each kind of error needs a test in which a real pcluster causes it.
 #[test]
 fn every_error_has_an_end_to_end_case() {
     let mut cases = String::new();

@@ -9,7 +9,7 @@ use pcluster_shim::rules::advisories::file;
 
 const TABLE: &str = include_str!("fixtures/startup-table.tsv");
 
-/// The other packages of a measured environment, as far as an advisory may depend on them.
+/// The other packages of a measured environment: only those that an advisory can depend on.
 fn environment(release: &str, python: &str) -> BTreeMap<String, String> {
     let setuptools = if python == "3.12" { "75.8.0" } else { "69.5.1" };
     [("aws-parallelcluster", release), ("setuptools", setuptools)]
@@ -17,7 +17,7 @@ fn environment(release: &str, python: &str) -> BTreeMap<String, String> {
         .into()
 }
 
-/// An advisory matches every measured version that breaks, and none with which pcluster starts.
+/// Every measured version with which pcluster does not start is matched by an advisory. No other version is.
 #[test]
 fn every_version_that_breaks_is_advised_and_no_other() {
     let advisories = file::built_in();

@@ -192,8 +192,9 @@ fn the_template_is_held_to_what_was_asked_for() {
     run.exits(1).prefixed().holds(run.stderr().contains("other-image"), "another id than the template's");
 }
 
-/// The expectation comes from the objects that pcluster makes of the configuration: the last of two tags with
-/// the same key, no name if the name is empty, half of a surrogate pair as Node writes it.
+/// The expectation comes from the objects that pcluster makes of the configuration. Of two tags with the same
+/// key, the last one is expected. If the name is empty, no name is expected. Half of a surrogate pair is
+/// expected in the form that Node writes.
 #[test]
 fn the_template_is_held_to_what_the_real_code_asks_for() {
     let sandbox = Sandbox::new();
@@ -441,8 +442,8 @@ fn nothing_is_written_into_the_environment() {
     let call = sandbox.pcluster(["preflight", "--format", "json"]).var("PYTHONPATH", sandbox.path("site"));
     let run = call.run();
     let report: Value = serde_json::from_slice(&run.stdout).unwrap();
-    // The template has another id than the built-in configuration, so the failure shows that the template
-    // was checked.
+    // The id in the template is not that of the built-in configuration, so the failure shows that the
+    // template was checked.
     let template = report["checks"].as_array().unwrap().iter().find(|check| check["id"] == "template");
     run.exits(1).holds(template.unwrap()["status"] == "failed", "the template was checked");
     assert_eq!(sandbox.tree("site"), before);

@@ -110,7 +110,6 @@ fn a_file_that_is_not_there() {
     sandbox.pcluster(["preflight", "template"]).run().exits(2).prints("");
 }
 
-/// No pcluster is involved, so none is needed.
 #[test]
 fn it_needs_no_pcluster_and_starts_nothing() {
     let sandbox = Sandbox::new();

@@ -128,7 +128,7 @@ fn a_pcluster_that_does_not_start_is_stopped_after_one_start() {
     assert_eq!(sandbox.log(), ["identity", "node", "synth"]);
 }
 
-/// A template cannot refute an advisory on the start of pcluster, so no template is built for that.
+/// No template can refute an advisory about the start of pcluster, so no minimal template is built for it.
 #[test]
 fn an_advisory_that_the_template_does_not_show_needs_no_minimal_template() {
     let sandbox = Sandbox::new();
@@ -375,7 +375,8 @@ fn a_broken_environment_is_stopped_whatever_the_form_of_the_configuration() {
     run.exits(0).prefixed().holds(run.stderr().contains("/dev/null"), "both are reported");
 }
 
-/// An empty region in the variable counts as none, as in botocore; the option is not parsed.
+/// An empty AWS_DEFAULT_REGION counts as not set, as in botocore. `-r` does not count either: if the
+/// configuration can be read only once, the check gets none of the call's options.
 #[test]
 fn an_empty_region_does_not_let_a_broken_environment_through() {
     let sandbox = Sandbox::new();

@@ -24,7 +24,7 @@ fuzz_target!(|bytes: &[u8]| {
     if journal.refuse_paths_outside(&site).is_err() {
         return;
     }
-    // A directory that does not exist contains no links, so paths below it are what they say.
+    // A directory that does not exist contains no links, so no path below it can lead elsewhere.
     let roots = journal.roots();
     let is_real =
         roots.iter().any(|root| root.ancestors().any(|above| above != Path::new("/") && above.exists()));
@@ -46,7 +46,7 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(foreign.names.is_empty() && foreign.not_removed.is_empty());
         let _ = journal.find_changed_package();
         let _ = journal.find_reinstalled_package();
-        // The system could refuse a path.
+        // Without a token, `is_bound` has no path that the system could refuse. With one, it can fail.
         assert_eq!(journal.is_bound() == Ok(true), journal.token.is_none());
     }
     // Every path is below `/`, so with `/` as a root some of the paths could exist.

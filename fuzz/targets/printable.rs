@@ -81,8 +81,8 @@ fn check_reports(reports: &[Report]) {
     assert_eq!(junit.matches("</testsuite>").count(), reports.len());
     let github = report::github::render(reports);
     assert_safe(&github);
-    // Annotations and a line with the verdict. Each cause has one annotation, and so does the check that
-    // could not run. The number of causes varies: findings of two levels can have one cause.
+    // Each report has one line with the verdict, and annotations: one for each cause, and one for the check
+    // that could not run. Several findings, even of different levels, can have the same cause.
     let (commands, verdicts): (Vec<&str>, Vec<&str>) =
         github.lines().partition(|line| line.starts_with("::"));
     assert_eq!(verdicts.len(), reports.len());

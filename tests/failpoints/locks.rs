@@ -46,8 +46,8 @@ fn two_fixes_at_once() {
     environment.keeps_the_last_one();
 }
 
-/// A repair is stopped during its exchange, as by Ctrl-Z. A check that waits for the repair names
-/// its process.
+/// A repair is stopped during its exchange, as by Ctrl-Z. A check that waits for the repair names the
+/// process of the repair.
 #[test]
 fn a_check_behind_a_repair_that_is_stopped_says_what_it_waits_for() {
     let sandbox = Sandbox::new();

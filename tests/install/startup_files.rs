@@ -135,7 +135,7 @@ fn a_prefix_with_awkward_characters() {
     assert!(!prefix.exists());
 }
 
-/// bash reads only `~/.bashrc` in shells that are not login shells, and only other files in login shells. The
+/// A bash that is not a login shell reads only `~/.bashrc`. A login shell does not read that file. The
 /// warning is printed even if there is no pcluster.
 #[test]
 fn bash_with_only_a_bashrc_is_warned_about_login_shells() {
@@ -234,7 +234,7 @@ fn what_was_written_after_the_shims_line_stays() {
     }
 }
 
-/// Installations at the same time may each have added the line.
+/// If several installations run at the same time, each can add the line.
 #[test]
 fn every_line_of_the_shims_is_removed() {
     let home = Home::new();

@@ -151,7 +151,7 @@ fn an_environment_in_a_path_of_any_bytes_is_judged() {
     sandbox.build_image().path(&path).run().exits(1).prefixed();
 }
 
-/// `env` takes a `~` in PATH for a directory named `~`.
+/// To `env`, a `~` in PATH is a directory with the name `~`, not HOME.
 #[test]
 fn a_tilde_in_path_means_what_it_means_to_env() {
     let sandbox = Sandbox::new();

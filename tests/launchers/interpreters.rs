@@ -31,7 +31,7 @@ fn a_script_in_the_place_of_an_interpreter_is_asked_every_time() {
     call().run().exits(1);
 }
 
-/// A script could handle `-c` in another way than a file, so the launcher itself is asked.
+/// A script could treat `-c` differently from a file, so the launcher itself is asked.
 #[test]
 fn a_script_in_the_place_of_an_interpreter_is_not_asked_by_code() {
     let sandbox = Sandbox::new();

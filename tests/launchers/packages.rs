@@ -65,7 +65,7 @@ fn a_noisy_sitecustomize_does_not_change_the_answer() {
     sandbox.write(real.site.join("sitecustomize.py"), noise);
     let run = sandbox.pcluster(["preflight", "--no-synth"]).var("PYTHONPATH", &real.site).run();
     run.exits(1).is_silent().holds(!run.stdout().contains("noise"), "the noise is kept apart");
-    // If the launcher is a wrapper, the question has its own sitecustomize, which comes before the noisy one.
+    // A wrapper is asked with a sitecustomize of the shim, which comes before the noisy one.
     let wrapper = format!("#!/bin/sh\necho noise\nexec {} \"$0-main.py\" \"$@\"\n", real_python().display());
     sandbox.script("venv/bin/pcluster", wrapper);
     sandbox.write("venv/bin/pcluster-main.py", ENTRY);
@@ -73,7 +73,8 @@ fn a_noisy_sitecustomize_does_not_change_the_answer() {
     run.exits(1).is_silent().holds(!run.stdout().contains("noise"), "the noise is kept apart");
 }
 
-/// The question's own sitecustomize comes first. It then runs the caller's, which could change `sys.path`.
+/// When a wrapper is asked, the shim's sitecustomize comes first. It then runs the caller's sitecustomize,
+/// which could change `sys.path`.
 #[test]
 fn a_sitecustomize_behind_a_wrapper_counts() {
     let sandbox = Sandbox::new();

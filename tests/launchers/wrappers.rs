@@ -81,7 +81,7 @@ fn scripts_of_python_are_asked_where_they_lead() {
             format!(
                 "#!/bin/sh\nversion=$({front} -c 'print(1)')\n[ \"$version\" = 1 ] && exec {script} \"$@\"\n"
             ),
-            // The launcher chooses by its arguments. A question with `version` would not show the choice.
+            // The launcher chooses by its arguments. Asked with `version`, it would choose otherwise.
             format!(
                 "#!/bin/sh\n[ \"$1\" = build-image ] && exec {script} \"$@\"\nexec {front} -m pcluster.cli.entrypoint\n"
             ),
@@ -118,7 +118,8 @@ fn a_launcher_of_several_pclusters_is_unknown() {
     check(&sandbox).1.exits(0);
 }
 
-/// If the variable of a question is left over or set by the caller, build-image is guarded anyway.
+/// The shim does not guard a build-image that it starts to ask a launcher. If the variable for that is left
+/// over, or set by the caller, build-image is guarded anyway.
 #[test]
 fn only_a_question_of_this_very_moment_turns_the_guard_off() {
     let sandbox = Sandbox::new();
@@ -134,7 +135,7 @@ fn only_a_question_of_this_very_moment_turns_the_guard_off() {
     ] {
         sandbox.build_image().var(name, value).run().exits(1);
     }
-    // The variable counts as a question only while the asking process holds the lock.
+    // The variable counts only while the process that asks the launcher holds the lock.
     let lock = fs::File::open(asked.join("pcluster-shim.lock")).unwrap();
     lock.lock().unwrap();
     sandbox.build_image().var("PCLUSTER_SHIM_QUESTION", &asked).run().exits(0).prints(REAL_OUTPUT);

@@ -6,7 +6,7 @@ use super::versions;
 use crate::support::broken_environment::BrokenEnvironment;
 use crate::support::sandbox::Sandbox;
 
-/// While uv changes a virtual environment, it locks the file `.lock` in it.
+/// While uv changes a virtual environment, uv holds a lock on the environment's file `.lock`.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_repair_waits_for_uv() {

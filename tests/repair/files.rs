@@ -148,8 +148,8 @@ fn a_package_behind_a_link() {
     assert!(package.is_symlink());
 }
 
-/// Two packages bring the same file. The file of the second package is not written into that of the first,
-/// because the first is a hard link to the installer's cache.
+/// Two packages bring the same file. What the second package brings is not written into the existing file,
+/// because that file is a hard link to the installer's cache.
 #[test]
 fn a_file_that_two_packages_bring() {
     let sandbox = Sandbox::new();

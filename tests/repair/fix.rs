@@ -28,7 +28,7 @@ fn fix_and_undo() {
             matches!(bytecode.as_slice(), [(_, of)] if of.contains("compiled 1.204.0")),
             "the old bytecode is gone, the new is there: {bytecode:?}"
         );
-        // The mark of a package that the user asked for by name is kept.
+        // REQUESTED marks a package that the user asked for by name. It is kept.
         assert!(is_there("aws_cdk.aws-imagebuilder-1.204.0.dist-info/REQUESTED"));
         assert!(!is_there("aws_cdk.core-1.204.0.dist-info/REQUESTED"));
         assert_eq!(

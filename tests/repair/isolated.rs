@@ -32,7 +32,7 @@ fn beside_the_environment() {
     let where_json = || environment.preflight(["where", "--format", "json"]).run();
     where_().exits(0).is_silent().stdout_matches("where-overlay.txt");
     where_json().exits(0).is_silent().stdout_matches("where-overlay.json");
-    // Other commands of pcluster do not use it.
+    // Other commands of pcluster do not use the overlay.
     let run = sandbox.pcluster(["version"]).var("XDG_STATE_HOME", &environment.state).run();
     run.holds(run.stderr() == "\n", "no overlay for version");
 
@@ -46,7 +46,7 @@ fn beside_the_environment() {
     where_().exits(0).is_silent().stdout_matches("where-stale-overlay.txt");
     where_json().exits(0).is_silent().stdout_matches("where-stale-overlay.json");
 
-    // A new overlay takes its place, and undo removes the new one.
+    // A new overlay replaces the stale one, and undo removes the new one.
     let changed = environment.site();
     let run = environment.preflight(["fix", "--isolated"]).run();
     run.exits(0).stderr_matches("fix-isolated-again.txt");

@@ -61,7 +61,7 @@ fn an_undo_with_a_damaged_copy_changes_nothing() {
     }
 }
 
-/// If the record of the last repair is damaged or empty, that is reported, and nothing is deleted.
+/// If the journal of the last repair is damaged or empty, that is reported, and nothing is deleted.
 #[test]
 fn a_last_journal_that_cannot_be_read_deletes_nothing() {
     let sandbox = Sandbox::new();
@@ -136,7 +136,7 @@ fn a_journal_that_names_files_outside_is_refused() {
     fs::write(&last, &content).unwrap();
     edit(&last, |journal| journal["site"] = json!("/"));
     environment.preflight(["undo"]).run().exits(1).prefixed();
-    // An open journal is rolled back by every command, but not this one.
+    // Every command rolls back an open journal. It does not roll back this journal, which names `mine`.
     edit(&last, |journal| journal["created"][0] = json!(mine));
     fs::rename(&last, last.with_file_name("journal.json")).unwrap();
     environment.preflight([]).run();

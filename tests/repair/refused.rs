@@ -50,7 +50,7 @@ fn a_python_of_the_system_is_left_alone() {
     assert_eq!(environment.site(), before);
 }
 
-/// The marker applies to the directories of the system's Python, also if a virtual environment uses them. It
+/// The marker applies to the directories of the system's Python, even if a virtual environment uses them. It
 /// does not apply to the virtual environment's own directories.
 #[test]
 fn a_virtual_environment_with_packages_of_the_system() {
@@ -89,7 +89,7 @@ fn what_spack_installed_is_left_alone() {
         run.exits(1).prefixed().stderr_matches("fix-spack.txt");
         assert_eq!(environment.site(), before);
         environment.left_nothing("where Spack installed it");
-        // Spack's configuration in HOME is not a sign of an installation.
+        // `.spack` can also be Spack's configuration, as in HOME. That is not a sign of an installation.
         fs::rename(environment.path(".spack"), environment.path("other")).unwrap();
         sandbox.write("venv/.spack/packages.yaml", "packages: {}\n");
         environment.preflight(["fix"]).run().exits(0);

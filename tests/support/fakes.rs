@@ -83,7 +83,7 @@ impl Sandbox {
         let python = PYTHON
             .replace("@LOG@", &format!("'{}'", self.path("log").display()))
             .replace("@FAKE@", &format!("'{}'", new.path("fake").display()));
-        // A binary, as a real Python is: a script in its place would not be asked directly.
+        // A binary, like a real Python. If it were a script, the shim would not ask it directly.
         fs::create_dir_all(new.path("bin")).unwrap();
         copy_program(&compiled("python", PYTHON_C), &new.path("bin/python"));
         self.script(new.path("bin/python.sh"), python);

@@ -136,7 +136,7 @@ impl Call {
         call.under(real_python(), &["-c", TERMINAL, columns]).var("TERM", "xterm")
     }
 
-    /// The command, for a test that starts it itself.
+    /// The command, for tests that start the process themselves.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).env_clear().envs(&self.variables).current_dir(&self.directory);
@@ -290,8 +290,8 @@ impl Run {
         self.holds(self.stderr().contains(text), &format!("expected {text:?} on stderr"))
     }
 
-    /// Asserts that stderr says in three lines, which contain this text, that strict stops because of
-    /// a check.
+    /// Asserts that stderr has three lines: why strict stops the call, what it means, and what to do. One of
+    /// them has to contain this text.
     #[track_caller]
     pub(crate) fn stops_unchecked(&self, text: &str) -> &Self {
         self.prefixed();
