@@ -109,7 +109,7 @@ remove() {
     done
 }
 
-# remove_empty DIR...: removes them, except for those that contain something else.
+# remove_empty DIR...: removes the directories that are empty, and warns about the others.
 remove_empty() {
     for directory in "$@"; do
         if [ -d "$directory" ] && ! rmdir "${directory:?}" 2>/dev/null; then
@@ -265,7 +265,7 @@ EOF
 
 # --- startup files ----------------------------------------------------------------
 
-# The line of a startup file, for sh and for fish. It does nothing if the shim is gone.
+# The line that is added to a startup file, for sh and for fish. It does nothing if the shim is gone.
 startup_line_in_sh() {
     file=$(quoted "$prefix/env")
     printf '[ ! -f %s ] || . %s # pcluster-shim' "$file" "$file"
@@ -522,8 +522,8 @@ remove_shim() {
     say "next: in shells that are open, run: unset -f pcluster; hash -r (fish: functions -e pcluster)"
 }
 
-# base_directory VALUE BELOW_HOME: prints our directory in one of the XDG base directories, or nothing if there is
-# none.
+# base_directory VALUE BELOW_HOME: prints our directory in VALUE or, if VALUE is not an absolute path, in
+# HOME/BELOW_HOME. Prints nothing if HOME is not an absolute path either.
 base_directory() {
     case $1 in
         /*) printf '%s/pcluster-shim' "$1" ;;
@@ -711,8 +711,8 @@ main() {
         *:* | *"
 "*) die "a directory on PATH cannot have a colon or a line break in its name: $prefix" 'Pass another directory with --prefix DIR.' 2 ;;
     esac
-    # After sudo, for example. The other user could not change root's files there, but could replace what root's
-    # shells read.
+    # After sudo, for example, the prefix can be in another user's directory. That user could not change root's files
+    # there, but could replace what root's shells read.
     above=$prefix
     while ! [ -e "$above" ]; do above=$(dirname "$above"); done
     if of_another "$above"; then

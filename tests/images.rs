@@ -248,7 +248,7 @@ fn selection_by_names_and_age() {
     run.exits(2).stderr_matches("older-than.txt");
 }
 
-/// A deletion that was killed after its AMI was gone.
+/// The deletion stops when the AMI is already gone, because its next step is denied.
 #[test]
 fn interrupted_deletion_is_finished_by_the_same_command() {
     let sandbox = Sandbox::new();

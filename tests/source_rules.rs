@@ -28,7 +28,7 @@ fn sources(ending: &str) -> BTreeMap<String, String> {
     found
 }
 
-/// The text before the first line of code.
+/// The `//!` lines at the beginning of a file, as one line.
 fn opening(code: &str) -> String {
     code.lines().take_while(|line| line.starts_with("//!")).collect::<Vec<_>>().join(" ")
 }

@@ -196,7 +196,7 @@ fn completion_in_live_shells() {
             answers.say(step, "\"schemaVersion\": 1");
         }
         answers.do_not_say("after options", "unrecognized");
-        // The id is completed in full, so the advisory is shown in full.
+        // Completion gives the full id, so the command shows the whole advisory.
         answers.say("advisory", "effect rejects the argument");
         answers.say("fix", "marshmallow-4");
         answers.say("install", "usage: install.sh");

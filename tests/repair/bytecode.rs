@@ -91,7 +91,8 @@ fn the_disk_is_full_while_it_compiles() {
     environment.left_nothing("on a full disk");
 }
 
-/// With a real Python, compile.py writes what compileall writes, and no partial file if files cannot grow.
+/// With a real Python, compile.py writes the same files as compileall. If the size of files is limited, it
+/// leaves no partial file.
 #[test]
 fn bytecode_is_whole_or_absent() {
     let sandbox = Sandbox::new();

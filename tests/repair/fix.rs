@@ -107,7 +107,8 @@ fn check_fix_repairs_and_checks_again() {
     let environment = sandbox.broken_environment();
     let run = environment.preflight(["check", "--fix", "--no-synth"]).run();
     run.exits(0).prefixed().stderr_matches("check-fix.txt");
-    // The repair was still proven by syntheses: before it, with the staged packages, and in place.
+    // `--no-synth` does not apply to the repair, which needs three syntheses: before the repair, with the
+    // staged packages, and in place.
     assert_eq!(sandbox.log().iter().filter(|line| *line == "synth").count(), 3);
     assert_eq!(versions(&environment), REPAIRED);
     // If there is nothing to repair, nothing is reported.

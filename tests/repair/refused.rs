@@ -96,7 +96,7 @@ fn what_spack_installed_is_left_alone() {
     }
 }
 
-/// A view that consists of links into the package's own prefix.
+/// A Spack view that consists of links into the prefix of each package.
 #[test]
 fn a_view_of_spacks_with_links() {
     let sandbox = Sandbox::new();
