@@ -131,7 +131,7 @@ fn without_the_directory_for_temporary_files_everything_is_checked() {
     call().run().exits(1).prefixed();
 }
 
-/// Runs `preflight fix`, and returns the directory in which it keeps its state for the sandbox's environment.
+/// Runs `preflight fix`, and returns the directory with the state of repairs of the sandbox's environment.
 fn state_of(sandbox: &Sandbox) -> PathBuf {
     sandbox.pcluster(["preflight", "fix"]).run().exits(0);
     let environments = sandbox.path("state/pcluster-shim/environments");

@@ -256,9 +256,9 @@ fn a_guard_variable_that_cannot_be_read_is_ignored() {
     }
 }
 
-/// If a wheel's `pcluster-preflight` is called by its path, it uses the `pcluster` next to it, whatever is on
-/// PATH. If it is called by its bare name, it uses the `pcluster` on PATH. A pcluster that is named
-/// explicitly is preferred to both.
+/// If a wheel's `pcluster-preflight` is called by path, it uses the `pcluster` in the same directory,
+/// whatever is on PATH. If it is called by its bare name, it uses the `pcluster` on PATH. A pcluster that is
+/// named explicitly is preferred to both.
 #[test]
 fn a_preflight_called_by_its_path_means_the_pcluster_beside_it() {
     let sandbox = Sandbox::new();

@@ -256,7 +256,7 @@ fn config_prints_a_file_that_says_the_same() {
     let line = format!("pcluster preflight config >{}", sandbox.path(CONFIG).display());
     sandbox.call(sandbox.path("tools/sh"), ["-c", &line]).run().exits(0).is_silent();
     assert!(std::fs::read_to_string(sandbox.path(CONFIG)).unwrap().contains("#mode: block"));
-    // `>>` does not empty the file, so it is not refused. `>` does.
+    // `>>` is allowed, because it does not empty the file. `>` is refused, because the file exists by now.
     let append = line.replace(" >", " >>");
     sandbox.call(sandbox.path("tools/sh"), ["-c", &append]).run().exits(0).is_silent();
     let onto_itself = sandbox.call(sandbox.path("tools/sh"), ["-c", &line]).run();

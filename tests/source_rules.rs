@@ -9,7 +9,7 @@ fn top() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every file with this extension below `src`, by its path there, without its unit tests.
+/// The files below `src` with this extension, without their unit tests. The keys are the paths below `src`.
 fn sources(ending: &str) -> BTreeMap<String, String> {
     let (src, mut found, mut directories) = (top().join("src"), BTreeMap::new(), vec![top().join("src")]);
     while let Some(directory) = directories.pop() {

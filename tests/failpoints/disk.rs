@@ -114,8 +114,8 @@ fn a_disk_that_fails_to_write() {
         (true, Sandbox::new().broken_environment_across_file_systems()),
     ] {
         let before = environment.site();
-        // The first syncfs of each thread fails. With copies, that is the sync of the snapshot. With links,
-        // it is the sync of the exchange and also that of the rollback, so the transaction is still open.
+        // The first syncfs of each thread fails. With copies, the sync of the snapshot fails. With links, the
+        // sync of the exchange fails, and so does the sync of the rollback: the transaction is still open.
         let first = ["-f", "-e", "trace=syncfs", "-e", "inject=syncfs:error=EIO:when=1", "-o", "/dev/null"];
         let run = environment.preflight(["fix"]).under(on_this_machine("strace"), &first).run();
         run.exits(1).prefixed();

@@ -103,7 +103,7 @@ fn trap_06_and_08_one_live_shell_through_install_activate_deactivate_and_uninsta
         other.really("echo \"the other pcluster: $*\"");
         let (venv, fish) = (home.path("other"), if shell == "fish" { ".fish" } else { "" });
         let launcher = fs::read(venv.join("bin/pcluster")).unwrap();
-        // The environment's activation scripts come from a real one.
+        // The environment's activation scripts come from a real environment.
         output(
             real_python(),
             &["-m", "venv", "--without-pip", home.path("v").to_str().unwrap()].map(AsRef::as_ref),

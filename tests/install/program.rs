@@ -67,7 +67,7 @@ fn the_script_is_as_its_linters_want_it() {
             .collect::<Vec<_>>(),
     );
     assert_eq!(difference, "");
-    // The env file is written in sh too.
+    // The env file is an sh script too.
     let home = Home::new();
     home.install();
     let env = home.prefix().join("env");

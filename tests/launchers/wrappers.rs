@@ -118,8 +118,8 @@ fn a_launcher_of_several_pclusters_is_unknown() {
     check(&sandbox).1.exits(0);
 }
 
-/// The shim does not guard a build-image that it starts to ask a launcher. If the variable for that is left
-/// over, or set by the caller, build-image is guarded anyway.
+/// The shim does not guard a build-image that it starts to ask a launcher. If the variable that
+/// marks such a call is left over, or set by the caller, build-image is guarded anyway.
 #[test]
 fn only_a_question_of_this_very_moment_turns_the_guard_off() {
     let sandbox = Sandbox::new();

@@ -21,7 +21,7 @@ pub(crate) struct BrokenEnvironment<'a> {
     pub(crate) environment: Environment<'a>,
     /// The shim's state directory; on another file system in some tests.
     pub(crate) state: PathBuf,
-    /// Keeps the state directory on that other file system.
+    /// The temporary directory on that other file system. It is removed when this is dropped.
     elsewhere: Option<tempfile::TempDir>,
 }
 
@@ -170,7 +170,8 @@ impl BrokenEnvironment<'_> {
         fs::write(&record, lines.join("\n") + "\n").unwrap();
     }
 
-    /// Adds the bytecode of a source file. pip lists it in RECORD; Python itself does not.
+    /// Adds the bytecode of a source file. With `by_pip`, RECORD lists it, as if pip had compiled the file.
+    /// Bytecode that Python writes on import is not listed.
     pub(crate) fn compile(&self, source: &str, by_pip: bool) {
         let source = Path::new(source);
         let name = format!("{}.cpython-39.pyc", source.file_stem().unwrap().display());
@@ -389,8 +390,8 @@ impl Drop for Unwritable {
     }
 }
 
-/// The program for both installers. `check` runs the file `check`. Any other command saves its arguments, its
-/// environment and copies of the files that it is given, then runs the file `install`.
+/// The program for both installers. The command `check` runs the file `check`. Any other command saves its
+/// arguments, its environment and copies of the files that it is given, then runs the file `install`.
 const INSTALLER: &str = r#"here='@HERE@'
 [ "$1" = check ] && { . "$here/check"; exit; }
 echo "$@" >"$here/arguments"
@@ -427,7 +428,7 @@ cp -Rp "$here/$version/." "$target"
 "#;
 
 /// The answer depends on the release of CDK that is first on `sys.path`; a mixture of two releases is an
-/// error. If a test has made the FIFO `hold`, this waits at it.
+/// error. If a test has made the FIFO `hold`, this code waits for a writer.
 const SYNTH: &str = r#"
 entries=$(cat "$request"); entries=${entries#*\[}; entries=${entries%%\]*}
 IFS=,
