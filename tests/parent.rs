@@ -118,8 +118,8 @@ fn what_aws_does_not_tell_is_not_checked() {
     }
 }
 
-/// `client_parent.py` with a subnet, and with web pages on the loopback. Not everybody can reach that host, so
-/// a page that is not found there is hidden, not absent.
+/// `client_parent.py` with a subnet, and with web pages on the loopback. Not everybody can reach that host,
+/// so a page that is not found there is hidden, not absent.
 #[test]
 fn pages_and_subnets_are_read() {
     let sandbox = Sandbox::new();
