@@ -191,8 +191,8 @@ export PATH
 unset _pcluster_shim_path
 case $- in
     *i*)
-        # Activating an environment puts its own directory first; a function comes before any. The
-        # shim still hands on to the first pcluster on PATH. What you have defined stays.
+        # Activating an environment puts its directory first on PATH, but a function comes before PATH. The
+        # shim then runs the first pcluster on PATH. A `pcluster` that you have defined yourself stays.
         case $(command -v pcluster) in
             pcluster | alias*) ;;
 EOF
@@ -235,8 +235,8 @@ for entry in $PATH
 end
 set -gx PATH $directory $others
 if status is-interactive
-    # Activating an environment puts its own directory first; a function comes before any. The shim
-    # still hands on to the first pcluster on PATH. What you have defined stays.
+    # Activating an environment puts its directory first on PATH, but a function comes before PATH. The
+    # shim then runs the first pcluster on PATH. A `pcluster` that you have defined yourself stays.
     if not functions -q pcluster
         function pcluster
 EOF
