@@ -75,7 +75,7 @@ pub struct Search {
 
 impl Search {
     /// Uses this process's environment for the search. `named` is the path from a flag or from the config.
-    /// PCLUSTER_SHIM_REAL overrides the config, and a flag overrides PCLUSTER_SHIM_REAL.
+    /// `PCLUSTER_SHIM_REAL` overrides the config, and a flag overrides `PCLUSTER_SHIM_REAL`.
     pub fn from_environment(named: Option<(PathBuf, FoundBy)>) -> Self {
         let by_variable = env::var_os(env_vars::REAL)
             .filter(|value| !value.is_empty())
@@ -97,7 +97,7 @@ impl Search {
         }
     }
 
-    /// The real pcluster that a flag, PCLUSTER_SHIM_REAL or the config names.
+    /// The real pcluster that a flag, `PCLUSTER_SHIM_REAL` or the config names.
     pub fn named(&self) -> Option<&(PathBuf, FoundBy)> {
         self.named.as_ref()
     }

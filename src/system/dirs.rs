@@ -22,7 +22,7 @@ pub fn prefix() -> Option<PathBuf> {
     named(DATA)
 }
 
-/// The directory for state. `None` if neither HOME nor XDG_STATE_HOME can be used, or if the directory would
+/// The directory for state. `None` if neither HOME nor `XDG_STATE_HOME` can be used, or if the directory would
 /// be in another user's.
 pub fn state() -> Option<PathBuf> {
     named(STATE).filter(|directory| !is_of_another(directory))
