@@ -375,7 +375,7 @@ fn a_broken_environment_is_stopped_whatever_the_form_of_the_configuration() {
     run.exits(0).prefixed().holds(run.stderr().contains("/dev/null"), "both are reported");
 }
 
-/// An empty AWS_DEFAULT_REGION counts as not set, as in botocore. `-r` does not count either: if the
+/// An empty `AWS_DEFAULT_REGION` counts as not set, as in botocore. `-r` does not count either: if the
 /// configuration can be read only once, the check gets none of the call's options.
 #[test]
 fn an_empty_region_does_not_let_a_broken_environment_through() {
