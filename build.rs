@@ -1,4 +1,5 @@
-//! The built-in lists of what is known as JSON: every guarded call reads them, and YAML takes ten times as long.
+//! Converts the built-in advisories and combinations from YAML to JSON: every guarded call reads them, and reading
+//! YAML takes ten times as long.
 #![expect(clippy::expect_used, reason = "the build stops at a file that is not YAML")]
 
 use std::path::Path;

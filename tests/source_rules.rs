@@ -91,7 +91,8 @@ fn map(sources: &BTreeMap<String, String>) -> Vec<String> {
     rows.map(|row| row.split('`').next().unwrap_or_default().to_owned()).collect()
 }
 
-/// The file of the longest part of a path that is a module: `repair::plan::Reason` is in `repair/plan.rs`.
+/// The file of the module that a path leads into: for `repair::plan::Reason`, `repair/plan.rs`. The longest prefix
+/// that has a file counts.
 fn file_of<'s>(path: &str, sources: &'s BTreeMap<String, String>) -> &'s String {
     let parts: Vec<&str> = path.split("::").collect();
     let files = (1..=parts.len()).rev().flat_map(|count| {

@@ -99,7 +99,8 @@ impl InterpreterAnswer {
         changed.chain(self.unset.iter().map(|name| (from_latin1(name), None))).collect()
     }
 
-    /// Uses the running program as the executable, if that program is known; returns whether it is known.
+    /// Replaces the executable that Python reported with the program that really ran (`running`), if that is
+    /// known; returns whether it is known.
     pub fn take_running(&mut self) -> bool {
         let running = self.running.take();
         let is_known = running.is_some();

@@ -168,7 +168,7 @@ impl Examined<'_> {
         Some((format!("log group {group}"), why))
     }
 
-    /// The log group that is named after its image id.
+    /// The log group that is named after the AMI's image id.
     fn find_log_group(&self, arn: &BuildArn) -> Option<&str> {
         let id = |name: &str| name.strip_prefix(LOG_GROUP).map(str::to_owned);
         let is_own =

@@ -87,8 +87,8 @@ impl<'a> Installer<'a> {
     }
 
     /// An installer that can limit packages to those available on a certain date: uv. If this installer is
-    /// pip, pip fetches uv into `directory`. pip itself can do this only from release 26 on, and few
-    /// environments have that release.
+    /// pip, pip fetches uv into `directory`. pip itself can limit packages by date only from release 26 on,
+    /// and few environments have that release.
     pub fn limiting_dates(&self, directory: &Path) -> Result<Self, Abort> {
         let (uv, cache) = match &self.program {
             Program::Uv(uv) => (uv.clone(), None),

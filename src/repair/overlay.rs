@@ -138,8 +138,8 @@ fn read_record(entry: &Entry) -> Option<OverlayRecord> {
     serde_json::from_slice(&text).ok()
 }
 
-/// A digest of the versions of Python and of the packages. It also covers the installed files of packages
-/// that the overlay contains with source edits, because the overlay hides changes to those files.
+/// A digest of the versions of Python and of the packages. If the overlay contains an edited copy of a package,
+/// the digest also covers the package's installed files, because the copy would hide changes to them.
 fn environment_key(python: &str, packages: &Packages, changes: &[Change]) -> String {
     let python = [("python".to_owned(), python.to_owned())];
     let lines = python.into_iter().chain(packages.versions());

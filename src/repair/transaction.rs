@@ -296,8 +296,9 @@ impl Transactions {
             .map_err(describe("cannot write", &self.open_journal()))
     }
 
-    /// Removes the files of interrupted repairs: overlays, and snapshots that no journal names. The caller
-    /// holds [`Self::lock_repair`], so none of these files belongs to a running repair.
+    /// Removes what interrupted repairs left: directories of staged packages ([`OVERLAY_PREFIX`]; overlays that
+    /// are kept have another prefix), and snapshots that no journal names. The caller holds
+    /// [`Self::lock_repair`], so nothing of this belongs to a running repair.
     pub fn remove_leftovers(&self) {
         // An open transaction needs its snapshot for the rollback.
         if !self.open_journal().exists() {

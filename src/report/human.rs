@@ -335,7 +335,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// In addition, foreign text cannot start a new line.
+        /// Foreign text is escaped, and cannot start a new line.
         #[test]
         fn no_foreign_text_reaches_a_terminal_as_it_is(
             text in proptest::collection::vec(proptest::char::any(), 0..20)

@@ -115,7 +115,7 @@ pub fn make_directory(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A file or directory of the program that is not trusted.
+/// One of the program's own files or directories, which is not trusted.
 #[derive(Debug)]
 pub struct Refused {
     pub path: PathBuf,

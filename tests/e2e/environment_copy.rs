@@ -101,8 +101,8 @@ impl EnvironmentCopy {
         self.environment.site_packages()
     }
 
-    /// Makes the present state the reference: for tests that have changed packages, and for the machine's own
-    /// Python, which could change them when it starts.
+    /// Makes the present state the reference. Tests call this after they have changed packages, or after they
+    /// have started the machine's own Python, which could change packages.
     pub(crate) fn is_right_as_it_is(&mut self) {
         self.reference = self.keep_copy();
     }

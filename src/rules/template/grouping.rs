@@ -24,7 +24,7 @@ pub(super) struct Detail<'a> {
     /// The predicate of a sentence whose subject is "the template", without the full stop.
     pub(super) message: String,
     pub(super) found: Option<&'a Value>,
-    /// `None` if the path is enough.
+    /// The value that was expected; `None` if the path alone shows what is wrong.
     pub(super) expected: Option<String>,
 }
 

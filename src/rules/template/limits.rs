@@ -333,7 +333,7 @@ mod tests {
         for name in [".a", " a"] {
             assert_eq!(of_name(name), model, "{name:?}");
         }
-        // Another placeholder can be replaced with anything.
+        // What any other placeholder is replaced with is not known, so the name is accepted.
         assert!(of_name("{{ imagebuilder:other:x }}").is_empty());
     }
 

@@ -106,7 +106,7 @@ impl Place {
         place
     }
 
-    /// The path of `bin/NAME` in the sandbox, or any other path in it.
+    /// The path `name` in the sandbox, for example `bin/pcluster`.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.sandbox.path(name)
     }
