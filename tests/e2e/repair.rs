@@ -355,7 +355,7 @@ fn beside_an_environment_whose_launcher_changes_the_path() {
     wraps("export PYTHONPATH=/nonexistent");
     let refused = copy.fix(&["--isolated"]);
     refused.exits(1);
-    assert!(refused.stderr().contains("which Python it runs"), "{refused}");
+    assert!(refused.stderr().contains("which Python this launcher runs"), "{refused}");
 
     // This launcher does not change PYTHONPATH until it is rewritten below.
     wraps("");
