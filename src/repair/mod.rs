@@ -5,9 +5,9 @@
 //! 1. [`plan`] uses a check's findings to find the packages that have to move. If the findings name no
 //!    packages, or if moving the named ones does not help, [`release`] finds the packages by the release date
 //!    of aws-parallelcluster and with a search ([`culprit`]).
-//! 2. [`mod@stage`] resolves them with uv or pip, and installs them into a separate directory.
-//! 3. [`mod@prove`] runs the check with the staged packages ahead of the environment's own.
-//! 4. [`mod@commit`] replaces the files of the installed packages with the staged ones, in a
+//! 2. [`stage`](mod@stage) resolves them with uv or pip, and installs them into a separate directory.
+//! 3. [`prove`](mod@prove) runs the check with the staged packages ahead of the environment's own.
+//! 4. [`commit`](mod@commit) replaces the files of the installed packages with the staged ones, in a
 //!    [`transaction`]: a snapshot of the old files and a journal are written first.
 //! 5. [`verify`] checks the environment itself. The transaction is then closed, or, if anything has
 //!    failed, rolled back ([`rollback`]).
