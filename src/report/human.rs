@@ -54,7 +54,8 @@ fn conclude(report: &Report, width: usize) -> String {
     match report.findings.iter().find(is_next) {
         Some(finding) if finding.has_repair() => {
             let (head, next) = (head + ".", format!("Next: {}.", describe_hint(finding)));
-            fill([head.as_str(), &next].into_iter(), " ", width).join("\n")
+            let lines = fill([head.as_str(), &next].into_iter(), " ", width);
+            lines.iter().flat_map(|line| wrap(line, width)).collect::<Vec<_>>().join("\n")
         }
         _ => head,
     }
