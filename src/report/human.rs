@@ -302,7 +302,7 @@ fn describe_finding(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::finding::{Fix, Kind};
+    use crate::model::finding::{Fix, Kind, Remedy};
     use crate::model::options::FoundBy;
     use crate::report::Shim;
     use crate::text::printable::escape;
@@ -333,6 +333,17 @@ mod tests {
         let check = Check::new("node", Status::Unknown, std::time::Duration::ZERO, reason);
         let packages = BTreeMap::from([("aws-cdk-aws-imagebuilder".to_owned(), text.to_owned())]);
         Report::new(Shim { version: "0", path: None }, Some(target_info), packages, vec![check], findings)
+    }
+
+    #[test]
+    fn a_next_step_that_is_a_sentence_is_folded() {
+        let command =
+            "install it with `uv tool install` or pip, and run `pcluster preflight fix` there".into();
+        let fix = Some(Fix { command, ..Fix::by_command(Remedy::Release) });
+        let report = report_of("x", vec![Finding { fix, ..finding_of("x") }]);
+        let end = conclude(&report, 60);
+        assert!(end.lines().all(|line| line.chars().count() <= 60), "{end}");
+        assert!(end.contains("`pcluster preflight fix`"), "{end}");
     }
 
     proptest::proptest! {
