@@ -1,21 +1,21 @@
 #!/bin/sh
-# Installs and uninstalls pcluster-shim. POSIX sh; nothing runs before the last line.
+# Installs and uninstalls pcluster-shim. POSIX sh.
 #
 #   prefix/bin/{pcluster,pcluster-preflight}   the shim, in its own directory, first on PATH
 #   prefix/{env,env.fish}                      what startup files source
-#   prefix/completions/, prefix/share/man/     for bash, zsh and fish; the manual page
+#   prefix/completions/, prefix/share/man/     completions for bash, zsh and fish; the manual page
 #   prefix/install.sh                          this file, for --uninstall and --venv
 #
-# With --venv DIR, it installs into an environment instead:
+# With --venv DIR, the shim is installed into an environment instead:
 #
 #   DIR/bin/pcluster                           the shim
 #   DIR/bin/pcluster-preflight                 a second copy, in case DIR/bin/pcluster is overwritten
-#   DIR/bin/pcluster.real                      the launcher that was there
-#   DIR/bin/.pcluster-shim/pcluster            a link to that launcher, by the name that its usage text shows
+#   DIR/bin/pcluster.real                      the launcher that was DIR/bin/pcluster before
+#   DIR/bin/.pcluster-shim/pcluster            a link to pcluster.real, so that usage texts show the name pcluster
 #   DIR/bin/.pcluster-shim/install.sh          this file
 
-# Only functions, and one call at the end, so that a truncated script does nothing. No function name begins with the
-# name of a harmful program, because the script could be truncated inside the name.
+# This file has only functions, variables and one call at the end, so that a truncated copy does nothing. No function
+# name begins with the name of a harmful program: if a copy ends inside a function name, sh runs the part that is there.
 usage() {
     cat <<'EOF'
 usage: install.sh [--prefix DIR] [--binary FILE] [--no-modify-path]
@@ -41,10 +41,10 @@ die() {
     exit "${3:-1}"
 }
 
-# A text that every build of the shim contains, and no other program does.
+# Every build of the shim contains this text; no other program does.
 marker='pcluster-shim executable 7c1e4d6a-86f5-4f0b-9a0c-2d3b51e6f0aa'
 
-# Zero bytes are replaced because some versions of grep stop at one.
+# Zero bytes are replaced, because some versions of grep stop at a zero byte.
 is_shim() { [ -f "$1" ] && tr '\000' '\n' <"$1" 2>/dev/null | LC_ALL=C grep -qF "$marker"; }
 
 # quoted TEXT: prints it as one word of sh.
@@ -72,11 +72,11 @@ absolute() {
 
 # owner_of FILE: prints the user ID of its owner; links are followed.
 owner_of() {
-    # shellcheck disable=SC2012 # one name, and stat is not in POSIX
+    # shellcheck disable=SC2012 # ls gets only one name, and stat is not in POSIX
     ls -ldnL "$1" 2>/dev/null | awk '{ print $3 }'
 }
 
-# of_another FILE: whether this is root and the file belongs to another user. Permissions do not stop root.
+# of_another FILE: whether root runs this script and FILE belongs to another user. Permissions would not stop root.
 of_another() {
     owner=$(owner_of "$1")
     [ "$(id -u)" -eq 0 ] && [ "${owner:-0}" -ne 0 ]
@@ -84,10 +84,10 @@ of_another() {
 
 # --- files --------------------------------------------------------------------
 
-# The names of unfinished files end in this and a number. --uninstall removes the unfinished files of a killed run.
+# The name of an unfinished file ends in this text and a number. --uninstall removes what killed runs left unfinished.
 temporary=.pcluster-shim-new
 
-# put MODE FILE: writes standard input to FILE atomically, so that a running program keeps its old file.
+# put MODE FILE: writes standard input to FILE atomically. A process that runs the old FILE is not disturbed.
 put() {
     new=$2$temporary.$$
     # shellcheck disable=SC2094 # what cannot be written is reported below
@@ -99,7 +99,7 @@ put() {
     die "cannot write $2" "Make $(dirname "$2") writable, or pass another directory."
 }
 
-# remove FILE...: removes the files that belong to the shim, and the unfinished files of a killed run.
+# remove FILE...: removes each FILE that belongs to the shim, and the unfinished copies of FILE from killed runs.
 remove() {
     for file in "$@"; do
         if [ -h "$file" ] || is_shim "$file" || LC_ALL=C grep -qi 'pcluster[_-]shim' "$file" 2>/dev/null; then
@@ -126,8 +126,8 @@ choose_program() {
         command -v cargo >/dev/null 2>&1 ||
             die 'cargo is not on PATH' 'Install Rust (https://rustup.rs), or pass a built pcluster-shim with --binary FILE.'
         say 'building with cargo'
-        # Static if possible, because loading shared libraries would be a third of the time that the shim adds to a
-        # call. Not every system has a static libc.
+        # The program is static if possible: loading shared libraries would be a third of the time that the shim adds
+        # to a call. Not every system has a static libc.
         out=$here/target/install
         set -- --release --locked --manifest-path "$here/Cargo.toml" --target-dir "$out"
         # On a terminal cargo shows its progress, because a build takes some minutes.
@@ -155,7 +155,7 @@ choose_program() {
     fi
     [ -f "$binary" ] || die "$binary is not a file" 'Pass a built pcluster-shim with --binary FILE.'
     is_shim "$binary" || die "$binary is not pcluster-shim" 'Pass a built pcluster-shim with --binary FILE.'
-    # Under the name that a wheel uses, the program has only its own commands, without `preflight` before them.
+    # A wheel installs the program as `pcluster-preflight`. Under that name, commands have no `preflight` before them.
     case $binary in
         */pcluster-preflight) version=$("$binary" --version 2>/dev/null) ;;
         *) version=$("$binary" preflight --version 2>/dev/null) ;;
@@ -164,7 +164,7 @@ choose_program() {
         die "$binary does not run on this machine" 'Build it here: run install.sh in a checkout, without --binary.'
 }
 
-# put_script DIR: puts this file there, unless it comes through a pipe.
+# put_script DIR: copies this file into DIR, unless sh reads this file from a pipe.
 put_script() {
     if [ -n "$here" ] && [ "$here" != "$1" ]; then put 755 "$1/install.sh" <"$here/install.sh"; fi
 }
@@ -276,7 +276,8 @@ startup_line_in_fish() {
     printf 'test -f %s; and source %s # pcluster-shim' "$file" "$file"
 }
 
-# The end of our line in a file that had no newline at its end: --uninstall removes the added newline too.
+# If a startup file has no newline at its end, a newline is added before our line. Our line then ends in this text, so
+# that --uninstall removes that newline too.
 one_more=', and the newline before'
 
 # each_startup_file add|remove: handles each existing file that a shell of this user could read. It creates no file: a
@@ -317,7 +318,7 @@ add_line() {
         edited=1
         return
     fi
-    # A single write, so that the file is complete even if this is interrupted.
+    # A single write adds the line, so that an interruption cannot leave half of the line.
     added=$2
     if [ -s "$1" ] && [ "$(($(tail -c 1 "$1" | wc -l)))" -eq 0 ]; then
         added="
@@ -336,7 +337,7 @@ $2$one_more"
 # remove_line FILE LINE: removes the first match, if there is one; the bytes before and after it are unchanged.
 remove_line() {
     file=$1
-    # Follows links, so that a link stays a link; if the disk is full, the file is unchanged.
+    # Follows links, so that a link is not replaced with a file.
     links=0
     while [ -h "$file" ] && [ "$links" -lt 40 ]; do
         target=$(readlink "$file")
@@ -356,6 +357,7 @@ remove_line() {
     after=$((before + $(printf '%s\n' "$line" | wc -c)))
     whole=$(($(wc -c <"$file")))
     if [ "$line" != "$2" ] && [ "$after" -ge "$whole" ]; then before=$((before - 1)); fi
+    # Works on a copy, so that the file is unchanged if the disk is full.
     new=$file$temporary.$$
     if [ -w "$file" ] && cp -p "$file" "$new" 2>/dev/null &&
         { head -c "$before" "$file" && tail -c "+$((after + 1))" "$file"; } >"$new" && mv -f "$new" "$file"; then
@@ -370,7 +372,7 @@ remove_line() {
 
 # --- install ----------------------------------------------------------------------
 
-# missing_parents: lists the directories above the prefix that do not exist, the lowest first, for --uninstall.
+# missing_parents: lists the missing directories above the prefix, the lowest first. --uninstall removes them again.
 missing_parents() {
     directory=$(dirname "$prefix")
     while ! [ -d "$directory" ]; do
@@ -379,7 +381,7 @@ missing_parents() {
     done
 }
 
-# own_directory: refuses a shared directory, because another installer could overwrite the shim in it.
+# own_directory: refuses a prefix that contains other files, because their installer could overwrite the shim there.
 own_directory() {
     for entry in "$prefix"/* "$prefix"/.[!.]* "$prefix"/bin/* "$prefix"/bin/.[!.]*; do
         case ${entry#"$prefix/"} in
@@ -399,7 +401,7 @@ add_shim() {
     mkdir -p "$prefix/bin" "$prefix/completions" "$prefix/share/man/man1" 2>/dev/null ||
         die "cannot create $prefix" 'Pass a writable directory with --prefix DIR.'
     if [ -n "$made" ]; then printf '%s\n' "$made" '# pcluster-shim' | put 644 "$prefix/made" || exit 1; fi
-    # The env scripts are written last: until then nothing of this is on PATH.
+    # The env scripts are written last, because they put the shim on PATH.
     put 755 "$prefix/bin/pcluster" <"$binary"
     if ! "$prefix/bin/pcluster" preflight --version >/dev/null 2>&1; then
         rm -f "$prefix/bin/pcluster" "$prefix/made"
@@ -445,7 +447,7 @@ check_installation() {
         say "next: put this line at the end of your shell's startup file: $activate"
         return
     fi
-    # In a separate session, because an interactive shell takes over the terminal.
+    # The new shell gets a separate session, because an interactive shell takes over the terminal of its session.
     session=''
     if command -v setsid >/dev/null 2>&1; then session=setsid; fi
     refused=
@@ -458,7 +460,7 @@ check_installation() {
             *)
                 startup='its startup file'
                 if [ "${SHELL##*/}$kind" = bash-l ] && no_login_file; then
-                    # shellcheck disable=SC2088 # for people
+                    # shellcheck disable=SC2088 # people read this path
                     startup='~/.profile, because login shells do not read ~/.bashrc'
                 fi
                 complain "warning: in a new shell ($SHELL${kind:+ $kind} -i) the shim is not first on PATH, so build-image would not be guarded"
@@ -485,7 +487,7 @@ no_login_file() {
     done
 }
 
-# refuses_settings PROGRAM: whether the configuration or a variable is invalid; if so, prints the program's error.
+# refuses_settings PROGRAM: whether PROGRAM rejects the config file or a variable; if so, prints PROGRAM's error.
 refuses_settings() {
     refusal=$(PCLUSTER_SHIM_MODE=block "$1" where -q 2>&1 >/dev/null </dev/null)
     [ $? -eq 2 ] || return 1
@@ -497,7 +499,7 @@ remove_shim() {
         die "$prefix/bin/pcluster does not belong to pcluster-shim: nothing was removed" \
             'With --prefix DIR, pass the directory in which pcluster-shim was installed.'
     fi
-    # Startup files first, so that an interrupted run leaves a shim that no shell calls.
+    # Startup files are edited first, so that no new shell calls a shim that is only partly removed.
     if [ -n "${HOME:-}" ]; then each_startup_file remove; fi
     if ! [ -d "$prefix" ]; then
         say "nothing is installed in $prefix"
@@ -552,7 +554,7 @@ remove_state() {
     if [ -d "$state" ]; then say "kept $state, which \`pcluster preflight undo\` needs"; fi
 }
 
-# remove_settings: removes the directory of settings if it is empty.
+# remove_settings: removes the settings directory if it is empty.
 remove_settings() {
     config=$(base_directory "${XDG_CONFIG_HOME:-}" .config)
     if [ -e "$config/config.yaml" ]; then say "kept $config, your settings"; fi
@@ -561,13 +563,13 @@ remove_settings() {
 
 # --- one environment, in place ------------------------------------------------------
 
-# is_of_wheel FILE: whether pip or uv installed it, and will remove it.
+# is_of_wheel FILE: whether pip or uv installed FILE from our wheel, and will remove FILE with the wheel.
 is_of_wheel() {
     [ "${1##*/}" = pcluster-preflight ] && is_shim "$1" &&
         grep -qs 'bin/pcluster-preflight,' "$venv"/lib*/python*/*-packages/pcluster_preflight-*.dist-info/RECORD
 }
 
-# keeps_launcher: whether the launcher that the shim replaced is next to the shim.
+# keeps_launcher: whether the launcher that the shim replaced is still kept as pcluster.real.
 keeps_launcher() {
     if [ -h "$launcher.real" ] && ! [ -e "$launcher.real" ]; then return 0; fi
     [ -e "$launcher.real" ] && ! is_shim "$launcher.real"
@@ -607,13 +609,13 @@ add_to_venv() {
     "$venv/bin/pcluster-preflight" --version >/dev/null 2>&1 ||
         die "programs cannot run from $venv: its file system may be mounted noexec" "$launcher was not changed."
     if ! is_shim "$launcher"; then
-        # A copy, so that there is a pcluster at all times.
+        # The launcher is copied, not moved, so that there is a pcluster at all times.
         new=$launcher.real$temporary.$$
         if ! cp -pP "$launcher" "$new"; then
             rm -f "$new"
             die "cannot write $launcher.real" "$launcher was not changed. Run this as the owner of the environment."
         fi
-        # If another installation has put the shim there in the meantime, it has kept the launcher already.
+        # If the copy is the shim, another installation has replaced and kept the launcher in the meantime.
         if is_shim "$new"; then
             rm -f "$new"
         elif ! mv -f "$new" "$launcher.real"; then
@@ -627,7 +629,7 @@ add_to_venv() {
     status=0
     PATH=$venv/bin:$PATH PCLUSTER_SHIM_MODE=block "$venv/bin/pcluster-preflight" where -q </dev/null >/dev/null 2>&1 || status=$?
     if [ "$status" -ne 0 ]; then
-        # Otherwise every call of pcluster in this environment would fail.
+        # With the shim in place, every call of pcluster in this environment would fail.
         mv -f "$launcher.real" "$launcher"
         die 'the shim cannot find the launcher that it replaced' \
             "The launcher was restored, so nothing is guarded. To see why the shim did not find it, run: $(quoted "$venv/bin/pcluster-preflight") where"
@@ -644,7 +646,7 @@ remove_from_venv() {
                 'Reinstall aws-parallelcluster there, then run this again.'
         mv -f "$launcher.real" "$launcher" || die "cannot write $launcher" 'Run this as the owner of the environment.'
     elif [ -h "$own/pcluster" ]; then
-        # pip or uv has overwritten or removed the shim since, so what is there now is newer.
+        # pip or uv has overwritten or removed the shim since, so pcluster.real is out of date.
         rm -f "${launcher:?}.real"
     else
         remove_unfinished
@@ -689,7 +691,7 @@ main() {
         esac
         shift
     done
-    # The directory of this file, unless it comes through a pipe.
+    # The directory of this file; empty if sh reads this file from a pipe.
     here=
     case $0 in
         install.sh | */install.sh) here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd) ;;
@@ -711,8 +713,8 @@ main() {
         *:* | *"
 "*) die "a directory on PATH cannot have a colon or a line break in its name: $prefix" 'Pass another directory with --prefix DIR.' 2 ;;
     esac
-    # After sudo, for example, the prefix can be in another user's directory. That user could not change root's files
-    # there, but could replace what root's shells read.
+    # After sudo, for example, the prefix can be in another user's directory. That user could replace root's files
+    # there, and root's shells would run the replacements.
     above=$prefix
     while ! [ -e "$above" ]; do above=$(dirname "$above"); done
     if of_another "$above"; then
@@ -722,7 +724,7 @@ main() {
 }
 
 default_prefix() {
-    # The prefix that this file was installed in.
+    # If this file was installed, its prefix is the default.
     if [ -n "$here" ] && [ -f "$here/env" ] && is_shim "$here/bin/pcluster"; then
         prefix=$here
         return

@@ -1,4 +1,4 @@
-//! One enum of all errors outside a check, each with its message, hint and exit status.
+//! The errors that users see outside of reports, in one enum: each has a message, a hint and an exit status.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ pub const PREFIX: &str = "pcluster-shim: ";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// PATH contains no `pcluster` other than this one.
+    /// PATH contains no `pcluster` other than the shim.
     #[error("no real pcluster was found on PATH")]
     NoRealPcluster,
     /// `pcluster-preflight` was called by its path, in an environment without a pcluster.
@@ -21,13 +21,13 @@ pub enum Error {
     /// `check --all` found no pcluster.
     #[error("no pcluster was found on PATH or in the usual places for environments")]
     NothingFound,
-    /// A directory of `--root` that cannot be searched.
+    /// A directory that was given with `--root` and cannot be searched.
     #[error("--root {directory}: {why}")]
     BadRoot { directory: PathBuf, why: String },
-    /// Every `pcluster` on PATH starts this shim again.
+    /// Every `pcluster` on PATH only starts this shim again.
     #[error("no real pcluster was found, only programs that start this shim again: {}", join(tried))]
     Loop { tried: Vec<PathBuf> },
-    /// The named file cannot be the real pcluster; `by` is what named it.
+    /// `path` cannot be the real pcluster; `by` is the option or setting that contains the path.
     #[error("{by} points to {path}, {why}")]
     BadReal { path: PathBuf, by: &'static str, why: &'static str },
     #[error("cannot run {program}: {source}")]
@@ -44,12 +44,12 @@ pub enum Error {
     Untrusted { file: PathBuf, place: PathBuf, why: String },
     #[error("invalid value {value:?} for {name}")]
     BadVariable { name: &'static str, value: String, accepted: &'static str },
-    /// The image configuration or the arguments of `preflight check`, refused by the real pcluster.
+    /// The real pcluster would reject the image configuration or the arguments of `preflight check`.
     #[error("pcluster rejects the {stage}: {message}")]
     Rejected { stage: String, message: String },
     #[error("unknown advisory {id:?}")]
     UnknownAdvisory { id: String },
-    /// The file of `--output`.
+    /// The file that was given with `--output` cannot be written.
     #[error("cannot write {file}: {why}")]
     CannotWrite { file: PathBuf, why: String },
     /// The output of `preflight config` was redirected to the config file itself.
@@ -60,12 +60,11 @@ pub enum Error {
     /// `preflight constraints` was called without a version, and the installed version cannot be found.
     #[error("cannot read the installed version of aws-parallelcluster without starting pcluster")]
     NoVersion,
-    /// A release before 3.0.0, which has no `build-image`.
+    /// The release of pcluster is older than 3.0.0, so it has no `build-image`.
     #[error("{message}")]
     NoBuildImage { message: String },
     #[error("{file}: {message}")]
     NotATemplate { file: String, message: String },
-    /// AWS cannot be queried.
     #[error("cannot query AWS{}: {}", .0.describe_call(), .0.message)]
     Aws(AwsFailure),
     #[error("there is no stack {name:?} in {region}")]
@@ -76,7 +75,7 @@ pub enum Error {
     /// A failure whose hint depends on where it happened.
     #[error("{message}")]
     Failed { message: String, next: String },
-    /// A repair failed; the environment is unchanged.
+    /// A repair or a rollback failed.
     #[error("{message}")]
     Repair { message: String, next: String },
     /// A repair cannot change the environment's own files.
@@ -140,7 +139,7 @@ pub enum Abort {
     Interrupted(#[from] Interrupted),
 }
 
-/// The `stage` of [`Error::rejected`] if a call is refused because the release is older than 3.0.0.
+/// The `stage` of [`Error::rejected`] if a call is refused because pcluster is older than 3.0.0.
 pub const OLD_RELEASE: &str = "release";
 
 /// A message names at most this many files: a directory that cannot be written to may contain thousands.
@@ -170,7 +169,8 @@ impl Error {
         }
     }
 
-    /// The error of a repair that was tried a second time, in a different way.
+    /// The error of a repair that was tried again with strategy release; `second` is the error of
+    /// that attempt.
     pub fn with_second(self, second: &Self) -> Self {
         match self {
             Self::Repair { message, .. } => {
@@ -187,15 +187,15 @@ impl Error {
         }
     }
 
-    /// Files that a rollback could not restore.
+    /// The error if a rollback could not restore some files; `failures` has a message for each.
     pub fn not_restored(failures: &[String]) -> Self {
         let next = "Fix that, then run `pcluster preflight` to continue the rollback. The copies are kept.";
         let noun = if failures.len() == MAX_NAMED + 1 { " file" } else { " files" };
         Self::repair(join_first(failures, MAX_NAMED, noun), next)
     }
 
-    /// 1: not done; 2: usage or configuration error; 3: AWS cannot be queried; as in a shell, 127: not found,
-    /// and 126: found but not executable.
+    /// 1: not done; 2: usage or configuration error; 3: AWS cannot be queried. As in a shell, 127 means that
+    /// the real pcluster was not found, and 126 that it cannot be executed.
     pub fn exit_status(&self) -> u8 {
         match self {
             Self::NoRealPcluster
@@ -303,7 +303,7 @@ impl Error {
         flatten(&self.to_string()).into_owned()
     }
 
-    /// The form of every error under `--format json`.
+    /// This error as `--format json` prints it.
     pub fn to_json(&self) -> Value {
         describe_in_json(&self.to_line(), &self.hint())
     }
@@ -315,8 +315,8 @@ pub fn advise_to_take(place: &Path) -> String {
     format!("Take ownership of {place} and run `chmod go-w {place}`.")
 }
 
-/// Describes an error of the operating system. A full disk or quota is described in plain words, without the
-/// number of the error.
+/// Describes an error of the operating system. A full disk and an exhausted quota are described in plain
+/// words, without the number of the error.
 pub fn describe_io(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::StorageFull => "the disk is full".into(),
@@ -325,7 +325,6 @@ pub fn describe_io(error: &io::Error) -> String {
     }
 }
 
-/// An error under `--format json`.
 pub fn describe_in_json(message: &str, hint: &str) -> Value {
     json!({"schemaVersion": 1, "error": {"message": message, "hint": hint}})
 }
@@ -335,14 +334,13 @@ pub fn prefix_lines(message: &str) -> String {
     escape(message).lines().fold(String::new(), |text, line| text + PREFIX + line + "\n")
 }
 
-/// Joins the first messages, and counts the others, because there can be thousands.
+/// Joins the first `max` messages, and counts the others, because there can be thousands.
 pub fn join_first(messages: &[String], max: usize, noun: &str) -> String {
     let more = messages.len().saturating_sub(max);
     let more = (more > 0).then(|| format!("and {more} more{noun}"));
     messages.iter().take(max).cloned().chain(more).collect::<Vec<_>>().join("; ")
 }
 
-/// Paths in one line.
 pub fn join(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }

@@ -1,4 +1,4 @@
-//! The steps of one guarded `build-image`, in order. Parses nothing, prints nothing.
+//! The steps of one guarded `build-image`, in order. This file parses nothing and prints nothing.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -35,7 +35,8 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
         return Outcome::exec(real.into_exec(arguments));
     }
     if settings.mode == Mode::Off {
-        // Only a mistyped PCLUSTER_SHIM_MODE matters now, because the user probably meant another mode.
+        // Of the errors in the settings, only a mistyped PCLUSTER_SHIM_MODE is reported: the user probably
+        // meant a mode other than `off`.
         let is_mistyped = |error: &&Error| matches!(error, Error::BadVariable { name: env_vars::MODE, .. });
         let stderr =
             errors.iter().filter(is_mistyped).map(|error| warn_of_settings(error, &settings)).collect();
@@ -43,7 +44,7 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
     }
     let unread = find_read_once(&arguments);
     let call = match &unread {
-        // The check gets none of the options, not even the region: the real parser might read the
+        // The check gets none of the call's options, not even the region: the real parser might read the
         // arguments differently from us.
         Some(_) => Call::minimal(),
         None => Call::Given(arguments.clone()),
@@ -76,7 +77,8 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
 struct Guarded<'a> {
     request: &'a CheckRequest<'a>,
     arguments: Vec<OsString>,
-    /// A check that reports that the configuration was not read, because only the real pcluster may read it.
+    /// If the configuration can be read only once, it is left to the real pcluster. This check reports that
+    /// the shim has not read it.
     unread_check: Option<Check>,
     /// Printed before the findings, but not if the real pcluster rejects the call.
     warnings: String,
@@ -122,9 +124,9 @@ impl Guarded<'_> {
         report::decide(settings.mode, settings.strict, report)
     }
 
-    /// Repairs the environment, or makes a repair outside it if the environment cannot be
-    /// changed; then checks again. If the repair fails, errors stop the build, but warnings that
-    /// predict a failing build do not.
+    /// Repairs the environment, or makes a repair outside it if the environment cannot be changed; then
+    /// checks again. If the repair fails, the build is stopped only if the verdict was blocked. Warnings do
+    /// not stop it, even if they predict that the build fails.
     fn repair(mut self, target: &Target, before: &Report, overlay: &Overlay) -> Result<Outcome, Abort> {
         let repaired = match self.fix(target, false) {
             Err(Abort::Error(Error::NotInPlace { .. })) => self.fix(target, true),
@@ -157,7 +159,7 @@ impl Guarded<'_> {
         repair::fix(self.request, target, options)
     }
 
-    /// If the real pcluster rejects the call, it prints its own message, so nothing is added here.
+    /// If the real pcluster rejects the call, it prints its own message, so the shim prints nothing.
     fn act(self, outcome: CheckOutcome, overlay: &Overlay) -> Outcome {
         let CheckOutcome::Report(report) = outcome else {
             return Outcome::exec(self.into_exec(overlay));
@@ -199,7 +201,7 @@ fn describe_repair(outcome: &RepairOutcome) -> String {
         RepairOutcome::Isolated(repaired) => {
             ("repaired outside the environment, for build-image only", repaired)
         }
-        // No change is left to report: recompiled bytecode has been reported, and this is not a dry run.
+        // There is no change to report: removed bytecode was reported earlier, and this is not a dry run.
         _ => return String::new(),
     };
     let moves = change::list_moves(&repaired.changes);

@@ -36,7 +36,7 @@
 //! | distribution | an installed Python package with its metadata; *package* in reports |
 //! | advisory | releases of a package that are known to break `build-image`, and how to fix that |
 //! | synthesis | running the real pcluster's own code offline, to get the template that it would submit |
-//! | expectation | what that code requires of the AMI for the configuration: name, tags, regions, permissions |
+//! | expectation | what pcluster requires of the AMI for a configuration: name, tags, regions, permissions |
 //! | check | one test of the target, with a status; all of them together are a check of the target |
 //! | finding | what a rule has found: a message, a level, a cost and a fix |
 //! | report | the checks and findings of one call, and their verdict |

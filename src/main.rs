@@ -56,7 +56,7 @@ fn become_program(exec: Exec) -> Error {
     Error::CannotExec { program: exec.program, source }
 }
 
-/// Writes to stdout. It is not an error if the reader has closed it, as `head` does.
+/// Writes to stdout. It is not an error if the reader has closed the pipe, as `head` does.
 fn write_stdout(stdout: &str) -> io::Result<()> {
     if stdout.is_empty() {
         return Ok(());

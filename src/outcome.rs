@@ -11,13 +11,13 @@ use crate::error::{Error, Interrupted};
 pub enum Outcome {
     /// End with this status after printing both texts.
     Exit { status: u8, stdout: String, stderr: String },
-    /// Print the text on stderr and become this program.
+    /// Print the text on stderr, then replace the process with this program.
     Exec { exec: Exec, stderr: String },
     /// Die by the signal that interrupted a check.
     Die(Interrupted),
 }
 
-/// The program that takes the place of this one.
+/// The program that replaces the shim in its process.
 #[derive(Debug)]
 pub struct Exec {
     pub program: PathBuf,

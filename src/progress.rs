@@ -1,4 +1,5 @@
-//! What is being done, and for how long, on stderr: a spinner on a terminal, plain lines with `-v`.
+//! Shows on stderr what is being done, and for how long: with a spinner on a terminal, with plain lines
+//! for `-v`.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,19 +37,19 @@ impl Progress {
             }
             Self::Terminal => Step(None),
             Self::Lines => {
-                // It is not an error of the check if a reader has closed stderr.
+                // An error is ignored: a check must not fail because a reader has closed stderr.
                 let _ = writeln!(std::io::stderr(), "{PREFIX}{what}");
                 Step(None)
             }
         }
     }
 
-    /// Whether steps are hidden, although messages are written.
+    /// Whether [`Self::step`] shows nothing, although [`Self::write`] writes messages.
     pub fn is_hidden(self) -> bool {
         self == Self::Terminal && !std::io::stderr().is_terminal()
     }
 
-    /// Writes a message immediately, because what follows may fail.
+    /// Writes a message immediately, because the steps that follow may fail.
     pub fn write(self, message: &str) {
         if self != Self::Silent {
             write_stderr(&prefix_lines(message));

@@ -1,5 +1,5 @@
-//! `preflight check --all`: which environments are found, and which are not run. Each has one line, and the
-//! worst one decides the exit status.
+//! `preflight check --all`: which environments are found, and which are listed without being run. Each
+//! environment has one line, and the worst one decides the exit status.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -58,7 +58,6 @@ fn each_environment_has_its_line_and_the_worst_decides() {
     sandbox.has_no_scratch();
 }
 
-/// The JSON of each environment is what `check` prints for it, except for times.
 #[test]
 fn the_json_is_a_list_of_the_reports_of_check() {
     let sandbox = Sandbox::new();
@@ -126,7 +125,8 @@ fn what_others_could_have_written_is_listed_and_not_run() {
     all(&sandbox, "work").run().exits(0);
 }
 
-/// With umask 002, what a user installs is writable by the user's own group.
+/// With umask 002, files that a user installs are writable by the group with the user's own number. This does
+/// not make the files untrusted.
 #[test]
 fn the_group_of_a_users_own_number_is_the_user() {
     let sandbox = Sandbox::new();

@@ -1,6 +1,5 @@
-//! Which calls are guarded, and which pass through to the real program. A pass-through is the same as a
-//! direct call in process, arguments, environment, streams, status and signals, and the shim leaves
-//! nothing behind.
+//! Which calls are guarded, and which pass through to the real program. A pass-through has the same process,
+//! arguments, environment, streams, status and signals as a direct call, and the shim leaves nothing behind.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -54,7 +53,7 @@ fn build_image_is_guarded_wherever_the_real_parser_finds_it() {
     assert!(!sandbox.log().iter().any(|line| line.starts_with("real")), "{:?}", sandbox.log());
 }
 
-/// The shim is called by its names, with and without a directory, and by another name.
+/// The shim is called as `pcluster`, as `pcluster-preflight` and by another name.
 #[test]
 fn only_the_name_pcluster_preflight_is_a_command_of_its_own() {
     let sandbox = Sandbox::new();
@@ -75,8 +74,8 @@ fn only_the_name_pcluster_preflight_is_a_command_of_its_own() {
     let run = sandbox.call(sandbox.path("shim/pcluster-preflight"), ["advisories"]).run();
     let same = sandbox.pcluster(["preflight", "advisories"]).run();
     run.exits(0).prints(&same.stdout()).is_silent();
-    // `pcluster-preflight` prints commands under its own name, so they also work if `pcluster` is the
-    // real one.
+    // The commands that `pcluster-preflight` prints begin with `pcluster-preflight`, so they also work if
+    // `pcluster` is the real pcluster.
     let called = |name: &str, line: &str| {
         let line = format!("{name} {line}");
         sandbox.call(sandbox.path("tools/sh"), ["-c", &line]).run()
@@ -139,8 +138,8 @@ fn trap_16_a_console_script_gets_exactly_the_callers_environment() {
     }
 }
 
-/// A wrapper could start the shim again by exec. So the wrapper gets one new variable, which names what was
-/// tried, and no other new variable.
+/// A wrapper could exec the shim again. To notice that, the shim sets a variable with the launchers that it
+/// has tried. The wrapper gets no other new variable.
 #[test]
 fn a_wrapper_gets_one_variable_more() {
     let sandbox = Sandbox::new();
@@ -177,7 +176,7 @@ fn trap_10_bytes_that_are_no_text_pass_in_arguments_variables_and_path() {
     run.exits(0).is_silent().holds(run.stdout == expected, "the bytes");
 }
 
-/// A guarded call in which the name of the configuration and a variable are not UTF-8.
+/// The file name of the configuration and the value of a variable are not UTF-8.
 #[test]
 fn bytes_that_are_no_text_pass_through_a_guarded_call() {
     let sandbox = Sandbox::new();
@@ -257,14 +256,15 @@ fn trap_23_a_pass_through_does_nothing_but_find_and_exec() {
             &format!("no open for writing: {line}"),
         );
         run.holds(!line.contains("config.yaml"), "no config is read");
-        // The shim recognizes its own file by the inode: a search for the marker in the file would take
-        // longer than all the rest.
+        // The shim recognizes its own file by the inode. To search the file for the shim's marker would take
+        // longer than the rest of the call.
         let own = format!("{}\"", sandbox.path("shim/pcluster").display());
         run.holds(!line.contains("open") || !line.contains(&own), "the shim itself is not read");
     }
 }
 
-/// A program is exec'ed by the path found on PATH, because multicall programs depend on their name.
+/// The shim execs the path that it found on PATH without resolving links, because multicall programs depend
+/// on the name by which they are called.
 #[test]
 fn trap_09_the_path_is_handed_on_as_found() {
     let sandbox = Sandbox::new();
@@ -301,7 +301,7 @@ fn no_damaged_file_of_the_shim_reaches_another_command() {
 fn trap_12_signal_dispositions_are_those_of_a_direct_call() {
     let sandbox = Sandbox::new();
     sandbox.link("tools/grep", on_this_machine("grep"));
-    // With exec, because a shell that reads its own status would show its own handlers.
+    // `exec`, because a shell that reads `/proc/self/status` itself would show its own handlers.
     sandbox.environment().really("exec grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status");
     for ignored in ["", "trap '' HUP; ", "trap '' INT QUIT TERM; "] {
         let in_shell = format!("{ignored}exec \"$@\"");

@@ -11,8 +11,8 @@ use crate::support::sandbox::Sandbox;
 
 const FRAME: &str = r#"printf '\n%s\n' "$sentinel""#;
 
-/// Asserts that a call prints one warning line and runs the real pcluster, and that with strict it stops and
-/// says why.
+/// Asserts that a call prints one warning line and runs the real pcluster, and that with strict the call
+/// stops and says why.
 #[track_caller]
 fn warned(sandbox: &Sandbox, what: &str, snapshot: &str) {
     let run = sandbox.build_image().run();
@@ -61,7 +61,7 @@ fn a_synthesis_that_fails() {
     }
 }
 
-/// A child that hangs is ended, together with everything that it started. A variable sets the time limit.
+/// A child that hangs is ended, together with everything that it started.
 #[test]
 fn a_hang_ends_at_the_time_limit() {
     for (snapshot, identity) in [("identity-hangs.txt", true), ("synth-hangs.txt", false)] {
@@ -131,7 +131,7 @@ fn without_the_directory_for_temporary_files_everything_is_checked() {
     call().run().exits(1).prefixed();
 }
 
-/// Runs `preflight fix`, and returns the directory with the state of repairs of the sandbox's environment.
+/// Runs `preflight fix`, and returns the directory with the repair state of the sandbox's environment.
 fn state_of(sandbox: &Sandbox) -> PathBuf {
     sandbox.pcluster(["preflight", "fix"]).run().exits(0);
     let environments = sandbox.path("state/pcluster-shim/environments");
@@ -140,7 +140,8 @@ fn state_of(sandbox: &Sandbox) -> PathBuf {
 
 const NOT_ROLLED_BACK: &str = "repair: an interrupted repair cannot be rolled back";
 
-/// A journal that cannot be parsed, and one whose copies are gone: advisories and template are still checked.
+/// If a journal cannot be parsed, or a copy that the journal names is gone, advisories and template are
+/// still checked.
 #[test]
 fn a_repair_that_cannot_be_rolled_back_turns_no_check_off() {
     type Damage = fn(&Sandbox, &Path);
@@ -160,7 +161,7 @@ fn a_repair_that_cannot_be_rolled_back_turns_no_check_off() {
         let environment = sandbox.environment();
         damage(&sandbox, &state_of(&sandbox));
 
-        // What could be checked is ready, so the real pcluster runs, the second time too.
+        // Every check that could run has passed, so the real pcluster runs, both times.
         for _ in 0..2 {
             let run = sandbox.build_image().run();
             run.exits(0).prints(REAL_OUTPUT).warns_once(NOT_ROLLED_BACK);
@@ -175,7 +176,7 @@ fn a_repair_that_cannot_be_rolled_back_turns_no_check_off() {
             sandbox.pcluster(["preflight", command]).run().exits(1).prints("").prefixed();
         }
 
-        // Blocked by the template, and by an advisory.
+        // The build is blocked, first by the template, then by an advisory.
         environment.builds(BAD);
         let run = sandbox.build_image().argument("--debug").run();
         run.exits(1).prefixed().holds(run.stderr().contains(NOT_ROLLED_BACK), "that is reported too");
@@ -193,7 +194,7 @@ fn a_repair_that_cannot_be_rolled_back_turns_no_check_off() {
     }
 }
 
-/// A check needs no state directory. `XDG_STATE_HOME` can name a file or a device, or be unset.
+/// A check needs no state directory. Here, `XDG_STATE_HOME` names a file or a device, or is unset.
 #[test]
 fn without_a_state_directory_everything_is_checked() {
     let sandbox = Sandbox::new();

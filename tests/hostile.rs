@@ -13,7 +13,8 @@ use crate::support::sandbox::Sandbox;
 
 const CONFIG: &str = "config/pcluster-shim/config.yaml";
 
-/// What replaces a file: a name, a function that creates it, and what is reported about it.
+/// Something in the place of a file: its name, a function that creates it at a path, and what the shim
+/// reports about it.
 type Kind = (&'static str, fn(&Path), &'static str);
 
 const KINDS: [Kind; 5] = [
@@ -88,7 +89,8 @@ fn a_template_of_any_kind() {
     reports(&run, "standard input", "larger than 1 MB");
 }
 
-/// Inputs on which a parser spent seconds to minutes. None is a template.
+/// Inputs on which a parser spent seconds to minutes. None of them is a template, so the shim refuses
+/// them all.
 #[test]
 fn a_template_that_costs_its_parser_more_than_its_length() {
     let tags = (0..20_000).fold(String::new(), |text, number| text + &format!("%TAG !a{number}! tag:x\n"));
@@ -125,7 +127,7 @@ fn metadata_and_launchers_of_any_kind() {
     sandbox.build_image().path(&path).run().exits(0).prints(REAL_OUTPUT).is_silent();
 }
 
-/// HOME is a device on some build servers.
+/// On some build servers, HOME is a device.
 #[test]
 fn a_home_that_is_no_directory_has_no_config_file() {
     let sandbox = Sandbox::new();
@@ -172,7 +174,7 @@ fn a_journal_that_others_could_have_written_is_named_by_where() {
     run.exits(0).holds(run.stdout().contains("journal.json is writable by others (mode 666)"), "it is named");
 }
 
-/// Amazon Linux and Fedora have umask 002.
+/// On Amazon Linux and Fedora, umask 002 is the default.
 #[test]
 fn whatever_the_umask_the_state_of_repairs_is_the_callers_alone() {
     for umask in ["umask 002; exec \"$@\"", "umask 000; exec \"$@\""] {
@@ -189,7 +191,7 @@ fn whatever_the_umask_the_state_of_repairs_is_the_callers_alone() {
     }
 }
 
-/// Trap 25: checks share nothing that they could damage.
+/// Trap 25: concurrent checks share nothing that they could damage.
 #[test]
 fn trap_25_many_at_once_are_all_checked() {
     let sandbox = Sandbox::new();
@@ -210,9 +212,10 @@ fn a_working_directory_that_is_gone_turns_no_check_off() {
     let gone = format!("{make} gone && cd gone && {remove} ../gone && exec \"$@\"");
     let gone = ["-c", &gone, "sh"];
     let sh = sandbox.path("tools/sh");
-    // The output is not compared, because the fakes are shell scripts, and their shells complain too.
+    // The output is not compared, because the fakes are shell scripts, and their shells complain about the
+    // missing directory.
     sandbox.pcluster(["version"]).under(&sh, &gone).run().exits(0);
-    // Only writes the configuration; the call is not run.
+    // `build_image` writes the configuration. Its call is not run.
     drop(sandbox.build_image());
     let configuration = sandbox.path("work/image.yaml");
     let configuration = configuration.to_str().unwrap();
@@ -224,7 +227,8 @@ fn a_working_directory_that_is_gone_turns_no_check_off() {
     sandbox.pcluster(["preflight", "where"]).under(&sh, &gone).run().exits(0);
 }
 
-/// On some systems `sudo` keeps HOME. Nothing in the other user's home is read or written.
+/// On some systems `sudo` keeps HOME, so root has the HOME of another user. Nothing in that home is read
+/// or written.
 #[test]
 #[expect(clippy::print_stdout, reason = "a test that does not run says so")]
 fn another_users_home_is_neither_read_nor_written() {

@@ -40,7 +40,7 @@ fn ami(number: u8, id: &str, more: &[(&str, Value)]) -> Value {
     ami
 }
 
-/// The files of a build in S3.
+/// The files that a build has left in S3.
 fn directory(id: &str) -> Value {
     let place = format!("parallelcluster/3.1.3/images/{id}-0123456789abcdef");
     let tags = json!({"parallelcluster:image_id": id, "parallelcluster:image_name": id});
@@ -248,7 +248,7 @@ fn selection_by_names_and_age() {
     run.exits(2).stderr_matches("older-than.txt");
 }
 
-/// The deletion stops when the AMI is already gone, because its next step is denied.
+/// The first deletion deregisters the AMI, then stops, because AWS denies the next step.
 #[test]
 fn interrupted_deletion_is_finished_by_the_same_command() {
     let sandbox = Sandbox::new();

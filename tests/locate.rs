@@ -1,4 +1,4 @@
-//! The real pcluster among other files of that name.
+//! How the real pcluster is found among other files with the name `pcluster`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,9 +8,10 @@ use crate::support::sandbox::Sandbox;
 
 const REAL: &str = "#!/bin/sh\necho real \"$@\"\n";
 
-/// A loop that ends by itself after 200 levels, if the shim does not end it.
+/// The start of a script that runs itself again: it ends after 200 levels, if the shim does not end
+/// it earlier.
 const COUNTED: &str = "#!/bin/sh\nexport LEVEL=$((LEVEL + 1))\n[ $LEVEL -le 200 ] || exit 99\n";
-/// Runs whatever PATH has first, which is the shim.
+/// A script that runs the first pcluster on PATH, which is the shim.
 const LOOP: &str =
     "#!/bin/sh\nexport LEVEL=$((LEVEL + 1))\n[ $LEVEL -le 200 ] || exit 99\nexec pcluster \"$@\"\n";
 
@@ -47,7 +48,7 @@ fn trap_01_and_02_no_copy_or_name_of_the_shim_is_taken_for_the_real_one() {
     copied.run().exits(0).prints("real version\n").is_silent();
 }
 
-/// Trap 3: the launcher execs whatever PATH has first, which is the shim.
+/// Trap 3: the launcher execs the first pcluster on PATH, which is the shim.
 #[test]
 fn trap_03_an_exec_loop_is_an_error() {
     let sandbox = Sandbox::new();
@@ -56,7 +57,7 @@ fn trap_03_an_exec_loop_is_an_error() {
     sandbox.script("loop2/pcluster", LOOP);
     call(&sandbox, &["loop", "loop2"]).run().exits(127).prefixed().stderr_matches("locate-loop-of-two.txt");
     call(&sandbox, &["loop", "loop2", "loop"]).run().exits(127).prefixed();
-    // A check and `where` do not take such a launcher for the real one either.
+    // A check and `where` do not take such a launcher for the real pcluster either.
     let path = path(&sandbox, &["loop", "loop2"]);
     sandbox.build_image().path(&path).run().exits(127).prints("").stderr_matches("locate-loop-of-two.txt");
     sandbox.pcluster(["preflight"]).path(&path).run().exits(127).prints("").prefixed();
@@ -76,8 +77,8 @@ fn a_replaced_launcher_that_starts_the_shim_again_is_named() {
     run.exits(127).prints("").prefixed().stderr_matches("locate-loop-of-replaced.txt");
 }
 
-/// Trap 4: a launcher that was tried is skipped, and the next one is run, whether the manager or the shim is
-/// first on PATH.
+/// Trap 4: if a shim manager starts the shim again, the shim skips that manager and runs the next launcher.
+/// It makes no difference whether the manager or the shim is first on PATH.
 #[test]
 fn trap_04_two_shim_managers_hand_on_to_the_real_one() {
     let sandbox = Sandbox::new();
@@ -87,7 +88,7 @@ fn trap_04_two_shim_managers_hand_on_to_the_real_one() {
         "#!/bin/bash\nown={}:\nPATH=${{PATH//\"$own\"/}}\nexec pcluster \"$@\"\n",
         sandbox.path("manager").display()
     );
-    // What a careless manager does: it runs whatever PATH has first.
+    // What a careless manager does: it runs the first pcluster on PATH.
     for script in [takes_itself_off.as_str(), LOOP] {
         sandbox.script("manager/pcluster", script);
         call(&sandbox, &["manager", "real"]).run().exits(0).prints("real version\n").is_silent();
@@ -99,7 +100,7 @@ fn trap_04_two_shim_managers_hand_on_to_the_real_one() {
     first.run().exits(0).prints("real version\n").is_silent();
 }
 
-/// Trap 5: the guard variable is bound to one process, so calls by the real program are guarded again.
+/// Trap 5: `PCLUSTER_SHIM_TRIED` is bound to one process, so a call that the real program makes is guarded.
 #[test]
 fn trap_05_a_nested_call_is_guarded_like_any_other() {
     let sandbox = Sandbox::new();
@@ -114,7 +115,7 @@ fn trap_05_a_nested_call_is_guarded_like_any_other() {
         .prefixed()
         .holds(run.stdout().contains("configurationValidationErrors"), "it was not stopped");
     assert_eq!(sandbox.log(), ["real version", "identity", "node", "synth"]);
-    // A launcher that is not a console script leaves the guard variable set.
+    // A launcher that is not a console script leaves `PCLUSTER_SHIM_TRIED` set. Calls are guarded anyway.
     let run = sandbox.build_image().var("PCLUSTER_SHIM_TRIED", "1/7//usr/bin/pcluster").run();
     run.exits(1).prefixed().prints(&run.stdout());
 }
@@ -158,7 +159,6 @@ fn trap_17_a_planted_program_in_the_current_directory_is_not_run() {
     run.holds(run.stdout().contains("this PATH entry is not absolute"), "where warns of it");
 }
 
-/// Trap 19, and debris of other kinds.
 #[test]
 fn trap_19_what_is_no_executable_file_is_passed_over() {
     let sandbox = Sandbox::new();
@@ -173,7 +173,7 @@ fn trap_19_what_is_no_executable_file_is_passed_over() {
     call(&sandbox, &debris).run().exits(127).stderr_matches("locate-none.txt");
 }
 
-/// Trap 19 for users other than root, because permission bits do not stop root.
+/// Permission bits do not stop root, so this test shows something only if another user runs it.
 #[test]
 fn a_directory_that_may_not_be_entered_is_passed_over() {
     use std::os::unix::fs::PermissionsExt as _;
@@ -200,8 +200,8 @@ fn trap_24_without_a_real_pcluster_every_command_says_so() {
     sandbox.pcluster(["preflight", "--help"]).path(&[sandbox.path("shim")]).run().exits(0);
 }
 
-/// Trap 20: the message names what is gone. The kernel would report the script as missing, not
-/// its interpreter.
+/// Trap 20: the message names the interpreter that is gone. The kernel would report that the script
+/// is missing.
 #[test]
 fn a_dead_interpreter_is_named_when_the_real_program_cannot_start() {
     let sandbox = Sandbox::new();
@@ -287,8 +287,8 @@ fn a_preflight_called_by_its_path_means_the_pcluster_beside_it() {
     let call = sandbox.call(sandbox.path("elsewhere/pcluster-preflight"), []);
     let named = call.var("PCLUSTER_SHIM_REAL", sandbox.path("venv/bin/pcluster"));
     assert_eq!(found(named), (environment.clone(), "variable".into()));
-    // The path has precedence over the config, because the path names one environment, and the config is
-    // for all.
+    // The path of `pcluster-preflight` has precedence over the config: the path means one environment, and
+    // the config applies to all.
     sandbox.write("config/pcluster-shim/config.yaml", format!("real: {}\n", at("venv/bin/pcluster")));
     assert_eq!(beside("work", &at("elsewhere/pcluster-preflight")), (elsewhere, "beside".into()));
     assert_eq!(beside("work", &at("shim/pcluster-preflight")), (environment, "config".into()));
@@ -316,7 +316,8 @@ fn a_preflight_in_an_environment_without_pcluster_finds_none() {
     sandbox.environment();
     sandbox.link("empty/bin/pcluster-preflight", sandbox.binary());
     let call = || sandbox.call(sandbox.path("empty/bin/pcluster-preflight"), ["check", "--no-synth"]);
-    // As yet this is not a virtual environment, but a directory of programs, such as that of uv's tools.
+    // Without pyvenv.cfg, `empty` is not a virtual environment. `empty/bin` could be a directory of programs,
+    // such as that of uv's tools, so PATH is searched.
     call().run().exits(0);
     sandbox.write("empty/pyvenv.cfg", "home = /usr/bin\n");
     call().run().exits(127).prints("").prefixed().stderr_matches("nothing-beside.txt");

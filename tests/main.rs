@@ -1,13 +1,13 @@
-//! The fast suite: the built binary on fake launchers, one module for each subject of the contract.
+//! The fast suite: the built binary on fake launchers. Each module tests one subject.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by them")]
 
 #[expect(dead_code, reason = "the end-to-end tests use more of it")]
 mod support; // sandboxes, fake environments, snapshots
 
-mod all; // every pcluster that can be found, one line each
+mod all; // `check --all`: every pcluster that can be found, one line each
 mod dispatch; // what is guarded, what passes through, and that a pass-through leaves no trace
-mod failpoints; // repairs that are killed, that fail, or that meet others, at every step
+mod failpoints; // repairs that are killed, that fail, or that run at the same time as others
 mod failures; // checks that cannot run: one warning line, then the real pcluster; with strict, a stop
 mod hostile; // files that hang, flood, or could have been written by others
 mod images; // preflight images, as people and scripts see it
@@ -21,8 +21,8 @@ mod repair_history; // the stack of repairs, and what is undone first
 mod settings; // config.yaml and variables, for the guard and for preflight
 mod signals; // ^C, SIGTERM, SIGHUP, nohup
 mod source_rules; // the rules that the source has to follow
-mod startup_table; // the advisories, compared with what was measured
-mod synthesis; // synthesis.py in a real Python, on stubs of what it imports
+mod startup_table; // the advisories, compared with measured starts of pcluster
+mod synthesis; // synthesis.py in a real Python, with stubs of the functions that it imports
 mod templates; // preflight template, on templates that real pclusters made
-mod traps; // what goes wrong with PATH shims elsewhere, row by row
+mod traps; // known failures of PATH shims in other projects
 mod verdicts; // verdict × mode × strict, as scripts and people see it

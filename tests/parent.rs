@@ -118,8 +118,8 @@ fn what_aws_does_not_tell_is_not_checked() {
     }
 }
 
-/// `client_parent.py` with a subnet, and with web pages on the loopback. Not everybody can reach that host,
-/// so a page that is not found there is hidden, not absent.
+/// Runs `client_parent.py` on web pages of 127.0.0.1, and on a subnet in a made-up AWS. 127.0.0.1 is not a
+/// public host, so a page that is not found there counts as hidden, not as absent.
 #[test]
 fn pages_and_subnets_are_read() {
     let sandbox = Sandbox::new();
@@ -141,8 +141,8 @@ fn the_guard_asks_only_if_the_config_says_so() {
     call.run().exits(0).prints(REAL_OUTPUT).prefixed();
 }
 
-/// If the configuration is a stream, a minimal configuration is checked instead. The parent image that the
-/// minimal one names does not exist, so AWS is not asked.
+/// If the configuration is a stream, a minimal configuration is checked instead. The parent image of the
+/// minimal configuration does not exist, so AWS is not asked.
 #[test]
 fn a_configuration_that_is_not_read_has_no_parent() {
     let sandbox = answered(&facts(&debian(), &json!({})));
@@ -162,7 +162,8 @@ fn the_guard_continues_if_aws_denies() {
     strict.exits(1).prefixed().stderr_matches("guard-denied-strict.txt");
 }
 
-/// Without a template the parent is not known, so only the release is judged.
+/// Without a template, the parent image is not known. Findings that depend only on the release of
+/// aws-parallelcluster are still reported.
 #[test]
 fn no_synth_judges_the_release_even_if_the_config_has_aws() {
     let sandbox = Sandbox::new();

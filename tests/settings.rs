@@ -1,4 +1,4 @@
-//! config.yaml and the variables: `preflight` refuses what is malformed, and names file, line and key; the
+//! config.yaml and the variables: `preflight` refuses malformed settings, and names file, line and key. The
 //! guard warns, uses the default and continues.
 
 use crate::support::fakes::REAL_OUTPUT;
@@ -7,7 +7,7 @@ use crate::support::sandbox::Sandbox;
 
 const CONFIG: &str = "config/pcluster-shim/config.yaml";
 
-/// The errors of a file, each with the words that have to be reported.
+/// Faulty config files: a name, the content, and the words that the error message must contain.
 const ERRORS: [(&str, &str, &[&str]); 15] = [
     ("unknown-key", "mode: block\nstrikt: true\n", &["strikt", "line 2"]),
     ("bad-mode", "strict: false\nmode: loud\n", &["mode", "loud", "line 2"]),
@@ -119,7 +119,7 @@ fn precedence() {
     sandbox.build_image().run().exits(0).prints("other\n");
     let real = sandbox.path("venv/bin/pcluster");
     sandbox.build_image().var("PCLUSTER_SHIM_REAL", &real).run().exits(0).prints(REAL_OUTPUT);
-    // A pass-through reads no file.
+    // A pass-through does not read the config file.
     sandbox.pcluster(["version"]).run().exits(0).prints("the real pcluster: version\n");
     let by = |run: &Run| run.stdout().lines().nth(1).unwrap_or_default().to_owned();
     let call = || sandbox.pcluster(["preflight", "where"]);
@@ -176,7 +176,6 @@ fn mode_off_works_whatever_is_at_fault() {
     call.run().exits(0).prints(REAL_OUTPUT).is_silent();
 }
 
-/// Each setting is listed with its value, and with the place that the value comes from.
 #[test]
 fn where_lists_each_setting_with_its_origin() {
     let sandbox = Sandbox::new();
@@ -226,7 +225,7 @@ fn config_prints_a_file_that_says_the_same() {
         sandbox.write(format!("config/pcluster-shim/{name}"), "[]");
     }
     let before = settings("config");
-    // A variable is mentioned in a comment, and the file's own value stays.
+    // A variable that is set is mentioned in a comment. The printed value is that of the config file.
     let under = call("config").var("PCLUSTER_SHIM_TIMEOUT", "5").run().exits(0).stdout();
     assert!(under.contains("# PCLUSTER_SHIM_TIMEOUT is set: 5\ntimeout: 7\n"), "{under}");
     let printed = call("config").run();
@@ -251,7 +250,7 @@ fn config_prints_a_file_that_says_the_same() {
     let odd = sandbox.path("odd\nmode: off");
     let printed = call("config").var("PCLUSTER_SHIM_CONFIG", &odd).run();
     assert!(!printed.stdout().contains("\nmode:"), "{}", printed.stdout());
-    // The first time, the shell creates the file.
+    // If the file does not exist, the shell creates it for `>`.
     std::fs::remove_file(sandbox.path(CONFIG)).unwrap();
     let line = format!("pcluster preflight config >{}", sandbox.path(CONFIG).display());
     sandbox.call(sandbox.path("tools/sh"), ["-c", &line]).run().exits(0).is_silent();
@@ -300,7 +299,7 @@ fn where_says_what_the_mode_would_do() {
     sandbox.pcluster(["preflight", "where", "-q"]).run().exits(1).prints("").is_silent();
 }
 
-/// `/dev/null` is a usual way to have no config file.
+/// Users who want no config file name `/dev/null`.
 #[test]
 fn the_null_device_is_no_config_file() {
     let sandbox = Sandbox::new();

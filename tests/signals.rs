@@ -44,14 +44,15 @@ impl ChildrenFifo {
     }
 }
 
-/// A child that has children, in sh: it opens the FIFO, runs `then`, and hangs.
+/// The sh code of a child of a check. The child opens the FIFO, starts a child of its own, runs `then`,
+/// and hangs.
 fn hangs(sandbox: &Sandbox, then: &str) -> String {
     let children = sandbox.path("children");
     format!("exec 9>'{}'; sleep 1000 & {then}; sleep 1000", children.display())
 }
 
-/// Starts a call with no signal ignored, whatever the suite's own caller ignores (nohup, a job in the
-/// background).
+/// Starts a call with no signal ignored, even if the suite itself was started with ignored signals, as by
+/// nohup or as a job in the background.
 pub(crate) fn ignoring_nothing(call: Call) -> Call {
     call.under(real_python(), &["-c", IGNORE_NOTHING])
 }
@@ -63,7 +64,8 @@ for number in (1, 2, 3, 13, 15):
 os.execv(sys.argv[1], sys.argv[1:])
 ";
 
-/// Checks run in parallel. A child of one of them sends the signal, which ends the children of all.
+/// Checks run in parallel. A child of one check sends a signal to the shim, and the children of all checks
+/// are ended.
 #[test]
 fn a_signal_ends_checks_side_by_side() {
     let sandbox = Sandbox::new();
@@ -124,7 +126,6 @@ fn a_signal_with_the_answer_still_ends_the_shim() {
     assert!(!sandbox.log().contains(&REAL.to_owned()));
 }
 
-/// The shim's own commands.
 #[test]
 fn preflight_dies_by_the_signal_too() {
     for arguments in [["preflight", "check"], ["preflight", "where"]] {
@@ -139,7 +140,7 @@ fn preflight_dies_by_the_signal_too() {
 }
 
 /// A signal between the last child and exec: strace sends the signal when the shim removes the directory of
-/// the last child, which is the last directory that it removes.
+/// the last child. The shim removes no directory after that one.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_signal_after_the_last_child_still_ends_the_shim() {
@@ -172,7 +173,7 @@ fn trap_13_ctrl_c_in_a_terminal() {
     let sandbox = Sandbox::new();
     let environment = sandbox.environment();
     let children = ChildrenFifo::new(&sandbox);
-    // A child of a check has no terminal to print to.
+    // A child of a check has no terminal to print to, so it writes to a FIFO.
     let hanging = sandbox.path("hanging");
     output(&on_this_machine("mkfifo"), &[hanging.as_os_str()]);
     environment.synthesizes(&hangs(&sandbox, &format!("echo >'{}'", hanging.display())));

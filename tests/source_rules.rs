@@ -85,14 +85,14 @@ fn only_the_module_of_signals_is_unsafe() {
     }
 }
 
-/// The folders, and the files next to them, in the order of the map in `lib.rs`, from the top.
+/// The modules in the map in `lib.rs`, from the top.
 fn map(sources: &BTreeMap<String, String>) -> Vec<String> {
     let rows = sources["lib.rs"].lines().filter_map(|line| line.strip_prefix("//! | [`"));
     rows.map(|row| row.split('`').next().unwrap_or_default().to_owned()).collect()
 }
 
-/// The file of the module that a path leads into: for `repair::plan::Reason`, `repair/plan.rs`. The longest prefix
-/// that has a file counts.
+/// The file that contains the item of a path: `repair/plan.rs` for `repair::plan::Reason`. The longest prefix
+/// of the path for which there is a file counts.
 fn file_of<'s>(path: &str, sources: &'s BTreeMap<String, String>) -> &'s String {
     let parts: Vec<&str> = path.split("::").collect();
     let files = (1..=parts.len()).rev().flat_map(|count| {
@@ -212,7 +212,7 @@ fn every_variable_is_named_in_the_readme_and_in_one_module_only() {
     }
 }
 
-/// The ids in the files of rules that have findings of level ERROR, except for ids that are always warnings.
+/// The ids in all rule files that contain `Level::Error`, except for ids that are always warnings.
 fn errors_of_rules() -> BTreeSet<String> {
     const WARNINGS: [&str; 4] =
         ["ami-name-image-builder", "ami-tag-image-builder", "root-volume-small", "subnet-no-public-address"];
@@ -227,7 +227,7 @@ fn errors_of_rules() -> BTreeSet<String> {
     let rules = sources
         .iter()
         .filter(|(file, _)| file.starts_with("rules/template/") || file.starts_with("rules/parent/"));
-    // The findings of `asked` get their level in `grouping`.
+    // `asked.rs` does not contain `Level::Error`, because its findings get their level in `grouping.rs`.
     let rules = rules.filter(|(file, code)| code.contains("Level::Error") || file.ends_with("asked.rs"));
     let texts = rules.flat_map(|(_, code)| code.split('"').skip(1).step_by(2));
     let ids = texts.filter(is_id).filter(|id| !WARNINGS.contains(id));

@@ -9,7 +9,7 @@ use pcluster_shim::rules::advisories::file;
 
 const TABLE: &str = include_str!("fixtures/startup-table.tsv");
 
-/// The other packages of a measured environment: only those that an advisory can depend on.
+/// The packages of a measured environment that an advisory can depend on, without the package of the row.
 fn environment(release: &str, python: &str) -> BTreeMap<String, String> {
     let setuptools = if python == "3.12" { "75.8.0" } else { "69.5.1" };
     [("aws-parallelcluster", release), ("setuptools", setuptools)]
@@ -35,7 +35,7 @@ fn every_version_that_breaks_is_advised_and_no_other() {
             _ => packages.insert(package.to_owned(), version.to_owned()),
         };
         let findings = advisories::check(&packages, &format!("{python}.1"), &advisories);
-        // A missing package is only a warning: the failed start itself blocks.
+        // The advisory on a missing package is only a warning, because the failed start itself blocks.
         let least = if version == "absent" { Level::Warning } else { Level::Error };
         if findings.iter().any(|finding| finding.level >= least) != breaks {
             differing.push(line);
@@ -45,7 +45,6 @@ fn every_version_that_breaks_is_advised_and_no_other() {
     assert!(differing.is_empty(), "{} lines differ:\n{}", differing.len(), differing.join("\n"));
 }
 
-/// Every release is measured.
 #[test]
 fn every_release_is_in_the_table() {
     let dates = include_str!("../src/rules/advisories/release_dates.txt");

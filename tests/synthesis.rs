@@ -1,5 +1,5 @@
-//! synthesis.py in a real Python, on stubs of the few functions that it imports: every kind of answer. Noise
-//! changes no answer. What real pclusters answer is tested in tests/e2e.
+//! Every kind of answer of synthesis.py, which runs in a real Python with stubs of the few functions that it
+//! imports. Noise changes no answer. The answers of real pclusters are tested in tests/e2e.
 
 use serde_json::{Value, json};
 
@@ -183,7 +183,7 @@ fn the_template_is_built_by_the_real_code() {
     checked(&sandbox, &[]).exits(1).prefixed();
 }
 
-/// The template has to contain what the configuration asks for.
+/// The template has to contain the image id of the call.
 #[test]
 fn the_template_is_held_to_what_was_asked_for() {
     let sandbox = Sandbox::new();
@@ -251,7 +251,7 @@ Config.dev_settings = Made(distribution_configuration=Made(regions="b, a,b\n", l
     }
 }
 
-/// Refusals in the real program's own words, with nothing of the shim's around them.
+/// The real program refuses these calls in its own words. The shim adds nothing.
 #[test]
 fn what_the_real_code_refuses_is_left_to_it() {
     let sandbox = Sandbox::new();
@@ -275,7 +275,7 @@ fn what_the_real_code_refuses_is_left_to_it() {
     call.run().exits(0).prints("the real pcluster\n").is_silent();
 }
 
-/// For preflight, refusals are the caller's errors, in the real program's words.
+/// `preflight` reports a refusal as the caller's error, in the real program's words.
 #[test]
 fn preflight_reports_what_is_refused() {
     let sandbox = Sandbox::new();
@@ -301,7 +301,7 @@ fn preflight_reports_what_is_refused() {
 }
 
 /// A refusal is reported whole in one line, although pcluster's own exceptions print JSON in several lines,
-/// and those of marshmallow print a dict.
+/// and marshmallow's exceptions print a dict.
 #[test]
 fn a_refusal_of_several_lines_is_reported_in_one() {
     let entrypoint = |refusal: &str| {
@@ -340,7 +340,8 @@ fn builder(body: &str) -> String {
     )
 }
 
-/// If the environment's own code fails on a minimal configuration too, every build fails.
+/// If the environment's own code fails on a minimal configuration too, every build would fail, so the shim
+/// stops the call.
 #[test]
 fn what_ends_in_an_exception_of_its_own_stops() {
     for (snapshot, file, content) in [
@@ -409,7 +410,7 @@ fn what_does_not_run_is_one_line_and_goes_on() {
     }
 }
 
-/// `sys.path` is that of the launcher, so the launcher's directory is the first entry.
+/// synthesis.py gets the `sys.path` of the launcher, whose first entry is the launcher's directory.
 #[test]
 fn what_stands_beside_the_launcher_is_found() {
     let sandbox = Sandbox::new();

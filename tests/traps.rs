@@ -4,16 +4,16 @@
 //! | row | trap | row | trap |
 //! | --- | --- | --- | --- |
 //! | 1 | the shim finds itself | 17 | empty or relative entries of PATH |
-//! | 2 | a copy or another build of it | 18 | world-writable entries of PATH |
+//! | 2 | a copy or another build of the shim | 18 | world-writable entries of PATH |
 //! | 3 | a loop of execs | 19 | directories and debris named pcluster |
 //! | 4 | two managers of shims | 20 | dead interpreters |
 //! | 5 | the guard leaks to grandchildren | 21 | forms of launchers |
 //! | 6 | an activated environment comes first | 22 | the check sees another Python |
 //! | 7 | "on PATH already" | 23 | slow shims (and `scripts/bench`) |
 //! | 8 | the shell's hash of commands | 24 | no real pcluster |
-//! | 9 | `argv[0]` | 25 | many at once |
-//! | 10 | bytes that are not UTF-8 | 26 | replaced while it runs |
-//! | 11 | exit status and signals | 27 | overwritten by another installer |
+//! | 9 | `argv[0]` | 25 | many checks at once |
+//! | 10 | bytes that are not UTF-8 | 26 | the shim is replaced while it runs |
+//! | 11 | exit status and signals | 27 | another installer overwrites the shim |
 //! | 12 | dispositions of signals | 28 | uninstall removes too much or too little |
 //! | 13 | ^C during a check | 29 | an install script that is cut off |
 //! | 14 | stdin and the terminal | 30 | edits of startup files |
@@ -32,7 +32,7 @@ use std::fs;
 use crate::support::fakes::REAL_OUTPUT;
 use crate::support::sandbox::Sandbox;
 
-/// Trap 17: `where` warns; nothing is refused.
+/// Trap 17: `where` warns, but refuses nothing.
 #[test]
 fn entries_that_depend_on_the_current_directory_are_reported() {
     let sandbox = Sandbox::new();

@@ -105,7 +105,8 @@ fn the_first_finding_is_reported_with_its_cost_and_its_fix_before_the_others() {
     run.holds(lines[1].contains("The build wastes an hour"), "what it costs");
     run.holds(lines[2].contains("hint: Run `"), "what repairs it");
     run.holds(lines[3].contains("this company") && lines[4].contains("a talk"), "then the other");
-    // If findings share their cause and their fix, both are reported once, before the rest.
+    // If several findings have the same cause and fix, the guard reports that cause and fix only once, before
+    // the rest.
     sandbox.write("config/pcluster-shim/config.yaml", "");
     environment.cdk("1.204.0");
     environment.builds(BAD);
@@ -231,8 +232,8 @@ fn help_starts_no_python_of_the_shims() {
     assert!(sandbox.log().iter().all(|line| line.starts_with("real ")), "{:?}", sandbox.log());
 }
 
-/// A configuration that is not a mapping cannot be built: the real pcluster says so, even if an
-/// advisory matches.
+/// If the configuration is not a mapping, the real pcluster reports that, and the shim reports nothing, even
+/// if an advisory matches.
 #[test]
 fn a_malformed_configuration_is_left_to_the_real_pcluster() {
     let sandbox = Sandbox::new();
@@ -278,7 +279,7 @@ fn fifo(sandbox: &Sandbox) {
     output(&on_this_machine("mkfifo"), &[sandbox.path("work/fifo").as_os_str()]);
 }
 
-/// Gives the content once, to the first reader that opens the FIFO.
+/// Runs a call, and writes the configuration into the FIFO once, for the first reader that opens it.
 fn fed(sandbox: &Sandbox, call: Call) -> Run {
     std::thread::scope(|scope| {
         let feeder = scope.spawn(|| fs::write(sandbox.path("work/fifo"), CONTENT).unwrap());
@@ -325,8 +326,8 @@ fn a_configuration_that_can_be_read_once_reaches_the_real_pcluster_whole() {
     sandbox.has_no_scratch();
 }
 
-/// Forms of a redirection: a pipe, bash's process substitution, and a file, which a child could not read
-/// because its stdin is /dev/null.
+/// Forms of a redirection: a file, a pipe, and bash's process substitution. A child of a check could not read
+/// the shim's stdin, because its own stdin is /dev/null.
 #[test]
 fn a_configuration_on_stdin_reaches_the_real_pcluster_whole() {
     let sandbox = Sandbox::new();
@@ -402,7 +403,7 @@ fn strict_stops_a_configuration_that_can_be_read_once() {
     assert!(!sandbox.log().iter().any(|line| line.contains("fifo")), "{:?}", sandbox.log());
 }
 
-/// The message about the configuration is one line, whatever its name contains.
+/// The message about the configuration is one line, whatever the file name contains.
 #[test]
 fn a_name_with_a_line_feed_is_reported_in_one_line() {
     let sandbox = Sandbox::new();

@@ -5,11 +5,11 @@ use std::sync::LazyLock;
 
 use pcluster_shim::text::printable::escape;
 
-/// The length in bytes up to which inputs are repeated. Some readers take time that grows with the square of
-/// the length. Inputs as short as libFuzzer prefers do not show that.
+/// The length in bytes to which each input is repeated, from FUZZ_REPEAT. If the time of a parser grows with
+/// the square of the length, the short inputs that libFuzzer prefers do not show that.
 static REPEATED: LazyLock<Option<usize>> = LazyLock::new(|| std::env::var("FUZZ_REPEAT").ok()?.parse().ok());
 
-/// The bytes that a target reads.
+/// The bytes that a target reads: the input, repeated if FUZZ_REPEAT is set.
 #[must_use]
 pub fn input(bytes: &[u8]) -> Cow<'_, [u8]> {
     match *REPEATED {
@@ -18,26 +18,26 @@ pub fn input(bytes: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// The parts of an input, with ASCII's record separator between them. No reader gives that character a
-/// meaning. Parts that are missing are empty.
+/// Splits an input at ASCII's record separator, a character that has no meaning for any target. Missing parts
+/// are empty.
 #[must_use]
 pub fn split<const N: usize>(bytes: &[u8]) -> [&[u8]; N] {
     let mut parts = bytes.splitn(N, |byte| *byte == 0x1e);
     std::array::from_fn(|_| parts.next().unwrap_or_default())
 }
 
-/// Fails if a terminal acts on a text.
+/// Asserts that a text is safe for a terminal.
 ///
 /// # Panics
-/// Panics if it has control characters other than line feeds and tabs, or bidirectional controls.
+/// Panics if the text has control characters other than line feeds and tabs, or bidirectional controls.
 pub fn assert_safe(text: &str) {
     assert_eq!(escape(text), text, "it is not safe for a terminal");
 }
 
-/// Fails if a text is more than one line, or unsafe.
+/// Asserts that a text is a single line, and safe for a terminal.
 ///
 /// # Panics
-/// Panics if it has any control character or bidirectional control.
+/// Panics if the text has any control character or bidirectional control.
 pub fn assert_line(text: &str) {
     assert_safe(text);
     assert!(!text.contains(char::is_control), "it is no line: {text:?}");

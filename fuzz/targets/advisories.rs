@@ -1,4 +1,4 @@
-//! Advisory files: the YAML of the user, its listing, its findings and its constraints.
+//! Advisory files that users write: how they are read and listed, and their findings and constraints.
 
 #![no_main]
 
@@ -29,7 +29,7 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(text) = std::str::from_utf8(&bytes) else { return };
     let Ok(advisories) = file::read(text) else { return };
     for advisory in &advisories {
-        // The level and the id, and at least one line of the title.
+        // One line with the level and the id, and at least one line with the title.
         assert!(format_title(advisory, 80).lines().count() >= 2);
         assert_safe(&format_title(advisory, 80));
         assert_safe(&format_advisory(advisory, 80));

@@ -1,4 +1,5 @@
-//! The answers of child processes: of interpreter.py, of a launcher that was asked, of synthesis.py.
+//! The answers of child processes: of interpreter.py, of synthesis.py, and of a launcher that was asked which
+//! Python it runs.
 //!
 //! The input is two JSON answers, with a record separator between them.
 
@@ -25,7 +26,7 @@ use serde_json::Value;
 
 const SENTINEL: &str = "pcluster-shim:1:1";
 
-/// An answer as the child prints it, between two lines of the sentinel.
+/// Puts an answer between two lines of the sentinel, as a child prints it, and reads the result.
 fn frame(answer: &[u8]) -> Option<Value> {
     let line = format!("\n{SENTINEL}\n");
     let stdout = [b"noise", line.as_bytes(), answer, line.as_bytes(), answer].concat();

@@ -1,4 +1,4 @@
-//! The answers of client.py: the inventory, what the rules make of it, and the lists and plans that are shown.
+//! The answers of client.py: the inventory, what the rules make of it, and the lists and plans for users.
 
 #![no_main]
 
@@ -14,7 +14,8 @@ use pcluster_shim::images::selection::Selection;
 use pcluster_shim_fuzz::{assert_safe, input};
 use serde_json::{Value, json};
 
-/// No AMI is changed without a proof. These assertions hold for whatever AWS answers.
+/// Asserts that only orphans can be changed, and that only an unused AMI of this account can be deleted,
+/// whatever AWS answers.
 fn check_image(image: &Image, inventory: &Inventory, selection: &Selection) {
     assert_ne!(image.class, Class::Foreign);
     for action in [image.repair, image.delete] {
@@ -100,7 +101,7 @@ fn check_inventory(inventory: &Inventory, deletion: Option<&Deletion>) {
 fuzz_target!(|bytes: &[u8]| {
     let bytes = input(bytes);
     let Ok(value) = serde_json::from_slice::<Value>(&bytes) else { return };
-    // The record of a deletion is a file of the shim's own; here it is a key of the inventory.
+    // The shim keeps the record of a deletion in a file. Here, the record is a key of the inventory.
     let deletion: Option<Deletion> = serde_json::from_value(value["deletion"].clone()).ok();
     if let Some(deletion) = &deletion {
         assert_eq!(serde_json::from_value::<Deletion>(json!(deletion)).as_ref().ok(), Some(deletion));

@@ -46,7 +46,8 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(foreign.names.is_empty() && foreign.not_removed.is_empty());
         let _ = journal.find_changed_package();
         let _ = journal.find_reinstalled_package();
-        // Without a token, `is_bound` has no path that the system could refuse. With one, it can fail.
+        // Without a token, `is_bound` reads no file. With a token, it reads files that do not exist, or that
+        // cannot be opened.
         assert_eq!(journal.is_bound() == Ok(true), journal.token.is_none());
     }
     // Every path is below `/`, so with `/` as a root some of the paths could exist.

@@ -28,7 +28,7 @@ fn check_script(script: &ConsoleScript, text: &[u8]) {
     if let Some(requires) = &script.requires {
         assert!(requires.bytes().all(|byte| byte.is_ascii_graphic() && !b"'\"\\".contains(&byte)));
     }
-    // Any other line could start any program.
+    // With one more line, the script could start any program, so it is no longer a console script.
     let longer = [text, b"\nimport other\n"].concat();
     assert_eq!(Launcher::parse(&longer), Launcher::Other);
 }
@@ -46,7 +46,7 @@ fuzz_target!(|bytes: &[u8]| {
     if let Some(guard) = LoopGuard::parse(OsStr::from_bytes(&bytes)) {
         let value = guard.with(Path::new("/v/bin/pcluster"));
         let again = LoopGuard::parse(&value).expect("the guard reads what it has written");
-        // The depth never decreases from one start to the next.
+        // The depth in the guard's value never decreases from one start to the next.
         let next = again.with(Path::new("/v/bin/pcluster"));
         assert!(depth(&next) >= depth(&value), "{value:?} is followed by {next:?}");
     }

@@ -1,7 +1,6 @@
-//! The metadata of distributions: METADATA, RECORD, and what a repair asks an installer for because of them.
+//! The metadata of distributions: METADATA, RECORD, and the requirements that a repair derives from them.
 //!
-//! The input is the METADATA of one distribution, that of another, and a RECORD, with a record separator between
-//! them.
+//! The input is the METADATA of two distributions, and a RECORD, with a record separator between the three.
 
 #![no_main]
 
@@ -70,7 +69,7 @@ fn check_record(text: &str) {
     }
     for line in text.lines() {
         let path = record_path(line);
-        // As an installer writes it.
+        // The line as an installer writes it, with the path in quotes.
         let written = format!("\"{}\",sha256=x,1", path.replace('"', "\"\""));
         assert_eq!(record_path(&written), path);
     }

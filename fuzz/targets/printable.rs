@@ -1,4 +1,4 @@
-//! Text from elsewhere in every form in which it is shown.
+//! Foreign text, in every form in which the shim shows it.
 
 #![no_main]
 
@@ -14,7 +14,7 @@ use pcluster_shim::text::printable::{escape, escape_line, fill, flatten, wrap};
 use pcluster_shim_fuzz::{assert_line, assert_safe, input};
 use serde_json::{Value, json};
 
-/// Maximum length of the text in a report, in characters.
+/// Maximum length of the foreign text in a report, in characters.
 const MAX_IN_REPORT: usize = 60;
 
 const PLAIN: report::human::Paint = report::human::Paint { is_colored: false, width: 80 };
@@ -60,7 +60,7 @@ fn report_of(text: &str, is_blocked: bool) -> Report {
 fn check_reports(reports: &[Report]) {
     for report in reports {
         assert_safe(&report::human::render(report, &PLAIN));
-        // The guard prefixes its lines.
+        // The guard puts a prefix before each line.
         let lines = prefix_lines(&report::human::render_for_stderr(report, Decision::Stop));
         assert_safe(&lines);
         assert!(lines.lines().count() <= 3 * report.findings.len() + 1);
@@ -103,7 +103,7 @@ fuzz_target!(|bytes: &[u8]| {
     for width in [1, 72] {
         for line in wrap(&text, width) {
             assert_line(&line);
-            // A word, and text in backquotes, is not broken.
+            // A single word and text in backquotes are not broken.
             let is_one_piece = line.contains('`') || !line.contains(char::is_whitespace);
             assert!(line.chars().count() <= width || is_one_piece, "{line:?} is too wide");
         }
@@ -113,7 +113,7 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(annotation.lines().count(), 1);
     assert_safe(&annotation);
     assert_safe(&report::junit::render_error(&text, &text));
-    // The forms of a report contain the text some hundred times, so it is shortened.
+    // Together, all forms of a report contain the text some hundred times, so the text is shortened.
     let text: String = text.chars().take(MAX_IN_REPORT).collect();
     check_reports(&[report_of(&text, bytes.len().is_multiple_of(2)), report_of("x", true)]);
 });

@@ -1,6 +1,6 @@
-//! Templates: the bytes of a file or of an answer of AWS, read and checked by all rules.
+//! Templates from a file or from AWS: the bytes are parsed, and all rules check the template.
 //!
-//! A second part of the input, behind a record separator, is the expectation in the JSON of synthesis.py.
+//! After a record separator, the input can have a second part: an expectation, in the JSON of synthesis.py.
 
 #![no_main]
 
@@ -37,8 +37,8 @@ static EXPECTATION: LazyLock<Expectation> = LazyLock::new(|| {
 /// Maximum length of the message and the path of a finding, in characters, whatever the template contains.
 const MAX_SHOWN: usize = 8000;
 
-/// Maximum number of findings of one template. Findings with one cause are merged, and beyond a certain
-/// number findings with one id are only counted.
+/// Maximum number of findings of one template. Findings with the same cause are merged. If many findings have
+/// the same id, those beyond a certain number are only counted.
 const MAX_FINDINGS: usize = 1000;
 
 fn check(template: &Value, expectation: &Expectation) {

@@ -1,4 +1,4 @@
-//! YAML: text that passes the check of limits stays within them when it is loaded.
+//! YAML: if a text passes the check of its size, the loaded value is not too large either.
 
 #![no_main]
 
@@ -7,10 +7,10 @@ use pcluster_shim::text::yaml::{parse, size::is_too_large};
 use pcluster_shim_fuzz::input;
 use serde_yaml::Value;
 
-/// Maximum number of nodes and bytes, as `yaml::size` counts them with aliases replaced.
+/// Upper bound for the nodes and bytes of a loaded value, four times the limit of `yaml::size`.
 const MAX_EXPANDED: usize = 8 << 20;
 
-/// Maximum number of levels of a document, as the parser allows.
+/// Maximum number of levels that the parser allows in a document.
 const MAX_DEPTH: usize = 2 * 128;
 
 /// The number of nodes and bytes, and the number of levels.

@@ -1,5 +1,5 @@
-//! The program under the name that a wheel gives it. A separate file, because cargo warns if two targets share
-//! one.
+//! The shim under the name `pcluster-preflight`, which a wheel installs. This is a separate file because
+//! cargo warns if two targets share a file.
 
 use std::process::ExitCode;
 

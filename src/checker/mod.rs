@@ -37,7 +37,7 @@ use crate::system::child::ChildError;
 use crate::system::{self, executables};
 use crate::text::package_name::PCLUSTER;
 
-/// Which pcluster will run.
+/// The pcluster that will run, if it could be identified.
 #[derive(Debug)]
 pub enum Identified {
     Target(Box<Target>),
@@ -70,7 +70,7 @@ impl CheckOutcome {
 pub fn identify(request: &CheckRequest, overlay: Option<&Path>) -> Result<Identified, Abort> {
     let since = Instant::now();
     let _step = request.progress.step("looking for pcluster's Python");
-    // The arguments are passed on, because a wrapper may choose its Python by them.
+    // A wrapper may choose its Python by the arguments, so it is started with those of the call.
     match target::identify(request.real, request.call.given(), overlay, request.settings.timeout) {
         Ok(target) => Ok(Identified::Target(Box::new(target))),
         Err(IdentifyError::Child(ChildError::Interrupted(interrupted))) => Err(interrupted.into()),
@@ -138,7 +138,7 @@ pub fn check(request: &CheckRequest, target: &Target) -> Result<CheckOutcome, Ab
     Ok(finish(request, report, packages.get(PCLUSTER)))
 }
 
-/// What follows from the package versions alone, including the release of pcluster.
+/// Returns the findings that follow from the versions of the packages alone, including that of pcluster.
 fn advise(
     request: &CheckRequest,
     target: &Target,
@@ -155,7 +155,8 @@ fn advise(
     advised
 }
 
-/// Whether an advisory says that the template is incomplete, and no template was built that could refute it.
+/// Whether an advisory says that the template is incomplete, and no template was built that could refute
+/// that advisory.
 fn has_open_question(advised: &[Finding], seen: &Seen) -> bool {
     seen.minimal_may_build
         && advised.iter().any(|finding| finding.shows == Some(Shows::Template) && finding.blocks())
@@ -181,7 +182,7 @@ fn finish(
     CheckOutcome::Report(report)
 }
 
-/// This program, as reports name it.
+/// The version and path of the shim, for reports.
 pub fn shim() -> Shim {
     Shim { version: env!("CARGO_PKG_VERSION"), path: executables::own_executable() }
 }
@@ -216,8 +217,9 @@ fn read_packages(request: &CheckRequest, target: &Target, report: &mut ReportBui
     Some(packages)
 }
 
-/// `build-image` was introduced in 3.0.0; earlier parsers do not know it. A launcher that is a known console
-/// script is from 3.0.0 or later, even if metadata of another release is still there.
+/// Refuses releases of pcluster before 3.0.0, because they have no `build-image`. A launcher that is a
+/// known console script is not refused: it is from 3.0.0 or later, even if metadata of an older release is
+/// still there.
 fn refuse_old_release(target: &Target, packages: &Packages) -> Option<CheckOutcome> {
     if target.launcher != Launcher::Other.name() {
         return None;
@@ -229,7 +231,8 @@ fn refuse_old_release(target: &Target, packages: &Packages) -> Option<CheckOutco
     is_old.then(|| CheckOutcome::Refused { stage: OLD_RELEASE.into(), message })
 }
 
-/// The call as pcluster will receive it. If a launcher changes it, only the environment can be checked.
+/// The call as pcluster will receive it. If the launcher changes the call, only the environment can
+/// be checked.
 fn call_that_runs(request: &CheckRequest, target: &Target, report: &mut ReportBuilder) -> Call {
     match &request.call {
         Call::Given(_) if !target.keeps_call => {}

@@ -22,7 +22,6 @@ use crate::rules::startup::{self, Owners};
 use crate::rules::template::TemplateRules;
 use crate::system::child::ChildError;
 
-/// Looks at one target.
 #[derive(Debug)]
 pub struct Observer<'a> {
     pub request: &'a CheckRequest<'a>,
@@ -30,7 +29,6 @@ pub struct Observer<'a> {
     pub rules: &'a TemplateRules<'a>,
 }
 
-/// The outcome of an observation.
 #[derive(Debug)]
 pub enum Observed {
     /// The real pcluster rejects the call, or fails on it.
@@ -48,11 +46,10 @@ pub struct Seen {
     /// `None` if it is not known whether pcluster starts; the report then has no `startup` check.
     startup: Option<(Duration, CheckResult)>,
     template: (Duration, CheckResult),
-    /// The template that was built.
     built: Option<Value>,
     pub evidence: Evidence,
-    /// No template was built from this configuration. Building one from a minimal configuration might
-    /// succeed, but has not been tried.
+    /// Whether a template might be built from a minimal configuration. If this is true, no template was built
+    /// from the user's configuration, and a minimal one has not been tried.
     pub minimal_may_build: bool,
 }
 
@@ -93,8 +90,8 @@ impl Seen {
 
 impl Observer<'_> {
     /// Builds the template of a call and, if that fails, of a minimal configuration
-    /// ([`synthesis::synthesize`]). This is tried even without Node.js, because pcluster rejects an invalid
-    /// call before CDK runs. The version of Node.js is determined at the same time.
+    /// ([`synthesis::synthesize`]). The build is tried even if Node.js is missing, because pcluster rejects
+    /// an invalid call before CDK runs. The version of Node.js is determined at the same time.
     pub fn observe(&self, call: &Call) -> Result<Observed, Abort> {
         let since = Instant::now();
         let node = node::ask(self.target, self.request.settings.timeout);
@@ -126,7 +123,7 @@ impl Observer<'_> {
         };
         let evidence =
             Evidence { starts: startup.is_some(), has_right_template: self.is_right(&synthesized) };
-        // `synthesize` has already tried the minimal configuration after any other failure.
+        // After any failure other than these, `synthesize` has already tried the minimal configuration.
         let minimal_may_build = matches!(call, Call::Given(_))
             && match &synthesized {
                 Ok(Synthesis::Unexpected { .. }) => true,
@@ -148,7 +145,7 @@ impl Observer<'_> {
         })))
     }
 
-    /// Builds the template of a minimal configuration, and records whether it is right.
+    /// Builds the template of a minimal configuration, and records in `seen` whether the template is right.
     pub fn observe_minimal(&self, seen: &mut Seen) -> Result<(), Abort> {
         if let Ok(answer) = self.synthesize(&Call::minimal())? {
             seen.evidence.has_right_template = self.is_right(&Ok(answer.synthesis));
@@ -170,8 +167,8 @@ impl Observer<'_> {
         }
     }
 
-    /// Whether a template has everything that was asked for. Only such a template can refute an advisory;
-    /// what the other rules find does not matter here.
+    /// Whether a template was built, and has everything that is expected of it. Only such a template can
+    /// refute an advisory; other findings about the template do not matter here.
     fn is_right(&self, synthesized: &Result<Synthesis, ChildError>) -> bool {
         match synthesized {
             Ok(Synthesis::Template { template, expectation }) => {
@@ -181,8 +178,9 @@ impl Observer<'_> {
         }
     }
 
-    /// A failed start counts only if pcluster also fails when it is started through the wrapping launcher.
-    /// The result also says whether pcluster starts through that launcher.
+    /// Describes a failed start of pcluster. If the launcher is a wrapper, the failure counts only if
+    /// pcluster also fails when the wrapper starts it. The second value is whether pcluster starts through
+    /// the wrapper.
     fn describe_failed_start(&self, failure: &StartupFailure) -> Result<(CheckResult, bool), Interrupted> {
         let fails = || CheckResult::Findings(vec![self.describe_failure(failure)]);
         if !self.target.is_wrapped {
@@ -193,7 +191,7 @@ impl Observer<'_> {
         let launcher = &self.request.real.path;
         let asked = question::ask_for_start(
             launcher,
-            // The launcher is started with the real call even if a minimal template was built.
+            // The launcher is started with the user's call even if the check uses a minimal configuration.
             self.request.call.given(),
             python_path,
             self.request.settings.timeout,
@@ -245,7 +243,7 @@ impl Observer<'_> {
             Ok(Synthesis::Failed { stage, message }) => {
                 CheckResult::Unknown(format!("building it fails at the step `{stage}`: {message}"))
             }
-            // `observe` has already returned for `Rejected`; `Started` is the answer only if no template
+            // `observe` has already returned for `Rejected`. The answer is `Started` only if no template
             // was requested.
             Ok(Synthesis::Rejected { .. } | Synthesis::Started) => {
                 CheckResult::Unknown("it was not built".into())

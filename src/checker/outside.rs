@@ -1,4 +1,5 @@
-//! What AWS, or a file with its answer, says about the parent image, the components and the network of a build.
+//! What AWS says about the parent image, the components and the network of a build. A file can take the place
+//! of AWS for the parent image.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ use crate::rules::template::minitar;
 use crate::rules::template::recipe::find_region;
 use crate::text::package_name::PCLUSTER;
 
-/// Adds the checks of everything outside the environment.
+/// Adds the checks of the parent image, the components and the network.
 pub fn check(
     request: &CheckRequest,
     target: &Target,
@@ -35,7 +36,8 @@ pub fn check(
     let facts = match get_facts(request, target, &questions, template) {
         Ok(facts) => facts,
         Err(Abort::Error(error)) => {
-            // The other checks are left out, because this one says why nothing could be checked.
+            // The checks of components and network are left out: the check `parent` reports the error for
+            // all three.
             report.add("parent", since.elapsed(), CheckResult::Unknown(error.to_line()));
             return Ok(());
         }
@@ -64,8 +66,8 @@ pub fn check(
     Ok(())
 }
 
-/// What to find out about a build. A file contains only images. If it is used instead of AWS, only the parent
-/// image is looked up.
+/// What to find out about a build. If a file is used instead of AWS, only the parent image is looked up,
+/// because the file contains only images.
 fn questions_of(request: &CheckRequest, template: &Value) -> Questions {
     let questions = Questions::of(template);
     match request.parent {
@@ -97,8 +99,8 @@ fn get_facts(
 }
 
 /// Finds the parent among the images of a file. The ARN of an Image Builder image names no AMI. If the parent
-/// is such an ARN and the file contains a single image, that image is taken to be the parent. Its owner is
-/// dropped, because the owner is not certain.
+/// is such an ARN and the file contains a single image, that image is taken to be the parent. The image's
+/// owner is dropped, because the parent may have another one.
 fn find_image(images: &[Value], parent: &str) -> Facts {
     let named = images.iter().find(|image| image["ImageId"] == parent);
     let only = images.first().filter(|_| images.len() == 1 && parent.starts_with("arn:"));

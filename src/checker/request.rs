@@ -1,4 +1,4 @@
-//! What is to be checked: a real pcluster, the settings, and the advisories that they name.
+//! What is to be checked: a real pcluster, with the settings and the advisories that apply.
 
 use serde_json::Value;
 
@@ -17,7 +17,7 @@ pub struct CheckRequest<'a> {
     pub settings: &'a Settings,
     pub advisories: &'a [Advisory],
     pub call: Call,
-    /// Whether a template is built. With `--no-synth`, none is.
+    /// Whether to build a template. With `--no-synth`, this is false.
     pub synthesizes: bool,
     pub parent: ParentSource,
     pub progress: Progress,
@@ -47,7 +47,8 @@ impl CheckRequest<'_> {
     }
 }
 
-/// The built-in advisories and those of the config, and an error for each file that could not be read.
+/// Reads the built-in advisories and those in the files that the settings name. Returns them, and an error
+/// for each file that could not be read.
 pub fn read_advisories(settings: &Settings) -> (Vec<Advisory>, Vec<Error>) {
     let (mut advisories, mut errors) = (file::built_in(), Vec::new());
     for file in &settings.advisories {

@@ -1,4 +1,4 @@
-//! The command line of `preflight`, as clap reads it. No file is opened.
+//! The command line of `preflight`, as clap reads it. Parsing opens no file.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -31,7 +31,6 @@ pub fn asks_for_json(arguments: &[OsString]) -> bool {
 }
 
 impl Preflight {
-    /// Parses the arguments.
     pub fn read(command_line: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
         let conflict = |message| Err(Self::command().error(ErrorKind::ArgumentConflict, message));
         let parsed = Self::try_parse_from(command_line)?;
@@ -71,7 +70,8 @@ impl Preflight {
     }
 }
 
-/// `--aws` and `--parent` need a configuration, which names the parent image; `--print-policy` does not.
+/// `--aws` and `--parent` need a configuration, because it names the parent image. With `--print-policy`,
+/// `--aws` needs none.
 fn refuse_aws(check: &CheckArgs) -> Option<&'static str> {
     let asks = check.parent.is_some() || check.aws && !check.print_policy;
     (asks && check.image_configuration.is_none())

@@ -21,9 +21,9 @@ pub enum Invocation {
 }
 
 impl Invocation {
-    /// The first argument that isn't an option is the real pcluster's subcommand, and argparse does not accept an
-    /// abbreviation of it. If the real parser refuses a guarded call, the call ends in a usage error, as it would
-    /// without the guard.
+    /// The first argument that isn't an option counts as pcluster's subcommand. It has to be written in full,
+    /// because pcluster's argparse accepts no abbreviated subcommands. A guarded call that pcluster's own
+    /// parser refuses ends in pcluster's usage error, as it would without the guard.
     pub fn read(command_line: Vec<OsString>) -> Self {
         let mut command_line = command_line.into_iter();
         let name = command_line.next().unwrap_or_default();
@@ -42,18 +42,18 @@ impl Invocation {
     }
 }
 
-/// Whether this name is `pcluster-preflight`, a program that has only the commands of `preflight`.
+/// Whether a program was called as `pcluster-preflight`, by name or by path. That program has only the
+/// commands of `preflight`.
 pub fn is_preflight(name: &OsStr) -> bool {
     Path::new(name).file_name() == Some(OsStr::new("pcluster-preflight"))
 }
 
-/// Whether this process was called as `pcluster-preflight`.
 pub fn is_called_preflight() -> bool {
     env::args_os().next().is_some_and(|name| is_preflight(&name))
 }
 
-/// The directory of the path by which `pcluster-preflight` was called; `None` if it was called by a bare
-/// name. A user who calls it by a path means the `pcluster` in the same directory.
+/// The directory in the path by which the user called `pcluster-preflight`. The user means the `pcluster` in
+/// that directory. `None` if the call has no path, or if the program was called as `pcluster`.
 pub fn called_directory() -> Option<PathBuf> {
     called_path().filter(|_| is_called_preflight())?.parent().map(Path::to_owned)
 }

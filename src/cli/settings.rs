@@ -18,14 +18,14 @@ use crate::system::{dirs, trust};
 use crate::text::printable::{lossy, name_of};
 use crate::text::yaml::{self, Scalar};
 
-/// A time limit.
+/// The value of the setting `timeout`.
 #[derive(Debug)]
 struct Seconds(Duration);
 
 impl Seconds {
     const ACCEPTED: &str = "a whole number of seconds, 1 to 86400";
 
-    /// One day: no check needs more, and adding it to a point in time does not overflow.
+    /// One day: no check needs more, and adding a day to a point in time does not overflow.
     const MAX: u64 = 24 * 60 * 60;
 
     fn new(seconds: u64) -> Option<Self> {
@@ -42,7 +42,7 @@ impl<'de> Deserialize<'de> for Seconds {
     }
 }
 
-/// config.yaml as it is written.
+/// The contents of config.yaml.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a mapping of settings such as `mode: block`")]
 struct ConfigFile {
@@ -68,7 +68,6 @@ pub enum Origin {
     Flag,
 }
 
-/// The origin of each setting.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Origins {
     mode: Origin,
@@ -81,12 +80,12 @@ struct Origins {
     advisories: Origin,
 }
 
-/// A setting, its value and its origin, as `preflight where` lists it.
+/// A setting as `preflight where` lists it.
 #[derive(Debug, Serialize)]
 pub struct ListedSetting {
     #[serde(skip)]
     pub name: &'static str,
-    /// Formatted as in config.yaml.
+    /// The value, in the form that it has in config.yaml.
     pub value: Value,
     pub origin: Origin,
 }
@@ -94,14 +93,15 @@ pub struct ListedSetting {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Settings {
     pub mode: Mode,
-    /// The value in the file only: [`crate::environment::locate::Search`] reads the variable.
+    /// The path in config.yaml. [`crate::environment::locate::Search`] reads the
+    /// variable `PCLUSTER_SHIM_REAL`.
     pub real: Option<PathBuf>,
     pub strict: bool,
     /// The time limit for one child process of a check.
     pub timeout: Duration,
     pub installer: InstallerChoice,
     pub strategy: Strategy,
-    /// Whether a check of a configuration asks AWS about its parent image.
+    /// Whether a check asks AWS about the parent image, components and subnet of the configuration.
     pub aws: bool,
     /// The ids of warnings and infos that are counted but not reported.
     pub ignore: Vec<String>,
@@ -135,7 +135,8 @@ fn take<T>(value: Option<T>, origin: Origin, setting: &mut T, its_origin: &mut O
 }
 
 impl Settings {
-    /// Reads the settings. An invalid setting keeps its default, and its error is returned too.
+    /// Reads the settings from config.yaml and the variables. An invalid file sets nothing, and an invalid
+    /// variable is ignored. The errors are returned too.
     pub fn read() -> (Self, Vec<Error>) {
         let mut errors = Vec::new();
         let mut settings = Self::default();
@@ -147,7 +148,7 @@ impl Settings {
         (settings, errors)
     }
 
-    /// The value that replaces an invalid variable, with its origin: `warn, from config.yaml`.
+    /// The value that is used instead of an invalid variable, with its source: `warn, from config.yaml`.
     pub fn describe_value_of(&self, variable: &str) -> String {
         let (value, origin) = match variable {
             env_vars::MODE => (name_of(self.mode), self.origins.mode),
@@ -158,14 +159,14 @@ impl Settings {
         format!("{value}, {origin}")
     }
 
-    /// Reads only the file's settings, without the variables that override it. An invalid file sets nothing.
+    /// Reads the settings from config.yaml, but not from the variables. An invalid file sets nothing.
     pub fn read_file_alone() -> Self {
         let mut settings = Self::default();
         settings.take_file(read_file().unwrap_or_default());
         settings
     }
 
-    /// Reads the settings from the text of a config.yaml, without variables.
+    /// Reads the settings from the text of a config.yaml. Variables do not count.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut settings = Self::default();
         settings.take_file(parse_file(text)?);
@@ -204,8 +205,8 @@ impl Settings {
         take(timeout, from, &mut self.timeout, &mut origins.timeout);
     }
 
-    /// Lists every setting with its effective value. `real` comes from the search, which knows the flag and the
-    /// variable.
+    /// Lists every setting with its effective value. `real` comes from the search for the real pcluster,
+    /// which knows the flag and the variable.
     pub fn list(&self, real: (Option<&Path>, Origin)) -> Vec<ListedSetting> {
         let origins = &self.origins;
         let (file, is_named) = (config_path(), is_config_named());
@@ -257,13 +258,13 @@ pub fn config_path() -> Option<PathBuf> {
     }
 }
 
-/// Whether the variable names the config file.
+/// Whether `PCLUSTER_SHIM_CONFIG` names the config file.
 fn is_config_named() -> bool {
     env::var_os(env_vars::CONFIG).is_some_and(|value| value != OsStr::new(""))
 }
 
 fn read_file() -> Result<ConfigFile, Error> {
-    // By convention, /dev/null in place of a file means that none is wanted.
+    // By convention, the path /dev/null means that no file is wanted.
     let Some(path) = config_path().filter(|path| path != Path::new("/dev/null")) else {
         return Ok(ConfigFile::default());
     };
@@ -289,7 +290,8 @@ fn parse_file(text: &str) -> Result<ConfigFile, String> {
     yaml::parse::<Option<ConfigFile>>(text).map(Option::unwrap_or_default)
 }
 
-/// Whether a file was not found; the error is `NotADirectory` if HOME is a file, such as /dev/null.
+/// Whether the error means that the file does not exist. The error is `NotADirectory` if HOME is a file,
+/// such as /dev/null.
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }

@@ -1,7 +1,7 @@
 //! The texts that installers write into console scripts, below the lines that start Python.
 
-/// The known texts, with `'` for either quote and spaces for tabs, and without empty lines and the encoding
-/// comment. `*` is a requirement such as `aws-parallelcluster==3.1.3`.
+/// The known texts. Here, each `"` is replaced with `'` and each tab with four spaces, and empty lines and
+/// the encoding comment are left out. `*` stands for a requirement such as `aws-parallelcluster==3.1.3`.
 pub const BODIES: [&str; 10] = [
     // distlib 0.2.9 to 0.3.9; pip 19.3 to 25.1, which includes distlib; uv before 0.6, pypa/installer, flit
     r"import re
@@ -94,14 +94,14 @@ if __name__ == '__main__':
     sys.exit(load_entry_point('*', 'console_scripts', 'pcluster')())",
 ];
 
-/// The values in a known text.
+/// What [`read_body`] found in a known text.
 #[derive(Debug)]
 pub struct Body {
     /// The script's `__requires__`, if `pkg_resources` uses that value.
     pub requires: Option<String>,
 }
 
-/// Reads a text; `None` if it is not known.
+/// Reads the text below the lines that start Python; `None` if it isn't one of [`BODIES`].
 pub fn read_body(body: &str) -> Option<Body> {
     let body = body.replace('"', "'").replace('\t', "    ");
     let lines = || body.lines().map(str::trim_end).filter(|line| !line.is_empty() && *line != ENCODING);
@@ -116,7 +116,8 @@ pub fn read_body(body: &str) -> Option<Body> {
 
 pub const ENCODING: &str = "# -*- coding: utf-8 -*-";
 
-/// Whether a line matches the known line. Every `*` of a script has to stand for the same requirement.
+/// Whether a line matches a known line. Every `*` of a known text has to stand for the same requirement:
+/// `requirement` is the first one that was found.
 fn is_like<'a>(known: &str, line: &'a str, requirement: &mut Option<&'a str>) -> bool {
     let Some((before, after)) = known.split_once('*') else { return known == line };
     let found = line.strip_prefix(before).and_then(|line| line.strip_suffix(after));

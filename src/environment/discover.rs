@@ -1,8 +1,9 @@
 //! Finds every real pcluster that this user can reach: one that a setting names, those on PATH or where
 //! environments are usually kept, and those below the directories that `--root` names.
 //!
-//! What is on PATH is trusted, because the user would run it anyway. A launcher that a search finds may
-//! belong to another user. Such a launcher is run only if nobody but this user or root could have written it.
+//! A launcher that a setting names or that is on PATH is trusted, because the user would run it anyway. A
+//! launcher that is found anywhere else may belong to another user, so it is run only if nobody but this user
+//! or root could have written it.
 
 use std::collections::VecDeque;
 use std::env;
@@ -17,13 +18,14 @@ use crate::error::Error;
 use crate::model::options::FoundBy;
 use crate::system::{files, trust};
 
-/// How deep below a `--root` an environment may be: `/home/USER/work/PROJECT/sub/.venv` is six levels deep.
+/// How deep below a `--root` an environment may be: `/home/USER/work/PROJECT/sub/.venv` is six levels
+/// below `/`.
 const MAX_DEPTH: usize = 8;
 
 /// At most this many directories are read below one `--root`. A source tree has some thousands.
 const MAX_DIRECTORIES: usize = 100_000;
 
-/// Directories that contain many others but no environment.
+/// Names of directories that contain many directories, but no environment.
 const PASSED_OVER: [&str; 6] =
     ["node_modules", ".git", "__pycache__", "site-packages", "dist-packages", ".hg"];
 
@@ -34,11 +36,11 @@ const KERNEL: [&str; 3] = ["/proc", "/sys", "/dev"];
 #[derive(Debug)]
 pub struct Found {
     pub real: Real,
-    /// The reason why it must not be run, if there is one.
+    /// Why this pcluster must not be run, if there is a reason.
     pub distrust: Option<String>,
 }
 
-/// Everything that was found, and the roots that were too large to be searched completely.
+/// Everything that was found, and the `--root` directories that were too large to be searched completely.
 #[derive(Debug, Default)]
 pub struct Discovery {
     pub found: Vec<Found>,
@@ -86,7 +88,8 @@ pub fn discover(search: &Search, roots: &[PathBuf]) -> Result<Discovery, Error> 
 }
 
 impl Discovery {
-    /// Adds a launcher that isn't a shim, or the launcher that a shim has replaced, unless it was added already.
+    /// Adds the launcher at `path` or, if `path` is a shim, the launcher that this shim has replaced. Each
+    /// launcher is added only once.
     fn add(&mut self, search: &Search, path: &Path, found_by: FoundBy) {
         let path = match search.classify(path) {
             Some(CandidateStatus::Usable) => path.to_owned(),
@@ -105,8 +108,8 @@ impl Discovery {
     }
 }
 
-/// Whether the launchers in this directory of PATH choose one of several environments. Those environments are
-/// found separately.
+/// Whether this directory of PATH contains a version manager's shims, which choose one of several
+/// environments. `discover` searches those environments instead of the shims.
 fn leads_elsewhere(entry: &Path) -> bool {
     places::behind_shims(entry).is_some_and(|places| places.iter().any(|place| !expand(place).is_empty()))
 }
@@ -130,7 +133,8 @@ fn distrust(launcher: &Path) -> Option<String> {
     })
 }
 
-/// The directories that match a pattern. Links are followed: a pattern has an end, so there is no loop.
+/// The directories that match a pattern. Links are followed. They cannot cause an endless loop, because a
+/// pattern has a fixed number of levels.
 fn expand(place: &Place) -> Vec<PathBuf> {
     let names = place.below.split('/').filter(|name| !name.is_empty());
     names.fold(vec![place.base.clone()], |directories, name| match name {
@@ -155,8 +159,8 @@ fn read_conda_list() -> Vec<PathBuf> {
     places::read_conda_list(&text.unwrap_or_default())
 }
 
-/// Visits a directory and those below it, parents first, without following links. Returns whether all were
-/// visited.
+/// Visits a directory and those below it, parents first, without following links. Returns false if it stopped
+/// after `max_directories`.
 fn walk(root: &Path, max_directories: usize, mut visit: impl FnMut(&Path)) -> bool {
     let mut waiting = VecDeque::from([(root.to_owned(), 0)]);
     let mut count = 0;
@@ -169,7 +173,7 @@ fn walk(root: &Path, max_directories: usize, mut visit: impl FnMut(&Path)) -> bo
         if depth == MAX_DEPTH {
             continue;
         }
-        // An unreadable directory is skipped: /home contains directories of other users.
+        // An unreadable directory is skipped, for example another user's in /home.
         let entries = directory.read_dir().into_iter().flatten().flatten();
         let mut below: Vec<_> = entries
             .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))

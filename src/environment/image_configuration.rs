@@ -9,11 +9,11 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-/// The number of links that Linux follows in one path.
+/// The maximum number of links that Linux follows in one path.
 const MAX_LINKS: usize = 40;
 
-/// The file names that an argument may contain: `FILE`, `--option=FILE`, `-cFILE`, `-c=FILE`. It does not matter
-/// which of them the real parser accepts: a name counts if the file exists.
+/// The file names that an argument may contain: `FILE`, `--option=FILE`, `-cFILE`, `-c=FILE`. It does not
+/// matter which of these forms pcluster's parser accepts: a name counts if the file exists.
 pub fn file_names(argument: &OsStr) -> impl Iterator<Item = &Path> {
     let argument = argument.as_bytes();
     let joined = argument.iter().position(|byte| *byte == b'=').map(|equals| &argument[equals + 1..]);
@@ -37,7 +37,7 @@ pub fn is_read_once(path: &Path) -> bool {
     )
 }
 
-/// Whether the links of a path lead to a file descriptor. They are followed one by one, because
+/// Whether the links of a path lead to a file descriptor. The links are followed one by one, because
 /// `canonicalize` would resolve `/dev/stdin` to the file behind it.
 fn leads_to_descriptor(path: &Path) -> bool {
     let mut path = path.to_owned();

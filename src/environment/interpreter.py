@@ -20,7 +20,7 @@ Strings have a character for each byte, because paths and variables need not be 
 import os
 import sys
 
-# What every console script of aws-parallelcluster 3 imports.
+# The package that every console script of aws-parallelcluster 3 imports from.
 COMMAND_LINE = "pcluster.cli"
 
 
@@ -146,7 +146,7 @@ def find(name, path, finders):
     for finder in finders:
         try:
             spec = finder.find_spec(name, path)
-        except Exception:  # a finder of another package, or one with the interface from before Python 3.4
+        except Exception:  # another package's finder failed, or has the interface from before Python 3.4
             continue
         if spec is not None:
             return spec
@@ -160,7 +160,7 @@ def activate(requires):
     __main__.__requires__ = requires
     try:
         import pkg_resources  # noqa: F401
-    except Exception:  # the script fails in the same way
+    except Exception:  # the import in the console script will fail in the same way
         pass
 
 

@@ -23,7 +23,7 @@ pub struct Interpreter {
     pub version: String,
     /// The infix in the names of this Python's bytecode files: `cpython-311`.
     pub cache_tag: Option<String>,
-    /// The flags, without `-B`, that another run of Python needs to behave like this one.
+    /// The flags with which Python behaves as it does for pcluster, except `-B`.
     pub flags: Vec<OsString>,
     pub sys_path: Vec<PathBuf>,
     pub prefix: PathBuf,
@@ -54,20 +54,21 @@ pub struct InterpreterAnswer {
     flags: Vec<String>,
     sys_path: Vec<String>,
     prefix: String,
-    /// Every variable; after `keep_changes`, only those that the launcher has changed.
+    /// All variables of this Python's environment; after `keep_changes`, only those that the launcher
+    /// has changed.
     #[serde(default)]
     environment: Option<BTreeMap<String, String>>,
     #[serde(default)]
     unset: Vec<String>,
-    /// The directory, the arguments and the user with which a launcher runs pcluster. They are missing from
-    /// the answer of a console script's interpreter.
+    /// The directory in which a launcher runs pcluster. The next two fields are the arguments and the user.
+    /// All three are missing from the answer of a console script's interpreter.
     #[serde(default)]
     directory: Option<String>,
     #[serde(default)]
     arguments: Vec<String>,
     #[serde(default)]
     user: Option<u32>,
-    /// The path of the running program, if the system has `/proc/self/exe`.
+    /// The path of the program that ran interpreter.py, if the system has `/proc/self/exe`.
     #[serde(default)]
     running: Option<String>,
 }
@@ -131,11 +132,13 @@ impl InterpreterAnswer {
     }
 }
 
-/// Reads an answer of interpreter.py, and reduces its environment to the changes.
+/// Reads an answer of interpreter.py, and reduces its environment to the variables that the launcher
+/// has changed.
 pub fn read_answer(answer: &serde_json::Value) -> Option<InterpreterAnswer> {
     let mut answer = InterpreterAnswer::deserialize(answer).ok()?;
     answer.keep_changes();
-    // If Python was started as `pcluster`, it mistakes the `pcluster` on PATH, this shim, for its executable.
+    // If Python was started as `pcluster`, it mistakes the `pcluster` on PATH, which is this shim, for its
+    // own executable.
     let own = executables::own_executable();
     let is_shim = own.is_some() && answer.interpreter().executable.canonicalize().ok() == own;
     if is_shim && !answer.take_running() {
@@ -178,7 +181,7 @@ fn from_latin1(text: &str) -> OsString {
     OsString::from_vec(text.chars().map(byte).collect())
 }
 
-/// The value of PYTHONPATH with one more directory in front.
+/// A value for PYTHONPATH: the directory `first`, then the entries of `rest`.
 pub fn python_path(first: &Path, rest: Option<OsString>) -> OsString {
     let mut joined = first.as_os_str().to_owned();
     if let Some(rest) = rest.filter(|rest| !rest.is_empty()) {

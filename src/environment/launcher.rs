@@ -1,7 +1,7 @@
 //! Launchers: whether a file named pcluster is a console script that an installer wrote, and which
 //! Python such a script starts.
 //!
-//! The interpreter is read only from a file whose whole text is known, because a single other line could
+//! The interpreter is read only from a file whose whole text is known, because a single unknown line could
 //! start any program. Any other launcher has to be started to find out which Python it runs.
 
 use std::env;
@@ -13,14 +13,14 @@ use std::path::{Path, PathBuf};
 use crate::environment::console_script_text::{Body, read_body};
 use crate::system::{executables, files};
 
-/// The longest known console script is 1.2 kB long, not counting its first lines.
+/// More than any console script needs: the longest known one is 1.2 kB long, not counting its first lines.
 const MAX_SCRIPT: u64 = 16 << 10;
 
-/// The kind of a file named pcluster.
+/// What a file named pcluster is.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Launcher {
     ConsoleScript(ConsoleScript),
-    /// A wrapper, a shim of a version manager, an archive, a frozen program.
+    /// Anything else, such as a wrapper, a version manager's shim, an archive or a frozen program.
     Other,
 }
 
@@ -39,17 +39,16 @@ enum Start {
     Shebang { interpreter: PathBuf, flags: Option<OsString> },
     /// `#!/usr/bin/env [-S] python3 [flags]`.
     Env { words: Vec<OsString> },
-    /// `#!/bin/sh` and an exec that Python reads as a string; used for long paths and paths with spaces.
+    /// `#!/bin/sh`, then a line that is an `exec` to the shell and a string to Python. Installers write this
+    /// if the path of Python is long or contains spaces.
     Trampoline { words: Vec<OsString>, beside_script: bool },
 }
 
 impl Launcher {
-    /// Reads a launcher.
     pub fn read(path: &Path) -> io::Result<Self> {
         Ok(Self::parse(&files::read_head(path, MAX_SCRIPT + 1)?))
     }
 
-    /// Reads the text of a launcher.
     pub fn parse(text: &[u8]) -> Self {
         ConsoleScript::parse(text).map_or(Self::Other, Self::ConsoleScript)
     }
@@ -89,7 +88,8 @@ impl ConsoleScript {
         Some(Self { start, requires })
     }
 
-    /// The interpreter, and the arguments before the script's name; `None` if `env` would find no interpreter.
+    /// The interpreter, and its arguments before the script's name; `None` if `env` would find
+    /// no interpreter.
     pub fn interpreter(&self, script_directory: &Path) -> Option<(PathBuf, Vec<OsString>)> {
         match &self.start {
             Start::Shebang { interpreter, flags } => {
@@ -109,7 +109,7 @@ impl ConsoleScript {
     }
 }
 
-/// How a script starts its Python, and the text that follows.
+/// How a script starts its Python, and the text below the lines that do so.
 fn read_start(text: &[u8]) -> Option<(Start, &[u8])> {
     let (first, rest) = split_line(text.strip_prefix(b"#!")?);
     if first.trim_ascii().ends_with(b"/sh") {
@@ -120,7 +120,7 @@ fn read_start(text: &[u8]) -> Option<(Start, &[u8])> {
 }
 
 impl Start {
-    /// The arguments before the script's name.
+    /// The arguments that Python gets before the script's name.
     fn flags(&self) -> &[OsString] {
         match self {
             Self::Shebang { flags, .. } => flags.as_slice(),
@@ -139,7 +139,7 @@ impl Start {
             let flags = argument.map(|text| OsStr::from_bytes(text).to_owned());
             return flags.iter().all(|flag| is_flag(flag)).then_some(Self::Shebang { interpreter, flags });
         }
-        // A file named env in another place could be another program.
+        // A file named env in any other directory could be another program.
         let is_env = ["/usr/bin/env", "/bin/env"].iter().any(|env| interpreter == Path::new(env));
         if is_env { Self::from_env(argument?) } else { None }
     }
@@ -157,9 +157,9 @@ impl Start {
         starts_python(&words).then_some(Self::Env { words })
     }
 
-    /// Reads `'''exec' PYTHON [FLAGS] "$0" "$@"`, and the end of what Python reads as a string. The end is
-    /// on the next line, or, in conda's form, after a comment sign on the same line. Also returns the text
-    /// that follows.
+    /// Reads `'''exec' PYTHON [FLAGS] "$0" "$@"`, which begins a string for Python, and the end of this
+    /// string. The end is on the next line, or, in conda's form, after a comment sign on the same line. Also
+    /// returns the text after the string.
     fn from_trampoline(text: &[u8]) -> Option<(Self, &[u8])> {
         const BESIDE: &str = r#""$(dirname -- "$(realpath -- "$0")")"/"#;
         let (line, rest) = split_line(text);
@@ -252,7 +252,7 @@ mod tests {
         line.split(' ').map(OsString::from).collect()
     }
 
-    /// distlib's text below the first lines.
+    /// The text that distlib writes below the lines that start Python.
     fn body() -> String {
         format!("{ENCODING}\n{}\n", BODIES[0])
     }
@@ -321,7 +321,7 @@ mod tests {
         }
     }
 
-    /// A script with a single other line could start any program.
+    /// A single unknown line could start any program.
     #[test]
     fn only_a_whole_known_text_is_a_console_script() {
         let script = |body: &str| match Launcher::parse(format!("#!/v/bin/python\n{body}").as_bytes()) {

@@ -1,8 +1,8 @@
 //! The real pcluster: found on PATH, or named by a flag, a variable or the config.
 //!
 //! A shim is not recognised by its path: one file can have several paths, and other builds of this program
-//! are shims too. Instead, a candidate's device and inode are compared with our own. If the candidate is a
-//! binary, we also look for `MARKER` in it.
+//! are shims too. Instead, a candidate's device and inode are compared with those of our own executable. If
+//! the candidate is a binary, we also look for `MARKER` in it.
 
 use std::env;
 use std::ffi::OsString;
@@ -28,8 +28,8 @@ pub const NAME: &str = "pcluster";
 /// relative to the shim's directory.
 ///
 /// The file at this path is a link to `pcluster.real`, which is next to the shim. The link is in a separate
-/// directory so that it can have the name that usage texts show. Its target is next to the shim because some
-/// launchers search for their Python in their own directory.
+/// directory so that it can be named `pcluster`, the name that usage texts show. The link's target is next to
+/// the shim because some launchers search for their Python in their own directory.
 pub const REPLACED_LAUNCHER: &str = ".pcluster-shim/pcluster";
 
 /// A text in every build of this program, old and new. It must never be changed.
@@ -38,12 +38,13 @@ const MARKER: &str = "pcluster-shim executable 7c1e4d6a-86f5-4f0b-9a0c-2d3b51e6f
 /// The real pcluster.
 #[derive(Debug, Clone)]
 pub struct Real {
-    /// The path as found, never made canonical: launchers and multicall programs depend on their own name.
+    /// The path as found, never made canonical: launchers and multicall programs depend on the name by which
+    /// they are called.
     pub path: PathBuf,
     pub found_by: FoundBy,
     /// The variable that [`LoopGuard`] needs to recognise a program that execs `pcluster` again. A console
-    /// script of aws-parallelcluster never does that, so the variable is removed for it, and the rest of the
-    /// caller's environment is unchanged.
+    /// script of aws-parallelcluster never does that: for such a script, the variable is removed if it is
+    /// set, and otherwise this is `None`.
     guard_variable: Option<(&'static str, Option<OsString>)>,
 }
 
@@ -52,7 +53,7 @@ impl Real {
         Exec { program: self.path, arguments, environment: self.guard_variable.into_iter().collect() }
     }
 
-    /// Starts the real pcluster with the packages of a directory in front of those of the environment.
+    /// Like [`Real::into_exec`], but with the packages of `overlay` in front of those of the environment.
     pub fn into_exec_with(self, arguments: Vec<OsString>, overlay: &Path) -> Exec {
         let mut exec = self.into_exec(arguments);
         let python_path = python_path(overlay, env::var_os("PYTHONPATH"));
@@ -104,9 +105,9 @@ impl Search {
 
     /// Finds the real pcluster.
     pub fn real(&self) -> Result<Real, Error> {
-        // The config applies to all environments. Whatever means a single environment overrides
-        // it: a flag, the variable, a launcher that this shim has replaced, and the directory in
-        // which this program was called.
+        // The config applies to all environments. Anything that selects a single environment overrides the
+        // config: a flag, PCLUSTER_SHIM_REAL, a launcher that this shim has replaced, and the directory in
+        // the path by which `pcluster-preflight` was called.
         if let Some((path, by)) = self.named.as_ref().filter(|(_, by)| *by != FoundBy::Config) {
             return self.named_real(path, *by);
         }
@@ -139,8 +140,8 @@ impl Search {
         if looped.is_empty() { Err(Error::NoRealPcluster) } else { Err(Error::Loop { tried: looped }) }
     }
 
-    /// Accepts a candidate or, if the candidate is a shim, the launcher that the candidate has replaced.
-    /// A program that was started before is added to `looped`.
+    /// Accepts a candidate or, if the candidate is a shim, the launcher that the candidate has replaced. A
+    /// program that has already started this shim again is added to `looped`.
     fn take(&self, candidate: Candidate, by: FoundBy, looped: &mut Vec<PathBuf>) -> Option<Real> {
         match candidate.status {
             CandidateStatus::Usable => return Some(self.choose(candidate.path, by)),
@@ -185,7 +186,7 @@ impl Search {
         (self.classify(&directory.join(NAME))? == CandidateStatus::Shim).then_some(launcher)
     }
 
-    /// The launcher that a shim (this one or another) has replaced, found by any path of that shim.
+    /// The launcher that a shim (this one or another) has replaced. `shim` is any path of that shim.
     pub fn replaced_launcher_beside(&self, shim: &Path) -> Option<PathBuf> {
         if FileId::of(shim) == self.own {
             // The path can be a hard link in another environment, next to that environment's launcher.
@@ -208,7 +209,8 @@ impl Search {
     /// The real pcluster at a path that was found to be usable.
     pub fn choose(&self, path: PathBuf, found_by: FoundBy) -> Real {
         let guard_variable = if is_console_script(&path) {
-            // The variable is removed only if it is set, because std copies the environment for any change.
+            // The variable is removed only if it is set, because any change makes std copy the
+            // whole environment.
             env::var_os(env_vars::TRIED).map(|_| (env_vars::TRIED, None))
         } else {
             Some((env_vars::TRIED, Some(self.loop_guard.with(&path))))
@@ -216,14 +218,15 @@ impl Search {
         Real { path, found_by, guard_variable }
     }
 
-    /// Every executable `pcluster` on PATH, in order, and whether it could be the real one.
+    /// Every executable `pcluster` on PATH, in order, and whether it could be the real pcluster.
     pub fn candidates(&self) -> impl Iterator<Item = Candidate> {
         env::split_paths(&self.path).filter_map(|directory| {
             let path = directory.join(NAME);
             let status = if directory.is_absolute() {
                 self.classify(&path)?
             } else {
-                // Through an empty or relative entry, a file in the current directory would be run.
+                // An empty or relative entry depends on the current directory, so its `pcluster` is listed,
+                // but never run.
                 executable(&env::current_dir().ok()?.join(&path))?;
                 CandidateStatus::NotAbsolute
             };
@@ -256,7 +259,7 @@ pub struct Candidate {
 pub enum CandidateStatus {
     Usable,
     Shim,
-    /// It was started before, and has started this shim again.
+    /// The shim started this candidate before, and the candidate started the shim again.
     Tried,
     NotAbsolute,
 }
@@ -276,8 +279,8 @@ fn is_shim(path: &Path) -> bool {
     file.read_exact(&mut start).is_ok() && start != *b"#!" && contains_marker(file)
 }
 
-/// Searches a program for `MARKER`, piece by piece. For a frozen program of some ten MB, this takes a few
-/// milliseconds, once per call.
+/// Searches a program for `MARKER`, piece by piece. For a frozen program of about ten MB, this takes a few
+/// milliseconds, once in each call of `pcluster`.
 fn contains_marker(mut program: impl Read) -> bool {
     const PIECE: usize = 256 << 10;
     let marker = memmem::Finder::new(MARKER);
@@ -299,7 +302,7 @@ fn contains_marker(mut program: impl Read) -> bool {
 mod tests {
     use super::*;
 
-    /// Programs that replace identical files by hard links create such links.
+    /// A program that replaces identical files with hard links can create a hard link to a shim.
     #[test]
     fn a_hard_link_to_the_shim_of_an_environment_finds_its_launcher() {
         use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -337,7 +340,7 @@ mod tests {
         }
     }
 
-    /// On some systems, the running executable is reported under the name that was called, which may be a link.
+    /// Some systems report the running executable by the path that was called, which may be a link.
     #[test]
     fn the_launcher_that_was_replaced_is_found_through_a_link() {
         use std::os::unix::fs::{PermissionsExt as _, symlink};

@@ -12,9 +12,9 @@ use crate::model::env_vars;
 /// If more programs than this start one another as `pcluster`, that is certainly a loop.
 const MAX_DEPTH: u32 = 100;
 
-/// The value of `PCLUSTER_SHIM_TRIED`, `PID/DEPTH/PATH:PATH…`, where the paths are the candidates that were
-/// started. A process uses the paths only if it wrote them itself (after an exec, it has the same PID) or if
-/// the depth has reached `MAX_DEPTH`. Otherwise it uses only the depth.
+/// The value of `PCLUSTER_SHIM_TRIED`, in the form `PID/DEPTH/PATH:PATH…`. The paths are those of the
+/// candidates that were started. A process uses the paths only if it wrote them itself (an exec keeps the
+/// PID) or if the depth has reached `MAX_DEPTH`. Otherwise it uses only the depth.
 #[derive(Debug, Default)]
 pub struct LoopGuard {
     depth: u32,

@@ -1,17 +1,18 @@
-//! Which pcluster will run and what it consists of: the launcher, its interpreter, packages, Node.js and template.
+//! Which pcluster will run and what it consists of: the launcher, its interpreter, packages, Node.js
+//! and template.
 //!
 //! - `console_script_text`: the texts of console scripts
 //! - `discover`: every real pcluster that this user can reach
 //! - `image_configuration`: the files that a call names, and which of them a check may read
-//! - `interpreter`: the answer of interpreter.py: the Python that runs pcluster
+//! - `interpreter`: the Python that runs pcluster, as interpreter.py describes it
 //! - `launcher`: a console script → the Python that it names
 //! - `locate`: PATH → the real pcluster
 //! - `loop_guard`: recognises a pcluster that starts this shim again
 //! - `node`: the Node.js that CDK will run
 //! - `packages`: `sys.path` → installed distributions
 //! - `places`: where installers keep environments
-//! - `question`: a launcher that isn't a console script, asked by starting it
-//! - `record`: RECORD, the files of an installed distribution
+//! - `question`: starts a launcher that isn't a console script, to find out which Python it runs
+//! - `record`: the files of an installed distribution, from its RECORD
 //! - `synthesis`: the template that the real pcluster would submit
 //! - `target`: a launcher → its interpreter, `sys.path`, environment
 

@@ -1,5 +1,5 @@
-//! The installed distributions on a `sys.path`, as `importlib.metadata` finds them: if several have the same
-//! normalised name, the first on `sys.path` counts. Only files are read.
+//! The installed distributions on a `sys.path`, as `importlib.metadata` finds them: if several distributions
+//! have the same normalised name, the first one on `sys.path` counts. Only files are read.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -14,7 +14,7 @@ use crate::text::package_name::normalised;
 /// can follow.
 const MAX_HEADER: u64 = 1 << 20;
 
-/// Reads the distributions in the directories of `sys_path` that exist.
+/// Reads the distributions in the existing directories of `sys_path`.
 pub fn read_installed(sys_path: &[PathBuf]) -> Packages {
     let mut distributions = BTreeMap::new();
     for directory in sys_path {
@@ -28,8 +28,8 @@ pub fn read_installed(sys_path: &[PathBuf]) -> Packages {
 /// Finds one distribution, without reading the others.
 pub fn find_distribution(sys_path: &[PathBuf], name: &str) -> Option<Distribution> {
     let name = normalised(name);
-    // The name of the metadata begins with the distribution's name, but the installer
-    // may spell that differently.
+    // The metadata's file name begins with the distribution's name, but the installer may have spelled that
+    // name differently.
     let may_be = |file_name: &OsStr| {
         let file_name = file_name.to_string_lossy();
         normalised(&file_name).strip_prefix(&name).is_some_and(|rest| rest.starts_with('-'))
@@ -42,13 +42,13 @@ pub fn find_distribution(sys_path: &[PathBuf], name: &str) -> Option<Distributio
     })
 }
 
-/// The program that installed a distribution, from the INSTALLER file: `pip`, `uv`, `conda`.
+/// The program that installed a distribution, such as `pip`, `uv` or `conda`, as the INSTALLER file names it.
 pub fn read_installer(distribution: &Distribution) -> Option<String> {
     let text = files::read_to_string(&distribution.metadata.join("INSTALLER")).ok()?;
     Some(text.trim().to_owned()).filter(|name| !name.is_empty())
 }
 
-/// Reads the distributions of one directory, in the order in which the system lists it, as Python does.
+/// Reads the distributions of one directory, in the order in which the system lists them, as Python does.
 fn read_directory(directory: &Path) -> Vec<Distribution> {
     if directory.extension() == Some(OsStr::new("egg")) {
         return read_distribution(directory.join("EGG-INFO")).into_iter().collect();
@@ -56,8 +56,8 @@ fn read_directory(directory: &Path) -> Vec<Distribution> {
     find_metadata(directory).filter_map(|name| read_distribution(directory.join(name))).collect()
 }
 
-/// The names of the metadata files and directories in a directory, in upper or lower case. An egg is left out
-/// here: it counts only if its own path is on `sys.path`.
+/// The names of the metadata files and directories in a directory. Their endings may be in upper or lower
+/// case. An egg is left out: it counts only if its own path is on `sys.path`.
 fn find_metadata(directory: &Path) -> impl Iterator<Item = OsString> {
     let names = directory.read_dir().into_iter().flatten().flatten().map(|entry| entry.file_name());
     names.filter(|name| {
@@ -79,21 +79,22 @@ fn read_distribution(path: PathBuf) -> Option<Distribution> {
     parse_metadata(&header, path)
 }
 
-/// Reads the header of a METADATA or PKG-INFO as importlib.metadata does, with Python's email.parser: a line that
-/// isn't a field ends the header, an indented line continues the field before it, and if a field appears several
-/// times, the first one counts. `None` if it has no name or no version. `path` is that of the `.dist-info` or
-/// `.egg-info`.
+/// Reads the header of a METADATA or PKG-INFO file as Python does (importlib.metadata, email.parser): a line
+/// that isn't a field ends the header, an indented line continues the field before it, and if a file has
+/// several names or versions, the first one counts. `None` if the header has no name or no version. `path` is
+/// that of the `.dist-info` or `.egg-info`.
 pub fn parse_metadata(metadata: &str, path: PathBuf) -> Option<Distribution> {
     const FIELDS: [&str; 3] = ["name", "version", "requires-dist"];
     let mut fields: [Vec<String>; 3] = Default::default();
     let mut last = None;
     // As in importlib.metadata's parser, a carriage return ends a line too. Otherwise a requirement could
-    // contain one, and the text after it would be a separate line of a requirements file.
+    // contain a carriage return, and the text after the carriage return would be a separate line of a
+    // requirements file.
     let metadata = metadata.replace("\r\n", "\n").replace('\r', "\n");
     for line in metadata.lines() {
         if line.starts_with([' ', '\t']) {
             if let Some(value) = last.and_then(|field: usize| fields[field].last_mut()) {
-                // The parts are joined into a single line, because the value may become a line of a
+                // The lines of a value are joined into one, because the value may become a line of a
                 // requirements file.
                 value.push(' ');
                 value.push_str(line.trim());
@@ -196,7 +197,7 @@ mod tests {
         assert_eq!(found.requires, ["y"]);
     }
 
-    /// The expected values are what Python 3.9 to 3.13 gave in a test.
+    /// The expected values are those that Python 3.9 to 3.13 returned for these headers.
     #[test]
     fn a_header_means_what_it_means_to_python() {
         let version = |text: &str| parse_metadata(text, PathBuf::new()).map(|found| found.version);

@@ -3,21 +3,23 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Where environments are: a directory, and a pattern of the names below it, in which `*` means any name.
+/// Where environments are: a directory, and a pattern of the paths below it, in which `*` stands for any
+/// one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     pub base: PathBuf,
     pub below: &'static str,
 }
 
-/// Directories (`~` is HOME, a bare name is a variable), and the pattern of the environments in each. A line
-/// whose variable is not set is skipped; the default of a variable has a separate line.
+/// Each line has a directory and the pattern of the environments below it. In the directory, `~` is HOME, and
+/// a bare name is a variable (`CONDA_ROOT` is derived from `CONDA_EXE`). A line whose variable is not set is
+/// skipped. The default of a variable has a separate line.
 const PLACES: &[(&str, &str)] = &[
     ("VIRTUAL_ENV", ""),
     ("PYTHONUSERBASE", ""),
     ("~/.local", ""),
     ("~", ""),
-    // The documentation of ParallelCluster creates its environment in ~/apc-ve.
+    // In ParallelCluster's documentation, the environment is ~/apc-ve.
     ("~", "*"),
     ("PYENV_ROOT", "versions/*"),
     ("~/.pyenv", "versions/*"),
@@ -61,7 +63,7 @@ const PLACES: &[(&str, &str)] = &[
     ("/usr", ""),
 ];
 
-/// The places, given a function that returns the value of a variable.
+/// The places. `variable` returns the value of an environment variable.
 pub fn list(variable: impl Fn(&str) -> Option<OsString>) -> Vec<Place> {
     let directory = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let conda_root = || Some(directory("CONDA_EXE")?.parent()?.parent()?.to_owned());
@@ -74,8 +76,9 @@ pub fn list(variable: impl Fn(&str) -> Option<OsString>) -> Vec<Place> {
     PLACES.iter().filter_map(|(name, below)| Some(Place { base: base(name)?, below })).collect()
 }
 
-/// The environments that a version manager's shims choose from, if this directory of PATH contains such
-/// shims: pyenv has `shims` next to `versions`; asdf and mise have it next to `installs`.
+/// Where the environments are that a version manager's shims choose from. `None` if this directory of PATH
+/// does not contain such shims. pyenv has its directory `shims` next to `versions`; asdf and mise have it
+/// next to `installs`.
 pub fn behind_shims(entry_of_path: &Path) -> Option<[Place; 3]> {
     let root = entry_of_path.parent().filter(|_| entry_of_path.ends_with("shims"))?;
     let place = |below| Place { base: root.to_owned(), below };

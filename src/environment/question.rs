@@ -1,10 +1,10 @@
 //! Finds out which Python a launcher runs, if it isn't a console script: the launcher is started with
-//! interpreter.py as its `sitecustomize`, which answers just before pcluster is imported. If such a launcher
-//! starts a shim, that shim makes no check.
+//! interpreter.py as its `sitecustomize`, which answers just before pcluster is imported. If a launcher that
+//! is started in this way starts a shim, that shim makes no check.
 //!
 //! For each question, there is a scratch directory, which the asking process has locked. A variable tells the
-//! launcher where this directory is. The lock ends with the process, so a value of the variable that is left
-//! over, or set by hand, does not count as a question.
+//! launcher where this directory is. The lock ends with the asking process, so a value of the variable that
+//! is left over, or set by hand, does not count as a question.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -26,7 +26,7 @@ use crate::system::scratch::Scratch;
 
 const ANSWERS: &str = "answers";
 
-/// The key in the answer of a shim that was started by a launcher and finds no other pcluster.
+/// The key of the answer that a shim gives if a launcher started it, and it finds no other pcluster.
 const LOOPED: &str = "looped";
 
 /// The arguments for the launcher: those of the call, because what a wrapper does may depend on them.
@@ -36,12 +36,12 @@ pub fn arguments(call: &[OsString]) -> Vec<OsString> {
     [&["build-image".into(), "--help".into()], options].concat()
 }
 
-/// The output of a real pcluster that ran without interpreter.py. This output makes the environment unknown,
-/// even if another Python has answered.
+/// What the real pcluster prints if it ran without interpreter.py. In that case, we do not know which Python
+/// runs pcluster, even if another Python has answered.
 const USAGE: &[u8] = b"usage: pcluster build-image";
 
-/// Asks a launcher, and returns the answer and whether the launcher passes on the call unchanged. `rest_path`
-/// replaces this process's PYTHONPATH.
+/// Asks a launcher which Python it runs. Returns the answer, and whether the launcher passes on the call
+/// unchanged. `rest_path`, if given, is used instead of this process's PYTHONPATH.
 pub fn ask(
     launcher: &Path,
     call: &[OsString],
@@ -69,7 +69,7 @@ pub fn ask(
     }
 }
 
-/// How pcluster starts under its launcher.
+/// Whether pcluster starts through its launcher.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
     Starts,
@@ -79,8 +79,8 @@ pub enum Start {
     Unknown,
 }
 
-/// Asks a launcher whether pcluster starts through it. A launcher may add things that a check does not have,
-/// such as module finders.
+/// Asks a launcher whether pcluster starts through it. pcluster may start only through the launcher, because
+/// the launcher may add things that a check does not have, such as module finders.
 pub fn ask_for_start(
     launcher: &Path,
     call: &[OsString],
@@ -102,8 +102,9 @@ enum Subject {
     Start,
 }
 
-/// Starts a launcher with interpreter.py, and returns the answers and how the launcher finished. The
-/// launcher's Python cannot be given `-B`, so PYTHONDONTWRITEBYTECODE keeps it from writing bytecode.
+/// Starts a launcher with interpreter.py, and returns the answers and how the launcher finished.
+/// The launcher's Python cannot be given `-B`, so PYTHONDONTWRITEBYTECODE keeps that Python from
+/// writing bytecode.
 fn start_launcher(
     launcher: &Path,
     call: &[OsString],
@@ -125,8 +126,8 @@ fn start_launcher(
     Ok((read_answers(&directory), finished))
 }
 
-/// The answer that all of `answers` agree on, and whether the call was left unchanged in each of them; `None`
-/// if there are no answers.
+/// The answer that all of `answers` agree on, and whether each of them shows that the launcher passes on the
+/// call unchanged. `None` if there are no answers.
 pub fn agree(
     answers: &[InterpreterAnswer],
     call: &[OsString],
@@ -139,7 +140,7 @@ pub fn agree(
         return Ok(Some((answer.clone(), keeps_call)));
     }
     let executables = answers.iter().map(|answer| answer.interpreter().executable);
-    // Each Python once, sorted: the order of the answers means nothing, because it is that of process ids.
+    // Each Python appears once, sorted. The answers are in the order of process ids, which means nothing.
     let interpreters = executables.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
     Err(IdentifyError::Ambiguous { interpreters })
 }

@@ -41,10 +41,11 @@ pub fn recorded_names(text: &str) -> impl Iterator<Item = String> {
     text.lines().filter(|line| !line.trim().is_empty()).map(record_path)
 }
 
-/// The prefix of a directory of packages: the directory that also contains what an installer puts outside of
-/// `site`. It is three levels up in every current layout (`PREFIX/lib/python3.9/site-packages`, Debian's
-/// `PREFIX/lib/python3/dist-packages`), and one level up in older layouts of `PyPy`. A directory that
-/// `--target` or PYTHONPATH names has no prefix; the result is that directory itself.
+/// The prefix of a directory of packages: the directory that also contains what an installer puts outside
+/// `site`. The prefix is three levels above `site` in every current layout
+/// (`PREFIX/lib/python3.9/site-packages`, Debian's `PREFIX/lib/python3/dist-packages`), and one level above
+/// `site` in older layouts of `PyPy`. A directory that `--target` or PYTHONPATH names has no prefix, so the
+/// result is that directory itself.
 pub fn prefix_of(site: &Path) -> &Path {
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut above = site.ancestors().skip(1);
@@ -61,7 +62,7 @@ pub fn prefix_of(site: &Path) -> &Path {
     }
 }
 
-/// The path of a file that a RECORD in `site` names; `None` if it is outside the prefix.
+/// The path of a file that a RECORD in `site` names; `None` if the file is outside the prefix.
 pub fn installed_path(site: &Path, name: &str) -> Option<PathBuf> {
     let prefix = prefix_of(site);
     // In the RECORD of `pip install --target DIR`, the name of DIR/bin/x is ../../bin/x.
@@ -95,8 +96,8 @@ pub fn dist_info_name(distribution: &Distribution) -> Option<String> {
     Some(distribution.metadata.file_name()?.to_str()?.to_owned())
 }
 
-/// The files that the RECORD of a `.dist-info` names, and all other files in the `.dist-info`; `None` without
-/// a RECORD.
+/// The files that the RECORD of a `.dist-info` names, and all other files in the `.dist-info`. `None` if
+/// there is no RECORD.
 pub fn recorded_paths(site: &Path, dist_info: &Path) -> Option<BTreeSet<PathBuf>> {
     let text = files::read_text_up_to(&dist_info.join("RECORD"), MAX_RECORD).ok()?;
     let paths = recorded_names(&text).filter_map(|name| installed_path(site, &name));
@@ -122,12 +123,12 @@ pub fn record_path(line: &str) -> String {
     }
 }
 
-/// Whether a relative path never leads above its starting directory.
+/// Whether every component of a path is a name, so that the path cannot lead above its starting directory.
 pub fn stays_inside(name: &str) -> bool {
     !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
-/// Whether a file is bytecode, by its name.
+/// Whether a file has the name of a bytecode file.
 pub fn is_bytecode(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending == "pyc")
 }

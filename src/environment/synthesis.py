@@ -47,7 +47,7 @@ class Rejected(Exception):
 
 
 def main():
-    # Collecting garbage takes a sixth of the time, and the process ends before its garbage matters.
+    # Garbage collection takes a sixth of the run time, and the process ends before its garbage matters.
     gc.disable()
     sentinel, request_file, arguments = sys.argv[1], sys.argv[2], sys.argv[3:]
     # The answer is written to the original stdout, all other output to stderr.
@@ -60,7 +60,7 @@ def main():
     sys.argv[:] = ["pcluster"] + arguments
     answer = start(arguments)
     framed = "\n{0}\n{1}\n{0}\n".format(sentinel, json.dumps(answer, default=str, ensure_ascii=False))
-    # As in Node.js, pairs of surrogates are joined, and halves of pairs are replaced: YAML can contain both.
+    # This joins pairs of surrogates and replaces single surrogates, as Node.js does. YAML can contain both.
     framed = framed.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     with os.fdopen(answer_fd, "w", encoding="utf-8") as out:
         out.write(framed)
@@ -140,7 +140,7 @@ def is_damaged(bytecode):
             return False
         with open(bytecode, "rb") as file:
             content = file.read()
-    except (OSError, TypeError, ValueError, NotImplementedError):  # no path, or not a path in a cache
+    except (OSError, TypeError, ValueError, NotImplementedError):  # not a path, or not one in a __pycache__
         return False
     try:
         return not isinstance(marshal.loads(content[16 if sys.version_info >= (3, 7) else 12 :]), types.CodeType)
@@ -179,11 +179,12 @@ def describe_exception(error):
     """
     module = getattr(error, "name", None) if isinstance(error, ImportError) else None
     text = read_text(error)
-    # The module is read from the text, because an AttributeError refers to it only from Python 3.10 on.
+    # The module is read from the text, because an AttributeError refers to the module only from Python
+    # 3.10 on.
     incomplete = re.match(r"(?:partially initialized )?module '([^']+)' has no attribute", text)
     if isinstance(error, AttributeError) and incomplete:
         module = incomplete.group(1)
-    # A missing module has no file, but its package may have one.
+    # The file of an incomplete module. A missing module has none.
     known = sys.modules.get(module) if isinstance(module, str) else None
     module_file = getattr(error, "path", None) or getattr(known, "__file__", None)
     if isinstance(error, SyntaxError):
@@ -204,7 +205,8 @@ def find_cause(error):
     if isinstance(error, Warning) or isinstance(error.__cause__, Warning):
         is_by_variable = os.environ.get("PYTHONWARNINGS") and not sys.flags.ignore_environment
         return "PYTHONWARNINGS" if is_by_variable else "-W"
-    # Node.js does not accept a relative path for a module, and if TMPDIR is relative, jsii passes one.
+    # Node.js does not accept a relative path for a module. If TMPDIR is relative, jsii passes a
+    # relative path.
     place, text = os.environ.get("TMPDIR") or "/", read_text(error)
     is_relative = "must be a file URL" in text and not os.path.isabs(place)
     if is_relative or "mkdtemp" in text and not os.path.isdir(place):
@@ -243,7 +245,7 @@ def flatten_messages(path, messages):
     """Flatten nested messages to lines such as `Build.ParentImage: Not a valid string`."""
     if isinstance(messages, dict):
         for key, value in messages.items():
-            # The errors of the object as a whole are under this key.
+            # marshmallow puts the errors of an object as a whole under this key.
             inner = path if key == "_schema" else "{}.{}".format(path, key) if path else str(key)
             yield from flatten_messages(inner, value)
     elif isinstance(messages, list):
@@ -276,7 +278,7 @@ def read_by_libyaml(package_spec):
     try:
         yaml.SafeLoader = yaml.CSafeLoader
         return package_spec()
-    except Exception:  # PyYAML has no libyaml, or its Python code has to report the error
+    except Exception:  # PyYAML has no libyaml; the call below raises any other error again
         pass
     finally:
         yaml.SafeLoader = plain

@@ -1,6 +1,6 @@
-//! Runs synthesis.py in the target's interpreter. Its answer is the template that `build-image` is about to
-//! submit and what the real code asks of the AMI, or why there is no template. The answer contains no
-//! verdict on the environment.
+//! Runs synthesis.py in the target's interpreter. The answer of synthesis.py is the template that
+//! `build-image` is about to submit, with what the real pcluster asks of the AMI; or it is the reason why
+//! there is no template. The answer contains no verdict on the environment.
 
 use std::env;
 use std::ffi::OsString;
@@ -20,7 +20,8 @@ use crate::system::scratch::Scratch;
 const SYNTHESIS_PY: &str = include_str!("synthesis.py");
 const SYNTHESIS_AWS_PY: &str = include_str!("synthesis_aws.py");
 
-/// A configuration that every release accepts. Its parent image need not exist, because AWS is not asked.
+/// A configuration that every release of pcluster accepts. Its parent image need not exist, because AWS is
+/// not asked.
 const MINIMAL: &str = "Build:\n  InstanceType: c5.xlarge\n  ParentImage: ami-0123456789abcdef0\n";
 
 /// The image id for a call that has none.
@@ -31,7 +32,7 @@ pub const IMAGE_ID: &str = "preflight-check";
 pub enum Call {
     /// The arguments of a command line, `build-image` first.
     Given(Vec<OsString>),
-    /// A minimal configuration, and the options to use with it.
+    /// The minimal configuration, with these options.
     Minimal(Vec<OsString>),
 }
 
@@ -61,22 +62,23 @@ pub enum Synthesis {
     Started,
 }
 
-/// An answer, and how long pcluster took to start, if it did.
+/// An answer, and how long pcluster took to start, if it started.
 #[derive(Debug)]
 pub struct Answer {
     pub synthesis: Synthesis,
     pub startup: Option<Duration>,
 }
 
-/// Builds the template.
+/// Builds the template of a call.
 ///
-/// If the real code fails on the user's configuration, the minimal configuration is tried. If that succeeds,
-/// the environment works, and the real pcluster will fail on the user's configuration in the same way. The
-/// second attempt is a separate process, because the first failure can end Node.js (for example, if jsii
-/// sends a `NaN` as JSON). The environment is blamed for the failure only if both configurations fail in the
-/// same way.
+/// If the real pcluster's code fails on the user's configuration, the minimal configuration is tried. If the
+/// minimal configuration succeeds, the environment works, and the real pcluster will fail on the user's
+/// configuration in the same way. The second attempt is a separate process, because the first failure can end
+/// Node.js (for example, if jsii sends a `NaN` as JSON). The environment is blamed for the failure only if
+/// both configurations fail in the same way.
 ///
-/// `images` are the known images, as `ec2:DescribeImages` describes them.
+/// `images` are descriptions of images in the form of `ec2:DescribeImages`. For any other image, synthesis.py
+/// invents a description.
 pub fn synthesize(
     target: &Target,
     call: &Call,
@@ -110,7 +112,7 @@ impl Synthesis {
         }
     }
 
-    /// Whether both fail in the same way. The text of an exception may differ from run to run.
+    /// Whether both fail in the same way. Messages are not compared, because they may differ from run to run.
     fn fails_like(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Unstartable(one), Self::Unstartable(other)) => {
@@ -122,7 +124,8 @@ impl Synthesis {
     }
 }
 
-/// Starts pcluster in the interpreter. No template is built, because that would take three times as long.
+/// Starts pcluster in the target's interpreter. No template is built, because that would take three times
+/// as long.
 pub fn start(target: &Target, limit: Duration) -> Result<Answer, ChildError> {
     run(target, None, &[], limit)
 }
@@ -157,8 +160,9 @@ fn run(
     serde_json::from_value(answer).map(|synthesis| Answer { synthesis, startup }).map_err(malformed)
 }
 
-/// The variables of the real pcluster, except those for jsii's package cache and for temporary files.
-/// Temporary files are written into `scratch`, because jsii leaves them behind when it is killed.
+/// The variables that the launcher changes, and those that we set for jsii's package cache, temporary
+/// files and the region. Temporary files are written into `scratch`, because jsii leaves them behind when
+/// it is killed.
 fn list_variables(target: &Target, call: Option<&Call>, scratch: &Scratch) -> io::Result<Vec<Variable>> {
     let mut variables = target.environment.clone();
     let (name, directory) = scratch.temporary_files()?;

@@ -10,10 +10,10 @@ class UnexpectedCall(BaseException):
 ACCOUNT = "123456789012"
 AMI = "ami-0123456789abcdef0"
 
-# The known images, by id.
+# The images that the request describes, by id. synthesis.py adds them.
 IMAGES = {}
 
-# The answers to calls, as functions of the region and the parameters.
+# For each call to AWS, the answer as a function of the region and the parameters.
 ANSWERS = {
     "ec2:DescribeImages": lambda _region, parameters: {
         "Images": [describe_image(image_id) for image_id in parameters.get("ImageIds") or [AMI]]
@@ -43,7 +43,7 @@ def answer_aws():
         return ANSWERS[call](client.meta.region_name, parameters)
 
     BaseClient._make_api_call = answered
-    # To sign the URL of an s3:// cookbook, boto3 needs credentials; these are not valid.
+    # To sign the URL of an s3:// cookbook, boto3 needs credentials. These are invented.
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         os.environ[name] = "pcluster-shim"
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
@@ -61,5 +61,5 @@ def describe_image(image_id):
         "Tags": [],
     }
     known = IMAGES.get(image_id, {})
-    # A description from a file may lack any key.
+    # A description in IMAGES may come from a file, and may lack any key.
     return dict(image, **{name: value for name, value in known.items() if value not in (None, [])})

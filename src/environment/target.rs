@@ -1,8 +1,8 @@
 //! The target of a call: the Python that a launcher starts, and its environment.
 //!
-//! A console script names its interpreter. The interpreter is asked, with the script's own flags and
-//! environment. `-I` is never added, because it would hide the user site. Any other launcher has to be
-//! started to get an answer from its Python.
+//! A console script names its interpreter. That interpreter runs interpreter.py, with the script's own flags
+//! and environment. `-I` is never added, because it would hide the user's site-packages. Any other launcher
+//! has to be started to get an answer from its Python.
 
 use std::env;
 use std::ffi::OsString;
@@ -33,7 +33,7 @@ pub struct Target {
     pub is_wrapped: bool,
     /// Whether the launcher passes on its directory, its arguments and its user to pcluster unchanged.
     pub keeps_call: bool,
-    /// The directory of packages that is put in front of the environment's packages.
+    /// A directory of packages that is put in front of the environment's packages.
     pub overlay: Option<PathBuf>,
     /// The directory of jsii's package cache, which the checks of one repair share. Any other check runs
     /// without a cache: a check that is killed could leave an incomplete package in the cache, and jsii would
@@ -49,8 +49,8 @@ impl Target {
     }
 }
 
-/// Identifies the target of a launcher that is called with the arguments of `call`. If there is an overlay, its
-/// packages are put in front with PYTHONPATH.
+/// Identifies the target of a launcher that is called with the arguments of `call`. If there is an overlay,
+/// its packages are put in front with PYTHONPATH.
 pub fn identify(
     real: &Real,
     call: &[OsString],
@@ -101,8 +101,8 @@ impl Target {
 }
 
 /// Asks the interpreter that a console script names. Without `python_path`, this process's PYTHONPATH
-/// applies. `None` if the interpreter is itself a script (a version manager's shim, a wrapper), because a
-/// script may treat `-c` differently from a file.
+/// applies. `None` if the interpreter is itself a script (a version manager's shim, a wrapper), because such
+/// a script may treat `-c` differently from the name of a file.
 fn ask_interpreter(
     path: &Path,
     script: &ConsoleScript,

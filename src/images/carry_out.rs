@@ -1,5 +1,5 @@
-//! Carries out the tasks of a plan, one AMI after another. The record of a deletion exists from before its
-//! first call to AWS until after its last.
+//! Carries out the tasks of a plan, one AMI after another. The record of a deletion is written before the
+//! deletion's first call to AWS, and removed after its last.
 
 use crate::error::{Abort, Error};
 use crate::images::client::{Client, StepResult};
@@ -11,8 +11,9 @@ use crate::images::plan::{Step, Task};
 /// The advice if a deletion cannot be recorded.
 pub const STATE_HOME: &str = "Nothing was changed. Set XDG_STATE_HOME to a writable directory.";
 
-/// Carries out the tasks and notes the result of each, even if a signal ends this early. If AWS cannot be asked
-/// any more, the remaining tasks count as failed. `deletions` is needed only for a deletion.
+/// Carries out the tasks, and notes the result of each in `outcomes`. If a signal interrupts, `outcomes`
+/// keeps the results so far. If AWS cannot be asked any more, the remaining tasks count as failed.
+/// `deletions` is needed only for a deletion.
 pub fn carry_out(
     client: &Client,
     tasks: &[Task],

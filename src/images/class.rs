@@ -18,7 +18,7 @@ pub const BUILD_STATUS: &str = "parallelcluster:build_status";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Class {
-    /// The commands of pcluster find it.
+    /// The commands of pcluster find the AMI.
     Healthy,
     /// Built completely by pcluster, but none of its commands finds it.
     Orphan,
@@ -26,7 +26,7 @@ pub enum Class {
     InProgress,
     /// A build that ended before its AMI was complete.
     FailedBuild,
-    /// Nothing shows that pcluster built it.
+    /// Nothing shows that pcluster built the AMI.
     Foreign,
 }
 
@@ -36,11 +36,11 @@ pub struct Known<'a> {
     pub ami: &'a Ami,
     pub arn: Option<BuildArn>,
     pub class: Class,
-    /// Set only for an AMI that is neither healthy nor foreign.
+    /// `None` for a healthy AMI, and for an AMI without the ARN of a pcluster build in this account.
     pub origin: Option<Origin<'a>>,
 }
 
-/// Whether this version of the program knows a release.
+/// Whether this version of the shim knows a release of pcluster.
 pub fn is_known_release(version: &str) -> bool {
     read_dates().any(|(release, _)| release == version)
 }
@@ -68,7 +68,7 @@ impl<'a> Known<'a> {
         Self { ami, arn: Some(arn), class, origin: Some(origin) }
     }
 
-    /// Whether pcluster's commands find it, whatever it was built from.
+    /// Whether pcluster's commands find the AMI, no matter who built it.
     fn is_tagged(&self) -> bool {
         self.ami.tags.contains_key(IMAGE_ID)
     }
@@ -83,7 +83,8 @@ impl<'a> Known<'a> {
         self.ami.tags.get(IMAGE_ID).map(String::as_str).or(found)
     }
 
-    /// The directory that its tags name, or that its build is known to have created.
+    /// The bucket and the directory that the AMI's tags name, or that the AMI's build is known
+    /// to have created.
     pub fn directory(&self) -> Option<(&str, &str)> {
         if self.is_tagged() {
             let tag = |name: &str| self.ami.tags.get(&format!("{PREFIX}{name}")).map(String::as_str);
@@ -114,8 +115,8 @@ fn classify(inventory: &Inventory, ami: &Ami, arn: &BuildArn, origin: &Origin) -
     }
 }
 
-/// Whether the AMI has what only pcluster gives to an AMI: a tag from the Lambda function (the tags for the
-/// status and the image id do not count), or the description that pcluster's component writes.
+/// Whether the AMI has what only pcluster gives to an AMI: a tag from pcluster's Lambda function (the tags
+/// for the status and the image id do not count), or the description that pcluster's component writes.
 fn has_mark(ami: &Ami) -> bool {
     let is_mark = |key: &String| key.starts_with(PREFIX) && key != BUILD_STATUS && key != IMAGE_ID;
     ami.tags.keys().any(is_mark)
@@ -134,9 +135,9 @@ pub fn live_stacks<'a>(inventory: &'a Inventory, arn: &'a BuildArn) -> impl Iter
 
 pub type Owners<'a> = BTreeMap<(&'a str, &'a str), Option<&'a str>>;
 
-/// The AMI that each directory belongs to: the orphan in the region of the build, if it is the only one and
-/// no healthy AMI names the directory. A copy in another region is never the owner: it shares the directory
-/// with the original AMI, which may be missing from the list.
+/// The AMI that each directory belongs to: the orphan in the region of the build, if no other AMI of that
+/// region has the directory and no healthy AMI of any region names it. A copy in another region is never the
+/// owner: the directory belongs to the original AMI too, even if that AMI is not in the list.
 pub fn find_owners<'a>(known: &'a [Known]) -> Owners<'a> {
     let mut owners = Owners::new();
     for known in known.iter().filter(|known| known.class != Class::Foreign || known.is_tagged()) {

@@ -1,4 +1,4 @@
-//! All queries to AWS: one script, run by the target's interpreter with its own boto3, and so with the user's
+//! All calls to AWS. The target's interpreter runs client.py with its own boto3, and so with the user's
 //! credentials, profiles, proxies and endpoints. No other module opens a connection.
 
 use std::ffi::OsString;
@@ -16,7 +16,7 @@ use crate::rules::parent::facts::{Facts, Questions};
 use crate::system::child::{Child, ChildError, MAX_OUTPUT, framed, sentinel};
 use crate::system::scratch::Scratch;
 
-/// The script, and what it imports.
+/// client.py, and what it imports.
 const CLIENT_PY: [(&str, &str); 6] = [
     ("client.py", include_str!("client.py")),
     ("client_account.py", include_str!("client_account.py")),
@@ -72,7 +72,7 @@ pub struct StackTemplate {
 #[derive(Debug, Clone, Deserialize)]
 pub struct StepResult {
     pub ok: bool,
-    /// Why the step failed, or what it has left behind if it was completed.
+    /// Why the step failed. For a completed step: what it left behind or left out.
     #[serde(deserialize_with = "Option::deserialize")]
     pub message: Option<String>,
     #[serde(deserialize_with = "Option::deserialize")]
@@ -97,7 +97,7 @@ impl Client<'_> {
         }
     }
 
-    /// Asks AWS about everything that a build would use. The answer names what could not be asked.
+    /// Asks AWS about everything that a build would use. The result names what could not be asked.
     pub fn get_facts(&self, questions: &Questions, region: Option<&str>) -> Result<Facts, Abort> {
         let mut request = serde_json::to_value(questions).unwrap_or_default();
         request["region"] = json!(region);
@@ -107,7 +107,8 @@ impl Client<'_> {
         }
     }
 
-    /// Carries out steps until one fails, and verifies each by asking AWS again.
+    /// Carries out steps until one fails. After each step except the deletion of a log group, client.py asks
+    /// AWS whether the step is done.
     pub fn apply(&self, region: Option<&str>, steps: &[Step]) -> Result<Vec<StepResult>, Abort> {
         match self.ask("apply", json!({"region": region, "steps": steps}))? {
             Answer::Applied { results } => Ok(results),

@@ -37,8 +37,8 @@ def shorten(text, limit):
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-# The exceptions are listed by name, because releases of botocore have different classes. An exception has a
-# code if its class or an ancestor has one of the names.
+# The exceptions of botocore are listed by name, because not every release of botocore has all these classes.
+# An exception gets a code if its class, or an ancestor of its class, has one of the names below the code.
 BOTOCORE_CODES = {
     "credentials": (
         "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "CredentialRetrievalError",
@@ -130,7 +130,7 @@ class Account:
         self.clients = {}
         # The last call, to name it if its answer cannot be read.
         self.asked = None
-        # Only one thread may use a boto3 session, but several may use a client.
+        # Only one thread at a time may use a boto3 session, but several may use a client.
         self.lock = threading.Lock()
         self.skipped = {}
         self.closed = set()
@@ -175,7 +175,7 @@ class Account:
         return self.guard(read, [], (service, region, operation), (), parameters)
 
     def guard(self, read, nothing, source, absent, parameters):
-        # S3 permissions are granted per bucket.
+        # S3 permissions are granted per bucket, so a denial counts only for its bucket.
         bucket = parameters.get("Bucket")
         if source + (bucket,) in self.closed:
             return None
@@ -228,7 +228,8 @@ def filter_by(name, values):
 
 
 def read_tags(resource):
-    # Thousands of AMIs share the keys and many of the values, so each text is kept in memory only once.
+    # Thousands of AMIs have tags with the same keys, and often the same values, so each text is kept in
+    # memory only once.
     return {sys.intern(tag["Key"]): sys.intern(tag["Value"]) for tag in resource.get("Tags") or []}
 
 

@@ -212,8 +212,8 @@ def find_owner(aws, bucket, directory):
         try:
             images = [image for page in page_images(aws, region, **parameters) for image in page["Images"]]
         except Failure as failure:
-            # If a policy of the organization denies a region, trying again does not help; everything else can be
-            # tried again.
+            # If a policy of the organization denies a region, trying again does not help. After any other
+            # failure, the user can try again.
             if failure.code != "denied":
                 raise
             return "cannot find out whether an AMI in {} uses this directory: {}".format(region, failure.describe())

@@ -61,7 +61,7 @@ def add_details(aws, request, account, found):
         for image in found["images"]
         if IMAGE_ID not in image["tags"] or image["id"] in request["ids"]
     ]
-    # Only the owner may ask for this attribute.
+    # Only the owner of an AMI may ask for its launch permissions.
     own = [image for image in examined if image["ownerId"] == account]
     run_parallel(lambda image: add_launch_permission(aws, image), own)
     for region, slugs in sorted(list_builds(aws, request, examined).items()):
@@ -112,8 +112,8 @@ def find_images(aws, request, regions):
 
 
 def read_images(aws, region, request):
-    # A copy that was tagged by hand can lack the first of these tags. pcluster's commands find such a copy,
-    # because they look only for IMAGE_ID.
+    # A copy that was tagged by hand can lack the tag Ec2ImageBuilderArn. pcluster's commands find such a
+    # copy, because they look only for IMAGE_ID.
     filters = [filter_by("tag:Ec2ImageBuilderArn", [request["pattern"]]), filter_by("tag-key", [IMAGE_ID])]
     # Pages of this size keep the memory for their XML small.
     asked = [{"Owners": ["self"], "Filters": [one], "page_size": 250} for one in filters]
@@ -207,7 +207,7 @@ def find_launch_templates(aws, region, images):
 def find_launch_configurations(aws, region, images):
     source = ("autoscaling", region, "describe_launch_configurations", "LaunchConfigurations")
     found = aws.look_through(*source, keep=lambda one: one["ImageId"] in images) if images else []
-    # This client is not needed again, and its model takes memory.
+    # The client for Auto Scaling is not needed again, and its model takes memory.
     aws.clients.pop(("autoscaling", region), None)
     return [(one["ImageId"], one["LaunchConfigurationName"]) for one in found or []]
 

@@ -15,7 +15,7 @@ from client_account import Failure, filter_by, read_other_error, run_parallel, s
 ABSENT = ("404", "NoSuchKey", "NoSuchBucket", "NotFound", "ResourceNotFoundException")
 SECONDS = 10
 
-# The keys that the rules for images read.
+# The keys of an AMI that the shim's rules for parent images read.
 IMAGE_KEYS = (
     "ImageId", "Name", "OwnerId", "ImageOwnerAlias", "Architecture", "Platform", "PlatformDetails", "Tags",
 )  # fmt: skip

@@ -30,8 +30,9 @@ pub fn finish(deletion: &Deletion) -> String {
     format!("pcluster preflight images --delete --image {ami} -r {region}")
 }
 
-/// The command that shares an AMI again. Parts of it come from the configuration in S3, which can contain any
-/// text. The result is `None` if a part could have a special meaning for a shell.
+/// The command that shares an AMI again. Parts of the command come from the configuration in S3, which can
+/// contain any text. The result is `None` if a part could have a special meaning for a shell, or if there is
+/// nothing to share.
 pub fn share(ami: &str, region: &str, sharing: &Sharing) -> Option<String> {
     let is_plain = |text: &str| {
         !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:/".contains(c))

@@ -49,9 +49,10 @@ impl Examined<'_> {
         Some(Refusal::new("use unknown", reason))
     }
 
-    /// Refuses if a build with this image id could be running. If the stacks could not be listed, client.py
-    /// looked only for a stack with the id in lower case. That misses an id with capitals, because stack
-    /// names are case-sensitive.
+    /// Refuses if the stacks could not be listed, because a build with the AMI's image id could be
+    /// running. If AWS denied only the list, client.py looked up the stack that is named like the image
+    /// id in lower case. That is enough if the image id is known to be in lower case, because stack names
+    /// are case-sensitive.
     fn refuse_unlisted_stacks(&self) -> Option<Refusal> {
         let region = self.known.arn.as_ref().map_or("", |arn| &arn.region);
         let skipped = self.inventory.find_skipped("cloudformation:ListStacks", region)?;
@@ -63,7 +64,7 @@ impl Examined<'_> {
         (!is_known).then(|| Refusal::new("running builds unknown", reason))
     }
 
-    /// Refuses if another AMI needs a snapshot of this one.
+    /// Refuses if another AMI needs a snapshot of this AMI.
     fn refuse_shared_snapshot(&self) -> Option<Refusal> {
         let ami = self.known.ami;
         let others = self.inventory.images.iter();
@@ -97,7 +98,7 @@ impl Examined<'_> {
         (!is_asked).then(|| Refusal::new("unknown release", reason))
     }
 
-    /// The note about a live stack, which a deletion does not remove.
+    /// A note if a live stack is named after the image. A deletion does not remove that stack.
     pub fn describe_stack(&self) -> Option<String> {
         let arn = self.known.arn.as_ref()?;
         let stack = live_stacks(self.inventory, arn).next()?;
@@ -113,7 +114,7 @@ impl Examined<'_> {
         })
     }
 
-    /// What is deleted with the AMI: everything that belongs only to it.
+    /// The directory and the log group that are deleted with the AMI, because they belong only to this AMI.
     pub fn artifacts(&self) -> Artifacts {
         let Some(arn) = self.known.arn.as_ref().filter(|_| self.known.class == Class::Orphan) else {
             return Artifacts::default();
@@ -197,8 +198,9 @@ impl Examined<'_> {
             .collect()
     }
 
-    /// The address of the directory in a bucket that could not be read. The directory's name is the one in
-    /// the tags of the stack, or the one that was listed, or a guess at the one that pcluster chose.
+    /// The address of the AMI's directory in a bucket that could not be read. The name of the directory comes
+    /// from the tags of the stack or from the listed directories. Otherwise it is a pattern for the name that
+    /// pcluster chose.
     fn guess_place(&self, bucket: &str, arn: &BuildArn) -> String {
         let stack = self.known.origin.as_ref().and_then(|origin| origin.stack);
         let tag = |name: &str| stack?.tags.as_ref()?.get(&format!("{PREFIX}{name}")).map(String::as_str);
@@ -215,7 +217,7 @@ impl Examined<'_> {
 }
 
 /// Whether the log group of an image id belongs to no stack other than `stack`, and to exactly `amis` AMIs.
-/// If so, no other build writes to it.
+/// If so, no other build writes to the log group.
 pub fn has_logs_alone(inventory: &Inventory, arn: &BuildArn, stack: Option<&str>, amis: usize) -> bool {
     let builds = inventory.images.iter().filter_map(image_arn).filter_map(BuildArn::read);
     let is_other = |other: &Stack| is_named(other, arn) && Some(other.id.as_str()) != stack;

@@ -1,6 +1,6 @@
-//! Deletions that have begun. Each has a file from before its first call to AWS until after its last one. As
-//! soon as an AMI is deregistered, AWS forgets which snapshots it had. Without the file, an interrupted
-//! deletion could not be finished.
+//! The records of deletions. Each deletion has a file from before its first call to AWS until after its last
+//! one. As soon as an AMI is deregistered, AWS forgets which snapshots the AMI had. Without the file, an
+//! interrupted deletion could not be finished.
 
 use std::fs::{self, File};
 use std::io;
@@ -17,14 +17,14 @@ use crate::system::trust;
 /// No record of a single deletion is larger than this.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// The deletions of this user.
+/// The directory with the records of this user's deletions.
 #[derive(Debug)]
 pub struct Deletions {
     directory: PathBuf,
 }
 
 impl Deletions {
-    /// Finds their directory, which need not exist.
+    /// Finds the directory of the records, which need not exist.
     pub fn find() -> Result<Self, String> {
         let state = dirs::state().ok_or_else(dirs::why_no_state)?;
         Ok(Self { directory: state.join("deletions") })
@@ -48,8 +48,8 @@ impl Deletions {
         paths.iter().map(|path| read_file(path)).collect()
     }
 
-    /// Keeps other deletions out, and prevents a listing from mistaking the record of a running deletion for an
-    /// old one.
+    /// Keeps other deletions out. Otherwise, another deletion could remove the record of one that is
+    /// still running.
     pub fn lock(&self) -> Result<File, Error> {
         self.try_lock().ok_or_else(|| Error::Failed {
             message: format!(
@@ -62,8 +62,8 @@ impl Deletions {
         })
     }
 
-    /// Takes the lock of a deletion; `None` if another deletion holds the lock, or if its file cannot
-    /// be created.
+    /// Takes the lock of a deletion; `None` if another deletion holds the lock, or if the lock file
+    /// cannot be created.
     pub fn try_lock(&self) -> Option<File> {
         trust::make_directory(&self.directory).ok()?;
         let options = File::options().write(true).create(true).truncate(false).mode(0o600).to_owned();
@@ -128,7 +128,7 @@ pub fn find_unfinished(
     unfinished
 }
 
-/// What an interrupted deletion has left. A log group that another build uses now is not included.
+/// What an interrupted deletion has left behind. A log group that another build may use now is not included.
 fn leave(inventory: &Inventory, mut deletion: Deletion, remains: &Remains) -> Unfinished {
     let stack = deletion.stack_id.clone();
     let is_alone = |build: BuildArn| {

@@ -1,7 +1,7 @@
 //! One AMI, or one interrupted deletion, in a few lines of text. Pure.
 //!
-//! An AMI has at most four lines. Tags and addresses are shown only with `-v`. Reasons are shown with `-v`,
-//! or if the user has named an AMI.
+//! An AMI has at most four lines. With `-v`, there are also lines for tags, addresses and reasons. If the
+//! user has named AMIs or image ids, reasons are shown without `-v` too.
 
 use jiff::tz::TimeZone;
 
@@ -13,7 +13,6 @@ use crate::images::listing::{Change, Listing};
 use crate::images::origin::Source;
 use crate::text::printable::{count, escape_line};
 
-/// Indent of the lines of one AMI.
 const INDENT: &str = "    ";
 
 pub fn describe_orphan(listing: &Listing, image: &Image) -> String {
@@ -104,7 +103,7 @@ fn describe_origin(listing: &Listing, image: &Image) -> String {
     let version = image.version.as_deref().unwrap_or("of unknown release");
     let date = TimeZone::UTC.to_datetime(image.creation_date).date();
     let age = match image.age_in_days(listing.today) {
-        // One of the clocks is wrong.
+        // The age is negative, so a clock is wrong.
         ..=-1 => String::new(),
         1 => " (1 day ago)".into(),
         days => format!(" ({days} days ago)"),
@@ -121,8 +120,8 @@ fn source_name(source: Source) -> &'static str {
     }
 }
 
-/// A word, the id of the AMI, and its image id. The image id is in lower case if its original spelling is not
-/// known, and replaced by the name of the AMI if not even that form is known.
+/// `word`, the id of the AMI, and its image id. If the original spelling of the image id is not known, it is
+/// in lower case. If the image id is not known at all, the name of the AMI appears instead.
 pub fn headline(word: &str, image: &Image) -> String {
     let name =
         image.image_id.as_ref().unwrap_or(if image.slug.is_empty() { &image.name } else { &image.slug });

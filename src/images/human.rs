@@ -222,7 +222,7 @@ fn separate(entries: &str) -> String {
     if entries.is_empty() { String::new() } else { format!("{entries}\n") }
 }
 
-/// What was not found, and what could not be asked.
+/// The names that were not found, and the sources that could not be asked.
 fn describe_rest(listing: &Listing) -> String {
     let mut text = String::new();
     if !listing.missing.is_empty() {
@@ -247,8 +247,7 @@ mod tests {
     use crate::images::selection::Selection;
     use crate::text::printable::{escape, fold};
 
-    /// A listing that contains the given text as if AWS had sent it, in an AMI, a region and an interrupted
-    /// deletion.
+    /// A listing that contains `text` as if AWS had sent it: in an AMI, a region and an interrupted deletion.
     fn listing(text: &str) -> Listing {
         let orphan =
             Ami { region: text.into(), name: text.into(), ..ami(text, &arn("x", "3.1.3", ACCOUNT), DONE) };

@@ -10,9 +10,9 @@ use crate::images::commands::Commands;
 use crate::images::inventory::{Ami, Device, Inventory, Snapshot, Tags};
 use crate::images::origin::{Sharing, Source};
 
-/// The price in dollars for a GiB of a standard snapshot per month, as of November 2026: Amazon EBS User Guide,
-/// "Pricing and billing for archiving EBS snapshots". The guide names no region, and prices differ between
-/// regions.
+/// The price in dollars for a GiB of a standard snapshot per month, as of November 2026: Amazon EBS User
+/// Guide, "Pricing and billing for archiving EBS snapshots". The guide names no region, and prices differ
+/// between regions.
 const USD_PER_GIB_MONTH: f64 = 0.05;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -32,7 +32,7 @@ pub struct Image {
     #[serde(serialize_with = "write_moment")]
     pub creation_date: Timestamp,
     pub class: Class,
-    /// In its original case; null if only its lower-case form is known.
+    /// The image id in its original case; null if only its lower-case form is known.
     pub image_id: Option<String>,
     /// The image id in lower case.
     #[serde(skip)]
@@ -50,9 +50,9 @@ pub struct Image {
     pub conflicts_with: Vec<String>,
     pub repair: Action,
     pub delete: Action,
-    /// Why something is refused, and what else the user should know.
+    /// Why a change is refused, and what else the user should know.
     pub reasons: Vec<String>,
-    /// The addresses of what a deletion has left.
+    /// The addresses of what a deletion has left behind.
     pub left: Vec<String>,
     /// The tags that the AMI has, or had before it was changed.
     pub had_tags: Tags,
@@ -62,12 +62,12 @@ pub struct Image {
     /// What a deletion removes apart from the AMI and its snapshots.
     #[serde(flatten)]
     pub artifacts: Artifacts,
-    /// The kinds of the refusals.
+    /// The kind of refusal, if a repair is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repair_refused: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delete_refused: Option<&'static str>,
-    /// The addresses of what a deletion would leave.
+    /// The addresses of what a deletion would leave behind.
     #[serde(rename = "leaves")]
     pub stays: Vec<String>,
     pub commands: Commands,
@@ -81,7 +81,7 @@ impl Image {
     }
 }
 
-/// Why something is refused: a kind that a summary counts, and the reason for one AMI.
+/// Why a change is refused: a kind that a summary counts, and the reason for one AMI.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     pub kind: &'static str,
@@ -99,7 +99,7 @@ impl Refusal {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SnapshotSize {
     pub id: String,
-    /// `None` if it is not known.
+    /// `None` if the size is not known.
     #[serde(rename = "sizeGiB")]
     pub size_gib: Option<f64>,
 }
@@ -110,8 +110,8 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// The maximum: an archived snapshot costs less, and data that a snapshot shares with its lineage is
-    /// billed only once.
+    /// The maximum cost per month: an archived snapshot costs less, and data that a snapshot shares with its
+    /// lineage is billed only once.
     pub fn of(snapshots: &[SnapshotSize]) -> Self {
         let gib: f64 = snapshots.iter().filter_map(|snapshot| snapshot.size_gib).sum();
         Self { usd: round(gib * USD_PER_GIB_MONTH) }
@@ -145,7 +145,7 @@ fn write_moment<S: Serializer>(moment: &Timestamp, to: S) -> Result<S::Ok, S::Er
     to.collect_str(&format_args!("{moment:.3}"))
 }
 
-/// What belongs only to one image.
+/// What belongs only to one AMI, apart from its snapshots.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Artifacts {

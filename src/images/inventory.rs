@@ -21,11 +21,11 @@ pub struct Inventory {
     pub caller: String,
     #[serde(deserialize_with = "Option::deserialize")]
     pub alias: Option<String>,
-    /// The profile of the credentials, if they come from one.
+    /// The AWS profile that the credentials come from, if there is one.
     #[serde(deserialize_with = "Option::deserialize")]
     pub profile: Option<String>,
     pub partition: String,
-    /// The region of the session.
+    /// The region of the boto3 session.
     pub region: String,
     pub regions: Vec<String>,
     pub images: Vec<Ami>,
@@ -56,7 +56,7 @@ pub struct Ami {
     #[serde(deserialize_with = "Option::deserialize")]
     pub deregistration_protection: Option<String>,
     pub snapshots: Vec<Device>,
-    /// `None` if it is not known.
+    /// `None` if the launch permission is not known.
     #[serde(deserialize_with = "Option::deserialize")]
     pub launch_permission: Option<LaunchPermission>,
 }
@@ -95,7 +95,7 @@ pub struct Stack {
     pub image_arn: Option<String>,
 }
 
-/// An S3 directory that is named like one for an image's artifacts.
+/// An S3 directory whose name has the form that pcluster uses for the artifacts of an image.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Directory {
@@ -103,7 +103,7 @@ pub struct Directory {
     pub bucket_from: BucketFrom,
     /// The region whose builds were being searched for when the directory was found.
     pub region: String,
-    /// The release with its suffix.
+    /// The release of pcluster, with its suffix: `3.2.0b1`.
     pub version: String,
     pub directory: String,
     #[serde(deserialize_with = "Option::deserialize")]
@@ -118,12 +118,12 @@ pub struct Directory {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BucketFrom {
-    /// Its name is unique to this account and region.
+    /// It is pcluster's default bucket. Its name is unique to this account and region.
     #[default]
     Default,
-    /// The user has named it.
+    /// The user has named it with `--bucket`.
     Option,
-    /// A stack names it; the stack need not be one of pcluster's.
+    /// A tag of a stack names it. The stack need not be one of pcluster's.
     Stack,
 }
 
@@ -159,7 +159,7 @@ pub struct Use {
     pub by: String,
 }
 
-/// A source that could not be asked.
+/// A source of information, such as a call to AWS, that could not be asked.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Skipped {
     pub source: String,
@@ -183,7 +183,7 @@ pub struct Remains {
     pub log_group: bool,
 }
 
-/// What a deletion removes; also used as its record.
+/// What a deletion removes. The record of the deletion on the disk has the same contents.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Deletion {
@@ -191,7 +191,7 @@ pub struct Deletion {
     pub region: String,
     pub ami: String,
     pub snapshots: Vec<String>,
-    /// The region of the build, which contains its directory and its logs.
+    /// The region of the build. The build's directory and log group are in this region.
     pub build_region: String,
     #[serde(deserialize_with = "Option::deserialize")]
     pub bucket: Option<String>,
@@ -199,15 +199,14 @@ pub struct Deletion {
     pub directory: Option<String>,
     #[serde(deserialize_with = "Option::deserialize")]
     pub log_group: Option<String>,
-    /// The stack of the build. It has the same log group.
+    /// The id of the build's stack, to which the log group also belongs.
     #[serde(default)]
     pub stack_id: Option<String>,
-    /// The tags of the AMI, so that it can be traced.
+    /// The tags of the AMI, so that the deleted AMI can be traced.
     pub tags: Tags,
 }
 
 impl Deletion {
-    /// The build of the AMI.
     pub fn build(&self) -> Option<BuildArn> {
         BuildArn::read(self.tags.get(BUILDER_ARN)?)
     }
@@ -219,7 +218,8 @@ pub const BUILDER_ARN: &str = "Ec2ImageBuilderArn";
 /// A deletion that was interrupted after its AMI was gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unfinished {
-    /// Without the directory and the log group if they are gone.
+    /// The directory and the log group are `None` if they are gone. The log group is also `None` if another
+    /// build may use it.
     pub deletion: Deletion,
     /// The snapshots that still exist.
     pub snapshots: Vec<String>,
@@ -243,7 +243,7 @@ fn read_account<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> 
 }
 
 impl Inventory {
-    /// Finds a source that could not be asked in a region, by the beginning of the source's name.
+    /// Finds a skipped source of this region whose name starts with `source`.
     pub fn find_skipped(&self, source: &str, region: &str) -> Option<&Skipped> {
         self.skipped
             .iter()
@@ -258,7 +258,7 @@ pub struct BuildArn {
     pub account: String,
     /// The image id in lower case.
     pub slug: String,
-    /// The release without its suffix.
+    /// The release of pcluster, without its suffix.
     pub version: String,
 }
 

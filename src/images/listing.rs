@@ -52,12 +52,12 @@ pub struct Listing {
     pub missing: Vec<String>,
     pub today: Date,
     pub stage: Stage,
-    /// The command that was called, with the option for a change added: for each possible change, or for the
-    /// one that failed.
+    /// The commands to run next. After a list: the called command with `--repair` or `--delete` added. After
+    /// a change that failed: the called command again.
     pub commands: Commands,
     /// The age in days, if only AMIs older than this were requested.
     pub older_than: Option<i64>,
-    /// Whether AMIs or image ids were named. If so, the reasons are shown.
+    /// Whether the user has named AMIs or image ids. If so, reasons are shown.
     pub is_named: bool,
     pub is_verbose: bool,
 }
@@ -65,11 +65,11 @@ pub struct Listing {
 /// The results of a change for its AMIs.
 #[derive(Debug, Default)]
 pub struct Outcomes {
-    /// AMIs in the order of their tasks.
+    /// AMIs whose tasks were completed, in the order of the tasks.
     pub done: Vec<String>,
-    /// AMIs, each with the reason.
+    /// AMIs, each with the reason for its failure.
     pub failed: Vec<(String, String)>,
-    /// AMIs, each with what a completed task has left.
+    /// AMIs, each with what a completed task has left behind.
     pub left: Vec<(String, String)>,
     /// AMIs, each with what else the user should know.
     pub notes: Vec<(String, String)>,
@@ -80,7 +80,6 @@ impl Image {
         if change == Change::Delete { self.delete } else { self.repair }
     }
 
-    /// The kind of the refusal.
     pub fn refused(&self, change: Change) -> Option<&'static str> {
         if change == Change::Delete { self.delete_refused } else { self.repair_refused }
     }
@@ -105,7 +104,7 @@ impl Listing {
     pub fn is_refused(&self, image: &Image, change: Change) -> bool {
         let counts = match image.class {
             Class::Orphan => true,
-            // If the AMI is repaired already, a repair has nothing to do; that is not a refusal.
+            // A repair of a healthy AMI has nothing to do. That is not a refusal.
             Class::Healthy => change == Change::Delete && self.is_named,
             _ => self.is_named,
         };
@@ -143,7 +142,7 @@ impl Listing {
         !self.missing.is_empty() || self.images.iter().any(|image| self.is_refused(image, change))
     }
 
-    /// Whether a change has left something behind.
+    /// Whether a change has failed or left something behind.
     pub fn has_left(&self) -> bool {
         let is_left = |image: &Image| !image.left.is_empty();
         !self.outcomes.failed.is_empty() || !self.outcomes.left.is_empty() || self.images.iter().any(is_left)
@@ -160,7 +159,7 @@ impl Listing {
 }
 
 impl Skipped {
-    /// What follows if this source could not be asked, unless that is obvious.
+    /// The consequence if this source could not be asked; `None` if the consequence is obvious.
     pub fn effect(&self) -> Option<&'static str> {
         let is_references = self.source.starts_with("ec2:DescribeImageReferences");
         is_references.then_some(

@@ -1,12 +1,12 @@
 //! Everything for `preflight images`: the AMIs that broken builds left in AWS.
 //!
-//! `client` asks AWS through the target's boto3 (client.py and what it imports) and returns an `inventory`.
-//! `origin` finds what is left of the build of an AMI, and `class` says what the AMI is. From each AMI in the
-//! `selection`, `rules` makes an `image`, which also says what can be done about the AMI (`repair_rules`,
-//! `deletion_rules`; their tests use `fixtures`). `listing` contains all images, `sums` has its totals, and
-//! `commands` has the commands that a listing suggests. `json` and `human` render a listing, and `entry` a
-//! single AMI in it. `plan` has the steps of a change, and `carry_out` performs them; `deletions` keeps the
-//! record of a deletion until it is done. The command itself is `preflight::images`.
+//! `client` asks AWS: it runs client.py with the target's boto3, and returns an `inventory`. `origin` finds
+//! what is left of the build of an AMI, and `class` says what the AMI is. From each AMI in the `selection`,
+//! `rules` makes an `image`, which also says what can be done about the AMI (`repair_rules`,
+//! `deletion_rules`; their tests use `fixtures`). `listing` contains all images, `sums` has the totals of a
+//! listing, and `commands` has the commands that a listing suggests. `json` and `human` render a listing;
+//! `entry` renders a single AMI. `plan` has the steps of a change, and `carry_out` performs them; `deletions`
+//! keeps the record of a deletion until the deletion is done. The command itself is `preflight::images`.
 
 pub mod carry_out;
 pub mod class;

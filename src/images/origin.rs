@@ -1,4 +1,4 @@
-//! The build of an AMI, from what is left of it: a stack, and an S3 directory with the template. Pure.
+//! What is left of the build of an AMI: a stack, and an S3 directory with the template. Pure.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,11 @@ use crate::rules::template::cloudformation;
 use crate::rules::template::cloudformation::select_resources;
 use crate::text::yaml;
 
-/// The prefix of the key of every tag that pcluster writes.
+/// The prefix of the keys of pcluster's own tags.
 pub const PREFIX: &str = "parallelcluster:";
 
-/// A directory's name has at most this many letters of the image id, then a hyphen and 16 random characters.
+/// A directory's name has at most this many characters of the image id, then a hyphen and 16
+/// random characters.
 pub const MAX_SLUG: usize = 46;
 
 const ARTIFACTS: &str = "/custom_resources/artifacts.zip";
@@ -42,7 +43,8 @@ pub struct Recipe {
 #[derive(Debug, Clone)]
 pub struct Origin<'a> {
     pub stack: Option<&'a Stack>,
-    /// The directory of its artifacts; the template in it names this image id and this directory.
+    /// The directory of the build's artifacts, and what the template in this directory says. The template
+    /// names the same directory and the AMI's image id.
     pub artifacts: Option<(&'a Directory, Recipe)>,
 }
 
@@ -57,8 +59,8 @@ pub struct Sharing {
 }
 
 impl Sharing {
-    /// Accounts, organizations and their units, each with EC2's name for its kind. Groups are not included: the
-    /// only group means everybody.
+    /// Accounts, organizations and organizational units, each with EC2's name for its kind. Groups are not
+    /// included: EC2's only group, `all`, means everybody.
     pub fn list(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let kinds = [
             ("UserId", &self.user_ids),
@@ -94,13 +96,13 @@ impl Recipe {
     }
 }
 
-/// Whether a stack is named after an image, so that its name is the image id.
+/// Whether a stack's name is the image id of a build, apart from the case.
 pub fn is_named(stack: &Stack, arn: &BuildArn) -> bool {
     stack.region == arn.region && stack.name.to_lowercase() == arn.slug
 }
 
-/// Whether a stack has built an AMI. A second build with the same id can have the same ARN as the first, so the
-/// times have to match too.
+/// Whether a stack has built an AMI. A second build with the same image id can have the same ARN as the
+/// first, so the times have to match too.
 fn has_built(stack: &Stack, ami: &Ami, arn: &BuildArn) -> bool {
     let is_image = stack.image_arn.as_deref().is_none_or(|image| Some(image) == image_arn(ami));
     let was_there = stack.deletion_time.is_none_or(|end| ami.creation_date <= end);
@@ -117,7 +119,7 @@ fn has_tags_of_build(stack: &Stack, arn: &BuildArn) -> bool {
     id.is_some_and(|id| *id == stack.name && id.to_lowercase() == arn.slug)
 }
 
-/// The ARN of the build.
+/// The ARN of the build, from a tag of the AMI.
 pub fn image_arn(ami: &Ami) -> Option<&str> {
     ami.tags.get(BUILDER_ARN).map(String::as_str)
 }
@@ -133,7 +135,8 @@ impl<'a> Origin<'a> {
         let expected = tag("s3_bucket").zip(tag("s3_image_dir"));
         let is_expected = |directory: &Directory| match expected {
             Some((bucket, place)) => *bucket == directory.bucket && *place == directory.directory,
-            // A stack that does not belong to the build can name any bucket.
+            // No stack of this build names a directory. Other stacks can name any bucket, so buckets from
+            // stacks do not count.
             None => directory.bucket_from != BucketFrom::Stack,
         };
         let candidates = inventory
@@ -149,8 +152,8 @@ impl<'a> Origin<'a> {
         Self { stack, artifacts: last.filter(|_| is_alone) }
     }
 
-    /// Whether the directory certainly belongs to this account: builds of several accounts and regions can share a
-    /// bucket if the user chose its name.
+    /// Whether the directory certainly belongs to this account. Builds of several accounts and regions can
+    /// share a bucket if the user chose the bucket's name.
     pub fn is_of_account(&self) -> bool {
         let is_default = |(directory, _): &(&Directory, Recipe)| directory.bucket_from == BucketFrom::Default;
         self.artifacts.as_ref().is_some_and(|artifacts| self.stack.is_some() || is_default(artifacts))
@@ -172,8 +175,8 @@ impl<'a> Origin<'a> {
     }
 
     /// The tags that the build would have given its AMI, without those that the AMI has already. `None`
-    /// unless the directory of the artifacts is proven to be the right one: `delete-image` would empty a
-    /// wrong one too.
+    /// unless the directory of the artifacts is proven to be the build's, because `delete-image` will empty
+    /// whatever directory the tags name.
     pub fn lost_tags(&self, inventory: &Inventory, ami: &Ami, arn: &BuildArn) -> Option<Tags> {
         let (directory, recipe) = self.artifacts.as_ref()?;
         let id = &recipe.image_id;
@@ -199,7 +202,8 @@ impl<'a> Origin<'a> {
         Some(tags)
     }
 
-    /// Whether the configuration exists. Only the configuration contains the user's own tags and permissions.
+    /// Whether the build's configuration was found. Only the configuration contains the user's own tags and
+    /// launch permissions.
     pub fn has_configuration(&self) -> bool {
         self.artifacts.as_ref().is_some_and(|(directory, _)| read_configuration(directory).is_some())
     }
@@ -217,14 +221,15 @@ impl<'a> Origin<'a> {
 /// Whether a directory can belong to the build, by its place, release and time. `is_named` is whether the
 /// stack of the build names the directory.
 fn belongs(directory: &Directory, ami: &Ami, arn: &BuildArn, is_named: bool) -> bool {
-    // A default bucket belongs to one account and region; any other can contain builds of several.
+    // A default bucket belongs to one account and region; any other bucket can contain builds of several
+    // accounts and regions.
     let is_of_region = || {
         read_configuration(directory)
             .and_then(|configuration| Some(configuration["Region"].as_str()? == arn.region))
             .unwrap_or(is_named || directory.bucket_from == BucketFrom::Default)
     };
-    // The name is compared first, and what needs parsing comes last, because each AMI is compared with every
-    // directory.
+    // The name is compared first, and what needs parsing comes last, because each AMI is compared with
+    // all directories.
     is_named_after(directory, arn)
         && directory.region == arn.region
         && strip_suffix(&directory.version) == arn.version
@@ -239,7 +244,7 @@ pub fn is_named_after(directory: &Directory, arn: &BuildArn) -> bool {
     name.is_some_and(|(start, _)| start.eq_ignore_ascii_case(slug))
 }
 
-/// The recipe of a directory, if its template names this directory and an image id of this build.
+/// The recipe of a directory, if its template names this directory and the image id of this build.
 fn prove(directory: &Directory, arn: &BuildArn) -> Option<Recipe> {
     let recipe = Recipe::read_text(directory.template.as_deref()?)?;
     let is_own = recipe.directory == directory.directory && recipe.bucket == directory.bucket;
@@ -257,7 +262,7 @@ fn read_configuration(directory: &Directory) -> Option<Value> {
     Some(configuration)
 }
 
-/// `Image.Tags` of the configuration; they are recorded nowhere else.
+/// The user's own tags: `Image.Tags` of the configuration. They are recorded nowhere else.
 fn asked_tags(directory: &Directory) -> BTreeMap<String, String> {
     let configuration = read_configuration(directory).unwrap_or_default();
     let tags = configuration["Image"]["Tags"].as_array();

@@ -55,7 +55,7 @@ pub fn plan_repair(image: &Image) -> Task {
     Task { ami: ami.clone(), steps: vec![Step::Tag { region, ami, tags }], deletion: None }
 }
 
-/// Plans to remove what an interrupted deletion has left.
+/// Plans to remove what an interrupted deletion has left behind.
 pub fn plan_rest(left: &Unfinished) -> Task {
     let deletion = left.deletion.clone();
     let steps = plan_removals(&deletion, &left.snapshots);
@@ -81,7 +81,7 @@ pub fn plan_deletion(image: &Image, account: &str) -> Task {
     Task { ami: image.ami.clone(), steps, deletion: Some(deletion) }
 }
 
-/// What is removed after the AMI.
+/// The steps that follow the deregistration of the AMI.
 fn plan_removals(deletion: &Deletion, snapshots: &[String]) -> Vec<Step> {
     let Deletion { region, build_region, bucket, directory, log_group, .. } = deletion;
     let snapshots =

@@ -15,7 +15,7 @@ const MAX_KEY: usize = 128;
 const MAX_VALUE: usize = 256;
 
 impl Examined<'_> {
-    /// The tags to write.
+    /// The tags that a repair writes.
     pub fn plan_repair(&self, conflicts: &[String]) -> Result<Tags, Refusal> {
         if let Some(refusal) = self.refuse_class().or_else(|| self.refuse_conflicts(conflicts)) {
             return Err(refusal);
@@ -27,7 +27,7 @@ impl Examined<'_> {
             let reason = "it is disabled, so no pcluster command finds it: enable it first";
             return Err(Refusal::new("disabled", reason));
         }
-        // Artifacts that could not be read may exist nevertheless.
+        // Artifacts can exist even if they could not be read.
         if let Some(skipped) = self.inventory.find_skipped("s3:", &arn.region) {
             let reason = format!("not all artifacts of its build could be read ({})", skipped.source);
             return Err(Refusal::new("S3 could not be read", reason));
@@ -38,7 +38,7 @@ impl Examined<'_> {
             self.adopt(arn)?
         };
         tags.retain(|key, value| is_accepted(key, value));
-        // AWS's own tags do not count: EC2 user guide, "Tag your Amazon EC2 resources".
+        // AWS's own tags do not count towards the limit: EC2 user guide, "Tag your Amazon EC2 resources".
         let number =
             tags.keys().chain(ami.tags.keys()).filter(|key| !is_reserved(key)).collect::<BTreeSet<_>>().len();
         if number > MAX_TAGS {
@@ -50,9 +50,9 @@ impl Examined<'_> {
         Ok(tags)
     }
 
-    /// Tags for an AMI that has no directory, or whose directory belongs to another AMI: pcluster's commands
-    /// need the name of a directory, but the directory need not exist. This is done only for an AMI and an
-    /// image id that the user has named.
+    /// Tags for an AMI that has no directory, or whose directory belongs to another AMI. The tags name a
+    /// directory that does not exist: pcluster's commands need only its name. The AMI gets these tags only if
+    /// the user has named both the AMI and the image id.
     fn adopt(&self, arn: &BuildArn) -> Result<Tags, Refusal> {
         let Known { ami, origin, .. } = self.known;
         let named = self.selection.find_id(&arn.slug).filter(|_| self.selection.names(&ami.id));

@@ -32,7 +32,7 @@ pub struct Examined<'a> {
     pub inventory: &'a Inventory,
     pub selection: &'a Selection,
     pub known: &'a Known<'a>,
-    /// The AMIs in the same region whose image id is the same as this AMI's, apart from its case.
+    /// The AMIs in the same region whose image id is the same as this AMI's, apart from the case.
     same_slug: &'a [&'a Known<'a>],
     owners: &'a Owners<'a>,
 }
@@ -97,8 +97,8 @@ impl Examined<'_> {
         }
     }
 
-    /// The reasons for refusals; equal ones are merged. The reasons for a healthy AMI are of interest only if
-    /// the user has named something.
+    /// Why a repair and a deletion are refused. If the reason is the same, it appears once. The reasons for a
+    /// healthy AMI are shown only if the user has named AMIs or image ids.
     fn describe_refusals(&self, repair: Option<&Refusal>, delete: Option<&Refusal>) -> Vec<String> {
         if self.known.class == Class::Healthy && self.selection.is_empty() {
             return Vec::new();
@@ -128,7 +128,7 @@ impl Examined<'_> {
         Some(format!("this version of the shim does not know pcluster {}", arn.version))
     }
 
-    /// The AMIs with the same image id as this one. pcluster's commands use the first of them.
+    /// The other AMIs with the same image id. pcluster's commands use only the first AMI that they find.
     fn find_conflicts(&self) -> Vec<String> {
         let own = self.known.ami;
         let orphans = self.same_slug.iter().filter(|other| other.class == Class::Orphan);
@@ -164,7 +164,7 @@ impl Examined<'_> {
         })
     }
 
-    /// Whether the directory of its build belongs only to this AMI.
+    /// Whether the directory of the AMI's build belongs only to this AMI.
     pub fn owns_directory(&self) -> bool {
         let owner = self.known.directory().and_then(|directory| self.owners.get(&directory));
         owner.is_some_and(|owner| *owner == Some(self.known.ami.id.as_str()))
@@ -304,7 +304,7 @@ mod tests {
                 let ami = inventory.images.iter().find(|ami| ami.id == image.ami && ami.region == image.region).unwrap();
                 let arn = BuildArn::read(&ami.tags["Ec2ImageBuilderArn"]).unwrap();
                 prop_assert_eq!(&arn.account, ACCOUNT);
-                // If the release is not known, only what the user names is deleted.
+                // An AMI of an unknown release is deleted only if the user has named it.
                 let is_asked = arn.version == "3.1.3" || named.contains(&image.ami);
                 prop_assert!(is_asked || image.delete == Action::Refused);
                 if image.repair == Action::Possible || image.delete == Action::Possible {
@@ -318,7 +318,8 @@ mod tests {
                 let seen = inventory.directories.iter().filter(|seen| seen.directory == *directory);
                 let templates: Vec<&str> = seen.filter_map(|seen| seen.template.as_deref()).collect();
                 let id = format!("\"{IMAGE_ID}\":\"{}\"", image.tags[IMAGE_ID]);
-                // The directory is either new, for an AMI that was named, or its own template has this id.
+                // The tags name either a new directory (only for an AMI that the user has named), or a
+                // directory whose own template has this image id.
                 prop_assert!(templates.is_empty() || templates.iter().any(|text| text.contains(&id)));
             }
             let count = written.len();

@@ -19,7 +19,7 @@ impl Selection {
         self.amis.iter().any(|own| own == ami)
     }
 
-    /// The named image id that equals this one except for its case.
+    /// The image id that the user has named and whose lower-case form is `slug`.
     pub fn find_id(&self, slug: &str) -> Option<&String> {
         self.image_ids.iter().find(|id| id.to_lowercase() == slug)
     }

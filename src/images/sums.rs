@@ -17,7 +17,7 @@ pub struct Summary {
     pub healthy: usize,
     pub repairable: usize,
     pub deletable: usize,
-    /// By kind of refusal.
+    /// The number of refusals of each kind.
     pub not_repaired: BTreeMap<&'static str, usize>,
     pub not_deleted: BTreeMap<&'static str, usize>,
     #[serde(flatten)]
@@ -44,10 +44,10 @@ pub struct ChangeSums {
     #[serde(flatten)]
     pub snapshots: Option<SnapshotSums>,
     pub interrupted_deletions: usize,
-    /// By kind of refusal.
+    /// The number of refusals of each kind.
     pub refused: BTreeMap<&'static str, usize>,
     pub failed: usize,
-    /// The number of deleted AMIs that have left something behind.
+    /// The number of AMIs whose deletion leaves something behind.
     pub leaving: usize,
 }
 

@@ -1,14 +1,13 @@
-//! Installed distributions, by their metadata. Pure.
+//! Installed distributions, as their metadata describes them. Pure.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::text::package_name::normalised;
 
-/// An installed distribution, by its metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Distribution {
-    /// The name as its metadata spells it.
+    /// The name, spelled as in the metadata.
     pub name: String,
     pub version: String,
     /// The path of its `.dist-info` or `.egg-info`.

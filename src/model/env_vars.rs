@@ -6,11 +6,11 @@ pub const MODE: &str = "PCLUSTER_SHIM_MODE";
 pub const REAL: &str = "PCLUSTER_SHIM_REAL";
 /// `1`: a check that cannot run stops `build-image`.
 pub const STRICT: &str = "PCLUSTER_SHIM_STRICT";
-/// The time limit of one child process of a check, in seconds.
+/// The time limit for each child process of a check, in seconds.
 pub const TIMEOUT: &str = "PCLUSTER_SHIM_TIMEOUT";
-/// The config file.
+/// The path of the config file.
 pub const CONFIG: &str = "PCLUSTER_SHIM_CONFIG";
-/// Set by the shell function that install.sh defines, but only when it calls `preflight where`.
+/// The shell function that install.sh defines sets this variable, but only for `preflight where`.
 pub const FUNCTION: &str = "PCLUSTER_SHIM_FUNCTION";
 /// Set for launchers that might start the shim again; see [`crate::environment::locate`].
 pub const TRIED: &str = "PCLUSTER_SHIM_TRIED";

@@ -1,25 +1,26 @@
-//! What the real pcluster asks of a template, and how pcluster fails to start, as a synthesis reports
+//! What the real pcluster requires of a template, and why pcluster failed to start. synthesis.py reports
 //! both. Pure.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-/// What the real code asks of the AMI, as synthesis.py reads it from the configuration that the real schema has
-/// loaded. A value that is absent is not compared.
+/// What pcluster's own code requires of the AMI. synthesis.py reads this from the configuration, after
+/// pcluster's own schema has loaded it. A value that is absent is not compared with the template.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Expectation {
-    /// The AMI's name, with the placeholder of its build date.
+    /// The AMI's name, with the placeholder for the build date.
     pub name: Option<String>,
-    /// The AMI's tags. The value is null if the tag exists but its value cannot be predicted.
+    /// The AMI's tags. The value is null if the tag is required but its value cannot be predicted.
     pub tags: Map<String, Value>,
-    /// The regions to distribute to; empty if there is only the stack's own.
+    /// The regions to distribute the AMI to; empty if the AMI stays in the stack's own region.
     pub regions: Vec<String>,
-    /// Null if none is requested.
+    /// Null if the configuration requests no launch permission.
     pub launch_permission: Value,
 }
 
-/// The exception that ends an import. The real pcluster makes the same import.
+/// The exception with which pcluster's own code failed in a synthesis. The real pcluster would fail
+/// in the same way.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StartupFailure {
@@ -28,17 +29,17 @@ pub struct StartupFailure {
     pub message: String,
     /// The module that is missing or incomplete, if the exception names it.
     pub module: Option<String>,
-    /// The file of that module, if it has one.
+    /// The file of `module`, if it has one.
     pub module_file: Option<String>,
     /// The file whose code raised the exception.
     pub file: Option<String>,
-    /// The damaged bytecode file, if that is the reason.
+    /// The damaged bytecode file, if one caused the exception.
     pub bytecode: Option<String>,
-    /// The setting that caused it, if one did: a variable of the call, or `-W`.
+    /// The setting that caused the exception, if one did: the name of an environment variable, or `-W`.
     pub cause: Option<String>,
 }
 
-/// What the real pcluster imports: for every command, or to build a template.
+/// The stage that failed: the imports of every command, or the building of a template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StartupStage {
@@ -47,7 +48,7 @@ pub enum StartupStage {
 }
 
 impl StartupFailure {
-    /// The last line of a traceback.
+    /// The exception and its message, like the last line of a traceback.
     pub fn describe(&self) -> String {
         let Self { exception, message, .. } = self;
         if message.is_empty() { exception.clone() } else { format!("{exception}: {message}") }

@@ -1,4 +1,4 @@
-//! The fields of an advisory, read from YAML. An error in a field reports its line and key. Pure.
+//! Reads the fields of an advisory from YAML. An error reports the line and the key of the field. Pure.
 
 use std::fmt::{self, Display};
 use std::marker::PhantomData;
@@ -88,8 +88,8 @@ pub(crate) fn read_text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D:
     })
 }
 
-/// Reads a mapping and then checks it as a whole. An error from either step has the line of the mapping, unlike an
-/// error from serde's `try_from`.
+/// Reads a mapping and then checks it as a whole. An error of the check has the line of the mapping, unlike
+/// an error from serde's `try_from`.
 pub(crate) fn read_checked_mapping<'de, W, T, D>(from: D, expected: &'static str) -> Result<T, D::Error>
 where
     W: Deserialize<'de>,

@@ -17,13 +17,13 @@ pub enum Level {
     Error,
 }
 
-/// The advisory about builds whose AMIs no command of pcluster finds.
+/// The id of the advisory about builds whose AMIs no pcluster command finds.
 pub const LOSES_TAGS: &str = "cdk-imagebuilder-1.153.0";
 
-/// How to find the AMIs of such builds.
 pub const FIND_LOST: &str = "To find AMIs that earlier builds left behind, run `pcluster preflight images`.";
 
-/// The source of a finding. In pcluster's own JSON, this is the name of a validator.
+/// The kind of rule that a finding comes from. In JSON it is the `type`, where pcluster's own errors have the
+/// name of a validator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     PackageAdvisory,
@@ -54,13 +54,13 @@ pub struct Finding {
     pub fix: Option<Fix>,
     pub references: Vec<String>,
     /// The finding is only a warning, but the build is expected to fail because of the problem. The guard
-    /// prints the finding, and a repair includes it.
+    /// prints such a warning, and a repair fixes the problem if it can.
     #[serde(skip)]
     pub fails_build: bool,
-    /// The user's config ignores it.
+    /// The user's config ignores the finding.
     #[serde(rename = "ignored", default, skip_serializing_if = "std::ops::Not::not")]
     pub is_ignored: bool,
-    /// Where the fault becomes visible, if an advisory about packages says so.
+    /// Where the fault becomes visible; `None` if the finding is not from an advisory about packages.
     #[serde(skip)]
     pub shows: Option<Shows>,
 }
@@ -74,7 +74,7 @@ pub enum Shows {
     Start,
     /// The template is incomplete.
     Template,
-    /// The fault shows only while the image is built.
+    /// The fault shows only during a build or later, so nothing can refute the advisory.
     Later,
 }
 
@@ -104,7 +104,7 @@ impl Finding {
         }
     }
 
-    /// The command that fixes it, or that shows how to.
+    /// What to do about the finding: its fix, or else the command that shows details.
     pub fn describe_fix(&self) -> &str {
         self.fix.as_ref().map_or("run `pcluster preflight` for details", |fix| &fix.command)
     }
@@ -114,17 +114,16 @@ impl Finding {
         self.id == id || self.evidence["advisory"] == id
     }
 
-    /// Whether it stops a build.
     pub fn blocks(&self) -> bool {
         self.level == Level::Error
     }
 
-    /// Whether another finding, from an advisory, says what is wrong.
+    /// Whether another finding, one from an advisory, explains this one.
     pub fn is_explained(&self) -> bool {
         self.evidence.get("explainedBy").is_some()
     }
 
-    /// Whether `preflight fix` corrects it.
+    /// Whether `preflight fix` fixes the problem.
     pub fn has_repair(&self) -> bool {
         self.fix.as_ref().is_some_and(|fix| fix.remedy.is_some())
     }
@@ -133,29 +132,29 @@ impl Finding {
         self.fix.as_ref().is_some_and(|fix| fix.remedy.as_ref() == Some(remedy))
     }
 
-    /// The path in the template.
+    /// The path of the problem in the template.
     pub fn path(&self) -> Option<&str> {
         self.evidence.get("path").and_then(Value::as_str)
     }
 }
 
-/// The way to correct a finding.
+/// How to fix the problem that a finding reports.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fix {
     pub command: String,
-    /// What the command changes, if it is `pcluster preflight fix`.
+    /// What the command changes, if the command is `pcluster preflight fix`.
     #[serde(skip)]
     pub remedy: Option<Remedy>,
 }
 
-/// A change of the environment that corrects a finding.
+/// A change to the environment that fixes the problem of a finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Remedy {
     /// Packages are moved to releases that are known to work.
     Move(PackageMove),
     /// Files of aws-parallelcluster are edited, as defined by the source edits with this id.
     Edit(String),
-    /// A bytecode file is removed; Python compiles it again.
+    /// This bytecode file is removed. Python then compiles its module again.
     Bytecode(String),
     /// Packages are moved to the versions that were current when the installed release of aws-parallelcluster
     /// came out.
@@ -170,7 +169,8 @@ impl Fix {
         Self { command: FIX.into(), remedy: Some(remedy) }
     }
 
-    /// A move for a finding that does not block; it is repaired only if its id is given.
+    /// A move of packages for a finding that does not block. `preflight fix` makes the move only if the
+    /// finding's id is given.
     pub fn moving_by_id(package_move: PackageMove, id: &str) -> Self {
         Self { command: format!("{FIX} {id}"), remedy: Some(Remedy::Move(package_move)) }
     }
@@ -180,7 +180,6 @@ impl Fix {
         Self { command, remedy: None }
     }
 
-    /// The move of packages that the fix names.
     pub fn package_move(&self) -> Option<&PackageMove> {
         match &self.remedy {
             Some(Remedy::Move(package_move)) => Some(package_move),
@@ -197,7 +196,7 @@ impl Fix {
     }
 }
 
-/// The releases that the affected packages have to move to.
+/// The affected packages, and the releases to move them to.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, expecting = "a mapping with the keys `packages`, `upgrade` and `downgrade`")]
 pub struct PackageMove {
@@ -218,7 +217,7 @@ impl PackageMove {
     }
 }
 
-/// The packages and their two ranges; if both are equal, only one is written.
+/// The packages and the two ranges; if the ranges are equal, only one is written.
 impl fmt::Display for PackageMove {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { packages, upgrade, downgrade } = self;

@@ -1,9 +1,9 @@
 //! The small types that all other modules use. Pure.
 //!
-//! - [`finding`]: what a rule has found: level, message, cost, and the fix with what it changes.
+//! - [`finding`]: what a rule has found: level, message, cost and fix.
 //! - [`fields`]: the fields of an advisory, read from YAML.
 //! - [`distribution`]: installed packages.
-//! - [`expectation`]: what the real pcluster asks of a template, and how pcluster fails to start.
+//! - [`expectation`]: what the real pcluster requires of a template, and why pcluster failed to start.
 //! - [`env_vars`]: the names of environment variables.
 //! - [`options`]: mode, strategy, installer, and how the real pcluster was found.
 

@@ -66,13 +66,13 @@ pub enum FoundBy {
     Flag,
     Variable,
     Config,
-    /// Next to the shim, which has replaced it.
+    /// Next to the shim, which `install --venv` put in place of the real pcluster.
     #[serde(rename = "kept")]
     Replaced,
     Path,
     /// Next to `pcluster-preflight`, which was called by its path.
     Beside,
-    /// In a place where environments are kept, by `preflight check --all`.
+    /// `preflight check --all` found the real pcluster in a place where environments are kept.
     Search,
 }
 

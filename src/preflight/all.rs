@@ -47,14 +47,15 @@ pub fn run(check: &CheckArgs, common: &Common) -> Result<Outcome, Abort> {
     })
 }
 
-/// A pcluster that was found, before its check: its target, or its report if it will not be checked.
+/// A pcluster that was found: its target, which has yet to be checked, or its report if it cannot or must not
+/// be checked.
 enum Known<'a> {
     Target(&'a CheckRequest<'a>, Box<Target>),
     Report(Box<Report>),
 }
 
-/// Checks every pcluster in `found`, except those with a reason why they must not be run. All are identified
-/// first, because two launchers may lead to the same environment.
+/// Checks every pcluster in `found`, except those that have a reason why they must not be run. All are
+/// identified first, so that an environment to which two launchers lead is checked only once.
 fn check_all(found: &[(CheckRequest, Option<&str>)], given: Option<&Path>) -> Result<Vec<Report>, Abort> {
     let known = map_concurrently(found, |(request, distrust)| identify(request, *distrust));
     let known = without_repeats(known.into_iter().collect::<Result<_, Abort>>()?);
@@ -91,9 +92,9 @@ fn describe_error(real: &Real, target: Option<&Target>, abort: Abort) -> Result<
     Ok(*report_unknown(real, target, check, Duration::ZERO, error.to_line()))
 }
 
-/// Removes launchers that are only another way to an environment: a wrapper of a console script, or a copy of
-/// the script. Of the variables that a wrapper changes, only PATH matters, because it decides which Node.js
-/// runs; a shell changes PWD and others at every start.
+/// Keeps only one of the launchers that lead to the same environment, such as a console script, its wrapper
+/// and a copy of the script. Of the variables that a wrapper changes, only PATH is compared, because PATH
+/// decides which Node.js runs. Shells change some of the others, such as PWD, at every start.
 fn without_repeats(known: Vec<Known>) -> Vec<Known> {
     let mut kept: Vec<Known> = Vec::new();
     for one in known {

@@ -30,7 +30,8 @@ pub fn run(check: &CheckArgs, common: &Common) -> Result<Outcome, Abort> {
     with_configuration(check, |check, given| check_one(check, given, common))
 }
 
-/// Calls `then` with arguments whose configuration every child process can read, and with the original file name.
+/// Calls `then` with arguments whose configuration every child process can read, and with the original
+/// file name.
 pub fn with_configuration<T>(
     check: &CheckArgs,
     then: impl FnOnce(&CheckArgs, Option<&Path>) -> Result<T, Abort>,
@@ -64,8 +65,8 @@ fn check_one(check: &CheckArgs, given: Option<&Path>, common: &Common) -> Result
 
 const COPY: &str = "image-configuration.yaml";
 
-/// Copies a configuration that can be read only once, so that every child can read it. This is possible here
-/// because, unlike in `build-image`, no real pcluster has to read the original afterwards.
+/// Copies a configuration that can be read only once, so that every child can read it. `preflight check` can
+/// do this because, unlike in `build-image`, no real pcluster has to read the original afterwards.
 fn copy_stream(file: &Path) -> Result<Scratch, Error> {
     let read = || {
         let scratch = Scratch::new()?;
@@ -75,7 +76,8 @@ fn copy_stream(file: &Path) -> Result<Scratch, Error> {
     read().map_err(|error: io::Error| Error::BadFile { file: file.to_owned(), message: describe_io(&error) })
 }
 
-/// Refuses a configuration that cannot be read: the real pcluster would only print a traceback or its usage text.
+/// Refuses a configuration that cannot be read: the real pcluster would only print a traceback or its
+/// usage text.
 fn refuse_unreadable(file: &Path) -> Result<(), Error> {
     let bad = |message: &str| Err(Error::BadFile { file: file.to_owned(), message: message.into() });
     match file.metadata() {

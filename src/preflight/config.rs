@@ -18,10 +18,10 @@ use crate::preflight::context::{find_named, read_settings, start_search};
 use crate::report;
 use crate::text::printable::escape_line;
 
-/// A key of the file.
+/// A key of config.yaml.
 struct Key {
     name: &'static str,
-    /// What it means, as the lines of a comment.
+    /// What the key means: the lines of the comment above the key.
     meaning: &'static str,
     /// The value in the commented-out line: the default, or an example if there is no default.
     value: &'static str,
@@ -94,7 +94,7 @@ const KEYS: [Key; 9] = [
     },
 ];
 
-/// Prints the file. Keys that the current file sets are set in the output too.
+/// Prints a config.yaml. Keys that the user's config.yaml sets are set in the output too.
 pub fn run(common: &Common) -> Result<Outcome, Abort> {
     let path = config_path();
     if let Some(file) = path.clone().filter(|path| is_emptied(path)) {
@@ -115,8 +115,9 @@ pub fn run(common: &Common) -> Result<Outcome, Abort> {
     Ok(Outcome::success(text))
 }
 
-/// Whether standard output is this file, and the shell has just emptied it. Emptying an existing file changes
-/// its modification time, but not its creation time. A file that the shell has just created does not count.
+/// Whether standard output is redirected into this file, so that the shell has just emptied the file.
+/// Emptying an existing file changes its modification time, but not its creation time. A file that the shell
+/// has just created does not count.
 fn is_emptied(path: &Path) -> bool {
     let stdout = io::stdout().as_fd().try_clone_to_owned().and_then(|stdout| File::from(stdout).metadata());
     let identity = |metadata: &Metadata| (metadata.dev(), metadata.ino());

@@ -1,4 +1,4 @@
-//! `preflight constraints`: starts no Python and makes no network requests.
+//! `preflight constraints`. The command starts no Python and makes no network requests.
 
 use std::path::Path;
 use std::str::FromStr as _;
@@ -98,13 +98,14 @@ fn name_neighbours(version: &Version) -> String {
     format!("The nearest releases are {}.", names.join(" and "))
 }
 
-/// Reads a version 3 or later, as PEP 440 defines versions.
+/// Reads a PEP 440 version. Versions before 3 are refused.
 fn read_version(value: &str, name: &'static str, accepted: &'static str) -> Result<Version, Error> {
     let version = Version::from_str(value).ok().filter(|version| *version >= Version::new([3]));
     version.ok_or_else(|| Error::BadVariable { name, value: value.to_owned(), accepted })
 }
 
-/// The release in a console script's environment, according to the files next to its interpreter.
+/// The release of aws-parallelcluster in the environment of a console script, according to the package
+/// metadata in that environment.
 fn find_installed(path: &Path) -> Result<String, Error> {
     let unknown = || Error::NoVersion;
     let Ok(Launcher::ConsoleScript(script)) = Launcher::read(path) else { return Err(unknown()) };

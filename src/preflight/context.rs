@@ -32,14 +32,14 @@ use crate::system::files;
 use crate::system::terminal::width_of_stdout;
 use crate::text::printable::{lossy, quote_for_shell};
 
-/// Reads the settings. Unlike the guard, `preflight` rejects an invalid file or variable. A file that another user
-/// could have written is ignored here too; [`crate::preflight`] warns about it.
+/// Reads the settings. For `preflight`, an invalid file or variable is an error; for the guard, it is not.
+/// Both ignore a file that another user could have written; [`crate::preflight`] warns about such a file.
 pub fn read_settings() -> Result<Settings, Error> {
     let (settings, errors) = Settings::read();
     errors.into_iter().find(|error| !is_untrusted(error)).map_or(Ok(settings), Err)
 }
 
-/// Reads the built-in advisories and those of the config file.
+/// Reads the built-in advisories and those in the files that config.yaml names.
 pub fn read_all_advisories(settings: &Settings) -> Result<Vec<Advisory>, Error> {
     let (advisories, errors) = read_advisories(settings);
     errors.into_iter().find(|error| !is_untrusted(error)).map_or(Ok(advisories), Err)
@@ -52,15 +52,15 @@ pub fn is_untrusted(error: &Error) -> bool {
 
 /// The search for the real pcluster.
 pub fn start_search(common: &Common, settings: &Settings) -> Search {
-    // The path in a flag is relative to the current directory. Links are not resolved, because a launcher may
-    // depend on the name that it is started by.
+    // A relative path in `--real` is relative to the current directory. Links are not resolved, because a
+    // launcher may depend on the name by which it is started.
     let absolute = |path: &PathBuf| path::absolute(path).unwrap_or_else(|_| path.clone());
     let program = |path: PathBuf| if path.is_dir() { path.join("bin/pcluster") } else { path };
     let flag = common.real.as_ref().map(|path| (program(absolute(path)), FoundBy::Flag));
     Search::from_environment(flag.or_else(|| settings.real.clone().map(|path| (path, FoundBy::Config))))
 }
 
-/// The real pcluster that a flag, a variable or the file names.
+/// The real pcluster that a flag, a variable or config.yaml names, and which of the three names it.
 pub fn find_named(search: &Search) -> (Option<&Path>, Origin) {
     let Some((path, by)) = search.named() else { return (None, Origin::Default) };
     let origin = match by {
@@ -77,7 +77,8 @@ pub fn find_named(search: &Search) -> (Option<&Path>, Origin) {
 pub fn name_as_called(text: &str) -> String {
     let typed = env::args_os().next().unwrap_or_default();
     let name = quote_for_shell(&lossy(Path::new(&typed)));
-    // The short name is used if uvx runs the program in its cache, and if JSON would have to escape the name.
+    // The short name is used if uvx runs the program from its cache, or if the typed name would have to be
+    // escaped in JSON.
     let is_cached = is_in_cache_of_uv(&path::absolute(&typed).unwrap_or_default());
     if is_cached || name.contains(['"', '\\']) { name_shortly(text) } else { rename(text, &name) }
 }
@@ -87,8 +88,9 @@ pub fn name_shortly(text: &str) -> String {
     rename(text, "pcluster-preflight")
 }
 
-/// If `pcluster-preflight` was called, replaces `pcluster preflight` with `name`, because where a wheel
-/// installed `pcluster-preflight`, `pcluster` is the real one and has no `preflight`. Paths are not changed.
+/// If the program was called as `pcluster-preflight`, replaces `pcluster preflight` with `name`: if a wheel
+/// has installed only `pcluster-preflight`, then `pcluster` is the real pcluster, which has no `preflight`.
+/// Paths are not changed.
 fn rename(text: &str, name: &str) -> String {
     const COMMAND: &str = "pcluster preflight";
     if !is_called_preflight() {
@@ -105,7 +107,7 @@ fn rename(text: &str, name: &str) -> String {
     renamed + rest
 }
 
-/// Where progress is shown.
+/// How progress is shown.
 pub fn choose_progress(common: &Common) -> Progress {
     match (common.quiet, common.verbose) {
         (true, _) => Progress::Silent,
@@ -128,7 +130,7 @@ pub fn choose_paint(common: &Common) -> Paint {
     Paint { is_colored, width: width_of_stdout() }
 }
 
-/// Calls `then` with the request of a command that checks the environment.
+/// Builds the request to check one pcluster from the settings and arguments, and calls `then` with it.
 pub fn with_request<T>(
     check: &CheckArgs,
     common: &Common,
@@ -141,7 +143,7 @@ pub fn with_request<T>(
     then(&build_request(check, common, &real, &settings, &advisories, &parent))
 }
 
-/// The request of a check of one pcluster.
+/// The request to check one pcluster.
 pub fn build_request<'a>(
     check: &CheckArgs,
     common: &Common,
@@ -161,7 +163,8 @@ pub fn build_request<'a>(
     }
 }
 
-/// Reads the source of the facts about the parent image: a file, or AWS if a flag or config.yaml says so.
+/// Chooses the source of the facts about the parent image: a file, which is read here; AWS, if a flag or
+/// config.yaml says so; or none.
 pub fn read_parent(check: &CheckArgs, settings: &Settings) -> Result<ParentSource, Error> {
     match &check.parent {
         Some(file) => {
@@ -228,7 +231,7 @@ pub fn render_report(report: &Report, common: &Common) -> Result<Outcome, Error>
         Format::Junit => junit::render(slice::from_ref(report)),
         Format::Github => github::render(slice::from_ref(report)),
     };
-    // A file is for programs. What is printed next to it is for people.
+    // If the report goes to a file, the file is for programs. stdout then shows the report for people.
     let printed = match &common.output {
         Some(file) => {
             let failed = |error| Error::CannotWrite { file: file.clone(), why: describe_io(&error) };
@@ -241,8 +244,7 @@ pub fn render_report(report: &Report, common: &Common) -> Result<Outcome, Error>
     Ok(Outcome::Exit { status: report.verdict.exit_status(), stdout, stderr: String::new() })
 }
 
-/// Identifies the target of a command that needs one; if that fails, `otherwise` makes the error from
-/// the report.
+/// Identifies the target. If that fails, `otherwise` turns the report into an error.
 pub fn identify(
     request: &CheckRequest,
     otherwise: impl FnOnce(&Report) -> Error,

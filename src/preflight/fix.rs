@@ -107,7 +107,7 @@ pub fn describe_repair(outcome: &RepairOutcome, command: &str) -> String {
     text
 }
 
-/// `1 warning remains: ...`.
+/// For example `1 warning remains: ...`.
 fn describe_left(left: &[String]) -> String {
     if left.is_empty() {
         return String::new();
@@ -117,7 +117,7 @@ fn describe_left(left: &[String]) -> String {
     format!("{} {remain}: {lines}\n", left.len())
 }
 
-/// `17 packages, 2 lines`.
+/// For example `17 packages, 2 lines`.
 fn count_changes(changes: &[Change]) -> String {
     let packages = changes.iter().filter(|change| change.edits.is_empty()).count();
     let counts = [(packages, "package"), (count_edits(changes), "line")].into_iter();
@@ -131,8 +131,8 @@ fn count_edits(changes: &[Change]) -> usize {
 
 fn format_changes(changes: &[Change]) -> String {
     let rows = change::summary(changes);
-    // A row for an edited line has no reason. It begins with a path, which is longer than the name of
-    // a package.
+    // A row for an edited line has no reason. Such rows begin with a path, which is longer than the name of a
+    // package, so their first column has its own width.
     let is_edit = |why: &str| why.is_empty();
     let widest = |edits: bool| {
         let rows = rows.iter().filter(|(_, _, why)| is_edit(why) == edits);
@@ -146,7 +146,7 @@ fn format_changes(changes: &[Change]) -> String {
     })
 }
 
-/// Undoes the last repair, or lists those that can be undone.
+/// Undoes the last repair, or lists the repairs that can be undone.
 pub fn run_undo(list: bool, common: &Common) -> Result<Outcome, Abort> {
     with_request(&CheckArgs::default(), common, |request| {
         let target = identify(request, |report: &Report| {

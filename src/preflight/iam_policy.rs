@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::cli::args::Policy;
 use crate::report;
 
-/// The policy as JSON, for `aws iam create-policy --policy-document`.
+/// The policy for `preflight images`, as JSON for `aws iam create-policy --policy-document`.
 pub fn render(policy: Policy) -> String {
     let mut statements = list();
     match policy {
@@ -16,7 +16,7 @@ pub fn render(policy: Policy) -> String {
     report::format_json(&json!({"Version": "2012-10-17", "Statement": statements}))
 }
 
-/// The policy of `preflight check --aws`, in the same form.
+/// The policy for `preflight check --aws`, as JSON for `--policy-document`.
 pub fn render_check() -> String {
     let read = [
         "ec2:DescribeImages",
@@ -25,7 +25,7 @@ pub fn render_check() -> String {
         "imagebuilder:GetComponent",
         "imagebuilder:GetImage",
     ];
-    // Without s3:ListBucket, S3 answers "denied" for a script that does not exist.
+    // Without s3:ListBucket, S3 reports a script that does not exist as "denied", not as missing.
     let statements = [allow(&read, "*"), allow(&["s3:GetObject", "s3:ListBucket"], "arn:*:s3:::*")];
     report::format_json(&json!({"Version": "2012-10-17", "Statement": statements}))
 }
@@ -34,7 +34,7 @@ fn allow(actions: &[&str], resource: &str) -> Value {
     json!({"Effect": "Allow", "Action": actions, "Resource": resource})
 }
 
-/// Allows the actions only on what has the tag of EC2 Image Builder.
+/// Allows the actions only on resources that have the tag of EC2 Image Builder.
 fn allow_made(actions: &[&str], resource: &str) -> Value {
     let mut statement = allow(actions, resource);
     statement["Condition"] = json!({"StringEquals": {"aws:ResourceTag/CreatedBy": "EC2 Image Builder"}});
@@ -60,13 +60,15 @@ fn list() -> Vec<Value> {
     ];
     vec![
         allow(&describe, "*"),
-        // ListBucketVersions is needed only after an interrupted deletion, to find out what is left.
+        // ListBucketVersions is needed only after an interrupted deletion, to find out what that deletion has
+        // left behind.
         allow(&["s3:ListBucket", "s3:ListBucketVersions"], "arn:*:s3:::parallelcluster-*-v1-do-not-delete"),
         allow(&["s3:GetObject"], "arn:*:s3:::parallelcluster-*-v1-do-not-delete/parallelcluster/*"),
     ]
 }
 
-/// To delete snapshots that lack Image Builder's tag, a user has to add a statement without the condition.
+/// To delete snapshots that lack Image Builder's tag, a user has to add a statement without the condition
+/// of [`allow_made`].
 fn delete() -> Vec<Value> {
     let bucket = "arn:*:s3:::parallelcluster-*-v1-do-not-delete";
     vec![

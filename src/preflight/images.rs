@@ -1,5 +1,5 @@
-//! `preflight images`: lists, repairs and deletes the AMIs of broken builds. The plan is made from a single
-//! inventory, shown, confirmed, and only then carried out.
+//! `preflight images`: lists, repairs and deletes the AMIs of broken builds. For a repair or a deletion, a
+//! plan is made from a single inventory, shown, confirmed, and only then carried out.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 
@@ -83,8 +83,8 @@ impl Images<'_> {
         self.change == Some(Change::Delete)
     }
 
-    /// The deletions that have begun. If they cannot be read, only a deletion fails; a listing or a repair
-    /// does not.
+    /// Reads the records of deletions that earlier calls have begun. If they cannot be read, a deletion
+    /// fails; a listing or a repair continues without them.
     fn read_begun(
         &self,
         deletions: &Result<Deletions, String>,
@@ -152,7 +152,7 @@ impl Images<'_> {
         }
     }
 
-    /// The command that was called, with the option for a change added.
+    /// The command that was called, with `--repair` or `--delete` added.
     fn command(&self, change: Change) -> String {
         let change = if change == Change::Delete { "--delete" } else { "--repair" };
         let ImagesArgs { image_id, image, region, all_regions, bucket, older_than, .. } = self.arguments;
@@ -280,7 +280,7 @@ fn confirm(question: &str) -> Result<Option<bool>, Interrupted> {
     loop {
         interrupts.check()?;
         let mut polled = [PollFd::new(&stdin, PollFlags::IN)];
-        // A signal ends the wait with an error; the check above detects it.
+        // A signal ends the wait with an error; the check above detects the signal.
         if matches!(poll(&mut polled, Some(&SIGNAL_INTERVAL)), Ok(1..)) {
             let mut line = String::new();
             let _ = stdin.lock().read_line(&mut line);

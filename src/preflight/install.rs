@@ -1,4 +1,4 @@
-//! `preflight install`: the repository's install.sh, which installs the running program.
+//! `preflight install`: runs the repository's install.sh, which installs this program.
 
 use std::env;
 use std::ffi::OsString;
@@ -11,16 +11,17 @@ use crate::system::executables::own_executable;
 
 const INSTALL_SH: &str = include_str!("../../install.sh");
 
-/// Runs the script in a directory, then removes the directory. A signal reaches both shells: it ends the
-/// script, and this shell continues with the removal.
+/// A shell script that runs the install.sh in the directory `$0`, then removes that directory. A signal
+/// reaches both shells: it ends the inner shell, which runs install.sh, and the outer shell continues with
+/// the removal.
 const RUN: &str = r#"trap : HUP INT QUIT TERM
 /bin/sh "$0/install.sh" "$@"
 status=$?
 rm -rf "${0:?}"
 exit "$status""#;
 
-/// Replaces this process with a shell that runs install.sh. If the user passes `--binary`, it comes after
-/// ours and overrides it.
+/// Replaces this process with a shell that runs install.sh. We pass `--binary`; if the user passes it too,
+/// the user's value comes later and overrides ours.
 pub fn run(arguments: Vec<OsString>) -> Result<Outcome, Abort> {
     let failed = |message: String| Error::Failed {
         message: format!("cannot start install.sh: {message}"),

@@ -1,6 +1,7 @@
 //! Completion scripts and the manual page, generated from the command line that [`cli`](crate::cli::args)
-//! declares. clap generates the completion of `pcluster-preflight`. The scripts here use that completion for
-//! `pcluster preflight …`, and leave every other argument of `pcluster` to the shell's default completion.
+//! declares. clap generates the completion of `pcluster-preflight`. The scripts in this file use that
+//! completion for `pcluster preflight …`, and leave the other commands of `pcluster` to the shell's
+//! default completion.
 
 use std::io;
 
@@ -14,11 +15,11 @@ use crate::rules::template::minitar;
 
 const NAME: &str = "pcluster-preflight";
 
-/// Renders a script that the shell sources, or finds by name in a directory of completions.
+/// Renders a completion script that the shell sources, or finds by name in a directory of completions.
 pub fn render_completions(shell: Shell) -> String {
     match shell {
-        // clap_complete replaces the hyphen of the name in only one of two places. Without this correction,
-        // no subcommand would be completed.
+        // clap_complete replaces the hyphen in `pcluster-preflight` in only one of two places. Without this
+        // correction, no subcommand would be completed.
         Shell::Bash => {
             generate(aot::Shell::Bash).replace("pcluster__subcmd__preflight", "pcluster__preflight") + BASH
         }
@@ -52,7 +53,8 @@ fn generate(shell: aot::Shell) -> String {
         })
     };
     let command = Preflight::command().name(NAME).bin_name(NAME);
-    // install.sh has none of the common options, but clap would add them to every command by itself.
+    // clap would add the common options to every command, but install.sh has none of them. So we add them to
+    // the other commands ourselves.
     let common: Vec<Arg> =
         command.get_arguments().filter(|argument| argument.is_global_set()).cloned().collect();
     let common = common.into_iter().map(|argument| argument.global(false)).collect::<Vec<_>>();
@@ -69,7 +71,7 @@ fn generate(shell: aot::Shell) -> String {
     String::from_utf8_lossy(&script).into_owned()
 }
 
-/// The ids that a completion offers. A call also accepts the ids in other advisory files.
+/// The ids that a completion offers. A command also accepts the ids in other advisory files.
 struct KnownIds {
     of_advisories: Vec<&'static str>,
     of_fix: Vec<&'static str>,
@@ -77,7 +79,8 @@ struct KnownIds {
 
 impl KnownIds {
     fn read() -> Self {
-        // Leaked, because clap needs names that live as long as the program, which ends soon.
+        // The ids are leaked, because clap needs names that live as long as the program. The program
+        // ends soon.
         let ids: Vec<&'static str> =
             file::built_in().into_iter().map(|advisory| &*advisory.id.leak()).collect();
         let combinations: Vec<&'static str> =
@@ -87,7 +90,7 @@ impl KnownIds {
     }
 }
 
-/// Adds the options of install.sh, which parses them itself.
+/// Adds the options of install.sh, which clap does not know because install.sh parses them.
 fn with_options_of_script(command: Command, more: &[&'static str]) -> Command {
     let names = ["--prefix", "--venv", "--help"].iter().chain(more);
     command.args(names.map(|name| {
@@ -150,7 +153,7 @@ complete -c pcluster -n __fish_pcluster_shim_is_preflight -f -a "(__fish_pcluste
 complete -c pcluster -n "test (count (commandline -opc)) -eq 1; and string length -q -- (commandline -ct)" -a preflight
 "#;
 
-/// Renders a single page for all commands: their sections are short and refer to each other.
+/// Renders a single manual page for all commands, because their sections are short and refer to each other.
 pub fn render_page() -> String {
     // Writing to a Vec cannot fail.
     String::from_utf8_lossy(&write_page().unwrap_or_default()).into_owned()
@@ -189,7 +192,7 @@ fn write_section(command: &Command, page: &mut Vec<u8>) -> io::Result<()> {
     write_options(command.get_arguments().cloned(), page)
 }
 
-/// Writes the list of options as `clap_mangen` does, but without its heading.
+/// Writes the list of options as `clap_mangen` does, but without the heading.
 fn write_options(arguments: impl Iterator<Item = clap::Arg>, page: &mut Vec<u8>) -> io::Result<()> {
     let mut arguments = arguments.peekable();
     if arguments.peek().is_none() {

@@ -9,7 +9,7 @@
 //! - `fix`: `preflight fix` and `preflight undo`
 //! - `iam_policy`: the IAM policies that `preflight images` and `preflight check --aws` need
 //! - `images`: `preflight images`
-//! - `install`: `preflight install`: install.sh, with this program
+//! - `install`: `preflight install`: runs install.sh to install this program
 //! - `manual`: completion scripts and the manual page
 //! - `stack`: `preflight stack`
 //! - `template`: `preflight template`
@@ -82,7 +82,8 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
         Command::Uninstall { arguments } => {
             install::run(["--uninstall".into()].into_iter().chain(arguments).collect())
         }
-        // These texts contain both names of the program, so neither name is replaced.
+        // The completion scripts and the manual page contain both names of the program, so neither name
+        // is replaced.
         Command::Completions { shell } => return Outcome::success(manual::render_completions(shell)),
         Command::Man => return Outcome::success(manual::render_page()),
         Command::Version => return Outcome::success(name_shortly(&Preflight::command().render_version())),
@@ -98,7 +99,7 @@ pub fn run(arguments: Vec<OsString>) -> Outcome {
     name_commands(outcome, name_as_called)
 }
 
-/// Calls `name` on both outputs, to rename the commands in them.
+/// Calls `name` on stdout and stderr, to rename the commands in them.
 fn name_commands(outcome: Outcome, name: fn(&str) -> String) -> Outcome {
     match outcome {
         Outcome::Exit { status, stdout, stderr } => {
@@ -165,7 +166,7 @@ fn stop_at_usage(message: &clap::Error, is_json: bool) -> Outcome {
     }
 }
 
-/// clap's message and its tips, without the usage line.
+/// Splits clap's text into its message and a hint. The hint contains clap's tips, but not the usage line.
 fn shorten_usage(text: &str) -> (String, String) {
     let mut paragraphs = text.split("\n\n");
     let message = flatten(paragraphs.next().unwrap_or_default().trim_start_matches("error: ")).into_owned();
@@ -174,7 +175,7 @@ fn shorten_usage(text: &str) -> (String, String) {
     (message, tips.map(|tip| format!("{}. ", capitalize(tip))).chain([help.into()]).collect())
 }
 
-/// Puts a warning for each ignored config or advisories file before everything else on stderr.
+/// Warns about each config or advisories file that was ignored. These warnings come first on stderr.
 fn warn_of_untrusted(outcome: Outcome) -> Outcome {
     let Outcome::Exit { status, stdout, stderr } = outcome else { return outcome };
     let (settings, errors) = Settings::read();

@@ -42,7 +42,7 @@ pub fn run(
 /// How far the build of a stack has got.
 enum Build {
     Running,
-    /// It has created an AMI, as far as the stack shows.
+    /// The build has created an AMI, as far as the stack shows.
     Ended,
     Failed,
 }
@@ -70,8 +70,8 @@ impl Build {
         }
     }
 
-    /// The advice, with complete commands. `pcluster delete-image` is not among them, because it could delete
-    /// the healthy image of another id.
+    /// The advice, with complete commands. It does not include `pcluster delete-image`, because that command
+    /// could delete the healthy image of another id.
     fn advise(&self, stack: &StackTemplate) -> String {
         let StackTemplate { name, region, status, .. } = stack;
         let (own_name, own_region) = (quote_for_shell(name), quote_for_shell(region));

@@ -34,12 +34,12 @@ pub fn run(file: &Path, denied: Option<Deny>, common: &Common) -> Result<Outcome
 /// The fix for lost tags if nothing is known about the build.
 pub const BUILD_AGAIN: &str = "build the image again in an environment that `pcluster preflight` finds ready";
 
-/// The report on a template if nothing else is known.
+/// The report on a template, if neither its image configuration nor its environment is known.
 pub fn check_template(template: &Value, fix: &str, since: Instant) -> Box<Report> {
     let fix = Fix::by_hand(fix.into());
     let mut findings = asked::check(template, &Expectation::default(), &fix);
     findings.extend(check_everywhere(template, None, &file::built_in(), system::today()));
-    // A repair changes only what is built next, not this template.
+    // A repair would change later templates, but not this one.
     for finding in findings.iter_mut().filter(|finding| finding.has_repair()) {
         finding.fix = Some(fix.clone());
     }

@@ -1,5 +1,5 @@
-//! `preflight where`: which pcluster is guarded, how it was found, what a `build-image` would do, and every other
-//! `pcluster` on PATH.
+//! `preflight where`: which pcluster is guarded, how it was found, what a `build-image` would do, and every
+//! other `pcluster` on PATH.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -40,7 +40,8 @@ pub fn run(common: &Common) -> Result<Outcome, Abort> {
         let identify = |overlay| target::identify(real, &[], overlay, settings.timeout);
         let target = identify(None);
         let overlay = target.as_ref().map_or(Overlay::None, find_overlay);
-        // The overlay is added by PYTHONPATH, which the launcher may change, so the launcher is asked again.
+        // The shim adds the overlay with PYTHONPATH. The launcher may change that variable, so the target is
+        // identified again.
         let target = match &overlay {
             Overlay::Bound(directory) => identify(Some(directory)),
             Overlay::None | Overlay::Stale => target,
@@ -61,12 +62,12 @@ pub fn run(common: &Common) -> Result<Outcome, Abort> {
     Ok(Outcome::Exit { status: found.exit_status(), stdout, stderr })
 }
 
-/// The result of the search on PATH, and its consequences.
+/// The result of the search on PATH, and what it means for `build-image`.
 #[derive(Debug)]
 pub struct Where {
     own: Option<PathBuf>,
     real: Result<Real, Error>,
-    /// `None` until the real pcluster has been asked.
+    /// `None` until the real pcluster has been identified.
     target: Option<Result<Target, IdentifyError>>,
     overlay: Overlay,
     rows: Vec<Row>,
@@ -129,8 +130,8 @@ impl Where {
         }
     }
 
-    /// Adds the target of the real pcluster, with its overlay. A real pcluster that only starts this shim again
-    /// does not count.
+    /// Adds the target of the real pcluster, with its overlay. If the real pcluster only starts this shim
+    /// again, it does not count as real.
     pub fn set_target(&mut self, target: Result<Target, IdentifyError>, overlay: Overlay) {
         let Err(IdentifyError::Loop { tried }) = target else {
             let state = target.as_ref().ok().and_then(Transactions::find);
@@ -148,8 +149,8 @@ impl Where {
         self.real = Err(Error::Loop { tried });
     }
 
-    /// Status 1: a `build-image` from here would not be guarded, because it does not start the shim, because the
-    /// shim is started again and again, or because the mode is off. 127: there is no real pcluster.
+    /// 1 if a `build-image` from here would not be guarded: it does not start the shim, the real pcluster
+    /// only starts the shim again, or the mode is off. 127 if there is no real pcluster.
     pub fn exit_status(&self) -> u8 {
         match &self.real {
             Err(Error::Loop { .. }) => 1,
@@ -158,7 +159,7 @@ impl Where {
         }
     }
 
-    /// Describes what a `build-image` from here would do. If `strict` adds to that, there is a second line.
+    /// Describes what a `build-image` from here would do. If `strict` changes that, a second line says how.
     fn describe_consequences(&self) -> Vec<&'static str> {
         const STRICT: &str = "build-image is stopped if a check cannot run (strict)";
         let is_unknown = matches!(self.target, Some(Err(_)));

@@ -21,15 +21,16 @@ pub(crate) struct Call {
     pub(crate) why: String,
 }
 
-/// How this call was made, and what that says about other calls.
+/// How `preflight where` was called, and what that shows about calls of pcluster.
 #[derive(Debug)]
 pub(crate) struct Calls {
     /// The first `pcluster` on PATH.
     pub(crate) first: Option<PathBuf>,
     pub(crate) is_first_guarded: bool,
-    /// Whether this call was made by the function that install.sh defines in interactive shells.
+    /// Whether this program was called by the function that install.sh defines in interactive shells.
     pub(crate) is_function: bool,
-    /// The `pcluster` that this call's path refers to, and whether it is a shim that replaced a launcher.
+    /// The `pcluster` at the path by which this program was called, or next to it, and whether that
+    /// `pcluster` is a shim that replaced a launcher.
     by_path: Option<(PathBuf, bool)>,
     /// Whether this program was installed by a wheel and there is no guard, neither next to this program nor
     /// on PATH.
@@ -61,7 +62,7 @@ impl Calls {
         }
     }
 
-    /// Whether this call uses a path that is guarded in place.
+    /// Whether the `pcluster` in `by_path` is guarded in place.
     pub(crate) fn is_path_guarded(&self) -> bool {
         self.by_path.as_ref().is_some_and(|(_, is_guarded)| *is_guarded)
     }

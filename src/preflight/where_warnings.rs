@@ -1,5 +1,5 @@
 //! What `preflight where` warns about: a shim that is bypassed, files that are ignored, and PATH entries that
-//! other users can write to.
+//! depend on the current directory.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,8 @@ pub struct Warning {
     pub(crate) hint: String,
 }
 
-/// The shim's files and directories that are ignored because another user could have written them.
+/// Warns about the shim's files and directories that are ignored because another user could have
+/// written them.
 pub(crate) fn warn_of_passed_over(paths: impl IntoIterator<Item = PathBuf>) -> impl Iterator<Item = Warning> {
     trust::passed_over(paths).into_iter().map(|refused| Warning {
         id: "passed-over",
@@ -40,8 +41,8 @@ pub(crate) fn warn_of_stale_overlay() -> Warning {
     }
 }
 
-/// Warns that a wheel has installed only `pcluster-preflight`. `real` is in the environment that could
-/// be guarded.
+/// Warns that a wheel has installed only `pcluster-preflight`. `real` is the pcluster of the environment that
+/// could be guarded.
 pub(crate) fn warn_of_no_guard(search: &Search, real: Option<&Path>) -> Warning {
     if let Some(line) = installed_prefix(search).and_then(|prefix| activate_line(&prefix)) {
         let message = "The guard is installed, but this shell was started before that.".into();
@@ -90,9 +91,9 @@ pub(crate) fn warn_of_bypass(calls: &Calls, shim: Option<&Path>) -> Warning {
     Warning { id: "shadowed", message, hint: advise_to_put_first(shim) }
 }
 
-/// A shell that has cached the path of a command starts that path even if another one is first on PATH by
-/// now. If the shim was started by its name but is not first, the shell has cached the shim's path. The
-/// opposite, a cached path of the real pcluster, cannot be detected, because the shim is not started then.
+/// Warns if the shell has cached the shim's path: the shim was started by its name, although another program
+/// is now first on PATH. The opposite, a cached path of the real pcluster, cannot be detected, because the
+/// shim is not started then.
 pub(crate) fn warn_of_stale_hash(
     search: &Search,
     first: Option<&Candidate>,
@@ -120,7 +121,8 @@ fn advise_to_put_first(shim: Option<&Path>) -> String {
     }
 }
 
-/// Environments that were guarded in place until pip or uv overwrote the shim with its own launcher.
+/// Warns about environments that were guarded in place until another program, such as pip or uv, overwrote or
+/// removed the shim.
 pub(crate) fn warn_of_overwritten(
     search: &Search,
     candidates: &[Candidate],
@@ -176,7 +178,7 @@ pub(crate) fn warn_of_loop(path: &Path) -> Warning {
     }
 }
 
-/// Entries of PATH that depend on the current directory.
+/// Warns about entries of PATH that depend on the current directory.
 pub(crate) fn warn_of_entries(search: &Search) -> Vec<Warning> {
     let mut warnings: Vec<Warning> = Vec::new();
     for entry in search.entries().filter(|entry| !entry.is_absolute()) {

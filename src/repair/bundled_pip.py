@@ -13,9 +13,9 @@ import sysconfig
 def find_wheel():
     try:
         import ensurepip
-    except ImportError:  # Debian and Ubuntu have it in a separate package
+    except ImportError:  # Debian and Ubuntu have ensurepip in a separate package
         return None
-    # From Python 3.10 on, distributors that do not bundle the wheels set this.
+    # From Python 3.10 on, distributors that do not bundle pip's wheel set WHEEL_PKG_DIR.
     directories = [sysconfig.get_config_var("WHEEL_PKG_DIR")]
     directories.append(os.path.join(os.path.dirname(ensurepip.__file__), "_bundled"))
     for directory in filter(None, directories):

@@ -1,4 +1,4 @@
-//! Bytecode: compiled for staged packages, and removed if a bytecode file is damaged.
+//! Compiles bytecode for staged packages, and removes damaged bytecode files.
 
 use std::ffi::OsString;
 use std::fs;
@@ -35,7 +35,8 @@ pub fn compile(target: &Target, sources: &[PathBuf], limit: Duration) -> Result<
     let script = scratch.write("compile.py", COMPILE_PY);
     let script = script.map_err(|error| describe_full("write compile.py", &error))?;
     let sentinel = sentinel();
-    // Without `-B`, the bytecode of the modules that the script imports would be written into the environment.
+    // The flags include `-B`. Without it, Python would write the bytecode of the modules that the script
+    // imports into the environment.
     let mut arguments = target.interpreter.run_flags();
     arguments.extend([script.into_os_string(), OsString::from(&sentinel)]);
     arguments.extend(sources.iter().map(OsString::from));
@@ -52,11 +53,13 @@ pub fn compile(target: &Target, sources: &[PathBuf], limit: Duration) -> Result<
     }
 }
 
-/// The maximum number of files to remove. A check reports one at a time; a full disk damages only a few.
+/// The maximum number of damaged files to remove. Each check reports only one of them, and a full disk
+/// damages only a few.
 const MAX_DAMAGED: usize = 50;
 
-/// Checks the target. If a finding to repair is about damaged bytecode, removes that file and checks again.
-/// Returns the last report and the removed files. Python compiles those again, so no undo restores them.
+/// Checks the target. If a finding to repair is about a damaged bytecode file, removes the file and checks
+/// again. Returns the last report and the removed files. Undo does not restore these files, because Python
+/// compiles them again.
 pub fn check_and_remove_damaged(
     request: &CheckRequest,
     target: &Target,
@@ -81,8 +84,8 @@ pub fn check_and_remove_damaged(
     }
 }
 
-/// Whether a file is bytecode in the prefix of the environment. Its directory may be reached through links,
-/// but the file must not be a link itself.
+/// Whether a file is bytecode in the prefix of the environment. Symbolic links on the way to the file are
+/// followed, but the file itself must not be a link.
 fn is_of_environment(file: &Path, target: &Target) -> bool {
     let site = find_site(target);
     let prefixes = [Some(target.interpreter.prefix.as_path()), site.as_deref().map(prefix_of)];

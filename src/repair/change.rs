@@ -13,28 +13,27 @@ use crate::text::printable::count;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     pub package: String,
-    /// `None` if it was not installed.
+    /// The installed version; `None` if the package was not installed.
     pub from: Option<String>,
     pub to: String,
     pub why: String,
-    /// The lines that change in its files, if its version stays the same.
+    /// The lines that change in the package's files, if its version stays the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub edits: Vec<Edit>,
 }
 
-/// A line that changes in a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Edit {
     /// The path of the file, as in RECORD.
     pub file: String,
-    /// Counted from 1.
+    /// The number of the line, counted from 1.
     pub line: usize,
     pub from: String,
     pub to: String,
 }
 
-/// Compares the staged packages with the installed ones and returns each staged one that differs, with
-/// the reason.
+/// Compares the staged packages with the installed ones. Returns each staged package that is new or has
+/// another version, with the reason for the change.
 pub fn compare(installed: &Installed, staged: &Installed, reasons: &[Reason]) -> Vec<Change> {
     staged
         .iter()
@@ -70,8 +69,8 @@ pub fn describe_restored(number: usize) -> String {
     format!("{} {are}", count(number, "package"))
 }
 
-/// Writes a requirements file with the exact versions, for a repair by hand. Source edits appear in it
-/// as comments.
+/// The text of a requirements file with the exact version of each package that changes, for a repair by hand.
+/// Source edits appear as comments.
 pub fn requirements_file(changes: &[Change]) -> String {
     let lines = changes.iter().flat_map(|change| match change.edits.as_slice() {
         [] => vec![format!("{}=={}", change.package, change.to)],
@@ -90,7 +89,8 @@ pub fn requirements_file(changes: &[Change]) -> String {
     lines.fold(String::new(), |text, line| text + &line + "\n")
 }
 
-/// Describes an edit: the text that it inserts or, for a replacement, the first quoted value of each side.
+/// Describes an edit by the text that it inserts. If it replaces text, describes it by the first quoted value
+/// of the old line and of the new line.
 fn describe_edit(edit: &Edit) -> String {
     let value = |code: &str| code.split('"').nth(1).unwrap_or(code.trim()).to_owned();
     match edit.to.strip_suffix(edit.from.as_str()) {
@@ -99,8 +99,8 @@ fn describe_edit(edit: &Edit) -> String {
     }
 }
 
-/// Summarizes changes in rows: one for each change, or one for each edited line; CDK packages with the same change
-/// share a row.
+/// Summarizes changes in rows of name, versions and reason. Each edited line has a row, and so has each
+/// package whose version changes. CDK packages with the same old and new version share a row.
 pub fn summary(changes: &[Change]) -> Vec<(String, String, &str)> {
     let mut rows: Vec<(String, usize, String, &str)> = Vec::new();
     for change in changes {
@@ -123,7 +123,7 @@ pub fn summary(changes: &[Change]) -> Vec<(String, String, &str)> {
     rows.into_iter().map(counted).collect()
 }
 
-/// `aws-cdk.* (2) 1.153.0 -> 1.204.0, jsii 1.85.0 -> 1.132.0`.
+/// Summarizes changes in one line: `aws-cdk.* (2) 1.153.0 -> 1.204.0, jsii 1.85.0 -> 1.132.0`.
 pub fn list_moves(changes: &[Change]) -> String {
     let moves = summary(changes).into_iter().map(|(name, step, _)| format!("{name} {step}"));
     moves.collect::<Vec<_>>().join(", ")

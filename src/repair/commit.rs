@@ -1,5 +1,6 @@
-//! The exchange of the installed packages for the proven ones, under locks. The snapshot and the journal are
-//! written first. The new environment is verified. If any step fails, the exchange is rolled back.
+//! The exchange of the installed packages for the proven ones, under locks. The snapshot and the journal
+//! are written first. After the exchange, the environment is verified. If any step fails, the exchange is
+//! rolled back.
 
 use crate::environment::packages::read_installed;
 use crate::error::{Abort, Error};
@@ -21,8 +22,8 @@ use crate::text::printable::count;
 /// Exchanges the files of the installed packages for the staged ones.
 ///
 /// # Errors
-/// Returns an error if a step fails or a signal arrives. The environment is then unchanged, except for
-/// packages that another installer wrote during the exchange.
+/// Returns an error if a step fails or a signal arrives. The environment is then unchanged, except for what
+/// other programs wrote during the exchange, and for files that could not be restored.
 pub fn commit(repair: &Repair, staged: Staged) -> Result<Repaired, Abort> {
     refuse_managed_packages(repair, &staged.changes)?;
     let _uv_lock = lock_against_uv(&repair.target.interpreter.prefix, repair.request.progress)?;
@@ -40,7 +41,7 @@ pub fn commit(repair: &Repair, staged: Staged) -> Result<Repaired, Abort> {
     let journal = transactions
         .begin(make_id(), &plan, changes.clone())
         .map_err(|message| Error::repair(message, UNCHANGED_FREE_SPACE))?;
-    // Another installer, which ignores our locks, may have run during the snapshot.
+    // Another installer may have ignored our locks and run while the snapshot was made.
     let unchanged = if journal.find_foreign_packages().names.is_empty() {
         refuse_if_changed(repair)
     } else {
@@ -79,7 +80,7 @@ fn plan_files(repair: &Repair, staged: &Staged) -> Result<FilePlan, Error> {
     let mut plan = FilePlan::default();
     for change in &staged.changes {
         let old = repair.packages.get(&change.package);
-        // The directory as `sys.path` spells it, if it is known: a plan compares paths as they are spelled.
+        // If possible, `site` is spelled as in `sys.path`: a plan compares paths without resolving links.
         let pcluster = repair.packages.get(PCLUSTER);
         let site = old.or(pcluster).and_then(|package| package.metadata.parent());
         let site = site.unwrap_or(&repair.state.site);
@@ -115,8 +116,8 @@ fn plan_files(repair: &Repair, staged: &Staged) -> Result<FilePlan, Error> {
     }
 }
 
-/// Compares the installed packages with those that the plan was made for: another installer may have run before
-/// the lock was taken.
+/// Returns an error if the installed packages are not the same as at the start of the repair: another
+/// installer may have run since.
 fn refuse_if_changed(repair: &Repair) -> Result<(), Error> {
     let now = read_installed(&repair.target.interpreter.sys_path);
     if now.all() == repair.packages.all() { Ok(()) } else { Err(describe_changed_environment()) }
@@ -135,7 +136,7 @@ fn describe_changed_package(package: &str) -> Error {
     Error::repair(message, &format!("The environment was restored. {WAIT}"))
 }
 
-/// The error that names what the rollback has kept, because others have written it.
+/// The error if the rollback did not touch some packages or files, because other programs have written them.
 fn describe_meanwhile(left: &Left) -> Error {
     let message = match left.packages.as_slice() {
         [] => format!("another program changed {} in the meantime", list_files(&left.files)),

@@ -11,8 +11,8 @@ use crate::repair::transaction::Transactions;
 /// The options of a repair.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The ids of the findings to repair. If empty, all findings that block, or that mean a failed build,
-    /// are repaired.
+    /// The ids of the findings to repair. If there are none, the repair includes all findings that block the
+    /// build or predict that it fails.
     pub ids: Vec<String>,
     /// Only stage and prove the repair.
     pub dry_run: bool,
@@ -30,7 +30,7 @@ impl Options {
         !self.dry_run && !self.isolated
     }
 
-    /// `fix`, with the ids of the findings.
+    /// The command for a repair of the same findings: `fix`, followed by their ids.
     pub fn command(&self) -> String {
         [&["fix".to_owned()], &self.ids[..]].concat().join(" ")
     }
@@ -42,7 +42,7 @@ pub struct Repair<'a> {
     pub request: &'a CheckRequest<'a>,
     pub options: Options,
     pub target: &'a Target,
-    /// The installed packages before the first step.
+    /// The installed packages, as read before the first step.
     pub packages: &'a Packages,
     pub installer: Installer<'a>,
     pub goal: Goal,

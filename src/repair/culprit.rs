@@ -1,12 +1,13 @@
 //! The smallest set of packages that have to move for a test to pass. Pure: the caller runs the test.
 //!
 //! `QuickXplain` (Junker, 2004) halves the candidates, and needs at most `2k·log₂(n/k) + 2k` tests for `k`
-//! culprits among `n` candidates. It assumes that moving more packages never makes things worse. If that is
-//! wrong, the set is larger than necessary, or the proof of the repair fails.
+//! culprits among `n` candidates. It assumes that a test that passes also passes if more packages are moved.
+//! If that is wrong, the set is larger than necessary, or the proof of the repair fails.
 
-/// Finds a smallest set of candidates that passes the test if it is moved together with `background`. All
-/// candidates and `background` together are known to pass. A test that returns `None` was not run, because
-/// the time was up. What it would have ruled out stays in the set.
+/// Finds a smallest set of candidates with which the test passes if they are moved together with
+/// `background`. The test is known to pass if all candidates are moved together with `background`. If
+/// `passes` returns `None`, the time was up and the test was not run. The set then keeps the candidates that
+/// the test could have ruled out.
 pub fn minimize<E>(
     background: &[usize],
     candidates: &[usize],
@@ -18,7 +19,7 @@ pub fn minimize<E>(
     halve(background, candidates, passes)
 }
 
-/// Like [`minimize`], but `background` alone is known to fail.
+/// Like [`minimize`], if the test is known to fail with `background` alone.
 fn halve<E>(
     background: &[usize],
     candidates: &[usize],
@@ -30,7 +31,8 @@ fn halve<E>(
     let (first, second) = candidates.split_at(candidates.len() / 2);
     let mut found = minimize(&[background, first].concat(), second, passes)?;
     let background = [background, &found].concat();
-    // If the second half added nothing, the background has not changed, so it is still known to fail.
+    // If nothing was found in the second half, the background has not changed, so the test still fails
+    // with it.
     found.extend(if found.is_empty() {
         halve(&background, first, passes)?
     } else {

@@ -3,9 +3,9 @@
 
 use std::io;
 
-/// Fails, dies by SIGKILL or receives SIGINT if `PCLUSTER_SHIM_FAULT` names this step: `fail:STEP`,
-/// `kill:STEP` or `interrupt:STEP`. With `@N` appended, this happens the Nth time that the step is reached
-/// (the first by default).
+/// If `PCLUSTER_SHIM_FAULT` is `fail:STEP`, returns an error at this step. If it is `kill:STEP` or
+/// `interrupt:STEP`, sends SIGKILL or SIGINT to this process. With `@N` appended, this happens when the step
+/// is reached for the Nth time. Without `@N`, it happens the first time.
 #[cfg(feature = "fault-injection")]
 pub fn reach(step: &str) -> io::Result<()> {
     use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,5 +1,5 @@
-//! Owner, group and mode of the files that a repair creates. They do not depend on who runs the repair, or
-//! under which umask, because other users use the environment too.
+//! Owner, group and mode of the files that a repair creates. As far as the system permits, they do not depend
+//! on who runs the repair, or under which umask, because other users use the environment too.
 
 use std::fs::{self, Metadata, Permissions};
 use std::io;
@@ -9,7 +9,7 @@ use std::path::Path;
 /// Who may do what with a file or a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
-    /// `None` for the caller.
+    /// `None` if the owner is the user who runs the repair.
     owner: Option<u32>,
     group: u32,
     mode: u32,
@@ -21,8 +21,8 @@ impl Access {
         Self { owner: Some(metadata.uid()), group: metadata.gid(), mode: metadata.mode() & 0o7777 }
     }
 
-    /// The access of a new file: that of the file it replaces or, if there is none, that of its directory. If
-    /// the file is executable, whoever may read it may also run it.
+    /// The access for a new file, taken from the file that it replaces or, if it replaces none, from its
+    /// directory. If the new file is executable, everyone who may read it may also run it.
     pub fn of_new_file(
         replaced: Option<&Metadata>,
         directory: &Path,
@@ -51,12 +51,12 @@ impl Access {
     ///
     /// Only root can give a file to another owner. Any other caller stays the owner, which works just as
     /// well. Users cannot give a file to a group that they are not in. The file then keeps its present group,
-    /// which gets only the permissions that everybody has. The members of the right group can still use the
+    /// and that group gets only the permissions that everybody has. The members of `self.group` can use the
     /// file if everybody can.
     ///
     /// # Errors
-    /// Returns an error if the mode cannot be set, or if the members of the right group could no longer read
-    /// or run the file.
+    /// Returns an error if the mode cannot be set, or if the members of `self.group` could no longer read or
+    /// run the file.
     pub fn give(&self, path: &Path) -> io::Result<()> {
         let is = path.metadata()?;
         if let Some(owner) = self.owner.filter(|owner| *owner != is.uid()) {
@@ -75,15 +75,15 @@ impl Access {
     }
 }
 
-/// The mode of a file whose group is not the right one; `None` if the members of the right group could no
-/// longer read or run the file.
+/// The mode for a file that cannot get the intended group; `None` if the members of the intended group could
+/// then no longer read or run the file.
 fn mode_without_group(mode: u32) -> Option<u32> {
     const READ_AND_RUN: u32 = 0o5;
     let (group, others) = (mode >> 3 & 0o7, mode & 0o7);
     (group & READ_AND_RUN & !others == 0).then_some(mode & !0o2070 | others << 3)
 }
 
-/// Creates a directory and those above it, each with the access of its parent.
+/// Creates a directory and its missing parents, each with the group and mode of the directory above it.
 pub fn make_directories(directory: &Path) -> io::Result<()> {
     let Some(above) = directory.parent().filter(|_| !directory.is_dir()) else { return Ok(()) };
     make_directories(above)?;

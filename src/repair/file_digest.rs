@@ -12,15 +12,14 @@ pub fn sha256_of(path: &Path) -> Option<String> {
     FileDigest::of(path).ok().map(|digest| digest.sha256)
 }
 
-/// The SHA-256 of some bytes.
 pub fn sha256_of_bytes(bytes: &[u8]) -> String {
     hexadecimal(&Sha256::digest(bytes))
 }
 
-/// The block size of a file system: a loss of power truncates a file at a multiple of it.
+/// The block size of a file system: a loss of power truncates a file at a multiple of this size.
 const BLOCK: u64 = 4096;
 
-/// The digest of a file's content, or of a link's target.
+/// The digest of a file's content, or of the path in a symbolic link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileDigest {
     pub size: u64,
@@ -28,7 +27,7 @@ pub struct FileDigest {
 }
 
 impl FileDigest {
-    /// Reads a file or a link.
+    /// Reads a file, or the path in a symbolic link. The link is not followed.
     pub fn of(path: &Path) -> io::Result<Self> {
         let metadata = path.symlink_metadata()?;
         let content = if metadata.is_symlink() {
@@ -46,14 +45,13 @@ impl FileDigest {
         Self { size: text.len() as u64, sha256: sha256_of_bytes(text.as_bytes()) }
     }
 
-    /// Whether a loss of power may have truncated the file that was found: it should have this content, but
-    /// is shorter, and ends at the end of a block.
+    /// Whether `found` may be a file with this content that a loss of power has truncated: it is shorter, and
+    /// its size is a multiple of the block size.
     pub fn may_be_cut_off_as(&self, found: &Self) -> bool {
         found.size < self.size && found.size.is_multiple_of(BLOCK)
     }
 }
 
-/// Bytes as hexadecimal digits.
 pub fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }

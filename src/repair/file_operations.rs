@@ -18,17 +18,18 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes a new file, and creates the directories above it. `replaced` is the file that was at its path.
+/// Writes a new file, and creates the directories above it. `replaced` describes the file that was at `path`
+/// before the exchange.
 pub fn place(content: &Content, path: &Path, replaced: Option<&Metadata>) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     make_directories(directory)?;
-    // Two packages can contain a file with the same path. The file of the first one can be a hard link to the
-    // one in the installer's cache, so writing into it would change the cache too.
+    // Two packages can contain a file with the same path. The first package's file may be a hard link into
+    // the installer's cache. If the second package's file were written into it, the cache would change too.
     remove(path)?;
     match content {
         Content::File(source) => {
-            // The file gets its name only when it is complete: an incomplete copy would be mistaken for a
-            // file that somebody has written since.
+            // The file gets its final name only when it is complete: a rollback would mistake an incomplete
+            // copy for a file that another program has written.
             let temporary = path_beside(path);
             remove(&temporary)?;
             place_file(source, &temporary, directory, replaced)?;
@@ -44,14 +45,14 @@ fn place_file(source: &Path, path: &Path, directory: &Path, replaced: Option<&Me
     if metadata.is_symlink() || access.is_of(&metadata) {
         return link_or_copy(source, path).map(drop);
     }
-    // The file is copied, because the staged one may be a hard link into uv's cache, where its access must
-    // not change.
+    // The file is copied, not linked: the staged file may be a hard link into uv's cache, and the access of
+    // the file in the cache must not change.
     copy(source, &metadata, path)?;
     access.give(path)
 }
 
-/// Writes a RECORD next to its path and renames it. An incomplete RECORD would be mistaken for that of
-/// another installer, and a rollback leaves the packages of other installers alone.
+/// Writes a RECORD to a temporary file and renames it to `path`. A rollback would mistake an incomplete
+/// RECORD for that of another installer, and it leaves the packages of other installers alone.
 fn write_text(text: &str, path: &Path, access: &Access) -> io::Result<()> {
     let temporary = path_beside(path);
     let mut file = File::create(&temporary)?;
@@ -69,8 +70,9 @@ pub fn path_beside(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.pcluster-shim"))
 }
 
-/// Links a file or, on another file system, copies it. A copy keeps the modification time, because bytecode
-/// contains that of its source and is not valid with a different one. Returns whether the file was copied.
+/// Makes a hard link to a file or, if that is impossible (for example on another file system), copies the
+/// file. A copy keeps the modification time: bytecode contains the time of its source, and is invalid if the
+/// source has another one. Returns whether the file was copied.
 pub fn link_or_copy(source: &Path, path: &Path) -> io::Result<bool> {
     let metadata = source.symlink_metadata()?;
     if metadata.is_symlink() {
@@ -81,7 +83,8 @@ pub fn link_or_copy(source: &Path, path: &Path) -> io::Result<bool> {
         return Ok(false);
     }
     copy(source, &metadata, path)?;
-    // A failure is ignored: a user who may not give a file away can still restore its content.
+    // A failure is ignored: even if the user cannot set the owner or the group, the copy has the
+    // right content.
     let _ = Access::of(&metadata).give(path);
     Ok(true)
 }
@@ -92,8 +95,9 @@ fn copy(source: &Path, metadata: &Metadata, path: &Path) -> io::Result<()> {
     copy.set_modified(metadata.modified()?)
 }
 
-/// Removes the directories of these files if they are empty, and their parents, up to one that is kept. Returns
-/// the first failure, because an empty `.dist-info` that remains would be mistaken for a package.
+/// Removes the directories of these files if they are empty, and then their empty parents, up to a directory
+/// for which `is_kept` is true. Returns the first failure, because an empty `.dist-info` that remains would
+/// be mistaken for a package.
 pub fn remove_empty<'a>(
     files: impl Iterator<Item = &'a Path>,
     is_kept: impl Fn(&Path) -> bool,
@@ -133,7 +137,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let gone = directory.path().join("gone/file");
         assert_eq!(remove_empty([gone.as_path()].into_iter(), |kept| kept == directory.path()), None);
-        // No file system supports so long a name.
+        // This name is too long for every file system.
         let file = directory.path().join("x".repeat(300)).join("file");
         let failure = remove_empty([file.as_path()].into_iter(), |_| false).unwrap();
         assert!(failure.contains("xxx"), "{failure}");

@@ -32,7 +32,8 @@ pub enum Content {
 }
 
 impl FilePlan {
-    /// Plans to replace a distribution in the directory `site` with its staged successor.
+    /// Plans to install a staged distribution into the directory `site`, and to remove the old one, if there
+    /// is one.
     pub fn replace(
         &mut self,
         old: Option<&Distribution>,
@@ -97,9 +98,10 @@ impl FilePlan {
         Ok(())
     }
 
-    /// Plans to replace single files of a distribution, and its RECORD, with those of its edited copy. The
-    /// other files are not touched. This matters most for METADATA: if the repair were interrupted while that
-    /// file is missing, the next call would not find the repair.
+    /// Plans to replace single files of a distribution, and its RECORD, with those of its edited copy.
+    /// The other files are not touched. This matters most for METADATA: if the repair were interrupted
+    /// while METADATA is missing, the next call would not find aws-parallelcluster, and so would not find
+    /// the repair.
     pub fn edit<'a>(
         &mut self,
         old: &Distribution,
@@ -133,7 +135,7 @@ impl FilePlan {
         Ok(())
     }
 
-    /// Adds a file of the overlay, and its bytecode, at the same place below `base`.
+    /// Adds a file of the overlay, and its bytecode, at the same relative path below `base`.
     fn add_file(&mut self, file: PathBuf, overlay: &Path, base: &Path) {
         let all = bytecode_of(&file).into_iter().chain([file]);
         let placed = all.filter_map(|file| {
@@ -143,14 +145,16 @@ impl FilePlan {
         self.additions.extend(placed);
     }
 
-    /// Finds a file to add whose path is taken by a file that is not going to be removed.
+    /// Finds a path at which a file would be added, but at which there is already a file that the plan does
+    /// not remove.
     pub fn find_conflict(&self) -> Option<&Path> {
-        // Bytecode at such a path is not a conflict: its source is missing, so it belongs to no package.
+        // A bytecode file is not reported: if its source existed, the source would be reported. Bytecode
+        // without a source belongs to no package.
         let paths = self.additions.iter().map(|(path, _)| path.as_path()).filter(|path| !is_bytecode(path));
         paths.into_iter().find(|path| path.symlink_metadata().is_ok() && !self.removals.contains_key(*path))
     }
 
-    /// The existing directories in which files are removed or added.
+    /// The nearest existing directory above each file to remove or to add.
     pub fn directories(&self) -> BTreeSet<PathBuf> {
         let paths = self.paths().into_iter();
         let existing = paths.filter_map(|file| file.ancestors().skip(1).find(|above| above.is_dir()));
@@ -169,14 +173,14 @@ impl FilePlan {
         sites.into_iter().cloned().collect()
     }
 
-    /// The prefixes of [`Self::sites`], in which files change too.
+    /// The prefixes of [`Self::sites`]. They contain scripts and data files, which change too.
     pub fn prefixes(&self) -> Vec<PathBuf> {
         let prefixes = self.packages.iter().map(|package| prefix_of(&package.site)).collect::<BTreeSet<_>>();
         prefixes.into_iter().map(Path::to_owned).collect()
     }
 
-    /// Whether a directory stays when its last file is removed: a prefix, or a directory that every prefix has,
-    /// such as `bin`.
+    /// Whether a directory stays when its last file is removed: it is a prefix, or it is directly in a
+    /// prefix, as `bin` is.
     pub fn keeps(&self, directory: &Path) -> bool {
         let is_top = |site: &Path, prefix: &Path| {
             directory == prefix || prefix != site && directory.parent() == Some(prefix)
@@ -217,9 +221,10 @@ impl Places<'_> {
         prefix_of(self.site)
     }
 
-    /// Whether a file in the staged RECORD belongs in the prefix. pip writes `../../bin/x`. uv writes
-    /// `bin/x`, as it also would for a package called `bin`. So the decision depends on what the old
-    /// distribution has under that name or, if it has nothing there, on the name itself.
+    /// Whether a file in the staged RECORD belongs in the prefix. For a script, the RECORD contains
+    /// `../../bin/x` if pip wrote it, but `bin/x` if uv did, just as for a package called `bin`. So with uv,
+    /// the file belongs in the prefix if the old distribution had `bin` there. If the old distribution had no
+    /// `bin` at all, the file belongs in the prefix if `bin` is a usual name there and not a package.
     fn is_of_prefix(&self, name: &str) -> bool {
         const USUAL: [&str; 4] = ["bin", "etc", "include", "share"];
         if name.starts_with("../") || !self.staged_by_uv {

@@ -1,4 +1,4 @@
-//! Advice on what to do next. Several steps of a repair give it.
+//! Advice on what to do next, shared by several steps of a repair.
 
 /// Advice if a directory cannot be written and the environment is unchanged.
 pub const UNCHANGED_FREE_SPACE: &str =

@@ -1,4 +1,5 @@
-//! The repairs of one path that can be undone: a stack of repairs in place and outside the environment.
+//! The repairs that can be undone for the environment at one path, the newest first. They were made in place
+//! or outside the environment.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,11 +9,11 @@ use crate::system::disk;
 /// The maximum number of repairs that are kept.
 pub const MAX_UNDO: usize = 5;
 
-/// The prefix of the name of every journal of a closed repair in place.
+/// The names of the journals of completed repairs in place begin with this.
 pub const IN_PLACE_PREFIX: &str = "repair-";
 
-/// The prefix of the two names of every repair outside the environment: that of its directory, and that of
-/// its record, which is written last.
+/// Each repair outside the environment has a directory and a record, whose names begin with this. The record
+/// is written last.
 pub const ISOLATED_PREFIX: &str = "isolated-";
 
 /// A repair that is kept. Its id begins with the time of the repair.
@@ -20,7 +21,7 @@ pub const ISOLATED_PREFIX: &str = "isolated-";
 pub struct Entry {
     pub id: String,
     pub is_isolated: bool,
-    /// Its journal or its record.
+    /// The journal of a repair in place, or the record of a repair outside the environment.
     pub file: PathBuf,
 }
 
@@ -40,18 +41,18 @@ fn read_entry(file: &Path) -> Option<Entry> {
     Some(Entry { id, is_isolated: in_place.is_none(), file: file.to_owned() })
 }
 
-/// The time of a repair; `None` for repairs of version 0.1.0.
+/// The time of a repair; `None` if version 0.1.0 made it.
 pub fn moment(entry: &Entry) -> Option<jiff::Timestamp> {
     let nanoseconds: i128 = entry.id.split('-').next()?.parse().ok()?;
     jiff::Timestamp::from_nanosecond(nanoseconds).ok().filter(|_| nanoseconds > 0)
 }
 
 /// Version 0.1.0 kept one repair in place and one outside the environment. These are the names that it gave
-/// them, and their current names. Both repairs are older than all others.
+/// their files, and the current names. The id 0 makes both repairs older than all others.
 const OLDER: [(&str, &str); 3] =
     [("last.json", "repair-0.json"), ("isolated", "isolated-0"), ("isolated.json", "isolated-0.json")];
 
-/// Renames the repairs that version 0.1.0 has kept. The caller holds the lock of a repair.
+/// Renames the files of the repairs that version 0.1.0 has kept. The caller must hold the repair lock.
 pub fn adopt_older(directory: &Path) -> io::Result<()> {
     for (from, to) in OLDER.map(|(from, to)| (directory.join(from), directory.join(to))) {
         if from.exists() && !to.exists() {

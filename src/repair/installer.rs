@@ -18,11 +18,11 @@ use crate::system::child::{Child, ChildError, Finished, MAX_OUTPUT, framed, sent
 use crate::system::executables;
 use crate::system::scratch::Scratch;
 
-/// The time limit of an installer is this many times that of a child of a check, because networks can
-/// be slow.
+/// The time limit for an installer, as a multiple of the limit for a child of a check: networks can be slow.
 const MAX_TIMEOUTS: u32 = 10;
 
-/// The limit is this large because building a package from source can print a compiler's output.
+/// The maximum size of an installer's output. It is this large because an installer that builds a package
+/// from source can print a compiler's output.
 const MAX_INSTALLER_OUTPUT: u64 = 256 << 20; // bytes
 
 /// An installer for one environment.
@@ -47,7 +47,6 @@ enum Program {
 
 const BUNDLED_PIP_PY: &str = include_str!("bundled_pip.py");
 
-/// The result of an installation.
 #[derive(Debug)]
 pub enum InstallOutcome {
     Installed { output: String },
@@ -55,7 +54,7 @@ pub enum InstallOutcome {
 }
 
 impl<'a> Installer<'a> {
-    /// Chooses the program according to the user's choice and to what the environment has.
+    /// Chooses uv or pip, depending on the user's choice and on which of them exists.
     pub fn choose(
         choice: InstallerChoice,
         target: &'a Target,
@@ -149,8 +148,8 @@ impl<'a> Installer<'a> {
     /// Resolves the requirements and installs the packages into `directory`, without bytecode.
     ///
     /// # Errors
-    /// Returns an error if the installer cannot be run, or if a signal arrives. A failure of the installer itself
-    /// is returned as an outcome.
+    /// Returns an error if the installer cannot be run or cannot reach the package index, or if a signal
+    /// arrives. Any other failure of the installer is returned as an outcome.
     pub fn install(&self, request: &InstallRequest, directory: &Path) -> Result<InstallOutcome, Abort> {
         let scratch = make_scratch()?;
         let requirements = write(&scratch, "requirements.txt", &request.requirements)?;
@@ -181,7 +180,7 @@ impl<'a> Installer<'a> {
         Ok(InstallOutcome::Failed { message: format!("{} {}", self.name(), describe_end(&finished)), output })
     }
 
-    /// Finds the unmet requirements of installed packages, one line of the installer's output for each.
+    /// Finds the unmet requirements of installed packages. Returns the installer's line about each of them.
     pub fn find_broken_requirements(&self) -> Result<BTreeSet<String>, Abort> {
         let scratch = make_scratch()?;
         let arguments = match self.program {
@@ -230,8 +229,9 @@ impl<'a> Installer<'a> {
                 python
             }
         };
-        // If pip runs from its wheel, each run leaves a certificate file in TMPDIR. If uv builds a package
-        // with setuptools, a lock file is left there.
+        // TMPDIR is set to a private directory, because the installers leave files in it. pip leaves a
+        // certificate file if it runs from its wheel. uv leaves a lock file if it builds a package
+        // with setuptools.
         let tmp = scratch.directory("tmp");
         let failed = |error| format!("cannot create a temporary directory: {error}");
         let tmp = tmp.map_err(|error| Error::repair(failed(error), UNCHANGED_FREE_SPACE))?;
@@ -297,7 +297,6 @@ fn read_upload_times(lock: &str) -> impl Iterator<Item = &str> {
 /// How many lines of an installer's output a message quotes: the reason for a failure is at the end.
 const MAX_QUOTED_LINES: usize = 8;
 
-/// The end of an installer's output.
 pub fn quote_last_lines(output: &str) -> String {
     let lines: Vec<&str> = output.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(MAX_QUOTED_LINES)..].join("\n")

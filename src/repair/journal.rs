@@ -1,5 +1,6 @@
 //! The journal of a repair, written before anything changes. It lists every file that is removed or added, so
-//! that any later call can restore the old files. It is data from disk, so each path is checked before use.
+//! that any later call can restore the old files. A journal is read from disk, so each path in it is checked
+//! before use.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,11 +18,11 @@ use crate::system::files::describe;
 use crate::system::trust;
 use crate::text::package_name::normalised;
 
-/// The maximum size of a journal. Each file takes some 200 bytes: the journal of the built-in advisory's
-/// repair (1,215 files) has 230 kB.
+/// The maximum size of a journal. Each file in a journal takes about 200 bytes: the journal of the built-in
+/// advisory's repair (1,215 files) has 230 kB.
 const MAX_JOURNAL: u64 = 64 << 20;
 
-/// A file that is removed, and its copy below the snapshot.
+/// A file that a repair removes, and the name of its copy in the snapshot.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SavedFile {
     pub path: PathBuf,
@@ -29,12 +30,13 @@ pub struct SavedFile {
     /// The digest of the copy when it was made. Absent in the journals of version 0.1.0.
     #[serde(flatten)]
     pub digest: Option<FileDigest>,
-    /// The index of its package in [`Journal::parts`].
+    /// The index of the file's package in [`Journal::parts`].
     #[serde(default)]
     pub part: Option<usize>,
 }
 
-/// A directory before the exchange. The journals of 0.1.0 contain a pair of path and mode instead.
+/// A directory as it was before the exchange. The journals of version 0.1.0 contain a pair of path and
+/// mode instead.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SavedDirectory {
     pub path: PathBuf,
@@ -47,13 +49,13 @@ pub struct SavedDirectory {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PackageFiles {
     pub package: String,
-    /// The directory that holds its `.dist-info`.
+    /// The directory that contains the package's `.dist-info`.
     pub site: PathBuf,
-    /// The range of its files in [`Journal::created`].
+    /// The range of the package's files in [`Journal::created`].
     pub created: Range<usize>,
-    /// The names of its old and its new `.dist-info`, and the SHA-256 of the RECORD in each.
+    /// The SHA-256 of RECORD in the old and in the new `.dist-info`, by the name of the `.dist-info`.
     pub records: BTreeMap<String, String>,
-    /// The name of its new `.dist-info`.
+    /// The name of the new `.dist-info`.
     pub new: String,
     /// The SHA-256 of the old RECORD, if the new RECORD replaces it in the same `.dist-info`.
     #[serde(default)]
@@ -73,7 +75,8 @@ pub struct Journal {
     /// The digest of each file in [`Self::created`]. Absent in the journals of 0.1.0.
     #[serde(default)]
     pub created_digests: Vec<FileDigest>,
-    /// The existing directories above the files, parents first.
+    /// The directories above the removed and added files, as far as they existed before the exchange;
+    /// parents first.
     #[serde(default)]
     pub directories: Vec<SavedDirectory>,
     /// Every package directory in which something changes. Absent in the journals of 0.1.0.
@@ -90,16 +93,17 @@ pub struct Journal {
 /// Packages that another installer has written since the repair began, and their files in the journal.
 #[derive(Debug, Default)]
 pub struct ForeignPackages {
-    /// Their normalised names.
+    /// The normalised names of these packages.
     pub names: Vec<String>,
-    /// Files that the repair added, but a rollback must not remove.
+    /// Files that the repair added, but that a rollback must not remove.
     pub not_removed: BTreeSet<PathBuf>,
-    /// Files that the repair removed, but a rollback must not restore.
+    /// Files that the repair removed, but that a rollback must not restore.
     pub not_restored: BTreeSet<PathBuf>,
 }
 
 impl ForeignPackages {
-    /// Adds single files that must not be touched, and returns those that belong to none of the packages.
+    /// Adds single files that a rollback must not touch. Returns those that were not already excluded with
+    /// one of the packages.
     pub fn add_files(&mut self, files: BTreeSet<PathBuf>) -> Vec<PathBuf> {
         let is_covered = |path: &PathBuf| self.not_removed.contains(path) || self.not_restored.contains(path);
         let files: Vec<PathBuf> = files.into_iter().filter(|path| !is_covered(path)).collect();
@@ -153,8 +157,8 @@ impl Journal {
         }
     }
 
-    /// Finds the copies that are missing or damaged, and returns a message for each. An old file that is
-    /// already in place needs no copy.
+    /// Finds the copies that are missing or damaged, and returns a message for each. No copy is needed if the
+    /// old file is in place.
     pub fn find_missing_copies(&self, snapshot: &Path) -> Vec<String> {
         let describe_missing = |saved: &SavedFile| {
             let copy = snapshot.join(&saved.copy);
@@ -170,8 +174,8 @@ impl Journal {
         self.removed.iter().filter_map(describe_missing).collect()
     }
 
-    /// Finds the packages of another installer: those whose `.dist-info` did not exist before the exchange and was
-    /// not added by it.
+    /// Finds the packages of another installer: those with a `.dist-info` that did not exist before the
+    /// exchange, and that the exchange did not add.
     pub fn find_foreign_packages(&self) -> ForeignPackages {
         let mut foreign = ForeignPackages::default();
         for (index, part) in self.parts.iter().enumerate() {
@@ -197,7 +201,7 @@ impl Journal {
         foreign
     }
 
-    /// Whether the environment is still the one that this journal is about. If so, it has the
+    /// Whether the environment is still the one that this journal is about: that environment contains the
     /// journal's token.
     pub fn is_bound(&self) -> Result<bool, String> {
         let Some(token) = &self.token else { return Ok(true) };
@@ -209,13 +213,13 @@ impl Journal {
         Ok(true)
     }
 
-    /// Finds the files whose content is neither that from before the exchange nor that from after it. Missing
-    /// files do not count.
+    /// Finds the files in the journal that have neither their old content (from before the exchange) nor
+    /// their new content. Missing files do not count.
     pub fn find_changed_files(&self) -> BTreeSet<PathBuf> {
         self.find_files_unlike(PartialEq::eq)
     }
 
-    /// Finds the changed files that a loss of power does not explain: somebody has written them.
+    /// Finds the changed files that a loss of power does not explain: another program has written them.
     pub fn find_foreign_files(&self) -> BTreeSet<PathBuf> {
         self.find_files_unlike(|expected, found| expected == found || expected.may_be_cut_off_as(found))
     }
@@ -242,8 +246,8 @@ impl Journal {
         unlike.map(|(path, _)| path.to_owned()).collect::<BTreeSet<_>>()
     }
 
-    /// Finds a package that another installer has written since, over the repair's files or next to them. A
-    /// package whose files are merely gone does not count.
+    /// Finds a package that another installer has written since the repair, over the repair's files or next
+    /// to them. A package whose files are merely gone does not count.
     pub fn find_reinstalled_package(&self) -> Option<&str> {
         let is_reinstalled = |part: &&PackageFiles| {
             let record = part.site.join(&part.new).join("RECORD");
@@ -266,7 +270,8 @@ impl Journal {
 }
 
 impl PackageFiles {
-    /// Finds the `.dist-info` directories of this package that the journal does not name.
+    /// Finds the `.dist-info` directories of this package that another installer has written: those that the
+    /// journal does not name, or that contain another RECORD than the journal names.
     pub fn find_foreign_dist_infos(&self) -> Vec<PathBuf> {
         let entries = self.site.read_dir().into_iter().flatten().flatten();
         let named = entries.filter_map(|entry| entry.file_name().into_string().ok());
@@ -276,8 +281,8 @@ impl PackageFiles {
         };
         let known = |name: &String| {
             let Some(expected) = self.records.get(name) else { return false };
-            // A directory that is partly removed or partly written has no RECORD or, after a loss of power,
-            // an empty one. The directory then does not count as foreign.
+            // If the repair has removed or written only a part of the directory, it has no RECORD or, after a
+            // loss of power, an empty one. The directory then does not count as foreign.
             let found = FileDigest::of(&self.site.join(name).join("RECORD"));
             found.map_or(true, |found| {
                 let is_replaced = self.replaced_record.as_ref() == Some(&found.sha256);
@@ -289,13 +294,13 @@ impl PackageFiles {
 }
 
 impl SavedFile {
-    /// Whether the copy in a snapshot has the content that was saved. A copy that was damaged since must not
-    /// replace a file that is intact.
+    /// Whether the copy in a snapshot still has the content that was saved. A damaged copy must not replace a
+    /// file that is intact.
     pub fn has_copy_in(&self, snapshot: &Path) -> bool {
         self.digest.is_none() || self.is_at(&snapshot.join(&self.copy)).unwrap_or(false)
     }
 
-    /// Whether this path has the content that was saved.
+    /// Whether the file at this path has the content that was saved.
     fn is_at(&self, path: &Path) -> io::Result<bool> {
         let metadata = path.symlink_metadata()?;
         let Some(saved) = &self.digest else { return Ok(metadata.is_file() || metadata.is_symlink()) };
@@ -352,7 +357,7 @@ pub fn read_journal(path: &Path, site: &Path, ignored: &[io::ErrorKind]) -> Resu
     Ok(Some(journal))
 }
 
-/// The id in a journal. The journal's paths are not checked, because they are not used here.
+/// Reads only the id from a journal. The journal's paths are not used, so they are not checked.
 pub fn read_id(path: &Path) -> io::Result<String> {
     #[derive(Deserialize)]
     struct JournalId {

@@ -1,4 +1,5 @@
-//! Locks with flock(2), and waiting for them. Such a lock ends when its holder does.
+//! Takes locks with flock(2), and waits for them. When the process that holds such a lock ends, the lock
+//! is released.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -14,12 +15,13 @@ use crate::system::signals::Interrupts;
 /// The time between two attempts to take a lock.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The time after which a wait is reported even if no progress is shown: an exchange of files takes less
-/// than that.
+/// The time after which a wait is reported even if no progress is shown. Waiting for an exchange of files
+/// usually takes less time.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Tries to take a lock until it is free, and reports what it waits for. It does not block in a system call:
-/// the call would be resumed after a signal, so Ctrl-C would have no effect until the lock is free.
+/// Tries to take a lock until that succeeds, and reports the text of `waiting` meanwhile. It does not block
+/// in flock(2): that system call would be resumed after a signal, so Ctrl-C would have no effect until the
+/// lock is free.
 pub fn wait_for_lock(
     progress: Progress,
     waiting: impl FnOnce() -> String,
@@ -54,6 +56,6 @@ pub fn lock_against_uv(prefix: &Path, progress: Progress) -> Result<Option<File>
     }
     let Ok(file) = files::open(&prefix.join(".lock")) else { return Ok(None) };
     let waiting = || "waiting for uv, which is changing this environment".to_owned();
-    // Some file systems have no locks. The repair then continues without one.
+    // Some file systems have no locks. The repair then continues without this lock.
     Ok(wait_for_lock(progress, waiting, || file.try_lock())?.ok().map(|()| file))
 }

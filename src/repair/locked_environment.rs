@@ -14,18 +14,19 @@ use crate::report::{Check, Report, Status};
 /// A target that is locked against repairs as long as this value exists.
 #[derive(Debug)]
 pub struct LockedEnvironment {
-    /// With the overlay in front, if there is one that is not stale.
+    /// The target. If there is an overlay that is not stale, its packages are ahead of the installed ones.
     target: Target,
     pub overlay: Overlay,
-    /// The check to add to the report if an interrupted repair cannot be rolled back. The environment is then
-    /// checked as it is.
+    /// If an interrupted repair could not be rolled back, the check that reports this. The environment is
+    /// then checked in its present state.
     failed_rollback: Option<Check>,
     _shared: Option<File>,
 }
 
 impl LockedEnvironment {
-    /// Rolls back an interrupted repair, locks the environment, and puts its overlay in front. The inner
-    /// error is the report if the environment cannot be inspected with its overlay in front.
+    /// Rolls back an interrupted repair, locks the environment, and puts the packages of its overlay ahead
+    /// of the installed ones. The inner error is the report if the environment cannot be inspected with
+    /// the overlay.
     pub fn lock(request: &CheckRequest, target: &Target) -> Result<Result<Self, Box<Report>>, Abort> {
         let Some(state) = Transactions::find(target) else {
             let (target, overlay) = (target.clone(), Overlay::None);
@@ -42,7 +43,8 @@ impl LockedEnvironment {
         let overlay = read_overlay(&state, target);
         let target = match &overlay {
             Overlay::None | Overlay::Stale => target.clone(),
-            // The launcher may change or ignore PYTHONPATH, so the target is identified again.
+            // The launcher may change or ignore PYTHONPATH, so the target is identified again, with
+            // the overlay.
             Overlay::Bound(directory) => match checker::identify(request, Some(directory))? {
                 Identified::Target(target) => *target,
                 Identified::Unknown(report) => return Ok(Err(report)),
@@ -51,7 +53,8 @@ impl LockedEnvironment {
         Ok(Ok(Self { target, overlay, failed_rollback, _shared: shared }))
     }
 
-    /// Checks the environment as it is. A failed rollback appears in the report as an unknown check.
+    /// Checks the environment. If an interrupted repair could not be rolled back, the report has an unknown
+    /// check that says so.
     pub fn check(&self, request: &CheckRequest) -> Result<CheckOutcome, Abort> {
         let mut outcome = checker::check(request, &self.target)?;
         if let (CheckOutcome::Report(report), Some(check)) = (&mut outcome, &self.failed_rollback) {

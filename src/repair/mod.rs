@@ -16,12 +16,12 @@
 //! staged packages. They are not made earlier: sometimes only a template shows that an edit is needed, and
 //! sometimes no template can be built before this step.
 //!
-//! Only the fourth step changes the environment. A repair that is killed during it is rolled back by the
-//! next call, which finds the journal ([`state`]). A repair outside the environment ends with the third
-//! step: its staged packages are kept as an [`overlay`].
+//! Only the fourth step changes the installed packages. If the repair is killed in the fourth or fifth step,
+//! the next call finds the journal and rolls the repair back ([`state`]). A repair outside the environment
+//! ends with the third step: its staged packages are kept as an [`overlay`].
 //!
-//! An undo rolls back the last transaction, or removes the overlay. Whether to repair is decided by the
-//! callers of this module.
+//! An undo rolls back the last transaction, or removes the overlay. The callers of this module decide whether
+//! to repair.
 //!
 //! The other modules:
 //!
@@ -111,13 +111,13 @@ use crate::text::package_name::PCLUSTER;
 /// The result of a repair.
 #[derive(Debug)]
 pub enum RepairOutcome {
-    /// Nothing has to be repaired. These warnings, if there are any, cannot be repaired.
+    /// Nothing was repaired. These warnings, if there are any, cannot be repaired.
     NothingToDo(Vec<String>),
     /// These damaged bytecode files were removed; no other repair was needed.
     Recompiled(Vec<PathBuf>),
     /// In a dry run: a repair would first remove this damaged bytecode file.
     Damaged(PathBuf),
-    /// The changes that a repair would make.
+    /// In a dry run: the changes that a repair would make.
     Proven(Repaired),
     /// The environment was changed.
     InPlace(Repaired),
@@ -135,8 +135,8 @@ pub struct Repaired {
 /// Repairs the environment of a target, or, with `dry_run`, proves that it can be repaired.
 ///
 /// # Errors
-/// Returns an error if a step fails, or a signal arrives. The packages are then unchanged. If damaged
-/// bytecode was already removed, that was reported.
+/// Returns an error if a step fails, or a signal arrives. The packages are then unchanged, except as
+/// described at [`commit`](fn@commit). If damaged bytecode was already removed, that was reported.
 pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<RepairOutcome, Abort> {
     if options.changes_environment() {
         refuse_another_users(find_site(target).as_deref(), &options.command(), &request.real.path)?;
@@ -161,8 +161,8 @@ pub fn fix(request: &CheckRequest, target: &Target, options: Options) -> Result<
     );
     let (mut before, recompiled) = checked?;
     if overlaid.is_some() && !matches!(choose_goal(request, &before, &options), Ok(None)) {
-        // The new overlay replaces the old one, so it also has to fix what the old one fixed. This check
-        // shows the environment without the old one.
+        // The new overlay will replace the old one, so the new one also has to fix what the old one fixed.
+        // This check shows the environment without the old overlay.
         before = checker::check(request, target)?.into_report()?;
     }
     let goal = match choose_goal(request, &before, &options) {
@@ -211,7 +211,8 @@ fn choose_goal<'a>(
     before: &'a Report,
     options: &'a Options,
 ) -> Result<Option<Goal>, Refusal<'a>> {
-    // It is not an error to name a finding that no longer exists: users sometimes run a command twice.
+    // It is not an error to name a finding that the check no longer reports, if its id is known: users
+    // sometimes run a command twice.
     let is_known =
         |id: &str| edits::is_known(id) || request.advisories.iter().any(|advisory| advisory.id == id);
     plan::choose_goal(before, &options.ids, is_known)
@@ -270,7 +271,7 @@ struct Ahead {
 
 impl Ahead {
     /// Whether a repair with this goal would do what was done ahead. It does not matter which edits are
-    /// required, because all wanted edits have been made.
+    /// required, because all wanted edits have been made, required or not.
     fn is_for(&self, goal: &Goal) -> bool {
         let edits = |goal: &Goal| goal.edits.iter().map(|wanted| wanted.id.clone()).collect::<BTreeSet<_>>();
         self.goal.reasons == goal.reasons
@@ -279,7 +280,7 @@ impl Ahead {
     }
 }
 
-/// `None` if nothing can be done ahead of the check.
+/// Stages and proves a repair while the check is still running; `None` if that is not possible.
 fn stage_ahead(
     request: &CheckRequest,
     target: &Target,
@@ -294,8 +295,8 @@ fn stage_ahead(
     }
     let advised = advisories::check(&packages.versions(), &target.interpreter.version, request.advisories);
     let findings: Vec<&Finding> = advised.iter().filter(|finding| finding.blocks()).collect();
-    // The template that the check builds will ask for these edits. If pcluster does not start, no template is
-    // built, so no edits are made ahead.
+    // The template that the check builds will ask for these edits. If an advisory says that pcluster does not
+    // start, the check builds no template, so no edits are made ahead.
     let builds = findings.iter().all(|finding| finding.shows == Some(Shows::Template));
     let edits = packages.get(PCLUSTER).filter(|_| builds).map(find_fitting_edits).unwrap_or_default();
     let edits = edits.into_iter().map(|id| WantedEdit { id, is_required: true }).collect();
@@ -312,7 +313,7 @@ fn stage_ahead(
     let staged = match stage_goal(repair) {
         Ok(Ok(mut staged)) => match prove(repair, &mut staged) {
             Ok(None) => Ok(staged),
-            // The caller tries again after the check, because the goal may be different then.
+            // `fix` tries again after the check, because the goal may be different then.
             Ok(Some(_)) | Err(_) => return None,
         },
         Ok(Err(_)) => return None,

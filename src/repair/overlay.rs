@@ -1,5 +1,5 @@
-//! A repair outside its environment: staged packages that are kept, and put in front of the environment's own
-//! with PYTHONPATH.
+//! Overlays. An overlay contains the staged packages of a repair outside the environment; PYTHONPATH puts
+//! them in front of the environment's own packages.
 
 use std::fs;
 use std::io;
@@ -21,7 +21,6 @@ use crate::repair::transaction::Transactions;
 use crate::system::disk::{self, Durability};
 use crate::system::{files, trust};
 
-/// The status of an overlay that is not used.
 pub const STALE: &str = "stale and not used: the environment has changed";
 
 /// Advice if an overlay is stale.
@@ -32,14 +31,14 @@ pub const RENEW: &str = "repeat the `pcluster preflight fix ... --isolated` that
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Overlay {
     None,
-    /// The directory of an overlay that was proven with the environment as it is.
+    /// The directory of an overlay. The environment has not changed since the overlay was proven.
     Bound(PathBuf),
     /// The environment has changed since the overlay was proven.
     Stale,
 }
 
 impl Overlay {
-    /// The directory to put in front.
+    /// The directory of an overlay that can be used.
     pub fn directory(&self) -> Option<&Path> {
         match self {
             Self::Bound(directory) => Some(directory),
@@ -48,10 +47,10 @@ impl Overlay {
     }
 }
 
-/// The record of an overlay on disk.
+/// The content of the file that describes an overlay.
 #[derive(Debug, Serialize, Deserialize)]
 struct OverlayRecord {
-    /// The digest of the packages that it was proven with.
+    /// What [`environment_key`] returned when the overlay was proven.
     environment: String,
     changes: Vec<Change>,
 }
@@ -61,8 +60,8 @@ pub fn find_overlay(target: &Target) -> Overlay {
     Transactions::find(target).map_or(Overlay::None, |state| read_overlay(&state, target))
 }
 
-/// Reads the overlay of a target from its state: the newest repair, if that is one outside the environment.
-/// Repairs of another environment at the same path do not count.
+/// Reads the overlay of a target: the newest repair, if that repair is outside the environment. Repairs of
+/// another environment at the same path do not count.
 pub fn read_overlay(state: &Transactions, target: &Target) -> Overlay {
     let is_of_another = |entry: &Entry| !entry.is_isolated && matches!(state.read_closed(entry), Ok(None));
     let newest = history::list(&state.directory).into_iter().find(|entry| !is_of_another(entry));
@@ -78,8 +77,8 @@ pub fn read_overlay(state: &Transactions, target: &Target) -> Overlay {
     }
 }
 
-/// Keeps a proven overlay in the state directory, bound to the current state of the environment. Returns how many
-/// stale overlays were removed.
+/// Keeps staged and proven packages as an overlay, which is used only until the environment changes. Removes
+/// the stale overlays, and returns how many there were.
 pub fn keep_overlay(
     state: &Transactions,
     staged: tempfile::TempDir,
@@ -104,8 +103,7 @@ pub fn keep_overlay(
     Ok(removed)
 }
 
-/// Removes the overlays that were proven before the environment changed, because they will not be used again.
-/// Returns how many were removed.
+/// Removes the overlays that were proven before the environment changed. Returns how many were removed.
 fn remove_stale(state: &Transactions, target: &Target, packages: &Packages) -> usize {
     let is_bound = |record: OverlayRecord| {
         record.environment == environment_key(&target.interpreter.version, packages, &record.changes)
@@ -128,7 +126,7 @@ pub fn remove_overlay(entry: &Entry) -> Vec<Change> {
     changes
 }
 
-/// The changes of an overlay.
+/// The package changes that an overlay makes.
 pub fn read_changes(entry: &Entry) -> Vec<Change> {
     read_record(entry).map(|record| record.changes).unwrap_or_default()
 }
@@ -138,8 +136,9 @@ fn read_record(entry: &Entry) -> Option<OverlayRecord> {
     serde_json::from_slice(&text).ok()
 }
 
-/// A digest of the versions of Python and of the packages. If the overlay contains an edited copy of a package,
-/// the digest also covers the package's installed files, because the copy would hide changes to them.
+/// A digest of the versions of Python and of the packages. If the overlay contains an edited copy of a
+/// package, the digest also covers the package's installed files, because the copy would hide changes
+/// to them.
 fn environment_key(python: &str, packages: &Packages, changes: &[Change]) -> String {
     let python = [("python".to_owned(), python.to_owned())];
     let lines = python.into_iter().chain(packages.versions());

@@ -1,6 +1,6 @@
-//! The settings of installers. uv does not read pip's settings (pip.conf, `PIP_*`), so they are passed
-//! on as `UV_*`. Settings that would make an installer do anything other than install into a directory
-//! are overridden.
+//! The settings of installers. uv does not read pip's settings (pip.conf, `PIP_*`), so the repair passes
+//! pip's index settings to uv as environment variables. The repair also overrides settings that would make an
+//! installer do anything other than install into a given directory.
 
 use std::env;
 use std::ffi::OsString;
@@ -10,12 +10,12 @@ use crate::system::child::set;
 use crate::system::files;
 
 /// Settings that make pip do something other than what the repair asks for, and the values that prevent that;
-/// `None` removes a variable. A value is preferred, because it also overrides pip.conf, but only some
-/// settings have a value that means "not set".
+/// `None` removes a variable. A value is better than `None`, because it also overrides pip.conf, but not
+/// every setting has a value that means "not set".
 ///
-/// What a user decides about the sources of packages is kept: indexes, proxies, certificates, constraints,
-/// and rules such as `require-hashes` or `require-virtualenv`. If an installation would break such a rule,
-/// pip names the rule and installs nothing.
+/// All other settings of the user are kept: indexes, proxies, certificates, constraints, and rules such as
+/// `require-hashes` or `require-virtualenv`. If an installation would break such a rule, pip names the rule
+/// and installs nothing.
 pub const PIP_OVERRIDES: [(&str, Option<&str>); 17] = [
     // With this, pip resolves, reports success, and installs nothing.
     ("PIP_DRY_RUN", Some("0")),
@@ -27,7 +27,8 @@ pub const PIP_OVERRIDES: [(&str, Option<&str>); 17] = [
     ("PIP_REQUIREMENTS_FROM_SCRIPT", None),
     ("PIP_EDITABLE", None),
     ("PIP_GROUP", None),
-    // With these, pip installs into another place, or refuses them together with `--target`.
+    // With these, pip installs into another place, or fails because it does not allow them together
+    // with `--target`.
     ("PIP_ROOT", Some("/")),
     ("PIP_USER", Some("0")),
     ("PIP_PREFIX", None),
@@ -37,27 +38,28 @@ pub const PIP_OVERRIDES: [(&str, Option<&str>); 17] = [
     ("PIP_PLATFORM", None),
     ("PIP_ABI", None),
     ("PIP_IMPLEMENTATION", None),
-    // With this, pip would overwrite one of the user's reports.
+    // With this, pip would overwrite the user's report file.
     ("PIP_REPORT", None),
-    // With this, pip also hides the lines of `pip check`, so that every requirement would seem to be met.
+    // With this, `pip check` does not print unmet requirements, so that every requirement would seem to
+    // be met.
     ("PIP_QUIET", Some("0")),
 ];
 
-/// Options of `uv pip install` for the same reason as [`PIP_OVERRIDES`]. The options override `UV_*`
-/// and uv.toml.
+/// Options that keep `uv pip install` from doing something other than what the repair asks for, as
+/// [`PIP_OVERRIDES`] does for pip. These options override `UV_*` variables and uv.toml.
 pub const UV_INSTALL_OPTIONS: [&str; 3] = [
     // Symbolic links into uv's cache would be dead after `uv cache clean`. Where hard links are not possible,
     // uv copies.
     "--link-mode=hardlink",
-    // uv fails to compile if a sitecustomize prints anything. The repair compiles the packages itself, if the
-    // environment contains bytecode.
+    // uv cannot compile bytecode if a sitecustomize prints anything. If the environment contains bytecode,
+    // the repair compiles the packages itself.
     "--no-compile-bytecode",
     // This overrides `no-deps = true` in uv.toml.
     "--deps",
 ];
 
-/// Translates pip's index settings into uv's variables: users whose packages are in a private index have
-/// configured it for pip. A uv variable that is already set takes precedence.
+/// Translates pip's index settings into uv's variables, because users with a private index may have
+/// configured only pip for that index. A uv variable that is already set takes precedence.
 pub fn translate_for_uv(python: &Path) -> Vec<(OsString, Option<OsString>)> {
     let settings = read_pip_settings(python);
     let translations = [
@@ -80,8 +82,8 @@ pub fn translate_for_uv(python: &Path) -> Vec<(OsString, Option<OsString>)> {
     variables
 }
 
-/// Reads pip's settings: its files in the order in which pip reads them, then the `PIP_*` variables. If a name
-/// occurs several times, the last one counts.
+/// Reads pip's settings: first from pip's files, in the order in which pip reads them, then from the `PIP_*`
+/// variables. If the result contains a setting several times, the last one counts.
 fn read_pip_settings(python: &Path) -> Vec<(String, String)> {
     let home = env::var_os("HOME").map(PathBuf::from);
     let mut files = if cfg!(target_os = "macos") {
@@ -107,7 +109,8 @@ fn read_pip_settings(python: &Path) -> Vec<(String, String)> {
     settings
 }
 
-/// The files of the machine and of the user, in the order in which `pip/_internal/configuration.py` reads them.
+/// The pip.conf files of the machine and of the user, in the order in which `pip/_internal/configuration.py`
+/// reads them.
 fn files_on_linux(home: Option<&Path>, variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     let variable = |name| variable(name).filter(|value| !value.is_empty());
     let machine = variable("XDG_CONFIG_DIRS").unwrap_or_else(|| "/etc/xdg".into());
@@ -119,8 +122,8 @@ fn files_on_linux(home: Option<&Path>, variable: impl Fn(&str) -> Option<OsStrin
     files
 }
 
-/// As on Linux, but with the directories of `pip/_internal/utils/appdirs.py`: if the macOS directory of the user
-/// does not exist, the Linux one is used.
+/// As on Linux, but in the directories that `pip/_internal/utils/appdirs.py` names for macOS. If the user has
+/// no macOS directory for pip, pip uses `~/.config/pip`.
 fn files_on_macos(home: Option<&Path>) -> Vec<PathBuf> {
     const SUPPORT: &str = "Library/Application Support/pip";
     let mut files = vec![Path::new("/").join(SUPPORT).join("pip.conf")];

@@ -15,25 +15,26 @@ use crate::text::package_name::{PCLUSTER, is_pattern, matches, normalised};
 /// The input of an installer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstallRequest {
-    /// The affected packages, limited to the ranges that the fix names and that other packages require.
+    /// The packages to install, limited to the versions that the fixes and the other packages allow.
     pub requirements: Vec<String>,
-    /// The other packages, pinned to the installed versions or, if they may move, limited to the ranges that
-    /// others require.
+    /// The installed packages that are not affected: pinned to their versions or, if they may move, limited
+    /// to the versions that other packages allow.
     pub constraints: Vec<String>,
-    /// Only files that were uploaded before this moment (RFC 3339) are considered.
+    /// The installer considers only packages that were uploaded before this moment (RFC 3339).
     pub uploaded_before: Option<String>,
 }
 
-/// Which of the packages that are not affected are pinned to their installed versions.
+/// Which packages are pinned to their installed versions. The affected packages have to move, so they are
+/// never pinned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pinned {
     All,
-    /// The dependencies of the affected packages may move within the ranges that the other packages require:
-    /// another release of CDK can need another jsii.
+    /// The dependencies of the affected packages may move within the ranges that the other packages require.
+    /// For example, another release of CDK may need another release of jsii.
     AllButDependencies,
-    /// In addition, what these dependencies require of one another is ignored, because all of them may move.
-    /// They are then also named as requirements: otherwise the installer could break what they require,
-    /// because it checks only the packages that it resolves.
+    /// As [`Self::AllButDependencies`], but what these dependencies require of one another is ignored,
+    /// because all of them may move. The installer gets the dependencies as requirements too: it checks only
+    /// the packages that it resolves, and could otherwise break what the dependencies require.
     AllButDependenciesAndTheirs,
 }
 
@@ -62,26 +63,27 @@ pub struct WantedEdit {
     pub is_required: bool,
 }
 
-/// Why there is nothing that a repair could do.
+/// Why a repair is refused.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Refusal<'a> {
-    /// No finding and no advisory has this id.
+    /// No finding, advisory or source edit has this id.
     Unknown(&'a str),
-    /// No repair is known for these.
+    /// No repair is known for these findings.
     Unrepairable(Vec<&'a Finding>),
-    /// Only removing this bytecode file would help.
+    /// This bytecode file is damaged. It has to be removed; moving packages would not help.
     Bytecode(&'a str),
-    /// Another finding, which was not requested, blocks too.
+    /// A finding that was not requested blocks too.
     OtherBlocks,
     /// The environment is not ready, and no finding says what to change.
     NotReady,
 }
 
-/// Chooses what to repair: the findings with these ids or, without ids, everything that blocks or means a failed
-/// build. `None` if there is nothing to do.
+/// Chooses what to repair: the findings with these ids or, without ids, everything that blocks or predicts a
+/// failed build. `None` if there is nothing to do.
 ///
 /// # Errors
-/// Returns an error if one of them cannot be repaired; a warning that was not requested is just not repaired.
+/// Returns an error if one of these findings cannot be repaired. A warning that was not requested and cannot
+/// be repaired is skipped.
 pub fn choose_goal<'a>(
     report: &'a Report,
     ids: &'a [String],
@@ -139,7 +141,7 @@ pub fn find_edits(report: &Report, ids: &[String]) -> Vec<WantedEdit> {
 }
 
 /// Whether a repair of these ids includes this finding. A repair without ids includes the findings that block
-/// or mean a failed build.
+/// or predict a failed build.
 pub fn is_chosen(finding: &Finding, ids: &[String]) -> bool {
     if !ids.is_empty() {
         return ids.iter().any(|id| finding.is_named(id));
@@ -150,8 +152,8 @@ pub fn is_chosen(finding: &Finding, ids: &[String]) -> bool {
     finding.fails_build && finding.has_repair() && !finding.is_ignored
 }
 
-/// Whether a finding is about an absent package. That is only a warning, but if pcluster does not start, the
-/// package has to be installed.
+/// Whether a finding is about an absent package. Such a finding is only a warning, but if pcluster does not
+/// start, the package has to be installed.
 fn is_of_absent_package(finding: &Finding) -> bool {
     finding.kind == Kind::PackageAdvisory && finding.evidence["affected"] == Affected::Absent.to_string()
 }
@@ -168,13 +170,13 @@ pub fn collect_reasons(findings: &[&Finding]) -> Vec<Reason> {
     reasons
 }
 
-/// A move of one package to one version; `None` if that is not a PEP 440 version.
+/// A move of one package to one version; `None` if `version` is not a PEP 440 version.
 pub fn move_to(package: &str, version: &str) -> Option<PackageMove> {
     let range = VersionSpecifiers::from_str(&format!("=={version}")).ok()?;
     Some(PackageMove { packages: package.to_owned(), upgrade: range.clone(), downgrade: range })
 }
 
-/// Whether all of these findings can be fixed by moving packages.
+/// Whether there are any findings, and all of them can be fixed by moving packages.
 pub fn are_of_packages<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> bool {
     let mut findings = findings.into_iter().peekable();
     findings.peek().is_some()
@@ -184,7 +186,7 @@ pub fn are_of_packages<'a>(findings: impl IntoIterator<Item = &'a Finding>) -> b
         })
 }
 
-/// Plans an installation; `None` if the fixes name no installed package.
+/// Plans an installation; `None` if there is no package to install.
 pub fn plan_install(
     installed: &Installed,
     reasons: &[Reason],
@@ -202,7 +204,7 @@ pub fn plan_install(
     if pinned == Pinned::AllButDependenciesAndTheirs {
         uncounted.extend(unpinned.iter().filter(|name| installed.contains_key(*name)).cloned());
     }
-    // The affected packages come first: an installer's message names the first package that it
+    // The affected packages come first, because an installer's message names the first package that it
     // cannot install.
     let dependencies = uncounted.iter().filter(|name| !moving.contains(*name));
     let requirements: Vec<String> = moving
@@ -228,7 +230,8 @@ pub fn plan_install(
                 let ranges = collect_required_ranges(installed, name, &uncounted);
                 (!ranges.is_empty()).then(|| write_requirement(name, ranges.into_iter()))
             } else {
-                // Installers reject a constraint whose version is not valid according to PEP 440.
+                // A version that is not valid according to PEP 440 is left out, because installers would
+                // reject the constraint.
                 let version = Version::from_str(&distribution.version).ok()?;
                 Some(format!("{name}=={version}"))
             }
@@ -238,9 +241,9 @@ pub fn plan_install(
     Some(InstallRequest { requirements, constraints, uploaded_before: None })
 }
 
-/// Finds the packages to pass to the installer: those that a move names. If a move names them with a pattern,
-/// these are the matching packages that aws-parallelcluster itself requires or, if it requires none of them,
-/// all matching packages that are installed. The installer adds their dependencies.
+/// Finds the packages that the moves name. A pattern stands for the matching packages that
+/// aws-parallelcluster directly requires or, if it requires none of them, for all matching packages that are
+/// installed. The installer adds the dependencies of these packages.
 fn find_moving(installed: &Installed, reasons: &[Reason]) -> BTreeSet<String> {
     let required = find_required(installed);
     let mut moving = BTreeSet::new();
@@ -258,7 +261,8 @@ fn find_moving(installed: &Installed, reasons: &[Reason]) -> BTreeSet<String> {
     moving
 }
 
-/// The packages that aws-parallelcluster itself requires.
+/// The packages that aws-parallelcluster directly requires. A requirement with a marker counts only if the
+/// required package is installed.
 pub fn find_required(installed: &Installed) -> BTreeSet<String> {
     let required = installed.get(PCLUSTER).map(|pcluster| pcluster.requires.as_slice()).unwrap_or_default();
     let required = required
@@ -268,13 +272,14 @@ pub fn find_required(installed: &Installed) -> BTreeSet<String> {
     required.map(|requirement| requirement.name).collect::<BTreeSet<_>>()
 }
 
-/// Collects the version ranges to which other packages limit this package. Packages that move do not count.
+/// Collects the version ranges to which other packages limit this package. What moving packages require does
+/// not count.
 fn collect_required_ranges(installed: &Installed, name: &str, moving: &BTreeSet<String>) -> Vec<String> {
     let staying =
         installed.iter().filter(|(other, _)| !moving.contains(*other) && !moves_with_cdk(other, moving));
     let lines = staying.flat_map(|(_, distribution)| &distribution.requires);
-    // We do not know here whether a marker applies. A requirement with a marker has to stay met if it is
-    // met now.
+    // We do not know here whether the marker of a requirement applies. If such a requirement is met now, it
+    // has to stay met.
     let counts = |requirement: &Requirement| {
         !requirement.is_optional || !requirement.is_extra && requirement.is_met(installed)
     };
@@ -284,7 +289,8 @@ fn collect_required_ranges(installed: &Installed, name: &str, moving: &BTreeSet<
     ranges.map(|requirement| requirement.range).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// Whether a CDK package moves with others: they pin one another, and those pins move too.
+/// Whether this is a CDK package and other CDK packages move. CDK packages pin one another, so this one
+/// moves too.
 fn moves_with_cdk(name: &str, moving: &BTreeSet<String>) -> bool {
     name.starts_with("aws-cdk-") && moving.iter().any(|other| other.starts_with("aws-cdk-"))
 }
@@ -429,9 +435,9 @@ mod tests {
         );
     }
 
-    /// The real case: openapi-spec-validator has to move, and depends on openapi-schema-validator. The
-    /// current version of openapi-schema-validator requires a jsonschema that is too new for the version to
-    /// which openapi-spec-validator moves.
+    /// A real case: openapi-spec-validator has to move, and depends on openapi-schema-validator. The current
+    /// version of openapi-schema-validator requires a jsonschema that is too new for the version to which
+    /// openapi-spec-validator moves.
     #[test]
     fn dependencies_may_move_from_what_they_require_of_one_another() {
         let validator = [

@@ -1,4 +1,4 @@
-//! The proof of a repair: a check with the staged packages in front of those of the environment.
+//! The proof of a repair: a check with the staged packages in front of the environment's own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -19,9 +19,10 @@ use crate::repair::stage::Staged;
 use crate::report::{Report, Verdict};
 use crate::system::concurrently::concurrently;
 
-/// Proves that the staged packages make the environment ready. The source edits of the goal are made first.
-/// If the new template asks for more edits, these are made too: perhaps no template could be built before.
-/// Returns the report if the environment would not be ready.
+/// Proves that the staged packages make the environment ready. First makes the source edits of the goal. If
+/// the check then asks for more edits, makes them too, and checks again: without the staged packages, perhaps
+/// no template could be built to show that these edits are needed. Returns the report if the repair would not
+/// achieve its goal.
 pub fn prove(repair: &Repair, staged: &mut Staged) -> Result<Option<Report>, Abort> {
     failpoint::reach("proof").map_err(|error| Error::repair(error.to_string(), "Nothing was changed."))?;
     let _step = repair.request.progress.step("checking the staged packages");
@@ -38,8 +39,9 @@ pub fn prove(repair: &Repair, staged: &mut Staged) -> Result<Option<Report>, Abo
     Ok(if is_met(repair, &staged.edits, &report) { None } else { Some(report) })
 }
 
-/// Checks the environment with the staged packages in front. What the check imports is compiled beforehand.
-/// During the check, the rest is compiled, and the requirements that are already unmet are collected.
+/// Checks the environment with the staged packages in front. The largest modules that the check imports are
+/// compiled before it starts. The other modules are compiled while it runs. Meanwhile, the requirements that
+/// are unmet before the repair are collected too.
 fn check_in_front(repair: &Repair, staged: &mut Staged) -> Result<Report, Abort> {
     let request = repair.request;
     let overlay = staged.overlay.path();
@@ -52,17 +54,18 @@ fn check_in_front(repair: &Repair, staged: &mut Staged) -> Result<Report, Abort>
         if changes { repair.installer.find_broken_requirements() } else { Ok(BTreeSet::new()) }
     };
     let (checked, prepared) = concurrently(|| checker::check(request, &target), prepare);
-    // If the disk is full, the check fails too, but its message is less clear than that of `prepared`.
+    // An error of `prepared` is returned first: if the disk is full, the check fails too, but with a less
+    // clear message.
     staged.broken_before = prepared?;
     Ok(checked?.into_report()?)
 }
 
-/// The maximum number of sources to compile beforehand: more would make a long command line, and the others
-/// are small.
+/// The maximum number of sources to compile before the check. More would make the command line long, and the
+/// sources that are left out are the smallest ones.
 const MAX_SOURCES: usize = 100;
 
-/// The sources of those staged packages that pcluster itself requires. The largest come first, because
-/// compiling them takes longest.
+/// The sources of the staged packages that aws-parallelcluster directly requires. The largest come first,
+/// because compiling them takes longest.
 fn find_imported_sources(repair: &Repair, staged: &Staged) -> Vec<PathBuf> {
     let required = plan::find_required(repair.packages.all());
     let staged = required.iter().filter_map(|name| staged.packages.get(name));
@@ -75,13 +78,14 @@ fn find_imported_sources(repair: &Repair, staged: &Staged) -> Vec<PathBuf> {
     by_size.into_values().rev().take(MAX_SOURCES).collect()
 }
 
-/// Whether a report shows what the repair is meant to achieve: the verdict is ready, and all findings that
-/// were requested, or for which edits were made, are gone.
+/// Whether a report shows that the repair achieves its goal: the verdict is ready, and no finding remains
+/// that was requested or for which edits were made.
 pub fn is_met(repair: &Repair, edits: &[String], report: &Report) -> bool {
     report.verdict == Verdict::Ready && find_remaining(repair, edits, report).next().is_none()
 }
 
-/// The findings that the repair was asked to fix or has made edits for, and that are still there.
+/// The findings of a report that the repair should have fixed: those that were requested, and those for which
+/// edits were made.
 fn find_remaining<'a>(
     repair: &'a Repair,
     edits: &'a [String],
@@ -91,7 +95,7 @@ fn find_remaining<'a>(
     report.findings.iter().filter(move |finding| ids().any(|id| finding.is_named(id)))
 }
 
-/// The reasons why a report does not show what the repair is meant to achieve.
+/// The reasons why the repair does not achieve its goal, according to a report.
 pub fn collect_unmet(repair: &Repair, edits: &[String], report: &Report) -> Vec<String> {
     let warnings = find_remaining(repair, edits, report).filter(|finding| finding.level != Level::Error);
     report.reasons().into_iter().chain(warnings.map(Finding::describe_with_path)).collect()
@@ -114,8 +118,8 @@ pub fn describe_unproven(repair: &Repair, staged: &Staged, report: &Report) -> E
     Error::repair(message, "Nothing was changed. Try another --strategy, or report this.")
 }
 
-/// Puts the staged packages in front of the target's. For a repair outside the environment, the launcher is
-/// started with PYTHONPATH, to find out whether it ignores that variable.
+/// Puts the staged packages in front of the target's own packages. For a repair outside the environment, also
+/// starts the launcher, to find out whether it ignores PYTHONPATH.
 fn put_in_front(repair: &Repair, overlay: &Path) -> Result<Target, Abort> {
     if !repair.options.isolated {
         return Ok(repair.target.with_overlay(overlay));
@@ -141,7 +145,7 @@ fn put_in_front(repair: &Repair, overlay: &Path) -> Result<Target, Abort> {
     Err(Error::repair(message, next).into())
 }
 
-/// The error if other packages would not make the environment ready.
+/// The error if the environment is not ready for a reason that changing packages cannot remove.
 pub fn not_ready(report: &Report) -> Error {
     let next = "Nothing was changed. Fix that first: changing packages will not help.";
     Error::repair(join_first(&report.reasons(), MAX_REASONS, ""), next)

@@ -1,6 +1,7 @@
-//! The refusals of a repair in place: directories and packages that a distributor (PEP 668, conda, Spack) or another
-//! user owns or manages. The owner depends on the directory that is changed, not on the interpreter: a virtual
-//! environment with `--system-site-packages` has directories of several owners on its `sys.path`.
+//! Refuses a repair in place if it would change directories or packages that belong to somebody else: to
+//! the system (PEP 668), conda, Spack, or another user. What counts is the directory that would change, not
+//! the interpreter: a virtual environment with `--system-site-packages` has directories of several owners
+//! on its `sys.path`.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
@@ -18,11 +19,11 @@ use crate::system::executables::own_executable;
 use crate::text::package_name::{PCLUSTER, matches};
 use crate::text::printable::quote_for_shell;
 
-/// The file of PEP 668, in the directory of the standard library.
+/// The name of PEP 668's marker file, which is in the directory of the standard library.
 const MARKER: &str = "EXTERNALLY-MANAGED";
 
-/// Refuses what can be refused before packages are fetched: directories of other owners, and those that this user
-/// cannot write to.
+/// Refuses what can be refused before packages are fetched: directories of other owners, and directories to
+/// which this user cannot write.
 pub fn refuse_early(repair: &Repair) -> Result<(), Error> {
     let is_moving = |name: &str| repair.goal.reasons.iter().any(|reason| matches(&reason.fix.packages, name));
     let moving = repair.packages.all().iter().filter(|(name, _)| is_moving(name));
@@ -35,14 +36,15 @@ pub fn refuse_early(repair: &Repair) -> Result<(), Error> {
     let parents = moving.iter().filter_map(|package| package.metadata.parent());
     let mut sites = parents.map(Path::to_owned).collect::<BTreeSet<_>>();
     if sites.is_empty() {
-        // New packages are installed next to aws-parallelcluster.
+        // If no installed package moves, this checks the directory of aws-parallelcluster, into which new
+        // packages are installed.
         sites.insert(repair.state.site.clone());
     }
     refuse_directories(repair, &sites.iter().cloned().collect::<Vec<_>>(), &sites)
 }
 
-/// Refuses directories that belong to the system or to another user, or that cannot be written. `sites`
-/// contains package directories, `all` contains the directories in which files change.
+/// Refuses directories that are in uv's cache, belong to the system or to another user, or are not writable.
+/// `sites` contains package directories, `all` contains the directories in which files change.
 pub fn refuse_directories(repair: &Repair, sites: &[PathBuf], all: &BTreeSet<PathBuf>) -> Result<(), Error> {
     if let Some(site) = sites.iter().find(|site| is_in_cache_of_uv(site)) {
         let why = format!("{} is in uv's cache, which all uvx calls share", site.display());
@@ -70,7 +72,8 @@ pub fn refuse_directories(repair: &Repair, sites: &[PathBuf], all: &BTreeSet<Pat
     }
 }
 
-/// Refuses packages that conda or Spack has installed, and names their command for the same change.
+/// Refuses to change packages that conda or Spack has installed. The message names a command that the user
+/// can run instead.
 pub fn refuse_managed_packages(repair: &Repair, changes: &[Change]) -> Result<(), Error> {
     let filtered = |is_managed: fn(&Distribution) -> bool| -> Vec<&Change> {
         let is_managed = |change: &&Change| repair.packages.get(&change.package).is_some_and(is_managed);
@@ -130,8 +133,8 @@ pub fn is_writable(directory: &Path) -> bool {
 }
 
 /// Finds the PEP 668 marker that applies to a package directory. The marker is in the interpreter's standard
-/// library, and applies to every directory outside virtual environments. It does not apply to a directory that
-/// only PYTHONPATH names; pip does not refuse that either.
+/// library. It applies neither in virtual environments nor to directories that only PYTHONPATH names, which
+/// pip does not refuse either.
 fn find_marker(directory: &Path, interpreter: &Interpreter) -> Option<PathBuf> {
     let is_library = |entry: &&PathBuf| entry.join("os.py").is_file();
     let marker = interpreter.sys_path.iter().find(is_library)?.join(MARKER);
@@ -145,9 +148,9 @@ fn is_in_venv(directory: &Path) -> bool {
     directory.ancestors().any(|above| above.join("pyvenv.cfg").is_file())
 }
 
-/// Finds the Spack prefix that contains a distribution: that of a package, or that of a view. Spack keeps the
-/// spec of an installed package in `.spack` in its prefix, and the specs of a view in `.spack/NAME`.
-/// (`~/.spack`, Spack's configuration, has no spec.)
+/// Finds the Spack prefix that contains a distribution: the prefix of a Spack package, or that of a Spack
+/// view. Spack keeps the spec of a package in `.spack` in the package's prefix, and the specs of a view in
+/// `.spack/NAME` in the view's prefix. (`~/.spack` contains Spack's configuration, but no spec.)
 fn find_spack_prefix(distribution: &Distribution) -> Option<PathBuf> {
     // The files of a view are links into the package's own prefix.
     let metadata = distribution.metadata.join("METADATA").canonicalize().ok();
@@ -181,8 +184,8 @@ pub fn refuse_another_users<'a>(
     );
     let shim = own_executable().unwrap_or_else(|| "pcluster".into());
     let word = if is_preflight(shim.as_os_str()) { "" } else { " preflight" };
-    // The path is absolute, because sudo replaces PATH. The user is given by ID, because a container may have
-    // no name for it.
+    // The shim's path is absolute, because sudo replaces PATH. The user is given by ID, because in a
+    // container, the ID may have no name.
     let next = format!(
         "Nothing was changed. Run this as that user: `sudo -H -u '#{uid}' {}{word} {command} --real {}`.",
         quote_for_shell(&shim.display().to_string()),

@@ -1,6 +1,6 @@
-//! Strategy `release`: the packages available when the installed release of aws-parallelcluster came out, but
-//! only those that are needed to make the environment ready. Apart from aws-parallelcluster and CDK, this
-//! code knows no package by name.
+//! Strategy `release`: moves packages to the versions that were available when the installed release of
+//! aws-parallelcluster came out, but only the packages that make the environment ready. This code names no
+//! packages except aws-parallelcluster and CDK.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,36 +33,37 @@ use crate::text::package_name::PCLUSTER;
 /// The time limit for finding the packages at fault. Packages that are not ruled out by then are moved too.
 const MAX_SEARCH: Duration = Duration::from_secs(180);
 
-/// Advice if the packages that were available at the release do not help.
+/// Advice if the packages that were available at the time of the release do not help.
 const ANEW: &str = "Nothing was changed. Create a new environment; to print what it needs, run `pcluster preflight constraints`.";
 
 /// Packages that move together: all CDK packages, which pin one another, or a single other package.
 #[derive(Debug)]
 struct Group {
     changes: Vec<Change>,
-    /// Contains these packages, and no others.
+    /// The directory that contains the packages of this group, and no others.
     directory: PathBuf,
 }
 
-/// The packages available on the day of the release, with a directory for each group that differs.
+/// The packages that were available when the installed release came out. Only those that differ from the
+/// installed packages are in a group.
 #[derive(Debug)]
 struct DatedPackages {
     groups: Vec<Group>,
-    /// The time of the release.
+    /// The time when the release came out.
     moment: String,
     /// Contains the directories of the groups.
     _root: TempDir,
 }
 
-/// The tests that the search uses, the quick one first.
+/// How the search tests packages: by only starting pcluster, which is quick, or by the whole check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Test {
     Start,
     Check,
 }
 
-/// Finds the fewest packages whose move to the versions available at the release makes the environment ready.
-/// Then stages and proves them.
+/// Finds as few packages as possible that make the environment ready if they move to the versions available
+/// when the installed release came out. Then stages and proves these packages.
 pub fn restore_release(repair: &Repair) -> Result<Staged, Abort> {
     let dated = fetch_dated_packages(repair)?;
     let all: Vec<usize> = (0..dated.groups.len()).collect();
@@ -117,7 +118,7 @@ fn stage_and_prove(
     })
 }
 
-/// The reason that is shown next to a culprit's change.
+/// The reason that is shown next to the change of a package at fault.
 fn describe_reason(change: &Change) -> Option<Reason> {
     let id = match &change.from {
         Some(version) => format!("{version} breaks pcluster, {} does not", change.to),
@@ -167,7 +168,7 @@ fn fetch_dated_packages(repair: &Repair) -> Result<DatedPackages, Abort> {
     Ok(DatedPackages { groups, moment, _root: root })
 }
 
-/// Groups changes: those of CDK packages together, every other package alone.
+/// Groups changes: all changes of CDK packages together, every other change alone.
 fn group_changes(changes: Vec<Change>) -> Vec<Vec<Change>> {
     let (cdk, others): (Vec<_>, Vec<_>) =
         changes.into_iter().partition(|change| change.package.starts_with("aws-cdk-"));
@@ -175,8 +176,8 @@ fn group_changes(changes: Vec<Change>) -> Vec<Vec<Change>> {
     others.into_iter().map(|change| vec![change]).chain(cdk).collect()
 }
 
-/// The time of the installed release: what the index reports or, if it reports nothing, what the built-in
-/// table says.
+/// The time when the installed release came out: from the package index or, if the index does not report it,
+/// from the built-in table.
 fn find_moment(repair: &Repair, installer: &Installer) -> Result<String, Abort> {
     let version = repair.packages.get(PCLUSTER).map(|pcluster| pcluster.version.as_str()).unwrap_or_default();
     let shipped = read_dates().find(|(release, _)| *release == version).map(|(_, moment)| moment.to_owned());
@@ -188,7 +189,8 @@ fn find_moment(repair: &Repair, installer: &Installer) -> Result<String, Abort> 
     })
 }
 
-/// Installs what the installed aws-parallelcluster requires, as of a certain time.
+/// Installs the requirements of the installed aws-parallelcluster into `directory`, in the versions that were
+/// available at `moment`.
 fn install_dated(
     repair: &Repair,
     installer: &Installer,
@@ -230,7 +232,6 @@ fn install_dated(
     }
 }
 
-/// The date of a point in time.
 fn day(moment: &str) -> &str {
     moment.split('T').next().unwrap_or(moment)
 }

@@ -11,16 +11,17 @@ use crate::text::package_name::normalised;
 /// Installed distributions by normalised name.
 pub type Installed = BTreeMap<String, Distribution>;
 
-/// The parts of a Requires-Dist line that a plan needs. Its marker is not evaluated: the installer does that
-/// for what it installs, and a plan breaks no requirement that is met now. To evaluate it, `pep508_rs` would
-/// need eleven facts about the platform.
+/// The parts of a Requires-Dist line that a plan needs. The line's marker is not evaluated, because
+/// `pep508_rs` would need eleven facts about the platform for that. The installer evaluates the markers of
+/// the packages that it installs, and a plan breaks no requirement that is met now.
 #[derive(Debug)]
 pub struct Requirement {
     pub name: String,
     pub range: String,
-    /// It has a marker (for an extra, a platform or a Python), so perhaps it does not apply here.
+    /// The requirement has a marker (for an extra, a platform or a Python version), so perhaps it does not
+    /// apply here.
     pub is_optional: bool,
-    /// Its marker names an extra.
+    /// The marker names an extra.
     pub is_extra: bool,
 }
 
@@ -32,11 +33,11 @@ impl Requirement {
             .unwrap_or(requirement.len());
         let (name, rest) = requirement.split_at(end);
         let rest = rest.trim();
-        // The extras of a package do not change its range.
+        // Extras, as in `name[extra]`, do not change the range.
         let rest =
             if rest.starts_with('[') { rest.split_once(']').map_or("", |(_, rest)| rest) } else { rest };
         let range = rest.trim().trim_start_matches('(').trim_end_matches(')').replace(' ', "");
-        // A direct reference, `@ URL`, names no range.
+        // A direct reference (`@ URL`) has no version range.
         let is_range =
             range.chars().all(|letter| letter.is_ascii_alphanumeric() || "<>=!~.,*+-_".contains(letter));
         let range = if is_range { range } else { String::new() };

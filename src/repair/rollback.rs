@@ -16,12 +16,13 @@ use crate::system::disk;
 use crate::system::files::describe;
 use crate::system::signals::Interrupts;
 
-/// The files that a rollback has kept, because others have written them since.
+/// What a rollback did not restore, because others have written it since the repair.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Left {
-    /// The packages of another installer: only the files that the repair added are removed from them.
+    /// Packages that another installer has replaced. Of their files, the rollback removes only those that the
+    /// repair added and that the other installer has not recorded.
     pub packages: Vec<String>,
-    /// Single files of the other packages.
+    /// Single files of packages that are not in `packages`.
     pub files: Vec<PathBuf>,
 }
 
@@ -31,8 +32,8 @@ impl Left {
     }
 }
 
-/// Rolls back an interrupted repair. If this is not the environment that the repair was for, nothing is touched, the
-/// journal is set aside, and the result is `None`.
+/// Rolls back an interrupted repair. If another environment is now at the same path, its files are not
+/// touched, the journal is set aside, and the result is `None`.
 pub fn recover(transactions: &Transactions, journal: &Journal) -> Result<Option<Left>, Error> {
     let failed = |message| Error::not_restored(&[message]);
     if journal.is_bound().map_err(failed)? {
@@ -42,9 +43,9 @@ pub fn recover(transactions: &Transactions, journal: &Journal) -> Result<Option<
     Ok(None)
 }
 
-/// Restores the old files, removes the transaction, and returns what others have written since.
+/// Restores the old files, removes the transaction, and returns what it did not restore.
 ///
-/// If a file cannot be restored, the rollback continues with the others. It can be repeated after
+/// If a file cannot be restored, the rollback continues with the others. The rollback can be repeated after
 /// any interruption.
 ///
 /// # Errors
@@ -72,7 +73,8 @@ pub fn roll_back(transactions: &Transactions, journal: &Journal) -> Result<Left,
     let above = old.iter().flat_map(|saved| saved.path.ancestors().skip(1)).collect::<BTreeSet<_>>();
     let needed = journal.directories.iter().filter(|directory| above.contains(directory.path.as_path()));
     needed.for_each(make_directory);
-    // An old file without a copy is already in place: otherwise it would have been reported as missing above.
+    // An old file without a copy is already in place: otherwise its copy would have been reported as
+    // missing above.
     let copied: Vec<&SavedFile> = old.iter().copied().filter(|saved| saved.has_copy_in(&snapshot)).collect();
     failures.extend(put_files_back(&snapshot, &copied));
     // If another installer has replaced a package since, directories that the repair emptied are removed
@@ -99,7 +101,7 @@ fn remove_created(journal: &Journal, old: &[&SavedFile], not_removed: &BTreeSet<
     let old = old.iter().map(|saved| saved.path.as_path()).collect::<BTreeSet<_>>();
     let created = || journal.created.iter().filter(|path| !not_removed.contains(*path));
     let compiled = created().flat_map(|path| bytecode_of(path));
-    // A repair that was killed while it wrote a file has left a temporary file next to it.
+    // A repair that was killed while it wrote a file has left a temporary file next to that file.
     let temporary = created().map(|path| path_beside(path));
     let more: Vec<PathBuf> = compiled.chain(temporary).collect();
     let new = more
@@ -160,7 +162,8 @@ fn free_space(copy: &Path, path: &Path) {
     }
 }
 
-/// Whether the old file is in place: the copy is a hard link to it, or equals it in mode, size, time and content.
+/// Whether the old file is already at its path: `path` and `copy` are the same file, or they are equal in
+/// mode, size, modification time and content.
 fn is_in_place(copy: &Path, path: &Path) -> bool {
     let (Ok(old), Ok(now)) = (copy.symlink_metadata(), path.symlink_metadata()) else { return false };
     let is_same_file = old.dev() == now.dev() && old.ino() == now.ino();
@@ -173,8 +176,9 @@ fn is_in_place(copy: &Path, path: &Path) -> bool {
     is_same_file || (old.is_file() && has_same_metadata() && has_same_content())
 }
 
-/// Restores one file: it is written next to its path and renamed, so that there is always a file at the path. A
-/// file that is already in place is not written, because its directory may be read-only.
+/// Restores one file. The file is written next to its path and then renamed, so an existing file at the
+/// path is replaced in one step. A file that is already in place is not written, because its directory may
+/// be read-only.
 fn put_back(copy: &Path, path: &Path) -> io::Result<()> {
     if is_in_place(copy, path) {
         return Ok(());
@@ -393,7 +397,7 @@ mod tests {
         let journal = scene.transactions.begin("1".into(), &scene.plan, Vec::new()).unwrap();
         scene.transactions.exchange(&journal, &scene.plan).unwrap();
         fs::rename(at("site"), at("aside")).unwrap();
-        // A new environment, in which all files are the same as the old ones.
+        // Creates a new environment whose files are the same as those before the repair.
         for (path, content) in &before {
             if content == "directory" {
                 fs::create_dir_all(path)
@@ -561,7 +565,7 @@ mod tests {
         let journal = scene.transactions.begin("1".into(), &scene.plan, Vec::new()).unwrap();
         scene.transactions.open().unwrap();
         for copy in scene.transactions.snapshot("1").read_dir().unwrap().flatten() {
-            // The copy is a hard link, so we must not write into it.
+            // The copy is a hard link to the old file, so writing into the copy would change that file too.
             fs::remove_file(copy.path()).unwrap();
             fs::write(copy.path(), "junk").unwrap();
         }

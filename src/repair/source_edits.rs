@@ -1,4 +1,5 @@
-//! Edits of aws-parallelcluster's own files, made in a copy of it among the staged packages.
+//! Source edits: changes to aws-parallelcluster's own files, made in a copy of aws-parallelcluster among the
+//! staged packages.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,12 +19,12 @@ use crate::rules::edits::{self, SourceEdit};
 use crate::system::files::{self, describe};
 use crate::text::package_name::PCLUSTER;
 
-/// Copies aws-parallelcluster into the directory of staged packages, makes the edits with these ids, updates its
-/// RECORD, and returns the change.
+/// Copies aws-parallelcluster into the directory of staged packages, makes the edits with these ids, updates
+/// the RECORD of the copy, and returns the change.
 ///
 /// # Errors
-/// Returns an error if the text to replace does not occur exactly once: the file then differs from that of
-/// the release, and we do not know what the edit would do.
+/// Returns an error if the text to replace does not occur exactly once: the file then differs from the one
+/// that was released, and we do not know what the edit would do.
 pub fn stage_edits(pcluster: &Distribution, ids: &[String], overlay: &Path) -> Result<Change, Error> {
     let wanted = edits::select(&pcluster.version).into_iter().filter(|edit| ids.contains(&edit.id));
     let edits = stage_files(pcluster, &wanted.collect::<Vec<_>>(), overlay)?;
@@ -37,7 +38,7 @@ pub fn stage_edits(pcluster: &Distribution, ids: &[String], overlay: &Path) -> R
     })
 }
 
-/// The ids of the edits that match the installed files.
+/// The ids of the edits that fit the installed files. An id counts only if all its edits fit.
 pub fn find_fitting_edits(pcluster: &Distribution) -> BTreeSet<String> {
     let site = pcluster.metadata.parent().unwrap_or(&pcluster.metadata);
     let edits = edits::select(&pcluster.version);
@@ -74,7 +75,7 @@ fn stage_files(pcluster: &Distribution, wanted: &[SourceEdit], overlay: &Path) -
     Ok(edits)
 }
 
-/// The texts of the files after all edits.
+/// The texts of the files after the wanted edits, and the edits with their line numbers.
 fn edit_texts<'a>(
     site: &Path,
     wanted: &'a [SourceEdit],
@@ -98,7 +99,8 @@ fn edit_texts<'a>(
     Ok((texts, edits))
 }
 
-/// Finds an edited file that exists but no longer matches RECORD: an undo would discard that change.
+/// Finds a file that the repair edited and that somebody has changed since: it exists, but no longer matches
+/// RECORD. An undo would discard the newer change.
 pub fn find_changed_file(part: &PackageFiles, changes: &[Change]) -> Option<PathBuf> {
     let change = changes.iter().find(|change| change.package == part.package && !change.edits.is_empty())?;
     let record = files::read_text_up_to(&part.site.join(&part.new).join("RECORD"), MAX_RECORD).ok()?;

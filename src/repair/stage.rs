@@ -15,7 +15,8 @@ use crate::repair::source_edits::stage_edits;
 use crate::repair::transaction::OVERLAY_PREFIX;
 use crate::text::package_name::PCLUSTER;
 
-/// What uv and pip print if not all requirements can be met. Network failures are recognized earlier.
+/// What uv and pip print if not all requirements can be met. Failures of the network are recognized before
+/// the output is searched for these texts.
 pub const UNSOLVABLE: [&str; 3] = ["No solution found", "ResolutionImpossible", "No matching distribution"];
 
 /// The packages of a repair in a separate directory, which is removed when this value is dropped.
@@ -26,15 +27,15 @@ pub struct Staged {
     pub changes: Vec<Change>,
     /// The ids of the source edits that were made.
     pub edits: Vec<String>,
-    /// The warnings that remain after the proof.
+    /// The warnings that the repair does not fix, according to the proof.
     pub left: Vec<String>,
-    /// The requirements that were already unmet at the time of the proof. Empty if the repair does not change
-    /// the environment.
+    /// The requirements that are unmet in the environment before the repair changes it. Empty if the repair
+    /// will not change it.
     pub broken_before: BTreeSet<String>,
 }
 
 impl Staged {
-    /// An empty directory, for source edits only.
+    /// A directory without packages, for a repair that makes only source edits.
     pub fn empty(repair: &Repair) -> Result<Self, Error> {
         Ok(Self::new(create_overlay(repair)?, Packages::default(), Vec::new()))
     }
@@ -44,8 +45,8 @@ impl Staged {
         Self { overlay, packages, changes, edits, left, broken_before }
     }
 
-    /// Makes source edits in a copy of aws-parallelcluster in this directory, in addition to those made
-    /// before. An edit that cannot be made is skipped if only a warning asks for it.
+    /// Makes source edits in a copy of aws-parallelcluster in this directory, in addition to the edits that
+    /// were made earlier. An edit that cannot be made is skipped if it is not required.
     pub fn make_edits(&mut self, repair: &Repair, wanted: &[WantedEdit]) -> Result<(), Error> {
         let Some(pcluster) = repair.packages.get(PCLUSTER) else { return Ok(()) };
         for WantedEdit { id, is_required } in wanted {
@@ -71,7 +72,8 @@ impl Staged {
 }
 
 /// Resolves and installs the packages to move. All others are pinned at first; if that fails, the
-/// dependencies of the packages to move may move too. The inner error means that there is no solution.
+/// dependencies of the packages to move may move too. The inner error means that the installer found
+/// no solution.
 pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Result<Staged, Error>, Abort> {
     let progress = repair.request.progress;
     let step = progress.step(&format!("resolving and fetching packages with {}", repair.installer.name()));
@@ -107,7 +109,8 @@ pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Result<Staged, Error
     if is_unsolvable { Ok(Err(error)) } else { Err(error.into()) }
 }
 
-/// Creates a directory for packages inside the state directory, so that an exchange can link their files.
+/// Creates a directory for staged packages. The directory is in the state directory, so that an exchange can
+/// link the files into the environment.
 pub fn create_overlay(repair: &Repair) -> Result<tempfile::TempDir, Error> {
     let directory = &repair.state.directory;
     let created = failpoint::reach("stage")

@@ -1,9 +1,9 @@
 //! The state directory of one environment's repairs, and the locks on that environment.
 //!
-//! There are two locks, both taken with flock(2), so they end with their holder. One is on a file in the
-//! state directory and is held during a repair, so that only one repair runs at a time. The other is on the
-//! environment's own directory: a check takes it as a shared lock, an exchange as an exclusive lock, so that
-//! no check reads an environment that is partly exchanged.
+//! There are two locks, both taken with flock(2), so a lock ends with the process that holds it. One is on a
+//! file in the state directory and is held during a repair, so that only one repair runs at a time. The other
+//! is on the environment's package directory: a check takes it as a shared lock, an exchange as an exclusive
+//! lock, so that no check reads an environment that is partly exchanged.
 
 use std::fs::{self, File};
 use std::io::{self, Seek as _, Write as _};
@@ -43,7 +43,7 @@ impl Transactions {
         Ok(state)
     }
 
-    /// Returns the state of an environment, even if the state directory does not exist.
+    /// As [`Self::create`], but does not create the state directory, which may be absent.
     pub fn find(target: &Target) -> Option<Self> {
         Self::at(find_site(target)?)
     }
@@ -65,7 +65,7 @@ impl Transactions {
         let mut file = open.map_err(failed)?;
         wait_for_lock(progress, || self.describe_holder(), || file.try_lock())?.map_err(failed)?;
         history::adopt_older(&self.directory).map_err(failed)?;
-        // The PID is for people to read; the lock does not depend on it.
+        // The PID in the file is for people to read; the lock does not depend on it.
         let _ = file
             .set_len(0)
             .and_then(|()| file.rewind())
@@ -73,7 +73,7 @@ impl Transactions {
         Ok(file)
     }
 
-    /// The message while another repair has to finish first: it names the process that holds the lock.
+    /// The message that is shown while another repair holds the lock. It names the process of that repair.
     fn describe_holder(&self) -> String {
         let holder = fs::read_to_string(self.directory.join("lock")).unwrap_or_default();
         let holder: String = holder.chars().filter(char::is_ascii_digit).collect();
@@ -87,34 +87,34 @@ impl Transactions {
             Abort::from(Error::repair(message, "Nothing was changed. Try again."))
         };
         let file = File::open(&self.site).map_err(failed)?;
-        // The holder can also be a check, but the message names a repair, because only that is likely to hold
-        // the lock for long.
+        // The holder can also be a check, but the message names a repair, because only a repair is likely to
+        // hold the lock for long.
         wait_for_lock(progress, || self.describe_holder(), || file.try_lock())?.map_err(failed)?;
         Ok(file)
     }
 
-    /// Rolls back an interrupted repair, and takes the lock of a check.
+    /// Rolls back an interrupted repair, if there is one, and takes the lock of a check.
     pub fn recover_and_lock_shared(&self, progress: Progress) -> Result<Option<File>, Abort> {
         loop {
             self.recover(progress)?;
             let shared = self.lock_shared(progress)?;
-            // Between these two steps, another repair may have begun and been interrupted.
+            // Between the rollback and the lock, another repair may have begun and been interrupted.
             if shared.is_none() || self.read_unfinished()?.is_none() {
                 return Ok(shared);
             }
         }
     }
 
-    /// Takes the lock of a check, which keeps exchanges out. `None` if the directory cannot be locked; the check
-    /// is made anyway.
+    /// Takes the lock of a check, which keeps exchanges out. `None` if the directory cannot be locked; the
+    /// check is made anyway.
     pub fn lock_shared(&self, progress: Progress) -> Result<Option<File>, Abort> {
         let Ok(file) = File::open(&self.site) else { return Ok(None) };
         let taken = wait_for_lock(progress, || self.describe_holder(), || file.try_lock_shared())?;
         Ok(taken.ok().map(|()| file))
     }
 
-    /// Rolls back an interrupted repair, reports that, and returns the changes that the repair had begun. If
-    /// the environment was recreated since, the repair is reported, but not rolled back.
+    /// Rolls back an interrupted repair, if there is one, reports the rollback, and returns the changes that
+    /// were reverted. If the environment was recreated since, the repair is reported, but not rolled back.
     pub fn recover(&self, progress: Progress) -> Result<Option<Vec<Change>>, Abort> {
         if self.read_unfinished()?.is_none() && !self.is_removal_pending() {
             return Ok(None);
@@ -165,15 +165,15 @@ impl Transactions {
     }
 }
 
-/// Creates an id that no earlier transaction has. It begins with the time, so that transactions can be sorted.
+/// Creates an id that no earlier repair has. The id begins with the time, so that repairs can be sorted.
 pub fn make_id() -> String {
     let nanoseconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
     format!("{nanoseconds}-{}", process::id())
 }
 
-/// The name of the directory for an environment's repairs: a digest of the length and the text of the path of
-/// its packages. Every version of this program computes the name in this way, so each version finds the
-/// repairs of the others.
+/// The name of an environment's state directory: a digest of the length and the text of the path of the
+/// environment's package directory. Every version of this program computes the name in this way, so each
+/// version finds the repairs of the others.
 fn directory_name(site: &Path) -> String {
     let path = site.as_os_str().as_encoded_bytes();
     let length = (path.len() as u64).to_le_bytes();
@@ -182,8 +182,8 @@ fn directory_name(site: &Path) -> String {
     name
 }
 
-/// The end of a sentence about what was restored. It names what a rollback has kept, because others have
-/// written it.
+/// Names the packages and files that a rollback did not restore because others have written them. The text
+/// ends a sentence about what was restored.
 pub fn describe_left(left: &Left) -> String {
     let packages = match left.packages.as_slice() {
         [] => String::new(),

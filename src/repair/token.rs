@@ -1,8 +1,9 @@
-//! The token that binds the journals of repairs to their environment: a random line in a file among its packages.
+//! The token that binds the journals of repairs to their environment: a random line in a file next to the
+//! environment's packages.
 //!
-//! Unlike device and inode numbers, it stays the same after a reboot, and in a copy, an rsync or a restored
-//! backup. An environment that is recreated at the same path does not have it. If users share an environment,
-//! each user has a separate line, because they cannot read each other's journals.
+//! Unlike device and inode numbers, the token stays the same after a reboot, and in a copy, an rsync or a
+//! restored backup. An environment that is recreated at the same path does not have the token. If users share
+//! an environment, each user has a separate line, because they cannot read each other's journals.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -12,10 +13,10 @@ use std::path::Path;
 use crate::repair::file_digest::hexadecimal;
 use crate::system::{disk, files};
 
-/// The name of the token file. There is one in each package directory that a repair has changed.
+/// The name of the token file. Each package directory that a repair has changed contains a token file.
 pub const TOKEN_FILE: &str = ".repaired-by-pcluster-shim";
 
-/// The name under which the file is written, before it is renamed.
+/// The name under which the token file is written, before it is renamed.
 const TEMPORARY_FILE: &str = ".repaired-by-pcluster-shim.new";
 
 const TOKEN_BYTES: usize = 16;
@@ -27,8 +28,8 @@ pub fn generate() -> io::Result<String> {
     Ok(hexadecimal(&bytes))
 }
 
-/// Whether a text could be a token. The token in a journal has to be checked, because it is data from disk:
-/// an empty token would match any empty line.
+/// Whether a text has the form of a token. The token in a journal has to be checked, because journals are
+/// read from the disk: an empty token would match any empty line of a token file.
 pub fn is_token(text: &str) -> bool {
     text.len() == 2 * TOKEN_BYTES && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
@@ -48,7 +49,8 @@ pub fn add(site: &Path, token: &str) -> io::Result<()> {
     write(site, &format!("{tokens}{separator}{token}\n"))
 }
 
-/// Removes a token from a package directory, and syncs that to the disk; the file is removed with its last token.
+/// Removes a token from a package directory, and syncs the change to the disk. The token file is removed with
+/// its last token.
 pub fn remove(site: &Path, token: &str) -> io::Result<()> {
     remove_file(&site.join(TEMPORARY_FILE))?;
     let tokens = read(site)?;
@@ -70,8 +72,8 @@ fn read(site: &Path) -> io::Result<String> {
     }
 }
 
-/// Writes the file under a fixed name and renames it. A file with a random name would be left behind after a
-/// kill, because no later call could find it.
+/// Writes the token file under a fixed temporary name, then renames it. A temporary file with a random name
+/// would be left behind after a kill, because no later call could find it.
 fn write(site: &Path, tokens: &str) -> io::Result<()> {
     let temporary = site.join(TEMPORARY_FILE);
     remove_file(&temporary)?;
@@ -85,7 +87,7 @@ fn write(site: &Path, tokens: &str) -> io::Result<()> {
 /// Gives the file the read and write permissions of its directory, whatever the umask.
 fn share(site: &Path, file: &Path) -> io::Result<()> {
     let directory = site.metadata()?;
-    // Only root and the members of a group may give a file to that group.
+    // This can fail, because only root and the members of a group may give a file to that group.
     let _ = chown(file, None, Some(directory.gid()));
     fs::set_permissions(file, fs::Permissions::from_mode(directory.permissions().mode() & 0o666))
 }

@@ -4,16 +4,16 @@
 //!
 //! | file                  | the environment's files are | the next call |
 //! | --------------------- | --------------------------- | ------------- |
-//! | `unchanged.json`      | the old ones: not begun, or rolled back | removes the token and the copies |
-//! | `journal.json`        | partly exchanged | rolls it back |
-//! | `repair-ID.json`      | the new ones     | nothing; `undo` rolls back the newest first |
-//! | `interrupted-ID.json` | gone: another environment is at this path | nothing until they are back |
+//! | `unchanged.json`      | the old ones: not exchanged, or restored | removes the token and the copies |
+//! | `journal.json`        | partly exchanged | rolls the exchange back |
+//! | `repair-ID.json`      | the new ones     | does nothing; `undo` rolls back the newest repair |
+//! | `interrupted-ID.json` | gone: another environment is at this path | does nothing until they are back |
 //!
-//! Each state leads to the next with a single rename, so a kill always leaves one of these files. An open
-//! transaction is always rolled back, never continued. If a step fails, the repair itself rolls back. If the
-//! repair is killed by SIGKILL, no `Drop` runs, and the next call that finds the journal rolls back. The
-//! token ([`token`]) is the first change and the last one to be reverted: it distinguishes the environment
-//! from others at the same path.
+//! Each step from one of these states to another is a single rename, so a kill always leaves one of these
+//! files. An open transaction is always rolled back, never continued. If a step fails, the repair itself
+//! rolls back. If the repair is killed by SIGKILL, no `Drop` runs, and the next call that finds the journal
+//! rolls back. Writing the token ([`token`]) is the first change to the environment and the last one to be
+//! reverted, because the token distinguishes the environment from others at the same path.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -44,8 +44,8 @@ impl Transactions {
         self.directory.join("journal.json")
     }
 
-    /// The journal of a transaction before its exchange or after its rollback. Of such a transaction, only
-    /// the token can be in the environment.
+    /// The path of the journal of a transaction before its exchange or after its rollback. At that time, the
+    /// token is all that the transaction may have left in the environment.
     fn unchanged_journal(&self) -> PathBuf {
         self.directory.join("unchanged.json")
     }
@@ -58,12 +58,12 @@ impl Transactions {
     /// environment is back.
     ///
     /// # Errors
-    /// Returns an error if there is such a journal but it cannot be read, because we then do not know which
+    /// Returns an error if the open journal exists but cannot be read, because we then do not know which
     /// files were changed.
     pub fn unfinished(&self) -> Result<Option<Journal>, String> {
         let open = self.open_journal();
         // A journal that we have no permission to open belongs to another user, whose repair may still be
-        // running. It is left alone.
+        // running. We leave the journal alone.
         if let Some(journal) = read_journal(&open, &self.site, &[io::ErrorKind::PermissionDenied])? {
             return Ok(Some(journal));
         }
@@ -136,8 +136,8 @@ impl Transactions {
                 part: Some(*package),
             });
         }
-        // The journal relies on its copies, so they are synced first. For hard links, it is enough to sync
-        // the directory, because only their names are new.
+        // The journal relies on the copies in the snapshot, so the copies are synced first. If they are hard
+        // links, it is enough to sync the directory, because only their names are new.
         let copied = copied.iter().map(PathBuf::as_path).collect::<BTreeSet<_>>();
         let synced = if copied.is_empty() {
             disk::sync_directory(&snapshot)
@@ -195,7 +195,8 @@ impl Transactions {
     }
 
     fn finish_removal(&self, journal: &Journal) {
-        // If another journal cannot be read, the removal waits, because that journal may name the same token.
+        // If another journal cannot be read, nothing is removed yet, because that journal may name the
+        // same token.
         let released = self.closed().map_err(io::Error::other).and_then(|others| {
             remove_token(journal, &others)?;
             failpoint::reach("remove-token")
@@ -240,21 +241,21 @@ impl Transactions {
         remove_empty(removed, |directory| plan.keeps(directory)).map_or(Ok(()), Err)
     }
 
-    /// Opens a transaction whose token is written: from now on, its files may be exchanged.
+    /// Opens a transaction whose token has been written: from now on, its files may be exchanged.
     pub fn open(&self) -> Result<(), String> {
         let open = self.open_journal();
         disk::rename(&self.unchanged_journal(), &open).map_err(describe("cannot write", &open))
     }
 
-    /// Syncs an exchange to the disk. [`Self::close`] relies on that, because the next call does not roll back a
-    /// closed transaction.
+    /// Syncs an exchange to the disk. [`Self::close`] relies on that, because the next call does not roll
+    /// back a closed transaction.
     pub fn sync(&self, plan: &FilePlan) -> Result<(), String> {
         disk::sync(&plan.paths(), &plan.prefixes()).map_err(describe("cannot write", &self.site))
     }
 
-    /// Closes this transaction, after [`Self::sync`]: an undo then rolls it back before older ones. Closing
-    /// takes a single rename, so a kill leaves the transaction either open or closed. If there are more than
-    /// [`MAX_UNDO`] repairs, the oldest is removed.
+    /// Closes a transaction, after [`Self::sync`]; from then on, an undo can roll it back. Closing takes a
+    /// single rename, so a kill leaves the transaction either open or closed. If there are more than
+    /// [`MAX_UNDO`] repairs, the oldest can no longer be undone.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be renamed; the transaction is still open.
@@ -269,7 +270,8 @@ impl Transactions {
         Ok(())
     }
 
-    /// Removes the repairs that exceed the number to keep.
+    /// Removes the journals and copies of the oldest repairs if there are more than [`MAX_UNDO`]. These
+    /// repairs can no longer be undone.
     pub fn remove_oldest(&self) {
         for Entry { is_isolated, file, .. } in history::list(&self.directory).into_iter().skip(MAX_UNDO) {
             if is_isolated {
@@ -296,9 +298,9 @@ impl Transactions {
             .map_err(describe("cannot write", &self.open_journal()))
     }
 
-    /// Removes what interrupted repairs left: directories of staged packages ([`OVERLAY_PREFIX`]; overlays that
-    /// are kept have another prefix), and snapshots that no journal names. The caller holds
-    /// [`Self::lock_repair`], so nothing of this belongs to a running repair.
+    /// Removes what interrupted repairs left: directories of staged packages ([`OVERLAY_PREFIX`]; overlays
+    /// that are kept have another prefix), and snapshots that no journal names. The caller holds the lock of
+    /// [`Self::lock_repair`], so none of these files belongs to a running repair.
     pub fn remove_leftovers(&self) {
         // An open transaction needs its snapshot for the rollback.
         if !self.open_journal().exists() {
@@ -332,7 +334,7 @@ impl Transactions {
 /// The prefix of the name of every directory into which a repair is staged.
 pub const OVERLAY_PREFIX: &str = "overlay-";
 
-/// The prefix of the name of every directory of copies.
+/// The prefix of the name of every snapshot's directory.
 const SNAPSHOT_PREFIX: &str = "snapshot-";
 
 /// The prefix of the name of every journal that was set aside.
@@ -346,7 +348,7 @@ fn digest_additions(plan: &FilePlan) -> Result<Vec<FileDigest>, String> {
     plan.additions.iter().map(|(_, content)| digest(content)).collect()
 }
 
-/// Writes the token of a journal into its package directories.
+/// Writes the token of a journal into the package directories that the journal names.
 fn write_token(journal: &Journal) -> Result<(), String> {
     let Some(token) = &journal.token else { return Ok(()) };
     for site in journal.all_sites() {
@@ -357,8 +359,8 @@ fn write_token(journal: &Journal) -> Result<(), String> {
     Ok(())
 }
 
-/// Removes the token of a journal from its package directories. A directory keeps the token if another
-/// journal with the same token names that directory.
+/// Removes the token of a journal from the package directories that the journal names. A directory keeps the
+/// token if another journal with the same token names that directory.
 fn remove_token(journal: &Journal, others: &[Journal]) -> io::Result<()> {
     let Some(token) = &journal.token else { return Ok(()) };
     let named = others.iter().filter(|other| other.token == journal.token);

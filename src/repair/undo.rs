@@ -1,4 +1,4 @@
-//! The undo of a repair: of an interrupted one if there is one, otherwise of the newest.
+//! The undo of a repair. If there is an interrupted repair, that one is undone, otherwise the newest.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,8 @@ pub struct Undone {
     pub isolated: bool,
 }
 
-/// Undoes the last repair of a target's environment: an interrupted one if there is one, otherwise the newest.
+/// Undoes one repair of a target's environment: the interrupted repair if there is one, otherwise the
+/// newest repair.
 pub fn undo(request: &CheckRequest, target: &Target) -> Result<Undone, Abort> {
     refuse_another_users(find_site(target).as_deref(), "undo", &request.real.path)?;
     let state = Transactions::create(target)?;
@@ -59,7 +60,7 @@ pub struct Undoable {
     pub changes: Vec<Change>,
 }
 
-/// The repairs that are kept for a path.
+/// The repairs that are recorded for the path of an environment.
 #[derive(Debug, Default)]
 pub struct Kept {
     /// The repairs of the target's environment, the newest first.
@@ -114,7 +115,7 @@ fn undo_in_place(
 }
 
 /// The error if there is nothing to undo. If repairs of an earlier environment at the same path are kept, the
-/// message says where.
+/// message says where they are.
 fn describe_nothing(state: &Transactions) -> Error {
     let site = state.site.display();
     if history::list(&state.directory).is_empty() {
@@ -156,8 +157,8 @@ const UNREADABLE: &str = "Nothing was changed or removed. Fix that file, or rest
 const STAYS_REPAIRED: &str = "Nothing was changed; the environment stays repaired. Restore that copy from \
                               a backup, or create a new environment.";
 
-/// Refuses to undo changes to packages that were changed or reinstalled after the repair. Files that are merely
-/// gone do not matter: they would be removed anyway.
+/// Refuses an undo if packages were changed or reinstalled after the repair. New files that are merely gone
+/// do not matter: the undo would remove them anyway.
 fn refuse_changed_since(target: &Target, journal: &Journal) -> Result<(), Error> {
     let unchanged =
         "Nothing was changed. To see what the repair replaced, run `pcluster preflight undo --list`.";

@@ -26,7 +26,8 @@ impl ReportBuilder {
         Box::new(Report::new(shim, self.target, self.packages, self.checks, self.findings))
     }
 
-    /// Turns an ERROR with this id into a WARNING, because of what a later check has found.
+    /// Turns each ERROR with this id into a WARNING, because a later check has found a reason for doubt.
+    /// `doubt` is added to the message.
     pub fn soften(&mut self, id: &str, doubt: &str) {
         for finding in self.findings.iter_mut().filter(|finding| finding.id == id && finding.blocks()) {
             finding.level = Level::Warning;
@@ -43,8 +44,9 @@ impl ReportBuilder {
         }
     }
 
-    /// Gives other advice than `fix`, for an environment that cannot be repaired: `for_packages` if packages have to
-    /// move, `for_files` if files have to change.
+    /// Replaces the advice to run `preflight fix`, for an environment that `fix` cannot repair. The
+    /// new advice is `for_packages` if the repair would replace packages, and `for_files` if it
+    /// would change files.
     pub fn replace_fix(&mut self, for_packages: &str, for_files: &str) {
         for fix in self.findings.iter_mut().filter_map(|finding| finding.fix.as_mut()) {
             match fix.remedy {
@@ -55,7 +57,7 @@ impl ReportBuilder {
         }
     }
 
-    /// Adds a check. It has failed if one of its findings is an ERROR.
+    /// Adds a check. The check has failed if one of its findings is an ERROR.
     pub fn add(&mut self, id: &'static str, took: Duration, result: CheckResult) {
         let (status, reason, findings) = match result {
             CheckResult::Findings(findings) if findings.iter().any(Finding::blocks) => {
@@ -76,9 +78,9 @@ impl ReportBuilder {
 #[derive(Debug)]
 pub enum CheckResult {
     Findings(Vec<Finding>),
-    /// It could not run, for this reason.
+    /// The check could not run, for this reason.
     Unknown(String),
-    /// It was not run, for this reason.
+    /// The check was left out, for this reason.
     Skipped(String),
 }
 

@@ -13,8 +13,8 @@ pub fn render(reports: &[Report]) -> String {
     reports.iter().map(render_one).collect()
 }
 
-/// Breaks up the older form of a command, `##[command]`, which the runner detects anywhere in a line that is not a
-/// `::` command (actions/runner, `ActionCommand.TryParse`).
+/// Breaks up the older form of a workflow command, `##[command]`. GitHub's runner detects this form anywhere
+/// in a line, unless the line is a `::` command (actions/runner, `ActionCommand.TryParse`).
 pub fn without_commands(text: &str) -> String {
     text.replace("##[", "# #[")
 }
@@ -26,7 +26,7 @@ pub fn render_error(message: &str, hint: &str) -> String {
 
 fn render_one(report: &Report) -> String {
     let subject = report.subject();
-    // In a job with several environments, nothing else shows which one this is.
+    // If a job checks several environments, nothing else shows which environment an annotation is about.
     let of = report.target.as_ref().map(|_| format!("pcluster: {subject}"));
     let mut text: String =
         group_by_cause(&report.findings).map(|group| annotate_group(group, of.clone())).collect();

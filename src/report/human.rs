@@ -9,7 +9,8 @@ use crate::report::{Check, Decision, Report, Status, TargetInfo, Verdict};
 use crate::text::package_name::{IMAGEBUILDER, normalised};
 use crate::text::printable::{self, capitalize, escape_line, fill, flatten, name_of, wrap};
 
-/// Renders the report for people. A line is wider than requested only if a single word, path or command is.
+/// Renders the report for people. A line is wider than requested only if a single word, path or
+/// command is wider.
 pub fn render(report: &Report, paint: &Paint) -> String {
     let verdict = wrap(&report.describe_verdict(), paint.width).join("\n");
     let mut text = format!("{}\n", paint.paint_verdict(report.verdict, &verdict));
@@ -61,13 +62,13 @@ fn conclude(report: &Report, width: usize) -> String {
     }
 }
 
-/// The findings, grouped by cause, each after an empty line. Findings that an advisory explains are shown as
-/// its evidence.
+/// The findings, grouped by cause, with an empty line before each group. A finding that an advisory explains
+/// is shown with that advisory, as evidence.
 pub(crate) fn format_findings(findings: &[Finding], paint: &Paint) -> String {
     let explained_by = |advisory: &Finding| -> Vec<&Finding> {
         findings.iter().filter(|finding| finding.evidence["explainedBy"] == advisory.id.as_str()).collect()
     };
-    // A JUnit test case may lack the advisory that explains a finding; the finding is then shown by itself.
+    // If a JUnit test case lacks the advisory that explains a finding, the finding is shown by itself.
     let is_evidence = |finding: &Finding| {
         findings.iter().any(|advisory| finding.evidence["explainedBy"] == advisory.id.as_str())
     };
@@ -78,7 +79,7 @@ pub(crate) fn format_findings(findings: &[Finding], paint: &Paint) -> String {
     for (index, group) in groups.iter().enumerate() {
         let next = groups.get(index + 1).map(|group| &group[0]);
         let shown_by = explained_by(&group[0]);
-        // If several findings share their cost and fix, cost and fix appear only below the last one.
+        // If several findings share their cost and fix, cost and fix appear only below the last finding.
         let is_shared = shown_by.is_empty() && next.is_some_and(|next| have_one_fix(next, &group[0]));
         text += "\n";
         text += &format_group(group, is_shared, &shown_by, paint);
@@ -179,7 +180,7 @@ fn format_group(group: &[Finding], is_shared: bool, shown_by: &[&Finding], paint
 /// twenty places.
 const MAX_SHOWN: usize = 3;
 
-/// Colours, if they are wanted, and the width of a line.
+/// Whether text is coloured, and the width of a line.
 #[derive(Debug)]
 pub struct Paint {
     pub is_colored: bool,
@@ -222,9 +223,10 @@ impl Paint {
     }
 }
 
-/// Renders the report for the guard's stderr, without the prefix. First come the findings of level ERROR:
-/// what is wrong, what it costs and what to do. Then come the checks that could not run. If there is no
-/// ERROR, each warning that the build will fail follows. If there is none of these, the text is empty.
+/// Renders the report for the guard's stderr, without the prefix `pcluster-shim:`. First come the findings of
+/// level ERROR: what is wrong, what it costs and what to do. Then come the checks that could not run. If
+/// there is no ERROR, each warning that the build will fail follows. If the report has nothing of this kind,
+/// the text is empty.
 pub fn render_for_stderr(report: &Report, decision: Decision) -> String {
     let level = if decision == Decision::Exec { "warning" } else { "error" };
     let mut lines = Vec::new();
@@ -274,13 +276,14 @@ pub(crate) fn describe_hint(finding: &Finding) -> String {
     if is_command(finding) { format!("run `{fix}`") } else { fix.to_owned() }
 }
 
-/// Whether a finding's fix is a command. In an environment of uvx, even a repair is described as advice.
+/// Whether a finding's fix is a command. In an environment of uvx, the fix is advice in words, even if a
+/// repair is known.
 fn is_command(finding: &Finding) -> bool {
     finding.has_repair() && finding.describe_fix().starts_with("pcluster ")
 }
 
-/// The maximum number of findings on stderr: one cause can have many (for example one per tag), and all must
-/// fit on one screen.
+/// The maximum number of findings on stderr: one cause can have many findings (for example, one for each
+/// tag), and what is shown has to fit on one screen.
 const MAX_FINDINGS: usize = 3;
 
 /// Describes a finding: the message, then the cost and, if `is_advised`, what to do. Cost and advice are left

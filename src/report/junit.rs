@@ -5,8 +5,8 @@ use crate::report::human::{Paint, format_findings};
 use crate::report::{Check, Report, Status};
 use crate::text::printable::{escape, flatten};
 
-/// Renders the reports. All text that is meant for people is in the body of an element, because GitLab does not
-/// show the attribute `message`.
+/// Renders the reports. All text that is meant for people is in the body of an element, because GitLab does
+/// not show the attribute `message`.
 pub fn render(reports: &[Report]) -> String {
     format_suites(&reports.iter().map(format_suite).collect::<String>())
 }
@@ -77,7 +77,7 @@ fn format_seconds(milliseconds: u64) -> String {
     format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000)
 }
 
-/// Text for XML 1.0, in an element or in an attribute. Control characters are escaped first, because XML
+/// Formats text for an element or an attribute in XML 1.0. Control characters are escaped first, because XML
 /// cannot represent them.
 fn format_text(text: &str) -> String {
     let mut formatted = String::with_capacity(text.len());

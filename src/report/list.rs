@@ -47,8 +47,8 @@ fn render_line(report: &Report, paint: &Paint) -> String {
     line.trim_end().to_owned() + "\n"
 }
 
-/// The id of the first finding that blocks. If there is none, the reason why a check could not run. If all
-/// checks ran, the number of warnings.
+/// The id of the first finding that blocks. If no finding blocks, the reason why a check could not run. If
+/// all checks ran, the number of warnings.
 fn first_reason(report: &Report) -> String {
     let blocking = report.errors().next().map(|finding| finding.id.clone());
     let not_run = || {
@@ -64,7 +64,7 @@ fn first_reason(report: &Report) -> String {
     ))
 }
 
-/// Keeps only the last name of each path, so that there is room for the other words.
+/// Shortens each path to its last component, so that there is room for the other words.
 fn shorten_paths(text: &str) -> String {
     let short = |word: &str| match word.rsplit_once('/') {
         Some((_, name)) if word.starts_with('/') && !name.is_empty() => format!(".../{name}"),

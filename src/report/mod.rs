@@ -1,15 +1,14 @@
 //! A report: the checks that were made and their findings, the verdict, and the decision that follows. Pure.
 //!
-//! The JSON is the [`Report`]'s own serialization; every other form is a rendering of that value. No rendering
-//! decides anything.
+//! The JSON is the [`Report`]'s own serialization; every other form is a rendering of the same [`Report`]. No
+//! rendering decides anything.
 //!
 //! - `builder`: a report while its checks are made
 //! - `github`: reports as workflow commands of GitHub Actions
 //! - `human`: the report for people, and its lines on stderr
 //! - `junit`: reports as `JUnit` XML
 //! - `list`: one line for each of several reports
-//! - `pcluster`: the report of a stopped build-image, in the form that pcluster uses to reject a
-//!   configuration
+//! - `pcluster`: the report of a stopped build-image, in the form in which pcluster rejects a configuration
 
 pub mod builder;
 pub mod github;
@@ -47,8 +46,8 @@ pub struct Check {
     pub duration_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The number of the report's findings that belong to this check. The report lists them in the order of the
-    /// checks.
+    /// How many of the report's findings belong to this check. The report's findings are in the order
+    /// of its checks.
     #[serde(skip)]
     pub findings: usize,
 }
@@ -130,7 +129,7 @@ impl Report {
         Self { schema_version: 1, verdict, shim, target, packages, checks, findings, denies_warnings: false }
     }
 
-    /// From now on, every WARNING blocks, in all forms of the report.
+    /// Makes every WARNING block as an ERROR does, in all forms of the report.
     pub fn deny_warnings(&mut self) {
         self.denies_warnings = true;
         let mut rest = self.findings.as_slice();
@@ -157,19 +156,19 @@ impl Report {
         }
     }
 
-    /// `1 warning`, if there are any.
+    /// `1 warning`; `None` if there are no warnings.
     pub(crate) fn describe_warnings(&self) -> Option<String> {
         let number = self.warnings().count();
         (number > 0).then(|| count(number, "warning"))
     }
 
-    /// Adds a check, which counts towards the verdict like every other.
+    /// Adds a check, which counts towards the verdict like every other check.
     pub fn add(&mut self, check: Check) {
         self.checks.push(check);
         self.verdict = derive_verdict(&self.checks, &self.findings, self.blocking_level());
     }
 
-    /// Ignores the findings with these ids, except for errors.
+    /// Ignores the findings with these ids. Errors are never ignored.
     pub fn ignore(&mut self, ids: &[String]) {
         for finding in &mut self.findings {
             finding.is_ignored = !finding.blocks() && ids.iter().any(|id| finding.is_named(id));
@@ -191,7 +190,8 @@ impl Report {
         self.causes().map(Finding::describe_with_path).chain(self.describe_not_run()).collect()
     }
 
-    /// Whether the environment itself passed, so that only something else can be unknown.
+    /// Whether the environment has passed its checks. If so, a check that could not run is about something
+    /// else, such as the parent image.
     pub(crate) fn has_environment_passed(&self) -> bool {
         let passed = |id| self.checks.iter().any(|check| check.id == id && check.status == Status::Passed);
         passed("node") && passed("template")
@@ -217,12 +217,12 @@ impl Report {
         self.findings.iter().filter(|finding| finding.level >= self.blocking_level() && !finding.is_ignored)
     }
 
-    /// The errors, without those that another error explains: one for each cause.
+    /// The findings that block, except those that another finding explains: one for each cause.
     pub(crate) fn causes(&self) -> impl Iterator<Item = &Finding> {
         self.errors().filter(|finding| !finding.is_explained())
     }
 
-    /// `packages: reason`, for every check that could not run.
+    /// The id of every check that could not run, with the reason: `packages: reason`.
     pub(crate) fn describe_not_run(&self) -> impl Iterator<Item = String> {
         self.checks
             .iter()
@@ -267,8 +267,8 @@ pub fn format_json(value: &impl Serialize) -> String {
     escape_json(serde_json::to_string_pretty(value).unwrap_or_default() + "\n")
 }
 
-/// Replaces the characters that a terminal acts on with JSON escapes, because the JSON may be shown on a
-/// terminal too; the values stay the same.
+/// Escapes every character that could control a terminal, because the JSON may be shown on a terminal. A JSON
+/// parser still reads the same values.
 pub fn escape_json(json: String) -> String {
     if !json.contains(is_unsafe) {
         return json;

@@ -1,4 +1,4 @@
-//! Edits of aws-parallelcluster's own files that let its builds succeed, by release. Pure.
+//! Edits of aws-parallelcluster's own files, by release. The edits let builds succeed. Pure.
 
 use pep440_rs::VersionSpecifiers;
 use serde::Deserialize;
@@ -13,13 +13,13 @@ const BUILT_IN: &str = include_str!("edits.yaml");
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceEdit {
-    /// Edits that help only together have the same id.
+    /// Edits that have to be made together have the same id.
     #[serde(deserialize_with = "read_identifier")]
     pub id: String,
-    /// The releases of aws-parallelcluster whose file has the text.
+    /// The releases of aws-parallelcluster whose file contains `before`.
     #[serde(deserialize_with = "read_specifiers")]
     pub pcluster: VersionSpecifiers,
-    /// The path of the file in RECORD.
+    /// The path of the file, as in RECORD.
     #[serde(deserialize_with = "read_text")]
     pub file: String,
     pub before: String,
@@ -27,7 +27,7 @@ pub struct SourceEdit {
 }
 
 fn built_in() -> Vec<SourceEdit> {
-    // The tests below would notice a text that cannot be read.
+    // If edits.yaml could not be read, the tests below would fail.
     yaml::parse(BUILT_IN).unwrap_or_default()
 }
 
@@ -42,8 +42,8 @@ pub fn is_known(id: &str) -> bool {
 }
 
 impl SourceEdit {
-    /// Replaces the text, and returns the number of its line, counted from 1. `None` if the text does not occur
-    /// exactly once.
+    /// Replaces `before` in the text of a file. Returns the new text and the number of the changed line,
+    /// counted from 1; `None` if `before` does not occur exactly once.
     pub fn apply(&self, text: &str) -> Option<(String, usize)> {
         let (head, tail) = text.split_once(&self.before)?;
         let line = head.matches('\n').count() + 1;

@@ -1,4 +1,4 @@
-//! An import that fails → a finding. Pure: the caller finds the distributions that own the files.
+//! A failed start of pcluster → a finding. Pure: the caller looks up which distributions own the files.
 
 use serde_json::json;
 
@@ -11,11 +11,10 @@ use crate::model::finding::{Finding, Fix, Kind, Level, Remedy};
 pub struct Owners<'a> {
     /// The owner of the file whose code raised the exception.
     pub file: Option<&'a Distribution>,
-    /// The owner of the module that is incomplete.
+    /// The owner of the incomplete module.
     pub module: Option<&'a Distribution>,
 }
 
-/// Describes a failure.
 pub fn describe(failure: &StartupFailure, owners: Owners) -> Finding {
     let (problem, cost) = match failure.stage {
         StartupStage::Import => {
@@ -46,7 +45,7 @@ pub fn describe(failure: &StartupFailure, owners: Owners) -> Finding {
             "file": file, "distribution": name_of(owners.file), "bytecode": bytecode, "cause": cause,
         }),
         fix: Some(match (bytecode, cause) {
-            // A full disk has damaged the bytecode, so no package is at fault.
+            // A full disk, for example, leaves damaged bytecode: no package is at fault.
             (Some(bytecode), _) => Fix::by_command(Remedy::Bytecode(bytecode.clone())),
             (None, Some(cause)) => Fix::by_hand(describe_setting(cause)),
             (None, None) => Fix::by_command(Remedy::Release),
@@ -55,7 +54,7 @@ pub fn describe(failure: &StartupFailure, owners: Owners) -> Finding {
     }
 }
 
-/// What to do about a setting of the call.
+/// What to do about the setting that caused the exception.
 fn describe_setting(cause: &str) -> String {
     match cause {
         "TMPDIR" => {
@@ -69,7 +68,8 @@ fn describe_setting(cause: &str) -> String {
     }
 }
 
-/// The name of the file in its distribution, or the file's path if no distribution is known to own it.
+/// Names the file that raised the exception and its distribution, or gives the file's path if no distribution
+/// is known to own it.
 fn describe_place(file: &str, owner: Option<&Distribution>) -> String {
     let Some(owner) = owner else { return format!(" (in {file})") };
     let site = owner.metadata.parent().and_then(|site| site.to_str()).unwrap_or_default();

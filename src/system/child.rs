@@ -1,5 +1,5 @@
-//! The only way to run a child process: in its own session, with limits on time and output, with both streams
-//! kept, and with stdin from /dev/null or an empty pipe. The child is ended when a signal arrives.
+//! The only way to run a child process: in its own session, with limits on time and output, with stdout and
+//! stderr kept, and with stdin from /dev/null or an empty pipe. If a signal arrives, the child is killed.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -32,7 +32,7 @@ pub struct Finished {
     pub stderr: Vec<u8>,
 }
 
-/// Why a child gave no answer. The child's exit status never becomes this program's.
+/// Why a child gave no answer. The exit status of the child never becomes that of this program.
 #[derive(Debug, thiserror::Error)]
 pub enum ChildError {
     #[error("cannot run {program}: {source}")]
@@ -77,7 +77,7 @@ fn beginning(output: &[u8]) -> String {
     }
 }
 
-/// The last line of an output, without blank lines: in errors from Python and Node, it is the most
+/// The last non-blank line of an output. In errors from Python and Node.js, this line is the most
 /// informative one.
 fn last_line(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output);
@@ -100,13 +100,14 @@ pub struct Child<'a> {
 /// An environment variable of a child: set, or removed if the value is `None`.
 pub type Variable = (OsString, Option<OsString>);
 
-/// A running child. If it is dropped, it is killed together with everything that it has started.
+/// A running child. If this value is dropped, the child is killed, together with everything that it
+/// has started.
 #[derive(Debug)]
 pub struct Running {
     program: PathBuf,
     handle: duct::Handle,
-    /// The child's process group, the first one in its session: the child and everything that it started.
-    /// Processes that the child leaves running must not outlive the check.
+    /// The process group of the child and of everything that it has started. The whole group is killed,
+    /// because processes that the child leaves running must not outlive the check.
     group: Option<Pid>,
     limit: Duration,
     deadline: Instant,
@@ -119,8 +120,8 @@ impl Running {
     /// Waits for the child to end.
     ///
     /// # Errors
-    /// Returns an error if it takes too long, prints too much, or a signal arrives. The caller has to check
-    /// the child's exit status.
+    /// Returns an error if the child takes too long, prints too much, or a signal arrives. If the child
+    /// itself fails, that is not an error here: the caller has to check the exit status.
     pub fn wait(self) -> Result<Finished, ChildError> {
         let interrupts = Interrupts::caught();
         loop {
@@ -159,7 +160,7 @@ impl Drop for Running {
 }
 
 impl Child<'_> {
-    /// Runs it to its end.
+    /// Runs the child to its end.
     pub fn run(self, scratch: &Scratch) -> Result<Finished, ChildError> {
         self.start(scratch)?.wait()
     }
@@ -172,8 +173,8 @@ impl Child<'_> {
         self.spawn(scratch, |expression| expression.stdin_file(reader))?.wait()
     }
 
-    /// Starts the child. Its output goes to files in `scratch`, which has to live as long as the child. A
-    /// pipe would stay open if a grandchild outlived the child.
+    /// Starts the child. Its output goes to files in `scratch`, which has to live as long as the child. Files
+    /// are used because a pipe would stay open if a grandchild outlived the child.
     pub fn start(self, scratch: &Scratch) -> Result<Running, ChildError> {
         self.spawn(scratch, |expression| expression.stdin_null())
     }

@@ -1,4 +1,4 @@
-//! Runs functions at the same time: most machines have a processor for each.
+//! Runs functions at the same time, because most machines have several processors.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;

@@ -1,4 +1,4 @@
-//! The base directories of the XDG specification, which are used on every system.
+//! The base directories of the XDG specification, which are used on macOS too.
 
 use std::env;
 use std::os::unix::fs::MetadataExt as _;
@@ -11,8 +11,8 @@ const CONFIG: (&str, &str) = ("XDG_CONFIG_HOME", ".config");
 const DATA: (&str, &str) = ("XDG_DATA_HOME", ".local/share");
 const STATE: (&str, &str) = ("XDG_STATE_HOME", ".local/state");
 
-/// The directory of the config file, even if it belongs to another user. In that case, reading from it
-/// is refused.
+/// The directory of the config file, even if the directory belongs to another user. In that case, `trust`
+/// refuses to read the file.
 pub fn config() -> Option<PathBuf> {
     named(CONFIG)
 }
@@ -22,13 +22,13 @@ pub fn prefix() -> Option<PathBuf> {
     named(DATA)
 }
 
-/// The directory for state. `None` if neither HOME nor `XDG_STATE_HOME` can be used, or if the directory would
-/// be in another user's.
+/// The directory for state. `None` if neither HOME nor `XDG_STATE_HOME` can be used, or if the directory
+/// would be in another user's directory.
 pub fn state() -> Option<PathBuf> {
     named(STATE).filter(|directory| !is_of_another(directory))
 }
 
-/// Why there is no place for state.
+/// Why [`state`] returns `None`.
 pub fn why_no_state() -> String {
     match named(STATE) {
         Some(directory) => format!("{} would be in another user's directory", directory.display()),
@@ -36,23 +36,23 @@ pub fn why_no_state() -> String {
     }
 }
 
-/// The program's own directories, whoever they belong to.
+/// The program's own directories for config and state, whoever they belong to.
 pub fn all() -> impl Iterator<Item = PathBuf> {
     [CONFIG, STATE].into_iter().filter_map(named)
 }
 
-/// The variable if it is absolute, otherwise a path below HOME, if HOME exists. A HOME that does not exist
-/// is not used, because its user is not supposed to have one. If root ran this program, the directory would
-/// be created.
+/// The variable if it is absolute, otherwise a path below HOME, if HOME exists. A HOME that does not exist is
+/// not used, because its user is not supposed to have a home directory. If root ran this program with such a
+/// HOME, the program would create the directory.
 fn named((variable, below_home): (&str, &str)) -> Option<PathBuf> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let below_home = || absolute("HOME").filter(|home| home.exists()).map(|home| home.join(below_home));
     absolute(variable).or_else(below_home).map(|base| base.join(NAME))
 }
 
-/// Whether the first existing directory on the way up belongs to another user. On some systems `sudo` keeps
-/// HOME, so root would write into that user's directory. A directory of root does not count as another
-/// user's: users who are not meant to write to it cannot.
+/// Whether `directory`, or the nearest existing directory above it, belongs to another user. On some systems
+/// `sudo` keeps HOME, so root would write into the directory of the user who called `sudo`. Root's
+/// directories do not count as another user's: users who are not meant to write to them cannot.
 fn is_of_another(directory: &Path) -> bool {
     let owner = directory.ancestors().find_map(|path| path.metadata().ok()).map(|metadata| metadata.uid());
     owner.is_some_and(|owner| owner != rustix::process::geteuid().as_raw() && owner != 0)

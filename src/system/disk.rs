@@ -11,17 +11,18 @@ use rustix::io::Errno;
 /// Whether a written file has to survive a loss of power.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// It reaches the disk at some later time.
+    /// The file need not survive: the system writes it to the disk at some later time.
     Buffered,
-    /// It is on the disk, and so is its name.
+    /// The file has to survive: when the function returns, the file and its name are on the disk.
     Durable,
 }
 
-/// Writes a file under a temporary name next to it and renames it: a reader sees either the old content or
-/// all of the new content.
+/// Writes a file under a temporary name in the same directory, and renames it: a reader sees either the old
+/// content or all of the new content.
 ///
 /// # Errors
-/// Returns an error if it cannot be written; the previous content is then still there.
+/// Returns an error if the file cannot be written or synced. The previous content is then still there, except
+/// if only the sync of the directory has failed.
 pub fn write_atomically(path: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
@@ -33,14 +34,14 @@ pub fn write_atomically(path: &Path, content: &[u8], durability: Durability) -> 
     if durability == Durability::Durable { sync_directory(directory) } else { Ok(()) }
 }
 
-/// Renames a file inside one directory, and syncs that to the disk.
+/// Renames a file within one directory, and syncs the directory to the disk.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
     sync_directory(to.parent().unwrap_or(Path::new("/")))
 }
 
 /// Syncs the names in a directory, not the files that they refer to. Network volumes cannot sync directories,
-/// and report an error. We ignore that, because the server of such a volume keeps the names.
+/// and report an error. We ignore that error, because the server of such a volume keeps the names.
 pub fn sync_directory(directory: &Path) -> io::Result<()> {
     match sync_file(&File::open(directory)?) {
         Err(error) if is_unsupported(&error) => Ok(()),
@@ -48,8 +49,8 @@ pub fn sync_directory(directory: &Path) -> io::Result<()> {
     }
 }
 
-/// Syncs the content of a file to the disk. On macOS `File::sync_all` uses `F_FULLFSYNC`, which only local volumes
-/// support; `fsync` works on the others.
+/// Syncs the content of a file to the disk. On macOS `File::sync_all` uses `F_FULLFSYNC`, which only local
+/// volumes support; `fsync` works on other volumes.
 pub fn sync_file(file: &File) -> io::Result<()> {
     match file.sync_all() {
         Err(error) if is_unsupported(&error) => Ok(rustix::fs::fsync(file)?),
@@ -62,7 +63,7 @@ fn is_unsupported(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|error| unsupported.contains(&error))
 }
 
-/// Syncs files to the disk, along with the directories up to `tops` in which they appeared or disappeared.
+/// Syncs files to the disk, and also the directories above them, up to `tops`.
 ///
 /// Calls syncfs(2) once for each file system, because thousands of fsync(2) calls take minutes on a
 /// slow disk.
@@ -74,7 +75,7 @@ pub fn sync(paths: &BTreeSet<&Path>, tops: &[PathBuf]) -> io::Result<()> {
     }
 }
 
-/// The existing directories above each path, up to the first of `tops`.
+/// The existing directories above each path, up to and including the first one that is in `tops`.
 fn directories_of(paths: &BTreeSet<&Path>, tops: &[PathBuf]) -> BTreeSet<PathBuf> {
     let mut found: BTreeSet<PathBuf> = BTreeSet::new();
     for path in paths {
@@ -122,8 +123,8 @@ fn sync_file_systems(_directories: &BTreeSet<PathBuf>) -> Option<io::Result<()>>
     None
 }
 
-/// Syncs file by file. On macOS `File::sync_all` empties the drive's cache (`F_FULLFSYNC`), which covers
-/// everything that was sent to the drive before, so one call at the end is enough.
+/// Syncs file by file. On macOS, a single `File::sync_all` at the end is enough: it empties the drive's cache
+/// (`F_FULLFSYNC`), and so writes everything that fsync(2) has sent to the drive before.
 fn sync_each(paths: &BTreeSet<&Path>, directories: &BTreeSet<PathBuf>) -> io::Result<()> {
     let is_file = |path: &&&Path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_file());
     for path in paths.iter().filter(is_file) {

@@ -1,4 +1,4 @@
-//! Executable files by path and by name, without the name service.
+//! Finds executable files by path and by name, without calling the name service (NSS).
 //!
 //! `~` in PATH means a directory of that name, as in execvp(3), so no home directory is looked up. If HOME is
 //! not set, `std::env::home_dir` would call `getpwuid_r`, and a static glibc then loads the name service
@@ -32,8 +32,8 @@ pub fn find(name: impl Into<OsString>, path: Option<OsString>) -> Option<PathBuf
     search.custom_path_list(path?).first_result().ok()
 }
 
-/// The running executable, with links resolved, for comparison and display. Linux reports it with links
-/// resolved, macOS under the path by which it was called. On Linux `current_exe` reads `/proc`; without
+/// The executable of this process, with links resolved, for comparison and display. Linux reports it with
+/// links resolved, macOS under the path by which it was called. On Linux `current_exe` reads `/proc`; without
 /// `/proc`, we use the name that the process was called by.
 pub fn own_executable() -> Option<PathBuf> {
     let called = || {
@@ -50,7 +50,7 @@ pub fn own_executable() -> Option<PathBuf> {
     }
 }
 
-/// The path, with its links resolved. If it does not exist, for example because the running program was
+/// The path, with its links resolved. If the path does not exist, for example because the running program was
 /// replaced, it is returned unchanged.
 pub fn without_links(path: PathBuf) -> PathBuf {
     path.canonicalize().unwrap_or(path)

@@ -1,7 +1,7 @@
-//! The only code that reads files: regular files only, opened without waiting, up to a limit.
+//! Reads files safely: only regular files, opened without waiting, up to a limit.
 //!
 //! A path from a variable, a config file or an environment may lead to a FIFO, a device or a directory.
-//! `stat` comes before the open because opening some devices has side effects.
+//! `stat` is called before `open`, because opening some devices has side effects.
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, ErrorKind, Read};
@@ -16,8 +16,8 @@ pub const MAX_BYTES: u64 = 1 << 20;
 /// Reads a file of at most [`MAX_BYTES`].
 ///
 /// # Errors
-/// Returns an error if it is not a regular file, is too large, or cannot be read. If the file does not exist,
-/// the kind is `NotFound`. The error's text is meant to follow the file's name.
+/// Returns an error if the file is not regular, is too large, or cannot be read. If the file does not exist,
+/// the error's kind is `NotFound`. The error's text is meant to follow the file's name.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     read_up_to(path, MAX_BYTES)
 }
@@ -60,7 +60,8 @@ pub fn read_head(path: &Path, count: u64) -> io::Result<Vec<u8>> {
 /// Opens a regular file for reading.
 pub fn open(path: &Path) -> io::Result<File> {
     check_regular(path)?;
-    // The file may have become a FIFO in the meantime. Opening one without NONBLOCK waits for a writer.
+    // The file may have become a FIFO in the meantime. Opening a FIFO without NONBLOCK would wait for
+    // a writer.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     refuse_irregular(file.metadata()?.file_type())?;
@@ -83,7 +84,7 @@ fn refuse_irregular(kind: FileType) -> io::Result<()> {
     Err(io::Error::new(kind, format!("expected a regular file, found {name}")))
 }
 
-/// Turns an error into a text that names the file.
+/// For `map_err`: turns an error into a text that names the file.
 pub fn describe(what: &str, path: &Path) -> impl FnOnce(io::Error) -> String {
     let what = format!("{what} {}", path.display());
     move |error| format!("{what}: {error}")
@@ -100,7 +101,7 @@ mod tests {
     use std::fs;
     use std::os::unix::net::UnixListener;
 
-    /// If these were not refused, each read would wait, or use all memory.
+    /// If such files were not refused, reading them would wait forever, or use all memory.
     #[test]
     fn what_is_no_regular_file_is_refused_at_once() {
         let directory = tempfile::tempdir().unwrap();

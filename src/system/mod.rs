@@ -1,9 +1,9 @@
 //! The operating system.
 //!
-//! - `child`: the one way to run a child process
+//! - `child`: the only way to run a child process
 //! - `concurrently`: runs functions at the same time
 //! - `dirs`: the base directories of the XDG specification
-//! - `disk`: atomic writes, and syncing them to the disk
+//! - `disk`: atomic writes, and syncing files and directories to the disk
 //! - `executables`: programs by path and by name
 //! - `files`: regular files, read up to a limit
 //! - `scratch`: private directories for temporary files

@@ -11,12 +11,13 @@ use tempfile::TempDir;
 
 use crate::system::files;
 
-/// Where temporary files go if the directory in TMPDIR is gone or full, in Python's order.
+/// Where temporary files go if the directory in TMPDIR is gone or full, in the order in which Python
+/// tries them.
 const OTHER_DIRECTORIES: [&str; 2] = ["/tmp", "/var/tmp"];
 
-/// A private directory for one check, removed when the check ends. If the check is killed by SIGKILL, the
-/// directory remains. The next check that creates such a directory removes it. The lock shows whether the
-/// directory is in use, because a lock ends with its holder.
+/// A private directory for one check, removed when the check ends. If SIGKILL ends the check, the directory
+/// remains, and the next check that creates a `Scratch` removes the old one. The lock shows whether a
+/// directory is in use, because a lock ends with the process that holds it.
 #[derive(Debug)]
 pub struct Scratch {
     directory: TempDir,
@@ -80,7 +81,7 @@ impl Scratch {
         Ok(Some(Self { directory, lock }))
     }
 
-    /// Whether this is a scratch directory that belongs to the caller and is in use by another process.
+    /// Whether `directory` is a scratch directory that belongs to this user and is in use by another process.
     pub fn is_in_use(directory: &Path) -> bool {
         let is_own = |file: &File| {
             file.metadata().is_ok_and(|metadata| metadata.uid() == rustix::process::geteuid().as_raw())
@@ -95,9 +96,9 @@ impl Scratch {
     }
 
     /// The variable and value that make a child put its temporary files into this directory. A check has to
-    /// fail where pcluster would, so the value keeps the form of this process's TMPDIR (jsii fails with a
-    /// relative one). A TMPDIR that cannot be used stays set, because Node.js has to fail with it here too.
-    /// The variable is then TEMP, which Python uses instead.
+    /// fail if pcluster would, so the value is relative if this process's TMPDIR is (jsii fails with a
+    /// relative TMPDIR). If TMPDIR cannot be used, it is left unchanged, because Node.js has to fail with it
+    /// in the check too. In that case, the variable is TEMP, which Python uses instead of TMPDIR.
     pub fn temporary_files(&self) -> io::Result<(&'static str, PathBuf)> {
         let private = self.directory("tmp")?;
         let given = env::var_os("TMPDIR").map(PathBuf::from).filter(|path| !path.as_os_str().is_empty());
@@ -126,14 +127,14 @@ impl Drop for Scratch {
     }
 }
 
-/// Removes what killed checks have left behind: the caller's directories with the name and the lock file of a
+/// Removes what killed checks have left behind: this user's directories with the name and the lock file of a
 /// [`Scratch`], if no process holds the lock.
 fn sweep_scratch(base: &Path) {
     for entry in base.read_dir().into_iter().flatten().flatten().filter(is_scratch) {
         let lock = entry.path().join(SCRATCH_LOCK);
         let is_left = |lock: &File| lock.try_lock().is_ok();
-        // This removes only an empty directory: its check was killed before it had a lock. If a running check
-        // has just created the directory, that check then creates another one.
+        // This call removes only an empty directory, whose check was killed before it created the lock file.
+        // If a running check has just created the directory, that check then creates another one.
         let _ = fs::remove_dir(entry.path());
         // The lock is held to the end, so a check that has just created the directory notices the removal.
         if let Some(_held) = files::open(&lock).ok().filter(is_left) {
@@ -159,7 +160,7 @@ fn is_scratch(entry: &DirEntry) -> bool {
     let name = entry.file_name();
     let random = name.to_str().and_then(|name| name.strip_prefix(SCRATCH_PREFIX)).unwrap_or_default();
     let is_named = random.len() == SCRATCH_RANDOM && random.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    // `metadata` of an entry does not follow links.
+    // `DirEntry::metadata` does not follow links.
     let is_own =
         |metadata: Metadata| metadata.is_dir() && metadata.uid() == rustix::process::geteuid().as_raw();
     is_named && entry.metadata().is_ok_and(is_own)

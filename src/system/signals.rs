@@ -1,5 +1,5 @@
-//! The signals that end a check, those that the caller ignores, and the session of a child. The only file with
-//! unsafe code.
+//! The signals that end a check, those that the shim's caller ignores, and the session of a child. This is
+//! the only file with unsafe code.
 
 use std::mem::MaybeUninit;
 use std::os::unix::process::CommandExt as _;
@@ -26,14 +26,15 @@ impl Interrupts {
         CAUGHT.get()?.check().err()
     }
 
-    /// Catches the signals when it is first called.
+    /// Catches the signals when called for the first time.
     pub fn caught() -> &'static Self {
         CAUGHT.get_or_init(|| {
             let received = Arc::new(AtomicUsize::new(0));
             for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT].into_iter().filter(|signal| !is_ignored(*signal))
             {
                 let value = usize::try_from(signal).unwrap_or_default();
-                // If this fails, the signal ends this process immediately; the children end by themselves.
+                // If the registration fails, the signal ends this process immediately; the children end
+                // by themselves.
                 let _ = signal_hook::flag::register_usize(signal, Arc::clone(&received), value);
             }
             Self(received)
@@ -41,7 +42,7 @@ impl Interrupts {
     }
 
     /// # Errors
-    /// Returns an error if a signal has arrived: the only thing left to do is to die by it.
+    /// Returns an error if a signal has arrived. The process then has to end by that signal.
     pub fn check(&self) -> Result<(), Interrupted> {
         match i32::try_from(self.0.load(Ordering::SeqCst)) {
             Ok(0) | Err(_) => Ok(()),
@@ -50,9 +51,9 @@ impl Interrupts {
     }
 }
 
-/// Makes a program start in its own session, without a terminal: if it tries to ask at `/dev/tty`, it fails
-/// instead of being stopped by SIGTTIN. Its PID is also the ID of its process group. Linux kills it if this
-/// process is killed.
+/// Makes a program start in its own session, without a terminal: if it tries to read an answer from
+/// `/dev/tty`, it fails instead of being stopped by SIGTTIN. Its PID is also the ID of its process group.
+/// Linux kills the program if this process ends.
 #[expect(unsafe_code, reason = "the standard library has no safe interface to setsid")]
 pub fn in_own_session(command: &mut Command) {
     let shim = rustix::process::getpid();
@@ -85,8 +86,9 @@ fn end_with(_parent: rustix::process::Pid) -> std::io::Result<()> {
 #[expect(unsafe_code, reason = "no safe interface asks for a disposition without changing it")]
 fn is_ignored(signal: i32) -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: without a new action, sigaction(2) only writes the current action to the buffer that the pointer
-    // refers to, which is large enough. A zeroed action is valid even if the call fails.
+    // SAFETY: without a new action, sigaction(2) only writes the current action to the buffer that the
+    // pointer refers to, which is large enough. If the call fails, the action stays zeroed, which is a
+    // valid value.
     let action = unsafe {
         libc::sigaction(signal, ptr::null(), action.as_mut_ptr());
         action.assume_init()

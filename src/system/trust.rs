@@ -11,16 +11,17 @@ use crate::system::{dirs, files};
 /// Reads a text from the program's own directories, if only the caller or root could have written it.
 ///
 /// # Errors
-/// Returns an error if it cannot be read, or if others could have written it. In the second case, the error's
-/// kind is `PermissionDenied`, and [`find_refused_place`] distinguishes the error from an error of the
-/// operating system.
+/// Returns an error if the file cannot be read, or if others could have written it. In the second case, the
+/// error's kind is `PermissionDenied`, and [`find_refused_place`] distinguishes it from an error of the
+/// operating system with this kind.
 pub fn read_to_string(path: &Path) -> io::Result<String> {
     files::check_regular(path)?;
     refuse(path)?;
     files::read_to_string(path)
 }
 
-/// Reads one of the program's own files, of at most `max` bytes, under the same conditions.
+/// Reads one of the program's own files, of at most `max` bytes, under the same conditions
+/// as [`read_to_string`].
 pub fn read_up_to(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     files::check_regular(path)?;
     refuse(path)?;
@@ -57,7 +58,7 @@ impl std::fmt::Display for UntrustedError {
 
 impl std::error::Error for UntrustedError {}
 
-/// Refuses a file if it, or one of the program's own directories above it, is not trusted.
+/// Returns an error if a file, or one of the program's own directories above that file, is not trusted.
 pub fn refuse(path: &Path) -> io::Result<()> {
     let owned: Vec<PathBuf> = dirs::all().collect();
     let is_own = |directory: &&Path| owned.iter().any(|own| directory.starts_with(own));
@@ -81,7 +82,8 @@ fn distrust_owner(metadata: &Metadata) -> Option<String> {
     (owner != caller && owner != 0).then(|| format!("belongs to another user (uid {owner})"))
 }
 
-/// Why others could have written it: another user owns it, or it has one of the permissions in `writable`.
+/// Why others could have written a file: another user owns it, or it has one of the permissions
+/// in `writable`.
 fn distrust(metadata: &Metadata, writable: u32) -> Option<String> {
     let mode = metadata.permissions().mode() & 0o777;
     let is_open = || (mode & writable != 0).then(|| format!("is writable by others (mode {mode:o})"));
@@ -91,8 +93,8 @@ fn distrust(metadata: &Metadata, writable: u32) -> Option<String> {
 /// Why a file must not be run: another user owns it or could write to it. For a link, only the owner counts.
 /// `None` for a missing file.
 ///
-/// On Fedora, RHEL and Amazon Linux, each user has a group with the same number, and the umask is 002. So
-/// this group can write to what the user installs, and that is accepted here.
+/// On Fedora, RHEL and Amazon Linux, each user has a private group with the same number as the user, and the
+/// umask is 002. So this group can write to what the user installs, which is accepted here.
 pub fn why_not(path: &Path) -> Option<String> {
     let metadata = path.symlink_metadata().ok()?;
     if metadata.is_symlink() {

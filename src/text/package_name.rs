@@ -1,4 +1,4 @@
-//! The names of distributions, as PEP 503 compares them, and the two names that the program knows. Pure.
+//! Compares names of distributions, after normalising them as PEP 503 does. Pure.
 
 /// The distribution that contains the real pcluster.
 pub const PCLUSTER: &str = "aws-parallelcluster";
@@ -24,12 +24,12 @@ pub fn is_pattern(name: &str) -> bool {
     name.ends_with(".*")
 }
 
-/// Whether a pattern (`name` or `name.*`) matches a package, in any spelling.
+/// Whether a pattern (`name` or `name.*`) matches a package. Both are normalised first.
 pub fn matches(pattern: &str, package: &str) -> bool {
     matcher(pattern)(&normalised(package))
 }
 
-/// Matches many packages against one pattern; their names are normalised already.
+/// A function that matches packages against one pattern. It expects normalised names.
 pub fn matcher(pattern: &str) -> impl Fn(&str) -> bool {
     let (stem, is_prefix) = match pattern.strip_suffix(".*") {
         Some(stem) => (normalised(stem), true),

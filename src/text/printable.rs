@@ -1,5 +1,5 @@
-//! Text that does not come from the program itself (logical ids, versions, paths, the output of a child), made
-//! safe for a terminal, which acts on the control characters in it. Pure.
+//! Escapes and wraps text that does not come from the program itself: logical ids, versions, paths, the
+//! output of a child. A terminal would act on control characters in such text. Pure.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(safe)
 }
 
-/// Joins the lines of a text into one.
+/// Joins the lines of a text into one line.
 pub fn flatten(text: &str) -> Cow<'_, str> {
     if !text.contains(breaks_line) {
         return Cow::Borrowed(text);
@@ -44,8 +44,8 @@ pub fn capitalize(text: &str) -> String {
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
-/// Escapes a text with [`escape`], and wraps its words to lines of at most `width` characters; a longer
-/// word gets its own line. Text in backquotes is one word, because a command that is broken across lines
+/// Escapes a text with [`escape`], and wraps its words to lines of at most `width` characters; a longer word
+/// gets its own line. Text in backquotes counts as one word, because a command that is broken across lines
 /// cannot be pasted.
 pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let text = escape(text);
@@ -65,7 +65,8 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
     fill(words.iter().map(String::as_str), " ", width)
 }
 
-/// Wraps a text after a label, as [`wrap`] does; each further line is indented by the width of the label.
+/// Puts a text after a label, and wraps it as [`wrap`] does. Each line after the first is indented by the
+/// width of the label.
 pub fn wrap_behind(label: &str, text: &str, width: usize) -> String {
     let indent = label.chars().count();
     let lines = wrap(text, width.saturating_sub(indent));
@@ -110,7 +111,7 @@ pub fn quote_for_shell(text: &str) -> String {
     if needs_none { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
-/// Puts pieces in lines of at most `width` characters; a longer piece gets its own line.
+/// Joins pieces with `joint` into lines of at most `width` characters. A longer piece gets its own line.
 pub fn fill<'a>(pieces: impl Iterator<Item = &'a str>, joint: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for piece in pieces {
@@ -143,12 +144,12 @@ pub fn lossy(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// For `serialize_with`: [`lossy`].
+/// [`lossy`], for serde's `serialize_with`.
 pub fn serialize_path<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(&path.to_string_lossy())
 }
 
-/// For `serialize_with`: [`lossy`], or null.
+/// [`lossy`] or null, for serde's `serialize_with`.
 pub fn serialize_optional_path<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
     match path {
         Some(path) => serialize_path(path, to),

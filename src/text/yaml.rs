@@ -1,4 +1,4 @@
-//! YAML text → a value, at a cost that is bounded by its length. Pure.
+//! Reads YAML at a cost bounded by the length of the text. Pure.
 //!
 //! For each token, the parser looks at every open bracket, even before its own depth limit applies. An alias
 //! costs as much as what it refers to. So before loading a text, we count its brackets, and compute the size of
@@ -12,7 +12,6 @@ use std::fmt;
 
 use crate::text::yaml::size::is_too_large;
 
-/// Reads a document.
 pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     // A byte order mark isn't part of the text, but the parser would treat it as a separate document.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -25,11 +24,12 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_yaml::from_str(text).map_err(|error| describe_error(&error))
 }
 
-/// No document written by people has so many open brackets; the parser takes a minute for 150,000.
+/// No document that people write has so many brackets open at once. With 150,000 open brackets, the parser
+/// takes a minute.
 const MAX_BRACKETS: usize = 1000;
 
-/// The maximum number of brackets that are open at the same time. Those in quotes and comments count too, but
-/// they are usually closed there.
+/// The largest number of brackets in a text that are open at the same time. Brackets in quotes and comments
+/// count too, but they are usually closed in the same quotes or comment.
 fn count_open_brackets(text: &str) -> usize {
     let (mut open, mut most) = (0_usize, 0);
     for byte in text.bytes() {
@@ -43,7 +43,7 @@ fn count_open_brackets(text: &str) -> usize {
     most
 }
 
-/// serde's terms in messages, and the YAML and config file terms that replace them.
+/// serde's terms in error messages, and the terms of YAML and config files that replace them.
 const YAML_TERMS: [(&str, &str); 9] = [
     ("unknown field", "unknown key"),
     ("missing field", "missing key"),
@@ -56,7 +56,7 @@ const YAML_TERMS: [(&str, &str); 9] = [
     ("invalid type: enum", "invalid type: tag"),
 ];
 
-/// Formats an error, with its line.
+/// Formats an error in the terms of YAML.
 fn describe_error(error: &serde_yaml::Error) -> String {
     YAML_TERMS.iter().fold(error.to_string(), |text, (serde, yaml)| text.replace(serde, yaml))
 }
@@ -69,12 +69,12 @@ pub enum Scalar<'a> {
     Number(u64),
 }
 
-/// Reads a scalar with `read`, inside the visitor, because only errors that are raised there have a line and a
-/// key.
+/// Reads a scalar with `read`. The visitor calls `read`, because only errors that a visitor raises have a
+/// line and a key.
 ///
 /// # Errors
-/// Returns an error if it isn't a scalar, or if `read` fails. The message is the one from `read`. If `read`
-/// returns `Err(None)`, the message names what is `expected`.
+/// Returns an error if the value isn't a scalar, or if `read` fails. If `read` gives no message
+/// (`Err(None)`), the message names what is `expected`.
 pub fn read_scalar<'de, D: Deserializer<'de>, T>(
     from: D,
     expected: &str,

@@ -1,7 +1,7 @@
 //! For every advisory about a package that keeps pcluster from starting: a real environment that the advisory
-//! blocks, and one that is almost the same and passes. The table of all releases is
-//! tests/fixtures/startup-table.tsv. Releases that cannot be installed are tested in `constrained`, CDK in
-//! `blocked`, runtimes and known issues in `releases`.
+//! blocks, and a similar environment that it does not block. tests/fixtures/startup-table.tsv covers all
+//! releases. Releases that cannot be installed are tested in `constrained`, CDK in `blocked`, runtimes and
+//! known issues in `releases`.
 
 use crate::environment_copy::{EnvironmentCopy, With, uv};
 use crate::environments::GOOD;
@@ -11,7 +11,7 @@ const RELEASE_3_0_3: &str = "3.0.3";
 
 struct Case {
     advisory: &'static str,
-    /// `NAME==VERSION`, several separated by spaces, or `-NAME` for a removal.
+    /// The packages to install, as `NAME==VERSION` separated by spaces, or `-NAME` for a package to remove.
     breaks: &'static str,
     starts: &'static str,
 }
@@ -20,7 +20,7 @@ const fn case(advisory: &'static str, breaks: &'static str, starts: &'static str
     Case { advisory, breaks, starts }
 }
 
-/// Uses uv to install or remove a package in a copy.
+/// Uses uv to install or remove packages in a copy.
 #[track_caller]
 fn change(copy: &EnvironmentCopy, package: &str) {
     let python = copy.environment.bin("python");
@@ -35,7 +35,7 @@ fn change(copy: &EnvironmentCopy, package: &str) {
     ran.exits(0);
 }
 
-/// The requirement that restores the present version of a package, or `None` if it is not installed.
+/// The requirement that restores the present version of a package, or `None` if the package is not installed.
 fn requirement_of(copy: &EnvironmentCopy, package: &str) -> Option<String> {
     let name = package.trim_start_matches('-').split('=').next().unwrap();
     let versions = copy.versions();
@@ -44,7 +44,7 @@ fn requirement_of(copy: &EnvironmentCopy, package: &str) -> Option<String> {
     Some(format!("{name}=={}", versions[installed]))
 }
 
-/// Whether pcluster starts, and the advisories that a check finds.
+/// Returns whether pcluster starts, and the ids of the findings of a check.
 #[track_caller]
 fn look_at(copy: &EnvironmentCopy) -> (bool, Vec<String>) {
     let starts = copy.real(&["version"]).run().status.success();
@@ -112,7 +112,6 @@ fn on_python_3_12() {
     );
 }
 
-/// A package version that breaks another release, but not this one.
 #[test]
 fn what_breaks_another_release_is_let_pass() {
     let copy = EnvironmentCopy::of(GOOD, With::Uv);

@@ -1,5 +1,5 @@
-//! `preflight check --all`: real environments of several kinds, each with the verdict that it gets when it is
-//! checked alone.
+//! `preflight check --all` on real environments: each gets the same verdict as from a check of that
+//! environment alone.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -16,7 +16,7 @@ fn every_environment_has_the_verdict_that_it_has_by_itself() {
     for name in [BROKEN, NEWEST] {
         symlink(Environment::named(name).directory, root.join(name)).unwrap();
     }
-    // A wrapper that starts the pcluster of an environment that is listed already.
+    // This wrapper must not be listed: it starts the pcluster of an environment that is listed itself.
     let real = sandbox.environment.bin("pcluster");
     let wrapper = sandbox.path("home/bin/pcluster");
     write_wrapper(&wrapper, "", &real);

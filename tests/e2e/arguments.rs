@@ -54,7 +54,7 @@ const REFUSED: &[(&str, i32)] = &[
     ("build-image -c good.yaml -c absent.yaml -i my-image", 1),
 ];
 
-/// Calls with a configuration that the schema or the region rejects.
+/// Calls with a configuration that the schema rejects, or that names another region than the call.
 const REFUSED_IN_FULL: &[(&str, i32)] = &[
     ("build-image -c rejected.yaml -i my-image", 1),
     ("build-image -c region.yaml -i my-image --reg=us-east-1", 1),

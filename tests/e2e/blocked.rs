@@ -1,5 +1,5 @@
-//! With the broken CDK: what is stopped before it reaches AWS, what the findings name, and what each
-//! mode does.
+//! With the broken CDK: the shim stops calls before they reach AWS. The tests show what the findings name,
+//! and what each mode does.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use crate::environments::{Aws, BROKEN, GOOD, RENUMBERED, RealSandbox, TAGS, norm
 
 const DISTRIBUTIONS: &str = "$.Resources.DistributionConfiguration.Properties.Distributions";
 
-/// The command that every finding here names; scripts/demo runs it.
+/// The command that every finding here names.
 const FIX: &str = "pcluster preflight fix";
 
 #[test]
@@ -86,7 +86,7 @@ DevSettings:
     Regions: eu-west-1,us-east-1
 ";
 
-/// The findings of level ERROR. The known issues that each release has too are of a lower level.
+/// The findings of level ERROR. Each release also has known issues, which have a lower level.
 fn errors(report: &Value) -> Vec<&Value> {
     report["findings"].as_array().unwrap().iter().filter(|finding| finding["level"] == "ERROR").collect()
 }
@@ -108,7 +108,7 @@ fn every_missing_piece_of_a_rich_configuration_is_named_for_every_region() {
     let mut named = BTreeSet::new();
     for finding in errors(&report) {
         let evidence = &finding["evidence"];
-        // There is one finding of each kind, and it lists its places in both regions.
+        // Each finding covers both regions, and lists its path in each region.
         assert_eq!((&evidence["count"], &evidence["paths"][0]), (&json!(2), &evidence["path"]), "{ran}");
         for path in evidence["paths"].as_array().unwrap() {
             named.insert((text(&finding["id"]), text(path), text(&evidence["expected"])));

@@ -1,15 +1,16 @@
 //! Image configurations for every key of `ImageBuilderSchema`, for extreme values, and for YAML's odd
-//! corners. `@IMAGE@` and `@BUCKET@` are replaced with the image and the bucket of the stand-in for AWS.
+//! corners. `@IMAGE@` and `@BUCKET@` are replaced with the parent image and the bucket of the stand-in
+//! for AWS.
 
 /// One image configuration.
 pub(crate) struct Configuration {
-    /// The name of its file and of its image.
+    /// The name of the configuration's file, and the id of its image.
     pub(crate) name: &'static str,
     /// What it tests.
     #[expect(dead_code, reason = "says why it is there")]
     about: &'static str,
     pub(crate) text: Vec<u8>,
-    /// Whether it is one of the few that are built even without CORPUS=whole.
+    /// Whether this is one of the few configurations that are built even without CORPUS=whole.
     pub(crate) is_odd: bool,
 }
 

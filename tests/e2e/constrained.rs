@@ -1,5 +1,5 @@
-//! Releases that cannot be installed today. If the installer is given the output of `preflight constraints`,
-//! each of them can be installed, starts, and is ready.
+//! Releases that cannot be installed today without constraints. With the output of `preflight constraints`,
+//! the installer succeeds, pcluster starts, and the verdict is ready.
 
 use std::fs;
 use std::path::Path;

@@ -19,7 +19,7 @@ import sys
 
 def build(launcher, directory, files):
     sys.path[0] = os.path.dirname(launcher)
-    # CDK is not imported here, because it starts Node.
+    # CDK is not imported here, because importing it starts Node.
     import pcluster.cli.entrypoint  # noqa: F401
     import pcluster.models.imagebuilder  # noqa: F401
 
@@ -54,7 +54,8 @@ def build_batch(launcher, directory, files):
     from jsii._runtime import kernel
 
     process = kernel.provider._process._process
-    # jsii has a thread that writes Node's output to these streams. They must not be the streams of the forks.
+    # jsii has a thread that writes Node's output to these streams. These must not be the streams that the
+    # forks write to.
     sys.stdout = sys.stderr = open(os.devnull, "w")
     for file in files:
         build_one(launcher, directory, file)

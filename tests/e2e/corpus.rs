@@ -1,9 +1,9 @@
-//! Builds each configuration of configurations.rs with the real pcluster, with and without the shim:
-//! exit status, output and template are equal. With a broken CDK, the shim stops each configuration
-//! that would build.
+//! Builds each configuration of configurations.rs with the real pcluster, with and without the shim, and
+//! asserts that exit status, output and template are equal. With a broken CDK, the shim stops each
+//! configuration that would build.
 //!
-//! By default, only some of them are built, which takes minutes. With CORPUS=whole, all are built, in about
-//! an hour.
+//! By default, only some configurations are built, which takes minutes. With CORPUS=whole, all configurations
+//! are built, which takes about an hour.
 
 #![expect(clippy::print_stdout, reason = "a whole run takes long, and --nocapture shows how far it is")]
 
@@ -19,7 +19,7 @@ use crate::configurations::{Configuration, all};
 use crate::environments::{Aws, BROKEN, GOOD, NEWEST, ROOT, RealSandbox, without_uuids};
 use crate::support::run::without_addresses;
 
-/// How many configurations of one release are built at a time; each needs a Python and a Node.
+/// How many configurations of one release are built at a time. Each build needs a Python and a Node process.
 const AT_A_TIME: usize = 2;
 
 #[test]
@@ -52,7 +52,7 @@ fn three_configurations_on_release_3_16_1() {
     is_the_same(NEWEST, is_one_of_three);
 }
 
-/// Three configurations: one that builds, one that some releases refuse, and one on which the real
+/// Selects three configurations: one that builds, one that some releases refuse, and one on which the real
 /// code fails.
 fn is_one_of_three(configuration: &Configuration) -> bool {
     ["tag-twice", "yaml-duplicate", "permission-no-regions"].contains(&configuration.name)
@@ -71,7 +71,7 @@ struct Outcome {
     template: Option<String>,
 }
 
-/// Configurations that the real schema accepts, but EC2 refuses at the end of the build. Sorted by name.
+/// Configurations that the real schema accepts, but that EC2 refuses at the end of the build. Sorted by name.
 const REFUSED_BY_EC2: [&str; 5] =
     ["name-control", "name-half-pair", "name-unicode", "tag-too-long", "tags-fifty"];
 
@@ -124,7 +124,7 @@ fn difference(direct: &Outcome, guarded: &Outcome) -> String {
     text
 }
 
-/// One user with an AWS account, and the corpus in files.
+/// A sandbox with its own AWS account, and with the corpus in files.
 struct Side {
     aws: Aws,
     sandbox: RealSandbox,
@@ -135,9 +135,10 @@ impl Side {
         let aws = Aws::start();
         let mut sandbox = RealSandbox::of(environment);
         sandbox.use_aws(&aws);
-        // Regions come out of a Python set, whose order depends on the hash seed.
+        // pcluster takes the regions of a template from a Python set. The order of a set depends on the
+        // hash seed.
         sandbox.set("PYTHONHASHSEED", "0");
-        // Bytecode is kept for all runs, because environments made by uv have none.
+        // The runs share a directory for bytecode, because environments made by uv have no bytecode.
         sandbox.set("PYTHONPYCACHEPREFIX", Path::new(ROOT).join("target/corpus-bytecode"));
         for one in corpus {
             sandbox.write(format!("work/{}.yaml", one.name), filled_in(&one.text, &aws));
@@ -146,7 +147,8 @@ impl Side {
         Self { aws, sandbox }
     }
 
-    /// Builds all configurations from one Python process, which imports pcluster once and forks for each.
+    /// Builds all configurations from one Python process, which imports pcluster once and forks for
+    /// each configuration.
     fn built_directly(self, corpus: &[Configuration]) -> BTreeMap<&'static str, Outcome> {
         let mut all = vec![Path::new(ROOT).join("tests/e2e/corpus.py"), "build".into()];
         all.push(self.sandbox.environment.bin("pcluster"));
@@ -163,8 +165,8 @@ impl Side {
         self.outcomes(corpus, ended)
     }
 
-    /// Builds each configuration through the shim. Reports each as soon as it ends, because the whole corpus
-    /// takes long.
+    /// Builds each configuration through the shim. Prints the result of each build when it ends, because the
+    /// whole corpus takes long.
     fn built_through_the_shim(
         self,
         corpus: &[Configuration],
@@ -215,8 +217,9 @@ impl Side {
         corpus.iter().filter_map(|one| Some((one.name, self.plain(&read(one.name)?)))).collect()
     }
 
-    /// Removes what differs from run to run: addresses, UUIDs, the sandbox's directory, the account's
-    /// image, the random end of an artifact directory, and times and signatures.
+    /// Removes or replaces what differs from run to run: memory addresses, UUIDs, the sandbox's
+    /// directory, the endpoint of AWS, the account's image, the random end of an artifact directory,
+    /// times and signatures.
     fn plain(&self, output: &[u8]) -> String {
         let text = String::from_utf8_lossy(&without_addresses(output)).into_owned();
         let text = text.replace(self.sandbox.path("").to_str().unwrap(), "[SANDBOX]/");
@@ -231,8 +234,8 @@ fn at_the_same_time<T: Send>(
     corpus: &[Configuration],
     ended: impl Fn(&Configuration) -> T + Sync,
 ) -> Vec<(&'static str, T)> {
-    // The first configuration is built alone: with later releases of pcluster, the first run creates a role
-    // in the account.
+    // The first configuration is built alone, because with later releases of pcluster the first run creates a
+    // role in the account.
     let first = corpus.first().map(|one| (one.name, ended(one)));
     let next = AtomicUsize::new(1);
     let work = || {
@@ -249,7 +252,8 @@ fn at_the_same_time<T: Send>(
     })
 }
 
-/// Replaces `images/NAME-RANDOM` with `images/NAME`, and `Signature=…` with `Signature=`.
+/// Replaces `images/NAME-RANDOM` with `images/NAME`, and removes the values of signatures, times and
+/// request ids.
 fn without_random_ends(text: &str) -> String {
     let mut plain = String::new();
     for (index, piece) in text.split("/images/").enumerate() {
@@ -304,8 +308,8 @@ fn arguments(one: &Configuration) -> Vec<String> {
     ["build-image", "-c", &file, "-i", one.name, "--suppress-validators", "ALL"].map(str::to_owned).into()
 }
 
-/// No configuration builds, and no stack is created: each is stopped by the shim, or left to the real
-/// pcluster, which fails.
+/// Asserts that no configuration builds and that no stack is created. The shim stops the build, or leaves it
+/// to the real pcluster, which fails.
 fn the_broken_cdk_is_stopped(is_in_part: fn(&Configuration) -> bool) {
     let corpus: Vec<_> = all().into_iter().filter(|one| is_whole() || is_in_part(one)).collect();
     let side = Side::start(BROKEN, &corpus);

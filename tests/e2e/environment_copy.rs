@@ -1,5 +1,5 @@
-//! A copy of an environment, which a test may repair or damage; an installer with the caller's own index
-//! settings and a cache that is kept; and byte-for-byte comparison.
+//! Copies of environments that tests may repair or damage, byte-for-byte comparison, and a package index. In
+//! a copy, installers use the index settings of whoever runs the tests, and a cache that is kept.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,15 +17,15 @@ use crate::support::run::Run;
 
 pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// Made by uv: no pip in it, no bytecode.
+/// An environment that uv made, without pip and without bytecode.
 pub(crate) const BY_UV: &str = crate::environments::BROKEN;
-/// Made by pip: with pip and bytecode.
+/// An environment that pip made, with pip and with bytecode.
 pub(crate) const BY_PIP: &str = "3.1.3-cdk-1.153.0-pip";
 
 /// A file in `site-packages`. The random token in it binds a repair to its environment.
 const TOKEN: &str = ".repaired-by-pcluster-shim";
 
-/// The ids of another user and of their group.
+/// The user id and the group id of a user who does not run the tests.
 pub(crate) const ANOTHER: u32 = 65534;
 
 /// The installer that is available for a repair.
@@ -39,7 +39,7 @@ pub(crate) enum With {
 #[derive(Debug)]
 pub(crate) struct EnvironmentCopy {
     pub(crate) sandbox: RealSandbox,
-    /// The packages before any repair.
+    /// A directory with the packages as they were before any repair.
     reference: PathBuf,
     // Declared after the sandbox, so that the directory is removed last.
     directory: TempDir,
@@ -60,7 +60,8 @@ impl DerefMut for EnvironmentCopy {
 }
 
 impl EnvironmentCopy {
-    /// A copy with the bytecode that the installer of the original has written: pip writes some, uv does not.
+    /// A copy with bytecode if pip made the original, and without bytecode if uv did: pip writes bytecode, uv
+    /// does not.
     #[track_caller]
     pub(crate) fn of(name: &str, with: With) -> Self {
         Self::without(if name.ends_with("-pip") { UNFINISHED_BYTECODE } else { BYTECODE }, name, with)
@@ -92,7 +93,7 @@ impl EnvironmentCopy {
         Self { sandbox, reference: original.site_packages(), directory }
     }
 
-    /// A path next to the environment, on its file system.
+    /// A path next to the environment, on the same file system.
     pub(crate) fn beside(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -131,7 +132,8 @@ impl EnvironmentCopy {
         copy
     }
 
-    /// Asserts that the temporary files of a repair are gone. The last repair's snapshot stays, for an undo.
+    /// Asserts that the temporary files of a repair are gone. A snapshot is allowed if there is a repair that
+    /// can be undone.
     #[track_caller]
     pub(crate) fn left_nothing(&self, when: &str) {
         let mut left = Vec::new();
@@ -148,7 +150,7 @@ impl EnvironmentCopy {
         assert!(left.is_empty(), "{when}: left behind:\n{}", left.join("\n"));
     }
 
-    /// Waits for the end of a killed shim's children: Linux kills them too, but not at the same moment.
+    /// Waits until the children of a killed shim are gone: Linux kills them too, but not at the same moment.
     pub(crate) fn wait_for_children(&self) {
         let mark = format!("HOME={}", self.path("home").display());
         wait_for("the end of every child", || alive(&mark).is_empty().then_some(()));
@@ -222,7 +224,7 @@ impl EnvironmentCopy {
     }
 }
 
-/// Gives a sandbox the caller's index settings, and caches that are kept.
+/// Gives a sandbox the index settings of whoever runs the tests, and caches that are kept for later runs.
 pub(crate) fn ask_the_index_of_the_caller(sandbox: &mut RealSandbox) {
     for (name, value) in std::env::vars_os() {
         let text = name.to_string_lossy().to_ascii_uppercase();
@@ -255,9 +257,9 @@ pub(crate) fn copy_tree(from: &Path, to: &Path) {
     assert!(copied.success(), "cp -a {} {}", from.display(), to.display());
 }
 
-/// Bytecode, which other tests write into the original when they run the real pcluster in it.
+/// Matches all bytecode. Other tests write bytecode into the original when they run the real pcluster in it.
 const BYTECODE: &str = "__pycache__";
-/// Bytecode that is being written at this moment, under a temporary name.
+/// Matches bytecode that Python is still writing, under a temporary name.
 const UNFINISHED_BYTECODE: &str = "*.pyc.*";
 
 fn copy_without(excluded: &str, from: &Path, to: &Path) {

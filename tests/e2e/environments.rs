@@ -19,30 +19,30 @@ use crate::support::machine::{on_this_machine, write_script};
 use crate::support::run::{Call, Run};
 use crate::support::sandbox::Sandbox;
 
-/// The first release that has every function under test, with the CDK that loses the tags.
+/// 3.1.3, the first release that has every function under test, with the CDK that loses the tags.
 pub(crate) const BROKEN: &str = "3.1.3-cdk-1.153.0";
-/// The same packages under another version number of CDK: only the template shows the fault.
+/// The packages of [`BROKEN`], with another version number of CDK, so that only the template shows the fault.
 pub(crate) const RENUMBERED: &str = "3.1.3-cdk-1.153.0-renumbered";
-/// The same release with the last version of CDK.
+/// 3.1.3 with the last version of CDK 1, which keeps the tags.
 pub(crate) const GOOD: &str = "3.1.3-cdk-1.204.0";
-/// The newest release, as the package index resolves it.
+/// The newest release, with the requirements that the package index resolves.
 pub(crate) const NEWEST: &str = "3.16.1";
 
-/// The tags by which pcluster finds its images again.
+/// The tags by which pcluster finds its images, without the prefix `parallelcluster:`.
 pub(crate) const TAGS: [&str; 7] =
     ["build_config", "build_log", "image_id", "image_name", "s3_bucket", "s3_image_dir", "version"];
 
 /// The time limit of one run. It is long, because installers fetch hundreds of packages.
 const MAX_RUN_TIME: Duration = Duration::from_secs(1800);
 
-/// The guard's warning about a Lambda runtime that AWS refuses. It is printed for every release before 3.14,
-/// and most tests are not about it.
+/// The guard's warning about a Lambda runtime that AWS refuses. It is printed for every release before 3.14.
+/// Most tests are not about this warning, so it is kept apart from the rest of stderr.
 const RUNTIME_WARNING: &str = "pcluster-shim: warning: the template uses Lambda runtime ";
 
 pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The running programs with this mark in their environment. A program that is exiting is not listed, because
-/// the kernel shows no environment for it.
+/// The running programs that have `mark` among their environment variables. A program that is exiting is not
+/// listed, because the kernel no longer shows its variables.
 pub(crate) fn alive(mark: &str) -> Vec<(i32, PathBuf)> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
@@ -54,7 +54,7 @@ pub(crate) fn alive(mark: &str) -> Vec<(i32, PathBuf)> {
     pids.filter(marked).filter_map(program).collect()
 }
 
-/// A program of this machine, if it is installed.
+/// The path of a program of this machine, if it is on PATH.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
     pcluster_shim::system::executables::find(name, std::env::var_os("PATH"))
 }
@@ -64,7 +64,7 @@ pub(crate) fn write_wrapper(file: &Path, before: &str, program: &Path) {
     write_script(file, format!("#!/bin/sh\n{before}\nexec '{}' \"$@\"\n", program.display()));
 }
 
-/// One directory that scripts/environments has made.
+/// An environment that scripts/environments or a test has made.
 #[derive(Debug, Clone)]
 pub(crate) struct Environment {
     pub(crate) directory: PathBuf,
@@ -106,15 +106,16 @@ impl Environment {
         fs::write(&launcher, format!("#!{interpreter}\n{rest}")).unwrap();
     }
 
-    /// Puts a shell script in front of the launcher: it runs `before`, then the launcher with its arguments.
+    /// Replaces the launcher with a shell script that runs `before`, then the original launcher with the
+    /// same arguments.
     pub(crate) fn wrap_launcher(&self, before: &str) {
         let (launcher, behind) = (self.bin("pcluster"), self.bin("pcluster-behind"));
         fs::rename(&launcher, &behind).unwrap();
         write_wrapper(&launcher, before, &behind);
     }
 
-    /// Makes every CDK package claim version 1.152.0, so that the affected code is there but no version
-    /// shows it.
+    /// Makes every CDK package claim version 1.152.0. The faulty code is still installed, but no version
+    /// number shows that.
     fn renumber(&self) {
         for entry in fs::read_dir(self.site_packages()).unwrap().flatten() {
             let name = entry.file_name().to_string_lossy().replace('-', "_");
@@ -151,7 +152,7 @@ impl Deref for RealSandbox {
 }
 
 impl RealSandbox {
-    /// The shim first on PATH, then the environment's pcluster, then node; nothing else.
+    /// PATH contains the shim, then the environment's programs, then node, and nothing else.
     #[track_caller]
     pub(crate) fn of(name: &str) -> Self {
         Self::in_environment(Environment::named(name))
@@ -167,8 +168,8 @@ impl RealSandbox {
         new.set("HOME", new.path("home"));
         new.set("TMPDIR", new.path("tmp"));
         new.set("LANG", "C.UTF-8");
-        // The credentials belong to no account, and nothing listens on this port, so no test reaches AWS
-        // by mistake.
+        // No test reaches AWS by mistake: the credentials belong to no account, and nothing listens on
+        // port 9.
         new.set("AWS_ENDPOINT_URL", "http://127.0.0.1:9");
         new.set("AWS_ACCESS_KEY_ID", "testing");
         new.set("AWS_SECRET_ACCESS_KEY", "testing");
@@ -222,7 +223,7 @@ impl RealSandbox {
         call.limit(MAX_RUN_TIME).keeping_aside(RUNTIME_WARNING)
     }
 
-    /// `pcluster preflight … --format json`, and its report.
+    /// Runs `pcluster preflight --format json …`, and returns the run and the report.
     #[track_caller]
     pub(crate) fn preflight(&self, arguments: &[&str]) -> (Run, Value) {
         let all: Vec<&str> = ["preflight", "--format", "json"].iter().chain(arguments).copied().collect();
@@ -260,7 +261,7 @@ impl Trace {
         self.0.lines().filter_map(executed).collect()
     }
 
-    /// The lines up to the execution of the real pcluster: those of the shim, and of the shim's children.
+    /// The lines of the shim and of its children, up to the execution of the real pcluster.
     #[track_caller]
     pub(crate) fn before(&self, real: &Path) -> Vec<&str> {
         assert!(self.executed().iter().any(|path| path == real), "{} never ran:\n{self}", real.display());
@@ -328,7 +329,7 @@ impl Aws {
         assert_eq!(self.requests(), Vec::<String>::new(), "requests reached AWS");
     }
 
-    /// A configuration that this account can build.
+    /// An image configuration that can be built in this account.
     pub(crate) fn configuration(&self) -> String {
         let (image, bucket) = (self.fact("parentImage"), self.fact("bucket"));
         format!("Build:\n  InstanceType: c5.xlarge\n  ParentImage: {image}\nCustomS3Bucket: {bucket}\n")
@@ -359,7 +360,7 @@ impl Aws {
 
 impl Drop for Aws {
     fn drop(&mut self) {
-        // The server ends when its stdin is closed, and is gone when this function returns.
+        // The server ends because its stdin is closed, and is gone when `drop` returns.
         drop(self.server.stdin.take());
         let ended = self.server.wait();
         if !ended.is_ok_and(|status| status.success()) && !std::thread::panicking() {
@@ -371,8 +372,8 @@ impl Drop for Aws {
     }
 }
 
-/// pcluster's output. The parts that differ in each call are replaced: the image's id and the UUID of
-/// its stack.
+/// pcluster's output, without the parts that differ in each call: the image id and the UUID of the stack
+/// are replaced.
 pub(crate) fn normalised(answer: &Run, image_id: &str) -> String {
     without_uuids(&answer.stdout().replace(image_id, "IMAGE"))
 }

@@ -1,5 +1,5 @@
 //! The verdict follows what the real code does: a change is noticed even if no version number shows it, and
-//! an advisory that this environment refutes stops nothing. A check writes nothing.
+//! an advisory stops nothing if the environment refutes it. A check writes nothing.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -39,7 +39,7 @@ fn is_blocked(sandbox: &RealSandbox) {
     assert!(report["findings"].to_string().contains("template-ami-configuration-empty"), "{ran}");
 }
 
-/// For example, PDM's hook for PEP 582 looks there.
+/// For example, PDM's hook for PEP 582 looks for packages in the working directory.
 #[test]
 fn a_hook_that_looks_at_the_working_directory_is_seen() {
     let sandbox = with_hooks();
@@ -97,7 +97,8 @@ fn bytecode_below_a_prefix_that_a_flag_names_is_seen() {
     is_blocked_by_broken_bytecode(&copy, &[&flag]);
 }
 
-/// Compiles the broken release with these flags of Python, and puts its bytecode next to good sources.
+/// Compiles the broken CDK with these Python flags, and puts the bytecode where Python looks for the bytecode
+/// of the good CDK. Asserts that the check blocks.
 #[track_caller]
 fn is_blocked_by_broken_bytecode(copy: &EnvironmentCopy, flags: &[&str]) {
     let package = "aws_cdk/aws_imagebuilder";
@@ -146,14 +147,14 @@ fn is_refuted(sandbox: &RealSandbox, id: &str, by: &str) {
     let findings = report["findings"].as_array().unwrap();
     let finding = findings.iter().find(|finding| finding["id"] == id).unwrap_or_else(|| panic!("{ran}"));
     assert_eq!((&finding["level"], &finding["evidence"]["refutedBy"]), (&"INFO".into(), &by.into()), "{ran}");
-    // A repair of the Lambda runtime moves no package.
+    // The plan may contain the repair of the Lambda runtime, which moves no package.
     let planned = sandbox.pcluster(&["preflight", "fix", "--dry-run", "--format", "json"]).run();
     let changes = planned.exits(0).json()["changes"].as_array().unwrap().clone();
     assert!(changes.iter().all(|change| change["why"] == "lambda-runtime"), "no package moves\n{planned}");
 }
 
-/// Writes another version into a distribution's metadata, as can happen with `--system-site-packages` and
-/// some installers.
+/// Writes another version into a distribution's metadata. With `--system-site-packages` and some installers,
+/// metadata and code can differ in this way.
 fn renumber(site: &Path, dist_info: &str, from: &str, to: &str) {
     let file = site.join(dist_info).join("METADATA");
     let metadata = fs::read_to_string(&file).unwrap();
@@ -192,7 +193,7 @@ fn find(site: &Path, prefix: &str) -> String {
     names.find(|name| name.starts_with(prefix) && name.ends_with(".dist-info")).unwrap()
 }
 
-/// A fix by hand, by somebody who has read the advisory but is not allowed to change packages.
+/// Imitates a fix by hand, by somebody who has read the advisory but is not allowed to change packages.
 #[test]
 fn a_patched_pcluster_that_writes_a_complete_template_builds() {
     let copy = EnvironmentCopy::with_bytecode(BY_UV, With::Uv);
@@ -226,7 +227,8 @@ fn a_second_dist_info_of_the_affected_release_stops_nothing() {
     is_refuted(&copy, "cdk-imagebuilder-1.153.0", "the template is complete");
 }
 
-/// pcluster really fails: the variable is named as the cause, and no package is moved.
+/// With this variable, pcluster really fails. The finding names the variable as the cause, and `fix` moves
+/// no package.
 #[test]
 fn warnings_that_are_errors_are_not_blamed_on_packages() {
     let mut copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
@@ -311,7 +313,8 @@ fn writes_nothing(sandbox: &RealSandbox, status: i32) {
     let written: Vec<&str> = trace
         .lines()
         .filter(|line| changes.iter().any(|change| line.contains(change)))
-        // Allowed: paths in TMPDIR, /dev/null, and removals, which name a file relative to an open directory.
+        // Allowed: paths in TMPDIR and /dev, and `unlinkat`, which names a file relative to an
+        // open directory.
         .filter(|line| !line.contains(&tmp) && !line.contains("\"/dev/") && !line.contains("unlinkat("))
         .collect();
     assert!(written.is_empty(), "{}\n{ran}", written.join("\n"));
@@ -357,7 +360,7 @@ os.waitpid(pid, 0)
 sys.stdout.write(seen.decode(errors='replace'))
 ";
 
-/// A child that prints without end is ended before it fills the disk.
+/// The shim ends a child that prints without end, before the output fills the disk.
 #[test]
 fn a_launcher_that_prints_without_end_is_stopped() {
     let mut copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
@@ -368,8 +371,8 @@ fn a_launcher_that_prints_without_end_is_stopped() {
     assert!(report["checks"].to_string().contains("printed more than 32 MiB and was stopped"), "{ran}");
 }
 
-/// A bytecode directory that is a link out of the environment: its target could belong to
-/// another environment.
+/// Here, a bytecode directory is a link to a directory outside the environment. That directory could belong
+/// to another environment.
 #[test]
 fn damaged_bytecode_outside_the_environment_is_named_and_kept() {
     let copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);

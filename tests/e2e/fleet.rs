@@ -10,7 +10,8 @@ use crate::environments::{BROKEN, Environment, GOOD, ROOT, RealSandbox};
 use crate::support::machine::{on_this_machine, write_script};
 use crate::support::run::Run;
 
-/// The controller: a sandbox with an inventory, and the executable without its debug information.
+/// The controller: a sandbox with an inventory, and with the shim's executable, stripped of its
+/// debug information.
 struct Fleet {
     sandbox: RealSandbox,
     hosts: serde_json::Map<String, Value>,
@@ -57,7 +58,7 @@ impl Fleet {
     }
 }
 
-/// The row of a host in the table: verdict, version, and the rest.
+/// A host's row in the table that the playbook prints: verdict, version, and the rest.
 #[track_caller]
 fn row(ran: &Run, host: &str) -> [String; 3] {
     let out = ran.stdout();
@@ -152,7 +153,7 @@ fn an_environment_is_guarded_in_place_and_again_after_pip_has_replaced_the_guard
         ran.exits(0);
         assert!(recap(&ran, "login", "changed") > 0, "{ran}");
         assert!(fs::read(&launcher).unwrap() == executable, "it is not guarded\n{ran}");
-        // An installation by pip writes the launcher again.
+        // Imitates an installation by pip, which writes the launcher again.
         write_script(&launcher, &as_installed);
     }
 }

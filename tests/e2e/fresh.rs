@@ -1,6 +1,6 @@
-//! Environments as people install them today, in which pcluster does not start. The build is stopped, and the
-//! message gives the reason; `fix` repairs the environment in place; `undo` reverts that; and mode `fix`
-//! repairs the environment before a build.
+//! Environments as people install them today, in which pcluster does not start. The shim stops a build, and
+//! the message gives the reason. `fix` repairs the environment in place, and `undo` reverts the repair. Mode
+//! `fix` repairs the environment before a build.
 
 use std::fs;
 
@@ -181,7 +181,8 @@ fn break_package(copy: &EnvironmentCopy, name: &str, module: &str) {
     fs::write(site.join(module), format!("raise ImportError('{name} of the future')\n")).unwrap();
 }
 
-/// The repair uses the versions available when the release was published, but only for the packages at fault.
+/// For the packages at fault, the repair installs the versions available when the pcluster release was
+/// published. It moves no other package.
 #[track_caller]
 fn is_repaired_without_an_advisory(with: With, broken: &[(&str, &str)], options: &[&str]) {
     let mut copy = EnvironmentCopy::of("3.13.2", with);
@@ -229,7 +230,8 @@ fn two_faults_that_no_advisory_names_are_found_and_repaired() {
     is_repaired_without_an_advisory(With::Uv, &broken, &["--strategy", "release"]);
 }
 
-/// If there is only pip, it fetches uv into a private place, because uv can limit packages by date.
+/// If there is only pip, the repair uses it to fetch uv into a private directory, because uv can limit
+/// packages by date.
 #[test]
 #[ignore = "long"]
 fn pip_fetches_what_limits_dates() {

@@ -1,5 +1,5 @@
 //! The shim as install.sh installs it, in front of real installations of pcluster: rows 6, 20, 22 and 27 of
-//! the list in tests/traps.rs. Rows 9 and 21 are checked for every launcher in `launchers`.
+//! the table in tests/traps.rs. Rows 9 and 21 are checked for every launcher in `launchers`.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -48,7 +48,7 @@ fn install(sandbox: &RealSandbox, more: &[&str]) -> Run {
 
 /// Installs from a checkout and uninstalls, as the README says. The program is linked statically if the
 /// machine can do that, because a static program keeps a pass-through quick. It is not optimised here,
-/// because that takes minutes.
+/// because optimising takes minutes.
 #[test]
 fn the_checkout_is_built_and_installed() {
     let mut sandbox = RealSandbox::of(GOOD);
@@ -82,15 +82,16 @@ fn the_checkout_is_built_and_installed() {
     assert_eq!(fs::read_to_string(sandbox.path("home/.bashrc")).unwrap(), "# the user's\n");
 }
 
-/// As in a container with `--user 12345`: no HOME, no passwd entry, and a PATH with an entry below `~`. If a
-/// static glibc looked up this user's home, it would load the machine's own modules, and crash.
+/// Runs the installed program as in a container with `--user 12345`: with no HOME, no passwd entry, and a
+/// PATH with an entry below `~`. The program must not look up this user's home: a static glibc would load the
+/// machine's name service modules for that, and crash.
 #[expect(clippy::print_stdout, reason = "a test that does not run says so")]
 fn asks_no_name_service(sandbox: &RealSandbox, installed: &Path) {
     if !rustix::process::geteuid().is_root() {
         println!("not tested: only root can be a user without a passwd entry");
         return;
     }
-    // That user cannot enter the home in which the shim is installed.
+    // User 12345 cannot enter the home in which the shim is installed.
     let directory = tempfile::Builder::new().prefix("pcs-").tempdir_in("/tmp").unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let (shim, real) = (directory.path().join("pcluster-preflight"), directory.path().join("pcluster"));
@@ -109,8 +110,8 @@ fn asks_no_name_service(sandbox: &RealSandbox, installed: &Path) {
 }
 
 /// In a root directory that contains nothing else, the program gives the same answers as outside. It still
-/// does when busybox is added, and an nsswitch.conf that names a service that does not exist. With busybox,
-/// the program can also be installed there.
+/// does after busybox and an nsswitch.conf have been added. The nsswitch.conf names a service that does not
+/// exist. With busybox, the program can also be installed in that root directory.
 #[expect(clippy::print_stdout, reason = "a test that does not run says so")]
 fn answers_in_a_root_with_nothing_else(sandbox: &RealSandbox, installed: &Path) {
     if !rustix::process::geteuid().is_root() || cfg!(not(target_os = "linux")) {
@@ -171,7 +172,7 @@ fn answers_in_a_root_with_nothing_else(sandbox: &RealSandbox, installed: &Path) 
         fs::create_dir(inside(directory)).unwrap();
         fs::set_permissions(inside(directory), fs::Permissions::from_mode(0o777)).unwrap();
     }
-    // For a shell, a regular file in place of the device is enough.
+    // For a shell, a regular file in place of the device `/dev/null` is enough.
     fs::create_dir(inside("dev")).unwrap();
     fs::write(inside("dev/null"), "").unwrap();
     fs::set_permissions(inside("dev/null"), fs::Permissions::from_mode(0o666)).unwrap();
@@ -231,7 +232,8 @@ fn trap_06_an_activated_environment_is_guarded_and_used() {
                 .any(|message| message.contains("aws-cdk.core") && message.contains("is not allowed here")),
             "{ran}"
         );
-        // A script does not have the function, so it finds the environment's own directory first on PATH.
+        // A script does not have the shell function. On its PATH, the environment's own directory
+        // comes first.
         let shim = sandbox.path("home/.local/share/pcluster-shim/bin/pcluster");
         let script = format!(". \"$1\"; {} preflight where --format json", shim.display());
         let ran = sandbox
@@ -285,8 +287,8 @@ fn trap_20_a_base_python_that_is_gone_is_named() {
     }
 }
 
-/// Trap 22: output of other code, and code that gets in the way, changes nothing. Packages on PYTHONPATH and
-/// in the user's own directory have the same effect as on the real pcluster.
+/// Trap 22: a `sitecustomize` that prints does not change the report. Packages on PYTHONPATH and in the
+/// user's site directory have the same effect on a check as on the real pcluster.
 #[test]
 #[ignore = "long"]
 fn trap_22_noise_and_other_directories_change_nothing() {
@@ -302,7 +304,7 @@ fn trap_22_noise_and_other_directories_change_nothing() {
         ran.exits(0).is_silent();
         assert_eq!(report["verdict"], "ready", "{ran}");
         assert_eq!(report["packages"]["aws-cdk-aws-imagebuilder"], "1.204.0", "{ran}");
-        // The bad release on PYTHONPATH is the one that would run.
+        // pcluster would use the broken CDK on PYTHONPATH, so the check reports that CDK.
         let bad = Environment::named(BROKEN).site_packages();
         sandbox.set("PYTHONPATH", std::env::join_paths([&noisy, &bad]).unwrap());
         let (ran, report) = sandbox.preflight(&["--no-synth"]);
@@ -311,8 +313,8 @@ fn trap_22_noise_and_other_directories_change_nothing() {
     }
 }
 
-/// Trap 27: a forced installation of aws-parallelcluster puts its launcher into the shared directory. The
-/// shim has its own directory, which stays first.
+/// Trap 27: a forced installation of aws-parallelcluster puts its launcher into ~/.local/bin. The shim has
+/// its own directory, which stays first on PATH.
 #[test]
 fn trap_27_a_forced_installation_leaves_the_shim_first() {
     let copy = EnvironmentCopy::of(BY_PIP, With::Uv);
@@ -356,7 +358,7 @@ fn trap_27_a_forced_installation_leaves_the_shim_first() {
 }
 
 /// pip and uv replace the launcher of an environment that is guarded in place. `where` reports this, and how
-/// to guard the environment again. The environment works all the time.
+/// to guard the environment again. pcluster works all the time.
 #[test]
 fn trap_27_an_environment_guarded_in_place_and_installed_anew_is_reported() {
     let mut copy = EnvironmentCopy::of(BY_PIP, With::Uv);

@@ -9,8 +9,8 @@ use serde_json::json;
 use crate::environments::{Environment, GOOD, RealSandbox, find};
 use crate::support::machine::{on_this_machine, write_script};
 
-/// The interpreter that a launcher really runs, and the last value of `sys.argv[0]` in it. A `sitecustomize`
-/// records both.
+/// The interpreter that a launcher really runs, and the last value of `sys.argv[0]` in that interpreter. A
+/// `sitecustomize` records both.
 fn really_runs(sandbox: &mut RealSandbox, launcher: &Path) -> (PathBuf, PathBuf) {
     const SPY: &str = "import atexit, os, sys
 if 'SPY' in os.environ:
@@ -29,8 +29,8 @@ if 'SPY' in os.environ:
     (executable.into(), name.into())
 }
 
-/// Runs `preflight` on the pcluster that is first on PATH. Then runs that pcluster, directly and through
-/// the shim.
+/// Asserts that `preflight` reports what the launcher really runs, and that a call through the shim has the
+/// same result as a direct call.
 fn is_known(sandbox: &mut RealSandbox, launcher: &Path, form: &str, arguments: &[&str]) {
     let (real, name) = really_runs(sandbox, launcher);
     let (ran, report) = sandbox.preflight(arguments);

@@ -1,4 +1,4 @@
-//! Every command but `build-image` runs the real pcluster as if there were no shim.
+//! Every command except `build-image` runs the real pcluster as if there were no shim.
 
 use crate::environments::{GOOD, NEWEST, RealSandbox};
 

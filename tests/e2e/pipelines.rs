@@ -1,5 +1,5 @@
-//! Runs the commands of docs/ci.md and docs/pipelines, up to the template of the build, in a sandbox that has
-//! what a CI machine has.
+//! Runs the commands of docs/ci.md and docs/pipelines in a sandbox that has what a CI machine has, and checks
+//! the template that the build submits.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -40,7 +40,8 @@ impl Runner {
         sandbox.call(&python, &made).run().exits(0);
         let bin = sandbox.path("bin");
         fs::create_dir(&bin).unwrap();
-        // uv skips virtual environments, so it gets a link to the base Python.
+        // When uv looks for a Python on PATH, it skips virtual environments. So PATH also has a link to the
+        // base Python.
         for (name, to) in [("uv", uv()), ("apt-get", on_this_machine("true")), ("python3.12", python)] {
             symlink(to, bin.join(name)).unwrap();
         }

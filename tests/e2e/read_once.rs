@@ -8,8 +8,9 @@ use crate::environments::{Aws, BROKEN, GOOD, RENUMBERED, RealSandbox, normalised
 use crate::support::machine::on_this_machine;
 use crate::support::run::Run;
 
-/// How a shell passes the content of image.yaml to `"$@"`, and a part of the path that the shim's warning
-/// names. A background process writes to the FIFO, and ends with the shell.
+/// Shell commands that run the shim (`"$@"`) and give it the content of image.yaml, each with a part of the
+/// path that the shim's warning names. In the last command, a background process writes to the FIFO, and the
+/// shell ends this process.
 const FORMS: [(&str, &str); 5] = [
     (r#""$@" -c <("$CAT" image.yaml)"#, "/dev/fd/"),
     (r#""$CAT" image.yaml | "$@" -c /dev/stdin"#, "/dev/stdin"),
@@ -59,7 +60,7 @@ fn the_real_pcluster_reads_it_whole() {
     }
 }
 
-/// An environment that an advisory names, and one with the same code where only the template shows the fault.
+/// An advisory blocks BROKEN. RENUMBERED has the same code, but only its template shows the fault.
 #[test]
 fn a_broken_environment_is_stopped() {
     let aws = Aws::start();

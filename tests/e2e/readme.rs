@@ -30,7 +30,7 @@ fn shown(sandbox: &RealSandbox, command: &str) -> String {
     sandbox.call(&on_this_machine("sh"), &["-c", &script]).run().stdout()
 }
 
-/// The words of a recording, without what differs from one release or machine to another.
+/// The words of a recording. Numbers are masked, because they differ from one release or machine to another.
 fn words(picture: &Path) -> Vec<String> {
     let picture = fs::read_to_string(picture).unwrap();
     let texts = picture.split('<').filter(|tag| tag.starts_with("text "));

@@ -71,8 +71,8 @@ fn bytecode_cut_short_in_the_environment_is_named() {
     }
 }
 
-/// AWS refuses the runtime of the stack's function, so the build is expected to fail. This is only a warning: the
-/// guard prints one line, and continues.
+/// AWS refuses the runtime of the stack's function, so the build is expected to fail. The guard prints only a
+/// warning, in one line, and continues.
 #[test]
 fn a_runtime_that_aws_refuses_is_told_in_one_line() {
     let aws = Aws::start();

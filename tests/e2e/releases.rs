@@ -1,4 +1,5 @@
-//! `preflight check` on release after release, with the right verdict, in both forms of the report.
+//! `preflight check` on release after release, with the right verdict, in the JSON and in the human form of
+//! the report.
 
 use std::fs;
 use std::path::Path;
@@ -44,7 +45,7 @@ fn is_ready(environment: &str, release: &str) {
     human_form_fits(&sandbox, &report);
 }
 
-/// The known upstream issues of a release, as its template shows them.
+/// The ids of the known upstream issues that a check of `release` reports.
 fn known(release: &str) -> Vec<&'static str> {
     let minor: u32 = release.split('.').nth(1).unwrap().parse().unwrap();
     match (minor, release) {
@@ -57,8 +58,8 @@ fn known(release: &str) -> Vec<&'static str> {
     }
 }
 
-/// If the user names a role, the stack has no clean-up role, so the clean-up role's known issues are
-/// not reported.
+/// If the configuration names a clean-up role, the stack does not create one. So the known issues of the role
+/// that pcluster creates are not reported.
 #[test]
 fn a_role_of_ones_own_has_no_known_issue() {
     let role = "arn:aws:iam::123456789012:role/cleanup";
@@ -74,7 +75,7 @@ fn a_role_of_ones_own_has_no_known_issue() {
         let findings = report["findings"].as_array().unwrap();
         let ids: Vec<_> = findings.iter().filter_map(|finding| finding["id"].as_str()).collect();
         assert!(!ids.iter().any(|id| id.starts_with("cleanup-role")), "{environment}: {ids:?}");
-        // The stack has its Lambda function even without the role. AWS refuses its runtime in all these releases
+        // The stack still has its Lambda function. AWS refuses the function's runtime in all these releases
         // except the newest.
         assert_eq!(ids.contains(&"lambda-runtime"), environment != NEWEST, "{environment}: {ids:?}");
     }
@@ -107,13 +108,14 @@ fn human_form_fits(sandbox: &RealSandbox, report: &Value) {
     let text = ran.stdout();
     let verdict = text.lines().next().and_then(|line| line.split(':').next());
     assert_eq!(verdict, report["verdict"].as_str(), "{ran}");
-    // A finding that an advisory explains is shown as the advisory's evidence.
+    // A finding that an advisory explains is shown as evidence of the advisory, without an id of its own.
     let own = report["findings"].as_array().unwrap().iter();
     for finding in own.filter(|finding| finding["evidence"].get("explainedBy").is_none()) {
         assert!(text.contains(finding["id"].as_str().unwrap()), "{ran}");
     }
     for line in text.lines() {
-        // In such a line, what is before the last double space is a label.
+        // Two spaces separate a label from the text after it. A line may be longer if that text is a
+        // single word.
         let unbreakable = line.trim_start().split("  ").last().is_some_and(|rest| !rest.trim().contains(' '));
         assert!(line.chars().count() <= 80 || unbreakable, "{line:?} is too long\n{ran}");
     }
@@ -141,7 +143,7 @@ fn release_3_5_1() {
     is_ready("3.5.1", "3.5.1");
 }
 
-/// The file of 3.9.3 as it is installed, and as people correct it by hand.
+/// Checks 3.9.3 with its parallelcluster.yaml as installed, and with the file as people correct it by hand.
 #[test]
 fn minitar_blocks_release_3_9_3_until_its_file_is_corrected() {
     let copy = EnvironmentCopy::of("3.9.3", With::Uv);
@@ -149,7 +151,8 @@ fn minitar_blocks_release_3_9_3_until_its_file_is_corrected() {
     ran.exits(1);
     assert_eq!(report["findings"][0]["id"], "minitar-1.0", "{ran}");
 
-    // A parent that ParallelCluster has made can have an older minitar.
+    // A parent image that ParallelCluster has made can contain an older minitar, so the finding is only
+    // a warning.
     let image = "ami-0123456789abcdef0";
     copy.write("work/image.yaml", format!("Build:\n  InstanceType: c5.xlarge\n  ParentImage: {image}\n"));
     let tags = json!([{"Key": "parallelcluster:version", "Value": "3.9.3"}]);

@@ -1,5 +1,5 @@
-//! `preflight fix`, `preflight undo` and mode `fix` on the environment that the advisory is about, made by
-//! pip or by uv; in place, and next to the environment if that is impossible.
+//! `preflight fix`, `preflight undo` and mode `fix` on an environment with the broken CDK, made by pip or by
+//! uv. The repair is made in place, or next to the environment if a repair in place is impossible.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -112,9 +112,9 @@ fn made_by_uv_and_repaired_by_the_pip_of_ensurepip() {
     fix_and_undo(BY_UV, With::Pip, &STRATEGIES[..1]);
 }
 
-/// The real pip, which takes no lock, runs as soon as the exchange has begun. What pip writes stays, and
-/// everything else is as it was. A fast pip is noticed before the first file is exchanged, a slow one
-/// after that.
+/// The real pip, which takes no lock, starts when the repair has begun its snapshot. What pip writes stays,
+/// and everything else is as it was. The repair notices a fast pip before it exchanges the first file, and a
+/// slow pip after that.
 #[test]
 fn pip_at_the_same_time() {
     let copy = EnvironmentCopy::of(BY_PIP, With::Uv);
@@ -165,7 +165,7 @@ fn mode_fix_builds() {
 }
 
 impl Aws {
-    /// The template of a stack as it was submitted, as JSON.
+    /// The template that was submitted for a stack, converted to JSON.
     #[track_caller]
     fn submitted(&self, stack: &str) -> String {
         let code = "import boto3, json, sys, yaml\n\
@@ -182,7 +182,8 @@ impl Aws {
     }
 }
 
-/// Repairs next to the environment, which is not changed; then upgrades the environment.
+/// Repairs with `--isolated`, which does not change the environment. Then upgrades the environment, so that
+/// the repair is stale.
 fn beside(copy: &EnvironmentCopy, run: impl Fn(&[&str]) -> Run, why: &str) {
     let ran = run(&["preflight", "fix"]);
     ran.exits(1);
@@ -198,7 +199,7 @@ fn beside(copy: &EnvironmentCopy, run: impl Fn(&[&str]) -> Run, why: &str) {
     assert_eq!(ran.json()["image"]["imageId"], "beside", "{ran}");
     copy.is_as_before("used from beside it");
 
-    // Imitates an upgrade: any package gets another version.
+    // Imitates an upgrade of the environment: one of its packages gets another version.
     let site = copy.site();
     let attrs = fs::read_dir(&site).unwrap().flatten().map(|entry| entry.path());
     let attrs = attrs.into_iter().find(|path| path.to_string_lossy().contains("/attrs-")).unwrap();
@@ -230,7 +231,7 @@ fn an_environment_of_root_used_by_another() {
     beside(&copy, |arguments| copy.run_as_another(arguments), "is not writable");
 }
 
-/// A user installation on a Python that its distributor manages.
+/// A user installation (`pip install --user`) on a Python that the operating system manages.
 #[test]
 #[ignore = "long"]
 fn a_python_of_the_system() {
@@ -246,7 +247,8 @@ fn a_python_of_the_system() {
     copy.set("PYTHONUSERBASE", base_directory);
     copy.pcluster_works("on the user's base directory");
     copy.is_right_as_it_is();
-    // The marker of PEP 668 belongs in the Python's own library, so it is added only in a mount namespace.
+    // The marker file of PEP 668 must be in the library of the machine's own Python. To leave that library
+    // unchanged, the file is added only in a mount namespace.
     let library = copy.call(&base, &["-c", "import sysconfig; print(sysconfig.get_path('stdlib'))"]).run();
     let library = PathBuf::from(library.stdout().trim());
     for name in ["upper", "over"] {
@@ -269,7 +271,7 @@ fn a_python_of_the_system() {
     beside(&copy, run, "EXTERNALLY-MANAGED");
 }
 
-/// uv asks the index that pip.conf names, although uv itself does not read that file.
+/// Asserts that a repair by uv asks the index that pip.conf names. uv itself does not read that file.
 fn uv_asks_the_index_of(pip_conf: impl Fn(&EnvironmentCopy) -> PathBuf) {
     let index = Index::start(&[]);
     let mut copy = EnvironmentCopy::of(BY_UV, With::Uv);
@@ -299,7 +301,7 @@ fn uv_asks_the_index_of_the_environments_pip_conf() {
     uv_asks_the_index_of(|copy| copy.environment.directory.join("pip.conf"));
 }
 
-/// The index is not asked for what a repair has already brought into the environment.
+/// The second `fix` does not ask the index for what the first has already installed.
 #[test]
 fn a_second_fix_has_nothing_to_do_and_needs_no_network() {
     let copy = EnvironmentCopy::of(BY_UV, With::Uv);
@@ -310,7 +312,7 @@ fn a_second_fix_has_nothing_to_do_and_needs_no_network() {
     assert!(Path::new(&copy.site()).is_dir());
 }
 
-/// Trap 22: in every Python that a repair starts, a `sitecustomize` prints.
+/// Trap 22: a repair works even if a `sitecustomize` prints in every Python that the repair starts.
 fn noise_does_not_keep_from_a_repair(with: With) {
     let mut copy = EnvironmentCopy::of(BY_PIP, with);
     let code = "import sys\nprint('{\"noise\": [')\nprint('\\n\\nnoise', file=sys.stderr)\n";
@@ -334,8 +336,8 @@ fn noise_does_not_keep_uv_from_a_repair() {
     noise_does_not_keep_from_a_repair(With::Uv);
 }
 
-/// A launcher that puts directories in front of PYTHONPATH, or replaces it, hides a repair that is kept next
-/// to the environment.
+/// A launcher that puts directories in front of PYTHONPATH, or replaces PYTHONPATH, hides a repair that is
+/// kept next to the environment.
 #[test]
 #[ignore = "long"]
 fn beside_an_environment_whose_launcher_changes_the_path() {
@@ -357,7 +359,7 @@ fn beside_an_environment_whose_launcher_changes_the_path() {
     refused.exits(1);
     assert!(refused.stderr().contains("which Python this launcher runs"), "{refused}");
 
-    // This launcher does not change PYTHONPATH until it is rewritten below.
+    // Now the launcher does not change PYTHONPATH, until it is rewritten again below.
     wraps("");
     copy.fix(&["--isolated"]).exits(0);
     let (ran, report) = copy.preflight(&[]);

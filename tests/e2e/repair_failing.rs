@@ -1,5 +1,5 @@
-//! What can go wrong in the steps of a real repair: one error names the step, the exit status is 1, the
-//! environment is byte for byte as before, and nothing is left over.
+//! Failures in the steps of a real repair. After each failure, one error gives the reason, the exit status is
+//! 1, the environment is byte for byte as before, and nothing is left over.
 
 use std::fs;
 use std::path::Path;
@@ -20,7 +20,7 @@ fn nothing_happened(copy: &EnvironmentCopy, ran: &Run, says: &str) {
     copy.left_nothing(says);
 }
 
-/// Makes this the only index, and turns caches off.
+/// Makes `url` the only package index, and turns caches off.
 fn only_index(copy: &mut EnvironmentCopy, url: &str) {
     for name in [
         "PIP_FIND_LINKS",
@@ -75,7 +75,7 @@ fn the_index_serves_a_broken_wheel() {
     }
 }
 
-/// A release that can be installed, but has the code of 1.153.0 under a newer number.
+/// The newest release on the index can be installed, but has the code of 1.153.0 under a newer number.
 #[test]
 fn the_newest_cdk_is_broken_too() {
     let bad = Environment::named(BY_UV).site_packages();
@@ -86,8 +86,9 @@ fn the_newest_cdk_is_broken_too() {
     nothing_happened(&copy, &ran, "1.999.0");
 }
 
-/// The index as of the day of the advisory: 1.153.0 was the newest, so there is no upgrade. The repair falls
-/// back to the versions of the release date. It also moves the packages that those versions require.
+/// Imitates the index on the day when 1.153.0 was the newest CDK, so there is no upgrade. The repair falls
+/// back to the versions available when pcluster's release was published. It also moves the packages that
+/// those versions require.
 #[test]
 #[ignore = "long"]
 fn there_is_no_newer_cdk_yet() {
@@ -126,7 +127,7 @@ fn the_installer_fails_hangs_or_is_not_there() {
     nothing_happened(&copy, &ran, "did not answer within 10 s");
     copy.unset("PCLUSTER_SHIM_TIMEOUT");
 
-    // A Python as Debian has it, without ensurepip.
+    // Imitates Debian's Python, which has no ensurepip. Now uv is missing too.
     fs::remove_file(copy.beside("uv/uv")).unwrap();
     let debian = copy.beside("debian");
     fs::create_dir(&debian).unwrap();
@@ -136,7 +137,7 @@ fn the_installer_fails_hangs_or_is_not_there() {
     nothing_happened(&copy, &ran, "neither the environment nor its Python has pip");
 }
 
-/// The real uv runs, then the packages' directory is made immutable, so that not even root can write to it.
+/// The real uv runs, then site-packages is made immutable, so that not even root can write to it.
 #[test]
 fn read_only_between_stage_and_commit() {
     assert!(rustix::process::getuid().is_root(), "only root can try this: chattr");
@@ -152,8 +153,8 @@ fn read_only_between_stage_and_commit() {
     copy.is_as_before("read-only");
     copy.left_nothing("read-only");
 
-    // Only one file, deep in the directory, is immutable. This is noticed only when the file is to
-    // be replaced.
+    // Now only one file, deep in site-packages, is immutable. The repair notices this only when it has to
+    // replace the file.
     let below = site.join("aws_cdk/aws_imagebuilder/__init__.py");
     let sh = format!("\"$UV\" \"$@\" && '{}' +i '{}'", chattr.display(), below.display());
     instead_of_uv(&copy, &sh);
@@ -162,8 +163,8 @@ fn read_only_between_stage_and_commit() {
     nothing_happened(&copy, &ran, "aws_imagebuilder");
 }
 
-/// Runs the fix with a small file system mounted at `at`, in its own mount namespace. `then` is run before
-/// the fix, and `after` after it.
+/// Runs the fix with a small file system mounted at `at`, in its own mount namespace. The shell code `then`
+/// runs before the fix, and the shell code `after` after the fix.
 #[track_caller]
 fn with_small_disk(copy: &EnvironmentCopy, at: &Path, size: &str, then: &str, after: &str) -> Run {
     let sh = format!(
@@ -178,7 +179,7 @@ fn with_small_disk(copy: &EnvironmentCopy, at: &Path, size: &str, then: &str, af
     .run()
 }
 
-/// Adds the system's programs, which the shells of these tests use.
+/// Puts the system's programs on PATH, because the shell scripts of these tests use them.
 fn with_tools(copy: &mut EnvironmentCopy) {
     for directory in ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"] {
         copy.put_on_path(directory);
@@ -190,8 +191,8 @@ fn the_disk_is_full_while_it_stages_and_while_it_takes_the_snapshot() {
     the_disk_is_full(EnvironmentCopy::of(BY_UV, With::Uv));
 }
 
-/// In this test, the repair compiles the staged packages. Python takes a partly written bytecode file for a
-/// complete one.
+/// This environment has bytecode, so the repair compiles the staged packages. It must not leave a partly
+/// written bytecode file behind, because Python would take the file for a complete one.
 #[test]
 #[ignore = "long"]
 fn the_disk_is_full_while_it_compiles() {
@@ -207,14 +208,14 @@ fn the_disk_is_full(mut copy: EnvironmentCopy) -> String {
     fs::create_dir(&state).unwrap();
     copy.set("XDG_STATE_HOME", &state);
     copy.set("UV_LINK_MODE", "copy");
-    // Nothing remains on the small disk either.
+    // This command lists what a repair has left on the small disk.
     let left = "find \"$XDG_STATE_HOME\" -name 'overlay-*' -o -name 'snapshot-*' -o -name journal.json >&3";
     let left = format!("{{ {left}; }} 3>'{}'", copy.beside("left").display());
     let ran = with_small_disk(&copy, &state, "8m", "", &left);
     nothing_happened(&copy, &ran, "space");
     assert_eq!(fs::read_to_string(copy.beside("left")).unwrap(), "");
 
-    // Sizes with room for what is staged, and for a part of the snapshot.
+    // The disk grows until it has room for the staged packages and for a part of the snapshot.
     let overlay: u64 = 150;
     let mut told = String::new();
     for size in (30..overlay).step_by(8) {
@@ -249,8 +250,8 @@ fn the_disk_is_full_while_it_commits() {
     with_tools(&mut copy);
     let environment = copy.environment.directory.clone();
     let (aside, after) = (copy.beside("aside"), copy.beside("after"));
-    // Puts the environment on a small disk, and fills it up except for 200 KiB: the new packages need more
-    // than that in addition to the old ones.
+    // Puts the environment on a small disk, and fills the disk except for 200 KiB. The new packages need more
+    // space than that in addition to the old ones.
     let then = format!(
         "mkdir '{0}'; umount '{1}'; mount --bind '{1}' '{0}' && mount -t tmpfs -o size=400m none '{1}' && cp -a '{0}/.' '{1}/' || exit 98\n\
          dd if=/dev/zero of='{1}/filler' bs=1k count=$(($(df -k '{1}' | tail -n 1 | awk '{{print $4}}') - 200)) 2>/dev/null",

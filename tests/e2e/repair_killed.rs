@@ -1,5 +1,5 @@
-//! SIGKILL at every named step and at any moment of a real repair: after the next command, the environment is
-//! either completely repaired or byte for byte the old one, and pcluster works.
+//! SIGKILL at every failpoint and at random moments of a real repair: after the next command, the environment
+//! is either completely repaired or byte for byte the old one, and pcluster works.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use crate::environment_copy::{BY_PIP, BY_UV, EnvironmentCopy, With};
 use crate::support::machine::wait_for;
 
-/// Runs the next command after a kill, then compares the environment with both states. Returns whether the
-/// repair had been complete.
+/// Runs the next command after a kill. Asserts that the environment is then either completely repaired or the
+/// old one, and returns whether it is repaired.
 #[track_caller]
 fn survived(copy: &EnvironmentCopy, repaired: &Path, when: &str) -> bool {
     let next = copy.pcluster(&["preflight", "--no-synth"]).run();
@@ -28,7 +28,8 @@ fn survived(copy: &EnvironmentCopy, repaired: &Path, when: &str) -> bool {
 }
 
 fn repaired_once(copy: &EnvironmentCopy) -> (std::path::PathBuf, Duration) {
-    // A first repair fills the installer's cache, so that the next takes as long as those that are killed.
+    // A first repair fills the installer's cache, so that the second, which is timed, takes as long as the
+    // repairs that are killed later.
     copy.fix(&[]).exits(0);
     let repaired = copy.keep_copy();
     copy.pcluster(&["preflight", "undo"]).run().exits(0);
@@ -60,7 +61,7 @@ fn at_every_named_step() {
         "close",
         "closed",
     ];
-    // With bytecode, each step has more files, so higher counts are reached.
+    // The environment made by pip has bytecode, so each step has more files and reaches higher counts.
     for (name, steps) in [(BY_UV, &all[..]), (BY_PIP, &["snapshot@400", "remove@400", "place@300"])] {
         let mut copy = EnvironmentCopy::of(name, With::Uv);
         let (repaired, _) = repaired_once(&copy);
@@ -94,7 +95,7 @@ impl Seeded {
 /// The moment at which a repair is killed.
 #[derive(Clone, Copy)]
 enum Moment {
-    /// After this part of its duration.
+    /// After this fraction of the repair's usual duration.
     Of(f64),
     /// This long after the snapshot appears: the exchange of files is too short to be hit by chance.
     Exchanging(Duration),
@@ -131,8 +132,7 @@ fn killed_at_moments(spread: usize, dense: usize) {
     let whole = all.iter().filter(|repaired| **repaired).count();
     let summary =
         format!("\n{} kills: {whole} repaired, {} as before, none lost\n", all.len(), all.len() - whole);
-    // This is written past the capture of the test's output, because the distribution of the kills is
-    // of interest.
+    // The summary is written directly to stderr, so that it is printed even if the test passes.
     std::io::stderr().write_all(summary.as_bytes()).unwrap();
     assert!(whole < all.len(), "no kill came in time");
 }

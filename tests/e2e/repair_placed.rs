@@ -10,7 +10,8 @@ use crate::environment_copy::{ANOTHER, BY_PIP, BY_UV, EnvironmentCopy, With, fai
 use crate::support::machine::on_this_machine;
 use crate::support::run::Run;
 
-/// Two advisories: one moves a package with a script, bin/jp.py, the other a package with a console script.
+/// Two advisories. The first moves a package with a script (bin/jp.py), the second a package with a
+/// console script.
 const ADVISORIES: &str = "\
 - id: own-jmespath
   title: This release of jmespath is not to be used here
@@ -83,7 +84,7 @@ fn scripts_move(name: &str, with: With) {
     copy.call(Path::new(python), &["-c", CHECK_RECORDS, "jmespath", "tabulate"]).run().exits(0);
     copy.pcluster_works("with other scripts");
     copy.pcluster(&["preflight", "undo"]).run().exits(0);
-    // The runs have written bytecode since.
+    // Bytecode is not compared, because the runs above have written some.
     let is_source = |path: &&PathBuf| !path.to_string_lossy().contains("__pycache__");
     let now = everything(&copy.environment.directory);
     assert!(now.keys().filter(is_source).eq(before.keys().filter(is_source)), "not the same files");
@@ -166,7 +167,8 @@ impl EnvironmentCopy {
 fn a_repair_keeps_an_environment_of_its_group(name: &str, with: With) {
     let copy = EnvironmentCopy::of(name, with);
     copy.share_with_group();
-    // When Python starts, it compiles what .pth files import, such as uv's `_virtualenv.py`.
+    // Bytecode outside of aws_cdk does not count: when Python starts, it compiles what .pth files import,
+    // such as uv's `_virtualenv.py`.
     let is_placed = |path: &Path| {
         let path = path.to_string_lossy();
         !path.contains("__pycache__") || path.contains("/aws_cdk/")

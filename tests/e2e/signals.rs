@@ -1,5 +1,5 @@
-//! Ctrl-C and similar signals while the real pcluster's code builds the template: none of its processes
-//! continues, and none of its files remains.
+//! Ctrl-C and similar signals during a synthesis: all processes of the check end, and none of the check's
+//! files remains.
 
 use std::fs;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -25,15 +25,15 @@ impl Drop for KillsMarked<'_> {
 enum To {
     /// The shim alone, as `kill` does.
     Process,
-    /// Its process group, as a terminal does at Ctrl-C.
+    /// The shim's process group, as a terminal does at Ctrl-C.
     Group,
 }
 
-/// The Node that the synthesis is interrupted in.
+/// The Node that runs when the synthesis is interrupted.
 #[derive(Clone, Copy)]
 enum Node {
     Real,
-    /// A Node that never answers, so that neither it nor the Python that waits for it ends by itself: they
+    /// A Node that never answers. This Node and the Python that waits for it never end by themselves, so they
     /// are gone only if they were killed.
     Silent,
 }
@@ -76,7 +76,7 @@ fn ends_everything(signal: Signal, to: To, node: Node) {
     let shim = command.spawn().unwrap();
     let pid = Pid::from_child(&shim);
     // The synthesis is running when a Python and its Node are alive. A Node without a Python does not count:
-    // it could be one that only prints its version, not the one that jsii starts.
+    // it could be a `node --version`, not the Node that jsii starts.
     let _guard = KillsMarked(&mark);
     wait_for("the synthesis", || {
         let alive = alive(&mark);

@@ -1,5 +1,5 @@
 //! Source edits on real releases, alone and together with changed packages: the plan, the exchange, the undo,
-//! and a later installation over them.
+//! and a later installation over the edited files.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
@@ -23,7 +23,7 @@ fn has_finding(copy: &EnvironmentCopy) -> bool {
     ids(copy).contains(&"lambda-runtime".to_owned())
 }
 
-/// Asserts that RECORD has the digest and the size of every file.
+/// Asserts that RECORD has the right digest and size for every file.
 #[track_caller]
 fn record_is_true(copy: &EnvironmentCopy) {
     let code = "import base64, csv, glob, hashlib, os, sys\n\
@@ -42,7 +42,8 @@ fn record_is_true(copy: &EnvironmentCopy) {
     assert_eq!(other.lines().filter(|line| !line.ends_with("bin/pcluster")).collect::<Vec<_>>(), [""; 0]);
 }
 
-/// One repair of everything: another CDK or setuptools, and the edits that the release needs.
+/// Repairs everything at once: installs another CDK or setuptools, and makes the edits that the release
+/// needs. Then builds, and undoes the repair.
 #[track_caller]
 fn all_is_repaired_and_undone(mut copy: EnvironmentCopy, packages: usize, edits: usize) {
     let fixed = copy.fix(&["--format", "json"]);
@@ -96,7 +97,7 @@ fn release_3_1_3_with_the_newest_setuptools() {
     all_is_repaired_and_undone(with_setuptools_82(GOOD), 1, 2);
 }
 
-/// In 3.8.0 as it is installed today, setuptools is so new that pcluster does not start.
+/// Whoever installs 3.8.0 today gets a setuptools that is so new that pcluster does not start.
 #[test]
 #[ignore = "long"]
 fn release_3_8_0_as_installed_today() {
@@ -206,7 +207,7 @@ fn owner_group_and_mode_stay() {
             (metadata.uid(), metadata.gid(), metadata.mode())
         })
     };
-    // Root may give files to any group, others to those that they are in.
+    // Root can give files to any group. Other users can give files only to their own groups.
     let group = if all().all(|(uid, ..)| uid == 0) { Some(65534) } else { None };
     for path in files.iter().chain([&record]) {
         chown(path, None, group).unwrap();

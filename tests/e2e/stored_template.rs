@@ -3,7 +3,7 @@
 
 use crate::environments::{Aws, BROKEN, GOOD, RealSandbox};
 
-/// A stack made by the real pcluster, read back and checked in every form.
+/// Makes a stack with the real pcluster, then reads its template back and checks it in every form.
 fn checked(environment: &str, status: i32, verdict: &str) {
     let aws = Aws::start();
     let mut sandbox = RealSandbox::of(environment);

@@ -1,5 +1,5 @@
-//! A check that cannot run: one line names it and the reason, and the call continues. Strict mode stops
-//! the call.
+//! A check that cannot run: one line names the check and the reason, and the call continues. In strict mode,
+//! the shim stops the call.
 
 use std::fs;
 use std::path::Path;

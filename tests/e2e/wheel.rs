@@ -1,5 +1,6 @@
-//! The wheel `pcluster-preflight`, served by an index on the loopback: installed by pip, uv, uvx and pipx,
-//! checked, guarded, upgraded and uninstalled. The real pcluster is the same after every step.
+//! The wheel `pcluster-preflight`, served by an index on the loopback. pip, uv, uvx and pipx install, upgrade
+//! and uninstall it. In between, its program checks and guards an environment. The real pcluster is the same
+//! after every step.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -37,13 +38,13 @@ with zipfile.ZipFile(old) as one, zipfile.ZipFile(old.with_name(newer(old.name))
         other.writestr(entry, content)
 "#;
 
-/// The directory with the wheel of this checkout and a later one.
+/// The directory with the wheel of this checkout, and with a wheel of a later release.
 fn wheels() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let directory = Path::new(ROOT).join("target/wheels-of-tests");
         let _ = fs::remove_dir_all(&directory);
-        // This wheel is not optimised. The one for users is built by scripts/release.
+        // The program in this wheel is not optimised. scripts/release builds the wheel for users.
         let mut maturin = Command::new(uv());
         maturin.args(["tool", "run", "--quiet", MATURIN, "build", "--compatibility", "linux", "--out"]);
         run(maturin.arg(&directory).current_dir(ROOT));
@@ -102,8 +103,8 @@ fn lives_beside_the_real_one(original: &str, with: With, installer: Installer) {
     };
     let preflight = |arguments: &[&str]| copy.call(&bin(NAME), arguments).run();
     let is_blocked = || {
-        // If the program is called by its path, and the environment is not on PATH, it checks the pcluster
-        // next to it.
+        // Here the program is called by its path, and the environment is not on PATH. The program then checks
+        // the pcluster in its own directory.
         let call = copy.call(&bin(NAME), &["check", "--no-synth", "--format", "json"]);
         let ran = call.var("PATH", copy.path("node")).run();
         ran.exits(1).is_silent();
@@ -172,7 +173,8 @@ fn beside_an_environment_of_uv() {
     lives_beside_the_real_one(BY_UV, With::Uv, uv_pip);
 }
 
-/// On a login node, the shim's prefix is installed from a uv tool, which has its own environment.
+/// On a login node, `pcluster-preflight` is a uv tool with its own environment. Its command `install`
+/// installs the guard.
 #[test]
 fn a_login_node_is_guarded_from_the_wheel() {
     let index = index();
@@ -194,7 +196,7 @@ fn a_login_node_is_guarded_from_the_wheel() {
     let session = |line: &str| copy.call(Path::new("/bin/bash"), &["-i", "-c", line]).run();
     session("pcluster preflight where -q").exits(0);
     session("pcluster build-image -c image.yaml -i my-image").stop();
-    // The tool can be uninstalled, because the guard is a separate copy.
+    // The guard still works without the tool, because the guard is a separate copy.
     copy.call(&uv(), &["tool", "uninstall", "--quiet", NAME]).run().exits(0);
     session("pcluster build-image -c image.yaml -i my-image").stop();
     session("pcluster version").exits(0);
@@ -260,12 +262,12 @@ fn uvx_judges_what_would_be_installed() {
         (&report["verdict"], &report["target"]["pclusterVersion"]),
         (&"ready".into(), &"3.1.3".into())
     );
-    // Constraints do not change the files of that release, so its runtime is still reported.
+    // Constraints do not change the files of release 3.1.3, so its Lambda runtime is still reported.
     let mut findings = report["findings"].as_array().unwrap().iter();
     let runtime = findings.find(|finding| finding["id"] == "lambda-runtime").unwrap();
     let fix = runtime["fix"]["command"].as_str().unwrap();
     assert!(fix.starts_with("install aws-parallelcluster with `uv tool install`"), "{ran}");
-    // With nothing pinned, uvx gets what the index resolves today.
+    // With nothing pinned, uvx installs the versions that the index resolves today.
     let ran = uvx("3.6.1", "check");
     ran.exits(1);
     assert!(
@@ -273,7 +275,8 @@ fn uvx_judges_what_would_be_installed() {
         "{ran}"
     );
     assert!(ran.stdout().contains("pcluster-preflight constraints 3.6.1"), "{ran}");
-    // All uvx calls share this cache, so `fix` refuses to change it.
+    // The environment is in uv's cache, which all uvx calls share, so `fix` refuses to change
+    // the environment.
     let ran = uvx("3.6.1", "fix");
     ran.exits(1);
     assert!(ran.stderr().contains("is in uv's cache"), "{ran}");
@@ -301,7 +304,7 @@ fn uv_tool_installs_it_beside_the_real_one() {
 fn pipx_injects_it_beside_the_real_one() {
     let index = index();
     let mut sandbox = with_tools(&index);
-    // pipx installs all requirements from an index. scripts/environments has done this once, and the test
+    // pipx installs all requirements from an index. scripts/environments has run pipx once, and the test
     // copies the result.
     let (made, home) =
         (Environment::named("launchers/pipx").directory.join("pipx"), sandbox.path("work/pipx"));
@@ -324,7 +327,7 @@ fn pipx_injects_it_beside_the_real_one() {
     assert!(fs::read(bin.join("pcluster")).unwrap() == real, "the real pcluster is another file");
 }
 
-/// The directory has links to both programs, which are called by their paths.
+/// `bin` has links to pcluster-preflight and to pcluster. Both are called by their paths.
 #[track_caller]
 fn judges_the_one_beside_it(sandbox: &RealSandbox, bin: &Path) {
     let call = sandbox.call(&bin.join(NAME), &["check", "--no-synth", "--format", "json"]);

@@ -21,7 +21,7 @@ fn disk_calls(environment: &BrokenEnvironment, arguments: [&str; 1]) -> Vec<Stri
     fs::read_to_string(&file).unwrap().lines().map(str::to_owned).collect()
 }
 
-/// The index of the first call that names all of these.
+/// The index of the first call that contains all of `names`.
 #[cfg(target_os = "linux")]
 #[track_caller]
 fn position(calls: &[String], names: &[&str]) -> usize {
@@ -63,7 +63,7 @@ fn what_counts_is_on_the_disk_before_it_counts() {
         let opened_name = opened + 1 + position(&calls[opened + 1..], &["fsync(", &state]);
         let removal = at(&["unlink", &site, "aws_cdk"]);
         let placed = last_position(&calls, &["link", &format!("\"{site}/")]);
-        // A file is renamed into place, so that a kill never leaves a part of it there.
+        // A file is renamed into place, so that a kill never leaves a partial file there.
         at(&["rename", ".__init__.py.pcluster-shim\"", "/aws_cdk/core/__init__.py\""]);
         let new = at(&["syncfs(", &prefix]);
         let closed = at(&["rename", &state, "journal.json", "repair-"]);
@@ -115,7 +115,7 @@ fn a_disk_that_fails_to_write() {
     ] {
         let before = environment.site();
         // The first syncfs of each thread fails. With copies, the sync of the snapshot fails. With links, the
-        // sync of the exchange fails, and so does the sync of the rollback: the transaction is still open.
+        // sync of the exchange fails, and so does the sync of the rollback, so the transaction stays open.
         let first = ["-f", "-e", "trace=syncfs", "-e", "inject=syncfs:error=EIO:when=1", "-o", "/dev/null"];
         let run = environment.preflight(["fix"]).under(on_this_machine("strace"), &first).run();
         run.exits(1).prefixed();

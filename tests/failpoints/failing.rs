@@ -1,4 +1,4 @@
-//! Steps that fail: nothing is changed, and a rollback restores as much as it can.
+//! Steps that fail. A failed repair changes nothing, and a rollback restores as many files as it can.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -119,8 +119,8 @@ fn a_failure_at_the_end_keeps_the_undo_of_before() {
     assert_same(&environment.site(), &before, "");
 }
 
-/// A rollback without one of its copies removes nothing. Once the copy is back, the next run completes
-/// the rollback.
+/// If a copy that a rollback needs is gone, the rollback removes nothing. Once the copy is back, the next run
+/// completes the rollback.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn a_rollback_without_a_copy_changes_nothing() {

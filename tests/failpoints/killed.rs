@@ -4,8 +4,8 @@ use super::{FAILPOINT, MAX_COUNT, STEPS, assert_same, repair_and_undo};
 use crate::support::broken_environment::BrokenEnvironment;
 use crate::support::sandbox::Sandbox;
 
-/// Kills a repair at every step, at every `nth` file of that step. After each kill, the next of four commands
-/// is run.
+/// Kills a repair at every step, at every `nth` file of that step. After each kill, the next call is one of
+/// four commands.
 fn killed_at_every_step(environment: &BrokenEnvironment, nth: usize) {
     let before = environment.site();
     let repaired = repair_and_undo(environment);
@@ -15,7 +15,7 @@ fn killed_at_every_step(environment: &BrokenEnvironment, nth: usize) {
             let failure = format!("kill:{step}@{count}");
             let run = environment.preflight(["fix"]).var(FAILPOINT, &failure).run();
             if run.status.code() == Some(0) {
-                // The step is not reached that often.
+                // The repair was not killed, because it reaches the step fewer than `count` times.
                 let at_least = if ["snapshot", "remove", "place"].contains(&step) { 10 } else { 1 };
                 assert!(count > at_least, "{step} was reached less than {count} times");
                 environment.preflight(["undo"]).run().exits(0);
@@ -99,7 +99,7 @@ fn killed_with_copies(nth: usize) {
     killed_at_every_step(&environment, nth);
 }
 
-/// Kills an undo at every `nth` file, and twice more while the next calls complete it.
+/// Kills an undo at every `nth` file. The next two calls, which try to complete the undo, are killed too.
 fn an_undo_killed_is_completed(environment: &BrokenEnvironment, nth: usize) {
     let before = environment.site();
     for step in ["undo", "restore"] {
@@ -150,7 +150,7 @@ fn an_undo_killed_at_every_file_is_completed_with_copies() {
     an_undo_killed_is_completed(&Sandbox::new().broken_environment_across_file_systems(), 1);
 }
 
-/// The undo has restored everything. Only the token and the undo's own files remain to be removed.
+/// The undo is killed after it has restored everything, while it removes the token and its own files.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn an_undo_killed_at_its_end_is_completed() {
@@ -162,7 +162,7 @@ fn an_undo_killed_at_its_end_is_completed() {
         environment.preflight(["fix"]).run().exits(0);
         environment.preflight(["undo"]).var(FAILPOINT, failure).run().dies_by(9);
         assert!(environment.kept().contains(&"unchanged.json".to_owned()), "{failure}");
-        // Killed again while the next call completes it.
+        // The next call begins to complete the undo, and is killed too.
         environment.preflight(["--no-synth"]).var(FAILPOINT, "kill:remove-token").run();
         environment.preflight(["--no-synth"]).run().exits(1).is_silent();
         assert_same(&environment.site(), &before, failure);

@@ -74,7 +74,7 @@ fn a_check_behind_a_repair_that_is_stopped_says_what_it_waits_for() {
     assert_eq!(fs::read_to_string(&errors).unwrap().lines().count(), 1, "it is said once");
 }
 
-/// The check has read half of the environment, so the repair waits for the check.
+/// A check is still reading the environment, so the repair waits for the check.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_repair_waits_for_a_check() {
@@ -136,7 +136,7 @@ fn interrupted_while_it_verifies() {
         let sandbox = Sandbox::new();
         let environment = sandbox.broken_environment();
         let before = environment.site();
-        // Once the new packages are there, requirements are checked only by the verification.
+        // Once the new packages are in place, only the verification checks requirements.
         let check = format!(
             "[ -d '{}' ] && {{ kill -{signal} $PPID; exec sleep 1000; }}",
             environment.path("site/aws_cdk.core-1.204.0.dist-info").display()

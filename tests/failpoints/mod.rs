@@ -4,7 +4,7 @@
 //! The failpoints are compiled in by the feature `fault-injection` (src/repair/failpoint.rs).
 
 mod disk; // what is synced to the disk before a later step relies on it, and a disk that fails
-mod failing; // steps that fail: nothing is changed, and a rollback restores as much as it can
+mod failing; // steps that fail: a failed repair changes nothing, and a rollback restores what it can
 mod killed; // repairs and undos that are killed at every step, and the next call that completes them
 mod locks; // repairs and checks that wait for each other, and an interruption
 mod recreated; // environments that were replaced, restored or changed after a kill
@@ -32,7 +32,7 @@ const STEPS: [&str; 11] = [
     "closed",
 ];
 
-/// Compares, and shows only what differs.
+/// Asserts that two trees are equal. The message shows only what differs.
 #[track_caller]
 fn assert_same(now: &Tree, expected: &Tree, when: &str) {
     let paths: std::collections::BTreeSet<_> = now.keys().chain(expected.keys()).collect();
@@ -44,7 +44,7 @@ fn assert_same(now: &Tree, expected: &Tree, when: &str) {
     assert!(other.is_empty(), "{when}:\n{}", other.join("\n"));
 }
 
-/// A count that no step reaches.
+/// No step is reached as often as this in one repair.
 const MAX_COUNT: usize = 100;
 
 /// Repairs the environment, and returns its packages. Asserts that an undo reverts the repair.
@@ -58,7 +58,7 @@ fn repair_and_undo(environment: &BrokenEnvironment) -> Tree {
     repaired
 }
 
-/// Processes that have this file open.
+/// The processes that have this file open.
 fn find_holders(path: &Path) -> Vec<i32> {
     let path = path.canonicalize().unwrap();
     let processes = Path::new("/proc").read_dir().unwrap().flatten();

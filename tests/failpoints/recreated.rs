@@ -63,7 +63,7 @@ fn a_restored_environment_is_rolled_back_after_a_kill() {
     environment.left_nothing("by a rollback");
 }
 
-/// The file was not changed by a package manager, so the package's metadata does not show the change.
+/// The user has changed a file by hand, so the package's metadata does not show the change.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn a_file_that_was_changed_after_a_kill_stays_and_is_named() {

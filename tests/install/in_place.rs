@@ -65,7 +65,7 @@ fn in_place_an_uninstall_keeps_only_what_an_undo_needs() {
     assert!(last.is_file() && !home.path("state/pcluster-shim/environments/one").exists());
 }
 
-/// build-image is guarded in place, whatever else is on PATH; `where` says so.
+/// build-image is guarded, and `where` reports that.
 #[test]
 fn in_place_the_environment_is_guarded() {
     let home = Home::new();
@@ -114,7 +114,7 @@ fn trap_27_what_overwrites_the_shim_in_place_is_reported_and_renewed() {
     let asked = || home.call("dash", ["-c", "pcluster-preflight where"]).run();
     asked().exits(1).stdout_matches("where-overwritten.txt");
     home.call("dash", ["-c", "pcluster version"]).run().exits(0).prints("newer version\n");
-    // Runs the command that `where` prints, with only the files in the environment.
+    // The command that `where` prints needs only files in the environment.
     let (own, venv) = (home.path("venv/bin/.pcluster-shim/install.sh"), home.path("venv"));
     let renew = [own.to_str().unwrap(), "--venv", venv.to_str().unwrap()];
     home.call("dash", renew).run().exits(0).is_silent();
@@ -204,8 +204,8 @@ fn in_place_what_a_killed_run_left_is_removed() {
     }
 }
 
-/// If the shim does not find the launcher, the launcher is restored. Otherwise every pcluster call in the
-/// environment would fail.
+/// If the new shim does not find the launcher that it replaced, install.sh puts the launcher back. Otherwise
+/// every pcluster call in the environment would fail.
 #[test]
 fn in_place_where_the_launcher_is_not_found_it_is_put_back() {
     let home = Home::new();
@@ -242,7 +242,7 @@ fn a_preflight_that_a_wheel_has_installed_stays() {
     call(&["--uninstall"]).exits(0).is_silent();
     assert_eq!(fs::read(&preflight).unwrap(), fs::read(small_binary()).unwrap());
     assert!(!venv.join("bin/pcluster.real").exists());
-    // Without the wheel's RECORD, `pcluster-preflight` is in the way.
+    // Without the wheel's RECORD, `pcluster-preflight` is a file in the way, and install.sh refuses.
     fs::remove_file(venv.join(record)).unwrap();
     let run = home.sandbox.call(home.path("tools/dash"), []).path(&home.with_busybox());
     let (script, built) = (home.path("install.sh"), home.path("built"));

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use super::{Home, SHELLS, script};
 use crate::support::machine::on_this_machine;
 
-/// The directory of a fake tool, such as `mv`, whose n-th call kills the whole run (the process group).
+/// The directory of a fake `tool`, such as `mv`. The call with the number `at` kills the whole run (the
+/// process group).
 fn killing(home: &Home, tool: &str, at: usize) -> PathBuf {
     let directory = home.path("killing");
     let _ = fs::remove_dir_all(&directory);
@@ -98,9 +99,9 @@ fn uninstall_after_kill(home: &Home) {
     home.is_as_before(&run);
 }
 
-/// Reads install.sh piece by piece (`L`: a line, `C`: a character), runs what it has so far in a subshell,
-/// and prints the length at which that installs something. Lines that are complete commands are run only
-/// once, in this shell, as by a shell that reads from a pipe.
+/// Adds install.sh to a text piece by piece (`L`: a line, `C`: a character), and runs the text in a subshell
+/// after each piece. If that installs something, prints how much of install.sh was read. If the text is a
+/// complete command, runs it in this shell too and starts a new text, like a shell that reads from a pipe.
 const CUT_OFF: &str = r#"
 line='
 '
@@ -216,7 +217,7 @@ fn trap_26_the_shim_is_replaced_while_it_runs() {
         let shim = home.prefix().join("bin/pcluster");
         let runs: Vec<_> =
             (0..100).map(|_| home.sandbox.call(&shim, ["version"]).path(&path).run()).collect();
-        // Before any assertion: if one failed, the other thread would run forever.
+        // This comes before the assertions: if an assertion failed first, the other thread would run forever.
         done.store(true, std::sync::atomic::Ordering::SeqCst);
         for run in runs {
             run.exits(0).prints("the real pcluster: version\n").is_silent();

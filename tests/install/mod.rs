@@ -6,11 +6,11 @@
 //!     apt-get install bash dash busybox zsh fish shellcheck shfmt util-linux binutils
 
 mod in_place; // the shim in the place of an environment's launcher (`--venv`)
-mod interrupted; // killed runs of install.sh, a truncated script, and calls while the shim is replaced
+mod interrupted; // killed runs of install.sh, a truncated install.sh, and calls while the shim is replaced
 mod live_shells; // installation and uninstallation while a shell is running; completion; the manual page
-mod program; // the script's lints, a checkout, the program as its own installer, and what is not an installation's fault
+mod program; // lints, a checkout, the program as its own installer, and settings that fail no installation
 mod refused; // places and calls that are refused, with nothing written
-mod startup_files; // their line puts the shim first in every shell, and an uninstall removes it byte for byte
+mod startup_files; // the line in startup files puts the shim first; an uninstall removes the line
 mod uninstall; // only the shim's own files are removed, including those of older versions and of repairs
 
 use std::collections::BTreeMap;
@@ -106,7 +106,7 @@ impl Home {
         self.path("home/.local/share/pcluster-shim")
     }
 
-    /// A call of any program, as this user makes it. The shim of the harness is not on PATH.
+    /// A call of any program, as this user makes it. The shim that each sandbox has is not on PATH.
     pub(crate) fn call<const N: usize>(&self, program: &str, arguments: [&str; N]) -> Call {
         let path = ["venv/bin", "node", "tools"].map(|name| self.path(name));
         let shell = self.path("tools/bash");

@@ -1,4 +1,5 @@
-//! The script's lints, a checkout, the program as its own installer, and what is not an installation's fault.
+//! The script's lints, a checkout, the program as its own installer, and settings that do not make an
+//! installation fail.
 
 use std::fs;
 
@@ -119,7 +120,7 @@ fn a_mode_that_is_off_is_no_fault_of_the_installation() {
     }
 }
 
-/// The installation is complete, but it cannot be checked because of the error in the configuration.
+/// The installation is complete, but install.sh cannot check it, because the config file has an error.
 #[test]
 fn a_configuration_in_error_is_named_and_is_no_fault_of_the_installation() {
     let home = Home::new();

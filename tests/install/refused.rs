@@ -47,12 +47,12 @@ fn without_home_a_prefix_has_to_be_named() {
     assert!(!prefix.exists());
 }
 
-/// sudo keeps HOME on some systems.
+/// On some systems `sudo` keeps HOME, so root has the HOME of another user.
 #[test]
 fn a_home_of_another_user_is_refused() {
     let home = Home::new();
     if !rustix::process::geteuid().is_root() {
-        // Only root can make such a home; for others the directory cannot be written at all.
+        // Only root can give a home to another user. Other users could not write to such a home anyway.
         return;
     }
     chown(home.path("home"), Some(65534), None).unwrap();

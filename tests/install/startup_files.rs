@@ -33,8 +33,8 @@ fn trap_07_and_30_every_shell_of_the_user_has_the_shim_first_and_loses_it_byte_f
         } else {
             assert!(now == written, "{installer} writes something else");
         }
-        // All shells that run install.sh write the same files, so the user's shells are tried after only one
-        // of them.
+        // install.sh writes the same files in every shell, so the user's shells are tried only after the
+        // first installation.
         for (shell, flags) in STARTS.iter().filter(|_| is_first) {
             let command = ["-c", "pcluster version; env"];
             let call =
@@ -46,7 +46,7 @@ fn trap_07_and_30_every_shell_of_the_user_has_the_shim_first_and_loses_it_byte_f
             run.holds(path.starts_with(&format!("{first}:")), "the shim is first");
             run.holds(path.matches(&first).count() == 1, "once");
         }
-        // A shell within a login shell, for example, sources the env script again.
+        // The env script can be sourced twice, for example by a shell that is started in a login shell.
         let env = home.prefix().join("env").display().to_string();
         let again = format!("PATH=/before:$PATH; . '{env}'; . '{env}'; echo \"$PATH\"");
         for shell in ["dash", "bash", "zsh"].into_iter().filter(|_| is_first) {
@@ -234,7 +234,7 @@ fn what_was_written_after_the_shims_line_stays() {
     }
 }
 
-/// If several installations run at the same time, each can add the line.
+/// Installations that run at the same time can each add the line, so a file can have it twice.
 #[test]
 fn every_line_of_the_shims_is_removed() {
     let home = Home::new();

@@ -6,7 +6,8 @@ use std::os::unix::fs::symlink;
 
 use super::{Home, collect};
 
-/// Trap 28: odd and empty values, other people's files, directories that are not the shim's.
+/// Trap 28: the user's own files, directories that are not the shim's, and odd or empty values of `--prefix`
+/// and of variables.
 #[test]
 fn trap_28_only_the_shims_own_files_are_removed_and_only_by_their_names() {
     let home = Home::new();

@@ -79,8 +79,8 @@ fn long_paths_and_spaces_lead_to_the_interpreter() {
     }
 }
 
-/// pipx and `uv tool` put links into a shared directory. In uv's relocatable form, the interpreter is
-/// relative to the target of the link.
+/// pipx and `uv tool` put links into a shared directory. In uv's relocatable form, the path of the
+/// interpreter is relative to the target of the link.
 #[test]
 fn links_to_launchers_are_followed_for_the_interpreter_only() {
     let sandbox = Sandbox::new();

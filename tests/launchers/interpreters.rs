@@ -1,4 +1,4 @@
-//! Interpreters that are scripts, that lead to another one, or that do not run.
+//! Interpreters that are scripts, that lead to another interpreter, or that do not run.
 
 use std::fs;
 use std::path::Path;
@@ -31,7 +31,8 @@ fn a_script_in_the_place_of_an_interpreter_is_asked_every_time() {
     call().run().exits(1);
 }
 
-/// A script could treat `-c` differently from a file, so the launcher itself is asked.
+/// A script in the place of an interpreter could treat `-c` differently from a file. So the shim finds out
+/// the Python by starting the launcher, not by running code with `-c`.
 #[test]
 fn a_script_in_the_place_of_an_interpreter_is_not_asked_by_code() {
     let sandbox = Sandbox::new();
@@ -66,7 +67,8 @@ fn an_interpreter_that_leads_to_another_one_is_asked_every_time() {
     call().run().exits(1);
 }
 
-/// A Python that is started under the name `pcluster` looks for that name on PATH, and finds the shim.
+/// A Python that is started under the name `pcluster` looks for that name on PATH, finds the shim, and takes
+/// it for its own executable.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_python_that_takes_the_shim_for_itself_is_the_one_that_runs() {
@@ -119,7 +121,7 @@ fn a_python_without_pcluster_is_unknown() {
     run.exits(0).warns_once("aws-parallelcluster").stderr_matches("unknown-no-pcluster.txt");
 }
 
-/// Trap 20: if the base Python of a venv is gone, the shim reports that, because the kernel would report
+/// Trap 20: if the base Python of a venv is gone, the shim reports that. The kernel would report
 /// something else.
 #[test]
 fn trap_20_a_dead_interpreter_is_reported() {

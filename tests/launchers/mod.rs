@@ -1,10 +1,10 @@
 //! Every form of launcher leads to its interpreter. The interpreter is asked in the same way as pcluster
-//! would be run. If a launcher leads to no interpreter, the environment is unknown, and one line says so.
+//! would be run. If a launcher leads to no interpreter, the verdict is unknown, and one line says so.
 
 mod forms; // every form of launcher leads to its interpreter
-mod interpreters; // interpreters that are scripts, that lead to another one, or that do not run
+mod interpreters; // interpreters that are scripts, that lead to another interpreter, or that do not run
 mod packages; // the packages are those that the interpreter finds
-mod wrappers; // launchers of other kinds are asked by starting them
+mod wrappers; // launchers that are not console scripts: the shim starts them to find their Python
 
 use std::fs;
 use std::path::PathBuf;

@@ -19,7 +19,7 @@ fn packages_are_found_wherever_the_interpreter_finds_them() {
     let (report, run) = check(&sandbox);
     run.exits(3).holds(report["verdict"] == "unknown", "nothing is installed yet");
 
-    // None of this changes the launcher or the interpreter.
+    // The next steps change neither the launcher nor the interpreter.
     let pth = sandbox.write(purelib.join("x.pth"), real.site.to_str().unwrap());
     blocked(&sandbox, "shebang");
     fs::remove_file(pth).unwrap();
@@ -103,7 +103,7 @@ fn directories_that_appear_later_count() {
     fs::create_dir_all(user.parent().unwrap()).unwrap();
     fs::rename(&real.site, &user).unwrap();
     call().run().exits(1).is_silent();
-    // A .pth file of the user site names what does not exist yet.
+    // A .pth file of the user site names a directory that does not exist yet.
     fs::rename(&user, &real.site).unwrap();
     fs::create_dir(&user).unwrap();
     let later = sandbox.path("later");

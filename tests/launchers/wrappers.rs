@@ -1,4 +1,4 @@
-//! Launchers of other kinds are asked by starting them.
+//! Launchers that are not console scripts. The shim starts such a launcher to find out which Python it runs.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,6 @@ use crate::support::machine::real_python;
 use crate::support::run::Call;
 use crate::support::sandbox::Sandbox;
 
-/// Shims of version managers, and wrappers: the launcher itself is asked.
 #[test]
 fn wrappers_are_asked_themselves() {
     let sandbox = Sandbox::new();
@@ -39,8 +38,8 @@ fn wrappers_are_asked_themselves() {
     }
 }
 
-/// Scripts with a Python shebang that lead elsewhere: the environment that they lead to is judged, not that
-/// of their own Python.
+/// Launchers with the shebang of one Python that start the pcluster of another environment: that other
+/// environment is judged.
 #[test]
 fn scripts_of_python_are_asked_where_they_lead() {
     for (cdk_behind, cdk_of_script, status) in [("1.153.0", "1.204.0", 1), ("1.204.0", "1.153.0", 0)] {
@@ -77,15 +76,16 @@ fn scripts_of_python_are_asked_where_they_lead() {
             format!(
                 "#!{front}\nimport pcluster, os, sys\nos.execv('{script}', ['{script}'] + sys.argv[1:])\n"
             ),
-            // Another Python is started first, for something else.
+            // The launcher starts another Python first, for something else.
             format!(
                 "#!/bin/sh\nversion=$({front} -c 'print(1)')\n[ \"$version\" = 1 ] && exec {script} \"$@\"\n"
             ),
-            // The launcher chooses by its arguments. Asked with `version`, it would choose otherwise.
+            // The launcher chooses an environment by its arguments. If it were asked with `version`, it would
+            // choose the other one.
             format!(
                 "#!/bin/sh\n[ \"$1\" = build-image ] && exec {script} \"$@\"\nexec {front} -m pcluster.cli.entrypoint\n"
             ),
-            // Its output is redirected.
+            // The launcher redirects the output.
             format!("#!/bin/bash\nexec {script} \"$@\" >/dev/null 2>&1\n"),
         ];
         for launcher in launchers {
@@ -102,7 +102,7 @@ fn scripts_of_python_are_asked_where_they_lead() {
     }
 }
 
-/// A launcher that starts the pcluster of several environments does not lead to a single one.
+/// If a launcher starts the pclusters of two environments, the shim does not know which one to judge.
 #[test]
 fn a_launcher_of_several_pclusters_is_unknown() {
     let sandbox = Sandbox::new();
@@ -118,8 +118,8 @@ fn a_launcher_of_several_pclusters_is_unknown() {
     check(&sandbox).1.exits(0);
 }
 
-/// The shim does not guard a build-image that it starts to ask a launcher. If the variable that
-/// marks such a call is left over, or set by the caller, build-image is guarded anyway.
+/// To ask a launcher, the shim starts it with build-image, and that call is not guarded. A variable marks it.
+/// If the variable is left over, or the caller has set it, build-image is guarded anyway.
 #[test]
 fn only_a_question_of_this_very_moment_turns_the_guard_off() {
     let sandbox = Sandbox::new();
@@ -135,7 +135,7 @@ fn only_a_question_of_this_very_moment_turns_the_guard_off() {
     ] {
         sandbox.build_image().var(name, value).run().exits(1);
     }
-    // The variable counts only while the process that asks the launcher holds the lock.
+    // The variable counts only while a process holds the lock, as the process that asks a launcher does.
     let lock = fs::File::open(asked.join("pcluster-shim.lock")).unwrap();
     lock.lock().unwrap();
     sandbox.build_image().var("PCLUSTER_SHIM_QUESTION", &asked).run().exits(0).prints(REAL_OUTPUT);
@@ -219,7 +219,8 @@ fn a_wrapper_that_chooses_an_environment_by_an_argument_is_judged_by_its_choice(
     run.exits(1).holds(run.stdout().contains("1.153.0"), "the other environment is judged");
 }
 
-/// One pcluster answers, and another runs after it without being asked.
+/// The launcher runs two pclusters. The first one answers. The second one does not, because the launcher has
+/// unset PYTHONPATH.
 #[test]
 fn a_pcluster_that_ran_without_being_asked_is_unknown() {
     let sandbox = Sandbox::new();

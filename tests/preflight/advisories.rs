@@ -1,4 +1,4 @@
-//! The list of advisories, and those of the user.
+//! The list of advisories, and the user's own advisories.
 
 use serde_json::Value;
 
@@ -47,7 +47,7 @@ fn an_advisory_of_the_users_own_blocks() {
     sandbox.build_image().run().exits(1).prefixed().stderr_matches("blocked-own-advisory.txt");
 }
 
-/// preflight names the file, the line and the key. The guard warns, and uses all other advisories.
+/// `preflight` names the file, the line and the key. The guard warns, and uses all other advisories.
 #[test]
 fn a_faulty_file_of_advisories_is_reported() {
     for (snapshot, from, to, words) in [

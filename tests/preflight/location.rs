@@ -49,7 +49,7 @@ fn where_reports_a_stale_hash() {
     run.exits(0).is_silent().holds(!run.stdout().contains("\"stale-hash\""), "found anew");
 }
 
-/// A wheel installs `pcluster-preflight` alone, and the real pcluster is first on PATH.
+/// A wheel installs only `pcluster-preflight`, so the real pcluster is first on PATH.
 #[test]
 fn where_tells_the_user_of_a_wheel_to_install_the_guard() {
     let sandbox = Sandbox::new();
@@ -60,7 +60,7 @@ fn where_tells_the_user_of_a_wheel_to_install_the_guard() {
         let line = format!("pcluster-preflight where {arguments}");
         sandbox.call(sandbox.path("tools/sh"), ["-c", &line]).path(&path).run()
     };
-    // As yet `venv/bin` is only a directory of programs, such as that of pipx or `uv tool`.
+    // Without pyvenv.cfg, `venv/bin` is only a directory of programs, such as that of pipx or `uv tool`.
     by_name("").exits(1).is_silent().stdout_matches("where-wheel.txt");
     sandbox.write("venv/pyvenv.cfg", "home = /usr/bin\n");
     by_name("").exits(1).stdout_matches("where-wheel-in-venv.txt");

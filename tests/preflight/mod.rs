@@ -1,6 +1,6 @@
 //! The shim's own commands: check, where, advisories, usage; human and JSON, colour, width, status.
 
-mod advisories; // the list of advisories, and those of the user
+mod advisories; // the list of advisories, and the user's own advisories
 mod location; // `preflight where`
 mod report; // the report of a check, for people and as JSON
 mod terminal; // width, colour, control characters, how much is printed, and a stdout that fails

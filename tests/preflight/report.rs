@@ -40,7 +40,6 @@ fn every_verdict_in_both_forms() {
     }
 }
 
-/// The keys that the contract names, with their kinds.
 #[test]
 fn the_json_has_every_key_of_the_contract() {
     let sandbox = Sandbox::new();
@@ -172,7 +171,8 @@ fn a_configuration_that_cannot_be_read() {
     assert_eq!(sandbox.log(), [""; 0]);
 }
 
-/// No real pcluster runs afterwards, so a configuration that can be read only once is read.
+/// `preflight` does not run the real pcluster afterwards, so it may read a configuration that can be read
+/// only once.
 #[test]
 fn a_configuration_that_can_be_read_once_is_checked() {
     let sandbox = Sandbox::new();
@@ -197,7 +197,7 @@ fn a_configuration_that_can_be_read_once_is_checked() {
     sandbox.has_no_scratch();
 }
 
-/// A WARNING blocks in every output format, and an INFO does not.
+/// With `--deny warnings`, a WARNING blocks in every output format, and an INFO does not.
 #[test]
 fn denied_warnings_block() {
     let sandbox = Sandbox::new();
@@ -220,7 +220,7 @@ fn denied_warnings_block() {
     run.exits(2).prints("").stderr_matches("usage-deny.txt");
 }
 
-/// The report for people is still printed.
+/// With `--output`, the report for people is still printed.
 #[test]
 fn a_report_is_written_to_a_file_in_its_format() {
     let sandbox = Sandbox::new();
@@ -240,8 +240,8 @@ fn a_report_is_written_to_a_file_in_its_format() {
         .holds(run.stderr().contains("'--output <FILE>' can only be used with check"), "it is refused");
 }
 
-/// `ignore` means the same as in cargo-audit: the warning is only counted. `fix` does not repair its cause
-/// unless the id of the warning is named.
+/// `ignore` means the same as in cargo-audit: the warning is only counted. `fix` does not repair the cause of
+/// the warning unless the id of the warning is named.
 #[test]
 fn a_warning_that_is_ignored_is_only_counted() {
     let sandbox = Sandbox::new();

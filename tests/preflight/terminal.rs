@@ -7,7 +7,7 @@ use crate::support::fakes::BAD;
 use crate::support::run::{Call, Run};
 use crate::support::sandbox::Sandbox;
 
-/// At most 80 columns, except for a longer single word, and no trailing space.
+/// A line has at most 80 columns, unless a single word is longer, and no trailing space.
 #[test]
 fn no_line_is_wider_than_a_terminal() {
     let sandbox = Sandbox::new();

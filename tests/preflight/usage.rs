@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use crate::support::run::{Call, Run};
 use crate::support::sandbox::Sandbox;
 
-/// Options that the command has may also precede its name. Options that would be lost there are refused.
+/// Options that all commands have may also precede the name of the command. Options of `check` are refused
+/// there, because they would be lost.
 #[test]
 fn common_options_may_stand_before_the_command() {
     let sandbox = Sandbox::new();

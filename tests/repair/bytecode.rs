@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::support::sandbox::Sandbox;
 
-/// New packages are compiled if the old ones were, whichever installer brings them.
+/// New packages are compiled if the old ones were, whichever installer installs them.
 #[test]
 fn bytecode_is_as_before() {
     for (has_uv, is_compiled) in [(true, true), (true, false), (false, true), (false, false)] {
@@ -30,7 +30,7 @@ fn bytecode_is_as_before() {
     environment.preflight(["fix"]).run().exits(0).is_silent().stdout_matches("fix.txt");
 }
 
-/// Python fails on a damaged file of bytecode, but compiles it again if it is missing.
+/// Python fails on a damaged file of bytecode. If the file is missing, Python compiles the source again.
 #[test]
 fn a_damaged_file_is_removed_by_fix_and_only_named_by_a_dry_run() {
     let sandbox = Sandbox::new();
@@ -91,8 +91,8 @@ fn the_disk_is_full_while_it_compiles() {
     environment.left_nothing("on a full disk");
 }
 
-/// With a real Python, compile.py writes the same files as compileall. If the size of files is limited, it
-/// leaves no partial file.
+/// With a real Python, compile.py writes the same files as compileall. If the size of files is limited,
+/// compile.py leaves no partial file.
 #[test]
 fn bytecode_is_whole_or_absent() {
     let sandbox = Sandbox::new();
@@ -130,8 +130,8 @@ fn bytecode_is_whole_or_absent() {
     assert!(take_bytecode().keys().all(|path| path.to_string_lossy().contains("short")));
 }
 
-/// The check first imports what pcluster requires, so that is compiled before the check. The rest is compiled
-/// while the check runs.
+/// The check first imports the packages that pcluster requires. These packages are compiled before the check
+/// starts, and the others while it runs.
 #[test]
 fn what_pcluster_requires_is_compiled_first() {
     let sandbox = Sandbox::new();
@@ -148,8 +148,8 @@ fn what_pcluster_requires_is_compiled_first() {
     assert!(rest.contains("/overlay-") && rest.lines().count() == 1, "{asked}");
 }
 
-/// Bytecode of the new packages is removed with them. Otherwise Python would run it instead of an old source
-/// of the same size and time.
+/// An undo also removes the bytecode of the new packages. Otherwise Python would run that bytecode instead of
+/// an old source with the same size and time.
 #[test]
 fn undo_after_python_wrote_bytecode() {
     let sandbox = Sandbox::new();

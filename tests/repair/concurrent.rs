@@ -40,7 +40,7 @@ fn another_installer_before_the_exchange() {
     environment.left_nothing("where another installer was at work");
 }
 
-/// The steps, in sh, of a pip that found the old release of aws-cdk.core and installs 1.152.0.
+/// The sh code of a pip that replaces the old release of aws-cdk.core with 1.152.0.
 fn pips_release(environment: &BrokenEnvironment) -> String {
     let (site, wheels) = (environment.path("site"), environment.sandbox.path("installer/1.152.0"));
     format!(

@@ -21,8 +21,8 @@ fn files_outside_and_in_the_way() {
     environment.left_nothing("where a file is in the way");
 }
 
-/// Adds a script and data files to the installed and the staged aws-cdk.core. In the staged RECORD, `lead`
-/// stands for the prefix.
+/// Adds a script and data files to the installed and the staged aws-cdk.core. In the staged RECORD, each of
+/// their paths begins with `lead`.
 pub(super) fn add_files_of_prefix(environment: &BrokenEnvironment, lead: &str) {
     let installed = environment.path("site/aws_cdk.core-1.153.0.dist-info");
     let files = [
@@ -46,8 +46,8 @@ pub(super) fn add_files_of_prefix(environment: &BrokenEnvironment, lead: &str) {
     environment.add_files(&staged, &wheels, lead, &files);
 }
 
-/// The RECORD of `--target` names scripts and data files in one way if uv writes it, and in another if
-/// pip does.
+/// For an installation with `--target`, uv and pip write different paths of scripts and data files
+/// into RECORD.
 #[test]
 fn scripts_and_data_files_move() {
     for lead in ["", "../../"] {
@@ -132,7 +132,7 @@ fn a_directory_of_the_prefix_that_is_a_link_to_elsewhere_is_refused() {
     environment.left_nothing("where a link leads out");
 }
 
-/// The directory of a package is a link, so its files belong to another place.
+/// The directory of a package is a link, so the package's files belong to another place.
 #[test]
 fn a_package_behind_a_link() {
     let sandbox = Sandbox::new();
@@ -148,7 +148,7 @@ fn a_package_behind_a_link() {
     assert!(package.is_symlink());
 }
 
-/// Two packages bring the same file. What the second package brings is not written into the existing file,
+/// Two packages contain the same file. The second package's content is not written into the existing file,
 /// because that file is a hard link to the installer's cache.
 #[test]
 fn a_file_that_two_packages_bring() {

@@ -28,7 +28,7 @@ fn fix_and_undo() {
             matches!(bytecode.as_slice(), [(_, of)] if of.contains("compiled 1.204.0")),
             "the old bytecode is gone, the new is there: {bytecode:?}"
         );
-        // REQUESTED marks a package that the user asked for by name. It is kept.
+        // REQUESTED marks a package that the user asked for by name. A repair keeps this mark.
         assert!(is_there("aws_cdk.aws-imagebuilder-1.204.0.dist-info/REQUESTED"));
         assert!(!is_there("aws_cdk.core-1.204.0.dist-info/REQUESTED"));
         assert_eq!(
@@ -141,7 +141,7 @@ fn mode_fix_that_cannot_repair_stops() {
     assert!(!sandbox.log().contains(&REAL.to_owned()));
 }
 
-/// The newest release is broken too. The proof with the staged packages shows it, so nothing is changed.
+/// The newest release is broken too. The proof with the staged packages shows this, so nothing is changed.
 #[test]
 fn a_repair_that_does_not_help() {
     let sandbox = Sandbox::new();

@@ -202,8 +202,8 @@ fn an_installer_that_does_not_say_what_is_broken() {
     }
 }
 
-/// The installer's check gives no answer after the exchange. The environment is restored, so the hint does
-/// not say "nothing was changed".
+/// The installer's check gives no answer after the exchange. The hint says that the environment was restored,
+/// not that nothing was changed.
 #[test]
 fn an_installer_that_does_not_say_what_a_repair_has_broken() {
     let sandbox = Sandbox::new();

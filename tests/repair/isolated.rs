@@ -58,7 +58,8 @@ fn beside_the_environment() {
     environment.build_image().run().exits(1);
 }
 
-/// The second overlay is used instead of the first one, so it has the packages of the first one too.
+/// The second overlay is used instead of the first one, so it must also contain the packages of the
+/// first one.
 #[test]
 fn a_second_one_keeps_what_the_first_one_moved() {
     let sandbox = Sandbox::new();

@@ -136,7 +136,7 @@ fn a_journal_that_names_files_outside_is_refused() {
     fs::write(&last, &content).unwrap();
     edit(&last, |journal| journal["site"] = json!("/"));
     environment.preflight(["undo"]).run().exits(1).prefixed();
-    // Every command rolls back an open journal. It does not roll back this journal, which names `mine`.
+    // Commands roll back an open journal, but not this one, because it names `mine`.
     edit(&last, |journal| journal["created"][0] = json!(mine));
     fs::rename(&last, last.with_file_name("journal.json")).unwrap();
     environment.preflight([]).run();

@@ -62,7 +62,7 @@ fn a_file_keeps_the_mode_of_the_one_that_it_replaces() {
     assert!(site[std::path::Path::new("aws_cdk/aws_imagebuilder/__init__.py")].starts_with("444 "));
 }
 
-/// The staged file and the installer's cached one are the same file.
+/// The staged file is a hard link to the file in the installer's cache.
 #[test]
 fn the_mode_of_a_file_in_the_cache_of_uv_does_not_change() {
     let sandbox = Sandbox::new();

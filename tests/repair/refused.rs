@@ -23,7 +23,8 @@ fn what_conda_installed_is_left_alone() {
     environment.left_nothing("where conda installed it");
 }
 
-/// Makes a standard library. With `marker`, the distributor of the library manages its packages.
+/// Makes a standard library. With `marker`, the library has EXTERNALLY-MANAGED: the system manages
+/// its packages.
 fn managed_library(sandbox: &Sandbox, marker: bool) -> std::path::PathBuf {
     let library = sandbox.path("usr/lib/python3.9");
     sandbox.write(library.join("os.py"), "");
@@ -50,8 +51,8 @@ fn a_python_of_the_system_is_left_alone() {
     assert_eq!(environment.site(), before);
 }
 
-/// The marker applies to the directories of the system's Python, even if a virtual environment uses them. It
-/// does not apply to the virtual environment's own directories.
+/// EXTERNALLY-MANAGED applies to the directories of the system's Python, even if a virtual environment uses
+/// them. It does not apply to the virtual environment's own directories.
 #[test]
 fn a_virtual_environment_with_packages_of_the_system() {
     let sandbox = Sandbox::new();
@@ -134,7 +135,7 @@ fn root_does_not_repair_what_another_user_owns() {
     run.holds(run.stderr().contains("belongs to user 4711"), "it says whose it is");
     assert!(!sandbox.log().contains(&"uv install".to_owned()), "refused before anything is fetched");
     is_owned_by("", 0);
-    // A directory further down, which only the plan shows.
+    // A directory further down. Only the plan shows that the repair would change this directory.
     is_owned_by("aws_cdk/core/_jsii", 4711);
     let run = environment.preflight(["fix"]).run();
     run.exits(1).holds(run.stderr().contains("_jsii belongs to user"), "the directory is named");
@@ -153,7 +154,7 @@ fn a_directory_that_cannot_be_written() {
     environment.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-unwritable.txt");
     assert!(!sandbox.log().contains(&"uv install".to_owned()), "refused before anything is fetched");
     drop(locked);
-    // A directory further down, which only the plan shows.
+    // A directory further down. Only the plan shows that the repair would change this directory.
     let locked = Unwritable::new(&[environment.path("site/aws_cdk/core/_jsii")]);
     environment.preflight(["fix"]).run().exits(1).prefixed().stderr_matches("fix-unwritable-below.txt");
     drop(locked);

@@ -27,7 +27,7 @@ fn undo_after_the_environment_has_changed() {
     assert_eq!(environment.site(), changed);
 }
 
-/// pip ran after the repair, and an undo would remove pip's files.
+/// pip ran after the repair. An undo would remove pip's files, so the shim refuses it.
 #[test]
 fn undo_after_a_reinstallation() {
     let sandbox = Sandbox::new();
@@ -63,7 +63,7 @@ fn undo_in_a_recreated_environment_changes_nothing() {
     assert_eq!(environment.kept(), kept);
 }
 
-/// An environment was moved away and back: its repair still belongs to it.
+/// An environment was repaired, moved away and moved back. Its repair can still be undone.
 #[test]
 fn undo_in_an_environment_that_is_back_at_its_path() {
     let sandbox = Sandbox::new();
@@ -109,7 +109,8 @@ fn undo_after_new_files_are_gone() {
     environment.left_nothing("by an undo");
 }
 
-/// Another release is further back on `sys.path`, in a directory where the repair has changed nothing.
+/// Another release of the package is further back on `sys.path`, in a directory where the repair has
+/// changed nothing.
 #[test]
 fn undo_after_new_files_are_gone_that_the_system_has_too() {
     let sandbox = Sandbox::new();

@@ -1,5 +1,5 @@
-//! What repairs are tested on: a broken environment with all its files in RECORDs, as pip leaves it, and a
-//! fake uv and pip that install releases of CDK.
+//! A broken environment, on which tests run repairs. RECORDs list all its files, as after an installation by
+//! pip. A fake uv and a fake pip install releases of CDK.
 
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ pub(crate) struct BrokenEnvironment<'a> {
     pub(crate) environment: Environment<'a>,
     /// The shim's state directory; on another file system in some tests.
     pub(crate) state: PathBuf,
-    /// The temporary directory on that other file system. It is removed when this is dropped.
+    /// The temporary directory on that other file system; it is removed when this value is dropped.
     elsewhere: Option<tempfile::TempDir>,
 }
 
@@ -43,7 +43,7 @@ pub(crate) const TOKEN: &str = ".repaired-by-pcluster-shim";
 type File<'a> = (&'a str, String, u32);
 
 impl Sandbox {
-    /// aws-parallelcluster 3.1.3 with CDK 1.153.0, in `venv`, with bytecode as pip leaves it.
+    /// aws-parallelcluster 3.1.3 with CDK 1.153.0, in `venv`; with bytecode from pip and from an import.
     pub(crate) fn broken_environment(&self) -> BrokenEnvironment<'_> {
         for tool in ["chattr", "chmod", "cp", "kill", "mkdir", "rm"] {
             self.link(format!("tools/{tool}"), on_this_machine(tool));
@@ -89,7 +89,8 @@ impl Sandbox {
         new
     }
 
-    /// A broken environment whose state is on another file system, so snapshots are copies, not hard links.
+    /// A broken environment. The shim's state is on another file system, so snapshots are copies instead of
+    /// hard links.
     pub(crate) fn broken_environment_across_file_systems(&self) -> BrokenEnvironment<'_> {
         let mut new = self.broken_environment();
         let elsewhere = tempfile::Builder::new().prefix("pcs-").tempdir_in("/dev/shm");
@@ -109,7 +110,7 @@ impl BrokenEnvironment<'_> {
         self.sandbox.write(self.path("fake").join(format!("synth-{release}.json")), answer.to_string());
     }
 
-    /// Adds an advisory on 1.152.0, so that an environment can be repaired again after a downgrade.
+    /// Adds an advisory on CDK 1.152.0, so that an environment can be repaired again after a downgrade.
     pub(crate) fn has_an_advisory_on_1_152_0(&self) {
         let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/rules/advisories/advisories.yaml");
         let built_in = fs::read_to_string(built_in).unwrap();
@@ -141,7 +142,7 @@ impl BrokenEnvironment<'_> {
         copy_program(&self.sandbox.path("installer/run"), &self.path("fake/pip"));
     }
 
-    /// The snapshot of the last repair, or of one that was interrupted.
+    /// The snapshot of the last repair, or of an interrupted repair.
     pub(crate) fn snapshot(&self) -> PathBuf {
         let name = self.kept().into_iter().find(|name| name.starts_with("snapshot-"));
         self.repairs().join(name.expect("there is a snapshot"))
@@ -170,8 +171,8 @@ impl BrokenEnvironment<'_> {
         fs::write(&record, lines.join("\n") + "\n").unwrap();
     }
 
-    /// Adds the bytecode of a source file. With `by_pip`, RECORD lists it, as if pip had compiled the file.
-    /// Bytecode that Python writes on import is not listed.
+    /// Adds the bytecode of a source file. With `by_pip`, RECORD lists the bytecode, as if pip had compiled
+    /// the file. Otherwise RECORD does not list it, as if Python had written it on import.
     pub(crate) fn compile(&self, source: &str, by_pip: bool) {
         let source = Path::new(source);
         let name = format!("{}.cpython-39.pyc", source.file_stem().unwrap().display());
@@ -196,7 +197,7 @@ impl BrokenEnvironment<'_> {
         fs::write(dist_info.join("RECORD"), record).unwrap();
     }
 
-    /// The packages of one release of CDK, and the jsii that it needs.
+    /// Writes the packages of one release of CDK, and the jsii that they need.
     fn cdk_release(&self, directory: &Path, version: &str, jsii: &str) {
         let core = [
             ("aws_cdk/core/__init__.py", version.to_owned(), 0o644),
@@ -214,7 +215,7 @@ impl BrokenEnvironment<'_> {
         self.wheel(directory, "jsii", jsii, "", &[("jsii/__init__.py", format!("jsii {jsii}"), 0o644)]);
     }
 
-    /// A distribution as an installer unpacks it.
+    /// Writes a distribution into the directory `into`, as an installer would unpack it.
     pub(crate) fn wheel(&self, into: &Path, name: &str, version: &str, header: &str, files: &[File]) {
         let dist_info = format!("{}-{version}.dist-info", name.replace("aws-cdk", "aws_cdk"));
         let installer = if into.starts_with(self.path("site")) { "pip\n" } else { "uv\n" };
@@ -243,12 +244,12 @@ impl BrokenEnvironment<'_> {
         arguments.into_iter().fold(call, Call::argument)
     }
 
-    /// A guarded build-image.
+    /// A guarded call of build-image.
     pub(crate) fn build_image(&self) -> Call {
         self.sandbox.build_image().var("XDG_STATE_HOME", &self.state)
     }
 
-    /// The environment's packages, exactly.
+    /// The environment's packages, with the times of their files.
     pub(crate) fn site(&self) -> Tree {
         tree(&self.path("site"), true)
     }
@@ -260,14 +261,15 @@ impl BrokenEnvironment<'_> {
         tree
     }
 
-    /// The packages without times and without the token. The rest is the same after every repair.
+    /// The packages without times and without the token, because these differ from repair to repair.
     pub(crate) fn content(&self) -> Tree {
         let mut content = tree(&self.path("site"), false);
         content.remove(Path::new(TOKEN));
         content
     }
 
-    /// Replaces the packages with others, as `rm -rf` and an installation do, and returns the result.
+    /// Replaces the environment's packages with a copy of `packages`, as `rm -rf` and an installation would,
+    /// and returns the result.
     pub(crate) fn recreate(&self, packages: &Path) -> Tree {
         let site = self.path("site");
         fs::remove_dir_all(&site).unwrap();
@@ -390,8 +392,9 @@ impl Drop for Unwritable {
     }
 }
 
-/// The program for both installers. The command `check` runs the file `check`. Any other command saves its
-/// arguments, its environment and copies of the files that it is given, then runs the file `install`.
+/// The sh code of the fake uv and the fake pip. The command `check` runs the file `check`. Any other command
+/// saves its arguments, its environment and copies of the files that its arguments name, then runs the
+/// file `install`.
 const INSTALLER: &str = r#"here='@HERE@'
 [ "$1" = check ] && { . "$here/check"; exit; }
 echo "$@" >"$here/arguments"
@@ -409,7 +412,7 @@ cp "$constraints" "$here/constraints"
 . "$here/install"
 "#;
 
-/// The fake compile.py: it compiles one file of the directory in its last argument.
+/// The fake compile.py: it compiles one file in the directory that its last argument names.
 const COMPILE: &str = r#"for directory; do :; done
 mkdir "$directory/aws_cdk/core/__pycache__"
 { printf 'compiled '; cat "$directory/aws_cdk/core/__init__.py"; } \
@@ -417,8 +420,8 @@ mkdir "$directory/aws_cdk/core/__pycache__"
 printf '\n%s\n{"full": null}\n%s\n' "$sentinel" "$sentinel"
 "#;
 
-/// The default for both installers: they install the newest release that the requirements allow, and fail if
-/// jsii is pinned, because 1.204.0 needs a newer jsii.
+/// The default `install` file of the fake uv and the fake pip. It installs the newest release of CDK that the
+/// requirements allow. If that is 1.204.0 and jsii is pinned, it fails, because 1.204.0 needs a newer jsii.
 pub(crate) const INSTALL: &str = r#"
 version=1.204.0
 case $(cat "$requirements") in *'<1.153.0'*) version=1.152.0 ;; esac
@@ -427,8 +430,9 @@ echo "Installed CDK $version" >&2
 cp -Rp "$here/$version/." "$target"
 "#;
 
-/// The answer depends on the release of CDK that is first on `sys.path`; a mixture of two releases is an
-/// error. If a test has made the FIFO `hold`, this code waits for a writer.
+/// The fake synthesis.py. Its answer depends on the release of CDK that is first on `sys.path`; a mixture of
+/// two releases is an error. If a test has made the FIFO `hold`, a synthesis of the installed packages waits
+/// for a writer, provided that its release or arguments contain the text in `held`.
 const SYNTH: &str = r#"
 entries=$(cat "$request"); entries=${entries#*\[}; entries=${entries%%\]*}
 IFS=,

@@ -17,8 +17,8 @@ use crate::support::sandbox::Sandbox;
 pub(crate) const GOOD: &str = include_str!("../fixtures/template-good.json");
 pub(crate) const BAD: &str = include_str!("../fixtures/template-bad.json");
 
-/// A Python in sh. For each kind of call (its identity, a template, the launcher's script, …) it runs a file
-/// of its own in `fake`, with $sentinel set and the other arguments in "$@".
+/// A fake Python, written in sh. Each kind of call (for its identity, for a template, for the launcher, …)
+/// runs a different file in `fake`, with $sentinel set and the other arguments in "$@".
 const PYTHON: &str = r#"#!/bin/sh
 log=@LOG@
 fake=@FAKE@
@@ -44,7 +44,7 @@ pub(crate) fn trampoline(python: &Path) -> String {
     format!("#!/bin/sh\n'''exec' \"{}\" \"$0\" \"$@\"\n' '''\n{ENTRY}", python.display())
 }
 
-/// The text that pip writes below the first lines of a console script.
+/// The text of a console script from pip, below the `#!` line or the trampoline.
 pub(crate) const ENTRY: &str = r"# -*- coding: utf-8 -*-
 import re
 import sys
@@ -57,14 +57,14 @@ if __name__ == '__main__':
 /// Prints a file as the answer.
 const ANSWER: &str = r#"printf '\n%s\n' "$sentinel"; cat "$fake/@FILE@.json"; printf '\n%s\n' "$sentinel""#;
 
-/// Prints the identity. PYTHONPATH is added after the script's directory, unless the flags have `-E`.
+/// Prints the identity. Its `sysPath` has PYTHONPATH after the script's directory, unless `flags` has `-E`.
 const IDENTITY: &str = r#"read -r answer <"$fake/identity.json"
 case $answer in *'"-E"'*) PYTHONPATH= ;; esac
 before=${answer%%'"sysPath":['*} after=${answer#*'"sysPath":['}
 if [ -n "$PYTHONPATH" ]; then answer="$before\"sysPath\":[${after%%,*},\"${PYTHONPATH%%:*}\",${after#*,}"; fi
 printf '\n%s\n%s\n%s\n' "$sentinel" "$answer" "$sentinel""#;
 
-/// A fake environment of aws-parallelcluster 3.1.3 with CDK 1.204.0, below a directory.
+/// A fake environment of aws-parallelcluster 3.1.3 with CDK 1.204.0, in the directory `root`.
 #[derive(Debug)]
 pub(crate) struct Environment<'a> {
     sandbox: &'a Sandbox,
@@ -72,7 +72,7 @@ pub(crate) struct Environment<'a> {
 }
 
 impl Sandbox {
-    /// A fake environment in `venv`, which is on the default PATH; with a Node.
+    /// A fake environment in `venv`, and a fake Node. Both are on the default PATH.
     pub(crate) fn environment(&self) -> Environment<'_> {
         node(self);
         self.environment_in("venv")
@@ -83,7 +83,7 @@ impl Sandbox {
         let python = PYTHON
             .replace("@LOG@", &format!("'{}'", self.path("log").display()))
             .replace("@FAKE@", &format!("'{}'", new.path("fake").display()));
-        // A binary, like a real Python. If it were a script, the shim would not ask it directly.
+        // `bin/python` is a binary, as a real Python is: the shim would not ask a script directly.
         fs::create_dir_all(new.path("bin")).unwrap();
         copy_program(&compiled("python", PYTHON_C), &new.path("bin/python"));
         self.script(new.path("bin/python.sh"), python);
@@ -121,7 +121,7 @@ impl Sandbox {
 /// The output of the fake real pcluster for [`Sandbox::build_image`].
 pub(crate) const REAL_OUTPUT: &str =
     "the real pcluster: build-image --image-configuration image.yaml --image-id my-image\n";
-/// The line of that call in the log.
+/// The line that the same call writes to the fakes' log.
 pub(crate) const REAL: &str = "real build-image --image-configuration image.yaml --image-id my-image";
 
 impl Environment<'_> {
@@ -151,7 +151,7 @@ impl Environment<'_> {
         self.sandbox.write(self.path("fake/identity"), sh);
     }
 
-    /// Sets the answer of synthesis.py.
+    /// Sets what synthesis.py answers when it is asked for a template.
     pub(crate) fn answers(&self, answer: &Value) {
         self.sandbox.write(self.path("fake/synth.json"), answer.to_string());
         self.synthesizes(&ANSWER.replace("@FILE@", "synth"));
@@ -190,7 +190,7 @@ impl Environment<'_> {
         self.sandbox.write(self.path("fake/bundled_pip"), ANSWER.replace("@FILE@", "bundled_pip"));
     }
 
-    /// Sets the answers of client.py: its inventory, and the results of the steps of each AMI.
+    /// Sets both answers of client.py: the inventory, and the results of the changes to AMIs.
     pub(crate) fn has_in_aws(&self, inventory: &Value, results: &Value) {
         self.sandbox.write(self.path("fake/inventory.json"), inventory.to_string());
         self.sandbox
@@ -224,21 +224,22 @@ impl Environment<'_> {
         self.sandbox.write(directory.join("RECORD"), "");
     }
 
-    /// Installs all CDK packages in this version.
+    /// Installs this version of the fake CDK packages.
     pub(crate) fn cdk(&self, version: &str) {
         for name in ["aws-cdk.core", "aws-cdk.aws-imagebuilder"] {
             self.installs(name, version, "");
         }
     }
 
-    /// Breaks the environment: an advisory matches it, and its template has the advisory's fault.
+    /// Breaks the environment: an advisory matches it, and the template that it builds has the fault that the
+    /// advisory describes.
     pub(crate) fn is_broken(&self) {
         self.cdk("1.153.0");
         self.builds(BAD);
     }
 }
 
-/// The answer of synthesis.py with this template, as for the configuration of [`Sandbox::build_image`].
+/// The answer of synthesis.py with this template, for the call [`Sandbox::build_image`].
 pub(crate) fn built(template: &str) -> Value {
     let template: Value = serde_json::from_str(template).unwrap();
     let tags = json!({
@@ -251,7 +252,7 @@ pub(crate) fn built(template: &str) -> Value {
     json!({"kind": "template", "template": template, "asked": asked})
 }
 
-/// A Node that logs its start and prints the content of the file `says` next to it.
+/// Adds a fake Node, which logs its start and prints the first line of the file `says` next to it.
 pub(crate) fn node(sandbox: &Sandbox) {
     let path = sandbox.path("node/node");
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -259,7 +260,7 @@ pub(crate) fn node(sandbox: &Sandbox) {
     sandbox.write("node/says", "v18.20.4\n");
 }
 
-/// A program of one C file, compiled once.
+/// The path of a program that is compiled from C, once for all tests.
 fn compiled(name: &'static str, source: &str) -> PathBuf {
     static COMPILED: OnceLock<Mutex<(TempDir, BTreeSet<&str>)>> = OnceLock::new();
     let compiled = COMPILED.get_or_init(|| Mutex::new((TempDir::new().unwrap(), BTreeSet::new())));

@@ -8,10 +8,10 @@ use std::sync::{OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
-/// Limit of a wait, far more than the slowest machine needs.
+/// Time limit of [`wait_for`], far more than the slowest machine needs.
 const MAX_WAIT: Duration = Duration::from_secs(300);
 
-/// Polls `ready` until it returns something, for states that nothing announces.
+/// Polls `ready` until it returns a value.
 #[track_caller]
 pub(crate) fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     let since = Instant::now();
@@ -38,19 +38,18 @@ pub(crate) fn on_this_machine(name: &str) -> PathBuf {
 /// file open for writing, and the program could not be run (ETXTBSY).
 static FORKING: RwLock<()> = RwLock::new(());
 
-/// Starts a child process.
 pub(crate) fn spawn(command: &mut Command) -> io::Result<Child> {
     let _alone = FORKING.write().unwrap_or_else(PoisonError::into_inner);
     command.spawn()
 }
 
-/// Writes the file of a program.
+/// Writes the content of a program, but does not make the file executable.
 pub(crate) fn write_program(path: &Path, content: &[u8]) {
     let _no_fork = FORKING.read().unwrap_or_else(PoisonError::into_inner);
     fs::write(path, content).unwrap();
 }
 
-/// Writes a program. An existing file or link at this path is replaced.
+/// Writes an executable script. An existing file or link at this path is replaced.
 pub(crate) fn write_script(path: &Path, content: impl AsRef<[u8]>) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     let _ = fs::remove_file(path);
@@ -58,7 +57,6 @@ pub(crate) fn write_script(path: &Path, content: impl AsRef<[u8]>) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Copies the file of a program.
 pub(crate) fn copy_program(from: &Path, to: &Path) {
     let _no_fork = FORKING.read().unwrap_or_else(PoisonError::into_inner);
     fs::copy(from, to).unwrap();

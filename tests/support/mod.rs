@@ -5,4 +5,4 @@ pub(crate) mod fakes; // fake environments of pcluster, fake Nodes
 pub(crate) mod machine; // programs of this machine, a real Python among them
 pub(crate) mod run; // one run in a sandbox, and assertions on it
 pub(crate) mod sandbox; // HOME, PATH, XDG directories and TMPDIR of one test
-pub(crate) mod snapshots; // what users see, with the parts redacted that vary
+pub(crate) mod snapshots; // what users see, with its varying parts redacted

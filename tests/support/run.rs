@@ -17,14 +17,14 @@ use crate::support::machine::{real_python, spawn};
 use crate::support::sandbox::{log, tree};
 use crate::support::snapshots;
 
-/// Limit after which a run counts as hung, and the test fails with its details.
+/// Time limit of a run. A longer run counts as hung, and the test fails.
 const MAX_RUN_TIME: Duration = Duration::from_secs(60);
 
 /// How many lines a failed test shows about the files in its sandbox.
 const MAX_TREE_LINES: usize = 200;
 
-/// Runs a program with its streams on a terminal of the given width, and prints what the terminal shows,
-/// without the sequences that move the cursor.
+/// Python code that runs a program with its streams on a terminal of the given width, and prints what the
+/// terminal shows, without control sequences.
 const TERMINAL: &str = r#"
 import fcntl, os, pty, re, struct, sys, termios
 
@@ -104,7 +104,6 @@ impl Call {
         self.var("PATH", joined)
     }
 
-    /// One more argument, of any bytes.
     pub(crate) fn argument(mut self, argument: impl Into<OsString>) -> Self {
         self.arguments.push(argument.into());
         self
@@ -120,7 +119,7 @@ impl Call {
         self
     }
 
-    /// This call, made by another program: `sh -c 'exec "$@"' sh PROGRAM …`.
+    /// This call, made by another program, for example `sh -c 'exec "$@"' sh PROGRAM …`.
     pub(crate) fn under(mut self, program: impl Into<PathBuf>, first: &[&str]) -> Self {
         let call = std::mem::replace(&mut self.program, program.into());
         let arguments = std::mem::take(&mut self.arguments);
@@ -128,7 +127,7 @@ impl Call {
         self
     }
 
-    /// This call with its streams on a terminal, except for streams that these shell redirections change.
+    /// This call with its streams on a terminal, except for those that `redirections`, in sh, redirect.
     pub(crate) fn on_terminal(self, columns: &str, redirections: &str) -> Self {
         let sh = format!("exec \"$@\" {redirections}");
         let shell = self.root.join("tools/sh");
@@ -244,7 +243,7 @@ impl Run {
         self.holds(self.stdout() == stdout, &format!("expected stdout {stdout:?}"))
     }
 
-    /// Asserts that stdout is that of another run, except for what differs in every run.
+    /// Asserts that stdout is the same as in another run, except for values that differ in every run.
     #[track_caller]
     pub(crate) fn prints_like(&self, other: &Run) -> &Self {
         let redacted = |run: &Run| snapshots::redacted(&run.stdout(), &self.call.root);
@@ -252,8 +251,8 @@ impl Run {
         self.holds(same, &format!("expected stdout as in\n{}", other.stdout()))
     }
 
-    /// Asserts that no line of stdout is wider than this, apart from single words, commands, and lines that
-    /// contain one of `kept_whole`.
+    /// Asserts that no line of stdout is wider than `columns`, apart from single words, lines with a command
+    /// in backquotes, and lines that contain one of `kept_whole`.
     #[track_caller]
     pub(crate) fn is_folded(&self, columns: usize, kept_whole: &[&str]) -> &Self {
         for line in self.stdout().lines() {
@@ -282,7 +281,7 @@ impl Run {
         )
     }
 
-    /// Asserts exactly one line on stderr, with the shim's prefix and this text in it.
+    /// Asserts that stderr has exactly one line, which begins with the shim's prefix and contains this text.
     #[track_caller]
     pub(crate) fn warns_once(&self, text: &str) -> &Self {
         self.prefixed();
@@ -290,8 +289,8 @@ impl Run {
         self.holds(self.stderr().contains(text), &format!("expected {text:?} on stderr"))
     }
 
-    /// Asserts that stderr has three lines: why strict stops the call, what it means, and what to do. One of
-    /// them has to contain this text.
+    /// Asserts that stderr has three lines: why strict mode stops the call, what that means, and what to do.
+    /// One of the lines has to contain this text.
     #[track_caller]
     pub(crate) fn stops_unchecked(&self, text: &str) -> &Self {
         self.prefixed();
@@ -331,7 +330,7 @@ impl Run {
         serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("no JSON: {error}\n{self}"))
     }
 
-    /// Asserts that status and output are those of another run, byte for byte, except for the memory
+    /// Asserts that status and output are the same as in another run, byte for byte, except for the memory
     /// addresses that Python prints for its functions: they differ in every run.
     #[track_caller]
     pub(crate) fn is_the_same_as(&self, other: &Self) {
@@ -340,7 +339,7 @@ impl Run {
         assert!(same, "two runs differ\n{self}\n=== the other\n{other}");
     }
 
-    /// The messages in the JSON that a guarded call prints on stdout when it stops.
+    /// The messages in the JSON that the guard prints on stdout when it stops a call.
     #[track_caller]
     pub(crate) fn stop(&self) -> Vec<String> {
         self.exits(1);

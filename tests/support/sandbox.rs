@@ -14,10 +14,10 @@ use crate::support::machine::{on_this_machine, output, write_program, write_scri
 use crate::support::run::Call;
 use crate::support::snapshots;
 
-/// The binary under test, as cargo built it. Tests run a sandbox's [`Sandbox::binary`].
+/// The binary under test, where cargo built it. Tests run [`Sandbox::binary`] instead.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_pcluster");
 
-/// The binary under test, below a sandbox.
+/// The path of the binary under test, relative to a sandbox.
 pub(crate) const PROGRAM: &str = "program/pcluster";
 
 /// Programs that the fake scripts use; nothing else of this machine is on the sandbox's PATH.
@@ -34,7 +34,7 @@ pub(crate) struct Sandbox {
 }
 
 impl Sandbox {
-    /// A sandbox with the programs that fake scripts use, and with a log for them.
+    /// A sandbox with the programs that the fake scripts use, and with an empty log.
     pub(crate) fn new() -> Self {
         let new = Self::empty();
         for tool in TOOLS {
@@ -63,8 +63,7 @@ impl Sandbox {
         self.root.join(name)
     }
 
-    /// The binary under test. Its path has the same length in every sandbox, because the wrapping of messages
-    /// that contain the path depends on its length.
+    /// The binary under test.
     pub(crate) fn binary(&self) -> PathBuf {
         self.path(PROGRAM)
     }
@@ -94,7 +93,7 @@ impl Sandbox {
         ["shim", "venv/bin", "node", "tools"].map(|name| self.path(name)).into()
     }
 
-    /// The fakes' log: which of them was started, in order.
+    /// The fakes' log: a line for each start of a fake program, in order.
     pub(crate) fn log(&self) -> Vec<String> {
         log(&self.root)
     }
@@ -136,8 +135,8 @@ impl Sandbox {
         snapshots::matches(snapshot, text, &self.root, String::new);
     }
 
-    /// Waits until no process holds a scratch directory. If a shim is killed just after it has forked a
-    /// child, the child holds the shim's locks until its exec.
+    /// Waits until no process locks a scratch directory. If a shim is killed just after it has forked a
+    /// child, the child holds the shim's locks until the child's exec.
     pub(crate) fn wait_until_scratch_is_free(&self) {
         let is_held = |lock: PathBuf| fs::File::open(lock).is_ok_and(|lock| lock.try_lock_shared().is_err());
         let any_is_held = || {
@@ -155,23 +154,23 @@ impl Sandbox {
         assert_eq!(self.tree("tmp"), "", "something is left in TMPDIR");
     }
 
-    /// Keeps the directories. Only for debugging a test.
+    /// Keeps the directories after the test. Only for debugging.
     #[expect(dead_code, reason = "called while a test is being written")]
     pub(crate) fn keep(self) -> PathBuf {
         self.directory.keep()
     }
 }
 
-/// Makes a hard link or, if the sandbox is on another file system, a copy. `cp` writes the copy. If this
-/// process wrote it, another test could fork a child at that time, and the file could not be run until that
-/// child's exec, because the child would have the file open too.
+/// Makes a hard link to the binary. If the sandbox is on another file system, `cp` makes a copy. If this
+/// process wrote the copy, another test could fork a child at that time. Until its exec, the child would have
+/// the copy open for writing, and the copy could not be run (ETXTBSY).
 fn place_binary(path: &Path) {
     if fs::hard_link(BINARY, path).is_err() {
         output(&on_this_machine("cp"), &[BINARY.as_ref(), path.as_os_str()]);
     }
 }
 
-/// The log of the fakes in a sandbox, if it has any.
+/// The log of the fakes in a sandbox; empty if there is no log.
 pub(crate) fn log(root: &Path) -> Vec<String> {
     let text = fs::read(root.join("log")).unwrap_or_default();
     let mut lines: Vec<String> = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
@@ -213,7 +212,7 @@ fn add_tree(directory: &Path, root: &Path, text: &mut String) {
     }
 }
 
-/// Bytes that are not UTF-8.
+/// A text that begins with `before` and is not UTF-8.
 pub(crate) fn not_utf8(before: &str) -> OsString {
     OsString::from_vec([before.as_bytes(), b"\xff"].concat())
 }

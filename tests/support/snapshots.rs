@@ -11,8 +11,8 @@ use snapbox::{Assert, Data};
 use crate::support::machine::real_python;
 use crate::support::sandbox::PROGRAM;
 
-/// Compares with a file below tests/snapshots. `snapshot` is its name in the directory of the calling module,
-/// or `module/file`. With `SNAPSHOTS=overwrite` in the environment, the file is written instead.
+/// Compares `text` with a file below tests/snapshots. `snapshot` is the file's name in the directory of the
+/// calling module, or `module/file`. With `SNAPSHOTS=overwrite` in the environment, writes the file instead.
 #[track_caller]
 pub(crate) fn matches(snapshot: &str, text: &str, sandbox: &Path, details: impl FnOnce() -> String) {
     let text = redacted(text, sandbox);
@@ -28,7 +28,8 @@ pub(crate) fn matches(snapshot: &str, text: &str, sandbox: &Path, details: impl 
     }
 }
 
-/// The path of a snapshot: `repair/fix.txt` for `fix.txt` in tests/repair.rs or below tests/repair/.
+/// The path of a snapshot. If a test in tests/repair.rs or below tests/repair/ names `fix.txt`, the path is
+/// `repair/fix.txt`.
 #[track_caller]
 fn below(snapshot: &str) -> PathBuf {
     let caller = Path::new(Location::caller().file()).strip_prefix("tests").unwrap();
@@ -36,7 +37,7 @@ fn below(snapshot: &str) -> PathBuf {
     if snapshot.contains('/') { snapshot.into() } else { module.join(snapshot) }
 }
 
-/// Removes what differs from machine to machine, from run to run, and from release to release.
+/// Redacts what differs from machine to machine, from run to run, and from release to release.
 pub(crate) fn redacted(text: &str, sandbox: &Path) -> String {
     let text = text.replace(sandbox.join(PROGRAM).to_str().unwrap(), "[BINARY]");
     let text = text.replace(sandbox.to_str().unwrap(), "[SANDBOX]");
@@ -96,7 +97,7 @@ fn without_seconds(line: &str) -> String {
     })
 }
 
-/// Removes the time from `  template   passed     0.4 s`: it is shown only if the check took long.
+/// Removes the time from `  template   passed     0.4 s`: a time is shown only if the check took long.
 fn without_duration(line: &str) -> &str {
     let Some(rest) = line.strip_suffix(" s") else { return line };
     let digits = rest.trim_end_matches(|letter: char| letter.is_ascii_digit() || letter == '.');

@@ -1,13 +1,13 @@
-//! Releases and the parent images with which they are known to fail: reads the list, and reports what applies
-//! to a release alone. Pure.
+//! Reads the list of parent images with which a release of aws-parallelcluster is known to fail, and reports
+//! what is worth an INFO if the parent image is not known. Pure.
 //!
 //! | key | meaning |
 //! | --- | --- |
 //! | `id`, `title` | its name, and a description in one line |
-//! | `level` | for an image from the vendor of its operating system; for any other image, at most WARNING |
+//! | `level` | the level; at most WARNING if the image is not from the vendor of its operating system, or if the build uses its own cookbook |
 //! | `pcluster` | the affected releases of aws-parallelcluster (PEP 440) |
-//! | `os` | the operating systems of the parent, by pcluster's names; without the key, every one |
-//! | `os_version` | their affected versions (`8.10`), compared as in PEP 440; without the key, every one |
+//! | `os` | the operating systems of the parent image, by pcluster's names; without the key, all of them |
+//! | `os_version` | the affected versions of these systems (`8.10`), compared as in PEP 440; without the key, all of them |
 //! | `architecture` | `x86_64` or `arm64`; without the key, both |
 //! | `update_os_packages` | true: only builds with `Build.UpdateOsPackages` |
 //! | `lustre_client` | true: only builds without `Build.Installation.LustreClient.Enabled: false` |
@@ -31,7 +31,7 @@ use crate::rules::advisories::contains;
 use crate::text::package_name::PCLUSTER;
 use crate::text::yaml;
 
-/// combinations.yaml as JSON: build.rs converts it.
+/// combinations.yaml, converted to JSON by build.rs.
 const BUILT_IN: &str = include_str!(concat!(env!("OUT_DIR"), "/combinations.json"));
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,7 +84,6 @@ pub struct Combination {
     pub references: Vec<String>,
 }
 
-/// Reads a list of combinations.
 pub fn read(text: &str) -> Result<Vec<Combination>, String> {
     let combinations: Vec<Combination> = yaml::parse(text)?;
     let mut ids = BTreeSet::new();
@@ -94,12 +93,12 @@ pub fn read(text: &str) -> Result<Vec<Combination>, String> {
     }
 }
 
-/// Reads the combinations that are part of this build; a test compares them with the file.
+/// The combinations that are compiled into the program. A test compares them with combinations.yaml.
 pub fn built_in() -> Vec<Combination> {
     serde_json::from_str(BUILT_IN).unwrap_or_default()
 }
 
-/// Reports the combinations that apply to the release alone, whatever its parent image is.
+/// Reports the combinations that are worth an INFO for a release whose parent image is not known.
 pub fn check_release(pcluster: &str) -> Vec<Finding> {
     let built_in = built_in();
     let affected = built_in.iter().filter(|one| one.by_release && contains(&one.pcluster, pcluster));
@@ -107,7 +106,7 @@ pub fn check_release(pcluster: &str) -> Vec<Finding> {
 }
 
 impl Combination {
-    /// The finding for a release, at this level or lower.
+    /// The finding for a release. Its level is the lower of `level` and the combination's own.
     pub fn describe(&self, pcluster: &str, level: Level, parent: &str, kind: Kind) -> Finding {
         let level = level.min(self.level);
         let message = format!("{PCLUSTER} {pcluster} {}{parent}", self.effect);

@@ -1,4 +1,5 @@
-//! Advisories → constraints that make an installer create an environment that builds. Pure.
+//! Advisories → constraints for an installer, so that `build-image` works in the environment that it
+//! creates. Pure.
 
 use std::collections::BTreeMap;
 
@@ -38,8 +39,9 @@ pub fn derive(advisories: &[Advisory], pcluster: &str, python: Option<&str>) -> 
     lines.into_iter().map(|((package, marker), range)| package + &range.join(",") + &marker).collect()
 }
 
-/// The specifiers that exclude the affected releases. If a single specifier can do that, they exclude nothing
-/// else; otherwise they allow only the releases that the fix names.
+/// Specifiers that exclude the affected releases. If the affected range is one specifier that has an
+/// opposite, the opposite excludes exactly these releases. Otherwise, the specifiers are those of the
+/// fix's `upgrade`.
 fn exclude(advisory: &Advisory) -> Vec<(String, String)> {
     let Some((package, affected)) = advisory.package() else { return Vec::new() };
     if let Affected::Releases(affected) = affected
@@ -56,7 +58,7 @@ fn exclude(advisory: &Advisory) -> Vec<(String, String)> {
     fix.upgrade.iter().map(|specifier| (normalised(&fix.packages), specifier.to_string())).collect()
 }
 
-/// The operator of the specifier that accepts all other releases.
+/// The operator that accepts exactly the releases that `operator` does not: `<` for `>=`.
 fn negate(operator: Operator) -> Option<&'static str> {
     match operator {
         Operator::Equal | Operator::EqualStar => Some("!="),
@@ -66,7 +68,7 @@ fn negate(operator: Operator) -> Option<&'static str> {
     }
 }
 
-/// The version in a specifier as it is written, even `70.*`.
+/// The version in a specifier, as it is written there: `70.*` keeps its `.*`.
 fn version_of(specifier: &VersionSpecifier) -> String {
     let written = specifier.to_string();
     written.trim_start_matches(|letter: char| "=!<>~".contains(letter)).to_owned()

@@ -1,19 +1,20 @@
-//! The text of advisories, and the advisories of this build. Pure: the caller reads the files.
+//! Reads advisories from text, and has those that are compiled into the program. Pure: the caller reads
+//! the files.
 //!
 //! | key | meaning |
 //! | --- | --- |
 //! | `id`, `title` | its name, and a description in one line |
 //! | `level` | ERROR blocks; WARNING and INFO are only reported |
-//! | `pcluster` | the releases of aws-parallelcluster that it affects (PEP 440) |
-//! | `python` | the releases of Python that it affects (PEP 440); every one if the key is absent |
+//! | `pcluster` | the affected releases of aws-parallelcluster (PEP 440) |
+//! | `python` | the affected releases of Python (PEP 440); all if the key is absent |
 //! | `package` | the affected package; `aws-cdk.*` means every package whose name begins with `aws-cdk.` |
-//! | `affected` | its affected releases (PEP 440); `mixed`: its packages are at more than one version; `absent`: it is not installed |
+//! | `affected` | the affected releases of the package (PEP 440); `mixed`: the packages that match are at different versions; `absent`: the package is not installed |
 //! | `runtime`, `refused_from` | instead of `package` and `affected`: a Lambda runtime that the template asks for, and the day from which AWS refuses new functions with it |
-//! | `shows` | where an environment shows it: `start` (pcluster does not start), `template` (the template is incomplete) or `later`, the default. `start` is refuted if pcluster starts, `template` if the template is complete; nothing can refute `later` |
+//! | `shows` | where an environment shows the fault: `start` (pcluster does not start), `template` (the template is incomplete) or `later`, the default. An advisory with `start` is refuted if pcluster starts, one with `template` if the template is complete; nothing can refute one with `later` |
 //! | `effect` | completes "PACKAGE VERSION …", or "PACKAGE is not installed, …" |
 //! | `cost` | what it costs to build anyway, a sentence |
 //! | `fix` | `packages` to move, and the ranges to move them to: `upgrade`, `downgrade` (PEP 440). Or `advice`: what to do if moving packages does not help |
-//! | `only_constraints` | true: it affects only what `preflight constraints` prints, and no environment, because the affected release cannot be installed |
+//! | `only_constraints` | true: only `preflight constraints` uses the advisory. It is not compared with environments, because the affected release cannot be installed |
 //! | `references` | https URLs of the sources |
 
 use std::collections::BTreeSet;
@@ -30,7 +31,7 @@ use crate::model::finding::{Level, PackageMove, Shows};
 use crate::rules::advisories::{AdvisedFix, Advisory, Affected, Subject};
 use crate::text::yaml;
 
-/// advisories.yaml, as build.rs converts it.
+/// advisories.yaml, converted to JSON by build.rs.
 const BUILT_IN: &str = include_str!(concat!(env!("OUT_DIR"), "/advisories.json"));
 
 /// The keys of an advisory.
@@ -138,7 +139,8 @@ impl<'de> Deserialize<'de> for AdvisedFix {
     }
 }
 
-/// The keys of a fix. This is not an untagged enum, because its errors would lack the line and the key.
+/// The keys of a fix. This is a struct, because the errors of an untagged enum would lack the line and
+/// the key.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WrittenFix {
@@ -185,7 +187,6 @@ fn read_affected(written: &str) -> Result<Affected, String> {
     }
 }
 
-/// Reads a list of advisories.
 pub fn read(text: &str) -> Result<Vec<Advisory>, String> {
     let advisories: Vec<Advisory> = yaml::parse(text)?;
     let mut ids = BTreeSet::new();
@@ -195,7 +196,7 @@ pub fn read(text: &str) -> Result<Vec<Advisory>, String> {
     }
 }
 
-/// Reads the advisories that are part of this build; a test compares them with the file.
+/// The advisories that are compiled into the program. A test compares them with advisories.yaml.
 pub fn built_in() -> Vec<Advisory> {
     serde_json::from_str(BUILT_IN).unwrap_or_default()
 }

@@ -1,10 +1,10 @@
 //! Packages × advisories → findings. Pure.
 //!
-//! An advisory matches the installed distributions, never a requirement: a requirement that excludes a
-//! release does not keep that release out of an environment.
+//! An advisory is compared with the installed distributions, never with requirements: a requirement that
+//! excludes a release does not keep that release out of an environment.
 //!
-//! - `file`: the text of advisories, and the advisories of this build
-//! - `combinations`: releases of aws-parallelcluster and parent images that do not go together
+//! - `file`: reads advisories, and has those that are compiled into the program
+//! - `combinations`: parent images with which a release of aws-parallelcluster is known to fail
 //! - `constraints`: advisories as constraints for an installer
 //! - `releases`: the releases of aws-parallelcluster, their dates and their Pythons
 
@@ -87,7 +87,7 @@ pub enum Affected {
     Absent,
 }
 
-/// Compares the installed packages with every advisory, for a version of Python.
+/// Compares the installed packages with every advisory that applies to this version of Python.
 pub fn check(packages: &BTreeMap<String, String>, python: &str, advisories: &[Advisory]) -> Vec<Finding> {
     let Some(pcluster) = packages.get(PCLUSTER) else { return Vec::new() };
     advisories
@@ -102,16 +102,16 @@ pub fn check(packages: &BTreeMap<String, String>, python: &str, advisories: &[Ad
         .collect()
 }
 
-/// Observations of an environment that can refute an advisory.
+/// What was observed in an environment. An observation can refute an advisory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Evidence {
     /// pcluster starts.
     pub starts: bool,
-    /// A template that it built has everything that was asked for.
+    /// A template that pcluster built has everything that was asked for.
     pub has_right_template: bool,
 }
 
-/// Lowers each finding to INFO if the evidence refutes it.
+/// Lowers each finding to INFO if the evidence refutes its advisory.
 pub fn refute(findings: Vec<Finding>, evidence: Evidence) -> Vec<Finding> {
     findings.into_iter().map(|finding| refute_one(finding, evidence)).collect()
 }
@@ -130,8 +130,8 @@ fn refute_one(finding: Finding, evidence: Evidence) -> Finding {
     Finding { level: Level::Info, message, cost: None, fix, evidence, ..finding }
 }
 
-/// Marks a finding about the start or the template as explained, if one of the findings from advisories has
-/// the same cause.
+/// Marks a finding about the start or the template as explained, if one of the findings in `advised` has the
+/// same cause.
 pub fn explain(finding: &mut Finding, advised: &[Finding]) {
     let explains = |advised: &&Finding| {
         advised.blocks()
@@ -157,13 +157,13 @@ fn is_about_failure(advised: &Finding, failure: &Finding) -> bool {
     // The evidence names a distribution with its version.
     let owner = |key: &str| text(key).and_then(|owner| owner.split(' ').next());
     let module = text("module").and_then(|module| module.split('.').next());
-    // pkg_resources is the only module here whose name differs from that of its distribution.
+    // Of the modules that advisories are about, only pkg_resources has another name than its distribution.
     let brought_by = if module == Some("pkg_resources") { Some("setuptools") } else { module };
     is_package(owner("distribution")) || is_package(owner("moduleDistribution")) || is_package(brought_by)
 }
 
 impl Advisory {
-    /// The package that it is about, and its affected releases.
+    /// The package that the advisory is about, and which of its releases are affected.
     pub fn package(&self) -> Option<(&str, &Affected)> {
         match &self.subject {
             Subject::Package { package, affected } => Some((package, affected)),
@@ -182,7 +182,7 @@ impl Advisory {
         }
     }
 
-    /// Compares it with the installed packages.
+    /// Compares the advisory with the installed packages.
     fn check(&self, pcluster: &str, packages: &BTreeMap<String, String>) -> Option<Finding> {
         let (package, affected) = self.package()?;
         let is_named = matcher(package);

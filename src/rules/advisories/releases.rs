@@ -1,5 +1,5 @@
-//! The releases of aws-parallelcluster: when each was uploaded, which Python it requires, and which are not known
-//! yet. Pure.
+//! The releases of aws-parallelcluster: when each was uploaded, which Python it requires, and whether the
+//! rules were tested with it. Pure.
 
 use std::str::FromStr as _;
 
@@ -9,11 +9,11 @@ use serde_json::json;
 use crate::model::finding::{Finding, Fix, Kind, Level};
 use crate::text::package_name::PCLUSTER;
 
-/// The upload times of releases. Indexes other than `PyPI` do not always report them.
+/// The upload times of releases. They are compiled in, because indexes other than `PyPI` do not always
+/// report them.
 const RELEASE_DATES: &str = include_str!("release_dates.txt");
 
-/// Releases that upstream has announced but `PyPI` does not have: we have read about them, but not
-/// tested them.
+/// Releases that upstream has announced, but that are not on `PyPI`, so we have not tested them.
 const UNMEASURED: [&str; 2] = ["3.16.2", "3.16.3"];
 
 /// Each row: a release, and the first Python that is supported from that release on, according to the
@@ -30,7 +30,7 @@ pub fn read_dates() -> impl Iterator<Item = (&'static str, &'static str)> {
 pub enum Knowledge {
     Measured,
     Unmeasured,
-    /// It is later than every known release.
+    /// A release that is later than every known one.
     Newer,
     /// A version that was never published, a pre-release, or somebody's own build.
     Unpublished,

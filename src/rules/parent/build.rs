@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use crate::model::finding::{Finding, Fix, Kind, Level};
 use crate::rules::parent::facts::{Facts, Found};
 
-/// Reports missing scripts and components. They would run after pcluster's own, when the hour is
-/// already spent.
+/// Reports scripts and components that do not exist. A build would fail on them only after pcluster's own
+/// components, when the hour of EC2 is already spent.
 pub fn check_components(facts: &Facts) -> Vec<Finding> {
     let scripts = facts
         .scripts

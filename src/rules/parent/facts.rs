@@ -11,17 +11,17 @@ use crate::rules::template::recipe::RECIPE;
 /// What a build takes from AWS and the network, according to its template.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Questions {
-    /// An AMI, or the ARN of an Image Builder image.
+    /// The id of an AMI, or the ARN of an Image Builder image.
     pub parent: Option<String>,
     /// The URLs of scripts.
     pub scripts: Vec<String>,
-    /// ARNs by which the build names components.
+    /// The ARNs of components. Those without a build number are left out, because `GetComponent` does not
+    /// accept them.
     pub components: Vec<String>,
     pub subnet: Option<String>,
 }
 
 impl Questions {
-    /// Collects what a template names.
     pub fn of(template: &Value) -> Self {
         let mut questions = Self::default();
         for (_, recipe) in select_resources(template, RECIPE) {
@@ -50,7 +50,7 @@ fn read_script(description: &Value) -> Option<String> {
     Some(url.trim().to_owned())
 }
 
-/// Whether an ARN ends in a version and a build, `/1.0.0/1`, as `GetComponent` requires.
+/// Whether an ARN ends in a version and a build number, `/1.0.0/1`, as `GetComponent` requires.
 fn names_a_build(arn: &str) -> bool {
     let mut parts = arn.rsplit('/');
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
@@ -60,8 +60,8 @@ fn names_a_build(arn: &str) -> bool {
             .is_some_and(|version| version.split('.').count() == 3 && version.split('.').all(is_number))
 }
 
-/// An image as `ec2:DescribeImages` describes it. Every field can be missing or null, because an answer can
-/// come from a file.
+/// An image as `ec2:DescribeImages` describes it. Any field may be missing or null, because the description
+/// may come from a file instead of AWS.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct ParentImage {
@@ -101,7 +101,7 @@ impl ParentImage {
     }
 }
 
-/// The answers of AWS; what could not be asked is listed with the reason.
+/// The answers of AWS, and the reason for each answer that is missing.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Facts {
@@ -111,18 +111,19 @@ pub struct Facts {
     /// By ARN.
     pub components: BTreeMap<String, Found>,
     pub subnet: Option<Subnet>,
-    /// Why something was not asked. The key is the check that needs it: `parent`, `components` or `network`.
+    /// Why AWS was not asked. The key is the check that needs the answer: `parent`, `components`
+    /// or `network`.
     pub skipped: BTreeMap<String, String>,
 }
 
-/// What is known about something that a build fetches.
+/// Whether a script or component of a build exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Found {
     Present,
-    /// AWS, or a public host that was asked twice, reports that it does not exist.
+    /// AWS, or a public host that was asked twice, reports that there is no such script or component.
     Absent,
-    /// A host that not everybody can reach reports that it does not exist.
+    /// A host without a public address reports that there is no such script.
     Hidden,
 }
 

@@ -1,7 +1,8 @@
 //! The parent image × release → findings. Pure.
 //!
-//! pcluster 3 does not check the parent. An image that the component on the instance is certain to refuse is an
-//! ERROR, provided that we are certain what the image is; everything else is a WARNING.
+//! pcluster 3 does not check the parent image. A finding is an ERROR if pcluster's component on the
+//! instance is certain to refuse the image, and if we are certain what the image is. Otherwise, it is at
+//! most a WARNING.
 
 use std::str::FromStr as _;
 
@@ -15,7 +16,7 @@ use crate::rules::parent::facts::ParentImage;
 use crate::rules::parent::system::System;
 use crate::rules::template::component::Component;
 
-/// The names of official `ParallelCluster` AMIs: `aws-parallelcluster-3.9.3-amzn2-hvm-x86_64-202406191234`.
+/// The prefix of official AMIs' names, such as `aws-parallelcluster-3.9.3-amzn2-hvm-x86_64-202406191234`.
 const OFFICIAL: &str = "aws-parallelcluster-";
 const VERSION_TAG: &str = "parallelcluster:version";
 
@@ -27,7 +28,6 @@ pub struct Build<'a> {
     pub combinations: &'a [Combination],
 }
 
-/// Checks a parent image.
 pub fn check(image: &ParentImage, build: &Build) -> Vec<Finding> {
     // Without pcluster's component, nothing of pcluster runs on the instance.
     let Some(component) = Component::read(build.template) else { return Vec::new() };
@@ -42,8 +42,8 @@ pub fn check(image: &ParentImage, build: &Build) -> Vec<Finding> {
     origin.into_iter().chain(outside).collect()
 }
 
-/// Whether an image seems to be made by `ParallelCluster`. If so, it can already have gems that the component
-/// would install.
+/// Whether an image seems to be made by `ParallelCluster`. Such an image may already contain gems that the
+/// component would install.
 pub fn is_of_pcluster(image: &ParentImage) -> bool {
     image.tag(VERSION_TAG).is_some() || image.name.as_deref().is_some_and(|name| name.starts_with(OFFICIAL))
 }
@@ -55,9 +55,10 @@ struct Checked<'a> {
 }
 
 impl Checked<'_> {
-    /// An image that another release of pcluster has made. Only an official one is certain to be refused:
-    /// pcluster tags its images even if it ran nothing on them (`DevSettings.DisablePclusterComponent`), and
-    /// a copied image has lost its tags.
+    /// Reports an image that another release of pcluster made. Only an official image is certain to be
+    /// refused. A tag is not proof: pcluster tags its images even if it ran nothing on them
+    /// (`DevSettings.DisablePclusterComponent`). A name is not proof either, but it is all that a copied
+    /// image has: copies lose their tags.
     fn check_origin(&self) -> Option<Finding> {
         let named = self.named_version();
         let made_by = named.or_else(|| self.image.tag(VERSION_TAG).filter(|tag| is_release(tag)))?;
@@ -89,7 +90,7 @@ impl Checked<'_> {
         rest.split('-').next().filter(|version| is_release(version))
     }
 
-    /// An operating system that is not in the component's list.
+    /// Reports an operating system that is not in the component's list.
     fn check_system(&self, system: &System) -> Option<Finding> {
         let supported = self.component.supported_systems();
         if supported.is_empty() || supported.contains(&system.name) {
@@ -109,7 +110,7 @@ impl Checked<'_> {
         Some(self.describe("parent-os-unsupported", level, message, cost, fix, reference))
     }
 
-    /// What is known to fail with this release.
+    /// Reports the combinations of release and parent image that are known to fail.
     fn check_combinations(&self, system: Option<&System>) -> Vec<Finding> {
         let pcluster = self.build.pcluster;
         let is_certain = system.is_some_and(|system| system.is_certain) && !self.has_own_cookbook();
@@ -180,9 +181,9 @@ impl Checked<'_> {
     }
 }
 
-/// Whether the cookbook accepts an image of the other version; the cookbook compares the complete version
-/// text. A pcluster with a local version (`3.9.3+ours`) can use the cookbook of the release that it was
-/// built from.
+/// Whether the cookbook of the release `pcluster` accepts an image made by the release `other`. The cookbook
+/// compares the complete text of both versions. But a pcluster with a local version (`3.9.3+ours`) may use
+/// the cookbook of the release that it was built from.
 fn is_same_release(pcluster: &str, other: &str) -> bool {
     let other = other.trim();
     pcluster == other || pcluster.split('+').next() == Some(other)

@@ -1,22 +1,25 @@
 //! The operating system of an AMI, by its name, its owner and its platform. Pure.
 //!
-//! EC2 does not show it in any other way. The names are those that vendors give to their images. Anybody can
-//! give such a name to an image, so how much the name proves depends on the owner.
+//! EC2 does not show the operating system in any other way. The names are those that vendors give to
+//! their images. Anybody can give such a name to an image, so how much the name proves depends on the
+//! image's owner.
 
 use crate::rules::parent::facts::ParentImage;
 
 /// An operating system, by pcluster's name for it if there is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct System {
-    /// `ubuntu2204`, `rhel8`; `debian12` and similar names for systems that no release supports.
+    /// pcluster's name, such as `ubuntu2204` or `rhel8`. Systems that no release supports have similar names
+    /// here, such as `debian12`.
     pub name: String,
-    /// `8.10`, if the name of the image has it.
+    /// The version, such as `8.10`, if the image's name contains it.
     pub version: Option<String>,
     /// The image is from the vendor, or EC2 itself names the system.
     pub is_certain: bool,
 }
 
-/// The accounts of vendors, by the prefix of the system's name. Other partitions have other accounts.
+/// The accounts of vendors, by the prefix of the system's name. Some vendors have more than one, because the
+/// partitions of AWS have separate accounts.
 const VENDORS: [(&str, &[&str]); 9] = [
     ("alinux", &["137112412989"]),
     ("ubuntu", &["099720109477", "513442679011", "837727238323"]),
@@ -107,7 +110,7 @@ fn read_name(name: &str) -> Option<(String, Option<String>)> {
     if let Some(image) = name.strip_prefix("deep learning ") {
         return read_deep_learning(image);
     }
-    // The number after these is the major version.
+    // Each of these prefixes is followed by the major version.
     let others = [
         ("centos stream ", "centosstream"),
         ("centos-stream-", "centosstream"),

@@ -1,8 +1,8 @@
 //! Template × expectation → findings. Pure.
 //!
-//! The AMI must have the tags by which it is found: `describe-image`, `list-images` and `delete-image` find AMIs
-//! by their `parallelcluster:` tags, which the template's `AmiDistributionConfiguration` gives them. Property
-//! names are compared case-sensitively, because `CloudFormation` ignores `amiTags`.
+//! `describe-image`, `list-images` and `delete-image` find an AMI by its `parallelcluster:` tags. The AMI
+//! gets these tags from the template's `AmiDistributionConfiguration`. Property names are compared
+//! case-sensitively, because `CloudFormation` ignores a property that is spelled `amiTags`.
 
 use std::collections::HashSet;
 
@@ -41,7 +41,8 @@ struct Checked<'a> {
     findings: Grouping<'a>,
 }
 
-/// One `AmiDistributionConfiguration`: the logical id of its resource and its position there.
+/// One `AmiDistributionConfiguration`: the logical id of its resource, and its index in the
+/// resource's `Distributions`.
 #[derive(Clone, Copy)]
 struct Place<'t> {
     resource: &'t str,
@@ -142,7 +143,7 @@ impl<'a> Checked<'a> {
                 Some(expected) => format!("names the AMI {}, not {}", quote(text), quote(expected)),
                 None => return,
             },
-            // An intrinsic cannot be compared, and is accepted if no text is expected.
+            // An intrinsic cannot be compared, and is accepted if no name is expected.
             (None, Some(value)) if expected.is_none() && value.is_object() && !is_void(value) => return,
             (None, _) => "gives the AMI no Name".into(),
         };
@@ -255,7 +256,7 @@ fn is_same(found: &Value, asked: &Value) -> bool {
     }
 }
 
-/// Whether a value is empty: `CloudFormation` treats it as absent, or writes an empty text.
+/// Whether a value is empty. `CloudFormation` treats such a value as absent, or writes an empty text.
 fn is_void(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -366,7 +367,7 @@ mod tests {
         }
     }
 
-    /// An empty, blank or null value is correct if it was asked for.
+    /// A tag that was asked for must be there, even if its value is empty, blank or unpredictable.
     #[test]
     fn only_what_was_asked_for_can_be_lost() {
         for key in ["team", "blank", "empty", "odd"] {

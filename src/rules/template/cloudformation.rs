@@ -18,7 +18,7 @@ pub fn parse(input: &[u8]) -> Result<Value, String> {
     }
     let mut template = parse_text(strip_stages(text))?;
     if let Value::String(text) = &template {
-        // `--query TemplateBody` prints the text as a JSON string.
+        // `aws … --query TemplateBody` prints the text as a JSON string.
         template = parse_text(text)?;
     }
     if let Some(body) = template.get_mut("TemplateBody") {
@@ -90,7 +90,7 @@ impl<'de> Visitor<'de> for YamlVisitor {
         Ok(number.into())
     }
 
-    // A JSON `Value` cannot hold an integer of 128 bits. As a string, it keeps all its digits.
+    // A JSON `Value` cannot hold an integer of 128 bits. As a string, the integer keeps all its digits.
     fn visit_i128<E: de::Error>(self, number: i128) -> Result<Value, E> {
         Ok(Value::String(number.to_string()))
     }
@@ -163,7 +163,8 @@ fn expand_intrinsic(tag: &str, value: Value) -> Value {
     }
 }
 
-/// EC2 Image Builder replaces this with the date, because the name of an AMI has to be unique in its region.
+/// EC2 Image Builder replaces this placeholder with the date of the build. An AMI's name needs the date,
+/// because the name has to be unique in its region.
 pub const BUILD_DATE: &str = "{{ imagebuilder:buildDate }}";
 
 pub const DISTRIBUTION: &str = "AWS::ImageBuilder::DistributionConfiguration";
@@ -173,7 +174,7 @@ pub fn format_resource(resource: &str) -> String {
     format!("$.Resources{}", format_step(resource))
 }
 
-/// Resources of one type, by their logical ids.
+/// The resources of one type, with their logical ids.
 pub fn select_resources<'t>(template: &'t Value, wanted: &str) -> Vec<(&'t str, &'t Value)> {
     let resources = template["Resources"].as_object().into_iter().flatten();
     let wanted = resources.filter(|(_, resource)| resource["Type"] == wanted);
@@ -222,7 +223,7 @@ mod tests {
         for text in ["{[a]: x}", "{{a: b}: x}", "{!Ref a: x}", "{a: x, a: y}", "{1: x, '1': y}"] {
             assert!(read(text).unwrap_err().contains("key"), "{text}");
         }
-        // If such a key were part of the text of the key around it, the text would double at each level.
+        // If a mapping were accepted as a key and written as text, this text would double at each level.
         let nested = (0..60).fold("a".to_owned(), |key, _| format!("{{? {key} : 1}}"));
         assert!(read(&nested).is_err());
         let digits = "123456789012345678901234567890";

@@ -12,7 +12,7 @@ const COMPONENT: &str = "ParallelClusterComponent";
 /// The step that names the operating systems that the release supports.
 const OS_STEP: &str = "OperatingSystemName";
 
-/// The prefixes of pcluster's names for operating systems: `alinux2023`, `ubuntu2204`, `rhel9`.
+/// pcluster's names for operating systems are one of these prefixes and a number: `alinux2023`, `rhel9`.
 const OS_PREFIXES: [&str; 5] = ["alinux", "centos", "ubuntu", "rhel", "rocky"];
 
 /// The document of the component.
@@ -20,7 +20,8 @@ const OS_PREFIXES: [&str; 5] = ["alinux", "centos", "ubuntu", "rhel", "rocky"];
 pub struct Component(Value);
 
 impl Component {
-    /// Reads the component; `None` if the template has none (`DisablePclusterComponent`), or if it cannot be read.
+    /// Reads the component; `None` if the template has none (`DisablePclusterComponent`), or if the component
+    /// cannot be read.
     pub fn read(template: &Value) -> Option<Self> {
         let components = select_resources(template, "AWS::ImageBuilder::Component");
         let (_, component) = components.into_iter().find(|(name, _)| *name == COMPONENT)?;
@@ -35,7 +36,7 @@ impl Component {
         format!("{}.Properties.Data", format_resource(COMPONENT))
     }
 
-    /// The value of a constant.
+    /// The value of a constant of the component.
     pub fn constant(&self, name: &str) -> Option<&str> {
         let constants = self.0["constants"].as_array()?;
         constants.iter().find_map(|constant| constant[name]["value"].as_str())
@@ -50,8 +51,8 @@ impl Component {
         lines.filter(|line| !line.starts_with('#')).collect()
     }
 
-    /// The operating systems that the release supports, by pcluster's names; empty if the step is written
-    /// differently from all known releases.
+    /// The operating systems that the release supports, by pcluster's names; empty if the component does not
+    /// list them as the known releases do.
     pub fn supported_systems(&self) -> BTreeSet<String> {
         let commands = self.steps().filter(|step| step["name"] == OS_STEP).flat_map(commands_of);
         // If a text is split at its quotes, every second part was quoted.

@@ -12,14 +12,15 @@ use crate::text::printable::{count, is_unsafe};
 
 /// The maximum number of paths in the evidence of one finding.
 const MAX_PATHS: usize = 5;
-/// The maximum number of subjects of one id that have their own finding. An AMI has room for 50 tags.
+/// For each id, the maximum number of subjects (such as tags) that get a finding of their own. An AMI has
+/// room for 50 tags.
 const MAX_SUBJECTS: usize = 60;
 /// The maximum number of characters of a text in a message, or of a name in a path.
 const MAX_SHOWN: usize = 200;
 /// The maximum number of bytes of a value in the evidence.
 const MAX_EVIDENCE: usize = 500;
 
-/// The part of a finding that comes from its first occurrence.
+/// What a finding takes from the first occurrence of its cause.
 pub(super) struct Detail<'a> {
     /// The predicate of a sentence whose subject is "the template", without the full stop.
     pub(super) message: String,
@@ -38,7 +39,7 @@ struct Group {
     paths: Vec<String>,
 }
 
-/// Occurrences by their cause: an id and a subject, such as the key of a tag.
+/// Occurrences, grouped by their cause. A cause is an id and a subject, such as the key of a tag.
 #[derive(Default)]
 pub(super) struct Grouping<'a> {
     groups: Vec<Group>,
@@ -47,7 +48,7 @@ pub(super) struct Grouping<'a> {
 }
 
 impl<'a> Grouping<'a> {
-    /// Adds an occurrence; its path and its detail are only computed if they are reported.
+    /// Adds an occurrence; its path and its detail are computed only if they are reported.
     pub(super) fn add<'d>(
         &mut self,
         id: &'static str,

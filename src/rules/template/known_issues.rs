@@ -1,8 +1,8 @@
-//! Known upstream issues that the template shows: the permissions of the role that cleans up. Pure.
+//! Known upstream issues that a template shows: permissions that its clean-up role lacks. Pure.
 //!
-//! The templates of 3.0.0 to 3.13.2 contain the role unless the configuration names another one
-//! (`Build.Iam.CleanupLambdaRole`). From 3.14.0 on, all builds share one role. The template then has the
-//! role's ARN, which ends in the revision of the role.
+//! The templates of 3.0.0 to 3.13.2 contain the clean-up role unless the configuration names another role
+//! (`Build.Iam.CleanupLambdaRole`). From 3.14.0 on, all builds share one role. The template then contains
+//! only the ARN of the shared role, which ends in the role's revision.
 
 use pep440_rs::VersionSpecifiers;
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use crate::rules::template::recipe::flatten_text;
 
 const ROLE: &str = "DeleteStackFunctionExecutionRole";
 const FUNCTION: &str = "DeleteStackFunction";
-/// The name of the shared role begins like this.
+/// Part of the shared role's ARN: the path, and the beginning of the name.
 const COMMON_ROLE: &str = ":role/parallelcluster/PClusterBuildImageCleanupRole-";
 /// The releases from 3.14.0 on that have the issue `LOG_GROUP`.
 const WITHOUT_LOG_GROUP: &str = ">=3.14.0,<3.16.3";
@@ -168,8 +168,8 @@ fn resources_of(statement: &Value) -> Vec<String> {
     }
 }
 
-/// Whether an action in a policy covers another action. The one in the policy can end in a wildcard. IAM
-/// ignores case in actions.
+/// Whether an action that a policy allows covers `action`. `allowed` may end in a wildcard. IAM ignores the
+/// case of actions.
 fn covers(allowed: &str, action: &str) -> bool {
     let (allowed, action) = (allowed.to_ascii_lowercase(), action.to_ascii_lowercase());
     match allowed.split_once('*') {

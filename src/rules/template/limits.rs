@@ -1,7 +1,8 @@
 //! Limits of EC2 and Image Builder that a build reaches only at its end: the AMI's name and tags. Pure.
 //!
-//! If EC2's reference clearly refuses something, that is an ERROR. It is a WARNING if only Image Builder's model
-//! refuses it, if pages of AWS contradict each other, or if it depends on an estimate of what AWS adds.
+//! A name or tag that EC2's reference clearly refuses is an ERROR. Otherwise, the finding is a WARNING: only
+//! Image Builder's model refuses the name or tag, two pages of AWS contradict each other, or we have
+//! estimated how many tags AWS adds.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,11 +21,12 @@ const TAG: &str = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_Ta
 const MAX_NAME: usize = 128;
 /// The length of the shortest build date that Image Builder puts into a name: `2026-11-26T09-29-08Z`.
 const MIN_BUILD_DATE: usize = 20;
-/// The maximum number of characters in a distribution's name, including the placeholder of the build date.
+/// The maximum number of characters that Image Builder's API allows in the AMI's name, including the
+/// placeholder for the build date.
 const MAX_DISTRIBUTION_NAME: usize = 127;
 const MAX_TAGS: usize = 50;
-/// The number of tags that are added to the AMI: `CreatedBy` and `Ec2ImageBuilderArn`, and from the stack's
-/// function `build_status` and `parent_image`.
+/// The number of tags that are added to the AMI: `CreatedBy` and `Ec2ImageBuilderArn` by AWS, `build_status`
+/// and `parent_image` by the stack's function.
 const ADDED_TAGS: usize = 4;
 /// In characters, according to EC2's user guide.
 const MAX_TAG_KEY: usize = 128;
@@ -43,7 +45,8 @@ const MAX_REFUSED: usize = 10;
 /// The maximum number of characters of a key in a message.
 const MAX_SHOWN: usize = 40;
 
-/// Finds the limits that the AMI of this template would exceed, each only once for all regions.
+/// Finds the limits that the AMI of this template would exceed. A limit is reported once, not for
+/// each region.
 pub fn check(template: &Value) -> Vec<Finding> {
     let mut limits = Limits::default();
     for (resource, configuration) in select_resources(template, DISTRIBUTION) {
@@ -65,12 +68,12 @@ pub fn check(template: &Value) -> Vec<Finding> {
     limits.into_findings()
 }
 
-/// What refuses a value that exceeds a limit.
+/// Who refuses a value that exceeds a limit.
 #[derive(Clone, Copy)]
 enum Source {
-    /// EC2's reference clearly refuses it.
+    /// EC2's reference clearly refuses the value.
     Ec2,
-    /// EC2 refuses it according to one of two pages, or to an estimate.
+    /// EC2 refuses the value according to one of two pages, or according to an estimate.
     Ec2Perhaps,
     /// The patterns of Image Builder's service model.
     ImageBuilderModel,
@@ -98,8 +101,8 @@ impl Source {
 /// The part of the AMI that a limit is about.
 #[derive(Clone, Copy)]
 enum Part {
-    /// The name comes from `Image.Name` or from the image id, which the real parser restricts to letters, digits
-    /// and dashes.
+    /// The name comes from `Image.Name` or from the image id, which pcluster's own parser restricts to
+    /// letters, digits and dashes.
     Name,
     Tags,
 }
@@ -126,9 +129,9 @@ impl Part {
 struct Limits {
     findings: Vec<Finding>,
     seen: BTreeSet<String>,
-    /// The number of findings of each id and level, reported or not.
+    /// The number of findings of each id and level, including those that are left out of the report.
     counts: BTreeMap<(String, Level), usize>,
-    /// The path of the configuration that is being checked.
+    /// The path of the `AmiDistributionConfiguration` that is being checked.
     place: String,
 }
 
@@ -253,9 +256,9 @@ fn is_of_ami_name(letter: char) -> bool {
     letter.is_ascii_alphanumeric() || "()[] ./-'@_".contains(letter)
 }
 
-/// What is wrong with a name according to its length and Image Builder's pattern,
+/// What Image Builder's API does not allow in a name, by the name's length and this pattern:
 /// `^[-_A-Za-z0-9{][-_A-Za-z0-9\s:{}\.]+[-_A-Za-z0-9}]$`. `own` is the name without the placeholder of the
-/// build date. If `is_known`, EC2 allows all characters of `own`: the caller has checked that.
+/// build date. If `is_known`, the caller has checked that EC2 allows all characters of `own`.
 fn find_outside_of_model(name: &str, own: &str, is_known: bool) -> Option<String> {
     let is_word = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
     if is_known && !own.chars().all(|letter| is_word(letter) || " .".contains(letter)) {
@@ -276,7 +279,8 @@ fn find_outside_of_model(name: &str, own: &str, is_known: bool) -> Option<String
     })
 }
 
-/// The characters of `^(?!aws:)[a-zA-Z0-9\s_.:/=+\-@]*$`.
+/// Whether Image Builder allows a character in the key of a tag. The pattern of keys is
+/// `^(?!aws:)[a-zA-Z0-9\s_.:/=+\-@]*$`.
 fn is_of_distribution_tag(letter: char) -> bool {
     letter.is_ascii_alphanumeric() || letter.is_ascii_whitespace() || "_.:/=+-@".contains(letter)
 }
@@ -352,7 +356,7 @@ mod tests {
         let of_key = |tag: &str, id: &str, level: Level| {
             assert_eq!(found("a", json!({tag: ""})), [(id.to_owned(), level)], "{tag:?}");
         };
-        // EC2's user guide and its API reference differ by one.
+        // The limits in EC2's user guide and in its API reference differ by one.
         of_key(&key(128), "ami-tag-key-length", Level::Warning);
         of_key(&key(129), "ami-tag-key-length", Level::Error);
         assert_eq!(found("a", json!({"x": long(257)})), [("ami-tag-value-length".to_owned(), Level::Error)]);
@@ -379,7 +383,7 @@ mod tests {
         assert!(findings[0].message.contains(" and 490 more in the name"), "{}", findings[0].message);
     }
 
-    /// A warning with an id does not hide an error with the same id.
+    /// Many warnings with an id do not hide an error with the same id.
     #[test]
     fn levels_are_counted_apart() {
         let mut tags: Map<_, _> = (0..30).map(|index| (format!("{index:k>128}"), json!(""))).collect();

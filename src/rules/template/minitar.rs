@@ -1,19 +1,19 @@
 //! The gem minitar 1.0, which breaks Berkshelf: builds of 3.8.0 to 3.9.3 have installed it since 2024-08-06. Pure.
 //!
-//! The rule reads the component in the template. pcluster reads the component from an installed file, so a
-//! file that was corrected by hand is accepted. 3.0 to 3.7 install Cinc 17, whose Ruby is too old for minitar
-//! 1.0; 3.10 installs the Berkshelf that is part of its Cinc (`--local`), 3.11 installs minitar 0.9 first,
-//! and 3.14 has no Berkshelf.
+//! The rule reads the component in the template. pcluster takes the component from one of its installed
+//! files, so the rule accepts a file that was corrected by hand. Releases other than 3.8.0 to 3.9.3 are not
+//! affected: 3.0 to 3.7 install Cinc 17, whose Ruby is too old for minitar 1.0; 3.10 installs the Berkshelf
+//! that is part of its Cinc (`--local`), 3.11 installs minitar 0.9 first, and 3.14 has no Berkshelf.
 
 use serde_json::{Value, json};
 
 use crate::model::finding::{Finding, Fix, Kind, Level, Remedy};
 use crate::rules::template::component::Component;
 
-/// The id of the finding, and of the source edit that corrects it.
+/// The id of the finding, and of the source edit that fixes the problem.
 pub const ID: &str = "minitar-1.0";
 
-/// The Berkshelf of 3.8.0 to 3.9.3.
+/// The version of Berkshelf that 3.8.0 to 3.9.3 install.
 const BERKSHELF: &str = "8.0.7";
 /// The first Cinc whose Ruby supports minitar 1.0.
 const CINC: u32 = 18;
@@ -21,8 +21,8 @@ const CINC: u32 = 18;
 /// Template parameters that replace what the component installs.
 const REPLACING: [&str; 3] = ["CfnParamChefCookbook", "CfnParamCincInstaller", "CfnParamCincVersion"];
 
-/// Finds a component that installs minitar 1.0. It is certain to do so if it installs pcluster's defaults
-/// from rubygems.org; otherwise it is only likely to.
+/// Finds a component that installs minitar 1.0. The finding is an ERROR if the component installs pcluster's
+/// defaults from rubygems.org; otherwise, it is a WARNING.
 pub fn check(template: &Value) -> Option<Finding> {
     let component = Component::read(template)?;
     let install = find_install(&component.lines())?;
@@ -51,15 +51,15 @@ fn describe(line: &str, is_certain: bool) -> Finding {
     }
 }
 
-/// The line that installs Berkshelf with the newest minitar.
+/// The line that installs Berkshelf, and with it the newest minitar.
 struct Install {
     line: String,
     /// Gems come from somewhere other than rubygems.org.
     has_mirror: bool,
 }
 
-/// Finds that line; `None` if minitar is named in it or in a line before it, or if the line installs
-/// local files.
+/// Finds the line that installs Berkshelf; `None` if that line or a line before it names minitar, or if that
+/// line installs local files.
 fn find_install(lines: &[String]) -> Option<Install> {
     let at = lines.iter().position(|line| installs_berkshelf(line))?;
     let (before, line) = (&lines[..at], &lines[at]);
@@ -145,7 +145,7 @@ mod tests {
         ] {
             assert_eq!(level(&template(chef, "8.0.7", &commands)), None, "{chef} {commands:?}");
         }
-        // It is too late to install another minitar afterwards.
+        // Another minitar that is installed after Berkshelf comes too late.
         assert_eq!(level(&template("18.2.7", "8.0.7", &[INSTALL, INSTALL_MINITAR])), Some(Level::Error));
     }
 

@@ -1,13 +1,14 @@
-//! All rules on one template → its findings. Pure.
+//! The rules about a template → findings. Pure.
 //!
 //! - `cloudformation`: bytes to a template
-//! - `asked`: whether the template has what the real pcluster asks of it; `grouping` merges findings of one cause
+//! - `asked`: whether the template has what the real pcluster asks of it; `grouping` merges findings with the
+//!   same cause
 //! - `limits`: limits of EC2 and Image Builder
 //! - `runtimes`: Lambda runtimes that AWS refuses
 //! - `known_issues`: known upstream issues that the template shows
-//! - `component`: the component of pcluster; `minitar`: a gem that it installs
+//! - `component`: the component of pcluster; `minitar`: a gem that the component installs
 //! - `recipe`: components of another region, and the size of the root volume
-//! - `sharing`: an AMI that cannot be shared, because of its key
+//! - `sharing`: an AMI that cannot be shared, because of its encryption key
 
 pub mod asked;
 pub mod cloudformation;
@@ -55,7 +56,7 @@ impl TemplateRules<'_> {
     }
 }
 
-/// The rules that apply to every template, whatever it was made from.
+/// Checks a template with the rules that need no expectation.
 pub fn check_everywhere(
     template: &Value,
     pcluster: Option<&str>,
@@ -71,8 +72,8 @@ pub fn check_everywhere(
     findings
 }
 
-/// What can be done about an incomplete template if no advisory explains it: another release of CDK. The repair
-/// tests whether that helps.
+/// The fix for an incomplete template that no advisory explains: another release of CDK. The repair tests
+/// whether that release helps.
 fn other_cdk(packages: &Packages) -> Fix {
     let installed = packages.get(IMAGEBUILDER).map(|cdk| cdk.version.as_str());
     let range = |operator: &str| VersionSpecifiers::from_str(&format!("{operator}{}", installed?)).ok();

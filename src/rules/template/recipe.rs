@@ -10,8 +10,8 @@ use crate::rules::template::cloudformation::{DISTRIBUTION, format_resource, sele
 
 pub const RECIPE: &str = "AWS::ImageBuilder::ImageRecipe";
 
-/// What pcluster adds to the size of the parent image if `RootVolume.Size` is not set, in GiB, and from which
-/// release on.
+/// Each row: a release, and how many GiB pcluster adds to the size of the parent image from that release on,
+/// if `RootVolume.Size` is not set.
 const RESERVED: [([u64; 2], u64); 3] = [([3, 13], 37), ([3, 11], 32), ([3, 0], 27)];
 
 /// Checks the recipe. `pcluster` is the installed release, if there is one.
@@ -29,7 +29,7 @@ pub fn check(template: &Value, pcluster: Option<&str>) -> Vec<Finding> {
     findings
 }
 
-/// The first component whose ARN is of another region; more of them would give the same finding.
+/// Reports the first component that is in another region. Others would give the same finding.
 fn check_components(properties: &Value, region: &str, place: &str) -> Option<Finding> {
     let components = properties["Components"].as_array().into_iter().flatten().enumerate();
     let mut arns =
@@ -64,7 +64,8 @@ fn read_region(arn: &str) -> Option<&str> {
     }
 }
 
-/// The region in which the image is built: that of its log group, which pcluster writes into a tag of the AMI.
+/// The region in which the image is built. pcluster writes the ARN of the build's log group into a tag of the
+/// AMI, and this ARN contains the region.
 pub fn find_region(template: &Value) -> Option<String> {
     let configurations = select_resources(template, DISTRIBUTION).into_iter();
     let mut logs = configurations.flat_map(|(_, resource)| {
@@ -82,7 +83,8 @@ pub fn find_region(template: &Value) -> Option<String> {
     })
 }
 
-/// A text, the text of a `Fn::Sub`, or the texts of a `Fn::Join` with `*` for everything else in it.
+/// A string, the string of a `Fn::Sub`, or the parts of a `Fn::Join` with `*` for each part that is not
+/// a string.
 pub(super) fn flatten_text(value: &Value) -> String {
     if let Some(text) = value.as_str().or_else(|| value["Fn::Sub"].as_str()) {
         return text.to_owned();
@@ -154,7 +156,7 @@ mod tests {
         ] {
             assert!(found(&arn).is_empty(), "{arn}");
         }
-        // Without a region, nothing is reported.
+        // If the build's region is not known, nothing is reported.
         let components = json!([{"ComponentArn": "arn:aws:imagebuilder:us-east-1:aws:component/x/1.0.0"}]);
         let alone = json!({"Resources": {"R": {"Type": RECIPE, "Properties": {"Components": components}}}});
         assert!(check(&alone, None).is_empty());

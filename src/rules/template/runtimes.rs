@@ -1,4 +1,4 @@
-//! Lambda runtimes of the template × advisories → findings. Pure: the day is an argument.
+//! Lambda runtimes of the template × advisories → findings. Pure: today's date is an argument.
 
 use jiff::civil::Date;
 use pep440_rs::VersionSpecifiers;
@@ -80,7 +80,7 @@ mod tests {
             );
         }
         assert!(check(&json!({"Resources": []}), None, &built_in(), day("2027-01-01")).is_empty());
-        // If a template has no environment, it is judged by its runtime alone.
+        // Without an installed pcluster, a template is judged by its runtime alone.
         assert_eq!(check(&template("python3.8"), None, &built_in(), day("2027-01-01")).len(), 1);
     }
 }

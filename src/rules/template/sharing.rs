@@ -13,10 +13,10 @@ pub const ID: &str = "sharing-encrypted";
 /// The key that EC2 uses if no key is named and the account has not set a default key.
 const AWS_KEY: &str = "alias/aws/ebs";
 
-/// The keys of a launch permission that do not name individual accounts; each has a list.
+/// The properties of a launch permission that name groups instead of accounts. The value of each is a list.
 const GROUPS: [&str; 3] = ["UserGroups", "OrganizationArns", "OrganizationalUnitArns"];
 
-/// Finds a shared AMI whose volume is encrypted: one that is made public, or one that uses AWS's own key.
+/// Finds an encrypted AMI that is made public, or that is shared although AWS's own key encrypts it.
 pub fn check(template: &Value) -> Option<Finding> {
     let volume = find_encrypted_volume(template)?;
     let (path, sharing) = find_sharing(template)?;
@@ -40,8 +40,8 @@ pub fn check(template: &Value) -> Option<Finding> {
     })
 }
 
-/// How certain it is that EC2 refuses an AMI that has this key and is shared like this, and why. Sharing with
-/// the key's own account does not count.
+/// The level and the message of the finding. The level shows how certain it is that EC2 refuses an AMI with
+/// this key and this sharing. Sharing with the account that owns the key does not count.
 fn judge(key: &Key, sharing: &Sharing) -> Option<(Level, &'static str)> {
     let named = "the AMI is shared, but its volume is encrypted with AWS's own key aws/ebs";
     let default = "the AMI is shared, but its volume is encrypted with the account's default key, which is AWS's own \
@@ -61,7 +61,7 @@ fn judge(key: &Key, sharing: &Sharing) -> Option<(Level, &'static str)> {
 }
 
 enum Key {
-    /// AWS's own key, named by its alias. The account is `None` if the alias is named without it.
+    /// AWS's own key, named by its alias. The field is the account that owns the key, if the name is an ARN.
     Aws(Option<String>),
     /// No key is named.
     Default,

@@ -6,12 +6,12 @@ use std::fmt;
 use serde::Deserializer;
 use serde::de::{self, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
 
-/// The maximum number of nodes and bytes of a document with all its aliases replaced. A file of 1 MB without
-/// aliases has fewer.
+/// The maximum for nodes plus bytes of text, in a document with all its aliases replaced. A file of 1 MB
+/// without aliases has fewer.
 const MAX_EXPANDED: usize = 2 << 20;
 
-/// Whether a document has more than 2 MB of nodes and bytes. An error in the document ends the count; it will be
-/// found again, and returned, when the document is read.
+/// Whether a document has more than `MAX_EXPANDED` nodes and bytes. An error in the document ends the count.
+/// The parser reports the same error later, when the document is read.
 pub fn is_too_large(text: &str) -> bool {
     let left = Cell::new(MAX_EXPANDED);
     let _ = Counter(&left).deserialize(serde_yaml::Deserializer::from_str(text));

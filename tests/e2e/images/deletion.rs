@@ -34,7 +34,8 @@ fn a_deletion_takes_what_it_may_and_nothing_else() {
         region["images"].as_object_mut().unwrap().remove(world.ami(label)).unwrap();
         let snapshots = planted["snapshots"].to_string();
         remove(&mut region["snapshots"], &|id| snapshots.contains(id));
-        // For the build in another bucket, nothing proves which directory and which logs belong to it.
+        // Nothing proves which directory and which logs belong to the build in another bucket, so they
+        // are kept.
         if label != "orphan-custom-bucket" && planted["directory"].is_string() {
             let group = planted["logGroup"].as_str().unwrap_or("none");
             remove(&mut region["logGroups"], &|name| name == group);
@@ -52,7 +53,7 @@ fn a_deletion_takes_what_it_may_and_nothing_else() {
     assert_eq!(world.state(), after);
 }
 
-/// A question can wait for hours, and AWS can change in the meantime.
+/// A prompt can wait for an answer for hours, and the account can change in the meantime.
 #[test]
 fn what_changes_after_the_plan_is_seen_before_a_deletion() {
     let world = World::plant();
@@ -113,7 +114,7 @@ fn directory_with_thousands_of_objects_is_deleted_in_one_run() {
 }
 
 /// An AMI that was copied to another region and tagged by hand. Only a listing of that region shows that the
-/// copy uses the directory.
+/// copy uses the S3 directory.
 #[test]
 fn a_directory_that_an_ami_of_another_region_has_stays() {
     let world = World::plant();
@@ -138,11 +139,11 @@ fn a_directory_that_an_ami_of_another_region_has_stays() {
     let said = format!("left behind: {place}: {} in eu-west-1 uses this directory", world.ami("copy"));
     assert!(words(&ran).contains(&said) && !words(&ran).contains("files in S3"), "{ran}");
     assert_eq!(world.state()["objects"], before["objects"], "{ran}");
-    // Nothing is listed as unfinished, because no later run could finish it.
+    // The deletion is not listed as unfinished, because no later run could delete the directory either.
     let (ran, report) = images(&sandbox, &[]);
     assert_eq!(report["unfinished"], serde_json::json!([]), "{ran}");
 
-    // Now a policy of the organization denies a region.
+    // Now AWS denies requests to eu-west-1, as a policy of an organization can.
     let proxy = world.proxy(&["--deny", "ec2:DescribeImages@eu-west-1"]);
     sandbox.set("AWS_ENDPOINT_URL", &proxy.endpoint);
     let (ran, report) = images(&sandbox, &["--delete", "--yes", "-i", world.id("orphan-s3-only")]);
@@ -176,13 +177,12 @@ fn snapshot_that_another_ami_needs_stays_and_is_reported() {
     let state = world.state();
     assert!(state["us-east-1"]["snapshots"].to_string().contains(&snapshot), "{ran}");
     assert!(state["us-east-1"]["images"].get(world.ami(label)).is_none(), "{ran}");
-    // Nothing is listed as unfinished.
     sandbox.set("AWS_ENDPOINT_URL", &world.endpoint);
     let (ran, report) = images(&sandbox, &[]);
     assert_eq!(report["unfinished"], serde_json::json!([]), "{ran}");
 }
 
-/// Answers that moto cannot give: protection, references, a stack that could not be deleted.
+/// The proxy gives answers that moto cannot give: protection, references, a stack that could not be deleted.
 #[test]
 fn ami_that_is_protected_or_referenced_is_not_deleted() {
     let world = World::plant();

@@ -1,5 +1,5 @@
-//! A change that is interrupted, or one of whose calls fails: what is left over, and the run that completes
-//! the change.
+//! A repair or deletion that is interrupted, or in which a call fails: what is left over, and the next run,
+//! which completes the change.
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
@@ -17,8 +17,8 @@ use crate::support::machine::wait_for;
 /// The script through which the shim calls AWS.
 const CLIENT: &str = "src/images/client.py";
 
-/// The steps of a deletion: AMI, snapshot, directory, log group. The run is killed after each of these calls,
-/// and also before the first is carried out.
+/// A deletion makes one writing call for each step: AMI, snapshot, directory, log group. The shim is killed
+/// after each of these calls, and also before the first call reaches AWS.
 #[test]
 #[ignore = "long"]
 fn deletion_that_is_interrupted_at_any_step_is_finished_by_the_same_command() {
@@ -27,8 +27,8 @@ fn deletion_that_is_interrupted_at_any_step_is_finished_by_the_same_command() {
     let labels = ["orphan-deleted-stack", "orphan-live-stack", "orphan-s3-only", "neighbour-orphan"];
     for (step, label) in labels.into_iter().enumerate() {
         for option in ["--kill-before", "--kill-after"] {
-            // Both options use the AMI of the step. Only a kill before the first call leaves that AMI for the
-            // other option.
+            // Both options use the same AMI. Only a kill before the first call leaves this AMI for the
+            // second option.
             if option == "--kill-before" && step > 0 {
                 continue;
             }
@@ -114,8 +114,8 @@ fn a_call_that_fails_leaves_nothing_half_done_and_the_next_run_ends_it() {
     assert!(!after.contains(world.planted[label]["snapshots"][0].as_str().unwrap()));
 }
 
-/// The calls of a deletion: for the AMI, a snapshot, the objects and the log group. If one of them fails, the
-/// next run lists and deletes what is left.
+/// A deletion makes one writing call for each of these: the AMI, a snapshot, the objects and the log group.
+/// If a call fails, the next listing shows what is left, and the next deletion deletes it.
 #[test]
 #[ignore = "long"]
 fn a_deletion_of_which_any_call_fails_is_ended_by_the_next() {
@@ -149,8 +149,8 @@ fn a_deletion_of_which_any_call_fails_is_ended_by_the_next() {
     }
 }
 
-/// When the shim ends, the script's stdin is closed. The script then ends without waiting for the answer to
-/// the call in flight, and makes no other call.
+/// When the shim ends, the stdin of client.py is closed. client.py then ends without waiting for the answer
+/// to the call in flight, and makes no other call.
 #[test]
 fn script_makes_no_call_after_the_end_of_its_shim() {
     let world = World::plant();

@@ -1,4 +1,4 @@
-//! What a listing and the head of a plan contain: classes, names, the account. And `preflight stack`.
+//! What a listing and the head of a plan contain: classes, names, the account. Also tests `preflight stack`.
 
 use std::fs;
 
@@ -98,7 +98,7 @@ fn each_is_classed_by(environment: &str, boto3: &str) -> Value {
     report
 }
 
-/// The reason why EC2 was not asked what refers to an AMI.
+/// The reason for which the shim did not ask EC2 what refers to an AMI; empty if the shim asked.
 fn why_no_references(report: &Value) -> &str {
     let skipped = report["skipped"].as_array().unwrap().iter();
     let of_references = |entry: &&Value| entry["source"] == "ec2:DescribeImageReferences in us-east-1";

@@ -1,5 +1,6 @@
-//! `preflight images` and `preflight stack` on a planted account: every class, the real commands before and after,
-//! and what remains when a call fails or the machine stops in the middle.
+//! `preflight images` and `preflight stack` on an account in which plant.py has made AMIs of every class. The
+//! tests also run the real pcluster's commands before and after, and show what remains when a call fails or
+//! the machine stops in the middle of a change.
 
 mod deletion;
 mod interruption;
@@ -20,7 +21,8 @@ use crate::environments::{Environment, ROOT, RealSandbox};
 use crate::support::machine::wait_for;
 use crate::support::run::Run;
 
-/// A moto server with orphans of every kind and their look-alikes, by the labels of plant.py.
+/// A moto server with orphans of every kind, and with AMIs that resemble orphans. Each AMI has a label
+/// in plant.py.
 struct World {
     server: Child,
     endpoint: String,
@@ -137,7 +139,7 @@ fn find<'a>(report: &'a Value, ami: &str) -> &'a Value {
 }
 
 impl World {
-    /// Runs `preflight ARGUMENTS` at a terminal, and runs CODE when a question appears there.
+    /// Runs `preflight ARGUMENTS` at a terminal, and runs CODE when a prompt appears there.
     fn at_prompt(&self, sandbox: &RealSandbox, code: &str, arguments: &[&str]) -> Run {
         let python = Environment::named("moto").bin("python");
         let (prompt, shim) = (script("at_prompt.py"), sandbox.path("shim/pcluster"));

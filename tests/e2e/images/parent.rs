@@ -1,4 +1,4 @@
-//! `check --aws` against moto, and through a proxy that denies requests, is slow, or answers with nothing or
+//! `check --aws` against moto, and through a proxy that denies requests, or answers with an error or
 //! with HTML.
 
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use crate::support::run::Run;
 /// Images in moto's own list.
 const WINDOWS: &str = "ami-03cf127a";
 const AMAZON_LINUX_2: &str = "ami-04681a1dbd79675a5";
-/// Nothing in its description shows its operating system.
+/// An image whose description does not show the operating system.
 const LINUX: &str = "ami-ekslinux";
 
 fn configuration(parent: &str, more: &str) -> String {

@@ -33,7 +33,7 @@ COPY_REGION = "eu-west-1"
 CUSTOM_BUCKET = "another-teams-bucket"
 SHARED_WITH = "111122223333"
 PREFIX = "parallelcluster:"
-# S3 keeps whole seconds, so more than a second lies between things whose order matters.
+# S3 keeps times in whole seconds, so things whose order matters are made more than a second apart.
 PAUSE = 1.1
 LONG_ID = "MyCamelCase-Image-With-A-Very-Long-Name-That-Is-Cut-Somewhere"
 CONFIGURED_TAGS = [{"Key": "team", "Value": "hpc"}, {"Key": "Cost Center", "Value": "0042"}]
@@ -70,7 +70,7 @@ def builder_arn(slug, version, number=1, account=ACCOUNT):
     return f"arn:aws:imagebuilder:{REGION}:{account}:image/parallelclusterimage-{slug}/{version}/{number}"
 
 
-# AMIs that do not come from a build of this account: the tags of each, by label.
+# AMIs that `preflight images` must not list: the tags of each AMI, by its label.
 FOREIGN = {
     "foreign-hardened": {
         "CreatedBy": "EC2 Image Builder",
@@ -162,7 +162,8 @@ def template(build, parent):
         "ImageRecipe": ("AWS::ImageBuilder::ImageRecipe", {
             "Components": [], "Name": f"ParallelClusterImage-{build['id']}", "ParentImage": parent,
             "Version": build["release"], "Tags": own}, after),
-        # AmiDistributionConfiguration is empty in a broken build. Healthy AMIs got their tags from it.
+        # In a broken build, AmiDistributionConfiguration is empty. In a healthy build, the AMI gets its tags
+        # from there.
         "DistributionConfiguration": ("AWS::ImageBuilder::DistributionConfiguration", {
             "Distributions": [{"AmiDistributionConfiguration": distribution(build), "Region": {"Ref": "AWS::Region"}}],
             "Name": name, "Tags": own}, after),
@@ -180,7 +181,8 @@ def template(build, parent):
             "MemorySize": 128, "Runtime": "python3.12", "Tags": as_list(own), "Timeout": 900}, after),
     }
     if build["stack"] == "creating":
-        # moto waits until the function reports its end, and the function never does.
+        # moto waits until DeleteStackFunction reports its end. The function never does, so the stack
+        # stays CREATE_IN_PROGRESS.
         token = {"Fn::GetAtt": ["DeleteStackFunction", "Arn"]}
         resources["HeldBack"] = ("Custom::HeldBack", {"ServiceToken": token}, ["DeleteStackFunction"])
     return yaml.dump({"Resources": {
@@ -366,7 +368,8 @@ def plant_many(account, count, instance, parent):
 # --- the whole ------------------------------------------------------------------
 
 
-# The content that 3.16.1 needs; earlier releases only check whether the object exists.
+# The content of the object `.bootstrapped`. 3.16.1 reads it; earlier releases only check whether the
+# object exists.
 BOOTSTRAPPED = b'{"bootstrapped_features": ["basic", "export-logs", "scheduler-log"]}'
 
 
@@ -396,7 +399,7 @@ def plant(endpoint, many):
                         "expected": None, "imageTags": {}, "launchPermission": None}
     world["copy"] = plant_copy(account, world["orphan-deleted-stack"])
     plant_uses(account, world)
-    # The second twin is planted only when the first is complete, including its AMI and its stack.
+    # The second twin is planted only when the first twin has its AMI.
     time.sleep(PAUSE)
 
     for build in builds:

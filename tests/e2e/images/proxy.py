@@ -215,7 +215,7 @@ def handler_of(rules):
             answer = connection.getresponse()
             content = answer.read()
             connection.close()
-            # The Content-Length in the answer to a HEAD is not the length of its empty body.
+            # The answer to a HEAD keeps its Content-Length, because that is not the length of the empty body.
             dropped = HOP_BY_HOP if self.command != "HEAD" else HOP_BY_HOP[:3]
             return answer.status, [pair for pair in answer.getheaders() if pair[0].lower() not in dropped], content
 

@@ -1,4 +1,4 @@
-//! An AWS that cannot be asked, or does not answer as AWS does.
+//! AWS denies a request or cannot be reached, or something else answers in its place.
 
 use super::{World, words};
 use crate::environments::{GOOD, NEWEST};
@@ -43,7 +43,8 @@ fn what_cannot_be_asked_is_one_clear_error() {
     assert!(ran.stderr().contains("MFA code") && ran.stderr().contains("Log in as you would for"), "{ran}");
 }
 
-/// A page with status 200, as a captive portal returns: botocore takes it for an answer without content.
+/// The proxy answers with a page and status 200, as a captive portal does. botocore takes the page for an
+/// answer without content.
 #[test]
 fn a_page_in_place_of_an_answer_is_no_answer() {
     let world = World::plant();

@@ -1,4 +1,4 @@
-//! Tags that a repair writes, and what the real commands do with them.
+//! Tags that a repair writes, and what the real pcluster's commands do with the tagged AMIs.
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
@@ -39,7 +39,7 @@ fn is_given_back(environment: &str) {
     assert!(ran.stdout().contains(&command), "{ran}");
 
     let (ran, report) = images(&sandbox, &["--repair", "--yes", "--bucket", "another-teams-bucket"]);
-    // The twins, and the AMI whose build left nothing else behind, are refused.
+    // The repair refuses the twins, and also the AMI whose build left nothing else behind.
     ran.exits(1);
     let after = world.state();
     for label in [

@@ -1,6 +1,7 @@
-//! Launchers × {good, broken} packages. Each launcher is written by the tool that it is named after, or by
-//! hand as people write it. The shim reports the Python that runs, stops calls with broken packages but never
-//! one with good packages, and notices what changes after the first check.
+//! Every kind of launcher, first with good and then with broken packages. Each launcher is written by the
+//! tool that its test is named after, or by hand as people write it. The shim reports the Python that runs.
+//! It stops calls with broken packages, but never a call with good packages, and notices what changes after
+//! the first check.
 
 mod place;
 
@@ -18,7 +19,8 @@ use place::{
 use crate::environments::Environment;
 use crate::support::machine::{on_this_machine, write_script};
 
-/// One row: `make` a launcher that leads to the good packages, then `change` it to lead to the broken ones.
+/// One row of the table: `make` writes a launcher that leads to the good packages, and `change` makes the
+/// launcher lead to the broken packages.
 #[track_caller]
 fn row(answer: Answer, make: impl FnOnce(&mut Place), change: impl FnOnce(&mut Place)) {
     let mut place = Place::new();
@@ -117,7 +119,7 @@ fn pipx() {
     row(
         Answer::Known,
         |place| {
-            // pipx installs all requirements from an index. scripts/environments has done this once, and the
+            // pipx installs all requirements from an index. scripts/environments has run pipx once, and the
             // row copies the result.
             let made = Environment::named("launchers/pipx").directory.join("pipx");
             let copied =
@@ -126,8 +128,8 @@ fn pipx() {
             let script = pipx_venv(place).pcluster();
             let text = fs::read_to_string(&script).unwrap();
             let (_, body) = text.split_once('\n').unwrap();
-            // The script is a hard link. It is removed first, because writing to it would change the
-            // original too.
+            // The script is a hard link to the original script, so it is removed first: writing to it would
+            // change the original too.
             fs::remove_file(&script).unwrap();
             write_script(&script, format!("#!{}\n{body}", pipx_venv(place).python().display()));
             symlink(&script, place.path("bin/pcluster")).unwrap();
@@ -154,7 +156,7 @@ fn uv_tool() {
     row(
         Answer::Known,
         |place| {
-            // The requirements are excluded here, and linked later.
+            // uv does not install the requirements: they are excluded here, and linked below.
             let site = Packages::Good.environment().site_packages();
             let names = fs::read_dir(site).unwrap().flatten().filter_map(|entry| {
                 let name = entry.file_name().into_string().unwrap();
@@ -221,7 +223,7 @@ fn a_user_site_that_appears() {
             let prefix = own_python(place, "python");
             place.launcher_is(prefix.pcluster());
         },
-        // The effect of `pip install --user` of a CDK.
+        // Has the effect of `pip install --user` of the broken CDK.
         |place| link_cdk(Packages::Broken, &place.path("home/.local").join(library()).join("site-packages")),
     );
 }
@@ -263,7 +265,7 @@ fn a_venv_with_the_site_of_its_base() {
 
 // --- distributions of Python ----------------------------------------------------------
 
-/// A head of conda's core/portability.py, and after it the `python_entry_point_template` of
+/// `head`, as conda's core/portability.py writes it, and after it the `python_entry_point_template` of
 /// conda's gateways/disk/create.py.
 fn conda_script(head: &str) -> String {
     format!(
@@ -307,7 +309,7 @@ fn conda_in_a_path_with_a_space() {
 }
 
 /// Each package has its own prefix, and PYTHONPATH is set by an environment module (`module load`). The
-/// launcher has the `#!` line of sbang first, and then its own long one.
+/// launcher's first line is a `#!` line for sbang. Its second line is its own `#!` line.
 #[test]
 fn spack() {
     row(
@@ -354,12 +356,12 @@ print(any('dist-packages' in directory for directory in site.getsitepackages()))
         |place| {
             let prefix = prefix_of(Path::new(python), Path::new(library), &place.path("usr"));
             link_all(Packages::Good, &prefix.0.join("lib/python3/dist-packages"));
-            // The script as the package `installer` writes it and dh_python3 leaves it.
+            // The script as the Python package `installer` and then dh_python3 write it.
             let text = console_script(&format!("#!{}\n", prefix.0.join("bin/python3").display()));
             write_script(&prefix.pcluster(), text.replace('\'', "\""));
             place.launcher_is(prefix.pcluster());
         },
-        // Debian's pip installs into this directory, which comes first.
+        // Debian's pip installs into this directory, which comes first on `sys.path`.
         |place| {
             let local = place.path("usr/local/lib").join(version).join("dist-packages");
             link_cdk(Packages::Broken, &local);
@@ -391,7 +393,8 @@ fn require(checkout: &Path, cdk: &str) {
     write(&checkout.join("setup.py"), setup);
 }
 
-/// Runs `setup.py develop` of setuptools 69. A row's change calls this again with another requirement.
+/// Runs `setup.py develop` with setuptools 69. The row calls this function once for the good packages, and
+/// once for the broken packages, which need another requirement.
 fn develop(place: &Place, packages: Packages, cdk: &str) {
     let venv = Venv(place.path("venv"));
     link_packages(packages, &venv.site());
@@ -548,8 +551,8 @@ fn env_and_a_python_that_appears_on_path() {
 
 // --- wrappers -------------------------------------------------------------------------
 
-/// Two environments, and a wrapper of the good one. The change replaces that wrapper with one of the
-/// broken environment.
+/// A row with a wrapper script that starts the pcluster of a good environment. The change rewrites the
+/// wrapper so that it starts the pcluster of a broken environment.
 #[track_caller]
 fn wrapper(answer: Answer, text: impl Fn(&Venv) -> String) {
     row(
@@ -593,7 +596,7 @@ fn exec_under_another_name() {
 }
 
 /// If Python is started under another name, it looks for its executable under that name on PATH. Here it
-/// finds the shim, so that is its `sys.executable`.
+/// finds the shim, so `sys.executable` is the shim.
 #[test]
 #[ignore = "long"]
 fn exec_of_a_python_under_another_name() {
@@ -671,7 +674,7 @@ fn a_python_script_that_adds_a_site_directory() {
     });
 }
 
-/// A script whose `#!` line names its own environment, and whose text adds another directory.
+/// The script's `#!` line names the environment's Python, and its code adds another directory to `sys.path`.
 #[test]
 fn a_site_directory_that_appears() {
     row(
@@ -689,8 +692,8 @@ fn a_site_directory_that_appears() {
     );
 }
 
-/// The output of nixpkgs' wrapPythonPrograms: makeWrapper's script, and the console script with a
-/// preamble.
+/// The output of nixpkgs' wrapPythonPrograms: makeWrapper's script, and the console script
+/// with a preamble.
 #[test]
 fn nix() {
     row(
@@ -719,7 +722,8 @@ fn nix() {
     );
 }
 
-/// pyenv's own script, and what its `exec` does; the change selects another version.
+/// The launcher that pyenv writes, and a script that does what `pyenv exec` does. The change selects
+/// another version.
 #[test]
 fn pyenv() {
     row(
@@ -816,7 +820,7 @@ fn a_pythonpath_directory_that_appears() {
 
 // --- archives -------------------------------------------------------------------------
 
-/// `python -m zipapp`, for the environment that its `#!` line names.
+/// An archive made by `python -m zipapp`. Its `#!` line names an environment's Python.
 #[test]
 fn zipapp() {
     wrapped_in_a_zip(Answer::Known, |place, venv| {
@@ -840,7 +844,8 @@ fn zipapp() {
     });
 }
 
-/// An archive with its own site directory, which leads to an environment.
+/// An archive made by shiv, with its own site directory. A `.pth` file in that directory adds the packages of
+/// an environment.
 #[test]
 fn shiv() {
     wrapped_in_a_zip(Answer::Known, |place, venv| {
@@ -884,7 +889,8 @@ fn pex() {
         |place| {
             let required = place.path("required");
             link_packages(Packages::Good, &required);
-            // .pth files are not read there: the spy is started by a package that pcluster imports.
+            // Python reads no .pth files in this directory, so a package that pcluster imports starts
+            // the spy.
             let real = Packages::Good.environment().site_packages().join("botocore");
             fs::remove_file(required.join("botocore")).unwrap();
             let code = format!(

@@ -1,5 +1,5 @@
-//! One launcher, written by the tool that the row is about, in its own sandbox: what it really runs, and what
-//! the shim reports and does about it.
+//! A sandbox with one launcher, written by the tool that the row is about. The tests compare what the
+//! launcher really runs with what the shim reports, and with what the shim does with a call.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -77,11 +77,11 @@ impl Packages {
     }
 }
 
-/// How much of a launcher can be known without running pcluster.
+/// Whether the shim can find out which packages a launcher uses, without running pcluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
     Known,
-    /// Not enough: one line reports this, and the call continues.
+    /// The shim cannot find out. It reports this in one line, and the call continues.
     Said,
 }
 
@@ -119,7 +119,8 @@ impl Place {
         self.launcher = launcher;
     }
 
-    /// Adds the spy to PYTHONPATH, for a launcher that runs no `.pth` file of its packages.
+    /// Adds the spy to PYTHONPATH. This is for a launcher whose Python does not run the `.pth` file next to
+    /// its packages.
     pub(crate) fn spy_by_python_path(&mut self, behind: &[PathBuf]) {
         write(&self.path("spy/sitecustomize.py"), SPY);
         let entries = behind.iter().cloned().chain([self.path("spy")]);
@@ -139,7 +140,7 @@ impl Place {
         variables.iter().fold(call, |call, (name, value)| call.var(name, *value)).run().exits(0);
     }
 
-    /// Runs `pip install --no-deps ARGUMENTS` for another Python, with the pip of the tools.
+    /// Runs `pip install --no-deps ARGUMENTS` for `python`, with the pip of [`tools`].
     #[track_caller]
     pub(crate) fn pip(&self, python: &Path, arguments: &[&OsStr], variables: &[(&str, &Path)]) {
         let words = ["-m", "pip", "--python"].map(OsStr::new);
@@ -148,7 +149,7 @@ impl Place {
         self.tool(&tools().join("bin/python"), &all, variables);
     }
 
-    /// A virtual environment that is empty except for what the `arguments` of venv put into it.
+    /// Makes a virtual environment without pip. `arguments` are more arguments for venv.
     #[track_caller]
     pub(crate) fn venv(&self, name: &str, python: &Path, arguments: &[&str]) -> Venv {
         let venv = Venv(self.path(name));
@@ -183,7 +184,7 @@ impl Place {
         (ran, note)
     }
 
-    /// The Python that the launcher runs; `packages` is what the row claims about it.
+    /// Runs the launcher, asserts that it leads to `packages`, and returns what the spy recorded.
     #[track_caller]
     pub(crate) fn truth(&self, packages: Packages) -> Value {
         let (ran, note) = self.noting(self.sandbox.call(&self.launcher, &["version"]));
@@ -194,7 +195,8 @@ impl Place {
         note
     }
 
-    /// `where` and `check` report what really runs, or that it is not known.
+    /// Asserts that `where` and `check` report the Python and the packages that the launcher really uses, or
+    /// report that these are unknown.
     #[track_caller]
     pub(crate) fn is_reported(&self, packages: Packages, answer: Answer) {
         let truth = self.truth(packages);
@@ -223,8 +225,9 @@ impl Place {
         self.noting(self.sandbox.pcluster(&arguments))
     }
 
-    /// A guarded `build-image`. Good packages: it runs, and the shim prints nothing. Broken packages: it is
-    /// stopped before anything runs. Unknown packages: one line reports this, and the call continues.
+    /// Runs a guarded `build-image`. With good packages, pcluster runs and the shim prints nothing. With
+    /// broken packages, the shim stops the call before pcluster runs. If the packages are unknown, the shim
+    /// reports this in one line, and pcluster runs.
     #[track_caller]
     pub(crate) fn is_guarded(&self, packages: Packages, answer: Answer) {
         if (packages, answer) == (Packages::Broken, Answer::Known) {
@@ -237,8 +240,8 @@ impl Place {
         assert_eq!(said, usize::from(answer == Answer::Said), "lines of the shim's");
     }
 
-    /// A guarded `build-image` runs the real pcluster, and the shim prints at most `lines`. Returns the
-    /// number of lines.
+    /// Asserts that a guarded `build-image` runs the real pcluster, and that the shim prints at most `lines`
+    /// lines. Returns the number of lines that it printed.
     #[track_caller]
     pub(crate) fn goes_on(&self, packages: Packages, lines: usize) -> usize {
         let (ran, note) = self.build_image();
@@ -250,7 +253,8 @@ impl Place {
         said
     }
 
-    /// The launcher starts nothing at all, with the shim or without.
+    /// Asserts that a guarded `build-image` fails without running pcluster, and that a check does not
+    /// report `ready`.
     #[track_caller]
     pub(crate) fn cannot_start(&self) {
         let (ran, note) = self.build_image();
@@ -262,7 +266,7 @@ impl Place {
     }
 }
 
-/// A prefix of a Python.
+/// The prefix of a Python: a virtual environment, or a Python with its own library.
 #[derive(Debug, Clone)]
 pub(crate) struct Venv(pub(crate) PathBuf);
 
@@ -280,8 +284,8 @@ impl Venv {
     }
 }
 
-/// A prefix with its own Python and packages, as conda and a system have it: the executable is copied, the
-/// library is linked.
+/// Makes a prefix with its own Python and packages, as conda and operating systems have it. The executable is
+/// copied, and the library is linked.
 pub(crate) fn prefix_of(python: &Path, library: &Path, at: &Path) -> Venv {
     let version = library.file_name().unwrap();
     let (bin, own) = (at.join("bin"), at.join("lib").join(version));
@@ -303,7 +307,7 @@ pub(crate) fn base() -> PathBuf {
     Packages::Good.environment().bin("python").canonicalize().unwrap()
 }
 
-/// `lib/python3.9`.
+/// The directory of Python's library in a prefix: `lib/python3.9`.
 pub(crate) fn library() -> PathBuf {
     let good = Packages::Good.environment();
     let site = good.site_packages();
@@ -344,7 +348,7 @@ pub(crate) fn spy_in(site: &Path) {
     write(&site.join("table_spy.pth"), "import table_spy\n");
 }
 
-/// Links pcluster too, for a row that installs nothing.
+/// Links the requirements and pcluster itself, for a row that installs nothing.
 pub(crate) fn link_all(packages: Packages, site: &Path) {
     link_packages(packages, site);
     for entry in fs::read_dir(packages.environment().site_packages()).unwrap().flatten() {
