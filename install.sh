@@ -381,7 +381,8 @@ missing_parents() {
     done
 }
 
-# own_directory: refuses a prefix that contains other files, because their installer could overwrite the shim there.
+# own_directory: refuses a prefix that contains other files. Another program that installs files there could overwrite
+# the shim.
 own_directory() {
     for entry in "$prefix"/* "$prefix"/.[!.]* "$prefix"/bin/* "$prefix"/bin/.[!.]*; do
         case ${entry#"$prefix/"} in

@@ -288,8 +288,8 @@ impl Error {
         }
     }
 
-    /// The message and the hint, one line each, with the prefix. The message of a repair keeps its line breaks,
-    /// because it may contain the output of an installer.
+    /// The message and the hint, one line each, with the prefix. The message of a repair keeps its line
+    /// breaks, because it may contain the output of an installer.
     pub fn render_for_stderr(&self) -> String {
         let message = match self {
             Self::Repair { .. } => self.to_string(),

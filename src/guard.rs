@@ -35,8 +35,8 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
         return Outcome::exec(real.into_exec(arguments));
     }
     if settings.mode == Mode::Off {
-        // Of the errors in the settings, only a mistyped PCLUSTER_SHIM_MODE is reported: the user probably
-        // meant a mode other than `off`.
+        // Of the errors in the settings, only a mistyped PCLUSTER_SHIM_MODE is reported. The mode `off` then
+        // comes from the config file, and the user probably meant another mode.
         let is_mistyped = |error: &&Error| matches!(error, Error::BadVariable { name: env_vars::MODE, .. });
         let stderr =
             errors.iter().filter(is_mistyped).map(|error| warn_of_settings(error, &settings)).collect();
@@ -44,8 +44,8 @@ pub fn build_image(arguments: Vec<OsString>) -> Outcome {
     }
     let unread = find_read_once(&arguments);
     let call = match &unread {
-        // The check gets none of the call's options, not even the region: the real parser might read the
-        // arguments differently from us.
+        // The check gets none of the call's options, not even the region. We would have to parse them
+        // ourselves, and pcluster might parse them differently.
         Some(_) => Call::minimal(),
         None => Call::Given(arguments.clone()),
     };
@@ -159,7 +159,8 @@ impl Guarded<'_> {
         repair::fix(self.request, target, options)
     }
 
-    /// If the real pcluster rejects the call, it prints its own message, so the shim prints nothing.
+    /// Returns the outcome: the real pcluster is started, or the build is stopped. If the real pcluster is
+    /// going to reject the call, it prints its own message, so the shim prints nothing.
     fn act(self, outcome: CheckOutcome, overlay: &Overlay) -> Outcome {
         let CheckOutcome::Report(report) = outcome else {
             return Outcome::exec(self.into_exec(overlay));
@@ -225,7 +226,8 @@ fn describe_unread(configuration: &Path) -> Check {
     Check::new("configuration", Status::Unknown, Duration::ZERO, Some(reason))
 }
 
-/// Wherever these arguments appear, the real pcluster prints help or a usage error, so there is nothing to check.
+/// Whether the call asks for help. Wherever these arguments appear, the real pcluster prints help or a usage
+/// error, so there is nothing to check.
 fn asks_for_help(arguments: &[OsString]) -> bool {
     arguments.iter().any(|argument| argument == "-h" || argument == "--help")
 }

@@ -44,6 +44,7 @@
 //! | decision | what the guard does about a verdict: exec, stop or repair |
 //! | orphan | an AMI that pcluster built and that none of its commands can find |
 //! | inventory | the images and builds of an account, as AWS lists them |
+//! | move | a change of a package to another version, newer or older |
 //! | staged packages | the packages that a repair would install, in a directory of their own |
 //! | proof | the check of the target with the staged packages ahead of the installed ones |
 //! | commit | replacing the old packages with the staged ones, under a lock |

@@ -20,7 +20,8 @@ fn act(outcome: Outcome) -> ExitCode {
             write_stderr(&stderr);
             match write_stdout(&stdout) {
                 Ok(()) => ExitCode::from(status),
-                // The caller did not get the output, so the call has failed, whatever its status would have been.
+                // The caller did not get the output, so the call has failed, whatever its status would
+                // have been.
                 Err(error) => {
                     write_stderr(&prefix_lines(&format!("error: cannot write to standard output: {error}")));
                     ExitCode::from(1)

@@ -256,8 +256,8 @@ fn trap_23_a_pass_through_does_nothing_but_find_and_exec() {
             &format!("no open for writing: {line}"),
         );
         run.holds(!line.contains("config.yaml"), "no config is read");
-        // The shim recognizes its own file by the inode. To search the file for the shim's marker would take
-        // longer than the rest of the call.
+        // The shim recognizes its own file by device and inode, so it does not have to search the file for
+        // `MARKER` (src/environment/locate.rs). That search would take longer than the rest of the call.
         let own = format!("{}\"", sandbox.path("shim/pcluster").display());
         run.holds(!line.contains("open") || !line.contains(&own), "the shim itself is not read");
     }
@@ -301,7 +301,8 @@ fn no_damaged_file_of_the_shim_reaches_another_command() {
 fn trap_12_signal_dispositions_are_those_of_a_direct_call() {
     let sandbox = Sandbox::new();
     sandbox.link("tools/grep", on_this_machine("grep"));
-    // `exec`, because a shell that reads `/proc/self/status` itself would show its own handlers.
+    // `exec` replaces the shell with grep, and grep shows its own status. The status of a shell would contain
+    // the shell's handlers.
     sandbox.environment().really("exec grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status");
     for ignored in ["", "trap '' HUP; ", "trap '' INT QUIT TERM; "] {
         let in_shell = format!("{ignored}exec \"$@\"");

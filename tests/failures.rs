@@ -216,7 +216,7 @@ fn without_a_state_directory_everything_is_checked() {
     }
 }
 
-/// A check only reads, so it needs no lock.
+/// The lock file in the state directory keeps two repairs from running at once. A check does not need it.
 #[test]
 fn a_lock_that_cannot_be_opened_turns_no_check_off() {
     let sandbox = Sandbox::new();

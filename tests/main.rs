@@ -11,7 +11,7 @@ mod failpoints; // repairs that are killed, that fail, or that run at the same t
 mod failures; // checks that cannot run: one warning line, then the real pcluster; with strict, a stop
 mod hostile; // files that hang, flood, or could have been written by others
 mod images; // preflight images, as people and scripts see it
-mod install; // install.sh and what it leaves behind
+mod install; // install.sh: installation and uninstallation
 mod launchers; // every form of launcher leads to its interpreter
 mod locate; // the real pcluster among shims, wrappers and debris
 mod parent; // what AWS, or a file, says about the parent image

@@ -54,7 +54,7 @@ fn a_second_isolated_fix_has_nothing_to_do() {
     assert_eq!(environment.kept(), kept);
 }
 
-/// To keep more than five repairs would fill the disk.
+/// Every repair that is kept takes space on the disk, so at most five are kept.
 #[test]
 fn only_five_repairs_are_kept_and_the_loss_of_one_is_said_before() {
     let sandbox = Sandbox::new();

@@ -1,5 +1,5 @@
 //! config.yaml and the variables: `preflight` refuses malformed settings, and names file, line and key. The
-//! guard warns, uses the default and continues.
+//! guard warns, uses another value (from config.yaml, or the default) and continues.
 
 use crate::support::fakes::REAL_OUTPUT;
 use crate::support::run::Run;

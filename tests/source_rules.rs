@@ -91,8 +91,8 @@ fn map(sources: &BTreeMap<String, String>) -> Vec<String> {
     rows.map(|row| row.split('`').next().unwrap_or_default().to_owned()).collect()
 }
 
-/// The file that contains the item of a path: `repair/plan.rs` for `repair::plan::Reason`. The longest prefix
-/// of the path for which there is a file counts.
+/// The file that contains the item of a path: `repair/plan.rs` for `repair::plan::Reason`. If several
+/// prefixes of the path are modules with a file, the file of the longest prefix is returned.
 fn file_of<'s>(path: &str, sources: &'s BTreeMap<String, String>) -> &'s String {
     let parts: Vec<&str> = path.split("::").collect();
     let files = (1..=parts.len()).rev().flat_map(|count| {

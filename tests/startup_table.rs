@@ -9,7 +9,8 @@ use pcluster_shim::rules::advisories::file;
 
 const TABLE: &str = include_str!("fixtures/startup-table.tsv");
 
-/// The packages of a measured environment that an advisory can depend on, without the package of the row.
+/// The packages of a measured environment that advisories can depend on. The caller then changes the package
+/// of the row.
 fn environment(release: &str, python: &str) -> BTreeMap<String, String> {
     let setuptools = if python == "3.12" { "75.8.0" } else { "69.5.1" };
     [("aws-parallelcluster", release), ("setuptools", setuptools)]

@@ -268,6 +268,7 @@ fn what_the_real_code_refuses_is_left_to_it() {
         sandbox.write("work/image.yaml", content);
         goes_on_silently(&sandbox, &[]);
     }
+    // Here pcluster's code asks AWS something that the check cannot answer, so the shim warns.
     sandbox.write("work/image.yaml", "Build: {}\nAsks: 1\n");
     checked(&sandbox, &[]).exits(0).warns_once("iam:GetRole");
     sandbox.write("work/image.yaml", "Build: {}\n");

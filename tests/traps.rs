@@ -20,8 +20,8 @@
 //! | 15 | stdout polluted | 31 | the shim's own failures block every build |
 //! | 16 | the environment leaks | | |
 //!
-//! Every row applies. There is one exception in row 12: if the caller ignores SIGPIPE, the real program gets
-//! its default action. Rust's start-up ignores SIGPIPE before `main`, and the standard library's `exec`
+//! The shim avoids every trap, except for one case of row 12: if the caller ignores SIGPIPE, the real program
+//! gets its default action. Rust's start-up ignores SIGPIPE before `main`, and the standard library's `exec`
 //! resets it to the default. The earlier disposition cannot be found out afterwards: `/proc` shows only the
 //! current one. Reading it before `main`, or keeping it, would take more unsafe code than the signal handlers
 //! need, or an unstable compiler flag (`-Zon-broken-pipe`). Python does not notice, because it ignores

@@ -18,8 +18,8 @@ pub fn input(bytes: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// Splits an input at ASCII's record separator, a character that has no meaning for any target. Missing parts
-/// are empty.
+/// Splits an input into its parts, at ASCII's record separator. This character has no meaning in any of the
+/// formats that the parts have. Missing parts are empty.
 #[must_use]
 pub fn split<const N: usize>(bytes: &[u8]) -> [&[u8]; N] {
     let mut parts = bytes.splitn(N, |byte| *byte == 0x1e);

@@ -10,7 +10,7 @@ use serde_yaml::Value;
 /// Upper bound for the nodes and bytes of a loaded value, four times the limit of `yaml::size`.
 const MAX_EXPANDED: usize = 8 << 20;
 
-/// Maximum number of levels that the parser allows in a document.
+/// Upper bound for the levels of a loaded value, twice the parser's own limit.
 const MAX_DEPTH: usize = 2 * 128;
 
 /// The number of nodes and bytes, and the number of levels.

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """moto's server for many AMIs: PY moto_server.py PORT, on 127.0.0.1.
 
-moto searches every tag of the account for each resource of an answer; here each resource is asked for its own. And moto
-answers DescribeImages with all that there are; here it does so in pages, as EC2 does.
+For each resource in an answer, moto searches all tags of the account; here, only the resource's own tags are read. moto
+answers DescribeImages with all images at once; here, it answers in pages, as EC2 does.
 """
 
 import sys

@@ -1,4 +1,5 @@
-"""One bare synthesis: the real parser, schema and template builder, AWS answered with what they ask."""
+"""One bare synthesis with pcluster's own parser, schema and template builder. No call reaches AWS: each gets the same
+fixed answer, which contains everything that pcluster reads."""
 import sys
 
 from botocore.client import BaseClient

@@ -99,8 +99,8 @@ fn get_facts(
 }
 
 /// Finds the parent among the images of a file. The ARN of an Image Builder image names no AMI. If the parent
-/// is such an ARN and the file contains a single image, that image is taken to be the parent. The image's
-/// owner is dropped, because the parent may have another one.
+/// is such an ARN and the file contains a single image, that image is assumed to be the parent. The image's
+/// owner is then dropped, because the assumption may be wrong and the real parent may have another owner.
 fn find_image(images: &[Value], parent: &str) -> Facts {
     let named = images.iter().find(|image| image["ImageId"] == parent);
     let only = images.first().filter(|_| images.len() == 1 && parent.starts_with("arn:"));

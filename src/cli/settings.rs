@@ -205,8 +205,8 @@ impl Settings {
         take(timeout, from, &mut self.timeout, &mut origins.timeout);
     }
 
-    /// Lists every setting with its effective value. `real` comes from the search for the real pcluster,
-    /// which knows the flag and the variable.
+    /// Lists every setting with its effective value. `real` comes from the search for the real pcluster: only
+    /// that search knows the flag and the variable.
     pub fn list(&self, real: (Option<&Path>, Origin)) -> Vec<ListedSetting> {
         let origins = &self.origins;
         let (file, is_named) = (config_path(), is_config_named());

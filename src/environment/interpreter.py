@@ -9,9 +9,10 @@ Run in two ways:
     as `sitecustomize` of any other launcher, by PYTHONPATH
         The answer is given when pcluster's command line is about to be imported, so whatever the
         launcher did before is part of the answer; the process ends before any code of pcluster runs.
-        (`import pcluster` alone gives no answer: a script may do that to read its version, and that
-        file is empty in every release.) The answer is a file in the directory `answers` next to this
-        file's directory, because the launcher may have redirected stdout.
+        (`import pcluster` alone gives no answer: a script may do that only to read pcluster's version.
+        That import runs no code, because pcluster/__init__.py contains none in any release.)
+        The answer is a file in the directory `answers` next to this file's directory, because the
+        launcher may have redirected stdout.
         If there is a file `start` next to that directory, the answer is instead whether pcluster starts:
         {"start": null}, or the class of the exception that its import raises. Its `main` is never called.
 
@@ -54,7 +55,7 @@ def run_hidden_sitecustomize():
 class Finder(object):
     """The first finder on sys.meta_path, and the loader of what it finds.
 
-    Searching for the module changes nothing; importing it gives the answer.
+    Searching for pcluster.cli changes nothing; importing pcluster.cli gives the answer.
     """
 
     def __init__(self, directory):

@@ -44,7 +44,7 @@ pub struct Real {
     pub found_by: FoundBy,
     /// The variable that [`LoopGuard`] needs to recognise a program that execs `pcluster` again. A console
     /// script of aws-parallelcluster never does that: for such a script, the variable is removed if it is
-    /// set, and otherwise this is `None`.
+    /// set, and otherwise this field is `None`.
     guard_variable: Option<(&'static str, Option<OsString>)>,
 }
 

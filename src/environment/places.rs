@@ -76,9 +76,9 @@ pub fn list(variable: impl Fn(&str) -> Option<OsString>) -> Vec<Place> {
     PLACES.iter().filter_map(|(name, below)| Some(Place { base: base(name)?, below })).collect()
 }
 
-/// Where the environments are that a version manager's shims choose from. `None` if this directory of PATH
-/// does not contain such shims. pyenv has its directory `shims` next to `versions`; asdf and mise have it
-/// next to `installs`.
+/// The places of the environments from which a version manager's shims choose. `None` if this directory of
+/// PATH does not contain such shims. pyenv has its directory `shims` next to `versions`; asdf and mise have
+/// it next to `installs`.
 pub fn behind_shims(entry_of_path: &Path) -> Option<[Place; 3]> {
     let root = entry_of_path.parent().filter(|_| entry_of_path.ends_with("shims"))?;
     let place = |below| Place { base: root.to_owned(), below };

@@ -2,9 +2,10 @@
 //! interpreter.py as its `sitecustomize`, which answers just before pcluster is imported. If a launcher that
 //! is started in this way starts a shim, that shim makes no check.
 //!
-//! For each question, there is a scratch directory, which the asking process has locked. A variable tells the
-//! launcher where this directory is. The lock ends with the asking process, so a value of the variable that
-//! is left over, or set by hand, does not count as a question.
+//! For each question, there is a scratch directory, which the asking process has locked. An environment
+//! variable names this directory, so that a shim which the launcher starts can recognise the question. The
+//! lock ends with the asking process, so a value of the variable that is left over, or set by hand, does not
+//! count as a question.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -36,7 +37,7 @@ pub fn arguments(call: &[OsString]) -> Vec<OsString> {
     [&["build-image".into(), "--help".into()], options].concat()
 }
 
-/// What the real pcluster prints if it ran without interpreter.py. In that case, we do not know which Python
+/// What the real pcluster prints if it runs without interpreter.py. In that case, we do not know which Python
 /// runs pcluster, even if another Python has answered.
 const USAGE: &[u8] = b"usage: pcluster build-image";
 
@@ -79,8 +80,9 @@ pub enum Start {
     Unknown,
 }
 
-/// Asks a launcher whether pcluster starts through it. pcluster may start only through the launcher, because
-/// the launcher may add things that a check does not have, such as module finders.
+/// Asks a launcher whether pcluster starts through it. Even if pcluster does not start in a check, it can
+/// start through the launcher: the launcher may add things that a check does not have, such as
+/// module finders.
 pub fn ask_for_start(
     launcher: &Path,
     call: &[OsString],

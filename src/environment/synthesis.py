@@ -1,13 +1,13 @@
 """Synthesizes the template that `pcluster build-image` is about to submit.
 
-Runs in the interpreter of the real pcluster, with its own parser, schema and template builder.
+Runs in the interpreter of the real pcluster, and uses pcluster's own parser, schema and template builder.
 Calls to AWS are answered from a table, so no connection is opened. Python 3.6 to 3.14.
 
     python synthesis.py SENTINEL REQUEST ARGUMENT...        (synthesis_aws.py is in the same directory)
 
-REQUEST is a JSON file, {"sysPath": [...], "images": [...]}, with a character for each byte of a path; the images
-are those that are known, as ec2:DescribeImages describes them. The arguments are
-those of pcluster, "build-image" first; without any, pcluster is only started.
+REQUEST is a JSON file, {"sysPath": [...], "images": [...]}, with a character for each byte of a path. "images" has
+descriptions of images, in the form of ec2:DescribeImages; the description of any other image is invented. The
+arguments are those of pcluster, "build-image" first; without any, pcluster is only started.
 The answer is one JSON object on stdout between two lines that contain the sentinel, because warnings,
 sitecustomize and jsii write to the same streams. Its "kind" is
 
@@ -36,14 +36,14 @@ import time
 import traceback
 import types
 
-# This script's directory is added here, because PYTHONSAFEPATH keeps Python from adding it.
+# This script's directory is added here, because Python does not add it if PYTHONSAFEPATH is set.
 sys.path.insert(0, os.path.dirname(__file__))
 
 from synthesis_aws import ACCOUNT, IMAGES, UnexpectedCall, answer_aws  # noqa: E402
 
 
 class Rejected(Exception):
-    """The real pcluster refuses this, with a message of its own."""
+    """The real pcluster refuses the call, with a message of its own."""
 
 
 def main():
@@ -70,7 +70,7 @@ def main():
 
 
 def start(arguments):
-    """Start pcluster as its console script does, before anything of its own is imported or patched."""
+    """Start pcluster as its console script does, and only then patch boto3 and import other modules of pcluster."""
     before = time.monotonic()
     try:
         parse = get_real_parser()
@@ -118,10 +118,11 @@ def describe(error):
 
 
 def find_damaged_bytecode(error):
-    """The damaged bytecode file on which Python fails, such as a full disk leaves, or None.
+    """The damaged bytecode file on which Python fails, or None.
 
-    Python does not compile such a file again. importlib shows the failure only by a frame of _compile_bytecode;
-    it removes its own frames from an ImportError.
+    A full disk can leave such a file. Python then fails, instead of compiling the source again. An ImportError
+    has the path of the file, but no frames of importlib, because importlib removes them. Any other exception has
+    a frame of importlib's _compile_bytecode, and the path is a variable of that frame.
     """
     bytecode = None
     if isinstance(error, ImportError) and read_text(error).startswith("Non-code object in "):
@@ -134,7 +135,7 @@ def find_damaged_bytecode(error):
 
 
 def is_damaged(bytecode):
-    """Whether a file is bytecode that cannot be loaded, and that Python can compile again."""
+    """Whether a file is bytecode that cannot be loaded, but that can be made again, because its source exists."""
     try:
         if not os.path.exists(importlib.util.source_from_cache(bytecode)):
             return False
@@ -151,8 +152,8 @@ def is_damaged(bytecode):
 def is_of_machine(error):
     """Whether an exception may come from the machine, or from the fact that a check runs without a terminal.
 
-    Node.js puts the name of a system error into the text. The full disk is often that of TMPDIR: jsii needs more
-    space there in a check, because its package cache is off.
+    Node.js puts the name of a system error, such as ENOSPC, into the text. If a disk is full, it is often the
+    disk of TMPDIR. jsii needs more space in TMPDIR if its package cache is off, as in most checks.
     """
     of_machine = (OSError, MemoryError, RecursionError, EOFError)
     is_by_type = isinstance(error, of_machine) or type(error).__module__ in ("termios", "_curses", "getpass")
@@ -166,13 +167,13 @@ def is_raised_here(error):
 
 
 def find_raiser(error):
-    """The file whose code raised an exception, apart from importlib, or None."""
+    """The file whose code raised an exception, or None. importlib's own code does not count."""
     files = [frame[0] for frame in traceback.extract_tb(error.__traceback__)]
     return next((file for file in reversed(files) if not file.startswith("<frozen importlib")), None)
 
 
 def describe_exception(error):
-    """The exception, what the call does to cause it, the module that is missing or incomplete, and the file that asked for it.
+    """The exception, its cause in the call, the missing or incomplete module, and the file that raised the exception.
 
     The parts of a path that Python cannot decode are surrogates, which the answer replaces. Such a
     path then belongs to no package.
@@ -201,7 +202,7 @@ def describe_exception(error):
 
 
 def find_cause(error):
-    """The setting of the call that causes the exception, in which case no package is at fault, or None."""
+    """The setting of the call that causes the exception, or None. If there is one, no package is at fault."""
     if isinstance(error, Warning) or isinstance(error.__cause__, Warning):
         is_by_variable = os.environ.get("PYTHONWARNINGS") and not sys.flags.ignore_environment
         return "PYTHONWARNINGS" if is_by_variable else "-W"
@@ -245,7 +246,7 @@ def flatten_messages(path, messages):
     """Flatten nested messages to lines such as `Build.ParentImage: Not a valid string`."""
     if isinstance(messages, dict):
         for key, value in messages.items():
-            # marshmallow puts the errors of an object as a whole under this key.
+            # marshmallow uses this key for errors that concern a whole object, not one of its fields.
             inner = path if key == "_schema" else "{}.{}".format(path, key) if path else str(key)
             yield from flatten_messages(inner, value)
     elif isinstance(messages, list):
@@ -304,7 +305,10 @@ def parse_arguments(parse, arguments):
 
 
 def configure_region(options):
-    """The region as the API finds it: --region, the configuration, boto3. It is an error if they differ."""
+    """The region as the API finds it: from --region, else from the configuration, else from boto3.
+
+    It is an error if --region and the configuration differ.
+    """
     from pcluster.api.controllers.common import configure_aws_region_from_config
     from pcluster.api.errors import ParallelClusterApiException
 

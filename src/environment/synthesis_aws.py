@@ -10,7 +10,7 @@ class UnexpectedCall(BaseException):
 ACCOUNT = "123456789012"
 AMI = "ami-0123456789abcdef0"
 
-# The images that the request describes, by id. synthesis.py adds them.
+# The images that the REQUEST file of synthesis.py describes, by id. synthesis.py adds them.
 IMAGES = {}
 
 # For each call to AWS, the answer as a function of the region and the parameters.
@@ -33,7 +33,10 @@ ANSWERS = {
 
 
 def answer_aws():
-    """Answer every call of boto3 from the table: all operations of all clients call this method."""
+    """Answer every call of boto3 from the table.
+
+    All operations of all clients call BaseClient._make_api_call, so only that method is replaced.
+    """
     from botocore.client import BaseClient
 
     def answered(client, operation, parameters):

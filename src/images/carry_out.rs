@@ -11,9 +11,9 @@ use crate::images::plan::{Step, Task};
 /// The advice if a deletion cannot be recorded.
 pub const STATE_HOME: &str = "Nothing was changed. Set XDG_STATE_HOME to a writable directory.";
 
-/// Carries out the tasks, and notes the result of each in `outcomes`. If a signal interrupts, `outcomes`
-/// keeps the results so far. If AWS cannot be asked any more, the remaining tasks count as failed.
-/// `deletions` is needed only for a deletion.
+/// Carries out the tasks, and notes the result of each in `outcomes`. If a signal interrupts the work,
+/// `outcomes` keeps the results so far. If a task cannot reach AWS, or cannot record its deletion, this task
+/// and all later tasks count as failed. `deletions` is needed only for a deletion.
 pub fn carry_out(
     client: &Client,
     tasks: &[Task],

@@ -20,7 +20,7 @@ pub const BUILD_STATUS: &str = "parallelcluster:build_status";
 pub enum Class {
     /// The commands of pcluster find the AMI.
     Healthy,
-    /// Built completely by pcluster, but none of its commands finds it.
+    /// pcluster built the AMI completely, but no pcluster command finds the AMI.
     Orphan,
     /// A build that has not ended.
     InProgress,

@@ -6,15 +6,16 @@ boto3 finds. It classifies nothing and decides nothing. Python 3.6 to 3.14.
 
     python client.py SENTINEL REQUEST        (the other client_*.py are in the same directory)
 
-REQUEST is a JSON file, {"sysPath": [...], "kind": ..., "region": ...} and more for each kind, with a
-character for each byte of a path. The answer is one JSON object on stdout between two lines that contain the
-sentinel, because warnings and sitecustomize write to the same streams. stdin is a pipe from the
-shim: when the shim ends, this process ends too. The kinds of a request are
+REQUEST is a JSON file: {"sysPath": [...], "kind": ..., "region": ...}, and more keys for each kind. Each
+entry of "sysPath" has one character for each byte of the path. The answer is one JSON object on stdout
+between two lines that contain the sentinel, because warnings and sitecustomize write to the same streams.
+stdin is a pipe from the shim: when the shim ends, this process ends too. The kinds of a request are
 
-    inventory    AMIs whose tag Ec2ImageBuilderArn fits "pattern" and those of "ids"; stacks, S3
-                 directories, log groups, snapshots and uses of those among them that have no tag
-                 parallelcluster:image_id or are in "ids"; and which of "remains" still exist
-    stack        the stack of this "name" or id, with its tags and its template
+    inventory    three kinds of AMIs: those whose tag Ec2ImageBuilderArn fits "pattern", those that have the
+                 tag parallelcluster:image_id, and those in "ids"; the stacks, S3 directories, log groups,
+                 snapshots and uses of each AMI that lacks the tag parallelcluster:image_id or is in "ids";
+                 what still exists of each deletion in "remains"
+    stack        the stack of this "name" or id, with its status and its template
     parent       what a build would use: the image "parent", the URLs of "scripts", the ARNs of "components" and
                  the "subnet"
     apply        "steps", up to the first that fails
@@ -23,10 +24,11 @@ The "kind" of an answer is
 
     inventory    and "skipped": sources that failed, from which the answer has less or nothing
     stack        or nostack
-    parent       and "skipped": what could not be asked, by the check that asks for it
+    parent       and "skipped": for each check that could not ask everything, the first reason
     applied      "results" of the steps that were tried, in their order
     failed       "code": noboto3, credentials, sso, clock, region, network, denied, throttled or answer (AWS
-                 gave no sensible answer, or an error with none of these codes); "call", if it failed in one
+                 gave no sensible answer, or an error with none of these codes); "call": the call to AWS that
+                 failed, or null
 
 Anything in "remains" that cannot be read is reported as existing. Times are RFC 3339. Every key is always
 there, with null if AWS has no value for it: the reader refuses an answer in which a key is missing.
@@ -72,7 +74,8 @@ def main():
 
 
 def encode(answer):
-    """The JSON of an answer, in pieces: in one piece, that of thousands of AMIs takes as much memory as they do."""
+    """The JSON of an answer, in pieces. In one piece, the JSON of thousands of AMIs would take as much
+    memory as the AMIs."""
     separator = "{"
     for key, value in answer.items():
         yield "{}{}: ".format(separator, json.dumps(key))
@@ -88,7 +91,8 @@ def encode(answer):
 
 
 def end_with_shim():
-    """Make no further call once the shim is gone. Programs that ask for credentials do not inherit the pipe."""
+    """Make no further call once the shim is gone. boto3 can start programs to get credentials; these programs
+    do not inherit the pipe."""
     pipe = os.dup(0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 

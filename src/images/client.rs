@@ -155,7 +155,7 @@ fn fail(message: String) -> Abort {
     Error::Aws(AwsFailure::of_client(message)).into()
 }
 
-/// The error for an answer that does not match the request.
+/// The error if client.py reports a failure, or if its answer is not of the requested kind.
 fn refuse(answer: Answer) -> Abort {
     match answer {
         Answer::Failed { code, message, call } => Error::Aws(AwsFailure { code, message, call }).into(),

@@ -38,7 +38,7 @@ def shorten(text, limit):
 
 
 # The exceptions of botocore are listed by name, because not every release of botocore has all these classes.
-# An exception gets a code if its class, or an ancestor of its class, has one of the names below the code.
+# An exception gets the code under which the name of its class, or of an ancestor of its class, is listed.
 BOTOCORE_CODES = {
     "credentials": (
         "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "CredentialRetrievalError",
@@ -90,7 +90,8 @@ OTHER_FORM = "the answer did not come from AWS; a proxy or a login page may have
 
 
 def read_other_error(error, call=None):
-    """The failure of a credential process that cannot be run or prints no JSON, or of an answer not from AWS."""
+    """The failure for any other error: a credential process cannot be run or prints no JSON, or the answer
+    did not come from AWS."""
     name = "{}: {}".format(type(error).__name__, error)
     modules = [frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)]
     if "botocore.credentials" in modules:
@@ -190,7 +191,8 @@ class Account:
         return None
 
     def skip(self, failure, source, bucket=None, why=None):
-        """Note a source that cannot be read; if why is given, the source is known to contain nothing."""
+        """Note a source that cannot be read. If why is given, it is the entry's reason, and the entry's
+        bucket is None."""
         service, region, operation = source
         if failure.code in ("denied", "network"):
             self.closed.add(source + (bucket,))
@@ -207,7 +209,8 @@ def name_call(service, operation):
 
 
 def check_answer(call, named, expected):
-    """An HTML page with status 200, such as a proxy's, is read as an answer without entries."""
+    """Raise a Failure if the answer does not name what was asked for. botocore reads an HTML page with status
+    200, such as a proxy's, as an answer without entries."""
     if named != expected:
         raise Failure("answer", OTHER_FORM, call)
 
@@ -218,7 +221,7 @@ def run_parallel(function, items):
 
 
 def chunk(items, size=100):
-    """EC2 takes at most 200 values of a filter."""
+    """The items, in lists of at most this size: EC2 accepts at most 200 values in a filter."""
     items = sorted(set(items))
     return [items[start : start + size] for start in range(0, len(items), size)]
 

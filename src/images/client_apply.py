@@ -1,4 +1,5 @@
-"""The steps of a repair or a deletion. Each ends by asking AWS whether it is done."""
+"""The steps of a repair or a deletion. Each step, except the deletion of a log group, ends by asking AWS
+whether the step is done."""
 
 import re
 import time
@@ -26,7 +27,7 @@ USES = ("ec2:DescribeInstances", "ec2:DescribeLaunchTemplateVersions", "autoscal
 
 
 class Kept(Exception):
-    """What a completed step has left behind."""
+    """Raised if a step is done, but has left something behind or left out a tag."""
 
 
 def apply_steps(aws, request):
@@ -76,8 +77,8 @@ def tag_image(aws, region, step):
 
 
 def write_tags(aws, region, ami, tags):
-    """Write all in one call. If EC2 refuses one, write pcluster's in one call and the user's one by one; the result
-    has the tags that EC2 refuses, with the reasons."""
+    """Write all tags in one call. If EC2 refuses a tag, write pcluster's tags in one call and the user's tags one
+    by one. The result has the tags that EC2 refuses, with the reasons."""
     why = try_tags(aws, region, ami, tags)
     if why is None:
         return {}
@@ -157,7 +158,7 @@ def delete_snapshot(aws, region, step):
 
 
 def delete(aws, service, region, operation, absent, **parameters):
-    """Whether there was anything to delete."""
+    """Delete something; return whether there was anything to delete."""
     try:
         aws.ask(service, region, operation, **parameters)
     except Failure as failure:
@@ -168,7 +169,8 @@ def delete(aws, service, region, operation, absent, **parameters):
 
 
 def wait_until(check, seconds):
-    """EC2 shows a change with a delay: EC2 developer guide, "Eventual consistency"."""
+    """Whether the check succeeds within this time. The check is repeated, because EC2 shows a change with a
+    delay: EC2 developer guide, "Eventual consistency"."""
     end = time.monotonic() + seconds
     while not check():
         if time.monotonic() > end:
@@ -202,7 +204,8 @@ def find_versions(aws, region, bucket, directory):
 
 
 def find_owner(aws, bucket, directory):
-    """Why the directory may not belong only to this AMI: copies in any region share it with the original."""
+    """Why the directory must be kept: an AMI in some region still uses it, or may use it. A copy of an AMI
+    has the directory of the original."""
     answer = aws.ask("ec2", aws.region, "describe_regions")
     regions = [region["RegionName"] for region in answer["Regions"]]
     filters = [filter_by("tag:parallelcluster:s3_image_dir", [directory])]

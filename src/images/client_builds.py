@@ -61,7 +61,8 @@ def describe_stack(aws, region, summary):
 
 
 def find_directories(aws, region, slugs, account, named, stacks):
-    """The buckets that could be listed, the ones that the user named first, and these images' directories."""
+    """The buckets that could be listed, starting with those that the user named, and the directories of
+    these images."""
     digest = hashlib.sha256((account + region).encode()).hexdigest()[:16]
     default = "parallelcluster-{}-v1-do-not-delete".format(digest)
     tagged = [(stack["tags"] or {}).get("parallelcluster:s3_bucket") for stack in stacks]
@@ -88,7 +89,8 @@ def skip_bucket(aws, failure, region, bucket, named):
 
 
 def list_directories(aws, region, slugs, bucket):
-    """pcluster names a directory after the first 46 characters of the id, a hyphen and 16 random characters."""
+    """The directories of these image ids. pcluster composes the name of a directory from the first 46
+    characters of the id, a hyphen and 16 random characters."""
     starts = {slug[:46] for slug in slugs}
     for version in list_prefixes(aws, region, bucket, "parallelcluster/"):
         for directory in list_prefixes(aws, region, bucket, version + "images/"):

@@ -98,8 +98,8 @@ fn read_file(path: &Path) -> Result<Deletion, String> {
 }
 
 /// Finds the deletions whose AMI is gone and that have left something behind. If a deletion has left nothing,
-/// its record is removed from `ended`. A listing passes `None` and removes no record, because changes appear
-/// in EC2 with a delay.
+/// its record is removed from `ended`. A listing passes `None` and removes no record: EC2 shows changes with
+/// a delay, so a record could still be needed.
 pub fn find_unfinished(
     inventory: &Inventory,
     begun: Vec<Deletion>,

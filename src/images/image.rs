@@ -110,8 +110,8 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// The maximum cost per month: an archived snapshot costs less, and data that a snapshot shares with its
-    /// lineage is billed only once.
+    /// The maximum cost per month: an archived snapshot costs less, and data that several snapshots share is
+    /// billed only once.
     pub fn of(snapshots: &[SnapshotSize]) -> Self {
         let gib: f64 = snapshots.iter().filter_map(|snapshot| snapshot.size_gib).sum();
         Self { usd: round(gib * USD_PER_GIB_MONTH) }
@@ -145,7 +145,7 @@ fn write_moment<S: Serializer>(moment: &Timestamp, to: S) -> Result<S::Ok, S::Er
     to.collect_str(&format_args!("{moment:.3}"))
 }
 
-/// What belongs only to one AMI, apart from its snapshots.
+/// The directory and the log group of an AMI's build, if they belong to no other AMI.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Artifacts {

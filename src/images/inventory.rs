@@ -166,7 +166,7 @@ pub struct Skipped {
     pub why: String,
     #[serde(deserialize_with = "Option::deserialize", skip_serializing_if = "Option::is_none")]
     pub permission: Option<String>,
-    /// The S3 bucket that the source belongs to, if the bucket may contain artifacts.
+    /// The S3 bucket that could not be read, if it may contain artifacts.
     #[serde(deserialize_with = "Option::deserialize", skip_serializing)]
     pub bucket: Option<String>,
 }

@@ -52,8 +52,8 @@ pub struct Listing {
     pub missing: Vec<String>,
     pub today: Date,
     pub stage: Stage,
-    /// The commands to run next. After a list: the called command with `--repair` or `--delete` added. After
-    /// a change that failed: the called command again.
+    /// The commands to run next. After a list: the command that the user ran, with `--repair` or `--delete`
+    /// added. After a change that failed: the command that the user ran.
     pub commands: Commands,
     /// The age in days, if only AMIs older than this were requested.
     pub older_than: Option<i64>,

@@ -19,7 +19,7 @@ pub const MAX_SLUG: usize = 46;
 
 const ARTIFACTS: &str = "/custom_resources/artifacts.zip";
 
-/// Where the values of a repair come from.
+/// How the build of an AMI was found: by its stack, by its deleted stack, by its files in S3, or not at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
@@ -60,7 +60,7 @@ pub struct Sharing {
 
 impl Sharing {
     /// Accounts, organizations and organizational units, each with EC2's name for its kind. Groups are not
-    /// included: EC2's only group, `all`, means everybody.
+    /// included: EC2's only group is `all`, and the shim suggests no command that makes an AMI public.
     pub fn list(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let kinds = [
             ("UserId", &self.user_ids),
@@ -174,9 +174,9 @@ impl<'a> Origin<'a> {
         recipe.or_else(|| self.stack.map(|stack| stack.name.as_str()))
     }
 
-    /// The tags that the build would have given its AMI, without those that the AMI has already. `None`
-    /// unless the directory of the artifacts is proven to be the build's, because `delete-image` will empty
-    /// whatever directory the tags name.
+    /// The tags that the build would have given its AMI, without the user's tags that the AMI already has.
+    /// `None` unless the directory of the artifacts is proven to be the build's, because `delete-image` will
+    /// empty whatever directory the tags name.
     pub fn lost_tags(&self, inventory: &Inventory, ami: &Ami, arn: &BuildArn) -> Option<Tags> {
         let (directory, recipe) = self.artifacts.as_ref()?;
         let id = &recipe.image_id;
@@ -251,7 +251,7 @@ fn prove(directory: &Directory, arn: &BuildArn) -> Option<Recipe> {
     (is_own && recipe.image_id.to_lowercase() == arn.slug).then_some(recipe)
 }
 
-/// A release without its suffix: `3.2.0b1` is built as 3.2.0.
+/// A release without its suffix: the ARN of a build with `3.2.0b1` contains 3.2.0.
 fn strip_suffix(version: &str) -> &str {
     let end = version.find(|letter: char| !letter.is_ascii_digit() && letter != '.');
     &version[..end.unwrap_or(version.len())]

@@ -55,7 +55,7 @@ pub fn plan_repair(image: &Image) -> Task {
     Task { ami: ami.clone(), steps: vec![Step::Tag { region, ami, tags }], deletion: None }
 }
 
-/// Plans to remove what an interrupted deletion has left behind.
+/// Plans the removal of what an interrupted deletion has left behind.
 pub fn plan_rest(left: &Unfinished) -> Task {
     let deletion = left.deletion.clone();
     let steps = plan_removals(&deletion, &left.snapshots);

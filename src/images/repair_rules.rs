@@ -67,7 +67,7 @@ impl Examined<'_> {
         if self.inventory.directories.iter().any(|other| other.directory == directory) {
             return Err(Refusal::new("directory exists", format!("directory {directory} already exists")));
         }
-        // A copy gets the tags that the original's configuration requests.
+        // If the AMI is a copy, it gets the tags that the configuration of the original AMI requests.
         let original = origin.as_ref().and_then(|origin| origin.lost_tags(self.inventory, ami, arn));
         let mut tags = original.unwrap_or_default();
         let own = [
@@ -103,7 +103,8 @@ impl Examined<'_> {
         named.filter(|id| id.to_lowercase() == self.known.slug()).unwrap_or(self.known.slug())
     }
 
-    /// What a repair does not restore, and what it does not change.
+    /// What the user should know about a repair: other AMIs with the same image id, and tags that it does
+    /// not restore.
     pub fn describe_repaired(&self, conflicts: &[String]) -> Vec<String> {
         let mut notes = Vec::new();
         if !conflicts.is_empty() {
@@ -319,6 +320,7 @@ mod tests {
     }
 
     /// A user has rescued an AMI with `CopyImage` and `CreateTags`; the copy lacks the tags of Image Builder.
+    /// The copy's tags name the directory of the original, so the original no longer owns that directory.
     #[test]
     fn a_copy_that_was_tagged_by_hand_keeps_its_directory() {
         let path = "parallelcluster/3.1.3/images/x-aaaaaaaaaaaaaaaa";

@@ -39,7 +39,7 @@ pub struct StartupFailure {
     pub cause: Option<String>,
 }
 
-/// The stage that failed: the imports of every command, or the building of a template.
+/// The stage that failed: the imports that every command needs, or the building of a template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StartupStage {

@@ -54,8 +54,9 @@ enum Known<'a> {
     Report(Box<Report>),
 }
 
-/// Checks every pcluster in `found`, except those that have a reason why they must not be run. All are
-/// identified first, so that an environment to which two launchers lead is checked only once.
+/// Checks every pcluster in `found`, except those that have a reason why they must not be run. Each pcluster
+/// that may be run is identified before the first check begins, so that an environment to which two launchers
+/// lead is checked only once.
 fn check_all(found: &[(CheckRequest, Option<&str>)], given: Option<&Path>) -> Result<Vec<Report>, Abort> {
     let known = map_concurrently(found, |(request, distrust)| identify(request, *distrust));
     let known = without_repeats(known.into_iter().collect::<Result<_, Abort>>()?);
@@ -92,9 +93,10 @@ fn describe_error(real: &Real, target: Option<&Target>, abort: Abort) -> Result<
     Ok(*report_unknown(real, target, check, Duration::ZERO, error.to_line()))
 }
 
-/// Keeps only one of the launchers that lead to the same environment, such as a console script, its wrapper
-/// and a copy of the script. Of the variables that a wrapper changes, only PATH is compared, because PATH
-/// decides which Node.js runs. Shells change some of the others, such as PWD, at every start.
+/// If several launchers lead to the same environment, keeps only one of them. The launchers can be a console
+/// script, its wrapper and a copy of the script, for example. Of the variables that a wrapper changes, only
+/// PATH is compared, because PATH decides which Node.js runs. Shells change some of the others, such as PWD,
+/// at every start.
 fn without_repeats(known: Vec<Known>) -> Vec<Known> {
     let mut kept: Vec<Known> = Vec::new();
     for one in known {

@@ -65,7 +65,7 @@ fn check_one(check: &CheckArgs, given: Option<&Path>, common: &Common) -> Result
 
 const COPY: &str = "image-configuration.yaml";
 
-/// Copies a configuration that can be read only once, so that every child can read it. `preflight check` can
+/// Copies a configuration that can be read only once. Every child then reads the copy. `preflight check` can
 /// do this because, unlike in `build-image`, no real pcluster has to read the original afterwards.
 fn copy_stream(file: &Path) -> Result<Scratch, Error> {
     let read = || {

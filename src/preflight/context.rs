@@ -231,7 +231,7 @@ pub fn render_report(report: &Report, common: &Common) -> Result<Outcome, Error>
         Format::Junit => junit::render(slice::from_ref(report)),
         Format::Github => github::render(slice::from_ref(report)),
     };
-    // If the report goes to a file, the file is for programs. stdout then shows the report for people.
+    // With `--output`, the file gets the requested format, and stdout shows the report as text for people.
     let printed = match &common.output {
         Some(file) => {
             let failed = |error| Error::CannotWrite { file: file.clone(), why: describe_io(&error) };

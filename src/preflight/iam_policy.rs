@@ -67,7 +67,8 @@ fn list() -> Vec<Value> {
     ]
 }
 
-/// To delete snapshots that lack Image Builder's tag, a user has to add a statement without the condition
+/// The statements that a deletion needs in addition to those of [`list`]. They do not allow the deletion of
+/// snapshots that lack Image Builder's tag. For these, a user has to add a statement without the condition
 /// of [`allow_made`].
 fn delete() -> Vec<Value> {
     let bucket = "arn:*:s3:::parallelcluster-*-v1-do-not-delete";

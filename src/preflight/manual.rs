@@ -53,8 +53,8 @@ fn generate(shell: aot::Shell) -> String {
         })
     };
     let command = Preflight::command().name(NAME).bin_name(NAME);
-    // clap would add the common options to every command, but install.sh has none of them. So we add them to
-    // the other commands ourselves.
+    // clap would add the common options to every command, but `install` and `uninstall` do not accept them.
+    // So we add them to the other commands ourselves.
     let common: Vec<Arg> =
         command.get_arguments().filter(|argument| argument.is_global_set()).cloned().collect();
     let common = common.into_iter().map(|argument| argument.global(false)).collect::<Vec<_>>();

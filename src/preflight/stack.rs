@@ -71,7 +71,7 @@ impl Build {
     }
 
     /// The advice, with complete commands. It does not include `pcluster delete-image`, because that command
-    /// could delete the healthy image of another id.
+    /// could delete a healthy image with another id.
     fn advise(&self, stack: &StackTemplate) -> String {
         let StackTemplate { name, region, status, .. } = stack;
         let (own_name, own_region) = (quote_for_shell(name), quote_for_shell(region));

@@ -31,7 +31,7 @@ pub fn run(file: &Path, denied: Option<Deny>, common: &Common) -> Result<Outcome
     Ok(render_report(&report, common)?)
 }
 
-/// The fix for lost tags if nothing is known about the build.
+/// The fix for lost tags if the build has failed, or if nothing is known about it.
 pub const BUILD_AGAIN: &str = "build the image again in an environment that `pcluster preflight` finds ready";
 
 /// The report on a template, if neither its image configuration nor its environment is known.

@@ -67,7 +67,7 @@ pub fn run(common: &Common) -> Result<Outcome, Abort> {
 pub struct Where {
     own: Option<PathBuf>,
     real: Result<Real, Error>,
-    /// `None` until the real pcluster has been identified.
+    /// `None` until we have tried to identify the real pcluster.
     target: Option<Result<Target, IdentifyError>>,
     overlay: Overlay,
     rows: Vec<Row>,

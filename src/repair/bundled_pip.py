@@ -1,5 +1,5 @@
-"""Finds the wheel of pip that ensurepip would install, and prints its path: one JSON object on stdout
-between two lines of the sentinel.
+"""Finds the wheel of pip that ensurepip would install. Prints a JSON object with the path, or with null if
+there is no wheel. The object is between two lines that contain SENTINEL.
 
 python bundled_pip.py SENTINEL, on Python 3.6 to 3.14
 """
@@ -15,7 +15,7 @@ def find_wheel():
         import ensurepip
     except ImportError:  # Debian and Ubuntu have ensurepip in a separate package
         return None
-    # From Python 3.10 on, distributors that do not bundle pip's wheel set WHEEL_PKG_DIR.
+    # From Python 3.10 on, the wheel may be outside ensurepip, in the directory WHEEL_PKG_DIR.
     directories = [sysconfig.get_config_var("WHEEL_PKG_DIR")]
     directories.append(os.path.join(os.path.dirname(ensurepip.__file__), "_bundled"))
     for directory in filter(None, directories):

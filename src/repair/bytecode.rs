@@ -35,8 +35,8 @@ pub fn compile(target: &Target, sources: &[PathBuf], limit: Duration) -> Result<
     let script = scratch.write("compile.py", COMPILE_PY);
     let script = script.map_err(|error| describe_full("write compile.py", &error))?;
     let sentinel = sentinel();
-    // The flags include `-B`. Without it, Python would write the bytecode of the modules that the script
-    // imports into the environment.
+    // The flags include `-B`. Without it, Python would write bytecode into the environment when the script
+    // imports modules.
     let mut arguments = target.interpreter.run_flags();
     arguments.extend([script.into_os_string(), OsString::from(&sentinel)]);
     arguments.extend(sources.iter().map(OsString::from));

@@ -50,7 +50,7 @@ pub fn commit(repair: &Repair, staged: Staged) -> Result<Repaired, Abort> {
     unchanged.inspect_err(|_| transactions.remove(&journal))?;
     let exchanged = transactions.exchange(&journal, &plan).map_err(describe_failed_exchange);
     drop(step);
-    // The staged files are in the environment now, so the overlay is no longer needed.
+    // The staged files are in the environment now, so the directory of the staged packages is removed.
     let remove_and_sync = || {
         drop(overlay);
         transactions.sync(&plan)

@@ -1,15 +1,15 @@
-"""Compiles the sources among the given files and below the given directories, in their order.
+"""Compiles the given files, and the sources below the given directories, in the order of the arguments.
 
     python compile.py SENTINEL PATH...
 
 Python 3.6 to 3.14. A file of bytecode is written whole or not at all. compileall does not ensure that on a
-full disk: until 3.12.8 and 3.13.1, importlib took a partly written file for a complete one
-(https://github.com/python/cpython/issues/126606), and Python fails on such a file instead of compiling it
-again. A source that cannot be compiled or has too long a name stays without bytecode; one that has current
-bytecode is left as it is.
+full disk: before 3.12.8 and 3.13.1, importlib did not notice that it had written only a part of a file
+(https://github.com/python/cpython/issues/126606). Python fails on such an incomplete file instead of
+compiling the source again. A source that cannot be compiled or has too long a name stays without bytecode.
+A source whose bytecode is current is not compiled again.
 
-The answer is one JSON object on stdout between two lines of the sentinel, because warnings of the compiler
-and sitecustomize write to the same streams: "full" is the error of a full disk, or null.
+Prints one JSON object on stdout: "full" is the error of a full disk, or null. The object is between two lines
+that contain SENTINEL, because a sitecustomize may print to stdout too.
 """
 import errno
 import importlib.machinery
@@ -34,7 +34,7 @@ def main():
 
 
 def find_sources(paths):
-    """Each source once."""
+    """Yields each source once, even if several of the paths contain it."""
     found = set()
     for path in paths:
         for source in [path] if os.path.isfile(path) else walk(path):
@@ -66,7 +66,8 @@ def compile_source(source):
 
 
 def get_header(status):
-    """Magic number, flags, time and size of the source: PEP 552, which brought the flags with 3.7."""
+    """Returns the header of the bytecode (PEP 552): the magic number, flags from Python 3.7 on, and the time
+    and size of the source."""
     flags = b"" if sys.version_info < (3, 7) else bytes(4)
     numbers = (int(status.st_mtime), status.st_size)
     fields = [(number & 0xFFFFFFFF).to_bytes(4, "little") for number in numbers]
@@ -81,7 +82,7 @@ def has_header(path, header):
 
 
 def write_whole(path, content, mode):
-    """Write a file as importlib does, with the source's permissions, so that its owner may write it."""
+    """Writes a file as importlib does: with the source's permissions, and writable for its owner."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     partial = "{}.{}".format(path, os.getpid())
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, (mode | 0o200) & 0o666)

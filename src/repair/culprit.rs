@@ -19,7 +19,7 @@ pub fn minimize<E>(
     halve(background, candidates, passes)
 }
 
-/// Like [`minimize`], if the test is known to fail with `background` alone.
+/// Like [`minimize`], but does not test `background` alone: the caller has already done that.
 fn halve<E>(
     background: &[usize],
     candidates: &[usize],
@@ -31,8 +31,7 @@ fn halve<E>(
     let (first, second) = candidates.split_at(candidates.len() / 2);
     let mut found = minimize(&[background, first].concat(), second, passes)?;
     let background = [background, &found].concat();
-    // If nothing was found in the second half, the background has not changed, so the test still fails
-    // with it.
+    // If nothing was found in the second half, the background has not changed, so it is not tested again.
     found.extend(if found.is_empty() {
         halve(&background, first, passes)?
     } else {

@@ -1,5 +1,5 @@
-//! Failpoints: failures that tests inject at the named steps of a repair. Release builds do not have the feature
-//! `fault-injection`, so they contain no failpoints.
+//! Failpoints: failures that tests inject at the named steps of a repair. Release builds do not have the
+//! feature `fault-injection`, so they contain no failpoints.
 
 use std::io;
 

@@ -1,5 +1,6 @@
-//! Owner, group and mode of the files that a repair creates. As far as the system permits, they do not depend
-//! on who runs the repair, or under which umask, because other users use the environment too.
+//! Owner, group and mode of the files that a repair creates. As far as the system permits, group and mode do
+//! not depend on who runs the repair, or under which umask, because other users use the environment too. If
+//! root runs the repair, a file that replaces another also gets that file's owner.
 
 use std::fs::{self, Metadata, Permissions};
 use std::io;
@@ -51,8 +52,8 @@ impl Access {
     ///
     /// Only root can give a file to another owner. Any other caller stays the owner, which works just as
     /// well. Users cannot give a file to a group that they are not in. The file then keeps its present group,
-    /// and that group gets only the permissions that everybody has. The members of `self.group` can use the
-    /// file if everybody can.
+    /// and that group gets only the permissions that everybody has. The members of `self.group` then have
+    /// only these permissions too.
     ///
     /// # Errors
     /// Returns an error if the mode cannot be set, or if the members of `self.group` could no longer read or

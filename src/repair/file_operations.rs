@@ -45,8 +45,8 @@ fn place_file(source: &Path, path: &Path, directory: &Path, replaced: Option<&Me
     if metadata.is_symlink() || access.is_of(&metadata) {
         return link_or_copy(source, path).map(drop);
     }
-    // The file is copied, not linked: the staged file may be a hard link into uv's cache, and the access of
-    // the file in the cache must not change.
+    // The new file needs another owner, group or mode than the staged file. The staged file may be a hard
+    // link into uv's cache, where these must not change, so the new file is a copy.
     copy(source, &metadata, path)?;
     access.give(path)
 }

@@ -32,8 +32,8 @@ pub enum Content {
 }
 
 impl FilePlan {
-    /// Plans to install a staged distribution into the directory `site`, and to remove the old one, if there
-    /// is one.
+    /// Plans to install a distribution from `overlay`, the directory of the staged packages, into the
+    /// directory `site`, and to remove the old distribution, if there is one.
     pub fn replace(
         &mut self,
         old: Option<&Distribution>,
@@ -54,8 +54,8 @@ impl FilePlan {
             old_record = files::read_text_up_to(&file, MAX_RECORD).unwrap_or_default();
             records.extend(dist_info_name(old).zip(sha256_of(&file)));
         }
-        // The file REQUESTED means that the user asked for the package by name. A repair does not add
-        // this file.
+        // The file REQUESTED means that the user asked for the package by name. The new package gets this
+        // file only if the old one has it.
         let was_requested = old.is_some_and(|old| old.metadata.join("REQUESTED").exists());
         let record_file = new.metadata.join("RECORD");
         let text = files::read_text_up_to(&record_file, MAX_RECORD)
@@ -100,8 +100,8 @@ impl FilePlan {
 
     /// Plans to replace single files of a distribution, and its RECORD, with those of its edited copy.
     /// The other files are not touched. This matters most for METADATA: if the repair were interrupted
-    /// while METADATA is missing, the next call would not find aws-parallelcluster, and so would not find
-    /// the repair.
+    /// while METADATA is missing, the next call would find neither aws-parallelcluster nor the journal, and
+    /// could not roll the repair back.
     pub fn edit<'a>(
         &mut self,
         old: &Distribution,
@@ -135,7 +135,7 @@ impl FilePlan {
         Ok(())
     }
 
-    /// Adds a file of the overlay, and its bytecode, at the same relative path below `base`.
+    /// Adds a file from `overlay`, and its bytecode, at the same relative path below `base`.
     fn add_file(&mut self, file: PathBuf, overlay: &Path, base: &Path) {
         let all = bytecode_of(&file).into_iter().chain([file]);
         let placed = all.filter_map(|file| {
@@ -207,8 +207,8 @@ impl FilePlan {
     }
 }
 
-/// The places of a staged distribution's files: most are in the package directory, and scripts and data files are
-/// in its prefix.
+/// The places of a staged distribution's files: most are in the package directory, and scripts and data files
+/// are in its prefix.
 struct Places<'a> {
     site: &'a Path,
     old_record: &'a str,

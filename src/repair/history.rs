@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::system::disk;
 
-/// The maximum number of repairs that are kept.
+/// The maximum number of repairs that can be undone.
 pub const MAX_UNDO: usize = 5;
 
 /// The names of the journals of completed repairs in place begin with this.
@@ -16,7 +16,7 @@ pub const IN_PLACE_PREFIX: &str = "repair-";
 /// is written last.
 pub const ISOLATED_PREFIX: &str = "isolated-";
 
-/// A repair that is kept. Its id begins with the time of the repair.
+/// A repair that can be undone. Its id begins with the time of the repair.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entry {
     pub id: String,
@@ -25,7 +25,7 @@ pub struct Entry {
     pub file: PathBuf,
 }
 
-/// The repairs that are kept in a state directory, the newest first.
+/// Lists the repairs that can be undone, the newest first. `directory` is a state directory.
 pub fn list(directory: &Path) -> Vec<Entry> {
     let entries = directory.read_dir().into_iter().flatten().flatten();
     let mut found: Vec<Entry> = entries.filter_map(|entry| read_entry(&entry.path())).collect();
@@ -47,12 +47,13 @@ pub fn moment(entry: &Entry) -> Option<jiff::Timestamp> {
     jiff::Timestamp::from_nanosecond(nanoseconds).ok().filter(|_| nanoseconds > 0)
 }
 
-/// Version 0.1.0 kept one repair in place and one outside the environment. These are the names that it gave
-/// their files, and the current names. The id 0 makes both repairs older than all others.
+/// Version 0.1.0 could undo only one repair in place and one repair outside the environment. Each pair is
+/// the old name and the current name of a file or directory of these repairs. The id 0 makes both repairs
+/// older than all others.
 const OLDER: [(&str, &str); 3] =
     [("last.json", "repair-0.json"), ("isolated", "isolated-0"), ("isolated.json", "isolated-0.json")];
 
-/// Renames the files of the repairs that version 0.1.0 has kept. The caller must hold the repair lock.
+/// Renames the files of the repairs that version 0.1.0 made. The caller must hold the repair lock.
 pub fn adopt_older(directory: &Path) -> io::Result<()> {
     for (from, to) in OLDER.map(|(from, to)| (directory.join(from), directory.join(to))) {
         if from.exists() && !to.exists() {

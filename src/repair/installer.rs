@@ -126,8 +126,8 @@ impl<'a> Installer<'a> {
         Err(no_uv(format!("{message}\n{}", quote_last_lines(&output))).into())
     }
 
-    /// The time at which the last file of a release was uploaded (RFC 3339), as the index reports it to uv; `None`
-    /// if the index does not report it, or if this uv is too old to show it.
+    /// The time at which the last file of a release was uploaded (RFC 3339), as the index reports it to uv;
+    /// `None` if the index does not report it, or if this uv is too old to show it.
     pub fn find_upload_time(&self, requirement: &str) -> Result<Option<String>, Abort> {
         let scratch = make_scratch()?;
         let file = write(&scratch, "requirements.txt", &[requirement.to_owned()])?;
@@ -332,7 +332,7 @@ fn describe_unreachable(output: &str) -> Error {
     Error::repair(format!("the package index cannot be reached: {line}"), next)
 }
 
-/// The maximum length, in characters, of a line of installer output that a message quotes.
+/// The maximum length, in characters, of the line that the message about an unreachable index quotes.
 const MAX_REASON: usize = 160;
 
 fn decode(bytes: &[u8]) -> String {

@@ -84,8 +84,8 @@ pub struct Journal {
     pub sites: Vec<PathBuf>,
     #[serde(default)]
     pub parts: Vec<PackageFiles>,
-    /// The token that the environment has as long as this journal applies to it. Absent in the journals of 0.1.0,
-    /// which are rolled back in whatever environment is at their path.
+    /// The token that the environment has as long as this journal applies to it. Absent in the journals of
+    /// 0.1.0, which are rolled back in whatever environment is at their path.
     #[serde(default)]
     pub token: Option<String>,
 }
@@ -281,8 +281,8 @@ impl PackageFiles {
         };
         let known = |name: &String| {
             let Some(expected) = self.records.get(name) else { return false };
-            // If the repair has removed or written only a part of the directory, it has no RECORD or, after a
-            // loss of power, an empty one. The directory then does not count as foreign.
+            // The repair may have removed or written only a part of the directory. The directory then has no
+            // RECORD or, after a loss of power, an empty one, and does not count as foreign.
             let found = FileDigest::of(&self.site.join(name).join("RECORD"));
             found.map_or(true, |found| {
                 let is_replaced = self.replaced_record.as_ref() == Some(&found.sha256);
@@ -339,8 +339,8 @@ fn resolve(path: &Path) -> Option<PathBuf> {
     Some(canonical.join(path.strip_prefix(there).ok()?))
 }
 
-/// Reads a journal about the packages in `site`; `None` if there is no file, or if reading it fails with an error
-/// that is `ignored`.
+/// Reads a journal about the packages in `site`; `None` if there is no file, or if reading it fails with an
+/// error that is `ignored`.
 pub fn read_journal(path: &Path, site: &Path, ignored: &[io::ErrorKind]) -> Result<Option<Journal>, String> {
     let text = match trust::read_up_to(path, MAX_JOURNAL) {
         Ok(text) => text,

@@ -53,8 +53,8 @@ impl LockedEnvironment {
         Ok(Ok(Self { target, overlay, failed_rollback, _shared: shared }))
     }
 
-    /// Checks the environment. If an interrupted repair could not be rolled back, the report has an unknown
-    /// check that says so.
+    /// Checks the environment. If an interrupted repair could not be rolled back, the report also has a check
+    /// that says so, with the status unknown.
     pub fn check(&self, request: &CheckRequest) -> Result<CheckOutcome, Abort> {
         let mut outcome = checker::check(request, &self.target)?;
         if let (CheckOutcome::Report(report), Some(check)) = (&mut outcome, &self.failed_rollback) {

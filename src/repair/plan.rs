@@ -32,15 +32,16 @@ pub enum Pinned {
     /// The dependencies of the affected packages may move within the ranges that the other packages require.
     /// For example, another release of CDK may need another release of jsii.
     AllButDependencies,
-    /// As [`Self::AllButDependencies`], but what these dependencies require of one another is ignored,
-    /// because all of them may move. The installer gets the dependencies as requirements too: it checks only
-    /// the packages that it resolves, and could otherwise break what the dependencies require.
+    /// As [`Self::AllButDependencies`], but the plan ignores what these dependencies require of one another,
+    /// because all of them may move. Instead, the plan names them as requirements, so that the installer
+    /// resolves them too, and makes sure that their new versions fit together.
     AllButDependenciesAndTheirs,
 }
 
-/// A finding that names packages to move, and the versions to move them to.
+/// Why packages have to move, and to which versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reason {
+    /// The id of a finding or, under strategy `release`, a text.
     pub id: String,
     pub fix: PackageMove,
 }
@@ -78,8 +79,8 @@ pub enum Refusal<'a> {
     NotReady,
 }
 
-/// Chooses what to repair: the findings with these ids or, without ids, everything that blocks or predicts a
-/// failed build. `None` if there is nothing to do.
+/// Chooses what to repair: the findings with these ids or, without ids, every finding that blocks, or that
+/// predicts a failed build. `None` if there is nothing to do.
 ///
 /// # Errors
 /// Returns an error if one of these findings cannot be repaired. A warning that was not requested and cannot
@@ -140,8 +141,8 @@ pub fn find_edits(report: &Report, ids: &[String]) -> Vec<WantedEdit> {
     wanted.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// Whether a repair of these ids includes this finding. A repair without ids includes the findings that block
-/// or predict a failed build.
+/// Whether a repair of these ids includes this finding. A repair without ids includes the findings that
+/// block, and those that predict a failed build.
 pub fn is_chosen(finding: &Finding, ids: &[String]) -> bool {
     if !ids.is_empty() {
         return ids.iter().any(|id| finding.is_named(id));
@@ -272,8 +273,8 @@ pub fn find_required(installed: &Installed) -> BTreeSet<String> {
     required.map(|requirement| requirement.name).collect::<BTreeSet<_>>()
 }
 
-/// Collects the version ranges to which other packages limit this package. What moving packages require does
-/// not count.
+/// Collects the version ranges to which other packages limit this package. The requirements of packages that
+/// move do not count.
 fn collect_required_ranges(installed: &Installed, name: &str, moving: &BTreeSet<String>) -> Vec<String> {
     let staying =
         installed.iter().filter(|(other, _)| !moving.contains(*other) && !moves_with_cdk(other, moving));

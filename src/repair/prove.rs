@@ -20,9 +20,9 @@ use crate::report::{Report, Verdict};
 use crate::system::concurrently::concurrently;
 
 /// Proves that the staged packages make the environment ready. First makes the source edits of the goal. If
-/// the check then asks for more edits, makes them too, and checks again: without the staged packages, perhaps
-/// no template could be built to show that these edits are needed. Returns the report if the repair would not
-/// achieve its goal.
+/// the check then asks for more edits, makes them too, and checks again. The check before the repair may have
+/// missed these edits: only a template shows that they are needed, and perhaps no template could be built
+/// then. Returns the report if the repair would not achieve its goal.
 pub fn prove(repair: &Repair, staged: &mut Staged) -> Result<Option<Report>, Abort> {
     failpoint::reach("proof").map_err(|error| Error::repair(error.to_string(), "Nothing was changed."))?;
     let _step = repair.request.progress.step("checking the staged packages");
@@ -145,7 +145,7 @@ fn put_in_front(repair: &Repair, overlay: &Path) -> Result<Target, Abort> {
     Err(Error::repair(message, next).into())
 }
 
-/// The error if the environment is not ready for a reason that changing packages cannot remove.
+/// The error if changing packages cannot make the environment ready.
 pub fn not_ready(report: &Report) -> Error {
     let next = "Nothing was changed. Fix that first: changing packages will not help.";
     Error::repair(join_first(&report.reasons(), MAX_REASONS, ""), next)

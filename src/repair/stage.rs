@@ -109,8 +109,8 @@ pub fn stage(repair: &Repair, reasons: &[Reason]) -> Result<Result<Staged, Error
     if is_unsolvable { Ok(Err(error)) } else { Err(error.into()) }
 }
 
-/// Creates a directory for staged packages. The directory is in the state directory, so that an exchange can
-/// link the files into the environment.
+/// Creates a directory for staged packages, in the state directory. If the state directory is on the
+/// environment's file system, an exchange can link the files instead of copying them.
 pub fn create_overlay(repair: &Repair) -> Result<tempfile::TempDir, Error> {
     let directory = &repair.state.directory;
     let created = failpoint::reach("stage")

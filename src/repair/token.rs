@@ -3,7 +3,8 @@
 //!
 //! Unlike device and inode numbers, the token stays the same after a reboot, and in a copy, an rsync or a
 //! restored backup. An environment that is recreated at the same path does not have the token. If users share
-//! an environment, each user has a separate line, because they cannot read each other's journals.
+//! an environment, the file has a line with a separate token for each user: a repair takes the token from an
+//! earlier journal, and a user cannot read the journals of the other users.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};

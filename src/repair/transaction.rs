@@ -10,10 +10,10 @@
 //! | `interrupted-ID.json` | gone: another environment is at this path | does nothing until they are back |
 //!
 //! Each step from one of these states to another is a single rename, so a kill always leaves one of these
-//! files. An open transaction is always rolled back, never continued. If a step fails, the repair itself
-//! rolls back. If the repair is killed by SIGKILL, no `Drop` runs, and the next call that finds the journal
-//! rolls back. Writing the token ([`token`]) is the first change to the environment and the last one to be
-//! reverted, because the token distinguishes the environment from others at the same path.
+//! files. An open transaction (`journal.json`) is always rolled back, never continued. If a step fails, the
+//! repair itself rolls back. If the repair is killed by SIGKILL, no `Drop` runs, and the next call that finds
+//! the journal rolls back. Writing the token ([`token`]) is the first change to the environment and the last
+//! one to be reverted, because the token distinguishes the environment from others at the same path.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -157,8 +157,8 @@ const UNREADABLE: &str = "Nothing was changed or removed. Fix that file, or rest
 const STAYS_REPAIRED: &str = "Nothing was changed; the environment stays repaired. Restore that copy from \
                               a backup, or create a new environment.";
 
-/// Refuses an undo if packages were changed or reinstalled after the repair. New files that are merely gone
-/// do not matter: the undo would remove them anyway.
+/// Refuses an undo if packages were changed or reinstalled after the repair. It does not matter if files that
+/// the repair added are missing now: the undo would remove them anyway.
 fn refuse_changed_since(target: &Target, journal: &Journal) -> Result<(), Error> {
     let unchanged =
         "Nothing was changed. To see what the repair replaced, run `pcluster preflight undo --list`.";

@@ -41,9 +41,10 @@ pub fn all() -> impl Iterator<Item = PathBuf> {
     [CONFIG, STATE].into_iter().filter_map(named)
 }
 
-/// The variable if it is absolute, otherwise a path below HOME, if HOME exists. A HOME that does not exist is
-/// not used, because its user is not supposed to have a home directory. If root ran this program with such a
-/// HOME, the program would create the directory.
+/// The program's own directory below a base directory. The base directory is the variable's value if that is
+/// an absolute path. Otherwise, it is `below_home` in HOME, if HOME exists. A HOME that does not exist is not
+/// used, because its user is not supposed to have a home directory. If root ran this program with such a
+/// HOME, the program would create that home directory.
 fn named((variable, below_home): (&str, &str)) -> Option<PathBuf> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let below_home = || absolute("HOME").filter(|home| home.exists()).map(|home| home.join(below_home));
@@ -52,7 +53,7 @@ fn named((variable, below_home): (&str, &str)) -> Option<PathBuf> {
 
 /// Whether `directory`, or the nearest existing directory above it, belongs to another user. On some systems
 /// `sudo` keeps HOME, so root would write into the directory of the user who called `sudo`. Root's
-/// directories do not count as another user's: users who are not meant to write to them cannot.
+/// directories do not count as another user's, because their permissions decide who else can write there.
 fn is_of_another(directory: &Path) -> bool {
     let owner = directory.ancestors().find_map(|path| path.metadata().ok()).map(|metadata| metadata.uid());
     owner.is_some_and(|owner| owner != rustix::process::geteuid().as_raw() && owner != 0)

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 pub enum Durability {
     /// The file need not survive: the system writes it to the disk at some later time.
     Buffered,
-    /// The file has to survive: when the function returns, the file and its name are on the disk.
+    /// The file has to survive: when [`write_atomically`] returns, the file and its name are on the disk.
     Durable,
 }
 

@@ -101,7 +101,7 @@ mod tests {
     use std::fs;
     use std::os::unix::net::UnixListener;
 
-    /// If such files were not refused, reading them would wait forever, or use all memory.
+    /// Reading a FIFO can wait forever, and `/dev/zero` has no end.
     #[test]
     fn what_is_no_regular_file_is_refused_at_once() {
         let directory = tempfile::tempdir().unwrap();

@@ -33,8 +33,8 @@ impl Interrupts {
             for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT].into_iter().filter(|signal| !is_ignored(*signal))
             {
                 let value = usize::try_from(signal).unwrap_or_default();
-                // If the registration fails, the signal ends this process immediately; the children end
-                // by themselves.
+                // If the registration fails, the signal ends this process immediately. Linux then kills the
+                // children (see `end_with`). On other systems, the children run to their end.
                 let _ = signal_hook::flag::register_usize(signal, Arc::clone(&received), value);
             }
             Self(received)

@@ -33,7 +33,7 @@ pub fn flatten(text: &str) -> Cow<'_, str> {
     Cow::Owned(parts.collect::<Vec<_>>().join(" "))
 }
 
-/// Makes a text a single line, and escapes it with [`escape`].
+/// Joins the lines of a text into one line, and escapes that line with [`escape`].
 pub fn escape_line(text: &str) -> String {
     escape(&flatten(text)).into_owned()
 }

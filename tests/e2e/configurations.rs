@@ -35,7 +35,7 @@ fn build(more: &str) -> String {
     format!("CustomS3Bucket: @BUCKET@\nBuild:\n  InstanceType: c5.xlarge\n  ParentImage: @IMAGE@\n{more}")
 }
 
-/// An `Image.Tags` in flow style.
+/// The smallest configuration that builds, with `Image.Tags` in flow style.
 fn tags(list: &str) -> String {
     with(&format!("Image: {{Tags: [{list}]}}\n"))
 }

@@ -6,8 +6,8 @@
 "build" runs in pcluster's own interpreter. For each FILE, NAME.yaml, it runs the launcher as a shell
 would, with the arguments in NAME.arguments (a JSON list), and writes DIRECTORY/NAME.stdout, .stderr
 and .status. pcluster and CDK with its Node.js process take seconds to load, so they are loaded once, and
-each run is a fork. The forks use the same Node.js process one after the other; if one of them has ended
-it, another is started.
+each run is a fork. The forks use the same Node.js process one after the other. If a fork has ended the
+Node.js process, a new one is started for the remaining forks.
 
 "templates" runs in an environment with boto3, and writes DIRECTORY/STACK.template for each STACK that exists.
 """
@@ -43,7 +43,10 @@ def build(launcher, directory, files):
 
 
 def needs_node_of_its_own(file):
-    """CDK numbers its tokens in the order of their making; a NaN ends Node."""
+    """Returns whether this file is built with a Node.js process that no other file uses.
+
+    The number of a CDK token depends on the tokens made before it, and a NaN ends Node.js.
+    """
     with open(file, "rb") as content:
         text = content.read()
     return b"{Token[" in text or b"NaN" in text

@@ -138,7 +138,8 @@ impl Side {
         // pcluster takes the regions of a template from a Python set. The order of a set depends on the
         // hash seed.
         sandbox.set("PYTHONHASHSEED", "0");
-        // The runs share a directory for bytecode, because environments made by uv have no bytecode.
+        // Environments made by uv have no bytecode. The runs share a directory for it, so that Python
+        // compiles each module only once.
         sandbox.set("PYTHONPYCACHEPREFIX", Path::new(ROOT).join("target/corpus-bytecode"));
         for one in corpus {
             sandbox.write(format!("work/{}.yaml", one.name), filled_in(&one.text, &aws));

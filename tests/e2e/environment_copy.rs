@@ -81,7 +81,7 @@ impl EnvironmentCopy {
         let copy = directory.path().join("venv");
         copy_without(excluded, &original.directory, &copy);
         let copy = Environment { directory: copy };
-        // The launcher is the only file that names the environment's directory.
+        // Other files in `bin` name the original's directory too, but the tests need only the launcher.
         copy.set_shebang(copy.bin("python").display());
         let mut sandbox = RealSandbox::in_environment(copy);
         ask_the_index_of_the_caller(&mut sandbox);

@@ -119,7 +119,8 @@ for name in ('__init__.py', '_jsii/__init__.py'):
                        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
 ";
 
-/// If TMPDIR is relative, the real call fails too: Node.js does not load a module by a relative path.
+/// If TMPDIR is relative, the real call fails too: jsii unpacks its Node.js program into TMPDIR, and Node.js
+/// does not load a module by a relative path.
 #[test]
 fn a_relative_tmpdir_fails_as_it_will() {
     let mut sandbox = RealSandbox::of(GOOD);
@@ -193,7 +194,8 @@ fn find(site: &Path, prefix: &str) -> String {
     names.find(|name| name.starts_with(prefix) && name.ends_with(".dist-info")).unwrap()
 }
 
-/// Imitates a fix by hand, by somebody who has read the advisory but is not allowed to change packages.
+/// Imitates a fix by hand: somebody has read the advisory, and edits pcluster's code instead of installing
+/// another CDK.
 #[test]
 fn a_patched_pcluster_that_writes_a_complete_template_builds() {
     let copy = EnvironmentCopy::with_bytecode(BY_UV, With::Uv);
@@ -227,8 +229,8 @@ fn a_second_dist_info_of_the_affected_release_stops_nothing() {
     is_refuted(&copy, "cdk-imagebuilder-1.153.0", "the template is complete");
 }
 
-/// With this variable, pcluster really fails. The finding names the variable as the cause, and `fix` moves
-/// no package.
+/// With PYTHONWARNINGS=error, pcluster really fails. The finding names this variable as the cause, and `fix`
+/// moves no package.
 #[test]
 fn warnings_that_are_errors_are_not_blamed_on_packages() {
     let mut copy = EnvironmentCopy::with_bytecode(GOOD, With::Uv);
@@ -313,8 +315,8 @@ fn writes_nothing(sandbox: &RealSandbox, status: i32) {
     let written: Vec<&str> = trace
         .lines()
         .filter(|line| changes.iter().any(|change| line.contains(change)))
-        // Allowed: paths in TMPDIR and /dev, and `unlinkat`, which names a file relative to an
-        // open directory.
+        // Paths in TMPDIR and /dev are allowed. `unlinkat` is ignored: its path is relative to an open
+        // directory, so the line does not show whether the file is in TMPDIR.
         .filter(|line| !line.contains(&tmp) && !line.contains("\"/dev/") && !line.contains("unlinkat("))
         .collect();
     assert!(written.is_empty(), "{}\n{ran}", written.join("\n"));

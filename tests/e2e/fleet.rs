@@ -27,7 +27,7 @@ impl Fleet {
         Self { sandbox, hosts: serde_json::Map::new() }
     }
 
-    /// A host with its own home, and with the pcluster of an environment on PATH.
+    /// Adds a host with its own home, and with the pcluster of an environment on PATH. Returns the home.
     fn add(&mut self, name: &str, environment: &str, variables: &Value) -> PathBuf {
         let home = self.sandbox.path("home").join(name);
         fs::create_dir_all(&home).unwrap();

@@ -2,9 +2,9 @@
 
     python get_template.py ENDPOINT REGION STACK FORM
 
-Runs in an environment that holds the AWS CLI, whose own formatters write the two forms of its
-output. FORM is json or text (the values of --output), object (json, where the template was submitted
-as JSON), or body (--query TemplateBody --output text).
+Runs in an environment that has the AWS CLI, and writes the output with the CLI's own formatters. FORM
+is json or text (as with this value of --output), object (as json prints a template that was submitted
+as JSON), or body (as with --query TemplateBody --output text).
 """
 import argparse
 import sys

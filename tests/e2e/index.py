@@ -2,10 +2,10 @@
 
     python index.py LOG UPSTREAM [missing=NAME] [broken=NAME] [worse=NAME,SITE] [own=NAME,DIR]
 
-It prints its URL, logs the path of each request to LOG, and forwards every other request to UPSTREAM.
-missing: the project does not exist. broken: its newest wheel is not a wheel. worse: its newest wheel can be
-installed, and is made from the distribution in SITE. own: its wheels are those in DIR. The server ends when
-its stdin ends.
+It prints its URL, and logs the path of each request to LOG. An option changes the answers about the project
+NAME. Requests about other projects are redirected to UPSTREAM. missing: the project does not exist. broken: its
+newest wheel is not a wheel. worse: its newest wheel can be installed, and is made from the distribution in
+SITE. own: its wheels are those in DIR. The server ends when its stdin ends.
 """
 import http.server
 import os
@@ -25,7 +25,7 @@ def normal(name):
 
 
 def worse(name, site):
-    """What is installed in SITE, under a newer number."""
+    """Returns a wheel of the distribution that is installed in SITE, with a newer version number."""
     info = next(entry for entry in os.listdir(site) if normal(entry).startswith(normal(name) + "-"))
     path = log.name + ".whl"
     with open(os.path.join(site, info, "RECORD")) as record, zipfile.ZipFile(path, "w") as wheel:

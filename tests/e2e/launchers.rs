@@ -56,8 +56,8 @@ fn directory_is_known(name: &str, form: &str, arguments: &[&str]) {
     is_known(&mut sandbox, &launcher, form, arguments);
 }
 
-/// The directory name that scripts/environments uses to get a `#!` line of more than 127 characters:
-/// installers write a sh launcher instead.
+/// A directory name that scripts/environments uses too. A `#!` line with this name would be longer than 127
+/// characters, so installers write a launcher in sh instead.
 pub(crate) const LONG: &str = "a-directory-whose-name-is-so-long-that-the-path-of-the-interpreter-in-it-does-not-\
                     fit-into-the-127-characters-that-a-kernel-reads-of-a-script";
 

@@ -67,7 +67,7 @@ fn the_example_is_what_a_terminal_shows() {
     assert_eq!(runs.len(), 3, "{runs:?}");
     for (command, expected) in runs {
         let shown = shown(&copy, &command);
-        // Where the example is cut short, the rest is output of the real pcluster.
+        // `…` replaces output that the example leaves out.
         match expected.strip_suffix("…\n") {
             Some(beginning) => assert!(shown.starts_with(beginning), "$ {command}\n{shown}"),
             None => assert_eq!(shown, expected, "$ {command}"),

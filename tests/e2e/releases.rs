@@ -102,7 +102,8 @@ print(json.dumps(found))";
     ran.json()
 }
 
-/// The human form has the JSON's verdict, in lines of at most 80 columns unless a single word is longer.
+/// Asserts that the human form has the JSON's verdict and findings, and that no line has more than 80 columns
+/// unless a single word is longer.
 fn human_form_fits(sandbox: &RealSandbox, report: &Value) {
     let ran = sandbox.pcluster(&["preflight"]).run();
     let text = ran.stdout();

@@ -61,7 +61,8 @@ fn at_every_named_step() {
         "close",
         "closed",
     ];
-    // The environment made by pip has bytecode, so each step has more files and reaches higher counts.
+    // The environment made by pip has bytecode, so it has more files, and a repair reaches these steps more
+    // often. `STEP@N` is the Nth time.
     for (name, steps) in [(BY_UV, &all[..]), (BY_PIP, &["snapshot@400", "remove@400", "place@300"])] {
         let mut copy = EnvironmentCopy::of(name, With::Uv);
         let (repaired, _) = repaired_once(&copy);

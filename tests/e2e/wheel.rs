@@ -304,8 +304,8 @@ fn uv_tool_installs_it_beside_the_real_one() {
 fn pipx_injects_it_beside_the_real_one() {
     let index = index();
     let mut sandbox = with_tools(&index);
-    // pipx installs all requirements from an index. scripts/environments has run pipx once, and the test
-    // copies the result.
+    // scripts/environments has already installed aws-parallelcluster with pipx. The test copies the result,
+    // so that pipx does not have to install all requirements again.
     let (made, home) =
         (Environment::named("launchers/pipx").directory.join("pipx"), sandbox.path("work/pipx"));
     copy_tree(&made, &home);

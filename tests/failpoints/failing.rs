@@ -100,7 +100,7 @@ fn a_rollback_goes_on_past_a_file_that_fails() {
     environment.left_nothing("by a rollback");
 }
 
-/// If a repair fails at its end, the previous repair can still be undone.
+/// If a repair fails or is killed, even at its end, the previous repair can still be undone.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn a_failure_at_the_end_keeps_the_undo_of_before() {

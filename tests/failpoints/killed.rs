@@ -150,7 +150,8 @@ fn an_undo_killed_at_every_file_is_completed_with_copies() {
     an_undo_killed_is_completed(&Sandbox::new().broken_environment_across_file_systems(), 1);
 }
 
-/// The undo is killed after it has restored everything, while it removes the token and its own files.
+/// The undo is killed after it has restored everything, while it removes the token, the journal and
+/// the copies.
 #[test]
 #[cfg_attr(not(feature = "fault-injection"), ignore = "needs --features fault-injection")]
 fn an_undo_killed_at_its_end_is_completed() {

@@ -25,8 +25,8 @@ fn two_fixes_at_once() {
         let holder = wait_for_holders(&lock, 1)[0];
         let second = scope.spawn(|| environment.preflight(["fix", "-v"]).run());
         let two = wait_for_holders(&lock, 2);
-        // A third fix is interrupted while it waits. It has already started a child process, so it
-        // catches signals.
+        // A third fix is interrupted while it waits. The shim catches signals as soon as it has started its
+        // first child process, and this fix has started one by then.
         let third = scope.spawn(|| environment.preflight(["fix"]).run());
         let pids = wait_for_holders(&lock, 3);
         // The new PID need not be the highest, because PIDs start again at low numbers.
@@ -46,8 +46,8 @@ fn two_fixes_at_once() {
     environment.keeps_the_last_one();
 }
 
-/// A repair is stopped during its exchange, as by Ctrl-Z. A check that waits for the repair names the
-/// process of the repair.
+/// The test holds the lock of an exchange, like a repair that was stopped by Ctrl-Z during its exchange. A
+/// check that waits for the lock names the process of the repair.
 #[test]
 fn a_check_behind_a_repair_that_is_stopped_says_what_it_waits_for() {
     let sandbox = Sandbox::new();
@@ -129,7 +129,8 @@ fn a_check_waits_for_a_repair() {
     });
 }
 
-/// If a repair is interrupted between its steps, it is rolled back, and the process dies by the signal.
+/// If a repair is interrupted during its verification, it is rolled back, and the process dies by
+/// the signal.
 #[test]
 fn interrupted_while_it_verifies() {
     for signal in ["TERM", "INT", "HUP"] {

@@ -73,8 +73,8 @@ fn find_holders(path: &Path) -> Vec<i32> {
         .collect()
 }
 
-/// Waits until the number of processes that have the file open stays at `count`. For a moment, a new child
-/// has its parent's files open too.
+/// Waits until the number of processes that have the file open stays at `count`. Reaching `count` once is not
+/// enough: for a moment, a new child has its parent's files open too.
 #[track_caller]
 pub(crate) fn wait_for_holders(path: &Path, count: usize) -> Vec<i32> {
     let mut seen = 0;

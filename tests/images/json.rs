@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{BUCKET, DONE, account, ami, images, inventory};
 use crate::support::sandbox::Sandbox;
 
-/// All commands in the JSON: the values of each object that has the key `commands`.
+/// All commands in the JSON: the values in each object that is stored under a key `commands`.
 fn commands(value: &Value) -> Vec<String> {
     match value {
         Value::Object(keys) => keys

@@ -125,7 +125,7 @@ done
 "#;
 
 /// Gives the script to a shell piece by piece: line by line up to `bytes_from`, and byte by byte after that.
-/// The script must do nothing before its last byte.
+/// The script must do nothing until only its last newline is missing.
 #[track_caller]
 fn cut_off(shell: &str, text: &str, bytes_from: usize) {
     let home = Home::new();

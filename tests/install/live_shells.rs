@@ -21,7 +21,7 @@ seen = b""
 
 
 def until(word):
-    """What comes until the word, at most a minute."""
+    """Reads up to the word, and returns what precedes it. Fails if nothing comes for a minute."""
     global seen
     while word not in seen:
         if not select.select([terminal], [], [], 60)[0]:
@@ -32,7 +32,7 @@ def until(word):
 
 
 def ask(line):
-    # The word is put together by printf, so that its echo is not taken for it.
+    # printf puts the word together, so that the echo of the typed line does not contain the word.
     os.write(terminal, line.encode() + b"\r")
     os.write(terminal, b"printf 'STEP%s\\n' END\r")
     return until(b"STEPEND").decode(errors="replace")
@@ -207,7 +207,8 @@ fn completion_in_live_shells() {
     }
 }
 
-/// The page is well formed, and `man` finds it through PATH alone.
+/// The page is well formed. It is in `share/man` next to `bin`: `man` searches such a directory if `bin`
+/// is on PATH.
 #[test]
 fn the_manual_page_is_installed() {
     let home = Home::new();

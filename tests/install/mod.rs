@@ -8,7 +8,7 @@
 mod in_place; // the shim in the place of an environment's launcher (`--venv`)
 mod interrupted; // killed runs of install.sh, a truncated install.sh, and calls while the shim is replaced
 mod live_shells; // installation and uninstallation while a shell is running; completion; the manual page
-mod program; // lints, a checkout, the program as its own installer, and settings that fail no installation
+mod program; // lints, a checkout, the program as its own installer, and settings that install.sh tolerates
 mod refused; // places and calls that are refused, with nothing written
 mod startup_files; // the line in startup files puts the shim first; an uninstall removes the line
 mod uninstall; // only the shim's own files are removed, including those of older versions and of repairs

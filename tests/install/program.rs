@@ -80,7 +80,6 @@ fn the_script_is_as_its_linters_want_it() {
     assert!(real_python().exists());
 }
 
-/// The program itself is the installer, under either of its names.
 #[test]
 fn the_program_installs_itself_as_install_sh_does() {
     let home = Home::new();

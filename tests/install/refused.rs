@@ -120,7 +120,7 @@ fn a_working_directory_that_is_gone_is_no_place_for_a_prefix() {
     call.under(&sh, &gone).run().exits(0);
 }
 
-/// Permissions stop other users, but not root.
+/// Permissions do not stop root, so install.sh itself checks who owns a file or directory.
 #[test]
 fn root_writes_nothing_of_another_users() {
     let home = Home::new();

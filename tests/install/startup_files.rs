@@ -33,8 +33,8 @@ fn trap_07_and_30_every_shell_of_the_user_has_the_shim_first_and_loses_it_byte_f
         } else {
             assert!(now == written, "{installer} writes something else");
         }
-        // install.sh writes the same files in every shell, so the user's shells are tried only after the
-        // first installation.
+        // Whichever shell runs install.sh, it writes the same files. So the user's shells are tried only
+        // after the first installation.
         for (shell, flags) in STARTS.iter().filter(|_| is_first) {
             let command = ["-c", "pcluster version; env"];
             let call =

@@ -31,8 +31,8 @@ fn a_script_in_the_place_of_an_interpreter_is_asked_every_time() {
     call().run().exits(1);
 }
 
-/// A script in the place of an interpreter could treat `-c` differently from a file. So the shim finds out
-/// the Python by starting the launcher, not by running code with `-c`.
+/// A script in the place of an interpreter could treat `-c` differently from a file. So the shim does not run
+/// code with `-c`: it starts the launcher to find out which Python the launcher runs.
 #[test]
 fn a_script_in_the_place_of_an_interpreter_is_not_asked_by_code() {
     let sandbox = Sandbox::new();

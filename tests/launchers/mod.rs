@@ -41,7 +41,8 @@ fn real(sandbox: &Sandbox) -> Real {
     Real { site, launcher }
 }
 
-/// A virtual environment without pip: pyvenv.cfg and a link determine `sys.path`.
+/// Makes a virtual environment without pip, and returns its package directory. pyvenv.cfg and a link
+/// determine `sys.path`.
 fn venv(sandbox: &Sandbox) -> PathBuf {
     sandbox.write("v/pyvenv.cfg", format!("home = {}\n", real_python().parent().unwrap().display()));
     let python = sandbox.link("v/bin/python", real_python());

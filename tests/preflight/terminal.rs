@@ -7,7 +7,8 @@ use crate::support::fakes::BAD;
 use crate::support::run::{Call, Run};
 use crate::support::sandbox::Sandbox;
 
-/// A line has at most 80 columns, unless a single word is longer, and no trailing space.
+/// No line has a trailing space. A line has at most 80 columns, unless it contains a path, or only a label
+/// and one long word.
 #[test]
 fn no_line_is_wider_than_a_terminal() {
     let sandbox = Sandbox::new();

@@ -36,7 +36,7 @@ fn beside_the_environment() {
     let run = sandbox.pcluster(["version"]).var("XDG_STATE_HOME", &environment.state).run();
     run.holds(run.stderr() == "\n", "no overlay for version");
 
-    // After an upgrade, the overlay is no longer used.
+    // After a package of the environment was upgraded, the overlay is no longer used.
     environment.installs("attrs", "22.1.0", "");
     let run = environment.build_image().run();
     run.exits(1).prefixed().stderr_matches("isolated-stale.txt");

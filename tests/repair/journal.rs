@@ -150,7 +150,7 @@ fn a_journal_that_names_files_outside_is_refused() {
     assert_eq!(environment.site(), before);
 }
 
-/// An empty token would match any file that has an empty line.
+/// A token is a line of the environment's token file. An empty token would match any empty line.
 #[test]
 fn a_journal_with_an_impossible_token_is_refused() {
     let sandbox = Sandbox::new();
@@ -163,7 +163,7 @@ fn a_journal_with_an_impossible_token_is_refused() {
     assert!(environment.site() == repaired, "something was changed");
 }
 
-/// A journal as version 0.1.0 wrote it: without sizes, digests and packages.
+/// A journal as version 0.1.0 wrote it: without sizes, digests, packages and token.
 #[test]
 fn a_journal_of_before_is_undone() {
     let sandbox = Sandbox::new();

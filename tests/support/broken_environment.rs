@@ -110,7 +110,8 @@ impl BrokenEnvironment<'_> {
         self.sandbox.write(self.path("fake").join(format!("synth-{release}.json")), answer.to_string());
     }
 
-    /// Adds an advisory on CDK 1.152.0, so that an environment can be repaired again after a downgrade.
+    /// Adds an advisory on CDK 1.152.0, so that an environment can be repaired again after a repair has
+    /// downgraded it to that release.
     pub(crate) fn has_an_advisory_on_1_152_0(&self) {
         let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/rules/advisories/advisories.yaml");
         let built_in = fs::read_to_string(built_in).unwrap();

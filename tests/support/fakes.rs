@@ -17,8 +17,8 @@ use crate::support::sandbox::Sandbox;
 pub(crate) const GOOD: &str = include_str!("../fixtures/template-good.json");
 pub(crate) const BAD: &str = include_str!("../fixtures/template-bad.json");
 
-/// A fake Python, written in sh. Each kind of call (for its identity, for a template, for the launcher, …)
-/// runs a different file in `fake`, with $sentinel set and the other arguments in "$@".
+/// A fake Python, written in sh. For each task (report the identity, build a template, run the launcher, …),
+/// it runs a different file in `fake`. This file can use $sentinel, if the task has one, and "$@".
 const PYTHON: &str = r#"#!/bin/sh
 log=@LOG@
 fake=@FAKE@
@@ -121,7 +121,8 @@ impl Sandbox {
 /// The output of the fake real pcluster for [`Sandbox::build_image`].
 pub(crate) const REAL_OUTPUT: &str =
     "the real pcluster: build-image --image-configuration image.yaml --image-id my-image\n";
-/// The line that the same call writes to the fakes' log.
+/// The line that the fake Python writes to the fakes' log when it runs the real pcluster for
+/// [`Sandbox::build_image`].
 pub(crate) const REAL: &str = "real build-image --image-configuration image.yaml --image-id my-image";
 
 impl Environment<'_> {

@@ -1,4 +1,4 @@
-//! The harness: what the modules of the suite share.
+//! The harness: what the test modules share.
 
 pub(crate) mod broken_environment; // files and RECORDs of a broken environment, and installers that repair it
 pub(crate) mod fakes; // fake environments of pcluster, fake Nodes

@@ -161,9 +161,9 @@ impl Sandbox {
     }
 }
 
-/// Makes a hard link to the binary. If the sandbox is on another file system, `cp` makes a copy. If this
-/// process wrote the copy, another test could fork a child at that time. Until its exec, the child would have
-/// the copy open for writing, and the copy could not be run (ETXTBSY).
+/// Makes a hard link to the binary. If the sandbox is on another file system, `cp` makes a copy. This process
+/// does not write the copy itself, because another test could fork a child at that time. Until its exec, the
+/// child would have the copy open for writing, and the copy could not be run (ETXTBSY).
 fn place_binary(path: &Path) {
     if fs::hard_link(BINARY, path).is_err() {
         output(&on_this_machine("cp"), &[BINARY.as_ref(), path.as_os_str()]);

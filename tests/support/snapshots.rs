@@ -68,8 +68,8 @@ fn redacted_line(line: &str) -> String {
 
 /// Redacts what follows the prefix in names of temporary directories and in sentinels.
 fn without_random(line: &str, prefix: &str) -> String {
-    // This character separates the two numbers of a sentinel, or time and PID in the name of a snapshot
-    // or journal.
+    // This character separates the two numbers of a sentinel, or time and PID in the name of a repair's
+    // snapshot, journal or overlay.
     let separator = match prefix {
         "pcluster-shim:" => Some(':'),
         "snapshot-" | "/repair-" | "/isolated-" => Some('-'),

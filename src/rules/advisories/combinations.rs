@@ -3,7 +3,7 @@
 //!
 //! | key | meaning |
 //! | --- | --- |
-//! | `id`, `title` | its name, and a description in one line |
+//! | `id`, `title` | the name of the combination, and a description in one line |
 //! | `level` | the level; at most WARNING if the image is not from the vendor of its operating system, or if the build uses its own cookbook |
 //! | `pcluster` | the affected releases of aws-parallelcluster (PEP 440) |
 //! | `os` | the operating systems of the parent image, by pcluster's names; without the key, all of them |
@@ -98,7 +98,7 @@ pub fn built_in() -> Vec<Combination> {
     serde_json::from_str(BUILT_IN).unwrap_or_default()
 }
 
-/// Reports the combinations that are worth an INFO for a release whose parent image is not known.
+/// Reports the combinations that are worth an INFO if the release is known, but the parent image is not.
 pub fn check_release(pcluster: &str) -> Vec<Finding> {
     let built_in = built_in();
     let affected = built_in.iter().filter(|one| one.by_release && contains(&one.pcluster, pcluster));

@@ -1,5 +1,5 @@
-//! Advisories → constraints for an installer, so that `build-image` works in the environment that it
-//! creates. Pure.
+//! Advisories → constraints for an installer. The installer then creates an environment in which
+//! `build-image` works. Pure.
 
 use std::collections::BTreeMap;
 
@@ -47,7 +47,8 @@ fn exclude(advisory: &Advisory) -> Vec<(String, String)> {
     if let Affected::Releases(affected) = affected
         && let [only] = affected.iter().collect::<Vec<_>>()[..]
         && let Some(operator) = negate(*only.operator())
-        // If the fix is only advice, other releases are not necessarily better.
+        // If the fix is only advice, `<` and `>=` are not used: the releases that they accept are not
+        // necessarily better.
         && (operator == "!=" || advisory.fix.package_move().is_some())
     {
         return vec![(normalised(package), format!("{operator}{}", version_of(only)))];

@@ -146,7 +146,8 @@ pub fn explain(finding: &mut Finding, advised: &[Finding]) {
     }
 }
 
-/// Whether a start fails in the package of an advisory, or because a module of that package is missing.
+/// Whether a start fails in the package of an advisory, or because a module of that package is missing
+/// or incomplete.
 fn is_about_failure(advised: &Finding, failure: &Finding) -> bool {
     let Some(package) = advised.evidence["package"].as_str() else { return false };
     if !failure.evidence["bytecode"].is_null() || !failure.evidence["cause"].is_null() {

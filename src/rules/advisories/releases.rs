@@ -32,7 +32,7 @@ pub enum Knowledge {
     Unmeasured,
     /// A release that is later than every known one.
     Newer,
-    /// A version that was never published, a pre-release, or somebody's own build.
+    /// Any other version: for example, a pre-release, or a version that was never published.
     Unpublished,
 }
 

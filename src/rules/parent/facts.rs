@@ -111,7 +111,7 @@ pub struct Facts {
     /// By ARN.
     pub components: BTreeMap<String, Found>,
     pub subnet: Option<Subnet>,
-    /// Why AWS was not asked. The key is the check that needs the answer: `parent`, `components`
+    /// Why an answer is missing. The key is the check that needs the answer: `parent`, `components`
     /// or `network`.
     pub skipped: BTreeMap<String, String>,
 }

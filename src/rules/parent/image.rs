@@ -294,7 +294,7 @@ mod tests {
     fn without_the_component_nothing_is_said() {
         let windows = json!({"ImageId": "ami-1", "Platform": "windows"});
         assert!(found(&windows, "3.9.3", &json!({"Resources": {}})).is_empty());
-        // A component that lists the systems in another way counts as supporting all of them.
+        // If a component has no list of systems that we can read, it counts as supporting all of them.
         assert!(found(&windows, "3.9.3", &template_with("phases: []")).is_empty());
     }
 

@@ -12,7 +12,8 @@ pub struct System {
     /// pcluster's name, such as `ubuntu2204` or `rhel8`. Systems that no release supports have similar names
     /// here, such as `debian12`.
     pub name: String,
-    /// The version, such as `8.10`, if the image's name contains it.
+    /// The version of RHEL or Rocky Linux, such as `8.10`, if the image's name contains it.
+    /// `None` for other systems.
     pub version: Option<String>,
     /// The image is from the vendor, or EC2 itself names the system.
     pub is_certain: bool,

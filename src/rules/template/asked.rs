@@ -256,7 +256,7 @@ fn is_same(found: &Value, asked: &Value) -> bool {
     }
 }
 
-/// Whether a value is empty. `CloudFormation` treats such a value as absent, or writes an empty text.
+/// Whether a value is empty. `CloudFormation` treats such a value as absent, or as an empty text.
 fn is_void(value: &Value) -> bool {
     match value {
         Value::Null => true,

@@ -17,7 +17,7 @@ const MAX_PATHS: usize = 5;
 const MAX_SUBJECTS: usize = 60;
 /// The maximum number of characters of a text in a message, or of a name in a path.
 const MAX_SHOWN: usize = 200;
-/// The maximum number of bytes of a value in the evidence.
+/// The maximum number of characters of a value in the evidence.
 const MAX_EVIDENCE: usize = 500;
 
 /// What a finding takes from the first occurrence of its cause.
@@ -118,8 +118,8 @@ fn shorten(text: &str, max: usize) -> String {
     }
 }
 
-/// Makes a text from the template or the configuration safe for a message: one short line, without characters that
-/// a terminal acts on.
+/// Shortens and escapes a text for a message: one line, without characters that a terminal acts on. The
+/// text is from the template or the configuration.
 pub(super) fn escape(text: &str) -> String {
     shorten(text, MAX_SHOWN).chars().fold(String::new(), |mut shown, letter| {
         if letter.is_control() || is_unsafe(letter) {

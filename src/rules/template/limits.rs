@@ -1,4 +1,5 @@
-//! Limits of EC2 and Image Builder that a build reaches only at its end: the AMI's name and tags. Pure.
+//! Limits of EC2 and Image Builder for the name and the tags of an AMI. A build may fail on them only at its
+//! very end. Pure.
 //!
 //! A name or tag that EC2's reference clearly refuses is an ERROR. Otherwise, the finding is a WARNING: only
 //! Image Builder's model refuses the name or tag, two pages of AWS contradict each other, or we have
@@ -38,7 +39,7 @@ const MAX_TAG_VALUE: usize = 256;
 /// The prefix of AWS's own tags.
 const RESERVED: &str = "aws:";
 
-/// The maximum number of findings with one id, because a template of 1 MB has room for 60,000 tags.
+/// The maximum number of findings with the same id and level. A template of 1 MB has room for 60,000 tags.
 const MAX_FINDINGS: usize = 10;
 /// The maximum number of refused characters in a message.
 const MAX_REFUSED: usize = 10;
@@ -75,7 +76,7 @@ enum Source {
     Ec2,
     /// EC2 refuses the value according to one of two pages, or according to an estimate.
     Ec2Perhaps,
-    /// The patterns of Image Builder's service model.
+    /// Only Image Builder's service model refuses the value, by a pattern or a length.
     ImageBuilderModel,
 }
 
@@ -156,7 +157,7 @@ impl Limits {
         });
     }
 
-    /// The last finding of an id says how many were left out.
+    /// Returns the findings. For each id and level, the last finding says how many others were left out.
     fn into_findings(mut self) -> Vec<Finding> {
         for ((id, level), count) in self.counts {
             let mut of_id = self.findings.iter_mut().rev();
@@ -250,8 +251,9 @@ impl Limits {
     }
 }
 
-/// In the words of EC2's reference: "3-128 alphanumeric characters, parentheses (()), square brackets ([]),
-/// spaces ( ), periods (.), slashes (/), dashes (-), single quotes ('), at-signs (@), or underscores(_)".
+/// Whether EC2 allows a character in the name of an AMI. EC2's reference says: "3-128 alphanumeric
+/// characters, parentheses (()), square brackets ([]), spaces ( ), periods (.), slashes (/), dashes (-),
+/// single quotes ('), at-signs (@), or underscores(_)".
 fn is_of_ami_name(letter: char) -> bool {
     letter.is_ascii_alphanumeric() || "()[] ./-'@_".contains(letter)
 }
@@ -337,7 +339,7 @@ mod tests {
         for name in [".a", " a"] {
             assert_eq!(of_name(name), model, "{name:?}");
         }
-        // What any other placeholder is replaced with is not known, so the name is accepted.
+        // We do not know what any other placeholder is replaced with, so the name is accepted.
         assert!(of_name("{{ imagebuilder:other:x }}").is_empty());
     }
 

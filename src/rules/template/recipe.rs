@@ -93,8 +93,8 @@ pub(super) fn flatten_text(value: &Value) -> String {
     parts.map(|part| part.as_str().unwrap_or("*")).collect()
 }
 
-/// Finds a root volume that is smaller than what pcluster reserves, although the volume has to hold the
-/// parent too.
+/// Finds a root volume that is smaller than what pcluster reserves on top of the parent image. The volume has
+/// to hold both.
 fn check_size(properties: &Value, release: &str, place: &str) -> Option<Finding> {
     let reserved = reserved_size(release)?;
     let volumes = properties["BlockDeviceMappings"].as_array()?.iter().enumerate();
@@ -111,8 +111,8 @@ fn check_size(properties: &Value, release: &str, place: &str) -> Option<Finding>
             "increase Image.RootVolume.Size, or remove it so that pcluster chooses the size".into(),
         )),
         references: vec!["https://github.com/aws/aws-parallelcluster/issues/6478".into()],
-        // Only an INFO, because a smaller volume can be enough: in upstream's issue, a volume of 32 GiB,
-        // parent included, was enough for 3.11.0.
+        // Only an INFO, because pcluster can reserve more than a build needs. For 3.11.0, it reserves
+        // 32 GiB on top of the parent, but in upstream's issue, a volume of 32 GiB was enough for both.
         ..Finding::new("root-volume-small", Level::Info, Kind::ImageLimit, message)
     })
 }

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Answers a question after AWS has changed: PY at_prompt.py ENDPOINT QUESTION CODE COMMAND…
+"""Changes an account while a command waits for an answer: PY at_prompt.py ENDPOINT QUESTION CODE COMMAND…
 
-COMMAND runs at a terminal of its own. When QUESTION appears there, CODE is run with `ec2` for the endpoint, then `y` is
-the answer. It prints what the terminal shows, and ends with the status of the command.
+COMMAND runs at a terminal of its own. When QUESTION appears there, this script runs the Python code CODE, in which
+`ec2` is a boto3 client for ENDPOINT. Then it types `y`. At the end, it prints what the terminal showed, and exits with
+the status of COMMAND.
 """
 
 import os

@@ -1,6 +1,6 @@
-//! `preflight images` and `preflight stack` on an account in which plant.py has made AMIs of every class. The
-//! tests also run the real pcluster's commands before and after, and show what remains when a call fails or
-//! the machine stops in the middle of a change.
+//! `preflight images` and `preflight stack` on an account in which plant.py has made AMIs of every class.
+//! Some tests also run the real pcluster's commands before and after a repair. Others show what remains if a
+//! call fails, or if the machine stops in the middle of a change.
 
 mod deletion;
 mod interruption;

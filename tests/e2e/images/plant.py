@@ -8,7 +8,7 @@ server. The script creates everything that is in that server afterwards: AMIs
 with their tags and snapshots, stacks (live, deleted, being created), the
 artifacts in S3, log groups, and what uses an AMI. It prints one JSON object: a
 label for each AMI, and what was planted for it. "expected" holds the seven tags
-that the build should have given; "times" are left to the server.
+that the build should have given to the AMI.
 
 The "note" of a label says what moto cannot show about it.
 """
@@ -128,7 +128,7 @@ def now_as_name():
 
 
 def complete(build):
-    """The build with what follows from its label, id and release."""
+    """Returns the build with defaults, and with the names and tags that depend on its label, id and release."""
     build = {"release": "3.1.3", "bucket": default_bucket(), "number": 1, "stack": None, "built": True,
              "healthy": False, "s3": False, "log": False, **build}
     # Sixteen characters that are the same in each run, so that the logs of different runs can be compared.
@@ -148,7 +148,7 @@ def complete(build):
 
 
 def template(build, parent):
-    """The template of such a build: the parts that name the image, and what they need."""
+    """The template of a build: only the parts that name the image, and the parts that these need."""
     own = {PREFIX + "image_id": build["id"], PREFIX + "image_name": build["id"]}
     unique = {"Fn::Select": [2, {"Fn::Split": ["/", {"Ref": "AWS::StackId"}]}]}
     name = {"Fn::Join": ["", ["ParallelClusterImage-", unique]]}
@@ -267,7 +267,7 @@ def ami_tags(build, parent):
 
 
 def create_image(account, region, instance, name, tags, description=""):
-    """An AMI with its snapshot; moto takes the snapshot's tag by CreateTags only."""
+    """Makes an AMI with its snapshot. In moto, only CreateTags can tag the snapshot."""
     ec2 = account.client("ec2", region)
     image = ec2.create_image(
         InstanceId=instance, Name=name, Description=description, NoReboot=True,
@@ -305,7 +305,7 @@ def plant_image(account, build, instance, parent):
 
 
 def stopped_instance(account, region):
-    """An instance to make AMIs of; of an image of moto's own list."""
+    """Makes a stopped instance, for making AMIs. Returns its id, and the id of its image in moto's own list."""
     ec2 = account.client("ec2", region)
     images = ec2.describe_images(Owners=["amazon"], Filters=[{"Name": "architecture", "Values": ["x86_64"]}])
     parent = min(image["ImageId"] for image in images["Images"])
@@ -318,7 +318,7 @@ def stopped_instance(account, region):
 def plant_copy(account, original):
     """The copy that Image Builder distributes to another region.
 
-    Made of an instance there, because moto's CopyImage also copies the description.
+    It is made from an instance in that region, because moto's CopyImage would copy the description too.
     """
     instance, _ = stopped_instance(account, COPY_REGION)
     kept = ("CreatedBy", "Ec2ImageBuilderArn", PREFIX + "build_status", PREFIX + "parent_image")
@@ -378,7 +378,8 @@ def plant_buckets(account):
     for bucket in (default_bucket(), CUSTOM_BUCKET):
         s3.create_bucket(Bucket=bucket)
         s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
-        # Without this object, pcluster gives its bucket a policy whose condition moto ignores.
+        # Without this object, pcluster would give its bucket a policy that denies requests over HTTP. moto
+        # ignores the policy's condition, and would deny every request.
         s3.put_object(Bucket=bucket, Key="parallelcluster/.bootstrapped", Body=BOOTSTRAPPED)
 
 

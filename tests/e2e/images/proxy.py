@@ -9,20 +9,21 @@
 It listens on a free port of 127.0.0.1, prints its endpoint as the first line and
 ends when its stdin ends. It writes the log FILE: one line `SERVICE ACTION` for
 each request, where the action of S3 is `METHOD path?query`. A request that changes
-something is a write; --fail, --kill-before and --kill-after count these from 1,
-including retries and denied ones, but not those with DryRun.
+something is a write. --fail, --hold, --kill-before and --kill-after count the
+writes from 1, including retries and denied writes, but not those with DryRun.
 
 --fail answers InternalError with status 500 in place of the N-th write; --html
-gives an HTML page instead, as moto does. --deny answers as AWS does where the
-permission lacks; for S3 the action is a permission: s3:ListBucket, s3:GetObject,
+gives an HTML page instead, as moto does. --deny answers as AWS does if the
+permission is missing; for S3 the action is a permission: s3:ListBucket, s3:GetObject,
 s3:PutObject, s3:DeleteObject, s3:ListBucketVersions, s3:ListAllMyBuckets; `ec2:*`
 denies the service, and `ec2:DescribeImages@eu-west-1` the action in one region.
 --answer gives an error with this code, or for `html` a page with status 200, as a
-captive portal does. --body gives the answer that a FILE holds, and --rewrite
-replaces text in the answer of the server: for what moto cannot. --refuse answers InvalidParameterValue to
-each write of EC2 that has this TEXT. --hold keeps the answer of the N-th write until FILE exists.
---kill-before and --kill-after send SIGKILL to the process
-group whose id FILE holds, before or after the N-th write reaches the server.
+captive portal does. --body gives the content of FILE as the answer, and --rewrite
+replaces text in the answer of the server; the tests need both for answers that
+moto cannot give. --refuse answers InvalidParameterValue to each write of EC2 that
+contains TEXT. --hold sends the answer to the N-th write only when FILE exists.
+--kill-before and --kill-after send SIGKILL to a process group, before or after the
+N-th write reaches the server; the file of --kill-pid-file contains the group's id.
 """
 
 import argparse
@@ -111,7 +112,7 @@ def denial(request):
 
 
 def page_of_html():
-    """What a captive portal or a proxy answers in place of AWS: success."""
+    """The answer of a captive portal or a proxy in place of AWS: an HTML page with status 200."""
     return (200, *page(HTML, "text/html"))
 
 
@@ -128,7 +129,7 @@ class Rules:
         open(options.log, "w", encoding="utf-8").close()
 
     def note(self, request):
-        """Log the request; its number among the writes, or 0."""
+        """Logs the request. Returns its number among the writes, or 0 if it is not a write."""
         with self.lock, open(self.options.log, "a", encoding="utf-8") as log:
             log.write(f"{request.service} {request.action}\n")
             self.writes += request.write
@@ -166,7 +167,7 @@ class Rules:
             time.sleep(0.01)
 
     def kill(self):
-        """The end of the machine: what the killed process has started reaches nothing either."""
+        """Imitates a machine that stops: kills the process group, and lets no later request reach the server."""
         self.is_cut_off = True
         with open(self.options.kill_pid_file, encoding="utf-8") as file:
             os.killpg(int(file.read()), signal.SIGKILL)
@@ -230,7 +231,7 @@ def handler_of(rules):
                 self.wfile.write(content)
 
         def log_message(self, *_):
-            """The log holds the requests; stderr stays for failures."""
+            """Prints nothing: requests are in the log, and stderr is only for failures."""
 
     return Handler
 

@@ -119,8 +119,8 @@ fn pipx() {
     row(
         Answer::Known,
         |place| {
-            // pipx installs all requirements from an index. scripts/environments has run pipx once, and the
-            // row copies the result.
+            // pipx installs all requirements from an index, and this test has no index. So the test copies
+            // what pipx installed when scripts/environments ran it.
             let made = Environment::named("launchers/pipx").directory.join("pipx");
             let copied =
                 Command::new(on_this_machine("cp")).arg("-al").args([made, place.path("pipx")]).status();
@@ -501,7 +501,7 @@ fn a_link_to_a_venv() {
             place.launcher_is(Venv(place.path("linked")).pcluster());
         },
         |place| {
-            // The script names the venv's own path, wherever the link points.
+            // The script's `#!` line names the venv's own path, not the path of the link.
             link_packages(Packages::Broken, &Venv(place.path("venv")).site());
         },
     );

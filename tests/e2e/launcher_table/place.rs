@@ -77,7 +77,7 @@ impl Packages {
     }
 }
 
-/// Whether the shim can find out which packages a launcher uses, without running pcluster.
+/// Whether the shim can find out, without running pcluster, which packages a launcher uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
     Known,
