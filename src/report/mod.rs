@@ -136,7 +136,7 @@ impl Report {
         for check in &mut self.checks {
             let (own, others) = rest.split_at(check.findings.min(rest.len()));
             rest = others;
-            if own.iter().any(|finding| finding.level == Level::Warning) {
+            if own.iter().any(|finding| finding.level == Level::Warning && !finding.is_ignored) {
                 check.status = Status::Failed;
             }
         }
@@ -335,6 +335,20 @@ mod tests {
 
     fn finding(level: Level) -> Finding {
         Finding::new("x", level, Kind::PackageAdvisory, String::new())
+    }
+
+    #[test]
+    fn a_denied_warning_fails_its_check_unless_it_is_ignored() {
+        for (ignored, status, verdict) in
+            [("x", Status::Passed, Verdict::Ready), ("y", Status::Failed, Verdict::Blocked)]
+        {
+            let mut report = report(vec![finding(Level::Warning)]);
+            report.checks =
+                vec![Check { findings: 1, ..Check::new("c", Status::Passed, Duration::ZERO, None) }];
+            report.ignore(&[ignored.to_owned()]);
+            report.deny_warnings();
+            assert_eq!((report.checks[0].status, report.verdict), (status, verdict), "{ignored}");
+        }
     }
 
     #[test]
