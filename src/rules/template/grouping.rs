@@ -108,7 +108,7 @@ impl Group {
 /// Shortens a long value of the evidence to the beginning of its JSON.
 fn limit(value: &Value) -> Value {
     let text = value.to_string();
-    if text.len() <= MAX_EVIDENCE { value.clone() } else { json!(shorten(&text, MAX_EVIDENCE)) }
+    if text.chars().count() <= MAX_EVIDENCE { value.clone() } else { json!(shorten(&text, MAX_EVIDENCE)) }
 }
 
 fn shorten(text: &str, max: usize) -> String {
