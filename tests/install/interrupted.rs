@@ -48,7 +48,7 @@ fn a_killed_run_is_completed_by_the_next(nth: usize) {
 
 #[test]
 fn a_run_that_is_killed_half_way_is_completed_by_the_next() {
-    a_killed_run_is_completed_by_the_next(5);
+    a_killed_run_is_completed_by_the_next(8);
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn a_killed_uninstall_is_completed_by_the_next(nth: usize) {
 
 #[test]
 fn an_uninstall_that_is_killed_half_way_is_completed_by_the_next() {
-    a_killed_uninstall_is_completed_by_the_next(7);
+    a_killed_uninstall_is_completed_by_the_next(11);
 }
 
 #[test]
