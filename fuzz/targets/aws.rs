@@ -109,7 +109,7 @@ fuzz_target!(|bytes: &[u8]| {
     match serde_json::from_value(value.clone()) {
         Ok(Answer::Inventory(inventory)) => check_inventory(&inventory, deletion.as_ref()),
         Ok(Answer::Applied { results }) => {
-            assert_eq!(Some(results.len()), value["results"].as_array().map(Vec::len))
+            assert_eq!(Some(results.len()), value["results"].as_array().map(Vec::len));
         }
         Ok(Answer::Stack(_) | Answer::Parent(_) | Answer::NoStack { .. } | Answer::Failed { .. })
         | Err(_) => {}

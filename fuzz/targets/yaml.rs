@@ -10,8 +10,8 @@ use serde_yaml::Value;
 /// Upper bound for the nodes and bytes of a loaded value, four times the limit of `yaml::size`.
 const MAX_EXPANDED: usize = 8 << 20;
 
-/// Upper bound for the levels of a loaded value, twice the parser's own limit.
-const MAX_DEPTH: usize = 2 * 128;
+/// The parser's own limit for the levels of a value.
+const MAX_DEPTH: usize = 128;
 
 /// The number of nodes and bytes, and the number of levels.
 fn measure(value: &Value) -> (usize, usize) {
