@@ -169,6 +169,7 @@ fn a_file_that_two_packages_bring() {
     environment.preflight(["fix"]).run().exits(0);
     assert_eq!(fs::read_to_string(environment.path("site/shared.py")).unwrap(), "of the first");
     assert_eq!(fs::read_to_string(&cache).unwrap(), "of the first");
+    assert!(!environment.path("site/.shared.py.pcluster-shim").exists(), "a temporary file is left");
     environment.preflight(["undo"]).run().exits(0);
     assert_eq!(environment.site(), before);
 }
