@@ -28,8 +28,8 @@ fn render_one(report: &Report) -> String {
     let subject = report.subject();
     // If a job checks several environments, nothing else shows which environment an annotation is about.
     let of = report.target.as_ref().map(|_| format!("pcluster: {subject}"));
-    let mut text: String =
-        group_by_cause(&report.findings).map(|group| annotate_group(group, of.clone())).collect();
+    let groups = group_by_cause(&report.findings).filter(|group| !group[0].is_ignored);
+    let mut text: String = groups.map(|group| annotate_group(group, of.clone())).collect();
     for check in report.checks.iter().filter(|check| check.status == Status::Unknown) {
         let reason = check.reason.as_deref().unwrap_or("no reason known");
         let lines = [format!("not checked: {reason}")].into_iter().chain(of.clone());

@@ -58,12 +58,13 @@ fn format_result(check: &Check, findings: &[Finding]) -> String {
     let reason = check.reason.as_deref().unwrap_or_default();
     match check.status {
         Status::Failed => {
-            let first = findings.first().map_or(reason, |finding| &finding.message);
+            let first = findings.iter().find(|finding| !finding.is_ignored);
+            let first = first.map_or(reason, |finding| &finding.message);
             format_element("failure", first, text.trim_start())
         }
         Status::Unknown => format_element("error", reason, reason),
         Status::Skipped => format_element("skipped", reason, reason),
-        Status::Passed if findings.is_empty() => String::new(),
+        Status::Passed if text.is_empty() => String::new(),
         Status::Passed => format!("<system-out>{}</system-out>", format_text(text.trim_start())),
     }
 }

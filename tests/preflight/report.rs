@@ -257,6 +257,11 @@ fn a_warning_that_is_ignored_is_only_counted() {
     let (report, _) = json_of(&sandbox);
     let ignored = report["findings"].as_array().unwrap().iter().filter(|finding| finding["ignored"] == true);
     assert_eq!(ignored.count(), 1, "{report}");
+    let github = sandbox.pcluster(["preflight", "--format", "github"]).run();
+    github.exits(0).holds(!github.stdout().contains("::"), "no annotation");
+    let junit = sandbox.pcluster(["preflight", "--format", "junit", "--deny", "warnings"]).run();
+    junit.exits(0).holds(!junit.stdout().contains("failure message"), "no failure");
+    junit.holds(!junit.stdout().contains("system-out"), "no text");
 }
 
 #[test]
