@@ -32,7 +32,7 @@ pub fn state() -> Option<PathBuf> {
 pub fn why_no_state() -> String {
     match named(STATE) {
         Some(directory) => format!("{} would be in another user's directory", directory.display()),
-        None => "neither HOME nor XDG_STATE_HOME is set".into(),
+        None => "neither HOME nor XDG_STATE_HOME names a directory that can be used".into(),
     }
 }
 
