@@ -300,17 +300,8 @@ fn writes_nothing(sandbox: &RealSandbox, status: i32) {
     let (ran, trace) = sandbox.traced("file", &["preflight", "check"]);
     ran.exits(status);
     let tmp = sandbox.path("tmp").display().to_string();
-    let changes = [
-        "mkdir(",
-        "mkdirat(",
-        "rename(",
-        "renameat(",
-        "unlink(",
-        "rmdir(",
-        "O_WRONLY",
-        "O_RDWR",
-        "O_CREAT",
-    ];
+    let changes =
+        ["mkdir(", "mkdirat(", "rename(", "renameat(", "unlink(", "rmdir(", "O_WRONLY", "O_RDWR", "O_CREAT"];
     let written: Vec<&str> = trace
         .lines()
         .filter(|line| changes.iter().any(|change| line.contains(change)))

@@ -164,7 +164,7 @@ fn an_undo_killed_at_its_end_is_completed() {
         environment.preflight(["undo"]).var(FAILPOINT, failure).run().dies_by(9);
         assert!(environment.kept().contains(&"unchanged.json".to_owned()), "{failure}");
         // The next call begins to complete the undo, and is killed too.
-        environment.preflight(["--no-synth"]).var(FAILPOINT, "kill:remove-token").run();
+        environment.preflight(["--no-synth"]).var(FAILPOINT, "kill:remove-token").run().dies_by(9);
         environment.preflight(["--no-synth"]).run().exits(1).is_silent();
         assert_same(&environment.site(), &before, failure);
         environment.left_nothing(failure);

@@ -147,6 +147,8 @@ fn bash_with_only_a_bashrc_is_warned_about_login_shells() {
     // The line that the warning advises works.
     let line = run.stderr().lines().last().unwrap().trim_start_matches("install.sh: ").to_owned();
     home.sandbox.write("home/.profile", line);
+    let run = home.call("bash", ["-l", "-c", "command -v pcluster"]).run();
+    run.exits(0).holds(run.stdout().contains("/pcluster-shim/"), "the shim is on PATH");
     home.installs_in("dash", ["--binary", &home.built]).run().exits(0).is_silent();
 }
 

@@ -46,7 +46,6 @@ fn real(sandbox: &Sandbox) -> Real {
 fn venv(sandbox: &Sandbox) -> PathBuf {
     sandbox.write("v/pyvenv.cfg", format!("home = {}\n", real_python().parent().unwrap().display()));
     let python = sandbox.link("v/bin/python", real_python());
-    sandbox.write("v/lib/x", "");
     let code = "import sysconfig; print(sysconfig.get_path('purelib'))";
     let run = sandbox.call(&python, ["-c", code]).run();
     let purelib = PathBuf::from(run.stdout().trim());
